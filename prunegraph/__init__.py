@@ -1,0 +1,65 @@
+"""prunegraph: structured pruning of neural networks on the graph itself.
+
+    import prunegraph as pg
+
+    model = pg.load("resnet50.onnx")
+    found = pg.analyze(model)
+    plan = pg.select(model, found, algorithm="l2", budget=pg.Budget(macs=0.5))
+    small = pg.apply(model, plan)
+    proof = pg.verify(model, plan, small)
+    pg.save(small, "resnet50-half.onnx")
+
+Public names are loaded when they are first used, so that importing the package is cheap.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Budget": "prunegraph.selection.budget",
+    "Coupling": "prunegraph.coupling.analysis",
+    "Graph": "prunegraph.graph.model",
+    "Plan": "prunegraph.selection.plan",
+    "Proof": "prunegraph.verify",
+    "Result": "prunegraph.api",
+    "analyze": "prunegraph.api",
+    "apply": "prunegraph.api",
+    "compare": "prunegraph.api",
+    "criterion": "prunegraph.selection.criteria.base",
+    "errors": "prunegraph",
+    "load": "prunegraph.api",
+    "prune": "prunegraph.api",
+    "save": "prunegraph.api",
+    "select": "prunegraph.api",
+    "verify": "prunegraph.api",
+}
+
+__all__ = [
+    "Budget", "Coupling", "Graph", "Plan", "Proof", "Result", "analyze", "apply", "compare", "criterion", "errors",
+    "load", "prune", "save", "select", "verify",
+]  # fmt: skip
+
+if TYPE_CHECKING:
+    from prunegraph import errors
+    from prunegraph.api import Result, analyze, apply, compare, load, prune, save, select, verify
+    from prunegraph.coupling.analysis import Coupling
+    from prunegraph.graph.model import Graph
+    from prunegraph.selection.budget import Budget
+    from prunegraph.selection.criteria.base import criterion
+    from prunegraph.selection.plan import Plan
+    from prunegraph.verify import Proof
+
+
+def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return importlib.import_module("prunegraph.errors")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'prunegraph' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    if name != "verify":  # `prunegraph.verify` is a module too; the import would hide the function
+        globals()[name] = value
+    return value

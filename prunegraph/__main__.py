@@ -1,0 +1,5 @@
+"""`python -m prunegraph`."""
+
+from prunegraph.cli import main
+
+main()

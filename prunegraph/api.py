@@ -1,0 +1,192 @@
+"""The Python interface: the pipeline's stages, and `prune`, which is all of them in one call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+
+from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.analysis import analyze as _analyze
+from prunegraph.errors import ModelError
+from prunegraph.graph import onnx_io
+from prunegraph.graph.model import Graph
+from prunegraph.ops.cost import Cost, cost
+from prunegraph.rewriting.cut import cut
+from prunegraph.selection.budget import Budget
+from prunegraph.selection.plan import Plan, survivors
+from prunegraph.selection.select import select as _select
+
+if TYPE_CHECKING:
+    from prunegraph.runtime.compare import Comparison
+    from prunegraph.runtime.data import Data
+    from prunegraph.verify import Proof
+
+Batch = Mapping[str, np.ndarray]
+
+
+def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Graph:
+    """A Graph from an ONNX file or an `onnx.ModelProto` (kept, not copied).
+
+    Raises:
+        ModelError: it cannot be read or is no valid model.
+    """
+    if isinstance(source, onnx.ModelProto):
+        return onnx_io.from_model(source)
+    return onnx_io.load(os.fspath(source))
+
+
+def save(graph: Graph, path: str | os.PathLike[str]) -> None:
+    """Write a model; the file appears whole or not at all. Raises ModelError."""
+    onnx_io.save(graph, os.fspath(path))
+
+
+def analyze(model: Graph) -> Coupling:
+    """Find the groups of channels that can be pruned, and the layers that cannot with the reason."""
+    return _analyze(model)
+
+
+def select(
+    model: Graph,
+    found: Coupling | None = None,
+    *,
+    algorithm: str = "l2",
+    budget: Budget,
+    allocation: str = "uniform",
+    round_to: int = 8,
+    min_channels: int = 1,
+    keep: Sequence[str] = (),
+    ratio_for: Mapping[str, float] | None = None,
+    seed: int = 0,
+) -> Plan:
+    """Choose channels to remove; see `prunegraph.selection.select.select` for the options.
+
+    Raises:
+        BudgetError: the budget is malformed or cannot be met.
+        UnknownNameError: no such algorithm, allocation or layer.
+    """
+    return _select(
+        found or analyze(model), algorithm=algorithm, budget=budget, allocation=allocation, round_to=round_to,
+        min_channels=min_channels, keep=keep, ratio_for=ratio_for, seed=seed,
+    )  # fmt: skip
+
+
+def apply(model: Graph, plan: Plan) -> Graph:
+    """The graph without the plan's channels; `model` is untouched. Raises PlanError."""
+    return cut(survivors(analyze(model), plan))
+
+
+def verify(model: Graph, plan: Plan, small: Graph, *, data: Sequence[Batch] = (), seed: int = 0) -> Proof:
+    """Prove that a pruned graph computes what the masked original computes.
+
+    Args:
+        model: the original.
+        plan: what was removed.
+        small: the pruned graph.
+        data: inputs to compare on besides random ones, arrays by input name.
+        seed: of the random inputs.
+
+    Raises:
+        ExactnessError: they differ; the message names the first node that does.
+    """
+    from prunegraph.verify import verify as _verify
+
+    return _verify(model, plan, small, data=[dict(batch) for batch in data], seed=seed)
+
+
+def compare(
+    first: Graph, second: Graph, *, data: Data | None = None, runs: int = 30, threads: int = 1, seed: int = 0
+) -> Comparison:
+    """Cost, output difference, latency and (with labels) accuracy of two models side by side."""
+    from prunegraph.runtime.compare import compare as _compare
+
+    return _compare(first, second, data=data, runs=runs, threads=threads, seed=seed)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `prune` did. `proof` is None where verification was turned off."""
+
+    model: Graph
+    small: Graph
+    coupling: Coupling
+    plan: Plan
+    before: Cost
+    after: Cost
+    proof: Proof | None
+
+
+def prune(
+    source: str | os.PathLike[str] | Graph,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    algorithm: str = "l2",
+    budget: Budget,
+    allocation: str = "uniform",
+    round_to: int = 8,
+    min_channels: int = 1,
+    keep: Sequence[str] = (),
+    ratio_for: Mapping[str, float] | None = None,
+    seed: int = 0,
+    data: Sequence[Batch] = (),
+    check: bool = True,
+    save_plan: str | os.PathLike[str] | None = None,
+    progress: Callable[[str], None] = lambda stage: None,
+) -> Result:
+    """Load, analyze, select, cut, verify and write, in one call.
+
+    Args:
+        source: the model, or its path.
+        out: where the pruned model goes; None writes nothing.
+        data: inputs to verify on besides random ones.
+        check: whether to verify; a failed proof raises and nothing is written.
+        save_plan: where the plan goes.
+        progress: called with the name of each stage as it begins.
+
+    The other options are those of `select`.
+
+    Raises:
+        PrunegraphError: see `prunegraph.errors`; nothing has been written then.
+    """
+    for path in (out, save_plan):
+        if path is not None:
+            check_output(path, source if not isinstance(source, Graph) else None)
+    progress("load")
+    model = source if isinstance(source, Graph) else load(source)
+    progress("analyze")
+    found = analyze(model)
+    progress("select")
+    plan = select(
+        model, found, algorithm=algorithm, budget=budget, allocation=allocation, round_to=round_to,
+        min_channels=min_channels, keep=keep, ratio_for=ratio_for, seed=seed,
+    )  # fmt: skip
+    progress("cut")
+    small = apply(model, plan)
+    proof = None
+    if check:
+        progress("verify")
+        proof = verify(model, plan, small, data=data, seed=seed)
+    progress("write")
+    if save_plan is not None:
+        plan.save(save_plan)
+    if out is not None:
+        save(small, out)
+    return Result(model, small, found, plan, cost(model), cost(small), proof)
+
+
+def check_output(path: str | os.PathLike[str], source: str | os.PathLike[str] | None = None) -> None:
+    """Raise ModelError where a result could not be written: before the work, not after it."""
+    target = Path(path)
+    if target.is_dir():
+        raise ModelError(f"{target}: is a folder; give a file name")
+    if not target.parent.is_dir():
+        raise ModelError(f"{target}: the folder {target.parent} does not exist")
+    if not os.access(target.parent, os.W_OK) or (target.exists() and not os.access(target, os.W_OK)):
+        raise ModelError(f"{target}: cannot be written: permission denied")
+    if source is not None and target.exists() and Path(source).exists() and target.samefile(source):
+        raise ModelError(f"{target}: output and input are the same file; choose another output")

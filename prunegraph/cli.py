@@ -1,0 +1,213 @@
+"""The command line. Options are read here; the work is in `prunegraph.api`.
+
+Tables and progress go to stderr, machine output to stdout. Exit codes: 0 done, 1 a result
+failed its check, 2 bad input or usage.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from prunegraph import __version__
+from prunegraph.errors import ExactnessError, PrunegraphError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class _Group(click.Group):
+    """Turns the engine's errors into one line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PrunegraphError as error:
+            text = " ".join(str(error).split())
+            click.echo(f"error: {text}", err=True)
+            ctx.exit(1 if isinstance(error, ExactnessError) else 2)
+
+
+def console() -> Console:
+    """Where tables go: stderr, wide enough for them where it is no terminal."""
+    from rich.console import Console
+
+    return Console(stderr=True, width=None if sys.stderr.isatty() else 140, highlight=False)
+
+
+@contextmanager
+def stages(where: Console) -> Iterator[Callable[[str], None]]:
+    """A status line that names the stage at work."""
+    with where.status("starting") as status:
+        yield lambda stage: status.update(stage)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="prunegraph")
+def main() -> None:
+    """Structured pruning of neural networks on the graph itself, proved exact."""
+
+
+@main.command()
+@click.argument("model")
+@click.option("--json", "json_path", metavar="FILE", help="Write groups as JSON; - is stdout.")
+def inspect(model: str, json_path: str | None) -> None:
+    """Show what can be pruned in MODEL, and why the rest cannot."""
+    from prunegraph import api
+    from prunegraph.ops.cost import cost
+    from prunegraph.report import groups_file, tables
+
+    graph = api.load(model)
+    if json_path and json_path != "-":
+        api.check_output(json_path, model)
+    found = api.analyze(graph)
+    total = cost(graph)
+    out = console()
+    out.print(tables.groups_table(found, total))
+    out.print(tables.fixed_table(found))
+    out.print(
+        f"{tables.amount(total.params)} parameters, {tables.amount(total.macs)} MACs, "
+        f"{tables.amount(total.bytes)} bytes of weights"
+    )
+    if json_path == "-":
+        click.echo(json.dumps(groups_file.content(found), indent=1))
+    elif json_path:
+        groups_file.write(found, json_path)
+
+
+def _ratio_for(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
+    found = {}
+    for value in values:
+        layer, equals, ratio = value.rpartition("=")
+        try:
+            found[layer] = float(ratio)
+        except ValueError:
+            equals = ""
+        if not equals or not layer:
+            raise click.BadParameter(f"{value!r} is not LAYER=RATIO")
+    return found
+
+
+@main.command()
+@click.argument("model")
+@click.option("-o", "--output", "out", required=True, metavar="OUT", help="Where the pruned model goes.")
+@click.option("--algorithm", default="l2", show_default=True, help="Which criterion scores channels.")
+@click.option("--allocation", default="uniform", show_default=True, help="How the budget is shared: uniform, global.")
+@click.option("--ratio", type=float, help="Share of channels removed from every group.")
+@click.option("--macs", help="Upper bound on MACs: a fraction (0.5) or an amount (2.1G).")
+@click.option("--params", help="Upper bound on parameters: a fraction or an amount (1.2M).")
+@click.option("--bytes", "size", help="Upper bound on bytes of weights: a fraction or an amount (12MB).")
+@click.option("--data", metavar="FILE", help="Inputs to prove on as well: .npz or file.py:function.")
+@click.option("--round-to", type=int, default=8, show_default=True, help="Kept channels are a multiple of this.")
+@click.option("--min-channels", type=int, default=1, show_default=True, help="Channels that stay in every group.")
+@click.option("--keep", multiple=True, metavar="LAYER", help="A layer whose channels all stay (repeatable).")
+@click.option(
+    "--ratio-for", multiple=True, metavar="LAYER=R", callback=_ratio_for, help="A ratio of its own (repeatable)."
+)
+@click.option("--save-plan", metavar="FILE", help="Write the plan as JSON.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--no-verify", is_flag=True, help="Skip the proof.")
+def prune(
+    model: str, out: str, ratio: float | None, macs: str | None, params: str | None, size: str | None,
+    data: str | None, no_verify: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Make MODEL smaller, and prove that the result is the masked original."""
+    from prunegraph import api
+    from prunegraph.report import tables
+    from prunegraph.selection.budget import Budget
+
+    budget = Budget(ratio=ratio, macs=macs, params=params, bytes=size)
+    where = console()
+    with stages(where) as progress:
+        batches = _batches(model, data) if data else []
+        result = api.prune(
+            model, out, budget=budget, check=not no_verify, data=batches, progress=progress, **options
+        )
+    where.print(tables.result_table(result))
+    where.print(f"proof: {result.proof}" if result.proof else "proof: skipped (--no-verify)")
+    where.print(f"wrote {out}")
+
+
+def _batches(model: str, data: str) -> list[Any]:
+    """The first batch of the user's data, as inputs for a proof."""
+    from prunegraph import api
+    from prunegraph.runtime.data import read_data
+
+    graph = api.load(model)
+    return [next(read_data(data).fit(graph).batches(graph, 16))]
+
+
+@main.command()
+@click.argument("model")
+@click.argument("plan")
+@click.option("-o", "--output", "out", required=True, metavar="OUT", help="Where the pruned model goes.")
+@click.option("--no-verify", is_flag=True, help="Skip the proof.")
+def apply(model: str, plan: str, out: str, no_verify: bool) -> None:
+    """Cut the channels that a PLAN file names out of MODEL."""
+    from prunegraph import api
+    from prunegraph.selection.plan import Plan
+
+    api.check_output(out, model)
+    where = console()
+    with stages(where) as progress:
+        progress("cut")
+        graph, chosen = api.load(model), Plan.load(plan)
+        small = api.apply(graph, chosen)
+        progress("verify")
+        proof = None if no_verify else api.verify(graph, chosen, small)
+        api.save(small, out)
+    where.print(f"proof: {proof}" if proof else "proof: skipped (--no-verify)")
+    where.print(f"wrote {out}")
+
+
+@main.command()
+@click.argument("model")
+@click.argument("plan")
+@click.argument("pruned")
+def verify(model: str, plan: str, pruned: str) -> None:
+    """Prove that PRUNED is MODEL without the channels of PLAN."""
+    from prunegraph import api
+    from prunegraph.selection.plan import Plan
+
+    proof = api.verify(api.load(model), Plan.load(plan), api.load(pruned))
+    console().print(f"proof: {proof}")
+
+
+@main.command()
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@click.option("--data", metavar="FILE", help="Inputs (and labels): .npz or file.py:function.")
+@click.option("--runs", type=click.IntRange(1), default=30, show_default=True, help="Timed runs of each model.")
+@click.option("--threads", type=int, default=1, show_default=True, help="Threads of each session.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON on stdout.")
+def compare(first: str, second: str, data: str | None, runs: int, threads: int, as_json: bool) -> None:
+    """Show cost, outputs, latency and accuracy of two models side by side."""
+    import dataclasses
+
+    from prunegraph import api
+    from prunegraph.report import tables
+    from prunegraph.runtime.data import read_data
+
+    found = api.compare(
+        api.load(first), api.load(second), data=read_data(data) if data else None, runs=runs, threads=threads
+    )
+    console().print(tables.comparison_table(found))
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(found), indent=1))
+
+
+@main.command()
+def algorithms() -> None:
+    """List the criteria and allocations there are."""
+    from prunegraph.selection.allocation import ALLOCATIONS
+    from prunegraph.selection.criteria import CRITERIA
+
+    for registry in (CRITERIA, ALLOCATIONS):
+        for name in registry:
+            text = (registry.get(name).__doc__ or "").strip().splitlines()
+            click.echo(f"{registry.kind:<11} {name:<10} {text[0] if text else ''}")

@@ -1,0 +1,298 @@
+"""The walk: every node's rule is asked how labels travel; the result is a `Coupling`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from prunegraph.coupling.groups import Fixed, Group, find_fixed, find_groups
+from prunegraph.coupling.labels import Channels, Labels, LabelSpace, Policy, Reason, finest
+from prunegraph.coupling.shuffle import Shuffle, find_shuffles
+from prunegraph.coupling.uses import Use
+from prunegraph.graph.facts import Facts, element, facts
+from prunegraph.graph.model import Graph, Node
+from prunegraph.ops import rule_for
+
+#: Which factor of an attention axis is pruned, by name.
+ATTENTION = ("heads", "head_dim")
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """A value summed ("sum"), averaged ("mean"), or normalised ("norm", "groups") over axes at a node's input."""
+
+    node: int
+    slot: int
+    axes: tuple[int, ...]
+    kind: str
+
+
+@dataclass
+class Coupling:
+    """What belongs together in a graph.
+
+    `groups` are the units an algorithm chooses from; `fixed` the layers that cannot be
+    pruned, each with its reason. The rest serves the rewriter and the verifier.
+    """
+
+    graph: Graph = field(repr=False)
+    facts: Facts = field(repr=False)
+    groups: tuple[Group, ...] = ()
+    fixed: tuple[Fixed, ...] = ()
+    labels: dict[str, tuple[Labels, ...]] = field(default_factory=dict, repr=False)
+    uses: list[Use] = field(default_factory=list, repr=False)
+    reductions: list[Reduction] = field(default_factory=list, repr=False)
+    attributes: dict[int, dict[str, Labels]] = field(default_factory=dict, repr=False)
+    operands: dict[int, list[int]] = field(default_factory=dict, repr=False)
+    shuffles: dict[int, Shuffle] = field(default_factory=dict, repr=False)
+    followed: set[int] = field(default_factory=set, repr=False)
+    channels: Channels = field(default=None, repr=False)  # type: ignore[assignment]
+
+    def group(self, name: str) -> Group:
+        """The group of that id. Raises KeyError."""
+        return next(group for group in self.groups if group.id == name)
+
+    def value_labels(self, value: str, node: int = -1, slot: int = -1) -> tuple[Labels, ...] | None:
+        """Labels of a value as one input reads it; None where it carries none."""
+        if value in self.labels:
+            return self.labels[value]
+        return self._by_reader.get((value, node, slot)) or self._by_reader.get((value, -1, -1))
+
+    @cached_property
+    def _by_reader(self) -> dict[tuple[str, int, int], tuple[Labels, ...]]:
+        return {(use.weight, use.node, use.slot): use.labels for use in self.uses}
+
+    def is_followed(self, node: Node) -> bool:
+        """Whether a node's rule could follow the labels through it."""
+        return node.index in self.followed
+
+    def labels_at(self, reduction: Reduction) -> tuple[Labels, ...]:
+        """Labels of the value a reduction reads."""
+        value = self.graph.nodes[reduction.node].inputs[reduction.slot]
+        return self.value_labels(value, reduction.node, reduction.slot) or ()
+
+
+def analyze(graph: Graph, *, policy: Policy = finest) -> Coupling:
+    """Find all channels that can be pruned, and why the others cannot.
+
+    Args:
+        graph: the model.
+        policy: picks the factor that is pruned where an axis merges several.
+
+    Returns:
+        The coupling (cached on the graph for the same policy).
+    """
+    key = ("coupling", policy)
+    if key not in graph.cache:
+        graph.cache[key] = _Walk(graph).run(policy)
+    found: Coupling = graph.cache[key]
+    return found
+
+
+class _Walk:
+    """State of one analysis."""
+
+    def __init__(self, graph: Graph):
+        self.graph = graph
+        self.facts = facts(graph)
+        self.space = LabelSpace()
+        self.labels: dict[str, tuple[Labels, ...]] = {}
+        self.uses: dict[tuple[str, int, int], Use] = {}
+        self.result = Coupling(graph, self.facts, shuffles=find_shuffles(graph, self.facts))
+
+    def run(self, policy: Policy) -> Coupling:
+        result = self.result
+        for name in self.graph.inputs:
+            reason = Reason("graph input", name)
+            self.labels[name] = tuple(self.space.pinned(size, reason) for size in self.facts.shapes[name])
+        inner = {index for shuffle in result.shuffles.values() for index in shuffle.inner}
+        for node in self.graph.nodes:
+            if node.index in result.shuffles:
+                self._shuffle(result.shuffles[node.index])
+            elif node.index not in inner and node.op != "Constant" and not self._is_arithmetic(node):
+                self._visit(node)
+        for name in self.graph.outputs:
+            for labels in self.value_labels(name):
+                self.space.pin(labels, Reason("graph output", name))
+        result.labels = self.labels
+        result.uses = list(self.uses.values())
+        result.channels = self.space.resolve(self._used(), policy)
+        result.groups = find_groups(result)
+        result.fixed = find_fixed(result)
+        return result
+
+    def _is_arithmetic(self, node: Node) -> bool:
+        """Whether the node is part of shape arithmetic, which carries no channels."""
+        return bool(node.outputs) and all(output in self.facts.known for output in node.outputs)
+
+    def _shuffle(self, shuffle: Shuffle) -> None:
+        labels = list(self.value_labels(shuffle.source))
+        labels[shuffle.axis] = labels[shuffle.axis].take(shuffle.order)
+        self.labels[shuffle.output] = tuple(labels)
+
+    def _visit(self, node: Node) -> None:
+        site = NodeSite(self, node)
+        for value in node.captured:
+            for labels in self.value_labels(value):
+                self.space.pin(labels, site.reason(f"used inside the body of {node.op}"))
+        rule = rule_for(node)
+        if rule is None:
+            self._barrier(site, f"{node.op} has no rule")
+            return
+        shapes = self.facts.shapes
+        values = [v for v in (*node.inputs, *node.outputs) if v]
+        unknown = [v for v in values if v not in shapes and element(v, 0) not in shapes]
+        if unknown:
+            self._barrier(site, f"the shape of {unknown[0]!r} is not known before the model runs")
+            return
+        try:
+            rule.spread(site)
+            self._pin_operands(site)
+            self.result.followed.add(node.index)
+        except ValueError as error:
+            self._barrier(site, f"{node.op} cannot be followed: {error}")
+
+    def _pin_operands(self, site: NodeSite) -> None:
+        """What a rule did not look at is an operand (a scale, a region): it is read as it is."""
+        for slot, value in enumerate(site.node.inputs):
+            if not value or slot in site.asked or value in self.facts.known:
+                continue
+            if value in self.labels or (value, -1, -1) in self.uses:
+                for labels in self.value_labels(value):
+                    self.space.pin(labels, site.reason(f"an operand of {site.node.op}"))
+
+    def _barrier(self, site: NodeSite, text: str) -> None:
+        """Nothing is known of the node: all it touches must stay."""
+        for slot, value in enumerate(site.node.inputs):
+            if value:
+                for labels in site.labels(slot):
+                    self.space.pin(labels, site.reason(text))
+        for output in site.node.outputs:
+            shape = self.facts.shapes.get(output, ())
+            self.labels[output] = tuple(self.space.pinned(size, site.reason(text)) for size in shape)
+
+    def value_labels(self, value: str) -> tuple[Labels, ...]:
+        """Labels of a value, whoever reads it. A sequence answers with those of all its elements."""
+        if value in self.labels:
+            return self.labels[value]
+        if value in self.graph.weights:
+            return self.use(value, -1, -1).labels
+        if element(value, 0) in self.labels:
+            parts: list[Labels] = []
+            while element(value, len(parts)) in self.labels:
+                parts.extend(self.labels[element(value, len(parts))])
+            return tuple(parts)
+        shape = self.facts.shapes.get(value, ())
+        producer = self.graph.nodes[self.graph.producer[value]].name if value in self.graph.producer else value
+        return tuple(self.space.pinned(size, Reason("computed from sizes", producer)) for size in shape)
+
+    def use(self, weight: str, node: int, slot: int) -> Use:
+        """A weight as one input reads it.
+
+        A vector that several nodes share is most likely a merger of equal values (an
+        exporter's doing), so each use has labels of its own; a matrix is shared on purpose.
+        """
+        shape = self.graph.weights[weight].shape
+        if sum(size > 1 for size in shape) > 1 or node < 0:
+            node = slot = -1
+        key = (weight, node, slot)
+        if key not in self.uses:
+            self.uses[key] = Use(weight, node, slot, tuple(self.space.fresh(size) for size in shape), {})
+        return self.uses[key]
+
+    def _used(self) -> Iterable[Labels]:
+        for labels in self.labels.values():
+            yield from labels
+        for use in self.uses.values():
+            yield from use.labels
+
+
+class NodeSite:
+    """One node during the walk: what `ops.rule.Site` promises."""
+
+    def __init__(self, walk: _Walk, node: Node):
+        self.walk, self.node = walk, node
+        self.space, self.facts = walk.space, walk.facts
+        self.asked: set[int] = set()
+
+    def shape(self, slot: int) -> tuple[int, ...]:
+        return self.facts.shapes[self.node.inputs[slot]]
+
+    def out_shape(self, slot: int = 0) -> tuple[int, ...]:
+        return self.facts.shapes[self.node.outputs[slot]]
+
+    def constant(self, slot: int) -> np.ndarray | None:
+        return self.facts.constant(self.node.inputs[slot])
+
+    def labels(self, slot: int) -> tuple[Labels, ...]:
+        value = self.node.inputs[slot]
+        self.asked.add(slot)
+        if value in self.walk.graph.weights:
+            return self.walk.use(value, self.node.index, slot).labels
+        return self.walk.value_labels(value)
+
+    def labels_of(self, value: str) -> tuple[Labels, ...]:
+        return self.walk.value_labels(value)
+
+    def given(self, slot: int) -> tuple[Labels, ...]:
+        return self.walk.labels[self.node.outputs[slot]]
+
+    def has(self, slot: int) -> bool:
+        return bool(self.node.input(slot))
+
+    def is_weight(self, slot: int) -> bool:
+        return self.node.input(slot) in self.walk.graph.weights
+
+    def carries_weight(self, slot: int) -> bool:
+        return self.walk.graph.weight_behind(self.node.inputs[slot]) is not None
+
+    def give(self, labels: Sequence[Labels], slot: int = 0) -> None:
+        shape = self.out_shape(slot)
+        if tuple(each.size for each in labels) != shape:
+            raise ValueError(f"its output has shape {list(shape)}, not {[each.size for each in labels]}")
+        for each in labels:
+            if each.size == 1:
+                # Without its only element the axis, and all that is broadcast over it, would be empty.
+                self.pin(each, "the only element of its axis")
+        self.walk.labels[self.node.outputs[slot]] = tuple(labels)
+
+    def give_sequence(self, parts: Sequence[Sequence[Labels]]) -> None:
+        self.asked.update(range(len(self.node.inputs)))
+        for index, labels in enumerate(parts):
+            self.walk.labels[element(self.node.outputs[0], index)] = tuple(labels)
+
+    def stay(self, size: int, text: str) -> Labels:
+        return self.space.pinned(size, self.reason(text))
+
+    def pin(self, labels: Labels, text: str) -> None:
+        if not labels.is_constant:
+            self.space.pin(labels, self.reason(text))
+
+    def reason(self, text: str) -> Reason:
+        return Reason(text, self.node.name)
+
+    def role(self, slot: int, axis: int, role: str) -> None:
+        graph = self.walk.graph
+        value, reader = self.node.inputs[slot], (self.node.index, slot)
+        while value not in graph.weights:
+            carrier = graph.nodes[graph.producer[value]]
+            if carrier.op == "Transpose":
+                rank = len(self.facts.shapes[value])
+                axis = (carrier.attributes.get("perm") or range(rank)[::-1])[axis]
+            value, reader = carrier.inputs[0], (carrier.index, 0)
+        use = self.walk.use(value, *reader)
+        use.roles[axis] = role
+        if self.node.index not in use.layers:
+            use.layers.append(self.node.index)
+
+    def reduces(self, slot: int, axes: Sequence[int], kind: str) -> None:
+        self.walk.result.reductions.append(Reduction(self.node.index, slot, tuple(axes), kind))
+
+    def follows(self, attribute: str, labels: Labels) -> None:
+        self.walk.result.attributes.setdefault(self.node.index, {})[attribute] = labels
+
+    def sizes_operand(self, slot: int) -> None:
+        self.walk.result.operands.setdefault(self.node.index, []).append(slot)

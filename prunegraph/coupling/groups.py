@@ -1,0 +1,290 @@
+"""Groups: channels with the same members, the units an algorithm chooses from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prunegraph.coupling.uses import Use
+from prunegraph.graph.model import Graph
+from prunegraph.ops.cost import node_macs
+
+if TYPE_CHECKING:
+    from prunegraph.coupling.analysis import Coupling
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Member:
+    """An axis of a weight that a group's channels run along.
+
+    `positions` is an integer array [channels, per_channel]: row c holds the indices on the
+    axis that go when channel c goes. `role` is "out" where a layer makes the channels, "in"
+    where it consumes them, "param" for scales, biases and the like.
+    """
+
+    weight: str
+    axis: int
+    role: str
+    layer: str | None
+    use: Use = field(repr=False)
+    first: int | None = field(repr=False)
+    table: Array | None = field(repr=False)
+    channels: int = field(repr=False)
+    graph: Graph = field(repr=False)
+
+    @cached_property
+    def positions(self) -> Array:
+        if self.table is not None:
+            return self.table
+        assert self.first is not None
+        return np.arange(self.first, self.first + self.channels)[:, None]
+
+    @property
+    def per_channel(self) -> int:
+        """Indices of the axis that belong to one channel."""
+        return 1 if self.table is None else int(self.table.shape[1])
+
+    def values(self) -> Array:
+        """The weight's values by channel: [channels, elements of one channel]."""
+        data = np.moveaxis(self.graph.weights[self.weight].read(), self.axis, 0)
+        if self.table is None and self.first == 0 and self.channels == data.shape[0]:
+            return np.ascontiguousarray(data).reshape(self.channels, -1)
+        return data[self.positions].reshape(self.channels, -1)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that an algorithm may remove one by one.
+
+    `channels` counts them; `layers` are the layers that make them. `params` and `macs` are
+    what all of the group's channels together hold and cost at full width. `exact` is False
+    where a normalisation's statistics change with the width.
+    """
+
+    id: str
+    channels: int
+    layers: tuple[str, ...]
+    members: tuple[Member, ...] = field(repr=False)
+    params: int
+    macs: int
+    exact: bool
+    numbers: Array | None = field(repr=False)
+    first: int = field(repr=False)
+
+    def channel_numbers(self, indices: Sequence[int] | Array) -> Array:
+        """Numbers of channels among all channels of the coupling."""
+        index = np.asarray(indices, np.int64)
+        return index + self.first if self.numbers is None else self.numbers[index]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "channels": self.channels,
+            "layers": list(self.layers),
+            "members": [
+                {"weight": m.weight, "axis": m.axis, "role": m.role, "per_channel": m.per_channel} for m in self.members
+            ],
+            "macs": self.macs,
+            "params": self.params,
+            "exact": self.exact,
+        }
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A layer with output channels that cannot be pruned: how many, why, and the node that causes it."""
+
+    layer: str
+    reason: str
+    because: str
+    channels: int
+    of: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "layer": self.layer,
+            "reason": self.reason,
+            "because": self.because,
+            "channels": self.channels,
+            "of": self.of,
+        }
+
+
+@dataclass
+class _Axis:
+    """An axis of a weight use, with the channel number of every index."""
+
+    use: Use
+    axis: int
+    run: int | None
+    numbers: Array | None
+
+    @property
+    def size(self) -> int:
+        return self.use.labels[self.axis].size
+
+
+def find_groups(coupling: Coupling) -> tuple[Group, ...]:
+    """All groups, in the order in which the graph makes their channels."""
+    axes = list(_axes(coupling))
+    groups = [*_run_groups(coupling, axes), *_component_groups(coupling, axes)]
+    groups.sort(key=lambda item: item[0])
+    inexact = _inexact_channels(coupling)
+    return tuple(_make(coupling, f"g{i}", parts, inexact) for i, (_, parts) in enumerate(groups))
+
+
+@dataclass
+class _Parts:
+    """What a group is made of before it has a name."""
+
+    channels: int
+    first: int
+    numbers: Array | None
+    members: list[tuple[_Axis, int | None, Array | None]]
+
+
+Ranked = tuple[tuple[int, int], _Parts]
+
+
+def _axes(coupling: Coupling) -> Iterator[_Axis]:
+    for use in coupling.uses:
+        for axis, labels in enumerate(use.labels):
+            if labels.size > 1 and not coupling.channels.all_pinned(labels):
+                root = coupling.channels.root(labels)
+                yield _Axis(use, axis, root.first if root.ids is None else None, root.ids)
+
+
+def _rank(use: Use, axis: int) -> int:
+    """Position of a use in the graph; makers come before all others."""
+    if not use.layers:
+        return max(use.node, 0) + 2_000_000
+    return min(use.layers) + (0 if use.roles.get(axis) == "out" else 1_000_000)
+
+
+def _run_groups(coupling: Coupling, axes: list[_Axis]) -> Iterator[Ranked]:
+    """Groups whose channels are one untouched block of labels."""
+    runs: dict[int, list[_Axis]] = {}
+    for axis in axes:
+        if axis.run is not None:
+            runs.setdefault(axis.run, []).append(axis)
+    for first, members in runs.items():
+        rank = min(_rank(a.use, a.axis) for a in members)
+        yield (rank, 0), _Parts(members[0].size, first, None, [(a, 0, None) for a in members])
+
+
+def _component_groups(coupling: Coupling, axes: list[_Axis]) -> Iterator[Ranked]:
+    """Groups among expanded channels: those with the same number of indices on the same axes."""
+    axes = [axis for axis in axes if axis.numbers is not None]
+    count = coupling.channels.count
+    if not axes or not count:
+        return
+    random = np.random.default_rng(0).integers(1, 2**63, len(axes), np.uint64)
+    signature = np.zeros(count, np.uint64)
+    order = np.full(count, np.iinfo(np.int64).max)
+    ranks = np.zeros(count, np.int64)
+    by_rank = sorted(range(len(axes)), key=lambda i: -_rank(axes[i].use, axes[i].axis))
+    for i in by_rank:
+        numbers = axes[i].numbers
+        assert numbers is not None
+        np.add.at(signature, numbers, random[i])
+        order[numbers[::-1]] = np.arange(len(numbers))[::-1]
+        ranks[numbers] = _rank(axes[i].use, axes[i].axis)
+    free = (signature != 0) & ~coupling.channels.pinned_components
+    for value in np.unique(signature[free]):
+        numbers = np.flatnonzero((signature == value) & free)
+        numbers = numbers[np.argsort(order[numbers], kind="stable")]
+        place = np.full(count, -1)
+        place[numbers] = np.arange(len(numbers))
+        members: list[tuple[_Axis, int | None, Array | None]] = []
+        for axis in axes:
+            assert axis.numbers is not None
+            channel = place[axis.numbers]
+            found = np.flatnonzero(channel >= 0)
+            if len(found):
+                found = found[np.argsort(channel[found], kind="stable")]
+                members.append((axis, None, found.reshape(len(numbers), -1)))
+        yield (int(ranks[numbers[0]]), int(order[numbers[0]])), _Parts(len(numbers), 0, numbers, members)
+
+
+def _make(coupling: Coupling, name: str, parts: _Parts, inexact: set[int]) -> Group:
+    graph = coupling.graph
+    members = []
+    for axis, first, table in parts.members:
+        layer = graph.nodes[axis.use.layers[0]].name if axis.use.layers else None
+        role = axis.use.roles.get(axis.axis, "param")
+        members.append(
+            Member(axis.use.weight, axis.axis, role, layer, axis.use, first, table, parts.channels, graph)
+        )
+    makers = dict.fromkeys(
+        graph.nodes[node].name for m in members if m.role == "out" for node in m.use.layers
+    )
+    numbers = parts.numbers if parts.numbers is not None else [parts.first]
+    return Group(
+        id=name,
+        channels=parts.channels,
+        layers=tuple(makers),
+        members=tuple(members),
+        params=_params(members),
+        macs=_macs(coupling, members),
+        exact=inexact.isdisjoint(int(n) for n in numbers),
+        numbers=parts.numbers,
+        first=parts.first,
+    )
+
+
+def _params(members: list[Member]) -> int:
+    total = 0
+    for member in members:
+        weight = member.graph.weights[member.weight]
+        total += weight.size // weight.shape[member.axis] * member.channels * member.per_channel
+    return total
+
+
+def _macs(coupling: Coupling, members: list[Member]) -> int:
+    """Cost of all that reads or makes the channels: each layer's share along each axis."""
+    total = 0
+    for member in members:
+        if member.role in ("in", "out") and member.use.layers:
+            share = member.channels * member.per_channel / member.graph.weights[member.weight].shape[member.axis]
+            cost = sum(node_macs(coupling.graph.nodes[n], coupling.facts.shapes) for n in member.use.layers)
+            total += round(cost * share)
+    return total
+
+
+def _inexact_channels(coupling: Coupling) -> set[int]:
+    """Channels over which a mean or a normalisation is taken."""
+    found: set[int] = set()
+    for reduction in coupling.reductions:
+        if reduction.kind == "sum":
+            continue
+        labels = coupling.labels_at(reduction)
+        for axis in reduction.axes:
+            if not coupling.channels.all_pinned(labels[axis]):
+                root = coupling.channels.root(labels[axis])
+                found.update([root.first] if root.ids is None else np.unique(root.ids).tolist())
+    return found
+
+
+def find_fixed(coupling: Coupling) -> tuple[Fixed, ...]:
+    """Layers with pinned output channels."""
+    found: dict[str, Fixed] = {}
+    for use in coupling.uses:
+        for axis, role in use.roles.items():
+            if role != "out":
+                continue
+            labels = use.labels[axis]
+            mask = coupling.channels.pinned(labels)
+            pinned = int(np.sum(mask)) if isinstance(mask, np.ndarray) else labels.size * bool(mask)
+            if pinned:
+                reason = coupling.channels.reason(labels)
+                for node in use.layers:
+                    layer = coupling.graph.nodes[node].name
+                    found.setdefault(layer, Fixed(layer, reason.text, reason.because, pinned, labels.size))
+    order = {node.name: node.index for node in coupling.graph.nodes}
+    return tuple(sorted(found.values(), key=lambda fixed: order[fixed.layer]))

@@ -1,0 +1,434 @@
+"""Labels on axes: the language in which operators say what belongs together.
+
+Every index of an axis carries an integer label. Labels are *fresh* (a block nobody else
+has), *tied* (two that live or die together), *pinned* (must stay, with a reason) or
+related as a *product* (an axis that merges factors: an element goes when the index of any
+factor goes). `LabelSpace.resolve` turns all of it into channels: connected components.
+
+Whole axes are tied by pointing one block at another, without touching a single index;
+only partial ties (after a Concat, a Slice, a Gather) cost work per index.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why labels are pinned: a sentence, and the node (or graph input/output) that causes it."""
+
+    text: str
+    because: str
+
+
+class Labels:
+    """The labels of one axis, in order.
+
+    Either a run `first, first+1, ...` (step 1), one label repeated (step 0), or `ids`.
+    """
+
+    __slots__ = ("first", "ids", "size", "step")
+
+    def __init__(self, size: int, first: int = 0, step: int = 1, ids: Array | None = None):
+        self.size, self.first, self.step, self.ids = size, first, step, ids
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __repr__(self) -> str:
+        if self.ids is not None:
+            return f"Labels({self.ids.tolist() if self.size < 9 else self.size})"
+        return f"Labels({self.first}{'' if self.step else '*'}:{self.size})"
+
+    @property
+    def is_constant(self) -> bool:
+        """One label for all indices: how a pinned axis looks."""
+        return self.ids is None and self.step == 0
+
+    def array(self) -> Array:
+        """Labels as an int64 array of `size`."""
+        if self.ids is not None:
+            return self.ids
+        if self.step:
+            return np.arange(self.first, self.first + self.size, dtype=np.int64)
+        return np.full(self.size, self.first, np.int64)
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Equal for labels that are the same object or the same run."""
+        return (-1, id(self.ids)) if self.ids is not None else (self.first, self.size * 2 + self.step)
+
+    def take(self, index: Array | slice) -> Labels:
+        """Labels at positions, as numpy indexing gives them."""
+        if self.is_constant:
+            size = len(range(*index.indices(self.size))) if isinstance(index, slice) else len(index)
+            return Labels(size, self.first, 0)
+        if isinstance(index, slice) and self.ids is None:
+            start, stop, step = index.indices(self.size)
+            if step == 1:
+                return Labels(max(stop - start, 0), self.first + start)
+        ids = self.array()[index]
+        return Labels(len(ids), ids=ids)
+
+    def same(self, other: Labels) -> bool:
+        """Whether both say the same without looking at single indices."""
+        if self is other:
+            return True
+        if self.ids is not None or other.ids is not None:
+            return self.ids is other.ids
+        return (self.first, self.step, self.size) == (other.first, other.step, other.size)
+
+
+def concatenate(parts: Sequence[Labels]) -> Labels:
+    """Labels of several axes one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    ids = np.concatenate([part.array() for part in parts])
+    return Labels(len(ids), ids=ids)
+
+
+@dataclass(frozen=True)
+class Product:
+    """`whole` is the row-major product of `factors`; made at node `where`."""
+
+    whole: Labels
+    factors: tuple[Labels, ...]
+    where: str
+
+    def spread(self, index: int) -> Labels:
+        """The labels of one factor, repeated to the length of the whole."""
+        before = math.prod(f.size for f in self.factors[:index])
+        after = math.prod(f.size for f in self.factors[index + 1 :])
+        factor = self.factors[index]
+        if before == after == 1:
+            return factor
+        positions = np.tile(np.repeat(np.arange(factor.size), after), before)
+        return factor.take(positions)
+
+
+#: Picks the factor that carries a product when several are free; gets the product and the
+#: positions of the free factors.
+Policy = Callable[[Product, Sequence[int]], int]
+
+
+def finest(product: Product, free: Sequence[int]) -> int:
+    """The free factor with the most elements: the smallest unit of pruning."""
+    return max(free, key=lambda i: (product.factors[i].size, -i))
+
+
+class LabelSpace:
+    """All labels of one analysis, and what is known about them."""
+
+    def __init__(self) -> None:
+        self.starts: list[int] = []
+        self.total = 0
+        self.alias: dict[int, Labels] = {}
+        self.ties: list[tuple[Labels, Labels]] = []
+        self.products: list[Product] = []
+        self.reasons: dict[int, Reason] = {}
+        self._sizes: dict[int, int] = {}
+        self._pins: dict[Reason, int] = {}
+
+    def fresh(self, size: int) -> Labels:
+        """A block of labels nobody else has."""
+        first = self.total
+        self.starts.append(first)
+        self._sizes[first] = size
+        self.total += size
+        return Labels(size, first)
+
+    def pinned(self, size: int, reason: Reason) -> Labels:
+        """An axis that must stay."""
+        if reason not in self._pins:
+            label = self.fresh(1).first
+            self._pins[reason] = label
+            self.reasons[label] = reason
+        return Labels(size, self._pins[reason], 0)
+
+    def pin(self, labels: Labels, reason: Reason) -> None:
+        """Let labels stay."""
+        if not self.find(labels).is_constant:
+            self.tie(labels, self.pinned(labels.size, reason))
+
+    def tie(self, a: Labels, b: Labels) -> None:
+        """Let two axes of one size live or die together, index by index."""
+        if a.size != b.size:
+            raise ValueError(f"cannot tie axes of sizes {a.size} and {b.size}")
+        a, b = self.find(a), self.find(b)
+        if a.same(b) or (a.is_constant and b.is_constant):
+            return
+        if self._is_block(a):
+            self.alias[a.first] = b
+        elif self._is_block(b):
+            self.alias[b.first] = a
+        else:
+            self.ties.append((a, b))
+
+    def product(self, whole: Labels, factors: Sequence[Labels], where: str) -> None:
+        """Relate an axis to the factors it merges. Factors of size 1 do not matter."""
+        factors = tuple(f for f in factors if f.size != 1)
+        if whole.size != math.prod(f.size for f in factors):
+            raise ValueError(f"{whole.size} is not the product of {[f.size for f in factors]}")
+        if len(factors) == 1:
+            self.tie(whole, factors[0])
+        elif factors:
+            self.products.append(Product(whole, factors, where))
+
+    def find(self, labels: Labels) -> Labels:
+        """Follow whole-block ties to the end."""
+        while labels.ids is None and self._is_block(labels) and labels.first in self.alias:
+            labels = self.alias[labels.first]
+        return labels
+
+    def _is_block(self, labels: Labels) -> bool:
+        return labels.ids is None and labels.step == 1 and self._sizes.get(labels.first) == labels.size
+
+    # -- resolution -----------------------------------------------------------------
+
+    def resolve(self, used: Iterable[Labels], policy: Policy = finest) -> Channels:
+        """Channels of all labels.
+
+        Args:
+            used: every `Labels` the caller will ask about.
+            policy: which free factor carries a product.
+        """
+        pending = list(self.products)
+        while pending:
+            before = len(pending)
+            pending = [p for p in pending if not self._settle(p, [self.find(f).is_constant for f in p.factors])]
+            if len(pending) == before:
+                break
+        used = list(used)
+        carriers: set[tuple[int, int]] = set()
+        while pending:
+            channels = Channels(self, (*used, *(part for p in pending for part in (p.whole, *p.factors))))
+            pending = self._round(pending, channels, policy, carriers)
+        return Channels(self, used)
+
+    def _round(
+        self, pending: list[Product], channels: Channels, policy: Policy, carriers: set[tuple[int, int]]
+    ) -> list[Product]:
+        """Settle all products that are clear; if none is, let the policy choose."""
+        # All questions first: settling a product changes what later questions would find.
+        states = []
+        for product in pending:
+            pinned = [channels.all_pinned(f) for f in product.factors]
+            whole = channels.all_pinned(product.whole)
+            first = product.whole if whole else product.factors[0]
+            states.append((product, pinned, whole, channels.reason(first) if whole or all(pinned) else None))
+        left, unclear = [], []
+        for product, pinned, whole, reason in states:
+            if whole and reason:
+                for factor in product.factors:
+                    self.pin(factor, reason)
+            elif not self._settle(product, pinned, reason):
+                unclear.append((product, pinned))
+        if len(unclear) < len(pending):
+            return [product for product, _ in unclear]
+        decided: set[tuple[int, int]] = set()
+        for product, pinned in unclear:
+            blocks = {self.find(f).key for f in product.factors}
+            if blocks & decided:
+                left.append(product)
+                continue
+            decided |= blocks
+            free = [i for i, is_pinned in enumerate(pinned) if not is_pinned]
+            known = [i for i in free if self.find(product.factors[i]).key in carriers]
+            chosen = known[0] if known else policy(product, free)
+            carriers.add(self.find(product.factors[chosen]).key)
+            for i in free:
+                if i != chosen:
+                    reason = Reason("another factor of the same axis is the unit of pruning", product.where)
+                    self.pin(product.factors[i], reason)
+            self.tie(product.whole, product.spread(chosen))
+        return left
+
+    def _settle(self, product: Product, pinned: Sequence[bool], reason: Reason | None = None) -> bool:
+        """Tie a product to its only free factor, or pin it; False while several are free."""
+        free = [i for i, is_pinned in enumerate(pinned) if not is_pinned]
+        if len(free) > 1:
+            return False
+        if free:
+            self.tie(product.whole, product.spread(free[0]))
+            return True
+        self.pin(product.whole, reason or self.reasons[self.find(product.factors[0]).first])
+        return True
+
+
+class Channels:
+    """Resolved labels: every label belongs to one channel, pinned or free.
+
+    Blocks that nothing touches index by index stay runs; all others are expanded into
+    elements whose connected components are the channels.
+    """
+
+    def __init__(self, space: LabelSpace, used: Iterable[Labels]):
+        self.space = space
+        self._starts = space.starts
+        self._roots: dict[tuple[int, int], tuple[Labels, Labels]] = {}
+        self._expand(used)
+        self._connect()
+
+    def _expand(self, used: Iterable[Labels]) -> None:
+        """Number the elements of every block that is looked at index by index."""
+        space = self.space
+        touched: set[int] = set()
+        queue = [labels for pair in space.ties for labels in pair]
+        queue += [labels for labels in used if not space._is_block(labels)]
+        queue += [Labels(space._sizes[first], first) for first in space.alias]
+        seen: set[tuple[int, int]] = set()
+        for labels in queue:
+            found = space.find(labels)
+            if found.is_constant:
+                touched.add(found.first)
+            elif not space._is_block(found) and found.key not in seen:
+                seen.add(found.key)
+                touched.update(self._blocks(found))
+        for first, target in space.alias.items():
+            final = space.find(target)
+            if not (space._is_block(final) or final.is_constant):
+                touched.add(first)
+        roots: set[int] = set()
+        for first in touched:
+            final = space.find(Labels(space._sizes[first], first))
+            roots.add(final.first if space._is_block(final) or final.is_constant else first)
+        self._base: dict[int, int] = {}
+        self._elements = 0
+        for first in sorted(roots):
+            self._base[first] = self._elements
+            self._elements += space._sizes[first]
+
+    def _blocks(self, labels: Labels) -> set[int]:
+        ids = labels.array()
+        if not len(ids):
+            return set()
+        starts = np.asarray(self._starts, np.int64)
+        return {int(starts[i]) for i in np.unique(np.searchsorted(starts, ids, "right") - 1)}
+
+    def _elements_of(self, labels: Labels) -> Array:
+        """Element numbers of labels whose blocks are all expanded."""
+        labels = self.space.find(labels)
+        if labels.ids is None:
+            first = self._starts[bisect_right(self._starts, labels.first) - 1]
+            base, offset = self._locate(first)
+            if base is not None:
+                start = base + labels.first - first
+                return np.arange(start, start + labels.size) if labels.step else np.full(labels.size, start)
+            return np.full(labels.size, offset)
+        ids = labels.ids
+        starts = np.asarray(self._starts, np.int64)
+        blocks, inverse = np.unique(np.searchsorted(starts, ids, "right") - 1, return_inverse=True)
+        bases = np.empty(len(blocks), np.int64)
+        scale = np.ones(len(blocks), np.int64)
+        for i, block in enumerate(blocks):
+            base, offset = self._locate(self._starts[block])
+            bases[i], scale[i] = (base - self._starts[block], 1) if base is not None else (offset, 0)
+        return bases[inverse] + ids * scale[inverse]
+
+    def _locate(self, first: int) -> tuple[int | None, int]:
+        """The base element of a block's root, or the one element of the pin it points at."""
+        final = self.space.find(Labels(self.space._sizes[first], first))
+        if final.is_constant:
+            return None, self._base[final.first]
+        if self.space._is_block(final):
+            return self._base[final.first], 0
+        return self._base[first], 0
+
+    def _connect(self) -> None:
+        if not self._elements:
+            self._component, self.count = np.zeros(0, np.int64), 0
+            self._pinned = np.zeros(0, bool)
+            self._pin_of: dict[int, Reason] = {}
+            return
+        left, right = [], []
+        for a, b in self.space.ties:
+            left.append(self._elements_of(a))
+            right.append(self._elements_of(b))
+        for first, base in self._base.items():
+            final = self.space.find(Labels(self.space._sizes[first], first))
+            if not self.space._is_block(final) and not final.is_constant:
+                left.append(np.arange(base, base + final.size))
+                right.append(self._elements_of(final))
+        self.count, self._component = _components(self._elements, left, right)
+        self._pin_of = {}
+        for label, reason in self.space.reasons.items():
+            if label in self._base:
+                self._pin_of.setdefault(int(self._component[self._base[label]]), reason)
+        self._pinned = np.zeros(self.count, bool)
+        self._pinned[list(self._pin_of)] = True
+
+    # -- questions ------------------------------------------------------------------
+
+    def root(self, labels: Labels) -> Labels:
+        """Labels as channel numbers: a run for an untouched block, else an array.
+
+        Numbers below `count` are components of expanded blocks, the others runs.
+        """
+        found = self.space.find(labels)
+        if found.key not in self._roots:
+            # The labels are kept too: a key holds an array's identity.
+            self._roots[found.key] = found, self._root(found)
+        return self._roots[found.key][1]
+
+    def _root(self, found: Labels) -> Labels:
+        if found.is_constant:
+            if found.first in self._base:
+                return Labels(found.size, int(self._component[self._base[found.first]]), 0)
+            return Labels(found.size, self.count + found.first, 0)
+        if self.space._is_block(found) and found.first not in self._base:
+            return Labels(found.size, self.count + found.first)
+        ids = self._component[self._elements_of(found)].astype(np.int64)
+        return Labels(len(ids), ids=ids)
+
+    @property
+    def pinned_components(self) -> Array:
+        """Which of the first `count` channels are pinned."""
+        return self._pinned
+
+    def pinned(self, labels: Labels) -> Array | bool:
+        """Which channels are pinned: False or True for all, or a mask."""
+        found = self.space.find(labels)
+        if found.is_constant:
+            if found.first in self._base:
+                return bool(self._pinned[self._component[self._base[found.first]]])
+            return found.first in self.space.reasons
+        if self.space._is_block(found) and found.first not in self._base:
+            return False
+        mask: Array = self._pinned[self._component[self._elements_of(found)]]
+        return mask
+
+    def all_pinned(self, labels: Labels) -> bool:
+        """Whether nothing of an axis can go."""
+        return bool(np.all(self.pinned(labels)))
+
+    def reason(self, labels: Labels) -> Reason:
+        """Why the first pinned channel of an axis is pinned. Raises LookupError if none is."""
+        found = self.space.find(labels)
+        if found.is_constant and found.first in self.space.reasons:
+            return self.space.reasons[found.first]
+        mask = np.asarray(self.pinned(labels))
+        if not mask.any():
+            raise LookupError("no channel of this axis is pinned")
+        components = self._component[self._elements_of(found)]
+        return self._pin_of[int(components[int(np.argmax(mask))])]
+
+
+def _components(count: int, left: list[Array], right: list[Array]) -> tuple[int, Array]:
+    """Connected components of `count` elements under ties `left[i] ~ right[i]`."""
+    if not left:
+        return count, np.arange(count)
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    rows, columns = np.concatenate(left), np.concatenate(right)
+    graph = coo_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(count, count))
+    found: tuple[int, Array] = connected_components(graph, directed=False)
+    return found

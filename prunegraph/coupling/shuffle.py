@@ -1,0 +1,88 @@
+"""Channel shuffles: Reshape, Transpose, Reshape that only permute one axis.
+
+Read operator by operator such a chain would tie channels into a handful of classes,
+because a reshape can only lose whole rows or columns. Read as the permutation it is, every
+channel stays free; a cut writes it back as a Gather.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from prunegraph.graph.facts import Facts
+from prunegraph.graph.model import Graph, Node
+from prunegraph.ops.movement import atoms
+
+
+@dataclass(frozen=True)
+class Shuffle:
+    """`output = take(source, order, axis)`; `inner` are the nodes before the last one."""
+
+    source: str
+    output: str
+    axis: int
+    order: np.ndarray
+    inner: tuple[int, int]
+
+
+def find_shuffles(graph: Graph, facts: Facts) -> dict[int, Shuffle]:
+    """Shuffles by the index of their last Reshape."""
+    found = {}
+    for node in graph.nodes:
+        if node.op == "Transpose":
+            shuffle = _match(graph, facts, node)
+            if shuffle is not None:
+                found[graph.consumers[node.outputs[0]][0][0]] = shuffle
+    return found
+
+
+def _match(graph: Graph, facts: Facts, transpose: Node) -> Shuffle | None:
+    first = graph.nodes[graph.producer[transpose.inputs[0]]] if transpose.inputs[0] in graph.producer else None
+    users = graph.consumers.get(transpose.outputs[0], [])
+    if first is None or first.op != "Reshape" or len(users) != 1:
+        return None
+    last = graph.nodes[users[0][0]]
+    alone = len(graph.consumers[first.outputs[0]]) == 1
+    hidden = not {first.outputs[0], transpose.outputs[0]} & set(graph.outputs)
+    if last.op != "Reshape" or users[0][1] != 0 or not (alone and hidden):
+        return None
+    shapes = [facts.shapes.get(v) for v in (first.inputs[0], first.outputs[0], last.outputs[0])]
+    if None in shapes or shapes[0] != shapes[2]:
+        return None
+    source, middle, _ = shapes
+    assert source is not None and middle is not None
+    perm = transpose.attributes.get("perm") or range(len(middle))[::-1]
+    found = _permuted_axis(source, middle, list(perm))
+    if found is None:
+        return None
+    return Shuffle(first.inputs[0], last.outputs[0], found[0], found[1], (first.index, transpose.index))
+
+
+def _permuted_axis(
+    source: tuple[int, ...], middle: tuple[int, ...], perm: list[int]
+) -> tuple[int, np.ndarray] | None:
+    """The one axis whose elements change places, and their order; None where it is no shuffle."""
+    try:
+        split = atoms(source, middle)
+        merged = atoms([middle[axis] for axis in perm], source)
+    except ValueError:
+        return None
+    if len(split) != len(merged) or len({j for _, _, j in split}) != len(split):
+        return None
+    owner = {j: i for _, i, j in split}
+    moved: dict[int, list[int]] = {}
+    for _, position, target in merged:
+        moved.setdefault(target, []).append(perm[position])
+    changed = None
+    for axis, parts in moved.items():
+        mine = [j for _, i, j in split if i == axis]
+        if any(owner[part] != axis for part in parts) or len(parts) != len(mine):
+            return None
+        if parts != mine:
+            if changed is not None:
+                return None
+            block = np.arange(source[axis]).reshape([middle[j] for j in mine])
+            changed = axis, block.transpose([mine.index(part) for part in parts]).reshape(-1)
+    return changed

@@ -1,0 +1,70 @@
+"""What is left of every axis when channels are removed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.labels import Labels
+from prunegraph.coupling.uses import Use
+
+Array = np.ndarray
+
+
+class Survivors:
+    """The graph's axes after a choice.
+
+    Args:
+        coupling: the analysis of the graph.
+        remove: channels to remove, by group id.
+    """
+
+    def __init__(self, coupling: Coupling, remove: Mapping[str, Sequence[int] | Array]):
+        self.coupling = coupling
+        self._components = np.zeros(coupling.channels.count, bool)
+        self._runs: dict[int, Array] = {}
+        for group in coupling.groups:
+            indices = np.asarray(remove.get(group.id, ()), np.int64)
+            if not len(indices):
+                continue
+            if group.numbers is None:
+                gone = np.zeros(group.channels, bool)
+                gone[indices] = True
+                self._runs[group.first] = gone
+            else:
+                self._components[group.numbers[indices]] = True
+        self._kept: dict[tuple[int, int], Array | None] = {}
+
+    def kept(self, labels: Labels) -> Array | None:
+        """Indices of an axis that stay, or None where all do."""
+        root = self.coupling.channels.root(labels)
+        if root.is_constant:
+            return None
+        if root.key not in self._kept:
+            gone = self._runs.get(root.first) if root.ids is None else self._components[root.ids]
+            self._kept[root.key] = None if gone is None or not gone.any() else np.flatnonzero(~gone)
+        return self._kept[root.key]
+
+    def size(self, labels: Labels) -> int:
+        """How many indices of an axis stay."""
+        kept = self.kept(labels)
+        return labels.size if kept is None else len(kept)
+
+    def value(self, name: str, node: int = -1, slot: int = -1) -> list[Array | None]:
+        """`kept` of every axis of a value, as an input reads it."""
+        labels = self.coupling.value_labels(name, node, slot) or ()
+        return [self.kept(each) for each in labels]
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """A value's new shape at the sizes of the analysis; None where it was unknown."""
+        old = self.coupling.facts.shapes.get(name)
+        labels = self.coupling.labels.get(name)
+        if old is None or labels is None:
+            return old
+        return tuple(self.size(each) for each in labels)
+
+    def use(self, use: Use) -> list[Array | None]:
+        """`kept` of every axis of a weight."""
+        return [self.kept(each) for each in use.labels]

@@ -1,0 +1,58 @@
+"""Every error the engine raises on purpose.
+
+    PrunegraphError
+    ├── ModelError          a model cannot be read, is invalid, or cannot be written
+    ├── PlanError           a plan does not belong to the model or names what is not there
+    ├── BudgetError         a budget is malformed or cannot be met
+    ├── UnknownNameError    a name that is not registered or not in the model
+    ├── PluginError         a plug-in broke its contract
+    ├── DataError           input data does not fit the model
+    └── ExactnessError      a result differs from the masked original
+
+A message is one line that says what, where and what to do. The command line maps
+`ExactnessError` to exit code 1 and every other one to 2.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PrunegraphError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class ModelError(PrunegraphError):
+    """A model cannot be read, is invalid, or cannot be written."""
+
+
+class PlanError(PrunegraphError):
+    """A plan does not belong to the model or names what is not there."""
+
+
+class BudgetError(PrunegraphError):
+    """A budget is malformed or cannot be met."""
+
+
+class UnknownNameError(PrunegraphError):
+    """A name that is not registered or not in the model."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]):
+        known = sorted(known)
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f", did you mean {near[0]!r}?" if near else ""
+        listed = ", ".join(known[:20]) + (f", ... ({len(known)} in all)" if len(known) > 20 else "")
+        super().__init__(f"unknown {kind} {name!r}{hint} Known: {listed or 'none'}")
+
+
+class PluginError(PrunegraphError):
+    """A plug-in broke its contract."""
+
+
+class DataError(PrunegraphError):
+    """Input data does not fit the model."""
+
+
+class ExactnessError(PrunegraphError):
+    """A result differs from the masked original."""

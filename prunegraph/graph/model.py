@@ -1,0 +1,353 @@
+"""Graph, Node and Weight: a read-only view over an ONNX model.
+
+The `ModelProto` is the canonical form because nothing else keeps every fact of a file.
+This module adds what analysis needs: nodes in topological order with their parents,
+weights wherever a file keeps them, and unique names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from prunegraph.errors import ModelError
+from prunegraph.graph import order
+
+if TYPE_CHECKING:
+    import networkx
+    import onnx_graphsurgeon
+
+#: Names of inputs that hold weights, by operator; others take the schema's own names.
+ROLES = {
+    "Conv": ("", "weight", "bias"),
+    "ConvTranspose": ("", "weight", "bias"),
+    "Gemm": ("", "weight", "bias"),
+    "MatMul": ("weight", "weight"),
+    "BatchNormalization": ("", "scale", "bias", "mean", "variance"),
+    "InstanceNormalization": ("", "scale", "bias"),
+    "LayerNormalization": ("", "scale", "bias"),
+    "GroupNormalization": ("", "scale", "bias"),
+    "PRelu": ("", "slope"),
+}
+
+#: Operators whose weight is contracted with the data: the layers a user thinks in.
+LAYER_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Channel data of a node: channel counts where it has them, weight names by role."""
+
+    inputs: int | None
+    outputs: int | None
+    weights: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A constant tensor of the model.
+
+    `holder` is None for an initializer, else the `Constant` node that carries the tensor.
+    `read` returns the values as an array of `shape`; it may read from disk.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    tensor: onnx.TensorProto = field(repr=False)
+    holder: onnx.NodeProto | None = field(repr=False)
+    read: Callable[[], np.ndarray] = field(repr=False)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def is_float(self) -> bool:
+        return self.tensor.data_type in FLOAT_TYPES
+
+
+FLOAT_TYPES = frozenset(
+    getattr(onnx.TensorProto, name) for name in ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")
+)
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operator of the graph, in topological order.
+
+    `parents` holds `(node index, output slot)` for every input that another node makes.
+    `captured` are outer values that subgraphs in the attributes read. `layer` is the name
+    of the layer (convolution, linear) the node belongs to: itself, or the nearest above.
+    """
+
+    index: int
+    name: str
+    op: str
+    domain: str
+    version: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    captured: tuple[str, ...]
+    parents: tuple[tuple[int, int], ...]
+    layer: str | None
+    channels: Channels
+    proto: onnx.NodeProto = field(repr=False)
+
+    @cached_property
+    def attributes(self) -> dict[str, Any]:
+        """Attribute values as Python objects; tensors and subgraphs stay protobufs."""
+        return {a.name: onnx.helper.get_attribute_value(a) for a in self.proto.attribute}
+
+    def input(self, slot: int) -> str:
+        """The value at an input slot, or "" where it is left out."""
+        return self.inputs[slot] if slot < len(self.inputs) else ""
+
+
+class Graph:
+    """A model as a graph of nodes. Never changed in place: every rewrite makes a new one.
+
+    Args:
+        model: the ONNX model; external data may stay on disk.
+        folder: where external data lies.
+        source: what to call the model in messages and reports.
+        digest: sha256 of the file the model was read from, if known.
+
+    Raises:
+        ModelError: the graph is invalid (dangling value, cycle, a value made twice).
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        *,
+        folder: Path | None = None,
+        source: str = "model",
+        digest: str | None = None,
+    ):
+        self.model = model
+        self.folder = folder
+        self.source = source
+        self._digest = digest
+        self.cache: dict[Any, Any] = {}
+        self.opsets = {entry.domain: entry.version for entry in model.opset_import}
+        self.weights = {weight.name: weight for weight in self._find_weights()}
+        self.inputs = tuple(i.name for i in model.graph.input if i.name not in self.weights)
+        self.outputs = tuple(o.name for o in model.graph.output)
+        protos = order.sort(model.graph, {*self.weights, *self.inputs}, source)
+        self.producer: dict[str, int] = {
+            output: index for index, proto in enumerate(protos) for output in proto.output if output
+        }
+        self.nodes = list(self._make_nodes(protos))
+        self.consumers: dict[str, list[tuple[int, int]]] = {}
+        for node in self.nodes:
+            for slot, value in enumerate((*node.inputs, *node.captured)):
+                if value:
+                    self.consumers.setdefault(value, []).append((node.index, slot))
+
+    # -- construction ---------------------------------------------------------------
+
+    def _find_weights(self) -> Iterator[Weight]:
+        for tensor in self.model.graph.initializer:
+            yield self._weight(tensor.name, tensor, None)
+        for proto in self.model.graph.node:
+            if proto.op_type == "Constant" and proto.domain in ("", "ai.onnx"):
+                for attribute in proto.attribute:
+                    if attribute.name == "value":
+                        yield self._weight(proto.output[0], attribute.t, proto)
+                    elif attribute.name in CONSTANT_DTYPES:
+                        value = np.asarray(
+                            onnx.helper.get_attribute_value(attribute), CONSTANT_DTYPES[attribute.name]
+                        )
+                        yield self._weight(proto.output[0], numpy_helper.from_array(value), proto)
+
+    def _weight(self, name: str, tensor: onnx.TensorProto, holder: onnx.NodeProto | None) -> Weight:
+        try:
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        except KeyError as error:
+            raise ModelError(f"{self.source}: weight {name!r} has an unknown data type {tensor.data_type}") from error
+        return Weight(name, tuple(tensor.dims), dtype, tensor, holder, lambda: self._read(name, tensor))
+
+    def _read(self, name: str, tensor: onnx.TensorProto) -> np.ndarray:
+        try:
+            return numpy_helper.to_array(tensor, base_dir=str(self.folder or ""))
+        except Exception as error:
+            raise ModelError(f"{self.source}: cannot read weight {name!r}: {error}") from error
+
+    def _make_nodes(self, protos: list[onnx.NodeProto]) -> Iterator[Node]:
+        taken: set[str] = set()
+        layers: list[str | None] = []
+        for index, proto in enumerate(protos):
+            base = proto.name or next((o for o in proto.output if o), f"{proto.op_type}_{index}")
+            name, copy = base, 1
+            while name in taken:
+                copy += 1
+                name = f"{base}#{copy}"
+            taken.add(name)
+            captured = order.captured(proto)
+            parents = tuple(
+                (self.producer[v], list(protos[self.producer[v]].output).index(v))
+                for v in (*proto.input, *captured)
+                if v in self.producer
+            )
+            channels = self._channels(proto)
+            is_layer = proto.op_type in LAYER_OPS and bool(channels.weights)
+            layers.append(name if is_layer else next((layers[p] for p, _ in parents if layers[p]), None))
+            domain = "" if proto.domain == "ai.onnx" else proto.domain
+            yield Node(
+                index, name, proto.op_type, domain, self.opsets.get(proto.domain, self.opsets.get(domain, 1)),
+                tuple(proto.input), tuple(proto.output), captured, parents, layers[index], channels, proto,
+            )  # fmt: skip
+
+    def _channels(self, proto: onnx.NodeProto) -> Channels:
+        roles = ROLES.get(proto.op_type, ())
+        weights: dict[str, str] = {}
+        for slot, value in enumerate(proto.input):
+            if value in self.weights:
+                role = (roles[slot] if slot < len(roles) else "") or f"input{slot}"
+                weights[role] = value
+        inputs = outputs = None
+        main = self.weights.get(weights.get("weight", ""))
+        if main is not None and proto.op_type in LAYER_OPS and len(main.shape) >= 2:
+            numbers = {a.name: a.i for a in proto.attribute}
+            groups = numbers.get("group", 1) or 1
+            first, second = main.shape[0], main.shape[1]
+            if proto.op_type == "Conv":
+                inputs, outputs = second * groups, first
+            elif proto.op_type == "ConvTranspose":
+                inputs, outputs = first, second * groups
+            elif proto.op_type == "Gemm":
+                inputs, outputs = (second, first) if numbers.get("transB", 0) else (first, second)
+            else:
+                inputs, outputs = main.shape[-2], main.shape[-1]
+        return Channels(inputs, outputs, weights)
+
+    # -- what others ask ------------------------------------------------------------
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the model file; for a model made in memory, of the bytes `save` writes."""
+        if self._digest is None:
+            data = self.model.SerializeToString(deterministic=True)
+            self._digest = hashlib.sha256(data).hexdigest()
+        return self._digest
+
+    def node(self, name: str) -> Node:
+        """The node of that name. Raises KeyError."""
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, Node]:
+        return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def layers(self) -> list[Node]:
+        """Nodes that contract their input with a weight, in topological order."""
+        return [node for node in self.nodes if node.op in LAYER_OPS and self.main_weight(node)]
+
+    def main_weight(self, node: Node) -> str | None:
+        """The weight a layer contracts with, looked up through operators that only carry it."""
+        slots = (1, 0) if node.op == "MatMul" else (1,)
+        for slot in slots:
+            weight = self.weight_behind(node.input(slot))
+            if weight is not None:
+                return weight
+        return None
+
+    def weight_behind(self, value: str) -> str | None:
+        """The weight that reaches `value` through Identity, Transpose, Cast or (De)Quantize nodes."""
+        while value not in self.weights:
+            if value not in self.producer:
+                return None
+            node = self.nodes[self.producer[value]]
+            if node.op not in CARRIERS:
+                return None
+            value = node.inputs[0]
+        return value
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Node records: index, name, op, attributes, parents, layer, channel data."""
+        return [
+            {
+                "index": node.index,
+                "name": node.name,
+                "op": node.op,
+                "domain": node.domain,
+                "attributes": {key: _plain(value) for key, value in node.attributes.items()},
+                "parents": [list(parent) for parent in node.parents],
+                "outputs": list(node.outputs),
+                "layer": node.layer,
+                "channels": {
+                    "inputs": node.channels.inputs,
+                    "outputs": node.channels.outputs,
+                    "weights": {
+                        role: {"name": name, "shape": list(self.weights[name].shape)}
+                        for role, name in node.channels.weights.items()
+                    },
+                },
+            }
+            for node in self.nodes
+        ]
+
+    def to_networkx(self) -> networkx.DiGraph:
+        """Nodes by index with `name`, `op`; edges with the `value` that flows along them."""
+        import networkx
+
+        graph = networkx.DiGraph()
+        for node in self.nodes:
+            graph.add_node(node.index, name=node.name, op=node.op)
+            for parent, slot in node.parents:
+                graph.add_edge(parent, node.index, value=self.nodes[parent].outputs[slot])
+        return graph
+
+    def to_graphsurgeon(self) -> onnx_graphsurgeon.Graph:
+        """The model as an onnx-graphsurgeon graph (a copy). See `from_graphsurgeon`."""
+        from prunegraph.graph import surgeon
+
+        return surgeon.export(self)
+
+    @classmethod
+    def from_graphsurgeon(cls, graph: onnx_graphsurgeon.Graph, like: Graph | None = None) -> Graph:
+        """A Graph from an onnx-graphsurgeon graph.
+
+        `like` is the graph it was made from: model-level facts that onnx-graphsurgeon drops
+        (metadata, doc strings, model version) are taken over from there.
+        """
+        from prunegraph.graph import surgeon
+
+        return surgeon.restore(graph, like)
+
+
+CONSTANT_DTYPES = {
+    "value_float": np.float32,
+    "value_floats": np.float32,
+    "value_int": np.int64,
+    "value_ints": np.int64,
+}
+
+#: Operators that hand a weight on with its values in place or permuted.
+CARRIERS = frozenset({"Identity", "Transpose", "Cast", "DequantizeLinear", "QuantizeLinear"})
+
+
+def _plain(value: Any) -> Any:
+    """An attribute value as JSON: tensors and subgraphs by their type and name only."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, (int, float, str)):
+        return value
+    if isinstance(value, onnx.TensorProto):
+        return {"tensor": value.name, "shape": list(value.dims)}
+    if isinstance(value, onnx.GraphProto):
+        return {"graph": value.name}
+    if hasattr(value, "__iter__"):
+        return [_plain(item) for item in value]
+    return str(value)

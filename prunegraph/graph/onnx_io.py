@@ -1,0 +1,121 @@
+"""Lossless reading and writing of ONNX files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from prunegraph.errors import ModelError
+from prunegraph.graph.model import Graph
+
+
+def load(path: str | Path) -> Graph:
+    """Read an ONNX file. External data stays on disk until a weight is asked for.
+
+    Local functions are inlined: same outputs, plain nodes.
+
+    Raises:
+        ModelError: missing, not ONNX, truncated, or an invalid graph.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except DecodeError as error:
+        raise ModelError(f"{path}: not an ONNX file, or truncated ({error})") from error
+    if (not model.graph.node and not model.graph.output) or not model.opset_import:
+        raise ModelError(f"{path}: not an ONNX file, or truncated (no graph in it)")
+    digest = hashlib.sha256(data).hexdigest()
+    del data
+    return from_model(model, folder=path.parent, source=str(path), digest=digest)
+
+
+def from_model(
+    model: onnx.ModelProto, *, folder: Path | None = None, source: str = "model", digest: str | None = None
+) -> Graph:
+    """A Graph over a `ModelProto` (kept, not copied). Raises ModelError."""
+    if model.functions:
+        model = _inline(model, source)
+    _check_weights(model, source, folder)
+    return Graph(model, folder=folder, source=source, digest=digest)
+
+
+def _inline(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
+    from onnx import inliner
+
+    try:
+        return inliner.inline_local_functions(model)
+    except Exception as error:
+        raise ModelError(f"{source}: local functions cannot be inlined: {error}") from error
+
+
+def _check_weights(model: onnx.ModelProto, source: str, folder: Path | None) -> None:
+    """Names are unique and the bytes of every initializer are there."""
+    seen: set[str] = set()
+    for tensor in model.graph.initializer:
+        if tensor.name in seen:
+            raise ModelError(f"{source}: two initializers are named {tensor.name!r}")
+        seen.add(tensor.name)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            location = next((e.value for e in tensor.external_data if e.key == "location"), "")
+            if not ((folder or Path()) / location).is_file():
+                raise ModelError(f"{source}: external data file {location!r} of weight {tensor.name!r} is missing")
+
+
+def to_bytes(graph: Graph) -> bytes:
+    """The file's bytes; the same model always gives the same bytes."""
+    return graph.model.SerializeToString(deterministic=True)
+
+
+def save(graph: Graph, path: str | Path) -> None:
+    """Write a model beside its destination, then rename: never a half-written file.
+
+    Weights that lie in external files of another folder are copied into the model.
+
+    Raises:
+        ModelError: the destination cannot be written.
+    """
+    path = Path(path)
+    if _has_external(graph) and graph.folder is not None and graph.folder.resolve() != path.parent.resolve():
+        graph = _internal(graph)
+    write_bytes(path, to_bytes(graph))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file beside `path`, then rename it into place. Raises ModelError."""
+    try:
+        descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be written: {error.strerror}") from error
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(beside, 0o666 & ~mask)
+        os.replace(beside, path)
+    except OSError as error:
+        Path(beside).unlink(missing_ok=True)
+        raise ModelError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _has_external(graph: Graph) -> bool:
+    return any(t.data_location == onnx.TensorProto.EXTERNAL for t in graph.model.graph.initializer)
+
+
+def _internal(graph: Graph) -> Graph:
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    onnx.load_external_data_for_model(model, str(graph.folder))
+    return Graph(model, source=graph.source)

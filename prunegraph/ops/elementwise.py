@@ -1,0 +1,59 @@
+"""Operators that treat every element by itself, with broadcasting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prunegraph.coupling.labels import Labels
+from prunegraph.ops.rule import Shape, Site, register
+
+
+def broadcast(site: Site, operands: Sequence[tuple[Sequence[Labels], Shape]]) -> list[Labels]:
+    """Labels of operands broadcast together: axes align from the right, size 1 stretches."""
+    rank = max((len(shape) for _, shape in operands), default=0)
+    result: list[Labels] = []
+    for back in range(1, rank + 1):
+        axes = [
+            (labels[len(shape) - back], shape[len(shape) - back]) for labels, shape in operands if len(shape) >= back
+        ]
+        wide = [labels for labels, size in axes if size != 1] or [axes[0][0]]
+        for other in wide[1:]:
+            site.space.tie(wide[0], other)
+        result.append(wide[0])
+    return result[::-1]
+
+
+def _spread_nary(site: Site) -> None:
+    slots = [slot for slot in range(len(site.node.inputs)) if site.has(slot)]
+    # Data first, so that a fresh weight axis follows the data and not the other way round.
+    slots.sort(key=site.is_weight)
+    site.give(broadcast(site, [(site.labels(slot), site.shape(slot)) for slot in slots]))
+
+
+def _spread_unary(site: Site) -> None:
+    """Labels pass; further inputs are scalars (bounds of a Clip, ratio of a Dropout)."""
+    labels = site.labels(0)
+    for slot, output in enumerate(site.node.outputs):
+        if output and len(site.out_shape(slot)) == len(labels):
+            site.give(labels, slot)
+
+
+def _spread_cast_like(site: Site) -> None:
+    """The second input gives its type only."""
+    site.labels(1)
+    _spread_unary(site)
+
+
+register(
+    "Relu", "LeakyRelu", "ThresholdedRelu", "Elu", "Selu", "Celu", "Sigmoid", "HardSigmoid", "HardSwish", "Swish",
+    "Tanh", "Erf", "Gelu", "Mish", "Softplus", "Softsign", "Exp", "Log", "Sqrt", "Abs", "Neg", "Reciprocal", "Floor",
+    "Ceil", "Round", "Sign", "Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh",
+    "Not", "BitwiseNot", "IsNaN", "IsInf", "Clip", "Shrink", "Identity", "Cast", "Dropout",
+    spread=_spread_unary,
+)  # fmt: skip
+register("CastLike", spread=_spread_cast_like)
+register(
+    "Add", "Sub", "Mul", "Div", "Pow", "Mod", "Min", "Max", "Sum", "Mean", "Equal", "Less", "LessOrEqual", "Greater",
+    "GreaterOrEqual", "And", "Or", "Xor", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Where", "PRelu",
+    spread=_spread_nary,
+)  # fmt: skip

@@ -1,0 +1,93 @@
+"""Joining and splitting: labels are joined and split like the data."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from prunegraph.coupling.labels import Labels, concatenate
+from prunegraph.graph.facts import element, split_sizes
+from prunegraph.ops.rule import Edit, Site, register
+
+
+def join_axis(parts: list[Labels]) -> Labels:
+    """Labels one after the other; pinned stays pinned as a whole where all of it is."""
+    if all(part.is_constant for part in parts):
+        return Labels(sum(part.size for part in parts), parts[0].first, 0)
+    return concatenate(parts)
+
+
+def _spread_concat(site: Site) -> None:
+    operands = [site.labels(slot) for slot in range(len(site.node.inputs))]
+    axis = site.node.attributes["axis"] % len(operands[0])
+    given = []
+    for index, axes in enumerate(zip(*operands, strict=True)):
+        if index == axis:
+            given.append(join_axis(list(axes)))
+        else:
+            for other in axes[1:]:
+                site.space.tie(axes[0], other)
+            given.append(axes[0])
+    site.give(given)
+
+
+def _spread_split(site: Site) -> None:
+    labels = site.labels(0)
+    axis = site.node.attributes.get("axis", 0) % len(labels)
+    start = 0
+    for slot, output in enumerate(site.node.outputs):
+        if not output:
+            raise ValueError("it leaves out an output")
+        size = site.out_shape(slot)[axis]
+        part = labels[axis].take(slice(start, start + size))
+        site.give([*labels[:axis], part, *labels[axis + 1 :]], slot)
+        start += size
+
+
+def _repair_split(edit: Edit) -> None:
+    node = edit.node
+    axis = node.attributes.get("axis", 0) % len(edit.facts.shapes[node.inputs[0]])
+    if not edit.is_cut(node.inputs[0], axis):
+        return
+    sizes = np.asarray([edit.size(output, axis) for output in node.outputs], np.int64)
+    if node.version < 13:
+        edit.set_attribute("split", sizes.tolist())
+        return
+    edit.set_attribute("num_outputs", None)
+    edit.set_input(1, sizes)
+
+
+def _spread_split_to_sequence(site: Site) -> None:
+    labels = site.labels(0)
+    axis = site.node.attributes.get("axis", 0) % len(labels)
+    sizes = split_sizes(site.node, site.facts)
+    if sizes is None:
+        raise ValueError("its sizes are computed at run time")
+    start, parts = 0, []
+    for size in sizes:
+        parts.append([*labels[:axis], labels[axis].take(slice(start, start + size)), *labels[axis + 1 :]])
+        start += size
+    site.give_sequence(parts)
+
+
+def _repair_split_to_sequence(edit: Edit) -> None:
+    node = edit.node
+    source = node.inputs[0]
+    axis = node.attributes.get("axis", 0) % len(edit.facts.shapes[source])
+    if edit.is_cut(source, axis):
+        sizes = split_sizes(node, edit.facts) or []
+        parts = [edit.size(element(node.outputs[0], index), axis) for index in range(len(sizes))]
+        edit.set_input(1, np.asarray(parts, np.int64))
+
+
+def _spread_sequence_at(site: Site) -> None:
+    index = site.constant(1)
+    if index is None:
+        raise ValueError("its position is computed at run time")
+    site.labels(0)
+    site.give(site.labels_of(element(site.node.inputs[0], int(index))))
+
+
+register("Concat", spread=_spread_concat)
+register("Split", spread=_spread_split, repair=_repair_split)
+register("SplitToSequence", spread=_spread_split_to_sequence, repair=_repair_split_to_sequence)
+register("SequenceAt", spread=_spread_sequence_at)

@@ -1,0 +1,75 @@
+"""Normalisations."""
+
+from __future__ import annotations
+
+from prunegraph.ops.pattern import by_pattern
+from prunegraph.ops.rule import Site, register
+
+
+def _spread_batch_norm(site: Site) -> None:
+    if site.node.attributes.get("training_mode", 0):
+        raise ValueError("it is in training mode")
+    by_pattern("n c ..., c, c, c, c -> n c ...")(site)
+
+
+def _spread_group_norm(site: Site) -> None:
+    """Scale and bias have one entry a channel since opset 21, one a group before."""
+    parameter = "(g c)" if site.node.version >= 21 else "g"
+    by_pattern(f"n (g c) *s, {parameter}, {parameter} -> n (g c) *s", num_groups="g")(site)
+    site.reduces(0, [1], "groups")
+
+
+def _spread_instance_norm(site: Site) -> None:
+    """Statistics are taken over what is left of the axes after the channels."""
+    by_pattern("n c ..., c, c -> n c ...")(site)
+    site.reduces(0, range(2, len(site.labels(0))), "norm")
+
+
+def _spread_layer_norm(site: Site) -> None:
+    """Axes from `axis` on are normalised together; their statistics are taken over what is left."""
+    labels = site.labels(0)
+    axis = site.node.attributes.get("axis", -1) % len(labels)
+    for slot in (1, 2):
+        if site.has(slot):
+            shape = site.shape(slot)
+            for mine, other, size in zip(reversed(labels), reversed(site.labels(slot)), reversed(shape), strict=False):
+                if size != 1:
+                    site.space.tie(mine, other)
+    site.reduces(0, range(axis, len(labels)), "norm")
+    site.give(labels)
+    for slot in range(1, len(site.node.outputs)):
+        if site.node.outputs[slot]:
+            site.give([*labels[:axis], *(site.stay(1, "statistics axis") for _ in labels[axis:])], slot)
+
+
+def _spread_lp_norm(site: Site) -> None:
+    labels = site.labels(0)
+    site.reduces(0, [site.node.attributes.get("axis", -1) % len(labels)], "sum")
+    site.give(labels)
+
+
+def _spread_mean_variance(site: Site) -> None:
+    labels = site.labels(0)
+    for axis in site.node.attributes.get("axes", (0, 2, 3)):
+        site.pin(labels[axis], "normalised together by MeanVarianceNormalization")
+    site.give(labels)
+
+
+def _spread_softmax(site: Site) -> None:
+    """Softmax couples all elements of its axis; before opset 13 of all axes from `axis` on."""
+    labels = site.labels(0)
+    axis = site.node.attributes.get("axis", -1 if site.node.version >= 13 else 1) % len(labels)
+    last = axis + 1 if site.node.version >= 13 else len(labels)
+    for each in labels[axis:last]:
+        site.pin(each, f"normalised together by {site.node.op}")
+    site.give(labels)
+
+
+register("BatchNormalization", spread=_spread_batch_norm)
+register("InstanceNormalization", spread=_spread_instance_norm)
+register("GroupNormalization", spread=_spread_group_norm)
+register("LayerNormalization", "RMSNormalization", spread=_spread_layer_norm)
+register("LpNormalization", spread=_spread_lp_norm)
+register("MeanVarianceNormalization", spread=_spread_mean_variance)
+register("LRN", spread=by_pattern("n *c -> n *c", stays="channels within reach of each other in LRN"))
+register("Softmax", "LogSoftmax", "Hardmax", spread=_spread_softmax)

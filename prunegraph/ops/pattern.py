@@ -1,0 +1,209 @@
+"""The axis-pattern language: most rules in one line.
+
+    "n (g i) *s, (g o) i *k, (g o)? -> n (g o) *s'"
+
+Inputs are separated by commas, `?` marks one that may be missing. An axis is
+
+* a letter: the same letter is the same axis everywhere, tied;
+* letters in parentheses: a product, row-major, first letter slowest;
+* `*name`: any number of axes (also none) that must stay;
+* `...`: any number of axes that pass through, tied wherever they occur.
+
+A letter that no output has is contracted. Attributes may be bound to letters: their
+values give sizes, and the rewriter writes them back after a cut.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from prunegraph.coupling.labels import Labels
+from prunegraph.ops.rule import Site, Spread
+
+TOKEN = re.compile(r"\.\.\.|\*\w+'?|\([^()]*\)|\w+")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One term of a pattern: `letters` of a (product) axis, or a run of axes."""
+
+    letters: tuple[str, ...] = ()
+    run: str = ""
+
+    @property
+    def passes(self) -> bool:
+        return self.run == "..."
+
+
+@dataclass(frozen=True)
+class Operand:
+    axes: tuple[Axis, ...]
+    optional: bool = False
+
+    def align(self, rank: int) -> list[Axis]:
+        """One term per axis of a value of that rank; runs stretch."""
+        spare = rank - sum(not axis.run for axis in self.axes)
+        terms: list[Axis] = []
+        for axis in self.axes:
+            terms += [axis] * spare if axis.run else [axis]
+        if len(terms) != rank:
+            raise ValueError(f"{rank} axes do not fit the pattern")
+        return terms
+
+
+@dataclass(frozen=True)
+class Pattern:
+    inputs: tuple[Operand, ...]
+    outputs: tuple[Operand, ...]
+
+
+def parse(text: str) -> Pattern:
+    """A pattern from its text. Raises ValueError for what the language does not have."""
+    left, arrow, right = text.partition("->")
+    if not arrow:
+        raise ValueError(f"pattern {text!r} has no '->'")
+    return Pattern(*(tuple(_operand(part) for part in side.split(",")) for side in (left, right)))
+
+
+def _operand(text: str) -> Operand:
+    text = text.strip()
+    optional = text.endswith("?")
+    text = text.removesuffix("?")
+    if re.sub(r"\s", "", TOKEN.sub("", text)):
+        raise ValueError(f"cannot read the axes {text!r}")
+    axes = []
+    for token in TOKEN.findall(text):
+        if token == "..." or token.startswith("*"):
+            axes.append(Axis(run=token))
+        else:
+            axes.append(Axis(letters=tuple(token.strip("()").split())))
+    return Operand(tuple(axes), optional)
+
+
+def by_pattern(text: str, *, layer: bool = False, stays: str = "spatial axis", **attributes: str) -> Spread:
+    """A `spread` from a pattern.
+
+    Args:
+        text: the pattern.
+        layer: the operator contracts data with a weight (its axes get roles).
+        stays: what to call the starred axes in reasons.
+        attributes: attribute name -> letter whose size it is.
+    """
+    pattern = parse(text)
+
+    def spread(site: Site) -> None:
+        _Match(pattern, site, attributes, layer, stays).run()
+
+    return spread
+
+
+class _Match:
+    """One application of a pattern to a node."""
+
+    def __init__(self, pattern: Pattern, site: Site, attributes: Mapping[str, str], layer: bool, stays: str):
+        self.site, self.attributes, self.layer, self.stays = site, attributes, layer, stays
+        self.pattern = pattern
+        self.terms = {
+            slot: operand.align(len(site.shape(slot)))
+            for slot, operand in enumerate(pattern.inputs)
+            if site.has(slot)
+        }
+        self.sizes: dict[str, int] = {}
+        self.letters: dict[str, Labels] = {}
+
+    def run(self) -> None:
+        self._measure()
+        self._join()
+        for attribute, letter in self.attributes.items():
+            self.site.follows(attribute, self.letters[letter])
+        if self.layer:
+            self._assign_roles()
+        for slot, operand in enumerate(self.pattern.outputs):
+            if slot < len(self.site.node.outputs) and self.site.node.outputs[slot]:
+                self._give(slot, operand)
+
+    def _measure(self) -> None:
+        """Sizes of all letters, from attributes, plain axes, then products."""
+        for attribute, letter in self.attributes.items():
+            self.sizes[letter] = int(self.site.node.attributes.get(attribute, 1))
+        axes = [
+            (axis.letters, size)
+            for slot, terms in self.terms.items()
+            for axis, size in zip(terms, self.site.shape(slot), strict=True)
+            if not axis.run
+        ]
+        for letters, size in sorted(axes, key=lambda item: len(item[0])):
+            unknown = [letter for letter in letters if letter not in self.sizes]
+            known = math.prod(self.sizes[letter] for letter in letters if letter in self.sizes)
+            if len(unknown) == 1 and known and size % known == 0:
+                self.sizes[unknown[0]] = size // known
+            elif unknown or known != size:
+                raise ValueError(f"an axis of size {size} does not fit {' x '.join(letters)}")
+
+    def _join(self) -> None:
+        """Tie plain axes by letter, relate products, pin starred runs, tie passing runs."""
+        site, space = self.site, self.site.space
+        products = []
+        passing: list[list[Labels]] = []
+        for slot, terms in self.terms.items():
+            labels = site.labels(slot)
+            passing.append([axis for axis, term in zip(labels, terms, strict=True) if term.passes])
+            for axis, term in zip(labels, terms, strict=True):
+                if term.run and not term.passes:
+                    site.pin(axis, self.stays)
+                elif len(term.letters) == 1:
+                    known = self.letters.setdefault(term.letters[0], axis)
+                    space.tie(known, axis)
+                elif term.letters:
+                    products.append((axis, term.letters))
+        for _, letters in products:
+            self._complete(letters)
+        for axis, letters in products:
+            space.product(axis, [self.letters[letter] for letter in letters], site.node.name)
+        self.passing = max(passing, key=len, default=[])
+        for other in passing:
+            for a, b in zip(self.passing, other, strict=False):
+                space.tie(a, b)
+
+    def _complete(self, letters: tuple[str, ...]) -> None:
+        for letter in letters:
+            if letter not in self.letters:
+                self.letters[letter] = self.site.space.fresh(self.sizes[letter])
+
+    def _assign_roles(self) -> None:
+        made = {letter for operand in self.pattern.outputs for axis in operand.axes for letter in axis.letters}
+        covered: set[str] = set()
+        for slot, terms in self.terms.items():
+            if slot and self.site.carries_weight(slot):
+                for axis, term in enumerate(terms):
+                    if term.letters:
+                        contracted = not made.issuperset(term.letters)
+                        self.site.role(slot, axis, "in" if contracted else "out")
+                        covered.update(term.letters if contracted and self.site.is_weight(slot) else ())
+        for axis, term in enumerate(self.terms[0]):
+            if set(term.letters) - made - covered:
+                self.site.reduces(0, [axis], "sum")
+
+    def _give(self, slot: int, operand: Operand) -> None:
+        site = self.site
+        shape = site.out_shape(slot)
+        passing = iter(self.passing)
+        given = []
+        for term, size in zip(operand.align(len(shape)), shape, strict=True):
+            if term.passes:
+                given.append(next(passing))
+            elif term.run:
+                given.append(site.stay(size, self.stays))
+            else:
+                self._complete(term.letters)
+                factors = [self.letters[letter] for letter in term.letters]
+                wide = [factor for factor in factors if factor.size != 1] or factors[:1]
+                if len(wide) == 1:
+                    given.append(wide[0])
+                else:
+                    given.append(site.space.fresh(size))
+                    site.space.product(given[-1], wide, site.node.name)
+        site.give(given, slot)

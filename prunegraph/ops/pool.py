@@ -1,0 +1,52 @@
+"""Pooling and resizing: channels pass, spatial axes stay."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from prunegraph.ops.pattern import by_pattern
+from prunegraph.ops.rule import Edit, Site, register
+
+
+def _spread_max_pool(site: Site) -> None:
+    if len(site.node.outputs) > 1 and site.node.outputs[1]:
+        raise ValueError("it returns indices into the whole tensor")
+    by_pattern("n c *s -> n c *s'")(site)
+
+
+def _spread_resize(site: Site) -> None:
+    """Axes whose size does not change pass; the others stay."""
+    labels = site.labels(0)
+    if site.node.attributes.get("coordinate_transformation_mode") == b"tf_crop_and_resize":
+        raise ValueError("it crops by a region of interest")
+    given = []
+    for axis, (before, after) in enumerate(zip(site.shape(0), site.out_shape(), strict=True)):
+        if before == after and axis < 2:
+            given.append(labels[axis])
+        else:
+            site.pin(labels[axis], "resized axis")
+            given.append(site.stay(after, "resized axis"))
+    site.give(given)
+
+
+def _repair_resize(edit: Edit) -> None:
+    """`sizes` names the new size of every axis (or of `axes`); a cut axis has another one now."""
+    sizes = edit.facts.constant(edit.node.input(3))
+    if sizes is None:
+        return
+    output = edit.node.outputs[0]
+    axes = edit.node.attributes.get("axes", range(len(sizes)))
+    if any(edit.is_cut(output, axis) for axis in axes):
+        edit.want(3, np.asarray([edit.size(output, axis) for axis in axes], np.int64))
+
+
+register("MaxPool", spread=_spread_max_pool)
+register(
+    "AveragePool",
+    "LpPool",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "GlobalLpPool",
+    spread=by_pattern("n c *s -> n c *s'"),
+)
+register("Resize", "Upsample", spread=_spread_resize, repair=_repair_resize)

@@ -1,0 +1,173 @@
+"""What a rule is, and the table of rules.
+
+A rule says how labels travel through an operator (`spread`), what to repair in the node
+after a cut (`repair`, for what the generic mechanisms do not cover), and how many
+multiply-accumulates it costs (`macs`). Rules are found by domain and operator; a rule may
+start at a later opset version than another one for the same operator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, Protocol
+
+import numpy as np
+
+from prunegraph.coupling.labels import Labels, LabelSpace, Reason
+from prunegraph.errors import PluginError
+from prunegraph.graph.facts import Facts
+from prunegraph.graph.model import Node
+
+Shape = tuple[int, ...]
+
+
+class Site(Protocol):
+    """One node as its rule sees it during the walk."""
+
+    node: Node
+    space: LabelSpace
+    facts: Facts
+
+    def shape(self, slot: int) -> Shape:
+        """Concrete shape of an input."""
+
+    def out_shape(self, slot: int = 0) -> Shape:
+        """Concrete shape of an output."""
+
+    def constant(self, slot: int) -> np.ndarray | None:
+        """The numbers at an input, where they are known."""
+
+    def labels(self, slot: int) -> tuple[Labels, ...]:
+        """Labels of an input's axes."""
+
+    def labels_of(self, value: str) -> tuple[Labels, ...]:
+        """Labels of any value made so far."""
+
+    def given(self, slot: int) -> tuple[Labels, ...]:
+        """Labels an output has been given."""
+
+    def has(self, slot: int) -> bool:
+        """Whether an input is given."""
+
+    def is_weight(self, slot: int) -> bool:
+        """Whether an input is a constant of the file."""
+
+    def carries_weight(self, slot: int) -> bool:
+        """Whether an input is a weight, or a weight behind Identity, Transpose, Dequantize, ..."""
+
+    def give(self, labels: Sequence[Labels], slot: int = 0) -> None:
+        """Set the labels of an output."""
+
+    def give_sequence(self, parts: Sequence[Sequence[Labels]]) -> None:
+        """Set the labels of the elements of a sequence output."""
+
+    def stay(self, size: int, text: str) -> Labels:
+        """A pinned axis."""
+
+    def pin(self, labels: Labels, text: str) -> None:
+        """Let labels stay."""
+
+    def reason(self, text: str) -> Reason:
+        """A reason that names this node."""
+
+    def role(self, slot: int, axis: int, role: str) -> None:
+        """Say that a weight's axis is a layer's "out" or "in" channels."""
+
+    def reduces(self, slot: int, axes: Sequence[int], kind: str) -> None:
+        """Say that an input is summed over axes ("sum"), averaged ("mean") or normalised ("norm")."""
+
+    def follows(self, attribute: str, labels: Labels) -> None:
+        """Say that an attribute is the size of an axis."""
+
+    def sizes_operand(self, slot: int) -> None:
+        """Say that an input lists the sizes of the first output's axes."""
+
+
+class Edit(Protocol):
+    """One node as its rule sees it during a cut."""
+
+    node: Node
+    facts: Facts
+
+    def kept(self, value: str, axis: int) -> np.ndarray:
+        """Indices of a value's axis that stay."""
+
+    def size(self, value: str, axis: int) -> int:
+        """How many indices of an axis stay."""
+
+    def is_cut(self, value: str, axis: int | None = None) -> bool:
+        """Whether anything of a value (of one axis) goes."""
+
+    def set_attribute(self, name: str, value: Any) -> None:
+        """Replace or add an attribute."""
+
+    def set_input(self, slot: int, value: np.ndarray) -> None:
+        """Let an input be a constant."""
+
+    def want(self, slot: int, value: np.ndarray) -> None:
+        """Let an input have a value at the sizes of the analysis, following run-time sizes where it did."""
+
+    def gather(self, source: str, axis: int, index: np.ndarray) -> None:
+        """Replace the whole node by a Gather of constant indices."""
+
+
+Spread = Callable[[Site], None]
+Repair = Callable[[Edit], None]
+Macs = Callable[[Node, Sequence[Shape], Sequence[Shape]], int]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How an operator treats channels. `macs` gets the shapes of inputs and outputs."""
+
+    spread: Spread
+    repair: Repair | None = None
+    macs: Macs | None = None
+    since: int = 1
+
+
+_RULES: dict[tuple[str, str], list[Rule]] = {}
+_plugins_loaded = False
+
+
+def register(
+    *ops: str,
+    spread: Spread,
+    repair: Repair | None = None,
+    macs: Macs | None = None,
+    domain: str = "",
+    since: int = 1,
+) -> None:
+    """Add one rule for operators of a domain, from an opset version on.
+
+    Raises:
+        PluginError: there is a rule for that operator and version already.
+    """
+    for op in ops:
+        rules = _RULES.setdefault((domain, op), [])
+        if any(rule.since == since for rule in rules):
+            raise PluginError(f"operator {domain or 'ai.onnx'}::{op} has two rules since version {since}")
+        rules.append(Rule(spread, repair, macs, since))
+        rules.sort(key=lambda rule: -rule.since)
+
+
+def rule_for(node: Node) -> Rule | None:
+    """The rule of a node's operator at its version, or None: such a node pins what it touches."""
+    rules = _RULES.get((node.domain, node.op))
+    if rules is None and node.domain and not _plugins_loaded:
+        _load_plugins()
+        rules = _RULES.get((node.domain, node.op))
+    return next((rule for rule in rules or () if rule.since <= node.version), None)
+
+
+def _load_plugins() -> None:
+    """Import the modules other packages name under `prunegraph.rules`; they call `register`."""
+    global _plugins_loaded
+    _plugins_loaded = True
+    for point in entry_points(group="prunegraph.rules"):
+        try:
+            point.load()
+        except Exception as error:
+            raise PluginError(f"rule plug-in {point.name!r} ({point.value}) failed to load: {error}") from error

@@ -1,0 +1,1 @@
+"""Graph -> Graph: cutting channels away, and the masked original to prove it against."""

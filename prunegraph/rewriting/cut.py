@@ -1,0 +1,233 @@
+"""Graph + Survivors -> Graph: every removed channel sliced out of every weight.
+
+Nodes keep their names, order and documentation. What else changes in a node is said by
+its rule: attributes that follow an axis, operands that list sizes, and the rule's repair.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from prunegraph.coupling.shuffle import Shuffle
+from prunegraph.coupling.survivors import Survivors
+from prunegraph.errors import ModelError
+from prunegraph.graph.facts import skeleton
+from prunegraph.graph.model import Graph, Node
+from prunegraph.ops import rule_for
+from prunegraph.rewriting.operands import Operands
+from prunegraph.rewriting.sweep import sweep
+from prunegraph.rewriting.weights import WeightEditor, sliced
+
+Array = np.ndarray
+
+
+def cut(survivors: Survivors) -> Graph:
+    """The graph without its removed channels; the graph itself is not touched.
+
+    Raises:
+        ModelError: the result's shapes do not fit together (a rule is wrong: nothing the
+            caller did).
+    """
+    coupling = survivors.coupling
+    graph = coupling.graph
+    editor = WeightEditor(coupling, survivors.use, sliced)
+    editor.run()
+    operands = Operands(graph, coupling.facts, survivors)
+    model = copy_without_graph(graph.model)
+    by_output = {node.outputs: node for node in graph.nodes}
+    for proto in graph.model.graph.node:
+        node = by_output[tuple(proto.output)]
+        edit = NodeEdit(node, survivors, operands, editor)
+        edit.run()
+        model.graph.node.extend(edit.before)
+        model.graph.node.append(edit.proto)
+        for tensor in edit.tensors:
+            editor.tensors[tensor.name] = tensor
+    finish(model, graph, editor.tensors)
+    _drop_stale_shapes(model, survivors)
+    sweep(model.graph, graph.model.graph)
+    result = Graph(model, folder=graph.folder, source=graph.source)
+    _check(result, graph)
+    return result
+
+
+def copy_without_graph(source: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of everything but nodes and weights."""
+    model = onnx.ModelProto()
+    for field, value in source.ListFields():
+        if field.name != "graph":
+            _copy_field(model, field.name, value)
+    for field, value in source.graph.ListFields():
+        if field.name not in ("node", "initializer"):
+            _copy_field(model.graph, field.name, value)
+    return model
+
+
+def _copy_field(target: Any, name: str, value: Any) -> None:
+    current = getattr(target, name)
+    if hasattr(current, "extend"):
+        current.extend(value)
+    else:
+        setattr(target, name, value)
+
+
+def finish(model: onnx.ModelProto, graph: Graph, tensors: dict[str, onnx.TensorProto]) -> None:
+    """Add the weights: `tensors` where they have one, the graph's own otherwise."""
+    left = dict(tensors)
+    for tensor in graph.model.graph.initializer:
+        model.graph.initializer.append(left.pop(tensor.name, tensor))
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.output[0] in left:
+            del node.attribute[:]
+            node.attribute.append(helper.make_attribute("value", left.pop(node.output[0])))
+    model.graph.initializer.extend(left.values())
+    declared = {entry.name: entry for entry in model.graph.input}
+    for name, tensor in tensors.items():
+        if name in declared:
+            shape = declared[name].type.tensor_type.shape
+            del shape.dim[:]
+            for size in tensor.dims:
+                shape.dim.add(dim_value=size)
+        elif model.ir_version < 4 and name in left:
+            model.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
+
+
+def _drop_stale_shapes(model: onnx.ModelProto, survivors: Survivors) -> None:
+    """Forget declared shapes of values that a cut may have changed."""
+    facts = survivors.coupling.facts
+    stay = [
+        entry
+        for entry in model.graph.value_info
+        if entry.name in facts.shapes and survivors.shape(entry.name) == facts.shapes[entry.name]
+    ]
+    if len(stay) < len(model.graph.value_info):
+        copies = [onnx.ValueInfoProto.FromString(entry.SerializeToString()) for entry in stay]
+        del model.graph.value_info[:]
+        model.graph.value_info.extend(copies)
+
+
+def _check(result: Graph, original: Graph) -> None:
+    """Strict shape inference, where the original passes it: a check that needs no run."""
+    try:
+        onnx.shape_inference.infer_shapes(skeleton(result, keep_declared=True), strict_mode=True)
+    except onnx.shape_inference.InferenceError as error:
+        try:
+            onnx.shape_inference.infer_shapes(skeleton(original, keep_declared=True), strict_mode=True)
+        except onnx.shape_inference.InferenceError:
+            return
+        raise ModelError(f"{original.source}: shapes do not fit after the cut: {error}") from error
+
+
+class NodeEdit:
+    """One node during a cut: what `ops.rule.Edit` promises."""
+
+    def __init__(self, node: Node, survivors: Survivors, operands: Operands, editor: WeightEditor):
+        self.node, self.survivors, self.operands = node, survivors, operands
+        self.coupling = survivors.coupling
+        self.facts = self.coupling.facts
+        self.proto = onnx.NodeProto()
+        self.proto.CopyFrom(node.proto)
+        self.before: list[onnx.NodeProto] = []
+        self.tensors: list[onnx.TensorProto] = []
+        self._renamed = editor.renamed
+        self._wanted: dict[int, Array] = {}
+        self._replaced: set[int] = set()
+
+    def run(self) -> None:
+        node = self.node
+        if node.op == "Constant":
+            return
+        for slot in range(len(node.inputs)):
+            if (node.index, slot) in self._renamed:
+                self.proto.input[slot] = self._renamed[node.index, slot]
+        if node.outputs and all(output in self.facts.known for output in node.outputs):
+            return
+        shuffle = self.coupling.shuffles.get(node.index)
+        if shuffle is not None:
+            self._cut_shuffle(shuffle)
+            return
+        for attribute, labels in self.coupling.attributes.get(node.index, {}).items():
+            if self.survivors.kept(labels) is not None:
+                self.set_attribute(attribute, self.survivors.size(labels))
+        for slot in self.coupling.operands.get(node.index, ()):
+            if self.is_cut(node.outputs[0]):
+                rank = len(self.facts.shapes[node.outputs[0]])
+                self.want(slot, np.asarray([self.size(node.outputs[0], axis) for axis in range(rank)], np.int64))
+        rule = rule_for(node)
+        if rule is not None and rule.repair is not None and self.coupling.is_followed(node):
+            rule.repair(self)
+        self._settle_operands()
+
+    def _cut_shuffle(self, shuffle: Shuffle) -> None:
+        if self.is_cut(shuffle.source, shuffle.axis):
+            position = shuffle.order[self.kept(shuffle.output, shuffle.axis)]
+            new = np.searchsorted(self.kept(shuffle.source, shuffle.axis), position)
+            self.gather(shuffle.source, shuffle.axis, new)
+        else:
+            self._settle_operands()
+
+    def _settle_operands(self) -> None:
+        """Operands that are shape arithmetic keep their values, or get the wanted ones."""
+        for slot, value in enumerate(self.node.inputs):
+            if not value or slot in self._replaced:
+                continue
+            wanted = self._wanted.get(slot, self.facts.known.get(value))
+            now = self.operands.now(value) if wanted is not None else None
+            if wanted is None or now is None or np.array_equal(now, wanted):
+                continue
+            name = f"{self.node.name}/input_{slot}"
+            current, nodes, tensors = self.operands.corrected(value, wanted, name)
+            self.before += nodes
+            self.tensors += tensors
+            self.proto.input[slot] = current
+
+    # -- what rules call ----------------------------------------------------------------
+
+    def _kept(self, value: str, axis: int) -> Array | None:
+        labels = self.coupling.value_labels(value) or ()
+        return self.survivors.kept(labels[axis]) if labels else None
+
+    def kept(self, value: str, axis: int) -> Array:
+        kept = self._kept(value, axis)
+        return np.arange(self.facts.shapes[value][axis]) if kept is None else kept
+
+    def size(self, value: str, axis: int) -> int:
+        kept = self._kept(value, axis)
+        return self.facts.shapes[value][axis] if kept is None else len(kept)
+
+    def is_cut(self, value: str, axis: int | None = None) -> bool:
+        axes = range(len(self.facts.shapes[value])) if axis is None else (axis,)
+        return any(self._kept(value, each) is not None for each in axes)
+
+    def set_attribute(self, name: str, value: Any) -> None:
+        for index, attribute in enumerate(self.proto.attribute):
+            if attribute.name == name:
+                del self.proto.attribute[index]
+                break
+        if value is not None:
+            self.proto.attribute.append(helper.make_attribute(name, value))
+
+    def set_input(self, slot: int, value: Array) -> None:
+        while len(self.proto.input) <= slot:
+            self.proto.input.append("")
+        tensor = numpy_helper.from_array(value, f"{self.node.name}/input_{slot}")
+        self.tensors.append(tensor)
+        self.proto.input[slot] = tensor.name
+        self._replaced.add(slot)
+
+    def want(self, slot: int, value: Array) -> None:
+        self._wanted[slot] = value
+
+    def gather(self, source: str, axis: int, index: Array) -> None:
+        tensor = numpy_helper.from_array(index.astype(np.int64), f"{self.node.name}/indices")
+        self.tensors.append(tensor)
+        replaced = helper.make_node(
+            "Gather", [source, tensor.name], list(self.node.outputs), name=self.proto.name, axis=axis
+        )
+        replaced.doc_string = self.proto.doc_string
+        self.proto = replaced
+        self._replaced.update(range(len(self.node.inputs)))

@@ -1,0 +1,175 @@
+"""The masked original: the meaning of a plan, without any cutting.
+
+Every removed channel is zeroed where a layer makes it and where one consumes it. Where it is
+consumed by a sum over activations, it is zeroed right there; where by a mean or a
+normalisation, the statistics are taken over the survivors only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from prunegraph.coupling.analysis import Reduction
+from prunegraph.coupling.survivors import Survivors
+from prunegraph.coupling.uses import Use
+from prunegraph.graph.model import Node
+from prunegraph.rewriting.cut import copy_without_graph, finish
+from prunegraph.rewriting.weights import Axes, WeightEditor, zeroed
+
+
+def masked_original(survivors: Survivors) -> onnx.ModelProto:
+    """A model of the original's shape that computes what the pruned one must."""
+    graph = survivors.coupling.graph
+    editor = WeightEditor(survivors.coupling, lambda use: _layer_axes(survivors, use), zeroed)
+    editor.run()
+    reductions: dict[int, list[Reduction]] = {}
+    for reduction in survivors.coupling.reductions:
+        labels = survivors.coupling.labels_at(reduction)
+        if any(survivors.kept(labels[axis]) is not None for axis in reduction.axes):
+            reductions.setdefault(reduction.node, []).append(reduction)
+    model = copy_without_graph(graph.model)
+    by_output = {node.outputs: node for node in graph.nodes}
+    for proto in graph.model.graph.node:
+        node = by_output[tuple(proto.output)]
+        masked = _Masked(survivors, node, editor)
+        for reduction in reductions.get(node.index, ()):
+            masked.apply(reduction)
+        model.graph.node.extend([*masked.before, *masked.nodes])
+        editor.tensors.update((tensor.name, tensor) for tensor in masked.tensors)
+    finish(model, graph, editor.tensors)
+    return model
+
+
+def _layer_axes(survivors: Survivors, use: Use) -> Axes:
+    """Only what layers contract is zeroed; scales, slopes and the like stay as they are."""
+    return [
+        survivors.kept(labels) if axis in use.roles and survivors.coupling.graph.weights[use.weight].is_float else None
+        for axis, labels in enumerate(use.labels)
+    ]
+
+
+class _Masked:
+    """One node of the masked original."""
+
+    def __init__(self, survivors: Survivors, node: Node, editor: WeightEditor):
+        self.survivors, self.node = survivors, node
+        self.before: list[onnx.NodeProto] = []
+        self.tensors: list[onnx.TensorProto] = []
+        self.proto = onnx.NodeProto()
+        self.proto.CopyFrom(node.proto)
+        for slot in range(len(node.inputs)):
+            if (node.index, slot) in editor.renamed:
+                self.proto.input[slot] = editor.renamed[node.index, slot]
+        self.nodes = [self.proto]
+        self.dtype = np.dtype(np.float32)
+
+    def apply(self, reduction: Reduction) -> None:
+        labels = self.survivors.coupling.labels_at(reduction)
+        facts = self.survivors.coupling.facts
+        self.dtype = helper.tensor_dtype_to_np_dtype(facts.types[self.node.inputs[reduction.slot]])
+        rank = len(labels)
+        mask = np.ones([1] * rank, self.dtype)
+        fraction = 1.0
+        for axis in reduction.axes:
+            kept = self.survivors.kept(labels[axis])
+            if kept is not None:
+                one = np.zeros(labels[axis].size, self.dtype)
+                one[kept] = 1
+                mask = mask * one.reshape([-1 if i == axis else 1 for i in range(rank)])
+                fraction *= len(kept) / labels[axis].size
+        name = self._tensor("mask", mask)
+        if reduction.kind in ("sum", "mean"):
+            self.proto.input[reduction.slot] = self._add("Mul", self.proto.input[reduction.slot], name, tag="masked")
+        if reduction.kind == "mean":
+            self._rescale(1 / fraction)
+        elif reduction.kind == "norm":
+            self._normalise(list(reduction.axes), name, fraction, rank)
+        elif reduction.kind == "groups":
+            self._normalise_groups(name, fraction, rank)
+
+    def _rescale(self, factor: float) -> None:
+        """Multiply the node's output: a mean over all, made one over the survivors."""
+        output = self.proto.output[0]
+        self.proto.output[0] = f"{output}/all"
+        scale = self._tensor("survivors", np.asarray(factor, self.dtype))
+        self.nodes.append(helper.make_node("Mul", [self.proto.output[0], scale], [output]))
+
+    def _normalise(self, axes: Sequence[int], mask: str, fraction: float, rank: int) -> None:
+        """Replace a normalisation by its definition, with statistics over the survivors."""
+        centred = self.node.op != "RMSNormalization"
+        y = self._standardise(self.proto.input[0], axes, mask, fraction, centred)
+        self._affine(y, per_channel=self.node.op == "InstanceNormalization", rank=rank)
+
+    def _normalise_groups(self, mask: str, fraction: float, rank: int) -> None:
+        """GroupNormalization whose groups lose channels (all the same number of them)."""
+        x = self.proto.input[0]
+        groups = int(self.node.attributes["num_groups"])
+        labels = self.survivors.coupling.attributes[self.node.index]["num_groups"]
+        if self.survivors.kept(labels) is not None:
+            return  # whole groups go: the others' statistics do not change
+        shape = self._add("Shape", x, tag="shape")
+        grouped_shape = self._tensor("grouped", np.asarray([0, groups, -1], np.int64))
+        ones = self._add("Expand", mask, shape, tag="mask_full")
+        x3, m3 = (self._add("Reshape", v, grouped_shape, tag=t) for v, t in ((x, "x3"), (ones, "m3")))
+        y3 = self._standardise(x3, [2], m3, fraction, True)
+        self._affine(self._add("Reshape", y3, shape, tag="y"), per_channel=self.node.version >= 21, rank=rank)
+
+    def _standardise(self, x: str, axes: Sequence[int], mask: str, fraction: float, centred: bool) -> str:
+        epsilon = self._tensor("epsilon", np.asarray(self.node.attributes.get("epsilon", 1e-5), self.dtype))
+        scale = self._tensor("survivors", np.asarray(1 / fraction, self.dtype))
+        if centred:
+            mean = self._mean(self._add("Mul", x, mask, tag="kept"), axes, "mean")
+            mean = self._add("Mul", mean, scale, tag="mean_kept")
+            x = self._add("Sub", x, mean, tag="centred")
+        kept = self._add("Mul", x, mask, tag="centred_kept")
+        square = self._add("Mul", kept, kept, tag="square")
+        variance = self._add("Mul", self._mean(square, axes, "variance"), scale, tag="variance_kept")
+        deviation = self._add("Sqrt", self._add("Add", variance, epsilon, tag="shifted"), tag="deviation")
+        return self._add("Div", x, deviation, tag="normal")
+
+    def _mean(self, x: str, axes: Sequence[int], tag: str) -> str:
+        name = f"{self.node.name}/masked/{tag}"
+        if self.survivors.coupling.graph.opsets.get("", 1) >= 18:
+            node = helper.make_node("ReduceMean", [x, self._tensor(f"{tag}_axes", np.asarray(axes, np.int64))], [name])
+        else:
+            node = helper.make_node("ReduceMean", [x], [name], axes=list(axes))
+        self.before.append(node)
+        return name
+
+    def _affine(self, y: str, *, per_channel: bool, rank: int) -> None:
+        """Scale and shift, ending in the node's own output; replaces the node."""
+        inputs = list(self.proto.input)[1:]
+        if per_channel:
+            inputs = [self._per_channel(name, rank) for name in inputs]
+        elif self.node.op == "GroupNormalization":
+            inputs = [self._per_group(name, rank) for name in inputs]
+        steps = [(op, name) for op, name in zip(("Mul", "Add"), inputs, strict=False) if name]
+        self.nodes = []
+        for op, name in steps:
+            y = self._add(op, y, name, tag=f"affine_{op}")
+        self.nodes = [helper.make_node("Identity", [y], [self.node.outputs[0]], name=self.node.name)]
+
+    def _per_channel(self, name: str, rank: int) -> str:
+        shape = self._tensor("per_channel", np.asarray([-1] + [1] * (rank - 2), np.int64))
+        return self._add("Reshape", name, shape, tag=f"channel_{name}")
+
+    def _per_group(self, name: str, rank: int) -> str:
+        """One value a group, repeated over the group's channels."""
+        channels = self.survivors.coupling.facts.shapes[self.node.inputs[0]][1]
+        groups = int(self.node.attributes["num_groups"])
+        index = self._tensor("group_of", np.repeat(np.arange(groups), channels // groups))
+        return self._per_channel(self._add("Gather", name, index, tag=f"group_{name}"), rank)
+
+    def _add(self, op: str, *inputs: str, tag: str) -> str:
+        name = f"{self.node.name}/masked/{tag}"
+        self.before.append(helper.make_node(op, list(inputs), [name], name=name))
+        return name
+
+    def _tensor(self, tag: str, value: np.ndarray) -> str:
+        name = f"{self.node.name}/masked/{tag}"
+        self.tensors.append(numpy_helper.from_array(value, name))
+        return name

@@ -1,0 +1,92 @@
+"""Weights of a rewritten model: which reader gets which version of a shared tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.uses import Use
+from prunegraph.graph.model import Graph, Weight
+
+Array = np.ndarray
+Key = tuple[bytes | None, ...]
+
+#: What to do to each axis of a weight: None for nothing, else the indices that stay.
+Axes = list[Array | None]
+
+#: Makes the new values from the old ones.
+Change = Callable[[Array, Axes], Array]
+
+
+def sliced(values: Array, axes: Axes) -> Array:
+    """Values with only the indices that stay."""
+    for axis, kept in enumerate(axes):
+        if kept is not None:
+            values = np.take(values, kept, axis)
+    return np.ascontiguousarray(values)
+
+
+def zeroed(values: Array, axes: Axes) -> Array:
+    """Values with zeros at the indices that go."""
+    values = values.copy()
+    for axis, kept in enumerate(axes):
+        if kept is not None:
+            gone = np.ones(values.shape[axis], bool)
+            gone[kept] = False
+            np.moveaxis(values, axis, 0)[gone] = 0
+    return values
+
+
+class WeightEditor:
+    """New tensors for all weights that change, and new names for readers that part ways.
+
+    After `run`, `tensors` maps a weight's (old or new) name to its tensor, and `renamed`
+    maps `(node index, slot)` to the name that input reads from now on.
+    """
+
+    def __init__(self, coupling: Coupling, plan: Callable[[Use], Axes], change: Change):
+        self.graph: Graph = coupling.graph
+        self.plan, self.change = plan, change
+        self.uses = {(use.weight, use.node, use.slot): use for use in coupling.uses}
+        self.tensors: dict[str, onnx.TensorProto] = {}
+        self.renamed: dict[tuple[int, int], str] = {}
+
+    def run(self) -> None:
+        for name in dict.fromkeys(use.weight for use in self.uses.values()):
+            self._edit(self.graph.weights[name])
+
+    def _edit(self, weight: Weight) -> None:
+        versions: dict[Key, list[tuple[int, int]]] = {}
+        axes_of: dict[Key, Axes] = {}
+        # An output, or a use in a subgraph, reads the weight as it is.
+        if weight.name in self.graph.outputs:
+            versions[(None,) * len(weight.shape)] = []
+        for node, slot in self.graph.consumers.get(weight.name, ()):
+            use = self.uses.get((weight.name, node, slot)) or self.uses.get((weight.name, -1, -1))
+            nothing: Axes = [None] * len(weight.shape)
+            axes = self.plan(use) if use is not None else nothing
+            key: Key = tuple(None if kept is None else kept.tobytes() for kept in axes)
+            versions.setdefault(key, []).append((node, slot))
+            axes_of[key] = axes
+        for index, (key, readers) in enumerate(versions.items()):
+            changed = any(part is not None for part in key)
+            name = weight.name if index == 0 else f"{weight.name}/{index + 1}"
+            if changed:
+                self.tensors[name] = tensor_like(weight, self.change(weight.read(), axes_of[key]), name)
+            elif index:
+                self.tensors[name] = tensor_like(weight, weight.read(), name)
+            if index:
+                self.renamed.update(dict.fromkeys(readers, name))
+
+
+def tensor_like(weight: Weight, values: Array, name: str) -> onnx.TensorProto:
+    """A tensor with new values that keeps the old one's type and documentation."""
+    tensor = numpy_helper.from_array(values, name)
+    tensor.data_type = weight.tensor.data_type
+    tensor.doc_string = weight.tensor.doc_string
+    tensor.metadata_props.extend(weight.tensor.metadata_props)
+    return tensor

@@ -1,0 +1,101 @@
+"""Two models side by side: cost, outputs, latency, accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from prunegraph.errors import DataError, ModelError
+from prunegraph.graph.model import Graph
+from prunegraph.ops.cost import Cost, cost
+from prunegraph.runtime.data import Batch, Data, random_inputs
+from prunegraph.runtime.latency import Latency, measure_pair
+from prunegraph.runtime.session import run, session
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two models cost and compute.
+
+    `differences` are, per output, the largest absolute difference and the same over the
+    output's largest value. `accuracy` is top-1 of both, where the data has labels;
+    `agreement` the share of samples with the same top-1 class, where an output has classes.
+    """
+
+    costs: tuple[Cost, Cost]
+    differences: dict[str, tuple[float, float]]
+    latency: Latency
+    accuracy: tuple[float, float] | None
+    agreement: float | None
+    samples: int
+
+
+def compare(first: Graph, second: Graph, *, data: Data | None, runs: int, threads: int, seed: int) -> Comparison:
+    """Compare two models with the same inputs and outputs.
+
+    Raises:
+        ModelError: they have other inputs or outputs, or do not run.
+        DataError: the data does not fit.
+    """
+    for what in ("inputs", "outputs"):
+        a, b = getattr(first, what), getattr(second, what)
+        if a != b:
+            raise ModelError(f"the models have different {what}: {', '.join(a)} and {', '.join(b)}")
+    sessions = [
+        session(graph.model, name=graph.source, threads=threads) for graph in (first, second)
+    ]
+    batches = list(data.fit(first).batches(first)) if data else [random_inputs(first, seed=seed, batch=1)]
+    results = [[run(opened, batch) for batch in batches] for opened in sessions]
+    outputs = [[_joined(parts) for parts in zip(*result, strict=True)] for result in results]
+    one = _single(batches[0], data)
+    return Comparison(
+        (cost(first), cost(second)),
+        {n: _difference(a, b) for n, a, b in zip(first.outputs, *outputs, strict=True)},
+        measure_pair(sessions, one, runs=runs, threads=threads),
+        _accuracy(outputs, data),
+        _agreement(outputs),
+        data.samples if data else len(next(iter(batches[0].values()))),
+    )
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate(parts) if parts[0].ndim else parts[0]
+
+
+def _single(batch: Batch, data: Data | None) -> Batch:
+    """One sample for timing, where the batch comes from a data set (its axis 0 is free or 1)."""
+    return {name: array[:1] for name, array in batch.items()} if data else batch
+
+
+def _difference(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    if a.shape != b.shape or a.dtype.kind not in "fiub" or not a.size:
+        return (0.0, 0.0) if a.shape == b.shape else (float("inf"), float("inf"))
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    absolute = float(np.abs(x - y).max())
+    largest = float(np.abs(x).max())
+    return absolute, absolute / largest if largest else 0.0
+
+
+def _classes(outputs: list[list[np.ndarray]]) -> list[np.ndarray] | None:
+    """Top-1 classes of the first output of both models, where it is [samples, classes]."""
+    scores = [result[0] for result in outputs]
+    if any(s.ndim != 2 or s.shape[1] < 2 or s.dtype.kind != "f" for s in scores):
+        return None
+    return [s.argmax(axis=1) for s in scores]
+
+
+def _agreement(outputs: list[list[np.ndarray]]) -> float | None:
+    classes = _classes(outputs)
+    return None if classes is None else float((classes[0] == classes[1]).mean())
+
+
+def _accuracy(outputs: list[list[np.ndarray]], data: Data | None) -> tuple[float, float] | None:
+    if data is None or data.labels is None:
+        return None
+    classes = _classes(outputs)
+    if classes is None:
+        raise DataError(f"{data.source}: has labels, but the first output is not [samples, classes]")
+    labels = data.labels[: len(classes[0])]
+    return float((classes[0] == labels).mean()), float((classes[1] == labels).mean())

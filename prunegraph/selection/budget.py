@@ -1,0 +1,107 @@
+"""Budgets: what must be met, and what a choice costs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.survivors import Survivors
+from prunegraph.errors import BudgetError
+from prunegraph.ops.cost import Cost, cost, is_parameter, node_macs, weight_bytes
+from prunegraph.ops.rule import Shape
+
+#: Quantities a budget can bound.
+KINDS = ("macs", "params", "bytes")
+
+SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "kb": 1e3, "mb": 1e6, "gb": 1e9}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the result must meet: exactly one of these.
+
+    `ratio` is the share of channels removed from every group, 0 <= ratio < 1. The others are
+    upper bounds: a fraction of the original up to 1 (`0.5`), or an absolute figure
+    (`2_100_000_000`, `"2.1G"`, `"12MB"`).
+
+    Raises:
+        BudgetError: none or several are given, or a value is out of range.
+    """
+
+    ratio: float | None = None
+    macs: float | str | None = None
+    params: float | str | None = None
+    bytes: float | str | None = None
+
+    def __post_init__(self) -> None:
+        given = [kind for kind in ("ratio", *KINDS) if getattr(self, kind) is not None]
+        if len(given) != 1:
+            raise BudgetError(f"give exactly one of ratio, macs, params, bytes; got {', '.join(given) or 'none'}")
+        if self.ratio is not None and not 0 <= self.ratio < 1:
+            raise BudgetError(f"ratio must be at least 0 and below 1, got {self.ratio:g}")
+        if self.ratio is None:
+            parse_amount(getattr(self, self.kind), self.kind)
+
+    @property
+    def kind(self) -> str:
+        """Which quantity is bounded: "ratio", "macs", "params" or "bytes"."""
+        return next(kind for kind in ("ratio", *KINDS) if getattr(self, kind) is not None)
+
+    def bound(self, original: Cost) -> float:
+        """The upper bound as an absolute figure."""
+        amount = parse_amount(getattr(self, self.kind), self.kind)
+        return amount * float(getattr(original, self.kind)) if amount <= 1 else amount
+
+
+def parse_amount(value: float | str, kind: str) -> float:
+    """A positive number from `0.5`, `"2.1G"`, `"12MB"`. Raises BudgetError."""
+    match = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?\d+)?)\s*([a-z]*)\s*", str(value).lower())
+    try:
+        amount = float(match[1]) * SUFFIXES[match[2]] if match else 0.0
+    except (ValueError, KeyError):
+        amount = 0.0
+    if amount <= 0:
+        raise BudgetError(f"{kind} must be a positive fraction or amount such as 0.5, 2.1G or 12MB, got {value!r}")
+    return amount
+
+
+class Meter:
+    """What is left of the cost under a choice, without making the model."""
+
+    def __init__(self, coupling: Coupling):
+        self.coupling = coupling
+        graph, shapes = coupling.graph, coupling.facts.shapes
+        self.original = cost(graph)
+        self._layers = [node for node in graph.nodes if node_macs(node, shapes)]
+        self._uses = {use.weight: use for use in coupling.uses}
+        self._params = {name for name, weight in graph.weights.items() if is_parameter(graph, weight)}
+        touched = self._uses.keys()
+        rest = [weight for name, weight in graph.weights.items() if name not in touched]
+        self._rest_params = sum(weight.size for weight in rest if weight.name in self._params)
+        self._rest_bytes = sum(weight_bytes(weight, weight.shape) for weight in rest)
+
+    def measure(self, remove: Mapping[str, Sequence[int] | np.ndarray]) -> Cost:
+        """Cost of the graph without the given channels."""
+        left = Survivors(self.coupling, remove)
+        params, size = self._rest_params, self._rest_bytes
+        weight_shapes: dict[str, Shape] = {}
+        for name, use in self._uses.items():
+            weight = self.coupling.graph.weights[name]
+            shape = tuple(left.size(labels) for labels in use.labels)
+            weight_shapes[name] = shape
+            params += int(np.prod(shape, dtype=np.int64)) if name in self._params else 0
+            size += weight_bytes(weight, shape)
+        macs = 0
+        for node in self._layers:
+            shapes: dict[str, Shape] = {}
+            for value in (*node.inputs, *node.outputs):
+                if value:
+                    shape_now = weight_shapes.get(value) or left.shape(value)
+                    assert shape_now is not None
+                    shapes[value] = shape_now
+            macs += node_macs(node, shapes)
+        return Cost(macs, params, size)

@@ -1,0 +1,231 @@
+"""The proof: a pruned graph computes what the masked original computes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+
+from prunegraph.coupling.analysis import analyze
+from prunegraph.coupling.survivors import Survivors
+from prunegraph.errors import ExactnessError, ModelError
+from prunegraph.graph.model import FLOAT_TYPES, Graph
+from prunegraph.rewriting.mask import masked_original
+from prunegraph.runtime.data import Batch, random_inputs
+from prunegraph.runtime.session import run, session
+from prunegraph.selection.plan import Plan, survivors
+
+Array = np.ndarray
+
+#: Largest difference allowed, relative to the largest value of the output.
+TOLERANCE = 1e-4
+TOLERANCE_HALF = 2e-2
+
+#: Inner values that stand in for outputs that prove nothing.
+WITNESSES = 8
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One compared value: largest absolute difference, and relative to the largest value."""
+
+    name: str
+    absolute: float
+    relative: float
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was compared and how far apart it was. `notes` say what was special."""
+
+    differences: tuple[Difference, ...]
+    tolerance: float
+    runs: int
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def relative(self) -> float:
+        """The largest relative difference."""
+        return max((d.relative for d in self.differences), default=0.0)
+
+    @property
+    def absolute(self) -> float:
+        """The largest absolute difference."""
+        return max((d.absolute for d in self.differences), default=0.0)
+
+    def __str__(self) -> str:
+        text = (
+            f"max |difference| {self.absolute:.3g} ({self.relative:.1e} of the largest value, "
+            f"{self.tolerance:g} allowed) on {len(self.differences)} outputs, {self.runs} runs"
+        )
+        return "; ".join([text, *self.notes])
+
+
+def verify(
+    model: Graph, plan: Plan, small: Graph, *, data: Sequence[Batch] = (), seed: int = 0, tolerance: float | None = None
+) -> Proof:
+    """Compare a pruned graph with the masked original in ONNX Runtime.
+
+    Args:
+        model: the original.
+        plan: what was removed.
+        small: the pruned graph.
+        data: inputs to compare on besides two random ones.
+        seed: of the random inputs.
+        tolerance: largest difference allowed, relative to the largest value of each output;
+            by default 1e-4, or 2e-2 for models with 16-bit floats.
+
+    Returns:
+        The measured differences.
+
+    Raises:
+        ExactnessError: they differ; the message names the first node that does.
+        PlanError: the plan does not fit the model.
+        ModelError: a model does not run.
+    """
+    left = survivors(analyze(model), plan)
+    return _Comparison(left, small, tolerance or default_tolerance(model)).run(list(data), seed)
+
+
+def default_tolerance(graph: Graph) -> float:
+    """How exact a proof can be with the graph's float types."""
+    halves = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+    types = {weight.tensor.data_type for weight in graph.weights.values() if weight.size > 1}
+    return TOLERANCE_HALF if types & set(halves) else TOLERANCE
+
+
+class _Comparison:
+    """Masked original against pruned graph."""
+
+    def __init__(self, left: Survivors, small: Graph, tolerance: float):
+        self.left, self.small, self.tolerance = left, small, tolerance
+        self.graph = left.coupling.graph
+        self.masked = masked_original(left)
+
+    def run(self, data: list[Batch], seed: int) -> Proof:
+        inputs, expected, batch = self._expected(seed)
+        inputs += data
+        opened = session(self.masked, name=f"{self.graph.source} (masked)", fast=False)
+        expected += [run(opened, batch_) for batch_ in data]
+        del opened
+        names = list(self.graph.outputs)
+        notes = [] if batch else ["run at batch 1, the original takes no other"]
+        vacuous = [name for name, *values in zip(names, *expected[:2], strict=True) if not _reacts(values)]
+        witnesses = self._witnesses() if vacuous else []
+        if witnesses:
+            notes.append(
+                f"{len(vacuous)} of {len(names)} outputs are empty or do not react to the input; "
+                f"{len(witnesses)} inner values were compared as well"
+            )
+            expected = self._inner(self.masked, inputs, names + witnesses)
+        found = self._inner(self.small.model, inputs, names + witnesses)
+        differences = []
+        for index, name in enumerate(names + witnesses):
+            pairs = [(self._survive(name, e[index]), f[index]) for e, f in zip(expected, found, strict=True)]
+            differences.append(self._difference(name, pairs))
+        proof = Proof(tuple(differences), self.tolerance, len(inputs), tuple(notes))
+        if not proof.relative <= self.tolerance:
+            raise ExactnessError(self._explain(proof, inputs[0]))
+        return proof
+
+    def _expected(self, seed: int) -> tuple[list[Batch], list[list[Array]], bool]:
+        """Two random inputs and the masked original's outputs, at batch 2 where it runs."""
+        opened = session(self.masked, name=f"{self.graph.source} (masked)", fast=False)
+        for batch in (2, 1):
+            inputs = [random_inputs(self.graph, seed=seed + i, batch=batch) for i in range(2)]
+            try:
+                return inputs, [run(opened, each) for each in inputs], batch == 2
+            except ModelError:
+                if batch == 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _inner(self, model: onnx.ModelProto, inputs: Sequence[Batch], names: Sequence[str]) -> list[list[Array]]:
+        extra = [name for name in names if name not in self.graph.outputs]
+        opened = session(_with_outputs(model, extra), name=f"{self.graph.source} (pruned)", fast=False)
+        return [run(opened, each, list(names)) for each in inputs]
+
+    def _survive(self, name: str, value: Array) -> Array:
+        """The part of an original value that the pruned graph still has."""
+        for axis, kept in enumerate(self.left.value(name)):
+            if kept is not None:
+                value = np.take(value, kept, axis)
+        return value
+
+    def _difference(self, name: str, pairs: Sequence[tuple[Array, Array]]) -> Difference:
+        absolute = relative = 0.0
+        for expected, found in pairs:
+            if expected.shape != found.shape:
+                return Difference(name, float("inf"), float("inf"))
+            if expected.dtype.kind not in "fiubV" and not np.array_equal(expected, found):
+                return Difference(name, float("inf"), float("inf"))
+            a, r = _distance(expected, found)
+            absolute, relative = max(absolute, a), max(relative, r)
+        return Difference(name, absolute, relative)
+
+    def _witnesses(self) -> list[str]:
+        """The last layers' outputs that both graphs have."""
+        names = {output for node in self.small.nodes for output in node.outputs}
+        layers = [node.outputs[0] for node in self.graph.layers]
+        return [name for name in layers if name in names and name not in self.graph.outputs][-WITNESSES:]
+
+    def _explain(self, proof: Proof, inputs: Batch) -> str:
+        """A message that names the first node whose value differs."""
+        worst = max(proof.differences, key=lambda d: d.relative)
+        text = (
+            f"{self.graph.source}: output {worst.name!r} differs from the masked original by {worst.relative:.2e} "
+            f"of its largest value ({self.tolerance:g} allowed)"
+        )
+        made = {output: node for node in self.small.nodes for output in node.outputs}
+        types = self.left.coupling.facts.types
+        names = [
+            output
+            for node in self.graph.nodes
+            for output in node.outputs
+            if output in made and output in self.left.coupling.labels and types.get(output) in FLOAT_TYPES
+        ]
+        try:
+            expected = self._inner(self.masked, [inputs], names)[0]
+            found = self._inner(self.small.model, [inputs], names)[0]
+        except ModelError:
+            return text
+        for name, e, f in zip(names, expected, found, strict=True):
+            if not self._difference(name, [(self._survive(name, e), f)]).relative <= self.tolerance:
+                return f"{text}; the first node that differs is {made[name].name!r} ({made[name].op})"
+        return text
+
+
+def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    if not names:
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return copy
+
+
+def _distance(expected: Array, found: Array) -> tuple[float, float]:
+    """Largest absolute difference, and that over the largest finite value."""
+    if not expected.size:
+        return 0.0, 0.0
+    a, b = expected.astype(np.float64), found.astype(np.float64)
+    finite = np.isfinite(a)
+    if not np.array_equal(finite, np.isfinite(b)) or not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+        return float("inf"), float("inf")
+    if not finite.any():
+        return 0.0, 0.0
+    absolute = float(np.abs(a - b)[finite].max())
+    largest = float(np.abs(a[finite]).max())
+    return absolute, absolute / largest if largest else (0.0 if absolute == 0 else float("inf"))
+
+
+def _reacts(values: Sequence[Array]) -> bool:
+    """Whether an output is there, finite, and not the same for two different inputs."""
+    first, second = values
+    if not first.size or first.dtype.kind == "O":
+        return False
+    if first.dtype.kind == "f" and not np.isfinite(first).any():
+        return False
+    return first.shape != second.shape or not np.array_equal(first, second)
