@@ -24,7 +24,7 @@ _HOMES = {
     "Coupling": "prunegraph.coupling.analysis",
     "Graph": "prunegraph.graph.model",
     "Plan": "prunegraph.selection.plan",
-    "Proof": "prunegraph.verify",
+    "Proof": "prunegraph.proof",
     "Result": "prunegraph.api",
     "analyze": "prunegraph.api",
     "apply": "prunegraph.api",
@@ -48,10 +48,10 @@ if TYPE_CHECKING:
     from prunegraph.api import Result, analyze, apply, compare, load, prune, save, select, verify
     from prunegraph.coupling.analysis import Coupling
     from prunegraph.graph.model import Graph
+    from prunegraph.proof import Proof
     from prunegraph.selection.budget import Budget
     from prunegraph.selection.criteria.base import criterion
     from prunegraph.selection.plan import Plan
-    from prunegraph.verify import Proof
 
 
 def __getattr__(name: str) -> Any:
@@ -60,6 +60,5 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'prunegraph' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)
-    if name != "verify":  # `prunegraph.verify` is a module too; the import would hide the function
-        globals()[name] = value
+    globals()[name] = value
     return value

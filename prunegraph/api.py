@@ -23,9 +23,9 @@ from prunegraph.selection.plan import Plan, survivors
 from prunegraph.selection.select import select as _select
 
 if TYPE_CHECKING:
+    from prunegraph.proof import Proof
     from prunegraph.runtime.compare import Comparison
     from prunegraph.runtime.data import Data
-    from prunegraph.verify import Proof
 
 Batch = Mapping[str, np.ndarray]
 
@@ -94,7 +94,7 @@ def verify(model: Graph, plan: Plan, small: Graph, *, data: Sequence[Batch] = ()
     Raises:
         ExactnessError: they differ; the message names the first node that does.
     """
-    from prunegraph.verify import verify as _verify
+    from prunegraph.proof import verify as _verify
 
     return _verify(model, plan, small, data=[dict(batch) for batch in data], seed=seed)
 

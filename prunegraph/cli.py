@@ -125,9 +125,7 @@ def prune(
     where = console()
     with stages(where) as progress:
         batches = _batches(model, data) if data else []
-        result = api.prune(
-            model, out, budget=budget, check=not no_verify, data=batches, progress=progress, **options
-        )
+        result = api.prune(model, out, budget=budget, check=not no_verify, data=batches, progress=progress, **options)
     where.print(tables.result_table(result))
     where.print(f"proof: {result.proof}" if result.proof else "proof: skipped (--no-verify)")
     where.print(f"wrote {out}")

@@ -184,7 +184,8 @@ def _component_groups(coupling: Coupling, axes: list[_Axis]) -> Iterator[Ranked]
     count = coupling.channels.count
     if not axes or not count:
         return
-    random = np.random.default_rng(0).integers(1, 2**63, len(axes), np.uint64)
+    parts = _value_axes(coupling)
+    random = np.random.default_rng(0).integers(1, 2**63, len(axes) + len(parts), np.uint64)
     signature = np.zeros(count, np.uint64)
     order = np.full(count, np.iinfo(np.int64).max)
     ranks = np.zeros(count, np.int64)
@@ -196,6 +197,8 @@ def _component_groups(coupling: Coupling, axes: list[_Axis]) -> Iterator[Ranked]
         order[numbers[::-1]] = np.arange(len(numbers))[::-1]
         ranks[numbers] = _rank(axes[i].use, axes[i].axis)
     free = (signature != 0) & ~coupling.channels.pinned_components
+    for part, number in zip(parts, random[len(axes) :], strict=True):
+        np.add.at(signature, part, number)
     for value in np.unique(signature[free]):
         numbers = np.flatnonzero((signature == value) & free)
         numbers = numbers[np.argsort(order[numbers], kind="stable")]
@@ -212,18 +215,29 @@ def _component_groups(coupling: Coupling, axes: list[_Axis]) -> Iterator[Ranked]
         yield (int(ranks[numbers[0]]), int(order[numbers[0]])), _Parts(len(numbers), 0, numbers, members)
 
 
+def _value_axes(coupling: Coupling) -> list[Array]:
+    """Channel numbers of all axes of values that are expanded, each once.
+
+    Channels on different values are never in one group: a group keeps a channel, so no
+    value, however small a part of an axis it was sliced from, can become empty.
+    """
+    found = {}
+    for labels in coupling.labels.values():
+        for axis in labels:
+            root = coupling.channels.root(axis)
+            if root.ids is not None:
+                found[root.key] = root.ids
+    return list(found.values())
+
+
 def _make(coupling: Coupling, name: str, parts: _Parts, inexact: set[int]) -> Group:
     graph = coupling.graph
     members = []
     for axis, first, table in parts.members:
         layer = graph.nodes[axis.use.layers[0]].name if axis.use.layers else None
         role = axis.use.roles.get(axis.axis, "param")
-        members.append(
-            Member(axis.use.weight, axis.axis, role, layer, axis.use, first, table, parts.channels, graph)
-        )
-    makers = dict.fromkeys(
-        graph.nodes[node].name for m in members if m.role == "out" for node in m.use.layers
-    )
+        members.append(Member(axis.use.weight, axis.axis, role, layer, axis.use, first, table, parts.channels, graph))
+    makers = dict.fromkeys(graph.nodes[node].name for m in members if m.role == "out" for node in m.use.layers)
     numbers = parts.numbers if parts.numbers is not None else [parts.first]
     return Group(
         id=name,

@@ -60,9 +60,7 @@ def _match(graph: Graph, facts: Facts, transpose: Node) -> Shuffle | None:
     return Shuffle(first.inputs[0], last.outputs[0], found[0], found[1], (first.index, transpose.index))
 
 
-def _permuted_axis(
-    source: tuple[int, ...], middle: tuple[int, ...], perm: list[int]
-) -> tuple[int, np.ndarray] | None:
+def _permuted_axis(source: tuple[int, ...], middle: tuple[int, ...], perm: list[int]) -> tuple[int, np.ndarray] | None:
     """The one axis whose elements change places, and their order; None where it is no shuffle."""
     try:
         split = atoms(source, middle)

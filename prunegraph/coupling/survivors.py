@@ -37,6 +37,11 @@ class Survivors:
                 self._components[group.numbers[indices]] = True
         self._kept: dict[tuple[int, int], Array | None] = {}
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is removed."""
+        return not self._runs and not self._components.any()
+
     def kept(self, labels: Labels) -> Array | None:
         """Indices of an axis that stay, or None where all do."""
         root = self.coupling.channels.root(labels)

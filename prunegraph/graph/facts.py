@@ -30,6 +30,10 @@ MAX_FLOAT = 16
 INT_TYPES = (np.dtype(np.int64), np.dtype(np.int32), np.dtype(np.bool_))
 
 
+#: Operators that ONNX defines as functions, which its inference does not open: outputs are like the first input.
+LIKE_INPUT = frozenset({"GroupNormalization", "MeanVarianceNormalization"})
+
+
 @dataclass
 class Facts:
     """Shapes of values (concrete), and values of shape arithmetic.
@@ -109,9 +113,7 @@ def candidate_sizes(graph: Graph, batch: int = 1) -> Iterator[dict[str, Shape]]:
 
 def _concrete(tensor: onnx.TypeProto.Tensor, size: int, batch: int) -> Shape:
     dims = tensor.shape.dim
-    return tuple(
-        d.dim_value if d.dim_value > 0 else (batch if axis == 0 else size) for axis, d in enumerate(dims)
-    )
+    return tuple(d.dim_value if d.dim_value > 0 else (batch if axis == 0 else size) for axis, d in enumerate(dims))
 
 
 def symbolic_axes(graph: Graph) -> dict[str, list[int]]:
@@ -164,7 +166,10 @@ def _visit(node: Node, result: Facts, inferred: Mapping[str, onnx.TypeProto.Tens
             result.shapes[output] = shape
             result.types[output] = inferred[output].elem_type
         missing |= shape is None and bool(output)
-    if missing:
+    if missing and node.op in LIKE_INPUT and node.inputs[0] in result.shapes:
+        result.shapes[node.outputs[0]] = result.shapes[node.inputs[0]]
+        result.types[node.outputs[0]] = result.types[node.inputs[0]]
+    elif missing:
         _infer_node(node, result)
 
 
@@ -278,9 +283,7 @@ def _infer_node(node: Node, result: Facts) -> None:
         return
     try:
         schema = onnx.defs.get_schema(node.op, node.version, node.domain)
-        types = {
-            v: onnx.helper.make_tensor_type_proto(result.types[v], result.shapes[v]) for v in node.inputs if v
-        }
+        types = {v: onnx.helper.make_tensor_type_proto(result.types[v], result.shapes[v]) for v in node.inputs if v}
         data = {
             v: numpy_helper.from_array(np.ascontiguousarray(constant), v)
             for v in node.inputs

@@ -19,7 +19,7 @@ import onnx
 from onnx import numpy_helper
 
 from prunegraph.errors import ModelError
-from prunegraph.graph import order
+from prunegraph.graph import order, wire
 
 if TYPE_CHECKING:
     import networkx
@@ -76,9 +76,7 @@ class Weight:
         return self.tensor.data_type in FLOAT_TYPES
 
 
-FLOAT_TYPES = frozenset(
-    getattr(onnx.TensorProto, name) for name in ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")
-)
+FLOAT_TYPES = frozenset(getattr(onnx.TensorProto, name) for name in ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE"))
 
 
 @dataclass(frozen=True)
@@ -165,9 +163,7 @@ class Graph:
                     if attribute.name == "value":
                         yield self._weight(proto.output[0], attribute.t, proto)
                     elif attribute.name in CONSTANT_DTYPES:
-                        value = np.asarray(
-                            onnx.helper.get_attribute_value(attribute), CONSTANT_DTYPES[attribute.name]
-                        )
+                        value = np.asarray(onnx.helper.get_attribute_value(attribute), CONSTANT_DTYPES[attribute.name])
                         yield self._weight(proto.output[0], numpy_helper.from_array(value), proto)
 
     def _weight(self, name: str, tensor: onnx.TensorProto, holder: onnx.NodeProto | None) -> Weight:
@@ -237,8 +233,10 @@ class Graph:
     def sha256(self) -> str:
         """Digest of the model file; for a model made in memory, of the bytes `save` writes."""
         if self._digest is None:
-            data = self.model.SerializeToString(deterministic=True)
-            self._digest = hashlib.sha256(data).hexdigest()
+            digest = hashlib.sha256()
+            for piece in wire.pieces(self.model):
+                digest.update(piece)
+            self._digest = digest.hexdigest()
         return self._digest
 
     def node(self, name: str) -> Node:

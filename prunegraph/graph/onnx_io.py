@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
 
 from prunegraph.errors import ModelError
+from prunegraph.graph import wire
 from prunegraph.graph.model import Graph
 
 
@@ -73,11 +75,6 @@ def _check_weights(model: onnx.ModelProto, source: str, folder: Path | None) -> 
                 raise ModelError(f"{source}: external data file {location!r} of weight {tensor.name!r} is missing")
 
 
-def to_bytes(graph: Graph) -> bytes:
-    """The file's bytes; the same model always gives the same bytes."""
-    return graph.model.SerializeToString(deterministic=True)
-
-
 def save(graph: Graph, path: str | Path) -> None:
     """Write a model beside its destination, then rename: never a half-written file.
 
@@ -89,10 +86,10 @@ def save(graph: Graph, path: str | Path) -> None:
     path = Path(path)
     if _has_external(graph) and graph.folder is not None and graph.folder.resolve() != path.parent.resolve():
         graph = _internal(graph)
-    write_bytes(path, to_bytes(graph))
+    write_whole(path, wire.pieces(graph.model))
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_whole(path: Path, pieces: Iterable[bytes]) -> None:
     """Write a file beside `path`, then rename it into place. Raises ModelError."""
     try:
         descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -100,7 +97,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise ModelError(f"{path}: cannot be written: {error.strerror}") from error
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            file.writelines(pieces)
         mask = os.umask(0)
         os.umask(mask)
         os.chmod(beside, 0o666 & ~mask)

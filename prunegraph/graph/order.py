@@ -66,9 +66,7 @@ def _sort(graph: onnx.GraphProto, made: set[str], source: str) -> list[onnx.Node
     for index, proto in enumerate(graph.node):
         for value in (*proto.input, *captured(proto)):
             if value and value not in made:
-                raise ModelError(
-                    f"{source}: node {proto.name or proto.op_type!r} reads {value!r}, which nothing makes"
-                )
+                raise ModelError(f"{source}: node {proto.name or proto.op_type!r} reads {value!r}, which nothing makes")
             if value in producer:
                 digraph.add_edge(producer[value], index)
     try:

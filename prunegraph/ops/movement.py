@@ -189,9 +189,7 @@ def _slice_axes(edit: Edit, rank: int, inputs: Sequence[np.ndarray | None]) -> l
     return [int(axis) % rank for axis in axes]
 
 
-def _write_bounds(
-    edit: Edit, axes: list[int], inputs: Sequence[Any], bounds: dict[int, tuple[int, int, int]]
-) -> None:
+def _write_bounds(edit: Edit, axes: list[int], inputs: Sequence[Any], bounds: dict[int, tuple[int, int, int]]) -> None:
     attributes = edit.node.attributes
     old = edit.node.version < 10
     steps = inputs[4] if len(inputs) > 4 else None
@@ -350,5 +348,3 @@ register("Gather", spread=_spread_gather, repair=_repair_gather)
 register("Pad", spread=_spread_pad, repair=_repair_pad)
 register("DepthToSpace", spread=_spread_depth_to_space)
 register("SpaceToDepth", spread=_spread_space_to_depth)
-
-

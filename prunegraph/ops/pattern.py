@@ -107,9 +107,7 @@ class _Match:
         self.site, self.attributes, self.layer, self.stays = site, attributes, layer, stays
         self.pattern = pattern
         self.terms = {
-            slot: operand.align(len(site.shape(slot)))
-            for slot, operand in enumerate(pattern.inputs)
-            if site.has(slot)
+            slot: operand.align(len(site.shape(slot))) for slot, operand in enumerate(pattern.inputs) if site.has(slot)
         }
         self.sizes: dict[str, int] = {}
         self.letters: dict[str, Labels] = {}

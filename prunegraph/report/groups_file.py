@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prunegraph.coupling.analysis import Coupling
-from prunegraph.graph.onnx_io import write_bytes
+from prunegraph.graph.onnx_io import write_whole
 
 FORMAT = "prunegraph/groups@1"
 
@@ -24,4 +24,4 @@ def content(found: Coupling) -> dict[str, Any]:
 
 def write(found: Coupling, path: str) -> None:
     """Write the groups file. Raises ModelError if the path cannot be written."""
-    write_bytes(Path(path), (json.dumps(content(found), indent=1) + "\n").encode())
+    write_whole(Path(path), [(json.dumps(content(found), indent=1) + "\n").encode()])

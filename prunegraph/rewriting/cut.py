@@ -6,6 +6,7 @@ its rule: attributes that follow an axis, operands that list sizes, and the rule
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,13 @@ from onnx import helper, numpy_helper
 from prunegraph.coupling.shuffle import Shuffle
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.errors import ModelError
+from prunegraph.graph.external import without_graph
 from prunegraph.graph.facts import skeleton
 from prunegraph.graph.model import Graph, Node
 from prunegraph.ops import rule_for
 from prunegraph.rewriting.operands import Operands
 from prunegraph.rewriting.sweep import sweep
-from prunegraph.rewriting.weights import WeightEditor, sliced
+from prunegraph.rewriting.weights import LazyTensor, WeightEditor, sliced
 
 Array = np.ndarray
 
@@ -34,20 +36,25 @@ def cut(survivors: Survivors) -> Graph:
     """
     coupling = survivors.coupling
     graph = coupling.graph
+    if survivors.is_whole:
+        return graph
     editor = WeightEditor(coupling, survivors.use, sliced)
     editor.run()
     operands = Operands(graph, coupling.facts, survivors)
-    model = copy_without_graph(graph.model)
+    model = without_graph(graph.model)
     by_output = {node.outputs: node for node in graph.nodes}
+    replaced = _replaced_by_gathers(survivors)
     for proto in graph.model.graph.node:
         node = by_output[tuple(proto.output)]
+        if node.index in replaced:
+            continue
         edit = NodeEdit(node, survivors, operands, editor)
         edit.run()
         model.graph.node.extend(edit.before)
         model.graph.node.append(edit.proto)
-        for tensor in edit.tensors:
-            editor.tensors[tensor.name] = tensor
-    finish(model, graph, editor.tensors)
+        editor.add(edit.tensors)
+    for tensor in place_weights(model, graph, editor.tensors):
+        model.graph.initializer.append(tensor)
     _drop_stale_shapes(model, survivors)
     sweep(model.graph, graph.model.graph)
     result = Graph(model, folder=graph.folder, source=graph.source)
@@ -55,45 +62,42 @@ def cut(survivors: Survivors) -> Graph:
     return result
 
 
-def copy_without_graph(source: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of everything but nodes and weights."""
-    model = onnx.ModelProto()
-    for field, value in source.ListFields():
-        if field.name != "graph":
-            _copy_field(model, field.name, value)
-    for field, value in source.graph.ListFields():
-        if field.name not in ("node", "initializer"):
-            _copy_field(model.graph, field.name, value)
-    return model
+def _replaced_by_gathers(survivors: Survivors) -> set[int]:
+    """Nodes inside channel shuffles that a cut turns into one Gather."""
+    shuffles = survivors.coupling.shuffles.values()
+    return {index for s in shuffles if survivors.value(s.source)[s.axis] is not None for index in s.inner}
 
 
-def _copy_field(target: Any, name: str, value: Any) -> None:
-    current = getattr(target, name)
-    if hasattr(current, "extend"):
-        current.extend(value)
-    else:
-        setattr(target, name, value)
+def place_weights(
+    model: onnx.ModelProto, graph: Graph, tensors: Mapping[str, LazyTensor]
+) -> Iterator[onnx.TensorProto]:
+    """The initializers of a rewritten model: new where `tensors` has them, else the graph's own.
 
-
-def finish(model: onnx.ModelProto, graph: Graph, tensors: dict[str, onnx.TensorProto]) -> None:
-    """Add the weights: `tensors` where they have one, the graph's own otherwise."""
+    Tensors of `Constant` nodes, and inputs that declare an initializer's shape, are set in `model` at once.
+    """
     left = dict(tensors)
-    for tensor in graph.model.graph.initializer:
-        model.graph.initializer.append(left.pop(tensor.name, tensor))
     for node in model.graph.node:
         if node.op_type == "Constant" and node.output[0] in left:
             del node.attribute[:]
-            node.attribute.append(helper.make_attribute("value", left.pop(node.output[0])))
-    model.graph.initializer.extend(left.values())
+            node.attribute.append(helper.make_attribute("value", left.pop(node.output[0])()))
+    old = {tensor.name for tensor in graph.model.graph.initializer}
     declared = {entry.name: entry for entry in model.graph.input}
-    for name, tensor in tensors.items():
+    for name in left:
         if name in declared:
-            shape = declared[name].type.tensor_type.shape
-            del shape.dim[:]
-            for size in tensor.dims:
-                shape.dim.add(dim_value=size)
-        elif model.ir_version < 4 and name in left:
+            entry, tensor = declared[name], left[name]()
+            entry.CopyFrom(helper.make_tensor_value_info(name, tensor.data_type, tensor.dims, entry.doc_string))
+        elif model.ir_version < 4 and name not in old:
+            tensor = left[name]()
             model.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
+    return _initializers(graph, left)
+
+
+def _initializers(graph: Graph, left: dict[str, LazyTensor]) -> Iterator[onnx.TensorProto]:
+    for tensor in graph.model.graph.initializer:
+        make = left.pop(tensor.name, None)
+        yield make() if make else tensor
+    for make in left.values():
+        yield make()
 
 
 def _drop_stale_shapes(model: onnx.ModelProto, survivors: Survivors) -> None:

@@ -7,7 +7,8 @@ normalisation, the statistics are taken over the survivors only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -16,22 +17,29 @@ from onnx import helper, numpy_helper
 from prunegraph.coupling.analysis import Reduction
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.coupling.uses import Use
+from prunegraph.graph.external import without_graph, write_stream
 from prunegraph.graph.model import Node
-from prunegraph.rewriting.cut import copy_without_graph, finish
+from prunegraph.rewriting.cut import place_weights
 from prunegraph.rewriting.weights import Axes, WeightEditor, zeroed
 
+#: Where removed channels are zeroed: where a layer makes them, and where one consumes them.
+EVERYWHERE = frozenset({"out", "in"})
 
-def masked_original(survivors: Survivors) -> onnx.ModelProto:
-    """A model of the original's shape that computes what the pruned one must."""
+#: Enough by itself, for models in which a zero would be divided by.
+CONSUMED = frozenset({"in"})
+
+
+def write_masked(survivors: Survivors, path: Path, roles: Set[str] = EVERYWHERE) -> None:
+    """Write a model of the original's shape that computes what the pruned one must."""
     graph = survivors.coupling.graph
-    editor = WeightEditor(survivors.coupling, lambda use: _layer_axes(survivors, use), zeroed)
+    editor = WeightEditor(survivors.coupling, lambda use: _layer_axes(survivors, use, roles), zeroed)
     editor.run()
     reductions: dict[int, list[Reduction]] = {}
     for reduction in survivors.coupling.reductions:
         labels = survivors.coupling.labels_at(reduction)
         if any(survivors.kept(labels[axis]) is not None for axis in reduction.axes):
             reductions.setdefault(reduction.node, []).append(reduction)
-    model = copy_without_graph(graph.model)
+    model = without_graph(graph.model)
     by_output = {node.outputs: node for node in graph.nodes}
     for proto in graph.model.graph.node:
         node = by_output[tuple(proto.output)]
@@ -39,15 +47,15 @@ def masked_original(survivors: Survivors) -> onnx.ModelProto:
         for reduction in reductions.get(node.index, ()):
             masked.apply(reduction)
         model.graph.node.extend([*masked.before, *masked.nodes])
-        editor.tensors.update((tensor.name, tensor) for tensor in masked.tensors)
-    finish(model, graph, editor.tensors)
-    return model
+        editor.add(masked.tensors)
+    write_stream(model, place_weights(model, graph, editor.tensors), path, graph.folder)
 
 
-def _layer_axes(survivors: Survivors, use: Use) -> Axes:
+def _layer_axes(survivors: Survivors, use: Use, roles: Set[str]) -> Axes:
     """Only what layers contract is zeroed; scales, slopes and the like stay as they are."""
+    is_float = survivors.coupling.graph.weights[use.weight].is_float
     return [
-        survivors.kept(labels) if axis in use.roles and survivors.coupling.graph.weights[use.weight].is_float else None
+        survivors.kept(labels) if is_float and use.roles.get(axis) in roles else None
         for axis, labels in enumerate(use.labels)
     ]
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import onnx
 
 from prunegraph.graph import order
 
 
-def live_values(graph: onnx.GraphProto) -> set[str]:
-    """Values that some graph output depends on."""
+def live_values(graph: onnx.GraphProto, roots: Iterable[str] = ()) -> set[str]:
+    """Values that some graph output (or one of `roots`) depends on."""
     producer = {output: node for node in graph.node for output in node.output if output}
     live: set[str] = set()
-    queue = [output.name for output in graph.output]
+    queue = [*(output.name for output in graph.output), *roots]
     while queue:
         value = queue.pop()
         if value in live:
@@ -26,9 +28,8 @@ def live_values(graph: onnx.GraphProto) -> set[str]:
 
 def sweep(graph: onnx.GraphProto, before: onnx.GraphProto) -> None:
     """Drop nodes and initializers without a reader, except those that had none in the graph `before`."""
-    live, lived = live_values(graph), live_values(before)
     made = {t.name for t in before.initializer} | {o for node in before.node for o in node.output}
-    keep = live | (made - lived)
+    keep = live_values(graph, made - live_values(before))
     nodes = [node for node in graph.node if any(o in keep for o in node.output)]
     if len(nodes) < len(graph.node):
         kept = [_copy(node) for node in nodes]

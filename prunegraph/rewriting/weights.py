@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import onnx
@@ -17,6 +17,9 @@ Key = tuple[bytes | None, ...]
 
 #: What to do to each axis of a weight: None for nothing, else the indices that stay.
 Axes = list[Array | None]
+
+#: A tensor that is made when it is written, so that one is in memory at a time.
+LazyTensor = Callable[[], onnx.TensorProto]
 
 #: Makes the new values from the old ones.
 Change = Callable[[Array, Axes], Array]
@@ -52,7 +55,7 @@ class WeightEditor:
         self.graph: Graph = coupling.graph
         self.plan, self.change = plan, change
         self.uses = {(use.weight, use.node, use.slot): use for use in coupling.uses}
-        self.tensors: dict[str, onnx.TensorProto] = {}
+        self.tensors: dict[str, LazyTensor] = {}
         self.renamed: dict[tuple[int, int], str] = {}
 
     def run(self) -> None:
@@ -75,12 +78,18 @@ class WeightEditor:
         for index, (key, readers) in enumerate(versions.items()):
             changed = any(part is not None for part in key)
             name = weight.name if index == 0 else f"{weight.name}/{index + 1}"
-            if changed:
-                self.tensors[name] = tensor_like(weight, self.change(weight.read(), axes_of[key]), name)
-            elif index:
-                self.tensors[name] = tensor_like(weight, weight.read(), name)
+            if changed or index:
+                self.tensors[name] = self._lazy(weight, axes_of.get(key, []), name)
             if index:
                 self.renamed.update(dict.fromkeys(readers, name))
+
+    def _lazy(self, weight: Weight, axes: Axes, name: str) -> LazyTensor:
+        return lambda: tensor_like(weight, self.change(weight.read(), axes), name)
+
+    def add(self, tensors: Iterable[onnx.TensorProto]) -> None:
+        """Take in tensors that are made already."""
+        for tensor in tensors:
+            self.tensors[tensor.name] = lambda made=tensor: made  # type: ignore[misc]
 
 
 def tensor_like(weight: Weight, values: Array, name: str) -> onnx.TensorProto:

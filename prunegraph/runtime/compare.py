@@ -43,9 +43,7 @@ def compare(first: Graph, second: Graph, *, data: Data | None, runs: int, thread
         a, b = getattr(first, what), getattr(second, what)
         if a != b:
             raise ModelError(f"the models have different {what}: {', '.join(a)} and {', '.join(b)}")
-    sessions = [
-        session(graph.model, name=graph.source, threads=threads) for graph in (first, second)
-    ]
+    sessions = [session(graph, name=graph.source, threads=threads) for graph in (first, second)]
     batches = list(data.fit(first).batches(first)) if data else [random_inputs(first, seed=seed, batch=1)]
     results = [[run(opened, batch) for batch in batches] for opened in sessions]
     outputs = [[_joined(parts) for parts in zip(*result, strict=True)] for result in results]

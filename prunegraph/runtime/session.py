@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,20 +12,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prunegraph.errors import ModelError
+from prunegraph.graph.external import write_graph
+from prunegraph.graph.model import Graph
 
 if TYPE_CHECKING:
-    import onnx
     import onnxruntime
 
 
-
 def session(
-    model: onnx.ModelProto | bytes | Path | str, *, name: str = "model", threads: int = 0, fast: bool = True
+    model: Graph | Path, *, name: str = "model", threads: int = 0, fast: bool = True
 ) -> onnxruntime.InferenceSession:
     """A session on the CPU.
 
     Args:
-        model: the model, its bytes, or its path (needed where it has external data).
+        model: a graph, or the path of a model file.
         name: what to call it in messages.
         threads: how many threads an operator uses; 0 leaves it to ONNX Runtime.
         fast: all graph optimizations and pre-packed weights; off, loading is quicker and
@@ -40,11 +43,19 @@ def session(
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.enable_cpu_mem_arena = False
-    if not isinstance(model, (bytes, str, Path)):
-        model = model.SerializeToString()
+    if isinstance(model, Graph):
+        # By way of files: weights are mapped from there, and nothing goes through one protobuf.
+        folder = tempfile.mkdtemp(prefix="prunegraph-")
+        write_graph(model, Path(folder) / "model.onnx")
+        try:
+            opened = session(Path(folder) / "model.onnx", name=name, threads=threads, fast=fast)
+        except ModelError:
+            shutil.rmtree(folder)
+            raise
+        weakref.finalize(opened, shutil.rmtree, folder)
+        return opened
     try:
-        source = str(model) if isinstance(model, Path) else model
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise ModelError(f"{name}: ONNX Runtime cannot load it: {_first_line(error)}") from error
 

@@ -14,7 +14,7 @@ import numpy as np
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.errors import PlanError
-from prunegraph.graph.onnx_io import write_bytes
+from prunegraph.graph.onnx_io import write_whole
 
 FORMAT = "prunegraph/plan@1"
 
@@ -73,7 +73,7 @@ class Plan:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan as JSON. Raises ModelError if the path cannot be written."""
-        write_bytes(Path(path), (json.dumps(self.to_json(), indent=1) + "\n").encode())
+        write_whole(Path(path), [(json.dumps(self.to_json(), indent=1) + "\n").encode()])
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Plan:

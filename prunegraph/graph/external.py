@@ -1,0 +1,89 @@
+"""Models written as a stream: a small file for the graph, weights one after the other beside it.
+
+ONNX Runtime maps such weights from disk, so a model that only runs once or twice is never
+in memory as a whole, and nothing goes through one protobuf.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import onnx
+
+from prunegraph.graph.fields import set_field
+from prunegraph.graph.model import Graph
+
+#: Smaller tensors stay in the graph's file: shape inference needs their values.
+MIN_BYTES = 1024
+
+#: Offsets are multiples of this, so that weights can be mapped from disk.
+ALIGNMENT = 4096
+
+
+def write_stream(model: onnx.ModelProto, weights: Iterable[onnx.TensorProto], path: Path, folder: Path | None) -> None:
+    """Write `model` with `weights` as its initializers to `path`, large ones to `path`.data.
+
+    Args:
+        model: a model without initializers; they are added to it, without their bytes.
+        weights: taken one at a time.
+        path: of the graph's file.
+        folder: where weights that are external already lie.
+    """
+    location = f"{path.name}.data"
+    with open(path.with_name(location), "wb") as file:
+        for tensor in weights:
+            data = raw_bytes(tensor, folder)
+            if data is None or len(data) < MIN_BYTES:
+                model.graph.initializer.append(tensor if data is None else _inside(tensor, data))
+                continue
+            file.write(b"\0" * (-file.tell() % ALIGNMENT))
+            entry = model.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            entry.data_location = onnx.TensorProto.EXTERNAL
+            for key, value in (("location", location), ("offset", file.tell()), ("length", len(data))):
+                entry.external_data.add(key=key, value=str(value))
+            file.write(data)
+    path.write_bytes(model.SerializeToString())
+
+
+def _inside(tensor: onnx.TensorProto, data: bytes) -> onnx.TensorProto:
+    return onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, raw_data=data)
+
+
+def raw_bytes(tensor: onnx.TensorProto, folder: Path | None) -> bytes | None:
+    """The bytes of a tensor as files hold them, or None for what has no such form (strings)."""
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        copy = onnx.TensorProto()
+        copy.CopyFrom(tensor)
+        onnx.external_data_helper.load_external_data_for_tensor(copy, str(folder or ""))
+        return copy.raw_data
+    if tensor.HasField("raw_data"):
+        return tensor.raw_data
+    if tensor.data_type == onnx.TensorProto.STRING or not math.prod(tensor.dims):
+        return None
+    return onnx.numpy_helper.to_array(tensor).tobytes()
+
+
+def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of everything but the initializers."""
+    copy = without_graph(model)
+    copy.graph.node.extend(model.graph.node)
+    return copy
+
+
+def without_graph(source: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of everything but nodes and initializers."""
+    model = onnx.ModelProto()
+    for field, value in source.ListFields():
+        if field.name != "graph":
+            set_field(model, field.name, value)
+    for field, value in source.graph.ListFields():
+        if field.name not in ("node", "initializer"):
+            set_field(model.graph, field.name, value)
+    return model
+
+
+def write_graph(graph: Graph, path: Path) -> None:
+    """Write a graph as a stream."""
+    write_stream(without_weights(graph.model), graph.model.graph.initializer, path, graph.folder)

@@ -1,0 +1,93 @@
+"""Imports point one way: down the list in docs/architecture.md."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+#: From the bottom to the top; a module may import from its own layer and those before it.
+LAYERS = [
+    ["errors"],
+    ["registry"],
+    ["graph"],
+    ["frontends"],
+    ["coupling.labels", "coupling.__init__"],
+    ["ops"],
+    ["coupling"],
+    ["selection"],
+    ["rewriting"],
+    ["runtime"],
+    ["proof"],
+    ["report"],
+    ["api"],
+    ["cli", "__main__"],
+]
+
+
+def layer(module: str) -> int:
+    """Layer of a module named below `prunegraph`; the longest match counts."""
+    best, found = -1, -1
+    for index, names in enumerate(LAYERS):
+        for name in names:
+            if (module == name or module.startswith(name + ".")) and len(name) > best:
+                best, found = len(name), index
+    assert found >= 0, f"{module} is in no layer"
+    return found
+
+
+def modules() -> list[tuple[str, Path]]:
+    found = []
+    for folder, prefix in ((ROOT / "prunegraph", ""), (ROOT / "frontends", "frontends.")):
+        for path in sorted(folder.rglob("*.py")):
+            name = ".".join(path.relative_to(folder).with_suffix("").parts)
+            if not name.startswith("frontends") and path != ROOT / "prunegraph" / "__init__.py":
+                found.append((prefix + name, path))
+    return found
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def imported(path: Path) -> list[str]:
+    """Modules of the package that a file imports, except for type checking only."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if is_type_checking(node):
+            node.body = []
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("prunegraph"):
+            module = (node.module or "").removeprefix("prunegraph").removeprefix(".")
+            names = [f"{module}.{alias.name}" if module else alias.name for alias in node.names]
+            found += [name for name in names if name not in ("__version__",)]
+    return found
+
+
+def test_imports_point_down() -> None:
+    wrong = [
+        f"{module} imports {target}"
+        for module, path in modules()
+        for target in imported(path)
+        if layer(target) > layer(module)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_only_the_extra_imports_torch() -> None:
+    allowed = {"frontends.pytorch"}
+    for module, path in modules():
+        names = {
+            alias.name.split(".")[0]
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Import)
+            for alias in node.names
+        }
+        assert "torch" not in names or module in allowed or module.startswith("training")
+
+
+def test_no_file_is_too_long() -> None:
+    for module, path in modules():
+        assert len(path.read_text().splitlines()) <= 600, module
