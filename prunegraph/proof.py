@@ -26,6 +26,10 @@ Array = np.ndarray
 TOLERANCE = 1e-4
 TOLERANCE_HALF = 2e-2
 
+#: Activations whose ends are flat, and below what an output of theirs is nothing but rounding.
+SATURATING = frozenset({"Sigmoid", "Softmax", "HardSigmoid"})
+SATURATED = 1e-4
+
 #: Inner values that stand in for outputs that prove nothing.
 WITNESSES = 8
 
@@ -123,12 +127,14 @@ class _Comparison:
         del opened
         names = list(self.graph.outputs)
         notes = [] if batch else ["run at batch 1, the original takes no other"]
+        saturated = [name for name, *values in zip(names, *expected, strict=True) if self._is_saturated(name, values)]
         vacuous = [name for name, *values in zip(names, *expected[:2], strict=True) if not _reacts(values)]
-        witnesses = self._witnesses() if vacuous else []
+        witnesses = self._witnesses(saturated) if saturated or vacuous else []
+        names = [name for name in names if name not in saturated]
         if witnesses:
             notes.append(
-                f"{len(vacuous)} of {len(names)} outputs are empty or do not react to the input; "
-                f"{len(witnesses)} inner values were compared as well"
+                f"{len({*saturated, *vacuous})} of {len(self.graph.outputs)} outputs are empty, saturated or do not "
+                f"react to the input; {len(witnesses)} inner values were compared"
             )
             expected = self._inner(self.masked, inputs, names + witnesses)
         found = self._inner(self.pruned, inputs, names + witnesses)
@@ -182,11 +188,25 @@ class _Comparison:
             absolute, relative = max(absolute, a), max(relative, r)
         return Difference(name, absolute, relative)
 
-    def _witnesses(self) -> list[str]:
-        """The last layers' outputs that both graphs have."""
-        names = {output for node in self.small.nodes for output in node.outputs}
-        layers = [node.outputs[0] for node in self.graph.layers]
-        return [name for name in layers if name in names and name not in self.graph.outputs][-WITNESSES:]
+    def _is_saturated(self, name: str, values: Sequence[Array]) -> bool:
+        """Whether an output is so near the end of an activation's range that only rounding is left of it."""
+        if name not in self.graph.producer or self.graph.nodes[self.graph.producer[name]].op not in SATURATING:
+            return False
+        return all(
+            value.size > 0 and float(np.minimum(abs(value), abs(1 - value)).max()) < SATURATED for value in values
+        )
+
+    def _witnesses(self, saturated: Sequence[str]) -> list[str]:
+        """Inner values that stand in for outputs: the last layers' outputs, and what saturated nodes read."""
+        both = {output for node in self.small.nodes for output in node.outputs} - set(self.graph.outputs)
+        read = [v for name in saturated for v in self._parents(name)]
+        layers = [node.outputs[0] for node in self.graph.layers][-WITNESSES:]
+        types = self.left.coupling.facts.types
+        found = dict.fromkeys([*read, *layers])
+        return [name for name in found if name in both and types.get(name) in FLOAT_TYPES]
+
+    def _parents(self, name: str) -> tuple[str, ...]:
+        return self.graph.nodes[self.graph.producer[name]].inputs
 
     def _explain(self, proof: Proof, inputs: Batch) -> str:
         """A message that names the first node whose value differs."""

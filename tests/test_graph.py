@@ -162,7 +162,7 @@ def test_external_data(tmp_path: Path) -> None:
     for a, b in zip(outputs(small), outputs(again), strict=True):
         np.testing.assert_array_equal(a, b)
     (tmp_path / "m.bin").unlink()
-    with pytest.raises(ModelError, match="m.bin.*missing"):
+    with pytest.raises(ModelError, match=r"m\.bin.*missing"):
         load(tmp_path / "m.onnx")
 
 

@@ -75,6 +75,7 @@ CASES = [
     Case("PRelu", lambda b, x: b.op("PRelu", x, b.weight(12, 1, 1))),
     Case("scalar", lambda b, x: b.op("Mul", x, b.const(2, np.float32))),
     Case("BatchNormalization", lambda b, x: b.bn(x, 12)),
+    Case("BatchNormalization-training", lambda b, x: standardised(b, x)),
     Case("InstanceNormalization", lambda b, x: b.op("InstanceNormalization", x, b.weight(12, scale=1), b.weight(12))),
     Case("GroupNormalization-18", lambda b, x: b.op("GroupNormalization", x, b.weight(3, scale=1), b.weight(3), num_groups=3), opset=18),
     Case("GroupNormalization-21", lambda b, x: b.op("GroupNormalization", x, b.weight(12, scale=1), b.weight(12), num_groups=3), opset=21),
@@ -138,6 +139,15 @@ CASES = [
     Case("QDQ-axis", lambda b, x: b.op("DequantizeLinear", b.op("QuantizeLinear", x, *qdq(b, 12), axis=1), *qdq(b, 12), axis=1)),
     Case("unknown", lambda b, x: b.op("FusedGelu", x, domain="com.example"), free=False, domains=[("com.example", 1)]),
 ]  # fmt: skip
+
+
+def standardised(b: Builder, x: str) -> str:
+    """A convolution whose weight is standardised inside the graph, as timm exports it."""
+    w = b.op("Reshape", b.weight(12, 12, 3, 3), b.const(ints(1, 12, -1)))
+    zeros, ones = b.const(np.zeros(12), np.float32), b.const(np.ones(12), np.float32)
+    names = [b.const(b.rng.uniform(0.5, 1.5, 12), np.float32), zeros, zeros, ones]
+    w = b.op("BatchNormalization", w, *names, outputs=3, training_mode=1, momentum=0.0)
+    return b.op("Conv", x, b.op("Reshape", w, b.const(ints(12, 12, 3, 3))), pads=[1, 1, 1, 1])
 
 
 def qdq(b: Builder, size: int = 0) -> list[str]:

@@ -183,9 +183,13 @@ class LabelSpace:
             self.products.append(Product(whole, factors, where))
 
     def find(self, labels: Labels) -> Labels:
-        """Follow whole-block ties to the end."""
-        while labels.ids is None and self._is_block(labels) and labels.first in self.alias:
+        """Follow whole-block ties to the end (and shorten the way for the next time)."""
+        passed = []
+        while labels.ids is None and labels.first in self.alias and self._is_block(labels):
+            passed.append(labels.first)
             labels = self.alias[labels.first]
+        for first in passed[:-1]:
+            self.alias[first] = labels
         return labels
 
     def _is_block(self, labels: Labels) -> bool:

@@ -7,9 +7,14 @@ from prunegraph.ops.rule import Site, register
 
 
 def _spread_batch_norm(site: Site) -> None:
-    if site.node.attributes.get("training_mode", 0):
-        raise ValueError("it is in training mode")
     by_pattern("n c ..., c, c, c, c -> n c ...")(site)
+    if site.node.attributes.get("training_mode", 0):
+        # Exporters write weight standardisation so: statistics of the data itself.
+        site.pin(site.labels(0)[0], "samples are normalised together")
+        site.reduces(0, range(2, len(site.labels(0))), "norm")
+        for slot in range(1, len(site.node.outputs)):
+            if site.node.outputs[slot]:
+                site.give(site.labels(0)[1:2], slot)
 
 
 def _spread_group_norm(site: Site) -> None:

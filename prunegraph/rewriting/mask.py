@@ -109,8 +109,9 @@ class _Masked:
     def _normalise(self, axes: Sequence[int], mask: str, fraction: float, rank: int) -> None:
         """Replace a normalisation by its definition, with statistics over the survivors."""
         centred = self.node.op != "RMSNormalization"
-        y = self._standardise(self.proto.input[0], axes, mask, fraction, centred)
-        self._affine(y, per_channel=self.node.op == "InstanceNormalization", rank=rank)
+        samples = [0] if self.node.op == "BatchNormalization" else []
+        y = self._standardise(self.proto.input[0], [*samples, *axes], mask, fraction, centred)
+        self._affine(y, per_channel=self.node.op in ("InstanceNormalization", "BatchNormalization"), rank=rank)
 
     def _normalise_groups(self, mask: str, fraction: float, rank: int) -> None:
         """GroupNormalization whose groups lose channels (all the same number of them)."""
@@ -150,7 +151,7 @@ class _Masked:
 
     def _affine(self, y: str, *, per_channel: bool, rank: int) -> None:
         """Scale and shift, ending in the node's own output; replaces the node."""
-        inputs = list(self.proto.input)[1:]
+        inputs = list(self.proto.input)[1:3]
         if per_channel:
             inputs = [self._per_channel(name, rank) for name in inputs]
         elif self.node.op == "GroupNormalization":

@@ -1,0 +1,117 @@
+"""Half of every group of every architecture: what is left, how exact it is, how long it takes.
+
+    python -m benchmarks.zoo [--ratio 0.5] [--all] [NAME ...]
+
+One row a model, then a summary. `--all` adds the graphs with attention or data-dependent
+control flow, which are pruned as far as today's rules reach.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import prunegraph as pg
+from fixtures.light_models import load
+from prunegraph.errors import PrunegraphError
+from prunegraph.ops.cost import cost
+
+ZOO = Path(__file__).parent.parent / "fixtures" / "zoo"
+
+#: Graphs with attention, recurrence or data-dependent control flow, by a part of their name.
+OUT_OF_SCOPE = (
+    "bat_resnext", "cait_", "coat_", "coatnet", "davit", "deit_", "edgenext", "efficientformer", "efficientvit",
+    "eva02", "levit", "mobilevit", "pvt_v2", "sequencer", "swin_", "test_vit", "tiny_vit", "vit_tiny", "xcit",
+    "vit_b_16", "rtdetr", "fasterrcnn", "ssdlite",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """Figures of one model; seconds for analyze, cut and verify."""
+
+    name: str
+    groups: int
+    params: float
+    macs: float
+    difference: float
+    analyze: float
+    cut: float
+    verify: float
+
+
+def names() -> list[str]:
+    """Every graph of the zoo."""
+    return sorted(path.name.removesuffix(".light.xz") for path in ZOO.glob("*.light.xz"))
+
+
+def in_scope(name: str) -> bool:
+    """Whether a graph is convolutional (or a mixer): no attention, no recurrence, no control flow."""
+    return not any(part in name for part in OUT_OF_SCOPE)
+
+
+def entry(name: str, ratio: float) -> Row:
+    """Prune one model by l2 and prove it."""
+    graph = pg.load(load(ZOO / f"{name}.light.xz"))
+    start = time.perf_counter()
+    found = pg.analyze(graph)
+    analyzed = time.perf_counter()
+    plan = pg.select(graph, found, budget=pg.Budget(ratio=ratio), round_to=1)
+    selected = time.perf_counter()
+    small = pg.apply(graph, plan)
+    done = time.perf_counter()
+    proof = pg.verify(graph, plan, small)
+    end = time.perf_counter()
+    before, after = cost(graph), cost(small)
+    return Row(
+        name, len(found.groups), after.params / before.params, after.macs / before.macs, proof.relative,
+        analyzed - start, done - selected, end - done,
+    )  # fmt: skip
+
+
+def summary(rows: list[Row], tried: int) -> str:
+    """One line over all models."""
+
+    def middle(field: str) -> float:
+        return statistics.median(getattr(row, field) for row in rows)
+
+    return (
+        f"{len(rows)} of {tried} proved; median kept: params {middle('params'):.3f}, MACs {middle('macs'):.3f}; "
+        f"largest difference {max(row.difference for row in rows):.1e}; "
+        f"median seconds: analyze {middle('analyze'):.3f}, cut {middle('cut'):.3f}, verify {middle('verify'):.2f}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--ratio", type=float, default=0.5)
+    parser.add_argument("--all", action="store_true")
+    args = parser.parse_args()
+    chosen = args.names or [name for name in names() if args.all or in_scope(name)]
+    print(f"{'model':44} groups params   MACs  difference  analyze    cut  verify")
+    rows, failed = [], []
+    for name in chosen:
+        try:
+            row = entry(name, args.ratio)
+        except PrunegraphError as error:
+            failed.append(name)
+            print(f"{name:44} {error}")
+            continue
+        rows.append(row)
+        print(
+            f"{row.name:44} {row.groups:6} {row.params:6.3f} {row.macs:6.3f} {row.difference:11.1e} "
+            f"{row.analyze:8.3f} {row.cut:6.3f} {row.verify:7.2f}",
+            flush=True,
+        )
+    if rows:
+        print(summary(rows, len(chosen)))
+    if failed:
+        print(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

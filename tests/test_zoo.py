@@ -1,0 +1,52 @@
+"""Real architectures with random weights: pruned to half of every group, and proved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import prunegraph as pg
+from benchmarks.zoo import ZOO, entry, in_scope, names
+from fixtures.light_models import load
+
+#: One of each kind of coupling, for the default run.
+FAST = [
+    "torchvision__resnet18", "torchvision__mobilenet_v3_small__dynamo", "torchvision__shufflenet_v2_x1_0",
+    "torchvision__densenet121", "torchvision__regnet_y_400mf", "ultralytics__yolov8n", "ultralytics__yolov5n__dynamo",
+    "timm__ghostnet_100", "timm__poolformer_s12", "timm__mixer_s32_224", "timm__test_resnet__dynamo",
+    "timm__resnest26d",
+]  # fmt: skip
+
+def prune_and_prove(name: str, algorithm: str, seed: int) -> float:
+    graph = pg.load(load(ZOO / f"{name}.light.xz", seed))
+    result = pg.prune(graph, algorithm=algorithm, budget=pg.Budget(ratio=0.5), round_to=1, seed=seed)
+    assert result.proof is not None
+    assert result.proof.relative <= 1e-4
+    assert result.small.outputs == graph.outputs
+    return result.after.params / result.before.params
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_fast_zoo(name: str) -> None:
+    assert prune_and_prove(name, "l2", 0) <= 0.42
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in names() if in_scope(name)])
+def test_zoo(name: str) -> None:
+    shares = [prune_and_prove(name, "l2", 0), *(prune_and_prove(name, "random", seed) for seed in (1, 2, 3))]
+    assert max(shares) <= 0.55
+
+
+def test_the_scope_is_complete() -> None:
+    """Every graph of the zoo is in scope, except those named with a reason."""
+    assert len(names()) == len(list(Path(ZOO).glob("*.light.xz")))
+    assert sum(in_scope(name) for name in names()) >= 70
+
+
+def test_a_row_of_the_benchmark() -> None:
+    row = entry("torchvision__resnet18", 0.5)
+    assert row.groups == 12
+    assert 0.2 < row.params < 0.3
+    assert row.difference <= 1e-4
