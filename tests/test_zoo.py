@@ -18,6 +18,7 @@ FAST = [
     "timm__resnest26d",
 ]  # fmt: skip
 
+
 def prune_and_prove(name: str, algorithm: str, seed: int) -> float:
     graph = pg.load(load(ZOO / f"{name}.light.xz", seed))
     result = pg.prune(graph, algorithm=algorithm, budget=pg.Budget(ratio=0.5), round_to=1, seed=seed)

@@ -184,35 +184,48 @@ def _component_groups(coupling: Coupling, axes: list[_Axis]) -> Iterator[Ranked]
     count = coupling.channels.count
     if not axes or not count:
         return
+    signature, order, ranks = _signatures(coupling, axes)
+    free = np.flatnonzero((signature != 0) & ~coupling.channels.pinned_components)
+    _, groups = np.unique(signature[free], return_inverse=True)
+    sorting = np.lexsort((order[free], groups))
+    free, groups = free[sorting], groups[sorting]
+    starts = np.searchsorted(groups, np.arange(groups[-1] + 1 if len(groups) else 0))
+    group_of, channel_of = np.full(count, -1), np.full(count, -1)
+    group_of[free], channel_of[free] = groups, np.arange(len(free)) - starts[groups]
+    sizes = np.bincount(groups)
+    members: list[list[tuple[_Axis, int | None, Array | None]]] = [[] for _ in sizes]
+    for axis in axes:
+        assert axis.numbers is not None
+        group, channel = group_of[axis.numbers], channel_of[axis.numbers]
+        sorting = np.lexsort((channel, group))
+        group = group[sorting]
+        for which in np.unique(group[group >= 0]):
+            first, last = np.searchsorted(group, (which, which + 1))
+            members[which].append((axis, None, sorting[first:last].reshape(sizes[which], -1)))
+    for which, numbers in enumerate(np.split(free, starts[1:])):
+        if len(numbers):
+            rank = int(ranks[numbers[0]]), int(order[numbers[0]])
+            yield rank, _Parts(len(numbers), 0, numbers, members[which])
+
+
+def _signatures(coupling: Coupling, axes: list[_Axis]) -> tuple[Array, Array, Array]:
+    """For every channel: a number that is equal for equal members, its place, and its maker's rank."""
     parts = _value_axes(coupling)
     random = np.random.default_rng(0).integers(1, 2**63, len(axes) + len(parts), np.uint64)
+    count = coupling.channels.count
     signature = np.zeros(count, np.uint64)
-    order = np.full(count, np.iinfo(np.int64).max)
-    ranks = np.zeros(count, np.int64)
-    by_rank = sorted(range(len(axes)), key=lambda i: -_rank(axes[i].use, axes[i].axis))
-    for i in by_rank:
+    order, ranks = np.full(count, np.iinfo(np.int64).max), np.zeros(count, np.int64)
+    for i in sorted(range(len(axes)), key=lambda i: -_rank(axes[i].use, axes[i].axis)):
         numbers = axes[i].numbers
         assert numbers is not None
         np.add.at(signature, numbers, random[i])
         order[numbers[::-1]] = np.arange(len(numbers))[::-1]
         ranks[numbers] = _rank(axes[i].use, axes[i].axis)
-    free = (signature != 0) & ~coupling.channels.pinned_components
+    has_member = signature != 0
     for part, number in zip(parts, random[len(axes) :], strict=True):
         np.add.at(signature, part, number)
-    for value in np.unique(signature[free]):
-        numbers = np.flatnonzero((signature == value) & free)
-        numbers = numbers[np.argsort(order[numbers], kind="stable")]
-        place = np.full(count, -1)
-        place[numbers] = np.arange(len(numbers))
-        members: list[tuple[_Axis, int | None, Array | None]] = []
-        for axis in axes:
-            assert axis.numbers is not None
-            channel = place[axis.numbers]
-            found = np.flatnonzero(channel >= 0)
-            if len(found):
-                found = found[np.argsort(channel[found], kind="stable")]
-                members.append((axis, None, found.reshape(len(numbers), -1)))
-        yield (int(ranks[numbers[0]]), int(order[numbers[0]])), _Parts(len(numbers), 0, numbers, members)
+    signature[~has_member] = 0
+    return signature, order, ranks
 
 
 def _value_axes(coupling: Coupling) -> list[Array]:
@@ -224,9 +237,10 @@ def _value_axes(coupling: Coupling) -> list[Array]:
     found = {}
     for labels in coupling.labels.values():
         for axis in labels:
-            root = coupling.channels.root(axis)
-            if root.ids is not None:
-                found[root.key] = root.ids
+            if axis.size > 1 and not coupling.channels.all_pinned(axis):
+                root = coupling.channels.root(axis)
+                if root.ids is not None:
+                    found[root.key] = root.ids
     return list(found.values())
 
 

@@ -284,26 +284,25 @@ class Channels:
     def _expand(self, used: Iterable[Labels]) -> None:
         """Number the elements of every block that is looked at index by index."""
         space = self.space
-        touched: set[int] = set()
         queue = [labels for pair in space.ties for labels in pair]
-        queue += [labels for labels in used if not space._is_block(labels)]
-        queue += [Labels(space._sizes[first], first) for first in space.alias]
-        seen: set[tuple[int, int]] = set()
-        for labels in queue:
-            found = space.find(labels)
-            if found.is_constant:
-                touched.add(found.first)
-            elif not space._is_block(found) and found.key not in seen:
-                seen.add(found.key)
-                touched.update(self._blocks(found))
-        for first, target in space.alias.items():
-            final = space.find(target)
-            if not (space._is_block(final) or final.is_constant):
-                touched.add(first)
+        queue += used
         roots: set[int] = set()
-        for first in touched:
-            final = space.find(Labels(space._sizes[first], first))
-            roots.add(final.first if space._is_block(final) or final.is_constant else first)
+        seen: set[tuple[int, int]] = set()
+        while queue:
+            found = space.find(queue.pop())
+            if found.key in seen or (space._is_block(found) and found.first not in roots):
+                continue
+            seen.add(found.key)
+            if found.is_constant:
+                roots.add(found.first)
+                continue
+            for first in self._blocks(found) - roots:
+                final = space.find(Labels(space._sizes[first], first))
+                if space._is_block(final) or final.is_constant:
+                    roots.add(final.first)
+                else:  # the block follows other labels index by index
+                    roots.add(first)
+                    queue.append(final)
         self._base: dict[int, int] = {}
         self._elements = 0
         for first in sorted(roots):
