@@ -73,7 +73,7 @@ def test_prune_with_data_layers_and_seed(tmp_path: Path) -> None:
         "--data", FIXTURES / "fashion_calibration.npz", "--algorithm", "random", "--seed", "3",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "3 runs" in done.stderr
+    assert "4 runs" in done.stderr
     small = pg.load(out)
     assert small.node(keep).channels.outputs == 16
     assert small.node(own).channels.outputs == 48

@@ -13,6 +13,7 @@ LAYERS = [
     ["registry"],
     ["graph"],
     ["frontends"],
+    ["runtime.__init__", "runtime.session", "runtime.data"],
     ["coupling.labels", "coupling.__init__"],
     ["ops"],
     ["coupling"],

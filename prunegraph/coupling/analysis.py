@@ -9,9 +9,11 @@ from functools import cached_property
 import numpy as np
 
 from prunegraph.coupling.groups import Fixed, Group, find_fixed, find_groups
-from prunegraph.coupling.labels import Channels, Labels, LabelSpace, Policy, Reason, finest
+from prunegraph.coupling.labels import Channels, Labels, LabelSpace, Reason
+from prunegraph.coupling.sample import complete
 from prunegraph.coupling.shuffle import Shuffle, find_shuffles
 from prunegraph.coupling.uses import Use
+from prunegraph.errors import UnknownNameError
 from prunegraph.graph.facts import Facts, element, facts
 from prunegraph.graph.model import Graph, Node
 from prunegraph.ops import rule_for
@@ -28,6 +30,7 @@ class Reduction:
     slot: int
     axes: tuple[int, ...]
     kind: str
+    zero: int | None = None
 
 
 @dataclass
@@ -45,10 +48,11 @@ class Coupling:
     labels: dict[str, tuple[Labels, ...]] = field(default_factory=dict, repr=False)
     uses: list[Use] = field(default_factory=list, repr=False)
     reductions: list[Reduction] = field(default_factory=list, repr=False)
-    attributes: dict[int, dict[str, Labels]] = field(default_factory=dict, repr=False)
+    attributes: dict[int, dict[str, tuple[Labels, int]]] = field(default_factory=dict, repr=False)
     operands: dict[int, list[int]] = field(default_factory=dict, repr=False)
     shuffles: dict[int, Shuffle] = field(default_factory=dict, repr=False)
     followed: set[int] = field(default_factory=set, repr=False)
+    attention: str | None = None
     channels: Channels = field(default=None, repr=False)  # type: ignore[assignment]
 
     def group(self, name: str) -> Group:
@@ -75,19 +79,25 @@ class Coupling:
         return self.value_labels(value, reduction.node, reduction.slot) or ()
 
 
-def analyze(graph: Graph, *, policy: Policy = finest) -> Coupling:
+def analyze(graph: Graph, *, attention: str | None = None) -> Coupling:
     """Find all channels that can be pruned, and why the others cannot.
 
     Args:
         graph: the model.
-        policy: picks the factor that is pruned where an axis merges several.
+        attention: what is pruned in attention, "heads" or "head_dim"; by default whichever
+            has more elements, the finer unit.
 
     Returns:
-        The coupling (cached on the graph for the same policy).
+        The coupling (cached on the graph).
+
+    Raises:
+        UnknownNameError: `attention` is neither.
     """
-    key = ("coupling", policy)
+    if attention not in (None, *ATTENTION):
+        raise UnknownNameError("unit of attention", str(attention), ATTENTION)
+    key = ("coupling", attention)
     if key not in graph.cache:
-        graph.cache[key] = _Walk(graph).run(policy)
+        graph.cache[key] = _Walk(graph).run(attention)
     found: Coupling = graph.cache[key]
     return found
 
@@ -98,13 +108,15 @@ class _Walk:
     def __init__(self, graph: Graph):
         self.graph = graph
         self.facts = facts(graph)
+        complete(graph, self.facts)
         self.space = LabelSpace()
         self.labels: dict[str, tuple[Labels, ...]] = {}
         self.uses: dict[tuple[str, int, int], Use] = {}
         self.result = Coupling(graph, self.facts, shuffles=find_shuffles(graph, self.facts))
 
-    def run(self, policy: Policy) -> Coupling:
+    def run(self, attention: str | None) -> Coupling:
         result = self.result
+        result.attention = attention
         for name in self.graph.inputs:
             reason = Reason("graph input", name)
             self.labels[name] = tuple(self.space.pinned(size, reason) for size in self.facts.shapes[name])
@@ -119,7 +131,7 @@ class _Walk:
                 self.space.pin(labels, Reason("graph output", name))
         result.labels = self.labels
         result.uses = list(self.uses.values())
-        result.channels = self.space.resolve(self._used(), policy)
+        result.channels = self.space.resolve(self._used(), attention)
         result.groups = find_groups(result)
         result.fixed = find_fixed(result)
         return result
@@ -139,8 +151,9 @@ class _Walk:
             for labels in self.value_labels(value):
                 self.space.pin(labels, site.reason(f"used inside the body of {node.op}"))
         rule = rule_for(node)
-        if rule is None:
-            self._barrier(site, f"{node.op} has no rule")
+        if rule is None or rule.spread is None:
+            reason = rule.barrier if rule is not None else None
+            self._barrier(site, f"{node.op}: {reason}" if reason else f"{node.op} has no rule")
             return
         shapes = self.facts.shapes
         values = [v for v in (*node.inputs, *node.outputs) if v]
@@ -288,11 +301,14 @@ class NodeSite:
         if self.node.index not in use.layers:
             use.layers.append(self.node.index)
 
-    def reduces(self, slot: int, axes: Sequence[int], kind: str) -> None:
-        self.walk.result.reductions.append(Reduction(self.node.index, slot, tuple(axes), kind))
+    def reduces(self, slot: int, axes: Sequence[int], kind: str, zero: int | None = None) -> None:
+        self.walk.result.reductions.append(Reduction(self.node.index, slot, tuple(axes), kind, zero))
 
-    def follows(self, attribute: str, labels: Labels) -> None:
-        self.walk.result.attributes.setdefault(self.node.index, {})[attribute] = labels
+    def follows(self, attribute: str, labels: Labels, times: int = 1) -> None:
+        self.walk.result.attributes.setdefault(self.node.index, {})[attribute] = labels, times
+
+    def tag(self, labels: Labels, name: str) -> None:
+        self.space.tag(labels, name)
 
     def sizes_operand(self, slot: int) -> None:
         self.walk.result.operands.setdefault(self.node.index, []).append(slot)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,11 +114,6 @@ class Product:
         return factor.take(positions)
 
 
-#: Picks the factor that carries a product when several are free; gets the product and the
-#: positions of the free factors.
-Policy = Callable[[Product, Sequence[int]], int]
-
-
 def finest(product: Product, free: Sequence[int]) -> int:
     """The free factor with the most elements: the smallest unit of pruning."""
     return max(free, key=lambda i: (product.factors[i].size, -i))
@@ -134,6 +129,7 @@ class LabelSpace:
         self.ties: list[tuple[Labels, Labels]] = []
         self.products: list[Product] = []
         self.reasons: dict[int, Reason] = {}
+        self.tags: list[tuple[Labels, str]] = []
         self._sizes: dict[int, int] = {}
         self._pins: dict[Reason, int] = {}
 
@@ -182,6 +178,10 @@ class LabelSpace:
         elif factors:
             self.products.append(Product(whole, factors, where))
 
+    def tag(self, labels: Labels, name: str) -> None:
+        """Name a factor, so that a caller can ask for it."""
+        self.tags.append((labels, name))
+
     def find(self, labels: Labels) -> Labels:
         """Follow whole-block ties to the end (and shorten the way for the next time)."""
         passed = []
@@ -197,12 +197,13 @@ class LabelSpace:
 
     # -- resolution -----------------------------------------------------------------
 
-    def resolve(self, used: Iterable[Labels], policy: Policy = finest) -> Channels:
+    def resolve(self, used: Iterable[Labels], wanted: str | None = None) -> Channels:
         """Channels of all labels.
 
         Args:
             used: every `Labels` the caller will ask about.
-            policy: which free factor carries a product.
+            wanted: tag of the factors that carry their products, where several are free;
+                else the factor with the most elements does.
         """
         pending = list(self.products)
         while pending:
@@ -214,13 +215,13 @@ class LabelSpace:
         carriers: set[tuple[int, int]] = set()
         while pending:
             channels = Channels(self, (*used, *(part for p in pending for part in (p.whole, *p.factors))))
-            pending = self._round(pending, channels, policy, carriers)
+            pending = self._round(pending, channels, wanted, carriers)
         return Channels(self, used)
 
     def _round(
-        self, pending: list[Product], channels: Channels, policy: Policy, carriers: set[tuple[int, int]]
+        self, pending: list[Product], channels: Channels, wanted: str | None, carriers: set[tuple[int, int]]
     ) -> list[Product]:
-        """Settle all products that are clear; if none is, let the policy choose."""
+        """Settle all products that are clear; if none is, choose carriers."""
         # All questions first: settling a product changes what later questions would find.
         states = []
         for product in pending:
@@ -237,6 +238,7 @@ class LabelSpace:
                 unclear.append((product, pinned))
         if len(unclear) < len(pending):
             return [product for product, _ in unclear]
+        preferred = {self.find(labels).key for labels, name in self.tags if name == wanted}
         decided: set[tuple[int, int]] = set()
         for product, pinned in unclear:
             blocks = {self.find(f).key for f in product.factors}
@@ -246,7 +248,8 @@ class LabelSpace:
             decided |= blocks
             free = [i for i, is_pinned in enumerate(pinned) if not is_pinned]
             known = [i for i in free if self.find(product.factors[i]).key in carriers]
-            chosen = known[0] if known else policy(product, free)
+            tagged = [i for i in free if self.find(product.factors[i]).key in preferred]
+            chosen = (known or tagged or [finest(product, free)])[0]
             carriers.add(self.find(product.factors[chosen]).key)
             for i in free:
                 if i != chosen:

@@ -31,7 +31,11 @@ INT_TYPES = (np.dtype(np.int64), np.dtype(np.int32), np.dtype(np.bool_))
 
 
 #: Operators that ONNX defines as functions, which its inference does not open: outputs are like the first input.
-LIKE_INPUT = frozenset({"GroupNormalization", "MeanVarianceNormalization"})
+LIKE_INPUT = frozenset(
+    {
+        "GroupNormalization", "MeanVarianceNormalization", "RMSNormalization", "RotaryEmbedding",
+    }
+)  # fmt: skip
 
 
 @dataclass
@@ -166,10 +170,16 @@ def _visit(node: Node, result: Facts, inferred: Mapping[str, onnx.TypeProto.Tens
             result.shapes[output] = shape
             result.types[output] = inferred[output].elem_type
         missing |= shape is None and bool(output)
-    if missing and node.op in LIKE_INPUT and node.inputs[0] in result.shapes:
+    if missing:
+        infer_outputs(node, result)
+
+
+def infer_outputs(node: Node, result: Facts) -> None:
+    """Fill in what ONNX's inference of the whole graph left open at one node."""
+    if node.op in LIKE_INPUT and node.inputs[0] in result.shapes:
         result.shapes[node.outputs[0]] = result.shapes[node.inputs[0]]
         result.types[node.outputs[0]] = result.types[node.inputs[0]]
-    elif missing:
+    else:
         _infer_node(node, result)
 
 

@@ -36,10 +36,30 @@ ROLES = {
     "LayerNormalization": ("", "scale", "bias"),
     "GroupNormalization": ("", "scale", "bias"),
     "PRelu": ("", "slope"),
+    "FusedConv": ("", "weight", "bias"),
+    "DeformConv": ("", "weight", "", "bias"),
+    "FusedMatMul": ("weight", "weight"),
+    "LSTM": ("", "weight", "recurrence", "bias"),
+    "GRU": ("", "weight", "recurrence", "bias"),
+    "RNN": ("", "weight", "recurrence", "bias"),
 }
 
 #: Operators whose weight is contracted with the data: the layers a user thinks in.
-LAYER_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+LAYER_OPS = frozenset(
+    {
+        "Conv",
+        "ConvTranspose",
+        "DeformConv",
+        "Einsum",
+        "FusedConv",
+        "FusedMatMul",
+        "GRU",
+        "Gemm",
+        "LSTM",
+        "MatMul",
+        "RNN",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -217,7 +237,9 @@ class Graph:
             numbers = {a.name: a.i for a in proto.attribute}
             groups = numbers.get("group", 1) or 1
             first, second = main.shape[0], main.shape[1]
-            if proto.op_type == "Conv":
+            if "hidden_size" in numbers:
+                inputs, outputs = main.shape[2], numbers["hidden_size"]
+            elif proto.op_type in ("Conv", "DeformConv", "FusedConv"):
                 inputs, outputs = second * groups, first
             elif proto.op_type == "ConvTranspose":
                 inputs, outputs = first, second * groups
@@ -254,7 +276,7 @@ class Graph:
 
     def main_weight(self, node: Node) -> str | None:
         """The weight a layer contracts with, looked up through operators that only carry it."""
-        slots = (1, 0) if node.op == "MatMul" else (1,)
+        slots = (1, 0) if node.op in ("MatMul", "FusedMatMul", "Einsum") else (1,)
         for slot in slots:
             weight = self.weight_behind(node.input(slot))
             if weight is not None:

@@ -3,7 +3,25 @@
 Importing this package registers every rule.
 """
 
-from prunegraph.ops import conv, elementwise, join, matmul, movement, norm, pool, quantized, reduce
+from prunegraph.ops import (
+    attention,
+    barriers,
+    conv,
+    elementwise,
+    fused,
+    indexing,
+    join,
+    matmul,
+    movement,
+    norm,
+    pool,
+    quantized,
+    recurrent,
+    reduce,
+)
 from prunegraph.ops.rule import rule_for
 
-__all__ = ["conv", "elementwise", "join", "matmul", "movement", "norm", "pool", "quantized", "reduce", "rule_for"]
+__all__ = [
+    "attention", "barriers", "conv", "elementwise", "fused", "indexing", "join", "matmul", "movement", "norm", "pool",
+    "quantized", "recurrent", "reduce", "rule_for",
+]  # fmt: skip

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from prunegraph.graph.model import Node
 from prunegraph.ops.pattern import by_pattern
-from prunegraph.ops.rule import Shape, register
+from prunegraph.ops.rule import Shape, Site, register
 
 
-def _conv_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+def conv_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
     """Every output element costs the weights of one filter."""
     return math.prod(outputs[0]) * math.prod(inputs[1][1:])
 
@@ -23,8 +23,21 @@ def _transposed_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shap
 register(
     "Conv",
     spread=by_pattern("n (g i) *s, (g o) i *k, (g o)? -> n (g o) *s'", layer=True, group="g"),
-    macs=_conv_macs,
+    macs=conv_macs,
 )
+
+
+def _spread_deform_conv(site: Site) -> None:
+    """Offsets and masks are spatial; several offset groups divide the input channels by position."""
+    by_pattern("n (g i) *s, (g o) i *k, n *f, (g o)?, n *m? -> n (g o) *s'", layer=True, stays="offsets", group="g")(
+        site
+    )
+    if site.node.attributes.get("offset_group", 1) != 1:
+        site.pin(site.labels(0)[1], "divided among offset groups")
+
+
+register("DeformConv", spread=_spread_deform_conv, macs=conv_macs)
+register("GridSample", spread=by_pattern("n c *s, n *g -> n c *s'"))
 register(
     "ConvTranspose",
     spread=by_pattern("n (g i) *s, (g i) o *k, (g o)? -> n (g o) *s'", layer=True, group="g"),

@@ -23,14 +23,15 @@ def broadcast(site: Site, operands: Sequence[tuple[Sequence[Labels], Shape]]) ->
     return result[::-1]
 
 
-def _spread_nary(site: Site) -> None:
+def spread_nary(site: Site) -> None:
+    """Operands broadcast together."""
     slots = [slot for slot in range(len(site.node.inputs)) if site.has(slot)]
     # Data first, so that a fresh weight axis follows the data and not the other way round.
     slots.sort(key=site.is_weight)
     site.give(broadcast(site, [(site.labels(slot), site.shape(slot)) for slot in slots]))
 
 
-def _spread_unary(site: Site) -> None:
+def spread_unary(site: Site) -> None:
     """Labels pass; further inputs are scalars (bounds of a Clip, ratio of a Dropout)."""
     labels = site.labels(0)
     for slot, output in enumerate(site.node.outputs):
@@ -41,7 +42,7 @@ def _spread_unary(site: Site) -> None:
 def _spread_cast_like(site: Site) -> None:
     """The second input gives its type only."""
     site.labels(1)
-    _spread_unary(site)
+    spread_unary(site)
 
 
 register(
@@ -49,11 +50,11 @@ register(
     "Tanh", "Erf", "Gelu", "Mish", "Softplus", "Softsign", "Exp", "Log", "Sqrt", "Abs", "Neg", "Reciprocal", "Floor",
     "Ceil", "Round", "Sign", "Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh",
     "Not", "BitwiseNot", "IsNaN", "IsInf", "Clip", "Shrink", "Identity", "Cast", "Dropout",
-    spread=_spread_unary,
+    spread=spread_unary,
 )  # fmt: skip
 register("CastLike", spread=_spread_cast_like)
 register(
     "Add", "Sub", "Mul", "Div", "Pow", "Mod", "Min", "Max", "Sum", "Mean", "Equal", "Less", "LessOrEqual", "Greater",
     "GreaterOrEqual", "And", "Or", "Xor", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Where", "PRelu",
-    spread=_spread_nary,
+    spread=spread_nary,
 )  # fmt: skip

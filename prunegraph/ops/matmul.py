@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
-from prunegraph.coupling.labels import Labels
 from prunegraph.graph.model import Node
 from prunegraph.ops.elementwise import broadcast
 from prunegraph.ops.pattern import by_pattern
@@ -35,27 +35,62 @@ def _gemm_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) ->
     return math.prod(outputs[0]) * contracted
 
 
-def _spread_matmul(site: Site) -> None:
-    """`... m k, ... k n -> ... m n`, either side may be a vector."""
-    a, b = list(site.labels(0)), list(site.labels(1))
-    k_of_b = max(len(b) - 2, 0)
-    site.space.tie(a[-1], b[k_of_b])
-    rows: list[Labels] = a[-2:-1]
-    columns: list[Labels] = b[-1:] if len(b) > 1 else []
-    batch = broadcast(site, [(a[:-2], site.shape(0)[:-2]), (b[:k_of_b], site.shape(1)[:k_of_b])])
-    site.give([*batch, *rows, *columns])
-    for slot, inner, outer in ((0, len(a) - 1, len(a) - 2), (1, k_of_b, len(b) - 1)):
+def spread_product(site: Site, transpose_a: bool = False, transpose_b: bool = False) -> None:
+    """`... m k, ... k n -> ... m n`, either side may be a vector or transposed."""
+    a, b = site.labels(0), site.labels(1)
+    k_of_a = len(a) - (2 if transpose_a and len(a) > 1 else 1)
+    k_of_b = len(b) - (1 if transpose_b or len(b) == 1 else 2)
+    site.space.tie(a[k_of_a], b[k_of_b])
+    outer_a = [axis for axis in range(max(len(a) - 2, 0), len(a)) if axis != k_of_a]
+    outer_b = [axis for axis in range(max(len(b) - 2, 0), len(b)) if axis != k_of_b]
+    batch = broadcast(site, [(a[:-2], site.shape(0)[:-2]), (b[:-2], site.shape(1)[:-2])])
+    site.give([*batch, *(a[axis] for axis in outer_a), *(b[axis] for axis in outer_b)])
+    for slot, inner, outer in ((0, k_of_a, outer_a), (1, k_of_b, outer_b)):
         if site.carries_weight(slot):
             site.role(slot, inner, "in")
-            if outer >= 0 and outer != inner:
-                site.role(slot, outer, "out")
+            for axis in outer:
+                site.role(slot, axis, "out")
     if not (site.is_weight(0) or site.is_weight(1)):
-        site.reduces(0, [len(a) - 1], "sum")
+        site.reduces(0, [k_of_a], "sum")
+    if not (site.carries_weight(0) or site.carries_weight(1)):
+        for labels in batch[1:]:
+            site.tag(labels, "heads")
+        for labels in (a[k_of_a], *(b[axis] for axis in outer_b)):
+            site.tag(labels, "head_dim")
 
 
 def _matmul_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
     return math.prod(outputs[0]) * inputs[0][-1]
 
 
+def _spread_einsum(site: Site) -> None:
+    """The equation is the pattern."""
+    by_pattern(einsum_pattern(site), layer=True)(site)
+
+
+def einsum_pattern(site: Site) -> str:
+    """The equation of an Einsum in the pattern language."""
+    equation = site.node.attributes["equation"].decode().replace(" ", "")
+    left, arrow, right = equation.partition("->")
+    if not arrow:
+        letters = sorted({c for c in left if c.isalpha() and left.count(c) == 1})
+        right = ("..." if "..." in left else "") + "".join(letters)
+    return " -> ".join(", ".join(" ".join(re.findall(r"\.\.\.|\w", o)) for o in s.split(",")) for s in (left, right))
+
+
+def _einsum_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+    """The product of all letters' sizes; an equation with an ellipsis counts what its inputs show."""
+    left = node.attributes["equation"].decode().replace(" ", "").partition("->")[0].split(",")
+    if len(left) < 2:
+        return 0
+    sizes: dict[str, int] = {}
+    for operand, shape in zip(left, inputs, strict=True):
+        spare = len(shape) - len(operand.replace("...", ""))
+        names = operand.replace("...", "".join(str(i) for i in range(spare)))
+        sizes.update(zip(names, shape, strict=True))
+    return math.prod(sizes.values())
+
+
 register("Gemm", spread=_spread_gemm, macs=_gemm_macs)
-register("MatMul", spread=_spread_matmul, macs=_matmul_macs)
+register("MatMul", spread=spread_product, macs=_matmul_macs)
+register("Einsum", spread=_spread_einsum, macs=_einsum_macs)

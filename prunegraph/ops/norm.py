@@ -73,7 +73,7 @@ def _spread_softmax(site: Site) -> None:
 register("BatchNormalization", spread=_spread_batch_norm)
 register("InstanceNormalization", spread=_spread_instance_norm)
 register("GroupNormalization", spread=_spread_group_norm)
-register("LayerNormalization", "RMSNormalization", spread=_spread_layer_norm)
+register("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", spread=_spread_layer_norm)
 register("LpNormalization", spread=_spread_lp_norm)
 register("MeanVarianceNormalization", spread=_spread_mean_variance)
 register("LRN", spread=by_pattern("n *c -> n *c", stays="channels within reach of each other in LRN"))

@@ -5,7 +5,7 @@
 Inputs are separated by commas, `?` marks one that may be missing. An axis is
 
 * a letter: the same letter is the same axis everywhere, tied;
-* letters in parentheses: a product, row-major, first letter slowest;
+* letters in parentheses: a product, row-major, first letter slowest; a number is a factor that stays;
 * `*name`: any number of axes (also none) that must stay;
 * `...`: any number of axes that pass through, tied wherever they occur.
 
@@ -83,19 +83,22 @@ def _operand(text: str) -> Operand:
     return Operand(tuple(axes), optional)
 
 
-def by_pattern(text: str, *, layer: bool = False, stays: str = "spatial axis", **attributes: str) -> Spread:
+def by_pattern(
+    text: str, *, layer: bool = False, stays: str = "spatial axis", pinned: str = "", **attributes: str
+) -> Spread:
     """A `spread` from a pattern.
 
     Args:
         text: the pattern.
         layer: the operator contracts data with a weight (its axes get roles).
         stays: what to call the starred axes in reasons.
+        pinned: letters that must stay.
         attributes: attribute name -> letter whose size it is.
     """
     pattern = parse(text)
 
     def spread(site: Site) -> None:
-        _Match(pattern, site, attributes, layer, stays).run()
+        _Match(pattern, site, attributes, layer, stays, pinned).run()
 
     return spread
 
@@ -103,8 +106,10 @@ def by_pattern(text: str, *, layer: bool = False, stays: str = "spatial axis", *
 class _Match:
     """One application of a pattern to a node."""
 
-    def __init__(self, pattern: Pattern, site: Site, attributes: Mapping[str, str], layer: bool, stays: str):
-        self.site, self.attributes, self.layer, self.stays = site, attributes, layer, stays
+    def __init__(
+        self, pattern: Pattern, site: Site, attributes: Mapping[str, str], layer: bool, stays: str, pinned: str
+    ):
+        self.site, self.attributes, self.layer, self.stays, self.stay = site, attributes, layer, stays, pinned
         self.pattern = pattern
         self.terms = {
             slot: operand.align(len(site.shape(slot))) for slot, operand in enumerate(pattern.inputs) if site.has(slot)
@@ -115,6 +120,9 @@ class _Match:
     def run(self) -> None:
         self._measure()
         self._join()
+        for letter in self.stay:
+            if letter in self.letters:
+                self.site.pin(self.letters[letter], self.stays)
         for attribute, letter in self.attributes.items():
             self.site.follows(attribute, self.letters[letter])
         if self.layer:
@@ -125,6 +133,9 @@ class _Match:
 
     def _measure(self) -> None:
         """Sizes of all letters, from attributes, plain axes, then products."""
+        every = [*self.terms.values(), *(operand.axes for operand in self.pattern.outputs)]
+        numbers = {letter for terms in every for axis in terms for letter in axis.letters if letter.isdigit()}
+        self.sizes.update({number: int(number) for number in numbers})
         for attribute, letter in self.attributes.items():
             self.sizes[letter] = int(self.site.node.attributes.get(attribute, 1))
         axes = [
@@ -169,21 +180,26 @@ class _Match:
     def _complete(self, letters: tuple[str, ...]) -> None:
         for letter in letters:
             if letter not in self.letters:
-                self.letters[letter] = self.site.space.fresh(self.sizes[letter])
+                size = self.sizes[letter]
+                number = letter.isdigit()
+                self.letters[letter] = self.site.stay(size, "fixed factor") if number else self.site.space.fresh(size)
 
     def _assign_roles(self) -> None:
         made = {letter for operand in self.pattern.outputs for axis in operand.axes for letter in axis.letters}
         covered: set[str] = set()
         for slot, terms in self.terms.items():
-            if slot and self.site.carries_weight(slot):
+            if self.site.carries_weight(slot):
                 for axis, term in enumerate(terms):
                     if term.letters:
                         contracted = not made.issuperset(term.letters)
                         self.site.role(slot, axis, "in" if contracted else "out")
                         covered.update(term.letters if contracted and self.site.is_weight(slot) else ())
-        for axis, term in enumerate(self.terms[0]):
-            if set(term.letters) - made - covered:
-                self.site.reduces(0, [axis], "sum")
+        for slot, terms in self.terms.items():
+            for axis, term in enumerate(terms):
+                summed = set(term.letters) - made - covered
+                if summed and not self.site.is_weight(slot):
+                    self.site.reduces(slot, [axis], "sum")
+                    covered |= summed
 
     def _give(self, slot: int, operand: Operand) -> None:
         site = self.site

@@ -8,7 +8,7 @@ start at a later opset version than another one for the same operator.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Protocol
@@ -75,11 +75,17 @@ class Site(Protocol):
     def role(self, slot: int, axis: int, role: str) -> None:
         """Say that a weight's axis is a layer's "out" or "in" channels."""
 
-    def reduces(self, slot: int, axes: Sequence[int], kind: str) -> None:
-        """Say that an input is summed over axes ("sum"), averaged ("mean") or normalised ("norm")."""
+    def reduces(self, slot: int, axes: Sequence[int], kind: str, zero: int | None = None) -> None:
+        """Say that an input is summed over axes ("sum"), averaged ("mean") or normalised ("norm").
 
-    def follows(self, attribute: str, labels: Labels) -> None:
-        """Say that an attribute is the size of an axis."""
+        `zero` is the slot of the input's zero point, for integer data.
+        """
+
+    def follows(self, attribute: str, labels: Labels, times: int = 1) -> None:
+        """Say that an attribute is the size of an axis, or a multiple of it."""
+
+    def tag(self, labels: Labels, name: str) -> None:
+        """Say what a factor is in attention: "heads" or "head_dim"."""
 
     def sizes_operand(self, slot: int) -> None:
         """Say that an input lists the sizes of the first output's axes."""
@@ -120,12 +126,16 @@ Macs = Callable[[Node, Sequence[Shape], Sequence[Shape]], int]
 
 @dataclass(frozen=True)
 class Rule:
-    """How an operator treats channels. `macs` gets the shapes of inputs and outputs."""
+    """How an operator treats channels. `macs` gets the shapes of inputs and outputs.
 
-    spread: Spread
+    `barrier` is the reason why the operator pins all it touches; it has no `spread` then.
+    """
+
+    spread: Spread | None = None
     repair: Repair | None = None
     macs: Macs | None = None
     since: int = 1
+    barrier: str | None = None
 
 
 _RULES: dict[tuple[str, str], list[Rule]] = {}
@@ -151,6 +161,19 @@ def register(
             raise PluginError(f"operator {domain or 'ai.onnx'}::{op} has two rules since version {since}")
         rules.append(Rule(spread, repair, macs, since))
         rules.sort(key=lambda rule: -rule.since)
+
+
+def register_barriers(reasons: Mapping[str, str], domain: str = "") -> None:
+    """Say of operators that they pin all they touch, and why. Raises PluginError for a duplicate."""
+    for op, reason in reasons.items():
+        if (domain, op) in _RULES:
+            raise PluginError(f"operator {domain or 'ai.onnx'}::{op} has a rule and cannot be a barrier")
+        _RULES[domain, op] = [Rule(barrier=reason)]
+
+
+def rules() -> dict[tuple[str, str], list[Rule]]:
+    """All rules by domain and operator, newest version first."""
+    return dict(_RULES)
 
 
 def rule_for(node: Node) -> Rule | None:

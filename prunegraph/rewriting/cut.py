@@ -154,9 +154,9 @@ class NodeEdit:
         if shuffle is not None:
             self._cut_shuffle(shuffle)
             return
-        for attribute, labels in self.coupling.attributes.get(node.index, {}).items():
+        for attribute, (labels, times) in self.coupling.attributes.get(node.index, {}).items():
             if self.survivors.kept(labels) is not None:
-                self.set_attribute(attribute, self.survivors.size(labels))
+                self.set_attribute(attribute, self.survivors.size(labels) * times)
         for slot in self.coupling.operands.get(node.index, ()):
             if self.is_cut(node.outputs[0]):
                 rank = len(self.facts.shapes[node.outputs[0]])

@@ -89,6 +89,9 @@ class _Masked:
                 one[kept] = 1
                 mask = mask * one.reshape([-1 if i == axis else 1 for i in range(rank)])
                 fraction *= len(kept) / labels[axis].size
+        if self.dtype.kind in "iu":
+            self._mask_integers(reduction, mask)
+            return
         name = self._tensor("mask", mask)
         if reduction.kind in ("sum", "mean"):
             self.proto.input[reduction.slot] = self._add("Mul", self.proto.input[reduction.slot], name, tag="masked")
@@ -98,6 +101,14 @@ class _Masked:
             self._normalise(list(reduction.axes), name, fraction, rank)
         elif reduction.kind == "groups":
             self._normalise_groups(name, fraction, rank)
+
+    def _mask_integers(self, reduction: Reduction, mask: np.ndarray) -> None:
+        """Integers that stand for zero are the zero point."""
+        zero = self.proto.input[reduction.zero] if reduction.zero is not None else ""
+        zero = zero or self._tensor("zero", np.zeros((), self.dtype))
+        condition = self._tensor("mask", mask.astype(bool))
+        slot = reduction.slot
+        self.proto.input[slot] = self._add("Where", condition, self.proto.input[slot], zero, tag="masked")
 
     def _rescale(self, factor: float) -> None:
         """Multiply the node's output: a mean over all, made one over the survivors."""
@@ -117,7 +128,7 @@ class _Masked:
         """GroupNormalization whose groups lose channels (all the same number of them)."""
         x = self.proto.input[0]
         groups = int(self.node.attributes["num_groups"])
-        labels = self.survivors.coupling.attributes[self.node.index]["num_groups"]
+        labels, _ = self.survivors.coupling.attributes[self.node.index]["num_groups"]
         if self.survivors.kept(labels) is not None:
             return  # whole groups go: the others' statistics do not change
         shape = self._add("Shape", x, tag="shape")

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from prunegraph.errors import DataError
-from prunegraph.graph.facts import facts
+from prunegraph.graph.facts import facts, symbolic_axes
 from prunegraph.graph.model import Graph
 
 #: Whole numbers of random inputs stay below this: small enough to be an index into most tables.
@@ -20,10 +20,10 @@ RANDOM_LIMIT = 8
 Batch = dict[str, np.ndarray]
 
 
-def random_inputs(graph: Graph, *, seed: int = 0, batch: int = 2) -> Batch:
+def random_inputs(graph: Graph, *, seed: int = 0, batch: int = 2, stretch: int = 1) -> Batch:
     """Random inputs: normal numbers, small whole numbers, or booleans by the input's type.
 
-    A symbolic first axis gets `batch` samples, other symbolic axes the size of the analysis.
+    A symbolic first axis gets `batch` samples, other symbolic axes `stretch` times the size of the analysis.
 
     Raises:
         DataError: an input is neither a number nor a boolean.
@@ -35,8 +35,8 @@ def random_inputs(graph: Graph, *, seed: int = 0, batch: int = 2) -> Batch:
             continue
         tensor = entry.type.tensor_type
         shape = list(facts(graph).sizes[entry.name])
-        if shape and tensor.shape.dim[0].dim_value <= 0:
-            shape[0] = batch
+        for axis in symbolic_axes(graph)[entry.name]:
+            shape[axis] = batch if axis == 0 else shape[axis] * stretch
         found[entry.name] = _random(rng, tensor.elem_type, shape, entry.name)
     return found
 

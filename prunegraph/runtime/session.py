@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 
 from prunegraph.errors import ModelError
-from prunegraph.graph.external import write_graph
+from prunegraph.graph.external import without_weights, write_graph, write_stream
 from prunegraph.graph.model import Graph
 
 if TYPE_CHECKING:
@@ -58,6 +59,18 @@ def session(
         return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise ModelError(f"{name}: ONNX Runtime cannot load it: {_first_line(error)}") from error
+
+
+def run_values(graph: Graph, inputs: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Values of a graph by name, inner ones too. Raises ModelError."""
+    model = without_weights(graph.model)
+    present = {output.name for output in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
+    with tempfile.TemporaryDirectory(prefix="prunegraph-") as folder:
+        path = Path(folder) / "model.onnx"
+        write_stream(model, graph.model.graph.initializer, path, graph.folder)
+        opened = session(path, name=graph.source, fast=False)
+        return dict(zip(names, run(opened, inputs, list(names)), strict=True))
 
 
 def run(

@@ -1,0 +1,66 @@
+"""Operators that ONNX Runtime's optimizer makes of several: the rule of the main one serves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from prunegraph.graph.model import Node
+from prunegraph.ops.conv import conv_macs
+from prunegraph.ops.elementwise import spread_nary, spread_unary
+from prunegraph.ops.matmul import spread_product
+from prunegraph.ops.pattern import by_pattern
+from prunegraph.ops.rule import Shape, Site, register
+
+MICROSOFT = "com.microsoft"
+
+
+def _spread_fused_matmul(site: Site) -> None:
+    attributes = site.node.attributes
+    if attributes.get("transBatchA", 0) or attributes.get("transBatchB", 0):
+        raise ValueError("it transposes batches")
+    spread_product(site, bool(attributes.get("transA", 0)), bool(attributes.get("transB", 0)))
+
+
+def _fused_matmul_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+    return math.prod(outputs[0]) * inputs[0][-2 if node.attributes.get("transA", 0) else -1]
+
+
+def _spread_matmul_nbits(site: Site) -> None:
+    """The contracted axis is packed in blocks and stays; rows of the weight are the outputs."""
+    labels = site.labels(0)
+    site.pin(labels[-1], "packed in blocks of bits")
+    rows, blocks, blob = site.labels(1)
+    for each in (blocks, blob):
+        site.pin(each, "packed in blocks of bits")
+    for slot in (2, 3):
+        if site.has(slot):
+            for axis in site.labels(slot):
+                if axis.size == rows.size:
+                    site.space.tie(axis, rows)
+                elif axis.size % rows.size == 0:
+                    stay = site.stay(axis.size // rows.size, "packed in blocks of bits")
+                    site.space.product(axis, [rows, stay], site.node.name)
+    if site.has(4):
+        raise ValueError("it reorders its input")
+    if site.has(5):
+        site.space.tie(site.labels(5)[0], rows)
+    site.role(1, 0, "out")
+    site.follows("N", rows)
+    site.give([*labels[:-1], rows])
+
+
+def _matmul_nbits_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+    return math.prod(outputs[0]) * int(node.attributes["K"])
+
+
+register(
+    "FusedConv",
+    spread=by_pattern("n (g i) *s, (g o) i *k, (g o)?, n (g o) *s'? -> n (g o) *s'", layer=True, group="g"),
+    macs=conv_macs,
+    domain=MICROSOFT,
+)
+register("FusedMatMul", spread=_spread_fused_matmul, macs=_fused_matmul_macs, domain=MICROSOFT)
+register("MatMulNBits", spread=_spread_matmul_nbits, macs=_matmul_nbits_macs, domain=MICROSOFT)
+register("BiasGelu", "FastGelu", "BiasAdd", spread=spread_nary, domain=MICROSOFT)
+register("Gelu", "QuickGelu", spread=spread_unary, domain=MICROSOFT)

@@ -1,0 +1,114 @@
+"""Operators that look along an axis: that axis stays, the others pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prunegraph.coupling.labels import Labels
+from prunegraph.ops.rule import Site, Spread, register
+
+
+def _along(axis_of: int | None = None, default: int = -1) -> Spread:
+    """One axis stays: named by the attribute `axis`, or by the input `axis_of`."""
+
+    def spread(site: Site) -> None:
+        labels = site.labels(0)
+        axis = site.node.attributes.get("axis", default)
+        if axis_of is not None:
+            given = site.constant(axis_of)
+            if given is None:
+                raise ValueError("its axis is computed at run time")
+            axis = int(given.reshape(-1)[0])
+        axis %= len(labels)
+        reason = f"order along the axis matters to {site.node.op}"
+        site.pin(labels[axis], reason)
+        for slot, output in enumerate(site.node.outputs):
+            if output:
+                size = site.out_shape(slot)[axis]
+                site.give([site.stay(size, reason) if i == axis else each for i, each in enumerate(labels)], slot)
+
+    return spread
+
+
+def _spread_trilu(site: Site) -> None:
+    labels = site.labels(0)
+    for each in labels[-2:]:
+        site.pin(each, "position decides in Trilu")
+    site.give(labels)
+
+
+def _match(site: Site, axis: int, operands: Sequence[tuple[Labels, ...]]) -> None:
+    """Operands share their axes but the looked-up one; where sizes differ positions matter."""
+    for index, axes in enumerate(zip(*operands, strict=True)):
+        if index == axis:
+            continue
+        for other in axes[1:]:
+            if other.size == axes[0].size:
+                site.space.tie(axes[0], other)
+            else:
+                for each in axes:
+                    site.pin(each, f"{site.node.op} uses a part of it by position")
+
+
+def _spread_gather_elements(site: Site) -> None:
+    data, index = site.labels(0), site.labels(1)
+    axis = site.node.attributes.get("axis", 0) % len(data)
+    site.pin(data[axis], "looked up by position")
+    _match(site, axis, [data, index])
+    site.give([index[i] if i == axis or a.size != index[i].size else a for i, a in enumerate(data)])
+
+
+def _spread_scatter_elements(site: Site) -> None:
+    data, index, updates = (site.labels(slot) for slot in range(3))
+    axis = site.node.attributes.get("axis", 0) % len(data)
+    site.pin(data[axis], "written by position")
+    for mine, other in zip(index, updates, strict=True):
+        site.space.tie(mine, other)
+    _match(site, axis, [data, index])
+    site.give(data)
+
+
+def _spread_gather_nd(site: Site) -> None:
+    data, index = site.labels(0), site.labels(1)
+    batch = int(site.node.attributes.get("batch_dims", 0))
+    depth = site.shape(1)[-1]
+    for each in (*data[: batch + depth], *index[:batch], index[-1]):
+        site.pin(each, "looked up by position")
+    site.give([*index[:-1], *data[batch + depth :]])
+
+
+def _spread_scatter_nd(site: Site) -> None:
+    data, index, updates = (site.labels(slot) for slot in range(3))
+    depth = site.shape(1)[-1]
+    for each in (*data[:depth], index[-1]):
+        site.pin(each, "written by position")
+    for mine, other in zip((*index[:-1], *data[depth:]), updates, strict=True):
+        site.space.tie(mine, other)
+    site.give(data)
+
+
+def _spread_one_hot(site: Site) -> None:
+    labels = site.labels(0)
+    axis = site.node.attributes.get("axis", -1) % (len(labels) + 1)
+    made = site.stay(site.out_shape()[axis], "classes of OneHot")
+    site.give([*labels[:axis], made, *labels[axis:]])
+
+
+def _spread_source(site: Site) -> None:
+    """The result does not come from data: nothing to follow."""
+    site.give([site.stay(size, f"made by {site.node.op}") for size in site.out_shape()])
+
+
+register("TopK", spread=_along())
+register("CumSum", "CumProd", spread=_along(axis_of=1))
+register("Trilu", spread=_spread_trilu)
+register("GatherElements", spread=_spread_gather_elements)
+register("ScatterElements", "Scatter", spread=_spread_scatter_elements)
+register("GatherND", spread=_spread_gather_nd)
+register("ScatterND", spread=_spread_scatter_nd)
+register("OneHot", spread=_spread_one_hot)
+register(
+    "Range", "EyeLike", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli",
+    "BlackmanWindow", "HannWindow", "HammingWindow", "MelWeightMatrix",
+    spread=_spread_source,
+)  # fmt: skip
