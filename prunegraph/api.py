@@ -46,9 +46,13 @@ def save(graph: Graph, path: str | os.PathLike[str]) -> None:
     onnx_io.save(graph, os.fspath(path))
 
 
-def analyze(model: Graph) -> Coupling:
-    """Find the groups of channels that can be pruned, and the layers that cannot with the reason."""
-    return _analyze(model)
+def analyze(model: Graph, *, attention: str | None = None) -> Coupling:
+    """Find the groups of channels that can be pruned, and the layers that cannot with the reason.
+
+    `attention` is what is pruned in attention: "heads" or "head_dim"; by default whichever is
+    finer. Raises UnknownNameError for anything else.
+    """
+    return _analyze(model, attention=attention)
 
 
 def select(
@@ -78,7 +82,7 @@ def select(
 
 def apply(model: Graph, plan: Plan) -> Graph:
     """The graph without the plan's channels; `model` is untouched. Raises PlanError."""
-    return cut(survivors(analyze(model), plan))
+    return cut(survivors(analyze(model, attention=plan.attention), plan))
 
 
 def verify(model: Graph, plan: Plan, small: Graph, *, data: Sequence[Batch] = (), seed: int = 0) -> Proof:
@@ -132,6 +136,7 @@ def prune(
     min_channels: int = 1,
     keep: Sequence[str] = (),
     ratio_for: Mapping[str, float] | None = None,
+    attention: str | None = None,
     seed: int = 0,
     data: Sequence[Batch] = (),
     check: bool = True,
@@ -144,6 +149,7 @@ def prune(
         source: the model, or its path.
         out: where the pruned model goes; None writes nothing.
         data: inputs to verify on besides random ones.
+        attention: "heads" or "head_dim"; by default whichever is finer.
         check: whether to verify; a failed proof raises and nothing is written.
         save_plan: where the plan goes.
         progress: called with the name of each stage as it begins.
@@ -159,7 +165,7 @@ def prune(
     progress("load")
     model = source if isinstance(source, Graph) else load(source)
     progress("analyze")
-    found = analyze(model)
+    found = analyze(model, attention=attention)
     progress("select")
     plan = select(
         model, found, algorithm=algorithm, budget=budget, allocation=allocation, round_to=round_to,

@@ -56,18 +56,24 @@ def main() -> None:
 @main.command()
 @click.argument("model")
 @click.option("--json", "json_path", metavar="FILE", help="Write groups as JSON; - is stdout.")
-def inspect(model: str, json_path: str | None) -> None:
+@click.option("--attention", type=click.Choice(["heads", "head_dim"]), help="What is pruned in attention.")
+@click.option("--why", metavar="LAYER", help="Explain what keeps a layer from being pruned.")
+def inspect(model: str, json_path: str | None, attention: str | None, why: str | None) -> None:
     """Show what can be pruned in MODEL, and why the rest cannot."""
     from prunegraph import api
+    from prunegraph.coupling.explain import explain
     from prunegraph.ops.cost import cost
     from prunegraph.report import groups_file, tables
 
     graph = api.load(model)
     if json_path and json_path != "-":
         api.check_output(json_path, model)
-    found = api.analyze(graph)
-    total = cost(graph)
+    found = api.analyze(graph, attention=attention)
     out = console()
+    if why:
+        out.print(tables.why_text(explain(found, why)))
+        return
+    total = cost(graph)
     out.print(tables.groups_table(found, total))
     out.print(tables.fixed_table(found))
     out.print(
@@ -109,6 +115,7 @@ def _ratio_for(ctx: click.Context, parameter: click.Parameter, values: tuple[str
 @click.option(
     "--ratio-for", multiple=True, metavar="LAYER=R", callback=_ratio_for, help="A ratio of its own (repeatable)."
 )
+@click.option("--attention", type=click.Choice(["heads", "head_dim"]), help="What is pruned in attention.")
 @click.option("--save-plan", metavar="FILE", help="Write the plan as JSON.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--no-verify", is_flag=True, help="Skip the proof.")

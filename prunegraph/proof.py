@@ -100,7 +100,7 @@ def verify(
         PlanError: the plan does not fit the model.
         ModelError: a model does not run.
     """
-    left = survivors(analyze(model), plan)
+    left = survivors(analyze(model, attention=plan.attention), plan)
     with tempfile.TemporaryDirectory(prefix="prunegraph-") as folder:
         comparison = _Comparison(left, small, tolerance or default_tolerance(model), Path(folder))
         return comparison.run(list(data), seed)

@@ -199,6 +199,8 @@ class _Walk:
                 parts.extend(self.labels[element(value, len(parts))])
             return tuple(parts)
         shape = self.facts.shapes.get(value, ())
+        if value in self.graph.sparse:
+            return tuple(self.space.pinned(size, Reason("axis of a sparse weight", value)) for size in shape)
         producer = self.graph.nodes[self.graph.producer[value]].name if value in self.graph.producer else value
         return tuple(self.space.pinned(size, Reason("computed from sizes", producer)) for size in shape)
 

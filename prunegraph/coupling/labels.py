@@ -212,51 +212,61 @@ class LabelSpace:
             if len(pending) == before:
                 break
         used = list(used)
-        carriers: set[tuple[int, int]] = set()
+        carriers: list[Labels] = []
         while pending:
-            channels = Channels(self, (*used, *(part for p in pending for part in (p.whole, *p.factors))))
+            parts = [part for p in pending for part in (p.whole, *p.factors)]
+            channels = Channels(self, (*used, *parts, *carriers, *(labels for labels, _ in self.tags)))
             pending = self._round(pending, channels, wanted, carriers)
         return Channels(self, used)
 
     def _round(
-        self, pending: list[Product], channels: Channels, wanted: str | None, carriers: set[tuple[int, int]]
+        self, pending: list[Product], channels: Channels, wanted: str | None, carriers: list[Labels]
     ) -> list[Product]:
         """Settle all products that are clear; if none is, choose carriers."""
         # All questions first: settling a product changes what later questions would find.
         states = []
+        carrying = channels.numbers(carriers)
+        preferred = channels.numbers(labels for labels, name in self.tags if name == wanted)
         for product in pending:
             pinned = [channels.all_pinned(f) for f in product.factors]
             whole = channels.all_pinned(product.whole)
             first = product.whole if whole else product.factors[0]
-            states.append((product, pinned, whole, channels.reason(first) if whole or all(pinned) else None))
-        left, unclear = [], []
-        for product, pinned, whole, reason in states:
+            reason = channels.reason(first) if whole or all(pinned) else None
+            states.append((product, pinned, whole, reason, [channels.numbers([f]) for f in product.factors]))
+        unclear = []
+        for state in states:
+            product, pinned, whole, reason, _ = state
             if whole and reason:
                 for factor in product.factors:
                     self.pin(factor, reason)
             elif not self._settle(product, pinned, reason):
-                unclear.append((product, pinned))
+                unclear.append(state)
         if len(unclear) < len(pending):
-            return [product for product, _ in unclear]
-        preferred = {self.find(labels).key for labels, name in self.tags if name == wanted}
-        decided: set[tuple[int, int]] = set()
-        for product, pinned in unclear:
-            blocks = {self.find(f).key for f in product.factors}
-            if blocks & decided:
+            return [state[0] for state in unclear]
+        left = []
+        decided: set[int] = set()
+        for product, pinned, _, _, numbers in unclear:
+            free = [i for i, is_pinned in enumerate(pinned) if not is_pinned]
+            touched = set().union(*(numbers[i] for i in free))
+            if not decided.isdisjoint(touched):
                 left.append(product)
                 continue
-            decided |= blocks
-            free = [i for i, is_pinned in enumerate(pinned) if not is_pinned]
-            known = [i for i in free if self.find(product.factors[i]).key in carriers]
-            tagged = [i for i in free if self.find(product.factors[i]).key in preferred]
+            decided |= touched
+            known = [i for i in free if not carrying.isdisjoint(numbers[i])]
+            tagged = [i for i in free if not preferred.isdisjoint(numbers[i])]
             chosen = (known or tagged or [finest(product, free)])[0]
-            carriers.add(self.find(product.factors[chosen]).key)
-            for i in free:
-                if i != chosen:
-                    reason = Reason("another factor of the same axis is the unit of pruning", product.where)
-                    self.pin(product.factors[i], reason)
-            self.tie(product.whole, product.spread(chosen))
+            carriers.append(product.factors[chosen])
+            self._carry(product, chosen, free)
         return left
+
+    def _carry(self, product: Product, chosen: int, free: Sequence[int]) -> None:
+        """Let one factor carry a product and pin the others."""
+        for i in free:
+            if i != chosen:
+                self.pin(
+                    product.factors[i], Reason("another factor of the same axis is the unit of pruning", product.where)
+                )
+        self.tie(product.whole, product.spread(chosen))
 
     def _settle(self, product: Product, pinned: Sequence[bool], reason: Reason | None = None) -> bool:
         """Tie a product to its only free factor, or pin it; False while several are free."""
@@ -393,6 +403,10 @@ class Channels:
             return Labels(found.size, self.count + found.first)
         ids = self._component[self._elements_of(found)].astype(np.int64)
         return Labels(len(ids), ids=ids)
+
+    def numbers(self, axes: Iterable[Labels]) -> set[int]:
+        """Channel numbers of some axes together."""
+        return {int(number) for labels in axes for number in np.unique(self.root(labels).array())}
 
     @property
     def pinned_components(self) -> Array:

@@ -136,6 +136,9 @@ def facts_at(graph: Graph, sizes: Mapping[str, Shape]) -> Facts:
     for weight in graph.weights.values():
         result.shapes[weight.name] = weight.shape
         result.types[weight.name] = weight.tensor.data_type
+    for sparse in graph.model.graph.sparse_initializer:
+        result.shapes[sparse.values.name] = graph.sparse[sparse.values.name]
+        result.types[sparse.values.name] = sparse.values.data_type
     for name in graph.inputs:
         result.shapes[name] = tuple(sizes[name])
         result.types[name] = inferred[name].elem_type
@@ -256,6 +259,7 @@ def skeleton(graph: Graph, *, keep_declared: bool = False) -> onnx.ModelProto:
     copy.graph.name = source.graph.name or "graph"
     copy.graph.input.extend(source.graph.input)
     copy.graph.output.extend(source.graph.output)
+    copy.graph.sparse_initializer.extend(source.graph.sparse_initializer)
     if keep_declared:
         copy.graph.value_info.extend(source.graph.value_info)
     else:

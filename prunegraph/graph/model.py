@@ -39,6 +39,8 @@ ROLES = {
     "FusedConv": ("", "weight", "bias"),
     "DeformConv": ("", "weight", "", "bias"),
     "FusedMatMul": ("weight", "weight"),
+    "QLinearConv": ("", "", "", "weight", "", "", "", "", "bias"),
+    "QLinearMatMul": ("", "", "", "weight"),
     "LSTM": ("", "weight", "recurrence", "bias"),
     "GRU": ("", "weight", "recurrence", "bias"),
     "RNN": ("", "weight", "recurrence", "bias"),
@@ -47,19 +49,10 @@ ROLES = {
 #: Operators whose weight is contracted with the data: the layers a user thinks in.
 LAYER_OPS = frozenset(
     {
-        "Conv",
-        "ConvTranspose",
-        "DeformConv",
-        "Einsum",
-        "FusedConv",
-        "FusedMatMul",
-        "GRU",
-        "Gemm",
-        "LSTM",
-        "MatMul",
-        "RNN",
+        "Conv", "ConvInteger", "ConvTranspose", "DeformConv", "Einsum", "FusedConv", "FusedMatMul", "GRU", "Gemm",
+        "LSTM", "MatMul", "MatMulInteger", "MatMulNBits", "QLinearConv", "QLinearMatMul", "RNN",
     }
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -161,7 +154,9 @@ class Graph:
         self.weights = {weight.name: weight for weight in self._find_weights()}
         self.inputs = tuple(i.name for i in model.graph.input if i.name not in self.weights)
         self.outputs = tuple(o.name for o in model.graph.output)
-        protos = order.sort(model.graph, {*self.weights, *self.inputs}, source)
+        # Sparse weights are read as they are; nothing of them is cut.
+        self.sparse = {s.values.name: tuple(s.dims) for s in model.graph.sparse_initializer}
+        protos = order.sort(model.graph, {*self.weights, *self.inputs, *self.sparse}, source)
         self.producer: dict[str, int] = {
             output: index for index, proto in enumerate(protos) for output in proto.output if output
         }
@@ -239,7 +234,7 @@ class Graph:
             first, second = main.shape[0], main.shape[1]
             if "hidden_size" in numbers:
                 inputs, outputs = main.shape[2], numbers["hidden_size"]
-            elif proto.op_type in ("Conv", "DeformConv", "FusedConv"):
+            elif "Conv" in proto.op_type and proto.op_type != "ConvTranspose":
                 inputs, outputs = second * groups, first
             elif proto.op_type == "ConvTranspose":
                 inputs, outputs = first, second * groups
@@ -276,7 +271,7 @@ class Graph:
 
     def main_weight(self, node: Node) -> str | None:
         """The weight a layer contracts with, looked up through operators that only carry it."""
-        slots = (1, 0) if node.op in ("MatMul", "FusedMatMul", "Einsum") else (1,)
+        slots = {"QLinearConv": (3,), "QLinearMatMul": (3,)}.get(node.op, (1, 0) if "MatMul" in node.op else (1,))
         for slot in slots:
             weight = self.weight_behind(node.input(slot))
             if weight is not None:

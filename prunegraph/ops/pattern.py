@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from prunegraph.coupling.labels import Labels
-from prunegraph.ops.rule import Site, Spread
+from prunegraph.ops.rule import Shape, Site, Spread
 
 TOKEN = re.compile(r"\.\.\.|\*\w+'?|\([^()]*\)|\w+")
 
@@ -101,6 +102,25 @@ def by_pattern(
         _Match(pattern, site, attributes, layer, stays, pinned).run()
 
     return spread
+
+
+class Moved:
+    """A node whose inputs are seen in another order: for operators that interleave scales."""
+
+    def __init__(self, site: Site, slots: Sequence[int]):
+        self._site, self._slots = site, slots
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._site, name)
+
+    def has(self, slot: int) -> bool:
+        return slot < len(self._slots) and self._site.has(self._slots[slot])
+
+    def shape(self, slot: int) -> Shape:
+        return self._site.shape(self._slots[slot])
+
+    def labels(self, slot: int) -> tuple[Labels, ...]:
+        return self._site.labels(self._slots[slot])
 
 
 class _Match:
@@ -190,7 +210,7 @@ class _Match:
         for slot, terms in self.terms.items():
             if self.site.carries_weight(slot):
                 for axis, term in enumerate(terms):
-                    if term.letters:
+                    if term.letters and not set(self.stay).issuperset(term.letters):
                         contracted = not made.issuperset(term.letters)
                         self.site.role(slot, axis, "in" if contracted else "out")
                         covered.update(term.letters if contracted and self.site.is_weight(slot) else ())

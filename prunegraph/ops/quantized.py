@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from prunegraph.ops.rule import Site, register
+import math
+from collections.abc import Sequence
+
+from prunegraph.coupling.labels import Labels
+from prunegraph.graph.model import Node
+from prunegraph.ops.elementwise import broadcast
+from prunegraph.ops.pattern import Moved, by_pattern
+from prunegraph.ops.rule import Macs, Shape, Site, Spread, register
 
 
 def _spread_qdq(site: Site) -> None:
@@ -30,4 +37,67 @@ def _tie_blocks(site: Site, slot: int) -> None:
             site.pin(other, "quantized in blocks")
 
 
+def _vectors(site: Site, axis: Labels, slots: Sequence[int]) -> None:
+    """Scales and zero points: one for the tensor, or one for each index of an axis."""
+    for slot in slots:
+        if site.has(slot) and site.shape(slot) not in ((), (1,)):
+            site.space.tie(axis, site.labels(slot)[-1])
+
+
+def _conv(weight: int, bias: int | None, zero: int, per_output: tuple[int, ...]) -> Spread:
+    """A convolution on integers: where its data, weight and bias are, and the data's zero point."""
+
+    def spread(site: Site) -> None:
+        moved = Moved(site, [0, weight, *([bias] if bias is not None else [])])
+        by_pattern("n (g i) *s, (g o) i *k, (g o)? -> n (g o) *s'", group="g")(moved)
+        rows = site.labels(weight)[0]
+        _vectors(site, rows, per_output)
+        site.role(weight, 0, "out")
+        site.role(weight, 1, "in")
+        site.reduces(0, [1], "sum", zero=zero)
+
+    return spread
+
+
+def _matmul(weight: int, zero: int, per_output: tuple[int, ...]) -> Spread:
+    """A matrix product on integers."""
+
+    def spread(site: Site) -> None:
+        a, b = site.labels(0), site.labels(weight)
+        if len(a) < 2 or len(b) < 2:
+            raise ValueError("it multiplies vectors")
+        site.space.tie(a[-1], b[-2])
+        batch = broadcast(site, [(a[:-2], site.shape(0)[:-2]), (b[:-2], site.shape(weight)[:-2])])
+        _vectors(site, b[-1], per_output)
+        if site.is_weight(weight):
+            site.role(weight, len(b) - 1, "out")
+            site.role(weight, len(b) - 2, "in")
+        site.reduces(0, [len(a) - 1], "sum", zero=zero)
+        site.give([*batch, a[-2], b[-1]])
+
+    return spread
+
+
+def _spread_dynamic(site: Site) -> None:
+    """The range is taken over the whole tensor and holds zero: what is zero does not change it."""
+    labels = site.labels(0)
+    site.reduces(0, range(len(labels)), "sum")
+    site.give(labels)
+    for slot in (1, 2):
+        site.give([], slot)
+
+
+def _conv_macs(weight: int) -> Macs:
+    return lambda node, inputs, outputs: math.prod(outputs[0]) * math.prod(inputs[weight][1:])
+
+
+def _matmul_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+    return math.prod(outputs[0]) * inputs[0][-1]
+
+
+register("QLinearConv", spread=_conv(3, 8, 2, (4, 5)), macs=_conv_macs(3))
+register("ConvInteger", spread=_conv(1, None, 2, (3,)), macs=_conv_macs(1))
+register("QLinearMatMul", spread=_matmul(3, 2, (4, 5)), macs=_matmul_macs)
+register("MatMulInteger", spread=_matmul(1, 2, (3,)), macs=_matmul_macs)
+register("DynamicQuantizeLinear", spread=_spread_dynamic)
 register("QuantizeLinear", "DequantizeLinear", spread=_spread_qdq)

@@ -9,6 +9,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from prunegraph.api import Result
     from prunegraph.coupling.analysis import Coupling
+    from prunegraph.coupling.explain import Why
     from prunegraph.ops.cost import Cost
     from prunegraph.runtime.compare import Comparison
 
@@ -38,6 +39,20 @@ def groups_table(found: Coupling, total: Cost) -> Table:
             share(group.macs, total.macs), note,
         )  # fmt: skip
     return table
+
+
+def why_text(why: Why) -> str:
+    """An explanation as lines: the reason, the way to the cause, what can be done."""
+    if why.reason is None:
+        return f"{why.layer}: {why.advice}"
+    lines = [
+        f"{why.layer}: {why.channels} of {why.of} channels are fixed",
+        f"reason: {why.reason.text}",
+        f"because of: {why.reason.because}",
+        "way: " + " -> ".join(why.path),
+        f"what would free it: {why.advice}",
+    ]
+    return "\n".join(lines)
 
 
 def fixed_table(found: Coupling) -> Table:

@@ -25,6 +25,8 @@ from prunegraph.rewriting.weights import Axes, WeightEditor, zeroed
 #: Where removed channels are zeroed: where a layer makes them, and where one consumes them.
 EVERYWHERE = frozenset({"out", "in"})
 
+SKIP_NORM, SKIP_RMS = "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"
+
 #: Enough by itself, for models in which a zero would be divided by.
 CONSUMED = frozenset({"in"})
 
@@ -119,10 +121,24 @@ class _Masked:
 
     def _normalise(self, axes: Sequence[int], mask: str, fraction: float, rank: int) -> None:
         """Replace a normalisation by its definition, with statistics over the survivors."""
-        centred = self.node.op != "RMSNormalization"
+        centred = self.node.op not in ("RMSNormalization", "SimplifiedLayerNormalization", SKIP_RMS)
+        if self.node.op in (SKIP_NORM, SKIP_RMS):
+            self._sum_first()
         samples = [0] if self.node.op == "BatchNormalization" else []
         y = self._standardise(self.proto.input[0], [*samples, *axes], mask, fraction, centred)
         self._affine(y, per_channel=self.node.op in ("InstanceNormalization", "BatchNormalization"), rank=rank)
+
+    def _sum_first(self) -> None:
+        """The sum that a Skip... normalisation takes in; its inputs become those of a plain one."""
+        inputs = [*self.node.inputs, "", "", ""]
+        total = self._add("Add", inputs[0], inputs[1], tag="sum")
+        beta, bias = (inputs[3], inputs[4]) if self.node.op == SKIP_NORM else ("", inputs[3])
+        if bias:
+            total = self._add("Add", total, bias, tag="sum_bias")
+        del self.proto.input[:]
+        self.proto.input.extend([total, inputs[2], beta])
+        if len(self.node.outputs) > 3 and self.node.outputs[3]:
+            self.before.append(helper.make_node("Identity", [total], [self.node.outputs[3]]))
 
     def _normalise_groups(self, mask: str, fraction: float, rank: int) -> None:
         """GroupNormalization whose groups lose channels (all the same number of them)."""

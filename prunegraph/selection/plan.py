@@ -44,6 +44,11 @@ class Plan:
     cuts: tuple[Cut, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def attention(self) -> str | None:
+        """What the plan's groups are in attention, "heads" or "head_dim"; None where that was left open."""
+        return self.provenance.get("attention")
+
     def to_json(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
@@ -94,7 +99,8 @@ def make_plan(
 ) -> Plan:
     """A checked plan with its cuts derived. Raises PlanError."""
     chosen = {group: tuple(sorted(int(c) for c in channels)) for group, channels in remove.items() if len(channels)}
-    plan = Plan(coupling.graph.sha256, chosen, (), dict(provenance or {}))
+    origin = {**({"attention": coupling.attention} if coupling.attention else {}), **(provenance or {})}
+    plan = Plan(coupling.graph.sha256, chosen, (), origin)
     return Plan(plan.model, plan.remove, derive_cuts(survivors(coupling, plan)), plan.provenance)
 
 

@@ -1,0 +1,84 @@
+"""Why a layer cannot be pruned: the way from its channels to what pins them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import networkx
+
+from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.labels import Labels, Reason
+from prunegraph.errors import UnknownNameError
+from prunegraph.graph.model import Node
+
+#: What a person can do about a reason, by the first words that fit.
+ADVICE = (
+    ("graph output", "the layer makes an output of the model; its width is the model's interface"),
+    ("graph input", "the axis comes from the model's input; its width is the model's interface"),
+    ("has no rule", "register a rule for the operator (docs/architecture.md), or replace it"),
+    ("spatial axis", "the axis is spatial here; its size follows from the input"),
+    ("another factor", "the axis is pruned in units of its other factor; --attention chooses in attention"),
+    ("control flow", "move the value out of the subgraph"),
+)
+
+
+@dataclass(frozen=True)
+class Why:
+    """The layer, how many of its channels are fixed, why, and the nodes from the layer to the cause."""
+
+    layer: str
+    channels: int
+    of: int
+    reason: Reason | None
+    path: tuple[str, ...]
+    advice: str
+
+
+def explain(found: Coupling, layer: str) -> Why:
+    """Explain one layer.
+
+    Raises:
+        UnknownNameError: no such layer.
+    """
+    graph = found.graph
+    layers = {node.name: node for node in graph.layers}
+    if layer not in layers:
+        raise UnknownNameError("layer", layer, layers)
+    node = layers[layer]
+    fixed = next((f for f in found.fixed if f.layer == layer), None)
+    width = node.channels.outputs or _width(found, node)
+    if fixed is None:
+        groups = ", ".join(g.id for g in found.groups if layer in g.layers)
+        return Why(layer, 0, width, None, (), f"all channels can be pruned (groups {groups or 'none'})")
+    reason = Reason(fixed.reason, fixed.because)
+    advice = next((text for start, text in ADVICE if start in reason.text), "the operator reads the axis as a whole")
+    return Why(layer, fixed.channels, fixed.of, reason, _path(found, node, fixed.because), advice)
+
+
+def _width(found: Coupling, node: Node) -> int:
+    return max((labels.size for labels in found.labels.get(node.outputs[0], ())), default=0)
+
+
+def _path(found: Coupling, node: Node, because: str) -> tuple[str, ...]:
+    """The shortest way through values that carry fixed channels, from the layer to the cause."""
+    graph = found.graph
+    digraph = networkx.Graph()
+    for value, readers in graph.consumers.items():
+        if not _carries_fixed(found, value):
+            continue
+        maker = graph.nodes[graph.producer[value]].name if value in graph.producer else value
+        digraph.add_edges_from((maker, graph.nodes[reader].name) for reader, _ in readers)
+    for value in graph.outputs:
+        if value in graph.producer:
+            digraph.add_edge(graph.nodes[graph.producer[value]].name, value)
+    try:
+        return tuple(networkx.shortest_path(digraph, node.name, because))
+    except (networkx.NetworkXNoPath, networkx.NodeNotFound):
+        return (node.name, because)
+
+
+def _carries_fixed(found: Coupling, value: str) -> bool:
+    labels: tuple[Labels, ...] = found.labels.get(value, ())
+    return any(bool(found.channels.all_pinned(axis)) and not axis.is_constant for axis in labels) or any(
+        axis.ids is not None for axis in labels
+    )
