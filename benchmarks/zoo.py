@@ -1,9 +1,8 @@
 """Half of every group of every architecture: what is left, how exact it is, how long it takes.
 
-    python -m benchmarks.zoo [--ratio 0.5] [--all] [NAME ...]
+    python -m benchmarks.zoo [--ratio 0.5] [--attention heads|head_dim] [NAME ...]
 
-One row a model, then a summary. `--all` adds the graphs with attention or data-dependent
-control flow, which are pruned as far as today's rules reach.
+One row a model, then a summary of each kind.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from prunegraph.ops.cost import cost
 
 ZOO = Path(__file__).parent.parent / "fixtures" / "zoo"
 
-#: Graphs with attention, recurrence or data-dependent control flow, by a part of their name.
-OUT_OF_SCOPE = (
+#: Graphs that are neither convolutional networks nor mixers, by a part of their name.
+OTHERS = (
     "bat_resnext", "cait_", "coat_", "coatnet", "davit", "deit_", "edgenext", "efficientformer", "efficientvit",
     "eva02", "levit", "mobilevit", "pvt_v2", "sequencer", "swin_", "test_vit", "tiny_vit", "vit_tiny", "xcit",
     "vit_b_16", "rtdetr", "fasterrcnn", "ssdlite",
@@ -48,16 +47,16 @@ def names() -> list[str]:
     return sorted(path.name.removesuffix(".light.xz") for path in ZOO.glob("*.light.xz"))
 
 
-def in_scope(name: str) -> bool:
+def is_convolutional(name: str) -> bool:
     """Whether a graph is convolutional (or a mixer): no attention, no recurrence, no control flow."""
-    return not any(part in name for part in OUT_OF_SCOPE)
+    return not any(part in name for part in OTHERS)
 
 
-def entry(name: str, ratio: float) -> Row:
+def entry(name: str, ratio: float, attention: str | None = None) -> Row:
     """Prune one model by l2 and prove it."""
     graph = pg.load(load(ZOO / f"{name}.light.xz"))
     start = time.perf_counter()
-    found = pg.analyze(graph)
+    found = pg.analyze(graph, attention=attention)
     analyzed = time.perf_counter()
     plan = pg.select(graph, found, budget=pg.Budget(ratio=ratio), round_to=1)
     selected = time.perf_counter()
@@ -89,14 +88,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--ratio", type=float, default=0.5)
-    parser.add_argument("--all", action="store_true")
+    parser.add_argument("--attention", choices=("heads", "head_dim"))
     args = parser.parse_args()
-    chosen = args.names or [name for name in names() if args.all or in_scope(name)]
+    chosen = args.names or names()
     print(f"{'model':44} groups params   MACs  difference  analyze    cut  verify")
     rows, failed = [], []
     for name in chosen:
         try:
-            row = entry(name, args.ratio)
+            row = entry(name, args.ratio, args.attention)
         except PrunegraphError as error:
             failed.append(name)
             print(f"{name:44} {error}")
@@ -107,8 +106,11 @@ def main() -> None:
             f"{row.analyze:8.3f} {row.cut:6.3f} {row.verify:7.2f}",
             flush=True,
         )
-    if rows:
-        print(summary(rows, len(chosen)))
+    kinds = {"convolutional networks and mixers": True, "transformers, hybrids, recurrence, detectors": False}
+    for kind, convolutional in kinds.items():
+        mine = [row for row in rows if is_convolutional(row.name) == convolutional]
+        if mine:
+            print(f"{kind}: {summary(mine, sum(is_convolutional(n) == convolutional for n in chosen))}")
     if failed:
         print(f"failed: {', '.join(failed)}")
 

@@ -18,6 +18,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+#: What Python raises where a model's numbers do not fit together.
+MISFIT = (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
+
 
 class PrunegraphError(Exception):
     """Base of all errors raised on purpose."""

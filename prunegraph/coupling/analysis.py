@@ -13,7 +13,7 @@ from prunegraph.coupling.labels import Channels, Labels, LabelSpace, Reason
 from prunegraph.coupling.sample import complete
 from prunegraph.coupling.shuffle import Shuffle, find_shuffles
 from prunegraph.coupling.uses import Use
-from prunegraph.errors import UnknownNameError
+from prunegraph.errors import MISFIT, ModelError, UnknownNameError
 from prunegraph.graph.facts import Facts, element, facts
 from prunegraph.graph.model import Graph, Node
 from prunegraph.ops import rule_for
@@ -97,7 +97,10 @@ def analyze(graph: Graph, *, attention: str | None = None) -> Coupling:
         raise UnknownNameError("unit of attention", str(attention), ATTENTION)
     key = ("coupling", attention)
     if key not in graph.cache:
-        graph.cache[key] = _Walk(graph).run(attention)
+        try:
+            graph.cache[key] = _Walk(graph).run(attention)
+        except MISFIT as error:
+            raise ModelError(f"{graph.source}: cannot be analysed: {error!r}") from error
     found: Coupling = graph.cache[key]
     return found
 
@@ -167,6 +170,9 @@ class _Walk:
             self.result.followed.add(node.index)
         except ValueError as error:
             self._barrier(site, f"{node.op} cannot be followed: {error}")
+        except MISFIT as error:
+            # An attribute or input the operator needs is missing or malformed.
+            self._barrier(site, f"{node.op} cannot be followed: its inputs or attributes do not fit ({error!r})")
 
     def _pin_operands(self, site: NodeSite) -> None:
         """What a rule did not look at is an operand (a scale, a region): it is read as it is."""
@@ -291,6 +297,8 @@ class NodeSite:
 
     def role(self, slot: int, axis: int, role: str) -> None:
         graph = self.walk.graph
+        if not self.carries_weight(slot):
+            return
         value, reader = self.node.inputs[slot], (self.node.index, slot)
         while value not in graph.weights:
             carrier = graph.nodes[graph.producer[value]]

@@ -21,6 +21,10 @@ import numpy as np
 Array = np.ndarray
 
 
+#: Longer axes are not followed: nobody has that many channels.
+MAX_SIZE = 2**27
+
+
 @dataclass(frozen=True)
 class Reason:
     """Why labels are pinned: a sentence, and the node (or graph input/output) that causes it."""
@@ -134,7 +138,9 @@ class LabelSpace:
         self._pins: dict[Reason, int] = {}
 
     def fresh(self, size: int) -> Labels:
-        """A block of labels nobody else has."""
+        """A block of labels nobody else has. Raises ValueError for an impossible size."""
+        if not 0 <= size <= MAX_SIZE:
+            raise ValueError(f"an axis of size {size} is out of range")
         first = self.total
         self.starts.append(first)
         self._sizes[first] = size

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from prunegraph.errors import MISFIT
 from prunegraph.graph.model import Node
 
 Array = np.ndarray
@@ -169,6 +170,6 @@ def evaluate(node: Node, inputs: Sequence[Array | None]) -> Array | None:
     try:
         with np.errstate(all="ignore"):
             result = function(node, inputs)
-    except (ValueError, IndexError, TypeError, KeyError, ZeroDivisionError):
+    except MISFIT:
         return None
     return None if result is None or np.size(result) > MAX_ELEMENTS else np.asarray(result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import tempfile
 from collections.abc import Iterable
@@ -11,7 +12,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
-from prunegraph.errors import ModelError
+from prunegraph.errors import MISFIT, ModelError
 from prunegraph.graph import wire
 from prunegraph.graph.model import Graph
 
@@ -47,10 +48,13 @@ def from_model(
     model: onnx.ModelProto, *, folder: Path | None = None, source: str = "model", digest: str | None = None
 ) -> Graph:
     """A Graph over a `ModelProto` (kept, not copied). Raises ModelError."""
-    if model.functions:
-        model = _inline(model, source)
-    _check_weights(model, source, folder)
-    return Graph(model, folder=folder, source=source, digest=digest)
+    try:
+        if model.functions:
+            model = _inline(model, source)
+        _check_weights(model, source, folder)
+        return Graph(model, folder=folder, source=source, digest=digest)
+    except MISFIT as error:
+        raise ModelError(f"{source}: not a valid model: {error!r}") from error
 
 
 def _inline(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
@@ -69,7 +73,15 @@ def _check_weights(model: onnx.ModelProto, source: str, folder: Path | None) -> 
         if tensor.name in seen:
             raise ModelError(f"{source}: two initializers are named {tensor.name!r}")
         seen.add(tensor.name)
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        if any(size < 0 for size in tensor.dims):
+            raise ModelError(f"{source}: weight {tensor.name!r} has a negative size: {list(tensor.dims)}")
+        external = tensor.data_location == onnx.TensorProto.EXTERNAL
+        # No type takes less than a bit an element; types are checked when the weight is read.
+        if not external and math.prod(tensor.dims) > 8 * tensor.ByteSize():
+            raise ModelError(
+                f"{source}: weight {tensor.name!r} has fewer bytes than its shape {list(tensor.dims)} needs"
+            )
+        if external:
             location = next((e.value for e in tensor.external_data if e.key == "location"), "")
             if not ((folder or Path()) / location).is_file():
                 raise ModelError(f"{source}: external data file {location!r} of weight {tensor.name!r} is missing")

@@ -159,13 +159,14 @@ def _spread_slice(site: Site) -> None:
 def _repair_slice(edit: Edit) -> None:
     node = edit.node
     source, output = node.inputs[0], node.outputs[0]
-    shape = edit.facts.shapes[source]
+    shapes = edit.facts.shapes
+    shape = shapes[source]
     inputs = [edit.facts.constant(v) if v else None for v in node.inputs]
     index = slice_index(node, inputs, len(shape))
     axes = _slice_axes(edit, len(shape), inputs)
     bounds = {}
     for axis in axes:
-        if not edit.is_cut(source, axis):
+        if not (edit.is_cut(source, axis) and shapes[output][axis]):
             continue
         position = np.arange(shape[axis])[index[axis]][edit.kept(output, axis)]
         new = np.searchsorted(edit.kept(source, axis), position)

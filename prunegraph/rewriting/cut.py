@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 
 from prunegraph.coupling.shuffle import Shuffle
 from prunegraph.coupling.survivors import Survivors
-from prunegraph.errors import ModelError
+from prunegraph.errors import MISFIT, ModelError
 from prunegraph.graph.external import without_graph
 from prunegraph.graph.facts import skeleton
 from prunegraph.graph.model import Graph, Node
@@ -49,7 +49,10 @@ def cut(survivors: Survivors) -> Graph:
         if node.index in replaced:
             continue
         edit = NodeEdit(node, survivors, operands, editor)
-        edit.run()
+        try:
+            edit.run()
+        except MISFIT as error:
+            raise ModelError(f"{graph.source}: node {node.name!r} ({node.op}) cannot be cut: {error!r}") from error
         model.graph.node.extend(edit.before)
         model.graph.node.append(edit.proto)
         editor.add(edit.tensors)
