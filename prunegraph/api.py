@@ -172,7 +172,7 @@ def prune(
         min_channels=min_channels, keep=keep, ratio_for=ratio_for, seed=seed,
     )  # fmt: skip
     progress("cut")
-    small = apply(model, plan)
+    small = cut(survivors(found, plan), scratch=Path(out).absolute().parent if out is not None else None)
     proof = None
     if check:
         progress("verify")

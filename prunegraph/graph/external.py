@@ -18,6 +18,10 @@ from prunegraph.graph.model import Graph
 #: Smaller tensors stay in the graph's file: shape inference needs their values.
 MIN_BYTES = 1024
 
+#: Files of a graph that lives in a folder of its own.
+SCRATCH = "model.onnx"
+SCRATCH_DATA = f"{SCRATCH}.data"
+
 #: Offsets are multiples of this, so that weights can be mapped from disk.
 ALIGNMENT = 4096
 
@@ -54,10 +58,10 @@ def _inside(tensor: onnx.TensorProto, data: bytes) -> onnx.TensorProto:
 def raw_bytes(tensor: onnx.TensorProto, folder: Path | None) -> bytes | None:
     """The bytes of a tensor as files hold them, or None for what has no such form (strings)."""
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        copy = onnx.TensorProto()
-        copy.CopyFrom(tensor)
-        onnx.external_data_helper.load_external_data_for_tensor(copy, str(folder or ""))
-        return copy.raw_data
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        with open((folder or Path()) / entries["location"], "rb") as file:
+            file.seek(int(entries.get("offset", 0)))
+            return file.read(int(entries["length"]) if "length" in entries else -1)
     if tensor.HasField("raw_data"):
         return tensor.raw_data
     if tensor.data_type == onnx.TensorProto.STRING or not math.prod(tensor.dims):

@@ -182,8 +182,39 @@ def infer_outputs(node: Node, result: Facts) -> None:
     if node.op in LIKE_INPUT and node.inputs[0] in result.shapes:
         result.shapes[node.outputs[0]] = result.shapes[node.inputs[0]]
         result.types[node.outputs[0]] = result.types[node.inputs[0]]
+    elif node.op == "Einsum" and not node.domain:
+        _einsum_shape(node, result)
     else:
         _infer_node(node, result)
+
+
+def einsum_terms(equation: str) -> tuple[list[str], str]:
+    """Operands and output of an equation; an output that is left out has the letters that occur once, sorted."""
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    if not arrow:
+        letters = sorted({c for c in left if c.isalpha() and left.count(c) == 1})
+        right = ("..." if "..." in left else "") + "".join(letters)
+    return left.split(","), right
+
+
+def _einsum_shape(node: Node, result: Facts) -> None:
+    """The output's shape, where all operands fit the equation."""
+    operands, output = einsum_terms(node.attributes["equation"].decode())
+    sizes: dict[str, int] = {}
+    passing: Shape = ()
+    for operand, value in zip(operands, node.inputs, strict=True):
+        shape = result.shapes.get(value)
+        letters = operand.replace("...", "")
+        spare = len(shape) - len(letters) if shape is not None else -1
+        if shape is None or spare < 0 or (spare and "..." not in operand):
+            return
+        start = operand.index("...") if "..." in operand else len(letters)
+        passing = max(passing, shape[start : start + spare], key=len)
+        sizes.update(zip(letters, shape[:start] + shape[start + spare :], strict=True))
+    before, dots, after = output.partition("...")
+    shape = (*(sizes[c] for c in before), *(passing if dots else ()), *(sizes[c] for c in after))
+    result.shapes[node.outputs[0]] = shape
+    result.types[node.outputs[0]] = result.types[node.inputs[0]]
 
 
 def split_sizes(node: Node, result: Facts) -> list[int] | None:
@@ -238,6 +269,9 @@ def known_value(node: Node, result: Facts) -> np.ndarray | None:
 def _infer(graph: Graph, sizes: Mapping[str, Shape]) -> dict[str, onnx.TypeProto.Tensor]:
     """ONNX's own inference on a copy without weight bytes."""
     model = skeleton(graph)
+    # ONNX's inference of Einsum never ends where ranks do not fit; `_einsum_shape` does it instead.
+    for proto in [proto for proto in model.graph.node if proto.op_type == "Einsum"]:
+        model.graph.node.remove(proto)
     for value in model.graph.input:
         if value.name in sizes:
             tensor = value.type.tensor_type

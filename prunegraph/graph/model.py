@@ -8,6 +8,8 @@ weights wherever a file keeps them, and unique names.
 from __future__ import annotations
 
 import hashlib
+import shutil
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -92,6 +94,24 @@ class Weight:
 FLOAT_TYPES = frozenset(getattr(onnx.TensorProto, name) for name in ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE"))
 
 
+#: Types with several elements in a byte.
+PACKED_TYPES = frozenset(
+    getattr(onnx.TensorProto, name)
+    for name in ("INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2")
+    if hasattr(onnx.TensorProto, name)
+)
+
+
+def _map(tensor: onnx.TensorProto, folder: Path) -> np.ndarray:
+    """External data as an array mapped from disk: what is not looked at is not read."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    if not np.prod(tensor.dims, dtype=np.int64):
+        return np.zeros(tuple(tensor.dims), dtype)
+    path, offset = folder / entries["location"], int(entries.get("offset", 0))
+    return np.memmap(path, dtype, "r", offset, tuple(tensor.dims) or (1,)).reshape(tuple(tensor.dims))
+
+
 @dataclass(frozen=True)
 class Node:
     """One operator of the graph, in topological order.
@@ -132,6 +152,7 @@ class Graph:
         folder: where external data lies.
         source: what to call the model in messages and reports.
         digest: sha256 of the file the model was read from, if known.
+        scratch: whether `folder` was made for this graph and goes with it.
 
     Raises:
         ModelError: the graph is invalid (dangling value, cycle, a value made twice).
@@ -144,8 +165,12 @@ class Graph:
         folder: Path | None = None,
         source: str = "model",
         digest: str | None = None,
+        scratch: bool = False,
     ):
         self.model = model
+        self.scratch = scratch
+        if scratch and folder is not None:
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self.folder = folder
         self.source = source
         self._digest = digest
@@ -190,6 +215,8 @@ class Graph:
 
     def _read(self, name: str, tensor: onnx.TensorProto) -> np.ndarray:
         try:
+            if tensor.data_location == onnx.TensorProto.EXTERNAL and tensor.data_type not in PACKED_TYPES:
+                return _map(tensor, self.folder or Path())
             return numpy_helper.to_array(tensor, base_dir=str(self.folder or ""))
         except Exception as error:
             raise ModelError(f"{self.source}: cannot read weight {name!r}: {error}") from error

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 
 from prunegraph.errors import MISFIT, ModelError
 from prunegraph.graph import wire
+from prunegraph.graph.external import SCRATCH_DATA, write_graph
 from prunegraph.graph.model import Graph
 
 
@@ -90,15 +91,41 @@ def _check_weights(model: onnx.ModelProto, source: str, folder: Path | None) -> 
 def save(graph: Graph, path: str | Path) -> None:
     """Write a model beside its destination, then rename: never a half-written file.
 
-    Weights that lie in external files of another folder are copied into the model.
+    Weights that were in external files stay external, in `<name>.data` beside the model.
 
     Raises:
         ModelError: the destination cannot be written.
     """
     path = Path(path)
-    if _has_external(graph) and graph.folder is not None and graph.folder.resolve() != path.parent.resolve():
-        graph = _internal(graph)
-    write_whole(path, wire.pieces(graph.model))
+    if not has_external(graph):
+        write_whole(path, wire.pieces(graph.model))
+        return
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            beside = Path(folder) / path.name
+            if not (graph.scratch and _link(graph, beside)):
+                write_graph(graph, beside)
+            for name in (f"{path.name}.data", path.name):
+                os.replace(beside.with_name(name), path.with_name(name))
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _link(graph: Graph, path: Path) -> bool:
+    """Write a graph whose weights lie in one file of its own by linking that file; False where links fail."""
+    assert graph.folder is not None
+    try:
+        os.link(graph.folder / SCRATCH_DATA, path.with_name(f"{path.name}.data"))
+    except OSError:
+        return False
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = f"{path.name}.data"
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    return True
 
 
 def write_whole(path: Path, pieces: Iterable[bytes]) -> None:
@@ -119,12 +146,6 @@ def write_whole(path: Path, pieces: Iterable[bytes]) -> None:
         raise ModelError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def _has_external(graph: Graph) -> bool:
+def has_external(graph: Graph) -> bool:
+    """Whether some weight lies outside the model's own bytes."""
     return any(t.data_location == onnx.TensorProto.EXTERNAL for t in graph.model.graph.initializer)
-
-
-def _internal(graph: Graph) -> Graph:
-    model = onnx.ModelProto()
-    model.CopyFrom(graph.model)
-    onnx.load_external_data_for_model(model, str(graph.folder))
-    return Graph(model, source=graph.source)

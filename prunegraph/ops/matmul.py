@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 
+from prunegraph.graph.facts import einsum_terms
 from prunegraph.graph.model import Node
 from prunegraph.ops.elementwise import broadcast
 from prunegraph.ops.pattern import by_pattern
@@ -70,12 +71,9 @@ def _spread_einsum(site: Site) -> None:
 
 def einsum_pattern(site: Site) -> str:
     """The equation of an Einsum in the pattern language."""
-    equation = site.node.attributes["equation"].decode().replace(" ", "")
-    left, arrow, right = equation.partition("->")
-    if not arrow:
-        letters = sorted({c for c in left if c.isalpha() and left.count(c) == 1})
-        right = ("..." if "..." in left else "") + "".join(letters)
-    return " -> ".join(", ".join(" ".join(re.findall(r"\.\.\.|\w", o)) for o in s.split(",")) for s in (left, right))
+    operands, output = einsum_terms(site.node.attributes["equation"].decode())
+    spaced = [" ".join(re.findall(r"\.\.\.|\w", operand)) for operand in (*operands, output)]
+    return f"{', '.join(spaced[:-1])} -> {spaced[-1]}"
 
 
 def _einsum_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:

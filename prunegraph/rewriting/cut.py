@@ -6,7 +6,9 @@ its rule: attributes that follow an axis, operands that list sizes, and the rule
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +18,10 @@ from onnx import helper, numpy_helper
 from prunegraph.coupling.shuffle import Shuffle
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.errors import MISFIT, ModelError
-from prunegraph.graph.external import without_graph
+from prunegraph.graph.external import SCRATCH, without_graph, write_stream
 from prunegraph.graph.facts import skeleton
 from prunegraph.graph.model import Graph, Node
+from prunegraph.graph.onnx_io import has_external
 from prunegraph.ops import rule_for
 from prunegraph.rewriting.operands import Operands
 from prunegraph.rewriting.sweep import sweep
@@ -27,8 +30,13 @@ from prunegraph.rewriting.weights import LazyTensor, WeightEditor, sliced
 Array = np.ndarray
 
 
-def cut(survivors: Survivors) -> Graph:
+def cut(survivors: Survivors, scratch: Path | None = None) -> Graph:
     """The graph without its removed channels; the graph itself is not touched.
+
+    Args:
+        survivors: what is left of every axis.
+        scratch: where to put weights of a model that has them in external files; they are
+            written there one by one, and moved when the result is saved.
 
     Raises:
         ModelError: the result's shapes do not fit together (a rule is wrong: nothing the
@@ -56,11 +64,17 @@ def cut(survivors: Survivors) -> Graph:
         model.graph.node.extend(edit.before)
         model.graph.node.append(edit.proto)
         editor.add(edit.tensors)
-    for tensor in place_weights(model, graph, editor.tensors):
-        model.graph.initializer.append(tensor)
     _drop_stale_shapes(model, survivors)
+    weights = place_weights(model, graph, editor.tensors)
+    folder = graph.folder
+    if has_external(graph):
+        folder = Path(tempfile.mkdtemp(prefix=".prunegraph-", dir=scratch))
+        write_stream(model, weights, folder / SCRATCH, graph.folder)
+    else:
+        for tensor in weights:
+            model.graph.initializer.append(tensor)
     sweep(model.graph, graph.model.graph)
-    result = Graph(model, folder=graph.folder, source=graph.source)
+    result = Graph(model, folder=folder, source=graph.source, scratch=folder != graph.folder)
     _check(result, graph)
     return result
 
