@@ -13,9 +13,10 @@ import onnx
 
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.coupling.analysis import analyze as _analyze
-from prunegraph.errors import ModelError
+from prunegraph.errors import ExactnessError, ModelError
 from prunegraph.graph import onnx_io
 from prunegraph.graph.model import Graph
+from prunegraph.isolate import isolate
 from prunegraph.ops.cost import Cost, cost
 from prunegraph.rewriting.cut import cut
 from prunegraph.selection.budget import Budget
@@ -114,7 +115,10 @@ def compare(
 
 @dataclass(frozen=True)
 class Result:
-    """What `prune` did. `proof` is None where verification was turned off."""
+    """What `prune` did. `proof` is None where verification was turned off.
+
+    `left_out` are groups that were chosen but stay whole, because the proof failed with them.
+    """
 
     model: Graph
     small: Graph
@@ -123,6 +127,7 @@ class Result:
     before: Cost
     after: Cost
     proof: Proof | None
+    left_out: tuple[str, ...] = ()
 
 
 def prune(
@@ -172,17 +177,29 @@ def prune(
         min_channels=min_channels, keep=keep, ratio_for=ratio_for, seed=seed,
     )  # fmt: skip
     progress("cut")
-    small = cut(survivors(found, plan), scratch=Path(out).absolute().parent if out is not None else None)
+    scratch = Path(out).absolute().parent if out is not None else None
+    small = cut(survivors(found, plan), scratch)
     proof = None
+    left_out: tuple[str, ...] = ()
     if check:
         progress("verify")
-        proof = verify(model, plan, small, data=data, seed=seed)
+        try:
+            proof = verify(model, plan, small, data=data, seed=seed)
+        except ExactnessError:
+            progress("the proof failed, looking for the groups that are responsible")
+            plan, left_out = isolate(found, plan, lambda part: _attempt(model, part, data, seed))
+            small = cut(survivors(found, plan), scratch)
+            proof = verify(model, plan, small, data=data, seed=seed)
     progress("write")
     if save_plan is not None:
         plan.save(save_plan)
     if out is not None:
         save(small, out)
-    return Result(model, small, found, plan, cost(model), cost(small), proof)
+    return Result(model, small, found, plan, cost(model), cost(small), proof, left_out)
+
+
+def _attempt(model: Graph, plan: Plan, data: Sequence[Batch], seed: int) -> None:
+    verify(model, plan, apply(model, plan), data=data, seed=seed)
 
 
 def check_output(path: str | os.PathLike[str], source: str | os.PathLike[str] | None = None) -> None:

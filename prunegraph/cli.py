@@ -134,6 +134,11 @@ def prune(
         batches = _batches(model, data) if data else []
         result = api.prune(model, out, budget=budget, check=not no_verify, data=batches, progress=progress, **options)
     where.print(tables.result_table(result))
+    if result.left_out:
+        where.print(
+            f"left whole, because the proof failed with them: groups {', '.join(result.left_out)}; the rest is proved. "
+            "A rule is wrong for this graph: please report it"
+        )
     where.print(f"proof: {result.proof}" if result.proof else "proof: skipped (--no-verify)")
     where.print(f"wrote {out}")
 

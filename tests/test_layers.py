@@ -21,6 +21,7 @@ LAYERS = [
     ["rewriting"],
     ["runtime"],
     ["proof"],
+    ["isolate"],
     ["report"],
     ["api"],
     ["cli", "__main__"],

@@ -141,6 +141,27 @@ def test_contrib_attention_and_skip_norm() -> None:
         prove(graph, seed)
 
 
+@pytest.mark.parametrize("rotary", [0, 1])
+def test_grouped_query_attention(rotary: int) -> None:
+    b = Builder()
+    x, heads, groups, size = b.input("n", 5, 16), 4, 2, 16
+    q, k, v = (projected(b, x, 16, n * size, name) for n, name in ((heads, "q"), (groups, "k"), (groups, "v")))
+    batch = b.op("Shape", x, end=1)
+    last = b.op("Expand", b.const([4], np.int32), batch)
+    tables = [b.const(f(np.outer(np.arange(8), np.ones(size // 2))), np.float32) for f in (np.cos, np.sin)]
+    y = b.op(
+        "GroupQueryAttention", q, k, v, "", "", last, b.const(5, np.int32), *(tables if rotary else []),
+        num_heads=heads, kv_num_heads=groups, do_rotary=rotary, outputs=3, domain="com.microsoft", name="gqa",
+    )  # fmt: skip
+    graph = b.graph(projected(b, y, heads * size, 3, "out"), domains=MS)
+    found = pg.analyze(graph, attention="heads")
+    assert [g.channels for g in found.groups] == [groups]
+    plan = random_plan(found)
+    small = pg.apply(graph, plan)
+    pg.verify(graph, plan, small)
+    assert (small.node("gqa").attributes["num_heads"], small.node("gqa").attributes["kv_num_heads"]) == (2, 1)
+
+
 def test_fused_conv_and_deform_conv() -> None:
     b = Builder(opset=19, ir_version=9)
     x = b.conv(b.input("n", 3, 6, 6), 3, 8, name="a")

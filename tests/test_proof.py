@@ -124,7 +124,7 @@ LOST_TIES = {
 def test_dropping_one_tie_of_a_pattern_fails(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = rules._RULES["", op][0]
     attributes = {"group": "g"} if op == "Conv" else {}
-    careless = replace(entry, spread=by_pattern(LOST_TIES[op], layer=op == "Conv", **attributes))
+    careless = replace(entry, spread=by_pattern(LOST_TIES[op], layer=op == "Conv", attributes=attributes))
     monkeypatch.setitem(rules._RULES, ("", op), [careless])
     assert fails(two_graphs())
 
@@ -134,6 +134,26 @@ def test_skipping_one_repair_fails(op: str, monkeypatch: pytest.MonkeyPatch) -> 
     entries = rules._RULES["", op]
     monkeypatch.setitem(rules._RULES, ("", op), [replace(entry, repair=None) for entry in entries])
     assert fails(two_graphs())
+
+
+def test_a_wrong_rule_costs_its_groups_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rule that calls channels equal to their mirror image: the groups it touches stay whole, the rest is proved."""
+
+    def mirrored(site: rules.Site) -> None:
+        n, c, *space = site.labels(0)
+        site.give([n, c.take(slice(None, None, -1)), *space])
+
+    monkeypatch.setitem(rules._RULES, ("", "Elu"), [rules.Rule(mirrored)])
+    b = Builder()
+    x = b.relu(b.conv(b.input("n", 3, 8, 8), 3, 8, name="good"))
+    x = b.op("Elu", b.conv(x, 8, 8, name="touched"))
+    x = b.relu(b.conv(x, 8, 8, name="fine"))
+    result = pg.prune(b.graph(b.head(x, 8)), budget=pg.Budget(ratio=0.5), round_to=1)
+    groups = {group.id: group.layers for group in result.coupling.groups}
+    assert [groups[g] for g in result.left_out] == [("touched",)]
+    assert result.proof is not None
+    widths = [result.small.node(name).channels.outputs for name in ("good", "touched", "fine")]
+    assert widths == [4, 8, 4]
 
 
 def test_dropping_the_tie_of_a_rule_fails(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,6 +106,45 @@ def _spread_multi_head(site: Site) -> None:
     site.give([*q[:2], made])
 
 
+def _spread_grouped_query(site: Site) -> None:
+    """com.microsoft.GroupQueryAttention with separate inputs; its cache has key heads and head size as axes."""
+    if not (site.has(1) and site.has(2)) or any(site.has(slot) for slot in range(10, len(site.node.inputs))):
+        raise ValueError("its inputs are packed, or it has biases")
+    attributes = site.node.attributes
+    q, k, v = (site.labels(slot) for slot in range(3))
+    query_heads, key_heads = attributes["num_heads"], attributes["kv_num_heads"]
+    size = k[-1].size // key_heads
+    heads = _Heads(site, query_heads, key_heads, size, v[-1].size // key_heads)
+    for axis, query, part in ((q, True, heads.size), (k, False, heads.size), (v, False, heads.value_size)):
+        heads.merged(axis[-1], query, part)
+    made = site.space.fresh(query_heads * (v[-1].size // key_heads))
+    heads.merged(made, True, heads.value_size)
+    if attributes.get("do_rotary", 0):
+        site.pin(heads.size, "rotated in pairs")
+    # The operator takes one head size for keys and values.
+    site.space.tie(heads.size, heads.value_size)
+    site.follows("num_heads", heads.groups, heads.repeats)
+    site.follows("kv_num_heads", heads.groups)
+    for slot, part in ((3, heads.size), (4, heads.value_size)):
+        if site.has(slot):
+            _, groups, _, width = site.labels(slot)
+            site.space.tie(groups, heads.groups)
+            site.space.tie(width, part)
+    for slot in range(5, len(site.node.inputs)):
+        if site.has(slot):
+            for each in site.labels(slot):
+                site.pin(each, "positions")
+    for mine, other in ((q[0], k[0]), (k[0], v[0]), (k[1], v[1])):
+        site.space.tie(mine, other)
+    site.pin(k[1], "normalised together by softmax")
+    site.reduces(0, [2], "sum")
+    site.give([*q[:2], made])
+    for slot, part in ((1, heads.size), (2, heads.value_size)):
+        if slot < len(site.node.outputs) and site.node.outputs[slot]:
+            batch, _, length, _ = site.out_shape(slot)
+            site.give([site.stay(batch, "batch"), heads.groups, site.stay(length, "positions"), part], slot)
+
+
 def _spread_rotary(site: Site) -> None:
     """Pairs of a head are rotated together: halves of the head size, or neighbours."""
     attributes = site.node.attributes
@@ -118,7 +157,8 @@ def _spread_rotary(site: Site) -> None:
     table = "*p e"
     others = f"*p?, {table}, {table}" if contrib else f"{table}, {table}, *p?"
     text = f"{size}, {others} -> {size}"
-    (by_pattern(text, stays="positions", num_heads="h") if flat else by_pattern(text, stays="positions"))(site)
+    bound = {"num_heads": "h"} if flat else {}
+    by_pattern(text, stays="positions", pinned="bs", attributes=bound)(site)
 
 
 def _spread_skip_norm(site: Site) -> None:
@@ -136,6 +176,13 @@ def _spread_skip_norm(site: Site) -> None:
 register("Attention", spread=_spread_attention, repair=_repair_scale, macs=_attention_macs)
 register(
     "MultiHeadAttention", spread=_spread_multi_head, repair=_repair_scale, macs=_attention_macs, domain="com.microsoft"
+)
+register(
+    "GroupQueryAttention",
+    spread=_spread_grouped_query,
+    repair=_repair_scale,
+    macs=_attention_macs,
+    domain="com.microsoft",
 )
 register("RotaryEmbedding", spread=_spread_rotary)
 register("RotaryEmbedding", spread=_spread_rotary, domain="com.microsoft")

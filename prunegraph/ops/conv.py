@@ -22,16 +22,19 @@ def _transposed_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shap
 
 register(
     "Conv",
-    spread=by_pattern("n (g i) *s, (g o) i *k, (g o)? -> n (g o) *s'", layer=True, group="g"),
+    spread=by_pattern("n (g i) *s, (g o) i *k, (g o)? -> n (g o) *s'", layer=True, attributes={"group": "g"}),
     macs=conv_macs,
 )
 
 
 def _spread_deform_conv(site: Site) -> None:
     """Offsets and masks are spatial; several offset groups divide the input channels by position."""
-    by_pattern("n (g i) *s, (g o) i *k, n *f, (g o)?, n *m? -> n (g o) *s'", layer=True, stays="offsets", group="g")(
-        site
-    )
+    by_pattern(
+        "n (g i) *s, (g o) i *k, n *f, (g o)?, n *m? -> n (g o) *s'",
+        layer=True,
+        stays="offsets",
+        attributes={"group": "g"},
+    )(site)
     if site.node.attributes.get("offset_group", 1) != 1:
         site.pin(site.labels(0)[1], "divided among offset groups")
 
@@ -40,6 +43,6 @@ register("DeformConv", spread=_spread_deform_conv, macs=conv_macs)
 register("GridSample", spread=by_pattern("n c *s, n *g -> n c *s'"))
 register(
     "ConvTranspose",
-    spread=by_pattern("n (g i) *s, (g i) o *k, (g o)? -> n (g o) *s'", layer=True, group="g"),
+    spread=by_pattern("n (g i) *s, (g i) o *k, (g o)? -> n (g o) *s'", layer=True, attributes={"group": "g"}),
     macs=_transposed_macs,
 )

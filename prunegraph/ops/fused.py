@@ -56,7 +56,9 @@ def _matmul_nbits_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Sh
 
 register(
     "FusedConv",
-    spread=by_pattern("n (g i) *s, (g o) i *k, (g o)?, n (g o) *s'? -> n (g o) *s'", layer=True, group="g"),
+    spread=by_pattern(
+        "n (g i) *s, (g o) i *k, (g o)?, n (g o) *s'? -> n (g o) *s'", layer=True, attributes={"group": "g"}
+    ),
     macs=conv_macs,
     domain=MICROSOFT,
 )

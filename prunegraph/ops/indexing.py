@@ -61,7 +61,8 @@ def _spread_gather_elements(site: Site) -> None:
 def _spread_scatter_elements(site: Site) -> None:
     data, index, updates = (site.labels(slot) for slot in range(3))
     axis = site.node.attributes.get("axis", 0) % len(data)
-    site.pin(data[axis], "written by position")
+    for each in (data[axis], index[axis]):
+        site.pin(each, "written by position")
     for mine, other in zip(index, updates, strict=True):
         site.space.tie(mine, other)
     _match(site, axis, [data, index])
@@ -80,7 +81,7 @@ def _spread_gather_nd(site: Site) -> None:
 def _spread_scatter_nd(site: Site) -> None:
     data, index, updates = (site.labels(slot) for slot in range(3))
     depth = site.shape(1)[-1]
-    for each in (*data[:depth], index[-1]):
+    for each in (*data[:depth], *index):
         site.pin(each, "written by position")
     for mine, other in zip((*index[:-1], *data[depth:]), updates, strict=True):
         site.space.tie(mine, other)

@@ -20,7 +20,7 @@ def _spread_batch_norm(site: Site) -> None:
 def _spread_group_norm(site: Site) -> None:
     """Scale and bias have one entry a channel since opset 21, one a group before."""
     parameter = "(g c)" if site.node.version >= 21 else "g"
-    by_pattern(f"n (g c) *s, {parameter}, {parameter} -> n (g c) *s", num_groups="g")(site)
+    by_pattern(f"n (g c) *s, {parameter}, {parameter} -> n (g c) *s", attributes={"num_groups": "g"})(site)
     site.reduces(0, [1], "groups")
 
 

@@ -19,6 +19,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from prunegraph.coupling.labels import Labels
@@ -85,7 +86,12 @@ def _operand(text: str) -> Operand:
 
 
 def by_pattern(
-    text: str, *, layer: bool = False, stays: str = "spatial axis", pinned: str = "", **attributes: str
+    text: str,
+    *,
+    layer: bool = False,
+    stays: str = "spatial axis",
+    pinned: str = "",
+    attributes: Mapping[str, str] = MappingProxyType({}),
 ) -> Spread:
     """A `spread` from a pattern.
 
@@ -210,8 +216,9 @@ class _Match:
         for slot, terms in self.terms.items():
             if self.site.carries_weight(slot):
                 for axis, term in enumerate(terms):
-                    if term.letters and not set(self.stay).issuperset(term.letters):
-                        contracted = not made.issuperset(term.letters)
+                    letters = {letter for letter in term.letters if not letter.isdigit()} - set(self.stay)
+                    if letters:
+                        contracted = not made.issuperset(letters)
                         self.site.role(slot, axis, "in" if contracted else "out")
                         covered.update(term.letters if contracted and self.site.is_weight(slot) else ())
         for slot, terms in self.terms.items():

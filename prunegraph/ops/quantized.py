@@ -49,7 +49,7 @@ def _conv(weight: int, bias: int | None, zero: int, per_output: tuple[int, ...])
 
     def spread(site: Site) -> None:
         moved = Moved(site, [0, weight, *([bias] if bias is not None else [])])
-        by_pattern("n (g i) *s, (g o) i *k, (g o)? -> n (g o) *s'", group="g")(moved)
+        by_pattern("n (g i) *s, (g o) i *k, (g o)? -> n (g o) *s'", attributes={"group": "g"})(moved)
         rows = site.labels(weight)[0]
         _vectors(site, rows, per_output)
         site.role(weight, 0, "out")

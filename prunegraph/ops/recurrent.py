@@ -25,7 +25,11 @@ def _pattern(gates: int, cell: bool, batch_first: bool) -> str:
 def _spread(gates: int, cell: bool) -> Spread:
     rules = {
         layout: by_pattern(
-            _pattern(gates, cell, bool(layout)), layer=True, stays="direction", pinned="d", hidden_size="h"
+            _pattern(gates, cell, bool(layout)),
+            layer=True,
+            stays="steps and directions of a recurrence",
+            pinned="td",
+            attributes={"hidden_size": "h"},
         )
         for layout in (0, 1)
     }
