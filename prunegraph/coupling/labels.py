@@ -296,7 +296,10 @@ class Channels:
     def __init__(self, space: LabelSpace, used: Iterable[Labels]):
         self.space = space
         self._starts = space.starts
+        # Kept with the labels they are of: a key holds the identity of an array.
         self._roots: dict[tuple[int, int], tuple[Labels, Labels]] = {}
+        self._found: dict[tuple[int, int], tuple[Labels, Array]] = {}
+        self._start_array = np.asarray(space.starts, np.int64)
         self._expand(used)
         self._connect()
 
@@ -332,12 +335,17 @@ class Channels:
         ids = labels.array()
         if not len(ids):
             return set()
-        starts = np.asarray(self._starts, np.int64)
-        return {int(starts[i]) for i in np.unique(np.searchsorted(starts, ids, "right") - 1)}
+        blocks = np.searchsorted(self._start_array, ids, "right") - 1
+        return set(self._start_array[_distinct(blocks)].tolist())
 
     def _elements_of(self, labels: Labels) -> Array:
         """Element numbers of labels whose blocks are all expanded."""
         labels = self.space.find(labels)
+        if labels.key not in self._found:
+            self._found[labels.key] = labels, self._look_up(labels)
+        return self._found[labels.key][1]
+
+    def _look_up(self, labels: Labels) -> Array:
         if labels.ids is None:
             first = self._starts[bisect_right(self._starts, labels.first) - 1]
             base, offset = self._locate(first)
@@ -346,8 +354,7 @@ class Channels:
                 return np.arange(start, start + labels.size) if labels.step else np.full(labels.size, start)
             return np.full(labels.size, offset)
         ids = labels.ids
-        starts = np.asarray(self._starts, np.int64)
-        blocks, inverse = np.unique(np.searchsorted(starts, ids, "right") - 1, return_inverse=True)
+        blocks, inverse = np.unique(np.searchsorted(self._start_array, ids, "right") - 1, return_inverse=True)
         bases = np.empty(len(blocks), np.int64)
         scale = np.ones(len(blocks), np.int64)
         for i, block in enumerate(blocks):
@@ -396,7 +403,6 @@ class Channels:
         """
         found = self.space.find(labels)
         if found.key not in self._roots:
-            # The labels are kept too: a key holds an array's identity.
             self._roots[found.key] = found, self._root(found)
         return self._roots[found.key][1]
 
@@ -445,6 +451,11 @@ class Channels:
             raise LookupError("no channel of this axis is pinned")
         components = self._component[self._elements_of(found)]
         return self._pin_of[int(components[int(np.argmax(mask))])]
+
+
+def _distinct(numbers: Array) -> Array:
+    """Distinct values; labels mostly come in runs, so neighbours are compared before anything is sorted."""
+    return np.unique(numbers[np.flatnonzero(np.diff(numbers, prepend=numbers[0] - 1))])
 
 
 def _components(count: int, left: list[Array], right: list[Array]) -> tuple[int, Array]:

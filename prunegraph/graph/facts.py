@@ -54,14 +54,17 @@ class Facts:
     sizes: dict[str, Shape]
     graph: Graph = field(repr=False)
     folded: dict[str, np.ndarray] = field(default_factory=dict)
+    _read: dict[str, np.ndarray | None] = field(default_factory=dict, repr=False)
 
     def constant(self, value: str) -> np.ndarray | None:
         """The number(s) behind a value: shape arithmetic, or a small constant of the file."""
         for results in (self.known, self.folded):
             if value in results:
                 return results[value]
-        weight = self.graph.weights.get(value)
-        return weight.read() if weight is not None and _is_small(weight) else None
+        if value not in self._read:
+            weight = self.graph.weights.get(value)
+            self._read[value] = weight.read() if weight is not None and _is_small(weight) else None
+        return self._read[value]
 
     def varies(self, value: str) -> np.ndarray:
         """Which elements of a known value depend on sizes that are only known at run time."""

@@ -8,6 +8,7 @@ weights wherever a file keeps them, and unique names.
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 import weakref
 from collections.abc import Callable, Iterator
@@ -81,10 +82,10 @@ class Weight:
     holder: onnx.NodeProto | None = field(repr=False)
     read: Callable[[], np.ndarray] = field(repr=False)
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of elements."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
     @property
     def is_float(self) -> bool:
