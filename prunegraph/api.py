@@ -13,11 +13,12 @@ import onnx
 
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.coupling.analysis import analyze as _analyze
-from prunegraph.errors import ExactnessError, ModelError
+from prunegraph.errors import DataError, ExactnessError, ModelError, UnknownNameError
 from prunegraph.graph import onnx_io
 from prunegraph.graph.model import Graph
 from prunegraph.isolate import isolate
 from prunegraph.ops.cost import Cost, cost
+from prunegraph.recovery import least_squares
 from prunegraph.rewriting.cut import cut
 from prunegraph.selection.budget import Budget
 from prunegraph.selection.plan import Plan, survivors
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
     from prunegraph.runtime.data import Data
 
 Batch = Mapping[str, np.ndarray]
+
+#: Ways to get accuracy back after the cut.
+REPAIRS = ("none", "least-squares")
+
+#: Samples of the user's data that a proof looks at.
+PROOF_SAMPLES = 16
 
 
 def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Graph:
@@ -144,6 +151,7 @@ def prune(
     attention: str | None = None,
     seed: int = 0,
     data: Sequence[Batch] = (),
+    repair: str | None = None,
     check: bool = True,
     save_plan: str | os.PathLike[str] | None = None,
     progress: Callable[[str], None] = lambda stage: None,
@@ -153,7 +161,9 @@ def prune(
     Args:
         source: the model, or its path.
         out: where the pruned model goes; None writes nothing.
-        data: inputs to verify on besides random ones.
+        data: inputs from the training distribution, in batches; the first samples are also verified on.
+        repair: "none", or "least-squares" (the default with data): after the proof, the weights
+            of layers that lost inputs are refitted to the original's outputs.
         attention: "heads" or "head_dim"; by default whichever is finer.
         check: whether to verify; a failed proof raises and nothing is written.
         save_plan: where the plan goes.
@@ -164,6 +174,10 @@ def prune(
     Raises:
         PrunegraphError: see `prunegraph.errors`; nothing has been written then.
     """
+    if repair not in (None, *REPAIRS):
+        raise UnknownNameError("repair", repair, REPAIRS)
+    if repair == "least-squares" and not data:
+        raise DataError("repair 'least-squares' needs data: give --data, or repair 'none'")
     for path in (out, save_plan):
         if path is not None:
             check_output(path, source if not isinstance(source, Graph) else None)
@@ -181,15 +195,18 @@ def prune(
     small = cut(survivors(found, plan), scratch)
     proof = None
     left_out: tuple[str, ...] = ()
+    seen = [{name: array[:PROOF_SAMPLES] for name, array in batch.items()} for batch in data[:1]]
     if check:
         progress("verify")
         try:
-            proof = verify(model, plan, small, data=data, seed=seed)
+            proof = verify(model, plan, small, data=seen, seed=seed)
         except ExactnessError:
             progress("the proof failed, looking for the groups that are responsible")
-            plan, left_out = isolate(found, plan, lambda part: _attempt(model, part, data, seed))
+            plan, left_out = isolate(found, plan, lambda part: _attempt(model, part, seen, seed))
             small = cut(survivors(found, plan), scratch)
-            proof = verify(model, plan, small, data=data, seed=seed)
+            proof = verify(model, plan, small, data=seen, seed=seed)
+    if (repair or ("least-squares" if data else "none")) == "least-squares":
+        small = least_squares.repair(survivors(found, plan), small, [dict(batch) for batch in data], progress)
     progress("write")
     if save_plan is not None:
         plan.save(save_plan)

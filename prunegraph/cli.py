@@ -108,7 +108,8 @@ def _ratio_for(ctx: click.Context, parameter: click.Parameter, values: tuple[str
 @click.option("--macs", help="Upper bound on MACs: a fraction (0.5) or an amount (2.1G).")
 @click.option("--params", help="Upper bound on parameters: a fraction or an amount (1.2M).")
 @click.option("--bytes", "size", help="Upper bound on bytes of weights: a fraction or an amount (12MB).")
-@click.option("--data", metavar="FILE", help="Inputs to prove on as well: .npz or file.py:function.")
+@click.option("--data", metavar="FILE", help="Unlabelled inputs to refit and prove on: .npz or file.py:function.")
+@click.option("--repair", type=click.Choice(["none", "least-squares"]), help="Default: least-squares with --data.")
 @click.option("--round-to", type=int, default=8, show_default=True, help="Kept channels are a multiple of this.")
 @click.option("--min-channels", type=int, default=1, show_default=True, help="Channels that stay in every group.")
 @click.option("--keep", multiple=True, metavar="LAYER", help="A layer whose channels all stay (repeatable).")
@@ -140,16 +141,19 @@ def prune(
             "A rule is wrong for this graph: please report it"
         )
     where.print(f"proof: {result.proof}" if result.proof else "proof: skipped (--no-verify)")
+    if batches and options["repair"] != "none":
+        samples = sum(len(next(iter(batch.values()))) for batch in batches)
+        where.print(f"then refitted by least squares on {samples} samples")
     where.print(f"wrote {out}")
 
 
 def _batches(model: str, data: str) -> list[Any]:
-    """The first batch of the user's data, as inputs for a proof."""
+    """The user's data in batches."""
     from prunegraph import api
     from prunegraph.runtime.data import read_data
 
     graph = api.load(model)
-    return [next(read_data(data).fit(graph).batches(graph, 16))]
+    return list(read_data(data).fit(graph).batches(graph, 32))
 
 
 @main.command()

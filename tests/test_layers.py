@@ -22,6 +22,7 @@ LAYERS = [
     ["runtime"],
     ["proof"],
     ["isolate"],
+    ["recovery"],
     ["report"],
     ["api"],
     ["cli", "__main__"],

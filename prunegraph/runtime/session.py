@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,14 +63,27 @@ def session(
 
 def run_values(graph: Graph, inputs: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
     """Values of a graph by name, inner ones too. Raises ModelError."""
+    values = next(run_batches(graph, [inputs], names))
+    return dict(zip(names, values, strict=True))
+
+
+def run_batches(
+    graph: Graph, batches: Iterable[Mapping[str, np.ndarray]], names: Sequence[str]
+) -> Iterator[list[np.ndarray]]:
+    """Values of a graph by name, inner ones too, batch by batch in one session. Raises ModelError."""
+    with tempfile.TemporaryDirectory(prefix="prunegraph-") as folder:
+        path = Path(folder) / "model.onnx"
+        _write_with_outputs(graph, names, path)
+        opened = session(path, name=graph.source, fast=False)
+        for batch in batches:
+            yield run(opened, batch, list(names))
+
+
+def _write_with_outputs(graph: Graph, names: Sequence[str], path: Path) -> None:
     model = without_weights(graph.model)
     present = {output.name for output in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
-    with tempfile.TemporaryDirectory(prefix="prunegraph-") as folder:
-        path = Path(folder) / "model.onnx"
-        write_stream(model, graph.model.graph.initializer, path, graph.folder)
-        opened = session(path, name=graph.source, fast=False)
-        return dict(zip(names, run(opened, inputs, list(names)), strict=True))
+    write_stream(model, graph.model.graph.initializer, path, graph.folder)
 
 
 def run(

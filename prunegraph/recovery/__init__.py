@@ -1,0 +1,1 @@
+"""Accuracy back without training and without labels."""

@@ -1,0 +1,87 @@
+"""Recovery without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import prunegraph as pg
+from prunegraph.api import analyze
+from prunegraph.errors import DataError, UnknownNameError
+from prunegraph.recovery.least_squares import Moments, repair
+from prunegraph.runtime.data import read_data
+from prunegraph.selection.plan import survivors
+from tests.builders import Builder, residual_net
+from tests.oracle import outputs, random_plan
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+
+
+def test_golden_formula() -> None:
+    """Refitting equals the closed form W' = W - G^-1[:,P] (G^-1[P,P])^-1 W[P] on the survivors (ALGORITHMS F4)."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((500, 8)) @ rng.standard_normal((8, 8))
+    w = rng.standard_normal((8, 3))
+    gone, kept = [1, 4], [0, 2, 3, 5, 6, 7]
+    moments = Moments.zeros(len(kept), 3)
+    for part in np.split(np.arange(500), 5):
+        moments.add(x[part][:, kept], x[part] @ w)
+    found, intercept = moments.solve(centred=False)
+    g = np.linalg.inv(x.T @ x)
+    closed = (w - g[:, gone] @ np.linalg.inv(g[np.ix_(gone, gone)]) @ w[gone])[kept]
+    np.testing.assert_allclose(found, closed, rtol=0.1, atol=0.02)  # the ridge is the difference
+    assert not intercept.any()
+
+
+def test_redundant_channels_cost_nothing() -> None:
+    """Every second channel repeats its neighbour: what is removed is made up for by what stays."""
+    rng = np.random.default_rng(0)
+    b = Builder()
+    first = rng.standard_normal((4, 3, 3, 3)).repeat(2, axis=0).astype(np.float32)
+    x = b.op("Conv", b.input("n", 3, 8, 8), b.const(first), pads=[1, 1, 1, 1], name="a")
+    graph = b.graph(b.head(b.relu(b.conv(b.relu(x), 8, 6, name="b")), 6))
+    found = analyze(graph)
+    group = next(g for g in found.groups if g.layers == ("a",))
+    plan = pg.Plan(graph.sha256, {group.id: (1, 3, 5, 7)})
+    small = pg.apply(graph, plan)
+    batches = [{"x": rng.standard_normal((32, 3, 8, 8)).astype(np.float32)} for _ in range(4)]
+    fixed = repair(survivors(found, plan), small, batches)
+    expected, cut, refitted = (outputs(g, seed=5)[0] for g in (graph, small, fixed))
+    assert abs(cut - expected).max() > 0.1 * abs(expected).max()
+    assert abs(refitted - expected).max() < 0.01 * abs(expected).max()
+
+
+def test_layers_come_closer_to_the_original() -> None:
+    rng = np.random.default_rng(0)
+    graph = residual_net(width=16)
+    plan = random_plan(analyze(graph), 0, 0.3)
+    small = pg.apply(graph, plan)
+    batches = [{"x": rng.standard_normal((32, 3, 8, 8)).astype(np.float32)} for _ in range(8)]
+    fixed = repair(survivors(analyze(graph), plan), small, batches)
+    assert {n: w.shape for n, w in fixed.weights.items()} == {n: w.shape for n, w in small.weights.items()}
+    expected, cut, refitted = (outputs(g, seed=9, batch=64)[0] for g in (graph, small, fixed))
+    assert np.square(refitted - expected).mean() < 0.3 * np.square(cut - expected).mean()
+
+
+def test_fashion_network_keeps_its_accuracy(tmp_path: Path) -> None:
+    """Half the MACs, 256 unlabelled images, no training."""
+    data = read_data(str(FIXTURES / "fashion_calibration.npz"))
+    model = pg.load(FIXTURES / "fashion_resnet.onnx")
+    result = pg.prune(
+        model, tmp_path / "half.onnx", budget=pg.Budget(macs=0.5), round_to=1, data=list(data.batches(model, 64))
+    )
+    assert result.proof is not None
+    found = pg.compare(model, result.small, data=read_data(str(FIXTURES / "fashion_eval.npz")), runs=1)
+    assert found.accuracy is not None
+    assert found.accuracy[1] > found.accuracy[0] - 0.02
+    pg.load(tmp_path / "half.onnx")
+
+
+def test_wrong_requests() -> None:
+    graph = residual_net()
+    with pytest.raises(DataError, match="needs data"):
+        pg.prune(graph, budget=pg.Budget(ratio=0.5), repair="least-squares")
+    with pytest.raises(UnknownNameError, match="least-squares"):
+        pg.prune(graph, budget=pg.Budget(ratio=0.5), repair="least-square")
