@@ -130,7 +130,12 @@ class _Comparison:
             write_masked(self.left, self.masked, CONSUMED)
             expected = self._run_original(data, seed)
         names = self._choose(expected)
-        proof = self._compare(self.masked, self.pruned, self.inputs, names)
+        outputs = list(self.graph.outputs)
+        if set(names) <= set(outputs):
+            expected = [[values[outputs.index(name)] for name in names] for values in expected]
+        else:
+            expected = self._inner(self.masked, self.inputs, names)
+        proof = self._compare(expected, self.pruned, self.inputs, names)
         if proof.relative <= self.tolerance:
             return proof
         given = self._given_decisions(names)
@@ -186,8 +191,10 @@ class _Comparison:
         )
         return [name for name in names if name not in saturated] + witnesses
 
-    def _compare(self, masked: Path, pruned: Path, inputs: Sequence[Batch], names: Sequence[str]) -> Proof:
-        expected, found = (self._inner(path, inputs, names) for path in (masked, pruned))
+    def _compare(
+        self, expected: Sequence[Sequence[Array]], pruned: Path, inputs: Sequence[Batch], names: Sequence[str]
+    ) -> Proof:
+        found = self._inner(pruned, inputs, names)
         differences = []
         for index, name in enumerate(names):
             pairs = [(self._survive(name, e[index]), f[index]) for e, f in zip(expected, found, strict=True)]
@@ -212,7 +219,8 @@ class _Comparison:
         ]
         paths = [_without_nodes(path, deciding, inputs[0]) for path in (self.masked, self.pruned)]
         self.notes.append(f"{len(deciding)} nodes that decide by order ({deciding[0].op}) were made to decide alike")
-        return self._compare(paths[0], paths[1], inputs, list(dict.fromkeys([*names, *read])))
+        names = list(dict.fromkeys([*names, *read]))
+        return self._compare(self._inner(paths[0], inputs, names), paths[1], inputs, names)
 
     def _inner(self, path: Path, inputs: Sequence[Batch], names: Sequence[str]) -> list[list[Array]]:
         """Values of a model by name, also inner ones, for every input."""

@@ -44,6 +44,7 @@ def session(
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.enable_cpu_mem_arena = False
+        options.enable_mem_pattern = False
     if isinstance(model, Graph):
         # By way of files: weights are mapped from there, and nothing goes through one protobuf.
         folder = tempfile.mkdtemp(prefix="prunegraph-")
