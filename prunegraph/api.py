@@ -14,6 +14,7 @@ import onnx
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.coupling.analysis import analyze as _analyze
 from prunegraph.errors import DataError, ExactnessError, ModelError, UnknownNameError
+from prunegraph.frontends import onnx_file
 from prunegraph.graph import onnx_io
 from prunegraph.graph.model import Graph
 from prunegraph.isolate import isolate
@@ -46,7 +47,7 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Graph:
     """
     if isinstance(source, onnx.ModelProto):
         return onnx_io.from_model(source)
-    return onnx_io.load(os.fspath(source))
+    return onnx_file.load(os.fspath(source))
 
 
 def save(graph: Graph, path: str | os.PathLike[str]) -> None:
