@@ -189,7 +189,8 @@ class _Comparison:
             f"{len({*saturated, *vacuous})} of {len(names)} outputs are empty, saturated or do not react to the "
             f"input; {len(witnesses)} inner values were compared"
         )
-        return [name for name in names if name not in saturated] + witnesses
+        # Never nothing: an output without a stand-in is judged as it is.
+        return [name for name in names if name not in saturated or not witnesses] + witnesses
 
     def _compare(
         self, expected: Sequence[Sequence[Array]], pruned: Path, inputs: Sequence[Batch], names: Sequence[str]
