@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -21,16 +21,20 @@ from prunegraph.isolate import isolate
 from prunegraph.ops.cost import Cost, cost
 from prunegraph.recovery import least_squares
 from prunegraph.rewriting.cut import cut
-from prunegraph.selection.budget import Budget
+from prunegraph.runtime.data import Data
+from prunegraph.runtime.statistics import Statistics
+from prunegraph.selection.choice import Choice
 from prunegraph.selection.plan import Plan, survivors
 from prunegraph.selection.select import select as _select
 
 if TYPE_CHECKING:
     from prunegraph.proof import Proof
     from prunegraph.runtime.compare import Comparison
-    from prunegraph.runtime.data import Data
 
 Batch = Mapping[str, np.ndarray]
+
+#: Inputs of a model: arrays by input name (samples along axis 0), a sequence of such batches, or a `Data`.
+Samples = Data | Batch | Sequence[Batch]
 
 #: Ways to get accuracy back after the cut.
 REPAIRS = ("none", "least-squares")
@@ -65,28 +69,26 @@ def analyze(model: Graph, *, attention: str | None = None) -> Coupling:
 
 
 def select(
-    model: Graph,
-    found: Coupling | None = None,
-    *,
-    algorithm: str = "l2",
-    budget: Budget,
-    allocation: str = "uniform",
-    round_to: int = 8,
-    min_channels: int = 1,
-    keep: Sequence[str] = (),
-    ratio_for: Mapping[str, float] | None = None,
-    seed: int = 0,
-) -> Plan:
-    """Choose channels to remove; see `prunegraph.selection.select.select` for the options.
+    model: Graph, found: Coupling | None = None, *, data: Samples | None = None, statistics: Statistics | None = None,
+    **options: Any,
+) -> Plan:  # fmt: skip
+    """Choose channels to remove.
+
+    Args:
+        model: the graph.
+        found: its coupling; analysed if not given.
+        data: unlabelled inputs, for criteria that look at activations.
+        statistics: what was gathered from data before, instead of `data`.
+        options: those of `prunegraph.selection.choice.Choice`: budget, algorithm, allocation, round_to, ...
 
     Raises:
         BudgetError: the budget is malformed or cannot be met.
+        DataError: the algorithm needs data and there are none, or they do not fit.
         UnknownNameError: no such algorithm, allocation or layer.
     """
-    return _select(
-        found or analyze(model), algorithm=algorithm, budget=budget, allocation=allocation, round_to=round_to,
-        min_channels=min_channels, keep=keep, ratio_for=ratio_for, seed=seed,
-    )  # fmt: skip
+    if statistics is None and data is not None:
+        statistics = Statistics(model, Data.of(data))
+    return _select(found or analyze(model), Choice(**options), statistics)
 
 
 def apply(model: Graph, plan: Plan) -> Graph:
@@ -142,78 +144,76 @@ def prune(
     source: str | os.PathLike[str] | Graph,
     out: str | os.PathLike[str] | None = None,
     *,
-    algorithm: str = "l2",
-    budget: Budget,
-    allocation: str = "uniform",
-    round_to: int = 8,
-    min_channels: int = 1,
-    keep: Sequence[str] = (),
-    ratio_for: Mapping[str, float] | None = None,
     attention: str | None = None,
-    seed: int = 0,
-    data: Sequence[Batch] = (),
+    data: Samples | None = None,
     repair: str | None = None,
     check: bool = True,
     save_plan: str | os.PathLike[str] | None = None,
     progress: Callable[[str], None] = lambda stage: None,
+    **options: Any,
 ) -> Result:
-    """Load, analyze, select, cut, verify and write, in one call.
+    """Load, analyze, select, cut, verify, recover and write, in one call.
 
     Args:
         source: the model, or its path.
         out: where the pruned model goes; None writes nothing.
-        data: inputs from the training distribution, in batches; the first samples are also verified on.
-        repair: "none", or "least-squares" (the default with data): after the proof, the weights
-            of layers that lost inputs are refitted to the original's outputs.
         attention: "heads" or "head_dim"; by default whichever is finer.
+        data: unlabelled inputs from the training distribution; the first samples are also verified on.
+        repair: "none", or "least-squares" (the default with data): after the proof, the weights
+            of layers behind a cut are refitted to the original's outputs.
         check: whether to verify; a failed proof raises and nothing is written.
         save_plan: where the plan goes.
         progress: called with the name of each stage as it begins.
-
-    The other options are those of `select`.
+        options: those of `prunegraph.selection.choice.Choice`: budget, algorithm, allocation, round_to, ...
 
     Raises:
         PrunegraphError: see `prunegraph.errors`; nothing has been written then.
     """
-    if repair not in (None, *REPAIRS):
-        raise UnknownNameError("repair", repair, REPAIRS)
-    if repair == "least-squares" and not data:
-        raise DataError("repair 'least-squares' needs data: give --data, or repair 'none'")
+    samples = Data.of(data) if data is not None else None
+    repair = _repair(repair, samples)
+    choice = Choice(**options)
     for path in (out, save_plan):
         if path is not None:
             check_output(path, source if not isinstance(source, Graph) else None)
     progress("load")
     model = source if isinstance(source, Graph) else load(source)
+    statistics = Statistics(model, samples, progress=progress) if samples is not None else None
     progress("analyze")
     found = analyze(model, attention=attention)
     progress("select")
-    plan = select(
-        model, found, algorithm=algorithm, budget=budget, allocation=allocation, round_to=round_to,
-        min_channels=min_channels, keep=keep, ratio_for=ratio_for, seed=seed,
-    )  # fmt: skip
+    plan = _select(found, choice, statistics)
     progress("cut")
     scratch = Path(out).absolute().parent if out is not None else None
     small = cut(survivors(found, plan), scratch)
     proof = None
     left_out: tuple[str, ...] = ()
-    seen = [{name: array[:PROOF_SAMPLES] for name, array in batch.items()} for batch in data[:1]]
+    seen = list(samples.head(PROOF_SAMPLES).batches(model, PROOF_SAMPLES)) if samples is not None else []
     if check:
         progress("verify")
         try:
-            proof = verify(model, plan, small, data=seen, seed=seed)
+            proof = verify(model, plan, small, data=seen, seed=choice.seed)
         except ExactnessError:
             progress("the proof failed, looking for the groups that are responsible")
-            plan, left_out = isolate(found, plan, lambda part: _attempt(model, part, seen, seed))
+            plan, left_out = isolate(found, plan, lambda part: _attempt(model, part, seen, choice.seed))
             small = cut(survivors(found, plan), scratch)
-            proof = verify(model, plan, small, data=seen, seed=seed)
-    if (repair or ("least-squares" if data else "none")) == "least-squares":
-        small = least_squares.repair(survivors(found, plan), small, [dict(batch) for batch in data], progress)
+            proof = verify(model, plan, small, data=seen, seed=choice.seed)
+    if samples is not None and repair == "least-squares":
+        small = least_squares.repair(survivors(found, plan), small, samples, progress)
     progress("write")
     if save_plan is not None:
         plan.save(save_plan)
     if out is not None:
         save(small, out)
     return Result(model, small, found, plan, cost(model), cost(small), proof, left_out)
+
+
+def _repair(name: str | None, data: Data | None) -> str:
+    """The way of recovery: least squares by default where there are data. Raises."""
+    if name not in (None, *REPAIRS):
+        raise UnknownNameError("repair", str(name), REPAIRS)
+    if name not in (None, "none") and data is None:
+        raise DataError(f"repair {name!r} needs data: give --data, or repair 'none'")
+    return name or ("least-squares" if data is not None else "none")
 
 
 def _attempt(model: Graph, plan: Plan, data: Sequence[Batch], seed: int) -> None:

@@ -102,8 +102,8 @@ def _ratio_for(ctx: click.Context, parameter: click.Parameter, values: tuple[str
 @main.command()
 @click.argument("model")
 @click.option("-o", "--output", "out", required=True, metavar="OUT", help="Where the pruned model goes.")
-@click.option("--algorithm", default="l2", show_default=True, help="Which criterion scores channels.")
-@click.option("--allocation", default="uniform", show_default=True, help="How the budget is shared: uniform, global.")
+@click.option("--algorithm", help="Which criterion scores channels. Default: obs with --data, else l2.")
+@click.option("--allocation", help="How the budget is shared among groups; see `prunegraph algorithms`.")
 @click.option("--ratio", type=float, help="Share of channels removed from every group.")
 @click.option("--macs", help="Upper bound on MACs: a fraction (0.5) or an amount (2.1G).")
 @click.option("--params", help="Upper bound on parameters: a fraction or an amount (1.2M).")
@@ -127,13 +127,14 @@ def prune(
     """Make MODEL smaller, and prove that the result is the masked original."""
     from prunegraph import api
     from prunegraph.report import tables
+    from prunegraph.runtime.data import read_data
     from prunegraph.selection.budget import Budget
 
     budget = Budget(ratio=ratio, macs=macs, params=params, bytes=size)
     where = console()
     with stages(where) as progress:
-        batches = _batches(model, data) if data else []
-        result = api.prune(model, out, budget=budget, check=not no_verify, data=batches, progress=progress, **options)
+        samples = read_data(data) if data else None
+        result = api.prune(model, out, budget=budget, check=not no_verify, data=samples, progress=progress, **options)
     where.print(tables.result_table(result))
     if result.left_out:
         where.print(
@@ -141,19 +142,9 @@ def prune(
             "A rule is wrong for this graph: please report it"
         )
     where.print(f"proof: {result.proof}" if result.proof else "proof: skipped (--no-verify)")
-    if batches and options["repair"] != "none":
-        samples = sum(len(next(iter(batch.values()))) for batch in batches)
-        where.print(f"then refitted by least squares on {samples} samples")
+    if samples is not None and options["repair"] != "none":
+        where.print(f"then refitted by least squares on {samples.samples} samples")
     where.print(f"wrote {out}")
-
-
-def _batches(model: str, data: str) -> list[Any]:
-    """The user's data in batches."""
-    from prunegraph import api
-    from prunegraph.runtime.data import read_data
-
-    graph = api.load(model)
-    return list(read_data(data).fit(graph).batches(graph, 32))
 
 
 @main.command()

@@ -13,7 +13,7 @@ LAYERS = [
     ["registry"],
     ["graph"],
     ["frontends"],
-    ["runtime.__init__", "runtime.session", "runtime.data"],
+    ["runtime.__init__", "runtime.session", "runtime.data", "runtime.patches", "runtime.statistics", "runtime.stepper"],
     ["coupling.labels", "coupling.__init__"],
     ["ops"],
     ["coupling"],

@@ -11,7 +11,7 @@ import prunegraph as pg
 from prunegraph.api import analyze
 from prunegraph.errors import DataError, UnknownNameError
 from prunegraph.recovery.least_squares import Moments, repair
-from prunegraph.runtime.data import read_data
+from prunegraph.runtime.data import Data, read_data
 from prunegraph.selection.plan import survivors
 from tests.builders import Builder, residual_net
 from tests.oracle import outputs, random_plan
@@ -25,10 +25,10 @@ def test_golden_formula() -> None:
     x = rng.standard_normal((500, 8)) @ rng.standard_normal((8, 8))
     w = rng.standard_normal((8, 3))
     gone, kept = [1, 4], [0, 2, 3, 5, 6, 7]
-    moments = Moments.zeros(len(kept), 3)
+    moments = Moments()
     for part in np.split(np.arange(500), 5):
-        moments.add(x[part][:, kept], x[part] @ w)
-    found, intercept = moments.solve(centred=False)
+        moments.add(x[part][:, None, kept], (x[part] @ w)[:, None])
+    found, intercept = (result[0] for result in moments.solve(centred=False))
     g = np.linalg.inv(x.T @ x)
     closed = (w - g[:, gone] @ np.linalg.inv(g[np.ix_(gone, gone)]) @ w[gone])[kept]
     np.testing.assert_allclose(found, closed, rtol=0.1, atol=0.02)  # the ridge is the difference
@@ -47,7 +47,7 @@ def test_redundant_channels_cost_nothing() -> None:
     plan = pg.Plan(graph.sha256, {group.id: (1, 3, 5, 7)})
     small = pg.apply(graph, plan)
     batches = [{"x": rng.standard_normal((32, 3, 8, 8)).astype(np.float32)} for _ in range(4)]
-    fixed = repair(survivors(found, plan), small, batches)
+    fixed = repair(survivors(found, plan), small, Data.of(batches))
     expected, cut, refitted = (outputs(g, seed=5)[0] for g in (graph, small, fixed))
     assert abs(cut - expected).max() > 0.1 * abs(expected).max()
     assert abs(refitted - expected).max() < 0.01 * abs(expected).max()
@@ -59,7 +59,7 @@ def test_layers_come_closer_to_the_original() -> None:
     plan = random_plan(analyze(graph), 0, 0.3)
     small = pg.apply(graph, plan)
     batches = [{"x": rng.standard_normal((32, 3, 8, 8)).astype(np.float32)} for _ in range(8)]
-    fixed = repair(survivors(analyze(graph), plan), small, batches)
+    fixed = repair(survivors(analyze(graph), plan), small, Data.of(batches))
     assert {n: w.shape for n, w in fixed.weights.items()} == {n: w.shape for n, w in small.weights.items()}
     expected, cut, refitted = (outputs(g, seed=9, batch=64)[0] for g in (graph, small, fixed))
     assert np.square(refitted - expected).mean() < 0.3 * np.square(cut - expected).mean()

@@ -154,6 +154,7 @@ class Graph:
         source: what to call the model in messages and reports.
         digest: sha256 of the file the model was read from, if known.
         scratch: whether `folder` was made for this graph and goes with it.
+        keeps: what has to live as long as this graph (the one whose folder it reads from).
 
     Raises:
         ModelError: the graph is invalid (dangling value, cycle, a value made twice).
@@ -167,8 +168,10 @@ class Graph:
         source: str = "model",
         digest: str | None = None,
         scratch: bool = False,
+        keeps: object = None,
     ):
         self.model = model
+        self._keeps = keeps
         self.scratch = scratch
         if scratch and folder is not None:
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)

@@ -6,55 +6,33 @@ from collections.abc import Mapping, Sequence
 
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.errors import BudgetError, UnknownNameError
+from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.allocation import Limits, allocate
-from prunegraph.selection.budget import Budget
+from prunegraph.selection.choice import Choice
 from prunegraph.selection.criteria.base import Context, score
 from prunegraph.selection.plan import Plan, make_plan
 
 
-def select(
-    coupling: Coupling,
-    *,
-    algorithm: str = "l2",
-    budget: Budget,
-    allocation: str = "uniform",
-    round_to: int = 8,
-    min_channels: int = 1,
-    keep: Sequence[str] = (),
-    ratio_for: Mapping[str, float] | None = None,
-    seed: int = 0,
-) -> Plan:
+def select(coupling: Coupling, choice: Choice, statistics: Statistics | None = None) -> Plan:
     """Choose channels.
 
     Args:
         coupling: what can be pruned.
-        algorithm: a registered criterion.
-        budget: what the result must meet.
-        allocation: "uniform" or "global".
-        round_to: kept channels are a multiple of this.
-        min_channels: at least this many stay in every group.
-        keep: layers whose output channels all stay.
-        ratio_for: layer -> share of its output channels to remove, whatever the budget.
-        seed: for criteria that draw random numbers.
+        choice: algorithm, budget and limits.
+        statistics: what data show of the graph, for criteria that need it.
 
     Raises:
-        BudgetError, UnknownNameError, PluginError.
+        BudgetError: the budget is malformed or cannot be met.
+        DataError: the algorithm needs data and there are none.
+        UnknownNameError: no such algorithm, allocation or layer.
+        PluginError: a plug-in broke its contract.
     """
-    ratios = _group_ratios(coupling, keep, ratio_for or {})
-    limits = Limits(round_to, min_channels, ratios)
-    scores = score(algorithm, Context(coupling, seed))
-    remove = allocate(coupling, scores, budget, limits, allocation)
-    provenance = {
-        "algorithm": algorithm,
-        "allocation": allocation,
-        "budget": {budget.kind: getattr(budget, budget.kind)},
-        "round_to": round_to,
-        "min_channels": min_channels,
-        "keep": list(keep),
-        "ratio_for": dict(ratio_for or {}),
-        "seed": seed,
-    }
-    return make_plan(coupling, remove, provenance)
+    choice = choice.resolved(statistics is not None)
+    ratios = _group_ratios(coupling, choice.keep, choice.ratio_for)
+    limits = Limits(choice.round_to, choice.min_channels, ratios)
+    scores = score(str(choice.algorithm), Context(coupling, choice.seed, statistics))
+    remove = allocate(coupling, scores, choice.budget, limits, str(choice.allocation))
+    return make_plan(coupling, remove, choice.provenance())
 
 
 def _group_ratios(coupling: Coupling, keep: Sequence[str], ratio_for: Mapping[str, float]) -> dict[str, float]:

@@ -9,9 +9,10 @@ import numpy as np
 
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.coupling.groups import Group
-from prunegraph.errors import PluginError
+from prunegraph.errors import DataError, PluginError
 from prunegraph.graph.model import Graph
 from prunegraph.registry import Registry
+from prunegraph.runtime.statistics import Statistics
 
 Array = np.ndarray
 
@@ -22,6 +23,7 @@ class Context:
 
     coupling: Coupling
     seed: int = 0
+    statistics: Statistics | None = None
 
     @property
     def graph(self) -> Graph:
@@ -30,6 +32,12 @@ class Context:
     def weight(self, name: str) -> Array:
         """Values of a weight. Raises KeyError."""
         return self.graph.weights[name].read()
+
+    def need_statistics(self, name: str) -> Statistics:
+        """What data show of the graph. Raises DataError without data; `name` is who asks."""
+        if self.statistics is None:
+            raise DataError(f"algorithm {name!r} needs data: give --data FILE (unlabelled inputs)")
+        return self.statistics
 
     def rng(self, group: Group) -> np.random.Generator:
         """A generator of its own for each group, the same for the same seed."""

@@ -1,0 +1,91 @@
+"""What a layer multiplies with its weights: rows of its input [samples, groups, inputs].
+
+The weights as the matrix for them are in `graph.linear`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from prunegraph.graph.linear import groups
+from prunegraph.graph.model import Node
+
+Array = np.ndarray
+
+
+class Rows:
+    """Rows of a layer's input, at random places that are the same for the same seed.
+
+    Args:
+        node: a layer for which `is_linear` holds.
+        shape: of its weight.
+        per_sample: rows that are taken of each sample.
+        seed: of the places.
+    """
+
+    def __init__(self, node: Node, shape: Sequence[int], per_sample: int, seed: int = 0):
+        self.node, self.shape, self.per_sample, self.seed = node, tuple(shape), per_sample, seed
+
+    def inputs(self, x: Array, batch: int) -> Array:
+        """Rows [samples, groups, inputs] of an input value; `batch` numbers the batch."""
+        if self.node.op != "Conv":
+            rows = x.reshape(-1, x.shape[-1])
+            return rows[self._chosen(len(rows), len(x), batch)][:, None]
+        rank = len(self.shape) - 2
+        kernel, stride, dilation = self.shape[2:], self._list("strides"), self._list("dilations")
+        pads = self.pads(x.shape[2:])
+        padded = np.pad(x, [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)])
+        spatial = [
+            (size - (k - 1) * d - 1) // s + 1
+            for size, k, s, d in zip(padded.shape[2:], kernel, stride, dilation, strict=True)
+        ]
+        places = np.unravel_index(self._places(spatial, batch), spatial)
+        axes = [
+            (place * s)[:, None] + np.arange(k) * d
+            for place, s, k, d in zip(places, stride, kernel, dilation, strict=True)
+        ]
+        grid = [a.reshape([len(a), *(-1 if i == d else 1 for i in range(rank))]) for d, a in enumerate(axes)]
+        index: tuple[Any, ...] = (slice(None), slice(None), *grid)
+        found = np.moveaxis(padded[index], 2, 1)  # [samples, places, channels, *kernel]
+        return found.reshape(found.shape[0] * found.shape[1], groups(self.node), -1)
+
+    def outputs(self, y: Array, batch: int) -> Array:
+        """Rows [samples, outputs] of an output value, at the places of `inputs`."""
+        if self.node.op != "Conv":
+            rows = y.reshape(-1, y.shape[-1])
+            return rows[self._chosen(len(rows), len(y), batch)]
+        chosen = self._places(y.shape[2:], batch)
+        found = y.reshape(*y.shape[:2], -1)[:, :, chosen]
+        return np.moveaxis(found, 2, 1).reshape(-1, y.shape[1])
+
+    def pads(self, sizes: Sequence[int]) -> list[int]:
+        """Padding before all spatial axes, then after them; automatic padding follows from the sizes."""
+        rank, kind = len(self.shape) - 2, self.node.attributes.get("auto_pad", b"NOTSET")
+        if kind == b"NOTSET":
+            return list(self.node.attributes.get("pads") or [0] * (2 * rank))
+        if kind == b"VALID":
+            return [0] * (2 * rank)
+        total = [
+            max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
+            for size, s, k, d in zip(sizes, self._list("strides"), self.shape[2:], self._list("dilations"), strict=True)
+        ]
+        less, more = [t // 2 for t in total], [t - t // 2 for t in total]
+        return [*less, *more] if kind == b"SAME_UPPER" else [*more, *less]
+
+    def _list(self, name: str) -> list[int]:
+        return list(self.node.attributes.get(name) or [1] * (len(self.shape) - 2))
+
+    def _places(self, spatial: Sequence[int], batch: int) -> Array:
+        total = math.prod(spatial)
+        return np.random.default_rng([self.seed, batch]).permutation(total)[: self.per_sample]
+
+    def _chosen(self, rows: int, samples: int, batch: int) -> Array:
+        """Rows of a linear layer: all of them, or a random part."""
+        limit = samples * self.per_sample
+        if rows <= limit:
+            return np.arange(rows)
+        return np.random.default_rng([self.seed, batch]).permutation(rows)[:limit]

@@ -1,0 +1,244 @@
+"""What data show of a graph's values, gathered in a stream: moments by channel, Gram matrices of layer inputs.
+
+Memory does not grow with the number of samples. What has been gathered is kept, in memory
+and, where a folder is given, on disk under a name that depends on model and data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import tee
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from prunegraph.errors import DataError
+from prunegraph.graph import linear
+from prunegraph.graph.facts import facts
+from prunegraph.graph.model import Graph, Node
+from prunegraph.runtime import patches
+from prunegraph.runtime.data import Data, fixed_batch
+from prunegraph.runtime.session import run_batches
+
+Array = np.ndarray
+Progress = Callable[[str], None]
+
+#: Bytes of values that are fetched at a time.
+FETCH = 2**28
+
+#: Samples that are run together at most.
+MAX_BATCH = 64
+
+#: Bytes of Gram matrices that are gathered in one pass.
+GATHER = 2**30
+
+#: Rows that a Gram matrix is made from, over all samples.
+ROWS = 16384
+
+#: Layers with more inputs than this have no Gram matrix (it would take more than 500 MB).
+MAX_INPUTS = 8192
+
+
+class Accumulator(Protocol):
+    """Takes in values batch by batch. `values` names them."""
+
+    values: tuple[str, ...]
+
+    def add(self, batch: int, *arrays: Array) -> None:
+        """Take in the values of one batch."""
+
+
+@dataclass
+class ChannelMoments:
+    """Sums over everything but one axis of a value: of x, of x squared, and how many x are zero or less."""
+
+    values: tuple[str, ...]
+    axis: int
+    count: int = 0
+    total: Array | float = 0.0
+    squares: Array | float = 0.0
+    inactive: Array | float = 0.0
+
+    def add(self, batch: int, *arrays: Array) -> None:
+        x = np.moveaxis(arrays[0], self.axis, 0).reshape(arrays[0].shape[self.axis], -1).astype(np.float64)
+        self.count += x.shape[1]
+        self.total = self.total + x.sum(axis=1)
+        self.squares = self.squares + (x**2).sum(axis=1)
+        self.inactive = self.inactive + (x <= 0).sum(axis=1)
+
+    @property
+    def mean(self) -> Array:
+        return np.asarray(self.total) / max(self.count, 1)
+
+    @property
+    def energy(self) -> Array:
+        """Mean of squares."""
+        return np.asarray(self.squares) / max(self.count, 1)
+
+    @property
+    def std(self) -> Array:
+        """Standard deviation (of the population)."""
+        return np.sqrt(np.maximum(self.energy - self.mean**2, 0))
+
+    @property
+    def inactive_share(self) -> Array:
+        """Share of values that are not positive: what a ReLU has set to zero."""
+        return np.asarray(self.inactive) / max(self.count, 1)
+
+
+@dataclass(frozen=True)
+class Gram:
+    """Means of a layer's input rows [groups, inputs] and of their products [groups, inputs, inputs]."""
+
+    count: int
+    mean: Array
+    products: Array
+
+    @property
+    def covariance(self) -> Array:
+        """Products of the centred rows [groups, inputs, inputs]."""
+        return self.products - self.mean[:, :, None] * self.mean[:, None, :]
+
+
+class _GramSum:
+    """Accumulates one layer's Gram matrix."""
+
+    def __init__(self, node: Node, rows: patches.Rows):
+        self.values: tuple[str, ...] = (node.inputs[0],)
+        self.rows = rows
+        self.count = 0
+        self.sum: Array | float = 0.0
+        self.products: Array | float = 0.0
+
+    def add(self, batch: int, *arrays: Array) -> None:
+        x = self.rows.inputs(arrays[0].astype(np.float32, copy=False), batch).swapaxes(0, 1)
+        self.count += x.shape[1]
+        self.sum = self.sum + x.sum(axis=1, dtype=np.float64)
+        self.products = self.products + x.swapaxes(1, 2) @ x
+
+    def result(self) -> Gram:
+        count = max(self.count, 1)
+        return Gram(self.count, np.asarray(self.sum) / count, np.asarray(self.products) / count)
+
+
+class Statistics:
+    """What a data set shows of a graph.
+
+    Args:
+        graph: the model.
+        data: unlabelled samples.
+        cache: a folder to keep results in; None keeps them in memory only.
+        progress: called with a line for every batch.
+
+    Raises:
+        DataError: the data do not fit the model.
+    """
+
+    def __init__(self, graph: Graph, data: Data, *, cache: Path | None = None, progress: Progress = lambda stage: None):
+        self.graph, self.data, self.cache, self.progress = graph, data.fit(graph), cache, progress
+        self._moments: dict[tuple[str, int], ChannelMoments] = {}
+        self._grams: dict[str, Gram] = {}
+
+    def moments(self, wanted: Sequence[tuple[str, int]]) -> list[ChannelMoments]:
+        """Moments along one axis of values, `(value, axis)` each."""
+        missing = {key: ChannelMoments((key[0],), key[1]) for key in wanted if key not in self._moments}
+        if missing:
+            self.collect(list(missing.values()), "moments")
+            self._moments.update(missing)
+        return [self._moments[key] for key in wanted]
+
+    def gram(self, node: Node) -> Gram | None:
+        """The Gram matrix of a layer's input rows; None for a layer that has none (see `has_gram`)."""
+        if not self.has_gram(node):
+            return None
+        if node.name not in self._grams:
+            self.gather([other for other in self.graph.layers if self.has_gram(other)])
+        return self._grams[node.name]
+
+    def has_gram(self, node: Node) -> bool:
+        """Whether a layer is linear, with at most `MAX_INPUTS` inputs."""
+        return linear.is_linear(self.graph, node) and self._inputs(node) <= MAX_INPUTS
+
+    def gather(self, nodes: Sequence[Node]) -> None:
+        """Gather Gram matrices of layers, as many in one pass as memory allows."""
+        todo = [node for node in nodes if node.name not in self._grams and not self._load(node)]
+        while todo:
+            now: list[Node] = []
+            size = 0
+            while todo and (not now or size + self._bytes(todo[0]) <= GATHER):
+                size += self._bytes(todo[0])
+                now.append(todo.pop(0))
+            sums = {node.name: _GramSum(node, self.rows(node)) for node in now}
+            self.collect(list[Accumulator](sums.values()), "Gram matrices")
+            for node in now:
+                self._grams[node.name] = sums.pop(node.name).result()
+                self._store(node)
+
+    def rows(self, node: Node) -> patches.Rows:
+        """The rows that are looked at of a layer."""
+        per_sample = max(ROWS // self.data.samples, 16)
+        return patches.Rows(node, self.graph.weights[node.inputs[1]].shape, per_sample, seed=node.index)
+
+    def collect(self, accumulators: Sequence[Accumulator], what: str = "statistics") -> None:
+        """Run the data through the graph once, and feed the accumulators."""
+        names = list(dict.fromkeys(name for each in accumulators for name in each.values))
+        given = [name for name in names if name in self.graph.inputs]
+        computed = [name for name in names if name not in self.graph.inputs]
+        size = batch_size(self.graph, self.data, computed)
+        total = -(-self.data.samples // size)
+        batches, again = tee(self.data.batches(self.graph, size))
+        index = -1
+        for index, (found, batch) in enumerate(zip(run_batches(self.graph, batches, computed), again, strict=True)):
+            self.progress(f"{what}: batch {index + 1} of {total}")
+            values = {**dict(zip(computed, found, strict=True)), **{name: batch[name] for name in given}}
+            for each in accumulators:
+                each.add(index, *(values[name] for name in each.values))
+        if index < 0:
+            raise DataError(f"{self.data.source}: has fewer samples than the model's batch size")
+
+    # -- size and cache -----------------------------------------------------------------
+
+    def _inputs(self, node: Node) -> int:
+        return linear.matrix_size(node, self.graph.weights[node.inputs[1]].shape)
+
+    def _bytes(self, node: Node) -> int:
+        return 4 * self._inputs(node) ** 2 * linear.groups(node)
+
+    def _file(self, node: Node) -> Path | None:
+        if self.cache is None:
+            return None
+        key = f"{self.graph.sha256} {self.data.digest} {node.name} {ROWS}"
+        return self.cache / f"gram-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
+
+    def _load(self, node: Node) -> bool:
+        path = self._file(node)
+        if path is None or not path.is_file():
+            return False
+        with np.load(path) as file:
+            self._grams[node.name] = Gram(int(file["count"]), file["mean"], file["products"])
+        return True
+
+    def _store(self, node: Node) -> None:
+        path, gram = self._file(node), self._grams[node.name]
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside = path.with_suffix(".part.npz")
+            np.savez(beside, count=gram.count, mean=gram.mean, products=gram.products)
+            beside.replace(path)
+
+
+def batch_size(graph: Graph, data: Data, values: Sequence[str]) -> int:
+    """Samples at a time, so that `values` of them take about `FETCH` bytes at most."""
+    fixed = fixed_batch(graph)
+    if fixed:
+        return fixed
+    known = facts(graph)
+    first = next(data.batches(graph, 1))
+    # Values grow with inputs that are larger than the sizes of the analysis.
+    grown = max(math.prod(first[name].shape) / max(math.prod(known.sizes[name]), 1) for name in graph.inputs)
+    one = grown * sum(4 * math.prod(known.shapes.get(name, ())) for name in values)
+    return int(max(1, min(MAX_BATCH, FETCH // max(one, 1))))

@@ -1,0 +1,154 @@
+"""Running a graph piece by piece, for all samples: what the next piece needs is kept, nothing is run twice.
+
+Sequential recovery changes one layer after the other and looks at what each gets from those
+before it. Running the whole network for every layer would cost the square of its depth.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from prunegraph.graph.external import write_stream
+from prunegraph.graph.model import Graph
+from prunegraph.runtime.data import Batch
+from prunegraph.runtime.session import run, session
+
+Array = np.ndarray
+
+#: Bytes of values kept in memory; the rest goes to files.
+KEEP = 2**29
+
+
+class Store:
+    """Arrays by batch and name: in memory as long as they are few, then in files. Used in a `with` statement."""
+
+    def __init__(self, keep: int = KEEP):
+        self._keep = keep
+        self._held = 0
+        self._arrays: dict[tuple[int, str], Array] = {}
+        self._files: dict[tuple[int, str], Path] = {}
+        self._folder = tempfile.TemporaryDirectory(prefix="prunegraph-")
+        self._count = 0
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._arrays.clear()
+        self._folder.cleanup()
+
+    def put(self, batch: int, name: str, array: Array) -> None:
+        key = batch, name
+        if self._held + array.nbytes <= self._keep:
+            self._arrays[key] = array
+            self._held += array.nbytes
+        else:
+            self._count += 1
+            self._files[key] = Path(self._folder.name) / f"{self._count}.npy"
+            np.save(self._files[key], array, allow_pickle=False)
+
+    def get(self, batch: int, name: str) -> Array:
+        found = self._arrays.get((batch, name))
+        return np.load(self._files[batch, name]) if found is None else found
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Forget values of all batches."""
+        gone = set(names)
+        for key in [key for key in self._arrays if key[1] in gone]:
+            self._held -= self._arrays.pop(key).nbytes
+        for key in [key for key in self._files if key[1] in gone]:
+            self._files.pop(key).unlink()
+
+    def names(self) -> set[str]:
+        return {name for _, name in (*self._arrays, *self._files)}
+
+
+class Stepper:
+    """A graph that is run node by node, over all batches.
+
+    Args:
+        graph: the model.
+        batches: the samples; they are kept like any other value.
+        store: where values are kept.
+
+    Raises:
+        ModelError: a piece of the graph cannot be run by itself (a value that is no tensor,
+            a type ONNX Runtime cannot hand over).
+    """
+
+    def __init__(self, graph: Graph, batches: Iterable[Batch], store: Store):
+        self.graph = graph
+        self.at = 0
+        self.batches = 0
+        self._store = store
+        for index, batch in enumerate(batches):
+            self.batches = index + 1
+            for name, array in batch.items():
+                self._store.put(index, name, array)
+        self._last = {
+            value: max((node for node, _ in readers), default=-1) for value, readers in graph.consumers.items()
+        }
+
+    def advance(self, stop: int, weights: Mapping[str, Array], protos: Mapping[int, onnx.NodeProto]) -> None:
+        """Run the nodes before `stop` that have not run yet.
+
+        Args:
+            stop: index of the first node that is not run.
+            weights: values that replace those of the graph.
+            protos: nodes that replace those of the graph, by index.
+        """
+        nodes = [node for node in self.graph.nodes[self.at : stop] if node.outputs[0] not in self.graph.weights]
+        now = [protos.get(node.index, node.proto) for node in nodes]
+        made = {output for proto in now for output in proto.output if output}
+        read = {v for proto, node in zip(now, nodes, strict=True) for v in (*proto.input, *node.captured) if v}
+        needed = sorted(v for v in made if self._last.get(v, -1) >= stop)
+        self.at = stop
+        if needed:
+            self._run(now, read - made, needed, weights)
+        alive = {name for name in self._store.names() if self._last.get(name, -1) >= stop}
+        self._store.drop(self._store.names() - alive)
+
+    def value(self, name: str, batch: int) -> Array:
+        """A value that has been made and is still needed, for one batch."""
+        return self._store.get(batch, name)
+
+    def _run(
+        self, protos: Sequence[onnx.NodeProto], read: set[str], wanted: list[str], weights: Mapping[str, Array]
+    ) -> None:
+        given = sorted(read & self._store.names())
+        model = onnx.ModelProto(ir_version=self.graph.model.ir_version)
+        model.opset_import.extend(self.graph.model.opset_import)
+        model.graph.name = "piece"
+        model.graph.node.extend(protos)
+        for name in given:
+            kind = helper.np_dtype_to_tensor_dtype(self._store.get(0, name).dtype)
+            model.graph.input.append(onnx.ValueInfoProto(name=name))
+            model.graph.input[-1].type.tensor_type.elem_type = kind
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+        sparse = self.graph.model.graph.sparse_initializer
+        model.graph.sparse_initializer.extend(tensor for tensor in sparse if tensor.values.name in read)
+        with tempfile.TemporaryDirectory(prefix="prunegraph-") as folder:
+            path = Path(folder) / "model.onnx"
+            write_stream(model, self._tensors(read, weights), path, self.graph.folder)
+            opened = session(path, name=self.graph.source)
+            for batch in range(self.batches):
+                values = run(opened, {name: self._store.get(batch, name) for name in given}, wanted)
+                for name, array in zip(wanted, values, strict=True):
+                    self._store.put(batch, name, array)
+
+    def _tensors(self, read: set[str], weights: Mapping[str, Array]) -> Iterable[onnx.TensorProto]:
+        for name in sorted(read):
+            if name in weights:
+                yield numpy_helper.from_array(np.ascontiguousarray(weights[name]), name)
+            elif name in self.graph.weights:
+                tensor = self.graph.weights[name].tensor
+                if tensor.name != name:
+                    tensor = onnx.TensorProto.FromString(tensor.SerializeToString())
+                    tensor.name = name
+                yield tensor
