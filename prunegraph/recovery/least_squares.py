@@ -11,7 +11,8 @@ Source: He et al. 2017 (asymmetric reconstruction); ALGORITHMS F4.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import heapq
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -130,7 +131,7 @@ def repair(left: Survivors, small: Graph, data: Data, progress: Callable[[str], 
         original = left.coupling.graph
         Statistics(original, data, progress=progress).collect(fits, "outputs of the original")
         size = batch_size(original, data, [fit.values[0] for fit in fits])
-        revision, stepper = Revision(small), Stepper(small, data.batches(small, size), values)
+        revision, stepper = Revision(small), Stepper(small, data.batches(small, size), values, _order(small))
         for done, fit in enumerate(fits):
             progress(f"least squares: layer {done + 1} of {len(fits)}, {fit.node.name}")
             stepper.advance(fit.node.index, revision.weights, revision.protos)
@@ -141,16 +142,17 @@ def repair(left: Survivors, small: Graph, data: Data, progress: Callable[[str], 
 def _fits(left: Survivors, small: Graph, data: Data, targets: Store) -> list[_Fit]:
     """Layers that see a change of their inputs, in topological order."""
     changed = _changed(left, small)
+    place = {index: place for place, index in enumerate(_order(small))}
     per_sample = max(ROWS // data.samples, 16)
     fits = []
-    for node in small.layers:
+    for node in sorted(small.layers, key=lambda node: place[node.index]):
         known = linear.is_linear(small, node) and left.coupling.value_labels(node.outputs[0]) is not None
         if not known or node.inputs[0] not in changed:
             continue
         shape = small.weights[node.inputs[1]].shape
         if linear.matrix_size(node, shape) > MAX_INPUTS:
             continue
-        into = _sum_behind(left, small, node)
+        into = _sum_behind(left, small, node, place)
         target = into.value if into else node.outputs[0]
         rows = patches.Rows(node, shape, per_sample, seed=node.index)
         fits.append(_Fit(node, rows, into, left.value(target), (target,), targets))
@@ -166,7 +168,41 @@ def _changed(left: Survivors, small: Graph) -> set[str]:
     return changed
 
 
-def _sum_behind(left: Survivors, small: Graph, node: Node) -> _Sum | None:
+def _order(small: Graph) -> list[int]:
+    """A topological order in which, of two layers that meet in a sum, the one with more inputs runs last.
+
+    That one is fitted to the sum, and can make up for more.
+    """
+    keys = [float(node.index) for node in small.nodes]
+    for node in small.nodes:
+        sides = [side for value in node.inputs if (side := _layer_before(small, value))] if node.op == "Add" else []
+        if len(sides) == 2:
+            weak, strong = sorted(sides, key=lambda side: linear.matrix_size(side, small.weights[side.inputs[1]].shape))
+            keys[strong.index] = max(keys[strong.index], weak.index + 0.5)
+    readers = {n.index: {i for v in n.outputs for i, _ in small.consumers.get(v, ())} for n in small.nodes}
+    waiting = [len({parent for parent, _ in node.parents}) for node in small.nodes]
+    ready = [(keys[index], index) for index, count in enumerate(waiting) if not count]
+    heapq.heapify(ready)
+    order = []
+    while ready:
+        _, index = heapq.heappop(ready)
+        order.append(index)
+        for reader in readers[index]:
+            waiting[reader] -= 1
+            if not waiting[reader]:
+                heapq.heappush(ready, (keys[reader], reader))
+    return order
+
+
+def _layer_before(small: Graph, value: str) -> Node | None:
+    """The layer that makes a value, maybe through a BatchNormalization."""
+    node = small.nodes[small.producer[value]] if value in small.producer else None
+    if node is not None and node.op == "BatchNormalization":
+        return _layer_before(small, node.inputs[0])
+    return node if node is not None and linear.is_linear(small, node) else None
+
+
+def _sum_behind(left: Survivors, small: Graph, node: Node, place: Mapping[int, int]) -> _Sum | None:
     """The Add that a layer feeds (maybe through a BatchNormalization), if its other side is made before the layer."""
     normal = linear.batch_normalization(small, node)
     value = (normal or node).outputs[0]
@@ -177,7 +213,9 @@ def _sum_behind(left: Survivors, small: Graph, node: Node) -> _Sum | None:
     if add.op != "Add" or left.coupling.value_labels(add.outputs[0]) is None:
         return None
     other = next((v for v in add.inputs if v != value), "")
-    if other in small.weights or (other not in small.inputs and small.producer.get(other, node.index) >= node.index):
+    if other not in small.inputs and place.get(small.producer.get(other, node.index), 0) >= place[node.index]:
+        return None
+    if other in small.weights:
         return None
     shapes = left.coupling.facts.shapes
     if shapes.get(other) != shapes.get(value) or shapes.get(add.outputs[0]) != shapes.get(value):

@@ -43,6 +43,12 @@ class Rows:
             (size - (k - 1) * d - 1) // s + 1
             for size, k, s, d in zip(padded.shape[2:], kernel, stride, dilation, strict=True)
         ]
+        if all(k == 1 for k in kernel):
+            strided = padded[
+                (slice(None), slice(None), *(slice(None, n * s, s) for n, s in zip(spatial, stride, strict=True)))
+            ]
+            rows = strided.reshape(*strided.shape[:2], -1)[:, :, self._places(spatial, batch)]
+            return np.moveaxis(rows, 2, 1).reshape(-1, groups(self.node), rows.shape[1] // groups(self.node))
         places = np.unravel_index(self._places(spatial, batch), spatial)
         axes = [
             (place * s)[:, None] + np.arange(k) * d

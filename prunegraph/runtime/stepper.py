@@ -76,14 +76,17 @@ class Stepper:
         graph: the model.
         batches: the samples; they are kept like any other value.
         store: where values are kept.
+        order: indices of the nodes in the order in which they run; a topological order.
 
     Raises:
         ModelError: a piece of the graph cannot be run by itself (a value that is no tensor,
             a type ONNX Runtime cannot hand over).
     """
 
-    def __init__(self, graph: Graph, batches: Iterable[Batch], store: Store):
+    def __init__(self, graph: Graph, batches: Iterable[Batch], store: Store, order: Sequence[int] | None = None):
         self.graph = graph
+        self.order = list(range(len(graph.nodes))) if order is None else list(order)
+        self.place = {index: place for place, index in enumerate(self.order)}
         self.at = 0
         self.batches = 0
         self._store = store
@@ -92,18 +95,21 @@ class Stepper:
             for name, array in batch.items():
                 self._store.put(index, name, array)
         self._last = {
-            value: max((node for node, _ in readers), default=-1) for value, readers in graph.consumers.items()
+            value: max((self.place[node] for node, _ in readers), default=-1)
+            for value, readers in graph.consumers.items()
         }
 
-    def advance(self, stop: int, weights: Mapping[str, Array], protos: Mapping[int, onnx.NodeProto]) -> None:
-        """Run the nodes before `stop` that have not run yet.
+    def advance(self, until: int, weights: Mapping[str, Array], protos: Mapping[int, onnx.NodeProto]) -> None:
+        """Run the nodes before one that have not run yet.
 
         Args:
-            stop: index of the first node that is not run.
+            until: index of the first node that is not run.
             weights: values that replace those of the graph.
             protos: nodes that replace those of the graph, by index.
         """
-        nodes = [node for node in self.graph.nodes[self.at : stop] if node.outputs[0] not in self.graph.weights]
+        stop = self.place[until]
+        nodes = [self.graph.nodes[index] for index in self.order[self.at : stop]]
+        nodes = [node for node in nodes if node.outputs[0] not in self.graph.weights]
         now = [protos.get(node.index, node.proto) for node in nodes]
         made = {output for proto in now for output in proto.output if output}
         read = {v for proto, node in zip(now, nodes, strict=True) for v in (*proto.input, *node.captured) if v}
