@@ -126,6 +126,7 @@ class Result:
     """What `prune` did. `proof` is None where verification was turned off.
 
     `left_out` are groups that were chosen but stay whole, because the proof failed with them.
+    `repair` is what was done after the proof: "none" or "least-squares".
     """
 
     model: Graph
@@ -136,6 +137,7 @@ class Result:
     after: Cost
     proof: Proof | None
     left_out: tuple[str, ...] = ()
+    repair: str = "none"
 
 
 def prune(
@@ -206,22 +208,30 @@ def prune(
             plan, left_out = isolate(found, plan, lambda part: _attempt(model, part, seen, seed))
             small = cut(survivors(found, plan), scratch)
             proof = verify(model, plan, small, data=seen, seed=seed)
-    if (repair or ("least-squares" if data else "none")) == "least-squares":
+    repair = repair or ("least-squares" if data else "none")
+    if repair == "least-squares":
         small = least_squares.repair(survivors(found, plan), small, [dict(batch) for batch in data], progress)
     progress("write")
     if save_plan is not None:
         plan.save(save_plan)
     if out is not None:
         save(small, out)
-    return Result(model, small, found, plan, cost(model), cost(small), proof, left_out)
+    return Result(model, small, found, plan, cost(model), cost(small), proof, left_out, repair)
 
 
 def _attempt(model: Graph, plan: Plan, data: Sequence[Batch], seed: int) -> None:
     verify(model, plan, apply(model, plan), data=data, seed=seed)
 
 
-def check_output(path: str | os.PathLike[str], source: str | os.PathLike[str] | None = None) -> None:
-    """Raise ModelError where a result could not be written: before the work, not after it."""
+def check_output(
+    path: str | os.PathLike[str],
+    source: str | os.PathLike[str] | None = None,
+    others: Sequence[str | os.PathLike[str] | None] = (),
+) -> None:
+    """Raise ModelError where a result could not be written: before the work, not after it.
+
+    `source` is the input, `others` are further outputs: all are different files.
+    """
     target = Path(path)
     if target.is_dir():
         raise ModelError(f"{target}: is a folder; give a file name")
@@ -231,3 +241,5 @@ def check_output(path: str | os.PathLike[str], source: str | os.PathLike[str] | 
         raise ModelError(f"{target}: cannot be written: permission denied")
     if source is not None and target.exists() and Path(source).exists() and target.samefile(source):
         raise ModelError(f"{target}: output and input are the same file; choose another output")
+    if any(other is not None and target.resolve() == Path(other).resolve() for other in others):
+        raise ModelError(f"{target}: two outputs are the same file; choose another name for one of them")
