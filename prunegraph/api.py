@@ -128,6 +128,7 @@ class Result:
     """What `prune` did. `proof` is None where verification was turned off.
 
     `left_out` are groups that were chosen but stay whole, because the proof failed with them.
+    `repair` is what was done after the proof: "none" or "least-squares".
     """
 
     model: Graph
@@ -138,6 +139,7 @@ class Result:
     after: Cost
     proof: Proof | None
     left_out: tuple[str, ...] = ()
+    repair: str = "none"
 
 
 def prune(
@@ -204,7 +206,7 @@ def prune(
         plan.save(save_plan)
     if out is not None:
         save(small, out)
-    return Result(model, small, found, plan, cost(model), cost(small), proof, left_out)
+    return Result(model, small, found, plan, cost(model), cost(small), proof, left_out, repair)
 
 
 def _repair(name: str | None, data: Data | None) -> str:
@@ -220,8 +222,15 @@ def _attempt(model: Graph, plan: Plan, data: Sequence[Batch], seed: int) -> None
     verify(model, plan, apply(model, plan), data=data, seed=seed)
 
 
-def check_output(path: str | os.PathLike[str], source: str | os.PathLike[str] | None = None) -> None:
-    """Raise ModelError where a result could not be written: before the work, not after it."""
+def check_output(
+    path: str | os.PathLike[str],
+    source: str | os.PathLike[str] | None = None,
+    others: Sequence[str | os.PathLike[str] | None] = (),
+) -> None:
+    """Raise ModelError where a result could not be written: before the work, not after it.
+
+    `source` is the input, `others` are further outputs: all are different files.
+    """
     target = Path(path)
     if target.is_dir():
         raise ModelError(f"{target}: is a folder; give a file name")
@@ -231,3 +240,5 @@ def check_output(path: str | os.PathLike[str], source: str | os.PathLike[str] | 
         raise ModelError(f"{target}: cannot be written: permission denied")
     if source is not None and target.exists() and Path(source).exists() and target.samefile(source):
         raise ModelError(f"{target}: output and input are the same file; choose another output")
+    if any(other is not None and target.resolve() == Path(other).resolve() for other in others):
+        raise ModelError(f"{target}: two outputs are the same file; choose another name for one of them")

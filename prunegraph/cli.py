@@ -7,6 +7,7 @@ failed its check, 2 bad input or usage.
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,8 +22,16 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+#: Where a context keeps the command line, quoted for a shell.
+COMMAND = "prunegraph.command"
+
+
 class _Group(click.Group):
-    """Turns the engine's errors into one line and an exit code."""
+    """Turns the engine's errors into one line and an exit code; remembers the words it was called with."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[COMMAND] = shlex.join(["prunegraph", *args])
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -118,19 +127,27 @@ def _ratio_for(ctx: click.Context, parameter: click.Parameter, values: tuple[str
 )
 @click.option("--attention", type=click.Choice(["heads", "head_dim"]), help="What is pruned in attention.")
 @click.option("--save-plan", metavar="FILE", help="Write the plan as JSON.")
+@click.option("--report", metavar="FILE", help="Write an HTML page: totals, widths, fixed layers, the proof.")
+@click.option("--sensitivity", metavar="FILE", help="Sensitivity JSON whose curves the report shows.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--no-verify", is_flag=True, help="Skip the proof.")
 def prune(
     model: str, out: str, ratio: float | None, macs: str | None, params: str | None, size: str | None,
-    data: str | None, no_verify: bool, **options: Any,
+    data: str | None, no_verify: bool, report: str | None, sensitivity: str | None, **options: Any,
 ) -> None:  # fmt: skip
     """Make MODEL smaller, and prove that the result is the masked original."""
     from prunegraph import api
-    from prunegraph.report import tables
+    from prunegraph.report import curves, html, tables
     from prunegraph.runtime.data import read_data
     from prunegraph.selection.budget import Budget
 
     budget = Budget(ratio=ratio, macs=macs, params=params, bytes=size)
+    if sensitivity and not report:
+        raise click.UsageError("--sensitivity is shown in the report: give --report FILE")
+    if report:
+        html.require()
+        api.check_output(report, model, others=(out, options["save_plan"]))
+    shown = curves.read(sensitivity) if sensitivity else None
     where = console()
     with stages(where) as progress:
         samples = read_data(data) if data else None
@@ -142,9 +159,11 @@ def prune(
             "A rule is wrong for this graph: please report it"
         )
     where.print(f"proof: {result.proof}" if result.proof else "proof: skipped (--no-verify)")
-    if samples is not None and options["repair"] != "none":
-        where.print(f"then refitted by least squares on {samples.samples} samples")
-    where.print(f"wrote {out}")
+    if samples is not None and result.repair != "none":
+        where.print(f"then refitted by {result.repair.replace('-', ' ')} on {samples.samples} samples")
+    if report:
+        html.write(result, report, command=click.get_current_context().meta[COMMAND], sensitivity=shown)
+    where.print(f"wrote {out}" + (f", {report}" if report else ""))
 
 
 @main.command()

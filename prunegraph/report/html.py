@@ -1,0 +1,213 @@
+"""The report: one HTML page without scripts that loads nothing.
+
+Templates escape whatever they are given (Jinja's autoescape), and the page forbids scripts and requests
+to the browser (Content-Security-Policy): names in a model file are not trusted.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import importlib
+import importlib.util
+import json
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prunegraph import __version__
+from prunegraph.errors import DataError, MissingExtraError
+from prunegraph.graph.onnx_io import write_whole
+from prunegraph.report import charts, curves
+from prunegraph.report.layers import layer_rows
+from prunegraph.report.tables import amount, share
+from prunegraph.report.text import clean, count_of, exact, factor
+
+if TYPE_CHECKING:
+    import markupsafe
+
+    from prunegraph.api import Result
+    from prunegraph.report.curves import Curve, Point, Sensitivity
+    from prunegraph.runtime.latency import Latency
+    from prunegraph.selection.plan import Plan
+
+#: Packages of the extra `report`, as they are imported.
+PACKAGES = ("jinja2", "vl_convert")
+
+#: Above so many layers the widths are also shown at a glance.
+GLANCE = 30
+
+#: What the criterion's and the budget's settings are called on the page.
+SETTINGS = {
+    "algorithm": "Criterion", "allocation": "Allocation", "budget": "Budget", "round_to": "Kept channels a multiple of",
+    "min_channels": "Channels that stay in every group", "keep": "Layers kept whole", "ratio_for": "Own ratios",
+    "seed": "Seed", "attention": "Unit in attention",
+}  # fmt: skip
+
+
+def require() -> None:
+    """Raise MissingExtraError where a package of the extra is not installed."""
+    for name in PACKAGES:
+        if importlib.util.find_spec(name) is None:
+            raise MissingExtraError("an HTML report", name, "report")
+
+
+def write(
+    result: Result,
+    path: str | os.PathLike[str],
+    *,
+    command: str | None = None,
+    sensitivity: Any = None,
+    latency: Latency | None = None,
+) -> None:
+    """Write the report of a pruned model.
+
+    Args:
+        result: what `prunegraph.prune` returned.
+        path: where the page goes; it appears whole or not at all.
+        command: the command line that repeats the work, quoted for a shell.
+        sensitivity: curves in the form of `prunegraph.report.curves.parse`.
+        latency: of the original and the pruned model.
+
+    Raises:
+        MissingExtraError: the packages of the extra `report` are not installed.
+        DataError: the sensitivity has another form, or is of another model.
+        ModelError: the page cannot be written.
+    """
+    page = render(result, command=command, sensitivity=sensitivity, latency=latency)
+    write_whole(Path(path), [page.encode()])
+
+
+def render(
+    result: Result, *, command: str | None = None, sensitivity: Any = None, latency: Latency | None = None
+) -> str:
+    """The page as text; see `write`."""
+    require()
+    import jinja2
+
+    found = curves.parse(sensitivity) if sensitivity is not None else None
+    if found is not None:
+        _check_groups(result, found)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "page"),
+        autoescape=True,
+        finalize=clean,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(exact=exact, factor=factor, path=_path, count_of=count_of)
+    environment.globals.update(share=share, exact=exact, short=_short, curve_color=charts.curve_color)
+    return environment.get_template("page.html").render(
+        result=result,
+        name=Path(result.model.source).name,
+        date=datetime.datetime.now(datetime.UTC),
+        command=command,
+        totals=list(_totals(result, latency)),
+        plan=_plan_text(result.plan),
+        plan_link=_data_link(_plan_text(result.plan)),
+        settings=_settings(result.plan),
+        versions=_versions(),
+        **_layers(result),
+        sensitivity=found,
+        heat=list(_heat(found)) if found else [],
+        curve_chart=charts.sensitivity(found) if found and found.curves else None,
+    )
+
+
+def _check_groups(result: Result, found: Sensitivity) -> None:
+    known = {group.id for group in result.coupling.groups}
+    for curve in found.curves:
+        if curve.group not in known:
+            raise DataError(f"sensitivity: group {curve.group!r} is not in {result.model.source}: another model?")
+
+
+def _layers(result: Result) -> dict[str, Any]:
+    """Rows of the table of layers, and their charts."""
+    rows = layer_rows(result)
+    drawn = [row for row in rows if charts.has_width(row)]
+    return {
+        "rows": rows,
+        "narrower": sum(row.is_narrower for row in rows),
+        "undrawn": len(rows) - len(drawn),
+        "width_chart": charts.widths(drawn) if drawn else None,
+        "profile_chart": charts.profile(drawn) if len(drawn) > GLANCE else None,
+    }
+
+
+def _heat(found: Sensitivity) -> Iterator[tuple[Curve, list[tuple[Point | None, float]]]]:
+    """The table of sensitivities: for every ratio a curve's point, and its share of the largest error."""
+    worst = max((point.error for curve in found.curves for point in curve.points), default=0.0)
+    for curve in found.curves:
+        points = {point.ratio: point for point in curve.points}
+        cells = [points.get(ratio) for ratio in found.ratios]
+        yield curve, [(p, max(p.error, 0.0) / worst if p and worst > 0 else 0.0) for p in cells]
+
+
+def _totals(result: Result, latency: Latency | None) -> Iterator[dict[str, Any]]:
+    """What the cards show: a quantity before and after as text, and the share that is left."""
+    before, after = result.before, result.after
+    for label, unit, a, b in (
+        ("Multiply-accumulates", "", before.macs, after.macs),
+        ("Parameters", "", before.params, after.params),
+        ("Bytes of weights", "B", before.bytes, after.bytes),
+    ):
+        yield {
+            "label": label, "before": _with_unit(a, unit), "after": _with_unit(b, unit), "part": b / a if a else 1.0,
+            "note": f"{exact(a)} to {exact(b)}",
+        }  # fmt: skip
+    if latency is not None:
+        threads = count_of(latency.threads, "thread")
+        yield {
+            "label": "Latency", "before": f"{latency.first:.3g} ms", "after": f"{latency.second:.3g} ms",
+            "part": latency.second / latency.first, "note": f"batch 1, {threads}, median of {latency.runs} runs",
+        }  # fmt: skip
+
+
+def _path(name: str) -> markupsafe.Markup:
+    """A layer's name that may break after its slashes."""
+    import markupsafe
+
+    return markupsafe.Markup(markupsafe.escape(clean(name)).replace("/", markupsafe.Markup("/<wbr>")))
+
+
+def _short(value: int | None) -> str:
+    return exact(value) if value is None or value < 1000 else amount(value)
+
+
+def _with_unit(value: int, unit: str) -> str:
+    text = amount(value)
+    return text if not unit else text + unit if " " in text else f"{text} {unit}"
+
+
+def _settings(plan: Plan) -> list[tuple[str, str]]:
+    """How the plan was made, as label and text; empty settings are left out."""
+    given = {key: value for key, value in plan.provenance.items() if value not in (None, [], {})}
+    return [(SETTINGS.get(key, key), _setting(value)) for key, value in given.items()]
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_setting(each)}" for key, each in value.items())
+    return ", ".join(map(_setting, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _plan_text(plan: Plan) -> str:
+    """The plan as JSON, a line a group, in ASCII. Its `cuts` follow from the rest and are left out."""
+    content = plan.to_json()
+    parts = {key: json.dumps(value) for key, value in content.items() if key != "cuts"}
+    groups = ",\n".join(f"  {json.dumps(group)}: {json.dumps(gone)}" for group, gone in content["remove"].items())
+    parts["remove"] = f"{{\n{groups}\n }}" if groups else "{}"
+    return "{\n" + ",\n".join(f" {json.dumps(key)}: {text}" for key, text in parts.items()) + "\n}\n"
+
+
+def _data_link(text: str) -> str:
+    return "data:application/json;base64," + base64.b64encode(text.encode()).decode()
+
+
+def _versions() -> list[tuple[str, str]]:
+    found = [("prunegraph", __version__), ("Python", platform.python_version())]
+    found += [(name, importlib.import_module(name).__version__) for name in ("onnx", "onnxruntime", "numpy")]
+    return [*found, ("system", f"{platform.system()} {platform.machine()}")]

@@ -1,0 +1,37 @@
+"""Names and numbers as a page shows them. Names come from model files: nothing in them is trusted."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+#: Not text: controls (which HTML and XML forbid), half characters, and marks that turn the direction of what follows.
+NOT_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+
+
+def clean(value: Any) -> Any:
+    """A string with what is no text replaced by U+FFFD; markup and anything else as it is."""
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    return NOT_TEXT.sub("\ufffd", value)
+
+
+def shorten(name: str, size: int) -> str:
+    """At most `size` characters of a name; the end, which tells layers apart, is kept."""
+    name = " ".join(clean(name).split())
+    return name if len(name) <= size else "\u2026" + name[1 - size :]
+
+
+def exact(value: int | None) -> str:
+    """A count with all digits: 174,970."""
+    return "\u2013" if value is None else f"{value:,}"
+
+
+def factor(value: float) -> str:
+    """How many times: two digits, no exponent."""
+    return f"{float(f'{value:.2g}'):,.4g}" if value < 10 else f"{float(f'{value:.2g}'):,.0f}"
+
+
+def count_of(number: int, noun: str) -> str:
+    """A count and what is counted: 1 layer, 2 layers."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
