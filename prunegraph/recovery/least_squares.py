@@ -80,7 +80,7 @@ def repair(
 
     Returns:
         A new graph with the same nodes. Layers that kept all inputs, grouped convolutions,
-        and weights with several readers stay as they are.
+        layers in bodies of If, Loop and Scan, and weights with several readers stay as they are.
     """
     original = left.coupling.graph
     layers = [node for node in small.layers if _is_refitted(left, small, node)]
@@ -93,6 +93,7 @@ def repair(
 def _is_refitted(left: Survivors, small: Graph, node: Node) -> bool:
     if (
         node.op not in ("Conv", "Gemm", "MatMul")
+        or node.body is not None
         or node.attributes.get("group", 1) != 1
         or node.attributes.get("transA")
     ):
