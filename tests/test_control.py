@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,10 +13,12 @@ from hypothesis import strategies as st
 from onnx import helper
 
 import prunegraph as pg
+from prunegraph.coupling.explain import explain
+from prunegraph.errors import ModelError
 from prunegraph.graph.model import Graph
 from prunegraph.selection.plan import make_plan
 from tests.builders import Builder
-from tests.oracle import fixed_reasons, prove, random_plan
+from tests.oracle import fixed_reasons, outputs, prove, random_plan
 from tests.random_graphs import GROWERS, Grower, Map
 from tests.test_properties import SLOW
 
@@ -29,9 +32,9 @@ class Inner(Builder):
         super().__init__(number, outer.opset)
         self.count = 1000 * number
 
-    def body(self, *outputs: str, kinds: Sequence[int] = (), name: str = "body") -> onnx.GraphProto:
-        kinds = [*kinds, *[FLOAT] * (len(outputs) - len(kinds))]
-        infos = [helper.make_tensor_value_info(o, kind, None) for o, kind in zip(outputs, kinds, strict=True)]
+    def body(self, *made: str, kinds: Sequence[int] = (), name: str = "body") -> onnx.GraphProto:
+        kinds = [*kinds, *[FLOAT] * (len(made) - len(kinds))]
+        infos = [helper.make_tensor_value_info(o, kind, None) for o, kind in zip(made, kinds, strict=True)]
         return helper.make_graph(self.nodes, name, self.inputs, infos, self.tensors)
 
 
@@ -134,8 +137,8 @@ def test_dead_branches_one_after_the_other() -> None:
     assert not [node for node in small.nodes if node.op == "If"]
 
 
-def loop(b: Builder, body: onnx.GraphProto, turns: str, *initial: str, outputs: int = 1, name: str = "loop") -> str:
-    return b.op("Loop", turns, b.const(True, np.bool_), *initial, body=body, outputs=outputs, name=name)
+def loop(b: Builder, body: onnx.GraphProto, turns: str, *initial: str, made: int = 1, name: str = "loop") -> str:
+    return b.op("Loop", turns, b.const(True, np.bool_), *initial, body=body, outputs=made, name=name)
 
 
 def head_inputs(i: Inner, *carried: Sequence[int | str]) -> list[str]:
@@ -156,7 +159,7 @@ def recurrent(turns: object = 3, scanned: bool = False, share: bool = False) -> 
     y = i.op("Add", i.op("Tanh", i.conv(y, 6, 8, name="in2")), x)
     outs = [i.op("Identity", "go1000"), y] + ([i.conv(y, 8, 7, name="out")] if scanned else [])
     count = b.const(turns, np.int64) if isinstance(turns, int) else str(turns)
-    z = loop(b, i.body(*outs, kinds=[BOOL]), count, x, outputs=1 + scanned)
+    z = loop(b, i.body(*outs, kinds=[BOOL]), count, x, made=1 + scanned)
     if scanned:
         stacked = b.op("ReduceMax", "loop.out1", axes=[0], keepdims=0)
         z = b.op("Concat", z, b.relu(stacked), axis=1)
@@ -205,7 +208,7 @@ def test_a_value_that_grows_from_turn_to_turn_stays() -> None:
     more = i.conv(state, 8, 5, name="more")
     step = i.op("Tanh", i.conv(state, 8, 8, name="step"))
     body = i.body(i.op("Identity", "go1000"), step, i.op("Concat", list_, more, axis=3), kinds=[BOOL])
-    z = loop(b, body, b.const(3, np.int64), x, y, outputs=2)
+    z = loop(b, body, b.const(3, np.int64), x, y, made=2)
     z = b.op("Add", b.head(z, 8), b.op("ReduceMean", "loop.out1", keepdims=0))
     graph = b.graph(z)
     reasons = fixed_reasons(graph)
@@ -346,6 +349,23 @@ def test_constants_that_a_body_returns() -> None:
     assert constant.shape == (1, 4, 6, 6)
 
 
+def test_a_shared_constant_is_cut_for_one_reader_only() -> None:
+    """A branch returns a vector that loses channels, and reads it where nothing goes."""
+    b = Builder()
+    x = b.conv(b.input("n", 3, 6, 6), 3, 8, name="a")
+    yes, no = Inner(b, 1), Inner(b, 2)
+    vector = no.weight(8, 1, 1)
+    kept = no.op("LRN", no.op("Add", b.input(1, 8, 6, 6, name="other"), vector), size=3)
+    one = yes.op("Reshape", yes.op("ReduceMean", x, axes=[0, 2, 3], keepdims=0), yes.const([-1, 1, 1], np.int64))
+    branches = yes.body(yes.op("Neg", "other"), one), no.body(kept, vector)
+    b.op("If", condition(b, x), then_branch=branches[0], else_branch=branches[1], outputs=2, name="if")
+    y = b.head(b.op("Mul", x, "if.out1"), 8)
+    graph = b.graph(y, "if.out0")
+    assert set(fixed_reasons(graph)) == {"head"}
+    small, _ = prove(graph)
+    assert sorted(w.shape for w in small.weights.values() if w.name.startswith(vector)) == [(4, 1, 1), (8, 1, 1)]
+
+
 def test_what_is_not_laid_open_stays() -> None:
     """A body with sparse weights, and an operator whose bodies nobody knows, pin what they read."""
     b = Builder()
@@ -360,6 +380,48 @@ def test_what_is_not_laid_open_stays() -> None:
     assert fixed_reasons(graph)["a"] == "used inside the body of If"
     assert not graph.bodies
     prove(graph)
+
+
+def test_external_weights_in_a_body(tmp_path: Path) -> None:
+    b = branching()
+    model = b.model(b.nodes[-1].output[0])
+    onnx.save(model, tmp_path / "big.onnx", save_as_external_data=True, size_threshold=0, location="big.bin")
+    assert (
+        onnx.load(tmp_path / "big.onnx", load_external_data=False)
+        .graph.node[3]
+        .attribute[0]
+        .g.initializer[0]
+        .HasField("data_location")
+    )
+    result = pg.prune(str(tmp_path / "big.onnx"), str(tmp_path / "small.onnx"), budget=pg.Budget(ratio=0.5), round_to=1)
+    assert result.proof is not None
+    (tmp_path / "big.bin").unlink()
+    assert outputs(pg.load(str(tmp_path / "small.onnx")))[0].shape == (2, 5)
+
+
+def test_layers_in_bodies_are_named_and_explained() -> None:
+    graph = finished(branching(True))
+    assert explain(pg.analyze(graph), "first2").advice == "it is in a branch that never runs"
+    graph = finished(branching())
+    assert "g1" in explain(pg.analyze(graph), "first1").advice
+    records = {record["name"]: record for record in graph.to_json()}
+    assert records["first1"]["body"] == "choice/then_branch"
+    assert "body" not in records["a"]
+    b = Builder()
+    x = b.conv(b.input("n", 3, 6, 6), 3, 8, name="a")
+    yes, no = Inner(b, 1), Inner(b, 2)
+    one = yes.body(yes.conv(x, 8, 6, name="inner"))
+    y = b.op("If", condition(b, x), then_branch=one, else_branch=no.body(no.conv(x, 8, 6, name="other")), name="if")
+    found = pg.analyze(b.graph(b.head(b.op("LRN", y, size=3, name="lrn"), 6)))
+    assert explain(found, "inner").path == ("inner", "if/then_branch/return", "if", "lrn")
+    assert explain(found, "other").path == ("other", "if/else_branch/return", "if", "lrn")
+
+
+def test_invalid_bodies_are_refused() -> None:
+    b = branching()
+    b.nodes[3].attribute[0].g.node[0].input[0] = "nothing"
+    with pytest.raises(ModelError, match="reads 'nothing', which nothing makes"):
+        finished(b)
 
 
 # -- random bodies ------------------------------------------------------------------------
@@ -435,7 +497,7 @@ class ControlGrower(Grower):
         if self.draw(st.booleans()):  # decided at run time: a sum over zeros and the number
             zero = self.b.op("Cast", self.b.op("ReduceMax", self.b.op("Sub", x.name, x.name), keepdims=0), to=INT64)
             turns = self.b.op("Add", turns, zero)
-        y = loop(self.b, body, turns, x.name, outputs=1 + stacked, name=f"loop{self.number}")
+        y = loop(self.b, body, turns, x.name, made=1 + stacked, name=f"loop{self.number}")
         if not stacked:
             return Map(y, x.c, x.s)
         y2 = self.b.op("Gather", y.replace("out0", "out1"), self.b.const(-1, np.int64), axis=0)

@@ -17,15 +17,12 @@ from prunegraph.coupling.survivors import Survivors
 from prunegraph.graph import control
 from prunegraph.graph.control import Body
 from prunegraph.graph.facts import Facts
-from prunegraph.graph.fields import set_field
 from prunegraph.graph.model import Node
 from prunegraph.rewriting.sweep import sweep
 from prunegraph.rewriting.weights import LazyTensor, WeightEditor
 
 #: What a node becomes (nodes before it, itself, and nodes after it), and new tensors they read.
 Rewritten = tuple[Sequence[onnx.NodeProto], Sequence[onnx.TensorProto]]
-
-NOT_COPIED = frozenset({"node", "initializer", "input", "output", "value_info"})
 
 
 class Nest:
@@ -108,9 +105,9 @@ class Nest:
         *before, enter = self._settled(self.graph.nodes[node.enter])
         yield from before
         proto = onnx.NodeProto()
-        for field, value in node.proto.ListFields():
-            if field.name not in ("input", "attribute"):
-                set_field(proto, field.name, value)
+        proto.CopyFrom(node.proto)
+        for repeated in ("input", "attribute"):
+            proto.ClearField(repeated)
         proto.input.extend(enter.input)
         graphs = {body.attribute: body for body in node.bodies}
         for attribute in node.proto.attribute:
@@ -143,9 +140,9 @@ class Nest:
 
     def _graph(self, body: Body) -> onnx.GraphProto:
         graph = onnx.GraphProto()
-        for field, value in body.graph.ListFields():
-            if field.name not in NOT_COPIED:
-                set_field(graph, field.name, value)
+        graph.CopyFrom(body.graph)
+        for rewritten in ("node", "initializer", "input", "output", "value_info"):
+            graph.ClearField(rewritten)
         graph.node.extend(self.nodes(body))
         *before, back = self._settled(self._returns[body])
         graph.node.extend(before)
