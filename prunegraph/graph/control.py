@@ -118,9 +118,11 @@ def _fits(proto: onnx.NodeProto, graph: onnx.GraphProto) -> bool:
         return (given, inputs, outputs) == (1, 0, made)
     if proto.op_type == "Loop":
         return inputs == given >= LOOP_HEAD and outputs == made + 1 >= inputs - 1
+    if not 0 < next(a.i for a in proto.attribute if a.name == "num_scan_inputs") <= given:
+        return False
     scan = Scanned.of(proto)
     axes = len(scan.input_axes) == given - scan.states and len(scan.output_axes) == made - scan.states
-    return (inputs, outputs) == (given, made) and 0 <= scan.states <= made and axes
+    return (inputs, outputs) == (given, made) and scan.states <= made and axes
 
 
 def expand(
