@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from onnx import helper
 
@@ -538,7 +538,13 @@ def test_random_bodies(graph: Graph, seed: int, ratio: float) -> None:
     hidden = [node for node in graph.layers if node.name.startswith("hidden")]
     alive = {layer for group in pg.analyze(graph).groups for layer in group.layers}
     assert any(node.name in alive for node in hidden)
-    small, _ = prove(graph, seed, ratio)
+    try:
+        small, _ = prove(graph, seed, ratio)
+    except ModelError:
+        # ONNX Runtime runs a Scan only if it can tell the shapes in its body: then not even the original runs.
+        with pytest.raises(ModelError):
+            outputs(graph)
+        reject()
     for node in hidden:
         if node.name in alive:
             assert small.node(node.name).channels.outputs == 6 - int(6 * ratio)
