@@ -208,8 +208,8 @@ class _Comparison:
         A TopK among nearly equal scores falls one way or the other by rounding, and all
         behind it differs. What decides is compared by itself; its results are then inputs.
         """
-        present = {output for node in self.small.nodes for output in node.outputs}
-        deciding = [n for n in self.graph.nodes if n.op in DECISIONS and set(n.outputs) <= present]
+        present = self.small.outer & self.graph.outer
+        deciding = [n for n in self.graph.nodes if n.op in DECISIONS and present.issuperset(o for o in n.outputs if o)]
         if not deciding:
             return None
         results = [output for node in deciding for output in node.outputs if output]
@@ -262,9 +262,9 @@ class _Comparison:
 
     def _witnesses(self, saturated: Sequence[str]) -> list[str]:
         """Inner values that stand in for outputs: the last layers' outputs, and what saturated nodes read."""
-        both = {output for node in self.small.nodes for output in node.outputs} - set(self.graph.outputs)
+        both = (self.small.outer & self.graph.outer) - set(self.graph.outputs)
         read = [v for name in saturated for v in self._parents(name)]
-        layers = [node.outputs[0] for node in self.graph.layers][-WITNESSES:]
+        layers = [node.outputs[0] for node in self.graph.layers if node.body is None][-WITNESSES:]
         types = self.left.coupling.facts.types
         found = dict.fromkeys([*read, *layers])
         return [name for name in found if name in both and types.get(name) in FLOAT_TYPES]
@@ -280,12 +280,13 @@ class _Comparison:
             f"of its largest value ({self.tolerance:g} allowed)"
         )
         made = {output: node for node in self.small.nodes for output in node.outputs}
+        both = self.small.outer & self.graph.outer
         types = self.left.coupling.facts.types
         names = [
             output
             for node in self.graph.nodes
             for output in node.outputs
-            if output in made and output in self.left.coupling.labels and types.get(output) in FLOAT_TYPES
+            if output in both and output in self.left.coupling.labels and types.get(output) in FLOAT_TYPES
         ]
         try:
             expected = self._inner(self.masked, self.inputs[:1], names)[0]

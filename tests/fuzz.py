@@ -38,8 +38,33 @@ def seeds() -> list[bytes]:
     b = Builder(opset=14)
     x = b.op("LSTM", b.input(5, "n", 7), b.weight(1, 16, 7), b.weight(1, 16, 4), hidden_size=4, outputs=1)
     recurrent = b.model(b.op("Einsum", b.op("Squeeze", x), b.weight(4, 3), equation="tnh,hk->tnk"))
-    models = [residual_net().model, moving, recurrent]
+    models = [residual_net().model, moving, recurrent, control_flow()]
     return [model.SerializeToString() for model in models]
+
+
+def control_flow() -> onnx.ModelProto:
+    """A Loop with an If in it, and a Scan."""
+    b, turn, yes, no, step = (Builder(opset=17) for _ in range(5))
+    for number, inner in enumerate((turn, yes, no, step), 1):
+        inner.count = 100 * number
+    x = b.linear(b.input("n", 7), 7, 6, name="a")
+    for name, kind in (("number", 7), ("go", 9)):
+        turn.input(name=name, kind=kind)
+    state = turn.input("n", 6, name="state")
+    one, two = yes.linear(yes.relu(yes.linear(state, 6, 5)), 5, 6), no.op("Tanh", x)
+    positive = turn.op("Greater", turn.op("ReduceMax", state, keepdims=0), turn.const(0, np.float32))
+    y = turn.op("If", positive, then_branch=body(yes, one), else_branch=body(no, two))
+    x = b.op("Loop", b.const(2, np.int64), "", x, body=body(turn, turn.op("Identity", "go"), y))
+    h, s = step.input("n", 6, name="h"), step.input("n", 6, name="s")
+    new = step.op("Tanh", step.op("Add", step.linear(h, 6, 6), s))
+    parts = b.op("Unsqueeze", x, b.const([0], np.int64))
+    b.op("Scan", x, parts, body=body(step, new, step.linear(new, 6, 3)), num_scan_inputs=1, outputs=2)
+    return b.model(b.op("Add", b.nodes[-1].output[1], b.linear(b.nodes[-1].output[0], 6, 3)))
+
+
+def body(b: Builder, *outputs: str) -> onnx.GraphProto:
+    infos = [onnx.helper.make_tensor_value_info(o, 9 if "identity" in o else 1, None) for o in outputs]
+    return onnx.helper.make_graph(b.nodes, "body", b.inputs, infos, b.tensors)
 
 
 def damage(rng: np.random.Generator) -> bytes:

@@ -210,17 +210,3 @@ def test_sequences() -> None:
     graph = b.graph(b.head(b.conv(y, 12, 8, 1), 8))
     assert "a" not in fixed_reasons(graph)
     prove(graph)
-
-
-def test_values_used_in_a_subgraph_stay() -> None:
-    b = Builder()
-    x = b.conv(b.input("n", 3, 6, 6), 3, 8, name="a")
-    body = [onnx.helper.make_node("Relu", [x], ["inner"])]
-    out = [onnx.helper.make_tensor_value_info("inner", 1, None)]
-    graph = onnx.helper.make_graph(body, "then", [], out)
-    other = onnx.helper.make_graph([onnx.helper.make_node("Neg", [x], ["inner2"])], "else", [], [
-        onnx.helper.make_tensor_value_info("inner2", 1, None)])  # fmt: skip
-    y = b.op("If", b.const(True, np.bool_), then_branch=graph, else_branch=other)
-    found = b.graph(b.head(b.conv(y, 8, 8, 1), 8))
-    assert fixed_reasons(found)["a"] == "used inside the body of If"
-    prove(found)

@@ -125,6 +125,8 @@ class _Walk:
             self.labels[name] = tuple(self.space.pinned(size, reason) for size in self.facts.shapes[name])
         inner = {index for shuffle in result.shuffles.values() for index in shuffle.inner}
         for node in self.graph.nodes:
+            if self.facts.is_dead(node):
+                continue
             if node.index in result.shuffles:
                 self._shuffle(result.shuffles[node.index])
             elif node.index not in inner and node.op != "Constant" and not self._is_arithmetic(node):
@@ -161,7 +163,7 @@ class _Walk:
         shapes = self.facts.shapes
         values = [v for v in (*node.inputs, *node.outputs) if v]
         unknown = [v for v in values if v not in shapes and element(v, 0) not in shapes]
-        if unknown:
+        if unknown and not rule.partial:
             self._barrier(site, f"the shape of {unknown[0]!r} is not known before the model runs")
             return
         try:

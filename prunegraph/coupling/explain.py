@@ -19,6 +19,11 @@ ADVICE = (
     ("spatial axis", "the axis is spatial here; its size follows from the input"),
     ("another factor", "the axis is pruned in units of its other factor; --attention chooses in attention"),
     ("control flow", "move the value out of the subgraph"),
+    ("used inside the body", "the body is not looked into; move the value's use out of it"),
+    ("from turn to turn", "let the body hand the value back in the shape it got it in"),
+    ("different shapes", "let both branches return the same shape"),
+    ("has an unknown shape", "give the model's inputs fixed sizes, or the operator that makes the value a rule"),
+    ("runs along", "the axis is what the body runs over, one element a turn"),
 )
 
 
@@ -47,6 +52,8 @@ def explain(found: Coupling, layer: str) -> Why:
     node = layers[layer]
     fixed = next((f for f in found.fixed if f.layer == layer), None)
     width = node.channels.outputs or _width(found, node)
+    if fixed is None and found.facts.is_dead(node):
+        return Why(layer, 0, width, None, (), "it is in a branch that never runs")
     if fixed is None:
         groups = ", ".join(g.id for g in found.groups if layer in g.layers)
         return Why(layer, 0, width, None, (), f"all channels can be pruned (groups {groups or 'none'})")

@@ -20,7 +20,7 @@ def complete(graph: Graph, facts: Facts) -> None:
     """Fill in shapes of nodes that have a rule but no inference."""
     if not any(_is_open(node, facts) for node in graph.nodes):
         return
-    names = [v for node in graph.nodes for v in node.outputs if v and v not in facts.shapes]
+    names = [v for node in graph.nodes for v in node.outputs if v in graph.outer and v not in facts.shapes]
     try:
         values = run_values(graph, random_inputs(graph, batch=1), names)
     except PrunegraphError:  # it does not run here; the nodes stay barriers
@@ -31,16 +31,17 @@ def complete(graph: Graph, facts: Facts) -> None:
                 if output in values and output not in facts.shapes:
                     facts.shapes[output] = values[output].shape
                     facts.types[output] = facts.types[node.inputs[0]]
-        elif any(v and v not in facts.shapes for v in node.outputs):
+        elif any(v and v not in facts.shapes for v in node.outputs) and not facts.is_dead(node):
             infer_outputs(node, facts)
 
 
 def _is_open(node: Node, facts: Facts) -> bool:
     rule = rule_for(node)
     return (
-        rule is not None
+        bool(node.domain)
+        and rule is not None
         and rule.spread is not None
-        and bool(node.domain)
+        and facts.graph.outer.issuperset(v for v in node.outputs if v)
         and all(v in facts.shapes for v in node.inputs if v)
         and any(v and v not in facts.shapes for v in node.outputs)
     )

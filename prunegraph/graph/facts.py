@@ -16,6 +16,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper, shape_inference
 
+from prunegraph.graph import flow
+from prunegraph.graph.control import DOMAIN, Body
 from prunegraph.graph.evaluate import MAX_ELEMENTS, evaluate
 from prunegraph.graph.model import Graph, Node, Weight
 
@@ -23,6 +25,9 @@ Shape = tuple[int, ...]
 
 #: Sizes tried for symbolic axes other than the batch, until shapes fit.
 SIZES = (64, 224, 32, 128, 16, 1)
+
+#: How often a Loop runs for which that is decided at run time.
+TURNS = 3
 
 #: Float constants above this size are weights; they never take part in shape arithmetic.
 MAX_FLOAT = 16
@@ -45,7 +50,9 @@ class Facts:
     `known` holds results of chains such as Shape-Gather-Concat, `folded` results computed
     from float constants alone (scales of a Resize, but also a bias plus one: these keep
     their labels). `constant` reads both, and small constants of the file. The elements of
-    a sequence are named by `element`.
+    a sequence are named by `element`. Of control flow: `dead` are bodies that never run, `varying`
+    values whose shape changes from turn to turn, `turns` how often a body runs, where that is known;
+    for the `guessed` others `guess` is taken.
     """
 
     shapes: dict[str, Shape]
@@ -54,6 +61,11 @@ class Facts:
     sizes: dict[str, Shape]
     graph: Graph = field(repr=False)
     folded: dict[str, np.ndarray] = field(default_factory=dict)
+    dead: frozenset[Body] = frozenset()
+    varying: set[str] = field(default_factory=set)
+    turns: dict[Body, int] = field(default_factory=dict)
+    guess: int = TURNS
+    guessed: set[Body] = field(default_factory=set)
     _read: dict[str, np.ndarray | None] = field(default_factory=dict, repr=False)
 
     def constant(self, value: str) -> np.ndarray | None:
@@ -66,16 +78,23 @@ class Facts:
             self._read[value] = weight.read() if weight is not None and _is_small(weight) else None
         return self._read[value]
 
+    def is_dead(self, node: Node) -> bool:
+        """Whether a node is in a body that never runs."""
+        body = node.body if self.dead else None
+        while body is not None and body not in self.dead:
+            body = body.parent
+        return body is not None
+
     def varies(self, value: str) -> np.ndarray:
         """Which elements of a known value depend on sizes that are only known at run time."""
         here = self.known.get(value)
         symbolic = symbolic_axes(self.graph)
-        if here is None or not any(symbolic.values()):
+        if here is None or not (self.guessed or any(symbolic.values())):
             constant = self.constant(value)
             return np.zeros(() if constant is None else constant.shape, bool)
         if "other_facts" not in self.graph.cache:
             sizes = (s for s in candidate_sizes(self.graph, batch=3) if self._differs(s, symbolic))
-            self.graph.cache["other_facts"] = facts_at(self.graph, next(sizes))
+            self.graph.cache["other_facts"] = facts_at(self.graph, next(sizes), TURNS + 1)
         there = self.graph.cache["other_facts"].constant(value)
         if there is None or there.shape != here.shape:
             return np.ones(here.shape, bool)
@@ -95,16 +114,33 @@ def _is_small(weight: Weight) -> bool:
 def facts(graph: Graph) -> Facts:
     """Facts at the smallest sizes that fit (cached on the graph)."""
     if "facts" not in graph.cache:
-        best: Facts | None = None
-        for sizes in candidate_sizes(graph):
-            found = facts_at(graph, sizes)
-            if best is None or len(found.shapes) > len(best.shapes):
-                best = found
-            if all(o in found.shapes for node in graph.nodes for o in node.outputs if o and node.op != "If"):
-                break
+        best = _best_facts(graph)
+        # What a dead branch does not blur may show that another one is dead.
+        while graph.bodies and (dead := flow.dead_branches(best)) != best.dead:
+            graph.cache["dead"] = dead
+            graph.cache.pop("other_facts", None)
+            best = _best_facts(graph)
         graph.cache["facts"] = best
     result: Facts = graph.cache["facts"]
     return result
+
+
+def _best_facts(graph: Graph) -> Facts:
+    """Facts at the first sizes at which all shapes are known, else at those that tell most."""
+    best: Facts | None = None
+    for sizes in candidate_sizes(graph):
+        found = facts_at(graph, sizes)
+        if best is None or len(found.shapes) > len(best.shapes):
+            best = found
+        if all(o in found.shapes for node in graph.nodes for o in node.outputs if o and not _is_left_open(node, found)):
+            break
+    assert best is not None
+    return best
+
+
+def _is_left_open(node: Node, found: Facts) -> bool:
+    """Whether other sizes would not tell more about a node."""
+    return node.op == "If" or flow.is_control(node) or found.is_dead(node)
 
 
 def candidate_sizes(graph: Graph, batch: int = 1) -> Iterator[dict[str, Shape]]:
@@ -132,10 +168,10 @@ def symbolic_axes(graph: Graph) -> dict[str, list[int]]:
     }
 
 
-def facts_at(graph: Graph, sizes: Mapping[str, Shape]) -> Facts:
-    """Facts for given shapes of the graph's inputs."""
+def facts_at(graph: Graph, sizes: Mapping[str, Shape], turns: int = TURNS) -> Facts:
+    """Facts for given shapes of the graph's inputs, and turns of a Loop that ends when it likes."""
     inferred = _infer(graph, sizes)
-    result = Facts({}, {}, {}, dict(sizes), graph)
+    result = Facts({}, {}, {}, dict(sizes), graph, dead=graph.cache.get("dead", frozenset()), guess=turns)
     for weight in graph.weights.values():
         result.shapes[weight.name] = weight.shape
         result.types[weight.name] = weight.tensor.data_type
@@ -146,7 +182,8 @@ def facts_at(graph: Graph, sizes: Mapping[str, Shape]) -> Facts:
         result.shapes[name] = tuple(sizes[name])
         result.types[name] = inferred[name].elem_type
     for node in graph.nodes:
-        _visit(node, result, inferred)
+        if not result.is_dead(node):
+            _visit(node, result, inferred)
     return result
 
 
@@ -169,6 +206,9 @@ def _visit(node: Node, result: Facts, inferred: Mapping[str, onnx.TypeProto.Tens
     if node.op in ("SplitToSequence", "SequenceAt"):
         _visit_sequence(node, result)
         return
+    if flow.is_control(node):
+        infer_outputs(node, result)
+        return
     missing = False
     for output in node.outputs:
         shape = _fixed(inferred.get(output))
@@ -182,7 +222,9 @@ def _visit(node: Node, result: Facts, inferred: Mapping[str, onnx.TypeProto.Tens
 
 def infer_outputs(node: Node, result: Facts) -> None:
     """Fill in what ONNX's inference of the whole graph left open at one node."""
-    if node.op in LIKE_INPUT and node.inputs[0] in result.shapes:
+    if flow.is_control(node):
+        flow.hand_on(node, result, lambda inner: None if result.is_dead(inner) else _visit(inner, result, {}))
+    elif node.op in LIKE_INPUT and node.inputs[0] in result.shapes:
         result.shapes[node.outputs[0]] = result.shapes[node.inputs[0]]
         result.types[node.outputs[0]] = result.types[node.inputs[0]]
     elif node.op == "Einsum" and not node.domain:
@@ -289,6 +331,7 @@ def skeleton(graph: Graph, *, keep_declared: bool = False) -> onnx.ModelProto:
     """A copy of the model for ONNX's inference: without the bytes of large weights, and without Einsum.
 
     That inference never ends where the ranks of an Einsum do not fit; `_einsum_shape` does it instead.
+    Nodes with bodies that are laid open are there with `keep_declared` only; else `graph.flow` does it.
     """
     source = graph.model
     copy = onnx.ModelProto(ir_version=source.ir_version)
@@ -305,6 +348,8 @@ def skeleton(graph: Graph, *, keep_declared: bool = False) -> onnx.ModelProto:
     for tensor in source.graph.initializer:
         copy.graph.initializer.append(_hollow(tensor))
     for node in graph.nodes:
+        if node.body is not None or (flow.is_control(node) and not (keep_declared and node.domain != DOMAIN)):
+            continue
         if node.op == "Constant" and (weight := graph.weights.get(node.outputs[0])) and weight.size > MAX_ELEMENTS:
             hollow = _hollow(weight.tensor)
             hollow.name = node.outputs[0]

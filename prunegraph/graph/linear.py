@@ -21,9 +21,11 @@ LINEAR = ("Conv", "Gemm", "MatMul")
 
 
 def is_linear(graph: Graph, node: Node) -> bool:
-    """Whether a node multiplies one input with a float weight of its own that nothing else reads."""
+    """Whether a node multiplies one input with a float weight of its own that nothing else reads; not in a body."""
     weight = graph.weights.get(node.input(1))
-    if node.op not in LINEAR or node.domain or weight is None or not weight.is_float or node.attributes.get("transA"):
+    if node.op not in LINEAR or node.domain or node.body is not None or node.attributes.get("transA"):
+        return False
+    if weight is None or not weight.is_float:
         return False
     rank_fits = len(weight.shape) >= 3 if node.op == "Conv" else len(weight.shape) == 2
     return rank_fits and len(graph.consumers[weight.name]) == 1 and weight.name not in graph.outputs

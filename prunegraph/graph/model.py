@@ -11,7 +11,7 @@ import hashlib
 import math
 import shutil
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,8 @@ import onnx
 from onnx import numpy_helper
 
 from prunegraph.errors import ModelError
-from prunegraph.graph import order, wire
+from prunegraph.graph import control, order, wire
+from prunegraph.graph.control import Body
 
 if TYPE_CHECKING:
     import networkx
@@ -120,6 +121,8 @@ class Node:
     `parents` holds `(node index, output slot)` for every input that another node makes.
     `captured` are outer values that subgraphs in the attributes read. `layer` is the name
     of the layer (convolution, linear) the node belongs to: itself, or the nearest above.
+    `body` is the body of an If, Loop or Scan the node is in, `bodies` those it runs, and
+    `enter` the index of the node that hands values into them (see `graph.control`).
     """
 
     index: int
@@ -134,6 +137,9 @@ class Node:
     layer: str | None
     channels: Channels
     proto: onnx.NodeProto = field(repr=False)
+    body: Body | None = field(default=None, repr=False)
+    bodies: tuple[Body, ...] = field(default=(), repr=False)
+    enter: int = field(default=-1, repr=False)
 
     @cached_property
     def attributes(self) -> dict[str, Any]:
@@ -186,10 +192,13 @@ class Graph:
         # Sparse weights are read as they are; nothing of them is cut.
         self.sparse = {s.values.name: tuple(s.dims) for s in model.graph.sparse_initializer}
         protos = order.sort(model.graph, {*self.weights, *self.inputs, *self.sparse}, source)
+        protos, places = control.expand(model.graph, protos, self.opsets.get("", 1), source)
+        if places:
+            self._add_body_weights(protos, places)
         self.producer: dict[str, int] = {
             output: index for index, proto in enumerate(protos) for output in proto.output if output
         }
-        self.nodes = list(self._make_nodes(protos))
+        self.nodes = list(self._make_nodes(protos, places))
         self.consumers: dict[str, list[tuple[int, int]]] = {}
         for node in self.nodes:
             for slot, value in enumerate((*node.inputs, *node.captured)):
@@ -201,7 +210,10 @@ class Graph:
     def _find_weights(self) -> Iterator[Weight]:
         for tensor in self.model.graph.initializer:
             yield self._weight(tensor.name, tensor, None)
-        for proto in self.model.graph.node:
+        yield from self._find_constants(self.model.graph.node)
+
+    def _find_constants(self, protos: Iterable[onnx.NodeProto]) -> Iterator[Weight]:
+        for proto in protos:
             if proto.op_type == "Constant" and proto.domain in ("", "ai.onnx"):
                 for attribute in proto.attribute:
                     if attribute.name == "value":
@@ -209,6 +221,11 @@ class Graph:
                     elif attribute.name in CONSTANT_DTYPES:
                         value = np.asarray(onnx.helper.get_attribute_value(attribute), CONSTANT_DTYPES[attribute.name])
                         yield self._weight(proto.output[0], numpy_helper.from_array(value), proto)
+
+    def _add_body_weights(self, protos: list[onnx.NodeProto], places: Mapping[int, control.Place]) -> None:
+        tensors, constants = control.body_weights(protos, places)
+        found = [*(self._weight(name, tensor, None) for name, tensor in tensors), *self._find_constants(constants)]
+        self.weights.update((weight.name, weight) for weight in found)
 
     def _weight(self, name: str, tensor: onnx.TensorProto, holder: onnx.NodeProto | None) -> Weight:
         try:
@@ -225,20 +242,23 @@ class Graph:
         except Exception as error:
             raise ModelError(f"{self.source}: cannot read weight {name!r}: {error}") from error
 
-    def _make_nodes(self, protos: list[onnx.NodeProto]) -> Iterator[Node]:
+    def _make_nodes(self, protos: list[onnx.NodeProto], places: Mapping[int, control.Place]) -> Iterator[Node]:
         taken: set[str] = set()
         layers: list[str | None] = []
         for index, proto in enumerate(protos):
-            base = proto.name or next((o for o in proto.output if o), f"{proto.op_type}_{index}")
+            place = places.get(index, control.PLAIN)
+            base = place.label or proto.name or next((o for o in proto.output if o), f"{proto.op_type}_{index}")
             name, copy = base, 1
             while name in taken:
                 copy += 1
                 name = f"{base}#{copy}"
             taken.add(name)
-            captured = order.captured(proto)
+            # What bodies that are laid open capture, their own nodes read.
+            captured = () if place.bodies else order.captured(proto)
+            inputs = tuple(proto.input) if place.inputs is None else place.inputs
             parents = tuple(
                 (self.producer[v], list(protos[self.producer[v]].output).index(v))
-                for v in (*proto.input, *captured)
+                for v in (*inputs, *captured)
                 if v in self.producer
             )
             channels = self._channels(proto)
@@ -247,7 +267,8 @@ class Graph:
             domain = "" if proto.domain == "ai.onnx" else proto.domain
             yield Node(
                 index, name, proto.op_type, domain, self.opsets.get(proto.domain, self.opsets.get(domain, 1)),
-                tuple(proto.input), tuple(proto.output), captured, parents, layers[index], channels, proto,
+                inputs, tuple(proto.output), captured, parents, layers[index], channels, proto,
+                place.body, place.bodies, place.enter,
             )  # fmt: skip
 
     def _channels(self, proto: onnx.NodeProto) -> Channels:
@@ -286,6 +307,27 @@ class Graph:
                 digest.update(piece)
             self._digest = digest.hexdigest()
         return self._digest
+
+    def in_file(self, body: Body | None = None) -> list[Node]:
+        """Nodes of the main graph, or of a body, in the order in which the file has them."""
+        if body is None:
+            return [self._by_output[tuple(proto.output)] for proto in self.model.graph.node]
+        names = body.names
+        return [self._by_output[tuple(names.get(o, o) for o in proto.output)] for proto in body.graph.node]
+
+    @cached_property
+    def _by_output(self) -> dict[tuple[str, ...], Node]:
+        return {node.outputs: node for node in self.nodes if node.domain != control.DOMAIN}
+
+    @cached_property
+    def outer(self) -> frozenset[str]:
+        """Values that nodes of the main graph make: those a session can be asked for."""
+        return frozenset(output for proto in self.model.graph.node for output in proto.output if output)
+
+    @cached_property
+    def bodies(self) -> tuple[Body, ...]:
+        """Bodies of If, Loop and Scan that are laid open, the outer before the inner."""
+        return tuple(body for node in self.nodes if node.op == control.ENTER for body in node.bodies)
 
     def node(self, name: str) -> Node:
         """The node of that name. Raises KeyError."""
@@ -332,6 +374,7 @@ class Graph:
                 "parents": [list(parent) for parent in node.parents],
                 "outputs": list(node.outputs),
                 "layer": node.layer,
+                **({"body": node.body.name} if node.body is not None else {}),
                 "channels": {
                     "inputs": node.channels.inputs,
                     "outputs": node.channels.outputs,

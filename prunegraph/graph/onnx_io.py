@@ -13,8 +13,9 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from prunegraph.errors import MISFIT, ModelError
-from prunegraph.graph import wire
-from prunegraph.graph.external import SCRATCH_DATA, write_graph
+from prunegraph.graph import order, wire
+from prunegraph.graph.control import BODIES
+from prunegraph.graph.external import SCRATCH_DATA, raw_bytes, write_graph
 from prunegraph.graph.model import Graph
 
 
@@ -53,6 +54,7 @@ def from_model(
         if model.functions:
             model = _inline(model, source)
         _check_weights(model, source, folder)
+        _take_in_bodies(model, source, folder)
         return Graph(model, folder=folder, source=source, digest=digest)
     except MISFIT as error:
         raise ModelError(f"{source}: not a valid model: {error!r}") from error
@@ -86,6 +88,23 @@ def _check_weights(model: onnx.ModelProto, source: str, folder: Path | None) -> 
             location = next((e.value for e in tensor.external_data if e.key == "location"), "")
             if not ((folder or Path()) / location).is_file():
                 raise ModelError(f"{source}: external data file {location!r} of weight {tensor.name!r} is missing")
+
+
+def _take_in_bodies(model: onnx.ModelProto, source: str, folder: Path | None) -> None:
+    """Read external data of weights in bodies: files are written with that of the main graph only."""
+    queue = [body for node in model.graph.node if node.op_type in BODIES for body in order.subgraphs(node)]
+    while queue:
+        body = queue.pop()
+        queue += [inner for node in body.node for inner in order.subgraphs(node)]
+        constants = [a.t for node in body.node if node.op_type == "Constant" for a in node.attribute if a.HasField("t")]
+        for tensor in (*body.initializer, *constants):
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                try:
+                    tensor.raw_data = raw_bytes(tensor, folder) or b""
+                except (OSError, KeyError) as error:
+                    raise ModelError(f"{source}: cannot read weight {tensor.name!r} of a body: {error}") from error
+                tensor.data_location = onnx.TensorProto.DEFAULT
+                del tensor.external_data[:]
 
 
 def save(graph: Graph, path: str | Path) -> None:

@@ -11,10 +11,11 @@ from prunegraph.errors import ModelError
 
 def captured(proto: onnx.NodeProto) -> tuple[str, ...]:
     """Outer values that the subgraphs in a node's attributes read, each once."""
-    return tuple(dict.fromkeys(v for graph in _subgraphs(proto) for v in _free(graph)))
+    return tuple(dict.fromkeys(v for graph in subgraphs(proto) for v in _free(graph)))
 
 
-def _subgraphs(proto: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+def subgraphs(proto: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """Graphs in a node's attributes."""
     for attribute in proto.attribute:
         if attribute.type == onnx.AttributeProto.GRAPH:
             yield attribute.g
@@ -26,6 +27,7 @@ def _free(graph: onnx.GraphProto) -> Iterator[str]:
     """Values a subgraph uses but does not make."""
     made = {i.name for i in graph.input} | {t.name for t in graph.initializer}
     made |= {output for proto in graph.node for output in proto.output}
+    made |= {sparse.values.name for sparse in graph.sparse_initializer}
     for proto in graph.node:
         yield from (v for v in (*proto.input, *captured(proto)) if v and v not in made)
     yield from (o.name for o in graph.output if o.name not in made)

@@ -6,6 +6,7 @@ Importing this package registers every rule.
 from prunegraph.ops import (
     attention,
     barriers,
+    control,
     conv,
     elementwise,
     fused,
@@ -22,6 +23,6 @@ from prunegraph.ops import (
 from prunegraph.ops.rule import rule_for
 
 __all__ = [
-    "attention", "barriers", "conv", "elementwise", "fused", "indexing", "join", "matmul", "movement", "norm", "pool",
-    "quantized", "recurrent", "reduce", "rule_for",
+    "attention", "barriers", "control", "conv", "elementwise", "fused", "indexing", "join", "matmul", "movement",
+    "norm", "pool", "quantized", "recurrent", "reduce", "rule_for",
 ]  # fmt: skip

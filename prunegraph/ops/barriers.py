@@ -22,9 +22,6 @@ register_barriers(
         "Multinomial": "it draws positions at random",
         "ReverseSequence": "lengths are decided at run time",
         "TensorScatter": "positions are decided at run time",
-        "If": _SUBGRAPH,
-        "Loop": _SUBGRAPH,
-        "Scan": _SUBGRAPH,
         "SequenceMap": _SUBGRAPH,
         **dict.fromkeys(
             ("SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength",

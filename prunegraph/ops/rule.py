@@ -128,7 +128,8 @@ Macs = Callable[[Node, Sequence[Shape], Sequence[Shape]], int]
 class Rule:
     """How an operator treats channels. `macs` gets the shapes of inputs and outputs.
 
-    `barrier` is the reason why the operator pins all it touches; it has no `spread` then.
+    `barrier` is the reason why the operator pins all it touches; it has no `spread` then. A
+    `partial` rule also follows nodes of which some shapes are not known.
     """
 
     spread: Spread | None = None
@@ -136,6 +137,7 @@ class Rule:
     macs: Macs | None = None
     since: int = 1
     barrier: str | None = None
+    partial: bool = False
 
 
 _RULES: dict[tuple[str, str], list[Rule]] = {}
@@ -149,6 +151,7 @@ def register(
     macs: Macs | None = None,
     domain: str = "",
     since: int = 1,
+    partial: bool = False,
 ) -> None:
     """Add one rule for operators of a domain, from an opset version on.
 
@@ -159,7 +162,7 @@ def register(
         rules = _RULES.setdefault((domain, op), [])
         if any(rule.since == since for rule in rules):
             raise PluginError(f"operator {domain or 'ai.onnx'}::{op} has two rules since version {since}")
-        rules.append(Rule(spread, repair, macs, since))
+        rules.append(Rule(spread, repair, macs, since, partial=partial))
         rules.sort(key=lambda rule: -rule.since)
 
 

@@ -23,6 +23,7 @@ from prunegraph.graph.facts import skeleton
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.onnx_io import has_external
 from prunegraph.ops import rule_for
+from prunegraph.rewriting.nest import Nest, Rewritten
 from prunegraph.rewriting.operands import Operands
 from prunegraph.rewriting.sweep import sweep
 from prunegraph.rewriting.weights import LazyTensor, WeightEditor, sliced
@@ -49,23 +50,23 @@ def cut(survivors: Survivors, scratch: Path | None = None) -> Graph:
     editor = WeightEditor(coupling, survivors.use, sliced)
     editor.run()
     operands = Operands(graph, coupling.facts, survivors)
-    model = without_graph(graph.model)
-    by_output = {node.outputs: node for node in graph.nodes}
     replaced = _replaced_by_gathers(survivors)
-    for proto in graph.model.graph.node:
-        node = by_output[tuple(proto.output)]
+
+    def rewrite(node: Node) -> Rewritten:
         if node.index in replaced:
-            continue
+            return [], []
         edit = NodeEdit(node, survivors, operands, editor)
         try:
             edit.run()
         except MISFIT as error:
             raise ModelError(f"{graph.source}: node {node.name!r} ({node.op}) cannot be cut: {error!r}") from error
-        model.graph.node.extend(edit.before)
-        model.graph.node.append(edit.proto)
-        editor.add(edit.tensors)
+        return [*edit.before, edit.proto], edit.tensors
+
+    model = without_graph(graph.model)
+    nest = Nest(coupling.facts, editor, rewrite, survivors)
+    model.graph.node.extend(nest.nodes())
     _drop_stale_shapes(model, survivors)
-    weights = place_weights(model, graph, editor.tensors)
+    weights = place_weights(model, graph, nest.outside())
     folder = graph.folder
     if has_external(graph):
         folder = Path(tempfile.mkdtemp(prefix=".prunegraph-", dir=scratch))

@@ -20,6 +20,7 @@ from prunegraph.coupling.uses import Use
 from prunegraph.graph.external import without_graph, write_stream
 from prunegraph.graph.model import Node
 from prunegraph.rewriting.cut import place_weights
+from prunegraph.rewriting.nest import Nest, Rewritten
 from prunegraph.rewriting.weights import Axes, WeightEditor, zeroed
 
 #: Where removed channels are zeroed: where a layer makes them, and where one consumes them.
@@ -41,16 +42,17 @@ def write_masked(survivors: Survivors, path: Path, roles: Set[str] = EVERYWHERE)
         labels = survivors.coupling.labels_at(reduction)
         if any(survivors.kept(labels[axis]) is not None for axis in reduction.axes):
             reductions.setdefault(reduction.node, []).append(reduction)
-    model = without_graph(graph.model)
-    by_output = {node.outputs: node for node in graph.nodes}
-    for proto in graph.model.graph.node:
-        node = by_output[tuple(proto.output)]
+
+    def rewrite(node: Node) -> Rewritten:
         masked = _Masked(survivors, node, editor)
         for reduction in reductions.get(node.index, ()):
             masked.apply(reduction)
-        model.graph.node.extend([*masked.before, *masked.nodes])
-        editor.add(masked.tensors)
-    write_stream(model, place_weights(model, graph, editor.tensors), path, graph.folder)
+        return [*masked.before, *masked.nodes], masked.tensors
+
+    model = without_graph(graph.model)
+    nest = Nest(survivors.coupling.facts, editor, rewrite)
+    model.graph.node.extend(nest.nodes())
+    write_stream(model, place_weights(model, graph, nest.outside()), path, graph.folder)
 
 
 def _layer_axes(survivors: Survivors, use: Use, roles: Set[str]) -> Axes:

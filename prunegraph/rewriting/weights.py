@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 import onnx
@@ -47,16 +47,18 @@ def zeroed(values: Array, axes: Axes) -> Array:
 class WeightEditor:
     """New tensors for all weights that change, and new names for readers that part ways.
 
-    After `run`, `tensors` maps a weight's (old or new) name to its tensor, and `renamed`
-    maps `(node index, slot)` to the name that input reads from now on.
+    After `run`, `tensors` maps a weight's (old or new) name to its tensor, `renamed` maps `(node
+    index, slot)` to the name that input reads from now on, and `versions` new names to old ones.
     """
 
     def __init__(self, coupling: Coupling, plan: Callable[[Use], Axes], change: Change):
         self.graph: Graph = coupling.graph
+        self.is_dead = coupling.facts.is_dead
         self.plan, self.change = plan, change
         self.uses = {(use.weight, use.node, use.slot): use for use in coupling.uses}
         self.tensors: dict[str, LazyTensor] = {}
         self.renamed: dict[tuple[int, int], str] = {}
+        self.versions: dict[str, str] = {}
 
     def run(self) -> None:
         for name in dict.fromkeys(use.weight for use in self.uses.values()):
@@ -69,6 +71,8 @@ class WeightEditor:
         if weight.name in self.graph.outputs:
             versions[(None,) * len(weight.shape)] = []
         for node, slot in self.graph.consumers.get(weight.name, ()):
+            if self.is_dead(self.graph.nodes[node]):
+                continue
             use = self.uses.get((weight.name, node, slot)) or self.uses.get((weight.name, -1, -1))
             nothing: Axes = [None] * len(weight.shape)
             axes = self.plan(use) if use is not None else nothing
@@ -82,14 +86,10 @@ class WeightEditor:
                 self.tensors[name] = self._lazy(weight, axes_of.get(key, []), name)
             if index:
                 self.renamed.update(dict.fromkeys(readers, name))
+                self.versions[name] = weight.name
 
     def _lazy(self, weight: Weight, axes: Axes, name: str) -> LazyTensor:
         return lambda: tensor_like(weight, self.change(weight.read(), axes), name)
-
-    def add(self, tensors: Iterable[onnx.TensorProto]) -> None:
-        """Take in tensors that are made already."""
-        for tensor in tensors:
-            self.tensors[tensor.name] = lambda made=tensor: made  # type: ignore[misc]
 
 
 def tensor_like(weight: Weight, values: Array, name: str) -> onnx.TensorProto:

@@ -186,6 +186,9 @@ class Statistics:
     def collect(self, accumulators: Sequence[Accumulator], what: str = "statistics") -> None:
         """Run the data through the graph once, and feed the accumulators."""
         names = list(dict.fromkeys(name for each in accumulators for name in each.values))
+        inside = [name for name in names if name not in self.graph.outer and name not in self.graph.inputs]
+        if inside:
+            raise DataError(f"{self.graph.source}: no statistics of {inside[0]!r}: it is a value inside a body")
         given = [name for name in names if name in self.graph.inputs]
         computed = [name for name in names if name not in self.graph.inputs]
         size = batch_size(self.graph, self.data, computed)

@@ -14,8 +14,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from prunegraph.graph import control, order
 from prunegraph.graph.external import write_stream
-from prunegraph.graph.model import Graph
+from prunegraph.graph.model import Graph, Node
 from prunegraph.runtime.data import Batch
 from prunegraph.runtime.session import run, session
 
@@ -76,16 +77,16 @@ class Stepper:
         graph: the model.
         batches: the samples; they are kept like any other value.
         store: where values are kept.
-        order: indices of the nodes in the order in which they run; a topological order.
+        run_order: indices of the nodes in the order in which they run; a topological order.
 
     Raises:
         ModelError: a piece of the graph cannot be run by itself (a value that is no tensor,
             a type ONNX Runtime cannot hand over).
     """
 
-    def __init__(self, graph: Graph, batches: Iterable[Batch], store: Store, order: Sequence[int] | None = None):
+    def __init__(self, graph: Graph, batches: Iterable[Batch], store: Store, run_order: Sequence[int] | None = None):
         self.graph = graph
-        self.order = list(range(len(graph.nodes))) if order is None else list(order)
+        self.order = list(range(len(graph.nodes))) if run_order is None else list(run_order)
         self.place = {index: place for place, index in enumerate(self.order)}
         self.at = 0
         self.batches = 0
@@ -95,9 +96,13 @@ class Stepper:
             for name, array in batch.items():
                 self._store.put(index, name, array)
         self._last = {
-            value: max((self.place[node] for node, _ in readers), default=-1)
-            for value, readers in graph.consumers.items()
-        }
+            value: self.place[node.index] for node in self._outer() for value in _read(node.proto)
+        }  # fmt: skip
+
+    def _outer(self) -> list[Node]:
+        """The nodes that run, in order: those with bodies run as a whole, constants are weights."""
+        nodes = [self.graph.nodes[index] for index in self.order]
+        return [node for node in nodes if is_outer(node) and node.outputs[0] not in self.graph.weights]
 
     def advance(self, until: int, weights: Mapping[str, Array], protos: Mapping[int, onnx.NodeProto]) -> None:
         """Run the nodes before one that have not run yet.
@@ -108,11 +113,10 @@ class Stepper:
             protos: nodes that replace those of the graph, by index.
         """
         stop = self.place[until]
-        nodes = [self.graph.nodes[index] for index in self.order[self.at : stop]]
-        nodes = [node for node in nodes if node.outputs[0] not in self.graph.weights]
+        nodes = [node for node in self._outer() if self.at <= self.place[node.index] < stop]
         now = [protos.get(node.index, node.proto) for node in nodes]
         made = {output for proto in now for output in proto.output if output}
-        read = {v for proto, node in zip(now, nodes, strict=True) for v in (*proto.input, *node.captured) if v}
+        read = {value for proto in now for value in _read(proto)}
         needed = sorted(v for v in made if self._last.get(v, -1) >= stop)
         self.at = stop
         if needed:
@@ -158,3 +162,13 @@ class Stepper:
                     tensor = onnx.TensorProto.FromString(tensor.SerializeToString())
                     tensor.name = name
                 yield tensor
+
+
+def is_outer(node: Node) -> bool:
+    """Whether a node stands in the file's main graph."""
+    return node.body is None and node.domain != control.DOMAIN
+
+
+def _read(proto: onnx.NodeProto) -> list[str]:
+    """Values a node reads, also in its bodies."""
+    return [value for value in (*proto.input, *order.captured(proto)) if value]

@@ -1,0 +1,258 @@
+"""Bodies of If, Loop and Scan, laid open: their nodes stand among the others, under names of their own.
+
+A node with bodies becomes
+
+    Enter     reads what the node reads; its outputs are the inputs of the body
+    ...       the nodes of the body (of both branches, one after the other)
+    Return    one for each body: reads what the body returns and hands it on
+    If, ...   the node itself; its inputs are what was handed on
+
+so that values flow through bodies like through any other nodes. `Enter` and `Return` are of
+the domain `prunegraph`; they are never written to a file. Names that two bodies share, as
+branches do, get the body's name in front.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import onnx
+
+from prunegraph.graph import order
+
+DOMAIN = "prunegraph"
+ENTER, RETURN = "Enter", "Return"
+
+#: Attributes that hold the bodies of an operator.
+BODIES = {"If": ("then_branch", "else_branch"), "Loop": ("body",), "Scan": ("body",)}
+
+#: Inputs of a Loop before the carried values: how often it runs at most, and whether it runs at all.
+LOOP_HEAD = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Body:
+    """A subgraph that a node runs.
+
+    `names` maps the names of values made in it to their unique ones, `outputs` are what it
+    returns, by unique names. `owner` is the node that runs it, `parent` the body that one is in.
+    """
+
+    name: str
+    attribute: str
+    outputs: tuple[str, ...]
+    graph: onnx.GraphProto = field(repr=False)
+    owner: onnx.NodeProto = field(repr=False)
+    parent: Body | None = field(repr=False)
+    names: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a node has besides its protobuf: its name, the body it is in, and the bodies it runs.
+
+    `inputs` replaces those of the protobuf, where given; `enter` is the index of the `Enter` that
+    belongs to a node with bodies.
+    """
+
+    label: str = ""
+    body: Body | None = None
+    bodies: tuple[Body, ...] = ()
+    enter: int = -1
+    inputs: tuple[str, ...] | None = None
+
+
+#: The place of a node that has nothing to do with control flow.
+PLAIN = Place()
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """How a Scan takes its inputs apart and puts its outputs together, by the numbers of its attributes."""
+
+    states: int
+    input_axes: tuple[int, ...]
+    output_axes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, proto: onnx.NodeProto) -> Scanned:
+        attributes = {a.name: a for a in proto.attribute}
+        scanned = attributes["num_scan_inputs"].i
+        states = len(proto.input) - scanned
+
+        def axes(name: str, count: int) -> tuple[int, ...]:
+            return tuple(attributes[name].ints) if name in attributes else (0,) * count
+
+        made = len(proto.output) - states
+        return cls(states, axes("scan_input_axes", scanned), axes("scan_output_axes", made))
+
+
+def obstacle(proto: onnx.NodeProto, opset: int) -> str | None:
+    """Why a node's bodies cannot be laid open, or None."""
+    bodies = {a.name: a.g for a in proto.attribute if a.type == onnx.AttributeProto.GRAPH}
+    if proto.domain not in ("", "ai.onnx") or tuple(sorted(bodies)) != tuple(sorted(BODIES.get(proto.op_type, ()))):
+        return f"the bodies of {proto.op_type} are not looked into"
+    if not bodies:
+        return f"{proto.op_type} has no body"
+    if proto.op_type == "Scan" and (opset < 9 or not any(a.name == "num_scan_inputs" for a in proto.attribute)):
+        return "Scan before opset 9 is not looked into"
+    for name, graph in bodies.items():
+        if graph.sparse_initializer:
+            return f"its {name} holds sparse weights"
+        if not all(entry.name for entry in (*graph.input, *graph.output)):
+            return f"its {name} has inputs or outputs without a name"
+        if not _fits(proto, graph):
+            return f"its {name} does not have the inputs and outputs that {proto.op_type} gives it"
+        for inner in graph.node:
+            if any(True for _ in order.subgraphs(inner)) and (reason := obstacle(inner, opset)):
+                return f"its {name} holds {inner.op_type}: {reason}"
+    return None
+
+
+def _fits(proto: onnx.NodeProto, graph: onnx.GraphProto) -> bool:
+    """Whether a body has as many inputs and outputs as its owner needs."""
+    given, made, inputs, outputs = len(proto.input), len(proto.output), len(graph.input), len(graph.output)
+    if proto.op_type == "If":
+        return (given, inputs, outputs) == (1, 0, made)
+    if proto.op_type == "Loop":
+        return inputs == given >= LOOP_HEAD and outputs == made + 1 >= inputs - 1
+    if not 0 < next(a.i for a in proto.attribute if a.name == "num_scan_inputs") <= given:
+        return False
+    scan = Scanned.of(proto)
+    axes = len(scan.input_axes) == given - scan.states and len(scan.output_axes) == made - scan.states
+    return (inputs, outputs) == (given, made) and scan.states <= made and axes
+
+
+def expand(
+    graph: onnx.GraphProto, protos: list[onnx.NodeProto], opset: int, source: str
+) -> tuple[list[onnx.NodeProto], dict[int, Place]]:
+    """The nodes of a graph and of all bodies in it, in topological order.
+
+    Args:
+        graph: the main graph.
+        protos: its nodes, in topological order.
+        opset: version of ONNX's own operators.
+        source: the model's name, for messages.
+
+    Returns:
+        The nodes, with unique names for the values of bodies, and the places of those that
+        control flow concerns, by index.
+
+    Raises:
+        ModelError: a body is invalid.
+    """
+    if not any(proto.op_type in BODIES for proto in protos):
+        return protos, {}
+    expansion = _Expansion(graph, opset, source)
+    expansion.add(protos, None, {})
+    return expansion.protos, expansion.places
+
+
+class _Expansion:
+    """The list of nodes as it grows."""
+
+    def __init__(self, graph: onnx.GraphProto, opset: int, source: str):
+        self.opset, self.source = opset, source
+        self.protos: list[onnx.NodeProto] = []
+        self.places: dict[int, Place] = {}
+        self.outer = frozenset({*made_in(graph), *(s.values.name for s in graph.sparse_initializer)})
+        self.taken = set(self.outer)
+        self.shared = {name for name, count in Counter(_node_names(graph.node)).items() if count > 1}
+
+    def add(self, protos: Iterable[onnx.NodeProto], body: Body | None, visible: Mapping[str, str]) -> None:
+        """Add nodes of one graph; `visible` maps names in it to unique ones."""
+        for proto in protos:
+            label = self._label(proto, body)
+            renamed = _renamed(proto, visible) if body is not None else proto
+            if proto.op_type in BODIES and obstacle(proto, self.opset) is None:
+                self._control(renamed, label, body, visible)
+            else:
+                self._append(renamed, Place(label, body) if body is not None else PLAIN)
+
+    def _append(self, proto: onnx.NodeProto, place: Place) -> None:
+        if place is not PLAIN:
+            self.places[len(self.protos)] = place
+        self.protos.append(proto)
+
+    def _label(self, proto: onnx.NodeProto, body: Body | None) -> str:
+        label: str = proto.name or next((o for o in proto.output if o), proto.op_type)
+        unique = proto.name and proto.name not in self.shared
+        return label if body is None or unique else f"{body.name}/{label}"
+
+    def _control(self, proto: onnx.NodeProto, label: str, parent: Body | None, visible: Mapping[str, str]) -> None:
+        graphs = {a.name: a.g for a in proto.attribute if a.type == onnx.AttributeProto.GRAPH}
+        bodies, scopes = [], []
+        for attribute in BODIES[proto.op_type]:
+            name = self._unique(f"{label}/{attribute}")
+            own = {value: self._unique(value, name) for value in made_in(graphs[attribute])}
+            scope = {**visible, **own}
+            outputs = tuple(scope.get(o.name, o.name) for o in graphs[attribute].output)
+            bodies.append(Body(name, attribute, outputs, graphs[attribute], proto, parent, own))
+            scopes.append(scope)
+        entered = [bodies[0].names[i.name] for i in bodies[0].graph.input]
+        enter = onnx.helper.make_node(ENTER, list(proto.input), entered, domain=DOMAIN)
+        index = len(self.protos)
+        self._append(enter, Place(f"{label}/enter", parent, tuple(bodies)))
+        returned: list[str] = []
+        for body, scope in zip(bodies, scopes, strict=True):
+            inner = {o for node in body.graph.node for o in node.output}
+            given = {*self.outer, *scope} - inner
+            self.add(order.sort(body.graph, given, self.source), body, scope)
+            handed = [self._unique(f"{body.name}/returned_{i}") for i in range(len(body.outputs))]
+            back = onnx.helper.make_node(RETURN, list(body.outputs), handed, domain=DOMAIN)
+            self._append(back, Place(f"{body.name}/return", body))
+            returned += handed
+        self._append(proto, Place(label, parent, tuple(bodies), index, tuple(returned)))
+
+    def _unique(self, name: str, prefix: str = "") -> str:
+        """A name that nothing has yet: the name itself, else with the prefix, else numbered."""
+        base = name if not prefix or name not in self.taken else f"{prefix}/{name}"
+        found, copy = base, 1
+        while found in self.taken:
+            copy += 1
+            found = f"{base}#{copy}"
+        self.taken.add(found)
+        return found
+
+
+def made_in(graph: onnx.GraphProto) -> list[str]:
+    """Names of the values a graph has of its own: inputs, weights, outputs of nodes."""
+    names = [entry.name for entry in (*graph.input, *graph.initializer)]
+    return list(dict.fromkeys([*names, *(o for node in graph.node for o in node.output if o)]))
+
+
+def _node_names(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
+    """Names of nodes, those in bodies too."""
+    for node in nodes:
+        if node.name:
+            yield node.name
+        if node.op_type in BODIES:
+            for graph in order.subgraphs(node):
+                yield from _node_names(graph.node)
+
+
+def _renamed(proto: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
+    copy = onnx.NodeProto()
+    copy.CopyFrom(proto)
+    rename(copy, names)
+    return copy
+
+
+def rename(proto: onnx.NodeProto, names: Mapping[str, str]) -> None:
+    """Replace names in a node's inputs and outputs, in place."""
+    for values in (proto.input, proto.output):
+        for slot, value in enumerate(values):
+            if value in names:
+                values[slot] = names[value]
+
+
+def body_weights(
+    protos: Sequence[onnx.NodeProto], places: Mapping[int, Place]
+) -> tuple[list[tuple[str, onnx.TensorProto]], list[onnx.NodeProto]]:
+    """Initializers of bodies with their unique names, and `Constant` nodes in bodies."""
+    bodies = {id(body): body for place in places.values() for body in place.bodies}
+    tensors = [(body.names[t.name], t) for body in bodies.values() for t in body.graph.initializer]
+    constants = [protos[i] for i, place in places.items() if place.body and protos[i].op_type == "Constant"]
+    return tensors, constants
