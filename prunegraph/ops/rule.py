@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 import numpy as np
 
+from prunegraph import plugins
 from prunegraph.coupling.labels import Labels, LabelSpace, Reason
 from prunegraph.errors import PluginError
 from prunegraph.graph.facts import Facts
@@ -122,6 +122,7 @@ class Edit(Protocol):
 Spread = Callable[[Site], None]
 Repair = Callable[[Edit], None]
 Macs = Callable[[Node, Sequence[Shape], Sequence[Shape]], int]
+MACS = ("node", "inputs", "outputs")
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class Rule:
 
 
 _RULES: dict[tuple[str, str], list[Rule]] = {}
-_plugins_loaded = False
+_problems: list[PluginError] | None = None
 
 
 def register(
@@ -152,19 +153,49 @@ def register(
 ) -> None:
     """Add one rule for operators of a domain, from an opset version on.
 
+    A `spread` that cannot follow a node raises ValueError; the node then pins all it touches.
+
     Raises:
-        PluginError: there is a rule for that operator and version already.
+        PluginError: there is a rule for that operator and version already, or a function has
+            other parameters than a rule's.
     """
+    origin = plugins.note_origin(spread)
     for op in ops:
         rules = _RULES.setdefault((domain, op), [])
         if any(rule.since == since for rule in rules):
             raise PluginError(f"operator {domain or 'ai.onnx'}::{op} has two rules since version {since}")
-        rules.append(Rule(spread, repair, macs, since))
+        rule = Rule(spread, repair, macs, since)
+        rules.append(rule if origin == plugins.BUILT_IN else _guarded(rule, f"{domain or 'ai.onnx'}::{op}", origin))
         rules.sort(key=lambda rule: -rule.since)
+
+
+def _guarded(rule: Rule, op: str, origin: str) -> Rule:
+    """A plug-in's rule, whose mistakes are PluginErrors that name it."""
+    what = f"rule for {op} ({origin})"
+    for function, names in ((rule.spread, ["site"]), (rule.repair, ["edit"]), (rule.macs, MACS)):
+        if function is not None:
+            plugins.check_parameters(function, names, what)
+    return Rule(
+        rule.spread and plugins.guard(rule.spread, what, passes=(ValueError,)),
+        rule.repair and plugins.guard(rule.repair, what),
+        rule.macs and _counted(plugins.guard(rule.macs, what), what),
+        rule.since,
+    )
+
+
+def _counted(macs: Macs, what: str) -> Macs:
+    def call(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+        found = macs(node, inputs, outputs)
+        if not isinstance(found, int | np.integer) or found < 0:
+            raise PluginError(f"{what}: macs returned {found!r} for node {node.name!r}, not a count")
+        return int(found)
+
+    return call
 
 
 def register_barriers(reasons: Mapping[str, str], domain: str = "") -> None:
     """Say of operators that they pin all they touch, and why. Raises PluginError for a duplicate."""
+    plugins.note_origin(register_barriers)
     for op, reason in reasons.items():
         if (domain, op) in _RULES:
             raise PluginError(f"operator {domain or 'ai.onnx'}::{op} has a rule and cannot be a barrier")
@@ -179,18 +210,21 @@ def rules() -> dict[tuple[str, str], list[Rule]]:
 def rule_for(node: Node) -> Rule | None:
     """The rule of a node's operator at its version, or None: such a node pins what it touches."""
     rules = _RULES.get((node.domain, node.op))
-    if rules is None and node.domain and not _plugins_loaded:
+    if rules is None:
         _load_plugins()
         rules = _RULES.get((node.domain, node.op))
     return next((rule for rule in rules or () if rule.since <= node.version), None)
 
 
 def _load_plugins() -> None:
-    """Import the modules other packages name under `prunegraph.rules`; they call `register`."""
-    global _plugins_loaded
-    _plugins_loaded = True
-    for point in entry_points(group="prunegraph.rules"):
-        try:
-            point.load()
-        except Exception as error:
-            raise PluginError(f"rule plug-in {point.name!r} ({point.value}) failed to load: {error}") from error
+    """Import what other packages name under `prunegraph.rules`; it calls `register`. Raises PluginError."""
+    global _problems
+    if _problems is None:
+        _problems = []
+        for point in plugins.installed("prunegraph.rules"):
+            try:
+                plugins.load_point(point)
+            except PluginError as error:
+                _problems.append(error)
+    if _problems:
+        raise PluginError("; ".join(map(str, _problems)))
