@@ -13,11 +13,12 @@ import numpy as np
 from prunegraph import frontends
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.coupling.analysis import analyze as _analyze
+from prunegraph.coupling.sample import full_cost
 from prunegraph.errors import DataError, ExactnessError, ModelError, UnknownNameError
 from prunegraph.graph import onnx_io
 from prunegraph.graph.model import Graph
 from prunegraph.isolate import isolate
-from prunegraph.ops.cost import Cost, cost
+from prunegraph.ops.cost import Cost
 from prunegraph.recovery import least_squares
 from prunegraph.rewriting.cut import cut
 from prunegraph.runtime.data import Data
@@ -202,7 +203,7 @@ def prune(
         plan.save(save_plan)
     if out is not None:
         save(small, out)
-    return Result(model, small, found, plan, cost(model), cost(small), proof, left_out)
+    return Result(model, small, found, plan, full_cost(model), full_cost(small), proof, left_out)
 
 
 def _repair(name: str | None, data: Data | None) -> str:

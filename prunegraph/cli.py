@@ -236,7 +236,7 @@ def algorithms() -> None:
     from prunegraph.selection.selectors import SELECTORS
 
     registries: tuple[Registry[Any], ...] = (CRITERIA, SELECTORS, ALLOCATIONS)
-    entries = [registry.entry(name) for registry in registries for name in registry]
+    entries = [entry for registry in registries for entry in registry.entries()]
     wide = max(len(entry.name) for entry in entries)
     far = max(len(entry.origin) for entry in entries)
     for entry in entries:

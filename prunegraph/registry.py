@@ -99,7 +99,7 @@ class Registry(Generic[T]):
         if found is None:
             raise UnknownNameError(self.family, name, self.names())
         if found.kind != self.kind:
-            raise UnknownNameError(self.kind, name, [e.name for e in self._entries.values() if e.kind == self.kind])
+            raise UnknownNameError(self.kind, name, self)
         return found
 
     def __contains__(self, name: str) -> bool:
@@ -107,10 +107,13 @@ class Registry(Generic[T]):
         return found is not None and found.kind == self.kind
 
     def __iter__(self) -> Iterator[str]:
-        """Names in order, packages included; broken ones are left out (see `check`)."""
+        return (entry.name for entry in self.entries())
+
+    def entries(self) -> list[Entry]:
+        """What there is, by name, packages included; what is broken is left out (see `check`)."""
         for point in self._installed():
             self._load(point)
-        return iter(sorted(name for name, entry in self._entries.items() if entry.kind == self.kind))
+        return sorted((e for e in self._entries.values() if e.kind == self.kind), key=lambda entry: entry.name)
 
     def names(self) -> list[str]:
         """All names of the family, without loading any package."""

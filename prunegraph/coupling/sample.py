@@ -9,9 +9,10 @@ that data only.
 from __future__ import annotations
 
 from prunegraph.errors import PrunegraphError
-from prunegraph.graph.facts import Facts, infer_outputs
+from prunegraph.graph.facts import Facts, facts, infer_outputs
 from prunegraph.graph.model import Graph, Node
 from prunegraph.ops import rule_for
+from prunegraph.ops.cost import Cost, cost
 from prunegraph.runtime.data import random_inputs
 from prunegraph.runtime.session import run_values
 
@@ -33,6 +34,12 @@ def complete(graph: Graph, facts: Facts) -> None:
                     facts.types[output] = facts.types[node.inputs[0]]
         elif any(v and v not in facts.shapes for v in node.outputs):
             infer_outputs(node, facts)
+
+
+def full_cost(graph: Graph) -> Cost:
+    """Cost of a graph, layers behind operators without inference included."""
+    complete(graph, facts(graph))
+    return cost(graph)
 
 
 def _is_open(node: Node, facts: Facts) -> bool:
