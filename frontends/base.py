@@ -76,7 +76,7 @@ def _run(name: str, source: object, label: str) -> Graph:
     if isinstance(made, Graph):
         return made
     if not isinstance(made, onnx.ModelProto):
-        raise PluginError(f"{entry} returned a {type(made).__name__} for {label}, not a Graph or an onnx.ModelProto")
+        raise PluginError(f"{entry} returned {type(made).__name__} for {label}, not a Graph or an onnx.ModelProto")
     try:
         return onnx_io.from_model(made, folder=Path(label).parent, source=label)
     except ModelError as error:

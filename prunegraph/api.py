@@ -198,12 +198,13 @@ def prune(
             proof = verify(model, plan, small, data=seen, seed=choice.seed)
     if samples is not None and repair == "least-squares":
         small = least_squares.repair(survivors(found, plan), small, samples, progress)
+    before, after = full_cost(model), full_cost(small)
     progress("write")
     if save_plan is not None:
         plan.save(save_plan)
     if out is not None:
         save(small, out)
-    return Result(model, small, found, plan, full_cost(model), full_cost(small), proof, left_out)
+    return Result(model, small, found, plan, before, after, proof, left_out)
 
 
 def _repair(name: str | None, data: Data | None) -> str:

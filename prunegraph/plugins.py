@@ -106,6 +106,7 @@ def _load_file(path: Path) -> None:
 
 def _run(label: str, origin: str, work: Callable[[], object]) -> object:
     """Import code of a plug-in."""
+    _contributions.pop(origin, None)
     try:
         with coming_from(origin):
             return work()
@@ -150,7 +151,7 @@ def check_parameters(function: object, names: Sequence[str], what: str) -> None:
     """Raise PluginError for what cannot be called with that many arguments."""
     wanted = f"a function ({', '.join(names)})"
     if not callable(function):
-        raise PluginError(f"{what} must be {wanted}, not a {type(function).__name__}")
+        raise PluginError(f"{what} must be {wanted}, not {type(function).__name__}")
     try:
         signature = inspect.signature(function)
     except ValueError:  # a built-in function that does not tell

@@ -1,4 +1,4 @@
-"""Shapes that no inference gives: read off one run.
+"""Shapes that no inference gives: said by a rule, or read off one run.
 
 Contrib operators have no inference. Where all inputs of such a node have known shapes, its
 output's shape follows from them, and one run on random data shows it. Shapes that depend on
@@ -19,6 +19,7 @@ from prunegraph.runtime.session import run_values
 
 def complete(graph: Graph, facts: Facts) -> None:
     """Fill in shapes of nodes that have a rule but no inference."""
+    _ask_rules(graph, facts)
     if not any(_is_open(node, facts) for node in graph.nodes):
         return
     names = [v for node in graph.nodes for v in node.outputs if v and v not in facts.shapes]
@@ -33,6 +34,21 @@ def complete(graph: Graph, facts: Facts) -> None:
                     facts.shapes[output] = values[output].shape
                     facts.types[output] = facts.types[node.inputs[0]]
         elif any(v and v not in facts.shapes for v in node.outputs):
+            infer_outputs(node, facts)
+
+
+def _ask_rules(graph: Graph, facts: Facts) -> None:
+    """Shapes that rules give, and what follows from them."""
+    asked = False
+    for node in graph.nodes:
+        rule = rule_for(node)
+        if rule is not None and rule.shapes is not None and _is_open(node, facts):
+            asked = True
+            shapes = rule.shapes(node, [facts.shapes.get(value, ()) for value in node.inputs])
+            for output, shape in zip(node.outputs, shapes, strict=True):
+                facts.shapes[output] = tuple(shape)
+                facts.types[output] = facts.types[node.inputs[0]]
+        elif asked and any(v and v not in facts.shapes for v in node.outputs):
             infer_outputs(node, facts)
 
 

@@ -8,6 +8,7 @@ start at a later opset version than another one for the same operator.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -123,6 +124,7 @@ Spread = Callable[[Site], None]
 Repair = Callable[[Edit], None]
 Macs = Callable[[Node, Sequence[Shape], Sequence[Shape]], int]
 MACS = ("node", "inputs", "outputs")
+Shapes = Callable[[Node, Sequence[Shape]], Sequence[Shape]]
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,8 @@ class Rule:
     """How an operator treats channels. `macs` gets the shapes of inputs and outputs.
 
     `barrier` is the reason why the operator pins all it touches; it has no `spread` then.
+    `shapes` gives the outputs' shapes from those of the inputs, for an operator that has no
+    inference in ONNX and that ONNX Runtime cannot run (else a run shows them).
     """
 
     spread: Spread | None = None
@@ -137,6 +141,7 @@ class Rule:
     macs: Macs | None = None
     since: int = 1
     barrier: str | None = None
+    shapes: Shapes | None = None
 
 
 _RULES: dict[tuple[str, str], list[Rule]] = {}
@@ -150,6 +155,7 @@ def register(
     macs: Macs | None = None,
     domain: str = "",
     since: int = 1,
+    shapes: Shapes | None = None,
 ) -> None:
     """Add one rule for operators of a domain, from an opset version on.
 
@@ -164,7 +170,7 @@ def register(
         rules = _RULES.setdefault((domain, op), [])
         if any(rule.since == since for rule in rules):
             raise PluginError(f"operator {domain or 'ai.onnx'}::{op} has two rules since version {since}")
-        rule = Rule(spread, repair, macs, since)
+        rule = Rule(spread, repair, macs, since, shapes=shapes)
         rules.append(rule if origin == plugins.BUILT_IN else _guarded(rule, f"{domain or 'ai.onnx'}::{op}", origin))
         rules.sort(key=lambda rule: -rule.since)
 
@@ -172,14 +178,17 @@ def register(
 def _guarded(rule: Rule, op: str, origin: str) -> Rule:
     """A plug-in's rule, whose mistakes are PluginErrors that name it."""
     what = f"rule for {op} ({origin})"
-    for function, names in ((rule.spread, ["site"]), (rule.repair, ["edit"]), (rule.macs, MACS)):
+    parameters = {"spread": ["site"], "repair": ["edit"], "macs": MACS, "shapes": ["node", "inputs"]}
+    for name, names in parameters.items():
+        function = getattr(rule, name)
         if function is not None:
-            plugins.check_parameters(function, names, what)
+            plugins.check_parameters(function, names, f"{name} of the {what}")
     return Rule(
         rule.spread and plugins.guard(rule.spread, what, passes=(ValueError,)),
         rule.repair and plugins.guard(rule.repair, what),
         rule.macs and _counted(plugins.guard(rule.macs, what), what),
         rule.since,
+        shapes=rule.shapes and _shaped(plugins.guard(rule.shapes, what), what),
     )
 
 
@@ -189,6 +198,23 @@ def _counted(macs: Macs, what: str) -> Macs:
         if not isinstance(found, int | np.integer) or found < 0:
             raise PluginError(f"{what}: macs returned {found!r} for node {node.name!r}, not a count")
         return int(found)
+
+    return call
+
+
+def _shaped(shapes: Shapes, what: str) -> Shapes:
+    def call(node: Node, inputs: Sequence[Shape]) -> Sequence[Shape]:
+        found = shapes(node, inputs)
+        try:
+            whole = [tuple(map(operator.index, shape)) for shape in found]
+        except TypeError:
+            whole = []
+        if len(whole) != len(node.outputs):
+            raise PluginError(
+                f"{what}: shapes returned {found!r} for node {node.name!r}, not one shape for each of its "
+                f"{len(node.outputs)} outputs"
+            )
+        return whole
 
     return call
 

@@ -56,10 +56,11 @@ def choose(name: str, context: Context, budget: Budget, limits: Limits, provenan
     with plugins.blamed(str(entry)):
         result = entry.thing(coupling, replace(context, algorithm=name), budget)
     try:
+        remove = _removal(result)
         if isinstance(result, Plan):
-            survivors(coupling, result)
+            survivors(coupling, replace(result, remove={group: tuple(gone) for group, gone in remove.items()}))
             provenance = {**provenance, **result.provenance}
-        plan = make_plan(coupling, _removal(result), provenance)
+        plan = make_plan(coupling, remove, provenance)
         _check_limits(coupling, plan, limits)
         _check_bound(coupling, plan, budget)
     except PlanError as error:
@@ -71,7 +72,7 @@ def _removal(result: object) -> dict[str, list[int]]:
     """What a selector returned, as channels by group id. Raises PlanError."""
     remove = result.remove if isinstance(result, Plan) else result
     if not isinstance(remove, Mapping):
-        raise PlanError(f"it returned a {type(remove).__name__}, not a Plan or a mapping from group ids to channels")
+        raise PlanError(f"it returned {type(remove).__name__}, not a Plan or a mapping from group ids to channels")
     return {_text(group): _numbers(group, channels) for group, channels in remove.items()}
 
 

@@ -162,9 +162,8 @@ def _checked(scores: object, group: Group, who: str) -> Array:
     except (TypeError, ValueError):  # ragged
         array = np.asarray(None)
     if array.dtype.kind not in "fiub":
-        raise PluginError(
-            f"{who} returned a {type(scores).__name__} for group {group.id!r}, which is no array of numbers"
-        )
+        kind = f"{array.dtype} array" if isinstance(scores, np.ndarray) else type(scores).__name__
+        raise PluginError(f"{who} returned {kind} for group {group.id!r}, not an array of real numbers")
     if array.shape != (group.channels,):
         raise PluginError(
             f"{who} returned shape {list(array.shape)} for group {group.id!r}, "

@@ -42,9 +42,8 @@ def read(source: str) -> onnx.ModelProto:
         else:
             raise ModelError(f"{source}: layer {index}: unknown kind {op!r}; there are linear, scaler, relu")
         value = made
-    ends = [
-        helper.make_tensor_value_info(*end) for end in (("x", 1, ["n", content["input"]]), (value, 1, ["n", width]))
-    ]
-    graph = helper.make_graph(nodes, "netlist", ends[:1], ends[1:], tensors)
+    given = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", content["input"]])
+    result = helper.make_tensor_value_info(value, onnx.TensorProto.FLOAT, ["n", width])
+    graph = helper.make_graph(nodes, "netlist", [given], [result], tensors)
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=8)
