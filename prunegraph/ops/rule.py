@@ -159,7 +159,8 @@ def register(
 ) -> None:
     """Add one rule for operators of a domain, from an opset version on.
 
-    A `spread` that cannot follow a node raises ValueError; the node then pins all it touches.
+    The functions are those of `Rule`. A `spread` that cannot follow a node raises ValueError; the
+    node then pins all it touches.
 
     Raises:
         PluginError: there is a rule for that operator and version already, or a function has
@@ -167,11 +168,14 @@ def register(
     """
     origin = plugins.note_origin(spread)
     for op in ops:
+        name = f"{domain or 'ai.onnx'}::{op}"
+        rule = Rule(spread, repair, macs, since, shapes=shapes)
+        if origin != plugins.BUILT_IN:
+            rule = _guarded(rule, name, origin)
         rules = _RULES.setdefault((domain, op), [])
         if any(rule.since == since for rule in rules):
-            raise PluginError(f"operator {domain or 'ai.onnx'}::{op} has two rules since version {since}")
-        rule = Rule(spread, repair, macs, since, shapes=shapes)
-        rules.append(rule if origin == plugins.BUILT_IN else _guarded(rule, f"{domain or 'ai.onnx'}::{op}", origin))
+            raise PluginError(f"operator {name} has two rules since version {since}")
+        rules.append(rule)
         rules.sort(key=lambda rule: -rule.since)
 
 
