@@ -1,1 +1,9 @@
-"""Front ends: everything that turns a source into a Graph. Imported as `prunegraph.frontends`."""
+"""Front ends: everything that turns a source into a Graph. Imported as `prunegraph.frontends`.
+
+Importing this package registers the built-in ones.
+"""
+
+from prunegraph.frontends import onnx_file
+from prunegraph.frontends.base import FRONTENDS, frontend, read
+
+__all__ = ["FRONTENDS", "frontend", "onnx_file", "read"]

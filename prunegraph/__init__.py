@@ -21,8 +21,10 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Budget": "prunegraph.selection.budget",
+    "Context": "prunegraph.selection.criteria.base",
     "Coupling": "prunegraph.coupling.analysis",
     "Graph": "prunegraph.graph.model",
+    "Group": "prunegraph.coupling.groups",
     "Plan": "prunegraph.selection.plan",
     "Proof": "prunegraph.proof",
     "Result": "prunegraph.api",
@@ -31,27 +33,32 @@ _HOMES = {
     "compare": "prunegraph.api",
     "criterion": "prunegraph.selection.criteria.base",
     "errors": "prunegraph",
+    "frontend": "prunegraph.frontends.base",
     "load": "prunegraph.api",
     "prune": "prunegraph.api",
     "save": "prunegraph.api",
     "select": "prunegraph.api",
+    "selector": "prunegraph.selection.selectors",
     "verify": "prunegraph.api",
 }
 
 __all__ = [
-    "Budget", "Coupling", "Graph", "Plan", "Proof", "Result", "analyze", "apply", "compare", "criterion", "errors",
-    "load", "prune", "save", "select", "verify",
+    "Budget", "Context", "Coupling", "Graph", "Group", "Plan", "Proof", "Result", "analyze", "apply", "compare",
+    "criterion", "errors", "frontend", "load", "prune", "save", "select", "selector", "verify",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
     from prunegraph import errors
     from prunegraph.api import Result, analyze, apply, compare, load, prune, save, select, verify
     from prunegraph.coupling.analysis import Coupling
+    from prunegraph.coupling.groups import Group
+    from prunegraph.frontends.base import frontend
     from prunegraph.graph.model import Graph
     from prunegraph.proof import Proof
     from prunegraph.selection.budget import Budget
-    from prunegraph.selection.criteria.base import criterion
+    from prunegraph.selection.criteria.base import Context, criterion
     from prunegraph.selection.plan import Plan
+    from prunegraph.selection.selectors import selector
 
 
 def __getattr__(name: str) -> Any:

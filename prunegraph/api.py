@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 
+from prunegraph import frontends
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.coupling.analysis import analyze as _analyze
+from prunegraph.coupling.sample import full_cost
 from prunegraph.errors import DataError, ExactnessError, ModelError, UnknownNameError
-from prunegraph.frontends import onnx_file
 from prunegraph.graph import onnx_io
 from prunegraph.graph.model import Graph
 from prunegraph.isolate import isolate
-from prunegraph.ops.cost import Cost, cost
+from prunegraph.ops.cost import Cost
 from prunegraph.recovery import least_squares
 from prunegraph.rewriting.cut import cut
 from prunegraph.runtime.data import Data
@@ -43,15 +43,14 @@ REPAIRS = ("none", "least-squares")
 PROOF_SAMPLES = 16
 
 
-def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Graph:
-    """A Graph from an ONNX file or an `onnx.ModelProto` (kept, not copied).
+def load(source: object) -> Graph:
+    """A Graph from an ONNX file, an `onnx.ModelProto` (kept, not copied), or what a plug-in's front end reads.
 
     Raises:
         ModelError: it cannot be read or is no valid model.
+        PluginError: the front end of a plug-in is broken.
     """
-    if isinstance(source, onnx.ModelProto):
-        return onnx_io.from_model(source)
-    return onnx_file.load(os.fspath(source))
+    return frontends.read(source)
 
 
 def save(graph: Graph, path: str | os.PathLike[str]) -> None:
@@ -143,7 +142,7 @@ class Result:
 
 
 def prune(
-    source: str | os.PathLike[str] | Graph,
+    source: object,
     out: str | os.PathLike[str] | None = None,
     *,
     attention: str | None = None,
@@ -157,7 +156,7 @@ def prune(
     """Load, analyze, select, cut, verify, recover and write, in one call.
 
     Args:
-        source: the model, or its path.
+        source: a Graph, or anything that `load` reads.
         out: where the pruned model goes; None writes nothing.
         attention: "heads" or "head_dim"; by default whichever is finer.
         data: unlabelled inputs from the training distribution; the first samples are also verified on.
@@ -176,7 +175,7 @@ def prune(
     choice = Choice(**options)
     for path in (out, save_plan):
         if path is not None:
-            check_output(path, source if not isinstance(source, Graph) else None)
+            check_output(path, source if isinstance(source, str | os.PathLike) else None)
     progress("load")
     model = source if isinstance(source, Graph) else load(source)
     statistics = Statistics(model, samples, progress=progress) if samples is not None else None
@@ -201,12 +200,13 @@ def prune(
             proof = verify(model, plan, small, data=seen, seed=choice.seed)
     if samples is not None and repair == "least-squares":
         small = least_squares.repair(survivors(found, plan), small, samples, progress)
+    before, after = full_cost(model), full_cost(small)
     progress("write")
     if save_plan is not None:
         plan.save(save_plan)
     if out is not None:
         save(small, out)
-    return Result(model, small, found, plan, cost(model), cost(small), proof, left_out, repair)
+    return Result(model, small, found, plan, before, after, proof, left_out, repair)
 
 
 def _repair(name: str | None, data: Data | None) -> str:

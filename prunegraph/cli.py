@@ -21,6 +21,8 @@ from prunegraph.errors import ExactnessError, PrunegraphError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from prunegraph.registry import Registry
+
 
 #: Where a context keeps the command line, quoted for a shell.
 COMMAND = "prunegraph.command"
@@ -56,6 +58,20 @@ def stages(where: Console) -> Iterator[Callable[[str], None]]:
         yield lambda stage: status.update(stage)
 
 
+def _load_plugins(ctx: click.Context, parameter: click.Parameter, sources: tuple[str, ...]) -> None:
+    from prunegraph import plugins
+
+    for source in sources:
+        plugins.load(source)
+
+
+#: For every command that reads a model or chooses: what plug-ins register is there before the command runs.
+plugin_option = click.option(
+    "--plugin", multiple=True, metavar="FILE_OR_MODULE", expose_value=False, callback=_load_plugins,
+    help="Python file or module that registers algorithms, front ends or rules (repeatable).",
+)  # fmt: skip
+
+
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="prunegraph")
 def main() -> None:
@@ -67,6 +83,7 @@ def main() -> None:
 @click.option("--json", "json_path", metavar="FILE", help="Write groups as JSON; - is stdout.")
 @click.option("--attention", type=click.Choice(["heads", "head_dim"]), help="What is pruned in attention.")
 @click.option("--why", metavar="LAYER", help="Explain what keeps a layer from being pruned.")
+@plugin_option
 def inspect(model: str, json_path: str | None, attention: str | None, why: str | None) -> None:
     """Show what can be pruned in MODEL, and why the rest cannot."""
     from prunegraph import api
@@ -111,7 +128,7 @@ def _ratio_for(ctx: click.Context, parameter: click.Parameter, values: tuple[str
 @main.command()
 @click.argument("model")
 @click.option("-o", "--output", "out", required=True, metavar="OUT", help="Where the pruned model goes.")
-@click.option("--algorithm", help="Which criterion scores channels. Default: obs with --data, else l2.")
+@click.option("--algorithm", help="Which criterion or selector chooses channels. Default: obs with --data, else l2.")
 @click.option("--allocation", help="How the budget is shared among groups; see `prunegraph algorithms`.")
 @click.option("--ratio", type=float, help="Share of channels removed from every group.")
 @click.option("--macs", help="Upper bound on MACs: a fraction (0.5) or an amount (2.1G).")
@@ -131,6 +148,7 @@ def _ratio_for(ctx: click.Context, parameter: click.Parameter, values: tuple[str
 @click.option("--sensitivity", metavar="FILE", help="Sensitivity JSON whose curves the report shows.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--no-verify", is_flag=True, help="Skip the proof.")
+@plugin_option
 def prune(
     model: str, out: str, ratio: float | None, macs: str | None, params: str | None, size: str | None,
     data: str | None, no_verify: bool, report: str | None, sensitivity: str | None, **options: Any,
@@ -171,6 +189,7 @@ def prune(
 @click.argument("plan")
 @click.option("-o", "--output", "out", required=True, metavar="OUT", help="Where the pruned model goes.")
 @click.option("--no-verify", is_flag=True, help="Skip the proof.")
+@plugin_option
 def apply(model: str, plan: str, out: str, no_verify: bool) -> None:
     """Cut the channels that a PLAN file names out of MODEL."""
     from prunegraph import api
@@ -193,6 +212,7 @@ def apply(model: str, plan: str, out: str, no_verify: bool) -> None:
 @click.argument("model")
 @click.argument("plan")
 @click.argument("pruned")
+@plugin_option
 def verify(model: str, plan: str, pruned: str) -> None:
     """Prove that PRUNED is MODEL without the channels of PLAN."""
     from prunegraph import api
@@ -209,6 +229,7 @@ def verify(model: str, plan: str, pruned: str) -> None:
 @click.option("--runs", type=click.IntRange(1), default=30, show_default=True, help="Timed runs of each model.")
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads of each session.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON on stdout.")
+@plugin_option
 def compare(first: str, second: str, data: str | None, runs: int, threads: int, as_json: bool) -> None:
     """Show cost, outputs, latency and accuracy of two models side by side."""
     import dataclasses
@@ -226,12 +247,17 @@ def compare(first: str, second: str, data: str | None, runs: int, threads: int, 
 
 
 @main.command()
+@plugin_option
 def algorithms() -> None:
-    """List the criteria and allocations there are."""
+    """List criteria, selectors and allocations, and where they come from."""
     from prunegraph.selection.allocation import ALLOCATIONS
     from prunegraph.selection.criteria import CRITERIA
+    from prunegraph.selection.selectors import SELECTORS
 
-    for registry in (CRITERIA, ALLOCATIONS):
-        for name in registry:
-            text = (registry.get(name).__doc__ or "").strip().splitlines()
-            click.echo(f"{registry.kind:<11} {name:<10} {text[0] if text else ''}")
+    registries: tuple[Registry[Any], ...] = (CRITERIA, SELECTORS, ALLOCATIONS)
+    entries = [entry for registry in registries for entry in registry.entries()]
+    wide = max(len(entry.name) for entry in entries)
+    far = max(len(entry.origin) for entry in entries)
+    for entry in entries:
+        click.echo(f"{entry.kind:<10}  {entry.name:<{wide}}  {entry.origin:<{far}}  {entry.summary}".rstrip())
+    CRITERIA.check()

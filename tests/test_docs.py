@@ -1,10 +1,14 @@
-"""Every command and snippet of README and docs runs, in order, in a folder of its own."""
+"""Every command and snippet of README and docs runs, in order, in a folder of its own.
+
+A block with a title (```python title="mine.py") is a file of that name: it is there before anything runs.
+"""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -17,24 +21,37 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
-def commands(page: Path) -> list[str]:
-    """The project's own commands; setting up an environment is left to a fresh machine."""
+def files(page: Path) -> dict[str, str]:
+    """Text of files by name."""
+    pattern = r"^```\w+ title=\"([^\"]+)\"\n(.*?)^```"
+    return dict(re.findall(pattern, page.read_text(), re.MULTILINE | re.DOTALL))
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The project's own commands, and the page's own scripts; setting up an environment is left to a fresh machine."""
     lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
-    return [part.strip() for line in lines for part in line.split("&&") if part.strip().startswith("prunegraph ")]
+    parts = [part.split() for line in lines for part in line.split("&&") if part.strip()]
+    scripts = files(page)
+    return [
+        [sys.executable, *(["-m", *words] if words[0] == "prunegraph" else words[1:])]
+        for words in parts
+        if words[0] == "prunegraph" or (words[0] == "python" and words[1] in scripts)
+    ]
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, page: Path) -> Path:
     (tmp_path / "fixtures").symlink_to(ROOT / "fixtures")
+    for name, text in files(page).items():
+        (tmp_path / name).write_text(text)
     return tmp_path
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands(page: Path, folder: Path) -> None:
-    for command in commands(page):
-        words = [sys.executable, "-m", "prunegraph", *command.split()[1:]]
+    for words in commands(page):
         done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
-        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        assert done.returncode == 0, f"{' '.join(words)}\n{done.stderr}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -54,3 +71,24 @@ def test_links_resolve() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_file_of_the_plugins_page_is_used() -> None:
+    page = ROOT / "docs" / "plugins.md"
+    words = {word for command in commands(page) for word in command}
+    assert len(files(page)) >= 6
+    assert files(page).keys() <= words
+
+
+def test_sizes_that_the_plugins_page_promises() -> None:
+    scripts = files(ROOT / "docs" / "plugins.md")
+    lines = {name: [line for line in text.splitlines() if line.strip()] for name, text in scripts.items()}
+    assert len(lines["quiet.py"]) <= 10
+    assert len(lines["choose.py"]) <= 15
+    assert "prunegraph" not in scripts["choose.py"].replace("prunegraph/plan@1", "")
+
+
+def test_the_plugins_page_shows_the_entry_points_of_the_example() -> None:
+    shown = tomllib.loads(blocks(ROOT / "docs" / "plugins.md", "toml")[0])["project"]
+    package = tomllib.loads((ROOT / "tests" / "plugin_example" / "pyproject.toml").read_text())["project"]
+    assert shown["entry-points"] == package["entry-points"]

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent
 #: From the bottom to the top; a module may import from its own layer and those before it.
 LAYERS = [
     ["errors"],
+    ["plugins"],
     ["registry"],
     ["graph"],
     ["frontends"],

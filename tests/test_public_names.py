@@ -8,8 +8,8 @@ import sys
 import prunegraph
 
 PUBLIC = {
-    "Budget", "Coupling", "Graph", "Plan", "Proof", "Result", "analyze", "apply", "compare", "criterion", "errors",
-    "load", "prune", "save", "select", "verify",
+    "Budget", "Context", "Coupling", "Graph", "Group", "Plan", "Proof", "Result", "analyze", "apply", "compare",
+    "criterion", "errors", "frontend", "load", "prune", "save", "select", "selector", "verify",
 }  # fmt: skip
 
 

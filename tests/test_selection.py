@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -186,3 +188,14 @@ def test_registering_twice_is_an_error() -> None:
     registry.register("a")(1)
     with pytest.raises(PluginError, match="registered twice"):
         registry.register("a")(2)
+
+
+def test_macs_behind_an_operator_without_shape_inference_count(tmp_path: Path) -> None:
+    b = Builder()
+    x = b.op("QuickGelu", b.linear(b.input("n", 12), 12, 32), domain="com.microsoft")
+    graph = b.graph(b.linear(x, 32, 4), domains=[("com.microsoft", 1)])
+    result = pg.prune(graph, tmp_path / "small.onnx", budget=pg.Budget(ratio=0.5))
+    assert result.before.macs == 12 * 32 + 32 * 4
+    assert result.after.macs == 12 * 16 + 16 * 4
+    found = pg.compare(pg.load(graph.model), pg.load(tmp_path / "small.onnx"), runs=1)
+    assert [cost.macs for cost in found.costs] == [result.before.macs, result.after.macs]

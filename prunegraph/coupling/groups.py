@@ -50,6 +50,13 @@ class Member:
         """Indices of the axis that belong to one channel."""
         return 1 if self.table is None else int(self.table.shape[1])
 
+    def to_json(self) -> dict[str, Any]:
+        """The member as JSON; `first` stands for positions [[first], [first + 1], ...]."""
+        column = self.positions[:, 0]
+        run = self.per_channel == 1 and bool((np.diff(column) == 1).all())
+        where = {"first": int(column[0])} if run else {"positions": self.positions.tolist()}
+        return {"weight": self.weight, "axis": self.axis, "role": self.role, "per_channel": self.per_channel, **where}
+
     def values(self) -> Array:
         """The weight's values by channel: [channels, elements of one channel]."""
         data = np.moveaxis(self.graph.weights[self.weight].read(), self.axis, 0)
@@ -87,9 +94,7 @@ class Group:
             "id": self.id,
             "channels": self.channels,
             "layers": list(self.layers),
-            "members": [
-                {"weight": m.weight, "axis": m.axis, "role": m.role, "per_channel": m.per_channel} for m in self.members
-            ],
+            "members": [member.to_json() for member in self.members],
             "macs": self.macs,
             "params": self.params,
             "exact": self.exact,

@@ -1,4 +1,4 @@
-"""Shapes that no inference gives: read off one run.
+"""Shapes that no inference gives: said by a rule, or read off one run.
 
 Contrib operators have no inference. Where all inputs of such a node have known shapes, its
 output's shape follows from them, and one run on random data shows it. Shapes that depend on
@@ -9,15 +9,17 @@ that data only.
 from __future__ import annotations
 
 from prunegraph.errors import PrunegraphError
-from prunegraph.graph.facts import Facts, infer_outputs
+from prunegraph.graph.facts import Facts, facts, infer_outputs
 from prunegraph.graph.model import Graph, Node
 from prunegraph.ops import rule_for
+from prunegraph.ops.cost import Cost, cost
 from prunegraph.runtime.data import random_inputs
 from prunegraph.runtime.session import run_values
 
 
 def complete(graph: Graph, facts: Facts) -> None:
     """Fill in shapes of nodes that have a rule but no inference."""
+    _ask_rules(graph, facts)
     if not any(_is_open(node, facts) for node in graph.nodes):
         return
     names = [v for node in graph.nodes for v in node.outputs if v in graph.outer and v not in facts.shapes]
@@ -33,6 +35,27 @@ def complete(graph: Graph, facts: Facts) -> None:
                     facts.types[output] = facts.types[node.inputs[0]]
         elif any(v and v not in facts.shapes for v in node.outputs) and not facts.is_dead(node):
             infer_outputs(node, facts)
+
+
+def _ask_rules(graph: Graph, facts: Facts) -> None:
+    """Shapes that rules give, and what follows from them."""
+    asked = False
+    for node in graph.nodes:
+        rule = rule_for(node)
+        if rule is not None and rule.shapes is not None and _is_open(node, facts):
+            asked = True
+            shapes = rule.shapes(node, [facts.shapes.get(value, ()) for value in node.inputs])
+            for output, shape in zip(node.outputs, shapes, strict=True):
+                facts.shapes[output] = tuple(shape)
+                facts.types[output] = facts.types[node.inputs[0]]
+        elif asked and any(v and v not in facts.shapes for v in node.outputs):
+            infer_outputs(node, facts)
+
+
+def full_cost(graph: Graph) -> Cost:
+    """Cost of a graph, layers behind operators without inference included."""
+    complete(graph, facts(graph))
+    return cost(graph)
 
 
 def _is_open(node: Node, facts: Facts) -> bool:

@@ -8,13 +8,14 @@ start at a later opset version than another one for the same operator.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 import numpy as np
 
+from prunegraph import plugins
 from prunegraph.coupling.labels import Labels, LabelSpace, Reason
 from prunegraph.errors import PluginError
 from prunegraph.graph.facts import Facts
@@ -122,6 +123,8 @@ class Edit(Protocol):
 Spread = Callable[[Site], None]
 Repair = Callable[[Edit], None]
 Macs = Callable[[Node, Sequence[Shape], Sequence[Shape]], int]
+MACS = ("node", "inputs", "outputs")
+Shapes = Callable[[Node, Sequence[Shape]], Sequence[Shape]]
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,9 @@ class Rule:
     """How an operator treats channels. `macs` gets the shapes of inputs and outputs.
 
     `barrier` is the reason why the operator pins all it touches; it has no `spread` then. A
-    `partial` rule also follows nodes of which some shapes are not known.
+    `partial` rule also follows nodes of which some shapes are not known. `shapes` gives the
+    outputs' shapes from those of the inputs, for an operator that has no inference in ONNX and
+    that ONNX Runtime cannot run (else a run shows them).
     """
 
     spread: Spread | None = None
@@ -138,10 +143,11 @@ class Rule:
     since: int = 1
     barrier: str | None = None
     partial: bool = False
+    shapes: Shapes | None = None
 
 
 _RULES: dict[tuple[str, str], list[Rule]] = {}
-_plugins_loaded = False
+_problems: list[PluginError] | None = None
 
 
 def register(
@@ -152,22 +158,77 @@ def register(
     domain: str = "",
     since: int = 1,
     partial: bool = False,
+    shapes: Shapes | None = None,
 ) -> None:
     """Add one rule for operators of a domain, from an opset version on.
 
+    The functions are those of `Rule`. A `spread` that cannot follow a node raises ValueError; the
+    node then pins all it touches.
+
     Raises:
-        PluginError: there is a rule for that operator and version already.
+        PluginError: there is a rule for that operator and version already, or a function has
+            other parameters than a rule's.
     """
+    origin = plugins.note_origin(spread)
     for op in ops:
+        name = f"{domain or 'ai.onnx'}::{op}"
+        rule = Rule(spread, repair, macs, since, partial=partial, shapes=shapes)
+        if origin != plugins.BUILT_IN:
+            rule = _guarded(rule, name, origin)
         rules = _RULES.setdefault((domain, op), [])
         if any(rule.since == since for rule in rules):
-            raise PluginError(f"operator {domain or 'ai.onnx'}::{op} has two rules since version {since}")
-        rules.append(Rule(spread, repair, macs, since, partial=partial))
+            raise PluginError(f"operator {name} has two rules since version {since}")
+        rules.append(rule)
         rules.sort(key=lambda rule: -rule.since)
+
+
+def _guarded(rule: Rule, op: str, origin: str) -> Rule:
+    """A plug-in's rule, whose mistakes are PluginErrors that name it."""
+    what = f"rule for {op} ({origin})"
+    parameters = {"spread": ["site"], "repair": ["edit"], "macs": MACS, "shapes": ["node", "inputs"]}
+    for name, names in parameters.items():
+        function = getattr(rule, name)
+        if function is not None:
+            plugins.check_parameters(function, names, f"{name} of the {what}")
+    return Rule(
+        rule.spread and plugins.guard(rule.spread, what, passes=(ValueError,)),
+        rule.repair and plugins.guard(rule.repair, what),
+        rule.macs and _counted(plugins.guard(rule.macs, what), what),
+        rule.since,
+        shapes=rule.shapes and _shaped(plugins.guard(rule.shapes, what), what),
+    )
+
+
+def _counted(macs: Macs, what: str) -> Macs:
+    def call(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+        found = macs(node, inputs, outputs)
+        if not isinstance(found, int | np.integer) or found < 0:
+            raise PluginError(f"{what}: macs returned {found!r} for node {node.name!r}, not a count")
+        return int(found)
+
+    return call
+
+
+def _shaped(shapes: Shapes, what: str) -> Shapes:
+    def call(node: Node, inputs: Sequence[Shape]) -> Sequence[Shape]:
+        found = shapes(node, inputs)
+        try:
+            whole = [tuple(map(operator.index, shape)) for shape in found]
+        except TypeError:
+            whole = []
+        if len(whole) != len(node.outputs):
+            raise PluginError(
+                f"{what}: shapes returned {found!r} for node {node.name!r}, not one shape for each of its "
+                f"{len(node.outputs)} outputs"
+            )
+        return whole
+
+    return call
 
 
 def register_barriers(reasons: Mapping[str, str], domain: str = "") -> None:
     """Say of operators that they pin all they touch, and why. Raises PluginError for a duplicate."""
+    plugins.note_origin(register_barriers)
     for op, reason in reasons.items():
         if (domain, op) in _RULES:
             raise PluginError(f"operator {domain or 'ai.onnx'}::{op} has a rule and cannot be a barrier")
@@ -182,18 +243,21 @@ def rules() -> dict[tuple[str, str], list[Rule]]:
 def rule_for(node: Node) -> Rule | None:
     """The rule of a node's operator at its version, or None: such a node pins what it touches."""
     rules = _RULES.get((node.domain, node.op))
-    if rules is None and node.domain and not _plugins_loaded:
+    if rules is None:
         _load_plugins()
         rules = _RULES.get((node.domain, node.op))
     return next((rule for rule in rules or () if rule.since <= node.version), None)
 
 
 def _load_plugins() -> None:
-    """Import the modules other packages name under `prunegraph.rules`; they call `register`."""
-    global _plugins_loaded
-    _plugins_loaded = True
-    for point in entry_points(group="prunegraph.rules"):
-        try:
-            point.load()
-        except Exception as error:
-            raise PluginError(f"rule plug-in {point.name!r} ({point.value}) failed to load: {error}") from error
+    """Import what other packages name under `prunegraph.rules`; it calls `register`. Raises PluginError."""
+    global _problems
+    if _problems is None:
+        _problems = []
+        for point in plugins.installed("prunegraph.rules"):
+            try:
+                plugins.load_point(point)
+            except PluginError as error:
+                _problems.append(error)
+    if _problems:
+        raise PluginError("; ".join(map(str, _problems)))

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from prunegraph.coupling.sample import full_cost
 from prunegraph.errors import DataError, ModelError
 from prunegraph.graph.model import Graph
-from prunegraph.ops.cost import Cost, cost
+from prunegraph.ops.cost import Cost
 from prunegraph.runtime.data import Batch, Data, random_inputs
 from prunegraph.runtime.latency import Latency, measure_pair
 from prunegraph.runtime.session import run, session
@@ -49,7 +50,7 @@ def compare(first: Graph, second: Graph, *, data: Data | None, runs: int, thread
     outputs = [[_joined(parts) for parts in zip(*result, strict=True)] for result in results]
     one = _single(batches[0], data)
     return Comparison(
-        (cost(first), cost(second)),
+        (full_cost(first), full_cost(second)),
         {n: _difference(a, b) for n, a, b in zip(first.outputs, *outputs, strict=True)},
         measure_pair(sessions, one, runs=runs, threads=threads),
         _accuracy(outputs, data),

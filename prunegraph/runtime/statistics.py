@@ -39,6 +39,9 @@ GATHER = 2**30
 #: Rows that a Gram matrix is made from, over all samples.
 ROWS = 16384
 
+#: Bytes of sampled values that are kept.
+KEEP = 2**28
+
 #: Layers with more inputs than this have no Gram matrix (it would take more than 500 MB).
 MAX_INPUTS = 8192
 
@@ -142,6 +145,7 @@ class Statistics:
         self.graph, self.data, self.cache, self.progress = graph, data.fit(graph), cache, progress
         self._moments: dict[tuple[str, int], ChannelMoments] = {}
         self._grams: dict[str, Gram] = {}
+        self._samples: dict[tuple[str, int], Array] = {}
 
     def moments(self, wanted: Sequence[tuple[str, int]]) -> list[ChannelMoments]:
         """Moments along one axis of values, `(value, axis)` each."""
@@ -150,6 +154,30 @@ class Statistics:
             self.collect(list(missing.values()), "moments")
             self._moments.update(missing)
         return [self._moments[key] for key in wanted]
+
+    def sample(self, value: str, samples: int) -> Array:
+        """A value on the first samples (all in one batch, unless the model's batch size is fixed); read-only.
+
+        Raises:
+            DataError: there are fewer samples than the model's batch size.
+            ValueError: `samples` is below 1.
+        """
+        if samples < 1:
+            raise ValueError(f"samples must be at least 1, got {samples}")
+        key = (value, samples)
+        if key not in self._samples:
+            size = fixed_batch(self.graph) or samples
+            batches = list(self.data.head(max(samples, size)).batches(self.graph, size))
+            if not batches:
+                raise DataError(f"{self.data.source}: has fewer samples than the model's batch size")
+            given = value in self.graph.inputs
+            parts = [b[value] for b in batches] if given else [v for (v,) in run_batches(self.graph, batches, [value])]
+            found = np.concatenate(parts) if len(parts) > 1 else parts[0].view()
+            found.flags.writeable = False
+            self._samples[key] = found
+            while sum(array.nbytes for array in self._samples.values()) > KEEP and len(self._samples) > 1:
+                del self._samples[next(iter(self._samples))]
+        return self._samples[key]
 
     def gram(self, node: Node) -> Gram | None:
         """The Gram matrix of a layer's input rows; None for a layer that has none (see `has_gram`)."""

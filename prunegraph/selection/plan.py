@@ -66,9 +66,9 @@ class Plan:
         try:
             return cls(
                 str(content["model"]["sha256"]),
-                {str(g): tuple(int(c) for c in channels) for g, channels in content["remove"].items()},
+                {str(g): _whole(channels, f"channels of group {g!r}") for g, channels in content["remove"].items()},
                 tuple(
-                    Cut(str(c["weight"]), int(c["axis"]), tuple(int(i) for i in c["removed"]))
+                    Cut(str(c["weight"]), int(c["axis"]), _whole(c["removed"], f"cuts of weight {c['weight']!r}"))
                     for c in content.get("cuts", ())
                 ),
                 dict(content.get("provenance", {})),
@@ -90,6 +90,13 @@ class Plan:
         except (OSError, ValueError) as error:
             raise PlanError(f"{path}: not a plan: {error}") from error
         return cls.from_json(content, str(path))
+
+
+def _whole(values: Any, what: str) -> tuple[int, ...]:
+    """A list of whole numbers, as JSON has it: nothing is rounded, no text is taken apart. Raises ValueError."""
+    if not isinstance(values, list) or any(type(value) is not int for value in values):
+        raise ValueError(f"{what} must be a list of whole numbers")
+    return tuple(values)
 
 
 def make_plan(

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.errors import BudgetError, UnknownNameError
+from prunegraph.plugins import BUILT_IN
+from prunegraph.registry import Entry
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.allocation import Limits, allocate
 from prunegraph.selection.choice import Choice
-from prunegraph.selection.criteria.base import Context, score
+from prunegraph.selection.criteria.base import CRITERIA, Context, score
 from prunegraph.selection.plan import Plan, make_plan
+from prunegraph.selection.selectors import SELECTORS, choose
 
 
 def select(coupling: Coupling, choice: Choice, statistics: Statistics | None = None) -> Plan:
@@ -22,17 +26,30 @@ def select(coupling: Coupling, choice: Choice, statistics: Statistics | None = N
         statistics: what data show of the graph, for criteria that need it.
 
     Raises:
-        BudgetError: the budget is malformed or cannot be met.
+        BudgetError: the budget is malformed or cannot be met, or an allocation is given to a selector.
         DataError: the algorithm needs data and there are none.
         UnknownNameError: no such algorithm, allocation or layer.
         PluginError: a plug-in broke its contract.
     """
-    choice = choice.resolved(statistics is not None)
+    given, choice = choice, choice.resolved(statistics is not None)
+    name = str(choice.algorithm)
     ratios = _group_ratios(coupling, choice.keep, choice.ratio_for)
     limits = Limits(choice.round_to, choice.min_channels, ratios)
-    scores = score(str(choice.algorithm), Context(coupling, choice.seed, statistics))
+    context = Context(coupling, choice.seed, statistics, choice)
+    if name in SELECTORS:
+        if given.allocation is not None:
+            raise BudgetError(f"selector {name!r} shares the budget itself: leave --allocation out")
+        provenance = {**_provenance(choice, SELECTORS.entry(name)), "allocation": None}
+        return choose(name, context, choice.budget, limits, provenance)
+    scores = score(name, context)
     remove = allocate(coupling, scores, choice.budget, limits, str(choice.allocation))
-    return make_plan(coupling, remove, choice.provenance())
+    return make_plan(coupling, remove, _provenance(choice, CRITERIA.entry(name)))
+
+
+def _provenance(choice: Choice, algorithm: Entry) -> dict[str, Any]:
+    """How a plan is made: the choice, and which plug-in the algorithm comes from."""
+    origin = {"plugin": algorithm.origin} if algorithm.origin != BUILT_IN else {}
+    return {**choice.provenance(), **origin}
 
 
 def _group_ratios(coupling: Coupling, keep: Sequence[str], ratio_for: Mapping[str, float]) -> dict[str, float]:

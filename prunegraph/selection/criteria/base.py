@@ -3,53 +3,137 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
+from prunegraph import plugins
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.coupling.groups import Group
-from prunegraph.errors import DataError, PluginError
-from prunegraph.graph.model import Graph
+from prunegraph.errors import DataError, PluginError, UnknownNameError
+from prunegraph.graph.model import Graph, Node
 from prunegraph.registry import Registry
-from prunegraph.runtime.statistics import Statistics
+from prunegraph.runtime.statistics import ChannelMoments, Gram, Statistics
+from prunegraph.selection.choice import Choice
 
 Array = np.ndarray
+
+#: Samples on which activations are shown.
+SAMPLES = 32
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a criterion may look at besides its group."""
+    """What an algorithm may look at: weights, what data show of the graph, the user's other options.
+
+    Args:
+        coupling: all groups, and what keeps the other layers fixed.
+        seed: of random numbers.
+        statistics: what data show of the graph; None without data.
+        choice: the options of the selection; None where an algorithm is called by itself.
+        algorithm: the name of the algorithm that asks.
+    """
 
     coupling: Coupling
     seed: int = 0
     statistics: Statistics | None = None
+    choice: Choice | None = None
+    algorithm: str = ""
 
     @property
     def graph(self) -> Graph:
         return self.coupling.graph
 
     def weight(self, name: str) -> Array:
-        """Values of a weight. Raises KeyError."""
+        """Values of a weight. Raises UnknownNameError."""
+        if name not in self.graph.weights:
+            raise UnknownNameError("weight", name, self.graph.weights)
         return self.graph.weights[name].read()
 
-    def need_statistics(self, name: str) -> Statistics:
+    def need_statistics(self, name: str = "") -> Statistics:
         """What data show of the graph. Raises DataError without data; `name` is who asks."""
         if self.statistics is None:
-            raise DataError(f"algorithm {name!r} needs data: give --data FILE (unlabelled inputs)")
+            raise DataError(f"algorithm {name or self.algorithm!r} needs data: give --data FILE (unlabelled inputs)")
         return self.statistics
+
+    def activations(self, value: str, samples: int = SAMPLES) -> Array:
+        """A value on the first samples of the data, in the shape it has in the graph; read-only.
+
+        Raises:
+            DataError: there are no data.
+            UnknownNameError: the graph computes no such value.
+        """
+        return self.need_statistics().sample(self._computed(value), samples)
+
+    def moments(self, value: str, axis: int = 1) -> ChannelMoments:
+        """Mean, energy, standard deviation and more of a value, by index of one axis, over all data.
+
+        The first call gathers them for inputs and outputs of all layers in one pass over the data.
+
+        Raises:
+            DataError: there are no data.
+            UnknownNameError: the graph computes no such value.
+        """
+        statistics = self.need_statistics()
+        rank = len(self.coupling.facts.shapes.get(self._computed(value), ()))
+        key = (value, axis + rank if axis < 0 else axis)
+        return statistics.moments([key, *(each for each in self._channel_axes if each != key)])[0]
+
+    def gram(self, layer: str | Node) -> Gram | None:
+        """Means of a layer's input rows, and of their products; None for a layer that is no matrix product.
+
+        Rows are patches for a convolution, the last axis for a linear layer. The first call
+        gathers those of all layers.
+
+        Raises:
+            DataError: there are no data.
+            UnknownNameError: no such layer.
+        """
+        statistics = self.need_statistics()
+        layers = {node.name: node for node in self.graph.layers}
+        name = layer if isinstance(layer, str) else layer.name
+        if name not in layers:
+            raise UnknownNameError("layer", name, layers)
+        return statistics.gram(layers[name])
+
+    def scores(self, algorithm: str) -> dict[str, Array]:
+        """Scores of all groups by another criterion, by group id. Raises UnknownNameError, PluginError."""
+        return score(algorithm, self)
 
     def rng(self, group: Group) -> np.random.Generator:
         """A generator of its own for each group, the same for the same seed."""
         return np.random.default_rng([self.seed, *group.id.encode()])
 
+    def _computed(self, value: str) -> str:
+        if value not in self.graph.producer and value not in self.graph.inputs:
+            raise UnknownNameError("value", value, [*self.graph.inputs, *self.graph.producer])
+        return value
+
+    @cached_property
+    def _channel_axes(self) -> list[tuple[str, int]]:
+        """Where channels of groups run through inputs and outputs of layers."""
+        values = dict.fromkeys(v for node in self.graph.layers for v in (node.inputs[0], node.outputs[0]))
+        return [
+            (value, axis)
+            for value in values
+            for axis, labels in enumerate(self.coupling.labels.get(value, ()))
+            if labels.size > 1 and not self.coupling.channels.all_pinned(labels)
+        ]
+
 
 Criterion = Callable[[Group, Context], Array]
-CRITERIA: Registry[Criterion] = Registry("algorithm", "prunegraph.algorithms")
+CRITERIA: Registry[Criterion] = Registry(
+    "criterion", "prunegraph.algorithms", family="algorithm", parameters=("group", "context")
+)
 
 
 def criterion(name: str) -> Callable[[Criterion], Criterion]:
-    """Decorator that registers a criterion under a name. Raises PluginError for a duplicate."""
+    """Decorator that registers a criterion, a function `(group, context) -> scores`, under a name.
+
+    Scores are one number a channel, higher = keep, inf = never remove. Raises PluginError for a
+    name that is taken, or a function with other parameters.
+    """
     return CRITERIA.register(name)
 
 
@@ -58,18 +142,38 @@ def score(name: str, context: Context) -> dict[str, Array]:
 
     Raises:
         UnknownNameError: no such criterion.
-        PluginError: it returned something that is not one number a channel.
+        DataError: it needs data and there are none.
+        PluginError: it failed, or returned something that is not one number a channel.
     """
-    function = CRITERIA.get(name)
+    entry = CRITERIA.entry(name)
+    context = replace(context, algorithm=name)
     found = {}
     for group in context.coupling.groups:
-        scores = np.asarray(function(group, context), np.float64)
-        if scores.shape != (group.channels,):
-            raise PluginError(
-                f"algorithm {name!r} returned shape {list(scores.shape)} for group {group.id!r}, "
-                f"not one score for each of its {group.channels} channels"
-            )
-        if np.isnan(scores).any():
-            raise PluginError(f"algorithm {name!r} returned NaN for group {group.id!r}")
-        found[group.id] = scores
+        with plugins.blamed(f"{entry}, group {group.id!r},"):
+            scores = entry.thing(group, context)
+        found[group.id] = _checked(scores, group, str(entry))
     return found
+
+
+def _checked(scores: object, group: Group, who: str) -> Array:
+    """Scores as an array. Raises PluginError."""
+    try:
+        array = np.asarray(scores)
+    except (TypeError, ValueError):  # ragged
+        array = np.asarray(None)
+    if array.dtype.kind not in "fiub":
+        kind = f"{array.dtype} array" if isinstance(scores, np.ndarray) else type(scores).__name__
+        raise PluginError(f"{who} returned {kind} for group {group.id!r}, not an array of real numbers")
+    if array.shape != (group.channels,):
+        raise PluginError(
+            f"{who} returned shape {list(array.shape)} for group {group.id!r}, "
+            f"not one score for each of its {group.channels} channels"
+        )
+    array = array.astype(np.float64)
+    for what, wrong in (("NaN", np.isnan(array)), ("-inf", np.isneginf(array))):
+        if wrong.any():
+            raise PluginError(
+                f"{who} returned {what} for channel {wrong.argmax()} of group {group.id!r}; "
+                "a score is a number, or inf for a channel that stays"
+            )
+    return array

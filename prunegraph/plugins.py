@@ -1,0 +1,203 @@
+"""Plug-ins: code of others that registers algorithms, front ends and rules.
+
+It comes from entry points of installed packages, or from a file or module that the user
+names. Whatever is registered remembers where it comes from, and what goes wrong in it is one
+PluginError that says so.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from prunegraph.errors import BudgetError, DataError, ModelError, PluginError
+
+#: Where the project's own things come from.
+BUILT_IN = "built in"
+
+#: Errors that say what is wrong already: with what the user gave, or with a plug-in.
+INPUT_ERRORS = (BudgetError, DataError, ModelError, PluginError)
+
+#: Characters of a foreign message that are repeated.
+MESSAGE = 300
+
+_current: ContextVar[str | None] = ContextVar("origin", default=None)
+_contributions: Counter[str] = Counter()
+
+
+# -- where things come from ---------------------------------------------------------------
+
+
+@contextmanager
+def coming_from(origin: str) -> Iterator[None]:
+    """What is registered meanwhile comes from there."""
+    token = _current.set(origin)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def note_origin(thing: object) -> str:
+    """Where a thing that is being registered comes from: the plug-in at work, else its module."""
+    module = str(getattr(thing, "__module__", None) or "__main__")
+    own = module == "prunegraph" or module.startswith("prunegraph.")
+    origin = _current.get() or (BUILT_IN if own else f"module {module}")
+    _contributions[origin] += 1
+    return origin
+
+
+# -- loading ------------------------------------------------------------------------------
+
+
+def load(source: str) -> None:
+    """Import a plug-in: a Python file, or a module by its name. Doing so twice does nothing.
+
+    Raises:
+        PluginError: it is not there, fails, or registers nothing.
+    """
+    path = Path(source)
+    if source.endswith(".py") or os.sep in source or path.is_file():
+        _load_file(path)
+        return
+    known = source in sys.modules
+    try:
+        _run(source, f"module {source}", lambda: importlib.import_module(source))
+    except PluginError as error:
+        beside = Path(f"{source}.py")
+        hint = f"; did you mean the file {beside}?" if beside.is_file() else ""
+        raise PluginError(f"{error}{hint}") from error
+    if not known:
+        _must_contribute(source, f"module {source}")
+
+
+def _load_file(path: Path) -> None:
+    if path.is_dir():
+        raise PluginError(f"plug-in {path} is a folder; give a .py file, or the name of a module")
+    if not path.is_file():
+        raise PluginError(f"plug-in {path}: no such file")
+    # The path is the module's name: unique, and it hides no other module.
+    name = str(path.resolve())
+    if name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"plug-in {path} is no Python file (.py)")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        _run(str(path), f"file {path}", functools.partial(spec.loader.exec_module, module))
+        _must_contribute(str(path), f"file {path}")
+    except PluginError:
+        del sys.modules[name]
+        raise
+
+
+def _run(label: str, origin: str, work: Callable[[], object]) -> object:
+    """Import code of a plug-in."""
+    _contributions.pop(origin, None)
+    try:
+        with coming_from(origin):
+            return work()
+    except PluginError as error:
+        raise PluginError(f"plug-in {label}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"plug-in {label} cannot be loaded: {told(error)}") from error
+
+
+def _must_contribute(label: str, origin: str) -> None:
+    if not _contributions[origin]:
+        raise PluginError(
+            f'plug-in {label} registers nothing; decorate a function with @pg.criterion("name"), '
+            '@pg.selector("name") or @pg.frontend(".suffix"), or register a rule'
+        )
+
+
+def installed(group: str) -> tuple[EntryPoint, ...]:
+    """Entry points of a group in all installed packages."""
+    return _installed(group, tuple(sys.path))
+
+
+@functools.cache
+def _installed(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=group))
+
+
+def package(point: EntryPoint) -> str:
+    """The package that an entry point belongs to, as an origin."""
+    return f"package {point.dist.name} {point.dist.version}" if point.dist else f"module {point.module}"
+
+
+def load_point(point: EntryPoint) -> object:
+    """What an entry point names. Raises PluginError."""
+    return _run(f"{package(point)} ({point.name} = {point.value})", package(point), point.load)
+
+
+# -- checks and blame ---------------------------------------------------------------------
+
+
+def check_parameters(function: object, names: Sequence[str], what: str) -> None:
+    """Raise PluginError for what cannot be called with that many arguments."""
+    wanted = f"a function ({', '.join(names)})"
+    if not callable(function):
+        raise PluginError(f"{what} must be {wanted}, not {type(function).__name__}")
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # a built-in function that does not tell
+        return
+    try:
+        signature.bind(*names)
+    except TypeError:
+        raise PluginError(f"{what} must be {wanted}, not {signature}") from None
+
+
+@contextmanager
+def blamed(what: str, passes: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn errors in a plug-in's code into a PluginError that names it.
+
+    Errors about what the user gave (data, budget, model) pass, and those in `passes`.
+    """
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        if isinstance(error, (*INPUT_ERRORS, *passes)):
+            raise
+        raise PluginError(f"{what} failed: {told(error)}") from error
+
+
+def told(error: BaseException) -> str:
+    """An error in one line: type, message, and the line of the plug-in at which it came up."""
+    text = " ".join(str(error).split())[:MESSAGE]
+    lines = (
+        f"{Path(frame.f_code.co_filename).name}:{line}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if not _is_own(frame.f_globals.get("__name__", ""))
+    )
+    where = next(lines, "")
+    return f"{type(error).__name__}: {text}" + (f" ({where})" if where else "")
+
+
+def _is_own(module: str) -> bool:
+    return module.startswith(("prunegraph.", "importlib", "_frozen_importlib"))
+
+
+def guard(function: Callable[..., Any], what: str, passes: tuple[type[Exception], ...] = ()) -> Callable[..., Any]:
+    """A function of a plug-in whose errors name it."""
+
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        with blamed(what, passes):
+            return function(*args)
+
+    return call

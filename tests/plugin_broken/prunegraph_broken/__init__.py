@@ -1,0 +1,1 @@
+"""Every mistake a plug-in package can make."""
