@@ -5,8 +5,9 @@ network gives it, it makes the outputs the original made: with X the inputs and 
 outputs (both centred), W = (X'X + ridge)^-1 (X'Y + ridge W0), where W0 are the weights the cut
 left. The intercept goes into the layer's bias, or into the mean of the BatchNormalization behind
 it. The last layer before a residual sum is fitted to the original's sum, less what the
-pruned network already has on the other side, so that it makes up for that side's error too.
-Source: He et al. 2017 (asymmetric reconstruction); ALGORITHMS F4.
+pruned network already has on the other side, so that it makes up for that side's error too. Where
+a ReLU follows, only what passes it has to be right (`regression.rectified`). Sources: He et
+al. 2017 (asymmetric reconstruction); ALGORITHMS F4.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.graph import linear
 from prunegraph.graph.model import Graph, Node
+from prunegraph.recovery.regression import Regression, rectified
 from prunegraph.rewriting.revise import Revision
 from prunegraph.runtime import patches
 from prunegraph.runtime.data import Data
@@ -28,63 +30,22 @@ from prunegraph.runtime.stepper import Stepper, Store
 
 Array = np.ndarray
 
-#: Added to the diagonal, relative to its mean: keeps the weights near the old ones where inputs hardly vary.
-RIDGE = 1e-3
-
 #: Scales of a BatchNormalization below this cannot be divided by.
 TINY = 1e-3
 
 
-@dataclass
-class Moments:
-    """Sums over samples of inputs x [groups, inputs] and outputs y [groups, outputs], and of their products."""
-
-    count: int = 0
-    x: Array | float = 0.0
-    y: Array | float = 0.0
-    xx: Array | float = 0.0
-    xy: Array | float = 0.0
-
-    def add(self, x: Array, y: Array) -> None:
-        """Take in samples: x [samples, groups, inputs], y [samples, groups, outputs]."""
-        x, y = (np.ascontiguousarray(a.swapaxes(0, 1), np.float32) for a in (x, y))
-        self.count += x.shape[1]
-        self.x = self.x + x.sum(axis=1, dtype=np.float64)
-        self.y = self.y + y.sum(axis=1, dtype=np.float64)
-        self.xx = self.xx + (x.swapaxes(1, 2) @ x).astype(np.float64)
-        self.xy = self.xy + (x.swapaxes(1, 2) @ y).astype(np.float64)
-
-    def solve(self, anchor: Array | None = None, *, centred: bool = True, ridge: float = RIDGE) -> tuple[Array, Array]:
-        """Weights [groups, inputs, outputs] and intercept [groups, outputs] with the least squared error.
-
-        Args:
-            anchor: weights to stay near to where the samples say nothing; zero without.
-            centred: whether there is an intercept.
-            ridge: weight of the anchor, relative to the mean energy of an input.
-        """
-        n = max(self.count, 1)
-        x, y = np.asarray(self.x) / n, np.asarray(self.y) / n
-        gram, target = np.asarray(self.xx) / n, np.asarray(self.xy) / n
-        if centred:
-            gram = gram - x[:, :, None] * x[:, None, :]
-            target = target - x[:, :, None] * y[:, None, :]
-        size = gram.shape[1]
-        damping = ridge * np.trace(gram, axis1=1, axis2=2) / size + np.finfo(np.float32).tiny
-        gram = gram + damping[:, None, None] * np.eye(size)
-        if anchor is not None:
-            target = target + damping[:, None, None] * anchor
-        weights = np.linalg.solve(gram, target)
-        intercept = y - np.einsum("gi,gio->go", x, weights) if centred else np.zeros_like(y)
-        return weights, intercept
-
-
 @dataclass(frozen=True)
-class _Sum:
-    """A residual sum behind a layer: its value, its other operand, and the normalisation before it."""
+class _Tail:
+    """What comes behind a layer, up to the value that is compared with the original's.
+
+    `normal` is a BatchNormalization, `other` the other operand of a residual sum ("" without
+    one), `rectified` whether a ReLU is all that reads the value.
+    """
 
     value: str
-    other: str
-    normal: Node | None
+    normal: Node | None = None
+    other: str = ""
+    rectified: bool = False
 
 
 @dataclass
@@ -93,10 +54,13 @@ class _Fit:
 
     node: Node
     rows: patches.Rows
-    into: _Sum | None
+    tail: _Tail
     kept: Sequence[Array | None]
-    values: tuple[str, ...]
     store: Store = field(repr=False)
+    values: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.values = (self.tail.value,)
 
     def add(self, batch: int, *arrays: Array) -> None:
         """Keep the original's outputs at the places of the rows."""
@@ -152,10 +116,9 @@ def _fits(left: Survivors, small: Graph, data: Data, targets: Store) -> list[_Fi
         shape = small.weights[node.inputs[1]].shape
         if linear.matrix_size(node, shape) > MAX_INPUTS:
             continue
-        into = _sum_behind(left, small, node, place)
-        target = into.value if into else node.outputs[0]
+        tail = _tail(left, small, node, place)
         rows = patches.Rows(node, shape, per_sample, seed=node.index)
-        fits.append(_Fit(node, rows, into, left.value(target), (target,), targets))
+        fits.append(_Fit(node, rows, tail, left.value(tail.value), targets))
     return fits
 
 
@@ -202,50 +165,72 @@ def _layer_before(small: Graph, value: str) -> Node | None:
     return node if node is not None and linear.is_linear(small, node) else None
 
 
-def _sum_behind(left: Survivors, small: Graph, node: Node, place: Mapping[int, int]) -> _Sum | None:
-    """The Add that a layer feeds (maybe through a BatchNormalization), if its other side is made before the layer."""
+def _tail(left: Survivors, small: Graph, node: Node, place: Mapping[int, int]) -> _Tail:
+    """What a layer feeds: maybe a BatchNormalization, maybe a sum whose other side is made before the layer."""
     normal = linear.batch_normalization(small, node)
+    if normal is not None and left.coupling.value_labels(normal.outputs[0]) is None:
+        normal = None
     value = (normal or node).outputs[0]
+    other = _other_side(left, small, value, node, place)
+    if other:
+        value = small.nodes[small.consumers[value][0][0]].outputs[0]
+    readers = [small.nodes[index] for index, _ in small.consumers.get(value, ())]
+    only_relu = bool(readers) and value not in small.outputs and all(reader.op == "Relu" for reader in readers)
+    return _Tail(value, normal, other, only_relu)
+
+
+def _other_side(left: Survivors, small: Graph, value: str, node: Node, place: Mapping[int, int]) -> str:
+    """The other operand of the Add that alone reads a value, if it is there before the layer runs; else ""."""
     readers = small.consumers.get(value, ())
-    if len(readers) != 1 or value in small.outputs:
-        return None
-    add = small.nodes[readers[0][0]]
-    if add.op != "Add" or left.coupling.value_labels(add.outputs[0]) is None:
-        return None
+    add = small.nodes[readers[0][0]] if len(readers) == 1 and value not in small.outputs else None
+    if add is None or add.op != "Add" or left.coupling.value_labels(add.outputs[0]) is None:
+        return ""
     other = next((v for v in add.inputs if v != value), "")
-    if other not in small.inputs and place.get(small.producer.get(other, node.index), 0) >= place[node.index]:
-        return None
-    if other in small.weights:
-        return None
+    if other in small.weights or place.get(small.producer.get(other, -1), -1) >= place[node.index]:
+        return ""
     shapes = left.coupling.facts.shapes
-    if shapes.get(other) != shapes.get(value) or shapes.get(add.outputs[0]) != shapes.get(value):
-        return None
-    return _Sum(add.outputs[0], other, normal)
+    return other if shapes.get(other) == shapes.get(value) == shapes.get(add.outputs[0]) else ""
 
 
 def _refit(fit: _Fit, stepper: Stepper, revision: Revision) -> None:
-    node, moments = fit.node, Moments()
-    old = revision.matrix(node)
+    node, tail = fit.node, fit.tail
+    xs, ys, others = [], [], []
     for batch in range(stepper.batches):
-        x = fit.rows.inputs(stepper.value(node.inputs[0], batch), batch)
-        y = fit.store.get(batch, node.name)
-        if fit.into is not None:
-            y = _less_other(fit, y, fit.rows.outputs(stepper.value(fit.into.other, batch), batch), revision)
-        moments.add(x, y.reshape(len(y), len(old), -1))
+        xs.append(fit.rows.inputs(stepper.value(node.inputs[0], batch), batch).astype(np.float32, copy=False))
+        ys.append(fit.store.get(batch, node.name).astype(np.float32, copy=False))
+        if tail.other:
+            others.append(fit.rows.outputs(stepper.value(tail.other, batch), batch))
     fit.store.drop([node.name])
-    centred = revision.can_intercept(node)
-    weights, intercept = moments.solve(old, centred=centred)
+    old, centred = revision.matrix(node), revision.can_intercept(node)
+    regression = Regression(np.ascontiguousarray(np.concatenate(xs).swapaxes(0, 1)), old, centred=centred)
+    y = _grouped(np.concatenate(ys), len(old))
+    other = _grouped(np.concatenate(others), len(old)) if others else np.float32(0)
+    factor, mean, shift = (_grouped(each[None], len(old)) for each in _normalisation(tail, revision, node))
+
+    def to_layer(z: Array) -> Array:
+        return (z - other - shift) / factor + mean
+
+    def from_layer(p: Array) -> Array:
+        return (p - mean) * factor + shift + other
+
+    if tail.rectified:
+        weights, intercept = rectified(regression, y, to_layer, from_layer)
+    else:
+        weights, intercept = regression.solve(to_layer(y))
     revision.set_matrix(node, weights)
     if centred:
         revision.set_intercept(node, intercept.reshape(-1))
 
 
-def _less_other(fit: _Fit, y: Array, other: Array, revision: Revision) -> Array:
-    """What the layer has to make so that the sum is right: taken back through the normalisation."""
-    assert fit.into is not None
-    wanted = y.astype(np.float64) - other
-    if fit.into.normal is None:
-        return wanted
-    factor, mean, shift = linear.normalisation(revision.graph, fit.into.normal)
-    factor = np.where(abs(factor) < TINY, np.copysign(TINY, factor), factor)
-    return (wanted - shift) / factor + mean
+def _grouped(rows: Array, groups: int) -> Array:
+    """[samples, outputs] as [groups, samples, outputs]."""
+    return rows.reshape(len(rows), groups, -1).swapaxes(0, 1)
+
+
+def _normalisation(tail: _Tail, revision: Revision, node: Node) -> tuple[Array, Array, Array]:
+    """Factor, mean and shift [outputs] between a layer and the value behind it; factors are never tiny."""
+    if tail.normal is None:
+        size = revision.intercept(node).size
+        return np.ones(size, np.float32), np.zeros(size, np.float32), np.zeros(size, np.float32)
+    factor, mean, shift = (each.astype(np.float32) for each in linear.normalisation(revision.graph, tail.normal))
+    return np.where(abs(factor) < TINY, np.copysign(np.float32(TINY), factor), factor), mean, shift
