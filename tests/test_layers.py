@@ -20,6 +20,7 @@ LAYERS = [
     ["selection"],
     ["rewriting"],
     ["runtime"],
+    ["latency"],
     ["proof"],
     ["isolate"],
     ["recovery"],

@@ -29,7 +29,7 @@ def select(coupling: Coupling, choice: Choice, statistics: Statistics | None = N
     """
     choice = choice.resolved(statistics is not None)
     ratios = _group_ratios(coupling, choice.keep, choice.ratio_for)
-    limits = Limits(choice.round_to, choice.min_channels, ratios)
+    limits = Limits(choice.rounding, choice.min_channels, ratios)
     scores = score(str(choice.algorithm), Context(coupling, choice.seed, statistics))
     remove = allocate(coupling, scores, choice.budget, limits, str(choice.allocation))
     return make_plan(coupling, remove, choice.provenance())
