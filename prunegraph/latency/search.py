@@ -8,20 +8,12 @@ the measurement corrects the prediction, and so on. Only the measurement counts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from itertools import islice
 
-from prunegraph.coupling.analysis import Coupling
-from prunegraph.coupling.survivors import Survivors
 from prunegraph.errors import BudgetError
-from prunegraph.latency.cache import Cache
-from prunegraph.latency.layers import LayerTable
-from prunegraph.rewriting.cut import cut
-from prunegraph.runtime.latency import Latency, Timer
-from prunegraph.selection.budget import Budget, Meter
-from prunegraph.selection.plan import Plan, survivors
+from prunegraph.latency.bench import Bench, Candidate, Path, Planner
+from prunegraph.latency.mixes import mixes
 
-#: Gives a plan for a budget on MACs or a ratio. Raises BudgetError.
-Planner = Callable[[Budget], Plan]
 Progress = Callable[[str], None]
 
 #: A result is at most this share below its bound.
@@ -30,52 +22,12 @@ TOLERANCE = 0.05
 #: The search ends early with a result at most this share below the bound, and aims in the middle of that.
 NEAR, AIM = 0.04, 0.02
 
-#: Whole models measured, and plans predicted before each of them, at most.
-MEASUREMENTS, PREDICTIONS = 12, 8
+#: Whole models measured, at most.
+MEASUREMENTS = 12
 
-#: A prediction this close to what was looked for is good enough to be measured.
-CLOSE = 0.01
-
-#: The ratio that removes all that may go.
-MOST = 1 - 1e-9
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A plan with its shares of the original's MACs and latency: predicted by the table, and measured."""
-
-    plan: Plan
-    macs: float
-    predicted: float
-    latency: Latency | None = None
-
-    @property
-    def measured(self) -> float:
-        """Share of the original's latency; only where it was measured."""
-        assert self.latency is not None
-        return self.latency.kept
-
-
-class Bench:
-    """Predicts and measures plans of one graph."""
-
-    def __init__(self, coupling: Coupling, timer: Timer, cache: Cache):
-        self.coupling, self.timer = coupling, timer
-        self._table, self._meter = LayerTable(coupling, timer, cache), Meter(coupling)
-        self._whole = self._table.predict(Survivors(coupling, {}))
-        if not self._whole or not self._meter.original.macs:
-            raise BudgetError(f"{coupling.graph.source}: has no layer that ONNX Runtime can time; use another budget")
-
-    def candidate(self, plan: Plan) -> Candidate:
-        """A plan with its predicted latency."""
-        left = Survivors(self.coupling, plan.remove)
-        macs = self._meter.measure(plan.remove).macs / self._meter.original.macs
-        return Candidate(plan, macs, self._table.predict(left) / self._whole)
-
-    def measure(self, candidate: Candidate) -> Candidate:
-        """Cut the model and measure it against the original."""
-        small = cut(survivors(self.coupling, candidate.plan))
-        return replace(candidate, latency=self.timer.against(small))
+#: Where the next step jumps over the bound: plans of the path whose steps may come first, mixes
+#: of them that are predicted, how many of these are measured, and how far back the path is looked at.
+STEPS, MIXES, REFINEMENTS, REACH = 20, 60, 12, 0.3
 
 
 class Search:
@@ -85,11 +37,16 @@ class Search:
         planner: gives plans.
         bench: predicts and measures them.
         bound: share of the original's latency, 0 < bound.
+        label: what to call the bound in messages.
         progress: told what was measured.
     """
 
-    def __init__(self, planner: Planner, bench: Bench, bound: float, progress: Progress = lambda stage: None):
-        self.planner, self.bench, self.bound, self.progress = planner, bench, bound, progress
+    def __init__(
+        self, planner: Planner, bench: Bench, bound: float, label: str, progress: Progress = lambda stage: None
+    ):
+        self.bench, self.bound, self.label, self.progress = bench, bound, label, progress
+        self.path = Path(planner, bench)
+        self.measured: list[Candidate] = []
 
     def run(self) -> Candidate:
         """The plan, measured.
@@ -97,76 +54,88 @@ class Search:
         Raises:
             BudgetError: no plan's measured latency is within `TOLERANCE` below the bound.
         """
-        whole = self.bench.candidate(self.planner(Budget(macs=1.0)))
+        whole = self.path.at(1.0)
         if self.bound >= 1:
             return self._measure(whole)
-        low, high = self.bench.candidate(self.planner(Budget(ratio=MOST))), whole
-        best: Candidate | None = None
-        correction = 1.0
-        for _ in range(MEASUREMENTS):
-            aim = self.bound * (1 - AIM) / correction
-            chosen = self._between(aim, low, high)
-            if chosen is None or (aim <= low.predicted and low.latency is None):
-                if low.latency is not None:
-                    break
-                chosen = low
-            chosen = self._measure(chosen)
-            correction = chosen.measured / chosen.predicted
-            if chosen.measured > self.bound:
-                if chosen.plan.remove == low.plan.remove:
-                    raise self._too_much(chosen)
-                high = chosen
-                continue
-            low = chosen
-            if chosen.measured >= self.bound * (1 - NEAR):
-                return chosen
-            if chosen.measured >= self.bound * (1 - TOLERANCE):
-                best = chosen
+        low, high = self._bracket(self.path.strongest(), whole)
+        if self._best() is None:
+            self._refine(low, high)
+        best = self._best()
         if best is None:
-            raise self._too_coarse(low, high)
+            raise self._too_coarse()
         return best
+
+    def _bracket(self, low: Candidate, high: Candidate) -> tuple[Candidate, Candidate]:
+        """Narrow two plans down until one is near the bound, or none is left between them.
+
+        Raises:
+            BudgetError: `low`, the strongest plan, is above the bound.
+        """
+        correction = 1.0
+        for turn in range(MEASUREMENTS):
+            aim = self._aim / correction
+            chosen = self.path.between(aim, low, high)
+            if low.latency is None and (chosen is None or aim <= low.predicted or turn == MEASUREMENTS - 1):
+                low = self._measure(low)
+                if low.measured > self.bound:
+                    raise self._too_much(low)
+                correction = low.correction
+            elif chosen is None:
+                break
+            else:
+                chosen = self._measure(chosen)
+                correction = chosen.correction
+                low, high = (low, chosen) if chosen.measured > self.bound else (chosen, high)
+            if self._best(NEAR) is not None:
+                break
+        return low, high
+
+    def _refine(self, low: Candidate, high: Candidate) -> None:
+        """Measure plans with steps in another order, where the next one in order jumps over the bound."""
+        corrections = {"stronger": high.correction, "weaker": low.correction}
+        left = list(self._mixes(low, high))
+        for _ in range(min(REFINEMENTS, len(left))):
+            nearest = min(left, key=lambda each: abs(each[1].predicted * corrections[each[0]] - self._aim))
+            left.remove(nearest)
+            origin, candidate = nearest
+            corrections[origin] = self._measure(candidate).correction
+            if self._best() is not None:
+                return
+
+    def _mixes(self, low: Candidate, high: Candidate) -> Iterator[tuple[str, Candidate]]:
+        stronger = islice(self.path.stronger(high), STEPS)
+        weaker = self.path.weaker(low, STEPS, REACH)
+        for origin, start, others in (("stronger", high, stronger), ("weaker", low, weaker)):
+            for remove in islice(mixes(start.plan, [each.plan for each in others]), MIXES):
+                yield origin, self.bench.like(start.plan, remove)
+
+    @property
+    def _aim(self) -> float:
+        return self.bound * (1 - AIM)
 
     def _measure(self, candidate: Candidate) -> Candidate:
         found = self.bench.measure(candidate)
+        self.measured.append(found)
         self.progress(f"latency: {found.measured:.3f} of the original measured, bound {self.bound:.3f}")
         return found
 
-    def _between(self, aim: float, low: Candidate, high: Candidate) -> Candidate | None:
-        """The plan between two others whose predicted latency is nearest to an aim; None where there is none."""
-        found = list(self._probe(aim, low, high))
-        if not found:
-            below = self.bench.candidate(self.planner(Budget(macs=high.macs * (1 - 1e-9))))
-            found = [below] if below.macs > low.macs else []
-        return min(found, key=lambda each: abs(each.predicted - aim), default=None)
-
-    def _probe(self, aim: float, low: Candidate, high: Candidate) -> Iterator[Candidate]:
-        """Plans between two others, nearer and nearer to an aim (regula falsi on the predicted latency)."""
-        floor, first, second = low.macs, low, high
-        for _ in range(PREDICTIONS):
-            slope = second.predicted - first.predicted
-            part = (aim - first.predicted) / slope if slope else 0.5
-            share = floor + (second.macs - floor) * min(max(part, 0.1), 0.9)
-            now = self.bench.candidate(self.planner(Budget(macs=share)))
-            if now.macs <= first.macs:  # no plan has MACs between the two
-                floor = share
-                continue
-            yield now
-            if abs(now.predicted - aim) <= CLOSE * aim:
-                return
-            if now.predicted > aim:
-                second = now
-            else:
-                floor, first = share, now
+    def _best(self, tolerance: float = TOLERANCE) -> Candidate | None:
+        """The measured plan nearest below the bound, if it is within the tolerance."""
+        good = [each for each in self.measured if self.bound * (1 - tolerance) <= each.measured <= self.bound]
+        return max(good, key=lambda each: each.measured, default=None)
 
     def _too_much(self, least: Candidate) -> BudgetError:
         return BudgetError(
-            f"latency cannot fall to {self.bound:.3f} of the original: with everything removed that may go "
-            f"{least.measured:.3f} is measured; lower --round-to or --min-channels, or unprotect layers"
+            f"latency cannot fall to {self.label}: with everything removed that may go {least.measured:.3f} of the "
+            "original is measured; lower --round-to or --min-channels, or unprotect layers"
         )
 
-    def _too_coarse(self, low: Candidate, high: Candidate) -> BudgetError:
-        measured = [f"{each.measured:.3f}" for each in (low, high) if each.latency is not None]
+    def _too_coarse(self) -> BudgetError:
+        figures = [each.measured for each in self.measured]
+        below = max((figure for figure in figures if figure <= self.bound), default=None)
+        above = min((figure for figure in figures if figure > self.bound), default=None)
+        nearest = " and ".join(f"{figure:.3f}" for figure in (below, above) if figure is not None)
         return BudgetError(
-            f"no choice of channels was found with a latency within {TOLERANCE:.0%} below {self.bound:.3f} of the "
-            f"original: the nearest measured {' and '.join(measured)}; lower --round-to, or ask for one of these"
+            f"no choice of channels was found with a latency within {TOLERANCE:.0%} below {self.label}: "
+            f"the nearest measured {nearest} of the original; choose another --round-to, or ask for one of these"
         )

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from prunegraph.coupling.analysis import Coupling
+from prunegraph.latency.bench import Bench, Candidate
 from prunegraph.latency.cache import Cache
 from prunegraph.latency.rounding import Rounding, best_rounding
-from prunegraph.latency.search import Bench, Candidate, Search
+from prunegraph.latency.search import Search
 from prunegraph.runtime.latency import Inputs, Latency, Stopwatch, Timer
 from prunegraph.runtime.session import provider_name
 from prunegraph.runtime.statistics import Statistics
-from prunegraph.selection.budget import Budget
+from prunegraph.selection.budget import Budget, parse_latency
 from prunegraph.selection.choice import Choice
 from prunegraph.selection.plan import Plan
 from prunegraph.selection.select import select as _select
@@ -75,11 +76,20 @@ def _meet(
     def plan(budget: Budget) -> Plan:
         return _select(coupling, replace(choice, budget=budget), statistics)
 
-    bound = choice.budget.latency_share(timer.original)
+    bound, is_share = parse_latency(choice.budget.latency or 1.0)
+    original = 1.0 if is_share else timer.original()
+    share = bound / original
+    label = f"{share:.3f} of the original"
+    if not is_share:
+        label = f"{bound:g} ms ({label}'s {original:.3f} ms)"
     try:
-        return Search(plan, Bench(coupling, timer, cache), bound, progress).run()
+        found = Search(plan, Bench(coupling, timer, cache), share, label, progress).run()
     finally:
         cache.save()
+    if is_share or found.latency is None:
+        return found
+    # In the milliseconds of the one measurement that the bound was compared with.
+    return replace(found, latency=replace(found.latency, first=original, second=original * found.measured))
 
 
 def _described(found: Candidate, choice: Choice) -> Plan:

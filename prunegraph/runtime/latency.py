@@ -32,9 +32,10 @@ BLOCK = 2
 #: A measurement ends when the standard error of its ratio is below this ...
 PRECISION = 0.007
 
-#: ... after at least and at most so many rounds, or so many seconds.
-ROUNDS = (9, 200)
-SECONDS = 12.0
+#: ... after at least so many rounds and seconds (a disturbance lasts longer than a small model), or
+#: after so many seconds.
+ROUNDS = 9
+SECONDS = (0.8, 12.0)
 
 #: A model of one layer is run so often at least and at most, for so many seconds.
 LAYER_RUNS = (5, 50)
@@ -169,14 +170,15 @@ def _block(opened: onnxruntime.InferenceSession, feed: dict[str, np.ndarray], ti
 
 def _settled(rounds: Iterator[tuple[float, ...]]) -> np.ndarray:
     """Rounds until the median of the ratio of two models (of the time of one) is known well enough."""
-    end = time.perf_counter() + SECONDS
+    start = time.perf_counter()
     times: list[tuple[float, ...]] = []
     for row in rounds:
         times.append(row)
-        if len(times) < ROUNDS[0]:
+        spent = time.perf_counter() - start
+        if len(times) < ROUNDS or spent < SECONDS[0]:
             continue
-        figures = np.asarray([r[0] / r[1] if len(r) > 1 else r[0] for r in times])
-        if len(times) >= ROUNDS[1] or time.perf_counter() > end or _median_error(figures) <= PRECISION:
+        table = np.asarray(times)
+        if spent > SECONDS[1] or _median_error(table[:, 0] / (table[:, 1] if len(row) > 1 else 1)) <= PRECISION:
             break
     return np.asarray(times)
 

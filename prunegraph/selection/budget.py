@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,11 +62,6 @@ class Budget:
         """The upper bound on MACs, parameters or bytes as an absolute figure."""
         amount = parse_amount(getattr(self, self.kind), self.kind)
         return amount * float(getattr(original, self.kind)) if amount <= 1 else amount
-
-    def latency_share(self, original: Callable[[], float]) -> float:
-        """The upper bound on latency as a share of the original's, which `original` measures in milliseconds."""
-        amount, is_share = parse_latency(self.latency or 1.0)
-        return amount if is_share else amount / original()
 
 
 def parse_amount(value: float | str, kind: str) -> float:
