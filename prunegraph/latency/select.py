@@ -13,9 +13,10 @@ from prunegraph.latency.search import Search
 from prunegraph.runtime.latency import Inputs, Latency, Stopwatch, Timer
 from prunegraph.runtime.session import provider_name
 from prunegraph.runtime.statistics import Statistics
-from prunegraph.selection.budget import Budget, parse_latency
+from prunegraph.selection.budget import parse_latency
 from prunegraph.selection.choice import Choice
 from prunegraph.selection.plan import Plan
+from prunegraph.selection.select import rank
 from prunegraph.selection.select import select as _select
 
 Progress = Callable[[str], None]
@@ -73,17 +74,15 @@ def select(
 def _meet(
     coupling: Coupling, choice: Choice, statistics: Statistics | None, timer: Timer, cache: Cache, progress: Progress
 ) -> Candidate:
-    def plan(budget: Budget) -> Plan:
-        return _select(coupling, replace(choice, budget=budget), statistics)
-
+    ranking = rank(coupling, choice, statistics)
     bound, is_share = parse_latency(choice.budget.latency or 1.0)
     original = 1.0 if is_share else timer.original()
     share = bound / original
-    label = f"{share:.3f} of the original"
+    label = f"{share:.3g} of the original"
     if not is_share:
         label = f"{bound:g} ms ({label}'s {original:.3f} ms)"
     try:
-        found = Search(plan, Bench(coupling, timer, cache), share, label, progress).run()
+        found = Search(ranking.plan, Bench(coupling, timer, cache), share, label, progress).run()
     finally:
         cache.save()
     if is_share or found.latency is None:

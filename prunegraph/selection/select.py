@@ -3,14 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.errors import BudgetError, UnknownNameError
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.allocation import Limits, allocate
+from prunegraph.selection.budget import Budget
 from prunegraph.selection.choice import Choice
 from prunegraph.selection.criteria.base import Context, score
 from prunegraph.selection.plan import Plan, make_plan
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Scored channels and the limits of a choice: plans for any budget come from here without scoring again."""
+
+    coupling: Coupling
+    choice: Choice
+    limits: Limits
+    scores: Mapping[str, np.ndarray]
+
+    def plan(self, budget: Budget) -> Plan:
+        """A plan that meets a budget. Raises BudgetError."""
+        remove = allocate(self.coupling, self.scores, budget, self.limits, str(self.choice.allocation))
+        return make_plan(self.coupling, remove, replace(self.choice, budget=budget).provenance())
+
+
+def rank(coupling: Coupling, choice: Choice, statistics: Statistics | None = None) -> Ranking:
+    """Score all channels by a choice's algorithm. Takes the arguments of `select`, and raises what it raises."""
+    choice = choice.resolved(statistics is not None)
+    ratios = _group_ratios(coupling, choice.keep, choice.ratio_for)
+    limits = Limits(choice.rounding, choice.min_channels, ratios)
+    return Ranking(coupling, choice, limits, score(str(choice.algorithm), Context(coupling, choice.seed, statistics)))
 
 
 def select(coupling: Coupling, choice: Choice, statistics: Statistics | None = None) -> Plan:
@@ -27,12 +54,7 @@ def select(coupling: Coupling, choice: Choice, statistics: Statistics | None = N
         UnknownNameError: no such algorithm, allocation or layer.
         PluginError: a plug-in broke its contract.
     """
-    choice = choice.resolved(statistics is not None)
-    ratios = _group_ratios(coupling, choice.keep, choice.ratio_for)
-    limits = Limits(choice.rounding, choice.min_channels, ratios)
-    scores = score(str(choice.algorithm), Context(coupling, choice.seed, statistics))
-    remove = allocate(coupling, scores, choice.budget, limits, str(choice.allocation))
-    return make_plan(coupling, remove, choice.provenance())
+    return rank(coupling, choice, statistics).plan(choice.budget)
 
 
 def _group_ratios(coupling: Coupling, keep: Sequence[str], ratio_for: Mapping[str, float]) -> dict[str, float]:
