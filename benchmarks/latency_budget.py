@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import dataclass
 
 import prunegraph as pg
 from benchmarks.zoo import ZOO
 from fixtures.light_models import load
 from prunegraph.errors import BudgetError
 from prunegraph.latency.cache import Cache
+from prunegraph.latency.rounding import Rounding
 from prunegraph.latency.select import select
 from prunegraph.ops.cost import cost
 from prunegraph.runtime.latency import Stopwatch
@@ -26,25 +28,37 @@ from prunegraph.selection.choice import Choice
 MODELS = ("torchvision__resnet50", "torchvision__mobilenet_v2")
 
 
-def row(graph: pg.Graph, timer: Stopwatch, cache: Cache, latency: str, round_to: int | str) -> str:
-    """One budget met and measured again."""
+@dataclass(frozen=True)
+class Row:
+    """Shares of the original's latency and MACs, the second measurement's standard error, seconds of the search."""
+
+    measured: float
+    again: float
+    error: float
+    macs: float
+    seconds: float
+    rounding: Rounding | None
+
+    def __str__(self) -> str:
+        figures = (
+            f"{self.measured:8.3f} {self.again:6.3f} {self.error:6.1%} {self.macs:6.3f} {self.again / self.macs:13.2f} "
+            f"{self.seconds:8.1f}"
+        )
+        return f"{figures}  {self.rounding}" if self.rounding is not None else figures
+
+
+def entry(graph: pg.Graph, timer: Stopwatch, cache: Cache, latency: float | str, round_to: int | str) -> Row:
+    """One budget met and measured again. Raises BudgetError."""
     found = pg.analyze(graph)
     choice = Choice(pg.Budget(latency=latency), round_to=round_to, threads=timer.threads)
     start = time.perf_counter()
-    try:
-        chosen = select(found, choice, timer=timer, cache=cache)
-    except BudgetError as error:
-        return str(error)
+    chosen = select(found, choice, timer=timer, cache=cache)
     spent = time.perf_counter() - start
     small = pg.apply(graph, chosen.plan)
     again = timer.against(small)
     assert chosen.latency is not None
     macs = cost(small).macs / cost(graph).macs
-    line = (
-        f"{chosen.latency.kept:8.3f} {again.kept:6.3f} {again.error:6.1%} {macs:6.3f} {again.kept / macs:13.2f} "
-        f"{spent:8.1f}"
-    )
-    return f"{line}  {chosen.rounding}" if chosen.rounding is not None else line
+    return Row(chosen.latency.kept, again.kept, again.error, macs, spent, chosen.rounding)
 
 
 def main() -> None:
@@ -60,7 +74,10 @@ def main() -> None:
         timer = Stopwatch(graph, threads=args.threads)
         cache = Cache() if args.fresh else Cache.here(CPU, args.threads)
         for round_to in (1, 8, "auto"):
-            line = row(graph, timer, cache, args.latency, round_to)
+            try:
+                line = str(entry(graph, timer, cache, args.latency, round_to))
+            except BudgetError as error:
+                line = str(error)
             print(f"{name:30} {round_to!s:>8} {args.latency:>6} {line}", flush=True)
 
 
