@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +18,20 @@ from prunegraph.errors import DataError, ExactnessError, ModelError, UnknownName
 from prunegraph.graph import onnx_io
 from prunegraph.graph.model import Graph
 from prunegraph.isolate import isolate
+from prunegraph.latency.select import Selected
+from prunegraph.latency.select import select as _select
 from prunegraph.ops.cost import Cost
 from prunegraph.recovery import least_squares
 from prunegraph.rewriting.cut import cut
 from prunegraph.runtime.data import Data
+from prunegraph.runtime.latency import Latency, Stopwatch
+from prunegraph.runtime.session import provider_name
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.choice import Choice
 from prunegraph.selection.plan import Plan, survivors
-from prunegraph.selection.select import select as _select
 
 if TYPE_CHECKING:
+    from prunegraph.latency.rounding import Rounding
     from prunegraph.proof import Proof
     from prunegraph.runtime.compare import Comparison
 
@@ -80,14 +84,18 @@ def select(
         statistics: what was gathered from data before, instead of `data`.
         options: those of `prunegraph.selection.choice.Choice`: budget, algorithm, allocation, round_to, ...
 
+    A budget on latency and `round_to="auto"` are measured here, in ONNX Runtime.
+
     Raises:
         BudgetError: the budget is malformed or cannot be met.
         DataError: the algorithm needs data and there are none, or they do not fit.
-        UnknownNameError: no such algorithm, allocation or layer.
+        UnknownNameError: no such algorithm, allocation, layer or execution provider.
     """
-    if statistics is None and data is not None:
-        statistics = Statistics(model, Data.of(data))
-    return _select(found or analyze(model), Choice(**options), statistics)
+    samples = Data.of(data) if data is not None else None
+    if statistics is None and samples is not None:
+        statistics = Statistics(model, samples)
+    choice = Choice(**options)
+    return _select(found or analyze(model), choice, statistics, inputs=_sample(model, choice, samples)).plan
 
 
 def apply(model: Graph, plan: Plan) -> Graph:
@@ -114,12 +122,14 @@ def verify(model: Graph, plan: Plan, small: Graph, *, data: Sequence[Batch] = ()
 
 
 def compare(
-    first: Graph, second: Graph, *, data: Data | None = None, runs: int = 30, threads: int = 1, seed: int = 0
-) -> Comparison:
+    first: Graph, second: Graph, *, data: Data | None = None, runs: int = 30, threads: int = 1, seed: int = 0,
+    provider: str | None = None,
+) -> Comparison:  # fmt: skip
     """Cost, output difference, latency and (with labels) accuracy of two models side by side."""
     from prunegraph.runtime.compare import compare as _compare
 
-    return _compare(first, second, data=data, runs=runs, threads=threads, seed=seed)
+    name = provider_name(provider)
+    return _compare(first, second, data=data, runs=runs, threads=threads, seed=seed, provider=name)
 
 
 @dataclass(frozen=True)
@@ -127,7 +137,8 @@ class Result:
     """What `prune` did. `proof` is None where verification was turned off.
 
     `left_out` are groups that were chosen but stay whole, because the proof failed with them.
-    `repair` is what was done after the proof: "none" or "least-squares".
+    `repair` is what was done after the proof: "none" or "least-squares". `latency` was measured
+    where it was the budget, and `rounding` where `round_to` was "auto".
     """
 
     model: Graph
@@ -139,6 +150,8 @@ class Result:
     proof: Proof | None
     left_out: tuple[str, ...] = ()
     repair: str = "none"
+    latency: Latency | None = None
+    rounding: Rounding | None = None
 
 
 def prune(
@@ -173,6 +186,8 @@ def prune(
     samples = Data.of(data) if data is not None else None
     repair = _repair(repair, samples)
     choice = Choice(**options)
+    if choice.provider is not None:
+        provider_name(choice.provider)
     for path in (out, save_plan):
         if path is not None:
             check_output(path, source if isinstance(source, str | os.PathLike) else None)
@@ -182,7 +197,8 @@ def prune(
     progress("analyze")
     found = analyze(model, attention=attention)
     progress("select")
-    plan = _select(found, choice, statistics)
+    chosen = _select(found, choice, statistics, inputs=_sample(model, choice, samples), progress=progress)
+    plan = chosen.plan
     progress("cut")
     scratch = Path(out).absolute().parent if out is not None else None
     small = cut(survivors(found, plan), scratch)
@@ -198,6 +214,7 @@ def prune(
             plan, left_out = isolate(found, plan, lambda part: _attempt(model, part, seen, choice.seed))
             small = cut(survivors(found, plan), scratch)
             proof = verify(model, plan, small, data=seen, seed=choice.seed)
+            chosen = _measured_again(chosen, model, small, choice, samples)
     if samples is not None and repair == "least-squares":
         small = least_squares.repair(survivors(found, plan), small, samples, progress)
     before, after = full_cost(model), full_cost(small)
@@ -206,7 +223,23 @@ def prune(
         plan.save(save_plan)
     if out is not None:
         save(small, out)
-    return Result(model, small, found, plan, before, after, proof, left_out, repair)
+    return Result(
+        model, small, found, plan, before, after, proof, left_out, repair, chosen.latency, chosen.rounding
+    )  # fmt: skip
+
+
+def _sample(model: Graph, choice: Choice, data: Data | None) -> Batch | None:
+    """The first sample of the data, on which models are timed where the choice asks for that."""
+    return next(data.fit(model).batches(model, 1), None) if choice.is_measured and data is not None else None
+
+
+def _measured_again(chosen: Selected, model: Graph, small: Graph, choice: Choice, data: Data | None) -> Selected:
+    """The latency of what is left of a plan."""
+    if chosen.latency is None:
+        return chosen
+    provider = provider_name(choice.provider)
+    timer = Stopwatch(model, _sample(model, choice, data), provider=provider, threads=choice.threads)
+    return replace(chosen, latency=timer.against(small))
 
 
 def _repair(name: str | None, data: Data | None) -> str:

@@ -125,6 +125,10 @@ def _ratio_for(ctx: click.Context, parameter: click.Parameter, values: tuple[str
     return found
 
 
+def _round_to(ctx: click.Context, parameter: click.Parameter, value: str) -> int | str:
+    return int(value) if value.lstrip("-").isdigit() else value
+
+
 @main.command()
 @click.argument("model")
 @click.option("-o", "--output", "out", required=True, metavar="OUT", help="Where the pruned model goes.")
@@ -134,15 +138,25 @@ def _ratio_for(ctx: click.Context, parameter: click.Parameter, values: tuple[str
 @click.option("--macs", help="Upper bound on MACs: a fraction (0.5) or an amount (2.1G).")
 @click.option("--params", help="Upper bound on parameters: a fraction or an amount (1.2M).")
 @click.option("--bytes", "size", help="Upper bound on bytes of weights: a fraction or an amount (12MB).")
+@click.option("--latency", help="Upper bound on latency measured in ONNX Runtime: a fraction or a time (12ms).")
 @click.option("--data", metavar="FILE", help="Unlabelled inputs to refit and prove on: .npz or file.py:function.")
 @click.option("--repair", type=click.Choice(["none", "least-squares"]), help="Default: least-squares with --data.")
-@click.option("--round-to", type=int, default=8, show_default=True, help="Kept channels are a multiple of this.")
+@click.option(
+    "--round-to",
+    default="8",
+    show_default=True,
+    metavar="N|auto",
+    callback=_round_to,
+    help="Kept channels are a multiple of this; auto measures which multiple is best.",
+)
 @click.option("--min-channels", type=int, default=1, show_default=True, help="Channels that stay in every group.")
 @click.option("--keep", multiple=True, metavar="LAYER", help="A layer whose channels all stay (repeatable).")
 @click.option(
     "--ratio-for", multiple=True, metavar="LAYER=R", callback=_ratio_for, help="A ratio of its own (repeatable)."
 )
 @click.option("--attention", type=click.Choice(["heads", "head_dim"]), help="What is pruned in attention.")
+@click.option("--provider", help="ONNX Runtime's execution provider to measure latency on.  [default: CPU]")
+@click.option("--threads", type=int, default=1, show_default=True, help="Threads to measure latency with; 0: all.")
 @click.option("--save-plan", metavar="FILE", help="Write the plan as JSON.")
 @click.option("--report", metavar="FILE", help="Write an HTML page: totals, widths, fixed layers, the proof.")
 @click.option("--sensitivity", metavar="FILE", help="Sensitivity JSON whose curves the report shows.")
@@ -151,7 +165,7 @@ def _ratio_for(ctx: click.Context, parameter: click.Parameter, values: tuple[str
 @plugin_option
 def prune(
     model: str, out: str, ratio: float | None, macs: str | None, params: str | None, size: str | None,
-    data: str | None, no_verify: bool, report: str | None, sensitivity: str | None, **options: Any,
+    latency: str | None, data: str | None, no_verify: bool, report: str | None, sensitivity: str | None, **options: Any,
 ) -> None:  # fmt: skip
     """Make MODEL smaller, and prove that the result is the masked original."""
     from prunegraph import api
@@ -159,7 +173,7 @@ def prune(
     from prunegraph.runtime.data import read_data
     from prunegraph.selection.budget import Budget
 
-    budget = Budget(ratio=ratio, macs=macs, params=params, bytes=size)
+    budget = Budget(ratio=ratio, macs=macs, params=params, bytes=size, latency=latency)
     if sensitivity and not report:
         raise click.UsageError("--sensitivity is shown in the report: give --report FILE")
     if report:
@@ -171,6 +185,8 @@ def prune(
         samples = read_data(data) if data else None
         result = api.prune(model, out, budget=budget, check=not no_verify, data=samples, progress=progress, **options)
     where.print(tables.result_table(result))
+    if result.rounding is not None:
+        where.print(str(result.rounding))
     if result.left_out:
         where.print(
             f"left whole, because the proof failed with them: groups {', '.join(result.left_out)}; the rest is proved. "
@@ -228,9 +244,12 @@ def verify(model: str, plan: str, pruned: str) -> None:
 @click.option("--data", metavar="FILE", help="Inputs (and labels): .npz or file.py:function.")
 @click.option("--runs", type=click.IntRange(1), default=30, show_default=True, help="Timed runs of each model.")
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads of each session.")
+@click.option("--provider", help="ONNX Runtime's execution provider to measure latency on.  [default: CPU]")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON on stdout.")
 @plugin_option
-def compare(first: str, second: str, data: str | None, runs: int, threads: int, as_json: bool) -> None:
+def compare(
+    first: str, second: str, data: str | None, runs: int, threads: int, provider: str | None, as_json: bool
+) -> None:
     """Show cost, outputs, latency and accuracy of two models side by side."""
     import dataclasses
 
@@ -239,8 +258,9 @@ def compare(first: str, second: str, data: str | None, runs: int, threads: int, 
     from prunegraph.runtime.data import read_data
 
     found = api.compare(
-        api.load(first), api.load(second), data=read_data(data) if data else None, runs=runs, threads=threads
-    )
+        api.load(first), api.load(second), data=read_data(data) if data else None, runs=runs, threads=threads,
+        provider=provider,
+    )  # fmt: skip
     console().print(tables.comparison_table(found))
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(found), indent=1))

@@ -18,6 +18,11 @@ FIXTURES = Path(__file__).parent.parent / "fixtures"
 MODEL = str(FIXTURES / "fashion_resnet.onnx")
 
 
+@pytest.fixture(autouse=True)
+def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRUNEGRAPH_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 def cli(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "prunegraph", *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
@@ -133,6 +138,14 @@ def folder(tmp_path: Path) -> Path:
         ("prune good.onnx -o out.onnx --ratio 0.5 --data none.npz", "no such data file"),
         ("prune good.onnx -o good.onnx --ratio 0.5", "same file"),
         ("prune good.onnx -o missing/out.onnx --ratio 0.5", "does not exist"),
+        ("prune good.onnx -o out.onnx --latency 12", "a time such as 12ms"),
+        ("prune good.onnx -o out.onnx --latency 0.0001", "latency cannot fall to 0.0001 of the original"),
+        ("prune good.onnx -o out.onnx --latency 0.5 --provider abacus", "unknown execution provider 'abacus'"),
+        ("prune good.onnx -o out.onnx --macs 0.5 --provider abacus", "CPUExecutionProvider"),
+        ("prune good.onnx -o out.onnx --macs 0.5 --round-to seven", "round_to must be a whole number"),
+        ("prune good.onnx -o out.onnx --macs 0.5 --round-to 0", "round_to must be a whole number"),
+        ("prune good.onnx -o out.onnx --latency 0.5 --macs 0.5", "give exactly one of"),
+        ("compare good.onnx good.onnx --provider abacus", "unknown execution provider"),
         ("prune good.onnx -o . --ratio 0.5", "is a folder"),
         ("apply good.onnx other.json -o out.onnx", "another model"),
         ("apply good.onnx group.json -o out.onnx", "names group 'g7'"),

@@ -21,6 +21,7 @@ LAYERS = [
     ["selection"],
     ["rewriting"],
     ["runtime"],
+    ["latency"],
     ["proof"],
     ["isolate"],
     ["recovery"],

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from prunegraph.coupling.explain import Why
     from prunegraph.ops.cost import Cost
     from prunegraph.runtime.compare import Comparison
+    from prunegraph.runtime.latency import Latency
 
 
 def amount(value: float) -> str:
@@ -72,12 +73,22 @@ def cost_rows(table: Table, first: Cost, second: Cost) -> None:
         table.add_row(label, amount(a), amount(b), share(b, a))
 
 
+def latency_label(timing: Latency) -> str:
+    """What was measured: runtime, provider, batch and threads."""
+    threads = f"{timing.threads or 'all'} thread{'' if timing.threads == 1 else 's'}"
+    return f"latency, ms ({timing.provider.removesuffix('ExecutionProvider')}, batch 1, {threads})"
+
+
 def result_table(result: Result) -> Table:
     """Before and after: cost, then channels of every layer that changed."""
     table = Table(title="before and after", title_justify="left")
     for name in ("", "before", "after", "kept"):
         table.add_column(name, justify="left" if not name else "right")
     cost_rows(table, result.before, result.after)
+    if result.latency is not None:
+        timing, macs = result.latency, result.after.macs / result.before.macs
+        table.add_row(latency_label(timing), f"{timing.first:.3f}", f"{timing.second:.3f}", f"{timing.kept:.1%}")
+        table.add_row("latency kept / MACs kept", "", "", f"{timing.kept / macs:.2f}")
     table.add_section()
     after = {node.name: node.channels.outputs for node in result.small.layers}
     for node in result.model.layers:
@@ -94,8 +105,7 @@ def comparison_table(found: Comparison) -> Table:
         table.add_column(name, justify="left" if not name else "right")
     cost_rows(table, *found.costs)
     timing = found.latency
-    unit = f"latency, ms (batch 1, {timing.threads} thread{'s' if timing.threads != 1 else ''})"
-    table.add_row(unit, f"{timing.first:.3f}", f"{timing.second:.3f}", f"A/B {timing.ratio:.2f}")
+    table.add_row(latency_label(timing), f"{timing.first:.3f}", f"{timing.second:.3f}", f"A/B {timing.ratio:.2f}")
     if found.accuracy is not None:
         a, b = found.accuracy
         table.add_row(f"top-1 on {found.samples} samples", f"{a:.2%}", f"{b:.2%}", f"{(b - a) * 100:+.2f} points")

@@ -13,7 +13,7 @@ from prunegraph.graph.model import Graph
 from prunegraph.ops.cost import Cost
 from prunegraph.runtime.data import Batch, Data, random_inputs
 from prunegraph.runtime.latency import Latency, measure_pair
-from prunegraph.runtime.session import run, session
+from prunegraph.runtime.session import CPU, run, session
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,9 @@ class Comparison:
     samples: int
 
 
-def compare(first: Graph, second: Graph, *, data: Data | None, runs: int, threads: int, seed: int) -> Comparison:
+def compare(
+    first: Graph, second: Graph, *, data: Data | None, runs: int, threads: int, seed: int, provider: str = CPU
+) -> Comparison:
     """Compare two models with the same inputs and outputs.
 
     Raises:
@@ -44,7 +46,7 @@ def compare(first: Graph, second: Graph, *, data: Data | None, runs: int, thread
         a, b = getattr(first, what), getattr(second, what)
         if a != b:
             raise ModelError(f"the models have different {what}: {', '.join(a)} and {', '.join(b)}")
-    sessions = [session(graph, name=graph.source, threads=threads) for graph in (first, second)]
+    sessions = [session(graph, name=graph.source, threads=threads, provider=provider) for graph in (first, second)]
     batches = list(data.fit(first).batches(first)) if data else [random_inputs(first, seed=seed, batch=1)]
     results = [[run(opened, batch) for batch in batches] for opened in sessions]
     outputs = [[_joined(parts) for parts in zip(*result, strict=True)] for result in results]
@@ -52,7 +54,7 @@ def compare(first: Graph, second: Graph, *, data: Data | None, runs: int, thread
     return Comparison(
         (full_cost(first), full_cost(second)),
         {n: _difference(a, b) for n, a, b in zip(first.outputs, *outputs, strict=True)},
-        measure_pair(sessions, one, runs=runs, threads=threads),
+        measure_pair(sessions, one, runs=runs, threads=threads, provider=provider),
         _accuracy(outputs, data),
         _agreement(outputs),
         data.samples if data else len(next(iter(batches[0].values()))),

@@ -1,39 +1,189 @@
-"""Latency, measured so that a comparison holds on a noisy machine."""
+"""Latency in ONNX Runtime, measured so that it holds on a busy machine.
+
+Two models run in turn and what counts is the median of the paired ratios: a machine that is
+slow now is slow for both. Where one thread of the CPU does all the work its CPU time is taken,
+which is the wall clock of an idle machine: time that other processes had the core does not
+count. Elsewhere (several threads, other providers) it is the wall clock.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import count, islice
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+
+from prunegraph.graph.model import Graph
+from prunegraph.runtime.data import random_inputs
+from prunegraph.runtime.session import CPU, run, session
 
 if TYPE_CHECKING:
     import onnxruntime
 
+Inputs = Mapping[str, np.ndarray]
+Clock = Callable[[], float]
+
+#: Timed runs of a model before the other one's turn; one more run before them fills the caches.
+BLOCK = 2
+
+#: A measurement ends when the standard error of its ratio is below this ...
+PRECISION = 0.007
+
+#: ... after at least so many rounds and seconds (a disturbance lasts longer than a small model), or
+#: after so many seconds.
+ROUNDS = 9
+SECONDS = (0.8, 12.0)
+
+#: A model of one layer is run so often at least and at most, for so many seconds.
+LAYER_RUNS = (5, 50)
+LAYER_SECONDS = 0.015
+
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of two models measured alternately, and the median of the paired ratios A/B."""
+    """Milliseconds of two models measured alternately, and the median of the paired ratios first/second.
+
+    `error` is the standard error of the ratio, as a share of it; `runs` how many rounds were measured.
+    """
 
     first: float
     second: float
     ratio: float
     runs: int
     threads: int
+    provider: str = CPU
+    error: float = 0.0
+
+    @property
+    def kept(self) -> float:
+        """Share of the first model's latency that the second one takes."""
+        return 1 / self.ratio
+
+
+class Timer(Protocol):
+    """What measures: models against the original, layers alone, and the original itself."""
+
+    def against(self, small: Graph) -> Latency:
+        """Latency of the original and of a smaller model, measured in turn."""
+
+    def alone(self, model: Graph) -> float:
+        """Milliseconds of a model of one layer."""
+
+    def original(self) -> float:
+        """Milliseconds of the original."""
+
+
+class Stopwatch:
+    """The timer that really measures.
+
+    Args:
+        graph: the original.
+        inputs: what it is run on; None is random numbers at batch 1 (symbolic axes at the size of the analysis).
+        provider: ONNX Runtime's execution provider, by its full name.
+        threads: of a session; 0 leaves it to ONNX Runtime.
+
+    Raises:
+        ModelError: ONNX Runtime cannot load or run a model.
+    """
+
+    def __init__(self, graph: Graph, inputs: Inputs | None = None, *, provider: str = CPU, threads: int = 1):
+        self.provider, self.threads = provider, threads
+        self._inputs = random_inputs(graph, batch=1) if inputs is None else inputs
+        self._session = self._open(graph)
+        self._clock = clock(provider, threads)
+
+    def _open(self, graph: Graph) -> onnxruntime.InferenceSession:
+        return session(graph, name=graph.source, threads=self.threads, provider=self.provider)
+
+    def against(self, small: Graph) -> Latency:
+        pair = (self._session, self._open(small))
+        return measure_pair(pair, self._inputs, threads=self.threads, provider=self.provider)
+
+    def alone(self, model: Graph) -> float:
+        opened, inputs = self._open(model), random_inputs(model, batch=1)
+        run(opened, inputs)
+        least, most = LAYER_RUNS
+        best, end = float("inf"), time.perf_counter() + LAYER_SECONDS
+        for turn in range(most):
+            start = self._clock()
+            opened.run(None, inputs)
+            # Noise only adds: the shortest run is the layer's.
+            best = min(best, self._clock() - start)
+            if turn + 1 >= least and time.perf_counter() > end:
+                break
+        return best * 1e3
+
+    def original(self) -> float:
+        return float(np.median(_settled(_rounds((self._session,), self._inputs, self._clock)), axis=0)[0])
+
+
+def clock(provider: str, threads: int) -> Clock:
+    """What to time a run with: the thread's CPU time where that one thread does all the work."""
+    exact = time.get_clock_info("thread_time").resolution <= 1e-6
+    return time.thread_time if provider == CPU and threads == 1 and exact else time.perf_counter
 
 
 def measure_pair(
-    sessions: Sequence[onnxruntime.InferenceSession], inputs: Mapping[str, np.ndarray], *, runs: int, threads: int
-) -> Latency:
-    """Run two sessions in turn, `runs` times each after three warm-ups; medians in milliseconds."""
-    times = np.zeros((2, runs))
-    for turn in range(-3, runs):
-        for which, opened in enumerate(sessions):
-            start = time.perf_counter()
-            opened.run(None, dict(inputs))
-            if turn >= 0:
-                times[which, turn] = (time.perf_counter() - start) * 1e3
-    first, second = np.median(times, axis=1)
-    return Latency(float(first), float(second), float(np.median(times[0] / times[1])), runs, threads)
+    sessions: Sequence[onnxruntime.InferenceSession], inputs: Inputs, *, threads: int, provider: str = CPU,
+    runs: int | None = None,
+) -> Latency:  # fmt: skip
+    """Latency of two models measured in turn, `runs` rounds, or until the ratio's standard error is below `PRECISION`.
+
+    Raises:
+        ModelError: a model does not run.
+    """
+    for opened in sessions:
+        run(opened, inputs)
+    rounds = _rounds(sessions, inputs, clock(provider, threads))
+    times = _settled(rounds) if runs is None else np.asarray(list(islice(rounds, runs)))
+    first, second = np.median(times, axis=0)
+    ratios = times[:, 0] / times[:, 1]
+    return Latency(
+        float(first), float(second), float(np.median(ratios)), len(times), threads, provider, _median_error(ratios)
+    )
+
+
+def _rounds(
+    sessions: Sequence[onnxruntime.InferenceSession], inputs: Inputs, tick: Clock
+) -> Iterator[tuple[float, ...]]:
+    """Milliseconds of every model, round by round; who goes first changes."""
+    feed = dict(inputs)
+    for turn in count():
+        times = [0.0] * len(sessions)
+        for index in range(len(sessions))[:: -1 if turn % 2 else 1]:
+            times[index] = _block(sessions[index], feed, tick)
+        yield tuple(times)
+
+
+def _block(opened: onnxruntime.InferenceSession, feed: dict[str, np.ndarray], tick: Clock) -> float:
+    opened.run(None, feed)
+    best = float("inf")
+    for _ in range(BLOCK):
+        start = tick()
+        opened.run(None, feed)
+        best = min(best, tick() - start)
+    return best * 1e3
+
+
+def _settled(rounds: Iterator[tuple[float, ...]]) -> np.ndarray:
+    """Rounds until the median of the ratio of two models (of the time of one) is known well enough."""
+    start = time.perf_counter()
+    times: list[tuple[float, ...]] = []
+    for row in rounds:
+        times.append(row)
+        spent = time.perf_counter() - start
+        if len(times) < ROUNDS or spent < SECONDS[0]:
+            continue
+        table = np.asarray(times)
+        if spent > SECONDS[1] or _median_error(table[:, 0] / (table[:, 1] if len(row) > 1 else 1)) <= PRECISION:
+            break
+    return np.asarray(times)
+
+
+def _median_error(figures: np.ndarray) -> float:
+    """Standard error of a median as a share of it: 1.253 sigma / sqrt(n), with sigma from the quartiles."""
+    low, middle, high = np.quantile(figures, (0.25, 0.5, 0.75))
+    return float(1.253 * (high - low) / 1.349 / np.sqrt(len(figures)) / middle)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from prunegraph.errors import ModelError
+from prunegraph.errors import ModelError, UnknownNameError
 from prunegraph.graph.external import without_weights, write_graph, write_stream
 from prunegraph.graph.model import Graph
 
@@ -20,10 +20,32 @@ if TYPE_CHECKING:
     import onnxruntime
 
 
+#: The execution provider that every installation has.
+CPU = "CPUExecutionProvider"
+
+
+def provider_name(name: str | None) -> str:
+    """An execution provider's full name: of `CPUExecutionProvider`, "cpu" will do; None is the CPU.
+
+    Raises:
+        UnknownNameError: ONNX Runtime has no such provider here; the message lists those it has.
+    """
+    import onnxruntime
+
+    if name is None:
+        return CPU
+    available = onnxruntime.get_available_providers()
+    short = name.lower().removesuffix("executionprovider")
+    for each in available:
+        if each.lower().removesuffix("executionprovider") == short:
+            return str(each)
+    raise UnknownNameError("execution provider", name, available)
+
+
 def session(
-    model: Graph | Path, *, name: str = "model", threads: int = 0, fast: bool = True
+    model: Graph | Path, *, name: str = "model", threads: int = 0, fast: bool = True, provider: str = CPU
 ) -> onnxruntime.InferenceSession:
-    """A session on the CPU.
+    """A session of ONNX Runtime.
 
     Args:
         model: a graph, or the path of a model file.
@@ -31,15 +53,18 @@ def session(
         threads: how many threads an operator uses; 0 leaves it to ONNX Runtime.
         fast: all graph optimizations and pre-packed weights; off, loading is quicker and
             takes less memory, for a model that runs once or twice.
+        provider: who runs the operators (see `provider_name`); the CPU runs those it cannot.
 
     Raises:
-        ModelError: ONNX Runtime cannot load the model.
+        ModelError: ONNX Runtime cannot load the model, or the provider does not start.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
+    # Several sessions are often open: the threads of one must not spin while another runs.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if not fast:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.add_session_config_entry("session.disable_prepacking", "1")
@@ -50,16 +75,20 @@ def session(
         folder = tempfile.mkdtemp(prefix="prunegraph-")
         write_graph(model, Path(folder) / "model.onnx")
         try:
-            opened = session(Path(folder) / "model.onnx", name=name, threads=threads, fast=fast)
+            opened = session(Path(folder) / "model.onnx", name=name, threads=threads, fast=fast, provider=provider)
         except ModelError:
             shutil.rmtree(folder)
             raise
         weakref.finalize(opened, shutil.rmtree, folder)
         return opened
     try:
-        return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        opened = onnxruntime.InferenceSession(str(model), options, providers=list(dict.fromkeys((provider, CPU))))
     except Exception as error:
         raise ModelError(f"{name}: ONNX Runtime cannot load it: {_first_line(error)}") from error
+    if provider not in opened.get_providers():
+        # ONNX Runtime falls back to the CPU with no more than a warning.
+        raise ModelError(f"{name}: {provider} does not start on this machine (a driver or library is missing)")
+    return opened
 
 
 def run_values(graph: Graph, inputs: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:

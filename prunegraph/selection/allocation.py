@@ -143,6 +143,8 @@ def _take_ratio(
 
 def _take_bound(coupling: Coupling, forced: Sequence[Step], free: Sequence[Step], budget: Budget) -> list[Step]:
     """The shortest prefix of the steps whose cost is at or below the bound."""
+    if budget.kind == "latency":
+        raise BudgetError("a latency budget is met by measuring, in prunegraph.latency; selection alone runs nothing")
     meter = Meter(coupling)
     kind, bound = budget.kind, budget.bound(meter.original)
 

@@ -15,9 +15,12 @@ from prunegraph.ops.cost import Cost, cost, is_parameter, node_macs, weight_byte
 from prunegraph.ops.rule import Shape
 
 #: Quantities a budget can bound.
-KINDS = ("macs", "params", "bytes")
+KINDS = ("macs", "params", "bytes", "latency")
 
 SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "kb": 1e3, "mb": 1e6, "gb": 1e9}
+
+#: Units of time, in milliseconds.
+TIMES = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Budget:
 
     `ratio` is the share of channels removed from every group, 0 <= ratio < 1. The others are
     upper bounds: a fraction of the original up to 1 (`0.5`), or an absolute figure
-    (`2_100_000_000`, `"2.1G"`, `"12MB"`).
+    (`2_100_000_000`, `"2.1G"`, `"12MB"`; a latency is a time, `"12ms"`).
 
     Raises:
         BudgetError: none or several are given, or a value is out of range.
@@ -36,23 +39,27 @@ class Budget:
     macs: float | str | None = None
     params: float | str | None = None
     bytes: float | str | None = None
+    latency: float | str | None = None
 
     def __post_init__(self) -> None:
         given = [kind for kind in ("ratio", *KINDS) if getattr(self, kind) is not None]
         if len(given) != 1:
-            raise BudgetError(f"give exactly one of ratio, macs, params, bytes; got {', '.join(given) or 'none'}")
+            names = ", ".join(KINDS)
+            raise BudgetError(f"give exactly one of ratio, {names}; got {', '.join(given) or 'none'}")
         if self.ratio is not None and not 0 <= self.ratio < 1:
             raise BudgetError(f"ratio must be at least 0 and below 1, got {self.ratio:g}")
-        if self.ratio is None:
+        if self.latency is not None:
+            parse_latency(self.latency)
+        elif self.ratio is None:
             parse_amount(getattr(self, self.kind), self.kind)
 
     @property
     def kind(self) -> str:
-        """Which quantity is bounded: "ratio", "macs", "params" or "bytes"."""
+        """Which quantity is bounded: "ratio" or one of `KINDS`."""
         return next(kind for kind in ("ratio", *KINDS) if getattr(self, kind) is not None)
 
     def bound(self, original: Cost) -> float:
-        """The upper bound as an absolute figure."""
+        """The upper bound on MACs, parameters or bytes as an absolute figure."""
         amount = parse_amount(getattr(self, self.kind), self.kind)
         return amount * float(getattr(original, self.kind)) if amount <= 1 else amount
 
@@ -67,6 +74,15 @@ def parse_amount(value: float | str, kind: str) -> float:
     if amount <= 0:
         raise BudgetError(f"{kind} must be a positive fraction or amount such as 0.5, 2.1G or 12MB, got {value!r}")
     return amount
+
+
+def parse_latency(value: float | str) -> tuple[float, bool]:
+    """A share of the original from `0.5` (and True), milliseconds from `"12ms"` (and False). Raises BudgetError."""
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?\d+)?)\s*(us|ms|s)?\s*", str(value).lower())
+    amount = float(match[1]) if match else 0.0
+    if not match or amount <= 0 or (match[2] is None and amount > 1):
+        raise BudgetError(f"latency must be a fraction up to 1 such as 0.5, or a time such as 12ms, got {value!r}")
+    return (amount, True) if match[2] is None else (amount * TIMES[match[2]], False)
 
 
 class Meter:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from prunegraph.errors import BudgetError
 from prunegraph.selection.budget import Budget
 
 
@@ -19,21 +20,47 @@ class Choice:
             where there are data, else "l2".
         allocation: how the budget is shared among groups, a registered allocation; None is the
             best measured one for the algorithm.
-        round_to: kept channels are a multiple of this, where a group is wide enough.
+        round_to: kept channels are a multiple of this, where a group is wide enough; "auto" is
+            the multiple that measures best on this model (see `prunegraph.latency.rounding`).
         min_channels: at least this many channels stay in every group.
         keep: layers whose output channels all stay.
         ratio_for: layer -> share of its output channels to remove, whatever the budget.
         seed: for criteria that draw random numbers.
+        provider: ONNX Runtime's execution provider that latency is measured on; None is the CPU.
+        threads: how many threads it is measured with; 0 leaves it to ONNX Runtime.
+
+    Raises:
+        BudgetError: `round_to` or `threads` is out of range.
     """
 
     budget: Budget
     algorithm: str | None = None
     allocation: str | None = None
-    round_to: int = 8
+    round_to: int | str = 8
     min_channels: int = 1
     keep: Sequence[str] = ()
     ratio_for: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
+    provider: str | None = None
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.round_to != "auto" and (not isinstance(self.round_to, int) or self.round_to < 1):
+            raise BudgetError(f"round_to must be a whole number of at least 1, or 'auto', got {self.round_to!r}")
+        if self.threads < 0:
+            raise BudgetError(f"threads must be at least 0, got {self.threads}")
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether models have to be timed before channels can be chosen."""
+        return self.budget.latency is not None or self.round_to == "auto"
+
+    @property
+    def rounding(self) -> int:
+        """`round_to` as a number. Raises BudgetError where it has not been measured yet."""
+        if isinstance(self.round_to, str):
+            raise BudgetError("round_to 'auto' is measured by prunegraph.latency, before selection")
+        return self.round_to
 
     def resolved(self, has_data: bool) -> Choice:
         """This choice with the defaults that depend on whether there are data filled in."""

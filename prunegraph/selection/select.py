@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.errors import BudgetError, UnknownNameError
@@ -11,10 +14,37 @@ from prunegraph.plugins import BUILT_IN
 from prunegraph.registry import Entry
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.allocation import Limits, allocate
+from prunegraph.selection.budget import Budget
 from prunegraph.selection.choice import Choice
 from prunegraph.selection.criteria.base import CRITERIA, Context, score
 from prunegraph.selection.plan import Plan, make_plan
 from prunegraph.selection.selectors import SELECTORS, choose
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Scored channels and the limits of a choice: plans for any budget come from here without scoring again."""
+
+    coupling: Coupling
+    choice: Choice
+    limits: Limits
+    scores: Mapping[str, np.ndarray]
+
+    def plan(self, budget: Budget) -> Plan:
+        """A plan that meets a budget. Raises BudgetError."""
+        remove = allocate(self.coupling, self.scores, budget, self.limits, str(self.choice.allocation))
+        choice = replace(self.choice, budget=budget)
+        return make_plan(self.coupling, remove, _provenance(choice, CRITERIA.entry(str(choice.algorithm))))
+
+
+def rank(coupling: Coupling, choice: Choice, statistics: Statistics | None = None) -> Ranking:
+    """Score all channels by a choice's algorithm. Takes the arguments of `select`, and raises what it raises."""
+    choice = choice.resolved(statistics is not None)
+    name = str(choice.algorithm)
+    if name in SELECTORS:
+        raise BudgetError(f"selector {name!r} makes one plan; a latency budget needs a criterion that ranks channels")
+    limits = Limits(choice.rounding, choice.min_channels, _group_ratios(coupling, choice.keep, choice.ratio_for))
+    return Ranking(coupling, choice, limits, score(name, Context(coupling, choice.seed, statistics, choice)))
 
 
 def select(coupling: Coupling, choice: Choice, statistics: Statistics | None = None) -> Plan:
@@ -33,17 +63,13 @@ def select(coupling: Coupling, choice: Choice, statistics: Statistics | None = N
     """
     given, choice = choice, choice.resolved(statistics is not None)
     name = str(choice.algorithm)
-    ratios = _group_ratios(coupling, choice.keep, choice.ratio_for)
-    limits = Limits(choice.round_to, choice.min_channels, ratios)
-    context = Context(coupling, choice.seed, statistics, choice)
-    if name in SELECTORS:
-        if given.allocation is not None:
-            raise BudgetError(f"selector {name!r} shares the budget itself: leave --allocation out")
-        provenance = {**_provenance(choice, SELECTORS.entry(name)), "allocation": None}
-        return choose(name, context, choice.budget, limits, provenance)
-    scores = score(name, context)
-    remove = allocate(coupling, scores, choice.budget, limits, str(choice.allocation))
-    return make_plan(coupling, remove, _provenance(choice, CRITERIA.entry(name)))
+    if name not in SELECTORS:
+        return rank(coupling, choice, statistics).plan(choice.budget)
+    if given.allocation is not None:
+        raise BudgetError(f"selector {name!r} shares the budget itself: leave --allocation out")
+    limits = Limits(choice.rounding, choice.min_channels, _group_ratios(coupling, choice.keep, choice.ratio_for))
+    provenance = {**_provenance(choice, SELECTORS.entry(name)), "allocation": None}
+    return choose(name, Context(coupling, choice.seed, statistics, choice), choice.budget, limits, provenance)
 
 
 def _provenance(choice: Choice, algorithm: Entry) -> dict[str, Any]:

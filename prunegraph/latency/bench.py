@@ -1,0 +1,134 @@
+"""Plans of more and less strength, with their latency: predicted by the table, and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.survivors import Survivors
+from prunegraph.errors import BudgetError
+from prunegraph.latency.cache import Cache
+from prunegraph.latency.layers import LayerTable
+from prunegraph.rewriting.cut import cut
+from prunegraph.runtime.latency import Latency, Timer
+from prunegraph.selection.budget import Budget, Meter
+from prunegraph.selection.plan import Plan, make_plan, survivors
+
+#: Gives a plan for a budget on MACs or a ratio. Raises BudgetError.
+Planner = Callable[[Budget], Plan]
+
+#: Plans predicted before one is chosen, at most, and how close to the aim is good enough.
+PREDICTIONS, CLOSE = 8, 0.01
+
+#: The ratio that removes all that may go.
+MOST = 1 - 1e-9
+
+#: A bound just below a plan's own MACs: the plan one step further meets it.
+JUST_BELOW = 1 - 1e-9
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A plan with its shares of the original's MACs and latency: predicted by the table, and measured."""
+
+    plan: Plan
+    macs: float
+    predicted: float
+    latency: Latency | None = None
+
+    @property
+    def measured(self) -> float:
+        """Share of the original's latency; only where it was measured."""
+        assert self.latency is not None
+        return self.latency.kept
+
+    @property
+    def correction(self) -> float:
+        """Measured over predicted latency, 1 where nothing was measured."""
+        return self.measured / self.predicted if self.latency is not None else 1.0
+
+
+class Bench:
+    """Predicts and measures plans of one graph."""
+
+    def __init__(self, coupling: Coupling, timer: Timer, cache: Cache):
+        self.coupling, self.timer = coupling, timer
+        self._table, self._meter = LayerTable(coupling, timer, cache), Meter(coupling)
+        self._whole = self._table.predict(Survivors(coupling, {}))
+        if not self._whole or not self._meter.original.macs:
+            raise BudgetError(f"{coupling.graph.source}: has no layer that ONNX Runtime can time; use another budget")
+
+    def candidate(self, plan: Plan) -> Candidate:
+        """A plan with its predicted latency."""
+        left = Survivors(self.coupling, plan.remove)
+        macs = self._meter.measure(plan.remove).macs / self._meter.original.macs
+        return Candidate(plan, macs, self._table.predict(left) / self._whole)
+
+    def like(self, plan: Plan, remove: Mapping[str, Sequence[int] | np.ndarray]) -> Candidate:
+        """A plan of the same origin that removes something else."""
+        return self.candidate(make_plan(self.coupling, remove, plan.provenance))
+
+    def measure(self, candidate: Candidate) -> Candidate:
+        """Cut the model and measure it against the original."""
+        small = cut(survivors(self.coupling, candidate.plan))
+        return replace(candidate, latency=self.timer.against(small))
+
+
+class Path:
+    """Plans from the whole model down to what must stay, in the order of their MACs."""
+
+    def __init__(self, planner: Planner, bench: Bench):
+        self._planner, self._bench = planner, bench
+
+    def at(self, macs: float) -> Candidate:
+        """The plan for a share of the original's MACs. Raises BudgetError where that cannot be met."""
+        return self._bench.candidate(self._planner(Budget(macs=macs)))
+
+    def strongest(self) -> Candidate:
+        """The plan that removes all that may go."""
+        return self._bench.candidate(self._planner(Budget(ratio=MOST)))
+
+    def stronger(self, start: Candidate) -> Iterator[Candidate]:
+        """The next stronger plans, one step after the other."""
+        now = start
+        while True:
+            try:
+                now = self.at(now.macs * JUST_BELOW)
+            except BudgetError:  # nothing more can go
+                return
+            yield now
+
+    def weaker(self, start: Candidate, count: int, reach: float) -> Iterator[Candidate]:
+        """Some weaker plans, the nearest first, up to a part of the way back to the whole model."""
+        for part in range(1, count + 1):
+            yield self.at(start.macs + (1 - start.macs) * reach * part / count)
+
+    def between(self, aim: float, low: Candidate, high: Candidate) -> Candidate | None:
+        """The plan between two others whose predicted latency is nearest to an aim; None where there is none."""
+        found = list(self._probe(aim, low, high))
+        if not found:
+            below = self.at(high.macs * JUST_BELOW) if high.macs * JUST_BELOW > low.macs else low
+            found = [below] if below.macs > low.macs else []
+        return min(found, key=lambda each: abs(each.predicted - aim), default=None)
+
+    def _probe(self, aim: float, low: Candidate, high: Candidate) -> Iterator[Candidate]:
+        """Plans between two others, nearer and nearer to an aim (regula falsi on the predicted latency)."""
+        floor, first, second = low.macs, low, high
+        for _ in range(PREDICTIONS):
+            slope = second.predicted - first.predicted
+            part = (aim - first.predicted) / slope if slope else 0.5
+            share = floor + (second.macs - floor) * min(max(part, 0.1), 0.9)
+            now = self.at(share)
+            if now.macs <= first.macs:  # no plan has MACs between the two
+                floor = share
+                continue
+            yield now
+            if abs(now.predicted - aim) <= CLOSE * aim:
+                return
+            if now.predicted > aim:
+                second = now
+            else:
+                floor, first = share, now

@@ -1,0 +1,117 @@
+"""The latency table: every layer timed alone, in a model of one node, at the widths in question.
+
+The table predicts. Fused activations, layout changes between layers and everything that is
+no layer are not in it; what counts is measured on whole models (`prunegraph.latency.search`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.survivors import Survivors
+from prunegraph.errors import MISFIT, PrunegraphError
+from prunegraph.graph.model import Graph, Node
+from prunegraph.graph.onnx_io import from_model
+from prunegraph.latency.cache import Cache
+from prunegraph.ops.cost import node_macs
+from prunegraph.runtime.latency import Timer
+
+Shape = tuple[int, ...]
+
+
+class LayerTable:
+    """Times of a graph's layers (nodes that multiply and accumulate) at any widths.
+
+    Args:
+        coupling: the graph's analysis.
+        timer: what measures a layer that is not in the cache yet.
+        cache: where times are kept.
+    """
+
+    def __init__(self, coupling: Coupling, timer: Timer, cache: Cache):
+        self.coupling, self.timer, self.cache = coupling, timer, cache
+        shapes = coupling.facts.shapes
+        self.layers = [node for node in coupling.graph.nodes if node_macs(node, shapes)]
+
+    def predict(self, left: Survivors) -> float:
+        """Milliseconds of all layers, one after the other."""
+        return sum(self.time(node, left) for node in self.layers)
+
+    def time(self, node: Node, left: Survivors) -> float:
+        """Milliseconds of one layer at the widths that are left."""
+        key = self.key(node, left)
+        if key not in self.cache.layers:
+            try:
+                self.cache.layers[key] = self.timer.alone(self._model(node, left))
+            except (PrunegraphError, *MISFIT):
+                # It does not run by itself, so the table says nothing of it.
+                self.cache.layers[key] = 0.0
+        return self.cache.layers[key]
+
+    def key(self, node: Node, left: Survivors) -> str:
+        """Operator, attributes, types and shapes: all that a layer's time depends on."""
+        types, weights = self.coupling.facts.types, self.coupling.graph.weights
+        attributes = sorted(str(helper.printable_attribute(a)) for a in self._proto(node, left).attribute)
+        inputs = []
+        for slot, value in enumerate(node.inputs):
+            kind = weights[value].tensor.data_type if value in weights else types.get(value, 0)
+            shape = "x".join(map(str, self._shape(node, slot, left))) if value else "-"
+            inputs.append(f"{'W' if self._is_weight(value) else ''}{shape}:{kind}")
+        return f"{node.domain}{node.op} {node.version} [{', '.join(attributes)}] {' '.join(inputs)}"
+
+    def _shape(self, node: Node, slot: int, left: Survivors) -> Shape:
+        """Shape of an input at the widths that are left."""
+        value = node.inputs[slot]
+        labels = self.coupling.value_labels(value, node.index, slot)
+        if labels is not None:
+            return tuple(left.size(each) for each in labels)
+        weight = self.coupling.graph.weights.get(value)
+        return weight.shape if weight is not None else self.coupling.facts.shapes[value]
+
+    def _is_weight(self, value: str) -> bool:
+        return bool(value) and self.coupling.graph.weight_behind(value) is not None
+
+    def _proto(self, node: Node, left: Survivors) -> onnx.NodeProto:
+        """The node with the attributes that follow its widths."""
+        proto = onnx.NodeProto()
+        proto.CopyFrom(node.proto)
+        for name, (labels, times) in self.coupling.attributes.get(node.index, {}).items():
+            kept = [a for a in proto.attribute if a.name != name]
+            del proto.attribute[:]
+            proto.attribute.extend([*kept, helper.make_attribute(name, left.size(labels) * times)])
+        return proto
+
+    def _model(self, node: Node, left: Survivors) -> Graph:
+        """A model of that one node; weights are constants, so that they are packed as they are in the whole model."""
+        graph, types = self.coupling.graph, self.coupling.facts.types
+        tensors: dict[str, onnx.TensorProto] = {}
+        inputs: dict[str, onnx.ValueInfoProto] = {}
+        for slot, value in enumerate(node.inputs):
+            if not value or value in tensors or value in inputs:
+                continue
+            shape = self._shape(node, slot, left)
+            if self._is_weight(value):
+                tensors[value] = numpy_helper.from_array(self._weight(value, shape), value)
+            else:
+                inputs[value] = helper.make_tensor_value_info(value, types[value], shape)
+        outputs = [onnx.ValueInfoProto(name=name) for name in node.outputs if name]
+        body = helper.make_graph(
+            [self._proto(node, left)], "layer", list(inputs.values()), outputs, list(tensors.values())
+        )
+        opsets = [helper.make_opsetid(domain, version) for domain, version in graph.opsets.items()]
+        # Before IR 4, weights would have to be inputs too, and would not be packed.
+        version = max(graph.model.ir_version, 4)
+        return from_model(helper.make_model(body, opset_imports=opsets, ir_version=version), source=node.name)
+
+    def _weight(self, value: str, shape: Sequence[int]) -> np.ndarray:
+        """Values of a weight's kind: its own where it has some, so that scales and zero points are valid."""
+        weight = self.coupling.graph.weights.get(value)
+        if weight is not None:
+            return np.resize(weight.read(), tuple(shape))
+        dtype = helper.tensor_dtype_to_np_dtype(self.coupling.facts.types[value])
+        return np.random.default_rng(0).standard_normal(tuple(shape)).astype(dtype)

@@ -1,0 +1,38 @@
+"""Plans beside the path: a plan with one or two groups as in others that are a little weaker or stronger.
+
+An allocation brings steps into one order, and a step can be too large for a bound: it is jumped
+over. Then other steps may come first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+
+from prunegraph.selection.plan import Plan
+
+#: How many steps of one group are tried.
+DEPTH = 3
+
+Removal = Mapping[str, tuple[int, ...]]
+
+
+def mixes(start: Plan, others: Sequence[Plan]) -> Iterator[Removal]:
+    """What `start` removes, with one group as in another plan, or two groups as in the nearest others.
+
+    Args:
+        start: most of the result.
+        others: weaker or stronger plans of the same path, the nearest first.
+    """
+    steps: dict[str, list[tuple[int, ...]]] = {}
+    for plan in others:
+        for group in dict.fromkeys([*start.remove, *plan.remove]):
+            channels = plan.remove.get(group, ())
+            seen = steps.setdefault(group, [])
+            if channels not in (start.remove.get(group, ()), *seen) and len(seen) < DEPTH:
+                seen.append(channels)
+    for group, sizes in steps.items():
+        for channels in sizes:
+            yield {**start.remove, group: channels}
+    for first, second in combinations([group for group, sizes in steps.items() if sizes], 2):
+        yield {**start.remove, first: steps[first][0], second: steps[second][0]}

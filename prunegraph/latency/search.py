@@ -1,0 +1,141 @@
+"""A latency budget: plans of more and less strength are cut and measured until one meets the bound.
+
+Strength is a bound on MACs, so any criterion and any allocation can be asked for plans. The
+table of layers predicts where the bound lies, the cut model is measured against the original,
+the measurement corrects the prediction, and so on. Only the measurement counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+from prunegraph.errors import BudgetError
+from prunegraph.latency.bench import Bench, Candidate, Path, Planner
+from prunegraph.latency.mixes import mixes
+
+Progress = Callable[[str], None]
+
+#: A result is at most this share below its bound.
+TOLERANCE = 0.05
+
+#: The search ends early with a result at most this share below the bound, and aims in the middle of that.
+NEAR, AIM = 0.04, 0.02
+
+#: Whole models measured, at most.
+MEASUREMENTS = 12
+
+#: Where the next step jumps over the bound: plans of the path whose steps may come first, mixes
+#: of them that are predicted, how many of these are measured, and how far back the path is looked at.
+STEPS, MIXES, REFINEMENTS, REACH = 20, 60, 12, 0.3
+
+
+class Search:
+    """Looks for a plan whose measured latency is at the bound or a little below it.
+
+    Args:
+        planner: gives plans.
+        bench: predicts and measures them.
+        bound: share of the original's latency, 0 < bound.
+        label: what to call the bound in messages.
+        progress: told what was measured.
+    """
+
+    def __init__(
+        self, planner: Planner, bench: Bench, bound: float, label: str, progress: Progress = lambda stage: None
+    ):
+        self.bench, self.bound, self.label, self.progress = bench, bound, label, progress
+        self.path = Path(planner, bench)
+        self.measured: list[Candidate] = []
+
+    def run(self) -> Candidate:
+        """The plan, measured.
+
+        Raises:
+            BudgetError: no plan's measured latency is within `TOLERANCE` below the bound.
+        """
+        whole = self.path.at(1.0)
+        if self.bound >= 1:
+            return self._measure(whole)
+        low, high = self._bracket(self.path.strongest(), whole)
+        if self._best() is None:
+            self._refine(low, high)
+        best = self._best()
+        if best is None:
+            raise self._too_coarse()
+        return best
+
+    def _bracket(self, low: Candidate, high: Candidate) -> tuple[Candidate, Candidate]:
+        """Narrow two plans down until one is near the bound, or none is left between them.
+
+        Raises:
+            BudgetError: `low`, the strongest plan, is above the bound.
+        """
+        correction = 1.0
+        for turn in range(MEASUREMENTS):
+            aim = self._aim / correction
+            chosen = self.path.between(aim, low, high)
+            if low.latency is None and (chosen is None or aim <= low.predicted or turn == MEASUREMENTS - 1):
+                low = self._measure(low)
+                if low.measured > self.bound:
+                    raise self._too_much(low)
+                correction = low.correction
+            elif chosen is None:
+                break
+            else:
+                chosen = self._measure(chosen)
+                correction = chosen.correction
+                low, high = (low, chosen) if chosen.measured > self.bound else (chosen, high)
+            if self._best(NEAR) is not None:
+                break
+        return low, high
+
+    def _refine(self, low: Candidate, high: Candidate) -> None:
+        """Measure plans with steps in another order, where the next one in order jumps over the bound."""
+        corrections = {"stronger": high.correction, "weaker": low.correction}
+        left = list(self._mixes(low, high))
+        for _ in range(min(REFINEMENTS, len(left))):
+            nearest = min(left, key=lambda each: abs(each[1].predicted * corrections[each[0]] - self._aim))
+            left.remove(nearest)
+            origin, candidate = nearest
+            corrections[origin] = self._measure(candidate).correction
+            if self._best() is not None:
+                return
+
+    def _mixes(self, low: Candidate, high: Candidate) -> Iterator[tuple[str, Candidate]]:
+        stronger = islice(self.path.stronger(high), STEPS)
+        weaker = self.path.weaker(low, STEPS, REACH)
+        for origin, start, others in (("stronger", high, stronger), ("weaker", low, weaker)):
+            for remove in islice(mixes(start.plan, [each.plan for each in others]), MIXES):
+                yield origin, self.bench.like(start.plan, remove)
+
+    @property
+    def _aim(self) -> float:
+        return self.bound * (1 - AIM)
+
+    def _measure(self, candidate: Candidate) -> Candidate:
+        found = self.bench.measure(candidate)
+        self.measured.append(found)
+        self.progress(f"latency: {found.measured:.3f} of the original measured, bound {self.bound:.3f}")
+        return found
+
+    def _best(self, tolerance: float = TOLERANCE) -> Candidate | None:
+        """The measured plan nearest below the bound, if it is within the tolerance."""
+        good = [each for each in self.measured if self.bound * (1 - tolerance) <= each.measured <= self.bound]
+        return max(good, key=lambda each: each.measured, default=None)
+
+    def _too_much(self, least: Candidate) -> BudgetError:
+        return BudgetError(
+            f"latency cannot fall to {self.label}: with everything removed that may go {least.measured:.3f} of the "
+            "original is measured; lower --round-to or --min-channels, or unprotect layers"
+        )
+
+    def _too_coarse(self) -> BudgetError:
+        figures = [each.measured for each in self.measured]
+        below = max((figure for figure in figures if figure <= self.bound), default=None)
+        above = min((figure for figure in figures if figure > self.bound), default=None)
+        nearest = " and ".join(f"{figure:.3f}" for figure in (below, above) if figure is not None)
+        return BudgetError(
+            f"no choice of channels was found with a latency within {TOLERANCE:.0%} below {self.label}: "
+            f"the nearest measured {nearest} of the original; choose another --round-to, or ask for one of these"
+        )

@@ -1,0 +1,105 @@
+"""Selection for any choice: what has to be measured for it is measured here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from prunegraph.coupling.analysis import Coupling
+from prunegraph.latency.bench import Bench, Candidate
+from prunegraph.latency.cache import Cache
+from prunegraph.latency.rounding import Rounding, best_rounding
+from prunegraph.latency.search import Search
+from prunegraph.runtime.latency import Inputs, Latency, Stopwatch, Timer
+from prunegraph.runtime.session import provider_name
+from prunegraph.runtime.statistics import Statistics
+from prunegraph.selection.budget import parse_latency
+from prunegraph.selection.choice import Choice
+from prunegraph.selection.plan import Plan
+from prunegraph.selection.select import rank
+from prunegraph.selection.select import select as _select
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Selected:
+    """A plan, the latency measured for it where that is the budget, and what "auto" measured of widths."""
+
+    plan: Plan
+    latency: Latency | None = None
+    rounding: Rounding | None = None
+
+
+def select(
+    coupling: Coupling,
+    choice: Choice,
+    statistics: Statistics | None = None,
+    *,
+    inputs: Inputs | None = None,
+    timer: Timer | None = None,
+    cache: Cache | None = None,
+    progress: Progress = lambda stage: None,
+) -> Selected:
+    """Choose channels, with a latency budget or `round_to="auto"` too.
+
+    Args:
+        coupling: what can be pruned.
+        choice: algorithm, budget and limits.
+        statistics: what data show of the graph, for criteria that need it.
+        inputs: what models are run on when they are timed; None is random numbers at batch 1.
+        timer: what measures; None is ONNX Runtime with the choice's provider and threads.
+        cache: where layer times and widths are kept; None is this machine's.
+        progress: told what is being measured.
+
+    Raises:
+        BudgetError: the budget is malformed or cannot be met.
+        UnknownNameError: no such provider, algorithm, allocation or layer.
+        ModelError: ONNX Runtime cannot run the model.
+    """
+    if not choice.is_measured:
+        return Selected(_select(coupling, choice, statistics))
+    provider = provider_name(choice.provider)
+    timer = timer or Stopwatch(coupling.graph, inputs, provider=provider, threads=choice.threads)
+    cache = cache or Cache.here(provider, choice.threads)
+    rounding = best_rounding(coupling, timer, cache, progress) if choice.round_to == "auto" else None
+    if rounding is not None:
+        choice = replace(choice, round_to=rounding.chosen)
+    if choice.budget.latency is None:
+        return Selected(_select(coupling, choice, statistics), None, rounding)
+    found = _meet(coupling, choice, statistics, timer, cache, progress)
+    return Selected(_described(found, choice), found.latency, rounding)
+
+
+def _meet(
+    coupling: Coupling, choice: Choice, statistics: Statistics | None, timer: Timer, cache: Cache, progress: Progress
+) -> Candidate:
+    ranking = rank(coupling, choice, statistics)
+    bound, is_share = parse_latency(choice.budget.latency or 1.0)
+    original = 1.0 if is_share else timer.original()
+    share = bound / original
+    label = f"{share:.3g} of the original"
+    if not is_share:
+        label = f"{bound:g} ms ({label}'s {original:.3f} ms)"
+    try:
+        found = Search(ranking.plan, Bench(coupling, timer, cache), share, label, progress).run()
+    finally:
+        cache.save()
+    if is_share or found.latency is None:
+        return found
+    # In the milliseconds of the one measurement that the bound was compared with.
+    return replace(found, latency=replace(found.latency, first=original, second=original * found.measured))
+
+
+def _described(found: Candidate, choice: Choice) -> Plan:
+    """The plan with the budget it was made for, and what was measured."""
+    assert found.latency is not None
+    measured = {
+        "original_ms": found.latency.first,
+        "pruned_ms": found.latency.second,
+        "share": found.latency.kept,
+        "provider": found.latency.provider,
+        "threads": found.latency.threads,
+    }
+    budget = {"latency": choice.budget.latency}
+    return replace(found.plan, provenance={**found.plan.provenance, "budget": budget, "latency": measured})
