@@ -13,17 +13,18 @@ import onnx
 
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.coupling.analysis import analyze as _analyze
-from prunegraph.errors import DataError, ExactnessError, ModelError, UnknownNameError
+from prunegraph.errors import ExactnessError, ModelError
 from prunegraph.frontends import onnx_file
 from prunegraph.graph import onnx_io
 from prunegraph.graph.model import Graph
 from prunegraph.isolate import isolate
 from prunegraph.ops.cost import Cost, cost
-from prunegraph.recovery import least_squares
+from prunegraph.recovery import repairs
 from prunegraph.rewriting.cut import cut
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.choice import Choice
+from prunegraph.selection.criteria.base import Gradients
 from prunegraph.selection.plan import Plan, survivors
 from prunegraph.selection.select import select as _select
 
@@ -35,9 +36,6 @@ Batch = Mapping[str, np.ndarray]
 
 #: Inputs of a model: arrays by input name (samples along axis 0), a sequence of such batches, or a `Data`.
 Samples = Data | Batch | Sequence[Batch]
-
-#: Ways to get accuracy back after the cut.
-REPAIRS = ("none", "least-squares")
 
 #: Samples of the user's data that a proof looks at.
 PROOF_SAMPLES = 16
@@ -70,7 +68,7 @@ def analyze(model: Graph, *, attention: str | None = None) -> Coupling:
 
 def select(
     model: Graph, found: Coupling | None = None, *, data: Samples | None = None, statistics: Statistics | None = None,
-    **options: Any,
+    gradients: Gradients | None = None, **options: Any,
 ) -> Plan:  # fmt: skip
     """Choose channels to remove.
 
@@ -79,16 +77,18 @@ def select(
         found: its coupling; analysed if not given.
         data: unlabelled inputs, for criteria that look at activations.
         statistics: what was gathered from data before, instead of `data`.
+        gradients: of the task's loss, for criteria that need them.
         options: those of `prunegraph.selection.choice.Choice`: budget, algorithm, allocation, round_to, ...
 
     Raises:
         BudgetError: the budget is malformed or cannot be met.
-        DataError: the algorithm needs data and there are none, or they do not fit.
-        UnknownNameError: no such algorithm, allocation or layer.
+        DataError: the algorithm needs data or gradients and there are none, or they do not fit.
+        UnknownNameError: no such algorithm, allocation, option or layer.
+        OptionError: an option of the algorithm or allocation has a value it cannot have.
     """
     if statistics is None and data is not None:
         statistics = Statistics(model, Data.of(data))
-    return _select(found or analyze(model), Choice(**options), statistics)
+    return _select(found or analyze(model), Choice(**options), statistics, gradients)
 
 
 def apply(model: Graph, plan: Plan) -> Graph:
@@ -127,7 +127,8 @@ def compare(
 class Result:
     """What `prune` did. `proof` is None where verification was turned off.
 
-    `left_out` are groups that were chosen but stay whole, because the proof failed with them.
+    `left_out` are groups that were chosen but stay whole, because the proof failed with them; `repair` says
+    how accuracy was got back after the proof.
     """
 
     model: Graph
@@ -138,6 +139,7 @@ class Result:
     after: Cost
     proof: Proof | None
     left_out: tuple[str, ...] = ()
+    repair: str = "none"
 
 
 def prune(
@@ -146,6 +148,7 @@ def prune(
     *,
     attention: str | None = None,
     data: Samples | None = None,
+    gradients: Gradients | None = None,
     repair: str | None = None,
     check: bool = True,
     save_plan: str | os.PathLike[str] | None = None,
@@ -159,8 +162,9 @@ def prune(
         out: where the pruned model goes; None writes nothing.
         attention: "heads" or "head_dim"; by default whichever is finer.
         data: unlabelled inputs from the training distribution; the first samples are also verified on.
-        repair: "none", or "least-squares" (the default with data): after the proof, the weights
-            of layers behind a cut are refitted to the original's outputs.
+        gradients: of the task's loss, for criteria that need them.
+        repair: how to get accuracy back after the proof, a registered repair, with options as in
+            "absorb:map"; None is the best measured one: "least-squares" with data, else "none".
         check: whether to verify; a failed proof raises and nothing is written.
         save_plan: where the plan goes.
         progress: called with the name of each stage as it begins.
@@ -170,7 +174,7 @@ def prune(
         PrunegraphError: see `prunegraph.errors`; nothing has been written then.
     """
     samples = Data.of(data) if data is not None else None
-    repair = _repair(repair, samples)
+    repair, recover = repairs.find(repair, samples, "none" if samples is None else "least-squares")
     choice = Choice(**options)
     for path in (out, save_plan):
         if path is not None:
@@ -181,7 +185,7 @@ def prune(
     progress("analyze")
     found = analyze(model, attention=attention)
     progress("select")
-    plan = _select(found, choice, statistics)
+    plan = _select(found, choice, statistics, gradients)
     progress("cut")
     scratch = Path(out).absolute().parent if out is not None else None
     small = cut(survivors(found, plan), scratch)
@@ -197,23 +201,13 @@ def prune(
             plan, left_out = isolate(found, plan, lambda part: _attempt(model, part, seen, choice.seed))
             small = cut(survivors(found, plan), scratch)
             proof = verify(model, plan, small, data=seen, seed=choice.seed)
-    if samples is not None and repair == "least-squares":
-        small = least_squares.repair(survivors(found, plan), small, samples, progress)
+    small = recover(survivors(found, plan), small, samples, progress)
     progress("write")
     if save_plan is not None:
         plan.save(save_plan)
     if out is not None:
         save(small, out)
-    return Result(model, small, found, plan, cost(model), cost(small), proof, left_out)
-
-
-def _repair(name: str | None, data: Data | None) -> str:
-    """The way of recovery: least squares by default where there are data. Raises."""
-    if name not in (None, *REPAIRS):
-        raise UnknownNameError("repair", str(name), REPAIRS)
-    if name not in (None, "none") and data is None:
-        raise DataError(f"repair {name!r} needs data: give --data, or repair 'none'")
-    return name or ("least-squares" if data is not None else "none")
+    return Result(model, small, found, plan, cost(model), cost(small), proof, left_out, repair)
 
 
 def _attempt(model: Graph, plan: Plan, data: Sequence[Batch], seed: int) -> None:

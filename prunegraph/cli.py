@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -99,17 +99,24 @@ def _ratio_for(ctx: click.Context, parameter: click.Parameter, values: tuple[str
     return found
 
 
+def _ratio(ctx: click.Context, parameter: click.Parameter, value: str | None) -> float | str | None:
+    try:
+        return value if value in (None, "auto") else float(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a number nor auto") from None
+
+
 @main.command()
 @click.argument("model")
 @click.option("-o", "--output", "out", required=True, metavar="OUT", help="Where the pruned model goes.")
-@click.option("--algorithm", help="Which criterion scores channels. Default: obs with --data, else l2.")
-@click.option("--allocation", help="How the budget is shared among groups; see `prunegraph algorithms`.")
-@click.option("--ratio", type=float, help="Share of channels removed from every group.")
+@click.option("--algorithm", help="What scores channels, as in l2:producer. Default: obs with --data, else l2.")
+@click.option("--allocation", help="How the budget is shared among groups, as in global:max.")
+@click.option("--ratio", callback=_ratio, help="Share of channels removed from every group, or auto.")
 @click.option("--macs", help="Upper bound on MACs: a fraction (0.5) or an amount (2.1G).")
 @click.option("--params", help="Upper bound on parameters: a fraction or an amount (1.2M).")
 @click.option("--bytes", "size", help="Upper bound on bytes of weights: a fraction or an amount (12MB).")
 @click.option("--data", metavar="FILE", help="Unlabelled inputs to refit and prove on: .npz or file.py:function.")
-@click.option("--repair", type=click.Choice(["none", "least-squares"]), help="Default: least-squares with --data.")
+@click.option("--repair", help="none, absorb, bn or least-squares. Default: least-squares with --data, else none.")
 @click.option("--round-to", type=int, default=8, show_default=True, help="Kept channels are a multiple of this.")
 @click.option("--min-channels", type=int, default=1, show_default=True, help="Channels that stay in every group.")
 @click.option("--keep", multiple=True, metavar="LAYER", help="A layer whose channels all stay (repeatable).")
@@ -121,7 +128,7 @@ def _ratio_for(ctx: click.Context, parameter: click.Parameter, values: tuple[str
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--no-verify", is_flag=True, help="Skip the proof.")
 def prune(
-    model: str, out: str, ratio: float | None, macs: str | None, params: str | None, size: str | None,
+    model: str, out: str, ratio: float | Literal["auto"] | None, macs: str | None, params: str | None, size: str | None,
     data: str | None, no_verify: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Make MODEL smaller, and prove that the result is the masked original."""
@@ -142,8 +149,9 @@ def prune(
             "A rule is wrong for this graph: please report it"
         )
     where.print(f"proof: {result.proof}" if result.proof else "proof: skipped (--no-verify)")
-    if samples is not None and options["repair"] != "none":
-        where.print(f"then refitted by least squares on {samples.samples} samples")
+    if result.repair != "none":
+        base = f"{samples.samples} samples" if samples is not None else "the model's BatchNormalization statistics"
+        where.print(f"then repaired on {base}: {result.repair}")
     where.print(f"wrote {out}")
 
 
@@ -208,11 +216,17 @@ def compare(first: str, second: str, data: str | None, runs: int, threads: int, 
 
 @main.command()
 def algorithms() -> None:
-    """List the criteria and allocations there are."""
+    """List criteria, allocations and repairs, with their options (NAME:key=value,...; defaults come first)."""
+    from prunegraph.options import described
+    from prunegraph.recovery.repairs import REPAIRS
+    from prunegraph.registry import Registry
     from prunegraph.selection.allocation import ALLOCATIONS
     from prunegraph.selection.criteria import CRITERIA
 
-    for registry in (CRITERIA, ALLOCATIONS):
+    registries: list[Registry[Any]] = [CRITERIA, ALLOCATIONS, REPAIRS]
+    for registry in registries:
         for name in registry:
-            text = (registry.get(name).__doc__ or "").strip().splitlines()
-            click.echo(f"{registry.kind:<11} {name:<10} {text[0] if text else ''}")
+            lines = (registry.get(name).__doc__ or "").strip().splitlines()
+            given = described(registry.get(name))
+            text = f"{lines[0] if lines else ''}{f' Options: {given}' if given else ''}"
+            click.echo(f"{registry.kind:<11} {name:<13} {text}")

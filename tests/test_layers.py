@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     ["errors"],
     ["registry"],
+    ["options"],
     ["graph"],
     ["frontends"],
     ["runtime.__init__", "runtime.session", "runtime.data", "runtime.patches", "runtime.statistics", "runtime.stepper"],

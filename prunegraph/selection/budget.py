@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -24,15 +25,15 @@ SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "kb": 1e3, "mb": 1
 class Budget:
     """What the result must meet: exactly one of these.
 
-    `ratio` is the share of channels removed from every group, 0 <= ratio < 1. The others are
-    upper bounds: a fraction of the original up to 1 (`0.5`), or an absolute figure
-    (`2_100_000_000`, `"2.1G"`, `"12MB"`).
+    `ratio` is the share of channels removed from every group, 0 <= ratio < 1, or "auto": what the
+    algorithm itself chooses for each group. The others are upper bounds: a fraction of the original
+    up to 1 (`0.5`), or an absolute figure (`2_100_000_000`, `"2.1G"`, `"12MB"`).
 
     Raises:
         BudgetError: none or several are given, or a value is out of range.
     """
 
-    ratio: float | None = None
+    ratio: float | Literal["auto"] | None = None
     macs: float | str | None = None
     params: float | str | None = None
     bytes: float | str | None = None
@@ -41,8 +42,8 @@ class Budget:
         given = [kind for kind in ("ratio", *KINDS) if getattr(self, kind) is not None]
         if len(given) != 1:
             raise BudgetError(f"give exactly one of ratio, macs, params, bytes; got {', '.join(given) or 'none'}")
-        if self.ratio is not None and not 0 <= self.ratio < 1:
-            raise BudgetError(f"ratio must be at least 0 and below 1, got {self.ratio:g}")
+        if self.ratio not in (None, "auto") and (isinstance(self.ratio, str) or not 0 <= self.ratio < 1):
+            raise BudgetError(f"ratio must be at least 0 and below 1, or 'auto'; got {self.ratio!r}")
         if self.ratio is None:
             parse_amount(getattr(self, self.kind), self.kind)
 

@@ -9,29 +9,36 @@ from prunegraph.errors import BudgetError, UnknownNameError
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.allocation import Limits, allocate
 from prunegraph.selection.choice import Choice
-from prunegraph.selection.criteria.base import Context, score
+from prunegraph.selection.criteria.base import Context, Gradients, score
+from prunegraph.selection.criteria.own_ratio import own_ratios
 from prunegraph.selection.plan import Plan, make_plan
 
 
-def select(coupling: Coupling, choice: Choice, statistics: Statistics | None = None) -> Plan:
+def select(
+    coupling: Coupling, choice: Choice, statistics: Statistics | None = None, gradients: Gradients | None = None
+) -> Plan:
     """Choose channels.
 
     Args:
         coupling: what can be pruned.
         choice: algorithm, budget and limits.
         statistics: what data show of the graph, for criteria that need it.
+        gradients: of the task's loss, for criteria that need them.
 
     Raises:
         BudgetError: the budget is malformed or cannot be met.
-        DataError: the algorithm needs data and there are none.
-        UnknownNameError: no such algorithm, allocation or layer.
+        DataError: the algorithm needs data or gradients and there are none.
+        UnknownNameError: no such algorithm, allocation, option or layer.
+        OptionError: an option has a value it cannot have.
         PluginError: a plug-in broke its contract.
     """
     choice = choice.resolved(statistics is not None)
+    algorithm, context = str(choice.algorithm), Context(coupling, choice.seed, statistics, gradients)
     ratios = _group_ratios(coupling, choice.keep, choice.ratio_for)
+    if choice.budget.ratio == "auto":
+        ratios = {**own_ratios(algorithm, context), **ratios}
     limits = Limits(choice.round_to, choice.min_channels, ratios)
-    scores = score(str(choice.algorithm), Context(coupling, choice.seed, statistics))
-    remove = allocate(coupling, scores, choice.budget, limits, str(choice.allocation))
+    remove = allocate(coupling, score(algorithm, context), choice.budget, limits, str(choice.allocation))
     return make_plan(coupling, remove, choice.provenance())
 
 
