@@ -164,7 +164,7 @@ def prune(
         data: unlabelled inputs from the training distribution; the first samples are also verified on.
         gradients: of the task's loss, for criteria that need them.
         repair: how to get accuracy back after the proof, a registered repair, with options as in
-            "absorb:map"; None is the best measured one: "least-squares" with data, else "none".
+            "absorb:map"; None is "least-squares" with data, else "none".
         check: whether to verify; a failed proof raises and nothing is written.
         save_plan: where the plan goes.
         progress: called with the name of each stage as it begins.
@@ -174,13 +174,13 @@ def prune(
         PrunegraphError: see `prunegraph.errors`; nothing has been written then.
     """
     samples = Data.of(data) if data is not None else None
-    repair, recover = repairs.find(repair, samples, "none" if samples is None else "least-squares")
     choice = Choice(**options)
     for path in (out, save_plan):
         if path is not None:
             check_output(path, source if not isinstance(source, Graph) else None)
     progress("load")
     model = source if isinstance(source, Graph) else load(source)
+    repair, recover = repairs.find(repair, samples, model)
     statistics = Statistics(model, samples, progress=progress) if samples is not None else None
     progress("analyze")
     found = analyze(model, attention=attention)

@@ -24,7 +24,7 @@ import numpy as np
 import onnx
 
 from prunegraph.coupling.survivors import Survivors
-from prunegraph.errors import DataError, OptionError
+from prunegraph.errors import OptionError
 from prunegraph.graph import linear
 from prunegraph.graph.facts import symbolic_axes
 from prunegraph.graph.model import Graph, Node
@@ -71,8 +71,7 @@ def repair(
             if form == "map":
                 revision.add_behind(each.node, lost)
             else:
-                axes = tuple(axis for axis in range(lost.ndim) if axis != each.axis)
-                revision.set_intercept(each.node, revision.intercept(each.node) + lost.mean(axis=axes))
+                revision.set_intercept(each.node, revision.intercept(each.node) + lost.mean(axis=each.others))
     return revision.apply()
 
 
@@ -92,6 +91,12 @@ class CutInput:
     @property
     def value(self) -> str:
         return self.before.inputs[0]
+
+    @property
+    def others(self) -> tuple[int, ...]:
+        """Axes of inputs and outputs that are not channels."""
+        rank = len(self.left.coupling.facts.shapes[self.value])
+        return tuple(axis for axis in range(rank) if axis != self.axis)
 
     def matrix(self) -> Array:
         """The original's weights [groups, inputs, outputs]."""
@@ -192,16 +197,10 @@ def measured_means(original: Graph, cuts: list[CutInput], data: Data, progress: 
 def known_means(left: Survivors) -> dict[str, Array]:
     """Means of values that follow from BatchNormalization nodes [1, ...]. Raises DataError without any."""
     facts = left.coupling.facts
-    found = synthetic(left)
-    return {name: _spread(x.mean(axis=0, keepdims=True), facts.shapes[name]) for name, x in found.items()}
-
-
-def synthetic(left: Survivors) -> dict[str, Array]:
-    """Samples of values that follow from BatchNormalization nodes. Raises DataError without any."""
-    graph = left.coupling.graph
-    if not any(node.op == "BatchNormalization" for node in graph.nodes):
-        raise DataError(f"{graph.source} has no BatchNormalization to go by: give --data, or repair 'none'")
-    return samples(graph, left.coupling.facts)
+    found = samples(left.coupling.graph, facts)
+    return {
+        name: _spread(x.mean(axis=0, keepdims=True, dtype=np.float64), facts.shapes[name]) for name, x in found.items()
+    }
 
 
 def _spread(mean: Array, shape: tuple[int, ...]) -> Array:

@@ -7,10 +7,11 @@ With data, from shallow to deep, each step seeing what those before it changed:
 * another linear layer is scaled and shifted so that each output has the mean and standard deviation that it had
   in the original: `W' = W r`, `b' = (b - mean) r + mean_ref` with `r = std_ref / std`.
 
-Without data the same is done by what follows from the original's BatchNormalization nodes
-(`recovery.synthetic`): what the removed channels gave on average leaves the running mean, and the
-running variance shrinks by the removed channels' share, inputs being taken as independent of each other.
-Sources: ALGORITHMS F5; Nagel et al. 2019.
+Without data, what follows from the original's BatchNormalization nodes (`recovery.synthetic`) has to do: what the
+removed channels gave on average leaves the running mean (or goes into a bias), and the running deviation
+shrinks by the removed channels' share of `sum |w| std(x)`. That adds deviations, as if all of a filter's
+inputs rose and fell with the signs of their weights. Trained filters add what agrees: measured, it comes closer than
+adding variances, which takes inputs for independent. Sources: ALGORITHMS F5; Nagel et al. 2019 (means).
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ import numpy as np
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.graph import linear
 from prunegraph.graph.model import Graph, Node
-from prunegraph.recovery.absorb import cut_inputs, known_means, synthetic
+from prunegraph.recovery.absorb import cut_inputs, known_means
 from prunegraph.recovery.changes import changed, taken
+from prunegraph.recovery.synthetic import samples
 from prunegraph.rewriting.revise import Revision
 from prunegraph.runtime import patches
 from prunegraph.runtime.data import Data
@@ -168,17 +170,16 @@ def _ratio(over: Array, under: Array, least: float, most: float) -> Array:
 
 
 def _without_data(left: Survivors, small: Graph) -> Graph:
-    drawn, means = synthetic(left), known_means(left)
+    drawn, means = samples(left.coupling.graph, left.coupling.facts), known_means(left)
     revision = Revision(small)
     for each in cut_inputs(left, small):
         if each.value not in means or not revision.can_intercept(each.node):
             continue
-        lost = each.lost(means[each.value])
-        axes = tuple(axis for axis in range(lost.ndim) if axis != each.axis)
-        revision.set_intercept(each.node, revision.intercept(each.node) + lost.mean(axis=axes))
+        lost = each.lost(means[each.value]).mean(axis=each.others)
+        revision.set_intercept(each.node, revision.intercept(each.node) + lost)
         normal = linear.batch_normalization(small, each.node)
         if normal is not None and _is_normal(small, normal):
-            before, now = each.deviations(drawn[each.value].std(axis=axes))
+            before, now = each.deviations(drawn[each.value].std(axis=each.others, dtype=np.float64))
             share = np.square(_ratio(now, before, LEAST, 1.0))
             revision.set(normal.inputs[4], revision.value(normal.inputs[4]) * share)
     return revision.apply()

@@ -13,7 +13,7 @@ from prunegraph.coupling.survivors import Survivors
 from prunegraph.errors import DataError
 from prunegraph.graph.model import Graph
 from prunegraph.options import base_name, bound
-from prunegraph.recovery import absorb, least_squares, moments
+from prunegraph.recovery import absorb, least_squares, moments, synthetic
 from prunegraph.registry import Registry
 from prunegraph.runtime.data import Data
 
@@ -23,6 +23,9 @@ REPAIRS: Registry[Repair] = Registry("repair")
 
 #: Repairs that can do nothing without data.
 NEED_DATA = frozenset({"least-squares"})
+
+#: Repairs that without data go by the statistics in BatchNormalization nodes.
+BY_STATISTICS = frozenset({"absorb", "bn"})
 
 
 @REPAIRS.register("none")
@@ -52,16 +55,21 @@ def refitted(left: Survivors, small: Graph, data: Data | None, progress: Progres
     return least_squares.repair(left, small, data, progress)
 
 
-def find(name: str | None, data: Data | None, default: str) -> tuple[str, Repair]:
-    """A repair by its name, which may have options, and the name; `default` for None.
+def find(name: str | None, data: Data | None, graph: Graph) -> tuple[str, Repair]:
+    """A repair of a graph by its name, which may have options; and that name.
+
+    None is the default: "least-squares" where there are data. Without them "none", so that what is written is what
+    was proved; "bn" gives more accuracy then, where the graph has BatchNormalization nodes.
 
     Raises:
         UnknownNameError: no such repair or option.
         OptionError: an option cannot have that value.
-        DataError: it needs data and there are none.
+        DataError: it needs data, or BatchNormalization nodes in their place, and there are none.
     """
-    name = name or default
+    name = name or ("none" if data is None else "least-squares")
     repair = bound(REPAIRS, name)
     if data is None and base_name(name) in NEED_DATA:
         raise DataError(f"repair {name!r} needs data: give --data, or repair 'none'")
+    if data is None and base_name(name) in BY_STATISTICS:
+        synthetic.check(graph)
     return name, repair

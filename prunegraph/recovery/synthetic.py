@@ -15,6 +15,7 @@ from statistics import NormalDist
 import numpy as np
 import onnx
 
+from prunegraph.errors import DataError
 from prunegraph.graph.facts import Facts
 from prunegraph.graph.model import FLOAT_TYPES, Graph, Node
 from prunegraph.ops import elementwise, rule_for
@@ -29,8 +30,19 @@ SAMPLES = 512
 PASSED = frozenset({"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Identity", "MaxPool", "Resize", "Upsample"})
 
 
+def check(graph: Graph) -> None:
+    """Raise DataError for a graph that has nothing to go by."""
+    if not any(node.op == "BatchNormalization" for node in graph.nodes):
+        raise DataError(f"{graph.source} has no BatchNormalization to go by: give --data, or repair 'none'")
+
+
 def samples(graph: Graph, facts: Facts, seed: int = 0) -> dict[str, Array]:
-    """Samples of values by name [samples, channels, 1, ...]; values that nothing is known of are left out."""
+    """Samples of values by name [samples, channels, 1, ...]; values that nothing is known of are left out.
+
+    Raises:
+        DataError: the graph has no BatchNormalization.
+    """
+    check(graph)
     given = {
         node.outputs[0]: _normal(graph, node, len(facts.shapes[node.outputs[0]]), np.random.default_rng([seed, i]))
         for i, node in enumerate(graph.nodes)

@@ -72,8 +72,10 @@ def independence(a: Array) -> Array:
 
 
 def _nuclear(gram: Array) -> Array:
-    """Sum of the square roots of eigenvalues."""
-    return np.sqrt(np.maximum(np.linalg.eigvalsh(gram), 0)).sum(axis=-1)
+    """Sum of the square roots of eigenvalues; what rounding leaves of zeros does not count."""
+    found = np.linalg.eigvalsh(gram)
+    rounding = found.shape[-1] * np.finfo(np.float64).eps * found[..., -1:]
+    return np.sqrt(np.where(found > rounding, found, 0)).sum(axis=-1)
 
 
 @criterion("chip")

@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 from prunegraph.coupling.groups import Group
-from prunegraph.coupling.places import Place, readers
+from prunegraph.coupling.places import Place, makers, readers
 from prunegraph.graph.model import FLOAT_TYPES
 from prunegraph.runtime.statistics import Accumulator, ChannelMoments
 from prunegraph.selection.criteria.base import Array, Context
@@ -22,8 +22,12 @@ def is_float(place: Place, context: Context) -> bool:
 
 
 def read(group: Group, context: Context) -> list[Place]:
-    """Where the layers that consume a group read it: behind normalisation and activation."""
-    return [place for place in readers(context.coupling)[group.id] if is_float(place, context)]
+    """Where the layers that consume a group read it: behind normalisation and activation.
+
+    A group that no layer reads (queries and keys, which meet each other) is looked at where it is made.
+    """
+    found = readers(context.coupling)[group.id] or makers(context.coupling)[group.id]
+    return [place for place in found if is_float(place, context)]
 
 
 def moments(group: Group, context: Context, who: str) -> list[tuple[Place, ChannelMoments]]:

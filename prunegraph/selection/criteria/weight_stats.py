@@ -23,6 +23,7 @@ from typing import Literal
 import numpy as np
 
 from prunegraph.coupling.groups import Group
+from prunegraph.errors import OptionError
 from prunegraph.selection.criteria.base import Array, Context, criterion
 from prunegraph.selection.criteria.clusters import two_gaussians, two_means
 from prunegraph.selection.criteria.members import counted, folded
@@ -54,6 +55,8 @@ def weight_stats(group: Group, context: Context, *, mode: Mode = "robust", cap: 
 @own_ratio("weight_stats")
 def weak_share(group: Group, context: Context, *, mode: Mode = "robust", cap: float = 0.5) -> float:
     """Share of a group's channels in its weak cluster, within the caps."""
+    if not 0 <= cap <= 1:
+        raise OptionError(f"option 'cap' of algorithm 'weight_stats' must be between 0 and 1, got {cap:g}")
     weak = int(weak_channels(*statistics(group, context), mode, context.rng(group)).sum())
     return max(0, min(weak, int(cap * group.channels), group.channels - LEAST)) / group.channels
 
