@@ -152,6 +152,10 @@ def prune(
     if result.repair != "none":
         base = f"{samples.samples} samples" if samples is not None else "the model's BatchNormalization statistics"
         where.print(f"then repaired on {base}: {result.repair}")
+    elif options["repair"] is None and any(node.op == "BatchNormalization" for node in result.model.nodes):
+        where.print(
+            "not repaired: --data refits the weights; without data --repair bn brings back much of the accuracy"
+        )
     where.print(f"wrote {out}")
 
 

@@ -53,7 +53,8 @@ def repair(
         form: "mean", "interior" or "map".
 
     Returns:
-        A new graph. Layers with no place for a bias, and inputs whose means are not known, stay as they are.
+        A new graph. Convolutions and matrix products are looked at; one with no place for a bias, or whose
+        input's means are not known, stays as it is.
 
     Raises:
         DataError: there are no data and no BatchNormalization nodes, or the data do not fit.
@@ -66,12 +67,13 @@ def repair(
     means = measured_means(original, cuts, data, progress) if data is not None else known_means(left)
     revision = Revision(small)
     for each in cuts:
-        if each.value in means and revision.can_intercept(each.node):
-            lost = each.lost(means[each.value], interior=form == "interior")
-            if form == "map":
-                revision.add_behind(each.node, lost)
-            else:
-                revision.set_intercept(each.node, revision.intercept(each.node) + lost.mean(axis=each.others))
+        if each.value not in means:
+            continue
+        lost = each.lost(means[each.value], interior=form == "interior")
+        if form == "map":
+            revision.add_behind(each.node, lost)
+        elif revision.can_intercept(each.node):
+            revision.set_intercept(each.node, revision.intercept(each.node) + lost.mean(axis=each.others))
     return revision.apply()
 
 
@@ -109,21 +111,22 @@ class CutInput:
         index = [slice(None)] * mean.ndim
         index[self.axis] = self.gone  # type: ignore[call-overload]
         part[tuple(index)] = mean[tuple(index)]
-        graph, before = self.left.coupling.graph, self.before
-        if before.op != "Conv":
+        if self.before.op != "Conv":
             found = part @ self.matrix()[0]
         elif interior:
             constant = part.mean(axis=tuple(range(2, part.ndim)))
             found = self._by_rows(constant[0]).reshape(1, -1, *[1] * (part.ndim - 2))
         else:
-            proto = onnx.NodeProto()
-            proto.CopyFrom(before.proto)
-            del proto.input[2:]
-            weight = graph.weights[before.inputs[1]]
-            found = run_piece(graph, [proto], {proto.input[0]: part.astype(weight.dtype)}, [proto.output[0]])[
-                proto.output[0]
-            ].astype(np.float64)
-        return taken(found, self.left.value(before.outputs[0]))
+            found = self._convolved(part)
+        return taken(found, self.left.value(self.before.outputs[0]))
+
+    def _convolved(self, x: Array) -> Array:
+        """The convolution of an input, without its bias."""
+        graph, proto = self.left.coupling.graph, onnx.NodeProto()
+        proto.CopyFrom(self.before.proto)
+        del proto.input[2:]
+        given = {proto.input[0]: x.astype(graph.weights[proto.input[1]].dtype)}
+        return run_piece(graph, [proto], given, proto.output)[proto.output[0]].astype(np.float64)
 
     def deviations(self, inputs: Array) -> tuple[Array, Array]:
         """Standard deviations of the outputs that stay, by all inputs and without those gone.

@@ -114,6 +114,8 @@ def _on_data(left: Survivors, small: Graph, data: Data, progress: Progress) -> G
     if targets:
         Statistics(original, data, progress=progress).collect(list(targets.values()), "outputs of the original")
     todo = sorted([*normals, *(target.node for target in targets.values())], key=lambda node: node.index)
+    if not todo:
+        return small
     size = batch_size(original, data, [node.inputs[0] for node in todo])
     with Store() as values:
         revision, stepper = Revision(small), Stepper(small, data.batches(small, size), values)

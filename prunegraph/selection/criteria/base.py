@@ -12,7 +12,7 @@ from prunegraph.coupling.analysis import Coupling
 from prunegraph.coupling.groups import Group
 from prunegraph.errors import BudgetError, DataError, PluginError
 from prunegraph.graph.model import Graph
-from prunegraph.options import base_name, bound
+from prunegraph.options import bound
 from prunegraph.registry import Registry
 from prunegraph.runtime.statistics import Statistics
 
@@ -104,9 +104,8 @@ def score(name: str, context: Context) -> dict[str, Array]:
             raise PluginError(f"algorithm {name!r} returned NaN for group {group.id!r}")
         found[group.id] = scores
     if found and all(np.isposinf(scores).all() for scores in found.values()):
-        about = (CRITERIA.get(base_name(name)).__doc__ or "").strip().splitlines()
         raise BudgetError(
-            f"algorithm {name!r} applies to none of the {len(found)} groups of {context.graph.source}"
-            f"{f' ({about[0].rstrip(chr(46))})' if about else ''}; use 'l2', or 'obs' with --data"
+            f"algorithm {name!r} applies to none of the {len(found)} groups of {context.graph.source}: "
+            "use 'l2', or 'obs' with --data"
         )
     return found

@@ -43,7 +43,9 @@ def gathered(group: Group, context: Context, who: str, make: Callable[[Place], A
     """What accumulators saw of the group where it is read; one pass feeds those of all groups."""
     statistics = context.need_statistics(who)
     every = [place for other in context.coupling.groups for place in read(other, context)]
-    fed = statistics.collected(who, lambda: [make(place) for place in every])
+    # Places depend on what is pruned in attention.
+    name = f"{who} {context.coupling.attention or ''}".strip()
+    fed = statistics.collected(name, lambda: [make(place) for place in every])
     return [one for one, place in zip(fed, every, strict=True) if place.group is group]
 
 
