@@ -14,20 +14,21 @@ from prunegraph import frontends
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.coupling.analysis import analyze as _analyze
 from prunegraph.coupling.sample import full_cost
-from prunegraph.errors import DataError, ExactnessError, ModelError, UnknownNameError
+from prunegraph.errors import ExactnessError, ModelError
 from prunegraph.graph import onnx_io
 from prunegraph.graph.model import Graph
 from prunegraph.isolate import isolate
 from prunegraph.latency.select import Selected
 from prunegraph.latency.select import select as _select
 from prunegraph.ops.cost import Cost
-from prunegraph.recovery import least_squares
+from prunegraph.recovery import repairs
 from prunegraph.rewriting.cut import cut
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.latency import Latency, Stopwatch
 from prunegraph.runtime.session import provider_name
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.choice import Choice
+from prunegraph.selection.criteria.base import Gradients
 from prunegraph.selection.plan import Plan, survivors
 
 if TYPE_CHECKING:
@@ -39,9 +40,6 @@ Batch = Mapping[str, np.ndarray]
 
 #: Inputs of a model: arrays by input name (samples along axis 0), a sequence of such batches, or a `Data`.
 Samples = Data | Batch | Sequence[Batch]
-
-#: Ways to get accuracy back after the cut.
-REPAIRS = ("none", "least-squares")
 
 #: Samples of the user's data that a proof looks at.
 PROOF_SAMPLES = 16
@@ -73,7 +71,7 @@ def analyze(model: Graph, *, attention: str | None = None) -> Coupling:
 
 def select(
     model: Graph, found: Coupling | None = None, *, data: Samples | None = None, statistics: Statistics | None = None,
-    **options: Any,
+    gradients: Gradients | None = None, **options: Any,
 ) -> Plan:  # fmt: skip
     """Choose channels to remove.
 
@@ -82,20 +80,23 @@ def select(
         found: its coupling; analysed if not given.
         data: unlabelled inputs, for criteria that look at activations.
         statistics: what was gathered from data before, instead of `data`.
+        gradients: of the task's loss, for criteria that need them.
         options: those of `prunegraph.selection.choice.Choice`: budget, algorithm, allocation, round_to, ...
 
     A budget on latency and `round_to="auto"` are measured here, in ONNX Runtime.
 
     Raises:
         BudgetError: the budget is malformed or cannot be met.
-        DataError: the algorithm needs data and there are none, or they do not fit.
-        UnknownNameError: no such algorithm, allocation, layer or execution provider.
+        DataError: the algorithm needs data or gradients and there are none, or they do not fit.
+        UnknownNameError: no such algorithm, allocation, option, layer or execution provider.
+        OptionError: an option of the algorithm or allocation has a value it cannot have.
     """
     samples = Data.of(data) if data is not None else None
     if statistics is None and samples is not None:
         statistics = Statistics(model, samples)
     choice = Choice(**options)
-    return _select(found or analyze(model), choice, statistics, inputs=_sample(model, choice, samples)).plan
+    inputs = _sample(model, choice, samples)
+    return _select(found or analyze(model), choice, statistics, gradients, inputs=inputs).plan
 
 
 def apply(model: Graph, plan: Plan) -> Graph:
@@ -137,8 +138,8 @@ class Result:
     """What `prune` did. `proof` is None where verification was turned off.
 
     `left_out` are groups that were chosen but stay whole, because the proof failed with them.
-    `repair` is what was done after the proof: "none" or "least-squares". `latency` was measured
-    where it was the budget, and `rounding` where `round_to` was "auto".
+    `repair` says how accuracy was got back after the proof. `latency` was measured where it was
+    the budget, and `rounding` where `round_to` was "auto".
     """
 
     model: Graph
@@ -160,6 +161,7 @@ def prune(
     *,
     attention: str | None = None,
     data: Samples | None = None,
+    gradients: Gradients | None = None,
     repair: str | None = None,
     check: bool = True,
     save_plan: str | os.PathLike[str] | None = None,
@@ -173,8 +175,9 @@ def prune(
         out: where the pruned model goes; None writes nothing.
         attention: "heads" or "head_dim"; by default whichever is finer.
         data: unlabelled inputs from the training distribution; the first samples are also verified on.
-        repair: "none", or "least-squares" (the default with data): after the proof, the weights
-            of layers behind a cut are refitted to the original's outputs.
+        gradients: of the task's loss, for criteria that need them.
+        repair: how to get accuracy back after the proof, a registered repair, with options as in
+            "absorb:map"; None is "least-squares" with data, else "none".
         check: whether to verify; a failed proof raises and nothing is written.
         save_plan: where the plan goes.
         progress: called with the name of each stage as it begins.
@@ -184,7 +187,6 @@ def prune(
         PrunegraphError: see `prunegraph.errors`; nothing has been written then.
     """
     samples = Data.of(data) if data is not None else None
-    repair = _repair(repair, samples)
     choice = Choice(**options)
     if choice.provider is not None:
         provider_name(choice.provider)
@@ -193,11 +195,12 @@ def prune(
             check_output(path, source if isinstance(source, str | os.PathLike) else None)
     progress("load")
     model = source if isinstance(source, Graph) else load(source)
+    repair, recover = repairs.find(repair, samples, model)
     statistics = Statistics(model, samples, progress=progress) if samples is not None else None
     progress("analyze")
     found = analyze(model, attention=attention)
     progress("select")
-    chosen = _select(found, choice, statistics, inputs=_sample(model, choice, samples), progress=progress)
+    chosen = _select(found, choice, statistics, gradients, inputs=_sample(model, choice, samples), progress=progress)
     plan = chosen.plan
     progress("cut")
     scratch = Path(out).absolute().parent if out is not None else None
@@ -215,8 +218,7 @@ def prune(
             small = cut(survivors(found, plan), scratch)
             proof = verify(model, plan, small, data=seen, seed=choice.seed)
             chosen = _measured_again(chosen, model, small, choice, samples)
-    if samples is not None and repair == "least-squares":
-        small = least_squares.repair(survivors(found, plan), small, samples, progress)
+    small = recover(survivors(found, plan), small, samples, progress)
     before, after = full_cost(model), full_cost(small)
     progress("write")
     if save_plan is not None:
@@ -240,15 +242,6 @@ def _measured_again(chosen: Selected, model: Graph, small: Graph, choice: Choice
     provider = provider_name(choice.provider)
     timer = Stopwatch(model, _sample(model, choice, data), provider=provider, threads=choice.threads)
     return replace(chosen, latency=timer.against(small))
-
-
-def _repair(name: str | None, data: Data | None) -> str:
-    """The way of recovery: least squares by default where there are data. Raises."""
-    if name not in (None, *REPAIRS):
-        raise UnknownNameError("repair", str(name), REPAIRS)
-    if name not in (None, "none") and data is None:
-        raise DataError(f"repair {name!r} needs data: give --data, or repair 'none'")
-    return name or ("least-squares" if data is not None else "none")
 
 
 def _attempt(model: Graph, plan: Plan, data: Sequence[Batch], seed: int) -> None:

@@ -11,7 +11,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -129,18 +129,25 @@ def _round_to(ctx: click.Context, parameter: click.Parameter, value: str) -> int
     return int(value) if value.lstrip("-").isdigit() else value
 
 
+def _ratio(ctx: click.Context, parameter: click.Parameter, value: str | None) -> float | str | None:
+    try:
+        return value if value in (None, "auto") else float(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a number nor auto") from None
+
+
 @main.command()
 @click.argument("model")
 @click.option("-o", "--output", "out", required=True, metavar="OUT", help="Where the pruned model goes.")
-@click.option("--algorithm", help="Which criterion or selector chooses channels. Default: obs with --data, else l2.")
-@click.option("--allocation", help="How the budget is shared among groups; see `prunegraph algorithms`.")
-@click.option("--ratio", type=float, help="Share of channels removed from every group.")
+@click.option("--algorithm", help="What chooses channels, as in l2:producer. Default: obs with --data, else l2.")
+@click.option("--allocation", help="How the budget is shared among groups, as in global:max.")
+@click.option("--ratio", callback=_ratio, help="Share of channels removed from every group, or auto.")
 @click.option("--macs", help="Upper bound on MACs: a fraction (0.5) or an amount (2.1G).")
 @click.option("--params", help="Upper bound on parameters: a fraction or an amount (1.2M).")
 @click.option("--bytes", "size", help="Upper bound on bytes of weights: a fraction or an amount (12MB).")
 @click.option("--latency", help="Upper bound on latency measured in ONNX Runtime: a fraction or a time (12ms).")
 @click.option("--data", metavar="FILE", help="Unlabelled inputs to refit and prove on: .npz or file.py:function.")
-@click.option("--repair", type=click.Choice(["none", "least-squares"]), help="Default: least-squares with --data.")
+@click.option("--repair", help="none, absorb, bn or least-squares. Default: least-squares with --data, else none.")
 @click.option(
     "--round-to",
     default="8",
@@ -164,7 +171,7 @@ def _round_to(ctx: click.Context, parameter: click.Parameter, value: str) -> int
 @click.option("--no-verify", is_flag=True, help="Skip the proof.")
 @plugin_option
 def prune(
-    model: str, out: str, ratio: float | None, macs: str | None, params: str | None, size: str | None,
+    model: str, out: str, ratio: float | Literal["auto"] | None, macs: str | None, params: str | None, size: str | None,
     latency: str | None, data: str | None, no_verify: bool, report: str | None, sensitivity: str | None, **options: Any,
 ) -> None:  # fmt: skip
     """Make MODEL smaller, and prove that the result is the masked original."""
@@ -193,10 +200,16 @@ def prune(
             "A rule is wrong for this graph: please report it"
         )
     where.print(f"proof: {result.proof}" if result.proof else "proof: skipped (--no-verify)")
-    if samples is not None and result.repair != "none":
-        where.print(f"then refitted by {result.repair.replace('-', ' ')} on {samples.samples} samples")
+    if result.repair != "none":
+        base = f"{samples.samples} samples" if samples is not None else "the model's BatchNormalization statistics"
+        where.print(f"then repaired on {base}: {result.repair}")
+    elif options["repair"] is None and any(node.op == "BatchNormalization" for node in result.model.nodes):
+        where.print(
+            "not repaired: --data refits the weights; without data --repair bn brings back much of the accuracy"
+        )
     if report:
-        html.write(result, report, command=click.get_current_context().meta[COMMAND], sensitivity=shown)
+        command = click.get_current_context().meta[COMMAND]
+        html.write(result, report, command=command, sensitivity=shown, latency=result.latency)
     where.print(f"wrote {out}" + (f", {report}" if report else ""))
 
 
@@ -269,15 +282,19 @@ def compare(
 @main.command()
 @plugin_option
 def algorithms() -> None:
-    """List criteria, selectors and allocations, and where they come from."""
+    """List criteria, selectors, allocations and repairs, with their options and where they come from."""
+    from prunegraph.options import described
+    from prunegraph.recovery.repairs import REPAIRS
     from prunegraph.selection.allocation import ALLOCATIONS
     from prunegraph.selection.criteria import CRITERIA
     from prunegraph.selection.selectors import SELECTORS
 
-    registries: tuple[Registry[Any], ...] = (CRITERIA, SELECTORS, ALLOCATIONS)
+    registries: tuple[Registry[Any], ...] = (CRITERIA, SELECTORS, ALLOCATIONS, REPAIRS)
     entries = [entry for registry in registries for entry in registry.entries()]
     wide = max(len(entry.name) for entry in entries)
     far = max(len(entry.origin) for entry in entries)
     for entry in entries:
-        click.echo(f"{entry.kind:<10}  {entry.name:<{wide}}  {entry.origin:<{far}}  {entry.summary}".rstrip())
+        given = described(entry.thing)
+        summary = entry.summary + (f" Options: {given}" if given else "")
+        click.echo(f"{entry.kind:<10}  {entry.name:<{wide}}  {entry.origin:<{far}}  {summary}".rstrip())
     CRITERIA.check()

@@ -5,6 +5,7 @@
     ├── PlanError           a plan does not belong to the model or names what is not there
     ├── BudgetError         a budget is malformed or cannot be met
     ├── UnknownNameError    a name that is not registered or not in the model
+    ├── OptionError         an option of an algorithm has a value it cannot have
     ├── PluginError         a plug-in broke its contract
     ├── DataError           input data does not fit the model
     ├── MissingExtraError   a package of an optional extra is not installed
@@ -48,6 +49,10 @@ class UnknownNameError(PrunegraphError):
         hint = f", did you mean {near[0]!r}?" if near else ""
         listed = ", ".join(known[:20]) + (f", ... ({len(known)} in all)" if len(known) > 20 else "")
         super().__init__(f"unknown {kind} {name!r}{hint} Known: {listed or 'none'}")
+
+
+class OptionError(PrunegraphError):
+    """An option of an algorithm has a value it cannot have."""
 
 
 class PluginError(PrunegraphError):

@@ -12,6 +12,7 @@ import onnx
 import pytest
 
 import prunegraph as pg
+from prunegraph.selection.criteria import CRITERIA
 from tests.builders import residual_net
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -66,8 +67,14 @@ def test_inspect(tmp_path: Path) -> None:
 def test_algorithms() -> None:
     done = cli("algorithms")
     assert done.returncode == 0
-    for name in ("l1", "l2", "bn_scale", "random", "uniform", "global"):
-        assert name in done.stdout
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert {
+        *(("algorithm", name) for name in CRITERIA if not name.startswith("test_")),
+        *(("allocation", name) for name in ("global", "isomorphic", "uniform")),
+        *(("repair", name) for name in ("absorb", "bn", "least-squares", "none")),
+    } <= {(kind, name) for kind, name, *_ in lines}
+    assert "Options: norm=mean|none|sum|max|standardise|gaussian|median|lamp" in done.stdout
+    assert all(len(line) > 3 for line in lines)
 
 
 def test_prune_with_data_layers_and_seed(tmp_path: Path) -> None:
@@ -83,6 +90,28 @@ def test_prune_with_data_layers_and_seed(tmp_path: Path) -> None:
     assert small.node(keep).channels.outputs == 16
     assert small.node(own).channels.outputs == 48
     assert small.node("/stages/stages.5/conv1/Conv").channels.outputs == 32
+
+
+def test_options_in_names_and_repair_without_data(tmp_path: Path) -> None:
+    out, plan = tmp_path / "small.onnx", tmp_path / "plan.json"
+    done = cli(
+        "prune", MODEL, "-o", out, "--macs", "0.5", "--algorithm", "l2:members=producer", "--allocation", "global:max",
+        "--repair", "bn", "--save-plan", plan,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "then repaired on the model's BatchNormalization statistics: bn" in done.stderr
+    assert json.loads(plan.read_text())["provenance"]["algorithm"] == "l2:members=producer"
+    pg.load(out)
+
+
+def test_the_algorithms_own_ratio(tmp_path: Path) -> None:
+    out, plan = tmp_path / "small.onnx", tmp_path / "plan.json"
+    command = ["prune", MODEL, "-o", out, "--ratio", "auto", "--algorithm", "weight_stats:paper", "--save-plan", plan]
+    done = cli(*command)
+    assert done.returncode == 0, done.stderr
+    remove = json.loads(plan.read_text())["remove"]
+    assert remove
+    assert {len(channels) % 8 for channels in remove.values()} == {0}
 
 
 def test_data_from_a_function(tmp_path: Path) -> None:
@@ -129,6 +158,15 @@ def folder(tmp_path: Path) -> Path:
         ("prune dangling.onnx -o out.onnx --ratio 0.5", "'nowhere'"),
         ("prune good.onnx -o out.onnx --ratio 0.5 --algorithm l3", "unknown algorithm 'l3'"),
         ("prune good.onnx -o out.onnx --ratio 0.5 --allocation even", "unknown allocation 'even'"),
+        ("prune good.onnx -o out.onnx --ratio 0.5 --algorithm l2:best", "must be one of all, producer, consumer"),
+        ("prune good.onnx -o out.onnx --ratio 0.5 --algorithm l2:part=in", "unknown option of algorithm 'l2' 'part'"),
+        ("prune good.onnx -o out.onnx --ratio 0.5 --algorithm taylor", "needs gradients"),
+        ("prune good.onnx -o out.onnx --ratio 0.5 --algorithm wanda", "'wanda' needs data"),
+        ("prune good.onnx -o out.onnx --ratio 0.5 --allocation global:biggest", "must be one of mean, none"),
+        ("prune good.onnx -o out.onnx --ratio auto", "'l2' only ranks channels"),
+        ("prune good.onnx -o out.onnx --ratio 0.5 --repair magic", "unknown repair 'magic'"),
+        ("prune good.onnx -o out.onnx --ratio 0.5 --repair absorb:maps", "must be one of mean, interior, map"),
+        ("prune good.onnx -o out.onnx --ratio 0.5 --repair least-squares", "needs data"),
         ("prune good.onnx -o out.onnx --ratio 1.5", "ratio must be"),
         ("prune good.onnx -o out.onnx --macs 0.0001", "cannot fall to"),
         ("prune good.onnx -o out.onnx", "give exactly one of"),
@@ -168,6 +206,9 @@ def test_bad_option_values(folder: Path) -> None:
     done = cli("prune", "good.onnx", "-o", "out.onnx", "--ratio", "0.5", "--ratio-for", "stem", cwd=folder)
     assert done.returncode == 2
     assert "LAYER=RATIO" in done.stderr
+    done = cli("prune", "good.onnx", "-o", "out.onnx", "--ratio", "half", cwd=folder)
+    assert done.returncode == 2
+    assert "'half' is neither a number nor auto" in done.stderr
 
 
 def test_a_failing_proof_exits_with_one_and_writes_nothing(folder: Path) -> None:

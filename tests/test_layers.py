@@ -12,6 +12,7 @@ LAYERS = [
     ["errors"],
     ["plugins"],
     ["registry"],
+    ["options"],
     ["graph"],
     ["frontends"],
     ["runtime.__init__", "runtime.session", "runtime.data", "runtime.patches", "runtime.statistics", "runtime.stepper"],

@@ -13,8 +13,10 @@ from prunegraph.errors import DataError, UnknownNameError
 from prunegraph.recovery.least_squares import repair
 from prunegraph.recovery.regression import Regression, rectified
 from prunegraph.runtime.data import Data, read_data
+from prunegraph.runtime.session import run, session
 from prunegraph.selection.plan import survivors
 from tests.builders import Builder, residual_net
+from tests.mixed import attention, inputs
 from tests.oracle import outputs, random_plan
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -76,6 +78,20 @@ def test_layers_come_closer_to_the_original() -> None:
     assert {n: w.shape for n, w in fixed.weights.items()} == {n: w.shape for n, w in small.weights.items()}
     expected, cut, refitted = (outputs(g, seed=9, batch=64)[0] for g in (graph, small, fixed))
     assert np.square(refitted - expected).mean() < 0.3 * np.square(cut - expected).mean()
+
+
+def test_a_matmul_is_refitted_with_the_bias_behind_it() -> None:
+    """Linear layers of transformers are a MatMul and an Add: what they lose on average goes into the Add."""
+    graph = attention()
+    x = inputs(graph, 64)
+    group = next(g for g in analyze(graph).groups if "fc1" in g.layers)
+    plan = pg.Plan(graph.sha256, {group.id: tuple(range(12))})
+    small = pg.apply(graph, plan)
+    fixed = repair(survivors(analyze(graph), plan), small, Data.of(x))
+    expected, cut, refitted = (run(session(g), x)[0].mean(axis=0) for g in (graph, small, fixed))
+    # fc2, a sum, a mean and a linear layer follow, so that a fitted intercept makes means equal.
+    np.testing.assert_allclose(refitted, expected, atol=1e-4)
+    assert np.abs(cut - expected).max() > 1e-2
 
 
 def test_fashion_network_keeps_its_accuracy(tmp_path: Path) -> None:

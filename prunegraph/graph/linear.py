@@ -70,6 +70,18 @@ def batch_normalization(graph: Graph, node: Node) -> Node | None:
     return reader if known and mean in graph.weights and len(graph.consumers[mean]) == 1 else None
 
 
+def bias_behind(graph: Graph, node: Node) -> str | None:
+    """The weight vector that an Add, the only reader of a layer, adds to its outputs, if it is its own."""
+    readers = graph.consumers.get(node.outputs[0], ())
+    if len(readers) != 1 or node.outputs[0] in graph.outputs or graph.nodes[readers[0][0]].op != "Add":
+        return None
+    other = next((value for value in graph.nodes[readers[0][0]].inputs if value != node.outputs[0]), "")
+    weight, main = graph.weights.get(other), graph.weights.get(node.input(1))
+    if weight is None or main is None or len(graph.consumers[other]) != 1 or other in graph.outputs:
+        return None
+    return other if weight.is_float and weight.shape == (main.shape[-1],) else None
+
+
 def normalisation(graph: Graph, node: Node) -> tuple[Array, Array, Array]:
     """Factor, mean and shift [channels] of a BatchNormalization: y = (x - mean) * factor + shift."""
     scale, shift, mean, variance = (

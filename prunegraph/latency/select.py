@@ -15,8 +15,9 @@ from prunegraph.runtime.session import provider_name
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.budget import parse_latency
 from prunegraph.selection.choice import Choice
+from prunegraph.selection.criteria.base import Gradients
 from prunegraph.selection.plan import Plan
-from prunegraph.selection.select import rank
+from prunegraph.selection.select import Ranking, rank
 from prunegraph.selection.select import select as _select
 
 Progress = Callable[[str], None]
@@ -35,6 +36,7 @@ def select(
     coupling: Coupling,
     choice: Choice,
     statistics: Statistics | None = None,
+    gradients: Gradients | None = None,
     *,
     inputs: Inputs | None = None,
     timer: Timer | None = None,
@@ -47,6 +49,7 @@ def select(
         coupling: what can be pruned.
         choice: algorithm, budget and limits.
         statistics: what data show of the graph, for criteria that need it.
+        gradients: of the task's loss, for criteria that need them.
         inputs: what models are run on when they are timed; None is random numbers at batch 1.
         timer: what measures; None is ONNX Runtime with the choice's provider and threads.
         cache: where layer times and widths are kept; None is this machine's.
@@ -58,7 +61,7 @@ def select(
         ModelError: ONNX Runtime cannot run the model.
     """
     if not choice.is_measured:
-        return Selected(_select(coupling, choice, statistics))
+        return Selected(_select(coupling, choice, statistics, gradients))
     provider = provider_name(choice.provider)
     timer = timer or Stopwatch(coupling.graph, inputs, provider=provider, threads=choice.threads)
     cache = cache or Cache.here(provider, choice.threads)
@@ -66,23 +69,21 @@ def select(
     if rounding is not None:
         choice = replace(choice, round_to=rounding.chosen)
     if choice.budget.latency is None:
-        return Selected(_select(coupling, choice, statistics), None, rounding)
-    found = _meet(coupling, choice, statistics, timer, cache, progress)
+        return Selected(_select(coupling, choice, statistics, gradients), None, rounding)
+    ranking = rank(coupling, choice, statistics, gradients)
+    found = _meet(ranking, timer, cache, progress)
     return Selected(_described(found, choice), found.latency, rounding)
 
 
-def _meet(
-    coupling: Coupling, choice: Choice, statistics: Statistics | None, timer: Timer, cache: Cache, progress: Progress
-) -> Candidate:
-    ranking = rank(coupling, choice, statistics)
-    bound, is_share = parse_latency(choice.budget.latency or 1.0)
+def _meet(ranking: Ranking, timer: Timer, cache: Cache, progress: Progress) -> Candidate:
+    bound, is_share = parse_latency(ranking.choice.budget.latency or 1.0)
     original = 1.0 if is_share else timer.original()
     share = bound / original
     label = f"{share:.3g} of the original"
     if not is_share:
         label = f"{bound:g} ms ({label}'s {original:.3f} ms)"
     try:
-        found = Search(ranking.plan, Bench(coupling, timer, cache), share, label, progress).run()
+        found = Search(ranking.plan, Bench(ranking.coupling, timer, cache), share, label, progress).run()
     finally:
         cache.save()
     if is_share or found.latency is None:

@@ -21,6 +21,7 @@ import numpy as np
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.graph import linear
 from prunegraph.graph.model import Graph, Node
+from prunegraph.recovery.changes import changed
 from prunegraph.recovery.regression import Regression, rectified
 from prunegraph.rewriting.revise import Revision
 from prunegraph.runtime import patches
@@ -105,13 +106,13 @@ def repair(left: Survivors, small: Graph, data: Data, progress: Callable[[str], 
 
 def _fits(left: Survivors, small: Graph, data: Data, targets: Store) -> list[_Fit]:
     """Layers that see a change of their inputs, in topological order."""
-    changed = _changed(left, small)
+    different = changed(left, small)
     place = {index: place for place, index in enumerate(_order(small))}
     per_sample = max(ROWS // data.samples, 16)
     fits = []
     for node in sorted(small.layers, key=lambda node: place[node.index]):
         known = linear.is_linear(small, node) and left.coupling.value_labels(node.outputs[0]) is not None
-        if not known or node.inputs[0] not in changed:
+        if not known or node.inputs[0] not in different:
             continue
         shape = small.weights[node.inputs[1]].shape
         if linear.matrix_size(node, shape) > MAX_INPUTS:
@@ -120,15 +121,6 @@ def _fits(left: Survivors, small: Graph, data: Data, targets: Store) -> list[_Fi
         rows = patches.Rows(node, shape, per_sample, seed=node.index)
         fits.append(_Fit(node, rows, tail, left.value(tail.value), targets))
     return fits
-
-
-def _changed(left: Survivors, small: Graph) -> set[str]:
-    """Values that are not what they were: cut, or made from such."""
-    changed = {name for name in left.coupling.labels if any(kept is not None for kept in left.value(name))}
-    for node in small.nodes:
-        if any(value in changed for value in (*node.inputs, *node.captured)):
-            changed.update(node.outputs)
-    return changed
 
 
 def _order(small: Graph) -> list[int]:

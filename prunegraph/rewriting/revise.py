@@ -27,6 +27,7 @@ class Revision:
         self.weights: dict[str, Array] = {}
         self.protos: dict[int, onnx.NodeProto] = {}
         self._extra: list[str] = []
+        self._added: dict[str, str] = {}
 
     def value(self, name: str) -> Array:
         """A weight as it is now, in double precision."""
@@ -55,27 +56,37 @@ class Revision:
         return np.broadcast_to(self.value(bias) * node.attributes.get("beta", 1.0), (outputs,))
 
     def set_intercept(self, node: Node, values: Array) -> None:
-        """Let a layer add `values` [outputs]: by its bias, the BatchNormalization behind, or a new bias."""
+        """Let a layer add `values` [outputs]: by its bias, the BatchNormalization or Add behind it, or a new bias."""
         bias, normal = node.input(2), linear.batch_normalization(self.graph, node)
+        behind = linear.bias_behind(self.graph, node)
         if not bias and normal is not None:
             mean = self.graph.weights[normal.inputs[3]]
             self.set(mean.name, mean.read().astype(np.float64) - values)
+        elif node.op == "MatMul" and behind is not None:
+            self.set(behind, self.graph.weights[behind].read().astype(np.float64) + values)
         elif bias in self.graph.weights and self._owns(node, bias, values.shape):
             self.set(bias, values / node.attributes.get("beta", 1.0))
         else:
             self._new_bias(node, values / node.attributes.get("beta", 1.0))
 
     def can_intercept(self, node: Node) -> bool:
-        """Whether `set_intercept` has a place to write to; a MatMul has none."""
-        return node.op in ("Conv", "Gemm") or linear.batch_normalization(self.graph, node) is not None
+        """Whether `set_intercept` has a place to write to; a MatMul has none of its own."""
+        if node.op in ("Conv", "Gemm") or linear.batch_normalization(self.graph, node) is not None:
+            return True
+        return linear.bias_behind(self.graph, node) is not None
+
+    def add_behind(self, node: Node, values: Array) -> None:
+        """Let an Add behind a layer add `values`, which are broadcast with its output."""
+        name = self._new_name(f"{node.name}/absorbed")
+        self.weights[name] = values.astype(self.graph.weights[node.inputs[1]].dtype)
+        self._extra.append(name)
+        self._added[node.outputs[0]] = name
 
     def _owns(self, node: Node, bias: str, shape: tuple[int, ...]) -> bool:
         return len(self.graph.consumers[bias]) == 1 and self.graph.weights[bias].shape == shape
 
     def _new_bias(self, node: Node, values: Array) -> None:
-        name = f"{node.name}/bias"
-        while name in self.graph.weights or name in self.graph.producer:
-            name += "_"
+        name = self._new_name(f"{node.name}/bias")
         proto = onnx.NodeProto()
         proto.CopyFrom(node.proto)
         del proto.input[2:]
@@ -83,6 +94,11 @@ class Revision:
         self.protos[node.index] = proto
         self.weights[name] = values.astype(self.graph.weights[node.inputs[1]].dtype)
         self._extra.append(name)
+
+    def _new_name(self, name: str) -> str:
+        while name in self.graph.weights or name in self.graph.producer or name in self.graph.inputs:
+            name += "_"
+        return name
 
     def apply(self) -> Graph:
         """A new graph with the new weights."""
@@ -97,9 +113,18 @@ class Revision:
                 tensor = self._tensor(proto.output[0])
                 del proto.attribute[:]
                 proto.attribute.append(helper.make_attribute("value", tensor))
+        for output, name in self._added.items():
+            self._insert_add(model.graph, output, name)
         for tensor in self._initializers():
             model.graph.initializer.append(tensor)
         return Graph(model, folder=self.graph.folder, source=self.graph.source, keeps=self.graph)
+
+    def _insert_add(self, graph: onnx.GraphProto, output: str, values: str) -> None:
+        """Put an Add behind the node that makes a value; the value is the Add's from now on."""
+        index, made = next((i, proto) for i, proto in enumerate(graph.node) if output in proto.output)
+        plain = self._new_name(f"{output}/plain")
+        made.output[list(made.output).index(output)] = plain
+        graph.node.insert(index + 1, helper.make_node("Add", [plain, values], [output], name=values))
 
     def _initializers(self) -> Iterator[onnx.TensorProto]:
         for tensor in self.graph.model.graph.initializer:

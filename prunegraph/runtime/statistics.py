@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import tee
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar, cast
 
 import numpy as np
 
@@ -55,9 +55,12 @@ class Accumulator(Protocol):
         """Take in the values of one batch."""
 
 
+A = TypeVar("A", bound=Accumulator)
+
+
 @dataclass
 class ChannelMoments:
-    """Sums over everything but one axis of a value: of x, of x squared, and how many x are zero or less."""
+    """Of x over everything but one axis of a value: sums of x and its square, how many are zero or less, the lowest."""
 
     values: tuple[str, ...]
     axis: int
@@ -65,6 +68,7 @@ class ChannelMoments:
     total: Array | float = 0.0
     squares: Array | float = 0.0
     inactive: Array | float = 0.0
+    lowest: Array | float = np.inf
 
     def add(self, batch: int, *arrays: Array) -> None:
         x = np.moveaxis(arrays[0], self.axis, 0).reshape(arrays[0].shape[self.axis], -1).astype(np.float64)
@@ -72,6 +76,7 @@ class ChannelMoments:
         self.total = self.total + x.sum(axis=1)
         self.squares = self.squares + (x**2).sum(axis=1)
         self.inactive = self.inactive + (x <= 0).sum(axis=1)
+        self.lowest = np.minimum(self.lowest, x.min(axis=1, initial=np.inf))
 
     @property
     def mean(self) -> Array:
@@ -146,6 +151,7 @@ class Statistics:
         self._moments: dict[tuple[str, int], ChannelMoments] = {}
         self._grams: dict[str, Gram] = {}
         self._samples: dict[tuple[str, int], Array] = {}
+        self._kept: dict[str, Sequence[Accumulator]] = {}
 
     def moments(self, wanted: Sequence[tuple[str, int]]) -> list[ChannelMoments]:
         """Moments along one axis of values, `(value, axis)` each."""
@@ -210,6 +216,15 @@ class Statistics:
         """The rows that are looked at of a layer."""
         per_sample = max(ROWS // self.data.samples, 16)
         return patches.Rows(node, self.graph.weights[node.inputs[1]].shape, per_sample, seed=node.index)
+
+    def collected(self, name: str, make: Callable[[], Sequence[A]]) -> Sequence[A]:
+        """Accumulators that were fed once and are kept under a name; `make` makes them for the first who asks."""
+        if name not in self._kept:
+            made = make()
+            if made:
+                self.collect(made, name)
+            self._kept[name] = made
+        return cast("Sequence[A]", self._kept[name])
 
     def collect(self, accumulators: Sequence[Accumulator], what: str = "statistics") -> None:
         """Run the data through the graph once, and feed the accumulators."""

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.coupling.groups import Group
 from prunegraph.errors import BudgetError
+from prunegraph.options import base_name, bound
 from prunegraph.registry import Registry
 from prunegraph.selection.budget import Budget, Meter
+from prunegraph.selection.normalise import Norm, normalised
+from prunegraph.selection.structure import structures
 
 Array = np.ndarray
 
@@ -44,42 +47,66 @@ class Limits:
 
 @dataclass(frozen=True)
 class Step:
-    """Channels of one group that go together. `share` is what part of the group is gone then."""
+    """Channels of one group that go together.
+
+    `share` is what part of the group is gone then, `scores` are those of all of the group's channels.
+    """
 
     group: str
     channels: tuple[int, ...]
     share: float
-    score: float
+    scores: Array = field(repr=False)
 
 
-Allocation = Callable[[Sequence[Step], Mapping[str, Group]], list[Step]]
+#: Brings steps into the order in which they are taken; a group's steps keep theirs. Keyword-only
+#: parameters are options (`prunegraph.options`).
+Allocation = Callable[..., list[Step]]
 ALLOCATIONS: Registry[Allocation] = Registry("allocation")
 
 
 @ALLOCATIONS.register("uniform")
-def uniform(steps: Sequence[Step], groups: Mapping[str, Group]) -> list[Step]:
+def uniform(steps: Sequence[Step], coupling: Coupling) -> list[Step]:
     """Every group loses the same share."""
     return sorted(steps, key=lambda step: step.share)
 
 
 @ALLOCATIONS.register("global")
-def globally(steps: Sequence[Step], groups: Mapping[str, Group]) -> list[Step]:
-    """Lowest scores first, wherever they are; scores are compared as multiples of their group's mean."""
+def globally(steps: Sequence[Step], coupling: Coupling, *, norm: Norm = "mean") -> list[Step]:
+    """Lowest scores first, wherever they are, after a normalisation of each group's scores."""
     highest: dict[str, float] = {}
+    comparable: dict[str, Array] = {}
     keys = []
     for step in steps:
+        if step.group not in comparable:
+            comparable[step.group] = normalised(step.scores, norm)
         # A group's steps keep their order.
-        highest[step.group] = max(highest.get(step.group, -math.inf), step.score)
+        score = float(comparable[step.group][list(step.channels)].mean())
+        highest[step.group] = max(highest.get(step.group, -math.inf), score)
         keys.append(highest[step.group])
     return [steps[i] for i in sorted(range(len(steps)), key=lambda i: keys[i])]
+
+
+@ALLOCATIONS.register("isomorphic")
+def isomorphic(steps: Sequence[Step], coupling: Coupling, *, norm: Norm = "mean") -> list[Step]:
+    """Groups of one structure are ranked together; every structure loses the same share (Fang et al. 2024)."""
+    structure = structures(coupling)
+    sizes: dict[str, int] = {}
+    for group in coupling.groups:
+        sizes[structure[group.id]] = sizes.get(structure[group.id], 0) + group.channels
+    gone = dict.fromkeys(sizes, 0)
+    keys = []
+    ranked = globally(steps, coupling, norm=norm)
+    for step in ranked:
+        kind = structure[step.group]
+        gone[kind] += len(step.channels)
+        keys.append(gone[kind] / sizes[kind])
+    return [ranked[i] for i in sorted(range(len(ranked)), key=lambda i: keys[i])]
 
 
 def make_steps(group: Group, scores: Array, limits: Limits) -> list[Step]:
     """A group's channels in the order of their scores, in steps that respect the limits."""
     unit = round_unit(group, limits.round_to)
     order = np.argsort(scores, kind="stable")
-    finite = scores[np.isfinite(scores)]
-    mean = float(np.abs(finite).mean()) if len(finite) else 0.0
     removable = int(np.isfinite(scores).sum())
     steps: list[Step] = []
     gone = 0
@@ -90,8 +117,7 @@ def make_steps(group: Group, scores: Array, limits: Limits) -> list[Step]:
             return steps
         chosen = order[gone : gone + size]
         gone += size
-        score = float(scores[chosen].mean()) / (mean or 1.0)
-        steps.append(Step(group.id, tuple(int(c) for c in chosen), gone / group.channels, score))
+        steps.append(Step(group.id, tuple(int(c) for c in chosen), gone / group.channels, scores))
 
 
 def round_unit(group: Group, round_to: int) -> int:
@@ -107,7 +133,8 @@ def allocate(
 
     Raises:
         BudgetError: the budget cannot be met within the limits.
-        UnknownNameError: no such allocation.
+        UnknownNameError: no such allocation, or it has no such option.
+        OptionError: an option cannot have that value.
     """
     groups = {group.id: group for group in coupling.groups}
     ratios = limits.ratios or {}
@@ -119,7 +146,9 @@ def allocate(
             forced += [step for step in steps if step.share <= ratios[group.id] + 1e-9]
         else:
             free += steps
-    free = ALLOCATIONS.get(allocation)(free, groups)
+    free = bound(ALLOCATIONS, allocation)(free, coupling)
+    if budget.ratio == "auto":
+        return _collect(forced)
     if budget.ratio is not None:
         return _collect([*forced, *_take_ratio(free, budget.ratio, allocation, groups, ratios)])
     return _collect([*forced, *_take_bound(coupling, forced, free, budget)])
@@ -129,7 +158,7 @@ def _take_ratio(
     steps: Sequence[Step], ratio: float, allocation: str, groups: Mapping[str, Group], ratios: Mapping[str, float]
 ) -> list[Step]:
     """Uniform: that share of each group. Otherwise: that share of all channels together."""
-    if allocation == "uniform":
+    if base_name(allocation) == "uniform":
         return [step for step in steps if step.share <= ratio + 1e-9]
     limit = ratio * sum(group.channels for group in groups.values() if group.id not in ratios) + 1e-9
     taken, gone = [], 0

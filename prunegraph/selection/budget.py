@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -27,15 +28,15 @@ TIMES = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 class Budget:
     """What the result must meet: exactly one of these.
 
-    `ratio` is the share of channels removed from every group, 0 <= ratio < 1. The others are
-    upper bounds: a fraction of the original up to 1 (`0.5`), or an absolute figure
-    (`2_100_000_000`, `"2.1G"`, `"12MB"`; a latency is a time, `"12ms"`).
+    `ratio` is the share of channels removed from every group, 0 <= ratio < 1, or "auto": what the
+    algorithm itself chooses for each group. The others are upper bounds: a fraction of the original
+    up to 1 (`0.5`), or an absolute figure (`2_100_000_000`, `"2.1G"`, `"12MB"`; a latency is a time, `"12ms"`).
 
     Raises:
         BudgetError: none or several are given, or a value is out of range.
     """
 
-    ratio: float | None = None
+    ratio: float | Literal["auto"] | None = None
     macs: float | str | None = None
     params: float | str | None = None
     bytes: float | str | None = None
@@ -46,8 +47,8 @@ class Budget:
         if len(given) != 1:
             names = ", ".join(KINDS)
             raise BudgetError(f"give exactly one of ratio, {names}; got {', '.join(given) or 'none'}")
-        if self.ratio is not None and not 0 <= self.ratio < 1:
-            raise BudgetError(f"ratio must be at least 0 and below 1, got {self.ratio:g}")
+        if self.ratio not in (None, "auto") and (isinstance(self.ratio, str) or not 0 <= self.ratio < 1):
+            raise BudgetError(f"ratio must be at least 0 and below 1, or 'auto'; got {self.ratio!r}")
         if self.latency is not None:
             parse_latency(self.latency)
         elif self.ratio is None:

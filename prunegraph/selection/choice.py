@@ -16,10 +16,10 @@ class Choice:
 
     Args:
         budget: what the result must meet.
-        algorithm: a registered criterion or selector; None is the best measured one: "obs"
-            where there are data, else "l2".
-        allocation: how the budget is shared among groups, a registered allocation; None is the
-            best measured one for the algorithm.
+        algorithm: a registered criterion or selector, with options as in "l2:members=producer"; None is the
+            best measured one: "obs" where there are data, else "l2".
+        allocation: how the budget is shared among groups, a registered allocation, with options as in
+            "global:max"; None is the best measured one for the algorithm.
         round_to: kept channels are a multiple of this, where a group is wide enough; "auto" is
             the multiple that measures best on this model (see `prunegraph.latency.rounding`).
         min_channels: at least this many channels stay in every group.

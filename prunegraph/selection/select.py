@@ -10,13 +10,15 @@ import numpy as np
 
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.errors import BudgetError, UnknownNameError
+from prunegraph.options import base_name
 from prunegraph.plugins import BUILT_IN
 from prunegraph.registry import Entry
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.allocation import Limits, allocate
 from prunegraph.selection.budget import Budget
 from prunegraph.selection.choice import Choice
-from prunegraph.selection.criteria.base import CRITERIA, Context, score
+from prunegraph.selection.criteria.base import CRITERIA, Context, Gradients, score
+from prunegraph.selection.criteria.own_ratio import own_ratios
 from prunegraph.selection.plan import Plan, make_plan
 from prunegraph.selection.selectors import SELECTORS, choose
 
@@ -34,42 +36,53 @@ class Ranking:
         """A plan that meets a budget. Raises BudgetError."""
         remove = allocate(self.coupling, self.scores, budget, self.limits, str(self.choice.allocation))
         choice = replace(self.choice, budget=budget)
-        return make_plan(self.coupling, remove, _provenance(choice, CRITERIA.entry(str(choice.algorithm))))
+        return make_plan(self.coupling, remove, _provenance(choice, CRITERIA.entry(base_name(str(choice.algorithm)))))
 
 
-def rank(coupling: Coupling, choice: Choice, statistics: Statistics | None = None) -> Ranking:
+def rank(
+    coupling: Coupling, choice: Choice, statistics: Statistics | None = None, gradients: Gradients | None = None
+) -> Ranking:
     """Score all channels by a choice's algorithm. Takes the arguments of `select`, and raises what it raises."""
     choice = choice.resolved(statistics is not None)
     name = str(choice.algorithm)
-    if name in SELECTORS:
+    if base_name(name) in SELECTORS:
         raise BudgetError(f"selector {name!r} makes one plan; a latency budget needs a criterion that ranks channels")
-    limits = Limits(choice.rounding, choice.min_channels, _group_ratios(coupling, choice.keep, choice.ratio_for))
-    return Ranking(coupling, choice, limits, score(name, Context(coupling, choice.seed, statistics, choice)))
+    context = Context(coupling, choice.seed, statistics, choice, gradients=gradients)
+    ratios = _group_ratios(coupling, choice.keep, choice.ratio_for)
+    if choice.budget.ratio == "auto":
+        ratios = {**own_ratios(name, context), **ratios}
+    limits = Limits(choice.rounding, choice.min_channels, ratios)
+    return Ranking(coupling, choice, limits, score(name, context))
 
 
-def select(coupling: Coupling, choice: Choice, statistics: Statistics | None = None) -> Plan:
+def select(
+    coupling: Coupling, choice: Choice, statistics: Statistics | None = None, gradients: Gradients | None = None
+) -> Plan:
     """Choose channels.
 
     Args:
         coupling: what can be pruned.
         choice: algorithm, budget and limits.
         statistics: what data show of the graph, for criteria that need it.
+        gradients: of the task's loss, for criteria that need them.
 
     Raises:
         BudgetError: the budget is malformed or cannot be met, or an allocation is given to a selector.
-        DataError: the algorithm needs data and there are none.
-        UnknownNameError: no such algorithm, allocation or layer.
+        DataError: the algorithm needs data or gradients and there are none.
+        UnknownNameError: no such algorithm, allocation, option or layer.
+        OptionError: an option has a value it cannot have.
         PluginError: a plug-in broke its contract.
     """
     given, choice = choice, choice.resolved(statistics is not None)
     name = str(choice.algorithm)
-    if name not in SELECTORS:
-        return rank(coupling, choice, statistics).plan(choice.budget)
+    if base_name(name) not in SELECTORS:
+        return rank(coupling, choice, statistics, gradients).plan(choice.budget)
     if given.allocation is not None:
         raise BudgetError(f"selector {name!r} shares the budget itself: leave --allocation out")
     limits = Limits(choice.rounding, choice.min_channels, _group_ratios(coupling, choice.keep, choice.ratio_for))
     provenance = {**_provenance(choice, SELECTORS.entry(name)), "allocation": None}
-    return choose(name, Context(coupling, choice.seed, statistics, choice), choice.budget, limits, provenance)
+    context = Context(coupling, choice.seed, statistics, choice, gradients=gradients)
+    return choose(name, context, choice.budget, limits, provenance)
 
 
 def _provenance(choice: Choice, algorithm: Entry) -> dict[str, Any]:

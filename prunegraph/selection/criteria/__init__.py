@@ -1,6 +1,24 @@
 """Criteria: one small function each, `(group, context) -> scores`, higher = keep."""
 
-from prunegraph.selection.criteria import bn_scale, magnitude, obs, random
-from prunegraph.selection.criteria.base import CRITERIA, Context, Criterion, criterion
+from prunegraph.selection.criteria import (
+    apoz,
+    bn_scale,
+    chip,
+    fisher,
+    fpgm,
+    hrank,
+    lamp,
+    magnitude,
+    obs,
+    random,
+    taylor,
+    thinet,
+    wanda,
+    weight_stats,
+)  # fmt: skip
+from prunegraph.selection.criteria.base import CRITERIA, Context, Criterion, Gradients, criterion
 
-__all__ = ["CRITERIA", "Context", "Criterion", "bn_scale", "criterion", "magnitude", "obs", "random"]
+__all__ = [
+    "CRITERIA", "Context", "Criterion", "Gradients", "apoz", "bn_scale", "chip", "criterion", "fisher", "fpgm",
+    "hrank", "lamp", "magnitude", "obs", "random", "taylor", "thinet", "wanda", "weight_stats",
+]  # fmt: skip

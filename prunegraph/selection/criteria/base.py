@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 
 from prunegraph import plugins
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.coupling.groups import Group
-from prunegraph.errors import DataError, PluginError, UnknownNameError
+from prunegraph.errors import BudgetError, DataError, PluginError, UnknownNameError
 from prunegraph.graph.model import Graph, Node
+from prunegraph.options import base_name, bound
 from prunegraph.registry import Registry
 from prunegraph.runtime.statistics import ChannelMoments, Gram, Statistics
 from prunegraph.selection.choice import Choice
@@ -21,6 +23,23 @@ Array = np.ndarray
 
 #: Samples on which activations are shown.
 SAMPLES = 32
+
+
+class Gradients(Protocol):
+    """What a task's loss L says of the weights; given by whoever can differentiate it.
+
+    Products are by slice of a weight w along an axis: the sum over a slice's elements of w * dL/dw. For a
+    weight's output axis that is the derivative of L by a factor on each of these outputs.
+    """
+
+    def batches(self, weight: str, axis: int) -> Array:
+        """Products with the gradient of every batch's mean loss [batches, size of the axis]."""
+
+    def samples(self, weight: str, axis: int) -> Array:
+        """Products with the gradient of every sample's loss [samples, size of the axis]."""
+
+    def squares(self, weight: str, axis: int) -> Array:
+        """Sum over a slice's elements of w^2 * mean over samples of (dL/dw)^2 [size of the axis]."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +59,7 @@ class Context:
     statistics: Statistics | None = None
     choice: Choice | None = None
     algorithm: str = ""
+    gradients: Gradients | None = None
 
     @property
     def graph(self) -> Graph:
@@ -101,6 +121,15 @@ class Context:
         """Scores of all groups by another criterion, by group id. Raises UnknownNameError, PluginError."""
         return score(algorithm, self)
 
+    def need_gradients(self, name: str) -> Gradients:
+        """Gradients of the task's loss. Raises DataError where nobody gave any; `name` is who asks."""
+        if self.gradients is None:
+            raise DataError(
+                f"algorithm {name!r} needs gradients of the task's loss, which an ONNX file does not have: "
+                "give them from Python (`gradients=`), or use 'obs' with --data"
+            )
+        return self.gradients
+
     def rng(self, group: Group) -> np.random.Generator:
         """A generator of its own for each group, the same for the same seed."""
         return np.random.default_rng([self.seed, *group.id.encode()])
@@ -138,20 +167,27 @@ def criterion(name: str) -> Callable[[Criterion], Criterion]:
 
 
 def score(name: str, context: Context) -> dict[str, Array]:
-    """Scores of all groups by a registered criterion, checked.
+    """Scores of all groups by a registered criterion, checked. `name` may have options, `l2:members=producer`.
 
     Raises:
-        UnknownNameError: no such criterion.
+        UnknownNameError: no such criterion, or it has no such option.
+        OptionError: an option cannot have that value.
         DataError: it needs data and there are none.
+        BudgetError: it applies to none of the groups.
         PluginError: it failed, or returned something that is not one number a channel.
     """
-    entry = CRITERIA.entry(name)
+    entry, function = CRITERIA.entry(base_name(name)), bound(CRITERIA, name)
     context = replace(context, algorithm=name)
     found = {}
     for group in context.coupling.groups:
         with plugins.blamed(f"{entry}, group {group.id!r},"):
-            scores = entry.thing(group, context)
+            scores = function(group, context)
         found[group.id] = _checked(scores, group, str(entry))
+    if found and all(np.isposinf(scores).all() for scores in found.values()):
+        raise BudgetError(
+            f"algorithm {name!r} applies to none of the {len(found)} groups of {context.graph.source}: "
+            "use 'l2', or 'obs' with --data"
+        )
     return found
 
 

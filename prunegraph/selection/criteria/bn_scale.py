@@ -1,48 +1,109 @@
 """Scales of BatchNormalization.
 
-The score of a channel is |gamma|, each vector divided by its own mean and averaged over the
-group's BatchNormalization nodes. A group without any is kept whole. Source: Liu et al. 2017
-(network slimming), source 000.
+Where a group passes one BatchNormalization the score is its |gamma|, the standard deviation that it gives the
+channel. Several are merged along the graph, from where the channels are made to where they are read:
+
+* in series (one behind the other, as around a depthwise convolution) a channel is constant if either scale
+  is 0: the smaller counts, each vector divided by its own mean, in the units of the last;
+* in parallel (branches that meet in an Add) only if both are: variances add, `sqrt(a^2 + b^2)`;
+* of several values that layers read, the largest counts.
+
+A layer without a BatchNormalization behind it (exporters fold it into the weights) has, with data, the
+standard deviation of its outputs instead: on the training distribution that is what |gamma| was. Without
+data such layers say nothing, and a group that has no others is kept whole. Sources: Liu et al. 2017
+(network slimming), source 000; ALGORITHMS F1, F3.
 """
 
 from __future__ import annotations
 
+from functools import reduce
+
 import numpy as np
 
-from prunegraph.coupling.groups import Group, Member
+from prunegraph.coupling.groups import Group
+from prunegraph.coupling.places import Place, makers, places
 from prunegraph.errors import BudgetError
-from prunegraph.graph.model import Graph
+from prunegraph.graph import linear
+from prunegraph.graph.model import Graph, Node
 from prunegraph.selection.criteria.base import Array, Context, criterion
+from prunegraph.selection.criteria.values import is_float, read
 
-
-def is_scale(graph: Graph, weight: str) -> bool:
-    """Whether a weight is the scale of a BatchNormalization, maybe behind an Identity."""
-    for node, slot in graph.consumers.get(weight, ()):
-        reader = graph.nodes[node]
-        if reader.op == "BatchNormalization" and slot == 1:
-            return True
-        if reader.op == "Identity" and is_scale(graph, reader.outputs[0]):
-            return True
-    return False
-
-
-def scales(group: Group, graph: Graph) -> list[Member]:
-    """Members that are scales of BatchNormalization nodes."""
-    return [m for m in group.members if m.role == "param" and is_scale(graph, m.weight)]
+#: Operators whose operands' variances add.
+SUMS = frozenset({"Add", "Sub", "Sum", "Mean"})
 
 
 @criterion("bn_scale")
 def bn_scale(group: Group, context: Context) -> Array:
-    """Absolute scale of the group's BatchNormalization nodes, relative to each one's mean."""
-    if not any(node.op == "BatchNormalization" for node in context.graph.nodes):
+    """Scale that BatchNormalization gives a channel; without one, its deviation on data."""
+    graph = context.graph
+    if context.statistics is None and not any(node.op == "BatchNormalization" for node in graph.nodes):
         raise BudgetError(
-            f"algorithm 'bn_scale' needs BatchNormalization nodes and {context.graph.source} has none; use 'l2'"
+            f"algorithm 'bn_scale' needs BatchNormalization nodes or --data; {graph.source} has no such node. Use 'l2'"
         )
-    members = scales(group, context.graph)
-    if not members:
-        return np.full(group.channels, np.inf)
-    total = np.zeros(group.channels)
-    for member in members:
-        values = np.abs(member.values().astype(np.float64)).mean(axis=1)
-        total += values / (values.mean() or 1.0)
-    return total / len(members)
+    sizes = strengths(group, context)
+    found = [sizes[place.value] for place in read(group, context) if place.value in sizes] or list(sizes.values())
+    return np.max(found, axis=0) if found else np.full(group.channels, np.inf)
+
+
+def strengths(group: Group, context: Context) -> dict[str, Array]:
+    """Deviation of the group's channels on every value where it is known, merged along the graph."""
+    graph = context.graph
+    by_value = {place.value: place for place in places(context.coupling)[group.id]}
+    deviations = _deviations(group, context)
+    sizes: dict[str, Array] = {}
+    for index in sorted({graph.producer[value] for value in by_value}):
+        node = graph.nodes[index]
+        coming = [sizes[value] for value in dict.fromkeys(node.inputs) if value in sizes]
+        for output in node.outputs:
+            if output not in by_value:
+                continue
+            size = _passed(node, coming, by_value[output], graph)
+            size = deviations.get(output) if size is None else size
+            if size is not None:
+                sizes[output] = size
+    return sizes
+
+
+def _passed(node: Node, coming: list[Array], place: Place, graph: Graph) -> Array | None:
+    """Deviation behind a node, from those before it; None where nothing is known."""
+    if node.op == "BatchNormalization":
+        scale = graph.weight_behind(node.inputs[1])
+        if scale is None:
+            return None
+        own = place.by_channel(np.abs(graph.weights[scale].read().astype(np.float64)))
+        return reduce(in_series, [*coming, own])
+    if not coming:
+        return None
+    if node.op in SUMS:
+        return np.sqrt(np.square(coming).sum(axis=0))
+    if node.op == "Mul":
+        return reduce(in_series, coming)
+    return np.max(coming, axis=0)
+
+
+def in_series(before: Array, behind: Array) -> Array:
+    """Two deviations one behind the other, in units of the second."""
+    mean = behind.mean() or 1.0
+    return mean * np.minimum(before / (before.mean() or 1.0), behind / mean)
+
+
+def _deviations(group: Group, context: Context) -> dict[str, Array]:
+    """Deviation on data of the outputs of the group's layers that have no BatchNormalization behind them."""
+    if context.statistics is None:
+        return {}
+    every = [
+        place
+        for found in makers(context.coupling).values()
+        for place in found
+        if is_float(place, context) and _is_plain(place, context.graph)
+    ]
+    seen = context.statistics.moments([(place.value, place.axis) for place in every])
+    return {
+        place.value: place.by_channel(moments.std)
+        for place, moments in zip(every, seen, strict=True)
+        if place.group is group
+    }
+
+
+def _is_plain(place: Place, graph: Graph) -> bool:
+    return linear.batch_normalization(graph, graph.nodes[graph.producer[place.value]]) is None

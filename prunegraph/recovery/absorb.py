@@ -1,0 +1,212 @@
+"""What removed channels gave on average, absorbed into the layers that read them.
+
+A removed channel is seldom zero on average: one whose BatchNormalization has gamma = 0 is the constant
+act(beta). What it gave to a layer's outputs, `sum over removed c of W[o, c] * x_c`, is added to the layer:
+
+* `form=mean`: its mean over samples and positions goes into the bias. The best constant in least squares;
+  with zero padding it is not exact at the border.
+* `form=interior`: the same as if there were no padding, `b_o += sum over c of E[x_c] * sum over k of W[o, c, k]`.
+  Exact for constant channels inside of a padded map, wrong on its border.
+* `form=map`: its mean over samples alone, as a map that an Add behind the layer adds. Exact for constant
+  channels; needs a fixed spatial size.
+
+Means of the removed channels are those of the original on the data, or without data those that follow from
+its BatchNormalization nodes (`recovery.synthetic`). Sources: ALGORITHMS F2; Nagel et al. 2019.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx
+
+from prunegraph.coupling.survivors import Survivors
+from prunegraph.errors import OptionError
+from prunegraph.graph import linear
+from prunegraph.graph.facts import symbolic_axes
+from prunegraph.graph.model import Graph, Node
+from prunegraph.recovery.changes import channel_axis, original_of, taken
+from prunegraph.recovery.synthetic import samples
+from prunegraph.rewriting.revise import Revision
+from prunegraph.runtime.data import Data
+from prunegraph.runtime.piece import run_piece
+from prunegraph.runtime.statistics import Statistics
+
+Array = np.ndarray
+Progress = Callable[[str], None]
+Form = Literal["mean", "interior", "map"]
+
+
+def repair(
+    left: Survivors, small: Graph, data: Data | None, progress: Progress = lambda stage: None, *, form: Form = "mean"
+) -> Graph:
+    """The pruned graph with the means of what it lost in its layers' biases.
+
+    Args:
+        left: what the cut left of the original.
+        small: the pruned graph; not touched.
+        data: inputs from the training distribution, without labels; None goes by BatchNormalization.
+        progress: called with a line for every batch.
+        form: "mean", "interior" or "map".
+
+    Returns:
+        A new graph. Convolutions and matrix products are looked at; one with no place for a bias, or whose
+        input's means are not known, stays as it is.
+
+    Raises:
+        DataError: there are no data and no BatchNormalization nodes, or the data do not fit.
+        OptionError: "map" for a model whose spatial size is not fixed.
+    """
+    original = left.coupling.graph
+    if form == "map" and any(axis for axes in symbolic_axes(original).values() for axis in axes):
+        raise OptionError(f"repair 'absorb:form=map' needs inputs of fixed size; {original.source} has symbolic axes")
+    cuts = list(cut_inputs(left, small))
+    means = measured_means(original, cuts, data, progress) if data is not None else known_means(left)
+    revision = Revision(small)
+    for each in cuts:
+        if each.value not in means:
+            continue
+        lost = each.lost(means[each.value], interior=form == "interior")
+        if form == "map":
+            revision.add_behind(each.node, lost)
+        elif revision.can_intercept(each.node):
+            revision.set_intercept(each.node, revision.intercept(each.node) + lost.mean(axis=each.others))
+    return revision.apply()
+
+
+@dataclass(frozen=True)
+class CutInput:
+    """A linear layer that has lost input channels.
+
+    `node` is the pruned graph's, `before` the original's, `gone` the removed channels on `axis` of its input.
+    """
+
+    left: Survivors
+    node: Node
+    before: Node
+    axis: int
+    gone: Array
+
+    @property
+    def value(self) -> str:
+        return self.before.inputs[0]
+
+    @property
+    def others(self) -> tuple[int, ...]:
+        """Axes of inputs and outputs that are not channels."""
+        rank = len(self.left.coupling.facts.shapes[self.value])
+        return tuple(axis for axis in range(rank) if axis != self.axis)
+
+    def matrix(self) -> Array:
+        """The original's weights [groups, inputs, outputs]."""
+        weight = self.left.coupling.graph.weights[self.before.inputs[1]].read().astype(np.float64)
+        return linear.to_matrix(self.before, weight) * self.before.attributes.get("alpha", 1.0)
+
+    def lost(self, mean: Array, *, interior: bool = False) -> Array:
+        """What the removed channels gave to the outputs that stay, from the mean of the input [1, ...]."""
+        part = np.zeros_like(mean)
+        index = [slice(None)] * mean.ndim
+        index[self.axis] = self.gone  # type: ignore[call-overload]
+        part[tuple(index)] = mean[tuple(index)]
+        if self.before.op != "Conv":
+            found = part @ self.matrix()[0]
+        elif interior:
+            constant = part.mean(axis=tuple(range(2, part.ndim)))
+            found = self._by_rows(constant[0]).reshape(1, -1, *[1] * (part.ndim - 2))
+        else:
+            found = self._convolved(part)
+        return taken(found, self.left.value(self.before.outputs[0]))
+
+    def _convolved(self, x: Array) -> Array:
+        """The convolution of an input, without its bias."""
+        graph, proto = self.left.coupling.graph, onnx.NodeProto()
+        proto.CopyFrom(self.before.proto)
+        del proto.input[2:]
+        given = {proto.input[0]: x.astype(graph.weights[proto.input[1]].dtype)}
+        return run_piece(graph, [proto], given, proto.output)[proto.output[0]].astype(np.float64)
+
+    def deviations(self, inputs: Array) -> tuple[Array, Array]:
+        """Standard deviations of the outputs that stay, by all inputs and without those gone.
+
+        From deviations of the inputs, taken as fully correlated with the signs of their weights: deviations add.
+        """
+        left = inputs.copy()
+        left[self.gone] = 0
+        kept = self.left.value(self.before.outputs[0])[self.axis]
+        sums = [self._by_rows(part, np.abs(self.matrix())) for part in (inputs, left)]
+        before, now = (one if kept is None else one[kept] for one in sums)
+        return before, now
+
+    def _by_rows(self, channels: Array, matrix: Array | None = None) -> Array:
+        """Numbers of input channels through a matrix; all positions of a kernel see the same."""
+        matrix = self.matrix() if matrix is None else matrix
+        each = matrix.shape[0] * matrix.shape[1] // len(channels)
+        rows = np.repeat(channels, each).reshape(matrix.shape[:2])
+        return np.einsum("gi,gio->go", rows, matrix).reshape(-1)
+
+
+def cut_inputs(left: Survivors, small: Graph) -> Iterator[CutInput]:
+    """Linear layers that have lost input channels, in topological order."""
+    original = left.coupling.graph
+    for node in small.layers:
+        before = original_of(left, node)
+        if before is None or not linear.is_linear(original, before) or not linear.is_linear(small, node):
+            continue
+        labels = left.coupling.value_labels(before.inputs[0])
+        shape = left.coupling.facts.shapes.get(before.inputs[0])
+        if labels is None or shape is None or left.coupling.value_labels(before.outputs[0]) is None:
+            continue
+        axis = channel_axis(before, shape)
+        kept = left.kept(labels[axis])
+        if kept is not None:
+            yield CutInput(left, node, before, axis, np.setdiff1d(np.arange(labels[axis].size), kept))
+
+
+class _Mean:
+    """Mean of a value over samples [1, ...]; over positions too where their number differs between batches."""
+
+    def __init__(self, value: str, axis: int):
+        self.values: tuple[str, ...] = (value,)
+        self.axis = axis
+        self.count = 0
+        self.mean: Array | None = None
+
+    def add(self, batch: int, *arrays: Array) -> None:
+        x = arrays[0].astype(np.float64).mean(axis=0, keepdims=True)
+        if self.mean is None:
+            self.mean = np.zeros_like(x)
+        if x.shape != self.mean.shape:
+            x, self.mean = (self._by_channel(a) for a in (x, self.mean))
+        share = len(arrays[0]) / (self.count + len(arrays[0]))
+        self.mean = self.mean + share * (x - self.mean)
+        self.count += len(arrays[0])
+
+    def _by_channel(self, x: Array) -> Array:
+        return x.mean(axis=tuple(i for i in range(x.ndim) if i != self.axis), keepdims=True)
+
+
+def measured_means(original: Graph, cuts: list[CutInput], data: Data, progress: Progress) -> dict[str, Array]:
+    """Means of the layers' inputs in the original, on data [1, ...]."""
+    found = {each.value: _Mean(each.value, each.axis) for each in cuts}
+    if found:
+        Statistics(original, data, progress=progress).collect(list(found.values()), "means")
+    shapes = {each.value: each.left.coupling.facts.shapes[each.value] for each in cuts}
+    return {name: _spread(one.mean, shapes[name]) for name, one in found.items() if one.mean is not None}
+
+
+def known_means(left: Survivors) -> dict[str, Array]:
+    """Means of values that follow from BatchNormalization nodes [1, ...]. Raises DataError without any."""
+    facts = left.coupling.facts
+    found = samples(left.coupling.graph, facts)
+    return {
+        name: _spread(x.mean(axis=0, keepdims=True, dtype=np.float64), facts.shapes[name]) for name, x in found.items()
+    }
+
+
+def _spread(mean: Array, shape: tuple[int, ...]) -> Array:
+    """A mean at all positions of a value."""
+    full = tuple(max(a, b) if a == 1 else a for a, b in zip(mean.shape[1:], shape[1:], strict=True))
+    return np.broadcast_to(mean, (1, *full)).astype(np.float64)

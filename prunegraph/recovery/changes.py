@@ -1,0 +1,39 @@
+"""What a cut means for the values of a graph."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from prunegraph.coupling.survivors import Survivors
+from prunegraph.graph.model import Graph, Node
+
+Array = np.ndarray
+
+
+def changed(left: Survivors, small: Graph) -> set[str]:
+    """Values of the pruned graph that are not what they were: cut, or made from such."""
+    found = {name for name in left.coupling.labels if any(kept is not None for kept in left.value(name))}
+    for node in small.nodes:
+        if any(value in found for value in (*node.inputs, *node.captured)):
+            found.update(node.outputs)
+    return found
+
+
+def original_of(left: Survivors, node: Node) -> Node | None:
+    """The node of the original that makes the same values; None for one that the cut has put in."""
+    graph = left.coupling.graph
+    index = graph.producer.get(node.outputs[0])
+    return graph.nodes[index] if index is not None and graph.nodes[index].op == node.op else None
+
+
+def channel_axis(node: Node, shape: tuple[int, ...]) -> int:
+    """The axis of a linear layer's input or output that its weight contracts or makes."""
+    return 1 if node.op == "Conv" else len(shape) - 1
+
+
+def taken(values: Array, kept: list[Array | None]) -> Array:
+    """A value with only the indices that stay."""
+    for axis, indices in enumerate(kept):
+        if indices is not None and values.shape[axis] > 1:
+            values = np.take(values, indices, axis)
+    return values
