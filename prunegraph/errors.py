@@ -7,6 +7,8 @@
     ├── UnknownNameError    a name that is not registered or not in the model
     ├── PluginError         a plug-in broke its contract
     ├── DataError           input data does not fit the model
+    ├── MissingExtraError   a package of an optional extra is not installed
+    ├── ClusterError        workers cannot be reached, or keep dying
     └── ExactnessError      a result differs from the masked original
 
 A message is one line that says what, where and what to do. The command line maps
@@ -55,6 +57,17 @@ class PluginError(PrunegraphError):
 
 class DataError(PrunegraphError):
     """Input data does not fit the model."""
+
+
+class MissingExtraError(PrunegraphError):
+    """A package of an optional extra is not installed."""
+
+    def __init__(self, what: str, package: str, extra: str):
+        super().__init__(f"{what} needs the package {package}: pip install 'prunegraph[{extra}]'")
+
+
+class ClusterError(PrunegraphError):
+    """Workers cannot be reached, or keep dying."""
 
 
 class ExactnessError(PrunegraphError):
