@@ -14,9 +14,9 @@ import numpy as np
 
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.coupling.groups import Group
-from prunegraph.errors import BudgetError
+from prunegraph.errors import BudgetError, DataError
 from prunegraph.registry import Registry
-from prunegraph.selection.budget import Budget, Meter
+from prunegraph.selection.budget import Budget, Meter, cannot_fall
 
 Array = np.ndarray
 
@@ -72,6 +72,12 @@ def globally(steps: Sequence[Step], groups: Mapping[str, Group]) -> list[Step]:
         highest[step.group] = max(highest.get(step.group, -math.inf), step.score)
         keys.append(highest[step.group])
     return [steps[i] for i in sorted(range(len(steps)), key=lambda i: keys[i])]
+
+
+@ALLOCATIONS.register("sensitivity")
+def sensitivity(steps: Sequence[Step], groups: Mapping[str, Group]) -> list[Step]:
+    """Widths with the smallest sum of measured errors (needs data; see `selection.knapsack`)."""
+    raise DataError("allocation 'sensitivity' needs data: give --data FILE (unlabelled inputs)")
 
 
 def make_steps(group: Group, scores: Array, limits: Limits) -> list[Step]:
@@ -152,11 +158,7 @@ def _take_bound(coupling: Coupling, forced: Sequence[Step], free: Sequence[Step]
 
     least = left(len(free))
     if least > bound:
-        original = getattr(meter.original, kind)
-        raise BudgetError(
-            f"{kind} cannot fall to {bound:,.0f}: with everything removed that may go {least:,} are left "
-            f"({least / original:.3f} of {original:,}); lower --round-to or --min-channels, or unprotect layers"
-        )
+        raise cannot_fall(kind, bound, least, meter.original)
     low, high = 0, len(free)
     while low < high:
         middle = (low + high) // 2
