@@ -26,6 +26,8 @@ _HOMES = {
     "Plan": "prunegraph.selection.plan",
     "Proof": "prunegraph.proof",
     "Result": "prunegraph.api",
+    "Search": "prunegraph.sweeps",
+    "Sensitivity": "prunegraph.tuning.sensitivity",
     "analyze": "prunegraph.api",
     "apply": "prunegraph.api",
     "compare": "prunegraph.api",
@@ -34,13 +36,15 @@ _HOMES = {
     "load": "prunegraph.api",
     "prune": "prunegraph.api",
     "save": "prunegraph.api",
+    "search": "prunegraph.sweeps",
     "select": "prunegraph.api",
+    "sensitivity": "prunegraph.sweeps",
     "verify": "prunegraph.api",
 }
 
 __all__ = [
-    "Budget", "Coupling", "Graph", "Plan", "Proof", "Result", "analyze", "apply", "compare", "criterion", "errors",
-    "load", "prune", "save", "select", "verify",
+    "Budget", "Coupling", "Graph", "Plan", "Proof", "Result", "Search", "Sensitivity", "analyze", "apply", "compare",
+    "criterion", "errors", "load", "prune", "save", "search", "select", "sensitivity", "verify",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -52,6 +56,8 @@ if TYPE_CHECKING:
     from prunegraph.selection.budget import Budget
     from prunegraph.selection.criteria.base import criterion
     from prunegraph.selection.plan import Plan
+    from prunegraph.sweeps import Search, search, sensitivity
+    from prunegraph.tuning.sensitivity import Sensitivity
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from prunegraph.runtime.data import Data
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.choice import Choice
 from prunegraph.selection.plan import Plan, survivors
-from prunegraph.selection.select import select as _select
+from prunegraph.selection.select import Ranking, rank
 
 if TYPE_CHECKING:
     from prunegraph.proof import Proof
@@ -88,7 +88,9 @@ def select(
     """
     if statistics is None and data is not None:
         statistics = Statistics(model, Data.of(data))
-    return _select(found or analyze(model), Choice(**options), statistics)
+    choice = Choice(**options)
+    repair = repair_by(None, statistics.data if statistics else None)
+    return ranking(found or analyze(model), choice, statistics, repair).plan(choice.budget)
 
 
 def apply(model: Graph, plan: Plan) -> Graph:
@@ -170,7 +172,7 @@ def prune(
         PrunegraphError: see `prunegraph.errors`; nothing has been written then.
     """
     samples = Data.of(data) if data is not None else None
-    repair = _repair(repair, samples)
+    repair = repair_by(repair, samples)
     choice = Choice(**options)
     for path in (out, save_plan):
         if path is not None:
@@ -181,7 +183,29 @@ def prune(
     progress("analyze")
     found = analyze(model, attention=attention)
     progress("select")
-    plan = _select(found, choice, statistics)
+    plan = ranking(found, choice, statistics, repair, progress).plan(choice.budget)
+    return finish(found, plan, out, samples, repair, check, save_plan, choice.seed, progress)
+
+
+def ranking(
+    found: Coupling, choice: Choice, statistics: Statistics | None, repair: str,
+    progress: Callable[[str], None] = lambda stage: None, jobs: int | None = None, cluster: str | None = None,
+) -> Ranking:  # fmt: skip
+    """Scored channels; for an allocation that needs it also what each group costs, measured with that repair."""
+    ranked = rank(found, choice, statistics)
+    if choice.allocation != "sensitivity" or statistics is None:
+        return ranked
+    from prunegraph.tuning.sensitivity import curves
+
+    return replace(ranked, curves=curves(ranked, statistics.data, repair, progress, jobs, cluster))
+
+
+def finish(
+    found: Coupling, plan: Plan, out: str | os.PathLike[str] | None, samples: Data | None, repair: str, check: bool,
+    save_plan: str | os.PathLike[str] | None, seed: int, progress: Callable[[str], None],
+) -> Result:  # fmt: skip
+    """Cut, verify, recover and write: what follows once there is a plan."""
+    model = found.graph
     progress("cut")
     scratch = Path(out).absolute().parent if out is not None else None
     small = cut(survivors(found, plan), scratch)
@@ -191,12 +215,12 @@ def prune(
     if check:
         progress("verify")
         try:
-            proof = verify(model, plan, small, data=seen, seed=choice.seed)
+            proof = verify(model, plan, small, data=seen, seed=seed)
         except ExactnessError:
             progress("the proof failed, looking for the groups that are responsible")
-            plan, left_out = isolate(found, plan, lambda part: _attempt(model, part, seen, choice.seed))
+            plan, left_out = isolate(found, plan, lambda part: _attempt(model, part, seen, seed))
             small = cut(survivors(found, plan), scratch)
-            proof = verify(model, plan, small, data=seen, seed=choice.seed)
+            proof = verify(model, plan, small, data=seen, seed=seed)
     if samples is not None and repair == "least-squares":
         small = least_squares.repair(survivors(found, plan), small, samples, progress)
     progress("write")
@@ -207,7 +231,7 @@ def prune(
     return Result(model, small, found, plan, cost(model), cost(small), proof, left_out)
 
 
-def _repair(name: str | None, data: Data | None) -> str:
+def repair_by(name: str | None, data: Data | None) -> str:
     """The way of recovery: least squares by default where there are data. Raises."""
     if name not in (None, *REPAIRS):
         raise UnknownNameError("repair", str(name), REPAIRS)

@@ -20,6 +20,9 @@ from prunegraph.errors import ExactnessError, PrunegraphError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from prunegraph.api import Result
+    from prunegraph.runtime.data import Data
+
 
 class _Group(click.Group):
     """Turns the engine's errors into one line and an exit code."""
@@ -99,34 +102,67 @@ def _ratio_for(ctx: click.Context, parameter: click.Parameter, values: tuple[str
     return found
 
 
+def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Several options as one decorator."""
+
+    def add(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+output_option = click.option(
+    "-o", "--output", "out", required=True, metavar="OUT", help="Where the pruned model goes."
+)  # fmt: skip
+
+choice_options = _options(
+    click.option("--algorithm", help="Which criterion scores channels. Default: obs with --data, else l2."),
+    click.option("--keep", multiple=True, metavar="LAYER", help="A layer whose channels all stay (repeatable)."),
+    click.option("--attention", type=click.Choice(["heads", "head_dim"]), help="What is pruned in attention."),
+    click.option("--seed", type=int, default=0, show_default=True),
+)
+
+result_options = _options(
+    click.option("--allocation", help="How the budget is shared among groups; see `prunegraph algorithms`."),
+    click.option("--repair", type=click.Choice(["none", "least-squares"]), help="Default: least-squares with --data."),
+    click.option("--round-to", type=int, default=8, show_default=True, help="Kept channels are a multiple of this."),
+    click.option("--min-channels", type=int, default=1, show_default=True, help="Channels that stay in every group."),
+    click.option(
+        "--ratio-for", multiple=True, metavar="LAYER=R", callback=_ratio_for, help="A ratio of its own (repeatable)."
+    ),
+    click.option("--save-plan", metavar="FILE", help="Write the plan as JSON."),
+    click.option("--no-verify", is_flag=True, help="Skip the proof."),
+)
+
+sweep_options = _options(
+    click.option(
+        "--data", required=True, metavar="FILE", help="Inputs from the training distribution: .npz or file.py:function."
+    ),
+    click.option("--eval", "evaluation", metavar="FILE", help="What the metric is measured on. Default: --data."),
+    click.option("--jobs", type=click.IntRange(1), help="Worker processes. Default: one for each core."),
+    click.option("--cluster", metavar="ADDRESS", help="A Dask scheduler, tcp://host:port, instead of processes."),
+    click.option("--json", "json_path", metavar="FILE", help="Write all figures as JSON; - is stdout."),
+)
+
+
 @main.command()
 @click.argument("model")
-@click.option("-o", "--output", "out", required=True, metavar="OUT", help="Where the pruned model goes.")
-@click.option("--algorithm", help="Which criterion scores channels. Default: obs with --data, else l2.")
-@click.option("--allocation", help="How the budget is shared among groups; see `prunegraph algorithms`.")
+@output_option
 @click.option("--ratio", type=float, help="Share of channels removed from every group.")
 @click.option("--macs", help="Upper bound on MACs: a fraction (0.5) or an amount (2.1G).")
 @click.option("--params", help="Upper bound on parameters: a fraction or an amount (1.2M).")
 @click.option("--bytes", "size", help="Upper bound on bytes of weights: a fraction or an amount (12MB).")
 @click.option("--data", metavar="FILE", help="Unlabelled inputs to refit and prove on: .npz or file.py:function.")
-@click.option("--repair", type=click.Choice(["none", "least-squares"]), help="Default: least-squares with --data.")
-@click.option("--round-to", type=int, default=8, show_default=True, help="Kept channels are a multiple of this.")
-@click.option("--min-channels", type=int, default=1, show_default=True, help="Channels that stay in every group.")
-@click.option("--keep", multiple=True, metavar="LAYER", help="A layer whose channels all stay (repeatable).")
-@click.option(
-    "--ratio-for", multiple=True, metavar="LAYER=R", callback=_ratio_for, help="A ratio of its own (repeatable)."
-)
-@click.option("--attention", type=click.Choice(["heads", "head_dim"]), help="What is pruned in attention.")
-@click.option("--save-plan", metavar="FILE", help="Write the plan as JSON.")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--no-verify", is_flag=True, help="Skip the proof.")
+@choice_options
+@result_options
 def prune(
     model: str, out: str, ratio: float | None, macs: str | None, params: str | None, size: str | None,
     data: str | None, no_verify: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Make MODEL smaller, and prove that the result is the masked original."""
     from prunegraph import api
-    from prunegraph.report import tables
     from prunegraph.runtime.data import read_data
     from prunegraph.selection.budget import Budget
 
@@ -135,6 +171,13 @@ def prune(
     with stages(where) as progress:
         samples = read_data(data) if data else None
         result = api.prune(model, out, budget=budget, check=not no_verify, data=samples, progress=progress, **options)
+    _show(where, result, samples if options["repair"] != "none" else None, out)
+
+
+def _show(where: Console, result: Result, refitted: Data | None, out: str) -> None:
+    """What was done, as a table and lines; `refitted` are the samples of a repair."""
+    from prunegraph.report import tables
+
     where.print(tables.result_table(result))
     if result.left_out:
         where.print(
@@ -142,9 +185,98 @@ def prune(
             "A rule is wrong for this graph: please report it"
         )
     where.print(f"proof: {result.proof}" if result.proof else "proof: skipped (--no-verify)")
-    if samples is not None and options["repair"] != "none":
-        where.print(f"then refitted by least squares on {samples.samples} samples")
+    if refitted is not None:
+        where.print(f"then refitted by least squares on {refitted.samples} samples")
     where.print(f"wrote {out}")
+
+
+def _ratios(ctx: click.Context, parameter: click.Parameter, value: str) -> list[float]:
+    try:
+        return [float(part) for part in value.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a list of numbers such as 0.1,0.25,0.5") from None
+
+
+def _write_json(content: dict[str, Any], path: str | None) -> None:
+    from pathlib import Path
+
+    from prunegraph.graph.onnx_io import write_whole
+
+    text = json.dumps(content, indent=1) + "\n"
+    if path == "-":
+        click.echo(text, nl=False)
+    elif path:
+        write_whole(Path(path), [text.encode()])
+
+
+@main.command()
+@click.argument("model")
+@sweep_options
+@click.option(
+    "--metric",
+    default="error",
+    show_default=True,
+    help="error, agreement, kl, top1 (needs labels), or file.py:function.",
+)
+@click.option("--ratios", default="0.1,0.25,0.5,0.75", show_default=True, callback=_ratios, help="Shares to remove.")
+@click.option("--repair", type=click.Choice(["none", "least-squares"]), default="none", show_default=True)
+@click.option("--round-to", type=int, default=1, show_default=True, help="Kept channels are a multiple of this.")
+@choice_options
+def sensitivity(model: str, data: str, evaluation: str | None, json_path: str | None, **options: Any) -> None:
+    """Show what it costs to prune each group of MODEL alone."""
+    from prunegraph import api, sweeps
+    from prunegraph.report import tables
+    from prunegraph.runtime.data import read_data
+
+    if json_path and json_path != "-":
+        api.check_output(json_path, model)
+    where = console()
+    with stages(where) as progress:
+        seen = read_data(evaluation) if evaluation else None
+        found = sweeps.sensitivity(model, data=read_data(data), evaluation=seen, progress=progress, **options)
+    where.print(tables.sensitivity_table(found))
+    _write_json(found.to_json(), json_path)
+
+
+@main.command()
+@click.argument("model")
+@output_option
+@sweep_options
+@click.option("--tolerance", type=float, required=True, help="How much worse the metric may be, in its own unit.")
+@click.option(
+    "--metric",
+    help="agreement, error, kl, top1 (needs labels), or file.py:function. Default: top1 with labels, else agreement "
+    "of the classes, else error.",
+)
+@click.option("--method", type=click.Choice(["grid", "bisection"]), default="grid", show_default=True)
+@click.option(
+    "--by", type=click.Choice(["macs", "params", "bytes", "ratio"]), default="macs", show_default=True,
+    help="What is reduced step by step; ratio is the share of channels.",
+)  # fmt: skip
+@click.option("--stages", is_flag=True, help="Then try a little more or less in parts of the network.")
+@choice_options
+@result_options
+def search(
+    model: str, out: str, data: str, evaluation: str | None, json_path: str | None, no_verify: bool, **options: Any
+) -> None:
+    """Prune MODEL as far as a metric stays within a tolerance. Nothing is trained."""
+    from prunegraph import api, sweeps
+    from prunegraph.report import tables
+    from prunegraph.runtime.data import read_data
+
+    if json_path and json_path != "-":
+        api.check_output(json_path, model)
+    where = console()
+    with stages(where) as progress:
+        samples, seen = read_data(data), read_data(evaluation) if evaluation else None
+        done = sweeps.search(
+            model, out, data=samples, evaluation=seen, check=not no_verify, progress=progress, **options
+        )
+    where.print(tables.search_table(done.found, done.result.before))
+    if evaluation is None:
+        where.print("measured on the data of the repair, which flatters the result: give others with --eval")
+    _show(where, done.result, samples if options["repair"] != "none" else None, out)
+    _write_json(done.found.to_json(model), json_path)
 
 
 @main.command()

@@ -23,8 +23,10 @@ LAYERS = [
     ["proof"],
     ["isolate"],
     ["recovery"],
+    ["tuning"],
     ["report"],
     ["api"],
+    ["sweeps"],
     ["cli", "__main__"],
 ]
 

@@ -8,8 +8,8 @@ import sys
 import prunegraph
 
 PUBLIC = {
-    "Budget", "Coupling", "Graph", "Plan", "Proof", "Result", "analyze", "apply", "compare", "criterion", "errors",
-    "load", "prune", "save", "select", "verify",
+    "Budget", "Coupling", "Graph", "Plan", "Proof", "Result", "Search", "Sensitivity", "analyze", "apply", "compare",
+    "criterion", "errors", "load", "prune", "save", "search", "select", "sensitivity", "verify",
 }  # fmt: skip
 
 
