@@ -13,7 +13,9 @@ from prunegraph.errors import BudgetError
 from prunegraph.ops.cost import cost
 from prunegraph.selection import knapsack
 from prunegraph.selection.allocation import Limits
-from tests.builders import Builder
+from prunegraph.selection.budget import Meter
+from prunegraph.selection.pieces import Pieces
+from tests.builders import Builder, residual_net
 
 Array = np.ndarray
 
@@ -147,6 +149,24 @@ def test_the_bound_is_met_and_used_and_cheap_groups_go_first(kind: str) -> None:
     assert small.node("conv0").channels.outputs == 32
     for chosen in remove.values():
         np.testing.assert_array_equal(chosen, np.arange(len(chosen)))
+
+
+def test_pieces_add_up_to_what_the_meter_says() -> None:
+    rng = np.random.default_rng(0)
+    for graph in (chain((16, 24, 32)), residual_net(width=16)):
+        found = pg.analyze(graph)
+        meter = Meter(found)
+        options = {g.id: [np.arange(count) for count in (0, 1, g.channels // 2)] for g in found.groups}
+        options[found.groups[0].id] = [np.asarray([0, 3])]  # a ratio of its own
+        for kind in ("macs", "params", "bytes"):
+            pieces = Pieces(found, kind, options)
+            rest = getattr(meter.original, kind) - pieces.original
+            for _ in range(8):
+                chosen = {group: int(rng.integers(len(each))) for group, each in options.items()}
+                remove = {group: options[group][option] for group, option in chosen.items()}
+                assert rest + pieces.measure(chosen) == getattr(meter.measure(remove), kind)
+    with pytest.raises(BudgetError, match="cannot bound latency"):
+        Pieces(found, "latency", options)
 
 
 def test_a_ratio_is_a_share_of_all_channels() -> None:

@@ -293,6 +293,8 @@ class _Cluster:
             try:
                 return future.result(timeout=LOOK)
             except TimeoutError:
+                if future.done():  # the work's own
+                    raise
                 alone = 0.0 if self._threads() else alone + time.monotonic() - start
             except ImportError as error:
                 raise ClusterError(f"a worker of {self._address!r} lacks a package: {error}") from error

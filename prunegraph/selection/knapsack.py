@@ -15,8 +15,10 @@ from functools import cache
 import numpy as np
 
 from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.groups import Group
 from prunegraph.selection.allocation import Limits, Step, make_steps
 from prunegraph.selection.budget import Budget, Meter, cannot_fall
+from prunegraph.selection.pieces import Pieces
 
 Array = np.ndarray
 
@@ -194,37 +196,55 @@ def allocate(
         BudgetError: the budget cannot be met within the limits.
     """
     forced = limits.ratios or {}
-    steps = {group.id: make_steps(group, scores[group.id], limits) for group in coupling.groups}
-    fixed = {group: _channels(steps[group], ratio) for group, ratio in forced.items()}
     free = [group for group in coupling.groups if group.id not in forced]
-    options = {group.id: _options(steps[group.id]) for group in free}
-    errors = [error_at(curves[group.id], np.asarray(options[group.id])) for group in free]
-
-    def removal(chosen: Sequence[int]) -> dict[str, Array]:
-        shares = {group.id: options[group.id][option] for group, option in zip(free, chosen, strict=True)}
-        return {**fixed, **{group: _channels(steps[group], share) for group, share in shares.items()}}
-
+    choices: dict[str, list[Array]] = {}
+    for group in coupling.groups:
+        steps = make_steps(group, scores[group.id], limits)
+        shares = [forced[group.id]] if group.id in forced else _shares(steps)
+        choices[group.id] = [_channels(steps, share) for share in shares]
+    errors = [
+        error_at(curves[group.id], np.asarray([len(gone) / group.channels for gone in choices[group.id]]))
+        for group in free
+    ]
+    measure, bound = _budget(coupling, budget, free, choices)
     last = [len(each) - 1 for each in errors]
+    found = choose_coupled(measure, errors, bound)
+    if found is None and budget.ratio is None:
+        meter = Meter(coupling)
+        least = getattr(meter.measure(_removal(free, choices, last)), budget.kind)
+        raise cannot_fall(budget.kind, bound, least, meter.original)
+    return _removal(free, choices, found or last)
+
+
+def _budget(
+    coupling: Coupling, budget: Budget, free: Sequence[Group], choices: Mapping[str, Sequence[Array]]
+) -> tuple[Measure, float]:
+    """How the cost of a choice is measured, and what it may be."""
     if budget.ratio is not None:
         total = sum(group.channels for group in free)
+        sizes = [[len(gone) for gone in choices[group.id]] for group in free]
+        return (
+            lambda found: total - sum(each[option] for each, option in zip(sizes, found, strict=True)),
+            (1 - budget.ratio) * total,
+        )
+    meter, pieces = Meter(coupling), Pieces(coupling, budget.kind, choices)
+    untouched = getattr(meter.original, budget.kind) - pieces.original
+    fixed = dict.fromkeys(choices, 0)
 
-        def left(chosen: Sequence[int]) -> float:
-            return total - sum(len(channels) for group, channels in removal(chosen).items() if group not in forced)
+    def measure(found: Sequence[int]) -> float:
+        chosen = {**fixed, **{group.id: option for group, option in zip(free, found, strict=True)}}
+        return untouched + pieces.measure(chosen)
 
-        return removal(choose_coupled(left, errors, (1 - budget.ratio) * total) or last)
-    meter, kind = Meter(coupling), budget.kind
-    bound = budget.bound(meter.original)
-
-    def measure(chosen: Sequence[int]) -> float:
-        return float(getattr(meter.measure(removal(chosen)), kind))
-
-    found = choose_coupled(measure, errors, bound)
-    if found is None:
-        raise cannot_fall(kind, bound, measure(last), meter.original)
-    return removal(found)
+    return measure, budget.bound(meter.original)
 
 
-def _options(steps: Sequence[Step]) -> list[float]:
+def _removal(free: Sequence[Group], choices: Mapping[str, Sequence[Array]], found: Sequence[int]) -> dict[str, Array]:
+    """Channels that go: of groups with a ratio of their own what that says, of the others what was chosen."""
+    chosen = {group.id: option for group, option in zip(free, found, strict=True)}
+    return {group: each[chosen.get(group, 0)] for group, each in choices.items()}
+
+
+def _shares(steps: Sequence[Step]) -> list[float]:
     """Shares of a group that can go: none, and at most `OPTIONS` of its steps, the last among them."""
     count = min(len(steps), OPTIONS)
     return [0.0, *(steps[-(-len(steps) * (i + 1) // count) - 1].share for i in range(count))]

@@ -1,7 +1,7 @@
 """The second grid: parts of the network are pruned a little more or less than the first grid found.
 
-Stages are groups whose layers work at the same spatial size, or, in a network with one
-size only, thirds of its depth. Offsets are added to the share of channels that each group of a stage
+Stages are groups whose convolutions work at the same spatial size, or, in a network with one
+such size at most, thirds of its depth. Offsets are added to the share of channels that each group of a stage
 loses. What a combination saves is known beforehand, so the first accepted one in falling
 order of savings is the best.
 """
@@ -44,13 +44,13 @@ def stages(coupling: Coupling) -> list[list[Group]]:
     order = {node.name: node.index for node in coupling.graph.layers}
     groups = sorted(coupling.groups, key=lambda g: min((order[layer] for layer in g.layers), default=0))
     sizes = [_positions(coupling, group) for group in groups]
+    if len({size for size in sizes if size}) < 2:
+        cuts = [round(len(groups) * i / THIRDS) for i in range(THIRDS + 1)]
+        return [groups[a:b] for a, b in itertools.pairwise(cuts) if b > a]
     parts = [
         [group for group, size in zip(groups, sizes, strict=True) if size == each]
         for each in sorted(set(sizes), reverse=True)
     ]
-    if len(parts) == 1:
-        cuts = [round(len(groups) * i / THIRDS) for i in range(THIRDS + 1)]
-        return [groups[a:b] for a, b in itertools.pairwise(cuts) if b > a]
     while len(parts) > MOST:
         # Neighbours that have the fewest groups together become one stage.
         at = min(range(len(parts) - 1), key=lambda i: len(parts[i]) + len(parts[i + 1]))
