@@ -28,6 +28,8 @@ _HOMES = {
     "Plan": "prunegraph.selection.plan",
     "Proof": "prunegraph.proof",
     "Result": "prunegraph.api",
+    "Search": "prunegraph.sweeps",
+    "Sensitivity": "prunegraph.tuning.sensitivity",
     "analyze": "prunegraph.api",
     "apply": "prunegraph.api",
     "compare": "prunegraph.api",
@@ -37,14 +39,17 @@ _HOMES = {
     "load": "prunegraph.api",
     "prune": "prunegraph.api",
     "save": "prunegraph.api",
+    "search": "prunegraph.sweeps",
     "select": "prunegraph.api",
     "selector": "prunegraph.selection.selectors",
+    "sensitivity": "prunegraph.sweeps",
     "verify": "prunegraph.api",
 }
 
 __all__ = [
-    "Budget", "Context", "Coupling", "Graph", "Group", "Plan", "Proof", "Result", "analyze", "apply", "compare",
-    "criterion", "errors", "frontend", "load", "prune", "save", "select", "selector", "verify",
+    "Budget", "Context", "Coupling", "Graph", "Group", "Plan", "Proof", "Result", "Search", "Sensitivity", "analyze",
+    "apply", "compare", "criterion", "errors", "frontend", "load", "prune", "save", "search", "select", "selector",
+    "sensitivity", "verify",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -59,6 +64,8 @@ if TYPE_CHECKING:
     from prunegraph.selection.criteria.base import Context, criterion
     from prunegraph.selection.plan import Plan
     from prunegraph.selection.selectors import selector
+    from prunegraph.sweeps import Search, search, sensitivity
+    from prunegraph.tuning.sensitivity import Sensitivity
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,7 @@ from prunegraph import frontends
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.coupling.analysis import analyze as _analyze
 from prunegraph.coupling.sample import full_cost
-from prunegraph.errors import ExactnessError, ModelError
+from prunegraph.errors import BudgetError, ExactnessError, ModelError
 from prunegraph.graph import onnx_io
 from prunegraph.graph.model import Graph
 from prunegraph.isolate import isolate
@@ -30,6 +30,7 @@ from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.choice import Choice
 from prunegraph.selection.criteria.base import Gradients
 from prunegraph.selection.plan import Plan, survivors
+from prunegraph.selection.select import Ranking, rank
 
 if TYPE_CHECKING:
     from prunegraph.latency.rounding import Rounding
@@ -94,9 +95,8 @@ def select(
     samples = Data.of(data) if data is not None else None
     if statistics is None and samples is not None:
         statistics = Statistics(model, samples)
-    choice = Choice(**options)
-    inputs = _sample(model, choice, samples)
-    return _select(found or analyze(model), choice, statistics, gradients, inputs=inputs).plan
+    repair, _ = repairs.find(None, statistics.data if statistics else None, model)
+    return _chosen(found or analyze(model), Choice(**options), statistics, gradients, repair).plan
 
 
 def apply(model: Graph, plan: Plan) -> Graph:
@@ -195,13 +195,50 @@ def prune(
             check_output(path, source if isinstance(source, str | os.PathLike) else None)
     progress("load")
     model = source if isinstance(source, Graph) else load(source)
-    repair, recover = repairs.find(repair, samples, model)
+    repair, _ = repairs.find(repair, samples, model)
     statistics = Statistics(model, samples, progress=progress) if samples is not None else None
     progress("analyze")
     found = analyze(model, attention=attention)
     progress("select")
-    chosen = _select(found, choice, statistics, gradients, inputs=_sample(model, choice, samples), progress=progress)
-    plan = chosen.plan
+    chosen = _chosen(found, choice, statistics, gradients, repair, progress)
+    return finish(found, chosen, choice, samples, repair, out=out, check=check, save_plan=save_plan, progress=progress)
+
+
+def _chosen(
+    found: Coupling, choice: Choice, statistics: Statistics | None, gradients: Gradients | None, repair: str,
+    progress: Callable[[str], None] = lambda stage: None,
+) -> Selected:  # fmt: skip
+    """A plan, whatever has to be measured for it."""
+    if choice.allocation != "sensitivity" or statistics is None:
+        inputs = _sample(found.graph, choice, statistics.data if statistics else None)
+        return _select(found, choice, statistics, gradients, inputs=inputs, progress=progress)
+    if choice.is_measured:
+        raise BudgetError("allocation 'sensitivity' needs a bound on macs, params or bytes, and a number for round_to")
+    return Selected(ranking(found, choice, statistics, repair, progress, gradients=gradients).plan(choice.budget))
+
+
+def ranking(
+    found: Coupling, choice: Choice, statistics: Statistics | None, repair: str,
+    progress: Callable[[str], None] = lambda stage: None, jobs: int | None = None, cluster: str | None = None,
+    gradients: Gradients | None = None,
+) -> Ranking:  # fmt: skip
+    """Scored channels; for an allocation that needs it also what each group costs, measured with that repair."""
+    ranked = rank(found, choice, statistics, gradients)
+    if choice.allocation != "sensitivity" or statistics is None:
+        return ranked
+    from prunegraph.tuning.sensitivity import curves
+
+    return replace(ranked, curves=curves(ranked, statistics.data, repair, progress, jobs, cluster))
+
+
+def finish(
+    found: Coupling, chosen: Selected, choice: Choice, samples: Data | None, repair: str, *,
+    out: str | os.PathLike[str] | None, check: bool, save_plan: str | os.PathLike[str] | None,
+    progress: Callable[[str], None],
+) -> Result:  # fmt: skip
+    """Cut, verify, recover and write: what follows once there is a plan."""
+    model, plan = found.graph, chosen.plan
+    repair, recover = repairs.find(repair, samples, model)
     progress("cut")
     scratch = Path(out).absolute().parent if out is not None else None
     small = cut(survivors(found, plan), scratch)

@@ -21,7 +21,9 @@ from prunegraph.errors import ExactnessError, PrunegraphError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from prunegraph.api import Result
     from prunegraph.registry import Registry
+    from prunegraph.runtime.data import Data
 
 
 #: Where a context keeps the command line, quoted for a shell.
@@ -136,39 +138,73 @@ def _ratio(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
         raise click.BadParameter(f"{value!r} is neither a number nor auto") from None
 
 
+def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Several options as one decorator."""
+
+    def add(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+output_option = click.option(
+    "-o", "--output", "out", required=True, metavar="OUT", help="Where the pruned model goes."
+)  # fmt: skip
+
+choice_options = _options(
+    click.option("--algorithm", help="What chooses channels, as in l2:producer. Default: obs with --data, else l2."),
+    click.option("--keep", multiple=True, metavar="LAYER", help="A layer whose channels all stay (repeatable)."),
+    click.option("--attention", type=click.Choice(["heads", "head_dim"]), help="What is pruned in attention."),
+    click.option("--seed", type=int, default=0, show_default=True),
+)
+
+result_options = _options(
+    click.option("--allocation", help="How the budget is shared among groups, as in global:max."),
+    click.option("--repair", help="none, absorb, bn or least-squares. Default: least-squares with --data, else none."),
+    click.option(
+        "--round-to",
+        default="8",
+        show_default=True,
+        metavar="N|auto",
+        callback=_round_to,
+        help="Kept channels are a multiple of this; auto measures which multiple is best.",
+    ),
+    click.option("--min-channels", type=int, default=1, show_default=True, help="Channels that stay in every group."),
+    click.option(
+        "--ratio-for", multiple=True, metavar="LAYER=R", callback=_ratio_for, help="A ratio of its own (repeatable)."
+    ),
+    click.option("--save-plan", metavar="FILE", help="Write the plan as JSON."),
+    click.option("--no-verify", is_flag=True, help="Skip the proof."),
+)
+
+sweep_options = _options(
+    click.option(
+        "--data", required=True, metavar="FILE", help="Inputs from the training distribution: .npz or file.py:function."
+    ),
+    click.option("--eval", "evaluation", metavar="FILE", help="What the metric is measured on. Default: --data."),
+    click.option("--jobs", type=click.IntRange(1), help="Worker processes. Default: one for each core."),
+    click.option("--cluster", metavar="ADDRESS", help="A Dask scheduler, tcp://host:port, instead of processes."),
+    click.option("--json", "json_path", metavar="FILE", help="Write all figures as JSON; - is stdout."),
+)
+
+
 @main.command()
 @click.argument("model")
-@click.option("-o", "--output", "out", required=True, metavar="OUT", help="Where the pruned model goes.")
-@click.option("--algorithm", help="What chooses channels, as in l2:producer. Default: obs with --data, else l2.")
-@click.option("--allocation", help="How the budget is shared among groups, as in global:max.")
+@output_option
 @click.option("--ratio", callback=_ratio, help="Share of channels removed from every group, or auto.")
 @click.option("--macs", help="Upper bound on MACs: a fraction (0.5) or an amount (2.1G).")
 @click.option("--params", help="Upper bound on parameters: a fraction or an amount (1.2M).")
 @click.option("--bytes", "size", help="Upper bound on bytes of weights: a fraction or an amount (12MB).")
 @click.option("--latency", help="Upper bound on latency measured in ONNX Runtime: a fraction or a time (12ms).")
 @click.option("--data", metavar="FILE", help="Unlabelled inputs to refit and prove on: .npz or file.py:function.")
-@click.option("--repair", help="none, absorb, bn or least-squares. Default: least-squares with --data, else none.")
-@click.option(
-    "--round-to",
-    default="8",
-    show_default=True,
-    metavar="N|auto",
-    callback=_round_to,
-    help="Kept channels are a multiple of this; auto measures which multiple is best.",
-)
-@click.option("--min-channels", type=int, default=1, show_default=True, help="Channels that stay in every group.")
-@click.option("--keep", multiple=True, metavar="LAYER", help="A layer whose channels all stay (repeatable).")
-@click.option(
-    "--ratio-for", multiple=True, metavar="LAYER=R", callback=_ratio_for, help="A ratio of its own (repeatable)."
-)
-@click.option("--attention", type=click.Choice(["heads", "head_dim"]), help="What is pruned in attention.")
+@choice_options
+@result_options
 @click.option("--provider", help="ONNX Runtime's execution provider to measure latency on.  [default: CPU]")
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads to measure latency with; 0: all.")
-@click.option("--save-plan", metavar="FILE", help="Write the plan as JSON.")
 @click.option("--report", metavar="FILE", help="Write an HTML page: totals, widths, fixed layers, the proof.")
 @click.option("--sensitivity", metavar="FILE", help="Sensitivity JSON whose curves the report shows.")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--no-verify", is_flag=True, help="Skip the proof.")
 @plugin_option
 def prune(
     model: str, out: str, ratio: float | Literal["auto"] | None, macs: str | None, params: str | None, size: str | None,
@@ -176,7 +212,7 @@ def prune(
 ) -> None:  # fmt: skip
     """Make MODEL smaller, and prove that the result is the masked original."""
     from prunegraph import api
-    from prunegraph.report import curves, html, tables
+    from prunegraph.report import curves, html
     from prunegraph.runtime.data import read_data
     from prunegraph.selection.budget import Budget
 
@@ -191,6 +227,17 @@ def prune(
     with stages(where) as progress:
         samples = read_data(data) if data else None
         result = api.prune(model, out, budget=budget, check=not no_verify, data=samples, progress=progress, **options)
+    _show(where, result, samples, out)
+    if report:
+        command = click.get_current_context().meta[COMMAND]
+        html.write(result, report, command=command, sensitivity=shown, latency=result.latency)
+        where.print(f"wrote {report}")
+
+
+def _show(where: Console, result: Result, samples: Data | None, out: str) -> None:
+    """What was done, as a table and lines; `samples` are the user's data."""
+    from prunegraph.report import tables
+
     where.print(tables.result_table(result))
     if result.rounding is not None:
         where.print(str(result.rounding))
@@ -203,14 +250,100 @@ def prune(
     if result.repair != "none":
         base = f"{samples.samples} samples" if samples is not None else "the model's BatchNormalization statistics"
         where.print(f"then repaired on {base}: {result.repair}")
-    elif options["repair"] is None and any(node.op == "BatchNormalization" for node in result.model.nodes):
-        where.print(
-            "not repaired: --data refits the weights; without data --repair bn brings back much of the accuracy"
+    elif samples is None and any(node.op == "BatchNormalization" for node in result.model.nodes):
+        where.print("not repaired: --data refits the weights; without data --repair bn brings back much of it")
+    where.print(f"wrote {out}")
+
+
+def _ratios(ctx: click.Context, parameter: click.Parameter, value: str) -> list[float]:
+    try:
+        return [float(part) for part in value.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a list of numbers such as 0.1,0.25,0.5") from None
+
+
+def _write_json(content: dict[str, Any], path: str | None) -> None:
+    from pathlib import Path
+
+    from prunegraph.graph.onnx_io import write_whole
+
+    text = json.dumps(content, indent=1) + "\n"
+    if path == "-":
+        click.echo(text, nl=False)
+    elif path:
+        write_whole(Path(path), [text.encode()])
+
+
+@main.command()
+@click.argument("model")
+@sweep_options
+@click.option(
+    "--metric",
+    default="error",
+    show_default=True,
+    help="error, agreement, kl, top1 (needs labels), or file.py:function.",
+)
+@click.option("--ratios", default="0.1,0.25,0.5,0.75", show_default=True, callback=_ratios, help="Shares to remove.")
+@click.option("--repair", default="none", show_default=True, help="How each candidate is repaired.")
+@click.option("--round-to", type=int, default=1, show_default=True, help="Kept channels are a multiple of this.")
+@choice_options
+@plugin_option
+def sensitivity(model: str, data: str, evaluation: str | None, json_path: str | None, **options: Any) -> None:
+    """Show what it costs to prune each group of MODEL alone."""
+    from prunegraph import api, sweeps
+    from prunegraph.report import tables
+    from prunegraph.runtime.data import read_data
+
+    if json_path and json_path != "-":
+        api.check_output(json_path, model)
+    where = console()
+    with stages(where) as progress:
+        seen = read_data(evaluation) if evaluation else None
+        found = sweeps.sensitivity(model, data=read_data(data), evaluation=seen, progress=progress, **options)
+    where.print(tables.sensitivity_table(found))
+    _write_json(found.to_json(), json_path)
+
+
+@main.command()
+@click.argument("model")
+@output_option
+@sweep_options
+@click.option("--tolerance", type=float, required=True, help="How much worse the metric may be, in its own unit.")
+@click.option(
+    "--metric",
+    help="agreement, error, kl, top1 (needs labels), or file.py:function. Default: top1 with labels, else agreement "
+    "of the classes, else error.",
+)
+@click.option("--method", type=click.Choice(["grid", "bisection"]), default="grid", show_default=True)
+@click.option(
+    "--by", type=click.Choice(["macs", "params", "bytes", "ratio"]), default="macs", show_default=True,
+    help="What is reduced step by step; ratio is the share of channels.",
+)  # fmt: skip
+@click.option("--stages", is_flag=True, help="Then try a little more or less in parts of the network.")
+@choice_options
+@result_options
+@plugin_option
+def search(
+    model: str, out: str, data: str, evaluation: str | None, json_path: str | None, no_verify: bool, **options: Any
+) -> None:
+    """Prune MODEL as far as a metric stays within a tolerance. Nothing is trained."""
+    from prunegraph import api, sweeps
+    from prunegraph.report import tables
+    from prunegraph.runtime.data import read_data
+
+    if json_path and json_path != "-":
+        api.check_output(json_path, model)
+    where = console()
+    with stages(where) as progress:
+        samples, seen = read_data(data), read_data(evaluation) if evaluation else None
+        done = sweeps.search(
+            model, out, data=samples, evaluation=seen, check=not no_verify, progress=progress, **options
         )
-    if report:
-        command = click.get_current_context().meta[COMMAND]
-        html.write(result, report, command=command, sensitivity=shown, latency=result.latency)
-    where.print(f"wrote {out}" + (f", {report}" if report else ""))
+    where.print(tables.search_table(done.found, done.result.before))
+    if evaluation is None:
+        where.print("measured on the data of the repair, which flatters the result: give others with --eval")
+    _show(where, done.result, samples, out)
+    _write_json(done.found.to_json(model), json_path)
 
 
 @main.command()

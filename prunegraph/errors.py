@@ -9,6 +9,7 @@
     ├── PluginError         a plug-in broke its contract
     ├── DataError           input data does not fit the model
     ├── MissingExtraError   a package of an optional extra is not installed
+    ├── ClusterError        workers cannot be reached, or keep dying
     └── ExactnessError      a result differs from the masked original
 
 A message is one line that says what, where and what to do. The command line maps
@@ -68,6 +69,10 @@ class MissingExtraError(PrunegraphError):
 
     def __init__(self, what: str, package: str, extra: str):
         super().__init__(f"{what} needs the package {package}: pip install 'prunegraph[{extra}]'")
+
+
+class ClusterError(PrunegraphError):
+    """Workers cannot be reached, or keep dying."""
 
 
 class ExactnessError(PrunegraphError):

@@ -26,8 +26,10 @@ LAYERS = [
     ["proof"],
     ["isolate"],
     ["recovery"],
+    ["tuning"],
     ["report"],
     ["api"],
+    ["sweeps"],
     ["cli", "__main__"],
 ]
 

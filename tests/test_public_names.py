@@ -8,8 +8,9 @@ import sys
 import prunegraph
 
 PUBLIC = {
-    "Budget", "Context", "Coupling", "Graph", "Group", "Plan", "Proof", "Result", "analyze", "apply", "compare",
-    "criterion", "errors", "frontend", "load", "prune", "save", "select", "selector", "verify",
+    "Budget", "Context", "Coupling", "Graph", "Group", "Plan", "Proof", "Result", "Search", "Sensitivity", "analyze",
+    "apply", "compare", "criterion", "errors", "frontend", "load", "prune", "save", "search", "select", "selector",
+    "sensitivity", "verify",
 }  # fmt: skip
 
 

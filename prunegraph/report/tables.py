@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from prunegraph.ops.cost import Cost
     from prunegraph.runtime.compare import Comparison
     from prunegraph.runtime.latency import Latency
+    from prunegraph.tuning.search import Candidate, Found
+    from prunegraph.tuning.sensitivity import Sensitivity
 
 
 def amount(value: float) -> str:
@@ -33,13 +36,18 @@ def groups_table(found: Coupling, total: Cost) -> Table:
     for name in ("group", "layers", "channels", "params", "MACs", ""):
         table.add_column(name, justify="right" if name in ("channels", "params", "MACs") else "left")
     for group in found.groups:
-        layers = ", ".join(group.layers[:2]) + (f" + {len(group.layers) - 2}" if len(group.layers) > 2 else "")
+        layers = some(group.layers)
         note = "" if group.exact else "statistics over survivors"
         table.add_row(
             group.id, layers or group.members[0].weight, str(group.channels), share(group.params, total.params),
             share(group.macs, total.macs), note,
         )  # fmt: skip
     return table
+
+
+def some(layers: Sequence[str]) -> str:
+    """The first layers of a group, and how many more there are."""
+    return ", ".join(layers[:2]) + (f" + {len(layers) - 2}" if len(layers) > 2 else "")
 
 
 def why_text(why: Why) -> str:
@@ -115,3 +123,43 @@ def comparison_table(found: Comparison) -> Table:
     for name, (absolute, relative) in found.differences.items():
         table.add_row(f"output {name}: max |A - B|", "", f"{absolute:.3g}", f"{relative:.2%} of max")
     return table
+
+
+def sensitivity_table(found: Sensitivity) -> Table:
+    """One row a group, the most sensitive first: how much worse the metric is at each ratio."""
+    unit = f", {found.unit}" if found.unit else ""
+    repair = "" if found.repair == "none" else f", after {found.repair}"
+    title = f"what pruning a group alone costs: {found.metric}{unit} lost{repair} (of {found.original:.4g})"
+    if not found.original:
+        title = f"what pruning a group alone costs: {found.metric}{unit}{repair}"
+    table = Table(title=title, title_justify="left")
+    for name in ("group", "layers"):
+        table.add_column(name)
+    table.add_column("channels", justify="right")
+    for point in found.curves[0].points if found.curves else ():
+        table.add_column(f"-{point.ratio:.3g}", justify="right")
+    for curve in sorted(found.curves, key=lambda each: -sum(point.error for point in each.points)):
+        losses = [f"{point.error:.4g}" if point.removed else "-" for point in curve.points]
+        table.add_row(curve.id, some(curve.layers), str(curve.channels), *losses)
+    return table
+
+
+def search_table(found: Found, original: Cost) -> Table:
+    """One row a candidate, in the order in which they were looked at."""
+    unit = f", {found.unit}" if found.unit else ""
+    title = f"{len(found.candidates)} candidates; {found.metric} of the original: {found.original:.4g}{unit}"
+    table = Table(title=title, title_justify="left")
+    for name in (f"{found.goal.by} removed", "stages", "MACs kept", "params kept", found.metric, "worse by", ""):
+        table.add_column(name, justify="left" if name in ("stages", "") else "right")
+    for each in found.candidates:
+        table.add_row(*_candidate(each, original, "best" if each == found.best else "yes" if each.accepted else "no"))
+    return table
+
+
+def _candidate(each: Candidate, original: Cost, verdict: str) -> tuple[str, ...]:
+    stages = " ".join(f"{offset:+g}" for offset in each.offsets)
+    if each.cost is None:
+        return f"{each.strength / 100:.2f}", stages, "", "", "", "", "cannot be met"
+    value = "not a number" if each.value is None else f"{each.value:.4g}"
+    costs = share(each.cost.macs, original.macs), share(each.cost.params, original.params)
+    return f"{each.strength / 100:.2f}", stages, *costs, value, f"{each.loss:.4g}", verdict

@@ -6,6 +6,8 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,22 @@ from prunegraph.graph.model import Graph
 
 if TYPE_CHECKING:
     import onnxruntime
+
+#: Threads of a session that does not ask for a number; 0 leaves it to ONNX Runtime.
+_threads: ContextVar[int] = ContextVar("threads", default=0)
+
+
+@contextmanager
+def default_threads(threads: int) -> Iterator[None]:
+    """Sessions made inside get this many threads unless they ask for another number.
+
+    For work that runs side by side: sessions with a thread for every core would fight for them.
+    """
+    token = _threads.set(threads)
+    try:
+        yield
+    finally:
+        _threads.reset(token)
 
 
 #: The execution provider that every installation has.
@@ -50,7 +68,7 @@ def session(
     Args:
         model: a graph, or the path of a model file.
         name: what to call it in messages.
-        threads: how many threads an operator uses; 0 leaves it to ONNX Runtime.
+        threads: how many threads an operator uses; 0 is the default (see `default_threads`).
         fast: all graph optimizations and pre-packed weights; off, loading is quicker and
             takes less memory, for a model that runs once or twice.
         provider: who runs the operators (see `provider_name`); the CPU runs those it cannot.
@@ -62,7 +80,7 @@ def session(
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or _threads.get()
     # Several sessions are often open: the threads of one must not spin while another runs.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if not fast:

@@ -14,10 +14,10 @@ import numpy as np
 
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.coupling.groups import Group
-from prunegraph.errors import BudgetError
+from prunegraph.errors import BudgetError, DataError
 from prunegraph.options import base_name, bound
 from prunegraph.registry import Registry
-from prunegraph.selection.budget import Budget, Meter
+from prunegraph.selection.budget import Budget, Meter, cannot_fall
 from prunegraph.selection.normalise import Norm, normalised
 from prunegraph.selection.structure import structures
 
@@ -103,6 +103,12 @@ def isomorphic(steps: Sequence[Step], coupling: Coupling, *, norm: Norm = "mean"
     return [ranked[i] for i in sorted(range(len(ranked)), key=lambda i: keys[i])]
 
 
+@ALLOCATIONS.register("sensitivity")
+def sensitivity(steps: Sequence[Step], coupling: Coupling) -> list[Step]:
+    """Widths with the smallest sum of measured errors (needs data; see `selection.knapsack`)."""
+    raise DataError("allocation 'sensitivity' needs data: give --data FILE (unlabelled inputs)")
+
+
 def make_steps(group: Group, scores: Array, limits: Limits) -> list[Step]:
     """A group's channels in the order of their scores, in steps that respect the limits."""
     unit = round_unit(group, limits.round_to)
@@ -183,11 +189,7 @@ def _take_bound(coupling: Coupling, forced: Sequence[Step], free: Sequence[Step]
 
     least = left(len(free))
     if least > bound:
-        original = getattr(meter.original, kind)
-        raise BudgetError(
-            f"{kind} cannot fall to {bound:,.0f}: with everything removed that may go {least:,} are left "
-            f"({least / original:.3f} of {original:,}); lower --round-to or --min-channels, or unprotect layers"
-        )
+        raise cannot_fall(kind, bound, least, meter.original)
     low, high = 0, len(free)
     while low < high:
         middle = (low + high) // 2

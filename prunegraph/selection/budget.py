@@ -86,6 +86,15 @@ def parse_latency(value: float | str) -> tuple[float, bool]:
     return (amount, True) if match[2] is None else (amount * TIMES[match[2]], False)
 
 
+def cannot_fall(kind: str, bound: float, least: float, original: Cost) -> BudgetError:
+    """The error for a bound below what is left when everything that may go is gone."""
+    whole = getattr(original, kind)
+    return BudgetError(
+        f"{kind} cannot fall to {bound:,.0f}: with everything removed that may go {least:,.0f} are left "
+        f"({least / whole:.3f} of {whole:,}); lower --round-to or --min-channels, or unprotect layers"
+    )
+
+
 class Meter:
     """What is left of the cost under a choice, without making the model."""
 

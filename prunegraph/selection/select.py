@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.groups import Group
 from prunegraph.errors import BudgetError, UnknownNameError
 from prunegraph.options import base_name
 from prunegraph.plugins import BUILT_IN
 from prunegraph.registry import Entry
 from prunegraph.runtime.statistics import Statistics
-from prunegraph.selection.allocation import Limits, allocate
+from prunegraph.selection import knapsack
+from prunegraph.selection.allocation import Limits, Step, allocate, make_steps
 from prunegraph.selection.budget import Budget
 from prunegraph.selection.choice import Choice
 from prunegraph.selection.criteria.base import CRITERIA, Context, Gradients, score
@@ -25,18 +27,32 @@ from prunegraph.selection.selectors import SELECTORS, choose
 
 @dataclass(frozen=True)
 class Ranking:
-    """Scored channels and the limits of a choice: plans for any budget come from here without scoring again."""
+    """Scored channels and the limits of a choice: plans for any budget come from here without scoring again.
+
+    `curves` are what pruning each group alone costs, for the allocation that needs them:
+    `(share of the channels, error)` by group id (see `selection.knapsack`).
+    """
 
     coupling: Coupling
     choice: Choice
     limits: Limits
     scores: Mapping[str, np.ndarray]
+    curves: Mapping[str, Sequence[tuple[float, float]]] | None = None
+
+    def steps(self, group: Group) -> list[Step]:
+        """A group's channels in the order in which they go."""
+        return make_steps(group, self.scores[group.id], self.limits)
 
     def plan(self, budget: Budget) -> Plan:
         """A plan that meets a budget. Raises BudgetError."""
-        remove = allocate(self.coupling, self.scores, budget, self.limits, str(self.choice.allocation))
         choice = replace(self.choice, budget=budget)
-        return make_plan(self.coupling, remove, _provenance(choice, CRITERIA.entry(base_name(str(choice.algorithm)))))
+        provenance = _provenance(choice, CRITERIA.entry(base_name(str(choice.algorithm))))
+        return make_plan(self.coupling, self._remove(budget), provenance)
+
+    def _remove(self, budget: Budget) -> Mapping[str, np.ndarray]:
+        if self.curves is not None:
+            return knapsack.allocate(self.coupling, self.scores, budget, self.limits, self.curves)
+        return allocate(self.coupling, self.scores, budget, self.limits, str(self.choice.allocation))
 
 
 def rank(

@@ -1,0 +1,281 @@
+"""Metrics: how good a candidate is, from its outputs and the original's, batch by batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunegraph.errors import DataError, PluginError, UnknownNameError
+from prunegraph.runtime.data import LABELS
+
+Array = np.ndarray
+
+#: The error of a candidate whose outputs are no numbers.
+USELESS = float(np.finfo(np.float32).max)
+
+#: An output whose variation is a smaller part of its energy than this does not vary.
+VARIES = 1e-9
+
+#: How far a row of probabilities may be from a sum of 1.
+SUM = 1e-3
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One batch: inputs (and `labels`, where the data have them), outputs by name of the original and the candidate."""
+
+    inputs: Mapping[str, Array]
+    expected: Mapping[str, Array]
+    found: Mapping[str, Array]
+
+    @property
+    def labels(self) -> Array | None:
+        return self.inputs.get(LABELS)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure over all batches.
+
+    Args:
+        name: what it is called.
+        measure: makes the figure from the batches.
+        rises: whether higher is better.
+        unit: of the figure, for tables; "" where it has none.
+    """
+
+    name: str
+    measure: Callable[[Iterable[Seen]], float]
+    rises: bool
+    unit: str = ""
+
+    def loss(self, value: float, original: float) -> float:
+        """How much worse a candidate is than the original, in the metric's unit; at most `USELESS`."""
+        loss = original - value if self.rises else value - original
+        return loss if math.isfinite(loss) else USELESS
+
+
+def error(batches: Iterable[Seen]) -> float:
+    """Relative squared error: the difference's energy over that of the original's variation; the mean over outputs.
+
+    0 is the original, 1 is as far off as an answer that never depends on the input. Where an
+    output does not vary (or has no samples along axis 0), its whole energy counts instead. An output whose shape
+    differs (a detector's list) counts as if nothing of it were right; values that are infinite or
+    not a number in the original are left out.
+    """
+    wrong: dict[str, float] = {}
+    energy: dict[str, _Variation] = {}
+    for seen in batches:
+        for name, expected in seen.expected.items():
+            if expected.dtype.kind in "fiub":
+                wrong[name] = wrong.get(name, 0.0) + _difference(expected, seen.found[name])
+                energy.setdefault(name, _Variation()).add(_finite(expected, expected))
+    if not wrong:
+        raise DataError("metric 'error' needs an output that is a number")
+    return float(np.mean([wrong[name] / (energy[name].value or 1.0) for name in wrong]))
+
+
+@dataclass
+class _Variation:
+    """Energy of values around their mean over samples, element by element."""
+
+    count: int = 0
+    squares: float = 0.0
+    total: Array | None = None
+    centred: bool = True
+
+    def add(self, x: Array) -> None:
+        self.squares += float(np.square(x).sum())
+        if not x.ndim or (self.total is not None and self.total.shape != x.shape[1:]):
+            self.centred = False
+        elif self.centred:
+            self.count += len(x)
+            self.total = x.sum(axis=0) + (0.0 if self.total is None else self.total)
+
+    @property
+    def value(self) -> float:
+        if not self.centred or self.total is None or not self.count:
+            return self.squares
+        around = self.squares - float(np.square(self.total).sum()) / self.count
+        return around if around > VARIES * self.squares else self.squares
+
+
+def _finite(expected: Array, values: Array) -> Array:
+    return np.where(np.isfinite(expected), values, 0).astype(np.float64)
+
+
+def _difference(expected: Array, found: Array) -> float:
+    """Energy of the difference."""
+    if expected.shape != found.shape:
+        return float(np.square(_finite(expected, expected)).sum() + np.square(found.astype(np.float64)).sum())
+    return float(np.square(_finite(expected, found) - _finite(expected, expected)).sum())
+
+
+def agreement(batches: Iterable[Seen]) -> float:
+    """Percent of samples with the same top-1 class as the original's."""
+    same = count = 0
+    for seen in batches:
+        first, second = (scores(outputs, "agreement").argmax(axis=-1) for outputs in (seen.expected, seen.found))
+        same += int((first == second).sum())
+        count += first.size
+    return 100.0 * same / count
+
+
+def kl(batches: Iterable[Seen]) -> float:
+    """Mean Kullback-Leibler divergence of the classes' probabilities from the original's, in nats."""
+    total, count = 0.0, 0
+    for seen in batches:
+        expected, found = (scores(outputs, "kl").astype(np.float64) for outputs in (seen.expected, seen.found))
+        # Outputs that are probabilities already are not to be made into some again.
+        known = bool((expected >= 0).all() and (abs(expected.sum(axis=-1) - 1) < SUM).all())
+        p, q = (_log_probabilities(each, known) for each in (expected, found))
+        total += float((np.exp(p) * (p - q)).sum())
+        count += math.prod(expected.shape[:-1])
+    return total / count
+
+
+def _log_probabilities(values: Array, known: bool) -> Array:
+    if known:
+        return np.log(np.maximum(values, np.finfo(np.float32).tiny))
+    shifted = values - values.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def top1(batches: Iterable[Seen]) -> float:
+    """Percent of samples whose top-1 class is the label."""
+    right = count = 0
+    for seen in batches:
+        classes = scores(seen.found, "top1").argmax(axis=-1)
+        if seen.labels is None:
+            raise DataError(f"metric 'top1' needs labels: the data have no array {LABELS!r}")
+        if seen.labels.shape != classes.shape:
+            raise DataError(
+                f"metric 'top1' needs one label for each class: labels have shape {list(seen.labels.shape)}, "
+                f"the top-1 classes {list(classes.shape)}"
+            )
+        right += int((classes == seen.labels).sum())
+        count += classes.size
+    return 100.0 * right / count
+
+
+def scores(outputs: Mapping[str, Array], metric: str) -> Array:
+    """The first output, as scores of classes along its last axis. Raises DataError where it cannot be that."""
+    name, found = next(iter(outputs.items()))
+    if not has_classes(found):
+        raise DataError(
+            f"metric {metric!r} needs scores of classes, [samples, classes] or [samples, positions, classes]; "
+            f"the first output {name!r} is {found.dtype} {list(found.shape)}. Metric 'error' fits every model"
+        )
+    return found
+
+
+def has_classes(output: Array) -> bool:
+    """Whether an output may hold scores of classes along its last axis."""
+    return output.ndim in (2, 3) and output.shape[-1] > 1 and output.dtype.kind == "f"
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("agreement", agreement, True, "%"),
+        Metric("error", error, False),
+        Metric("kl", kl, False, "nats"),
+        Metric("top1", top1, True, "%"),
+    )
+}
+
+#: A metric of the user's: `(outputs, batches) -> number`, higher is better.
+Custom = Callable[[Sequence[Mapping[str, Array]], Sequence[Mapping[str, Array]]], float]
+
+
+@dataclass(frozen=True)
+class CustomMetric:
+    """A metric of the user's, as it travels to workers: a function, or the text of a file that has one.
+
+    The function gets two lists with one entry a batch: the candidate's outputs by name, and
+    the inputs by name with `labels` among them where the data have any. It returns a number,
+    higher is better.
+    """
+
+    name: str
+    given: Custom | tuple[str, str]
+
+    def function(self) -> Custom:
+        """The function itself. Raises PluginError."""
+        if callable(self.given):
+            return self.given
+        text, wanted = self.given
+        path = self.name.rpartition(":")[0]
+        space: dict[str, Any] = {"__name__": "prunegraph_metric", "__file__": path}
+        try:
+            exec(compile(text, path, "exec"), space)
+        except Exception as problem:
+            raise PluginError(f"metric {self.name}: {type(problem).__name__}: {problem}") from problem
+        if not callable(space.get(wanted)):
+            raise PluginError(f"metric {self.name}: the file has no function {wanted!r}")
+        found: Custom = space[wanted]
+        return found
+
+    def metric(self) -> Metric:
+        """The metric. Raises PluginError where its file cannot be run."""
+        function = self.function()
+
+        def measure(batches: Iterable[Seen]) -> float:
+            seen = list(batches)
+            try:
+                return float(function([dict(each.found) for each in seen], [dict(each.inputs) for each in seen]))
+            except Exception as problem:
+                raise PluginError(f"metric {self.name}: {type(problem).__name__}: {problem}") from problem
+
+        return Metric(self.name, measure, True)
+
+
+#: What names a metric: its name, `file.py:function`, or a function.
+Named = str | Custom
+
+
+def portable(metric: Named) -> str | CustomMetric:
+    """A metric in a form that can go to a worker.
+
+    Raises:
+        PluginError: its file cannot be read.
+        UnknownNameError: no such metric.
+    """
+    if callable(metric):
+        import joblib
+
+        # By value: a function of a script or a notebook is not to be found where a worker runs.
+        given = joblib.wrap_non_picklable_objects(metric, keep_wrapper=False)
+        return CustomMetric(getattr(metric, "__name__", "metric"), given)
+    path, _, name = metric.rpartition(":")
+    if path.endswith(".py"):
+        try:
+            return CustomMetric(metric, (Path(path).read_text(), name))
+        except OSError as problem:
+            raise PluginError(f"metric {metric}: {problem.strerror or problem}") from problem
+    if metric not in METRICS:
+        raise UnknownNameError("metric", metric, METRICS)
+    return metric
+
+
+def resolve(metric: str | CustomMetric) -> Metric:
+    """The metric behind its portable form. Raises PluginError."""
+    return metric.metric() if isinstance(metric, CustomMetric) else METRICS[metric]
+
+
+def default(outputs: Mapping[str, Array], labelled: bool) -> str:
+    """The metric that says most: top-1 with labels, agreement of the classes without, else the outputs' error."""
+    first = next(iter(outputs.values()))
+    if first.ndim != 2 or not has_classes(first):
+        return "error"
+    return "top1" if labelled else "agreement"
+
+
+def itself(batches: Iterable[Seen]) -> Iterator[Seen]:
+    """The batches as the original would answer them."""
+    return (Seen(seen.inputs, seen.expected, seen.expected) for seen in batches)

@@ -1,0 +1,257 @@
+"""Widths of all groups with the smallest sum of errors within a cost: a knapsack over measured sensitivities.
+
+Each group has options (how many of its channels go), each with an error, measured or read off
+a measured curve. Where costs add up, a dynamic programme over the Pareto front of (cost,
+error) is exact. MACs of coupled layers do not add up (a layer costs its inputs times its outputs), so
+costs are made additive around the present choice, solved exactly, measured for real, and
+that is repeated until the choice stays. Source: ALGORITHMS 6.2; the iteration is HALP's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+
+import numpy as np
+
+from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.groups import Group
+from prunegraph.errors import BudgetError
+from prunegraph.selection.allocation import Limits, Step, make_steps
+from prunegraph.selection.budget import Budget, Meter, cannot_fall
+from prunegraph.selection.pieces import Pieces
+
+Array = np.ndarray
+
+#: Error by the share of a group's channels that is gone.
+Curve = Sequence[tuple[float, float]]
+
+#: What a choice of options costs in all.
+Measure = Callable[[Sequence[int]], float]
+
+#: Options of one group at most; more are thinned out evenly.
+OPTIONS = 16
+
+#: Points of a Pareto front at most. Fewer points keep their exact cost, so a bound is met all the same.
+RESOLUTION = 4096
+
+#: Times that coupled costs are made additive again.
+ROUNDS = 12
+
+#: Relative slack for rounding.
+ROUNDING = 1e-12
+
+
+def choose(
+    costs: Sequence[Array], errors: Sequence[Array], bound: float, resolution: int = RESOLUTION
+) -> list[int] | None:
+    """One option of each group, so that the costs add up to at most `bound` and the errors to as little as possible.
+
+    Args:
+        costs: costs of the options, for each group; any sign.
+        errors: errors of the same options.
+        bound: what the costs may add up to.
+        resolution: points of the Pareto front that are kept; exact as long as it does not have more.
+
+    Returns:
+        An option for each group; None if the cheapest ones cost too much.
+    """
+    limit = bound + ROUNDING * (abs(bound) + sum(float(abs(c).max()) for c in costs))
+    # What the groups that are still to come cost at least.
+    rest = np.append(np.cumsum([c.min() for c in costs][::-1])[::-1], 0.0)
+    cost, error = np.zeros(1), np.zeros(1)
+    steps: list[tuple[Array, int]] = []
+    for index, (more, worse) in enumerate(zip(costs, errors, strict=True)):
+        cost, error = (np.add.outer(a, b).ravel() for a, b in ((cost, more), (error, worse)))
+        kept = _front(cost, error, limit - rest[index + 1], resolution)
+        if not len(kept):
+            return None
+        cost, error = cost[kept], error[kept]
+        steps.append((kept, len(more)))
+    at = int(error.argmin())
+    found = []
+    for kept, count in reversed(steps):
+        at, option = divmod(int(kept[at]), count)
+        found.append(option)
+    return found[::-1]
+
+
+def _front(cost: Array, error: Array, limit: float, resolution: int) -> Array:
+    """Indices of points within the limit for which no cheaper one is as good, by rising cost."""
+    order = np.lexsort((error, cost))
+    order = order[cost[order] <= limit]
+    best = np.minimum.accumulate(error[order])
+    order = order[np.append(True, error[order][1:] < best[:-1])[: len(order)]]
+    if len(order) <= resolution:
+        return order
+    low, high = cost[order[0]], cost[order[-1]]
+    bins = ((cost[order] - low) / (high - low) * (resolution - 2)).astype(np.int64)
+    last = np.append(bins[1:] != bins[:-1], True)
+    last[0] = True
+    return order[last]
+
+
+def choose_coupled(measure: Measure, errors: Sequence[Array], bound: float) -> list[int] | None:
+    """The same for costs that do not add up.
+
+    Args:
+        measure: what a choice costs in all. More of a higher option never costs more.
+        errors: errors of the options of each group; the first option is free of error, the last the cheapest.
+        bound: what may be spent.
+
+    Returns:
+        An option for each group that is measured to be within the bound; None if there is none.
+        Exact for costs that add up, otherwise a choice that no further round has improved.
+    """
+    allowed = bound + ROUNDING * abs(bound)
+    known = cache(measure)
+
+    def once(found: Sequence[int]) -> float:
+        return known(tuple(found))
+
+    even = _even(once, errors, allowed)
+    if even is None:
+        return None
+    results = [even, *(_settle(once, errors, allowed, start) for start in ([0] * len(errors), even))]
+    best = min((found for found in results if found is not None), key=lambda found: _sum(errors, found))
+    return _give_back(once, errors, allowed, best)
+
+
+def _even(measure: Measure, errors: Sequence[Array], bound: float) -> list[int] | None:
+    """The same share of the options everywhere, as little as the bound asks for."""
+
+    def at(tick: int) -> list[int]:
+        return [-(-tick * (len(each) - 1) // OPTIONS) for each in errors]
+
+    return next((at(tick) for tick in range(OPTIONS + 1) if measure(at(tick)) <= bound), None)
+
+
+def _settle(measure: Measure, errors: Sequence[Array], bound: float, start: list[int]) -> list[int] | None:
+    """Solve with costs made additive around the last solution, until it stays."""
+    now, best, slack = start, None, 0.0
+    seen: list[list[int]] = []
+    for _ in range(ROUNDS):
+        base = measure(now)
+        costs = [_alternatives(measure, now, index, len(each)) - base for index, each in enumerate(errors)]
+        found = choose(costs, errors, bound - slack - base)
+        if found is None:
+            break
+        real = measure(found)
+        if real <= bound and (best is None or _sum(errors, found) < _sum(errors, best)):
+            best = found
+        if found in seen:
+            if real <= bound:
+                break
+            # It goes round in circles outside the bound: ask for more than is needed.
+            slack += real - bound
+        seen.append(found)
+        now = found
+    return best
+
+
+def _give_back(measure: Measure, errors: Sequence[Array], bound: float, found: list[int]) -> list[int]:
+    """Lower options where the bound has room, the worst errors first: also what went for nothing comes back."""
+    for index in sorted(range(len(found)), key=lambda i: -errors[i][found[i]]):
+        lower = ([*found[:index], option, *found[index + 1 :]] for option in range(found[index]))
+        found = next((each for each in lower if measure(each) <= bound), found)
+    return found
+
+
+def _alternatives(measure: Measure, now: list[int], index: int, count: int) -> Array:
+    """What a choice costs with another option of one group."""
+    return np.asarray([measure([*now[:index], option, *now[index + 1 :]]) for option in range(count)], np.float64)
+
+
+def _sum(errors: Sequence[Array], found: Sequence[int]) -> float:
+    return float(sum(each[option] for each, option in zip(errors, found, strict=True)))
+
+
+def error_at(curve: Curve, shares: Array) -> Array:
+    """Errors at shares of a group's channels: between measured points straight, never falling, 0 at 0.
+
+    Beyond the last point it rises as in the last stretch, or as on average if that is steeper.
+    """
+    points = sorted((share, error) for share, error in curve if share > 0)
+    x = np.asarray([0.0, *(share for share, _ in points)])
+    y = np.maximum.accumulate([0.0, *(error for _, error in points)])
+    found = np.interp(shares, x, y)
+    if len(x) < 2:
+        return found
+    last = (y[-1] - y[-2]) / (x[-1] - x[-2]) if x[-1] > x[-2] else 0.0
+    return found + np.maximum(shares - x[-1], 0) * max(last, y[-1] / x[-1])
+
+
+def allocate(
+    coupling: Coupling, scores: Mapping[str, Array], budget: Budget, limits: Limits, curves: Mapping[str, Curve]
+) -> dict[str, Array]:
+    """Channels to remove, by group id, so that the budget is met and the sum of the groups' errors is small.
+
+    Args:
+        coupling: what can be pruned.
+        scores: which channels of a group go first.
+        budget: a bound, or the share of all channels that goes at least, as far as the limits allow.
+        limits: what has to be respected.
+        curves: measured errors of each group.
+
+    Raises:
+        BudgetError: the budget cannot be met within the limits.
+    """
+    forced = limits.ratios or {}
+    free = [group for group in coupling.groups if group.id not in forced]
+    choices: dict[str, list[Array]] = {}
+    for group in coupling.groups:
+        steps = make_steps(group, scores[group.id], limits)
+        shares = [forced[group.id]] if group.id in forced else _shares(steps)
+        choices[group.id] = [_channels(steps, share) for share in shares]
+    errors = [
+        error_at(curves[group.id], np.asarray([len(gone) / group.channels for gone in choices[group.id]]))
+        for group in free
+    ]
+    measure, bound = _budget(coupling, budget, free, choices)
+    last = [len(each) - 1 for each in errors]
+    found = choose_coupled(measure, errors, bound)
+    if found is None and budget.ratio is None:
+        meter = Meter(coupling)
+        least = getattr(meter.measure(_removal(free, choices, last)), budget.kind)
+        raise cannot_fall(budget.kind, bound, least, meter.original)
+    return _removal(free, choices, found or last)
+
+
+def _budget(
+    coupling: Coupling, budget: Budget, free: Sequence[Group], choices: Mapping[str, Sequence[Array]]
+) -> tuple[Measure, float]:
+    """How the cost of a choice is measured, and what it may be."""
+    if budget.ratio == "auto":
+        raise BudgetError("ratio 'auto' is the algorithm's own choice: it leaves nothing for an allocation to share")
+    if budget.ratio is not None:
+        total = sum(group.channels for group in free)
+        sizes = [[len(gone) for gone in choices[group.id]] for group in free]
+        return (
+            lambda found: total - sum(each[option] for each, option in zip(sizes, found, strict=True)),
+            (1 - budget.ratio) * total,
+        )
+    meter, pieces = Meter(coupling), Pieces(coupling, budget.kind, choices)
+    untouched = getattr(meter.original, budget.kind) - pieces.original
+    fixed = dict.fromkeys(choices, 0)
+
+    def measure(found: Sequence[int]) -> float:
+        chosen = {**fixed, **{group.id: option for group, option in zip(free, found, strict=True)}}
+        return untouched + pieces.measure(chosen)
+
+    return measure, budget.bound(meter.original)
+
+
+def _removal(free: Sequence[Group], choices: Mapping[str, Sequence[Array]], found: Sequence[int]) -> dict[str, Array]:
+    """Channels that go: of groups with a ratio of their own what that says, of the others what was chosen."""
+    chosen = {group.id: option for group, option in zip(free, found, strict=True)}
+    return {group: each[chosen.get(group, 0)] for group, each in choices.items()}
+
+
+def _shares(steps: Sequence[Step]) -> list[float]:
+    """Shares of a group that can go: none, and at most `OPTIONS` of its steps, the last among them."""
+    count = min(len(steps), OPTIONS)
+    return [0.0, *(steps[-(-len(steps) * (i + 1) // count) - 1].share for i in range(count))]
+
+
+def _channels(steps: Sequence[Step], share: float) -> Array:
+    return np.sort(np.asarray([c for step in steps if step.share <= share + 1e-9 for c in step.channels], np.int64))

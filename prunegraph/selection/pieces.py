@@ -1,0 +1,89 @@
+"""A cost as a sum of pieces, for solvers that ask often.
+
+A layer's MACs, or a weight's size, depend only on the few groups that touch it. Each piece is
+worked out once for every combination of their options that comes up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.survivors import Survivors
+from prunegraph.errors import BudgetError
+from prunegraph.graph.model import Node
+from prunegraph.ops.cost import is_parameter, node_macs, weight_bytes
+from prunegraph.ops.rule import Shape
+
+Array = np.ndarray
+
+#: Costs that are made of pieces.
+KINDS = ("macs", "params", "bytes")
+
+
+class Pieces:
+    """What is left of a cost when groups lose channels; the same figure as `Meter`'s, less what no group touches.
+
+    Args:
+        coupling: the analysis of the graph.
+        kind: "macs", "params" or "bytes".
+        options: by group id, the channels that each of its options removes, more and more.
+
+    Raises:
+        BudgetError: the cost is not made of such pieces.
+    """
+
+    def __init__(self, coupling: Coupling, kind: str, options: Mapping[str, Sequence[Array]]):
+        if kind not in KINDS:
+            raise BudgetError(f"this allocation cannot bound {kind}; choose another, or one of {', '.join(KINDS)}")
+        self._coupling, self._kind, self._options = coupling, kind, options
+        self._uses = {use.weight: use for use in coupling.uses}
+        self._touching: dict[str, list[str]] = {}
+        for group, choices in options.items():
+            if len(choices[-1]):
+                left = Survivors(coupling, {group: choices[-1]})
+                for piece in self._touched(left):
+                    self._touching.setdefault(piece, []).append(group)
+        self._known: dict[tuple[str, tuple[int, ...]], int] = {}
+        whole = Survivors(coupling, {})
+        #: What the pieces cost before anything is removed.
+        self.original = sum(self._cost(piece, whole) for piece in self._touching)
+
+    def measure(self, chosen: Mapping[str, int]) -> int:
+        """Cost of all pieces with an option for each group."""
+        total = 0
+        for piece, groups in self._touching.items():
+            key = piece, tuple(chosen[group] for group in groups)
+            if key not in self._known:
+                remove = {group: self._options[group][option] for group, option in zip(groups, key[1], strict=True)}
+                self._known[key] = self._cost(piece, Survivors(self._coupling, remove))
+            total += self._known[key]
+        return total
+
+    def _touched(self, left: Survivors) -> Iterable[str]:
+        """Pieces whose shapes change: names of layers, or of weights."""
+        if self._kind != "macs":
+            return [name for name, use in self._uses.items() if any(k is not None for k in left.use(use))]
+        shapes, whole = self._coupling.facts.shapes, Survivors(self._coupling, {})
+        layers = [node for node in self._coupling.graph.nodes if node_macs(node, shapes)]
+        return [node.name for node in layers if self._shapes(node, left) != self._shapes(node, whole)]
+
+    def _cost(self, piece: str, left: Survivors) -> int:
+        if self._kind == "macs":
+            node = self._coupling.graph.node(piece)
+            return node_macs(node, self._shapes(node, left))
+        weight, shape = self._coupling.graph.weights[piece], self._shape(piece, left)
+        if self._kind == "bytes":
+            return weight_bytes(weight, shape)
+        return int(np.prod(shape, dtype=np.int64)) if is_parameter(self._coupling.graph, weight) else 0
+
+    def _shapes(self, node: Node, left: Survivors) -> dict[str, Shape]:
+        return {value: self._shape(value, left) for value in (*node.inputs, *node.outputs) if value}
+
+    def _shape(self, value: str, left: Survivors) -> Shape:
+        use = self._uses.get(value)
+        found = tuple(left.size(labels) for labels in use.labels) if use is not None else left.shape(value)
+        assert found is not None
+        return found

@@ -1,0 +1,154 @@
+"""The Python interface of sensitivity and search: many candidates, measured side by side."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from prunegraph.api import Result, Samples, analyze, check_output, finish, load, ranking
+from prunegraph.graph.model import Graph
+from prunegraph.latency.select import Selected
+from prunegraph.recovery import repairs
+from prunegraph.runtime.data import Data
+from prunegraph.runtime.metrics import Named, portable
+from prunegraph.runtime.statistics import Statistics
+from prunegraph.selection.budget import Budget
+from prunegraph.selection.choice import Choice
+from prunegraph.selection.select import rank
+from prunegraph.tuning import sensitivity as sensitivities
+from prunegraph.tuning.evaluation import Study, trials
+from prunegraph.tuning.search import Found, Goal, find
+from prunegraph.tuning.sensitivity import RATIOS, Sensitivity
+
+
+def sensitivity(
+    source: str | os.PathLike[str] | Graph,
+    *,
+    data: Samples,
+    evaluation: Samples | None = None,
+    metric: Named = "error",
+    ratios: Sequence[float] = RATIOS,
+    repair: str = "none",
+    attention: str | None = None,
+    jobs: int | None = None,
+    cluster: str | None = None,
+    progress: Callable[[str], None] = lambda stage: None,
+    **options: Any,
+) -> Sensitivity:
+    """What it costs to prune each group alone, at several ratios.
+
+    Args:
+        source: the model, or its path.
+        data: inputs from the training distribution, for the algorithm and the repair.
+        evaluation: what the metric is measured on; `data` if not given.
+        metric: "error", "agreement", "kl", "top1" (needs `labels`), "file.py:function", or a function;
+            see `prunegraph.runtime.metrics`.
+        ratios: shares of a group's channels to remove, rising.
+        repair: "none", or how each candidate is repaired ("least-squares", "bn", "absorb"; slower).
+        attention: "heads" or "head_dim"; by default whichever is finer.
+        jobs: worker processes; None is one for each core.
+        cluster: address of a Dask scheduler, "tcp://host:port", instead of processes.
+        progress: called with what is being done.
+        options: those of `prunegraph.selection.choice.Choice` but the budget; `round_to` is 1
+            unless it is given.
+
+    Raises:
+        PrunegraphError: see `prunegraph.errors`.
+    """
+    ratios = sensitivities.check_ratios(ratios)
+    samples = Data.of(data)
+    choice = Choice(**{"round_to": 1, **options, "budget": Budget(ratio=ratios[-1])})
+    progress("load")
+    model = source if isinstance(source, Graph) else load(source)
+    repair, _ = repairs.find(repair, samples, model)
+    progress("analyze")
+    found = analyze(model, attention=attention)
+    seen = Data.of(evaluation) if evaluation is not None else samples
+    with trials(Study(found, samples, seen, portable(metric), repair, jobs, cluster)) as measured:
+        progress("score")
+        ranked = rank(found, choice, Statistics(model, samples, progress=progress))
+        return sensitivities.measure(measured, ranked, ratios, repair, progress)
+
+
+@dataclass(frozen=True)
+class Search:
+    """What `search` did: `result` is like that of `prune`, `found` tells how its plan was found."""
+
+    result: Result
+    found: Found
+
+
+def search(
+    source: str | os.PathLike[str] | Graph,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    data: Samples,
+    tolerance: float,
+    evaluation: Samples | None = None,
+    metric: Named | None = None,
+    method: str = "grid",
+    by: str = "macs",
+    stages: bool = False,
+    attention: str | None = None,
+    repair: str | None = None,
+    check: bool = True,
+    save_plan: str | os.PathLike[str] | None = None,
+    jobs: int | None = None,
+    cluster: str | None = None,
+    progress: Callable[[str], None] = lambda stage: None,
+    **options: Any,
+) -> Search:
+    """Find the largest cut whose metric stays within a tolerance of the original's, and prune like that.
+
+    No candidate is trained. The fast compression of source 001.
+
+    Args:
+        source: the model, or its path.
+        out: where the pruned model goes; None writes nothing.
+        data: inputs from the training distribution, for the algorithm and the repair.
+        tolerance: how much worse the metric may be, in its unit: points for "top1" and "agreement".
+        evaluation: what the metric is measured on; `data` if not given, which flatters a repair fitted to them.
+        metric: as for `sensitivity`; by default "top1" with labels, else "agreement" for a
+            model with [samples, classes], else "error".
+        method: "grid" (coarse, then fine), or "bisection" (fewer candidates, expects that the
+            metric falls steadily).
+        by: what a strength is the share of that goes: "macs", "params", "bytes", or "ratio" for channels.
+        stages: whether parts of the network are then pruned a little more or less.
+        attention: "heads" or "head_dim"; by default whichever is finer.
+        repair: of every candidate, and of the result: "least-squares" (the default), "bn", "absorb" or "none".
+        check: whether to verify the result; a failed proof raises and nothing is written.
+        save_plan: where the plan goes.
+        jobs: worker processes; None is one for each core.
+        cluster: address of a Dask scheduler, "tcp://host:port", instead of processes.
+        progress: called with what is being done.
+        options: those of `prunegraph.selection.choice.Choice` but the budget.
+
+    Raises:
+        BudgetError: the tolerance is malformed, or no cut stays within it.
+        PrunegraphError: see `prunegraph.errors`; nothing has been written then.
+    """
+    samples = Data.of(data)
+    goal = Goal(tolerance, method, by, stages)
+    choice = Choice(**{**options, "budget": goal.budget(1)})
+    for path in (out, save_plan):
+        if path is not None:
+            check_output(path, source if not isinstance(source, Graph) else None)
+    progress("load")
+    model = source if isinstance(source, Graph) else load(source)
+    repair, _ = repairs.find(repair, samples, model)
+    progress("analyze")
+    coupling = analyze(model, attention=attention)
+    seen = Data.of(evaluation) if evaluation is not None else samples
+    study = Study(coupling, samples, seen, portable(metric) if metric is not None else None, repair, jobs, cluster)
+    with trials(study) as measured:
+        progress("score")
+        statistics = Statistics(model, samples, progress=progress)
+        ranked = ranking(coupling, choice, statistics, repair, progress, jobs, cluster)
+        found = find(measured, ranked, goal, progress)
+    result = finish(
+        coupling, Selected(found.plan), choice, samples, repair,
+        out=out, check=check, save_plan=save_plan, progress=progress,
+    )  # fmt: skip
+    return Search(result, found)

@@ -1,0 +1,218 @@
+"""Candidates: the model without some channels, repaired, and measured. No training, and no proof yet.
+
+Everything that all candidates share is written to a folder once (model, data in batches, the
+original's outputs on them), so that workers anywhere get it by files; a candidate itself is
+only the channels to remove.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+
+from prunegraph.coupling.analysis import Coupling, analyze
+from prunegraph.coupling.survivors import Survivors
+from prunegraph.errors import DataError, ModelError
+from prunegraph.graph import onnx_io
+from prunegraph.graph.model import Graph
+from prunegraph.recovery import repairs
+from prunegraph.rewriting.cut import cut
+from prunegraph.runtime import metrics
+from prunegraph.runtime.data import LABELS, Data
+from prunegraph.runtime.metrics import Metric, Seen
+from prunegraph.runtime.parallel import Pool, pool
+from prunegraph.runtime.session import run, session
+from prunegraph.runtime.statistics import batch_size
+
+Array = np.ndarray
+
+#: Channels to remove, by group id: what stands for a candidate.
+Removal = Mapping[str, Sequence[int] | Array]
+Key = tuple[tuple[str, tuple[int, ...]], ...]
+
+MODEL, STUDY, CALIBRATION, BATCH = "model.onnx", "study.pickle", "calibration-{}.joblib", "batch-{}.joblib"
+
+
+@dataclass(frozen=True)
+class Study:
+    """What candidates are made from and measured by.
+
+    Args:
+        found: the model's coupling.
+        calibration: what repairs are fitted on; only read where there is one.
+        evaluation: what the metric is measured on.
+        metric: the metric, as `metrics.portable` gives it; None is the one that says most.
+        repair: one of `prunegraph.recovery.repairs`, by name.
+        jobs: worker processes; None is one for each core.
+        cluster: address of a Dask scheduler, instead of processes.
+    """
+
+    found: Coupling
+    calibration: Data
+    evaluation: Data
+    metric: str | metrics.CustomMetric | None = None
+    repair: str = "none"
+    jobs: int | None = None
+    cluster: str | None = None
+
+
+class Trials:
+    """Losses of candidates, each measured once however often it is asked for.
+
+    `metric` is what measures, `original` the original's own figure, `width` how many
+    candidates are measured at a time.
+    """
+
+    def __init__(self, workers: Pool, metric: Metric, original: float):
+        self.metric, self.original, self.width = metric, original, workers.width
+        self._workers = workers
+        self._values: dict[Key, float] = {(): original}
+
+    def measure(self, candidates: Sequence[Removal], done: Callable[[], None] = lambda: None) -> list[float]:
+        """The metric of candidates, in their order. Calls `done` after each that is new."""
+        keys = [_key(each) for each in candidates]
+        new = [key for key in dict.fromkeys(keys) if key not in self._values]
+        for key, value in zip(new, self._workers.map(new), strict=True):
+            self._values[key] = value
+            done()
+        return [self._values[key] for key in keys]
+
+    def loss(self, value: float) -> float:
+        """How much worse a value is than the original's."""
+        return self.metric.loss(value, self.original)
+
+
+def _key(candidate: Removal) -> Key:
+    items = ((group, tuple(int(c) for c in channels)) for group, channels in sorted(candidate.items()))
+    return tuple((group, channels) for group, channels in items if channels)
+
+
+@contextmanager
+def trials(study: Study) -> Iterator[Trials]:
+    """Workers that measure candidates of a study.
+
+    Raises:
+        ClusterError: the cluster cannot be reached.
+        DataError: the data do not fit the model or the metric.
+        PluginError: the user's metric fails.
+    """
+    with tempfile.TemporaryDirectory(prefix="prunegraph-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        with pool(Evaluator, folder, jobs=study.jobs, cluster=study.cluster) as workers:
+            metric, original = _write(study, folder)
+            yield Trials(workers, metric, original)
+
+
+# -- writing the folder -----------------------------------------------------------------
+
+
+def _write(study: Study, folder: Path) -> tuple[Metric, float]:
+    """Write what workers need; returns the metric and the original's figure."""
+    graph = study.found.graph
+    onnx_io.save(graph, str(folder / MODEL))
+    if study.repair != "none":
+        for index, chunk in enumerate(study.calibration.fit(graph).chunks()):
+            joblib.dump(chunk, folder / CALIBRATION.format(index))
+    batches = _write_batches(graph, study.evaluation, folder)
+    first = next(_seen(folder, batches))
+    metric = study.metric or metrics.default(first.expected, LABELS in first.inputs)
+    content = {
+        "source": graph.source,
+        "metric": metric,
+        "repair": study.repair,
+        "attention": study.found.attention,
+        "batches": batches,
+        "groups": _digest(study.found),
+    }
+    (folder / STUDY).write_bytes(pickle.dumps(content))
+    measured = metrics.resolve(metric)
+    return measured, measured.measure(metrics.itself(_seen(folder, batches)))
+
+
+def _write_batches(graph: Graph, data: Data, folder: Path) -> int:
+    """Write batches of inputs, labels where there are any, and the original's outputs; returns how many."""
+    opened = session(graph, name=graph.source, threads=1)
+    every = [output for node in graph.nodes for output in node.outputs if output]
+    size = batch_size(graph, data.fit(graph), every)
+    labels, at, index = data.labels, 0, 0
+    for index, batch in enumerate(data.batches(graph, size), 1):
+        expected = dict(zip(graph.outputs, run(opened, batch), strict=True))
+        count = len(next(iter(batch.values())))
+        if labels is not None:
+            batch = {**batch, LABELS: labels[at : at + count]}
+        at += count
+        joblib.dump((batch, expected), folder / BATCH.format(index - 1))
+    if not index:
+        raise DataError(f"{data.source}: has fewer samples than the model's batch size")
+    return index
+
+
+def _digest(found: Coupling) -> str:
+    """What tells the groups of two analyses apart."""
+    return hashlib.sha256(json.dumps([group.to_json() for group in found.groups]).encode()).hexdigest()
+
+
+def _seen(
+    folder: Path, batches: int, found: Callable[[Mapping[str, Array]], dict[str, Array]] | None = None
+) -> Iterator[Seen]:
+    """The batches of a folder, with what a candidate makes of their inputs."""
+    for index in range(batches):
+        inputs, expected = joblib.load(folder / BATCH.format(index), mmap_mode="r")
+        yield Seen(inputs, expected, found(inputs) if found else expected)
+
+
+# -- in a worker ------------------------------------------------------------------------
+
+
+class Evaluator:
+    """Measures candidates from the files of a folder.
+
+    Raises:
+        ModelError: the model has other groups here than where the folder was written.
+    """
+
+    def __init__(self, folder: Path):
+        content: dict[str, Any] = pickle.loads((folder / STUDY).read_bytes())
+        graph = onnx_io.load(folder / MODEL)
+        graph.source = content["source"]
+        self.folder, self.repair, self.batches = folder, content["repair"], content["batches"]
+        self.metric = metrics.resolve(content["metric"])
+        self.found = analyze(graph, attention=content["attention"])
+        if _digest(self.found) != content["groups"]:
+            raise ModelError(
+                "a worker finds other groups in this model; operator rules have to be installed where workers run "
+                "(as an entry point), or use one process: --jobs 1"
+            )
+
+    def __call__(self, key: Key) -> float:
+        """The metric of the model without the channels of a candidate."""
+        left = Survivors(self.found, dict(key))
+        small = cut(left)
+        if self.repair != "none":
+            data = Data(self._calibration, "calibration data")
+            small = repairs.find(self.repair, data, left.coupling.graph)[1](left, small, data, lambda stage: None)
+        opened = session(small, name=small.source)
+        names = self.found.graph.outputs
+
+        def found(inputs: Mapping[str, Array]) -> dict[str, Array]:
+            given = {name: array for name, array in inputs.items() if name != LABELS}
+            return dict(zip(names, run(opened, given), strict=True))
+
+        with np.errstate(all="ignore"):
+            return self.metric.measure(_seen(self.folder, self.batches, found))
+
+    def _calibration(self) -> Iterator[dict[str, Array]]:
+        index = 0
+        while (path := self.folder / CALIBRATION.format(index)).exists():
+            yield joblib.load(path, mmap_mode="r")
+            index += 1

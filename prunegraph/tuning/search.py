@@ -1,0 +1,202 @@
+"""Search: the largest cut whose metric stays within a tolerance of the original's, without fine-tuning.
+
+The fast compression of source 001 around any criterion, allocation, budget and metric: see
+`strength` for the first grid and `stages` for the second.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from prunegraph.errors import BudgetError, UnknownNameError
+from prunegraph.ops.cost import Cost
+from prunegraph.selection.budget import KINDS, Budget, Meter
+from prunegraph.selection.plan import Plan, make_plan
+from prunegraph.selection.select import Ranking
+from prunegraph.tuning import stages as stage_grid
+from prunegraph.tuning.evaluation import Trials
+from prunegraph.tuning.strength import METHODS
+
+FORMAT = "prunegraph/search@1"
+
+#: Relative rounding error of a metric.
+ROUNDING = 1e-12
+
+#: What a strength can be a share of: of the channels, or of a cost.
+MEASURES = ("ratio", *KINDS)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is searched for.
+
+    Args:
+        tolerance: how much worse the metric may be than the original's, in the metric's unit.
+        method: a key of `strength.METHODS`.
+        by: what a strength is the share of that goes: "macs", "params", "bytes", or "ratio"
+            for channels.
+        stages: whether the second grid follows.
+    """
+
+    tolerance: float
+    method: str = "grid"
+    by: str = "macs"
+    stages: bool = False
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
+            raise BudgetError(f"tolerance must be a number of at least 0, got {self.tolerance:g}")
+        if self.method not in METHODS:
+            raise UnknownNameError("search method", self.method, METHODS)
+        if self.by not in MEASURES:
+            raise UnknownNameError("measure of strength", self.by, MEASURES)
+
+    def budget(self, strength: int) -> Budget:
+        """The budget of a strength in hundredths."""
+        share = strength / 100 if self.by == "ratio" else (100 - strength) / 100
+        return Budget(**{self.by: share})
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One plan that was looked at.
+
+    `strength` is in hundredths, `offsets` those of the stages in the second grid; `value` is
+    the metric (None where the budget cannot be met), `loss` how much worse than the original's.
+    """
+
+    strength: int
+    offsets: tuple[float, ...]
+    cost: Cost | None
+    value: float | None
+    loss: float | None
+    accepted: bool
+
+
+@dataclass(frozen=True)
+class Found:
+    """The plan that was found, and the way to it. `original` is the unpruned model's metric."""
+
+    plan: Plan
+    best: Candidate
+    goal: Goal
+    metric: str
+    unit: str
+    original: float
+    candidates: tuple[Candidate, ...]
+
+    def to_json(self, source: str) -> dict[str, Any]:
+        """The search as plain JSON; `source` names the model."""
+        return {
+            "format": FORMAT,
+            "model": {"name": Path(source).name, "sha256": self.plan.model},
+            **asdict(self.goal),
+            "metric": self.metric,
+            "unit": self.unit,
+            "original": self.original,
+            "best": _json(self.best),
+            "candidates": [_json(each) for each in self.candidates],
+        }
+
+
+def _json(candidate: Candidate) -> dict[str, Any]:
+    return {**asdict(candidate), "strength": candidate.strength / 100, "offsets": list(candidate.offsets)}
+
+
+def find(trials: Trials, ranking: Ranking, goal: Goal, progress: Callable[[str], None]) -> Found:
+    """Search.
+
+    Raises:
+        BudgetError: not even the smallest strength is accepted.
+        PrunegraphError: a candidate cannot be made or measured.
+    """
+    search = _Search(trials, ranking, goal, progress)
+    best = METHODS[goal.method](search)
+    plan = search.plans.get(best)
+    if plan is None or not plan.remove:
+        raise BudgetError(search.nothing())
+    chosen = search.candidates[best]
+    if goal.stages:
+        plan, chosen = search.second(plan, chosen)
+    origin = {**plan.provenance, "search": {**asdict(goal), "metric": trials.metric.name, **_json(chosen)}}
+    plan = Plan(plan.model, plan.remove, plan.cuts, origin)
+    looked = (*search.candidates.values(), *search.combinations)
+    return Found(plan, chosen, goal, trials.metric.name, trials.metric.unit, trials.original, looked)
+
+
+class _Search:
+    """Candidates by strength, made and measured when they are asked for."""
+
+    def __init__(self, trials: Trials, ranking: Ranking, goal: Goal, progress: Callable[[str], None]):
+        self.width = trials.width
+        self.plans: dict[int, Plan | None] = {}
+        #: What was looked at, in that order.
+        self.candidates: dict[int, Candidate] = {}
+        self.combinations: list[Candidate] = []
+        self._trials, self._ranking, self._goal, self._progress = trials, ranking, goal, progress
+        self._meter = Meter(ranking.coupling)
+        self._unmet: BudgetError | None = None
+
+    def fetch(self, strengths: Sequence[int]) -> None:
+        names = ", ".join(f"{strength / 100:.2f}" for strength in strengths)
+        self._progress(f"search: strength {names}")
+        plans = [self._plan(strength) for strength in strengths]
+        self._trials.measure([plan.remove for plan in plans if plan is not None])
+
+    def accepts(self, strength: int) -> bool:
+        if strength not in self.candidates:
+            plan = self._plan(strength)
+            self.candidates[strength] = self._judge(strength, plan)
+        return self.candidates[strength].accepted
+
+    def _plan(self, strength: int) -> Plan | None:
+        """The plan of a strength; None where its budget cannot be met."""
+        if strength not in self.plans:
+            try:
+                self.plans[strength] = self._ranking.plan(self._goal.budget(strength))
+            except BudgetError as error:
+                self.plans[strength] = None
+                self._unmet = self._unmet or error
+        return self.plans[strength]
+
+    def _judge(self, strength: int, plan: Plan | None, offsets: tuple[float, ...] = ()) -> Candidate:
+        if plan is None:
+            return Candidate(strength, offsets, None, None, None, False)
+        [value] = self._trials.measure([plan.remove])
+        loss = self._trials.loss(value)
+        # A NaN is no metric; its loss says so.
+        shown = value if math.isfinite(value) else None
+        cost = self._meter.measure(plan.remove)
+        # 90.4 - 90.1 is a little more than 0.3.
+        accepted = loss <= self._goal.tolerance + ROUNDING * abs(self._trials.original)
+        return Candidate(strength, offsets, cost, shown, loss, accepted)
+
+    def second(self, plan: Plan, chosen: Candidate) -> tuple[Plan, Candidate]:
+        """The best combination of offsets around a plan, or the plan itself."""
+        kind = self._goal.by if self._goal.by in KINDS else "macs"
+        grid = stage_grid.combinations(self._ranking, plan.remove, kind)
+        for start in range(0, len(grid), self.width):
+            self._progress(f"search: stages, combination {start + 1} of at most {len(grid)}")
+            now = grid[start : start + self.width]
+            self._trials.measure([each.remove for each in now])
+            for each in now:
+                made = make_plan(self._ranking.coupling, each.remove, plan.provenance)
+                self.combinations.append(self._judge(chosen.strength, made, each.offsets))
+                if self.combinations[-1].accepted:
+                    return made, self.combinations[-1]
+        return plan, chosen
+
+    def nothing(self) -> str:
+        """Why nothing can go."""
+        cut = [each for each in self.candidates.values() if each.cost not in (None, self._meter.original)]
+        if not cut:
+            return str(self._unmet or "no channel can go at any strength that was tried; lower --round-to")
+        least = min(cut, key=lambda each: each.loss or 0.0)
+        return (
+            f"no cut stays within the tolerance of {self._goal.tolerance:g}: {self._trials.metric.name} is worse by "
+            f"{least.loss:.4g} at strength {least.strength / 100:.2f}; raise --tolerance or lower --round-to"
+        )

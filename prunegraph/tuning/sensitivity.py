@@ -1,0 +1,134 @@
+"""Sensitivity: what it costs to prune one group alone, at several ratios."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from prunegraph.coupling.groups import Group
+from prunegraph.errors import BudgetError
+from prunegraph.runtime.data import Data
+from prunegraph.selection.budget import Meter
+from prunegraph.selection.select import Ranking
+from prunegraph.tuning.evaluation import Study, Trials, trials
+
+FORMAT = "prunegraph/sensitivity@1"
+
+#: Shares of a group's channels that are removed where none are asked for.
+RATIOS = (0.1, 0.25, 0.5, 0.75)
+
+#: Shares of a group's channels that an allocation is measured at.
+DENSE = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One group with `removed` channels less, at most a share `ratio` of them; what is left of the model's cost then.
+
+    `error` is how much worse the metric is than the original's: 0 is as good, higher is worse.
+    """
+
+    ratio: float
+    removed: int
+    macs: int
+    params: int
+    error: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points of one group, by rising ratio."""
+
+    id: str
+    layers: tuple[str, ...]
+    channels: int
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Curves of all groups, in the order of the groups.
+
+    `original` is the metric of the unpruned model; `unit` is that of metric and errors ("" without).
+    """
+
+    model: str
+    sha256: str
+    metric: str
+    unit: str
+    original: float
+    algorithm: str
+    repair: str
+    curves: tuple[Curve, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The sensitivity file's content."""
+        return {
+            "format": FORMAT,
+            "model": {"name": Path(self.model).name, "sha256": self.sha256},
+            "metric": self.metric,
+            "unit": self.unit,
+            "original": self.original,
+            "algorithm": self.algorithm,
+            "repair": self.repair,
+            "groups": [asdict(curve) for curve in self.curves],
+        }
+
+    def shares(self) -> dict[str, list[tuple[float, float]]]:
+        """By group id, the share of its channels that is gone and the error then; what an allocation reads."""
+        return {c.id: [(point.removed / c.channels, point.error) for point in c.points] for c in self.curves}
+
+
+def check_ratios(ratios: Sequence[float]) -> tuple[float, ...]:
+    """Ratios that rise within 0 and 1. Raises BudgetError."""
+    found = tuple(float(ratio) for ratio in ratios)
+    if not found or not all(0 < r < 1 and math.isfinite(r) for r in found) or any(a >= b for a, b in pairwise(found)):
+        text = ", ".join(f"{ratio:g}" for ratio in found)
+        raise BudgetError(f"ratios must rise, and lie above 0 and below 1; got {text or 'none'}")
+    return found
+
+
+def measure(
+    measured: Trials, ranking: Ranking, ratios: Sequence[float], repair: str, progress: Callable[[str], None]
+) -> Sensitivity:
+    """Remove each ratio's lowest-scored channels of each group alone, and measure."""
+    groups = ranking.coupling.groups
+    wanted = [(group, ratio) for group in groups for ratio in ratios]
+    removals = [{group.id: channels_below(ranking, group, ratio)} for group, ratio in wanted]
+    count = 0
+
+    def done() -> None:
+        nonlocal count
+        count += 1
+        progress(f"sensitivity: {count} of at most {len(removals)} candidates")
+
+    values = measured.measure(removals, done)
+    meter = Meter(ranking.coupling)
+    points: dict[str, list[Point]] = {group.id: [] for group in groups}
+    for (group, ratio), remove, value in zip(wanted, removals, values, strict=True):
+        left = meter.measure(remove)
+        gone = len(remove[group.id])
+        points[group.id].append(Point(ratio, gone, left.macs, left.params, measured.loss(value)))
+    graph = ranking.coupling.graph
+    return Sensitivity(
+        graph.source, graph.sha256, measured.metric.name, measured.metric.unit, measured.original,
+        str(ranking.choice.algorithm), repair,
+        tuple(Curve(group.id, group.layers, group.channels, tuple(points[group.id])) for group in groups),
+    )  # fmt: skip
+
+
+def curves(
+    ranking: Ranking, data: Data, repair: str, progress: Callable[[str], None], jobs: int | None, cluster: str | None
+) -> dict[str, list[tuple[float, float]]]:
+    """What an allocation needs of a sensitivity: shares and errors of every group, measured at `DENSE` ratios."""
+    with trials(Study(ranking.coupling, data, data, "error", repair, jobs, cluster)) as measured:
+        return measure(measured, ranking, DENSE, repair, progress).shares()
+
+
+def channels_below(ranking: Ranking, group: Group, ratio: float) -> list[int]:
+    """The lowest-scored channels of a group, at most a share `ratio` of them."""
+    return sorted(c for step in ranking.steps(group) if step.share <= ratio + 1e-9 for c in step.channels)
