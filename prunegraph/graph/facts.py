@@ -11,12 +11,13 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import onnx
 from onnx import numpy_helper, shape_inference
 
-from prunegraph.graph.evaluate import MAX_ELEMENTS, evaluate
+from prunegraph.graph.evaluate import MAX_ELEMENTS, evaluate, is_arithmetic
 from prunegraph.graph.model import Graph, Node, Weight
 
 Shape = tuple[int, ...]
@@ -144,7 +145,7 @@ def facts_at(graph: Graph, sizes: Mapping[str, Shape]) -> Facts:
         result.types[sparse.values.name] = sparse.values.data_type
     for name in graph.inputs:
         result.shapes[name] = tuple(sizes[name])
-        result.types[name] = inferred[name].elem_type
+        result.types[name], _ = inferred[name]
     for node in graph.nodes:
         _visit(node, result, inferred)
     return result
@@ -155,7 +156,7 @@ def element(sequence: str, index: int) -> str:
     return f"{sequence}[{index}]"
 
 
-def _visit(node: Node, result: Facts, inferred: Mapping[str, onnx.TypeProto.Tensor]) -> None:
+def _visit(node: Node, result: Facts, inferred: Mapping[str, tuple[int, Shape | None]]) -> None:
     if node.op == "Constant" and node.outputs[0] in result.shapes:
         return
     value = known_value(node, result)
@@ -171,11 +172,11 @@ def _visit(node: Node, result: Facts, inferred: Mapping[str, onnx.TypeProto.Tens
         return
     missing = False
     for output in node.outputs:
-        shape = _fixed(inferred.get(output))
+        kind, shape = inferred.get(output, (0, None))
         if shape is not None:
-            result.shapes[output] = shape
-            result.types[output] = inferred[output].elem_type
-        missing |= shape is None and bool(output)
+            result.shapes[output], result.types[output] = shape, kind
+        elif output:
+            missing = True
     if missing:
         infer_outputs(node, result)
 
@@ -258,19 +259,21 @@ def known_value(node: Node, result: Facts) -> np.ndarray | None:
         return np.asarray(result.shapes[node.inputs[0]], np.int64)[start:end]
     if node.op == "Size" and node.inputs[0] in result.shapes:
         return np.asarray(math.prod(result.shapes[node.inputs[0]]), np.int64)
-    if not node.inputs or len(node.outputs) != 1:
+    if not node.inputs or len(node.outputs) != 1 or not is_arithmetic(node):
         return None
-    inputs = [result.constant(v) if v else None for v in node.inputs]
-    if any(value is None for value, name in zip(inputs, node.inputs, strict=True) if name):
-        return None
+    inputs = []
+    for name in node.inputs:
+        inputs.append(result.constant(name) if name else None)
+        if name and inputs[-1] is None:
+            return None
     value = evaluate(node, inputs)
     if value is None or (value.dtype not in INT_TYPES and value.size > MAX_FLOAT):
         return None
     return value
 
 
-def _infer(graph: Graph, sizes: Mapping[str, Shape]) -> dict[str, onnx.TypeProto.Tensor]:
-    """ONNX's own inference on a copy without weight bytes."""
+def _infer(graph: Graph, sizes: Mapping[str, Shape]) -> dict[str, tuple[int, Shape | None]]:
+    """Element type and shape of values, by ONNX's own inference on a copy without weight bytes."""
     model = skeleton(graph)
     for value in model.graph.input:
         if value.name in sizes:
@@ -282,7 +285,12 @@ def _infer(graph: Graph, sizes: Mapping[str, Shape]) -> dict[str, onnx.TypeProto
     with contextlib.suppress(Exception):
         model = shape_inference.infer_shapes(model, strict_mode=False, data_prop=True)
     values = (*model.graph.input, *model.graph.value_info, *model.graph.output)
-    return {v.name: v.type.tensor_type for v in values if v.type.HasField("tensor_type")}
+    kinds = ((v.name, v.type) for v in values)
+    return {
+        name: (kind.tensor_type.elem_type, _fixed(kind.tensor_type))
+        for name, kind in kinds
+        if kind.HasField("tensor_type")
+    }
 
 
 def skeleton(graph: Graph, *, keep_declared: bool = False) -> onnx.ModelProto:
@@ -302,15 +310,16 @@ def skeleton(graph: Graph, *, keep_declared: bool = False) -> onnx.ModelProto:
     else:
         for output in copy.graph.output:
             output.type.tensor_type.ClearField("shape")
-    for tensor in source.graph.initializer:
-        copy.graph.initializer.append(_hollow(tensor))
+    copy.graph.initializer.extend(_hollow(tensor) for tensor in source.graph.initializer)
+    protos = []
     for node in graph.nodes:
         if node.op == "Constant" and (weight := graph.weights.get(node.outputs[0])) and weight.size > MAX_ELEMENTS:
             hollow = _hollow(weight.tensor)
             hollow.name = node.outputs[0]
             copy.graph.initializer.append(hollow)
         elif node.op != "Einsum":
-            copy.graph.node.append(node.proto)
+            protos.append(node.proto)
+    copy.graph.node.extend(protos)
     return copy
 
 
@@ -320,12 +329,13 @@ def _hollow(tensor: onnx.TensorProto) -> onnx.TensorProto:
     return onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
 
 
-def _fixed(tensor: onnx.TypeProto.Tensor | None) -> Shape | None:
-    if tensor is None or not tensor.HasField("shape"):
-        return None
-    if not all(d.HasField("dim_value") for d in tensor.shape.dim):
-        return None
-    return tuple(d.dim_value for d in tensor.shape.dim)
+def _fixed(tensor: onnx.TypeProto.Tensor) -> Shape | None:
+    """The shape of a tensor type, or None where it has none or a size is open."""
+    dims = tensor.shape.dim
+    shape = tuple(d.dim_value for d in dims)
+    # An open size reads as 0, a missing shape as ().
+    is_known = (shape and all(shape)) or (tensor.HasField("shape") and all(d.HasField("dim_value") for d in dims))
+    return shape if is_known else None
 
 
 def _infer_node(node: Node, result: Facts) -> None:
@@ -334,7 +344,7 @@ def _infer_node(node: Node, result: Facts) -> None:
         return
     try:
         schema = onnx.defs.get_schema(node.op, node.version, node.domain)
-        types = {v: onnx.helper.make_tensor_type_proto(result.types[v], result.shapes[v]) for v in node.inputs if v}
+        types = {v: _tensor_type(result.types[v], result.shapes[v]) for v in node.inputs if v}
         data = {
             v: numpy_helper.from_array(np.ascontiguousarray(constant), v)
             for v in node.inputs
@@ -349,3 +359,9 @@ def _infer_node(node: Node, result: Facts) -> None:
         if shape is not None:
             result.shapes[output] = shape
             result.types[output] = kind.tensor_type.elem_type
+
+
+@lru_cache(maxsize=1024)
+def _tensor_type(kind: int, shape: Shape) -> onnx.TypeProto:
+    """A type for inference to read; the same few occur all over a graph."""
+    return onnx.helper.make_tensor_type_proto(kind, shape)
