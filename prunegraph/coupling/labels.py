@@ -193,6 +193,8 @@ class LabelSpace:
 
     def find(self, labels: Labels) -> Labels:
         """Follow whole-block ties to the end (and shorten the way for the next time)."""
+        if labels.ids is not None or labels.first not in self.alias:
+            return labels
         passed = []
         while labels.ids is None and labels.first in self.alias and self._is_block(labels):
             passed.append(labels.first)
@@ -220,50 +222,60 @@ class LabelSpace:
             pending = [p for p in pending if not self._settle(p, [self.find(f).is_constant for f in p.factors])]
             if len(pending) == before:
                 break
-        used = list({id(labels): labels for labels in used}.values())
         carriers: list[Labels] = []
+        preferred = [labels for labels, name in self.tags if name == wanted]
         while pending:
             parts = [part for p in pending for part in (p.whole, *p.factors)]
-            channels = Channels(self, (*used, *parts, *carriers, *(labels for labels, _ in self.tags)))
-            pending = self._round(pending, channels, wanted, carriers)
-        return Channels(self, used)
+            channels = Channels(self, (*parts, *carriers, *preferred))
+            pending = self._round(pending, channels, preferred, carriers)
+        return Channels(self, {id(labels): labels for labels in used}.values())
 
     def _round(
-        self, pending: list[Product], channels: Channels, wanted: str | None, carriers: list[Labels]
+        self, pending: list[Product], channels: Channels, preferred: Sequence[Labels], carriers: list[Labels]
     ) -> list[Product]:
-        """Settle all products that are clear; if none is, choose carriers."""
+        """Settle all products that are clear; if none is, choose carriers. Returns what is left."""
+        clear, unclear = [], []
         # All questions first: settling a product changes what later questions would find.
-        states = []
-        carrying = channels.numbers(carriers)
-        preferred = channels.numbers(labels for labels, name in self.tags if name == wanted)
         for product in pending:
             pinned = [channels.all_pinned(f) for f in product.factors]
             whole = channels.all_pinned(product.whole)
             first = product.whole if whole else product.factors[0]
             reason = channels.reason(first) if whole or all(pinned) else None
-            states.append((product, pinned, whole, reason, [channels.numbers([f]) for f in product.factors]))
-        unclear = []
-        for state in states:
-            product, pinned, whole, reason, _ = state
+            if whole or sum(pinned) >= len(pinned) - 1:
+                clear.append((product, pinned, whole, reason))
+            else:
+                unclear.append((product, [i for i, is_pinned in enumerate(pinned) if not is_pinned]))
+        for product, pinned, whole, reason in clear:
             if whole and reason:
                 for factor in product.factors:
                     self.pin(factor, reason)
-            elif not self._settle(product, pinned, reason):
-                unclear.append(state)
-        if len(unclear) < len(pending):
-            return [state[0] for state in unclear]
+            else:
+                self._settle(product, pinned, reason)
+        if clear:
+            return [product for product, _ in unclear]
+        return self._choose(unclear, channels, preferred, carriers)
+
+    def _choose(
+        self,
+        unclear: Sequence[tuple[Product, list[int]]],
+        channels: Channels,
+        preferred: Sequence[Labels],
+        carriers: list[Labels],
+    ) -> list[Product]:
+        """Choose carriers for products, each with its free factors; returns those that must wait for others."""
+        carrying, tagged = channels.numbers(carriers), channels.numbers(preferred)
+        states = [(p, free, [channels.numbers([p.factors[i]]) for i in free]) for p, free in unclear]
         left = []
         decided: set[int] = set()
-        for product, pinned, _, _, numbers in unclear:
-            free = [i for i, is_pinned in enumerate(pinned) if not is_pinned]
-            touched = set().union(*(numbers[i] for i in free))
+        for product, free, numbers in states:
+            touched = set().union(*numbers)
             if not decided.isdisjoint(touched):
                 left.append(product)
                 continue
             decided |= touched
-            known = [i for i in free if not carrying.isdisjoint(numbers[i])]
-            tagged = [i for i in free if not preferred.isdisjoint(numbers[i])]
-            chosen = (known or tagged or [finest(product, free)])[0]
+            known = [i for i, mine in zip(free, numbers, strict=True) if not carrying.isdisjoint(mine)]
+            asked = [i for i, mine in zip(free, numbers, strict=True) if not tagged.isdisjoint(mine)]
+            chosen = (known or asked or [finest(product, free)])[0]
             carriers.append(product.factors[chosen])
             self._carry(product, chosen, free)
         return left
@@ -314,20 +326,22 @@ class Channels:
         queue += used
         roots: set[int] = set()
         seen: set[tuple[int, int]] = set()
+        self._following: list[tuple[int, Labels]] = []
         while queue:
             found = space.find(queue.pop())
-            if found.key in seen or (space._is_block(found) and found.first not in roots):
-                continue
-            seen.add(found.key)
             if found.is_constant:
                 roots.add(found.first)
                 continue
+            if space._is_block(found) or found.key in seen:
+                continue
+            seen.add(found.key)
             for first in self._blocks(found) - roots:
                 final = space.find(Labels(space._sizes[first], first))
                 if space._is_block(final) or final.is_constant:
                     roots.add(final.first)
                 else:  # the block follows other labels index by index
                     roots.add(first)
+                    self._following.append((first, final))
                     queue.append(final)
         self._base: dict[int, int] = {}
         self._elements = 0
@@ -336,11 +350,16 @@ class Channels:
             self._elements += space._sizes[first]
 
     def _blocks(self, labels: Labels) -> set[int]:
-        ids = labels.array()
-        if not len(ids):
+        """First labels of the blocks in which labels lie."""
+        if not labels.size:
             return set()
-        blocks = np.searchsorted(self._start_array, ids, "right") - 1
-        return set(self._start_array[_distinct(blocks)].tolist())
+        if labels.ids is None:
+            return {self._block(labels.first)}
+        blocks = np.searchsorted(self._start_array, labels.ids, "right") - 1
+        return {self._starts[block] for block in _distinct(blocks)}
+
+    def _block(self, label: int) -> int:
+        return self._starts[bisect_right(self._starts, label) - 1]
 
     def _elements_of(self, labels: Labels) -> Array:
         """Element numbers of labels whose blocks are all expanded."""
@@ -351,20 +370,18 @@ class Channels:
 
     def _look_up(self, labels: Labels) -> Array:
         if labels.ids is None:
-            first = self._starts[bisect_right(self._starts, labels.first) - 1]
+            first = self._block(labels.first)
             base, offset = self._locate(first)
             if base is not None:
                 start = base + labels.first - first
                 return np.arange(start, start + labels.size) if labels.step else np.full(labels.size, start)
             return np.full(labels.size, offset)
-        ids = labels.ids
-        blocks, inverse = np.unique(np.searchsorted(self._start_array, ids, "right") - 1, return_inverse=True)
-        bases = np.empty(len(blocks), np.int64)
-        scale = np.ones(len(blocks), np.int64)
-        for i, block in enumerate(blocks):
+        blocks = np.searchsorted(self._start_array, labels.ids, "right") - 1
+        shift, scale = np.empty((2, len(self._starts)), np.int64)
+        for block in _distinct(blocks):
             base, offset = self._locate(self._starts[block])
-            bases[i], scale[i] = (base - self._starts[block], 1) if base is not None else (offset, 0)
-        return bases[inverse] + ids * scale[inverse]
+            shift[block], scale[block] = (base - self._starts[block], 1) if base is not None else (offset, 0)
+        return shift[blocks] + labels.ids * scale[blocks]
 
     def _locate(self, first: int) -> tuple[int | None, int]:
         """The base element of a block's root, or the one element of the pin it points at."""
@@ -385,11 +402,10 @@ class Channels:
         for a, b in self.space.ties:
             left.append(self._elements_of(a))
             right.append(self._elements_of(b))
-        for first, base in self._base.items():
-            final = self.space.find(Labels(self.space._sizes[first], first))
-            if not self.space._is_block(final) and not final.is_constant:
-                left.append(np.arange(base, base + final.size))
-                right.append(self._elements_of(final))
+        for first, final in self._following:
+            base = self._base[first]
+            left.append(np.arange(base, base + final.size))
+            right.append(self._elements_of(final))
         self.count, self._component = _components(self._elements, left, right)
         self._pin_of = {}
         for label, reason in self.space.reasons.items():
@@ -422,7 +438,7 @@ class Channels:
 
     def numbers(self, axes: Iterable[Labels]) -> set[int]:
         """Channel numbers of some axes together."""
-        return {int(number) for labels in axes for number in np.unique(self.root(labels).array())}
+        return {number for labels in axes for number in np.unique(self.root(labels).array()).tolist()}
 
     @property
     def pinned_components(self) -> Array:
@@ -461,9 +477,9 @@ class Channels:
         return self._pin_of[int(components[int(np.argmax(mask))])]
 
 
-def _distinct(numbers: Array) -> Array:
-    """Distinct values; labels mostly come in runs, so neighbours are compared before anything is sorted."""
-    return np.unique(numbers[np.flatnonzero(np.diff(numbers, prepend=numbers[0] - 1))])
+def _distinct(numbers: Array) -> set[int]:
+    """Distinct values of an array that is not empty; labels mostly come in runs, so neighbours are compared first."""
+    return {*numbers[1:][numbers[1:] != numbers[:-1]].tolist(), int(numbers[0])}
 
 
 def _components(count: int, left: list[Array], right: list[Array]) -> tuple[int, Array]:
@@ -472,7 +488,8 @@ def _components(count: int, left: list[Array], right: list[Array]) -> tuple[int,
     Every element points at the smallest it is known to be tied to, until nothing changes. Twice
     as fast here as `scipy.sparse.csgraph`, since most ties repeat what is known.
     """
-    parent = np.arange(count)
+    element = np.arange(count)
+    parent = element.copy()
     a, b = (np.concatenate(side) if side else parent[:0] for side in (left, right))
     while True:
         first, second = parent[a], parent[b]
@@ -483,5 +500,5 @@ def _components(count: int, left: list[Array], right: list[Array]) -> tuple[int,
         np.minimum.at(parent, np.maximum(first, second), np.minimum(first, second))
         while not np.array_equal(parent[parent], parent):
             parent = parent[parent]
-    roots, component = np.unique(parent, return_inverse=True)
-    return len(roots), component
+    number = np.cumsum(parent == element) - 1
+    return int(number[-1]) + 1, number[parent]
