@@ -222,25 +222,25 @@ def _signatures(coupling: Coupling, axes: list[_Axis]) -> tuple[Array, Array, Ar
         order[numbers[::-1]] = np.arange(len(numbers))[::-1]
         ranks[numbers] = _rank(axes[i].use, axes[i].axis)
     has_member = signature != 0
-    for part, number in zip(parts, random[len(axes) :], strict=True):
-        np.add.at(signature, part, number)
+    repeats = np.asarray([repeat for _, repeat in parts], np.uint64)
+    for (numbers, _), number in zip(parts, random[len(axes) :] * repeats, strict=True):
+        np.add.at(signature, numbers, number)
     signature[~has_member] = 0
     return signature, order, ranks
 
 
-def _value_axes(coupling: Coupling) -> list[Array]:
-    """Channel numbers of all axes of values that are expanded, each once.
+def _value_axes(coupling: Coupling) -> list[tuple[Array, int]]:
+    """Channel numbers of all axes of values that are expanded, each once, with how often each repeats.
 
     Channels on different values are never in one group: a group keeps a channel, so no
     value, however small a part of an axis it was sliced from, can become empty.
     """
     found = {}
-    for labels in coupling.labels.values():
-        for axis in labels:
-            if axis.size > 1 and not coupling.channels.all_pinned(axis):
-                root = coupling.channels.root(axis)
-                if root.ids is not None:
-                    found[root.key] = root.ids
+    for axis in {id(axis): axis for labels in coupling.labels.values() for axis in labels}.values():
+        if axis.size > 1 and not coupling.channels.all_pinned(axis):
+            root = coupling.channels.compact(axis)
+            if root.ids is not None:
+                found[root.key] = root.ids, root.repeat
     return list(found.values())
 
 
@@ -294,8 +294,8 @@ def _inexact_channels(coupling: Coupling) -> set[int]:
         labels = coupling.labels_at(reduction)
         for axis in reduction.axes:
             if not coupling.channels.all_pinned(labels[axis]):
-                root = coupling.channels.root(labels[axis])
-                found.update([root.first] if root.ids is None else np.unique(root.ids).tolist())
+                root = coupling.channels.compact(labels[axis])
+                found.update([root.first] if root.ids is None else root.ids.tolist())
     return found
 
 

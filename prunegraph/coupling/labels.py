@@ -36,13 +36,14 @@ class Reason:
 class Labels:
     """The labels of one axis, in order.
 
-    Either a run `first, first+1, ...` (step 1), one label repeated (step 0), or `ids`.
+    Either a run `first, first+1, ...` (step 1), one label repeated (step 0), or `ids`, each
+    `repeat` times in a row.
     """
 
-    __slots__ = ("first", "ids", "size", "step")
+    __slots__ = ("first", "ids", "repeat", "size", "step")
 
-    def __init__(self, size: int, first: int = 0, step: int = 1, ids: Array | None = None):
-        self.size, self.first, self.step, self.ids = size, first, step, ids
+    def __init__(self, size: int, first: int = 0, step: int = 1, ids: Array | None = None, repeat: int = 1):
+        self.size, self.first, self.step, self.ids, self.repeat = size, first, step, ids, repeat
 
     def __len__(self) -> int:
         return self.size
@@ -60,7 +61,7 @@ class Labels:
     def array(self) -> Array:
         """Labels as an int64 array of `size`."""
         if self.ids is not None:
-            return self.ids
+            return self.ids if self.repeat == 1 else np.repeat(self.ids, self.repeat)
         if self.step:
             return np.arange(self.first, self.first + self.size, dtype=np.int64)
         return np.full(self.size, self.first, np.int64)
@@ -68,7 +69,7 @@ class Labels:
     @property
     def key(self) -> tuple[int, int]:
         """Equal for labels that are the same object or the same run."""
-        return (-1, id(self.ids)) if self.ids is not None else (self.first, self.size * 2 + self.step)
+        return (-self.repeat, id(self.ids)) if self.ids is not None else (self.first, self.size * 2 + self.step)
 
     def take(self, index: Array | slice) -> Labels:
         """Labels at positions, as numpy indexing gives them."""
@@ -87,7 +88,7 @@ class Labels:
         if self is other:
             return True
         if self.ids is not None or other.ids is not None:
-            return self.ids is other.ids
+            return self.ids is other.ids and self.repeat == other.repeat
         return (self.first, self.step, self.size) == (other.first, other.step, other.size)
 
 
@@ -114,8 +115,9 @@ class Product:
         factor = self.factors[index]
         if before == after == 1:
             return factor
-        positions = np.tile(np.repeat(np.arange(factor.size), after), before)
-        return factor.take(positions)
+        ids, repeat = (factor.array(), 1) if factor.ids is None else (factor.ids, factor.repeat)
+        spread = Labels(factor.size * after, ids=ids, repeat=repeat * after)
+        return spread if before == 1 else Labels(spread.size * before, ids=np.tile(spread.array(), before))
 
 
 def finest(product: Product, free: Sequence[int]) -> int:
@@ -174,6 +176,8 @@ class LabelSpace:
             self.alias[a.first] = b
         elif self._is_block(b):
             self.alias[b.first] = a
+        elif a.ids is not None and b.ids is not None and a.repeat == b.repeat:
+            self.ties.append((Labels(len(a.ids), ids=a.ids), Labels(len(b.ids), ids=b.ids)))
         else:
             self.ties.append((a, b))
 
@@ -313,6 +317,7 @@ class Channels:
         self._starts = space.starts
         # Kept with the labels they are of: a key holds the identity of an array.
         self._roots: dict[tuple[int, int], tuple[Labels, Labels]] = {}
+        self._compact: dict[tuple[int, int], tuple[Labels, Labels]] = {}
         self._found: dict[tuple[int, int], tuple[Labels, Array]] = {}
         self._whole: dict[tuple[int, int], tuple[Labels, bool]] = {}
         self._start_array = np.asarray(space.starts, np.int64)
@@ -362,7 +367,7 @@ class Channels:
         return self._starts[bisect_right(self._starts, label) - 1]
 
     def _elements_of(self, labels: Labels) -> Array:
-        """Element numbers of labels whose blocks are all expanded."""
+        """Element numbers of labels whose blocks are all expanded; each stands for `labels.repeat` of them."""
         labels = self.space.find(labels)
         if labels.key not in self._found:
             self._found[labels.key] = labels, self._look_up(labels)
@@ -400,12 +405,12 @@ class Channels:
             return
         left, right = [], []
         for a, b in self.space.ties:
-            left.append(self._elements_of(a))
-            right.append(self._elements_of(b))
+            left.append(np.repeat(self._elements_of(a), a.repeat))
+            right.append(np.repeat(self._elements_of(b), b.repeat))
         for first, final in self._following:
             base = self._base[first]
             left.append(np.arange(base, base + final.size))
-            right.append(self._elements_of(final))
+            right.append(np.repeat(self._elements_of(final), final.repeat))
         self.count, self._component = _components(self._elements, left, right)
         self._pin_of = {}
         for label, reason in self.space.reasons.items():
@@ -423,10 +428,18 @@ class Channels:
         """
         found = self.space.find(labels)
         if found.key not in self._roots:
-            self._roots[found.key] = found, self._root(found)
+            root = self.compact(found)
+            self._roots[found.key] = found, root if root.repeat == 1 else Labels(root.size, ids=root.array())
         return self._roots[found.key][1]
 
-    def _root(self, found: Labels) -> Labels:
+    def compact(self, labels: Labels) -> Labels:
+        """Like `root`, but numbers that all repeat alike are given once, with their `repeat`."""
+        found = self.space.find(labels)
+        if found.key not in self._compact:
+            self._compact[found.key] = found, self._number(found)
+        return self._compact[found.key][1]
+
+    def _number(self, found: Labels) -> Labels:
         if found.is_constant:
             if found.first in self._base:
                 return Labels(found.size, int(self._component[self._base[found.first]]), 0)
@@ -434,11 +447,18 @@ class Channels:
         if self.space._is_block(found) and found.first not in self._base:
             return Labels(found.size, self.count + found.first)
         ids = self._component[self._elements_of(found)].astype(np.int64)
-        return Labels(len(ids), ids=ids)
+        return Labels(found.size, ids=ids, repeat=found.repeat)
 
     def numbers(self, axes: Iterable[Labels]) -> set[int]:
         """Channel numbers of some axes together."""
-        return {number for labels in axes for number in np.unique(self.root(labels).array()).tolist()}
+        found: set[int] = set()
+        for labels in axes:
+            root = self.compact(labels)
+            if root.ids is None:
+                found.update(range(root.first, root.first + root.size) if root.step else (root.first,))
+            else:
+                found.update(root.ids.tolist())
+        return found
 
     @property
     def pinned_components(self) -> Array:
@@ -447,21 +467,24 @@ class Channels:
 
     def pinned(self, labels: Labels) -> Array | bool:
         """Which channels are pinned: False or True for all, or a mask."""
-        found = self.space.find(labels)
-        if found.is_constant:
-            if found.first in self._base:
-                return bool(self._pinned[self._component[self._base[found.first]]])
-            return found.first in self.space.reasons
-        if self.space._is_block(found) and found.first not in self._base:
+        mask = self._mask(labels)
+        return np.repeat(mask, labels.size // len(mask)) if isinstance(mask, np.ndarray) and len(mask) else mask
+
+    def _mask(self, labels: Labels) -> Array | bool:
+        """`pinned`, with one entry for labels that repeat."""
+        root = self.compact(labels)
+        if root.ids is not None:
+            return np.asarray(self._pinned[root.ids])
+        if not root.is_constant:
             return False
-        mask: Array = self._pinned[self._component[self._elements_of(found)]]
-        return mask
+        label = root.first - self.count
+        return bool(self._pinned[root.first]) if label < 0 else label in self.space.reasons
 
     def all_pinned(self, labels: Labels) -> bool:
         """Whether nothing of an axis can go."""
         found = self.space.find(labels)
         if found.key not in self._whole:
-            mask = self.pinned(found)
+            mask = self._mask(found)
             self._whole[found.key] = found, mask if isinstance(mask, bool) else bool(mask.all())
         return self._whole[found.key][1]
 
@@ -470,11 +493,12 @@ class Channels:
         found = self.space.find(labels)
         if found.is_constant and found.first in self.space.reasons:
             return self.space.reasons[found.first]
-        mask = np.asarray(self.pinned(labels))
+        mask = np.asarray(self._mask(found))
         if not mask.any():
             raise LookupError("no channel of this axis is pinned")
-        components = self._component[self._elements_of(found)]
-        return self._pin_of[int(components[int(np.argmax(mask))])]
+        numbers = self.compact(found).ids
+        assert numbers is not None  # single channels are pinned
+        return self._pin_of[int(numbers[int(np.argmax(mask))])]
 
 
 def _distinct(numbers: Array) -> set[int]:

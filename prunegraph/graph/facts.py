@@ -59,9 +59,11 @@ class Facts:
 
     def constant(self, value: str) -> np.ndarray | None:
         """The number(s) behind a value: shape arithmetic, or a small constant of the file."""
-        for results in (self.known, self.folded):
-            if value in results:
-                return results[value]
+        found = self.known.get(value)
+        if found is None:
+            found = self.folded.get(value)
+        if found is not None:
+            return found
         if value not in self._read:
             weight = self.graph.weights.get(value)
             self._read[value] = weight.read() if weight is not None and _is_small(weight) else None
@@ -145,7 +147,7 @@ def facts_at(graph: Graph, sizes: Mapping[str, Shape]) -> Facts:
         result.types[sparse.values.name] = sparse.values.data_type
     for name in graph.inputs:
         result.shapes[name] = tuple(sizes[name])
-        result.types[name], _ = inferred[name]
+        result.types[name] = inferred[name].elem_type
     for node in graph.nodes:
         _visit(node, result, inferred)
     return result
@@ -156,7 +158,7 @@ def element(sequence: str, index: int) -> str:
     return f"{sequence}[{index}]"
 
 
-def _visit(node: Node, result: Facts, inferred: Mapping[str, tuple[int, Shape | None]]) -> None:
+def _visit(node: Node, result: Facts, inferred: Mapping[str, onnx.TypeProto.Tensor]) -> None:
     if node.op == "Constant" and node.outputs[0] in result.shapes:
         return
     value = known_value(node, result)
@@ -172,9 +174,10 @@ def _visit(node: Node, result: Facts, inferred: Mapping[str, tuple[int, Shape | 
         return
     missing = False
     for output in node.outputs:
-        kind, shape = inferred.get(output, (0, None))
-        if shape is not None:
-            result.shapes[output], result.types[output] = shape, kind
+        kind = inferred.get(output)
+        shape = _fixed(kind) if kind is not None else None
+        if kind is not None and shape is not None:
+            result.shapes[output], result.types[output] = shape, kind.elem_type
         elif output:
             missing = True
     if missing:
@@ -272,8 +275,8 @@ def known_value(node: Node, result: Facts) -> np.ndarray | None:
     return value
 
 
-def _infer(graph: Graph, sizes: Mapping[str, Shape]) -> dict[str, tuple[int, Shape | None]]:
-    """Element type and shape of values, by ONNX's own inference on a copy without weight bytes."""
+def _infer(graph: Graph, sizes: Mapping[str, Shape]) -> dict[str, onnx.TypeProto.Tensor]:
+    """ONNX's own inference on a copy without weight bytes."""
     model = skeleton(graph)
     for value in model.graph.input:
         if value.name in sizes:
@@ -285,12 +288,7 @@ def _infer(graph: Graph, sizes: Mapping[str, Shape]) -> dict[str, tuple[int, Sha
     with contextlib.suppress(Exception):
         model = shape_inference.infer_shapes(model, strict_mode=False, data_prop=True)
     values = (*model.graph.input, *model.graph.value_info, *model.graph.output)
-    kinds = ((v.name, v.type) for v in values)
-    return {
-        name: (kind.tensor_type.elem_type, _fixed(kind.tensor_type))
-        for name, kind in kinds
-        if kind.HasField("tensor_type")
-    }
+    return {v.name: v.type.tensor_type for v in values}
 
 
 def skeleton(graph: Graph, *, keep_declared: bool = False) -> onnx.ModelProto:
@@ -331,11 +329,12 @@ def _hollow(tensor: onnx.TensorProto) -> onnx.TensorProto:
 
 def _fixed(tensor: onnx.TypeProto.Tensor) -> Shape | None:
     """The shape of a tensor type, or None where it has none or a size is open."""
-    dims = tensor.shape.dim
-    shape = tuple(d.dim_value for d in dims)
+    shape = tuple([d.dim_value for d in tensor.shape.dim])
     # An open size reads as 0, a missing shape as ().
-    is_known = (shape and all(shape)) or (tensor.HasField("shape") and all(d.HasField("dim_value") for d in dims))
-    return shape if is_known else None
+    if shape and 0 not in shape:
+        return shape
+    is_fixed = tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim)
+    return shape if is_fixed else None
 
 
 def _infer_node(node: Node, result: Facts) -> None:
@@ -345,20 +344,25 @@ def _infer_node(node: Node, result: Facts) -> None:
     try:
         schema = onnx.defs.get_schema(node.op, node.version, node.domain)
         types = {v: _tensor_type(result.types[v], result.shapes[v]) for v in node.inputs if v}
-        data = {
-            v: numpy_helper.from_array(np.ascontiguousarray(constant), v)
-            for v in node.inputs
-            if v and (constant := result.constant(v)) is not None
-        }
+        data = {v: tensor for v in node.inputs if v and (tensor := _tensor(v, result)) is not None}
         opsets = [onnx.helper.make_opsetid(domain, v) for domain, v in result.graph.opsets.items()]
         found = shape_inference.infer_node_outputs(schema, node.proto, types, data, opset_imports=opsets)
     except Exception:  # no schema, or the node does not fit: its outputs stay unknown
         return
     for output, kind in found.items():
-        shape = _fixed(kind.tensor_type) if kind.HasField("tensor_type") else None
+        shape = _fixed(kind.tensor_type)
         if shape is not None:
             result.shapes[output] = shape
             result.types[output] = kind.tensor_type.elem_type
+
+
+def _tensor(value: str, result: Facts) -> onnx.TensorProto | None:
+    """What `Facts.constant` says of a value, for inference to read."""
+    weight = result.graph.weights.get(value)
+    if weight is not None and weight.tensor.data_location != onnx.TensorProto.EXTERNAL:
+        return weight.tensor if _is_small(weight) else None
+    constant = result.constant(value)
+    return None if constant is None else numpy_helper.from_array(np.ascontiguousarray(constant), value)
 
 
 @lru_cache(maxsize=1024)
