@@ -444,10 +444,14 @@ class Channels:
             if found.first in self._base:
                 return Labels(found.size, int(self._component[self._base[found.first]]), 0)
             return Labels(found.size, self.count + found.first, 0)
-        if self.space._is_block(found) and found.first not in self._base:
+        if self._is_run(found):
             return Labels(found.size, self.count + found.first)
         ids = self._component[self._elements_of(found)].astype(np.int64)
         return Labels(found.size, ids=ids, repeat=found.repeat)
+
+    def _is_run(self, found: Labels) -> bool:
+        """Whether labels are a block that nothing looks at index by index."""
+        return found.first not in self._base and self.space._is_block(found)
 
     def numbers(self, axes: Iterable[Labels]) -> set[int]:
         """Channel numbers of some axes together."""
@@ -483,6 +487,8 @@ class Channels:
     def all_pinned(self, labels: Labels) -> bool:
         """Whether nothing of an axis can go."""
         found = self.space.find(labels)
+        if self._is_run(found):
+            return False
         if found.key not in self._whole:
             mask = self._mask(found)
             self._whole[found.key] = found, mask if isinstance(mask, bool) else bool(mask.all())
