@@ -141,7 +141,7 @@ class _Walk:
 
     def _is_arithmetic(self, node: Node) -> bool:
         """Whether the node is part of shape arithmetic, which carries no channels."""
-        return bool(node.outputs) and all(output in self.facts.known for output in node.outputs)
+        return bool(node.outputs) and self.facts.known.keys() >= set(node.outputs)
 
     def _shuffle(self, shuffle: Shuffle) -> None:
         labels = list(self.value_labels(shuffle.source))
@@ -217,12 +217,14 @@ class _Walk:
         exporter's doing), so each use has labels of its own; a matrix is shared on purpose.
         """
         shape = self.graph.weights[weight].shape
-        if sum(size > 1 for size in shape) > 1 or node < 0:
+        if node < 0 or (len(shape) > 1 and sum(size > 1 for size in shape) > 1):
             node = slot = -1
         key = (weight, node, slot)
-        if key not in self.uses:
-            self.uses[key] = Use(weight, node, slot, tuple(self.space.fresh(size) for size in shape), {})
-        return self.uses[key]
+        found = self.uses.get(key)
+        if found is None:
+            labels = tuple([self.space.fresh(size) for size in shape])
+            found = self.uses[key] = Use(weight, node, slot, labels, {})
+        return found
 
     def _used(self) -> Iterable[Labels]:
         for labels in self.labels.values():

@@ -15,6 +15,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,8 +26,7 @@ Array = np.ndarray
 MAX_SIZE = 2**27
 
 
-@dataclass(frozen=True)
-class Reason:
+class Reason(NamedTuple):
     """Why labels are pinned: a sentence, and the node (or graph input/output) that causes it."""
 
     text: str
@@ -152,11 +152,11 @@ class LabelSpace:
 
     def pinned(self, size: int, reason: Reason) -> Labels:
         """An axis that must stay."""
-        if reason not in self._pins:
-            label = self.fresh(1).first
-            self._pins[reason] = label
+        label = self._pins.get(reason)
+        if label is None:
+            label = self._pins[reason] = self.fresh(1).first
             self.reasons[label] = reason
-        return Labels(size, self._pins[reason], 0)
+        return Labels(size, label, 0)
 
     def pin(self, labels: Labels, reason: Reason) -> None:
         """Let labels stay. What stays already keeps its first reason."""
@@ -169,6 +169,8 @@ class LabelSpace:
         """Let two axes of one size live or die together, index by index."""
         if a.size != b.size:
             raise ValueError(f"cannot tie axes of sizes {a.size} and {b.size}")
+        if a is b:
+            return
         a, b = self.find(a), self.find(b)
         if a.same(b) or (a.is_constant and b.is_constant):
             return

@@ -138,7 +138,7 @@ class Node:
     @cached_property
     def attributes(self) -> dict[str, Any]:
         """Attribute values as Python objects; tensors and subgraphs stay protobufs."""
-        return {a.name: onnx.helper.get_attribute_value(a) for a in self.proto.attribute}
+        return {a.name: _attribute(a) for a in self.proto.attribute}
 
     def input(self, slot: int) -> str:
         """The value at an input slot, or "" where it is left out."""
@@ -379,6 +379,18 @@ CONSTANT_DTYPES = {
 
 #: Operators that hand a weight on with its values in place or permuted.
 CARRIERS = frozenset({"Identity", "Transpose", "Cast", "DequantizeLinear", "QuantizeLinear"})
+
+
+#: Fields of the attribute types that nearly all attributes have.
+SCALAR_FIELDS = {onnx.AttributeProto.FLOAT: "f", onnx.AttributeProto.INT: "i", onnx.AttributeProto.STRING: "s"}
+
+
+def _attribute(attribute: onnx.AttributeProto) -> Any:
+    """What `onnx.helper.get_attribute_value` gives, scalars without its detours."""
+    name = SCALAR_FIELDS.get(attribute.type)
+    if name is None or attribute.ref_attr_name:
+        return onnx.helper.get_attribute_value(attribute)
+    return getattr(attribute, name)
 
 
 def _plain(value: Any) -> Any:
