@@ -39,6 +39,10 @@ LIKE_INPUT = frozenset(
 )  # fmt: skip
 
 
+#: Operators whose outputs depend on more than their inputs.
+CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+
+
 @dataclass
 class Facts:
     """Shapes of values (concrete), and values of shape arithmetic.
@@ -56,6 +60,8 @@ class Facts:
     graph: Graph = field(repr=False)
     folded: dict[str, np.ndarray] = field(default_factory=dict)
     _read: dict[str, np.ndarray | None] = field(default_factory=dict, repr=False)
+    _other: Facts | None = field(default=None, repr=False)
+    _is_whole: bool = field(default=False, repr=False)
 
     def constant(self, value: str) -> np.ndarray | None:
         """The number(s) behind a value: shape arithmetic, or a small constant of the file."""
@@ -76,13 +82,23 @@ class Facts:
         if here is None or not any(symbolic.values()):
             constant = self.constant(value)
             return np.zeros(() if constant is None else constant.shape, bool)
-        if "other_facts" not in self.graph.cache:
-            sizes = (s for s in candidate_sizes(self.graph, batch=3) if self._differs(s, symbolic))
-            self.graph.cache["other_facts"] = facts_at(self.graph, next(sizes))
-        there = self.graph.cache["other_facts"].constant(value)
+        there = self._elsewhere(value, symbolic)
         if there is None or there.shape != here.shape:
             return np.ones(here.shape, bool)
         return np.asarray(here != there)
+
+    def _elsewhere(self, value: str, symbolic: Mapping[str, list[int]]) -> np.ndarray | None:
+        """A known value at other sizes of the symbolic axes. Only nodes it is computed from are looked at."""
+        if self._other is None:
+            sizes = next(s for s in candidate_sizes(self.graph, batch=3) if self._differs(s, symbolic))
+            self._other = _given(self.graph, sizes)
+        if not self._other._is_whole:
+            above = _above(self.graph, value, self._other)
+            for node in above:
+                _visit(node, self._other, {})
+            if self._other.constant(value) is None or any(node.op in CONTROL for node in above):
+                self._other = facts_at(self.graph, self._other.sizes)
+        return self._other.constant(value)
 
     def _differs(self, sizes: Mapping[str, Shape], symbolic: Mapping[str, list[int]]) -> bool:
         """Whether input shapes differ from these in every symbolic axis."""
@@ -137,7 +153,16 @@ def symbolic_axes(graph: Graph) -> dict[str, list[int]]:
 
 def facts_at(graph: Graph, sizes: Mapping[str, Shape]) -> Facts:
     """Facts for given shapes of the graph's inputs."""
+    result = _given(graph, sizes)
     inferred = _infer(graph, sizes)
+    for node in graph.nodes:
+        _visit(node, result, inferred)
+    result._is_whole = True
+    return result
+
+
+def _given(graph: Graph, sizes: Mapping[str, Shape]) -> Facts:
+    """What is known of weights and inputs, before any node is visited."""
     result = Facts({}, {}, {}, dict(sizes), graph)
     for weight in graph.weights.values():
         result.shapes[weight.name] = weight.shape
@@ -145,12 +170,23 @@ def facts_at(graph: Graph, sizes: Mapping[str, Shape]) -> Facts:
     for sparse in graph.model.graph.sparse_initializer:
         result.shapes[sparse.values.name] = graph.sparse[sparse.values.name]
         result.types[sparse.values.name] = sparse.values.data_type
-    for name in graph.inputs:
-        result.shapes[name] = tuple(sizes[name])
-        result.types[name] = inferred[name].elem_type
-    for node in graph.nodes:
-        _visit(node, result, inferred)
+    for entry in graph.model.graph.input:
+        if entry.name in sizes:
+            result.shapes[entry.name] = tuple(sizes[entry.name])
+            result.types[entry.name] = entry.type.tensor_type.elem_type
     return result
+
+
+def _above(graph: Graph, value: str, known: Facts) -> list[Node]:
+    """Nodes that a value is computed from and that have not been visited, in topological order."""
+    found: set[int] = set()
+    queue = [graph.producer[value]]
+    while queue:
+        index = queue.pop()
+        if index not in found and not all(o in known.shapes for o in graph.nodes[index].outputs if o):
+            found.add(index)
+            queue += (parent for parent, _ in graph.nodes[index].parents)
+    return [graph.nodes[index] for index in sorted(found)]
 
 
 def element(sequence: str, index: int) -> str:
