@@ -159,8 +159,7 @@ class _Walk:
             self._barrier(site, f"{node.op}: {reason}" if reason else f"{node.op} has no rule")
             return
         shapes = self.facts.shapes
-        values = [v for v in (*node.inputs, *node.outputs) if v]
-        unknown = [v for v in values if v not in shapes and element(v, 0) not in shapes]
+        unknown = [v for v in (*node.inputs, *node.outputs) if v and v not in shapes and element(v, 0) not in shapes]
         if unknown:
             self._barrier(site, f"the shape of {unknown[0]!r} is not known before the model runs")
             return
@@ -274,7 +273,7 @@ class NodeSite:
 
     def give(self, labels: Sequence[Labels], slot: int = 0) -> None:
         shape = self.out_shape(slot)
-        if tuple(each.size for each in labels) != shape:
+        if tuple([each.size for each in labels]) != shape:
             raise ValueError(f"its output has shape {list(shape)}, not {[each.size for each in labels]}")
         for each in labels:
             if each.size == 1:

@@ -199,14 +199,15 @@ class LabelSpace:
 
     def find(self, labels: Labels) -> Labels:
         """Follow whole-block ties to the end (and shorten the way for the next time)."""
-        if labels.ids is not None or labels.first not in self.alias:
+        alias = self.alias
+        if labels.ids is not None or labels.first not in alias:
             return labels
         passed = []
-        while labels.ids is None and labels.first in self.alias and self._is_block(labels):
+        while labels.first in alias and self._is_block(labels):
             passed.append(labels.first)
-            labels = self.alias[labels.first]
+            labels = alias[labels.first]
         for first in passed[:-1]:
-            self.alias[first] = labels
+            alias[first] = labels
         return labels
 
     def _is_block(self, labels: Labels) -> bool:

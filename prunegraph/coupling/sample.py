@@ -36,11 +36,10 @@ def complete(graph: Graph, facts: Facts) -> None:
 
 
 def _is_open(node: Node, facts: Facts) -> bool:
-    rule = rule_for(node)
+    rule = rule_for(node) if node.domain else None
     return (
         rule is not None
         and rule.spread is not None
-        and bool(node.domain)
         and all(v in facts.shapes for v in node.inputs if v)
         and any(v and v not in facts.shapes for v in node.outputs)
     )

@@ -194,7 +194,7 @@ def element(sequence: str, index: int) -> str:
     return f"{sequence}[{index}]"
 
 
-def _visit(node: Node, result: Facts, inferred: Mapping[str, onnx.TypeProto.Tensor]) -> None:
+def _visit(node: Node, result: Facts, inferred: Mapping[str, onnx.ValueInfoProto]) -> None:
     if node.op == "Constant" and node.outputs[0] in result.shapes:
         return
     value = known_value(node, result)
@@ -210,12 +210,8 @@ def _visit(node: Node, result: Facts, inferred: Mapping[str, onnx.TypeProto.Tens
         return
     missing = False
     for output in node.outputs:
-        kind = inferred.get(output)
-        shape = _fixed(kind) if kind is not None else None
-        if kind is not None and shape is not None:
-            result.shapes[output], result.types[output] = shape, kind.elem_type
-        elif output:
-            missing = True
+        found = inferred.get(output)
+        missing |= bool(output) and not (found is not None and _take(found.type.tensor_type, output, result))
     if missing:
         infer_outputs(node, result)
 
@@ -311,7 +307,7 @@ def known_value(node: Node, result: Facts) -> np.ndarray | None:
     return value
 
 
-def _infer(graph: Graph, sizes: Mapping[str, Shape]) -> dict[str, onnx.TypeProto.Tensor]:
+def _infer(graph: Graph, sizes: Mapping[str, Shape]) -> dict[str, onnx.ValueInfoProto]:
     """ONNX's own inference on a copy without weight bytes."""
     model = skeleton(graph)
     for value in model.graph.input:
@@ -324,7 +320,7 @@ def _infer(graph: Graph, sizes: Mapping[str, Shape]) -> dict[str, onnx.TypeProto
     with contextlib.suppress(Exception):
         model = shape_inference.infer_shapes(model, strict_mode=False, data_prop=True)
     values = (*model.graph.input, *model.graph.value_info, *model.graph.output)
-    return {v.name: v.type.tensor_type for v in values}
+    return {v.name: v for v in values}
 
 
 def skeleton(graph: Graph, *, keep_declared: bool = False) -> onnx.ModelProto:
@@ -363,14 +359,15 @@ def _hollow(tensor: onnx.TensorProto) -> onnx.TensorProto:
     return onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
 
 
-def _fixed(tensor: onnx.TypeProto.Tensor) -> Shape | None:
-    """The shape of a tensor type, or None where it has none or a size is open."""
-    shape = tuple([d.dim_value for d in tensor.shape.dim])
+def _take(tensor: onnx.TypeProto.Tensor, value: str, result: Facts) -> bool:
+    """Note a value's inferred type; False where it has no shape, or sizes are open."""
+    dims = tensor.shape.dim
+    shape = tuple([d.dim_value for d in dims])
     # An open size reads as 0, a missing shape as ().
-    if shape and 0 not in shape:
-        return shape
-    is_fixed = tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim)
-    return shape if is_fixed else None
+    if (not shape or 0 in shape) and not (tensor.HasField("shape") and all(d.HasField("dim_value") for d in dims)):
+        return False
+    result.shapes[value], result.types[value] = shape, tensor.elem_type
+    return True
 
 
 def _infer_node(node: Node, result: Facts) -> None:
@@ -386,10 +383,7 @@ def _infer_node(node: Node, result: Facts) -> None:
     except Exception:  # no schema, or the node does not fit: its outputs stay unknown
         return
     for output, kind in found.items():
-        shape = _fixed(kind.tensor_type)
-        if shape is not None:
-            result.shapes[output] = shape
-            result.types[output] = kind.tensor_type.elem_type
+        _take(kind.tensor_type, output, result)
 
 
 def _tensor(value: str, result: Facts) -> onnx.TensorProto | None:
