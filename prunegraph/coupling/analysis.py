@@ -141,7 +141,11 @@ class _Walk:
 
     def _is_arithmetic(self, node: Node) -> bool:
         """Whether the node is part of shape arithmetic, which carries no channels."""
-        return bool(node.outputs) and self.facts.known.keys() >= set(node.outputs)
+        known = self.facts.known
+        for output in node.outputs:
+            if output not in known:
+                return False
+        return bool(node.outputs)
 
     def _shuffle(self, shuffle: Shuffle) -> None:
         labels = list(self.value_labels(shuffle.source))
@@ -226,10 +230,10 @@ class _Walk:
         return found
 
     def _used(self) -> Iterable[Labels]:
-        for labels in self.labels.values():
-            yield from labels
-        for use in self.uses.values():
-            yield from use.labels
+        """Labels of all values and weights, each object once."""
+        used = {id(axis): axis for labels in self.labels.values() for axis in labels}
+        used.update((id(axis), axis) for use in self.uses.values() for axis in use.labels)
+        return used.values()
 
 
 class NodeSite:

@@ -235,7 +235,7 @@ class LabelSpace:
             parts = [part for p in pending for part in (p.whole, *p.factors)]
             channels = Channels(self, (*parts, *carriers, *preferred))
             pending = self._round(pending, channels, preferred, carriers)
-        return Channels(self, {id(labels): labels for labels in used}.values())
+        return Channels(self, used)
 
     def _round(
         self, pending: list[Product], channels: Channels, preferred: Sequence[Labels], carriers: list[Labels]
@@ -429,28 +429,27 @@ class Channels:
 
         Numbers below `count` are components of expanded blocks, the others runs.
         """
-        found = self.space.find(labels)
-        if found.key not in self._roots:
-            root = self.compact(found)
-            self._roots[found.key] = found, root if root.repeat == 1 else Labels(root.size, ids=root.array())
-        return self._roots[found.key][1]
+        root = self.compact(labels)
+        if root.repeat == 1:
+            return root
+        if root.key not in self._roots:
+            self._roots[root.key] = root, Labels(root.size, ids=root.array())
+        return self._roots[root.key][1]
 
     def compact(self, labels: Labels) -> Labels:
         """Like `root`, but numbers that all repeat alike are given once, with their `repeat`."""
         found = self.space.find(labels)
-        if found.key not in self._compact:
-            self._compact[found.key] = found, self._number(found)
-        return self._compact[found.key][1]
-
-    def _number(self, found: Labels) -> Labels:
         if found.is_constant:
             if found.first in self._base:
                 return Labels(found.size, int(self._component[self._base[found.first]]), 0)
             return Labels(found.size, self.count + found.first, 0)
         if self._is_run(found):
             return Labels(found.size, self.count + found.first)
-        ids = self._component[self._elements_of(found)].astype(np.int64)
-        return Labels(found.size, ids=ids, repeat=found.repeat)
+        key = found.key
+        if key not in self._compact:
+            ids = self._component[self._elements_of(found)].astype(np.int64)
+            self._compact[key] = found, Labels(found.size, ids=ids, repeat=found.repeat)
+        return self._compact[key][1]
 
     def _is_run(self, found: Labels) -> bool:
         """Whether labels are a block that nothing looks at index by index."""
@@ -474,40 +473,35 @@ class Channels:
 
     def pinned(self, labels: Labels) -> Array | bool:
         """Which channels are pinned: False or True for all, or a mask."""
-        mask = self._mask(labels)
-        return np.repeat(mask, labels.size // len(mask)) if isinstance(mask, np.ndarray) and len(mask) else mask
-
-    def _mask(self, labels: Labels) -> Array | bool:
-        """`pinned`, with one entry for labels that repeat."""
         root = self.compact(labels)
-        if root.ids is not None:
-            return np.asarray(self._pinned[root.ids])
-        if not root.is_constant:
-            return False
-        label = root.first - self.count
-        return bool(self._pinned[root.first]) if label < 0 else label in self.space.reasons
+        if root.ids is None:
+            return root.is_constant and self._stays(root.first)
+        mask: Array = self._pinned[root.ids]
+        return mask if root.repeat == 1 else np.repeat(mask, root.repeat)
+
+    def _stays(self, number: int) -> bool:
+        """Whether the one channel of a constant axis is pinned."""
+        return bool(self._pinned[number]) if number < self.count else number - self.count in self.space.reasons
 
     def all_pinned(self, labels: Labels) -> bool:
         """Whether nothing of an axis can go."""
-        found = self.space.find(labels)
-        if self._is_run(found):
-            return False
-        if found.key not in self._whole:
-            mask = self._mask(found)
-            self._whole[found.key] = found, mask if isinstance(mask, bool) else bool(mask.all())
-        return self._whole[found.key][1]
+        root = self.compact(labels)
+        if root.ids is None:
+            return root.is_constant and self._stays(root.first)
+        key = root.key
+        if key not in self._whole:
+            self._whole[key] = root, bool(self._pinned[root.ids].all())
+        return self._whole[key][1]
 
     def reason(self, labels: Labels) -> Reason:
         """Why the first pinned channel of an axis is pinned. Raises LookupError if none is."""
         found = self.space.find(labels)
         if found.is_constant and found.first in self.space.reasons:
             return self.space.reasons[found.first]
-        mask = np.asarray(self._mask(found))
+        mask = np.asarray(self.pinned(found))
         if not mask.any():
             raise LookupError("no channel of this axis is pinned")
-        numbers = self.compact(found).ids
-        assert numbers is not None  # single channels are pinned
-        return self._pin_of[int(numbers[int(np.argmax(mask))])]
+        return self._pin_of[int(self.root(found).array()[int(np.argmax(mask))])]
 
 
 def _distinct(numbers: Array) -> set[int]:

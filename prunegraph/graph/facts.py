@@ -119,7 +119,8 @@ def facts(graph: Graph) -> Facts:
             found = facts_at(graph, sizes)
             if best is None or len(found.shapes) > len(best.shapes):
                 best = found
-            if all(o in found.shapes for node in graph.nodes for o in node.outputs if o and node.op != "If"):
+            unknown = graph.producer.keys() - found.shapes.keys()
+            if all(graph.nodes[graph.producer[output]].op == "If" for output in unknown):
                 break
         graph.cache["facts"] = best
     result: Facts = graph.cache["facts"]

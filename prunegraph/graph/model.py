@@ -381,16 +381,14 @@ CONSTANT_DTYPES = {
 CARRIERS = frozenset({"Identity", "Transpose", "Cast", "DequantizeLinear", "QuantizeLinear"})
 
 
-#: Fields of the attribute types that nearly all attributes have.
-SCALAR_FIELDS = {onnx.AttributeProto.FLOAT: "f", onnx.AttributeProto.INT: "i", onnx.AttributeProto.STRING: "s"}
-
-
 def _attribute(attribute: onnx.AttributeProto) -> Any:
-    """What `onnx.helper.get_attribute_value` gives, scalars without its detours."""
-    name = SCALAR_FIELDS.get(attribute.type)
-    if name is None or attribute.ref_attr_name:
-        return onnx.helper.get_attribute_value(attribute)
-    return getattr(attribute, name)
+    """What `onnx.helper.get_attribute_value` gives; integers, which nearly all are, without its detours."""
+    kind = attribute.type
+    if kind == onnx.AttributeProto.INTS and not attribute.ref_attr_name:
+        return list(attribute.ints)
+    if kind == onnx.AttributeProto.INT and not attribute.ref_attr_name:
+        return attribute.i
+    return onnx.helper.get_attribute_value(attribute)
 
 
 def _plain(value: Any) -> Any:
