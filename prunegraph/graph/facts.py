@@ -39,6 +39,16 @@ LIKE_INPUT = frozenset(
 )  # fmt: skip
 
 
+#: Operators whose one output is like the first input, and those that broadcast: known without asking ONNX's inference.
+UNARY = frozenset(
+    {
+        "Abs", "BatchNormalization", "Ceil", "Clip", "Cos", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid",
+        "HardSwish", "Identity", "LayerNormalization", "LeakyRelu", "Log", "Neg", "Reciprocal", "Relu", "Round",
+        "Sigmoid", "Sin", "Softmax", "Softplus", "Sqrt", "Tanh",
+    }
+)  # fmt: skip
+BINARY = frozenset({"Add", "Div", "Mul", "Pow", "Sub"})
+
 #: Operators whose outputs depend on more than their inputs.
 CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
@@ -224,8 +234,21 @@ def infer_outputs(node: Node, result: Facts) -> None:
         result.types[node.outputs[0]] = result.types[node.inputs[0]]
     elif node.op == "Einsum" and not node.domain:
         _einsum_shape(node, result)
-    else:
+    elif not _elementwise_shape(node, result):
         _infer_node(node, result)
+
+
+def _elementwise_shape(node: Node, result: Facts) -> bool:
+    """The output's shape, where an operator works on every element by itself; False for all others."""
+    if node.domain or len(node.outputs) != 1 or not (node.op in UNARY or node.op in BINARY):
+        return False
+    shapes = [result.shapes.get(v) for v in node.inputs[: 1 if node.op in UNARY else 2]]
+    first, last = shapes[0], shapes[-1]
+    if first is None or last is None or not (first == last or () in shapes):
+        return False
+    result.shapes[node.outputs[0]] = first or last
+    result.types[node.outputs[0]] = result.types[node.inputs[0]]
+    return True
 
 
 def einsum_terms(equation: str) -> tuple[list[str], str]:
