@@ -210,11 +210,7 @@ def _visit(node: Node, result: Facts, inferred: Mapping[str, onnx.ValueInfoProto
         return
     value = known_value(node, result)
     if value is not None:
-        from_file = all(v in result.graph.weights or v in result.folded for v in node.inputs if v)
-        is_chain = value.dtype in INT_TYPES or value.size == 1 or not from_file
-        (result.known if is_chain else result.folded)[node.outputs[0]] = value
-        result.shapes[node.outputs[0]] = value.shape
-        result.types[node.outputs[0]] = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+        _note(value, node, result)
         return
     if node.op in ("SplitToSequence", "SequenceAt"):
         _visit_sequence(node, result)
@@ -225,6 +221,18 @@ def _visit(node: Node, result: Facts, inferred: Mapping[str, onnx.ValueInfoProto
         missing |= bool(output) and not (found is not None and _take(found.type.tensor_type, output, result))
     if missing:
         infer_outputs(node, result)
+
+
+def _note(value: np.ndarray, node: Node, result: Facts) -> None:
+    """Keep what a node computes; of larger floats the shape only, they are data."""
+    output = node.outputs[0]
+    result.shapes[output] = value.shape
+    result.types[output] = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+    if value.dtype in INT_TYPES or value.size == 1:
+        result.known[output] = value
+    elif value.size <= MAX_FLOAT:
+        from_file = all(v in result.graph.weights or v in result.folded for v in node.inputs if v)
+        (result.folded if from_file else result.known)[output] = value
 
 
 def infer_outputs(node: Node, result: Facts) -> None:
@@ -312,7 +320,7 @@ def _visit_sequence(node: Node, result: Facts) -> None:
 
 
 def known_value(node: Node, result: Facts) -> np.ndarray | None:
-    """The output of a node of shape arithmetic, or None."""
+    """The output of a node that computes with known values only, or None."""
     if node.op == "Shape" and node.inputs[0] in result.shapes:
         start, end = node.attributes.get("start", 0), node.attributes.get("end")
         return np.asarray(result.shapes[node.inputs[0]], np.int64)[start:end]
@@ -325,10 +333,7 @@ def known_value(node: Node, result: Facts) -> np.ndarray | None:
         inputs.append(result.constant(name) if name else None)
         if name and inputs[-1] is None:
             return None
-    value = evaluate(node, inputs)
-    if value is None or (value.dtype not in INT_TYPES and value.size > MAX_FLOAT):
-        return None
-    return value
+    return evaluate(node, inputs)
 
 
 def _infer(graph: Graph, sizes: Mapping[str, Shape]) -> dict[str, onnx.ValueInfoProto]:
