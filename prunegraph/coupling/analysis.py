@@ -143,7 +143,11 @@ class _Walk:
 
     def _is_arithmetic(self, node: Node) -> bool:
         """Whether the node is part of shape arithmetic, which carries no channels."""
-        return bool(node.outputs) and all(output in self.facts.known for output in node.outputs)
+        known = self.facts.known
+        for output in node.outputs:
+            if output not in known:
+                return False
+        return bool(node.outputs)
 
     def _shuffle(self, shuffle: Shuffle) -> None:
         labels = list(self.value_labels(shuffle.source))
@@ -161,8 +165,7 @@ class _Walk:
             self._barrier(site, f"{node.op}: {reason}" if reason else f"{node.op} has no rule")
             return
         shapes = self.facts.shapes
-        values = [v for v in (*node.inputs, *node.outputs) if v]
-        unknown = [v for v in values if v not in shapes and element(v, 0) not in shapes]
+        unknown = [v for v in (*node.inputs, *node.outputs) if v and v not in shapes and element(v, 0) not in shapes]
         if unknown and not rule.partial:
             self._barrier(site, f"the shape of {unknown[0]!r} is not known before the model runs")
             return
@@ -219,18 +222,20 @@ class _Walk:
         exporter's doing), so each use has labels of its own; a matrix is shared on purpose.
         """
         shape = self.graph.weights[weight].shape
-        if sum(size > 1 for size in shape) > 1 or node < 0:
+        if node < 0 or (len(shape) > 1 and sum(size > 1 for size in shape) > 1):
             node = slot = -1
         key = (weight, node, slot)
-        if key not in self.uses:
-            self.uses[key] = Use(weight, node, slot, tuple(self.space.fresh(size) for size in shape), {})
-        return self.uses[key]
+        found = self.uses.get(key)
+        if found is None:
+            labels = tuple([self.space.fresh(size) for size in shape])
+            found = self.uses[key] = Use(weight, node, slot, labels, {})
+        return found
 
     def _used(self) -> Iterable[Labels]:
-        for labels in self.labels.values():
-            yield from labels
-        for use in self.uses.values():
-            yield from use.labels
+        """Labels of all values and weights, each object once."""
+        used = {id(axis): axis for labels in self.labels.values() for axis in labels}
+        used.update((id(axis), axis) for use in self.uses.values() for axis in use.labels)
+        return used.values()
 
 
 class NodeSite:
@@ -274,7 +279,7 @@ class NodeSite:
 
     def give(self, labels: Sequence[Labels], slot: int = 0) -> None:
         shape = self.out_shape(slot)
-        if tuple(each.size for each in labels) != shape:
+        if tuple([each.size for each in labels]) != shape:
             raise ValueError(f"its output has shape {list(shape)}, not {[each.size for each in labels]}")
         for each in labels:
             if each.size == 1:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -141,7 +142,9 @@ def find_groups(coupling: Coupling) -> tuple[Group, ...]:
     groups = [*_run_groups(coupling, axes), *_component_groups(coupling, axes)]
     groups.sort(key=lambda item: item[0])
     inexact = _inexact_channels(coupling)
-    return tuple(_make(coupling, f"g{i}", parts, inexact) for i, (_, parts) in enumerate(groups))
+    layers = {node for use in coupling.uses for node in use.layers}
+    macs = {node: node_macs(coupling.graph.nodes[node], coupling.facts.shapes) for node in layers}
+    return tuple(_make(coupling, f"g{i}", parts, inexact, macs) for i, (_, parts) in enumerate(groups))
 
 
 @dataclass
@@ -185,27 +188,27 @@ def _run_groups(coupling: Coupling, axes: list[_Axis]) -> Iterator[Ranked]:
 
 def _component_groups(coupling: Coupling, axes: list[_Axis]) -> Iterator[Ranked]:
     """Groups among expanded channels: those with the same number of indices on the same axes."""
-    axes = [axis for axis in axes if axis.numbers is not None]
+    expanded = [(axis, axis.numbers) for axis in axes if axis.numbers is not None]
     count = coupling.channels.count
-    if not axes or not count:
+    if not expanded or not count:
         return
-    signature, order, ranks = _signatures(coupling, axes)
+    signature, order, ranks = _signatures(coupling, expanded)
     free = np.flatnonzero((signature != 0) & ~coupling.channels.pinned_components)
     _, groups = np.unique(signature[free], return_inverse=True)
     sorting = np.lexsort((order[free], groups))
     free, groups = free[sorting], groups[sorting]
     starts = np.searchsorted(groups, np.arange(groups[-1] + 1 if len(groups) else 0))
-    group_of, channel_of = np.full(count, -1), np.full(count, -1)
-    group_of[free], channel_of[free] = groups, np.arange(len(free)) - starts[groups]
+    place_of = np.full(count, -1)
+    place_of[free] = np.arange(len(free))
     sizes = np.bincount(groups)
     members: list[list[tuple[_Axis, int | None, Array | None]]] = [[] for _ in sizes]
-    for axis in axes:
-        assert axis.numbers is not None
-        group, channel = group_of[axis.numbers], channel_of[axis.numbers]
-        sorting = np.lexsort((channel, group))
-        group = group[sorting]
-        for which in np.unique(group[group >= 0]):
-            first, last = np.searchsorted(group, (which, which + 1))
+    for axis, numbers in expanded:
+        place = place_of[numbers]
+        sorting = np.argsort(place, kind="stable")[np.count_nonzero(place < 0) :]
+        group = groups[place[sorting]]
+        bounds = [0, *(np.flatnonzero(group[1:] != group[:-1]) + 1).tolist(), len(group)]
+        for first, last in pairwise(bounds if len(group) else ()):
+            which = group[first]
             members[which].append((axis, None, sorting[first:last].reshape(sizes[which], -1)))
     for which, numbers in enumerate(np.split(free, starts[1:])):
         if len(numbers):
@@ -213,43 +216,47 @@ def _component_groups(coupling: Coupling, axes: list[_Axis]) -> Iterator[Ranked]
             yield rank, _Parts(len(numbers), 0, numbers, members[which])
 
 
-def _signatures(coupling: Coupling, axes: list[_Axis]) -> tuple[Array, Array, Array]:
+def _signatures(coupling: Coupling, axes: list[tuple[_Axis, Array]]) -> tuple[Array, Array, Array]:
     """For every channel: a number that is equal for equal members, its place, and its maker's rank."""
     parts = _value_axes(coupling)
     random = np.random.default_rng(0).integers(1, 2**63, len(axes) + len(parts), np.uint64)
     count = coupling.channels.count
     signature = np.zeros(count, np.uint64)
     order, ranks = np.full(count, np.iinfo(np.int64).max), np.zeros(count, np.int64)
-    for i in sorted(range(len(axes)), key=lambda i: -_rank(axes[i].use, axes[i].axis)):
-        numbers = axes[i].numbers
-        assert numbers is not None
-        np.add.at(signature, numbers, random[i])
-        order[numbers[::-1]] = np.arange(len(numbers))[::-1]
-        ranks[numbers] = _rank(axes[i].use, axes[i].axis)
+    rank = np.asarray([_rank(axis.use, axis.axis) for axis, _ in axes])
+    # What is written last stays: the first place on the axis of the first maker.
+    sorting = np.argsort(-rank, kind="stable")
+    numbers = [axes[i][1][::-1] for i in sorting]
+    lengths = [len(each) for each in numbers]
+    every = np.concatenate(numbers)
+    np.add.at(signature, every, np.repeat(random[sorting], lengths))
+    order[every] = np.concatenate([np.arange(length)[::-1] for length in lengths])
+    ranks[every] = np.repeat(rank[sorting], lengths)
     has_member = signature != 0
-    for part, number in zip(parts, random[len(axes) :], strict=True):
+    repeats = np.asarray([repeat for _, repeat in parts], np.uint64)
+    for (part, _), number in zip(parts, random[len(axes) :] * repeats, strict=True):
         np.add.at(signature, part, number)
     signature[~has_member] = 0
     return signature, order, ranks
 
 
-def _value_axes(coupling: Coupling) -> list[Array]:
-    """Channel numbers of all axes of values that are expanded, each once.
+def _value_axes(coupling: Coupling) -> list[tuple[Array, int]]:
+    """Channel numbers of all axes of values that are expanded, each once, with how often each repeats.
 
     Channels on different values are never in one group: a group keeps a channel, so no
     value, however small a part of an axis it was sliced from, can become empty.
     """
     found = {}
-    for labels in coupling.labels.values():
-        for axis in labels:
-            if axis.size > 1 and not coupling.channels.all_pinned(axis):
-                root = coupling.channels.root(axis)
-                if root.ids is not None:
-                    found[root.key] = root.ids
+    for axis in {id(axis): axis for labels in coupling.labels.values() for axis in labels}.values():
+        if axis.size > 1 and not coupling.channels.all_pinned(axis):
+            root = coupling.channels.compact(axis)
+            if root.ids is not None:
+                found[root.key] = root.ids, root.repeat
     return list(found.values())
 
 
-def _make(coupling: Coupling, name: str, parts: _Parts, inexact: set[int]) -> Group:
+def _make(coupling: Coupling, name: str, parts: _Parts, inexact: set[int], macs: Mapping[int, int]) -> Group:
+    """A group from its parts, the channels that are `inexact`, and the `macs` of layers by node."""
     graph = coupling.graph
     members = []
     for axis, first, table in parts.members:
@@ -257,15 +264,14 @@ def _make(coupling: Coupling, name: str, parts: _Parts, inexact: set[int]) -> Gr
         role = axis.use.roles.get(axis.axis, "param")
         members.append(Member(axis.use.weight, axis.axis, role, layer, axis.use, first, table, parts.channels, graph))
     makers = dict.fromkeys(graph.nodes[node].name for m in members if m.role == "out" for node in m.use.layers)
-    numbers = parts.numbers if parts.numbers is not None else [parts.first]
     return Group(
         id=name,
         channels=parts.channels,
         layers=tuple(makers),
         members=tuple(members),
         params=_params(members),
-        macs=_macs(coupling, members),
-        exact=inexact.isdisjoint(int(n) for n in numbers),
+        macs=_macs(members, macs),
+        exact=inexact.isdisjoint([parts.first] if parts.numbers is None else parts.numbers.tolist()),
         numbers=parts.numbers,
         first=parts.first,
     )
@@ -279,14 +285,13 @@ def _params(members: list[Member]) -> int:
     return total
 
 
-def _macs(coupling: Coupling, members: list[Member]) -> int:
+def _macs(members: list[Member], macs: Mapping[int, int]) -> int:
     """Cost of all that reads or makes the channels: each layer's share along each axis."""
     total = 0
     for member in members:
         if member.role in ("in", "out") and member.use.layers:
             share = member.channels * member.per_channel / member.graph.weights[member.weight].shape[member.axis]
-            cost = sum(node_macs(coupling.graph.nodes[n], coupling.facts.shapes) for n in member.use.layers)
-            total += round(cost * share)
+            total += round(sum(macs[node] for node in member.use.layers) * share)
     return total
 
 
@@ -299,8 +304,8 @@ def _inexact_channels(coupling: Coupling) -> set[int]:
         labels = coupling.labels_at(reduction)
         for axis in reduction.axes:
             if not coupling.channels.all_pinned(labels[axis]):
-                root = coupling.channels.root(labels[axis])
-                found.update([root.first] if root.ids is None else np.unique(root.ids).tolist())
+                root = coupling.channels.compact(labels[axis])
+                found.update([root.first] if root.ids is None else root.ids.tolist())
     return found
 
 

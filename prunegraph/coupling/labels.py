@@ -15,6 +15,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,8 +26,7 @@ Array = np.ndarray
 MAX_SIZE = 2**27
 
 
-@dataclass(frozen=True)
-class Reason:
+class Reason(NamedTuple):
     """Why labels are pinned: a sentence, and the node (or graph input/output) that causes it."""
 
     text: str
@@ -36,13 +36,14 @@ class Reason:
 class Labels:
     """The labels of one axis, in order.
 
-    Either a run `first, first+1, ...` (step 1), one label repeated (step 0), or `ids`.
+    Either a run `first, first+1, ...` (step 1), one label repeated (step 0), or `ids`, each
+    `repeat` times in a row.
     """
 
-    __slots__ = ("first", "ids", "size", "step")
+    __slots__ = ("first", "ids", "repeat", "size", "step")
 
-    def __init__(self, size: int, first: int = 0, step: int = 1, ids: Array | None = None):
-        self.size, self.first, self.step, self.ids = size, first, step, ids
+    def __init__(self, size: int, first: int = 0, step: int = 1, ids: Array | None = None, repeat: int = 1):
+        self.size, self.first, self.step, self.ids, self.repeat = size, first, step, ids, repeat
 
     def __len__(self) -> int:
         return self.size
@@ -60,7 +61,7 @@ class Labels:
     def array(self) -> Array:
         """Labels as an int64 array of `size`."""
         if self.ids is not None:
-            return self.ids
+            return self.ids if self.repeat == 1 else np.repeat(self.ids, self.repeat)
         if self.step:
             return np.arange(self.first, self.first + self.size, dtype=np.int64)
         return np.full(self.size, self.first, np.int64)
@@ -68,7 +69,7 @@ class Labels:
     @property
     def key(self) -> tuple[int, int]:
         """Equal for labels that are the same object or the same run."""
-        return (-1, id(self.ids)) if self.ids is not None else (self.first, self.size * 2 + self.step)
+        return (-self.repeat, id(self.ids)) if self.ids is not None else (self.first, self.size * 2 + self.step)
 
     def take(self, index: Array | slice) -> Labels:
         """Labels at positions, as numpy indexing gives them."""
@@ -87,7 +88,7 @@ class Labels:
         if self is other:
             return True
         if self.ids is not None or other.ids is not None:
-            return self.ids is other.ids
+            return self.ids is other.ids and self.repeat == other.repeat
         return (self.first, self.step, self.size) == (other.first, other.step, other.size)
 
 
@@ -114,8 +115,9 @@ class Product:
         factor = self.factors[index]
         if before == after == 1:
             return factor
-        positions = np.tile(np.repeat(np.arange(factor.size), after), before)
-        return factor.take(positions)
+        ids, repeat = (factor.array(), 1) if factor.ids is None else (factor.ids, factor.repeat)
+        spread = Labels(factor.size * after, ids=ids, repeat=repeat * after)
+        return spread if before == 1 else Labels(spread.size * before, ids=np.tile(spread.array(), before))
 
 
 def finest(product: Product, free: Sequence[int]) -> int:
@@ -150,11 +152,11 @@ class LabelSpace:
 
     def pinned(self, size: int, reason: Reason) -> Labels:
         """An axis that must stay."""
-        if reason not in self._pins:
-            label = self.fresh(1).first
-            self._pins[reason] = label
+        label = self._pins.get(reason)
+        if label is None:
+            label = self._pins[reason] = self.fresh(1).first
             self.reasons[label] = reason
-        return Labels(size, self._pins[reason], 0)
+        return Labels(size, label, 0)
 
     def pin(self, labels: Labels, reason: Reason) -> None:
         """Let labels stay. What stays already keeps its first reason."""
@@ -167,6 +169,8 @@ class LabelSpace:
         """Let two axes of one size live or die together, index by index."""
         if a.size != b.size:
             raise ValueError(f"cannot tie axes of sizes {a.size} and {b.size}")
+        if a is b:
+            return
         a, b = self.find(a), self.find(b)
         if a.same(b) or (a.is_constant and b.is_constant):
             return
@@ -174,6 +178,8 @@ class LabelSpace:
             self.alias[a.first] = b
         elif self._is_block(b):
             self.alias[b.first] = a
+        elif a.ids is not None and b.ids is not None and a.repeat == b.repeat:
+            self.ties.append((Labels(len(a.ids), ids=a.ids), Labels(len(b.ids), ids=b.ids)))
         else:
             self.ties.append((a, b))
 
@@ -193,12 +199,15 @@ class LabelSpace:
 
     def find(self, labels: Labels) -> Labels:
         """Follow whole-block ties to the end (and shorten the way for the next time)."""
+        alias = self.alias
+        if labels.ids is not None or labels.first not in alias:
+            return labels
         passed = []
-        while labels.ids is None and labels.first in self.alias and self._is_block(labels):
+        while labels.first in alias and self._is_block(labels):
             passed.append(labels.first)
-            labels = self.alias[labels.first]
+            labels = alias[labels.first]
         for first in passed[:-1]:
-            self.alias[first] = labels
+            alias[first] = labels
         return labels
 
     def _is_block(self, labels: Labels) -> bool:
@@ -220,50 +229,60 @@ class LabelSpace:
             pending = [p for p in pending if not self._settle(p, [self.find(f).is_constant for f in p.factors])]
             if len(pending) == before:
                 break
-        used = list({id(labels): labels for labels in used}.values())
         carriers: list[Labels] = []
+        preferred = [labels for labels, name in self.tags if name == wanted]
         while pending:
             parts = [part for p in pending for part in (p.whole, *p.factors)]
-            channels = Channels(self, (*used, *parts, *carriers, *(labels for labels, _ in self.tags)))
-            pending = self._round(pending, channels, wanted, carriers)
+            channels = Channels(self, (*parts, *carriers, *preferred))
+            pending = self._round(pending, channels, preferred, carriers)
         return Channels(self, used)
 
     def _round(
-        self, pending: list[Product], channels: Channels, wanted: str | None, carriers: list[Labels]
+        self, pending: list[Product], channels: Channels, preferred: Sequence[Labels], carriers: list[Labels]
     ) -> list[Product]:
-        """Settle all products that are clear; if none is, choose carriers."""
+        """Settle all products that are clear; if none is, choose carriers. Returns what is left."""
+        clear, unclear = [], []
         # All questions first: settling a product changes what later questions would find.
-        states = []
-        carrying = channels.numbers(carriers)
-        preferred = channels.numbers(labels for labels, name in self.tags if name == wanted)
         for product in pending:
             pinned = [channels.all_pinned(f) for f in product.factors]
             whole = channels.all_pinned(product.whole)
             first = product.whole if whole else product.factors[0]
             reason = channels.reason(first) if whole or all(pinned) else None
-            states.append((product, pinned, whole, reason, [channels.numbers([f]) for f in product.factors]))
-        unclear = []
-        for state in states:
-            product, pinned, whole, reason, _ = state
+            if whole or sum(pinned) >= len(pinned) - 1:
+                clear.append((product, pinned, whole, reason))
+            else:
+                unclear.append((product, [i for i, is_pinned in enumerate(pinned) if not is_pinned]))
+        for product, pinned, whole, reason in clear:
             if whole and reason:
                 for factor in product.factors:
                     self.pin(factor, reason)
-            elif not self._settle(product, pinned, reason):
-                unclear.append(state)
-        if len(unclear) < len(pending):
-            return [state[0] for state in unclear]
+            else:
+                self._settle(product, pinned, reason)
+        if clear:
+            return [product for product, _ in unclear]
+        return self._choose(unclear, channels, preferred, carriers)
+
+    def _choose(
+        self,
+        unclear: Sequence[tuple[Product, list[int]]],
+        channels: Channels,
+        preferred: Sequence[Labels],
+        carriers: list[Labels],
+    ) -> list[Product]:
+        """Choose carriers for products, each with its free factors; returns those that must wait for others."""
+        carrying, tagged = channels.numbers(carriers), channels.numbers(preferred)
+        states = [(p, free, [channels.numbers([p.factors[i]]) for i in free]) for p, free in unclear]
         left = []
         decided: set[int] = set()
-        for product, pinned, _, _, numbers in unclear:
-            free = [i for i, is_pinned in enumerate(pinned) if not is_pinned]
-            touched = set().union(*(numbers[i] for i in free))
+        for product, free, numbers in states:
+            touched = set().union(*numbers)
             if not decided.isdisjoint(touched):
                 left.append(product)
                 continue
             decided |= touched
-            known = [i for i in free if not carrying.isdisjoint(numbers[i])]
-            tagged = [i for i in free if not preferred.isdisjoint(numbers[i])]
-            chosen = (known or tagged or [finest(product, free)])[0]
+            known = [i for i, mine in zip(free, numbers, strict=True) if not carrying.isdisjoint(mine)]
+            asked = [i for i, mine in zip(free, numbers, strict=True) if not tagged.isdisjoint(mine)]
+            chosen = (known or asked or [finest(product, free)])[0]
             carriers.append(product.factors[chosen])
             self._carry(product, chosen, free)
         return left
@@ -301,6 +320,7 @@ class Channels:
         self._starts = space.starts
         # Kept with the labels they are of: a key holds the identity of an array.
         self._roots: dict[tuple[int, int], tuple[Labels, Labels]] = {}
+        self._compact: dict[tuple[int, int], tuple[Labels, Labels]] = {}
         self._found: dict[tuple[int, int], tuple[Labels, Array]] = {}
         self._whole: dict[tuple[int, int], tuple[Labels, bool]] = {}
         self._start_array = np.asarray(space.starts, np.int64)
@@ -314,20 +334,22 @@ class Channels:
         queue += used
         roots: set[int] = set()
         seen: set[tuple[int, int]] = set()
+        self._following: list[tuple[int, Labels]] = []
         while queue:
             found = space.find(queue.pop())
-            if found.key in seen or (space._is_block(found) and found.first not in roots):
-                continue
-            seen.add(found.key)
             if found.is_constant:
                 roots.add(found.first)
                 continue
+            if space._is_block(found) or found.key in seen:
+                continue
+            seen.add(found.key)
             for first in self._blocks(found) - roots:
                 final = space.find(Labels(space._sizes[first], first))
                 if space._is_block(final) or final.is_constant:
                     roots.add(final.first)
                 else:  # the block follows other labels index by index
                     roots.add(first)
+                    self._following.append((first, final))
                     queue.append(final)
         self._base: dict[int, int] = {}
         self._elements = 0
@@ -336,14 +358,19 @@ class Channels:
             self._elements += space._sizes[first]
 
     def _blocks(self, labels: Labels) -> set[int]:
-        ids = labels.array()
-        if not len(ids):
+        """First labels of the blocks in which labels lie."""
+        if not labels.size:
             return set()
-        blocks = np.searchsorted(self._start_array, ids, "right") - 1
-        return set(self._start_array[_distinct(blocks)].tolist())
+        if labels.ids is None:
+            return {self._block(labels.first)}
+        blocks = np.searchsorted(self._start_array, labels.ids, "right") - 1
+        return {self._starts[block] for block in _distinct(blocks)}
+
+    def _block(self, label: int) -> int:
+        return self._starts[bisect_right(self._starts, label) - 1]
 
     def _elements_of(self, labels: Labels) -> Array:
-        """Element numbers of labels whose blocks are all expanded."""
+        """Element numbers of labels whose blocks are all expanded; each stands for `labels.repeat` of them."""
         labels = self.space.find(labels)
         if labels.key not in self._found:
             self._found[labels.key] = labels, self._look_up(labels)
@@ -351,20 +378,18 @@ class Channels:
 
     def _look_up(self, labels: Labels) -> Array:
         if labels.ids is None:
-            first = self._starts[bisect_right(self._starts, labels.first) - 1]
+            first = self._block(labels.first)
             base, offset = self._locate(first)
             if base is not None:
                 start = base + labels.first - first
                 return np.arange(start, start + labels.size) if labels.step else np.full(labels.size, start)
             return np.full(labels.size, offset)
-        ids = labels.ids
-        blocks, inverse = np.unique(np.searchsorted(self._start_array, ids, "right") - 1, return_inverse=True)
-        bases = np.empty(len(blocks), np.int64)
-        scale = np.ones(len(blocks), np.int64)
-        for i, block in enumerate(blocks):
+        blocks = np.searchsorted(self._start_array, labels.ids, "right") - 1
+        shift, scale = np.empty((2, len(self._starts)), np.int64)
+        for block in _distinct(blocks):
             base, offset = self._locate(self._starts[block])
-            bases[i], scale[i] = (base - self._starts[block], 1) if base is not None else (offset, 0)
-        return bases[inverse] + ids * scale[inverse]
+            shift[block], scale[block] = (base - self._starts[block], 1) if base is not None else (offset, 0)
+        return shift[blocks] + labels.ids * scale[blocks]
 
     def _locate(self, first: int) -> tuple[int | None, int]:
         """The base element of a block's root, or the one element of the pin it points at."""
@@ -383,13 +408,12 @@ class Channels:
             return
         left, right = [], []
         for a, b in self.space.ties:
-            left.append(self._elements_of(a))
-            right.append(self._elements_of(b))
-        for first, base in self._base.items():
-            final = self.space.find(Labels(self.space._sizes[first], first))
-            if not self.space._is_block(final) and not final.is_constant:
-                left.append(np.arange(base, base + final.size))
-                right.append(self._elements_of(final))
+            left.append(np.repeat(self._elements_of(a), a.repeat))
+            right.append(np.repeat(self._elements_of(b), b.repeat))
+        for first, final in self._following:
+            base = self._base[first]
+            left.append(np.arange(base, base + final.size))
+            right.append(np.repeat(self._elements_of(final), final.repeat))
         self.count, self._component = _components(self._elements, left, right)
         self._pin_of = {}
         for label, reason in self.space.reasons.items():
@@ -405,24 +429,42 @@ class Channels:
 
         Numbers below `count` are components of expanded blocks, the others runs.
         """
-        found = self.space.find(labels)
-        if found.key not in self._roots:
-            self._roots[found.key] = found, self._root(found)
-        return self._roots[found.key][1]
+        root = self.compact(labels)
+        if root.repeat == 1:
+            return root
+        if root.key not in self._roots:
+            self._roots[root.key] = root, Labels(root.size, ids=root.array())
+        return self._roots[root.key][1]
 
-    def _root(self, found: Labels) -> Labels:
+    def compact(self, labels: Labels) -> Labels:
+        """Like `root`, but numbers that all repeat alike are given once, with their `repeat`."""
+        found = self.space.find(labels)
         if found.is_constant:
             if found.first in self._base:
                 return Labels(found.size, int(self._component[self._base[found.first]]), 0)
             return Labels(found.size, self.count + found.first, 0)
-        if self.space._is_block(found) and found.first not in self._base:
+        if self._is_run(found):
             return Labels(found.size, self.count + found.first)
-        ids = self._component[self._elements_of(found)].astype(np.int64)
-        return Labels(len(ids), ids=ids)
+        key = found.key
+        if key not in self._compact:
+            ids = self._component[self._elements_of(found)].astype(np.int64)
+            self._compact[key] = found, Labels(found.size, ids=ids, repeat=found.repeat)
+        return self._compact[key][1]
+
+    def _is_run(self, found: Labels) -> bool:
+        """Whether labels are a block that nothing looks at index by index."""
+        return found.first not in self._base and self.space._is_block(found)
 
     def numbers(self, axes: Iterable[Labels]) -> set[int]:
         """Channel numbers of some axes together."""
-        return {int(number) for labels in axes for number in np.unique(self.root(labels).array())}
+        found: set[int] = set()
+        for labels in axes:
+            root = self.compact(labels)
+            if root.ids is None:
+                found.update(range(root.first, root.first + root.size) if root.step else (root.first,))
+            else:
+                found.update(root.ids.tolist())
+        return found
 
     @property
     def pinned_components(self) -> Array:
@@ -431,39 +473,40 @@ class Channels:
 
     def pinned(self, labels: Labels) -> Array | bool:
         """Which channels are pinned: False or True for all, or a mask."""
-        found = self.space.find(labels)
-        if found.is_constant:
-            if found.first in self._base:
-                return bool(self._pinned[self._component[self._base[found.first]]])
-            return found.first in self.space.reasons
-        if self.space._is_block(found) and found.first not in self._base:
-            return False
-        mask: Array = self._pinned[self._component[self._elements_of(found)]]
-        return mask
+        root = self.compact(labels)
+        if root.ids is None:
+            return root.is_constant and self._stays(root.first)
+        mask: Array = self._pinned[root.ids]
+        return mask if root.repeat == 1 else np.repeat(mask, root.repeat)
+
+    def _stays(self, number: int) -> bool:
+        """Whether the one channel of a constant axis is pinned."""
+        return bool(self._pinned[number]) if number < self.count else number - self.count in self.space.reasons
 
     def all_pinned(self, labels: Labels) -> bool:
         """Whether nothing of an axis can go."""
-        found = self.space.find(labels)
-        if found.key not in self._whole:
-            mask = self.pinned(found)
-            self._whole[found.key] = found, mask if isinstance(mask, bool) else bool(mask.all())
-        return self._whole[found.key][1]
+        root = self.compact(labels)
+        if root.ids is None:
+            return root.is_constant and self._stays(root.first)
+        key = root.key
+        if key not in self._whole:
+            self._whole[key] = root, bool(self._pinned[root.ids].all())
+        return self._whole[key][1]
 
     def reason(self, labels: Labels) -> Reason:
         """Why the first pinned channel of an axis is pinned. Raises LookupError if none is."""
         found = self.space.find(labels)
         if found.is_constant and found.first in self.space.reasons:
             return self.space.reasons[found.first]
-        mask = np.asarray(self.pinned(labels))
+        mask = np.asarray(self.pinned(found))
         if not mask.any():
             raise LookupError("no channel of this axis is pinned")
-        components = self._component[self._elements_of(found)]
-        return self._pin_of[int(components[int(np.argmax(mask))])]
+        return self._pin_of[int(self.root(found).array()[int(np.argmax(mask))])]
 
 
-def _distinct(numbers: Array) -> Array:
-    """Distinct values; labels mostly come in runs, so neighbours are compared before anything is sorted."""
-    return np.unique(numbers[np.flatnonzero(np.diff(numbers, prepend=numbers[0] - 1))])
+def _distinct(numbers: Array) -> set[int]:
+    """Distinct values of an array that is not empty; labels mostly come in runs, so neighbours are compared first."""
+    return {*numbers[1:][numbers[1:] != numbers[:-1]].tolist(), int(numbers[0])}
 
 
 def _components(count: int, left: list[Array], right: list[Array]) -> tuple[int, Array]:
@@ -472,7 +515,8 @@ def _components(count: int, left: list[Array], right: list[Array]) -> tuple[int,
     Every element points at the smallest it is known to be tied to, until nothing changes. Twice
     as fast here as `scipy.sparse.csgraph`, since most ties repeat what is known.
     """
-    parent = np.arange(count)
+    element = np.arange(count)
+    parent = element.copy()
     a, b = (np.concatenate(side) if side else parent[:0] for side in (left, right))
     while True:
         first, second = parent[a], parent[b]
@@ -483,5 +527,5 @@ def _components(count: int, left: list[Array], right: list[Array]) -> tuple[int,
         np.minimum.at(parent, np.maximum(first, second), np.minimum(first, second))
         while not np.array_equal(parent[parent], parent):
             parent = parent[parent]
-    roots, component = np.unique(parent, return_inverse=True)
-    return len(roots), component
+    number = np.cumsum(parent == element) - 1
+    return int(number[-1]) + 1, number[parent]

@@ -59,7 +59,7 @@ def full_cost(graph: Graph) -> Cost:
 
 
 def _is_open(node: Node, facts: Facts) -> bool:
-    rule = rule_for(node)
+    rule = rule_for(node) if node.domain else None
     return (
         bool(node.domain)
         and rule is not None

@@ -162,6 +162,11 @@ FUNCTIONS: dict[str, Function] = {
 }  # fmt: skip
 
 
+def is_arithmetic(node: Node) -> bool:
+    """Whether `evaluate` knows the node's operator."""
+    return node.op in FUNCTIONS and not node.domain
+
+
 def evaluate(node: Node, inputs: Sequence[Array | None]) -> Array | None:
     """The node's first output, or None where it is not shape arithmetic or does not compute."""
     function = FUNCTIONS.get(node.op)

@@ -11,6 +11,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import onnx
@@ -18,7 +19,7 @@ from onnx import numpy_helper, shape_inference
 
 from prunegraph.graph import flow
 from prunegraph.graph.control import DOMAIN, Body
-from prunegraph.graph.evaluate import MAX_ELEMENTS, evaluate
+from prunegraph.graph.evaluate import MAX_ELEMENTS, evaluate, is_arithmetic
 from prunegraph.graph.model import Graph, Node, Weight
 
 Shape = tuple[int, ...]
@@ -41,6 +42,20 @@ LIKE_INPUT = frozenset(
         "GroupNormalization", "MeanVarianceNormalization", "RMSNormalization", "RotaryEmbedding",
     }
 )  # fmt: skip
+
+
+#: Operators whose one output is like the first input, and those that broadcast: known without asking ONNX's inference.
+UNARY = frozenset(
+    {
+        "Abs", "BatchNormalization", "Ceil", "Clip", "Cos", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid",
+        "HardSwish", "Identity", "LayerNormalization", "LeakyRelu", "Log", "Neg", "Reciprocal", "Relu", "Round",
+        "Sigmoid", "Sin", "Softmax", "Softplus", "Sqrt", "Tanh",
+    }
+)  # fmt: skip
+BINARY = frozenset({"Add", "Div", "Mul", "Pow", "Sub"})
+
+#: Operators whose outputs depend on more than their inputs.
+CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
 
 @dataclass
@@ -67,12 +82,16 @@ class Facts:
     guess: int = TURNS
     guessed: set[Body] = field(default_factory=set)
     _read: dict[str, np.ndarray | None] = field(default_factory=dict, repr=False)
+    _other: Facts | None = field(default=None, repr=False)
+    _is_whole: bool = field(default=False, repr=False)
 
     def constant(self, value: str) -> np.ndarray | None:
         """The number(s) behind a value: shape arithmetic, or a small constant of the file."""
-        for results in (self.known, self.folded):
-            if value in results:
-                return results[value]
+        found = self.known.get(value)
+        if found is None:
+            found = self.folded.get(value)
+        if found is not None:
+            return found
         if value not in self._read:
             weight = self.graph.weights.get(value)
             self._read[value] = weight.read() if weight is not None and _is_small(weight) else None
@@ -92,13 +111,25 @@ class Facts:
         if here is None or not (self.guessed or any(symbolic.values())):
             constant = self.constant(value)
             return np.zeros(() if constant is None else constant.shape, bool)
-        if "other_facts" not in self.graph.cache:
-            sizes = (s for s in candidate_sizes(self.graph, batch=3) if self._differs(s, symbolic))
-            self.graph.cache["other_facts"] = facts_at(self.graph, next(sizes), TURNS + 1)
-        there = self.graph.cache["other_facts"].constant(value)
+        there = self._elsewhere(value, symbolic)
         if there is None or there.shape != here.shape:
             return np.ones(here.shape, bool)
         return np.asarray(here != there)
+
+    def _elsewhere(self, value: str, symbolic: Mapping[str, list[int]]) -> np.ndarray | None:
+        """A known value at other sizes of the symbolic axes. Only nodes it is computed from are looked at."""
+        if self._other is None:
+            sizes = next(s for s in candidate_sizes(self.graph, batch=3) if self._differs(s, symbolic))
+            # Through bodies of control flow values do not travel one by one.
+            whole = bool(self.graph.bodies)
+            self._other = facts_at(self.graph, sizes, TURNS + 1) if whole else _given(self.graph, sizes)
+        if not self._other._is_whole:
+            above = _above(self.graph, value, self._other)
+            for node in above:
+                _visit(node, self._other, {})
+            if self._other.constant(value) is None or any(node.op in CONTROL for node in above):
+                self._other = facts_at(self.graph, self._other.sizes)
+        return self._other.constant(value)
 
     def _differs(self, sizes: Mapping[str, Shape], symbolic: Mapping[str, list[int]]) -> bool:
         """Whether input shapes differ from these in every symbolic axis."""
@@ -118,7 +149,6 @@ def facts(graph: Graph) -> Facts:
         # What a dead branch does not blur may show that another one is dead.
         while graph.bodies and (dead := flow.dead_branches(best)) != best.dead:
             graph.cache["dead"] = dead
-            graph.cache.pop("other_facts", None)
             best = _best_facts(graph)
         graph.cache["facts"] = best
     result: Facts = graph.cache["facts"]
@@ -132,7 +162,8 @@ def _best_facts(graph: Graph) -> Facts:
         found = facts_at(graph, sizes)
         if best is None or len(found.shapes) > len(best.shapes):
             best = found
-        if all(o in found.shapes for node in graph.nodes for o in node.outputs if o and not _is_left_open(node, found)):
+        unknown = graph.producer.keys() - found.shapes.keys()
+        if all(_is_left_open(graph.nodes[graph.producer[output]], found) for output in unknown):
             break
     assert best is not None
     return best
@@ -170,7 +201,17 @@ def symbolic_axes(graph: Graph) -> dict[str, list[int]]:
 
 def facts_at(graph: Graph, sizes: Mapping[str, Shape], turns: int = TURNS) -> Facts:
     """Facts for given shapes of the graph's inputs, and turns of a Loop that ends when it likes."""
+    result = _given(graph, sizes, turns)
     inferred = _infer(graph, sizes)
+    for node in graph.nodes:
+        if not result.is_dead(node):
+            _visit(node, result, inferred)
+    result._is_whole = True
+    return result
+
+
+def _given(graph: Graph, sizes: Mapping[str, Shape], turns: int = TURNS) -> Facts:
+    """What is known of weights and inputs, before any node is visited."""
     result = Facts({}, {}, {}, dict(sizes), graph, dead=graph.cache.get("dead", frozenset()), guess=turns)
     for weight in graph.weights.values():
         result.shapes[weight.name] = weight.shape
@@ -178,13 +219,23 @@ def facts_at(graph: Graph, sizes: Mapping[str, Shape], turns: int = TURNS) -> Fa
     for sparse in graph.model.graph.sparse_initializer:
         result.shapes[sparse.values.name] = graph.sparse[sparse.values.name]
         result.types[sparse.values.name] = sparse.values.data_type
-    for name in graph.inputs:
-        result.shapes[name] = tuple(sizes[name])
-        result.types[name] = inferred[name].elem_type
-    for node in graph.nodes:
-        if not result.is_dead(node):
-            _visit(node, result, inferred)
+    for entry in graph.model.graph.input:
+        if entry.name in sizes:
+            result.shapes[entry.name] = tuple(sizes[entry.name])
+            result.types[entry.name] = entry.type.tensor_type.elem_type
     return result
+
+
+def _above(graph: Graph, value: str, known: Facts) -> list[Node]:
+    """Nodes that a value is computed from and that have not been visited, in topological order."""
+    found: set[int] = set()
+    queue = [graph.producer[value]]
+    while queue:
+        index = queue.pop()
+        if index not in found and not all(o in known.shapes for o in graph.nodes[index].outputs if o):
+            found.add(index)
+            queue += (parent for parent, _ in graph.nodes[index].parents)
+    return [graph.nodes[index] for index in sorted(found)]
 
 
 def element(sequence: str, index: int) -> str:
@@ -192,16 +243,12 @@ def element(sequence: str, index: int) -> str:
     return f"{sequence}[{index}]"
 
 
-def _visit(node: Node, result: Facts, inferred: Mapping[str, onnx.TypeProto.Tensor]) -> None:
+def _visit(node: Node, result: Facts, inferred: Mapping[str, onnx.ValueInfoProto]) -> None:
     if node.op == "Constant" and node.outputs[0] in result.shapes:
         return
     value = known_value(node, result)
     if value is not None:
-        from_file = all(v in result.graph.weights or v in result.folded for v in node.inputs if v)
-        is_chain = value.dtype in INT_TYPES or value.size == 1 or not from_file
-        (result.known if is_chain else result.folded)[node.outputs[0]] = value
-        result.shapes[node.outputs[0]] = value.shape
-        result.types[node.outputs[0]] = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+        _note(value, node, result)
         return
     if node.op in ("SplitToSequence", "SequenceAt"):
         _visit_sequence(node, result)
@@ -211,13 +258,22 @@ def _visit(node: Node, result: Facts, inferred: Mapping[str, onnx.TypeProto.Tens
         return
     missing = False
     for output in node.outputs:
-        shape = _fixed(inferred.get(output))
-        if shape is not None:
-            result.shapes[output] = shape
-            result.types[output] = inferred[output].elem_type
-        missing |= shape is None and bool(output)
+        found = inferred.get(output)
+        missing |= bool(output) and not (found is not None and _take(found.type.tensor_type, output, result))
     if missing:
         infer_outputs(node, result)
+
+
+def _note(value: np.ndarray, node: Node, result: Facts) -> None:
+    """Keep what a node computes; of larger floats the shape only, they are data."""
+    output = node.outputs[0]
+    result.shapes[output] = value.shape
+    result.types[output] = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+    if value.dtype in INT_TYPES or value.size == 1:
+        result.known[output] = value
+    elif value.size <= MAX_FLOAT:
+        from_file = all(v in result.graph.weights or v in result.folded for v in node.inputs if v)
+        (result.folded if from_file else result.known)[output] = value
 
 
 def infer_outputs(node: Node, result: Facts) -> None:
@@ -229,8 +285,21 @@ def infer_outputs(node: Node, result: Facts) -> None:
         result.types[node.outputs[0]] = result.types[node.inputs[0]]
     elif node.op == "Einsum" and not node.domain:
         _einsum_shape(node, result)
-    else:
+    elif not _elementwise_shape(node, result):
         _infer_node(node, result)
+
+
+def _elementwise_shape(node: Node, result: Facts) -> bool:
+    """The output's shape, where an operator works on every element by itself; False for all others."""
+    if node.domain or len(node.outputs) != 1 or not (node.op in UNARY or node.op in BINARY):
+        return False
+    shapes = [result.shapes.get(v) for v in node.inputs[: 1 if node.op in UNARY else 2]]
+    first, last = shapes[0], shapes[-1]
+    if first is None or last is None or not (first == last or () in shapes):
+        return False
+    result.shapes[node.outputs[0]] = first or last
+    result.types[node.outputs[0]] = result.types[node.inputs[0]]
+    return True
 
 
 def einsum_terms(equation: str) -> tuple[list[str], str]:
@@ -294,24 +363,23 @@ def _visit_sequence(node: Node, result: Facts) -> None:
 
 
 def known_value(node: Node, result: Facts) -> np.ndarray | None:
-    """The output of a node of shape arithmetic, or None."""
+    """The output of a node that computes with known values only, or None."""
     if node.op == "Shape" and node.inputs[0] in result.shapes:
         start, end = node.attributes.get("start", 0), node.attributes.get("end")
         return np.asarray(result.shapes[node.inputs[0]], np.int64)[start:end]
     if node.op == "Size" and node.inputs[0] in result.shapes:
         return np.asarray(math.prod(result.shapes[node.inputs[0]]), np.int64)
-    if not node.inputs or len(node.outputs) != 1:
+    if not node.inputs or len(node.outputs) != 1 or not is_arithmetic(node):
         return None
-    inputs = [result.constant(v) if v else None for v in node.inputs]
-    if any(value is None for value, name in zip(inputs, node.inputs, strict=True) if name):
-        return None
-    value = evaluate(node, inputs)
-    if value is None or (value.dtype not in INT_TYPES and value.size > MAX_FLOAT):
-        return None
-    return value
+    inputs = []
+    for name in node.inputs:
+        inputs.append(result.constant(name) if name else None)
+        if name and inputs[-1] is None:
+            return None
+    return evaluate(node, inputs)
 
 
-def _infer(graph: Graph, sizes: Mapping[str, Shape]) -> dict[str, onnx.TypeProto.Tensor]:
+def _infer(graph: Graph, sizes: Mapping[str, Shape]) -> dict[str, onnx.ValueInfoProto]:
     """ONNX's own inference on a copy without weight bytes."""
     model = skeleton(graph)
     for value in model.graph.input:
@@ -324,7 +392,7 @@ def _infer(graph: Graph, sizes: Mapping[str, Shape]) -> dict[str, onnx.TypeProto
     with contextlib.suppress(Exception):
         model = shape_inference.infer_shapes(model, strict_mode=False, data_prop=True)
     values = (*model.graph.input, *model.graph.value_info, *model.graph.output)
-    return {v.name: v.type.tensor_type for v in values if v.type.HasField("tensor_type")}
+    return {v.name: v for v in values}
 
 
 def skeleton(graph: Graph, *, keep_declared: bool = False) -> onnx.ModelProto:
@@ -345,8 +413,8 @@ def skeleton(graph: Graph, *, keep_declared: bool = False) -> onnx.ModelProto:
     else:
         for output in copy.graph.output:
             output.type.tensor_type.ClearField("shape")
-    for tensor in source.graph.initializer:
-        copy.graph.initializer.append(_hollow(tensor))
+    copy.graph.initializer.extend(_hollow(tensor) for tensor in source.graph.initializer)
+    protos = []
     for node in graph.nodes:
         if node.body is not None or (flow.is_control(node) and not (keep_declared and node.domain != DOMAIN)):
             continue
@@ -355,7 +423,8 @@ def skeleton(graph: Graph, *, keep_declared: bool = False) -> onnx.ModelProto:
             hollow.name = node.outputs[0]
             copy.graph.initializer.append(hollow)
         elif node.op != "Einsum":
-            copy.graph.node.append(node.proto)
+            protos.append(node.proto)
+    copy.graph.node.extend(protos)
     return copy
 
 
@@ -365,12 +434,15 @@ def _hollow(tensor: onnx.TensorProto) -> onnx.TensorProto:
     return onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
 
 
-def _fixed(tensor: onnx.TypeProto.Tensor | None) -> Shape | None:
-    if tensor is None or not tensor.HasField("shape"):
-        return None
-    if not all(d.HasField("dim_value") for d in tensor.shape.dim):
-        return None
-    return tuple(d.dim_value for d in tensor.shape.dim)
+def _take(tensor: onnx.TypeProto.Tensor, value: str, result: Facts) -> bool:
+    """Note a value's inferred type; False where it has no shape, or sizes are open."""
+    dims = tensor.shape.dim
+    shape = tuple([d.dim_value for d in dims])
+    # An open size reads as 0, a missing shape as ().
+    if (not shape or 0 in shape) and not (tensor.HasField("shape") and all(d.HasField("dim_value") for d in dims)):
+        return False
+    result.shapes[value], result.types[value] = shape, tensor.elem_type
+    return True
 
 
 def _infer_node(node: Node, result: Facts) -> None:
@@ -379,18 +451,26 @@ def _infer_node(node: Node, result: Facts) -> None:
         return
     try:
         schema = onnx.defs.get_schema(node.op, node.version, node.domain)
-        types = {v: onnx.helper.make_tensor_type_proto(result.types[v], result.shapes[v]) for v in node.inputs if v}
-        data = {
-            v: numpy_helper.from_array(np.ascontiguousarray(constant), v)
-            for v in node.inputs
-            if v and (constant := result.constant(v)) is not None
-        }
+        types = {v: _tensor_type(result.types[v], result.shapes[v]) for v in node.inputs if v}
+        data = {v: tensor for v in node.inputs if v and (tensor := _tensor(v, result)) is not None}
         opsets = [onnx.helper.make_opsetid(domain, v) for domain, v in result.graph.opsets.items()]
         found = shape_inference.infer_node_outputs(schema, node.proto, types, data, opset_imports=opsets)
     except Exception:  # no schema, or the node does not fit: its outputs stay unknown
         return
     for output, kind in found.items():
-        shape = _fixed(kind.tensor_type) if kind.HasField("tensor_type") else None
-        if shape is not None:
-            result.shapes[output] = shape
-            result.types[output] = kind.tensor_type.elem_type
+        _take(kind.tensor_type, output, result)
+
+
+def _tensor(value: str, result: Facts) -> onnx.TensorProto | None:
+    """What `Facts.constant` says of a value, for inference to read."""
+    weight = result.graph.weights.get(value)
+    if weight is not None and weight.tensor.data_location != onnx.TensorProto.EXTERNAL:
+        return weight.tensor if _is_small(weight) else None
+    constant = result.constant(value)
+    return None if constant is None else numpy_helper.from_array(np.ascontiguousarray(constant), value)
+
+
+@lru_cache(maxsize=1024)
+def _tensor_type(kind: int, shape: Shape) -> onnx.TypeProto:
+    """A type for inference to read; the same few occur all over a graph."""
+    return onnx.helper.make_tensor_type_proto(kind, shape)

@@ -144,7 +144,7 @@ class Node:
     @cached_property
     def attributes(self) -> dict[str, Any]:
         """Attribute values as Python objects; tensors and subgraphs stay protobufs."""
-        return {a.name: onnx.helper.get_attribute_value(a) for a in self.proto.attribute}
+        return {a.name: _attribute(a) for a in self.proto.attribute}
 
     def input(self, slot: int) -> str:
         """The value at an input slot, or "" where it is left out."""
@@ -425,6 +425,16 @@ CONSTANT_DTYPES = {
 
 #: Operators that hand a weight on with its values in place or permuted.
 CARRIERS = frozenset({"Identity", "Transpose", "Cast", "DequantizeLinear", "QuantizeLinear"})
+
+
+def _attribute(attribute: onnx.AttributeProto) -> Any:
+    """What `onnx.helper.get_attribute_value` gives; integers, which nearly all are, without its detours."""
+    kind = attribute.type
+    if kind == onnx.AttributeProto.INTS and not attribute.ref_attr_name:
+        return list(attribute.ints)
+    if kind == onnx.AttributeProto.INT and not attribute.ref_attr_name:
+        return attribute.i
+    return onnx.helper.get_attribute_value(attribute)
 
 
 def _plain(value: Any) -> Any:

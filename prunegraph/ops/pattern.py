@@ -18,7 +18,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -35,25 +36,33 @@ class Axis:
     letters: tuple[str, ...] = ()
     run: str = ""
 
-    @property
+    @cached_property
     def passes(self) -> bool:
         return self.run == "..."
+
+    @cached_property
+    def letter(self) -> str:
+        """The only letter, or "" for products and runs."""
+        return self.letters[0] if len(self.letters) == 1 else ""
 
 
 @dataclass(frozen=True)
 class Operand:
     axes: tuple[Axis, ...]
     optional: bool = False
+    _aligned: dict[int, tuple[Axis, ...]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
-    def align(self, rank: int) -> list[Axis]:
+    def align(self, rank: int) -> tuple[Axis, ...]:
         """One term per axis of a value of that rank; runs stretch."""
-        spare = rank - sum(not axis.run for axis in self.axes)
-        terms: list[Axis] = []
-        for axis in self.axes:
-            terms += [axis] * spare if axis.run else [axis]
-        if len(terms) != rank:
-            raise ValueError(f"{rank} axes do not fit the pattern")
-        return terms
+        if rank not in self._aligned:
+            spare = rank - sum(not axis.run for axis in self.axes)
+            terms: list[Axis] = []
+            for axis in self.axes:
+                terms += [axis] * spare if axis.run else [axis]
+            if len(terms) != rank:
+                raise ValueError(f"{rank} axes do not fit the pattern")
+            self._aligned[rank] = tuple(terms)
+        return self._aligned[rank]
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,19 @@ class Pattern:
     inputs: tuple[Operand, ...]
     outputs: tuple[Operand, ...]
 
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """Factors that are given as numbers."""
+        axes = [axis for operand in (*self.inputs, *self.outputs) for axis in operand.axes]
+        return {letter: int(letter) for axis in axes for letter in axis.letters if letter.isdigit()}
 
+    @cached_property
+    def made(self) -> frozenset[str]:
+        """Letters of the outputs."""
+        return frozenset(letter for operand in self.outputs for axis in operand.axes for letter in axis.letters)
+
+
+@lru_cache(maxsize=256)
 def parse(text: str) -> Pattern:
     """A pattern from its text. Raises ValueError for what the language does not have."""
     left, arrow, right = text.partition("->")
@@ -140,7 +161,7 @@ class _Match:
         self.terms = {
             slot: operand.align(len(site.shape(slot))) for slot, operand in enumerate(pattern.inputs) if site.has(slot)
         }
-        self.sizes: dict[str, int] = {}
+        self.sizes: dict[str, int] = dict(pattern.numbers)
         self.letters: dict[str, Labels] = {}
 
     def run(self) -> None:
@@ -159,22 +180,21 @@ class _Match:
 
     def _measure(self) -> None:
         """Sizes of all letters, from attributes, plain axes, then products."""
-        every = [*self.terms.values(), *(operand.axes for operand in self.pattern.outputs)]
-        numbers = {letter for terms in every for axis in terms for letter in axis.letters if letter.isdigit()}
-        self.sizes.update({number: int(number) for number in numbers})
+        sizes = self.sizes
         for attribute, letter in self.attributes.items():
-            self.sizes[letter] = int(self.site.node.attributes.get(attribute, 1))
-        axes = [
-            (axis.letters, size)
-            for slot, terms in self.terms.items()
-            for axis, size in zip(terms, self.site.shape(slot), strict=True)
-            if not axis.run
-        ]
-        for letters, size in sorted(axes, key=lambda item: len(item[0])):
-            unknown = [letter for letter in letters if letter not in self.sizes]
-            known = math.prod(self.sizes[letter] for letter in letters if letter in self.sizes)
+            sizes[letter] = int(self.site.node.attributes.get(attribute, 1))
+        products = []
+        for slot, terms in self.terms.items():
+            for term, size in zip(terms, self.site.shape(slot), strict=True):
+                if term.letter and sizes.setdefault(term.letter, size) != size:
+                    raise ValueError(f"an axis of size {size} does not fit {term.letter}")
+                if len(term.letters) > 1:
+                    products.append((term.letters, size))
+        for letters, size in sorted(products, key=lambda item: len(item[0])):
+            unknown = [letter for letter in letters if letter not in sizes]
+            known = math.prod(sizes[letter] for letter in letters if letter in sizes)
             if len(unknown) == 1 and known and size % known == 0:
-                self.sizes[unknown[0]] = size // known
+                sizes[unknown[0]] = size // known
             elif unknown or known != size:
                 raise ValueError(f"an axis of size {size} does not fit {' x '.join(letters)}")
 
@@ -184,16 +204,16 @@ class _Match:
         products = []
         passing: list[list[Labels]] = []
         for slot, terms in self.terms.items():
-            labels = site.labels(slot)
-            passing.append([axis for axis, term in zip(labels, terms, strict=True) if term.passes])
-            for axis, term in zip(labels, terms, strict=True):
-                if term.run and not term.passes:
-                    site.pin(axis, self.stays)
-                elif len(term.letters) == 1:
-                    known = self.letters.setdefault(term.letters[0], axis)
-                    space.tie(known, axis)
+            passing.append([])
+            for axis, term in zip(site.labels(slot), terms, strict=True):
+                if term.letter:
+                    space.tie(self.letters.setdefault(term.letter, axis), axis)
                 elif term.letters:
                     products.append((axis, term.letters))
+                elif term.passes:
+                    passing[-1].append(axis)
+                else:
+                    site.pin(axis, self.stays)
         for _, letters in products:
             self._complete(letters)
         for axis, letters in products:
@@ -211,19 +231,19 @@ class _Match:
                 self.letters[letter] = self.site.stay(size, "fixed factor") if number else self.site.space.fresh(size)
 
     def _assign_roles(self) -> None:
-        made = {letter for operand in self.pattern.outputs for axis in operand.axes for letter in axis.letters}
+        made = self.pattern.made
         covered: set[str] = set()
         for slot, terms in self.terms.items():
             if self.site.carries_weight(slot):
                 for axis, term in enumerate(terms):
-                    letters = {letter for letter in term.letters if not letter.isdigit()} - set(self.stay)
+                    letters = [letter for letter in term.letters if not letter.isdigit() and letter not in self.stay]
                     if letters:
                         contracted = not made.issuperset(letters)
                         self.site.role(slot, axis, "in" if contracted else "out")
                         covered.update(term.letters if contracted and self.site.is_weight(slot) else ())
         for slot, terms in self.terms.items():
             for axis, term in enumerate(terms):
-                summed = set(term.letters) - made - covered
+                summed = () if made.issuperset(term.letters) else set(term.letters) - made - covered
                 if summed and not self.site.is_weight(slot):
                     self.site.reduces(slot, [axis], "sum")
                     covered |= summed

@@ -246,7 +246,10 @@ def rule_for(node: Node) -> Rule | None:
     if rules is None:
         _load_plugins()
         rules = _RULES.get((node.domain, node.op))
-    return next((rule for rule in rules or () if rule.since <= node.version), None)
+    for rule in rules or ():
+        if rule.since <= node.version:
+            return rule
+    return None
 
 
 def _load_plugins() -> None:
