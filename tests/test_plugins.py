@@ -110,7 +110,7 @@ def test_a_selector_has_full_control_and_its_plan_is_proved_and_repaired(folder:
     done = cli(PRUNE, "--save-plan plan.json --data inputs.npz")
     assert done.exit_code == 0, done.stderr
     assert "proof: max |difference|" in done.stderr
-    assert "then refitted by least squares on 8 samples" in done.stderr
+    assert "then repaired on 8 samples: least-squares" in done.stderr
     plan = pg.Plan.load(folder / "plan.json")
     assert plan.remove == {"g0": (2,), "g1": (1, 5)}
     assert plan.cuts
@@ -154,7 +154,7 @@ def test_algorithms_lists_kinds_origins_and_summaries(folder: Path, cli: Cli) ->
     kinds = {name: (kind, " ".join(rest.split())) for kind, name, rest in rows}
     assert kinds["mine"] == ("criterion", "file mine.py Mine.")
     assert kinds["yours"] == ("selector", "file other.py Mine.")
-    assert kinds["l2"] == ("criterion", "built in Euclidean norm of weights over producers and consumers.")
+    assert kinds["l2"] == ("criterion", "built in Euclidean norm of weights over producers and consumers. Options: members=all|producer|consumer")
     assert kinds["uniform"] == ("allocation", "built in Every group loses the same share.")
 
 
