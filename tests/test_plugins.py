@@ -154,7 +154,8 @@ def test_algorithms_lists_kinds_origins_and_summaries(folder: Path, cli: Cli) ->
     kinds = {name: (kind, " ".join(rest.split())) for kind, name, rest in rows}
     assert kinds["mine"] == ("criterion", "file mine.py Mine.")
     assert kinds["yours"] == ("selector", "file other.py Mine.")
-    assert kinds["l2"] == ("criterion", "built in Euclidean norm of weights over producers and consumers. Options: members=all|producer|consumer")
+    summary = "Euclidean norm of weights over producers and consumers. Options: members=all|producer|consumer"
+    assert kinds["l2"] == ("criterion", f"built in {summary}")
     assert kinds["uniform"] == ("allocation", "built in Every group loses the same share.")
 
 
