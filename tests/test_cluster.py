@@ -16,6 +16,7 @@ from prunegraph.errors import ClusterError, MissingExtraError, UnknownNameError
 from prunegraph.runtime import parallel
 from prunegraph.runtime.parallel import pool
 from tests.builders import residual_net
+from tests.test_cli import cli
 from tests.test_parallel import adder
 
 distributed = pytest.importorskip("distributed", reason="the extra [dask] is not installed")
@@ -87,13 +88,25 @@ def test_search_on_a_cluster_with_a_killed_worker_finds_what_one_process_finds(a
         assert mine.loss == pytest.approx(other.loss, rel=1e-4, abs=1e-4)
 
 
-def test_sensitivity_on_a_cluster_is_the_same(address: str) -> None:
-    graph = residual_net(width=16)
-    options = {"data": batches(), "ratios": [0.25, 0.5], "algorithm": "l2"}
-    here, there = (
-        json.dumps(pg.sensitivity(graph, **where, **options).to_json()) for where in ({"jobs": 1}, {"cluster": address})
+def test_sensitivity_on_a_cluster_is_the_same_from_the_command_line(address: str, tmp_path: Path) -> None:
+    pg.save(residual_net(width=16), tmp_path / "net.onnx")
+    np.savez(tmp_path / "data.npz", x=np.concatenate([batch["x"] for batch in batches()]))
+    common = (
+        "sensitivity",
+        "net.onnx",
+        "--data",
+        "data.npz",
+        "--ratios",
+        "0.25,0.5",
+        "--algorithm",
+        "l2",
+        "--json",
+        "-",
     )
-    assert here == there
+    here, there = (cli(*common, *where, cwd=tmp_path) for where in (("--jobs", 1), ("--cluster", address)))
+    assert (here.returncode, there.returncode) == (0, 0), here.stderr + there.stderr
+    assert json.loads(here.stdout)["groups"][0]["points"][1]["error"] > 0
+    assert here.stdout == there.stdout
 
 
 def test_a_cluster_that_is_not_there_is_one_clear_line_within_seconds() -> None:

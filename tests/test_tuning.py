@@ -332,6 +332,7 @@ def test_the_allocation_by_sensitivity_spares_what_is_vital() -> None:
         ({"metric": "accuracy"}, UnknownNameError, "unknown metric 'accuracy'"),
         ({"metric": "top1"}, DataError, "metric 'top1' needs labels"),
         ({"metric": "none.py:f"}, PluginError, "none.py:f"),
+        ({"metric": lambda outputs, batches: math.nan}, DataError, "metric '<lambda>' of the original is nan"),
         ({"method": "binary"}, UnknownNameError, "unknown search method 'binary'"),
         ({"by": "latency!"}, UnknownNameError, "unknown measure of strength"),
         ({"repair": "magic"}, UnknownNameError, "unknown repair"),

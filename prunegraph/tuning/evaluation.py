@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import pickle
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -67,7 +68,7 @@ class Study:
 
 
 class Trials:
-    """Losses of candidates, each measured once however often it is asked for.
+    """The metric of candidates, each measured once however often it is asked for.
 
     `metric` is what measures, `original` the original's own figure, `width` how many
     candidates are measured at a time.
@@ -82,7 +83,7 @@ class Trials:
         """The metric of candidates, in their order. Calls `done` after each that is new."""
         keys = [_key(each) for each in candidates]
         new = [key for key in dict.fromkeys(keys) if key not in self._values]
-        for key, value in zip(new, self._workers.map(new), strict=True):
+        for key, value in zip(new, self._workers.map(new) if new else (), strict=True):
             self._values[key] = value
             done()
         return [self._values[key] for key in keys]
@@ -136,7 +137,11 @@ def _write(study: Study, folder: Path) -> tuple[Metric, float]:
     }
     (folder / STUDY).write_bytes(pickle.dumps(content))
     measured = metrics.resolve(metric)
-    return measured, measured.measure(metrics.itself(_seen(folder, batches)))
+    with np.errstate(all="ignore"):
+        original = measured.measure(metrics.itself(_seen(folder, batches)))
+    if not math.isfinite(original):
+        raise DataError(f"metric {measured.name!r} of the original is {original}: nothing can be compared with that")
+    return measured, original
 
 
 def _write_batches(graph: Graph, data: Data, folder: Path) -> int:
