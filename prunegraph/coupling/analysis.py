@@ -282,7 +282,7 @@ class NodeSite:
         if tuple([each.size for each in labels]) != shape:
             raise ValueError(f"its output has shape {list(shape)}, not {[each.size for each in labels]}")
         for each in labels:
-            if each.size == 1:
+            if each.size == 1 and not each.is_constant:
                 # Without its only element the axis, and all that is broadcast over it, would be empty.
                 self.pin(each, "the only element of its axis")
         self.walk.labels[self.node.outputs[slot]] = tuple(labels)

@@ -318,11 +318,10 @@ def find_fixed(coupling: Coupling) -> tuple[Fixed, ...]:
                 continue
             labels = use.labels[axis]
             mask = coupling.channels.pinned(labels)
-            pinned = int(np.sum(mask)) if isinstance(mask, np.ndarray) else labels.size * bool(mask)
+            pinned = int(np.count_nonzero(mask)) if isinstance(mask, np.ndarray) else labels.size * mask
             if pinned:
                 reason = coupling.channels.reason(labels)
                 for node in use.layers:
                     layer = coupling.graph.nodes[node].name
                     found.setdefault(layer, Fixed(layer, reason.text, reason.because, pinned, labels.size))
-    order = {node.name: node.index for node in coupling.graph.nodes}
-    return tuple(sorted(found.values(), key=lambda fixed: order[fixed.layer]))
+    return tuple(sorted(found.values(), key=lambda fixed: coupling.graph.node(fixed.layer).index))

@@ -43,7 +43,11 @@ class Labels:
     __slots__ = ("first", "ids", "repeat", "size", "step")
 
     def __init__(self, size: int, first: int = 0, step: int = 1, ids: Array | None = None, repeat: int = 1):
-        self.size, self.first, self.step, self.ids, self.repeat = size, first, step, ids, repeat
+        self.size = size
+        self.first = first
+        self.step = step
+        self.ids = ids
+        self.repeat = repeat
 
     def __len__(self) -> int:
         return self.size
@@ -372,9 +376,14 @@ class Channels:
     def _elements_of(self, labels: Labels) -> Array:
         """Element numbers of labels whose blocks are all expanded; each stands for `labels.repeat` of them."""
         labels = self.space.find(labels)
-        if labels.key not in self._found:
-            self._found[labels.key] = labels, self._look_up(labels)
-        return self._found[labels.key][1]
+        key = labels.key
+        if key not in self._found:
+            self._found[key] = labels, self._look_up(labels)
+        return self._found[key][1]
+
+    def _all_elements_of(self, labels: Labels) -> Array:
+        elements = self._elements_of(labels)
+        return elements if labels.size == len(elements) else np.repeat(elements, labels.size // len(elements))
 
     def _look_up(self, labels: Labels) -> Array:
         if labels.ids is None:
@@ -408,12 +417,12 @@ class Channels:
             return
         left, right = [], []
         for a, b in self.space.ties:
-            left.append(np.repeat(self._elements_of(a), a.repeat))
-            right.append(np.repeat(self._elements_of(b), b.repeat))
+            left.append(self._all_elements_of(a))
+            right.append(self._all_elements_of(b))
         for first, final in self._following:
             base = self._base[first]
             left.append(np.arange(base, base + final.size))
-            right.append(np.repeat(self._elements_of(final), final.repeat))
+            right.append(self._all_elements_of(final))
         self.count, self._component = _components(self._elements, left, right)
         self._pin_of = {}
         for label, reason in self.space.reasons.items():

@@ -429,14 +429,15 @@ def skeleton(graph: Graph, *, keep_declared: bool = False) -> onnx.ModelProto:
 
 
 def _hollow(tensor: onnx.TensorProto) -> onnx.TensorProto:
-    if math.prod(tensor.dims) <= 256 and tensor.data_location != onnx.TensorProto.EXTERNAL:
+    dims = tensor.dims[:]
+    if math.prod(dims) <= 256 and tensor.data_location != onnx.TensorProto.EXTERNAL:
         return tensor
-    return onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    return onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=dims)
 
 
 def _take(tensor: onnx.TypeProto.Tensor, value: str, result: Facts) -> bool:
     """Note a value's inferred type; False where it has no shape, or sizes are open."""
-    dims = tensor.shape.dim
+    dims = tensor.shape.dim[:]
     shape = tuple([d.dim_value for d in dims])
     # An open size reads as 0, a missing shape as ().
     if (not shape or 0 in shape) and not (tensor.HasField("shape") and all(d.HasField("dim_value") for d in dims)):

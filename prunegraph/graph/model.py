@@ -144,7 +144,7 @@ class Node:
     @cached_property
     def attributes(self) -> dict[str, Any]:
         """Attribute values as Python objects; tensors and subgraphs stay protobufs."""
-        return {a.name: _attribute(a) for a in self.proto.attribute}
+        return {a.name: _attribute(a) for a in self.proto.attribute[:]}
 
     def input(self, slot: int) -> str:
         """The value at an input slot, or "" where it is left out."""
@@ -195,10 +195,14 @@ class Graph:
         protos, places = control.expand(model.graph, protos, self.opsets.get("", 1), source)
         if places:
             self._add_body_weights(protos, places)
-        self.producer: dict[str, int] = {
-            output: index for index, proto in enumerate(protos) for output in proto.output if output
+        made = {
+            output: (index, slot)
+            for index, proto in enumerate(protos)
+            for slot, output in enumerate(proto.output[:])
+            if output
         }
-        self.nodes = list(self._make_nodes(protos, places))
+        self.producer: dict[str, int] = {output: index for output, (index, _) in made.items()}
+        self.nodes = list(self._make_nodes(protos, places, made))
         self.consumers: dict[str, list[tuple[int, int]]] = {}
         for node in self.nodes:
             for slot, value in enumerate((*node.inputs, *node.captured)):
@@ -215,7 +219,7 @@ class Graph:
     def _find_constants(self, protos: Iterable[onnx.NodeProto]) -> Iterator[Weight]:
         for proto in protos:
             if proto.op_type == "Constant" and proto.domain in ("", "ai.onnx"):
-                for attribute in proto.attribute:
+                for attribute in proto.attribute[:]:
                     if attribute.name == "value":
                         yield self._weight(proto.output[0], attribute.t, proto)
                     elif attribute.name in CONSTANT_DTYPES:
@@ -232,7 +236,7 @@ class Graph:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
         except KeyError as error:
             raise ModelError(f"{self.source}: weight {name!r} has an unknown data type {tensor.data_type}") from error
-        return Weight(name, tuple(tensor.dims), dtype, tensor, holder, lambda: self._read(name, tensor))
+        return Weight(name, tuple(tensor.dims[:]), dtype, tensor, holder, lambda: self._read(name, tensor))
 
     def _read(self, name: str, tensor: onnx.TensorProto) -> np.ndarray:
         try:
@@ -242,12 +246,16 @@ class Graph:
         except Exception as error:
             raise ModelError(f"{self.source}: cannot read weight {name!r}: {error}") from error
 
-    def _make_nodes(self, protos: list[onnx.NodeProto], places: Mapping[int, control.Place]) -> Iterator[Node]:
+    def _make_nodes(
+        self, protos: list[onnx.NodeProto], places: Mapping[int, control.Place], made: dict[str, tuple[int, int]]
+    ) -> Iterator[Node]:
         taken: set[str] = set()
         layers: list[str | None] = []
         for index, proto in enumerate(protos):
             place = places.get(index, control.PLAIN)
-            base = place.label or proto.name or next((o for o in proto.output if o), f"{proto.op_type}_{index}")
+            inputs = tuple(proto.input[:]) if place.inputs is None else place.inputs
+            outputs = tuple(proto.output[:])
+            base = place.label or proto.name or next((o for o in outputs if o), f"{proto.op_type}_{index}")
             name, copy = base, 1
             while name in taken:
                 copy += 1
@@ -255,33 +263,28 @@ class Graph:
             taken.add(name)
             # What bodies that are laid open capture, their own nodes read.
             captured = () if place.bodies else order.captured(proto)
-            inputs = tuple(proto.input) if place.inputs is None else place.inputs
-            parents = tuple(
-                (self.producer[v], list(protos[self.producer[v]].output).index(v))
-                for v in (*inputs, *captured)
-                if v in self.producer
-            )
-            channels = self._channels(proto)
+            parents = tuple([made[v] for v in (*inputs, *captured) if v in made])
+            channels = self._channels(proto, inputs)
             is_layer = proto.op_type in LAYER_OPS and bool(channels.weights)
             layers.append(name if is_layer else next((layers[p] for p, _ in parents if layers[p]), None))
             domain = "" if proto.domain == "ai.onnx" else proto.domain
             yield Node(
                 index, name, proto.op_type, domain, self.opsets.get(proto.domain, self.opsets.get(domain, 1)),
-                inputs, tuple(proto.output), captured, parents, layers[index], channels, proto,
+                inputs, outputs, captured, parents, layers[index], channels, proto,
                 place.body, place.bodies, place.enter,
             )  # fmt: skip
 
-    def _channels(self, proto: onnx.NodeProto) -> Channels:
+    def _channels(self, proto: onnx.NodeProto, values: tuple[str, ...]) -> Channels:
         roles = ROLES.get(proto.op_type, ())
         weights: dict[str, str] = {}
-        for slot, value in enumerate(proto.input):
+        for slot, value in enumerate(values):
             if value in self.weights:
                 role = (roles[slot] if slot < len(roles) else "") or f"input{slot}"
                 weights[role] = value
         inputs = outputs = None
         main = self.weights.get(weights.get("weight", ""))
         if main is not None and proto.op_type in LAYER_OPS and len(main.shape) >= 2:
-            numbers = {a.name: a.i for a in proto.attribute}
+            numbers = {a.name: a.i for a in proto.attribute[:]}
             groups = numbers.get("group", 1) or 1
             first, second = main.shape[0], main.shape[1]
             if "hidden_size" in numbers:
@@ -431,7 +434,7 @@ def _attribute(attribute: onnx.AttributeProto) -> Any:
     """What `onnx.helper.get_attribute_value` gives; integers, which nearly all are, without its detours."""
     kind = attribute.type
     if kind == onnx.AttributeProto.INTS and not attribute.ref_attr_name:
-        return list(attribute.ints)
+        return attribute.ints[:]
     if kind == onnx.AttributeProto.INT and not attribute.ref_attr_name:
         return attribute.i
     return onnx.helper.get_attribute_value(attribute)

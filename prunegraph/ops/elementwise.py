@@ -10,16 +10,15 @@ from prunegraph.ops.rule import Shape, Site, register
 
 def broadcast(site: Site, operands: Sequence[tuple[Sequence[Labels], Shape]]) -> list[Labels]:
     """Labels of operands broadcast together: axes align from the right, size 1 stretches."""
-    rank = max((len(shape) for _, shape in operands), default=0)
+    rank = max([len(shape) for _, shape in operands], default=0)
     result: list[Labels] = []
     for back in range(1, rank + 1):
-        axes = [
-            (labels[len(shape) - back], shape[len(shape) - back]) for labels, shape in operands if len(shape) >= back
-        ]
-        wide = [labels for labels, size in axes if size != 1] or [axes[0][0]]
+        here = [(labels, shape, len(shape) - back) for labels, shape in operands if len(shape) >= back]
+        wide = [labels[axis] for labels, shape, axis in here if shape[axis] != 1]
         for other in wide[1:]:
             site.space.tie(wide[0], other)
-        result.append(wide[0])
+        labels, _, axis = here[0]
+        result.append(wide[0] if wide else labels[axis])
     return result[::-1]
 
 
