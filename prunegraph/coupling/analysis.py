@@ -127,7 +127,9 @@ class _Walk:
         for node in self.graph.nodes:
             if node.index in result.shuffles:
                 self._shuffle(result.shuffles[node.index])
-            elif node.index not in inner and node.op != "Constant" and not self._is_arithmetic(node):
+            elif self._is_arithmetic(node):
+                self._pin_constants(node)
+            elif node.index not in inner and node.op != "Constant":
                 self._visit(node)
         for name in self.graph.outputs:
             for labels in self.value_labels(name):
@@ -142,6 +144,18 @@ class _Walk:
     def _is_arithmetic(self, node: Node) -> bool:
         """Whether the node is part of shape arithmetic, which carries no channels."""
         return bool(node.outputs) and all(output in self.facts.known for output in node.outputs)
+
+    def _pin_constants(self, node: Node) -> None:
+        """Shape arithmetic is evaluated once: constants with labels that it reads keep their values."""
+        if node.op in ("Shape", "Size"):
+            return
+        weights = self.graph.weights
+        for value in node.inputs:
+            # A vector has labels of its own for each reader; a matrix has one set of labels for all.
+            is_matrix = value in weights and sum(size > 1 for size in weights[value].shape) > 1
+            if value in self.labels or is_matrix:
+                for labels in self.value_labels(value):
+                    self.space.pin(labels, Reason("read by shape arithmetic", node.name))
 
     def _shuffle(self, shuffle: Shuffle) -> None:
         labels = list(self.value_labels(shuffle.source))
@@ -263,6 +277,14 @@ class NodeSite:
 
     def has(self, slot: int) -> bool:
         return bool(self.node.input(slot))
+
+    def is_read(self, slot: int) -> bool:
+        graph = self.walk.graph
+        if slot >= len(self.node.outputs) or not self.node.outputs[slot]:
+            return False
+        value = self.node.outputs[slot]
+        inner = (node.captured for node in graph.nodes)
+        return value in graph.outputs or bool(graph.consumers.get(value)) or any(value in each for each in inner)
 
     def is_weight(self, slot: int) -> bool:
         return self.node.input(slot) in self.walk.graph.weights

@@ -35,12 +35,12 @@ def _spread_matmul_nbits(site: Site) -> None:
         site.pin(each, "packed in blocks of bits")
     for slot in (2, 3):
         if site.has(slot):
-            for axis in site.labels(slot):
-                if axis.size == rows.size:
-                    site.space.tie(axis, rows)
-                elif axis.size % rows.size == 0:
-                    stay = site.stay(axis.size // rows.size, "packed in blocks of bits")
-                    site.space.product(axis, [rows, stay], site.node.name)
+            # Scales and zero points of every row and block, as a matrix or in one row.
+            first, *others = site.labels(slot)
+            stay = site.stay(first.size // rows.size, "packed in blocks of bits")
+            site.space.product(first, [rows, stay], site.node.name)
+            for each in others:
+                site.pin(each, "packed in blocks of bits")
     if site.has(4):
         raise ValueError("it reorders its input")
     if site.has(5):

@@ -11,6 +11,10 @@ def _spread_batch_norm(site: Site) -> None:
     if site.node.attributes.get("training_mode", 0):
         # Exporters write weight standardisation so: statistics of the data itself.
         site.pin(site.labels(0)[0], "samples are normalised together")
+        if any(site.is_read(slot) for slot in range(1, len(site.node.outputs))):
+            # ONNX Runtime updates them in place, run by run: no two runs could be compared.
+            for each in site.labels(0)[2:]:
+                site.pin(each, "running statistics are taken over it")
         site.reduces(0, range(2, len(site.labels(0))), "norm")
         for slot in range(1, len(site.node.outputs)):
             if site.node.outputs[slot]:

@@ -51,6 +51,9 @@ class Site(Protocol):
     def has(self, slot: int) -> bool:
         """Whether an input is given."""
 
+    def is_read(self, slot: int) -> bool:
+        """Whether an output is given and anything reads it."""
+
     def is_weight(self, slot: int) -> bool:
         """Whether an input is a constant of the file."""
 

@@ -27,6 +27,17 @@ EVERYWHERE = frozenset({"out", "in"})
 
 SKIP_NORM, SKIP_RMS = "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"
 
+#: Normalisations that leave the mean alone.
+RMS = frozenset({"RMSNormalization", "SimplifiedLayerNormalization", SKIP_RMS})
+
+#: Output slots of the mean and of the inverse standard deviation, where a normalisation has them.
+STATISTICS = {
+    "LayerNormalization": (1, 2),
+    "SimplifiedLayerNormalization": (None, 1),
+    SKIP_NORM: (1, 2),
+    SKIP_RMS: (1, 2),
+}
+
 #: Enough by itself, for models in which a zero would be divided by.
 CONSUMED = frozenset({"in"})
 
@@ -94,9 +105,11 @@ class _Masked:
         if self.dtype.kind in "iu":
             self._mask_integers(reduction, mask)
             return
-        name = self._tensor("mask", mask)
+        name = self._tensor(f"mask_{reduction.slot}", mask)
         if reduction.kind in ("sum", "mean"):
-            self.proto.input[reduction.slot] = self._add("Mul", self.proto.input[reduction.slot], name, tag="masked")
+            self.proto.input[reduction.slot] = self._add(
+                "Mul", self.proto.input[reduction.slot], name, tag=f"masked_{reduction.slot}"
+            )
         if reduction.kind == "mean":
             self._rescale(1 / fraction)
         elif reduction.kind == "norm":
@@ -106,11 +119,12 @@ class _Masked:
 
     def _mask_integers(self, reduction: Reduction, mask: np.ndarray) -> None:
         """Integers that stand for zero are the zero point."""
-        zero = self.proto.input[reduction.zero] if reduction.zero is not None else ""
+        inputs, slot, zero = self.proto.input, reduction.slot, ""
+        if reduction.zero is not None and reduction.zero < len(inputs):
+            zero = inputs[reduction.zero]
         zero = zero or self._tensor("zero", np.zeros((), self.dtype))
-        condition = self._tensor("mask", mask.astype(bool))
-        slot = reduction.slot
-        self.proto.input[slot] = self._add("Where", condition, self.proto.input[slot], zero, tag="masked")
+        condition = self._tensor(f"mask_{slot}", mask.astype(bool))
+        inputs[slot] = self._add("Where", condition, inputs[slot], zero, tag=f"masked_{slot}")
 
     def _rescale(self, factor: float) -> None:
         """Multiply the node's output: a mean over all, made one over the survivors."""
@@ -121,12 +135,20 @@ class _Masked:
 
     def _normalise(self, axes: Sequence[int], mask: str, fraction: float, rank: int) -> None:
         """Replace a normalisation by its definition, with statistics over the survivors."""
-        centred = self.node.op not in ("RMSNormalization", "SimplifiedLayerNormalization", SKIP_RMS)
+        centred = self.node.op not in RMS
         if self.node.op in (SKIP_NORM, SKIP_RMS):
             self._sum_first()
         samples = [0] if self.node.op == "BatchNormalization" else []
         y = self._standardise(self.proto.input[0], [*samples, *axes], mask, fraction, centred)
         self._affine(y, per_channel=self.node.op in ("InstanceNormalization", "BatchNormalization"), rank=rank)
+        self._give_statistics()
+
+    def _give_statistics(self) -> None:
+        """Mean and inverse standard deviation over the survivors, as outputs of their own."""
+        for slot, name, op in zip(STATISTICS.get(self.node.op, ()), ("mean_kept", "deviation"), ("Identity", "Reciprocal")):
+            if slot is not None and slot < len(self.node.outputs) and self.node.outputs[slot]:
+                value = f"{self.node.name}/masked/{name}"
+                self.nodes.append(helper.make_node(op, [value], [self.node.outputs[slot]]))
 
     def _sum_first(self) -> None:
         """The sum that a Skip... normalisation takes in; its inputs become those of a plain one."""
@@ -155,7 +177,8 @@ class _Masked:
         self._affine(self._add("Reshape", y3, shape, tag="y"), per_channel=self.node.version >= 21, rank=rank)
 
     def _standardise(self, x: str, axes: Sequence[int], mask: str, fraction: float, centred: bool) -> str:
-        epsilon = self._tensor("epsilon", np.asarray(self.node.attributes.get("epsilon", 1e-5), self.dtype))
+        default = 1e-12 if self.node.op in (SKIP_NORM, SKIP_RMS) else 1e-5
+        epsilon = self._tensor("epsilon", np.asarray(self.node.attributes.get("epsilon", default), self.dtype))
         scale = self._tensor("survivors", np.asarray(1 / fraction, self.dtype))
         if centred:
             mean = self._mean(self._add("Mul", x, mask, tag="kept"), axes, "mean")
