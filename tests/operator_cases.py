@@ -24,7 +24,7 @@ UNARY = {
     "Reciprocal": (0.3, 2, (13,), {}), "Relu": (None, 1, (13, 14), {}), "Round": (-4, 4, (13,), {}),
     "Selu": (None, 1, (13,), {"alpha": (1, 2), "gamma": (1, 2)}),
     "Shrink": (None, 1, (13,), {"bias": (0, 0.5), "lambd": (0.1, 0.6)}), "Sigmoid": (None, 1, (13,), {}),
-    "Sign": (None, 1, (13,), {}), "Sin": (None, 1, (13,), {}), "Sinh": (None, 1, (13,), {}),
+    "Sign": (None, 1, (13,), {}), "Swish": (None, 1, (24,), {"alpha": (0.5, 2)}), "Sin": (None, 1, (13,), {}), "Sinh": (None, 1, (13,), {}),
     "Softplus": (None, 1, (13, 22), {}), "Softsign": (None, 1, (13, 22), {}), "Sqrt": (0.1, 4, (13,), {}),
     "Tan": (-1, 1, (13,), {}), "Tanh": (None, 1, (13,), {}), "ThresholdedRelu": (None, 1, (13,), {"alpha": (0.1, 0.6)}),
 }  # fmt: skip
@@ -169,9 +169,11 @@ REDUCTIONS = (
 def reduction(op: str, n: Net) -> str:
     since = 13 if op == "ReduceSum" else 18
     opset = n.opset(11, 13, 18)
-    x = n.data(2, 5, low=0.2, high=2.0)
+    x: X = n.data(2, 5, low=0.2, high=2.0)
     axes = n.axes(x.rank) if n.pick(True, True, False) else []
     keep = n.maybe(keepdims=n.int(0, 1))
+    if op in ("ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceMean") and n.pick(True, False, False, False):
+        x.name = n.cast(x, "int32")
     if opset < since:
         return n.op(op, x, **({"axes": axes} if axes else {}), **keep)
     empty = n.maybe(noop_with_empty_axes=n.int(0, 1))
@@ -196,6 +198,7 @@ def per_channel(n: Net, x: X, count: int) -> list[str]:
 
 def batch_norm(n: Net) -> str | list[str]:
     """What a layer makes may also lie along an axis whose elements are normalised together."""
+    n.least = 2
     opset = n.opset(9, 14, 15)
     x = n.data(2, 5, axes=(1, 1, 2))
     scale, bias, mean, variance = per_channel(n, x, 4)
@@ -207,6 +210,7 @@ def batch_norm(n: Net) -> str | list[str]:
 
 
 def instance_norm(n: Net) -> str:
+    n.least = 2
     n.opset(9, 22)
     x = n.data(3, 5, axes=(1, 1, 2))
     return n.op("InstanceNormalization", x, *per_channel(n, x, 2), **n.maybe(epsilon=1e-3))
@@ -214,6 +218,7 @@ def instance_norm(n: Net) -> str:
 
 def group_norm(n: Net) -> str:
     """Parameters for groups (opset 18) or channels (21)."""
+    n.least = 2
     groups, each = n.int(1, 4), n.int(1, 4)
     per_channel = n.opset(18, 21) >= 21
     x = n.image(groups * each if groups * each > 1 else 4)
@@ -224,6 +229,7 @@ def group_norm(n: Net) -> str:
 
 def layer_norm(op: str, n: Net) -> str | list[str]:
     """Normalised from any axis on; parameters may have fewer axes or sizes of 1; statistics may be asked for."""
+    n.least = 2
     n.opset(*((23,) if op == "RMSNormalization" else (17,)))
     x = n.data(2, 4)
     axis = n.int(1 if x.shape[0] == "n" else 0, x.rank - 1)
@@ -243,6 +249,7 @@ def lp_norm(n: Net) -> str:
 
 
 def mean_variance(n: Net) -> str:
+    n.least = 2
     n.opset(9, 13)
     x = n.image(dims=(2,))
     return n.op("MeanVarianceNormalization", x, **n.maybe(axes=n.pick([0, 2, 3], [2, 3], [0, 1, 2, 3], [1, 2, 3])))
@@ -321,6 +328,8 @@ def resize(n: Net) -> str:
     if n.flag() or (x.shape[0] == "n" and 0 in axes):
         scales = [n.pick(0.5, 1.0, 1.5, 2.0) if a in space else 1.0 for a in axes]
         return n.op("Resize", x, empty, n.b.const(scales, np.float32), **attributes)
+    if "axes" in attributes and axes == space:
+        attributes |= n.maybe(keep_aspect_ratio_policy=n.pick("not_larger", "not_smaller"))
     sizes = [n.int(2, 8) if a in space else x.shape[a] for a in axes]
     return n.op("Resize", x, empty, empty, n.ints(*sizes), **attributes)
 

@@ -26,9 +26,14 @@ def mask(n: Net, batch: int, heads: int, queries: int, keys: int, boolean: bool 
     return n.b.const(n.rng.standard_normal(shape), np.float32)
 
 
+def along(n: Net, **axes: int) -> int:
+    """Which axis the channels of an input run along: mostly the same in all inputs."""
+    return axes[n.pick(n.kind, n.kind, n.kind, n.kind, n.kind, *axes)] if n.kind in axes else axes["heads"]
+
+
 def state(n: Net, shape: list[int]) -> X | str:
-    """Keys or values of earlier steps: made by a layer, along any axis, or constant."""
-    return n.x(shape, n.pick(1, 3)) if shape[1] > 1 and n.flag() else n.b.weight(*shape, scale=1)
+    """Keys or values of earlier steps: made by a layer, or constant."""
+    return n.x(shape, along(n, heads=-3, size=-1)) if n.flag() else n.b.weight(*shape, scale=1)
 
 
 def attention(n: Net) -> str | list[str]:
@@ -41,7 +46,7 @@ def attention(n: Net) -> str | list[str]:
     parts = []
     for length, count, width in ((queries, query_heads, size), (keys, key_heads, size), (keys, key_heads, value_size)):
         shape = [batch, length, count * width] if flat else [batch, count, length, width]
-        parts.append(n.x(shape, n.pick(*([2, 2, 1] if flat else [1, 3, 3]))))
+        parts.append(n.x(shape, along(n, heads=2, size=2, steps=1) if flat else along(n, heads=1, size=3, steps=2)))
     bias = mask(n, batch, query_heads, queries, keys + past) if n.flag() else None
     cache = [state(n, [batch, key_heads, past, width]) for width in (size, value_size)] if past else []
     lengths = None
@@ -67,8 +72,9 @@ def multi_head(n: Net) -> str | list[str]:
     shapes = [[batch, keys, heads * size], [batch, keys, heads * value_size]]
     if apart:
         shapes = [[batch, heads, keys, size]] * 2
-    q = n.x([batch, queries, heads * size], n.pick(2, 2, 1))
-    k, v = (n.x(shape, n.pick(*([1, 3] if apart else [2, 2, 1]))) for shape in shapes)
+    q = n.x([batch, queries, heads * size], along(n, heads=2, size=2, steps=1))
+    places = {"heads": 1, "size": 3} if apart else {"heads": 2, "size": 2, "steps": 1}
+    k, v = (n.x(shape, along(n, **places)) for shape in shapes)
     bias = n.b.weight(heads * (2 * size + value_size), scale=1) if n.flag() else None
     total = keys + past
     ones = np.ones([batch, total] if n.flag() else [batch, queries, total], np.int32)
@@ -109,13 +115,37 @@ def grouped_query(n: Net) -> str | list[str]:
     return n.ops("GroupQueryAttention", *inputs, outputs=3, domain=MS, **given)
 
 
+def packed_attention(n: Net) -> str | list[str]:
+    """The layer that makes queries, keys and values is part of it; values may be narrower, a cache may go before."""
+    heads, _ = heads_of(n)
+    batch, steps, size, past = n.int(1, 2), n.int(2, 3), n.int(2, 4), n.pick(0, 0, 2)
+    x = n.x([batch, steps, n.int(3, 6)], 2)
+    value_size = size if past else n.int(2, 4)
+    widths = [heads * size, heads * size, heads * value_size]
+    given = {"num_heads": heads, **n.maybe(scale=n.float(0.2, 1), unidirectional=1)}
+    if value_size != size or n.flag():
+        given["qkv_hidden_sizes"] = widths
+    ones = np.ones([batch, steps + past], np.int32)
+    ones[:, 0] = n.int(0, 1)
+    padding = n.b.const(n.pick(ones, np.full(batch, steps + past, np.int32))) if n.flag() else None
+    cache = n.b.weight(2, batch, heads, past, size, scale=1) if past else None
+    if past and n.flag():
+        cache = n.x([2, batch, heads, past, size], along(n, heads=2, size=4)).name
+    shape = [n.pick(1, batch), n.pick(1, heads), steps, steps + past]
+    scores = n.b.const(n.rng.standard_normal(shape), np.float32) if not past and n.flag() else None
+    inputs = [x, n.b.weight(x.c, sum(widths), scale=0.5), n.b.weight(sum(widths)), padding, cache, scores]
+    if past or (value_size == size and n.flag()):
+        return n.ops("Attention", *inputs, outputs=2, domain=MS, **given)
+    return n.op("Attention", *inputs, domain=MS, **given)
+
+
 def rotary(n: Net) -> str:
     """Heads merged or apart, halves or neighbours, all of a head or a part; tables looked up or given."""
     n.opset(23)
     n.b.ir_version = 11
     batch, steps, heads, size = n.int(1, 2), n.int(1, 3), n.int(1, 3), 2 * n.int(2, 5)
     flat, part = n.flag(), n.pick(0, 0, 2)
-    x = n.x([batch, steps, heads * size] if flat else [batch, heads, steps, size], n.pick(*((2,) if flat else (1, 3))))
+    x = n.x([batch, steps, heads * size], 2) if flat else n.x([batch, heads, steps, size], n.pick(1, 3))
     half = (part or size) // 2
     look = n.flag()
     tables = [n.b.weight(*([6] if look else [batch, steps]), half, scale=1) for _ in range(2)]
@@ -129,7 +159,7 @@ def rotary_contrib(n: Net) -> str:
     """As above, with a table of all positions and one or many to look up."""
     batch, steps, heads, size = n.int(1, 2), n.int(1, 3), n.int(1, 3), 2 * n.int(2, 5)
     flat, part = n.flag(), n.pick(0, 0, 2)
-    x = n.x([batch, steps, heads * size] if flat else [batch, heads, steps, size], n.pick(*((2,) if flat else (1, 3))))
+    x = n.x([batch, steps, heads * size], 2) if flat else n.x([batch, heads, steps, size], n.pick(1, 3))
     tables = [n.b.weight(6, (part or size) // 2, scale=1) for _ in range(2)]
     positions = n.b.const([1] if n.flag() else n.rng.integers(0, 6, (batch, steps)), np.int64)
     given = n.maybe(num_heads=heads) if flat and not part else {"num_heads": heads}
@@ -139,6 +169,7 @@ def rotary_contrib(n: Net) -> str:
 
 def skip_norm(op: str, n: Net) -> str | list[str]:
     """The sum may be asked for too, and the skip may be the same for all samples."""
+    n.least = 2
     batch, steps = "n" if n.symbolic else n.int(1, 2), n.int(1, 3)
     x = n.x([batch, steps, n.int(3, 6)], 2)
     skip = n.x(n.pick(x.shape, [steps, x.c], [1, steps, x.c]), -1) if n.flag() else x
@@ -158,6 +189,7 @@ CASES: dict[tuple[str, str], Case] = {
     **{(MS, op): partial(skip_norm, op) for op in ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")},
     ("", "Attention"): attention,
     ("", "RotaryEmbedding"): rotary,
+    (MS, "Attention"): packed_attention,
     (MS, "GroupQueryAttention"): grouped_query,
     (MS, "MultiHeadAttention"): multi_head,
     (MS, "RotaryEmbedding"): rotary_contrib,

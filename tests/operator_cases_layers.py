@@ -84,15 +84,15 @@ def deform_conv(n: Net) -> str:
     return n.op("DeformConv", x, weight, n.x(where, low=-0.6, high=0.6), bias, mask, **attributes)
 
 
-def grid_sample(n: Net) -> str:
-    opset = n.opset(16, 20, 22)
+def grid_sample(n: Net, domain: str = "") -> str:
+    opset = 16 if domain else n.opset(16, 20, 22)
     x = n.image(dims=(2, 3) if opset >= 20 else (2,), size=(3, 4))
     dims = x.rank - 2
     grid = n.x([x.shape[0], *(n.int(1, 3) for _ in range(dims)), dims], dims + 1, low=-1.0)
     names = ("linear", "nearest") if opset >= 20 else ("bilinear", "nearest")
     cubic = [{16: "bicubic"}.get(opset, "cubic")] if dims == 2 else []
     mode, padding = n.pick(*names, *cubic), n.pick("zeros", "border", "reflection")
-    return n.op("GridSample", x, grid, **n.maybe(mode=mode, padding_mode=padding, align_corners=1))
+    return n.op("GridSample", x, grid, domain=domain, **n.maybe(mode=mode, padding_mode=padding, align_corners=1))
 
 
 # -- products -------------------------------------------------------------------------
@@ -109,7 +109,7 @@ def operand(n: Net, shape: list[Any], kind: str) -> X | str:
 KINDS = (("data", "weight"), ("weight", "data"), ("data", "data"))
 
 
-def gemm(n: Net) -> str:
+def gemm(n: Net, domain: str = "") -> str:
     m, k, cols = (n.int(2, 5) for _ in range(3))
     a, b = n.pick(0, 1), n.pick(0, 1)
     first, second = n.pick(*KINDS)
@@ -119,7 +119,10 @@ def gemm(n: Net) -> str:
     bias = n.b.const(n.rng.standard_normal(shape), np.float32) if shape is not None else None
     if shape in ([cols], [m, cols]) and n.flag():
         bias = n.x(shape, len(shape) - 1).name
-    return n.op("Gemm", left, right, bias, transA=a, transB=b, **n.maybe(alpha=0.5, beta=n.pick(0.0, 0.5)))
+    attributes = {"transA": a, "transB": b, **n.maybe(alpha=0.5, beta=n.pick(0.0, 0.5))}
+    if domain:
+        return n.op("FusedGemm", left, right, bias, domain=domain, activation=n.pick("Relu", "Tanh"), **attributes)
+    return n.op("Gemm", left, right, bias, **attributes)
 
 
 def matmul_shapes(n: Net, vectors: bool = True) -> tuple[list[Any], list[Any]]:
@@ -291,19 +294,19 @@ def dynamic_quantize(n: Net) -> str:
 
 def quantize(n: Net, domain: str = "") -> str:
     """Scales of the tensor, of an axis, or of blocks."""
-    opset = n.opset(10, 13, 19, 21)
+    opset = 13 if domain else n.opset(10, 13, 19, 21)
     x = n.data(2, 4)
     kind = n.pick("tensor", "axis", "block") if opset >= 21 else n.pick("tensor", "axis") if opset >= 13 else "tensor"
     at = n.pick(x.axis, *[a for a, size in enumerate(x.shape) if size != "n"])
     size = [] if kind == "tensor" else [x.shape[at]]
     attributes = {} if kind == "tensor" else {"axis": n.axis(at, x.rank)}
     if kind == "block":
+        # Channels last: ONNX Runtime moves a Transpose through blocked scales and forgets to transpose them.
+        x = n.x([n.int(1, 3), n.int(2, 3), 2 * n.int(2, 4)], 2)
+        at = n.int(0, 2)
         block = n.pick(*[d for d in range(1, x.shape[at] + 1) if x.shape[at] % d == 0])
-        shape = [1 if s == "n" else s for s in x.shape]
-        if x.shape[0] == "n":
-            x = n.x([1, *x.shape[1:]], x.axis)
-        shape[at] //= block
-        size, attributes = shape, {**attributes, "block_size": block}
+        size, attributes = list(x.shape), {"axis": n.axis(at, 3), "block_size": block}
+        size[at] //= block
     s = scale(n, *size)
     zero = n.b.const(n.rng.integers(100, 150, size), np.uint8) if n.flag() else None
     q = n.op("QuantizeLinear", x, s, zero, domain=domain, **attributes)
@@ -347,7 +350,10 @@ CASES: dict[tuple[str, str], Case] = {
     ("", "QLinearConv"): qlinear_conv,
     ("", "QLinearMatMul"): qlinear_matmul,
     ("", "QuantizeLinear"): quantize,
+    **{(MS, op): partial(quantize, domain=MS) for op in ("QuantizeLinear", "DequantizeLinear")},
     (MS, "FusedConv"): fused_conv,
+    (MS, "FusedGemm"): partial(gemm, domain=MS),
+    (MS, "GridSample"): partial(grid_sample, domain=MS),
     (MS, "FusedMatMul"): fused_matmul,
     (MS, "MatMulNBits"): matmul_nbits,
 }

@@ -289,10 +289,10 @@ def cumulative(op: str, n: Net) -> str:
     return n.op(op, x, axis, **n.maybe(exclusive=1), **n.maybe(reverse=1))
 
 
-def trilu(n: Net) -> str:
-    x = n.data(2, 4)
+def trilu(n: Net, domain: str = "") -> str:
+    x = n.data(2, 4, axes=(0, 0, 1, 1, 2, 3))
     k = n.b.const(n.int(-2, 2), np.int64) if n.flag() else None
-    return n.op("Trilu", x, k, **n.maybe(upper=n.int(0, 1)))
+    return n.op("Trilu", x, k, domain=domain, **n.maybe(upper=n.int(0, 1)))
 
 
 def positions(n: Net, shape: list[int], size: int, spread: bool = False) -> str:
@@ -304,7 +304,7 @@ def positions(n: Net, shape: list[int], size: int, spread: bool = False) -> str:
 
 def gather_elements(n: Net) -> str:
     """Positions are constant, or follow from the data itself."""
-    x = n.data(1, 3)
+    x = n.data(n.pick(1, 2, 2, 2), 3)
     axis = n.along(x)
     if n.flag():
         index = n.op("ArgMax", x, axis=axis)
@@ -318,7 +318,7 @@ def gather_elements(n: Net) -> str:
 
 def scatter_elements(op: str, n: Net) -> str:
     opset = n.opset(*((9, 10) if op == "Scatter" else (11, 16, 18)))
-    x = n.data(1, 3)
+    x = n.data(n.pick(1, 2, 2, 2), 3)
     axis = n.along(x)
     more = {"reduction": n.pick("add", "mul", *["max", "min"] * (opset >= 18))} if opset >= 16 and n.flag() else {}
     if n.flag() or "n" in x.shape:
@@ -332,8 +332,8 @@ def scatter_elements(op: str, n: Net) -> str:
     return n.op(op, x, n.b.const(index, np.int64), n.x(shape, x.axis), axis=n.axis(axis, x.rank), **more)
 
 
-def gather_nd(n: Net) -> str:
-    opset = n.opset(11, 12, 13)
+def gather_nd(n: Net, domain: str = "") -> str:
+    opset = 11 if domain else n.opset(11, 12, 13)
     x = n.data(2, 4, axes=(1, 2, 3)) if n.symbolic else n.data(2, 4)
     batch = n.int(0, min(1, x.rank - 1)) if opset >= 12 else 0
     if x.shape[0] == "n":
@@ -341,7 +341,7 @@ def gather_nd(n: Net) -> str:
     depth = n.int(1, x.rank - batch)
     tuples = [x.shape[0]] * batch + [n.int(1, 3) for _ in range(n.int(0, 2))]
     index = np.stack([n.rng.integers(0, x.shape[batch + i], tuples) for i in range(depth)], -1)
-    return n.op("GatherND", x, n.b.const(index, np.int64), **({"batch_dims": batch} if batch else {}))
+    return n.op("GatherND", x, n.b.const(index, np.int64), domain=domain, **({"batch_dims": batch} if batch else {}))
 
 
 def scatter_nd(n: Net) -> str:
@@ -393,13 +393,15 @@ def source(op: str, n: Net) -> str:
         return n.op("Add", x, n.op("ReduceMean", made, axes=[0], keepdims=0))
     if op in ("RandomNormal", "RandomUniform"):
         return beside(n, x, n.op(op, shape=x.shape, seed=3.0))
+    if op == "Bernoulli":
+        return beside(n, x, n.op(op, n.op("Sigmoid", x), seed=3.0))
     if op in ("RandomNormalLike", "RandomUniformLike"):
         return beside(n, x, n.op(op, x, seed=3.0))
     return beside(n, x, n.op(op, size))
 
 
 SOURCES = (
-    "Range", "EyeLike", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "BlackmanWindow",
+    "Bernoulli", "Range", "EyeLike", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "BlackmanWindow",
     "HannWindow", "HammingWindow", "MelWeightMatrix",
 )  # fmt: skip
 
@@ -407,6 +409,7 @@ CASES: dict[tuple[str, str], Case] = {
     **{("", op): partial(source, op) for op in SOURCES},
     **{("", op): partial(cumulative, op) for op in ("CumSum", "CumProd")},
     **{("", op): partial(scatter_elements, op) for op in ("ScatterElements", "Scatter")},
+    ("", "Col2Im"): col2im,
     ("", "Concat"): concat,
     ("", "ConstantOfShape"): constant_of_shape,
     ("", "DepthToSpace"): depth_to_space,
@@ -430,4 +433,6 @@ CASES: dict[tuple[str, str], Case] = {
     ("", "Transpose"): transpose,
     ("", "Trilu"): trilu,
     ("", "Unsqueeze"): unsqueeze,
+    (MS, "GatherND"): partial(gather_nd, domain=MS),
+    (MS, "Trilu"): partial(trilu, domain=MS),
 }

@@ -52,6 +52,9 @@ class Net:
         self.b = Builder(draw(st.integers(0, 2**16)), ir_version=10)
         self.symbolic = draw(st.booleans())
         self.attention = draw(st.sampled_from([None, "heads", "head_dim"]))
+        self.kind = draw(st.sampled_from(["heads", "heads", "size", "size", "steps"]))
+        #: Channels that stay at least: a normalisation of a single element says nothing.
+        self.least = 1
 
     # -- choices -----------------------------------------------------------------------
 
@@ -247,6 +250,7 @@ class Network:
     ratio: float
     seed: int
     attention: str | None
+    least: int
 
 
 @st.composite
@@ -255,7 +259,7 @@ def networks(draw: st.DrawFn, case: Case) -> Network:
     values = case(net)
     graph = net.finish([values] if isinstance(values, str) else list(values))
     ratio = draw(st.sampled_from([0.25, 0.5, 0.75]))
-    return Network(graph, ratio, draw(st.integers(0, 99)), net.attention)
+    return Network(graph, ratio, draw(st.integers(0, 99)), net.attention, net.least)
 
 
 def prove_network(network: Network, domain: str, op: str) -> bool:
@@ -266,9 +270,8 @@ def prove_network(network: Network, domain: str, op: str) -> bool:
     if not found.groups:
         return False
     budget = pg.Budget(ratio=network.ratio)
-    # Two stay: a normalisation of a single element says nothing.
     plan = pg.select(
-        graph, found, algorithm="random", budget=budget, round_to=1, min_channels=2, seed=network.seed
+        graph, found, algorithm="random", budget=budget, round_to=1, min_channels=network.least, seed=network.seed
     )
     small = pg.apply(graph, plan)
     proof = pg.verify(graph, plan, small, seed=network.seed)

@@ -24,7 +24,7 @@ ATTENTION = ("heads", "head_dim")
 
 @dataclass(frozen=True)
 class Reduction:
-    """A value summed ("sum"), averaged ("mean"), or normalised ("norm", "groups") over axes at a node's input."""
+    """What becomes of a value along axes at a node's input; `kind` is that of `ops.rule.Site.reduces`, or "groups"."""
 
     node: int
     slot: int

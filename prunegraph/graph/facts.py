@@ -189,6 +189,30 @@ def infer_outputs(node: Node, result: Facts) -> None:
         _einsum_shape(node, result)
     else:
         _infer_node(node, result)
+        if node.op == "Attention" and not node.domain:
+            _attention_shapes(node, result)
+
+
+def _attention_shapes(node: Node, result: Facts) -> None:
+    """Keys, values and scores that an Attention returns: ONNX's inference leaves them open."""
+    query, key, value = (result.shapes.get(node.input(slot), ()) for slot in range(3))
+    if not (query and len(query) == len(key) == len(value)):
+        return
+    heads, groups = query[1], key[1]
+    if len(query) == 3:
+        heads, groups = node.attributes["q_num_heads"], node.attributes["kv_num_heads"]
+    past = result.shapes.get(node.input(4), (0, 0, 0))[2] if node.input(4) else 0
+    total = past + key[-2]
+    merged = groups if len(query) == 3 else 1
+    shapes = [
+        (),
+        (key[0], groups, total, key[-1] // merged),
+        (value[0], groups, total, value[-1] // merged),
+        (query[0], heads, query[-2], total),
+    ]
+    for output, shape in list(zip(node.outputs, shapes, strict=False))[1:]:
+        result.shapes[output] = shape
+        result.types[output] = result.types[node.inputs[0]]
 
 
 def einsum_terms(equation: str) -> tuple[list[str], str]:

@@ -5,6 +5,7 @@ Importing this package registers every rule.
 
 from prunegraph.ops import (
     attention,
+    attention_fused,
     barriers,
     conv,
     elementwise,
@@ -22,6 +23,6 @@ from prunegraph.ops import (
 from prunegraph.ops.rule import rule_for
 
 __all__ = [
-    "attention", "barriers", "conv", "elementwise", "fused", "indexing", "join", "matmul", "movement", "norm", "pool",
+    "attention", "attention_fused", "barriers", "conv", "elementwise", "fused", "indexing", "join", "matmul", "movement", "norm", "pool",
     "quantized", "recurrent", "reduce", "rule_for",
 ]  # fmt: skip

@@ -7,13 +7,11 @@ from collections.abc import Sequence
 
 from prunegraph.coupling.labels import Labels
 from prunegraph.graph.model import Node
-from prunegraph.ops.elementwise import broadcast
-from prunegraph.ops.join import join_axis
 from prunegraph.ops.pattern import by_pattern
 from prunegraph.ops.rule import Edit, Shape, Site, register
 
 
-class _Heads:
+class Heads:
     """Factors of the query, key and value axes: `groups` of key heads, `repeats` of query heads on each.
 
     `blocks` is the unit in which the operator takes head sizes.
@@ -96,7 +94,7 @@ def _spread_attention(site: Site) -> None:
     query_heads = attributes["q_num_heads"] if flat else q[1].size
     key_heads = attributes["kv_num_heads"] if flat else k[1].size
     sizes = [x[-1].size // n if flat else x[-1].size for x, n in ((q, query_heads), (v, key_heads))]
-    heads = _Heads(site, query_heads, key_heads, *sizes)
+    heads = Heads(site, query_heads, key_heads, *sizes)
     parts = ((q, True, heads.size), (k, False, heads.size), (v, False, heads.value_size))
     for axes, query, size in parts:
         if flat:
@@ -115,13 +113,13 @@ def _spread_attention(site: Site) -> None:
             site.pin(each, "lengths of samples")
     if attributes.get("is_causal", 0) or any(site.has(slot) for slot in (3, 4, 6)):
         site.pin(q[-2], "position decides what is attended to")
-    _tie_sequences(site, q[0], (k[0], v[0]), (k[-2], v[-2]))
+    tie_sequences(site, q[0], (k[0], v[0]), (k[-2], v[-2]))
     site.reduces(0, [len(q) - 1], "sum")
     site.give([*q[:-1], heads.fresh(True, heads.value_size) if flat else heads.value_size])
     heads.give(q[0], q[-2])
 
 
-def _tie_sequences(site: Site, batch: Labels, others: Sequence[Labels], steps: Sequence[Labels]) -> None:
+def tie_sequences(site: Site, batch: Labels, others: Sequence[Labels], steps: Sequence[Labels]) -> None:
     """One sample, and one step of keys and values, is the same in all of them."""
     for other in others:
         site.space.tie(batch, other)
@@ -131,17 +129,18 @@ def _tie_sequences(site: Site, batch: Labels, others: Sequence[Labels], steps: S
         site.pin(each, "normalised together by softmax")
 
 
-def _repair_scale(edit: Edit) -> None:
+def repair_scale(edit: Edit) -> None:
     """The scale follows from the head size where it is not given; it keeps its value."""
     node = edit.node
     if node.attributes.get("scale", 0.0):
         return
     query = edit.facts.shapes[node.inputs[0]]
     if edit.is_cut(node.inputs[0], len(query) - 1):
-        edit.set_attribute("scale", 1 / math.sqrt(_head_size(node, query)))
+        edit.set_attribute("scale", 1 / math.sqrt(head_size(node, query)))
 
 
-def _head_size(node: Node, query: Shape) -> int:
+def head_size(node: Node, query: Shape) -> int:
+    """The head size of an attention with that shape of its query (and of keys and values, where those are missing)."""
     heads = node.attributes.get("q_num_heads") or node.attributes.get("num_heads")
     if not heads or len(query) != 3:
         return query[-1]
@@ -152,7 +151,7 @@ def _head_size(node: Node, query: Shape) -> int:
 CACHES = {"Attention": 4, "MultiHeadAttention": 6, "GroupQueryAttention": 3}
 
 
-def _attention_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+def attention_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
     """Scores and weighted values: every query meets every key, over both head sizes."""
     keys = inputs[1][-2] if node.input(1) else inputs[0][1]
     if node.input(CACHES[node.op]):
@@ -161,128 +160,24 @@ def _attention_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape
     return (query + math.prod(outputs[0])) * keys
 
 
-def _spread_multi_head(site: Site) -> None:
-    """com.microsoft.MultiHeadAttention: a query of 3 axes, keys and values of 3 or 4; its bias is all three in a row."""
-    if not (site.has(1) and site.has(2)) or len(site.shape(0)) != 3 or len(site.shape(1)) == 5:
-        raise ValueError("its inputs are packed, which ONNX Runtime does not run on the CPU")
-    if site.has(8) or site.has(9):
-        raise ValueError("it shares a buffer with other steps")
-    q, k, v = (site.labels(slot) for slot in range(3))
-    count = site.node.attributes["num_heads"]
-    flat = len(k) == 3
-    heads = _Heads(site, count, count, q[-1].size // count, v[-1].size // count if flat else v[-1].size)
-    heads.merged(q[-1], False, heads.size)
-    for axes, size in ((k, heads.size), (v, heads.value_size)):
-        if flat:
-            heads.merged(axes[-1], False, size)
-        else:
-            site.space.tie(axes[1], heads.groups)
-            site.space.tie(axes[-1], size)
-    if site.has(3):
-        rows = [q[-1], *(x[-1] if flat else heads.fresh(False, x[-1]) for x in (k, v))]
-        site.space.tie(join_axis(rows), site.labels(3)[0])
-        site.reduces(3, [0], "sum")
-    site.follows("num_heads", heads.groups)
-    if site.has(4):
-        for each in (*site.labels(4), q[0]):
-            site.pin(each, "padding of keys")
-    if site.has(5):
-        heads.bias(5, q[0])
-    heads.cache((6, 7), q[0])
-    if not flat or site.has(6):
-        # The operator takes one head size for keys and values then.
-        site.space.tie(heads.size, heads.value_size)
-    if site.node.attributes.get("unidirectional", 0) or any(site.has(slot) for slot in (4, 5, 6)):
-        site.pin(q[1], "position decides what is attended to")
-    _tie_sequences(site, q[0], (k[0], v[0]), (k[-2], v[-2]))
-    site.reduces(0, [2], "sum")
-    site.give([*q[:2], heads.fresh(False, heads.value_size)])
-    heads.give(q[0], q[1])
-
-
-#: ONNX Runtime takes head sizes of GroupQueryAttention in such multiples only.
-GROUPED_UNIT = 8
-
-
-def _spread_grouped_query(site: Site) -> None:
-    """com.microsoft.GroupQueryAttention: query, key and value apart, or in a row as one input."""
-    if any(site.has(slot) for slot in range(12, len(site.node.inputs))):
-        raise ValueError("its cache is quantized, or it normalises heads")
-    attributes = site.node.attributes
-    query_heads, key_heads = attributes["num_heads"], attributes["kv_num_heads"]
-    size = _head_size(site.node, site.shape(0))
-    heads = _Heads(site, query_heads, key_heads, size, size, GROUPED_UNIT)
-    # The operator takes one head size for keys and values.
-    site.space.tie(heads.size, heads.value_size)
-    q = site.labels(0)
-    if site.has(1) and site.has(2):
-        k, v = site.labels(1), site.labels(2)
-        heads.merged(q[-1], True, heads.size)
-        heads.merged(k[-1], False, heads.size)
-        heads.merged(v[-1], False, heads.value_size)
-        _tie_sequences(site, q[0], (k[0], v[0]), (k[1], v[1]))
-    else:
-        rows = [heads.fresh(query, heads.size) for query in (True, False, False)]
-        site.space.tie(join_axis(rows), q[-1])
-    if attributes.get("do_rotary", 0):
-        site.pin(heads.size, "rotated in pairs")
-    site.follows("num_heads", heads.groups, heads.repeats)
-    site.follows("kv_num_heads", heads.groups)
-    heads.cache((3, 4), q[0])
-    for slot in range(5, 10):
-        if site.has(slot):
-            for each in site.labels(slot):
-                site.pin(each, "positions")
-    if site.has(10):
-        heads.bias(10, q[0])
-    if site.has(11):
-        heads.merged(site.labels(11)[0], True)
-    for each in q[:2]:
-        site.pin(each, "position decides what is attended to")
-    site.reduces(0, [2], "sum")
-    site.give([*q[:2], heads.fresh(True, heads.value_size)])
-    heads.give(*q[:2])
-
-
 def _spread_rotary(site: Site) -> None:
     """Pairs of a head are rotated together: halves of the head size, or neighbours."""
     attributes = site.node.attributes
-    if attributes.get("rotary_embedding_dim", 0):
-        raise ValueError("it rotates a part of each head")
-    contrib = bool(site.node.domain)
+    contrib, flat = bool(site.node.domain), len(site.shape(0)) == 3
     pair = "e 2" if attributes.get("interleaved", 0) else "2 e"
-    flat = len(site.shape(0)) == 3
+    if attributes.get("rotary_embedding_dim", 0):
+        pair = "r"  # a part of each head is rotated: head sizes stay
     size = f"b s (h {pair})" if flat else f"b h s ({pair})"
-    table = "*p e"
+    table = "*p" if pair == "r" else "*p e"
     others = f"*p?, {table}, {table}" if contrib else f"{table}, {table}, *p?"
-    text = f"{size}, {others} -> {size}"
-    bound = {"num_heads": "h"} if flat else {}
-    by_pattern(text, stays="positions", pinned="bs", attributes=bound)(site)
+    bound = {"num_heads": "h"} if flat and _heads_given(site) else {}
+    by_pattern(f"{size}, {others} -> {size}", stays="positions", pinned="bsr", attributes=bound)(site)
 
 
-def _spread_skip_norm(site: Site) -> None:
-    """Sum of data, skip and bias, normalised over the last axis; the sum may be an output too."""
-    slots = [slot for slot in range(len(site.node.inputs)) if site.has(slot)]
-    slots.sort(key=site.is_weight)
-    labels = broadcast(site, [(site.labels(slot), site.shape(slot)) for slot in slots])
-    site.reduces(0, [len(labels) - 1], "norm")
-    for slot, output in enumerate(site.node.outputs):
-        if output:
-            whole = site.out_shape(slot) == site.shape(0)
-            site.give(labels if whole else [*labels[:-1], site.stay(1, "statistics axis")], slot)
+def _heads_given(site: Site) -> bool:
+    return bool(site.node.attributes.get("num_heads", 0))
 
 
-register("Attention", spread=_spread_attention, repair=_repair_scale, macs=_attention_macs)
-register(
-    "MultiHeadAttention", spread=_spread_multi_head, repair=_repair_scale, macs=_attention_macs, domain="com.microsoft"
-)
-register(
-    "GroupQueryAttention",
-    spread=_spread_grouped_query,
-    repair=_repair_scale,
-    macs=_attention_macs,
-    domain="com.microsoft",
-)
+register("Attention", spread=_spread_attention, repair=repair_scale, macs=attention_macs)
 register("RotaryEmbedding", spread=_spread_rotary)
 register("RotaryEmbedding", spread=_spread_rotary, domain="com.microsoft")
-register("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", spread=_spread_skip_norm, domain="com.microsoft")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from prunegraph.ops.pattern import by_pattern
@@ -15,9 +17,11 @@ def _spread_max_pool(site: Site) -> None:
 
 
 def _scales(site: Site) -> dict[int, float]:
-    """Scales by axis, as far as the node names them."""
+    """Scales by axis, as far as the node names them; NaN where they follow from sizes of other axes too."""
     attributes, rank = site.node.attributes, len(site.shape(0))
     scales = attributes.get("scales")
+    if site.has(3) and attributes.get("keep_aspect_ratio_policy", b"stretch") != b"stretch":
+        scales = [math.nan] * rank
     slot = 2 if site.node.op == "Resize" and site.node.version >= 11 else 1
     if scales is None and site.has(slot):
         scales = site.constant(slot)

@@ -38,6 +38,9 @@ STATISTICS = {
     SKIP_RMS: (1, 2),
 }
 
+#: What changes nothing, by kind of reduction.
+NEUTRAL = {"max": -np.inf, "min": np.inf, "product": 1}
+
 #: Enough by itself, for models in which a zero would be divided by.
 CONSUMED = frozenset({"in"})
 
@@ -73,6 +76,16 @@ def _layer_axes(survivors: Survivors, use: Use, roles: Set[str]) -> Axes:
     ]
 
 
+def _neutral(kind: str, dtype: np.dtype) -> np.ndarray:
+    """What a largest, a smallest or a product of numbers of a type does not notice."""
+    if kind == "product" or dtype.kind not in "iub":
+        return np.asarray(NEUTRAL[kind], dtype)
+    if dtype.kind == "b":
+        return np.asarray(kind == "min")
+    limits = np.iinfo(dtype)
+    return np.asarray(limits.min if kind == "max" else limits.max, dtype)
+
+
 class _Masked:
     """One node of the masked original."""
 
@@ -102,8 +115,11 @@ class _Masked:
                 one[kept] = 1
                 mask = mask * one.reshape([-1 if i == axis else 1 for i in range(rank)])
                 fraction *= len(kept) / labels[axis].size
-        if self.dtype.kind in "iu":
+        if self.dtype.kind in "iu" and reduction.kind not in NEUTRAL:
             self._mask_integers(reduction, mask)
+            return
+        if reduction.kind in NEUTRAL:
+            self._fill(reduction.slot, mask, _neutral(reduction.kind, self.dtype))
             return
         name = self._tensor(f"mask_{reduction.slot}", mask)
         if reduction.kind in ("sum", "mean"):
@@ -119,12 +135,14 @@ class _Masked:
 
     def _mask_integers(self, reduction: Reduction, mask: np.ndarray) -> None:
         """Integers that stand for zero are the zero point."""
-        inputs, slot, zero = self.proto.input, reduction.slot, ""
-        if reduction.zero is not None and reduction.zero < len(inputs):
-            zero = inputs[reduction.zero]
-        zero = zero or self._tensor("zero", np.zeros((), self.dtype))
+        zero = self.node.input(reduction.zero) if reduction.zero is not None else ""
+        self._fill(reduction.slot, mask, np.zeros((), self.dtype), zero)
+
+    def _fill(self, slot: int, mask: np.ndarray, value: np.ndarray, given: str = "") -> None:
+        """Replace what goes by a value, or by another input."""
+        filling = given or self._tensor(f"filling_{slot}", value)
         condition = self._tensor(f"mask_{slot}", mask.astype(bool))
-        inputs[slot] = self._add("Where", condition, inputs[slot], zero, tag=f"masked_{slot}")
+        self.proto.input[slot] = self._add("Where", condition, self.proto.input[slot], filling, tag=f"masked_{slot}")
 
     def _rescale(self, factor: float) -> None:
         """Multiply the node's output: a mean over all, made one over the survivors."""
