@@ -24,7 +24,8 @@ UNARY = {
     "Reciprocal": (0.3, 2, (13,), {}), "Relu": (None, 1, (13, 14), {}), "Round": (-4, 4, (13,), {}),
     "Selu": (None, 1, (13,), {"alpha": (1, 2), "gamma": (1, 2)}),
     "Shrink": (None, 1, (13,), {"bias": (0, 0.5), "lambd": (0.1, 0.6)}), "Sigmoid": (None, 1, (13,), {}),
-    "Sign": (None, 1, (13,), {}), "Swish": (None, 1, (24,), {"alpha": (0.5, 2)}), "Sin": (None, 1, (13,), {}), "Sinh": (None, 1, (13,), {}),
+    "Sign": (None, 1, (13,), {}), "Sin": (None, 1, (13,), {}), "Sinh": (None, 1, (13,), {}),
+    "Swish": (None, 1, (24,), {"alpha": (0.5, 2)}),
     "Softplus": (None, 1, (13, 22), {}), "Softsign": (None, 1, (13, 22), {}), "Sqrt": (0.1, 4, (13,), {}),
     "Tan": (-1, 1, (13,), {}), "Tanh": (None, 1, (13,), {}), "ThresholdedRelu": (None, 1, (13,), {"alpha": (0.1, 0.6)}),
 }  # fmt: skip
@@ -227,6 +228,9 @@ def group_norm(n: Net) -> str:
     return n.op("GroupNormalization", x, scale, bias, num_groups=groups, **n.maybe(epsilon=1e-3))
 
 
+LAYER_NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+
+
 def layer_norm(op: str, n: Net) -> str | list[str]:
     """Normalised from any axis on; parameters may have fewer axes or sizes of 1; statistics may be asked for."""
     n.least = 2
@@ -315,7 +319,9 @@ def resize(n: Net) -> str:
     x = n.image(size=(3, 5))
     if n.flag():
         x = n.x([x.shape[0], *x.shape[2:], x.c], x.rank - 1)
-    mode = n.pick(*{3: ["nearest"], 4: ["nearest", "linear"], 5: ["nearest"]}[x.rank], *["cubic"] * (x.rank == 4 and x.axis == 1))
+    mode = n.pick(
+        *{3: ["nearest"], 4: ["nearest", "linear"], 5: ["nearest"]}[x.rank], *["cubic"] * (x.rank == 4 and x.axis == 1)
+    )
     space = [a for a in range(1, x.rank) if a != x.axis]
     coordinates = n.pick("asymmetric", "half_pixel", "align_corners", "pytorch_half_pixel")
     attributes = {"mode": mode, **n.maybe(coordinate_transformation_mode=coordinates)}
@@ -363,7 +369,7 @@ CASES: dict[tuple[str, str], Case] = {
     **{("", op): partial(bitwise, op) for op in ("BitwiseAnd", "BitwiseOr", "BitwiseXor")},
     **{("", op): partial(reduction, op) for op in REDUCTIONS},
     **{("", op): partial(arg, op) for op in ("ArgMax", "ArgMin")},
-    **{("", op): partial(layer_norm, op) for op in ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")},
+    **{("", op): partial(layer_norm, op) for op in LAYER_NORMS},
     **{("", op): partial(softmax, op) for op in ("Softmax", "LogSoftmax", "Hardmax")},
     **{("", op): partial(global_pool, op) for op in ("GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool")},
     **{(MS, op): partial(fused_activation, op) for op in ("Gelu", "QuickGelu")},

@@ -47,16 +47,17 @@ def attention(n: Net) -> str | list[str]:
     for length, count, width in ((queries, query_heads, size), (keys, key_heads, size), (keys, key_heads, value_size)):
         shape = [batch, length, count * width] if flat else [batch, count, length, width]
         parts.append(n.x(shape, along(n, heads=2, size=2, steps=1) if flat else along(n, heads=1, size=3, steps=2)))
-    bias = mask(n, batch, query_heads, queries, keys + past) if n.flag() else None
+    count = n.pick(1, 3, 4) if not past else n.pick(3, 4)
+    # A mask of booleans makes scores that are not finite.
+    bias = mask(n, batch, query_heads, queries, keys + past, boolean=count < 4) if n.flag() else None
     cache = [state(n, [batch, key_heads, past, width]) for width in (size, value_size)] if past else []
     lengths = None
     if opset >= 24 and not past and n.flag():
         lengths = n.b.const([n.int(1, keys) for _ in range(batch)], np.int64)
     given = {"q_num_heads": query_heads, "kv_num_heads": key_heads} if flat else {}
-    given |= n.maybe(scale=n.float(0.2, 1), softcap=n.float(1, 3), is_causal=n.int(0, 1))
+    given |= n.maybe(scale=n.float(0.2, 1), softcap=n.float(1, 3), is_causal=int(count < 4))
     inputs = [*parts, bias, *(cache or [None, None]), lengths]
-    if past or n.flag():
-        count = 4 if n.flag() else 3
+    if count > 1:
         more = {"qk_matmul_output_mode": n.int(0, 3)} if count == 4 else {}
         return n.ops("Attention", *inputs, outputs=count, **given, **more)
     return n.op("Attention", *inputs, **given)

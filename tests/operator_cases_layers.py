@@ -162,9 +162,9 @@ def fused_matmul(n: Net) -> str:
 
 
 EQUATIONS = (
-    "bij,bjk->bik", "bhwc,hkc->bhwk", "...c,ck->...k", "...ij,...jk->...ik", "bic,cd", "nct,ncv->ntv", "ij->ji", "ij->",
-    "bij->bj", "bi,bi->b", "bchw,cd->bdhw", "nchw->nc", "i,j->ij", "bnqd,bnkd->bnqk", "ab,bc,cd->ad", "bij , bkj -> bki",
-    "bqhd,bkhd->bhqk", "bii->bi", "BiC,Cd->Bid",
+    "bij,bjk->bik", "bhwc,hkc->bhwk", "...c,ck->...k", "...ij,...jk->...ik", "bic,cd", "nct,ncv->ntv", "ij->ji",
+    "ij->", "bij->bj", "bi,bi->b", "bchw,cd->bdhw", "nchw->nc", "i,j->ij", "bnqd,bnkd->bnqk", "ab,bc,cd->ad",
+    "bij , bkj -> bki", "bqhd,bkhd->bhqk", "bii->bi", "BiC,Cd->Bid",
 )  # fmt: skip
 
 
@@ -208,7 +208,10 @@ def recurrent(op: str, n: Net) -> list[str]:
     direction = n.pick("forward", "reverse", "bidirectional")
     d, batch = (2 if direction == "bidirectional" else 1), n.int(1, 2)
     x = n.x([steps, "n" if n.symbolic else batch, n.int(3, 5)], 2)
-    weights: list[Any] = [n.b.weight(d, gates * hidden, x.c, scale=0.4), n.b.weight(d, gates * hidden, hidden, scale=0.4)]
+    weights: list[Any] = [
+        n.b.weight(d, gates * hidden, x.c, scale=0.4),
+        n.b.weight(d, gates * hidden, hidden, scale=0.4),
+    ]
     weights.append(n.b.weight(d, 2 * gates * hidden, scale=0.2) if n.flag() else None)
     fixed = not n.symbolic
     weights.append(n.b.const([n.int(1, steps) for _ in range(batch)], np.int32) if fixed and n.flag() else None)
@@ -222,7 +225,9 @@ def recurrent(op: str, n: Net) -> list[str]:
         attributes |= n.maybe(linear_before_reset=1)
     if op == "LSTM":
         attributes |= n.maybe(input_forget=1)
-    outputs = n.ops(op, x, *weights, outputs=3 if op == "LSTM" else 2, hidden_size=hidden, direction=direction, **attributes)
+    outputs = n.ops(
+        op, x, *weights, outputs=3 if op == "LSTM" else 2, hidden_size=hidden, direction=direction, **attributes
+    )
     return n.pick(outputs, outputs[:1], outputs[-1:])
 
 
@@ -272,7 +277,11 @@ def qlinear_matmul(n: Net) -> str:
     left, right = matmul_shapes(n, vectors=False)
     first, second = n.pick(("data", "weight"), ("data", "data"))
     a = quantized(n, operand(n, left, first))
-    b = weight_bytes(n, right, right[-1]) if second == "weight" and len(right) == 2 else quantized(n, operand(n, right, "data"))
+    b = (
+        weight_bytes(n, right, right[-1])
+        if second == "weight" and len(right) == 2
+        else quantized(n, operand(n, right, "data"))
+    )
     out = (n.b.const(0.2, np.float32), n.b.const(120, np.uint8))
     return n.op("DequantizeLinear", n.op("QLinearMatMul", *a, *b, *out), *out)
 

@@ -24,7 +24,14 @@ from prunegraph.selection.plan import Plan, survivors
 from tests.builders import Builder
 
 MS = "com.microsoft"
-DTYPES = {"float": np.float32, "int32": np.int32, "int64": np.int64, "uint8": np.uint8, "int8": np.int8, "bool": np.bool_}
+DTYPES = {
+    "float": np.float32,
+    "int32": np.int32,
+    "int64": np.int64,
+    "uint8": np.uint8,
+    "int8": np.int8,
+    "bool": np.bool_,
+}
 
 
 @dataclass

@@ -63,16 +63,14 @@ class LeftOut(Exception):  # noqa: N818  (no error: the reason why a case says n
 
 
 def network(model: onnx.ModelProto, values: list[onnx.TensorProto], axis: int) -> onnx.ModelProto:
-    """The case's operator (or what it is written out as) between two layers, its other inputs constant. Raises LeftOut."""
+    """The case's operator (or what it is written out as) between two layers, other inputs constant. Raises LeftOut."""
     graph = model.graph
     kinds = [info.type.tensor_type.elem_type for info in (*graph.input[:1], graph.output[0])]
     if not graph.input or kinds[0] not in NUMBERS:
         raise LeftOut(NO_DATA)
     if kinds[1] not in NUMBERS:
         raise LeftOut(NO_RESULT)
-    shape, made = (
-        [d.dim_value for d in info.type.tensor_type.shape.dim] for info in (graph.input[0], graph.output[0])
-    )
+    shape, made = ([d.dim_value for d in info.type.tensor_type.shape.dim] for info in (graph.input[0], graph.output[0]))
     total = math.prod(made)
     if axis >= len(shape) or shape[axis] < 2 or 0 in shape or not 0 < total < 100_000:
         raise LeftOut(NO_AXIS)
@@ -84,25 +82,25 @@ def network(model: onnx.ModelProto, values: list[onnx.TensorProto], axis: int) -
     x = graph.input[0].name
     last = [i for i in range(len(shape)) if i != axis] + [axis]
     before = [
-        helper.make_node("MatMul", ["source", "made_by"], ["made"], name="maker"),
-        helper.make_node("Transpose", ["made"], ["placed"], perm=list(np.argsort(last)), name="to_place"),
-        helper.make_node("Cast", ["placed"], [x], to=kinds[0], name="to_kind"),
+        helper.make_node("MatMul", ["x/source", "x/made_by"], ["x/made"], name="maker"),
+        helper.make_node("Transpose", ["x/made"], ["x/placed"], perm=list(np.argsort(last)), name="to_place"),
+        helper.make_node("Cast", ["x/placed"], [x], to=kinds[0], name="to_kind"),
     ]
     after = [
-        helper.make_node("Cast", [graph.output[0].name], ["numbers"], to=FLOAT, name="to_float"),
-        helper.make_node("Reshape", ["numbers", "flat"], ["flattened"], name="flatten"),
-        helper.make_node("MatMul", ["flattened", "read_by"], ["scores"], name="reader"),
+        helper.make_node("Cast", [graph.output[0].name], ["x/numbers"], to=FLOAT, name="to_float"),
+        helper.make_node("Reshape", ["x/numbers", "x/flat"], ["x/flattened"], name="flatten"),
+        helper.make_node("MatMul", ["x/flattened", "x/read_by"], ["x/scores"], name="reader"),
     ]
     tensors = {
-        "made_by": rng.standard_normal((5, shape[axis])).astype(np.float32),
-        "read_by": rng.standard_normal((total, 3)).astype(np.float32) / math.sqrt(total),
-        "flat": np.asarray([1, total], np.int64),
+        "x/made_by": rng.standard_normal((5, shape[axis])).astype(np.float32),
+        "x/read_by": rng.standard_normal((total, 3)).astype(np.float32) / math.sqrt(total),
+        "x/flat": np.asarray([1, total], np.int64),
     }
     read = {value for node in graph.node for value in (*node.input, *captured(node))}
     del inner.node[:], inner.input[:], inner.output[:]
     inner.node.extend([*before, *graph.node, *after])
-    inner.input.append(helper.make_tensor_value_info("source", FLOAT, [*(shape[i] for i in last[:-1]), 5]))
-    inner.output.append(helper.make_tensor_value_info("scores", FLOAT, [1, 3]))
+    inner.input.append(helper.make_tensor_value_info("x/source", FLOAT, [*(shape[i] for i in last[:-1]), 5]))
+    inner.output.append(helper.make_tensor_value_info("x/scores", FLOAT, [1, 3]))
     inner.initializer.extend(numpy_helper.from_array(value, key) for key, value in tensors.items())
     inner.initializer.extend(tensor for tensor in values if tensor.name in read and tensor.name != x)
     if read & {info.name for info in graph.input[1:]} - {t.name for t in inner.initializer}:
@@ -155,7 +153,7 @@ def prove(name: str, model: onnx.ModelProto, axis: int) -> None:
 
 
 def outcome(name: str) -> str:
-    """"proved" if anything of any axis was pruned and proved, else why not."""
+    """ "proved" if anything of any axis was pruned and proved, else why not."""
     found = 0
     for axis in range(4):
         try:

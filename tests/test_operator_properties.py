@@ -13,10 +13,22 @@ from hypothesis import HealthCheck, given, seed, settings
 
 import prunegraph.ops  # noqa: F401  (registers the rules)
 from prunegraph.ops.rule import rules
-from tests import operator_cases, operator_cases_attention, operator_cases_layers, operator_cases_movement
+from tests import (
+    operator_cases,
+    operator_cases_attention,
+    operator_cases_indexing,
+    operator_cases_layers,
+    operator_cases_movement,
+)
 from tests.operator_nets import MS, Network, networks, prove_network
 
-FAMILIES = (operator_cases, operator_cases_movement, operator_cases_layers, operator_cases_attention)
+FAMILIES = (
+    operator_cases,
+    operator_cases_movement,
+    operator_cases_indexing,
+    operator_cases_layers,
+    operator_cases_attention,
+)
 CASES = {key: case for family in FAMILIES for key, case in family.CASES.items()}
 
 #: Operators with a rule that no network can be run with, and why.
@@ -27,7 +39,7 @@ ALWAYS_PINNED = {
     ("", "LRN"): "a channel is scaled by those beside it, which a cut would change",
     **{
         ("", op): "it makes data of its own, as wide as it says; what is added to it stays"
-        for op in operator_cases_movement.SOURCES
+        for op in operator_cases_indexing.SOURCES
     },
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
 import prunegraph as pg
@@ -39,6 +40,20 @@ def test_layer_norm_without_a_schema() -> None:
     graph = b.graph(projected(b, y, 8, 3, "b"))
     assert "a" not in fixed_reasons(graph)
     prove(graph)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_elements_of_a_sequence(known: bool) -> None:
+    """One is read from its end; where it is not known which, all of them stay and not only the first."""
+    b = Builder()
+    x = b.op("Transpose", projected(b, b.input(1, 3), 3, 5, "a"), perm=[1, 0])
+    sequence = b.op("SplitToSequence", x, b.const(i64(1, 4)), axis=0)
+    index = b.const(np.int64(-1)) if known else b.input(name="index", kind=onnx.TensorProto.INT64)
+    y = b.op("MatMul", b.op("Flatten", b.op("SequenceAt", sequence, index), axis=0), b.weight(4, 3))
+    graph = b.graph(y)
+    assert {fixed.layer: fixed.channels for fixed in pg.analyze(graph).fixed}.get("a", 0) == (0 if known else 5)
+    if known:
+        prove(graph)
 
 
 def test_running_statistics_that_are_read() -> None:
@@ -109,7 +124,9 @@ def multi_head(past: bool) -> pg.Graph:
     y, keys, values = b.nodes[-1].output
     y = projected(b, y, heads * size, 3, "out")
     for each in (keys, values):
-        y = b.op("Add", y, projected(b, b.op("Reshape", each, b.const(i64(1, 1, -1))), 48 if past else 24, 3, f"r{each}"))
+        y = b.op(
+            "Add", y, projected(b, b.op("Reshape", each, b.const(i64(1, 1, -1))), 48 if past else 24, 3, f"r{each}")
+        )
     return b.graph(y, domains=MS)
 
 
@@ -118,7 +135,9 @@ def multi_head(past: bool) -> pg.Graph:
 def test_multi_head_attention_with_biases_and_a_cache(past: bool, unit: str) -> None:
     """Biases of queries and keys that go meet in the scores, unless they are masked too."""
     graph = multi_head(past)
-    plan = pg.select(graph, pg.analyze(graph, attention=unit), algorithm="random", budget=pg.Budget(ratio=0.5), round_to=1)
+    plan = pg.select(
+        graph, pg.analyze(graph, attention=unit), algorithm="random", budget=pg.Budget(ratio=0.5), round_to=1
+    )
     assert plan.remove
     pg.verify(graph, plan, pg.apply(graph, plan))
 
@@ -126,7 +145,10 @@ def test_multi_head_attention_with_biases_and_a_cache(past: bool, unit: str) -> 
 def test_head_sizes_in_blocks_of_eight() -> None:
     """ONNX Runtime takes no others in a GroupQueryAttention."""
     b = Builder()
-    parts = [projected(b, b.input(1, 5, 7, name=name), 7, count * 24, name.upper()) for name, count in zip("qkv", (2, 1, 1))]
+    parts = [
+        projected(b, b.input(1, 5, 7, name=name), 7, count * 24, name.upper())
+        for name, count in zip("qkv", (2, 1, 1), strict=True)
+    ]
     last = b.const([4], np.int32), b.const(5, np.int32)
     options = {"num_heads": 2, "kv_num_heads": 1, "domain": "com.microsoft"}
     y = b.op("GroupQueryAttention", *parts, "", "", *last, outputs=3, **options)

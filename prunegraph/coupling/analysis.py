@@ -14,7 +14,7 @@ from prunegraph.coupling.sample import complete
 from prunegraph.coupling.shuffle import Shuffle, find_shuffles
 from prunegraph.coupling.uses import Use
 from prunegraph.errors import MISFIT, ModelError, UnknownNameError
-from prunegraph.graph.facts import Facts, element, facts
+from prunegraph.graph.facts import Facts, element, elements, facts
 from prunegraph.graph.model import Graph, Node
 from prunegraph.ops import rule_for
 
@@ -213,11 +213,8 @@ class _Walk:
             return self.labels[value]
         if value in self.graph.weights:
             return self.use(value, -1, -1).labels
-        if element(value, 0) in self.labels:
-            parts: list[Labels] = []
-            while element(value, len(parts)) in self.labels:
-                parts.extend(self.labels[element(value, len(parts))])
-            return tuple(parts)
+        if names := elements(value, self.labels):
+            return tuple(labels for name in names for labels in self.labels[name])
         shape = self.facts.shapes.get(value, ())
         if value in self.graph.sparse:
             return tuple(self.space.pinned(size, Reason("axis of a sparse weight", value)) for size in shape)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -155,6 +155,14 @@ def element(sequence: str, index: int) -> str:
     return f"{sequence}[{index}]"
 
 
+def elements(sequence: str, known: Container[str]) -> list[str]:
+    """The names of all elements of a sequence, in order, as far as they are known."""
+    names: list[str] = []
+    while element(sequence, len(names)) in known:
+        names.append(element(sequence, len(names)))
+    return names
+
+
 def _visit(node: Node, result: Facts, inferred: Mapping[str, onnx.TypeProto.Tensor]) -> None:
     if node.op == "Constant" and node.outputs[0] in result.shapes:
         return
@@ -261,11 +269,10 @@ def split_sizes(node: Node, result: Facts) -> list[int] | None:
 def _visit_sequence(node: Node, result: Facts) -> None:
     source = node.inputs[0]
     if node.op == "SequenceAt":
-        position = result.constant(node.inputs[1])
-        name = element(source, int(position)) if position is not None else ""
-        if name in result.shapes:
-            result.shapes[node.outputs[0]] = result.shapes[name]
-            result.types[node.outputs[0]] = result.types[name]
+        position, names = result.constant(node.inputs[1]), elements(source, result.shapes)
+        if position is not None and -len(names) <= position < len(names):
+            result.shapes[node.outputs[0]] = result.shapes[names[int(position)]]
+            result.types[node.outputs[0]] = result.types[names[int(position)]]
         return
     axis = node.attributes.get("axis", 0)
     for index, size in enumerate(split_sizes(node, result) or ()):

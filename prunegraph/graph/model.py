@@ -61,7 +61,7 @@ LAYER_OPS = frozenset(
 
 
 def is_layer_op(op: str, domain: str) -> bool:
-    """Whether an operator contracts its data with a weight. Attention does as ONNX Runtime fuses it, not as ONNX has it."""
+    """Whether an operator contracts its data with a weight; Attention does as ONNX Runtime fuses it."""
     return op in LAYER_OPS or (op == "Attention" and domain == "com.microsoft")
 
 

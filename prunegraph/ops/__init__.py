@@ -23,6 +23,6 @@ from prunegraph.ops import (
 from prunegraph.ops.rule import rule_for
 
 __all__ = [
-    "attention", "attention_fused", "barriers", "conv", "elementwise", "fused", "indexing", "join", "matmul", "movement", "norm", "pool",
-    "quantized", "recurrent", "reduce", "rule_for",
+    "attention", "attention_fused", "barriers", "conv", "elementwise", "fused", "indexing", "join", "matmul",
+    "movement", "norm", "pool", "quantized", "recurrent", "reduce", "rule_for",
 ]  # fmt: skip

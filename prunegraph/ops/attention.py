@@ -30,7 +30,10 @@ class Heads:
     def _in_blocks(self, size: int, blocks: int) -> Labels:
         whole = self.site.space.fresh(size)
         if blocks > 1:
-            parts = [self.site.space.fresh(size // blocks), self.site.stay(blocks, f"head sizes go in blocks of {blocks}")]
+            parts = [
+                self.site.space.fresh(size // blocks),
+                self.site.stay(blocks, f"head sizes go in blocks of {blocks}"),
+            ]
             self.site.space.product(whole, parts, self.site.node.name)
         return whole
 

@@ -14,7 +14,7 @@ MICROSOFT = "com.microsoft"
 
 
 def _spread_multi_head(site: Site) -> None:
-    """com.microsoft.MultiHeadAttention: a query of 3 axes, keys and values of 3 or 4; its bias is all three in a row."""
+    """com.microsoft.MultiHeadAttention: a query of 3 axes, keys and values of 3 or 4; the bias is of all three."""
     if not (site.has(1) and site.has(2)) or len(site.shape(0)) != 3 or len(site.shape(1)) == 5:
         raise ValueError("its inputs are packed, which ONNX Runtime does not run on the CPU")
     if site.has(8) or site.has(9):
@@ -168,4 +168,6 @@ def _packed_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) 
 
 register("Attention", spread=_spread_packed, repair=_repair_packed, macs=_packed_macs, domain=MICROSOFT)
 register("MultiHeadAttention", spread=_spread_multi_head, repair=repair_scale, macs=attention_macs, domain=MICROSOFT)
-register("GroupQueryAttention", spread=_spread_grouped_query, repair=repair_scale, macs=attention_macs, domain=MICROSOFT)
+register(
+    "GroupQueryAttention", spread=_spread_grouped_query, repair=repair_scale, macs=attention_macs, domain=MICROSOFT
+)

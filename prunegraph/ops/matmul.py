@@ -42,7 +42,7 @@ def spread_product(site: Site, order_a: Sequence[int] = (), order_b: Sequence[in
     """`... m k, ... k n -> ... m n`; either side may be a vector, or have its axes in another order."""
     orders = [list(order) or list(range(len(site.labels(slot)))) for slot, order in enumerate((order_a, order_b))]
     a, b = ([site.labels(slot)[axis] for axis in order] for slot, order in enumerate(orders))
-    sizes = [[site.shape(slot)[axis] for axis in order[:-2]] for slot, order in enumerate(orders)]
+    sizes = [tuple(site.shape(slot)[axis] for axis in order[:-2]) for slot, order in enumerate(orders)]
     inner_a, outer_a = orders[0][-1], orders[0][-2:-1]
     inner_b, outer_b = (orders[1][-2], orders[1][-1:]) if len(b) > 1 else (orders[1][0], [])
     contracted = site.labels(0)[inner_a], site.labels(1)[inner_b]

@@ -140,6 +140,12 @@ class _Masked:
 
     def _fill(self, slot: int, mask: np.ndarray, value: np.ndarray, given: str = "") -> None:
         """Replace what goes by a value, or by another input."""
+        if self.dtype.kind == "b":
+            # ONNX Runtime has no Where of booleans.
+            op, mask = ("Or", mask == 0) if value else ("And", mask != 0)
+            name = self._tensor(f"mask_{slot}", mask)
+            self.proto.input[slot] = self._add(op, self.proto.input[slot], name, tag=f"masked_{slot}")
+            return
         filling = given or self._tensor(f"filling_{slot}", value)
         condition = self._tensor(f"mask_{slot}", mask.astype(bool))
         self.proto.input[slot] = self._add("Where", condition, self.proto.input[slot], filling, tag=f"masked_{slot}")
@@ -163,9 +169,10 @@ class _Masked:
 
     def _give_statistics(self) -> None:
         """Mean and inverse standard deviation over the survivors, as outputs of their own."""
-        for slot, name, op in zip(STATISTICS.get(self.node.op, ()), ("mean_kept", "deviation"), ("Identity", "Reciprocal")):
+        mean, deviation = STATISTICS.get(self.node.op, (None, None))
+        for slot, tag, op in ((mean, "mean_kept", "Identity"), (deviation, "deviation", "Reciprocal")):
             if slot is not None and slot < len(self.node.outputs) and self.node.outputs[slot]:
-                value = f"{self.node.name}/masked/{name}"
+                value = f"{self.node.name}/masked/{tag}"
                 self.nodes.append(helper.make_node(op, [value], [self.node.outputs[slot]]))
 
     def _sum_first(self) -> None:
