@@ -327,7 +327,7 @@ def _distance(expected: Array, found: Array) -> tuple[float, float]:
         return float("inf"), float("inf")
     if not finite.any():
         return 0.0, 0.0
-    absolute = float(np.abs(a - b)[finite].max())
+    absolute = float(np.abs(a[finite] - b[finite]).max())
     largest = float(np.abs(a[finite]).max())
     return absolute, absolute / largest if largest else (0.0 if absolute == 0 else float("inf"))
 

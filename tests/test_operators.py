@@ -100,7 +100,7 @@ CASES = [
     Case("ReduceL2", lambda b, x: b.op("Div", x, b.op("ReduceL2", x, axes=[1], keepdims=1))),
     Case("ReduceL1", lambda b, x: b.op("Div", x, b.op("ReduceL1", x, axes=[1], keepdims=1))),
     Case("ReduceSumSquare", lambda b, x: b.op("Div", x, b.op("ReduceSumSquare", x, axes=[1], keepdims=1))),
-    Case("ReduceMax", lambda b, x: b.op("Mul", x, b.op("ReduceMax", x, axes=[1], keepdims=1)), free=False),
+    Case("ReduceMax", lambda b, x: b.op("Mul", x, b.op("ReduceMax", x, axes=[1], keepdims=1))),
     Case("ReduceMean-space", lambda b, x: b.op("ReduceMean", x, axes=[2, 3], keepdims=1)),
     Case("ArgMax", lambda b, x: b.op("Mul", x, b.op("Cast", b.op("ArgMax", x, axis=1), to=1)), free=False),
     Case("Concat", lambda b, x: b.op("Concat", x, b.conv("x", 3, 4, name="b"), x, axis=1), c=28),

@@ -14,7 +14,7 @@ from prunegraph.coupling.sample import complete
 from prunegraph.coupling.shuffle import Shuffle, find_shuffles
 from prunegraph.coupling.uses import Use
 from prunegraph.errors import MISFIT, ModelError, UnknownNameError
-from prunegraph.graph.facts import Facts, element, facts
+from prunegraph.graph.facts import Facts, element, elements, facts
 from prunegraph.graph.model import Graph, Node
 from prunegraph.ops import rule_for
 
@@ -24,7 +24,7 @@ ATTENTION = ("heads", "head_dim")
 
 @dataclass(frozen=True)
 class Reduction:
-    """A value summed ("sum"), averaged ("mean"), or normalised ("norm", "groups") over axes at a node's input."""
+    """What becomes of a value along axes at a node's input; `kind` is that of `ops.rule.Site.reduces`, or "groups"."""
 
     node: int
     slot: int
@@ -129,7 +129,9 @@ class _Walk:
                 continue
             if node.index in result.shuffles:
                 self._shuffle(result.shuffles[node.index])
-            elif node.index not in inner and node.op != "Constant" and not self._is_arithmetic(node):
+            elif self._is_arithmetic(node):
+                self._pin_constants(node)
+            elif node.index not in inner and node.op != "Constant":
                 self._visit(node)
         for name in self.graph.outputs:
             for labels in self.value_labels(name):
@@ -148,6 +150,18 @@ class _Walk:
             if output not in known:
                 return False
         return bool(node.outputs)
+
+    def _pin_constants(self, node: Node) -> None:
+        """Shape arithmetic is evaluated once: constants with labels that it reads keep their values."""
+        if node.op in ("Shape", "Size"):
+            return
+        weights = self.graph.weights
+        for value in node.inputs:
+            # A vector has labels of its own for each reader; a matrix has one set of labels for all.
+            is_matrix = value in weights and sum(size > 1 for size in weights[value].shape) > 1
+            if value in self.labels or is_matrix:
+                for labels in self.value_labels(value):
+                    self.space.pin(labels, Reason("read by shape arithmetic", node.name))
 
     def _shuffle(self, shuffle: Shuffle) -> None:
         labels = list(self.value_labels(shuffle.source))
@@ -204,11 +218,8 @@ class _Walk:
             return self.labels[value]
         if value in self.graph.weights:
             return self.use(value, -1, -1).labels
-        if element(value, 0) in self.labels:
-            parts: list[Labels] = []
-            while element(value, len(parts)) in self.labels:
-                parts.extend(self.labels[element(value, len(parts))])
-            return tuple(parts)
+        if names := elements(value, self.labels):
+            return tuple(labels for name in names for labels in self.labels[name])
         shape = self.facts.shapes.get(value, ())
         if value in self.graph.sparse:
             return tuple(self.space.pinned(size, Reason("axis of a sparse weight", value)) for size in shape)
@@ -270,6 +281,14 @@ class NodeSite:
 
     def has(self, slot: int) -> bool:
         return bool(self.node.input(slot))
+
+    def is_read(self, slot: int) -> bool:
+        graph = self.walk.graph
+        if slot >= len(self.node.outputs) or not self.node.outputs[slot]:
+            return False
+        value = self.node.outputs[slot]
+        inner = (node.captured for node in graph.nodes)
+        return value in graph.outputs or bool(graph.consumers.get(value)) or any(value in each for each in inner)
 
     def is_weight(self, slot: int) -> bool:
         return self.node.input(slot) in self.walk.graph.weights

@@ -1,12 +1,14 @@
 """Shapes that no inference gives: said by a rule, or read off one run.
 
-Contrib operators have no inference. Where all inputs of such a node have known shapes, its
+Operators of ONNX Runtime have no inference. Where all inputs of such a node have known shapes, its
 output's shape follows from them, and one run on random data shows it. Shapes that depend on
 the data itself (behind a NonZero, a TopK) are not taken from a run: they would hold for
 that data only.
 """
 
 from __future__ import annotations
+
+import onnx
 
 from prunegraph.errors import PrunegraphError
 from prunegraph.graph.facts import Facts, facts, infer_outputs
@@ -32,7 +34,7 @@ def complete(graph: Graph, facts: Facts) -> None:
             for output in node.outputs:
                 if output in values and output not in facts.shapes:
                     facts.shapes[output] = values[output].shape
-                    facts.types[output] = facts.types[node.inputs[0]]
+                    facts.types[output] = onnx.helper.np_dtype_to_tensor_dtype(values[output].dtype)
         elif any(v and v not in facts.shapes for v in node.outputs) and not facts.is_dead(node):
             infer_outputs(node, facts)
 
@@ -59,12 +61,13 @@ def full_cost(graph: Graph) -> Cost:
 
 
 def _is_open(node: Node, facts: Facts) -> bool:
-    rule = rule_for(node) if node.domain else None
+    """Whether a node has a rule and known inputs, but outputs that ONNX's inference says nothing of."""
+    if all(v in facts.shapes for v in node.outputs if v) or (not node.domain and onnx.defs.has(node.op)):
+        return False
+    rule = rule_for(node)
     return (
-        bool(node.domain)
-        and rule is not None
+        rule is not None
         and rule.spread is not None
         and facts.graph.outer.issuperset(v for v in node.outputs if v)
         and all(v in facts.shapes for v in node.inputs if v)
-        and any(v and v not in facts.shapes for v in node.outputs)
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -243,6 +243,14 @@ def element(sequence: str, index: int) -> str:
     return f"{sequence}[{index}]"
 
 
+def elements(sequence: str, known: Container[str]) -> list[str]:
+    """The names of all elements of a sequence, in order, as far as they are known."""
+    names: list[str] = []
+    while element(sequence, len(names)) in known:
+        names.append(element(sequence, len(names)))
+    return names
+
+
 def _visit(node: Node, result: Facts, inferred: Mapping[str, onnx.ValueInfoProto]) -> None:
     if node.op == "Constant" and node.outputs[0] in result.shapes:
         return
@@ -287,6 +295,30 @@ def infer_outputs(node: Node, result: Facts) -> None:
         _einsum_shape(node, result)
     elif not _elementwise_shape(node, result):
         _infer_node(node, result)
+        if node.op == "Attention" and not node.domain:
+            _attention_shapes(node, result)
+
+
+def _attention_shapes(node: Node, result: Facts) -> None:
+    """Keys, values and scores that an Attention returns: ONNX's inference leaves them open."""
+    query, key, value = (result.shapes.get(node.input(slot), ()) for slot in range(3))
+    if not (query and len(query) == len(key) == len(value)):
+        return
+    heads, groups = query[1], key[1]
+    if len(query) == 3:
+        heads, groups = node.attributes["q_num_heads"], node.attributes["kv_num_heads"]
+    past = result.shapes.get(node.input(4), (0, 0, 0))[2] if node.input(4) else 0
+    total = past + key[-2]
+    merged = groups if len(query) == 3 else 1
+    shapes = [
+        (),
+        (key[0], groups, total, key[-1] // merged),
+        (value[0], groups, total, value[-1] // merged),
+        (query[0], heads, query[-2], total),
+    ]
+    for output, shape in list(zip(node.outputs, shapes, strict=False))[1:]:
+        result.shapes[output] = shape
+        result.types[output] = result.types[node.inputs[0]]
 
 
 def _elementwise_shape(node: Node, result: Facts) -> bool:
@@ -348,11 +380,10 @@ def split_sizes(node: Node, result: Facts) -> list[int] | None:
 def _visit_sequence(node: Node, result: Facts) -> None:
     source = node.inputs[0]
     if node.op == "SequenceAt":
-        position = result.constant(node.inputs[1])
-        name = element(source, int(position)) if position is not None else ""
-        if name in result.shapes:
-            result.shapes[node.outputs[0]] = result.shapes[name]
-            result.types[node.outputs[0]] = result.types[name]
+        position, names = result.constant(node.inputs[1]), elements(source, result.shapes)
+        if position is not None and -len(names) <= position < len(names):
+            result.shapes[node.outputs[0]] = result.shapes[names[int(position)]]
+            result.types[node.outputs[0]] = result.types[names[int(position)]]
         return
     axis = node.attributes.get("axis", 0)
     for index, size in enumerate(split_sizes(node, result) or ()):

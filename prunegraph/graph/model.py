@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 ROLES = {
     "Conv": ("", "weight", "bias"),
     "ConvTranspose": ("", "weight", "bias"),
+    "Attention": ("", "weight", "bias"),
+    "FusedGemm": ("", "weight", "bias"),
     "Gemm": ("", "weight", "bias"),
     "MatMul": ("weight", "weight"),
     "BatchNormalization": ("", "scale", "bias", "mean", "variance"),
@@ -53,10 +55,15 @@ ROLES = {
 #: Operators whose weight is contracted with the data: the layers a user thinks in.
 LAYER_OPS = frozenset(
     {
-        "Conv", "ConvInteger", "ConvTranspose", "DeformConv", "Einsum", "FusedConv", "FusedMatMul", "GRU", "Gemm",
-        "LSTM", "MatMul", "MatMulInteger", "MatMulNBits", "QLinearConv", "QLinearMatMul", "RNN",
+        "Conv", "ConvInteger", "ConvTranspose", "DeformConv", "Einsum", "FusedConv", "FusedGemm", "FusedMatMul", "GRU",
+        "Gemm", "LSTM", "MatMul", "MatMulInteger", "MatMulNBits", "QLinearConv", "QLinearMatMul", "RNN",
     }
 )  # fmt: skip
+
+
+def is_layer_op(op: str, domain: str) -> bool:
+    """Whether an operator contracts its data with a weight; Attention does as ONNX Runtime fuses it."""
+    return op in LAYER_OPS or (op == "Attention" and domain == "com.microsoft")
 
 
 @dataclass(frozen=True)
@@ -265,7 +272,7 @@ class Graph:
             captured = () if place.bodies else order.captured(proto)
             parents = tuple([made[v] for v in (*inputs, *captured) if v in made])
             channels = self._channels(proto, inputs)
-            is_layer = proto.op_type in LAYER_OPS and bool(channels.weights)
+            is_layer = is_layer_op(proto.op_type, proto.domain) and bool(channels.weights)
             layers.append(name if is_layer else next((layers[p] for p, _ in parents if layers[p]), None))
             domain = "" if proto.domain == "ai.onnx" else proto.domain
             yield Node(
@@ -283,7 +290,7 @@ class Graph:
                 weights[role] = value
         inputs = outputs = None
         main = self.weights.get(weights.get("weight", ""))
-        if main is not None and proto.op_type in LAYER_OPS and len(main.shape) >= 2:
+        if main is not None and is_layer_op(proto.op_type, proto.domain) and len(main.shape) >= 2:
             numbers = {a.name: a.i for a in proto.attribute[:]}
             groups = numbers.get("group", 1) or 1
             first, second = main.shape[0], main.shape[1]
@@ -293,7 +300,7 @@ class Graph:
                 inputs, outputs = second * groups, first
             elif proto.op_type == "ConvTranspose":
                 inputs, outputs = first, second * groups
-            elif proto.op_type == "Gemm":
+            elif proto.op_type in ("Gemm", "FusedGemm"):
                 inputs, outputs = (second, first) if numbers.get("transB", 0) else (first, second)
             else:
                 inputs, outputs = main.shape[-2], main.shape[-1]
@@ -343,7 +350,7 @@ class Graph:
     @cached_property
     def layers(self) -> list[Node]:
         """Nodes that contract their input with a weight, in topological order."""
-        return [node for node in self.nodes if node.op in LAYER_OPS and self.main_weight(node)]
+        return [node for node in self.nodes if is_layer_op(node.op, node.domain) and self.main_weight(node)]
 
     def main_weight(self, node: Node) -> str | None:
         """The weight a layer contracts with, looked up through operators that only carry it."""

@@ -5,6 +5,7 @@ Importing this package registers every rule.
 
 from prunegraph.ops import (
     attention,
+    attention_fused,
     barriers,
     control,
     conv,
@@ -23,6 +24,6 @@ from prunegraph.ops import (
 from prunegraph.ops.rule import rule_for
 
 __all__ = [
-    "attention", "barriers", "control", "conv", "elementwise", "fused", "indexing", "join", "matmul", "movement",
-    "norm", "pool", "quantized", "recurrent", "reduce", "rule_for",
+    "attention", "attention_fused", "barriers", "control", "conv", "elementwise", "fused", "indexing", "join", "matmul",
+    "movement", "norm", "pool", "quantized", "recurrent", "reduce", "rule_for",
 ]  # fmt: skip

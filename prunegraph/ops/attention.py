@@ -7,183 +7,180 @@ from collections.abc import Sequence
 
 from prunegraph.coupling.labels import Labels
 from prunegraph.graph.model import Node
-from prunegraph.ops.elementwise import broadcast
-from prunegraph.ops.join import join_axis
 from prunegraph.ops.pattern import by_pattern
 from prunegraph.ops.rule import Edit, Shape, Site, register
 
 
-class _Heads:
-    """Factors of the query, key and value axes: `groups` of key heads, `repeats` of query heads on each."""
+class Heads:
+    """Factors of the query, key and value axes: `groups` of key heads, `repeats` of query heads on each.
 
-    def __init__(self, site: Site, query_heads: int, key_heads: int, size: int, value_size: int):
+    `blocks` is the unit in which the operator takes head sizes.
+    """
+
+    def __init__(self, site: Site, query_heads: int, key_heads: int, size: int, value_size: int, blocks: int = 1):
         if not key_heads or query_heads % key_heads:
             raise ValueError(f"{query_heads} query heads do not share {key_heads} key heads")
-        self.site, self.repeats = site, query_heads // key_heads
-        self.groups, self.size = site.space.fresh(key_heads), site.space.fresh(size)
-        self.value_size = site.space.fresh(value_size)
+        self.site, self.key_heads, self.repeats = site, key_heads, query_heads // key_heads
+        self.groups = site.space.fresh(key_heads)
+        self.size, self.value_size = self._in_blocks(size, blocks), self._in_blocks(value_size, blocks)
         site.tag(self.groups, "heads")
         site.tag(self.size, "head_dim")
         site.tag(self.value_size, "head_dim")
 
-    def merged(self, axis: Labels, query: bool, size: Labels | None = None) -> None:
+    def _in_blocks(self, size: int, blocks: int) -> Labels:
+        whole = self.site.space.fresh(size)
+        if blocks > 1:
+            parts = [
+                self.site.space.fresh(size // blocks),
+                self.site.stay(blocks, f"head sizes go in blocks of {blocks}"),
+            ]
+            self.site.space.product(whole, parts, self.site.node.name)
+        return whole
+
+    def merged(self, axis: Labels, query: bool, size: Labels | None = None) -> Labels:
         """Relate an axis that merges heads (and the head size) to its factors."""
         repeats = [self.site.stay(self.repeats, "query heads of one key head")] if query else []
         self.site.space.product(axis, [self.groups, *repeats, *([size] if size else [])], self.site.node.name)
+        return axis
+
+    def fresh(self, query: bool, size: Labels | None = None) -> Labels:
+        """A new axis that merges heads (and the head size)."""
+        repeats = self.repeats if query else 1
+        return self.merged(self.site.space.fresh(self.key_heads * repeats * (size.size if size else 1)), query, size)
+
+    def same_batch(self, *axes: Labels) -> None:
+        """Axes over samples, one of which is the query's."""
+        for other in axes[1:]:
+            if other.size == axes[0].size:
+                self.site.space.tie(axes[0], other)
+            else:
+                self.site.pin(other, "one sample for all")
+
+    def bias(self, slot: int, batch: Labels) -> None:
+        """What is added to the scores (or masks them): `[batch, heads, queries, keys]`, axes of size 1 stretch."""
+        names = (None, None, "heads", "samples")
+        for name, each in zip(names, reversed(self.site.labels(slot)), strict=False):
+            if each.size == 1 or name is None:
+                self.site.pin(each, "mask of attention")
+            elif name == "heads":
+                self.merged(each, True)
+            else:
+                self.same_batch(batch, each)
+
+    def cache(self, slots: Sequence[int], batch: Labels) -> None:
+        """Keys and values of earlier steps: `[batch, key heads, steps, head size]`."""
+        for slot, size in zip(slots, (self.size, self.value_size), strict=True):
+            if self.site.has(slot):
+                samples, groups, steps, width = self.site.labels(slot)
+                self.same_batch(batch, samples)
+                self.site.space.tie(groups, self.groups)
+                self.site.space.tie(width, size)
+                self.site.pin(steps, "steps of a cache")
+
+    def give(self, batch: Labels, queries: Labels) -> None:
+        """The further outputs: keys and values with those of earlier steps, and the scores."""
+        node, site = self.site.node, self.site
+        given = [slot for slot, output in enumerate(node.outputs) if output and slot]
+        for slot in given:
+            length = site.stay(site.out_shape(slot)[-1 if slot == 3 else -2], "steps of a cache")
+            if slot == 3:
+                site.give([batch, self.fresh(True), queries, length], slot)
+            else:
+                site.give([batch, self.groups, length, self.size if slot == 1 else self.value_size], slot)
 
 
 def _spread_attention(site: Site) -> None:
     """Attention of opset 23: inputs with 3 axes merge heads, with 4 they have an axis of their own."""
-    if any(site.has(slot) for slot in (4, 5, 6)) or any(site.node.outputs[1:]):
-        raise ValueError("it has a cache of keys and values, or returns its scores")
     attributes = site.node.attributes
     q, k, v = (site.labels(slot) for slot in range(3))
     flat = len(q) == 3
     query_heads = attributes["q_num_heads"] if flat else q[1].size
     key_heads = attributes["kv_num_heads"] if flat else k[1].size
     sizes = [x[-1].size // n if flat else x[-1].size for x, n in ((q, query_heads), (v, key_heads))]
-    heads = _Heads(site, query_heads, key_heads, *sizes)
-    if site.has(3):
-        for each in site.labels(3):
-            site.pin(each, "mask of attention")
+    heads = Heads(site, query_heads, key_heads, *sizes)
+    parts = ((q, True, heads.size), (k, False, heads.size), (v, False, heads.value_size))
+    for axes, query, size in parts:
+        if flat:
+            heads.merged(axes[-1], query, size)
+        else:
+            heads.merged(axes[1], query)
+            site.space.tie(axes[-1], size)
     if flat:
-        for axis, query, size in ((q, True, heads.size), (k, False, heads.size), (v, False, heads.value_size)):
-            heads.merged(axis[-1], query, size)
-        made = site.space.fresh(query_heads * sizes[1])
-        heads.merged(made, True, heads.value_size)
         site.follows("q_num_heads", heads.groups, heads.repeats)
         site.follows("kv_num_heads", heads.groups)
-    else:
-        for axis, query, size in ((q, True, heads.size), (k, False, heads.size), (v, False, heads.value_size)):
-            heads.merged(axis[1], query)
-            site.space.tie(axis[-1], size)
-        made = heads.value_size
-    for mine, other in ((q[0], k[0]), (k[0], v[0]), (k[-2], v[-2])):
-        site.space.tie(mine, other)
-    site.pin(k[-2], "normalised together by softmax")
+    if site.has(3):
+        heads.bias(3, q[0])
+    heads.cache((4, 5), q[0])
+    if site.has(6):
+        for each in (*site.labels(6), q[0]):
+            site.pin(each, "lengths of samples")
+    if attributes.get("is_causal", 0) or any(site.has(slot) for slot in (3, 4, 6)):
+        site.pin(q[-2], "position decides what is attended to")
+    tie_sequences(site, q[0], (k[0], v[0]), (k[-2], v[-2]))
     site.reduces(0, [len(q) - 1], "sum")
-    site.give([*q[:-1], made])
+    site.give([*q[:-1], heads.fresh(True, heads.value_size) if flat else heads.value_size])
+    heads.give(q[0], q[-2])
 
 
-def _repair_scale(edit: Edit) -> None:
+def tie_sequences(site: Site, batch: Labels, others: Sequence[Labels], steps: Sequence[Labels]) -> None:
+    """One sample, and one step of keys and values, is the same in all of them."""
+    for other in others:
+        site.space.tie(batch, other)
+    for other in steps[1:]:
+        site.space.tie(steps[0], other)
+    for each in steps[:1]:
+        site.pin(each, "normalised together by softmax")
+
+
+def repair_scale(edit: Edit) -> None:
     """The scale follows from the head size where it is not given; it keeps its value."""
     node = edit.node
     if node.attributes.get("scale", 0.0):
         return
     query = edit.facts.shapes[node.inputs[0]]
-    heads = node.attributes.get("q_num_heads") or node.attributes.get("num_heads")
-    size = query[-1] // heads if heads and len(query) == 3 else query[-1]
     if edit.is_cut(node.inputs[0], len(query) - 1):
-        edit.set_attribute("scale", 1 / math.sqrt(size))
+        edit.set_attribute("scale", 1 / math.sqrt(head_size(node, query)))
 
 
-def _attention_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+def head_size(node: Node, query: Shape) -> int:
+    """The head size of an attention with that shape of its query (and of keys and values, where those are missing)."""
+    heads = node.attributes.get("q_num_heads") or node.attributes.get("num_heads")
+    if not heads or len(query) != 3:
+        return query[-1]
+    return query[-1] // (heads if node.input(1) else heads + 2 * node.attributes["kv_num_heads"])
+
+
+#: Input slot of the cached keys.
+CACHES = {"Attention": 4, "MultiHeadAttention": 6, "GroupQueryAttention": 3}
+
+
+def attention_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
     """Scores and weighted values: every query meets every key, over both head sizes."""
-    keys = inputs[1][-2]
-    return (math.prod(inputs[0]) + math.prod(outputs[0])) * keys
-
-
-def _spread_multi_head(site: Site) -> None:
-    """com.microsoft.MultiHeadAttention with separate inputs of 3 axes; its bias is all three in a row."""
-    if any(site.has(slot) for slot in range(4, len(site.node.inputs))) or any(site.node.outputs[1:]):
-        raise ValueError("it has masks or a cache")
-    if not (site.has(1) and site.has(2)) or any(len(site.shape(slot)) != 3 for slot in range(3)):
-        raise ValueError("its inputs are packed")
-    q, k, v = (site.labels(slot) for slot in range(3))
-    count = site.node.attributes["num_heads"]
-    heads = _Heads(site, count, count, q[-1].size // count, v[-1].size // count)
-    for axis, size in ((q, heads.size), (k, heads.size), (v, heads.value_size)):
-        heads.merged(axis[-1], False, size)
-    if site.has(3):
-        site.space.tie(join_axis([q[-1], k[-1], v[-1]]), site.labels(3)[0])
-    made = site.space.fresh(v[-1].size)
-    heads.merged(made, False, heads.value_size)
-    site.follows("num_heads", heads.groups)
-    for mine, other in ((q[0], k[0]), (k[0], v[0]), (k[1], v[1])):
-        site.space.tie(mine, other)
-    site.pin(k[1], "normalised together by softmax")
-    site.reduces(0, [2], "sum")
-    site.give([*q[:2], made])
-
-
-def _spread_grouped_query(site: Site) -> None:
-    """com.microsoft.GroupQueryAttention with separate inputs; its cache has key heads and head size as axes."""
-    if not (site.has(1) and site.has(2)) or any(site.has(slot) for slot in range(10, len(site.node.inputs))):
-        raise ValueError("its inputs are packed, or it has biases")
-    attributes = site.node.attributes
-    q, k, v = (site.labels(slot) for slot in range(3))
-    query_heads, key_heads = attributes["num_heads"], attributes["kv_num_heads"]
-    size = k[-1].size // key_heads
-    heads = _Heads(site, query_heads, key_heads, size, v[-1].size // key_heads)
-    for axis, query, part in ((q, True, heads.size), (k, False, heads.size), (v, False, heads.value_size)):
-        heads.merged(axis[-1], query, part)
-    made = site.space.fresh(query_heads * (v[-1].size // key_heads))
-    heads.merged(made, True, heads.value_size)
-    if attributes.get("do_rotary", 0):
-        site.pin(heads.size, "rotated in pairs")
-    # The operator takes one head size for keys and values.
-    site.space.tie(heads.size, heads.value_size)
-    site.follows("num_heads", heads.groups, heads.repeats)
-    site.follows("kv_num_heads", heads.groups)
-    for slot, part in ((3, heads.size), (4, heads.value_size)):
-        if site.has(slot):
-            _, groups, _, width = site.labels(slot)
-            site.space.tie(groups, heads.groups)
-            site.space.tie(width, part)
-    for slot in range(5, len(site.node.inputs)):
-        if site.has(slot):
-            for each in site.labels(slot):
-                site.pin(each, "positions")
-    for mine, other in ((q[0], k[0]), (k[0], v[0]), (k[1], v[1])):
-        site.space.tie(mine, other)
-    site.pin(k[1], "normalised together by softmax")
-    site.reduces(0, [2], "sum")
-    site.give([*q[:2], made])
-    for slot, part in ((1, heads.size), (2, heads.value_size)):
-        if slot < len(site.node.outputs) and site.node.outputs[slot]:
-            batch, _, length, _ = site.out_shape(slot)
-            site.give([site.stay(batch, "batch"), heads.groups, site.stay(length, "positions"), part], slot)
+    keys = inputs[1][-2] if node.input(1) else inputs[0][1]
+    if node.input(CACHES[node.op]):
+        keys += inputs[CACHES[node.op]][2]
+    query = math.prod(inputs[0]) if node.input(1) else math.prod(outputs[0])
+    return (query + math.prod(outputs[0])) * keys
 
 
 def _spread_rotary(site: Site) -> None:
     """Pairs of a head are rotated together: halves of the head size, or neighbours."""
     attributes = site.node.attributes
-    if attributes.get("rotary_embedding_dim", 0):
-        raise ValueError("it rotates a part of each head")
-    contrib = bool(site.node.domain)
+    contrib, flat = bool(site.node.domain), len(site.shape(0)) == 3
     pair = "e 2" if attributes.get("interleaved", 0) else "2 e"
-    flat = len(site.shape(0)) == 3
+    if attributes.get("rotary_embedding_dim", 0):
+        pair = "r"  # a part of each head is rotated: head sizes stay
     size = f"b s (h {pair})" if flat else f"b h s ({pair})"
-    table = "*p e"
+    table = "*p" if pair == "r" else "*p e"
     others = f"*p?, {table}, {table}" if contrib else f"{table}, {table}, *p?"
-    text = f"{size}, {others} -> {size}"
-    bound = {"num_heads": "h"} if flat else {}
-    by_pattern(text, stays="positions", pinned="bs", attributes=bound)(site)
+    bound = {"num_heads": "h"} if flat and _heads_given(site) else {}
+    by_pattern(f"{size}, {others} -> {size}", stays="positions", pinned="bsr", attributes=bound)(site)
 
 
-def _spread_skip_norm(site: Site) -> None:
-    """Sum of data, skip and bias, normalised over the last axis; the sum may be an output too."""
-    slots = [slot for slot in range(len(site.node.inputs)) if site.has(slot)]
-    slots.sort(key=site.is_weight)
-    labels = broadcast(site, [(site.labels(slot), site.shape(slot)) for slot in slots])
-    site.reduces(0, [len(labels) - 1], "norm")
-    for slot, output in enumerate(site.node.outputs):
-        if output:
-            whole = site.out_shape(slot) == site.shape(0)
-            site.give(labels if whole else [*labels[:-1], site.stay(1, "statistics axis")], slot)
+def _heads_given(site: Site) -> bool:
+    return bool(site.node.attributes.get("num_heads", 0))
 
 
-register("Attention", spread=_spread_attention, repair=_repair_scale, macs=_attention_macs)
-register(
-    "MultiHeadAttention", spread=_spread_multi_head, repair=_repair_scale, macs=_attention_macs, domain="com.microsoft"
-)
-register(
-    "GroupQueryAttention",
-    spread=_spread_grouped_query,
-    repair=_repair_scale,
-    macs=_attention_macs,
-    domain="com.microsoft",
-)
+register("Attention", spread=_spread_attention, repair=repair_scale, macs=attention_macs)
 register("RotaryEmbedding", spread=_spread_rotary)
 register("RotaryEmbedding", spread=_spread_rotary, domain="com.microsoft")
-register("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", spread=_spread_skip_norm, domain="com.microsoft")

@@ -38,7 +38,6 @@ register_barriers(
         "STFT": "it transforms the axis as a whole",
         "Det": "it takes rows and columns as a matrix",
         "AffineGrid": "its result is positions",
-        "Col2Im": "channels and positions share an axis",
         "CenterCropPad": "it crops to a size given at run time",
         "ImageDecoder": "it decodes images",
         "BitCast": "it takes several elements as one",

@@ -28,19 +28,23 @@ register(
 
 
 def _spread_deform_conv(site: Site) -> None:
-    """Offsets and masks are spatial; several offset groups divide the input channels by position."""
+    """Offsets and masks are spatial; every offset group loses the same of its input channels."""
     by_pattern(
         "n (g i) *s, (g o) i *k, n *f, (g o)?, n *m? -> n (g o) *s'",
         layer=True,
         stays="offsets",
         attributes={"group": "g"},
     )(site)
-    if site.node.attributes.get("offset_group", 1) != 1:
-        site.pin(site.labels(0)[1], "divided among offset groups")
+    groups = site.node.attributes.get("offset_group", 1)
+    if groups != 1:
+        channels = site.labels(0)[1]
+        parts = [site.stay(groups, "offset groups"), site.space.fresh(channels.size // groups)]
+        site.space.product(channels, parts, site.node.name)
 
 
 register("DeformConv", spread=_spread_deform_conv, macs=conv_macs)
-register("GridSample", spread=by_pattern("n c *s, n *g -> n c *s'"))
+for _domain in ("", "com.microsoft"):
+    register("GridSample", spread=by_pattern("n c *s, n *g -> n c *s'"), domain=_domain)
 register(
     "ConvTranspose",
     spread=by_pattern("n (g i) *s, (g i) o *k, (g o)? -> n (g o) *s'", layer=True, attributes={"group": "g"}),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from prunegraph.graph.model import Node
 from prunegraph.ops.conv import conv_macs
 from prunegraph.ops.elementwise import spread_nary, spread_unary
-from prunegraph.ops.matmul import spread_product
+from prunegraph.ops.matmul import gemm_macs, spread_gemm, spread_product
 from prunegraph.ops.pattern import by_pattern
 from prunegraph.ops.rule import Shape, Site, register
 
@@ -16,14 +16,22 @@ MICROSOFT = "com.microsoft"
 
 
 def _spread_fused_matmul(site: Site) -> None:
-    attributes = site.node.attributes
-    if attributes.get("transBatchA", 0) or attributes.get("transBatchB", 0):
-        raise ValueError("it transposes batches")
-    spread_product(site, bool(attributes.get("transA", 0)), bool(attributes.get("transB", 0)))
+    """A side may be transposed, or have its rows before the batch."""
+    spread_product(site, *(_order(site.node, side, len(site.shape(slot))) for slot, side in enumerate("AB")))
+
+
+def _order(node: Node, side: str, rank: int) -> list[int]:
+    """The axes of a side as a plain product has them: batch, rows, columns."""
+    axes = list(range(rank))
+    if node.attributes.get(f"transBatch{side}", 0):
+        axes = [*axes[1:-1], axes[0], axes[-1]]
+    if node.attributes.get(f"trans{side}", 0) and rank > 1:
+        axes[-2:] = axes[:-3:-1]
+    return axes
 
 
 def _fused_matmul_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
-    return math.prod(outputs[0]) * inputs[0][-2 if node.attributes.get("transA", 0) else -1]
+    return math.prod(outputs[0]) * inputs[0][_order(node, "A", len(inputs[0]))[-1]]
 
 
 def _spread_matmul_nbits(site: Site) -> None:
@@ -35,12 +43,12 @@ def _spread_matmul_nbits(site: Site) -> None:
         site.pin(each, "packed in blocks of bits")
     for slot in (2, 3):
         if site.has(slot):
-            for axis in site.labels(slot):
-                if axis.size == rows.size:
-                    site.space.tie(axis, rows)
-                elif axis.size % rows.size == 0:
-                    stay = site.stay(axis.size // rows.size, "packed in blocks of bits")
-                    site.space.product(axis, [rows, stay], site.node.name)
+            # Scales and zero points of every row and block, as a matrix or in one row.
+            first, *others = site.labels(slot)
+            stay = site.stay(first.size // rows.size, "packed in blocks of bits")
+            site.space.product(first, [rows, stay], site.node.name)
+            for each in others:
+                site.pin(each, "packed in blocks of bits")
     if site.has(4):
         raise ValueError("it reorders its input")
     if site.has(5):
@@ -62,6 +70,7 @@ register(
     macs=conv_macs,
     domain=MICROSOFT,
 )
+register("FusedGemm", spread=spread_gemm, macs=gemm_macs, domain=MICROSOFT)
 register("FusedMatMul", spread=_spread_fused_matmul, macs=_fused_matmul_macs, domain=MICROSOFT)
 register("MatMulNBits", spread=_spread_matmul_nbits, macs=_matmul_nbits_macs, domain=MICROSOFT)
 register("BiasGelu", "FastGelu", "BiasAdd", spread=spread_nary, domain=MICROSOFT)

@@ -8,24 +8,26 @@ from prunegraph.coupling.labels import Labels
 from prunegraph.ops.rule import Site, Spread, register
 
 
-def _along(axis_of: int | None = None, default: int = -1) -> Spread:
-    """One axis stays: named by the attribute `axis`, or by the input `axis_of`."""
+def _spread_top_k(site: Site) -> None:
+    labels = site.labels(0)
+    axis = site.node.attributes.get("axis", -1) % len(labels)
+    reason = "order along the axis matters to TopK"
+    site.pin(labels[axis], reason)
+    for slot, output in enumerate(site.node.outputs):
+        if output:
+            size = site.out_shape(slot)[axis]
+            site.give([site.stay(size, reason) if i == axis else each for i, each in enumerate(labels)], slot)
+
+
+def _accumulates(kind: str) -> Spread:
+    """Sums or products so far: what is neutral may go from anywhere."""
 
     def spread(site: Site) -> None:
-        labels = site.labels(0)
-        axis = site.node.attributes.get("axis", default)
-        if axis_of is not None:
-            given = site.constant(axis_of)
-            if given is None:
-                raise ValueError("its axis is computed at run time")
-            axis = int(given.reshape(-1)[0])
-        axis %= len(labels)
-        reason = f"order along the axis matters to {site.node.op}"
-        site.pin(labels[axis], reason)
-        for slot, output in enumerate(site.node.outputs):
-            if output:
-                size = site.out_shape(slot)[axis]
-                site.give([site.stay(size, reason) if i == axis else each for i, each in enumerate(labels)], slot)
+        labels, axis = site.labels(0), site.constant(1)
+        if axis is None:
+            raise ValueError("its axis is computed at run time")
+        site.reduces(0, [int(axis.reshape(-1)[0]) % len(labels)], kind)
+        site.give(labels)
 
     return spread
 
@@ -100,12 +102,14 @@ def _spread_source(site: Site) -> None:
     site.give([site.stay(size, f"made by {site.node.op}") for size in site.out_shape()])
 
 
-register("TopK", spread=_along())
-register("CumSum", "CumProd", spread=_along(axis_of=1))
-register("Trilu", spread=_spread_trilu)
+register("TopK", spread=_spread_top_k)
+register("CumSum", spread=_accumulates("sum"))
+register("CumProd", spread=_accumulates("product"))
 register("GatherElements", spread=_spread_gather_elements)
 register("ScatterElements", "Scatter", spread=_spread_scatter_elements)
-register("GatherND", spread=_spread_gather_nd)
+for _domain in ("", "com.microsoft"):
+    register("GatherND", spread=_spread_gather_nd, domain=_domain)
+    register("Trilu", spread=_spread_trilu, domain=_domain)
 register("ScatterND", spread=_spread_scatter_nd)
 register("OneHot", spread=_spread_one_hot)
 register(

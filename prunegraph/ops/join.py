@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from prunegraph.coupling.labels import Labels, concatenate
-from prunegraph.graph.facts import element, split_sizes
+from prunegraph.graph.facts import element, elements, split_sizes
 from prunegraph.ops.rule import Edit, Site, register
 
 
@@ -84,7 +84,8 @@ def _spread_sequence_at(site: Site) -> None:
     if index is None:
         raise ValueError("its position is computed at run time")
     site.labels(0)
-    site.give(site.labels_of(element(site.node.inputs[0], int(index))))
+    source = site.node.inputs[0]
+    site.give(site.labels_of(elements(source, site.facts.shapes)[int(index)]))
 
 
 register("Concat", spread=_spread_concat)

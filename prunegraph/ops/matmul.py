@@ -19,7 +19,8 @@ _GEMM = {
 }
 
 
-def _spread_gemm(site: Site) -> None:
+def spread_gemm(site: Site) -> None:
+    """A product of two matrices, either transposed, and what is added to it in any form that stretches."""
     attributes = site.node.attributes
     _GEMM[bool(attributes.get("transA", 0)), bool(attributes.get("transB", 0))](site)
     if site.has(2):
@@ -31,32 +32,35 @@ def _spread_gemm(site: Site) -> None:
             site.role(2, len(site.shape(2)) - 1, "out")
 
 
-def _gemm_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+def gemm_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+    """Every output element costs the contracted axis."""
     contracted = inputs[0][0] if node.attributes.get("transA", 0) else inputs[0][1]
     return math.prod(outputs[0]) * contracted
 
 
-def spread_product(site: Site, transpose_a: bool = False, transpose_b: bool = False) -> None:
-    """`... m k, ... k n -> ... m n`, either side may be a vector or transposed."""
-    a, b = site.labels(0), site.labels(1)
-    k_of_a = len(a) - (2 if transpose_a and len(a) > 1 else 1)
-    k_of_b = len(b) - (1 if transpose_b or len(b) == 1 else 2)
-    site.space.tie(a[k_of_a], b[k_of_b])
-    outer_a = [axis for axis in range(max(len(a) - 2, 0), len(a)) if axis != k_of_a]
-    outer_b = [axis for axis in range(max(len(b) - 2, 0), len(b)) if axis != k_of_b]
-    batch = broadcast(site, [(a[:-2], site.shape(0)[:-2]), (b[:-2], site.shape(1)[:-2])])
-    site.give([*batch, *(a[axis] for axis in outer_a), *(b[axis] for axis in outer_b)])
-    for slot, inner, outer in ((0, k_of_a, outer_a), (1, k_of_b, outer_b)):
+def spread_product(site: Site, order_a: Sequence[int] = (), order_b: Sequence[int] = ()) -> None:
+    """`... m k, ... k n -> ... m n`; either side may be a vector, or have its axes in another order."""
+    orders = [list(order) or list(range(len(site.labels(slot)))) for slot, order in enumerate((order_a, order_b))]
+    a, b = ([site.labels(slot)[axis] for axis in order] for slot, order in enumerate(orders))
+    sizes = [tuple(site.shape(slot)[axis] for axis in order[:-2]) for slot, order in enumerate(orders)]
+    inner_a, outer_a = orders[0][-1], orders[0][-2:-1]
+    inner_b, outer_b = (orders[1][-2], orders[1][-1:]) if len(b) > 1 else (orders[1][0], [])
+    contracted = site.labels(0)[inner_a], site.labels(1)[inner_b]
+    site.space.tie(*contracted)
+    batch = broadcast(site, [(a[:-2], sizes[0]), (b[:-2], sizes[1])])
+    made = [site.labels(0)[axis] for axis in outer_a], [site.labels(1)[axis] for axis in outer_b]
+    site.give([*batch, *made[0], *made[1]])
+    for slot, inner, outer in ((0, inner_a, outer_a), (1, inner_b, outer_b)):
         if site.carries_weight(slot):
             site.role(slot, inner, "in")
             for axis in outer:
                 site.role(slot, axis, "out")
     if not (site.is_weight(0) or site.is_weight(1)):
-        site.reduces(0, [k_of_a], "sum")
+        site.reduces(0, [inner_a], "sum")
     if not (site.carries_weight(0) or site.carries_weight(1)):
         for labels in batch[1:]:
             site.tag(labels, "heads")
-        for labels in (a[k_of_a], *(b[axis] for axis in outer_b)):
+        for labels in (contracted[0], *made[1]):
             site.tag(labels, "head_dim")
 
 
@@ -89,6 +93,6 @@ def _einsum_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) 
     return math.prod(sizes.values())
 
 
-register("Gemm", spread=_spread_gemm, macs=_gemm_macs)
+register("Gemm", spread=spread_gemm, macs=gemm_macs)
 register("MatMul", spread=spread_product, macs=_matmul_macs)
 register("Einsum", spread=_spread_einsum, macs=_einsum_macs)

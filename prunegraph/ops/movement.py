@@ -338,6 +338,16 @@ def _spread_space_to_depth(site: Site) -> None:
     site.give([n, depth, *(site.stay(size, "spatial axis") for size in site.out_shape()[2:])])
 
 
+def _spread_col2im(site: Site) -> None:
+    """Columns of an image: channels and the positions of a block share the second axis."""
+    n, rows, columns = site.labels(0)
+    channels = site.space.fresh(site.out_shape()[1])
+    block = site.stay(rows.size // channels.size, "block of pixels")
+    site.space.product(rows, [channels, block], site.node.name)
+    site.pin(columns, "spatial axis")
+    site.give([n, channels, *(site.stay(size, "spatial axis") for size in site.out_shape()[2:])])
+
+
 register("Reshape", spread=_spread_reshape, repair=_repair_reshape)
 register("Flatten", "Squeeze", "Unsqueeze", spread=_spread_reshape)
 register("Transpose", spread=_spread_transpose)
@@ -349,3 +359,4 @@ register("Gather", spread=_spread_gather, repair=_repair_gather)
 register("Pad", spread=_spread_pad, repair=_repair_pad)
 register("DepthToSpace", spread=_spread_depth_to_space)
 register("SpaceToDepth", spread=_spread_space_to_depth)
+register("Col2Im", spread=_spread_col2im)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from prunegraph.ops.elementwise import broadcast
 from prunegraph.ops.pattern import by_pattern
 from prunegraph.ops.rule import Site, register
 
@@ -11,6 +12,10 @@ def _spread_batch_norm(site: Site) -> None:
     if site.node.attributes.get("training_mode", 0):
         # Exporters write weight standardisation so: statistics of the data itself.
         site.pin(site.labels(0)[0], "samples are normalised together")
+        if any(site.is_read(slot) for slot in range(1, len(site.node.outputs))):
+            # ONNX Runtime updates them in place, run by run: no two runs could be compared.
+            for each in site.labels(0)[2:]:
+                site.pin(each, "running statistics are taken over it")
         site.reduces(0, range(2, len(site.labels(0))), "norm")
         for slot in range(1, len(site.node.outputs)):
             if site.node.outputs[slot]:
@@ -55,8 +60,10 @@ def _spread_lp_norm(site: Site) -> None:
 
 def _spread_mean_variance(site: Site) -> None:
     labels = site.labels(0)
-    for axis in site.node.attributes.get("axes", (0, 2, 3)):
-        site.pin(labels[axis], "normalised together by MeanVarianceNormalization")
+    axes = [axis % len(labels) for axis in site.node.attributes.get("axes", (0, 2, 3))]
+    if 0 in axes:
+        site.pin(labels[0], "samples are normalised together")
+    site.reduces(0, axes, "norm")
     site.give(labels)
 
 
@@ -70,10 +77,23 @@ def _spread_softmax(site: Site) -> None:
     site.give(labels)
 
 
+def _spread_skip_norm(site: Site) -> None:
+    """Sum of data, skip and bias, normalised over the last axis; the sum may be an output too."""
+    slots = [slot for slot in range(len(site.node.inputs)) if site.has(slot)]
+    slots.sort(key=site.is_weight)
+    labels = broadcast(site, [(site.labels(slot), site.shape(slot)) for slot in slots])
+    site.reduces(0, [len(labels) - 1], "norm")
+    for slot, output in enumerate(site.node.outputs):
+        if output:
+            whole = site.out_shape(slot) == site.shape(0)
+            site.give(labels if whole else [*labels[:-1], site.stay(1, "statistics axis")], slot)
+
+
 register("BatchNormalization", spread=_spread_batch_norm)
 register("InstanceNormalization", spread=_spread_instance_norm)
 register("GroupNormalization", spread=_spread_group_norm)
 register("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", spread=_spread_layer_norm)
+register("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", spread=_spread_skip_norm, domain="com.microsoft")
 register("LpNormalization", spread=_spread_lp_norm)
 register("MeanVarianceNormalization", spread=_spread_mean_variance)
 register("LRN", spread=by_pattern("n *c -> n *c", stays="channels within reach of each other in LRN"))

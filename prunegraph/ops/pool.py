@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from prunegraph.ops.pattern import by_pattern
@@ -9,19 +11,33 @@ from prunegraph.ops.rule import Edit, Site, register
 
 
 def _spread_max_pool(site: Site) -> None:
-    if len(site.node.outputs) > 1 and site.node.outputs[1]:
+    if site.is_read(1):
         raise ValueError("it returns indices into the whole tensor")
-    by_pattern("n c *s -> n c *s'")(site)
+    by_pattern("n c *s -> n c *s', n c *s'")(site)
+
+
+def _scales(site: Site) -> dict[int, float]:
+    """Scales by axis, as far as the node names them; NaN where they follow from sizes of other axes too."""
+    attributes, rank = site.node.attributes, len(site.shape(0))
+    scales = attributes.get("scales")
+    if site.has(3) and attributes.get("keep_aspect_ratio_policy", b"stretch") != b"stretch":
+        scales = [math.nan] * rank
+    slot = 2 if site.node.op == "Resize" and site.node.version >= 11 else 1
+    if scales is None and site.has(slot):
+        scales = site.constant(slot)
+    axes = [int(axis) % rank for axis in attributes.get("axes", range(rank))]
+    return dict(zip(axes, () if scales is None else scales, strict=False))
 
 
 def _spread_resize(site: Site) -> None:
-    """Axes whose size does not change pass; the others stay."""
+    """Axes that are not scaled pass; the others stay."""
     labels = site.labels(0)
     if site.node.attributes.get("coordinate_transformation_mode") == b"tf_crop_and_resize":
         raise ValueError("it crops by a region of interest")
+    scales = _scales(site)
     given = []
     for axis, (before, after) in enumerate(zip(site.shape(0), site.out_shape(), strict=True)):
-        if before == after and axis < 2:
+        if before == after and scales.get(axis, 1) == 1:
             given.append(labels[axis])
         else:
             site.pin(labels[axis], "resized axis")

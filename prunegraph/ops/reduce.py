@@ -1,7 +1,8 @@
-"""Reductions. Sums may lose elements that are zero; means are taken over what is left."""
+"""Reductions. Sums may lose elements that are zero; other statistics are taken over what is left."""
 
 from __future__ import annotations
 
+from prunegraph.graph.model import FLOAT_TYPES
 from prunegraph.ops.rule import Site, Spread, register
 
 
@@ -17,17 +18,17 @@ def reduced_axes(site: Site, rank: int) -> list[int] | None:
     return [int(axis) % rank for axis in axes]
 
 
-def _reduction(kind: str | None) -> Spread:
-    """`kind` says what a lost element means: nothing ("sum"), another average ("mean"), or None: it must stay."""
+def _reduction(kind: str) -> Spread:
+    """`kind` is that of `Site.reduces`."""
 
     def spread(site: Site) -> None:
         labels = site.labels(0)
         axes = reduced_axes(site, len(labels))
         if axes is None:
             raise ValueError("its axes are computed at run time")
-        if kind is None:
+        if kind == "mean" and site.facts.types.get(site.node.inputs[0]) not in FLOAT_TYPES:
             for axis in axes:
-                site.pin(labels[axis], f"reduced by {site.node.op}")
+                site.pin(labels[axis], "a mean of whole numbers is rounded")
         elif axes:
             site.reduces(0, axes, kind)
         given = []
@@ -50,7 +51,9 @@ def _spread_arg(site: Site) -> None:
     site.give([site.stay(1, "reduced axis") if i == axis else e for i, e in enumerate(labels) if i != axis or keep])
 
 
-register("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", spread=_reduction("sum"))
+register("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum", spread=_reduction("sum"))
 register("ReduceMean", spread=_reduction("mean"))
-register("ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSum", "ReduceLogSumExp", spread=_reduction(None))
+register("ReduceMax", "ReduceLogSumExp", spread=_reduction("max"))
+register("ReduceMin", spread=_reduction("min"))
+register("ReduceProd", spread=_reduction("product"))
 register("ArgMax", "ArgMin", spread=_spread_arg)

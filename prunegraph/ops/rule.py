@@ -52,6 +52,9 @@ class Site(Protocol):
     def has(self, slot: int) -> bool:
         """Whether an input is given."""
 
+    def is_read(self, slot: int) -> bool:
+        """Whether an output is given and anything reads it."""
+
     def is_weight(self, slot: int) -> bool:
         """Whether an input is a constant of the file."""
 
@@ -77,9 +80,10 @@ class Site(Protocol):
         """Say that a weight's axis is a layer's "out" or "in" channels."""
 
     def reduces(self, slot: int, axes: Sequence[int], kind: str, zero: int | None = None) -> None:
-        """Say that an input is summed over axes ("sum"), averaged ("mean") or normalised ("norm").
+        """Say what becomes of an input's elements along axes.
 
-        `zero` is the slot of the input's zero point, for integer data.
+        They are summed ("sum"), averaged ("mean"), normalised together ("norm"), multiplied ("product"), or the
+        largest ("max") or smallest ("min") is taken. `zero` is the slot of the input's zero point, for integer data.
         """
 
     def follows(self, attribute: str, labels: Labels, times: int = 1) -> None:

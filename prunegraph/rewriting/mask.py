@@ -28,6 +28,20 @@ EVERYWHERE = frozenset({"out", "in"})
 
 SKIP_NORM, SKIP_RMS = "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"
 
+#: Normalisations that leave the mean alone.
+RMS = frozenset({"RMSNormalization", "SimplifiedLayerNormalization", SKIP_RMS})
+
+#: Output slots of the mean and of the inverse standard deviation, where a normalisation has them.
+STATISTICS = {
+    "LayerNormalization": (1, 2),
+    "SimplifiedLayerNormalization": (None, 1),
+    SKIP_NORM: (1, 2),
+    SKIP_RMS: (1, 2),
+}
+
+#: What changes nothing, by kind of reduction.
+NEUTRAL = {"max": -np.inf, "min": np.inf, "product": 1}
+
 #: Enough by itself, for models in which a zero would be divided by.
 CONSUMED = frozenset({"in"})
 
@@ -64,6 +78,16 @@ def _layer_axes(survivors: Survivors, use: Use, roles: Set[str]) -> Axes:
     ]
 
 
+def _neutral(kind: str, dtype: np.dtype) -> np.ndarray:
+    """What a largest, a smallest or a product of numbers of a type does not notice."""
+    if kind == "product" or dtype.kind not in "iub":
+        return np.asarray(NEUTRAL[kind], dtype)
+    if dtype.kind == "b":
+        return np.asarray(kind == "min")
+    limits = np.iinfo(dtype)
+    return np.asarray(limits.min if kind == "max" else limits.max, dtype)
+
+
 class _Masked:
     """One node of the masked original."""
 
@@ -93,12 +117,17 @@ class _Masked:
                 one[kept] = 1
                 mask = mask * one.reshape([-1 if i == axis else 1 for i in range(rank)])
                 fraction *= len(kept) / labels[axis].size
-        if self.dtype.kind in "iu":
+        if self.dtype.kind in "iu" and reduction.kind not in NEUTRAL:
             self._mask_integers(reduction, mask)
             return
-        name = self._tensor("mask", mask)
+        if reduction.kind in NEUTRAL:
+            self._fill(reduction.slot, mask, _neutral(reduction.kind, self.dtype))
+            return
+        name = self._tensor(f"mask_{reduction.slot}", mask)
         if reduction.kind in ("sum", "mean"):
-            self.proto.input[reduction.slot] = self._add("Mul", self.proto.input[reduction.slot], name, tag="masked")
+            self.proto.input[reduction.slot] = self._add(
+                "Mul", self.proto.input[reduction.slot], name, tag=f"masked_{reduction.slot}"
+            )
         if reduction.kind == "mean":
             self._rescale(1 / fraction)
         elif reduction.kind == "norm":
@@ -108,11 +137,20 @@ class _Masked:
 
     def _mask_integers(self, reduction: Reduction, mask: np.ndarray) -> None:
         """Integers that stand for zero are the zero point."""
-        zero = self.proto.input[reduction.zero] if reduction.zero is not None else ""
-        zero = zero or self._tensor("zero", np.zeros((), self.dtype))
-        condition = self._tensor("mask", mask.astype(bool))
-        slot = reduction.slot
-        self.proto.input[slot] = self._add("Where", condition, self.proto.input[slot], zero, tag="masked")
+        zero = self.node.input(reduction.zero) if reduction.zero is not None else ""
+        self._fill(reduction.slot, mask, np.zeros((), self.dtype), zero)
+
+    def _fill(self, slot: int, mask: np.ndarray, value: np.ndarray, given: str = "") -> None:
+        """Replace what goes by a value, or by another input."""
+        if self.dtype.kind == "b":
+            # ONNX Runtime has no Where of booleans.
+            op, mask = ("Or", mask == 0) if value else ("And", mask != 0)
+            name = self._tensor(f"mask_{slot}", mask)
+            self.proto.input[slot] = self._add(op, self.proto.input[slot], name, tag=f"masked_{slot}")
+            return
+        filling = given or self._tensor(f"filling_{slot}", value)
+        condition = self._tensor(f"mask_{slot}", mask.astype(bool))
+        self.proto.input[slot] = self._add("Where", condition, self.proto.input[slot], filling, tag=f"masked_{slot}")
 
     def _rescale(self, factor: float) -> None:
         """Multiply the node's output: a mean over all, made one over the survivors."""
@@ -123,12 +161,21 @@ class _Masked:
 
     def _normalise(self, axes: Sequence[int], mask: str, fraction: float, rank: int) -> None:
         """Replace a normalisation by its definition, with statistics over the survivors."""
-        centred = self.node.op not in ("RMSNormalization", "SimplifiedLayerNormalization", SKIP_RMS)
+        centred = self.node.op not in RMS
         if self.node.op in (SKIP_NORM, SKIP_RMS):
             self._sum_first()
         samples = [0] if self.node.op == "BatchNormalization" else []
         y = self._standardise(self.proto.input[0], [*samples, *axes], mask, fraction, centred)
         self._affine(y, per_channel=self.node.op in ("InstanceNormalization", "BatchNormalization"), rank=rank)
+        self._give_statistics()
+
+    def _give_statistics(self) -> None:
+        """Mean and inverse standard deviation over the survivors, as outputs of their own."""
+        mean, deviation = STATISTICS.get(self.node.op, (None, None))
+        for slot, tag, op in ((mean, "mean_kept", "Identity"), (deviation, "deviation", "Reciprocal")):
+            if slot is not None and slot < len(self.node.outputs) and self.node.outputs[slot]:
+                value = f"{self.node.name}/masked/{tag}"
+                self.nodes.append(helper.make_node(op, [value], [self.node.outputs[slot]]))
 
     def _sum_first(self) -> None:
         """The sum that a Skip... normalisation takes in; its inputs become those of a plain one."""
@@ -157,7 +204,8 @@ class _Masked:
         self._affine(self._add("Reshape", y3, shape, tag="y"), per_channel=self.node.version >= 21, rank=rank)
 
     def _standardise(self, x: str, axes: Sequence[int], mask: str, fraction: float, centred: bool) -> str:
-        epsilon = self._tensor("epsilon", np.asarray(self.node.attributes.get("epsilon", 1e-5), self.dtype))
+        default = 1e-12 if self.node.op in (SKIP_NORM, SKIP_RMS) else 1e-5
+        epsilon = self._tensor("epsilon", np.asarray(self.node.attributes.get("epsilon", default), self.dtype))
         scale = self._tensor("survivors", np.asarray(1 / fraction, self.dtype))
         if centred:
             mean = self._mean(self._add("Mul", x, mask, tag="kept"), axes, "mean")
