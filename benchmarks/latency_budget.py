@@ -3,7 +3,8 @@
     python -m benchmarks.latency_budget [--latency 0.5] [--threads 1] [--fresh] [NAME ...]
 
 "measured" is the figure the search ended with, "again" an independent measurement of the same
-model afterwards, both as shares of the original's latency, paired with it. `--fresh` does not use
+model afterwards in new sessions, both as shares of the original's latency, paired with it; "error" is
+the standard error of the second. `--fresh` does not use
 the cache of layer times and widths.
 """
 
@@ -17,6 +18,7 @@ import prunegraph as pg
 from benchmarks.zoo import ZOO
 from fixtures.light_models import load
 from prunegraph.errors import BudgetError
+from prunegraph.latency.bench import PAIRS
 from prunegraph.latency.cache import Cache
 from prunegraph.latency.rounding import Rounding
 from prunegraph.latency.select import select
@@ -55,7 +57,7 @@ def entry(graph: pg.Graph, timer: Stopwatch, cache: Cache, latency: float | str,
     chosen = select(found, choice, timer=timer, cache=cache)
     spent = time.perf_counter() - start
     small = pg.apply(graph, chosen.plan)
-    again = timer.against(small)
+    again = timer.against(small, PAIRS)
     assert chosen.latency is not None
     macs = cost(small).macs / cost(graph).macs
     return Row(chosen.latency.kept, again.kept, again.error, macs, spent, chosen.rounding)

@@ -18,6 +18,7 @@ from prunegraph.errors import BudgetError, ExactnessError, ModelError
 from prunegraph.graph import onnx_io
 from prunegraph.graph.model import Graph
 from prunegraph.isolate import isolate
+from prunegraph.latency.bench import PAIRS
 from prunegraph.latency.select import Selected
 from prunegraph.latency.select import select as _select
 from prunegraph.ops.cost import Cost
@@ -278,7 +279,7 @@ def _measured_again(chosen: Selected, model: Graph, small: Graph, choice: Choice
         return chosen
     provider = provider_name(choice.provider)
     timer = Stopwatch(model, _sample(model, choice, data), provider=provider, threads=choice.threads)
-    return replace(chosen, latency=timer.against(small))
+    return replace(chosen, latency=timer.against(small, PAIRS))
 
 
 def _attempt(model: Graph, plan: Plan, data: Sequence[Batch], seed: int) -> None:

@@ -114,7 +114,7 @@ class Search:
         return self.bound * (1 - AIM)
 
     def _measure(self, candidate: Candidate) -> Candidate:
-        found = self.bench.measure(candidate)
+        found = self.bench.measure(candidate, lambda each: abs(each.measured / self._aim - 1) <= TOLERANCE)
         self.measured.append(found)
         self.progress(f"latency: {found.measured:.3f} of the original measured, bound {self.bound:.3f}")
         return found

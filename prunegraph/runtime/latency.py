@@ -4,13 +4,16 @@ Two models run in turn and what counts is the median of the paired ratios: a mac
 slow now is slow for both. Where one thread of the CPU does all the work its CPU time is taken,
 which is the wall clock of an idle machine: time that other processes had the core does not
 count. Elsewhere (several threads, other providers) it is the wall clock.
+
+Two sessions of one model differ by some percent, by where their memory lies. A figure that has
+to hold for the next session is therefore taken over several pairs of sessions.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, islice
 from typing import TYPE_CHECKING, Protocol
 
@@ -35,7 +38,7 @@ PRECISION = 0.007
 #: ... after at least so many rounds and seconds (a disturbance lasts longer than a small model), or
 #: after so many seconds.
 ROUNDS = 9
-SECONDS = (0.8, 12.0)
+SECONDS = (0.5, 8.0)
 
 #: A model of one layer is run so often at least and at most, for so many seconds.
 LAYER_RUNS = (5, 50)
@@ -46,7 +49,8 @@ LAYER_SECONDS = 0.015
 class Latency:
     """Milliseconds of two models measured alternately, and the median of the paired ratios first/second.
 
-    `error` is the standard error of the ratio, as a share of it; `runs` how many rounds were measured.
+    `error` is the standard error of the ratio, as a share of it: over rounds, or over pairs of
+    sessions where there were several. `runs` says how many rounds were measured.
     """
 
     first: float
@@ -66,8 +70,8 @@ class Latency:
 class Timer(Protocol):
     """What measures: models against the original, layers alone, and the original itself."""
 
-    def against(self, small: Graph) -> Latency:
-        """Latency of the original and of a smaller model, measured in turn."""
+    def against(self, small: Graph, pairs: int = 1) -> Latency:
+        """Latency of the original and of a smaller model, measured in turn, in so many pairs of sessions."""
 
     def alone(self, model: Graph) -> float:
         """Milliseconds of a model of one layer."""
@@ -91,16 +95,19 @@ class Stopwatch:
 
     def __init__(self, graph: Graph, inputs: Inputs | None = None, *, provider: str = CPU, threads: int = 1):
         self.provider, self.threads = provider, threads
+        self._graph = graph
         self._inputs = random_inputs(graph, batch=1) if inputs is None else inputs
-        self._session = self._open(graph)
         self._clock = clock(provider, threads)
 
     def _open(self, graph: Graph) -> onnxruntime.InferenceSession:
         return session(graph, name=graph.source, threads=self.threads, provider=self.provider)
 
-    def against(self, small: Graph) -> Latency:
-        pair = (self._session, self._open(small))
-        return measure_pair(pair, self._inputs, threads=self.threads, provider=self.provider)
+    def against(self, small: Graph, pairs: int = 1) -> Latency:
+        return combined([self._pair(small) for _ in range(pairs)])
+
+    def _pair(self, small: Graph) -> Latency:
+        sessions = (self._open(self._graph), self._open(small))
+        return measure_pair(sessions, self._inputs, threads=self.threads, provider=self.provider)
 
     def alone(self, model: Graph) -> float:
         opened, inputs = self._open(model), random_inputs(model, batch=1)
@@ -117,7 +124,24 @@ class Stopwatch:
         return best * 1e3
 
     def original(self) -> float:
-        return float(np.median(_settled(_rounds((self._session,), self._inputs, self._clock)), axis=0)[0])
+        opened = self._open(self._graph)
+        run(opened, self._inputs)
+        return float(np.median(_settled(_rounds((opened,), self._inputs, self._clock)), axis=0)[0])
+
+
+def combined(parts: Sequence[Latency]) -> Latency:
+    """One figure from several pairs of sessions: medians of the times, the geometric mean of the ratios."""
+    if len(parts) == 1:
+        return parts[0]
+    logs = np.log([part.ratio for part in parts])
+    return replace(
+        parts[0],
+        first=float(np.median([part.first for part in parts])),
+        second=float(np.median([part.second for part in parts])),
+        ratio=float(np.exp(logs.mean())),
+        runs=sum(part.runs for part in parts),
+        error=float(logs.std(ddof=1) / np.sqrt(len(parts))),
+    )
 
 
 def clock(provider: str, threads: int) -> Clock:
