@@ -202,7 +202,7 @@ ACTIVATIONS = {"LSTM": ["Sigmoid", "Tanh", "Relu"], "GRU": ["Sigmoid", "Tanh"], 
 
 
 def recurrent(op: str, n: Net) -> list[str]:
-    """Directions, layouts, states, peepholes, lengths; all outputs or some."""
+    """Directions, states, peepholes, lengths; all outputs or some. ONNX Runtime runs layout 0 only."""
     n.opset(7, 14, 22)
     gates, hidden, steps = GATES[op], n.int(3, 5), n.int(1, 3)
     direction = n.pick("forward", "reverse", "bidirectional")

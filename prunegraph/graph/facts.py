@@ -293,6 +293,12 @@ def infer_outputs(node: Node, result: Facts) -> None:
         result.types[node.outputs[0]] = result.types[node.inputs[0]]
     elif node.op == "Einsum" and not node.domain:
         _einsum_shape(node, result)
+    elif node.op == "GatherND" and all(v in result.shapes for v in node.inputs):
+        # ONNX's inference says nothing of a scalar.
+        data, index = (result.shapes[v] for v in node.inputs)
+        first = node.attributes.get("batch_dims", 0) + index[-1]
+        result.shapes[node.outputs[0]] = (*index[:-1], *data[first:])
+        result.types[node.outputs[0]] = result.types[node.inputs[0]]
     elif not _elementwise_shape(node, result):
         _infer_node(node, result)
         if node.op == "Attention" and not node.domain:

@@ -75,7 +75,7 @@ class Bench:
         return self.candidate(make_plan(self.coupling, remove, plan.provenance))
 
     def measure(self, candidate: Candidate, near: Callable[[Candidate], bool]) -> Candidate:
-        """Cut the model and measure it against the original: in one pair of sessions, and in several if it is `near`."""
+        """Cut the model and measure it against the original: in a pair of sessions, in several if it is `near`."""
         small = cut(survivors(self.coupling, candidate.plan))
         found = replace(candidate, latency=self.timer.against(small))
         return replace(found, latency=self.timer.against(small, PAIRS)) if near(found) else found

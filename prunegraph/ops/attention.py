@@ -114,7 +114,8 @@ def _spread_attention(site: Site) -> None:
     if site.has(6):
         for each in (*site.labels(6), q[0]):
             site.pin(each, "lengths of samples")
-    if attributes.get("is_causal", 0) or any(site.has(slot) for slot in (3, 4, 6)):
+    windows = max(attributes.get(f"{side}_window_size", -1) for side in ("left", "right"))
+    if attributes.get("is_causal", 0) or windows >= 0 or any(site.has(slot) for slot in (3, 4, 6)):
         site.pin(q[-2], "position decides what is attended to")
     tie_sequences(site, q[0], (k[0], v[0]), (k[-2], v[-2]))
     site.reduces(0, [len(q) - 1], "sum")
