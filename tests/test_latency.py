@@ -11,9 +11,6 @@ import numpy as np
 import pytest
 
 import prunegraph as pg
-from benchmarks import latency_budget
-from benchmarks.zoo import ZOO
-from fixtures.light_models import load
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.errors import BudgetError, ExactnessError, ModelError, UnknownNameError
 from prunegraph.graph.facts import facts
@@ -517,14 +514,3 @@ def test_a_real_choice_of_widths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert result.rounding.chosen in result.rounding.per_mac
     assert result.latency is None
     assert {1, 2, 4, 8} <= result.rounding.per_mac.keys()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", latency_budget.MODELS)
-@pytest.mark.parametrize("round_to", [1, 8, "auto"])
-def test_half_the_latency_of_real_networks(name: str, round_to: int | str) -> None:
-    graph = pg.load(load(ZOO / f"{name}.light.xz"))
-    row = latency_budget.entry(graph, Stopwatch(graph), Cache(), 0.5, round_to)
-    assert 0.5 * (1 - TOLERANCE) <= row.measured <= 0.5
-    # Measured again, with what the second measurement's own noise allows.
-    assert abs(row.again / 0.5 - 1) <= TOLERANCE + 3 * row.error

@@ -1,7 +1,7 @@
 """Every operator with a rule inside random networks: producer, operator, consumer, pruned at random and proved.
 
 The cases are in `tests/operator_cases*.py`. Few networks of each operator are drawn by default, always the
-same; `-m slow` draws many.
+same; `-m often` draws many.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def test_operator(operator: tuple[str, str]) -> None:
         assert check(operator, FEW) or check(operator, SOME)
 
 
-@pytest.mark.slow
+@pytest.mark.often
 @OPERATORS
 def test_operator_often(operator: tuple[str, str]) -> None:
     """At least one network in fifty is pruned through the operator."""
