@@ -69,7 +69,7 @@ def test_algorithms() -> None:
     assert done.returncode == 0
     lines = [line.split() for line in done.stdout.splitlines()]
     assert {
-        *(("algorithm", name) for name in CRITERIA if not name.startswith("test_")),
+        *(("criterion", name) for name in CRITERIA if not name.startswith("test_")),
         *(("allocation", name) for name in ("global", "isomorphic", "uniform")),
         *(("repair", name) for name in ("absorb", "bn", "least-squares", "none")),
     } <= {(kind, name) for kind, name, *_ in lines}
@@ -159,7 +159,7 @@ def folder(tmp_path: Path) -> Path:
         ("prune good.onnx -o out.onnx --ratio 0.5 --algorithm l3", "unknown algorithm 'l3'"),
         ("prune good.onnx -o out.onnx --ratio 0.5 --allocation even", "unknown allocation 'even'"),
         ("prune good.onnx -o out.onnx --ratio 0.5 --algorithm l2:best", "must be one of all, producer, consumer"),
-        ("prune good.onnx -o out.onnx --ratio 0.5 --algorithm l2:part=in", "unknown option of algorithm 'l2' 'part'"),
+        ("prune good.onnx -o out.onnx --ratio 0.5 --algorithm l2:part=in", "unknown option of criterion 'l2' 'part'"),
         ("prune good.onnx -o out.onnx --ratio 0.5 --algorithm taylor", "needs gradients"),
         ("prune good.onnx -o out.onnx --ratio 0.5 --algorithm wanda", "'wanda' needs data"),
         ("prune good.onnx -o out.onnx --ratio 0.5 --allocation global:biggest", "must be one of mean, none"),

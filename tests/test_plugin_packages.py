@@ -68,7 +68,7 @@ def test_a_criterion_of_a_package_looks_at_data(example: Path, tmp_path: Path) -
     assert done.stderr == "error: algorithm 'example_energy' needs data: give --data FILE (unlabelled inputs)\n"
     done = cli(example, *command, *data, "--save-plan", tmp_path / "plan.json")
     assert done.returncode == 0, done.stderr
-    assert "proof: max |difference|" in done.stderr and "then refitted" in done.stderr
+    assert "proof: max |difference|" in done.stderr and "then repaired" in done.stderr
     assert pg.Plan.load(tmp_path / "plan.json").provenance["plugin"] == "package prunegraph-example 1.0"
     done = cli(example, "compare", MODEL, out, "--data", FIXTURES / "fashion_eval.npz", "--runs", 1, "--json")
     figures = json.loads(done.stdout)

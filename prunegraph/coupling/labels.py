@@ -386,6 +386,8 @@ class Channels:
         return elements if labels.size == len(elements) else np.repeat(elements, labels.size // len(elements))
 
     def _look_up(self, labels: Labels) -> Array:
+        if not labels.size:
+            return np.zeros(0, np.int64)
         if labels.ids is None:
             first = self._block(labels.first)
             base, offset = self._locate(first)
