@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prunegraph.errors import BudgetError
+from prunegraph.options import base_name
 from prunegraph.selection.budget import Budget
 
 
@@ -19,7 +20,7 @@ class Choice:
         algorithm: a registered criterion or selector, with options as in "l2:members=producer"; None is the
             best measured one: "obs" where there are data, else "l2".
         allocation: how the budget is shared among groups, a registered allocation, with options as in
-            "global:max"; None is the best measured one for the algorithm.
+            "global:max"; None is the best measured one: "isomorphic" for "obs" under a bound, else "uniform".
         round_to: kept channels are a multiple of this, where a group is wide enough; "auto" is
             the multiple that measures best on this model (see `prunegraph.latency.rounding`).
         min_channels: at least this many channels stay in every group.
@@ -65,7 +66,9 @@ class Choice:
     def resolved(self, has_data: bool) -> Choice:
         """This choice with the defaults that depend on whether there are data filled in."""
         algorithm = self.algorithm or ("obs" if has_data else "l2")
-        return Choice(**{**vars(self), "algorithm": algorithm, "allocation": self.allocation or "uniform"})
+        # `obs` scores compare among groups of one structure; a ratio is one of every group.
+        measured = "isomorphic" if base_name(algorithm) == "obs" and self.budget.ratio is None else "uniform"
+        return Choice(**{**vars(self), "algorithm": algorithm, "allocation": self.allocation or measured})
 
     def provenance(self) -> dict[str, Any]:
         """The choice as plain JSON, for a plan."""
