@@ -187,3 +187,11 @@ def test_a_mean_of_whole_numbers() -> None:
     y = b.op("Cast", b.op("ReduceMean", x, axes=[2], keepdims=1), to=1)
     graph = b.graph(projected(b, y, 1, 3, "b"))
     assert fixed_reasons(graph)["a"] == "a mean of whole numbers is rounded"
+
+
+def test_a_position_on_an_empty_axis_is_no_arithmetic_error() -> None:
+    """Nothing can run it; the fuzzer's files have it, and analysis divided by the axis' size."""
+    b = Builder()
+    x = b.op("Slice", projected(b, b.input("n", 5), 5, 4, "a"), b.const(i64(0)), b.const(i64(0)), b.const(i64(1)))
+    graph = b.graph(b.op("Gather", x, b.const(i64(1)), axis=1))
+    assert not pg.analyze(graph).groups

@@ -225,7 +225,7 @@ def _spread_gather(site: Site) -> None:
                 site.role(0, other, "out")
     if data[axis].is_constant:
         picked = [Labels(size, data[axis].first, 0) for size in site.shape(1)]
-    elif index is None:
+    elif index is None or not data[axis].size:
         site.pin(data[axis], "looked up at run time")
         picked = list(site.labels(1))
     elif site.facts.varies(site.node.inputs[1]).any():
