@@ -68,6 +68,31 @@ def test_redundant_channels_cost_nothing() -> None:
     assert abs(refitted - expected).max() < 0.01 * abs(expected).max()
 
 
+def test_a_normalisation_of_large_values_is_looked_through() -> None:
+    """A layer may make values of any size, the BatchNormalization behind it brings them back. One channel is dead."""
+    fitted = [_behind_normalisation(scale) for scale in (1.0, 1e5)]
+    np.testing.assert_allclose(fitted[1], fitted[0], rtol=0.01, atol=1e-3)
+
+
+def _behind_normalisation(scale: float) -> np.ndarray:
+    """The refitted weights of a layer whose weights and standard deviations were scaled, divided by the scale."""
+    rng = np.random.default_rng(0)
+    b = Builder()
+    x = b.relu(b.conv(b.input("n", 3, 8, 8), 3, 12, name="a"))
+    weight = (scale * rng.standard_normal((6, 12, 1, 1)) / 4).astype(np.float32)
+    gamma = np.float32([1, 0.5, 2, 1, 0, 1])
+    normal = [b.const(each.astype(np.float32)) for each in (gamma, 0.1 * gamma, 0 * gamma, 0 * gamma + scale**2)]
+    x = b.op("BatchNormalization", b.op("Conv", x, b.const(weight), name="b"), *normal, epsilon=0.0)
+    graph = b.graph(b.head(b.relu(x), 6))
+    found = analyze(graph)
+    group = next(g for g in found.groups if g.layers == ("a",))
+    small = pg.apply(graph, pg.Plan(graph.sha256, {group.id: (1, 3, 5, 7)}))
+    batches = [{"x": rng.standard_normal((32, 3, 8, 8)).astype(np.float32)} for _ in range(4)]
+    fixed = repair(survivors(found, pg.Plan(graph.sha256, {group.id: (1, 3, 5, 7)})), small, Data.of(batches))
+    layer = next(node for node in fixed.nodes if node.name == "b")
+    return fixed.weights[layer.inputs[1]].read() / scale
+
+
 def test_layers_come_closer_to_the_original() -> None:
     rng = np.random.default_rng(0)
     graph = residual_net(width=16)

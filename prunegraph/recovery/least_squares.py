@@ -31,8 +31,8 @@ from prunegraph.runtime.stepper import Stepper, Store
 
 Array = np.ndarray
 
-#: Scales of a BatchNormalization below this cannot be divided by.
-TINY = 1e-3
+#: An output whose BatchNormalization scales it by less than this, relative to the largest, is not fitted.
+DEAD = 1e-6
 
 
 @dataclass(frozen=True)
@@ -198,6 +198,8 @@ def _refit(fit: _Fit, stepper: Stepper, revision: Revision) -> None:
     y = _grouped(np.concatenate(ys), len(old))
     other = _grouped(np.concatenate(others), len(old)) if others else np.float32(0)
     factor, mean, shift = (_grouped(each[None], len(old)) for each in _normalisation(tail, revision, node))
+    dead = abs(factor) <= DEAD * abs(factor).max()
+    factor = np.where(dead, 1, factor)
 
     def to_layer(z: Array) -> Array:
         return (z - other - shift) / factor + mean
@@ -209,9 +211,9 @@ def _refit(fit: _Fit, stepper: Stepper, revision: Revision) -> None:
         weights, intercept = rectified(regression, y, to_layer, from_layer)
     else:
         weights, intercept = regression.solve(to_layer(y))
-    revision.set_matrix(node, weights)
+    revision.set_matrix(node, np.where(dead, old, weights))
     if centred:
-        revision.set_intercept(node, intercept.reshape(-1))
+        revision.set_intercept(node, np.where(dead.reshape(-1), revision.intercept(node), intercept.reshape(-1)))
 
 
 def _grouped(rows: Array, groups: int) -> Array:
@@ -220,9 +222,9 @@ def _grouped(rows: Array, groups: int) -> Array:
 
 
 def _normalisation(tail: _Tail, revision: Revision, node: Node) -> tuple[Array, Array, Array]:
-    """Factor, mean and shift [outputs] between a layer and the value behind it; factors are never tiny."""
+    """Factor, mean and shift [outputs] between a layer and the value behind it."""
     if tail.normal is None:
         size = revision.intercept(node).size
         return np.ones(size, np.float32), np.zeros(size, np.float32), np.zeros(size, np.float32)
     factor, mean, shift = (each.astype(np.float32) for each in linear.normalisation(revision.graph, tail.normal))
-    return np.where(abs(factor) < TINY, np.copysign(np.float32(TINY), factor), factor), mean, shift
+    return factor, mean, shift
