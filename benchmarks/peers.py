@@ -47,8 +47,7 @@ def torch_module(task: Task, graph: Graph) -> object:
     network(torch.zeros(1, 1, 28, 28))
     nodes = [node for node in graph.nodes if node.op in ("Conv", "BatchNormalization", "Gemm")]
     for module, node in zip(order, nodes, strict=True):
-        names = ("weight", "bias", "running_mean", "running_var") if node.op == "BatchNormalization" else ("weight", "bias")
-        for name, value in zip(names, node.inputs[1:], strict=False):
+        for name, value in zip(("weight", "bias", "running_mean", "running_var"), node.inputs[1:], strict=False):
             getattr(module, name).data = torch.from_numpy(_weight(graph, value))
     return network
 
