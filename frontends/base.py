@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import onnx
 
 from prunegraph import plugins
 from prunegraph.errors import ModelError, PluginError
+from prunegraph.frontends import factory
 from prunegraph.graph import onnx_io
 from prunegraph.graph.model import Graph
 from prunegraph.registry import Registry
@@ -18,7 +20,8 @@ from prunegraph.registry import Registry
 #: The suffix of the front end that reads files of unknown suffixes.
 ONNX = ".onnx"
 
-Frontend = Callable[[Any], Graph | onnx.ModelProto]
+#: Keyword-only parameters are options of a front end.
+Frontend = Callable[..., Graph | onnx.ModelProto]
 FRONTENDS: Registry[Frontend] = Registry("front end", "prunegraph.frontends", parameters=("source",))
 
 
@@ -27,37 +30,48 @@ def frontend(name: str) -> Callable[[Frontend], Frontend]:
 
     `name` is what it reads: the end of a file's name (".netlist.json"; the longest match reads a
     file), or the qualified name of a class (one of a source's own or inherited classes,
-    "torch.nn.modules.module.Module"). It raises ModelError for a source it cannot read.
+    "torch.nn.modules.module.Module"). Keyword-only parameters with defaults are its options: what
+    `read` is given besides the source. It raises ModelError for a source it cannot read.
 
     Raises PluginError for a name that is taken, or a function with other parameters.
     """
     return FRONTENDS.register(name)
 
 
-def read(source: object) -> Graph:
+def read(source: object, **options: Any) -> Graph:
     """A Graph from a path, an `onnx.ModelProto`, or an object of a class that a front end reads.
 
+    `options` are those of the front end; None is as good as left out.
+
     Raises:
-        ModelError: it cannot be read, or no front end reads it.
+        ModelError: it cannot be read, no front end reads it, or the one that does has no such option.
         PluginError: the front end of a plug-in is broken.
     """
+    options = {name: value for name, value in options.items() if value is not None}
+    if isinstance(source, Graph):
+        return source
     if isinstance(source, onnx.ModelProto):
+        _check_options("an ONNX model", (), options)
         return onnx_io.from_model(source)
     if isinstance(source, str | os.PathLike):
-        return _read_file(os.fsdecode(source))
+        path = os.fsdecode(source)
+        if factory.is_factory(path):
+            made, options["inputs"] = factory.call(path, options.get("inputs"))
+            return read(made, **options)
+        return _read_file(path, options)
     classes = [f"{cls.__module__}.{cls.__qualname__}" for cls in type(source).__mro__]
     for name in classes:
         if name in FRONTENDS:
-            return _run(name, source, classes[0])
+            return _run(name, source, classes[0], options)
     raise ModelError(f"cannot load an object of class {classes[0]}: no front end reads it; there are {_known()}")
 
 
-def _read_file(path: str) -> Graph:
+def _read_file(path: str, options: Mapping[str, Any]) -> Graph:
     suffix = max((name for name in FRONTENDS.names() if path.endswith(name)), key=len, default="")
     if suffix and not Path(path).exists():
         raise ModelError(f"{path}: no such file")
     try:
-        return _run(suffix or ONNX, path, path)
+        return _run(suffix or ONNX, path, path, options)
     except ModelError as error:
         if suffix or not Path(path).is_file():
             raise
@@ -68,11 +82,20 @@ def _known() -> str:
     return ", ".join(FRONTENDS.names())
 
 
-def _run(name: str, source: object, label: str) -> Graph:
+def _check_options(who: str, known: Iterable[str], options: Mapping[str, Any]) -> None:
+    for option in options:
+        if option not in known:
+            raise ModelError(f"{who} is read without {option!r}; leave it out")
+
+
+def _run(name: str, source: object, label: str, options: Mapping[str, Any]) -> Graph:
     """A Graph by the front end of that name. `label` is what to call the source."""
     entry = FRONTENDS.entry(name)
+    parameters = inspect.signature(entry.thing).parameters.values()
+    known = [each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
+    _check_options(f"{label} ({entry.kind} {name!r})", known, options)
     with plugins.blamed(f"{entry}, reading {label},"):
-        made = entry.thing(source)
+        made = entry.thing(source, **options)
     if isinstance(made, Graph):
         return made
     if not isinstance(made, onnx.ModelProto):

@@ -47,14 +47,20 @@ Samples = Data | Batch | Sequence[Batch]
 PROOF_SAMPLES = 16
 
 
-def load(source: object) -> Graph:
-    """A Graph from an ONNX file, an `onnx.ModelProto` (kept, not copied), or what a plug-in's front end reads.
+def load(source: object, inputs: Any = None, **options: Any) -> Graph:
+    """A Graph from an ONNX file, an `onnx.ModelProto` (kept, not copied), or what a front end reads.
+
+    Args:
+        source: a path, `package.module:factory`, an `onnx.ModelProto`, or a framework's model.
+        inputs: example inputs of a model that has to be run to be read (an `nn.Module`).
+        options: further ones of the front end: `params_file` and `input_shapes` for MXNet.
 
     Raises:
-        ModelError: it cannot be read or is no valid model.
+        ModelError: it cannot be read, is no valid model, or its front end has no such option.
+        MissingExtraError: its front end needs an extra that is not installed.
         PluginError: the front end of a plug-in is broken.
     """
-    return frontends.read(source)
+    return frontends.read(source, inputs=inputs, **options)
 
 
 def save(graph: Graph, path: str | os.PathLike[str]) -> None:

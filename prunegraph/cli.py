@@ -7,6 +7,7 @@ failed its check, 2 bad input or usage.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from prunegraph.api import Result
+    from prunegraph.graph.model import Graph
     from prunegraph.registry import Registry
     from prunegraph.runtime.data import Data
 
@@ -74,6 +76,59 @@ plugin_option = click.option(
 )  # fmt: skip
 
 
+#: Where a context keeps what a front end needs besides the model.
+READING = "prunegraph.reading"
+
+
+def _keep_reading(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
+    if value:
+        ctx.meta.setdefault(READING, {})[parameter.name] = value
+
+
+def _input_shapes(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> None:
+    shapes = {}
+    for value in values:
+        name, _, sizes = value.rpartition("=")
+        if not name or not re.fullmatch(r"\d+(,\d+)*", sizes):
+            raise click.BadParameter(f"{value!r} is not NAME=SIZE,SIZE,...")
+        shapes[name] = tuple(int(size) for size in sizes.split(","))
+    _keep_reading(ctx, parameter, shapes)
+
+
+def _load(model: str) -> Graph:
+    """The model of a command, with what its reading options say."""
+    from prunegraph import api
+    from prunegraph.frontends.arrays import read_arrays
+
+    options = dict(click.get_current_context().meta.get(READING, {}))
+    if "inputs" in options:
+        options["inputs"] = read_arrays(options["inputs"])
+    return api.load(model, **options)
+
+
+def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Several options as one decorator."""
+
+    def add(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+#: For every command that reads a MODEL: what some front ends need besides it, and plug-ins.
+reading_options = _options(
+    click.option("--inputs", metavar="FILE", expose_value=False, callback=_keep_reading,
+                 help="Example inputs (.npz) of a PyTorch model that package.module:factory makes without."),
+    click.option("--params-file", metavar="FILE", expose_value=False, callback=_keep_reading,
+                 help="The .params file of an MXNet symbol, if it is not beside it."),
+    click.option("--input-shape", "input_shapes", multiple=True, metavar="NAME=1,3,224,224", expose_value=False,
+                 callback=_input_shapes, help="The shape of an input that an MXNet symbol does not hold (repeatable)."),
+    plugin_option,
+)  # fmt: skip
+
+
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="prunegraph")
 def main() -> None:
@@ -85,7 +140,7 @@ def main() -> None:
 @click.option("--json", "json_path", metavar="FILE", help="Write groups as JSON; - is stdout.")
 @click.option("--attention", type=click.Choice(["heads", "head_dim"]), help="What is pruned in attention.")
 @click.option("--why", metavar="LAYER", help="Explain what keeps a layer from being pruned.")
-@plugin_option
+@reading_options
 def inspect(model: str, json_path: str | None, attention: str | None, why: str | None) -> None:
     """Show what can be pruned in MODEL, and why the rest cannot."""
     from prunegraph import api
@@ -93,7 +148,7 @@ def inspect(model: str, json_path: str | None, attention: str | None, why: str |
     from prunegraph.ops.cost import cost
     from prunegraph.report import groups_file, tables
 
-    graph = api.load(model)
+    graph = _load(model)
     if json_path and json_path != "-":
         api.check_output(json_path, model)
     found = api.analyze(graph, attention=attention)
@@ -136,17 +191,6 @@ def _ratio(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
         return value if value in (None, "auto") else float(value)
     except ValueError:
         raise click.BadParameter(f"{value!r} is neither a number nor auto") from None
-
-
-def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Several options as one decorator."""
-
-    def add(function: Any) -> Any:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return add
 
 
 output_option = click.option(
@@ -205,7 +249,7 @@ sweep_options = _options(
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads to measure latency with; 0: all.")
 @click.option("--report", metavar="FILE", help="Write an HTML page: totals, widths, fixed layers, the proof.")
 @click.option("--sensitivity", metavar="FILE", help="Sensitivity JSON whose curves the report shows.")
-@plugin_option
+@reading_options
 def prune(
     model: str, out: str, ratio: float | Literal["auto"] | None, macs: str | None, params: str | None, size: str | None,
     latency: str | None, data: str | None, no_verify: bool, report: str | None, sensitivity: str | None, **options: Any,
@@ -222,11 +266,15 @@ def prune(
     if report:
         html.require()
         api.check_output(report, model, others=(out, options["save_plan"]))
+    api.check_output(out, model)
     shown = curves.read(sensitivity) if sensitivity else None
     where = console()
     with stages(where) as progress:
         samples = read_data(data) if data else None
-        result = api.prune(model, out, budget=budget, check=not no_verify, data=samples, progress=progress, **options)
+        progress("load")
+        result = api.prune(
+            _load(model), out, budget=budget, check=not no_verify, data=samples, progress=progress, **options
+        )
     _show(where, result, samples, out)
     if report:
         command = click.get_current_context().meta[COMMAND]
@@ -287,7 +335,7 @@ def _write_json(content: dict[str, Any], path: str | None) -> None:
 @click.option("--repair", default="none", show_default=True, help="How each candidate is repaired.")
 @click.option("--round-to", type=int, default=1, show_default=True, help="Kept channels are a multiple of this.")
 @choice_options
-@plugin_option
+@reading_options
 def sensitivity(model: str, data: str, evaluation: str | None, json_path: str | None, **options: Any) -> None:
     """Show what it costs to prune each group of MODEL alone."""
     from prunegraph import api, sweeps
@@ -299,7 +347,8 @@ def sensitivity(model: str, data: str, evaluation: str | None, json_path: str | 
     where = console()
     with stages(where) as progress:
         seen = read_data(evaluation) if evaluation else None
-        found = sweeps.sensitivity(model, data=read_data(data), evaluation=seen, progress=progress, **options)
+        progress("load")
+        found = sweeps.sensitivity(_load(model), data=read_data(data), evaluation=seen, progress=progress, **options)
     where.print(tables.sensitivity_table(found))
     _write_json(found.to_json(), json_path)
 
@@ -322,7 +371,7 @@ def sensitivity(model: str, data: str, evaluation: str | None, json_path: str | 
 @click.option("--stages", is_flag=True, help="Then try a little more or less in parts of the network.")
 @choice_options
 @result_options
-@plugin_option
+@reading_options
 def search(
     model: str, out: str, data: str, evaluation: str | None, json_path: str | None, no_verify: bool, **options: Any
 ) -> None:
@@ -331,13 +380,15 @@ def search(
     from prunegraph.report import tables
     from prunegraph.runtime.data import read_data
 
+    api.check_output(out, model)
     if json_path and json_path != "-":
         api.check_output(json_path, model)
     where = console()
     with stages(where) as progress:
         samples, seen = read_data(data), read_data(evaluation) if evaluation else None
+        progress("load")
         done = sweeps.search(
-            model, out, data=samples, evaluation=seen, check=not no_verify, progress=progress, **options
+            _load(model), out, data=samples, evaluation=seen, check=not no_verify, progress=progress, **options
         )
     where.print(tables.search_table(done.found, done.result.before))
     if evaluation is None:
@@ -347,11 +398,29 @@ def search(
 
 
 @main.command()
+@click.argument("source")
+@click.option("-o", "--output", "out", required=True, metavar="OUT", help="Where the ONNX model goes.")
+@reading_options
+def convert(source: str, out: str) -> None:
+    """Write what a front end reads (PyTorch, MXNet, a plug-in's format) as an ONNX model."""
+    from prunegraph import api
+
+    api.check_output(out, source)
+    where = console()
+    with stages(where) as progress:
+        progress("load")
+        graph = _load(source)
+        progress("write")
+        api.save(graph, out)
+    where.print(f"{len(graph.nodes)} nodes, {len(graph.weights)} weights; wrote {out}")
+
+
+@main.command()
 @click.argument("model")
 @click.argument("plan")
 @click.option("-o", "--output", "out", required=True, metavar="OUT", help="Where the pruned model goes.")
 @click.option("--no-verify", is_flag=True, help="Skip the proof.")
-@plugin_option
+@reading_options
 def apply(model: str, plan: str, out: str, no_verify: bool) -> None:
     """Cut the channels that a PLAN file names out of MODEL."""
     from prunegraph import api
@@ -361,7 +430,7 @@ def apply(model: str, plan: str, out: str, no_verify: bool) -> None:
     where = console()
     with stages(where) as progress:
         progress("cut")
-        graph, chosen = api.load(model), Plan.load(plan)
+        graph, chosen = _load(model), Plan.load(plan)
         small = api.apply(graph, chosen)
         progress("verify")
         proof = None if no_verify else api.verify(graph, chosen, small)
@@ -374,13 +443,13 @@ def apply(model: str, plan: str, out: str, no_verify: bool) -> None:
 @click.argument("model")
 @click.argument("plan")
 @click.argument("pruned")
-@plugin_option
+@reading_options
 def verify(model: str, plan: str, pruned: str) -> None:
     """Prove that PRUNED is MODEL without the channels of PLAN."""
     from prunegraph import api
     from prunegraph.selection.plan import Plan
 
-    proof = api.verify(api.load(model), Plan.load(plan), api.load(pruned))
+    proof = api.verify(_load(model), Plan.load(plan), api.load(pruned))
     console().print(f"proof: {proof}")
 
 

@@ -10,12 +10,13 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from prunegraph.api import analyze, apply, load, save
+from prunegraph.api import analyze, apply, load, prune, save
 from prunegraph.errors import ModelError
 from prunegraph.graph.facts import facts
 from prunegraph.graph.model import Graph
 from prunegraph.graph.onnx_io import from_model
 from prunegraph.graph.wire import pieces
+from prunegraph.selection.budget import Budget
 from prunegraph.selection.plan import make_plan
 from tests.builders import Builder, residual_net
 from tests.oracle import outputs, prove
@@ -246,3 +247,12 @@ def test_apply_leaves_the_model_alone() -> None:
     prove(graph)
     assert graph.model.SerializeToString(deterministic=True) == before
     assert apply(graph, make_plan(analyze(graph), {})) is graph
+
+
+def test_shapes_that_are_declared_for_weights_go_with_them() -> None:
+    """Exporters list initializers among the values that have shapes."""
+    graph = residual_net()
+    for weight in graph.weights.values():
+        graph.model.graph.value_info.append(onnx.helper.make_tensor_value_info(weight.name, 1, weight.shape))
+    small = prune(graph, budget=Budget(ratio=0.5), round_to=1).small
+    assert not {entry.name for entry in small.model.graph.value_info} & set(small.weights)

@@ -279,7 +279,8 @@ def _note(value: np.ndarray, node: Node, result: Facts) -> None:
     result.types[output] = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
     if value.dtype in INT_TYPES or value.size == 1:
         result.known[output] = value
-    elif value.size <= MAX_FLOAT:
+    elif value.size <= MAX_FLOAT and node.op != "ConstantOfShape":
+        # A filled tensor is data as well: its rule lets it follow what it is used with.
         from_file = all(v in result.graph.weights or v in result.folded for v in node.inputs if v)
         (result.folded if from_file else result.known)[output] = value
 

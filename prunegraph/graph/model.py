@@ -24,6 +24,7 @@ from onnx import numpy_helper
 from prunegraph.errors import ModelError
 from prunegraph.graph import control, order, wire
 from prunegraph.graph.control import Body
+from prunegraph.graph.sources import Sources
 
 if TYPE_CHECKING:
     import networkx
@@ -168,6 +169,7 @@ class Graph:
         digest: sha256 of the file the model was read from, if known.
         scratch: whether `folder` was made for this graph and goes with it.
         keeps: what has to live as long as this graph (the one whose folder it reads from).
+        sources: where its weights come from, if a front end made it from something else.
 
     Raises:
         ModelError: the graph is invalid (dangling value, cycle, a value made twice).
@@ -182,8 +184,10 @@ class Graph:
         digest: str | None = None,
         scratch: bool = False,
         keeps: object = None,
+        sources: Sources | None = None,
     ):
         self.model = model
+        self.sources = sources
         self._keeps = keeps
         self.scratch = scratch
         if scratch and folder is not None:

@@ -17,6 +17,7 @@ from prunegraph.graph import order, wire
 from prunegraph.graph.control import BODIES
 from prunegraph.graph.external import SCRATCH_DATA, raw_bytes, write_graph
 from prunegraph.graph.model import Graph
+from prunegraph.graph.sources import Sources
 
 
 def load(path: str | Path) -> Graph:
@@ -47,15 +48,16 @@ def load(path: str | Path) -> Graph:
 
 
 def from_model(
-    model: onnx.ModelProto, *, folder: Path | None = None, source: str = "model", digest: str | None = None
-) -> Graph:
+    model: onnx.ModelProto, *, folder: Path | None = None, source: str = "model", digest: str | None = None,
+    sources: Sources | None = None,
+) -> Graph:  # fmt: skip
     """A Graph over a `ModelProto` (kept, not copied). Raises ModelError."""
     try:
         if model.functions:
             model = _inline(model, source)
         _check_weights(model, source, folder)
         _take_in_bodies(model, source, folder)
-        return Graph(model, folder=folder, source=source, digest=digest)
+        return Graph(model, folder=folder, source=source, digest=digest, sources=sources)
     except MISFIT as error:
         raise ModelError(f"{source}: not a valid model: {error!r}") from error
 

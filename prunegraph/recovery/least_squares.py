@@ -6,7 +6,7 @@ outputs (both centred), W = (X'X + ridge)^-1 (X'Y + ridge W0), where W0 are the 
 left. The intercept goes into the layer's bias, or into the mean of the BatchNormalization behind
 it. The last layer before a residual sum is fitted to the original's sum, less what the
 pruned network already has on the other side, so that it makes up for that side's error too. Where
-a ReLU follows, only what passes it has to be right (`regression.rectified`). Sources: He et
+a ReLU or a clip at 0 and above follows, only what passes it has to be right (`regression.rectified`). Sources: He et
 al. 2017 (asymmetric reconstruction); ALGORITHMS F4.
 """
 
@@ -40,13 +40,13 @@ class _Tail:
     """What comes behind a layer, up to the value that is compared with the original's.
 
     `normal` is a BatchNormalization, `other` the other operand of a residual sum ("" without
-    one), `rectified` whether a ReLU is all that reads the value.
+    one). Of the value only what is between 0 and `ceiling` passes; None where all does.
     """
 
     value: str
     normal: Node | None = None
     other: str = ""
-    rectified: bool = False
+    ceiling: float | None = None
 
 
 @dataclass
@@ -166,9 +166,35 @@ def _tail(left: Survivors, small: Graph, node: Node, place: Mapping[int, int]) -
     other = _other_side(left, small, value, node, place)
     if other:
         value = small.nodes[small.consumers[value][0][0]].outputs[0]
+    return _Tail(value, normal, other, _ceiling(small, value))
+
+
+def _ceiling(small: Graph, value: str) -> float | None:
+    """The most of a value that passes its readers, if they all are ReLUs or clip at 0 and above; else None."""
     readers = [small.nodes[index] for index, _ in small.consumers.get(value, ())]
-    only_relu = bool(readers) and value not in small.outputs and all(reader.op == "Relu" for reader in readers)
-    return _Tail(value, normal, other, only_relu)
+    bounds = [_passing(small, reader) for reader in readers]
+    if not bounds or value in small.outputs or any(bound is None for bound in bounds):
+        return None
+    return max(bound for bound in bounds if bound is not None)
+
+
+def _passing(small: Graph, reader: Node) -> float | None:
+    if reader.op == "Relu":
+        return np.inf
+    if reader.op != "Clip":
+        return None
+    low, high = (_bound(small, reader, slot, name) for slot, name in ((1, "min"), (2, "max")))
+    return high if low == 0 and high is not None and high > 0 else None
+
+
+def _bound(small: Graph, clip: Node, slot: int, name: str) -> float | None:
+    """A bound of a Clip, from its input or (before opset 11) its attribute; None where it is computed."""
+    weight = small.weight_behind(clip.input(slot)) if clip.input(slot) else None
+    if weight is not None:
+        return float(small.weights[weight].read().reshape(-1)[0])
+    if clip.input(slot):
+        return None
+    return clip.attributes.get(name, np.inf if name == "max" else -np.inf)
 
 
 def _other_side(left: Survivors, small: Graph, value: str, node: Node, place: Mapping[int, int]) -> str:
@@ -207,8 +233,8 @@ def _refit(fit: _Fit, stepper: Stepper, revision: Revision) -> None:
     def from_layer(p: Array) -> Array:
         return (p - mean) * factor + shift + other
 
-    if tail.rectified:
-        weights, intercept = rectified(regression, y, to_layer, from_layer)
+    if tail.ceiling is not None:
+        weights, intercept = rectified(regression, y, to_layer, from_layer, tail.ceiling)
     else:
         weights, intercept = regression.solve(to_layer(y))
     revision.set_matrix(node, np.where(dead, old, weights))

@@ -48,11 +48,12 @@ class Regression:
 
 
 def rectified(
-    regression: Regression, y: Array, to_layer: Callable[[Array], Array], from_layer: Callable[[Array], Array]
-) -> tuple[Array, Array]:
+    regression: Regression, y: Array, to_layer: Callable[[Array], Array], from_layer: Callable[[Array], Array],
+    ceiling: float = np.inf,
+) -> tuple[Array, Array]:  # fmt: skip
     """Weights and intercept for outputs that a rectifier follows: only what passes it has to be right.
 
-    Targets and weights are found in turn: `z` minimises `(relu(y) - relu(z))^2 + s (z - made)^2`
+    Targets and weights are found in turn: `z` minimises `(act(y) - act(z))^2 + s (z - made)^2`
     for every sample by itself, then the weights are fitted to `z`. Source: Zhang et al. 2016
     (accelerating very deep networks, nonlinear case).
 
@@ -61,18 +62,21 @@ def rectified(
         y: what the original has before the rectifier [groups, samples, outputs].
         to_layer: takes such values back to outputs of the layer.
         from_layer: the other way.
+        ceiling: the rectifier passes values from 0 to this.
     """
     weights, intercept = regression.solve(to_layer(y))
     for strength in SCHEDULE:
         made = from_layer(regression.predict(weights, intercept))
-        weights, intercept = regression.solve(to_layer(_pulled(y, made, strength)))
+        weights, intercept = regression.solve(to_layer(_pulled(y, made, strength, ceiling)))
     return weights, intercept
 
 
-def _pulled(y: Array, made: Array, strength: float) -> Array:
-    """For every element, the better of the best positive and the best negative target."""
-    wanted = np.maximum(y, 0)
-    positive = np.maximum((wanted + strength * made) / (1 + strength), 0)
-    negative = np.minimum(made, 0)
-    costs = [(wanted - np.maximum(z, 0)) ** 2 + strength * (z - made) ** 2 for z in (positive, negative)]
-    return np.where(costs[0] <= costs[1], positive, negative)
+def _pulled(y: Array, made: Array, strength: float, ceiling: float) -> Array:
+    """For every element, the best target below, between and above the bounds of what passes."""
+    wanted = np.clip(y, 0, ceiling)
+    best = np.clip((wanted + strength * made) / (1 + strength), 0, ceiling)
+    cost = (wanted - best) ** 2 + strength * (best - made) ** 2
+    for z in (np.minimum(made, 0), *((np.maximum(made, ceiling),) if np.isfinite(ceiling) else ())):
+        other = (wanted - np.clip(z, 0, ceiling)) ** 2 + strength * (z - made) ** 2
+        best, cost = np.where(other < cost, z, best), np.minimum(other, cost)
+    return best

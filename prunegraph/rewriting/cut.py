@@ -124,7 +124,9 @@ def _drop_stale_shapes(model: onnx.ModelProto, survivors: Survivors) -> None:
     stay = [
         entry
         for entry in model.graph.value_info
-        if entry.name in facts.shapes and survivors.shape(entry.name) == facts.shapes[entry.name]
+        if entry.name in facts.shapes
+        and survivors.shape(entry.name) == facts.shapes[entry.name]
+        and entry.name not in facts.graph.weights
     ]
     if len(stay) < len(model.graph.value_info):
         copies = [onnx.ValueInfoProto.FromString(entry.SerializeToString()) for entry in stay]

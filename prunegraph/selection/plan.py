@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from prunegraph.coupling.analysis import Coupling
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.errors import PlanError
 from prunegraph.graph.onnx_io import write_whole
+from prunegraph.graph.sources import Sources
 
 FORMAT = "prunegraph/plan@1"
 
@@ -37,12 +38,15 @@ class Plan:
 
     `model` is the sha256 of the model the plan is for; `cuts` says what the choice means for
     every weight (derived, may be empty in a hand-written plan); `provenance` how it was made.
+    `source_cuts` says the same for the tensors of a source that is no ONNX file (a module's
+    parameters and buffers): also derived, and empty for ONNX files.
     """
 
     model: str
     remove: dict[str, tuple[int, ...]]
     cuts: tuple[Cut, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
+    source_cuts: tuple[Cut, ...] = ()
 
     @property
     def attention(self) -> str | None:
@@ -55,6 +59,7 @@ class Plan:
             "model": {"sha256": self.model},
             "remove": {group: list(channels) for group, channels in self.remove.items()},
             "cuts": [cut.to_json() for cut in self.cuts],
+            **({"source_cuts": [cut.to_json() for cut in self.source_cuts]} if self.source_cuts else {}),
             "provenance": self.provenance,
         }
 
@@ -67,11 +72,9 @@ class Plan:
             return cls(
                 str(content["model"]["sha256"]),
                 {str(g): _whole(channels, f"channels of group {g!r}") for g, channels in content["remove"].items()},
-                tuple(
-                    Cut(str(c["weight"]), int(c["axis"]), _whole(c["removed"], f"cuts of weight {c['weight']!r}"))
-                    for c in content.get("cuts", ())
-                ),
+                _cuts(content.get("cuts", ())),
                 dict(content.get("provenance", {})),
+                _cuts(content.get("source_cuts", ())),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(f"{source}: not a plan: {type(error).__name__}: {error}") from error
@@ -92,6 +95,12 @@ class Plan:
         return cls.from_json(content, str(path))
 
 
+def _cuts(content: Any) -> tuple[Cut, ...]:
+    return tuple(
+        Cut(str(c["weight"]), int(c["axis"]), _whole(c["removed"], f"cuts of weight {c['weight']!r}")) for c in content
+    )
+
+
 def _whole(values: Any, what: str) -> tuple[int, ...]:
     """A list of whole numbers, as JSON has it: nothing is rounded, no text is taken apart. Raises ValueError."""
     if not isinstance(values, list) or any(type(value) is not int for value in values):
@@ -108,7 +117,12 @@ def make_plan(
     chosen = {group: tuple(sorted(int(c) for c in channels)) for group, channels in remove.items() if len(channels)}
     origin = {**({"attention": coupling.attention} if coupling.attention else {}), **(provenance or {})}
     plan = Plan(coupling.graph.sha256, chosen, (), origin)
-    return Plan(plan.model, plan.remove, derive_cuts(survivors(coupling, plan)), plan.provenance)
+    cuts = derive_cuts(survivors(coupling, plan))
+    try:
+        return replace(plan, cuts=cuts, source_cuts=derive_source_cuts(coupling.graph.sources, cuts))
+    except PlanError as error:
+        # The graph can be cut all the same; who applies the plan to the source is told why that cannot.
+        return replace(plan, cuts=cuts, provenance={**origin, "source_error": str(error)})
 
 
 def survivors(coupling: Coupling, plan: Plan) -> Survivors:
@@ -152,3 +166,22 @@ def derive_cuts(left: Survivors) -> tuple[Cut, ...]:
                 gone[kept] = False
                 found[Cut(use.weight, axis, tuple(np.flatnonzero(gone).tolist()))] = None
     return tuple(found)
+
+
+def derive_source_cuts(sources: Sources | None, cuts: Sequence[Cut]) -> tuple[Cut, ...]:
+    """What cuts of a graph's weights mean for the tensors they come from.
+
+    Raises:
+        PlanError: a tensor that several layers share would be cut in two ways.
+    """
+    if sources is None:
+        return ()
+    axes: dict[str, dict[int, tuple[int, ...]]] = {}
+    for cut in cuts:
+        before = axes.setdefault(cut.weight, {}).setdefault(cut.axis, cut.removed)
+        if before != cut.removed:
+            raise PlanError(f"layers that share weight {cut.weight!r} would lose different channels of it")
+    removed = sources.removed(axes)
+    return tuple(
+        Cut(tensor, axis, tuple(indices.tolist())) for tensor, each in removed.items() for axis, indices in each.items()
+    )

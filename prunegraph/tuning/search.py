@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,7 @@ def find(trials: Trials, ranking: Ranking, goal: Goal, progress: Callable[[str],
     if goal.stages:
         plan, chosen = search.second(plan, chosen)
     origin = {**plan.provenance, "search": {**asdict(goal), "metric": trials.metric.name, **_json(chosen)}}
-    plan = Plan(plan.model, plan.remove, plan.cuts, origin)
+    plan = replace(plan, provenance=origin)
     looked = (*search.candidates.values(), *search.combinations)
     return Found(plan, chosen, goal, trials.metric.name, trials.metric.unit, trials.original, looked)
 

@@ -1,0 +1,63 @@
+"""Functions that make models: `package.module:factory`, or `file.py:factory`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from prunegraph import plugins
+from prunegraph.errors import ModelError
+
+_SPELLING = re.compile(r"(?P<module>[A-Za-z_][\w.]*|.*\.py):(?P<name>[A-Za-z_]\w*)")
+
+
+def is_factory(text: str) -> bool:
+    """Whether a source names a function and no file."""
+    return _SPELLING.fullmatch(text) is not None and not Path(text).exists()
+
+
+def call(text: str, inputs: Any = None) -> tuple[Any, Any]:
+    """The model that a factory makes, and example inputs: those given, else the factory's.
+
+    A factory takes no arguments and returns a model, or a pair of a model and its example inputs.
+
+    Raises:
+        ModelError: there is no such module or function, or it fails.
+    """
+    found = _SPELLING.fullmatch(text)
+    assert found is not None
+    try:
+        factory = getattr(_module(found["module"]), found["name"])
+        made = factory()
+    except ModelError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ModelError(f"{text}: {plugins.told(error)}") from error
+    model, own = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    return model, own if inputs is None else inputs
+
+
+def _module(name: str) -> Any:
+    if not name.endswith(".py"):
+        # As with `python -m`, modules beside the caller are found.
+        if "" not in sys.path:
+            sys.path.insert(0, "")
+        return importlib.import_module(name)
+    path = Path(name)
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file")
+    key = str(path.resolve())
+    if key not in sys.modules:
+        spec = importlib.util.spec_from_file_location(key, path)
+        assert spec is not None and spec.loader is not None
+        module = sys.modules[key] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[key]
+            raise
+    return sys.modules[key]

@@ -1,0 +1,111 @@
+"""PyTorch: modules and exported programs in, pruned modules out. PyTorch is an extra and imported when it is needed."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from prunegraph.errors import MissingExtraError
+from prunegraph.frontends.base import frontend
+from prunegraph.graph.model import Graph
+
+if TYPE_CHECKING:
+    import torch
+
+    from prunegraph.selection.plan import Plan
+
+
+@frontend("torch.nn.modules.module.Module")
+def load(
+    source: torch.nn.Module,
+    *,
+    inputs: Any = None,
+    exporter: str | None = None,
+    dynamic_shapes: Any = None,
+) -> Graph:
+    """A Graph from an `nn.Module` in evaluation mode, with BatchNormalization and names of parameters kept.
+
+    Args:
+        source: the module; left as it is.
+        inputs: example inputs of `forward`: a tensor, a sequence of arguments, or a mapping of keyword
+            arguments. The first axis of tensors is the batch and stays free.
+        exporter: "dynamo" or "torchscript"; None tries the first, then with a warning the second.
+        dynamic_shapes: which axes are free, as `torch.export.export` takes it, instead of the batch.
+
+    Raises:
+        ModelError: the module cannot be exported with these inputs.
+        MissingExtraError: PyTorch or its exporter is not installed.
+    """
+    _need_torch()
+    from prunegraph.frontends.pytorch.export import from_module
+
+    return from_module(source, inputs, exporter, dynamic_shapes)
+
+
+@frontend(".pt2")
+def load_program(source: str) -> Graph:
+    """A Graph from a file that `torch.export.save` wrote. Raises ModelError, MissingExtraError."""
+    _need_torch()
+    from prunegraph.frontends.pytorch.export import from_file
+
+    return from_file(source)
+
+
+def apply(module: torch.nn.Module, plan: Plan, *, pruned: Graph | None = None, inputs: Any = None) -> torch.nn.Module:
+    """The module without the plan's channels: a copy with smaller parameters and buffers, ready to train.
+
+    Args:
+        module: the module that the plan's graph was loaded from, with any weights.
+        plan: a plan that was made for that graph (`source_cuts` says what goes).
+        pruned: the pruned graph, to compare outputs with; its weights must come from `module`.
+        inputs: example inputs to run the result on, as for `load`.
+
+    Returns:
+        A module of the same class. A `nn.MultiheadAttention` that cannot hold what is left of it is
+        replaced by `prunegraph.frontends.pytorch.attention.PrunedAttention`, with the same names of parameters.
+
+    Raises:
+        PlanError: the plan does not fit the module, or says nothing of its parameters.
+        ModelError: a module cannot hold what is left, or has old sizes in its own forward code: the
+            message names it. The pruned graph itself can be trained: `prunegraph.training.GraphModule`.
+        ExactnessError: the result's outputs differ from those of `pruned`.
+        MissingExtraError: PyTorch is not installed.
+    """
+    _need_torch()
+    from prunegraph.frontends.pytorch.check import check, run
+    from prunegraph.frontends.pytorch.surgery import cut
+
+    small = cut(module, plan)
+    if pruned is not None:
+        check(small, pruned, inputs)
+    elif inputs is not None:
+        run(small, inputs)
+    return small
+
+
+def load_pruned(factory: Callable[[], Any], plan: Plan, state_dict: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+    """A pruned module from what was saved of it: its plan and its `state_dict`; nothing is unpickled but tensors.
+
+    Args:
+        factory: makes the original module, or a pair of it and example inputs; its weights do not matter.
+        plan: the plan that `apply` was given.
+        state_dict: of the pruned module.
+
+    Raises:
+        PlanError, ModelError: as `apply`; also where the tensors do not fit.
+    """
+    from prunegraph.errors import ModelError
+
+    made = factory()
+    small = apply(made[0] if isinstance(made, tuple) else made, plan)
+    try:
+        small.load_state_dict(state_dict)
+    except RuntimeError as error:
+        raise ModelError(f"the state_dict is not that of the module pruned by this plan: {error}") from error
+    return small
+
+
+def _need_torch() -> None:
+    if importlib.util.find_spec("torch") is None:
+        raise MissingExtraError("a PyTorch model", "torch", "torch")

@@ -1,0 +1,161 @@
+"""Modules to graphs, by PyTorch's own exporters."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import onnx
+import torch
+
+from prunegraph.errors import MissingExtraError, ModelError
+from prunegraph.frontends.pytorch import arguments
+from prunegraph.frontends.pytorch.fold import fold
+from prunegraph.graph import onnx_io
+from prunegraph.graph.model import Graph
+
+#: Written by both exporters, read by every ONNX Runtime that the project supports.
+OPSETS = {"dynamo": 20, "torchscript": 17}
+
+
+def from_module(module: torch.nn.Module, inputs: Any, exporter: str | None, dynamic_shapes: Any) -> Graph:
+    """A Graph of a module; see `prunegraph.frontends.pytorch.load`."""
+    label = type(module).__name__
+    if exporter not in (None, *OPSETS):
+        raise ModelError(f"{label}: exporter must be one of {', '.join(OPSETS)}, got {exporter!r}")
+    args = arguments.arguments(module, inputs)
+    failed: dict[str, str] = {}
+    for name in OPSETS if exporter is None else (exporter,):
+        try:
+            with _evaluating(module), _quiet():
+                made = _dynamo(module, args, dynamic_shapes) if name == "dynamo" else _torchscript(module, args)
+                graph = _graph(made, module, label)
+        except MissingExtraError:
+            raise
+        except Exception as error:
+            failed[name] = _first_line(error)
+            continue
+        if failed:
+            reason = failed["dynamo"]
+            warnings.warn(
+                f"{label}: exported by TorchScript, because the newer exporter failed: {reason}", stacklevel=4
+            )
+        return graph
+    told = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+    raise ModelError(f"{label}: cannot be exported: {told}")
+
+
+def from_file(path: str) -> Graph:
+    """A Graph of an exported program. Raises ModelError."""
+    try:
+        program = torch.export.load(path)
+        with _quiet():
+            made = torch.onnx.export(
+                program, dynamo=True, optimize=False, verbose=False, opset_version=OPSETS["dynamo"]
+            )
+    except ImportError as error:
+        raise _missing(error) from error
+    except Exception as error:
+        raise ModelError(f"{path}: cannot be exported: {_first_line(error)}") from error
+    assert made is not None
+    model, sources = fold(made.model_proto, {name: tuple(value.shape) for name, value in program.state_dict.items()})
+    return onnx_io.from_model(model, source=path, sources=sources)
+
+
+def _graph(model: onnx.ModelProto, module: torch.nn.Module, label: str) -> Graph:
+    tensors = {name: value for name, value in _state(module).items() if isinstance(value, torch.Tensor)}
+    _restore_equal_tensors(model, tensors)
+    model, sources = fold(model, {name: tuple(value.shape) for name, value in tensors.items()})
+    return onnx_io.from_model(model, source=label, sources=sources)
+
+
+def _state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by name, also buffers that a state_dict leaves out."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _dynamo(module: torch.nn.Module, args: tuple[Any, ...], dynamic_shapes: Any) -> onnx.ModelProto:
+    if dynamic_shapes is None and arguments.batch(args) is not None:
+        args = arguments.doubled(args) if arguments.batch(args) == 1 else args
+        free = torch.export.Dim.AUTO
+        dynamic_shapes = torch.utils._pytree.tree_map(
+            lambda leaf: {0: free} if isinstance(leaf, torch.Tensor) else None, tuple(args)
+        )
+    try:
+        made = torch.onnx.export(
+            module, args, dynamo=True, optimize=False, verbose=False, dynamic_shapes=dynamic_shapes,
+            input_names=arguments.names(module, args), opset_version=OPSETS["dynamo"],
+        )  # fmt: skip
+    except ImportError as error:
+        raise _missing(error) from error
+    assert made is not None
+    return made.model_proto
+
+
+def _torchscript(module: torch.nn.Module, args: tuple[Any, ...]) -> onnx.ModelProto:
+    names, buffer = arguments.names(module, args), io.BytesIO()
+    free = {name: {0: "batch"} for name in names} if arguments.batch(args) is not None else None
+    torch.onnx.export(
+        module, args, buffer, dynamo=False, input_names=names, dynamic_axes=free, opset_version=OPSETS["torchscript"],
+        # Both keep BatchNormalization and the names of parameters.
+        training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False,
+    )  # fmt: skip
+    return onnx.load_from_string(buffer.getvalue())
+
+
+def _restore_equal_tensors(model: onnx.ModelProto, tensors: dict[str, torch.Tensor]) -> None:
+    """Give parameters that merely have equal values back their own weights: the exporter made one of them."""
+    kept = []
+    for node in model.graph.node:
+        name = node.output[0] if node.op_type == "Identity" else ""
+        first = tensors.get(node.input[0]) if name else None
+        if name in tensors and (first is None or first.data_ptr() != tensors[name].data_ptr()):
+            value = tensors[name].detach().cpu().contiguous().numpy()
+            model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+        else:
+            kept.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+
+
+@contextmanager
+def _evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """The module in evaluation mode, without fused operators that no exporter knows, and afterwards as it was."""
+    was = {each: each.training for each in module.modules()}
+    fast = torch.backends.mha.get_fastpath_enabled()
+    module.eval()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for each, training in was.items():
+            each.training = training
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporters say to their own developers."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _missing(error: ImportError) -> Exception:
+    return MissingExtraError("PyTorch's exporter", error.name or str(error), "torch")
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:300] if text else ''}"
