@@ -434,7 +434,23 @@ def tied() -> Made:
     return Tied(), (tokens(),)
 
 
+class Reshaped(nn.Module):
+    """Sizes are read off tensors, channels split, joined and flattened by functions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = nn.Conv2d(3, 16, 3), nn.Conv2d(8, 6, 3), nn.Linear(24, 10)
+        self.four = nn.Linear(10, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.one(x)
+        n, c, h, w = x.shape
+        x = x.view(n, c // 2, 2, h, w).amax(2)
+        x = functional.max_pool2d(torch.relu(self.two(x)), 6)
+        x = torch.stack([x.flatten(2), -x.flatten(2)], -1).sum(-1) + x.reshape(x.shape[0], -1, 4)
+        return self.four(torch.tanh(self.three(x.reshape(x.size(0), -1))).unsqueeze(1)).squeeze(1)
+
+
 @model
 def reshaped() -> Made:
-    body = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.PixelUnshuffle(2), nn.Flatten(1), nn.Unflatten(1, (-1, 49)), nn.Flatten()]
-    return nn.Sequential(*body, nn.Linear(8 * 14 * 14, 6)), (image(),)
+    return Reshaped(), (image(),)
