@@ -1,0 +1,98 @@
+"""Nodes and constants as an ONNX model, under names that are unique."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx
+from onnx import helper, numpy_helper
+
+from prunegraph.frontends.mxnet.builder import IR_VERSION, OPSET, Entry, Value
+
+
+class Names:
+    """Unique names; a name that is taken gets a number."""
+
+    def __init__(self) -> None:
+        self.taken: set[str] = set()
+
+    def take(self, wanted: str) -> str:
+        name, number = wanted, 1
+        while name in self.taken or not name:
+            name, number = f"{wanted}_{number}", number + 1
+        self.taken.add(name)
+        return name
+
+
+def alive(entries: Sequence[Entry], outputs: Sequence[Value]) -> list[Entry]:
+    """Nodes that an output depends on."""
+    needed = {value.key for value in outputs}
+    kept = []
+    for entry in reversed(entries):
+        if needed & {value.key for value in entry.outputs}:
+            needed |= {value.key for value in entry.inputs if value is not None}
+            kept.append(entry)
+    return kept[::-1]
+
+
+def model(
+    entries: Sequence[Entry],
+    inputs: Mapping[str, Value],
+    outputs: Sequence[Value],
+    finals: Mapping[str, tuple[str, int, int]],
+    shapes: Mapping[str, Sequence[int | str | None]],
+    name: str,
+    metadata: Mapping[str, str],
+) -> tuple[onnx.ModelProto, dict[str, Value]]:
+    """The model, and its initializers by name."""
+    entries = alive(entries, outputs)
+    constants = {v.key: v for entry in entries for v in entry.inputs if v is not None and v.data is not None}
+    names = Names()
+    called = {value.key: names.take(value.label) for value in inputs.values()}
+    # Parameters as they are in the file come first: what is made of them takes another name.
+    for value in sorted(constants.values(), key=lambda value: value.made is not None):
+        called[value.key] = names.take(value.label)
+    for entry in entries:
+        for position, value in enumerate(entry.outputs):
+            called[value.key] = names.take(_value_name(entry, position, value, finals))
+    graph = helper.make_graph(
+        _nodes(entries, called),
+        name,
+        [_info(value, called[value.key], shapes[value.key]) for value in inputs.values()],
+        [_info(value, called[value.key], shapes[value.key]) for value in outputs],
+        [numpy_helper.from_array(value.data, called[key]) for key, value in constants.items() if value.data is not None],
+    )
+    made = helper.make_model(
+        graph, producer_name="prunegraph", opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
+    )
+    helper.set_model_props(made, {"source": "mxnet", **metadata})
+    return made, {called[key]: value for key, value in constants.items()}
+
+
+def _value_name(entry: Entry, position: int, value: Value, finals: Mapping[str, tuple[str, int, int]]) -> str:
+    """MXNet's name of a node's output; what lies between has the ONNX operator's name behind the node's."""
+    if value.key in finals:
+        node, output, count = finals[value.key]
+        return f"{node}_output{output if count > 1 else ''}"
+    return f"{entry.origin}/{entry.op.lower()}{position or ''}"
+
+
+def _nodes(entries: Sequence[Entry], called: Mapping[str, str]) -> list[onnx.NodeProto]:
+    """The last node of an operator has its name."""
+    last = {entry.origin: index for index, entry in enumerate(entries)}
+    names = Names()
+    own = {index: names.take(origin) for origin, index in last.items()}
+    return [
+        helper.make_node(
+            entry.op,
+            [called[value.key] if value is not None else "" for value in entry.inputs],
+            [called[value.key] for value in entry.outputs],
+            own[index] if index in own else names.take(f"{entry.origin}/{entry.op}"),
+            **entry.attributes,
+        )
+        for index, entry in enumerate(entries)
+    ]
+
+
+def _info(value: Value, name: str, shape: Sequence[int | str | None]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), list(shape))
