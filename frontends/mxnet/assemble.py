@@ -60,7 +60,11 @@ def model(
         name,
         [_info(value, called[value.key], shapes[value.key]) for value in inputs.values()],
         [_info(value, called[value.key], shapes[value.key]) for value in outputs],
-        [numpy_helper.from_array(value.data, called[key]) for key, value in constants.items() if value.data is not None],
+        [
+            numpy_helper.from_array(value.data, called[key])
+            for key, value in constants.items()
+            if value.data is not None
+        ],
     )
     made = helper.make_model(
         graph, producer_name="prunegraph", opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from prunegraph.errors import ModelError
 
@@ -89,7 +89,7 @@ class Builder:
         return Value(self.key(), shape, dtype, None, name)
 
     def constant(self, data: np.ndarray, label: str = "") -> Value:
-        return Value(self.key(), data.shape, data.dtype, data, label)
+        return Value(self.key(), data.shape, data.dtype, data, label or f"{self.origin}/constant")
 
     def fold(self, move: Fold, *values: Value, label: str = "", trace: Fold | None = None) -> Value:
         """A constant that follows from others by moving elements.
@@ -109,7 +109,10 @@ class Builder:
         inputs = [self._operand(operand) for operand in operands]
         attributes = {name: value for name, value in attributes.items() if value is not None}
         keys = [self.key() for _ in range(count)]
-        outputs = [Value(key, shape, dtype) for key, (shape, dtype) in zip(keys, self._infer(op, inputs, keys, attributes), strict=True)]
+        outputs = [
+            Value(key, shape, dtype)
+            for key, (shape, dtype) in zip(keys, self._infer(op, inputs, keys, attributes), strict=True)
+        ]
         move = _movement(op, inputs, outputs, attributes)
         if move is not None:
             return [self.fold(move, *(value for value in inputs[: _operands(op, inputs)] if value is not None))]
@@ -129,7 +132,11 @@ class Builder:
         node = helper.make_node(op, names, list(keys), **attributes)
         present = [value for value in inputs if value is not None]
         types = {value.key: _type(value) for value in present}
-        data = {v.key: numpy_helper.from_array(v.data, v.key) for v in present if v.data is not None and v.data.size <= _SMALL}
+        data = {
+            v.key: numpy_helper.from_array(v.data, v.key)
+            for v in present
+            if v.data is not None and v.data.size <= _SMALL
+        }
         try:
             found = onnx.shape_inference.infer_node_outputs(
                 onnx.defs.get_schema(op, OPSET), node, types, data,
@@ -188,6 +195,3 @@ def _movement(
 def elements(value: Value) -> int:
     """Number of elements. Raises UnknownShapeError."""
     return math.prod(value.sizes)
-
-
-FLOAT = TensorProto.FLOAT

@@ -257,7 +257,9 @@ def _pieces(arrays: Mapping[str, np.ndarray]) -> Iterator[bytes]:
     for name, array in arrays.items():
         kind = array.dtype.newbyteorder("<")
         if kind not in flags or not array.shape:
-            raise ModelError(f"parameter {name!r} ({array.dtype}, shape {array.shape}) cannot be written as a V2 record")
+            raise ModelError(
+                f"parameter {name!r} ({array.dtype}, shape {array.shape}) cannot be written as a V2 record"
+            )
         yield struct.pack(f"<Iii{array.ndim}q", V2, DENSE, array.ndim, *array.shape)
         yield struct.pack("<iii", 1, 0, flags[kind])
         yield np.ascontiguousarray(array, kind).tobytes()

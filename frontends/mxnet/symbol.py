@@ -126,7 +126,11 @@ def parse(content: Any, source: str = "symbol") -> Symbol:
         raise ModelError(f"{source}: 'heads' names output 1 of variable {wrong[0]!r}, which has one")
     extra = content.get("attrs")
     return Symbol(
-        tuple(nodes), heads, _graph_attribute(extra, "mxnet_version"), bool(_graph_attribute(extra, "is_np_shape")), source
+        tuple(nodes),
+        heads,
+        _graph_attribute(extra, "mxnet_version"),
+        bool(_graph_attribute(extra, "is_np_shape")),
+        source,
     )
 
 

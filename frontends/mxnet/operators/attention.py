@@ -17,17 +17,21 @@ def _swapped(call: Call, value: Value, flag: str) -> Value:
     return call.builder.transpose(value, order) if call.flag(flag) else value
 
 
-@operator("batch_dot")
-def batch_dot(call: Call) -> Value:
+def _product(call: Call) -> Value:
     a, b = call.inputs[:2]
     return call.builder.emit("MatMul", _swapped(call, a, "transpose_a"), _swapped(call, b, "transpose_b"))
+
+
+@operator("batch_dot")
+def batch_dot(call: Call) -> Value:
+    return _product(call)
 
 
 @operator("_linalg_gemm2")
 def gemm2(call: Call) -> Value:
     if call.has("axis") and call.integer("axis") != -2:
         call.fail("only matrices in the two last axes are supported")
-    result = batch_dot(call)
+    result = _product(call)
     alpha = call.real("alpha", 1.0)
     return result if alpha == 1 else call.builder.emit("Mul", result, call.builder.number(alpha, result))
 

@@ -88,7 +88,9 @@ def topk(call: Call) -> Value | list[Value]:
         ones = build.constant(np.ones(index.sizes, data.dtype))
         return build.emit("ScatterElements", zeros, index, ones, axis=axis)
     index = build.cast(index, call.dtype())
-    return {"indices": index, "value": values, "both": [values, index]}[kind]
+    if kind == "both":
+        return [values, index]
+    return index if kind == "indices" else values
 
 
 @operator("sort")

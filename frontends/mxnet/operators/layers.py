@@ -111,7 +111,9 @@ def leaky_relu(call: Call) -> Value:
     if kind == "selu":
         return build.emit("Selu", call.x)
     if kind == "rrelu":
-        return build.emit("LeakyRelu", call.x, alpha=(call.real("lower_bound", 0.125) + call.real("upper_bound", 0.334)) / 2)
+        return build.emit(
+            "LeakyRelu", call.x, alpha=(call.real("lower_bound", 0.125) + call.real("upper_bound", 0.334)) / 2
+        )
     return _gelu(call) if kind == "gelu" else _prelu(call)
 
 

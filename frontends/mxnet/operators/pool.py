@@ -43,9 +43,11 @@ def _windows(call: Call, x: Value) -> Value:
     stride = call.integers("stride", (1,) * rank, rank)
     pad = call.integers("pad", (0,) * rank, rank)
     convention = call.word("pooling_convention", "valid", ("valid", "full"))
-    extra = tuple(_extra(x, *window) for window in zip(range(rank), kernel, stride, pad, strict=True)) if (
-        convention == "full"
-    ) else (0,) * rank
+    extra = (
+        tuple(_extra(x, *window) for window in zip(range(rank), kernel, stride, pad, strict=True))
+        if (convention == "full")
+        else (0,) * rank
+    )
     if any(p + e >= k for p, e, k in zip(pad, extra, kernel, strict=True)):
         call.fail("a window lies wholly in the padding, where MXNet gives 0 and ONNX has nothing")
     kind = call.word("pool_type", "max", KINDS)
@@ -79,7 +81,12 @@ def _average(
     if counted and any(extra):
         padded = _padded(call, x, pad, pad)
         return build.emit(
-            "AveragePool", padded, kernel_shape=kernel, strides=stride, pads=(0,) * len(pad) + extra, count_include_pad=0
+            "AveragePool",
+            padded,
+            kernel_shape=kernel,
+            strides=stride,
+            pads=(0,) * len(pad) + extra,
+            count_include_pad=0,
         )
     ends = tuple(p + e for p, e in zip(pad, extra, strict=True))
     return build.emit(
