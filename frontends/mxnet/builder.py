@@ -33,7 +33,7 @@ class Value:
     """A tensor of the network. `shape` may have unknown sizes (None); `data` is there for constants.
 
     `label` is the name to prefer. `made` says how a constant follows from others: the function
-    that moves elements, and what it takes.
+    that moves elements, and what it takes; `stored`, that it is a parameter of the file.
     """
 
     key: str
@@ -42,6 +42,7 @@ class Value:
     data: np.ndarray | None = None
     label: str = ""
     made: tuple[Fold, tuple[Value, ...]] | None = None
+    stored: bool = False
 
     @property
     def rank(self) -> int:
@@ -87,6 +88,9 @@ class Builder:
 
     def input(self, name: str, shape: Shape, dtype: np.dtype) -> Value:
         return Value(self.key(), shape, dtype, None, name)
+
+    def parameter(self, data: np.ndarray, name: str) -> Value:
+        return Value(self.key(), data.shape, data.dtype, data, name, None, stored=True)
 
     def constant(self, data: np.ndarray, label: str = "") -> Value:
         return Value(self.key(), data.shape, data.dtype, data, label or f"{self.origin}/constant")

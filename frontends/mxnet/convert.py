@@ -89,7 +89,7 @@ def run(symbol: Symbol, params: Mapping[str, np.ndarray], inputs: Sequence[Input
     build = Builder()
     variables = {put.name: build.input(put.name, put.shape, put.dtype) for put in inputs}
     known = {node.name for node in symbol.nodes if node.is_variable}
-    variables |= {name: build.constant(array, name) for name, array in params.items() if name in known}
+    variables |= {name: build.parameter(array, name) for name, array in params.items() if name in known}
     done = Pass({put.name: variables[put.name] for put in inputs}, [], build.entries, [])
     results: list[list[Value]] = [[] for _ in symbol.nodes]
     for index, node in _in_order(symbol):
