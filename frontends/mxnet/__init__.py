@@ -11,7 +11,7 @@ from prunegraph.errors import ModelError
 from prunegraph.frontends.base import frontend
 from prunegraph.frontends.mxnet import symbol as symbol_file
 from prunegraph.frontends.mxnet.bind import SUFFIX, find_params, read_params
-from prunegraph.frontends.mxnet.convert import Converted, convert
+from prunegraph.frontends.mxnet.conversion import Converted, convert
 from prunegraph.frontends.mxnet.write import apply
 
 __all__ = ["Converted", "apply", "convert", "load", "read"]

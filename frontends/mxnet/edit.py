@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from prunegraph.errors import ModelError
 from prunegraph.frontends.mxnet.check import shapes_of
-from prunegraph.frontends.mxnet.convert import Converted
+from prunegraph.frontends.mxnet.conversion import Converted
 from prunegraph.frontends.mxnet.operators import label
 from prunegraph.frontends.mxnet.operators.shape import walk
 from prunegraph.frontends.mxnet.symbol import Node, Symbol

@@ -132,7 +132,11 @@ class _Reader:
         if any(size < 0 for size in shape):
             raise self.error(f"an array of shape {shape}")
         kind, flag = dtype
-        values = np.frombuffer(self.take(math.prod(shape) * kind.itemsize), kind).reshape(shape)
+        data = np.frombuffer(self.take(math.prod(shape) * kind.itemsize), kind)
+        try:
+            values = data.reshape(shape)
+        except ValueError:  # a size of 0 beside one that no array can have
+            raise self.error(f"an array of shape {shape}") from None
         return (values.astype(np.uint32) << 16).view(np.float32) if flag == BFLOAT16 else values
 
 
@@ -248,18 +252,17 @@ def _member(data: bytes, source: str) -> np.ndarray:
 
 def save(arrays: Mapping[str, np.ndarray], path: str | Path) -> None:
     """Write an NDArray list (records V2) under these names. Raises ModelError; writes nothing then."""
-    write_whole(Path(path), _pieces(arrays))
-
-
-def _pieces(arrays: Mapping[str, np.ndarray]) -> Iterator[bytes]:
-    yield struct.pack("<QQQ", MAGIC, 0, len(arrays))
     flags = {dtype: flag for flag, dtype in DTYPES.items() if flag != BFLOAT16}
     for name, array in arrays.items():
+        if array.dtype.newbyteorder("<") not in flags or not array.shape:
+            raise ModelError(f"parameter {name!r} ({array.dtype}, shape {array.shape}) fits no V2 record")
+    write_whole(Path(path), _pieces(arrays, flags))
+
+
+def _pieces(arrays: Mapping[str, np.ndarray], flags: Mapping[np.dtype, int]) -> Iterator[bytes]:
+    yield struct.pack("<QQQ", MAGIC, 0, len(arrays))
+    for array in arrays.values():
         kind = array.dtype.newbyteorder("<")
-        if kind not in flags or not array.shape:
-            raise ModelError(
-                f"parameter {name!r} ({array.dtype}, shape {array.shape}) cannot be written as a V2 record"
-            )
         yield struct.pack(f"<Iii{array.ndim}q", V2, DENSE, array.ndim, *array.shape)
         yield struct.pack("<iii", 1, 0, flags[kind])
         yield np.ascontiguousarray(array, kind).tobytes()

@@ -16,7 +16,7 @@ from prunegraph.frontends.mxnet import params as params_file
 from prunegraph.frontends.mxnet import symbol as symbol_file
 from prunegraph.frontends.mxnet.bind import PREFIXES, SUFFIX, find_params
 from prunegraph.frontends.mxnet.check import same_network
-from prunegraph.frontends.mxnet.convert import convert
+from prunegraph.frontends.mxnet.conversion import convert
 from prunegraph.frontends.mxnet.edit import Pruned, edits, zero_states
 from prunegraph.frontends.mxnet.trace import back_to_params
 from prunegraph.graph.onnx_io import write_whole

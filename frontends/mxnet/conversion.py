@@ -140,7 +140,9 @@ def _convert_node(
         names = ", ".join(put.name for put in inputs if None in put.shape) or inputs[0].name
         raise ModelError(f"{label(node)} needs {error}; {needs_shape(names)}") from error
     except ModelError as error:
-        raise ModelError(str(error) if node.name in str(error) else f"{label(node)}: {error}") from error
+        raise ModelError(
+            str(error) if str(error).startswith("MXNet operator ") else f"{label(node)}: {error}"
+        ) from error
     except (IndexError, ValueError, TypeError, ArithmeticError) as error:
         raise ModelError(f"{label(node)}: its inputs or attributes do not fit it: {error}") from error
     return [made] if isinstance(made, Value) else list(made)
