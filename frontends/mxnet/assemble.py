@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from prunegraph.frontends.mxnet.builder import IR_VERSION, OPSET, Entry, Value
 
@@ -60,17 +61,22 @@ def model(
         name,
         [_info(value, called[value.key], shapes[value.key]) for value in inputs.values()],
         [_info(value, called[value.key], shapes[value.key]) for value in outputs],
-        [
-            numpy_helper.from_array(value.data, called[key])
-            for key, value in constants.items()
-            if value.data is not None
-        ],
     )
     made = helper.make_model(
         graph, producer_name="prunegraph", opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
     )
     helper.set_model_props(made, {"source": "mxnet", **metadata})
+    for key, value in constants.items():
+        _add_weight(made, called[key], value)
     return made, {called[key]: value for key, value in constants.items()}
+
+
+def _add_weight(made: onnx.ModelProto, name: str, value: Value) -> None:
+    """An initializer, written in place: weights are large."""
+    if value.data is not None:
+        kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+        data = np.ascontiguousarray(value.data).tobytes()
+        made.graph.initializer.add(name=name, data_type=kind, dims=value.data.shape, raw_data=data)
 
 
 def _value_name(entry: Entry, position: int, value: Value, finals: Mapping[str, tuple[str, int, int]]) -> str:
