@@ -123,6 +123,12 @@ class Builder:
         self.entries.append(Entry(op, inputs, outputs, attributes, self.origin))
         return outputs
 
+    def emit_as(self, op: str, inputs: list[Value], shape: Shape, dtype: np.dtype, **attributes: Any) -> Value:
+        """A node whose one result has this shape and type: one with a body, say."""
+        result = Value(self.key(), shape, dtype)
+        self.entries.append(Entry(op, [*inputs], [result], attributes, self.origin))
+        return result
+
     def _operand(self, operand: Operand) -> Value | None:
         if operand is None or isinstance(operand, Value):
             return operand

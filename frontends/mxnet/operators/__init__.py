@@ -14,11 +14,12 @@ from prunegraph.frontends.mxnet.operators import (
     resize,
     shape,
     slicing,
+    suppress,
     vision,
 )
 from prunegraph.frontends.mxnet.operators.base import OPERATORS, Call, label
 
 __all__ = [
     "OPERATORS", "Call", "arithmetic", "attention", "constants", "indexing", "label", "layers", "norm", "outputs",
-    "pool", "recurrent", "reduce", "resize", "shape", "slicing", "vision",
+    "pool", "recurrent", "reduce", "resize", "shape", "slicing", "suppress", "vision",
 ]  # fmt: skip

@@ -78,8 +78,7 @@ def box_decode(call: Call) -> Value:
 
 
 @operator(
-    "_contrib_box_nms", "_contrib_MultiBoxDetection", "_contrib_Proposal", "_contrib_MultiProposal",
-    "_contrib_box_iou", "_contrib_bipartite_matching",
+    "_contrib_Proposal", "_contrib_MultiProposal", "_contrib_box_iou", "_contrib_bipartite_matching",
 )  # fmt: skip
 def suppression(call: Call) -> NoReturn:
     call.fail(
