@@ -13,7 +13,7 @@ from prunegraph.frontends.mxnet import assemble
 from prunegraph.frontends.mxnet.bind import Input, find_inputs, needs_shape
 from prunegraph.frontends.mxnet.builder import Builder, Entry, Shape, UnknownShapeError, Value
 from prunegraph.frontends.mxnet.operators import OPERATORS, Call, label
-from prunegraph.frontends.mxnet.symbol import Node, Symbol
+from prunegraph.frontends.mxnet.symbol import Source, Symbol
 
 #: The name of a batch axis of any size.
 BATCH = "batch"
@@ -90,55 +90,60 @@ def run(symbol: Symbol, params: Mapping[str, np.ndarray], inputs: Sequence[Input
     variables = {put.name: build.input(put.name, put.shape, put.dtype) for put in inputs}
     known = {node.name for node in symbol.nodes if node.is_variable}
     variables |= {name: build.parameter(array, name) for name, array in params.items() if name in known}
-    done = Pass({put.name: variables[put.name] for put in inputs}, [], build.entries, [])
-    results: list[list[Value]] = [[] for _ in symbol.nodes]
-    for index, node in _in_order(symbol):
-        if node.is_variable:
-            results[index] = [variables[node.name]] if node.name in variables else []
-            continue
-        build.origin = node.name
-        results[index] = _convert_node(symbol, node, build, results, inputs)
-        for output, value in enumerate(results[index]):
-            done.finals.setdefault(value.key, (node.name, output, len(results[index])))
-    taken: set[str] = set()
+    names = [put.name for put in inputs if None in put.shape] or [put.name for put in inputs[:1]]
+    results = _convert_nodes(symbol, build, variables, names)
+    done = Pass({put.name: variables[put.name] for put in inputs}, [], build.entries, results)
+    for node, values in zip(symbol.nodes, results, strict=True):
+        for output, value in enumerate(() if node.is_variable else values):
+            done.finals.setdefault(value.key, (node.name, output, len(values)))
+    taken = {value.key for value in done.inputs.values()}
     for head in symbol.heads:
-        value = _read(symbol, results, head.node, head.output)
-        if value.data is not None or value.key in taken or value.key in {v.key for v in done.inputs.values()}:
+        value = _read(symbol, results, head)
+        if value.data is not None or value.key in taken:
             build.origin = symbol.nodes[head.node].name
             value = build.emit("Identity", value)
             done.finals[value.key] = (build.origin, 0, 1)
         taken.add(value.key)
         done.outputs.append(value)
-    done.results = results
     return done
 
 
-def _in_order(symbol: Symbol) -> list[tuple[int, Node]]:
-    """Variables first: those that were left out of the file come last in it."""
-    rows = list(enumerate(symbol.nodes))
-    return sorted(rows, key=lambda row: not row[1].is_variable)
+def _convert_nodes(
+    symbol: Symbol, build: Builder, variables: Mapping[str, Value], names: Sequence[str], prefix: str = ""
+) -> list[list[Value]]:
+    """The values of all nodes. `names` are the inputs whose shapes to ask for."""
+    results: list[list[Value]] = [[] for _ in symbol.nodes]
+    # Variables first: those that were left out of the file come last in it.
+    for index, node in sorted(enumerate(symbol.nodes), key=lambda row: not row[1].is_variable):
+        if node.is_variable:
+            results[index] = [variables[node.name]] if node.name in variables else []
+            continue
+        # A label that only training reads has no value.
+        given = [
+            _read(symbol, results, source)
+            for source in node.inputs
+            if results[source.node] or not symbol.nodes[source.node].is_variable
+        ]
+        build.origin = prefix + node.name
+        if node.op == "_foreach" and len(node.subgraphs) == 1:
+            results[index] = _unroll(Call(build, node, tuple(given), symbol.numpy_shapes), names, prefix)
+        else:
+            results[index] = _convert_node(Call(build, node, tuple(given), symbol.numpy_shapes), names)
+    return results
 
 
-def _convert_node(
-    symbol: Symbol, node: Node, build: Builder, results: Sequence[Sequence[Value]], inputs: Sequence[Input]
-) -> list[Value]:
+def _convert_node(call: Call, names: Sequence[str]) -> list[Value]:
+    node = call.node
     if node.subgraphs:
-        raise ModelError(f"{label(node)}: control flow is not supported")
+        call.fail("this control flow is not supported")
     try:
         converter = OPERATORS.get(node.op)
     except UnknownNameError:
         raise ModelError(f"{label(node)}: this operator is not known; see docs/mxnet.md for those that are") from None
-    # A label that only training reads has no value.
-    given = [
-        _read(symbol, results, source.node, source.output)
-        for source in node.inputs
-        if results[source.node] or not symbol.nodes[source.node].is_variable
-    ]
     try:
-        made = converter(Call(build, node, tuple(given), symbol.numpy_shapes))
+        made = converter(call)
     except UnknownShapeError as error:
-        names = ", ".join(put.name for put in inputs if None in put.shape) or inputs[0].name
-        raise ModelError(f"{label(node)} needs {error}; {needs_shape(names)}") from error
+        raise ModelError(f"{label(node)} needs {error}; {needs_shape(', '.join(names))}") from error
     except ModelError as error:
         raise ModelError(
             str(error) if str(error).startswith("MXNet operator ") else f"{label(node)}: {error}"
@@ -148,11 +153,39 @@ def _convert_node(
     return [made] if isinstance(made, Value) else list(made)
 
 
-def _read(symbol: Symbol, results: Sequence[Sequence[Value]], node: int, output: int) -> Value:
-    found = results[node]
-    if output >= len(found):
-        raise ModelError(f"{label(symbol.nodes[node])}: its output {output} is used, which is not converted")
-    return found[output]
+def _unroll(call: Call, names: Sequence[str], prefix: str) -> list[Value]:
+    """A loop over the first axis of its data, step by step; results are stacked, states handed on."""
+    build, node, body = call.builder, call.node, call.node.subgraphs[0]
+    slots = [inner.name for inner in body.nodes if inner.is_variable]
+    data, states, rest = (call.integers(f"{kind}_locs", ()) for kind in ("in_data", "in_state", "remain"))
+    if len(data) + len(states) + len(rest) != len(call.inputs) or not data:
+        call.fail("its inputs do not fit its body")
+    try:
+        values = {slots[slot]: value for slot, value in zip((*data, *states, *rest), call.inputs, strict=True)}
+        steps = call.x.size(0)
+    except (IndexError, UnknownShapeError) as error:
+        call.fail(f"its inputs do not fit its body: {error}")
+    sequences = [values[slots[slot]] for slot in data]
+    count = call.integer("num_out_data")
+    rows: list[list[Value]] = [[] for _ in range(count)]
+    for step in range(steps):
+        build.origin = f"{prefix}{node.name}/{step}"
+        now = {slots[s]: build.emit("Gather", x, np.array(step), axis=0) for s, x in zip(data, sequences, strict=True)}
+        results = _convert_nodes(body, build, values | now, names, f"{prefix}{node.name}/{step}/")
+        made = [_read(body, results, head) for head in body.heads]
+        for row, value in zip(rows, made, strict=False):
+            row.append(build.emit("Unsqueeze", value, [0]))
+        values |= {slots[slot]: value for slot, value in zip(states, made[count:], strict=True)}
+    build.origin = prefix + node.name
+    return [*(build.emit("Concat", *row, axis=0) for row in rows), *(values[slots[slot]] for slot in states)]
+
+
+def _read(symbol: Symbol, results: Sequence[Sequence[Value]], source: Source) -> Value:
+    found = results[source.node]
+    if source.output >= len(found):
+        node = symbol.nodes[source.node]
+        raise ModelError(f"{label(node)}: its output {source.output} is used, which is not converted")
+    return found[source.output]
 
 
 def _same(first: Pass, second: Pass) -> bool:

@@ -44,7 +44,7 @@ class Node:
     written: str
     inputs: tuple[Source, ...] = ()
     attributes: Mapping[str, str] = field(default_factory=dict)
-    subgraphs: bool = False
+    subgraphs: tuple[Symbol, ...] = ()
 
     @property
     def is_variable(self) -> bool:
@@ -162,9 +162,8 @@ def _node(raw: Any, index: int, source: str) -> Node:
     inputs = tuple(_source(pair, index, where) for pair in raw.get("inputs") or ())
     if raw["op"] == VARIABLE and inputs:
         raise ModelError(f"{where} is a variable and has inputs")
-    return Node(
-        raw["name"], canonical(raw["op"]), raw["op"], inputs, MappingProxyType(attributes), bool(raw.get("subgraphs"))
-    )
+    bodies = tuple(parse(body, f"{where}: its body") for body in raw.get("subgraphs") or ())
+    return Node(raw["name"], canonical(raw["op"]), raw["op"], inputs, MappingProxyType(attributes), bodies)
 
 
 def _source(raw: Any, limit: int, where: str) -> Source:

@@ -4,6 +4,7 @@ from prunegraph.frontends.mxnet.operators import (
     arithmetic,
     attention,
     constants,
+    deformable,
     indexing,
     layers,
     norm,
@@ -14,12 +15,14 @@ from prunegraph.frontends.mxnet.operators import (
     resize,
     shape,
     slicing,
+    special,
     suppress,
     vision,
 )
 from prunegraph.frontends.mxnet.operators.base import OPERATORS, Call, label
 
 __all__ = [
-    "OPERATORS", "Call", "arithmetic", "attention", "constants", "indexing", "label", "layers", "norm", "outputs",
-    "pool", "recurrent", "reduce", "resize", "shape", "slicing", "suppress", "vision",
+    "OPERATORS", "Call", "arithmetic", "attention", "constants", "deformable", "indexing", "label", "layers", "norm",
+    "outputs",
+    "pool", "recurrent", "reduce", "resize", "shape", "slicing", "special", "suppress", "vision",
 ]  # fmt: skip

@@ -175,7 +175,7 @@ def box_nms(call: Call) -> list[Value]:
     scores = _column(call, rows, score)
     valid = build.emit("Greater", scores, _number(call, call.real("valid_thresh", 0.0)))
     background = call.integer("background_id", -1)
-    if group >= 0 and background >= 0:
+    if group >= 0:
         other = build.emit("Not", build.emit("Equal", _column(call, rows, group), _number(call, background)))
         valid = build.emit("And", valid, other)
     total, limit = rows.size(1), call.integer("topk", -1)
