@@ -29,9 +29,10 @@ def folders() -> list[Path]:
 def operator_folders() -> list[Path]:
     """Folders of single operators, unpacked once."""
     folder = Path(tempfile.mkdtemp(prefix="mxnet-ops-"))
-    with zipfile.ZipFile(ROOT / "ops.zip") as archive:
-        archive.extractall(folder)
-    return sorted(folder.iterdir())
+    for name in ("ops", "more"):
+        with zipfile.ZipFile(ROOT / f"{name}.zip") as archive:
+            archive.extractall(folder / name)
+    return sorted(path for path in folder.glob("*/*") if path.is_dir())
 
 
 def inputs(folder: Path) -> dict[str, np.ndarray]:

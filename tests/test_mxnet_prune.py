@@ -17,15 +17,13 @@ from prunegraph.frontends.mxnet.builder import Builder
 from prunegraph.frontends.mxnet.trace import back_to_params
 from tests import mxnet_cases as cases
 
-#: Converted in part only (tests/mxnet_left_out.txt).
-LEFT_OUT = ("foreach", "ssd_full")
-FOLDERS = [folder for folder in cases.folders() if folder.name not in LEFT_OUT]
+FOLDERS = cases.folders()
 
 #: Networks of which a plan may leave what MXNet's operators cannot say.
 REFUSED = {"shufflenet_tiny": "Gather"}
 
 #: All of it reaches an output or a loss: nothing may go.
-FIXED = ("attrs_shared",)
+FIXED = ("attrs_shared", "foreach")
 
 
 def pruned(folder: Path, seed: int = 0, algorithm: str = "l2") -> tuple[Any, pg.Graph]:

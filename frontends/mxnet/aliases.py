@@ -32,7 +32,7 @@ _npi_argsort=argsort _npi_cast=Cast _npi_clip=clip _npi_expand_dims=expand_dims 
 _npi_linspace=_linspace _npi_arange=_arange _npi_zeros=_zeros _npi_ones=_ones _npi_full=_full _npi_slice=slice
 _npi_sort=sort _npi_split=_split_v2 _npi_swapaxes=SwapAxis _npi_take=take _npi_tile=tile _npi_flip=reverse
 _npi_reshape=_npx_reshape _npi_stack=stack _npi_where=where _npi_broadcast_to=broadcast_to
-_npi_rnn_param_concat=_rnn_param_concat
+_npi_rnn_param_concat=_rnn_param_concat _npx_gamma=gamma _npx_gammaln=gammaln
 _npi_add=broadcast_add _npi_subtract=broadcast_sub _npi_multiply=broadcast_mul _npi_true_divide=broadcast_div
 _npi_mod=broadcast_mod _npi_power=broadcast_power _npi_maximum=broadcast_maximum _npi_minimum=broadcast_minimum
 _npi_hypot=broadcast_hypot _npi_add_scalar=_plus_scalar _npi_subtract_scalar=_minus_scalar

@@ -41,21 +41,17 @@ def softmax_output(call: Call) -> Value:
         return call.builder.emit("Softmax", call.x, axis=1)
     if call.flag("preserve_shape") or call.x.rank == 2:
         return call.builder.emit("Softmax", call.x, axis=-1)
-    return _by_instance(call)
+    build, x = call.builder, call.x
+    # Over all but the batch.
+    result = build.emit("Softmax", build.emit("Flatten", x, axis=1), axis=-1)
+    return build.emit("Reshape", result, [0, *x.sizes[1:]])
 
 
 @operator("SoftmaxActivation")
 def softmax_activation(call: Call) -> Value:
-    if call.word("mode", "instance", ("instance", "channel")) == "channel":
-        return call.builder.emit("Softmax", call.x, axis=1)
-    return call.builder.emit("Softmax", call.x, axis=-1) if call.x.rank == 2 else _by_instance(call)
-
-
-def _by_instance(call: Call) -> Value:
-    """Softmax over all but the batch."""
-    build, x = call.builder, call.x
-    result = build.emit("Softmax", build.emit("Flatten", x, axis=1), axis=-1)
-    return build.emit("Reshape", result, [0, *x.sizes[1:]])
+    """Of an instance, MXNet 1.9.1 takes the last axis only, whatever its documentation says."""
+    mode = call.word("mode", "instance", ("instance", "channel"))
+    return call.builder.emit("Softmax", call.x, axis=1 if mode == "channel" else -1)
 
 
 @operator("softmax", "log_softmax", "softmin")

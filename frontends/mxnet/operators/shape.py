@@ -67,7 +67,7 @@ def _axis(axis: int, shape: Shape) -> int:
 
 
 def _split(first: int, second: int, size: int | None, position: int) -> list[Dim]:
-    """The two parts of a split axis; -1 of a known axis is worked out, so that a -1 is left for others."""
+    """The two parts of a split axis."""
     if first == INFER and second == INFER:
         raise ValueError("-4 -1 -1 leaves both sizes open")
     if size is not None and INFER in (first, second):
@@ -114,21 +114,14 @@ def target(codes: Sequence[int], x: Value, reverse: bool) -> list[int]:
             result.append(dim.literal)
         else:
             result.append(0 if dim.source == (k,) else math.prod(x.size(axis) for axis in dim.source))
-    return _one_open(result, x)
+    if result.count(INFER) > 1:
+        raise ValueError("two sizes are left open")
+    return result
 
 
 def _rank_of_use(dim: Dim) -> int:
     """Merged axes before moved ones, the earliest first."""
     return min(dim.source) + (0 if len(dim.source) > 1 else 100)
-
-
-def _one_open(result: list[int], x: Value) -> list[int]:
-    """With two sizes left open (a split's and another), the first stays: the others are worked out one by one."""
-    if result.count(INFER) > 1:
-        raise ValueError("two sizes are left open")
-    if any(code == 0 and k >= x.rank for k, code in enumerate(result)):
-        raise ValueError(f"it copies an axis that a tensor of rank {x.rank} does not have")
-    return result
 
 
 @operator("Reshape")
@@ -137,28 +130,9 @@ def reshape(call: Call) -> Value:
     if not codes:
         return _old_reshape(call)
     try:
-        return call.builder.emit("Reshape", call.x, target(_known_splits(codes, call), call.x, call.flag("reverse")))
+        return call.builder.emit("Reshape", call.x, target(codes, call.x, call.flag("reverse")))
     except ValueError as error:
         call.fail(f"shape={codes} does not fit {call.x.shape}: {error}")
-
-
-def _known_splits(codes: Sequence[int], call: Call) -> list[int]:
-    """Codes in which a split's -1 is a number where another -1 needs the place."""
-    codes = list(codes)
-    if codes.count(INFER) < 2 or call.flag("reverse"):
-        return codes
-    at = 0
-    position = 0
-    while position < len(codes):
-        code = codes[position]
-        if code == -4:
-            a, b = codes[position + 1 : position + 3]
-            size = call.x.size(at)
-            codes[position + 1 : position + 3] = [size // b if a == INFER else a, size // a if b == INFER else b]
-            position += 2
-        at += {-3: 2, -2: call.x.rank}.get(code, 1)
-        position += 1
-    return codes
 
 
 def _old_reshape(call: Call) -> Value:
