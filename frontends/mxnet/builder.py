@@ -152,7 +152,7 @@ class Builder:
                 onnx.defs.get_schema(op, OPSET), node, types, data,
                 opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION,
             )  # fmt: skip
-        except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
+        except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
             shapes = ", ".join(str(value.shape) for value in present)
             raise ModelError(f"shapes do not fit ONNX {op} of {shapes}: {' '.join(str(error).split())}") from error
         return [_read_type(found.get(key), op) for key in keys]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
@@ -13,6 +14,14 @@ from prunegraph.frontends.mxnet.builder import Builder, Value
 from prunegraph.frontends.mxnet.symbol import Node
 from prunegraph.frontends.mxnet.values import Parsed, parse, whole, wholes
 from prunegraph.registry import Registry
+
+#: Element types by MXNet's names.
+DTYPES = (
+    "float16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64", "bool",
+)  # fmt: skip
+
+#: Elements of a constant that an attribute may ask for.
+MAX_ELEMENTS = 2**28
 
 
 @dataclass(frozen=True)
@@ -112,11 +121,12 @@ class Call:
         return found
 
     def dtype(self, name: str = "dtype", default: str = "float32") -> np.dtype:
-        found = self.word(name, default)
-        try:
-            return np.dtype(found)
-        except TypeError:
-            self.fail(f"{name}={found!r} has no ONNX element type here")
+        return np.dtype(self.word(name, default, DTYPES))
+
+    def affordable(self, *sizes: float) -> None:
+        """Raise ModelError where sizes make a constant that is too large to hold."""
+        if math.prod(sizes) > MAX_ELEMENTS:
+            self.fail(f"it makes a constant of {math.prod(sizes):.0f} elements")
 
     def axis(self, name: str = "axis", default: int | None = None, rank: int | None = None) -> int:
         """An axis of the first input (or of `rank`), counted from the front."""

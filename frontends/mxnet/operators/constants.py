@@ -20,6 +20,7 @@ def filled(call: Call) -> Value:
         if call.node.op != "_zeros":
             call.fail("a size is not known")
         shape = tuple(size if size > 0 else 1 for size in shape)
+    call.affordable(*shape)
     value = {"_zeros": 0.0, "_ones": 1.0}.get(call.node.op)
     return _labelled(call, np.full(shape, call.real("value") if value is None else value, call.dtype()))
 
@@ -42,12 +43,14 @@ def arange(call: Call) -> Value:
     if call.flag("infer_range"):
         call.fail("a range whose length follows from its use is not supported")
     start, stop = (0.0, start) if stop is None else (start, stop)
-    values = np.arange(start, stop, call.real("step", 1.0), dtype=np.float64)
-    return _labelled(call, np.repeat(values, call.integer("repeat", 1)).astype(call.dtype()))
+    step, times = call.real("step", 1.0), call.integer("repeat", 1)
+    call.affordable((stop - start) / step, times)
+    return _labelled(call, np.repeat(np.arange(start, stop, step, dtype=np.float64), times).astype(call.dtype()))
 
 
 @operator("_linspace")
 def linspace(call: Call) -> Value:
+    call.affordable(call.integer("num"))
     values = np.linspace(
         call.real("start"), call.real("stop"), call.integer("num"), endpoint=call.flag("endpoint", True)
     )
@@ -59,6 +62,7 @@ def arange_like(call: Call) -> Value:
     x, times = call.x, call.integer("repeat", 1)
     sizes = (x.size(call.axis()),) if call.has("axis") else x.sizes
     count = int(np.prod(sizes))
+    call.affordable(count)
     steps = np.repeat(np.arange(-(-count // times)), times)[:count]
     values = call.real("start", 0.0) + call.real("step", 1.0) * steps
     return _labelled(call, values.reshape(sizes).astype(x.dtype))

@@ -46,6 +46,7 @@ def gather_nd(call: Call) -> Value:
 def one_hot(call: Call) -> Value:
     build = call.builder
     depth, dtype = call.integer("depth"), call.dtype()
+    call.affordable(depth)
     index = build.emit("Unsqueeze", build.cast(call.x, np.int64), [-1])
     hit = build.emit("Equal", index, build.constant(np.arange(depth)))
     on, off = (np.array(call.real(name, default), dtype) for name, default in (("on_value", 1.0), ("off_value", 0.0)))

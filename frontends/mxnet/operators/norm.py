@@ -28,6 +28,8 @@ def group_norm(call: Call) -> Value:
     """Groups as instances, then scale and shift by channel."""
     build, x = call.builder, call.x
     groups, channels = call.integer("num_groups", 1), x.size(1)
+    if groups < 1 or channels % groups:
+        call.fail(f"{channels} channels are no {groups} groups")
     ones, zeros = np.ones(groups, x.dtype), np.zeros(groups, x.dtype)
     grouped = build.emit("Reshape", x, [0, groups, -1])
     result = build.emit("InstanceNormalization", grouped, ones, zeros, epsilon=call.real("eps", 1e-5))

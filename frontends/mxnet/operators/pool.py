@@ -121,6 +121,9 @@ def adaptive_average(call: Call) -> Value:
     if all(have % want == 0 for have, want in zip(given, size, strict=True)):
         step = [have // want for have, want in zip(given, size, strict=True)]
         return build.emit("AveragePool", x, kernel_shape=step, strides=step)
+    if min(size) < 1:
+        call.fail("a size below 1")
+    call.affordable(*given, *size)
     rows, columns = (build.constant(_averages(have, want, x.dtype)) for have, want in zip(given, size, strict=True))
     result = build.emit("MatMul", x, build.transpose(columns, [1, 0]))
     return build.emit("MatMul", rows, result)

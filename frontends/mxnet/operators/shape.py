@@ -263,4 +263,5 @@ def tile(call: Call) -> Value:
 def repeat(call: Call) -> Value:
     build, x = call.builder, call.x
     x, axis = (x, call.axis()) if call.has("axis") else (build.emit("Reshape", x, [-1]), 0)
+    call.affordable(x.size(axis), call.integer("repeats"))
     return build.emit("Gather", x, np.repeat(np.arange(x.size(axis)), call.integer("repeats")), axis=axis)
