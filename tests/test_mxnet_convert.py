@@ -6,6 +6,7 @@ import json
 import shutil
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,9 +16,10 @@ import prunegraph as pg
 from prunegraph.errors import ModelError
 from prunegraph.frontends import mxnet
 from prunegraph.frontends.mxnet import conversion
+from prunegraph.frontends.mxnet.bind import read_params
 from prunegraph.frontends.mxnet.builder import Value
 from prunegraph.frontends.mxnet.operators import recurrent
-from prunegraph.frontends.mxnet.symbol import parse
+from prunegraph.frontends.mxnet.symbol import load, parse
 from tests import mxnet_cases as cases
 
 FOLDERS = cases.folders()
@@ -192,6 +194,62 @@ def test_random_dropout_is_told() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         converted("Dropout")
+
+
+VALUES = [
+    "(0, 0)",
+    "-1",
+    "0",
+    "None",
+    "()",
+    "1e9",
+    "nan",
+    "abc",
+    "(3,",
+    "True",
+    "(1, 2, 3, 4, 5)",
+    "-5",
+    "100000",
+    "1.5",
+]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("seed", range(3))
+def test_damaged_symbols_give_a_model_or_a_clear_error(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    folders = [*cases.folders(), *cases.operator_folders()]
+    refused = 0
+    for folder in (folders[index] for index in rng.permutation(len(folders))[:40]):
+        symbol = load(folder / "model-symbol.json")
+        params = read_params(folder / "model-0000.params", symbol)
+        shapes = {name: put.shape for name, put in cases.inputs(folder).items()}
+        for _ in range(3):
+            content = json.loads((folder / "model-symbol.json").read_text())
+            for _ in range(rng.integers(1, 3)):
+                damage(content["nodes"], rng)
+            try:
+                mxnet.convert(parse(content), params, shapes)
+            except ModelError:
+                refused += 1
+    assert refused > 20
+
+
+def damage(nodes: list[dict[str, Any]], rng: np.random.Generator) -> None:
+    """Change a value, drop an attribute or an input, or read another node."""
+    operators = [node for node in nodes if node["op"] != "null"]
+    node = operators[rng.integers(len(operators))]
+    attributes, inputs = node.setdefault("attrs", node.get("attr", node.get("param", {}))), node["inputs"]
+    kind = rng.integers(4)
+    if kind < 2 and attributes:
+        name = list(attributes)[rng.integers(len(attributes))]
+        attributes[name] = VALUES[rng.integers(len(VALUES))]
+        if kind:
+            del attributes[name]
+    elif kind == 2 and inputs:
+        inputs.pop(rng.integers(len(inputs)))
+    elif inputs:
+        inputs[rng.integers(len(inputs))] = [int(rng.integers(-1, len(nodes))), int(rng.integers(2)), 0]
 
 
 # -- sabotage: the comparison with MXNet would notice -----------------------------------------

@@ -167,7 +167,9 @@ class Builder:
         return value if value.dtype == kind else self.emit("Cast", value, to=helper.np_dtype_to_tensor_dtype(kind))
 
     def number(self, value: float, like: Value) -> Value:
-        """A constant of rank 0, of the element type of another value."""
+        """A constant of rank 0, of the element type of another value. Raises ModelError."""
+        if like.dtype.kind in "iu" and not abs(value) < 2**63:
+            raise ModelError(f"{value} is no number of type {like.dtype}")
         return self.constant(np.array(value).astype(like.dtype))
 
 

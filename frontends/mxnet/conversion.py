@@ -158,7 +158,9 @@ def _unroll(call: Call, names: Sequence[str], prefix: str) -> list[Value]:
     build, node, body = call.builder, call.node, call.node.subgraphs[0]
     slots = [inner.name for inner in body.nodes if inner.is_variable]
     data, states, rest = (call.integers(f"{kind}_locs", ()) for kind in ("in_data", "in_state", "remain"))
-    if len(data) + len(states) + len(rest) != len(call.inputs) or not data:
+    count = call.integer("num_out_data")
+    outputs = len(body.heads)
+    if len(data) + len(states) + len(rest) != len(call.inputs) or not data or count + len(states) != outputs:
         call.fail("its inputs do not fit its body")
     try:
         values = {slots[slot]: value for slot, value in zip((*data, *states, *rest), call.inputs, strict=True)}
@@ -166,14 +168,13 @@ def _unroll(call: Call, names: Sequence[str], prefix: str) -> list[Value]:
     except (IndexError, UnknownShapeError) as error:
         call.fail(f"its inputs do not fit its body: {error}")
     sequences = [values[slots[slot]] for slot in data]
-    count = call.integer("num_out_data")
     rows: list[list[Value]] = [[] for _ in range(count)]
     for step in range(steps):
         build.origin = f"{prefix}{node.name}/{step}"
         now = {slots[s]: build.emit("Gather", x, np.array(step), axis=0) for s, x in zip(data, sequences, strict=True)}
         results = _convert_nodes(body, build, values | now, names, f"{prefix}{node.name}/{step}/")
         made = [_read(body, results, head) for head in body.heads]
-        for row, value in zip(rows, made, strict=False):
+        for row, value in zip(rows, made[:count], strict=True):
             row.append(build.emit("Unsqueeze", value, [0]))
         values |= {slots[slot]: value for slot, value in zip(states, made[count:], strict=True)}
     build.origin = prefix + node.name

@@ -63,6 +63,8 @@ def rnn(call: Call) -> list[Value]:
         len(MODES[mode][1]), call.integer("state_size"), call.integer("num_layers"),
         1 + call.flag("bidirectional"), data.size(2),
     )  # fmt: skip
+    if not 0 < packing.layers <= packed.size(0):
+        call.fail("its parameters do not fit num_layers")
     if packed.size(0) != packing.size:
         call.fail(f"its parameters are {packed.size(0)} numbers; {packing.size} are needed")
     states: list[list[Value]] = []

@@ -43,7 +43,7 @@ def _split(call: Call, sizes: Sequence[int] | None, count: int, axis: int) -> li
 @operator("SliceChannel")
 def slice_channel(call: Call) -> list[Value]:
     count, axis = call.integer("num_outputs"), call.axis("axis", 1)
-    if call.x.size(axis) % count:
+    if count < 1 or call.x.size(axis) % count:
         call.fail(f"an axis of {call.x.size(axis)} cannot be split in {count}")
     return _split(call, None, count, axis)
 
@@ -52,6 +52,8 @@ def slice_channel(call: Call) -> list[Value]:
 def split_v2(call: Call) -> list[Value]:
     axis, sections = call.axis("axis", 0), call.integer("sections", 0)
     if sections:
+        if sections < 0 or call.x.size(axis) % sections:
+            call.fail(f"an axis of {call.x.size(axis)} cannot be split in {sections}")
         return _split(call, None, sections, axis)
     starts = [*call.integers("indices")]
     sizes = np.diff([*starts, call.x.size(axis)]).tolist()

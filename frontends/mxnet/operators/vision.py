@@ -38,6 +38,8 @@ def multibox_prior(call: Call) -> Value:
     height, width = call.x.size(2), call.x.size(3)
     sizes, ratios = call.reals("sizes", (1.0,)), call.reals("ratios", (1.0,))
     steps, offsets = call.reals("steps", (-1.0, -1.0)), call.reals("offsets", (0.5, 0.5))
+    if min(*sizes, *ratios) <= 0:
+        call.fail("sizes and ratios must be positive")
     step_y = 1 / height if steps[0] <= 0 else steps[0]
     step_x = 1 / width if steps[1] <= 0 else steps[1]
     pairs = [(size, ratios[0]) for size in sizes] + [(sizes[0], ratio) for ratio in ratios[1:]]
