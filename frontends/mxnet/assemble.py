@@ -45,7 +45,7 @@ def model(
     name: str,
     metadata: Mapping[str, str],
 ) -> tuple[onnx.ModelProto, dict[str, Value]]:
-    """The model, and its initializers by name."""
+    """The model, and its initializers by name. Raises onnx.checker.ValidationError."""
     entries = alive(entries, outputs)
     constants = {v.key: v for entry in entries for v in entry.inputs if v is not None and v.data is not None}
     names = Names()
@@ -66,9 +66,18 @@ def model(
         graph, producer_name="prunegraph", opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
     )
     helper.set_model_props(made, {"source": "mxnet", **metadata})
+    _check(made, {called[key]: value for key, value in constants.items()})
     for key, value in constants.items():
         _add_weight(made, called[key], value)
     return made, {called[key]: value for key, value in constants.items()}
+
+
+def _check(made: onnx.ModelProto, constants: Mapping[str, Value]) -> None:
+    """Check the model with inputs in place of weights: the checker copies what it checks."""
+    light = onnx.ModelProto()
+    light.CopyFrom(made)
+    light.graph.input.extend(_info(value, name, value.shape) for name, value in constants.items())
+    onnx.checker.check_model(light)
 
 
 def _add_weight(made: onnx.ModelProto, name: str, value: Value) -> None:

@@ -217,9 +217,8 @@ def _finish(symbol: Symbol, done: Pass, other: Pass | None, name: str) -> Conver
     ]
     shapes = {mine.key: _open(mine, theirs) for mine, theirs in pairs}
     version = {"mxnet_version": str(symbol.version)} if symbol.version else {}
-    model, weights = assemble.model(done.entries, done.inputs, done.outputs, done.finals, shapes, name, version)
     try:
-        onnx.checker.check_model(model)
+        model, weights = assemble.model(done.entries, done.inputs, done.outputs, done.finals, shapes, name, version)
     except (onnx.checker.ValidationError, ValueError) as error:
         raise ModelError(f"{symbol.source}: the converted model is invalid: {' '.join(str(error).split())}") from error
     found = {
