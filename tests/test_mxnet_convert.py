@@ -134,6 +134,8 @@ def test_without_shapes() -> None:
     assert cases.difference(cases.run(model, cases.inputs(folder)), cases.outputs(folder)) <= TOLERANCE
     with pytest.raises(ModelError, match=r"input 'data' .*--input-shape data="):
         mxnet.load(str(cases.ROOT / "tiny" / "encoder_tiny" / "model-symbol.json"))
+    with pytest.raises(ModelError, match=r"node 'fc1' .*needs the size of axis 1 .*--input-shape data="):
+        mxnet.load(str(cases.ROOT / "sym" / "lenet" / "model-symbol.json"))
     with pytest.raises(ModelError, match="no input 'image'; its inputs are data"):
         mxnet.load(str(folder / "model-symbol.json"), input_shapes={"image": (1, 3, 8, 8)})
 

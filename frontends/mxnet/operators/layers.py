@@ -62,6 +62,7 @@ def fully_connected(call: Call) -> Value:
     build = call.builder
     if call.flag("flatten", True):
         data = data if data.rank == 2 else build.emit("Flatten", data, axis=1)
+        data.size(1)  # an image of unknown size would fit any weight here, and fail in use
         return build.emit("Gemm", data, weight, *([bias] if bias else []), transB=1)
     result = build.emit("MatMul", data, build.emit("Transpose", weight, perm=[1, 0]))
     return build.emit("Add", result, bias) if bias else result
