@@ -3,7 +3,7 @@
 Importing this package registers the built-in ones.
 """
 
-from prunegraph.frontends import onnx_file, pytorch
+from prunegraph.frontends import mxnet, onnx_file, pytorch
 from prunegraph.frontends.base import FRONTENDS, frontend, read
 
-__all__ = ["FRONTENDS", "frontend", "onnx_file", "pytorch", "read"]
+__all__ = ["FRONTENDS", "frontend", "mxnet", "onnx_file", "pytorch", "read"]

@@ -195,3 +195,20 @@ def test_a_position_on_an_empty_axis_is_no_arithmetic_error() -> None:
     x = b.op("Slice", projected(b, b.input("n", 5), 5, 4, "a"), b.const(i64(0)), b.const(i64(0)), b.const(i64(1)))
     graph = b.graph(b.op("Gather", x, b.const(i64(1)), axis=1))
     assert [group.channels for group in pg.analyze(graph).groups] == [4]  # nothing reads them
+
+
+@pytest.mark.parametrize("op", ["Split", "SplitToSequence"])
+def test_a_vector_of_the_file_that_is_split(op: str) -> None:
+    """PyTorch keeps the biases of queries, keys and values in one vector."""
+    b = Builder()
+    x, bias = b.input("n", 3), b.weight(8)
+    if op == "Split":
+        b.op("Split", bias, b.const(i64(4, 4)), outputs=2, axis=0)
+        parts = list(b.nodes[-1].output)
+    else:
+        sequence = b.op("SplitToSequence", bias, b.const(np.asarray(4, np.int64)), axis=0)
+        parts = [b.op("SequenceAt", sequence, b.const(np.asarray(place, np.int64))) for place in range(2)]
+    halves = [b.op("Add", projected(b, x, 3, 4, name), part) for name, part in zip("ab", parts, strict=True)]
+    graph = b.graph(projected(b, b.op("Mul", *halves), 4, 2, "c"))
+    assert [group.channels for group in pg.analyze(graph).groups] == [4]
+    prove(graph)

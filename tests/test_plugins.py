@@ -420,10 +420,14 @@ def test_mistakes_of_a_front_end(folder: Path, cli: Cli, name: str) -> None:
 def test_no_front_end_for_a_source(folder: Path, cli: Cli) -> None:
     (folder / "a.unknown").write_text("text")
     assert_one_error(
-        cli("inspect a.unknown"), folder, "a.unknown: not an ONNX file", "no front end is for its name: .onnx"
+        cli("inspect a.unknown"),
+        folder,
+        "a.unknown: not an ONNX file",
+        "no front end is for its name: -symbol.json, .onnx, .pt2",
     )
     with pytest.raises(
-        pg.errors.ModelError, match=r"object of class builtins\.dict: no front end reads it; there are .onnx"
+        pg.errors.ModelError,
+        match=r"object of class builtins\.dict: no front end reads it; there are -symbol.json, .onnx, .pt2",
     ):
         pg.load({})
 

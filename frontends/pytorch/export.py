@@ -62,20 +62,28 @@ def from_file(path: str) -> Graph:
     except Exception as error:
         raise ModelError(f"{path}: cannot be exported: {_first_line(error)}") from error
     assert made is not None
-    model, sources = fold(made.model_proto, {name: tuple(value.shape) for name, value in program.state_dict.items()})
+    model, sources = fold(made.model_proto, *_named(dict(program.state_dict)))
     return onnx_io.from_model(model, source=path, sources=sources)
 
 
 def _graph(model: onnx.ModelProto, module: torch.nn.Module, label: str) -> Graph:
-    tensors = {name: value for name, value in _state(module).items() if isinstance(value, torch.Tensor)}
+    tensors = _state(module)
     _restore_equal_tensors(model, tensors)
-    model, sources = fold(model, {name: tuple(value.shape) for name, value in tensors.items()})
+    model, sources = fold(model, *_named(tensors))
     return onnx_io.from_model(model, source=label, sources=sources)
 
 
 def _state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and buffers by name, also buffers that a state_dict leaves out."""
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    """Parameters and buffers by all of their names, also buffers that a state_dict leaves out."""
+    parameters = module.named_parameters(remove_duplicate=False)
+    return {**dict(parameters), **dict(module.named_buffers(remove_duplicate=False))}
+
+
+def _named(tensors: dict[str, torch.Tensor]) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """Shapes of tensors, and for all names the first one of the same tensor: modules share parameters."""
+    first: dict[int, str] = {}
+    names = {name: first.setdefault(id(value), name) for name, value in tensors.items()}
+    return {name: tuple(tensors[name].shape) for name in first.values()}, names
 
 
 def _dynamo(module: torch.nn.Module, args: tuple[Any, ...], dynamic_shapes: Any) -> onnx.ModelProto:

@@ -32,27 +32,30 @@ LEFT = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike"
         "If", "Loop", "Scan"}  # fmt: skip
 
 
-def fold(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> tuple[onnx.ModelProto, Sources]:
+def fold(
+    model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], names: Mapping[str, str]
+) -> tuple[onnx.ModelProto, Sources]:
     """Compute constants, and say where weights come from.
 
     Args:
         model: the exported model; its nodes are in topological order. Changed in place.
-        shapes: of the module's parameters and buffers, by name: those that are weights have these names.
+        shapes: of the module's parameters and buffers, by name.
+        names: initializers that are parameters or buffers -> which.
 
     Returns:
         The model, and the origins of its weights.
     """
-    folder = _Folder(model, shapes)
+    folder = _Folder(model, shapes, names)
     folder.run()
     return model, Sources(shapes, folder.origins)
 
 
 class _Folder:
-    def __init__(self, model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]):
-        self.model, self.shapes = model, shapes
+    def __init__(self, model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], names: Mapping[str, str]):
+        self.model = model
         self.values: dict[str, Array] = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
         self.origins: dict[str, Whole | Packed] = {
-            name: Whole(name, tuple(range(len(shapes[name])))) for name in self.values if name in shapes
+            name: Whole(names[name], tuple(range(value.ndim))) for name, value in self.values.items() if name in names
         }
         self._numbers = Sources(shapes, {})
         self._facts = facts(onnx_io.from_model(model))

@@ -165,6 +165,9 @@ def write_whole(path: Path, pieces: Iterable[bytes]) -> None:
     except OSError as error:
         Path(beside).unlink(missing_ok=True)
         raise ModelError(f"{path}: cannot be written: {error.strerror}") from error
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
 
 
 def has_external(graph: Graph) -> bool:

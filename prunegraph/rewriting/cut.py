@@ -214,7 +214,9 @@ class NodeEdit:
     # -- what rules call ----------------------------------------------------------------
 
     def _kept(self, value: str, axis: int) -> Array | None:
-        labels = self.coupling.value_labels(value) or ()
+        # A weight is cut as this node reads it.
+        slot = self.node.inputs.index(value) if value in self.node.inputs else -1
+        labels = self.coupling.value_labels(value, self.node.index if slot >= 0 else -1, slot) or ()
         return self.survivors.kept(labels[axis]) if labels else None
 
     def kept(self, value: str, axis: int) -> Array:

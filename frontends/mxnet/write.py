@@ -1,0 +1,119 @@
+"""A pruned network back as MXNet's own files: parameters cut, attributes of the symbol edited."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+
+from prunegraph.errors import ModelError
+from prunegraph.frontends.mxnet import params as params_file
+from prunegraph.frontends.mxnet import symbol as symbol_file
+from prunegraph.frontends.mxnet.bind import PREFIXES, SUFFIX, find_params
+from prunegraph.frontends.mxnet.check import same_network
+from prunegraph.frontends.mxnet.conversion import convert
+from prunegraph.frontends.mxnet.edit import Pruned, edits, zero_states
+from prunegraph.frontends.mxnet.trace import back_to_params
+from prunegraph.graph.model import Graph
+from prunegraph.graph.onnx_io import write_whole
+
+if TYPE_CHECKING:
+    from prunegraph.selection.plan import Plan
+
+
+def apply(
+    source: str,
+    plan: Plan,
+    small: Graph,
+    out_symbol: str,
+    out_params: str,
+    *,
+    params_file: str | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+) -> onnx.ModelProto:
+    """Write the symbol and the parameters of a pruned network, which MXNet itself loads.
+
+    Args:
+        source: path of NAME-symbol.json, from which the network was converted.
+        plan: a plan that was made for the converted model.
+        small: the pruned graph; it says what became of groups, splits and reshapes.
+        out_symbol: path of the new symbol file; its name ends in -symbol.json.
+        out_params: path of the new parameter file.
+        params_file: the parameters, where they do not lie beside the symbol.
+        input_shapes: as for `load`; the same as when the network was converted.
+
+    Returns the ONNX model that the new files convert to. Its weights and shapes are those of
+    `small`: nothing is written where they differ.
+
+    Raises ModelError: an operator cannot take the cut, or a file cannot be read or written.
+    """
+    if not out_symbol.endswith(SUFFIX):
+        raise ModelError(f"{out_symbol}: the name of a symbol file ends in {SUFFIX}")
+    path = Path(source)
+    stored, prefixes = _stored(Path(params_file) if params_file else find_params(path))
+    symbol = symbol_file.load(path)
+    converted = convert(symbol, stored, input_shapes)
+    kept = back_to_params(converted.weights, _by_weight(plan, converted.weights))
+    fresh = {
+        name: np.ascontiguousarray(array[np.ix_(*kept[name])]) if name in kept else array
+        for name, array in stored.items()
+    }
+    changes = edits(symbol, converted, Pruned(small.model), fresh)
+    fresh |= zero_states(symbol, changes, fresh)
+    content = _edited(path, changes)
+    made = convert(symbol_file.parse(content, out_symbol), fresh, input_shapes).model
+    same_network(made, small.model)
+    _write(content, out_symbol, {prefixes[name] + name: array for name, array in fresh.items()}, out_params)
+    return made
+
+
+def _stored(path: Path | None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Parameters by bare name, and the prefix of each."""
+    raw = params_file.load(path) if path is not None else {}
+    prefixes = {}
+    arrays = {}
+    for name, array in raw.items():
+        prefix = next((known for known in PREFIXES if name.startswith(known)), "arg:")
+        bare = name.removeprefix(prefix)
+        prefixes[bare], arrays[bare] = prefix, array
+    return arrays, prefixes
+
+
+def _by_weight(plan: Plan, weights: Mapping[str, Any]) -> dict[str, dict[int, list[int]]]:
+    """Cuts of what came from parameters; those of constants follow from attributes."""
+    found: dict[str, dict[int, list[int]]] = defaultdict(dict)
+    for cut in plan.cuts:
+        found[cut.weight][cut.axis] = list(cut.removed)
+    return {name: axes for name, axes in found.items() if name not in weights or is_stored(weights[name])}
+
+
+def is_stored(value: Any) -> bool:
+    """Whether a constant holds parameters, rather than numbers that an operator brought."""
+    if value.made is None:
+        return bool(value.stored)
+    return all(is_stored(part) for part in value.made[1])
+
+
+def _edited(path: Path, changes: Mapping[int, Mapping[str, str]]) -> dict[str, Any]:
+    """The symbol file's content with new attributes, by the position of a node."""
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    for index, attributes in changes.items():
+        if index >= len(content["nodes"]):
+            continue  # states that the file leaves out
+        node = content["nodes"][index]
+        for name, value in attributes.items():
+            holder = next((key for key in reversed(symbol_file.ATTRIBUTES) if name in (node.get(key) or {})), None)
+            holder = holder or next((key for key in reversed(symbol_file.ATTRIBUTES) if key in node), "attrs")
+            node.setdefault(holder, {})[name] = value
+    return content
+
+
+def _write(content: Mapping[str, Any], symbol: str, arrays: Mapping[str, np.ndarray], params: str) -> None:
+    """Both files; the parameters first, so that a symbol is never there without them."""
+    params_file.save(arrays, params)
+    write_whole(Path(symbol), [(json.dumps(content, indent=2) + "\n").encode()])
