@@ -27,6 +27,7 @@ LAYERS = [
     ["isolate"],
     ["recovery"],
     ["tuning"],
+    ["training"],
     ["report"],
     ["api"],
     ["sweeps"],

@@ -1,7 +1,7 @@
 """ONNX's own cases of single operators, run as PyTorch modules.
 
-`training_cases_left_out.txt` lists the cases of supported operators that do not run, with reasons; a case on the list that
-runs all the same is a failure too.
+`training_cases_left_out.txt` lists the cases of supported operators that do not run, with reasons; a case on the list
+that runs all the same is a failure too.
 """
 
 from __future__ import annotations
@@ -72,9 +72,13 @@ def close(found: object, wanted: object, case: object) -> bool:
     if isinstance(wanted, list):
         return len(found) == len(wanted) and all(close(f, w, case) for f, w in zip(found, wanted, strict=True))
     array, wanted = to_numpy(found), np.asarray(wanted)
+    # Torch has no types of four bits: their values are held in eight.
+    held = {"int4": "int8", "uint4": "uint8", "int2": "int8", "uint2": "uint8"}.get(
+        wanted.dtype.name, wanted.dtype.name
+    )
     return (
         array.shape == wanted.shape
-        and array.dtype == wanted.dtype
+        and array.dtype.name == held
         and np.allclose(
             array.astype(np.float64), wanted.astype(np.float64), rtol=case.rtol, atol=case.atol, equal_nan=True
         )
@@ -92,7 +96,7 @@ def problem(case: object) -> str | None:
             for found, wanted in zip(made, outputs, strict=True):
                 if not close(found, value(wanted), case):
                     return "differs"
-    except (PrunegraphError, TypeError) as error:
+    except PrunegraphError as error:
         return f"{type(error).__name__}: {error}"
     return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -30,8 +31,8 @@ class GraphModule(torch.nn.Module):
     Args:
         graph: what to run. It is not changed; `write_back` makes a new one.
         trainable: which floating-point weights are parameters, the others being buffers: "layers", those
-            that layers and normalisations use (kernels, biases, scales, slopes, tables that are looked up), "all", those
-            of more than one element, or names.
+            that layers and normalisations use (kernels, biases, scales, slopes, tables that are looked up),
+            "all", those of more than one element, or names.
         learn_scales: scales of QuantizeLinear and DequantizeLinear are parameters too (LSQ).
 
     Raises:
@@ -136,8 +137,6 @@ class GraphModule(torch.nn.Module):
         for name in names:
             if name not in main.made:
                 raise UnknownNameError("value", name, main.made)
-        from dataclasses import replace
-
         kept = set(names)
         steps = tuple(replace(step, last=tuple(v for v in step.last if v not in kept)) for step in main.steps)
         found: dict[str, Value] = {**dict(self._given((), dict(inputs))), **self._fixed, **self.weights()}
@@ -148,10 +147,11 @@ class GraphModule(torch.nn.Module):
         """Inputs by name, as tensors. Raises DataError."""
         names = self.graph.inputs
         if len(inputs) == 1 and isinstance(inputs[0], Mapping):
-            inputs, named = (), {**inputs[0], **named}
-        if len(inputs) > len(names):
+            found = {**inputs[0], **named}
+        elif len(inputs) <= len(names):
+            found = {**dict(zip(names, inputs, strict=False)), **named}
+        else:
             raise DataError(f"{self.graph.source} takes {len(names)} inputs, {list(names)}, not {len(inputs)}")
-        found = {**dict(zip(names, inputs, strict=False)), **named}
         if found.keys() != set(names):
             raise DataError(f"{self.graph.source} takes the inputs {sorted(names)}, not {sorted(found)}")
         for entry in self.graph.model.graph.input:
@@ -198,7 +198,10 @@ def _checked(value: Any, name: str, kind: int) -> Value:
     """An input as a tensor of the declared type. Raises DataError."""
     if isinstance(value, (list, tuple)):
         return list(value)
-    tensor = value if isinstance(value, Tensor) else to_torch(np.asarray(value))
+    try:
+        tensor = value if isinstance(value, torch.Tensor) else to_torch(np.asarray(value))
+    except TypeError:
+        raise DataError(f"input {name!r} has type {np.asarray(value).dtype}, which PyTorch does not have") from None
     wanted = DTYPES.get(kind)
     if wanted is None or tensor.dtype == wanted:
         return tensor

@@ -44,7 +44,8 @@ def widened(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if kind is None:
             return function(*inputs)
         made = function(*(x.to(torch.int64) if x.dtype in STORED_ONLY else x for x in inputs))
-        return made if made.dtype == torch.bool else made.to(kind)
+        # Comparisons stay, and a floating-point base keeps its type whatever its exponent is.
+        return made if made.dtype == torch.bool or made.is_floating_point() else made.to(kind)
 
     return compute
 
@@ -73,7 +74,7 @@ def _aligned(call: Call, a: Tensor, b: Tensor) -> Tensor:
 def _register() -> None:
     def unary(function: Callable[[Tensor], Tensor]) -> Callable[[Call, Tensor], Tensor]:
         wide = widened(function)
-        return lambda call, x: wide(x) if isinstance(x, Tensor) else x
+        return lambda call, x: wide(x) if isinstance(x, torch.Tensor) else x
 
     def binary(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Call, Tensor, Tensor], Tensor]:
         wide = widened(function)
@@ -170,10 +171,10 @@ def clip(call: Call, x: Tensor, low: Tensor | None = None, high: Tensor | None =
     if call.version < 11:
         bounds = [call.get("min"), call.get("max")]
     # Torch lets the upper bound win where they cross, as ONNX does.
-    given = [scalar(b) if isinstance(b, Tensor) and not b.requires_grad else b for b in bounds]
+    given = [scalar(b) if isinstance(b, torch.Tensor) and not b.requires_grad else b for b in bounds]
     if given == [None, None]:
         return x
-    if isinstance(given[0], Tensor) or isinstance(given[1], Tensor):
+    if isinstance(given[0], torch.Tensor) or isinstance(given[1], torch.Tensor):
         # Learnt bounds: gradients reach them.
         x = x if bounds[0] is None else torch.maximum(x, torch.as_tensor(bounds[0], dtype=x.dtype))
         return x if bounds[1] is None else torch.minimum(x, torch.as_tensor(bounds[1], dtype=x.dtype))
@@ -203,4 +204,6 @@ def cast(call: Call, x: Tensor) -> Tensor:
 
 @operator("CastLike")
 def cast_like(call: Call, x: Tensor, like: Tensor) -> Tensor:
+    if call.code_type and call.code_type not in DTYPES:
+        raise call.refuse(f"a cast to ONNX type {call.code_type}")
     return convert(x, like.dtype)

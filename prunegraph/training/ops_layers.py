@@ -34,7 +34,9 @@ def conv_transpose(call: Call, x: Tensor, w: Tensor, b: Tensor | None = None) ->
     strides, dilations = list(call.get("strides", [1] * rank)), list(call.get("dilations", [1] * rank))
     extra = list(call.get("output_padding", [0] * rank))
     # Unpadded and then cropped, because torch knows only equal pads on both sides.
-    full = [(s - 1) * st + (k - 1) * d + 1 for s, st, k, d in zip(x.shape[2:], strides, w.shape[2:], dilations, strict=True)]
+    full = [
+        (s - 1) * st + (k - 1) * d + 1 for s, st, k, d in zip(x.shape[2:], strides, w.shape[2:], dilations, strict=True)
+    ]
     pads = _transposed_pads(call, list(x.shape[2:]), full, strides, extra)
     y = CONV_TRANSPOSE[rank](x, w, None, strides, 0, 0, call.get("group", 1), dilations)
     crop = [-pads[axis + side * rank] + side * extra[axis] for axis in reversed(range(rank)) for side in (0, 1)]

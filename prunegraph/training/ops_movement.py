@@ -11,7 +11,7 @@ import torch.nn.functional as nnf
 from onnx import numpy_helper
 
 from prunegraph.graph.evaluate import resolve_reshape, slice_index
-from prunegraph.training.table import Call, Tensor, axes_of, ints, operator, pair_pads, scalar, to_torch
+from prunegraph.training.table import DTYPES, Call, Tensor, axes_of, ints, operator, pair_pads, scalar, to_torch
 
 
 @operator("Constant")
@@ -126,14 +126,11 @@ def pad(
         return nnf.pad(x, pair_pads(begins + ends), value=fill)
     for axis, (begin, end) in enumerate(zip(begins, ends, strict=True)):
         if begin or end:
-            where = np.pad(np.arange(x.shape[axis]), _both(begin, end, x.shape[axis]), mode={"edge": "edge"}.get(mode, mode))
-            x = x.index_select(axis, torch.from_numpy(where[max(-begin, 0) : len(where) - max(-end, 0)]).to(x.device))
+            # Of "reflect", "edge" and "wrap" numpy says which cell goes where; negative pads take cells away.
+            cells = np.pad(np.arange(x.shape[axis]), (max(begin, 0), max(end, 0)), mode=mode)
+            cells = cells[max(-begin, 0) : len(cells) - max(-end, 0)]
+            x = x.index_select(axis, torch.from_numpy(cells).to(x.device))
     return x
-
-
-def _both(begin: int, end: int, size: int) -> tuple[int, int]:
-    """Cells that are added; those taken away count as none."""
-    return max(begin, 0), max(end, 0)
 
 
 @operator("ConstantOfShape", host=(0,))
@@ -152,8 +149,6 @@ def range_(call: Call, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
 
 @operator("EyeLike")
 def eye_like(call: Call, x: Tensor) -> Tensor:
-    from prunegraph.training.table import DTYPES
-
     dtype = DTYPES[call.get("dtype")] if call.has("dtype") else x.dtype
     ones = torch.ones(x.shape, dtype=dtype, device=x.device)
     offset = call.get("k", 0)
@@ -175,7 +170,9 @@ def depth_to_space(call: Call, x: Tensor) -> Tensor:
 def space_to_depth(call: Call, x: Tensor) -> Tensor:
     n, c, h, w = x.shape
     b = call.get("blocksize")
-    return x.reshape(n, c, h // b, b, w // b, b).permute(0, 3, 5, 1, 2, 4).reshape(n, c * b**2, h // b, w // b)
+    parts = x.reshape(n, c, h // b, b, w // b, b)
+    order = (0, 1, 3, 5, 2, 4) if call.get("mode", "DCR") == "CRD" else (0, 3, 5, 1, 2, 4)
+    return parts.permute(order).reshape(n, c * b**2, h // b, w // b)
 
 
 @operator("Trilu", host=(1,))

@@ -15,6 +15,9 @@ import torch
 
 from prunegraph.training.table import DTYPES, Call, Tensor, operator
 
+#: Types of onnx 1.20 and later.
+UINT2, INT2 = 25, 26
+
 #: Smallest and largest code by type.
 RANGES: dict[int, tuple[int, int]] = {
     onnx.TensorProto.INT8: (-128, 127),
@@ -24,10 +27,12 @@ RANGES: dict[int, tuple[int, int]] = {
     onnx.TensorProto.INT32: (-(2**31), 2**31 - 1),
     onnx.TensorProto.INT4: (-8, 7),
     onnx.TensorProto.UINT4: (0, 15),
+    INT2: (-2, 1),
+    UINT2: (0, 3),
 }
 
 #: Types that are stored in a wider one.
-STORAGE = {onnx.TensorProto.INT4: torch.int8, onnx.TensorProto.UINT4: torch.uint8}
+STORAGE = {onnx.TensorProto.INT4: torch.int8, onnx.TensorProto.UINT4: torch.uint8, INT2: torch.int8, UINT2: torch.uint8}
 
 
 class RoundThrough(torch.autograd.Function):
@@ -79,7 +84,7 @@ def _code_type(call: Call, zero: Tensor | None) -> int:
     if zero is not None:
         kinds = {dtype: kind for kind, dtype in DTYPES.items()}
         return kinds[zero.dtype]
-    return int(call.get("output_dtype", 0)) or onnx.TensorProto.UINT8
+    return call.get("output_dtype", 0) or onnx.TensorProto.UINT8
 
 
 @operator("QuantizeLinear")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as nnf
@@ -66,8 +67,8 @@ def _recurrent(
     held: int,
 ) -> tuple[Tensor, ...]:
     """All directions of a layer; `held` is the number of states, `cell` makes the step of a direction."""
-    x, w, r, b, lengths, *rest = (*inputs, *[None] * (8 - len(inputs)))
-    assert x is not None and w is not None and r is not None
+    given: list[Any] = [*inputs, *[None] * (8 - len(inputs))]
+    x, w, r, b, lengths, *rest = given
     first = call.get("layout", 0)
     x = x.transpose(0, 1) if first else x
     directions, hidden = w.shape[0], r.shape[2]
@@ -76,8 +77,8 @@ def _recurrent(
     outputs, last = [], []
     for d in range(directions):
         states = tuple(
-            x.new_zeros(x.shape[1], hidden) if given is None else (given[:, d] if first else given[d])
-            for given in rest[:held]
+            x.new_zeros(x.shape[1], hidden) if start is None else (start[:, d] if first else start[d])
+            for start in rest[:held]
         )
         forward, recurrent = bias[d].chunk(2)
         peepholes = rest[held][d] if held == 2 and rest[held] is not None else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 
 import torch
@@ -20,15 +21,18 @@ def _product(x: Tensor, axes: list[int]) -> Tensor:
 
 def _extreme(x: Tensor, axes: list[int], largest: bool) -> Tensor:
     """Maxima or minima; those of nothing are the lowest or highest number."""
+    if x.dtype == torch.bool:
+        return _extreme(x.to(torch.uint8), axes, largest).clamp(max=1).to(torch.bool)
     if any(x.shape[axis] == 0 for axis in axes):
         shape = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
-        limits = torch.finfo(x.dtype) if x.is_floating_point() else torch.iinfo(x.dtype)
-        edge = float("inf") if x.is_floating_point() else limits.max
-        low = -edge if x.is_floating_point() else limits.min
-        return x.new_full(shape, low if largest else edge)
-    if x.dtype == torch.bool:
-        return (x.to(torch.uint8).amax(axes, True) if largest else x.to(torch.uint8).amin(axes, True)).to(torch.bool)
+        low, high = (-math.inf, math.inf) if x.is_floating_point() else _limits(x.dtype)
+        return x.new_full(shape, low if largest else high)
     return x.amax(axes, keepdim=True) if largest else x.amin(axes, keepdim=True)
+
+
+def _limits(dtype: torch.dtype) -> tuple[int, int]:
+    limits = torch.iinfo(dtype)
+    return limits.min, limits.max
 
 
 def _sum(x: Tensor, axes: list[int]) -> Tensor:

@@ -108,7 +108,7 @@ def _resized(call: Call, x: Tensor, place: int, axis: _Axis, defaults: tuple[str
 
 
 def _scaled(sizes: list[int], scales: list[float]) -> list[_Axis]:
-    return [_Axis(old, int(math.floor(old * scale)), scale) for old, scale in zip(sizes, scales, strict=True)]
+    return [_Axis(old, math.floor(old * scale), scale) for old, scale in zip(sizes, scales, strict=True)]
 
 
 def _sized(sizes: list[int], wanted: list[int], policy: str) -> list[_Axis]:
@@ -116,7 +116,7 @@ def _sized(sizes: list[int], wanted: list[int], policy: str) -> list[_Axis]:
         return [_Axis(old, new, new / old) for old, new in zip(sizes, wanted, strict=True)]
     ratios = [new / old for old, new in zip(sizes, wanted, strict=True)]
     scale = min(ratios) if policy == "not_larger" else max(ratios)
-    return [_Axis(old, int(math.floor(scale * old + 0.5)), scale) for old in sizes]
+    return [_Axis(old, math.floor(scale * old + 0.5), scale) for old in sizes]
 
 
 @operator("Resize", host=(1, 2, 3))
@@ -135,9 +135,7 @@ def resize(
         axes = _scaled(old, scales.tolist())
     if roi is not None and roi.numel():
         given = roi.tolist()
-        axes = [
-            _Axis(axis.old, axis.new, axis.scale, (given[i], given[i + len(axes)])) for i, axis in enumerate(axes)
-        ]
+        axes = [_Axis(axis.old, axis.new, axis.scale, (given[i], given[i + len(axes)])) for i, axis in enumerate(axes)]
     for place, axis in zip(places, axes, strict=True):
         x = _resized(call, x, place, axis, defaults)
     return x

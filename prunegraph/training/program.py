@@ -39,6 +39,9 @@ CARRIERS = frozenset(
      "Unsqueeze"}
 )  # fmt: skip
 
+#: Slot of the input whose ONNX type an operator asks for, where torch's type does not tell it.
+TYPED = {"QuantizeLinear": 2, "DequantizeLinear": 2, "CastLike": 1}
+
 Values = dict[str, Value]
 
 
@@ -87,6 +90,8 @@ def compiled(graph: Graph) -> Program:
 class _Compiler:
     def __init__(self, graph: Graph):
         self.graph = graph
+        self.types = {entry.name: entry.type.tensor_type.elem_type for entry in graph.model.graph.input}
+        self.types.update((weight.name, weight.tensor.data_type) for weight in graph.weights.values())
         self.by_body: dict[int, list[Node]] = {}
         for node in graph.nodes:
             if node.domain != control.DOMAIN:
@@ -129,11 +134,10 @@ class _Compiler:
         return Step(node, found, self._given(node), node.outputs, tuple(last), bodies, self._options(node))
 
     def _options(self, node: Node) -> dict[str, Any]:
-        if node.op not in ("QuantizeLinear", "DequantizeLinear"):
-            return {}
-        zero = self.graph.weights.get(node.input(2))
-        fake = node.op == "QuantizeLinear" and self._only_dequantized(node.outputs[0])
-        return {"fake": fake, "code_type": zero.tensor.data_type if zero is not None else 0}
+        if node.domain == "" and node.op in TYPED:
+            fake = node.op == "QuantizeLinear" and self._only_dequantized(node.outputs[0])
+            return {"fake": fake, "code_type": self.types.get(node.input(TYPED[node.op]), 0)}
+        return {}
 
     def _only_dequantized(self, value: str) -> bool:
         """Whether all that becomes of codes is that they are moved and dequantized."""
@@ -155,7 +159,7 @@ def execute(block: Block, values: Values, training: bool) -> None:
         except ModelError:
             raise
         except (*MISFIT, RuntimeError) as error:
-            shapes = [list(v.shape) if isinstance(v, Tensor) else v for v in (values.get(n) for n in step.inputs)]
+            shapes = [list(v.shape) if isinstance(v, torch.Tensor) else v for v in (values.get(n) for n in step.inputs)]
             raise ModelError(f"{step.node.op} {step.node.name!r} fails on inputs {shapes}: {error}") from error
         for name, value in zip(step.outputs, made, strict=False):
             if name:
@@ -174,14 +178,12 @@ def _made(step: Step, values: Values, training: bool) -> Sequence[Value]:
 
 def _together(inputs: list[Value], host: frozenset[int]) -> list[Value]:
     """Inputs on one device: sizes are computed on the CPU, and move where they meet data."""
-    tensors = [v for i, v in enumerate(inputs) if isinstance(v, Tensor) and i not in host]
+    tensors = [v for i, v in enumerate(inputs) if isinstance(v, torch.Tensor) and i not in host]
     devices = {v.device for v in tensors}
     if len(devices) < 2:
         return inputs
     target = next(device for device in devices if device.type != "cpu")
-    return [
-        v.to(target) if isinstance(v, Tensor) and i not in host else v for i, v in enumerate(inputs)
-    ]
+    return [v.to(target) if isinstance(v, torch.Tensor) and i not in host else v for i, v in enumerate(inputs)]
 
 
 # -- control flow -----------------------------------------------------------------------------

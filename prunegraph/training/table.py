@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import onnx
@@ -14,10 +14,10 @@ import torch
 from prunegraph.errors import ModelError
 from prunegraph.graph.model import Node
 
-Tensor = torch.Tensor
+Tensor: TypeAlias = torch.Tensor
 
 #: What flows along the edges of a graph: a tensor, or a sequence of tensors; None where an input is left out.
-Value = Any
+Value: TypeAlias = Any
 Function = Callable[..., Any]
 F = TypeVar("F", bound=Function)
 
@@ -50,7 +50,7 @@ class Call:
     training: bool = False
     #: Whether a QuantizeLinear keeps its codes as floating-point numbers, for gradients.
     fake: bool = False
-    #: ONNX type of a quantized value whose tensor does not show it (4 bits are stored in 8); 0 otherwise.
+    #: ONNX type of the input that gives the output's type, where it is known: 4 bits are stored in 8.
     code_type: int = 0
 
     @property
@@ -125,7 +125,7 @@ def ints(values: Tensor | Sequence[int] | None) -> list[int] | None:
     """Whole numbers of a tensor or attribute as a list; None stays."""
     if values is None:
         return None
-    flat = values.reshape(-1).tolist() if isinstance(values, Tensor) else values
+    flat = values.reshape(-1).tolist() if isinstance(values, torch.Tensor) else values
     return [int(value) for value in flat]
 
 

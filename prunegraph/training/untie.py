@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import onnx
-
 from prunegraph.graph.external import without_weights
 from prunegraph.graph.model import Graph, Node
 from prunegraph.rewriting.weights import tensor_like
