@@ -42,6 +42,7 @@ class GraphModule(torch.nn.Module):
 
     def __init__(self, graph: Graph, *, trainable: Trainable = "layers", learn_scales: bool = False):
         super().__init__()
+        self._copies = copies(graph)
         self._program = compiled(untied(graph))
         self._owners: dict[str, tuple[torch.nn.Module, str]] = {}
         self._fixed: dict[str, Tensor] = {}
@@ -110,6 +111,10 @@ class GraphModule(torch.nn.Module):
     def weights(self) -> dict[str, Tensor]:
         """Floating-point weights by the graph's names, parameters and buffers."""
         return {name: self.weight(name) for name in self._owners}
+
+    def parts(self, name: str) -> list[Tensor]:
+        """What a weight of the given graph has become: itself, and the copies that `untied` made of it."""
+        return [self.weight(name), *(self.weight(copy) for copy, of in self._copies.items() if of == name)]
 
     # -- running --------------------------------------------------------------------
 

@@ -63,11 +63,11 @@ def _is_vector(node: Node, name: str, slot: int) -> bool:
 
 
 def _user(graph: Graph, node: Node) -> object:
-    """What says that two readers are one layer: its kernel, or that of the layer before it."""
+    """What says that two readers are one layer: its operator, and its kernel or that of the layer before it."""
     kernel = node.channels.weights.get("weight")
     if kernel is None and node.parents:
         kernel = graph.nodes[node.parents[0][0]].channels.weights.get("weight")
-    return kernel if kernel is not None else node.index
+    return (node.op, kernel if kernel is not None else node.index)
 
 
 def _free(name: str, taken: set[str]) -> str:
