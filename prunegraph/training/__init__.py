@@ -8,3 +8,14 @@ try:
     import torch  # noqa: F401
 except ImportError as error:
     raise MissingExtraError("prunegraph.training", "torch", "torch") from error
+
+from prunegraph.training.batches import Batches
+from prunegraph.training.fit import Callback, Recipe, Run, fit
+from prunegraph.training.gradients import TaskGradients
+from prunegraph.training.losses import cross_entropy, distillation, mean_squared, own_labels
+from prunegraph.training.module import GraphModule
+
+__all__ = [
+    "Batches", "Callback", "GraphModule", "Recipe", "Run", "TaskGradients", "cross_entropy", "distillation", "fit",
+    "mean_squared", "own_labels",
+]  # fmt: skip
