@@ -73,17 +73,18 @@ def test_what_is_not_trained_stays() -> None:
 
 
 def test_sparse_training_leaves_channels_that_cost_nothing() -> None:
-    """Scales that are 0 can go: the pruned network is as good as the trained one, without repair."""
+    """Channels with scale 0 are constants, which the next layers' statistics take over: nothing is lost."""
     module = GraphModule(residual_net(width=16))
-    sparsify = Sparsify(module, 0.02)
+    sparsify = Sparsify(module, 0.2)
     fit(module, Batches(task(), 24), Recipe(epochs=12, lr=0.1), callbacks=[sparsify])
     trained = accuracy(module.eval())
     gone = sparsify.gone()
-    assert trained > 0.9 and gone > 0.15
+    assert trained > 0.95 and gone > 0.3
     small = pg.prune(
-        module.write_back(), algorithm="bn_scale", allocation="global", budget=pg.Budget(ratio=gone), round_to=1
-    ).small
-    assert accuracy(GraphModule(small).eval()) >= trained - 0.1
+        module.write_back(), algorithm="bn_scale", allocation="global", budget=pg.Budget(ratio=gone), round_to=1,
+        repair="bn",
+    ).small  # fmt: skip
+    assert accuracy(GraphModule(small).eval()) >= trained - 0.03
 
 
 def test_enough_ends_the_run() -> None:

@@ -14,8 +14,9 @@ from prunegraph.training.fit import Callback, Recipe, Run, fit
 from prunegraph.training.gradients import TaskGradients
 from prunegraph.training.losses import cross_entropy, distillation, mean_squared, own_labels
 from prunegraph.training.module import GraphModule
+from prunegraph.training.sparse import Sparsify
 
 __all__ = [
-    "Batches", "Callback", "GraphModule", "Recipe", "Run", "TaskGradients", "cross_entropy", "distillation", "fit",
-    "mean_squared", "own_labels",
+    "Batches", "Callback", "GraphModule", "Recipe", "Run", "Sparsify", "TaskGradients", "cross_entropy", "distillation",
+    "fit", "mean_squared", "own_labels",
 ]  # fmt: skip
