@@ -147,7 +147,8 @@ def fit(
     saved = Checkpoint(Path(checkpoint), run, callbacks) if checkpoint is not None else None
     if saved is not None:
         saved.resume()
-    with _bar(run, batches, progress) as advance, torch.random.fork_rng():
+    where = next(module.parameters()).device
+    with _bar(run, batches, progress) as advance, torch.random.fork_rng([where] if where.type == "cuda" else []):
         while run.epoch < recipe.epochs and not run.stop:
             _epoch(run, batches, loss or cross_entropy(), callbacks, advance)
             _measure(run, evaluate, callbacks)

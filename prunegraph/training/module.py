@@ -49,7 +49,8 @@ class GraphModule(torch.nn.Module):
         self._keys: dict[str, str] = {}
         chosen = trainable_names(self.graph, trainable)
         scales = scale_names(self.graph)
-        chosen = chosen | scales if learn_scales else chosen - scales
+        self._learnt = scales if learn_scales else set()
+        chosen = (chosen - scales) | self._learnt
         for weight in self.graph.weights.values():
             self._add(weight, weight.name in chosen)
 
@@ -192,6 +193,8 @@ class GraphModule(torch.nn.Module):
 
     def _arrays(self) -> Iterator[tuple[str, np.ndarray]]:
         for name, value in self.weights().items():
+            # A learnt scale below 0 is taken for the smallest number while it runs.
+            value = value.clamp(min=torch.finfo(value.dtype).tiny) if name in self._learnt else value
             yield name, to_numpy(value, self.graph.weights[name].dtype)
 
     def _same(self, name: str, value: np.ndarray) -> bool:

@@ -202,8 +202,7 @@ def _run_body(block: Block, given: Iterable[Value], values: Values, training: bo
 def _if(step: Step, inputs: list[Value], values: Values, training: bool) -> Sequence[Value]:
     branch = {body.attribute: block for body, block in zip(step.node.bodies, step.bodies, strict=True)}
     block = branch["then_branch" if bool(inputs[0].reshape(-1)[0]) else "else_branch"]
-    execute(block, values, training)
-    return [values[name] for name in block.outputs]
+    return _run_body(block, (), values, training)
 
 
 def _loop(step: Step, inputs: list[Value], values: Values, training: bool) -> Sequence[Value]:

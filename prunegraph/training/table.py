@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import torch
 
-from prunegraph.errors import ModelError
+from prunegraph.errors import ModelError, PluginError
 from prunegraph.graph.model import Node
 
 Tensor: TypeAlias = torch.Tensor
@@ -98,11 +98,21 @@ OPERATORS: dict[tuple[str, str], Operator] = {}
 
 
 def operator(*names: str, domain: str = "", host: Sequence[int] = ()) -> Callable[[F], F]:
-    """Decorator that puts a function into the table."""
+    """Decorator that puts a function into the table.
+
+    Args:
+        names: operators it runs.
+        domain: their domain; "" is ONNX's own.
+        host: slots of inputs that Python reads (sizes, positions).
+
+    Raises:
+        PluginError: an operator has a function already.
+    """
 
     def store(function: F) -> F:
         for name in names:
-            assert (domain, name) not in OPERATORS, name
+            if (domain, name) in OPERATORS:
+                raise PluginError(f"operator {name!r} of domain {domain!r} has a function already")
             OPERATORS[domain, name] = Operator(function, frozenset(host))
         return function
 
