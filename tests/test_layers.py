@@ -31,7 +31,7 @@ LAYERS = [
     ["report"],
     ["api"],
     ["sweeps"],
-    ["cli", "__main__"],
+    ["cli", "cli_training", "__main__"],
 ]
 
 

@@ -87,6 +87,15 @@ def test_pruned_graphs_run_as_well() -> None:
     assert difference(run(GraphModule(small).eval(), inputs)[0], reference(small, inputs)[0]) <= 1e-5
 
 
+@pytest.mark.parametrize("name", ["timm__test_vit", "torchvision__shufflenet_v2_x1_0", "timm__edgenext_xx_small"])
+def test_all_parameters_get_gradients(name: str) -> None:
+    graph = pg.load(load(ZOO / f"{name}.light.xz"))
+    module = GraphModule(graph)
+    sum(y.square().mean() for y in module(random_inputs(graph, batch=2))).backward()
+    for key, parameter in module.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), key
+
+
 # -- BatchNormalization -----------------------------------------------------------------
 
 
@@ -259,6 +268,14 @@ def test_biases_behind_matrix_products_and_tables_are_trained() -> None:
     graph = b.graph(b.op("Add", b.op("Relu", b.op("Add", y, bias)), other))
     assert {name for name, _ in GraphModule(graph).named_parameters()} == {table, w, bias}
     assert {name for name, _ in GraphModule(graph, trainable="all").named_parameters()} == {table, w, bias, other}
+
+
+def test_ones_that_stand_in_for_weights_are_not_trained() -> None:
+    """GroupNorm as the exporter writes it: InstanceNormalization with constants, then the real scale."""
+    module = GraphModule(pg.load(load(ZOO / "timm__resnet50_gn.light.xz")))
+    parameters = {name for name, _ in module.named_parameters()}
+    plain = {v for n in module.graph.nodes if n.op == "InstanceNormalization" for v in n.inputs[1:]}
+    assert plain and not plain & parameters
 
 
 def deduplicated(shared_kernel: bool) -> Graph:

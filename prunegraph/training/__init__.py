@@ -10,6 +10,7 @@ except ImportError as error:
     raise MissingExtraError("prunegraph.training", "torch", "torch") from error
 
 from prunegraph.training.batches import Batches
+from prunegraph.training.evaluate import measure
 from prunegraph.training.fit import Callback, Recipe, Run, fit
 from prunegraph.training.gradients import TaskGradients
 from prunegraph.training.losses import cross_entropy, distillation, mean_squared, own_labels
@@ -18,5 +19,5 @@ from prunegraph.training.sparse import Sparsify
 
 __all__ = [
     "Batches", "Callback", "GraphModule", "Recipe", "Run", "Sparsify", "TaskGradients", "cross_entropy", "distillation",
-    "fit", "mean_squared", "own_labels",
+    "fit", "mean_squared", "measure", "own_labels",
 ]  # fmt: skip

@@ -69,7 +69,12 @@ def own_labels(*, probabilities: bool = False, seed: int = 0) -> Loss:
 
 
 def distillation(
-    original: torch.nn.Module, *, temperature: float = 4.0, labels: float = 0.0, task: Loss | None = None
+    original: torch.nn.Module,
+    *,
+    temperature: float = 4.0,
+    labels: float = 0.0,
+    task: Loss | None = None,
+    probabilities: bool = False,
 ) -> Loss:
     """How far the first output is from the original's: KL divergence at a temperature, times its square.
 
@@ -78,17 +83,18 @@ def distillation(
         temperature: divides logits of both.
         labels: share of the task's loss in the sum; the rest is distillation.
         task: that loss; cross entropy with `labels` by default.
+        probabilities: the models end in a Softmax.
 
     Source: Hinton, Vinyals, Dean 2015.
     """
     original.eval()
-    by_labels = task or cross_entropy()
+    by_labels = task or cross_entropy(probabilities=probabilities)
 
     def loss(outputs: Sequence[Tensor], batch: Batch) -> Tensor:
         inputs = {name: value for name, value in batch.items() if name != LABELS}
         with torch.no_grad():
-            teacher = outputs_of(original, inputs)[0]
-        student = outputs[0]
+            teacher = _logits(outputs_of(original, inputs)[0], probabilities)
+        student = _logits(outputs[0], probabilities)
         own_log, wanted = (torch.log_softmax(y / temperature, 1) for y in (student, teacher))
         cells = student.numel() // student.shape[1]
         far = nnf.kl_div(own_log, wanted, reduction="sum", log_target=True) / cells * temperature**2

@@ -13,6 +13,11 @@ from prunegraph.graph.model import ROLES, Graph, Node
 STATISTICS = ("mean", "variance")
 
 
+#: Normalisations that exporters also write where the framework's has no weights, or has them elsewhere (GroupNorm as
+#: InstanceNormalization and Mul): ones and zeros in `Constant` nodes stand in for them.
+PLAIN = frozenset({"GroupNormalization", "InstanceNormalization", "LayerNormalization"})
+
+
 def trainable_names(graph: Graph, chosen: Literal["layers", "all"] | Collection[str]) -> set[str]:
     """Names of the weights that are parameters; see `GraphModule`. Raises UnknownNameError."""
     able = {name for name in _of_main_graph(graph) if graph.weights[name].is_float} - statistics(graph)
@@ -49,7 +54,7 @@ def _of_layer(graph: Graph, node: Node) -> Iterator[str]:
     if node.op in ROLES:
         for slot, role in enumerate(ROLES[node.op]):
             found = graph.weight_behind(node.input(slot)) if role and role not in STATISTICS else None
-            if found is not None:
+            if found is not None and not (node.op in PLAIN and graph.weights[found].holder is not None):
                 yield found
     elif node.op == "Einsum":
         yield from (value for value in node.inputs if value in graph.weights)
