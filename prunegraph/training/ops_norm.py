@@ -57,9 +57,10 @@ def layer_normalization(call: Call, x: Tensor, scale: Tensor, bias: Tensor | Non
 
 
 @operator("RMSNormalization", "SimplifiedLayerNormalization")
-def rms_normalization(call: Call, x: Tensor, scale: Tensor) -> Tensor:
+def rms_normalization(call: Call, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     axes = list(range(call.get("axis", -1) % x.dim(), x.dim()))
-    return x * torch.rsqrt(x.square().mean(axes, keepdim=True) + call.get("epsilon", 1e-5)) * scale
+    inverse = torch.rsqrt(x.square().mean(axes, keepdim=True) + call.get("epsilon", 1e-5))
+    return x * inverse * scale, inverse
 
 
 @operator("GroupNormalization")

@@ -13,6 +13,7 @@ from prunegraph.graph import control
 from prunegraph.graph.control import Body
 from prunegraph.graph.model import Graph, Node
 from prunegraph.training import (
+    ops_contrib,
     ops_elementwise,
     ops_indexing,
     ops_layers,
@@ -29,8 +30,8 @@ from prunegraph.training.table import Call, Operator, Tensor, Value, lookup
 
 #: The modules that fill the table.
 FAMILIES = (
-    ops_elementwise, ops_indexing, ops_layers, ops_movement, ops_norm, ops_pool, ops_quantized, ops_recurrent,
-    ops_reduce, ops_resize, ops_sequence,
+    ops_contrib, ops_elementwise, ops_indexing, ops_layers, ops_movement, ops_norm, ops_pool, ops_quantized,
+    ops_recurrent, ops_reduce, ops_resize, ops_sequence,
 )  # fmt: skip
 
 #: Operators that hand codes of a QuantizeLinear on unchanged.
@@ -161,6 +162,10 @@ def execute(block: Block, values: Values, training: bool) -> None:
         except (*MISFIT, RuntimeError) as error:
             shapes = [list(v.shape) if isinstance(v, torch.Tensor) else v for v in (values.get(n) for n in step.inputs)]
             raise ModelError(f"{step.node.op} {step.node.name!r} fails on inputs {shapes}: {error}") from error
+        if any(step.outputs[len(made) :]):
+            raise ModelError(
+                f"{step.node.op} {step.node.name!r}: its output {step.outputs[len(made)]!r} is not made here"
+            )
         for name, value in zip(step.outputs, made, strict=False):
             if name:
                 values[name] = value
