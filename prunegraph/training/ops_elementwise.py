@@ -68,7 +68,7 @@ def _aligned(call: Call, a: Tensor, b: Tensor) -> Tensor:
     axis = call.get("axis")
     if axis is None or not call.get("broadcast", 0):
         return b
-    return b.reshape(*b.shape, *[1] * (a.dim() - (axis % a.dim()) - b.dim()))
+    return b.reshape((*b.shape, *[1] * (a.dim() - (axis % a.dim()) - b.dim())))
 
 
 def _register() -> None:

@@ -40,7 +40,7 @@ def gather_nd(call: Call, x: Tensor, index: Tensor) -> Tensor:
     flat, points = x.reshape(-1, *x.shape[batched:]), index.reshape(-1, *index.shape[batched:])
     rows = torch.arange(len(flat), device=x.device).reshape(-1, *[1] * (points.dim() - 2)).expand(points.shape[:-1])
     found = flat[(rows, *_points(points, x.shape[batched:]))]
-    return found.reshape(*lead, *found.shape[1:])
+    return found.reshape((*lead, *found.shape[1:]))
 
 
 REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
