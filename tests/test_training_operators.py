@@ -48,7 +48,7 @@ UNTRAINED = {
         "exporters write its result",
     ),
     **dict.fromkeys(
-        [("", "Attention"), ("", "DeformConv"), ("", "RotaryEmbedding")],
+        [("", "DeformConv")],
         "not yet",
     ),
     **dict.fromkeys(

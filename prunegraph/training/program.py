@@ -13,6 +13,7 @@ from prunegraph.graph import control
 from prunegraph.graph.control import Body
 from prunegraph.graph.model import Graph, Node
 from prunegraph.training import (
+    ops_attention,
     ops_contrib,
     ops_elementwise,
     ops_indexing,
@@ -30,8 +31,8 @@ from prunegraph.training.table import Call, Operator, Tensor, Value, lookup
 
 #: The modules that fill the table.
 FAMILIES = (
-    ops_contrib, ops_elementwise, ops_indexing, ops_layers, ops_movement, ops_norm, ops_pool, ops_quantized,
-    ops_recurrent, ops_reduce, ops_resize, ops_sequence,
+    ops_attention, ops_contrib, ops_elementwise, ops_indexing, ops_layers, ops_movement, ops_norm, ops_pool,
+    ops_quantized, ops_recurrent, ops_reduce, ops_resize, ops_sequence,
 )  # fmt: skip
 
 #: Operators that hand codes of a QuantizeLinear on unchanged.
