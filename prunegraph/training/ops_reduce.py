@@ -15,7 +15,7 @@ Reduction = Callable[[Tensor, list[int]], Tensor]
 
 def _product(x: Tensor, axes: list[int]) -> Tensor:
     for axis in axes:
-        x = x.prod(axis, keepdim=True)
+        x = x.prod(axis, keepdim=True, dtype=x.dtype)
     return x
 
 
