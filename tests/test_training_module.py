@@ -411,6 +411,15 @@ def test_a_failing_operator_is_named_with_shapes() -> None:
         GraphModule(graph)(torch.ones(2, 3))
 
 
+def test_weights_that_torch_has_no_type_for_are_named() -> None:
+    b = Builder(opset=19, ir_version=9)
+    codes = onnx.helper.make_tensor("codes", onnx.TensorProto.FLOAT8E4M3FN, [2], [1.0, 2.0])
+    b.tensors.append(codes)
+    graph = b.graph(b.op("Add", b.input(2), b.op("DequantizeLinear", "codes", b.const(1, np.float32), name="wide")))
+    with pytest.raises(ModelError, match="DequantizeLinear 'wide' reads 'codes', which is sparse, text, or of a type"):
+        GraphModule(graph)(torch.ones(2))
+
+
 def test_shape_arithmetic_stays_exact() -> None:
     """2**53 + 1 is no double: whole numbers must not pass through floating point."""
     b = Builder()

@@ -175,6 +175,12 @@ def execute(block: Block, values: Values, training: bool) -> None:
 
 
 def _made(step: Step, values: Values, training: bool) -> Sequence[Value]:
+    missing = next((name for name in step.inputs if name and name not in values), None)
+    if missing is not None:
+        raise ModelError(
+            f"{step.node.op} {step.node.name!r} reads {missing!r}, which is sparse, text, or of a type that PyTorch "
+            "does not have"
+        )
     inputs = [values[name] if name else None for name in step.inputs]
     if step.operator is None:
         return CONTROL[step.node.op](step, inputs, values, training)
