@@ -295,6 +295,9 @@ def test_vectors_that_only_happen_to_be_equal_are_taken_apart() -> None:
     x = {name: value.astype(np.float32) for name, value in x.items()}
     module = GraphModule(graph)
     assert len(graph.weights) == 6 and len(module.weights()) == 2 + 2 * 4 + 2
+    bias = graph.nodes[1].inputs[2]
+    named = {name for name, _ in GraphModule(graph, trainable=[bias]).named_parameters()}
+    assert len(named) == 4 and bias in named
     untouched = module.write_back(graph)
     assert untouched.weights.keys() == graph.weights.keys()
     module.train()(x)
@@ -353,6 +356,13 @@ def test_quantized_graphs_have_gradients_straight_through(per_channel: bool) -> 
     assert {name for name, _ in module.named_parameters()} == {weight}
     module(inputs)[0].sum().backward()
     assert (module.weight(weight).grad != 0).all()
+
+
+def test_scales_are_trained_where_they_are_named() -> None:
+    graph, weight, scale = quantized()
+    assert scale not in dict(GraphModule(graph, trainable="all").named_parameters())
+    assert {name for name, _ in GraphModule(graph, trainable=[scale]).named_parameters()} == {scale}
+    assert {scale, weight} < {name for name, _ in GraphModule(graph, learn_scales=True).named_parameters()}
 
 
 def test_clipped_values_have_no_gradient() -> None:

@@ -48,9 +48,10 @@ class GraphModule(torch.nn.Module):
         self._fixed: dict[str, Tensor] = {}
         self._keys: dict[str, str] = {}
         chosen = trainable_names(self.graph, trainable)
+        chosen |= {copy for copy, name in self._copies.items() if name in chosen}
         scales = scale_names(self.graph)
-        self._learnt = scales if learn_scales else set()
-        chosen = (chosen - scales) | self._learnt
+        chosen |= scales if learn_scales else set()
+        self._learnt = scales & chosen
         for weight in self.graph.weights.values():
             self._add(weight, weight.name in chosen)
 

@@ -22,9 +22,9 @@ def trainable_names(graph: Graph, chosen: Literal["layers", "all"] | Collection[
     """Names of the weights that are parameters; see `GraphModule`. Raises UnknownNameError."""
     able = {name for name in _of_main_graph(graph) if graph.weights[name].is_float} - statistics(graph)
     if chosen == "all":
-        return {name for name in able if graph.weights[name].size > 1}
+        return {name for name in able if graph.weights[name].size > 1} - scale_names(graph)
     if chosen == "layers":
-        return able & {name for node in graph.nodes for name in _of_layer(graph, node)}
+        return able & {name for node in graph.nodes for name in _of_layer(graph, node)} - scale_names(graph)
     for name in chosen:
         if name not in able:
             raise UnknownNameError("weight to train", name, able)
@@ -44,9 +44,9 @@ def statistics(graph: Graph) -> set[str]:
 
 
 def scale_names(graph: Graph) -> set[str]:
-    """Scales of QuantizeLinear and DequantizeLinear."""
+    """Scales of QuantizeLinear and DequantizeLinear that `write_back` reaches."""
     nodes = (node for node in graph.nodes if node.op in ("QuantizeLinear", "DequantizeLinear"))
-    return {node.inputs[1] for node in nodes if node.inputs[1] in graph.weights}
+    return {node.inputs[1] for node in nodes} & set(_of_main_graph(graph))
 
 
 def _of_layer(graph: Graph, node: Node) -> Iterator[str]:
