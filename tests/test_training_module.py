@@ -29,7 +29,7 @@ Array = np.ndarray
 FAST = [
     "torchvision__mobilenet_v3_small__dynamo", "torchvision__shufflenet_v2_x1_0", "ultralytics__yolov8n__dynamo",
     "timm__test_vit", "timm__pvt_v2_b0", "timm__levit_128s__dynamo", "timm__sequencer2d_s",
-    "timm__xcit_nano_12_p16_224", "torchvision__ssdlite320_mobilenet_v3_large",
+    "timm__xcit_nano_12_p16_224", "torchvision__fasterrcnn_resnet50_fpn",
 ]  # fmt: skip
 
 #: Its queries come in the order of scores that random weights make all but equal: rows are compared as a set.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numpy as np
 import torch
 
-from prunegraph.training.table import Call, Tensor, operator, scalar
+from prunegraph.training.table import Call, Tensor, operator, scalar, to_numpy
 
 
 def _positive(index: Tensor, size: int) -> Tensor:
@@ -158,38 +161,43 @@ def non_max_suppression(
     """Rows of (batch, class, box) that are kept, best first."""
     count, limit = int(scalar(most, 0)), scalar(overlap, 0.0)
     kept = []
+    # Places have no gradients, and numpy is quicker with so many small arrays.
+    all_boxes, all_scores = to_numpy(boxes.float()), to_numpy(scores.float())
     for batch in range(scores.shape[0]):
-        corners = _as_corners(boxes[batch], bool(call.get("center_point_box", 0)))
+        corners = _as_corners(all_boxes[batch], bool(call.get("center_point_box", 0)))
         for kind in range(scores.shape[1]):
-            chosen = _suppressed(corners, scores[batch, kind], count, limit, threshold)
+            chosen = _suppressed(corners, all_scores[batch, kind], count, limit, threshold)
             kept += [(batch, kind, box) for box in chosen]
     return torch.tensor(kept, dtype=torch.int64, device=boxes.device).reshape(-1, 3)
 
 
-def _as_corners(boxes: Tensor, centred: bool) -> Tensor:
+def _as_corners(boxes: np.ndarray, centred: bool) -> np.ndarray:
     """Boxes as (low, low, high, high)."""
     if centred:
         middle, half = boxes[:, :2], boxes[:, 2:] / 2
-        return torch.cat([middle - half, middle + half], 1)
-    return torch.cat([torch.minimum(boxes[:, :2], boxes[:, 2:]), torch.maximum(boxes[:, :2], boxes[:, 2:])], 1)
+        return np.concatenate([middle - half, middle + half], 1)
+    return np.concatenate([np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])], 1)
 
 
-def _suppressed(boxes: Tensor, scores: Tensor, count: int, limit: float, threshold: Tensor | None) -> list[int]:
-    order = torch.argsort(scores, descending=True, stable=True)
+def _suppressed(
+    boxes: np.ndarray, scores: np.ndarray, count: int, limit: float, threshold: Tensor | None
+) -> Iterator[int]:
+    """Boxes that stay, best first: one goes if it overlaps a better one that stays."""
+    order = np.argsort(-scores, kind="stable")
     if threshold is not None:
         order = order[scores[order] > scalar(threshold)]
-    chosen: list[int] = []
-    while len(order) and len(chosen) < count:
-        best = order[0]
-        chosen.append(int(best))
-        order = order[1:]
-        order = order[_overlap(boxes[best], boxes[order]) <= limit]
-    return chosen
+    boxes = boxes[order]
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    while len(order) and count > 0:
+        yield int(order[0])
+        count -= 1
+        stays = _overlap(boxes[0], areas[0], boxes[1:], areas[1:]) <= limit
+        order, boxes, areas = order[1:][stays], boxes[1:][stays], areas[1:][stays]
 
 
-def _overlap(box: Tensor, others: Tensor) -> Tensor:
+def _overlap(box: np.ndarray, area: np.ndarray, others: np.ndarray, areas: np.ndarray) -> np.ndarray:
     """Intersection over union of a box with others."""
-    sides = (torch.minimum(box[2:], others[:, 2:]) - torch.maximum(box[:2], others[:, :2])).clamp(min=0)
-    common = sides.prod(1)
-    whole = (box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1) - common
-    return torch.where(whole > 0, common / whole, torch.zeros_like(whole))
+    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
+    common = np.maximum(sides[:, 0], 0) * np.maximum(sides[:, 1], 0)
+    whole = area + areas - common
+    return np.divide(common, whole, out=np.zeros_like(common), where=whole > 0)
