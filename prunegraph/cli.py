@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from prunegraph import __version__
+from prunegraph import __version__, cli_training
 from prunegraph.errors import ExactnessError, PrunegraphError
 
 if TYPE_CHECKING:
@@ -500,3 +500,6 @@ def algorithms() -> None:
         summary = entry.summary + (f" Options: {given}" if given else "")
         click.echo(f"{entry.kind:<10}  {entry.name:<{wide}}  {entry.origin:<{far}}  {summary}".rstrip())
     CRITERIA.check()
+
+
+main.add_command(cli_training.train)

@@ -10,6 +10,7 @@
     ├── DataError           input data does not fit the model
     ├── MissingExtraError   a package of an optional extra is not installed
     ├── ClusterError        workers cannot be reached, or keep dying
+    ├── TrainingError       training diverged, or a checkpoint does not belong to it
     └── ExactnessError      a result differs from the masked original
 
 A message is one line that says what, where and what to do. The command line maps
@@ -73,6 +74,10 @@ class MissingExtraError(PrunegraphError):
 
 class ClusterError(PrunegraphError):
     """Workers cannot be reached, or keep dying."""
+
+
+class TrainingError(PrunegraphError):
+    """Training diverged, or a checkpoint does not belong to it."""
 
 
 class ExactnessError(PrunegraphError):

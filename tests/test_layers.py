@@ -27,10 +27,11 @@ LAYERS = [
     ["isolate"],
     ["recovery"],
     ["tuning"],
+    ["training"],
     ["report"],
     ["api"],
     ["sweeps"],
-    ["cli", "__main__"],
+    ["cli", "cli_training", "__main__"],
 ]
 
 

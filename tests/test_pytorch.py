@@ -16,12 +16,17 @@ torch = pytest.importorskip("torch", reason="PyTorch (extra [torch]) is not inst
 import prunegraph as pg  # noqa: E402
 from prunegraph.errors import ExactnessError, ModelError, PlanError  # noqa: E402
 from prunegraph.frontends import pytorch  # noqa: E402
+from prunegraph.frontends.pytorch.check import check  # noqa: E402
+from prunegraph.training import GraphModule  # noqa: E402
 from tests.torch_models import MODELS, Mlp, Patches, conv, image  # noqa: E402
 
 torch.set_num_threads(1)
 
 #: Those that the newer exporter reads in the default suite; -m slow reads all with it.
 SAMPLE = {"resnet", "shufflenet", "vit_multihead", "lstm", "pyramid", "tied"}
+
+#: What a module's own code cannot hold is trained as a graph: a shuffle whose survivors are not spread evenly.
+AS_GRAPH = {("shufflenet", "torchscript"): "differs from the pruned graph"}
 
 CASES = [
     pytest.param(name, exporter, marks=[pytest.mark.slow] if exporter == "dynamo" and name not in SAMPLE else [])
@@ -56,7 +61,13 @@ def test_pruned_modules_are_the_pruned_graphs(name: str, exporter: str, tmp_path
     assert result.proof is not None
     assert result.after.params < 0.8 * result.before.params
 
-    small = pytorch.apply(module, result.plan, pruned=result.small, inputs=inputs)
+    if (name, exporter) in AS_GRAPH:
+        with pytest.raises(ExactnessError, match=AS_GRAPH[name, exporter]):
+            pytorch.apply(module, result.plan, pruned=result.small, inputs=inputs)
+        small, again = GraphModule(result.small), GraphModule(result.small)
+        check(small, result.small, inputs)
+    else:
+        small = pytorch.apply(module, result.plan, pruned=result.small, inputs=inputs)
     assert sum(p.numel() for p in small.parameters()) < 0.8 * sum(p.numel() for p in module.parameters())
 
     small.train()
@@ -70,7 +81,11 @@ def test_pruned_modules_are_the_pruned_graphs(name: str, exporter: str, tmp_path
     file = io.BytesIO()
     torch.save(small.state_dict(), file)
     file.seek(0)
-    again = pytorch.load_pruned(MODELS[name], pg.Plan.load(tmp_path / "plan.json"), torch.load(file, weights_only=True))
+    state = torch.load(file, weights_only=True)
+    if (name, exporter) in AS_GRAPH:
+        again.load_state_dict(state)
+    else:
+        again = pytorch.load_pruned(MODELS[name], pg.Plan.load(tmp_path / "plan.json"), state)
     for first, second in zip(outputs(small, inputs), outputs(again, inputs), strict=True):
         assert torch.equal(first, second)
 

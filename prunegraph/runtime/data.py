@@ -143,12 +143,16 @@ class Data:
         if array.dtype != dtype:
             raise DataError(f"{self.source}: input {entry.name!r} wants {dtype}, found {array.dtype}")
 
-    def batches(self, graph: Graph, size: int = CHUNK) -> Iterator[Batch]:
-        """A model's inputs in batches; a model with a fixed batch size gets that, the rest is left out."""
+    def batches(self, graph: Graph, size: int = CHUNK, *, labels: bool = False) -> Iterator[Batch]:
+        """A model's inputs in batches; a model with a fixed batch size gets that, the rest is left out.
+
+        With `labels`, batches hold those too, where the source has them.
+        """
         fixed = fixed_batch(graph)
         for batch in _rebatched(self.chunks(), fixed or size):
             if not fixed or len(next(iter(batch.values()))) == fixed:
-                yield {name: batch[name] for name in graph.inputs}
+                extra = (LABELS,) if labels and LABELS in batch else ()
+                yield {name: batch[name] for name in (*graph.inputs, *extra)}
 
     def head(self, samples: int) -> Data:
         """The first samples alone."""

@@ -1,0 +1,87 @@
+"""The command `train`. It needs the extra `[torch]`, which is imported when it runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from prunegraph.errors import DataError
+
+if TYPE_CHECKING:
+    from prunegraph.graph.model import Graph
+    from prunegraph.runtime.data import Data
+    from prunegraph.training.fit import Callback, Run
+    from prunegraph.training.losses import Loss
+    from prunegraph.training.module import GraphModule
+
+
+@click.command()
+@click.argument("model")
+@click.option("-o", "--output", "out", required=True, metavar="OUT", help="Where the trained model goes.")
+@click.option("--data", required=True, metavar="FILE", help="Training data: .npz or file.py:function, `labels` or not.")
+@click.option("--original", metavar="MODEL", help="Learn from this model's outputs; needed without labels.")
+@click.option("--eval", "evaluation", metavar="FILE", help="What a metric is measured on after every epoch.")
+@click.option("--metric", default="", help="agreement, error, kl or top1. Default: top1 with labels, else agreement.")
+@click.option("--epochs", type=click.IntRange(1), default=10, show_default=True)
+@click.option("--lr", type=float, default=0.01, show_default=True, help="Highest learning rate; it falls to 0.")
+@click.option("--batch", type=click.IntRange(1), default=64, show_default=True, help="Samples in a batch.")
+@click.option("--mixup", type=float, default=0.0, show_default=True, help="Blend samples; 0.2 is usual.")
+@click.option("--patience", type=click.IntRange(1), help="Stop after so many epochs without a better metric.")
+@click.option("--sparse", type=float, metavar="STRENGTH", help="Shrink scales of BatchNormalization, as in 1e-4.")
+@click.option("--probabilities", is_flag=True, help="The first output holds probabilities, not logits.")
+@click.option("--learn-scales", is_flag=True, help="Train scales of QuantizeLinear too.")
+@click.option("--checkpoint", metavar="FILE", help="Written after every epoch; a run that was killed goes on from it.")
+@click.option("--device", metavar="NAME", help="As in cuda or cuda:1. Default: the CPU.")
+@click.option("--bf16", is_flag=True, help="Compute in bfloat16 where that is safe.")
+@click.option("--seed", type=int, default=0, show_default=True)
+def train(model: str, out: str, data: str, original: str | None, checkpoint: str | None, **options: Any) -> None:
+    """Train MODEL, whatever made it: with labels, or towards the outputs of an original."""
+    from prunegraph import api
+    from prunegraph.cli import console
+    from prunegraph.runtime.data import read_data
+
+    api.check_output(out, model, [checkpoint] if checkpoint else [])
+    graph, samples = api.load(model), read_data(data)
+    teacher = api.load(original) if original else None
+    module, run = trained(graph, samples.fit(graph), teacher, checkpoint, **options)
+    api.save(module.write_back(graph), out)
+    where = console()
+    for record in run.history:
+        metric = f"  metric {record['metric']:.4g}" if "metric" in record else ""
+        where.print(f"epoch {record['epoch']:>3}  loss {record['loss']:.4g}{metric}")
+    where.print(f"written to {out}")
+
+
+def trained(
+    graph: Graph, data: Data, teacher: Graph | None, checkpoint: str | None, *, evaluation: str | None, metric: str,
+    batch: int, sparse: float | None, probabilities: bool, learn_scales: bool, device: str | None, **numbers: Any,
+) -> tuple[GraphModule, Run]:  # fmt: skip
+    """A trained module of a graph, by the options of the command. Raises PrunegraphError."""
+    from prunegraph.runtime.data import fixed_batch, read_data
+    from prunegraph.training import Batches, GraphModule, Recipe, Sparsify, fit, measure
+
+    module = GraphModule(graph, learn_scales=learn_scales)
+    loss = _loss(teacher, data.labels is not None, probabilities, device)
+    callbacks: list[Callback] = [Sparsify(module, sparse)] if sparse else []
+    recipe = Recipe(**numbers)
+    run = fit(
+        module, Batches(data, fixed_batch(graph) or batch, seed=recipe.seed), recipe,
+        loss=loss, callbacks=callbacks, checkpoint=checkpoint, device=device,
+        evaluate=measure(read_data(evaluation), teacher or graph, metric) if evaluation else None,
+    )  # fmt: skip
+    return module.cpu(), run
+
+
+def _loss(teacher: Graph | None, labelled: bool, probabilities: bool, device: str | None) -> Loss:
+    """Cross entropy with labels, distillation with a teacher, half of each with both. Raises DataError."""
+    from prunegraph.training import GraphModule, cross_entropy, distillation
+
+    if teacher is None and not labelled:
+        raise DataError("the data have no labels: give --original, the model whose outputs to learn")
+    task = cross_entropy(probabilities=probabilities)
+    if teacher is None:
+        return task
+    return distillation(
+        GraphModule(teacher).to(device), labels=0.5 if labelled else 0.0, task=task, probabilities=probabilities
+    )

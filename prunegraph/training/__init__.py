@@ -1,0 +1,23 @@
+"""A graph as a PyTorch module, gradients for criteria, and a small training loop (extra `[torch]`)."""
+
+from __future__ import annotations
+
+from prunegraph.errors import MissingExtraError
+
+try:
+    import torch  # noqa: F401
+except ImportError as error:
+    raise MissingExtraError("prunegraph.training", "torch", "torch") from error
+
+from prunegraph.training.batches import Batches
+from prunegraph.training.evaluate import measure
+from prunegraph.training.fit import Callback, Recipe, Run, fit
+from prunegraph.training.gradients import TaskGradients
+from prunegraph.training.losses import cross_entropy, distillation, mean_squared, own_labels
+from prunegraph.training.module import GraphModule
+from prunegraph.training.sparse import Sparsify
+
+__all__ = [
+    "Batches", "Callback", "GraphModule", "Recipe", "Run", "Sparsify", "TaskGradients", "cross_entropy", "distillation",
+    "fit", "mean_squared", "measure", "own_labels",
+]  # fmt: skip

@@ -1,0 +1,88 @@
+"""Batches for training: shuffled anew every epoch, the same for the same seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+
+from prunegraph.errors import DataError
+from prunegraph.runtime.data import LABELS, Data
+from prunegraph.training.table import Tensor, to_torch
+
+Array = np.ndarray
+Arrays = dict[str, Array]
+
+#: Changes the arrays of a batch with random numbers of a generator (flips, crops).
+Augment = Callable[[Arrays, np.random.Generator], Arrays]
+
+
+class Batches:
+    """Samples in memory, as an iterable of batches. Anything else that can be iterated again does as well for `fit`.
+
+    Args:
+        data: inputs by name, samples along axis 0, and `labels`.
+        size: samples in a batch; what is left over at an epoch's end waits for another epoch.
+        shuffle: a new order every epoch.
+        seed: of orders and augmentation.
+        augment: applied to every batch.
+
+    Raises:
+        DataError: there are fewer samples than a batch has.
+    """
+
+    def __init__(
+        self,
+        data: Data | Sequence[Mapping[str, Array]] | Mapping[str, Array],
+        size: int = 64,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        augment: Augment | None = None,
+    ):
+        chunks = list(Data.of(data).chunks())
+        self.arrays = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]} if chunks else {}
+        self.count = len(next(iter(self.arrays.values()))) if chunks else 0
+        if self.count < size:
+            raise DataError(f"{self.count} samples do not fill a batch of {size}: give more, or a smaller size")
+        self.size, self.shuffle, self.seed, self.augment = size, shuffle, seed, augment
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.count // self.size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Which epoch's order comes next; `fit` says so."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = rng.permutation(self.count) if self.shuffle else np.arange(self.count)
+        for start in range(0, len(self) * self.size, self.size):
+            chosen = order[start : start + self.size]
+            arrays = {name: array[chosen] for name, array in self.arrays.items()}
+            arrays = self.augment(arrays, rng) if self.augment is not None else arrays
+            yield {name: to_torch(array) for name, array in arrays.items()}
+
+
+def mixed(
+    batch: Mapping[str, Tensor], alpha: float, rng: np.random.Generator
+) -> tuple[dict[str, Tensor], Tensor, float]:
+    """A batch whose floating-point inputs are blended with those of other samples (mixup).
+
+    Returns:
+        The batch, with labels as they were; the other samples' places; the share of the first ones.
+
+    Source: Zhang, Cisse, Dauphin, Lopez-Paz 2018.
+    """
+    share = float(rng.beta(alpha, alpha))
+    count = len(next(iter(batch.values())))
+    others = torch.from_numpy(rng.permutation(count))
+    blended = {
+        name: share * value + (1 - share) * value[others.to(value.device)]
+        if value.is_floating_point() and name != LABELS
+        else value
+        for name, value in batch.items()
+    }
+    return blended, others, share

@@ -1,0 +1,118 @@
+"""Sparse training: an L1 penalty on the scales of BatchNormalization, as a proximal step (source 000, stage 1).
+
+After each step of the optimizer `gamma <- sign(gamma) * max(|gamma| - lr * strength, 0)`: scales become exactly 0,
+with any optimizer. Scales that belong to one channel, because Add or a depthwise convolution couples their
+layers, shrink together: `gamma <- gamma * max(0, 1 - lr * strength * sqrt(m) / |gamma|)` for the m scales of a channel.
+Sources: Liu et al. 2017 (network slimming); Yuan, Lin 2006 (group lasso).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from prunegraph.coupling.analysis import Coupling, analyze
+from prunegraph.coupling.groups import Group
+from prunegraph.errors import DataError
+from prunegraph.training.fit import Callback, Run
+from prunegraph.training.module import GraphModule
+from prunegraph.training.table import Tensor
+
+#: A scale is as good as gone below this share of its layer's median.
+GONE = 1e-2
+
+
+@dataclass(frozen=True)
+class _Scales:
+    """Scales of a group: names of weights, and for each the places of every channel [channels, places]."""
+
+    group: str
+    members: tuple[tuple[str, Tensor], ...]
+
+    @property
+    def count(self) -> int:
+        """Scales of one channel."""
+        return sum(places.shape[1] for _, places in self.members)
+
+
+class Sparsify(Callback):
+    """Shrinks scales of channels that can be removed while `fit` trains.
+
+    Args:
+        module: the module that is trained.
+        strength: of the penalty. Published: 1e-4 for plain networks, 1e-5 for residual ones, with a penalty
+            on each scale by itself.
+        found: the coupling of `module.graph`; analysed if not given.
+        enough: ends the run when this share of the channels is as good as gone; None trains on.
+
+    Raises:
+        DataError: no channel that can be removed has a BatchNormalization with trained scales.
+    """
+
+    def __init__(
+        self, module: GraphModule, strength: float, *, found: Coupling | None = None, enough: float | None = None
+    ):
+        self.module, self.strength, self.enough = module, strength, enough
+        groups = (found or analyze(module.graph)).groups
+        self.scales = [scales for group in groups if (scales := _scales(module, group)) is not None]
+        if not self.scales:
+            raise DataError(
+                f"{module.graph.source}: no removable channel has a BatchNormalization whose scales are trained "
+                "(exporters fold it into the weights: export in training mode, or keep it)"
+            )
+
+    def after_step(self, run: Run) -> None:
+        rates = {id(p): float(group["lr"]) for group in run.optimizer.param_groups for p in group["params"]}
+        with torch.no_grad():
+            for scales in self.scales:
+                self._shrink(scales, rates)
+
+    def on_epoch(self, run: Run) -> None:
+        run.stop = run.stop or (self.enough is not None and self.gone() >= self.enough)
+
+    def gone(self) -> float:
+        """Share of channels whose scales are all below a hundredth of their layer's median."""
+        lost = total = 0
+        for scales in self.scales:
+            small = [
+                self.module.weight(name).detach().abs()[places]
+                <= GONE * self.module.weight(name).detach().abs().median()
+                for name, places in scales.members
+            ]
+            channels = torch.cat(small, 1).all(1)
+            lost, total = lost + int(channels.sum()), total + len(channels)
+        return lost / total
+
+    def _shrink(self, scales: _Scales, rates: dict[int, float]) -> None:
+        """The proximal step for one group. Scales that the optimizer does not train stay as they are."""
+        parts = [(self.module.weight(name), places) for name, places in scales.members]
+        parts = [(weight, places) for weight, places in parts if id(weight) in rates]
+        if not parts:
+            return
+        rate = max(rates[id(weight)] for weight, _ in parts)
+        together = torch.cat([weight[places] for weight, places in parts], 1)
+        bound = rate * self.strength * math.sqrt(together.shape[1])
+        norm = torch.linalg.vector_norm(together, dim=1, keepdim=True)
+        # Written so that what falls below the bound is 0 and not nearly 0.
+        factor = torch.where(norm > bound, 1 - bound / norm.clamp(min=torch.finfo(norm.dtype).tiny), 0.0)
+        for weight, places in parts:
+            weight[places] = weight[places] * factor
+
+
+def _scales(module: GraphModule, group: Group) -> _Scales | None:
+    """The trained scales of a group's channels, or None."""
+    normals = {n.inputs[1] for n in module.graph.nodes if n.op == "BatchNormalization"}
+    trained = {name for name, _ in _trained(module)}
+    members = tuple(
+        (member.weight, torch.from_numpy(member.positions.copy()))
+        for member in group.members
+        if member.weight in normals and member.weight in trained
+    )
+    return _Scales(group.id, members) if members else None
+
+
+def _trained(module: GraphModule) -> Iterator[tuple[str, Tensor]]:
+    return ((name, tensor) for name, tensor in module.weights().items() if isinstance(tensor, torch.nn.Parameter))

@@ -1,0 +1,77 @@
+"""Weights that a file stores once because they were equal, taken apart.
+
+Exporters store equal tensors once: all biases that are still zero, all running means of a fresh network. As parameters
+they would be trained as one, and running statistics would be written by several nodes. A weight stays shared where
+the layers share their kernels as well: then it is one layer that is used several times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prunegraph.graph.external import without_weights
+from prunegraph.graph.model import Graph, Node
+from prunegraph.rewriting.weights import tensor_like
+
+#: Roles of weights with one value a channel.
+VECTORS = frozenset({"bias", "scale", "mean", "variance", "slope"})
+
+
+def copies(graph: Graph) -> dict[str, str]:
+    """Names of the copies that `untied` makes, and what they are copies of."""
+    return {copy: name for _, _, copy, name in _plan(graph)}
+
+
+def untied(graph: Graph) -> Graph:
+    """The graph with a vector of its own for every layer; the graph itself if that is so already."""
+    plan = list(_plan(graph))
+    if not plan:
+        return graph
+    model = without_weights(graph.model)
+    readers = {(graph.nodes[index].outputs, slot): copy for index, slot, copy, _ in plan}
+    for proto in model.graph.node:
+        for slot in range(len(proto.input)):
+            proto.input[slot] = readers.get((tuple(proto.output), slot), proto.input[slot])
+    model.graph.initializer.extend(graph.model.graph.initializer)
+    for copy, name in dict.fromkeys((copy, name) for _, _, copy, name in plan):
+        weight = graph.weights[name]
+        model.graph.initializer.append(tensor_like(weight, weight.read(), copy))
+    return Graph(model, folder=graph.folder, source=graph.source, keeps=graph)
+
+
+def _plan(graph: Graph) -> Iterator[tuple[int, int, str, str]]:
+    """Node, slot, name of the copy, name of the weight, for each reader that gets a copy."""
+    taken = {*graph.weights, *graph.producer, *graph.inputs}
+    for name, readers in graph.consumers.items():
+        if name not in graph.weights or not graph.weights[name].is_float or len(readers) < 2:
+            continue
+        users: dict[object, str] = {}
+        for index, slot in readers:
+            node = graph.nodes[index]
+            if node.body is not None or not _is_vector(node, name, slot):
+                continue
+            user = _user(graph, node)
+            if user not in users:
+                users[user] = name if not users else _free(f"{name}/{len(users) + 1}", taken)
+            if users[user] != name:
+                yield index, slot, users[user], name
+
+
+def _is_vector(node: Node, name: str, slot: int) -> bool:
+    held = node.channels.weights
+    return slot > 0 and any(held.get(role) == name for role in VECTORS)
+
+
+def _user(graph: Graph, node: Node) -> object:
+    """What says that two readers are one layer: its operator, and its kernel or that of the layer before it."""
+    kernel = node.channels.weights.get("weight")
+    if kernel is None and node.parents:
+        kernel = graph.nodes[node.parents[0][0]].channels.weights.get("weight")
+    return (node.op, kernel if kernel is not None else node.index)
+
+
+def _free(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
