@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from prunegraph.graph.model import Graph
     from prunegraph.registry import Registry
     from prunegraph.runtime.data import Data
+    from prunegraph.selection.plan import Plan
 
 
 #: Where a context keeps the command line, quoted for a shell.
@@ -75,6 +76,9 @@ plugin_option = click.option(
     help="Python file or module that registers algorithms, front ends or rules (repeatable).",
 )  # fmt: skip
 
+
+#: How the names of MXNet's symbol files end.
+SYMBOL = "-symbol.json"
 
 #: Where a context keeps what a front end needs besides the model.
 READING = "prunegraph.reading"
@@ -397,6 +401,17 @@ def search(
     _write_json(done.found.to_json(model), json_path)
 
 
+def _write_symbol(model: str, plan: Plan, small: Graph, out: str) -> None:
+    """The pruned network as MXNet's own files."""
+    from prunegraph.errors import ModelError
+    from prunegraph.frontends import mxnet
+
+    if not model.endswith(SYMBOL):
+        raise ModelError(f"{out}: only a model that came from MXNet (NAME{SYMBOL}) is written as a symbol")
+    options = click.get_current_context().meta.get(READING, {})
+    mxnet.apply(model, plan, small, out, out.removesuffix(SYMBOL) + "-0000.params", **options)
+
+
 @main.command()
 @click.argument("source")
 @click.option("-o", "--output", "out", required=True, metavar="OUT", help="Where the ONNX model goes.")
@@ -422,7 +437,10 @@ def convert(source: str, out: str) -> None:
 @click.option("--no-verify", is_flag=True, help="Skip the proof.")
 @reading_options
 def apply(model: str, plan: str, out: str, no_verify: bool) -> None:
-    """Cut the channels that a PLAN file names out of MODEL."""
+    """Cut the channels that a PLAN file names out of MODEL.
+
+    OUT is an ONNX model or, for a MODEL from MXNet, NAME-symbol.json: NAME-0000.params goes beside it.
+    """
     from prunegraph import api
     from prunegraph.selection.plan import Plan
 
@@ -434,7 +452,11 @@ def apply(model: str, plan: str, out: str, no_verify: bool) -> None:
         small = api.apply(graph, chosen)
         progress("verify")
         proof = None if no_verify else api.verify(graph, chosen, small)
-        api.save(small, out)
+        progress("write")
+        if out.endswith(SYMBOL):
+            _write_symbol(model, chosen, small, out)
+        else:
+            api.save(small, out)
     where.print(f"proof: {proof}" if proof else "proof: skipped (--no-verify)")
     where.print(f"wrote {out}")
 

@@ -161,3 +161,36 @@ def test_what_is_left_must_be_an_array() -> None:
         back_to_params({"flat": flat}, {"flat": {0: [0]}})
     with pytest.raises(ModelError, match="index 7 of an axis of 4"):
         back_to_params({"flat": flat}, {"flat": {0: [7]}})
+
+
+def test_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from click.testing import CliRunner
+
+    from prunegraph.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    net = str(cases.ROOT / "tiny" / "resnet_v1_basic_tiny" / "model-symbol.json")
+    runner, shape = CliRunner(), ["--input-shape", "data=1,3,32,32"]
+    for words in (
+        ["prune", net, "-o", "small.onnx", "--ratio", "0.5", "--round-to", "1", "--save-plan", "plan.json", *shape],
+        ["apply", net, "plan.json", "-o", "small-symbol.json", *shape],
+        ["convert", "small-symbol.json", "-o", "again.onnx", *shape],
+    ):
+        made = runner.invoke(main, words)
+        assert made.exit_code == 0, made.output
+    again, small = pg.load("again.onnx"), pg.load("small.onnx")
+    assert {name: weight.shape for name, weight in again.weights.items() if weight.is_float} == {
+        name: weight.shape for name, weight in small.weights.items() if weight.is_float
+    }
+    for words, told in (
+        (["apply", "small.onnx", "plan.json", "-o", "x-symbol.json"], "the plan is for another model"),
+        (["convert", net, "-o", "x.onnx", "--input-shape", "data"], "is not NAME=SIZE"),
+        (["convert", net, "-o", "x.onnx", "--params-file", "nowhere.params"], "nowhere.params: no such file"),
+        (
+            ["convert", "again.onnx", "-o", "x.onnx", "--params-file", "small-0000.params"],
+            "is read without 'params_file'",
+        ),
+    ):
+        failed = runner.invoke(main, words)
+        assert failed.exit_code == 2 and told in " ".join(failed.output.split()), failed.output
+    assert not list(tmp_path.glob("x*"))
