@@ -101,6 +101,13 @@ class Scheme:
     reduce_range: bool = False
 
     @property
+    def integer_bias(self) -> bool:
+        """Whether biases are int32: where the target takes that, and adds them in integers."""
+        if self.activations is None or not self.target.integer_bias or self.weights.bits != 8:
+            return False
+        return self.activations.bits == 8 or "uint16" in self.target.activations[:2]
+
+    @property
     def weight_limit(self) -> int:
         """The largest magnitude of a weight's code: symmetric, so the lowest code is not used."""
         return 63 if self.reduce_range and self.weights.bits == 8 else self.weights.highest
