@@ -1,7 +1,7 @@
 """Placement, scales and codes -> Graph: pairs of QuantizeLinear and DequantizeLinear around what runs in integers.
 
-A value T becomes T -> QuantizeLinear -> `T/quantized` -> DequantizeLinear -> `T/dequantized`; T keeps its name, so that
-the float graph's values can be compared one by one. A graph output keeps its name behind the pair.
+Values keep the names they have in float, so that both graphs can be compared one by one, and so do weights; a graph
+output is what comes out of the pair. New names are short, since in a small model names are much of the file.
 """
 
 from __future__ import annotations
@@ -68,13 +68,16 @@ class _Writer:
         self.tensors: list[onnx.TensorProto] = []
         self.pairs: dict[str, str] = {}
         self.scales: dict[int, list[str]] = {}
+        self.zeros: dict[tuple[str, int], str] = {}
+        self.replaced: set[str] = set()
+        self.count = 0
         self.absorbed = {act: node for node, act in placement.absorbed.items() if self._is_implied(act)}
         self.made = {self.placement.result(n) for n in graph.nodes if placement.is_quantized(n)}
         self.made |= {v for index in placement.computed for v in graph.nodes[index].outputs[1:] if v}
 
     def run(self) -> Graph:
         for value in self.graph.inputs:
-            self._pair_behind(value, value)
+            self._pair_behind(value)
         for node in self.graph.in_file():
             if node.index not in self.absorbed:
                 self._write(node)
@@ -101,12 +104,12 @@ class _Writer:
                 value = self.graph.nodes[after].outputs[0]
             proto.output[slot] = value
             if slot == 0 and after is not None and after not in self.absorbed:
-                self._pair(value, value, self._name_of_pair(value), self._group(after))
+                self._pair(value, self._name_of_pair(value), self._group(after))
             elif value in self.graph.outputs and value in self.placement.group_of and value in self.made:
                 proto.output[slot] = self._new(f"{value}/float")
-                self._pair(proto.output[slot], value, value, self.placement.group_of[value])
+                self._pair(proto.output[slot], value, self.placement.group_of[value])
             else:
-                self._pair_behind(value, value)
+                self._pair_behind(value)
 
     def _group(self, act: int) -> int:
         return self.placement.group_of[self.graph.nodes[act].outputs[0]]
@@ -121,31 +124,38 @@ class _Writer:
         if value in self.graph.outputs and value in self.made:
             return value
         if value not in self.pairs:
-            self.pairs[value] = self._new(f"{value}/dequantized")
+            self.pairs[value] = self._numbered("dq")
         return self.pairs[value]
 
-    def _pair_behind(self, made: str, value: str) -> None:
+    def _pair_behind(self, value: str) -> None:
         if value in self.placement.group_of:
-            self._pair(made, value, self._name_of_pair(value), self.placement.group_of[value])
+            self._pair(value, self._name_of_pair(value), self.placement.group_of[value])
 
-    def _pair(self, made: str, value: str, result: str, group: int) -> None:
+    def _pair(self, made: str, result: str, group: int) -> None:
         """A QuantizeLinear and a DequantizeLinear behind a value that has been made."""
-        scale = self._scale(group, value)
-        codes = self._new(f"{value}/quantized")
-        self.nodes.append(self._node("QuantizeLinear", [made, *scale], codes, f"{value}/quantize"))
-        self.nodes.append(self._node("DequantizeLinear", [codes, *scale], result, f"{value}/dequantize"))
+        scale = self._scale(group)
+        codes = self._numbered("q")
+        self._add("QuantizeLinear", [made, *scale], codes)
+        self._add("DequantizeLinear", [codes, *scale], result)
 
-    def _node(self, op: str, inputs: list[str], output: str, name: str, **attributes: int) -> onnx.NodeProto:
-        return helper.make_node(op, inputs, [output], name=name, domain=self.domain, **attributes)
+    def _add(self, op: str, inputs: list[str], output: str, **attributes: int) -> None:
+        self.nodes.append(helper.make_node(op, inputs, [output], domain=self.domain or None, **attributes))
 
-    def _scale(self, group: int, value: str) -> list[str]:
+    def _scale(self, group: int) -> list[str]:
         """Names of a group's scale and zero point."""
         if group not in self.scales:
             params = self.params[group]
-            scale = self._tensor(f"{value}/scale", np.asarray(params.scale, np.float32))
-            zero = self._tensor(f"{value}/zero_point", np.asarray(params.zero_point).astype(params.type.dtype))
-            self.scales[group] = [scale, zero]
+            scale = self._tensor(self._numbered("scale"), np.asarray(params.scale, np.float32))
+            self.scales[group] = [scale, self._zero(params)]
         return self.scales[group]
+
+    def _zero(self, params: Params) -> str:
+        """The name of a zero point; equal ones are one tensor."""
+        key = params.type.name, params.zero_point
+        if key not in self.zeros:
+            value = np.asarray(params.zero_point).astype(params.type.dtype)
+            self.zeros[key] = self._tensor(self._numbered("zero"), value)
+        return self.zeros[key]
 
     def _is_implied(self, act: int) -> bool:
         """Whether codes cannot say what an activation would not let through."""
@@ -160,7 +170,8 @@ class _Writer:
     def _set_weights(self, node: Node, proto: onnx.NodeProto, layer: Layer) -> None:
         codes, name = layer.codes, node.inputs[1]
         attributes = {"axis": codes.axis, **({"block_size": codes.block} if codes.block else {})}
-        proto.input[1] = self._dequantized(name, codes.codes, codes.scales, **attributes)
+        # ONNX Runtime fuses a Gemm or MatMul only if its weight has a zero point.
+        proto.input[1] = self._dequantized(name, codes.codes, codes.scales, zero=node.op != "Conv", **attributes)
         if layer.bias is not None:
             base = node.input(2) or f"{node.name}/bias"
             del proto.input[2:]
@@ -171,26 +182,36 @@ class _Writer:
     def _bias(self, node: Node, base: str, layer: Layer) -> str:
         assert layer.bias is not None
         if not self.scheme.integer_bias:
-            return self._tensor(base, layer.bias.astype(np.float32))
+            return self._tensor(self._own(base), layer.bias.astype(np.float32))
         given = self.params[self.placement.group_of[node.inputs[0]]]
         scales = (np.float32(given.scale) * layer.codes.scales).astype(np.float32)
         return self._dequantized(base, bias_codes(layer.bias, scales), scales, axis=0)
 
-    def _dequantized(self, name: str, codes: Array, scales: Array, **attributes: int) -> str:
-        kind = codes.dtype if codes.ndim == 1 else self.scheme.weights.dtype
-        inputs = [
-            self._tensor(f"{name}/quantized", codes.astype(kind)),
-            self._tensor(f"{name}/scale", scales.astype(np.float32)),
-            self._tensor(f"{name}/zero_point", np.zeros(scales.shape, np.int8).astype(kind)),
-        ]
-        result = self._new(f"{name}/dequantized")
-        self.nodes.append(self._node("DequantizeLinear", inputs, result, f"{name}/dequantize", **attributes))
+    def _dequantized(self, name: str, codes: Array, scales: Array, zero: bool = False, **attributes: int) -> str:
+        """The value of symmetric codes, which take a weight's name; `zero` says whether to spell the zero point out."""
+        kind = np.dtype(np.int32) if codes.ndim == 1 else self.scheme.weights.dtype
+        inputs = [self._tensor(self._own(name), codes.astype(kind)), self._tensor(self._numbered("scale"), scales)]
+        if zero:
+            inputs.append(self._tensor(self._numbered("zero"), np.zeros(scales.shape, np.int8).astype(kind)))
+        result = self._numbered("dq")
+        self._add("DequantizeLinear", inputs, result, **attributes)
         return result
 
+    def _own(self, name: str) -> str:
+        """A weight's own name, if no other reader needs the float one."""
+        weight = self.graph.weights.get(name)
+        free = weight is None or (weight.holder is None and len(self.graph.consumers[name]) == 1)
+        return name if free and name not in self.graph.outputs and name not in self.replaced else self._numbered("w")
+
     def _tensor(self, name: str, values: Array) -> str:
-        name = self._new(name)
+        self.taken.add(name)
+        self.replaced.add(name)
         self.tensors.append(numpy_helper.from_array(np.ascontiguousarray(values).reshape(values.shape), name))
         return name
+
+    def _numbered(self, prefix: str) -> str:
+        self.count += 1
+        return self._new(f"{prefix}{self.count}")
 
     def _new(self, name: str) -> str:
         while name in self.taken:
@@ -203,7 +224,8 @@ class _Writer:
     def _model(self) -> Graph:
         graph, model = self.graph, without_graph(self.graph.model)
         model.graph.node.extend(self.nodes)
-        model.graph.initializer.extend(graph.model.graph.initializer)
+        kept = [tensor for tensor in graph.model.graph.initializer if tensor.name not in self.replaced]
+        model.graph.initializer.extend(kept)
         model.graph.initializer.extend(self.tensors)
         kinds = [kind for kind in (self.scheme.weights, self.scheme.activations) if kind is not None]
         model.ir_version = max(model.ir_version, *(IR_VERSIONS[kind.bits] for kind in kinds))
