@@ -43,8 +43,11 @@ def find(
     """
     check(method, percentile)
     low, high = min(seen.low, 0.0), max(seen.high, 0.0)
-    if high <= low or method == "minmax":
-        return params_of(low if low < high else 0.0, high if low < high else 0.0, kind, symmetric=symmetric)
+    if not low < high:
+        return params_of(0.0, 0.0, kind, symmetric=symmetric)
+    # Steps of 16 bits are finer than the bins, and have nothing to gain from a smaller range.
+    if method == "minmax" or (kind.bits > 8 and method != "percentile"):
+        return params_of(low, high, kind, symmetric=symmetric)
     if method == "percentile":
         low, high = _percentile(seen, percentile)
     elif method == "entropy":

@@ -200,7 +200,9 @@ class _Writer:
     def _own(self, name: str) -> str:
         """A weight's own name, if no other reader needs the float one."""
         weight = self.graph.weights.get(name)
-        free = weight is None or (weight.holder is None and len(self.graph.consumers[name]) == 1)
+        if weight is None:
+            return self._new(name)
+        free = weight.holder is None and len(self.graph.consumers[name]) == 1
         return name if free and name not in self.graph.outputs and name not in self.replaced else self._numbered("w")
 
     def _tensor(self, name: str, values: Array) -> str:
@@ -245,8 +247,8 @@ def _keep(field: object, entries: Iterable[onnx.ValueInfoProto]) -> None:
     field.extend(copies)  # type: ignore[attr-defined]
 
 
-def float_bias(graph: Graph, node: Node, scheme: Scheme) -> Array | None:
-    """A layer's bias [outputs] with its factor, or None where it has none."""
+def float_bias(graph: Graph, node: Node) -> Array | None:
+    """A layer's bias [outputs] times its factor, or None where it has none."""
     if not node.input(2):
         return None
     beta = node.attributes.get("beta", 1.0) if node.op == "Gemm" else 1.0

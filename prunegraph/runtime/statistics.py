@@ -238,7 +238,8 @@ class Statistics:
         total = -(-self.data.samples // size)
         batches, again = tee(self.data.batches(self.graph, size))
         index = -1
-        for index, (found, batch) in enumerate(zip(run_batches(self.graph, batches, computed), again, strict=True)):
+        runs = run_batches(self.graph, batches, computed) if computed else ([] for _ in batches)
+        for index, (found, batch) in enumerate(zip(runs, again, strict=True)):
             self.progress(f"{what}: batch {index + 1} of {total}")
             values = {**dict(zip(computed, found, strict=True)), **{name: batch[name] for name in given}}
             for each in accumulators:
