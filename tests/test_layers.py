@@ -26,11 +26,12 @@ LAYERS = [
     ["proof"],
     ["isolate"],
     ["recovery"],
+    ["quantization"],
     ["tuning"],
     ["report"],
     ["api"],
     ["sweeps"],
-    ["cli", "__main__"],
+    ["cli", "cli_quantize", "__main__"],
 ]
 
 

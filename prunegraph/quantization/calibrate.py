@@ -76,7 +76,9 @@ class Scales:
         given: those from outside, taken as they are.
     """
 
-    def __init__(self, seen: Mapping[str, Histogram], scheme: Scheme, find: Callable[[Histogram], Params], given: Given):
+    def __init__(
+        self, seen: Mapping[str, Histogram], scheme: Scheme, find: Callable[[Histogram], Params], given: Given
+    ):
         self.seen, self.scheme, self.find, self.given = seen, scheme, find, given
         self._kept: dict[tuple[str, ...], Params] = {}
 

@@ -127,7 +127,10 @@ def scheme(
         raise UnknownNameError("target", target, TARGETS)
     accepts = TARGETS[target]
     chosen = {}
-    for what, given, known in (("weights", weights, accepts.weights), ("activations", activations, accepts.activations)):
+    for what, given, known in (
+        ("weights", weights, accepts.weights),
+        ("activations", activations, accepts.activations),
+    ):
         name = given or known[0]
         if name != "none" and name not in TYPES:
             raise UnknownNameError(f"type of {what}", name, known)
