@@ -448,4 +448,4 @@ def algorithms() -> None:
 
 from prunegraph import cli_quantize  # noqa: E402  (its command is built from what is above)
 
-main.add_command(cli_quantize.quantize)
+main.add_command(cli_quantize.command())

@@ -84,6 +84,11 @@ def quantize(
     _write_json(found, json_path)
 
 
+def command() -> click.Command:
+    """The command, for `prunegraph.cli` to add."""
+    return quantize
+
+
 def _write_json(found: Any, path: str | None) -> None:
     from dataclasses import asdict
 

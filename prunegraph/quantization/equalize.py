@@ -1,8 +1,8 @@
 """Cross-layer equalization: channels between two layers scaled so that both weights have the same range there.
 
-For conv - ReLU - conv with ranges r1 of the first's output channels and r2 of the second's inputs: s = sqrt(r1 r2) / r2,
-W1 <- W1 / s, b1 <- b1 / s, W2 <- W2 s. The function stays the same; it matters where a weight has one scale for
-several channels. Source: ALGORITHMS 6.4; Nagel et al. 2019.
+For conv - ReLU - conv with ranges r1 of the first's output channels and r2 of the second's inputs:
+s = sqrt(r1 r2) / r2, W1 <- W1 / s, b1 <- b1 / s, W2 <- W2 s. The function stays the same; it matters where a weight or
+an activation has one scale for several channels. Source: ALGORITHMS 6.4; Nagel et al. 2019.
 """
 
 from __future__ import annotations

@@ -32,6 +32,9 @@ MOVES = frozenset(
 #: Operators that compute with one or two activations.
 COMPUTES = frozenset({"Add", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Mul", "Sigmoid"})
 
+#: Operators in float through which a layer may read what others have moved in integers.
+PASSES = frozenset({"BatchNormalization", "Clip", "HardSwish", "LeakyRelu", "PRelu", "Relu"})
+
 #: Words that stand for the first and the last layer in a list of layers.
 FIRST, LAST = "first", "last"
 
@@ -206,21 +209,30 @@ class _Placer:
         return node.attributes.get("coordinate_transformation_mode", b"") == b"tf_crop_and_resize"
 
     def _backward(self) -> None:
-        """Leave in float what no layer reads, directly or by way of others in integers."""
+        """Leave in float what no layer reads, directly or by way of others in integers.
+
+        What only moves data, and loses nothing by it, may have an activation or normalisation in float behind it.
+        """
         wanted: set[str] = set()
+        reached: set[str] = set()
         for node in reversed(self.graph.nodes):
+            if node.op in PASSES and reached & set(node.outputs) and node.inputs:
+                reached.add(node.inputs[0])
             results = [v for v in node.outputs if v]
             after = self.absorbed.get(node.index)
             if after is not None:
                 results = [self.graph.nodes[after].outputs[0]]
             if node.index in self.layers:
                 wanted.add(node.inputs[0])
+                reached.add(node.inputs[0])
                 if node.op != "Conv" and not wanted & set(results):
                     self.made -= set(results)
                     self.absorbed.pop(node.index, None)
             elif node.index in self.computed:
-                if wanted & set(results):
+                only_moves = node.op in MOVES or node.op == "Concat"
+                if wanted & set(results) or (only_moves and reached & set(results)):
                     wanted.update(self.data(node))
+                    reached.update(self.data(node))
                 else:
                     self.computed.discard(node.index)
                     self.made -= set(results)

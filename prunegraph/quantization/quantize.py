@@ -1,7 +1,7 @@
 """A float graph in, a graph that ONNX Runtime runs in integers out, with a report of what that costs.
 
-Without training and without labels: BatchNormalization folded, ranges from histograms of unlabelled data, weights rounded
-(to the nearest code or by GPTQ), biases corrected, and layers put back into float where a tolerance asks for it.
+Without training and without labels: BatchNormalization folded, ranges from histograms of unlabelled data, weights
+rounded (to the nearest code or by GPTQ), biases corrected, layers put back into float where a tolerance asks for it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from prunegraph.graph import linear
 from prunegraph.graph.model import Graph
 from prunegraph.quantization import mixed
 from prunegraph.quantization.calibrate import Given, Scales, calibrate, check_given, finder, watched
+from prunegraph.quantization.constants import settle
 from prunegraph.quantization.correct import mean_rows, shifts
 from prunegraph.quantization.equalize import equalize as equalized
 from prunegraph.quantization.histogram import Histogram
@@ -32,7 +33,7 @@ from prunegraph.runtime import metrics
 from prunegraph.runtime.data import Batch, Data
 from prunegraph.runtime.metrics import Seen
 from prunegraph.runtime.session import run_batches
-from prunegraph.runtime.sqnr import sqnr
+from prunegraph.runtime.sqnr import dequantized, sqnr
 from prunegraph.runtime.statistics import Statistics, batch_size
 
 Array = np.ndarray
@@ -142,7 +143,7 @@ def quantize(
     samples = Data.of(data).fit(graph) if data is not None else None
     measure = _Measure(graph, samples, metric) if tolerance is not None else None
     progress("fold BatchNormalization")
-    base = fold(_recent(graph, scheme))
+    base = fold(settle(_recent(graph, scheme)))
     if equalize:
         progress("equalize")
         base = equalized(base)
@@ -187,7 +188,7 @@ def _seen(placement: Placement, statistics: Statistics | None, given: Given, met
         return calibrate(statistics, watched([placement]), method)
     if open_groups:
         raise DataError(
-            f"the range of {open_groups[0][0]!r} needs data: give --data, or quantize weights alone (--activations none)"
+            f"the range of {open_groups[0][0]!r} needs data: give --data, or weights alone (--activations none)"
         )
     return {}
 
@@ -295,8 +296,6 @@ def _noise(base: Graph, result: Graph, placement: Placement, samples: Data | Non
     """SQNR of what layers make, and of the outputs."""
     if samples is None:
         return {}
-    from prunegraph.runtime.sqnr import dequantized
-
     pairs = dequantized(result)
     wanted = [placement.result(node) for node in base.layers if node.body is None] + list(base.outputs)
     values = {name: pairs.get(name, name) for name in wanted if name in base.outer}

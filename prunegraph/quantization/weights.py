@@ -1,7 +1,7 @@
 """Weights and biases as integers: symmetric, one scale for each output, or for each block of inputs of one.
 
-Rounding is to the nearest code, or by GPTQ: inputs are rounded one after the other, and what each loses is made up for by
-those that follow, W[j+1:] -= U[j, j+1:]' e_j with e_j = (w_j - q_j) / U[j, j] and U the upper Cholesky factor of
+Rounding is to the nearest code, or by GPTQ: inputs are rounded one after the other, and what each loses is made up
+for by those that follow, W[j+1:] -= U[j, j+1:]' e_j with e_j = (w_j - q_j) / U[j, j] and U the upper Cholesky factor of
 the inverse Gram matrix. Sources: ALGORITHMS 1.5, 6.4; Frantar et al. 2022.
 """
 

@@ -139,7 +139,9 @@ class _Writer:
         self._add("DequantizeLinear", [codes, *scale], result)
 
     def _add(self, op: str, inputs: list[str], output: str, **attributes: int) -> None:
-        self.nodes.append(helper.make_node(op, inputs, [output], domain=self.domain or None, **attributes))
+        proto = helper.make_node(op, inputs, [output], domain=self.domain or None)
+        proto.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
+        self.nodes.append(proto)
 
     def _scale(self, group: int) -> list[str]:
         """Names of a group's scale and zero point."""
