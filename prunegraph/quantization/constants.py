@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from prunegraph.graph.external import without_weights
+from prunegraph.graph.facts import facts
 from prunegraph.graph.model import Graph, Node
 from prunegraph.quantization.placement import LAYERS
 from prunegraph.rewriting.sweep import sweep
@@ -32,7 +33,7 @@ def settle(graph: Graph) -> Graph:
     }
     if not wanted:
         return graph
-    protos = [node.proto for node in _above(graph, set(wanted))]
+    protos = [_plain(graph, node) for node in _above(graph, set(wanted))]
     values = run_piece(graph, protos, {}, list(wanted))
     model = without_weights(graph.model)
     kept = [proto for proto in model.graph.node if not wanted.keys() & set(proto.output)]
@@ -52,9 +53,26 @@ def _constant(graph: Graph) -> set[str]:
     found: set[str] = set()
     for node in graph.nodes:
         plain = node.body is None and not node.captured and not node.bodies and node.op not in RANDOM
-        if plain and node.op != "Constant" and all(not v or v in graph.weights or v in found for v in node.inputs):
+        if (
+            plain
+            and node.op != "Constant"
+            and all(not v or v in graph.weights or v in found for v in _read(graph, node))
+        ):
             found.update(v for v in node.outputs if v)
     return found
+
+
+def _read(graph: Graph, node: Node) -> tuple[str, ...]:
+    """What a node's value depends on: of the second input of a CastLike only its type matters."""
+    known = node.op == "CastLike" and node.outputs[0] in facts(graph).types
+    return node.inputs[:1] if known else node.inputs
+
+
+def _plain(graph: Graph, node: Node) -> onnx.NodeProto:
+    """The node, a CastLike as the Cast that it is."""
+    if _read(graph, node) == node.inputs:
+        return node.proto
+    return helper.make_node("Cast", node.inputs[:1], node.outputs, to=facts(graph).types[node.outputs[0]])
 
 
 def _is_single(graph: Graph, value: str) -> bool:
@@ -68,5 +86,5 @@ def _above(graph: Graph, values: set[str]) -> Iterator[Node]:
     needed = set(values)
     for node in reversed(graph.nodes):
         if needed & set(node.outputs) and node.op != "Constant":
-            needed.update(node.inputs)
+            needed.update(_read(graph, node))
     return (node for node in graph.nodes if needed & set(node.outputs) and node.op != "Constant")

@@ -178,7 +178,8 @@ def _rounding(rounding: str | None, scheme: Scheme, has_data: bool) -> str:
 
 def _recent(graph: Graph, scheme: Scheme) -> Graph:
     """The graph in an operator set that has the scheme's types, where ONNX Runtime's own operators will not do."""
-    needs = scheme.target.symmetric or scheme.weights.bits < 8
+    integers = 10  # the first operator set with integer kernels
+    needs = scheme.target.symmetric or scheme.weights.bits < 8 or graph.opsets.get("", 1) < integers
     return raise_opset(graph, needed_opset(scheme)) if needs else graph
 
 

@@ -19,8 +19,10 @@ Range = tuple[float, float]
 #: Ranges tried in a sweep of the mean squared error.
 POINTS = 64
 
-#: Step between the thresholds that the entropy method tries, in bins.
-STRIDE = 16
+#: Of the entropy method: levels that a distribution is merged into, bins at most, and bins between two thresholds.
+LEVELS = 128
+ENTROPY_BINS = 2048
+STRIDE = 8
 
 METHODS = ("mse", "minmax", "percentile", "entropy")
 
@@ -51,7 +53,7 @@ def find(
     if method == "percentile":
         low, high = _percentile(seen, percentile)
     elif method == "entropy":
-        low, high = _entropy(seen, kind)
+        low, high = _entropy(seen)
     else:
         low, high = _least_squares(seen, kind, symmetric)
     return params_of(low, high, kind, symmetric=symmetric)
@@ -75,18 +77,19 @@ def _percentile(seen: Histogram, percentile: float) -> Range:
     return max(low, seen.low), min(high, seen.high)
 
 
-def _entropy(seen: Histogram, kind: IntType) -> Range:
-    """The threshold whose clipped distribution loses the least when it is merged into the type's levels.
+def _entropy(seen: Histogram) -> Range:
+    """The threshold whose clipped distribution of magnitudes loses the least when it is merged into `LEVELS` levels.
 
-    Zeros, which every scale represents exactly, do not count.
+    Zeros, which every scale represents exactly, do not count. With few samples, bins are empty by chance, and the
+    method clips too much.
     """
     magnitudes = (seen.counts[BINS:] + seen.counts[BINS - 1 :: -1]).astype(np.float64)
-    one_sided = seen.low >= 0 or seen.high <= 0
-    levels = min(2 ** (kind.bits if one_sided else kind.bits - 1), BINS // 4)
+    together = BINS // ENTROPY_BINS
+    magnitudes = magnitudes.reshape(-1, together).sum(axis=1)
     used = int(np.flatnonzero(magnitudes)[-1]) + 1
-    tried = [*range(levels, used, STRIDE), used]
-    best = min(tried, key=lambda bins: _divergence(magnitudes, bins, levels)) if used > levels else used
-    threshold = best * seen.width
+    tried = [*range(LEVELS, used, STRIDE), used]
+    best = min(tried, key=lambda bins: _divergence(magnitudes, bins, LEVELS))
+    threshold = best * seen.width * together
     return max(seen.low, -threshold), min(seen.high, threshold)
 
 
