@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import onnx
 from onnx import version_converter
 
 from prunegraph.errors import ModelError
@@ -23,7 +22,6 @@ def raise_opset(graph: Graph, version: int) -> Graph:
         raise ModelError(f"{what}: its weights are in external files; export it again with that operator set")
     try:
         model = version_converter.convert_version(graph.model, version)
-        onnx.checker.check_model(model)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{what}: {reason}; export it again with that operator set") from error
