@@ -46,7 +46,7 @@ def theirs(graph: Graph, images: np.ndarray) -> Graph:
     with tempfile.TemporaryDirectory() as folder:
         first, ready, out = (Path(folder) / name for name in ("first.onnx", "ready.onnx", "out.onnx"))
         pg.save(graph, first)
-        quant_pre_process(str(first), str(ready))
+        quant_pre_process(str(first), str(ready), skip_symbolic_shape=True)
         quantization.quantize_static(
             str(ready), str(out), Reader(graph.inputs[0], images), per_channel=True,
             activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
