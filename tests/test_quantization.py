@@ -16,7 +16,7 @@ from prunegraph.graph.model import Graph, Node
 from prunegraph.quantization.equalize import equalize
 from prunegraph.quantization.report import layer_types
 from prunegraph.quantization.scheme import scheme
-from prunegraph.quantization.weights import quantized
+from prunegraph.quantization.weights import DAMPING, _inverse_factor, quantized
 from prunegraph.rewriting.fold import fold
 from prunegraph.runtime.session import run, session
 from prunegraph.runtime.sqnr import MOST, decibels, dequantized, sqnr
@@ -131,6 +131,17 @@ def test_gptq_is_nearer_than_rounding_to_the_nearest() -> None:
     data = samples(64)
     made = {r: pg.quantize(graph, data, weights="int4", activations="none", rounding=r) for r in ("gptq", "nearest")}
     assert made["gptq"].outputs["head.out"] > made["nearest"].outputs["head.out"] + 1
+
+
+def test_the_factor_that_gptq_uses() -> None:
+    rows = np.random.default_rng(0).standard_normal((50, 12))
+    gram = rows.T @ rows / 50
+    factor = _inverse_factor(gram)
+    damped = gram + DAMPING * np.diag(gram).mean() * np.eye(12)
+    np.testing.assert_allclose(factor.T @ factor @ damped, np.eye(12), atol=1e-9)
+    assert np.allclose(factor, np.triu(factor))
+    for flat in (np.zeros((5, 5)), np.full((5, 5), 1e8, np.float32), np.diag([1.0, -0.1, 1.0])):
+        assert np.isfinite(_inverse_factor(flat)).all()
 
 
 @pytest.mark.parametrize(
@@ -380,6 +391,28 @@ def test_a_tolerance_puts_the_worst_layers_back() -> None:
     assert all("tolerance" in layer.reason for layer in near.layers if layer.weights == "float32")
     none = pg.quantize(graph, data, weights="int4", tolerance=0)
     assert none.loss == 0 and {layer.weights for layer in none.layers} == {"float32"}
+
+
+def test_weights_in_external_files(tmp_path: Path) -> None:
+    model = residual_net(width=16).model
+    onnx.save(model, tmp_path / "in.onnx", save_as_external_data=True, location="in.data", size_threshold=64)
+    graph = pg.load(tmp_path / "in.onnx")
+    found = pg.quantize(graph, samples(), float_layers=["last"])
+    pg.save(found.graph, tmp_path / "out.onnx")
+    assert decibels_of(graph, pg.load(tmp_path / "out.onnx"), samples()) > 25
+
+
+def test_parameters_computed_from_constants() -> None:
+    b = Builder()
+    x = b.input("n", 3, 8, 8)
+    one = b.op("CastLike", b.const(0.5, np.float32), x)
+    bias = b.op("Expand", one, b.const([4], np.int64))
+    weight = b.op("Transpose", b.weight(3, 4, 1, 1), perm=[1, 0, 2, 3])
+    graph = b.graph(b.bn(b.op("Conv", x, weight, bias), 4))
+    found = pg.quantize(graph, samples())
+    assert not {"Transpose", "Expand", "BatchNormalization"} & {node.op for node in found.graph.nodes}
+    assert [layer.weights for layer in found.layers] == ["int8"]
+    assert decibels_of(graph, found.graph, samples()) > 25
 
 
 # -- bad input --------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,15 +53,15 @@ def watched(placements: Iterable[Placement]) -> list[str]:
     return list(found)
 
 
-def calibrate(statistics: Statistics, values: Iterable[str], method: str) -> dict[str, Histogram]:
+def calibrate(statistics: Statistics, values: Sequence[str], method: str) -> dict[str, Histogram]:
     """Histograms of values, and of all inputs, so that what is not a number in them is named.
 
     Raises:
         DataError: the data do not fit the model, are none, or give values that are infinite or not a number.
     """
     graph = statistics.graph
-    names = dict.fromkeys((*graph.inputs, *values))
-    watches = [_Watch(graph, value, counting=method != "minmax") for value in names]
+    counted = set(values) if method != "minmax" else set()
+    watches = [_Watch(graph, value, value in counted) for value in dict.fromkeys((*graph.inputs, *values))]
     statistics.collect(watches, "calibration")
     return {watch.values[0]: watch.histogram for watch in watches}
 

@@ -7,6 +7,7 @@ the inverse Gram matrix. Sources: ALGORITHMS 1.5, 6.4; Frantar et al. 2022.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -153,9 +154,16 @@ def _gptq(matrix: Array, steps: Array, gram: Array, limit: int) -> Array:
 
 
 def _inverse_factor(products: Array) -> Array:
-    """The upper Cholesky factor U of the inverse of a damped Gram matrix: inverse = U' U."""
-    damped = products.astype(np.float64)
-    diagonal = np.einsum("ii->i", damped)
-    diagonal += DAMPING * (diagonal.mean() or 1.0)
-    inverse = np.linalg.inv(damped)
-    return np.linalg.cholesky((inverse + inverse.T) / 2).T
+    """The upper Cholesky factor U of the inverse of a damped Gram matrix: inverse = U' U.
+
+    With the matrix as R R', R upper, U is the inverse of R; R follows from the Cholesky factor of the matrix with its
+    order reversed. More damping where few samples leave the matrix without full rank.
+    """
+    matrix = products.astype(np.float64)
+    level = float(np.einsum("ii->i", matrix).mean()) or 1.0
+    identity = np.eye(len(matrix))
+    for damping in (DAMPING, 10 * DAMPING, 1.0):
+        with suppress(np.linalg.LinAlgError):
+            lower = np.linalg.cholesky((matrix + damping * level * identity)[::-1, ::-1])
+            return np.linalg.solve(lower[::-1, ::-1], identity)
+    return identity

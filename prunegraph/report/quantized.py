@@ -48,7 +48,7 @@ def outcome(found: Quantized) -> str:
     if weakest is not None and min(found.outputs.values(), default=POOR) < POOR:
         lines.append(f"most of the noise comes in at layer {weakest.name} (--float leaves it in float)")
     if found.loss is not None:
-        lines.append(f"{found.metric}: {found.loss:.4g} worse than in float")
+        lines.append(f"by metric {found.metric} {found.loss:.4g} worse than in float")
     return "\n".join(lines)
 
 
