@@ -134,11 +134,11 @@ def test_gptq_is_nearer_than_rounding_to_the_nearest() -> None:
 
 
 def test_the_factor_that_gptq_uses() -> None:
-    rows = np.random.default_rng(0).standard_normal((50, 12))
-    gram = rows.T @ rows / 50
+    rows = np.random.default_rng(0).standard_normal((900, 300))
+    gram = rows.T @ rows / 900
     factor = _inverse_factor(gram)
-    damped = gram + DAMPING * np.diag(gram).mean() * np.eye(12)
-    np.testing.assert_allclose(factor.T @ factor @ damped, np.eye(12), atol=1e-9)
+    damped = gram + DAMPING * np.diag(gram).mean() * np.eye(300)
+    np.testing.assert_allclose(factor.T @ factor @ damped, np.eye(300), atol=1e-9)
     assert np.allclose(factor, np.triu(factor))
     for flat in (np.zeros((5, 5)), np.full((5, 5), 1e8, np.float32), np.diag([1.0, -0.1, 1.0])):
         assert np.isfinite(_inverse_factor(flat)).all()

@@ -165,5 +165,17 @@ def _inverse_factor(products: Array) -> Array:
     for damping in (DAMPING, 10 * DAMPING, 1.0):
         with suppress(np.linalg.LinAlgError):
             lower = np.linalg.cholesky((matrix + damping * level * identity)[::-1, ::-1])
-            return np.linalg.solve(lower[::-1, ::-1], identity)
+            return _lower_inverse(lower)[::-1, ::-1]
     return identity
+
+
+def _lower_inverse(matrix: Array) -> Array:
+    """The inverse of a lower triangular matrix, by halves."""
+    half = len(matrix) // 2
+    if half < LAZY:
+        return np.tril(np.linalg.inv(matrix))
+    inverse = np.zeros_like(matrix)
+    first, last = _lower_inverse(matrix[:half, :half]), _lower_inverse(matrix[half:, half:])
+    inverse[:half, :half], inverse[half:, half:] = first, last
+    inverse[half:, :half] = -last @ matrix[half:, :half] @ first
+    return inverse
