@@ -33,7 +33,7 @@ from prunegraph.runtime import metrics
 from prunegraph.runtime.data import Batch, Data
 from prunegraph.runtime.metrics import Seen
 from prunegraph.runtime.session import run_batches
-from prunegraph.runtime.sqnr import dequantized, sqnr
+from prunegraph.runtime.sqnr import FETCH, dequantized, sqnr
 from prunegraph.runtime.statistics import Statistics, batch_size
 
 Array = np.ndarray
@@ -302,5 +302,5 @@ def _noise(base: Graph, result: Graph, placement: Placement, samples: Data | Non
     values = {name: pairs.get(name, name) for name in wanted if name in base.outer}
     there = {name: other for name, other in values.items() if other in result.outer}
     head = samples.head(REPORTED)
-    size = batch_size(base, head, list(there))
+    size = batch_size(base, head, list(there), FETCH)
     return sqnr(base, result, head.batches(base, size), there)

@@ -14,7 +14,7 @@ from prunegraph.ops.cost import Cost
 from prunegraph.runtime.data import Batch, Data, random_inputs
 from prunegraph.runtime.latency import Latency, measure_pair
 from prunegraph.runtime.session import CPU, run, session
-from prunegraph.runtime.sqnr import dequantized, sqnr
+from prunegraph.runtime.sqnr import FETCH, dequantized, sqnr
 from prunegraph.runtime.statistics import batch_size
 
 #: Samples on which the noise of a quantized model is measured at most.
@@ -74,7 +74,7 @@ def _noise(first: Graph, second: Graph, data: Data | None, batches: list[Batch])
     values = dequantized(second)
     if not values:
         return {}
-    size = batch_size(first, data, [name for name in values if name in first.outer]) if data else 1
+    size = batch_size(first, data, [name for name in values if name in first.outer], FETCH) if data else 1
     return sqnr(first, second, data.head(NOISE).batches(first, size) if data else batches)
 
 

@@ -15,6 +15,9 @@ from prunegraph.graph.model import Graph
 from prunegraph.runtime.data import Batch
 from prunegraph.runtime.session import run_batches
 
+#: Bytes of values of either graph that are fetched at a time.
+FETCH = 2**26
+
 #: dB of values that do not differ.
 MOST = 200.0
 

@@ -278,8 +278,8 @@ class Statistics:
             beside.replace(path)
 
 
-def batch_size(graph: Graph, data: Data, values: Sequence[str]) -> int:
-    """Samples at a time, so that `values` of them take about `FETCH` bytes at most."""
+def batch_size(graph: Graph, data: Data, values: Sequence[str], fetch: int = FETCH) -> int:
+    """Samples at a time, so that `values` of them take about `fetch` bytes at most."""
     fixed = fixed_batch(graph)
     if fixed:
         return fixed
@@ -288,4 +288,4 @@ def batch_size(graph: Graph, data: Data, values: Sequence[str]) -> int:
     # Values grow with inputs that are larger than the sizes of the analysis.
     grown = max(math.prod(first[name].shape) / max(math.prod(known.sizes[name]), 1) for name in graph.inputs)
     one = grown * sum(4 * math.prod(known.shapes.get(name, ())) for name in values)
-    return int(max(1, min(MAX_BATCH, FETCH // max(one, 1))))
+    return int(max(1, min(MAX_BATCH, fetch // max(one, 1))))
