@@ -103,6 +103,19 @@ def test_folding_leaves_weights_alone_that_others_read() -> None:
     np.testing.assert_allclose(outputs(fold(graph), inputs), outputs(graph, inputs), rtol=1e-4, atol=1e-5)
 
 
+def test_constants_for_each_channel_are_folded() -> None:
+    b = Builder()
+    x = b.conv(b.input("n", 3, 8, 8), 3, 4, bias=False)
+    x = b.op("Add", b.op("Mul", x, b.const(0.3, np.float32)), b.const(np.ones((1, 4, 1, 1)), np.float32))
+    x = b.op("Mul", b.const(np.arange(4).reshape(4, 1, 1), np.float32), x)
+    x = b.op("Add", x, b.const(np.ones((1, 1, 8, 8)), np.float32))
+    y = b.op("Gemm", b.op("Flatten", x), b.weight(256, 5), b.weight(1, 5), beta=0.5)
+    graph = b.graph(b.op("Mul", y, b.const([1, 2, 3, 4, 5], np.float32)))
+    folded = fold(graph)
+    assert [node.op for node in folded.nodes] == ["Conv", "Add", "Flatten", "Gemm"]
+    np.testing.assert_allclose(outputs(folded, samples(2)), outputs(graph, samples(2)), rtol=1e-4, atol=1e-5)
+
+
 def test_equalization_keeps_the_function_and_evens_out_ranges() -> None:
     b = Builder()
     x = b.conv(b.input("n", 3, 8, 8), 3, 6, name="one")

@@ -1,6 +1,7 @@
-"""BatchNormalization folded into the layer before it: the same function with one node less (exact but for rounding).
+"""What scales and shifts a layer's outputs, folded into the layer: the same function with one node less.
 
-`W' = W f`, `b' = (b - mean) f + shift` with `f = scale / sqrt(variance + epsilon)`.
+`W' = W f`, `b' = b f + s`: for a BatchNormalization `f = scale / sqrt(variance + epsilon)` and `s = shift - mean f`; a
+Mul or Add with a constant for each channel has `f` or `s` alone. Exact but for rounding.
 """
 
 from __future__ import annotations
@@ -19,24 +20,34 @@ from prunegraph.rewriting.weights import tensor_like
 
 Array = np.ndarray
 
+#: Factor and shift of each output.
+Affine = tuple[Array, Array]
+
 #: Axis of a weight that makes the outputs, by operator; of a transposed convolution only without groups.
 OUTPUTS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1}
 
 
 def fold(graph: Graph) -> Graph:
-    """The graph without the BatchNormalization nodes that are the only readers of a layer.
+    """The graph without BatchNormalization, Mul and Add of constants that are the only readers of a layer.
 
-    Weights that others read too stay as they are for those. Normalisations behind anything else stay.
+    Weights that others read too stay as they are for those. What stands behind anything else stays.
     """
+    while (folded := _fold(graph)) is not graph:
+        graph = folded
+    return graph
+
+
+def _fold(graph: Graph) -> Graph:
+    """One node folded into each layer that has one behind it; the graph itself where none has."""
     model = without_weights(graph.model)
     protos = {tuple(proto.output): proto for proto in model.graph.node}
     tensors: dict[str, onnx.TensorProto] = {}
-    for layer, normal in _pairs(graph):
+    for layer, after, affine in _pairs(graph):
         proto = protos[tuple(layer.outputs)]
-        for slot, values in _folded(graph, layer, normal):
+        for slot, values in _folded(graph, layer, affine):
             tensors.update([_place(graph, layer, proto, slot, values, tensors)])
-        proto.output[0] = normal.outputs[0]
-        protos[tuple(normal.outputs)].ClearField("output")
+        proto.output[0] = after.outputs[0]
+        protos[tuple(after.outputs)].ClearField("output")
     if not tensors:
         return graph
     left = [proto for proto in model.graph.node if proto.output]
@@ -50,8 +61,8 @@ def fold(graph: Graph) -> Graph:
     return Graph(model, folder=graph.folder, source=graph.source, keeps=graph)
 
 
-def _pairs(graph: Graph) -> Iterator[tuple[Node, Node]]:
-    """Layers with a BatchNormalization of known statistics as their only reader."""
+def _pairs(graph: Graph) -> Iterator[tuple[Node, Node, Affine]]:
+    """Layers with something affine as their only reader."""
     for node in graph.nodes:
         weight = graph.weights.get(node.input(1))
         if node.op not in OUTPUTS or node.domain or node.body is not None or weight is None or not weight.is_float:
@@ -60,12 +71,46 @@ def _pairs(graph: Graph) -> Iterator[tuple[Node, Node]]:
             continue
         if node.input(2) and node.input(2) not in graph.weights:
             continue
+        # A beta of 0 leaves no place for a bias, and a bias of a matrix differs from sample to sample.
+        if node.op == "Gemm" and not _has_vector(graph, node):
+            continue
         readers = graph.consumers.get(node.outputs[0], ())
         if len(readers) != 1 or node.outputs[0] in graph.outputs:
             continue
         reader = graph.nodes[readers[0][0]]
-        if _is_foldable(graph, reader) and readers[0][1] == 0:
-            yield node, reader
+        affine = _affine(graph, node, reader, readers[0][1])
+        if affine is not None:
+            yield node, reader, affine
+
+
+def _affine(graph: Graph, layer: Node, node: Node, slot: int) -> Affine | None:
+    """Factor and shift [channels] with which a node changes a layer's outputs; None where it does anything else."""
+    if slot == 0 and _is_foldable(graph, node):
+        factor, mean, shift = linear.normalisation(graph, node)
+        return factor, shift - mean * factor
+    if node.op not in ("Add", "Mul") or node.domain or node.body is not None or node.version < 7:
+        return None
+    constant, weight = graph.weights.get(node.inputs[1 - slot]), graph.weights[layer.inputs[1]]
+    if constant is None or not constant.is_float:
+        return None
+    rank, channels = len(weight.shape), weight.shape[_axis(layer)]
+    shape = (1,) * (rank - len(constant.shape)) + constant.shape
+    if len(shape) != rank or any(size != 1 for axis, size in enumerate(shape) if axis != 1):
+        return None
+    if shape[1] not in (1, channels):
+        return None
+    values = np.broadcast_to(constant.read().astype(np.float64).reshape(-1), (channels,))
+    return (values, np.zeros(channels)) if node.op == "Mul" else (np.ones(channels), values)
+
+
+def _has_vector(graph: Graph, node: Node) -> bool:
+    shape = graph.weights[node.inputs[2]].shape if node.input(2) else ()
+    return bool(node.attributes.get("beta", 1.0)) and all(size == 1 for size in shape[:-1])
+
+
+def _axis(layer: Node) -> int:
+    """The axis of a layer's weight that makes the outputs."""
+    return 0 if layer.op == "Gemm" and layer.attributes.get("transB") else OUTPUTS[layer.op]
 
 
 def _is_foldable(graph: Graph, node: Node) -> bool:
@@ -77,17 +122,16 @@ def _is_foldable(graph: Graph, node: Node) -> bool:
     return all(graph.weight_behind(value) in graph.weights for value in node.inputs[1:])
 
 
-def _folded(graph: Graph, layer: Node, normal: Node) -> Iterator[tuple[int, Array]]:
+def _folded(graph: Graph, layer: Node, affine: Affine) -> Iterator[tuple[int, Array]]:
     """New weight and bias of a layer, by input slot."""
-    factor, mean, shift = linear.normalisation(graph, normal)
+    factor, shift = affine
     weight = graph.weights[layer.inputs[1]].read().astype(np.float64)
-    axis = 0 if layer.op == "Gemm" and layer.attributes.get("transB") else OUTPUTS[layer.op]
+    axis = _axis(layer)
     yield 1, weight * factor.reshape([-1 if each == axis else 1 for each in range(weight.ndim)])
     bias = graph.weights[layer.inputs[2]].read().astype(np.float64) if layer.input(2) else np.zeros(len(factor))
+    bias = bias.reshape(-1)
     beta = layer.attributes.get("beta", 1.0) if layer.op == "Gemm" else 1.0
-    folded = (bias * beta - mean) * factor + shift
-    # A beta of 0 leaves no place for a bias.
-    yield 2, folded / beta if beta else folded
+    yield 2, (bias * beta * factor + shift) / beta
 
 
 def _place(
