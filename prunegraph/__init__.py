@@ -27,6 +27,7 @@ _HOMES = {
     "Group": "prunegraph.coupling.groups",
     "Plan": "prunegraph.selection.plan",
     "Proof": "prunegraph.proof",
+    "Quantized": "prunegraph.quantization.quantize",
     "Result": "prunegraph.api",
     "Search": "prunegraph.sweeps",
     "Sensitivity": "prunegraph.tuning.sensitivity",
@@ -38,6 +39,7 @@ _HOMES = {
     "frontend": "prunegraph.frontends.base",
     "load": "prunegraph.api",
     "prune": "prunegraph.api",
+    "quantize": "prunegraph.quantization.quantize",
     "save": "prunegraph.api",
     "search": "prunegraph.sweeps",
     "select": "prunegraph.api",
@@ -47,9 +49,9 @@ _HOMES = {
 }
 
 __all__ = [
-    "Budget", "Context", "Coupling", "Graph", "Group", "Plan", "Proof", "Result", "Search", "Sensitivity", "analyze",
-    "apply", "compare", "criterion", "errors", "frontend", "load", "prune", "save", "search", "select", "selector",
-    "sensitivity", "verify",
+    "Budget", "Context", "Coupling", "Graph", "Group", "Plan", "Proof", "Quantized", "Result", "Search", "Sensitivity",
+    "analyze", "apply", "compare", "criterion", "errors", "frontend", "load", "prune", "quantize", "save", "search",
+    "select", "selector", "sensitivity", "verify",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from prunegraph.frontends.base import frontend
     from prunegraph.graph.model import Graph
     from prunegraph.proof import Proof
+    from prunegraph.quantization.quantize import Quantized, quantize
     from prunegraph.selection.budget import Budget
     from prunegraph.selection.criteria.base import Context, criterion
     from prunegraph.selection.plan import Plan

@@ -14,7 +14,7 @@ from prunegraph import frontends
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.coupling.analysis import analyze as _analyze
 from prunegraph.coupling.sample import full_cost
-from prunegraph.errors import BudgetError, ExactnessError, ModelError
+from prunegraph.errors import BudgetError, DataError, ExactnessError, ModelError
 from prunegraph.graph import onnx_io
 from prunegraph.graph.model import Graph
 from prunegraph.isolate import isolate
@@ -36,6 +36,7 @@ from prunegraph.selection.select import Ranking, rank
 if TYPE_CHECKING:
     from prunegraph.latency.rounding import Rounding
     from prunegraph.proof import Proof
+    from prunegraph.quantization.quantize import Quantized
     from prunegraph.runtime.compare import Comparison
 
 Batch = Mapping[str, np.ndarray]
@@ -146,7 +147,7 @@ class Result:
 
     `left_out` are groups that were chosen but stay whole, because the proof failed with them.
     `repair` says how accuracy was got back after the proof. `latency` was measured where it was
-    the budget, and `rounding` where `round_to` was "auto".
+    the budget, and `rounding` where `round_to` was "auto". `quantized` says what quantization did, if asked for.
     """
 
     model: Graph
@@ -160,6 +161,7 @@ class Result:
     repair: str = "none"
     latency: Latency | None = None
     rounding: Rounding | None = None
+    quantized: Quantized | None = None
 
 
 def prune(
@@ -170,6 +172,7 @@ def prune(
     data: Samples | None = None,
     gradients: Gradients | None = None,
     repair: str | None = None,
+    quantize: str | None = None,
     check: bool = True,
     save_plan: str | os.PathLike[str] | None = None,
     progress: Callable[[str], None] = lambda stage: None,
@@ -185,6 +188,7 @@ def prune(
         gradients: of the task's loss, for criteria that need them.
         repair: how to get accuracy back after the proof, a registered repair, with options as in
             "absorb:map"; None is "least-squares" with data, else "none".
+        quantize: type of the weights of a quantized result, such as "int8" (see `pg.quantize`); needs data.
         check: whether to verify; a failed proof raises and nothing is written.
         save_plan: where the plan goes.
         progress: called with the name of each stage as it begins.
@@ -194,6 +198,8 @@ def prune(
         PrunegraphError: see `prunegraph.errors`; nothing has been written then.
     """
     samples = Data.of(data) if data is not None else None
+    if quantize is not None:
+        _check_quantize(quantize, samples)
     choice = Choice(**options)
     if choice.provider is not None:
         provider_name(choice.provider)
@@ -208,7 +214,10 @@ def prune(
     found = analyze(model, attention=attention)
     progress("select")
     chosen = _chosen(found, choice, statistics, gradients, repair, progress)
-    return finish(found, chosen, choice, samples, repair, out=out, check=check, save_plan=save_plan, progress=progress)
+    return finish(
+        found, chosen, choice, samples, repair, out=out, check=check, save_plan=save_plan, progress=progress,
+        quantize=quantize,
+    )  # fmt: skip
 
 
 def _chosen(
@@ -241,9 +250,9 @@ def ranking(
 def finish(
     found: Coupling, chosen: Selected, choice: Choice, samples: Data | None, repair: str, *,
     out: str | os.PathLike[str] | None, check: bool, save_plan: str | os.PathLike[str] | None,
-    progress: Callable[[str], None],
+    progress: Callable[[str], None], quantize: str | None = None,
 ) -> Result:  # fmt: skip
-    """Cut, verify, recover and write: what follows once there is a plan."""
+    """Cut, verify, recover, quantize and write: what follows once there is a plan."""
     model, plan = found.graph, chosen.plan
     repair, recover = repairs.find(repair, samples, model)
     progress("cut")
@@ -263,6 +272,12 @@ def finish(
             proof = verify(model, plan, small, data=seen, seed=choice.seed)
             chosen = _measured_again(chosen, model, small, choice, samples)
     small = recover(survivors(found, plan), small, samples, progress)
+    quantized = None
+    if quantize is not None:
+        from prunegraph.quantization.quantize import quantize as _quantize
+
+        quantized = _quantize(small, samples, weights=quantize, progress=progress)
+        small = quantized.graph
     before, after = full_cost(model), full_cost(small)
     progress("write")
     if save_plan is not None:
@@ -270,8 +285,17 @@ def finish(
     if out is not None:
         save(small, out)
     return Result(
-        model, small, found, plan, before, after, proof, left_out, repair, chosen.latency, chosen.rounding
+        model, small, found, plan, before, after, proof, left_out, repair, chosen.latency, chosen.rounding, quantized
     )  # fmt: skip
+
+
+def _check_quantize(weights: str, samples: Data | None) -> None:
+    """Raise before the work what quantization would raise after it."""
+    from prunegraph.quantization.scheme import scheme
+
+    scheme(weights)
+    if samples is None:
+        raise DataError("quantization needs data for the ranges of activations: give --data")
 
 
 def _sample(model: Graph, choice: Choice, data: Data | None) -> Batch | None:

@@ -163,6 +163,10 @@ def inspect(model: str, json_path: str | None, attention: str | None, why: str |
     total = cost(graph)
     out.print(tables.groups_table(found, total))
     out.print(tables.fixed_table(found))
+    if any(node.op == "DequantizeLinear" for node in graph.nodes):
+        from prunegraph.report.quantized import types_table
+
+        out.print(types_table(graph))
     out.print(
         f"{tables.amount(total.params)} parameters, {tables.amount(total.macs)} MACs, "
         f"{tables.amount(total.bytes)} bytes of weights"
@@ -253,6 +257,7 @@ sweep_options = _options(
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads to measure latency with; 0: all.")
 @click.option("--report", metavar="FILE", help="Write an HTML page: totals, widths, fixed layers, the proof.")
 @click.option("--sensitivity", metavar="FILE", help="Sensitivity JSON whose curves the report shows.")
+@click.option("--quantize", type=click.Choice(["int8", "int4", "int16"]), help="Then quantize; the type of weights.")
 @reading_options
 def prune(
     model: str, out: str, ratio: float | Literal["auto"] | None, macs: str | None, params: str | None, size: str | None,
@@ -304,6 +309,10 @@ def _show(where: Console, result: Result, samples: Data | None, out: str) -> Non
         where.print(f"then repaired on {base}: {result.repair}")
     elif samples is None and any(node.op == "BatchNormalization" for node in result.model.nodes):
         where.print("not repaired: --data refits the weights; without data --repair bn brings back much of it")
+    if result.quantized is not None:
+        from prunegraph.report.quantized import outcome
+
+        where.print(outcome(result.quantized))
     where.print(f"wrote {out}")
 
 
@@ -499,6 +508,10 @@ def compare(
         provider=provider,
     )  # fmt: skip
     console().print(tables.comparison_table(found))
+    if found.sqnr:
+        from prunegraph.report.quantized import sqnr_table
+
+        console().print(sqnr_table(found.sqnr))
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(found), indent=1))
 
@@ -524,4 +537,7 @@ def algorithms() -> None:
     CRITERIA.check()
 
 
+from prunegraph import cli_quantize  # noqa: E402  (its command is built from what is above)
+
+main.add_command(cli_quantize.command())
 main.add_command(cli_training.train)

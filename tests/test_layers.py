@@ -26,12 +26,13 @@ LAYERS = [
     ["proof"],
     ["isolate"],
     ["recovery"],
+    ["quantization"],
     ["tuning"],
     ["training"],
     ["report"],
     ["api"],
     ["sweeps"],
-    ["cli", "cli_training", "__main__"],
+    ["cli", "cli_quantize", "cli_training", "__main__"],
 ]
 
 

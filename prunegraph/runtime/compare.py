@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -14,6 +14,11 @@ from prunegraph.ops.cost import Cost
 from prunegraph.runtime.data import Batch, Data, random_inputs
 from prunegraph.runtime.latency import Latency, measure_pair
 from prunegraph.runtime.session import CPU, run, session
+from prunegraph.runtime.sqnr import FETCH, dequantized, sqnr
+from prunegraph.runtime.statistics import batch_size
+
+#: Samples on which the noise of a quantized model is measured at most.
+NOISE = 64
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,8 @@ class Comparison:
 
     `differences` are, per output, the largest absolute difference and the same over the
     output's largest value. `accuracy` is top-1 of both, where the data has labels;
-    `agreement` the share of samples with the same top-1 class, where an output has classes.
+    `agreement` the share of samples with the same top-1 class, where an output has classes. `sqnr`
+    is, where the second model is quantized, the signal to noise of its values and outputs in dB.
     """
 
     costs: tuple[Cost, Cost]
@@ -31,6 +37,7 @@ class Comparison:
     accuracy: tuple[float, float] | None
     agreement: float | None
     samples: int
+    sqnr: dict[str, float] = field(default_factory=dict)
 
 
 def compare(
@@ -58,7 +65,17 @@ def compare(
         _accuracy(outputs, data),
         _agreement(outputs),
         data.samples if data else len(next(iter(batches[0].values()))),
+        _noise(first, second, data, batches),
     )
+
+
+def _noise(first: Graph, second: Graph, data: Data | None, batches: list[Batch]) -> dict[str, float]:
+    """SQNR of every value of the first model that is quantized in the second one, and of the outputs."""
+    values = dequantized(second)
+    if not values:
+        return {}
+    size = batch_size(first, data, [name for name in values if name in first.outer], FETCH) if data else 1
+    return sqnr(first, second, data.head(NOISE).batches(first, size) if data else batches)
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:

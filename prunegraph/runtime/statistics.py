@@ -238,7 +238,8 @@ class Statistics:
         total = -(-self.data.samples // size)
         batches, again = tee(self.data.batches(self.graph, size))
         index = -1
-        for index, (found, batch) in enumerate(zip(run_batches(self.graph, batches, computed), again, strict=True)):
+        runs = run_batches(self.graph, batches, computed) if computed else ([] for _ in batches)
+        for index, (found, batch) in enumerate(zip(runs, again, strict=True)):
             self.progress(f"{what}: batch {index + 1} of {total}")
             values = {**dict(zip(computed, found, strict=True)), **{name: batch[name] for name in given}}
             for each in accumulators:
@@ -277,8 +278,8 @@ class Statistics:
             beside.replace(path)
 
 
-def batch_size(graph: Graph, data: Data, values: Sequence[str]) -> int:
-    """Samples at a time, so that `values` of them take about `FETCH` bytes at most."""
+def batch_size(graph: Graph, data: Data, values: Sequence[str], fetch: int = FETCH) -> int:
+    """Samples at a time, so that `values` of them take about `fetch` bytes at most."""
     fixed = fixed_batch(graph)
     if fixed:
         return fixed
@@ -287,4 +288,4 @@ def batch_size(graph: Graph, data: Data, values: Sequence[str]) -> int:
     # Values grow with inputs that are larger than the sizes of the analysis.
     grown = max(math.prod(first[name].shape) / max(math.prod(known.sizes[name]), 1) for name in graph.inputs)
     one = grown * sum(4 * math.prod(known.shapes.get(name, ())) for name in values)
-    return int(max(1, min(MAX_BATCH, FETCH // max(one, 1))))
+    return int(max(1, min(MAX_BATCH, fetch // max(one, 1))))

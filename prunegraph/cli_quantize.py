@@ -1,0 +1,103 @@
+"""`prunegraph quantize`: the options; the work is in `prunegraph.quantization`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from prunegraph.cli import console, output_option, plugin_option, stages
+from prunegraph.errors import OptionError
+
+FORMAT = "prunegraph/quantized@1"
+
+
+def read_ranges(path: str) -> dict[str, Any]:
+    """Scales and zero points by tensor, from a JSON file of them or from what `--json` wrote. Raises OptionError."""
+    try:
+        content = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise OptionError(f"{path}: not a JSON file of ranges ({error})") from error
+    if isinstance(content, dict) and content.get("format") == FORMAT:
+        content = content["ranges"]
+    if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
+        raise OptionError(f'{path}: not ranges, {{"tensor": {{"scale": 0.1, "zero_point": 0}}, ...}}')
+    return content
+
+
+@click.command()
+@click.argument("model")
+@output_option
+@click.option("--data", metavar="FILE", help="Unlabelled inputs to calibrate on: .npz or file.py:function.")
+@click.option(
+    "--method", type=click.Choice(["mse", "minmax", "percentile", "entropy"]), default="mse", show_default=True,
+    help="How ranges follow from what was seen.",
+)  # fmt: skip
+@click.option("--percentile", type=float, default=99.99, show_default=True, help="Of the elements, for that method.")
+@click.option("--weights", type=click.Choice(["int8", "int4", "int16"]), help="Type of weights.  [default: int8]")
+@click.option(
+    "--activations", type=click.Choice(["uint8", "int8", "uint16", "none"]),
+    help="Type of activations; none quantizes weights alone.  [default: the target's]",
+)  # fmt: skip
+@click.option(
+    "--target", type=click.Choice(["cpu", "tensorrt", "openvino", "qnn"]), default="cpu", show_default=True,
+    help="Whose rules to follow.",
+)  # fmt: skip
+@click.option("--float", "float_layers", multiple=True, metavar="LAYER", help="Stays in float: a name, first or last.")
+@click.option("--tolerance", type=float, help="How much worse the metric may be; layers go back to float for it.")
+@click.option("--metric", default="error", show_default=True, help="error, agreement, kl, top1, or file.py:function.")
+@click.option("--ranges", metavar="JSON", help="Scales and zero points of tensors, taken as they are.")
+@click.option("--rounding", type=click.Choice(["nearest", "gptq"]), help="Of weights.  [default: gptq for int4]")
+@click.option("--equalize", is_flag=True, help="Equalize ranges between layers first.")
+@click.option("--no-bias-correction", is_flag=True, help="Leave biases as they are.")
+@click.option("--block", type=click.IntRange(1), default=32, show_default=True, help="Inputs a scale of int4 weights.")
+@click.option("--reduce-range", is_flag=True, help="7-bit weights, for processors without VNNI.")
+@click.option("--json", "json_path", metavar="FILE", help="Write layers and ranges as JSON; - is stdout.")
+@plugin_option
+def quantize(
+    model: str, out: str, data: str | None, ranges: str | None, no_bias_correction: bool, json_path: str | None,
+    **options: Any,
+) -> None:  # fmt: skip
+    """Quantize MODEL: integers where the target runs them. Nothing is trained."""
+    from prunegraph import api
+    from prunegraph.quantization.quantize import quantize as run
+    from prunegraph.report import quantized, tables
+    from prunegraph.runtime.data import read_data
+
+    api.check_output(out, model)
+    if json_path and json_path != "-":
+        api.check_output(json_path, model, others=(out,))
+    where = console()
+    with stages(where) as progress:
+        graph = api.load(model)
+        found = run(
+            graph, read_data(data) if data else None, ranges=read_ranges(ranges) if ranges else None,
+            bias_correction=not no_bias_correction, progress=progress, **options,
+        )  # fmt: skip
+        api.save(found.graph, out)
+    where.print(quantized.layers_table(found))
+    where.print(quantized.outcome(found))
+    where.print(f"file: {tables.share(Path(out).stat().st_size, max(Path(model).stat().st_size, 1))} of the bytes")
+    where.print(f"wrote {out}")
+    _write_json(found, json_path)
+
+
+def command() -> click.Command:
+    """The command, for `prunegraph.cli` to add."""
+    return quantize
+
+
+def _write_json(found: Any, path: str | None) -> None:
+    from dataclasses import asdict
+
+    from prunegraph.graph.onnx_io import write_whole
+
+    layers = [asdict(layer) for layer in found.layers]
+    content = {"format": FORMAT, "layers": layers, "outputs": found.outputs, "ranges": found.ranges}
+    text = json.dumps(content, indent=1) + "\n"
+    if path == "-":
+        click.echo(text, nl=False)
+    elif path:
+        write_whole(Path(path), [text.encode()])

@@ -1,0 +1,1 @@
+"""Graph -> Graph: weights and activations in integers, as pairs of QuantizeLinear and DequantizeLinear."""

@@ -1,0 +1,90 @@
+"""Parameters that a graph computes from constants, as constants: exporters write biases as an Expand of a number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from prunegraph.graph.external import without_weights
+from prunegraph.graph.facts import facts
+from prunegraph.graph.model import Graph, Node
+from prunegraph.quantization.placement import LAYERS
+from prunegraph.rewriting.sweep import sweep
+from prunegraph.runtime.piece import run_piece
+
+#: Operators whose outputs are not the same every time.
+RANDOM = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
+
+
+def settle(graph: Graph) -> Graph:
+    """The graph with constants for what layers and BatchNormalization nodes read besides their data."""
+    constant = _constant(graph)
+    wanted = {
+        value: None
+        for node in graph.nodes
+        if (node.op in LAYERS or node.op == "BatchNormalization") and node.body is None
+        for value in node.inputs[1:]
+        if value in constant and _is_single(graph, value)
+    }
+    if not wanted:
+        return graph
+    protos = [_plain(graph, node) for node in _above(graph, set(wanted))]
+    values = run_piece(graph, protos, {}, list(wanted))
+    model = without_weights(graph.model)
+    kept = [proto for proto in model.graph.node if not wanted.keys() & set(proto.output)]
+    copies = [onnx.NodeProto.FromString(proto.SerializeToString()) for proto in kept]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+    model.graph.initializer.extend(graph.model.graph.initializer)
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in values.items()
+    )
+    sweep(model.graph, graph.model.graph)
+    return Graph(model, folder=graph.folder, source=graph.source, keeps=graph)
+
+
+def _constant(graph: Graph) -> set[str]:
+    """Values that nodes of the main graph make from constants alone."""
+    found: set[str] = set()
+    for node in graph.nodes:
+        plain = node.body is None and not node.captured and not node.bodies and node.op not in RANDOM
+        if (
+            plain
+            and node.op != "Constant"
+            and all(not v or v in graph.weights or v in found for v in _read(graph, node))
+        ):
+            found.update(v for v in node.outputs if v)
+    return found
+
+
+def _read(graph: Graph, node: Node) -> tuple[str, ...]:
+    """What a node's value depends on: of the second input of a CastLike only its type matters."""
+    known = node.op == "CastLike" and node.outputs[0] in facts(graph).types
+    return node.inputs[:1] if known else node.inputs
+
+
+def _plain(graph: Graph, node: Node) -> onnx.NodeProto:
+    """The node, a CastLike as the Cast that it is."""
+    if _read(graph, node) == node.inputs:
+        return node.proto
+    return helper.make_node("Cast", node.inputs[:1], node.outputs, to=facts(graph).types[node.outputs[0]])
+
+
+def _is_single(graph: Graph, value: str) -> bool:
+    """Whether a value is the only one its node makes, and no output of the graph."""
+    node = graph.nodes[graph.producer[value]]
+    return len([v for v in node.outputs if v]) == 1 and value not in graph.outputs
+
+
+def _above(graph: Graph, values: set[str]) -> Iterator[Node]:
+    """The nodes that values are computed by, in order."""
+    needed = set(values)
+    for node in reversed(graph.nodes):
+        if needed & set(node.outputs) and node.op != "Constant":
+            needed.update(_read(graph, node))
+    return (node for node in graph.nodes if needed & set(node.outputs) and node.op != "Constant")

@@ -1,0 +1,296 @@
+"""Where quantization goes: which operators run in integers, which values get a scale, and which share one.
+
+An operator is quantized where ONNX Runtime's CPU provider has an integer kernel for it between a DequantizeLinear
+and a QuantizeLinear: layers with constant weights, and what lies between them. Softmax, normalisations, and
+products of two activations (attention) stay in float. docs/quantization.md has the rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import networkx
+import onnx
+
+from prunegraph.errors import ModelError, UnknownNameError
+from prunegraph.graph.facts import facts
+from prunegraph.graph.model import Graph, Node
+from prunegraph.quantization.scheme import Scheme
+
+#: Layers that run in integers.
+LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
+
+#: Operators that move or select values: output and input have one scale. Only slot 0 is data.
+MOVES = frozenset(
+    {
+        "Dropout", "Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Resize", "Slice", "Split", "Squeeze",
+        "Transpose", "Unsqueeze",
+    }
+)  # fmt: skip
+
+#: Operators that compute with one or two activations.
+COMPUTES = frozenset({"Add", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Mul", "Sigmoid"})
+
+#: Operators in float through which a layer may read what others have moved in integers.
+PASSES = frozenset({"BatchNormalization", "Clip", "HardSwish", "LeakyRelu", "PRelu", "Relu"})
+
+#: Words that stand for the first and the last layer in a list of layers.
+FIRST, LAST = "first", "last"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What is quantized in a graph.
+
+    Args:
+        graph: with its BatchNormalization folded.
+        layers: quantized layers, by node index.
+        computed: other operators that run in integers, by node index.
+        absorbed: activations that bound the range of the node before them, by that node's index.
+        groups: quantized values; all of a group share one scale. The first of a group are where its range is seen.
+        group_of: the group of each quantized value, as an index.
+        floats: layers left in float, with the reason.
+    """
+
+    graph: Graph = field(repr=False)
+    layers: tuple[int, ...]
+    computed: tuple[int, ...]
+    absorbed: dict[int, int]
+    groups: tuple[tuple[str, ...], ...]
+    group_of: dict[str, int] = field(repr=False)
+    floats: dict[str, str]
+
+    def is_quantized(self, node: Node) -> bool:
+        """Whether a node reads or makes integers."""
+        return node.index in self.layers or node.index in self.computed
+
+    def result(self, node: Node) -> str:
+        """The value a node makes, behind the activation it absorbs."""
+        after = self.absorbed.get(node.index)
+        return self.graph.nodes[after].outputs[0] if after is not None else node.outputs[0]
+
+
+def place(graph: Graph, scheme: Scheme, keep: Iterable[str] = ()) -> Placement:
+    """Decide what is quantized.
+
+    Args:
+        graph: with its BatchNormalization folded.
+        scheme: types and target.
+        keep: layers that stay in float, by name; "first" and "last" stand for those layers.
+
+    Raises:
+        UnknownNameError: no layer of that name.
+        ModelError: the model is quantized already, or nothing in it can be.
+    """
+    if any(node.op in ("QuantizeLinear", "DequantizeLinear") for node in graph.nodes):
+        raise ModelError(f"{graph.source}: is quantized already; give the float model")
+    placer = _Placer(graph, scheme, keep)
+    if not placer.layers and not keep:
+        why = next(iter(placer.floats.values()), "it has none")
+        raise ModelError(f"{graph.source}: has no layer that can be quantized: {why}")
+    return placer.run()
+
+
+def kept_names(graph: Graph, keep: Iterable[str]) -> set[str]:
+    """Names of layers, with "first" and "last" resolved. Raises UnknownNameError."""
+    names = [node.name for node in graph.layers]
+    found = set()
+    for name in keep:
+        if name in names:
+            found.add(name)
+        elif name in (FIRST, LAST) and names:
+            found.add(names[0 if name == FIRST else -1])
+        else:
+            raise UnknownNameError("layer", name, [*names, FIRST, LAST])
+    return found
+
+
+class _Placer:
+    """Forward, what could run in integers; backward, what of it some layer wants in integers."""
+
+    def __init__(self, graph: Graph, scheme: Scheme, keep: Iterable[str]):
+        self.graph, self.scheme = graph, scheme
+        self.types, self.shapes = facts(graph).types, facts(graph).shapes
+        kept = kept_names(graph, keep)
+        self.floats: dict[str, str] = {}
+        self.layers: set[int] = set()
+        for node in graph.layers:
+            reason = "asked for" if node.name in kept else self._obstacle(node)
+            if reason:
+                self.floats[node.name] = reason
+            else:
+                self.layers.add(node.index)
+        self.made: set[str] = set()
+        self.computed: set[int] = set()
+        self.absorbed: dict[int, int] = {}
+
+    def run(self) -> Placement:
+        if self.scheme.activations is not None:
+            if self.scheme.target.around:
+                self._forward()
+                self._backward()
+            groups = self._groups()
+        else:
+            groups = []
+        return Placement(
+            self.graph, tuple(sorted(self.layers)), tuple(sorted(self.computed)), self.absorbed, tuple(groups),
+            {value: index for index, group in enumerate(groups) for value in group}, self.floats,
+        )  # fmt: skip
+
+    # -- layers -----------------------------------------------------------------------------
+
+    def _obstacle(self, node: Node) -> str:
+        """Why a layer cannot be quantized, or ""."""
+        weight = self.graph.weights.get(node.input(1))
+        if node.op not in LAYERS or node.domain:
+            return f"{node.op} has no integer kernel"
+        if node.body is not None:
+            return "it is in the body of an If, Loop or Scan"
+        if weight is None or node.input(0) in self.graph.weights:
+            return "its weight is not a constant second input"
+        if weight.tensor.data_type != onnx.TensorProto.FLOAT:
+            return f"its weight is {weight.dtype}, not float32"
+        if weight.size == 0 or (len(weight.shape) < 3 if node.op == "Conv" else len(weight.shape) != 2):
+            return f"its weight has shape {list(weight.shape)}"
+        if node.attributes.get("transA"):
+            return "its input is transposed"
+        bias = node.input(2)
+        if bias and (bias not in self.graph.weights or self._is_matrix(bias)):
+            return "its bias is not a constant vector"
+        return ""
+
+    def _is_matrix(self, bias: str) -> bool:
+        return any(size != 1 for size in self.graph.weights[bias].shape[:-1])
+
+    # -- what lies between ----------------------------------------------------------------------
+
+    def _forward(self) -> None:
+        for node in self.graph.nodes:
+            if node.index in self.layers:
+                self.made.add(node.outputs[0])
+            elif node.body is not None or node.domain or node.captured:
+                continue
+            elif (before := self._bounded(node)) is not None:
+                self.absorbed[before] = node.index
+                self.made.add(node.outputs[0])
+            elif self._computes(node):
+                self.computed.add(node.index)
+                self.made.update(v for v in node.outputs if v)
+
+    def _bounded(self, node: Node) -> int | None:
+        """The node whose range an activation bounds, if that is all that happens to its output."""
+        before = self.graph.producer.get(node.input(0))
+        if not self._is_bound(node) or before is None:
+            return None
+        value, source = node.inputs[0], self.graph.nodes[before]
+        alone = len(self.graph.consumers[value]) == 1 and value not in self.graph.outputs
+        computes = before in self.layers or (before in self.computed and source.op in COMPUTES)
+        return before if alone and computes and before not in self.absorbed else None
+
+    def _is_bound(self, node: Node) -> bool:
+        return node.op == "Relu" or (node.op == "Clip" and bounds(self.graph, node) is not None)
+
+    def _computes(self, node: Node) -> bool:
+        if node.op in MOVES:
+            rest = [v for v in node.outputs[1:] if v and node.op != "Split"]
+            return node.input(0) in self.made and not rest and self._moves_plainly(node)
+        if node.op == "Concat" or node.op in COMPUTES:
+            return all(value in self.made for value in node.inputs)
+        return False
+
+    def _moves_plainly(self, node: Node) -> bool:
+        if node.op == "Resize":
+            return node.attributes.get("mode", b"nearest") in (b"nearest", b"linear") and not self._extrapolates(node)
+        # Before operator set 12 a MaxPool takes floats only.
+        return node.op != "MaxPool" or node.version >= 12
+
+    def _extrapolates(self, node: Node) -> bool:
+        return node.attributes.get("coordinate_transformation_mode", b"") == b"tf_crop_and_resize"
+
+    def _backward(self) -> None:
+        """Leave in float what no layer reads, directly or by way of others in integers.
+
+        What only moves data, and loses nothing by it, may have an activation or normalisation in float behind it.
+        """
+        wanted: set[str] = set()
+        reached: set[str] = set()
+        for node in reversed(self.graph.nodes):
+            if node.op in PASSES and reached & set(node.outputs) and node.inputs:
+                reached.add(node.inputs[0])
+            results = [v for v in node.outputs if v]
+            after = self.absorbed.get(node.index)
+            if after is not None:
+                results = [self.graph.nodes[after].outputs[0]]
+            if node.index in self.layers:
+                wanted.add(node.inputs[0])
+                reached.add(node.inputs[0])
+                if node.op != "Conv" and not wanted & set(results):
+                    self.made -= set(results)
+                    self.absorbed.pop(node.index, None)
+            elif node.index in self.computed:
+                only_moves = node.op in MOVES or node.op == "Concat"
+                if wanted & set(results) or (only_moves and reached & set(results)):
+                    wanted.update(self.data(node))
+                    reached.update(self.data(node))
+                else:
+                    self.computed.discard(node.index)
+                    self.made -= set(results)
+                    self.absorbed.pop(node.index, None)
+
+    def data(self, node: Node) -> Sequence[str]:
+        """The activations a quantized node reads."""
+        return node.inputs[:1] if node.index in self.layers or node.op in MOVES else node.inputs
+
+    # -- scales ---------------------------------------------------------------------------------
+
+    def _groups(self) -> list[tuple[str, ...]]:
+        """Quantized values by shared scale, each group in the order of the graph."""
+        ties = networkx.Graph()
+        for node in self.graph.nodes:
+            if node.index in self.layers:
+                ties.add_node(node.inputs[0])
+                if node.outputs[0] in self.made and self.scheme.target.around:
+                    ties.add_node(self._result(node))
+            elif node.index in self.computed:
+                values = [*self.data(node), self._result(node), *(v for v in node.outputs[1:] if v)]
+                ties.add_nodes_from(values)
+                if node.op in MOVES or node.op == "Concat":
+                    ties.add_edges_from((values[0], other) for other in values[1:])
+        order = {value: place for place, value in enumerate(ties)}
+        return [tuple(sorted(group, key=order.__getitem__)) for group in networkx.connected_components(ties)]
+
+    def _result(self, node: Node) -> str:
+        after = self.absorbed.get(node.index)
+        return self.graph.nodes[after].outputs[0] if after is not None else node.outputs[0]
+
+
+def bounds(graph: Graph, node: Node) -> tuple[float, float] | None:
+    """What a Relu or Clip lets through, or None where its bounds are not constant."""
+    if node.op == "Relu":
+        return 0.0, float("inf")
+    known = facts(graph)
+    if len(node.inputs) == 1 and node.version < 11:
+        return float(node.attributes.get("min", -float("inf"))), float(node.attributes.get("max", float("inf")))
+    found = [-float("inf"), float("inf")]
+    for slot in (1, 2):
+        if node.input(slot):
+            constant = known.constant(node.input(slot))
+            if constant is None or constant.size != 1:
+                return None
+            found[slot - 1] = float(constant.reshape(()))
+    return found[0], found[1]
+
+
+def sources(graph: Graph, value: str) -> Iterator[str]:
+    """Where the numbers of a value come from, through operators that only move them."""
+    queue = [value]
+    while queue:
+        name = queue.pop()
+        node = graph.nodes[graph.producer[name]] if name in graph.producer else None
+        if node is not None and node.op == "Concat" and all(v in graph.producer for v in node.inputs):
+            queue.extend(node.inputs)
+        elif node is not None and node.op in MOVES and (node.op != "Resize") and node.inputs[0] in graph.producer:
+            queue.append(node.inputs[0])
+        else:
+            yield name

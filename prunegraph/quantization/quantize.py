@@ -1,0 +1,306 @@
+"""A float graph in, a graph that ONNX Runtime runs in integers out, with a report of what that costs.
+
+Without training and without labels: BatchNormalization folded, ranges from histograms of unlabelled data, weights
+rounded (to the nearest code or by GPTQ), biases corrected, layers put back into float where a tolerance asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from prunegraph.errors import DataError, OptionError, UnknownNameError
+from prunegraph.graph import linear
+from prunegraph.graph.model import Graph
+from prunegraph.quantization import mixed
+from prunegraph.quantization.calibrate import Given, Scales, calibrate, check_given, finder, watched
+from prunegraph.quantization.constants import settle
+from prunegraph.quantization.correct import mean_rows, shifts
+from prunegraph.quantization.equalize import equalize as equalized
+from prunegraph.quantization.histogram import Histogram
+from prunegraph.quantization.placement import Placement, kept_names, place
+from prunegraph.quantization.report import LayerReport, layer_reports
+from prunegraph.quantization.scheme import Params, Scheme
+from prunegraph.quantization.scheme import scheme as scheme_of
+from prunegraph.quantization.weights import Codes, least_scales, quantized
+from prunegraph.quantization.write import Layer, float_bias, needed_opset, write
+from prunegraph.rewriting.fold import fold
+from prunegraph.rewriting.opset import raise_opset
+from prunegraph.rewriting.revise import Revision
+from prunegraph.runtime import metrics
+from prunegraph.runtime.data import Batch, Data
+from prunegraph.runtime.metrics import Seen
+from prunegraph.runtime.session import run_batches
+from prunegraph.runtime.sqnr import FETCH, dequantized, sqnr
+from prunegraph.runtime.statistics import Statistics, batch_size
+
+Array = np.ndarray
+Progress = Callable[[str], None]
+
+#: Inputs of a model, see `prunegraph.api.Samples`.
+Samples = Data | Mapping[str, np.ndarray] | Sequence[Mapping[str, np.ndarray]]
+
+#: Samples on which noise is measured at most.
+REPORTED = 64
+
+ROUNDINGS = ("nearest", "gptq")
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What `quantize` made.
+
+    Args:
+        graph: the quantized graph.
+        layers: a report of every layer, in order, also of those left in float.
+        ranges: scale and zero point of every quantized value; `quantize(ranges=...)` takes them again.
+        outputs: SQNR of the outputs in dB, against the float graph; empty without data.
+        loss: how much worse the metric is than in float, where a tolerance was given.
+        metric: its name.
+    """
+
+    graph: Graph
+    layers: tuple[LayerReport, ...]
+    ranges: dict[str, dict[str, float | int]] = field(repr=False)
+    outputs: dict[str, float]
+    loss: float | None = None
+    metric: str = ""
+
+    @property
+    def weakest(self) -> LayerReport | None:
+        """The layer at which the SQNR falls most from the measured layer before it, or None without measurements."""
+        known = [layer for layer in self.layers if layer.sqnr is not None]
+        before = [known[0].sqnr, *(layer.sqnr for layer in known[:-1])] if known else []
+        falls = [(b or 0.0) - (layer.sqnr or 0.0) for b, layer in zip(before, known, strict=True)]
+        return known[int(np.argmax(falls))] if known else None
+
+
+@dataclass(frozen=True)
+class _Ways:
+    """How weights are rounded and biases set."""
+
+    rounding: str
+    correct: bool
+
+
+def quantize(
+    graph: Graph,
+    data: Samples | None = None,
+    *,
+    method: str = "mse",
+    weights: str | None = None,
+    activations: str | None = None,
+    target: str = "cpu",
+    float_layers: Iterable[str] = (),
+    tolerance: float | None = None,
+    metric: metrics.Named = "error",
+    ranges: Given | None = None,
+    bias_correction: bool = True,
+    equalize: bool = False,
+    rounding: str | None = None,
+    percentile: float = 99.99,
+    block: int = 32,
+    reduce_range: bool = False,
+    progress: Progress = lambda stage: None,
+) -> Quantized:
+    """Quantize a float graph with unlabelled data; `graph` is not touched.
+
+    Args:
+        graph: the model.
+        data: inputs from the training distribution, a few hundred; not needed for weights alone.
+        method: how ranges follow from what was seen: "mse", "minmax", "percentile" or "entropy".
+        weights: "int8" (the default), "int4" (in blocks of `block` inputs) or "int16"; always symmetric.
+        activations: "uint8" (the default on the CPU), "int8", "uint16", or "none" for weights alone.
+        target: "cpu", "tensorrt", "openvino" or "qnn": whose rules the placement follows.
+        float_layers: layers that stay in float, by name; "first" and "last" stand for those.
+        tolerance: how much worse the metric may become; layers that hurt most stay in float until it is met.
+        metric: of the tolerance: "error" (squared error relative to the outputs' variation), "agreement", "kl",
+            "top1" (needs labels), `file.py:function`, or a function.
+        ranges: scale and zero point of tensors from outside, `{tensor: {"scale": s, "zero_point": z}}`, taken as they
+            are; for a weight a scale, or one for each output.
+        bias_correction: whether biases make up for what rounding the weights shifts on average.
+        equalize: whether to equalize ranges between layers first.
+        rounding: "nearest", or "gptq"; by default "gptq" for 4-bit weights with data.
+        percentile: of the elements, in percent, for that method.
+        block: inputs that share a scale of 4-bit weights.
+        reduce_range: 7-bit weights, for processors without VNNI.
+        progress: called with a line for every step.
+
+    Raises:
+        DataError: there are no data where they are needed, they do not fit, or a value is infinite or not a number.
+        ModelError: nothing can be quantized, the model is quantized already, or it does not run.
+        OptionError: an option has a value it cannot have.
+        UnknownNameError: no such type, target, method, metric, layer or tensor.
+    """
+    scheme = scheme_of(weights, activations, target, block=block, reduce_range=reduce_range)
+    ways = _Ways(_rounding(rounding, scheme, data is not None), bias_correction and data is not None)
+    if tolerance is not None and not tolerance >= 0:
+        raise OptionError(f"tolerance must be a number of at least 0, got {tolerance:g}")
+    find = finder(scheme, method, percentile)
+    kept_names(graph, float_layers)
+    samples = Data.of(data).fit(graph) if data is not None else None
+    measure = _Measure(graph, samples, metric) if tolerance is not None else None
+    progress("fold BatchNormalization")
+    base = fold(settle(_recent(graph, scheme)))
+    if equalize:
+        progress("equalize")
+        base = equalized(base)
+    placement = place(base, scheme, float_layers)
+    given = ranges or {}
+    check_given(given, placement)
+    statistics = Statistics(base, samples, progress=progress) if samples is not None else None
+    seen = _seen(placement, statistics, given, method)
+    make = _Maker(statistics, scheme, Scales(seen, scheme, find, given), ways, placement, progress)
+    loss = None
+    if measure is not None and tolerance is not None:
+        placement, loss = mixed.within(placement, scheme, make, measure, tolerance, progress)
+    progress("write")
+    result = make(placement)
+    progress("measure the noise")
+    noise = _noise(base, result, placement, samples)
+    return Quantized(
+        result, layer_reports(placement, scheme, make.codes, noise), make.ranges(placement),
+        {name: noise[name] for name in base.outputs if name in noise}, loss, measure.name if measure else "",
+    )  # fmt: skip
+
+
+def _rounding(rounding: str | None, scheme: Scheme, has_data: bool) -> str:
+    if rounding is None:
+        return "gptq" if scheme.weights.bits < 8 and has_data else "nearest"
+    if rounding not in ROUNDINGS:
+        raise UnknownNameError("rounding", rounding, ROUNDINGS)
+    if rounding == "gptq" and not has_data:
+        raise DataError("rounding 'gptq' needs data: give --data, or rounding 'nearest'")
+    return rounding
+
+
+def _recent(graph: Graph, scheme: Scheme) -> Graph:
+    """The graph in an operator set that has the scheme's types, where ONNX Runtime's own operators will not do."""
+    integers = 10  # the first operator set with integer kernels
+    needs = scheme.target.symmetric or scheme.weights.bits < 8 or graph.opsets.get("", 1) < integers
+    return raise_opset(graph, needed_opset(scheme)) if needs else graph
+
+
+def _seen(placement: Placement, statistics: Statistics | None, given: Given, method: str) -> dict[str, Histogram]:
+    open_groups = [group for group in placement.groups if not any(value in given for value in group)]
+    if statistics is not None and placement.groups:
+        return calibrate(statistics, watched([placement]), method)
+    if open_groups:
+        raise DataError(
+            f"the range of {open_groups[0][0]!r} needs data: give --data, or weights alone (--activations none)"
+        )
+    return {}
+
+
+class _Maker:
+    """Makes graphs from placements; what does not depend on the placement is made once."""
+
+    def __init__(
+        self, statistics: Statistics | None, scheme: Scheme, scales: Scales, ways: _Ways, whole: Placement,
+        progress: Progress,
+    ):  # fmt: skip
+        self.statistics, self.scheme, self.scales, self.ways, self.progress = statistics, scheme, scales, ways, progress
+        self.codes: dict[int, Codes] = {}
+        self._made: dict[tuple[int, float], Codes] = {}
+        self._means: dict[int, Array] = {}
+        if ways.correct and statistics is not None:
+            revision = Revision(whole.graph)
+            nodes = [whole.graph.nodes[index] for index in whole.layers]
+            nodes = [n for n in nodes if linear.is_linear(whole.graph, n) and revision.can_intercept(n)]
+            self._means = mean_rows(statistics, nodes)
+
+    def __call__(self, placement: Placement) -> Graph:
+        """The quantized graph of a placement."""
+        graph, params = placement.graph, self.scales.of(placement)
+        for index in placement.layers:
+            self.codes[index] = self._quantized(placement, params, index)
+        means = {index: mean for index, mean in self._means.items() if index in placement.layers}
+        revision = Revision(graph)
+        for index, shift in shifts(graph, self.codes, means).items():
+            node = graph.nodes[index]
+            revision.set_intercept(node, revision.intercept(node) + shift)
+        placement = replace(placement, graph=revision.apply())
+        layers = {}
+        for index in placement.layers:
+            bias = float_bias(placement.graph, placement.graph.nodes[index])
+            layers[index] = Layer(self.codes[index], bias)
+        return write(placement, self.scheme, params, layers)
+
+    def ranges(self, placement: Placement) -> dict[str, dict[str, float | int]]:
+        """Scale and zero point of every quantized value."""
+        params = self.scales.of(placement)
+        return {
+            value: {"scale": params[group].scale, "zero_point": params[group].zero_point}
+            for value, group in placement.group_of.items()
+        }
+
+    def _quantized(self, placement: Placement, params: list[Params], index: int) -> Codes:
+        graph, node = placement.graph, placement.graph.nodes[index]
+        # Where the bias stays in float, ONNX Runtime may still make it int32.
+        scale = params[placement.group_of[node.inputs[0]]].scale if self.scheme.activations is not None else 0.0
+        if (index, scale) not in self._made:
+            weight = graph.weights[node.inputs[1]].read().astype(np.float32) * np.float32(
+                node.attributes.get("alpha", 1.0)
+            )
+            bias = float_bias(graph, node)
+            least = least_scales(bias, scale) if scale and bias is not None else None
+            entry = self.scales.given.get(node.inputs[1])
+            given = None if entry is None else np.atleast_1d(np.asarray(entry["scale"], np.float32))
+            gram = self._gram(placement, index)
+            self._made[index, scale] = quantized(node, weight, self.scheme, least=least, given=given, gram=gram)
+        return self._made[index, scale]
+
+    def _gram(self, placement: Placement, index: int) -> Array | None:
+        """Products of a layer's inputs, around their means where the bias makes up for those."""
+        if self.ways.rounding != "gptq" or self.statistics is None:
+            return None
+        found = self.statistics.gram(placement.graph.nodes[index])
+        if found is None:
+            return None
+        return found.covariance if index in self._means else found.products
+
+
+class _Measure:
+    """How much worse a graph is than the original, by a metric on all data."""
+
+    def __init__(self, graph: Graph, data: Data | None, metric: metrics.Named):
+        if data is None:
+            raise DataError("a tolerance needs data to measure on: give --data")
+        self._data, self._graph = data, graph
+        self._metric = metrics.resolve(metrics.portable(metric))
+        self.name = self._metric.name
+        self._expected = [dict(zip(graph.outputs, found, strict=True)) for found in self._run(graph)]
+        self._original = self._metric.measure(metrics.itself(self._pairs(self._expected)))
+
+    def __call__(self, graph: Graph) -> float:
+        found = (dict(zip(graph.outputs, each, strict=True)) for each in self._run(graph))
+        return self._metric.loss(self._metric.measure(self._pairs(found)), self._original)
+
+    def _batches(self) -> Iterator[Batch]:
+        return self._data.batches(self._graph)
+
+    def _run(self, graph: Graph) -> Iterator[list[Array]]:
+        return run_batches(graph, self._batches(), graph.outputs)
+
+    def _pairs(self, found: Iterable[dict[str, Array]]) -> Iterator[Seen]:
+        labels, start = self._data.labels, 0
+        for inputs, expected, values in zip(self._batches(), self._expected, found, strict=True):
+            count = len(next(iter(inputs.values())))
+            given = dict(inputs) if labels is None else {**inputs, "labels": labels[start : start + count]}
+            start += count
+            yield Seen(given, expected, values)
+
+
+def _noise(base: Graph, result: Graph, placement: Placement, samples: Data | None) -> dict[str, float]:
+    """SQNR of what layers make, and of the outputs."""
+    if samples is None:
+        return {}
+    pairs = dequantized(result)
+    wanted = [placement.result(node) for node in base.layers if node.body is None] + list(base.outputs)
+    values = {name: pairs.get(name, name) for name in wanted if name in base.outer}
+    there = {name: other for name, other in values.items() if other in result.outer}
+    head = samples.head(REPORTED)
+    size = batch_size(base, head, list(there), FETCH)
+    return sqnr(base, result, head.batches(base, size), there)

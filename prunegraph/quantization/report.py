@@ -1,0 +1,92 @@
+"""What quantization did to each layer, and the types that layers of any model have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from prunegraph.graph.facts import facts
+from prunegraph.graph.model import Graph, Node
+from prunegraph.quantization.placement import Placement
+from prunegraph.quantization.scheme import Scheme
+from prunegraph.quantization.weights import Codes
+from prunegraph.runtime.sqnr import decibels
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """A layer after quantization.
+
+    Args:
+        name: of the node.
+        op: its operator.
+        weights: type of the weight, "float32" where it stays.
+        activations: type of what it reads.
+        weight_sqnr: dB of the rounded weight; None in float.
+        sqnr: dB of what it makes, all noise before it included; None where that was not measured.
+        reason: why it stays in float, or "".
+    """
+
+    name: str
+    op: str
+    weights: str
+    activations: str
+    weight_sqnr: float | None
+    sqnr: float | None
+    reason: str = ""
+
+
+def layer_reports(
+    placement: Placement, scheme: Scheme, codes: Mapping[int, Codes], noise: Mapping[str, float]
+) -> tuple[LayerReport, ...]:
+    """A report of every layer; `noise` is SQNR by value."""
+    return tuple(_report(placement, scheme, codes, noise, node) for node in placement.graph.layers)
+
+
+def _report(
+    placement: Placement, scheme: Scheme, codes: Mapping[int, Codes], noise: Mapping[str, float], node: Node
+) -> LayerReport:
+    found = noise.get(placement.result(node))
+    if node.index not in placement.layers:
+        return LayerReport(node.name, node.op, "float32", "float32", None, found, placement.floats.get(node.name, ""))
+    weight = placement.graph.weights[node.inputs[1]].read().astype(np.float64) * node.attributes.get("alpha", 1.0)
+    lost = decibels(float(np.square(weight).sum()), float(np.square(weight - codes[node.index].values()).sum()))
+    activations = scheme.activations.name if scheme.activations is not None else "float32"
+    return LayerReport(node.name, node.op, scheme.weights.name, activations, lost, found)
+
+
+@dataclass(frozen=True)
+class LayerTypes:
+    """Types in which a layer's weight and input are held."""
+
+    name: str
+    op: str
+    weights: str
+    activations: str
+
+
+def layer_types(graph: Graph) -> tuple[LayerTypes, ...]:
+    """The types of every layer of a graph, seen through DequantizeLinear nodes."""
+    known = facts(graph).types
+    found = []
+    for node in graph.layers:
+        weight = graph.weights[str(graph.main_weight(node))]
+        found.append(LayerTypes(node.name, node.op, _name(weight.tensor.data_type), _name(_held(graph, node, known))))
+    return tuple(found)
+
+
+def _held(graph: Graph, node: Node, types: Mapping[str, int]) -> int:
+    """The type behind a layer's data."""
+    value = next((v for v in node.inputs if v and graph.weight_behind(v) is None), node.inputs[0])
+    before = graph.nodes[graph.producer[value]] if value in graph.producer else None
+    if before is not None and before.op == "DequantizeLinear":
+        value = before.inputs[0]
+    return types.get(value, onnx.TensorProto.UNDEFINED)
+
+
+def _name(kind: int) -> str:
+    name = str(onnx.TensorProto.DataType.Name(kind)).lower()
+    return {"float": "float32", "double": "float64", "undefined": "?"}.get(name, name)

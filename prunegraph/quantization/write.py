@@ -1,0 +1,258 @@
+"""Placement, scales and codes -> Graph: pairs of QuantizeLinear and DequantizeLinear around what runs in integers.
+
+Values keep the names they have in float, so that both graphs can be compared one by one, and so do weights; a graph
+output is what comes out of the pair. New names are short, since in a small model names are much of the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from prunegraph.graph.external import without_graph
+from prunegraph.graph.model import Graph, Node
+from prunegraph.quantization.placement import Placement, bounds
+from prunegraph.quantization.scheme import Params, Scheme
+from prunegraph.quantization.weights import Codes, bias_codes, output_axis
+from prunegraph.rewriting.sweep import sweep
+
+Array = np.ndarray
+
+#: The domain of ONNX Runtime's own QuantizeLinear and DequantizeLinear, which every operator set can use.
+MICROSOFT = "com.microsoft"
+
+#: Operator set with scales by channel; below it only ONNX Runtime's own operators have them.
+PER_CHANNEL = 13
+
+#: IR version that knows a type, by its bits.
+IR_VERSIONS = {4: 10, 8: 8, 16: 8}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a quantized layer is written with: its weight, and its bias in float (None without one)."""
+
+    codes: Codes
+    bias: Array | None
+
+
+def needed_opset(scheme: Scheme) -> int:
+    """The operator set in which ONNX's own operators take a scheme's types."""
+    kinds = [kind for kind in (scheme.weights, scheme.activations) if kind is not None]
+    return max(PER_CHANNEL, *(kind.opset for kind in kinds))
+
+
+def write(placement: Placement, scheme: Scheme, params: list[Params], layers: Mapping[int, Layer]) -> Graph:
+    """The quantized graph.
+
+    Args:
+        placement: what is quantized.
+        scheme: the types.
+        params: scale and zero point of each of the placement's groups.
+        layers: weights and biases of its layers, by node index.
+    """
+    return _Writer(placement, scheme, params, layers).run()
+
+
+class _Writer:
+    def __init__(self, placement: Placement, scheme: Scheme, params: list[Params], layers: Mapping[int, Layer]):
+        self.placement, self.scheme, self.params, self.layers = placement, scheme, params, layers
+        self.graph = graph = placement.graph
+        self.domain = "" if graph.opsets.get("", 1) >= needed_opset(scheme) else MICROSOFT
+        self.taken = {*graph.weights, *graph.producer, *graph.inputs}
+        self.nodes: list[onnx.NodeProto] = []
+        self.tensors: list[onnx.TensorProto] = []
+        self.pairs: dict[str, str] = {}
+        self.scales: dict[int, list[str]] = {}
+        self.zeros: dict[tuple[str, int], str] = {}
+        self.replaced: set[str] = set()
+        self.count = 0
+        self.absorbed = {act: node for node, act in placement.absorbed.items() if self._is_implied(act)}
+        self.made = {self.placement.result(n) for n in graph.nodes if placement.is_quantized(n)}
+        self.made |= {v for index in placement.computed for v in graph.nodes[index].outputs[1:] if v}
+
+    def run(self) -> Graph:
+        for value in self.graph.inputs:
+            self._pair_behind(value)
+        for node in self.graph.in_file():
+            if node.index not in self.absorbed:
+                self._write(node)
+        return self._model()
+
+    # -- nodes ------------------------------------------------------------------------------
+
+    def _write(self, node: Node) -> None:
+        proto = onnx.NodeProto()
+        proto.CopyFrom(node.proto)
+        layer = self.layers.get(node.index)
+        if layer is not None:
+            self._set_weights(node, proto, layer)
+        for slot, value in enumerate(node.proto.input):
+            if value in self.placement.group_of and (value in self.made or self._reads(node, slot)):
+                proto.input[slot] = self._name_of_pair(value)
+        before = next((b for b, act in self.placement.absorbed.items() if act == node.index), None)
+        if before is not None:  # an activation that its range does not imply
+            proto.input[0] = self._name_of_pair(node.inputs[0])
+        self.nodes.append(proto)
+        for slot, value in enumerate(node.outputs):
+            after = self.placement.absorbed.get(node.index)
+            if slot == 0 and after is not None and after in self.absorbed:
+                value = self.graph.nodes[after].outputs[0]
+            proto.output[slot] = value
+            if slot == 0 and after is not None and after not in self.absorbed:
+                self._pair(value, self._name_of_pair(value), self._group(after))
+            elif value in self.graph.outputs and value in self.placement.group_of and value in self.made:
+                proto.output[slot] = self._new(f"{value}/float")
+                self._pair(proto.output[slot], value, self.placement.group_of[value])
+            else:
+                self._pair_behind(value)
+
+    def _group(self, act: int) -> int:
+        return self.placement.group_of[self.graph.nodes[act].outputs[0]]
+
+    def _reads(self, node: Node, slot: int) -> bool:
+        """Whether an input is data that a quantized node reads in integers."""
+        if node.index in self.layers:
+            return slot == 0 and self.scheme.activations is not None
+        return node.index in self.placement.computed
+
+    def _name_of_pair(self, value: str) -> str:
+        if value in self.graph.outputs and value in self.made:
+            return value
+        if value not in self.pairs:
+            self.pairs[value] = self._numbered("dq")
+        return self.pairs[value]
+
+    def _pair_behind(self, value: str) -> None:
+        if value in self.placement.group_of:
+            self._pair(value, self._name_of_pair(value), self.placement.group_of[value])
+
+    def _pair(self, made: str, result: str, group: int) -> None:
+        """A QuantizeLinear and a DequantizeLinear behind a value that has been made."""
+        scale = self._scale(group)
+        codes = self._numbered("q")
+        self._add("QuantizeLinear", [made, *scale], codes)
+        self._add("DequantizeLinear", [codes, *scale], result)
+
+    def _add(self, op: str, inputs: list[str], output: str, **attributes: int) -> None:
+        proto = helper.make_node(op, inputs, [output], domain=self.domain or None)
+        proto.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
+        self.nodes.append(proto)
+
+    def _scale(self, group: int) -> list[str]:
+        """Names of a group's scale and zero point."""
+        if group not in self.scales:
+            params = self.params[group]
+            scale = self._tensor(self._numbered("scale"), np.asarray(params.scale, np.float32))
+            self.scales[group] = [scale, self._zero(params)]
+        return self.scales[group]
+
+    def _zero(self, params: Params) -> str:
+        """The name of a zero point; equal ones are one tensor."""
+        key = params.type.name, params.zero_point
+        if key not in self.zeros:
+            value = np.asarray(params.zero_point).astype(params.type.dtype)
+            self.zeros[key] = self._tensor(self._numbered("zero"), value)
+        return self.zeros[key]
+
+    def _is_implied(self, act: int) -> bool:
+        """Whether codes cannot say what an activation would not let through."""
+        node = self.graph.nodes[act]
+        limits, given = bounds(self.graph, node), self.params[self._group(act)]
+        assert limits is not None  # or it had not been absorbed
+        low, high = (limit / given.scale + given.zero_point for limit in limits)
+        return bool(np.rint(low) <= given.type.lowest and np.rint(high) >= given.type.highest)
+
+    # -- weights ----------------------------------------------------------------------------
+
+    def _set_weights(self, node: Node, proto: onnx.NodeProto, layer: Layer) -> None:
+        codes, name = layer.codes, node.inputs[1]
+        attributes = {"axis": codes.axis, **({"block_size": codes.block} if codes.block else {})}
+        # ONNX Runtime fuses a Gemm or MatMul only if its weight has a zero point.
+        proto.input[1] = self._dequantized(name, codes.codes, codes.scales, zero=node.op != "Conv", **attributes)
+        if layer.bias is not None:
+            base = node.input(2) or f"{node.name}/bias"
+            del proto.input[2:]
+            proto.input.append(self._bias(node, base, layer))
+        for attribute in [a for a in proto.attribute if a.name in ("alpha", "beta")]:
+            proto.attribute.remove(attribute)
+
+    def _bias(self, node: Node, base: str, layer: Layer) -> str:
+        assert layer.bias is not None
+        if not self.scheme.integer_bias:
+            return self._tensor(self._own(base), layer.bias.astype(np.float32))
+        given = self.params[self.placement.group_of[node.inputs[0]]]
+        scales = (np.float32(given.scale) * layer.codes.scales).astype(np.float32)
+        return self._dequantized(base, bias_codes(layer.bias, scales), scales, axis=0)
+
+    def _dequantized(self, name: str, codes: Array, scales: Array, zero: bool = False, **attributes: int) -> str:
+        """The value of symmetric codes, which take a weight's name; `zero` says whether to spell the zero point out."""
+        kind = np.dtype(np.int32) if codes.ndim == 1 else self.scheme.weights.dtype
+        inputs = [self._tensor(self._own(name), codes.astype(kind)), self._tensor(self._numbered("scale"), scales)]
+        if zero:
+            inputs.append(self._tensor(self._numbered("zero"), np.zeros(scales.shape, np.int8).astype(kind)))
+        result = self._numbered("dq")
+        self._add("DequantizeLinear", inputs, result, **attributes)
+        return result
+
+    def _own(self, name: str) -> str:
+        """A weight's own name, if no other reader needs the float one."""
+        weight = self.graph.weights.get(name)
+        if weight is None:
+            return self._new(name)
+        free = weight.holder is None and len(self.graph.consumers[name]) == 1
+        return name if free and name not in self.graph.outputs and name not in self.replaced else self._numbered("w")
+
+    def _tensor(self, name: str, values: Array) -> str:
+        self.taken.add(name)
+        self.replaced.add(name)
+        self.tensors.append(numpy_helper.from_array(np.ascontiguousarray(values).reshape(values.shape), name))
+        return name
+
+    def _numbered(self, prefix: str) -> str:
+        self.count += 1
+        return self._new(f"{prefix}{self.count}")
+
+    def _new(self, name: str) -> str:
+        while name in self.taken:
+            name += "_"
+        self.taken.add(name)
+        return name
+
+    # -- the model ----------------------------------------------------------------------------
+
+    def _model(self) -> Graph:
+        graph, model = self.graph, without_graph(self.graph.model)
+        model.graph.node.extend(self.nodes)
+        kept = [tensor for tensor in graph.model.graph.initializer if tensor.name not in self.replaced]
+        model.graph.initializer.extend(kept)
+        model.graph.initializer.extend(self.tensors)
+        kinds = [kind for kind in (self.scheme.weights, self.scheme.activations) if kind is not None]
+        model.ir_version = max(model.ir_version, *(IR_VERSIONS[kind.bits] for kind in kinds))
+        if self.domain and self.domain not in graph.opsets:
+            model.opset_import.append(helper.make_opsetid(self.domain, 1))
+        _keep(model.graph.input, [entry for entry in model.graph.input if entry.name in graph.inputs])
+        made = {output for proto in self.nodes for output in proto.output}
+        _keep(model.graph.value_info, [entry for entry in model.graph.value_info if entry.name in made])
+        sweep(model.graph, graph.model.graph)
+        return Graph(model, folder=graph.folder, source=graph.source, keeps=graph)
+
+
+def _keep(field: object, entries: Iterable[onnx.ValueInfoProto]) -> None:
+    """Leave only some entries in a repeated field; inputs that declare initializers would not be constants."""
+    copies = [onnx.ValueInfoProto.FromString(entry.SerializeToString()) for entry in entries]
+    del field[:]  # type: ignore[attr-defined]
+    field.extend(copies)  # type: ignore[attr-defined]
+
+
+def float_bias(graph: Graph, node: Node) -> Array | None:
+    """A layer's bias [outputs] times its factor, or None where it has none."""
+    if not node.input(2):
+        return None
+    beta = node.attributes.get("beta", 1.0) if node.op == "Gemm" else 1.0
+    outputs = graph.weights[node.inputs[1]].shape[output_axis(node)]
+    return np.broadcast_to(graph.weights[node.inputs[2]].read().astype(np.float64).reshape(-1) * beta, (outputs,))

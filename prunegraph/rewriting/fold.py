@@ -1,0 +1,156 @@
+"""What scales and shifts a layer's outputs, folded into the layer: the same function with one node less.
+
+`W' = W f`, `b' = b f + s`: for a BatchNormalization `f = scale / sqrt(variance + epsilon)` and `s = shift - mean f`; a
+Mul or Add with a constant for each channel has `f` or `s` alone. Exact but for rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from prunegraph.graph import linear
+from prunegraph.graph.external import without_weights
+from prunegraph.graph.model import Graph, Node
+from prunegraph.rewriting.sweep import sweep
+from prunegraph.rewriting.weights import tensor_like
+
+Array = np.ndarray
+
+#: Factor and shift of each output.
+Affine = tuple[Array, Array]
+
+#: Axis of a weight that makes the outputs, by operator; of a transposed convolution only without groups.
+OUTPUTS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1}
+
+
+def fold(graph: Graph) -> Graph:
+    """The graph without BatchNormalization, Mul and Add of constants that are the only readers of a layer.
+
+    Weights that others read too stay as they are for those. What stands behind anything else stays.
+    """
+    while (folded := _fold(graph)) is not graph:
+        graph = folded
+    return graph
+
+
+def _fold(graph: Graph) -> Graph:
+    """One node folded into each layer that has one behind it; the graph itself where none has."""
+    model = without_weights(graph.model)
+    protos = {tuple(proto.output): proto for proto in model.graph.node}
+    tensors: dict[str, onnx.TensorProto] = {}
+    for layer, after, affine in _pairs(graph):
+        proto = protos[tuple(layer.outputs)]
+        for slot, values in _folded(graph, layer, affine):
+            tensors.update([_place(graph, layer, proto, slot, values, tensors)])
+        proto.output[0] = after.outputs[0]
+        protos[tuple(after.outputs)].ClearField("output")
+    if not tensors:
+        return graph
+    left = [proto for proto in model.graph.node if proto.output]
+    copies = [onnx.NodeProto.FromString(proto.SerializeToString()) for proto in left]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+    for tensor in graph.model.graph.initializer:
+        model.graph.initializer.append(tensors.pop(tensor.name, tensor))
+    model.graph.initializer.extend(tensors.values())
+    sweep(model.graph, graph.model.graph)
+    return Graph(model, folder=graph.folder, source=graph.source, keeps=graph)
+
+
+def _pairs(graph: Graph) -> Iterator[tuple[Node, Node, Affine]]:
+    """Layers with something affine as their only reader."""
+    for node in graph.nodes:
+        weight = graph.weights.get(node.input(1))
+        if node.op not in OUTPUTS or node.domain or node.body is not None or weight is None or not weight.is_float:
+            continue
+        if node.op == "ConvTranspose" and node.attributes.get("group", 1) != 1:
+            continue
+        if node.input(2) and node.input(2) not in graph.weights:
+            continue
+        # A beta of 0 leaves no place for a bias, and a bias of a matrix differs from sample to sample.
+        if node.op == "Gemm" and not _has_vector(graph, node):
+            continue
+        readers = graph.consumers.get(node.outputs[0], ())
+        if len(readers) != 1 or node.outputs[0] in graph.outputs:
+            continue
+        reader = graph.nodes[readers[0][0]]
+        affine = _affine(graph, node, reader, readers[0][1])
+        if affine is not None:
+            yield node, reader, affine
+
+
+def _affine(graph: Graph, layer: Node, node: Node, slot: int) -> Affine | None:
+    """Factor and shift [channels] with which a node changes a layer's outputs; None where it does anything else."""
+    if slot == 0 and _is_foldable(graph, node):
+        factor, mean, shift = linear.normalisation(graph, node)
+        return factor, shift - mean * factor
+    if node.op not in ("Add", "Mul") or node.domain or node.body is not None or node.version < 7:
+        return None
+    constant, weight = graph.weights.get(node.inputs[1 - slot]), graph.weights[layer.inputs[1]]
+    if constant is None or not constant.is_float:
+        return None
+    rank, channels = len(weight.shape), weight.shape[_axis(layer)]
+    shape = (1,) * (rank - len(constant.shape)) + constant.shape
+    if len(shape) != rank or any(size != 1 for axis, size in enumerate(shape) if axis != 1):
+        return None
+    if shape[1] not in (1, channels):
+        return None
+    values = np.broadcast_to(constant.read().astype(np.float64).reshape(-1), (channels,))
+    return (values, np.zeros(channels)) if node.op == "Mul" else (np.ones(channels), values)
+
+
+def _has_vector(graph: Graph, node: Node) -> bool:
+    shape = graph.weights[node.inputs[2]].shape if node.input(2) else ()
+    return bool(node.attributes.get("beta", 1.0)) and all(size == 1 for size in shape[:-1])
+
+
+def _axis(layer: Node) -> int:
+    """The axis of a layer's weight that makes the outputs."""
+    return 0 if layer.op == "Gemm" and layer.attributes.get("transB") else OUTPUTS[layer.op]
+
+
+def _is_foldable(graph: Graph, node: Node) -> bool:
+    if node.op != "BatchNormalization" or node.body is not None or node.attributes.get("training_mode", 0):
+        return False
+    # Before operator set 7 its outputs depend on `is_test`; further outputs are of training.
+    if node.version < 7 or any(node.outputs[1:]) or node.attributes.get("spatial", 1) != 1:
+        return False
+    return all(graph.weight_behind(value) in graph.weights for value in node.inputs[1:])
+
+
+def _folded(graph: Graph, layer: Node, affine: Affine) -> Iterator[tuple[int, Array]]:
+    """New weight and bias of a layer, by input slot."""
+    factor, shift = affine
+    weight = graph.weights[layer.inputs[1]].read().astype(np.float64)
+    axis = _axis(layer)
+    yield 1, weight * factor.reshape([-1 if each == axis else 1 for each in range(weight.ndim)])
+    bias = graph.weights[layer.inputs[2]].read().astype(np.float64) if layer.input(2) else np.zeros(len(factor))
+    bias = bias.reshape(-1)
+    beta = layer.attributes.get("beta", 1.0) if layer.op == "Gemm" else 1.0
+    yield 2, (bias * beta * factor + shift) / beta
+
+
+def _place(
+    graph: Graph, layer: Node, proto: onnx.NodeProto, slot: int, values: Array, taken: dict[str, onnx.TensorProto]
+) -> tuple[str, onnx.TensorProto]:
+    """A weight's new tensor: under its old name where the layer is its only reader, else under a new one."""
+    old = graph.weights.get(layer.input(slot))
+    role = "weight" if slot == 1 else "bias"
+    like = old or graph.weights[layer.inputs[1]]
+    alone = old is not None and len(graph.consumers[old.name]) == 1 and old.name not in graph.outputs
+    if alone and old is not None and old.holder is None and old.shape == values.shape:
+        name = old.name
+    else:
+        name = f"{layer.name}/{role}"
+        while name in graph.weights or name in graph.producer or name in graph.inputs or name in taken:
+            name += "_"
+        while len(proto.input) <= slot:
+            proto.input.append("")
+        proto.input[slot] = name
+    cast = np.ascontiguousarray(values.astype(like.dtype))
+    tensor = tensor_like(old, cast, name) if old is not None else numpy_helper.from_array(cast, name)
+    return name, tensor

@@ -1,0 +1,74 @@
+"""Signal to quantization noise, value by value: how much of what a float graph computes a quantized one keeps.
+
+SQNR = 10 log10(sum x^2 / sum (x - x')^2), in dB; 6 dB are one bit. At most `MOST`, which stands for equal values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from itertools import tee
+
+import numpy as np
+
+from prunegraph.graph.model import Graph
+from prunegraph.runtime.data import Batch
+from prunegraph.runtime.session import run_batches
+
+#: Bytes of values of either graph that are fetched at a time.
+FETCH = 2**26
+
+#: dB of values that do not differ.
+MOST = 200.0
+
+
+def dequantized(graph: Graph) -> dict[str, str]:
+    """What stands for each value in a quantized graph, behind its QuantizeLinear and DequantizeLinear."""
+    found = {}
+    for node in graph.nodes:
+        if node.op != "DequantizeLinear" or node.inputs[0] not in graph.producer:
+            continue
+        before = graph.nodes[graph.producer[node.inputs[0]]]
+        if before.op == "QuantizeLinear" and before.body is None:
+            value = node.outputs[0] if node.outputs[0] in graph.outputs else before.inputs[0]
+            found[value] = node.outputs[0]
+    return found
+
+
+def sqnr(
+    first: Graph, second: Graph, batches: Iterable[Batch], values: Mapping[str, str] | None = None
+) -> dict[str, float]:
+    """SQNR in dB of values of a float graph in a quantized one.
+
+    Args:
+        first: the float graph.
+        second: the quantized graph.
+        batches: inputs of both.
+        values: the value of `second` for each of `first`; by default what `dequantized` finds, and the outputs.
+
+    Raises:
+        ModelError: one of them does not run.
+    """
+    if values is None:
+        pairs = {name: other for name, other in dequantized(second).items() if name in first.outer}
+        values = {**pairs, **{name: name for name in first.outputs if name in second.outputs}}
+    signal, noise = dict.fromkeys(values, 0.0), dict.fromkeys(values, 0.0)
+    one, two = tee(batches)
+    runs = (run_batches(first, one, list(values)), run_batches(second, two, list(values.values())))
+    for expected, found in zip(*runs, strict=True):
+        for name, x, y in zip(values, expected, found, strict=True):
+            if x.shape == y.shape and x.dtype.kind == "f":
+                signal[name] += float(np.square(x, dtype=np.float64).sum())
+                noise[name] += float(np.square(np.subtract(x, y, dtype=np.float64)).sum())
+            else:
+                noise[name] = math.inf
+    return {name: decibels(signal[name], noise[name]) for name in values}
+
+
+def decibels(signal: float, noise: float) -> float:
+    """A ratio of energies in dB, between -`MOST` and `MOST`."""
+    if not noise:
+        return MOST
+    if not signal or math.isinf(noise):
+        return -MOST
+    return float(np.clip(10 * math.log10(signal / noise), -MOST, MOST))
