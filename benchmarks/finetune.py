@@ -31,17 +31,18 @@ def task(name: str) -> Task:
 
 def tune_fashion(epochs: int = 2) -> None:
     torch.manual_seed(0)
-    module = torch_module(task("fashion"), task("fashion").load())
+    source = task("fashion").load()
+    module = torch_module(task("fashion"), source)
     inputs = torch.zeros(2, 1, 28, 28)
     graph = pg.load(module, inputs)
-    result = pg.prune(graph, data=fashion_calibration(256, 0), budget=pg.Budget(macs=0.3), round_to=1)
+    images = next(fashion_calibration(256, 0).batches(source, 256))["image"]
+    result = pg.prune(graph, data={graph.inputs[0]: images}, budget=pg.Budget(macs=0.3), round_to=1)
     small = pytorch.apply(module, result.plan, pruned=pg.apply(graph, result.plan), inputs=inputs)
-    images, labels = tensors("train")
     test = tensors("t10k")
     share = result.after.macs / result.before.macs
     print(f"top-1: original {accuracy(module, *test):.2%}; {share:.1%} of MACs left: {accuracy(small, *test):.2%}, "
           f"refitted without training {fashion_accuracy(result.small):.2%}", flush=True)  # fmt: skip
-    train(small, images, labels, epochs)
+    train(small, *tensors("train"), epochs)
     print(f"after {epochs} epochs of tuning: {accuracy(small, *test):.2%}", flush=True)
 
 
