@@ -6,6 +6,8 @@ import importlib
 import importlib.util
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,8 @@ def call(text: str, inputs: Any = None) -> tuple[Any, Any]:
     found = _SPELLING.fullmatch(text)
     assert found is not None
     try:
-        factory = getattr(_module(found["module"]), found["name"])
-        made = factory()
+        with _beside_the_caller():
+            made = getattr(_module(found["module"]), found["name"])()
     except ModelError:
         raise
     except (Exception, SystemExit) as error:
@@ -41,11 +43,18 @@ def call(text: str, inputs: Any = None) -> tuple[Any, Any]:
     return model, own if inputs is None else inputs
 
 
+@contextmanager
+def _beside_the_caller() -> Iterator[None]:
+    """Modules in the working directory are found, as with `python -m`."""
+    sys.path.insert(0, "")
+    try:
+        yield
+    finally:
+        sys.path.remove("")
+
+
 def _module(name: str) -> Any:
     if not name.endswith(".py"):
-        # As with `python -m`, modules beside the caller are found.
-        if "" not in sys.path:
-            sys.path.insert(0, "")
         return importlib.import_module(name)
     path = Path(name)
     if not path.is_file():
