@@ -118,3 +118,4 @@ def test_hooi_only_improves_on_hosvd_and_both_obey_their_bounds() -> None:
     assert errors[-1] < errors[0]
     tails = [each[rank:].sum() for each, rank in zip(form.spectra, ranks, strict=True)]
     assert max(tails) <= errors[-1] <= errors[0] <= sum(tails)
+    assert form.bound(ranks) * (weight**2).sum() == pytest.approx(errors[0], rel=1e-9)

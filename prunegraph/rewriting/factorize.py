@@ -48,6 +48,9 @@ class Form:
     spectra: tuple[Array, ...]
     unfoldings: tuple[tuple[int, int], ...]
 
+    def __init__(self, weight: Array):
+        raise NotImplementedError
+
     @property
     def full(self) -> tuple[int, ...]:
         """The ranks at which nothing is dropped."""
@@ -115,6 +118,18 @@ class Tucker2(Form):
         self._starts = tuple(vectors for vectors, _ in pairs)
         self.spectra = tuple(spectrum for _, spectrum in pairs)
         self.unfoldings = tuple((size, weight.size // size) for size in weight.shape[:2])
+
+    @cached_property
+    def _kept(self) -> Array:
+        """Energy that HOSVD keeps at ranks [R_o, R_i], from 0 on: sums over corners of the full core."""
+        core = _times(_times(self.weight, self._starts[0].T, 0), self._starts[1].T, 1)
+        energy = (core**2).reshape(*self.weight.shape[:2], -1).sum(2)
+        return np.pad(energy.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+
+    def bound(self, ranks: Sequence[int]) -> float:
+        """The squared relative error of HOSVD, which HOOI begins with; at most the sum of tails."""
+        total = float(self._kept[-1, -1])
+        return max(1 - float(self._kept[tuple(ranks)]) / total, 0.0) if total else 0.0
 
     def factors(self, ranks: Sequence[int]) -> tuple[Array, ...]:
         """`first` [R_i, I], `core` [R_o, R_i, *k] and `last` [O, R_o]."""

@@ -1,0 +1,200 @@
+"""Layers written as several of low rank: `decompose`, from graph to graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from prunegraph.coupling.sample import complete, full_cost
+from prunegraph.errors import BudgetError, OptionError, UnknownNameError
+from prunegraph.graph.external import without_weights
+from prunegraph.graph.facts import facts
+from prunegraph.graph.model import Graph
+from prunegraph.ops.cost import Cost
+from prunegraph.rewriting.decomposable import FORMS, METHODS, PARTS, Layer, layers, nodes, stored
+from prunegraph.rewriting.factorize import Form, relative_error
+from prunegraph.rewriting.ranks import Candidate, Rule, allocate, best, candidate, ladder
+from prunegraph.rewriting.sweep import sweep
+from prunegraph.selection.budget import Budget
+
+
+@dataclass(frozen=True)
+class Row:
+    """A layer that was decomposed.
+
+    `ranks` are (R,), of Tucker-2 (R_o, R_i). `params` and `macs` are of its weight, before and after; MACs are 0
+    where shapes are not known. `error` is the Frobenius norm of the weight's change by that of the weight.
+    """
+
+    name: str
+    method: str
+    ranks: tuple[int, ...]
+    params: tuple[int, int]
+    macs: tuple[int, int]
+    error: float
+
+
+@dataclass(frozen=True)
+class Decomposed:
+    """What `decompose` made: the graph, decomposed layers, and why the others stayed whole (by name)."""
+
+    graph: Graph
+    layers: tuple[Row, ...]
+    left: Mapping[str, str]
+    before: Cost
+    after: Cost
+
+
+def decompose(
+    graph: Graph, *, method: str = "tucker2", rank: str | None = None, params: float | str | None = None,
+    macs: float | str | None = None, keep: Sequence[str] = (), round_to: int = 8,
+) -> Decomposed:  # fmt: skip
+    """Replace layers by chains of smaller ones of low rank; approximate, and nothing is trained.
+
+    A convolution becomes 1x1, core, 1x1 (tucker2), one with fewer filters and a 1x1 (svd), or kx1 and 1xk (spatial);
+    a 1x1 convolution, Gemm or MatMul becomes two by SVD, whatever the method. A layer that would not have fewer
+    parameters and MACs stays as it is.
+
+    Args:
+        graph: the model; it is not changed.
+        method: "tucker2", "svd", "spatial", or "auto": for each layer what costs the least error for its saving.
+        rank: the rule for ranks: "evbmf" (the default; variational Bayes, weakened by 0.3, or by W with "evbmf:W"),
+            "energy:E" (share of the squared singular values) or "ratio:R" (share of the full rank).
+        params: instead of a rule, an upper bound for the model: a fraction up to 1, or an amount such as "2.1M".
+        macs: the same for multiply-accumulates. Ranks are shared out so that the relative errors are small in sum.
+        keep: names of layers that stay whole.
+        round_to: ranks are raised to a multiple of this.
+
+    Raises:
+        BudgetError: the budget is malformed, given twice, or cannot be met.
+        OptionError: the rule or `round_to` has a value it cannot have, or a rule and a budget are given.
+        UnknownNameError: no such method, or no layer of a name in `keep`.
+    """
+    budget = _budget(rank, params, macs)
+    rule = Rule.parse("evbmf" if rank is None else rank)
+    if method not in METHODS:
+        raise UnknownNameError("method", method, METHODS)
+    if round_to < 1:
+        raise OptionError(f"round_to must be at least 1, got {round_to}")
+    found, left = _layers(graph, method, keep)
+    before = full_cost(graph)
+    writer = _Writer(graph)
+    if budget is None:
+        for layer in found:
+            chosen, form = _by_rule(layer, method, rule, round_to)
+            if chosen.pays:
+                writer.add(layer, chosen, form)
+            else:
+                left[layer.node.name] = f"rank {_listed(chosen.ranks)} would not pay"
+    else:
+        options = {each.node.name: ladder(each, each.methods(method), round_to, budget.kind) for each in found}
+        plan = allocate(options, budget, before)
+        for layer in found:
+            name = layer.node.name
+            if name in plan:
+                writer.add(layer, plan[name], FORMS[plan[name].method](layer.tensor()))
+            else:
+                left[name] = "the budget is met without it" if options[name] else "no rank would pay"
+    made = writer.graph()
+    return Decomposed(made, tuple(writer.rows), left, before, full_cost(made))
+
+
+def _budget(rank: str | None, params: float | str | None, macs: float | str | None) -> Budget | None:
+    if params is None and macs is None:
+        return None
+    if params is not None and macs is not None:
+        raise BudgetError("give one of params and macs, not both")
+    if rank is not None:
+        raise OptionError("give a rule for ranks or a budget, not both")
+    return Budget(params=params, macs=macs)
+
+
+def _layers(graph: Graph, method: str, keep: Sequence[str]) -> tuple[list[Layer], dict[str, str]]:
+    """Layers that the method fits, and reasons against the others."""
+    known = facts(graph)
+    complete(graph, known)
+    found, left, names = [], {}, []
+    for node, layer in layers(graph, known.shapes):
+        names.append(node.name)
+        if node.name in keep:
+            left[node.name] = "kept"
+        elif isinstance(layer, str):
+            left[node.name] = layer
+        elif not layer.methods(method):
+            left[node.name] = "its kernel has no two extents to split"
+        else:
+            found.append(layer)
+    for name in keep:
+        if name not in names:
+            raise UnknownNameError("layer", name, names)
+    return found, left
+
+
+def _by_rule(layer: Layer, method: str, rule: Rule, round_to: int) -> tuple[Candidate, Form]:
+    """What a rule for ranks makes of a layer; with several methods the best of those that pay."""
+    tensor = layer.tensor()
+    forms = {each: FORMS[each](tensor) for each in layer.methods(method)}
+    chosen = best(layer, [candidate(layer, form, rule.ranks(form), round_to) for form in forms.values()])
+    return chosen, forms[chosen.method]
+
+
+def _listed(ranks: Sequence[int]) -> str:
+    return " x ".join(map(str, ranks))
+
+
+class _Writer:
+    """Collects decomposed layers, then makes the graph with them."""
+
+    def __init__(self, source: Graph):
+        self.source = source
+        self.rows: list[Row] = []
+        self._nodes: dict[tuple[str, ...], list[onnx.NodeProto]] = {}
+        self._tensors: list[onnx.TensorProto] = []
+        self._taken = {*source.weights, *source.producer, *source.inputs, *(node.name for node in source.nodes)}
+
+    def add(self, layer: Layer, chosen: Candidate, form: Form) -> None:
+        """Put a layer's parts in its place."""
+        factors = form.factors(chosen.ranks)
+        parts = PARTS[chosen.method]
+        names = [self._new_name(f"{layer.node.name}/{part}") for part in parts]
+        weights = [self._new_name(f"{name}/weight") for name in names]
+        values = [self._new_name(f"{name}/output") for name in names[:-1]]
+        for name, array in zip(weights, stored(layer, chosen.method, factors), strict=True):
+            tensor = numpy_helper.from_array(array, name)
+            tensor.data_type = layer.weight.tensor.data_type
+            self._tensors.append(tensor)
+        self._nodes[layer.node.outputs] = nodes(layer, chosen.method, names, weights, values)
+        # The error of what is written, in the type in which it is.
+        written = [factor.astype(layer.weight.dtype).astype(np.float64) for factor in factors]
+        error = relative_error(layer.tensor(), form.product(written))
+        params, macs = layer.cost()
+        after = layer.cost_with(chosen.method, chosen.ranks)
+        self.rows.append(Row(layer.node.name, chosen.method, chosen.ranks, (params, after[0]), (macs, after[1]), error))
+
+    def graph(self) -> Graph:
+        """A new graph; the source where nothing was decomposed."""
+        source = self.source
+        if not self.rows:
+            return source
+        model = without_weights(source.model)
+        protos = [onnx.NodeProto.FromString(each.SerializeToString()) for each in self._parts(model.graph.node)]
+        del model.graph.node[:]
+        model.graph.node.extend(protos)
+        for tensor in (*source.model.graph.initializer, *self._tensors):
+            model.graph.initializer.append(tensor)
+        sweep(model.graph, source.model.graph)
+        return Graph(model, folder=source.folder, source=source.source, keeps=source)
+
+    def _parts(self, protos: Sequence[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+        for proto in protos:
+            yield from self._nodes.get(tuple(proto.output), [proto])
+
+    def _new_name(self, name: str) -> str:
+        while name in self._taken:
+            name += "_"
+        self._taken.add(name)
+        return name
