@@ -32,7 +32,7 @@ def test_a_decomposed_network_still_recognises(tmp_path: Path) -> None:
 
     found = pg.decompose(pg.load(MODEL), method="auto", macs=0.7, round_to=4)
     both = pg.compare(pg.load(MODEL), found.graph, data=read_data(str(FIXTURES / "fashion_eval.npz")), runs=2)
-    assert both.accuracy is not None and both.accuracy[1] > 0.5
+    assert both.accuracy is not None and both.accuracy[1] >= both.accuracy[0] - 0.01
 
 
 def test_errors(tmp_path: Path) -> None:
