@@ -25,13 +25,15 @@ FORMAT = "prunegraph/decomposed@1"
 @click.option("--macs", metavar="X", help="Bound on the MACs instead of a rule: 0.5, 2.1G.")
 @click.option("--keep", multiple=True, metavar="LAYER", help="Stays whole (repeatable).")
 @click.option("--round-to", type=int, default=8, show_default=True, help="Ranks are a multiple of this.")
+@click.option("--data", metavar="FILE", help="Unlabelled inputs to fit the parts to: .npz or file.py:function.")
 @click.option("--json", "json_path", metavar="FILE", help="Write the layers as JSON; - is stdout.")
 @plugin_option
-def decompose(model: str, out: str, json_path: str | None, **options: Any) -> None:
+def decompose(model: str, out: str, data: str | None, json_path: str | None, **options: Any) -> None:
     """Write layers of MODEL as chains of smaller ones of low rank. Nothing is trained."""
     from prunegraph import api
     from prunegraph.report import decomposed
     from prunegraph.rewriting.decompose import decompose as run
+    from prunegraph.runtime.data import read_data
 
     api.check_output(out, model)
     if json_path and json_path != "-":
@@ -41,7 +43,7 @@ def decompose(model: str, out: str, json_path: str | None, **options: Any) -> No
         progress("load")
         graph = api.load(model)
         progress("decompose")
-        found = run(graph, **options)
+        found = run(graph, data=read_data(data) if data else None, **options)
         progress("write")
         api.save(found.graph, out)
     where.print(decomposed.layers_table(found))

@@ -13,13 +13,19 @@ from prunegraph.coupling.sample import complete, full_cost
 from prunegraph.errors import BudgetError, OptionError, UnknownNameError
 from prunegraph.graph.external import without_weights
 from prunegraph.graph.facts import facts
-from prunegraph.graph.model import Graph
+from prunegraph.graph.model import Graph, Weight
 from prunegraph.ops.cost import Cost
 from prunegraph.rewriting.decomposable import FORMS, METHODS, PARTS, Layer, layers, nodes, stored
 from prunegraph.rewriting.factorize import Form, relative_error
 from prunegraph.rewriting.ranks import Candidate, Rule, allocate, best, candidate, ladder
+from prunegraph.rewriting.refit import output_error, refitted
 from prunegraph.rewriting.sweep import sweep
+from prunegraph.runtime.data import Data
+from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.budget import Budget
+
+#: Inputs of a model: arrays by input name (samples along axis 0), a sequence of such batches, or a `Data`.
+Samples = Data | Mapping[str, np.ndarray] | Sequence[Mapping[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,9 @@ class Row:
     """A layer that was decomposed.
 
     `ranks` are (R,), of Tucker-2 (R_o, R_i). `params` and `macs` are of its weight, before and after; MACs are 0
-    where shapes are not known. `error` is the Frobenius norm of the weight's change by that of the weight.
+    where shapes are not known. `error` is the Frobenius norm of the weight's change by that of the weight,
+    `output_error` the same of the layer's outputs on the data, if there were any (without their mean, for a layer
+    with a bias).
     """
 
     name: str
@@ -36,6 +44,7 @@ class Row:
     params: tuple[int, int]
     macs: tuple[int, int]
     error: float
+    output_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,7 @@ class Decomposed:
 def decompose(
     graph: Graph, *, method: str = "tucker2", rank: str | None = None, params: float | str | None = None,
     macs: float | str | None = None, keep: Sequence[str] = (), round_to: int = 8,
+    data: Samples | None = None,
 ) -> Decomposed:  # fmt: skip
     """Replace layers by chains of smaller ones of low rank; approximate, and nothing is trained.
 
@@ -68,8 +78,10 @@ def decompose(
         macs: the same for multiply-accumulates. Ranks are shared out so that the relative errors are small in sum.
         keep: names of layers that stay whole.
         round_to: ranks are raised to a multiple of this.
+        data: unlabelled inputs: parts are fitted to what the layers make of them, by least squares.
 
     Raises:
+        DataError: the data do not fit the model.
         BudgetError: the budget is malformed, given twice, or cannot be met.
         OptionError: the rule or `round_to` has a value it cannot have, or a rule and a budget are given.
         UnknownNameError: no such method, or no layer of a name in `keep`.
@@ -82,7 +94,7 @@ def decompose(
         raise OptionError(f"round_to must be at least 1, got {round_to}")
     found, left = _layers(graph, method, keep)
     before = full_cost(graph)
-    writer = _Writer(graph)
+    writer = _Writer(graph, Statistics(graph, Data.of(data)) if data is not None else None)
     if budget is None:
         for layer in found:
             chosen, form = _by_rule(layer, method, rule, round_to)
@@ -142,6 +154,14 @@ def _by_rule(layer: Layer, method: str, rule: Rule, round_to: int) -> tuple[Cand
     return chosen, forms[chosen.method]
 
 
+def _bias(graph: Graph, layer: Layer) -> Weight | None:
+    """The bias that a layer adds to each of its outputs, if it is a constant."""
+    bias = graph.weights.get(layer.node.input(2))
+    if bias is None or bias.size != layer.shape[0] or bias.shape[-1] != layer.shape[0]:
+        return None
+    return bias if layer.node.attributes.get("beta", 1.0) else None
+
+
 def _listed(ranks: Sequence[int]) -> str:
     return " x ".join(map(str, ranks))
 
@@ -149,8 +169,8 @@ def _listed(ranks: Sequence[int]) -> str:
 class _Writer:
     """Collects decomposed layers, then makes the graph with them."""
 
-    def __init__(self, source: Graph):
-        self.source = source
+    def __init__(self, source: Graph, statistics: Statistics | None):
+        self.source, self.statistics = source, statistics
         self.rows: list[Row] = []
         self._nodes: dict[tuple[str, ...], list[onnx.NodeProto]] = {}
         self._tensors: list[onnx.TensorProto] = []
@@ -158,7 +178,13 @@ class _Writer:
 
     def add(self, layer: Layer, chosen: Candidate, form: Form) -> None:
         """Put a layer's parts in its place."""
-        factors = form.factors(chosen.ranks)
+        factors, weight = form.factors(chosen.ranks), layer.tensor()
+        gram = self.statistics.gram(layer.node) if self.statistics is not None else None
+        bias = _bias(self.source, layer)
+        moments = None
+        if gram is not None:
+            moments = (gram.covariance if bias is not None else gram.products)[0].astype(np.float64)
+            factors = refitted(chosen.method, factors, weight, moments)
         parts = PARTS[chosen.method]
         names = [self._new_name(f"{layer.node.name}/{part}") for part in parts]
         weights = [self._new_name(f"{name}/weight") for name in names]
@@ -167,13 +193,33 @@ class _Writer:
             tensor = numpy_helper.from_array(array, name)
             tensor.data_type = layer.weight.tensor.data_type
             self._tensors.append(tensor)
-        self._nodes[layer.node.outputs] = nodes(layer, chosen.method, names, weights, values)
+        made = nodes(layer, chosen.method, names, weights, values)
+        self._nodes[layer.node.outputs] = made
         # The error of what is written, in the type in which it is.
         written = [factor.astype(layer.weight.dtype).astype(np.float64) for factor in factors]
-        error = relative_error(layer.tensor(), form.product(written))
+        product = form.product(written)
+        if gram is not None and bias is not None:
+            # What the outputs lose on average; a Gemm scales its product and its bias.
+            shift = (weight - product).reshape(len(weight), -1) @ gram.mean[0]
+            given = layer.node.attributes if layer.node.op == "Gemm" else {}
+            self._set_bias(made[-1], names[-1], bias, shift * given.get("alpha", 1.0) / given.get("beta", 1.0))
         params, macs = layer.cost()
         after = layer.cost_with(chosen.method, chosen.ranks)
-        self.rows.append(Row(layer.node.name, chosen.method, chosen.ranks, (params, after[0]), (macs, after[1]), error))
+        row = Row(
+            layer.node.name, chosen.method, chosen.ranks, (params, after[0]), (macs, after[1]),
+            relative_error(weight, product),
+            output_error(weight, product, moments) if moments is not None else None,
+        )  # fmt: skip
+        self.rows.append(row)
+
+    def _set_bias(self, last: onnx.NodeProto, part: str, bias: Weight, shift: np.ndarray) -> None:
+        """A bias of its own for the last part."""
+        name = self._new_name(f"{part}/bias")
+        values = (bias.read().astype(np.float64) + shift.reshape(bias.shape)).astype(bias.dtype)
+        tensor = numpy_helper.from_array(np.ascontiguousarray(values), name)
+        tensor.data_type = bias.tensor.data_type
+        self._tensors.append(tensor)
+        last.input[2] = name
 
     def graph(self) -> Graph:
         """A new graph; the source where nothing was decomposed."""
