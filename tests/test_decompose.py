@@ -250,6 +250,36 @@ def test_bad_input() -> None:
         decompose(graph, keep=["nothing"])
 
 
+def test_a_file_of_ir_version_3_stays_valid() -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(one_conv(low(24, 20, 3, 3)).model)
+    model.ir_version = 3
+    for tensor in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    shape = helper.make_tensor_value_info("y", 1, (2, 24, 9, 9)).type.tensor_type.shape
+    model.graph.output[0].type.tensor_type.shape.CopyFrom(shape)
+    graph = from_model(model)
+    found = decompose(graph, rank="energy:0.9999999", round_to=1)
+    assert found.layers and found.graph.inputs == graph.inputs
+    onnx.checker.check_model(found.graph.model, full_check=True)
+    assert_same(graph, found.graph)
+
+
+def test_layers_in_bodies_stay_whole() -> None:
+    b = Builder()
+    x = b.conv(b.input(1, 16, 6, 6), 16, 16, name="outer")
+    weight = numpy_helper.from_array(low(16, 16, 1, 1).astype(np.float32), "w")
+    made = helper.make_node("Conv", [x, "w"], ["made"], name="inner")
+    info = helper.make_tensor_value_info("made", 1, None)
+    bodies = [helper.make_graph([made], name, [], [info], [weight]) for name in ("yes", "no")]
+    flag = b.op("Greater", b.op("ReduceMax", x, keepdims=0), b.const(0.0, np.float32))
+    graph = b.graph(b.op("If", flag, then_branch=bodies[0], else_branch=bodies[1]))
+    found = decompose(graph, rank="ratio:0.2", round_to=1)
+    assert [row.name for row in found.layers] == ["outer"]
+    assert len(found.left) == 2 and set(found.left.values()) == {"in the body of a control flow node"}
+    assert {value.shape for value in outputs(found.graph).values()} == {(1, 16, 6, 6)}
+
+
 def test_external_weights_and_the_source_stay(tmp_path: object) -> None:
     graph = one_conv(low(24, 20, 3, 3))
     before = graph.model.SerializeToString()

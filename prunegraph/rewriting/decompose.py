@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from prunegraph.coupling.sample import complete, full_cost
 from prunegraph.errors import BudgetError, OptionError, UnknownNameError
@@ -232,6 +232,9 @@ class _Writer:
         model.graph.node.extend(protos)
         for tensor in (*source.model.graph.initializer, *self._tensors):
             model.graph.initializer.append(tensor)
+        if model.ir_version < 4:  # there, an initializer is an input too
+            for tensor in self._tensors:
+                model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
         sweep(model.graph, source.model.graph)
         return Graph(model, folder=source.folder, source=source.source, keeps=source)
 
