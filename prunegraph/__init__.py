@@ -23,6 +23,7 @@ _HOMES = {
     "Budget": "prunegraph.selection.budget",
     "Context": "prunegraph.selection.criteria.base",
     "Coupling": "prunegraph.coupling.analysis",
+    "Decomposed": "prunegraph.rewriting.decompose",
     "Graph": "prunegraph.graph.model",
     "Group": "prunegraph.coupling.groups",
     "Plan": "prunegraph.selection.plan",
@@ -35,6 +36,7 @@ _HOMES = {
     "apply": "prunegraph.api",
     "compare": "prunegraph.api",
     "criterion": "prunegraph.selection.criteria.base",
+    "decompose": "prunegraph.rewriting.decompose",
     "errors": "prunegraph",
     "frontend": "prunegraph.frontends.base",
     "load": "prunegraph.api",
@@ -49,9 +51,9 @@ _HOMES = {
 }
 
 __all__ = [
-    "Budget", "Context", "Coupling", "Graph", "Group", "Plan", "Proof", "Quantized", "Result", "Search", "Sensitivity",
-    "analyze", "apply", "compare", "criterion", "errors", "frontend", "load", "prune", "quantize", "save", "search",
-    "select", "selector", "sensitivity", "verify",
+    "Budget", "Context", "Coupling", "Decomposed", "Graph", "Group", "Plan", "Proof", "Quantized", "Result", "Search",
+    "Sensitivity", "analyze", "apply", "compare", "criterion", "decompose", "errors", "frontend", "load", "prune",
+    "quantize", "save", "search", "select", "selector", "sensitivity", "verify",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from prunegraph.graph.model import Graph
     from prunegraph.proof import Proof
     from prunegraph.quantization.quantize import Quantized, quantize
+    from prunegraph.rewriting.decompose import Decomposed, decompose
     from prunegraph.selection.budget import Budget
     from prunegraph.selection.criteria.base import Context, criterion
     from prunegraph.selection.plan import Plan

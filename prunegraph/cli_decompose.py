@@ -1,0 +1,71 @@
+"""`prunegraph decompose`: the options; the work is in `prunegraph.rewriting.decompose`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from prunegraph.cli import console, output_option, plugin_option, stages
+
+FORMAT = "prunegraph/decomposed@1"
+
+
+@click.command()
+@click.argument("model")
+@output_option
+@click.option(
+    "--method", type=click.Choice(["tucker2", "svd", "spatial", "auto"]), default="tucker2", show_default=True,
+    help="What becomes of convolutions; matrices and 1x1 convolutions become two by SVD.",
+)  # fmt: skip
+@click.option("--rank", metavar="RULE", help="evbmf, evbmf:W, energy:E or ratio:R.  [default: evbmf]")
+@click.option("--params", metavar="X", help="Bound on the parameters instead of a rule: 0.5, 2.1M.")
+@click.option("--macs", metavar="X", help="Bound on the MACs instead of a rule: 0.5, 2.1G.")
+@click.option("--keep", multiple=True, metavar="LAYER", help="Stays whole (repeatable).")
+@click.option("--round-to", type=int, default=8, show_default=True, help="Ranks are a multiple of this.")
+@click.option("--data", metavar="FILE", help="Unlabelled inputs to fit the parts to: .npz or file.py:function.")
+@click.option("--json", "json_path", metavar="FILE", help="Write the layers as JSON; - is stdout.")
+@plugin_option
+def decompose(model: str, out: str, data: str | None, json_path: str | None, **options: Any) -> None:
+    """Write layers of MODEL as chains of smaller ones of low rank. Nothing is trained."""
+    from prunegraph import api
+    from prunegraph.report import decomposed
+    from prunegraph.rewriting.decompose import decompose as run
+    from prunegraph.runtime.data import read_data
+
+    api.check_output(out, model)
+    if json_path and json_path != "-":
+        api.check_output(json_path, model, others=(out,))
+    where = console()
+    with stages(where) as progress:
+        progress("load")
+        graph = api.load(model)
+        progress("decompose")
+        found = run(graph, data=read_data(data) if data else None, **options)
+        progress("write")
+        api.save(found.graph, out)
+    where.print(decomposed.layers_table(found))
+    where.print(decomposed.outcome(found))
+    where.print(f"wrote {out}")
+    _write_json(found, json_path)
+
+
+def command() -> click.Command:
+    """The command, for `prunegraph.cli` to add."""
+    return decompose
+
+
+def _write_json(found: Any, path: str | None) -> None:
+    from dataclasses import asdict
+
+    from prunegraph.graph.onnx_io import write_whole
+
+    layers = [asdict(layer) for layer in found.layers]
+    content = {"format": FORMAT, "layers": layers, "left": found.left}
+    text = json.dumps(content | {"before": asdict(found.before), "after": asdict(found.after)}, indent=1) + "\n"
+    if path == "-":
+        click.echo(text, nl=False)
+    elif path:
+        write_whole(Path(path), [text.encode()])

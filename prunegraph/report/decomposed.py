@@ -1,0 +1,40 @@
+"""Tables of decomposed models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from prunegraph.report.tables import amount, share
+
+if TYPE_CHECKING:
+    from prunegraph.rewriting.decompose import Decomposed
+
+
+def layers_table(found: Decomposed) -> Table:
+    """One row a decomposed layer: method, ranks, what is left of its cost, error of its weight."""
+    table = Table(title="decomposed layers", title_justify="left")
+    for name in ("layer", "method", "ranks", "params", "MACs", "error", "output error"):
+        table.add_column(name, justify="left" if name in ("layer", "method") else "right")
+    for row in found.layers:
+        table.add_row(
+            row.name, row.method, " x ".join(map(str, row.ranks)), _change(*row.params), _change(*row.macs),
+            f"{row.error:.3f}", "" if row.output_error is None else f"{row.output_error:.3f}",
+        )  # fmt: skip
+    return table
+
+
+def outcome(found: Decomposed) -> str:
+    """The cost of the whole model, and which layers stay whole."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in found.left.items():
+        reasons.setdefault(reason, []).append(name)
+    lines = [f"left whole: {', '.join(names)} ({reason})" for reason, names in reasons.items()]
+    lines.append(f"parameters: {_change(found.before.params, found.after.params)}")
+    lines.append(f"MACs: {_change(found.before.macs, found.after.macs)}")
+    return "\n".join(lines)
+
+
+def _change(before: int, after: int) -> str:
+    return f"{amount(before)} -> {amount(after)} ({share(after, before)})"

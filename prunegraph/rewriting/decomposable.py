@@ -1,0 +1,187 @@
+"""Layers that can be written as several smaller ones: which, what that costs, and the nodes that result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from prunegraph.graph import linear
+from prunegraph.graph.model import Graph, Node, Weight
+from prunegraph.ops.rule import Shape
+from prunegraph.rewriting.factorize import Form, Spatial, Svd, Tucker2
+
+Array = np.ndarray
+
+METHODS = ("tucker2", "svd", "spatial", "auto")
+
+#: Parts of a layer by method, in the order in which they are applied.
+PARTS = {"tucker2": ("first", "core", "last"), "svd": ("first", "last"), "spatial": ("first", "last")}
+
+FORMS: dict[str, type[Form]] = {"tucker2": Tucker2, "svd": Svd, "spatial": Spatial}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer that can be decomposed.
+
+    `shape` is that of its weight as [O, I, *kernel]. `before` and `behind` are the spatial sizes of its input and
+    output, samples included; None where they are not known.
+    """
+
+    node: Node
+    weight: Weight
+    shape: Shape
+    before: Shape | None
+    behind: Shape | None
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it is a matrix product at every position: no convolution, or one of a single element."""
+        return math.prod(self.shape[2:]) == 1
+
+    def tensor(self) -> Array:
+        """The weight as [O, I, *kernel], in double precision."""
+        values = self.weight.read().astype(np.float64)
+        if self.node.op == "Conv" or self.node.attributes.get("transB"):
+            return values
+        return values.T
+
+    def methods(self, wanted: str) -> tuple[str, ...]:
+        """Methods that fit this layer. A matrix has one; the spatial split needs a kernel with two extents."""
+        if self.is_matrix:
+            return ("svd",)
+        splits = len(self.shape) == 4 and min(self.shape[2:]) > 1
+        fitting = [each for each in PARTS if each != "spatial" or splits]
+        return tuple(each for each in fitting if wanted in (each, "auto"))
+
+    def cost(self) -> tuple[int, int]:
+        """Elements of the weight and MACs; 0 MACs where shapes are not known."""
+        size = math.prod(self.shape)
+        return size, size * math.prod(self.behind) if self.behind is not None else 0
+
+    def cost_with(self, method: str, ranks: Sequence[int]) -> tuple[int, int]:
+        """Elements and MACs of the parts at some ranks."""
+        outputs, inputs, *kernel = self.shape
+        if self.before is None or self.behind is None:
+            old, new, half = 0, 0, 0
+        else:
+            old, new = math.prod(self.before), math.prod(self.behind)
+            half = math.prod((*self.behind[:-1], self.before[-1]))
+        extent = math.prod(kernel)
+        if method == "tucker2":
+            outer, inner = ranks
+            parts = [(inner * inputs, old), (outer * inner * extent, new), (outputs * outer, new)]
+        elif method == "spatial":
+            parts = [(ranks[0] * inputs * kernel[0], half), (outputs * ranks[0] * kernel[1], new)]
+        else:
+            parts = [(ranks[0] * inputs * extent, new), (outputs * ranks[0], new)]
+        return sum(size for size, _ in parts), sum(size * positions for size, positions in parts)
+
+
+def layers(graph: Graph, shapes: Mapping[str, Shape]) -> Iterator[tuple[Node, Layer | str]]:
+    """Every layer with a weight: as a `Layer`, or with the reason why it stays whole."""
+    for node in graph.nodes:
+        if node.layer == node.name:
+            yield node, _reason(graph, node) or _layer(graph, node, shapes)
+
+
+def _reason(graph: Graph, node: Node) -> str | None:
+    """Why a layer cannot be decomposed, or None."""
+    if node.body is not None:
+        return "in the body of a control flow node"
+    if node.op not in linear.LINEAR or node.domain:
+        return f"{node.op} is not decomposed"
+    weight = graph.weights.get(node.input(1))
+    if weight is None:
+        return "its weight is its first operand, or computed in the graph"
+    if linear.groups(node) > 1:
+        return "depthwise convolution" if weight.shape[1] == 1 else "grouped convolution"
+    if not weight.is_float:
+        return "its weight is not in floating point"
+    if len(graph.consumers[weight.name]) > 1 or weight.name in graph.outputs:
+        return "its weight has other readers"
+    if not linear.is_linear(graph, node):
+        return "its operands are transposed or have too many axes"
+    return None if np.isfinite(weight.read()).all() else "its weight has infinite values or such that are no number"
+
+
+def _layer(graph: Graph, node: Node, shapes: Mapping[str, Shape]) -> Layer:
+    weight = graph.weights[node.inputs[1]]
+    shape = weight.shape if node.op == "Conv" or node.attributes.get("transB") else weight.shape[::-1]
+    before, behind = (_positions(node, shapes.get(value)) for value in (node.inputs[0], node.outputs[0]))
+    return Layer(node, weight, shape, before, behind)
+
+
+def _positions(node: Node, shape: Shape | None) -> Shape | None:
+    """A value's shape without its channels."""
+    if shape is None:
+        return None
+    return (shape[0], *shape[2:]) if node.op == "Conv" else shape[:-1]
+
+
+def nodes(layer: Layer, method: str, names: Sequence[str], weights: Sequence[str], values: Sequence[str]) -> list[
+    onnx.NodeProto
+]:  # fmt: skip
+    """The nodes in a layer's place, in order.
+
+    Args:
+        layer: what they replace.
+        method: one of `PARTS`.
+        names: of the nodes.
+        weights: the weights they read, as `stored` makes them.
+        values: what they make, without the last, which makes the layer's output.
+    """
+    reads, makes = (layer.node.inputs[0], *values), (*values, layer.node.outputs[0])
+    made = []
+    for part, name in enumerate(names):
+        is_last = part == len(names) - 1
+        inputs = [reads[part], weights[part], *(layer.node.inputs[2:] if is_last else ())]
+        if layer.node.op == "Conv":
+            node = helper.make_node("Conv", inputs, [makes[part]], name=name)
+            node.attribute.extend(_attributes(layer, method, part))
+        elif is_last:
+            node = onnx.NodeProto()
+            node.CopyFrom(layer.node.proto)
+            node.name, node.input[:] = name, inputs
+        else:
+            node = helper.make_node("MatMul", inputs, [makes[part]], name=name)
+        made.append(node)
+    return made
+
+
+def stored(layer: Layer, method: str, factors: Sequence[Array]) -> list[Array]:
+    """Factors in the shapes in which the nodes read them, in the type of the layer's weight."""
+    made = []
+    for part, factor in enumerate(factors):
+        values = factor
+        if layer.node.op == "Conv" and factor.ndim == 2:
+            values = factor.reshape(*factor.shape, *(1 for _ in layer.shape[2:]))
+        elif layer.node.op != "Conv" and not (part == 1 and layer.node.attributes.get("transB")):
+            values = factor.T
+        made.append(np.ascontiguousarray(values.astype(layer.weight.dtype)))
+    return made
+
+
+def _attributes(layer: Layer, method: str, part: int) -> list[onnx.AttributeProto]:
+    """Attributes of a convolution's part. Zero padding may come late because only the last part has a bias."""
+    given = layer.node.attributes
+    rank = len(layer.shape) - 2
+    if method == "spatial":
+        high, wide = layer.shape[2:]
+        found: dict[str, Sequence[int]] = {"kernel_shape": (1, wide) if part else (high, 1)}
+        for name, default in (("strides", 1), ("dilations", 1)):
+            both = given.get(name, [default, default])
+            found[name] = (default, both[1]) if part else (both[0], default)
+        if "pads" in given:
+            top, left, bottom, right = given["pads"]
+            found["pads"] = (0, left, 0, right) if part else (top, 0, bottom, 0)
+        made = [helper.make_attribute(name, list(value)) for name, value in found.items()]
+        return made + [each for each in layer.node.proto.attribute[:] if each.name == "auto_pad"]
+    if part == PARTS[method].index("core" if method == "tucker2" else "first"):
+        return list(layer.node.proto.attribute[:])
+    return [helper.make_attribute("kernel_shape", [1] * rank)]

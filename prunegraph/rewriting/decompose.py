@@ -1,0 +1,249 @@
+"""Layers written as several of low rank: `decompose`, from graph to graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from prunegraph.coupling.sample import complete, full_cost
+from prunegraph.errors import BudgetError, OptionError, UnknownNameError
+from prunegraph.graph.external import without_weights
+from prunegraph.graph.facts import facts
+from prunegraph.graph.model import Graph, Weight
+from prunegraph.ops.cost import Cost
+from prunegraph.rewriting.decomposable import FORMS, METHODS, PARTS, Layer, layers, nodes, stored
+from prunegraph.rewriting.factorize import Form, relative_error
+from prunegraph.rewriting.ranks import Candidate, Rule, allocate, best, candidate, ladder
+from prunegraph.rewriting.refit import output_error, refitted
+from prunegraph.rewriting.sweep import sweep
+from prunegraph.runtime.data import Data
+from prunegraph.runtime.statistics import Statistics
+from prunegraph.selection.budget import Budget
+
+#: Inputs of a model: arrays by input name (samples along axis 0), a sequence of such batches, or a `Data`.
+Samples = Data | Mapping[str, np.ndarray] | Sequence[Mapping[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A layer that was decomposed.
+
+    `ranks` are (R,), of Tucker-2 (R_o, R_i). `params` and `macs` are of its weight, before and after; MACs are 0
+    where shapes are not known. `error` is the Frobenius norm of the weight's change by that of the weight,
+    `output_error` the same of the layer's outputs on the data, if there were any (without their mean, for a layer
+    with a bias).
+    """
+
+    name: str
+    method: str
+    ranks: tuple[int, ...]
+    params: tuple[int, int]
+    macs: tuple[int, int]
+    error: float
+    output_error: float | None = None
+
+
+@dataclass(frozen=True)
+class Decomposed:
+    """What `decompose` made: the graph, decomposed layers, and why the others stayed whole (by name)."""
+
+    graph: Graph
+    layers: tuple[Row, ...]
+    left: Mapping[str, str]
+    before: Cost
+    after: Cost
+
+
+def decompose(
+    graph: Graph, *, method: str = "tucker2", rank: str | None = None, params: float | str | None = None,
+    macs: float | str | None = None, keep: Sequence[str] = (), round_to: int = 8,
+    data: Samples | None = None,
+) -> Decomposed:  # fmt: skip
+    """Replace layers by chains of smaller ones of low rank; approximate, and nothing is trained.
+
+    A convolution becomes 1x1, core, 1x1 (tucker2), one with fewer filters and a 1x1 (svd), or kx1 and 1xk (spatial);
+    a 1x1 convolution, Gemm or MatMul becomes two by SVD, whatever the method. A layer that would not have fewer
+    parameters and MACs stays as it is.
+
+    Args:
+        graph: the model; it is not changed.
+        method: "tucker2", "svd", "spatial", or "auto": for each layer what costs the least error for its saving.
+        rank: the rule for ranks: "evbmf" (the default; variational Bayes, weakened by 0.3, or by W with "evbmf:W"),
+            "energy:E" (share of the squared singular values) or "ratio:R" (share of the full rank).
+        params: instead of a rule, an upper bound for the model: a fraction up to 1, or an amount such as "2.1M".
+        macs: the same for multiply-accumulates. Ranks are shared out so that the relative errors are small in sum.
+        keep: names of layers that stay whole.
+        round_to: ranks are raised to a multiple of this.
+        data: unlabelled inputs: parts are fitted to what the layers make of them, by least squares.
+
+    Raises:
+        DataError: the data do not fit the model.
+        BudgetError: the budget is malformed, given twice, or cannot be met.
+        OptionError: the rule or `round_to` has a value it cannot have, or a rule and a budget are given.
+        UnknownNameError: no such method, or no layer of a name in `keep`.
+    """
+    budget = _budget(rank, params, macs)
+    rule = Rule.parse("evbmf" if rank is None else rank)
+    if method not in METHODS:
+        raise UnknownNameError("method", method, METHODS)
+    if round_to < 1:
+        raise OptionError(f"round_to must be at least 1, got {round_to}")
+    found, left = _layers(graph, method, keep)
+    before = full_cost(graph)
+    writer = _Writer(graph, Statistics(graph, Data.of(data)) if data is not None else None)
+    if budget is None:
+        for layer in found:
+            chosen, form = _by_rule(layer, method, rule, round_to)
+            if chosen.pays:
+                writer.add(layer, chosen, form)
+            else:
+                left[layer.node.name] = f"rank {_listed(chosen.ranks)} would not pay"
+    else:
+        options = {each.node.name: ladder(each, each.methods(method), round_to, budget.kind) for each in found}
+        plan = allocate(options, budget, before)
+        for layer in found:
+            name = layer.node.name
+            if name in plan:
+                writer.add(layer, plan[name], FORMS[plan[name].method](layer.tensor()))
+            else:
+                left[name] = "the budget is met without it" if options[name] else "no rank would pay"
+    made = writer.graph()
+    return Decomposed(made, tuple(writer.rows), left, before, full_cost(made))
+
+
+def _budget(rank: str | None, params: float | str | None, macs: float | str | None) -> Budget | None:
+    if params is None and macs is None:
+        return None
+    if params is not None and macs is not None:
+        raise BudgetError("give one of params and macs, not both")
+    if rank is not None:
+        raise OptionError("give a rule for ranks or a budget, not both")
+    return Budget(params=params, macs=macs)
+
+
+def _layers(graph: Graph, method: str, keep: Sequence[str]) -> tuple[list[Layer], dict[str, str]]:
+    """Layers that the method fits, and reasons against the others."""
+    known = facts(graph)
+    complete(graph, known)
+    found, left, names = [], {}, []
+    for node, layer in layers(graph, known.shapes):
+        names.append(node.name)
+        if node.name in keep:
+            left[node.name] = "kept"
+        elif isinstance(layer, str):
+            left[node.name] = layer
+        elif not layer.methods(method):
+            left[node.name] = "its kernel has no two extents to split"
+        else:
+            found.append(layer)
+    for name in keep:
+        if name not in names:
+            raise UnknownNameError("layer", name, names)
+    return found, left
+
+
+def _by_rule(layer: Layer, method: str, rule: Rule, round_to: int) -> tuple[Candidate, Form]:
+    """What a rule for ranks makes of a layer; with several methods the best of those that pay."""
+    tensor = layer.tensor()
+    forms = {each: FORMS[each](tensor) for each in layer.methods(method)}
+    chosen = best(layer, [candidate(layer, form, rule.ranks(form), round_to) for form in forms.values()])
+    return chosen, forms[chosen.method]
+
+
+def _bias(graph: Graph, layer: Layer) -> Weight | None:
+    """The bias that a layer adds to each of its outputs, if it is a constant."""
+    bias = graph.weights.get(layer.node.input(2))
+    if bias is None or bias.size != layer.shape[0] or bias.shape[-1] != layer.shape[0]:
+        return None
+    return bias if layer.node.attributes.get("beta", 1.0) else None
+
+
+def _listed(ranks: Sequence[int]) -> str:
+    return " x ".join(map(str, ranks))
+
+
+class _Writer:
+    """Collects decomposed layers, then makes the graph with them."""
+
+    def __init__(self, source: Graph, statistics: Statistics | None):
+        self.source, self.statistics = source, statistics
+        self.rows: list[Row] = []
+        self._nodes: dict[tuple[str, ...], list[onnx.NodeProto]] = {}
+        self._tensors: list[onnx.TensorProto] = []
+        self._taken = {*source.weights, *source.producer, *source.inputs, *(node.name for node in source.nodes)}
+
+    def add(self, layer: Layer, chosen: Candidate, form: Form) -> None:
+        """Put a layer's parts in its place."""
+        factors, weight = form.factors(chosen.ranks), layer.tensor()
+        gram = self.statistics.gram(layer.node) if self.statistics is not None else None
+        bias = _bias(self.source, layer)
+        moments = None
+        if gram is not None:
+            moments = (gram.covariance if bias is not None else gram.products)[0].astype(np.float64)
+            factors = refitted(chosen.method, factors, weight, moments)
+        parts = PARTS[chosen.method]
+        names = [self._new_name(f"{layer.node.name}/{part}") for part in parts]
+        weights = [self._new_name(f"{name}/weight") for name in names]
+        values = [self._new_name(f"{name}/output") for name in names[:-1]]
+        for name, array in zip(weights, stored(layer, chosen.method, factors), strict=True):
+            tensor = numpy_helper.from_array(array, name)
+            tensor.data_type = layer.weight.tensor.data_type
+            self._tensors.append(tensor)
+        made = nodes(layer, chosen.method, names, weights, values)
+        self._nodes[layer.node.outputs] = made
+        # The error of what is written, in the type in which it is.
+        written = [factor.astype(layer.weight.dtype).astype(np.float64) for factor in factors]
+        product = form.product(written)
+        if gram is not None and bias is not None:
+            # What the outputs lose on average; a Gemm scales its product and its bias.
+            shift = (weight - product).reshape(len(weight), -1) @ gram.mean[0]
+            given = layer.node.attributes if layer.node.op == "Gemm" else {}
+            self._set_bias(made[-1], names[-1], bias, shift * given.get("alpha", 1.0) / given.get("beta", 1.0))
+        params, macs = layer.cost()
+        after = layer.cost_with(chosen.method, chosen.ranks)
+        row = Row(
+            layer.node.name, chosen.method, chosen.ranks, (params, after[0]), (macs, after[1]),
+            relative_error(weight, product),
+            output_error(weight, product, moments) if moments is not None else None,
+        )  # fmt: skip
+        self.rows.append(row)
+
+    def _set_bias(self, last: onnx.NodeProto, part: str, bias: Weight, shift: np.ndarray) -> None:
+        """A bias of its own for the last part."""
+        name = self._new_name(f"{part}/bias")
+        values = (bias.read().astype(np.float64) + shift.reshape(bias.shape)).astype(bias.dtype)
+        tensor = numpy_helper.from_array(np.ascontiguousarray(values), name)
+        tensor.data_type = bias.tensor.data_type
+        self._tensors.append(tensor)
+        last.input[2] = name
+
+    def graph(self) -> Graph:
+        """A new graph; the source where nothing was decomposed."""
+        source = self.source
+        if not self.rows:
+            return source
+        model = without_weights(source.model)
+        protos = [onnx.NodeProto.FromString(each.SerializeToString()) for each in self._parts(model.graph.node)]
+        del model.graph.node[:]
+        model.graph.node.extend(protos)
+        for tensor in (*source.model.graph.initializer, *self._tensors):
+            model.graph.initializer.append(tensor)
+        if model.ir_version < 4:  # there, an initializer is an input too
+            for tensor in self._tensors:
+                model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        sweep(model.graph, source.model.graph)
+        return Graph(model, folder=source.folder, source=source.source, keeps=source)
+
+    def _parts(self, protos: Sequence[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+        for proto in protos:
+            yield from self._nodes.get(tuple(proto.output), [proto])
+
+    def _new_name(self, name: str) -> str:
+        while name in self._taken:
+            name += "_"
+        self._taken.add(name)
+        return name

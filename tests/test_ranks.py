@@ -1,0 +1,72 @@
+"""Rules for ranks, and the allocation under a budget."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from prunegraph.errors import BudgetError, OptionError
+from prunegraph.ops.cost import Cost
+from prunegraph.rewriting.factorize import Svd, Tucker2
+from prunegraph.rewriting.ranks import Candidate, Rule, allocate, hull, rounded
+from prunegraph.selection.budget import Budget
+
+
+def test_rules() -> None:
+    rng = np.random.default_rng(0)
+    low = rng.standard_normal((64, 12)) @ rng.standard_normal((12, 90)) + 0.01 * rng.standard_normal((64, 90))
+    assert Rule.parse("evbmf:0").ranks(Svd(low)) == (12,)
+    assert Rule.parse("evbmf").ranks(Svd(low)) == (28,), "12 + 0.3 (64 - 12) = 27.6"
+    assert Rule.parse("evbmf:1").ranks(Svd(low)) == (64,)
+    assert Rule.parse("evbmf:0").ranks(Svd(rng.standard_normal((64, 90)))) == (8,), "noise has rank 0; 8 are the least"
+    assert Rule.parse("ratio:0.3").ranks(Tucker2(rng.standard_normal((20, 11, 3, 3)))) == (6, 4)
+    with pytest.raises(OptionError):
+        Rule.parse("ratio:0")
+
+
+def test_rounding_goes_up_to_the_full_rank() -> None:
+    assert rounded((1, 8, 9, 20), 8, (64, 64, 64, 20)) == (8, 8, 16, 20)
+
+
+def cloud(seed: int, count: int = 40) -> list[Candidate]:
+    rng = np.random.default_rng(seed)
+    saved = rng.integers(1, 1000, count)
+    errors = (saved / 1000) ** 2 + rng.uniform(0, 0.5, count)
+    return [
+        Candidate("svd", (i,), float(e), int(s), int(s)) for i, (s, e) in enumerate(zip(saved, errors, strict=True))
+    ]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_hull_lies_below_all_candidates(seed: int) -> None:
+    candidates = cloud(seed)
+    steps = hull(candidates, "params")
+    assert all(first[0] < second[0] for first, second in itertools.pairwise(steps))
+    points = [(0, 0.0), *((each.params, each.error) for _, each in steps)]
+    at, errors = zip(*points, strict=True)
+    assert at[-1] == max(each.params for each in candidates)
+    for each in candidates:
+        assert each.error >= np.interp(each.params, at, errors) - 1e-12
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_allocation_is_near_the_best_of_all(seed: int) -> None:
+    """Against every combination for three layers."""
+    options = {name: cloud(10 * seed + i, 12) for i, name in enumerate("abc")}
+    original = Cost(4000, 4000, 16000)
+    chosen = allocate(options, Budget(params=0.7), original)
+    saved = sum(each.params for each in chosen.values())
+    assert saved >= 1200
+    nothing = Candidate("", (), 0.0, 0, 0)
+    everything = itertools.product(*([nothing, *found] for found in options.values()))
+    best = min(sum(e.error for e in each) for each in everything if sum(e.params for e in each) >= 1200)
+    # A hull finds the best for what it saves; the rest is the size of a step.
+    assert best <= sum(each.error for each in chosen.values()) <= best + 0.5
+
+
+def test_a_budget_that_cannot_be_met_says_what_is_left() -> None:
+    with pytest.raises(BudgetError, match="are left"):
+        allocate({"a": cloud(0)}, Budget(macs=0.1), Cost(4000, 4000, 16000))
+    assert allocate({"a": cloud(0)}, Budget(macs=1.0), Cost(4000, 4000, 16000)) == {}
