@@ -58,9 +58,9 @@ class Search:
         if self.bound >= 1:
             return self._measure(whole)
         low, high = self._bracket(self.path.strongest(), whole)
-        if self._best() is None:
+        if self._best(TOLERANCE) is None:
             self._refine(low, high)
-        best = self._best()
+        best = self._best(TOLERANCE)
         if best is None:
             raise self._too_coarse()
         return best
@@ -99,7 +99,7 @@ class Search:
             left.remove(nearest)
             origin, candidate = nearest
             corrections[origin] = self._measure(candidate).correction
-            if self._best() is not None:
+            if self._best(TOLERANCE) is not None:
                 return
 
     def _mixes(self, low: Candidate, high: Candidate) -> Iterator[tuple[str, Candidate]]:
@@ -119,7 +119,7 @@ class Search:
         self.progress(f"latency: {found.measured:.3f} of the original measured, bound {self.bound:.3f}")
         return found
 
-    def _best(self, tolerance: float = TOLERANCE) -> Candidate | None:
+    def _best(self, tolerance: float) -> Candidate | None:
         """The measured plan nearest below the bound, if it is within the tolerance."""
         good = [each for each in self.measured if self.bound * (1 - tolerance) <= each.measured <= self.bound]
         return max(good, key=lambda each: each.measured, default=None)
