@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,15 +13,18 @@ from prunegraph.errors import DataError
 if TYPE_CHECKING:
     from prunegraph.graph.model import Graph
     from prunegraph.runtime.data import Data
-    from prunegraph.training.fit import Callback, Run
     from prunegraph.training.losses import Loss
-    from prunegraph.training.module import GraphModule
+    from prunegraph.training.methods import Setting
 
 
 @click.command()
 @click.argument("model")
 @click.option("-o", "--output", "out", required=True, metavar="OUT", help="Where the trained model goes.")
 @click.option("--data", required=True, metavar="FILE", help="Training data: .npz or file.py:function, `labels` or not.")
+@click.option("--method", default="plain", show_default=True, help="How, with options, as in sparse:strength=1e-4.")
+@click.option("--ratio", type=float, help="Share of channels that a method that prunes removes from every group.")
+@click.option("--macs", help="Upper bound on MACs, for a method that prunes: a fraction or an amount.")
+@click.option("--params", help="Upper bound on parameters, for a method that prunes: a fraction or an amount.")
 @click.option("--original", metavar="MODEL", help="Learn from this model's outputs; needed without labels.")
 @click.option("--eval", "evaluation", metavar="FILE", help="What a metric is measured on after every epoch.")
 @click.option("--metric", default="", help="agreement, error, kl or top1. Default: top1 with labels, else agreement.")
@@ -28,10 +33,8 @@ if TYPE_CHECKING:
 @click.option("--batch", type=click.IntRange(1), default=64, show_default=True, help="Samples in a batch.")
 @click.option("--mixup", type=float, default=0.0, show_default=True, help="Blend samples; 0.2 is usual.")
 @click.option("--patience", type=click.IntRange(1), help="Stop after so many epochs without a better metric.")
-@click.option("--sparse", type=float, metavar="STRENGTH", help="Shrink scales of BatchNormalization, as in 1e-4.")
 @click.option("--probabilities", is_flag=True, help="The first output holds probabilities, not logits.")
-@click.option("--learn-scales", is_flag=True, help="Train scales of QuantizeLinear too.")
-@click.option("--checkpoint", metavar="FILE", help="Written after every epoch; a run that was killed goes on from it.")
+@click.option("--checkpoint", metavar="FILE", help="Where epochs are kept: a run that was killed goes on.")
 @click.option("--device", metavar="NAME", help="As in cuda or cuda:1. Default: the CPU.")
 @click.option("--bf16", is_flag=True, help="Compute in bfloat16 where that is safe.")
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -40,37 +43,45 @@ def train(model: str, out: str, data: str, original: str | None, checkpoint: str
     from prunegraph import api
     from prunegraph.cli import console
     from prunegraph.runtime.data import read_data
+    from prunegraph.training import train as _train
 
     api.check_output(out, model, [checkpoint] if checkpoint else [])
     graph, samples = api.load(model), read_data(data)
     teacher = api.load(original) if original else None
-    module, run = trained(graph, samples.fit(graph), teacher, checkpoint, **options)
-    api.save(module.write_back(graph), out)
+    method = options.pop("method")
+    setting = _setting(graph, samples.fit(graph), teacher, checkpoint, **options)
     where = console()
-    for record in run.history:
+    if where.is_terminal:
+        setting = replace(setting, progress=where.print)
+    done = _train(graph, setting, method)
+    api.save(done.graph, out)
+    for record in done.history:
         metric = f"  metric {record['metric']:.4g}" if "metric" in record else ""
-        where.print(f"epoch {record['epoch']:>3}  loss {record['loss']:.4g}{metric}")
+        where.print(f"{record['stage']}: epoch {record['epoch']:>3}  loss {record['loss']:.4g}{metric}")
     where.print(f"written to {out}")
 
 
-def trained(
+def _setting(
     graph: Graph, data: Data, teacher: Graph | None, checkpoint: str | None, *, evaluation: str | None, metric: str,
-    batch: int, sparse: float | None, probabilities: bool, learn_scales: bool, device: str | None, **numbers: Any,
-) -> tuple[GraphModule, Run]:  # fmt: skip
-    """A trained module of a graph, by the options of the command. Raises PrunegraphError."""
+    batch: int, probabilities: bool, device: str | None, ratio: float | None, macs: str | None, params: str | None,
+    **numbers: Any,
+) -> Setting:  # fmt: skip
+    """What a method needs, by the options of the command. Raises PrunegraphError."""
     from prunegraph.runtime.data import fixed_batch, read_data
-    from prunegraph.training import Batches, GraphModule, Recipe, Sparsify, fit, measure
+    from prunegraph.selection.budget import Budget
+    from prunegraph.training import Recipe, Setting, measure
 
-    module = GraphModule(graph, learn_scales=learn_scales)
-    loss = _loss(teacher, data.labels is not None, probabilities, device)
-    callbacks: list[Callback] = [Sparsify(module, sparse)] if sparse else []
-    recipe = Recipe(**numbers)
-    run = fit(
-        module, Batches(data, fixed_batch(graph) or batch, seed=recipe.seed), recipe,
-        loss=loss, callbacks=callbacks, checkpoint=checkpoint, device=device,
+    bounds: dict[str, Any] = {"ratio": ratio, "macs": macs, "params": params}
+    return Setting(
+        data=data,
+        batch=fixed_batch(graph) or batch,
+        loss=_loss(teacher, data.labels is not None, probabilities, device),
+        recipe=Recipe(**numbers),
         evaluate=measure(read_data(evaluation), teacher or graph, metric) if evaluation else None,
-    )  # fmt: skip
-    return module.cpu(), run
+        budget=Budget(**bounds) if any(value is not None for value in bounds.values()) else None,
+        checkpoint=Path(checkpoint) if checkpoint else None,
+        device=device,
+    )
 
 
 def _loss(teacher: Graph | None, labelled: bool, probabilities: bool, device: str | None) -> Loss:

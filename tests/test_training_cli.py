@@ -43,12 +43,12 @@ def test_train_prune_and_tune_without_labels(folder: Path) -> None:
     done = cli("train", "net.onnx", "-o", "trained.onnx", "--data", "train.npz", "--eval", "test.npz", "--epochs", 8,
                "--lr", 0.1, "--batch", 24, "--checkpoint", "run.pt")  # fmt: skip
     assert done.exit_code == 0, done.stderr
-    assert "epoch   8" in done.stderr and (folder / "run.pt").exists() and done.stdout == ""
+    assert "epoch   8" in done.stderr and (folder / "run.pt.plain").exists() and done.stdout == ""
     trained = right(folder / "trained.onnx")
     assert trained > 0.9 and f"metric {100 * trained:.4g}" in done.stderr
     pg.prune(folder / "trained.onnx", folder / "small.onnx", budget=pg.Budget(ratio=0.5), round_to=1)
     done = cli("train", "small.onnx", "-o", "tuned.onnx", "--data", "unlabelled.npz", "--original", "trained.onnx",
-               "--epochs", 8, "--lr", 0.1, "--batch", 24, "--sparse", 1e-4)  # fmt: skip
+               "--epochs", 8, "--lr", 0.1, "--batch", 24, "--method", "sparse:1e-4")  # fmt: skip
     assert done.exit_code == 0, done.stderr
     assert right(folder / "tuned.onnx") > max(0.8, right(folder / "small.onnx"))
 

@@ -14,10 +14,11 @@ from prunegraph.training.evaluate import measure
 from prunegraph.training.fit import Callback, Recipe, Run, fit
 from prunegraph.training.gradients import TaskGradients
 from prunegraph.training.losses import cross_entropy, distillation, mean_squared, own_labels
+from prunegraph.training.methods import METHODS, Setting, Trained, train
 from prunegraph.training.module import GraphModule
 from prunegraph.training.sparse import Sparsify
 
 __all__ = [
-    "Batches", "Callback", "GraphModule", "Recipe", "Run", "Sparsify", "TaskGradients", "cross_entropy", "distillation",
-    "fit", "mean_squared", "measure", "own_labels",
+    "METHODS", "Batches", "Callback", "GraphModule", "Recipe", "Run", "Setting", "Sparsify", "TaskGradients", "Trained",
+    "cross_entropy", "distillation", "fit", "mean_squared", "measure", "own_labels", "train",
 ]  # fmt: skip
