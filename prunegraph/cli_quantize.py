@@ -46,7 +46,11 @@ def read_ranges(path: str) -> dict[str, Any]:
     help="Whose rules to follow.",
 )  # fmt: skip
 @click.option("--float", "float_layers", multiple=True, metavar="LAYER", help="Stays in float: a name, first or last.")
-@click.option("--tolerance", type=float, help="How much worse the metric may be; layers go back to float for it.")
+@click.option("--tolerance", type=float, help="How much worse the metric may be; layers are put back for it.")
+@click.option(
+    "--fallback", type=click.Choice(["float", "int16"]), default="float", show_default=True,
+    help="What those go back to; int16: weights alone, half the bytes, slower than float.",
+)  # fmt: skip
 @click.option("--metric", default="error", show_default=True, help="error, agreement, kl, top1, or file.py:function.")
 @click.option("--ranges", metavar="JSON", help="Scales and zero points of tensors, taken as they are.")
 @click.option("--rounding", type=click.Choice(["nearest", "gptq"]), help="Of weights.  [default: gptq for int4]")

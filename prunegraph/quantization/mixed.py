@@ -1,5 +1,6 @@
-"""Mixed precision: the layers that hurt most go back to float until the outputs are within a tolerance.
+"""Mixed precision: the layers that hurt most go back until the outputs are within a tolerance.
 
+They go back to float, or to activations in float with weights in int16 (half the bytes, slower than float).
 Each layer is quantized alone and measured; what costs most for the bytes it saves goes back first. How many have to is
 found by bisection, since a model with more layers in float is rarely further off, and the result is measured.
 """
@@ -20,11 +21,19 @@ Loss = Callable[[Graph], float]
 
 WITHIN = "put back to stay within the tolerance"
 
+#: What layers go back to.
+FALLBACKS = ("float", "int16")
+
+
+def put_back(placement: Placement) -> list[int]:
+    """Layers that the tolerance has put back, by node index."""
+    return [placement.graph.node(name).index for name, reason in placement.floats.items() if reason == WITHIN]
+
 
 def within(
     whole: Placement, scheme: Scheme, make: Make, loss: Loss, tolerance: float, progress: Callable[[str], None]
 ) -> tuple[Placement, float]:
-    """A placement with as few bytes in float as the search finds, and its loss.
+    """A placement with as few bytes put back as the search finds, and its loss.
 
     Args:
         whole: with all layers quantized that may be.
@@ -35,7 +44,7 @@ def within(
         progress: called before each measurement.
 
     Returns:
-        A placement within the tolerance; with all layers in float the loss is 0.
+        A placement within the tolerance, or with all layers put back if that alone is.
     """
     progress("mixed precision: all layers quantized")
     found = loss(make(whole))
@@ -43,11 +52,12 @@ def within(
         return whole, found
     names = [whole.graph.nodes[index].name for index in whole.layers]
     order = _by_harm(whole, names, scheme, make, loss, progress)
-    best, best_loss = _replaced(whole, names, scheme), 0.0
+    best = _replaced(whole, names, scheme)
+    best_loss = loss(make(best))
     low, high = 1, len(order)
     while low < high:
         count = (low + high) // 2
-        progress(f"mixed precision: {count} of {len(order)} layers in float")
+        progress(f"mixed precision: {count} of {len(order)} layers put back")
         tried = _replaced(whole, order[:count], scheme)
         found = loss(make(tried))
         if found <= tolerance:

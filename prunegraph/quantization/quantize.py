@@ -13,16 +13,17 @@ import numpy as np
 
 from prunegraph.errors import DataError, OptionError, UnknownNameError
 from prunegraph.graph import linear
-from prunegraph.graph.model import Graph
+from prunegraph.graph.model import Graph, Node
 from prunegraph.quantization import mixed
 from prunegraph.quantization.calibrate import Given, Scales, calibrate, check_given, finder, watched
 from prunegraph.quantization.constants import settle
 from prunegraph.quantization.correct import mean_rows, shifts
 from prunegraph.quantization.equalize import equalize as equalized
 from prunegraph.quantization.histogram import Histogram
+from prunegraph.quantization.mixed import put_back
 from prunegraph.quantization.placement import Placement, kept_names, place
 from prunegraph.quantization.report import LayerReport, layer_reports
-from prunegraph.quantization.scheme import Params, Scheme
+from prunegraph.quantization.scheme import TYPES, Params, Scheme
 from prunegraph.quantization.scheme import scheme as scheme_of
 from prunegraph.quantization.weights import Codes, least_scales, quantized
 from prunegraph.quantization.write import Layer, float_bias, needed_opset, write
@@ -95,6 +96,7 @@ def quantize(
     target: str = "cpu",
     float_layers: Iterable[str] = (),
     tolerance: float | None = None,
+    fallback: str = "float",
     metric: metrics.Named = "error",
     ranges: Given | None = None,
     bias_correction: bool = True,
@@ -115,7 +117,9 @@ def quantize(
         activations: "uint8" (the default on the CPU), "int8", "uint16", or "none" for weights alone.
         target: "cpu", "tensorrt", "openvino" or "qnn": whose rules the placement follows.
         float_layers: layers that stay in float, by name; "first" and "last" stand for those.
-        tolerance: how much worse the metric may become; layers that hurt most stay in float until it is met.
+        tolerance: how much worse the metric may become; layers that hurt most are put back until it is met.
+        fallback: what they are put back to: "float", or "int16": activations in float and weights in int16, which
+            takes half the bytes but more time than float.
         metric: of the tolerance: "error" (squared error relative to the outputs' variation), "agreement", "kl",
             "top1" (needs labels), `file.py:function`, or a function.
         ranges: scale and zero point of tensors from outside, `{tensor: {"scale": s, "zero_point": z}}`, taken as they
@@ -138,6 +142,7 @@ def quantize(
     ways = _Ways(_rounding(rounding, scheme, data is not None), bias_correction and data is not None)
     if tolerance is not None and not tolerance >= 0:
         raise OptionError(f"tolerance must be a number of at least 0, got {tolerance:g}")
+    wide = _wide(scheme, fallback)
     find = finder(scheme, method, percentile)
     kept_names(graph, float_layers)
     samples = Data.of(data).fit(graph) if data is not None else None
@@ -152,7 +157,7 @@ def quantize(
     check_given(given, placement)
     statistics = Statistics(base, samples, progress=progress) if samples is not None else None
     seen = _seen(placement, statistics, given, method)
-    make = _Maker(statistics, scheme, Scales(seen, scheme, find, given), ways, placement, progress)
+    make = _Maker(statistics, scheme, Scales(seen, scheme, find, given), ways, placement, progress, wide)
     loss = None
     if measure is not None and tolerance is not None:
         placement, loss = mixed.within(placement, scheme, make, measure, tolerance, progress)
@@ -161,7 +166,7 @@ def quantize(
     progress("measure the noise")
     noise = _noise(base, result, placement, samples)
     return Quantized(
-        result, layer_reports(placement, scheme, make.codes, noise), make.ranges(placement),
+        result, layer_reports(placement, scheme, make.codes, noise, wide), make.ranges(placement),
         {name: noise[name] for name in base.outputs if name in noise}, loss, measure.name if measure else "",
     )  # fmt: skip
 
@@ -174,6 +179,17 @@ def _rounding(rounding: str | None, scheme: Scheme, has_data: bool) -> str:
     if rounding == "gptq" and not has_data:
         raise DataError("rounding 'gptq' needs data: give --data, or rounding 'nearest'")
     return rounding
+
+
+def _wide(scheme: Scheme, fallback: str) -> Scheme | None:
+    """The scheme of layers that a tolerance puts back, or None where they go back to float."""
+    if fallback not in mixed.FALLBACKS:
+        raise UnknownNameError("fallback", fallback, mixed.FALLBACKS)
+    if fallback == "float":
+        return None
+    if fallback not in scheme.target.weights:
+        raise OptionError(f"the target does not take weights of type {fallback}: use fallback 'float'")
+    return replace(scheme, weights=TYPES[fallback], activations=None)
 
 
 def _recent(graph: Graph, scheme: Scheme) -> Graph:
@@ -199,9 +215,10 @@ class _Maker:
 
     def __init__(
         self, statistics: Statistics | None, scheme: Scheme, scales: Scales, ways: _Ways, whole: Placement,
-        progress: Progress,
+        progress: Progress, wide: Scheme | None = None,
     ):  # fmt: skip
         self.statistics, self.scheme, self.scales, self.ways, self.progress = statistics, scheme, scales, ways, progress
+        self.wide = wide
         self.codes: dict[int, Codes] = {}
         self._made: dict[tuple[int, float], Codes] = {}
         self._means: dict[int, Array] = {}
@@ -222,11 +239,21 @@ class _Maker:
             node = graph.nodes[index]
             revision.set_intercept(node, revision.intercept(node) + shift)
         placement = replace(placement, graph=revision.apply())
-        layers = {}
-        for index in placement.layers:
-            bias = float_bias(placement.graph, placement.graph.nodes[index])
-            layers[index] = Layer(self.codes[index], bias)
+        layers = {index: self._layer(placement, index, self.scheme) for index in placement.layers}
+        if self.wide is not None:
+            for index in put_back(placement):
+                self.codes[index] = self._rounded(placement, index, self.wide)
+                layers[index] = self._layer(placement, index, self.wide)
         return write(placement, self.scheme, params, layers)
+
+    def _layer(self, placement: Placement, index: int, scheme: Scheme) -> Layer:
+        bias = float_bias(placement.graph, placement.graph.nodes[index])
+        return Layer(self.codes[index], scheme.weights, bias)
+
+    def _rounded(self, placement: Placement, index: int, scheme: Scheme) -> Codes:
+        """A weight with nothing else of its layer in integers."""
+        node = placement.graph.nodes[index]
+        return quantized(node, _factored(placement.graph, node), scheme)
 
     def ranges(self, placement: Placement) -> dict[str, dict[str, float | int]]:
         """Scale and zero point of every quantized value."""
@@ -241,9 +268,7 @@ class _Maker:
         # Where the bias stays in float, ONNX Runtime may still make it int32.
         scale = params[placement.group_of[node.inputs[0]]].scale if self.scheme.activations is not None else 0.0
         if (index, scale) not in self._made:
-            weight = graph.weights[node.inputs[1]].read().astype(np.float32) * np.float32(
-                node.attributes.get("alpha", 1.0)
-            )
+            weight = _factored(graph, node)
             bias = float_bias(graph, node)
             least = least_scales(bias, scale) if scale and bias is not None else None
             entry = self.scales.given.get(node.inputs[1])
@@ -260,6 +285,11 @@ class _Maker:
         if found is None:
             return None
         return found.covariance if index in self._means else found.products
+
+
+def _factored(graph: Graph, node: Node) -> Array:
+    """A layer's weight times its factor."""
+    return graph.weights[node.inputs[1]].read().astype(np.float32) * np.float32(node.attributes.get("alpha", 1.0))
 
 
 class _Measure:

@@ -10,6 +10,7 @@ import onnx
 
 from prunegraph.graph.facts import facts
 from prunegraph.graph.model import Graph, Node
+from prunegraph.quantization.mixed import put_back
 from prunegraph.quantization.placement import Placement
 from prunegraph.quantization.scheme import Scheme
 from prunegraph.quantization.weights import Codes
@@ -27,7 +28,7 @@ class LayerReport:
         activations: type of what it reads.
         weight_sqnr: dB of the rounded weight; None in float.
         sqnr: dB of what it makes, all noise before it included; None where that was not measured.
-        reason: why it stays in float, or "".
+        reason: why it stays or goes back to float, or "".
     """
 
     name: str
@@ -40,22 +41,28 @@ class LayerReport:
 
 
 def layer_reports(
-    placement: Placement, scheme: Scheme, codes: Mapping[int, Codes], noise: Mapping[str, float]
+    placement: Placement,
+    scheme: Scheme,
+    codes: Mapping[int, Codes],
+    noise: Mapping[str, float],
+    wide: Scheme | None = None,
 ) -> tuple[LayerReport, ...]:
-    """A report of every layer; `noise` is SQNR by value."""
-    return tuple(_report(placement, scheme, codes, noise, node) for node in placement.graph.layers)
+    """A report of every layer; `noise` is SQNR by value, `wide` the scheme of layers that were put back."""
+    back = put_back(placement) if wide is not None else []
+    schemes = {**dict.fromkeys(placement.layers, scheme), **dict.fromkeys(back, wide)}
+    return tuple(_report(placement, schemes.get(n.index), codes, noise, n) for n in placement.graph.layers)
 
 
 def _report(
-    placement: Placement, scheme: Scheme, codes: Mapping[int, Codes], noise: Mapping[str, float], node: Node
+    placement: Placement, scheme: Scheme | None, codes: Mapping[int, Codes], noise: Mapping[str, float], node: Node
 ) -> LayerReport:
-    found = noise.get(placement.result(node))
-    if node.index not in placement.layers:
-        return LayerReport(node.name, node.op, "float32", "float32", None, found, placement.floats.get(node.name, ""))
+    found, reason = noise.get(placement.result(node)), placement.floats.get(node.name, "")
+    if scheme is None:
+        return LayerReport(node.name, node.op, "float32", "float32", None, found, reason)
     weight = placement.graph.weights[node.inputs[1]].read().astype(np.float64) * node.attributes.get("alpha", 1.0)
     lost = decibels(float(np.square(weight).sum()), float(np.square(weight - codes[node.index].values()).sum()))
     activations = scheme.activations.name if scheme.activations is not None else "float32"
-    return LayerReport(node.name, node.op, scheme.weights.name, activations, lost, found)
+    return LayerReport(node.name, node.op, scheme.weights.name, activations, lost, found, reason)
 
 
 @dataclass(frozen=True)

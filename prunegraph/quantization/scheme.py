@@ -54,6 +54,7 @@ TYPES = {
         IntType("uint8", 8, False, 10),
         IntType("int16", 16, True, 21),
         IntType("uint16", 16, False, 21),
+        IntType("int32", 32, True, 10),
     )
 }
 

@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 from prunegraph.graph.external import without_graph
 from prunegraph.graph.model import Graph, Node
 from prunegraph.quantization.placement import Placement, bounds
-from prunegraph.quantization.scheme import Params, Scheme
+from prunegraph.quantization.scheme import TYPES, IntType, Params, Scheme
 from prunegraph.quantization.weights import Codes, bias_codes, output_axis
 from prunegraph.rewriting.sweep import sweep
 
@@ -34,16 +34,20 @@ IR_VERSIONS = {4: 10, 8: 8, 16: 8}
 
 @dataclass(frozen=True)
 class Layer:
-    """What a quantized layer is written with: its weight, and its bias in float (None without one)."""
+    """What a quantized layer is written with: its weight, the weight's type, and its bias in float (None without)."""
 
     codes: Codes
+    type: IntType
     bias: Array | None
 
 
 def needed_opset(scheme: Scheme) -> int:
     """The operator set in which ONNX's own operators take a scheme's types."""
-    kinds = [kind for kind in (scheme.weights, scheme.activations) if kind is not None]
-    return max(PER_CHANNEL, *(kind.opset for kind in kinds))
+    return _opset_of([kind for kind in (scheme.weights, scheme.activations) if kind is not None])
+
+
+def _opset_of(kinds: Iterable[IntType]) -> int:
+    return max([PER_CHANNEL, *(kind.opset for kind in kinds)])
 
 
 def write(placement: Placement, scheme: Scheme, params: list[Params], layers: Mapping[int, Layer]) -> Graph:
@@ -53,7 +57,7 @@ def write(placement: Placement, scheme: Scheme, params: list[Params], layers: Ma
         placement: what is quantized.
         scheme: the types.
         params: scale and zero point of each of the placement's groups.
-        layers: weights and biases of its layers, by node index.
+        layers: weights and biases by node index: of its layers, and of those whose weights alone are integers.
     """
     return _Writer(placement, scheme, params, layers).run()
 
@@ -62,7 +66,9 @@ class _Writer:
     def __init__(self, placement: Placement, scheme: Scheme, params: list[Params], layers: Mapping[int, Layer]):
         self.placement, self.scheme, self.params, self.layers = placement, scheme, params, layers
         self.graph = graph = placement.graph
-        self.domain = "" if graph.opsets.get("", 1) >= needed_opset(scheme) else MICROSOFT
+        kinds = [scheme.activations] if scheme.activations is not None else []
+        #: Of pairs around activations; weights have their own.
+        self.domain = self._domain(*kinds)
         self.taken = {*graph.weights, *graph.producer, *graph.inputs}
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: list[onnx.TensorProto] = []
@@ -116,7 +122,7 @@ class _Writer:
 
     def _reads(self, node: Node, slot: int) -> bool:
         """Whether an input is data that a quantized node reads in integers."""
-        if node.index in self.layers:
+        if node.index in self.placement.layers:
             return slot == 0 and self.scheme.activations is not None
         return node.index in self.placement.computed
 
@@ -124,7 +130,7 @@ class _Writer:
         if value in self.graph.outputs and value in self.made:
             return value
         if value not in self.pairs:
-            self.pairs[value] = self._numbered("dq")
+            self.pairs[value] = self._numbered("d")
         return self.pairs[value]
 
     def _pair_behind(self, value: str) -> None:
@@ -135,11 +141,15 @@ class _Writer:
         """A QuantizeLinear and a DequantizeLinear behind a value that has been made."""
         scale = self._scale(group)
         codes = self._numbered("q")
-        self._add("QuantizeLinear", [made, *scale], codes)
-        self._add("DequantizeLinear", [codes, *scale], result)
+        self._add("QuantizeLinear", [made, *scale], codes, self.domain)
+        self._add("DequantizeLinear", [codes, *scale], result, self.domain)
 
-    def _add(self, op: str, inputs: list[str], output: str, **attributes: int) -> None:
-        proto = helper.make_node(op, inputs, [output], domain=self.domain or None)
+    def _domain(self, *kinds: IntType) -> str:
+        """Whose QuantizeLinear and DequantizeLinear have types in the model's operator set."""
+        return "" if self.graph.opsets.get("", 1) >= _opset_of(kinds) else MICROSOFT
+
+    def _add(self, op: str, inputs: list[str], output: str, domain: str, **attributes: int) -> None:
+        proto = helper.make_node(op, inputs, [output], domain=domain or None)
         proto.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
         self.nodes.append(proto)
 
@@ -147,7 +157,7 @@ class _Writer:
         """Names of a group's scale and zero point."""
         if group not in self.scales:
             params = self.params[group]
-            scale = self._tensor(self._numbered("scale"), np.asarray(params.scale, np.float32))
+            scale = self._tensor(self._numbered("s"), np.asarray(params.scale, np.float32))
             self.scales[group] = [scale, self._zero(params)]
         return self.scales[group]
 
@@ -156,7 +166,7 @@ class _Writer:
         key = params.type.name, params.zero_point
         if key not in self.zeros:
             value = np.asarray(params.zero_point).astype(params.type.dtype)
-            self.zeros[key] = self._tensor(self._numbered("zero"), value)
+            self.zeros[key] = self._tensor(self._numbered("z"), value)
         return self.zeros[key]
 
     def _is_implied(self, act: int) -> bool:
@@ -173,7 +183,8 @@ class _Writer:
         codes, name = layer.codes, node.inputs[1]
         attributes = {"axis": codes.axis, **({"block_size": codes.block} if codes.block else {})}
         # ONNX Runtime fuses a Gemm or MatMul only if its weight has a zero point.
-        proto.input[1] = self._dequantized(name, codes.codes, codes.scales, zero=node.op != "Conv", **attributes)
+        zero = node.op != "Conv"
+        proto.input[1] = self._dequantized(name, codes.codes, codes.scales, layer.type, zero=zero, **attributes)
         if layer.bias is not None:
             base = node.input(2) or f"{node.name}/bias"
             del proto.input[2:]
@@ -183,20 +194,22 @@ class _Writer:
 
     def _bias(self, node: Node, base: str, layer: Layer) -> str:
         assert layer.bias is not None
-        if not self.scheme.integer_bias:
+        if not self.scheme.integer_bias or node.index not in self.placement.layers:
             return self._tensor(self._own(base), layer.bias.astype(np.float32))
         given = self.params[self.placement.group_of[node.inputs[0]]]
         scales = (np.float32(given.scale) * layer.codes.scales).astype(np.float32)
-        return self._dequantized(base, bias_codes(layer.bias, scales), scales, axis=0)
+        return self._dequantized(base, bias_codes(layer.bias, scales), scales, TYPES["int32"], axis=0)
 
-    def _dequantized(self, name: str, codes: Array, scales: Array, zero: bool = False, **attributes: int) -> str:
+    def _dequantized(
+        self, name: str, codes: Array, scales: Array, kind: IntType, zero: bool = False, **attributes: int
+    ) -> str:
         """The value of symmetric codes, which take a weight's name; `zero` says whether to spell the zero point out."""
-        kind = np.dtype(np.int32) if codes.ndim == 1 else self.scheme.weights.dtype
-        inputs = [self._tensor(self._own(name), codes.astype(kind)), self._tensor(self._numbered("scale"), scales)]
+        held = self._tensor(self._own(name), codes.astype(kind.dtype))
+        inputs = [held, self._tensor(self._numbered("s"), scales)]
         if zero:
-            inputs.append(self._tensor(self._numbered("zero"), np.zeros(scales.shape, np.int8).astype(kind)))
-        result = self._numbered("dq")
-        self._add("DequantizeLinear", inputs, result, **attributes)
+            inputs.append(self._tensor(self._numbered("z"), np.zeros(scales.shape, np.int8).astype(kind.dtype)))
+        result = self._numbered("d")
+        self._add("DequantizeLinear", inputs, result, self._domain(kind), **attributes)
         return result
 
     def _own(self, name: str) -> str:
@@ -231,10 +244,10 @@ class _Writer:
         kept = [tensor for tensor in graph.model.graph.initializer if tensor.name not in self.replaced]
         model.graph.initializer.extend(kept)
         model.graph.initializer.extend(self.tensors)
-        kinds = [kind for kind in (self.scheme.weights, self.scheme.activations) if kind is not None]
-        model.ir_version = max(model.ir_version, *(IR_VERSIONS[kind.bits] for kind in kinds))
-        if self.domain and self.domain not in graph.opsets:
-            model.opset_import.append(helper.make_opsetid(self.domain, 1))
+        kinds = [layer.type for layer in self.layers.values()] + [param.type for param in self.params]
+        model.ir_version = max([model.ir_version, *(IR_VERSIONS[kind.bits] for kind in kinds)])
+        if MICROSOFT not in graph.opsets and any(proto.domain == MICROSOFT for proto in self.nodes):
+            model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
         _keep(model.graph.input, [entry for entry in model.graph.input if entry.name in graph.inputs])
         made = {output for proto in self.nodes for output in proto.output}
         _keep(model.graph.value_info, [entry for entry in model.graph.value_info if entry.name in made])
