@@ -1,6 +1,6 @@
 """Latency of a model pruned, quantized, and both, beside `onnxruntime.quantization.quantize_static`.
 
-    python -m benchmarks.latency [--threads 2] [--pairs 3] [NAME ...]
+    python -m benchmarks.latency [--threads 2] [--pairs 3] [--allocation global] [--round-to 16] [NAME ...]
 
 Shares of the float original's latency in ONNX Runtime at batch 1, each paired with it run by run (median), over
 several pairs of sessions. "theirs / ours" pairs the two int8 models with each other: above 1 ours is faster. "gain /
@@ -54,7 +54,7 @@ def theirs(graph: Graph, images: np.ndarray) -> Graph:
         return pg.load(pg.load(out).model)
 
 
-def row(name: str, threads: int, pairs: int) -> str:
+def row(name: str, threads: int, pairs: int, **choice: object) -> str:
     graph = pg.load(load(ZOO / f"{name}.light.xz"))
     images = np.random.default_rng(0).standard_normal((IMAGES, 3, 224, 224)).astype(np.float32)
     data = {graph.inputs[0]: images}
@@ -62,7 +62,7 @@ def row(name: str, threads: int, pairs: int) -> str:
     timer = Stopwatch(graph, one, threads=threads)
     int8 = pg.quantize(graph, data).graph
     other = theirs(graph, images)
-    half = pg.prune(graph, budget=pg.Budget(macs=0.5), algorithm="l2", repair="none", check=False).small
+    half = pg.prune(graph, budget=pg.Budget(macs=0.5), algorithm="l2", repair="none", check=False, **choice).small
     both = pg.quantize(half, data).graph
     shares = [timer.against(each, pairs).kept for each in (int8, other, half, both)]
     ratio = 1 / Stopwatch(other, one, threads=threads).against(int8, pairs).kept
@@ -78,12 +78,14 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=MODELS)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--allocation", default="global", help="of the pruned models")
+    parser.add_argument("--round-to", type=int, default=16, help="of the pruned models: int8 kernels like 16")
     args = parser.parse_args()
     heads = ("int8", "ORT's int8", "50 % MACs", "and int8")
     print(f"{'model':<28}{'float, ms':>10}" + "".join(f"{head:>12}" for head in heads) + f"{'theirs / ours':>15}"
           f"{'gain / product':>18}")  # fmt: skip
     for name in args.names:
-        print(row(name, args.threads, args.pairs), flush=True)
+        print(row(name, args.threads, args.pairs, allocation=args.allocation, round_to=args.round_to), flush=True)
 
 
 if __name__ == "__main__":

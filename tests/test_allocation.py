@@ -74,6 +74,26 @@ def test_normalisation_decides_who_loses() -> None:
         assert widths(graph, f"global:{norm}") == widths(chain(widths=(16, 16, 16)), f"global:{norm}")
 
 
+def test_scores_for_what_a_channel_saves() -> None:
+    """Two layers of equal scores: the channel of the one that reads more inputs saves more, and goes first."""
+    b = Builder()
+    x = b.relu(b.conv(b.input("n", 3, 8, 8), 3, 16, name="conv0"))
+    x = b.op("MaxPool", b.relu(b.conv(x, 16, 16, name="conv1")), kernel_shape=[2, 2], strides=[2, 2])
+    graph = b.graph(b.head(b.relu(b.conv(x, 16, 16, name="conv2")), 16))
+    plan = pg.select(graph, algorithm="l2", allocation="global:max,per=macs", budget=pg.Budget(macs=0.6), round_to=1)
+    small = pg.apply(graph, plan)
+    left = [small.node(f"conv{i}").channels.outputs or 0 for i in range(3)]
+    assert left[2] == 16 and min(left[:2]) < 16
+    assert pg.verify(graph, plan, small)
+    free = pg.select(graph, algorithm="l2", allocation="global:max,per=channel", budget=pg.Budget(macs=0.6), round_to=1)
+    assert (
+        free.remove
+        == pg.select(graph, algorithm="l2", allocation="global:max", budget=pg.Budget(macs=0.6), round_to=1).remove
+    )
+    with pytest.raises(OptionError, match="option 'per' of allocation 'global' must be one of"):
+        pg.select(graph, allocation="global:per=watts", budget=pg.Budget(ratio=0.5))
+
+
 def test_groups_of_one_structure() -> None:
     graph = chain(widths=(8, 12, 16, 20))
     found = pg.analyze(graph)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -63,6 +64,9 @@ class Step:
 Allocation = Callable[..., list[Step]]
 ALLOCATIONS: Registry[Allocation] = Registry("allocation")
 
+#: What a score may be divided by: nothing, or the part of a cost that a channel saves.
+Per = Literal["channel", "macs", "params", "bytes"]
+
 
 @ALLOCATIONS.register("uniform")
 def uniform(steps: Sequence[Step], coupling: Coupling) -> list[Step]:
@@ -71,8 +75,9 @@ def uniform(steps: Sequence[Step], coupling: Coupling) -> list[Step]:
 
 
 @ALLOCATIONS.register("global")
-def globally(steps: Sequence[Step], coupling: Coupling, *, norm: Norm = "mean") -> list[Step]:
-    """Lowest scores first, wherever they are, after a normalisation of each group's scores."""
+def globally(steps: Sequence[Step], coupling: Coupling, *, norm: Norm = "mean", per: Per = "channel") -> list[Step]:
+    """Lowest scores first, wherever they are, normalised in each group; `per` divides them by what a channel saves."""
+    saved = _saved(steps, coupling, per)
     highest: dict[str, float] = {}
     comparable: dict[str, Array] = {}
     keys = []
@@ -80,10 +85,21 @@ def globally(steps: Sequence[Step], coupling: Coupling, *, norm: Norm = "mean") 
         if step.group not in comparable:
             comparable[step.group] = normalised(step.scores, norm)
         # A group's steps keep their order.
-        score = float(comparable[step.group][list(step.channels)].mean())
+        score = float(comparable[step.group][list(step.channels)].mean()) / saved[step.group]
         highest[step.group] = max(highest.get(step.group, -math.inf), score)
         keys.append(highest[step.group])
     return [steps[i] for i in sorted(range(len(steps)), key=lambda i: keys[i])]
+
+
+def _saved(steps: Sequence[Step], coupling: Coupling, per: Per) -> dict[str, float]:
+    """What a channel of each group saves of the whole network's cost, while the other groups are as they were."""
+    first = {step.group: step.channels for step in reversed(steps)}
+    if per == "channel":
+        return dict.fromkeys(first, 1.0)
+    meter = Meter(coupling)
+    whole, least = float(getattr(meter.original, per)), np.finfo(float).tiny
+    left = {group: float(getattr(meter.measure({group: gone}), per)) for group, gone in first.items()}
+    return {group: max((whole - left[group]) / whole / len(gone), least) for group, gone in first.items()}
 
 
 @ALLOCATIONS.register("isomorphic")
