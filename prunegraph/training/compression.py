@@ -86,14 +86,25 @@ class Compression:
         return self._finished(ranked.coupling, ranked.plan(budget))
 
     def to_tolerance(
-        self, graph: Graph, tolerance: float, evaluate: Evaluate, *, by: str = "ratio", device: str | None = None
-    ) -> Compressed:
-        """The largest cut on a grid whose metric is at most `tolerance` below the graph's own.
+        self, graph: Graph, tolerance: float, evaluate: Evaluate, *, method: str = "grid", by: str = "ratio",
+        device: str | None = None,
+    ) -> Compressed:  # fmt: skip
+        """The largest cut whose metric is at most `tolerance` below the graph's own.
 
-        `evaluate` is the metric, larger is better; `by` what a strength is the share of that goes: "ratio" for channels
-        of all groups together, "macs", "params" or "bytes". Raises what `to_budget` raises.
+        Args:
+            graph: what is cut.
+            tolerance: in the metric's unit.
+            evaluate: the metric, larger is better.
+            method: "grid" or "bisection"; see `prunegraph.tuning.strength`.
+            by: what a strength is the share of that goes: "ratio" for channels of all groups together, "macs",
+                "params" or "bytes".
+            device: where candidates are measured.
+
+        Raises:
+            BudgetError: no cut stays within the tolerance.
+            PrunegraphError: what `to_budget` raises.
         """
-        goal = Goal(tolerance, by=by)
+        goal = Goal(tolerance, method, by)
         ranked = self._ranked(graph, goal.budget(1))
         measured = _Measured(ranked.coupling, self, evaluate, device)
         metric = Metric("evaluation", lambda seen: 0.0, True)

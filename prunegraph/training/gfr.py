@@ -91,7 +91,9 @@ def gfr(
         ExactnessError: the proof of the cut failed.
     """
     _check(setting, strength, tolerance, p, q)
-    module = GatedModule(graph, light=light, reduction=reduction, momentum=momentum, mode=mode, seed=setting.recipe.seed)
+    module = GatedModule(
+        graph, light=light, reduction=reduction, momentum=momentum, mode=mode, seed=setting.recipe.seed
+    )
     run = _train_gates(module, setting, strength) if light else _train_sparse(module, setting, strength)
     module.cpu()
     trained = with_factors(graph if light else module.folded(), Factors(module.factors(), folded=not light))

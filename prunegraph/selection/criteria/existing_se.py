@@ -6,7 +6,7 @@ scales: a group that is gated on its way is scaled by the gate there. Nothing is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from prunegraph.coupling.groups import Group
 from prunegraph.coupling.places import places
 from prunegraph.errors import BudgetError
-from prunegraph.graph.model import Graph, Node, is_layer_op
+from prunegraph.graph.model import Graph, is_layer_op
 from prunegraph.selection.criteria.base import Array, Context, criterion
 from prunegraph.selection.criteria.bn_scale import Factor, merged, strengths
 from prunegraph.selection.criteria.factors import check_exponents
@@ -22,7 +22,7 @@ from prunegraph.selection.criteria.factors import check_exponents
 #: Operators that bound a gate; one of them stands between its last layer and the product.
 BOUNDS = frozenset({"Clip", "HardSigmoid", "HardSwish", "Sigmoid", "Softmax", "Tanh"})
 
-#: A gate is made in fewer nodes than this.
+#: A gate is made of no more values than this.
 LONGEST = 16
 
 WHO = "existing_se"
@@ -30,12 +30,12 @@ WHO = "existing_se"
 
 @dataclass(frozen=True)
 class Block:
-    """A gate: the product's value, what is gated, the gate's value and the axis its channels lie on."""
+    """A gate: the product's value, the gate's and the axis its channels lie on, and all values the gate is made of."""
 
     product: str
-    gated: str
     gate: str
     axis: int
+    inner: frozenset[str]
 
 
 @criterion("existing_se")
@@ -56,7 +56,10 @@ def existing_se(group: Group, context: Context, *, p: float = 1.0, q: float = 1.
     mine = {place.value for place in places(context.coupling)[group.id]}
     if p == 0 and mine.isdisjoint(factors):
         return np.full(group.channels, np.inf)
-    return merged(strengths(group, context, power=p, factors=factors), group, context)
+    sizes = strengths(group, context, power=p, factors=factors)
+    # What the block itself reads is not gated yet.
+    inner = frozenset().union(*(block.inner for block in blocks))
+    return merged({value: size for value, size in sizes.items() if value not in inner}, group, context)
 
 
 def _blocks(context: Context) -> list[Block]:
@@ -68,15 +71,16 @@ def _blocks(context: Context) -> list[Block]:
     return found
 
 
-def squeeze_and_excitation(graph: Graph, shapes: dict[str, tuple[int, ...]]) -> Iterator[Block]:
-    """Products of a value with a bounded gate for each of its channels that is computed from the value itself."""
+def squeeze_and_excitation(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Block]:
+    """Products of a value with a bounded gate for each of its channels that is computed from the value alone."""
     for node in graph.nodes:
         if node.op != "Mul" or node.domain or not all(value in graph.producer for value in node.inputs):
             continue
         for gate, gated in (node.inputs, node.inputs[::-1]):
             axis = _channel_axis(shapes.get(gate, ()), shapes.get(gated, ()))
-            if axis and _is_gate(graph, gate, gated):
-                yield Block(node.outputs[0], gated, gate, axis)
+            inner = _between(graph, gated, gate) if axis and _is_bounded(graph, gate) else frozenset()
+            if inner:
+                yield Block(node.outputs[0], gate, axis, inner)
 
 
 def _channel_axis(gate: tuple[int, ...], gated: tuple[int, ...]) -> int:
@@ -87,22 +91,28 @@ def _channel_axis(gate: tuple[int, ...], gated: tuple[int, ...]) -> int:
     return wide[0] if len(wide) == 1 and gate[wide[0]] == gated[wide[0]] else 0
 
 
-def _is_gate(graph: Graph, gate: str, gated: str) -> bool:
-    """Whether a value is bounded behind its last layer, and that layer reads what is gated."""
-    node: Node | None = graph.nodes[graph.producer[gate]]
+def _is_bounded(graph: Graph, gate: str) -> bool:
+    """Whether something bounds a value behind the last layer before it."""
+    value: str | None = gate
     bounded = False
-    for _ in range(LONGEST):
-        if node is None or is_layer_op(node.op, node.domain):
-            break
+    while value is not None:
+        node = graph.nodes[graph.producer[value]]
+        if is_layer_op(node.op, node.domain):
+            return bounded
         bounded = bounded or node.op in BOUNDS
-        made = [value for value in node.inputs if value in graph.producer]
-        node = graph.nodes[graph.producer[made[0]]] if len(set(made)) == 1 else None
-    if node is None or not bounded or not is_layer_op(node.op, node.domain):
-        return False
-    front, known = {node.index}, {node.index}
-    for _ in range(LONGEST):
-        front = {parent for index in front for parent, _ in graph.nodes[index].parents} - known
-        known |= front
-        if graph.producer[gated] in front:
-            return True
+        made = {given for given in node.inputs if given in graph.producer}
+        value = made.pop() if len(made) == 1 else None
     return False
+
+
+def _between(graph: Graph, start: str, end: str) -> frozenset[str]:
+    """Values from which `end` is computed and that come from `start`, `end` among them; none if it reads any other."""
+    seen, front = {end}, [end]
+    while front:
+        for value in graph.nodes[graph.producer[front.pop()]].inputs:
+            if value in graph.inputs or len(seen) > LONGEST:
+                return frozenset()
+            if value in graph.producer and value != start and value not in seen:
+                seen.add(value)
+                front.append(value)
+    return frozenset(seen)

@@ -92,4 +92,6 @@ def with_factors(graph: Graph, factors: Factors | None) -> Graph:
 def check_exponents(who: str, p: float, q: float) -> None:
     """Raise OptionError unless both are at least 0 and one is more."""
     if not (math.isfinite(p) and math.isfinite(q) and p >= 0 and q >= 0 and p + q > 0):
-        raise OptionError(f"algorithm {who!r} wants exponents p and q of at least 0, one of them above; got {p:g}, {q:g}")
+        raise OptionError(
+            f"algorithm {who!r} wants exponents p and q of at least 0, one of them above; got {p:g}, {q:g}"
+        )
