@@ -3,9 +3,9 @@
     python -m benchmarks.training gfr
 
 Trains `fixtures/fashion_resnet.onnx` on 55,000 of the training images in two ways that differ only in the gates (method
-`gfr`, method `sparse`), trains gates alone on 5,000 images without labels (the light form), and compares what is left at 50 %
-of the MACs with the network as it is, ranked by its scales. The other 5,000 training images are what the search with a
-tolerance measures; all figures are of the 10,000 test images. Epochs are kept in the folder PRUNEGRAPH_RUNS
+`gfr`, method `sparse`), trains gates alone on 5,000 images without labels (the light form), and compares what is left
+at 50 % of the MACs with the network as it is, ranked by its scales. The other 5,000 training images are what the search
+with a tolerance measures; all figures are of the 10,000 test images. Epochs are kept in the folder PRUNEGRAPH_RUNS
 (by default in the system's temporary one): a run that was killed goes on.
 """
 
@@ -23,8 +23,8 @@ import torch
 
 import prunegraph as pg
 from benchmarks.tasks import ROOT, fashion, fashion_accuracy, outputs
-from prunegraph.graph.model import Graph
 from prunegraph.coupling.sample import full_cost
+from prunegraph.graph.model import Graph
 from prunegraph.runtime.data import Data
 from prunegraph.training import GraphModule, Recipe, Setting, cross_entropy, distillation, measure, train
 from prunegraph.training.compression import Compressed, Compression

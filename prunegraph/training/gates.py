@@ -238,7 +238,7 @@ class _Insertion:
         self.inputs.append((*names, self.live))
         return Gate(node.outputs[0], node.inputs[1], node.inputs[2], names[4], tuple(names[:4]))
 
-    def graph(self, attributes: Mapping[str, object]) -> Graph:
+    def graph(self, attributes: Mapping[str, Any]) -> Graph:
         """The graph that is trained; means of the gates are further outputs. Stock runtimes cannot run it."""
         model = without_weights(self.base.model)
         for node, inputs in zip(self.nodes, self.inputs, strict=True):

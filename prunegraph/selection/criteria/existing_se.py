@@ -1,7 +1,7 @@
 """Gates that a network has of its own: squeeze-and-excitation blocks (source 001, ALGORITHMS 2.2, "existing SE").
 
-`sr` of a channel is the mean of the block's own gate over data. The score is `|gamma|^p * sr^q`, merged as `bn_scale` merges
-scales: a group that is gated on its way is scaled by the gate there. Nothing is inserted, and nothing folded.
+`sr` of a channel is the mean of the block's own gate over data. The score is `|gamma|^p * sr^q`, merged as `bn_scale`
+merges scales: a group that is gated on its way is scaled by the gate there. Nothing is inserted, and nothing folded.
 """
 
 from __future__ import annotations

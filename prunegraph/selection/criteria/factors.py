@@ -1,7 +1,7 @@
 """Relationship factors: what a trained gate lets through of every channel, kept with the model.
 
-Training by `gfr` (source 001) gives each channel of a BatchNormalization a factor `sr` from 0 to 1. They are a text in the
-model's metadata, so that they stay with the file:
+Training by `gfr` (source 001) gives each channel of a BatchNormalization a factor `sr` from 0 to 1. They are a text in
+the model's metadata, so that they stay with the file:
 
     {"format": "prunegraph/gfr@1", "folded": whether scale and shift have been multiplied with them,
      "factors": {value that the BatchNormalization makes: [factor of every channel]}}

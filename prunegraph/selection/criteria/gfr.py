@@ -1,8 +1,8 @@
 """Global feature relationship: scale and relationship factor of a channel together (source 001, ALGORITHMS 2.4).
 
-The score of a channel is `|gamma|^p * sr^q`, merged over the BatchNormalization nodes of a group as `bn_scale` merges scales.
-With p = q it does not change when a factor of the gate moves into the scale; q = 0 is network slimming, p = 0 goes by the
-gates alone. Factors come from the model's metadata (`factors`); where they are folded already
+The score of a channel is `|gamma|^p * sr^q`, merged over the BatchNormalization nodes of a group as `bn_scale` merges
+scales. With p = q it does not change when a part of the factor moves into the scale; q = 0 is network slimming, p = 0
+goes by the gates alone. Factors come from the model's metadata (`factors`). Where they are folded already
 `|gamma| = |gamma'| / sr`, and p = q = 1 is `bn_scale`. A channel whose folded factor is 0 scores 0: it is 0.
 """
 
