@@ -87,7 +87,7 @@ class Compression:
 
     def to_tolerance(
         self, graph: Graph, tolerance: float, evaluate: Evaluate, *, method: str = "grid", by: str = "ratio",
-        device: str | None = None,
+        stages: bool = False, device: str | None = None,
     ) -> Compressed:  # fmt: skip
         """The largest cut whose metric is at most `tolerance` below the graph's own.
 
@@ -98,13 +98,14 @@ class Compression:
             method: "grid" or "bisection"; see `prunegraph.tuning.strength`.
             by: what a strength is the share of that goes: "ratio" for channels of all groups together, "macs",
                 "params" or "bytes".
+            stages: whether parts of the network are then pruned a little more or less.
             device: where candidates are measured.
 
         Raises:
             BudgetError: no cut stays within the tolerance.
             PrunegraphError: what `to_budget` raises.
         """
-        goal = Goal(tolerance, method, by)
+        goal = Goal(tolerance, method, by, stages)
         ranked = self._ranked(graph, goal.budget(1))
         measured = _Measured(ranked.coupling, self, evaluate, device)
         metric = Metric("evaluation", lambda seen: 0.0, True)
