@@ -32,8 +32,8 @@ from prunegraph.training.gfr import calibration
 
 SEED = 0
 BATCH = 128
-RECIPE = Recipe(epochs=4, lr=0.05, seed=SEED)
-STRENGTH = 0.01
+RECIPE = Recipe(epochs=3, lr=0.05, seed=SEED)
+STRENGTH = 0.025
 LIGHT = Recipe(epochs=2, lr=0.05, seed=SEED)
 LIGHT_STRENGTH = 1.0
 HELD_OUT = 5000
