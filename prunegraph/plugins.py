@@ -22,13 +22,13 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from prunegraph.errors import BudgetError, DataError, MissingExtraError, ModelError, PluginError
+from prunegraph.errors import BudgetError, DataError, MissingExtraError, ModelError, OptionError, PluginError
 
 #: Where the project's own things come from.
 BUILT_IN = "built in"
 
 #: Errors that say what is wrong already: with what the user gave, or with a plug-in.
-INPUT_ERRORS = (BudgetError, DataError, MissingExtraError, ModelError, PluginError)
+INPUT_ERRORS = (BudgetError, DataError, MissingExtraError, ModelError, OptionError, PluginError)
 
 #: Characters of a foreign message that are repeated.
 MESSAGE = 300

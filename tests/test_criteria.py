@@ -21,6 +21,8 @@ from tests.builders import Builder
 from tests.mixed import NETWORKS, chain, inputs, inverted_residual, residual_net
 
 GRADIENTS = ("taylor", "fisher")
+#: For networks with gates alone; tests/test_training_gfr.py and tests/test_existing_se.py.
+GATES = ("existing_se", "gfr")
 BY_DATA = ("apoz", "chip", "hrank", "obs", "thinet", "thinet:centred=true", "wanda")
 BY_WEIGHTS = (
     "l1",
@@ -372,5 +374,5 @@ def test_taylor_and_fisher_in_closed_form() -> None:
 
 
 def test_all_criteria_are_tested_here() -> None:
-    mine = {name.partition(":")[0] for name in (*BY_WEIGHTS, *BY_DATA, *GRADIENTS, "bn_scale", "random")}
+    mine = {name.partition(":")[0] for name in (*BY_WEIGHTS, *BY_DATA, *GRADIENTS, *GATES, "bn_scale", "random")}
     assert {name for name in CRITERIA if not name.startswith("test_")} == mine

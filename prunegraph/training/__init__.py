@@ -9,6 +9,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("prunegraph.training", "torch", "torch") from error
 
+from prunegraph.training import gfr as _gfr  # noqa: F401  (registers the method)
 from prunegraph.training.batches import Batches
 from prunegraph.training.evaluate import measure
 from prunegraph.training.fit import Callback, Recipe, Run, fit

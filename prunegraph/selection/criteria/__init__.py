@@ -4,8 +4,10 @@ from prunegraph.selection.criteria import (
     apoz,
     bn_scale,
     chip,
+    existing_se,
     fisher,
     fpgm,
+    gfr,
     hrank,
     lamp,
     magnitude,
@@ -19,6 +21,6 @@ from prunegraph.selection.criteria import (
 from prunegraph.selection.criteria.base import CRITERIA, Context, Criterion, Gradients, criterion
 
 __all__ = [
-    "CRITERIA", "Context", "Criterion", "Gradients", "apoz", "bn_scale", "chip", "criterion", "fisher", "fpgm",
-    "hrank", "lamp", "magnitude", "obs", "random", "taylor", "thinet", "wanda", "weight_stats",
+    "CRITERIA", "Context", "Criterion", "Gradients", "apoz", "bn_scale", "chip", "criterion", "existing_se", "fisher",
+    "fpgm", "gfr", "hrank", "lamp", "magnitude", "obs", "random", "taylor", "thinet", "wanda", "weight_stats",
 ]  # fmt: skip

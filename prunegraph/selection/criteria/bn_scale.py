@@ -16,6 +16,8 @@ data such layers say nothing, and a group that has no others is kept whole. Sour
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
@@ -40,38 +42,67 @@ def bn_scale(group: Group, context: Context) -> Array:
         raise BudgetError(
             f"algorithm 'bn_scale' needs BatchNormalization nodes or --data; {graph.source} has no such node. Use 'l2'"
         )
-    sizes = strengths(group, context)
+    return merged(strengths(group, context), group, context)
+
+
+@dataclass(frozen=True)
+class Factor:
+    """What multiplies a value's channels: numbers by index on their axis, and the operand that holds them, if any."""
+
+    values: Array
+    operand: str = ""
+
+
+def merged(sizes: Mapping[str, Array], group: Group, context: Context) -> Array:
+    """Scores from deviations by value: the largest of those that layers read; inf where nothing is known."""
     found = [sizes[place.value] for place in read(group, context) if place.value in sizes] or list(sizes.values())
     return np.max(found, axis=0) if found else np.full(group.channels, np.inf)
 
 
-def strengths(group: Group, context: Context) -> dict[str, Array]:
-    """Deviation of the group's channels on every value where it is known, merged along the graph."""
+def strengths(
+    group: Group, context: Context, *, power: float = 1.0, factors: Mapping[str, Factor] | None = None
+) -> dict[str, Array]:
+    """Deviation of the group's channels on every value where it is known, merged along the graph.
+
+    Args:
+        group: the group.
+        context: what is known of the graph.
+        power: that deviations are raised to before they are merged.
+        factors: what scales outputs of BatchNormalization, or products with a gate, by value.
+    """
+    factors = factors or {}
     graph = context.graph
     by_value = {place.value: place for place in places(context.coupling)[group.id]}
     deviations = _deviations(group, context)
     sizes: dict[str, Array] = {}
     for index in sorted({graph.producer[value] for value in by_value}):
         node = graph.nodes[index]
-        coming = [sizes[value] for value in dict.fromkeys(node.inputs) if value in sizes]
         for output in node.outputs:
             if output not in by_value:
                 continue
-            size = _passed(node, coming, by_value[output], graph)
-            size = deviations.get(output) if size is None else size
+            factor = factors.get(output)
+            given = [value for value in dict.fromkeys(node.inputs) if factor is None or value != factor.operand]
+            coming = [sizes[value] for value in given if value in sizes]
+            size = _passed(node, coming, by_value[output], graph, power, factor)
+            size = deviations[output] ** power if size is None and output in deviations else size
             if size is not None:
                 sizes[output] = size
     return sizes
 
 
-def _passed(node: Node, coming: list[Array], place: Place, graph: Graph) -> Array | None:
+def _passed(
+    node: Node, coming: list[Array], place: Place, graph: Graph, power: float, factor: Factor | None
+) -> Array | None:
     """Deviation behind a node, from those before it; None where nothing is known."""
     if node.op == "BatchNormalization":
         scale = graph.weight_behind(node.inputs[1])
         if scale is None:
             return None
-        own = place.by_channel(np.abs(graph.weights[scale].read().astype(np.float64)))
+        own = np.abs(graph.weights[scale].read().astype(np.float64)) ** power
+        own = place.by_channel(own if factor is None else own * factor.values)
         return reduce(in_series, [*coming, own])
+    if coming and factor is not None:
+        return place.by_channel(factor.values) * reduce(in_series, coming)
     if not coming:
         return None
     if node.op in SUMS:

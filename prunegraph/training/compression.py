@@ -1,0 +1,154 @@
+"""Fast compression without fine-tuning: a trained graph cut to a budget, or as far as a tolerance allows.
+
+The grid search is that of `prunegraph.tuning` (source 001, ALGORITHMS 2.5); candidates are measured by a training's
+own `evaluate`, in this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from prunegraph.coupling.analysis import Coupling, analyze
+from prunegraph.coupling.survivors import Survivors
+from prunegraph.graph.model import Graph
+from prunegraph.proof import verify
+from prunegraph.recovery import repairs
+from prunegraph.rewriting.cut import cut
+from prunegraph.runtime.data import Data
+from prunegraph.runtime.metrics import Metric
+from prunegraph.runtime.statistics import Statistics
+from prunegraph.selection.budget import Budget
+from prunegraph.selection.choice import Choice
+from prunegraph.selection.plan import Plan, survivors
+from prunegraph.selection.select import Ranking, rank
+from prunegraph.training.fit import Evaluate
+from prunegraph.training.module import GraphModule
+from prunegraph.tuning.evaluation import Key, Trials
+from prunegraph.tuning.search import Found, Goal, find
+
+Progress = Callable[[str], None]
+
+#: Samples that a proof looks at.
+PROVED = 16
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A pruned graph, its plan, channels of all groups before and after, and how the search went, if there was one."""
+
+    graph: Graph
+    plan: Plan
+    channels: tuple[int, int]
+    search: Found | None = None
+
+    def __str__(self) -> str:
+        before, after = self.channels
+        return f"{before - after} of {before} channels in groups removed"
+
+
+@dataclass(frozen=True)
+class Compression:
+    """How graphs are compressed.
+
+    Args:
+        data: unlabelled inputs, for proof, repair, and criteria that need them.
+        algorithm: ranks channels; with options, as in "gfr:p=1,q=0".
+        allocation: shares the budget among groups.
+        round_to: kept channels are a multiple of this, where a group is wide enough.
+        repair: of every candidate and of the result.
+        needs_data: whether the algorithm looks at data.
+        seed: of what is random.
+        progress: told what is being done.
+    """
+
+    data: Data
+    algorithm: str
+    allocation: str = "global:none"
+    round_to: int = 8
+    repair: str = "bn"
+    needs_data: bool = False
+    seed: int = 0
+    progress: Progress = lambda stage: None
+
+    def to_budget(self, graph: Graph, budget: Budget) -> Compressed:
+        """The graph within a budget.
+
+        Raises:
+            BudgetError: the budget cannot be met, or the algorithm does not apply.
+            ExactnessError: the proof failed.
+            PrunegraphError: a name, an option or the data do not fit.
+        """
+        ranked = self._ranked(graph, budget)
+        return self._finished(ranked.coupling, ranked.plan(budget))
+
+    def to_tolerance(
+        self, graph: Graph, tolerance: float, evaluate: Evaluate, *, method: str = "grid", by: str = "ratio",
+        stages: bool = False, device: str | None = None,
+    ) -> Compressed:  # fmt: skip
+        """The largest cut whose metric is at most `tolerance` below the graph's own.
+
+        Args:
+            graph: what is cut.
+            tolerance: in the metric's unit.
+            evaluate: the metric, larger is better.
+            method: "grid" or "bisection"; see `prunegraph.tuning.strength`.
+            by: what a strength is the share of that goes: "ratio" for channels of all groups together, "macs",
+                "params" or "bytes".
+            stages: whether parts of the network are then pruned a little more or less.
+            device: where candidates are measured.
+
+        Raises:
+            BudgetError: no cut stays within the tolerance.
+            PrunegraphError: what `to_budget` raises.
+        """
+        goal = Goal(tolerance, method, by, stages)
+        ranked = self._ranked(graph, goal.budget(1))
+        measured = _Measured(ranked.coupling, self, evaluate, device)
+        metric = Metric("evaluation", lambda seen: 0.0, True)
+        trials = Trials(measured, metric, measured.value(graph))
+        found = find(trials, ranked, goal, self.progress)
+        return self._finished(ranked.coupling, found.plan, found)
+
+    def repaired(self, left: Survivors, small: Graph) -> Graph:
+        """A cut graph after the repair."""
+        _, repair = repairs.find(self.repair, self.data, left.coupling.graph)
+        return repair(left, small, self.data, lambda stage: None)
+
+    def _ranked(self, graph: Graph, budget: Budget) -> Ranking:
+        choice = Choice(budget, self.algorithm, self.allocation, self.round_to, seed=self.seed)
+        return rank(analyze(graph), choice, Statistics(graph, self.data) if self.needs_data else None)
+
+    def _finished(self, found: Coupling, plan: Plan, search: Found | None = None) -> Compressed:
+        """Cut, prove, repair."""
+        left = survivors(found, plan)
+        small = cut(left)
+        verify(found.graph, plan, small, data=list(self.data.head(PROVED).batches(found.graph, PROVED)))
+        total = sum(group.channels for group in found.groups)
+        gone = sum(len(channels) for channels in plan.remove.values())
+        made = Compressed(self.repaired(left, small), plan, (total, total - gone), search)
+        self.progress(str(made))
+        return made
+
+
+class _Measured:
+    """Measures candidates one at a time; a pool of one worker to `Trials`."""
+
+    width = 1
+
+    def __init__(self, found: Coupling, how: Compression, evaluate: Evaluate, device: str | None):
+        self.found, self.how, self.evaluate, self.device = found, how, evaluate, device
+
+    def map(self, items: Sequence[Key]) -> Iterator[Any]:
+        for key in items:
+            left = Survivors(self.found, dict(key))
+            yield self.value(self.how.repaired(left, cut(left)))
+
+    def value(self, graph: Graph) -> float:
+        """The metric of a graph."""
+        module = GraphModule(graph).eval()
+        with torch.no_grad():
+            return float(self.evaluate(module.to(self.device) if self.device else module))

@@ -1,0 +1,152 @@
+"""Global feature relationship: sparse training with gates, then fast compression (source 001, ALGORITHMS 2).
+
+Gates behind BatchNormalization learn how much of every channel the network needs while scales shrink
+(`Sparsify`). In the last tenth of the training the gates are frozen to their moving averages, the factors; these are
+folded into scales and shifts exactly, and kept in the model's metadata. `|scale| * factor` ranks the channels of
+the whole network in one list (criterion `gfr`). The graph is cut without any fine-tuning; BatchNormalization statistics
+are counted anew on the data, which needs no gradient.
+
+The light form trains the gates alone: the network stays as it is, a penalty `strength * mean of the gates` closes
+those that the loss does not miss, and what comes out only ranks channels: nothing is folded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from prunegraph.coupling.analysis import analyze
+from prunegraph.errors import BudgetError, OptionError
+from prunegraph.graph.model import Graph
+from prunegraph.runtime.data import LABELS, Data
+from prunegraph.selection.criteria.factors import Factors, check_exponents, with_factors
+from prunegraph.training.batches import Batches
+from prunegraph.training.compression import Compression
+from prunegraph.training.evaluate import measure
+from prunegraph.training.fit import Callback, Run
+from prunegraph.training.gates import GatedModule, Mode
+from prunegraph.training.losses import Batch, Loss
+from prunegraph.training.methods import METHODS, Setting, Trained
+from prunegraph.training.sparse import Sparsify
+from prunegraph.training.table import Tensor
+
+#: Share of the training after which gates are frozen.
+LIVE = 0.9
+
+#: Samples on which statistics are counted anew.
+CALIBRATION = 1024
+
+
+class FreezeGates(Callback):
+    """Freezes the gates of a module after a share of the steps, so that training ends with the network that is kept."""
+
+    def __init__(self, module: GatedModule, steps: int, *, after: float = LIVE):
+        self.module, self.last = module, math.ceil(after * steps)
+
+    def after_step(self, run: Run) -> None:
+        if run.step + 1 >= self.last and not self.module.frozen:
+            self.module.freeze()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"frozen": self.module.frozen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["frozen"]:
+            self.module.freeze()
+
+
+@METHODS.register("gfr")
+def gfr(
+    graph: Graph, setting: Setting, *, strength: float = 1e-4, light: bool = False, mode: Mode = "sample",
+    reduction: int = 16, momentum: float = 0.9, p: float = 1.0, q: float = 1.0, tolerance: float = 0.0,
+    bn_recal: bool = True, round_to: int = 8, allocation: str = "global:none",
+) -> Trained:  # fmt: skip
+    """Train gates on channels while scales shrink, fold them, and cut to the budget or tolerance, with no fine-tuning.
+
+    Args:
+        graph: what is trained.
+        setting: with a budget, the graph is cut to it.
+        strength: of the penalty: on scales, or in the light form on the mean of the gates.
+        light: train the gates alone, and let them only rank channels.
+        mode: whether every sample has gates of its own, or the batch's mean counts.
+        reduction: channels for one hidden unit of a gate; there are at least 8.
+        momentum: of the moving average of the gates.
+        p: exponent of the scale in the ranking.
+        q: exponent of the factor in the ranking.
+        tolerance: instead of a budget, how much worse `setting.evaluate` may become: the largest cut on a grid that
+            keeps to it; 0 is off. Without `evaluate` the training data are measured.
+        bn_recal: count BatchNormalization statistics anew after the cut; else removed constants are absorbed.
+        round_to: kept channels are a multiple of this.
+        allocation: shares the budget among groups.
+
+    Raises:
+        OptionError: an option is out of range, or there are a budget and a tolerance.
+        BudgetError: the budget cannot be met, or no cut stays within the tolerance.
+        DataError: no removable channel has a BatchNormalization, or the data do not fit.
+        TrainingError: the loss is not finite, or the checkpoint is of another run.
+        ExactnessError: the proof of the cut failed.
+    """
+    _check(setting, strength, tolerance, p, q)
+    module = GatedModule(
+        graph, light=light, reduction=reduction, momentum=momentum, mode=mode, seed=setting.recipe.seed
+    )
+    run = _train_gates(module, setting, strength) if light else _train_sparse(module, setting, strength)
+    module.cpu()
+    trained = with_factors(graph if light else module.folded(), Factors(module.factors(), folded=not light))
+    done = Trained(trained).after("gfr", run)
+    if setting.budget is None and not tolerance:
+        return done
+    how = Compression(
+        calibration(setting.data, setting.recipe.seed), f"gfr:p={p!r},q={q!r}", allocation, round_to,
+        repair="bn" if bn_recal else "absorb", seed=setting.recipe.seed, progress=setting.progress,
+    )  # fmt: skip
+    if setting.budget is not None:
+        made = how.to_budget(trained, setting.budget)
+    else:
+        evaluate = setting.evaluate or measure(setting.data, graph)
+        made = how.to_tolerance(trained, tolerance, evaluate, device=setting.device)
+    return replace(done, graph=with_factors(made.graph, None))
+
+
+def _check(setting: Setting, strength: float, tolerance: float, p: float, q: float) -> None:
+    """Raise for what could only fail after the training."""
+    check_exponents("gfr", p, q)
+    for name, value in (("strength", strength), ("tolerance", tolerance)):
+        if not (math.isfinite(value) and value >= 0):
+            raise OptionError(f"option {name!r} of training method 'gfr' must be a number of at least 0, got {value:g}")
+    if setting.budget is not None and tolerance:
+        raise OptionError("training method 'gfr' cuts to a budget or as far as a tolerance allows: give one of them")
+    if setting.budget is not None and setting.budget.latency is not None:
+        raise BudgetError("training method 'gfr' does not measure latency: give --macs, --params or --ratio")
+
+
+def _train_sparse(module: GatedModule, setting: Setting, strength: float) -> Run:
+    steps = setting.recipe.epochs * (setting.data.samples // setting.batch)
+    sparsify = Sparsify(module, strength, found=analyze(module.base))
+    return setting.fit(module, "gfr", callbacks=[sparsify, FreezeGates(module, steps)])
+
+
+def _train_gates(module: GatedModule, setting: Setting, strength: float) -> Run:
+    return replace(setting, loss=_closing(module, setting.loss, strength)).fit(module, "gfr")
+
+
+def _closing(module: GatedModule, loss: Loss, strength: float) -> Loss:
+    """A loss with a penalty on open gates: the mean over all channels of the network."""
+
+    def penalised(outputs: Sequence[Tensor], batch: Batch) -> Tensor:
+        return loss(outputs, batch) + strength * torch.cat(module.means).mean()
+
+    return penalised
+
+
+def calibration(data: Data, seed: int, count: int = CALIBRATION) -> Data:
+    """Some of the samples, drawn at random: files may be sorted by class."""
+    arrays = Batches(data, 1, seed=seed).arrays
+    total = len(next(iter(arrays.values())))
+    rng = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(total, generator=rng)[:count].numpy()
+    return Data.of({name: array[chosen] for name, array in arrays.items() if name != LABELS})
