@@ -158,7 +158,7 @@ class Tucker2(Form):
 
 
 def hooi(weight: Array, start: tuple[Array, Array], sweeps: int = SWEEPS) -> tuple[Array, Array, Array]:
-    """U [O, R_o], core [R_o, R_i, *k] and V [I, R_i] by higher-order orthogonal iteration, a step of it for each factor.
+    """U [O, R_o], core [R_o, R_i, *k] and V [I, R_i] by higher-order orthogonal iteration, one step a factor.
 
     Args:
         weight: [O, I, *k].
