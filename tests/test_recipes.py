@@ -69,7 +69,7 @@ def test_commands_that_write_a_model_can_be_saved() -> None:
 
 #: A line of each command that writes a model, and what it writes besides.
 LINES = (
-    "prune net.onnx -o out.onnx --macs 0.5 --keep conv2 --round-to 4 --ratio-for conv5=0.25 --save-plan plan.json",
+    "prune net.onnx -o out.onnx --macs 0.8 --keep conv2 --round-to 4 --ratio-for conv5=0.25 --save-plan plan.json",
     "apply net.onnx given.json -o out.onnx --no-verify",
     "decompose net.onnx -o out.onnx --method auto --macs 0.7 --round-to=2 --json layers.json",
     "quantize net.onnx -o out.onnx --weights int8 --activations none --float first --float last",
@@ -178,7 +178,7 @@ STEP = HEAD + '[[step]]\ncommand = "decompose"\nmodel = "net.onnx"\noutput = "ou
         (HEAD + '[[step]]\ncommand = "decompose"\noutput = "o.onnx"\n', "says no 'model'"),
         (HEAD + '[[step]]\ncommand = "decompose"\nmodel = "net.onnx"\n', "Missing option '-o' / '--output'"),
         (HEAD + '[[step]]\ncommand = "apply"\nmodel = "net.onnx"\noutput = "o.onnx"\n', "says no 'plan'"),
-        (HEAD + '[[step]]\ncommand = "prune"\nmodel = "net.onnx"\noutput = "o"\nno-verify = 1\n', "true or false, got 1"),
+        (STEP.replace("decompose", "prune") + "no-verify = 1\n", "'no-verify' must be true or false, got 1"),
         (STEP + 'rank = "most"\n', "step 1 (decompose): rank 'most'"),
         (STEP + 'keep = ["nothing"]\n', "step 1 (decompose): unknown layer 'nothing'"),
     ],
