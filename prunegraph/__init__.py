@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Budget": "prunegraph.selection.budget",
+    "Compressed": "prunegraph.hybrid.compress",
     "Context": "prunegraph.selection.criteria.base",
     "Coupling": "prunegraph.coupling.analysis",
     "Decomposed": "prunegraph.rewriting.decompose",
@@ -35,6 +36,7 @@ _HOMES = {
     "analyze": "prunegraph.api",
     "apply": "prunegraph.api",
     "compare": "prunegraph.api",
+    "compress": "prunegraph.hybrid.compress",
     "criterion": "prunegraph.selection.criteria.base",
     "decompose": "prunegraph.rewriting.decompose",
     "errors": "prunegraph",
@@ -51,9 +53,10 @@ _HOMES = {
 }
 
 __all__ = [
-    "Budget", "Context", "Coupling", "Decomposed", "Graph", "Group", "Plan", "Proof", "Quantized", "Result", "Search",
-    "Sensitivity", "analyze", "apply", "compare", "criterion", "decompose", "errors", "frontend", "load", "prune",
-    "quantize", "save", "search", "select", "selector", "sensitivity", "verify",
+    "Budget", "Compressed", "Context", "Coupling", "Decomposed", "Graph", "Group", "Plan", "Proof", "Quantized",
+    "Result", "Search", "Sensitivity", "analyze", "apply", "compare", "compress", "criterion", "decompose",
+    "errors", "frontend", "load", "prune", "quantize", "save", "search", "select", "selector", "sensitivity",
+    "verify",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -63,6 +66,7 @@ if TYPE_CHECKING:
     from prunegraph.coupling.groups import Group
     from prunegraph.frontends.base import frontend
     from prunegraph.graph.model import Graph
+    from prunegraph.hybrid.compress import Compressed, compress
     from prunegraph.proof import Proof
     from prunegraph.quantization.quantize import Quantized, quantize
     from prunegraph.rewriting.decompose import Decomposed, decompose

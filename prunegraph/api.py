@@ -199,7 +199,7 @@ def prune(
     """
     samples = Data.of(data) if data is not None else None
     if quantize is not None:
-        _check_quantize(quantize, samples)
+        check_quantize(quantize, samples)
     choice = Choice(**options)
     if choice.provider is not None:
         provider_name(choice.provider)
@@ -255,22 +255,11 @@ def finish(
     """Cut, verify, recover, quantize and write: what follows once there is a plan."""
     model, plan = found.graph, chosen.plan
     repair, recover = repairs.find(repair, samples, model)
-    progress("cut")
     scratch = Path(out).absolute().parent if out is not None else None
-    small = cut(survivors(found, plan), scratch)
-    proof = None
-    left_out: tuple[str, ...] = ()
-    seen = list(samples.head(PROOF_SAMPLES).batches(model, PROOF_SAMPLES)) if samples is not None else []
-    if check:
-        progress("verify")
-        try:
-            proof = verify(model, plan, small, data=seen, seed=choice.seed)
-        except ExactnessError:
-            progress("the proof failed, looking for the groups that are responsible")
-            plan, left_out = isolate(found, plan, lambda part: _attempt(model, part, seen, choice.seed))
-            small = cut(survivors(found, plan), scratch)
-            proof = verify(model, plan, small, data=seen, seed=choice.seed)
-            chosen = _measured_again(chosen, model, small, choice, samples)
+    cutting = cut_and_prove(found, plan, samples, check=check, seed=choice.seed, scratch=scratch, progress=progress)
+    plan, small, proof, left_out = cutting.plan, cutting.small, cutting.proof, cutting.left_out
+    if left_out:
+        chosen = _measured_again(chosen, model, small, choice, samples)
     small = recover(survivors(found, plan), small, samples, progress)
     quantized = None
     if quantize is not None:
@@ -289,7 +278,42 @@ def finish(
     )  # fmt: skip
 
 
-def _check_quantize(weights: str, samples: Data | None) -> None:
+@dataclass(frozen=True)
+class Cutting:
+    """A plan carried out. `proof` is None where there was no check; `left_out` are groups that broke it."""
+
+    plan: Plan
+    small: Graph
+    proof: Proof | None
+    left_out: tuple[str, ...] = ()
+
+
+def cut_and_prove(
+    found: Coupling, plan: Plan, samples: Data | None, *, check: bool, seed: int, scratch: Path | None = None,
+    progress: Callable[[str], None] = lambda stage: None,
+) -> Cutting:  # fmt: skip
+    """Cut a plan and prove it; where the proof fails, the part of the plan that holds.
+
+    Raises:
+        ExactnessError: no part of the plan holds.
+    """
+    model = found.graph
+    progress("cut")
+    small = cut(survivors(found, plan), scratch)
+    if not check:
+        return Cutting(plan, small, None)
+    seen = list(samples.head(PROOF_SAMPLES).batches(model, PROOF_SAMPLES)) if samples is not None else []
+    progress("verify")
+    try:
+        return Cutting(plan, small, verify(model, plan, small, data=seen, seed=seed))
+    except ExactnessError:
+        progress("the proof failed, looking for the groups that are responsible")
+        plan, left_out = isolate(found, plan, lambda part: _attempt(model, part, seen, seed))
+        small = cut(survivors(found, plan), scratch)
+        return Cutting(plan, small, verify(model, plan, small, data=seen, seed=seed), left_out)
+
+
+def check_quantize(weights: str, samples: Data | None) -> None:
     """Raise before the work what quantization would raise after it."""
     from prunegraph.quantization.scheme import scheme
 

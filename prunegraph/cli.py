@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from prunegraph import __version__, cli_training
+from prunegraph.cli_recipe import Writes, run
 from prunegraph.errors import ExactnessError, PrunegraphError
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def _input_shapes(ctx: click.Context, parameter: click.Parameter, values: tuple[
     _keep_reading(ctx, parameter, shapes)
 
 
-def _load(model: str) -> Graph:
+def load_model(model: str) -> Graph:
     """The model of a command, with what its reading options say."""
     from prunegraph import api
     from prunegraph.frontends.arrays import read_arrays
@@ -152,7 +153,7 @@ def inspect(model: str, json_path: str | None, attention: str | None, why: str |
     from prunegraph.ops.cost import cost
     from prunegraph.report import groups_file, tables
 
-    graph = _load(model)
+    graph = load_model(model)
     if json_path and json_path != "-":
         api.check_output(json_path, model)
     found = api.analyze(graph, attention=attention)
@@ -242,7 +243,7 @@ sweep_options = _options(
 )
 
 
-@main.command()
+@main.command(cls=Writes)
 @click.argument("model")
 @output_option
 @click.option("--ratio", callback=_ratio, help="Share of channels removed from every group, or auto.")
@@ -282,7 +283,7 @@ def prune(
         samples = read_data(data) if data else None
         progress("load")
         result = api.prune(
-            _load(model), out, budget=budget, check=not no_verify, data=samples, progress=progress, **options
+            load_model(model), out, budget=budget, check=not no_verify, data=samples, progress=progress, **options
         )
     _show(where, result, samples, out)
     if report:
@@ -361,12 +362,14 @@ def sensitivity(model: str, data: str, evaluation: str | None, json_path: str | 
     with stages(where) as progress:
         seen = read_data(evaluation) if evaluation else None
         progress("load")
-        found = sweeps.sensitivity(_load(model), data=read_data(data), evaluation=seen, progress=progress, **options)
+        found = sweeps.sensitivity(
+            load_model(model), data=read_data(data), evaluation=seen, progress=progress, **options
+        )
     where.print(tables.sensitivity_table(found))
     _write_json(found.to_json(), json_path)
 
 
-@main.command()
+@main.command(cls=Writes)
 @click.argument("model")
 @output_option
 @sweep_options
@@ -401,7 +404,7 @@ def search(
         samples, seen = read_data(data), read_data(evaluation) if evaluation else None
         progress("load")
         done = sweeps.search(
-            _load(model), out, data=samples, evaluation=seen, check=not no_verify, progress=progress, **options
+            load_model(model), out, data=samples, evaluation=seen, check=not no_verify, progress=progress, **options
         )
     where.print(tables.search_table(done.found, done.result.before))
     if evaluation is None:
@@ -421,7 +424,7 @@ def _write_symbol(model: str, plan: Plan, small: Graph, out: str) -> None:
     mxnet.apply(model, plan, small, out, out.removesuffix(SYMBOL) + "-0000.params", **options)
 
 
-@main.command()
+@main.command(cls=Writes)
 @click.argument("source")
 @click.option("-o", "--output", "out", required=True, metavar="OUT", help="Where the ONNX model goes.")
 @reading_options
@@ -433,13 +436,13 @@ def convert(source: str, out: str) -> None:
     where = console()
     with stages(where) as progress:
         progress("load")
-        graph = _load(source)
+        graph = load_model(source)
         progress("write")
         api.save(graph, out)
     where.print(f"{len(graph.nodes)} nodes, {len(graph.weights)} weights; wrote {out}")
 
 
-@main.command()
+@main.command(cls=Writes)
 @click.argument("model")
 @click.argument("plan")
 @click.option("-o", "--output", "out", required=True, metavar="OUT", help="Where the pruned model goes.")
@@ -457,7 +460,7 @@ def apply(model: str, plan: str, out: str, no_verify: bool) -> None:
     where = console()
     with stages(where) as progress:
         progress("cut")
-        graph, chosen = _load(model), Plan.load(plan)
+        graph, chosen = load_model(model), Plan.load(plan)
         small = api.apply(graph, chosen)
         progress("verify")
         proof = None if no_verify else api.verify(graph, chosen, small)
@@ -480,7 +483,7 @@ def verify(model: str, plan: str, pruned: str) -> None:
     from prunegraph import api
     from prunegraph.selection.plan import Plan
 
-    proof = api.verify(_load(model), Plan.load(plan), api.load(pruned))
+    proof = api.verify(load_model(model), Plan.load(plan), api.load(pruned))
     console().print(f"proof: {proof}")
 
 
@@ -537,8 +540,11 @@ def algorithms() -> None:
     CRITERIA.check()
 
 
-from prunegraph import cli_decompose, cli_quantize  # noqa: E402  (their commands are built from what is above)
+# Their commands are built from what is above.
+from prunegraph import cli_compress, cli_decompose, cli_quantize  # noqa: E402
 
+main.add_command(cli_compress.command())
 main.add_command(cli_decompose.command())
 main.add_command(cli_quantize.command())
 main.add_command(cli_training.train)
+main.add_command(run)

@@ -9,11 +9,12 @@ from typing import Any
 import click
 
 from prunegraph.cli import console, output_option, plugin_option, stages
+from prunegraph.cli_recipe import Writes
 
 FORMAT = "prunegraph/decomposed@1"
 
 
-@click.command()
+@click.command(cls=Writes)
 @click.argument("model")
 @output_option
 @click.option(

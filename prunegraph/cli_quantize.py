@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from prunegraph.cli import console, output_option, plugin_option, stages
+from prunegraph.cli_recipe import Writes
 from prunegraph.errors import OptionError
 
 FORMAT = "prunegraph/quantized@1"
@@ -27,7 +28,7 @@ def read_ranges(path: str) -> dict[str, Any]:
     return content
 
 
-@click.command()
+@click.command(cls=Writes)
 @click.argument("model")
 @output_option
 @click.option("--data", metavar="FILE", help="Unlabelled inputs to calibrate on: .npz or file.py:function.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from prunegraph.cli_recipe import Writes
 from prunegraph.errors import DataError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from prunegraph.training.methods import Setting
 
 
-@click.command()
+@click.command(cls=Writes)
 @click.argument("model")
 @click.option("-o", "--output", "out", required=True, metavar="OUT", help="Where the trained model goes.")
 @click.option("--data", required=True, metavar="FILE", help="Training data: .npz or file.py:function, `labels` or not.")

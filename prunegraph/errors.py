@@ -10,6 +10,7 @@
     ├── DataError           input data does not fit the model
     ├── MissingExtraError   a package of an optional extra is not installed
     ├── ClusterError        workers cannot be reached, or keep dying
+    ├── RecipeError         a recipe cannot be read, or a step of it cannot be run
     ├── TrainingError       training diverged, or a checkpoint does not belong to it
     └── ExactnessError      a result differs from the masked original
 
@@ -74,6 +75,10 @@ class MissingExtraError(PrunegraphError):
 
 class ClusterError(PrunegraphError):
     """Workers cannot be reached, or keep dying."""
+
+
+class RecipeError(PrunegraphError):
+    """A recipe cannot be read, or a step of it cannot be run."""
 
 
 class TrainingError(PrunegraphError):

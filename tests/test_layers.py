@@ -32,7 +32,9 @@ LAYERS = [
     ["report"],
     ["api"],
     ["sweeps"],
-    ["cli", "cli_decompose", "cli_quantize", "cli_training", "__main__"],
+    ["hybrid"],
+    ["recipes"],
+    ["cli", "cli_compress", "cli_decompose", "cli_quantize", "cli_recipe", "cli_training", "__main__"],
 ]
 
 

@@ -8,9 +8,10 @@ import sys
 import prunegraph
 
 PUBLIC = {
-    "Budget", "Context", "Coupling", "Decomposed", "Graph", "Group", "Plan", "Proof", "Quantized", "Result", "Search",
-    "Sensitivity", "analyze", "apply", "compare", "criterion", "decompose", "errors", "frontend", "load", "prune",
-    "quantize", "save", "search", "select", "selector", "sensitivity", "verify",
+    "Budget", "Compressed", "Context", "Coupling", "Decomposed", "Graph", "Group", "Plan", "Proof", "Quantized",
+    "Result", "Search", "Sensitivity", "analyze", "apply", "compare", "compress", "criterion", "decompose",
+    "errors", "frontend", "load", "prune", "quantize", "save", "search", "select", "selector", "sensitivity",
+    "verify",
 }  # fmt: skip
 
 

@@ -11,10 +11,12 @@ Array = np.ndarray
 
 
 def changed(left: Survivors, small: Graph) -> set[str]:
-    """Values of the pruned graph that are not what they were: cut, or made from such."""
+    """Values of the smaller graph that are not what they were: cut, new (in decomposed layers), or made from these."""
+    known = left.coupling.graph.producer
     found = {name for name in left.coupling.labels if any(kept is not None for kept in left.value(name))}
     for node in small.nodes:
-        if any(value in found for value in (*node.inputs, *node.captured)):
+        is_new = any(value and value not in known for value in node.outputs)
+        if is_new or any(value in found for value in (*node.inputs, *node.captured)):
             found.update(node.outputs)
     return found
 

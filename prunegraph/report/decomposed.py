@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 def layers_table(found: Decomposed) -> Table:
     """One row a decomposed layer: method, ranks, what is left of its cost, error of its weight."""
     table = Table(title="decomposed layers", title_justify="left")
-    for name in ("layer", "method", "ranks", "params", "MACs", "error", "output error"):
-        table.add_column(name, justify="left" if name in ("layer", "method") else "right")
+    for name in ("layer", "method", "ranks", "params", "MACs", "error", "output error", ""):
+        table.add_column(name, justify="left" if name in ("layer", "method", "") else "right")
     for row in found.layers:
         table.add_row(
             row.name, row.method, " x ".join(map(str, row.ranks)), _change(*row.params), _change(*row.macs),
-            f"{row.error:.3f}", "" if row.output_error is None else f"{row.output_error:.3f}",
+            f"{row.error:.3f}", "" if row.output_error is None else f"{row.output_error:.3f}", row.note,
         )  # fmt: skip
     return table
 

@@ -35,7 +35,7 @@ class Row:
     `ranks` are (R,), of Tucker-2 (R_o, R_i). `params` and `macs` are of its weight, before and after; MACs are 0
     where shapes are not known. `error` is the Frobenius norm of the weight's change by that of the weight,
     `output_error` the same of the layer's outputs on the data, if there were any (without their mean, for a layer
-    with a bias).
+    with a bias). `note` says what a rule's ranks do not: that they were raised to the least.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Row:
     macs: tuple[int, int]
     error: float
     output_error: float | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def decompose(
         for layer in found:
             chosen, form = _by_rule(layer, method, rule, round_to)
             if chosen.pays:
-                writer.add(layer, chosen, form)
+                writer.add(layer, chosen, form, rule.note(form))
             else:
                 left[layer.node.name] = f"rank {_listed(chosen.ranks)} would not pay"
     else:
@@ -176,7 +177,7 @@ class _Writer:
         self._tensors: list[onnx.TensorProto] = []
         self._taken = {*source.weights, *source.producer, *source.inputs, *(node.name for node in source.nodes)}
 
-    def add(self, layer: Layer, chosen: Candidate, form: Form) -> None:
+    def add(self, layer: Layer, chosen: Candidate, form: Form, note: str = "") -> None:
         """Put a layer's parts in its place."""
         factors, weight = form.factors(chosen.ranks), layer.tensor()
         gram = self.statistics.gram(layer.node) if self.statistics is not None else None
@@ -208,7 +209,7 @@ class _Writer:
         row = Row(
             layer.node.name, chosen.method, chosen.ranks, (params, after[0]), (macs, after[1]),
             relative_error(weight, product),
-            output_error(weight, product, moments) if moments is not None else None,
+            output_error(weight, product, moments) if moments is not None else None, note,
         )  # fmt: skip
         self.rows.append(row)
 

@@ -33,6 +33,15 @@ def left_vectors(matrix: Array) -> tuple[Array, Array]:
     return vectors[:, ::-1], np.maximum(values[::-1], 0.0)
 
 
+def _step(matrix: Array, vectors: Array) -> Array:
+    """An orthonormal basis [rows, R] that holds at least as much of a matrix [rows, columns] as `vectors` do.
+
+    One step of orthogonal iteration: of the orthonormal U, the Q factor of `M M' U` maximises the linear lower bound of
+    the convex function `|M' U|^2` at `vectors`, so that this never falls. It costs a part of an eigendecomposition.
+    """
+    return np.linalg.qr(matrix @ (matrix.T @ vectors))[0]
+
+
 def relative_error(weight: Array, other: Array) -> float:
     """Frobenius norm of the difference by that of the weight; 0 where both are zero."""
     return float(np.linalg.norm(weight - other) / max(float(np.linalg.norm(weight)), 1e-300))
@@ -84,8 +93,14 @@ class Svd(Form):
         matrix = weight.reshape(len(weight), -1)
         self.unfoldings = ((matrix.shape[0], matrix.shape[1]),)
         self._is_wide = matrix.shape[0] <= matrix.shape[1]
-        self._vectors, spectrum = left_vectors(matrix if self._is_wide else matrix.T)
-        self.spectra = (spectrum,)
+        side = matrix if self._is_wide else matrix.T
+        self._gram = side @ side.T
+        self.spectra = (np.maximum(np.linalg.eigvalsh(self._gram)[::-1], 0.0),)
+
+    @cached_property
+    def _vectors(self) -> Array:
+        """Made when factors are: most of the cost of a large matrix, and its rank may not pay."""
+        return np.linalg.eigh(self._gram)[1][:, ::-1]
 
     def factors(self, ranks: Sequence[int]) -> tuple[Array, ...]:
         """`first` [R, I, ...] and `last` [O, R]."""
@@ -143,7 +158,7 @@ class Tucker2(Form):
 
 
 def hooi(weight: Array, start: tuple[Array, Array], sweeps: int = SWEEPS) -> tuple[Array, Array, Array]:
-    """U [O, R_o], core [R_o, R_i, *k] and V [I, R_i] by higher-order orthogonal iteration.
+    """U [O, R_o], core [R_o, R_i, *k] and V [I, R_i] by higher-order orthogonal iteration, one step a factor.
 
     Args:
         weight: [O, I, *k].
@@ -155,9 +170,9 @@ def hooi(weight: Array, start: tuple[Array, Array], sweeps: int = SWEEPS) -> tup
     core = _times(_times(weight, outer.T, 0), inner.T, 1)
     kept = float((core**2).sum())
     for _ in range(sweeps):
-        outer = left_vectors(unfold(_times(weight, inner.T, 1), 0))[0][:, : outer.shape[1]]
+        outer = _step(unfold(_times(weight, inner.T, 1), 0), outer)
         half = _times(weight, outer.T, 0)
-        inner = left_vectors(unfold(half, 1))[0][:, : inner.shape[1]]
+        inner = _step(unfold(half, 1), inner)
         core = _times(half, inner.T, 1)
         before, kept = kept, float((core**2).sum())
         if np.sqrt(max(1 - before / total, 0)) - np.sqrt(max(1 - kept / total, 0)) < TOLERANCE:

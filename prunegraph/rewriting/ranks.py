@@ -45,9 +45,19 @@ class Rule:
             return tuple(energy_rank(spectrum, self.value) for spectrum in form.spectra)
         if self.name == "ratio":
             return tuple(math.ceil(self.value * full) for full in form.full)
+        return tuple(max(math.ceil(rank - 1e-9), LEAST) for rank in self._weak(form))
+
+    def note(self, form: Form) -> str:
+        """What a report should say of the ranks: variational Bayes found fewer than are kept; "" where it did not."""
+        if self.name != "evbmf" or all(rank >= LEAST for rank in self._weak(form)):
+            return ""
+        found = " x ".join(f"{rank:g}" for rank in self._weak(form))
+        return f"evbmf found rank {found}, {LEAST} is the least"
+
+    def _weak(self, form: Form) -> list[float]:
+        """What variational Bayes finds, weakened."""
         found = [Evbmf(*pair).rank for pair in zip(form.spectra, form.unfoldings, strict=True)]
-        weak = [rank + self.value * (full - rank) for rank, full in zip(found, form.full, strict=True)]
-        return tuple(max(math.ceil(rank - 1e-9), LEAST) for rank in weak)
+        return [rank + self.value * (full - rank) for rank, full in zip(found, form.full, strict=True)]
 
 
 def rounded(ranks: Sequence[int], multiple: int, full: Sequence[int]) -> tuple[int, ...]:

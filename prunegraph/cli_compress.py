@@ -1,0 +1,78 @@
+"""`prunegraph compress`: the options; the work is in `prunegraph.hybrid`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from prunegraph.cli import choice_options, console, load_model, output_option, reading_options, stages
+from prunegraph.cli_recipe import Writes
+
+FORMAT = "prunegraph/compressed@1"
+
+
+@click.command(cls=Writes)
+@click.argument("model")
+@output_option
+@click.option("--macs", metavar="X", help="Upper bound on MACs: a fraction (0.5) or an amount (2.1G).")
+@click.option("--params", metavar="X", help="Upper bound on parameters: a fraction or an amount (1.2M).")
+@click.option(
+    "--method", type=click.Choice(["hybrid", "prune", "decompose", "source-004"]), default="hybrid", show_default=True,
+    help="hybrid chooses between both; source-004 is the published rule, which needs no bound.",
+)  # fmt: skip
+@click.option(
+    "--data", metavar="FILE", help="Unlabelled inputs to choose by and recover with: .npz or file.py:function."
+)
+@click.option("--rank", metavar="RULE", help="Of source-004: evbmf, evbmf:W, energy:E or ratio:R.  [default: evbmf]")
+@click.option(
+    "--cluster", type=click.Choice(["robust", "paper"]), default="robust", show_default=True,
+    help="Of source-004: how weak filters are told.",
+)  # fmt: skip
+@choice_options
+@click.option("--allocation", help="How the budget is shared among groups, as in global:max.")
+@click.option("--repair", help="none, absorb, bn or least-squares. Default: least-squares with --data, else none.")
+@click.option("--round-to", type=int, default=8, show_default=True, help="Channels and ranks are a multiple of this.")
+@click.option("--min-channels", type=int, default=1, show_default=True, help="Channels that stay in every group.")
+@click.option("--quantize", type=click.Choice(["int8", "int4", "int16"]), help="Then quantize; the type of weights.")
+@click.option("--no-verify", is_flag=True, help="Skip the proof of the cut.")
+@click.option("--json", "json_path", metavar="FILE", help="Write what was done to each layer as JSON; - is stdout.")
+@reading_options
+def compress(model: str, out: str, data: str | None, no_verify: bool, json_path: str | None, **options: Any) -> None:
+    """Keep, prune or decompose each layer of MODEL so that one budget is met. Nothing is trained."""
+    from prunegraph import api
+    from prunegraph.hybrid.compress import compress as run
+    from prunegraph.report import compressed
+    from prunegraph.runtime.data import read_data
+
+    api.check_output(out, model)
+    if json_path and json_path != "-":
+        api.check_output(json_path, model, others=(out,))
+    where = console()
+    with stages(where) as progress:
+        samples = read_data(data) if data else None
+        progress("load")
+        found = run(load_model(model), out, data=samples, check=not no_verify, progress=progress, **options)
+    where.print(compressed.layers_table(found))
+    if len(found.mixes) > 1:
+        where.print(compressed.mixes_table(found))
+    where.print(compressed.outcome(found))
+    where.print(f"wrote {out}")
+    _write_json(found, json_path)
+
+
+def command() -> click.Command:
+    """The command, for `prunegraph.cli` to add."""
+    return compress
+
+
+def _write_json(found: Any, path: str | None) -> None:
+    from prunegraph.graph.onnx_io import write_whole
+
+    text = json.dumps({"format": FORMAT, **found.to_json()}, indent=1) + "\n"
+    if path == "-":
+        click.echo(text, nl=False)
+    elif path:
+        write_whole(Path(path), [text.encode()])

@@ -1,0 +1,202 @@
+"""Command lines as recipes: `--save-recipe` writes one, `prunegraph run` repeats it.
+
+Both go through the commands' own parameters: an option is defined once, where its command is.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from prunegraph.errors import ExactnessError, PrunegraphError, RecipeError, UnknownNameError
+
+if TYPE_CHECKING:
+    from prunegraph.recipes import Recipe, Step, Value
+
+#: Where a context keeps a command's words, and the file of `--save-recipe`.
+WORDS, FILE = "prunegraph.words", "prunegraph.recipe"
+
+#: Parameters that name files a command reads, and those that name files it writes.
+READ = ("model", "source", "plan", "data", "evaluation", "original", "sensitivity", "ranges", "inputs", "params_file")
+WRITTEN = ("out", "save_plan", "json_path", "report", "checkpoint")
+
+
+class Writes(click.Command):
+    """A command that writes a model: with `--save-recipe` also the recipe that repeats it."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.params.append(
+            click.Option(["--save-recipe"], metavar="FILE", expose_value=False, callback=_keep_file,
+                         help="Write this command as a recipe (TOML), which `prunegraph run` repeats.")
+        )  # fmt: skip
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[WORDS] = list(args)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        path = ctx.meta.get(FILE)
+        if path is None:
+            return super().invoke(ctx)
+        from prunegraph import recipes
+        from prunegraph.api import check_output
+
+        others = [name for key in WRITTEN if (name := ctx.params.get(key))]
+        check_output(path, ctx.params.get("model") or ctx.params.get("source"), others)
+        made = super().invoke(ctx)
+        recipes.save([spelled(self, ctx.meta[WORDS])], path)
+        click.echo(f"wrote {path}", err=True)
+        return made
+
+
+def _keep_file(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value:
+        ctx.meta[FILE] = value
+
+
+def spelled(command: click.Command, words: Sequence[str]) -> Step:
+    """A command line as a step of a recipe."""
+    from prunegraph.recipes import Step
+
+    given, _, _ = command.make_parser(click.Context(command)).parse_args(list(words))
+    options: dict[str, Value] = {}
+    for parameter in command.params:
+        if parameter.name in given and key(parameter) != "save-recipe":
+            value = given[parameter.name]
+            if isinstance(value, str | bool | list):
+                options[key(parameter)] = [str(each) for each in value] if isinstance(value, list) else value
+    return Step(command.name or "", options)
+
+
+def key(parameter: click.Parameter) -> str:
+    """What a parameter is called in a recipe: an option's long name without dashes, an argument's name."""
+    if isinstance(parameter, click.Argument):
+        return parameter.name or ""
+    return next(name for name in parameter.opts if name.startswith("--")).removeprefix("--")
+
+
+def line(command: click.Command, step: Step, where: str) -> list[str]:
+    """A step as the words of a command line. Raises RecipeError."""
+    known = {key(parameter): parameter for parameter in command.params if key(parameter) != "save-recipe"}
+    words, arguments = [command.name or ""], {}
+    for name, value in step.options.items():
+        if name not in known:
+            raise RecipeError(f"{where}: {UnknownNameError('option', name, known)}")
+        parameter = known[name]
+        if isinstance(parameter, click.Argument):
+            arguments[name] = _texts(parameter, value, f"{where}: {name!r}")[0]
+        elif isinstance(parameter, click.Option) and parameter.is_flag:
+            if not isinstance(value, bool):
+                raise RecipeError(f"{where}: {name!r} must be true or false, got {value!r}")
+            words += [f"--{name}"] if value else []
+        else:
+            words += [f"--{name}={text}" for text in _texts(parameter, value, f"{where}: {name!r}")]
+    places = [name for name, parameter in known.items() if isinstance(parameter, click.Argument)]
+    missing = next((name for name in places if name not in arguments), None)
+    if missing:
+        raise RecipeError(f"{where}: says no {missing!r}, and no step before it writes one")
+    return [*words, "--", *(arguments[name] for name in places)]
+
+
+def _texts(parameter: click.Parameter, value: Value, what: str) -> list[str]:
+    """A value, or several where the option may be repeated, as words."""
+    if isinstance(value, list) and not parameter.multiple:
+        raise RecipeError(f"{what} must be one value, not a list")
+    values = value if isinstance(value, list) else [value]
+    if any(isinstance(each, bool) for each in values):
+        raise RecipeError(f"{what} must be text or a number, not true or false")
+    return [str(each) for each in values]
+
+
+def lines(recipe: Recipe, group: click.Group) -> list[list[str]]:
+    """The command lines of a recipe, checked as far as that goes without running them.
+
+    A step that names no model works on what the last one before it wrote.
+
+    Raises:
+        RecipeError: an unknown command or option, a value it cannot have, or a file that is not there.
+    """
+    from prunegraph.recipes import Step
+
+    found: list[list[str]] = []
+    written: list[str] = []
+    last: str | None = None
+    for number, step in enumerate(recipe.steps, 1):
+        where = f"{recipe.source}, step {number} ({step.command})"
+        commands = {name: each for name, each in group.commands.items() if name != "run"}
+        if step.command not in commands:
+            raise RecipeError(f"{recipe.source}, step {number}: {UnknownNameError('command', step.command, commands)}")
+        command = commands[step.command]
+        first = next((key(each) for each in command.params if isinstance(each, click.Argument)), None)
+        options = dict(step.options)
+        if first is not None and first not in options and last is not None:
+            options = {first: last, **options}
+        words = line(command, Step(step.command, options), where)
+        given = _checked(command, words[1:], where)
+        _check_files(given, written, where)
+        made = [os.path.abspath(given[name]) for name in WRITTEN if isinstance(given.get(name), str)]
+        written += made
+        last = given.get("out", last)
+        found.append(words)
+    return found
+
+
+def _checked(command: click.Command, words: list[str], where: str) -> dict[str, Any]:
+    """The words by parameter; each is of its type, and nothing that is required is missing. Raises RecipeError."""
+    context = click.Context(command, info_name=command.name)
+    try:
+        given, _, _ = command.make_parser(context).parse_args(list(words))
+        for parameter in command.params:
+            if parameter.name in given:
+                parameter.type_cast_value(context, given[parameter.name])
+            elif parameter.required:
+                raise click.MissingParameter(ctx=context, param=parameter)
+    except click.UsageError as error:
+        raise RecipeError(f"{where}: {error.format_message()}") from None
+    return dict(given)
+
+
+def _check_files(given: dict[str, Any], written: Sequence[str], where: str) -> None:
+    """Files that a step reads are there, or written by a step before it. Raises RecipeError."""
+    for name in READ:  # of which `package.module:factory` and `file.py:function` are no files
+        path = given.get(name)
+        if not isinstance(path, str) or ":" in path:
+            continue
+        if os.path.abspath(path) not in written and not os.path.exists(path):
+            raise RecipeError(f"{where}: {path}: no such file, and no step before it writes it")
+
+
+@click.command()
+@click.argument("recipe")
+@click.option("--dry-run", is_flag=True, help="Check the recipe and print its commands; run nothing.")
+def run(recipe: str, dry_run: bool) -> None:
+    """Run the commands of a RECIPE file, one after the other."""
+    from prunegraph import recipes
+    from prunegraph.cli import main
+
+    found = lines(recipes.read(recipe), main)
+    for number, words in enumerate(found, 1):
+        shown = shlex.join(["prunegraph", *(word for word in words if word != "--")])
+        if dry_run:
+            click.echo(shown)
+            continue
+        click.echo(f"step {number} of {len(found)}: {shown}", err=True)
+        _invoke(main, words, f"{recipe}, step {number} ({words[0]})")
+
+
+def _invoke(group: click.Group, words: list[str], where: str) -> None:
+    """Run one command; its errors say which step they are of. Raises PrunegraphError."""
+    try:
+        with group.make_context("prunegraph", words) as context:
+            click.Group.invoke(group, context)
+    except click.UsageError as error:
+        raise RecipeError(f"{where}: {error.format_message()}") from None
+    except ExactnessError as error:
+        raise ExactnessError(f"{where}: {error}") from error
+    except PrunegraphError as error:
+        raise RecipeError(f"{where}: {error}") from error

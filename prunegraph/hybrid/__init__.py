@@ -1,0 +1,1 @@
+"""Pruning and decomposition under one budget: `prunegraph.hybrid.compress`."""

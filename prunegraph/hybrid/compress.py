@@ -1,0 +1,317 @@
+"""Keep, prune or decompose, layer by layer, under one budget: `compress`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from prunegraph import api
+from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.sample import full_cost
+from prunegraph.errors import BudgetError, OptionError, UnknownNameError
+from prunegraph.graph.model import Graph
+from prunegraph.hybrid import mixes, published
+from prunegraph.hybrid.build import Built, build
+from prunegraph.hybrid.decisions import Decision, decisions
+from prunegraph.hybrid.mixes import Mix
+from prunegraph.ops.cost import Cost
+from prunegraph.options import base_name
+from prunegraph.recovery import repairs
+from prunegraph.rewriting.decompose import Decomposed, decompose
+from prunegraph.rewriting.ranks import Rule
+from prunegraph.runtime.data import Data
+from prunegraph.runtime.statistics import Statistics
+from prunegraph.selection.budget import Budget
+from prunegraph.selection.choice import Choice
+from prunegraph.selection.plan import Plan, make_plan
+from prunegraph.selection.select import Ranking, select
+from prunegraph.selection.selectors import SELECTORS
+
+if TYPE_CHECKING:
+    from prunegraph.proof import Proof
+    from prunegraph.quantization.quantize import Quantized
+
+METHODS = ("hybrid", "prune", "decompose", "source-004")
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What `compress` did.
+
+    Args:
+        model: the original.
+        graph: the result.
+        plan: what was cut; may be empty. `proof` is that of the cut (None where it was turned off), `left_out` are
+            groups that broke it and stay whole.
+        layers: what became of every layer of the original, in topological order.
+        mixes: how much was pruned and how much decomposed, of all ways that were tried; empty for "source-004".
+        chosen: the mix that was taken.
+        before: cost of the original.
+        after: cost of the result, before quantization.
+        proof: see `plan`.
+        left_out: see `plan`.
+        repair: how accuracy was got back.
+        quantized: what quantization did, if it was asked for.
+    """
+
+    model: Graph
+    graph: Graph
+    plan: Plan
+    layers: tuple[Decision, ...]
+    mixes: tuple[Mix, ...]
+    chosen: Mix | None
+    before: Cost
+    after: Cost
+    proof: Proof | None
+    left_out: tuple[str, ...] = ()
+    repair: str = "none"
+    quantized: Quantized | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the graphs and the proof, as plain JSON."""
+        return {
+            "layers": [vars(layer) for layer in self.layers],
+            "mixes": [{**vars(mix), "cost": mix.cost and vars(mix.cost)} for mix in self.mixes],
+            "pruned": self.chosen.pruned if self.chosen else None,
+            "remove": {group: list(channels) for group, channels in self.plan.remove.items()},
+            "left_out": list(self.left_out),
+            "repair": self.repair,
+            "before": vars(self.before),
+            "after": vars(self.after),
+        }
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to compress: the options of `compress` that say so, checked. Raises PrunegraphError."""
+
+    budget: Budget | None
+    method: str = "hybrid"
+    rank: str | None = None
+    cluster: str = "robust"
+    algorithm: str | None = None
+    allocation: str | None = None
+    keep: Sequence[str] = ()
+    round_to: int = 8
+    min_channels: int = 1
+    seed: int = 0
+    published: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UnknownNameError("method", self.method, METHODS)
+        object.__setattr__(self, "published", self.method == "source-004")
+        if self.cluster not in ("robust", "paper"):
+            raise UnknownNameError("cluster", self.cluster, ("robust", "paper"))
+        if self.budget is None and not self.published:
+            raise BudgetError("give a budget, macs or params; only method 'source-004' has a rule of its own")
+        if self.published and (self.algorithm or self.allocation):
+            raise OptionError("method 'source-004' prunes by clusters of filter statistics: leave the algorithm out")
+        if not self.published and (self.rank or self.cluster != "robust"):
+            raise OptionError("rank and cluster are options of method 'source-004'")
+        if self.rank and self.budget:
+            raise OptionError("give a rule for ranks or a budget, not both")
+        Rule.parse(self.rank or "evbmf")
+
+    def choice(self, budget: Budget, **others: Any) -> Choice:
+        """A selection with these options."""
+        options = {name: getattr(self, name) for name in ("algorithm", "allocation", "keep", "round_to",
+                                                           "min_channels", "seed")}  # fmt: skip
+        return Choice(**{**options, "budget": budget, **others})
+
+
+def compress(
+    source: object,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    macs: float | str | None = None,
+    params: float | str | None = None,
+    method: str = "hybrid",
+    data: api.Samples | None = None,
+    rank: str | None = None,
+    cluster: str = "robust",
+    algorithm: str | None = None,
+    allocation: str | None = None,
+    keep: Sequence[str] = (),
+    attention: str | None = None,
+    repair: str | None = None,
+    round_to: int = 8,
+    min_channels: int = 1,
+    quantize: str | None = None,
+    check: bool = True,
+    seed: int = 0,
+    progress: Progress = lambda stage: None,
+) -> Compressed:
+    """Keep, prune or decompose every layer so that one budget is met; recover, quantize and write.
+
+    Method "hybrid" tries mixes of pruning and decomposition that all meet the budget, pruning alone and decomposition
+    alone among them, recovers each on three quarters of the data, and takes the one whose outputs are nearest to the
+    original's on the rest (without data: on random inputs). The result is then made with all data.
+
+    Args:
+        source: a Graph, or anything that `pg.load` reads.
+        out: where the result goes; None writes nothing.
+        macs: upper bound on multiply-accumulates: a fraction up to 1, or an amount such as "2.1G".
+        params: the same for parameters; one of both, which only "source-004" can do without.
+        method: "hybrid", "prune" or "decompose" alone, or "source-004": layers of low dimension lose their weak
+            cluster of filters, those of high dimension are decomposed (see `prunegraph.hybrid.published`).
+        data: unlabelled inputs from the training distribution.
+        rank: of "source-004" without a budget: the rule for ranks (see `pg.decompose`).
+        cluster: of "source-004": "robust", or "paper" as published.
+        algorithm: what chooses channels (see `pg.prune`).
+        allocation: how a budget is shared among groups (see `pg.prune`).
+        keep: layers that stay as they are; inputs they lose to other layers are cut all the same.
+        attention: "heads" or "head_dim"; by default whichever is finer.
+        repair: how to get accuracy back; None is "least-squares" with data, else "none".
+        round_to: kept channels and ranks are a multiple of this.
+        min_channels: at least this many channels stay in every group.
+        quantize: type of the weights of a quantized result, such as "int8" (see `pg.quantize`); needs data.
+        check: whether the cut is proved; a failed proof raises and nothing is written.
+        seed: of all that is random.
+        progress: called with the name of each stage as it begins.
+
+    Raises:
+        BudgetError: the budget is malformed, missing, given twice, or cannot be met.
+        OptionError: options do not go together, or one has a value it cannot have.
+        UnknownNameError: no such method, algorithm, repair or layer.
+        PrunegraphError: see `prunegraph.errors`; nothing has been written then.
+    """
+    if macs is not None and params is not None:
+        raise BudgetError("give one of macs and params, not both")
+    budget = Budget(macs=macs, params=params) if macs is not None or params is not None else None
+    settings = Settings(budget, method, rank, cluster, algorithm, allocation, keep, round_to, min_channels, seed)
+    settings.choice(budget or Budget(ratio="auto"))
+    samples = Data.of(data) if data is not None else None
+    if quantize is not None:
+        api.check_quantize(quantize, samples)
+    if out is not None:
+        api.check_output(out, source if isinstance(source, str | os.PathLike) else None)
+    progress("load")
+    model = source if isinstance(source, Graph) else api.load(source)
+    repair, _ = repairs.find(repair, samples, model)
+    progress("analyze")
+    work = _Work(api.analyze(model, attention=attention), settings, samples, repair, check, progress)
+    made = work.by_rule() if settings.published else work.by_budget()
+    if quantize is not None:
+        from prunegraph.quantization.quantize import quantize as _quantize
+
+        quantized = _quantize(made.graph, samples, weights=quantize, progress=progress)
+        made = replace(made, graph=quantized.graph, quantized=quantized)
+    if out is not None:
+        progress("write")
+        api.save(made.graph, out)
+    return made
+
+
+class _Work:
+    """One model being compressed."""
+
+    def __init__(
+        self, found: Coupling, settings: Settings, samples: Data | None, repair: str, check: bool, progress: Progress
+    ):
+        self.found, self.settings, self.samples, self.repair = found, settings, samples, repair
+        self.check, self.progress = check, progress
+        self.model = found.graph
+        self.before = full_cost(self.model)
+        self.statistics = Statistics(self.model, samples, progress=progress) if samples is not None else None
+        self._ranking: Ranking | None = None
+
+    # -- under a budget -------------------------------------------------------------------
+
+    def by_budget(self) -> Compressed:
+        """The best mix of pruning and decomposition that meets the budget."""
+        method = self.settings.method
+        shares = mixes.SHARES if method == "hybrid" else (1.0 if method == "prune" else 0.0,)
+        tried = [mixes.Mix(shares[0])] if len(shares) == 1 else [self._tried(share) for share in shares]
+        chosen = mixes.best(tried)
+        built = self._mixed(chosen.pruned, self.samples, self.check)
+        made = self._compressed(built, {}, tuple(tried), chosen)
+        if len(shares) == 1:
+            only = replace(chosen, cost=made.after)
+            return replace(made, mixes=(only,), chosen=only)
+        return made
+
+    def _tried(self, share: float) -> Mix:
+        """A mix, recovered on a part of the data and measured on the rest."""
+        self.progress(f"try {share:.0%} of the way by pruning")
+        fitting, held = mixes.parts(self.model, self.samples)
+        try:
+            graph = self._mixed(share, fitting, False).graph
+        except BudgetError as error:
+            return Mix(share, reason=str(error))
+        return Mix(share, full_cost(graph), mixes.error(self.model, graph, held))
+
+    def _mixed(self, share: float, data: Data | None, check: bool) -> Built:
+        """The graph that goes a share of the way (in logarithms) by pruning."""
+        budget = self.settings.budget
+        assert budget is not None
+        whole, bound = float(getattr(self.before, budget.kind)), budget.bound(self.before)
+        between = whole * min(bound / whole, 1.0) ** share
+        plan = self._plan(Budget(**{budget.kind: between})) if share else make_plan(self.found, {})
+
+        # An absolute figure, also for what was cut: above 1, or it would be a share.
+        limit: dict[str, Any] = {budget.kind: max(bound, 1.5)}
+
+        def second(graph: Graph, data: Data | None) -> Decomposed:
+            return decompose(
+                graph, method="auto", keep=self.settings.keep, round_to=self.settings.round_to, data=data, **limit
+            )
+
+        return build(
+            self.found, plan, second if share < 1 else None, data, self.repair, check=check, seed=self.settings.seed,
+            progress=self.progress,
+        )  # fmt: skip
+
+    def _plan(self, budget: Budget) -> Plan:
+        choice = self.settings.choice(budget)
+        if base_name(choice.resolved(self.statistics is not None).algorithm or "") in SELECTORS:
+            return select(self.found, choice, self.statistics)
+        if self._ranking is None:
+            self.progress("score")
+            self._ranking = api.ranking(self.found, choice, self.statistics, self.repair, self.progress)
+        return self._ranking.plan(budget)
+
+    # -- source 004 -----------------------------------------------------------------------
+
+    def by_rule(self) -> Compressed:
+        """Clusters for layers of low dimension, low rank for those of high dimension."""
+        settings = self.settings
+        made = published.verdicts(self.found, settings.cluster, settings.seed, settings.round_to)
+        high = [name for name, verdict in made.items() if verdict.decompose]
+        choice = settings.choice(
+            Budget(ratio="auto"), algorithm=published.algorithm(settings.cluster), keep=[*settings.keep, *high]
+        )
+        plan = select(self.found, choice)
+        budget = settings.budget
+        limit: dict[str, Any] = {} if budget is None else {budget.kind: max(budget.bound(self.before), 1.5)}
+
+        def second(graph: Graph, data: Data | None) -> Decomposed:
+            kept = dict.fromkeys([*settings.keep, *published.kept(graph, made)])
+            return decompose(
+                graph, method=published.METHOD, rank=settings.rank, keep=list(kept), round_to=settings.round_to,
+                data=data, **limit,
+            )  # fmt: skip
+
+        built = build(
+            self.found, plan, second, self.samples, self.repair, check=self.check, seed=settings.seed,
+            progress=self.progress,
+        )  # fmt: skip
+        left = built.decomposed.left if built.decomposed else {}
+        reasons = {
+            name: f"{verdict.reason}; {left[name]}" if verdict.decompose and name in left else verdict.reason
+            for name, verdict in made.items()
+        }
+        return self._compressed(built, reasons, (), None)
+
+    def _compressed(
+        self, built: Built, reasons: Mapping[str, str], tried: tuple[Mix, ...], chosen: Mix | None
+    ) -> Compressed:
+        cutting = built.cutting
+        return Compressed(
+            self.model, built.graph, cutting.plan, decisions(self.model, cutting.small, built.decomposed, reasons),
+            tried, chosen, self.before, full_cost(built.graph), cutting.proof, cutting.left_out, self.repair,
+        )  # fmt: skip

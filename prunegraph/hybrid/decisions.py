@@ -1,0 +1,77 @@
+"""What became of every layer of a compressed model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from prunegraph.graph.facts import facts
+from prunegraph.graph.model import Graph, Node
+from prunegraph.ops.cost import node_macs
+from prunegraph.rewriting.decompose import Decomposed
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One layer of the original.
+
+    `action` is "keep", "prune" (it has fewer outputs), "decompose", or "prune + decompose". Channels, parameters of
+    the weight and MACs (at the sizes of the analysis, batch 1; 0 where shapes are not known) are before and after.
+    `error` is that of the decomposed weight by the cut one, before recovery. `reason` is the rule's, or why a
+    layer was not decomposed.
+    """
+
+    name: str
+    op: str
+    action: str
+    inputs: tuple[int, int]
+    outputs: tuple[int, int]
+    params: tuple[int, int]
+    macs: tuple[int, int]
+    method: str = ""
+    ranks: tuple[int, ...] = ()
+    error: float | None = None
+    reason: str = ""
+
+
+def decisions(
+    original: Graph, cut: Graph, decomposed: Decomposed | None, reasons: Mapping[str, str]
+) -> tuple[Decision, ...]:
+    """A decision for every layer of the original, in topological order.
+
+    Args:
+        original: the model.
+        cut: the model without channels.
+        decomposed: what became of it then.
+        reasons: why, by layer; where it says nothing, the decomposition's own reason against it.
+    """
+    rows = {row.name: row for row in decomposed.layers} if decomposed else {}
+    why = {**(decomposed.left if decomposed else {}), **reasons}
+    smaller = {node.name: node for node in cut.layers}
+    old, new = facts(original).shapes, facts(cut).shapes
+    made = []
+    for node in original.layers:
+        twin, row = smaller.get(node.name, node), rows.get(node.name)
+        pruned = _width(twin, 0) < _width(node, 0)
+        done = [word for word, is_so in (("prune", pruned), ("decompose", row is not None)) if is_so]
+        made.append(
+            Decision(
+                node.name, node.op, " + ".join(done) or "keep",
+                (_width(node, 1), _width(twin, 1)), (_width(node, 0), _width(twin, 0)),
+                (_size(original, node), row.params[1] if row else _size(cut, twin)),
+                (node_macs(node, old), row.macs[1] if row else node_macs(twin, new)),
+                row.method if row else "", row.ranks if row else (), row.error if row else None,
+                "; ".join(each for each in (why.get(node.name, ""), row.note if row else "") if each),
+            )
+        )  # fmt: skip
+    return tuple(made)
+
+
+def _width(node: Node, side: int) -> int:
+    """Outputs (0) or inputs (1) of a layer; 0 where they are not known."""
+    return (node.channels.inputs if side else node.channels.outputs) or 0
+
+
+def _size(graph: Graph, node: Node) -> int:
+    weight = graph.main_weight(node)
+    return graph.weights[weight].size if weight else 0

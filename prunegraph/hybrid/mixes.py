@@ -1,0 +1,95 @@
+"""How much is pruned and how much decomposed: mixes of both under one budget, tried and measured.
+
+A mix goes a share of the way to the bound (in logarithms) by pruning, the rest by decomposition. Each is recovered on
+three quarters of the data and measured on the others; the error decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from prunegraph.errors import BudgetError
+from prunegraph.graph.model import Graph
+from prunegraph.ops.cost import Cost
+from prunegraph.runtime import metrics
+from prunegraph.runtime.data import Batch, Data, fixed_batch, random_inputs
+from prunegraph.runtime.metrics import Seen
+from prunegraph.runtime.session import run, session
+
+#: Shares of the way that are pruned: from decomposition alone to pruning alone.
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+#: Every so many-th sample is kept for measuring.
+HELD = 4
+
+#: Random inputs that are measured on where there are no data.
+RANDOM = 8
+
+
+@dataclass(frozen=True)
+class Mix:
+    """A way to meet the budget.
+
+    `pruned` is the share of the way that is pruned. `error` is the squared error of the outputs by their variation
+    on samples that nothing was fitted to; None where it was not measured. `reason` says why a mix is impossible.
+    """
+
+    pruned: float
+    cost: Cost | None = None
+    error: float | None = None
+    reason: str = ""
+
+
+def parts(graph: Graph, data: Data | None) -> tuple[Data | None, Data]:
+    """What is fitted to and what is measured on.
+
+    Every fourth sample is measured on. Both are all of the data where a quarter would not fill a batch, and random
+    inputs are measured on where there are no data.
+    """
+    if data is None:
+        return None, Data.of([random_inputs(graph, seed=seed, batch=1) for seed in range(RANDOM)])
+    if data.samples // HELD < max(fixed_batch(graph), 2):
+        return data, data
+    return _every(data, lambda index: index % HELD != HELD - 1), _every(data, lambda index: index % HELD == HELD - 1)
+
+
+def _every(data: Data, wanted: Callable[[np.ndarray], np.ndarray]) -> Data:
+    """The samples of the wanted numbers."""
+
+    def read() -> Iterator[Batch]:
+        at = 0
+        for chunk in data.chunks():
+            count = len(next(iter(chunk.values())))
+            chosen = wanted(np.arange(at, at + count))
+            at += count
+            if chosen.any():
+                yield {name: array[chosen] for name, array in chunk.items()}
+
+    return Data(read, data.source)
+
+
+def error(original: Graph, other: Graph, data: Data) -> float:
+    """Squared error of the outputs by their variation (metric "error")."""
+    first, second = session(original), session(other)
+
+    def seen() -> Iterator[Seen]:
+        for batch in data.batches(original):
+            expected, found = (
+                dict(zip(original.outputs, run(opened, batch), strict=True)) for opened in (first, second)
+            )
+            yield Seen(batch, expected, found)
+
+    with np.errstate(all="ignore"):
+        value = metrics.error(seen())
+    return value if np.isfinite(value) else metrics.USELESS
+
+
+def best(mixes: list[Mix]) -> Mix:
+    """The mix of the least error; with one that is possible, that. Raises BudgetError where none is."""
+    possible = [mix for mix in mixes if not mix.reason]
+    if not possible:
+        raise BudgetError("; ".join(dict.fromkeys(mix.reason for mix in mixes)))
+    return min(possible, key=lambda mix: 0.0 if mix.error is None else mix.error)
