@@ -537,8 +537,9 @@ def algorithms() -> None:
     CRITERIA.check()
 
 
-from prunegraph import cli_decompose, cli_quantize  # noqa: E402  (their commands are built from what is above)
+from prunegraph import cli_binarize, cli_decompose, cli_quantize  # noqa: E402  (their commands are built from what is above)
 
+main.add_command(cli_binarize.command())
 main.add_command(cli_decompose.command())
 main.add_command(cli_quantize.command())
 main.add_command(cli_training.train)

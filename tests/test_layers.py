@@ -32,7 +32,7 @@ LAYERS = [
     ["report"],
     ["api"],
     ["sweeps"],
-    ["cli", "cli_decompose", "cli_quantize", "cli_training", "__main__"],
+    ["cli", "cli_binarize", "cli_decompose", "cli_quantize", "cli_training", "__main__"],
 ]
 
 

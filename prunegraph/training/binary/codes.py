@@ -1,8 +1,8 @@
 """Binary weights of a layer that reproduce given outputs best, from Gram matrices alone.
 
 For one filter with codes b in {-1, 1}^D, scale a >= 0, inputs x and wanted outputs y:
-sum (y - a b'x)^2 = c - 2 a q'b + a^2 b'Gb, with G = sum xx', q = sum xy, c = sum y^2. Scale and codes are improved in turn:
-the scale in closed form, the codes one after the other. No step raises the error, so it ends.
+sum (y - a b'x)^2 = c - 2 a q'b + a^2 b'Gb, with G = sum xx', q = sum xy, c = sum y^2. Scale and codes are improved in
+turn: the scale in closed form, the codes one after the other. No step raises the error, so it ends.
 Sources: Hu, Wang, Cheng 2018 (BWNH); Wang, Hu, Zhang, Zhang, Liu, Cheng 2018 (two-step quantization).
 """
 
@@ -49,7 +49,9 @@ class Alternation:
         # Inputs that cancel under the codes: a little of G's diagonal keeps the scale finite.
         floor = 1e-9 * np.trace(self.gram)
         damping = 0.01 * np.trace(self.gram)
-        scales = (self.codes * self.cross).sum(1) / np.maximum(np.where(energy > floor, energy, energy + damping), 1e-300)
+        scales = (self.codes * self.cross).sum(1) / np.maximum(
+            np.where(energy > floor, energy, energy + damping), 1e-300
+        )
         turned = scales < 0
         self.codes[turned] *= -1
         self._products[turned] *= -1

@@ -1,8 +1,8 @@
 """Levels of quantizers for normally distributed numbers: of rectified activations, and of weights.
 
 For x ~ N(0, 1) the half-wave quantizer takes the place of max(x, 0): it is 0 for x <= 0 and q_i for
-t_i < x <= t_(i+1), with t_1 = 0 (so that every positive input gets at least q_1) and t_i half way between levels. With a
-dead zone t_1 = q_1 / 2: plain rounding. Levels minimise E[(Q(x) - max(x, 0))^2].
+t_i < x <= t_(i+1), with t_1 = 0 (so that every positive input gets at least q_1) and t_i half way between levels. With
+a dead zone t_1 = q_1 / 2: plain rounding. Levels minimise E[(Q(x) - max(x, 0))^2].
 Sources: Cai, He, Sun, Vasconcelos 2017 (HWGQ); Lloyd 1982; Max 1960.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 
 from prunegraph.errors import OptionError
 
@@ -34,7 +35,7 @@ def share(low: float, high: float) -> float:
 def thresholds(levels: Sequence[float], deadzone: bool = False) -> list[float]:
     """Inputs above which each of the positive levels starts, then infinity."""
     first = levels[0] / 2 if deadzone else 0.0
-    return [first, *((a + b) / 2 for a, b in zip(levels, levels[1:], strict=False)), math.inf]
+    return [first, *((a + b) / 2 for a, b in pairwise(levels)), math.inf]
 
 
 @cache
@@ -64,7 +65,7 @@ def half_wave_levels(count: int, deadzone: bool = False) -> tuple[float, ...]:
     levels = [3.0 * (i + 1) / (count + 1) for i in range(count)]
     for _ in range(ROUNDS):
         edges = thresholds(levels, deadzone)
-        better = [(density(a) - density(b)) / share(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+        better = [(density(a) - density(b)) / share(a, b) for a, b in pairwise(edges)]
         change = max(abs(new - old) for new, old in zip(better, levels, strict=True))
         levels = better
         if change < SETTLED:

@@ -21,13 +21,10 @@ from prunegraph.graph.external import without_weights
 from prunegraph.graph.facts import facts
 from prunegraph.graph.model import Graph, Node
 from prunegraph.rewriting.sweep import sweep
-from prunegraph.training.binary.network import CARRIERS, POOLS, BinaryLayer, binary_layers, is_plain
+from prunegraph.training.binary.network import CARRIERS, POOLS, binary_layers, is_plain
 from prunegraph.training.binary.operators import DOMAIN
 
 Array = np.ndarray
-
-#: The operator set with BitwiseAnd.
-OPSET = 18
 
 #: Weight i of eight is bit i of their byte.
 MASKS = np.left_shift(1, np.arange(8)).astype(np.uint8)[None]
@@ -236,7 +233,9 @@ class _Lowering:
             self.renamed[node.outputs[0]] = self._tensor(values)
             return
         bits = np.packbits(positive.reshape(-1), bitorder="little")[:, None]
-        found = self._op("Cast", self._op("BitwiseAnd", self._tensor(bits), self._tensor(MASKS)), to=onnx.TensorProto.BOOL)
+        found = self._op(
+            "Cast", self._op("BitwiseAnd", self._tensor(bits), self._tensor(MASKS)), to=onnx.TensorProto.BOOL
+        )
         if positive.size % 8:
             found = self._op("Reshape", found, self._tensor(np.array([-1])))
             found = self._op("Slice", found, self._tensor(np.array([0])), self._tensor(np.array([positive.size])))
@@ -259,13 +258,17 @@ class _Lowering:
 
     def _op(self, op: str, *inputs: str, output: str = "", **attributes: int) -> str:
         output = output or self._new()
-        self.nodes.append(helper.make_node(op, [self.renamed.get(v, v) for v in inputs], [output], **attributes))
+        proto = helper.make_node(op, [self.renamed.get(v, v) for v in inputs], [output])
+        proto.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
+        self.nodes.append(proto)
         return output
 
-    def _tensor(self, values: Array | float) -> str:
+    def _tensor(self, values: Array | np.generic | float) -> str:
         """An initializer, single precision unless it holds whole numbers; equal ones are stored once."""
         array = np.asarray(values)
-        array = np.ascontiguousarray(array.astype(np.float32) if array.dtype == np.float64 else array).reshape(array.shape)
+        array = np.ascontiguousarray(array.astype(np.float32) if array.dtype == np.float64 else array).reshape(
+            array.shape
+        )
         key = (array.dtype.name, array.shape, array.tobytes())
         if key not in self.shared:
             self.shared[key] = self._new()

@@ -1,9 +1,10 @@
 """Graph -> Graph: layers get binary weights and quantized inputs, in the form in which they are trained.
 
 A layer becomes binary if its input is a rectifier's output: its weights pass through `BinaryWeight`, the rectifier
-becomes `HalfWave` for it. The quantizer is made for N(0, 1), so a BatchNormalization has to be before it; where there is
-none, or others read the rectifier too, the layer gets one of its own. The first layer, layers that no other comes
-after, and grouped convolutions stay as they are. Source: Cai, He, Sun, Vasconcelos 2017 and its released configurations.
+becomes `HalfWave` for it. The quantizer is made for N(0, 1), so a BatchNormalization has to be before it; where there
+is none, or others read the rectifier too, the layer gets one of its own. The first layer, layers that no other comes
+after, and grouped convolutions stay as they are.
+Source: Cai, He, Sun, Vasconcelos 2017 and its released configurations.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from prunegraph.graph import linear
 from prunegraph.graph.external import without_weights
 from prunegraph.graph.facts import Facts, facts
 from prunegraph.graph.model import Graph, Node
+from prunegraph.rewriting.opset import raise_opset
 from prunegraph.rewriting.sweep import sweep
 from prunegraph.training.binary.levels import BITS, half_wave_step
 from prunegraph.training.binary.operators import BACKWARDS, DOMAIN
@@ -34,6 +36,9 @@ CARRIERS = frozenset(
 
 #: Operators between a BatchNormalization and a rectifier through which its output stays normalised enough.
 POOLS = frozenset({"Dropout", "Identity", "MaxPool"})
+
+#: The operator set with BitwiseAnd, which unpacks binary weights in the end.
+OPSET = 18
 
 #: A filter of fewer inputs gets too little from one bit each.
 MIN_INPUTS = 64
@@ -140,9 +145,7 @@ def _normals(graph: Graph) -> Iterator[Node]:
 def is_plain(graph: Graph, node: Node) -> bool:
     """Whether a BatchNormalization only normalises: scale 1, shift 0."""
     scale, shift = (graph.weights.get(value) for value in node.inputs[1:3])
-    return (
-        scale is not None and shift is not None and bool((scale.read() == 1).all() and (shift.read() == 0).all())
-    )
+    return scale is not None and shift is not None and bool((scale.read() == 1).all() and (shift.read() == 0).all())
 
 
 def to_binary(
@@ -166,13 +169,14 @@ def to_binary(
     Raises:
         UnknownNameError: no layer of a name in `keep`.
         OptionError: `last` has a value it cannot have.
-        ModelError: no layer can become binary.
+        ModelError: no layer can become binary, or the graph cannot be raised to operator set 18.
     """
     if last not in ("float", "int8", "binary"):
         raise OptionError(f"last is float, int8 or binary, not {last!r}")
     for name in keep:
         if name not in {node.name for node in graph.layers}:
             raise UnknownNameError("layer", name, [node.name for node in graph.layers])
+    graph = raise_opset(graph, OPSET)
     plan = _Plan.of(graph, set(keep), last, min_inputs)
     if not plan.chains and not plan.ends:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(plan.left.items())[:5])
@@ -196,7 +200,7 @@ class _Plan:
     @classmethod
     def of(cls, graph: Graph, keep: set[str], last: Last, min_inputs: int) -> _Plan:
         plan, known = cls(), facts(graph)
-        first, final = _ends(graph)
+        first, final = _ends(graph, {node.index for node in graph.layers})
         for node in graph.layers:
             reason = "kept" if node.name in keep else _obstacle(graph, node, min_inputs)
             chain = None if reason or node.index in first | final else _chain(graph, node)
@@ -225,9 +229,8 @@ class _Plan:
         )
 
 
-def _ends(graph: Graph) -> tuple[set[int], set[int]]:
-    """Layers that no other layer is above, and layers that no other is below."""
-    layers = {node.index for node in graph.layers}
+def _ends(graph: Graph, layers: set[int]) -> tuple[set[int], set[int]]:
+    """Of layers, by index, those that no other is above, and those that no other is below."""
     above: set[str] = set()
     below: set[str] = set()
     first = set()
@@ -245,6 +248,12 @@ def _ends(graph: Graph) -> tuple[set[int], set[int]]:
         if node.index in layers or reached:
             below.update((*node.inputs, *node.captured))
     return first, final
+
+
+def final_layers(graph: Graph) -> list[int]:
+    """Indices of layers that no other layer comes after; in a binary graph too."""
+    layers = {node.index for node in graph.layers} | {layer.node.index for layer in binary_layers(graph)}
+    return sorted(_ends(graph, layers)[1])
 
 
 def _obstacle(graph: Graph, node: Node, min_inputs: int) -> str:
@@ -379,7 +388,7 @@ class _Writer:
                 proto.input[slot] = self._tensor(f"{normal.name}/{role}", values)
 
     def _copied(self, node: Node, chain: list[Node]) -> str:
-        """A normalisation, a quantizer, and copies of what moves its output, made once for all layers that share them."""
+        """A normalisation, a quantizer, and copies of what moves its output, once for all layers that share them."""
         source, rectifier = chain[0].inputs[0], chain[0]
         if rectifier.outputs[0] not in self.copies:
             channels = self.shapes[source][1]
@@ -443,5 +452,5 @@ def normals_below(graph: Graph) -> list[Node]:
         if node.domain == DOMAIN or any(value in touched for value in node.inputs):
             touched.update(node.outputs)
     fresh = {n.inputs[0] for n in graph.nodes if n.domain == DOMAIN and n.op == "HalfWave"}
-    return [n for n in _normals(graph) if n.inputs[0] in touched or (n.outputs[0] in fresh and is_plain(graph, n))]
-
+    own = [n for n in _normals(graph) if all(name in graph.weights for name in n.inputs[3:5])]
+    return [n for n in own if n.inputs[0] in touched or (n.outputs[0] in fresh and is_plain(graph, n))]

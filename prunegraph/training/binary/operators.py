@@ -1,7 +1,8 @@
 """The two operators of a binary network while it is trained, with the gradients they get.
 
-Domain `prunegraph.binary`: `HalfWave` quantizes rectified activations, `BinaryWeight` makes the weights a layer computes with,
-scale times sign, of those that are trained. Both become operators of ONNX when the network is written (`lower`).
+Domain `prunegraph.binary`: `HalfWave` quantizes rectified activations, `BinaryWeight` makes the weights a layer
+computes with, scale times sign, of those that are trained. Both become operators of ONNX when the network is written
+(`lower`).
 Sources: Cai, He, Sun, Vasconcelos 2017 (HWGQ); Rastegari, Ordonez, Redmon, Farhadi 2016 (scales of filters).
 """
 

@@ -1,4 +1,4 @@
-"""What layer-wise updates need to know: statistics of normalisations, moments of a layer's inputs and wanted outputs."""
+"""What layer-wise updates need to know: statistics of normalisations, moments of inputs and wanted outputs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ Array = np.ndarray
 Batch = Mapping[str, Tensor]
 
 
-@torch.no_grad()
 def estimate_statistics(module: GraphModule, batches: Sequence[Batch], after: str | None = None) -> None:
     """Running means and variances of normalisations that binary weights have changed, as plain averages over data.
 
@@ -29,7 +28,8 @@ def estimate_statistics(module: GraphModule, batches: Sequence[Batch], after: st
 
     Args:
         module: of a binary graph.
-        batches: inputs by name; large ones, since each is normalised by its own statistics while they are gathered.
+        batches: inputs by name (others are left alone); large ones, since each is normalised by its own statistics
+            while they are gathered.
         after: a layer; only normalisations after it are estimated, those before are right.
     """
     graph = module.graph
@@ -44,14 +44,16 @@ def estimate_statistics(module: GraphModule, batches: Sequence[Batch], after: st
         replace(step, operator=Operator(_gathering(chosen[step.node.index]))) if step.node.index in chosen else step
         for step in main.steps
     )
-    for batch in batches:
-        values = {**dict(module._given((), dict(batch))), **module._fixed, **module.weights()}
-        execute(replace(main, steps=steps), values, False)
-    for index, moments in chosen.items():
-        _, _, mean, variance = (module.weight(name) for name in graph.nodes[index].inputs[1:5])
-        centre, spread = moments.result()
-        mean.copy_(centre)
-        variance.copy_(spread)
+    with torch.no_grad():
+        for batch in batches:
+            inputs = {name: batch[name] for name in graph.inputs}
+            values = {**dict(module._given((), inputs)), **module._fixed, **module.weights()}
+            execute(replace(main, steps=steps), values, False)
+        for index, moments in chosen.items():
+            mean, variance = (module.weight(name) for name in graph.nodes[index].inputs[3:5])
+            centre, spread = moments.result()
+            mean.copy_(centre)
+            variance.copy_(spread)
 
 
 class _Moments:

@@ -17,7 +17,7 @@ import torch
 
 from prunegraph.errors import DataError, OptionError
 from prunegraph.graph.model import Graph
-from prunegraph.runtime.data import LABELS, Data
+from prunegraph.runtime.data import LABELS, Data, fixed_batch
 from prunegraph.training.binary.codes import Alternation
 from prunegraph.training.binary.network import POOLS, BinaryLayer, binary_layers
 from prunegraph.training.binary.statistics import LayerMoments, estimate_statistics, places
@@ -80,10 +80,15 @@ class Samples:
         if not 0 < cut < len(order):
             raise DataError(f"{len(order)} samples cannot be split into some to fit to and some held out: give more")
         names = [name for name in arrays if name in graph.inputs or name == LABELS]
+        fixed = fixed_batch(graph)
+        size = fixed or size
         parts = []
         for chosen in (order[cut:], order[:cut]):
             splits = [np.sort(chosen[i : i + size]) for i in range(0, len(chosen), size)]
+            splits = [split for split in splits if not fixed or len(split) == fixed]
             parts.append([{name: to_torch(arrays[name][split]) for name in names} for split in splits])
+        if not all(parts):
+            raise DataError(f"{len(order)} samples do not fill a batch of {size} to fit to and one held out: give more")
         return cls(*parts)
 
     @property
@@ -107,8 +112,8 @@ def alternate_update(
         module: of a binary graph.
         samples: a few hundred to two thousand.
         teacher: the network in full precision that the graph was made from.
-        targets: what outputs of a layer should be: "teacher", those of the teacher's; "descent", its own a step down the
-            loss's gradient; "latent", those of the weights whose signs it has.
+        targets: what outputs of a layer should be: "teacher", those of the teacher's; "descent", its own a step down
+            the loss's gradient; "latent", those of the weights whose signs it has.
         loss: judges, and gives "descent" its gradient; by default cross entropy with labels, else the distance from
             the teacher's outputs.
         guard: restore a layer if the loss on held-out samples rises.
@@ -172,12 +177,11 @@ class _Updating:
         self.module.load_state_dict(state)
         after = mean_loss(self.module, self.samples.held, self.loss)
         kept = not self.guard or after <= self.now
-        start = np.abs(old).mean(1)[:, None] * np.where(old >= 0, 1.0, -1.0)
-        record = Update(
-            layer.node.name,
-            (_error(start, centred.gram, cross, energy), _error(found.codes * found.scales[:, None], centred.gram, cross, energy)),
-            float((found.codes != np.where(old >= 0, 1.0, -1.0)).mean()), (self.now, after), kept,
-        )  # fmt: skip
+        start = np.where(old >= 0, 1.0, -1.0)
+        ends = (start * np.abs(old).mean(1)[:, None], found.codes * found.scales[:, None])
+        first, last = (_error(end, centred.gram, cross, energy) for end in ends)
+        flips = float((found.codes != start).mean())
+        record = Update(layer.node.name, (first, last), flips, (self.now, after), kept)
         if kept:
             self.now = after
         else:
@@ -231,7 +235,6 @@ class _Updating:
                 source = self.module if self.targets == "latent" or self.teacher is None else self.teacher
                 yield x, [source.values([made], inputs)[made]]
 
-    @torch.no_grad()
     def _write(
         self, layer: BinaryLayer, found: Alternation, old: Array, moments: LayerMoments, shares: Sequence[float]
     ) -> None:
@@ -242,12 +245,14 @@ class _Updating:
         sizes = np.where(means > 0, sizes / np.where(means > 0, means, 1.0), 1.0)
         new = found.codes * np.maximum(sizes, 1e-3) * found.scales[:, None]
         new *= (found.scales / np.maximum(np.abs(new).mean(1), 1e-300))[:, None]
-        weight.copy_(from_matrix(new, weight, layer.axis))
+        with torch.no_grad():
+            weight.copy_(from_matrix(new, weight, layer.axis))
         bias = layer.node.input(2)
         if bias in self.module.graph.weights and self.targets != "latent":
             target = np.tensordot(self._sized(moments, shares), moments.outputs, 1) / moments.count
             rest = target - (found.codes * found.scales[:, None]) @ moments.inputs / moments.count
-            self.module.weight(bias).copy_(torch.from_numpy(rest))
+            with torch.no_grad():
+                self.module.weight(bias).copy_(torch.from_numpy(rest))
 
 
 def matrix(weight: Tensor, axis: int) -> Array:
@@ -282,13 +287,13 @@ def _is_centred(graph: Graph, layer: BinaryLayer) -> bool:
     return False
 
 
-@torch.no_grad()
 def mean_loss(module: GraphModule, batches: Sequence[Batch], loss: Loss) -> float:
     """The mean over samples of a loss."""
     total = count = 0.0
     for batch in batches:
         size = len(next(iter(batch.values())))
-        outputs = outputs_of(module, {name: value for name, value in batch.items() if name != LABELS})
-        total += float(loss(outputs, batch)) * size
+        with torch.no_grad():
+            outputs = outputs_of(module, {name: value for name, value in batch.items() if name != LABELS})
+            total += float(loss(outputs, batch)) * size
         count += size
     return total / count
