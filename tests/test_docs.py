@@ -56,7 +56,7 @@ def test_commands(page: Path, folder: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_snippets(page: Path, folder: Path) -> None:
-    if page.name in ("pytorch.md", "training.md"):
+    if page.name in ("binary.md", "pytorch.md", "training.md"):
         pytest.importorskip("torch", reason="the extra [torch] is not installed")
     for snippet in blocks(page, "python"):
         done = subprocess.run([sys.executable, "-c", snippet], cwd=folder, capture_output=True, text=True)

@@ -111,7 +111,7 @@ def trained(graph: Graph, epochs: int, lr: float, folder: Path, name: str, seed:
         module, batches, Recipe(epochs, lr=lr, warmup=0.05, seed=seed),
         checkpoint=folder / f"{name}.pt", evaluate=clock.around(accuracy), progress=False,
     )  # fmt: skip
-    found = {"accuracy": run.history[-1]["metric"], **clock.seconds(), "epochs": epochs}
+    found = {"accuracy": run.history[-1]["metric"], **clock.seconds(epochs), "epochs": epochs}
     made = module.write_back()
     pg.save(made, path)
     record.write_text(json.dumps({**found, "history": run.history}))
@@ -120,9 +120,10 @@ def trained(graph: Graph, epochs: int, lr: float, folder: Path, name: str, seed:
 
 
 class Clock:
-    """CPU seconds of this process and wall seconds since it was made, without what `around` measures."""
+    """CPU seconds and wall seconds an epoch of this process, without what `around` measures after each."""
 
     def __init__(self) -> None:
+        self.epochs = 0
         self.cpu, self.wall = time.process_time(), time.perf_counter()
 
     def around(self, function):  # type: ignore[no-untyped-def]
@@ -131,12 +132,15 @@ class Clock:
             value = function(module)
             self.cpu += time.process_time() - cpu
             self.wall += time.perf_counter() - wall
+            self.epochs += 1
             return value
 
         return measured
 
-    def seconds(self) -> dict[str, float]:
-        return {"cpu": time.process_time() - self.cpu, "wall": time.perf_counter() - self.wall}
+    def seconds(self, epochs: int) -> dict[str, float]:
+        """For a run of some epochs; of one that was resumed, this process has seen the last ones only."""
+        spent = {"cpu": time.process_time() - self.cpu, "wall": time.perf_counter() - self.wall}
+        return {name: value / self.epochs * epochs for name, value in spent.items()}
 
 
 def main() -> None:

@@ -15,6 +15,9 @@ Array = np.ndarray
 #: Rounds of scales and codes, and sweeps over the codes in a round.
 ROUNDS, SWEEPS = 10, 20
 
+#: Columns that are looked through at once.
+BLOCK = 32
+
 
 class Alternation:
     """Codes and scales of a layer's filters, improved in turn; filters do not depend on each other.
@@ -58,18 +61,28 @@ class Alternation:
         self.scales = np.abs(scales)
 
     def sweep(self) -> int:
-        """Each code in turn set to what is best with all others as they are; how many changed."""
-        changed = 0
-        for j, row in enumerate(self.gram):
-            now = self.codes[:, j]
-            pull = self.cross[:, j] - self.scales * (self._products[:, j] - row[j] * now)
-            places = np.flatnonzero(pull * now < 0)
-            if len(places):
-                self.codes[places, j] *= -1
-                self._products[places] += np.outer(2 * self.codes[places, j], row)
-                changed += len(places)
-        self.flips += changed
-        return changed
+        """Codes in turn set to what is best with all others as they are; how many changed.
+
+        Columns are looked through in blocks, and only those of a block where a code wants to change are visited: what a
+        change earlier in the block brings about later in it waits for the next sweep.
+        """
+        before = self.flips
+        for start in range(0, len(self.gram), BLOCK):
+            block = slice(start, start + BLOCK)
+            waiting = (self._pull(block) * self.codes[:, block] < 0).any(0)
+            for j in start + np.flatnonzero(waiting):
+                self._turn(j, np.flatnonzero(self._pull(slice(j, j + 1))[:, 0] * self.codes[:, j] < 0))
+        return self.flips - before
+
+    def _pull(self, block: slice) -> Array:
+        """For some columns, the sign that each code should have, times how much it matters."""
+        own = np.diagonal(self.gram)[block] * self.codes[:, block]
+        return self.cross[:, block] - self.scales[:, None] * (self._products[:, block] - own)
+
+    def _turn(self, j: int, filters: Array) -> None:
+        self.codes[filters, j] *= -1
+        self._products[filters] += np.outer(2 * self.codes[filters, j], self.gram[j])
+        self.flips += len(filters)
 
     def run(self, rounds: int = ROUNDS, sweeps: int = SWEEPS) -> Alternation:
         """Scales and codes in turn until no code changes."""

@@ -446,11 +446,17 @@ class _Writer:
 
 
 def normals_below(graph: Graph) -> list[Node]:
-    """BatchNormalizations whose input depends on something binary, in the order in which they run."""
+    """BatchNormalizations whose input depends on something binary, and new ones, in the order in which they run."""
     touched: set[str] = set()
     for node in graph.nodes:
         if node.domain == DOMAIN or any(value in touched for value in node.inputs):
             touched.update(node.outputs)
-    fresh = {n.inputs[0] for n in graph.nodes if n.domain == DOMAIN and n.op == "HalfWave"}
-    own = [n for n in _normals(graph) if all(name in graph.weights for name in n.inputs[3:5])]
-    return [n for n in own if n.inputs[0] in touched or (n.outputs[0] in fresh and is_plain(graph, n))]
+    own = [node for node in _normals(graph) if all(name in graph.weights for name in node.inputs[3:5])]
+    return [node for node in own if node.inputs[0] in touched or _is_new(graph, node)]
+
+
+def _is_new(graph: Graph, node: Node) -> bool:
+    """Whether a normalisation before a quantizer has mean 0 and variance 1: it has not seen data yet."""
+    mean, variance = (graph.weights[name].read() for name in node.inputs[3:5])
+    plain = is_plain(graph, node) and _feeds_quantizers(graph, node.outputs[0])
+    return plain and bool((mean == 0).all() and (variance == 1).all())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,8 +14,8 @@ import torch.nn.functional as nnf
 from prunegraph.graph.model import Node
 from prunegraph.training.binary.network import normals_below
 from prunegraph.training.module import GraphModule
-from prunegraph.training.program import execute
-from prunegraph.training.table import Call, Operator, Tensor, auto_pads, pair_pads
+from prunegraph.training.program import Block, execute
+from prunegraph.training.table import Call, Operator, Tensor, Value, auto_pads, pair_pads
 
 Array = np.ndarray
 Batch = Mapping[str, Tensor]
@@ -39,7 +39,7 @@ def estimate_statistics(module: GraphModule, batches: Sequence[Batch], after: st
         chosen = {index: moments for index, moments in chosen.items() if index > place}
     if not chosen:
         return
-    main = module._program.main
+    main = _until(module._program.main, {output for index in chosen for output in graph.nodes[index].outputs})
     steps = tuple(
         replace(step, operator=Operator(_gathering(chosen[step.node.index]))) if step.node.index in chosen else step
         for step in main.steps
@@ -47,13 +47,29 @@ def estimate_statistics(module: GraphModule, batches: Sequence[Batch], after: st
     with torch.no_grad():
         for batch in batches:
             inputs = {name: batch[name] for name in graph.inputs}
-            values = {**dict(module._given((), inputs)), **module._fixed, **module.weights()}
-            execute(replace(main, steps=steps), values, False)
+            known = {**dict(module._given((), inputs)), **module._fixed, **module.weights()}
+            execute(replace(main, steps=steps), known, False)
         for index, moments in chosen.items():
             mean, variance = (module.weight(name) for name in graph.nodes[index].inputs[3:5])
             centre, spread = moments.result()
             mean.copy_(centre)
             variance.copy_(spread)
+
+
+def values(module: GraphModule, names: Collection[str], batch: Batch) -> dict[str, Value]:
+    """Inner values by name, as `GraphModule.values`; nothing runs that they do not need."""
+    found = {name: batch[name] for name in module.graph.inputs}
+    found = {**dict(module._given((), found)), **module._fixed, **module.weights()}
+    main = _until(module._program.main, set(names))
+    execute(main, found, module.training)
+    return {name: found[name] for name in names}
+
+
+def _until(block: Block, names: set[str]) -> Block:
+    """The steps up to the last that makes one of some values, which are not dropped."""
+    last = max((i for i, step in enumerate(block.steps) if names.intersection(step.outputs)), default=-1)
+    steps = (replace(step, last=tuple(v for v in step.last if v not in names)) for step in block.steps[: last + 1])
+    return replace(block, steps=tuple(steps))
 
 
 class _Moments:

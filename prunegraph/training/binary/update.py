@@ -20,7 +20,7 @@ from prunegraph.graph.model import Graph
 from prunegraph.runtime.data import LABELS, Data, fixed_batch
 from prunegraph.training.binary.codes import Alternation
 from prunegraph.training.binary.network import POOLS, BinaryLayer, binary_layers
-from prunegraph.training.binary.statistics import LayerMoments, estimate_statistics, places
+from prunegraph.training.binary.statistics import LayerMoments, estimate_statistics, places, values
 from prunegraph.training.losses import Loss, cross_entropy, distillation, outputs_of
 from prunegraph.training.module import GraphModule
 from prunegraph.training.table import Tensor, to_torch
@@ -221,19 +221,18 @@ class _Updating:
     def _values(self, layer: BinaryLayer) -> Iterator[tuple[Tensor, list[Tensor]]]:
         read, made = layer.node.inputs[0], layer.node.outputs[0]
         for batch in self.samples.fit:
-            inputs = {name: value for name, value in batch.items() if name != LABELS}
             if self.targets == "descent":
-                names = list(dict.fromkeys((read, made, *self.module.graph.outputs)))
+                outputs = self.module.graph.outputs
                 with torch.enable_grad():
-                    values = self.module.values(names, inputs)
-                    loss = self.loss([values[name] for name in self.module.graph.outputs], batch)
-                    (gradient,) = torch.autograd.grad(loss, values[made])
-                yield values[read].detach(), [values[made].detach(), gradient]
+                    found = values(self.module, {read, made, *outputs}, batch)
+                    loss = self.loss([found[name] for name in outputs], batch)
+                    (gradient,) = torch.autograd.grad(loss, found[made])
+                yield found[read].detach(), [found[made].detach(), gradient]
                 continue
             with torch.no_grad():
-                x = self.module.values([read], inputs)[read]
                 source = self.module if self.targets == "latent" or self.teacher is None else self.teacher
-                yield x, [source.values([made], inputs)[made]]
+                x = values(self.module, [read], batch)[read]
+                yield x, [values(source, [made], batch)[made]]
 
     def _write(
         self, layer: BinaryLayer, found: Alternation, old: Array, moments: LayerMoments, shares: Sequence[float]
