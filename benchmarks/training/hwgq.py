@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 from pathlib import Path
 
@@ -21,15 +22,27 @@ import torch
 from onnx import helper, numpy_helper
 
 import prunegraph as pg
-from benchmarks.tasks import fashion
+from benchmarks.tasks import fashion, fashion_accuracy
 from prunegraph.graph.model import Graph
 from prunegraph.training import Batches, GraphModule, Recipe, fit
-from prunegraph.training.binary.network import to_binary, trainable
+from prunegraph.training.binary import (
+    Samples,
+    alternate_update,
+    compression,
+    estimate_statistics,
+    lower,
+    to_binary,
+    trainable,
+)
+from prunegraph.training.binary.network import final_layers
 
 Array = np.ndarray
 
 #: Filters of the first layer, its stride, and samples in a batch.
 WIDTH, STRIDE, BATCH = 32, 3, 200
+
+#: Training images that an update may use, a third of them held out.
+SAMPLES = 2000
 
 
 class Net:
@@ -140,23 +153,126 @@ class Clock:
     def seconds(self, epochs: int) -> dict[str, float]:
         """For a run of some epochs; of one that was resumed, this process has seen the last ones only."""
         spent = {"cpu": time.process_time() - self.cpu, "wall": time.perf_counter() - self.wall}
-        return {name: value / self.epochs * epochs for name, value in spent.items()}
+        return {name: value / self.epochs * epochs if self.epochs else value for name, value in spent.items()}
+
+
+def sizes(seed: int) -> None:
+    """Files of the narrow and of the full network, untrained: counted in bits, and on disk."""
+    for title, net in (
+        (f"Fashion-MNIST, width {WIDTH}", Net(WIDTH, (1, 28, 28), STRIDE, seed)),
+        ("CIFAR-10 as published, width 128", Net(128, (3, 32, 32), 1, seed)),
+    ):
+        graph = pg.load(net.model)
+        print(f"{title}: {file_size(graph):,} bytes in float")
+        for last in ("float", "int8", "binary"):
+            binary, _ = to_binary(graph, last=last)
+            bits = {"float": 32, "int8": 8, "binary": 1}[last]
+            counted = compression(binary)
+            size = file_size(packed(binary, last))
+            print(f"  last layer {bits:>2} bit: {size:>9,} bytes, {file_size(graph) / size:.2f} times smaller; counted "
+                  f"{counted.whole(bits):.2f}, binary layers alone {counted.layers:.2f}", flush=True)  # fmt: skip
+
+
+def packed(binary: Graph, last: str) -> Graph:
+    names = [binary.nodes[index].name for index in final_layers(binary)]
+    return lower(binary, int8=names if last == "int8" else ())
+
+
+def file_size(graph: Graph) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        pg.save(graph, Path(folder) / "net.onnx")
+        return (Path(folder) / "net.onnx").stat().st_size
+
+
+def updated(title: str, binary: Graph, teacher: Graph, seed: int, **options: object) -> tuple[Graph, dict[str, float]]:
+    """A binary graph after alternate update towards the teacher; prints what it gave and took."""
+    images, labels = fashion("train")
+    module = GraphModule(binary, trainable=sorted(trainable(binary)))
+    arrays = {"x": images, "labels": labels.astype(np.int64)}
+    samples = Samples.of(arrays, binary, count=SAMPLES, seed=seed)
+    before = accuracy(module.eval())
+    clock = Clock()
+    records = alternate_update(module, samples, teacher=GraphModule(teacher), **options)  # type: ignore[arg-type]
+    spent = clock.seconds(0)
+    made = module.write_back()
+    after = accuracy(module.eval())
+    kept = "".join("+" if record.kept else "-" for record in records)
+    errors = ", ".join(f"{record.error[0]:.2f}->{record.error[1]:.2f}" for record in records)
+    print(f"{title}: {before:.2%} -> {after:.2%}, {spent['cpu']:.1f} s of CPU ({spent['wall']:.0f} s), layers {kept}, "
+          f"errors {errors}", flush=True)  # fmt: skip
+    return made, {"accuracy": after, **spent}
+
+
+def statistics_of(binary: Graph, seed: int) -> Graph:
+    """A graph whose normalisations fit its binary weights."""
+    images, labels = fashion("train")
+    module = GraphModule(binary).eval()
+    samples = Samples.of({"x": images, "labels": labels.astype(np.int64)}, binary, count=SAMPLES, seed=seed)
+    estimate_statistics(module, samples.fit)
+    return module.write_back()
+
+
+def update(folder: Path, seed: int) -> None:
+    """Alternate update from networks that were trained for 0, 1, 3, 10, 30 epochs; then files of the best."""
+    teacher, record = trained(small_net(seed), 10, 0.1, folder, "float", seed)
+    told("float, 10 epochs", record)
+    signs = statistics_of(to_binary(teacher)[0], seed)
+    start, _ = updated("signs of the float network, not trained; update", signs, teacher, seed)
+    ready = [epochs for epochs in (1, 3, 10, 30) if (folder / f"ste{epochs}.json").exists()]
+    for epochs in ready:
+        binary, record = trained(to_binary(small_net(seed))[0], epochs, 0.1, folder, f"ste{epochs}", seed)
+        told(f"STE from scratch, {epochs} epochs", record)
+        for targets in ("teacher", "descent"):
+            updated(f"  update towards {targets}", binary, teacher, seed, targets=targets)
+    for epochs in (1, 3):
+        tuned, record = trained(signs, epochs, 0.02, folder, f"signs-ste{epochs}", seed)
+        told(f"STE from the signs of the float network, {epochs} epochs", record)
+        updated("  update", tuned, teacher, seed)
+        tuned, record = trained(start, epochs, 0.02, folder, f"update-ste{epochs}", seed)
+        told(f"update, then STE, {epochs} epochs", record)
+    files(tuned, teacher, seed)
+
+
+def told(title: str, record: dict[str, float]) -> None:
+    print(f"{title}: {record['accuracy']:.2%}, {record['cpu']:.0f} s of CPU ({record['wall']:.0f} s)", flush=True)
+
+
+def files(binary: Graph, teacher: Graph, seed: int) -> None:
+    """The trained network as a file, its last layer in 32, 8 and 1 bit, and its accuracy in ONNX Runtime."""
+    before = file_size(teacher)
+    print(f"float file: {before:,} bytes, {fashion_accuracy(teacher):.2%} in ONNX Runtime")
+    for last, bits in (("float", 32), ("int8", 8), ("binary", 1)):
+        graph = binary
+        if last == "binary":
+            graph, _ = updated("  last layer binary, update", to_binary(binary, last="binary")[0], teacher, seed)
+        file = packed(graph, last)
+        size, counted = file_size(file), compression(graph)
+        print(f"last layer {bits:>2} bit: {size:,} bytes, {before / size:.2f} times smaller; counted "
+              f"{counted.whole(bits):.2f}, binary layers alone {counted.layers:.2f}; {fashion_accuracy(file):.2%} in "
+              "ONNX Runtime", flush=True)  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=["sizes", "train", "update"])
-    parser.add_argument("--epochs", default="1,3,10,30")
+    parser.add_argument("benchmark", nargs="?", help="hwgq, where `python -m benchmarks.training` chooses by it")
+    parser.add_argument("--part", choices=["sizes", "train", "update"], help="by default all, one after the other")
+    parser.add_argument("--epochs", default="1,3,10,30", help="which runs `train` makes; 0 is the float network")
     parser.add_argument("--folder", type=Path, default=Path("runs/hwgq"))
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    for epochs in [int(word) for word in args.epochs.split(",")]:
-        if epochs == 0:
-            trained(small_net(args.seed), 10, 0.1, args.folder, "float", args.seed)
-        else:
-            trained(to_binary(small_net(args.seed))[0], epochs, 0.1, args.folder, f"ste{epochs}", args.seed)
+    print(f"seed {args.seed}, {torch.get_num_threads()} thread, PyTorch {torch.__version__}", flush=True)
+    if args.part in (None, "sizes"):
+        sizes(args.seed)
+    if args.part in (None, "train"):
+        for epochs in [int(word) for word in args.epochs.split(",")]:
+            if epochs == 0:
+                trained(small_net(args.seed), 10, 0.1, args.folder, "float", args.seed)
+            else:
+                trained(to_binary(small_net(args.seed))[0], epochs, 0.1, args.folder, f"ste{epochs}", args.seed)
+    if args.part in (None, "update"):
+        update(args.folder, args.seed)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ class Alternation:
         for start in range(0, len(self.gram), BLOCK):
             block = slice(start, start + BLOCK)
             waiting = (self._pull(block) * self.codes[:, block] < 0).any(0)
-            for j in start + np.flatnonzero(waiting):
+            for j in (start + np.flatnonzero(waiting)).tolist():
                 self._turn(j, np.flatnonzero(self._pull(slice(j, j + 1))[:, 0] * self.codes[:, j] < 0))
         return self.flips - before
 
