@@ -49,6 +49,8 @@ def folder(tmp_path: Path, page: Path) -> Path:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands(page: Path, folder: Path) -> None:
+    if page.name == "binary.md":
+        pytest.importorskip("torch", reason="the extra [torch] is not installed")
     for words in commands(page):
         done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
         assert done.returncode == 0, f"{' '.join(words)}\n{done.stderr}"
@@ -56,7 +58,7 @@ def test_commands(page: Path, folder: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_snippets(page: Path, folder: Path) -> None:
-    if page.name in ("pytorch.md", "source-001.md", "training.md"):
+    if page.name in ("binary.md", "pytorch.md", "source-001.md", "training.md"):
         pytest.importorskip("torch", reason="the extra [torch] is not installed")
     for snippet in blocks(page, "python"):
         done = subprocess.run([sys.executable, "-c", snippet], cwd=folder, capture_output=True, text=True)

@@ -32,9 +32,13 @@ LAYERS = [
     ["report"],
     ["api"],
     ["sweeps"],
+<<<<<<< HEAD
     ["hybrid"],
     ["recipes"],
     ["cli", "cli_compress", "cli_decompose", "cli_quantize", "cli_recipe", "cli_training", "__main__"],
+=======
+    ["cli", "cli_binarize", "cli_decompose", "cli_quantize", "cli_training", "__main__"],
+>>>>>>> hwgq
 ]
 
 

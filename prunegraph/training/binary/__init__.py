@@ -1,0 +1,15 @@
+"""Binary weights with quantized half-wave activations, and their alternate update (source 003)."""
+
+from __future__ import annotations
+
+from prunegraph.training.binary.binarize import Binarized, Options, binarize, measured
+from prunegraph.training.binary.compression import Compression, compression
+from prunegraph.training.binary.lower import lower
+from prunegraph.training.binary.network import Quantizer, to_binary, trainable
+from prunegraph.training.binary.statistics import estimate_statistics
+from prunegraph.training.binary.update import Samples, Update, alternate_update
+
+__all__ = [
+    "Binarized", "Compression", "Options", "Quantizer", "Samples", "Update", "alternate_update", "binarize",
+    "compression", "estimate_statistics", "lower", "measured", "to_binary", "trainable",
+]  # fmt: skip

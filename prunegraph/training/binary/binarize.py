@@ -1,0 +1,177 @@
+"""A trained network -> a binary one: `binarize`, from graph to file form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from prunegraph.errors import DataError
+from prunegraph.graph.facts import facts
+from prunegraph.graph.model import Graph
+from prunegraph.runtime.data import Data, fixed_batch
+from prunegraph.training.batches import Batches
+from prunegraph.training.binary.compression import Compression, compression
+from prunegraph.training.binary.lower import Form, lower
+from prunegraph.training.binary.network import MIN_INPUTS, Last, Quantizer, final_layers, to_binary, trainable
+from prunegraph.training.binary.statistics import estimate_statistics
+from prunegraph.training.binary.update import Samples, Targets, Update, alternate_update, mean_loss
+from prunegraph.training.evaluate import measure
+from prunegraph.training.fit import Recipe, fit
+from prunegraph.training.losses import Loss, cross_entropy, distillation, mean_squared
+from prunegraph.training.module import GraphModule
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a network becomes binary.
+
+    Args:
+        quantizer: of activations.
+        affine: keep scales and shifts of normalisations before quantizers; see `to_binary`.
+        last: "float", "int8" or "binary": weights of layers that no other comes after.
+        keep: names of layers that stay as they are.
+        min_inputs: layers whose filters have fewer inputs stay as they are.
+        update: alternate update; without it signs and mean magnitudes stay.
+        targets: of the update; see `alternate_update`.
+        guard: undo a layer's update if the loss on held-out samples rises.
+        samples: how many are used to update and to judge, at most.
+        held: share of them to judge by.
+        epochs: of training through the quantizers, after the update; the better of before and after stays.
+        lr: highest learning rate of that training.
+        batch: samples in a batch of it.
+        probabilities: the model ends in a Softmax.
+        form: "arithmetic" or "thresholds"; see `lower`.
+        pack: weights in a bit each.
+        seed: of draws and orders.
+    """
+
+    quantizer: Quantizer = field(default_factory=Quantizer)
+    affine: bool = True
+    last: Last = "float"
+    keep: Sequence[str] = ()
+    min_inputs: int = MIN_INPUTS
+    update: bool = True
+    targets: Targets = "teacher"
+    guard: bool = True
+    samples: int = 2000
+    held: float = 1 / 3
+    epochs: int = 0
+    lr: float = 0.01
+    batch: int = 100
+    probabilities: bool = False
+    form: Form = "arithmetic"
+    pack: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Binarized:
+    """What `binarize` made.
+
+    `graph` has ONNX's operators only, `trained` is its form for training. `updates` has a record for each layer, `left`
+    why the others are not binary. `losses` are those on held-out samples: signs alone, after the update, after
+    training (the last two only if they were asked for).
+    """
+
+    graph: Graph
+    trained: Graph
+    updates: tuple[Update, ...]
+    left: Mapping[str, str]
+    losses: Mapping[str, float]
+    compression: Compression
+
+
+def binarize(
+    graph: Graph,
+    data: Data | Mapping[str, np.ndarray] | Sequence[Mapping[str, np.ndarray]],
+    options: Options | None = None,
+    *,
+    checkpoint: str | Path | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Binarized:
+    """Give a trained network binary weights and activations of a few bits.
+
+    Args:
+        graph: the network in full precision; it is not changed.
+        data: inputs from the training distribution, with `labels` or without. Training uses all of them, the update
+            a draw.
+        options: the numbers.
+        checkpoint: of the training; see `fit`.
+        progress: called with what is being done.
+
+    Raises:
+        ModelError: no layer can become binary, or the graph cannot be raised to operator set 18 or trained.
+        DataError: the data do not fit the graph.
+        OptionError, UnknownNameError: an option has a value it cannot have.
+        TrainingError: the training diverged.
+    """
+    options, say = options or Options(), progress or (lambda _: None)
+    binary, left = to_binary(
+        graph, options.quantizer, affine=options.affine, last=options.last, keep=options.keep,
+        min_inputs=options.min_inputs,
+    )  # fmt: skip
+    source = Data.of(data)
+    samples = Samples.of(source, graph, count=options.samples, held=options.held, seed=options.seed)
+    teacher, module = GraphModule(graph), GraphModule(binary, trainable=trainable(binary))
+    judge = _loss(graph, teacher, samples.labelled, options, task=1.0)
+    say("statistics")
+    module.eval()
+    estimate_statistics(module, samples.fit)
+    losses = {"signs": mean_loss(module, samples.held, judge)}
+    updates: list[Update] = []
+    if options.update:
+        updates = alternate_update(
+            module, samples, teacher=teacher, targets=options.targets, loss=judge, guard=options.guard,
+            progress=lambda record: say(f"updated {record.layer}"),
+        )  # fmt: skip
+        losses["update"] = mean_loss(module, samples.held, judge)
+    if options.epochs:
+        say("training")
+        losses["training"] = _train(module, graph, teacher, source, samples, judge, options, checkpoint)
+    trained = module.write_back()
+    int8 = [trained.nodes[i].name for i in final_layers(trained)] if options.last == "int8" else []
+    lowered = lower(trained, pack=options.pack, form=options.form, int8=int8)
+    return Binarized(lowered, trained, tuple(updates), left, losses, compression(trained))
+
+
+def measured(graph: Graph, binary: Graph, data: Data, metric: str = "") -> tuple[float, float]:
+    """A metric of a network and of its binary form, larger is better; see `prunegraph.training.measure`."""
+    evaluate = measure(data, graph, metric)
+    with torch.no_grad():
+        first, second = (evaluate(GraphModule(each).eval()) for each in (graph, binary))
+    return first, second
+
+
+def _loss(graph: Graph, teacher: GraphModule, labelled: bool, options: Options, task: float) -> Loss:
+    """Cross entropy for a share `task` with labels, else the distance from the teacher's outputs."""
+    own = cross_entropy(probabilities=options.probabilities)
+    if labelled and task == 1.0:
+        return own
+    if len(facts(graph).shapes.get(graph.outputs[0], (0, 0))) != 2:
+        if labelled:
+            raise DataError("labels are for models whose first output is [samples, classes]: leave them out")
+        return mean_squared(teacher)
+    share = task if labelled else 0.0
+    return distillation(teacher, temperature=1.0, labels=share, task=own, probabilities=options.probabilities)
+
+
+def _train(
+    module: GraphModule, graph: Graph, teacher: GraphModule, data: Data, samples: Samples, judge: Loss,
+    options: Options, checkpoint: str | Path | None,
+) -> float:  # fmt: skip
+    """Train through the quantizers; weights stay as they were if the loss on held-out samples rose. The loss."""
+    before = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+    earlier = mean_loss(module.eval(), samples.held, judge)
+    recipe = Recipe(options.epochs, lr=options.lr, seed=options.seed)
+    batches = Batches(data, fixed_batch(graph) or options.batch, seed=options.seed)
+    loss = _loss(graph, teacher, samples.labelled, options, task=0.5)
+    fit(module, batches, recipe, loss=loss, checkpoint=checkpoint)
+    after = mean_loss(module.eval(), samples.held, judge)
+    if after > earlier:
+        module.load_state_dict(before)
+        return earlier
+    return after

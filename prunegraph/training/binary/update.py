@@ -1,0 +1,298 @@
+"""Alternate update: binary weights set layer by layer, in closed form, with nothing trained (source 003).
+
+For each layer, first to last: what its input is now, with all layers before it binary, and what its output should be;
+codes and scales that come nearest (`codes`); statistics of the normalisations behind estimated anew. A layer keeps its
+new weights only if the loss on samples that were held out does not rise: a network that has converged loses otherwise.
+Sources: Hu, Wang, Cheng 2018 (BWNH); Wang et al. 2018 (two-step quantization).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from prunegraph.errors import DataError, OptionError
+from prunegraph.graph.model import Graph
+from prunegraph.runtime.data import LABELS, Data, fixed_batch
+from prunegraph.training.binary.codes import Alternation
+from prunegraph.training.binary.network import POOLS, BinaryLayer, binary_layers
+from prunegraph.training.binary.statistics import LayerMoments, estimate_statistics, places, values
+from prunegraph.training.losses import Loss, cross_entropy, distillation, outputs_of
+from prunegraph.training.module import GraphModule
+from prunegraph.training.table import Tensor, to_torch
+
+Array = np.ndarray
+Batch = Mapping[str, Tensor]
+Targets = Literal["teacher", "descent", "latent"]
+
+#: Shares of an output's size by which "descent" goes down the gradient.
+STEPS = (0.03, 0.1, 0.3)
+
+
+@dataclass(frozen=True)
+class Update:
+    """What became of a layer.
+
+    `error` is the squared error of its outputs by their squared size (without means), before and after; `flips` the
+    share of codes that changed; `loss` that on held-out samples, before and after; `kept` whether the new weights stay.
+    """
+
+    layer: str
+    error: tuple[float, float]
+    flips: float
+    loss: tuple[float, float]
+    kept: bool
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Batches to fit to, and batches held out to judge by."""
+
+    fit: Sequence[Batch]
+    held: Sequence[Batch]
+
+    @classmethod
+    def of(
+        cls, data: Data | Mapping[str, Array] | Sequence[Mapping[str, Array]], graph: Graph, *, count: int = 2000,
+        held: float = 1 / 3, size: int = 250, seed: int = 0,
+    ) -> Samples:  # fmt: skip
+        """A draw of samples, part of them held out.
+
+        Args:
+            data: inputs, and perhaps `labels`.
+            graph: whose inputs they are.
+            count: samples taken, at most.
+            held: share of them that is held out.
+            size: samples in a batch.
+            seed: of the draw.
+
+        Raises:
+            DataError: the data do not fit the graph, or are too few to hold some out.
+        """
+        chunks = list(Data.of(data).fit(graph).chunks())
+        arrays = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+        order = np.random.default_rng(seed).permutation(len(next(iter(arrays.values()))))[:count]
+        cut = round(len(order) * held)
+        if not 0 < cut < len(order):
+            raise DataError(f"{len(order)} samples cannot be split into some to fit to and some held out: give more")
+        names = [name for name in arrays if name in graph.inputs or name == LABELS]
+        fixed = fixed_batch(graph)
+        size = fixed or size
+        parts = []
+        for chosen in (order[cut:], order[:cut]):
+            splits = [np.sort(chosen[i : i + size]) for i in range(0, len(chosen), size)]
+            splits = [split for split in splits if not fixed or len(split) == fixed]
+            parts.append([{name: to_torch(arrays[name][split]) for name in names} for split in splits])
+        if not all(parts):
+            raise DataError(f"{len(order)} samples do not fill a batch of {size} to fit to and one held out: give more")
+        return cls(*parts)
+
+    @property
+    def labelled(self) -> bool:
+        return LABELS in self.fit[0]
+
+
+def alternate_update(
+    module: GraphModule,
+    samples: Samples,
+    *,
+    teacher: GraphModule | None = None,
+    targets: Targets = "teacher",
+    loss: Loss | None = None,
+    guard: bool = True,
+    progress: Callable[[Update], None] | None = None,
+) -> list[Update]:
+    """Set the binary weights of a module, in place. Statistics of normalisations are estimated even where none stays.
+
+    Args:
+        module: of a binary graph.
+        samples: a few hundred to two thousand.
+        teacher: the network in full precision that the graph was made from.
+        targets: what outputs of a layer should be: "teacher", those of the teacher's; "descent", its own a step down
+            the loss's gradient; "latent", those of the weights whose signs it has.
+        loss: judges, and gives "descent" its gradient; by default cross entropy with labels, else the distance from
+            the teacher's outputs.
+        guard: restore a layer if the loss on held-out samples rises.
+        progress: called with each layer's record.
+
+    Raises:
+        OptionError: no such targets.
+        DataError: "teacher" without a teacher, or neither labels nor a teacher to judge by.
+    """
+    if targets not in ("teacher", "descent", "latent"):
+        raise OptionError(f"targets are teacher, descent or latent, not {targets!r}")
+    if targets == "teacher" and teacher is None:
+        raise DataError("targets of a teacher need the network in full precision: give it, or other targets")
+    if loss is None:
+        if not samples.labelled and teacher is None:
+            raise DataError("there is nothing to judge a layer by: give labels, a teacher, or a loss")
+        loss = cross_entropy() if samples.labelled or teacher is None else distillation(teacher, temperature=1.0)
+    module.eval()
+    if teacher is not None:
+        teacher.eval()
+    run = _Updating(module, samples, teacher, targets, loss, guard)
+    records = []
+    for layer in binary_layers(module.graph):
+        records.append(run.update(layer))
+        if progress is not None:
+            progress(records[-1])
+    return records
+
+
+@dataclass
+class _Updating:
+    module: GraphModule
+    samples: Samples
+    teacher: GraphModule | None
+    targets: Targets
+    loss: Loss
+    guard: bool
+
+    def __post_init__(self) -> None:
+        estimate_statistics(self.module, self.samples.fit)
+        self.now = mean_loss(self.module, self.samples.held, self.loss)
+
+    def update(self, layer: BinaryLayer) -> Update:
+        weight = self.module.weight(layer.weight)
+        before = {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
+        moments = self._moments(layer)
+        centred = moments.centred() if _is_centred(self.module.graph, layer) else moments
+        old = matrix(weight, layer.axis)
+        best = None
+        for shares in self._shares():
+            cross, energy = self._target(layer, centred, shares, old)
+            found = Alternation(centred.gram, cross, np.where(old >= 0, 1.0, -1.0)).run()
+            self._write(layer, found, old, moments, shares)
+            estimate_statistics(self.module, self.samples.fit, layer.node.name)
+            judged = mean_loss(self.module, self.samples.fit, self.loss) if len(self._shares()) > 1 else 0.0
+            if best is None or judged < best[0]:
+                state = {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
+                best = (judged, found, cross, energy, state)
+        assert best is not None
+        _, found, cross, energy, state = best
+        self.module.load_state_dict(state)
+        after = mean_loss(self.module, self.samples.held, self.loss)
+        kept = not self.guard or after <= self.now
+        start = np.where(old >= 0, 1.0, -1.0)
+        ends = (start * np.abs(old).mean(1)[:, None], found.codes * found.scales[:, None])
+        first, last = (_error(end, centred.gram, cross, energy) for end in ends)
+        flips = float((found.codes != start).mean())
+        record = Update(layer.node.name, (first, last), flips, (self.now, after), kept)
+        if kept:
+            self.now = after
+        else:
+            self.module.load_state_dict(before)
+        return record
+
+    def _shares(self) -> list[tuple[float, ...]]:
+        """Weights of the gathered outputs in the target; several where the best is to be found."""
+        return [(1.0, -step) for step in STEPS] if self.targets == "descent" else [(1.0,)]
+
+    def _target(
+        self, layer: BinaryLayer, moments: LayerMoments, shares: Sequence[float], old: Array
+    ) -> tuple[Array, Array]:
+        if self.targets == "latent":
+            cross = moments.gram @ old.T
+            return cross, (old.T * cross).sum(0)
+        return moments.target(self._sized(moments, shares))
+
+    def _sized(self, moments: LayerMoments, shares: Sequence[float]) -> list[float]:
+        """Shares, that of the gradient in the size of the outputs."""
+        if self.targets != "descent":
+            return list(shares)
+        own, gradient = (float(moments.energy[i, i].sum()) for i in (0, 1))
+        return [shares[0], shares[1] * (own / gradient) ** 0.5 if gradient > 0 else 0.0]
+
+    def _moments(self, layer: BinaryLayer) -> LayerMoments:
+        """Moments of the layer's input as it is now and of the outputs that its target is made of."""
+        weight = self.module.weight(layer.weight)
+        filters = weight.shape[layer.axis]
+        kernel = weight.shape[2:] if layer.node.op == "Conv" else ()
+        found = LayerMoments.empty(weight.numel() // filters, filters, 2 if self.targets == "descent" else 1)
+        for x, outputs in self._values(layer):
+            for rows, columns in places(layer.node, kernel, x, outputs):
+                found.add(rows, columns)
+        return found
+
+    def _values(self, layer: BinaryLayer) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        read, made = layer.node.inputs[0], layer.node.outputs[0]
+        for batch in self.samples.fit:
+            if self.targets == "descent":
+                outputs = self.module.graph.outputs
+                with torch.enable_grad():
+                    found = values(self.module, {read, made, *outputs}, batch)
+                    loss = self.loss([found[name] for name in outputs], batch)
+                    (gradient,) = torch.autograd.grad(loss, found[made])
+                yield found[read].detach(), [found[made].detach(), gradient]
+                continue
+            with torch.no_grad():
+                source = self.module if self.targets == "latent" or self.teacher is None else self.teacher
+                x = values(self.module, [read], batch)[read]
+                yield x, [values(source, [made], batch)[made]]
+
+    def _write(
+        self, layer: BinaryLayer, found: Alternation, old: Array, moments: LayerMoments, shares: Sequence[float]
+    ) -> None:
+        """Weights whose signs and mean magnitudes are what was found; those near 0 stay near, to move when trained."""
+        weight = self.module.weight(layer.weight)
+        sizes = np.abs(old)
+        means = sizes.mean(1, keepdims=True)
+        sizes = np.where(means > 0, sizes / np.where(means > 0, means, 1.0), 1.0)
+        new = found.codes * np.maximum(sizes, 1e-3) * found.scales[:, None]
+        new *= (found.scales / np.maximum(np.abs(new).mean(1), 1e-300))[:, None]
+        with torch.no_grad():
+            weight.copy_(from_matrix(new, weight, layer.axis))
+        bias = layer.node.input(2)
+        if bias in self.module.graph.weights and self.targets != "latent":
+            target = np.tensordot(self._sized(moments, shares), moments.outputs, 1) / moments.count
+            rest = target - (found.codes * found.scales[:, None]) @ moments.inputs / moments.count
+            with torch.no_grad():
+                self.module.weight(bias).copy_(torch.from_numpy(rest))
+
+
+def matrix(weight: Tensor, axis: int) -> Array:
+    """A layer's weight as [filters, D]."""
+    rows = weight.detach().movedim(axis, 0)
+    return rows.reshape(len(rows), -1).double().cpu().numpy()
+
+
+def from_matrix(values: Array, like: Tensor, axis: int) -> Tensor:
+    """The inverse of `matrix`, in the shape and type of `like`."""
+    return torch.from_numpy(values).reshape(like.movedim(axis, 0).shape).movedim(0, axis).to(like)
+
+
+def _error(weight: Array, gram: Array, cross: Array, energy: Array) -> float:
+    """Squared error of all filters' outputs, by their squared size."""
+    missed = energy - 2 * (weight * cross.T).sum(1) + ((weight @ gram) * weight).sum(1)
+    return float(missed.sum() / max(energy.sum(), 1e-300))
+
+
+def _is_centred(graph: Graph, layer: BinaryLayer) -> bool:
+    """Whether the mean of a layer's outputs does not matter: it has a bias, or a normalisation is behind it."""
+    if layer.node.input(2) in graph.weights:
+        return True
+    value = layer.node.outputs[0]
+    while value not in graph.outputs and len(graph.consumers.get(value, ())) == 1:
+        reader = graph.nodes[graph.consumers[value][0][0]]
+        if reader.op == "BatchNormalization":
+            return True
+        if reader.op not in POOLS:
+            return False
+        value = reader.outputs[0]
+    return False
+
+
+def mean_loss(module: GraphModule, batches: Sequence[Batch], loss: Loss) -> float:
+    """The mean over samples of a loss."""
+    total = count = 0.0
+    for batch in batches:
+        size = len(next(iter(batch.values())))
+        with torch.no_grad():
+            outputs = outputs_of(module, {name: value for name, value in batch.items() if name != LABELS})
+            total += float(loss(outputs, batch)) * size
+        count += size
+    return total / count

@@ -1,0 +1,102 @@
+"""Alternate update of codes and scales: never worse, the best for small filters, signs without correlation."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the extra [torch] is not installed")
+
+from prunegraph.training.binary.codes import Alternation, by_magnitude
+
+Array = np.ndarray
+
+
+def problem(seed: int, size: int, filters: int, places: int = 400) -> tuple[Array, Array, Array, Array]:
+    """Gram matrix and products of correlated half-wave inputs with outputs of real weights; these; their energy."""
+    rng = np.random.default_rng(seed)
+    mixing = rng.standard_normal((size, size)) / np.sqrt(size)
+    x = rng.standard_normal((places, size)) @ (np.eye(size) + mixing)
+    codes = np.clip(np.ceil(x / 0.538812 - 0.5), 1, 3) * (x > 0) * 0.538812
+    weight = rng.standard_normal((filters, size))
+    y = np.maximum(x, 0) @ weight.T
+    return codes.T @ codes, codes.T @ y, weight, (y**2).sum(0)
+
+
+def test_every_step_lowers_the_loss() -> None:
+    gram, cross, weight, _ = problem(0, 64, 32)
+    found = Alternation(gram, cross, by_magnitude(weight)[0])
+    found.scales = by_magnitude(weight)[1]
+    last = found.losses()
+    for _ in range(6):
+        for step in (found.update_scales, found.sweep):
+            step()
+            now = found.losses()
+            assert (now <= last + 1e-9 * np.abs(last)).all()
+            last = now
+    assert found.flips > 0 and (found.scales >= 0).all()
+    np.testing.assert_array_equal(np.abs(found.codes), 1)
+
+
+def test_the_products_that_are_kept_are_those_of_the_codes() -> None:
+    gram, cross, weight, _ = problem(1, 40, 8)
+    found = Alternation(gram, cross, by_magnitude(weight)[0]).run()
+    np.testing.assert_allclose(found._products, found.codes @ gram, rtol=1e-9, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [64, 288])
+def test_error_falls_well_below_that_of_signs(size: int) -> None:
+    gram, cross, weight, energy = problem(2, size, 32, places=2000)
+    signs, means = by_magnitude(weight)
+    start, found = Alternation(gram, cross, signs), Alternation(gram, cross, signs).run()
+    start.scales = means
+    before, after = (energy + start.losses()).sum() / energy.sum(), (energy + found.losses()).sum() / energy.sum()
+    assert after < 0.7 * before
+
+
+def test_without_correlation_it_is_sign_and_mean_magnitude() -> None:
+    weight = np.random.default_rng(3).standard_normal((16, 30))
+    signs, means = by_magnitude(weight)
+    found = Alternation(np.eye(30), weight.T, signs).run()
+    assert found.flips == 0
+    np.testing.assert_array_equal(found.codes, signs)
+    np.testing.assert_allclose(found.scales, means)
+
+
+def test_against_all_codes_of_small_filters() -> None:
+    gaps = []
+    for seed in range(30):
+        gram, cross, weight, energy = problem(seed + 10, 8, 1, places=60)
+        found = Alternation(gram, cross, by_magnitude(weight)[0])
+        found.update_scales()
+        start = found.losses()[0]
+        end = found.run().losses()[0]
+        codes = np.array(list(product((-1.0, 1.0), repeat=8)))
+        pulls, sizes = codes @ cross[:, 0], ((codes @ gram) * codes).sum(1)
+        best = (-(np.maximum(pulls, 0) ** 2) / sizes).min()
+        assert best - 1e-9 * energy[0] <= end <= start + 1e-9 * energy[0]
+        gaps.append((end - best) / energy[0])
+    assert np.median(gaps) < 1e-9
+
+
+def test_codes_that_pull_the_wrong_way_are_turned() -> None:
+    gram, cross, weight, _ = problem(4, 20, 4)
+    found = Alternation(gram, cross, -by_magnitude(weight)[0])
+    found.update_scales()
+    assert (found.scales >= 0).all()
+    np.testing.assert_array_equal(found.codes, by_magnitude(weight)[0])
+
+
+def test_inputs_that_cancel_do_not_blow_up_the_scale() -> None:
+    gram = np.ones((2, 2))
+    found = Alternation(gram, np.array([[1e-3], [0.0]]), np.array([[1.0, -1.0]]))
+    found.update_scales()
+    assert np.isfinite(found.scales).all() and found.scales[0] < 1
+
+
+def test_zero_has_the_sign_one() -> None:
+    codes, scales = by_magnitude(np.array([[0.0, -0.0, -1.0]]))
+    np.testing.assert_array_equal(codes, [[1, 1, -1]])
+    np.testing.assert_allclose(scales, [1 / 3])
