@@ -1,7 +1,7 @@
 """Fake quantization: floating-point numbers rounded to what integers can hold, with gradients straight through.
 
-`fq(r) = S * (clip(round(r / S) + Z, lowest, highest) - Z)`, and `dfq/dr = 1` where no code is clipped, else 0. Ranges of
-activations are moving averages of what batches hold, or their scales are learnt (LSQ). Weights are symmetric with
+`fq(r) = S * (clip(round(r / S) + Z, lowest, highest) - Z)`, and `dfq/dr = 1` where no code is clipped, else 0. Ranges
+of activations are moving averages of what batches hold, or their scales are learnt (LSQ). Weights are symmetric with
 a scale for each output, taken anew from the weights at every step. Sources: ALGORITHMS 1.5; Jacob et al. 2018;
 Esser et al. 2020.
 """
