@@ -98,4 +98,6 @@ def quantized(done: Trained, setting: Setting, *, samples: int = 512, learn_scal
     steps = setting.recipe.epochs * (setting.data.samples // setting.batch)
     run = setting.fit(module, "qat", callbacks=[Phases(module, steps)])
     small = module.cpu().quantized()
-    return replace(done, graph=small).after("qat", run).with_record({"stage": "int8", **measured(small, setting)})
+    done = replace(done, graph=small).after("qat", run)
+    found = measured(small, setting)
+    return done.with_record({"stage": "int8", **found}) if found else done
