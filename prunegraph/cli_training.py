@@ -57,9 +57,14 @@ def train(model: str, out: str, data: str, original: str | None, checkpoint: str
     done = _train(graph, setting, method)
     api.save(done.graph, out)
     for record in done.history:
-        metric = f"  metric {record['metric']:.4g}" if "metric" in record else ""
-        where.print(f"{record['stage']}: epoch {record['epoch']:>3}  loss {record['loss']:.4g}{metric}")
+        where.print(_line(record))
     where.print(f"written to {out}")
+
+
+def _line(record: dict[str, Any]) -> str:
+    """A record of a method's history as text."""
+    forms = {"epoch": ">3", "loss": ".4g", "macs": ",", "params": ",", "metric": ".4g"}
+    return f"{record['stage']}: " + "  ".join(f"{k} {record[k]:{form}}" for k, form in forms.items() if k in record)
 
 
 def _setting(

@@ -53,6 +53,19 @@ def test_train_prune_and_tune_without_labels(folder: Path) -> None:
     assert right(folder / "tuned.onnx") > max(0.8, right(folder / "small.onnx"))
 
 
+def test_joint_on_the_command_line(folder: Path) -> None:
+    method = "joint:strength=1e-2,params=0.5,round_to=1,min_channels=2,qat_epochs=1"
+    words = "train net.onnx -o int8.onnx --data train.npz --eval test.npz --epochs 4 --lr 0.1 --batch 24 --macs 0.6"
+    done = cli(*words.split(), "--method", method)
+    assert done.exit_code == 0, done.stderr
+    assert "prune: macs " in done.stderr and "  params " in done.stderr and "int8: metric " in done.stderr
+    assert any(node.op == "QuantizeLinear" for node in pg.load("int8.onnx").nodes)
+    assert right(folder / "int8.onnx") > 0.7
+    failed = cli("train", "net.onnx", "-o", "none.onnx", "--data", "train.npz", "--method", "joint")
+    assert failed.exit_code == 2 and "give --macs, --params or --ratio" in failed.stderr
+    assert not (folder / "none.onnx").exists()
+
+
 def test_what_is_wrong_is_one_line(folder: Path) -> None:
     b = Builder()
     pg.save(b.graph(b.op("Bernoulli", b.head(b.input("n", 3, 8, 8), 3), name="dice")), folder / "dice.onnx")

@@ -12,9 +12,9 @@ from prunegraph.frontends.base import frontend
 from prunegraph.frontends.mxnet import symbol as symbol_file
 from prunegraph.frontends.mxnet.bind import SUFFIX, find_params, read_params
 from prunegraph.frontends.mxnet.conversion import Converted, convert
-from prunegraph.frontends.mxnet.write import apply
+from prunegraph.frontends.mxnet.write import apply, store
 
-__all__ = ["Converted", "apply", "convert", "load", "read"]
+__all__ = ["Converted", "apply", "convert", "load", "read", "store"]
 
 
 @frontend(SUFFIX)

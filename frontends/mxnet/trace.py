@@ -54,6 +54,28 @@ def back_to_params(weights: Mapping[str, Value], cuts: Mapping[str, Mapping[int,
     return {params[key].label: _grid(params[key], alive[key], gone[key]) for key in touched}
 
 
+def params_from(
+    weights: Mapping[str, Value], values: Mapping[str, np.ndarray], stored: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Parameters with the values that initializers have now.
+
+    Args:
+        weights: initializers by name, with what they were made from; parameters alone.
+        values: of these initializers.
+        stored: parameters as they were, by their names.
+    """
+    found = dict(stored)
+    for name, value in weights.items():
+        for param in _parameters(value):
+            start = _numbered(_parameters(value))
+            ids, first = _positions(value, start), int(start[param.key].flat[0]) if start[param.key].size else 0
+            inside = (ids >= first) & (ids < first + start[param.key].size)
+            array = np.array(found[param.label])
+            array.reshape(-1)[ids[inside] - first] = values[name][inside]
+            found[param.label] = array
+    return found
+
+
 def _parameters(value: Value) -> list[Value]:
     """The parameters that a constant was made from."""
     if value.made is None:

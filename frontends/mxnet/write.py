@@ -18,7 +18,7 @@ from prunegraph.frontends.mxnet.bind import PREFIXES, SUFFIX, find_params
 from prunegraph.frontends.mxnet.check import same_network
 from prunegraph.frontends.mxnet.conversion import convert
 from prunegraph.frontends.mxnet.edit import Pruned, edits, zero_states
-from prunegraph.frontends.mxnet.trace import back_to_params
+from prunegraph.frontends.mxnet.trace import back_to_params, params_from
 from prunegraph.graph.model import Graph
 from prunegraph.graph.onnx_io import write_whole
 
@@ -72,6 +72,46 @@ def apply(
     return made
 
 
+def store(
+    source: str,
+    trained: Graph,
+    out_params: str,
+    *,
+    params_file: str | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+) -> onnx.ModelProto:
+    """Write the weights of a trained graph as a network's parameters, which MXNet itself loads with the same symbol.
+
+    Args:
+        source: path of NAME-symbol.json, from which the graph was converted; a pruned one comes from `apply`.
+        trained: the graph with other weights.
+        out_params: path of the new parameter file.
+        params_file: the parameters, where they do not lie beside the symbol.
+        input_shapes: as for `load`; the same as when the network was converted.
+
+    Returns the ONNX model that symbol and new parameters convert to. Its weights are those of `trained`: nothing is
+    written where they differ.
+
+    Raises ModelError: the graph is of another network, a weight changed that is no parameter (a gamma that `fix_gamma`
+    holds at 1), or a file cannot be read or written.
+    """
+    path = Path(source)
+    stored, prefixes = _stored(Path(params_file) if params_file else find_params(path))
+    symbol = symbol_file.load(path)
+    converted = convert(symbol, stored, input_shapes)
+    values = {name: weight.read() for name, weight in trained.weights.items()}
+    for name, value in values.items():
+        held = converted.weights.get(name)
+        if held is None or held.shape != value.shape:
+            raise ModelError(f"{trained.source}: {name!r} of shape {list(value.shape)} is no weight of {source}")
+    weights = {name: value for name, value in converted.weights.items() if name in values and is_stored(value)}
+    fresh = params_from(weights, values, stored)
+    made = convert(symbol, fresh, input_shapes).model
+    same_network(made, trained.model)
+    _save({prefixes[name] + name: array for name, array in fresh.items()}, out_params)
+    return made
+
+
 def _stored(path: Path | None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Parameters by bare name, and the prefix of each."""
     raw = params_file.load(path) if path is not None else {}
@@ -115,5 +155,10 @@ def _edited(path: Path, changes: Mapping[int, Mapping[str, str]]) -> dict[str, A
 
 def _write(content: Mapping[str, Any], symbol: str, arrays: Mapping[str, np.ndarray], params: str) -> None:
     """Both files; the parameters first, so that a symbol is never there without them."""
-    params_file.save(arrays, params)
+    _save(arrays, params)
     write_whole(Path(symbol), [(json.dumps(content, indent=2) + "\n").encode()])
+
+
+def _save(arrays: Mapping[str, np.ndarray], path: str) -> None:
+    # By a name of its own: in the functions above `params_file` is a path.
+    params_file.save(arrays, path)

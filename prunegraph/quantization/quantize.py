@@ -6,7 +6,7 @@ rounded (to the nearest code or by GPTQ), biases corrected, layers put back into
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -148,7 +148,7 @@ def quantize(
     samples = Data.of(data).fit(graph) if data is not None else None
     measure = _Measure(graph, samples, metric) if tolerance is not None else None
     progress("fold BatchNormalization")
-    base = fold(settle(_recent(graph, scheme)))
+    base = prepared(graph, scheme)
     if equalize:
         progress("equalize")
         base = equalized(base)
@@ -169,6 +169,14 @@ def quantize(
         result, layer_reports(placement, scheme, make.codes, noise, wide), make.ranges(placement),
         {name: noise[name] for name in base.outputs if name in noise}, loss, measure.name if measure else "",
     )  # fmt: skip
+
+
+def prepared(graph: Graph, scheme: Scheme, keep: Collection[str] = ()) -> Graph:
+    """The float graph whose values are quantized: parameters are constants, BatchNormalization is folded.
+
+    `keep` are outputs of nodes that are not folded.
+    """
+    return fold(settle(_recent(graph, scheme)), keep)
 
 
 def _rounding(rounding: str | None, scheme: Scheme, has_data: bool) -> str:

@@ -6,7 +6,7 @@ Mul or Add with a constant for each channel has `f` or `s` alone. Exact but for 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 import onnx
@@ -27,22 +27,23 @@ Affine = tuple[Array, Array]
 OUTPUTS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1}
 
 
-def fold(graph: Graph) -> Graph:
+def fold(graph: Graph, keep: Collection[str] = ()) -> Graph:
     """The graph without BatchNormalization, Mul and Add of constants that are the only readers of a layer.
 
-    Weights that others read too stay as they are for those. What stands behind anything else stays.
+    Weights that others read too stay as they are for those. What stands behind anything else stays, and so do
+    nodes whose first output is in `keep`.
     """
-    while (folded := _fold(graph)) is not graph:
+    while (folded := _fold(graph, keep)) is not graph:
         graph = folded
     return graph
 
 
-def _fold(graph: Graph) -> Graph:
+def _fold(graph: Graph, keep: Collection[str]) -> Graph:
     """One node folded into each layer that has one behind it; the graph itself where none has."""
     model = without_weights(graph.model)
     protos = {tuple(proto.output): proto for proto in model.graph.node}
     tensors: dict[str, onnx.TensorProto] = {}
-    for layer, after, affine in _pairs(graph):
+    for layer, after, affine in _pairs(graph, keep):
         proto = protos[tuple(layer.outputs)]
         for slot, values in _folded(graph, layer, affine):
             tensors.update([_place(graph, layer, proto, slot, values, tensors)])
@@ -61,7 +62,7 @@ def _fold(graph: Graph) -> Graph:
     return Graph(model, folder=graph.folder, source=graph.source, keeps=graph)
 
 
-def _pairs(graph: Graph) -> Iterator[tuple[Node, Node, Affine]]:
+def _pairs(graph: Graph, keep: Collection[str]) -> Iterator[tuple[Node, Node, Affine]]:
     """Layers with something affine as their only reader."""
     for node in graph.nodes:
         weight = graph.weights.get(node.input(1))
@@ -78,6 +79,8 @@ def _pairs(graph: Graph) -> Iterator[tuple[Node, Node, Affine]]:
         if len(readers) != 1 or node.outputs[0] in graph.outputs:
             continue
         reader = graph.nodes[readers[0][0]]
+        if reader.outputs[0] in keep:
+            continue
         affine = _affine(graph, node, reader, readers[0][1])
         if affine is not None:
             yield node, reader, affine

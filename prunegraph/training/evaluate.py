@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -50,7 +51,9 @@ def measure(
 
     def evaluate(module: torch.nn.Module) -> float:
         def seen() -> Iterator[Seen]:
-            device = next(module.parameters()).device
+            # A graph in integers has no parameters.
+            held = next(itertools.chain(module.parameters(), module.buffers()), None)
+            device = held.device if held is not None else "cpu"
             for batch, wanted in zip(batches, expected, strict=True):
                 inputs = {value: to_torch(batch[value]).to(device) for value in original.inputs}
                 made = (to_numpy(y.float() if y.dtype == torch.bfloat16 else y) for y in outputs_of(module, inputs))

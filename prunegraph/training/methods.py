@@ -16,7 +16,7 @@ from prunegraph.options import bound
 from prunegraph.registry import Registry
 from prunegraph.runtime.data import Data
 from prunegraph.selection.budget import Budget
-from prunegraph.training.batches import Batches
+from prunegraph.training.batches import Augment, Batches
 from prunegraph.training.fit import Callback, Evaluate, Recipe, Run, fit
 from prunegraph.training.losses import Loss
 from prunegraph.training.module import GraphModule
@@ -36,6 +36,7 @@ class Setting:
         recipe: the numbers of one training; methods with several stages derive theirs from it.
         evaluate: measured after every epoch, larger is better.
         budget: what is left of a model that the method prunes; methods that do not prune have no use for it.
+        augment: changes every batch with random numbers (flips, crops).
         checkpoint: a file; every stage has one of its own beside it.
         device: where to train.
         progress: told which stage begins.
@@ -47,6 +48,7 @@ class Setting:
     recipe: Recipe
     evaluate: Evaluate | None = None
     budget: Budget | None = None
+    augment: Augment | None = None
     checkpoint: Path | None = None
     device: str | None = None
     progress: Progress = lambda stage: None
@@ -59,14 +61,18 @@ class Setting:
         recipe = recipe or self.recipe
         own = None if self.checkpoint is None else self.checkpoint.with_name(f"{self.checkpoint.name}.{stage}")
         return fit(
-            module, Batches(self.data, self.batch, seed=recipe.seed), recipe, loss=self.loss, callbacks=callbacks,
-            evaluate=self.evaluate, checkpoint=own, device=self.device,
+            module, Batches(self.data, self.batch, seed=recipe.seed, augment=self.augment), recipe, loss=self.loss,
+            callbacks=callbacks, evaluate=self.evaluate, checkpoint=own, device=self.device,
         )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a method made: a graph, and a record of every epoch (`stage`, `epoch`, `loss`, `metric` if measured)."""
+    """What a method made: a graph, and records by stage.
+
+    Every epoch has one (`stage`, `epoch`, `loss`, `metric` if measured), and so has what else changes a graph:
+    pruning (`macs`, `params`, `metric` if measured) and quantization (`metric` if measured).
+    """
 
     graph: Graph
     history: tuple[dict[str, Any], ...] = ()
@@ -74,6 +80,10 @@ class Trained:
     def after(self, stage: str, run: Run) -> Trained:
         """With the records of one more run."""
         return replace(self, history=(*self.history, *({"stage": stage, **record} for record in run.history)))
+
+    def with_record(self, record: dict[str, Any]) -> Trained:
+        """With one more record."""
+        return replace(self, history=(*self.history, record))
 
 
 Method = Callable[..., Trained]

@@ -131,10 +131,7 @@ class GraphModule(torch.nn.Module):
             DataError: an input is missing, unknown, or of another type than the graph says.
             ModelError: an operator fails; the message names it and the shapes of its inputs.
         """
-        values: dict[str, Value] = dict(self._given(inputs, named))
-        values.update(self._fixed)
-        for name, (owner, attribute) in self._owners.items():
-            values[name] = getattr(owner, attribute)
+        values = self._known(inputs, named)
         execute(self._program.main, values, self.training)
         return tuple(values[name] for name in self.graph.outputs)
 
@@ -146,9 +143,13 @@ class GraphModule(torch.nn.Module):
                 raise UnknownNameError("value", name, main.made)
         kept = set(names)
         steps = tuple(replace(step, last=tuple(v for v in step.last if v not in kept)) for step in main.steps)
-        found: dict[str, Value] = {**dict(self._given((), dict(inputs))), **self._fixed, **self.weights()}
+        found = self._known((), dict(inputs))
         execute(replace(main, steps=steps), found, self.training)
         return {name: found[name] for name in names}
+
+    def _known(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Value]:
+        """What is there before the first step: inputs and weights by name. Raises DataError."""
+        return {**dict(self._given(inputs, named)), **self._fixed, **self.weights()}
 
     def _given(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> Iterator[tuple[str, Value]]:
         """Inputs by name, as tensors. Raises DataError."""

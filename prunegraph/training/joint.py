@@ -1,0 +1,103 @@
+"""The method `joint`: sparse training, pruning, fine-tuning, quantization-aware training (source 000).
+
+1. Scales of BatchNormalization shrink (`Sparsify`).
+2. Channels with small scales go, over all layers in one list; what is left is repaired from shallow to deep.
+3. The smaller model is trained on.
+4. It is trained with fake quantization, and written in integers (`QuantizedModule`).
+
+Defaults are those of ALGORITHMS 1.3 to 1.5 where it gives any.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from prunegraph.errors import OptionError
+from prunegraph.graph.model import Graph
+from prunegraph.training.methods import METHODS, Setting, Trained
+from prunegraph.training.module import GraphModule
+from prunegraph.training.qat import Phases, QuantizedModule
+from prunegraph.training.shrink import Pruning, budgets, measured, rounds_of, sampled
+from prunegraph.training.sparse import Sparsify
+
+
+@METHODS.register("joint")
+def joint(
+    graph: Graph,
+    setting: Setting,
+    *,
+    strength: float = 1e-4,
+    sparse_epochs: int = 0,
+    tune_epochs: int = 0,
+    qat_epochs: int = 0,
+    qat_lr: float = 0.1,
+    quantize: Literal["int8", "none"] = "int8",
+    learn_scales: bool = False,
+    macs: float = 0.0,
+    params: float = 0.0,
+    rounds: int = 1,
+    algorithm: str = "bn_scale",
+    allocation: str = "global",
+    repair: str = "least-squares",
+    round_to: int = 8,
+    min_channels: int = 8,
+    samples: int = 512,
+) -> Trained:
+    """Train sparse, prune, tune, and train with quantization; the result runs in integers.
+
+    Args:
+        graph: the model.
+        setting: with a budget, or give `macs` or `params`. Its loss is that of all stages: one that distils from the
+            original does so in all.
+        strength: of the penalty on scales; 0 leaves the first stage out.
+        sparse_epochs: of the first stage; 0 is the recipe's, as for the others.
+        tune_epochs: of the third stage, in each round.
+        qat_epochs: of the last stage.
+        qat_lr: its learning rate, relative to the recipe's.
+        quantize: type of the weights, or "none" for a result in float.
+        learn_scales: train scales of activations (LSQ) instead of following their ranges.
+        macs: a further bound, a fraction or an amount; 0 is none.
+        params: a further bound, likewise.
+        rounds: of pruning and tuning; several where much has to go.
+        algorithm: the criterion.
+        allocation: how the budget is shared among groups.
+        repair: after each cut.
+        round_to: kept channels are a multiple of this.
+        min_channels: stay in every group.
+        samples: on which statistics, gradients and first ranges are taken.
+
+    Raises:
+        OptionError: an option is out of range.
+        PrunegraphError: what `prunegraph.prune`, `prunegraph.quantize` and `fit` raise.
+    """
+    if strength < 0 or qat_lr <= 0:
+        raise OptionError(f"strength must be at least 0 and qat_lr above 0, got {strength:g} and {qat_lr:g}")
+    bounds = budgets(setting, macs=macs, params=params)
+    pruning = Pruning(algorithm, allocation, repair, round_to, min_channels, samples)
+    recipe = setting.recipe
+    done = Trained(graph)
+    if strength:
+        module = GraphModule(graph)
+        run = setting.fit(module, "sparse", recipe=replace(recipe, epochs=sparse_epochs or recipe.epochs),
+                          callbacks=[Sparsify(module, strength)])  # fmt: skip
+        done = Trained(module.cpu().write_back(graph)).after("sparse", run)
+    tuning = replace(recipe, epochs=tune_epochs or recipe.epochs)
+    done = rounds_of(done, setting, bounds, pruning, tuning, rounds)
+    if quantize == "none":
+        return done
+    last = replace(recipe, epochs=qat_epochs or recipe.epochs, lr=recipe.lr * qat_lr)
+    qat = replace(setting, recipe=last)
+    return quantized(done, qat, samples=samples, learn_scales=learn_scales)
+
+
+def quantized(done: Trained, setting: Setting, *, samples: int = 512, learn_scales: bool = False) -> Trained:
+    """Train with fake quantization, and write in integers. Raises what `QuantizedModule` and `fit` raise."""
+    data = sampled(setting.data, samples, setting.recipe.seed)
+    module = QuantizedModule(done.graph, data, learn_scales=learn_scales)
+    steps = setting.recipe.epochs * (setting.data.samples // setting.batch)
+    run = setting.fit(module, "qat", callbacks=[Phases(module, steps)])
+    small = module.cpu().quantized()
+    done = replace(done, graph=small).after("qat", run)
+    found = measured(small, setting)
+    return done.with_record({"stage": "int8", **found}) if found else done

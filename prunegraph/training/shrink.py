@@ -1,0 +1,160 @@
+"""Pruning as a stage of training: select, cut, prove and repair, and rounds of that with training in between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from prunegraph.coupling.analysis import analyze
+from prunegraph.errors import BudgetError, OptionError
+from prunegraph.graph.model import Graph
+from prunegraph.ops.cost import Cost, cost
+from prunegraph.proof import verify
+from prunegraph.recovery import repairs
+from prunegraph.rewriting.cut import cut
+from prunegraph.runtime.data import Data
+from prunegraph.runtime.statistics import Statistics
+from prunegraph.selection.budget import Budget
+from prunegraph.selection.choice import Choice
+from prunegraph.selection.criteria.base import Gradients
+from prunegraph.selection.plan import survivors
+from prunegraph.selection.select import select
+from prunegraph.training.fit import Recipe
+from prunegraph.training.gradients import TaskGradients
+from prunegraph.training.methods import Setting, Trained
+from prunegraph.training.module import GraphModule
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """How channels are chosen and what is left is repaired; see `Choice` and `prunegraph.recovery.repairs`.
+
+    `samples` are those on which statistics and gradients are taken; an empty `allocation` is the criterion's default.
+    """
+
+    algorithm: str
+    allocation: str = ""
+    repair: str = "least-squares"
+    round_to: int = 8
+    min_channels: int = 1
+    samples: int = 512
+
+    def __call__(self, graph: Graph, budget: Budget, data: Data, gradients: Gradients | None, seed: int) -> Graph:
+        """The pruned graph. Raises what `prunegraph.prune` raises."""
+        choice = Choice(
+            budget=budget, algorithm=self.algorithm, allocation=self.allocation or None, round_to=self.round_to,
+            min_channels=self.min_channels, seed=seed,
+        )  # fmt: skip
+        _, recover = repairs.find(self.repair, data, graph)
+        found = analyze(graph)
+        plan = select(found, choice, Statistics(graph, data), gradients)
+        small = cut(survivors(found, plan))
+        verify(graph, plan, small, seed=seed)
+        return recover(survivors(found, plan), small, data, lambda stage: None)
+
+
+def budgets(setting: Setting, *, macs: float = 0.0, params: float = 0.0) -> tuple[Budget, ...]:
+    """The setting's budget and further bounds (0: none), all of which have to be met.
+
+    Raises:
+        BudgetError: there is none, one is out of range, or the setting's budget is a latency or "auto".
+    """
+    given = [setting.budget] if setting.budget is not None else []
+    given += [Budget(**{kind: bound}) for kind, bound in (("macs", macs), ("params", params)) if bound]
+    if not given:
+        raise BudgetError("there is no budget to prune to: give --macs, --params or --ratio")
+    for budget in given:
+        if budget.latency is not None or budget.ratio == "auto":
+            raise BudgetError(
+                "a method that trains prunes to a bound on macs or params, or by a ratio: "
+                f"it cannot prune to {budget.kind} {getattr(budget, budget.kind)}"
+            )
+    return tuple(given)
+
+
+def rounds_of(
+    done: Trained, setting: Setting, bounds: Sequence[Budget], pruning: Pruning, recipe: Recipe, rounds: int
+) -> Trained:
+    """Prune and train in turns; what is left falls by the same factor every time, to the budgets at the last.
+
+    Args:
+        done: what came before.
+        setting: data, loss and metric.
+        bounds: budgets, relative to the graph as it is now.
+        pruning: how to choose.
+        recipe: of the training after each round.
+        rounds: how many.
+
+    Raises:
+        OptionError: there is no round.
+        BudgetError: a budget cannot be met.
+    """
+    if rounds < 1:
+        raise OptionError(f"rounds must be at least 1, got {rounds}")
+    original, data = cost(done.graph), sampled(setting.data, pruning.samples, setting.recipe.seed)
+    for turn in range(1, rounds + 1):
+        number = str(turn) if rounds > 1 else ""
+        setting.progress(f"prune{number}")
+        for bound in bounds:
+            target = _part(bound, original, turn, rounds)
+            if not _is_met(target, done.graph):
+                gradients = task_gradients(done.graph, data, setting)
+                done = replace(done, graph=pruning(done.graph, target, data, gradients, setting.recipe.seed))
+        done = done.with_record(pruned(f"prune{number}", done.graph, setting))
+        module = GraphModule(done.graph)
+        run = setting.fit(module, f"tune{number}", recipe=recipe)
+        done = replace(done, graph=module.cpu().write_back(done.graph)).after(f"tune{number}", run)
+    return done
+
+
+def task_gradients(graph: Graph, data: Data, setting: Setting) -> TaskGradients:
+    """Gradients of the setting's loss; nothing is computed before they are asked for."""
+    module = GraphModule(graph)
+    return TaskGradients(module.to(setting.device) if setting.device else module, data, setting.loss,
+                         batch=setting.batch)  # fmt: skip
+
+
+def pruned(stage: str, graph: Graph, setting: Setting) -> dict[str, Any]:
+    """The record of a stage that prunes."""
+    now = cost(graph)
+    return {"stage": stage, "macs": now.macs, "params": now.params, **measured(graph, setting)}
+
+
+def measured(graph: Graph, setting: Setting) -> dict[str, float]:
+    """The setting's metric of a graph, if it has one."""
+    if setting.evaluate is None:
+        return {}
+    module = GraphModule(graph).to(setting.device).eval()
+    return {"metric": float(setting.evaluate(module))}
+
+
+def sampled(data: Data, count: int, seed: int) -> Data:
+    """Some of the samples, drawn without replacement, in their order."""
+    if data.samples <= count:
+        return data
+    chosen = np.zeros(data.samples, bool)
+    chosen[np.random.default_rng(seed).permutation(data.samples)[:count]] = True
+    parts, start = [], 0
+    for chunk in data.chunks():
+        size = len(next(iter(chunk.values())))
+        mine = chosen[start : start + size]
+        if mine.any():
+            parts.append({name: array[mine] for name, array in chunk.items()})
+        start += size
+    return Data(lambda: parts, data.source)
+
+
+def _part(budget: Budget, original: Cost, turn: int, rounds: int) -> Budget:
+    """The budget after some of the rounds: the same share of what is left goes in each."""
+    if budget.ratio is not None:
+        return Budget(ratio=1 - (1 - float(budget.ratio)) ** (1 / rounds))
+    whole = float(getattr(original, budget.kind))
+    return Budget(**{budget.kind: whole * (budget.bound(original) / whole) ** (turn / rounds)})
+
+
+def _is_met(budget: Budget, graph: Graph) -> bool:
+    """Whether a graph is within an absolute bound; channels that a ratio removes always have to go."""
+    return budget.ratio is None and float(getattr(cost(graph), budget.kind)) <= budget.bound(cost(graph))
