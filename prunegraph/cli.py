@@ -540,16 +540,11 @@ def algorithms() -> None:
     CRITERIA.check()
 
 
-<<<<<<< HEAD
 # Their commands are built from what is above.
-from prunegraph import cli_compress, cli_decompose, cli_quantize  # noqa: E402
-
-main.add_command(cli_compress.command())
-=======
-from prunegraph import cli_binarize, cli_decompose, cli_quantize  # noqa: E402  (their commands are built from what is above)
+from prunegraph import cli_binarize, cli_compress, cli_decompose, cli_quantize  # noqa: E402
 
 main.add_command(cli_binarize.command())
->>>>>>> hwgq
+main.add_command(cli_compress.command())
 main.add_command(cli_decompose.command())
 main.add_command(cli_quantize.command())
 main.add_command(cli_training.train)

@@ -32,13 +32,18 @@ LAYERS = [
     ["report"],
     ["api"],
     ["sweeps"],
-<<<<<<< HEAD
     ["hybrid"],
     ["recipes"],
-    ["cli", "cli_compress", "cli_decompose", "cli_quantize", "cli_recipe", "cli_training", "__main__"],
-=======
-    ["cli", "cli_binarize", "cli_decompose", "cli_quantize", "cli_training", "__main__"],
->>>>>>> hwgq
+    [
+        "cli",
+        "cli_binarize",
+        "cli_compress",
+        "cli_decompose",
+        "cli_quantize",
+        "cli_recipe",
+        "cli_training",
+        "__main__",
+    ],
 ]
 
 
