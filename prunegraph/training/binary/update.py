@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import onnx
 import torch
 
 from prunegraph.errors import DataError, OptionError
+from prunegraph.graph import linear
 from prunegraph.graph.model import Graph
 from prunegraph.runtime.data import LABELS, Data, fixed_batch
 from prunegraph.training.binary.codes import Alternation
-from prunegraph.training.binary.network import POOLS, BinaryLayer, binary_layers
+from prunegraph.training.binary.network import POOLS, BinaryLayer, binary_layers, final_layers
 from prunegraph.training.binary.statistics import LayerMoments, estimate_statistics, places, values
 from prunegraph.training.losses import Loss, cross_entropy, distillation, outputs_of
 from prunegraph.training.module import GraphModule
@@ -31,6 +33,9 @@ Targets = Literal["teacher", "descent", "latent"]
 
 #: Shares of an output's size by which "descent" goes down the gradient.
 STEPS = (0.03, 0.1, 0.3)
+
+#: Share of the mean diagonal that is added to the Gram matrix of a last layer.
+DAMPING = 0.01
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,7 @@ def alternate_update(
     targets: Targets = "teacher",
     loss: Loss | None = None,
     guard: bool = True,
+    refit: bool = True,
     progress: Callable[[Update], None] | None = None,
 ) -> list[Update]:
     """Set the binary weights of a module, in place. Statistics of normalisations are estimated even where none stays.
@@ -117,6 +123,7 @@ def alternate_update(
         loss: judges, and gives "descent" its gradient; by default cross entropy with labels, else the distance from
             the teacher's outputs.
         guard: restore a layer if the loss on held-out samples rises.
+        refit: with each layer, fit the last layers, if they are in full precision, to the teacher's outputs too.
         progress: called with each layer's record.
 
     Raises:
@@ -134,7 +141,7 @@ def alternate_update(
     module.eval()
     if teacher is not None:
         teacher.eval()
-    run = _Updating(module, samples, teacher, targets, loss, guard)
+    run = _Updating(module, samples, teacher, targets, loss, guard, refit)
     records = []
     for layer in binary_layers(module.graph):
         records.append(run.update(layer))
@@ -151,8 +158,10 @@ class _Updating:
     targets: Targets
     loss: Loss
     guard: bool
+    refit: bool
 
     def __post_init__(self) -> None:
+        self.last = _last_layers(self.module.graph) if self.refit and self.targets == "teacher" else []
         estimate_statistics(self.module, self.samples.fit)
         self.now = mean_loss(self.module, self.samples.held, self.loss)
 
@@ -168,6 +177,7 @@ class _Updating:
             found = Alternation(centred.gram, cross, np.where(old >= 0, 1.0, -1.0)).run()
             self._write(layer, found, old, moments, shares)
             estimate_statistics(self.module, self.samples.fit, layer.node.name)
+            self._refit()
             judged = mean_loss(self.module, self.samples.fit, self.loss) if len(self._shares()) > 1 else 0.0
             if best is None or judged < best[0]:
                 state = {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
@@ -187,6 +197,18 @@ class _Updating:
         else:
             self.module.load_state_dict(before)
         return record
+
+    def _refit(self) -> None:
+        """Last layers in full precision, fitted to the teacher's outputs by least squares on what they now read."""
+        for layer in self.last:
+            moments = self._moments(layer)
+            centred = moments.centred() if _is_centred(self.module.graph, layer) else moments
+            damping = DAMPING * np.trace(centred.gram) / len(centred.gram)
+            rows = np.linalg.solve(centred.gram + damping * np.eye(len(centred.gram)), centred.cross[0]).T
+            weight = self.module.weight(layer.weight)
+            with torch.no_grad():
+                weight.copy_(from_matrix(rows, weight, layer.axis))
+            self._set_bias(layer, rows, moments, (1.0,))
 
     def _shares(self) -> list[tuple[float, ...]]:
         """Weights of the gathered outputs in the target; several where the best is to be found."""
@@ -246,12 +268,30 @@ class _Updating:
         new *= (found.scales / np.maximum(np.abs(new).mean(1), 1e-300))[:, None]
         with torch.no_grad():
             weight.copy_(from_matrix(new, weight, layer.axis))
+        if self.targets != "latent":
+            self._set_bias(layer, found.codes * found.scales[:, None], moments, shares)
+
+    def _set_bias(self, layer: BinaryLayer, rows: Array, moments: LayerMoments, shares: Sequence[float]) -> None:
+        """A bias, where the layer has one, with which the outputs of its new weights have the mean they should have."""
         bias = layer.node.input(2)
-        if bias in self.module.graph.weights and self.targets != "latent":
+        if bias in self.module.graph.weights:
             target = np.tensordot(self._sized(moments, shares), moments.outputs, 1) / moments.count
-            rest = target - (found.codes * found.scales[:, None]) @ moments.inputs / moments.count
             with torch.no_grad():
-                self.module.weight(bias).copy_(torch.from_numpy(rest))
+                self.module.weight(bias).copy_(torch.from_numpy(target - rows @ moments.inputs / moments.count))
+
+
+def _last_layers(graph: Graph) -> list[BinaryLayer]:
+    """Layers in full precision that no other comes after, as records of where their weights are."""
+    binary = {layer.node.index for layer in binary_layers(graph)}
+    nodes = [graph.nodes[index] for index in final_layers(graph) if index not in binary]
+    return [
+        BinaryLayer(node, node.inputs[1], 0 if node.op == "Conv" or node.attributes.get("transB") else 1, False)
+        for node in nodes
+        if linear.is_linear(graph, node)
+        and linear.groups(node) == 1
+        and all(node.attributes.get(name, 1.0) == 1.0 for name in ("alpha", "beta"))
+        and graph.weights[node.inputs[1]].tensor.data_type == onnx.TensorProto.FLOAT
+    ]
 
 
 def matrix(weight: Tensor, axis: int) -> Array:
