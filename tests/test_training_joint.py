@@ -247,9 +247,17 @@ def test_joint_meets_both_budgets_and_runs_in_integers() -> None:
     )
 
 
-def test_joint_in_float_has_no_quantizers() -> None:
-    done = train(trained(epochs=2), setting(recipe=Recipe(epochs=1)), "joint:quantize=none,min_channels=2,round_to=1")
-    assert {r["stage"] for r in done.history} == {"sparse", "prune", "tune"}
+def test_joint_in_float_and_in_rounds() -> None:
+    calls = []
+
+    def augment(arrays: dict[str, Array], rng: np.random.Generator) -> dict[str, Array]:
+        calls.append(rng.random())
+        return arrays
+
+    chosen = setting(recipe=Recipe(epochs=1), augment=augment)
+    done = train(trained(epochs=2), chosen, "joint:quantize=none,min_channels=2,round_to=1,rounds=2")
+    assert [r["stage"] for r in done.history] == ["sparse", "prune1", "tune1", "prune2", "tune2"] and len(calls) == 30
+    assert done.history[1]["macs"] > done.history[3]["macs"]
     assert not any(node.op == "QuantizeLinear" for node in done.graph.nodes)
 
 
