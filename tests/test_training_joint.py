@@ -330,12 +330,18 @@ def test_what_is_wrong_is_said_before_the_work() -> None:
         ({}, "joint:qat_lr=0", OptionError, "qat_lr above 0"),
         ({}, "joint:quantize=int3", OptionError, "must be one of int8, none"),
         ({}, "cycles:steps=0", OptionError, "at least 1"),
+        ({}, "cycles:repair=glue", UnknownNameError, "glue"),
+        ({}, "joint:algorithm=magic", UnknownNameError, "magic"),
+        ({}, "joint:allocation=fair", UnknownNameError, "fair"),
+        ({}, "joint:min_channels=0", BudgetError, "min_channels"),
         ({}, "cycles:algorithm=best", UnknownNameError, "best"),
         ({}, "joint:power=2", UnknownNameError, "power"),
         ({"budget": Budget(params=1e-9)}, "cycles", BudgetError, "cannot fall"),
     ):
         with pytest.raises(error, match=text):
             train(graph, Setting(**{**vars(quick), **changed}), method)
+    with pytest.raises(ModelError, match="quantized already"):
+        train(quantize(graph, task()).graph, quick, "joint")
     with pytest.raises(ModelError, match="quantized already"):
         QuantizedModule(quantize(graph, task()).graph, task())
     with pytest.raises(DataError, match="no array for model input"):
