@@ -247,9 +247,17 @@ def test_joint_meets_both_budgets_and_runs_in_integers() -> None:
     )
 
 
-def test_joint_in_float_has_no_quantizers() -> None:
-    done = train(trained(epochs=2), setting(recipe=Recipe(epochs=1)), "joint:quantize=none,min_channels=2,round_to=1")
-    assert {r["stage"] for r in done.history} == {"sparse", "prune", "tune"}
+def test_joint_in_float_and_in_rounds() -> None:
+    calls = []
+
+    def augment(arrays: dict[str, Array], rng: np.random.Generator) -> dict[str, Array]:
+        calls.append(rng.random())
+        return arrays
+
+    chosen = setting(recipe=Recipe(epochs=1), augment=augment)
+    done = train(trained(epochs=2), chosen, "joint:quantize=none,min_channels=2,round_to=1,rounds=2")
+    assert [r["stage"] for r in done.history] == ["sparse", "prune1", "tune1", "prune2", "tune2"] and len(calls) == 30
+    assert done.history[1]["macs"] > done.history[3]["macs"]
     assert not any(node.op == "QuantizeLinear" for node in done.graph.nodes)
 
 
@@ -322,12 +330,18 @@ def test_what_is_wrong_is_said_before_the_work() -> None:
         ({}, "joint:qat_lr=0", OptionError, "qat_lr above 0"),
         ({}, "joint:quantize=int3", OptionError, "must be one of int8, none"),
         ({}, "cycles:steps=0", OptionError, "at least 1"),
+        ({}, "cycles:repair=glue", UnknownNameError, "glue"),
+        ({}, "joint:algorithm=magic", UnknownNameError, "magic"),
+        ({}, "joint:allocation=fair", UnknownNameError, "fair"),
+        ({}, "joint:min_channels=0", BudgetError, "min_channels"),
         ({}, "cycles:algorithm=best", UnknownNameError, "best"),
         ({}, "joint:power=2", UnknownNameError, "power"),
         ({"budget": Budget(params=1e-9)}, "cycles", BudgetError, "cannot fall"),
     ):
         with pytest.raises(error, match=text):
             train(graph, Setting(**{**vars(quick), **changed}), method)
+    with pytest.raises(ModelError, match="quantized already"):
+        train(quantize(graph, task()).graph, quick, "joint")
     with pytest.raises(ModelError, match="quantized already"):
         QuantizedModule(quantize(graph, task()).graph, task())
     with pytest.raises(DataError, match="no array for model input"):

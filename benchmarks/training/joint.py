@@ -59,11 +59,11 @@ class Case:
         )
 
 
-VGG, RESIDUAL = Case("vgg", (1, 5, 2), 1e-2), Case("residual", (1, 5, 2), 1e-2)
+VGG, RESIDUAL = Case("vgg", (1, 4, 1), 3e-2), Case("residual", (1, 5, 1), 1e-2)
 
 
 class Vgg(nn.Module):
-    """Seven 3x3 convolutions with BatchNormalization, pooled in between, and a classifier: 290,330 parameters."""
+    """Seven 3x3 convolutions with BatchNormalization, pooled in between, and a classifier: 295,058 parameters."""
 
     WIDTHS = ((24,), (32, 32), (64, 64), (128, 128))
 

@@ -3,7 +3,8 @@
     python -m benchmarks.training slimming
 
 Network slimming (scales shrink in training, then `bn_scale` over all layers) beside `l2` of the network as it is: the
-same budgets, the same repair, and the better of two allocations for `l2`. Needs what `joint` has trained, or trains it.
+same budgets, the same repair, and the better of two allocations for `l2`. The sparse network is that of `joint`, which
+is trained unless it is there.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from prunegraph.graph.model import Graph
 from prunegraph.training import train
 
 MACS = (0.7, 0.5, 0.4, 0.3)
-EPOCHS, STRENGTH = 2, 2e-2
 
 
 def pruned(graph: Graph, macs: float, algorithm: str, allocation: str) -> float:
@@ -42,10 +42,10 @@ def main() -> None:
     torch.set_num_threads(1)
     graph = pg.load(original(VGG.name))
     chosen = setting(graph, VGG, 0)
-    checkpoint = chosen.checkpoint.with_name("slimming.pt") if chosen.checkpoint is not None else None
-    sparse = train(graph, replace(chosen, recipe=replace(chosen.recipe, epochs=EPOCHS), checkpoint=checkpoint),
-                   f"sparse:strength={STRENGTH}").graph  # fmt: skip
-    table = Table(title=f"top-1 before fine-tuning, {EPOCHS} epochs of sparse training at strength {STRENGTH}")
+    epochs = VGG.epochs[0]
+    recipe = replace(chosen.recipe, epochs=epochs)
+    sparse = train(graph, replace(chosen, recipe=recipe), f"sparse:strength={VGG.strength}").graph
+    table = Table(title=f"top-1 before fine-tuning, after {epochs} epochs of sparse training, strength {VGG.strength}")
     for name in ("MACs left", "sparse + bn_scale", "l2, uniform", "l2, global", "difference"):
         table.add_column(name, justify="right")
     table.add_row("all", f"{100 * fashion_accuracy(sparse):.2f}", *[f"{100 * fashion_accuracy(graph):.2f}"] * 2, "")

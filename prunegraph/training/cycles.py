@@ -51,5 +51,6 @@ def cycles(
     """
     bounds = budgets(setting, macs=macs, params=params)
     pruning = Pruning(algorithm, allocation, repair, round_to, min_channels, samples)
+    pruning.check(graph, setting.data)
     recipe = replace(setting.recipe, epochs=epochs or setting.recipe.epochs)
     return rounds_of(Trained(graph), setting, bounds, pruning, recipe, steps)

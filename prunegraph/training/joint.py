@@ -17,7 +17,7 @@ from prunegraph.errors import OptionError
 from prunegraph.graph.model import Graph
 from prunegraph.training.methods import METHODS, Setting, Trained
 from prunegraph.training.module import GraphModule
-from prunegraph.training.qat import Phases, QuantizedModule
+from prunegraph.training.qat import Phases, QuantizedModule, check
 from prunegraph.training.shrink import Pruning, budgets, measured, rounds_of, sampled
 from prunegraph.training.sparse import Sparsify
 
@@ -75,6 +75,9 @@ def joint(
         raise OptionError(f"strength must be at least 0 and qat_lr above 0, got {strength:g} and {qat_lr:g}")
     bounds = budgets(setting, macs=macs, params=params)
     pruning = Pruning(algorithm, allocation, repair, round_to, min_channels, samples)
+    pruning.check(graph, setting.data)
+    if quantize != "none":
+        check(graph)
     recipe = setting.recipe
     done = Trained(graph)
     if strength:

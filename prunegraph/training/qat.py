@@ -131,6 +131,12 @@ class Phases(Callback):
         self.module.set_phase(normalised=share < NORMALISED, rounded=share >= ROUNDED, observing=share < FROZEN)
 
 
+def check(graph: Graph) -> None:
+    """Raise before the work what quantization would raise after it: ModelError where nothing can be quantized."""
+    scheme = scheme_of()
+    place(prepared(graph, scheme), scheme)
+
+
 def _kept(graph: Graph, placement: Placement) -> set[str]:
     """Outputs of the BatchNormalization nodes that are trained: those that are the last of what is folded."""
     layers = {placement.graph.nodes[index].outputs[0] for index in placement.layers}

@@ -12,16 +12,19 @@ from prunegraph.coupling.analysis import analyze
 from prunegraph.errors import BudgetError, OptionError
 from prunegraph.graph.model import Graph
 from prunegraph.ops.cost import Cost, cost
+from prunegraph.options import base_name, bound
 from prunegraph.proof import verify
 from prunegraph.recovery import repairs
 from prunegraph.rewriting.cut import cut
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.statistics import Statistics
+from prunegraph.selection.allocation import ALLOCATIONS, Limits
 from prunegraph.selection.budget import Budget
 from prunegraph.selection.choice import Choice
-from prunegraph.selection.criteria.base import Gradients
+from prunegraph.selection.criteria.base import CRITERIA, Gradients
 from prunegraph.selection.plan import survivors
 from prunegraph.selection.select import select
+from prunegraph.selection.selectors import SELECTORS
 from prunegraph.training.fit import Recipe
 from prunegraph.training.gradients import TaskGradients
 from prunegraph.training.methods import Setting, Trained
@@ -41,6 +44,17 @@ class Pruning:
     round_to: int = 8
     min_channels: int = 1
     samples: int = 512
+
+    def check(self, graph: Graph, data: Data) -> None:
+        """Raise before the work what can be known then: UnknownNameError, OptionError, BudgetError, DataError."""
+        repairs.find(self.repair, data, graph)
+        if base_name(self.algorithm) in SELECTORS:
+            bound(SELECTORS, self.algorithm)
+        else:
+            bound(CRITERIA, self.algorithm)
+        if self.allocation:
+            bound(ALLOCATIONS, self.allocation)
+        Limits(self.round_to, self.min_channels)
 
     def __call__(self, graph: Graph, budget: Budget, data: Data, gradients: Gradients | None, seed: int) -> Graph:
         """The pruned graph. Raises what `prunegraph.prune` raises."""
@@ -63,7 +77,7 @@ def budgets(setting: Setting, *, macs: float = 0.0, params: float = 0.0) -> tupl
         BudgetError: there is none, one is out of range, or the setting's budget is a latency or "auto".
     """
     given = [setting.budget] if setting.budget is not None else []
-    given += [Budget(**{kind: bound}) for kind, bound in (("macs", macs), ("params", params)) if bound]
+    given += [Budget(**{kind: amount}) for kind, amount in (("macs", macs), ("params", params)) if amount]
     if not given:
         raise BudgetError("there is no budget to prune to: give --macs, --params or --ratio")
     for budget in given:
@@ -98,8 +112,8 @@ def rounds_of(
     for turn in range(1, rounds + 1):
         number = str(turn) if rounds > 1 else ""
         setting.progress(f"prune{number}")
-        for bound in bounds:
-            target = _part(bound, original, turn, rounds)
+        for budget in bounds:
+            target = _part(budget, original, turn, rounds)
             if not _is_met(target, done.graph):
                 gradients = task_gradients(done.graph, data, setting)
                 done = replace(done, graph=pruning(done.graph, target, data, gradients, setting.recipe.seed))
