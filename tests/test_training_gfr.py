@@ -286,7 +286,8 @@ def wide() -> Graph:
 
 
 def compression(**options: object) -> Compression:
-    return Compression(Data.of({"x": task(64)["x"]}), "gfr", **{"round_to": 1, **options})  # type: ignore[arg-type]
+    given = {"round_to": 1, "allocation": "global:none", **options}
+    return Compression(Data.of({"x": task(64)["x"]}), "gfr", **given)  # type: ignore[arg-type]
 
 
 def test_the_whole_network_is_one_list() -> None:
@@ -373,7 +374,7 @@ def test_the_light_form_trains_gates_alone() -> None:
         means.append(np.concatenate(list(found.by_value.values())).mean())
     assert means[1] < means[0] - 0.05
     small = train(graph, setting(data=data, loss=distillation(GraphModule(graph)), budget=pg.Budget(macs=0.7)),
-                  "gfr:strength=5,light=true,round_to=1")  # fmt: skip
+                  "gfr:strength=5,light=true,round_to=1,refit=true")  # fmt: skip
     assert full_cost(small.graph).macs <= 0.7 * full_cost(graph).macs
     assert accuracy(GraphModule(small.graph).eval()) > 0.9
 

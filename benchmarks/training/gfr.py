@@ -88,8 +88,9 @@ def fold_error(folded: Graph) -> tuple[float, float]:
     return float(abs(wanted - outputs(folded, images, 500)).max()), float(abs(wanted).max())
 
 
-def compression(algorithm: str, round_to: int = 1) -> Compression:
-    return Compression(calibration(split()[0], SEED), algorithm, round_to=round_to, seed=SEED)
+def compression(algorithm: str, round_to: int = 1, repair: str = "bn", allocation: str = "global:mean") -> Compression:
+    data = calibration(split()[0], SEED)
+    return Compression(data, algorithm, allocation, round_to, repair, seed=SEED)
 
 
 @cache
@@ -106,7 +107,11 @@ def line(what: str, graph: Graph, made: Compressed) -> None:
     print(f"| {what} | {before:.2f} | {after:.2f} | {before - after:+.2f} | {macs:.1f} | {kept} |", flush=True)
 
 
-HEADER = "| trained | ranked by | kept multiple | uncut % | cut % | lost | MACs % | channels |\n" + "|---" * 8 + "|"
+HEADER = (
+    "| trained | ranked by | allocation | repair | kept multiple | uncut % | cut % | lost | MACs % | channels |\n"
+    + "|---" * 10
+    + "|"
+)
 
 
 def main() -> None:
@@ -118,7 +123,12 @@ def main() -> None:
     light = trained("light", f"gfr:strength={LIGHT_STRENGTH},light=true", LIGHT, light=True)
     error, largest = fold_error(gates)
     print(f"fold: logits differ by {error:.2e} at most, of {largest:.1f}\n\n50 % of the MACs:\n\n{HEADER}")
-    for round_to in (1, 8):
+    for round_to, repair, allocation in (
+        (1, "bn", "global:mean"),
+        (1, "least-squares", "global:mean"),
+        (8, "bn", "global:mean"),
+        (1, "bn", "global:none"),
+    ):
         for what, graph, algorithm in (
             ("nothing", plain, "bn_scale"),
             ("gates alone", light, "gfr"),
@@ -128,8 +138,8 @@ def main() -> None:
             ("scales and gates", gates, "gfr:q=0"),
             ("scales and gates", gates, "gfr:p=0"),
         ):
-            made = compression(algorithm, round_to).to_budget(graph, BUDGET)
-            line(f"{what} | {algorithm} | {round_to}", graph, made)
+            made = compression(algorithm, round_to, repair, allocation).to_budget(graph, BUDGET)
+            line(f"{what} | {algorithm} | {allocation} | {repair} | {round_to}", graph, made)
     print(f"\nlargest cut that loses at most {TOLERANCE} points on held-out images:\n\n{HEADER}")
     searched = {name: array[:SEARCHED] for name, array in split()[1].items()}
     for what, graph, algorithm in (
@@ -138,4 +148,4 @@ def main() -> None:
         ("scales and gates", gates, "gfr"),
     ):
         made = compression(algorithm).to_tolerance(graph, TOLERANCE, measure(searched, graph))
-        line(f"{what} | {algorithm} | 1", graph, made)
+        line(f"{what} | {algorithm} | global:mean | bn | 1", graph, made)

@@ -67,7 +67,7 @@ class Compression:
 
     data: Data
     algorithm: str
-    allocation: str = "global:none"
+    allocation: str = "global:mean"
     round_to: int = 8
     repair: str = "bn"
     needs_data: bool = False

@@ -63,7 +63,7 @@ class FreezeGates(Callback):
 def gfr(
     graph: Graph, setting: Setting, *, strength: float = 1e-4, light: bool = False, mode: Mode = "sample",
     reduction: int = 16, momentum: float = 0.9, p: float = 1.0, q: float = 1.0, tolerance: float = 0.0,
-    bn_recal: bool = True, round_to: int = 8, allocation: str = "global:none",
+    bn_recal: bool = True, refit: bool = False, round_to: int = 8, allocation: str = "global:mean",
 ) -> Trained:  # fmt: skip
     """Train gates on channels while scales shrink, fold them, and cut to the budget or tolerance, with no fine-tuning.
 
@@ -80,8 +80,10 @@ def gfr(
         tolerance: instead of a budget, how much worse `setting.evaluate` may become: the largest cut on a grid that
             keeps to it; 0 is off. Without `evaluate` the training data are measured.
         bn_recal: count BatchNormalization statistics anew after the cut; else removed constants are absorbed.
+        refit: instead of either, refit the layers behind the cut by least squares (`prunegraph.recovery`): closed form,
+            no gradients, no labels.
         round_to: kept channels are a multiple of this.
-        allocation: shares the budget among groups.
+        allocation: shares the budget among groups; "global:none" compares the scores of all channels as they are.
 
     Raises:
         OptionError: an option is out of range, or there are a budget and a tolerance.
@@ -100,9 +102,10 @@ def gfr(
     done = Trained(trained).after("gfr", run)
     if setting.budget is None and not tolerance:
         return done
+    repair = "least-squares" if refit else "bn" if bn_recal else "absorb"
     how = Compression(
         calibration(setting.data, setting.recipe.seed), f"gfr:p={p!r},q={q!r}", allocation, round_to,
-        repair="bn" if bn_recal else "absorb", seed=setting.recipe.seed, progress=setting.progress,
+        repair=repair, seed=setting.recipe.seed, progress=setting.progress,
     )  # fmt: skip
     if setting.budget is not None:
         made = how.to_budget(trained, setting.budget)
