@@ -128,12 +128,18 @@ def alternate_update(
 
     Raises:
         OptionError: no such targets.
-        DataError: "teacher" without a teacher, or neither labels nor a teacher to judge by.
+        DataError: "teacher" without a teacher, or with one that has other layers; neither labels nor a teacher to
+            judge by.
     """
     if targets not in ("teacher", "descent", "latent"):
         raise OptionError(f"targets are teacher, descent or latent, not {targets!r}")
     if targets == "teacher" and teacher is None:
         raise DataError("targets of a teacher need the network in full precision: give it, or other targets")
+    missing = [n for n in _outputs(module.graph) if teacher is not None and n not in teacher.graph.producer]
+    if targets == "teacher" and missing:
+        raise DataError(
+            f"the teacher makes no value {missing[0]!r}: it has to be the network the binary one was made from"
+        )
     if loss is None:
         if not samples.labelled and teacher is None:
             raise DataError("there is nothing to judge a layer by: give labels, a teacher, or a loss")
@@ -278,6 +284,11 @@ class _Updating:
             target = np.tensordot(self._sized(moments, shares), moments.outputs, 1) / moments.count
             with torch.no_grad():
                 self.module.weight(bias).copy_(torch.from_numpy(target - rows @ moments.inputs / moments.count))
+
+
+def _outputs(graph: Graph) -> list[str]:
+    """Values that binary layers make."""
+    return [layer.node.outputs[0] for layer in binary_layers(graph)]
 
 
 def _last_layers(graph: Graph) -> list[BinaryLayer]:
