@@ -202,7 +202,7 @@ class _Plan:
         plan, known = cls(), facts(graph)
         first, final = _ends(graph, {node.index for node in graph.layers})
         for node in graph.layers:
-            reason = "kept" if node.name in keep else _obstacle(graph, node, min_inputs)
+            reason = "kept" if node.name in keep else obstacle(graph, node, min_inputs)
             chain = None if reason or node.index in first | final else _chain(graph, node)
             if node.index in final and not reason and last == "binary":
                 plan.ends.add(node.index)
@@ -256,7 +256,7 @@ def final_layers(graph: Graph) -> list[int]:
     return sorted(_ends(graph, layers)[1])
 
 
-def _obstacle(graph: Graph, node: Node, min_inputs: int) -> str:
+def obstacle(graph: Graph, node: Node, min_inputs: int) -> str:
     """Why a layer cannot have binary weights, or ''."""
     if not linear.is_linear(graph, node):
         return "its weights are not its own, or it is no convolution or matrix product by a constant"
@@ -267,8 +267,16 @@ def _obstacle(graph: Graph, node: Node, min_inputs: int) -> str:
         return "a grouped convolution"
     if any(node.attributes.get(name, 1.0) != 1.0 for name in ("alpha", "beta")):
         return "a Gemm that scales its product or its bias"
+    bias = graph.weights.get(node.input(2))
+    if node.input(2) and (bias is None or bias.size != weight.shape[filter_axis(node)]):
+        return "its bias is not a constant with a value for each filter"
     size = linear.matrix_size(node, weight.shape)
     return f"its filters have {size} inputs, fewer than {min_inputs}" if size < min_inputs else ""
+
+
+def filter_axis(node: Node) -> int:
+    """The axis of a layer's weight along which its filters lie."""
+    return 0 if node.op == "Conv" or node.attributes.get("transB") else 1
 
 
 def _chain(graph: Graph, node: Node) -> list[Node] | None:
@@ -341,7 +349,7 @@ class _Writer:
         return self.instead[node.index]
 
     def _binarize(self, node: Node) -> None:
-        axis = 0 if node.op == "Conv" or node.attributes.get("transB") else 1
+        axis = filter_axis(node)
         name = self._new(f"{node.name}/binary")
         made = helper.make_node("BinaryWeight", [node.inputs[1]], [name], name=name, domain=DOMAIN, axis=axis)
         self.before.setdefault(node.index, []).append(made)
