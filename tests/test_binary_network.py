@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
 
 from prunegraph.errors import ModelError, OptionError, UnknownNameError  # noqa: E402
-from prunegraph.training.binary import Quantizer, estimate_statistics, to_binary, trainable  # noqa: E402
+from prunegraph.training.binary import Quantizer, estimate_statistics, lower, to_binary, trainable  # noqa: E402
 from prunegraph.training.binary.levels import half_wave_error, half_wave_step  # noqa: E402
 from prunegraph.training.binary.network import binary_layers, is_plain  # noqa: E402
 from prunegraph.training.binary.operators import DOMAIN, HalfWaveThrough, SignThrough, half_wave  # noqa: E402
@@ -165,6 +165,31 @@ def test_reasons_why_a_layer_stays() -> None:
     assert left["narrow"] == "its filters have 32 inputs, fewer than 64"
     assert left["linear"] == "its input is not the output of a rectifier"
     assert left["kept"] == "kept" and "binary" not in left
+
+
+def test_rows_of_a_product_have_no_channel_axis() -> None:
+    b = Builder(0)
+    x = b.op("MatMul", b.input("n", 7, 64), b.weight(64, 70), name="first")
+    x = b.op("MatMul", b.relu(x), b.weight(70, 66), name="middle")
+    graph = b.graph(b.op("MatMul", b.relu(x), b.weight(66, 5), name="head"))
+    with pytest.raises(ModelError, match="its rectifier's input has no known channel axis"):
+        to_binary(graph)
+
+
+def test_a_copy_stands_where_the_file_needs_it_first() -> None:
+    from prunegraph.runtime import session
+
+    b = Builder(0, opset=18)
+    x = b.relu(b.bn(b.conv(b.input("n", 3, 8, 8), 3, 16), 16))
+    x = b.op("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
+    first, second = (b.conv(x, 16, 16, name=name) for name in ("one", "two"))
+    graph = b.graph(b.head(b.relu(b.op("Add", x, b.op("Add", second, first))), 16))
+    binary, _ = to_binary(graph)
+    assert [node.op for node in binary.nodes].count("HalfWave") == 1
+    assert [node.op for node in binary.nodes].count("MaxPool") == 2
+    x = np.zeros((2, 3, 8, 8), np.float32)
+    (found,) = session.run(session.session(lower(binary)), {"x": x})
+    np.testing.assert_allclose(found, GraphModule(binary).eval()(torch.from_numpy(x))[0].detach(), atol=1e-4)
 
 
 def test_bad_choices() -> None:

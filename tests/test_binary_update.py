@@ -24,7 +24,7 @@ from prunegraph.training.binary.network import binary_layers, normals_below  # n
 from prunegraph.training.binary.statistics import LayerMoments, places  # noqa: E402
 from prunegraph.training.binary.update import mean_loss  # noqa: E402
 from tests.binary_nets import plain_net, task  # noqa: E402
-from tests.builders import Builder  # noqa: E402
+from tests.builders import Builder, residual_net  # noqa: E402
 
 torch.set_num_threads(1)
 Array = np.ndarray
@@ -196,6 +196,8 @@ def test_what_is_wrong(teacher: Graph) -> None:
     samples = Samples.of(task(), teacher)
     with pytest.raises(DataError, match="give it, or other targets"):
         alternate_update(student(teacher), samples)
+    with pytest.raises(DataError, match="makes no value"):
+        alternate_update(student(teacher), samples, teacher=GraphModule(residual_net()))
     with pytest.raises(OptionError, match="targets are"):
         alternate_update(student(teacher), samples, targets="best")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="nothing to judge"):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from prunegraph.errors import DataError
+from prunegraph.graph import linear
 from prunegraph.graph.facts import facts
 from prunegraph.graph.model import Graph
 from prunegraph.runtime.data import Data, fixed_batch
@@ -133,7 +134,8 @@ def binarize(
         say("training")
         losses["training"] = _train(module, graph, teacher, source, samples, judge, options, checkpoint)
     trained = module.write_back()
-    int8 = [trained.nodes[i].name for i in final_layers(trained)] if options.last == "int8" else []
+    ends = [trained.nodes[index] for index in final_layers(trained)] if options.last == "int8" else []
+    int8 = [node.name for node in ends if linear.is_linear(trained, node)]
     lowered = lower(trained, pack=options.pack, form=options.form, int8=int8)
     return Binarized(lowered, trained, tuple(updates), left, losses, compression(trained))
 

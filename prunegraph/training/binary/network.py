@@ -202,14 +202,14 @@ class _Plan:
         plan, known = cls(), facts(graph)
         first, final = _ends(graph, {node.index for node in graph.layers})
         for node in graph.layers:
-            reason = "kept" if node.name in keep else _obstacle(graph, node, min_inputs)
+            reason = "kept" if node.name in keep else obstacle(graph, node, min_inputs)
             chain = None if reason or node.index in first | final else _chain(graph, node)
             if node.index in final and not reason and last == "binary":
                 plan.ends.add(node.index)
             elif reason or chain is None:
                 place = "the first layer" if node.index in first else "the last layer" if node.index in final else ""
                 plan.left[node.name] = place or reason or "its input is not the output of a rectifier"
-            elif not _can_normalise(known, chain[0]):
+            elif not _has_channels(known, node, chain):
                 plan.left[node.name] = "its rectifier's input has no known channel axis"
             else:
                 plan.chains[node.index] = chain
@@ -256,7 +256,7 @@ def final_layers(graph: Graph) -> list[int]:
     return sorted(_ends(graph, layers)[1])
 
 
-def _obstacle(graph: Graph, node: Node, min_inputs: int) -> str:
+def obstacle(graph: Graph, node: Node, min_inputs: int) -> str:
     """Why a layer cannot have binary weights, or ''."""
     if not linear.is_linear(graph, node):
         return "its weights are not its own, or it is no convolution or matrix product by a constant"
@@ -267,8 +267,16 @@ def _obstacle(graph: Graph, node: Node, min_inputs: int) -> str:
         return "a grouped convolution"
     if any(node.attributes.get(name, 1.0) != 1.0 for name in ("alpha", "beta")):
         return "a Gemm that scales its product or its bias"
+    bias = graph.weights.get(node.input(2))
+    if node.input(2) and (bias is None or bias.size != weight.shape[filter_axis(node)]):
+        return "its bias is not a constant with a value for each filter"
     size = linear.matrix_size(node, weight.shape)
     return f"its filters have {size} inputs, fewer than {min_inputs}" if size < min_inputs else ""
+
+
+def filter_axis(node: Node) -> int:
+    """The axis of a layer's weight along which its filters lie."""
+    return 0 if node.op == "Conv" or node.attributes.get("transB") else 1
 
 
 def _chain(graph: Graph, node: Node) -> list[Node] | None:
@@ -298,9 +306,16 @@ def _is_rectifier(graph: Graph, node: Node) -> bool:
     return node.attributes.get("min") == 0 or (low is not None and low.size == 1 and float(low.read().reshape(())) == 0)
 
 
-def _can_normalise(known: Facts, rectifier: Node) -> bool:
-    shape = known.shapes.get(rectifier.inputs[0])
-    return shape is not None and len(shape) in (2, 3, 4, 5) and shape[1] > 1 and len(shape) != 3
+def _has_channels(known: Facts, node: Node, chain: Sequence[Node]) -> bool:
+    """Whether axis 1 of what the rectifier reads is known to hold channels, over which to normalise.
+
+    It does where there are two axes, and above convolutions (or a Gemm) as long as nothing is transposed; the rows of a
+    MatMul have their channels elsewhere.
+    """
+    shape = known.shapes.get(chain[0].inputs[0])
+    if shape is None or len(shape) < 2:
+        return False
+    return len(shape) == 2 or (node.op != "MatMul" and all(mover.op != "Transpose" for mover in chain[1:]))
 
 
 class _Writer:
@@ -334,7 +349,7 @@ class _Writer:
         return self.instead[node.index]
 
     def _binarize(self, node: Node) -> None:
-        axis = 0 if node.op == "Conv" or node.attributes.get("transB") else 1
+        axis = filter_axis(node)
         name = self._new(f"{node.name}/binary")
         made = helper.make_node("BinaryWeight", [node.inputs[1]], [name], name=name, domain=DOMAIN, axis=axis)
         self.before.setdefault(node.index, []).append(made)
@@ -357,7 +372,7 @@ class _Writer:
                 proto = self.quantizer.node(rectifier.inputs[0], rectifier.outputs[0], rectifier.name)
                 self.instead[rectifier.index] = proto
             return
-        self._proto(node).input[0] = self._copied(node, chain)
+        self._proto(node).input[0] = self._copied(chain)
 
     def _normal(self, rectifier: Node) -> Node | None:
         """The BatchNormalization that a rectifier alone reads, maybe after a pool."""
@@ -387,7 +402,7 @@ class _Writer:
             if not np.array_equal(values, self.graph.weights[normal.inputs[slot]].read()):
                 proto.input[slot] = self._tensor(f"{normal.name}/{role}", values)
 
-    def _copied(self, node: Node, chain: list[Node]) -> str:
+    def _copied(self, chain: list[Node]) -> str:
         """A normalisation, a quantizer, and copies of what moves its output, once for all layers that share them."""
         source, rectifier = chain[0].inputs[0], chain[0]
         if rectifier.outputs[0] not in self.copies:
@@ -398,7 +413,7 @@ class _Writer:
                 for role, value in (("scale", 1.0), ("shift", 0.0), ("mean", 0.0), ("variance", 1.0))
             ]
             normal, output = self._new(f"{base}/normal"), self._new(base)
-            self.before.setdefault(node.index, []).extend([
+            self.before.setdefault(rectifier.index, []).extend([
                 helper.make_node("BatchNormalization", [source, *vectors], [normal], name=normal),
                 self.quantizer.node(normal, output, output),
             ])  # fmt: skip
@@ -411,7 +426,7 @@ class _Writer:
                 copy.name = self._new(f"{mover.name}/half_wave")
                 copy.input[0] = value
                 copy.output[0] = copy.name
-                self.before.setdefault(node.index, []).append(copy)
+                self.before.setdefault(mover.index, []).append(copy)
                 self.copies[mover.outputs[0]] = copy.name
             value = self.copies[mover.outputs[0]]
         return value

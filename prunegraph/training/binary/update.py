@@ -13,15 +13,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import onnx
 import torch
 
 from prunegraph.errors import DataError, OptionError
-from prunegraph.graph import linear
 from prunegraph.graph.model import Graph
 from prunegraph.runtime.data import LABELS, Data, fixed_batch
 from prunegraph.training.binary.codes import Alternation
-from prunegraph.training.binary.network import POOLS, BinaryLayer, binary_layers, final_layers
+from prunegraph.training.binary.network import POOLS, BinaryLayer, binary_layers, filter_axis, final_layers, obstacle
 from prunegraph.training.binary.statistics import LayerMoments, estimate_statistics, places, values
 from prunegraph.training.losses import Loss, cross_entropy, distillation, outputs_of
 from prunegraph.training.module import GraphModule
@@ -128,12 +126,18 @@ def alternate_update(
 
     Raises:
         OptionError: no such targets.
-        DataError: "teacher" without a teacher, or neither labels nor a teacher to judge by.
+        DataError: "teacher" without a teacher, or with one that has other layers; neither labels nor a teacher to
+            judge by.
     """
     if targets not in ("teacher", "descent", "latent"):
         raise OptionError(f"targets are teacher, descent or latent, not {targets!r}")
     if targets == "teacher" and teacher is None:
         raise DataError("targets of a teacher need the network in full precision: give it, or other targets")
+    missing = [n for n in _outputs(module.graph) if teacher is not None and n not in teacher.graph.producer]
+    if targets == "teacher" and missing:
+        raise DataError(
+            f"the teacher makes no value {missing[0]!r}: it has to be the network the binary one was made from"
+        )
     if loss is None:
         if not samples.labelled and teacher is None:
             raise DataError("there is nothing to judge a layer by: give labels, a teacher, or a loss")
@@ -148,6 +152,16 @@ def alternate_update(
         if progress is not None:
             progress(records[-1])
     return records
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A module's state with new weights of a layer: the loss it is fitted with, error before and after, flips."""
+
+    loss: float
+    state: dict[str, Tensor]
+    error: tuple[float, float]
+    flips: float
 
 
 @dataclass
@@ -166,37 +180,38 @@ class _Updating:
         self.now = mean_loss(self.module, self.samples.held, self.loss)
 
     def update(self, layer: BinaryLayer) -> Update:
-        weight = self.module.weight(layer.weight)
-        before = {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
-        moments = self._moments(layer)
+        before, moments = self._state(), self._moments(layer)
         centred = moments.centred() if _is_centred(self.module.graph, layer) else moments
-        old = matrix(weight, layer.axis)
-        best = None
-        for shares in self._shares():
-            cross, energy = self._target(layer, centred, shares, old)
-            found = Alternation(centred.gram, cross, np.where(old >= 0, 1.0, -1.0)).run()
-            self._write(layer, found, old, moments, shares)
-            estimate_statistics(self.module, self.samples.fit, layer.node.name)
-            self._refit()
-            judged = mean_loss(self.module, self.samples.fit, self.loss) if len(self._shares()) > 1 else 0.0
-            if best is None or judged < best[0]:
-                state = {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
-                best = (judged, found, cross, energy, state)
-        assert best is not None
-        _, found, cross, energy, state = best
-        self.module.load_state_dict(state)
+        old = matrix(self.module.weight(layer.weight), layer.axis)
+        tried = [self._attempt(layer, moments, centred, shares, old) for shares in self._shares()]
+        best = min(tried, key=lambda attempt: attempt.loss)
+        self.module.load_state_dict(best.state)
         after = mean_loss(self.module, self.samples.held, self.loss)
         kept = not self.guard or after <= self.now
-        start = np.where(old >= 0, 1.0, -1.0)
-        ends = (start * np.abs(old).mean(1)[:, None], found.codes * found.scales[:, None])
-        first, last = (_error(end, centred.gram, cross, energy) for end in ends)
-        flips = float((found.codes != start).mean())
-        record = Update(layer.node.name, (first, last), flips, (self.now, after), kept)
+        record = Update(layer.node.name, best.error, best.flips, (self.now, after), kept)
         if kept:
             self.now = after
         else:
             self.module.load_state_dict(before)
         return record
+
+    def _state(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
+
+    def _attempt(
+        self, layer: BinaryLayer, moments: LayerMoments, centred: LayerMoments, shares: Sequence[float], old: Array
+    ) -> _Attempt:
+        """New weights towards one target, from the old ones [filters, D]."""
+        cross, energy = self._target(centred, shares, old)
+        start = np.where(old >= 0, 1.0, -1.0)
+        found = Alternation(centred.gram, cross, start).run()
+        self._write(layer, found, old, moments, shares)
+        estimate_statistics(self.module, self.samples.fit, layer.node.name)
+        self._refit()
+        ends = (start * np.abs(old).mean(1)[:, None], found.codes * found.scales[:, None])
+        first, last = (_error(end, centred.gram, cross, energy) for end in ends)
+        loss = mean_loss(self.module, self.samples.fit, self.loss) if len(self._shares()) > 1 else 0.0
+        return _Attempt(loss, self._state(), (first, last), float((found.codes != start).mean()))
 
     def _refit(self) -> None:
         """Last layers in full precision, fitted to the teacher's outputs by least squares on what they now read."""
@@ -214,9 +229,7 @@ class _Updating:
         """Weights of the gathered outputs in the target; several where the best is to be found."""
         return [(1.0, -step) for step in STEPS] if self.targets == "descent" else [(1.0,)]
 
-    def _target(
-        self, layer: BinaryLayer, moments: LayerMoments, shares: Sequence[float], old: Array
-    ) -> tuple[Array, Array]:
+    def _target(self, moments: LayerMoments, shares: Sequence[float], old: Array) -> tuple[Array, Array]:
         if self.targets == "latent":
             cross = moments.gram @ old.T
             return cross, (old.T * cross).sum(0)
@@ -276,8 +289,14 @@ class _Updating:
         bias = layer.node.input(2)
         if bias in self.module.graph.weights:
             target = np.tensordot(self._sized(moments, shares), moments.outputs, 1) / moments.count
+            rest = target - rows @ moments.inputs / moments.count
             with torch.no_grad():
-                self.module.weight(bias).copy_(torch.from_numpy(target - rows @ moments.inputs / moments.count))
+                self.module.weight(bias).copy_(torch.from_numpy(rest).reshape(self.module.weight(bias).shape))
+
+
+def _outputs(graph: Graph) -> list[str]:
+    """Values that binary layers make."""
+    return [layer.node.outputs[0] for layer in binary_layers(graph)]
 
 
 def _last_layers(graph: Graph) -> list[BinaryLayer]:
@@ -285,12 +304,9 @@ def _last_layers(graph: Graph) -> list[BinaryLayer]:
     binary = {layer.node.index for layer in binary_layers(graph)}
     nodes = [graph.nodes[index] for index in final_layers(graph) if index not in binary]
     return [
-        BinaryLayer(node, node.inputs[1], 0 if node.op == "Conv" or node.attributes.get("transB") else 1, False)
+        BinaryLayer(node, node.inputs[1], filter_axis(node), False)
         for node in nodes
-        if linear.is_linear(graph, node)
-        and linear.groups(node) == 1
-        and all(node.attributes.get(name, 1.0) == 1.0 for name in ("alpha", "beta"))
-        and graph.weights[node.inputs[1]].tensor.data_type == onnx.TensorProto.FLOAT
+        if not obstacle(graph, node, min_inputs=1)
     ]
 
 
