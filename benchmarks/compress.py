@@ -6,6 +6,8 @@
     python -m benchmarks.compress tasks       models that packages ship, 30 % fewer MACs, three ways
     python -m benchmarks.compress bounds      every classification graph of torchvision: error bounds against errors
 
+Names behind `detectors`, `tasks` and `bounds` choose some of their models.
+
 Data as for `benchmarks.accuracy`.
 """
 
@@ -42,6 +44,8 @@ OTHERS = ("fasterrcnn", "ssdlite", "deeplab", "fcn")
 
 #: Pairs of sessions a latency is measured in.
 PAIRS = 3
+
+DETECTORS = ("torchvision__fasterrcnn_resnet50_fpn", "torchvision__ssdlite320_mobilenet_v3_large")
 
 METHODS = ("prune", "decompose", "hybrid")
 
@@ -88,7 +92,7 @@ def _tuned(graph: Graph, epochs: int) -> Graph:
 def detectors() -> None:
     """Stored size and latency of detectors; weights are random, so nothing is said of accuracy."""
     print("random weights: size and latency count, accuracy is not measured")
-    for name in ("torchvision__fasterrcnn_resnet50_fpn", "torchvision__ssdlite320_mobilenet_v3_large"):
+    for name in sys.argv[2:] or DETECTORS:
         graph = _calm(zoo(name))
         timer, inputs = Stopwatch(graph), random_inputs(graph, batch=1)
         for options in ({"method": "source-004", "cluster": "paper"}, {"method": "hybrid"}):
@@ -107,6 +111,7 @@ def detectors() -> None:
                 f"{latency.ratio:.2f} times as fast; made in {spent:.0f} s"
             )
             print(f"  proof of the cut: {found.proof}")
+            print(f"  proposals: {_proposals(graph, inputs)} -> {_proposals(found.graph, inputs)}")
             print(f"  outputs of the same form: {_same_form(graph, found.graph, inputs)}")
             for each in found.layers:
                 print(
@@ -129,6 +134,12 @@ def _calm(graph: Graph) -> Graph:
             (made,) = run_values(graph, random_inputs(graph, batch=1), [node.outputs[0]]).values()
             revision.set(weight, revision.value(weight) * 0.1 / float(made.std()))
     return revision.apply() if revision.weights else graph
+
+
+def _proposals(graph: Graph, inputs: dict[str, Array]) -> int:
+    """Boxes that the second stage looks at: rows of the first matrix product; 0 where there is no second stage."""
+    first = next((node for node in graph.layers if node.op in ("Gemm", "MatMul") and node.body is None), None)
+    return len(run_values(graph, inputs, [first.outputs[0]])[first.outputs[0]]) if first else 0
 
 
 def _stored(graph: Graph) -> int:
@@ -163,7 +174,7 @@ def equal() -> None:
 
 def tasks() -> None:
     """Quality of shipped models with 30 % fewer MACs."""
-    for wanted in ("detector", "recognizer", "efficientnet-lite0"):
+    for wanted in sys.argv[2:] or ("detector", "recognizer", "efficientnet-lite0"):
         task = next(each for each in TASKS if each.name == wanted)
         data = task.calibration(256 if wanted.startswith("efficientnet") else 64, 0)
         graph = task.load()
@@ -188,10 +199,8 @@ def _row(label: str, share: float, method: str, quality: float, found: pg.Compre
 
 def bounds() -> None:
     """How far below their bounds the errors of decomposed layers stay."""
-    for path in sorted(ZOO.glob("torchvision__*.light.xz")):
-        name = path.name.removesuffix(".light.xz")
-        if any(other in name for other in OTHERS):
-            continue
+    names = [path.name.removesuffix(".light.xz") for path in sorted(ZOO.glob("torchvision__*.light.xz"))]
+    for name in sys.argv[2:] or [name for name in names if not any(other in name for other in OTHERS)]:
         graph = zoo(name)
         start = time.perf_counter()
         found = pg.decompose(graph, rank="energy:0.9")
@@ -285,5 +294,5 @@ COMMANDS: dict[str, Callable[[], None]] = {
 }  # fmt: skip
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or COMMANDS:
+    for name in sys.argv[1:2] or COMMANDS:
         COMMANDS[name]()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from prunegraph import api
@@ -99,12 +99,10 @@ class Settings:
     round_to: int = 8
     min_channels: int = 1
     seed: int = 0
-    published: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise UnknownNameError("method", self.method, METHODS)
-        object.__setattr__(self, "published", self.method == "source-004")
         if self.cluster not in ("robust", "paper"):
             raise UnknownNameError("cluster", self.cluster, ("robust", "paper"))
         if self.budget is None and not self.published:
@@ -116,6 +114,11 @@ class Settings:
         if self.rank and self.budget:
             raise OptionError("give a rule for ranks or a budget, not both")
         Rule.parse(self.rank or "evbmf")
+
+    @property
+    def published(self) -> bool:
+        """Whether it is the rule of source 004."""
+        return self.method == "source-004"
 
     def choice(self, budget: Budget, **others: Any) -> Choice:
         """A selection with these options."""

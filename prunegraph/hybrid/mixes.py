@@ -18,6 +18,7 @@ from prunegraph.runtime import metrics
 from prunegraph.runtime.data import Batch, Data, fixed_batch, random_inputs
 from prunegraph.runtime.metrics import Seen
 from prunegraph.runtime.session import run, session
+from prunegraph.runtime.statistics import batch_size
 
 #: Shares of the way that are pruned: from decomposition alone to pruning alone.
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -74,9 +75,13 @@ def _every(data: Data, wanted: Callable[[np.ndarray], np.ndarray]) -> Data:
 def error(original: Graph, other: Graph, data: Data) -> float:
     """Squared error of the outputs by their variation (metric "error")."""
     first, second = session(original), session(other)
+    # Few enough samples at a time that all values of one fit in memory.
+    size = batch_size(
+        original, data.fit(original), [value for node in original.nodes for value in node.outputs if value]
+    )
 
     def seen() -> Iterator[Seen]:
-        for batch in data.batches(original):
+        for batch in data.batches(original, size):
             expected, found = (
                 dict(zip(original.outputs, run(opened, batch), strict=True)) for opened in (first, second)
             )
