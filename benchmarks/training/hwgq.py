@@ -24,7 +24,7 @@ from onnx import helper, numpy_helper
 import prunegraph as pg
 from benchmarks.tasks import fashion, fashion_accuracy
 from prunegraph.graph.model import Graph
-from prunegraph.training import Batches, GraphModule, Recipe, fit
+from prunegraph.training import Batches, GraphModule, Recipe, distillation, fit
 from prunegraph.training.binary import (
     Samples,
     alternate_update,
@@ -110,8 +110,13 @@ def accuracy(module: torch.nn.Module) -> float:
     return float((torch.cat(made).numpy() == labels).mean())
 
 
-def trained(graph: Graph, epochs: int, lr: float, folder: Path, name: str, seed: int) -> tuple[Graph, dict[str, float]]:
-    """A trained graph, its test accuracy and the seconds it took; read from the folder if it is there."""
+def trained(
+    graph: Graph, epochs: int, lr: float, folder: Path, name: str, seed: int, teacher: Graph | None = None
+) -> tuple[Graph, dict[str, float]]:
+    """A trained graph, its test accuracy and the seconds it took; read from the folder if it is there.
+
+    With a teacher, half of the loss is the distance from its outputs.
+    """
     path, record = folder / f"{name}.onnx", folder / f"{name}.json"
     if record.exists():
         return pg.load(path), json.loads(record.read_text())
@@ -122,6 +127,7 @@ def trained(graph: Graph, epochs: int, lr: float, folder: Path, name: str, seed:
     clock = Clock()
     run = fit(
         module, batches, Recipe(epochs, lr=lr, warmup=0.05, seed=seed),
+        loss=distillation(GraphModule(teacher), labels=0.5) if teacher is not None else None,
         checkpoint=folder / f"{name}.pt", evaluate=clock.around(accuracy), progress=False,
     )  # fmt: skip
     found = {"accuracy": run.history[-1]["metric"], **clock.seconds(epochs), "epochs": epochs}
@@ -224,12 +230,17 @@ def update(folder: Path, seed: int) -> None:
         told(f"STE from scratch, {epochs} epochs", record)
         for targets in ("teacher", "descent"):
             updated(f"  update towards {targets}", binary, teacher, seed, targets=targets)
-    for epochs in (1, 3):
-        tuned, record = trained(signs, epochs, 0.02, folder, f"signs-ste{epochs}", seed)
-        told(f"STE from the signs of the float network, {epochs} epochs", record)
-        updated("  update", tuned, teacher, seed)
-        tuned, record = trained(start, epochs, 0.02, folder, f"update-ste{epochs}", seed)
-        told(f"update, then STE, {epochs} epochs", record)
+    for epochs, lr, taught in ((1, 0.02, False), (3, 0.02, False), (3, 0.05, True)):
+        how = f"{epochs} epochs{' towards the float network' if taught else ''}"
+        name = f"{'distil' if taught else 'ste'}{epochs}"
+        for title, graph, first in (
+            ("the signs of the float network", signs, "signs"),
+            ("the update", start, "update"),
+        ):
+            given = teacher if taught else None
+            tuned, record = trained(graph, epochs, lr, folder, f"{first}-{name}", seed, given)
+            told(f"training from {title}, {how}", record)
+            tuned, _ = updated("  update", tuned, teacher, seed)
     files(tuned, teacher, seed)
 
 

@@ -25,6 +25,9 @@ from prunegraph.training.fit import Recipe, fit
 from prunegraph.training.losses import Loss, cross_entropy, distillation, mean_squared
 from prunegraph.training.module import GraphModule
 
+#: At which temperature a network is trained towards the original; it is judged at 1.
+TEMPERATURE = 4.0
+
 
 @dataclass(frozen=True)
 class Options:
@@ -158,7 +161,8 @@ def _loss(graph: Graph, teacher: GraphModule, labelled: bool, options: Options, 
             raise DataError("labels are for models whose first output is [samples, classes]: leave them out")
         return mean_squared(teacher)
     share = task if labelled else 0.0
-    return distillation(teacher, temperature=1.0, labels=share, task=own, probabilities=options.probabilities)
+    warmth = 1.0 if task == 1.0 else TEMPERATURE
+    return distillation(teacher, temperature=warmth, labels=share, task=own, probabilities=options.probabilities)
 
 
 def _train(

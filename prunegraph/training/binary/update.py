@@ -110,7 +110,7 @@ def alternate_update(
     refit: bool = True,
     progress: Callable[[Update], None] | None = None,
 ) -> list[Update]:
-    """Set the binary weights of a module, in place. Statistics of normalisations are estimated even where none stays.
+    """Set the binary weights of a module, in place, and statistics of normalisations with them.
 
     Args:
         module: of a binary graph.
@@ -120,7 +120,7 @@ def alternate_update(
             the loss's gradient; "latent", those of the weights whose signs it has.
         loss: judges, and gives "descent" its gradient; by default cross entropy with labels, else the distance from
             the teacher's outputs.
-        guard: restore a layer if the loss on held-out samples rises.
+        guard: restore a layer if the loss on held-out samples rises; the same for statistics before the first one.
         refit: with each layer, fit the last layers, if they are in full precision, to the teacher's outputs too.
         progress: called with each layer's record.
 
@@ -176,8 +176,15 @@ class _Updating:
 
     def __post_init__(self) -> None:
         self.last = _last_layers(self.module.graph) if self.refit and self.targets == "teacher" else []
-        estimate_statistics(self.module, self.samples.fit)
+        before = self._state()
         self.now = mean_loss(self.module, self.samples.held, self.loss)
+        estimate_statistics(self.module, self.samples.fit)
+        estimated = mean_loss(self.module, self.samples.held, self.loss)
+        # What a training has gathered over all its data is better than what a few samples tell.
+        if self.guard and estimated > self.now:
+            self.module.load_state_dict(before)
+        else:
+            self.now = estimated
 
     def update(self, layer: BinaryLayer) -> Update:
         before, moments = self._state(), self._moments(layer)
