@@ -268,6 +268,23 @@ def test_joint_prunes_what_has_no_normalisation() -> None:
     assert {r["stage"] for r in done.history} == {"prune", "tune", "qat", "int8"} and right(done.graph) > 0.5
 
 
+def test_the_last_stage_takes_small_steps() -> None:
+    """A tenth of the learning rate, and gradients clipped unless the recipe says how."""
+    seen: list[tuple[float, float | None]] = []
+
+    class Watching(Setting):
+        def fit(self, module: GraphModule, stage: str, **other: object) -> Run:
+            if stage == "qat":
+                seen.append((self.recipe.lr, self.recipe.clip))
+            return super().fit(module, stage, **other)  # type: ignore[arg-type]
+
+    method = "joint:strength=0,min_channels=2,round_to=1"
+    for clip in (None, 5.0):
+        chosen = Watching(**vars(setting(recipe=Recipe(epochs=1, lr=0.02, clip=clip), evaluate=None)))
+        train(residual_net(), chosen, method)
+    assert seen == [(pytest.approx(0.002), 1.0), (pytest.approx(0.002), 5.0)]
+
+
 class StopError(Exception):
     pass
 

@@ -49,7 +49,7 @@ class Case:
     name: str
     epochs: tuple[int, int, int]
     strength: float
-    lr: float = 0.1
+    lr: float = 0.05
 
     def method(self) -> str:
         sparse, tune, qat = self.epochs
@@ -59,7 +59,7 @@ class Case:
         )
 
 
-VGG, RESIDUAL = Case("vgg", (1, 4, 1), 3e-2), Case("residual", (1, 5, 1), 1e-2)
+VGG, RESIDUAL = Case("vgg", (1, 4, 1), 6e-2), Case("residual", (1, 5, 1), 2e-2)
 
 
 class Vgg(nn.Module):
@@ -134,7 +134,7 @@ def setting(graph: Graph, case: Case, seed: int) -> Setting:
     return Setting(
         data=Data.of({"image": images, "labels": labels.astype(np.int64)}), batch=128,
         loss=distillation(GraphModule(graph), labels=0.5),
-        recipe=Recipe(epochs=1, lr=case.lr, seed=seed, warmup=0.05),
+        recipe=Recipe(epochs=1, lr=case.lr, seed=seed, warmup=0.05, clip=5.0),
         evaluate=measure({"image": tests, "labels": answers.astype(np.int64)}, graph, "top1", size=500),
         budget=Budget(macs=MACS), augment=augment, checkpoint=FOLDER / f"{case.name}-{seed}.pt",
         progress=lambda stage: print(f"{case.name}, seed {seed}: {stage}", flush=True),

@@ -21,6 +21,9 @@ from prunegraph.training.qat import Phases, QuantizedModule, check
 from prunegraph.training.shrink import Pruning, budgets, measured, rounds_of, sampled
 from prunegraph.training.sparse import Sparsify
 
+#: Largest norm of the gradients in the last stage, unless the recipe has one.
+QAT_CLIP = 1.0
+
 
 @METHODS.register("joint")
 def joint(
@@ -89,7 +92,8 @@ def joint(
     done = rounds_of(done, setting, bounds, pruning, tuning, rounds)
     if quantize == "none":
         return done
-    last = replace(recipe, epochs=qat_epochs or recipe.epochs, lr=recipe.lr * qat_lr)
+    # Without batch statistics to normalise by, one large step is enough to lose the network.
+    last = replace(recipe, epochs=qat_epochs or recipe.epochs, lr=recipe.lr * qat_lr, clip=recipe.clip or QAT_CLIP)
     qat = replace(setting, recipe=last)
     return quantized(done, qat, samples=samples, learn_scales=learn_scales)
 
