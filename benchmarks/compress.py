@@ -221,7 +221,8 @@ def measured_by_bound(graph: Graph, found: Decomposed, seed: int = 0) -> Iterato
     """
     inputs = random_inputs(graph, batch=1, seed=seed)
     wanted = {row.name: graph.node(row.name) for row in found.layers}
-    values = run_values(graph, inputs, list(dict.fromkeys(node.inputs[0] for node in wanted.values())))
+    read = [value for value in dict.fromkeys(node.inputs[0] for node in wanted.values()) if value not in inputs]
+    values = {**inputs, **(run_values(graph, inputs, read) if read else {})}
     for row in found.layers:
         node = wanted[row.name]
         x = values[node.inputs[0]]
