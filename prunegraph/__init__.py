@@ -38,7 +38,7 @@ _HOMES = {
     "compare": "prunegraph.api",
     "compress": "prunegraph.hybrid.compress",
     "criterion": "prunegraph.selection.criteria.base",
-    "decompose": "prunegraph.rewriting.decompose",
+    "decompose": "prunegraph.latency.low_rank",
     "errors": "prunegraph",
     "frontend": "prunegraph.frontends.base",
     "load": "prunegraph.api",
@@ -67,9 +67,10 @@ if TYPE_CHECKING:
     from prunegraph.frontends.base import frontend
     from prunegraph.graph.model import Graph
     from prunegraph.hybrid.compress import Compressed, compress
+    from prunegraph.latency.low_rank import decompose
     from prunegraph.proof import Proof
     from prunegraph.quantization.quantize import Quantized, quantize
-    from prunegraph.rewriting.decompose import Decomposed, decompose
+    from prunegraph.rewriting.decompose import Decomposed
     from prunegraph.selection.budget import Budget
     from prunegraph.selection.criteria.base import Context, criterion
     from prunegraph.selection.plan import Plan

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from prunegraph.cli_recipe import Writes
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from prunegraph.training.binary import Binarized
 
 
-@click.command()
+@click.command(cls=Writes)
 @click.argument("model")
 @click.option("-o", "--output", "out", required=True, metavar="OUT", help="Where the binary model goes.")
 @click.option(

@@ -24,6 +24,10 @@ FORMAT = "prunegraph/decomposed@1"
 @click.option("--rank", metavar="RULE", help="evbmf, evbmf:W, energy:E or ratio:R.  [default: evbmf]")
 @click.option("--params", metavar="X", help="Bound on the parameters instead of a rule: 0.5, 2.1M.")
 @click.option("--macs", metavar="X", help="Bound on the MACs instead of a rule: 0.5, 2.1G.")
+@click.option("--latency", metavar="X", help="Bound on the measured latency instead of a rule: 0.5, 12ms.")
+@click.option("--provider", help="ONNX Runtime's execution provider to measure latency on.  [default: CPU]")
+@click.option("--threads", type=int, default=1, show_default=True, help="Threads to measure latency with; 0: all.")
+@click.option("--fold", is_flag=True, help="Fold BatchNormalization into the layers first.")
 @click.option("--keep", multiple=True, metavar="LAYER", help="Stays whole (repeatable).")
 @click.option("--round-to", type=int, default=8, show_default=True, help="Ranks are a multiple of this.")
 @click.option("--data", metavar="FILE", help="Unlabelled inputs to fit the parts to: .npz or file.py:function.")
@@ -32,8 +36,8 @@ FORMAT = "prunegraph/decomposed@1"
 def decompose(model: str, out: str, data: str | None, json_path: str | None, **options: Any) -> None:
     """Write layers of MODEL as chains of smaller ones of low rank. Nothing is trained."""
     from prunegraph import api
+    from prunegraph.latency.low_rank import decompose as run
     from prunegraph.report import decomposed
-    from prunegraph.rewriting.decompose import decompose as run
     from prunegraph.runtime.data import read_data
 
     api.check_output(out, model)
@@ -44,7 +48,7 @@ def decompose(model: str, out: str, data: str | None, json_path: str | None, **o
         progress("load")
         graph = api.load(model)
         progress("decompose")
-        found = run(graph, data=read_data(data) if data else None, **options)
+        found = run(graph, data=read_data(data) if data else None, progress=progress, **options)
         progress("write")
         api.save(found.graph, out)
     where.print(decomposed.layers_table(found))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -9,13 +11,19 @@ from onnx import helper, numpy_helper
 
 import prunegraph as pg
 from prunegraph.errors import BudgetError, OptionError, UnknownNameError
+from prunegraph.graph.facts import facts
 from prunegraph.graph.model import Graph
 from prunegraph.graph.onnx_io import from_model
+from prunegraph.latency.low_rank import MEASUREMENTS, SLOWER
+from prunegraph.ops.cost import node_macs
 from prunegraph.rewriting.decomposable import layers
 from prunegraph.rewriting.decompose import Decomposed, decompose
 from prunegraph.runtime.data import random_inputs
+from prunegraph.runtime.latency import Latency
 from prunegraph.runtime.session import run_values
 from tests.builders import Builder, residual_net
+
+FASHION = Path(__file__).parent.parent / "fixtures" / "fashion_resnet.onnx"
 
 METHODS = ("tucker2", "svd", "spatial", "auto")
 
@@ -290,3 +298,87 @@ def test_external_weights_and_the_source_stay(tmp_path: object) -> None:
     again = decompose(pg.load(path), rank="energy:0.99")
     for name, weight in found.graph.weights.items():
         np.testing.assert_array_equal(numpy_helper.to_array(weight.tensor), again.graph.weights[name].read())
+
+
+# -- latency ----------------------------------------------------------------------------------------
+
+
+class Computed:
+    """A timer that computes: a layer costs its MACs and `each` a node; chains whose name is in `slow` cost more."""
+
+    def __init__(self, graph: pg.Graph, slow: tuple[str, ...] = (), each: float = 0.0):
+        self.graph, self.slow, self.each = graph, slow, each
+        self.measured: list[float] = []
+
+    def cost(self, graph: pg.Graph) -> float:
+        shapes = facts(graph).shapes
+        total = sum(node_macs(node, shapes) for node in graph.nodes) + self.each * len(graph.nodes)
+        return total * (100 if any(node.name.rpartition("/")[0] in self.slow for node in graph.nodes) else 1)
+
+    def against(self, small: pg.Graph, pairs: int = 1) -> Latency:
+        whole, left = self.cost(self.graph), self.cost(small)
+        self.measured.append(left / whole)
+        return Latency(whole, left, whole / left, runs=1, threads=1)
+
+    def alone(self, model: pg.Graph) -> float:
+        return self.cost(model)
+
+    def original(self) -> float:
+        return self.cost(self.graph)
+
+
+@pytest.mark.parametrize("bound", [0.8, 0.5])
+@pytest.mark.parametrize("fold", [False, True])
+def test_a_latency_is_met(bound: float, fold: bool) -> None:
+    graph = pg.load(FASHION)
+    timer = Computed(graph)
+    found = pg.decompose(graph, method="auto", latency=bound, round_to=1, fold=fold, timer=timer)
+    assert found.latency is not None and found.layers
+    assert bound * 0.95 <= found.latency.kept <= bound
+    assert any(np.isclose(found.latency.kept, each) for each in timer.measured)
+    assert len(timer.measured) <= MEASUREMENTS
+    assert fold != any(node.op == "BatchNormalization" for node in found.graph.nodes)
+    onnx.checker.check_model(found.graph.model, full_check=True)
+    time = pg.decompose(graph, method="auto", latency=f"{bound * timer.original()}ms", round_to=1, timer=timer)
+    assert time.latency is not None and time.latency.kept <= bound
+    assert {row.ranks for row in time.layers} == {row.ranks for row in found.layers} or fold
+
+
+def test_layers_whose_parts_are_slower_stay_whole() -> None:
+    graph = pg.load(FASHION)
+    usual = pg.decompose(graph, method="auto", latency=0.7, round_to=1, timer=Computed(graph))
+    slow = usual.layers[0].name
+    found = pg.decompose(graph, method="auto", latency=0.7, round_to=1, timer=Computed(graph, slow=(slow,)))
+    assert slow not in {row.name for row in found.layers}
+    assert found.left[slow] == SLOWER
+    assert found.latency is not None and found.latency.kept <= 0.7
+
+
+def test_parts_fitted_to_data_keep_their_ranks_under_a_latency() -> None:
+    graph = pg.load(FASHION)
+    data = {"image": np.random.default_rng(0).standard_normal((16, 1, 28, 28)).astype(np.float32)}
+    plain, fitted = (
+        pg.decompose(graph, method="auto", latency=0.6, round_to=4, data=each, timer=Computed(graph))
+        for each in (None, data)
+    )
+    assert [(row.name, row.ranks) for row in plain.layers] == [(row.name, row.ranks) for row in fitted.layers]
+    assert plain.latency == fitted.latency
+    assert all(row.output_error is not None for row in fitted.layers)
+
+
+def test_a_latency_that_cannot_be_met() -> None:
+    graph = pg.load(FASHION)
+    with pytest.raises(BudgetError, match=r"cannot fall to 0\.3 by decomposition; the least measured is 0\.[4-9]"):
+        pg.decompose(graph, latency=0.3, timer=Computed(graph, each=3e5))
+    with pytest.raises(OptionError, match="one of latency and macs"):
+        pg.decompose(graph, latency=0.5, macs=0.5)
+    with pytest.raises(BudgetError, match="latency must be"):
+        pg.decompose(graph, latency=7)
+
+
+def test_a_latency_for_real() -> None:
+    b = Builder()
+    graph = b.graph(b.conv(b.relu(b.conv(b.input(1, 192, 16, 16), 192, 192, name="a")), 192, 192, name="b"))
+    found = pg.decompose(graph, latency=0.9, threads=1)
+    assert found.latency is not None and 0 < found.latency.kept <= 0.9
+    assert {row.name for row in found.layers} <= {"a", "b"} and found.layers

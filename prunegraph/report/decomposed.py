@@ -33,6 +33,8 @@ def outcome(found: Decomposed) -> str:
     lines = [f"left whole: {', '.join(names)} ({reason})" for reason, names in reasons.items()]
     lines.append(f"parameters: {_change(found.before.params, found.after.params)}")
     lines.append(f"MACs: {_change(found.before.macs, found.after.macs)}")
+    if found.latency is not None:
+        lines.append(f"latency: {found.latency.kept:.3f} of the original, measured ({found.latency.second:.3g} ms)")
     return "\n".join(lines)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -17,12 +18,16 @@ from prunegraph.graph.model import Graph, Weight
 from prunegraph.ops.cost import Cost
 from prunegraph.rewriting.decomposable import FORMS, METHODS, PARTS, Layer, layers, nodes, stored
 from prunegraph.rewriting.factorize import Form, relative_error
+from prunegraph.rewriting.fold import fold as folded
 from prunegraph.rewriting.ranks import Candidate, Rule, allocate, best, candidate, ladder
 from prunegraph.rewriting.refit import output_error, refitted
 from prunegraph.rewriting.sweep import sweep
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.budget import Budget
+
+if TYPE_CHECKING:
+    from prunegraph.runtime.latency import Latency
 
 #: Inputs of a model: arrays by input name (samples along axis 0), a sequence of such batches, or a `Data`.
 Samples = Data | Mapping[str, np.ndarray] | Sequence[Mapping[str, np.ndarray]]
@@ -50,19 +55,23 @@ class Row:
 
 @dataclass(frozen=True)
 class Decomposed:
-    """What `decompose` made: the graph, decomposed layers, and why the others stayed whole (by name)."""
+    """What `decompose` made: the graph, decomposed layers, and why the others stayed whole (by name).
+
+    `latency` was measured where it was the budget.
+    """
 
     graph: Graph
     layers: tuple[Row, ...]
     left: Mapping[str, str]
     before: Cost
     after: Cost
+    latency: Latency | None = None
 
 
 def decompose(
     graph: Graph, *, method: str = "tucker2", rank: str | None = None, params: float | str | None = None,
     macs: float | str | None = None, keep: Sequence[str] = (), round_to: int = 8,
-    data: Samples | None = None,
+    fold: bool = False, data: Samples | None = None,
 ) -> Decomposed:  # fmt: skip
     """Replace layers by chains of smaller ones of low rank; approximate, and nothing is trained.
 
@@ -79,6 +88,7 @@ def decompose(
         macs: the same for multiply-accumulates. Ranks are shared out so that the relative errors are small in sum.
         keep: names of layers that stay whole.
         round_to: ranks are raised to a multiple of this.
+        fold: fold BatchNormalization (and constant factors and shifts) into the layers first; else it stays.
         data: unlabelled inputs: parts are fitted to what the layers make of them, by least squares.
 
     Raises:
@@ -93,6 +103,8 @@ def decompose(
         raise UnknownNameError("method", method, METHODS)
     if round_to < 1:
         raise OptionError(f"round_to must be at least 1, got {round_to}")
+    if fold:
+        graph = folded(graph)
     found, left = _layers(graph, method, keep)
     before = full_cost(graph)
     writer = _Writer(graph, Statistics(graph, Data.of(data)) if data is not None else None)

@@ -1,0 +1,180 @@
+"""`decompose` under a latency budget: decompositions of more and less strength are made and measured.
+
+Strength is a bound on MACs. First every layer that would be decomposed is timed alone, as it is and as its chain; one
+whose chain is no faster stays whole. Then the bound on MACs is bisected until the measured model meets the latency.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import onnx
+from onnx import helper
+
+from prunegraph.errors import MISFIT, BudgetError, OptionError, PrunegraphError
+from prunegraph.graph.facts import facts
+from prunegraph.graph.model import Graph, Node
+from prunegraph.graph.onnx_io import from_model
+from prunegraph.rewriting.decompose import Decomposed, Samples
+from prunegraph.rewriting.decompose import decompose as by_cost
+from prunegraph.rewriting.fold import fold
+from prunegraph.runtime.latency import Stopwatch, Timer
+from prunegraph.runtime.session import provider_name
+from prunegraph.selection.budget import parse_latency
+
+Progress = Callable[[str], None]
+
+#: Whole models measured at most, pairs of sessions for each, and the share below the bound that ends the search.
+MEASUREMENTS, PAIRS, NEAR = 8, 2, 0.04
+
+SLOWER = "measured: its parts are no faster"
+
+
+def decompose(
+    graph: Graph,
+    *,
+    latency: float | str | None = None,
+    data: Samples | None = None,
+    provider: str | None = None,
+    threads: int = 1,
+    timer: Timer | None = None,
+    progress: Progress = lambda stage: None,
+    **options: Any,
+) -> Decomposed:
+    """Replace layers by chains of smaller ones of low rank, so that a latency, a cost or a rule is met.
+
+    Args:
+        graph: the model; it is not changed.
+        latency: upper bound on what ONNX Runtime takes, measured at batch 1: a fraction of the original (0.5) or a
+            time ("12ms"). Instead of `rank`, `params` or `macs`.
+        data: unlabelled inputs: parts are fitted to what the layers make of them, by least squares.
+        provider: ONNX Runtime's execution provider to measure with; the CPU by default.
+        threads: to measure with; 0 leaves it to ONNX Runtime.
+        timer: what measures, instead of ONNX Runtime.
+        progress: told what was measured.
+        **options: those of `prunegraph.rewriting.decompose.decompose`: method, rank, params, macs, keep, round_to
+            and fold.
+
+    Raises:
+        BudgetError: the budget is malformed, given twice, or cannot be met.
+        ModelError: ONNX Runtime cannot run the model.
+        PrunegraphError: what `prunegraph.rewriting.decompose.decompose` raises.
+    """
+    if latency is None:
+        return by_cost(graph, data=data, **options)
+    bound, is_share = parse_latency(latency)
+    given = [name for name in ("rank", "params", "macs") if options.get(name) is not None]
+    if given:
+        raise OptionError(f"give one of latency and {given[0]}, not both")
+    timer = timer or Stopwatch(graph, provider=provider_name(provider), threads=threads)
+    share = bound if is_share else bound / timer.original()
+    if options.pop("fold", False):
+        graph = fold(graph)
+    search = _Search(graph, share, str(latency), timer, progress, options)
+    found = search.run()
+    if data is None:
+        return found
+    # Parts that are fitted have the same shapes, so the measurement holds.
+    return replace(search.made(found, data), latency=found.latency, left=found.left)
+
+
+class _Search:
+    """Looks for the decomposition whose measured latency is at the bound or a little below it."""
+
+    def __init__(
+        self, graph: Graph, share: float, label: str, timer: Timer, progress: Progress, options: Mapping[str, Any]
+    ):
+        self.graph, self.share, self.label, self.timer, self.progress = graph, share, label, timer, progress
+        self.options = {**options, "keep": list(options.get("keep", ()))}
+        self.slower: list[str] = []
+
+    def run(self) -> Decomposed:
+        """The weakest decomposition that was found to meet the bound. Raises BudgetError."""
+        low, high = 0.0, 1.0
+        best: Decomposed | None = None
+        least = float("inf")
+        for _ in range(MEASUREMENTS):
+            macs = (low + high) / 2
+            found = self._at(macs)
+            if found is None:
+                low = macs
+                continue
+            assert found.latency is not None
+            kept = found.latency.kept
+            least = min(least, kept)
+            self.progress(f"latency: {kept:.3f} of the original measured, bound {self.share:.3f}")
+            if kept > self.share:
+                high = macs
+                continue
+            low = macs
+            if best is None or best.latency is None or kept > best.latency.kept:
+                best = found
+            if kept >= self.share * (1 - NEAR):
+                break
+        if best is None:
+            measured = f"; the least measured is {least:.3f} of the original" if least < float("inf") else ""
+            raise BudgetError(
+                f"latency cannot fall to {self.label} by decomposition{measured}: prune instead or as well"
+            )
+        return best
+
+    def made(self, found: Decomposed, data: Samples) -> Decomposed:
+        """The same decomposition, fitted to data."""
+        options = {**self.options, "keep": [*self.options["keep"], *self.slower]}
+        return by_cost(self.graph, macs=float(max(found.after.macs, 2)), data=data, **options)
+
+    def _at(self, macs: float) -> Decomposed | None:
+        """A decomposition under a bound on MACs, measured; None where that many MACs cannot go."""
+        while True:
+            keep = [*self.options["keep"], *self.slower]
+            try:
+                found = by_cost(self.graph, macs=macs, **{**self.options, "keep": keep})
+            except BudgetError:
+                return None
+            slower = [row.name for row in found.layers if not self._is_faster(found.graph, row.name)]
+            if not slower:
+                left = {name: SLOWER if name in self.slower else reason for name, reason in found.left.items()}
+                return replace(found, left=left, latency=self.timer.against(found.graph, PAIRS))
+            self.slower += slower
+
+    def _is_faster(self, small: Graph, name: str) -> bool:
+        """Whether a layer's parts take less time than the layer, each alone; true where that cannot be measured."""
+        node = self.graph.node(name)
+        parts = _chain(small, node)
+        try:
+            whole, low_rank = (self.timer.alone(_model(self.graph, *each, node)) for each in
+                               ((self.graph, [node]), (small, parts)))  # fmt: skip
+        except (PrunegraphError, *MISFIT):
+            return True
+        return low_rank < whole
+
+
+def _chain(graph: Graph, layer: Node) -> list[Node]:
+    """The parts in a layer's place, in order."""
+    parts: list[Node] = []
+    value = layer.outputs[0]
+    while value != layer.inputs[0]:
+        parts.insert(0, graph.nodes[graph.producer[value]])
+        value = parts[0].inputs[0]
+    return parts
+
+
+def _model(source: Graph, graph: Graph, nodes: Sequence[Node], layer: Node) -> Graph:
+    """A model of some nodes that read what a layer of the source reads, and make what it makes."""
+    known = facts(source)
+    given, made = layer.inputs[0], layer.outputs[0]
+    x = helper.make_tensor_value_info(given, known.types[given], known.shapes[given])
+    weights = dict.fromkeys(value for node in nodes for value in node.inputs if value in graph.weights)
+    body = helper.make_graph(
+        [node.proto for node in nodes], "layer", [x], [onnx.ValueInfoProto(name=made)],
+        [_tensor(graph, name) for name in weights],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid(domain, version) for domain, version in graph.opsets.items()]
+    version = max(graph.model.ir_version, 4)
+    return from_model(helper.make_model(body, opset_imports=opsets, ir_version=version), source=layer.name)
+
+
+def _tensor(graph: Graph, name: str) -> onnx.TensorProto:
+    return onnx.numpy_helper.from_array(graph.weights[name].read(), name)
