@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 
 import prunegraph as pg
+from tests.builders import Builder
 from tests.test_cli import FIXTURES, MODEL, cli
 
 
@@ -35,6 +36,15 @@ def test_a_decomposed_network_still_recognises(tmp_path: Path) -> None:
     assert both.accuracy is not None and both.accuracy[1] >= both.accuracy[0] - 0.01
 
 
+def test_a_latency_bound(tmp_path: Path) -> None:
+    b = Builder()
+    x = b.relu(b.conv(b.input(1, 192, 16, 16), 192, 192, name="a"))
+    pg.save(b.graph(b.conv(x, 192, 192, name="b")), tmp_path / "in.onnx")
+    done = cli("decompose", tmp_path / "in.onnx", "-o", tmp_path / "out.onnx", "--latency", "0.9", "--fold")
+    assert done.returncode == 0, done.stderr
+    assert "of the original, measured" in done.stderr and (tmp_path / "out.onnx").exists()
+
+
 def test_errors(tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     for words, message in (
@@ -42,6 +52,8 @@ def test_errors(tmp_path: Path) -> None:
         (["--rank", "most"], "energy:E"),
         (["--keep", "nothing"], "unknown layer"),
         (["--macs", "0.001"], "cannot fall"),
+        (["--latency", "0.5", "--macs", "0.5"], "give one of latency and macs"),
+        (["--latency", "12"], "latency must be a fraction"),
         (["--round-to", "0"], "round_to"),
     ):
         done = cli("decompose", MODEL, "-o", out, *words)

@@ -65,7 +65,7 @@ def decompose(
     if latency is None:
         return by_cost(graph, data=data, **options)
     bound, is_share = parse_latency(latency)
-    given = [name for name in ("rank", "params", "macs") if options.get(name) is not None]
+    given = [name for name in ("rank", "params", "macs") if options.pop(name, None) is not None]
     if given:
         raise OptionError(f"give one of latency and {given[0]}, not both")
     timer = timer or Stopwatch(graph, provider=provider_name(provider), threads=threads)
