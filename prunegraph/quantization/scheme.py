@@ -54,9 +54,11 @@ TYPES = {
         IntType("uint8", 8, False, 10),
         IntType("int16", 16, True, 21),
         IntType("uint16", 16, False, 21),
-        IntType("int32", 32, True, 10),
     )
 }
+
+#: The type of biases, whose scale follows from those of the input and the weight.
+BIAS = IntType("int32", 32, True, 10)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 from prunegraph.graph.external import without_graph
 from prunegraph.graph.model import Graph, Node
 from prunegraph.quantization.placement import Placement, bounds
-from prunegraph.quantization.scheme import TYPES, IntType, Params, Scheme
+from prunegraph.quantization.scheme import BIAS, IntType, Params, Scheme
 from prunegraph.quantization.weights import Codes, bias_codes, output_axis
 from prunegraph.rewriting.sweep import sweep
 
@@ -198,7 +198,7 @@ class _Writer:
             return self._tensor(self._own(base), layer.bias.astype(np.float32))
         given = self.params[self.placement.group_of[node.inputs[0]]]
         scales = (np.float32(given.scale) * layer.codes.scales).astype(np.float32)
-        return self._dequantized(base, bias_codes(layer.bias, scales), scales, TYPES["int32"], axis=0)
+        return self._dequantized(base, bias_codes(layer.bias, scales), scales, BIAS, axis=0)
 
     def _dequantized(
         self, name: str, codes: Array, scales: Array, kind: IntType, zero: bool = False, **attributes: int
