@@ -17,7 +17,7 @@ from prunegraph.errors import MISFIT, BudgetError, OptionError, PrunegraphError
 from prunegraph.graph.facts import facts
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.onnx_io import from_model
-from prunegraph.rewriting.decompose import Decomposed, Samples
+from prunegraph.rewriting.decompose import Decomposed, Known, Row, Samples
 from prunegraph.rewriting.decompose import decompose as by_cost
 from prunegraph.rewriting.fold import fold
 from prunegraph.runtime.latency import Stopwatch, Timer
@@ -89,6 +89,8 @@ class _Search:
         self.graph, self.share, self.label, self.timer, self.progress = graph, share, label, timer, progress
         self.options = {**options, "keep": list(options.get("keep", ()))}
         self.slower: list[str] = []
+        self.faster: dict[tuple[str, str, tuple[int, ...]], bool] = {}
+        self.known = Known()
 
     def run(self) -> Decomposed:
         """The weakest decomposition that was found to meet the bound. Raises BudgetError."""
@@ -123,21 +125,28 @@ class _Search:
     def made(self, found: Decomposed, data: Samples) -> Decomposed:
         """The same decomposition, fitted to data."""
         options = {**self.options, "keep": [*self.options["keep"], *self.slower]}
-        return by_cost(self.graph, macs=float(max(found.after.macs, 2)), data=data, **options)
+        return by_cost(self.graph, macs=float(max(found.after.macs, 2)), data=data, known=self.known, **options)
 
     def _at(self, macs: float) -> Decomposed | None:
         """A decomposition under a bound on MACs, measured; None where that many MACs cannot go."""
         while True:
             keep = [*self.options["keep"], *self.slower]
             try:
-                found = by_cost(self.graph, macs=macs, **{**self.options, "keep": keep})
+                found = by_cost(self.graph, macs=macs, known=self.known, **{**self.options, "keep": keep})
             except BudgetError:
                 return None
-            slower = [row.name for row in found.layers if not self._is_faster(found.graph, row.name)]
+            slower = [row.name for row in found.layers if not self._pays(found.graph, row)]
             if not slower:
                 left = {name: SLOWER if name in self.slower else reason for name, reason in found.left.items()}
                 return replace(found, left=left, latency=self.timer.against(found.graph, PAIRS))
             self.slower += slower
+
+    def _pays(self, small: Graph, row: Row) -> bool:
+        """Whether a layer's parts were faster than the layer when they were timed."""
+        key = row.name, row.method, row.ranks
+        if key not in self.faster:
+            self.faster[key] = self._is_faster(small, row.name)
+        return self.faster[key]
 
     def _is_faster(self, small: Graph, name: str) -> bool:
         """Whether a layer's parts take less time than the layer, each alone; true where that cannot be measured."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,10 +68,25 @@ class Decomposed:
     latency: Latency | None = None
 
 
+@dataclass
+class Known:
+    """Factorisations of a model's layers by name: what a search over bounds does not do again."""
+
+    ladders: dict[str, list[Candidate]] = field(default_factory=dict)
+    forms: dict[tuple[str, str], Form] = field(default_factory=dict)
+
+    def form(self, layer: Layer, method: str) -> Form:
+        """A layer's weight, factorised."""
+        key = layer.node.name, method
+        if key not in self.forms:
+            self.forms[key] = FORMS[method](layer.tensor())
+        return self.forms[key]
+
+
 def decompose(
     graph: Graph, *, method: str = "tucker2", rank: str | None = None, params: float | str | None = None,
     macs: float | str | None = None, keep: Sequence[str] = (), round_to: int = 8,
-    fold: bool = False, data: Samples | None = None,
+    fold: bool = False, data: Samples | None = None, known: Known | None = None,
 ) -> Decomposed:  # fmt: skip
     """Replace layers by chains of smaller ones of low rank; approximate, and nothing is trained.
 
@@ -90,6 +105,7 @@ def decompose(
         round_to: ranks are raised to a multiple of this.
         fold: fold BatchNormalization (and constant factors and shifts) into the layers first; else it stays.
         data: unlabelled inputs: parts are fitted to what the layers make of them, by least squares.
+        known: factorisations by layer, filled and used by calls that differ in bound, `keep` and data alone.
 
     Raises:
         DataError: the data do not fit the model.
@@ -116,12 +132,16 @@ def decompose(
             else:
                 left[layer.node.name] = f"rank {_listed(chosen.ranks)} would not pay"
     else:
-        options = {each.node.name: ladder(each, each.methods(method), round_to, budget.kind) for each in found}
+        known = known if known is not None else Known()
+        for layer in found:
+            if layer.node.name not in known.ladders:
+                known.ladders[layer.node.name] = ladder(layer, layer.methods(method), round_to, budget.kind)
+        options = {layer.node.name: known.ladders[layer.node.name] for layer in found}
         plan = allocate(options, budget, before)
         for layer in found:
             name = layer.node.name
             if name in plan:
-                writer.add(layer, plan[name], FORMS[plan[name].method](layer.tensor()))
+                writer.add(layer, plan[name], known.form(layer, plan[name].method))
             else:
                 left[name] = "the budget is met without it" if options[name] else "no rank would pay"
     made = writer.graph()
