@@ -29,7 +29,7 @@ from benchmarks.tasks import ROOT, TASKS, fashion, fashion_accuracy, fashion_cal
 from fixtures import light_models
 from prunegraph.coupling.sample import full_cost
 from prunegraph.graph.model import Graph, Node
-from prunegraph.rewriting.decompose import Decomposed
+from prunegraph.rewriting.decompose import Decomposed, chain
 from prunegraph.rewriting.revise import Revision
 from prunegraph.runtime.data import random_inputs, read_data
 from prunegraph.runtime.latency import Stopwatch
@@ -235,7 +235,7 @@ def measured_by_bound(graph: Graph, found: Decomposed, seed: int = 0) -> Iterato
         x = values[node.inputs[0]]
         weight = graph.weights[node.inputs[1]].read().astype(np.float64)
         made = [_alone(each, nodes, node, x) for each, nodes in
-                ((graph, [node]), (found.graph, _chain(found.graph, node)))]  # fmt: skip
+                ((graph, [node]), (found.graph, chain(found.graph, node)))]  # fmt: skip
         axis = 1 if node.op == "Conv" else -1
         change = np.sqrt(np.square(made[0].astype(np.float64) - made[1]).sum(axis))
         allowed = (
@@ -244,16 +244,6 @@ def measured_by_bound(graph: Graph, found: Decomposed, seed: int = 0) -> Iterato
         # Rounding: of sums over the whole patch, in the type of the weights.
         slack = 1e-4 * np.abs(made[0]).max() * np.sqrt(weight.shape[0] if axis == 1 else made[0].shape[-1])
         yield row.name, float((change / (allowed + slack)).max(initial=0.0))
-
-
-def _chain(graph: Graph, layer: Node) -> list[Node]:
-    """The parts in a layer's place, in order."""
-    parts: list[Node] = []
-    value = layer.outputs[0]
-    while value != layer.inputs[0]:
-        parts.insert(0, graph.nodes[graph.producer[value]])
-        value = parts[0].inputs[0]
-    return parts
 
 
 def _alone(graph: Graph, nodes: list[Node], layer: Node, x: Array) -> Array:

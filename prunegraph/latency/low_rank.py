@@ -17,7 +17,7 @@ from prunegraph.errors import MISFIT, BudgetError, OptionError, PrunegraphError
 from prunegraph.graph.facts import facts
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.onnx_io import from_model
-from prunegraph.rewriting.decompose import Decomposed, Known, Row, Samples
+from prunegraph.rewriting.decompose import Decomposed, Known, Row, Samples, chain
 from prunegraph.rewriting.decompose import decompose as by_cost
 from prunegraph.rewriting.fold import fold
 from prunegraph.runtime.latency import Stopwatch, Timer
@@ -151,23 +151,13 @@ class _Search:
     def _is_faster(self, small: Graph, name: str) -> bool:
         """Whether a layer's parts take less time than the layer, each alone; true where that cannot be measured."""
         node = self.graph.node(name)
-        parts = _chain(small, node)
+        parts = chain(small, node)
         try:
             whole, low_rank = (self.timer.alone(_model(self.graph, *each, node)) for each in
                                ((self.graph, [node]), (small, parts)))  # fmt: skip
         except (PrunegraphError, *MISFIT):
             return True
         return low_rank < whole
-
-
-def _chain(graph: Graph, layer: Node) -> list[Node]:
-    """The parts in a layer's place, in order."""
-    parts: list[Node] = []
-    value = layer.outputs[0]
-    while value != layer.inputs[0]:
-        parts.insert(0, graph.nodes[graph.producer[value]])
-        value = parts[0].inputs[0]
-    return parts
 
 
 def _model(source: Graph, graph: Graph, nodes: Sequence[Node], layer: Node) -> Graph:

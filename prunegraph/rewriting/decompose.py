@@ -14,7 +14,7 @@ from prunegraph.coupling.sample import complete, full_cost
 from prunegraph.errors import BudgetError, OptionError, UnknownNameError
 from prunegraph.graph.external import without_weights
 from prunegraph.graph.facts import facts
-from prunegraph.graph.model import Graph, Weight
+from prunegraph.graph.model import Graph, Node, Weight
 from prunegraph.ops.cost import Cost
 from prunegraph.rewriting.decomposable import FORMS, METHODS, PARTS, Layer, layers, nodes, stored
 from prunegraph.rewriting.factorize import Form, relative_error
@@ -146,6 +146,16 @@ def decompose(
                 left[name] = "the budget is met without it" if options[name] else "no rank would pay"
     made = writer.graph()
     return Decomposed(made, tuple(writer.rows), left, before, full_cost(made))
+
+
+def chain(graph: Graph, layer: Node) -> list[Node]:
+    """The parts in the place of a decomposed layer, in order; the layer itself where it is whole."""
+    parts: list[Node] = []
+    value = layer.outputs[0]
+    while value != layer.inputs[0]:
+        parts.insert(0, graph.nodes[graph.producer[value]])
+        value = parts[0].inputs[0]
+    return parts
 
 
 def _budget(rank: str | None, params: float | str | None, macs: float | str | None) -> Budget | None:
