@@ -29,6 +29,9 @@ from prunegraph.selection.criteria.base import Gradients
 #: Shares of the MACs that are left.
 SHARES = (0.5, 0.3)
 
+#: Criteria that read gates, which this network has not: see `benchmarks.training.gfr`.
+ELSEWHERE = ("gfr", "existing_se")
+
 #: Criteria whose scores depend on a seed.
 STOCHASTIC = ("random",)
 
@@ -52,7 +55,7 @@ def criteria() -> None:
     print(f"{task.name}: {whole:.2%} {task.measure}; 256 unlabelled images, one draw; three seeds where stochastic")
     names = list(REPAIRS)
     print(f"{'criterion':<14}" + "".join(f"{f'{repair} {share:.0%}':>20}" for repair in names for share in SHARES))
-    for criterion in CRITERIA:
+    for criterion in (name for name in CRITERIA if name not in ELSEWHERE):
         gradients = own_gradients(task) if criterion in ("taylor", "fisher") else None
         cells = []
         for repair in names:
