@@ -45,11 +45,11 @@ ROWS: dict[str, dict[str, object]] = {
 }
 
 
-def size(graph: Graph) -> int:
+def size(graph: Graph, *, compact: bool = False) -> int:
     """Bytes of a graph's file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        pg.save(graph, path)
+        pg.save(graph, path, compact=compact)
         return path.stat().st_size
 
 
@@ -83,10 +83,10 @@ def pruned() -> None:
         both = pg.quantize(small, data)
         parts = (graph, alone.graph, small, both.graph)
         whole, int8, half, half_int8 = (task.quality(each) for each in parts)
-        share = size(both.graph) / size(small)
+        share, least = (size(both.graph, compact=compact) / size(small) for compact in (False, True))
         print(
             f"draw {seed}: float {whole:.2%}, int8 {int8:.2%}; 50 % of MACs {half:.2%}, and int8 {half_int8:.2%} "
-            f"({100 * (half - half_int8):.2f} points lost by int8; file {share:.3f} of the pruned one)",
+            f"({100 * (half - half_int8):.2f} points lost by int8; file {share:.3f} of the pruned one, compact {least:.3f})",
             flush=True,
         )
 

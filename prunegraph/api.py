@@ -23,6 +23,7 @@ from prunegraph.latency.select import Selected
 from prunegraph.latency.select import select as _select
 from prunegraph.ops.cost import Cost
 from prunegraph.recovery import repairs
+from prunegraph.rewriting.compact import compact as _compact
 from prunegraph.rewriting.cut import cut
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.latency import Latency, Stopwatch
@@ -64,9 +65,12 @@ def load(source: object, inputs: Any = None, **options: Any) -> Graph:
     return frontends.read(source, inputs=inputs, **options)
 
 
-def save(graph: Graph, path: str | os.PathLike[str]) -> None:
-    """Write a model; the file appears whole or not at all. Raises ModelError."""
-    onnx_io.save(graph, os.fspath(path))
+def save(graph: Graph, path: str | os.PathLike[str], *, compact: bool = False) -> None:
+    """Write a model; the file appears whole or not at all. Raises ModelError.
+
+    `compact` makes the file smaller by short names for all but inputs and outputs; see `prunegraph.rewriting.compact`.
+    """
+    onnx_io.save(_compact(graph) if compact else graph, os.fspath(path))
 
 
 def analyze(model: Graph, *, attention: str | None = None) -> Coupling:

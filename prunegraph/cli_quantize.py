@@ -59,11 +59,16 @@ def read_ranges(path: str) -> dict[str, Any]:
 @click.option("--no-bias-correction", is_flag=True, help="Leave biases as they are.")
 @click.option("--block", type=click.IntRange(1), default=32, show_default=True, help="Inputs a scale of int4 weights.")
 @click.option("--reduce-range", is_flag=True, help="7-bit weights, for processors without VNNI.")
+@click.option(
+    "--compact",
+    is_flag=True,
+    help="Short names for all but inputs and outputs: a smaller file, which `compare` cannot take layer by layer.",
+)
 @click.option("--json", "json_path", metavar="FILE", help="Write layers and ranges as JSON; - is stdout.")
 @plugin_option
 def quantize(
-    model: str, out: str, data: str | None, ranges: str | None, no_bias_correction: bool, json_path: str | None,
-    **options: Any,
+    model: str, out: str, data: str | None, ranges: str | None, no_bias_correction: bool, compact: bool,
+    json_path: str | None, **options: Any,
 ) -> None:  # fmt: skip
     """Quantize MODEL: integers where the target runs them. Nothing is trained."""
     from prunegraph import api
@@ -81,7 +86,7 @@ def quantize(
             graph, read_data(data) if data else None, ranges=read_ranges(ranges) if ranges else None,
             bias_correction=not no_bias_correction, progress=progress, **options,
         )  # fmt: skip
-        api.save(found.graph, out)
+        api.save(found.graph, out, compact=compact)
     where.print(quantized.layers_table(found))
     where.print(quantized.outcome(found))
     where.print(f"file: {tables.share(Path(out).stat().st_size, max(Path(model).stat().st_size, 1))} of the bytes")

@@ -46,6 +46,14 @@ def pg_data() -> object:
     return read_data(EVAL)
 
 
+def test_a_compact_file_is_smaller_and_compares_by_outputs(small: Path, tmp_path: Path) -> None:
+    out = tmp_path / "compact.onnx"
+    assert cli("quantize", MODEL, "-o", out, "--data", DATA, "--compact").returncode == 0
+    assert out.stat().st_size < small.stat().st_size
+    found = pg.compare(pg.load(small), pg.load(out), data=pg_data(), runs=1)
+    assert found.accuracy is not None and found.accuracy[0] == found.accuracy[1]
+
+
 def test_ranges_that_were_written_are_read_again(small: Path, tmp_path: Path) -> None:
     ranges = json.loads(small.with_suffix(".json").read_text())
     assert ranges["format"] == "prunegraph/quantized@1" and len(ranges["layers"]) == 16

@@ -269,7 +269,7 @@ def test_joint_prunes_what_has_no_normalisation() -> None:
 
 
 def test_the_last_stage_takes_small_steps() -> None:
-    """A tenth of the learning rate, and gradients clipped unless the recipe says how."""
+    """A tenth of the learning rate, and gradients clipped at a norm of 1, or less where the recipe says so."""
     seen: list[tuple[float, float | None]] = []
 
     class Watching(Setting):
@@ -279,10 +279,10 @@ def test_the_last_stage_takes_small_steps() -> None:
             return super().fit(module, stage, **other)  # type: ignore[arg-type]
 
     method = "joint:strength=0,min_channels=2,round_to=1"
-    for clip in (None, 5.0):
+    for clip in (None, 5.0, 0.5):
         chosen = Watching(**vars(setting(recipe=Recipe(epochs=1, lr=0.02, clip=clip), evaluate=None)))
         train(residual_net(), chosen, method)
-    assert seen == [(pytest.approx(0.002), 1.0), (pytest.approx(0.002), 5.0)]
+    assert seen == [(pytest.approx(0.002), 1.0), (pytest.approx(0.002), 1.0), (pytest.approx(0.002), 0.5)]
 
 
 class StopError(Exception):

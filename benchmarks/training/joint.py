@@ -4,7 +4,7 @@
 
 A network like VGG, which is trained here first, and the residual fixture. Nothing is chosen by the test images: they
 are only counted after every stage. Weights and epochs are kept in PRUNEGRAPH_TRAINED (by default a folder for
-temporary files), and a run that was killed goes on there. One thread.
+temporary files), and a run that was killed goes on there. A process with one thread for each network.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -55,11 +57,11 @@ class Case:
         sparse, tune, qat = self.epochs
         return (
             f"joint:strength={self.strength},sparse_epochs={sparse},tune_epochs={tune},qat_epochs={qat},"
-            f"params={PARAMS},round_to=1,min_channels=4"
+            f"params={PARAMS},allocation=uniform,round_to=1,min_channels=4"
         )
 
 
-VGG, RESIDUAL = Case("vgg", (1, 4, 1), 6e-2), Case("residual", (1, 5, 1), 2e-2)
+CASES = (Case("vgg", (3, 20, 4), 2.5e-2), Case("residual", (3, 12, 3), 2.5e-2))
 
 
 class Vgg(nn.Module):
@@ -159,6 +161,7 @@ def last(done: Trained, stage: str) -> float:
 
 def measured(case: Case, seed: int) -> list[str]:
     """A row of the table."""
+    torch.set_num_threads(1)
     path = original(case.name)
     graph, start = pg.load(path), time.time()
     done = train(graph, setting(graph, case, seed), case.method())
@@ -177,12 +180,11 @@ def measured(case: Case, seed: int) -> list[str]:
 
 
 def main() -> None:
-    torch.set_num_threads(1)
     table = Table(title="joint on Fashion-MNIST, top-1 in percent on 10,000 test images")
     for name in ("network", "seed", "float", "sparse", "pruned", "tuned", "QAT", "integers", "params", "MACs",
                  "file: times smaller", "within a code", "minutes"):  # fmt: skip
         table.add_column(name, justify="left" if name == "network" else "right")
-    for case in (VGG, RESIDUAL):
-        for seed in SEEDS:
-            table.add_row(*measured(case, seed))
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        for row in pool.map(measured, *zip(*((case, seed) for case in CASES for seed in SEEDS), strict=True)):
+            table.add_row(*row)
     Console(width=140).print(table)

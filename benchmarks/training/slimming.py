@@ -2,56 +2,76 @@
 
     python -m benchmarks.training slimming
 
-Network slimming (scales shrink in training, then `bn_scale` over all layers) beside `l2` of the network as it is: the
-same budgets, the same repair, and the better of two allocations for `l2`. The sparse network is that of `joint`, which
-is trained unless it is there.
+Network slimming (scales shrink in training, then `bn_scale`) beside `l2` of the network as it is: the same budgets, the
+same repair, and for each the better of two allocations. The sparse networks are those of `joint`, which are trained
+unless they are there.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
 import prunegraph as pg
 from benchmarks.tasks import fashion_accuracy, fashion_calibration
-from benchmarks.training.joint import VGG, original, setting
-from prunegraph.errors import PrunegraphError
+from benchmarks.training.joint import CASES, MACS, PARAMS, Case, original, setting
 from prunegraph.graph.model import Graph
+from prunegraph.ops.cost import cost
 from prunegraph.training import train
 
-MACS = (0.7, 0.5, 0.4, 0.3)
+#: What is left of MACs and of parameters; the last is the budget of `joint`.
+BUDGETS = ((0.5, 1.0), (0.3, 1.0), (MACS, PARAMS))
+
+ALLOCATIONS = ("uniform", "global")
+
+REPAIRS = ("none", "bn", "least-squares")
 
 
-def pruned(graph: Graph, macs: float, algorithm: str, allocation: str) -> float:
-    """Top-1 of a pruned graph, in percent."""
-    data = fashion_calibration(512, 0)
-    try:
-        small = pg.prune(graph, algorithm=algorithm, allocation=allocation, repair="bn", data=data, round_to=1,
-                         min_channels=4, budget=pg.Budget(macs=macs), check=False).small  # fmt: skip
-    except PrunegraphError as error:
-        print(f"{algorithm}, {allocation}, {macs}: {error}", flush=True)
-        return float("nan")
+def pruned(graph: Graph, budget: tuple[float, float], **choice: object) -> float:
+    """Top-1 in percent of a graph that is pruned to a share of its MACs, then of its parameters."""
+    before, small = cost(graph), graph
+    for kind, share in zip(("macs", "params"), budget, strict=True):
+        bound = int(share * getattr(before, kind))
+        if getattr(cost(small), kind) > bound:
+            small = pg.prune(small, budget=pg.Budget(**{kind: bound}), round_to=1, min_channels=4, check=False,
+                             data=fashion_calibration(512, 0), **choice).small  # type: ignore[arg-type]  # fmt: skip
     return 100 * fashion_accuracy(small)
+
+
+def sparse(graph: Graph, case: Case, seed: int) -> Graph:
+    """The network after the first stage of `joint`, which goes on where `joint` left it."""
+    chosen = setting(graph, case, seed)
+    recipe = replace(chosen.recipe, epochs=case.epochs[0])
+    return train(graph, replace(chosen, recipe=recipe), f"sparse:strength={case.strength}").graph
+
+
+def rows(case: Case, seed: int, table: Table) -> None:
+    """The rows of a network."""
+    graph = pg.load(original(case.name))
+    thin = sparse(graph, case, seed)
+    whole = [f"{100 * fashion_accuracy(each):.2f}" for each in (thin, graph)]
+    table.add_row(case.name, "all", "all", "", whole[0], "", whole[1], "", "")
+    for budget in BUDGETS:
+        for repair in REPAIRS:
+            ours, others = (
+                [pruned(each, budget, algorithm=algorithm, allocation=allocation, repair=repair)
+                 for allocation in ALLOCATIONS]
+                for each, algorithm in ((thin, "bn_scale"), (graph, "l2"))
+            )  # fmt: skip
+            values = [f"{value:.2f}" for value in (*ours, *others)]
+            shares = [f"{share:.0%}" if share < 1 else "" for share in budget]
+            table.add_row("", *shares, repair, *values, f"{max(ours) - max(others):+.2f}")
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    graph = pg.load(original(VGG.name))
-    chosen = setting(graph, VGG, 0)
-    epochs = VGG.epochs[0]
-    recipe = replace(chosen.recipe, epochs=epochs)
-    sparse = train(graph, replace(chosen, recipe=recipe), f"sparse:strength={VGG.strength}").graph
-    table = Table(title=f"top-1 before fine-tuning, after {epochs} epochs of sparse training, strength {VGG.strength}")
-    for name in ("MACs left", "sparse + bn_scale", "l2, uniform", "l2, global", "difference"):
-        table.add_column(name, justify="right")
-    table.add_row("all", f"{100 * fashion_accuracy(sparse):.2f}", *[f"{100 * fashion_accuracy(graph):.2f}"] * 2, "")
-    for macs in MACS:
-        ours = pruned(sparse, macs, "bn_scale", "global")
-        others = [pruned(graph, macs, "l2", allocation) for allocation in ("uniform", "global")]
-        best = float(np.nanmax(others))
-        table.add_row(f"{macs:.0%}", *(f"{value:.2f}" for value in (ours, *others)), f"{ours - best:+.2f}")
+    table = Table(title="top-1 in percent after pruning, before fine-tuning; 10,000 test images")
+    for name in ("network", "MACs", "params", "repair", "sparse, uniform", "sparse, global", "l2, uniform",
+                 "l2, global", "difference"):  # fmt: skip
+        table.add_column(name, justify="left" if name in ("network", "repair") else "right")
+    for case in CASES:
+        rows(case, 0, table)
     Console(width=120).print(table)

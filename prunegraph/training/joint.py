@@ -21,7 +21,7 @@ from prunegraph.training.qat import Phases, QuantizedModule, check
 from prunegraph.training.shrink import Pruning, budgets, measured, rounds_of, sampled
 from prunegraph.training.sparse import Sparsify
 
-#: Largest norm of the gradients in the last stage, unless the recipe has one.
+#: Largest norm of the gradients in the last stage; a recipe may have a smaller one.
 QAT_CLIP = 1.0
 
 
@@ -93,7 +93,8 @@ def joint(
     if quantize == "none":
         return done
     # Without batch statistics to normalise by, one large step is enough to lose the network.
-    last = replace(recipe, epochs=qat_epochs or recipe.epochs, lr=recipe.lr * qat_lr, clip=recipe.clip or QAT_CLIP)
+    clip = min(recipe.clip or QAT_CLIP, QAT_CLIP)
+    last = replace(recipe, epochs=qat_epochs or recipe.epochs, lr=recipe.lr * qat_lr, clip=clip)
     qat = replace(setting, recipe=last)
     return quantized(done, qat, samples=samples, learn_scales=learn_scales)
 
