@@ -84,9 +84,10 @@ def pruned() -> None:
         parts = (graph, alone.graph, small, both.graph)
         whole, int8, half, half_int8 = (task.quality(each) for each in parts)
         share, least = (size(both.graph, compact=compact) / size(small) for compact in (False, True))
+        lost = 100 * (half - half_int8)
         print(
             f"draw {seed}: float {whole:.2%}, int8 {int8:.2%}; 50 % of MACs {half:.2%}, and int8 {half_int8:.2%} "
-            f"({100 * (half - half_int8):.2f} points lost by int8; file {share:.3f} of the pruned one, compact {least:.3f})",
+            f"({lost:.2f} points lost by int8; file {share:.3f} of the pruned one, compact {least:.3f})",
             flush=True,
         )
 
