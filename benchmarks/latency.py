@@ -4,8 +4,9 @@
 
 Shares of the float original's latency in ONNX Runtime at batch 1, each paired with it run by run (median), over
 several pairs of sessions. "theirs / ours" pairs the two int8 models with each other: above 1 ours is faster. "gain /
-product" is the gain of pruned and int8 over the product of the two single gains. `quantize_static` gets its
-preprocessing (which folds BatchNormalization), uint8 activations and int8 weights by channel.
+product" is the gain of pruned and int8 over the product of the two single gains. Layers at the start that are faster
+in float are left there (`quantize --fastest`; how many is in brackets). `quantize_static` gets its preprocessing (which
+folds BatchNormalization), uint8 activations and int8 weights by channel.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import prunegraph as pg
 from benchmarks.zoo import ZOO
 from fixtures.light_models import load
 from prunegraph.graph.model import Graph
+from prunegraph.latency.integers import faster_in_float
+from prunegraph.quantization.quantize import Samples
 from prunegraph.runtime.latency import Stopwatch
 
 MODELS = ("torchvision__resnet18", "torchvision__resnet50", "torchvision__mobilenet_v2")
@@ -54,22 +57,30 @@ def theirs(graph: Graph, images: np.ndarray) -> Graph:
         return pg.load(pg.load(out).model)
 
 
+def fastest(graph: Graph, data: Samples, threads: int) -> tuple[Graph, int]:
+    """The model in integers, and how many layers at its start are left in float."""
+    layers = faster_in_float(graph, data, threads=threads)
+    return pg.quantize(graph, data, float_layers=layers).graph, len(layers)
+
+
 def row(name: str, threads: int, pairs: int, **choice: object) -> str:
     graph = pg.load(load(ZOO / f"{name}.light.xz"))
     images = np.random.default_rng(0).standard_normal((IMAGES, 3, 224, 224)).astype(np.float32)
     data = {graph.inputs[0]: images}
     one = {graph.inputs[0]: images[:1]}
     timer = Stopwatch(graph, one, threads=threads)
-    int8 = pg.quantize(graph, data).graph
+    int8, whole_float = fastest(graph, data, threads)
     other = theirs(graph, images)
     half = pg.prune(graph, budget=pg.Budget(macs=0.5), algorithm="l2", repair="none", check=False, **choice).small
-    both = pg.quantize(half, data).graph
+    both, half_float = fastest(half, data, threads)
     shares = [timer.against(each, pairs).kept for each in (int8, other, half, both)]
     ratio = 1 / Stopwatch(other, one, threads=threads).against(int8, pairs).kept
     product = shares[0] * shares[2]
     return (
-        f"{name:<28}{timer.original():>10.2f}" + "".join(f"{share:>12.3f}" for share in shares)
-        + f"{ratio:>15.3f}{product / shares[3]:>18.2f}"
+        f"{name:<28}{timer.original():>10.2f}" + "".join(
+            f"{share:>12.3f}{note}" for share, note in
+            zip(shares, (f" ({whole_float})", "", "", f" ({half_float})"), strict=True)
+        ) + f"{ratio:>15.3f}{product / shares[3]:>18.2f}"
     )  # fmt: skip
 
 
@@ -81,7 +92,7 @@ def main() -> None:
     parser.add_argument("--allocation", default="global", help="of the pruned models")
     parser.add_argument("--round-to", type=int, default=16, help="of the pruned models: int8 kernels like 16")
     args = parser.parse_args()
-    heads = ("int8", "ORT's int8", "50 % MACs", "and int8")
+    heads = ("    int8", "    ORT's int8", "50 % MACs", "    and int8")
     print(f"{'model':<28}{'float, ms':>10}" + "".join(f"{head:>12}" for head in heads) + f"{'theirs / ours':>15}"
           f"{'gain / product':>18}")  # fmt: skip
     for name in args.names:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from prunegraph.cli import console, output_option, plugin_option, stages
 from prunegraph.cli_recipe import Writes
 from prunegraph.errors import OptionError
+
+if TYPE_CHECKING:
+    from prunegraph.graph.model import Graph
+    from prunegraph.runtime.data import Data
 
 FORMAT = "prunegraph/quantized@1"
 
@@ -47,6 +52,12 @@ def read_ranges(path: str) -> dict[str, Any]:
     help="Whose rules to follow.",
 )  # fmt: skip
 @click.option("--float", "float_layers", multiple=True, metavar="LAYER", help="Stays in float: a name, first or last.")
+@click.option(
+    "--fastest",
+    is_flag=True,
+    help="Measure how many layers at the start are faster in float than in integers, and leave them in float.",
+)
+@click.option("--threads", type=int, default=1, show_default=True, help="Threads to measure latency with; 0: all.")
 @click.option("--tolerance", type=float, help="How much worse the metric may be; layers are put back for it.")
 @click.option(
     "--fallback", type=click.Choice(["float", "int16"]), default="float", show_default=True,
@@ -68,7 +79,7 @@ def read_ranges(path: str) -> dict[str, Any]:
 @plugin_option
 def quantize(
     model: str, out: str, data: str | None, ranges: str | None, no_bias_correction: bool, compact: bool,
-    json_path: str | None, **options: Any,
+    json_path: str | None, fastest: bool, threads: int, **options: Any,
 ) -> None:  # fmt: skip
     """Quantize MODEL: integers where the target runs them. Nothing is trained."""
     from prunegraph import api
@@ -82,8 +93,11 @@ def quantize(
     where = console()
     with stages(where) as progress:
         graph = api.load(model)
+        samples = read_data(data) if data else None
+        if fastest:
+            options["float_layers"] = _with_faster(graph, samples, threads, progress, options)
         found = run(
-            graph, read_data(data) if data else None, ranges=read_ranges(ranges) if ranges else None,
+            graph, samples, ranges=read_ranges(ranges) if ranges else None,
             bias_correction=not no_bias_correction, progress=progress, **options,
         )  # fmt: skip
         api.save(found.graph, out, compact=compact)
@@ -97,6 +111,21 @@ def quantize(
 def command() -> click.Command:
     """The command, for `prunegraph.cli` to add."""
     return quantize
+
+
+def _with_faster(
+    graph: Graph, samples: Data | None, threads: int, progress: Callable[[str], None], options: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """Layers that stay in float, with those that are faster there."""
+    from prunegraph.latency.integers import faster_in_float
+
+    if options["target"] != "cpu":
+        raise OptionError("--fastest measures on the CPU: it does not say what is fast on another target")
+    if samples is None:
+        raise OptionError("--fastest measures with activations in integers: give --data")
+    kept: tuple[str, ...] = options["float_layers"]
+    kinds = {name: options[name] for name in ("weights", "activations")}
+    return (*kept, *faster_in_float(graph, samples, float_layers=kept, threads=threads, progress=progress, **kinds))
 
 
 def _write_json(found: Any, path: str | None) -> None:

@@ -1,0 +1,73 @@
+"""Which layers integers make slower, measured.
+
+Integer kernels are slower than float ones where channels are few and images large: the first layers of a network for
+images, before it has many channels. Leaving a layer inside the network in float costs two conversions more, but at the
+start one is there anyway; so what is looked for is how many layers at the start are better left in float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+from prunegraph.errors import OptionError
+from prunegraph.graph.model import Graph
+from prunegraph.quantization.quantize import Quantized, Samples, quantize
+from prunegraph.runtime.data import Data
+from prunegraph.runtime.latency import Stopwatch, Timer
+
+Progress = Callable[[str], None]
+
+#: Pairs of sessions a measurement, the least share of the latency that a layer in float has to save, and how many
+#: layers in a row that save nothing end the search.
+PAIRS, GAIN, PATIENCE = 2, 0.01, 2
+
+
+def faster_in_float(
+    graph: Graph,
+    data: Samples,
+    *,
+    float_layers: Sequence[str] = (),
+    weights: str | None = None,
+    activations: str | None = None,
+    threads: int = 1,
+    stopwatch: Callable[[Graph], Timer] | None = None,
+    progress: Progress = lambda stage: None,
+) -> tuple[str, ...]:
+    """Layers at the start that ONNX Runtime runs faster in float than in integers, for `quantize(float_layers=...)`.
+
+    Args:
+        graph: the float model.
+        data: unlabelled inputs; one sample is enough, ranges do not change what is measured.
+        float_layers: layers that stay in float anyway.
+        weights: type of the weights, as `quantize` takes it.
+        activations: type of activations, as `quantize` takes it.
+        threads: to measure with; 0 leaves it to ONNX Runtime.
+        stopwatch: gives the timer of a model that others are measured against, instead of ONNX Runtime's.
+        progress: told what was measured.
+
+    Raises:
+        OptionError: weights alone are quantized.
+        PrunegraphError: what `prunegraph.quantize` raises.
+    """
+    if activations == "none":
+        raise OptionError("layers that are faster in float are looked for with activations in integers")
+    samples = Data.of(data).fit(graph)
+    one = {name: array[:1] for name, array in next(iter(samples.chunks())).items()}
+
+    def quantized(keep: Iterable[str]) -> Quantized:
+        return quantize(graph, one, float_layers=[*float_layers, *keep], weights=weights, activations=activations,
+                        method="minmax", bias_correction=False)  # fmt: skip
+
+    base = quantized(())
+    names = [layer.name for layer in base.layers if not layer.reason]
+    timer = (stopwatch or partial(Stopwatch, threads=threads))(base.graph)
+    chosen, least = 0, 1.0
+    for count in range(1, len(names)):
+        share = timer.against(quantized(names[:count]).graph, PAIRS).kept
+        progress(f"{count} layers at the start in float: {share:.3f} of the latency in integers")
+        if share < least - GAIN:
+            chosen, least = count, share
+        if count - chosen >= PATIENCE:
+            break
+    return tuple(names[:chosen])
