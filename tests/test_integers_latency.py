@@ -74,7 +74,7 @@ def names(count: int) -> tuple[str, ...]:
         ({0: 0.5, 1: 0.5, 2: 0.5}, 3),
         ({0: 1.5, 1: 0.2}, 2),
         ({0: 1.5, 1: 1.5, 2: 0.0}, 0),  # two in a row that save nothing end the search
-        ({0: 0.95}, 0),  # less than a hundredth of the latency
+        ({0: 0.95}, 0),  # saves less than counts
     ],
 )
 def test_the_fastest_start_is_found(floats: dict[int, float], wanted: int) -> None:

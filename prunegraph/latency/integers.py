@@ -20,7 +20,7 @@ Progress = Callable[[str], None]
 
 #: Pairs of sessions a measurement, the least share of the latency that a layer in float has to save, and how many
 #: layers in a row that save nothing end the search.
-PAIRS, GAIN, PATIENCE = 2, 0.01, 2
+PAIRS, GAIN, PATIENCE = 3, 0.005, 2
 
 
 def faster_in_float(
