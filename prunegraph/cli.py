@@ -154,8 +154,7 @@ def inspect(model: str, json_path: str | None, attention: str | None, why: str |
     from prunegraph.report import groups_file, tables
 
     graph = load_model(model)
-    if json_path and json_path != "-":
-        api.check_output(json_path, model)
+    check_json(json_path, model)
     found = api.analyze(graph, attention=attention)
     out = console()
     if why:
@@ -324,7 +323,16 @@ def _ratios(ctx: click.Context, parameter: click.Parameter, value: str) -> list[
         raise click.BadParameter(f"{value!r} is not a list of numbers such as 0.1,0.25,0.5") from None
 
 
-def _write_json(content: dict[str, Any], path: str | None) -> None:
+def check_json(path: str | None, model: str, *others: str) -> None:
+    """Raise before the work what a JSON file that cannot be written would raise after it; `others` are written too."""
+    from prunegraph.api import check_output
+
+    if path and path != "-":
+        check_output(path, model, others=others)
+
+
+def write_json(content: dict[str, Any], path: str | None) -> None:
+    """Write to a file whole, to stdout for -, or not at all."""
     from pathlib import Path
 
     from prunegraph.graph.onnx_io import write_whole
@@ -352,12 +360,11 @@ def _write_json(content: dict[str, Any], path: str | None) -> None:
 @reading_options
 def sensitivity(model: str, data: str, evaluation: str | None, json_path: str | None, **options: Any) -> None:
     """Show what it costs to prune each group of MODEL alone."""
-    from prunegraph import api, sweeps
+    from prunegraph import sweeps
     from prunegraph.report import tables
     from prunegraph.runtime.data import read_data
 
-    if json_path and json_path != "-":
-        api.check_output(json_path, model)
+    check_json(json_path, model)
     where = console()
     with stages(where) as progress:
         seen = read_data(evaluation) if evaluation else None
@@ -366,7 +373,7 @@ def sensitivity(model: str, data: str, evaluation: str | None, json_path: str | 
             load_model(model), data=read_data(data), evaluation=seen, progress=progress, **options
         )
     where.print(tables.sensitivity_table(found))
-    _write_json(found.to_json(), json_path)
+    write_json(found.to_json(), json_path)
 
 
 @main.command(cls=Writes)
@@ -397,8 +404,7 @@ def search(
     from prunegraph.runtime.data import read_data
 
     api.check_output(out, model)
-    if json_path and json_path != "-":
-        api.check_output(json_path, model)
+    check_json(json_path, model)
     where = console()
     with stages(where) as progress:
         samples, seen = read_data(data), read_data(evaluation) if evaluation else None
@@ -410,7 +416,7 @@ def search(
     if evaluation is None:
         where.print("measured on the data of the repair, which flatters the result: give others with --eval")
     _show(where, done.result, samples, out)
-    _write_json(done.found.to_json(model), json_path)
+    write_json(done.found.to_json(model), json_path)
 
 
 def _write_symbol(model: str, plan: Plan, small: Graph, out: str) -> None:

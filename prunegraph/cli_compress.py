@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import click
 
-from prunegraph.cli import choice_options, console, load_model, output_option, reading_options, stages
+from prunegraph.cli import (
+    check_json,
+    choice_options,
+    console,
+    load_model,
+    output_option,
+    reading_options,
+    stages,
+    write_json,
+)
 from prunegraph.cli_recipe import Writes
 
 FORMAT = "prunegraph/compressed@1"
@@ -48,8 +55,7 @@ def compress(model: str, out: str, data: str | None, no_verify: bool, json_path:
     from prunegraph.runtime.data import read_data
 
     api.check_output(out, model)
-    if json_path and json_path != "-":
-        api.check_output(json_path, model, others=(out,))
+    check_json(json_path, model, out)
     where = console()
     with stages(where) as progress:
         samples = read_data(data) if data else None
@@ -60,19 +66,9 @@ def compress(model: str, out: str, data: str | None, no_verify: bool, json_path:
         where.print(compressed.mixes_table(found))
     where.print(compressed.outcome(found))
     where.print(f"wrote {out}")
-    _write_json(found, json_path)
+    write_json({"format": FORMAT, **found.to_json()}, json_path)
 
 
 def command() -> click.Command:
     """The command, for `prunegraph.cli` to add."""
     return compress
-
-
-def _write_json(found: Any, path: str | None) -> None:
-    from prunegraph.graph.onnx_io import write_whole
-
-    text = json.dumps({"format": FORMAT, **found.to_json()}, indent=1) + "\n"
-    if path == "-":
-        click.echo(text, nl=False)
-    elif path:
-        write_whole(Path(path), [text.encode()])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunegraph.cli import console, output_option, plugin_option, stages
+from prunegraph.cli import check_json, console, output_option, plugin_option, stages, write_json
 from prunegraph.cli_recipe import Writes
+
+if TYPE_CHECKING:
+    from prunegraph.rewriting.decompose import Decomposed
 
 FORMAT = "prunegraph/decomposed@1"
 
@@ -41,8 +43,7 @@ def decompose(model: str, out: str, data: str | None, json_path: str | None, **o
     from prunegraph.runtime.data import read_data
 
     api.check_output(out, model)
-    if json_path and json_path != "-":
-        api.check_output(json_path, model, others=(out,))
+    check_json(json_path, model, out)
     where = console()
     with stages(where) as progress:
         progress("load")
@@ -54,7 +55,7 @@ def decompose(model: str, out: str, data: str | None, json_path: str | None, **o
     where.print(decomposed.layers_table(found))
     where.print(decomposed.outcome(found))
     where.print(f"wrote {out}")
-    _write_json(found, json_path)
+    write_json(_content(found), json_path)
 
 
 def command() -> click.Command:
@@ -62,15 +63,7 @@ def command() -> click.Command:
     return decompose
 
 
-def _write_json(found: Any, path: str | None) -> None:
-    from dataclasses import asdict
-
-    from prunegraph.graph.onnx_io import write_whole
-
+def _content(found: Decomposed) -> dict[str, Any]:
     layers = [asdict(layer) for layer in found.layers]
-    content = {"format": FORMAT, "layers": layers, "left": found.left}
-    text = json.dumps(content | {"before": asdict(found.before), "after": asdict(found.after)}, indent=1) + "\n"
-    if path == "-":
-        click.echo(text, nl=False)
-    elif path:
-        write_whole(Path(path), [text.encode()])
+    costs = {"before": asdict(found.before), "after": asdict(found.after)}
+    return {"format": FORMAT, "layers": layers, "left": found.left, **costs}

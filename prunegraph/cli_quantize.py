@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunegraph.cli import console, output_option, plugin_option, stages
+from prunegraph.cli import check_json, console, output_option, plugin_option, stages, write_json
 from prunegraph.cli_recipe import Writes
 from prunegraph.errors import OptionError
 
 if TYPE_CHECKING:
     from prunegraph.graph.model import Graph
+    from prunegraph.quantization.quantize import Quantized
     from prunegraph.runtime.data import Data
 
 FORMAT = "prunegraph/quantized@1"
@@ -88,8 +90,7 @@ def quantize(
     from prunegraph.runtime.data import read_data
 
     api.check_output(out, model)
-    if json_path and json_path != "-":
-        api.check_output(json_path, model, others=(out,))
+    check_json(json_path, model, out)
     where = console()
     with stages(where) as progress:
         graph = api.load(model)
@@ -105,7 +106,7 @@ def quantize(
     where.print(quantized.outcome(found))
     where.print(f"file: {tables.share(Path(out).stat().st_size, max(Path(model).stat().st_size, 1))} of the bytes")
     where.print(f"wrote {out}")
-    _write_json(found, json_path)
+    write_json(_content(found), json_path)
 
 
 def command() -> click.Command:
@@ -128,15 +129,6 @@ def _with_faster(
     return (*kept, *faster_in_float(graph, samples, float_layers=kept, threads=threads, progress=progress, **kinds))
 
 
-def _write_json(found: Any, path: str | None) -> None:
-    from dataclasses import asdict
-
-    from prunegraph.graph.onnx_io import write_whole
-
+def _content(found: Quantized) -> dict[str, Any]:
     layers = [asdict(layer) for layer in found.layers]
-    content = {"format": FORMAT, "layers": layers, "outputs": found.outputs, "ranges": found.ranges}
-    text = json.dumps(content, indent=1) + "\n"
-    if path == "-":
-        click.echo(text, nl=False)
-    elif path:
-        write_whole(Path(path), [text.encode()])
+    return {"format": FORMAT, "layers": layers, "outputs": found.outputs, "ranges": found.ranges}
