@@ -25,15 +25,10 @@ class Computed:
         self.measured = 0
 
     def cost(self, graph: pg.Graph) -> float:
-        producers = [graph.nodes[graph.producer[node.inputs[0]]] for node in graph.layers if node.inputs[0] in
-                     graph.producer]  # fmt: skip
-        assert len(producers) >= len(graph.layers) - 1
-        total = 0.0
-        for place, node in enumerate(graph.layers):
-            made = graph.producer.get(node.inputs[0])
-            whole = made is not None and graph.nodes[made].op == "DequantizeLinear"
-            total += (self.integers if whole else self.floats)[place]
-        return total
+        makers = [graph.producer.get(node.inputs[0]) for node in graph.layers]
+        whole = [maker is not None and graph.nodes[maker].op == "DequantizeLinear" for maker in makers]
+        return sum(integer if is_whole else in_float for is_whole, integer, in_float in
+                   zip(whole, self.integers, self.floats, strict=True))  # fmt: skip
 
     def against(self, small: pg.Graph, pairs: int = 1) -> Latency:
         self.measured += 1
