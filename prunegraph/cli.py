@@ -404,7 +404,7 @@ def search(
     from prunegraph.runtime.data import read_data
 
     api.check_output(out, model)
-    check_json(json_path, model)
+    check_json(json_path, model, out)
     where = console()
     with stages(where) as progress:
         samples, seen = read_data(data), read_data(evaluation) if evaluation else None

@@ -107,6 +107,7 @@ def test_prune_by_sensitivity(folder: Path) -> None:
         ("search net.onnx -o out.onnx --data data.npz --eval none.npz --tolerance 1", "none.npz: no such data file"),
         ("search net.onnx -o net.onnx --data data.npz --tolerance 1", "same file"),
         ("search net.onnx -o out.onnx --data data.npz --tolerance 1 --json missing/a.json", "does not exist"),
+        ("search net.onnx -o out.onnx --data data.npz --tolerance 1 --json out.onnx", "two outputs are the same file"),
         ("search net.onnx -o out.onnx --data data.npz --tolerance 1 --allocation even", "unknown allocation 'even'"),
         ("sensitivity net.onnx --data data.npz --ratios 0.5,0.2", "ratios must rise"),
         ("sensitivity net.onnx --data data.npz --metric top1", "metric 'top1' needs labels"),
