@@ -21,7 +21,7 @@ import prunegraph as pg
 from benchmarks.zoo import ZOO
 from fixtures.light_models import load
 from prunegraph.graph.model import Graph
-from prunegraph.latency.integers import faster_in_float
+from prunegraph.quantization.faster import faster_in_float
 from prunegraph.quantization.quantize import Samples
 from prunegraph.runtime.latency import Stopwatch
 

@@ -118,7 +118,7 @@ def _with_faster(
     graph: Graph, samples: Data | None, threads: int, progress: Callable[[str], None], options: Mapping[str, Any]
 ) -> tuple[str, ...]:
     """Layers that stay in float, with those that are faster there."""
-    from prunegraph.latency.integers import faster_in_float
+    from prunegraph.quantization.faster import faster_in_float
 
     if options["target"] != "cpu":
         raise OptionError("--fastest measures on the CPU: it does not say what is fast on another target")

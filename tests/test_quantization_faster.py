@@ -9,7 +9,7 @@ import pytest
 
 import prunegraph as pg
 from prunegraph.errors import OptionError, UnknownNameError
-from prunegraph.latency.integers import faster_in_float
+from prunegraph.quantization.faster import faster_in_float
 from prunegraph.runtime.latency import Latency
 from tests.test_cli import MODEL, cli
 
