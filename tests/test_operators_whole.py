@@ -264,6 +264,41 @@ def test_other_floats(kind: int) -> None:
     assert proof.tolerance == (1e-4 if kind == onnx.TensorProto.DOUBLE else 2e-2)
 
 
+def test_bfloat16_inputs_and_outputs() -> None:
+    """NumPy has no such type, so ONNX Runtime does not give or take it as an array."""
+    b = Builder(opset=19, ir_version=9)
+    x = b.op("Cast", b.input("n", 5, 7, kind=onnx.TensorProto.BFLOAT16), to=onnx.TensorProto.FLOAT)
+    x = projected(b, b.op("Relu", projected(b, x, 7, 8, "inner")), 8, 4, "head")
+    model = b.model(b.op("Cast", x, to=onnx.TensorProto.BFLOAT16))
+    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.BFLOAT16
+    graph = pg.load(model)
+    small, proof = prove(graph)
+    assert [g.channels for g in pg.analyze(graph).groups] == [8]
+    assert [each.name for each in proof.differences] == list(graph.outputs)
+    assert pg.compare(graph, small, runs=2).latency.first > 0
+
+
+def test_gate_and_value() -> None:
+    """SwiGLU couples its inputs; ONNX Runtime does not run it yet, so nothing is proved."""
+    b = Builder(opset=28, ir_version=14)
+    x = b.input("n", 5, 7)
+    y = b.op("SwiGLU", projected(b, x, 7, 8, "gate"), projected(b, x, 7, 8, "value"))
+    (group,) = pg.analyze(b.graph(projected(b, y, 8, 4, "head"))).groups
+    assert group.channels == 8
+    assert group.layers == ("gate", "value")
+
+
+def test_masked_statistics_keep_their_types() -> None:
+    """A normalisation of 16-bit floats gives its statistics in 32 bits."""
+    b = Builder(opset=17, ir_version=8)
+    half = onnx.TensorProto.FLOAT16
+    x = b.op("Cast", projected(b, b.input("n", 5, 7), 7, 8, "inner"), to=half)
+    scale, bias = (b.const(b.rng.random(8) + 0.5, np.float16) for _ in range(2))
+    y = b.op("LayerNormalization", x, scale, bias, axis=-1, outputs=3, name="norm")
+    y = b.op("Add", b.op("Cast", y, to=onnx.TensorProto.FLOAT), b.op("Mul", "norm.out1", "norm.out2"))
+    prove(b.graph(projected(b, y, 8, 4, "head")))
+
+
 def test_tied_embeddings() -> None:
     b = Builder()
     table = b.weight(20, 8, scale=1)

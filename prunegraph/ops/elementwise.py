@@ -55,5 +55,5 @@ register("CastLike", spread=_spread_cast_like)
 register(
     "Add", "Sub", "Mul", "Div", "Pow", "Mod", "Min", "Max", "Sum", "Mean", "Equal", "Less", "LessOrEqual", "Greater",
     "GreaterOrEqual", "And", "Or", "Xor", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Where", "PRelu",
-    spread=spread_nary,
+    "SwiGLU", spread=spread_nary,
 )  # fmt: skip

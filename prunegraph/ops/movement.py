@@ -316,26 +316,31 @@ def _repair_pad(edit: Edit) -> None:
 
 
 def _spread_depth_to_space(site: Site) -> None:
-    n, depth, height, width = site.labels(0)
-    block = site.node.attributes["blocksize"]
-    channels = site.space.fresh(depth.size // block**2)
-    blocks = [site.stay(block, "block of pixels") for _ in range(2)]
-    columns_first = site.node.attributes.get("mode", b"DCR") == b"CRD"
-    factors = [channels, *blocks] if columns_first else [*blocks, channels]
-    site.space.product(depth, factors, site.node.name)
-    for axis in (height, width):
-        site.pin(axis, "spatial axis")
-    site.give([n, channels, *(site.stay(size, "spatial axis") for size in site.out_shape()[2:])])
+    depth = site.labels(0)[1]
+    channels = site.space.fresh(depth.size // site.node.attributes["blocksize"] ** 2)
+    _tie_blocks(site, depth, channels)
+    _give_blocks(site, channels)
 
 
 def _spread_space_to_depth(site: Site) -> None:
-    n, channels, height, width = site.labels(0)
-    block = site.node.attributes["blocksize"]
-    depth = site.space.fresh(channels.size * block**2)
-    site.space.product(depth, [*(site.stay(block, "block of pixels") for _ in range(2)), channels], site.node.name)
+    channels = site.labels(0)[1]
+    depth = site.space.fresh(channels.size * site.node.attributes["blocksize"] ** 2)
+    _tie_blocks(site, depth, channels)
+    _give_blocks(site, depth)
+
+
+def _tie_blocks(site: Site, depth: Labels, channels: Labels) -> None:
+    """Depth is channels times the two axes of a block, in the order of `mode`."""
+    blocks = [site.stay(site.node.attributes["blocksize"], "block of pixels") for _ in range(2)]
+    channels_first = site.node.attributes.get("mode", b"DCR") == b"CRD"
+    site.space.product(depth, [channels, *blocks] if channels_first else [*blocks, channels], site.node.name)
+
+
+def _give_blocks(site: Site, made: Labels) -> None:
+    n, _, height, width = site.labels(0)
     for axis in (height, width):
         site.pin(axis, "spatial axis")
-    site.give([n, depth, *(site.stay(size, "spatial axis") for size in site.out_shape()[2:])])
+    site.give([n, made, *(site.stay(size, "spatial axis") for size in site.out_shape()[2:])])
 
 
 def _spread_col2im(site: Site) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -41,6 +42,9 @@ STATISTICS = {
 
 #: What changes nothing, by kind of reduction.
 NEUTRAL = {"max": -np.inf, "min": np.inf, "product": 1}
+
+#: Types that ONNX Runtime computes with in few operators, and not in those of a mask: these compute in another.
+WIDER: dict[int, int] = {onnx.TensorProto.BFLOAT16: onnx.TensorProto.FLOAT}
 
 #: Enough by itself, for models in which a zero would be divided by.
 CONSUMED = frozenset({"in"})
@@ -101,12 +105,16 @@ class _Masked:
             if (node.index, slot) in editor.renamed:
                 self.proto.input[slot] = editor.renamed[node.index, slot]
         self.nodes = [self.proto]
+        #: Types of the masked input, and of the mask's arithmetic.
+        self.kind = self.wide = int(onnx.TensorProto.FLOAT)
         self.dtype = np.dtype(np.float32)
 
     def apply(self, reduction: Reduction) -> None:
         labels = self.survivors.coupling.labels_at(reduction)
         facts = self.survivors.coupling.facts
-        self.dtype = helper.tensor_dtype_to_np_dtype(facts.types[self.node.inputs[reduction.slot]])
+        self.kind = facts.types[self.node.inputs[reduction.slot]]
+        self.wide = WIDER.get(self.kind, self.kind)
+        self.dtype = helper.tensor_dtype_to_np_dtype(self.wide)
         rank = len(labels)
         mask = np.ones([1] * rank, self.dtype)
         fraction = 1.0
@@ -125,9 +133,9 @@ class _Masked:
             return
         name = self._tensor(f"mask_{reduction.slot}", mask)
         if reduction.kind in ("sum", "mean"):
-            self.proto.input[reduction.slot] = self._add(
-                "Mul", self.proto.input[reduction.slot], name, tag=f"masked_{reduction.slot}"
-            )
+            x = self._widened(reduction.slot)
+            masked = self._add("Mul", x, name, tag=f"masked_{reduction.slot}")
+            self.proto.input[reduction.slot] = self._narrowed(masked)
         if reduction.kind == "mean":
             self._rescale(1 / fraction)
         elif reduction.kind == "norm":
@@ -150,18 +158,22 @@ class _Masked:
             return
         filling = given or self._tensor(f"filling_{slot}", value)
         condition = self._tensor(f"mask_{slot}", mask.astype(bool))
-        self.proto.input[slot] = self._add("Where", condition, self.proto.input[slot], filling, tag=f"masked_{slot}")
+        masked = self._add("Where", condition, self._widened(slot), filling, tag=f"masked_{slot}")
+        self.proto.input[slot] = self._narrowed(masked)
 
     def _rescale(self, factor: float) -> None:
         """Multiply the node's output: a mean over all, made one over the survivors."""
         output = self.proto.output[0]
         self.proto.output[0] = f"{output}/all"
         scale = self._tensor("survivors", np.asarray(factor, self.dtype))
-        self.nodes.append(helper.make_node("Mul", [self.proto.output[0], scale], [output]))
+        self.nodes.append(helper.make_node("Cast", [self.proto.output[0]], [f"{output}/wide"], to=self.wide))
+        self.nodes.append(helper.make_node("Mul", [f"{output}/wide", scale], [f"{output}/scaled"]))
+        self.nodes.append(self._given(f"{output}/scaled", output))
 
     def _normalise(self, axes: Sequence[int], mask: str, fraction: float, rank: int) -> None:
         """Replace a normalisation by its definition, with statistics over the survivors."""
         centred = self.node.op not in RMS
+        self.proto.input[:] = [self._widened(slot) for slot in range(len(self.proto.input))]
         if self.node.op in (SKIP_NORM, SKIP_RMS):
             self._sum_first()
         samples = [0] if self.node.op == "BatchNormalization" else []
@@ -172,14 +184,16 @@ class _Masked:
     def _give_statistics(self) -> None:
         """Mean and inverse standard deviation over the survivors, as outputs of their own."""
         mean, deviation = STATISTICS.get(self.node.op, (None, None))
-        for slot, tag, op in ((mean, "mean_kept", "Identity"), (deviation, "deviation", "Reciprocal")):
+        for slot, tag in ((mean, "mean_kept"), (deviation, "deviation")):
             if slot is not None and slot < len(self.node.outputs) and self.node.outputs[slot]:
                 value = f"{self.node.name}/masked/{tag}"
-                self.nodes.append(helper.make_node(op, [value], [self.node.outputs[slot]]))
+                if slot == deviation:
+                    value = self._add("Reciprocal", value, tag="inverse")
+                self.nodes.append(self._given(value, self.node.outputs[slot]))
 
     def _sum_first(self) -> None:
         """The sum that a Skip... normalisation takes in; its inputs become those of a plain one."""
-        inputs = [*self.node.inputs, "", "", ""]
+        inputs = [*self.proto.input, "", "", ""]
         total = self._add("Add", inputs[0], inputs[1], tag="sum")
         beta, bias = (inputs[3], inputs[4]) if self.node.op == SKIP_NORM else ("", inputs[3])
         if bias:
@@ -187,15 +201,16 @@ class _Masked:
         del self.proto.input[:]
         self.proto.input.extend([total, inputs[2], beta])
         if len(self.node.outputs) > 3 and self.node.outputs[3]:
-            self.before.append(helper.make_node("Identity", [total], [self.node.outputs[3]]))
+            self.before.append(self._given(total, self.node.outputs[3]))
 
     def _normalise_groups(self, mask: str, fraction: float, rank: int) -> None:
         """GroupNormalization whose groups lose channels (all the same number of them)."""
-        x = self.proto.input[0]
         groups = int(self.node.attributes["num_groups"])
         labels, _ = self.survivors.coupling.attributes[self.node.index]["num_groups"]
         if self.survivors.kept(labels) is not None:
             return  # whole groups go: the others' statistics do not change
+        self.proto.input[:] = [self._widened(slot) for slot in range(len(self.proto.input))]
+        x = self.proto.input[0]
         shape = self._add("Shape", x, tag="shape")
         grouped_shape = self._tensor("grouped", np.asarray([0, groups, -1], np.int64))
         ones = self._add("Expand", mask, shape, tag="mask_full")
@@ -237,7 +252,7 @@ class _Masked:
         self.nodes = []
         for op, name in steps:
             y = self._add(op, y, name, tag=f"affine_{op}")
-        self.nodes = [helper.make_node("Identity", [y], [self.node.outputs[0]], name=self.node.name)]
+        self.nodes = [self._given(y, self.node.outputs[0])]
 
     def _per_channel(self, name: str, rank: int) -> str:
         shape = self._tensor("per_channel", np.asarray([-1] + [1] * (rank - 2), np.int64))
@@ -250,9 +265,23 @@ class _Masked:
         index = self._tensor("group_of", np.repeat(np.arange(groups), channels // groups))
         return self._per_channel(self._add("Gather", name, index, tag=f"group_{name}"), rank)
 
-    def _add(self, op: str, *inputs: str, tag: str) -> str:
+    def _widened(self, slot: int) -> str:
+        """An input, in the type that the mask computes in."""
+        x = self.proto.input[slot]
+        kind = self.survivors.coupling.facts.types.get(self.node.inputs[slot], self.kind)
+        return self._add("Cast", x, tag=f"wide_{slot}", to=self.wide) if x and self.wide != kind else x
+
+    def _narrowed(self, x: str) -> str:
+        return self._add("Cast", x, tag=f"narrow_{x}", to=self.kind) if self.wide != self.kind else x
+
+    def _given(self, value: str, output: str) -> onnx.NodeProto:
+        """The node that gives a value as an output of the original, in that output's type."""
+        kind = self.survivors.coupling.facts.types.get(output, self.kind)
+        return helper.make_node("Cast", [value], [output], to=kind)
+
+    def _add(self, op: str, *inputs: str, tag: str, **attributes: Any) -> str:
         name = f"{self.node.name}/masked/{tag}"
-        self.before.append(helper.make_node(op, list(inputs), [name], name=name))
+        self.before.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
         return name
 
     def _tensor(self, tag: str, value: np.ndarray) -> str:

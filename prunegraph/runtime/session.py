@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -20,6 +21,14 @@ from prunegraph.graph.model import Graph
 
 if TYPE_CHECKING:
     import onnxruntime
+
+#: Types of ONNX Runtime that NumPy lacks; arrays of them are of types of the package ml_dtypes.
+FOREIGN = frozenset(
+    f"tensor({name})" for name in ("bfloat16", "float8e4m3fn", "float8e4m3fnuz", "float8e5m2", "float8e5m2fnuz")
+)
+
+#: How their bits are handed over, by size.
+_BITS = {1: np.uint8, 2: np.uint16}
 
 #: Threads of a session that does not ask for a number; 0 leaves it to ONNX Runtime.
 _threads: ContextVar[int] = ContextVar("threads", default=0)
@@ -138,11 +147,39 @@ def run(
     opened: onnxruntime.InferenceSession, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None
 ) -> list[np.ndarray]:
     """Outputs in order (all, or those named). Raises ModelError if the run fails."""
+    names = list(outputs or (each.name for each in opened.get_outputs()))
+    foreign = {each.name for each in (*opened.get_inputs(), *opened.get_outputs()) if each.type in FOREIGN}
     try:
-        result: list[np.ndarray] = opened.run(outputs, dict(inputs))
+        if foreign.intersection((*inputs, *names)):
+            return _run_values(opened, inputs, names, foreign)
+        result: list[np.ndarray] = opened.run(names, dict(inputs))
     except Exception as error:
         raise ModelError(f"ONNX Runtime cannot run the model: {_first_line(error)}") from error
     return result
+
+
+def _run_values(
+    opened: onnxruntime.InferenceSession, inputs: Mapping[str, np.ndarray], outputs: list[str], foreign: Set[str]
+) -> list[np.ndarray]:
+    """A run with types that NumPy lacks: ONNX Runtime takes and gives them as values of its own."""
+    from onnxruntime import OrtValue
+
+    values = {}
+    for name, array in inputs.items():
+        if name in foreign:
+            kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+            bits = np.ascontiguousarray(array).view(_BITS[array.dtype.itemsize])
+            values[name] = OrtValue.ortvalue_from_numpy_with_onnx_type(bits, kind)
+        else:
+            values[name] = OrtValue.ortvalue_from_numpy(array)
+    made = opened.run_with_ort_values(outputs, values)
+    return [_to_array(value) if name in foreign else value.numpy() for name, value in zip(outputs, made, strict=True)]
+
+
+def _to_array(value: onnxruntime.OrtValue) -> np.ndarray:
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(value.element_type())
+    size = int(np.prod(value.shape(), dtype=np.int64)) * dtype.itemsize
+    return np.frombuffer(ctypes.string_at(value.data_ptr(), size), dtype).reshape(value.shape())
 
 
 def _first_line(error: Exception) -> str:

@@ -152,6 +152,11 @@ def swish(call: Call, x: Tensor) -> Tensor:
     return x * torch.sigmoid(call.get("alpha", 1.0) * x)
 
 
+@operator("SwiGLU")
+def swiglu(call: Call, gate: Tensor, x: Tensor) -> Tensor:
+    return swish(call, gate) * x
+
+
 @operator("Shrink")
 def shrink(call: Call, x: Tensor) -> Tensor:
     bias, limit = call.get("bias", 0.0), call.get("lambd", 0.5)
