@@ -30,7 +30,7 @@ _HOMES = {
     "Plan": "prunegraph.selection.plan",
     "Proof": "prunegraph.proof",
     "Quantized": "prunegraph.quantization.quantize",
-    "Result": "prunegraph.api",
+    "Result": "prunegraph.pipeline",
     "Search": "prunegraph.sweeps",
     "Sensitivity": "prunegraph.tuning.sensitivity",
     "analyze": "prunegraph.api",
@@ -61,13 +61,14 @@ __all__ = [
 
 if TYPE_CHECKING:
     from prunegraph import errors
-    from prunegraph.api import Result, analyze, apply, compare, load, prune, save, select, verify
+    from prunegraph.api import analyze, apply, compare, load, prune, save, select, verify
     from prunegraph.coupling.analysis import Coupling
     from prunegraph.coupling.groups import Group
     from prunegraph.frontends.base import frontend
     from prunegraph.graph.model import Graph
     from prunegraph.hybrid.compress import Compressed, compress
     from prunegraph.latency.low_rank import decompose
+    from prunegraph.pipeline import Result
     from prunegraph.proof import Proof
     from prunegraph.quantization.quantize import Quantized, quantize
     from prunegraph.rewriting.decompose import Decomposed

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,40 +12,28 @@ import numpy as np
 from prunegraph import frontends
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.coupling.analysis import analyze as _analyze
-from prunegraph.coupling.sample import full_cost
-from prunegraph.errors import BudgetError, DataError, ExactnessError, ModelError
+from prunegraph.errors import ModelError
 from prunegraph.graph import onnx_io
 from prunegraph.graph.model import Graph
-from prunegraph.isolate import isolate
-from prunegraph.latency.bench import PAIRS
-from prunegraph.latency.select import Selected
-from prunegraph.latency.select import select as _select
-from prunegraph.ops.cost import Cost
+from prunegraph.pipeline import Result, check_quantize, choose, finish
 from prunegraph.recovery import repairs
 from prunegraph.rewriting.compact import compact as _compact
 from prunegraph.rewriting.cut import cut
 from prunegraph.runtime.data import Data
-from prunegraph.runtime.latency import Latency, Stopwatch
 from prunegraph.runtime.session import provider_name
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.choice import Choice
 from prunegraph.selection.criteria.base import Gradients
 from prunegraph.selection.plan import Plan, survivors
-from prunegraph.selection.select import Ranking, rank
 
 if TYPE_CHECKING:
-    from prunegraph.latency.rounding import Rounding
     from prunegraph.proof import Proof
-    from prunegraph.quantization.quantize import Quantized
     from prunegraph.runtime.compare import Comparison
 
 Batch = Mapping[str, np.ndarray]
 
 #: Inputs of a model: arrays by input name (samples along axis 0), a sequence of such batches, or a `Data`.
 Samples = Data | Batch | Sequence[Batch]
-
-#: Samples of the user's data that a proof looks at.
-PROOF_SAMPLES = 16
 
 
 def load(source: object, inputs: Any = None, **options: Any) -> Graph:
@@ -108,7 +95,7 @@ def select(
     if statistics is None and samples is not None:
         statistics = Statistics(model, samples)
     repair, _ = repairs.find(None, statistics.data if statistics else None, model)
-    return _chosen(found or analyze(model), Choice(**options), statistics, gradients, repair).plan
+    return choose(found or analyze(model), Choice(**options), statistics, gradients, repair).plan
 
 
 def apply(model: Graph, plan: Plan) -> Graph:
@@ -143,29 +130,6 @@ def compare(
 
     name = provider_name(provider)
     return _compare(first, second, data=data, runs=runs, threads=threads, seed=seed, provider=name)
-
-
-@dataclass(frozen=True)
-class Result:
-    """What `prune` did. `proof` is None where verification was turned off.
-
-    `left_out` are groups that were chosen but stay whole, because the proof failed with them.
-    `repair` says how accuracy was got back after the proof. `latency` was measured where it was
-    the budget, and `rounding` where `round_to` was "auto". `quantized` says what quantization did, if asked for.
-    """
-
-    model: Graph
-    small: Graph
-    coupling: Coupling
-    plan: Plan
-    before: Cost
-    after: Cost
-    proof: Proof | None
-    left_out: tuple[str, ...] = ()
-    repair: str = "none"
-    latency: Latency | None = None
-    rounding: Rounding | None = None
-    quantized: Quantized | None = None
 
 
 def prune(
@@ -217,131 +181,11 @@ def prune(
     progress("analyze")
     found = analyze(model, attention=attention)
     progress("select")
-    chosen = _chosen(found, choice, statistics, gradients, repair, progress)
+    chosen = choose(found, choice, statistics, gradients, repair, progress)
     return finish(
         found, chosen, choice, samples, repair, out=out, check=check, save_plan=save_plan, progress=progress,
         quantize=quantize,
     )  # fmt: skip
-
-
-def _chosen(
-    found: Coupling, choice: Choice, statistics: Statistics | None, gradients: Gradients | None, repair: str,
-    progress: Callable[[str], None] = lambda stage: None,
-) -> Selected:  # fmt: skip
-    """A plan, whatever has to be measured for it."""
-    if choice.allocation != "sensitivity" or statistics is None:
-        inputs = _sample(found.graph, choice, statistics.data if statistics else None)
-        return _select(found, choice, statistics, gradients, inputs=inputs, progress=progress)
-    if choice.is_measured:
-        raise BudgetError("allocation 'sensitivity' needs a bound on macs, params or bytes, and a number for round_to")
-    return Selected(ranking(found, choice, statistics, repair, progress, gradients=gradients).plan(choice.budget))
-
-
-def ranking(
-    found: Coupling, choice: Choice, statistics: Statistics | None, repair: str,
-    progress: Callable[[str], None] = lambda stage: None, jobs: int | None = None, cluster: str | None = None,
-    gradients: Gradients | None = None,
-) -> Ranking:  # fmt: skip
-    """Scored channels; for an allocation that needs it also what each group costs, measured with that repair."""
-    ranked = rank(found, choice, statistics, gradients)
-    if choice.allocation != "sensitivity" or statistics is None:
-        return ranked
-    from prunegraph.tuning.sensitivity import curves
-
-    return replace(ranked, curves=curves(ranked, statistics.data, repair, progress, jobs, cluster))
-
-
-def finish(
-    found: Coupling, chosen: Selected, choice: Choice, samples: Data | None, repair: str, *,
-    out: str | os.PathLike[str] | None, check: bool, save_plan: str | os.PathLike[str] | None,
-    progress: Callable[[str], None], quantize: str | None = None,
-) -> Result:  # fmt: skip
-    """Cut, verify, recover, quantize and write: what follows once there is a plan."""
-    model, plan = found.graph, chosen.plan
-    repair, recover = repairs.find(repair, samples, model)
-    scratch = Path(out).absolute().parent if out is not None else None
-    cutting = cut_and_prove(found, plan, samples, check=check, seed=choice.seed, scratch=scratch, progress=progress)
-    plan, small, proof, left_out = cutting.plan, cutting.small, cutting.proof, cutting.left_out
-    if left_out:
-        chosen = _measured_again(chosen, model, small, choice, samples)
-    small = recover(survivors(found, plan), small, samples, progress)
-    quantized = None
-    if quantize is not None:
-        from prunegraph.quantization.quantize import quantize as _quantize
-
-        quantized = _quantize(small, samples, weights=quantize, progress=progress)
-        small = quantized.graph
-    before, after = full_cost(model), full_cost(small)
-    progress("write")
-    if save_plan is not None:
-        plan.save(save_plan)
-    if out is not None:
-        save(small, out)
-    return Result(
-        model, small, found, plan, before, after, proof, left_out, repair, chosen.latency, chosen.rounding, quantized
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Cutting:
-    """A plan carried out. `proof` is None where there was no check; `left_out` are groups that broke it."""
-
-    plan: Plan
-    small: Graph
-    proof: Proof | None
-    left_out: tuple[str, ...] = ()
-
-
-def cut_and_prove(
-    found: Coupling, plan: Plan, samples: Data | None, *, check: bool, seed: int, scratch: Path | None = None,
-    progress: Callable[[str], None] = lambda stage: None,
-) -> Cutting:  # fmt: skip
-    """Cut a plan and prove it; where the proof fails, the part of the plan that holds.
-
-    Raises:
-        ExactnessError: no part of the plan holds.
-    """
-    model = found.graph
-    progress("cut")
-    small = cut(survivors(found, plan), scratch)
-    if not check:
-        return Cutting(plan, small, None)
-    seen = list(samples.head(PROOF_SAMPLES).batches(model, PROOF_SAMPLES)) if samples is not None else []
-    progress("verify")
-    try:
-        return Cutting(plan, small, verify(model, plan, small, data=seen, seed=seed))
-    except ExactnessError:
-        progress("the proof failed, looking for the groups that are responsible")
-        plan, left_out = isolate(found, plan, lambda part: _attempt(model, part, seen, seed))
-        small = cut(survivors(found, plan), scratch)
-        return Cutting(plan, small, verify(model, plan, small, data=seen, seed=seed), left_out)
-
-
-def check_quantize(weights: str, samples: Data | None) -> None:
-    """Raise before the work what quantization would raise after it."""
-    from prunegraph.quantization.scheme import scheme
-
-    scheme(weights)
-    if samples is None:
-        raise DataError("quantization needs data for the ranges of activations: give --data")
-
-
-def _sample(model: Graph, choice: Choice, data: Data | None) -> Batch | None:
-    """The first sample of the data, on which models are timed where the choice asks for that."""
-    return next(data.fit(model).batches(model, 1), None) if choice.is_measured and data is not None else None
-
-
-def _measured_again(chosen: Selected, model: Graph, small: Graph, choice: Choice, data: Data | None) -> Selected:
-    """The latency of what is left of a plan."""
-    if chosen.latency is None:
-        return chosen
-    provider = provider_name(choice.provider)
-    timer = Stopwatch(model, _sample(model, choice, data), provider=provider, threads=choice.threads)
-    return replace(chosen, latency=timer.against(small, PAIRS))
-
-
-def _attempt(model: Graph, plan: Plan, data: Sequence[Batch], seed: int) -> None:
-    verify(model, plan, apply(model, plan), data=data, seed=seed)
 
 
 def check_output(

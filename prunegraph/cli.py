@@ -23,8 +23,8 @@ from prunegraph.errors import ExactnessError, PrunegraphError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from prunegraph.api import Result
     from prunegraph.graph.model import Graph
+    from prunegraph.pipeline import Result
     from prunegraph.registry import Registry
     from prunegraph.runtime.data import Data
     from prunegraph.selection.plan import Plan

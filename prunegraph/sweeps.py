@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prunegraph.api import Result, Samples, analyze, check_output, finish, load, ranking
+from prunegraph.api import Samples, analyze, check_output, load
 from prunegraph.graph.model import Graph
 from prunegraph.latency.select import Selected
+from prunegraph.pipeline import Result, finish, ranking
 from prunegraph.recovery import repairs
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.metrics import Named, portable

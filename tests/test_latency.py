@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import prunegraph as pg
+from prunegraph import pipeline
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.errors import BudgetError, ExactnessError, ModelError, UnknownNameError
 from prunegraph.graph.facts import facts
@@ -460,20 +461,18 @@ def test_one_thread_of_the_cpu_is_timed_by_its_own_clock() -> None:
 
 
 def test_what_a_failed_proof_leaves_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    from prunegraph import api
-
     graph = residual_net()
     plan = pg.select(graph, budget=Budget(ratio=0.5), round_to=1)
     before = Latency(2.0, 1.0, 2.0, runs=0, threads=1)
-    monkeypatch.setattr(api, "_select", lambda *args, **options: Selected(plan, before))
-    proved = api.verify
+    monkeypatch.setattr(pipeline, "select", lambda *args, **options: Selected(plan, before))
+    proved = pipeline.verify
 
     def verify(model: pg.Graph, plan: Plan, small: pg.Graph, **options: Any) -> Any:
         if "g0" in plan.remove:
             raise ExactnessError("no")
         return proved(model, plan, small, **options)
 
-    monkeypatch.setattr(api, "verify", verify)
+    monkeypatch.setattr(pipeline, "verify", verify)
     result = pg.prune(graph, budget=Budget(latency=0.5))
     assert result.left_out == ("g0",)
     assert result.latency is not None

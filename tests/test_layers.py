@@ -29,6 +29,7 @@ LAYERS = [
     ["quantization"],
     ["tuning"],
     ["training"],
+    ["pipeline"],
     ["report"],
     ["api"],
     ["sweeps"],

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from prunegraph.api import Cutting, cut_and_prove
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.graph.model import Graph
 from prunegraph.options import base_name
+from prunegraph.pipeline import Cutting, cut_and_prove
 from prunegraph.recovery import repairs
 from prunegraph.rewriting.decompose import Decomposed
 from prunegraph.runtime.data import Data

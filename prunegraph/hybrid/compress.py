@@ -18,6 +18,7 @@ from prunegraph.hybrid.decisions import Decision, decisions
 from prunegraph.hybrid.mixes import Mix
 from prunegraph.ops.cost import Cost
 from prunegraph.options import base_name
+from prunegraph.pipeline import check_quantize, ranking
 from prunegraph.recovery import repairs
 from prunegraph.rewriting.decompose import Decomposed, decompose
 from prunegraph.rewriting.ranks import Rule
@@ -190,7 +191,7 @@ def compress(
     settings.choice(budget or Budget(ratio="auto"))
     samples = Data.of(data) if data is not None else None
     if quantize is not None:
-        api.check_quantize(quantize, samples)
+        check_quantize(quantize, samples)
     if out is not None:
         api.check_output(out, source if isinstance(source, str | os.PathLike) else None)
     progress("load")
@@ -275,7 +276,7 @@ class _Work:
             return select(self.found, choice, self.statistics)
         if self._ranking is None:
             self.progress("score")
-            self._ranking = api.ranking(self.found, choice, self.statistics, self.repair, self.progress)
+            self._ranking = ranking(self.found, choice, self.statistics, self.repair, self.progress)
         return self._ranking.plan(budget)
 
     # -- source 004 -----------------------------------------------------------------------

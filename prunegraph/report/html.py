@@ -28,7 +28,7 @@ from prunegraph.report.text import clean, count_of, exact, factor
 if TYPE_CHECKING:
     import markupsafe
 
-    from prunegraph.api import Result
+    from prunegraph.pipeline import Result
     from prunegraph.report.curves import Curve, Point, Sensitivity
     from prunegraph.runtime.latency import Latency
     from prunegraph.selection.plan import Plan

@@ -11,7 +11,7 @@ from prunegraph.graph.model import Node
 from prunegraph.ops.cost import node_macs
 
 if TYPE_CHECKING:
-    from prunegraph.api import Result
+    from prunegraph.pipeline import Result
 
 #: Axis of the output that holds the channels, where the weight does not say: it comes through other nodes.
 CHANNEL_AXES = {

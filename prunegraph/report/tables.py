@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from prunegraph.api import Result
     from prunegraph.coupling.analysis import Coupling
     from prunegraph.coupling.explain import Why
     from prunegraph.ops.cost import Cost
+    from prunegraph.pipeline import Result
     from prunegraph.runtime.compare import Comparison
     from prunegraph.runtime.latency import Latency
     from prunegraph.tuning.search import Candidate, Found
