@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,19 +12,12 @@ import pytest
 import prunegraph as pg
 from prunegraph.selection.criteria import CRITERIA
 from tests.builders import residual_net
-
-FIXTURES = Path(__file__).parent.parent / "fixtures"
-MODEL = str(FIXTURES / "fashion_resnet.onnx")
+from tests.commands import FIXTURES, MODEL, check_refused, cli
 
 
 @pytest.fixture(autouse=True)
 def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRUNEGRAPH_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
-def cli(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "prunegraph", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
 
 
 def test_prune_verify_apply_compare(tmp_path: Path) -> None:
@@ -125,10 +116,6 @@ def test_data_from_a_function(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def files(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with good and bad files."""
@@ -193,13 +180,7 @@ def folder(tmp_path: Path) -> Path:
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(folder: Path, command: str, message: str) -> None:
-    before = files(folder)
-    done = cli(*command.split(), cwd=folder)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert files(folder) == before
+    check_refused(folder, command, message)
 
 
 def test_bad_option_values(folder: Path) -> None:

@@ -9,7 +9,7 @@ import onnx
 
 import prunegraph as pg
 from prunegraph.runtime.data import read_data
-from tests.test_cli import FIXTURES, MODEL, cli
+from tests.commands import FIXTURES, MODEL, cli
 
 
 def test_one_command_meets_a_budget(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import onnx
 
 import prunegraph as pg
 from tests.builders import Builder
-from tests.test_cli import FIXTURES, MODEL, cli
+from tests.commands import FIXTURES, MODEL, cli
 
 
 def test_a_file_with_fewer_macs(tmp_path: Path) -> None:

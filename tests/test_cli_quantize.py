@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 import prunegraph as pg
-from tests.test_cli import FIXTURES, MODEL, cli
+from tests.commands import FIXTURES, MODEL, cli
 
 DATA = str(FIXTURES / "fashion_calibration.npz")
 EVAL = str(FIXTURES / "fashion_eval.npz")

@@ -10,9 +10,7 @@ import pytest
 
 import prunegraph as pg
 from tests.builders import residual_net
-from tests.test_cli import cli, files
-
-FIXTURES = Path(__file__).parent.parent / "fixtures"
+from tests.commands import check_refused, cli
 
 
 @pytest.fixture
@@ -115,13 +113,7 @@ def test_prune_by_sensitivity(folder: Path) -> None:
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(folder: Path, command: str, message: str) -> None:
-    before = files(folder)
-    done = cli(*command.split(), cwd=folder)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert files(folder) == before
+    check_refused(folder, command, message)
 
 
 def test_help() -> None:

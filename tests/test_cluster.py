@@ -16,7 +16,7 @@ from prunegraph.errors import ClusterError, MissingExtraError, UnknownNameError
 from prunegraph.runtime import parallel
 from prunegraph.runtime.parallel import pool
 from tests.builders import residual_net
-from tests.test_cli import cli
+from tests.commands import cli
 from tests.test_parallel import adder
 
 distributed = pytest.importorskip("distributed", reason="the extra [dask] is not installed")

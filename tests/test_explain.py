@@ -8,7 +8,7 @@ import prunegraph as pg
 from prunegraph.coupling.explain import explain
 from prunegraph.errors import UnknownNameError
 from tests.builders import Builder, residual_net
-from tests.test_cli import MODEL, cli
+from tests.commands import MODEL, cli
 
 
 def test_the_way_to_the_cause() -> None:

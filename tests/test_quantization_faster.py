@@ -11,7 +11,7 @@ import prunegraph as pg
 from prunegraph.errors import OptionError, UnknownNameError
 from prunegraph.quantization.faster import faster_in_float
 from prunegraph.runtime.latency import Latency
-from tests.test_cli import MODEL, cli
+from tests.commands import MODEL, cli
 
 FASHION = Path(__file__).parents[1] / "fixtures" / "fashion_resnet.onnx"
 CALIBRATION = FASHION.with_name("fashion_calibration.npz")

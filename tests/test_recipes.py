@@ -17,7 +17,7 @@ from prunegraph.cli_recipe import Writes, key, line, lines, spelled
 from prunegraph.errors import RecipeError
 from prunegraph.recipes import Recipe, Step
 from tests.builders import residual_net
-from tests.test_cli import FIXTURES, MODEL, cli
+from tests.commands import FIXTURES, MODEL, cli
 
 HEAD = f'format = "{recipes.FORMAT}"\n'
 

@@ -11,7 +11,7 @@ from prunegraph.rewriting.refit import output_error, refitted
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.session import run_values
 from tests.builders import Builder
-from tests.test_cli import FIXTURES, MODEL
+from tests.commands import FIXTURES, MODEL
 from tests.test_decompose import METHODS, checked, one_conv
 
 CALIBRATION = FIXTURES / "fashion_calibration.npz"

@@ -6,21 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
 torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
 
 import prunegraph as pg  # noqa: E402
-from prunegraph.cli import main  # noqa: E402
 from prunegraph.runtime import session  # noqa: E402
 from tests.builders import Builder, residual_net  # noqa: E402
+from tests.commands import in_process as cli  # noqa: E402
 from tests.test_training_fit import task  # noqa: E402
 
 torch.set_num_threads(1)
-
-
-def cli(*words: object) -> Result:
-    return CliRunner().invoke(main, [str(word) for word in words])
 
 
 @pytest.fixture
