@@ -1,18 +1,21 @@
 """Latency of a model pruned, quantized, and both, beside `onnxruntime.quantization.quantize_static`.
 
-    python -m benchmarks.latency [--threads 2] [--pairs 3] [--allocation global] [--round-to 16] [NAME ...]
+    python -m benchmarks.latency [--threads 2] [--pairs 10] [--allocation global] [--round-to 16] [NAME ...]
 
 Shares of the float original's latency in ONNX Runtime at batch 1, each paired with it run by run (median), over
-several pairs of sessions. "theirs / ours" pairs the two int8 models with each other: above 1 ours is faster. "gain /
-product" is the gain of pruned and int8 over the product of the two single gains. Layers at the start that are faster
-in float are left there (`quantize --fastest`; how many is in brackets). `quantize_static` gets its preprocessing (which
-folds BatchNormalization), uint8 activations and int8 weights by channel.
+several pairs of sessions, the models in turn. "theirs / ours" pairs the two int8 models with each other: above 1 ours
+is faster. "gain / product" is the gain of pruned and int8 over the product of the two single gains, with its standard
+error over pairs. Layers at the start that are faster in float are left there (`quantize --fastest`; how many is in
+brackets). `quantize_static` gets its preprocessing (which folds BatchNormalization), uint8 activations and int8 weights
+by channel.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +26,7 @@ from fixtures.light_models import load
 from prunegraph.graph.model import Graph
 from prunegraph.quantization.faster import faster_in_float
 from prunegraph.quantization.quantize import Samples
-from prunegraph.runtime.latency import Stopwatch
+from prunegraph.runtime.latency import Stopwatch, interleaved
 
 MODELS = ("torchvision__resnet18", "torchvision__resnet50", "torchvision__mobilenet_v2")
 
@@ -73,14 +76,15 @@ def row(name: str, threads: int, pairs: int, **choice: object) -> str:
     other = theirs(graph, images)
     half = pg.prune(graph, budget=pg.Budget(macs=0.5), algorithm="l2", repair="none", check=False, **choice).small
     both, half_float = fastest(half, data, threads)
-    shares = [timer.against(each, pairs).kept for each in (int8, other, half, both)]
-    ratio = 1 / Stopwatch(other, one, threads=threads).against(int8, pairs).kept
-    product = shares[0] * shares[2]
+    duel = Stopwatch(other, one, threads=threads)
+    races = [*(partial(timer.against, each) for each in (int8, other, half, both)), partial(duel.against, int8)]
+    alone, quantized, pruned, joint, against = interleaved(races, pairs)
+    gain = alone.kept * pruned.kept / joint.kept
+    error = gain * math.hypot(alone.error, pruned.error, joint.error)
+    shares = ((alone, f" ({whole_float})"), (quantized, ""), (pruned, ""), (joint, f" ({half_float})"))
     return (
-        f"{name:<28}{timer.original():>10.2f}" + "".join(
-            f"{share:>12.3f}{note}" for share, note in
-            zip(shares, (f" ({whole_float})", "", "", f" ({half_float})"), strict=True)
-        ) + f"{ratio:>15.3f}{product / shares[3]:>18.2f}"
+        f"{name:<28}{timer.original():>10.2f}" + "".join(f"{each.kept:>12.3f}{note}" for each, note in shares)
+        + f"{against.ratio:>15.3f}{f'{gain:.2f} +- {error:.2f}':>18}"
     )  # fmt: skip
 
 
@@ -88,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=MODELS)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--allocation", default="global", help="of the pruned models")
     parser.add_argument("--round-to", type=int, default=16, help="of the pruned models: int8 kernels like 16")
     args = parser.parse_args()

@@ -14,13 +14,13 @@ from prunegraph.errors import OptionError
 from prunegraph.graph.model import Graph
 from prunegraph.quantization.quantize import Quantized, Samples, quantize
 from prunegraph.runtime.data import Data
-from prunegraph.runtime.latency import Stopwatch, Timer
+from prunegraph.runtime.latency import Stopwatch, Timer, interleaved
 
 Progress = Callable[[str], None]
 
 #: Pairs of sessions a measurement, the least share of the latency that a layer in float has to save, and how many
 #: layers in a row that save nothing end the search.
-PAIRS, GAIN, PATIENCE = 3, 0.005, 2
+PAIRS, GAIN, PATIENCE = 8, 0.005, 2
 
 
 def faster_in_float(
@@ -62,12 +62,21 @@ def faster_in_float(
     base = quantized(())
     names = [layer.name for layer in base.layers if not layer.reason]
     timer = (stopwatch or partial(Stopwatch, threads=threads))(base.graph)
-    chosen, least = 0, 1.0
-    for count in range(1, len(names)):
-        share = timer.against(quantized(names[:count]).graph, PAIRS).kept
-        progress(f"{count} layers at the start in float: {share:.3f} of the latency in integers")
-        if share < least - GAIN:
-            chosen, least = count, share
-        if count - chosen >= PATIENCE:
-            break
-    return tuple(names[:chosen])
+    shares = [1.0]
+    while True:
+        counts = range(len(shares), min(_best(shares) + PATIENCE, len(names) - 1) + 1)
+        races = [partial(timer.against, quantized(names[:count]).graph) for count in counts]
+        if not races:
+            return tuple(names[: _best(shares)])
+        for count, latency in zip(counts, interleaved(races, PAIRS), strict=True):
+            shares.append(latency.kept)
+            progress(f"{count} layers at the start in float: {latency.kept:.3f} of the latency in integers")
+
+
+def _best(shares: Sequence[float]) -> int:
+    """How many layers in float give the least latency, where shares are those of 0, 1, 2, ... of them."""
+    chosen = 0
+    for count, share in enumerate(shares):
+        if share < shares[chosen] - GAIN:
+            chosen = count
+    return chosen

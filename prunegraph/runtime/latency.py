@@ -144,6 +144,12 @@ def combined(parts: Sequence[Latency]) -> Latency:
     )
 
 
+def interleaved(races: Sequence[Callable[[], Latency]], pairs: int) -> list[Latency]:
+    """Every race once, and again, `pairs` times: what disturbs a while on a shared machine disturbs all of them."""
+    rounds = [[race() for race in races] for _ in range(pairs)]
+    return [combined(parts) for parts in zip(*rounds, strict=True)]
+
+
 def clock(provider: str, threads: int) -> Clock:
     """What to time a run with: the thread's CPU time where that one thread does all the work."""
     exact = time.get_clock_info("thread_time").resolution <= 1e-6
