@@ -288,6 +288,18 @@ def test_gate_and_value() -> None:
     assert group.layers == ("gate", "value")
 
 
+@pytest.mark.parametrize(("ratio", "training", "free"), [(0.5, True, []), (0.0, True, [8]), (0.5, False, [8])])
+def test_what_is_dropped_at_random_stays(ratio: float, training: bool, free: list[int]) -> None:
+    """Noise is drawn by the places of the elements: without the others, the rest would get other noise."""
+    b = Builder()
+    x = projected(b, b.input("n", 5, 7), 7, 8, "inner")
+    x = b.op("Dropout", x, b.const(ratio, np.float32), b.const(training, np.bool_), name="noise")
+    graph = b.graph(projected(b, x, 8, 4, "head"))
+    assert [group.channels for group in pg.analyze(graph).groups] == free
+    if not free:
+        assert "dropped at random" in fixed_reasons(graph)["inner"]
+
+
 def test_masked_statistics_keep_their_types() -> None:
     """A normalisation of 16-bit floats gives its statistics in 32 bits."""
     b = Builder(opset=17, ir_version=8)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from prunegraph.coupling.labels import Labels
 from prunegraph.ops.rule import Shape, Site, register
 
@@ -44,13 +46,24 @@ def _spread_cast_like(site: Site) -> None:
     spread_unary(site)
 
 
+def _spread_dropout(site: Site) -> None:
+    """Labels pass, unless something is dropped: which elements is drawn by their places, and a cut moves these."""
+    training = site.constant(2) if site.node.input(2) else np.asarray(False)
+    ratio = site.constant(1) if site.node.input(1) else None
+    if (training is None or training.any()) and (ratio is None or ratio.any()):
+        for labels in site.labels(0):
+            site.pin(labels, "elements are dropped at random")
+    spread_unary(site)
+
+
 register(
     "Relu", "LeakyRelu", "ThresholdedRelu", "Elu", "Selu", "Celu", "Sigmoid", "HardSigmoid", "HardSwish", "Swish",
     "Tanh", "Erf", "Gelu", "Mish", "Softplus", "Softsign", "Exp", "Log", "Sqrt", "Abs", "Neg", "Reciprocal", "Floor",
     "Ceil", "Round", "Sign", "Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh",
-    "Not", "BitwiseNot", "IsNaN", "IsInf", "Clip", "Shrink", "Identity", "Cast", "Dropout",
+    "Not", "BitwiseNot", "IsNaN", "IsInf", "Clip", "Shrink", "Identity", "Cast",
     spread=spread_unary,
 )  # fmt: skip
+register("Dropout", spread=_spread_dropout)
 register("CastLike", spread=_spread_cast_like)
 register(
     "Add", "Sub", "Mul", "Div", "Pow", "Mod", "Min", "Max", "Sum", "Mean", "Equal", "Less", "LessOrEqual", "Greater",

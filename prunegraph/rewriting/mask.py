@@ -43,8 +43,13 @@ STATISTICS = {
 #: What changes nothing, by kind of reduction.
 NEUTRAL = {"max": -np.inf, "min": np.inf, "product": 1}
 
-#: Types that ONNX Runtime computes with in few operators, and not in those of a mask: these compute in another.
-WIDER: dict[int, int] = {onnx.TensorProto.BFLOAT16: onnx.TensorProto.FLOAT}
+#: Types that ONNX Runtime computes with in few operators, and (in some releases) not in those of a mask: these compute
+#: in another that holds all of their values.
+WIDER: dict[int, int] = {
+    onnx.TensorProto.BFLOAT16: onnx.TensorProto.FLOAT,
+    **dict.fromkeys((onnx.TensorProto.INT8, onnx.TensorProto.INT16, onnx.TensorProto.UINT16), onnx.TensorProto.INT32),
+    onnx.TensorProto.UINT32: onnx.TensorProto.INT64,
+}
 
 #: Enough by itself, for models in which a zero would be divided by.
 CONSUMED = frozenset({"in"})
@@ -129,7 +134,8 @@ class _Masked:
             self._mask_integers(reduction, mask)
             return
         if reduction.kind in NEUTRAL:
-            self._fill(reduction.slot, mask, _neutral(reduction.kind, self.dtype))
+            narrow = helper.tensor_dtype_to_np_dtype(self.kind)
+            self._fill(reduction.slot, mask, _neutral(reduction.kind, narrow).astype(self.dtype))
             return
         name = self._tensor(f"mask_{reduction.slot}", mask)
         if reduction.kind in ("sum", "mean"):
@@ -145,7 +151,8 @@ class _Masked:
 
     def _mask_integers(self, reduction: Reduction, mask: np.ndarray) -> None:
         """Integers that stand for zero are the zero point."""
-        zero = self.node.input(reduction.zero) if reduction.zero is not None else ""
+        slot = reduction.zero
+        zero = self._widened(slot) if slot is not None and self.node.input(slot) else ""
         self._fill(reduction.slot, mask, np.zeros((), self.dtype), zero)
 
     def _fill(self, slot: int, mask: np.ndarray, value: np.ndarray, given: str = "") -> None:
