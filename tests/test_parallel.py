@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +27,9 @@ def adder(folder: Path) -> Callable[[object], object]:
             raise UnknownNameError("layer", "x", ["y"])
         if item == "bug":
             raise ZeroDivisionError("a bug")
+        if item == "slow":
+            time.sleep(20)
+            (folder / "finished").touch()
         if item == "die" or (item == "die once" and not (folder / "died").exists()):
             (folder / "died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -59,6 +64,24 @@ def test_errors_arrive_as_they_were_raised(folder: Path, jobs: int) -> None:
         with pytest.raises(ZeroDivisionError, match="a bug"):
             list(workers.map(["bug"]))
         assert list(workers.map([1, 2])) == [11, 12]
+
+
+def test_an_error_stops_what_still_runs(folder: Path) -> None:
+    with pool(adder, folder, jobs=2) as workers:
+        with pytest.raises(UnknownNameError):
+            list(workers.map(["unknown", "slow"]))
+        gc.collect()  # what is left of the generator says nothing
+        assert list(workers.map([1, 2])) == [11, 12]
+    assert not (folder / "finished").exists()
+
+
+def test_results_that_nobody_wants_any_more_are_not_waited_for(folder: Path) -> None:
+    with pool(adder, folder, jobs=2) as workers:
+        results = workers.map([1, "slow", "slow"])
+        assert next(results) == 11
+        results.close()
+        assert list(workers.map([1, 2])) == [11, 12]
+    assert not (folder / "finished").exists()
 
 
 def test_a_killed_process_costs_only_its_own_piece(folder: Path) -> None:

@@ -14,9 +14,10 @@ import tempfile
 import threading
 import time
 import uuid
+import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -200,17 +201,26 @@ class _Processes:
             # Without batches: pieces are long, and one at a time is what can be lost.
             with joblib.parallel_config("loky", n_jobs=self.width, inner_max_num_threads=1):
                 parallel = joblib.Parallel(batch_size=1, return_as="generator")
-                calls = (joblib.delayed(_call)(self._opener, self._folder, item) for item in items[done:])
+                values = parallel(joblib.delayed(_call)(self._opener, self._folder, item) for item in items[done:])
                 try:
-                    for value in parallel(calls):
+                    for value in values:
                         done += 1
                         yield _result(value)
                     return
                 except BrokenProcessPool:
                     continue
+                finally:
+                    _close(values)
         raise ClusterError(
             f"worker processes were killed {ATTEMPTS} times (out of memory?); use fewer of them (--jobs) or less data"
         )
+
+
+def _close(values: Generator[Any, None, None]) -> None:
+    """Stop what still runs after an error, or when nobody wants more; joblib warns of the work that is lost."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        values.close()
 
 
 # -- on a cluster -------------------------------------------------------------------------
