@@ -50,7 +50,7 @@ ALWAYS_PINNED = {
     },
 }
 
-FEW = settings(max_examples=8, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=8, database=None, suppress_health_check=list(HealthCheck))
 SOME = settings(FEW, max_examples=40)
 MANY = settings(FEW, max_examples=100)
 

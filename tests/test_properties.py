@@ -15,8 +15,6 @@ from tests.random_graphs import draw_graph
 
 SLOW = settings(
     max_examples=4000,
-    deadline=None,
-    derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
 )
 

@@ -37,7 +37,7 @@ arrays = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(arrays)
 def test_a_histogram_does_not_depend_on_order_or_batches(parts: list[np.ndarray]) -> None:
     whole, stream, merged = seen(np.concatenate(parts)), seen(*reversed(parts)), Histogram()
@@ -50,7 +50,7 @@ def test_a_histogram_does_not_depend_on_order_or_batches(parts: list[np.ndarray]
     assert whole.counts.sum() + whole.zeros == whole.elements == sum(part.size for part in parts)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(arrays)
 def test_every_element_lies_in_its_bin(parts: list[np.ndarray]) -> None:
     x = np.concatenate(parts)
@@ -59,7 +59,7 @@ def test_every_element_lies_in_its_bin(parts: list[np.ndarray]) -> None:
     np.testing.assert_array_equal(np.bincount(places, minlength=2 * BINS), histogram.counts)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), st.sampled_from(sorted(TYPES)), st.booleans())
 def test_zero_has_a_code_of_its_own_and_the_range_is_covered(a: float, b: float, name: str, symmetric: bool) -> None:
     low, high = min(a, b), max(a, b)
