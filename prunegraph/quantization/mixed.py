@@ -1,13 +1,18 @@
 """Mixed precision: the layers that hurt most go back until the outputs are within a tolerance.
 
 They go back to float, or to activations in float with weights in int16 (half the bytes, slower than float).
-Each layer is quantized alone and measured; what costs most for the bytes it saves goes back first. How many have to is
-found by bisection, since a model with more layers in float is rarely further off, and the result is measured.
+Each layer is quantized alone and measured; what costs most for the bytes it saves goes back first. How many have to
+is found by bisection, since a model with more layers in float is rarely further off. What layers do alone says less of
+what they do together: in the end each one that went back is quantized again, the largest first, and stays so where the
+outputs allow it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from prunegraph.graph.model import Graph
 from prunegraph.quantization.placement import Placement, place
@@ -50,34 +55,65 @@ def within(
     found = loss(make(whole))
     if found <= tolerance:
         return whole, found
-    names = [whole.graph.nodes[index].name for index in whole.layers]
-    order = _by_harm(whole, names, scheme, make, loss, progress)
-    best = _replaced(whole, names, scheme)
-    best_loss = loss(make(best))
-    low, high = 1, len(order)
-    while low < high:
-        count = (low + high) // 2
-        progress(f"mixed precision: {count} of {len(order)} layers put back")
-        tried = _replaced(whole, order[:count], scheme)
-        found = loss(make(tried))
-        if found <= tolerance:
-            best, best_loss, high = tried, found, count
-        else:
-            low = count + 1
-    return best, best_loss
+    search = _Search(whole, scheme, make, loss, tolerance, progress)
+    search.put_back(search.by_harm())
+    search.quantize_again()
+    return _replaced(whole, search.back, scheme), search.loss_of_best
 
 
-def _by_harm(
-    whole: Placement, names: Sequence[str], scheme: Scheme, make: Make, loss: Loss, progress: Callable[[str], None]
-) -> list[str]:
-    """Layers by what they lose when they alone are quantized, for each byte that saves; the worst first."""
-    harm: dict[str, float] = {}
-    for done, name in enumerate(names):
-        progress(f"mixed precision: layer {done + 1} of {len(names)} alone, {name}")
-        others = [other for other in names if other != name]
-        size = whole.graph.weights[whole.graph.node(name).inputs[1]].size
-        harm[name] = loss(make(_replaced(whole, others, scheme))) / size
-    return sorted(names, key=lambda name: -harm[name])
+@dataclass
+class _Search:
+    """Which layers go back: `back`, the best known, and what it loses."""
+
+    whole: Placement
+    scheme: Scheme
+    make: Make
+    loss: Loss
+    tolerance: float
+    progress: Callable[[str], None]
+    back: list[str] = field(default_factory=list)
+    loss_of_best: float = np.inf
+
+    def by_harm(self) -> list[str]:
+        """Layers by what they lose when they alone are quantized, for each byte that saves; the worst first."""
+        names = [self.whole.graph.nodes[index].name for index in self.whole.layers]
+        harm: dict[str, float] = {}
+        for done, name in enumerate(names):
+            self.progress(f"mixed precision: layer {done + 1} of {len(names)} alone, {name}")
+            harm[name] = self._loss([other for other in names if other != name]) / self._size(name)
+        return sorted(names, key=lambda name: -harm[name])
+
+    def put_back(self, order: list[str]) -> None:
+        """As few of the first ones as are needed."""
+        self.back, self.loss_of_best = order, self._loss(order)
+        low, high = 1, len(order)
+        while low < high:
+            count = (low + high) // 2
+            self.progress(f"mixed precision: {count} of {len(order)} layers put back")
+            if self._improved(order[:count]):
+                high = count
+            else:
+                low = count + 1
+
+    def quantize_again(self) -> None:
+        """What went back without need, the largest first."""
+        for done, name in enumerate(sorted(self.back, key=lambda name: -self._size(name)), 1):
+            self.progress(f"mixed precision: layer {done} of those put back is quantized again, {name}")
+            self._improved([other for other in self.back if other != name])
+
+    def _improved(self, back: list[str]) -> bool:
+        """Is the model within the tolerance with fewer layers put back? It is the best known then."""
+        found = self._loss(back)
+        if found <= self.tolerance:
+            self.back, self.loss_of_best = back, found
+        return found <= self.tolerance
+
+    def _loss(self, back: Sequence[str]) -> float:
+        return self.loss(self.make(_replaced(self.whole, back, self.scheme)))
+
+    def _size(self, name: str) -> int:
+        """Elements of a layer's weight."""
+        return self.whole.graph.weights[self.whole.graph.node(name).inputs[1]].size
 
 
 def _replaced(whole: Placement, floats: Sequence[str], scheme: Scheme) -> Placement:
