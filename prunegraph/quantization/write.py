@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 
 from prunegraph.graph.external import without_graph
 from prunegraph.graph.model import Graph, Node
+from prunegraph.graph.names import Names
 from prunegraph.quantization.placement import Placement, bounds
 from prunegraph.quantization.scheme import BIAS, IntType, Params, Scheme
 from prunegraph.quantization.weights import Codes, bias_codes, output_axis
@@ -69,14 +70,13 @@ class _Writer:
         kinds = [scheme.activations] if scheme.activations is not None else []
         #: Of pairs around activations; weights have their own.
         self.domain = self._domain(*kinds)
-        self.taken = {*graph.weights, *graph.producer, *graph.inputs}
+        self.names = Names(graph)
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: list[onnx.TensorProto] = []
         self.pairs: dict[str, str] = {}
         self.scales: dict[int, list[str]] = {}
         self.zeros: dict[tuple[str, int], str] = {}
         self.replaced: set[str] = set()
-        self.count = 0
         self.absorbed = {act: node for node, act in placement.absorbed.items() if self._is_implied(act)}
         self.made = {self.placement.result(n) for n in graph.nodes if placement.is_quantized(n)}
         self.made |= {v for index in placement.computed for v in graph.nodes[index].outputs[1:] if v}
@@ -112,7 +112,7 @@ class _Writer:
             if slot == 0 and after is not None and after not in self.absorbed:
                 self._pair(value, self._name_of_pair(value), self._group(after))
             elif value in self.graph.outputs and value in self.placement.group_of and value in self.made:
-                proto.output[slot] = self._new(f"{value}/float")
+                proto.output[slot] = self.names.new(f"{value}/float")
                 self._pair(proto.output[slot], value, self.placement.group_of[value])
             else:
                 self._pair_behind(value)
@@ -130,7 +130,7 @@ class _Writer:
         if value in self.graph.outputs and value in self.made:
             return value
         if value not in self.pairs:
-            self.pairs[value] = self._numbered("d")
+            self.pairs[value] = self.names.numbered("d")
         return self.pairs[value]
 
     def _pair_behind(self, value: str) -> None:
@@ -140,7 +140,7 @@ class _Writer:
     def _pair(self, made: str, result: str, group: int) -> None:
         """A QuantizeLinear and a DequantizeLinear behind a value that has been made."""
         scale = self._scale(group)
-        codes = self._numbered("q")
+        codes = self.names.numbered("q")
         self._add("QuantizeLinear", [made, *scale], codes, self.domain)
         self._add("DequantizeLinear", [codes, *scale], result, self.domain)
 
@@ -157,7 +157,7 @@ class _Writer:
         """Names of a group's scale and zero point."""
         if group not in self.scales:
             params = self.params[group]
-            scale = self._tensor(self._numbered("s"), np.asarray(params.scale, np.float32))
+            scale = self._tensor(self.names.numbered("s"), np.asarray(params.scale, np.float32))
             self.scales[group] = [scale, self._zero(params)]
         return self.scales[group]
 
@@ -166,7 +166,7 @@ class _Writer:
         key = params.type.name, params.zero_point
         if key not in self.zeros:
             value = np.asarray(params.zero_point).astype(params.type.dtype)
-            self.zeros[key] = self._tensor(self._numbered("z"), value)
+            self.zeros[key] = self._tensor(self.names.numbered("z"), value)
         return self.zeros[key]
 
     def _is_implied(self, act: int) -> bool:
@@ -205,10 +205,10 @@ class _Writer:
     ) -> str:
         """The value of symmetric codes, which take a weight's name; `zero` says whether to spell the zero point out."""
         held = self._tensor(self._own(name), codes.astype(kind.dtype))
-        inputs = [held, self._tensor(self._numbered("s"), scales)]
+        inputs = [held, self._tensor(self.names.numbered("s"), scales)]
         if zero:
-            inputs.append(self._tensor(self._numbered("z"), np.zeros(scales.shape, np.int8).astype(kind.dtype)))
-        result = self._numbered("d")
+            inputs.append(self._tensor(self.names.numbered("z"), np.zeros(scales.shape, np.int8).astype(kind.dtype)))
+        result = self.names.numbered("d")
         self._add("DequantizeLinear", inputs, result, self._domain(kind), **attributes)
         return result
 
@@ -216,24 +216,15 @@ class _Writer:
         """A weight's own name, if no other reader needs the float one."""
         weight = self.graph.weights.get(name)
         if weight is None:
-            return self._new(name)
+            return self.names.new(name)
         free = weight.holder is None and len(self.graph.consumers[name]) == 1
-        return name if free and name not in self.graph.outputs and name not in self.replaced else self._numbered("w")
+        return (
+            name if free and name not in self.graph.outputs and name not in self.replaced else self.names.numbered("w")
+        )
 
     def _tensor(self, name: str, values: Array) -> str:
-        self.taken.add(name)
         self.replaced.add(name)
         self.tensors.append(numpy_helper.from_array(np.ascontiguousarray(values).reshape(values.shape), name))
-        return name
-
-    def _numbered(self, prefix: str) -> str:
-        self.count += 1
-        return self._new(f"{prefix}{self.count}")
-
-    def _new(self, name: str) -> str:
-        while name in self.taken:
-            name += "_"
-        self.taken.add(name)
         return name
 
     # -- the model ----------------------------------------------------------------------------

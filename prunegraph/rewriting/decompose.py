@@ -15,6 +15,7 @@ from prunegraph.errors import BudgetError, OptionError, UnknownNameError
 from prunegraph.graph.external import without_weights
 from prunegraph.graph.facts import facts
 from prunegraph.graph.model import Graph, Node, Weight
+from prunegraph.graph.names import Names
 from prunegraph.ops.cost import Cost
 from prunegraph.rewriting.decomposable import FORMS, METHODS, PARTS, Layer, layers, nodes, stored
 from prunegraph.rewriting.factorize import Form, relative_error
@@ -217,7 +218,7 @@ class _Writer:
         self.rows: list[Row] = []
         self._nodes: dict[tuple[str, ...], list[onnx.NodeProto]] = {}
         self._tensors: list[onnx.TensorProto] = []
-        self._taken = {*source.weights, *source.producer, *source.inputs, *(node.name for node in source.nodes)}
+        self._names = Names(source)
 
     def add(self, layer: Layer, chosen: Candidate, form: Form, note: str = "") -> None:
         """Put a layer's parts in its place."""
@@ -229,9 +230,9 @@ class _Writer:
             moments = (gram.covariance if bias is not None else gram.products)[0].astype(np.float64)
             factors = refitted(chosen.method, factors, weight, moments)
         parts = PARTS[chosen.method]
-        names = [self._new_name(f"{layer.node.name}/{part}") for part in parts]
-        weights = [self._new_name(f"{name}/weight") for name in names]
-        values = [self._new_name(f"{name}/output") for name in names[:-1]]
+        names = [self._names.new(f"{layer.node.name}/{part}") for part in parts]
+        weights = [self._names.new(f"{name}/weight") for name in names]
+        values = [self._names.new(f"{name}/output") for name in names[:-1]]
         for name, array in zip(weights, stored(layer, chosen.method, factors), strict=True):
             tensor = numpy_helper.from_array(array, name)
             tensor.data_type = layer.weight.tensor.data_type
@@ -257,7 +258,7 @@ class _Writer:
 
     def _set_bias(self, last: onnx.NodeProto, part: str, bias: Weight, shift: np.ndarray) -> None:
         """A bias of its own for the last part."""
-        name = self._new_name(f"{part}/bias")
+        name = self._names.new(f"{part}/bias")
         values = (bias.read().astype(np.float64) + shift.reshape(bias.shape)).astype(bias.dtype)
         tensor = numpy_helper.from_array(np.ascontiguousarray(values), name)
         tensor.data_type = bias.tensor.data_type
@@ -284,9 +285,3 @@ class _Writer:
     def _parts(self, protos: Sequence[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
         for proto in protos:
             yield from self._nodes.get(tuple(proto.output), [proto])
-
-    def _new_name(self, name: str) -> str:
-        while name in self._taken:
-            name += "_"
-        self._taken.add(name)
-        return name

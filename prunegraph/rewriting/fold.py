@@ -15,6 +15,7 @@ from onnx import numpy_helper
 from prunegraph.graph import linear
 from prunegraph.graph.external import without_weights
 from prunegraph.graph.model import Graph, Node
+from prunegraph.graph.names import Names
 from prunegraph.rewriting.sweep import sweep
 from prunegraph.rewriting.weights import tensor_like
 
@@ -43,10 +44,11 @@ def _fold(graph: Graph, keep: Collection[str]) -> Graph:
     model = without_weights(graph.model)
     protos = {tuple(proto.output): proto for proto in model.graph.node}
     tensors: dict[str, onnx.TensorProto] = {}
+    names = Names(graph)
     for layer, after, affine in _pairs(graph, keep):
         proto = protos[tuple(layer.outputs)]
         for slot, values in _folded(graph, layer, affine):
-            tensors.update([_place(graph, layer, proto, slot, values, tensors)])
+            tensors.update([_place(graph, layer, proto, slot, values, names)])
         proto.output[0] = after.outputs[0]
         protos[tuple(after.outputs)].ClearField("output")
     if not tensors:
@@ -138,7 +140,7 @@ def _folded(graph: Graph, layer: Node, affine: Affine) -> Iterator[tuple[int, Ar
 
 
 def _place(
-    graph: Graph, layer: Node, proto: onnx.NodeProto, slot: int, values: Array, taken: dict[str, onnx.TensorProto]
+    graph: Graph, layer: Node, proto: onnx.NodeProto, slot: int, values: Array, names: Names
 ) -> tuple[str, onnx.TensorProto]:
     """A weight's new tensor: under its old name where the layer is its only reader, else under a new one."""
     old = graph.weights.get(layer.input(slot))
@@ -148,9 +150,7 @@ def _place(
     if alone and old is not None and old.holder is None and old.shape == values.shape:
         name = old.name
     else:
-        name = f"{layer.name}/{role}"
-        while name in graph.weights or name in graph.producer or name in graph.inputs or name in taken:
-            name += "_"
+        name = names.new(f"{layer.name}/{role}")
         while len(proto.input) <= slot:
             proto.input.append("")
         proto.input[slot] = name

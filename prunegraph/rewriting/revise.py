@@ -11,6 +11,7 @@ from onnx import helper, numpy_helper
 from prunegraph.graph import linear
 from prunegraph.graph.external import without_weights
 from prunegraph.graph.model import Graph, Node
+from prunegraph.graph.names import Names
 from prunegraph.rewriting.weights import tensor_like
 
 Array = np.ndarray
@@ -27,6 +28,8 @@ class Revision:
         self.weights: dict[str, Array] = {}
         self.protos: dict[int, onnx.NodeProto] = {}
         self._extra: list[str] = []
+        self._names = Names(graph)
+        self._intercepts: dict[int, Array] = {}
         self._added: dict[str, str] = {}
 
     def value(self, name: str) -> Array:
@@ -48,15 +51,18 @@ class Revision:
         self.set(node.inputs[1], linear.from_matrix(node, matrix / node.attributes.get("alpha", 1.0), shape))
 
     def intercept(self, node: Node) -> Array:
-        """What a layer adds to its product: its bias [outputs], zeros without one."""
-        bias = node.input(2)
+        """What a layer adds to its product: its bias [outputs], zeros without one, or what was set last."""
+        if node.index in self._intercepts:
+            return self._intercepts[node.index]
         outputs = self.matrix(node).shape[0] * self.matrix(node).shape[2]
-        if bias not in self.graph.weights and bias not in self.weights:
+        bias = node.input(2)
+        if bias not in self.graph.weights:
             return np.zeros(outputs)
         return np.broadcast_to(self.value(bias) * node.attributes.get("beta", 1.0), (outputs,))
 
     def set_intercept(self, node: Node, values: Array) -> None:
         """Let a layer add `values` [outputs]: by its bias, the BatchNormalization or Add behind it, or a new bias."""
+        self._intercepts[node.index] = values
         bias, normal = node.input(2), linear.batch_normalization(self.graph, node)
         behind = linear.bias_behind(self.graph, node)
         if not bias and normal is not None:
@@ -77,7 +83,7 @@ class Revision:
 
     def add_behind(self, node: Node, values: Array) -> None:
         """Let an Add behind a layer add `values`, which are broadcast with its output."""
-        name = self._new_name(f"{node.name}/absorbed")
+        name = self._names.new(f"{node.name}/absorbed")
         self.weights[name] = values.astype(self.graph.weights[node.inputs[1]].dtype)
         self._extra.append(name)
         self._added[node.outputs[0]] = name
@@ -86,19 +92,15 @@ class Revision:
         return len(self.graph.consumers[bias]) == 1 and self.graph.weights[bias].shape == shape
 
     def _new_bias(self, node: Node, values: Array) -> None:
-        name = self._new_name(f"{node.name}/bias")
-        proto = onnx.NodeProto()
-        proto.CopyFrom(node.proto)
-        del proto.input[2:]
-        proto.input.append(name)
-        self.protos[node.index] = proto
+        if node.index not in self.protos:
+            proto = onnx.NodeProto()
+            proto.CopyFrom(node.proto)
+            del proto.input[2:]
+            proto.input.append(self._names.new(f"{node.name}/bias"))
+            self.protos[node.index] = proto
+            self._extra.append(proto.input[2])
+        name = self.protos[node.index].input[2]
         self.weights[name] = values.astype(self.graph.weights[node.inputs[1]].dtype)
-        self._extra.append(name)
-
-    def _new_name(self, name: str) -> str:
-        while name in self.graph.weights or name in self.graph.producer or name in self.graph.inputs:
-            name += "_"
-        return name
 
     def apply(self) -> Graph:
         """A new graph with the new weights."""
@@ -122,7 +124,7 @@ class Revision:
     def _insert_add(self, graph: onnx.GraphProto, output: str, values: str) -> None:
         """Put an Add behind the node that makes a value; the value is the Add's from now on."""
         index, made = next((i, proto) for i, proto in enumerate(graph.node) if output in proto.output)
-        plain = self._new_name(f"{output}/plain")
+        plain = self._names.new(f"{output}/plain")
         made.output[list(made.output).index(output)] = plain
         graph.node.insert(index + 1, helper.make_node("Add", [plain, values], [output], name=values))
 

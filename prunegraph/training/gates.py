@@ -27,6 +27,7 @@ from prunegraph.coupling.analysis import Coupling, analyze
 from prunegraph.errors import DataError, OptionError
 from prunegraph.graph.external import without_weights
 from prunegraph.graph.model import Graph, Node
+from prunegraph.graph.names import Names
 from prunegraph.rewriting.revise import Revision
 from prunegraph.rewriting.sweep import sweep
 from prunegraph.rewriting.weights import tensor_like
@@ -187,7 +188,7 @@ def separated(graph: Graph, values: Sequence[str]) -> Graph:
     """The graph with a scale and a shift that nothing else reads for the BatchNormalization node of each value."""
     model = without_weights(graph.model)
     protos = {tuple(proto.output): proto for proto in model.graph.node}
-    taken = {*graph.weights, *graph.producer, *graph.inputs}
+    names = Names(graph)
     extra: list[onnx.TensorProto] = []
     for node in (graph.nodes[graph.producer[value]] for value in values):
         for slot in (1, 2):
@@ -196,7 +197,7 @@ def separated(graph: Graph, values: Sequence[str]) -> Graph:
             weight = graph.weights[name]
             if name == node.inputs[slot] and weight.holder is None and len(graph.consumers[name]) == 1:
                 continue
-            copy = _fresh(f"{node.name}/{'scale' if slot == 1 else 'shift'}", taken)
+            copy = names.new(f"{node.name}/{'scale' if slot == 1 else 'shift'}")
             extra.append(tensor_like(weight, weight.read(), copy))
             protos[tuple(node.outputs)].input[slot] = copy
     if not extra:
@@ -211,7 +212,7 @@ class _Insertion:
 
     def __init__(self, base: Graph, values: Sequence[str], reduction: int, seed: int):
         self.base, self.nodes = base, [base.nodes[base.producer[value]] for value in values]
-        self.taken = {*base.weights, *base.producer, *base.inputs}
+        self.names = Names(base)
         self.tensors: dict[str, Array] = {}
         self.live = self._add("gates/live", np.ones(1))
         rng = np.random.default_rng(seed)
@@ -219,7 +220,7 @@ class _Insertion:
         self.gates = [self._gate(node, reduction, rng) for node in self.nodes]
 
     def _add(self, name: str, values: Array) -> str:
-        name = _fresh(name, self.taken)
+        name = self.names.new(name)
         self.tensors[name] = values.astype(np.float32)
         return name
 
@@ -244,7 +245,7 @@ class _Insertion:
         for node, inputs in zip(self.nodes, self.inputs, strict=True):
             value = node.outputs[0]
             index, proto = next((i, p) for i, p in enumerate(model.graph.node) if value in p.output)
-            plain, mean = _fresh(f"{value}/plain", self.taken), _fresh(f"{value}/gates", self.taken)
+            plain, mean = self.names.new(f"{value}/plain"), self.names.new(f"{value}/gates")
             proto.output[list(proto.output).index(value)] = plain
             gate = helper.make_node(
                 OPERATOR, [plain, *inputs], [value, mean], name=f"{node.name}/gate", domain=DOMAIN, **attributes
@@ -255,11 +256,3 @@ class _Insertion:
         model.graph.initializer.extend(self.base.model.graph.initializer)
         model.graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in self.tensors.items())
         return Graph(model, folder=self.base.folder, source=self.base.source, keeps=self.base)
-
-
-def _fresh(name: str, taken: set[str]) -> str:
-    """A name that nothing has yet."""
-    while name in taken:
-        name += "_"
-    taken.add(name)
-    return name

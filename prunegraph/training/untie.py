@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from prunegraph.graph.external import without_weights
 from prunegraph.graph.model import Graph, Node
+from prunegraph.graph.names import Names
 from prunegraph.rewriting.weights import tensor_like
 
 #: Roles of weights with one value a channel.
@@ -41,7 +42,7 @@ def untied(graph: Graph) -> Graph:
 
 def _plan(graph: Graph) -> Iterator[tuple[int, int, str, str]]:
     """Node, slot, name of the copy, name of the weight, for each reader that gets a copy."""
-    taken = {*graph.weights, *graph.producer, *graph.inputs}
+    names = Names(graph)
     for name, readers in graph.consumers.items():
         if name not in graph.weights or not graph.weights[name].is_float or len(readers) < 2:
             continue
@@ -52,7 +53,7 @@ def _plan(graph: Graph) -> Iterator[tuple[int, int, str, str]]:
                 continue
             user = _user(graph, node)
             if user not in users:
-                users[user] = name if not users else _free(f"{name}/{len(users) + 1}", taken)
+                users[user] = name if not users else names.new(f"{name}/{len(users) + 1}")
             if users[user] != name:
                 yield index, slot, users[user], name
 
@@ -68,10 +69,3 @@ def _user(graph: Graph, node: Node) -> object:
     if kernel is None and node.parents:
         kernel = graph.nodes[node.parents[0][0]].channels.weights.get("weight")
     return (node.op, kernel if kernel is not None else node.index)
-
-
-def _free(name: str, taken: set[str]) -> str:
-    while name in taken:
-        name += "_"
-    taken.add(name)
-    return name

@@ -20,6 +20,7 @@ from prunegraph.graph import linear
 from prunegraph.graph.external import without_weights
 from prunegraph.graph.facts import facts
 from prunegraph.graph.model import Graph, Node
+from prunegraph.graph.names import Names
 from prunegraph.rewriting.sweep import sweep
 from prunegraph.training.binary.network import CARRIERS, POOLS, binary_layers, filter_axis, is_plain
 from prunegraph.training.binary.operators import DOMAIN
@@ -77,8 +78,7 @@ class _Lowering:
         self.shapes = facts(_plain(graph)).shapes
         self.behind = {index: self._normal(layer.node) for index, layer in self.layers.items()}
         self.before = {n.index: index for index, n in self.behind.items() if n is not None}
-        self.taken = {*graph.weights, *graph.producer, *graph.inputs, *(entry for entry in graph.outputs)}
-        self.count = 0
+        self.names = Names(graph)
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: list[onnx.TensorProto] = []
         self.shared: dict[tuple[str, tuple[int, ...], bytes], str] = {}
@@ -257,7 +257,7 @@ class _Lowering:
         return self._op("DequantizeLinear", self._tensor(codes), self._tensor(scale), axis=axis)
 
     def _op(self, op: str, *inputs: str, output: str = "", **attributes: int) -> str:
-        output = output or self._new()
+        output = output or self.names.short()
         proto = helper.make_node(op, [self.renamed.get(v, v) for v in inputs], [output])
         proto.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
         self.nodes.append(proto)
@@ -271,16 +271,9 @@ class _Lowering:
         )
         key = (array.dtype.name, array.shape, array.tobytes())
         if key not in self.shared:
-            self.shared[key] = self._new()
+            self.shared[key] = self.names.short()
             self.tensors.append(numpy_helper.from_array(array, self.shared[key]))
         return self.shared[key]
-
-    def _new(self) -> str:
-        """A name that is free and short: in a small model names are much of the file."""
-        while (name := np.base_repr(self.count, 36).lower()) in self.taken:
-            self.count += 1
-        self.taken.add(name)
-        return name
 
     def _model(self) -> Graph:
         source = self.graph

@@ -23,6 +23,7 @@ from prunegraph.graph import linear
 from prunegraph.graph.external import without_weights
 from prunegraph.graph.facts import Facts, facts
 from prunegraph.graph.model import Graph, Node
+from prunegraph.graph.names import Names
 from prunegraph.rewriting.opset import raise_opset
 from prunegraph.rewriting.sweep import sweep
 from prunegraph.training.binary.levels import BITS, half_wave_step
@@ -324,7 +325,7 @@ class _Writer:
     def __init__(self, graph: Graph, plan: _Plan, quantizer: Quantizer, affine: bool):
         self.graph, self.plan, self.quantizer, self.affine = graph, plan, quantizer, affine
         self.shapes = facts(graph).shapes
-        self.taken = {*graph.weights, *graph.producer, *graph.inputs, *(node.name for node in graph.nodes)}
+        self.names = Names(graph)
         self.before: dict[int, list[onnx.NodeProto]] = {}
         self.instead: dict[int, onnx.NodeProto] = {}
         self.tensors: dict[str, onnx.TensorProto] = {}
@@ -350,7 +351,7 @@ class _Writer:
 
     def _binarize(self, node: Node) -> None:
         axis = filter_axis(node)
-        name = self._new(f"{node.name}/binary")
+        name = self.names.new(f"{node.name}/binary")
         made = helper.make_node("BinaryWeight", [node.inputs[1]], [name], name=name, domain=DOMAIN, axis=axis)
         self.before.setdefault(node.index, []).append(made)
         self._proto(node).input[1] = name
@@ -412,7 +413,7 @@ class _Writer:
                 self._tensor(f"{base}/{role}", np.full(channels, value))
                 for role, value in (("scale", 1.0), ("shift", 0.0), ("mean", 0.0), ("variance", 1.0))
             ]
-            normal, output = self._new(f"{base}/normal"), self._new(base)
+            normal, output = self.names.new(f"{base}/normal"), self.names.new(base)
             self.before.setdefault(rectifier.index, []).extend([
                 helper.make_node("BatchNormalization", [source, *vectors], [normal], name=normal),
                 self.quantizer.node(normal, output, output),
@@ -423,7 +424,7 @@ class _Writer:
             if mover.outputs[0] not in self.copies:
                 copy = onnx.NodeProto()
                 copy.CopyFrom(mover.proto)
-                copy.name = self._new(f"{mover.name}/half_wave")
+                copy.name = self.names.new(f"{mover.name}/half_wave")
                 copy.input[0] = value
                 copy.output[0] = copy.name
                 self.before.setdefault(mover.index, []).append(copy)
@@ -432,14 +433,8 @@ class _Writer:
         return value
 
     def _tensor(self, name: str, values: np.ndarray) -> str:
-        name = self._new(name)
+        name = self.names.new(name)
         self.tensors[name] = numpy_helper.from_array(np.ascontiguousarray(values, np.float32), name)
-        return name
-
-    def _new(self, name: str) -> str:
-        while name in self.taken:
-            name += "_"
-        self.taken.add(name)
         return name
 
     def _model(self) -> Graph:
