@@ -110,6 +110,40 @@ def test_a_recurrent_layer_keeps_its_gate_order(tmp_path: Path) -> None:
     assert all(row == kept[0] for row in kept) and len(kept[0]) == 4
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_squeezed_axes_are_those_of_the_original(size: int, tmp_path: Path) -> None:
+    """Without axes all of size 1 go; where one filter was left, it went with them, or was refused."""
+    nodes = [
+        {"op": "null", "name": "data", "inputs": []},
+        {"op": "null", "name": "a_weight", "inputs": []},
+        {"op": "Convolution", "name": "a", "inputs": [[0, 0, 0], [1, 0, 0]],
+         "attrs": {"kernel": "(1, 1)", "num_filter": "4", "no_bias": "True"}},
+        {"op": "squeeze", "name": "squeezed", "inputs": [[2, 0, 0]]},
+        {"op": "null", "name": "b_weight", "inputs": []},
+        {"op": "FullyConnected", "name": "b", "inputs": [[3, 0, 0], [4, 0, 0]],
+         "attrs": {"num_hidden": "3", "no_bias": "True"}},
+    ]  # fmt: skip
+    symbol = {"nodes": nodes, "arg_nodes": [0, 1, 4], "heads": [[5, 0, 0]], "attrs": {"mxnet_version": ["int", 10901]}}
+    (tmp_path / "net-symbol.json").write_text(json.dumps(symbol))
+    rng = np.random.default_rng(0)
+    arrays = {"a_weight": (4, 3, 1, 1), "b_weight": (3, 4 * size**2)}
+    params_file.save(
+        {f"arg:{name}": rng.standard_normal(shape).astype(np.float32) for name, shape in arrays.items()},
+        tmp_path / "net-0000.params",
+    )
+    shape = {"data": (2, 3, size, size)}
+    graph = mxnet.load(str(tmp_path / "net-symbol.json"), input_shapes=shape)
+    result = pg.prune(pg.load(graph), budget=pg.Budget(ratio=0.75), algorithm="l2", round_to=1)
+    assert result.small.node("a").channels.outputs == 1
+    small = str(tmp_path / "small-symbol.json")
+    mxnet.apply(
+        str(tmp_path / "net-symbol.json"), result.plan, result.small, small, str(tmp_path / "small-0000.params"),
+        input_shapes=shape,
+    )  # fmt: skip
+    again, given = mxnet.load(small, input_shapes=shape), {"data": np.ones(shape["data"], np.float32)}
+    assert cases.difference(cases.run(again, given), cases.run(result.small.model, given)) <= 1e-6
+
+
 # -- plans that cannot be written -------------------------------------------------------------
 
 

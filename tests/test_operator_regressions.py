@@ -212,3 +212,17 @@ def test_a_vector_of_the_file_that_is_split(op: str) -> None:
     graph = b.graph(projected(b, b.op("Mul", *halves), 4, 2, "c"))
     assert [group.channels for group in pg.analyze(graph).groups] == [4]
     prove(graph)
+
+
+@pytest.mark.parametrize("opset", [11, 18])
+@pytest.mark.parametrize("ones", [True, False])
+def test_squeezed_axes_are_those_of_the_original(opset: int, ones: bool) -> None:
+    """Without axes all of size 1 go; where one channel was left, it went with them."""
+    b = Builder(opset=opset)
+    x = b.conv(b.input(2, 3, 1, 1), 3, 4, k=1, name="a")
+    if not ones:
+        x = b.op("Reshape", x, b.const(i64(2, 4)))
+    graph = b.graph(b.op("MatMul", b.op("Squeeze", x), b.weight(4, 3)))
+    assert [group.channels for group in pg.analyze(graph).groups] == [4]
+    small, _ = prove(graph, ratio=0.75)
+    assert small.node("a").channels.outputs == 1

@@ -221,6 +221,14 @@ def _reshape(change: Change) -> Edit:
     return {change.index: {name: _tuple(codes)}}
 
 
+def _squeeze(change: Change) -> Edit:
+    """Without axes all of size 1 go; one that the plan leaves with one channel has to stay."""
+    left = any(old != 1 == new for old, new in zip(change.was(), change.becomes(), strict=True))
+    if not left or change.node.attributes.get("axis", "None") != "None":
+        return {}
+    return {change.index: {"axis": _tuple([axis for axis, size in enumerate(change.old(0)) if size == 1])}}
+
+
 def _broadcast(change: Change) -> Edit:
     sizes = [new if old > 0 else old for old, new in zip(change.integers("shape"), change.becomes(), strict=True)]
     return {change.index: {"shape": _tuple(sizes)}} if None not in sizes else {}
@@ -302,6 +310,7 @@ EDITORS: dict[str, Callable[[Change], Edit]] = {
     "RNN": _rnn,
     **dict.fromkeys(("_zeros", "_ones", "_full"), _filled),
     "Reshape": _reshape,
+    "squeeze": _squeeze,
     "broadcast_to": _broadcast,
     "slice_axis": _slice_axis,
     "slice": _slice,

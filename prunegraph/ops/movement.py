@@ -256,6 +256,25 @@ def _repair_gather(edit: Edit) -> None:
     edit.want(1, np.searchsorted(edit.kept(node.inputs[0], axis), positions).astype(np.int64))
 
 
+# -- axes of size 1 -----------------------------------------------------------------------
+
+
+def _repair_squeeze(edit: Edit) -> None:
+    """Without axes all of size 1 go; one that a cut leaves with one channel has to stay."""
+    node, source = edit.node, edit.node.inputs[0]
+    shape = edit.facts.shapes[source]
+    left = [axis for axis, size in enumerate(shape) if size > 1 and edit.size(source, axis) == 1]
+    if not left or node.input(1) or "axes" in node.attributes:
+        return
+    ones = [axis for axis, size in enumerate(shape) if size == 1]
+    if not ones:  # nothing goes, and an empty list means all
+        edit.gather(source, left[0], np.zeros(1))
+    elif node.version < 13:
+        edit.set_attribute("axes", ones)
+    else:
+        edit.set_input(1, np.asarray(ones, np.int64))
+
+
 # -- padding ----------------------------------------------------------------------------
 
 
@@ -354,7 +373,8 @@ def _spread_col2im(site: Site) -> None:
 
 
 register("Reshape", spread=_spread_reshape, repair=_repair_reshape)
-register("Flatten", "Squeeze", "Unsqueeze", spread=_spread_reshape)
+register("Flatten", "Unsqueeze", spread=_spread_reshape)
+register("Squeeze", spread=_spread_reshape, repair=_repair_squeeze)
 register("Transpose", spread=_spread_transpose)
 register("Expand", spread=_spread_expand, repair=_repair_expand)
 register("ConstantOfShape", spread=_spread_constant_of_shape)

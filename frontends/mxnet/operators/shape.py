@@ -187,11 +187,12 @@ def expand_dims(call: Call) -> Value:
 
 @operator("squeeze")
 def squeeze(call: Call) -> Value:
-    if call.has("axis"):
-        return call.builder.emit("Squeeze", call.x, call.axes())
-    ones = [axis for axis, size in enumerate(call.x.sizes) if size == 1]
-    if len(ones) == call.x.rank and not call.numpy_shapes:
-        ones = ones[1:]
+    if call.node.attributes.get("axis", "None") != "None":
+        ones = call.axes() if call.has("axis") else []  # () squeezes nothing
+    else:
+        ones = [axis for axis, size in enumerate(call.x.sizes) if size == 1]
+        if len(ones) == call.x.rank and not call.numpy_shapes:
+            ones = ones[1:]
     return call.builder.emit("Squeeze", call.x, ones) if ones else call.builder.emit("Identity", call.x)
 
 
