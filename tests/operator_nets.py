@@ -13,15 +13,18 @@ from typing import Any
 
 import numpy as np
 import onnx
-from hypothesis import note
+import pytest
+from hypothesis import note, reject
 from hypothesis import strategies as st
 
 import prunegraph as pg
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.coupling.survivors import Survivors
+from prunegraph.errors import ModelError
 from prunegraph.runtime.session import run, session
 from prunegraph.selection.plan import Plan, survivors
 from tests.builders import Builder
+from tests.oracle import outputs
 
 MS = "com.microsoft"
 DTYPES = {
@@ -281,7 +284,13 @@ def prove_network(network: Network, domain: str, op: str) -> bool:
         graph, found, algorithm="random", budget=budget, round_to=1, min_channels=network.least, seed=network.seed
     )
     small = pg.apply(graph, plan)
-    proof = pg.verify(graph, plan, small, seed=network.seed)
+    try:
+        proof = pg.verify(graph, plan, small, seed=network.seed)
+    except ModelError:
+        # ONNX Runtime's optimizer breaks some networks (transposed Pads with axes): then not even the original runs.
+        with pytest.raises(ModelError):
+            outputs(graph)
+        reject()
     reacts = not any("do not react" in text for text in proof.notes)
     return reacts and passes(found, plan, domain, op)
 
