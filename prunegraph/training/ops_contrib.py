@@ -39,8 +39,9 @@ def quick_gelu(call: Call, x: Tensor) -> Tensor:
 
 @operator("FusedMatMul", domain=MS)
 def fused_matmul(call: Call, a: Tensor, b: Tensor) -> Tensor:
-    if call.get("transBatchA", 0) or call.get("transBatchB", 0):
-        raise call.refuse("a product with transposed batch axes")
+    # Rows may stand before the batch.
+    a = a.movedim(0, -2) if call.get("transBatchA", 0) else a
+    b = b.movedim(0, -2) if call.get("transBatchB", 0) else b
     a = a.mT if call.get("transA", 0) and a.dim() > 1 else a
     b = b.mT if call.get("transB", 0) and b.dim() > 1 else b
     return call.get("alpha", 1.0) * torch.matmul(a, b)
