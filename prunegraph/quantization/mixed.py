@@ -56,7 +56,7 @@ def within(
     if found <= tolerance:
         return whole, found
     search = _Search(whole, scheme, make, loss, tolerance, progress)
-    search.put_back(search.by_harm())
+    search.bisect(search.by_harm())
     search.quantize_again()
     return _replaced(whole, search.back, scheme), search.loss_of_best
 
@@ -83,8 +83,8 @@ class _Search:
             harm[name] = self._loss([other for other in names if other != name]) / self._size(name)
         return sorted(names, key=lambda name: -harm[name])
 
-    def put_back(self, order: list[str]) -> None:
-        """As few of the first ones as are needed."""
+    def bisect(self, order: list[str]) -> None:
+        """Put back as few of the first ones as are needed."""
         self.back, self.loss_of_best = order, self._loss(order)
         low, high = 1, len(order)
         while low < high:
@@ -96,7 +96,7 @@ class _Search:
                 low = count + 1
 
     def quantize_again(self) -> None:
-        """What went back without need, the largest first."""
+        """Quantize again what went back without need, the largest first."""
         for done, name in enumerate(sorted(self.back, key=lambda name: -self._size(name)), 1):
             self.progress(f"mixed precision: layer {done} of those put back is quantized again, {name}")
             self._improved([other for other in self.back if other != name])
