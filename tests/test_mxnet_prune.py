@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import prunegraph as pg
-from prunegraph.errors import ModelError
+from prunegraph.errors import ModelError, PlanError
 from prunegraph.frontends import mxnet
 from prunegraph.frontends.mxnet import params as params_file
 from prunegraph.frontends.mxnet.builder import Builder
@@ -33,11 +33,14 @@ def pruned(folder: Path, seed: int = 0, algorithm: str = "l2") -> tuple[Any, pg.
     return pg.prune(graph, algorithm=algorithm, budget=pg.Budget(ratio=0.5), round_to=1, seed=seed), graph
 
 
+def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    return {name: put.shape for name, put in cases.inputs(folder).items()}
+
+
 def write(folder: Path, result: Any, to: Path) -> Path:
-    shapes = {name: put.shape for name, put in cases.inputs(folder).items()}
     mxnet.apply(
         str(folder / "model-symbol.json"), result.plan, result.small,
-        str(to / "model-symbol.json"), str(to / "model-0000.params"), input_shapes=shapes,
+        str(to / "model-symbol.json"), str(to / "model-0000.params"), input_shapes=shapes(folder),
     )  # fmt: skip
     return to
 
@@ -64,6 +67,24 @@ def test_pruned_with_proof_and_written_back(folder: Path, tmp_path: Path) -> Non
         before = sum(a.size for a in params_file.load(folder / "model-0000.params").values())
         after = sum(a.size for a in params_file.load(tmp_path / "model-0000.params").values())
         assert after < 0.75 * before
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f"{f.parent.name}-{f.name}")
+def test_a_plan_without_cuts_writes_the_same_files(folder: Path, tmp_path: Path) -> None:
+    graph = pg.load(str(folder / "model-symbol.json"), input_shapes=shapes(folder))
+    result = pg.prune(graph, algorithm="l2", budget=pg.Budget(ratio=0.5), round_to=1, check=False)
+    bare = dataclasses.replace(result, plan=pg.Plan(graph.sha256, result.plan.remove))
+    made = []
+    for number, each in enumerate((result, bare)):
+        to = tmp_path / str(number)
+        to.mkdir()
+        if folder.name in REFUSED:
+            with pytest.raises(ModelError, match=REFUSED[folder.name]):
+                write(folder, each, to)
+        else:
+            write(folder, each, to)
+        made.append({path.name: path.read_bytes() for path in to.iterdir()})
+    assert made[0] == made[1]
 
 
 @pytest.mark.slow
@@ -168,6 +189,15 @@ def test_a_plan_that_is_not_the_pruned_models(tmp_path: Path) -> None:
             str(tmp_path / "a-symbol.json"), str(tmp_path / "a.params"),
             input_shapes={"data": cases.inputs(folder)["data"].shape},
         )  # fmt: skip
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_without_cuts_for_another_model(tmp_path: Path) -> None:
+    folder = cases.ROOT / "sym" / "mlp"
+    result, _ = pruned(folder)
+    bare = dataclasses.replace(result, plan=pg.Plan("0" * 64, result.plan.remove))
+    with pytest.raises(PlanError, match="the plan is for another model"):
+        write(folder, bare, tmp_path)
     assert not list(tmp_path.iterdir())
 
 

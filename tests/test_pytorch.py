@@ -183,12 +183,54 @@ def test_plans_that_do_not_fit() -> None:
     with pytest.raises(PlanError, match="does not have"):
         pytorch.apply(MODELS["resnet"]()[0], plan)
     with pytest.raises(PlanError, match="does not say what goes from the module's parameters"):
-        pytorch.apply(module, pg.Plan(plan.model, plan.remove))
+        pytorch.apply(MODELS["vgg"]()[0], pg.Plan(plan.model, plan.remove))
     small = pytorch.apply(module, plan)
     with pytest.raises(PlanError, match="has the shape"):
         pytorch.apply(small, plan)
     with pytest.raises(ModelError, match="not that of the module pruned"):
         pytorch.load_pruned(MODELS["vgg"], plan, module.state_dict())
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+@pytest.mark.parametrize("name", ["resnet", "tied"])
+def test_a_plan_without_cuts_says_as_much(name: str, exporter: str) -> None:
+    """What goes from the module is derived from the graph: the one at hand, one that is given, or one loaded again."""
+    module, inputs = MODELS[name]()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        graph = pg.load(module, inputs, exporter=exporter)
+    result = pg.prune(graph, budget=pg.Budget(ratio=0.5), round_to=1)
+    bare = pg.Plan(result.plan.model, result.plan.remove)
+    assert bare.complete(graph).source_cuts == result.plan.source_cuts != ()
+    expected = pytorch.apply(module, result.plan).state_dict()
+    for given in ({}, {"graph": graph}, {"pruned": result.small, "inputs": inputs}):
+        small = pytorch.apply(module, bare, **given).state_dict()
+        assert expected.keys() == small.keys()
+        assert all(torch.equal(value, small[key]) for key, value in expected.items())
+
+
+def test_a_module_is_one_model_whoever_loads_it() -> None:
+    module, inputs = MODELS["vgg"]()
+    first, second = pg.load(module, inputs), (lambda: pytorch.load(module, inputs=inputs))()
+    assert first.sha256 == second.sha256
+    assert str(Path(__file__).parent.parent) not in str(first.model)
+
+
+def test_a_module_is_loaded_again_for_a_plan_without_cuts() -> None:
+    module, inputs = MODELS["vgg"]()
+    result = pg.prune(pg.load(module, inputs), budget=pg.Budget(ratio=0.5), round_to=1)
+    plan, small = pg.Plan(result.plan.model, result.plan.remove), result.small
+    expected = pytorch.apply(module, result.plan).state_dict()
+    del result
+    same = MODELS["vgg"]()[0]
+    same.load_state_dict(module.state_dict())
+    again = pytorch.apply(same, plan, pruned=small, inputs=inputs).state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in expected.items())
+    other = MODELS["vgg"]()[0]
+    with torch.no_grad():
+        next(other.parameters()).add_(1)
+    with pytest.raises(PlanError, match="the plan is for another model"):
+        pytorch.apply(other, plan, inputs=inputs)
 
 
 def test_bad_inputs() -> None:

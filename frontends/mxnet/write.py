@@ -20,7 +20,7 @@ from prunegraph.frontends.mxnet.conversion import convert
 from prunegraph.frontends.mxnet.edit import Pruned, edits, zero_states
 from prunegraph.frontends.mxnet.trace import back_to_params, params_from
 from prunegraph.graph.model import Graph
-from prunegraph.graph.onnx_io import write_whole
+from prunegraph.graph.onnx_io import from_model, write_whole
 
 if TYPE_CHECKING:
     from prunegraph.selection.plan import Plan
@@ -40,7 +40,7 @@ def apply(
 
     Args:
         source: path of NAME-symbol.json, from which the network was converted.
-        plan: a plan that was made for the converted model.
+        plan: a plan that was made for the converted model; cuts that it leaves out are derived.
         small: the pruned graph; it says what became of groups, splits and reshapes.
         out_symbol: path of the new symbol file; its name ends in -symbol.json.
         out_params: path of the new parameter file.
@@ -50,14 +50,19 @@ def apply(
     Returns the ONNX model that the new files convert to. Its weights and shapes are those of
     `small`: nothing is written where they differ.
 
-    Raises ModelError: an operator cannot take the cut, or a file cannot be read or written.
+    Raises:
+        ModelError: an operator cannot take the cut, or a file cannot be read or written.
+        PlanError: a plan without cuts is for another model, or names what is not there.
     """
     if not out_symbol.endswith(SUFFIX):
         raise ModelError(f"{out_symbol}: the name of a symbol file ends in {SUFFIX}")
     path = Path(source)
     stored, prefixes = _stored(Path(params_file) if params_file else find_params(path))
     symbol = symbol_file.load(path)
-    converted = convert(symbol, stored, input_shapes)
+    # By the name that `load` gives the model: a plan knows it by its digest.
+    converted = convert(symbol, stored, input_shapes, path.name.removesuffix(SUFFIX))
+    if not plan.cuts:
+        plan = plan.complete(from_model(converted.model, folder=path.parent, source=source))
     kept = back_to_params(converted.weights, _by_weight(plan, converted.weights))
     fresh = {
         name: np.ascontiguousarray(array[np.ix_(*kept[name])]) if name in kept else array

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from prunegraph.errors import MissingExtraError
+from prunegraph.errors import MissingExtraError, PlanError
 from prunegraph.frontends.base import frontend
 from prunegraph.graph.model import Graph
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     import torch
 
     from prunegraph.selection.plan import Plan
+
+#: Graphs by the module they were loaded from, as long as somebody holds both.
+_LOADED: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Graph]] = weakref.WeakKeyDictionary()
 
 
 @frontend("torch.nn.modules.module.Module")
@@ -40,7 +44,9 @@ def load(
     _need_torch()
     from prunegraph.frontends.pytorch.export import from_module
 
-    return from_module(source, inputs, exporter, dynamic_shapes)
+    graph = from_module(source, inputs, exporter, dynamic_shapes)
+    _LOADED.setdefault(source, weakref.WeakSet()).add(graph)
+    return graph
 
 
 @frontend(".pt2")
@@ -52,14 +58,19 @@ def load_program(source: str) -> Graph:
     return from_file(source)
 
 
-def apply(module: torch.nn.Module, plan: Plan, *, pruned: Graph | None = None, inputs: Any = None) -> torch.nn.Module:
+def apply(
+    module: torch.nn.Module, plan: Plan, *, pruned: Graph | None = None, inputs: Any = None, graph: Graph | None = None
+) -> torch.nn.Module:
     """The module without the plan's channels: a copy with smaller parameters and buffers, ready to train.
 
     Args:
         module: the module that the plan's graph was loaded from, with any weights.
-        plan: a plan that was made for that graph (`source_cuts` says what goes).
+        plan: a plan that was made for that graph. Where it leaves out what goes (`source_cuts`), that is derived
+            from the graph.
         pruned: the pruned graph, to compare outputs with; its weights must come from `module`.
         inputs: example inputs to run the result on, as for `load`.
+        graph: the graph that the plan was made for. Only a plan that leaves out what goes needs it, and only where
+            that graph is gone; `inputs` do as well if the module's weights are still the same.
 
     Returns:
         A module of the same class. A `nn.MultiheadAttention` that cannot hold what is left of it is
@@ -76,12 +87,29 @@ def apply(module: torch.nn.Module, plan: Plan, *, pruned: Graph | None = None, i
     from prunegraph.frontends.pytorch.check import check, run
     from prunegraph.frontends.pytorch.surgery import cut
 
-    small = cut(module, plan)
+    small = cut(module, _completed(module, plan, inputs, graph))
     if pruned is not None:
         check(small, pruned, inputs)
     elif inputs is not None:
         run(small, inputs)
     return small
+
+
+def _completed(module: torch.nn.Module, plan: Plan, inputs: Any, graph: Graph | None) -> Plan:
+    """The plan with what goes from the module's parameters, by the graph that it was made for. Raises PlanError."""
+    if plan.source_cuts or not plan.remove or "source_error" in plan.provenance:
+        return plan
+    if graph is not None:
+        return plan.complete(graph)
+    loaded = next((each for each in _LOADED.get(module, ()) if each.sha256 == plan.model), None)
+    if loaded is None and inputs is not None:
+        loaded = load(module, inputs=inputs)
+    if loaded is None:
+        raise PlanError(
+            "the plan does not say what goes from the module's parameters: give graph=, the graph that it was made "
+            "for, or inputs= to load the module again"
+        )
+    return plan.complete(loaded)
 
 
 def load_pruned(factory: Callable[[], Any], plan: Plan, state_dict: Mapping[str, torch.Tensor]) -> torch.nn.Module:

@@ -21,6 +21,9 @@ from prunegraph.graph.model import Graph
 #: Written by both exporters, read by every ONNX Runtime that the project supports.
 OPSETS = {"dynamo": 20, "torchscript": 17}
 
+#: Metadata of the newer exporter that names files of this machine, from whoever loads the module on.
+TRACE = "pkg.torch.onnx.stack_trace"
+
 
 def from_module(module: torch.nn.Module, inputs: Any, exporter: str | None, dynamic_shapes: Any) -> Graph:
     """A Graph of a module; see `prunegraph.frontends.pytorch.load`."""
@@ -62,15 +65,26 @@ def from_file(path: str) -> Graph:
     except Exception as error:
         raise ModelError(f"{path}: cannot be exported: {_first_line(error)}") from error
     assert made is not None
-    model, sources = fold(made.model_proto, *_named(dict(program.state_dict)))
+    model, sources = fold(_without_traces(made.model_proto), *_named(dict(program.state_dict)))
     return onnx_io.from_model(model, source=path, sources=sources)
 
 
 def _graph(model: onnx.ModelProto, module: torch.nn.Module, label: str) -> Graph:
     tensors = _state(module)
     _restore_equal_tensors(model, tensors)
-    model, sources = fold(model, *_named(tensors))
+    model, sources = fold(_without_traces(model), *_named(tensors))
     return onnx_io.from_model(model, source=label, sources=sources)
+
+
+def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model, changed in place, without stack traces: one module is one model, whoever loads it from where."""
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    for node in nodes:
+        kept = [entry for entry in node.metadata_props if entry.key != TRACE]
+        if len(kept) < len(node.metadata_props):
+            del node.metadata_props[:]
+            node.metadata_props.extend(kept)
+    return model
 
 
 def _state(module: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.analysis import Coupling, analyze
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.errors import PlanError
+from prunegraph.graph.model import Graph
 from prunegraph.graph.onnx_io import write_whole
 from prunegraph.graph.sources import Sources
 
@@ -52,6 +53,22 @@ class Plan:
     def attention(self) -> str | None:
         """What the plan's groups are in attention, "heads" or "head_dim"; None where that was left open."""
         return self.provenance.get("attention")
+
+    def complete(self, graph: Graph) -> Plan:
+        """This plan with its cuts derived, where it leaves them out.
+
+        Args:
+            graph: the graph that the plan was made for, as its front end read it.
+
+        Raises:
+            PlanError: the plan is for another model, or names what is not there.
+        """
+        is_complete = self.cuts and (self.source_cuts or graph.sources is None)
+        if is_complete or not self.remove:
+            return self
+        coupling = analyze(graph, attention=self.attention)
+        survivors(coupling, self)
+        return make_plan(coupling, self.remove, self.provenance)
 
     def to_json(self) -> dict[str, Any]:
         return {
