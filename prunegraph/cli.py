@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from prunegraph.pipeline import Result
     from prunegraph.registry import Registry
     from prunegraph.runtime.data import Data
+    from prunegraph.runtime.statistics import Statistics
     from prunegraph.selection.plan import Plan
 
 
@@ -142,19 +143,29 @@ def main() -> None:
 
 @main.command()
 @click.argument("model")
-@click.option("--json", "json_path", metavar="FILE", help="Write groups as JSON; - is stdout.")
+@click.option("--json", "json_path", metavar="FILE", help="Write groups and nodes as JSON; - is stdout.")
+@click.option("--nodes", "nodes_path", metavar="FILE", help="Write nodes alone as JSON; - is stdout.")
+@click.option("--data", metavar="FILE", help="Unlabelled inputs: the groups then have moments of activations.")
 @click.option("--attention", type=click.Choice(["heads", "head_dim"]), help="What is pruned in attention.")
 @click.option("--why", metavar="LAYER", help="Explain what keeps a layer from being pruned.")
 @reading_options
-def inspect(model: str, json_path: str | None, attention: str | None, why: str | None) -> None:
+def inspect(
+    model: str, json_path: str | None, nodes_path: str | None, data: str | None, attention: str | None, why: str | None
+) -> None:
     """Show what can be pruned in MODEL, and why the rest cannot."""
     from prunegraph import api
     from prunegraph.coupling.explain import explain
+    from prunegraph.coupling.outline import nodes_outline, outline
     from prunegraph.ops.cost import cost
-    from prunegraph.report import groups_file, tables
+    from prunegraph.report import tables
 
+    if json_path == nodes_path == "-":
+        raise click.UsageError("--json and --nodes cannot both be stdout")
+    if data and not json_path:
+        raise click.UsageError("--data is for the groups file: give --json FILE")
     graph = load_model(model)
     check_json(json_path, model)
+    check_json(nodes_path, model, *([json_path] if json_path else []))
     found = api.analyze(graph, attention=attention)
     out = console()
     if why:
@@ -171,10 +182,18 @@ def inspect(model: str, json_path: str | None, attention: str | None, why: str |
         f"{tables.amount(total.params)} parameters, {tables.amount(total.macs)} MACs, "
         f"{tables.amount(total.bytes)} bytes of weights"
     )
-    if json_path == "-":
-        click.echo(json.dumps(groups_file.content(found), indent=1))
-    elif json_path:
-        groups_file.write(found, json_path)
+    if json_path:
+        write_json(outline(found, _statistics(graph, data)), json_path)
+    if nodes_path:
+        write_json(nodes_outline(found), nodes_path)
+
+
+def _statistics(graph: Graph, data: str | None) -> Statistics | None:
+    """What a data file shows of a graph."""
+    from prunegraph.runtime.data import read_data
+    from prunegraph.runtime.statistics import Statistics
+
+    return Statistics(graph, read_data(data)) if data else None
 
 
 def _ratio_for(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:

@@ -377,29 +377,11 @@ class Graph:
         return value
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Node records: index, name, op, attributes, parents, layer, channel data."""
-        return [
-            {
-                "index": node.index,
-                "name": node.name,
-                "op": node.op,
-                "domain": node.domain,
-                "attributes": {key: _plain(value) for key, value in node.attributes.items()},
-                "parents": [list(parent) for parent in node.parents],
-                "outputs": list(node.outputs),
-                "layer": node.layer,
-                **({"body": node.body.name} if node.body is not None else {}),
-                "channels": {
-                    "inputs": node.channels.inputs,
-                    "outputs": node.channels.outputs,
-                    "weights": {
-                        role: {"name": name, "shape": list(self.weights[name].shape)}
-                        for role, name in node.channels.weights.items()
-                    },
-                },
-            }
-            for node in self.nodes
-        ]
+        """Node records: index, name, op, attributes, parents, shapes, layer, channel data (see `graph.records`)."""
+        from prunegraph.graph.facts import facts
+        from prunegraph.graph.records import node_records
+
+        return node_records(self, facts(self).shapes)
 
     def to_networkx(self) -> networkx.DiGraph:
         """Nodes by index with `name`, `op`; edges with the `value` that flows along them."""
@@ -449,18 +431,3 @@ def _attribute(attribute: onnx.AttributeProto) -> Any:
     if kind == onnx.AttributeProto.INT and not attribute.ref_attr_name:
         return attribute.i
     return onnx.helper.get_attribute_value(attribute)
-
-
-def _plain(value: Any) -> Any:
-    """An attribute value as JSON: tensors and subgraphs by their type and name only."""
-    if isinstance(value, bytes):
-        return value.decode(errors="replace")
-    if isinstance(value, (int, float, str)):
-        return value
-    if isinstance(value, onnx.TensorProto):
-        return {"tensor": value.name, "shape": list(value.dims)}
-    if isinstance(value, onnx.GraphProto):
-        return {"graph": value.name}
-    if hasattr(value, "__iter__"):
-        return [_plain(item) for item in value]
-    return str(value)
