@@ -89,7 +89,7 @@ def test_sizes_that_the_plugins_page_promises() -> None:
     lines = {name: [line for line in text.splitlines() if line.strip()] for name, text in scripts.items()}
     assert len(lines["quiet.py"]) <= 10
     assert len(lines["choose.py"]) <= 15
-    assert "prunegraph" not in scripts["choose.py"].replace("prunegraph/plan@1", "")
+    assert "prunegraph" not in scripts["choose.py"].replace("prunegraph/plan@2", "")
 
 
 def test_the_plugins_page_shows_the_entry_points_of_the_example() -> None:

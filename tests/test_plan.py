@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 
 import prunegraph as pg
 from prunegraph.errors import PlanError
 from prunegraph.selection.plan import Cut, make_plan
-from tests.builders import residual_net
-from tests.oracle import random_plan
+from tests.builders import Builder, residual_net
+from tests.oracle import outputs, random_plan
 
 
 def test_file_round_trip(tmp_path: Path) -> None:
@@ -80,3 +83,85 @@ def test_a_plan_survives_json() -> None:
 def test_group_ids_are_stable() -> None:
     first, second = (pg.analyze(pg.load(residual_net().model)) for _ in range(2))
     assert [(g.id, g.layers, g.channels) for g in first.groups] == [(g.id, g.layers, g.channels) for g in second.groups]
+
+
+# -- cuts name their readers --------------------------------------------------------------
+
+
+def shared_bias_net() -> pg.Graph:
+    """Three convolutions; the first two read one bias and lose different channels of it."""
+    b = Builder()
+    bias = b.weight(8)
+    x = b.relu(b.op("Conv", b.input("n", 3, 8, 8), b.weight(8, 3, 1, 1), bias, name="first"))
+    x = b.relu(b.op("Conv", x, b.weight(8, 8, 1, 1), bias, name="second"))
+    return b.graph(b.op("Conv", x, b.weight(4, 8, 1, 1), name="third"))
+
+
+def carried_out(graph: pg.Graph, plan: dict[str, object]) -> onnx.ModelProto:
+    """A plan carried out by its cuts alone, by the words of docs/plugins.md."""
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    nodes = {node.name or node.output[0]: node for node in model.graph.node}
+    cut: dict[tuple[str, int], np.ndarray] = {}
+    for entry in plan["cuts"]:  # type: ignore[attr-defined]
+        key = entry["node"], entry["input"]
+        assert nodes[key[0]].input[key[1]] == entry["weight"]
+        cut[key] = np.delete(cut.get(key, values[entry["weight"]]), entry["removed"], entry["axis"])
+    for number, ((node, slot), array) in enumerate(cut.items()):
+        nodes[node].input[slot] = f"cut {number}"
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, f"cut {number}"))
+    return model
+
+
+@pytest.mark.parametrize("graph", [residual_net(), shared_bias_net()])
+def test_cuts_alone_are_enough_to_carry_out_a_plan(graph: pg.Graph) -> None:
+    plan = random_plan(pg.analyze(graph))
+    by_hand = pg.load(carried_out(graph, plan.to_json()))
+    for mine, theirs in zip(outputs(pg.apply(graph, plan)), outputs(by_hand), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_tensor_that_is_taken_apart_stands_under_each_reader() -> None:
+    graph = shared_bias_net()
+    bias = graph.node("first").inputs[2]
+    plan = make_plan(pg.analyze(graph), {"g0": [0, 1, 2], "g1": [5]})
+    assert plan.to_json()["format"] == "prunegraph/plan@2"
+    found = {(c.node, c.input): c.removed for c in plan.cuts if c.weight == bias}
+    assert found == {("first", 2): (0, 1, 2), ("second", 2): (5,)}
+
+
+def test_a_plan_of_the_first_form_is_read() -> None:
+    graph = shared_bias_net()
+    plan = random_plan(pg.analyze(graph))
+    content = plan.to_json() | {"format": "prunegraph/plan@1"}
+    for cut in content["cuts"]:
+        del cut["node"], cut["input"]
+    old = pg.Plan.from_json(json.loads(json.dumps(content)))
+    small = pg.apply(graph, old)
+    assert small.model.SerializeToString() == pg.apply(graph, plan).model.SerializeToString()
+    pg.verify(graph, old, small)
+    wrong = replace(old.cuts[0], removed=(0,) if old.cuts[0].removed != (0,) else (1,))
+    with pytest.raises(PlanError, match="'cuts' do not follow"):
+        pg.apply(graph, replace(old, cuts=(wrong, *old.cuts[1:])))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"node": "first"}, {"input": 2}, {"node": 3, "input": 2}, {"node": "first", "input": "2"}, {"axis": 0.5}],
+)
+def test_cuts_that_name_their_reader_badly(change: dict[str, object]) -> None:
+    entry = {"weight": "w", "axis": 0, "removed": [0], **change}
+    content = {"format": "prunegraph/plan@2", "model": {"sha256": "0"}, "remove": {}, "cuts": [entry]}
+    with pytest.raises(PlanError, match="not a plan"):
+        pg.Plan.from_json(content)
+
+
+def test_a_reader_that_is_not_the_cut_s_is_refused() -> None:
+    graph = shared_bias_net()
+    plan = random_plan(pg.analyze(graph))
+    swapped = tuple(
+        replace(c, node={"first": "second", "second": "first"}.get(c.node or "", c.node)) for c in plan.cuts
+    )
+    with pytest.raises(PlanError, match="'cuts' do not follow"):
+        pg.apply(graph, replace(plan, cuts=swapped))

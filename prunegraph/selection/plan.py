@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,24 +13,40 @@ import numpy as np
 
 from prunegraph.coupling.analysis import Coupling, analyze
 from prunegraph.coupling.survivors import Survivors
+from prunegraph.coupling.uses import Use
 from prunegraph.errors import PlanError
-from prunegraph.graph.model import Graph
+from prunegraph.graph import control
+from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.onnx_io import write_whole
 from prunegraph.graph.sources import Sources
 
-FORMAT = "prunegraph/plan@1"
+FORMAT = "prunegraph/plan@2"
+
+#: Forms that are read; in the first one, cuts do not say which reader of a weight they are for.
+FORMATS = ("prunegraph/plan@1", FORMAT)
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Indices removed from one axis of a weight."""
+    """Indices removed from one axis of a weight, as one input of one node reads it.
+
+    `node` is the reader's name and `input` the number of its input. A reader that no cut names reads the
+    weight whole. Without a node (in plan@1, and in tensors of a source) the cut is for every reader.
+    """
 
     weight: str
     axis: int
     removed: tuple[int, ...]
+    node: str | None = None
+    input: int | None = None
+
+    def for_all(self) -> Cut:
+        """The same cut without its reader."""
+        return Cut(self.weight, self.axis, self.removed)
 
     def to_json(self) -> dict[str, Any]:
-        return {"weight": self.weight, "axis": self.axis, "removed": list(self.removed)}
+        reader = {"node": self.node, "input": self.input} if self.node is not None else {}
+        return {"weight": self.weight, **reader, "axis": self.axis, "removed": list(self.removed)}
 
 
 @dataclass(frozen=True)
@@ -83,7 +99,7 @@ class Plan:
     @classmethod
     def from_json(cls, content: Any, source: str = "plan") -> Plan:
         """A plan from its JSON form. Raises PlanError."""
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
+        if not isinstance(content, dict) or content.get("format") not in FORMATS:
             raise PlanError(f"{source}: not a plan: its 'format' must be {FORMAT!r}")
         try:
             return cls(
@@ -113,9 +129,18 @@ class Plan:
 
 
 def _cuts(content: Any) -> tuple[Cut, ...]:
-    return tuple(
-        Cut(str(c["weight"]), int(c["axis"]), _whole(c["removed"], f"cuts of weight {c['weight']!r}")) for c in content
-    )
+    return tuple(_cut(entry) for entry in content)
+
+
+def _cut(entry: Any) -> Cut:
+    """One entry of `cuts`. Raises KeyError, TypeError or ValueError for what is none."""
+    what = f"cuts of weight {entry['weight']!r}"
+    node, slot = entry.get("node"), entry.get("input")
+    if (node is None) != (slot is None) or not isinstance(node, str | None) or type(slot) not in (int, type(None)):
+        raise ValueError(f"{what} must name their reader by 'node' (its name) and 'input' (a number), or not at all")
+    if type(entry["axis"]) is not int:
+        raise ValueError(f"the axis in {what} must be a whole number")
+    return Cut(str(entry["weight"]), entry["axis"], _whole(entry["removed"], what), node, slot)
 
 
 def _whole(values: Any, what: str) -> tuple[int, ...]:
@@ -168,21 +193,55 @@ def survivors(coupling: Coupling, plan: Plan) -> Survivors:
         if len(channels) == size:
             raise PlanError(f"the plan removes all {size} channels of group {name!r}; one must stay")
     result = Survivors(coupling, plan.remove)
-    if plan.cuts and set(plan.cuts) != set(derive_cuts(result)):
+    if plan.cuts and not _follow(plan.cuts, derive_cuts(result)):
         raise PlanError("the plan's 'cuts' do not follow from its 'remove'; leave them out to have them derived")
     return result
 
 
+def _follow(cuts: Sequence[Cut], derived: Sequence[Cut]) -> bool:
+    """Whether cuts are those derived; cuts that name no reader are compared without it."""
+    if any(cut.node is not None for cut in cuts):
+        return set(cuts) == set(derived)
+    return set(cuts) == {cut.for_all() for cut in derived}
+
+
 def derive_cuts(left: Survivors) -> tuple[Cut, ...]:
-    """What a choice means for every weight."""
-    found: dict[Cut, None] = {}
-    for use in left.coupling.uses:
-        for axis, kept in enumerate(left.use(use)):
-            if kept is not None:
+    """What a choice means for every weight, for every input that reads it."""
+    coupling, cuts = left.coupling, dict[Cut, None]()
+    own = {(use.weight, use.node, use.slot) for use in coupling.uses}
+    for use in coupling.uses:
+        axes = [(axis, kept) for axis, kept in enumerate(left.use(use)) if kept is not None]
+        if not axes:
+            continue
+        for node, slot in _readers(coupling, use, own):
+            name = reader_name(coupling.graph.nodes[node])
+            for axis, kept in axes:
                 gone = np.ones(use.labels[axis].size, bool)
                 gone[kept] = False
-                found[Cut(use.weight, axis, tuple(np.flatnonzero(gone).tolist()))] = None
-    return tuple(found)
+                cuts[Cut(use.weight, axis, tuple(np.flatnonzero(gone).tolist()), name, slot)] = None
+    return tuple(cuts)
+
+
+def _readers(coupling: Coupling, use: Use, own: Set[tuple[str, int, int]]) -> list[tuple[int, int]]:
+    """The inputs that see a weight as a use says: nodes by index, with the number of the input.
+
+    `own` are the readers that see their weight in their own way.
+    """
+    if use.node >= 0:
+        return [(use.node, use.slot)]
+    nodes = coupling.graph.nodes
+    return [
+        (node, slot)
+        for node, slot in coupling.graph.consumers.get(use.weight, ())
+        if (use.weight, node, slot) not in own and not coupling.facts.is_dead(nodes[node])
+    ]
+
+
+def reader_name(node: Node) -> str:
+    """What a plan calls a node: a node with bodies by its own name, whichever part of it reads."""
+    if node.domain == control.DOMAIN and node.op == control.ENTER:
+        return node.name.removesuffix("/enter")
+    return node.body.name if node.body is not None and node.domain == control.DOMAIN else node.name
 
 
 def derive_source_cuts(sources: Sources | None, cuts: Sequence[Cut]) -> tuple[Cut, ...]:
