@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from prunegraph.registry import Registry
     from prunegraph.runtime.data import Data
     from prunegraph.runtime.statistics import Statistics
+    from prunegraph.selection.budget import Budget
     from prunegraph.selection.plan import Plan
 
 
@@ -286,9 +287,8 @@ def prune(
     from prunegraph import api
     from prunegraph.report import curves, html
     from prunegraph.runtime.data import read_data
-    from prunegraph.selection.budget import Budget
 
-    budget = Budget(ratio=ratio, macs=macs, params=params, bytes=size, latency=latency)
+    budget = _budget(options["algorithm"], ratio=ratio, macs=macs, params=params, bytes=size, latency=latency)
     if sensitivity and not report:
         raise click.UsageError("--sensitivity is shown in the report: give --report FILE")
     if report:
@@ -308,6 +308,18 @@ def prune(
         command = click.get_current_context().meta[COMMAND]
         html.write(result, report, command=command, sensitivity=shown, latency=result.latency)
         where.print(f"wrote {report}")
+
+
+def _budget(algorithm: str | None, **bounds: Any) -> Budget:
+    """The budget of a command line; a selector may be left to choose how much goes. Raises BudgetError."""
+    from prunegraph.options import base_name
+    from prunegraph.selection.budget import Budget
+    from prunegraph.selection.selectors import SELECTORS
+
+    is_free = algorithm is not None and base_name(algorithm) in SELECTORS
+    if is_free and all(bound is None for bound in bounds.values()):
+        return Budget(ratio="auto")
+    return Budget(**bounds)
 
 
 def _show(where: Console, result: Result, samples: Data | None, out: str) -> None:

@@ -2,7 +2,7 @@
 
 A registered function's keyword-only parameters are its options. `NAME:key=value,key=value` sets
 them; a bare value is that of the first one. What a value may be follows from the parameter: one of the
-words of a `Literal`, or the type of its default.
+words of a `Literal`, or the type of its default; one whose default is `Verbatim` is all the text behind the colon.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ from prunegraph.registry import Registry
 F = TypeVar("F", bound=Callable[..., Any])
 
 TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+class Verbatim(str):
+    """The type of an option that is all the text behind the name: `exec:jq -c '.a, .b'`."""
 
 
 def base_name(spelling: str) -> str:
@@ -40,6 +44,9 @@ def bound(registry: Registry[F], spelling: str) -> F:
     who = f"{registry.kind} {name!r}"
     known = options(function)
     chosen: dict[str, Any] = {}
+    for key, (default, *_) in known.items():
+        if isinstance(default, Verbatim):
+            return typing.cast(F, functools.partial(function, **{key: Verbatim(text)}))
     for index, part in enumerate(text.split(",")):
         key, equals, value = part.partition("=")
         if not equals:
@@ -73,7 +80,10 @@ def options(function: Callable[..., Any]) -> dict[str, tuple[object, ...]]:
 def described(function: Callable[..., Any]) -> str:
     """Options as a user would write them, the default first: `members=all|producer|consumer`."""
     found = options(function).items()
-    return ", ".join(f"{key}={'|'.join(str(value).lower() for value in values)}" for key, values in found)
+    return ", ".join(
+        key.upper() if isinstance(values[0], Verbatim) else f"{key}={'|'.join(str(value).lower() for value in values)}"
+        for key, values in found
+    )
 
 
 def _value(text: str, allowed: tuple[object, ...], what: str) -> Any:

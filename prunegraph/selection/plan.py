@@ -102,11 +102,14 @@ class Plan:
         if not isinstance(content, dict) or content.get("format") not in FORMATS:
             raise PlanError(f"{source}: not a plan: its 'format' must be {FORMAT!r}")
         try:
+            provenance = dict(content.get("provenance", {}))
+            if unit := content["model"].get("attention"):
+                provenance["attention"] = unit
             return cls(
                 str(content["model"]["sha256"]),
                 {str(g): _whole(channels, f"channels of group {g!r}") for g, channels in content["remove"].items()},
                 _cuts(content.get("cuts", ())),
-                dict(content.get("provenance", {})),
+                provenance,
                 _cuts(content.get("source_cuts", ())),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -120,12 +123,28 @@ class Plan:
     def load(cls, path: str | os.PathLike[str]) -> Plan:
         """Read a plan file. Raises PlanError."""
         try:
-            content = json.loads(Path(path).read_text())
+            content = parse_json(Path(path).read_bytes())
         except FileNotFoundError:
             raise PlanError(f"{path}: no such plan file") from None
         except (OSError, ValueError) as error:
             raise PlanError(f"{path}: not a plan: {error}") from error
         return cls.from_json(content, str(path))
+
+
+def parse_json(text: bytes) -> Any:
+    """JSON in which no name stands twice: of two lists of one group, one would be lost. Raises ValueError."""
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands in it twice")
+    return content
 
 
 def _cuts(content: Any) -> tuple[Cut, ...]:

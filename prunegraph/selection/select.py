@@ -62,7 +62,10 @@ def rank(
     choice = choice.resolved(statistics is not None)
     name = str(choice.algorithm)
     if base_name(name) in SELECTORS:
-        raise BudgetError(f"selector {name!r} makes one plan; a latency budget needs a criterion that ranks channels")
+        raise BudgetError(
+            f"selector {name!r} makes whole plans; a budget on latency, sensitivity and search need a criterion, which "
+            "ranks channels: `prunegraph algorithms` lists them"
+        )
     context = Context(coupling, choice.seed, statistics, choice, gradients=gradients)
     ratios = _group_ratios(coupling, choice.keep, choice.ratio_for)
     if choice.budget.ratio == "auto":
@@ -96,7 +99,7 @@ def select(
     if given.allocation is not None:
         raise BudgetError(f"selector {name!r} shares the budget itself: leave --allocation out")
     limits = Limits(choice.rounding, choice.min_channels, _group_ratios(coupling, choice.keep, choice.ratio_for))
-    provenance = {**_provenance(choice, SELECTORS.entry(name)), "allocation": None}
+    provenance = {**_provenance(choice, SELECTORS.entry(base_name(name))), "allocation": None}
     context = Context(coupling, choice.seed, statistics, choice, gradients=gradients)
     return choose(name, context, choice.budget, limits, provenance)
 

@@ -15,6 +15,7 @@ import numpy as np
 from prunegraph import plugins
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.errors import PlanError, PluginError
+from prunegraph.options import Verbatim, base_name, bound
 from prunegraph.registry import Registry
 from prunegraph.selection.allocation import Limits
 from prunegraph.selection.budget import Budget, Meter
@@ -28,6 +29,10 @@ Selector = Callable[[Coupling, Context, Budget], Plan | Removal]
 SELECTORS: Registry[Selector] = Registry("selector", parameters=("coupling", "context", "budget"), beside=CRITERIA)
 
 
+#: `exec` without a command, which is an error when it runs.
+NO_COMMAND = Verbatim("")
+
+
 def selector(name: str) -> Callable[[Selector], Selector]:
     """Decorator that registers a selector, a function `(coupling, context, budget) -> plan`, under a name.
 
@@ -37,34 +42,45 @@ def selector(name: str) -> Callable[[Selector], Selector]:
     return SELECTORS.register(name)
 
 
+@selector("exec")
+def program(coupling: Coupling, context: Context, budget: Budget, *, command: Verbatim = NO_COMMAND) -> Plan:
+    """A program of any kind: reads groups as JSON on its input, writes a plan as JSON; exec:"node choose.js"."""
+    from prunegraph.selection.external import ask
+
+    return ask(command, coupling, context, budget)
+
+
 def choose(name: str, context: Context, budget: Budget, limits: Limits, provenance: Mapping[str, Any]) -> Plan:
     """The plan of a registered selector, checked.
 
     Args:
-        name: of the selector.
+        name: of the selector; it may have options.
         context: what it may look at.
         budget: what the result must meet; a ratio is left to the selector.
         limits: what must stay. `round_to` is left to the selector.
         provenance: how the plan is made.
 
     Raises:
-        UnknownNameError: no such selector.
+        UnknownNameError: no such selector, or it has no such option.
+        OptionError: an option cannot have that value.
         DataError: it needs data and there are none.
         PluginError: it failed, or its plan does not hold.
     """
-    coupling, entry = context.coupling, SELECTORS.entry(name)
-    with plugins.blamed(str(entry)):
-        result = entry.thing(coupling, replace(context, algorithm=name), budget)
+    coupling, function = context.coupling, bound(SELECTORS, name)
+    who = f"{replace(SELECTORS.entry(base_name(name)), name=name)}"
+    with plugins.blamed(who):
+        result = function(coupling, replace(context, algorithm=name), budget)
     try:
         remove = _removal(result)
         if isinstance(result, Plan):
+            _check_attention(coupling, result)
             survivors(coupling, replace(result, remove={group: tuple(gone) for group, gone in remove.items()}))
             provenance = {**provenance, **result.provenance}
         plan = make_plan(coupling, remove, provenance)
         _check_limits(coupling, plan, limits)
         _check_bound(coupling, plan, budget)
     except PlanError as error:
-        raise PluginError(f"{entry}: {error}") from error
+        raise PluginError(f"{who}: {error}") from error
     return plan
 
 
@@ -94,6 +110,13 @@ def _numbers(group: str, channels: object) -> list[int]:
         hint = "; np.flatnonzero makes numbers of a mask" if array.dtype.kind == "b" else ""
         raise PlanError(f"what it removes of group {group!r} is no list of channel numbers{hint}")
     return [int(channel) for channel in array]
+
+
+def _check_attention(coupling: Coupling, plan: Plan) -> None:
+    """A plan's groups are the coupling's: what is pruned in attention decides which there are."""
+    if plan.attention not in (None, coupling.attention):
+        given = repr(coupling.attention) if coupling.attention else "the default"
+        raise PlanError(f"its plan is for groups by attention {plan.attention!r}; those it was given are by {given}")
 
 
 def _check_limits(coupling: Coupling, plan: Plan, limits: Limits) -> None:
