@@ -15,6 +15,7 @@ from prunegraph.coupling.analysis import analyze as _analyze
 from prunegraph.errors import ModelError
 from prunegraph.graph import onnx_io
 from prunegraph.graph.model import Graph
+from prunegraph.latency.select import Selected
 from prunegraph.pipeline import Result, check_quantize, choose, finish
 from prunegraph.recovery import repairs
 from prunegraph.rewriting.compact import compact as _compact
@@ -185,6 +186,55 @@ def prune(
     return finish(
         found, chosen, choice, samples, repair, out=out, check=check, save_plan=save_plan, progress=progress,
         quantize=quantize,
+    )  # fmt: skip
+
+
+def apply_plan(
+    source: object,
+    plan: Plan,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    data: Samples | None = None,
+    repair: str | None = None,
+    quantize: str | None = None,
+    check: bool = True,
+    seed: int = 0,
+    save_plan: str | os.PathLike[str] | None = None,
+    progress: Callable[[str], None] = lambda stage: None,
+) -> Result:
+    """Load, cut, verify, recover and write by a plan that is there: `prune` without the choice.
+
+    Args:
+        source: a Graph, or anything that `load` reads.
+        plan: what goes. It is carried out whole, or not at all.
+        out: where the pruned model goes; None writes nothing.
+        data: unlabelled inputs from the training distribution; the first samples are also verified on.
+        repair: as for `prune`: None is "least-squares" with data, else "none".
+        quantize: type of the weights of a quantized result, such as "int8"; needs data.
+        check: whether to verify; a failed proof raises and nothing is written.
+        seed: of the random inputs of the proof.
+        save_plan: where the plan goes, with all cuts.
+        progress: called with the name of each stage as it begins.
+
+    Raises:
+        PlanError: the plan is for another model, or names what is not there.
+        PrunegraphError: see `prunegraph.errors`; nothing has been written then.
+    """
+    samples = Data.of(data) if data is not None else None
+    if quantize is not None:
+        check_quantize(quantize, samples)
+    for path in (out, save_plan):
+        if path is not None:
+            check_output(path, source if isinstance(source, str | os.PathLike) else None)
+    progress("load")
+    model = source if isinstance(source, Graph) else load(source)
+    repair, _ = repairs.find(repair, samples, model)
+    progress("analyze")
+    coupling = analyze(model, attention=plan.attention)
+    survivors(coupling, plan)
+    return finish(
+        coupling, Selected(plan.complete(model)), None, samples, repair, out=out, check=check, save_plan=save_plan,
+        progress=progress, quantize=quantize, seed=seed,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from prunegraph.runtime.data import Data
     from prunegraph.runtime.statistics import Statistics
     from prunegraph.selection.budget import Budget
-    from prunegraph.selection.plan import Plan
 
 
 #: Where a context keeps the command line, quoted for a shell.
@@ -221,6 +220,24 @@ def _ratio(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
         raise click.BadParameter(f"{value!r} is neither a number nor auto") from None
 
 
+data_option = click.option(
+    "--data", metavar="FILE", help="Unlabelled inputs to refit and prove on: .npz or file.py:function."
+)
+repair_option = click.option(
+    "--repair", help="none, absorb, bn or least-squares. Default: least-squares with --data, else none."
+)
+quantize_option = click.option(
+    "--quantize", type=click.Choice(["int8", "int4", "int16"]), help="Then quantize; the type of weights."
+)
+report_options = _options(
+    click.option("--report", metavar="FILE", help="Write an HTML page: totals, widths, fixed layers, the proof."),
+    click.option("--sensitivity", metavar="FILE", help="Sensitivity JSON whose curves the report shows."),
+)
+proof_options = _options(
+    click.option("--save-plan", metavar="FILE", help="Write the plan as JSON."),
+    click.option("--no-verify", is_flag=True, help="Skip the proof."),
+)
+
 output_option = click.option(
     "-o", "--output", "out", required=True, metavar="OUT", help="Where the pruned model goes."
 )  # fmt: skip
@@ -234,7 +251,7 @@ choice_options = _options(
 
 result_options = _options(
     click.option("--allocation", help="How the budget is shared among groups, as in global:max."),
-    click.option("--repair", help="none, absorb, bn or least-squares. Default: least-squares with --data, else none."),
+    repair_option,
     click.option(
         "--round-to",
         default="8",
@@ -247,8 +264,7 @@ result_options = _options(
     click.option(
         "--ratio-for", multiple=True, metavar="LAYER=R", callback=_ratio_for, help="A ratio of its own (repeatable)."
     ),
-    click.option("--save-plan", metavar="FILE", help="Write the plan as JSON."),
-    click.option("--no-verify", is_flag=True, help="Skip the proof."),
+    proof_options,
 )
 
 sweep_options = _options(
@@ -270,14 +286,13 @@ sweep_options = _options(
 @click.option("--params", help="Upper bound on parameters: a fraction or an amount (1.2M).")
 @click.option("--bytes", "size", help="Upper bound on bytes of weights: a fraction or an amount (12MB).")
 @click.option("--latency", help="Upper bound on latency measured in ONNX Runtime: a fraction or a time (12ms).")
-@click.option("--data", metavar="FILE", help="Unlabelled inputs to refit and prove on: .npz or file.py:function.")
+@data_option
 @choice_options
 @result_options
 @click.option("--provider", help="ONNX Runtime's execution provider to measure latency on.  [default: CPU]")
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads to measure latency with; 0: all.")
-@click.option("--report", metavar="FILE", help="Write an HTML page: totals, widths, fixed layers, the proof.")
-@click.option("--sensitivity", metavar="FILE", help="Sensitivity JSON whose curves the report shows.")
-@click.option("--quantize", type=click.Choice(["int8", "int4", "int16"]), help="Then quantize; the type of weights.")
+@report_options
+@quantize_option
 @reading_options
 def prune(
     model: str, out: str, ratio: float | Literal["auto"] | None, macs: str | None, params: str | None, size: str | None,
@@ -285,17 +300,11 @@ def prune(
 ) -> None:  # fmt: skip
     """Make MODEL smaller, and prove that the result is the masked original."""
     from prunegraph import api
-    from prunegraph.report import curves, html
     from prunegraph.runtime.data import read_data
 
     budget = _budget(options["algorithm"], ratio=ratio, macs=macs, params=params, bytes=size, latency=latency)
-    if sensitivity and not report:
-        raise click.UsageError("--sensitivity is shown in the report: give --report FILE")
-    if report:
-        html.require()
-        api.check_output(report, model, others=(out, options["save_plan"]))
+    write_report = report_writer(report, sensitivity, model, (out, options["save_plan"]))
     api.check_output(out, model)
-    shown = curves.read(sensitivity) if sensitivity else None
     where = console()
     with stages(where) as progress:
         samples = read_data(data) if data else None
@@ -303,11 +312,31 @@ def prune(
         result = api.prune(
             load_model(model), out, budget=budget, check=not no_verify, data=samples, progress=progress, **options
         )
-    _show(where, result, samples, out)
-    if report:
+    show_result(where, result, samples, out)
+    write_report(where, result)
+
+
+def report_writer(
+    report: str | None, sensitivity: str | None, model: str, others: Sequence[str | None]
+) -> Callable[[Console, Result], None]:
+    """What writes the report of a result, if there is to be one; what it needs is checked now, before the work."""
+    from prunegraph import api
+    from prunegraph.report import curves, html
+
+    if sensitivity and not report:
+        raise click.UsageError("--sensitivity is shown in the report: give --report FILE")
+    if not report:
+        return lambda where, result: None
+    html.require()
+    api.check_output(report, model, others=others)
+    shown = curves.read(sensitivity) if sensitivity else None
+
+    def write(where: Console, result: Result) -> None:
         command = click.get_current_context().meta[COMMAND]
         html.write(result, report, command=command, sensitivity=shown, latency=result.latency)
         where.print(f"wrote {report}")
+
+    return write
 
 
 def _budget(algorithm: str | None, **bounds: Any) -> Budget:
@@ -322,7 +351,7 @@ def _budget(algorithm: str | None, **bounds: Any) -> Budget:
     return Budget(**bounds)
 
 
-def _show(where: Console, result: Result, samples: Data | None, out: str) -> None:
+def show_result(where: Console, result: Result, samples: Data | None, out: str) -> None:
     """What was done, as a table and lines; `samples` are the user's data."""
     from prunegraph.report import tables
 
@@ -446,19 +475,8 @@ def search(
     where.print(tables.search_table(done.found, done.result.before))
     if evaluation is None:
         where.print("measured on the data of the repair, which flatters the result: give others with --eval")
-    _show(where, done.result, samples, out)
+    show_result(where, done.result, samples, out)
     write_json(done.found.to_json(model), json_path)
-
-
-def _write_symbol(model: str, plan: Plan, small: Graph, out: str) -> None:
-    """The pruned network as MXNet's own files."""
-    from prunegraph.errors import ModelError
-    from prunegraph.frontends import mxnet
-
-    if not model.endswith(SYMBOL):
-        raise ModelError(f"{out}: only a model that came from MXNet (NAME{SYMBOL}) is written as a symbol")
-    options = click.get_current_context().meta.get(READING, {})
-    mxnet.apply(model, plan, small, out, out.removesuffix(SYMBOL) + "-0000.params", **options)
 
 
 @main.command(cls=Writes)
@@ -477,37 +495,6 @@ def convert(source: str, out: str) -> None:
         progress("write")
         api.save(graph, out)
     where.print(f"{len(graph.nodes)} nodes, {len(graph.weights)} weights; wrote {out}")
-
-
-@main.command(cls=Writes)
-@click.argument("model")
-@click.argument("plan")
-@click.option("-o", "--output", "out", required=True, metavar="OUT", help="Where the pruned model goes.")
-@click.option("--no-verify", is_flag=True, help="Skip the proof.")
-@reading_options
-def apply(model: str, plan: str, out: str, no_verify: bool) -> None:
-    """Cut the channels that a PLAN file names out of MODEL.
-
-    OUT is an ONNX model or, for a MODEL from MXNet, NAME-symbol.json: NAME-0000.params goes beside it.
-    """
-    from prunegraph import api
-    from prunegraph.selection.plan import Plan
-
-    api.check_output(out, model)
-    where = console()
-    with stages(where) as progress:
-        progress("cut")
-        graph, chosen = load_model(model), Plan.load(plan)
-        small = api.apply(graph, chosen)
-        progress("verify")
-        proof = None if no_verify else api.verify(graph, chosen, small)
-        progress("write")
-        if out.endswith(SYMBOL):
-            _write_symbol(model, chosen, small, out)
-        else:
-            api.save(small, out)
-    where.print(f"proof: {proof}" if proof else "proof: skipped (--no-verify)")
-    where.print(f"wrote {out}")
 
 
 @main.command()
@@ -578,8 +565,9 @@ def algorithms() -> None:
 
 
 # Their commands are built from what is above.
-from prunegraph import cli_binarize, cli_compress, cli_decompose, cli_quantize  # noqa: E402
+from prunegraph import cli_apply, cli_binarize, cli_compress, cli_decompose, cli_quantize  # noqa: E402
 
+main.add_command(cli_apply.command())
 main.add_command(cli_binarize.command())
 main.add_command(cli_compress.command())
 main.add_command(cli_decompose.command())

@@ -12,7 +12,9 @@ from prunegraph.cli import (
     console,
     load_model,
     output_option,
+    quantize_option,
     reading_options,
+    repair_option,
     stages,
     write_json,
 )
@@ -40,10 +42,10 @@ FORMAT = "prunegraph/compressed@1"
 )  # fmt: skip
 @choice_options
 @click.option("--allocation", help="How the budget is shared among groups, as in global:max.")
-@click.option("--repair", help="none, absorb, bn or least-squares. Default: least-squares with --data, else none.")
+@repair_option
 @click.option("--round-to", type=int, default=8, show_default=True, help="Channels and ranks are a multiple of this.")
 @click.option("--min-channels", type=int, default=1, show_default=True, help="Channels that stay in every group.")
-@click.option("--quantize", type=click.Choice(["int8", "int4", "int16"]), help="Then quantize; the type of weights.")
+@quantize_option
 @click.option("--no-verify", is_flag=True, help="Skip the proof of the cut.")
 @click.option("--json", "json_path", metavar="FILE", help="Write what was done to each layer as JSON; - is stdout.")
 @reading_options

@@ -22,7 +22,7 @@ WORDS, FILE = "prunegraph.words", "prunegraph.recipe"
 
 #: Parameters that name files a command reads, and those that name files it writes.
 READ = ("model", "source", "plan", "data", "evaluation", "original", "sensitivity", "ranges", "inputs", "params_file")
-WRITTEN = ("out", "save_plan", "json_path", "report", "checkpoint")
+WRITTEN = ("out", "save_plan", "json_path", "nodes_path", "report", "checkpoint")
 
 
 class Writes(click.Command):

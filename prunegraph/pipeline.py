@@ -93,17 +93,23 @@ def _sample(model: Graph, choice: Choice, data: Data | None) -> Batch | None:
 
 
 def finish(
-    found: Coupling, chosen: Selected, choice: Choice, samples: Data | None, repair: str, *,
+    found: Coupling, chosen: Selected, choice: Choice | None, samples: Data | None, repair: str, *,
     out: str | os.PathLike[str] | None, check: bool, save_plan: str | os.PathLike[str] | None,
-    progress: Callable[[str], None], quantize: str | None = None,
+    progress: Callable[[str], None], quantize: str | None = None, seed: int = 0,
 ) -> Result:  # fmt: skip
-    """Cut, verify, recover, quantize and write: what follows once there is a plan."""
+    """Cut, verify, recover, quantize and write: what follows once there is a plan.
+
+    `choice` is None where the plan was given and not chosen here: it is then carried out whole, or not at all.
+    """
     model, plan = found.graph, chosen.plan
     repair, recover = repairs.find(repair, samples, model)
     scratch = Path(out).absolute().parent if out is not None else None
-    cutting = cut_and_prove(found, plan, samples, check=check, seed=choice.seed, scratch=scratch, progress=progress)
+    cutting = cut_and_prove(
+        found, plan, samples, check=check, seed=choice.seed if choice else seed, scratch=scratch, progress=progress,
+        whole=choice is None,
+    )  # fmt: skip
     plan, small, proof, left_out = cutting.plan, cutting.small, cutting.proof, cutting.left_out
-    if left_out:
+    if left_out and choice:
         chosen = _measured_again(chosen, model, small, choice, samples)
     small = recover(survivors(found, plan), small, samples, progress)
     quantized = None
@@ -153,12 +159,12 @@ class Cutting:
 
 def cut_and_prove(
     found: Coupling, plan: Plan, samples: Data | None, *, check: bool, seed: int, scratch: Path | None = None,
-    progress: Callable[[str], None] = lambda stage: None,
+    progress: Callable[[str], None] = lambda stage: None, whole: bool = False,
 ) -> Cutting:  # fmt: skip
     """Cut a plan and prove it; where the proof fails, the part of the plan that holds.
 
     Raises:
-        ExactnessError: no part of the plan holds.
+        ExactnessError: no part of the plan holds; with `whole`, the plan does not hold.
     """
     model = found.graph
     progress("cut")
@@ -170,6 +176,8 @@ def cut_and_prove(
     try:
         return Cutting(plan, small, verify(model, plan, small, data=seen, seed=seed))
     except ExactnessError:
+        if whole:
+            raise
         progress("the proof failed, looking for the groups that are responsible")
         plan, left_out = isolate(found, plan, lambda part: _attempt(model, part, seen, seed))
         small = cut(survivors(found, plan), scratch)

@@ -37,6 +37,7 @@ LAYERS = [
     ["recipes"],
     [
         "cli",
+        "cli_apply",
         "cli_binarize",
         "cli_compress",
         "cli_decompose",

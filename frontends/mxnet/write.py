@@ -16,7 +16,7 @@ from prunegraph.frontends.mxnet import params as params_file
 from prunegraph.frontends.mxnet import symbol as symbol_file
 from prunegraph.frontends.mxnet.bind import PREFIXES, SUFFIX, find_params
 from prunegraph.frontends.mxnet.check import same_network
-from prunegraph.frontends.mxnet.conversion import convert
+from prunegraph.frontends.mxnet.conversion import Converted, convert
 from prunegraph.frontends.mxnet.edit import Pruned, edits, zero_states
 from prunegraph.frontends.mxnet.trace import back_to_params, params_from
 from prunegraph.graph.model import Graph
@@ -35,6 +35,7 @@ def apply(
     *,
     params_file: str | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
+    repaired: Graph | None = None,
 ) -> onnx.ModelProto:
     """Write the symbol and the parameters of a pruned network, which MXNet itself loads.
 
@@ -46,9 +47,10 @@ def apply(
         out_params: path of the new parameter file.
         params_file: the parameters, where they do not lie beside the symbol.
         input_shapes: as for `load`; the same as when the network was converted.
+        repaired: the pruned graph with other weights, which are written in place of those of `small`.
 
     Returns the ONNX model that the new files convert to. Its weights and shapes are those of
-    `small`: nothing is written where they differ.
+    `small`, or of `repaired`: nothing is written where they differ.
 
     Raises:
         ModelError: an operator cannot take the cut, or a file cannot be read or written.
@@ -71,8 +73,14 @@ def apply(
     changes = edits(symbol, converted, Pruned(small.model), fresh)
     fresh |= zero_states(symbol, changes, fresh)
     content = _edited(path, changes)
-    made = convert(symbol_file.parse(content, out_symbol), fresh, input_shapes).model
+    edited = symbol_file.parse(content, out_symbol)
+    again = convert(edited, fresh, input_shapes)
+    made = again.model
     same_network(made, small.model)
+    if repaired is not None:
+        fresh = _trained(again, repaired, fresh, source)
+        made = convert(edited, fresh, input_shapes).model
+        same_network(made, repaired.model)
     _write(content, out_symbol, {prefixes[name] + name: array for name, array in fresh.items()}, out_params)
     return made
 
@@ -104,17 +112,24 @@ def store(
     stored, prefixes = _stored(Path(params_file) if params_file else find_params(path))
     symbol = symbol_file.load(path)
     converted = convert(symbol, stored, input_shapes)
+    fresh = _trained(converted, trained, stored, source)
+    made = convert(symbol, fresh, input_shapes).model
+    same_network(made, trained.model)
+    _save({prefixes[name] + name: array for name, array in fresh.items()}, out_params)
+    return made
+
+
+def _trained(
+    converted: Converted, trained: Graph, stored: Mapping[str, np.ndarray], source: str
+) -> dict[str, np.ndarray]:
+    """Parameters by name with the weights of a graph that has other ones. Raises ModelError."""
     values = {name: weight.read() for name, weight in trained.weights.items()}
     for name, value in values.items():
         held = converted.weights.get(name)
         if held is None or held.shape != value.shape:
             raise ModelError(f"{trained.source}: {name!r} of shape {list(value.shape)} is no weight of {source}")
     weights = {name: value for name, value in converted.weights.items() if name in values and is_stored(value)}
-    fresh = params_from(weights, values, stored)
-    made = convert(symbol, fresh, input_shapes).model
-    same_network(made, trained.model)
-    _save({prefixes[name] + name: array for name, array in fresh.items()}, out_params)
-    return made
+    return params_from(weights, values, stored)
 
 
 def _stored(path: Path | None) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -1,0 +1,109 @@
+"""`prunegraph apply`: a plan from anywhere, carried out like one of `prune`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from prunegraph.cli import (
+    READING,
+    SYMBOL,
+    console,
+    data_option,
+    load_model,
+    output_option,
+    proof_options,
+    quantize_option,
+    reading_options,
+    repair_option,
+    report_options,
+    report_writer,
+    show_result,
+    stages,
+)
+from prunegraph.cli_recipe import Writes
+
+if TYPE_CHECKING:
+    from prunegraph.pipeline import Result
+
+
+@click.command(cls=Writes)
+@click.argument("model")
+@click.argument("plan")
+@output_option
+@data_option
+@repair_option
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random inputs of the proof.")
+@proof_options
+@report_options
+@quantize_option
+@reading_options
+def apply(
+    model: str, plan: str, out: str, data: str | None, no_verify: bool, report: str | None, sensitivity: str | None,
+    **options: Any,
+) -> None:  # fmt: skip
+    """Cut the channels that a PLAN file names out of MODEL.
+
+    OUT is an ONNX model or, for a MODEL from MXNet, NAME-symbol.json: NAME-0000.params goes beside it.
+    """
+    from prunegraph import api
+    from prunegraph.runtime.data import read_data
+    from prunegraph.selection.plan import Plan
+
+    symbol, saved = (out, options.pop("save_plan")) if out.endswith(SYMBOL) else (None, None)
+    if symbol is not None:
+        _check_symbol(model, symbol, saved, options["quantize"])
+    write_report = report_writer(report, sensitivity, model, (out, saved or options.get("save_plan")))
+    api.check_output(out, model)
+    where = console()
+    with stages(where) as progress:
+        chosen, samples = Plan.load(plan), read_data(data) if data else None
+        progress("load")
+        result = api.apply_plan(
+            load_model(model), chosen, None if symbol else out, data=samples, check=not no_verify,
+            progress=progress, **options,
+        )  # fmt: skip
+        if symbol is not None:
+            _write_symbol(model, result, symbol)
+            if saved:
+                result.plan.save(saved)
+    show_result(where, result, samples, out)
+    write_report(where, result)
+
+
+def _check_symbol(model: str, out: str, plan: str | None, quantize: str | None) -> None:
+    """Raise ModelError where a result cannot be a symbol, or cannot be written."""
+    from prunegraph import api
+    from prunegraph.errors import ModelError
+
+    if not model.endswith(SYMBOL):
+        raise ModelError(f"{out}: only a model that came from MXNet (NAME{SYMBOL}) is written as a symbol")
+    if quantize:
+        raise ModelError(f"{out}: a quantized model is written as ONNX: give OUT.onnx, or leave --quantize out")
+    api.check_output(_params(out))
+    if plan:
+        api.check_output(plan, model, others=(out, _params(out)))
+
+
+def _params(symbol: str) -> str:
+    """The parameter file that goes beside a symbol."""
+    return symbol.removesuffix(SYMBOL) + "-0000.params"
+
+
+def _write_symbol(model: str, result: Result, out: str) -> None:
+    """The pruned network as MXNet's own files."""
+    from prunegraph import api
+    from prunegraph.frontends import mxnet
+
+    options = click.get_current_context().meta.get(READING, {})
+    if result.repair == "none":
+        mxnet.apply(model, result.plan, result.small, out, _params(out), **options)
+        return
+    small = api.apply(result.model, result.plan)
+    mxnet.apply(model, result.plan, small, out, _params(out), repaired=result.small, **options)
+
+
+def command() -> click.Command:
+    """The command, for `prunegraph.cli` to add."""
+    return apply
