@@ -98,12 +98,22 @@ def _group(coupling: Coupling, group: Group, statistics: Statistics | None) -> d
 
 
 def _member(coupling: Coupling, member: Member) -> dict[str, Any]:
-    """The layer, the nodes that read the weight, the size of the axis, and numbers by channel."""
+    """The layer, the nodes that read the weight, its shape and the size of the axis, and numbers by channel.
+
+    `main` tells the weight that a layer contracts with from its bias and other parameters.
+    """
     graph = coupling.graph
     nodes = member.use.layers or [n for n in [member.use.node] if n >= 0]
-    nodes = nodes or [node for node, _ in graph.consumers.get(member.weight, ())]
-    size = graph.weights[member.weight].shape[member.axis]
-    return {"layer": member.layer, "nodes": list(dict.fromkeys(nodes)), "size": size, **weight_statistics(member)}
+    nodes = list(dict.fromkeys(nodes or [node for node, _ in graph.consumers.get(member.weight, ())]))
+    shape = graph.weights[member.weight].shape
+    return {
+        "layer": member.layer,
+        "nodes": nodes,
+        "main": any(graph.main_weight(graph.nodes[node]) == member.weight for node in member.use.layers),
+        "shape": list(shape),
+        "size": shape[member.axis],
+        **weight_statistics(member),
+    }
 
 
 def weight_statistics(member: Member) -> dict[str, list[float | None] | None]:

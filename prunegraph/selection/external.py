@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -26,8 +27,11 @@ MAX_OUTPUT = 2**28
 #: Bytes that are read at a time.
 CHUNK = 2**16
 
-#: Bytes of what a program says last that an error repeats.
+#: Bytes of what a program says last, from which an error repeats a line.
 TAIL = 2**12
+
+#: Lines that say what went wrong; some interpreters end with others (Node.js with its version).
+ERROR = re.compile(r"error\b", re.IGNORECASE)
 
 
 def ask(command: str, coupling: Coupling, context: Context, budget: Budget) -> Plan:
@@ -153,6 +157,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except OSError:  # gone already
         pass
     process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
 
 
 def _ending(code: int) -> str:
@@ -187,6 +193,7 @@ class _Relay:
 
     @property
     def last(self) -> str:
-        """The last line that is not empty."""
+        """The last line that speaks of an error, else the last one that is not empty."""
         lines = [line.strip() for line in self._tail.decode(errors="replace").splitlines()]
-        return next((line for line in reversed(lines) if line), "")
+        said = [line for line in lines if line]
+        return next((line for line in reversed(said) if ERROR.search(line)), said[-1] if said else "")
