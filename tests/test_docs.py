@@ -6,6 +6,8 @@ A block with a title (```python title="mine.py") is a file of that name: it is t
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -15,6 +17,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+#: Languages of programs that choose, with Debian's packages of them.
+LANGUAGES = {"jq": "jq", "node": "nodejs"}
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -30,13 +35,23 @@ def files(page: Path) -> dict[str, str]:
 def commands(page: Path) -> list[list[str]]:
     """The project's own commands, and the page's own scripts; setting up an environment is left to a fresh machine."""
     lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
-    parts = [part.split() for line in lines for part in line.split("&&") if part.strip()]
+    parts = [shlex.split(part) for line in lines for part in line.split("&&") if part.strip()]
     scripts = files(page)
     return [
         [sys.executable, *(["-m", *words] if words[0] == "prunegraph" else words[1:])]
+        if words[0] not in LANGUAGES
+        else ["sh", "-c", shlex.join(words).replace("'>'", ">")]
         for words in parts
-        if words[0] == "prunegraph" or (words[0] == "python" and words[1] in scripts)
+        if words[0] in ("prunegraph", *LANGUAGES) or (words[0] == "python" and words[1] in scripts)
     ]
+
+
+def need_languages(page: Path) -> None:
+    """Skip a page whose programs are in languages that are not installed."""
+    text = " ".join(word for command in commands(page) for word in command)
+    for name, package in LANGUAGES.items():
+        if re.search(rf"\b{name} ", text) and shutil.which(name) is None:
+            pytest.skip(f"{name} is not installed (Debian: apt-get install {package})")
 
 
 @pytest.fixture
@@ -51,6 +66,7 @@ def folder(tmp_path: Path, page: Path) -> Path:
 def test_commands(page: Path, folder: Path) -> None:
     if page.name == "binary.md":
         pytest.importorskip("torch", reason="the extra [torch] is not installed")
+    need_languages(page)
     for words in commands(page):
         done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
         assert done.returncode == 0, f"{' '.join(words)}\n{done.stderr}"
@@ -82,6 +98,11 @@ def test_every_file_of_the_plugins_page_is_used() -> None:
     words = {word for command in commands(page) for word in command}
     assert len(files(page)) >= 6
     assert files(page).keys() <= words
+
+
+def test_programs_of_other_languages_are_those_of_the_examples() -> None:
+    shown = files(ROOT / "docs" / "other-languages.md")
+    assert shown == {path.name: path.read_text() for path in sorted((ROOT / "examples").iterdir())}
 
 
 def test_sizes_that_the_plugins_page_promises() -> None:
