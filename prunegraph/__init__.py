@@ -35,7 +35,6 @@ _HOMES = {
     "Sensitivity": "prunegraph.tuning.sensitivity",
     "analyze": "prunegraph.api",
     "apply": "prunegraph.api",
-    "apply_plan": "prunegraph.api",
     "compare": "prunegraph.api",
     "compress": "prunegraph.hybrid.compress",
     "criterion": "prunegraph.selection.criteria.base",
@@ -55,14 +54,14 @@ _HOMES = {
 
 __all__ = [
     "Budget", "Compressed", "Context", "Coupling", "Decomposed", "Graph", "Group", "Plan", "Proof", "Quantized",
-    "Result", "Search", "Sensitivity", "analyze", "apply", "apply_plan", "compare", "compress", "criterion",
-    "decompose", "errors", "frontend", "load", "prune", "quantize", "save", "search", "select", "selector",
-    "sensitivity", "verify",
+    "Result", "Search", "Sensitivity", "analyze", "apply", "compare", "compress", "criterion", "decompose",
+    "errors", "frontend", "load", "prune", "quantize", "save", "search", "select", "selector", "sensitivity",
+    "verify",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
     from prunegraph import errors
-    from prunegraph.api import analyze, apply, apply_plan, compare, load, prune, save, select, verify
+    from prunegraph.api import analyze, apply, compare, load, prune, save, select, verify
     from prunegraph.coupling.analysis import Coupling
     from prunegraph.coupling.groups import Group
     from prunegraph.frontends.base import frontend

@@ -10,6 +10,7 @@ import pytest
 
 import prunegraph as pg
 from prunegraph import pipeline
+from prunegraph.api import apply_plan
 from prunegraph.errors import ExactnessError, PlanError
 from prunegraph.frontends import mxnet
 from tests import mxnet_cases as cases
@@ -113,12 +114,12 @@ def test_bad_input(folder: Path, words: str, message: str) -> None:
 def test_from_python(folder: Path) -> None:
     graph, plan = pg.load("net.onnx"), pg.Plan.load("plan.json")
     data = dict(np.load("data.npz"))
-    result = pg.apply_plan(graph, plan, data=data)
+    result = apply_plan(graph, plan, data=data)
     assert result.proof is not None and result.repair == "least-squares" and result.plan.cuts
-    small = pg.apply_plan(graph, plan, "out.onnx").small
+    small = apply_plan(graph, plan, "out.onnx").small
     assert small.sha256 == pg.apply(graph, plan).sha256 == pg.load("out.onnx").sha256
     with pytest.raises(PlanError, match="another model"):
-        pg.apply_plan(residual_net(1), plan, "other.onnx")
+        apply_plan(residual_net(1), plan, "other.onnx")
     assert not Path("other.onnx").exists()
 
 
