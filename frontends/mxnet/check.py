@@ -42,7 +42,10 @@ def same_network(made: onnx.ModelProto, small: onnx.ModelProto) -> None:
     if sorted(operators[0]) != sorted(operators[1]):
         other = sorted(set(operators[0]) ^ set(operators[1]))
         listed = ", ".join(f"{op} {name!r}" for op, name in other[:3])
-        raise ModelError(f"MXNet's operators cannot say what the plan leaves; the pruned model differs in {listed}")
+        advice = "leave what they read whole, or write an ONNX model"
+        raise ModelError(
+            f"MXNet's operators cannot say what the plan leaves; the pruned model differs in {listed}: {advice}"
+        )
     ours, theirs = ({t.name: t for t in model.graph.initializer} for model in (made, small))
     for name, tensor in ours.items():
         # Shapes are written as constants of int64; what they do is compared below.
