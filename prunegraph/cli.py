@@ -474,7 +474,7 @@ def apply(model: str, plan: str, out: str, no_verify: bool) -> None:
         if out.endswith(SYMBOL):
             _write_symbol(model, chosen, small, out)
         else:
-            api.save(small, out)
+            api.save(small, out, like=graph, check=not no_verify)
     where.print(f"proof: {proof}" if proof else "proof: skipped (--no-verify)")
     where.print(f"wrote {out}")
 

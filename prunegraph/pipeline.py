@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from prunegraph.coupling.analysis import Coupling, analyze
 from prunegraph.coupling.sample import full_cost
 from prunegraph.errors import BudgetError, DataError, ExactnessError
-from prunegraph.graph import onnx_io
 from prunegraph.graph.model import Graph
 from prunegraph.isolate import isolate
 from prunegraph.latency.bench import PAIRS
@@ -24,6 +23,7 @@ from prunegraph.runtime.data import Batch, Data
 from prunegraph.runtime.latency import Latency, Stopwatch
 from prunegraph.runtime.session import provider_name
 from prunegraph.runtime.statistics import Statistics
+from prunegraph.runtime.writing import first_sample, write
 from prunegraph.selection.choice import Choice
 from prunegraph.selection.criteria.base import Gradients
 from prunegraph.selection.plan import Plan, survivors
@@ -117,7 +117,7 @@ def finish(
     if save_plan is not None:
         plan.save(save_plan)
     if out is not None:
-        onnx_io.save(small, os.fspath(out))
+        write(small, out, like=model, data=first_sample(samples, model), check=check)
     return Result(
         model, small, found, plan, before, after, proof, left_out, repair, chosen.latency, chosen.rounding, quantized
     )  # fmt: skip
