@@ -52,6 +52,9 @@ LEVELS = ("off", "basic", "default")
 NOISE = 10
 ROUNDING = 0.05
 
+#: Whose fault it is when only optimized graphs differ.
+OPTIMIZER = "The cut is right, but ONNX Runtime's optimizations break the result"
+
 #: Inner values that stand in for outputs that prove nothing.
 WITNESSES = 8
 
@@ -206,7 +209,8 @@ class _Comparison:
             if self._runs(self.masked):
                 raise ExactnessError(
                     f"{self.graph.source}: the pruned graph does not run in a default session of ONNX Runtime, "
-                    f"where the original does: {error}"
+                    f"where the original does: {error}",
+                    blame=OPTIMIZER,
                 ) from error
             self.notes.append("a default session of ONNX Runtime does not run the original: compared without one")
             return
@@ -217,7 +221,8 @@ class _Comparison:
             raise ExactnessError(
                 f"{self.graph.source}: an optimization of ONNX Runtime changes what the pruned graph computes: in a "
                 f"default session it differs by {proof.relative:.2e} of the largest value, the original by "
-                f"{noise:.2e}; without optimizations they agree"
+                f"{noise:.2e}; without optimizations they agree",
+                blame=OPTIMIZER,
             )
         self.notes.append(
             f"in a default session the pruned graph differs by {proof.relative:.1e}, the original by {noise:.1e}"
