@@ -13,7 +13,6 @@ from prunegraph import frontends
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.coupling.analysis import analyze as _analyze
 from prunegraph.errors import ModelError
-from prunegraph.graph import onnx_io
 from prunegraph.graph.model import Graph
 from prunegraph.latency.select import Selected
 from prunegraph.pipeline import Result, check_quantize, choose, finish
@@ -23,6 +22,7 @@ from prunegraph.rewriting.cut import cut
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.session import provider_name
 from prunegraph.runtime.statistics import Statistics
+from prunegraph.runtime.writing import write
 from prunegraph.selection.choice import Choice
 from prunegraph.selection.criteria.base import Gradients
 from prunegraph.selection.plan import Plan, survivors
@@ -53,12 +53,29 @@ def load(source: object, inputs: Any = None, **options: Any) -> Graph:
     return frontends.read(source, inputs=inputs, **options)
 
 
-def save(graph: Graph, path: str | os.PathLike[str], *, compact: bool = False) -> None:
-    """Write a model; the file appears whole or not at all. Raises ModelError.
+def save(
+    graph: Graph,
+    path: str | os.PathLike[str],
+    *,
+    compact: bool = False,
+    like: Graph | None = None,
+    data: Sequence[Batch] = (),
+    check: bool = True,
+) -> None:
+    """Write a model; the file appears whole, and only if ONNX Runtime runs it.
 
-    `compact` makes the file smaller by short names for all but inputs and outputs; see `prunegraph.rewriting.compact`.
+    Args:
+        graph: the model.
+        path: where it goes.
+        compact: use short names for all but inputs and outputs; see `prunegraph.rewriting.compact`.
+        like: the model it was made from: where that does not run either, the file is written with a warning.
+        data: inputs to run it on, besides random ones.
+        check: whether to open the file; a graph that is just what a file held is never opened.
+
+    Raises:
+        ModelError: the file does not run, or its destination cannot be written.
     """
-    onnx_io.save(_compact(graph) if compact else graph, os.fspath(path))
+    write(_compact(graph) if compact else graph, path, like=like, data=data, check=check)
 
 
 def analyze(model: Graph, *, attention: str | None = None) -> Coupling:

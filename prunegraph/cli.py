@@ -361,7 +361,7 @@ def show_result(where: Console, result: Result, samples: Data | None, out: str) 
     if result.left_out:
         where.print(
             f"left whole, because the proof failed with them: groups {', '.join(result.left_out)}; the rest is proved. "
-            "A rule is wrong for this graph: please report it"
+            + result.blame
         )
     where.print(f"proof: {result.proof}" if result.proof else "proof: skipped (--no-verify)")
     if result.repair != "none":

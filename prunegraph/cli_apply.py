@@ -77,8 +77,6 @@ def _check_symbol(model: str, out: str, plan: str | None, quantize: str | None) 
     from prunegraph import api
     from prunegraph.errors import ModelError
 
-    if not model.endswith(SYMBOL):
-        raise ModelError(f"{out}: only a model that came from MXNet (NAME{SYMBOL}) is written as a symbol")
     if quantize:
         raise ModelError(f"{out}: a quantized model is written as ONNX: give OUT.onnx, or leave --quantize out")
     api.check_output(_params(out))
@@ -92,10 +90,13 @@ def _params(symbol: str) -> str:
 
 
 def _write_symbol(model: str, result: Result, out: str) -> None:
-    """The pruned network as MXNet's own files."""
+    """The pruned network as MXNet's own files. Raises ModelError."""
     from prunegraph import api
+    from prunegraph.errors import ModelError
     from prunegraph.frontends import mxnet
 
+    if not model.endswith(SYMBOL):
+        raise ModelError(f"{out}: only a model that came from MXNet (NAME{SYMBOL}) is written as a symbol")
     options = click.get_current_context().meta.get(READING, {})
     if result.repair == "none":
         mxnet.apply(model, result.plan, result.small, out, _params(out), **options)

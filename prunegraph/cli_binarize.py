@@ -60,7 +60,7 @@ def binarize(model: str, out: str, data: str, evaluation: str | None, checkpoint
         graph = api.load(model)
         metrics = read_data(evaluation).fit(graph) if evaluation else None
         found = run(graph, read_data(data), _options(**options), checkpoint=checkpoint, progress=progress)
-        api.save(found.graph, out)
+        api.save(found.graph, out, like=graph)
     _report(where, found)
     if metrics is not None:
         where.print("metric: {:.4g} -> {:.4g}".format(*measured(graph, found.trained, metrics)))

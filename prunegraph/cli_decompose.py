@@ -51,7 +51,7 @@ def decompose(model: str, out: str, data: str | None, json_path: str | None, **o
         progress("decompose")
         found = run(graph, data=read_data(data) if data else None, progress=progress, **options)
         progress("write")
-        api.save(found.graph, out)
+        api.save(found.graph, out, like=graph)
     where.print(decomposed.layers_table(found))
     where.print(decomposed.outcome(found))
     where.print(f"wrote {out}")

@@ -101,7 +101,7 @@ def quantize(
             graph, samples, ranges=read_ranges(ranges) if ranges else None,
             bias_correction=not no_bias_correction, progress=progress, **options,
         )  # fmt: skip
-        api.save(found.graph, out, compact=compact)
+        api.save(found.graph, out, compact=compact, like=graph)
     where.print(quantized.layers_table(found))
     where.print(quantized.outcome(found))
     where.print(f"file: {tables.share(Path(out).stat().st_size, max(Path(model).stat().st_size, 1))} of the bytes")

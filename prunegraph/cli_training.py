@@ -55,7 +55,7 @@ def train(model: str, out: str, data: str, original: str | None, checkpoint: str
     if where.is_terminal:
         setting = replace(setting, progress=where.print)
     done = _train(graph, setting, method)
-    api.save(done.graph, out)
+    api.save(done.graph, out, like=graph)
     for record in done.history:
         where.print(_line(record))
     where.print(f"written to {out}")

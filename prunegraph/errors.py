@@ -86,4 +86,8 @@ class TrainingError(PrunegraphError):
 
 
 class ExactnessError(PrunegraphError):
-    """A result differs from the masked original."""
+    """A result differs from the masked original. `blame` says whose fault that is shown to be."""
+
+    def __init__(self, message: str, blame: str = "A rule is wrong for this graph: please report it"):
+        super().__init__(message)
+        self.blame = blame

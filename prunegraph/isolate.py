@@ -1,7 +1,7 @@
 """When a proof fails: find the groups that are responsible, and prune the rest.
 
-A failing proof means that a rule is wrong for this graph. Nothing wrong is ever written,
-but most of the model can usually still be pruned: groups are tried in halves until those
+A failing proof means that a rule is wrong for this graph, or ONNX Runtime. Nothing wrong is
+ever written, but most of the model can usually still be pruned: groups are tried in halves until those
 that break the result are found. They are left whole, and the rest is proved again.
 """
 
@@ -17,16 +17,17 @@ from prunegraph.selection.plan import Plan, make_plan
 Attempt = Callable[[Plan], None]
 
 
-def isolate(found: Coupling, plan: Plan, attempt: Attempt) -> tuple[Plan, tuple[str, ...]]:
+def isolate(found: Coupling, plan: Plan, attempt: Attempt, failure: ExactnessError) -> tuple[Plan, tuple[str, ...]]:
     """The part of a plan that holds, and the groups left out of it.
 
     Args:
         found: the coupling the plan was made for.
         plan: a plan whose proof failed.
         attempt: cuts and proves a plan.
+        failure: how the proof of the whole plan failed.
 
     Raises:
-        ExactnessError: no part of the plan holds.
+        ExactnessError: no part of the plan holds; the message says what failed first.
     """
 
     def part(groups: Sequence[str]) -> Plan:
@@ -55,7 +56,6 @@ def isolate(found: Coupling, plan: Plan, attempt: Attempt) -> tuple[Plan, tuple[
     rest = [group for group in plan.remove if group not in left_out]
     if not rest:
         raise ExactnessError(
-            f"{found.graph.source}: the proof fails whichever groups are pruned; "
-            "an operator's rule is wrong for this graph"
-        )
+            f"the proof fails whichever groups are pruned. {failure.blame}. {failure}", failure.blame
+        ) from failure
     return part(rest), tuple(left_out)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunegraph.coupling.analysis import Coupling, analyze
+from prunegraph.coupling.analysis import Coupling
 from prunegraph.coupling.sample import full_cost
-from prunegraph.errors import BudgetError, DataError, ExactnessError
-from prunegraph.graph import onnx_io
+from prunegraph.errors import BudgetError, DataError, ExactnessError, ModelError
 from prunegraph.graph.model import Graph
 from prunegraph.isolate import isolate
 from prunegraph.latency.bench import PAIRS
@@ -24,6 +23,7 @@ from prunegraph.runtime.data import Batch, Data
 from prunegraph.runtime.latency import Latency, Stopwatch
 from prunegraph.runtime.session import provider_name
 from prunegraph.runtime.statistics import Statistics
+from prunegraph.runtime.writing import first_sample, write
 from prunegraph.selection.choice import Choice
 from prunegraph.selection.criteria.base import Gradients
 from prunegraph.selection.plan import Plan, survivors
@@ -41,7 +41,7 @@ PROOF_SAMPLES = 16
 class Result:
     """What `prune` did. `proof` is None where verification was turned off.
 
-    `left_out` are groups that were chosen but stay whole, because the proof failed with them.
+    `left_out` are groups that were chosen but stay whole, because the proof failed with them; `blame` says why.
     `repair` says how accuracy was got back after the proof. `latency` was measured where it was
     the budget, and `rounding` where `round_to` was "auto". `quantized` says what quantization did, if asked for.
     """
@@ -58,6 +58,7 @@ class Result:
     latency: Latency | None = None
     rounding: Rounding | None = None
     quantized: Quantized | None = None
+    blame: str = ""
 
 
 def choose(
@@ -120,12 +121,13 @@ def finish(
         small = quantized.graph
     before, after = full_cost(model), full_cost(small)
     progress("write")
-    if save_plan is not None:
-        plan.save(save_plan)
     if out is not None:
-        onnx_io.save(small, os.fspath(out))
+        write(small, out, like=model, data=first_sample(samples, model), check=check)
+    if save_plan is not None:  # after the model, which may turn out not to run
+        plan.save(save_plan)
     return Result(
-        model, small, found, plan, before, after, proof, left_out, repair, chosen.latency, chosen.rounding, quantized
+        model, small, found, plan, before, after, proof, left_out, repair, chosen.latency, chosen.rounding, quantized,
+        cutting.blame,
     )  # fmt: skip
 
 
@@ -149,12 +151,16 @@ def _measured_again(chosen: Selected, model: Graph, small: Graph, choice: Choice
 
 @dataclass(frozen=True)
 class Cutting:
-    """A plan carried out. `proof` is None where there was no check; `left_out` are groups that broke it."""
+    """A plan carried out.
+
+    `proof` is None where there was no check; `left_out` are groups that broke it, and `blame` says whose fault that is.
+    """
 
     plan: Plan
     small: Graph
     proof: Proof | None
     left_out: tuple[str, ...] = ()
+    blame: str = ""
 
 
 def cut_and_prove(
@@ -168,21 +174,30 @@ def cut_and_prove(
     """
     model = found.graph
     progress("cut")
-    small = cut(survivors(found, plan), scratch)
     if not check:
-        return Cutting(plan, small, None)
+        return Cutting(plan, cut(survivors(found, plan), scratch), None)
     seen = list(samples.head(PROOF_SAMPLES).batches(model, PROOF_SAMPLES)) if samples is not None else []
-    progress("verify")
     try:
+        small = _cut(found, plan, scratch)
+        progress("verify")
         return Cutting(plan, small, verify(model, plan, small, data=seen, seed=seed))
-    except ExactnessError:
+    except ExactnessError as failure:
         if whole:
             raise
         progress("the proof failed, looking for the groups that are responsible")
-        plan, left_out = isolate(found, plan, lambda part: _attempt(model, part, seen, seed))
-        small = cut(survivors(found, plan), scratch)
-        return Cutting(plan, small, verify(model, plan, small, data=seen, seed=seed), left_out)
+
+        def attempt(part: Plan) -> None:
+            verify(model, part, _cut(found, part), data=seen, seed=seed)
+
+        plan, left_out = isolate(found, plan, attempt, failure)
+        small = _cut(found, plan, scratch)
+        proof = verify(model, plan, small, data=seen, seed=seed)
+        return Cutting(plan, small, proof, left_out, failure.blame)
 
 
-def _attempt(model: Graph, plan: Plan, data: Sequence[Batch], seed: int) -> None:
-    verify(model, plan, cut(survivors(analyze(model, attention=plan.attention), plan)), data=data, seed=seed)
+def _cut(found: Coupling, plan: Plan, scratch: Path | None = None) -> Graph:
+    """The pruned graph. Raises ExactnessError where it does not fit together: the plan does, so the cut is wrong."""
+    try:
+        return cut(survivors(found, plan), scratch)
+    except ModelError as error:
+        raise ExactnessError(str(error)) from error

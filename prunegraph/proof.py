@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,14 +13,15 @@ import onnx
 
 from prunegraph.coupling.analysis import analyze
 from prunegraph.coupling.survivors import Survivors
-from prunegraph.errors import ExactnessError, ModelError
+from prunegraph.errors import DataError, ExactnessError, ModelError
 from prunegraph.graph.external import write_graph
 from prunegraph.graph.facts import symbolic_axes
 from prunegraph.graph.model import FLOAT_TYPES, Graph, Node
-from prunegraph.rewriting.mask import CONSUMED, write_masked
+from prunegraph.masked.original import CONSUMED, write_masked
+from prunegraph.masked.weights import wrong_weight
 from prunegraph.runtime.data import Batch, random_inputs
 from prunegraph.runtime.session import run, session
-from prunegraph.selection.plan import Plan, survivors
+from prunegraph.selection.plan import Cut, Plan, derive_cuts, survivors
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -37,6 +38,22 @@ DECISIONS = frozenset({"TopK", "ArgMax", "ArgMin", "NonMaxSuppression", "NonZero
 #: Activations whose ends are flat, and below what an output of theirs is nothing but rounding.
 SATURATING = frozenset({"Sigmoid", "Softmax", "HardSigmoid"})
 SATURATED = 1e-4
+
+#: Operators that give other results each time.
+RANDOM = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
+
+#: How ONNX Runtime runs a graph: as the file has it, with what it simplifies, and as users do.
+LEVELS = ("off", "basic", "default")
+
+#: What a session with all optimizations may differ by, as a multiple of what it does to the original,
+#: and at least where activations are rounded to integers: a code that flips is no fault of a cut.
+NOISE = 10
+ROUNDING = 0.05
+
+#: Whose fault it is when only optimized graphs differ.
+OPTIMIZER = "The cut is right, but ONNX Runtime's optimizations break the result"
 
 #: Inner values that stand in for outputs that prove nothing.
 WITNESSES = 8
@@ -83,6 +100,9 @@ def verify(
 ) -> Proof:
     """Compare a pruned graph with the masked original in ONNX Runtime.
 
+    Both run as the files have them, without optimizations; the pruned graph also in a session as users open it.
+    The weights that the plan cuts are compared with the original's as well, entry by entry.
+
     Args:
         model: the original.
         plan: what was removed.
@@ -96,13 +116,16 @@ def verify(
         The measured differences.
 
     Raises:
-        ExactnessError: they differ; the message names the first node that does.
+        ExactnessError: they differ, or only the pruned graph does not run; the message names the first node that does.
         PlanError: the plan does not fit the model.
-        ModelError: a model does not run.
+        ModelError: the original does not run, or gives other results each time.
+        DataError: random inputs cannot be made for the model, and there are no others.
     """
     left = survivors(analyze(model, attention=plan.attention), plan)
+    named = plan.cuts and all(cut.node is not None for cut in plan.cuts)
+    cuts = plan.cuts if named else derive_cuts(left)
     with tempfile.TemporaryDirectory(prefix="prunegraph-") as folder:
-        comparison = _Comparison(left, small, tolerance or default_tolerance(model), Path(folder))
+        comparison = _Comparison(left, cuts, small, tolerance or default_tolerance(model), Path(folder))
         return comparison.run(list(data), seed)
 
 
@@ -116,52 +139,173 @@ def default_tolerance(graph: Graph) -> float:
 class _Comparison:
     """Masked original against pruned graph."""
 
-    def __init__(self, left: Survivors, small: Graph, tolerance: float, folder: Path):
-        self.left, self.small, self.tolerance = left, small, tolerance
+    def __init__(self, left: Survivors, cuts: Sequence[Cut], small: Graph, tolerance: float, folder: Path):
+        self.left, self.cuts, self.small, self.tolerance = left, cuts, small, tolerance
         self.graph = left.coupling.graph
         self.masked, self.pruned = folder / "masked.onnx", folder / "pruned.onnx"
+        self.original = folder / "original.onnx"
+        self.inputs: list[Batch] = []
+        self.notes: list[str] = []
+        self.level = "off"
         write_graph(small, self.pruned)
 
     def run(self, data: list[Batch], seed: int) -> Proof:
-        write_masked(self.left, self.masked)
-        expected = self._run_original(data, seed)
-        if not _all_finite(expected):
+        write_masked(self.left, self.cuts, self.masked)
+        every = self._run_original(data, seed)
+        if not _all_finite(every):
             # Something divides by what is zero where it is made; zeros where it is consumed say the same.
-            write_masked(self.left, self.masked, CONSUMED)
-            expected = self._run_original(data, seed)
-        names = self._choose(expected)
+            write_masked(self.left, self.cuts, self.masked, CONSUMED)
+            every = self._run_original(data, seed)
+        names = self._choose(every)
         outputs = list(self.graph.outputs)
         if set(names) <= set(outputs):
-            expected = [[values[outputs.index(name)] for name in names] for values in expected]
+            expected = [[values[outputs.index(name)] for name in names] for values in every]
         else:
             expected = self._inner(self.masked, self.inputs, names)
-        proof = self._compare(expected, self.pruned, self.inputs, names)
+        proof = self._prove(expected, names)
+        if (weight := wrong_weight(self.graph, self.cuts, self.small)) is not None:
+            raise ExactnessError(f"{self.graph.source}: the pruned graph has a wrong weight: {weight}")
+        self._check_default(every)
+        return replace(proof, notes=tuple(self.notes))
+
+    def _prove(self, expected: Sequence[Sequence[Array]], names: Sequence[str]) -> Proof:
+        """The comparison without optimizations. Raises ExactnessError or ModelError."""
+        try:
+            proof = self._compare(expected, self.pruned, self.inputs, names)
+        except ModelError as error:
+            raise ExactnessError(
+                f"{self.graph.source}: the pruned graph does not run where the masked original does: {error}"
+            ) from error
         if proof.relative <= self.tolerance:
             return proof
         given = self._given_decisions(names)
         if given is not None and given.relative <= self.tolerance:
             return given
+        self._check_repeatable()
         raise ExactnessError(self._explain(proof))
+
+    def _check_repeatable(self) -> None:
+        """Raise ModelError where the original differs from itself: then a difference shows nothing."""
+        # In one session: another one would begin with the same random numbers.
+        first, second = self._inner(self.masked, [self.inputs[0]] * 2, self.graph.outputs)
+        if self._differ([first], [second]) > self.tolerance:
+            random = next((f" (node {n.name!r}, {n.op})" for n in self.graph.nodes if n.op in RANDOM), "")
+            raise ModelError(
+                f"{self.graph.source}: the original gives other results each time it runs{random}; "
+                "nothing can be proved for it"
+            )
+
+    def _check_default(self, expected: Sequence[Sequence[Array]]) -> None:
+        """Run the pruned graph as users do; a session's own rounding is measured on the original.
+
+        Raises:
+            ExactnessError: it does not run, or differs by more than optimizations change the original.
+        """
+        names = self.graph.outputs
+        if self.level == "default":
+            return
+        try:
+            proof = self._compare(expected, self.pruned, self.inputs, names, "default")
+        except ModelError as error:
+            if self._runs(self.masked):
+                raise ExactnessError(
+                    f"{self.graph.source}: the pruned graph does not run in a default session of ONNX Runtime, "
+                    f"where the original does: {error}",
+                    blame=OPTIMIZER,
+                ) from error
+            self.notes.append("a default session of ONNX Runtime does not run the original: compared without one")
+            return
+        if proof.relative <= self.tolerance:
+            return
+        allowed, noise = self._default_allowance(expected)
+        if not proof.relative <= allowed:
+            raise ExactnessError(
+                f"{self.graph.source}: an optimization of ONNX Runtime changes what the pruned graph computes: in a "
+                f"default session it differs by {proof.relative:.2e} of the largest value, the original by "
+                f"{noise:.2e}; without optimizations they agree",
+                blame=OPTIMIZER,
+            )
+        self.notes.append(
+            f"in a default session the pruned graph differs by {proof.relative:.1e}, the original by {noise:.1e}"
+        )
+
+    def _default_allowance(self, expected: Sequence[Sequence[Array]]) -> tuple[float, float]:
+        """What a default session may differ by, and what it differs by on the original."""
+        names = self.graph.outputs
+        masked = self._differ(expected, self._inner(self.masked, self.inputs, names, "default"))
+        write_graph(self.graph, self.original)
+        plain, fast = (self._inner(self.original, self.inputs, names, level) for level in (self.level, "default"))
+        noise = max(masked, self._differ(plain, fast))
+        rounds = any("Quantize" in node.op or "Integer" in node.op or "QLinear" in node.op for node in self.graph.nodes)
+        return max(self.tolerance, NOISE * noise, ROUNDING if rounds else 0.0), noise
+
+    def _differ(self, first: Sequence[Sequence[Array]], second: Sequence[Sequence[Array]]) -> float:
+        """The largest relative difference between two sets of runs."""
+        pairs = [pair for runs in zip(first, second, strict=True) for pair in zip(*runs, strict=True)]
+        return max((self._difference("", [pair]).relative for pair in pairs), default=0.0)
+
+    def _runs(self, path: Path) -> bool:
+        """Whether a model runs in a default session."""
+        try:
+            self._inner(path, self.inputs, self.graph.outputs, "default")
+        except ModelError:
+            return False
+        return True
 
     def _run_original(self, data: list[Batch], seed: int) -> list[list[Array]]:
         """Outputs of the masked original on two random inputs, on one of other sizes, and on the user's.
 
         Sizes are batch 3, and batch 1 with other symbolic axes twice as long, where the model takes them.
         """
-        self.notes: list[str] = []
-        opened = session(self.masked, name=f"{self.graph.source} (masked)", fast=False)
-        for batch in (3, 1):
-            self.inputs = [random_inputs(self.graph, seed=seed + i, batch=batch) for i in range(2)]
+        failure = None
+        for self.level in LEVELS:
+            self.notes.clear()
             try:
+                opened = _open(self.masked, f"{self.graph.source} (masked)", self.level)
+                return self._run_inputs(opened, data, seed)
+            except ModelError as error:
+                failure = failure or error
+        assert failure is not None
+        raise self._blame(failure, data, seed) from failure
+
+    def _run_inputs(self, opened: InferenceSession, data: list[Batch], seed: int) -> list[list[Array]]:
+        failure: ModelError | DataError | None = None
+        for batch in (3, 1):
+            try:
+                self.inputs = [random_inputs(self.graph, seed=seed + i, batch=batch) for i in range(2)]
                 results = [run(opened, each) for each in self.inputs]
                 break
-            except ModelError:
-                if batch == 1:
-                    raise
+            except (ModelError, DataError) as error:
+                failure = error
+        else:
+            assert failure is not None
+            if not data:
+                raise failure
+            self.inputs = list(data)
+            self.notes.append("compared on the given data alone, the original does not run on random inputs")
+            return [run(opened, each) for each in data]
         if any(symbolic_axes(self.graph).values()):
             results += self._run_other_sizes(opened, seed, batch)
         self.inputs += data
         return results + [run(opened, each) for each in data]
+
+    def _blame(self, failure: ModelError, data: Sequence[Batch], seed: int) -> ModelError:
+        """The error for a masked original that does not run: is it the original, or the mask?"""
+        source, reason = self.graph.source, str(failure).removeprefix(f"{self.graph.source} (masked): ")
+        write_graph(self.graph, self.original)
+        try:
+            opened = session(self.original, name=source)
+        except ModelError as error:
+            return ModelError(f"{error}; nothing can be proved for a model that does not load")
+        try:
+            self._run_inputs(opened, list(data), seed)
+        except ModelError as error:
+            inputs = "neither on random inputs nor on the given data" if data else "on random inputs"
+            hint = "" if data else "; give inputs that it takes with --data"
+            return ModelError(f"{source}: the original does not run {inputs}{hint}: {error}")
+        return ModelError(
+            f"{source}: the masked original does not run, though the original does: please report it ({reason})"
+        )
 
     def _run_other_sizes(self, opened: InferenceSession, seed: int, batch: int) -> list[list[Array]]:
         for stretch in (2, 1):
@@ -193,12 +337,17 @@ class _Comparison:
         return [name for name in names if name not in saturated or not witnesses] + witnesses
 
     def _compare(
-        self, expected: Sequence[Sequence[Array]], pruned: Path, inputs: Sequence[Batch], names: Sequence[str]
+        self,
+        expected: Sequence[Sequence[Array]],
+        pruned: Path,
+        inputs: Sequence[Batch],
+        names: Sequence[str],
+        level: str | None = None,
     ) -> Proof:
-        found = self._inner(pruned, inputs, names)
+        values = self._inner(pruned, inputs, names, level)
         differences = []
         for index, name in enumerate(names):
-            pairs = [(self._survive(name, e[index]), f[index]) for e, f in zip(expected, found, strict=True)]
+            pairs = [(self._survive(name, e[index]), f[index]) for e, f in zip(expected, values, strict=True)]
             differences.append(self._difference(name, pairs))
         return Proof(tuple(differences), self.tolerance, len(inputs), tuple(self.notes))
 
@@ -223,7 +372,9 @@ class _Comparison:
         names = list(dict.fromkeys([*names, *read]))
         return self._compare(self._inner(paths[0], inputs, names), paths[1], inputs, names)
 
-    def _inner(self, path: Path, inputs: Sequence[Batch], names: Sequence[str]) -> list[list[Array]]:
+    def _inner(
+        self, path: Path, inputs: Sequence[Batch], names: Sequence[str], level: str | None = None
+    ) -> list[list[Array]]:
         """Values of a model by name, also inner ones, for every input."""
         extra = [name for name in names if name not in self.graph.outputs]
         if extra:
@@ -231,7 +382,7 @@ class _Comparison:
             model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in extra)
             path = path.with_name(f"inner_{path.name}")
             path.write_bytes(model.SerializeToString())
-        opened = session(path, name=f"{self.graph.source} ({path.stem})", fast=False)
+        opened = _open(path, f"{self.graph.source} ({path.stem})", level or self.level)
         return [run(opened, each, list(names)) for each in inputs]
 
     def _survive(self, name: str, value: Array) -> Array:
@@ -299,6 +450,10 @@ class _Comparison:
         return text
 
 
+def _open(path: Path, name: str, level: str) -> InferenceSession:
+    return session(path, name=name, fast=level == "default", optimized=level != "off")
+
+
 def _without_nodes(path: Path, nodes: Sequence[Node], values: Batch) -> Path:
     """The model of a file with nodes taken out; their outputs are inputs of it now."""
     model = onnx.load(path, load_external_data=False)
@@ -333,8 +488,8 @@ def _distance(expected: Array, found: Array) -> tuple[float, float]:
 
 
 def _reacts(values: Sequence[Array]) -> bool:
-    """Whether an output is there, finite, and not the same for two different inputs."""
-    first, second = values
+    """Whether an output is there, finite, and not the same for two different inputs (all over, where there is one)."""
+    first, second = values if len(values) > 1 else (values[0], values[0].reshape(-1)[:1])
     if not first.size or first.dtype.kind == "O":
         return False
     if first.dtype.kind == "f" and not np.isfinite(first).any():

@@ -23,6 +23,7 @@ LAYERS = [
     ["rewriting"],
     ["runtime"],
     ["latency"],
+    ["masked"],
     ["proof"],
     ["isolate"],
     ["recovery"],
@@ -103,6 +104,19 @@ def test_imports_point_down() -> None:
         if layer(target) > layer(module)
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_the_masked_original_shares_nothing_with_the_cut() -> None:
+    """A fault in what cuts cannot be in what the cut is compared with."""
+    editors = ("rewriting", "recovery", "quantization", "graph.names", "graph.surgeon")
+    shared = [
+        f"{module} imports {target}"
+        for module, path in modules()
+        if module.split(".")[0] in ("masked", "proof")
+        for target in imported(path)
+        if target.startswith(editors)
+    ]
+    assert not shared, "\n".join(shared)
 
 
 def test_only_the_extra_imports_torch() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
 import prunegraph as pg
+from prunegraph import proof
 from prunegraph.errors import ExactnessError, ModelError
 from prunegraph.graph.onnx_io import from_model
 from prunegraph.ops import rule as rules
@@ -165,3 +167,147 @@ def test_dropping_the_tie_of_a_rule_fails(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setitem(rules._RULES, ("", "Add"), [rules.Rule(careless)])
     assert fails([residual_net()])
+
+
+# -- whose fault it is ---------------------------------------------------------------------
+
+
+def embedding_net() -> pg.Graph:
+    """A table of two rows: random whole numbers are no indices into it."""
+    b = Builder()
+    b.input("n", name="x", kind=onnx.TensorProto.INT64)
+    x = b.op("Gather", b.weight(2, 6), "x")
+    return b.graph(b.op("MatMul", b.relu(b.op("MatMul", x, b.weight(6, 8))), b.weight(8, 3)))
+
+
+def test_an_original_that_does_not_run_on_random_inputs_is_named_as_that() -> None:
+    graph = embedding_net()
+    plan = random_plan(pg.analyze(graph))
+    small = pg.apply(graph, plan)
+    with pytest.raises(ModelError, match=r"^model: the original does not run on random inputs; .*--data"):
+        pg.verify(graph, plan, small)
+    with pytest.raises(ModelError, match="the original does not run") as caught:
+        pg.prune(graph, budget=pg.Budget(ratio=0.5), round_to=1)
+    assert "report" not in str(caught.value)
+
+
+def test_given_data_are_enough_where_random_inputs_are_not() -> None:
+    graph = embedding_net()
+    plan = random_plan(pg.analyze(graph))
+    data = [{"x": np.asarray([0, 1, 1])}]
+    proof = pg.verify(graph, plan, pg.apply(graph, plan), data=data)
+    assert proof.runs == 1 and "the given data alone" in str(proof)
+    with pytest.raises(ExactnessError):
+        pg.verify(graph, plan, spoiled(pg.apply(graph, plan), negated), data=data)
+
+
+def negated(model: onnx.ModelProto) -> None:
+    values = onnx.numpy_helper.to_array(model.graph.initializer[-1])
+    model.graph.initializer[-1].raw_data = (-values).tobytes()
+
+
+def test_an_original_that_the_runtime_does_not_load_is_named_as_that() -> None:
+    b = Builder()
+    model = b.graph(b.conv(b.relu(b.conv(b.input("n", 3, 8, 8), 3, 8)), 8, 4)).model
+    model.graph.node.append(onnx.helper.make_node("Mine", ["x"], ["own"], domain="com.example"))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("own", onnx.TensorProto.FLOAT, None))
+    model.opset_import.append(onnx.helper.make_opsetid("com.example", 1))
+    graph = pg.load(model)
+    plan = random_plan(pg.analyze(graph))
+    with pytest.raises(ModelError, match=r"model: ONNX Runtime cannot load it.*nothing can be proved"):
+        pg.verify(graph, plan, pg.apply(graph, plan))
+
+
+def test_an_original_that_is_random_is_named_as_that() -> None:
+    b = Builder()
+    x = b.op("ReduceMean", b.conv(b.input("n", 3, 8, 8), 3, 8), axes=[1], keepdims=1)
+    graph = b.graph(b.op("Mul", x, b.op("RandomNormalLike", x, name="noise")))
+    plan = random_plan(pg.analyze(graph))
+    with pytest.raises(ModelError, match=r"gives other results each time it runs \(node 'noise', RandomNormalLike\)"):
+        pg.verify(graph, plan, pg.apply(graph, plan))
+
+
+def test_a_pruned_graph_that_alone_does_not_run_is_wrong() -> None:
+    graph = residual_net()
+    plan = random_plan(pg.analyze(graph))
+
+    def change(model: onnx.ModelProto) -> None:
+        tensor = model.graph.initializer[0]
+        tensor.CopyFrom(onnx.numpy_helper.from_array(np.zeros((1, 1, 1, 1), np.float32), tensor.name))
+
+    with pytest.raises(ExactnessError, match="does not run where the masked original does"):
+        pg.verify(graph, plan, spoiled(pg.apply(graph, plan), change))
+
+
+def test_a_cut_that_does_not_fit_costs_its_groups_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Split without its repair: shapes do not fit, and what has nothing to do with it is pruned all the same."""
+    entries = rules._RULES["", "Split"]
+    monkeypatch.setitem(rules._RULES, ("", "Split"), [replace(entry, repair=None) for entry in entries])
+    b = Builder()
+    x = b.relu(b.conv(b.input("n", 3, 8, 8), 3, 8, name="good"))
+    b.op("Split", b.conv(x, 8, 8, name="touched"), b.const([4, 4], np.int64), outputs=2, axis=1)
+    one, two = b.nodes[-1].output
+    y = b.relu(b.op("Concat", two, b.conv(one, 4, 4, name="more"), axis=1))
+    result = pg.prune(b.graph(b.head(y, 8)), budget=pg.Budget(ratio=0.5), round_to=1)
+    assert result.left_out and "A rule is wrong" in result.blame
+    assert result.small.node("good").channels.outputs == 4
+
+
+# -- sessions ------------------------------------------------------------------------------
+
+
+def test_the_result_does_not_depend_on_which_graph_an_optimizer_rewrites() -> None:
+    """Integers in, a float bias: ONNX Runtime rounds it where it recognises the layer, in one graph or in both."""
+    b = Builder()
+    x = b.input("n", 3, 8, 8)
+    for cin, cout in ((3, 8), (8, 8), (8, 4)):
+        x = quantized_conv(b, x, cin, cout)
+    graph = b.graph(x)
+    for seed in range(3):
+        result = pg.prune(graph, budget=pg.Budget(ratio=0.5), round_to=1, algorithm="random", seed=seed)
+        assert not result.left_out and result.proof is not None
+        assert result.proof.relative < 1e-4
+
+
+def quantized_conv(b: Builder, x: str, cin: int, cout: int) -> str:
+    scale, zero = b.const(0.05, np.float32), b.const(128, np.uint8)
+    x = b.op("DequantizeLinear", b.op("QuantizeLinear", x, scale, zero), scale, zero)
+    weight = b.const(b.rng.integers(-127, 128, (cout, cin, 3, 3)), np.int8)
+    scales, zeros = b.const(b.rng.uniform(0.002, 0.01, cout), np.float32), b.const(np.zeros(cout), np.int8)
+    weight = b.op("DequantizeLinear", weight, scales, zeros, axis=0)
+    return b.relu(b.op("Conv", x, weight, b.weight(cout), pads=[1, 1, 1, 1]))
+
+
+def test_a_graph_that_only_optimizations_break_is_not_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = residual_net()
+    plan = random_plan(pg.analyze(graph))
+    small = pg.apply(graph, plan)
+    opened = proof._open
+
+    def broken(path: Path, name: str, level: str) -> object:
+        """A default session of the pruned graph that runs another graph."""
+        if level == "default" and "pruned" in name:
+            path.with_name("other.onnx").write_bytes(spoiled(small, negated).model.SerializeToString())
+            path = path.with_name("other.onnx")
+        return opened(path, name, level)
+
+    monkeypatch.setattr(proof, "_open", broken)
+    with pytest.raises(ExactnessError, match="an optimization of ONNX Runtime changes") as caught:
+        pg.verify(graph, plan, small)
+    assert "optimizations break" in caught.value.blame
+
+
+def test_a_weight_that_no_output_shows_is_compared_all_the_same() -> None:
+    """Behind a Relu that is zero everywhere, a wrong weight changes nothing; it is wrong all the same."""
+    b = Builder()
+    x = b.op("Conv", b.input("n", 3, 4, 4), b.weight(8, 3, 1, 1), b.const(np.full(8, -1e6), np.float32))
+    graph = b.graph(b.conv(b.relu(x), 8, 4))
+    plan = random_plan(pg.analyze(graph))
+
+    def change(model: onnx.ModelProto) -> None:
+        name = model.graph.node[0].input[1]
+        tensor = next(t for t in model.graph.initializer if t.name == name)
+        tensor.raw_data = (onnx.numpy_helper.to_array(tensor) * 1.01).tobytes()
+
+    with pytest.raises(ExactnessError):
+        pg.verify(graph, plan, spoiled(pg.apply(graph, plan), change))

@@ -194,7 +194,7 @@ class Graph:
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self.folder = folder
         self.source = source
-        self._digest = digest
+        self._digest, self._from_file = digest, digest is not None
         self.cache: dict[Any, Any] = {}
         self.opsets = {entry.domain: entry.version for entry in model.opset_import}
         self.weights = {weight.name: weight for weight in self._find_weights()}
@@ -321,6 +321,11 @@ class Graph:
                 digest.update(piece)
             self._digest = digest.hexdigest()
         return self._digest
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the graph is what a file holds: nothing has been made of it."""
+        return self._from_file
 
     def in_file(self, body: Body | None = None) -> list[Node]:
         """Nodes of the main graph, or of a body, in the order in which the file has them."""

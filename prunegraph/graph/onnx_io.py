@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import onnx
@@ -109,23 +109,30 @@ def _take_in_bodies(model: onnx.ModelProto, source: str, folder: Path | None) ->
                 del tensor.external_data[:]
 
 
-def save(graph: Graph, path: str | Path) -> None:
+def save(graph: Graph, path: str | Path, check: Callable[[Path], None] | None = None) -> None:
     """Write a model beside its destination, then rename: never a half-written file.
 
     Weights that were in external files stay external, in `<name>.data` beside the model.
+
+    Args:
+        graph: the model.
+        path: where it goes.
+        check: looks at the finished file before it is renamed; if it raises, nothing is written.
 
     Raises:
         ModelError: the destination cannot be written.
     """
     path = Path(path)
     if not has_external(graph):
-        write_whole(path, wire.pieces(graph.model))
+        write_whole(path, wire.pieces(graph.model), check)
         return
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             beside = Path(folder) / path.name
             if not (graph.scratch and _link(graph, beside)):
                 write_graph(graph, beside)
+            if check is not None:
+                check(beside)
             for name in (f"{path.name}.data", path.name):
                 os.replace(beside.with_name(name), path.with_name(name))
     except OSError as error:
@@ -149,8 +156,8 @@ def _link(graph: Graph, path: Path) -> bool:
     return True
 
 
-def write_whole(path: Path, pieces: Iterable[bytes]) -> None:
-    """Write a file beside `path`, then rename it into place. Raises ModelError."""
+def write_whole(path: Path, pieces: Iterable[bytes], check: Callable[[Path], None] | None = None) -> None:
+    """Write a file beside `path`, look at it, then rename it into place. Raises ModelError, and what `check` raises."""
     try:
         descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
@@ -158,6 +165,8 @@ def write_whole(path: Path, pieces: Iterable[bytes]) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.writelines(pieces)
+        if check is not None:
+            check(Path(beside))
         mask = os.umask(0)
         os.umask(mask)
         os.chmod(beside, 0o666 & ~mask)

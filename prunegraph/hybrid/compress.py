@@ -207,7 +207,7 @@ def compress(
         made = replace(made, graph=quantized.graph, quantized=quantized)
     if out is not None:
         progress("write")
-        api.save(made.graph, out)
+        api.save(made.graph, out, like=model, check=check)
     return made
 
 

@@ -33,17 +33,6 @@ def sliced(values: Array, axes: Axes) -> Array:
     return np.ascontiguousarray(values)
 
 
-def zeroed(values: Array, axes: Axes) -> Array:
-    """Values with zeros at the indices that go."""
-    values = values.copy()
-    for axis, kept in enumerate(axes):
-        if kept is not None:
-            gone = np.ones(values.shape[axis], bool)
-            gone[kept] = False
-            np.moveaxis(values, axis, 0)[gone] = 0
-    return values
-
-
 class WeightEditor:
     """New tensors for all weights that change, and new names for readers that part ways.
 

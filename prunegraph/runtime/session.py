@@ -70,7 +70,13 @@ def provider_name(name: str | None) -> str:
 
 
 def session(
-    model: Graph | Path, *, name: str = "model", threads: int = 0, fast: bool = True, provider: str = CPU
+    model: Graph | Path,
+    *,
+    name: str = "model",
+    threads: int = 0,
+    fast: bool = True,
+    optimized: bool = True,
+    provider: str = CPU,
 ) -> onnxruntime.InferenceSession:
     """A session of ONNX Runtime.
 
@@ -80,6 +86,7 @@ def session(
         threads: how many threads an operator uses; 0 is the default (see `default_threads`).
         fast: all graph optimizations and pre-packed weights; off, loading is quicker and
             takes less memory, for a model that runs once or twice.
+        optimized: off, the graph runs node by node as the file has it.
         provider: who runs the operators (see `provider_name`); the CPU runs those it cannot.
 
     Raises:
@@ -97,12 +104,15 @@ def session(
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.enable_cpu_mem_arena = False
         options.enable_mem_pattern = False
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if isinstance(model, Graph):
         # By way of files: weights are mapped from there, and nothing goes through one protobuf.
         folder = tempfile.mkdtemp(prefix="prunegraph-")
         write_graph(model, Path(folder) / "model.onnx")
         try:
-            opened = session(Path(folder) / "model.onnx", name=name, threads=threads, fast=fast, provider=provider)
+            path = Path(folder) / "model.onnx"
+            opened = session(path, name=name, threads=threads, fast=fast, optimized=optimized, provider=provider)
         except ModelError:
             shutil.rmtree(folder)
             raise

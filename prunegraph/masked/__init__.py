@@ -1,0 +1,1 @@
+"""The masked original: what a plan means, written by a path that shares nothing with the cut."""

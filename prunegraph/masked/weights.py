@@ -1,0 +1,56 @@
+"""The weights of a pruned graph against those of the original and a plan's cuts, entry by entry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from prunegraph.graph.model import Graph, Node
+from prunegraph.masked.original import Reader, readers
+from prunegraph.selection.plan import Cut
+
+
+def wrong_weight(graph: Graph, cuts: Sequence[Cut], pruned: Graph) -> str | None:
+    """Say which weight of a pruned graph is not the original's without what its cuts remove.
+
+    Nothing is said of a graph whose nodes have been changed or renamed since it was cut.
+    """
+    index = readers(graph)
+    removed: dict[Reader, dict[int, tuple[int, ...]]] = {}
+    weight_of: dict[Reader, str] = {}
+    for cut in cuts:
+        reader = index[cut.node or ""], cut.input or 0
+        removed.setdefault(reader, {})[cut.axis] = cut.removed
+        weight_of[reader] = cut.weight
+    for weight in dict.fromkeys(weight_of.values()):
+        weight_of |= dict.fromkeys(graph.consumers[weight], weight)
+    twins = {(node.op, node.outputs): node for node in pruned.nodes}
+    pairs = {node: twins.get((graph.nodes[node].op, graph.nodes[node].outputs)) for node, _ in removed}
+    if None in pairs.values():
+        return None
+    for (node, slot), weight in weight_of.items():
+        twin = twins.get((graph.nodes[node].op, graph.nodes[node].outputs))
+        if twin is not None and not _is_right(graph, weight, removed.get((node, slot), {}), pruned, twin, slot):
+            return f"input {slot} of node {twin.name!r} ({twin.op}) is not {weight!r} without what the plan removes"
+    return None
+
+
+def _is_right(
+    graph: Graph, weight: str, removed: Mapping[int, Sequence[int]], pruned: Graph, node: Node, slot: int
+) -> bool:
+    values = graph.weights[weight].read()
+    for axis, gone in removed.items():
+        stays = np.setdiff1d(np.arange(values.shape[axis]), gone)
+        values = np.take(values, stays, axis)
+    own = pruned.weights.get(_behind_identity(pruned, node.input(slot)))
+    if own is None:
+        return not removed
+    return own.dtype == values.dtype and own.shape == values.shape and own.read().tobytes() == values.tobytes()
+
+
+def _behind_identity(graph: Graph, value: str) -> str:
+    """The value that Identity nodes hand on: a body returns a weight through one."""
+    while value in graph.producer and graph.nodes[graph.producer[value]].op == "Identity":
+        value = graph.nodes[graph.producer[value]].inputs[0]
+    return value

@@ -1,0 +1,125 @@
+"""The writing edge: a finished file is opened as its user opens it, and appears only if it runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from prunegraph.errors import DataError, ModelError
+from prunegraph.graph import onnx_io
+from prunegraph.graph.model import Graph
+from prunegraph.runtime.data import Batch, Data, random_inputs
+from prunegraph.runtime.session import run, session
+
+#: Domains whose operators ONNX Runtime brings with it.
+DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview.training", "com.microsoft"})
+
+logger = logging.getLogger("prunegraph")
+
+
+def write(
+    graph: Graph,
+    path: str | os.PathLike[str],
+    *,
+    like: Graph | None = None,
+    data: Sequence[Mapping[str, np.ndarray]] = (),
+    check: bool = True,
+) -> None:
+    """Write a model that a default session of ONNX Runtime loads and runs; else write nothing.
+
+    The file runs beside its destination, at batch 1 and at its own sizes, before it is renamed into place.
+    Where the model it was made from does not run there either (an operator that ONNX Runtime lacks, random numbers
+    that are no indices), nothing is shown: the file is written, and a warning says so.
+
+    Args:
+        graph: the model.
+        path: where it goes.
+        like: the model it was made from.
+        data: inputs to run on, besides random ones.
+        check: whether to open it. A graph that is just what a file held is never opened.
+
+    Raises:
+        ModelError: the file does not load, or does not run on what the model it was made from runs on; or the
+            destination cannot be written.
+    """
+    opening = _Opening(graph, str(path), like, [dict(batch) for batch in data])
+    onnx_io.save(graph, Path(path), opening.check if check and not graph.is_file else None)
+
+
+def first_sample(data: Data | None, graph: Graph) -> list[Batch]:
+    """The first sample of the data, if there are any, as one batch. Raises DataError."""
+    return list(islice(data.fit(graph).batches(graph, 1), 1)) if data is not None else []
+
+
+class _Opening:
+    """One finished file, opened."""
+
+    def __init__(self, graph: Graph, name: str, like: Graph | None, data: list[Batch]):
+        self.graph, self.name, self.like, self.data = graph, name, like, data
+
+    def check(self, path: Path) -> None:
+        """Raise ModelError unless the file runs, or nothing can be said."""
+        try:
+            opened = session(path, name=self.name)
+        except ModelError as error:
+            if self._is_loadable():
+                raise ModelError(f"{error}; nothing was written: please report it") from error
+            logger.warning("%s: written unopened, ONNX Runtime does not load the original either", self.name)
+            return
+        ran, failure = False, "random inputs cannot be made for it"
+        for inputs in self._inputs():
+            try:
+                run(opened, inputs)
+                ran = True
+            except ModelError as error:
+                self._judge(inputs, error)
+                failure = str(error)
+        if not ran:
+            logger.warning("%s: written, but not seen to run: %s", self.name, failure)
+
+    def _judge(self, inputs: Batch, error: ModelError) -> None:
+        """Raise ModelError if the model that the file was made from does run on these inputs."""
+        if self.like is not None and self._runs(self.like, inputs):
+            sizes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
+            raise ModelError(
+                f"{self.name}: {error} (inputs {sizes}), though the model it was made from runs; nothing was written: "
+                "please report it"
+            ) from error
+
+    def _inputs(self) -> Iterator[Batch]:
+        """Random inputs at batch 1 and at the model's own sizes, and the given ones."""
+        try:
+            one, own = (random_inputs(self.graph, batch=batch) for batch in (1, 2))
+        except DataError:
+            yield from self.data
+            return
+        yield one
+        if any(one[name].shape != own[name].shape for name in one):
+            yield own
+        yield from self.data
+
+    def _is_loadable(self) -> bool:
+        """Whether ONNX Runtime loads the model that the file was made from, or knows all of the file's operators."""
+        if self.like is None:
+            return not self._has_foreign_operators()
+        try:
+            session(self.like, name=self.like.source)
+        except ModelError:
+            return False
+        return True
+
+    def _has_foreign_operators(self) -> bool:
+        return any(node.domain not in {*DOMAINS, "prunegraph"} for node in self.graph.nodes)
+
+    @staticmethod
+    def _runs(graph: Graph, inputs: Batch) -> bool:
+        try:
+            run(session(graph, name=graph.source), {name: inputs[name] for name in graph.inputs})
+        except (ModelError, KeyError):
+            return False
+        return True
