@@ -99,6 +99,7 @@ def finish(
 ) -> Result:  # fmt: skip
     """Cut, verify, recover, quantize and write: what follows once there is a plan."""
     model, plan = found.graph, chosen.plan
+    samples = samples.fit(model) if samples is not None else None
     repair, recover = repairs.find(repair, samples, model)
     scratch = Path(out).absolute().parent if out is not None else None
     cutting = cut_and_prove(found, plan, samples, check=check, seed=choice.seed, scratch=scratch, progress=progress)
@@ -165,7 +166,9 @@ def cut_and_prove(
     small = cut(survivors(found, plan), scratch)
     if not check:
         return Cutting(plan, small, None)
-    seen = list(samples.head(PROOF_SAMPLES).batches(model, PROOF_SAMPLES)) if samples is not None else []
+    seen: list[Batch] = []
+    if samples is not None:
+        seen = list(samples.fit(model).head(PROOF_SAMPLES).batches(model, PROOF_SAMPLES))
     progress("verify")
     try:
         return Cutting(plan, small, verify(model, plan, small, data=seen, seed=seed))
