@@ -155,7 +155,7 @@ class Data:
         return cls(lambda: batches, source, whole=True)
 
     def __bool__(self) -> bool:
-        return next(iter(self.chunks()), None) is not None
+        return self._from.shapes() is not None
 
     @property
     def is_whole(self) -> bool:
@@ -193,15 +193,29 @@ class Data:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of names, types and values."""
-        digest = hashlib.sha256()
+        """sha256 of names, types and values; the same however the source divides samples into batches."""
+        parts: dict[str, Any] = {}
+        shared: dict[str, bytes] = {}
+        start = 0
         for chunk in self.chunks():
-            for name in sorted(chunk):
+            for name, array in chunk.items():
                 axis = None if self._layout.whole else self._layout.axes[name]
-                shape = [size for at, size in enumerate(chunk[name].shape) if at != axis]
-                digest.update(f"{name} {chunk[name].dtype} {tuple(shape)}".encode())
-                digest.update(_bytes(chunk[name]))
-        return digest.hexdigest()
+                rows = array if axis is None else np.moveaxis(array, axis, 0)
+                content = _bytes(rows)
+                about = f"{rows.dtype} {rows.shape if axis is None else rows.shape[1:]}".encode()
+                if axis is None:
+                    content = b"%s %s" % (about, content)
+                    if not self._layout.whole and shared.get(name) == content:
+                        continue
+                    shared[name], about = content, b"%d" % start
+                if name not in parts:
+                    parts[name] = hashlib.sha256(about)
+                elif axis is None:
+                    parts[name].update(about)
+                parts[name].update(content)
+            start += self._layout.count(chunk)
+        whole = "".join(f"{name} {part.hexdigest()}\n" for name, part in sorted(parts.items()))
+        return hashlib.sha256(whole.encode()).hexdigest()
 
     def fit(self, graph: Graph) -> Data:
         """This data as a model's inputs: checked, and with the axes along which that model has samples.

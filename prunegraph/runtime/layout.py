@@ -166,7 +166,7 @@ def layout_of(graph: Graph, shapes: Mapping[str, Shape], source: str, whole: boo
         DataError: an array has another shape than its input.
     """
     known = declared(graph)
-    first = lead(graph)
+    first = _lead_in(known, lead(graph), shapes)
     if whole or first is None or first[1] >= len(shapes[first[0]]):
         layout = Layout({}, whole=True)
     else:
@@ -181,6 +181,24 @@ def layout_of(graph: Graph, shapes: Mapping[str, Shape], source: str, whole: boo
     if LABELS in shapes and LABELS not in known:
         layout = Layout({**layout.axes, LABELS: None if layout.whole else 0}, layout.whole)
     return layout
+
+
+def _lead_in(
+    known: Mapping[str, Declared | None], first: tuple[str, int] | None, shapes: Mapping[str, Shape]
+) -> tuple[str, int] | None:
+    """The lead; where its size is fixed, the first axis of which there are more than one batch, if there is one."""
+    each = known[first[0]] if first is not None else None
+    if first is None or each is None or not each.sizes[first[1]]:
+        return first
+    longer = (
+        (axis, name)
+        for name, other in known.items()
+        if other is not None
+        for axis, (size, want) in enumerate(zip(shapes[name], other.sizes, strict=False))
+        if want and size != want
+    )
+    axis, name = min(longer, key=lambda place: place[0], default=(first[1], first[0]))
+    return name, axis
 
 
 def _has_shape(shape: Shape, wanted: Declared, samples: int | None) -> bool:
