@@ -54,6 +54,7 @@ def _beside_the_caller() -> Iterator[None]:
 
 def _module(name: str) -> Any:
     if not name.endswith(".py"):
+        plugins.may_run(f"module {name}")
         return importlib.import_module(name)
     path = Path(name)
     if not path.is_file():

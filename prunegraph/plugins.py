@@ -39,6 +39,7 @@ _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 MESSAGE = 300
 
 _current: ContextVar[str | None] = ContextVar("origin", default=None)
+_refused: ContextVar[str | None] = ContextVar("refused", default=None)
 _contributions: Counter[str] = Counter()
 
 
@@ -77,6 +78,7 @@ def load(source: str) -> None:
     if source.endswith(".py") or os.sep in source or path.is_file():
         _load_file(path)
         return
+    may_run(f"module {source}")
     known = source in sys.modules
     try:
         _run(source, f"module {source}", lambda: importlib.import_module(source))
@@ -120,6 +122,7 @@ def module_of(path: Path, *, again: bool = False, text: str | None = None) -> Mo
         PluginError: it is no Python file, or is not there.
         Exception: whatever the file's code raises.
     """
+    may_run(str(path))
     # The path is the module's name: unique, and it hides no other module.
     name = str(path.resolve())
     if name in sys.modules and not again and text is None:
@@ -144,6 +147,22 @@ def module_of(path: Path, *, again: bool = False, text: str | None = None) -> Mo
     return module
 
 
+@contextmanager
+def no_code(why: str) -> Iterator[None]:
+    """Refuse to run anybody's code meanwhile: PluginErrors that begin with `why`."""
+    token = _refused.set(why)
+    try:
+        yield
+    finally:
+        _refused.reset(token)
+
+
+def may_run(what: str) -> None:
+    """Raise PluginError where people's code must not be run. To be asked before any is."""
+    if _refused.get() is not None:
+        raise PluginError(f"{_refused.get()}: {what}")
+
+
 def function(given: str, text: str | None = None) -> Callable[..., Any]:
     """The function that `file.py:function` names; `text` stands in for a file that is not on this machine.
 
@@ -163,12 +182,13 @@ def function(given: str, text: str | None = None) -> Callable[..., Any]:
     return cast("Callable[..., Any]", found)
 
 
-def code_in(given: str) -> str | None:
-    """What an option's value would run: a Python file, module or command; None for a name or a plain file."""
-    path, _, name = given.rpartition(":")
-    if given.startswith("exec:") or (path.endswith(".py") and name.isidentifier()):
-        return given
-    return given if _FACTORY.fullmatch(given) and not Path(given).exists() else None
+def code_in(given: str, *, is_model: bool = False) -> bool:
+    """Whether an option's value names code: `file.py:function`, `exec:...`; as a model also `package.module:factory`,
+    and an exported program (`.pt2`), which holds pickles.
+    """
+    if ".py:" in given or given.startswith("exec:"):
+        return True
+    return is_model and (given.endswith(".pt2") or (_FACTORY.fullmatch(given) and not Path(given).exists()) is True)
 
 
 def _run(label: str, origin: str, work: Callable[[], object]) -> object:

@@ -52,10 +52,10 @@ def parts(graph: Graph, data: Data | None) -> tuple[Data | None, Data]:
     """
     if data is None:
         return None, Data.feeds([random_inputs(graph, seed=seed, batch=1) for seed in range(RANDOM)])
-    data = data.fit(graph)
-    if data.samples // HELD < max(data.fixed(graph), 2):
+    fitted = data.fit(graph)
+    if fitted.samples // HELD < max(fitted.fixed(graph), 2):
         return data, data
-    return data.where(lambda index: index % HELD != HELD - 1), data.where(lambda index: index % HELD == HELD - 1)
+    return fitted.where(lambda index: index % HELD != HELD - 1), fitted.where(lambda index: index % HELD == HELD - 1)
 
 
 def error(original: Graph, other: Graph, data: Data) -> float:
