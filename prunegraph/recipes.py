@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prunegraph.errors import RecipeError
+from prunegraph.errors import MALFORMED, RecipeError
 
 FORMAT = "prunegraph/recipe@1"
 
@@ -40,7 +40,7 @@ def read(path: str | os.PathLike[str]) -> Recipe:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such recipe") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except MALFORMED as error:  # of which tomllib's are ValueErrors
         raise RecipeError(f"{path}: not a TOML file: {error}") from error
     if content.get("format") != FORMAT:
         raise RecipeError(f'{path}: not a recipe: it must begin with format = "{FORMAT}"')

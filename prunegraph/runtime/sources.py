@@ -7,36 +7,20 @@ from __future__ import annotations
 
 import math
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from prunegraph.errors import DataError
+from prunegraph.graph import npz
 from prunegraph.runtime.layout import Batch, Layout, Shape, shapes_of
 
 #: Samples read from a source at a time.
 CHUNK = 64
-
-#: Packed arrays that unpack to more bytes than `UNPACKED`, and to more than `EXPANSION` times their own, are refused.
-UNPACKED = 2**26
-EXPANSION = 200
-
-#: What NumPy and zipfile raise for a damaged file.
-DAMAGED = (
-    ArithmeticError, EOFError, LookupError, MemoryError, NotImplementedError, OSError, RecursionError, RuntimeError,
-    SyntaxError, TypeError, ValueError, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
-
-#: What to do about arrays of Python objects.
-NO_OBJECTS = (
-    "holds Python objects (a pickle), and those are not read; save text as np.array([...], dtype=str), "
-    "and numbers as arrays of numbers"
-)
 
 
 class Source(Protocol):
@@ -79,19 +63,19 @@ class Archive:
     def shapes(self) -> Mapping[str, Shape] | None:
         with _readable(self.path), zipfile.ZipFile(self.path) as archive:
             found = {}
-            for name in members(archive, self.path):
+            for name in npz.members(archive):
                 with archive.open(f"{name}.npy") as file:
-                    found[name] = _header(file, name, archive.getinfo(f"{name}.npy").file_size)[0]
+                    found[name] = npz.header(file, name, archive.getinfo(f"{name}.npy").file_size)[0]
         return found or None
 
     def read(self, layout: Layout) -> Iterator[Batch]:
         with _readable(self.path), zipfile.ZipFile(self.path) as archive:
-            names = [name for name in members(archive, self.path) if layout.whole or name in layout.axes]
+            names = [name for name in npz.members(archive) if layout.whole or name in layout.axes]
             if layout.whole:
-                yield {name: member(archive, name) for name in names}
+                yield {name: npz.member(archive, name) for name in names}
                 return
             readers = {name: _rows(archive, name) for name in names if layout.axes[name] == 0}
-            shared = {name: member(archive, name) for name in names if name not in readers}
+            shared = {name: npz.member(archive, name) for name in names if name not in readers}
             yield from _side_by_side(readers, shared, layout, self.path)
 
 
@@ -111,9 +95,9 @@ class Folder:
         for name, file in self.files.items():
             try:
                 with open(file, "rb") as opened:
-                    _header(opened, name, file.stat().st_size)
+                    npz.header(opened, name, file.stat().st_size)
                 found[name] = np.load(file, mmap_mode="r", allow_pickle=False)
-            except DAMAGED as error:
+            except npz.DAMAGED as error:
                 raise DataError(f"{self.path}: not a folder of .npy arrays ({error})") from error
         return found
 
@@ -155,64 +139,22 @@ def _readable(path: Path) -> Iterator[None]:
     """Errors of a damaged file become one DataError that names it."""
     try:
         yield
-    except DAMAGED as error:
+    except npz.DAMAGED as error:
         raise DataError(f"{path}: not an .npz file of arrays ({error})") from error
-
-
-def members(archive: zipfile.ZipFile, path: Path) -> list[str]:
-    """Names of the arrays in an archive. Raises ValueError for one that unpacks to far more than it is."""
-    found: dict[str, None] = {}
-    for info in archive.infolist():
-        if info.filename.endswith(".npy"):
-            if info.file_size > max(UNPACKED, EXPANSION * info.compress_size):
-                raise ValueError(
-                    f"array {info.filename.removesuffix('.npy')!r} unpacks from {info.compress_size} to "
-                    f"{info.file_size} bytes; save it with np.savez, not packed"
-                )
-            found[info.filename.removesuffix(".npy")] = None
-    return list(found)
-
-
-def _header(file: IO[bytes], name: str, size: int) -> tuple[Shape, bool, np.dtype]:
-    """Shape, order and type that an `.npy` stream of that many bytes says it has. Raises ValueError."""
-    version = np.lib.format.read_magic(file)
-    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
-    if read is None:
-        raise ValueError(f"version {version} of the .npy format")
-    shape, fortran, dtype = read(file)
-    if dtype.hasobject:
-        raise ValueError(f"array {name!r} {NO_OBJECTS}")
-    # A header may say anything: it is believed where the bytes are there.
-    if any(length < 0 for length in shape) or math.prod(shape) * dtype.itemsize != size - file.tell():
-        raise ValueError(f"array {name!r} is not as long as its shape {list(shape)} of {dtype} needs")
-    return shape, fortran, dtype
-
-
-def member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    """One array of an archive, as a whole. Raises what `DAMAGED` lists."""
-    with archive.open(f"{name}.npy") as file:
-        shape, fortran, dtype = _header(file, name, archive.getinfo(f"{name}.npy").file_size)
-        return _array(file.read(), dtype, shape, fortran)
-
-
-def _array(data: bytes, dtype: np.dtype, shape: Shape, fortran: bool = False) -> np.ndarray:
-    if not dtype.itemsize:  # empty text
-        return np.zeros(shape, dtype)
-    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
 
 def _rows(archive: zipfile.ZipFile, name: str) -> Iterator[np.ndarray]:
     """Rows of one array, `CHUNK` at a time."""
     with archive.open(f"{name}.npy") as file:
-        shape, fortran, dtype = _header(file, name, archive.getinfo(f"{name}.npy").file_size)
+        shape, fortran, dtype = npz.header(file, name, archive.getinfo(f"{name}.npy").file_size)
         if fortran and len(shape) > 1:
-            whole = _array(file.read(), dtype, shape, fortran)
+            whole = npz.array(file.read(), dtype, shape, fortran)
             yield from (whole[start : start + CHUNK] for start in range(0, len(whole), CHUNK))
             return
         row = dtype.itemsize * math.prod(shape[1:])
         for start in range(0, shape[0], CHUNK):
             count = min(CHUNK, shape[0] - start)
-            yield _array(file.read(row * count), dtype, (count, *shape[1:]))
+            yield npz.array(file.read(row * count), dtype, (count, *shape[1:]))
 
 
 def _side_by_side(

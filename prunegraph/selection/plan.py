@@ -13,7 +13,7 @@ import numpy as np
 
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.coupling.survivors import Survivors
-from prunegraph.errors import PlanError
+from prunegraph.errors import MALFORMED, PlanError
 from prunegraph.graph.onnx_io import write_whole
 from prunegraph.graph.sources import Sources
 
@@ -90,7 +90,7 @@ class Plan:
             content = json.loads(Path(path).read_text())
         except FileNotFoundError:
             raise PlanError(f"{path}: no such plan file") from None
-        except (OSError, ValueError) as error:
+        except MALFORMED as error:
             raise PlanError(f"{path}: not a plan: {error}") from error
         return cls.from_json(content, str(path))
 
