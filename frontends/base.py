@@ -101,6 +101,6 @@ def _run(name: str, source: object, label: str, options: Mapping[str, Any]) -> G
     if not isinstance(made, onnx.ModelProto):
         raise PluginError(f"{entry} returned {type(made).__name__} for {label}, not a Graph or an onnx.ModelProto")
     try:
-        return onnx_io.from_model(made, folder=Path(label).parent, source=label)
+        return onnx_io.from_model(made, path=Path(label), source=label)
     except ModelError as error:
         raise PluginError(f"{entry} made an invalid model: {error}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import re
 import sys
 from collections.abc import Iterator
@@ -55,18 +54,9 @@ def _beside_the_caller() -> Iterator[None]:
 
 def _module(name: str) -> Any:
     if not name.endswith(".py"):
+        plugins.may_run(f"module {name}")
         return importlib.import_module(name)
     path = Path(name)
     if not path.is_file():
         raise ModelError(f"{path}: no such file")
-    key = str(path.resolve())
-    if key not in sys.modules:
-        spec = importlib.util.spec_from_file_location(key, path)
-        assert spec is not None and spec.loader is not None
-        module = sys.modules[key] = importlib.util.module_from_spec(spec)
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[key]
-            raise
-    return sys.modules[key]
+    return plugins.module_of(path)

@@ -194,6 +194,7 @@ def prune(
             check_output(path, source if isinstance(source, str | os.PathLike) else None)
     progress("load")
     model = source if isinstance(source, Graph) else load(source)
+    samples = samples.fit(model) if samples is not None else None
     repair, _ = repairs.find(repair, samples, model)
     statistics = Statistics(model, samples, progress=progress) if samples is not None else None
     progress("analyze")

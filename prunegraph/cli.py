@@ -365,7 +365,11 @@ def show_result(where: Console, result: Result, samples: Data | None, out: str) 
         )
     where.print(f"proof: {result.proof}" if result.proof else "proof: skipped (--no-verify)")
     if result.repair != "none":
-        base = f"{samples.samples} samples" if samples is not None else "the model's BatchNormalization statistics"
+        base = (
+            f"{samples.fit(result.model).samples} samples"
+            if samples is not None
+            else "the model's BatchNormalization statistics"
+        )
         where.print(f"then repaired on {base}: {result.repair}")
     elif samples is None and any(node.op == "BatchNormalization" for node in result.model.nodes):
         where.print("not repaired: --data refits the weights; without data --repair bn brings back much of it")

@@ -12,7 +12,7 @@ import click
 
 from prunegraph.cli import check_json, console, output_option, plugin_option, stages, write_json
 from prunegraph.cli_recipe import Writes
-from prunegraph.errors import OptionError
+from prunegraph.errors import MALFORMED, OptionError
 
 if TYPE_CHECKING:
     from prunegraph.graph.model import Graph
@@ -26,10 +26,10 @@ def read_ranges(path: str) -> dict[str, Any]:
     """Scales and zero points by tensor, from a JSON file of them or from what `--json` wrote. Raises OptionError."""
     try:
         content = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
+    except MALFORMED as error:
         raise OptionError(f"{path}: not a JSON file of ranges ({error})") from error
     if isinstance(content, dict) and content.get("format") == FORMAT:
-        content = content["ranges"]
+        content = content.get("ranges")
     if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
         raise OptionError(f'{path}: not ranges, {{"tensor": {{"scale": 0.1, "zero_point": 0}}, ...}}')
     return content

@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from prunegraph import plugins
 from prunegraph.errors import ExactnessError, PrunegraphError, RecipeError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -171,15 +173,53 @@ def _check_files(given: dict[str, Any], written: Sequence[str], where: str) -> N
             raise RecipeError(f"{where}: {path}: no such file, and no step before it writes it")
 
 
+#: Parameters that name models.
+MODELS = ("model", "source", "original", "first", "second")
+
+
+def code(group: click.Group, found: Sequence[list[str]]) -> list[str]:
+    """What the command lines of a recipe would run of other people's code: one text for each option."""
+    result = []
+    for number, words in enumerate(found, 1):
+        command = group.commands[words[0]]
+        given, _, _ = command.make_parser(click.Context(command)).parse_args(list(words[1:]))
+        for parameter in command.params:
+            value = given.get(parameter.name or "")
+            for each in value if isinstance(value, list | tuple) else [value]:
+                name = key(parameter)
+                is_model = parameter.name in MODELS or isinstance(parameter, click.Argument)
+                if not isinstance(each, str):
+                    continue
+                # Schedulers and their workers exchange pickles.
+                is_code = name == "plugin" or (name == "cluster" and "://" in each)
+                if is_code or plugins.code_in(each, is_model=is_model):
+                    option = name if isinstance(parameter, click.Argument) else f"--{name}"
+                    result.append(f"step {number} ({words[0]}) {option} {each}")
+    return result
+
+
 @click.command()
 @click.argument("recipe")
-@click.option("--dry-run", is_flag=True, help="Check the recipe and print its commands; run nothing.")
-def run(recipe: str, dry_run: bool) -> None:
+@click.option("--dry-run", is_flag=True, help="Check the recipe and print its commands, and what code they would run.")
+@click.option("--trust", is_flag=True, help="Run the code that the recipe names: plug-ins, Python files, commands.")
+def run(recipe: str, dry_run: bool, trust: bool) -> None:
     """Run the commands of a RECIPE file, one after the other."""
     from prunegraph import recipes
     from prunegraph.cli import main
 
     found = lines(recipes.read(recipe), main)
+    foreign = code(main, found)
+    if foreign and not dry_run and not trust:
+        raise RecipeError(f"{recipe} would run code: {'; '.join(foreign)}. Look at it, then give --trust")
+    with nullcontext() if trust else plugins.no_code("a recipe runs no code without --trust"):
+        _run(recipe, found, dry_run)
+    for each in foreign if dry_run else ():
+        click.echo(f"# runs code: {each}")
+
+
+def _run(recipe: str, found: Sequence[list[str]], dry_run: bool) -> None:
+    from prunegraph.cli import main
+
     for number, words in enumerate(found, 1):
         shown = shlex.join(["prunegraph", *(word for word in words if word != "--")])
         if dry_run:

@@ -73,14 +73,15 @@ def _setting(
     **numbers: Any,
 ) -> Setting:  # fmt: skip
     """What a method needs, by the options of the command. Raises PrunegraphError."""
-    from prunegraph.runtime.data import fixed_batch, read_data
+    from prunegraph.runtime.data import read_data
     from prunegraph.selection.budget import Budget
     from prunegraph.training import Recipe, Setting, measure
 
+    data = data.fit(graph)
     bounds: dict[str, Any] = {"ratio": ratio, "macs": macs, "params": params}
     return Setting(
         data=data,
-        batch=fixed_batch(graph) or batch,
+        batch=data.fixed(graph) or batch,
         loss=_loss(teacher, data.labels is not None, probabilities, device),
         recipe=Recipe(**numbers),
         evaluate=measure(read_data(evaluation), teacher or graph, metric) if evaluation else None,

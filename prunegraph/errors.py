@@ -27,6 +27,10 @@ from collections.abc import Iterable
 MISFIT = (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
 
 
+#: What Python raises where a file of text (JSON, TOML) is damaged, or made to be.
+MALFORMED = (OSError, ValueError, RecursionError, MemoryError)
+
+
 class PrunegraphError(Exception):
     """Base of all errors raised on purpose."""
 

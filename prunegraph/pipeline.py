@@ -103,6 +103,7 @@ def finish(
     `choice` is None where the plan was given and not chosen here: it is then carried out whole, or not at all.
     """
     model, plan = found.graph, chosen.plan
+    samples = samples.fit(model) if samples is not None else None
     repair, recover = repairs.find(repair, samples, model)
     scratch = Path(out).absolute().parent if out is not None else None
     cutting = cut_and_prove(
@@ -176,7 +177,9 @@ def cut_and_prove(
     progress("cut")
     if not check:
         return Cutting(plan, cut(survivors(found, plan), scratch), None)
-    seen = list(samples.head(PROOF_SAMPLES).batches(model, PROOF_SAMPLES)) if samples is not None else []
+    seen: list[Batch] = []
+    if samples is not None:
+        seen = list(samples.fit(model).head(PROOF_SAMPLES).batches(model, PROOF_SAMPLES))
     try:
         small = _cut(found, plan, scratch)
         progress("verify")

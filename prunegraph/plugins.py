@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import inspect
 import os
+import re
 import sys
 import traceback
 from collections import Counter
@@ -20,7 +21,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, cast
 
 from prunegraph.errors import BudgetError, DataError, MissingExtraError, ModelError, OptionError, PluginError
 
@@ -30,10 +32,14 @@ BUILT_IN = "built in"
 #: Errors that say what is wrong already: with what the user gave, or with a plug-in.
 INPUT_ERRORS = (BudgetError, DataError, MissingExtraError, ModelError, OptionError, PluginError)
 
+#: A function in a module, as `package.module:function`.
+_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
 #: Characters of a foreign message that are repeated.
 MESSAGE = 300
 
 _current: ContextVar[str | None] = ContextVar("origin", default=None)
+_refused: ContextVar[str | None] = ContextVar("refused", default=None)
 _contributions: Counter[str] = Counter()
 
 
@@ -72,6 +78,7 @@ def load(source: str) -> None:
     if source.endswith(".py") or os.sep in source or path.is_file():
         _load_file(path)
         return
+    may_run(f"module {source}")
     known = source in sys.modules
     try:
         _run(source, f"module {source}", lambda: importlib.import_module(source))
@@ -88,20 +95,100 @@ def _load_file(path: Path) -> None:
         raise PluginError(f"plug-in {path} is a folder; give a .py file, or the name of a module")
     if not path.is_file():
         raise PluginError(f"plug-in {path}: no such file")
-    # The path is the module's name: unique, and it hides no other module.
-    name = str(path.resolve())
-    if name in sys.modules:
-        return
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
+    if path.suffix != ".py":
         raise PluginError(f"plug-in {path} is no Python file (.py)")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    if str(path.resolve()) in sys.modules:
+        return
+    _run(str(path), f"file {path}", functools.partial(module_of, path))
     try:
-        _run(str(path), f"file {path}", functools.partial(spec.loader.exec_module, module))
         _must_contribute(str(path), f"file {path}")
     except PluginError:
-        del sys.modules[name]
+        del sys.modules[str(path.resolve())]
         raise
+
+
+# -- people's Python files: run here, and nowhere else ------------------------------------
+
+
+def module_of(path: Path, *, again: bool = False, text: str | None = None) -> ModuleType:
+    """The module that a Python file of the user's makes: run once, or `again`.
+
+    Args:
+        path: of the file.
+        again: run it even if it has been, as it may have changed since.
+        text: what the file holds, where it is not on this machine; always run.
+
+    Raises:
+        PluginError: it is no Python file, or is not there.
+        Exception: whatever the file's code raises.
+    """
+    may_run(str(path))
+    # The path is the module's name: unique, and it hides no other module.
+    name = str(path.resolve())
+    if name in sys.modules and not again and text is None:
+        return sys.modules[name]
+    if text is None and not path.is_file():
+        raise PluginError(f"{path}: no such file")
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"{path} is no Python file (.py)")
+    module, before = importlib.util.module_from_spec(spec), sys.modules.get(name)
+    sys.modules[name] = module
+    try:
+        if text is None:
+            spec.loader.exec_module(module)
+        else:
+            exec(compile(text, str(path), "exec"), module.__dict__)
+    except BaseException:
+        del sys.modules[name]
+        if before is not None:
+            sys.modules[name] = before
+        raise
+    return module
+
+
+@contextmanager
+def no_code(why: str) -> Iterator[None]:
+    """Refuse to run anybody's code meanwhile: PluginErrors that begin with `why`."""
+    token = _refused.set(why)
+    try:
+        yield
+    finally:
+        _refused.reset(token)
+
+
+def may_run(what: str) -> None:
+    """Raise PluginError where people's code must not be run. To be asked before any is."""
+    if _refused.get() is not None:
+        raise PluginError(f"{_refused.get()}: {what}")
+
+
+def function(given: str, text: str | None = None) -> Callable[..., Any]:
+    """The function that `file.py:function` names; `text` stands in for a file that is not on this machine.
+
+    Raises:
+        PluginError: there is no such file or function, or the file fails.
+    """
+    path, _, name = given.rpartition(":")
+    try:
+        module = module_of(Path(path), again=True, text=text)
+    except PluginError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"{path} cannot be loaded: {told(error)}") from error
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise PluginError(f"{path}: has no function {name!r}")
+    return cast("Callable[..., Any]", found)
+
+
+def code_in(given: str, *, is_model: bool = False) -> bool:
+    """Whether an option's value names code: `file.py:function`, `exec:...`; as a model also `package.module:factory`,
+    and an exported program (`.pt2`), which holds pickles.
+    """
+    if ".py:" in given or given.startswith("exec:"):
+        return True
+    return is_model and (given.endswith(".pt2") or (_FACTORY.fullmatch(given) and not Path(given).exists()) is True)
 
 
 def _run(label: str, origin: str, work: Callable[[], object]) -> object:

@@ -397,8 +397,10 @@ class _Comparison:
         for expected, found in pairs:
             if expected.shape != found.shape:
                 return Difference(name, float("inf"), float("inf"))
-            if expected.dtype.kind not in "fiubV" and not np.array_equal(expected, found):
-                return Difference(name, float("inf"), float("inf"))
+            if expected.dtype.kind not in "fiubV":  # text is the same, or it is not
+                if not np.array_equal(expected, found):
+                    return Difference(name, float("inf"), float("inf"))
+                continue
             a, r = _distance(expected, found)
             absolute, relative = max(absolute, a), max(relative, r)
         return Difference(name, absolute, relative)

@@ -5,19 +5,14 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prunegraph.errors import RecipeError
-from prunegraph.frontends.factory import is_factory
-from prunegraph.options import base_name
+from prunegraph.errors import MALFORMED, RecipeError
 
 FORMAT = "prunegraph/recipe@1"
-
-#: Options whose values are names with options, `l2:members=producer`: what stands behind the colon is no function.
-WITH_OPTIONS = ("algorithm", "allocation", "repair", "rank")
 
 #: What an option may be in a recipe.
 Value = str | int | float | bool | list[str | int | float]
@@ -45,7 +40,7 @@ def read(path: str | os.PathLike[str]) -> Recipe:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such recipe") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except MALFORMED as error:  # of which tomllib's are ValueErrors
         raise RecipeError(f"{path}: not a TOML file: {error}") from error
     if content.get("format") != FORMAT:
         raise RecipeError(f'{path}: not a recipe: it must begin with format = "{FORMAT}"')
@@ -68,28 +63,6 @@ def _step(content: dict[str, Any], where: str) -> Step:
         if not all(isinstance(item, str | int | float) for item in items):
             raise RecipeError(f"{where} ({command}): {key!r} must be text, a number, true or false, or a list of such")
     return Step(command, options)
-
-
-def code(step: Step) -> list[str]:
-    """Code of others that a step would run, in the step's own words.
-
-    These are plug-ins, programs of `exec`, and functions of files and modules (`file.py:function`,
-    `package.module:factory`). What is only read, such as models and data, is none.
-    """
-    return [f"{key} = {value}" for key, value in _texts(step) if _is_code(key, value)]
-
-
-def _texts(step: Step) -> Iterator[tuple[str, str]]:
-    for key, given in step.options.items():
-        for value in given if isinstance(given, list) else [given]:
-            if isinstance(value, str):
-                yield key, value
-
-
-def _is_code(key: str, value: str) -> bool:
-    if key in WITH_OPTIONS:
-        return base_name(value) == "exec"
-    return key == "plugin" or ".py:" in value or value.endswith(".py") or is_factory(value)
 
 
 def text(steps: Sequence[Step]) -> str:

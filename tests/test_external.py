@@ -17,9 +17,8 @@ from click.testing import Result
 from onnx import numpy_helper
 
 import prunegraph as pg
-from prunegraph import recipes
+from prunegraph import plugins
 from prunegraph.errors import BudgetError, OptionError, PluginError
-from prunegraph.recipes import Step
 from prunegraph.selection import external
 from tests.builders import residual_net
 from tests.commands import FIXTURES, MODEL, cli, in_process
@@ -308,27 +307,19 @@ def test_from_python() -> None:
 # -- recipes ---------------------------------------------------------------------------------
 
 
-def test_recipes_run_programs_and_say_so(prune: Prune, tmp_path: Path) -> None:
+def test_recipes_run_programs_that_are_trusted(prune: Prune, tmp_path: Path) -> None:
     algorithm = program(tmp_path, FIRST)
     assert prune(algorithm, "--save-recipe", "r.toml").exit_code == 0
-    (step,) = recipes.read("r.toml").steps
-    assert recipes.code(step) == [f"algorithm = {algorithm}"]
     before = Path("out.onnx").read_bytes()
     Path("out.onnx").unlink()
-    done = in_process("run", "r.toml")
+    refused = in_process("run", "r.toml")
+    assert refused.exit_code == 2 and f"step 1 (prune) --algorithm {algorithm}" in refused.stderr
+    assert not Path("out.onnx").exists()
+    done = in_process("run", "r.toml", "--trust")
     assert done.exit_code == 0, done.stderr
     assert Path("out.onnx").read_bytes() == before
 
 
-def test_code_that_a_step_would_run() -> None:
-    step = Step("prune", {
-        "model": "package.models:net", "data": "mine.py:load", "plugin": ["more.py", "my.rules"], "metric": "m.py:f",
-        "algorithm": "exec:sh x", "allocation": "global:max", "keep": ["a"], "macs": 0.5, "input-shape": ["x=1,3"],
-        "no-verify": True,
-    })  # fmt: skip
-    assert recipes.code(step) == [
-        "model = package.models:net", "data = mine.py:load", "plugin = more.py", "plugin = my.rules",
-        "metric = m.py:f", "algorithm = exec:sh x",
-    ]  # fmt: skip
-    plain = {"model": "net.onnx", "algorithm": "l2:producer", "data": "x.npz", "repair": "absorb:map", "plan": "p.json"}
-    assert recipes.code(Step("apply", plain)) == []
+def test_no_program_runs_where_no_code_may() -> None:
+    with plugins.no_code("not here"), pytest.raises(PluginError, match="not here: exec:touch x"):
+        pg.select(residual_net(), algorithm="exec:touch x", budget=pg.Budget(ratio=0.5))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -267,6 +269,12 @@ def test_exported_programs(tmp_path: Path) -> None:
     graph = pg.load(tmp_path / "net.pt2")
     result = pg.prune(graph, budget=pg.Budget(ratio=0.5), round_to=1)
     pytorch.apply(module, result.plan, pruned=result.small, inputs=inputs)
+    for name in ("data/constants/opaque_obj_0", "data/aotinductor/model/x.so"):
+        shutil.copy(tmp_path / "net.pt2", tmp_path / "code.pt2")
+        with zipfile.ZipFile(tmp_path / "code.pt2", "a") as archive:
+            archive.writestr(f"net/{name}", b"")
+        with pytest.raises(ModelError, match=f"holds 'net/{name}', a pickled object or compiled code"):
+            pg.load(tmp_path / "code.pt2")
     (tmp_path / "broken.pt2").write_bytes(b"no program")
     with pytest.raises(ModelError, match=r"broken\.pt2: cannot be exported"):
         pg.load(tmp_path / "broken.pt2")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import struct
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from prunegraph.errors import ModelError
+from prunegraph.graph import npz
 from prunegraph.graph.onnx_io import write_whole
 
 MAGIC = 0x112
@@ -34,6 +36,10 @@ DTYPES = {
 BFLOAT16 = 12
 
 DENSE, ROW_SPARSE, CSR = 0, 1, 2
+
+#: All sparse arrays of a file together may take so many bytes when dense, or so many times the file's.
+DENSE_BYTES = 2**28
+DENSE_SHARE = 100
 
 
 def load(path: str | Path) -> dict[str, np.ndarray]:
@@ -72,7 +78,7 @@ def read_list(data: bytes, source: str = "params") -> tuple[list[np.ndarray], li
     names = [_name(reader) for _ in range(named)]
     if reader.left:
         raise reader.error(f"{reader.left} bytes after the end")
-    twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise reader.error(f"the name {twice!r} is there twice")
     return arrays, names
@@ -83,6 +89,7 @@ class _Reader:
     data: bytes
     source: str
     at: int = 0
+    dense: int = 0
 
     @property
     def left(self) -> int:
@@ -193,7 +200,8 @@ def _sparse(reader: _Reader, storage: int, shape: tuple[int, ...], dtype: tuple[
     stored = (parts[-1][1][0], *(shape[1:] if storage == ROW_SPARSE else ()))
     values = reader.array(stored, dtype)
     indices = [reader.array(sizes, kind) for kind, sizes in parts]
-    if math.prod(shape) > max(2**31, 1000 * len(reader.data)):
+    reader.dense += math.prod(shape) * values.itemsize
+    if reader.dense > max(DENSE_BYTES, DENSE_SHARE * len(reader.data)):
         raise reader.error(f"a sparse array of shape {shape}")
     dense = np.zeros(shape, values.dtype)
     try:
@@ -213,36 +221,22 @@ def _archive(data: bytes, source: str) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(BytesIO(data)) as archive:
             found: dict[str, np.ndarray] = {}
+            npz.members(archive)
             for member in archive.infolist():
-                if member.file_size > 1000 * len(data):
-                    raise ModelError(f"{source}: member {member.filename!r} is larger than its file can hold")
                 name = member.filename.removesuffix(".npy")
                 if name in found:
                     raise ModelError(f"{source}: the name {name!r} is there twice")
                 found[name] = _member(archive.read(member), f"{source}: {name}")
             return found
-    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, NotImplementedError, EOFError, LookupError) as error:
-        raise ModelError(f"{source}: a damaged parameter file: {error}") from error
-    except Exception as error:  # zlib.error and others that zipfile lets through
-        if isinstance(error, ModelError):
-            raise
+    except npz.DAMAGED as error:
         raise ModelError(f"{source}: a damaged parameter file: {error}") from error
 
 
 def _member(data: bytes, source: str) -> np.ndarray:
     stream = BytesIO(data)
     try:
-        version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(stream)
-        if dtype.hasobject or any(size < 0 for size in shape):
-            raise ValueError(f"an array of {dtype} and shape {shape}")
-        rest = data[stream.tell() :]
-        if len(rest) != math.prod(shape) * dtype.itemsize:
-            raise ValueError(f"{len(rest)} bytes of data for {dtype} of shape {shape}")
-        return np.frombuffer(rest, dtype).reshape(shape, order="F" if fortran else "C")
-    except (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError) as error:
-        raise ModelError(f"{source}: not a numpy array: {error}") from error
+        shape, fortran, dtype = npz.header(stream, source, len(data))
+        return npz.array(stream.read(), dtype, shape, fortran)
     except Exception as error:  # the header is a Python expression: whatever parsing it raises
         raise ModelError(f"{source}: not a numpy array: {error}") from error
 

@@ -64,7 +64,7 @@ def apply(
     # By the name that `load` gives the model: a plan knows it by its digest.
     converted = convert(symbol, stored, input_shapes, path.name.removesuffix(SUFFIX))
     if not plan.cuts:
-        plan = plan.complete(from_model(converted.model, folder=path.parent, source=source))
+        plan = plan.complete(from_model(converted.model, source=source))
     kept = back_to_params(converted.weights, _by_weight(plan, converted.weights))
     fresh = {
         name: np.ascontiguousarray(array[np.ix_(*kept[name])]) if name in kept else array

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import warnings
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +25,12 @@ OPSETS = {"dynamo": 20, "torchscript": 17}
 
 #: Metadata of the newer exporter that names files of this machine, from whoever loads the module on.
 TRACE = "pkg.torch.onnx.stack_trace"
+
+#: Parts of names in an exported program that are pickled objects, or compiled code.
+CODE = ("opaque_obj_", "custom_obj_", "data/aotinductor/", "data/executorch/")
+
+#: With this in the environment, PyTorch unpickles tensors and nothing else.
+TENSORS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
 def from_module(module: torch.nn.Module, inputs: Any, exporter: str | None, dynamic_shapes: Any) -> Graph:
@@ -55,7 +63,8 @@ def from_module(module: torch.nn.Module, inputs: Any, exporter: str | None, dyna
 def from_file(path: str) -> Graph:
     """A Graph of an exported program. Raises ModelError."""
     try:
-        program = torch.export.load(path)
+        with _without_pickles(path):
+            program = torch.export.load(path)
         with _quiet():
             made = torch.onnx.export(
                 program, dynamo=True, optimize=False, verbose=False, opset_version=OPSETS["dynamo"]
@@ -67,6 +76,28 @@ def from_file(path: str) -> Graph:
     assert made is not None
     model, sources = fold(_without_traces(made.model_proto), *_named(dict(program.state_dict)))
     return onnx_io.from_model(model, source=path, sources=sources)
+
+
+@contextmanager
+def _without_pickles(path: str) -> Iterator[None]:
+    """Nothing but tensors is unpickled meanwhile: PyTorch's reader would fall back to unpickling anything.
+
+    Raises:
+        ModelError: the file holds objects, which are pickles.
+    """
+    with zipfile.ZipFile(path) as archive:
+        held = next((n for n in archive.namelist() if any(part in n for part in CODE)), None)
+    if held is not None:
+        raise ModelError(f"{path}: holds {held!r}, a pickled object or compiled code; export it without")
+    before = os.environ.get(TENSORS_ONLY)
+    os.environ[TENSORS_ONLY] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[TENSORS_ONLY]
+        else:
+            os.environ[TENSORS_ONLY] = before
 
 
 def _graph(model: onnx.ModelProto, module: torch.nn.Module, label: str) -> Graph:

@@ -14,6 +14,7 @@ import onnx
 
 from prunegraph.graph.fields import set_field
 from prunegraph.graph.model import Graph
+from prunegraph.graph.stored import stored
 
 #: Smaller tensors stay in the graph's file: shape inference needs their values.
 MIN_BYTES = 1024
@@ -58,10 +59,7 @@ def _inside(tensor: onnx.TensorProto, data: bytes) -> onnx.TensorProto:
 def raw_bytes(tensor: onnx.TensorProto, folder: Path | None) -> bytes | None:
     """The bytes of a tensor as files hold them, or None for what has no such form (strings)."""
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        with open((folder or Path()) / entries["location"], "rb") as file:
-            file.seek(int(entries.get("offset", 0)))
-            return file.read(int(entries["length"]) if "length" in entries else -1)
+        return stored(tensor, folder).read()
     if tensor.HasField("raw_data"):
         return tensor.raw_data
     if tensor.data_type == onnx.TensorProto.STRING or not math.prod(tensor.dims):

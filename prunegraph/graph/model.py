@@ -25,6 +25,7 @@ from prunegraph.errors import ModelError
 from prunegraph.graph import control, order, wire
 from prunegraph.graph.control import Body
 from prunegraph.graph.sources import Sources
+from prunegraph.graph.stored import stored
 
 if TYPE_CHECKING:
     import networkx
@@ -114,12 +115,11 @@ PACKED_TYPES = frozenset(
 
 def _map(tensor: onnx.TensorProto, folder: Path) -> np.ndarray:
     """External data as an array mapped from disk: what is not looked at is not read."""
-    entries = {entry.key: entry.value for entry in tensor.external_data}
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    if not np.prod(tensor.dims, dtype=np.int64):
+    if not math.prod(tensor.dims):
         return np.zeros(tuple(tensor.dims), dtype)
-    path, offset = folder / entries["location"], int(entries.get("offset", 0))
-    return np.memmap(path, dtype, "r", offset, tuple(tensor.dims) or (1,)).reshape(tuple(tensor.dims))
+    place = stored(tensor, folder)
+    return np.memmap(place.path, dtype, "r", place.offset, tuple(tensor.dims) or (1,)).reshape(tuple(tensor.dims))
 
 
 @dataclass(frozen=True)
@@ -253,7 +253,11 @@ class Graph:
         try:
             if tensor.data_location == onnx.TensorProto.EXTERNAL and tensor.data_type not in PACKED_TYPES:
                 return _map(tensor, self.folder or Path())
-            return numpy_helper.to_array(tensor, base_dir=str(self.folder or ""))
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                # Not by onnx's own reader, which takes no links.
+                data = stored(tensor, self.folder).read()
+                tensor = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=data)
+            return numpy_helper.to_array(tensor)
         except Exception as error:
             raise ModelError(f"{self.source}: cannot read weight {name!r}: {error}") from error
 

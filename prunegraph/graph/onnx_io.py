@@ -13,9 +13,8 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from prunegraph.errors import MISFIT, ModelError
-from prunegraph.graph import order, wire
-from prunegraph.graph.control import BODIES
-from prunegraph.graph.external import SCRATCH_DATA, raw_bytes, write_graph
+from prunegraph.graph import stored, wire
+from prunegraph.graph.external import SCRATCH_DATA, write_graph
 from prunegraph.graph.model import Graph
 from prunegraph.graph.sources import Sources
 
@@ -44,19 +43,33 @@ def load(path: str | Path) -> Graph:
         raise ModelError(f"{path}: not an ONNX file, or truncated (no graph in it)")
     digest = hashlib.sha256(data).hexdigest()
     del data
-    return from_model(model, folder=path.parent, source=str(path), digest=digest)
+    return from_model(model, path=path, source=str(path), digest=digest)
 
 
 def from_model(
-    model: onnx.ModelProto, *, folder: Path | None = None, source: str = "model", digest: str | None = None,
+    model: onnx.ModelProto, *, path: Path | None = None, source: str = "model", digest: str | None = None,
     sources: Sources | None = None,
 ) -> Graph:  # fmt: skip
-    """A Graph over a `ModelProto` (kept, not copied). Raises ModelError."""
+    """A Graph over a `ModelProto` (kept, not copied).
+
+    Args:
+        model: the model.
+        path: the file it comes from, beside which external data lie; None for one made in memory.
+        source: what to call it in messages.
+        digest: sha256 of the file.
+        sources: where its weights come from.
+
+    Raises:
+        ModelError: an invalid graph, or external data that are missing, too short or outside of the model's folder.
+    """
+    folder = path.parent if path is not None else None
     try:
         if model.functions:
             model = _inline(model, source)
-        _check_weights(model, source, folder)
-        _take_in_bodies(model, source, folder)
+        stored.check(model, path, source)
+        _check_weights(model, source)
+        # Files are written with external data of the main graph's weights only.
+        stored.take_in(list(stored.inner(model.graph)), folder, source)
         return Graph(model, folder=folder, source=source, digest=digest, sources=sources)
     except MISFIT as error:
         raise ModelError(f"{source}: not a valid model: {error!r}") from error
@@ -71,7 +84,7 @@ def _inline(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
         raise ModelError(f"{source}: local functions cannot be inlined: {error}") from error
 
 
-def _check_weights(model: onnx.ModelProto, source: str, folder: Path | None) -> None:
+def _check_weights(model: onnx.ModelProto, source: str) -> None:
     """Names are unique and the bytes of every initializer are there."""
     seen: set[str] = set()
     for tensor in model.graph.initializer:
@@ -86,27 +99,6 @@ def _check_weights(model: onnx.ModelProto, source: str, folder: Path | None) -> 
             raise ModelError(
                 f"{source}: weight {tensor.name!r} has fewer bytes than its shape {list(tensor.dims)} needs"
             )
-        if external:
-            location = next((e.value for e in tensor.external_data if e.key == "location"), "")
-            if not ((folder or Path()) / location).is_file():
-                raise ModelError(f"{source}: external data file {location!r} of weight {tensor.name!r} is missing")
-
-
-def _take_in_bodies(model: onnx.ModelProto, source: str, folder: Path | None) -> None:
-    """Read external data of weights in bodies: files are written with that of the main graph only."""
-    queue = [body for node in model.graph.node if node.op_type in BODIES for body in order.subgraphs(node)]
-    while queue:
-        body = queue.pop()
-        queue += [inner for node in body.node for inner in order.subgraphs(node)]
-        constants = [a.t for node in body.node if node.op_type == "Constant" for a in node.attribute if a.HasField("t")]
-        for tensor in (*body.initializer, *constants):
-            if tensor.data_location == onnx.TensorProto.EXTERNAL:
-                try:
-                    tensor.raw_data = raw_bytes(tensor, folder) or b""
-                except (OSError, KeyError) as error:
-                    raise ModelError(f"{source}: cannot read weight {tensor.name!r} of a body: {error}") from error
-                tensor.data_location = onnx.TensorProto.DEFAULT
-                del tensor.external_data[:]
 
 
 def save(graph: Graph, path: str | Path, check: Callable[[Path], None] | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx
 import onnx_graphsurgeon as gs
 
+from prunegraph.graph import stored
 from prunegraph.graph.model import Graph
 
 
@@ -13,7 +14,7 @@ def export(graph: Graph) -> gs.Graph:
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
     if graph.folder is not None:
-        onnx.load_external_data_for_model(model, str(graph.folder))
+        stored.take_in(list(stored.tensors(model.graph)), graph.folder, graph.source)
     return gs.import_onnx(model)
 
 

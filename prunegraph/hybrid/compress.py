@@ -196,6 +196,7 @@ def compress(
         api.check_output(out, source if isinstance(source, str | os.PathLike) else None)
     progress("load")
     model = source if isinstance(source, Graph) else api.load(source)
+    samples = samples.fit(model) if samples is not None else None
     repair, _ = repairs.find(repair, samples, model)
     progress("analyze")
     work = _Work(api.analyze(model, attention=attention), settings, samples, repair, check, progress)

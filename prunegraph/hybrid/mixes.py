@@ -6,7 +6,7 @@ three quarters of the data and measured on the others; the error decides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from prunegraph.errors import BudgetError
 from prunegraph.graph.model import Graph
 from prunegraph.ops.cost import Cost
 from prunegraph.runtime import metrics
-from prunegraph.runtime.data import Batch, Data, fixed_batch, random_inputs
+from prunegraph.runtime.data import Data, random_inputs
 from prunegraph.runtime.metrics import Seen
 from prunegraph.runtime.session import run, session
 from prunegraph.runtime.statistics import batch_size
@@ -51,25 +51,11 @@ def parts(graph: Graph, data: Data | None) -> tuple[Data | None, Data]:
     inputs are measured on where there are no data.
     """
     if data is None:
-        return None, Data.of([random_inputs(graph, seed=seed, batch=1) for seed in range(RANDOM)])
-    if data.samples // HELD < max(fixed_batch(graph), 2):
+        return None, Data.feeds([random_inputs(graph, seed=seed, batch=1) for seed in range(RANDOM)])
+    fitted = data.fit(graph)
+    if fitted.samples // HELD < max(fitted.fixed(graph), 2):
         return data, data
-    return _every(data, lambda index: index % HELD != HELD - 1), _every(data, lambda index: index % HELD == HELD - 1)
-
-
-def _every(data: Data, wanted: Callable[[np.ndarray], np.ndarray]) -> Data:
-    """The samples of the wanted numbers."""
-
-    def read() -> Iterator[Batch]:
-        at = 0
-        for chunk in data.chunks():
-            count = len(next(iter(chunk.values())))
-            chosen = wanted(np.arange(at, at + count))
-            at += count
-            if chosen.any():
-                yield {name: array[chosen] for name, array in chunk.items()}
-
-    return Data(read, data.source)
+    return fitted.where(lambda index: index % HELD != HELD - 1), fitted.where(lambda index: index % HELD == HELD - 1)
 
 
 def error(original: Graph, other: Graph, data: Data) -> float:

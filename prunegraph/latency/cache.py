@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prunegraph.errors import ModelError
+from prunegraph.errors import MALFORMED, ModelError
 from prunegraph.graph.onnx_io import write_whole
 
 FORMAT = "prunegraph/latency@1"
@@ -72,7 +72,7 @@ class Cache:
             return {}
         try:
             content = json.loads(self.path.read_text())
-        except (OSError, ValueError):
+        except MALFORMED:
             return {}
         return content if isinstance(content, dict) and content.get("format") == FORMAT else {}
 

@@ -53,7 +53,7 @@ def faster_in_float(
     if activations == "none":
         raise OptionError("layers that are faster in float are looked for with activations in integers")
     samples = Data.of(data).fit(graph)
-    one = {name: array[:1] for name, array in next(iter(samples.chunks())).items()}
+    one = samples.head(max(samples.fixed(graph), 1))
 
     def quantized(keep: Iterable[str]) -> Quantized:
         return quantize(graph, one, float_layers=[*float_layers, *keep], weights=weights, activations=activations,

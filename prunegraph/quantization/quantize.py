@@ -323,12 +323,9 @@ class _Measure:
         return run_batches(graph, self._batches(), graph.outputs)
 
     def _pairs(self, found: Iterable[dict[str, Array]]) -> Iterator[Seen]:
-        labels, start = self._data.labels, 0
-        for inputs, expected, values in zip(self._batches(), self._expected, found, strict=True):
-            count = len(next(iter(inputs.values())))
-            given = dict(inputs) if labels is None else {**inputs, "labels": labels[start : start + count]}
-            start += count
-            yield Seen(given, expected, values)
+        batches = self._data.batches(self._graph, labels=True)
+        for inputs, expected, values in zip(batches, self._expected, found, strict=True):
+            yield Seen(inputs, expected, values)
 
 
 def _noise(base: Graph, result: Graph, placement: Placement, samples: Data | None) -> dict[str, float]:

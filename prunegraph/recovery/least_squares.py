@@ -89,6 +89,7 @@ def repair(left: Survivors, small: Graph, data: Data, progress: Callable[[str], 
         DataError: the data do not fit the model.
         ModelError: ONNX Runtime cannot run a piece of the model by itself.
     """
+    data = data.fit(left.coupling.graph)
     with Store() as targets, Store() as values:
         fits = _fits(left, small, data, targets)
         if not fits:

@@ -99,6 +99,7 @@ class _Target:
 
 def _on_data(left: Survivors, small: Graph, data: Data, progress: Progress) -> Graph:
     original, different = left.coupling.graph, changed(left, small)
+    data = data.fit(original)
     per_sample = max(ROWS // data.samples, 16)
     normals = [node for node in small.nodes if node.inputs and node.inputs[0] in different and _is_normal(small, node)]
     targets = {

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunegraph.errors import DataError
+from prunegraph.errors import MALFORMED, DataError
 
 FORMAT = "prunegraph/sensitivity@1"
 
@@ -56,7 +56,7 @@ def read(path: str | os.PathLike[str]) -> Any:
         content = json.loads(Path(path).read_text())
     except FileNotFoundError:
         raise DataError(f"{path}: no such sensitivity file") from None
-    except (OSError, ValueError) as error:
+    except MALFORMED as error:
         raise DataError(f"{path}: not a sensitivity file: {error}") from error
     parse(content, str(path))
     return content

@@ -17,6 +17,9 @@ from prunegraph.runtime.session import CPU, run, session
 from prunegraph.runtime.sqnr import FETCH, dequantized, sqnr
 from prunegraph.runtime.statistics import batch_size
 
+#: One output, batch by batch.
+Parts = Sequence[np.ndarray]
+
 #: Samples on which the noise of a quantized model is measured at most.
 NOISE = 64
 
@@ -54,17 +57,18 @@ def compare(
         if a != b:
             raise ModelError(f"the models have different {what}: {', '.join(a)} and {', '.join(b)}")
     sessions = [session(graph, name=graph.source, threads=threads, provider=provider) for graph in (first, second)]
-    batches = list(data.fit(first).batches(first)) if data else [random_inputs(first, seed=seed, batch=1)]
+    data = data.fit(first) if data else None
+    batches = list(data.batches(first)) if data else [random_inputs(first, seed=seed, batch=1)]
     results = [[run(opened, batch) for batch in batches] for opened in sessions]
-    outputs = [[_joined(parts) for parts in zip(*result, strict=True)] for result in results]
-    one = _single(batches[0], data)
+    outputs = [list(zip(*result, strict=True)) for result in results]
+    one = next(data.batches(first, 1)) if data else batches[0]
     return Comparison(
         (full_cost(first), full_cost(second)),
         {n: _difference(a, b) for n, a, b in zip(first.outputs, *outputs, strict=True)},
         measure_pair(sessions, one, runs=runs, threads=threads, provider=provider),
         _accuracy(outputs, data),
         _agreement(outputs),
-        data.samples if data else len(next(iter(batches[0].values()))),
+        data.samples if data else 1,
         _noise(first, second, data, batches),
     )
 
@@ -78,38 +82,34 @@ def _noise(first: Graph, second: Graph, data: Data | None, batches: list[Batch])
     return sqnr(first, second, data.head(NOISE).batches(first, size) if data else batches)
 
 
-def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
-    return np.concatenate(parts) if parts[0].ndim else parts[0]
-
-
-def _single(batch: Batch, data: Data | None) -> Batch:
-    """One sample for timing, where the batch comes from a data set (its axis 0 is free or 1)."""
-    return {name: array[:1] for name, array in batch.items()} if data else batch
-
-
-def _difference(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    if a.shape != b.shape or a.dtype.kind not in "fiub" or not a.size:
-        return (0.0, 0.0) if a.shape == b.shape else (float("inf"), float("inf"))
-    x, y = a.astype(np.float64), b.astype(np.float64)
-    absolute = float(np.abs(x - y).max())
-    largest = float(np.abs(x).max())
+def _difference(first: Parts, second: Parts) -> tuple[float, float]:
+    """Largest absolute difference of an output over all batches, and the same over its largest value."""
+    absolute = largest = 0.0
+    for a, b in zip(first, second, strict=True):
+        if a.shape != b.shape:
+            return float("inf"), float("inf")
+        if a.dtype.kind in "fiub" and a.size:
+            x, y = a.astype(np.float64), b.astype(np.float64)
+            absolute, largest = max(absolute, float(np.abs(x - y).max())), max(largest, float(np.abs(x).max()))
     return absolute, absolute / largest if largest else 0.0
 
 
-def _classes(outputs: list[list[np.ndarray]]) -> list[np.ndarray] | None:
+def _classes(outputs: list[list[Parts]]) -> list[np.ndarray] | None:
     """Top-1 classes of the first output of both models, where it is [samples, classes]."""
     scores = [result[0] for result in outputs]
-    if any(s.ndim != 2 or s.shape[1] < 2 or s.dtype.kind != "f" for s in scores):
+    if any(s.ndim != 2 or s.shape[1] < 2 or s.dtype.kind != "f" for parts in scores for s in parts):
         return None
-    return [s.argmax(axis=1) for s in scores]
+    return [np.concatenate([s.argmax(axis=1) for s in parts]) for parts in scores]
 
 
-def _agreement(outputs: list[list[np.ndarray]]) -> float | None:
+def _agreement(outputs: list[list[Parts]]) -> float | None:
     classes = _classes(outputs)
-    return None if classes is None else float((classes[0] == classes[1]).mean())
+    if classes is None or len(classes[0]) != len(classes[1]):
+        return None
+    return float((classes[0] == classes[1]).mean())
 
 
-def _accuracy(outputs: list[list[np.ndarray]], data: Data | None) -> tuple[float, float] | None:
+def _accuracy(outputs: list[list[Parts]], data: Data | None) -> tuple[float, float] | None:
     if data is None or data.labels is None:
         return None
     classes = _classes(outputs)

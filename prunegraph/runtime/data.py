@@ -1,56 +1,76 @@
-"""Input data: random inputs for proofs, and the user's own, read as a stream."""
+"""Input data: random inputs for proofs, and the user's own, read as a stream.
+
+All sampling is here: batches, the first samples, some that are drawn or chosen, all of them in memory.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import onnx
 
-from prunegraph.errors import DataError
+from prunegraph import plugins
+from prunegraph.errors import DataError, PluginError
 from prunegraph.graph.facts import facts, symbolic_axes
+from prunegraph.graph.indices import Range, ranges
 from prunegraph.graph.model import Graph
+from prunegraph.runtime import layout as layouts
+from prunegraph.runtime import sources
+from prunegraph.runtime.layout import LABELS, Batch, Layout, fixed_batch
+from prunegraph.runtime.sources import CHUNK, Source
+
+__all__ = ["CHUNK", "LABELS", "RANDOM_LIMIT", "Batch", "Data", "Samples", "fixed_batch", "random_inputs", "read_data"]
 
 #: Whole numbers of random inputs stay below this: small enough to be an index into most tables.
 RANDOM_LIMIT = 8
 
-#: Samples read from a source at a time.
-CHUNK = 64
 
-#: The name under which a source holds targets; they are no input.
-LABELS = "labels"
-
-Batch = dict[str, np.ndarray]
+# -- random inputs --------------------------------------------------------------------------
 
 
 def random_inputs(graph: Graph, *, seed: int = 0, batch: int = 2, stretch: int = 1) -> Batch:
-    """Random inputs: normal numbers, small whole numbers, or booleans by the input's type.
+    """Random inputs: normal numbers, small whole numbers, booleans, or such numbers as text, by the input's type.
 
-    A symbolic first axis gets `batch` samples, other symbolic axes `stretch` times the size of the analysis.
+    A symbolic first axis gets `batch` samples, and so does every axis of the same name; other symbolic axes get
+    `stretch` times the size of the analysis. Inputs that are indices stay within what they point into.
 
     Raises:
-        DataError: an input is neither a number nor a boolean.
+        DataError: an input has a type for which there are no numbers.
     """
     rng = np.random.default_rng(seed)
-    found = {}
+    sizes = _random_sizes(graph, batch, stretch)
+    allowed = ranges(graph, sizes)
+    inputs = {}
     for entry in graph.model.graph.input:
-        if entry.name not in graph.inputs:
-            continue
-        tensor = entry.type.tensor_type
-        shape = list(facts(graph).sizes[entry.name])
-        for axis in symbolic_axes(graph)[entry.name]:
-            shape[axis] = batch if axis == 0 else shape[axis] * stretch
-        found[entry.name] = _random(rng, tensor.elem_type, shape, entry.name)
-    return found
+        if entry.name in graph.inputs:
+            limits = allowed.get(entry.name, Range(0, RANDOM_LIMIT)) & Range(0, RANDOM_LIMIT)
+            kind = entry.type.tensor_type.elem_type
+            inputs[entry.name] = _random(rng, kind, list(sizes[entry.name]), entry.name, limits)
+    return inputs
 
 
-def _random(rng: np.random.Generator, kind: int, shape: list[int], name: str) -> np.ndarray:
+def _random_sizes(graph: Graph, batch: int, stretch: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of random inputs."""
+    known = layouts.declared(graph)
+    batches = {each.names[0] for each in known.values() if each is not None and each.rank} - {""}
+    sizes = {}
+    for name, symbolic in symbolic_axes(graph).items():
+        shape, each = list(facts(graph).sizes[name]), known[name]
+        for axis in symbolic:
+            is_batch = axis == 0 or (each is not None and each.names[axis] in batches)
+            shape[axis] = batch if is_batch else shape[axis] * stretch
+        sizes[name] = tuple(shape)
+    return sizes
+
+
+def _random(rng: np.random.Generator, kind: int, shape: list[int], name: str, limits: Range) -> np.ndarray:
     if kind == onnx.TensorProto.BOOL:
         return rng.integers(0, 2, shape).astype(bool)
     try:
@@ -58,23 +78,67 @@ def _random(rng: np.random.Generator, kind: int, shape: list[int], name: str) ->
     except KeyError:
         raise DataError(f"input {name!r} has no tensor type that random numbers can fill; give --data") from None
     if dtype.kind in "iu":
-        return rng.integers(0, RANDOM_LIMIT, shape).astype(dtype)
+        return rng.integers(limits.lowest, max(limits.end, limits.lowest + 1), shape).astype(dtype)
     if dtype.kind in "OSU":
-        raise DataError(f"input {name!r} holds text; random inputs cannot be made, give --data")
+        # Numbers as text: a graph that makes numbers of it runs, too.
+        return rng.integers(0, RANDOM_LIMIT, shape).astype(str).astype(object)
     return rng.standard_normal(shape).astype(dtype)
 
 
-class Data:
-    """Inputs by name, samples along axis 0, and perhaps `labels`; read in a stream, any number of times.
+# -- the user's data ------------------------------------------------------------------------
 
-    Args:
-        read: gives the samples in chunks, from the first one, each time it is called.
-        source: what to call the data in messages.
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples in memory: all of some data, in their order; or whole feeds, of which each counts as one.
+
+    `parts` holds one batch of all samples, or the feeds one by one.
     """
 
-    def __init__(self, read: Callable[[], Iterable[Mapping[str, np.ndarray]]], source: str = "data"):
+    parts: tuple[Batch, ...]
+    layout: Layout
+
+    @property
+    def count(self) -> int:
+        """Number of samples."""
+        if self.layout.whole:
+            return len(self.parts)
+        return self.layout.count(self.parts[0]) if self.parts else 0
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the arrays, labels among them where there are any."""
+        return list(self.parts[0]) if self.parts else []
+
+    def take(self, chosen: np.ndarray) -> Batch:
+        """A batch of the samples of these numbers. A whole feed stands alone: of several numbers the first counts."""
+        if self.layout.whole:
+            return self.parts[int(chosen[0])]
+        return self.layout.take(self.parts[0], chosen)
+
+
+class Data:
+    """Inputs by name and perhaps `labels`, with samples along an axis of each; read in a stream, any number of times.
+
+    Along which axis samples lie follows from the model (`fit`); before that, it is taken to be axis 0.
+
+    Args:
+        read: gives the samples in batches, from the first one, each time it is called; or a source.
+        source: what to call the data in messages.
+        whole: whether each batch is a whole feed, which is never cut or joined.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], Iterable[Mapping[str, np.ndarray]]] | Source,
+        source: str = "data",
+        *,
+        whole: bool = False,
+        layout: Layout | None = None,
+    ):
         self.source = source
-        self._read = read
+        self._from: Source = sources.Batches(read, whole) if callable(read) else read
+        self._fitted = layout
 
     @classmethod
     def of(cls, given: Data | Sequence[Mapping[str, np.ndarray]] | Mapping[str, np.ndarray]) -> Data:
@@ -84,23 +148,42 @@ class Data:
         batches = [given] if isinstance(given, Mapping) else list(given)
         return cls(lambda: batches)
 
+    @classmethod
+    def feeds(cls, given: Sequence[Mapping[str, np.ndarray]], source: str = "data") -> Data:
+        """Data from whole feeds, each of which is run as it is."""
+        batches = list(given)
+        return cls(lambda: batches, source, whole=True)
+
     def __bool__(self) -> bool:
-        return next(iter(self.chunks()), None) is not None
+        return self._from.shapes() is not None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the data are whole feeds."""
+        return self._layout.whole
+
+    @cached_property
+    def _layout(self) -> Layout:
+        if self._fitted is not None:
+            return self._fitted
+        shapes = self._from.shapes()
+        if shapes is None or self._from.whole:
+            return Layout({}, whole=True)
+        return layouts.guess(shapes, self.source)
 
     def chunks(self) -> Iterator[Batch]:
         """The samples as the source gives them. Raises DataError for arrays of different lengths."""
-        for chunk in self._read():
-            lengths = {len(array) if np.ndim(array) else 0 for array in chunk.values()}
-            if len(lengths) != 1 or chunk.keys() <= {LABELS} or 0 in lengths:
-                raise DataError(
-                    f"{self.source}: needs arrays of one length along axis 0, found lengths {sorted(lengths)}"
-                )
-            yield dict(chunk)
+        layout = self._layout
+        for chunk in self._from.read(layout):
+            if not layout.whole and not chunk.keys() <= layout.axes.keys():
+                chunk = {name: array for name, array in chunk.items() if name in layout.axes}
+            layout.check(chunk, self.source)
+            yield {name: _text(array) for name, array in chunk.items()}
 
     @cached_property
     def samples(self) -> int:
-        """Number of samples."""
-        return sum(len(next(iter(chunk.values()))) for chunk in self.chunks())
+        """Number of samples; of whole feeds, how many there are."""
+        return sum(self._layout.count(chunk) for chunk in self.chunks())
 
     @cached_property
     def labels(self) -> np.ndarray | None:
@@ -110,92 +193,176 @@ class Data:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of names, types and values."""
-        digest = hashlib.sha256()
+        """sha256 of names, types and values; the same however the source divides samples into batches."""
+        parts: dict[str, Any] = {}
+        shared: dict[str, bytes] = {}
+        start = 0
         for chunk in self.chunks():
-            for name in sorted(chunk):
-                array = np.ascontiguousarray(chunk[name])
-                digest.update(f"{name} {array.dtype} {array.shape[1:]}".encode())
-                digest.update(array.tobytes())
-        return digest.hexdigest()
+            for name, array in chunk.items():
+                axis = None if self._layout.whole else self._layout.axes[name]
+                rows = array if axis is None else np.moveaxis(array, axis, 0)
+                content = _bytes(rows)
+                about = f"{rows.dtype} {rows.shape if axis is None else rows.shape[1:]}".encode()
+                if axis is None:
+                    content = b"%s %s" % (about, content)
+                    if not self._layout.whole and shared.get(name) == content:
+                        continue
+                    shared[name], about = content, b"%d" % start
+                if name not in parts:
+                    parts[name] = hashlib.sha256(about)
+                elif axis is None:
+                    parts[name].update(about)
+                parts[name].update(content)
+            start += self._layout.count(chunk)
+        whole = "".join(f"{name} {part.hexdigest()}\n" for name, part in sorted(parts.items()))
+        return hashlib.sha256(whole.encode()).hexdigest()
 
     def fit(self, graph: Graph) -> Data:
-        """This data, checked against a model's inputs. Raises DataError."""
-        first = next(iter(self.chunks()), None)
+        """This data as a model's inputs: checked, and with the axes along which that model has samples.
+
+        Raises:
+            DataError: the data do not fit the model.
+        """
+        shapes = self._from.shapes()
+        if shapes is None:
+            raise DataError(f"{self.source}: has no samples")
+        missing = [name for name in graph.inputs if name not in shapes]
+        if missing:
+            have = ", ".join(sorted(shapes.keys() - {LABELS}))
+            raise DataError(f"{self.source}: no array for model input {missing[0]!r}; it has {have}")
+        read = {name: shapes[name] for name in layouts.names_read(graph, shapes)}
+        fitted = Data(self._from, self.source, layout=layouts.layout_of(graph, read, self.source, self._from.whole))
+        first = next(iter(fitted.chunks()), None)
         if first is None:
             raise DataError(f"{self.source}: has no samples")
-        missing = [name for name in graph.inputs if name not in first]
-        if missing:
-            have = ", ".join(sorted(first.keys() - {LABELS}))
-            raise DataError(f"{self.source}: no array for model input {missing[0]!r}; it has {have}")
         for entry in graph.model.graph.input:
             if entry.name in graph.inputs:
-                self._check(entry, first[entry.name])
-        return self
+                self._check_type(entry, first[entry.name])
+        return self if self._fitted == fitted._fitted else fitted
 
-    def _check(self, entry: onnx.ValueInfoProto, array: np.ndarray) -> None:
-        tensor = entry.type.tensor_type
-        wanted = [d.dim_value for d in tensor.shape.dim]
-        pairs = zip(wanted[1:], array.shape[1:], strict=False)
-        if array.ndim != len(wanted) or any(w > 0 and w != s for w, s in pairs):
-            raise DataError(f"{self.source}: input {entry.name!r} wants shape {wanted}, found {list(array.shape)}")
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    def _check_type(self, entry: onnx.ValueInfoProto, array: np.ndarray) -> None:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type)
         if array.dtype != dtype:
-            raise DataError(f"{self.source}: input {entry.name!r} wants {dtype}, found {array.dtype}")
+            wanted = "text" if dtype.kind == "O" else dtype
+            raise DataError(f"{self.source}: input {entry.name!r} wants {wanted}, found {array.dtype}")
+        if dtype.kind == "O" and not all(isinstance(each, str | bytes) for each in array.flat):
+            raise DataError(f"{self.source}: input {entry.name!r} wants text, found other objects")
+
+    def fixed(self, graph: Graph) -> int:
+        """The batch size that a model's inputs are declared with, or 0 where it is free or feeds are whole."""
+        return fixed_batch(graph, self._on(graph)._layout)
+
+    def _on(self, graph: Graph) -> Data:
+        """This data with a layout that has a model's inputs."""
+        known = self._fitted is not None and (self._fitted.whole or set(graph.inputs) <= self._fitted.axes.keys())
+        return self if known else self.fit(graph)
 
     def batches(self, graph: Graph, size: int = CHUNK, *, labels: bool = False) -> Iterator[Batch]:
         """A model's inputs in batches; a model with a fixed batch size gets that, the rest is left out.
 
-        With `labels`, batches hold those too, where the source has them.
+        Whole feeds come as they are. With `labels`, batches hold those too, where the source has them.
         """
-        fixed = fixed_batch(graph)
-        for batch in _rebatched(self.chunks(), fixed or size):
-            if not fixed or len(next(iter(batch.values()))) == fixed:
+        data = self._on(graph)
+        layout, fixed = data._layout, data.fixed(graph)
+        for batch in _rebatched(data.chunks(), layout, fixed or size):
+            if not fixed or layout.count(batch) == fixed:
                 extra = (LABELS,) if labels and LABELS in batch else ()
                 yield {name: batch[name] for name in (*graph.inputs, *extra)}
 
+    # -- some of the samples --------------------------------------------------------------
+
     def head(self, samples: int) -> Data:
         """The first samples alone."""
-        return Data(lambda: _first(self.chunks(), samples), self.source)
+        return self._with(lambda: self._first(samples))
+
+    def _first(self, samples: int) -> Iterator[Batch]:
+        layout = self._layout
+        for chunk in self.chunks():
+            count = layout.count(chunk)
+            yield chunk if count <= samples else layout.take(chunk, slice(0, samples))
+            samples -= count
+            if samples <= 0:
+                return
+
+    def where(self, wanted: Callable[[np.ndarray], np.ndarray]) -> Data:
+        """The samples of some numbers: `wanted` gets numbers, and says True for those to keep."""
+        return self._with(lambda: self._chosen(wanted))
+
+    def _chosen(self, wanted: Callable[[np.ndarray], np.ndarray]) -> Iterator[Batch]:
+        start = 0
+        for chunk in self.chunks():
+            count = self._layout.count(chunk)
+            mine = wanted(np.arange(start, start + count))
+            start += count
+            if mine.all():
+                yield chunk
+            elif mine.any():
+                yield self._layout.take(chunk, mine)
+
+    def draw(self, count: int, seed: int) -> Data:
+        """So many samples at most, drawn without replacement, in their order; held in memory."""
+        if self.samples <= count:
+            return self
+        mask = np.zeros(self.samples, bool)
+        mask[np.random.default_rng(seed).permutation(self.samples)[:count]] = True
+        parts = list(self._chosen(lambda numbers: mask[numbers]))
+        return self._with(lambda: parts)
+
+    def in_memory(self) -> Samples:
+        """All samples at once. Raises DataError where batches differ in what samples share."""
+        parts = tuple(self.chunks())
+        return Samples(parts if self._layout.whole or not parts else (self._layout.join(parts),), self._layout)
+
+    def without_labels(self) -> Data:
+        """The inputs alone."""
+        return self._with(
+            lambda: ({name: array for name, array in chunk.items() if name != LABELS} for chunk in self.chunks())
+        )
+
+    def _with(self, read: Callable[[], Iterable[Batch]]) -> Data:
+        return Data(read, self.source, whole=self._layout.whole, layout=self._fitted)
 
 
-def fixed_batch(graph: Graph) -> int:
-    """The batch size a model's inputs are declared with, or 0 where it is free."""
-    sizes = (
-        entry.type.tensor_type.shape.dim[0].dim_value
-        for entry in graph.model.graph.input
-        if entry.name in graph.inputs and entry.type.tensor_type.shape.dim
-    )
-    return max(sizes, default=0)
+def _text(array: np.ndarray) -> np.ndarray:
+    """Text as ONNX Runtime hands it over: Python strings."""
+    return array.astype(object) if array.dtype.kind == "U" else array
 
 
-def _first(chunks: Iterable[Batch], samples: int) -> Iterator[Batch]:
+def _bytes(array: np.ndarray) -> bytes:
+    if array.dtype.kind != "O":
+        return np.ascontiguousarray(array).tobytes()
+    texts = [each if isinstance(each, bytes) else str(each).encode() for each in array.flat]
+    return b"".join(b"%d:%s" % (len(text), text) for text in texts)
+
+
+def _rebatched(chunks: Iterable[Batch], layout: Layout, size: int) -> Iterator[Batch]:
+    """The same samples in batches of `size`, the last one maybe smaller; whole feeds as they are.
+
+    Samples with different shared inputs, or of other shapes, do not come into one batch.
+    """
+    rest: Batch | None = None
     for chunk in chunks:
-        part = {name: array[:samples] for name, array in chunk.items()}
-        samples -= len(next(iter(part.values())))
-        yield part
-        if samples <= 0:
-            return
-
-
-def _rebatched(chunks: Iterable[Batch], size: int) -> Iterator[Batch]:
-    """The same samples in batches of `size`, the last one maybe smaller."""
-    left: Batch = {}
-    for chunk in chunks:
-        joined = {name: np.concatenate([left[name], array]) if left else array for name, array in chunk.items()}
-        count = len(next(iter(joined.values())))
+        if layout.whole:
+            yield chunk
+            continue
+        if rest is not None and not layout.alike((rest, chunk)):
+            yield rest
+            rest = None
+        joined = chunk if rest is None else layout.join((rest, chunk))
+        count = layout.count(joined)
         for start in range(0, count - size + 1, size):
-            yield {name: array[start : start + size] for name, array in joined.items()}
+            yield layout.take(joined, slice(start, start + size))
         done = count - count % size
-        left = {name: array[done:] for name, array in joined.items()} if done < count else {}
-    if left:
-        yield left
+        rest = layout.take(joined, slice(done, None)) if done < count else None
+    if rest is not None:
+        yield rest
 
 
 def read_data(text: str) -> Data:
-    """Data from an `.npz` file, a folder of `.npy` files, or `file.py:function` that yields dicts of arrays.
+    """Data from an `.npz` file, a folder of `.npy` files, a folder of `.npz` files, or `file.py:function`.
 
-    Files are named after the model's inputs. All are read as streams, never as a whole.
+    Arrays are named after the model's inputs. In a folder, each `.npy` file is one array of all samples, and each
+    `.npz` file a whole feed. A function yields dicts of arrays. All are read as streams, never as a whole.
 
     Raises:
         DataError: the source cannot be read.
@@ -209,80 +376,26 @@ def read_data(text: str) -> Data:
         raise DataError(f"{text}: no such data file")
     if not zipfile.is_zipfile(path):
         raise DataError(f"{text}: not an .npz file of arrays")
-    return Data(lambda: _npz(path), text)
+    return Data(sources.Archive(path), text)
 
 
-def _npz(path: Path) -> Iterator[Batch]:
-    """Rows of the arrays of an `.npz` file, read side by side without unpacking the whole."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.endswith(".npy")]
-            yield from _side_by_side({name.removesuffix(".npy"): _rows(archive.open(name)) for name in names}, path)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: not an .npz file of arrays ({error})") from error
-
-
-def _side_by_side(readers: dict[str, Iterator[np.ndarray]], path: Path) -> Iterator[Batch]:
-    while True:
-        parts = {name: next(rows, None) for name, rows in readers.items()}
-        found = {name: rows for name, rows in parts.items() if rows is not None}
-        if len(found) != len(parts) and found:
-            names = ", ".join(sorted(parts.keys() - found.keys()))
-            raise DataError(f"{path}: arrays of different lengths along axis 0 ({names} too short)")
-        if not found:
-            return
-        yield found
-
-
-def _rows(file: IO[bytes]) -> Iterator[np.ndarray]:
-    """Rows of one `.npy` stream, `CHUNK` at a time."""
-    version = np.lib.format.read_magic(file)
-    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
-    if read is None:
-        raise ValueError(f"version {version} of the .npy format")
-    shape, fortran, dtype = read(file)
-    if dtype.hasobject:
-        raise ValueError("Object arrays cannot be loaded: allow_pickle is off")
-    if fortran or not shape:
-        whole = np.frombuffer(file.read(), dtype).reshape(shape, order="F" if fortran else "C")
-        yield from (whole[start : start + CHUNK] for start in range(0, len(np.atleast_1d(whole)), CHUNK))
-        return
-    row = dtype.itemsize * int(np.prod(shape[1:], dtype=np.int64))
-    for start in range(0, shape[0], CHUNK):
-        count = min(CHUNK, shape[0] - start)
-        yield np.frombuffer(file.read(row * count), dtype).reshape(count, *shape[1:])
-
-
-def _folder(path: Path) -> Callable[[], Iterator[Batch]]:
-    files = {file.stem: file for file in sorted(path.glob("*.npy"))}
-    if not files:
-        raise DataError(f"{path}: holds no .npy file; name them after the model's inputs")
-
-    def read() -> Iterator[Batch]:
-        try:
-            arrays = {name: np.load(file, mmap_mode="r", allow_pickle=False) for name, file in files.items()}
-        except (ValueError, OSError) as error:
-            raise DataError(f"{path}: not a folder of .npy arrays ({error})") from error
-        lengths = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
-        if len(set(lengths.values())) > 1:
-            raise DataError(f"{path}: arrays of different lengths along axis 0: {lengths}")
-        for start in range(0, next(iter(lengths.values())), CHUNK):
-            yield {name: np.asarray(array[start : start + CHUNK]) for name, array in arrays.items()}
-
-    return read
+def _folder(path: Path) -> Source:
+    arrays = {file.stem: file for file in sorted(path.glob("*.npy"))}
+    feeds = sorted(path.glob("*.npz"))
+    if arrays and feeds:
+        raise DataError(
+            f"{path}: holds .npy files (an array each) and .npz files (a whole feed each); put one kind there"
+        )
+    if not arrays and not feeds:
+        raise DataError(f"{path}: holds no .npy file; name them after the model's inputs (or .npz files, a feed each)")
+    return sources.Feeds(feeds) if feeds else sources.Folder(path, arrays)
 
 
 def _function(text: str) -> Callable[[], Iterator[Batch]]:
-    path, _, name = text.rpartition(":")
-    spec = importlib.util.spec_from_file_location("prunegraph_data", path)
-    if spec is None or spec.loader is None or not Path(path).is_file():
-        raise DataError(f"{path}: no such Python file")
-    module: Any = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-        function = getattr(module, name)
-    except Exception as error:
-        raise DataError(f"{text}: {type(error).__name__}: {error}") from error
+        function: Any = plugins.function(text)
+    except PluginError as error:
+        raise DataError(f"{text}: {error}") from error
 
     def read() -> Iterator[Batch]:
         try:

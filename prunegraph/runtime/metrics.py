@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from prunegraph import plugins
 from prunegraph.errors import DataError, PluginError, UnknownNameError
 from prunegraph.runtime.data import LABELS
 
@@ -210,16 +210,10 @@ class CustomMetric:
         if callable(self.given):
             return self.given
         text, wanted = self.given
-        path = self.name.rpartition(":")[0]
-        space: dict[str, Any] = {"__name__": "prunegraph_metric", "__file__": path}
         try:
-            exec(compile(text, path, "exec"), space)
-        except Exception as problem:
-            raise PluginError(f"metric {self.name}: {type(problem).__name__}: {problem}") from problem
-        if not callable(space.get(wanted)):
-            raise PluginError(f"metric {self.name}: the file has no function {wanted!r}")
-        found: Custom = space[wanted]
-        return found
+            return plugins.function(f"{self.name.rpartition(':')[0]}:{wanted}", text)
+        except PluginError as problem:
+            raise PluginError(f"metric {self.name}: {problem}") from problem
 
     def metric(self) -> Metric:
         """The metric. Raises PluginError where its file cannot be run."""

@@ -21,7 +21,7 @@ from prunegraph.graph import linear
 from prunegraph.graph.facts import facts
 from prunegraph.graph.model import Graph, Node
 from prunegraph.runtime import patches
-from prunegraph.runtime.data import Data, fixed_batch
+from prunegraph.runtime.data import Data
 from prunegraph.runtime.session import run_batches
 
 Array = np.ndarray
@@ -172,12 +172,14 @@ class Statistics:
             raise ValueError(f"samples must be at least 1, got {samples}")
         key = (value, samples)
         if key not in self._samples:
-            size = fixed_batch(self.graph) or samples
+            size = self.data.fixed(self.graph) or samples
             batches = list(self.data.head(max(samples, size)).batches(self.graph, size))
             if not batches:
                 raise DataError(f"{self.data.source}: has fewer samples than the model's batch size")
             given = value in self.graph.inputs
             parts = [b[value] for b in batches] if given else [v for (v,) in run_batches(self.graph, batches, [value])]
+            # Whole feeds may differ in size; those that are like the first one count.
+            parts = [part for part in parts if part.shape[1:] == parts[0].shape[1:] and part.ndim]
             found = np.concatenate(parts) if len(parts) > 1 else parts[0].view()
             found.flags.writeable = False
             self._samples[key] = found
@@ -235,7 +237,7 @@ class Statistics:
         given = [name for name in names if name in self.graph.inputs]
         computed = [name for name in names if name not in self.graph.inputs]
         size = batch_size(self.graph, self.data, computed)
-        total = -(-self.data.samples // size)
+        total = self.data.samples if self.data.is_whole else -(-self.data.samples // size)
         batches, again = tee(self.data.batches(self.graph, size))
         index = -1
         runs = run_batches(self.graph, batches, computed) if computed else ([] for _ in batches)
@@ -265,7 +267,7 @@ class Statistics:
         path = self._file(node)
         if path is None or not path.is_file():
             return False
-        with np.load(path) as file:
+        with np.load(path, allow_pickle=False) as file:
             self._grams[node.name] = Gram(int(file["count"]), file["mean"], file["products"])
         return True
 
@@ -280,9 +282,9 @@ class Statistics:
 
 def batch_size(graph: Graph, data: Data, values: Sequence[str], fetch: int = FETCH) -> int:
     """Samples at a time, so that `values` of them take about `fetch` bytes at most."""
-    fixed = fixed_batch(graph)
-    if fixed:
-        return fixed
+    fixed = data.fixed(graph)
+    if fixed or data.is_whole:
+        return fixed or 1
     known = facts(graph)
     first = next(data.batches(graph, 1))
     # Values grow with inputs that are larger than the sizes of the analysis.

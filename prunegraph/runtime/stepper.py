@@ -46,7 +46,7 @@ class Store:
 
     def put(self, batch: int, name: str, array: Array) -> None:
         key = batch, name
-        if self._held + array.nbytes <= self._keep:
+        if self._held + array.nbytes <= self._keep or array.dtype.kind == "O":
             self._arrays[key] = array
             self._held += array.nbytes
         else:
@@ -56,7 +56,7 @@ class Store:
 
     def get(self, batch: int, name: str) -> Array:
         found = self._arrays.get((batch, name))
-        return np.load(self._files[batch, name]) if found is None else found
+        return np.load(self._files[batch, name], allow_pickle=False) if found is None else found
 
     def drop(self, names: Iterable[str]) -> None:
         """Forget values of all batches."""

@@ -13,10 +13,11 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from prunegraph import plugins
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.coupling.outline import outline
 from prunegraph.coupling.sample import full_cost
-from prunegraph.errors import OptionError, PlanError, PluginError
+from prunegraph.errors import MALFORMED, OptionError, PlanError, PluginError
 from prunegraph.selection.budget import Budget
 from prunegraph.selection.criteria.base import Context
 from prunegraph.selection.plan import Plan, parse_json
@@ -51,6 +52,7 @@ def ask(command: str, coupling: Coupling, context: Context, budget: Budget) -> P
     """
     who = f"selector 'exec:{command}'"
     words = _words(command)
+    plugins.may_run(f"exec:{command}")
     document = {**outline(coupling, context.statistics), "request": _request(coupling, context, budget)}
     answer = _answer(words, json.dumps(document, allow_nan=False).encode(), who)
     if not answer.strip():
@@ -59,7 +61,7 @@ def ask(command: str, coupling: Coupling, context: Context, budget: Budget) -> P
         return Plan.from_json(parse_json(answer), "its output")
     except PlanError as error:
         raise PluginError(f"{who}: {error}") from error
-    except ValueError as error:
+    except MALFORMED as error:
         raise PluginError(f"{who} wrote no JSON to its standard output: {error}; it begins {_shown(answer)}") from error
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from prunegraph.coupling.analysis import Coupling, analyze
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.coupling.uses import Use
-from prunegraph.errors import PlanError
+from prunegraph.errors import MALFORMED, PlanError
 from prunegraph.graph import control
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.onnx_io import write_whole
@@ -126,7 +126,7 @@ class Plan:
             content = parse_json(Path(path).read_bytes())
         except FileNotFoundError:
             raise PlanError(f"{path}: no such plan file") from None
-        except (OSError, ValueError) as error:
+        except MALFORMED as error:
             raise PlanError(f"{path}: not a plan: {error}") from error
         return cls.from_json(content, str(path))
 

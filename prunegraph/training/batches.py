@@ -22,7 +22,7 @@ class Batches:
     """Samples in memory, as an iterable of batches. Anything else that can be iterated again does as well for `fit`.
 
     Args:
-        data: inputs by name, samples along axis 0, and `labels`.
+        data: inputs by name, samples along an axis of each (see `Data`), and `labels`.
         size: samples in a batch; what is left over at an epoch's end waits for another epoch.
         shuffle: a new order every epoch.
         seed: of orders and augmentation.
@@ -41,9 +41,9 @@ class Batches:
         seed: int = 0,
         augment: Augment | None = None,
     ):
-        chunks = list(Data.of(data).chunks())
-        self.arrays = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]} if chunks else {}
-        self.count = len(next(iter(self.arrays.values()))) if chunks else 0
+        self.samples = Data.of(data).in_memory()
+        self.count = self.samples.count
+        size = 1 if self.samples.layout.whole else size  # of whole feeds each is a batch
         if self.count < size:
             raise DataError(f"{self.count} samples do not fill a batch of {size}: give more, or a smaller size")
         self.size, self.shuffle, self.seed, self.augment = size, shuffle, seed, augment
@@ -61,7 +61,7 @@ class Batches:
         order = rng.permutation(self.count) if self.shuffle else np.arange(self.count)
         for start in range(0, len(self) * self.size, self.size):
             chosen = order[start : start + self.size]
-            arrays = {name: array[chosen] for name, array in self.arrays.items()}
+            arrays = self.samples.take(chosen)
             arrays = self.augment(arrays, rng) if self.augment is not None else arrays
             yield {name: to_torch(array) for name, array in arrays.items()}
 
@@ -77,11 +77,11 @@ def mixed(
     Source: Zhang, Cisse, Dauphin, Lopez-Paz 2018.
     """
     share = float(rng.beta(alpha, alpha))
-    count = len(next(iter(batch.values())))
+    count = len(batch[LABELS] if LABELS in batch else next(iter(batch.values())))
     others = torch.from_numpy(rng.permutation(count))
     blended = {
         name: share * value + (1 - share) * value[others.to(value.device)]
-        if value.is_floating_point() and name != LABELS
+        if value.is_floating_point() and name != LABELS and value.dim() and len(value) == count
         else value
         for name, value in batch.items()
     }

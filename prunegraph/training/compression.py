@@ -126,7 +126,9 @@ class Compression:
         """Cut, prove, repair."""
         left = survivors(found, plan)
         small = cut(left)
-        verify(found.graph, plan, small, data=list(self.data.head(PROVED).batches(found.graph, PROVED)))
+        verify(
+            found.graph, plan, small, data=list(self.data.fit(found.graph).head(PROVED).batches(found.graph, PROVED))
+        )
         total = sum(group.channels for group in found.groups)
         gone = sum(len(channels) for channels in plan.remove.values())
         made = Compressed(self.repaired(left, small), plan, (total, total - gone), search)

@@ -301,6 +301,15 @@ class Checkpoint:
             state = torch.load(self.path, map_location=device, weights_only=True)
         except Exception as error:
             raise TrainingError(f"{self.path}: not a checkpoint, or damaged: delete it ({error})") from error
+        try:
+            self._take(state)
+        except TrainingError:
+            raise
+        except Exception as error:
+            raise TrainingError(f"{self.path}: not a checkpoint, or damaged: delete it ({error!r})") from error
+
+    def _take(self, state: Any) -> None:
+        """Go on from a checkpoint's content. Raises TrainingError if it is of another run."""
         if state.get("origin") != self.origin or len(state["callbacks"]) != len(self.callbacks):
             raise TrainingError(
                 f"{self.path}: belongs to a run with another recipe, other callbacks or other weights to start from; "

@@ -22,9 +22,8 @@ import torch
 from prunegraph.coupling.analysis import analyze
 from prunegraph.errors import BudgetError, OptionError
 from prunegraph.graph.model import Graph
-from prunegraph.runtime.data import LABELS, Data
+from prunegraph.runtime.data import Data
 from prunegraph.selection.criteria.factors import Factors, check_exponents, with_factors
-from prunegraph.training.batches import Batches
 from prunegraph.training.compression import Compression
 from prunegraph.training.evaluate import measure
 from prunegraph.training.fit import Callback, Run
@@ -148,8 +147,4 @@ def _closing(module: GatedModule, loss: Loss, strength: float) -> Loss:
 
 def calibration(data: Data, seed: int, count: int = CALIBRATION) -> Data:
     """Some of the samples, drawn at random: files may be sorted by class."""
-    arrays = Batches(data, 1, seed=seed).arrays
-    total = len(next(iter(arrays.values())))
-    rng = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(total, generator=rng)[:count].numpy()
-    return Data.of({name: array[chosen] for name, array in arrays.items() if name != LABELS})
+    return data.draw(count, seed).without_labels()

@@ -12,7 +12,7 @@ import torch
 
 from prunegraph.errors import DataError, TrainingError, UnknownNameError
 from prunegraph.graph.model import Graph
-from prunegraph.runtime.data import Data, fixed_batch
+from prunegraph.runtime.data import Data
 from prunegraph.training.losses import Loss, outputs_of
 from prunegraph.training.module import GraphModule
 from prunegraph.training.roles import statistics
@@ -102,9 +102,10 @@ class TaskGradients:
     @cached_property
     def _by_sample(self) -> tuple[Products, dict[str, Array]]:
         """Products of every sample, and the mean squares of their elements."""
-        if fixed_batch(self.graph) > 1:
+        fixed = self.data.fixed(self.graph)
+        if fixed > 1:
             raise DataError(
-                f"{self.graph.source} has a fixed batch of {fixed_batch(self.graph)}: gradients of single samples "
+                f"{self.graph.source} has a fixed batch of {fixed}: gradients of single samples "
                 "cannot be had; export it with a free batch axis, or use 'taylor'"
             )
         found: dict[str, list[list[Array]]] = {}

@@ -100,7 +100,7 @@ def train(graph: Graph, setting: Setting, method: str = "plain") -> Trained:
         DataError: the data do not fit, or the model has nothing to train.
         TrainingError: the loss is not finite, or the checkpoint is of another run.
     """
-    return bound(METHODS, method)(graph, setting)
+    return bound(METHODS, method)(graph, replace(setting, data=setting.data.fit(graph)))
 
 
 @METHODS.register("plain")

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from prunegraph.coupling.analysis import analyze
 from prunegraph.errors import BudgetError, OptionError
 from prunegraph.graph.model import Graph
@@ -147,18 +145,7 @@ def measured(graph: Graph, setting: Setting) -> dict[str, float]:
 
 def sampled(data: Data, count: int, seed: int) -> Data:
     """Some of the samples, drawn without replacement, in their order."""
-    if data.samples <= count:
-        return data
-    chosen = np.zeros(data.samples, bool)
-    chosen[np.random.default_rng(seed).permutation(data.samples)[:count]] = True
-    parts, start = [], 0
-    for chunk in data.chunks():
-        size = len(next(iter(chunk.values())))
-        mine = chosen[start : start + size]
-        if mine.any():
-            parts.append({name: array[mine] for name, array in chunk.items()})
-        start += size
-    return Data(lambda: parts, data.source)
+    return data.draw(count, seed)
 
 
 def _part(budget: Budget, original: Cost, turn: int, rounds: int) -> Budget:

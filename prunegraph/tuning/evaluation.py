@@ -121,8 +121,11 @@ def _write(study: Study, folder: Path) -> tuple[Metric, float]:
     """Write what workers need; returns the metric and the original's figure."""
     graph = study.found.graph
     onnx_io.save(graph, str(folder / MODEL))
+    whole = False
     if study.repair != "none":
-        for index, chunk in enumerate(study.calibration.fit(graph).chunks()):
+        calibration = study.calibration.fit(graph)
+        whole = calibration.is_whole
+        for index, chunk in enumerate(calibration.chunks()):
             joblib.dump(chunk, folder / CALIBRATION.format(index))
     batches = _write_batches(graph, study.evaluation, folder)
     first = next(_seen(folder, batches))
@@ -133,6 +136,7 @@ def _write(study: Study, folder: Path) -> tuple[Metric, float]:
         "repair": study.repair,
         "attention": study.found.attention,
         "batches": batches,
+        "whole": whole,
         "groups": _digest(study.found),
     }
     (folder / STUDY).write_bytes(pickle.dumps(content))
@@ -148,14 +152,10 @@ def _write_batches(graph: Graph, data: Data, folder: Path) -> int:
     """Write batches of inputs, labels where there are any, and the original's outputs; returns how many."""
     opened = session(graph, name=graph.source, threads=1)
     every = [output for node in graph.nodes for output in node.outputs if output]
-    size = batch_size(graph, data.fit(graph), every)
-    labels, at, index = data.labels, 0, 0
-    for index, batch in enumerate(data.batches(graph, size), 1):
-        expected = dict(zip(graph.outputs, run(opened, batch), strict=True))
-        count = len(next(iter(batch.values())))
-        if labels is not None:
-            batch = {**batch, LABELS: labels[at : at + count]}
-        at += count
+    size, index = batch_size(graph, data.fit(graph), every), 0
+    for index, batch in enumerate(data.batches(graph, size, labels=True), 1):
+        given = {name: batch[name] for name in graph.inputs}
+        expected = dict(zip(graph.outputs, run(opened, given), strict=True))
         joblib.dump((batch, expected), folder / BATCH.format(index - 1))
     if not index:
         raise DataError(f"{data.source}: has fewer samples than the model's batch size")
@@ -191,6 +191,7 @@ class Evaluator:
         graph = onnx_io.load(folder / MODEL)
         graph.source = content["source"]
         self.folder, self.repair, self.batches = folder, content["repair"], content["batches"]
+        self.whole = content["whole"]
         self.metric = metrics.resolve(content["metric"])
         self.found = analyze(graph, attention=content["attention"])
         if _digest(self.found) != content["groups"]:
@@ -204,7 +205,7 @@ class Evaluator:
         left = Survivors(self.found, dict(key))
         small = cut(left)
         if self.repair != "none":
-            data = Data(self._calibration, "calibration data")
+            data = Data(self._calibration, "calibration data", whole=self.whole)
             small = repairs.find(self.repair, data, left.coupling.graph)[1](left, small, data, lambda stage: None)
         opened = session(small, name=small.source)
         names = self.found.graph.outputs

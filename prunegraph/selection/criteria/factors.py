@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prunegraph.errors import ModelError, OptionError
+from prunegraph.errors import MALFORMED, ModelError, OptionError
 from prunegraph.graph.external import without_weights
 from prunegraph.graph.model import Graph
 
@@ -52,7 +52,7 @@ def read_factors(graph: Graph) -> Factors | None:
             raise ValueError(f"format {content['format']!r}, expected {FORMAT!r}")
         by_value = {str(v): np.asarray(each, np.float64) for v, each in content["factors"].items()}
         folded = bool(content["folded"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (*MALFORMED, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ModelError(f"{graph.source}: its metadata {KEY!r} cannot be read: {error}; train it anew") from error
     for value, each in by_value.items():
         _check(graph, value, each)

@@ -13,7 +13,7 @@ from prunegraph.errors import DataError
 from prunegraph.graph import linear
 from prunegraph.graph.facts import facts
 from prunegraph.graph.model import Graph
-from prunegraph.runtime.data import Data, fixed_batch
+from prunegraph.runtime.data import Data
 from prunegraph.training.batches import Batches
 from prunegraph.training.binary.compression import Compression, compression
 from prunegraph.training.binary.lower import Form, lower
@@ -118,7 +118,7 @@ def binarize(
         graph, options.quantizer, affine=options.affine, last=options.last, keep=options.keep,
         min_inputs=options.min_inputs,
     )  # fmt: skip
-    source = Data.of(data)
+    source = Data.of(data).fit(graph)
     samples = Samples.of(source, graph, count=options.samples, held=options.held, seed=options.seed)
     teacher, module = GraphModule(graph), GraphModule(binary, trainable=trainable(binary))
     judge = _loss(graph, teacher, samples.labelled, options, task=1.0)
@@ -173,7 +173,7 @@ def _train(
     before = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
     earlier = mean_loss(module.eval(), samples.held, judge)
     recipe = Recipe(options.epochs, lr=options.lr, seed=options.seed)
-    batches = Batches(data, fixed_batch(graph) or options.batch, seed=options.seed)
+    batches = Batches(data, data.fixed(graph) or options.batch, seed=options.seed)
     loss = _loss(graph, teacher, samples.labelled, options, task=0.5)
     fit(module, batches, recipe, loss=loss, checkpoint=checkpoint)
     after = mean_loss(module.eval(), samples.held, judge)

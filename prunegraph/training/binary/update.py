@@ -17,7 +17,7 @@ import torch
 
 from prunegraph.errors import DataError, OptionError
 from prunegraph.graph.model import Graph
-from prunegraph.runtime.data import LABELS, Data, fixed_batch
+from prunegraph.runtime.data import LABELS, Data
 from prunegraph.training.binary.codes import Alternation
 from prunegraph.training.binary.network import POOLS, BinaryLayer, binary_layers, filter_axis, final_layers, obstacle
 from prunegraph.training.binary.statistics import LayerMoments, estimate_statistics, places, values
@@ -76,20 +76,19 @@ class Samples:
         Raises:
             DataError: the data do not fit the graph, or are too few to hold some out.
         """
-        chunks = list(Data.of(data).fit(graph).chunks())
-        arrays = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
-        order = np.random.default_rng(seed).permutation(len(next(iter(arrays.values()))))[:count]
+        fitted = Data.of(data).fit(graph)
+        table = fitted.in_memory()
+        order = np.random.default_rng(seed).permutation(table.count)[:count]
         cut = round(len(order) * held)
         if not 0 < cut < len(order):
             raise DataError(f"{len(order)} samples cannot be split into some to fit to and some held out: give more")
-        names = [name for name in arrays if name in graph.inputs or name == LABELS]
-        fixed = fixed_batch(graph)
-        size = fixed or size
+        fixed = fitted.fixed(graph)
+        size = 1 if fitted.is_whole else fixed or size
         parts = []
         for chosen in (order[cut:], order[:cut]):
             splits = [np.sort(chosen[i : i + size]) for i in range(0, len(chosen), size)]
             splits = [split for split in splits if not fixed or len(split) == fixed]
-            parts.append([{name: to_torch(arrays[name][split]) for name in names} for split in splits])
+            parts.append([{n: to_torch(array) for n, array in table.take(split).items()} for split in splits])
         if not all(parts):
             raise DataError(f"{len(order)} samples do not fill a batch of {size} to fit to and one held out: give more")
         return cls(*parts)

@@ -1,0 +1,121 @@
+"""Integer inputs that are indices: into which axes, and so how large they may be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from prunegraph.graph.facts import Facts, Shape, facts, facts_at
+from prunegraph.graph.flow import MOVES
+from prunegraph.graph.model import Graph, Node
+
+#: Operators that move integers about besides `MOVES`, unchanged.
+CARRIERS = MOVES | {"Concat", "Expand", "Flatten", "Split", "Tile", "ScatterElements", "ScatterND", "Where"}
+
+#: Operators whose second input holds places along one axis of the first.
+ALONG_AXIS = frozenset({"Gather", "GatherElements", "Scatter", "ScatterElements"})
+
+#: Operators whose second input holds places along several leading axes of the first.
+ALONG_LEADING = frozenset({"GatherND", "ScatterND"})
+
+#: Where an input holds lengths (at least 1, at most the size) of an axis: operator -> slot.
+LENGTHS = {"GRU": 4, "LSTM": 4, "RNN": 4, "ReverseSequence": 1}
+
+#: Tables of com.microsoft's EmbedLayerNormalization: slot of the indices -> slot of the table.
+EMBEDDINGS = {0: 2, 1: 4}
+
+
+@dataclass(frozen=True)
+class Range:
+    """Whole numbers from `lowest` to below `end`."""
+
+    lowest: int
+    end: int
+
+    def __and__(self, other: Range) -> Range:
+        return Range(max(self.lowest, other.lowest), min(self.end, other.end))
+
+
+def ranges(graph: Graph, sizes: Mapping[str, Shape]) -> dict[str, Range]:
+    """Of each input that holds indices or lengths, what they may be where inputs have these shapes."""
+    uses = _uses(graph)
+    if not uses:
+        return {}
+    known = facts(graph)
+    if dict(known.sizes) != dict(sizes):
+        known = facts_at(graph, sizes)
+    found: dict[str, Range] = {}
+    for name, node, slot in uses:
+        allowed = _allowed(node, slot, known)
+        if allowed is not None:
+            found[name] = found[name] & allowed if name in found else allowed
+    return found
+
+
+def _uses(graph: Graph) -> list[tuple[str, Node, int]]:
+    """Inputs that reach, unchanged, a slot that holds indices or lengths: (input, node, slot)."""
+    if "index_uses" not in graph.cache:
+        readers: dict[str, list[Node]] = {}
+        for node in graph.nodes:
+            for value in dict.fromkeys(node.inputs):
+                readers.setdefault(value, []).append(node)
+        graph.cache["index_uses"] = [
+            (entry.name, node, slot)
+            for entry in graph.model.graph.input
+            if entry.name in graph.inputs and _is_integer(entry.type.tensor_type.elem_type)
+            for node, slot in _reached(entry.name, readers)
+        ]
+    result: list[tuple[str, Node, int]] = graph.cache["index_uses"]
+    return result
+
+
+def _is_integer(kind: int) -> bool:
+    try:
+        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)).kind in "iu"
+    except KeyError:
+        return False
+
+
+def _reached(value: str, readers: Mapping[str, list[Node]]) -> Iterator[tuple[Node, int]]:
+    seen, queue = {value}, [value]
+    while queue:
+        now = queue.pop()
+        for node in readers.get(now, ()):
+            slots = [slot for slot, name in enumerate(node.inputs) if name == now]
+            yield from ((node, slot) for slot in slots if _is_index(node, slot))
+            if node.op in CARRIERS and not all(_is_index(node, slot) for slot in slots):
+                new = [output for output in node.outputs if output and output not in seen]
+                seen.update(new)
+                queue += new
+
+
+def _is_index(node: Node, slot: int) -> bool:
+    if node.op in ALONG_AXIS or node.op in ALONG_LEADING:
+        return slot == 1
+    if node.op == "EmbedLayerNormalization":
+        return slot in EMBEDDINGS
+    return LENGTHS.get(node.op) == slot
+
+
+def _allowed(node: Node, slot: int, known: Facts) -> Range | None:
+    """What the indices of a slot may be; None where the shape of what they point into is not known."""
+    table = node.inputs[EMBEDDINGS[slot] if node.op == "EmbedLayerNormalization" else 0]
+    shape = known.shapes.get(table)
+    if not shape:
+        return None
+    if node.op in LENGTHS:
+        default = 0 if node.op == "ReverseSequence" else node.attributes.get("layout", 0)
+        axis = int(node.attributes.get("time_axis", default))
+        return Range(1, shape[axis] + 1)
+    if node.op in ALONG_LEADING:
+        places = known.shapes.get(node.inputs[1])
+        if not places:
+            return None
+        first = int(node.attributes.get("batch_dims", 0))
+        pointed = shape[first : first + places[-1]]
+        return Range(0, min(pointed)) if pointed else None
+    axis = 0 if node.op == "EmbedLayerNormalization" else int(node.attributes.get("axis", 0))
+    return Range(0, shape[axis]) if -len(shape) <= axis < len(shape) else None
