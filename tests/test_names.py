@@ -19,9 +19,10 @@ from prunegraph.rewriting.rewriter import Rewriter
 from prunegraph.runtime.session import run, session
 from tests.binary_nets import plain_net
 from tests.builders import Builder, residual_net
+from tests.control_graphs import Inner, condition
 from tests.oracle import prove
 from tests.renaming import all_names, draw
-from tests.test_control import Inner, branching, condition, finished, recurrent
+from tests.test_control import branching, finished, recurrent
 
 Array = np.ndarray
 
