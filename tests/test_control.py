@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,30 +17,10 @@ from prunegraph.errors import ModelError
 from prunegraph.graph.model import Graph
 from prunegraph.selection.plan import make_plan
 from tests.builders import Builder
+from tests.control_graphs import BOOL, FLOAT, INT64, ControlGrower, Inner, condition, head_inputs, loop
 from tests.oracle import fixed_reasons, outputs, prove, random_plan
-from tests.random_graphs import GROWERS, Grower, Map
+from tests.random_graphs import GROWERS, Drawn
 from tests.test_properties import SLOW
-
-FLOAT, INT64, BOOL = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.BOOL
-
-
-class Inner(Builder):
-    """Builds a body; names do not collide with those of the main graph or other bodies."""
-
-    def __init__(self, outer: Builder, number: int = 1):
-        super().__init__(number, outer.opset)
-        self.count = 1000 * number
-
-    def body(self, *made: str, kinds: Sequence[int] = (), name: str = "body") -> onnx.GraphProto:
-        kinds = [*kinds, *[FLOAT] * (len(made) - len(kinds))]
-        infos = [helper.make_tensor_value_info(o, kind, None) for o, kind in zip(made, kinds, strict=True)]
-        return helper.make_graph(self.nodes, name, self.inputs, infos, self.tensors)
-
-
-def condition(b: Builder, x: str) -> str:
-    """A condition that is decided when the model runs."""
-    mean = b.op("ReduceMean", x, keepdims=0)
-    return b.op("Greater", mean, b.const(0, np.float32))
 
 
 def conv_branch(b: Builder, x: str, cin: int, middle: int, cout: int, number: int) -> onnx.GraphProto:
@@ -135,18 +114,6 @@ def test_dead_branches_one_after_the_other() -> None:
     assert [g.layers for g in pg.analyze(graph).groups] == [("a",), ("first3",), ("second3",)]
     small, _ = prove(graph)
     assert not [node for node in small.nodes if node.op == "If"]
-
-
-def loop(b: Builder, body: onnx.GraphProto, turns: str, *initial: str, made: int = 1, name: str = "loop") -> str:
-    return b.op("Loop", turns, b.const(True, np.bool_), *initial, body=body, outputs=made, name=name)
-
-
-def head_inputs(i: Inner, *carried: Sequence[int | str]) -> list[str]:
-    """Inputs of a Loop's body: number of the turn, condition, carried values."""
-    n = i.count
-    i.input(name=f"turn{n}", kind=INT64)
-    i.input(name=f"go{n}", kind=BOOL)
-    return [i.input(*shape, name=f"carried{n}_{k}") for k, shape in enumerate(carried)]
 
 
 def recurrent(turns: object = 3, scanned: bool = False, share: bool = False) -> Builder:
@@ -427,102 +394,10 @@ def test_invalid_bodies_are_refused() -> None:
 # -- random bodies ------------------------------------------------------------------------
 
 
-class BodyGrower(Grower):
-    """Grows a body by the pieces of `random_graphs`; weights lie in the body, in a node, or outside."""
-
-    def __init__(self, outer: Grower, number: int, maps: list[Map]):
-        self.draw, self.grouped, self.outer = outer.draw, outer.grouped, outer
-        self.b = Inner(outer.b, number)
-        self.homes = np.random.default_rng(self.draw(st.integers(0, 99)))
-        self.b.const = self.const  # type: ignore[method-assign]
-        self.maps = maps
-
-    def const(self, value: object, dtype: object = None) -> str:
-        # ONNX Runtime runs a Scan only if it can tell the shapes in its body: sizes are inside.
-        home = self.homes.integers(3) if dtype is not np.int64 else 2
-        if home == 0:
-            return self.outer.b.const(value, dtype)
-        name = Builder.const(self.b, value, dtype)
-        if home == 1:
-            tensor = self.b.tensors.pop()
-            self.b.nodes.append(helper.make_node("Constant", [], [name], value=tensor))
-        return name
-
-    def grown(self, c: int, s: int) -> Map:
-        """A few random pieces, a hidden layer that must become smaller, and c channels of s x s."""
-        for _ in range(self.draw(st.integers(0, 3))):
-            self.maps.append(getattr(self, self.draw(st.sampled_from(GROWERS)))(self.pick()))
-        x = self.maps[-1]
-        hidden = self.b.conv(x.name, x.c, 6, name=f"hidden{self.b.count}")
-        y = self.b.op("Tanh", self.b.conv(self.b.relu(hidden), 6, c))
-        if x.s == s:
-            return Map(y, c, s)
-        like = next(m for m in self.maps if m.s == s)
-        mean = self.b.op("GlobalAveragePool", y)
-        return Map(self.b.op("Add", mean, self.b.conv(like.name, like.c, c, 1)), c, s)
-
-
-class ControlGrower(Grower):
-    """Grows a graph with an If, a Loop or a Scan in it; `hidden` counts the layers in bodies."""
-
-    def __init__(self, draw: st.DrawFn):
-        super().__init__(draw, True)
-        self.number = 0
-
-    def inner(self, *maps: Map) -> BodyGrower:
-        self.number += 1
-        return BodyGrower(self, self.number, [*maps])
-
-    def control_if(self, x: Map) -> Map:
-        c = self.width()
-        branches = []
-        for _ in range(2):
-            i = self.inner(x)
-            branches.append(i.b.body(i.grown(c, x.s).name))
-        kind = self.draw(st.sampled_from(["run time", "run time", "true", "false"]))
-        which = condition(self.b, x.name) if kind == "run time" else self.b.const(kind == "true", np.bool_)
-        return Map(self.b.op("If", which, then_branch=branches[0], else_branch=branches[1]), c, x.s)
-
-    def control_loop(self, x: Map) -> Map:
-        i = self.inner()
-        (state,) = head_inputs(i.b, ("n", x.c, x.s, x.s))
-        i.maps = [Map(state, x.c, x.s), x] if self.draw(st.booleans()) else [x, Map(state, x.c, x.s)]
-        new = i.grown(x.c, x.s)
-        new = i.b.op("Add", new.name, state) if self.draw(st.booleans()) else new.name
-        go = i.b.op("Identity", f"go{1000 * self.number}")
-        stacked = self.draw(st.booleans())
-        outs = [go, new, *([i.conv(Map(new, x.c, x.s), 5).name] if stacked else [])]
-        body = i.b.body(*outs, kinds=[BOOL])
-        turns = self.b.const(self.draw(st.integers(0 if not stacked else 1, 3)), np.int64)
-        if self.draw(st.booleans()):  # decided at run time: a sum over zeros and the number
-            zero = self.b.op("Cast", self.b.op("ReduceMax", self.b.op("Sub", x.name, x.name), keepdims=0), to=INT64)
-            turns = self.b.op("Add", turns, zero)
-        y = loop(self.b, body, turns, x.name, made=1 + stacked, name=f"loop{self.number}")
-        if not stacked:
-            return Map(y, x.c, x.s)
-        y2 = self.b.op("Gather", y.replace("out0", "out1"), self.b.const(-1, np.int64), axis=0)
-        return Map(self.b.op("Concat", y, y2, axis=1), x.c + 5, x.s)
-
-    def control_scan(self, x: Map) -> Map:
-        i = self.inner()
-        state, part = (i.b.input("n", x.c, x.s, x.s, name=f"{name}{self.number}") for name in ("state", "part"))
-        i.maps = [Map(state, x.c, x.s), x, Map(part, x.c, x.s)]
-        new = i.grown(x.c, x.s)
-        body = i.b.body(new.name, i.conv(Map(i.b.op("Add", new.name, part), x.c, x.s), 5).name)
-        axis = self.draw(st.sampled_from([0, 1, 2]))
-        axes = self.b.const([axis], np.int64)
-        parts = [self.b.op("Unsqueeze", self.b.op(op, x.name), axes) for op in ("Relu", "Tanh")]
-        name = f"scan{self.number}"
-        self.b.op("Scan", x.name, self.b.op("Concat", *parts, axis=axis), body=body, num_scan_inputs=1,
-                  scan_input_axes=[axis], scan_output_axes=[axis], outputs=2, name=name)  # fmt: skip
-        last = self.b.op("Gather", f"{name}.out1", self.b.const(1, np.int64), axis=axis)
-        return Map(self.b.op("Concat", f"{name}.out0", last, axis=1), x.c + 5, x.s)
-
-
 @st.composite
 def draw_control(draw: st.DrawFn) -> Graph:
     """One to three pieces, then one or two control-flow nodes, then a piece."""
-    grower = ControlGrower(draw)
+    grower = ControlGrower(Drawn(draw))
     for _ in range(draw(st.integers(1, 3))):
         grower.maps.append(getattr(grower, draw(st.sampled_from(GROWERS)))(grower.pick()))
     for _ in range(draw(st.integers(1, 2))):

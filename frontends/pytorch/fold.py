@@ -16,6 +16,7 @@ from onnx.reference import ReferenceEvaluator
 
 from prunegraph.graph import onnx_io
 from prunegraph.graph.facts import facts
+from prunegraph.graph.names import names_in, redirect
 from prunegraph.graph.sources import Packed, Sources, Whole
 
 Array = np.ndarray
@@ -74,8 +75,7 @@ class _Folder:
         kept, read = _needed(kept, {output.name for output in graph.output})
         names = self._names(read - old)
         for node in kept:
-            for slot, value in enumerate(node.input):
-                node.input[slot] = names.get(value, value)
+            redirect(node, names)
         del graph.node[:]
         graph.node.extend([*(node for node in carriers if node.output[0] in read), *kept])
         carried = {node.output[0] for node in carriers}
@@ -145,7 +145,7 @@ class _Folder:
 
     def _names(self, computed: set[str]) -> dict[str, str]:
         """Names of the module for weights that were computed: a transposed parameter has its own name."""
-        taken = {*self.values, *(output for node in self.model.graph.node for output in node.output)}
+        taken = {*self.values, *names_in(self.model.graph)}
         found: dict[str, str] = {}
         for value in sorted(computed & set(self.values)):
             origin = self.origins.get(value)

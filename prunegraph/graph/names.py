@@ -1,17 +1,26 @@
-"""Names for what is added to a graph."""
+"""Names for what is added to a graph, and reads of a value under another name."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Mapping
+
 import numpy as np
+import onnx
 
 from prunegraph.graph.model import Graph
+from prunegraph.graph.order import subgraphs
 
 
 class Names:
-    """Gives names that nothing in a graph has, and none twice."""
+    """Gives names that nothing in a graph or its bodies has, and none twice.
+
+    Values and nodes share one set of names. Those by which `graph.control` tells apart what several bodies call the
+    same are in it too.
+    """
 
     def __init__(self, graph: Graph):
-        self._taken = {*graph.weights, *graph.producer, *graph.inputs, *(node.name for node in graph.nodes)}
+        self._taken = {*names_in(graph.model.graph), *graph.weights, *graph.producer, *graph.inputs}
+        self._taken.update(node.name for node in graph.nodes)
         self._count = 0
 
     def new(self, wanted: str) -> str:
@@ -32,3 +41,62 @@ class Names:
             self._count += 1
         self._taken.add(name)
         return name
+
+
+def names_in(graph: onnx.GraphProto) -> Iterator[str]:
+    """Every name of a value or node that a graph and the graphs inside its nodes use, some of them several times."""
+    for entry in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        yield entry.name
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values.name, sparse.indices.name)
+    for note in graph.quantization_annotation:
+        yield note.tensor_name
+        yield from (entry.value for entry in note.quant_parameter_tensor_names)
+    for node in graph.node:
+        yield node.name
+        yield from node.input[:]
+        yield from node.output[:]
+        for body in subgraphs(node):
+            yield from names_in(body)
+
+
+def _own(graph: onnx.GraphProto) -> set[str]:
+    """Names of the values that a graph has of its own; they hide values of the same name around it."""
+    names = {entry.name for entry in (*graph.input, *graph.initializer)}
+    names.update(sparse.values.name for sparse in graph.sparse_initializer)
+    names.update(output for node in graph.node for output in node.output)
+    return names - {""}
+
+
+def redirect(node: onnx.NodeProto, renamed: Mapping[str, str]) -> None:
+    """Let a node read values under other names, in place; so do the graphs inside it, where nothing hides the value.
+
+    Args:
+        node: it is changed.
+        renamed: new names by old ones. No graph inside the node may use a new name for a value of its own (`Names`).
+    """
+    for slot, value in enumerate(node.input):
+        if value in renamed:
+            node.input[slot] = renamed[value]
+    redirect_bodies(node, renamed)
+
+
+def redirect_bodies(node: onnx.NodeProto, renamed: Mapping[str, str]) -> None:
+    """The same for the graphs inside a node alone; what the node itself reads stays."""
+    for body in subgraphs(node):
+        _redirect_inside(body, renamed)
+
+
+def _redirect_inside(body: onnx.GraphProto, renamed: Mapping[str, str]) -> None:
+    visible = _without(renamed, _own(body))
+    if not visible:
+        return
+    for node in body.node:
+        redirect(node, visible)
+    for output in body.output:
+        # What a body returns is known by its place; the name is that of a value.
+        output.name = visible.get(output.name, output.name)
+
+
+def _without(renamed: Mapping[str, str], hidden: Collection[str]) -> Mapping[str, str]:
+    return {old: new for old, new in renamed.items() if old not in hidden}

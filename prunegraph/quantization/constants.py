@@ -8,11 +8,10 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from prunegraph.graph.external import without_weights
 from prunegraph.graph.facts import facts
 from prunegraph.graph.model import Graph, Node
 from prunegraph.quantization.placement import LAYERS
-from prunegraph.rewriting.sweep import sweep
+from prunegraph.rewriting.rewriter import Rewriter
 from prunegraph.runtime.piece import run_piece
 
 #: Operators whose outputs are not the same every time.
@@ -35,17 +34,11 @@ def settle(graph: Graph) -> Graph:
         return graph
     protos = [_plain(graph, node) for node in _above(graph, set(wanted))]
     values = run_piece(graph, protos, {}, list(wanted))
-    model = without_weights(graph.model)
-    kept = [proto for proto in model.graph.node if not wanted.keys() & set(proto.output)]
-    copies = [onnx.NodeProto.FromString(proto.SerializeToString()) for proto in kept]
-    del model.graph.node[:]
-    model.graph.node.extend(copies)
-    model.graph.initializer.extend(graph.model.graph.initializer)
-    model.graph.initializer.extend(
-        numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in values.items()
-    )
-    sweep(model.graph, graph.model.graph)
-    return Graph(model, folder=graph.folder, source=graph.source, keeps=graph)
+    rewriter = Rewriter(graph)
+    for name, array in values.items():
+        rewriter.replace(graph.nodes[graph.producer[name]], [])
+        rewriter.add_tensor(numpy_helper.from_array(np.ascontiguousarray(array), name))
+    return rewriter.finish()
 
 
 def _constant(graph: Graph) -> set[str]:

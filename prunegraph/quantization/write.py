@@ -13,13 +13,13 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from prunegraph.graph.external import without_graph
 from prunegraph.graph.model import Graph, Node
-from prunegraph.graph.names import Names
+from prunegraph.graph.names import redirect_bodies
+from prunegraph.graph.order import captured
 from prunegraph.quantization.placement import Placement, bounds
 from prunegraph.quantization.scheme import BIAS, IntType, Params, Scheme
 from prunegraph.quantization.weights import Codes, bias_codes, output_axis
-from prunegraph.rewriting.sweep import sweep
+from prunegraph.rewriting.rewriter import Rewriter
 
 Array = np.ndarray
 
@@ -70,9 +70,10 @@ class _Writer:
         kinds = [scheme.activations] if scheme.activations is not None else []
         #: Of pairs around activations; weights have their own.
         self.domain = self._domain(*kinds)
-        self.names = Names(graph)
+        self.rewriter = Rewriter(graph)
+        self.names = self.rewriter.names
+        #: What takes the place of the node that is being written, or goes before all of them.
         self.nodes: list[onnx.NodeProto] = []
-        self.tensors: list[onnx.TensorProto] = []
         self.pairs: dict[str, str] = {}
         self.scales: dict[int, list[str]] = {}
         self.zeros: dict[tuple[str, int], str] = {}
@@ -84,10 +85,13 @@ class _Writer:
     def run(self) -> Graph:
         for value in self.graph.inputs:
             self._pair_behind(value)
+        self.rewriter.insert_first(*self.nodes)
         for node in self.graph.in_file():
+            self.nodes = []
             if node.index not in self.absorbed:
                 self._write(node)
-        return self._model()
+            self.rewriter.replace(node, self.nodes)
+        return self.rewriter.finish(change=self._declare)
 
     # -- nodes ------------------------------------------------------------------------------
 
@@ -103,6 +107,9 @@ class _Writer:
         before = next((b for b, act in self.placement.absorbed.items() if act == node.index), None)
         if before is not None:  # an activation that its range does not imply
             proto.input[0] = self._name_of_pair(node.inputs[0])
+        # Bodies read what the nodes around them read: an activation may be in nothing but the range of a pair.
+        inside = [v for v in captured(proto) if v in self.placement.group_of and v in self.made]
+        redirect_bodies(proto, {value: self._name_of_pair(value) for value in inside})
         self.nodes.append(proto)
         for slot, value in enumerate(node.outputs):
             after = self.placement.absorbed.get(node.index)
@@ -224,26 +231,22 @@ class _Writer:
 
     def _tensor(self, name: str, values: Array) -> str:
         self.replaced.add(name)
-        self.tensors.append(numpy_helper.from_array(np.ascontiguousarray(values).reshape(values.shape), name))
+        if name in self.graph.weights:
+            self.rewriter.drop_weight(name)
+        self.rewriter.add_tensor(numpy_helper.from_array(np.ascontiguousarray(values).reshape(values.shape), name))
         return name
 
     # -- the model ----------------------------------------------------------------------------
 
-    def _model(self) -> Graph:
-        graph, model = self.graph, without_graph(self.graph.model)
-        model.graph.node.extend(self.nodes)
-        kept = [tensor for tensor in graph.model.graph.initializer if tensor.name not in self.replaced]
-        model.graph.initializer.extend(kept)
-        model.graph.initializer.extend(self.tensors)
+    def _declare(self, model: onnx.ModelProto) -> None:
+        """Versions and domains that the types need; what is declared of values that are no longer there goes."""
         kinds = [layer.type for layer in self.layers.values()] + [param.type for param in self.params]
         model.ir_version = max([model.ir_version, *(IR_VERSIONS[kind.bits] for kind in kinds)])
-        if MICROSOFT not in graph.opsets and any(proto.domain == MICROSOFT for proto in self.nodes):
+        if MICROSOFT not in self.graph.opsets and any(proto.domain == MICROSOFT for proto in model.graph.node):
             model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
-        _keep(model.graph.input, [entry for entry in model.graph.input if entry.name in graph.inputs])
-        made = {output for proto in self.nodes for output in proto.output}
+        _keep(model.graph.input, [entry for entry in model.graph.input if entry.name in self.graph.inputs])
+        made = {output for proto in model.graph.node for output in proto.output}
         _keep(model.graph.value_info, [entry for entry in model.graph.value_info if entry.name in made])
-        sweep(model.graph, graph.model.graph)
-        return Graph(model, folder=graph.folder, source=graph.source, keeps=graph)
 
 
 def _keep(field: object, entries: Iterable[onnx.ValueInfoProto]) -> None:

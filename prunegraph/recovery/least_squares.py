@@ -119,6 +119,8 @@ def _fits(left: Survivors, small: Graph, data: Data, targets: Store) -> list[_Fi
         if linear.matrix_size(node, shape) > MAX_INPUTS:
             continue
         tail = _tail(left, small, node, place)
+        if tail.value not in left.coupling.graph.outer:  # of a branch that took the place of its If
+            continue
         rows = patches.Rows(node, shape, per_sample, seed=node.index)
         fits.append(_Fit(node, rows, tail, left.value(tail.value), targets))
     return fits

@@ -132,7 +132,7 @@ def _on_data(left: Survivors, small: Graph, data: Data, progress: Progress) -> G
 
 def _is_normal(small: Graph, node: Node) -> bool:
     """Whether a node is a BatchNormalization whose statistics are its own."""
-    if node.op != "BatchNormalization" or node.attributes.get("training_mode", 0):
+    if node.op != "BatchNormalization" or node.body is not None or node.attributes.get("training_mode", 0):
         return False
     return all(v in small.weights and len(small.consumers[v]) == 1 and v not in small.outputs for v in node.inputs[3:5])
 
@@ -141,7 +141,9 @@ def _is_matched(left: Survivors, small: Graph, node: Node, different: set[str]) 
     """Whether a layer sees a change and no BatchNormalization behind it takes care of that."""
     if not linear.is_linear(small, node) or node.inputs[0] not in different:
         return False
-    known = left.coupling.value_labels(node.outputs[0]) is not None
+    # The original's values are those of its main graph: a branch that took the place of its If has none there.
+    outer = left.coupling.graph.outer
+    known = left.coupling.value_labels(node.outputs[0]) is not None and node.outputs[0] in outer
     return known and linear.batch_normalization(small, node) is None
 
 

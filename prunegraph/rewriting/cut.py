@@ -159,7 +159,7 @@ class NodeEdit:
         self.proto.CopyFrom(node.proto)
         self.before: list[onnx.NodeProto] = []
         self.tensors: list[onnx.TensorProto] = []
-        self._renamed = editor.renamed
+        self._renamed, self._names = editor.renamed, editor.names
         self._wanted: dict[int, Array] = {}
         self._replaced: set[int] = set()
 
@@ -206,7 +206,7 @@ class NodeEdit:
             if wanted is None or now is None or np.array_equal(now, wanted):
                 continue
             name = f"{self.node.name}/input_{slot}"
-            current, nodes, tensors = self.operands.corrected(value, wanted, name)
+            current, nodes, tensors = self.operands.corrected(value, wanted, name, self._names)
             self.before += nodes
             self.tensors += tensors
             self.proto.input[slot] = current
@@ -242,7 +242,7 @@ class NodeEdit:
     def set_input(self, slot: int, value: Array) -> None:
         while len(self.proto.input) <= slot:
             self.proto.input.append("")
-        tensor = numpy_helper.from_array(value, f"{self.node.name}/input_{slot}")
+        tensor = numpy_helper.from_array(value, self._names.new(f"{self.node.name}/input_{slot}"))
         self.tensors.append(tensor)
         self.proto.input[slot] = tensor.name
         self._replaced.add(slot)
@@ -251,7 +251,7 @@ class NodeEdit:
         self._wanted[slot] = value
 
     def gather(self, source: str, axis: int, index: Array) -> None:
-        tensor = numpy_helper.from_array(index.astype(np.int64), f"{self.node.name}/indices")
+        tensor = numpy_helper.from_array(index.astype(np.int64), self._names.new(f"{self.node.name}/indices"))
         self.tensors.append(tensor)
         replaced = helper.make_node(
             "Gather", [source, tensor.name], list(self.node.outputs), name=self.proto.name, axis=axis

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from prunegraph.coupling.sample import complete, full_cost
 from prunegraph.errors import BudgetError, OptionError, UnknownNameError
-from prunegraph.graph.external import without_weights
 from prunegraph.graph.facts import facts
 from prunegraph.graph.model import Graph, Node, Weight
-from prunegraph.graph.names import Names
 from prunegraph.ops.cost import Cost
 from prunegraph.rewriting.decomposable import FORMS, METHODS, PARTS, Layer, layers, nodes, stored
 from prunegraph.rewriting.factorize import Form, relative_error
 from prunegraph.rewriting.fold import fold as folded
 from prunegraph.rewriting.ranks import Candidate, Rule, allocate, best, candidate, ladder
 from prunegraph.rewriting.refit import output_error, refitted
-from prunegraph.rewriting.sweep import sweep
+from prunegraph.rewriting.rewriter import Rewriter
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.budget import Budget
@@ -216,9 +214,7 @@ class _Writer:
     def __init__(self, source: Graph, statistics: Statistics | None):
         self.source, self.statistics = source, statistics
         self.rows: list[Row] = []
-        self._nodes: dict[tuple[str, ...], list[onnx.NodeProto]] = {}
-        self._tensors: list[onnx.TensorProto] = []
-        self._names = Names(source)
+        self._rewriter = Rewriter(source)
 
     def add(self, layer: Layer, chosen: Candidate, form: Form, note: str = "") -> None:
         """Put a layer's parts in its place."""
@@ -230,15 +226,16 @@ class _Writer:
             moments = (gram.covariance if bias is not None else gram.products)[0].astype(np.float64)
             factors = refitted(chosen.method, factors, weight, moments)
         parts = PARTS[chosen.method]
-        names = [self._names.new(f"{layer.node.name}/{part}") for part in parts]
-        weights = [self._names.new(f"{name}/weight") for name in names]
-        values = [self._names.new(f"{name}/output") for name in names[:-1]]
+        fresh = self._rewriter.names
+        names = [fresh.new(f"{layer.node.name}/{part}") for part in parts]
+        weights = [fresh.new(f"{name}/weight") for name in names]
+        values = [fresh.new(f"{name}/output") for name in names[:-1]]
         for name, array in zip(weights, stored(layer, chosen.method, factors), strict=True):
             tensor = numpy_helper.from_array(array, name)
             tensor.data_type = layer.weight.tensor.data_type
-            self._tensors.append(tensor)
+            self._rewriter.add_tensor(tensor)
         made = nodes(layer, chosen.method, names, weights, values)
-        self._nodes[layer.node.outputs] = made
+        self._rewriter.replace(layer.node, made)
         # The error of what is written, in the type in which it is.
         written = [factor.astype(layer.weight.dtype).astype(np.float64) for factor in factors]
         product = form.product(written)
@@ -258,30 +255,13 @@ class _Writer:
 
     def _set_bias(self, last: onnx.NodeProto, part: str, bias: Weight, shift: np.ndarray) -> None:
         """A bias of its own for the last part."""
-        name = self._names.new(f"{part}/bias")
+        name = self._rewriter.names.new(f"{part}/bias")
         values = (bias.read().astype(np.float64) + shift.reshape(bias.shape)).astype(bias.dtype)
         tensor = numpy_helper.from_array(np.ascontiguousarray(values), name)
         tensor.data_type = bias.tensor.data_type
-        self._tensors.append(tensor)
+        self._rewriter.add_tensor(tensor)
         last.input[2] = name
 
     def graph(self) -> Graph:
         """A new graph; the source where nothing was decomposed."""
-        source = self.source
-        if not self.rows:
-            return source
-        model = without_weights(source.model)
-        protos = [onnx.NodeProto.FromString(each.SerializeToString()) for each in self._parts(model.graph.node)]
-        del model.graph.node[:]
-        model.graph.node.extend(protos)
-        for tensor in (*source.model.graph.initializer, *self._tensors):
-            model.graph.initializer.append(tensor)
-        if model.ir_version < 4:  # there, an initializer is an input too
-            for tensor in self._tensors:
-                model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-        sweep(model.graph, source.model.graph)
-        return Graph(model, folder=source.folder, source=source.source, keeps=source)
-
-    def _parts(self, protos: Sequence[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-        for proto in protos:
-            yield from self._nodes.get(tuple(proto.output), [proto])
+        return self._rewriter.finish() if self.rows else self.source

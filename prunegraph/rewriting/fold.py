@@ -9,15 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 import numpy as np
-import onnx
-from onnx import numpy_helper
 
 from prunegraph.graph import linear
-from prunegraph.graph.external import without_weights
 from prunegraph.graph.model import Graph, Node
-from prunegraph.graph.names import Names
-from prunegraph.rewriting.sweep import sweep
-from prunegraph.rewriting.weights import tensor_like
+from prunegraph.rewriting.rewriter import Rewriter
 
 Array = np.ndarray
 
@@ -41,27 +36,13 @@ def fold(graph: Graph, keep: Collection[str] = ()) -> Graph:
 
 def _fold(graph: Graph, keep: Collection[str]) -> Graph:
     """One node folded into each layer that has one behind it; the graph itself where none has."""
-    model = without_weights(graph.model)
-    protos = {tuple(proto.output): proto for proto in model.graph.node}
-    tensors: dict[str, onnx.TensorProto] = {}
-    names = Names(graph)
+    rewriter = Rewriter(graph)
     for layer, after, affine in _pairs(graph, keep):
-        proto = protos[tuple(layer.outputs)]
         for slot, values in _folded(graph, layer, affine):
-            tensors.update([_place(graph, layer, proto, slot, values, names)])
-        proto.output[0] = after.outputs[0]
-        protos[tuple(after.outputs)].ClearField("output")
-    if not tensors:
-        return graph
-    left = [proto for proto in model.graph.node if proto.output]
-    copies = [onnx.NodeProto.FromString(proto.SerializeToString()) for proto in left]
-    del model.graph.node[:]
-    model.graph.node.extend(copies)
-    for tensor in graph.model.graph.initializer:
-        model.graph.initializer.append(tensors.pop(tensor.name, tensor))
-    model.graph.initializer.extend(tensors.values())
-    sweep(model.graph, graph.model.graph)
-    return Graph(model, folder=graph.folder, source=graph.source, keeps=graph)
+            _place(rewriter, layer, slot, values)
+        rewriter.edit(layer).output[0] = after.outputs[0]
+        rewriter.replace(after, [])
+    return graph if rewriter.is_idle else rewriter.finish()
 
 
 def _pairs(graph: Graph, keep: Collection[str]) -> Iterator[tuple[Node, Node, Affine]]:
@@ -139,21 +120,15 @@ def _folded(graph: Graph, layer: Node, affine: Affine) -> Iterator[tuple[int, Ar
     yield 2, (bias * beta * factor + shift) / beta
 
 
-def _place(
-    graph: Graph, layer: Node, proto: onnx.NodeProto, slot: int, values: Array, names: Names
-) -> tuple[str, onnx.TensorProto]:
-    """A weight's new tensor: under its old name where the layer is its only reader, else under a new one."""
+def _place(rewriter: Rewriter, layer: Node, slot: int, values: Array) -> None:
+    """Set a layer's weight: under its old name where the layer is its only reader, else under a new one."""
+    graph = rewriter.graph
     old = graph.weights.get(layer.input(slot))
     role = "weight" if slot == 1 else "bias"
     like = old or graph.weights[layer.inputs[1]]
+    cast = np.ascontiguousarray(values.astype(like.dtype))
     alone = old is not None and len(graph.consumers[old.name]) == 1 and old.name not in graph.outputs
     if alone and old is not None and old.holder is None and old.shape == values.shape:
-        name = old.name
+        rewriter.set_weight(old.name, cast)
     else:
-        name = names.new(f"{layer.name}/{role}")
-        while len(proto.input) <= slot:
-            proto.input.append("")
-        proto.input[slot] = name
-    cast = np.ascontiguousarray(values.astype(like.dtype))
-    tensor = tensor_like(old, cast, name) if old is not None else numpy_helper.from_array(cast, name)
-    return name, tensor
+        rewriter.set_input(layer, slot, rewriter.add_initializer(f"{layer.name}/{role}", cast, old))

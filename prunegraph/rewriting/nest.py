@@ -44,7 +44,7 @@ class Nest:
         survivors: Survivors | None = None,
     ):
         self.graph, self.facts, self.tensors = facts.graph, facts, editor.tensors
-        self.rewrite, self.survivors = rewrite, survivors
+        self.rewrite, self.survivors, self._names = rewrite, survivors, editor.names
         self._placed: set[str] = set()
         self._added: dict[Body, dict[str, LazyTensor]] = {}
         self._returns = {n.body: n for n in self.graph.nodes if n.op == control.RETURN and n.domain == control.DOMAIN}
@@ -136,7 +136,8 @@ class Nest:
         yield from before
         for index, (value, output) in enumerate(zip(back.input, node.outputs, strict=True)):
             if output:
-                yield helper.make_node("Identity", [value], [output], name=f"{node.name}/output_{index}")
+                name = self._names.new(f"{node.name}/output_{index}")
+                yield helper.make_node("Identity", [value], [output], name=name)
 
     def _graph(self, body: Body) -> onnx.GraphProto:
         graph = onnx.GraphProto()
@@ -151,8 +152,9 @@ class Nest:
             graph.input.append(self._declared(entry, body.names[entry.name]))
         for entry, old, new in zip(body.graph.output, body.outputs, back.input, strict=True):
             if new != old:  # a body may only return what it makes
-                graph.node.append(helper.make_node("Identity", [new], [f"{new}/returned"], name=f"{new}/returned"))
-                new = f"{new}/returned"
+                fresh = self._names.new(f"{new}/returned")
+                graph.node.append(helper.make_node("Identity", [new], [fresh], name=fresh))
+                new = fresh
             declared = self._declared(entry, old)
             declared.name = self._own.get(new, new)
             graph.output.append(declared)

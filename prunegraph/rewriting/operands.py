@@ -18,6 +18,7 @@ from prunegraph.coupling.survivors import Survivors
 from prunegraph.graph.evaluate import evaluate
 from prunegraph.graph.facts import Facts
 from prunegraph.graph.model import Graph
+from prunegraph.graph.names import Names
 
 Array = np.ndarray
 
@@ -52,18 +53,26 @@ class Operands:
         return self.after[value] if value in self.after else self.facts.constant(value)
 
     def corrected(
-        self, value: str, wanted: Array, name: str
+        self, value: str, wanted: Array, name: str, names: Names
     ) -> tuple[str, list[onnx.NodeProto], list[onnx.TensorProto]]:
         """A value that is `wanted` at the sizes of the analysis.
 
-        Returns its name, and the nodes and tensors that make it.
+        Args:
+            value: what is set right.
+            wanted: its numbers.
+            name: what the new value is to be called, as far as `names` has nothing of that name.
+            names: gives fresh names.
+
+        Returns:
+            Its name, and the nodes and tensors that make it.
         """
         now = self.now(value)
         assert now is not None
         varies = self.facts.varies(value)
         dtype = now.dtype
         if not varies.any() or now.shape != wanted.shape:
-            return name, [], [numpy_helper.from_array(wanted.astype(dtype), name)]
+            fresh = names.new(name)
+            return fresh, [], [numpy_helper.from_array(wanted.astype(dtype), fresh)]
         changed = now != wanted
         scale = changed & varies & (now != 0)
         factor, divisor, term = np.ones_like(now), np.ones_like(now), np.zeros_like(now)
@@ -75,7 +84,8 @@ class Operands:
         for op, operand, neutral in (("Mul", factor, 1), ("Div", divisor, 1), ("Add", term, 0)):
             if np.all(operand == neutral):
                 continue
-            tensors.append(numpy_helper.from_array(operand.astype(dtype), f"{name}/{op}_operand"))
-            nodes.append(helper.make_node(op, [current, tensors[-1].name], [f"{name}/{op}"], name=f"{name}/{op}"))
-            current = nodes[-1].output[0]
+            tensors.append(numpy_helper.from_array(operand.astype(dtype), names.new(f"{name}/{op}_operand")))
+            fresh = names.new(f"{name}/{op}")
+            nodes.append(helper.make_node(op, [current, tensors[-1].name], [fresh], name=fresh))
+            current = fresh
         return current, nodes, tensors

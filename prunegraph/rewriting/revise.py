@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
 from prunegraph.graph import linear
-from prunegraph.graph.external import without_weights
 from prunegraph.graph.model import Graph, Node
-from prunegraph.graph.names import Names
-from prunegraph.rewriting.weights import tensor_like
+from prunegraph.rewriting.rewriter import Rewriter
 
 Array = np.ndarray
 
@@ -20,17 +16,21 @@ Array = np.ndarray
 class Revision:
     """New values for weights of a graph, and new biases for its layers. The graph is not touched.
 
-    `weights` are new values by name, `protos` nodes that have got another input, by index.
+    `weights` are new values by name. A weight that is a graph output as well keeps its value there.
     """
 
     def __init__(self, graph: Graph):
         self.graph = graph
         self.weights: dict[str, Array] = {}
-        self.protos: dict[int, onnx.NodeProto] = {}
-        self._extra: list[str] = []
-        self._names = Names(graph)
+        self._rewriter = Rewriter(graph)
+        self._biases: dict[int, str] = {}
         self._intercepts: dict[int, Array] = {}
-        self._added: dict[str, str] = {}
+        self._extra: list[str] = []
+
+    @property
+    def protos(self) -> dict[int, onnx.NodeProto]:
+        """Nodes that read a new bias, by index."""
+        return {index: self._rewriter.edit(self.graph.nodes[index]) for index in self._biases}
 
     def value(self, name: str) -> Array:
         """A weight as it is now, in double precision."""
@@ -83,56 +83,31 @@ class Revision:
 
     def add_behind(self, node: Node, values: Array) -> None:
         """Let an Add behind a layer add `values`, which are broadcast with its output."""
-        name = self._names.new(f"{node.name}/absorbed")
+        name = self._rewriter.names.new(f"{node.name}/absorbed")
         self.weights[name] = values.astype(self.graph.weights[node.inputs[1]].dtype)
         self._extra.append(name)
-        self._added[node.outputs[0]] = name
+        value = node.outputs[0]
+        plain = self._rewriter.take_over(value, f"{value}/plain")
+        self._rewriter.insert_after(node, helper.make_node("Add", [plain, name], [value], name=name))
 
     def _owns(self, node: Node, bias: str, shape: tuple[int, ...]) -> bool:
         return len(self.graph.consumers[bias]) == 1 and self.graph.weights[bias].shape == shape
 
     def _new_bias(self, node: Node, values: Array) -> None:
-        if node.index not in self.protos:
-            proto = onnx.NodeProto()
-            proto.CopyFrom(node.proto)
-            del proto.input[2:]
-            proto.input.append(self._names.new(f"{node.name}/bias"))
-            self.protos[node.index] = proto
-            self._extra.append(proto.input[2])
-        name = self.protos[node.index].input[2]
-        self.weights[name] = values.astype(self.graph.weights[node.inputs[1]].dtype)
+        if node.index not in self._biases:
+            name = self._rewriter.names.new(f"{node.name}/bias")
+            self._rewriter.set_input(node, 2, name)
+            self._biases[node.index] = name
+            self._extra.append(name)
+        self.weights[self._biases[node.index]] = values.astype(self.graph.weights[node.inputs[1]].dtype)
 
     def apply(self) -> Graph:
         """A new graph with the new weights."""
         if not self.weights:
             return self.graph
-        model = without_weights(self.graph.model)
-        by_outputs = {tuple(self.graph.nodes[index].outputs): proto for index, proto in self.protos.items()}
-        for proto in model.graph.node:
-            if tuple(proto.output) in by_outputs:
-                proto.CopyFrom(by_outputs[tuple(proto.output)])
-            elif proto.op_type == "Constant" and proto.output[0] in self.weights:
-                tensor = self._tensor(proto.output[0])
-                del proto.attribute[:]
-                proto.attribute.append(helper.make_attribute("value", tensor))
-        for output, name in self._added.items():
-            self._insert_add(model.graph, output, name)
-        for tensor in self._initializers():
-            model.graph.initializer.append(tensor)
-        return Graph(model, folder=self.graph.folder, source=self.graph.source, keeps=self.graph)
-
-    def _insert_add(self, graph: onnx.GraphProto, output: str, values: str) -> None:
-        """Put an Add behind the node that makes a value; the value is the Add's from now on."""
-        index, made = next((i, proto) for i, proto in enumerate(graph.node) if output in proto.output)
-        plain = self._names.new(f"{output}/plain")
-        made.output[list(made.output).index(output)] = plain
-        graph.node.insert(index + 1, helper.make_node("Add", [plain, values], [output], name=values))
-
-    def _initializers(self) -> Iterator[onnx.TensorProto]:
-        for tensor in self.graph.model.graph.initializer:
-            yield self._tensor(tensor.name) if tensor.name in self.weights else tensor
+        for name, values in self.weights.items():
+            if name not in self._extra:
+                self._rewriter.set_weight(name, values)
         for name in self._extra:
-            yield numpy_helper.from_array(self.weights[name], name)
-
-    def _tensor(self, name: str) -> onnx.TensorProto:
-        return tensor_like(self.graph.weights[name], np.ascontiguousarray(self.weights[name]), name)
+            self._rewriter.add_tensor(numpy_helper.from_array(self.weights[name], name))
+        return self._rewriter.finish(swept=False)

@@ -11,6 +11,7 @@ from onnx import numpy_helper
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.coupling.uses import Use
 from prunegraph.graph.model import Graph, Weight
+from prunegraph.graph.names import Names
 
 Array = np.ndarray
 Key = tuple[bytes | None, ...]
@@ -37,11 +38,13 @@ class WeightEditor:
     """New tensors for all weights that change, and new names for readers that part ways.
 
     After `run`, `tensors` maps a weight's (old or new) name to its tensor, `renamed` maps `(node
-    index, slot)` to the name that input reads from now on, and `versions` new names to old ones.
+    index, slot)` to the name that input reads from now on, and `versions` new names to old ones. `names` gives
+    fresh names for whatever else the rewrite adds.
     """
 
     def __init__(self, coupling: Coupling, plan: Callable[[Use], Axes], change: Change):
         self.graph: Graph = coupling.graph
+        self.names = Names(self.graph)
         self.is_dead = coupling.facts.is_dead
         self.plan, self.change = plan, change
         self.uses = {(use.weight, use.node, use.slot): use for use in coupling.uses}
@@ -70,7 +73,7 @@ class WeightEditor:
             axes_of[key] = axes
         for index, (key, readers) in enumerate(versions.items()):
             changed = any(part is not None for part in key)
-            name = weight.name if index == 0 else f"{weight.name}/{index + 1}"
+            name = weight.name if index == 0 else self.names.new(f"{weight.name}/{index + 1}")
             if changed or index:
                 self.tensors[name] = self._lazy(weight, axes_of.get(key, []), name)
             if index:

@@ -21,16 +21,13 @@ import numpy as np
 import onnx
 import torch
 import torch.nn.functional as nnf
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from prunegraph.coupling.analysis import Coupling, analyze
 from prunegraph.errors import DataError, OptionError
-from prunegraph.graph.external import without_weights
 from prunegraph.graph.model import Graph, Node
-from prunegraph.graph.names import Names
 from prunegraph.rewriting.revise import Revision
-from prunegraph.rewriting.sweep import sweep
-from prunegraph.rewriting.weights import tensor_like
+from prunegraph.rewriting.rewriter import Rewriter
 from prunegraph.training.module import GraphModule
 from prunegraph.training.roles import trainable_names
 from prunegraph.training.table import Call, Tensor, Value, operator
@@ -186,10 +183,7 @@ def _can_be_gated(graph: Graph, node: Node) -> bool:
 
 def separated(graph: Graph, values: Sequence[str]) -> Graph:
     """The graph with a scale and a shift that nothing else reads for the BatchNormalization node of each value."""
-    model = without_weights(graph.model)
-    protos = {tuple(proto.output): proto for proto in model.graph.node}
-    names = Names(graph)
-    extra: list[onnx.TensorProto] = []
+    rewriter = Rewriter(graph)
     for node in (graph.nodes[graph.producer[value]] for value in values):
         for slot in (1, 2):
             name = graph.weight_behind(node.inputs[slot])
@@ -197,14 +191,10 @@ def separated(graph: Graph, values: Sequence[str]) -> Graph:
             weight = graph.weights[name]
             if name == node.inputs[slot] and weight.holder is None and len(graph.consumers[name]) == 1:
                 continue
-            copy = names.new(f"{node.name}/{'scale' if slot == 1 else 'shift'}")
-            extra.append(tensor_like(weight, weight.read(), copy))
-            protos[tuple(node.outputs)].input[slot] = copy
-    if not extra:
-        return graph
-    model.graph.initializer.extend([*graph.model.graph.initializer, *extra])
-    sweep(model.graph, graph.model.graph)
-    return Graph(model, folder=graph.folder, source=graph.source, keeps=graph)
+            role = "scale" if slot == 1 else "shift"
+            copy = rewriter.add_initializer(f"{node.name}/{role}", weight.read(), weight)
+            rewriter.set_input(node, slot, copy)
+    return graph if rewriter.is_idle else rewriter.finish()
 
 
 class _Insertion:
@@ -212,17 +202,14 @@ class _Insertion:
 
     def __init__(self, base: Graph, values: Sequence[str], reduction: int, seed: int):
         self.base, self.nodes = base, [base.nodes[base.producer[value]] for value in values]
-        self.names = Names(base)
-        self.tensors: dict[str, Array] = {}
+        self.rewriter = Rewriter(base)
         self.live = self._add("gates/live", np.ones(1))
         rng = np.random.default_rng(seed)
         self.inputs: list[tuple[str, ...]] = []
         self.gates = [self._gate(node, reduction, rng) for node in self.nodes]
 
     def _add(self, name: str, values: Array) -> str:
-        name = self.names.new(name)
-        self.tensors[name] = values.astype(np.float32)
-        return name
+        return self.rewriter.add_initializer(name, values.astype(np.float32))
 
     def _gate(self, node: Node, reduction: int, rng: np.random.Generator) -> Gate:
         width = self.base.weights[node.inputs[1]].size
@@ -241,18 +228,20 @@ class _Insertion:
 
     def graph(self, attributes: Mapping[str, Any]) -> Graph:
         """The graph that is trained; means of the gates are further outputs. Stock runtimes cannot run it."""
-        model = without_weights(self.base.model)
+        means = []
         for node, inputs in zip(self.nodes, self.inputs, strict=True):
             value = node.outputs[0]
-            index, proto = next((i, p) for i, p in enumerate(model.graph.node) if value in p.output)
-            plain, mean = self.names.new(f"{value}/plain"), self.names.new(f"{value}/gates")
-            proto.output[list(proto.output).index(value)] = plain
+            plain = self.rewriter.take_over(value, f"{value}/plain")
+            means.append(self.rewriter.names.new(f"{value}/gates"))
+            name = self.rewriter.names.new(f"{node.name}/gate")
             gate = helper.make_node(
-                OPERATOR, [plain, *inputs], [value, mean], name=f"{node.name}/gate", domain=DOMAIN, **attributes
+                OPERATOR, [plain, *inputs], [value, means[-1]], name=name, domain=DOMAIN, **attributes
             )
-            model.graph.node.insert(index + 1, gate)
-            model.graph.output.append(helper.make_tensor_value_info(mean, onnx.TensorProto.FLOAT, None))
-        model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-        model.graph.initializer.extend(self.base.model.graph.initializer)
-        model.graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in self.tensors.items())
-        return Graph(model, folder=self.base.folder, source=self.base.source, keeps=self.base)
+            self.rewriter.insert_after(node, gate)
+
+        def declare(model: onnx.ModelProto) -> None:
+            for mean in means:
+                model.graph.output.append(helper.make_tensor_value_info(mean, onnx.TensorProto.FLOAT, None))
+            model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+
+        return self.rewriter.finish(swept=False, change=declare)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from prunegraph.graph.model import Graph, Node
+from prunegraph.graph.names import Names
 from prunegraph.quantization.placement import Placement, place
 from prunegraph.quantization.quantize import Samples, prepared, quantize
 from prunegraph.quantization.scheme import TYPES, Params, Scheme
@@ -169,8 +170,9 @@ class _Builder:
     def __init__(self, graph: Graph, placement: Placement, scheme: Scheme, main: Block):
         self.graph, self.placement, self.scheme, self.main = graph, placement, scheme, main
         self.layers: list[FakeLayer] = []
+        self._fresh, self._variants = Names(graph), dict[tuple[str, str], str]()
         #: Names under which the parts are among the values: quantizers first, then layers.
-        self.names = [f"quantizer {index}" for index in range(len(placement.groups))]
+        self.names = [self._fresh.new(f"quantizer {index}") for index in range(len(placement.groups))]
         nodes = placement.graph.nodes
         self.quantized = {nodes[index].outputs[0]: nodes[index] for index in placement.layers}
         self.computed = {nodes[index].outputs[0] for index in placement.computed}
@@ -205,9 +207,9 @@ class _Builder:
         elif output in self.computed:
             step = replace(step, inputs=tuple(self._read(value) for value in step.inputs))
         rounded = [value for value in step.outputs if value in self.placement.group_of and value in self.made]
-        yield replace(step, outputs=tuple(_plain(v) if v in rounded else v for v in step.outputs))
+        yield replace(step, outputs=tuple(self._plain(v) if v in rounded else v for v in step.outputs))
         for value in rounded:
-            yield self._rounding(step.node, _plain(value), value, value)
+            yield self._rounding(step.node, self._plain(value), value, value)
         for value in step.outputs:
             yield from self._behind(value)
 
@@ -215,14 +217,14 @@ class _Builder:
         """Rounding of a value in float, for those that read it in integers."""
         if value in self.placement.group_of and value not in self.made:
             producer = self.graph.nodes[0]
-            yield replace(self._rounding(producer, value, _codes(value), value), last=())
+            yield replace(self._rounding(producer, value, self._codes(value), value), last=())
 
     def _rounding(self, node: Node, value: str, result: str, name: str) -> Step:
         part = self.names[self.placement.group_of[name]]
         return Step(node, Operator(_round), (part, value), (result,), (value,))
 
     def _read(self, value: str) -> str:
-        return _codes(value) if value in self.placement.group_of and value not in self.made else value
+        return self._codes(value) if value in self.placement.group_of and value not in self.made else value
 
     def _layer(self, step: Step) -> Step:
         """A layer, with the BatchNormalization behind it."""
@@ -230,7 +232,7 @@ class _Builder:
         layer, normal = (before, step.node) if before is not None else (step, None)
         x, w, *rest = layer.inputs
         bias = rest[0] if rest else ""
-        name = f"layer {len(self.layers)}"
+        name = self._fresh.new(f"layer {len(self.layers)}")
         self.names.append(name)
         self.layers.append(FakeLayer(layer.node, normal, self.scheme.weight_limit))
         group = self.placement.group_of.get(x)
@@ -242,12 +244,15 @@ class _Builder:
             layer.node, Operator(_apply), (name, given, self._read(x), w, bias, *more), outputs, last, (), layer.options
         )
 
+    def _plain(self, value: str) -> str:
+        """The name of a value before it is rounded."""
+        return self._variant(value, "float")
 
-def _plain(value: str) -> str:
-    """The name of a value before it is rounded."""
-    return f"{value} (float)"
+    def _codes(self, value: str) -> str:
+        """The name of a rounded value that is also read in float."""
+        return self._variant(value, "rounded")
 
-
-def _codes(value: str) -> str:
-    """The name of a rounded value that is also read in float."""
-    return f"{value} (rounded)"
+    def _variant(self, value: str, form: str) -> str:
+        if (value, form) not in self._variants:
+            self._variants[value, form] = self._fresh.new(f"{value} ({form})")
+        return self._variants[value, form]

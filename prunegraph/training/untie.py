@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prunegraph.graph.external import without_weights
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.names import Names
+from prunegraph.rewriting.rewriter import Rewriter
 from prunegraph.rewriting.weights import tensor_like
 
 #: Roles of weights with one value a channel.
@@ -28,16 +28,13 @@ def untied(graph: Graph) -> Graph:
     plan = list(_plan(graph))
     if not plan:
         return graph
-    model = without_weights(graph.model)
-    readers = {(graph.nodes[index].outputs, slot): copy for index, slot, copy, _ in plan}
-    for proto in model.graph.node:
-        for slot in range(len(proto.input)):
-            proto.input[slot] = readers.get((tuple(proto.output), slot), proto.input[slot])
-    model.graph.initializer.extend(graph.model.graph.initializer)
+    rewriter = Rewriter(graph)
+    for index, slot, copy, _ in plan:
+        rewriter.set_input(graph.nodes[index], slot, copy)
     for copy, name in dict.fromkeys((copy, name) for _, _, copy, name in plan):
         weight = graph.weights[name]
-        model.graph.initializer.append(tensor_like(weight, weight.read(), copy))
-    return Graph(model, folder=graph.folder, source=graph.source, keeps=graph)
+        rewriter.add_tensor(tensor_like(weight, weight.read(), copy))
+    return rewriter.finish(swept=False)
 
 
 def _plan(graph: Graph) -> Iterator[tuple[int, int, str, str]]:

@@ -20,8 +20,7 @@ from prunegraph.graph import linear
 from prunegraph.graph.external import without_weights
 from prunegraph.graph.facts import facts
 from prunegraph.graph.model import Graph, Node
-from prunegraph.graph.names import Names
-from prunegraph.rewriting.sweep import sweep
+from prunegraph.rewriting.rewriter import Rewriter
 from prunegraph.training.binary.network import CARRIERS, POOLS, binary_layers, filter_axis, is_plain
 from prunegraph.training.binary.operators import DOMAIN
 
@@ -78,11 +77,10 @@ class _Lowering:
         self.shapes = facts(_plain(graph)).shapes
         self.behind = {index: self._normal(layer.node) for index, layer in self.layers.items()}
         self.before = {n.index: index for index, n in self.behind.items() if n is not None}
-        self.names = Names(graph)
+        self.rewriter = Rewriter(graph)
+        self.names = self.rewriter.names
         self.nodes: list[onnx.NodeProto] = []
-        self.tensors: list[onnx.TensorProto] = []
         self.shared: dict[tuple[str, tuple[int, ...], bytes], str] = {}
-        self.renamed: dict[str, str] = {}
         # Quantizers that compare instead of their normalisation, and those whose codes stay whole numbers.
         self.compared = {} if form == "arithmetic" else self._compared()
         self.whole = {index for index in self.compared if self._ends_folded(graph.nodes[index].outputs[0])}
@@ -159,6 +157,7 @@ class _Lowering:
     def run(self) -> Graph:
         skipped = {node.index for node in self.compared.values()}
         for node in self.graph.in_file():
+            self.nodes = []
             if node.domain == DOMAIN and node.op == "HalfWave":
                 self._half_wave(node)
             elif node.domain == DOMAIN:
@@ -167,17 +166,12 @@ class _Lowering:
                 if node.index not in skipped:
                     self._normalise(node)
             else:
-                self._copy(node)
-        return self._model()
-
-    def _copy(self, node: Node) -> None:
-        proto = onnx.NodeProto()
-        proto.CopyFrom(node.proto)
-        for slot, value in enumerate(proto.input):
-            proto.input[slot] = self.renamed.get(value, value)
-        if node.name in self.int8:
-            proto.input[1] = self._dequantized(node)
-        self.nodes.append(proto)
+                if node.name in self.int8:
+                    self.rewriter.set_input(node, 1, self._dequantized(node))
+                self.rewriter.insert_before(node, *self.nodes)
+                continue
+            self.rewriter.replace(node, self.nodes)
+        return self.rewriter.finish(change=_without_own)
 
     def _normalise(self, node: Node) -> None:
         affine = self._affine(node)
@@ -230,7 +224,7 @@ class _Lowering:
         folded = all(self.behind.get(index) is not None for index in readers)
         if not self.pack:
             values = np.where(positive, 1.0, -1.0) * (1.0 if folded else gain.astype(np.float32).reshape(shape))
-            self.renamed[node.outputs[0]] = self._tensor(values)
+            self.rewriter.redirect(node.outputs[0], self._tensor(values))
             return
         bits = np.packbits(positive.reshape(-1), bitorder="little")[:, None]
         found = self._op(
@@ -243,7 +237,7 @@ class _Lowering:
         found = self._op("Where", found, self._tensor(1.0), self._tensor(-1.0))
         if not folded:
             found = self._op("Mul", found, self._tensor(gain.reshape(shape)))
-        self.renamed[node.outputs[0]] = found
+        self.rewriter.redirect(node.outputs[0], found)
 
     def _dequantized(self, node: Node) -> str:
         """A layer's weight as a DequantizeLinear of 8-bit codes."""
@@ -258,7 +252,7 @@ class _Lowering:
 
     def _op(self, op: str, *inputs: str, output: str = "", **attributes: int) -> str:
         output = output or self.names.short()
-        proto = helper.make_node(op, [self.renamed.get(v, v) for v in inputs], [output])
+        proto = helper.make_node(op, inputs, [output])
         proto.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
         self.nodes.append(proto)
         return output
@@ -272,22 +266,16 @@ class _Lowering:
         key = (array.dtype.name, array.shape, array.tobytes())
         if key not in self.shared:
             self.shared[key] = self.names.short()
-            self.tensors.append(numpy_helper.from_array(array, self.shared[key]))
+            self.rewriter.add_tensor(numpy_helper.from_array(array, self.shared[key]))
         return self.shared[key]
 
-    def _model(self) -> Graph:
-        source = self.graph
-        model = without_weights(source.model)
-        copies = [onnx.NodeProto.FromString(proto.SerializeToString()) for proto in self.nodes]
-        del model.graph.node[:]
-        model.graph.node.extend(copies)
-        model.graph.initializer.extend([*source.model.graph.initializer, *self.tensors])
-        domains = [entry for entry in model.opset_import if entry.domain != DOMAIN]
-        del model.opset_import[:]
-        model.opset_import.extend(domains)
-        del model.graph.value_info[:]
-        sweep(model.graph, source.model.graph)
-        return Graph(model, folder=source.folder, source=source.source, keeps=source)
+
+def _without_own(model: onnx.ModelProto) -> None:
+    """Take the domain of binary operators out of a model, and shapes of values that are no longer there."""
+    domains = [entry for entry in model.opset_import if entry.domain != DOMAIN]
+    del model.opset_import[:]
+    model.opset_import.extend(domains)
+    del model.graph.value_info[:]
 
 
 def _plain(graph: Graph) -> Graph:

@@ -16,16 +16,14 @@ from typing import Literal
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from prunegraph.errors import ModelError, OptionError, UnknownNameError
 from prunegraph.graph import linear
-from prunegraph.graph.external import without_weights
 from prunegraph.graph.facts import Facts, facts
 from prunegraph.graph.model import Graph, Node
-from prunegraph.graph.names import Names
 from prunegraph.rewriting.opset import raise_opset
-from prunegraph.rewriting.sweep import sweep
+from prunegraph.rewriting.rewriter import Rewriter
 from prunegraph.training.binary.levels import BITS, half_wave_step
 from prunegraph.training.binary.operators import BACKWARDS, DOMAIN
 from prunegraph.training.roles import trainable_names
@@ -325,10 +323,8 @@ class _Writer:
     def __init__(self, graph: Graph, plan: _Plan, quantizer: Quantizer, affine: bool):
         self.graph, self.plan, self.quantizer, self.affine = graph, plan, quantizer, affine
         self.shapes = facts(graph).shapes
-        self.names = Names(graph)
-        self.before: dict[int, list[onnx.NodeProto]] = {}
-        self.instead: dict[int, onnx.NodeProto] = {}
-        self.tensors: dict[str, onnx.TensorProto] = {}
+        self.rewriter = Rewriter(graph)
+        self.names = self.rewriter.names
         self.copies: dict[str, str] = {}
         self.seen: set[int] = set()
 
@@ -339,29 +335,21 @@ class _Writer:
             self._binarize(node)
         for index in self.plan.ends:
             self._binarize(self.graph.nodes[index])
-        return self._model()
-
-    def _proto(self, node: Node) -> onnx.NodeProto:
-        """The node as it will be; made once, then changed."""
-        if node.index not in self.instead:
-            proto = onnx.NodeProto()
-            proto.CopyFrom(node.proto)
-            self.instead[node.index] = proto
-        return self.instead[node.index]
+        return self.rewriter.finish(change=_declare)
 
     def _binarize(self, node: Node) -> None:
         axis = filter_axis(node)
         name = self.names.new(f"{node.name}/binary")
         made = helper.make_node("BinaryWeight", [node.inputs[1]], [name], name=name, domain=DOMAIN, axis=axis)
-        self.before.setdefault(node.index, []).append(made)
-        self._proto(node).input[1] = name
+        self.rewriter.insert_before(node, made)
+        self.rewriter.set_input(node, 1, name)
         normal = linear.batch_normalization(self.graph, node)
         bias = self.graph.weights.get(node.input(2))
         if bias is not None and normal is not None and node.op == "Conv":
             # What the normalisation behind takes away again.
             mean = self.graph.weights[normal.inputs[3]].read().astype(np.float64) - bias.read()
-            self._proto(normal).input[3] = self._tensor(f"{node.name}/mean", mean)
-            del self._proto(node).input[2:]
+            self.rewriter.set_input(normal, 3, self._tensor(f"{node.name}/mean", mean))
+            del self.rewriter.edit(node).input[2:]
 
     def _quantize(self, node: Node, chain: list[Node]) -> None:
         rectifier = chain[0]
@@ -371,9 +359,9 @@ class _Writer:
                 self.seen.add(rectifier.index)
                 self._settle(normal)
                 proto = self.quantizer.node(rectifier.inputs[0], rectifier.outputs[0], rectifier.name)
-                self.instead[rectifier.index] = proto
+                self.rewriter.replace(rectifier, [proto])
             return
-        self._proto(node).input[0] = self._copied(chain)
+        self.rewriter.set_input(node, 0, self._copied(chain))
 
     def _normal(self, rectifier: Node) -> Node | None:
         """The BatchNormalization that a rectifier alone reads, maybe after a pool."""
@@ -398,10 +386,9 @@ class _Writer:
             scale, shift = scale / size, shift / size
         else:
             scale, shift = np.ones_like(scale), np.zeros_like(shift)
-        proto = self._proto(normal)
         for slot, role, values in ((1, "scale", scale), (2, "shift", shift)):
             if not np.array_equal(values, self.graph.weights[normal.inputs[slot]].read()):
-                proto.input[slot] = self._tensor(f"{normal.name}/{role}", values)
+                self.rewriter.set_input(normal, slot, self._tensor(f"{normal.name}/{role}", values))
 
     def _copied(self, chain: list[Node]) -> str:
         """A normalisation, a quantizer, and copies of what moves its output, once for all layers that share them."""
@@ -414,10 +401,11 @@ class _Writer:
                 for role, value in (("scale", 1.0), ("shift", 0.0), ("mean", 0.0), ("variance", 1.0))
             ]
             normal, output = self.names.new(f"{base}/normal"), self.names.new(base)
-            self.before.setdefault(rectifier.index, []).extend([
+            self.rewriter.insert_before(
+                rectifier,
                 helper.make_node("BatchNormalization", [source, *vectors], [normal], name=normal),
                 self.quantizer.node(normal, output, output),
-            ])  # fmt: skip
+            )
             self.copies[rectifier.outputs[0]] = output
         value = self.copies[rectifier.outputs[0]]
         for mover in chain[1:]:
@@ -427,32 +415,19 @@ class _Writer:
                 copy.name = self.names.new(f"{mover.name}/half_wave")
                 copy.input[0] = value
                 copy.output[0] = copy.name
-                self.before.setdefault(mover.index, []).append(copy)
+                self.rewriter.insert_before(mover, copy)
                 self.copies[mover.outputs[0]] = copy.name
             value = self.copies[mover.outputs[0]]
         return value
 
     def _tensor(self, name: str, values: np.ndarray) -> str:
-        name = self.names.new(name)
-        self.tensors[name] = numpy_helper.from_array(np.ascontiguousarray(values, np.float32), name)
-        return name
+        return self.rewriter.add_initializer(name, np.ascontiguousarray(values, np.float32))
 
-    def _model(self) -> Graph:
-        source = self.graph
-        model = without_weights(source.model)
-        protos = [
-            proto
-            for node in source.in_file()
-            for proto in (*self.before.get(node.index, ()), self.instead.get(node.index, node.proto))
-        ]
-        copies = [onnx.NodeProto.FromString(proto.SerializeToString()) for proto in protos]
-        del model.graph.node[:]
-        model.graph.node.extend(copies)
-        model.graph.initializer.extend([*source.model.graph.initializer, *self.tensors.values()])
-        if DOMAIN not in {entry.domain for entry in model.opset_import}:
-            model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-        sweep(model.graph, source.model.graph)
-        return Graph(model, folder=source.folder, source=source.source, keeps=source)
+
+def _declare(model: onnx.ModelProto) -> None:
+    """Name the domain of binary operators in a model."""
+    if DOMAIN not in {entry.domain for entry in model.opset_import}:
+        model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
 
 
 def normals_below(graph: Graph) -> list[Node]:
