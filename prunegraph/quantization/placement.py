@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import networkx
-import onnx
 
 from prunegraph.errors import ModelError, UnknownNameError
 from prunegraph.graph.facts import facts
+from prunegraph.graph.linear import LinearLayer
 from prunegraph.graph.model import Graph, Node
 from prunegraph.quantization.scheme import Scheme
 
@@ -142,26 +142,9 @@ class _Placer:
 
     def _obstacle(self, node: Node) -> str:
         """Why a layer cannot be quantized, or ""."""
-        weight = self.graph.weights.get(node.input(1))
         if node.op not in LAYERS or node.domain:
             return f"{node.op} has no integer kernel"
-        if node.body is not None:
-            return "it is in the body of an If, Loop or Scan"
-        if weight is None or node.input(0) in self.graph.weights:
-            return "its weight is not a constant second input"
-        if weight.tensor.data_type != onnx.TensorProto.FLOAT:
-            return f"its weight is {weight.dtype}, not float32"
-        if weight.size == 0 or (len(weight.shape) < 3 if node.op == "Conv" else len(weight.shape) != 2):
-            return f"its weight has shape {list(weight.shape)}"
-        if node.attributes.get("transA"):
-            return "its input is transposed"
-        bias = node.input(2)
-        if bias and (bias not in self.graph.weights or self._is_matrix(bias)):
-            return "its bias is not a constant vector"
-        return ""
-
-    def _is_matrix(self, bias: str) -> bool:
-        return any(size != 1 for size in self.graph.weights[bias].shape[:-1])
+        return LinearLayer(self.graph, node).no_integers()
 
     # -- what lies between ----------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from prunegraph.errors import DataError, OptionError, UnknownNameError
 from prunegraph.graph import linear
-from prunegraph.graph.model import Graph, Node
+from prunegraph.graph.model import Graph
 from prunegraph.quantization import mixed
 from prunegraph.quantization.calibrate import Given, Scales, calibrate, check_given, finder, watched
 from prunegraph.quantization.constants import settle
@@ -28,6 +28,7 @@ from prunegraph.quantization.scheme import scheme as scheme_of
 from prunegraph.quantization.weights import Codes, least_scales, quantized
 from prunegraph.quantization.write import Layer, float_bias, needed_opset, write
 from prunegraph.rewriting.fold import fold
+from prunegraph.rewriting.gemm import plain_gemms
 from prunegraph.rewriting.opset import raise_opset
 from prunegraph.rewriting.revise import Revision
 from prunegraph.runtime import metrics
@@ -176,7 +177,7 @@ def prepared(graph: Graph, scheme: Scheme, keep: Collection[str] = ()) -> Graph:
 
     `keep` are outputs of nodes that are not folded.
     """
-    return fold(settle(_recent(graph, scheme)), keep)
+    return fold(plain_gemms(settle(_recent(graph, scheme))), keep)
 
 
 def _rounding(rounding: str | None, scheme: Scheme, has_data: bool) -> str:
@@ -261,7 +262,7 @@ class _Maker:
     def _rounded(self, placement: Placement, index: int, scheme: Scheme) -> Codes:
         """A weight with nothing else of its layer in integers."""
         node = placement.graph.nodes[index]
-        return quantized(node, _factored(placement.graph, node), scheme)
+        return quantized(node, linear.LinearLayer(placement.graph, node).weighted().astype(np.float32), scheme)
 
     def ranges(self, placement: Placement) -> dict[str, dict[str, float | int]]:
         """Scale and zero point of every quantized value."""
@@ -276,7 +277,7 @@ class _Maker:
         # Where the bias stays in float, ONNX Runtime may still make it int32.
         scale = params[placement.group_of[node.inputs[0]]].scale if self.scheme.activations is not None else 0.0
         if (index, scale) not in self._made:
-            weight = _factored(graph, node)
+            weight = linear.LinearLayer(graph, node).weighted().astype(np.float32)
             bias = float_bias(graph, node)
             least = least_scales(bias, scale) if scale and bias is not None else None
             entry = self.scales.given.get(node.inputs[1])
@@ -293,11 +294,6 @@ class _Maker:
         if found is None:
             return None
         return found.covariance if index in self._means else found.products
-
-
-def _factored(graph: Graph, node: Node) -> Array:
-    """A layer's weight times its factor."""
-    return graph.weights[node.inputs[1]].read().astype(np.float32) * np.float32(node.attributes.get("alpha", 1.0))
 
 
 class _Measure:

@@ -103,7 +103,7 @@ class CutInput:
     def matrix(self) -> Array:
         """The original's weights [groups, inputs, outputs]."""
         weight = self.left.coupling.graph.weights[self.before.inputs[1]].read().astype(np.float64)
-        return linear.to_matrix(self.before, weight) * self.before.attributes.get("alpha", 1.0)
+        return linear.to_matrix(self.before, weight) * linear.LinearLayer(self.left.coupling.graph, self.before).alpha
 
     def lost(self, mean: Array, *, interior: bool = False) -> Array:
         """What the removed channels gave to the outputs that stay, from the mean of the input [1, ...]."""

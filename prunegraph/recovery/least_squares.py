@@ -212,26 +212,34 @@ def _other_side(left: Survivors, small: Graph, value: str, node: Node, place: Ma
 
 def _refit(fit: _Fit, stepper: Stepper, revision: Revision) -> None:
     node, tail = fit.node, fit.tail
-    xs, ys, others = [], [], []
+    layer = linear.LinearLayer(revision.graph, node)
+    xs, ys, others, rests = [], [], [], []
     for batch in range(stepper.batches):
-        xs.append(fit.rows.inputs(stepper.value(node.inputs[0], batch), batch).astype(np.float32, copy=False))
+        x = stepper.value(node.inputs[0], batch)
+        xs.append(fit.rows.inputs(x, batch).astype(np.float32, copy=False))
         ys.append(fit.store.get(batch, node.name).astype(np.float32, copy=False))
         if tail.other:
             others.append(fit.rows.outputs(stepper.value(tail.other, batch), batch))
+        if layer.rest:
+            known = layer.rest in revision.graph.weights
+            c = revision.value(layer.rest) if known else stepper.value(layer.rest, batch)
+            added = fit.rows.added(c * np.float32(layer.beta), x, batch)
+            rests.append(np.broadcast_to(added, ys[-1].shape).astype(np.float32))
     fit.store.drop([node.name])
     old, centred = revision.matrix(node), revision.can_intercept(node)
     regression = Regression(np.ascontiguousarray(np.concatenate(xs).swapaxes(0, 1)), old, centred=centred)
     y = _grouped(np.concatenate(ys), len(old))
     other = _grouped(np.concatenate(others), len(old)) if others else np.float32(0)
+    rest = _grouped(np.concatenate(rests), len(old)) if rests else np.float32(0)
     factor, mean, shift = (_grouped(each[None], len(old)) for each in _normalisation(tail, revision, node))
     dead = abs(factor) <= DEAD * abs(factor).max()
     factor = np.where(dead, 1, factor)
 
     def to_layer(z: Array) -> Array:
-        return (z - other - shift) / factor + mean
+        return (z - other - shift) / factor + mean - rest
 
     def from_layer(p: Array) -> Array:
-        return (p - mean) * factor + shift + other
+        return (p + rest - mean) * factor + shift + other
 
     if tail.ceiling is not None:
         weights, intercept = rectified(regression, y, to_layer, from_layer, tail.ceiling)

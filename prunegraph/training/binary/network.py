@@ -24,6 +24,7 @@ from prunegraph.graph.external import without_weights
 from prunegraph.graph.facts import Facts, facts
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.names import Names
+from prunegraph.rewriting.gemm import plain_gemms
 from prunegraph.rewriting.opset import raise_opset
 from prunegraph.rewriting.sweep import sweep
 from prunegraph.training.binary.levels import BITS, half_wave_step
@@ -177,7 +178,7 @@ def to_binary(
     for name in keep:
         if name not in {node.name for node in graph.layers}:
             raise UnknownNameError("layer", name, [node.name for node in graph.layers])
-    graph = raise_opset(graph, OPSET)
+    graph = plain_gemms(raise_opset(graph, OPSET))
     plan = _Plan.of(graph, set(keep), last, min_inputs)
     if not plan.chains and not plan.ends:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(plan.left.items())[:5])
@@ -259,25 +260,10 @@ def final_layers(graph: Graph) -> list[int]:
 
 def obstacle(graph: Graph, node: Node, min_inputs: int) -> str:
     """Why a layer cannot have binary weights, or ''."""
-    if not linear.is_linear(graph, node):
-        return "its weights are not its own, or it is no convolution or matrix product by a constant"
-    weight = graph.weights[node.inputs[1]]
-    if weight.tensor.data_type != onnx.TensorProto.FLOAT:
-        return f"its weights are of type {weight.dtype}"
-    if linear.groups(node) > 1:
-        return "a grouped convolution"
-    if any(node.attributes.get(name, 1.0) != 1.0 for name in ("alpha", "beta")):
-        return "a Gemm that scales its product or its bias"
-    bias = graph.weights.get(node.input(2))
-    if node.input(2) and (bias is None or bias.size != weight.shape[filter_axis(node)]):
-        return "its bias is not a constant with a value for each filter"
-    size = linear.matrix_size(node, weight.shape)
+    if reason := linear.LinearLayer(graph, node).no_bits():
+        return reason
+    size = linear.matrix_size(node, graph.weights[node.inputs[1]].shape)
     return f"its filters have {size} inputs, fewer than {min_inputs}" if size < min_inputs else ""
-
-
-def filter_axis(node: Node) -> int:
-    """The axis of a layer's weight along which its filters lie."""
-    return 0 if node.op == "Conv" or node.attributes.get("transB") else 1
 
 
 def _chain(graph: Graph, node: Node) -> list[Node] | None:
@@ -350,7 +336,7 @@ class _Writer:
         return self.instead[node.index]
 
     def _binarize(self, node: Node) -> None:
-        axis = filter_axis(node)
+        axis = linear.output_axis(node)
         name = self.names.new(f"{node.name}/binary")
         made = helper.make_node("BinaryWeight", [node.inputs[1]], [name], name=name, domain=DOMAIN, axis=axis)
         self.before.setdefault(node.index, []).append(made)
