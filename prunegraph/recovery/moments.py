@@ -187,9 +187,9 @@ def _without_data(left: Survivors, small: Graph) -> Graph:
     drawn, means = samples(left.coupling.graph, left.coupling.facts), known_means(left)
     revision = Revision(small)
     for each in cut_inputs(left, small):
-        if each.value not in means or not revision.can_intercept(each.node):
+        if each.key not in means or not revision.can_intercept(each.node):
             continue
-        lost = each.lost(means[each.value]).mean(axis=each.others)
+        lost = each.lost(means[each.key]).mean(axis=each.others)
         revision.set_intercept(each.node, revision.intercept(each.node) + lost)
         normal = linear.batch_normalization(small, each.node)
         if normal is not None and _is_normal(small, normal):

@@ -13,6 +13,7 @@ from prunegraph.graph.external import without_weights
 from prunegraph.graph.linear import LinearLayer
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.names import Names
+from prunegraph.rewriting.sweep import sweep
 from prunegraph.rewriting.weights import tensor_like
 
 Array = np.ndarray
@@ -154,6 +155,7 @@ class Revision:
             self._insert_add(model.graph, output, name)
         for tensor in self._initializers():
             model.graph.initializer.append(tensor)
+        sweep(model.graph, self.graph.model.graph)
         return Graph(model, folder=self.graph.folder, source=self.graph.source, keeps=self.graph)
 
     def _insert_add(self, graph: onnx.GraphProto, output: str, values: str) -> None:
