@@ -149,7 +149,7 @@ def quantize(
     samples = Data.of(data).fit(graph) if data is not None else None
     measure = _Measure(graph, samples, metric) if tolerance is not None else None
     progress("fold BatchNormalization")
-    base = prepared(graph, scheme)
+    base = prepared(graph, scheme, data=samples)
     if equalize:
         progress("equalize")
         base = equalized(base)
@@ -165,19 +165,19 @@ def quantize(
     progress("write")
     result = make(placement)
     progress("measure the noise")
-    noise = _noise(base, result, placement, samples)
+    noise = _noise(graph, base, result, placement, samples)
     return Quantized(
         result, layer_reports(placement, scheme, make.codes, noise, wide), make.ranges(placement),
         {name: noise[name] for name in base.outputs if name in noise}, loss, measure.name if measure else "",
     )  # fmt: skip
 
 
-def prepared(graph: Graph, scheme: Scheme, keep: Collection[str] = ()) -> Graph:
+def prepared(graph: Graph, scheme: Scheme, keep: Collection[str] = (), data: Data | None = None) -> Graph:
     """The float graph whose values are quantized: parameters are constants, BatchNormalization is folded.
 
-    `keep` are outputs of nodes that are not folded.
+    `keep` are outputs of nodes that are not folded; on `data` a conversion to a newer operator set is checked.
     """
-    return fold(plain_gemms(settle(_recent(graph, scheme))), keep)
+    return fold(plain_gemms(settle(_recent(graph, scheme, data))), keep)
 
 
 def _rounding(rounding: str | None, scheme: Scheme, has_data: bool) -> str:
@@ -201,11 +201,11 @@ def _wide(scheme: Scheme, fallback: str) -> Scheme | None:
     return replace(scheme, weights=TYPES[fallback], activations=None)
 
 
-def _recent(graph: Graph, scheme: Scheme) -> Graph:
+def _recent(graph: Graph, scheme: Scheme, data: Data | None) -> Graph:
     """The graph in an operator set that has the scheme's types, where ONNX Runtime's own operators will not do."""
     integers = 10  # the first operator set with integer kernels
     needs = scheme.target.symmetric or scheme.weights.bits < 8 or graph.opsets.get("", 1) < integers
-    return raise_opset(graph, needed_opset(scheme)) if needs else graph
+    return raise_opset(graph, needed_opset(scheme), data) if needs else graph
 
 
 def _seen(placement: Placement, statistics: Statistics | None, given: Given, method: str) -> dict[str, Histogram]:
@@ -327,14 +327,18 @@ class _Measure:
             yield Seen(given, expected, values)
 
 
-def _noise(base: Graph, result: Graph, placement: Placement, samples: Data | None) -> dict[str, float]:
-    """SQNR of what layers make, and of the outputs."""
+def _noise(
+    graph: Graph, base: Graph, result: Graph, placement: Placement, samples: Data | None
+) -> dict[str, float]:  # fmt: skip
+    """SQNR of what layers make, against the graph that was quantized, and of the outputs, against the one given."""
     if samples is None:
         return {}
     pairs = dequantized(result)
-    wanted = [placement.result(node) for node in base.layers if node.body is None] + list(base.outputs)
-    values = {name: pairs.get(name, name) for name in wanted if name in base.outer}
-    there = {name: other for name, other in values.items() if other in result.outer}
+    wanted = dict.fromkeys(placement.result(node) for node in base.layers if node.body is None)
+    inner = {name: pairs.get(name, name) for name in wanted if name in base.outer and name not in graph.outputs}
+    inner = {name: other for name, other in inner.items() if other in result.outer}
+    outputs = {name: pairs.get(name, name) for name in graph.outputs if name in graph.outer & result.outer}
     head = samples.head(REPORTED)
-    size = batch_size(base, head, list(there), FETCH)
-    return sqnr(base, result, head.batches(base, size), there)
+    size = batch_size(base, head, [*inner, *outputs], FETCH)
+    noise = sqnr(base, result, head.batches(base, size), inner) if inner else {}
+    return {**noise, **(sqnr(graph, result, head.batches(graph, size), outputs) if outputs else {})}

@@ -27,6 +27,7 @@ from prunegraph.graph.names import Names
 from prunegraph.rewriting.gemm import plain_gemms
 from prunegraph.rewriting.opset import raise_opset
 from prunegraph.rewriting.sweep import sweep
+from prunegraph.runtime.data import Data
 from prunegraph.training.binary.levels import BITS, half_wave_step
 from prunegraph.training.binary.operators import BACKWARDS, DOMAIN
 from prunegraph.training.roles import trainable_names
@@ -152,7 +153,7 @@ def is_plain(graph: Graph, node: Node) -> bool:
 
 def to_binary(
     graph: Graph, quantizer: Quantizer | None = None, *, affine: bool = True, last: Last = "float",
-    keep: Sequence[str] = (), min_inputs: int = MIN_INPUTS,
+    keep: Sequence[str] = (), min_inputs: int = MIN_INPUTS, data: Data | None = None,
 ) -> tuple[Graph, dict[str, str]]:  # fmt: skip
     """The graph in its binary form for training, and why layers are not binary, by name.
 
@@ -167,6 +168,7 @@ def to_binary(
             stay as they are. "int8" is seen to when the graph is written.
         keep: names of layers that stay as they are.
         min_inputs: layers whose filters have fewer inputs stay as they are.
+        data: inputs on which a conversion to a newer operator set is checked; else they are random.
 
     Raises:
         UnknownNameError: no layer of a name in `keep`.
@@ -178,7 +180,7 @@ def to_binary(
     for name in keep:
         if name not in {node.name for node in graph.layers}:
             raise UnknownNameError("layer", name, [node.name for node in graph.layers])
-    graph = plain_gemms(raise_opset(graph, OPSET))
+    graph = plain_gemms(raise_opset(graph, OPSET, data))
     plan = _Plan.of(graph, set(keep), last, min_inputs)
     if not plan.chains and not plan.ends:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(plan.left.items())[:5])
