@@ -148,3 +148,65 @@ def test_layers_of_constants_are_left_out(extra: bool) -> None:
     result = pg.decompose(graph, macs=0.8, round_to=1, data=x)
     assert result.left["lora"] == "its input is a constant"
     pg.compress(graph, params=0.6, round_to=1, data=x)
+
+
+def other_kind(kind: str) -> Graph:
+    """A layer that is no plain matrix product, between two others."""
+    b = Builder()
+    x = b.input("n", 8, *((3, 3) if "Conv" in kind else ()))
+    given = (b.weight(12, 8, 1, 1) if "Conv" in kind else b.weight(8, 12), b.weight(12))
+    x = b.op("Sigmoid", b.op("Conv" if "Conv" in kind else "Gemm", x, *given, name="first"))
+    microsoft = {"name": "layer", "domain": "com.microsoft"}
+    if kind == "FusedConv":
+        y = b.op("FusedConv", x, b.weight(6, 12, 1, 1), b.weight(6), activation="Relu", **microsoft)
+    elif kind == "ConvTranspose":
+        y = b.op("ConvTranspose", x, b.weight(12, 6, 2, 2), b.weight(6), name="layer")
+    elif kind == "FusedGemm":
+        y = b.op("FusedGemm", x, b.weight(12, 6), b.weight(6), activation="Relu", alpha=0.5, **microsoft)
+    elif kind == "FusedMatMul":
+        y = b.op("FusedMatMul", x, b.weight(6, 12), alpha=0.5, transB=1, **microsoft)
+    elif kind == "left":
+        y = b.op("Transpose", b.op("MatMul", b.weight(6, 12), b.op("Transpose", x), name="layer"))
+    elif kind == "batched":
+        y = b.op("ReduceMean", b.op("MatMul", x, b.weight(3, 12, 6), name="layer"), axes=[0], keepdims=0)
+    else:
+        weight = np.random.default_rng(0).standard_normal((12, 6)).astype(np.float32)
+        weight[0, 0] = np.inf
+        # What is not finite is bounded again.
+        limits = b.const(-9.0, np.float32), b.const(9.0, np.float32)
+        y = b.op("Clip", b.op("MatMul", x, b.const(weight), name="layer"), *limits)
+    y = b.op("Flatten", b.op("GlobalAveragePool", y)) if "Conv" in kind else y
+    return b.graph(b.linear(y, 6, 5, name="last"), domains=[("com.microsoft", 1)])
+
+
+KINDS = ["FusedConv", "ConvTranspose", "FusedGemm", "FusedMatMul", "left", "batched", "infinite"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_kinds_keep_their_weights(kind: str) -> None:
+    """What is not understood is left to the layers behind it, and nothing gets worse by that."""
+    graph = other_kind(kind)
+    shape = (64, 8, 3, 3) if "Conv" in kind else (64, 8)
+    x = {"x": np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
+    plain = pg.prune(graph, budget=Budget(ratio=0.5), round_to=1, data=x, repair="none").model
+    for repair in ("least-squares", "absorb", "bn"):
+        result = pg.prune(graph, budget=Budget(ratio=0.5), round_to=1, data=x, repair=repair)
+        old = {name: weight.read() for name, weight in plain.weights.items()}
+        name = next(value for value in result.model.node("layer").inputs if value in result.model.weights)
+        np.testing.assert_array_equal(result.model.weights[name].read(), old[name])
+        if repair == "least-squares":
+            assert distance(graph, result.model, x) < distance(graph, plain, x) + 1e-6
+    quantized = pg.quantize(graph, x, activations="none" if kind == "infinite" else None, reduce_range=True)
+    (reason,) = (layer.reason for layer in quantized.layers if layer.name == "layer")
+    assert reason
+    a, b = run_all(graph, x, "n"), run_all(quantized.graph, x, "n")
+    assert 10 * np.log10(np.square(a).sum() / np.square(a - b).sum()) > 25
+    decomposed = pg.decompose(graph, rank="energy:0.99", round_to=1, data=x)
+    assert "layer" in decomposed.left
+
+
+def test_a_constant_layer_in_measurements() -> None:
+    """Sensitivities and candidates of a model with a layer of constants."""
+    graph = constant_times_constant(extra=False)
+    x = {"x": np.random.default_rng(0).standard_normal((16, 12)).astype(np.float32)}
+    assert pg.sensitivity(graph, data=x, ratios=(0.5,), jobs=1)

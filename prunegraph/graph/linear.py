@@ -117,7 +117,7 @@ class LinearLayer:
             return "its weight has other readers"
         if self.alpha == 0:
             return "its product is multiplied by 0"
-        return "" if _is_finite(self.graph, name) else "its weight has infinite values or such that are no number"
+        return "" if is_finite(self.graph, name) else "its weight has infinite values or such that are no number"
 
     def no_integers(self) -> str:
         """Why it cannot run in integers."""
@@ -130,7 +130,7 @@ class LinearLayer:
             return "its input is transposed"
         if self.rest:
             return "its bias is not a constant vector"
-        finite = all(_is_finite(self.graph, name) for name in (weight.name, self.bias) if name)
+        finite = all(is_finite(self.graph, name) for name in (weight.name, self.bias) if name)
         return "" if finite else "its weight or bias has infinite values or such that are no number"
 
     def no_parts(self) -> str:
@@ -167,11 +167,11 @@ def is_vector(shape: Sequence[int], outputs: int) -> bool:
     return all(size == 1 for size in shape[:-1]) and (not shape or shape[-1] in (1, outputs))
 
 
-def _is_finite(graph: Graph, name: str) -> bool:
+def is_finite(graph: Graph, name: str) -> bool:
     """Whether all values of a weight are numbers."""
-    key = "finite", name
+    key, weight = ("finite", name), graph.weights[name]
     if key not in graph.cache:
-        graph.cache[key] = bool(np.isfinite(graph.weights[name].read()).all())
+        graph.cache[key] = not weight.is_float or bool(np.isfinite(weight.read()).all())
     known: bool = graph.cache[key]
     return known
 

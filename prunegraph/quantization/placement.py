@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import networkx
 
 from prunegraph.errors import ModelError, UnknownNameError
+from prunegraph.graph.bounds import bounds
 from prunegraph.graph.facts import facts
 from prunegraph.graph.linear import LinearLayer
 from prunegraph.graph.model import Graph, Node
@@ -172,7 +173,7 @@ class _Placer:
         return before if alone and computes and before not in self.absorbed else None
 
     def _is_bound(self, node: Node) -> bool:
-        return node.op == "Relu" or (node.op == "Clip" and bounds(self.graph, node) is not None)
+        return bounds(self.graph, node) is not None
 
     def _computes(self, node: Node) -> bool:
         if node.op in MOVES:
@@ -246,23 +247,6 @@ class _Placer:
     def _result(self, node: Node) -> str:
         after = self.absorbed.get(node.index)
         return self.graph.nodes[after].outputs[0] if after is not None else node.outputs[0]
-
-
-def bounds(graph: Graph, node: Node) -> tuple[float, float] | None:
-    """What a Relu or Clip lets through, or None where its bounds are not constant."""
-    if node.op == "Relu":
-        return 0.0, float("inf")
-    known = facts(graph)
-    if len(node.inputs) == 1 and node.version < 11:
-        return float(node.attributes.get("min", -float("inf"))), float(node.attributes.get("max", float("inf")))
-    found = [-float("inf"), float("inf")]
-    for slot in (1, 2):
-        if node.input(slot):
-            constant = known.constant(node.input(slot))
-            if constant is None or constant.size != 1:
-                return None
-            found[slot - 1] = float(constant.reshape(()))
-    return found[0], found[1]
 
 
 def sources(graph: Graph, value: str) -> Iterator[str]:

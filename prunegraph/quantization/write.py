@@ -13,11 +13,12 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from prunegraph.graph.bounds import bounds
 from prunegraph.graph.external import without_graph
 from prunegraph.graph.linear import LinearLayer
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.names import Names
-from prunegraph.quantization.placement import Placement, bounds
+from prunegraph.quantization.placement import Placement
 from prunegraph.quantization.scheme import BIAS, IntType, Params, Scheme
 from prunegraph.quantization.weights import Codes, bias_codes
 from prunegraph.rewriting.sweep import sweep

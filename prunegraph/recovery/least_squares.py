@@ -20,6 +20,7 @@ import numpy as np
 
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.graph import linear
+from prunegraph.graph.bounds import bounds
 from prunegraph.graph.model import Graph, Node
 from prunegraph.recovery.changes import changed
 from prunegraph.recovery.regression import Regression, rectified
@@ -179,22 +180,8 @@ def _ceiling(small: Graph, value: str) -> float | None:
 
 
 def _passing(small: Graph, reader: Node) -> float | None:
-    if reader.op == "Relu":
-        return np.inf
-    if reader.op != "Clip":
-        return None
-    low, high = (_bound(small, reader, slot, name) for slot, name in ((1, "min"), (2, "max")))
-    return high if low == 0 and high is not None and high > 0 else None
-
-
-def _bound(small: Graph, clip: Node, slot: int, name: str) -> float | None:
-    """A bound of a Clip, from its input or (before opset 11) its attribute; None where it is computed."""
-    weight = small.weight_behind(clip.input(slot)) if clip.input(slot) else None
-    if weight is not None:
-        return float(small.weights[weight].read().reshape(-1)[0])
-    if clip.input(slot):
-        return None
-    return clip.attributes.get(name, np.inf if name == "max" else -np.inf)
+    limits = bounds(small, reader)
+    return limits[1] if limits is not None and limits[0] == 0 < limits[1] else None
 
 
 def _other_side(left: Survivors, small: Graph, value: str, node: Node, place: Mapping[int, int]) -> str:

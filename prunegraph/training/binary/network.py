@@ -20,6 +20,7 @@ from onnx import helper, numpy_helper
 
 from prunegraph.errors import ModelError, OptionError, UnknownNameError
 from prunegraph.graph import linear
+from prunegraph.graph.bounds import bounds
 from prunegraph.graph.external import without_weights
 from prunegraph.graph.facts import Facts, facts
 from prunegraph.graph.model import Graph, Node
@@ -287,12 +288,8 @@ def _chain(graph: Graph, node: Node) -> list[Node] | None:
 
 def _is_rectifier(graph: Graph, node: Node) -> bool:
     """Whether a node is max(x, 0), whatever it does to large values."""
-    if node.op == "Relu":
-        return True
-    if node.op != "Clip":
-        return False
-    low = graph.weights.get(node.input(1))
-    return node.attributes.get("min") == 0 or (low is not None and low.size == 1 and float(low.read().reshape(())) == 0)
+    limits = bounds(graph, node)
+    return limits is not None and limits[0] == 0
 
 
 def _has_channels(known: Facts, node: Node, chain: Sequence[Node]) -> bool:
