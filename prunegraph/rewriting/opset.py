@@ -11,7 +11,7 @@ from itertools import islice
 
 import numpy as np
 import onnx
-from onnx import helper, version_converter
+from onnx import helper
 
 from prunegraph.errors import DataError, ModelError, PrunegraphError
 from prunegraph.graph import order
@@ -19,8 +19,7 @@ from prunegraph.graph.external import without_weights
 from prunegraph.graph.facts import facts
 from prunegraph.graph.model import Graph
 from prunegraph.graph.names import Names
-from prunegraph.graph.onnx_io import from_model, has_external
-from prunegraph.rewriting.upgrades import OLDEST, STANDARD, UnknownChangeError, Upgrade
+from prunegraph.rewriting.upgrades import STANDARD, UnknownChangeError, Upgrade
 from prunegraph.runtime.data import Batch, Data, fixed_batch, random_inputs
 from prunegraph.runtime.session import run, run_values, session
 
@@ -48,26 +47,14 @@ def raise_opset(graph: Graph, version: int, data: Data | None = None) -> Graph:
     key = "opset", version
     if key not in graph.cache:
         what = f"{graph.source}: cannot be raised from operator set {old} to {version}"
-        raised = _rewritten(_understood(graph, what), version, what)
+        raised = _rewritten(graph, old, version, what)
         _check(graph, raised, data, what)
         graph.cache[key] = raised
     result: Graph = graph.cache[key]
     return result
 
 
-def _understood(graph: Graph, what: str) -> Graph:
-    """The graph in the oldest operator set that is understood, by ONNX's own converter."""
-    if graph.opsets.get("", graph.opsets.get("ai.onnx", 1)) >= OLDEST:
-        return graph
-    if has_external(graph):
-        raise ModelError(f"{what}: its weights are in external files; {ADVICE}")
-    try:
-        return from_model(version_converter.convert_version(graph.model, OLDEST), source=graph.source)
-    except Exception as error:
-        raise ModelError(f"{what}: {' '.join(str(error).split())[:200]}; {ADVICE}") from error
-
-
-def _rewritten(graph: Graph, version: int, what: str) -> Graph:
+def _rewritten(graph: Graph, old: int, version: int, what: str) -> Graph:
     """The graph with every node written for the operator set."""
     known = facts(graph)
 
@@ -78,7 +65,7 @@ def _rewritten(graph: Graph, version: int, what: str) -> Graph:
     upgrade = Upgrade(Names(graph), known.shapes, known.types, constant, set(_read(graph.model.graph)))
     model = without_weights(graph.model)
     try:
-        _upgrade(model.graph, upgrade, graph.opsets.get("", graph.opsets.get("ai.onnx", 1)), version)
+        _upgrade(model.graph, upgrade, old, version)
     except UnknownChangeError as error:
         raise ModelError(f"{what}: {error}; {ADVICE}") from error
     for entry in model.opset_import:

@@ -20,9 +20,6 @@ from prunegraph.graph.names import Names
 
 Array = np.ndarray
 
-#: The oldest operator set that is understood.
-OLDEST = 7
-
 STANDARD = ("", "ai.onnx")
 
 
@@ -283,6 +280,13 @@ def _dropout_mask(upgrade: Upgrade, node: onnx.NodeProto) -> Around:
     if len(node.output) > 1 and node.output[1] in upgrade.read:
         raise UnknownChangeError("a Dropout whose mask is read")
     del node.output[1:]
+    return NOTHING
+
+
+@step(7, "Dropout")
+def _dropout_in_training(upgrade: Upgrade, node: onnx.NodeProto) -> Around:
+    if not _taken(node, "is_test", 0):
+        raise UnknownChangeError("a Dropout in the form for training")
     return NOTHING
 
 
