@@ -284,7 +284,7 @@ def test_layers_in_bodies_stay_whole() -> None:
     graph = b.graph(b.op("If", flag, then_branch=bodies[0], else_branch=bodies[1]))
     found = decompose(graph, rank="ratio:0.2", round_to=1)
     assert [row.name for row in found.layers] == ["outer"]
-    assert len(found.left) == 2 and set(found.left.values()) == {"in the body of a control flow node"}
+    assert len(found.left) == 2 and set(found.left.values()) == {"it is in the body of an If, Loop or Scan"}
     assert {value.shape for value in outputs(found.graph).values()} == {(1, 16, 6, 6)}
 
 

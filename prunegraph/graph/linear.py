@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+import onnx
 
-from prunegraph.graph.model import Graph, Node
+from prunegraph.graph.constants import is_constant
+from prunegraph.graph.model import Graph, Node, Weight
 
 Array = np.ndarray
 
@@ -20,15 +23,167 @@ Array = np.ndarray
 LINEAR = ("Conv", "Gemm", "MatMul")
 
 
+@dataclass(frozen=True)
+class LinearLayer:
+    """A Conv, Gemm or MatMul as `alpha x W + beta C`: what its parts are, and what may be done to them.
+
+    Only a Gemm has other factors than 1. Questions that start with "no" are answered by a reason why something may
+    not be done to the layer, or by "" where it may.
+    """
+
+    graph: Graph = field(repr=False)
+    node: Node
+
+    @property
+    def weight(self) -> Weight | None:
+        """The constant that it multiplies its input with, if that is its second input."""
+        return self.graph.weights.get(self.node.input(1))
+
+    @property
+    def alpha(self) -> float:
+        """Factor of the product."""
+        return float(self.node.attributes.get("alpha", 1.0)) if self.node.op == "Gemm" else 1.0
+
+    @property
+    def beta(self) -> float:
+        """Factor of the bias."""
+        return float(self.node.attributes.get("beta", 1.0)) if self.node.op == "Gemm" else 1.0
+
+    @property
+    def is_transposed(self) -> bool:
+        """Whether its input has the channels along axis 0."""
+        return self.node.op == "Gemm" and bool(self.node.attributes.get("transA"))
+
+    @property
+    def outputs(self) -> int:
+        """How many channels it makes."""
+        return self.graph.weights[self.node.inputs[1]].shape[output_axis(self.node)]
+
+    def weighted(self) -> Array:
+        """Its weight times the factor of the product, in double precision."""
+        return self.graph.weights[self.node.inputs[1]].read().astype(np.float64) * self.alpha
+
+    @property
+    def bias(self) -> str:
+        """The name of what it adds to its product; "" where that is nothing, as with a factor of 0."""
+        return self.node.input(2) if self.node.op != "MatMul" and self.beta else ""
+
+    @property
+    def has_vector(self) -> bool:
+        """Whether its bias is a constant with one value for each output, or one for all of them."""
+        weight = self.graph.weights.get(self.bias)
+        return weight is not None and is_vector(weight.shape, self.outputs)
+
+    @property
+    def rest(self) -> str:
+        """The bias where it is no constant vector: a matrix, or computed in the graph."""
+        return "" if self.has_vector else self.bias
+
+    def vector(self, values: Array | None = None) -> Array:
+        """What it adds to each of its outputs [outputs], factor included; zeros where that is no constant vector.
+
+        `values` are the bias as it is now.
+        """
+        if not self.has_vector:
+            return np.zeros(self.outputs)
+        values = self.graph.weights[self.bias].read() if values is None else values
+        return np.broadcast_to(values.astype(np.float64).reshape(-1) * self.beta, (self.outputs,))
+
+    # -- what may be done to it -------------------------------------------------------------
+
+    def no_product(self) -> str:
+        """Why it is not the product of an input with a float matrix."""
+        node, weight = self.node, self.weight
+        if node.op not in LINEAR or node.domain:
+            return f"{node.op} is no convolution or matrix product"
+        if node.body is not None:
+            return "it is in the body of an If, Loop or Scan"
+        if weight is None:
+            return "its weight is its first operand, or computed in the graph"
+        if is_constant(self.graph, node.inputs[0]):
+            return "its input is a constant"
+        if not weight.is_float:
+            return "its weight is not in floating point"
+        if weight.size == 0 or (len(weight.shape) < 3 if node.op == "Conv" else len(weight.shape) != 2):
+            return f"its weight has shape {list(weight.shape)}"
+        return ""
+
+    def no_refit(self) -> str:
+        """Why its weight may not be replaced by another one."""
+        if reason := self.no_product():
+            return reason
+        name = self.node.inputs[1]
+        if len(self.graph.consumers[name]) > 1 or name in self.graph.outputs:
+            return "its weight has other readers"
+        if self.alpha == 0:
+            return "its product is multiplied by 0"
+        return "" if is_finite(self.graph, name) else "its weight has infinite values or such that are no number"
+
+    def no_integers(self) -> str:
+        """Why it cannot run in integers."""
+        if reason := self.no_product():
+            return reason
+        weight = self.graph.weights[self.node.inputs[1]]
+        if weight.tensor.data_type != onnx.TensorProto.FLOAT:
+            return f"its weight is {weight.dtype}, not float32"
+        if self.is_transposed:
+            return "its input is transposed"
+        if self.rest:
+            return "its bias is not a constant vector"
+        finite = all(is_finite(self.graph, name) for name in (weight.name, self.bias) if name)
+        return "" if finite else "its weight or bias has infinite values or such that are no number"
+
+    def no_parts(self) -> str:
+        """Why it cannot be written as a chain of smaller layers."""
+        if self.node.op not in LINEAR or self.node.domain:
+            return f"{self.node.op} is not decomposed"
+        weight = self.weight
+        if weight is not None and self.node.body is None and groups(self.node) > 1:
+            return "depthwise convolution" if weight.shape[1] == 1 else "grouped convolution"
+        if self.is_transposed and self.node.version < 11:  # a Gemm without bias is not to be had
+            return "its input is transposed"
+        return self.no_refit()
+
+    def no_bits(self) -> str:
+        """Why its weight cannot be binary."""
+        if reason := self.no_refit():
+            return reason
+        weight = self.graph.weights[self.node.inputs[1]]
+        if weight.tensor.data_type != onnx.TensorProto.FLOAT:
+            return f"its weights are of type {weight.dtype}"
+        if groups(self.node) > 1:
+            return "a grouped convolution"
+        if self.is_transposed:
+            return "its input is transposed"
+        if self.alpha != 1.0 or self.beta not in (0.0, 1.0):
+            return "a Gemm that scales its product or its bias"
+        bias = self.graph.weights.get(self.bias)
+        fits = not self.bias or (bias is not None and bias.size == self.outputs)
+        return "" if fits else "its bias is not a constant with a value for each filter"
+
+
+def is_vector(shape: Sequence[int], outputs: int) -> bool:
+    """Whether an operand of that shape adds one value to each output, or one to all."""
+    return all(size == 1 for size in shape[:-1]) and (not shape or shape[-1] in (1, outputs))
+
+
+def is_finite(graph: Graph, name: str) -> bool:
+    """Whether all values of a weight are numbers."""
+    key, weight = ("finite", name), graph.weights[name]
+    if key not in graph.cache:
+        graph.cache[key] = not weight.is_float or bool(np.isfinite(weight.read()).all())
+    known: bool = graph.cache[key]
+    return known
+
+
 def is_linear(graph: Graph, node: Node) -> bool:
     """Whether a node multiplies one input with a float weight of its own that nothing else reads; not in a body."""
-    weight = graph.weights.get(node.input(1))
-    if node.op not in LINEAR or node.domain or node.body is not None or node.attributes.get("transA"):
-        return False
-    if weight is None or not weight.is_float:
-        return False
-    rank_fits = len(weight.shape) >= 3 if node.op == "Conv" else len(weight.shape) == 2
-    return rank_fits and len(graph.consumers[weight.name]) == 1 and weight.name not in graph.outputs
+    return not LinearLayer(graph, node).no_refit()
+
+
+def output_axis(node: Node) -> int:
+    """The axis of a layer's weight that makes its outputs."""
+    return 0 if node.op == "Conv" or node.attributes.get("transB") else 1
 
 
 def groups(node: Node) -> int:
@@ -70,16 +225,24 @@ def batch_normalization(graph: Graph, node: Node) -> Node | None:
     return reader if known and mean in graph.weights and len(graph.consumers[mean]) == 1 else None
 
 
-def bias_behind(graph: Graph, node: Node) -> str | None:
-    """The weight vector that an Add, the only reader of a layer, adds to its outputs, if it is its own."""
+def add_behind(graph: Graph, node: Node) -> tuple[Node, int] | None:
+    """The Add that alone reads a matrix product and adds a constant to each output, with that constant's slot."""
     readers = graph.consumers.get(node.outputs[0], ())
     if len(readers) != 1 or node.outputs[0] in graph.outputs or graph.nodes[readers[0][0]].op != "Add":
         return None
-    other = next((value for value in graph.nodes[readers[0][0]].inputs if value != node.outputs[0]), "")
-    weight, main = graph.weights.get(other), graph.weights.get(node.input(1))
-    if weight is None or main is None or len(graph.consumers[other]) != 1 or other in graph.outputs:
+    add, slot = graph.nodes[readers[0][0]], 1 - readers[0][1]
+    weight, main = graph.weights.get(add.input(slot)), graph.weights.get(node.input(1))
+    # Before operator set 7 an attribute says which axes are meant.
+    if weight is None or main is None or add.domain or "axis" in add.attributes:
         return None
-    return other if weight.is_float and weight.shape == (main.shape[-1],) else None
+    return (add, slot) if weight.is_float and is_vector(weight.shape, main.shape[-1]) else None
+
+
+def bias_behind(graph: Graph, node: Node) -> str | None:
+    """The weight that an Add, the only reader of a matrix product, adds to its outputs, if it is its own."""
+    behind = add_behind(graph, node)
+    name = behind[0].inputs[behind[1]] if behind is not None else ""
+    return name if name and len(graph.consumers[name]) == 1 and name not in graph.outputs else None
 
 
 def normalisation(graph: Graph, node: Node) -> tuple[Array, Array, Array]:
@@ -92,7 +255,7 @@ def normalisation(graph: Graph, node: Node) -> tuple[Array, Array, Array]:
 
 def scaled_matrix(graph: Graph, node: Node) -> Array:
     """A layer's matrix [groups, inputs, outputs], in the scale of what comes after its BatchNormalization."""
-    matrix = to_matrix(node, graph.weights[node.inputs[1]].read().astype(np.float64))
+    matrix = to_matrix(node, graph.weights[node.inputs[1]].read().astype(np.float64)) * LinearLayer(graph, node).alpha
     normal = batch_normalization(graph, node)
     if normal is None:
         return matrix

@@ -8,21 +8,17 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from prunegraph.graph.constants import computed_constants, data_inputs
 from prunegraph.graph.facts import facts
 from prunegraph.graph.model import Graph, Node
 from prunegraph.quantization.placement import LAYERS
 from prunegraph.rewriting.rewriter import Rewriter
 from prunegraph.runtime.piece import run_piece
 
-#: Operators whose outputs are not the same every time.
-RANDOM = frozenset(
-    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
-)
-
 
 def settle(graph: Graph) -> Graph:
     """The graph with constants for what layers and BatchNormalization nodes read besides their data."""
-    constant = _constant(graph)
+    constant = computed_constants(graph)
     wanted = {
         value: None
         for node in graph.nodes
@@ -41,29 +37,9 @@ def settle(graph: Graph) -> Graph:
     return rewriter.finish()
 
 
-def _constant(graph: Graph) -> set[str]:
-    """Values that nodes of the main graph make from constants alone."""
-    found: set[str] = set()
-    for node in graph.nodes:
-        plain = node.body is None and not node.captured and not node.bodies and node.op not in RANDOM
-        if (
-            plain
-            and node.op != "Constant"
-            and all(not v or v in graph.weights or v in found for v in _read(graph, node))
-        ):
-            found.update(v for v in node.outputs if v)
-    return found
-
-
-def _read(graph: Graph, node: Node) -> tuple[str, ...]:
-    """What a node's value depends on: of the second input of a CastLike only its type matters."""
-    known = node.op == "CastLike" and node.outputs[0] in facts(graph).types
-    return node.inputs[:1] if known else node.inputs
-
-
 def _plain(graph: Graph, node: Node) -> onnx.NodeProto:
     """The node, a CastLike as the Cast that it is."""
-    if _read(graph, node) == node.inputs:
+    if data_inputs(graph, node) == node.inputs:
         return node.proto
     return helper.make_node("Cast", node.inputs[:1], node.outputs, to=facts(graph).types[node.outputs[0]])
 
@@ -79,5 +55,5 @@ def _above(graph: Graph, values: set[str]) -> Iterator[Node]:
     needed = set(values)
     for node in reversed(graph.nodes):
         if needed & set(node.outputs) and node.op != "Constant":
-            needed.update(_read(graph, node))
+            needed.update(data_inputs(graph, node))
     return (node for node in graph.nodes if needed & set(node.outputs) and node.op != "Constant")

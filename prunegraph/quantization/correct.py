@@ -49,7 +49,6 @@ def shifts(graph: Graph, codes: Mapping[int, Codes], means: Mapping[int, Array])
     found = {}
     for index, mean in means.items():
         node = graph.nodes[index]
-        weight = graph.weights[node.inputs[1]].read().astype(np.float64)
-        lost = linear.to_matrix(node, weight * node.attributes.get("alpha", 1.0) - codes[index].values())
+        lost = linear.to_matrix(node, linear.LinearLayer(graph, node).weighted() - codes[index].values())
         found[index] = np.einsum("gi,gio->go", mean, lost).reshape(-1)
     return found

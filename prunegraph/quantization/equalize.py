@@ -55,10 +55,10 @@ def _after(graph: Graph, node: Node) -> Node | None:
 
 
 def _is_plain(graph: Graph, node: Node) -> bool:
-    if node.op not in ("Conv", "Gemm") or not linear.is_linear(graph, node):
+    layer = linear.LinearLayer(graph, node)
+    if node.op not in ("Conv", "Gemm") or layer.no_refit() or layer.is_transposed or layer.rest:
         return False
-    bias = node.input(2)
-    return not bias or (bias in graph.weights and len(graph.consumers[bias]) == 1)
+    return not layer.bias or len(graph.consumers[layer.bias]) == 1
 
 
 def _only_reader(graph: Graph, value: str) -> Node | None:
@@ -76,7 +76,7 @@ def _step(revision: Revision, pair: _Pair) -> float:
     scale = np.ones(channels)
     scale[usable] = np.clip(np.sqrt(outputs[usable] / inputs[usable]), 1 / MOST, MOST)
     revision.set_matrix(pair.first, one / scale.reshape(one.shape[0], 1, -1))
-    if pair.first.input(2):
+    if linear.LinearLayer(revision.graph, pair.first).bias:
         revision.set_intercept(pair.first, revision.intercept(pair.first) / scale)
     rows = np.repeat(scale, two.shape[0] * two.shape[1] // channels).reshape(two.shape[:2])
     revision.set_matrix(pair.second, two * rows[:, :, None])

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import networkx
-import onnx
 
 from prunegraph.errors import ModelError, UnknownNameError
+from prunegraph.graph.bounds import bounds
 from prunegraph.graph.facts import facts
+from prunegraph.graph.linear import LinearLayer
 from prunegraph.graph.model import Graph, Node
 from prunegraph.quantization.scheme import Scheme
 
@@ -142,26 +143,9 @@ class _Placer:
 
     def _obstacle(self, node: Node) -> str:
         """Why a layer cannot be quantized, or ""."""
-        weight = self.graph.weights.get(node.input(1))
         if node.op not in LAYERS or node.domain:
             return f"{node.op} has no integer kernel"
-        if node.body is not None:
-            return "it is in the body of an If, Loop or Scan"
-        if weight is None or node.input(0) in self.graph.weights:
-            return "its weight is not a constant second input"
-        if weight.tensor.data_type != onnx.TensorProto.FLOAT:
-            return f"its weight is {weight.dtype}, not float32"
-        if weight.size == 0 or (len(weight.shape) < 3 if node.op == "Conv" else len(weight.shape) != 2):
-            return f"its weight has shape {list(weight.shape)}"
-        if node.attributes.get("transA"):
-            return "its input is transposed"
-        bias = node.input(2)
-        if bias and (bias not in self.graph.weights or self._is_matrix(bias)):
-            return "its bias is not a constant vector"
-        return ""
-
-    def _is_matrix(self, bias: str) -> bool:
-        return any(size != 1 for size in self.graph.weights[bias].shape[:-1])
+        return LinearLayer(self.graph, node).no_integers()
 
     # -- what lies between ----------------------------------------------------------------------
 
@@ -189,7 +173,7 @@ class _Placer:
         return before if alone and computes and before not in self.absorbed else None
 
     def _is_bound(self, node: Node) -> bool:
-        return node.op == "Relu" or (node.op == "Clip" and bounds(self.graph, node) is not None)
+        return bounds(self.graph, node) is not None
 
     def _computes(self, node: Node) -> bool:
         if node.op in MOVES:
@@ -263,23 +247,6 @@ class _Placer:
     def _result(self, node: Node) -> str:
         after = self.absorbed.get(node.index)
         return self.graph.nodes[after].outputs[0] if after is not None else node.outputs[0]
-
-
-def bounds(graph: Graph, node: Node) -> tuple[float, float] | None:
-    """What a Relu or Clip lets through, or None where its bounds are not constant."""
-    if node.op == "Relu":
-        return 0.0, float("inf")
-    known = facts(graph)
-    if len(node.inputs) == 1 and node.version < 11:
-        return float(node.attributes.get("min", -float("inf"))), float(node.attributes.get("max", float("inf")))
-    found = [-float("inf"), float("inf")]
-    for slot in (1, 2):
-        if node.input(slot):
-            constant = known.constant(node.input(slot))
-            if constant is None or constant.size != 1:
-                return None
-            found[slot - 1] = float(constant.reshape(()))
-    return found[0], found[1]
 
 
 def sources(graph: Graph, value: str) -> Iterator[str]:

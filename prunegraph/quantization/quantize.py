@@ -13,7 +13,7 @@ import numpy as np
 
 from prunegraph.errors import DataError, OptionError, UnknownNameError
 from prunegraph.graph import linear
-from prunegraph.graph.model import Graph, Node
+from prunegraph.graph.model import Graph
 from prunegraph.quantization import mixed
 from prunegraph.quantization.calibrate import Given, Scales, calibrate, check_given, finder, watched
 from prunegraph.quantization.constants import settle
@@ -28,6 +28,7 @@ from prunegraph.quantization.scheme import scheme as scheme_of
 from prunegraph.quantization.weights import Codes, least_scales, quantized
 from prunegraph.quantization.write import Layer, float_bias, needed_opset, write
 from prunegraph.rewriting.fold import fold
+from prunegraph.rewriting.gemm import plain_gemms
 from prunegraph.rewriting.opset import raise_opset
 from prunegraph.rewriting.revise import Revision
 from prunegraph.runtime import metrics
@@ -148,7 +149,7 @@ def quantize(
     samples = Data.of(data).fit(graph) if data is not None else None
     measure = _Measure(graph, samples, metric) if tolerance is not None else None
     progress("fold BatchNormalization")
-    base = prepared(graph, scheme)
+    base = prepared(graph, scheme, data=samples)
     if equalize:
         progress("equalize")
         base = equalized(base)
@@ -164,19 +165,19 @@ def quantize(
     progress("write")
     result = make(placement)
     progress("measure the noise")
-    noise = _noise(base, result, placement, samples)
+    noise = _noise(graph, base, result, placement, samples)
     return Quantized(
         result, layer_reports(placement, scheme, make.codes, noise, wide), make.ranges(placement),
         {name: noise[name] for name in base.outputs if name in noise}, loss, measure.name if measure else "",
     )  # fmt: skip
 
 
-def prepared(graph: Graph, scheme: Scheme, keep: Collection[str] = ()) -> Graph:
+def prepared(graph: Graph, scheme: Scheme, keep: Collection[str] = (), data: Data | None = None) -> Graph:
     """The float graph whose values are quantized: parameters are constants, BatchNormalization is folded.
 
-    `keep` are outputs of nodes that are not folded.
+    `keep` are outputs of nodes that are not folded; on `data` a conversion to a newer operator set is checked.
     """
-    return fold(settle(_recent(graph, scheme)), keep)
+    return fold(plain_gemms(settle(_recent(graph, scheme, data))), keep)
 
 
 def _rounding(rounding: str | None, scheme: Scheme, has_data: bool) -> str:
@@ -200,11 +201,11 @@ def _wide(scheme: Scheme, fallback: str) -> Scheme | None:
     return replace(scheme, weights=TYPES[fallback], activations=None)
 
 
-def _recent(graph: Graph, scheme: Scheme) -> Graph:
+def _recent(graph: Graph, scheme: Scheme, data: Data | None) -> Graph:
     """The graph in an operator set that has the scheme's types, where ONNX Runtime's own operators will not do."""
     integers = 10  # the first operator set with integer kernels
     needs = scheme.target.symmetric or scheme.weights.bits < 8 or graph.opsets.get("", 1) < integers
-    return raise_opset(graph, needed_opset(scheme)) if needs else graph
+    return raise_opset(graph, needed_opset(scheme), data) if needs else graph
 
 
 def _seen(placement: Placement, statistics: Statistics | None, given: Given, method: str) -> dict[str, Histogram]:
@@ -261,7 +262,7 @@ class _Maker:
     def _rounded(self, placement: Placement, index: int, scheme: Scheme) -> Codes:
         """A weight with nothing else of its layer in integers."""
         node = placement.graph.nodes[index]
-        return quantized(node, _factored(placement.graph, node), scheme)
+        return quantized(node, linear.LinearLayer(placement.graph, node).weighted().astype(np.float32), scheme)
 
     def ranges(self, placement: Placement) -> dict[str, dict[str, float | int]]:
         """Scale and zero point of every quantized value."""
@@ -276,7 +277,7 @@ class _Maker:
         # Where the bias stays in float, ONNX Runtime may still make it int32.
         scale = params[placement.group_of[node.inputs[0]]].scale if self.scheme.activations is not None else 0.0
         if (index, scale) not in self._made:
-            weight = _factored(graph, node)
+            weight = linear.LinearLayer(graph, node).weighted().astype(np.float32)
             bias = float_bias(graph, node)
             least = least_scales(bias, scale) if scale and bias is not None else None
             entry = self.scales.given.get(node.inputs[1])
@@ -293,11 +294,6 @@ class _Maker:
         if found is None:
             return None
         return found.covariance if index in self._means else found.products
-
-
-def _factored(graph: Graph, node: Node) -> Array:
-    """A layer's weight times its factor."""
-    return graph.weights[node.inputs[1]].read().astype(np.float32) * np.float32(node.attributes.get("alpha", 1.0))
 
 
 class _Measure:
@@ -328,14 +324,18 @@ class _Measure:
             yield Seen(inputs, expected, values)
 
 
-def _noise(base: Graph, result: Graph, placement: Placement, samples: Data | None) -> dict[str, float]:
-    """SQNR of what layers make, and of the outputs."""
+def _noise(
+    graph: Graph, base: Graph, result: Graph, placement: Placement, samples: Data | None
+) -> dict[str, float]:  # fmt: skip
+    """SQNR of what layers make, against the graph that was quantized, and of the outputs, against the one given."""
     if samples is None:
         return {}
     pairs = dequantized(result)
-    wanted = [placement.result(node) for node in base.layers if node.body is None] + list(base.outputs)
-    values = {name: pairs.get(name, name) for name in wanted if name in base.outer}
-    there = {name: other for name, other in values.items() if other in result.outer}
+    wanted = dict.fromkeys(placement.result(node) for node in base.layers if node.body is None)
+    inner = {name: pairs.get(name, name) for name in wanted if name in base.outer and name not in graph.outputs}
+    inner = {name: other for name, other in inner.items() if other in result.outer}
+    outputs = {name: pairs.get(name, name) for name in graph.outputs if name in graph.outer & result.outer}
     head = samples.head(REPORTED)
-    size = batch_size(base, head, list(there), FETCH)
-    return sqnr(base, result, head.batches(base, size), there)
+    size = batch_size(base, head, [*inner, *outputs], FETCH)
+    noise = sqnr(base, result, head.batches(base, size), inner) if inner else {}
+    return {**noise, **(sqnr(graph, result, head.batches(graph, size), outputs) if outputs else {})}

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from prunegraph.graph.facts import facts
+from prunegraph.graph.linear import LinearLayer
 from prunegraph.graph.model import Graph, Node
 from prunegraph.quantization.mixed import put_back
 from prunegraph.quantization.placement import Placement
@@ -59,7 +60,7 @@ def _report(
     found, reason = noise.get(placement.result(node)), placement.floats.get(node.name, "")
     if scheme is None:
         return LayerReport(node.name, node.op, "float32", "float32", None, found, reason)
-    weight = placement.graph.weights[node.inputs[1]].read().astype(np.float64) * node.attributes.get("alpha", 1.0)
+    weight = LinearLayer(placement.graph, node).weighted()
     lost = decibels(float(np.square(weight).sum()), float(np.square(weight - codes[node.index].values()).sum()))
     activations = scheme.activations.name if scheme.activations is not None else "float32"
     return LayerReport(node.name, node.op, scheme.weights.name, activations, lost, found, reason)

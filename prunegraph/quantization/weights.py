@@ -54,11 +54,6 @@ class Codes:
         return (self.codes * self.each()).astype(np.float32)
 
 
-def output_axis(node: Node) -> int:
-    """The axis of a layer's weight that makes its outputs."""
-    return 0 if node.op == "Conv" or node.attributes.get("transB") else 1
-
-
 def quantized(
     node: Node, weight: Array, scheme: Scheme, *, least: Array | None = None, given: Array | None = None,
     gram: Array | None = None,
@@ -76,7 +71,7 @@ def quantized(
     Raises:
         OptionError: `given` has another number of scales than the layer outputs, or some that are not positive.
     """
-    axis, limit = output_axis(node), scheme.weight_limit
+    axis, limit = linear.output_axis(node), scheme.weight_limit
     others = tuple(each for each in range(weight.ndim) if each != axis)
     inputs = weight.shape[1 - axis]
     if given is not None:

@@ -13,12 +13,14 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from prunegraph.graph.bounds import bounds
+from prunegraph.graph.linear import LinearLayer
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.names import redirect_bodies
 from prunegraph.graph.order import captured
-from prunegraph.quantization.placement import Placement, bounds
+from prunegraph.quantization.placement import Placement
 from prunegraph.quantization.scheme import BIAS, IntType, Params, Scheme
-from prunegraph.quantization.weights import Codes, bias_codes, output_axis
+from prunegraph.quantization.weights import Codes, bias_codes
 from prunegraph.rewriting.rewriter import Rewriter
 
 Array = np.ndarray
@@ -192,9 +194,10 @@ class _Writer:
         # ONNX Runtime fuses a Gemm or MatMul only if its weight has a zero point.
         zero = node.op != "Conv"
         proto.input[1] = self._dequantized(name, codes.codes, codes.scales, layer.type, zero=zero, **attributes)
+        if node.op != "MatMul":
+            del proto.input[2:]
         if layer.bias is not None:
             base = node.input(2) or f"{node.name}/bias"
-            del proto.input[2:]
             proto.input.append(self._bias(node, base, layer))
         for attribute in [a for a in proto.attribute if a.name in ("alpha", "beta")]:
             proto.attribute.remove(attribute)
@@ -258,8 +261,6 @@ def _keep(field: object, entries: Iterable[onnx.ValueInfoProto]) -> None:
 
 def float_bias(graph: Graph, node: Node) -> Array | None:
     """A layer's bias [outputs] times its factor, or None where it has none."""
-    if not node.input(2):
-        return None
-    beta = node.attributes.get("beta", 1.0) if node.op == "Gemm" else 1.0
-    outputs = graph.weights[node.inputs[1]].shape[output_axis(node)]
-    return np.broadcast_to(graph.weights[node.inputs[2]].read().astype(np.float64).reshape(-1) * beta, (outputs,))
+    layer = LinearLayer(graph, node)
+    needs_one = node.op == "Gemm" and node.version < 11
+    return layer.vector() if layer.bias or needs_one else None

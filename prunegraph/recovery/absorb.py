@@ -39,6 +39,9 @@ Array = np.ndarray
 Progress = Callable[[str], None]
 Form = Literal["mean", "interior", "map"]
 
+#: A value that layers read, and whether they transpose it.
+Key = tuple[str, bool]
+
 
 def repair(
     left: Survivors, small: Graph, data: Data | None, progress: Progress = lambda stage: None, *, form: Form = "mean"
@@ -67,9 +70,9 @@ def repair(
     means = measured_means(original, cuts, data, progress) if data is not None else known_means(left)
     revision = Revision(small)
     for each in cuts:
-        if each.value not in means:
+        if each.key not in means:
             continue
-        lost = each.lost(means[each.value], interior=form == "interior")
+        lost = each.lost(means[each.key], interior=form == "interior")
         if form == "map":
             revision.add_behind(each.node, lost)
         elif revision.can_intercept(each.node):
@@ -81,7 +84,8 @@ def repair(
 class CutInput:
     """A linear layer that has lost input channels.
 
-    `node` is the pruned graph's, `before` the original's, `gone` the removed channels on `axis` of its input.
+    `node` is the pruned graph's, `before` the original's, `gone` the removed channels on `axis` of its input; of one
+    that the layer transposes, as it is afterwards.
     """
 
     left: Survivors
@@ -95,15 +99,26 @@ class CutInput:
         return self.before.inputs[0]
 
     @property
+    def key(self) -> Key:
+        return self.value, linear.LinearLayer(self.left.coupling.graph, self.before).is_transposed
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The input's."""
+        value, is_transposed = self.key
+        shape = self.left.coupling.facts.shapes[value]
+        return shape[::-1] if is_transposed else shape
+
+    @property
     def others(self) -> tuple[int, ...]:
         """Axes of inputs and outputs that are not channels."""
-        rank = len(self.left.coupling.facts.shapes[self.value])
+        rank = len(self.shape)
         return tuple(axis for axis in range(rank) if axis != self.axis)
 
     def matrix(self) -> Array:
         """The original's weights [groups, inputs, outputs]."""
         weight = self.left.coupling.graph.weights[self.before.inputs[1]].read().astype(np.float64)
-        return linear.to_matrix(self.before, weight) * self.before.attributes.get("alpha", 1.0)
+        return linear.to_matrix(self.before, weight) * linear.LinearLayer(self.left.coupling.graph, self.before).alpha
 
     def lost(self, mean: Array, *, interior: bool = False) -> Array:
         """What the removed channels gave to the outputs that stay, from the mean of the input [1, ...]."""
@@ -160,49 +175,52 @@ def cut_inputs(left: Survivors, small: Graph) -> Iterator[CutInput]:
         if labels is None or shape is None or left.coupling.value_labels(before.outputs[0]) is None:
             continue
         axis = channel_axis(before, shape)
-        kept = left.kept(labels[axis])
+        channels = labels[0 if linear.LinearLayer(original, before).is_transposed else axis]
+        kept = left.kept(channels)
         if kept is not None:
-            yield CutInput(left, node, before, axis, np.setdiff1d(np.arange(labels[axis].size), kept))
+            yield CutInput(left, node, before, axis, np.setdiff1d(np.arange(channels.size), kept))
 
 
 class _Mean:
     """Mean of a value over samples [1, ...]; over positions too where their number differs between batches."""
 
-    def __init__(self, value: str, axis: int):
-        self.values: tuple[str, ...] = (value,)
-        self.axis = axis
+    def __init__(self, cut: CutInput):
+        self.values: tuple[str, ...] = (cut.value,)
+        self.axis, self.is_transposed = cut.axis, cut.key[1]
         self.count = 0
         self.mean: Array | None = None
 
     def add(self, batch: int, *arrays: Array) -> None:
-        x = arrays[0].astype(np.float64).mean(axis=0, keepdims=True)
+        samples = arrays[0].T if self.is_transposed else arrays[0]
+        x = samples.astype(np.float64).mean(axis=0, keepdims=True)
         if self.mean is None:
             self.mean = np.zeros_like(x)
         if x.shape != self.mean.shape:
             x, self.mean = (self._by_channel(a) for a in (x, self.mean))
-        share = len(arrays[0]) / (self.count + len(arrays[0]))
+        share = len(samples) / (self.count + len(samples))
         self.mean = self.mean + share * (x - self.mean)
-        self.count += len(arrays[0])
+        self.count += len(samples)
 
     def _by_channel(self, x: Array) -> Array:
         return x.mean(axis=tuple(i for i in range(x.ndim) if i != self.axis), keepdims=True)
 
 
-def measured_means(original: Graph, cuts: list[CutInput], data: Data, progress: Progress) -> dict[str, Array]:
+def measured_means(original: Graph, cuts: list[CutInput], data: Data, progress: Progress) -> dict[Key, Array]:
     """Means of the layers' inputs in the original, on data [1, ...]."""
-    found = {each.value: _Mean(each.value, each.axis) for each in cuts}
+    found = {each.key: _Mean(each) for each in cuts}
     if found:
         Statistics(original, data, progress=progress).collect(list(found.values()), "means")
-    shapes = {each.value: each.left.coupling.facts.shapes[each.value] for each in cuts}
-    return {name: _spread(one.mean, shapes[name]) for name, one in found.items() if one.mean is not None}
+    shapes = {each.key: each.shape for each in cuts}
+    return {key: _spread(one.mean, shapes[key]) for key, one in found.items() if one.mean is not None}
 
 
-def known_means(left: Survivors) -> dict[str, Array]:
+def known_means(left: Survivors) -> dict[Key, Array]:
     """Means of values that follow from BatchNormalization nodes [1, ...]. Raises DataError without any."""
     facts = left.coupling.facts
     found = samples(left.coupling.graph, facts)
     return {
-        name: _spread(x.mean(axis=0, keepdims=True, dtype=np.float64), facts.shapes[name]) for name, x in found.items()
+        (name, False): _spread(x.mean(axis=0, keepdims=True, dtype=np.float64), facts.shapes[name])
+        for name, x in found.items()
     }
 
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.graph import linear
+from prunegraph.graph.bounds import bounds
 from prunegraph.graph.model import Graph, Node
 from prunegraph.recovery.changes import changed
 from prunegraph.recovery.regression import Regression, rectified
@@ -182,22 +183,8 @@ def _ceiling(small: Graph, value: str) -> float | None:
 
 
 def _passing(small: Graph, reader: Node) -> float | None:
-    if reader.op == "Relu":
-        return np.inf
-    if reader.op != "Clip":
-        return None
-    low, high = (_bound(small, reader, slot, name) for slot, name in ((1, "min"), (2, "max")))
-    return high if low == 0 and high is not None and high > 0 else None
-
-
-def _bound(small: Graph, clip: Node, slot: int, name: str) -> float | None:
-    """A bound of a Clip, from its input or (before opset 11) its attribute; None where it is computed."""
-    weight = small.weight_behind(clip.input(slot)) if clip.input(slot) else None
-    if weight is not None:
-        return float(small.weights[weight].read().reshape(-1)[0])
-    if clip.input(slot):
-        return None
-    return clip.attributes.get(name, np.inf if name == "max" else -np.inf)
+    limits = bounds(small, reader)
+    return limits[1] if limits is not None and limits[0] == 0 < limits[1] else None
 
 
 def _other_side(left: Survivors, small: Graph, value: str, node: Node, place: Mapping[int, int]) -> str:
@@ -215,26 +202,34 @@ def _other_side(left: Survivors, small: Graph, value: str, node: Node, place: Ma
 
 def _refit(fit: _Fit, stepper: Stepper, revision: Revision) -> None:
     node, tail = fit.node, fit.tail
-    xs, ys, others = [], [], []
+    layer = linear.LinearLayer(revision.graph, node)
+    xs, ys, others, rests = [], [], [], []
     for batch in range(stepper.batches):
-        xs.append(fit.rows.inputs(stepper.value(node.inputs[0], batch), batch).astype(np.float32, copy=False))
+        x = stepper.value(node.inputs[0], batch)
+        xs.append(fit.rows.inputs(x, batch).astype(np.float32, copy=False))
         ys.append(fit.store.get(batch, node.name).astype(np.float32, copy=False))
         if tail.other:
             others.append(fit.rows.outputs(stepper.value(tail.other, batch), batch))
+        if layer.rest:
+            known = layer.rest in revision.graph.weights
+            c = revision.value(layer.rest) if known else stepper.value(layer.rest, batch)
+            added = fit.rows.added(c * np.float32(layer.beta), x, batch)
+            rests.append(np.broadcast_to(added, ys[-1].shape).astype(np.float32))
     fit.store.drop([node.name])
     old, centred = revision.matrix(node), revision.can_intercept(node)
     regression = Regression(np.ascontiguousarray(np.concatenate(xs).swapaxes(0, 1)), old, centred=centred)
     y = _grouped(np.concatenate(ys), len(old))
     other = _grouped(np.concatenate(others), len(old)) if others else np.float32(0)
+    rest = _grouped(np.concatenate(rests), len(old)) if rests else np.float32(0)
     factor, mean, shift = (_grouped(each[None], len(old)) for each in _normalisation(tail, revision, node))
     dead = abs(factor) <= DEAD * abs(factor).max()
     factor = np.where(dead, 1, factor)
 
     def to_layer(z: Array) -> Array:
-        return (z - other - shift) / factor + mean
+        return (z - other - shift) / factor + mean - rest
 
     def from_layer(p: Array) -> Array:
-        return (p - mean) * factor + shift + other
+        return (p + rest - mean) * factor + shift + other
 
     if tail.ceiling is not None:
         weights, intercept = rectified(regression, y, to_layer, from_layer, tail.ceiling)

@@ -85,16 +85,21 @@ class Moments:
 
 @dataclass
 class _Target:
-    """Moments of the original's outputs of a layer without BatchNormalization, at the places of its rows."""
+    """Moments of the original's outputs of a layer without BatchNormalization, at the places of its rows.
+
+    `rest` is a bias that is a constant matrix, which is added to the product as it is.
+    """
 
     node: Node
     rows: patches.Rows
     kept: Sequence[Array | None]
     values: tuple[str, ...]
+    rest: Array | float = 0.0
     moments: Moments = field(default_factory=Moments)
 
     def add(self, batch: int, *arrays: Array) -> None:
-        self.moments.add(self.rows.outputs(taken(arrays[0], list(self.kept)), batch))
+        y = taken(arrays[0], list(self.kept))
+        self.moments.add(self.rows.outputs(y - self.rest, batch))
 
 
 def _on_data(left: Survivors, small: Graph, data: Data, progress: Progress) -> Graph:
@@ -108,6 +113,7 @@ def _on_data(left: Survivors, small: Graph, data: Data, progress: Progress) -> G
             patches.Rows(node, small.weights[node.inputs[1]].shape, per_sample, seed=node.index),
             left.value(node.outputs[0]),
             (node.outputs[0],),
+            _rest(small, node),
         )
         for node in small.layers
         if _is_matched(left, small, node, different)
@@ -144,7 +150,13 @@ def _is_matched(left: Survivors, small: Graph, node: Node, different: set[str]) 
     # The original's values are those of its main graph: a branch that took the place of its If has none there.
     outer = left.coupling.graph.outer
     known = left.coupling.value_labels(node.outputs[0]) is not None and node.outputs[0] in outer
-    return known and linear.batch_normalization(small, node) is None
+    fixed = linear.LinearLayer(small, node).rest in ("", *small.weights)
+    return known and fixed and linear.batch_normalization(small, node) is None
+
+
+def _rest(small: Graph, node: Node) -> Array | float:
+    layer = linear.LinearLayer(small, node)
+    return small.weights[layer.rest].read().astype(np.float64) * layer.beta if layer.rest else 0.0
 
 
 def _estimate(node: Node, stepper: Stepper, revision: Revision) -> None:
@@ -178,9 +190,9 @@ def _without_data(left: Survivors, small: Graph) -> Graph:
     drawn, means = samples(left.coupling.graph, left.coupling.facts), known_means(left)
     revision = Revision(small)
     for each in cut_inputs(left, small):
-        if each.value not in means or not revision.can_intercept(each.node):
+        if each.key not in means or not revision.can_intercept(each.node):
             continue
-        lost = each.lost(means[each.value]).mean(axis=each.others)
+        lost = each.lost(means[each.key]).mean(axis=each.others)
         revision.set_intercept(each.node, revision.intercept(each.node) + lost)
         normal = linear.batch_normalization(small, each.node)
         if normal is not None and _is_normal(small, normal):

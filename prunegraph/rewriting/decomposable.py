@@ -87,33 +87,16 @@ def layers(graph: Graph, shapes: Mapping[str, Shape]) -> Iterator[tuple[Node, La
     """Every layer with a weight: as a `Layer`, or with the reason why it stays whole."""
     for node in graph.nodes:
         if node.layer == node.name:
-            yield node, _reason(graph, node) or _layer(graph, node, shapes)
-
-
-def _reason(graph: Graph, node: Node) -> str | None:
-    """Why a layer cannot be decomposed, or None."""
-    if node.body is not None:
-        return "in the body of a control flow node"
-    if node.op not in linear.LINEAR or node.domain:
-        return f"{node.op} is not decomposed"
-    weight = graph.weights.get(node.input(1))
-    if weight is None:
-        return "its weight is its first operand, or computed in the graph"
-    if linear.groups(node) > 1:
-        return "depthwise convolution" if weight.shape[1] == 1 else "grouped convolution"
-    if not weight.is_float:
-        return "its weight is not in floating point"
-    if len(graph.consumers[weight.name]) > 1 or weight.name in graph.outputs:
-        return "its weight has other readers"
-    if not linear.is_linear(graph, node):
-        return "its operands are transposed or have too many axes"
-    return None if np.isfinite(weight.read()).all() else "its weight has infinite values or such that are no number"
+            yield node, linear.LinearLayer(graph, node).no_parts() or _layer(graph, node, shapes)
 
 
 def _layer(graph: Graph, node: Node, shapes: Mapping[str, Shape]) -> Layer:
     weight = graph.weights[node.inputs[1]]
     shape = weight.shape if node.op == "Conv" or node.attributes.get("transB") else weight.shape[::-1]
-    before, behind = (_positions(node, shapes.get(value)) for value in (node.inputs[0], node.outputs[0]))
+    before = shapes.get(node.inputs[0])
+    if before is not None and linear.LinearLayer(graph, node).is_transposed:
+        before = before[::-1]
+    before, behind = (_positions(node, each) for each in (before, shapes.get(node.outputs[0])))
     return Layer(node, weight, shape, before, behind)
 
 
@@ -148,6 +131,10 @@ def nodes(layer: Layer, method: str, names: Sequence[str], weights: Sequence[str
             node = onnx.NodeProto()
             node.CopyFrom(layer.node.proto)
             node.name, node.input[:] = name, inputs
+            for attribute in [each for each in node.attribute if each.name == "transA"]:
+                node.attribute.remove(attribute)
+        elif layer.node.attributes.get("transA"):
+            node = helper.make_node("Gemm", inputs, [makes[part]], name=name, transA=1)
         else:
             node = helper.make_node("MatMul", inputs, [makes[part]], name=name)
         made.append(node)

@@ -13,6 +13,7 @@ from onnx import numpy_helper
 from prunegraph.coupling.sample import complete, full_cost
 from prunegraph.errors import BudgetError, OptionError, UnknownNameError
 from prunegraph.graph.facts import facts
+from prunegraph.graph.linear import LinearLayer
 from prunegraph.graph.model import Graph, Node, Weight
 from prunegraph.ops.cost import Cost
 from prunegraph.rewriting.decomposable import FORMS, METHODS, PARTS, Layer, layers, nodes, stored
@@ -198,10 +199,8 @@ def _by_rule(layer: Layer, method: str, rule: Rule, round_to: int) -> tuple[Cand
 
 def _bias(graph: Graph, layer: Layer) -> Weight | None:
     """The bias that a layer adds to each of its outputs, if it is a constant."""
-    bias = graph.weights.get(layer.node.input(2))
-    if bias is None or bias.size != layer.shape[0] or bias.shape[-1] != layer.shape[0]:
-        return None
-    return bias if layer.node.attributes.get("beta", 1.0) else None
+    known = LinearLayer(graph, layer.node)
+    return graph.weights[known.bias] if known.has_vector else None
 
 
 def _listed(ranks: Sequence[int]) -> str:
@@ -242,8 +241,8 @@ class _Writer:
         if gram is not None and bias is not None:
             # What the outputs lose on average; a Gemm scales its product and its bias.
             shift = (weight - product).reshape(len(weight), -1) @ gram.mean[0]
-            given = layer.node.attributes if layer.node.op == "Gemm" else {}
-            self._set_bias(made[-1], names[-1], bias, shift * given.get("alpha", 1.0) / given.get("beta", 1.0))
+            known = LinearLayer(self.source, layer.node)
+            self._set_bias(made[-1], names[-1], bias, shift * known.alpha / known.beta)
         params, macs = layer.cost()
         after = layer.cost_with(chosen.method, chosen.ranks)
         row = Row(
@@ -256,7 +255,8 @@ class _Writer:
     def _set_bias(self, last: onnx.NodeProto, part: str, bias: Weight, shift: np.ndarray) -> None:
         """A bias of its own for the last part."""
         name = self._rewriter.names.new(f"{part}/bias")
-        values = (bias.read().astype(np.float64) + shift.reshape(bias.shape)).astype(bias.dtype)
+        shape = bias.shape if bias.size == shift.size else shift.shape
+        values = (bias.read().astype(np.float64).reshape(-1) + shift).reshape(shape).astype(bias.dtype)
         tensor = numpy_helper.from_array(np.ascontiguousarray(values), name)
         tensor.data_type = bias.tensor.data_type
         self._rewriter.add_tensor(tensor)

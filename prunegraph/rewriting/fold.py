@@ -38,9 +38,15 @@ def _fold(graph: Graph, keep: Collection[str]) -> Graph:
     """One node folded into each layer that has one behind it; the graph itself where none has."""
     rewriter = Rewriter(graph)
     for layer, after, affine in _pairs(graph, keep):
-        for slot, values in _folded(graph, layer, affine):
+        pieces = [(slot, _cast(graph, layer, values)) for slot, values in _folded(graph, layer, affine)]
+        if not all(np.isfinite(values).all() for _, values in pieces):
+            continue  # a factor takes half precision beyond its range
+        for slot, values in pieces:
             _place(rewriter, layer, slot, values)
-        rewriter.edit(layer).output[0] = after.outputs[0]
+        proto = rewriter.edit(layer)
+        for attribute in [each for each in proto.attribute if each.name == "beta"]:
+            proto.attribute.remove(attribute)
+        proto.output[0] = after.outputs[0]
         rewriter.replace(after, [])
     return graph if rewriter.is_idle else rewriter.finish()
 
@@ -53,10 +59,8 @@ def _pairs(graph: Graph, keep: Collection[str]) -> Iterator[tuple[Node, Node, Af
             continue
         if node.op == "ConvTranspose" and node.attributes.get("group", 1) != 1:
             continue
-        if node.input(2) and node.input(2) not in graph.weights:
-            continue
-        # A beta of 0 leaves no place for a bias, and a bias of a matrix differs from sample to sample.
-        if node.op == "Gemm" and not _has_vector(graph, node):
+        # A bias that is a matrix differs from sample to sample; a Gemm without one may not be had.
+        if linear.LinearLayer(graph, node).rest or (node.op == "Gemm" and node.version < 7):
             continue
         readers = graph.consumers.get(node.outputs[0], ())
         if len(readers) != 1 or node.outputs[0] in graph.outputs:
@@ -89,11 +93,6 @@ def _affine(graph: Graph, layer: Node, node: Node, slot: int) -> Affine | None:
     return (values, np.zeros(channels)) if node.op == "Mul" else (np.ones(channels), values)
 
 
-def _has_vector(graph: Graph, node: Node) -> bool:
-    shape = graph.weights[node.inputs[2]].shape if node.input(2) else ()
-    return bool(node.attributes.get("beta", 1.0)) and all(size == 1 for size in shape[:-1])
-
-
 def _axis(layer: Node) -> int:
     """The axis of a layer's weight that makes the outputs."""
     return 0 if layer.op == "Gemm" and layer.attributes.get("transB") else OUTPUTS[layer.op]
@@ -109,15 +108,18 @@ def _is_foldable(graph: Graph, node: Node) -> bool:
 
 
 def _folded(graph: Graph, layer: Node, affine: Affine) -> Iterator[tuple[int, Array]]:
-    """New weight and bias of a layer, by input slot."""
+    """New weight and bias of a layer, by input slot; the factor of the bias is in it."""
     factor, shift = affine
     weight = graph.weights[layer.inputs[1]].read().astype(np.float64)
     axis = _axis(layer)
     yield 1, weight * factor.reshape([-1 if each == axis else 1 for each in range(weight.ndim)])
-    bias = graph.weights[layer.inputs[2]].read().astype(np.float64) if layer.input(2) else np.zeros(len(factor))
-    bias = bias.reshape(-1)
-    beta = layer.attributes.get("beta", 1.0) if layer.op == "Gemm" else 1.0
-    yield 2, (bias * beta * factor + shift) / beta
+    yield 2, linear.LinearLayer(graph, layer).vector() * factor + shift
+
+
+def _cast(graph: Graph, layer: Node, values: Array) -> Array:
+    """Values in the type of a layer's weight."""
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(values.astype(graph.weights[layer.inputs[1]].dtype))
 
 
 def _place(rewriter: Rewriter, layer: Node, slot: int, values: Array) -> None:
@@ -125,10 +127,8 @@ def _place(rewriter: Rewriter, layer: Node, slot: int, values: Array) -> None:
     graph = rewriter.graph
     old = graph.weights.get(layer.input(slot))
     role = "weight" if slot == 1 else "bias"
-    like = old or graph.weights[layer.inputs[1]]
-    cast = np.ascontiguousarray(values.astype(like.dtype))
     alone = old is not None and len(graph.consumers[old.name]) == 1 and old.name not in graph.outputs
     if alone and old is not None and old.holder is None and old.shape == values.shape:
-        rewriter.set_weight(old.name, cast)
+        rewriter.set_weight(old.name, values)
     else:
-        rewriter.set_input(layer, slot, rewriter.add_initializer(f"{layer.name}/{role}", cast, old))
+        rewriter.set_input(layer, slot, rewriter.add_initializer(f"{layer.name}/{role}", values, old))

@@ -1,28 +1,175 @@
-"""A newer operator set, where a type or operator needs it."""
+"""A newer operator set, where a type or operator needs it: the one place where graphs are converted.
+
+Nodes are rewritten one by one (`upgrades`), those of bodies too; weights stay where they are. What comes out is run
+beside the original on the same inputs, and refused where it does not give the same.
+"""
 
 from __future__ import annotations
 
-from onnx import version_converter
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
-from prunegraph.errors import ModelError
+import numpy as np
+import onnx
+from onnx import helper
+
+from prunegraph.errors import DataError, ModelError, PrunegraphError
+from prunegraph.graph import order
+from prunegraph.graph.external import without_weights
+from prunegraph.graph.facts import facts
 from prunegraph.graph.model import Graph
-from prunegraph.graph.onnx_io import from_model, has_external
+from prunegraph.graph.names import Names
+from prunegraph.rewriting.upgrades import STANDARD, UnknownChangeError, Upgrade
+from prunegraph.runtime.data import Batch, Data, fixed_batch, random_inputs
+from prunegraph.runtime.session import run, run_values, session
+
+#: Largest difference of an output of both, as a share of its largest value. Kernels of two versions may add in
+#: another order.
+TOLERANCE = 1e-4
+
+ADVICE = "export it again with that operator set"
 
 
-def raise_opset(graph: Graph, version: int) -> Graph:
-    """The same graph in a newer operator set of ONNX, by ONNX's own converter; as it is where it is new enough.
+def raise_opset(graph: Graph, version: int, data: Data | None = None) -> Graph:
+    """The same graph in a newer operator set of ONNX; as it is where it is new enough.
+
+    Args:
+        graph: the model.
+        version: the operator set.
+        data: inputs to compare both on; else they are random.
 
     Raises:
-        ModelError: the converter cannot do it.
+        ModelError: a node is not known to mean the same, or the result does not give the same.
     """
-    if graph.opsets.get("", 1) >= version:
+    old = graph.opsets.get("", graph.opsets.get("ai.onnx", 1))
+    if old >= version:
         return graph
-    what = f"{graph.source}: cannot be raised from operator set {graph.opsets.get('', 1)} to {version}"
-    if has_external(graph):
-        raise ModelError(f"{what}: its weights are in external files; export it again with that operator set")
+    key = "opset", version
+    if key not in graph.cache:
+        what = f"{graph.source}: cannot be raised from operator set {old} to {version}"
+        raised = _rewritten(graph, old, version, what)
+        _check(graph, raised, data, what)
+        graph.cache[key] = raised
+    result: Graph = graph.cache[key]
+    return result
+
+
+def _rewritten(graph: Graph, old: int, version: int, what: str) -> Graph:
+    """The graph with every node written for the operator set."""
+    known = facts(graph)
+
+    def constant(name: str) -> np.ndarray | None:
+        weight = graph.weights.get(name)
+        return weight.read() if weight is not None else known.constant(name)
+
+    upgrade = Upgrade(Names(graph), known.shapes, known.types, constant, set(_read(graph.model.graph)))
+    model = without_weights(graph.model)
     try:
-        model = version_converter.convert_version(graph.model, version)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{what}: {reason}; export it again with that operator set") from error
-    return from_model(model, source=graph.source)
+        _upgrade(model.graph, upgrade, old, version)
+    except UnknownChangeError as error:
+        raise ModelError(f"{what}: {error}; {ADVICE}") from error
+    for entry in model.opset_import:
+        if entry.domain in STANDARD:
+            entry.version = version
+    if model.ir_version < 4:  # there, initializers are inputs too; from there on, such could be given from outside
+        inputs = [_copied(entry) for entry in model.graph.input if entry.name in graph.inputs]
+        del model.graph.input[:]
+        model.graph.input.extend(inputs)
+    model.ir_version = max(model.ir_version, helper.find_min_ir_version_for(list(model.opset_import), True))
+    model.graph.initializer.extend([*graph.model.graph.initializer, *upgrade.tensors])
+    return Graph(model, folder=graph.folder, source=graph.source, keeps=graph)
+
+
+def _upgrade(body: onnx.GraphProto, upgrade: Upgrade, old: int, new: int) -> None:
+    """Rewrite the nodes of a graph or body, and of the bodies in it."""
+    nodes: list[onnx.NodeProto] = []
+    for node in body.node:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        for inner in order.subgraphs(copy):
+            _upgrade(inner, upgrade, old, new)
+        try:
+            nodes += upgrade.run(copy, old, new) if copy.domain in STANDARD else [copy]
+        except UnknownChangeError as error:
+            raise UnknownChangeError(f"{error} (node {node.name or node.output[0]!r})") from error
+    del body.node[:]
+    body.node.extend(nodes)
+
+
+def _read(body: onnx.GraphProto) -> Iterator[str]:
+    """Names of all values that something reads, in bodies too."""
+    yield from (output.name for output in body.output)
+    for node in body.node:
+        yield from node.input
+        for inner in order.subgraphs(node):
+            yield from _read(inner)
+
+
+def _copied(entry: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+    copy = onnx.ValueInfoProto()
+    copy.CopyFrom(entry)
+    return copy
+
+
+# -- the check ------------------------------------------------------------------------------
+
+
+def _check(graph: Graph, raised: Graph, data: Data | None, what: str) -> None:
+    """Run both on the same inputs. Raises ModelError where they do not give the same."""
+    try:
+        opened = session(graph, name=graph.source, fast=False)
+        pairs = [(inputs, run(opened, inputs)) for inputs in _inputs(graph, data)]
+    except (DataError, ModelError) as error:
+        advice = "" if data is not None else ", or give --data"
+        raise ModelError(f"{what}: the original does not run ({error}), so nothing can be compared{advice}") from error
+    try:
+        other = session(raised, name=raised.source, fast=False)
+        for inputs, expected in pairs:
+            if not _agree(expected, run(other, inputs)):
+                where = _first_difference(graph, raised, inputs)
+                raise ModelError(f"{what}: {where or 'an output'} is not what it was; {ADVICE}")
+    except PrunegraphError as error:
+        if str(error).startswith(what):
+            raise
+        raise ModelError(f"{what}: {error}; {ADVICE}") from error
+
+
+def _inputs(graph: Graph, data: Data | None) -> Iterator[Batch]:
+    """Inputs of both: some of the data, or random ones twice."""
+    if data is None:
+        yield from (random_inputs(graph, seed=seed) for seed in range(2))
+    else:
+        yield from islice(data.fit(graph).batches(graph, fixed_batch(graph) or 2), 2)
+
+
+def _agree(expected: Iterable[object], given: Iterable[object]) -> bool:
+    return all(_is_same(a, b) for a, b in zip(expected, given, strict=True))
+
+
+def _is_same(a: object, b: object) -> bool:
+    """Whether two values are the same but for the order of sums."""
+    if not isinstance(a, np.ndarray) or not isinstance(b, np.ndarray):
+        return isinstance(a, list) and isinstance(b, list) and len(a) == len(b) and _agree(a, b)
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if a.dtype.kind in "iubOSU":
+        return bool((a == b).all())
+    a, b = (x.astype(np.complex128 if x.dtype.kind == "c" else np.float64) for x in (a, b))
+    there = np.isfinite(a)
+    largest = float(np.abs(a[there]).max(initial=0.0))
+    return bool(np.isclose(a, b, rtol=0, atol=TOLERANCE * largest, equal_nan=True).all())
+
+
+def _first_difference(graph: Graph, raised: Graph, inputs: Batch) -> str:
+    """The first node whose output differs, in words; "" where none can be fetched."""
+    outer = graph.outer & raised.outer
+    common = [node for node in graph.nodes if node.body is None and node.outputs and node.outputs[0] in outer]
+    names = [node.outputs[0] for node in common]
+    try:
+        first, second = (run_values(each, inputs, names) for each in (graph, raised))
+    except ModelError:
+        return ""
+    for node, name in zip(common, names, strict=True):
+        if not _agree([first[name]], [second[name]]):
+            return f"what {node.op} {node.name!r} makes"
+    return ""

@@ -7,6 +7,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from prunegraph.graph import linear
+from prunegraph.graph.linear import LinearLayer
 from prunegraph.graph.model import Graph, Node
 from prunegraph.rewriting.rewriter import Rewriter
 
@@ -23,14 +24,14 @@ class Revision:
         self.graph = graph
         self.weights: dict[str, Array] = {}
         self._rewriter = Rewriter(graph)
-        self._biases: dict[int, str] = {}
+        self._given: dict[int, str] = {}
         self._intercepts: dict[int, Array] = {}
         self._extra: list[str] = []
 
     @property
     def protos(self) -> dict[int, onnx.NodeProto]:
-        """Nodes that read a new bias, by index."""
-        return {index: self._rewriter.edit(self.graph.nodes[index]) for index in self._biases}
+        """Nodes that have got another input, by index."""
+        return {index: self._rewriter.edit(self.graph.nodes[index]) for index in self._given}
 
     def value(self, name: str) -> Array:
         """A weight as it is now, in double precision."""
@@ -42,44 +43,56 @@ class Revision:
         self.weights[name] = values.astype(self.graph.weights[name].dtype)
 
     def matrix(self, node: Node) -> Array:
-        """A layer's weight as [groups, inputs, outputs]."""
-        return linear.to_matrix(node, self.value(node.inputs[1])) * node.attributes.get("alpha", 1.0)
+        """A layer's weight as [groups, inputs, outputs], times its factor."""
+        return linear.to_matrix(node, self.value(node.inputs[1])) * LinearLayer(self.graph, node).alpha
 
     def set_matrix(self, node: Node, matrix: Array) -> None:
         """Replace a layer's weight by a matrix [groups, inputs, outputs]."""
         shape = self.graph.weights[node.inputs[1]].shape
-        self.set(node.inputs[1], linear.from_matrix(node, matrix / node.attributes.get("alpha", 1.0), shape))
+        self.set(node.inputs[1], linear.from_matrix(node, matrix / LinearLayer(self.graph, node).alpha, shape))
 
     def intercept(self, node: Node) -> Array:
-        """What a layer adds to its product: its bias [outputs], zeros without one, or what was set last."""
+        """What a layer adds to each output [outputs]: zeros where that is nothing, or no constant vector.
+
+        What was set last counts.
+        """
         if node.index in self._intercepts:
             return self._intercepts[node.index]
-        outputs = self.matrix(node).shape[0] * self.matrix(node).shape[2]
-        bias = node.input(2)
-        if bias not in self.graph.weights:
-            return np.zeros(outputs)
-        return np.broadcast_to(self.value(bias) * node.attributes.get("beta", 1.0), (outputs,))
+        layer = LinearLayer(self.graph, node)
+        return layer.vector(self.value(layer.bias) if layer.has_vector else None)
 
     def set_intercept(self, node: Node, values: Array) -> None:
-        """Let a layer add `values` [outputs]: by its bias, the BatchNormalization or Add behind it, or a new bias."""
+        """Let a layer add `values` [outputs]: by its bias, the BatchNormalization or Add behind it, or a new bias.
+
+        A bias that is a constant matrix is added besides. See `can_intercept`.
+        """
         self._intercepts[node.index] = values
-        bias, normal = node.input(2), linear.batch_normalization(self.graph, node)
-        behind = linear.bias_behind(self.graph, node)
-        if not bias and normal is not None:
+        layer, normal = LinearLayer(self.graph, node), linear.batch_normalization(self.graph, node)
+        behind = linear.add_behind(self.graph, node) if node.op == "MatMul" else None
+        if layer.bias not in self.graph.weights and normal is not None:
             mean = self.graph.weights[normal.inputs[3]]
             self.set(mean.name, mean.read().astype(np.float64) - values)
-        elif node.op == "MatMul" and behind is not None:
-            self.set(behind, self.graph.weights[behind].read().astype(np.float64) + values)
-        elif bias in self.graph.weights and self._owns(node, bias, values.shape):
-            self.set(bias, values / node.attributes.get("beta", 1.0))
+        elif behind is not None:
+            self._set_behind(*behind, values)
+        elif layer.has_vector and self._owns(layer.bias) and self.graph.weights[layer.bias].size == layer.outputs:
+            shape = self.graph.weights[layer.bias].shape
+            self.set(layer.bias, (values / layer.beta).reshape(shape))
+        elif layer.rest:
+            self._new_bias(node, self.graph.weights[layer.rest].read().astype(np.float64) * layer.beta + values)
         else:
-            self._new_bias(node, values / node.attributes.get("beta", 1.0))
+            self._new_bias(node, values)
 
     def can_intercept(self, node: Node) -> bool:
-        """Whether `set_intercept` has a place to write to; a MatMul has none of its own."""
-        if node.op in ("Conv", "Gemm") or linear.batch_normalization(self.graph, node) is not None:
+        """Whether `set_intercept` has a place to write to.
+
+        A MatMul has none of its own, and one that is taken by a computed bias is none.
+        """
+        if linear.batch_normalization(self.graph, node) is not None:
             return True
-        return linear.bias_behind(self.graph, node) is not None
+        if node.op == "MatMul":
+            return linear.add_behind(self.graph, node) is not None
+        rest = LinearLayer(self.graph, node).rest
+        return node.op in ("Conv", "Gemm") and (not rest or rest in self.graph.weights)
 
     def add_behind(self, node: Node, values: Array) -> None:
         """Let an Add behind a layer add `values`, which are broadcast with its output."""
@@ -90,16 +103,37 @@ class Revision:
         plain = self._rewriter.take_over(value, f"{value}/plain")
         self._rewriter.insert_after(node, helper.make_node("Add", [plain, name], [value], name=name))
 
-    def _owns(self, node: Node, bias: str, shape: tuple[int, ...]) -> bool:
-        return len(self.graph.consumers[bias]) == 1 and self.graph.weights[bias].shape == shape
+    def _owns(self, name: str) -> bool:
+        return len(self.graph.consumers[name]) == 1 and name not in self.graph.outputs
+
+    def _set_behind(self, add: Node, slot: int, values: Array) -> None:
+        """Let the Add behind a MatMul add `values` more than it did."""
+        weight = self.graph.weights[add.inputs[slot]]
+        shape = (*weight.shape[:-1], len(values))
+        total = weight.read().astype(np.float64) + values.reshape(shape)
+        if self._owns(weight.name) and weight.shape == shape:
+            self.set(weight.name, total)
+        else:
+            self._new_input(add, slot, f"{add.name}/bias", total)
 
     def _new_bias(self, node: Node, values: Array) -> None:
-        if node.index not in self._biases:
-            name = self._rewriter.names.new(f"{node.name}/bias")
-            self._rewriter.set_input(node, 2, name)
-            self._biases[node.index] = name
+        """Give a layer another bias, with the factor 1."""
+        proto = self._new_input(node, 2, f"{node.name}/bias", values)
+        for attribute in [each for each in proto.attribute if each.name == "beta"]:
+            proto.attribute.remove(attribute)
+        if node.op == "Gemm" and node.version < 7 and "broadcast" not in node.attributes:
+            proto.attribute.append(helper.make_attribute("broadcast", 1))
+
+    def _new_input(self, node: Node, slot: int, wanted: str, values: Array) -> onnx.NodeProto:
+        """Let a node read new values at a slot; its new form."""
+        if node.index not in self._given:
+            name = self._rewriter.names.new(wanted)
+            self._rewriter.set_input(node, slot, name)
+            self._given[node.index] = name
             self._extra.append(name)
-        self.weights[self._biases[node.index]] = values.astype(self.graph.weights[node.inputs[1]].dtype)
+        like = self.graph.weights.get(node.input(slot)) or self.graph.weights[node.inputs[1]]
+        self.weights[self._given[node.index]] = values.astype(like.dtype)
+        return self._rewriter.edit(node)
 
     def apply(self) -> Graph:
         """A new graph with the new weights."""
@@ -110,4 +144,4 @@ class Revision:
                 self._rewriter.set_weight(name, values)
         for name in self._extra:
             self._rewriter.add_tensor(numpy_helper.from_array(self.weights[name], name))
-        return self._rewriter.finish(swept=False)
+        return self._rewriter.finish()

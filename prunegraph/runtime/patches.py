@@ -33,6 +33,7 @@ class Rows:
     def inputs(self, x: Array, batch: int) -> Array:
         """Rows [samples, groups, inputs] of an input value; `batch` numbers the batch."""
         if self.node.op != "Conv":
+            x = x.T if self.node.attributes.get("transA") else x
             rows = x.reshape(-1, x.shape[-1])
             return rows[self._chosen(len(rows), len(x), batch)][:, None]
         rank = len(self.shape) - 2
@@ -67,6 +68,14 @@ class Rows:
         chosen = self._places(y.shape[2:], batch)
         found = y.reshape(*y.shape[:2], -1)[:, :, chosen]
         return np.moveaxis(found, 2, 1).reshape(-1, y.shape[1])
+
+    def added(self, c: Array, x: Array, batch: int) -> Array:
+        """Rows [samples, outputs] of a bias that is no constant vector, at the places of `inputs` of an input `x`."""
+        if self.node.op == "Conv":
+            return c.reshape(1, -1)
+        rows = x.shape[1 if self.node.attributes.get("transA") else 0]
+        outputs = self.shape[0 if self.node.attributes.get("transB") else 1]
+        return self.outputs(np.broadcast_to(c, (rows, outputs)), batch)
 
     def pads(self, sizes: Sequence[int]) -> list[int]:
         """Padding before all spatial axes, then after them; automatic padding follows from the sizes."""

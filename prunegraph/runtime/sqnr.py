@@ -1,6 +1,7 @@
 """Signal to quantization noise, value by value: how much of what a float graph computes a quantized one keeps.
 
 SQNR = 10 log10(sum x^2 / sum (x - x')^2), in dB; 6 dB are one bit. At most `MOST`, which stands for equal values.
+Elements that are infinite or not a number have to be so in both, and do not count.
 """
 
 from __future__ import annotations
@@ -57,9 +58,10 @@ def sqnr(
     runs = (run_batches(first, one, list(values)), run_batches(second, two, list(values.values())))
     for expected, found in zip(*runs, strict=True):
         for name, x, y in zip(values, expected, found, strict=True):
-            if x.shape == y.shape and x.dtype.kind == "f":
-                signal[name] += float(np.square(x, dtype=np.float64).sum())
-                noise[name] += float(np.square(np.subtract(x, y, dtype=np.float64)).sum())
+            there = np.isfinite(x) if x.dtype.kind == "f" else None
+            if there is not None and x.shape == y.shape and np.array_equal(there, np.isfinite(y)):
+                signal[name] += float(np.square(x[there], dtype=np.float64).sum())
+                noise[name] += float(np.square(np.subtract(x[there], y[there], dtype=np.float64)).sum())
             else:
                 noise[name] = math.inf
     return {name: decibels(signal[name], noise[name]) for name in values}

@@ -176,8 +176,12 @@ class Statistics:
             batches = list(self.data.head(max(samples, size)).batches(self.graph, size))
             if not batches:
                 raise DataError(f"{self.data.source}: has fewer samples than the model's batch size")
-            given = value in self.graph.inputs
-            parts = [b[value] for b in batches] if given else [v for (v,) in run_batches(self.graph, batches, [value])]
+            if value in self.graph.weights:
+                parts = [self.graph.weights[value].read()]
+            elif value in self.graph.inputs:
+                parts = [batch[value] for batch in batches]
+            else:
+                parts = [values for (values,) in run_batches(self.graph, batches, [value])]
             # Whole feeds may differ in size; those that are like the first one count.
             parts = [part for part in parts if part.shape[1:] == parts[0].shape[1:] and part.ndim]
             found = np.concatenate(parts) if len(parts) > 1 else parts[0].view()
@@ -231,11 +235,12 @@ class Statistics:
     def collect(self, accumulators: Sequence[Accumulator], what: str = "statistics") -> None:
         """Run the data through the graph once, and feed the accumulators."""
         names = list(dict.fromkeys(name for each in accumulators for name in each.values))
-        inside = [name for name in names if name not in self.graph.outer and name not in self.graph.inputs]
+        given = [name for name in names if name in self.graph.inputs]
+        fixed = {name: self.graph.weights[name].read() for name in names if name in self.graph.weights}
+        computed = [name for name in names if name not in self.graph.inputs and name not in fixed]
+        inside = [name for name in computed if name not in self.graph.outer]
         if inside:
             raise DataError(f"{self.graph.source}: no statistics of {inside[0]!r}: it is a value inside a body")
-        given = [name for name in names if name in self.graph.inputs]
-        computed = [name for name in names if name not in self.graph.inputs]
         size = batch_size(self.graph, self.data, computed)
         total = self.data.samples if self.data.is_whole else -(-self.data.samples // size)
         batches, again = tee(self.data.batches(self.graph, size))
@@ -243,7 +248,7 @@ class Statistics:
         runs = run_batches(self.graph, batches, computed) if computed else ([] for _ in batches)
         for index, (found, batch) in enumerate(zip(runs, again, strict=True)):
             self.progress(f"{what}: batch {index + 1} of {total}")
-            values = {**dict(zip(computed, found, strict=True)), **{name: batch[name] for name in given}}
+            values = {**fixed, **dict(zip(computed, found, strict=True)), **{name: batch[name] for name in given}}
             for each in accumulators:
                 each.add(index, *(values[name] for name in each.values))
         if index < 0:

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
+from prunegraph.graph.linear import output_axis
 from prunegraph.graph.model import Node
 from prunegraph.quantization.scheme import MIN_SCALE, Params, params_of
-from prunegraph.quantization.weights import BIAS_LIMIT, output_axis
+from prunegraph.quantization.weights import BIAS_LIMIT
 from prunegraph.training.ops_quantized import RoundThrough, ScaleGradient
 from prunegraph.training.table import Call, Tensor, lookup
 

@@ -67,6 +67,7 @@ def _transposed_pads(call: Call, sizes: list[int], full: list[int], strides: lis
 @operator("Gemm")
 def gemm(call: Call, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
     alpha, beta = call.get("alpha", 1.0), call.get("beta", 1.0)
+    c = c if beta else None
     a = a.T if call.get("transA", 0) else a
     if call.get("transB", 0) and alpha == beta == 1.0 and (c is None or c.dim() == 1):
         return nnf.linear(a, b, c)

@@ -13,6 +13,7 @@ from prunegraph import plugins
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.coupling.groups import Group
 from prunegraph.errors import BudgetError, DataError, PluginError, UnknownNameError
+from prunegraph.graph.linear import is_finite
 from prunegraph.graph.model import Graph, Node
 from prunegraph.options import base_name, bound
 from prunegraph.registry import Registry
@@ -206,6 +207,9 @@ def _checked(scores: object, group: Group, who: str) -> Array:
             f"not one score for each of its {group.channels} channels"
         )
     array = array.astype(np.float64)
+    if not all(is_finite(member.graph, member.weight) for member in group.members):
+        # Nothing can be said of channels whose weights are no numbers: they stay.
+        array = np.where(np.isnan(array), np.inf, array)
     for what, wrong in (("NaN", np.isnan(array)), ("-inf", np.isneginf(array))):
         if wrong.any():
             raise PluginError(

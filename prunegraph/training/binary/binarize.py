@@ -116,7 +116,7 @@ def binarize(
     options, say = options or Options(), progress or (lambda _: None)
     binary, left = to_binary(
         graph, options.quantizer, affine=options.affine, last=options.last, keep=options.keep,
-        min_inputs=options.min_inputs,
+        min_inputs=options.min_inputs, data=Data.of(data),
     )  # fmt: skip
     source = Data.of(data).fit(graph)
     samples = Samples.of(source, graph, count=options.samples, held=options.held, seed=options.seed)

@@ -21,7 +21,7 @@ from prunegraph.graph.external import without_weights
 from prunegraph.graph.facts import facts
 from prunegraph.graph.model import Graph, Node
 from prunegraph.rewriting.rewriter import Rewriter
-from prunegraph.training.binary.network import CARRIERS, POOLS, binary_layers, filter_axis, is_plain
+from prunegraph.training.binary.network import CARRIERS, POOLS, binary_layers, is_plain
 from prunegraph.training.binary.operators import DOMAIN
 
 Array = np.ndarray
@@ -242,7 +242,7 @@ class _Lowering:
     def _dequantized(self, node: Node) -> str:
         """A layer's weight as a DequantizeLinear of 8-bit codes."""
         weight = self.graph.weights[node.inputs[1]].read().astype(np.float64)
-        axis = filter_axis(node)
+        axis = linear.output_axis(node)
         others = tuple(i for i in range(weight.ndim) if i != axis)
         largest = np.abs(weight).max(others)
         scale = np.where(largest > 0, largest / 127, 1.0).astype(np.float32)

@@ -20,10 +20,13 @@ from onnx import helper
 
 from prunegraph.errors import ModelError, OptionError, UnknownNameError
 from prunegraph.graph import linear
+from prunegraph.graph.bounds import bounds
 from prunegraph.graph.facts import Facts, facts
 from prunegraph.graph.model import Graph, Node
+from prunegraph.rewriting.gemm import plain_gemms
 from prunegraph.rewriting.opset import raise_opset
 from prunegraph.rewriting.rewriter import Rewriter
+from prunegraph.runtime.data import Data
 from prunegraph.training.binary.levels import BITS, half_wave_step
 from prunegraph.training.binary.operators import BACKWARDS, DOMAIN
 from prunegraph.training.roles import trainable_names
@@ -149,7 +152,7 @@ def is_plain(graph: Graph, node: Node) -> bool:
 
 def to_binary(
     graph: Graph, quantizer: Quantizer | None = None, *, affine: bool = True, last: Last = "float",
-    keep: Sequence[str] = (), min_inputs: int = MIN_INPUTS,
+    keep: Sequence[str] = (), min_inputs: int = MIN_INPUTS, data: Data | None = None,
 ) -> tuple[Graph, dict[str, str]]:  # fmt: skip
     """The graph in its binary form for training, and why layers are not binary, by name.
 
@@ -164,6 +167,7 @@ def to_binary(
             stay as they are. "int8" is seen to when the graph is written.
         keep: names of layers that stay as they are.
         min_inputs: layers whose filters have fewer inputs stay as they are.
+        data: inputs on which a conversion to a newer operator set is checked; else they are random.
 
     Raises:
         UnknownNameError: no layer of a name in `keep`.
@@ -175,7 +179,7 @@ def to_binary(
     for name in keep:
         if name not in {node.name for node in graph.layers}:
             raise UnknownNameError("layer", name, [node.name for node in graph.layers])
-    graph = raise_opset(graph, OPSET)
+    graph = plain_gemms(raise_opset(graph, OPSET, data))
     plan = _Plan.of(graph, set(keep), last, min_inputs)
     if not plan.chains and not plan.ends:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(plan.left.items())[:5])
@@ -257,25 +261,10 @@ def final_layers(graph: Graph) -> list[int]:
 
 def obstacle(graph: Graph, node: Node, min_inputs: int) -> str:
     """Why a layer cannot have binary weights, or ''."""
-    if not linear.is_linear(graph, node):
-        return "its weights are not its own, or it is no convolution or matrix product by a constant"
-    weight = graph.weights[node.inputs[1]]
-    if weight.tensor.data_type != onnx.TensorProto.FLOAT:
-        return f"its weights are of type {weight.dtype}"
-    if linear.groups(node) > 1:
-        return "a grouped convolution"
-    if any(node.attributes.get(name, 1.0) != 1.0 for name in ("alpha", "beta")):
-        return "a Gemm that scales its product or its bias"
-    bias = graph.weights.get(node.input(2))
-    if node.input(2) and (bias is None or bias.size != weight.shape[filter_axis(node)]):
-        return "its bias is not a constant with a value for each filter"
-    size = linear.matrix_size(node, weight.shape)
+    if reason := linear.LinearLayer(graph, node).no_bits():
+        return reason
+    size = linear.matrix_size(node, graph.weights[node.inputs[1]].shape)
     return f"its filters have {size} inputs, fewer than {min_inputs}" if size < min_inputs else ""
-
-
-def filter_axis(node: Node) -> int:
-    """The axis of a layer's weight along which its filters lie."""
-    return 0 if node.op == "Conv" or node.attributes.get("transB") else 1
 
 
 def _chain(graph: Graph, node: Node) -> list[Node] | None:
@@ -297,12 +286,8 @@ def _chain(graph: Graph, node: Node) -> list[Node] | None:
 
 def _is_rectifier(graph: Graph, node: Node) -> bool:
     """Whether a node is max(x, 0), whatever it does to large values."""
-    if node.op == "Relu":
-        return True
-    if node.op != "Clip":
-        return False
-    low = graph.weights.get(node.input(1))
-    return node.attributes.get("min") == 0 or (low is not None and low.size == 1 and float(low.read().reshape(())) == 0)
+    limits = bounds(graph, node)
+    return limits is not None and limits[0] == 0
 
 
 def _has_channels(known: Facts, node: Node, chain: Sequence[Node]) -> bool:
@@ -338,7 +323,7 @@ class _Writer:
         return self.rewriter.finish(change=_declare)
 
     def _binarize(self, node: Node) -> None:
-        axis = filter_axis(node)
+        axis = linear.output_axis(node)
         name = self.names.new(f"{node.name}/binary")
         made = helper.make_node("BinaryWeight", [node.inputs[1]], [name], name=name, domain=DOMAIN, axis=axis)
         self.rewriter.insert_before(node, made)

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 
 from prunegraph.errors import DataError, OptionError
+from prunegraph.graph import linear
 from prunegraph.graph.model import Graph
 from prunegraph.runtime.data import LABELS, Data
 from prunegraph.training.binary.codes import Alternation
-from prunegraph.training.binary.network import POOLS, BinaryLayer, binary_layers, filter_axis, final_layers, obstacle
+from prunegraph.training.binary.network import POOLS, BinaryLayer, binary_layers, final_layers, obstacle
 from prunegraph.training.binary.statistics import LayerMoments, estimate_statistics, places, values
 from prunegraph.training.losses import Loss, cross_entropy, distillation, outputs_of
 from prunegraph.training.module import GraphModule
@@ -310,7 +311,7 @@ def _last_layers(graph: Graph) -> list[BinaryLayer]:
     binary = {layer.node.index for layer in binary_layers(graph)}
     nodes = [graph.nodes[index] for index in final_layers(graph) if index not in binary]
     return [
-        BinaryLayer(node, node.inputs[1], filter_axis(node), False)
+        BinaryLayer(node, node.inputs[1], linear.output_axis(node), False)
         for node in nodes
         if not obstacle(graph, node, min_inputs=1)
     ]

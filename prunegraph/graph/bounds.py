@@ -1,0 +1,26 @@
+"""What an activation lets through."""
+
+from __future__ import annotations
+
+import math
+
+from prunegraph.graph.facts import facts
+from prunegraph.graph.model import Graph, Node
+
+
+def bounds(graph: Graph, node: Node) -> tuple[float, float] | None:
+    """The least and the most that a Relu or Clip lets through; None for other nodes, or bounds that are computed."""
+    if node.domain or node.op not in ("Relu", "Clip"):
+        return None
+    if node.op == "Relu":
+        return 0.0, math.inf
+    if node.version < 11:
+        return float(node.attributes.get("min", -math.inf)), float(node.attributes.get("max", math.inf))
+    limits = [-math.inf, math.inf]
+    for slot in (1, 2):
+        if node.input(slot):
+            constant = facts(graph).constant(node.input(slot))
+            if constant is None or constant.size != 1:
+                return None
+            limits[slot - 1] = float(constant.reshape(()))
+    return limits[0], limits[1]

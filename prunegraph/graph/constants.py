@@ -1,0 +1,41 @@
+"""Values that a graph computes from constants alone: the same whatever the inputs are."""
+
+from __future__ import annotations
+
+from prunegraph.graph.facts import facts
+from prunegraph.graph.model import Graph, Node
+
+#: Operators whose outputs are not the same every time.
+RANDOM = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
+
+
+def computed_constants(graph: Graph) -> frozenset[str]:
+    """Values that nodes of the main graph make from constants alone; weights are not among them."""
+    known: frozenset[str] | None = graph.cache.get("computed constants")
+    if known is None:
+        known = graph.cache["computed constants"] = frozenset(_computed(graph))
+    return known
+
+
+def is_constant(graph: Graph, value: str) -> bool:
+    """Whether a value is a weight, or computed from weights alone."""
+    return value in graph.weights or value in graph.sparse or value in computed_constants(graph)
+
+
+def data_inputs(graph: Graph, node: Node) -> tuple[str, ...]:
+    """What a node's value depends on: of the second input of a CastLike only its type matters."""
+    known = node.op == "CastLike" and node.outputs[0] in facts(graph).types
+    return node.inputs[:1] if known else node.inputs
+
+
+def _computed(graph: Graph) -> set[str]:
+    values: set[str] = set()
+    for node in graph.nodes:
+        plain = node.body is None and not node.captured and not node.bodies and node.op not in RANDOM
+        if not plain or not node.inputs:
+            continue
+        if all(not v or v in graph.weights or v in values for v in data_inputs(graph, node)):
+            values.update(v for v in node.outputs if v)
+    return values

@@ -1,0 +1,105 @@
+"""Gemm nodes in one form, `x W + b`, so that what replaces them need not know of the others.
+
+The factors go into weight and bias, an input that is transposed gets a Transpose, and a bias that is a matrix or
+computed in the graph an Add of its own. What has a factor of 0 goes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from prunegraph.graph.external import without_weights
+from prunegraph.graph.linear import LinearLayer
+from prunegraph.graph.model import Graph, Node
+from prunegraph.graph.names import Names
+from prunegraph.rewriting.sweep import sweep
+
+Array = np.ndarray
+
+
+def plain_gemms(graph: Graph) -> Graph:
+    """The same function with every Gemm of a constant float32 weight as `x W + b`, b one value for each output.
+
+    The values they make keep their names; the graph itself where there is nothing to do.
+    """
+    layers = {node.outputs: LinearLayer(graph, node) for node in graph.nodes if _is_odd(graph, node)}
+    if not layers:
+        return graph
+    writer = _Writer(graph)
+    model = without_weights(graph.model)
+    protos: list[onnx.NodeProto] = []
+    for proto in model.graph.node:
+        layer = layers.get(tuple(proto.output))
+        protos += [_copy(proto)] if layer is None else writer.nodes(layer)
+    del model.graph.node[:]
+    model.graph.node.extend(protos)
+    model.graph.initializer.extend([*graph.model.graph.initializer, *writer.tensors])
+    sweep(model.graph, graph.model.graph)
+    return Graph(model, folder=graph.folder, source=graph.source, keeps=graph)
+
+
+def _is_odd(graph: Graph, node: Node) -> bool:
+    """Whether a Gemm has another form, and can have the plain one."""
+    layer = LinearLayer(graph, node)
+    weight = layer.weight
+    if node.op != "Gemm" or node.domain or node.body is not None or weight is None or node.version < 7:
+        return False
+    if weight.tensor.data_type != onnx.TensorProto.FLOAT or len(weight.shape) != 2:
+        return False
+    bias = graph.weights.get(layer.bias)
+    plain = not layer.bias or (layer.has_vector and layer.beta == 1 and bias is not None and bias.size == layer.outputs)
+    return layer.is_transposed or layer.alpha != 1 or layer.beta != 1 or not plain
+
+
+class _Writer:
+    def __init__(self, graph: Graph):
+        self.graph, self.names = graph, Names(graph)
+        self.tensors: list[onnx.TensorProto] = []
+
+    def nodes(self, layer: LinearLayer) -> list[onnx.NodeProto]:
+        """What stands in a Gemm's place."""
+        node, made = layer.node, []
+        proto = _copy(node.proto)
+        del proto.attribute[:]
+        if node.attributes.get("transB"):
+            proto.attribute.append(helper.make_attribute("transB", 1))
+        if layer.is_transposed:
+            turned = self.names.new(f"{node.name}/transposed")
+            made.append(helper.make_node("Transpose", [proto.input[0]], [turned], name=turned, perm=[1, 0]))
+            proto.input[0] = turned
+        if layer.alpha != 1:
+            proto.input[1] = self._tensor(f"{node.name}/weight", layer.weighted())
+        made.append(proto)
+        del proto.input[2:]
+        if layer.rest:
+            proto.output[0] = self.names.new(f"{node.name}/product")
+            made += self._added(layer, proto.output[0])
+        if layer.has_vector or node.version < 11:  # there, a Gemm has to have a bias
+            proto.input.append(self._tensor(f"{node.name}/bias", layer.vector()))
+        return made
+
+    def _added(self, layer: LinearLayer, product: str) -> list[onnx.NodeProto]:
+        """The sum of a product and a bias that is no constant vector."""
+        node, rest, made = layer.node, layer.rest, []
+        if rest in self.graph.weights and layer.beta != 1:
+            rest = self._tensor(f"{node.name}/bias", self.graph.weights[rest].read().astype(np.float64) * layer.beta)
+        elif layer.beta != 1:
+            rest = self.names.new(f"{node.name}/scaled")
+            factor = self._tensor(f"{node.name}/beta", np.asarray(layer.beta))
+            made.append(helper.make_node("Mul", [layer.rest, factor], [rest], name=rest))
+        name = self.names.new(f"{node.name}/sum")
+        return [*made, helper.make_node("Add", [product, rest], list(node.outputs), name=name)]
+
+    def _tensor(self, wanted: str, values: Array) -> str:
+        name = self.names.new(wanted)
+        tensor = numpy_helper.from_array(np.ascontiguousarray(values, np.float32).reshape(values.shape), name)
+        self.tensors.append(tensor)
+        return name
+
+
+def _copy(proto: onnx.NodeProto) -> onnx.NodeProto:
+    copy = onnx.NodeProto()
+    copy.CopyFrom(proto)
+    return copy
