@@ -38,7 +38,7 @@ ROWS: dict[str, dict[str, object]] = {
     "mse, biases left": {"bias_correction": False},
     "mse, equalized": {"equalize": True},
     "mse, gptq": {"rounding": "gptq"},
-    "mse, 7-bit weights": {"reduce_range": True},
+    "mse, 8-bit weights": {"reduce_range": "no"},
     "int4 weights": {"weights": "int4"},
     "int4 weights alone": {"weights": "int4", "activations": "none"},
     "int16, uint16": {"weights": "int16", "activations": "uint16"},

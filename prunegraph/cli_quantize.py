@@ -50,8 +50,8 @@ def read_ranges(path: str) -> dict[str, Any]:
     help="Type of activations; none quantizes weights alone.  [default: the target's]",
 )  # fmt: skip
 @click.option(
-    "--target", type=click.Choice(["cpu", "tensorrt", "openvino", "qnn"]), default="cpu", show_default=True,
-    help="Whose rules to follow.",
+    "--target", type=click.Choice(["cpu", "native", "tensorrt", "openvino", "qnn"]), default="cpu",
+    show_default=True, help="Whose rules to follow; cpu is any processor, native this one.",
 )  # fmt: skip
 @click.option("--float", "float_layers", multiple=True, metavar="LAYER", help="Stays in float: a name, first or last.")
 @click.option(
@@ -71,7 +71,10 @@ def read_ranges(path: str) -> dict[str, Any]:
 @click.option("--equalize", is_flag=True, help="Equalize ranges between layers first.")
 @click.option("--no-bias-correction", is_flag=True, help="Leave biases as they are.")
 @click.option("--block", type=click.IntRange(1), default=32, show_default=True, help="Inputs a scale of int4 weights.")
-@click.option("--reduce-range", is_flag=True, help="7-bit weights, for processors without VNNI.")
+@click.option(
+    "--reduce-range", type=click.Choice(["auto", "yes", "no"]), default="auto", show_default=True, is_flag=False,
+    flag_value="yes", help="7-bit weights, right on processors without VNNI; auto: unless --target rules those out.",
+)  # fmt: skip
 @click.option(
     "--compact",
     is_flag=True,
@@ -120,7 +123,7 @@ def _with_faster(
     """Layers that stay in float, with those that are faster there."""
     from prunegraph.quantization.faster import faster_in_float
 
-    if options["target"] != "cpu":
+    if options["target"] not in ("cpu", "native"):
         raise OptionError("--fastest measures on the CPU: it does not say what is fast on another target")
     if samples is None:
         raise OptionError("--fastest measures with activations in integers: give --data")
@@ -131,4 +134,5 @@ def _with_faster(
 
 def _content(found: Quantized) -> dict[str, Any]:
     layers = [asdict(layer) for layer in found.layers]
-    return {"format": FORMAT, "layers": layers, "outputs": found.outputs, "ranges": found.ranges}
+    reach = asdict(found.weight_range) if found.weight_range is not None else None
+    return {"format": FORMAT, "layers": layers, "outputs": found.outputs, "weight_range": reach, "ranges": found.ranges}

@@ -2,12 +2,15 @@
 
 Codes of one node are computed from the codes it reads, as the QLinear operators of ONNX define it:
 q_y = clip(round((sum (q_x - z_x) q_w + q_b) s_x s_w / s_y) + z_y). Source: ALGORITHMS 1.5.
+
+Processors without VNNI add products of uint8 and int8 in pairs, saturated to 16 bits; `Saturating` does that anywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -26,17 +29,52 @@ class Codes:
     codes: Array
     scale: Array
     zero: Array
+    dtype: np.dtype[Any]
 
     @property
     def values(self) -> Array:
         return (self.codes.astype(np.float64) - self.zero) * self.scale
 
 
-class Reference:
-    """Codes that nodes of a quantized graph give, from the codes they read."""
+#: Codes from 0 up [..., groups, inputs] and weights [groups, outputs, inputs] -> sums [..., groups, outputs].
+Dot = Callable[[Array, Array], Array]
 
-    def __init__(self, graph: Graph, codes: Mapping[str, Array]):
-        self.graph, self.codes = graph, codes
+
+def exact(codes: Array, weights: Array) -> Array:
+    """Sums in as many bits as they need."""
+    return np.einsum("...gi,goi->...go", codes.astype(np.float64), weights.astype(np.float64), optimize=True)
+
+
+class Saturating:
+    """Sums of pairs that saturate in 16 bits; the seed says which inputs meet, None pairs neighbours."""
+
+    def __init__(self, seed: int | None = None):
+        self.seed = seed
+
+    def __call__(self, codes: Array, weights: Array) -> Array:
+        order = np.arange(codes.shape[-1])
+        if self.seed is not None:
+            order = np.random.default_rng(self.seed).permutation(order)
+        first, second = order[::2], order[1::2]
+        products = self._products(codes, weights, first)
+        products[..., : len(second)] += self._products(codes, weights, second)
+        return np.clip(products, -(2**15), 2**15 - 1).sum(axis=-1).astype(np.float64)
+
+    def _products(self, codes: Array, weights: Array, places: Array) -> Array:
+        return codes[..., :, None, places].astype(np.int64) * weights[:, :, places].astype(np.int64)
+
+
+class Reference:
+    """Codes that nodes of a quantized graph give, from the codes they read.
+
+    Args:
+        graph: the quantized graph.
+        codes: what its QuantizeLinear nodes give.
+        dot: how products of 8-bit codes with int8 weights are added up.
+    """
+
+    def __init__(self, graph: Graph, codes: Mapping[str, Array], dot: Dot = exact):
+        self.graph, self.codes, self.dot = graph, codes, dot
 
     def results(self) -> dict[str, Array]:
         """Codes by the name of a QuantizeLinear's output, for every node that runs in integers and is known here."""
@@ -72,7 +110,7 @@ class Reference:
         if scale.ndim:
             shape = [-1 if each == node.attributes.get("axis", 1) else 1 for each in range(codes.ndim)]
             scale, zero = scale.reshape(shape), zero.reshape(shape)
-        return Codes(codes.astype(np.int64), scale, zero)
+        return Codes(codes.astype(np.int64), scale, zero, codes.dtype)
 
     def _accumulated(self, node: Node) -> Array | None:
         """What a node gives before it is quantized again, from exact sums of integers; None for one in float."""
@@ -98,11 +136,12 @@ class Reference:
     def _conv(self, node: Node, x: Codes, w: Codes, b: Codes | None = None) -> Array:
         shape = w.codes.shape
         rows = patches.Rows(node, shape, 1)
-        codes = (x.codes - x.zero).astype(np.float64)  # sums below 2^53 are exact
+        codes = x.codes
         groups = node.attributes.get("group", 1)
         pads = rows.pads(codes.shape[2:])
         rank = len(shape) - 2
-        padded = np.pad(codes, [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)])
+        around = [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)]
+        padded = np.pad(codes, around, constant_values=int(x.zero))
         strides, dilations = (list(node.attributes.get(n) or [1] * rank) for n in ("strides", "dilations"))
         spans = [(k - 1) * d + 1 for k, d in zip(shape[2:], dilations, strict=True)]
         windows = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=tuple(range(2, 2 + rank)))
@@ -111,14 +150,20 @@ class Reference:
         places = windows.shape[2 : 2 + rank]
         n, c = codes.shape[:2]
         matrix = np.moveaxis(windows, 1, 1 + rank).reshape(n, *places, groups, c // groups * int(np.prod(shape[2:])))
-        filters = w.codes.reshape(groups, shape[0] // groups, -1).astype(np.float64)
-        sums = np.einsum("...gi,goi->...go", matrix, filters, optimize=True).reshape(n, *places, shape[0])
-        sums = np.moveaxis(sums, -1, 1)
+        filters = (w.codes - w.zero).reshape(groups, shape[0] // groups, -1)
+        sums = np.moveaxis(self._sums(x, w, matrix, filters).reshape(n, *places, shape[0]), -1, 1)
         along = [1, -1] + [1] * rank
         bias = 0 if b is None else b.codes.reshape(along)
         return (sums + bias) * x.scale * w.scale.reshape(along)
 
     def _product(self, node: Node, x: Codes, w: Codes, b: Codes | None = None) -> Array:
-        matrix = w.codes.T if node.attributes.get("transB") else w.codes
-        sums = (x.codes - x.zero).astype(np.float64) @ matrix.astype(np.float64)
+        matrix = w.codes - w.zero
+        filters = matrix if node.attributes.get("transB") else matrix.T
+        sums = self._sums(x, w, x.codes[..., None, :], filters[None])[..., 0, :]
         return (sums + (0 if b is None else b.codes)) * x.scale * w.scale.reshape(-1)
+
+    def _sums(self, x: Codes, w: Codes, codes: Array, filters: Array) -> Array:
+        """Sums of (q_x - z_x) (q_w - z_w): kernels multiply codes from 0 up, and take off what that is too much."""
+        lowest = np.iinfo(x.dtype).min
+        dot = self.dot if w.dtype == np.int8 and x.dtype.itemsize == 1 else exact
+        return dot(codes - lowest, filters) - (x.zero - lowest) * filters.sum(axis=-1)

@@ -210,8 +210,7 @@ class _Placer:
                 wanted.add(node.inputs[0])
                 reached.add(node.inputs[0])
                 if node.op != "Conv" and not wanted & set(results):
-                    self.made -= set(results)
-                    self.absorbed.pop(node.index, None)
+                    self._leave_in_float(node, results)
             elif node.index in self.computed:
                 only_moves = node.op in MOVES or node.op == "Concat"
                 if wanted & set(results) or (only_moves and reached & set(results)):
@@ -219,8 +218,12 @@ class _Placer:
                     reached.update(self.data(node))
                 else:
                     self.computed.discard(node.index)
-                    self.made -= set(results)
-                    self.absorbed.pop(node.index, None)
+                    self._leave_in_float(node, results)
+
+    def _leave_in_float(self, node: Node, results: Sequence[str]) -> None:
+        """Quantize neither what a node makes nor what the activation makes that it had absorbed."""
+        self.made -= {*node.outputs, *results}
+        self.absorbed.pop(node.index, None)
 
     def data(self, node: Node) -> Sequence[str]:
         """The activations a quantized node reads."""
@@ -234,7 +237,7 @@ class _Placer:
         for node in self.graph.nodes:
             if node.index in self.layers:
                 ties.add_node(node.inputs[0])
-                if node.outputs[0] in self.made and self.scheme.target.around:
+                if self._result(node) in self.made and self.scheme.target.around:
                     ties.add_node(self._result(node))
             elif node.index in self.computed:
                 values = [*self.data(node), self._result(node), *(v for v in node.outputs[1:] if v)]

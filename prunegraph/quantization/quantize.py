@@ -23,6 +23,7 @@ from prunegraph.quantization.histogram import Histogram
 from prunegraph.quantization.mixed import put_back
 from prunegraph.quantization.placement import Placement, kept_names, place
 from prunegraph.quantization.report import LayerReport, layer_reports
+from prunegraph.quantization.saturation import WeightRange, held_type, reduction, weight_range
 from prunegraph.quantization.scheme import TYPES, Params, Scheme
 from prunegraph.quantization.scheme import scheme as scheme_of
 from prunegraph.quantization.weights import Codes, least_scales, quantized
@@ -58,9 +59,11 @@ class Quantized:
         graph: the quantized graph.
         layers: a report of every layer, in order, also of those left in float.
         ranges: scale and zero point of every quantized value; `quantize(ranges=...)` takes them again.
-        outputs: SQNR of the outputs in dB, against the float graph; empty without data.
+        outputs: SQNR of the outputs in dB: of ONNX Runtime's default session of the quantized graph, on this
+            processor, against the graph that was given; empty without data.
         loss: how much worse the metric is than in float, where a tolerance was given.
         metric: its name.
+        weight_range: the codes of int8 weights, and why; None where layers multiply no 8-bit codes.
     """
 
     graph: Graph
@@ -69,6 +72,7 @@ class Quantized:
     outputs: dict[str, float]
     loss: float | None = None
     metric: str = ""
+    weight_range: WeightRange | None = None
 
     @property
     def weakest(self) -> LayerReport | None:
@@ -105,7 +109,7 @@ def quantize(
     rounding: str | None = None,
     percentile: float = 99.99,
     block: int = 32,
-    reduce_range: bool = False,
+    reduce_range: str | bool = "auto",
     progress: Progress = lambda stage: None,
 ) -> Quantized:
     """Quantize a float graph with unlabelled data; `graph` is not touched.
@@ -116,7 +120,8 @@ def quantize(
         method: how ranges follow from what was seen: "mse", "minmax", "percentile" or "entropy".
         weights: "int8" (the default), "int4" (in blocks of `block` inputs) or "int16"; always symmetric.
         activations: "uint8" (the default on the CPU), "int8", "uint16", or "none" for weights alone.
-        target: "cpu", "tensorrt", "openvino" or "qnn": whose rules the placement follows.
+        target: "cpu", "native" (the processor this runs on), "tensorrt", "openvino" or "qnn": whose rules the
+            placement follows.
         float_layers: layers that stay in float, by name; "first" and "last" stand for those.
         tolerance: how much worse the metric may become; layers that hurt most are put back until it is met.
         fallback: what they are put back to: "float", or "int16": activations in float and weights in int16, which
@@ -130,7 +135,8 @@ def quantize(
         rounding: "nearest", or "gptq"; by default "gptq" for 4-bit weights with data.
         percentile: of the elements, in percent, for that method.
         block: inputs that share a scale of 4-bit weights.
-        reduce_range: 7-bit weights, for processors without VNNI.
+        reduce_range: 7-bit weights, whose products do not saturate on processors without VNNI: "yes" (or True), "no"
+            (or False), or "auto": where the target has such processors; "native" is measured.
         progress: called with a line for every step.
 
     Raises:
@@ -139,7 +145,8 @@ def quantize(
         OptionError: an option has a value it cannot have.
         UnknownNameError: no such type, target, method, metric, layer or tensor.
     """
-    scheme = scheme_of(weights, activations, target, block=block, reduce_range=reduce_range)
+    reduced = reduction(reduce_range, target)
+    scheme = scheme_of(weights, activations, target, block=block, reduce_range=reduced)
     ways = _Ways(_rounding(rounding, scheme, data is not None), bias_correction and data is not None)
     if tolerance is not None and not tolerance >= 0:
         raise OptionError(f"tolerance must be a number of at least 0, got {tolerance:g}")
@@ -165,10 +172,10 @@ def quantize(
     progress("write")
     result = make(placement)
     progress("measure the noise")
-    noise = _noise(graph, base, result, placement, samples)
+    outputs, noise = _noise(graph, base, result, placement, samples)
     return Quantized(
-        result, layer_reports(placement, scheme, make.codes, noise, wide), make.ranges(placement),
-        {name: noise[name] for name in base.outputs if name in noise}, loss, measure.name if measure else "",
+        result, layer_reports(placement, scheme, make.codes, noise, wide), make.ranges(placement), outputs,
+        loss, measure.name if measure else "", weight_range(scheme, reduce_range, target),
     )  # fmt: skip
 
 
@@ -257,7 +264,8 @@ class _Maker:
 
     def _layer(self, placement: Placement, index: int, scheme: Scheme) -> Layer:
         bias = float_bias(placement.graph, placement.graph.nodes[index])
-        return Layer(self.codes[index], scheme.weights, bias)
+        codes = self.codes[index]
+        return Layer(codes, held_type(codes.codes, codes.axis, scheme), bias)
 
     def _rounded(self, placement: Placement, index: int, scheme: Scheme) -> Codes:
         """A weight with nothing else of its layer in integers."""
@@ -316,7 +324,7 @@ class _Measure:
         return self._data.batches(self._graph)
 
     def _run(self, graph: Graph) -> Iterator[list[Array]]:
-        return run_batches(graph, self._batches(), graph.outputs)
+        return run_batches(graph, self._batches(), graph.outputs, fast=True)
 
     def _pairs(self, found: Iterable[dict[str, Array]]) -> Iterator[Seen]:
         batches = self._data.batches(self._graph, labels=True)
@@ -326,16 +334,16 @@ class _Measure:
 
 def _noise(
     graph: Graph, base: Graph, result: Graph, placement: Placement, samples: Data | None
-) -> dict[str, float]:  # fmt: skip
-    """SQNR of what layers make, against the graph that was quantized, and of the outputs, against the one given."""
+) -> tuple[dict[str, float], dict[str, float]]:
+    """SQNR of the outputs against the graph as it was given, and of what layers make against the folded one."""
     if samples is None:
-        return {}
+        return {}, {}
     pairs = dequantized(result)
     wanted = dict.fromkeys(placement.result(node) for node in base.layers if node.body is None)
     inner = {name: pairs.get(name, name) for name in wanted if name in base.outer and name not in graph.outputs}
     inner = {name: other for name, other in inner.items() if other in result.outer}
-    outputs = {name: pairs.get(name, name) for name in graph.outputs if name in graph.outer & result.outer}
+    outputs = {name: name for name in graph.outputs}
     head = samples.head(REPORTED)
-    size = batch_size(base, head, [*inner, *outputs], FETCH)
-    noise = sqnr(base, result, head.batches(base, size), inner) if inner else {}
-    return {**noise, **(sqnr(graph, result, head.batches(graph, size), outputs) if outputs else {})}
+    size = batch_size(base, head, [*inner, *base.outputs], FETCH)
+    shown = sqnr(graph, result, head.batches(graph, size), outputs)
+    return shown, {**(sqnr(base, result, head.batches(base, size), inner) if inner else {}), **shown}

@@ -13,6 +13,7 @@ from prunegraph.graph.linear import LinearLayer
 from prunegraph.graph.model import Graph, Node
 from prunegraph.quantization.mixed import put_back
 from prunegraph.quantization.placement import Placement
+from prunegraph.quantization.saturation import held_type
 from prunegraph.quantization.scheme import Scheme
 from prunegraph.quantization.weights import Codes
 from prunegraph.runtime.sqnr import decibels
@@ -61,9 +62,11 @@ def _report(
     if scheme is None:
         return LayerReport(node.name, node.op, "float32", "float32", None, found, reason)
     weight = LinearLayer(placement.graph, node).weighted()
-    lost = decibels(float(np.square(weight).sum()), float(np.square(weight - codes[node.index].values()).sum()))
+    own = codes[node.index]
+    lost = decibels(float(np.square(weight).sum()), float(np.square(weight - own.values()).sum()))
     activations = scheme.activations.name if scheme.activations is not None else "float32"
-    return LayerReport(node.name, node.op, scheme.weights.name, activations, lost, found, reason)
+    held = held_type(own.codes, own.axis, scheme).name
+    return LayerReport(node.name, node.op, held, activations, lost, found, reason)
 
 
 @dataclass(frozen=True)

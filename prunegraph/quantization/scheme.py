@@ -6,7 +6,7 @@ al. 2018).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,9 @@ Array = np.ndarray
 
 #: Smaller scales are raised to this: the product of two must be a normal 32-bit float.
 MIN_SCALE = 1e-18
+
+#: Two products of a uint8 code and a weight's code up to this fit into 16 bits: 255 * 64 * 2 is 32,640.
+REDUCED = 64
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Target:
         symmetric: whether zero points of activations must be 0.
         integer_bias: whether biases are int32; else they stay in float.
         around: whether operators between layers are quantized too, and outputs of layers; else only what layers read.
+        saturates: whether some of its processors add products of 8-bit codes in 16 bits.
     """
 
     activations: tuple[str, ...]
@@ -78,13 +82,21 @@ class Target:
     symmetric: bool = False
     integer_bias: bool = True
     around: bool = True
+    saturates: bool = False
 
 
-#: Only "cpu" is run by tests; the others follow the documentation of the providers.
+#: ONNX Runtime on any processor.
+_CPU = Target(("uint8", "int8", "uint16", "none"), ("int8", "int4", "int16"), saturates=True)
+
+#: The target that is the processor prunegraph runs on.
+NATIVE = "native"
+
+#: Only "cpu" and "native" are run by tests; the others follow the documentation of the providers.
 TARGETS = {
-    "cpu": Target(("uint8", "int8", "uint16", "none"), ("int8", "int4", "int16")),
+    "cpu": _CPU,
+    NATIVE: _CPU,
     "tensorrt": Target(("int8", "none"), ("int8", "int4"), symmetric=True, integer_bias=False, around=False),
-    "openvino": Target(("uint8", "int8", "none"), ("int8", "int4"), integer_bias=False),
+    "openvino": Target(("uint8", "int8", "none"), ("int8", "int4"), integer_bias=False, saturates=True),
     "qnn": Target(("uint8", "uint16", "none"), ("int8",)),
 }
 
@@ -94,7 +106,7 @@ class Scheme:
     """What becomes integers, and of which type. `activations` is None where weights alone are quantized.
 
     `block` is how many inputs of an output share a scale of 4-bit weights; `reduce_range` leaves one bit of 8-bit
-    weights unused, for processors without VNNI, whose 8-bit products saturate in 16 bits.
+    weights unused, so that their products do not saturate on processors that add them in 16 bits.
     """
 
     weights: IntType
@@ -113,14 +125,21 @@ class Scheme:
     @property
     def weight_limit(self) -> int:
         """The largest magnitude of a weight's code: symmetric, so the lowest code is not used."""
-        return 63 if self.reduce_range and self.weights.bits == 8 else self.weights.highest
+        return REDUCED if self.reduce_range and self.weights.bits == 8 else self.weights.highest
+
+    @property
+    def multiplies_bytes(self) -> bool:
+        """Whether layers multiply 8-bit codes with 8-bit codes."""
+        return self.weights.bits == 8 and self.activations is not None and self.activations.bits == 8
 
 
 def scheme(
     weights: str | None = None, activations: str | None = None, target: str = "cpu", *, block: int = 32,
-    reduce_range: bool = False,
+    reduce_range: bool | None = None,
 ) -> Scheme:  # fmt: skip
     """A scheme by names; None takes the target's default.
+
+    By default the range of weights is reduced where the target has processors that need it.
 
     Raises:
         UnknownNameError: no such type or target.
@@ -144,7 +163,9 @@ def scheme(
         raise OptionError(f"block must be at least 1, got {block}")
     kind = chosen["weights"]
     assert kind is not None  # "none" is in no target's list
-    return Scheme(kind, chosen["activations"], accepts, block, reduce_range)
+    whole = Scheme(kind, chosen["activations"], accepts, block)
+    reduced = accepts.saturates and whole.multiplies_bytes if reduce_range is None else reduce_range
+    return replace(whole, reduce_range=reduced)
 
 
 @dataclass(frozen=True)

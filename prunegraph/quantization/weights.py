@@ -75,7 +75,8 @@ def quantized(
     others = tuple(each for each in range(weight.ndim) if each != axis)
     inputs = weight.shape[1 - axis]
     if given is not None:
-        scales, block = _checked(node, given, weight.shape[axis]), 0
+        # Scales from outside were made for all of the type's codes.
+        scales, block, limit = _checked(node, given, weight.shape[axis]), 0, scheme.weights.highest
     elif scheme.weights.bits < 8 and inputs > scheme.block:
         block, axis = scheme.block, 1 - axis
         scales = _positive(_largest_of_blocks(np.abs(weight), axis, block) / limit)

@@ -213,11 +213,12 @@ class _Writer:
     def _dequantized(
         self, name: str, codes: Array, scales: Array, kind: IntType, zero: bool = False, **attributes: int
     ) -> str:
-        """The value of symmetric codes, which take a weight's name; `zero` says whether to spell the zero point out."""
-        held = self._tensor(self._own(name), codes.astype(kind.dtype))
+        """The value of symmetric codes, which take a weight's name; `zero`: whether to spell a zero point of 0 out."""
+        middle = 0 if kind.signed else kind.highest // 2 + 1
+        held = self._tensor(self._own(name), (codes + middle).astype(kind.dtype))
         inputs = [held, self._tensor(self.names.numbered("s"), scales)]
-        if zero:
-            inputs.append(self._tensor(self.names.numbered("z"), np.zeros(scales.shape, np.int8).astype(kind.dtype)))
+        if zero or middle:
+            inputs.append(self._tensor(self.names.numbered("z"), np.full(scales.shape, middle).astype(kind.dtype)))
         result = self.names.numbered("d")
         self._add("DequantizeLinear", inputs, result, self._domain(kind), **attributes)
         return result

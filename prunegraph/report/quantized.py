@@ -42,6 +42,7 @@ def outcome(found: Quantized) -> str:
         f"{count} layers: {weights} weights, {activations} activations"
         for (weights, activations), count in kinds.most_common()
     ]
+    lines += _weight_range(found)
     lines += [f"in float: {layer.name} ({layer.reason})" for layer in found.layers if layer.reason]
     lines += [f"output {name}: SQNR {value:.1f} dB" for name, value in found.outputs.items()]
     weakest = found.weakest
@@ -50,6 +51,19 @@ def outcome(found: Quantized) -> str:
     if found.loss is not None:
         lines.append(f"by metric {found.metric} {found.loss:.4g} worse than in float")
     return "\n".join(lines)
+
+
+def _weight_range(found: Quantized) -> list[str]:
+    """Lines on the codes that int8 weights have, and on layers that are held otherwise."""
+    chosen = found.weight_range
+    if chosen is None:
+        return []
+    kind = "7-bit" if chosen.limit < 127 else "8-bit"
+    lines = [f"{kind} weights, codes -{chosen.limit} to {chosen.limit}: {chosen.reason}"]
+    whole = [layer.name for layer in found.layers if layer.weights == "uint8"]
+    if whole:
+        lines.append(f"uint8 weights, since the scales given need 8 bits (slower with VNNI): {', '.join(whole)}")
+    return lines
 
 
 def types_table(graph: Graph) -> Table:

@@ -135,13 +135,19 @@ def run_values(graph: Graph, inputs: Mapping[str, np.ndarray], names: Sequence[s
 
 
 def run_batches(
-    graph: Graph, batches: Iterable[Mapping[str, np.ndarray]], names: Sequence[str]
+    graph: Graph, batches: Iterable[Mapping[str, np.ndarray]], names: Sequence[str], *, fast: bool = False
 ) -> Iterator[list[np.ndarray]]:
-    """Values of a graph by name, inner ones too, batch by batch in one session. Raises ModelError."""
+    """Values of a graph by name, inner ones too, batch by batch in one session (see `session` for `fast`).
+
+    With `fast` and outputs alone, that session is the one a user opens.
+
+    Raises:
+        ModelError: the graph cannot be loaded or run.
+    """
     with tempfile.TemporaryDirectory(prefix="prunegraph-") as folder:
         path = Path(folder) / "model.onnx"
         _write_with_outputs(graph, names, path)
-        opened = session(path, name=graph.source, fast=False)
+        opened = session(path, name=graph.source, fast=fast)
         for batch in batches:
             yield run(opened, batch, list(names))
 
