@@ -15,8 +15,8 @@ from prunegraph.coupling.analysis import analyze
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.errors import ExactnessError, ModelError
 from prunegraph.graph.external import write_graph
-from prunegraph.graph.facts import symbolic_axes
 from prunegraph.graph.model import FLOAT_TYPES, Graph, Node
+from prunegraph.graph.sizes import symbolic_axes
 from prunegraph.rewriting.mask import CONSUMED, write_masked
 from prunegraph.runtime.data import Batch, random_inputs
 from prunegraph.runtime.session import run, session

@@ -19,7 +19,7 @@ from prunegraph.coupling.shuffle import Shuffle
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.errors import MISFIT, ModelError
 from prunegraph.graph.external import SCRATCH, without_graph, write_stream
-from prunegraph.graph.facts import skeleton
+from prunegraph.graph.inference import skeleton
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.onnx_io import has_external
 from prunegraph.ops import rule_for

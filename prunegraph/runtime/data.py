@@ -14,8 +14,9 @@ import numpy as np
 import onnx
 
 from prunegraph.errors import DataError
-from prunegraph.graph.facts import facts, symbolic_axes
+from prunegraph.graph.facts import facts
 from prunegraph.graph.model import Graph
+from prunegraph.graph.sizes import other_shapes
 
 #: Whole numbers of random inputs stay below this: small enough to be an index into most tables.
 RANDOM_LIMIT = 8
@@ -32,22 +33,19 @@ Batch = dict[str, np.ndarray]
 def random_inputs(graph: Graph, *, seed: int = 0, batch: int = 2, stretch: int = 1) -> Batch:
     """Random inputs: normal numbers, small whole numbers, or booleans by the input's type.
 
-    A symbolic first axis gets `batch` samples, other symbolic axes `stretch` times the size of the analysis.
+    Symbols that stand first count samples: there are `batch` of them. Other symbolic axes get `stretch` times the
+    size of the analysis. A symbol is one size wherever it stands.
 
     Raises:
         DataError: an input is neither a number nor a boolean.
     """
     rng = np.random.default_rng(seed)
-    found = {}
-    for entry in graph.model.graph.input:
-        if entry.name not in graph.inputs:
-            continue
-        tensor = entry.type.tensor_type
-        shape = list(facts(graph).sizes[entry.name])
-        for axis in symbolic_axes(graph)[entry.name]:
-            shape[axis] = batch if axis == 0 else shape[axis] * stretch
-        found[entry.name] = _random(rng, tensor.elem_type, shape, entry.name)
-    return found
+    shapes = other_shapes(graph, facts(graph).sizes, batch, stretch)
+    return {
+        entry.name: _random(rng, entry.type.tensor_type.elem_type, list(shapes[entry.name]), entry.name)
+        for entry in graph.model.graph.input
+        if entry.name in graph.inputs
+    }
 
 
 def _random(rng: np.random.Generator, kind: int, shape: list[int], name: str) -> np.ndarray:
