@@ -169,10 +169,14 @@ class _Walk:
         labels[shuffle.axis] = labels[shuffle.axis].take(shuffle.order)
         self.labels[shuffle.output] = tuple(labels)
 
+    def _is_unknown(self, value: str) -> bool:
+        """Whether a value is there whose shape is not known."""
+        shapes = self.facts.shapes
+        return bool(value) and value not in shapes and element(value, 0) not in shapes
+
     def without_unread(self, node: Node) -> Node:
         """The node as if outputs of unknown shape were left out that nothing reads (masks of old Dropouts)."""
-        shapes = self.facts.shapes
-        unread = [v for v in node.outputs if v and v not in shapes and element(v, 0) not in shapes and not self.graph.is_read(v)]
+        unread = [v for v in node.outputs if self._is_unknown(v) and not self.graph.is_read(v)]
         if not unread or len(unread) == len(node.outputs):
             return node
         return replace(node, outputs=tuple("" if v in unread else v for v in node.outputs))
@@ -187,8 +191,7 @@ class _Walk:
             reason = rule.barrier if rule is not None else None
             self._barrier(site, f"{node.op}: {reason}" if reason else f"{node.op} has no rule")
             return
-        shapes = self.facts.shapes
-        unknown = [v for v in (*node.inputs, *site.node.outputs) if v and v not in shapes and element(v, 0) not in shapes]
+        unknown = [v for v in (*node.inputs, *site.node.outputs) if self._is_unknown(v)]
         if unknown and not rule.partial:
             self._barrier(site, f"the shape of {unknown[0]!r} is not known before the model runs")
             return

@@ -23,6 +23,7 @@ from prunegraph.graph.inference import skeleton
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.onnx_io import has_external
 from prunegraph.ops import rule_for
+from prunegraph.rewriting.declared import declare_values
 from prunegraph.rewriting.nest import Nest, Rewritten
 from prunegraph.rewriting.operands import Operands
 from prunegraph.rewriting.sweep import sweep
@@ -65,7 +66,6 @@ def cut(survivors: Survivors, scratch: Path | None = None) -> Graph:
     model = without_graph(graph.model)
     nest = Nest(coupling.facts, editor, rewrite, survivors)
     model.graph.node.extend(nest.nodes())
-    _drop_stale_shapes(model, survivors)
     weights = place_weights(model, graph, nest.outside())
     folder = graph.folder
     if has_external(graph):
@@ -75,6 +75,7 @@ def cut(survivors: Survivors, scratch: Path | None = None) -> Graph:
         for tensor in weights:
             model.graph.initializer.append(tensor)
     sweep(model.graph, graph.model.graph)
+    declare_values(model.graph, survivors)
     result = Graph(model, folder=folder, source=graph.source, scratch=folder != graph.folder)
     _check(result, graph)
     return result
@@ -116,22 +117,6 @@ def _initializers(graph: Graph, left: dict[str, LazyTensor]) -> Iterator[onnx.Te
         yield make() if make else tensor
     for make in left.values():
         yield make()
-
-
-def _drop_stale_shapes(model: onnx.ModelProto, survivors: Survivors) -> None:
-    """Forget declared shapes of values that a cut may have changed."""
-    facts = survivors.coupling.facts
-    stay = [
-        entry
-        for entry in model.graph.value_info
-        if entry.name in facts.shapes
-        and survivors.shape(entry.name) == facts.shapes[entry.name]
-        and entry.name not in facts.graph.weights
-    ]
-    if len(stay) < len(model.graph.value_info):
-        copies = [onnx.ValueInfoProto.FromString(entry.SerializeToString()) for entry in stay]
-        del model.graph.value_info[:]
-        model.graph.value_info.extend(copies)
 
 
 def _check(result: Graph, original: Graph) -> None:
