@@ -50,18 +50,18 @@ def cut(survivors: Survivors, scratch: Path | None = None) -> Graph:
         return graph
     editor = WeightEditor(coupling, survivors.use, sliced)
     editor.run()
-    operands = Operands(graph, coupling.facts, survivors)
+    operands = Operands(graph, coupling.facts, survivors, editor.renamed)
     replaced = _replaced_by_gathers(survivors)
 
     def rewrite(node: Node) -> Rewritten:
         if node.index in replaced:
             return [], []
-        edit = NodeEdit(node, survivors, operands, editor)
+        edit = NodeEdit(node, survivors, operands)
         try:
             edit.run()
         except MISFIT as error:
             raise ModelError(f"{graph.source}: node {node.name!r} ({node.op}) cannot be cut: {error!r}") from error
-        return [*edit.before, edit.proto], edit.tensors
+        return [*edit.before, edit.proto, *edit.after], edit.tensors
 
     model = without_graph(graph.model)
     nest = Nest(coupling.facts, editor, rewrite, survivors)
@@ -136,15 +136,15 @@ def _check(result: Graph, original: Graph) -> None:
 class NodeEdit:
     """One node during a cut: what `ops.rule.Edit` promises."""
 
-    def __init__(self, node: Node, survivors: Survivors, operands: Operands, editor: WeightEditor):
+    def __init__(self, node: Node, survivors: Survivors, operands: Operands):
         self.node, self.survivors, self.operands = node, survivors, operands
         self.coupling = survivors.coupling
         self.facts = self.coupling.facts
         self.proto = onnx.NodeProto()
         self.proto.CopyFrom(node.proto)
         self.before: list[onnx.NodeProto] = []
+        self.after: list[onnx.NodeProto] = []
         self.tensors: list[onnx.TensorProto] = []
-        self._renamed = editor.renamed
         self._wanted: dict[int, Array] = {}
         self._replaced: set[int] = set()
 
@@ -152,10 +152,11 @@ class NodeEdit:
         node = self.node
         if node.op == "Constant":
             return
-        for slot in range(len(node.inputs)):
-            if (node.index, slot) in self._renamed:
-                self.proto.input[slot] = self._renamed[node.index, slot]
+        for slot, value in enumerate(node.inputs):
+            now = self.operands.as_cut.get(value, value)
+            self.proto.input[slot] = self.operands.renamed.get((node.index, slot), now)
         if node.outputs and all(output in self.facts.known for output in node.outputs):
+            self._keep_outputs()
             return
         shuffle = self.coupling.shuffles.get(node.index)
         if shuffle is not None:
@@ -173,6 +174,17 @@ class NodeEdit:
             rule.repair(self)
         self._settle_operands()
 
+    def _keep_outputs(self) -> None:
+        """Numbers that a caller or a body reads keep their values under their names."""
+        for slot, value in enumerate(self.node.outputs):
+            if value in self.operands.as_cut:
+                self.proto.output[slot] = self.operands.as_cut[value]
+                known = self.facts.known[value]
+                current, nodes, tensors = self.operands.corrected(value, known, f"{value}/kept")
+                name = f"{value}/kept/output"
+                self.after += [*nodes, helper.make_node("Identity", [current], [value], name=name)]
+                self.tensors += tensors
+
     def _cut_shuffle(self, shuffle: Shuffle) -> None:
         if self.is_cut(shuffle.source, shuffle.axis):
             position = shuffle.order[self.kept(shuffle.output, shuffle.axis)]
@@ -187,8 +199,7 @@ class NodeEdit:
             if not value or slot in self._replaced:
                 continue
             wanted = self._wanted.get(slot, self.facts.known.get(value))
-            now = self.operands.now(value) if wanted is not None else None
-            if wanted is None or now is None or np.array_equal(now, wanted):
+            if wanted is None or self.operands.holds(value, wanted):
                 continue
             name = f"{self.node.name}/input_{slot}"
             current, nodes, tensors = self.operands.corrected(value, wanted, name)
