@@ -16,7 +16,7 @@ LAYERS = [
     ["graph"],
     ["frontends"],
     ["runtime.__init__", "runtime.session", "runtime.data", "runtime.patches", "runtime.statistics", "runtime.stepper"],
-    ["coupling.labels", "coupling.__init__"],
+    ["coupling.carriers", "coupling.labels", "coupling.__init__"],
     ["ops"],
     ["coupling"],
     ["selection"],

@@ -19,8 +19,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from prunegraph.coupling.carriers import Candidate, choose
+
 Array = np.ndarray
 
+
+#: The tag of an axis that repeats one element.
+REPEATED = "repeated"
 
 #: Longer axes are not followed: nobody has that many channels.
 MAX_SIZE = 2**27
@@ -122,11 +127,6 @@ class Product:
         ids, repeat = (factor.array(), 1) if factor.ids is None else (factor.ids, factor.repeat)
         spread = Labels(factor.size * after, ids=ids, repeat=repeat * after)
         return spread if before == 1 else Labels(spread.size * before, ids=np.tile(spread.array(), before))
-
-
-def finest(product: Product, free: Sequence[int]) -> int:
-    """The free factor with the most elements: the smallest unit of pruning."""
-    return max(free, key=lambda i: (product.factors[i].size, -i))
 
 
 class LabelSpace:
@@ -274,22 +274,14 @@ class LabelSpace:
         carriers: list[Labels],
     ) -> list[Product]:
         """Choose carriers for products, each with its free factors; returns those that must wait for others."""
-        carrying, tagged = channels.numbers(carriers), channels.numbers(preferred)
-        states = [(p, free, [channels.numbers([p.factors[i]]) for i in free]) for p, free in unclear]
-        left = []
-        decided: set[int] = set()
-        for product, free, numbers in states:
-            touched = set().union(*numbers)
-            if not decided.isdisjoint(touched):
-                left.append(product)
-                continue
-            decided |= touched
-            known = [i for i, mine in zip(free, numbers, strict=True) if not carrying.isdisjoint(mine)]
-            asked = [i for i, mine in zip(free, numbers, strict=True) if not tagged.isdisjoint(mine)]
-            chosen = (known or asked or [finest(product, free)])[0]
-            carriers.append(product.factors[chosen])
-            self._carry(product, chosen, free)
-        return left
+        repeated = channels.numbers([labels for labels, name in self.tags if name == REPEATED])
+        candidates = [Candidate.of(product, free, channels, repeated) for product, free in unclear]
+        chosen = choose(candidates, channels.numbers(carriers), channels.numbers(preferred))
+        for candidate, factor in chosen:
+            carriers.append(candidate.product.factors[factor])
+            self._carry(candidate.product, factor, candidate.free)
+        decided = {id(candidate) for candidate, _ in chosen}
+        return [candidate.product for candidate in candidates if id(candidate) not in decided]
 
     def _carry(self, product: Product, chosen: int, free: Sequence[int]) -> None:
         """Let one factor carry a product and pin the others."""
@@ -476,6 +468,10 @@ class Channels:
             else:
                 found.update(root.ids.tolist())
         return found
+
+    def free_numbers(self, axes: Iterable[Labels]) -> set[int]:
+        """Channel numbers of some axes together, without those that stay."""
+        return {number for number in self.numbers(axes) if not self._stays(number)}
 
     @property
     def pinned_components(self) -> Array:
