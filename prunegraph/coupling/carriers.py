@@ -1,9 +1,7 @@
 """Which factor of a product is the unit of pruning, where several are free.
 
-What one product is pruned by, others that hang together with it must be, too: the heads of queries are those
-of keys and values, and where query heads share key heads these are the unit. So the hints (what is asked
-for, and what carries other products already) are handed down from a product to its factors, and without
-any hint one choice is made at a time.
+Where query heads share key heads, what the queries are pruned by decides for keys and values: the hints (what
+is asked for, and what carries other products already) are handed down from query heads to key heads.
 """
 
 from __future__ import annotations
@@ -28,8 +26,12 @@ def choose(candidates: Sequence[Candidate], carrying: set[int], tagged: set[int]
     decided: set[int] = set()
     result = []
     for component in _connected(candidates):
-        hinted = [(each, factor) for each in component if (factor := each.hinted(known, asked)) is not None]
-        for candidate, factor in hinted or [(component[0], component[0].finest(candidates))]:
+        hints = [(each, each.hinted(known, asked)) for each in component]
+        if any(each.repeats for each in component):
+            # Without any hint one choice at a time: it is the hint for all that hangs together with it.
+            hints = [(each, factor) for each, factor in hints if factor is not None] or hints[:1]
+        for candidate, hint in hints:
+            factor = candidate.finest(candidates) if hint is None else hint
             if decided.isdisjoint(candidate.touched):
                 decided |= candidate.touched
                 result.append((candidate, factor))
@@ -40,7 +42,8 @@ def choose(candidates: Sequence[Candidate], carrying: set[int], tagged: set[int]
 class Candidate:
     """A product with several free factors, and the channel numbers of these and of the whole.
 
-    `repeats` are free factors that repeat one element (key heads, handed to several query heads).
+    `repeats` are free factors that repeat one element (a key head, handed to several query heads): they are
+    a unit only if they are asked for.
     """
 
     product: Product
@@ -50,18 +53,23 @@ class Candidate:
     whole: set[int]
 
     @classmethod
-    def of(cls, product: Product, free: list[int], channels: Channels, repeated: set[int]) -> Candidate:
-        """A candidate from a product, the indices of its free factors, and the numbers of repeated axes."""
+    def of(
+        cls, product: Product, free: list[int], channels: Channels, repeated: set[int], parts: set[int]
+    ) -> Candidate:
+        """A candidate from a product and the indices of its free factors.
+
+        `repeated` are channel numbers of repeated axes, `parts` those of the factors of all products: only
+        where the whole is a part itself, as heads are of a layer's width, a repeated factor is no unit.
+        """
         numbers = {i: channels.free_numbers([product.factors[i]]) for i in free}
-        repeats = frozenset(i for i in free if numbers[i] <= repeated)
-        if len(repeats) == len(free):
-            repeats = frozenset()
-        return cls(product, free, repeats, numbers, channels.free_numbers([product.whole]))
+        whole = channels.free_numbers([product.whole])
+        repeats = frozenset(i for i in free if numbers[i] <= repeated) if whole & parts else frozenset()
+        return cls(product, free, repeats if len(repeats) < len(free) else frozenset(), numbers, whole)
 
     @property
     def touched(self) -> set[int]:
-        """Channel numbers of the factors and of the whole."""
-        return self.whole.union(*self.numbers.values())
+        """Channel numbers of the factors; where one repeats others, what the whole is pruned by decides, too."""
+        return (self.whole if self.repeats else set()).union(*self.numbers.values())
 
     @property
     def units(self) -> list[int]:
@@ -71,7 +79,7 @@ class Candidate:
     def hinted(self, known: set[int], asked: set[int]) -> int | None:
         """The factor that carries another product already, else the one that is asked for."""
         for wanted in (known, asked):
-            for i in self.units:
+            for i in (*self.units, *self.repeats):
                 if not wanted.isdisjoint(self.numbers[i]):
                     return i
         return None
@@ -88,8 +96,8 @@ class Candidate:
 
 
 def _down(numbers: set[int], candidates: Sequence[Candidate]) -> set[int]:
-    """Channel numbers, and those of the factors of products that have them."""
-    result, pending = set(numbers), list(candidates)
+    """Channel numbers, and those of the one unit of products that have them and repeat it."""
+    result, pending = set(numbers), [each for each in candidates if each.repeats and len(each.units) == 1]
     while pending:
         reached = [each for each in pending if not result.isdisjoint(each.whole)]
         if not reached:
@@ -100,7 +108,7 @@ def _down(numbers: set[int], candidates: Sequence[Candidate]) -> set[int]:
 
 
 def _connected(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
-    """Candidates by connected component: those that share a factor or a whole, over others too."""
+    """Candidates by connected component: those that touch each other, over others too."""
     components: list[tuple[set[int], list[int]]] = []
     for index, candidate in enumerate(candidates):
         touched, members = candidate.touched, [index]

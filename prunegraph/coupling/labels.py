@@ -235,9 +235,12 @@ class LabelSpace:
                 break
         carriers: list[Labels] = []
         preferred = [labels for labels, name in self.tags if name == wanted]
+        tagged = [labels for labels, name in self.tags if name in (wanted, REPEATED)]
+        if any(name == REPEATED for _, name in self.tags):
+            tagged += [factor for product in self.products for factor in product.factors]
         while pending:
             parts = [part for p in pending for part in (p.whole, *p.factors)]
-            channels = Channels(self, (*parts, *carriers, *preferred))
+            channels = Channels(self, (*parts, *carriers, *tagged))
             pending = self._round(pending, channels, preferred, carriers)
         return Channels(self, used)
 
@@ -275,7 +278,8 @@ class LabelSpace:
     ) -> list[Product]:
         """Choose carriers for products, each with its free factors; returns those that must wait for others."""
         repeated = channels.numbers([labels for labels, name in self.tags if name == REPEATED])
-        candidates = [Candidate.of(product, free, channels, repeated) for product, free in unclear]
+        parts = channels.numbers(factor for p in self.products for factor in p.factors) if repeated else set()
+        candidates = [Candidate.of(product, free, channels, repeated, parts) for product, free in unclear]
         chosen = choose(candidates, channels.numbers(carriers), channels.numbers(preferred))
         for candidate, factor in chosen:
             carriers.append(candidate.product.factors[factor])
