@@ -33,8 +33,9 @@ def choose(candidates: Sequence[Candidate], carrying: set[int], tagged: set[int]
         for candidate, hint in hints:
             factor = candidate.finest(candidates) if hint is None else hint
             if decided.isdisjoint(candidate.touched):
-                decided |= candidate.touched
                 result.append((candidate, factor))
+            # What waits lets those wait that hang together with it.
+            decided |= candidate.touched
     return result
 
 
@@ -63,8 +64,9 @@ class Candidate:
         """
         numbers = {i: channels.free_numbers([product.factors[i]]) for i in free}
         whole = channels.free_numbers([product.whole])
+        last = sorted(free, key=lambda i: numbers[i] <= repeated)
         repeats = frozenset(i for i in free if numbers[i] <= repeated) if whole & parts else frozenset()
-        return cls(product, free, repeats if len(repeats) < len(free) else frozenset(), numbers, whole)
+        return cls(product, last, repeats if len(repeats) < len(free) else frozenset(), numbers, whole)
 
     @property
     def touched(self) -> set[int]:
@@ -85,14 +87,14 @@ class Candidate:
         return None
 
     def finest(self, others: Sequence[Candidate]) -> int:
-        """The factor with the most elements, the smallest unit; one that repeats others has no more than those."""
+        """The factor with the most channels, the smallest unit; one that repeats others has no more than those."""
 
         def size(i: int) -> int:
             inner = [other for other in others if other.repeats and not other.whole.isdisjoint(self.numbers[i])]
-            sizes = [max(other.product.factors[k].size for k in other.units) for other in inner]
-            return min([self.product.factors[i].size, *sizes])
+            sizes = [max(len(other.numbers[k]) for k in other.units) for other in inner]
+            return min([len(self.numbers[i]), *sizes])
 
-        return max(self.units, key=lambda i: (size(i), -i))
+        return max(self.units, key=size)
 
 
 def _down(numbers: set[int], candidates: Sequence[Candidate]) -> set[int]:

@@ -235,7 +235,7 @@ class LabelSpace:
                 break
         carriers: list[Labels] = []
         preferred = [labels for labels, name in self.tags if name == wanted]
-        tagged = [labels for labels, name in self.tags if name in (wanted, REPEATED)]
+        tagged = [labels for labels, _ in self.tags]
         if any(name == REPEATED for _, name in self.tags):
             tagged += [factor for product in self.products for factor in product.factors]
         while pending:
@@ -249,6 +249,8 @@ class LabelSpace:
     ) -> list[Product]:
         """Settle all products that are clear; if none is, choose carriers. Returns what is left."""
         clear, unclear = [], []
+        attention = channels.numbers([labels for labels, name in self.tags if name != REPEATED])
+        units: list[Labels] = []
         # All questions first: settling a product changes what later questions would find.
         for product in pending:
             pinned = [channels.all_pinned(f) for f in product.factors]
@@ -257,6 +259,9 @@ class LabelSpace:
             reason = channels.reason(first) if whole or all(pinned) else None
             if whole or sum(pinned) >= len(pinned) - 1:
                 clear.append((product, pinned, whole, reason))
+                # Heads that are the only free factor here are the unit of what hangs together with them, too.
+                free = [] if whole else [f for f, stays in zip(product.factors, pinned, strict=True) if not stays]
+                units += [factor for factor in free if not attention.isdisjoint(channels.numbers([factor]))]
             else:
                 unclear.append((product, [i for i, is_pinned in enumerate(pinned) if not is_pinned]))
         for product, pinned, whole, reason in clear:
@@ -265,6 +270,7 @@ class LabelSpace:
                     self.pin(factor, reason)
             else:
                 self._settle(product, pinned, reason)
+        carriers += units
         if clear:
             return [product for product, _ in unclear]
         return self._choose(unclear, channels, preferred, carriers)
