@@ -15,8 +15,8 @@ from prunegraph.coupling.analysis import analyze
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.errors import DataError, ExactnessError, ModelError
 from prunegraph.graph.external import write_graph
-from prunegraph.graph.facts import symbolic_axes
 from prunegraph.graph.model import FLOAT_TYPES, Graph, Node
+from prunegraph.graph.sizes import symbolic_axes
 from prunegraph.masked.original import CONSUMED, write_masked
 from prunegraph.masked.weights import wrong_weight
 from prunegraph.runtime.data import Batch, random_inputs

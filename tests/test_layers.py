@@ -25,7 +25,7 @@ LAYERS = [
         "runtime.statistics",
         "runtime.stepper",
     ],
-    ["coupling.labels", "coupling.__init__"],
+    ["coupling.carriers", "coupling.labels", "coupling.__init__"],
     ["ops"],
     ["coupling"],
     ["selection"],

@@ -12,14 +12,17 @@ from tests.oracle import fixed_reasons, prove
 from tests.test_operators_whole import MS, i64, projected
 
 
-def test_whole_numbers_computed_from_a_weight_are_not_cut() -> None:
-    """The weight itself was, with nobody the wiser but the cast behind it."""
+@pytest.mark.parametrize("read", [False, True], ids=["data", "numbers"])
+def test_whole_numbers_computed_from_a_weight_are_cut_with_it(read: bool) -> None:
+    """As numbers they would keep their length where the weight loses its own: then none of it goes."""
     b = Builder()
     x = b.op("Cast", projected(b, b.input(1, 3), 3, 4, "a"), to=6)
     weight = b.op("Cast", b.op("Mul", b.weight(1, 4), b.const(4, np.float32)), to=6)
     y = b.op("Cast", b.op("Equal", x, weight), to=1)
-    graph = b.graph(projected(b, y, 4, 3, "b"))
-    assert not pg.analyze(graph).groups
+    graph = b.graph(projected(b, y, 4, 3, "b"), *([b.op("Range", weight, weight, weight)] if read else []))
+    assert bool(pg.analyze(graph).groups) != read
+    if not read:
+        prove(graph)
 
 
 def test_statistics_of_a_normalisation_are_outputs_too() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,7 +14,8 @@ from prunegraph.coupling.sample import complete
 from prunegraph.coupling.shuffle import Shuffle, find_shuffles
 from prunegraph.coupling.uses import Use
 from prunegraph.errors import MISFIT, ModelError, UnknownNameError
-from prunegraph.graph.facts import Facts, element, elements, facts
+from prunegraph.graph.facts import Facts, facts
+from prunegraph.graph.inference import element, elements
 from prunegraph.graph.model import Graph, Node
 from prunegraph.ops import rule_for
 
@@ -168,6 +169,18 @@ class _Walk:
         labels[shuffle.axis] = labels[shuffle.axis].take(shuffle.order)
         self.labels[shuffle.output] = tuple(labels)
 
+    def _is_unknown(self, value: str) -> bool:
+        """Whether a value is there whose shape is not known."""
+        shapes = self.facts.shapes
+        return bool(value) and value not in shapes and element(value, 0) not in shapes
+
+    def without_unread(self, node: Node) -> Node:
+        """The node as if outputs of unknown shape were left out that nothing reads (masks of old Dropouts)."""
+        unread = [v for v in node.outputs if self._is_unknown(v) and not self.graph.is_read(v)]
+        if not unread or len(unread) == len(node.outputs):
+            return node
+        return replace(node, outputs=tuple("" if v in unread else v for v in node.outputs))
+
     def _visit(self, node: Node) -> None:
         site = NodeSite(self, node)
         for value in node.captured:
@@ -178,8 +191,7 @@ class _Walk:
             reason = rule.barrier if rule is not None else None
             self._barrier(site, f"{node.op}: {reason}" if reason else f"{node.op} has no rule")
             return
-        shapes = self.facts.shapes
-        unknown = [v for v in (*node.inputs, *node.outputs) if v and v not in shapes and element(v, 0) not in shapes]
+        unknown = [v for v in (*node.inputs, *site.node.outputs) if self._is_unknown(v)]
         if unknown and not rule.partial:
             self._barrier(site, f"the shape of {unknown[0]!r} is not known before the model runs")
             return
@@ -253,7 +265,7 @@ class NodeSite:
     """One node during the walk: what `ops.rule.Site` promises."""
 
     def __init__(self, walk: _Walk, node: Node):
-        self.walk, self.node = walk, node
+        self.walk, self.node = walk, walk.without_unread(node)
         self.space, self.facts = walk.space, walk.facts
         self.asked: set[int] = set()
 
@@ -283,12 +295,7 @@ class NodeSite:
         return bool(self.node.input(slot))
 
     def is_read(self, slot: int) -> bool:
-        graph = self.walk.graph
-        if slot >= len(self.node.outputs) or not self.node.outputs[slot]:
-            return False
-        value = self.node.outputs[slot]
-        inner = (node.captured for node in graph.nodes)
-        return value in graph.outputs or bool(graph.consumers.get(value)) or any(value in each for each in inner)
+        return slot < len(self.node.outputs) and self.walk.graph.is_read(self.node.outputs[slot])
 
     def is_weight(self, slot: int) -> bool:
         return self.node.input(slot) in self.walk.graph.weights
@@ -338,6 +345,9 @@ class NodeSite:
             use.layers.append(self.node.index)
 
     def reduces(self, slot: int, axes: Sequence[int], kind: str, zero: int | None = None) -> None:
+        value = self.node.inputs[slot]
+        if value not in self.walk.labels and value not in self.walk.graph.weights:
+            return  # numbers computed from sizes have no channels: all of them stay
         self.walk.result.reductions.append(Reduction(self.node.index, slot, tuple(axes), kind, zero))
 
     def follows(self, attribute: str, labels: Labels, times: int = 1) -> None:

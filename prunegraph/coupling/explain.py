@@ -18,6 +18,7 @@ ADVICE = (
     ("has no rule", "register a rule for the operator (docs/architecture.md), or replace it"),
     ("spatial axis", "the axis is spatial here; its size follows from the input"),
     ("another factor", "the axis is pruned in units of its other factor; --attention chooses in attention"),
+    ("live or die together", "what ties them (a lookup, a shared table, heads that share keys) would have to go first"),
     ("control flow", "move the value out of the subgraph"),
     ("used inside the body", "the body is not looked into; move the value's use out of it"),
     ("from turn to turn", "let the body hand the value back in the shape it got it in"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prunegraph.coupling.labels import Reason
 from prunegraph.coupling.uses import Use
 from prunegraph.graph.model import Graph
 from prunegraph.ops.cost import node_macs
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from prunegraph.coupling.analysis import Coupling
 
 Array = np.ndarray
+
+#: Why nothing of a layer is offered that no value pins.
+ONE_CHANNEL = "its channels live or die together, and one has to stay"
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,8 @@ def find_groups(coupling: Coupling) -> tuple[Group, ...]:
     """All groups, in the order in which the graph makes their channels."""
     axes = list(_axes(coupling))
     groups = [*_run_groups(coupling, axes), *_component_groups(coupling, axes)]
+    # One channel has to stay: where there is only one, there is nothing to choose from.
+    groups = [(rank, parts) for rank, parts in groups if parts.channels > 1]
     groups.sort(key=lambda item: item[0])
     inexact = _inexact_channels(coupling)
     layers = {node for use in coupling.uses for node in use.layers}
@@ -310,8 +316,12 @@ def _inexact_channels(coupling: Coupling) -> set[int]:
 
 
 def find_fixed(coupling: Coupling) -> tuple[Fixed, ...]:
-    """Layers with pinned output channels."""
+    """Layers with output channels that are pinned, or that all are one channel."""
     found: dict[str, Fixed] = {}
+    offered: dict[tuple[int, int], int] = {}
+    for member in (member for group in coupling.groups for member in group.members):
+        key = id(member.use), member.axis
+        offered[key] = offered.get(key, 0) + member.channels * member.per_channel
     for use in coupling.uses:
         for axis, role in use.roles.items():
             if role != "out":
@@ -319,9 +329,12 @@ def find_fixed(coupling: Coupling) -> tuple[Fixed, ...]:
             labels = use.labels[axis]
             mask = coupling.channels.pinned(labels)
             pinned = int(np.count_nonzero(mask)) if isinstance(mask, np.ndarray) else labels.size * mask
-            if pinned:
-                reason = coupling.channels.reason(labels)
-                for node in use.layers:
-                    layer = coupling.graph.nodes[node].name
-                    found.setdefault(layer, Fixed(layer, reason.text, reason.because, pinned, labels.size))
+            single = labels.size - pinned - offered.get((id(use), axis), 0)
+            if not pinned and (not single or labels.size == 1):
+                continue
+            for node in use.layers:
+                layer = coupling.graph.nodes[node].name
+                reason = coupling.channels.reason(labels) if pinned else Reason(ONE_CHANNEL, layer)
+                count = pinned + single if labels.size > 1 else pinned
+                found.setdefault(layer, Fixed(layer, reason.text, reason.because, count, labels.size))
     return tuple(sorted(found.values(), key=lambda fixed: coupling.graph.node(fixed.layer).index))

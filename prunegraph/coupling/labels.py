@@ -19,8 +19,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from prunegraph.coupling.carriers import Candidate, choose
+
 Array = np.ndarray
 
+
+#: The tag of an axis that repeats one element.
+REPEATED = "repeated"
 
 #: Longer axes are not followed: nobody has that many channels.
 MAX_SIZE = 2**27
@@ -122,11 +127,6 @@ class Product:
         ids, repeat = (factor.array(), 1) if factor.ids is None else (factor.ids, factor.repeat)
         spread = Labels(factor.size * after, ids=ids, repeat=repeat * after)
         return spread if before == 1 else Labels(spread.size * before, ids=np.tile(spread.array(), before))
-
-
-def finest(product: Product, free: Sequence[int]) -> int:
-    """The free factor with the most elements: the smallest unit of pruning."""
-    return max(free, key=lambda i: (product.factors[i].size, -i))
 
 
 class LabelSpace:
@@ -235,9 +235,12 @@ class LabelSpace:
                 break
         carriers: list[Labels] = []
         preferred = [labels for labels, name in self.tags if name == wanted]
+        tagged = [labels for labels, _ in self.tags]
+        if any(name == REPEATED for _, name in self.tags):
+            tagged += [factor for product in self.products for factor in product.factors]
         while pending:
             parts = [part for p in pending for part in (p.whole, *p.factors)]
-            channels = Channels(self, (*parts, *carriers, *preferred))
+            channels = Channels(self, (*parts, *carriers, *tagged))
             pending = self._round(pending, channels, preferred, carriers)
         return Channels(self, used)
 
@@ -246,6 +249,8 @@ class LabelSpace:
     ) -> list[Product]:
         """Settle all products that are clear; if none is, choose carriers. Returns what is left."""
         clear, unclear = [], []
+        attention = channels.numbers([labels for labels, name in self.tags if name != REPEATED])
+        units: list[Labels] = []
         # All questions first: settling a product changes what later questions would find.
         for product in pending:
             pinned = [channels.all_pinned(f) for f in product.factors]
@@ -254,6 +259,9 @@ class LabelSpace:
             reason = channels.reason(first) if whole or all(pinned) else None
             if whole or sum(pinned) >= len(pinned) - 1:
                 clear.append((product, pinned, whole, reason))
+                # Heads that are the only free factor here are the unit of what hangs together with them, too.
+                free = [] if whole else [f for f, stays in zip(product.factors, pinned, strict=True) if not stays]
+                units += [factor for factor in free if not attention.isdisjoint(channels.numbers([factor]))]
             else:
                 unclear.append((product, [i for i, is_pinned in enumerate(pinned) if not is_pinned]))
         for product, pinned, whole, reason in clear:
@@ -262,6 +270,7 @@ class LabelSpace:
                     self.pin(factor, reason)
             else:
                 self._settle(product, pinned, reason)
+        carriers += units
         if clear:
             return [product for product, _ in unclear]
         return self._choose(unclear, channels, preferred, carriers)
@@ -274,22 +283,15 @@ class LabelSpace:
         carriers: list[Labels],
     ) -> list[Product]:
         """Choose carriers for products, each with its free factors; returns those that must wait for others."""
-        carrying, tagged = channels.numbers(carriers), channels.numbers(preferred)
-        states = [(p, free, [channels.numbers([p.factors[i]]) for i in free]) for p, free in unclear]
-        left = []
-        decided: set[int] = set()
-        for product, free, numbers in states:
-            touched = set().union(*numbers)
-            if not decided.isdisjoint(touched):
-                left.append(product)
-                continue
-            decided |= touched
-            known = [i for i, mine in zip(free, numbers, strict=True) if not carrying.isdisjoint(mine)]
-            asked = [i for i, mine in zip(free, numbers, strict=True) if not tagged.isdisjoint(mine)]
-            chosen = (known or asked or [finest(product, free)])[0]
-            carriers.append(product.factors[chosen])
-            self._carry(product, chosen, free)
-        return left
+        repeated = channels.numbers([labels for labels, name in self.tags if name == REPEATED])
+        parts = channels.numbers(factor for p in self.products for factor in p.factors) if repeated else set()
+        candidates = [Candidate.of(product, free, channels, repeated, parts) for product, free in unclear]
+        chosen = choose(candidates, channels.numbers(carriers), channels.numbers(preferred))
+        for candidate, factor in chosen:
+            carriers.append(candidate.product.factors[factor])
+            self._carry(candidate.product, factor, candidate.free)
+        decided = {id(candidate) for candidate, _ in chosen}
+        return [candidate.product for candidate in candidates if id(candidate) not in decided]
 
     def _carry(self, product: Product, chosen: int, free: Sequence[int]) -> None:
         """Let one factor carry a product and pin the others."""
@@ -476,6 +478,10 @@ class Channels:
             else:
                 found.update(root.ids.tolist())
         return found
+
+    def free_numbers(self, axes: Iterable[Labels]) -> set[int]:
+        """Channel numbers of some axes together, without those that stay."""
+        return {number for number in self.numbers(axes) if not self._stays(number)}
 
     @property
     def pinned_components(self) -> Array:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import onnx
 
 from prunegraph.errors import PrunegraphError
-from prunegraph.graph.facts import Facts, facts, infer_outputs
+from prunegraph.graph.facts import Facts, facts
+from prunegraph.graph.inference import infer_outputs
 from prunegraph.graph.model import Graph, Node
 from prunegraph.ops import rule_for
 from prunegraph.ops.cost import Cost, cost

@@ -7,7 +7,7 @@ in memory as a whole, and nothing goes through one protobuf.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import onnx
@@ -89,3 +89,19 @@ def without_graph(source: onnx.ModelProto) -> onnx.ModelProto:
 def write_graph(graph: Graph, path: Path) -> None:
     """Write a graph as a stream."""
     write_stream(without_weights(graph.model), graph.model.graph.initializer, path, graph.folder)
+
+
+def declare_piece(piece: onnx.GraphProto, graph: Graph, outputs: Sequence[str]) -> None:
+    """Give some of a graph's nodes, run by themselves, their outputs and the shapes that the file declares.
+
+    ONNX Runtime needs the shapes behind operators without inference: a Scan wants to know what its body returns.
+
+    Args:
+        piece: a graph that holds the nodes; outputs and shapes are added to it.
+        graph: where they are from.
+        outputs: names of values that the nodes make.
+    """
+    declared = {entry.name: entry for entry in (*graph.model.graph.value_info, *graph.model.graph.output)}
+    made = {name for node in piece.node for name in node.output if name}
+    piece.output.extend(declared.get(name, onnx.ValueInfoProto(name=name)) for name in outputs)
+    piece.value_info.extend(entry for name, entry in declared.items() if name in made and name not in outputs)

@@ -177,15 +177,39 @@ def dead_branches(found: Facts) -> frozenset[Body]:
         if node.op == "If" and node.bodies and not found.is_dead(node):
             condition = nodes[node.enter].inputs[0]
             value = found.constant(condition)
-            if value is not None and value.size == 1 and not _open_elements(found, condition, {}).any():
+            if value is not None and value.size == 1 and not open_elements(found, condition, {}).any():
                 dead.add(node.bodies[1 if value.item() else 0])
     return frozenset(dead)
 
 
-def _open_elements(found: Facts, value: str, seen: dict[str, np.ndarray]) -> np.ndarray:
+def open_elements(found: Facts, value: str, seen: dict[str, np.ndarray]) -> np.ndarray:
     """Which elements of a known value were computed from sizes that inputs may have or not.
 
     Stricter than `Facts.varies`: a comparison of two sizes counts, whatever came out of it.
+    """
+
+    def mark(node: Node, value: str) -> np.ndarray | None:
+        if node.op in ("Shape", "Size"):
+            return found.varies(value)
+        if node.op == "If" and node.bodies:
+            live = next(body for body in node.bodies if body not in found.dead)
+            return trace_elements(found, live.outputs[node.outputs.index(value)], mark, seen)
+        return np.ones((), bool) if is_control(node) else None
+
+    return trace_elements(found, value, mark, seen)
+
+
+def trace_elements(
+    found: Facts, value: str, mark: Callable[[Node, str], np.ndarray | None], seen: dict[str, np.ndarray]
+) -> np.ndarray:
+    """Which elements of a known value were computed from marked ones.
+
+    Args:
+        found: the facts.
+        value: the known value.
+        mark: gives the marks of a node's output of that name, in a shape that broadcasts to its own, or None where they
+            follow from those of its inputs.
+        seen: marks by value so far; added to.
     """
     if value not in seen:
         constant = found.constant(value)
@@ -193,20 +217,15 @@ def _open_elements(found: Facts, value: str, seen: dict[str, np.ndarray]) -> np.
         node = found.graph.nodes[found.graph.producer[value]] if value in found.graph.producer else None
         if node is None or node.op == "Constant":
             seen[value] = np.zeros(constant.shape, bool)
-        elif node.op in ("Shape", "Size"):
-            seen[value] = found.varies(value)
-        elif node.op == "If" and node.bodies:
-            live = next(body for body in node.bodies if body not in found.dead)
-            seen[value] = _open_elements(found, live.outputs[node.outputs.index(value)], seen)
-        elif is_control(node):
-            seen[value] = np.ones(constant.shape, bool)
+        elif (marked := mark(node, value)) is not None:
+            seen[value] = np.broadcast_to(marked, constant.shape)
         else:
-            flags = [_open_elements(found, v, seen) for v in node.inputs if v]
-            seen[value] = _open_result(found, node, constant, flags)
+            flags = [trace_elements(found, v, mark, seen) for v in node.inputs if v]
+            seen[value] = _traced(found, node, constant, flags)
     return seen[value]
 
 
-def _open_result(found: Facts, node: Node, constant: np.ndarray, flags: list[np.ndarray]) -> np.ndarray:
+def _traced(found: Facts, node: Node, constant: np.ndarray, flags: list[np.ndarray]) -> np.ndarray:
     """The same of a node's result, from its inputs' elements."""
     if not any(flag.any() for flag in flags):
         return np.zeros(constant.shape, bool)

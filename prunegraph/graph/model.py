@@ -352,6 +352,10 @@ class Graph:
         """Bodies of If, Loop and Scan that are laid open, the outer before the inner."""
         return tuple(body for node in self.nodes if node.op == control.ENTER for body in node.bodies)
 
+    def is_read(self, value: str) -> bool:
+        """Whether a node, a body or the graph's caller reads a value."""
+        return value in self.consumers or value in self.outputs
+
     def node(self, name: str) -> Node:
         """The node of that name. Raises KeyError."""
         return self._by_name[name]

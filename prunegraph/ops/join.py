@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from prunegraph.coupling.labels import Labels, concatenate
-from prunegraph.graph.facts import element, elements, split_sizes
+from prunegraph.graph.inference import element, elements, split_sizes
 from prunegraph.ops.rule import Edit, Site, register
 
 

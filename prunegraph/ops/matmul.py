@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from prunegraph.graph.facts import einsum_terms
+from prunegraph.graph.inference import einsum_terms
 from prunegraph.graph.model import Node
 from prunegraph.ops.elementwise import broadcast
 from prunegraph.ops.pattern import by_pattern

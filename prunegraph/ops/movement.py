@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from prunegraph.coupling.labels import Labels
+from prunegraph.coupling.labels import REPEATED, Labels
 from prunegraph.graph.evaluate import resolve_reshape, slice_index
 from prunegraph.ops.join import join_axis
 from prunegraph.ops.rule import Edit, Site, register
@@ -104,6 +104,8 @@ def _spread_expand(site: Site) -> None:
     given = []
     for each, size in zip(labels, target, strict=True):
         given.append(each if each is not None and each.size == size else site.space.fresh(size))
+        if given[-1] is not each:
+            site.tag(given[-1], REPEATED)
     site.give(given)
 
 

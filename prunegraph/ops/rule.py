@@ -90,7 +90,7 @@ class Site(Protocol):
         """Say that an attribute is the size of an axis, or a multiple of it."""
 
     def tag(self, labels: Labels, name: str) -> None:
-        """Say what a factor is in attention: "heads" or "head_dim"."""
+        """Say what a factor is: in attention "heads" or "head_dim"; "repeated" where it repeats one element."""
 
     def sizes_operand(self, slot: int) -> None:
         """Say that an input lists the sizes of the first output's axes."""

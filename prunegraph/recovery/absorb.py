@@ -26,8 +26,8 @@ import onnx
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.errors import OptionError
 from prunegraph.graph import linear
-from prunegraph.graph.facts import symbolic_axes
 from prunegraph.graph.model import Graph, Node
+from prunegraph.graph.sizes import symbolic_axes
 from prunegraph.recovery.changes import channel_axis, original_of, taken
 from prunegraph.recovery.synthetic import samples
 from prunegraph.rewriting.revise import Revision

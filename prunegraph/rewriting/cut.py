@@ -19,10 +19,11 @@ from prunegraph.coupling.shuffle import Shuffle
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.errors import MISFIT, ModelError
 from prunegraph.graph.external import SCRATCH, without_graph, write_stream
-from prunegraph.graph.facts import skeleton
+from prunegraph.graph.inference import skeleton
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.onnx_io import has_external
 from prunegraph.ops import rule_for
+from prunegraph.rewriting.declared import declare_values
 from prunegraph.rewriting.nest import Nest, Rewritten
 from prunegraph.rewriting.operands import Operands
 from prunegraph.rewriting.sweep import sweep
@@ -49,23 +50,22 @@ def cut(survivors: Survivors, scratch: Path | None = None) -> Graph:
         return graph
     editor = WeightEditor(coupling, survivors.use, sliced)
     editor.run()
-    operands = Operands(graph, coupling.facts, survivors)
+    operands = Operands(graph, coupling.facts, survivors, editor.renamed, editor.names)
     replaced = _replaced_by_gathers(survivors)
 
     def rewrite(node: Node) -> Rewritten:
         if node.index in replaced:
             return [], []
-        edit = NodeEdit(node, survivors, operands, editor)
+        edit = NodeEdit(node, survivors, operands)
         try:
             edit.run()
         except MISFIT as error:
             raise ModelError(f"{graph.source}: node {node.name!r} ({node.op}) cannot be cut: {error!r}") from error
-        return [*edit.before, edit.proto], edit.tensors
+        return [*edit.before, edit.proto, *edit.after], edit.tensors
 
     model = without_graph(graph.model)
     nest = Nest(coupling.facts, editor, rewrite, survivors)
     model.graph.node.extend(nest.nodes())
-    _drop_stale_shapes(model, survivors)
     weights = place_weights(model, graph, nest.outside())
     folder = graph.folder
     if has_external(graph):
@@ -75,6 +75,7 @@ def cut(survivors: Survivors, scratch: Path | None = None) -> Graph:
         for tensor in weights:
             model.graph.initializer.append(tensor)
     sweep(model.graph, graph.model.graph)
+    declare_values(model.graph, survivors)
     result = Graph(model, folder=folder, source=graph.source, scratch=folder != graph.folder)
     _check(result, graph)
     return result
@@ -118,22 +119,6 @@ def _initializers(graph: Graph, left: dict[str, LazyTensor]) -> Iterator[onnx.Te
         yield make()
 
 
-def _drop_stale_shapes(model: onnx.ModelProto, survivors: Survivors) -> None:
-    """Forget declared shapes of values that a cut may have changed."""
-    facts = survivors.coupling.facts
-    stay = [
-        entry
-        for entry in model.graph.value_info
-        if entry.name in facts.shapes
-        and survivors.shape(entry.name) == facts.shapes[entry.name]
-        and entry.name not in facts.graph.weights
-    ]
-    if len(stay) < len(model.graph.value_info):
-        copies = [onnx.ValueInfoProto.FromString(entry.SerializeToString()) for entry in stay]
-        del model.graph.value_info[:]
-        model.graph.value_info.extend(copies)
-
-
 def _check(result: Graph, original: Graph) -> None:
     """Strict shape inference, where the original passes it: a check that needs no run."""
     try:
@@ -151,15 +136,15 @@ def _check(result: Graph, original: Graph) -> None:
 class NodeEdit:
     """One node during a cut: what `ops.rule.Edit` promises."""
 
-    def __init__(self, node: Node, survivors: Survivors, operands: Operands, editor: WeightEditor):
+    def __init__(self, node: Node, survivors: Survivors, operands: Operands):
         self.node, self.survivors, self.operands = node, survivors, operands
         self.coupling = survivors.coupling
         self.facts = self.coupling.facts
         self.proto = onnx.NodeProto()
         self.proto.CopyFrom(node.proto)
         self.before: list[onnx.NodeProto] = []
+        self.after: list[onnx.NodeProto] = []
         self.tensors: list[onnx.TensorProto] = []
-        self._renamed, self._names = editor.renamed, editor.names
         self._wanted: dict[int, Array] = {}
         self._replaced: set[int] = set()
 
@@ -167,10 +152,11 @@ class NodeEdit:
         node = self.node
         if node.op == "Constant":
             return
-        for slot in range(len(node.inputs)):
-            if (node.index, slot) in self._renamed:
-                self.proto.input[slot] = self._renamed[node.index, slot]
+        for slot, value in enumerate(node.inputs):
+            now = self.operands.as_cut.get(value, value)
+            self.proto.input[slot] = self.operands.renamed.get((node.index, slot), now)
         if node.outputs and all(output in self.facts.known for output in node.outputs):
+            self._keep_outputs()
             return
         shuffle = self.coupling.shuffles.get(node.index)
         if shuffle is not None:
@@ -188,6 +174,17 @@ class NodeEdit:
             rule.repair(self)
         self._settle_operands()
 
+    def _keep_outputs(self) -> None:
+        """Numbers that a caller or a body reads keep their values under their names."""
+        for slot, value in enumerate(self.node.outputs):
+            if value in self.operands.as_cut:
+                self.proto.output[slot] = self.operands.as_cut[value]
+                known = self.facts.known[value]
+                current, nodes, tensors = self.operands.corrected(value, known, f"{value}/kept")
+                name = self.operands.names.new(f"{value}/kept/output")
+                self.after += [*nodes, helper.make_node("Identity", [current], [value], name=name)]
+                self.tensors += tensors
+
     def _cut_shuffle(self, shuffle: Shuffle) -> None:
         if self.is_cut(shuffle.source, shuffle.axis):
             position = shuffle.order[self.kept(shuffle.output, shuffle.axis)]
@@ -202,11 +199,10 @@ class NodeEdit:
             if not value or slot in self._replaced:
                 continue
             wanted = self._wanted.get(slot, self.facts.known.get(value))
-            now = self.operands.now(value) if wanted is not None else None
-            if wanted is None or now is None or np.array_equal(now, wanted):
+            if wanted is None or self.operands.holds(value, wanted):
                 continue
             name = f"{self.node.name}/input_{slot}"
-            current, nodes, tensors = self.operands.corrected(value, wanted, name, self._names)
+            current, nodes, tensors = self.operands.corrected(value, wanted, name)
             self.before += nodes
             self.tensors += tensors
             self.proto.input[slot] = current
@@ -242,7 +238,7 @@ class NodeEdit:
     def set_input(self, slot: int, value: Array) -> None:
         while len(self.proto.input) <= slot:
             self.proto.input.append("")
-        tensor = numpy_helper.from_array(value, self._names.new(f"{self.node.name}/input_{slot}"))
+        tensor = numpy_helper.from_array(value, self.operands.names.new(f"{self.node.name}/input_{slot}"))
         self.tensors.append(tensor)
         self.proto.input[slot] = tensor.name
         self._replaced.add(slot)
@@ -251,7 +247,7 @@ class NodeEdit:
         self._wanted[slot] = value
 
     def gather(self, source: str, axis: int, index: Array) -> None:
-        tensor = numpy_helper.from_array(index.astype(np.int64), self._names.new(f"{self.node.name}/indices"))
+        tensor = numpy_helper.from_array(index.astype(np.int64), self.operands.names.new(f"{self.node.name}/indices"))
         self.tensors.append(tensor)
         replaced = helper.make_node(
             "Gather", [source, tensor.name], list(self.node.outputs), name=self.proto.name, axis=axis

@@ -7,7 +7,7 @@ that branch: the other one was not looked at, and might not fit any more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import onnx
@@ -18,6 +18,7 @@ from prunegraph.graph import control
 from prunegraph.graph.control import Body
 from prunegraph.graph.facts import Facts
 from prunegraph.graph.model import Node
+from prunegraph.rewriting.declared import declare
 from prunegraph.rewriting.sweep import sweep
 from prunegraph.rewriting.weights import LazyTensor, WeightEditor
 
@@ -158,7 +159,7 @@ class Nest:
             declared = self._declared(entry, old)
             declared.name = self._own.get(new, new)
             graph.output.append(declared)
-        graph.value_info.extend(self._still_true(body))
+        graph.value_info.extend(self._inner_values(body))
         sweep(graph, body.graph)
         return graph
 
@@ -175,22 +176,20 @@ class Nest:
 
     def _declared(self, entry: onnx.ValueInfoProto, value: str) -> onnx.ValueInfoProto:
         """What a body declares of an input or output, with the sizes it has now."""
+        declared = entry if self.survivors is None else declare(entry, value, self.survivors)
         copy = onnx.ValueInfoProto()
-        copy.CopyFrom(entry)
+        copy.CopyFrom(declared or entry)
+        if declared is None:
+            kind = copy.type.sequence_type.elem_type if copy.type.HasField("sequence_type") else copy.type
+            kind.tensor_type.ClearField("shape")
         copy.name = self._own.get(value, value)
-        dims = copy.type.tensor_type.shape.dim if copy.type.HasField("tensor_type") else ()
-        kept = self.survivors.value(value) if self.survivors is not None else ()
-        for dim, left in zip(dims, kept, strict=False):
-            if left is not None and dim.HasField("dim_value"):
-                dim.dim_value = len(left)
         return copy
 
-    def _still_true(self, body: Body) -> Iterable[onnx.ValueInfoProto]:
-        """Declared shapes of inner values that a rewrite does not change."""
+    def _inner_values(self, body: Body) -> Iterator[onnx.ValueInfoProto]:
+        """Declared shapes of inner values, with the sizes they have now."""
         for entry in body.graph.value_info:
             value = body.names.get(entry.name, entry.name)
-            left = self.survivors
-            if left is None or (value in self.facts.shapes and left.shape(value) == self.facts.shapes[value]):
+            if self.survivors is None or declare(entry, value, self.survivors) is not None:
                 yield self._declared(entry, value)
 
 

@@ -18,9 +18,10 @@ import onnx
 
 from prunegraph import plugins
 from prunegraph.errors import DataError, PluginError
-from prunegraph.graph.facts import facts, symbolic_axes
+from prunegraph.graph.facts import facts
 from prunegraph.graph.indices import Range, ranges
 from prunegraph.graph.model import Graph
+from prunegraph.graph.sizes import other_shapes
 from prunegraph.runtime import layout as layouts
 from prunegraph.runtime import sources
 from prunegraph.runtime.layout import LABELS, Batch, Layout, fixed_batch
@@ -38,14 +39,15 @@ RANDOM_LIMIT = 8
 def random_inputs(graph: Graph, *, seed: int = 0, batch: int = 2, stretch: int = 1) -> Batch:
     """Random inputs: normal numbers, small whole numbers, booleans, or such numbers as text, by the input's type.
 
-    A symbolic first axis gets `batch` samples, and so does every axis of the same name; other symbolic axes get
-    `stretch` times the size of the analysis. Inputs that are indices stay within what they point into.
+    Symbols that stand first count samples: there are `batch` of them. Other symbolic axes get `stretch` times the
+    size of the analysis. A symbol is one size wherever it stands. Inputs that are indices stay within what they
+    point into.
 
     Raises:
         DataError: an input has a type for which there are no numbers.
     """
     rng = np.random.default_rng(seed)
-    sizes = _random_sizes(graph, batch, stretch)
+    sizes = other_shapes(graph, facts(graph).sizes, batch, stretch)
     allowed = ranges(graph, sizes)
     inputs = {}
     for entry in graph.model.graph.input:
@@ -54,20 +56,6 @@ def random_inputs(graph: Graph, *, seed: int = 0, batch: int = 2, stretch: int =
             kind = entry.type.tensor_type.elem_type
             inputs[entry.name] = _random(rng, kind, list(sizes[entry.name]), entry.name, limits)
     return inputs
-
-
-def _random_sizes(graph: Graph, batch: int, stretch: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of random inputs."""
-    known = layouts.declared(graph)
-    batches = {each.names[0] for each in known.values() if each is not None and each.rank} - {""}
-    sizes = {}
-    for name, symbolic in symbolic_axes(graph).items():
-        shape, each = list(facts(graph).sizes[name]), known[name]
-        for axis in symbolic:
-            is_batch = axis == 0 or (each is not None and each.names[axis] in batches)
-            shape[axis] = batch if is_batch else shape[axis] * stretch
-        sizes[name] = tuple(shape)
-    return sizes
 
 
 def _random(rng: np.random.Generator, kind: int, shape: list[int], name: str, limits: Range) -> np.ndarray:

@@ -36,8 +36,9 @@ def run_piece(
     model.graph.name = "piece"
     model.graph.node.extend(protos)
     for name, array in given.items():
-        entry = model.graph.input.add(name=name)
-        entry.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(array.dtype)
+        kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+        model.graph.input.append(helper.make_tensor_value_info(name, kind, array.shape))
+    # Not what the file declares: the values given may be of other sizes than in the whole graph.
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
     read = dict.fromkeys(name for proto in protos for name in proto.input)
     weights = (

@@ -15,7 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from prunegraph.graph import control, order
-from prunegraph.graph.external import write_stream
+from prunegraph.graph.external import declare_piece, write_stream
 from prunegraph.graph.model import Graph, Node
 from prunegraph.runtime.data import Batch
 from prunegraph.runtime.session import run, session
@@ -36,6 +36,7 @@ class Store:
         self._files: dict[tuple[int, str], Path] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="prunegraph-")
         self._count = 0
+        self._shapes: dict[str, list[int | None]] = {}
 
     def __enter__(self) -> Store:
         return self
@@ -46,6 +47,9 @@ class Store:
 
     def put(self, batch: int, name: str, array: Array) -> None:
         key = batch, name
+        known = self._shapes.setdefault(name, list(array.shape))
+        if len(known) == array.ndim:
+            self._shapes[name] = [a if a == b else None for a, b in zip(known, array.shape, strict=True)]
         if self._held + array.nbytes <= self._keep or array.dtype.kind == "O":
             self._arrays[key] = array
             self._held += array.nbytes
@@ -65,6 +69,10 @@ class Store:
             self._held -= self._arrays.pop(key).nbytes
         for key in [key for key in self._files if key[1] in gone]:
             self._files.pop(key).unlink()
+
+    def shape(self, name: str) -> list[int | None]:
+        """A value's sizes; None for those that differ from batch to batch."""
+        return self._shapes[name]
 
     def names(self) -> set[str]:
         return {name for _, name in (*self._arrays, *self._files)}
@@ -138,9 +146,8 @@ class Stepper:
         model.graph.node.extend(protos)
         for name in given:
             kind = helper.np_dtype_to_tensor_dtype(self._store.get(0, name).dtype)
-            model.graph.input.append(onnx.ValueInfoProto(name=name))
-            model.graph.input[-1].type.tensor_type.elem_type = kind
-        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+            model.graph.input.append(helper.make_tensor_value_info(name, kind, self._store.shape(name)))
+        declare_piece(model.graph, self.graph, wanted)
         sparse = self.graph.model.graph.sparse_initializer
         model.graph.sparse_initializer.extend(tensor for tensor in sparse if tensor.values.name in read)
         with tempfile.TemporaryDirectory(prefix="prunegraph-") as folder:
