@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -208,6 +208,15 @@ def facts_at(graph: Graph, sizes: Mapping[str, Shape], turns: int = TURNS) -> Fa
             _visit(node, result, inferred)
     result._is_whole = True
     return result
+
+
+def stepwise(graph: Graph, sizes: Mapping[str, Shape]) -> tuple[Facts, Callable[[Node], None]]:
+    """Facts of weights and inputs alone, and a function that adds those of a node's outputs.
+
+    The function is called node by node, in the graph's order; shapes may be corrected in between.
+    """
+    result = _given(graph, sizes)
+    return result, lambda node: _visit(node, result, {})
 
 
 def _given(graph: Graph, sizes: Mapping[str, Shape], turns: int = TURNS) -> Facts:
