@@ -13,6 +13,7 @@ from prunegraph import frontends
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.coupling.analysis import analyze as _analyze
 from prunegraph.errors import ModelError
+from prunegraph.frontends.outputs import beside, check_name, is_symbol
 from prunegraph.graph import onnx_io
 from prunegraph.graph.model import Graph
 from prunegraph.pipeline import Result, check_quantize, choose, finish
@@ -53,10 +54,11 @@ def load(source: object, inputs: Any = None, **options: Any) -> Graph:
 
 
 def save(graph: Graph, path: str | os.PathLike[str], *, compact: bool = False) -> None:
-    """Write a model; the file appears whole or not at all. Raises ModelError.
+    """Write a model as ONNX; the file appears whole or not at all. Raises ModelError, also for another format's name.
 
     `compact` makes the file smaller by short names for all but inputs and outputs; see `prunegraph.rewriting.compact`.
     """
+    check_name(path)
     onnx_io.save(_compact(graph) if compact else graph, os.fspath(path))
 
 
@@ -171,9 +173,11 @@ def prune(
     choice = Choice(**options)
     if choice.provider is not None:
         provider_name(choice.provider)
-    for path in (out, save_plan):
-        if path is not None:
-            check_output(path, source if isinstance(source, str | os.PathLike) else None)
+    given = source if isinstance(source, str | os.PathLike) else None
+    if out is not None:
+        check_model_output(out, given)
+    if save_plan is not None:
+        check_output(save_plan, given)
     progress("load")
     model = source if isinstance(source, Graph) else load(source)
     repair, _ = repairs.find(repair, samples, model)
@@ -186,6 +190,23 @@ def prune(
         found, chosen, choice, samples, repair, out=out, check=check, save_plan=save_plan, progress=progress,
         quantize=quantize,
     )  # fmt: skip
+
+
+def check_model_output(
+    path: str | os.PathLike[str],
+    source: str | os.PathLike[str] | None = None,
+    others: Sequence[str | os.PathLike[str] | None] = (),
+    *,
+    symbol: bool = False,
+) -> None:
+    """As `check_output`, for a model: its name must not stand for another format than what is written.
+
+    `symbol` says that a model from MXNet may be written as NAME-symbol.json, with NAME-0000.params beside it.
+    """
+    check_name(path, source, symbol=symbol)
+    check_output(path, source, others)
+    if is_symbol(path):
+        check_output(beside(os.fspath(path)), source, others)
 
 
 def check_output(

@@ -17,6 +17,7 @@ from onnx import ModelProto, ValueInfoProto, numpy_helper
 from prunegraph.errors import MISFIT, PrunegraphError
 from prunegraph.graph.external import without_weights
 from prunegraph.graph.model import Graph, is_layer_op
+from prunegraph.rewriting.revise import Revision
 from prunegraph.runtime import session
 from prunegraph.runtime.data import Data, fixed_batch, random_inputs
 from prunegraph.training.free_batch import Replaced, freed
@@ -54,10 +55,20 @@ class Batching:
     replaced: Mapping[str, Replaced] = field(default_factory=dict)
     note: str = ""
 
+    def batch(self, wanted: int) -> int:
+        """Samples in a batch of training: what is wanted, up to a multiple of what runs at a time."""
+        size = fixed_batch(self.graph) if self.kind == "fixed" else 1
+        return -(-wanted // size) * size
+
     def restored(self, graph: Graph) -> Graph:
-        """A graph that was made from `graph`, with the batch of the original at inputs and outputs."""
+        """A graph that was made from `graph`, with the batch of the original at inputs and outputs.
+
+        With the nodes of `graph` it is the original with other weights.
+        """
         if self.graph is self.original or graph is self.original:
             return graph
+        if _nodes(graph) == _nodes(self.graph):
+            return self._with_weights(graph)
         model = without_weights(graph.model)
         _copy_sizes(self.original.model, model)
         for tensor in graph.model.graph.initializer:
@@ -68,6 +79,20 @@ class Batching:
                 tensor = numpy_helper.from_array(values, tensor.name)
             model.graph.initializer.append(tensor)
         return Graph(model, folder=graph.folder, source=graph.source, keeps=graph)
+
+    def _with_weights(self, graph: Graph) -> Graph:
+        """The original with the floating-point weights of a graph."""
+        revision = Revision(self.original)
+        for name, weight in self.original.weights.items():
+            now = graph.weights.get(name)
+            if weight.is_float and now is not None and now.read().tobytes() != weight.read().tobytes():
+                revision.set(name, now.read())
+        return revision.apply()
+
+
+def _nodes(graph: Graph) -> list[tuple[str, tuple[str, ...], tuple[str, ...]]]:
+    """What makes two graphs the same but for the numbers in them."""
+    return [(node.op, node.inputs, node.outputs) for node in graph.nodes]
 
 
 def _copy_sizes(source: ModelProto, target: ModelProto) -> None:
@@ -91,6 +116,13 @@ def batching(graph: Graph, data: Data | None = None) -> Batching:
     Raises:
         DataError: the data do not fit.
     """
+    if "batching" not in graph.cache:
+        graph.cache["batching"] = _batching(graph, data)
+    found: Batching = graph.cache["batching"]
+    return found
+
+
+def _batching(graph: Graph, data: Data | None) -> Batching:
     size = fixed_batch(graph)
     if not size:
         return Batching(graph, graph, "free")

@@ -171,7 +171,8 @@ class _Walk:
 
     def _node(self, reader: Node, op: str, inputs: Sequence[str], **attributes: int) -> str:
         output = self.names.new(f"{reader.name}/free_{op.lower()}")
-        made = helper.make_node(op, list(inputs), [output], name=output, **attributes)
+        made = helper.make_node(op, list(inputs), [output], name=output)
+        made.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
         self.edits.before.setdefault(reader.outputs, []).append(made)
         return output
 

@@ -51,6 +51,9 @@ class FreezeGates(Callback):
         if run.step + 1 >= self.last and not self.module.frozen:
             self.module.freeze()
 
+    def identity(self) -> object:
+        return self.last
+
     def state_dict(self) -> dict[str, Any]:
         return {"frozen": self.module.frozen}
 

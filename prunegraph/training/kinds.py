@@ -77,10 +77,10 @@ def _output(graph: Graph, known: Facts, name: str, plausible: bool) -> Output:
     if node is not None and node.op in ("Softmax", "LogSoftmax") and not node.domain:
         axis = int(node.attributes.get("axis", -1 if node.version >= 13 else 1)) % max(len(shape), 1)
         return Output(name, "scores", len(shape), axis, node.op == "Softmax")
-    axis = _filters(graph, known, name) if plausible and name not in graph.consumers else None
-    if axis is None or shape[axis] < 2 or not _is_fine(graph, known, shape, axis):
+    place = _filters(graph, known, name) if plausible and name not in graph.consumers else None
+    if place is None or shape[place] < 2 or not _is_fine(graph, known, shape, place):
         return Output(name, "values", len(shape))
-    return Output(name, "scores", len(shape), axis)
+    return Output(name, "scores", len(shape), place)
 
 
 def _maker(graph: Graph, value: str) -> Node | None:

@@ -14,9 +14,7 @@ from prunegraph.training.table import Tensor, to_torch
 #: Cells with this label count for nothing, as in PyTorch.
 IGNORED = -100
 
-_WHAT_TO_DO = (
-    "leave `labels` out and learn from an original (--original), or train in Python with a loss of your own"
-)
+_WHAT_TO_DO = "leave `labels` out and learn from an original (--original), or train in Python with a loss of your own"
 
 
 def as_labels(labels: object) -> Tensor:
@@ -37,10 +35,10 @@ def class_numbers(labels: Tensor, classes: int) -> Tensor:
     if labels.is_floating_point() and not bool((whole == labels).all()):
         raise DataError(f"`labels` have to be class numbers, they are fractions: {_WHAT_TO_DO}")
     counted = whole[whole != IGNORED]
-    if counted.numel() and (int(counted.min()) < 0 or int(counted.max()) >= classes):
+    lowest, highest = (int(counted.min()), int(counted.max())) if counted.numel() else (0, 0)
+    if lowest < 0 or highest >= classes:
         raise DataError(
-            f"`labels` run from {int(counted.min())} to {int(counted.max())}, the model's output has {classes} classes, "
-            f"0 to {classes - 1}"
+            f"`labels` run from {lowest} to {highest}, the model's output has {classes} classes, 0 to {classes - 1}"
         )
     return whole
 
@@ -48,8 +46,8 @@ def class_numbers(labels: Tensor, classes: int) -> Tensor:
 def misfit(labels: Sequence[int], output: Sequence[int]) -> str:
     """What is wrong where labels of one shape meet scores of another."""
     return (
-        f"`labels` have shape {list(labels)}, the model's first output {list(output)}: they have to be class numbers, of "
-        f"the output's shape without the axis of the classes. For others {_WHAT_TO_DO}"
+        f"`labels` have shape {list(labels)}, the model's first output {list(output)}: they have to be class numbers, "
+        f"of the output's shape without the axis of the classes. For others {_WHAT_TO_DO}"
     )
 
 

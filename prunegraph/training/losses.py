@@ -187,9 +187,7 @@ def _single(output: Tensor) -> Tensor:
 
 def _divergence(student: Tensor, teacher: Tensor, axis: int, temperature: float, probabilities: bool) -> Tensor:
     """KL divergence over the classes, the mean over cells, times the temperature's square."""
-    own, wanted = (
-        torch.log_softmax(_logits(y, probabilities, axis) / temperature, axis) for y in (student, teacher)
-    )
+    own, wanted = (torch.log_softmax(_logits(y, probabilities, axis) / temperature, axis) for y in (student, teacher))
     cells = student.numel() // student.shape[axis]
     return nnf.kl_div(own, wanted, reduction="sum", log_target=True) / cells * temperature**2
 
