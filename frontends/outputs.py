@@ -18,9 +18,9 @@ from prunegraph.graph.onnx_io import write_whole
 
 #: Ends of names of files that are no models, or models of others.
 FOREIGN = (
-    ".bin", ".csv", ".data", ".engine", ".h5", ".htm", ".html", ".joblib", ".json", ".keras", ".mlmodel", ".npy", ".npz",
-    ".ort", ".params", ".part", ".pickle", ".pkl", ".plan", ".pt", ".pt2", ".pth", ".py", ".safetensors", ".tflite",
-    ".toml", ".txt", ".xml", ".yaml", ".yml", ".zip",
+    ".bin", ".csv", ".data", ".engine", ".h5", ".htm", ".html", ".joblib", ".json", ".keras", ".mlmodel", ".npy",
+    ".npz", ".ort", ".params", ".part", ".pickle", ".pkl", ".plan", ".pt", ".pt2", ".pth", ".py", ".safetensors",
+    ".tflite", ".toml", ".txt", ".xml", ".yaml", ".yml", ".zip",
 )  # fmt: skip
 
 

@@ -131,9 +131,8 @@ def _check(setting: Setting, strength: float, tolerance: float, p: float, q: flo
 
 
 def _train_sparse(module: GatedModule, setting: Setting, strength: float) -> Run:
-    steps = setting.recipe.epochs * (setting.data.samples // setting.batch)
     sparsify = Sparsify(module, strength, found=analyze(module.base))
-    return setting.fit(module, "gfr", callbacks=[sparsify, FreezeGates(module, steps)])
+    return setting.fit(module, "gfr", callbacks=[sparsify, FreezeGates(module, setting.steps)])
 
 
 def _train_gates(module: GatedModule, setting: Setting, strength: float) -> Run:

@@ -64,6 +64,12 @@ class Setting:
     feeds: Data | None = None
     identity: str = ""
 
+    @property
+    def steps(self) -> int:
+        """Steps of one training: batches in the data, times epochs."""
+        samples = self.data if self.feeds is None else self.feeds
+        return self.recipe.epochs * (samples.samples // self.batch)
+
     def fit(
         self, module: GraphModule, stage: str, *, recipe: Recipe | None = None, callbacks: Sequence[Callback] = ()
     ) -> Run:
