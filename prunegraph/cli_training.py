@@ -71,6 +71,7 @@ def train(
     NAME-0000.params goes beside it.
     """
     from prunegraph import api
+    from prunegraph.ops.cost import cost
     from prunegraph.runtime.data import read_data
     from prunegraph.training import train as _train
     from prunegraph.training.batching import rows_of
@@ -91,9 +92,11 @@ def train(
         where.print(_line(record))
     for note in done.notes:
         where.print(f"note: {note}", markup=False, soft_wrap=True)
-    outcome = judge(done.graph, before=_after_cut(done.history))
-    where.print(str(outcome))
-    if not force:
+    before = _after_cut(done.history)
+    outcome = judge(done.graph, before=before)
+    where.print(str(outcome), soft_wrap=True)
+    # What a cut costs was asked for: training is judged by what it began with.
+    if not force and (before is not None or cost(done.graph).params >= cost(graph).params):
         outcome.check()
     _write(done.graph, model, out)
     where.print(f"written to {out}")
