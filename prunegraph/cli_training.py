@@ -140,11 +140,13 @@ def _setting(
     from prunegraph.training.labels import check
 
     bounds: dict[str, Any] = {"ratio": ratio, "macs": macs, "params": params}
-    free = batching(teacher or graph).graph
+    free = batching(teacher or graph, data).graph
+    if judged is not None:
+        check(judged)
     return Setting(
         data=data,
         batch=batch,
-        loss=_loss(graph, teacher, check(data), probabilities, device, kinds),
+        loss=_loss(graph, teacher, data, probabilities, device, kinds),
         recipe=Recipe(**numbers),
         evaluate=measure(judged, free, metric) if judged is not None else None,
         budget=Budget(**bounds) if any(value is not None for value in bounds.values()) else None,
@@ -154,13 +156,15 @@ def _setting(
 
 
 def _loss(
-    graph: Graph, teacher: Graph | None, labelled: bool, probabilities: bool, device: str | None,
+    graph: Graph, teacher: Graph | None, data: Data, probabilities: bool, device: str | None,
     kinds: Mapping[str, Kind],
 ) -> Loss:  # fmt: skip
     """Cross entropy with labels, distillation with a teacher, half of each with both. Raises DataError."""
     from prunegraph.training import GraphModule, cross_entropy, distillation
     from prunegraph.training.batching import batching
+    from prunegraph.training.labels import check
 
+    labelled = check(data)
     if teacher is None and not labelled:
         raise DataError("the data have no labels: give --original, the model whose outputs to learn")
     if teacher is None and kinds:
@@ -169,7 +173,7 @@ def _loss(
     if teacher is None:
         return task
     return distillation(
-        GraphModule(batching(teacher).graph).to(device), labels=0.5 if labelled else 0.0, task=task,
+        GraphModule(batching(teacher, data).graph).to(device), labels=0.5 if labelled else 0.0, task=task,
         probabilities=probabilities, kinds=kinds,
     )  # fmt: skip
 

@@ -148,7 +148,21 @@ def distillation(
         far = torch.stack(parts).mean()
         return far if labels == 0 else (1 - labels) * far + labels * by_labels(outputs, batch)
 
+    loss.notes = _notes(known)  # type: ignore[attr-defined]
     return loss
+
+
+def _notes(known: Sequence[Output]) -> tuple[str, ...]:
+    """What is learnt of which outputs, where it is not one output's scores alone."""
+    if [each.kind for each in known] in ([], ["scores"]):
+        return ()
+    kinds: dict[str, list[str]] = {}
+    for each in known:
+        kinds.setdefault(each.kind, []).append(each.name)
+    what = {"scores": "scores of classes", "values": "values", "left out": "left out (no gradient)"}
+    return (
+        "outputs of the original: " + "; ".join(f"{what[kind]}: {', '.join(names)}" for kind, names in kinds.items()),
+    )
 
 
 def _kinds(graph: Graph, given: Mapping[str, Kind]) -> tuple[Output, ...]:

@@ -20,7 +20,7 @@ from prunegraph.registry import Registry
 from prunegraph.runtime.data import Data, fixed_batch
 from prunegraph.selection.budget import Budget
 from prunegraph.training.batches import Augment, Batches
-from prunegraph.training.batching import batching, feeds_of, rows_of
+from prunegraph.training.batching import Batching, batching, feeds_of, rows_of
 from prunegraph.training.fit import Callback, Evaluate, Recipe, Run, fit
 from prunegraph.training.identity import digest_of
 from prunegraph.training.labels import check as check_labels
@@ -133,13 +133,23 @@ def train(graph: Graph, setting: Setting, method: str = "plain") -> Trained:
     check_labels(setting.data)
     how = batching(graph, setting.data)
     fed = replace(
-        setting, batch=how.batch(setting.batch), data=rows_of(setting.data, graph),
+        setting, batch=_batch(how, setting), data=rows_of(setting.data, graph),
         feeds=feeds_of(setting.data, graph) if how.kind == "none" else None, identity=_identity(chosen, setting),
     )  # fmt: skip
     done = chosen(how.graph, fed)
     _check_finite(graph, done.graph)
-    notes = tuple(note for note in (how.note, _single(how.graph, fed)) if note)
+    notes = tuple(note for note in (how.note, _single(how.graph, fed), *getattr(setting.loss, "notes", ())) if note)
     return replace(done, graph=how.restored(done.graph), notes=(*notes, *done.notes))
+
+
+def _batch(how: Batching, setting: Setting) -> int:
+    """Samples in a batch; where the model's own batch is fixed, no more than there are."""
+    wanted = how.batch(setting.batch)
+    if not fixed_batch(how.original):
+        return wanted
+    there = feeds_of(setting.data, how.original) if how.kind == "none" else setting.data
+    own = how.batch(1)
+    return max(min(wanted, there.samples // own * own), own)
 
 
 def _identity(method: Method, setting: Setting) -> str:

@@ -15,6 +15,7 @@ from prunegraph.graph.model import Graph
 from prunegraph.runtime import session
 from prunegraph.runtime.data import CHUNK, LABELS, Data
 from prunegraph.runtime.metrics import METRICS, Metric, Seen, agreement, default, error
+from prunegraph.training.batching import batching
 
 Array = np.ndarray
 Values = Mapping[str, Array]
@@ -89,11 +90,11 @@ class Judge:
         original: Graph | None = None,
         metric: str = "",
     ):
-        self.start, self.data = start, data.head(SAMPLES)
+        self.start, self.data = batching(start, data).graph, data.head(SAMPLES)
         self.judged = evaluation if evaluation is not None else self.data
         self.before: float | None = None
         self.metric: Metric | None = None
-        self._original = original
+        self._original = batching(original, data).graph if original is not None else None
         self._choose(metric, evaluation is not None)
 
     def _choose(self, name: str, asked: bool) -> None:
