@@ -4,6 +4,6 @@ Importing this package registers the built-in ones.
 """
 
 from prunegraph.frontends import mxnet, onnx_file, pytorch
-from prunegraph.frontends.base import FRONTENDS, frontend, read
+from prunegraph.frontends.base import FRONTENDS, frontend, read, takes
 
-__all__ = ["FRONTENDS", "frontend", "mxnet", "onnx_file", "pytorch", "read"]
+__all__ = ["FRONTENDS", "frontend", "mxnet", "onnx_file", "pytorch", "read", "takes"]

@@ -66,8 +66,27 @@ def read(source: object, **options: Any) -> Graph:
     raise ModelError(f"cannot load an object of class {classes[0]}: no front end reads it; there are {_known()}")
 
 
+def takes(source: str, option: str) -> bool:
+    """Whether the front end that reads a file, or `package.module:factory`, has an option."""
+    if factory.is_factory(source):
+        return option == "inputs"
+    name = _suffix(source) or ONNX
+    return option in [each.name for each in _options(name)]
+
+
+def _suffix(path: str) -> str:
+    """The front end for a file's name, or "" where there is none."""
+    return max((name for name in FRONTENDS.names() if path.endswith(name)), key=len, default="")
+
+
+def _options(name: str) -> list[inspect.Parameter]:
+    """Options of a front end."""
+    parameters = inspect.signature(FRONTENDS.entry(name).thing).parameters.values()
+    return [each for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
+
+
 def _read_file(path: str, options: Mapping[str, Any]) -> Graph:
-    suffix = max((name for name in FRONTENDS.names() if path.endswith(name)), key=len, default="")
+    suffix = _suffix(path)
     if suffix and not Path(path).exists():
         raise ModelError(f"{path}: no such file")
     try:
@@ -91,8 +110,7 @@ def _check_options(who: str, known: Iterable[str], options: Mapping[str, Any]) -
 def _run(name: str, source: object, label: str, options: Mapping[str, Any]) -> Graph:
     """A Graph by the front end of that name. `label` is what to call the source."""
     entry = FRONTENDS.entry(name)
-    parameters = inspect.signature(entry.thing).parameters.values()
-    known = [each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
+    known = [each.name for each in _options(name)]
     _check_options(f"{label} ({entry.kind} {name!r})", known, options)
     with plugins.blamed(f"{entry}, reading {label},"):
         made = entry.thing(source, **options)

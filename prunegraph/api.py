@@ -13,6 +13,7 @@ from prunegraph import frontends
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.coupling.analysis import analyze as _analyze
 from prunegraph.errors import ModelError
+from prunegraph.frontends.outputs import beside, check_name, is_symbol
 from prunegraph.graph.model import Graph
 from prunegraph.latency.select import Selected
 from prunegraph.pipeline import Result, check_quantize, choose, finish
@@ -62,7 +63,7 @@ def save(
     data: Sequence[Batch] = (),
     check: bool = True,
 ) -> None:
-    """Write a model; the file appears whole, and only if ONNX Runtime runs it.
+    """Write a model as ONNX; the file appears whole, and only if ONNX Runtime runs it.
 
     Args:
         graph: the model.
@@ -73,8 +74,9 @@ def save(
         check: whether to open the file; a graph that is just what a file held is never opened.
 
     Raises:
-        ModelError: the file does not run, or its destination cannot be written.
+        ModelError: the file does not run, its name is another format's, or its destination cannot be written.
     """
+    check_name(path)
     write(_compact(graph) if compact else graph, path, like=like, data=data, check=check)
 
 
@@ -189,9 +191,11 @@ def prune(
     choice = Choice(**options)
     if choice.provider is not None:
         provider_name(choice.provider)
-    for path in (out, save_plan):
-        if path is not None:
-            check_output(path, source if isinstance(source, str | os.PathLike) else None)
+    given = source if isinstance(source, str | os.PathLike) else None
+    if out is not None:
+        check_model_output(out, given)
+    if save_plan is not None:
+        check_output(save_plan, given)
     progress("load")
     model = source if isinstance(source, Graph) else load(source)
     samples = samples.fit(model) if samples is not None else None
@@ -241,9 +245,11 @@ def apply_plan(
     samples = Data.of(data) if data is not None else None
     if quantize is not None:
         check_quantize(quantize, samples)
-    for path in (out, save_plan):
-        if path is not None:
-            check_output(path, source if isinstance(source, str | os.PathLike) else None)
+    given = source if isinstance(source, str | os.PathLike) else None
+    if out is not None:
+        check_model_output(out, given)
+    if save_plan is not None:
+        check_output(save_plan, given)
     progress("load")
     model = source if isinstance(source, Graph) else load(source)
     repair, _ = repairs.find(repair, samples, model)
@@ -254,6 +260,23 @@ def apply_plan(
         coupling, Selected(plan.complete(model)), None, samples, repair, out=out, check=check, save_plan=save_plan,
         progress=progress, quantize=quantize, seed=seed,
     )  # fmt: skip
+
+
+def check_model_output(
+    path: str | os.PathLike[str],
+    source: str | os.PathLike[str] | None = None,
+    others: Sequence[str | os.PathLike[str] | None] = (),
+    *,
+    symbol: bool = False,
+) -> None:
+    """As `check_output`, for a model: its name must not stand for another format than what is written.
+
+    `symbol` says that a model from MXNet may be written as NAME-symbol.json, with NAME-0000.params beside it.
+    """
+    check_name(path, source, symbol=symbol)
+    check_output(path, source, others)
+    if is_symbol(path):
+        check_output(beside(os.fspath(path)), source, others)
 
 
 def check_output(

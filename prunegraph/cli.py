@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from prunegraph import __version__, cli_training
+from prunegraph import __version__
 from prunegraph.cli_recipe import Writes, run
-from prunegraph.errors import ExactnessError, PrunegraphError
+from prunegraph.errors import FAILED, PrunegraphError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,7 +48,7 @@ class _Group(click.Group):
         except PrunegraphError as error:
             text = " ".join(str(error).split())
             click.echo(f"error: {text}", err=True)
-            ctx.exit(1 if isinstance(error, ExactnessError) else 2)
+            ctx.exit(1 if isinstance(error, FAILED) else 2)
 
 
 def console() -> Console:
@@ -101,12 +101,29 @@ def _input_shapes(ctx: click.Context, parameter: click.Parameter, values: tuple[
     _keep_reading(ctx, parameter, shapes)
 
 
+def reading() -> dict[str, Any]:
+    """What the reading options of a command say."""
+    return dict(click.get_current_context().meta.get(READING, {}))
+
+
 def load_model(model: str) -> Graph:
     """The model of a command, with what its reading options say."""
     from prunegraph import api
     from prunegraph.frontends.arrays import read_arrays
 
-    options = dict(click.get_current_context().meta.get(READING, {}))
+    options = reading()
+    if "inputs" in options:
+        options["inputs"] = read_arrays(options["inputs"])
+    return api.load(model, **options)
+
+
+def load_beside(model: str) -> Graph:
+    """Another model of a command; of the reading options it takes what its front end knows, but no parameter file."""
+    from prunegraph import api
+    from prunegraph.frontends import takes
+    from prunegraph.frontends.arrays import read_arrays
+
+    options = {name: value for name, value in reading().items() if name != "params_file" and takes(model, name)}
     if "inputs" in options:
         options["inputs"] = read_arrays(options["inputs"])
     return api.load(model, **options)
@@ -304,7 +321,7 @@ def prune(
 
     budget = _budget(options["algorithm"], ratio=ratio, macs=macs, params=params, bytes=size, latency=latency)
     write_report = report_writer(report, sensitivity, model, (out, options["save_plan"]))
-    api.check_output(out, model)
+    api.check_model_output(out, model)
     where = console()
     with stages(where) as progress:
         samples = read_data(data) if data else None
@@ -467,7 +484,7 @@ def search(
     from prunegraph.report import tables
     from prunegraph.runtime.data import read_data
 
-    api.check_output(out, model)
+    api.check_model_output(out, model)
     check_json(json_path, model, out)
     where = console()
     with stages(where) as progress:
@@ -491,7 +508,7 @@ def convert(source: str, out: str) -> None:
     """Write what a front end reads (PyTorch, MXNet, a plug-in's format) as an ONNX model."""
     from prunegraph import api
 
-    api.check_output(out, source)
+    api.check_model_output(out, source)
     where = console()
     with stages(where) as progress:
         progress("load")
@@ -569,12 +586,12 @@ def algorithms() -> None:
 
 
 # Their commands are built from what is above.
-from prunegraph import cli_apply, cli_binarize, cli_compress, cli_decompose, cli_quantize  # noqa: E402
+from prunegraph import cli_apply, cli_binarize, cli_compress, cli_decompose, cli_quantize, cli_training  # noqa: E402
 
 main.add_command(cli_apply.command())
 main.add_command(cli_binarize.command())
 main.add_command(cli_compress.command())
 main.add_command(cli_decompose.command())
 main.add_command(cli_quantize.command())
-main.add_command(cli_training.train)
+main.add_command(cli_training.command())
 main.add_command(run)

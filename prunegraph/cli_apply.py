@@ -8,7 +8,6 @@ import click
 
 from prunegraph.cli import (
     READING,
-    SYMBOL,
     console,
     data_option,
     load_model,
@@ -48,14 +47,15 @@ def apply(
     OUT is an ONNX model or, for a MODEL from MXNet, NAME-symbol.json: NAME-0000.params goes beside it.
     """
     from prunegraph import api
+    from prunegraph.frontends.outputs import is_symbol
     from prunegraph.runtime.data import read_data
     from prunegraph.selection.plan import Plan
 
-    symbol, saved = (out, options.pop("save_plan")) if out.endswith(SYMBOL) else (None, None)
+    symbol, saved = (out, options.pop("save_plan")) if is_symbol(out) else (None, None)
     if symbol is not None:
         _check_symbol(model, symbol, saved, options["quantize"])
     write_report = report_writer(report, sensitivity, model, (out, saved or options.get("save_plan")))
-    api.check_output(out, model)
+    api.check_model_output(out, model, symbol=True)
     where = console()
     with stages(where) as progress:
         chosen, samples = Plan.load(plan), read_data(data) if data else None
@@ -76,33 +76,26 @@ def _check_symbol(model: str, out: str, plan: str | None, quantize: str | None) 
     """Raise ModelError where a result cannot be a symbol, or cannot be written."""
     from prunegraph import api
     from prunegraph.errors import ModelError
+    from prunegraph.frontends.outputs import beside
 
     if quantize:
         raise ModelError(f"{out}: a quantized model is written as ONNX: give OUT.onnx, or leave --quantize out")
-    api.check_output(_params(out))
     if plan:
-        api.check_output(plan, model, others=(out, _params(out)))
-
-
-def _params(symbol: str) -> str:
-    """The parameter file that goes beside a symbol."""
-    return symbol.removesuffix(SYMBOL) + "-0000.params"
+        api.check_output(plan, model, others=(out, beside(out)))
 
 
 def _write_symbol(model: str, result: Result, out: str) -> None:
     """The pruned network as MXNet's own files. Raises ModelError."""
     from prunegraph import api
-    from prunegraph.errors import ModelError
     from prunegraph.frontends import mxnet
+    from prunegraph.frontends.outputs import beside
 
-    if not model.endswith(SYMBOL):
-        raise ModelError(f"{out}: only a model that came from MXNet (NAME{SYMBOL}) is written as a symbol")
     options = click.get_current_context().meta.get(READING, {})
     if result.repair == "none":
-        mxnet.apply(model, result.plan, result.small, out, _params(out), **options)
+        mxnet.apply(model, result.plan, result.small, out, beside(out), **options)
         return
     small = api.apply(result.model, result.plan)
-    mxnet.apply(model, result.plan, small, out, _params(out), repaired=result.small, **options)
+    mxnet.apply(model, result.plan, small, out, beside(out), repaired=result.small, **options)
 
 
 def command() -> click.Command:

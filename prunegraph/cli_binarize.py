@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from prunegraph.cli import console, load_model, reading_options, stages
 from prunegraph.cli_recipe import Writes
 
 if TYPE_CHECKING:
@@ -46,26 +47,31 @@ if TYPE_CHECKING:
               help="Levels computed, or layers' outputs compared: whole numbers in binary layers.")  # fmt: skip
 @click.option("--no-pack", is_flag=True, help="Write binary weights as floats.")
 @click.option("--seed", type=int, default=0, show_default=True)
+@reading_options
 def binarize(model: str, out: str, data: str, evaluation: str | None, checkpoint: str | None, **options: Any) -> None:
     """Give MODEL weights of one bit and activations of a few, layer by layer in closed form."""
     from prunegraph import api
-    from prunegraph.cli import console, stages
     from prunegraph.runtime.data import read_data
     from prunegraph.training.binary import binarize as run
     from prunegraph.training.binary import measured
+    from prunegraph.training.outcome import Judge
 
-    api.check_output(out, model, [checkpoint] if checkpoint else [])
+    api.check_model_output(out, model, [checkpoint] if checkpoint else [])
     where = console()
     with stages(where) as progress:
-        graph = api.load(model)
+        graph = load_model(model)
         metrics = read_data(evaluation).fit(graph) if evaluation else None
-        found = run(graph, read_data(data), _options(**options), checkpoint=checkpoint, progress=progress)
+        samples = read_data(data)
+        found = run(graph, samples, _options(**options), checkpoint=checkpoint, progress=progress)
+        outcome = Judge(graph, samples)(found.graph)
         api.save(found.graph, out, like=graph)
     _report(where, found)
+    where.print(str(outcome))
     if metrics is not None:
         where.print("metric: {:.4g} -> {:.4g}".format(*measured(graph, found.trained, metrics)))
-    size, before = Path(out).stat().st_size, Path(model).stat().st_size
-    where.print(f"file: {before:,} -> {size:,} bytes, {before / size:.2f} times smaller")
+    if Path(model).is_file():
+        size, before = Path(out).stat().st_size, Path(model).stat().st_size
+        where.print(f"file: {before:,} -> {size:,} bytes, {before / size:.2f} times smaller")
     where.print(f"wrote {out}")
 
 
@@ -92,6 +98,8 @@ def _report(where: Console, found: Binarized) -> None:
                 f"{row.loss[0]:.4f} -> {row.loss[1]:.4f}", "kept" if row.kept else "undone",
             )  # fmt: skip
         where.print(table)
+    for note in found.notes:
+        where.print(f"note: {note}", markup=False, soft_wrap=True)
     for name, reason in found.left.items():
         where.print(f"not binary: {name} ({reason})", markup=False)
     losses = ", ".join(f"{name} {loss:.4f}" for name, loss in found.losses.items())

@@ -56,7 +56,7 @@ def compress(model: str, out: str, data: str | None, no_verify: bool, json_path:
     from prunegraph.report import compressed
     from prunegraph.runtime.data import read_data
 
-    api.check_output(out, model)
+    api.check_model_output(out, model)
     check_json(json_path, model, out)
     where = console()
     with stages(where) as progress:

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunegraph.cli import check_json, console, output_option, plugin_option, stages, write_json
+from prunegraph.cli import (
+    check_json,
+    console,
+    load_model,
+    output_option,
+    reading_options,
+    stages,
+    write_json,
+)
 from prunegraph.cli_recipe import Writes
 
 if TYPE_CHECKING:
@@ -34,7 +42,7 @@ FORMAT = "prunegraph/decomposed@1"
 @click.option("--round-to", type=int, default=8, show_default=True, help="Ranks are a multiple of this.")
 @click.option("--data", metavar="FILE", help="Unlabelled inputs to fit the parts to: .npz or file.py:function.")
 @click.option("--json", "json_path", metavar="FILE", help="Write the layers as JSON; - is stdout.")
-@plugin_option
+@reading_options
 def decompose(model: str, out: str, data: str | None, json_path: str | None, **options: Any) -> None:
     """Write layers of MODEL as chains of smaller ones of low rank. Nothing is trained."""
     from prunegraph import api
@@ -42,12 +50,12 @@ def decompose(model: str, out: str, data: str | None, json_path: str | None, **o
     from prunegraph.report import decomposed
     from prunegraph.runtime.data import read_data
 
-    api.check_output(out, model)
+    api.check_model_output(out, model)
     check_json(json_path, model, out)
     where = console()
     with stages(where) as progress:
         progress("load")
-        graph = api.load(model)
+        graph = load_model(model)
         progress("decompose")
         found = run(graph, data=read_data(data) if data else None, progress=progress, **options)
         progress("write")

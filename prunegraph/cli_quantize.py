@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunegraph.cli import check_json, console, output_option, plugin_option, stages, write_json
+from prunegraph.cli import (
+    check_json,
+    console,
+    load_model,
+    output_option,
+    reading_options,
+    stages,
+    write_json,
+)
 from prunegraph.cli_recipe import Writes
 from prunegraph.errors import MALFORMED, OptionError
 
@@ -81,7 +89,7 @@ def read_ranges(path: str) -> dict[str, Any]:
     help="Short names for all but inputs and outputs: a smaller file, which `compare` cannot take layer by layer.",
 )
 @click.option("--json", "json_path", metavar="FILE", help="Write layers and ranges as JSON; - is stdout.")
-@plugin_option
+@reading_options
 def quantize(
     model: str, out: str, data: str | None, ranges: str | None, no_bias_correction: bool, compact: bool,
     json_path: str | None, fastest: bool, threads: int, **options: Any,
@@ -92,11 +100,11 @@ def quantize(
     from prunegraph.report import quantized, tables
     from prunegraph.runtime.data import read_data
 
-    api.check_output(out, model)
+    api.check_model_output(out, model)
     check_json(json_path, model, out)
     where = console()
     with stages(where) as progress:
-        graph = api.load(model)
+        graph = load_model(model)
         samples = read_data(data) if data else None
         if fastest:
             options["float_layers"] = _with_faster(graph, samples, threads, progress, options)
@@ -107,7 +115,8 @@ def quantize(
         api.save(found.graph, out, compact=compact, like=graph)
     where.print(quantized.layers_table(found))
     where.print(quantized.outcome(found))
-    where.print(f"file: {tables.share(Path(out).stat().st_size, max(Path(model).stat().st_size, 1))} of the bytes")
+    if Path(model).is_file():
+        where.print(f"file: {tables.share(Path(out).stat().st_size, max(Path(model).stat().st_size, 1))} of the bytes")
     where.print(f"wrote {out}")
     write_json(_content(found), json_path)
 

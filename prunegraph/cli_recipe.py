@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunegraph import plugins
-from prunegraph.errors import ExactnessError, PrunegraphError, RecipeError, UnknownNameError
+from prunegraph.errors import FAILED, PrunegraphError, RecipeError, UnknownNameError
 
 if TYPE_CHECKING:
     from prunegraph.recipes import Recipe, Step, Value
@@ -236,7 +236,7 @@ def _invoke(group: click.Group, words: list[str], where: str) -> None:
             click.Group.invoke(group, context)
     except click.UsageError as error:
         raise RecipeError(f"{where}: {error.format_message()}") from None
-    except ExactnessError as error:
-        raise ExactnessError(f"{where}: {error}") from error
+    except FAILED as error:
+        raise type(error)(f"{where}: {error}") from error
     except PrunegraphError as error:
         raise RecipeError(f"{where}: {error}") from error

@@ -8,14 +8,32 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from prunegraph.cli import console, load_beside, load_model, reading, reading_options
 from prunegraph.cli_recipe import Writes
 from prunegraph.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from prunegraph.graph.model import Graph
     from prunegraph.runtime.data import Data
+    from prunegraph.training.kinds import Kind
     from prunegraph.training.losses import Loss
     from prunegraph.training.methods import Setting
+
+
+KINDS = ("scores", "values", "left out")
+
+
+def _kinds(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for value in values:
+        name, _, kind = value.rpartition("=")
+        kind = kind.replace("-", " ")
+        if not name or kind not in KINDS:
+            raise click.BadParameter(f"{value!r} is not OUTPUT=KIND with one of {', '.join(KINDS)}")
+        found[name] = kind
+    return found
 
 
 @click.command(cls=Writes)
@@ -38,27 +56,70 @@ if TYPE_CHECKING:
 @click.option("--checkpoint", metavar="FILE", help="Where epochs are kept: a run that was killed goes on.")
 @click.option("--device", metavar="NAME", help="As in cuda or cuda:1. Default: the CPU.")
 @click.option("--bf16", is_flag=True, help="Compute in bfloat16 where that is safe.")
+@click.option("--kind", "kinds", multiple=True, metavar="OUTPUT=KIND", callback=_kinds,
+              help="What an output of --original is learnt as: scores, values, or left out (repeatable).")  # fmt: skip
+@click.option("--force", is_flag=True, help="Write the result even if it is worse than the start.")
 @click.option("--seed", type=int, default=0, show_default=True)
-def train(model: str, out: str, data: str, original: str | None, checkpoint: str | None, **options: Any) -> None:
-    """Train MODEL, whatever made it: with labels, or towards the outputs of an original."""
+@reading_options
+def train(
+    model: str, out: str, data: str, original: str | None, evaluation: str | None, metric: str, method: str,
+    checkpoint: str | None, force: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Train MODEL, whatever made it: with labels, or towards the outputs of an original.
+
+    OUT is an ONNX model or, for a MODEL from MXNet and a method that keeps its layers, NAME-symbol.json:
+    NAME-0000.params goes beside it.
+    """
     from prunegraph import api
-    from prunegraph.cli import console
+    from prunegraph.ops.cost import cost
     from prunegraph.runtime.data import read_data
     from prunegraph.training import train as _train
+    from prunegraph.training.batching import rows_of
+    from prunegraph.training.outcome import Judge
 
-    api.check_output(out, model, [checkpoint] if checkpoint else [])
-    graph, samples = api.load(model), read_data(data)
-    teacher = api.load(original) if original else None
-    method = options.pop("method")
-    setting = _setting(graph, samples.fit(graph), teacher, checkpoint, **options)
+    api.check_model_output(out, model, [checkpoint] if checkpoint else [], symbol=method.partition(":")[0] in KEEPING)
+    graph, samples = load_model(model), read_data(data)
+    rows_of(samples, graph).fit(graph)
+    teacher = load_beside(original) if original else None
+    judged = rows_of(read_data(evaluation), graph) if evaluation else None
+    setting = _setting(graph, samples, teacher, checkpoint, judged=judged, metric=metric, **options)
+    judge = Judge(graph, rows_of(samples, graph), evaluation=judged, original=teacher, metric=metric)
     where = console()
     if where.is_terminal:
         setting = replace(setting, progress=where.print)
     done = _train(graph, setting, method)
-    api.save(done.graph, out, like=graph)
     for record in done.history:
         where.print(_line(record))
+    for note in done.notes:
+        where.print(f"note: {note}", markup=False, soft_wrap=True)
+    before = _after_cut(done.history)
+    outcome = judge(done.graph, before=before)
+    where.print(str(outcome), soft_wrap=True)
+    # What a cut costs was asked for: training is judged by what it began with.
+    if not force and (before is not None or cost(done.graph).params >= cost(graph).params):
+        outcome.check()
+    _write(done.graph, graph, model, out)
     where.print(f"written to {out}")
+
+
+#: Methods after which a network has the layers it had.
+KEEPING = ("plain", "sparse")
+
+
+def _write(graph: Graph, original: Graph, model: str, out: str) -> None:
+    from prunegraph import api
+    from prunegraph.frontends.outputs import is_symbol, write_trained
+
+    if is_symbol(out):
+        write_trained(graph, model, out, **reading())
+    else:
+        api.save(graph, out, like=original)
+
+
+def _after_cut(history: Sequence[Mapping[str, Any]]) -> float | None:
+    """The metric after the last cut, where a method measured it: what came before was another network."""
+    cuts = [record["metric"] for record in history if record["stage"].startswith("prune") and "metric" in record]
+    return abs(cuts[-1]) if cuts else None
 
 
 def _line(record: dict[str, Any]) -> str:
@@ -68,38 +129,55 @@ def _line(record: dict[str, Any]) -> str:
 
 
 def _setting(
-    graph: Graph, data: Data, teacher: Graph | None, checkpoint: str | None, *, evaluation: str | None, metric: str,
+    graph: Graph, data: Data, teacher: Graph | None, checkpoint: str | None, *, judged: Data | None, metric: str,
     batch: int, probabilities: bool, device: str | None, ratio: float | None, macs: str | None, params: str | None,
-    **numbers: Any,
+    kinds: Mapping[str, Kind], **numbers: Any,
 ) -> Setting:  # fmt: skip
     """What a method needs, by the options of the command. Raises PrunegraphError."""
-    from prunegraph.runtime.data import read_data
     from prunegraph.selection.budget import Budget
     from prunegraph.training import Recipe, Setting, measure
+    from prunegraph.training.batching import batching
+    from prunegraph.training.labels import check
 
-    data = data.fit(graph)
     bounds: dict[str, Any] = {"ratio": ratio, "macs": macs, "params": params}
+    free = batching(teacher or graph, data).graph
+    if judged is not None:
+        check(judged)
     return Setting(
         data=data,
-        batch=data.fixed(graph) or batch,
-        loss=_loss(teacher, data.labels is not None, probabilities, device),
+        batch=batch,
+        loss=_loss(graph, teacher, data, probabilities, device, kinds),
         recipe=Recipe(**numbers),
-        evaluate=measure(read_data(evaluation), teacher or graph, metric) if evaluation else None,
+        evaluate=measure(judged, free, metric) if judged is not None else None,
         budget=Budget(**bounds) if any(value is not None for value in bounds.values()) else None,
         checkpoint=Path(checkpoint) if checkpoint else None,
         device=device,
     )
 
 
-def _loss(teacher: Graph | None, labelled: bool, probabilities: bool, device: str | None) -> Loss:
+def _loss(
+    graph: Graph, teacher: Graph | None, data: Data, probabilities: bool, device: str | None,
+    kinds: Mapping[str, Kind],
+) -> Loss:  # fmt: skip
     """Cross entropy with labels, distillation with a teacher, half of each with both. Raises DataError."""
     from prunegraph.training import GraphModule, cross_entropy, distillation
+    from prunegraph.training.batching import batching
+    from prunegraph.training.labels import check
 
+    labelled = check(data)
     if teacher is None and not labelled:
         raise DataError("the data have no labels: give --original, the model whose outputs to learn")
-    task = cross_entropy(probabilities=probabilities)
+    if teacher is None and kinds:
+        raise DataError("--kind says what outputs of --original are learnt as: give that")
+    task = cross_entropy(probabilities=probabilities, graph=graph)
     if teacher is None:
         return task
     return distillation(
-        GraphModule(teacher).to(device), labels=0.5 if labelled else 0.0, task=task, probabilities=probabilities
-    )
+        GraphModule(batching(teacher, data).graph).to(device), labels=0.5 if labelled else 0.0, task=task,
+        probabilities=probabilities, kinds=kinds,
+    )  # fmt: skip
+
+
+def command() -> click.Command:
+    """The command, for `prunegraph.cli` to add."""
+    return train

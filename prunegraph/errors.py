@@ -12,10 +12,11 @@
     ├── ClusterError        workers cannot be reached, or keep dying
     ├── RecipeError         a recipe cannot be read, or a step of it cannot be run
     ├── TrainingError       training diverged, or a checkpoint does not belong to it
+    ├── WorseError          a trained result is worse than what the training started from
     └── ExactnessError      a result differs from the masked original
 
 A message is one line that says what, where and what to do. The command line maps
-`ExactnessError` to exit code 1 and every other one to 2.
+`FAILED`, results that failed their check, to exit code 1 and every other one to 2.
 """
 
 from __future__ import annotations
@@ -95,3 +96,11 @@ class ExactnessError(PrunegraphError):
     def __init__(self, message: str, blame: str = "A rule is wrong for this graph: please report it"):
         super().__init__(message)
         self.blame = blame
+
+
+class WorseError(PrunegraphError):
+    """A trained result is worse than what the training started from."""
+
+
+#: A result is there, and failed its check.
+FAILED = (ExactnessError, WorseError)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prunegraph.api import Samples, analyze, check_output, load
+from prunegraph.api import Samples, analyze, check_model_output, check_output, load
 from prunegraph.graph.model import Graph
 from prunegraph.latency.select import Selected
 from prunegraph.pipeline import Result, finish, ranking
@@ -134,9 +134,11 @@ def search(
     samples = Data.of(data)
     goal = Goal(tolerance, method, by, stages)
     choice = Choice(**{**options, "budget": goal.budget(1)})
-    for path in (out, save_plan):
-        if path is not None:
-            check_output(path, source if not isinstance(source, Graph) else None)
+    given = source if not isinstance(source, Graph) else None
+    if out is not None:
+        check_model_output(out, given)
+    if save_plan is not None:
+        check_output(save_plan, given)
     progress("load")
     model = source if isinstance(source, Graph) else load(source)
     samples = samples.fit(model)

@@ -7,7 +7,7 @@ ignored: files in the wild declare wrong ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -148,6 +148,15 @@ def facts_at(graph: Graph, sizes: Mapping[str, Shape], turns: int = TURNS) -> Fa
             visit(node, result, inferred)
     result._is_whole = True
     return result
+
+
+def stepwise(graph: Graph, sizes: Mapping[str, Shape]) -> tuple[Facts, Callable[[Node], None]]:
+    """Facts of weights and inputs alone, and a function that adds those of a node's outputs.
+
+    The function is called node by node, in the graph's order; shapes may be corrected in between.
+    """
+    result = _given(graph, sizes)
+    return result, lambda node: visit(node, result, {})
 
 
 def _given(graph: Graph, sizes: Mapping[str, Shape], turns: int = TURNS) -> Facts:

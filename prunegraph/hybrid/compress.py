@@ -193,7 +193,7 @@ def compress(
     if quantize is not None:
         check_quantize(quantize, samples)
     if out is not None:
-        api.check_output(out, source if isinstance(source, str | os.PathLike) else None)
+        api.check_model_output(out, source if isinstance(source, str | os.PathLike) else None)
     progress("load")
     model = source if isinstance(source, Graph) else api.load(source)
     samples = samples.fit(model) if samples is not None else None

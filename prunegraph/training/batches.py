@@ -49,6 +49,10 @@ class Batches:
         self.size, self.shuffle, self.seed, self.augment = size, shuffle, seed, augment
         self.epoch = 0
 
+    def identity(self) -> object:
+        """What tells these batches from others: the arrays, and how they are drawn."""
+        return (self.samples.parts, self.size, self.shuffle, self.seed, self.augment)
+
     def __len__(self) -> int:
         return self.count // self.size
 

@@ -62,6 +62,8 @@ def measure(
         value = chosen.measure(seen())
         return value if chosen.rises else -value
 
+    # For checkpoints: what is measured, not what the original gave for it on this machine.
+    evaluate.identity = (name, samples, size)  # type: ignore[attr-defined]
     return evaluate
 
 

@@ -137,7 +137,8 @@ class FakeLayer(torch.nn.Module):
         factor = scale / deviation
         w = w * factor.reshape([-1 if axis == self.axis else 1 for axis in range(w.dim())])
         own = 0.0 if b is None else b
-        if self.training and self.batch:
+        # A single sample is no batch; see `batch_normalization`.
+        if self.training and self.batch and x.shape[0] > 1:
             y = function(call, x, self.rounded(w, None, inputs))
             return self._normalised(y, factor, deviation, shift, own, mean, variance)
         bias = shift + (own - mean) * factor

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 from prunegraph.errors import DataError, TrainingError
 from prunegraph.runtime.data import LABELS
 from prunegraph.training.batches import mixed
+from prunegraph.training.identity import digest_of
 from prunegraph.training.losses import Loss, cross_entropy, outputs_of
 from prunegraph.training.table import Tensor
 
@@ -64,7 +64,8 @@ class Run:
     """What callbacks see of a run, and may change.
 
     `loss` is the mean of the epoch so far, `metric` the last measured one; `stop` ends the run after the epoch.
-    `history` has a record of every epoch.
+    `history` has a record of every epoch. `unreached` are keys of parameters to which no loss has given a gradient
+    so far (None before the first): the optimizer leaves them as they are, and so does sparse training.
     """
 
     module: torch.nn.Module
@@ -79,6 +80,24 @@ class Run:
     stop: bool = False
     history: list[dict[str, float]] = field(default_factory=list)
     best_weights: dict[str, Tensor] = field(default_factory=dict)
+    unreached: list[str] | None = None
+
+    def waiting(self) -> set[int]:
+        """Ids of parameters that have had no gradient, once there was a backward pass."""
+        return {id(self.module.get_parameter(name)) for name in self.unreached or ()}
+
+    def note_gradients(self) -> None:
+        """Look, after a backward pass, which parameters have had a gradient by now."""
+        if self.unreached is None:
+            self.unreached = [name for name, p in self.module.named_parameters() if p.requires_grad]
+        waiting = []
+        for name in self.unreached:
+            parameter = self.module.get_parameter(name)
+            if parameter.grad is None or not bool(parameter.grad.any()):
+                # Weight decay would shrink what the loss does not know.
+                parameter.grad = None
+                waiting.append(name)
+        self.unreached = waiting
 
 
 class Callback:
@@ -96,6 +115,10 @@ class Callback:
 
     def on_epoch(self, run: Run) -> None:
         """An epoch has ended, its metric is measured."""
+
+    def identity(self) -> object:
+        """What of it decides how a run ends; a checkpoint of a run with another one is refused."""
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -116,6 +139,7 @@ def fit(
     checkpoint: str | Path | None = None,
     device: str | torch.device | None = None,
     progress: bool | None = None,
+    identity: object = None,
 ) -> Run:
     """Train a module in place.
 
@@ -129,9 +153,11 @@ def fit(
         evaluate: measured after every epoch in eval mode; `recipe.patience` needs it.
         callbacks: called in order.
         checkpoint: a file that is written after every epoch. If it is there, the run goes on from it, and ends
-            with the same weights as one that was never interrupted (bit by bit on the CPU).
+            with the same weights as one that was never interrupted (bit by bit on the CPU). A file of a run with
+            another model, recipe, loss or other data is refused; see `prunegraph.training.identity`.
         device: where to train; by default where the module is.
         progress: show a bar with loss, metric and time left; by default on a terminal.
+        identity: what else tells this run from others, for the checkpoint: the method and its options.
 
     Raises:
         DataError: no batches, no parameters, or what the loss says of them.
@@ -144,8 +170,10 @@ def fit(
     run = Run(module, optimizer or sgd(module, recipe), recipe)
     for group in run.optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
-    saved = Checkpoint(Path(checkpoint), run, callbacks) if checkpoint is not None else None
-    if saved is not None:
+    saved = None
+    if checkpoint is not None:
+        told = [batches, loss, getattr(evaluate, "identity", None), type(run.optimizer), identity]
+        saved = Checkpoint(Path(checkpoint), run, callbacks, told)
         saved.resume()
     where = next(module.parameters()).device
     with _bar(run, batches, progress) as advance, torch.random.fork_rng([where] if where.type == "cuda" else []):
@@ -216,6 +244,7 @@ def _step(
             f"the loss is {value.item()} in epoch {run.epoch + 1}, step {run.step + 1}: lower the learning rate"
         )
     value.backward()
+    run.note_gradients()
     for callback in callbacks:
         callback.before_step(run)
     if run.recipe.clip is not None:
@@ -265,17 +294,10 @@ def _measure(run: Run, evaluate: Evaluate | None, callbacks: Sequence[Callback])
 class Checkpoint:
     """The state of a run in a file, whole or not at all."""
 
-    def __init__(self, path: Path, run: Run, callbacks: Sequence[Callback]):
+    def __init__(self, path: Path, run: Run, callbacks: Sequence[Callback], told: Sequence[object] = ()):
         self.path, self.run, self.callbacks = path, run, callbacks
-        self.origin = self._origin()
-
-    def _origin(self) -> str:
-        """Digest of the recipe and of the weights the run starts from: what says that a file belongs to it."""
-        digest = hashlib.sha256(repr(asdict(self.run.recipe)).encode())
-        for name, tensor in self.run.module.state_dict().items():
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        own = [callback.identity() for callback in callbacks]
+        self.origin = digest_of(run.recipe, run.module, own, *told)
 
     def write(self) -> None:
         """Write beside the file, then rename."""
@@ -312,8 +334,8 @@ class Checkpoint:
         """Go on from a checkpoint's content. Raises TrainingError if it is of another run."""
         if state.get("origin") != self.origin or len(state["callbacks"]) != len(self.callbacks):
             raise TrainingError(
-                f"{self.path}: belongs to a run with another recipe, other callbacks or other weights to start from; "
-                "delete it, or name another file"
+                f"{self.path}: belongs to another run: one with another recipe, other callbacks, other data, another "
+                "loss, another method or other weights to start from; delete it, or name another file"
             )
         self.run.module.load_state_dict(state["module"])
         self.run.optimizer.load_state_dict(state["optimizer"])
@@ -325,7 +347,7 @@ class Checkpoint:
 
 
 #: Fields of a run that a checkpoint holds.
-RESUMED = ("epoch", "step", "loss", "metric", "best", "waited", "stop", "history")
+RESUMED = ("epoch", "step", "loss", "metric", "best", "waited", "stop", "history", "unreached")
 
 
 @contextmanager

@@ -50,6 +50,9 @@ class FreezeGates(Callback):
         if run.step + 1 >= self.last and not self.module.frozen:
             self.module.freeze()
 
+    def identity(self) -> object:
+        return self.last
+
     def state_dict(self) -> dict[str, Any]:
         return {"frozen": self.module.frozen}
 
@@ -127,9 +130,8 @@ def _check(setting: Setting, strength: float, tolerance: float, p: float, q: flo
 
 
 def _train_sparse(module: GatedModule, setting: Setting, strength: float) -> Run:
-    steps = setting.recipe.epochs * (setting.data.samples // setting.batch)
     sparsify = Sparsify(module, strength, found=analyze(module.base))
-    return setting.fit(module, "gfr", callbacks=[sparsify, FreezeGates(module, steps)])
+    return setting.fit(module, "gfr", callbacks=[sparsify, FreezeGates(module, setting.steps)])
 
 
 def _train_gates(module: GatedModule, setting: Setting, strength: float) -> Run:

@@ -103,8 +103,7 @@ def quantized(done: Trained, setting: Setting, *, samples: int = 512, learn_scal
     """Train with fake quantization, and write in integers. Raises what `QuantizedModule` and `fit` raise."""
     data = sampled(setting.data, samples, setting.recipe.seed)
     module = QuantizedModule(done.graph, data, learn_scales=learn_scales)
-    steps = setting.recipe.epochs * (setting.data.samples // setting.batch)
-    run = setting.fit(module, "qat", callbacks=[Phases(module, steps)])
+    run = setting.fit(module, "qat", callbacks=[Phases(module, setting.steps)])
     small = module.cpu().quantized()
     done = replace(done, graph=small).after("qat", run)
     found = measured(small, setting)

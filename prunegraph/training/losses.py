@@ -8,23 +8,29 @@ from typing import Any
 import torch
 import torch.nn.functional as nnf
 
-from prunegraph.errors import DataError
+from prunegraph.errors import DataError, UnknownNameError
+from prunegraph.graph.model import Graph
 from prunegraph.runtime.data import LABELS
+from prunegraph.training.kinds import Kind, Output, outputs_of_graph
+from prunegraph.training.labels import as_labels, class_numbers, misfit
 from prunegraph.training.module import GraphModule
 from prunegraph.training.table import Tensor
 
 Batch = Mapping[str, Tensor]
 
+#: A variance below this share of the mean square is rounding.
+VARIES = 1e-6
+
 #: Takes all outputs in the graph's order, and the batch with its labels; a mean over samples.
 Loss = Callable[[Sequence[Tensor], Batch], Tensor]
 
 
-def _logits(output: Tensor, probabilities: bool) -> Tensor:
+def _logits(output: Tensor, probabilities: bool, axis: int = 1) -> Tensor:
     """Logarithms of probabilities up to a constant. Raises DataError where they are probabilities already."""
     if probabilities:
         return output.clamp(min=torch.finfo(output.dtype).tiny).log()
     with torch.no_grad():
-        sums = output.sum(1)
+        sums = output.sum(axis)
         if bool((output >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all()):
             raise DataError(
                 "the model's first output holds probabilities (a Softmax at its end): say so with probabilities=True"
@@ -32,20 +38,41 @@ def _logits(output: Tensor, probabilities: bool) -> Tensor:
     return output
 
 
-def cross_entropy(*, probabilities: bool = False, smoothing: float = 0.0) -> Loss:
-    """Cross entropy of the first output [samples, classes, ...] with `labels`: class numbers [samples, ...].
+def class_axis(rank: int) -> int:
+    """The axis of the classes where nothing else is known: [n, positions, classes], else [n, classes, ...]."""
+    return 2 if rank == 3 else 1
+
+
+def _with_labels(output: Tensor, labels: Tensor, axis: int | None) -> tuple[Tensor, Tensor]:
+    """Scores [cells, classes] and class numbers [cells]. Raises DataError where labels do not fit the scores."""
+    usual = class_axis(output.dim()) if axis is None else axis
+    for each in (usual, 1, output.dim() - 1):
+        if 0 < each < output.dim() and labels.shape == (*output.shape[:each], *output.shape[each + 1 :]):
+            rows = output.movedim(each, -1)
+            return rows.reshape(-1, rows.shape[-1]), class_numbers(labels, rows.shape[-1]).reshape(-1)
+    raise DataError(misfit(labels.shape, output.shape))
+
+
+def cross_entropy(*, probabilities: bool = False, smoothing: float = 0.0, graph: Graph | None = None) -> Loss:
+    """Cross entropy of the first output with `labels`: class numbers, of its shape without the axis of the classes.
 
     Args:
         probabilities: the model ends in a Softmax; by default its output is taken for logits.
         smoothing: share of the target that is spread over all classes.
+        graph: says on which axis the classes are, if labels fit several.
 
-    The loss raises DataError for batches without labels, and for probabilities that were not announced.
+    The loss raises DataError for batches without labels, for labels that are no class numbers of the output, and for
+    probabilities that were not announced.
     """
+    known = outputs_of_graph(graph)[0] if graph is not None else None
 
     def loss(outputs: Sequence[Tensor], batch: Batch) -> Tensor:
         if LABELS not in batch:
             raise DataError("cross entropy needs `labels` in the data; without any use `own_labels` or `distillation`")
-        return nnf.cross_entropy(_logits(outputs[0], probabilities), batch[LABELS].long(), label_smoothing=smoothing)
+        output = outputs[0]
+        axis = known.class_axis(output.dim()) if known is not None and known.kind == "scores" else None
+        rows, wanted = _with_labels(output, as_labels(batch[LABELS]), axis)
+        return nnf.cross_entropy(_logits(rows, probabilities), wanted, label_smoothing=smoothing)
 
     return loss
 
@@ -59,11 +86,11 @@ def own_labels(*, probabilities: bool = False, seed: int = 0) -> Loss:
     generator = torch.Generator().manual_seed(seed)
 
     def loss(outputs: Sequence[Tensor], batch: Batch) -> Tensor:
-        logits = _logits(outputs[0], probabilities)
-        chances = logits.detach().movedim(1, -1).softmax(-1)
-        rows = chances.reshape(-1, chances.shape[-1]).float().cpu()
-        drawn = torch.multinomial(rows, 1, generator=generator).reshape(chances.shape[:-1])
-        return nnf.cross_entropy(logits, drawn.to(logits.device))
+        axis = class_axis(outputs[0].dim())
+        logits = _logits(outputs[0], probabilities, axis).movedim(axis, -1)
+        rows = logits.reshape(-1, logits.shape[-1])
+        drawn = torch.multinomial(rows.detach().softmax(-1).float().cpu(), 1, generator=generator)[:, 0]
+        return nnf.cross_entropy(rows, drawn.to(rows.device))
 
     return loss
 
@@ -75,32 +102,115 @@ def distillation(
     labels: float = 0.0,
     task: Loss | None = None,
     probabilities: bool = False,
+    kinds: Mapping[str, Kind] | None = None,
 ) -> Loss:
-    """How far the first output is from the original's: KL divergence at a temperature, times its square.
+    """How far outputs are from the original's: the mean over all of them, each by its kind.
+
+    Scores of classes: KL divergence of the distributions over the classes at a temperature, times its square. Values
+    (boxes, maps, embeddings): squared difference by the variance of the original's. Outputs that are whole numbers
+    are left out, since they have no gradient.
 
     Args:
-        original: the teacher; it is called with the batch's inputs, in eval mode, without gradients.
+        original: the teacher; it is called with the batch's inputs, in eval mode, without gradients. A `GraphModule`
+            tells the kinds of its outputs; of another module the first output holds scores, others values.
         temperature: divides logits of both.
         labels: share of the task's loss in the sum; the rest is distillation.
         task: that loss; cross entropy with `labels` by default.
-        probabilities: the models end in a Softmax.
+        probabilities: the first output of the models ends in a Softmax.
+        kinds: of outputs by name where they are not what `prunegraph.training.kinds` takes them for: "scores", "values"
+            or "left out".
+
+    Raises UnknownNameError for an output that is not there; the loss raises DataError where outputs do not fit.
 
     Source: Hinton, Vinyals, Dean 2015.
     """
     original.eval()
-    by_labels = task or cross_entropy(probabilities=probabilities)
+    graph = original.graph if isinstance(original, GraphModule) else None
+    known = _kinds(graph, kinds or {}) if graph is not None else ()
+    by_labels = task or cross_entropy(probabilities=probabilities, graph=graph)
 
     def loss(outputs: Sequence[Tensor], batch: Batch) -> Tensor:
-        inputs = {name: value for name, value in batch.items() if name != LABELS}
         with torch.no_grad():
-            teacher = _logits(outputs_of(original, inputs)[0], probabilities)
-        student = _logits(outputs[0], probabilities)
-        own_log, wanted = (torch.log_softmax(y / temperature, 1) for y in (student, teacher))
-        cells = student.numel() // student.shape[1]
-        far = nnf.kl_div(own_log, wanted, reduction="sum", log_target=True) / cells * temperature**2
+            wanted = outputs_of(original, {name: value for name, value in batch.items() if name != LABELS})
+        pairs = _paired(outputs, wanted)
+        parts = []
+        for index, (student, teacher) in enumerate(pairs):
+            kind = known[index] if known else _by_rank(index, teacher)
+            if kind.kind == "left out" or not teacher.is_floating_point() or not teacher.numel():
+                continue
+            if kind.kind == "values":
+                parts.append(squared_error(student, teacher))
+            else:
+                chances = kind.probabilities or (probabilities and index == 0)
+                parts.append(_divergence(student, teacher, kind.class_axis(teacher.dim()), temperature, chances))
+        if not parts:
+            raise DataError("no output of the original is a floating-point number: there is nothing to learn from it")
+        far = torch.stack(parts).mean()
         return far if labels == 0 else (1 - labels) * far + labels * by_labels(outputs, batch)
 
+    loss.notes = _notes(known)  # type: ignore[attr-defined]
     return loss
+
+
+def _notes(known: Sequence[Output]) -> tuple[str, ...]:
+    """What is learnt of which outputs, where it is not one output's scores alone."""
+    if [each.kind for each in known] in ([], ["scores"]):
+        return ()
+    kinds: dict[str, list[str]] = {}
+    for each in known:
+        kinds.setdefault(each.kind, []).append(each.name)
+    what = {"scores": "scores of classes", "values": "values", "left out": "left out (no gradient)"}
+    return (
+        "outputs of the original: " + "; ".join(f"{what[kind]}: {', '.join(names)}" for kind, names in kinds.items()),
+    )
+
+
+def _kinds(graph: Graph, given: Mapping[str, Kind]) -> tuple[Output, ...]:
+    """Kinds of a graph's outputs, those that are given in the place of what is read off the graph."""
+    for name in given:
+        if name not in graph.outputs:
+            raise UnknownNameError("output", name, graph.outputs)
+    return tuple(each.of_kind(given[each.name]) if each.name in given else each for each in outputs_of_graph(graph))
+
+
+def _by_rank(index: int, output: Tensor) -> Output:
+    """What an output of a module is that has no graph to ask."""
+    if index or output.dim() < 2 or output.shape[class_axis(output.dim())] < 2:
+        return Output(str(index), "values", output.dim())
+    return Output(str(index), "scores", output.dim(), class_axis(output.dim()))
+
+
+def _paired(outputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Outputs beside the original's, in single precision at least. Raises DataError where they do not match."""
+    if len(outputs) != len(wanted):
+        raise DataError(f"the model has {len(outputs)} outputs, the original {len(wanted)}: they have to be the same")
+    for index, (mine, theirs) in enumerate(zip(outputs, wanted, strict=True)):
+        if not (isinstance(mine, torch.Tensor) and isinstance(theirs, torch.Tensor)):
+            raise DataError(f"output {index} is a sequence, which cannot be compared with the original's")
+        if mine.shape != theirs.shape:
+            raise DataError(
+                f"output {index} has shape {list(mine.shape)}, that of the original {list(theirs.shape)}: they have to "
+                "be the same"
+            )
+    return [(_single(mine), _single(theirs)) for mine, theirs in zip(outputs, wanted, strict=True)]
+
+
+def _single(output: Tensor) -> Tensor:
+    return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
+
+
+def _divergence(student: Tensor, teacher: Tensor, axis: int, temperature: float, probabilities: bool) -> Tensor:
+    """KL divergence over the classes, the mean over cells, times the temperature's square."""
+    own, wanted = (torch.log_softmax(_logits(y, probabilities, axis) / temperature, axis) for y in (student, teacher))
+    cells = student.numel() // student.shape[axis]
+    return nnf.kl_div(own, wanted, reduction="sum", log_target=True) / cells * temperature**2
+
+
+def squared_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared difference by the variance of what is wanted; by its square where it does not vary."""
+    scale = teacher.var(correction=0)
+    scale = torch.where(scale > VARIES * teacher.square().mean(), scale, teacher.square().mean())
+    return nnf.mse_loss(student, teacher) / torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
 def mean_squared(original: torch.nn.Module) -> Loss:
@@ -110,7 +220,9 @@ def mean_squared(original: torch.nn.Module) -> Loss:
     def loss(outputs: Sequence[Tensor], batch: Batch) -> Tensor:
         with torch.no_grad():
             wanted = outputs_of(original, {name: value for name, value in batch.items() if name != LABELS})
-        pairs = [(y, t) for y, t in zip(outputs, wanted, strict=True) if y.is_floating_point()]
+        pairs = [(y, t) for y, t in _paired(outputs, wanted) if y.is_floating_point()]
+        if not pairs:
+            raise DataError("no output of the original is a floating-point number: there is nothing to learn from it")
         return torch.stack([nnf.mse_loss(y, t) for y, t in pairs]).mean()
 
     return loss

@@ -11,13 +11,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from prunegraph.errors import TrainingError
 from prunegraph.graph.model import Graph
-from prunegraph.options import bound
+from prunegraph.options import bound, options
 from prunegraph.registry import Registry
-from prunegraph.runtime.data import Data
+from prunegraph.runtime.data import Data, fixed_batch
 from prunegraph.selection.budget import Budget
 from prunegraph.training.batches import Augment, Batches
+from prunegraph.training.batching import Batching, batching, feeds_of, rows_of
 from prunegraph.training.fit import Callback, Evaluate, Recipe, Run, fit
+from prunegraph.training.identity import digest_of
+from prunegraph.training.labels import check as check_labels
 from prunegraph.training.losses import Loss
 from prunegraph.training.module import GraphModule
 from prunegraph.training.sparse import Sparsify
@@ -40,6 +46,9 @@ class Setting:
         checkpoint: a file; every stage has one of its own beside it.
         device: where to train.
         progress: told which stage begins.
+        feeds: samples of a graph without a batch axis, as whole feeds [feeds, *shape of the input]; `data` are then its
+            rows, as the graph takes them.
+        identity: what tells this run from others, for checkpoints; `train` sets it.
     """
 
     data: Data
@@ -52,6 +61,14 @@ class Setting:
     checkpoint: Path | None = None
     device: str | None = None
     progress: Progress = lambda stage: None
+    feeds: Data | None = None
+    identity: str = ""
+
+    @property
+    def steps(self) -> int:
+        """Steps of one training: batches in the data, times epochs."""
+        samples = self.data if self.feeds is None else self.feeds
+        return self.recipe.epochs * (samples.samples // self.batch)
 
     def fit(
         self, module: GraphModule, stage: str, *, recipe: Recipe | None = None, callbacks: Sequence[Callback] = ()
@@ -60,9 +77,11 @@ class Setting:
         self.progress(stage)
         recipe = recipe or self.recipe
         own = None if self.checkpoint is None else self.checkpoint.with_name(f"{self.checkpoint.name}.{stage}")
+        samples = self.data if self.feeds is None else self.feeds
         return fit(
-            module, Batches(self.data, self.batch, seed=recipe.seed, augment=self.augment), recipe, loss=self.loss,
+            module, Batches(samples, self.batch, seed=recipe.seed, augment=self.augment), recipe, loss=self.loss,
             callbacks=callbacks, evaluate=self.evaluate, checkpoint=own, device=self.device,
+            identity=(stage, self.identity),
         )  # fmt: skip
 
 
@@ -71,15 +90,22 @@ class Trained:
     """What a method made: a graph, and records by stage.
 
     Every epoch has one (`stage`, `epoch`, `loss`, `metric` if measured), and so has what else changes a graph:
-    pruning (`macs`, `params`, `metric` if measured) and quantization (`metric` if measured).
+    pruning (`macs`, `params`, `metric` if measured) and quantization (`metric` if measured). `notes` are what a user
+    should know of how it was trained.
     """
 
     graph: Graph
     history: tuple[dict[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
 
     def after(self, stage: str, run: Run) -> Trained:
         """With the records of one more run."""
-        return replace(self, history=(*self.history, *({"stage": stage, **record} for record in run.history)))
+        done = replace(self, history=(*self.history, *({"stage": stage, **record} for record in run.history)))
+        return done.with_note(_unreached(stage, run)) if run.unreached else done
+
+    def with_note(self, note: str) -> Trained:
+        """With one more note; none is there twice."""
+        return replace(self, notes=tuple(dict.fromkeys((*self.notes, note)))) if note else self
 
     def with_record(self, record: dict[str, Any]) -> Trained:
         """With one more record."""
@@ -94,13 +120,73 @@ METHODS: Registry[Method] = Registry("training method", "prunegraph.methods", pa
 def train(graph: Graph, setting: Setting, method: str = "plain") -> Trained:
     """Train a graph by a method, spelt as on the command line: `sparse:strength=1e-4`.
 
+    A batch axis that is fixed is freed while the graph is trained, where that gives the same values; the result has
+    the batch of `graph` again. Notes of the result say what was done.
+
     Raises:
         UnknownNameError: no such method or option.
         OptionError: an option cannot have that value.
-        DataError: the data do not fit, or the model has nothing to train.
-        TrainingError: the loss is not finite, or the checkpoint is of another run.
+        DataError: the data do not fit, labels are no class numbers, or the model has nothing to train.
+        TrainingError: the loss is not finite, the result has weights that are not, or the checkpoint is of another run.
     """
-    return bound(METHODS, method)(graph, replace(setting, data=setting.data.fit(graph)))
+    chosen = bound(METHODS, method)
+    check_labels(setting.data)
+    how = batching(graph, setting.data)
+    fed = replace(
+        setting, batch=_batch(how, setting), data=rows_of(setting.data, graph).fit(how.graph),
+        feeds=feeds_of(setting.data, graph) if how.kind == "none" else None, identity=_identity(chosen, setting),
+    )  # fmt: skip
+    done = chosen(how.graph, fed)
+    _check_finite(graph, done.graph)
+    notes = tuple(note for note in (how.note, _single(how.graph, fed), *getattr(setting.loss, "notes", ())) if note)
+    return replace(done, graph=how.restored(done.graph), notes=(*notes, *done.notes))
+
+
+def _batch(how: Batching, setting: Setting) -> int:
+    """Samples in a batch; where the model's own batch is fixed, no more than there are."""
+    wanted = how.batch(setting.batch)
+    if not fixed_batch(how.original):
+        return wanted
+    there = feeds_of(setting.data, how.original) if how.kind == "none" else setting.data
+    own = how.batch(1)
+    return max(min(wanted, there.samples // own * own), own)
+
+
+def _identity(method: Method, setting: Setting) -> str:
+    """What tells a run by a method from others, besides what each of its trainings knows itself."""
+    function = getattr(method, "func", method)
+    given = {**{name: values[0] for name, values in options(function).items()}, **getattr(method, "keywords", {})}
+    return digest_of(function.__qualname__, given, setting.budget, setting.data)
+
+
+def _single(graph: Graph, setting: Setting) -> str:
+    """What to say of batches of one sample, where the batch is free."""
+    normalised = any(node.op == "BatchNormalization" for node in graph.nodes)
+    if setting.batch > 1 or fixed_batch(graph) or not normalised:
+        return ""
+    return "batches hold one sample: statistics of BatchNormalization stay as they are"
+
+
+def _check_finite(graph: Graph, result: Graph) -> None:
+    """Raise TrainingError where a weight is infinite or not a number, unless it was so before."""
+    for name, weight in result.weights.items():
+        if weight.is_float and not np.isfinite(weight.read().astype(np.float32)).all():
+            before = graph.weights.get(name)
+            if before is None or np.isfinite(before.read().astype(np.float32)).all():
+                raise TrainingError(f"weight {name!r} is infinite or not a number at the end: lower the learning rate")
+
+
+def _unreached(stage: str, run: Run) -> str:
+    """Names of the parameters that had no gradient in a run."""
+    keys = list(run.unreached or ())
+    if isinstance(run.module, GraphModule):
+        names = {run.module.key(name): name for name in run.module.weights()}
+        keys = [names.get(key, key) for key in keys]
+    count = sum(run.module.get_parameter(key).numel() for key in run.unreached or ())
+    return (
+        f"{stage}: no gradient reached {len(keys)} weights ({count:,} parameters), which stay as they are: "
+        f"{', '.join(keys)}"
+    )
 
 
 @METHODS.register("plain")

@@ -12,6 +12,7 @@ import torch
 from prunegraph.errors import DataError, ModelError, UnknownNameError
 from prunegraph.graph.model import Graph, Weight
 from prunegraph.rewriting.revise import Revision
+from prunegraph.training.feeds import Declared
 from prunegraph.training.program import compiled, execute
 from prunegraph.training.roles import scale_names, trainable_names
 from prunegraph.training.table import DTYPES, Tensor, Value, to_numpy, to_torch
@@ -26,7 +27,7 @@ class GraphModule(torch.nn.Module):
     Weights have the graph's names: `a.b.c` is the parameter `c` of the submodule `b` of `a`, so that the
     keys of `state_dict` are the names of the graph (`key` says so where torch does not take a name as it
     is). In train mode BatchNormalization uses the batch's statistics and brings the running ones up to date, and
-    Dropout drops.
+    Dropout drops. A single sample says nothing of a batch: it is normalised by the running statistics.
 
     Args:
         graph: what to run. It is not changed; `write_back` makes a new one.
@@ -47,6 +48,7 @@ class GraphModule(torch.nn.Module):
         self._owners: dict[str, tuple[torch.nn.Module, str]] = {}
         self._fixed: dict[str, Tensor] = {}
         self._keys: dict[str, str] = {}
+        self._declared = Declared.of(self.graph)
         chosen = trainable_names(self.graph, trainable)
         chosen |= {copy for copy, name in self._copies.items() if name in chosen}
         scales = scale_names(self.graph)
@@ -123,6 +125,9 @@ class GraphModule(torch.nn.Module):
     def forward(self, *inputs: Any, **named: Any) -> tuple[Value, ...]:
         """All outputs, in the order of the graph.
 
+        A graph with a fixed batch that is given more samples runs as often as it takes, and outputs are joined; one
+        without a batch axis takes whole feeds along an axis of their own, [feeds, *shape of the input].
+
         Args:
             inputs: tensors (or arrays) in the order of the graph's inputs, or one dict by name.
             named: further inputs by name.
@@ -132,6 +137,12 @@ class GraphModule(torch.nn.Module):
             ModelError: an operator fails; the message names it and the shapes of its inputs.
         """
         values = self._known(inputs, named)
+        feeds = self._declared.apart({name: values[name] for name in self.graph.inputs})
+        if feeds is None:
+            return self._run(values)
+        return feeds.joined([self._run({**values, **feed}) for feed in feeds.inputs])
+
+    def _run(self, values: dict[str, Value]) -> tuple[Value, ...]:
         execute(self._program.main, values, self.training)
         return tuple(values[name] for name in self.graph.outputs)
 

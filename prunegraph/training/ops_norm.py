@@ -12,14 +12,18 @@ from prunegraph.training.table import Call, Tensor, operator, scalar
 
 @operator("BatchNormalization")
 def batch_normalization(call: Call, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> object:
-    """By running statistics, or in train mode by the batch's, with running ones brought up to date as torch does."""
+    """By running statistics, or in train mode by the batch's, with running ones brought up to date as torch does.
+
+    A single sample is no batch: its own statistics would wipe out what tells it from others, and ruin the running ones.
+    """
     eps, momentum = call.get("epsilon", 1e-5), call.get("momentum", 0.9)
     if call.get("training_mode", 0):
         return _trained_in_graph(x, scale, bias, mean, var, eps, momentum)
+    by_batch = call.training and x.shape[0] > 1
     if mean.dtype == var.dtype == scale.dtype == bias.dtype == x.dtype:
-        return nnf.batch_norm(x, mean, var, scale, bias, call.training, 1 - momentum, eps)
+        return nnf.batch_norm(x, mean, var, scale, bias, by_batch, 1 - momentum, eps)
     kind = mean.dtype
-    y = nnf.batch_norm(x.to(kind), mean, var, scale.to(kind), bias.to(kind), call.training, 1 - momentum, eps)
+    y = nnf.batch_norm(x.to(kind), mean, var, scale.to(kind), bias.to(kind), by_batch, 1 - momentum, eps)
     return y.to(x.dtype)
 
 

@@ -121,6 +121,9 @@ class Phases(Callback):
     def after_step(self, run: Run) -> None:
         self._set(run.step + 1)
 
+    def identity(self) -> object:
+        return self.steps
+
     def state_dict(self) -> dict[str, Any]:
         return {"done": self.done}
 

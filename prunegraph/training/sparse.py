@@ -64,8 +64,18 @@ class Sparsify(Callback):
                 "(exporters fold it into the weights: export in training mode, or keep it)"
             )
 
+    def identity(self) -> object:
+        return (self.strength, self.enough)
+
     def after_step(self, run: Run) -> None:
-        rates = {id(p): float(group["lr"]) for group in run.optimizer.param_groups for p in group["params"]}
+        # What the loss does not know would only shrink.
+        waiting = run.waiting()
+        rates = {
+            id(p): float(group["lr"])
+            for group in run.optimizer.param_groups
+            for p in group["params"]
+            if id(p) not in waiting
+        }
         with torch.no_grad():
             for scales in self.scales:
                 self._shrink(scales, rates)

@@ -15,6 +15,7 @@ from prunegraph.graph.facts import facts
 from prunegraph.graph.model import Graph
 from prunegraph.runtime.data import Data
 from prunegraph.training.batches import Batches
+from prunegraph.training.batching import batching
 from prunegraph.training.binary.compression import Compression, compression
 from prunegraph.training.binary.lower import Form, lower
 from prunegraph.training.binary.network import MIN_INPUTS, Last, Quantizer, final_layers, to_binary, trainable
@@ -22,7 +23,8 @@ from prunegraph.training.binary.statistics import estimate_statistics
 from prunegraph.training.binary.update import Samples, Targets, Update, alternate_update, mean_loss
 from prunegraph.training.evaluate import measure
 from prunegraph.training.fit import Recipe, fit
-from prunegraph.training.losses import Loss, cross_entropy, distillation, mean_squared
+from prunegraph.training.labels import check as check_labels
+from prunegraph.training.losses import Loss, cross_entropy, distillation
 from prunegraph.training.module import GraphModule
 
 #: At which temperature a network is trained towards the original; it is judged at 1.
@@ -78,7 +80,7 @@ class Binarized:
 
     `graph` has ONNX's operators only, `trained` is its form for training. `updates` has a record for each layer, `left`
     why the others are not binary. `losses` are those on held-out samples: signs alone, after the update, after
-    training (the last two only if they were asked for).
+    training (the last two only if they were asked for). `notes` are what a user should know of how it was fed.
     """
 
     graph: Graph
@@ -87,6 +89,7 @@ class Binarized:
     left: Mapping[str, str]
     losses: Mapping[str, float]
     compression: Compression
+    notes: tuple[str, ...] = ()
 
 
 def binarize(
@@ -114,11 +117,17 @@ def binarize(
         TrainingError: the training diverged.
     """
     options, say = options or Options(), progress or (lambda _: None)
+    source = Data.of(data)
+    check_labels(source)
+    how = batching(graph, source.fit(graph))
+    if how.kind == "none":
+        raise DataError(f"{graph.source}: axis 0 of its inputs is no batch: export it with one, samples along axis 0")
+    graph = how.graph
     binary, left = to_binary(
         graph, options.quantizer, affine=options.affine, last=options.last, keep=options.keep,
         min_inputs=options.min_inputs, data=Data.of(data),
     )  # fmt: skip
-    source = Data.of(data).fit(graph)
+    source = source.fit(graph)
     samples = Samples.of(source, graph, count=options.samples, held=options.held, seed=options.seed)
     teacher, module = GraphModule(graph), GraphModule(binary, trainable=trainable(binary))
     judge = _loss(graph, teacher, samples.labelled, options, task=1.0)
@@ -139,8 +148,8 @@ def binarize(
     trained = module.write_back()
     ends = [trained.nodes[index] for index in final_layers(trained)] if options.last == "int8" else []
     int8 = [node.name for node in ends if linear.is_linear(trained, node)]
-    lowered = lower(trained, pack=options.pack, form=options.form, int8=int8)
-    return Binarized(lowered, trained, tuple(updates), left, losses, compression(trained))
+    lowered = how.restored(lower(trained, pack=options.pack, form=options.form, int8=int8))
+    return Binarized(lowered, trained, tuple(updates), left, losses, compression(trained), (how.note,) * bool(how.note))
 
 
 def measured(graph: Graph, binary: Graph, data: Data, metric: str = "") -> tuple[float, float]:
@@ -156,10 +165,8 @@ def _loss(graph: Graph, teacher: GraphModule, labelled: bool, options: Options, 
     own = cross_entropy(probabilities=options.probabilities)
     if labelled and task == 1.0:
         return own
-    if len(facts(graph).shapes.get(graph.outputs[0], (0, 0))) != 2:
-        if labelled:
-            raise DataError("labels are for models whose first output is [samples, classes]: leave them out")
-        return mean_squared(teacher)
+    if len(facts(graph).shapes.get(graph.outputs[0], (0, 0))) != 2 and labelled:
+        raise DataError("labels are for models whose first output is [samples, classes]: leave them out")
     share = task if labelled else 0.0
     warmth = 1.0 if task == 1.0 else TEMPERATURE
     return distillation(teacher, temperature=warmth, labels=share, task=own, probabilities=options.probabilities)
@@ -173,9 +180,9 @@ def _train(
     before = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
     earlier = mean_loss(module.eval(), samples.held, judge)
     recipe = Recipe(options.epochs, lr=options.lr, seed=options.seed)
-    batches = Batches(data, data.fixed(graph) or options.batch, seed=options.seed)
+    batches = Batches(data, batching(graph).batch(options.batch), seed=options.seed)
     loss = _loss(graph, teacher, samples.labelled, options, task=0.5)
-    fit(module, batches, recipe, loss=loss, checkpoint=checkpoint)
+    fit(module, batches, recipe, loss=loss, checkpoint=checkpoint, identity=("binarize", options))
     after = mean_loss(module.eval(), samples.held, judge)
     if after > earlier:
         module.load_state_dict(before)

@@ -1,0 +1,142 @@
+"""What the outputs of a network are: what a student has to learn of each.
+
+Scores of classes are learnt as a distribution over the axis of the classes, which is the axis on which the filters of
+the last layers lie. All else (boxes, maps, embeddings, a mixture of several things on one axis) is learnt as values:
+wherever it is in doubt, since equal values are right for scores too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from prunegraph.graph.facts import Facts, facts
+from prunegraph.graph.model import FLOAT_TYPES, Graph, Node
+
+Kind = Literal["scores", "values", "left out"]
+
+#: Operators that change no axis and leave scores scores.
+LIKE_INPUT = frozenset({"Add", "Sub", "Mul", "Div", "Identity", "Cast", "Dropout", "BatchNormalization"})
+
+#: Operators that keep axes 0 and 1, and reduce or stretch the others.
+SPATIAL = frozenset(
+    {"GlobalAveragePool", "AveragePool", "GlobalMaxPool", "MaxPool", "Resize", "Upsample", "ReduceMean", "ReduceMax"}
+)
+
+#: Layers, with the axis of what they make on which their filters lie.
+FILTERS = {"Conv": 1, "ConvTranspose": 1, "FusedConv": 1, "Gemm": -1, "FusedGemm": -1, "MatMul": -1, "FusedMatMul": -1}
+
+#: A map of scores is at least so large, relative to the input; what is coarser is taken for the map of a detector.
+COARSEST = 4
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output: its kind, the number of its axes, the axis of the classes, whether it holds probabilities."""
+
+    name: str
+    kind: Kind
+    rank: int = 0
+    axis: int = 0
+    probabilities: bool = False
+
+    def of_kind(self, kind: Kind) -> Output:
+        """The same output, taken for another kind; classes are then on the usual axis."""
+        if kind == "scores" and self.kind != "scores":
+            return replace(self, kind=kind, axis=2 if self.rank == 3 else 1)
+        return replace(self, kind=kind)
+
+    def class_axis(self, rank: int) -> int:
+        """The axis of the classes in a tensor, which may have one axis more, for feeds, in front."""
+        return self.axis + max(rank - self.rank, 0)
+
+
+def outputs_of_graph(graph: Graph) -> tuple[Output, ...]:
+    """What every output is, in the graph's order.
+
+    The first one may hold scores of classes, as in all of the project's metrics; another one does if it ends in a
+    Softmax, or has the shape of a first one that does (auxiliary heads).
+    """
+    known = facts(graph)
+    found: list[Output] = []
+    for name in graph.outputs:
+        like = known.shapes.get(graph.outputs[0]) if found and found[0].kind == "scores" else None
+        found.append(_output(graph, known, name, not found or known.shapes.get(name) == like))
+    return tuple(found)
+
+
+def _output(graph: Graph, known: Facts, name: str, plausible: bool) -> Output:
+    shape = known.shapes.get(name)
+    if known.types.get(name, 1) not in FLOAT_TYPES:
+        return Output(name, "left out")
+    if shape is None:
+        return Output(name, "values")
+    node = _maker(graph, name)
+    if node is not None and node.op in ("Softmax", "LogSoftmax") and not node.domain:
+        axis = int(node.attributes.get("axis", -1 if node.version >= 13 else 1)) % max(len(shape), 1)
+        return Output(name, "scores", len(shape), axis, node.op == "Softmax")
+    place = _filters(graph, known, name) if plausible and name not in graph.consumers else None
+    if place is None or shape[place] < 2 or not _is_fine(graph, known, shape, place):
+        return Output(name, "values", len(shape))
+    return Output(name, "scores", len(shape), place)
+
+
+def _maker(graph: Graph, value: str) -> Node | None:
+    """The node that makes a value; names that only pass it on are followed."""
+    while value in graph.producer:
+        node = graph.nodes[graph.producer[value]]
+        if node.op not in ("Identity", "Dropout", "Cast"):
+            return node
+        value = node.inputs[0]
+    return None
+
+
+def _is_fine(graph: Graph, known: Facts, shape: Sequence[int], axis: int) -> bool:
+    """Whether scores are for samples, for positions, or for pixels of a map that is not too coarse."""
+    spatial = shape[axis + 1 :]
+    if math.prod(spatial) == 1:
+        return True
+    sizes = next((known.shapes[name] for name in graph.inputs if len(known.shapes[name]) == len(shape)), None)
+    return sizes is None or all(COARSEST * a >= b for a, b in zip(spatial, sizes[axis + 1 :], strict=True))
+
+
+def _filters(graph: Graph, known: Facts, value: str) -> int | None:
+    """The axis of a value on which filters of the layer that made it lie, whole; None where that is not known."""
+    if value not in graph.producer or value not in known.shapes:
+        return None
+    node = graph.nodes[graph.producer[value]]
+    if node.op in FILTERS and node.channels.weights:
+        return FILTERS[node.op] % len(known.shapes[value])
+    source = _data(graph, node)
+    axis = _filters(graph, known, source) if source is not None else None
+    if source is None or axis is None:
+        return None
+    return _moved(node, axis, known.shapes[source], known.shapes[value])
+
+
+def _data(graph: Graph, node: Node) -> str | None:
+    """The one input that is computed; None where there are several."""
+    if node.op == "Concat":
+        return node.inputs[0]
+    computed = [value for value in node.inputs if value in graph.producer and value not in graph.weights]
+    return computed[0] if len(computed) == 1 or node.op in ("Reshape", "Resize", "Upsample") else None
+
+
+def _moved(node: Node, axis: int, before: Sequence[int], after: Sequence[int]) -> int | None:
+    """Where an axis of a node's input is in its output."""
+    if node.op in LIKE_INPUT:
+        return axis + len(after) - len(before)
+    if node.op in SPATIAL and axis <= 1 and (len(after) == len(before) or len(after) > axis):
+        return axis if after[axis] == before[axis] else None
+    if node.op == "Transpose":
+        order = list(node.attributes.get("perm", range(len(before))[::-1]))
+        return order.index(axis)
+    if node.op == "Concat":
+        return axis if int(node.attributes["axis"]) % len(after) != axis else None
+    if node.op in ("Reshape", "Flatten", "Squeeze", "Unsqueeze"):
+        ahead = math.prod(before[:axis])
+        places = (k for k, size in enumerate(after) if size == before[axis] and math.prod(after[:k]) == ahead)
+        return next(places, None)
+    return None
