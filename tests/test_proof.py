@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 
 import prunegraph as pg
 from prunegraph import proof
+from prunegraph.cli import main
 from prunegraph.errors import ExactnessError, ModelError
 from prunegraph.graph.onnx_io import from_model
 from prunegraph.ops import rule as rules
@@ -311,3 +313,18 @@ def test_a_weight_that_no_output_shows_is_compared_all_the_same() -> None:
 
     with pytest.raises(ExactnessError):
         pg.verify(graph, plan, spoiled(pg.apply(graph, plan), change))
+
+
+def test_the_command_takes_data(tmp_path: Path) -> None:
+    graph = embedding_net()
+    pg.save(graph, tmp_path / "m.onnx", check=False)
+    graph = pg.load(tmp_path / "m.onnx")
+    plan = random_plan(pg.analyze(graph))
+    plan.save(tmp_path / "plan.json")
+    pg.save(pg.apply(graph, plan), tmp_path / "y.onnx", check=False)
+    np.savez(tmp_path / "d.npz", x=np.asarray([0, 1, 1]))
+    files = [str(tmp_path / name) for name in ("m.onnx", "plan.json", "y.onnx")]
+    refused = CliRunner().invoke(main, ["verify", *files])
+    assert refused.exit_code == 2 and "--data" in refused.stderr
+    done = CliRunner().invoke(main, ["verify", *files, "--data", str(tmp_path / "d.npz")])
+    assert done.exit_code == 0, done.stderr
