@@ -522,13 +522,18 @@ def convert(source: str, out: str) -> None:
 @click.argument("model")
 @click.argument("plan")
 @click.argument("pruned")
+@click.option("--data", metavar="FILE", help="Inputs to compare on besides random ones: .npz or file.py:function.")
 @reading_options
-def verify(model: str, plan: str, pruned: str) -> None:
+def verify(model: str, plan: str, pruned: str, data: str | None) -> None:
     """Prove that PRUNED is MODEL without the channels of PLAN."""
     from prunegraph import api
+    from prunegraph.pipeline import proof_batches
+    from prunegraph.runtime.data import read_data
     from prunegraph.selection.plan import Plan
 
-    proof = api.verify(load_model(model), Plan.load(plan), api.load(pruned))
+    graph = load_model(model)
+    seen = proof_batches(graph, read_data(data) if data else None)
+    proof = api.verify(graph, Plan.load(plan), api.load(pruned), data=seen)
     console().print(f"proof: {proof}")
 
 

@@ -177,9 +177,7 @@ def cut_and_prove(
     progress("cut")
     if not check:
         return Cutting(plan, cut(survivors(found, plan), scratch), None)
-    seen: list[Batch] = []
-    if samples is not None:
-        seen = list(samples.fit(model).head(PROOF_SAMPLES).batches(model, PROOF_SAMPLES))
+    seen = proof_batches(model, samples)
     try:
         small = _cut(found, plan, scratch)
         progress("verify")
@@ -196,6 +194,13 @@ def cut_and_prove(
         small = _cut(found, plan, scratch)
         proof = verify(model, plan, small, data=seen, seed=seed)
         return Cutting(plan, small, proof, left_out, failure.blame)
+
+
+def proof_batches(model: Graph, samples: Data | None) -> list[Batch]:
+    """What a proof looks at of the user's data. Raises DataError if they do not fit the model."""
+    if samples is None:
+        return []
+    return list(samples.fit(model).head(PROOF_SAMPLES).batches(model, PROOF_SAMPLES))
 
 
 def _cut(found: Coupling, plan: Plan, scratch: Path | None = None) -> Graph:

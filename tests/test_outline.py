@@ -102,6 +102,13 @@ def test_macs_of_a_plan_follow_from_members(name: str) -> None:
         assert total + rest == pytest.approx(measured, rel=1e-9)
 
 
+def test_macs_of_a_group_count_a_layer_once_for_each_side() -> None:
+    """Layers that make the channels and layers that read them, whether they have a bias or not."""
+    stem, block, head = 8 * 3 * 9 * 64, 16 * 8 * 9 * 64, 8 * 5
+    groups = {group.id: group.macs for group in pg.analyze(residual_net()).groups}
+    assert groups == {"g0": stem + 2 * block + head, "g1": 2 * block}
+
+
 def test_activations_are_those_of_a_run(tmp_path: Path) -> None:
     graph = residual_net()
     x = np.random.default_rng(1).standard_normal((12, 3, 8, 8)).astype(np.float32)

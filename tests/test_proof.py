@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 
 import prunegraph as pg
 from prunegraph import proof
+from prunegraph.cli import main
 from prunegraph.errors import ExactnessError, ModelError
 from prunegraph.graph.onnx_io import from_model
 from prunegraph.ops import rule as rules
@@ -311,3 +313,43 @@ def test_a_weight_that_no_output_shows_is_compared_all_the_same() -> None:
 
     with pytest.raises(ExactnessError):
         pg.verify(graph, plan, spoiled(pg.apply(graph, plan), change))
+
+
+def test_the_command_takes_data(tmp_path: Path) -> None:
+    graph = embedding_net()
+    pg.save(graph, tmp_path / "m.onnx", check=False)
+    graph = pg.load(tmp_path / "m.onnx")
+    plan = random_plan(pg.analyze(graph))
+    plan.save(tmp_path / "plan.json")
+    pg.save(pg.apply(graph, plan), tmp_path / "y.onnx", check=False)
+    np.savez(tmp_path / "d.npz", x=np.asarray([0, 1, 1]))
+    files = [str(tmp_path / name) for name in ("m.onnx", "plan.json", "y.onnx")]
+    refused = CliRunner().invoke(main, ["verify", *files])
+    assert refused.exit_code == 2 and "--data" in refused.stderr
+    done = CliRunner().invoke(main, ["verify", *files, "--data", str(tmp_path / "d.npz")])
+    assert done.exit_code == 0, done.stderr
+
+
+def test_equal_scores_may_be_decided_otherwise_by_a_default_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every score is there twice; rounding in one of the sessions lets the other copy win."""
+    b = Builder()
+    x = b.conv(b.relu(b.conv(b.input("n", 3, 8, 8), 3, 8)), 8, 1)
+    scores = b.op("Reshape", x, b.const([0, 64], np.int64))
+    scores = b.op("Concat", scores, b.op("Mul", scores, b.const(np.ones((1, 1)), np.float32)), axis=1)
+    factor = b.nodes[-2].input[1]
+    b.op("TopK", scores, b.const([1], np.int64), outputs=2, axis=1)
+    graph = b.graph(b.op("Cast", b.nodes[-1].output[1], to=onnx.TensorProto.FLOAT))
+    plan = random_plan(pg.analyze(graph))
+    opened = proof._open
+
+    def rounded(path: Path, name: str, level: str) -> object:
+        if level == "default" and "pruned" in name:
+            model = onnx.load(path)
+            (tensor,) = (t for t in model.graph.initializer if t.name == factor)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.full((1, 1), 1 + 1e-6, np.float32), factor))
+            path = path.with_name("rounded.onnx")
+            onnx.save(model, path)
+        return opened(path, name, level)
+
+    monkeypatch.setattr(proof, "_open", rounded)
+    assert "decide alike" in str(pg.verify(graph, plan, pg.apply(graph, plan)))

@@ -55,6 +55,12 @@ class Member:
         """Indices of the axis that belong to one channel."""
         return 1 if self.table is None else int(self.table.shape[1])
 
+    @property
+    def main_layers(self) -> list[int]:
+        """Nodes that contract with this weight; those of which it is the bias are none."""
+        graph = self.graph
+        return [node for node in self.use.layers if graph.main_weight(graph.nodes[node]) == self.weight]
+
     def to_json(self) -> dict[str, Any]:
         """The member as JSON; `first` stands for positions [[first], [first + 1], ...]."""
         column = self.positions[:, 0]
@@ -292,12 +298,11 @@ def _params(members: list[Member]) -> int:
 
 
 def _macs(members: list[Member], macs: Mapping[int, int]) -> int:
-    """Cost of all that reads or makes the channels: each layer's share along each axis."""
+    """Cost of all that reads or makes the channels: each layer's share along each axis of its main weight."""
     total = 0
     for member in members:
-        if member.role in ("in", "out") and member.use.layers:
-            share = member.channels * member.per_channel / member.graph.weights[member.weight].shape[member.axis]
-            total += round(sum(macs[node] for node in member.use.layers) * share)
+        share = member.channels * member.per_channel / member.graph.weights[member.weight].shape[member.axis]
+        total += round(sum(macs[node] for node in member.main_layers) * share)
     return total
 
 

@@ -109,7 +109,7 @@ def _member(coupling: Coupling, member: Member) -> dict[str, Any]:
     return {
         "layer": member.layer,
         "nodes": nodes,
-        "main": any(graph.main_weight(graph.nodes[node]) == member.weight for node in member.use.layers),
+        "main": bool(member.main_layers),
         "shape": list(shape),
         "size": shape[member.axis],
         **weight_statistics(member),
