@@ -5,6 +5,7 @@ Both are run in ONNX Runtime as they are written, so that what is said holds for
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,9 @@ Values = Mapping[str, Array]
 #: Samples that the start and the result are compared on, at most.
 SAMPLES = 2048
 
+#: Standard deviations beyond which a difference on training data is no chance.
+CERTAIN = 3.0
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -34,6 +38,8 @@ class Outcome:
         metric: what was measured, or None.
         before: of the start.
         after: of the result.
+        samples: on which that was measured, where it was on training data alone: then a share of them counts as worse
+            only where chance does not explain it. 0 is for data that were given to judge by: any loss counts.
     """
 
     difference: float
@@ -41,14 +47,22 @@ class Outcome:
     metric: Metric | None = None
     before: float = 0.0
     after: float = 0.0
+    samples: int = 0
 
     @property
     def is_worse(self) -> bool:
         """Whether the metric got worse, or is not a number any more."""
         if self.metric is None or np.isnan(self.before):
             return False
+        if self.samples:
+            return self.metric.unit == "%" and not self.before - self.after <= CERTAIN * self._deviation()
         better = self.after >= self.before if self.metric.rises else self.after <= self.before
         return not better
+
+    def _deviation(self) -> float:
+        """Standard deviation of the difference of two shares of the samples, in percent."""
+        shares = (self.before / 100, self.after / 100)
+        return 100 * math.sqrt(sum(share * (1 - share) for share in shares) / self.samples)
 
     def __str__(self) -> str:
         same = "" if self.same is None else f"{self.same:.2f} % of the classes are the same, "
@@ -92,12 +106,13 @@ class Judge:
     ):
         self.start, self.data = batching(start, data).graph, data.head(SAMPLES)
         self.judged = evaluation if evaluation is not None else self.data
+        self.asked = evaluation is not None
         self.before: float | None = None
         self.metric: Metric | None = None
         self._original = batching(original, data).graph if original is not None else None
-        self._choose(metric, evaluation is not None)
+        self._choose(metric)
 
-    def _choose(self, name: str, asked: bool) -> None:
+    def _choose(self, name: str) -> None:
         """The metric, and its value at the start."""
         first = next(iter(self.judged.fit(self.start).batches(self.start, CHUNK, labels=True)), None)
         if first is None:
@@ -111,7 +126,7 @@ class Judge:
         try:
             self.before = self._measured(self.start)
         except DataError:
-            if asked:
+            if self.asked:
                 raise
             self.metric = None
 
@@ -141,7 +156,8 @@ class Judge:
         if self.metric is None or self.before is None:
             return Outcome(difference, same)
         start = self.before if before is None else before
-        return Outcome(difference, same, self.metric, start, self._measured(result))
+        samples = 0 if self.asked else self.judged.samples
+        return Outcome(difference, same, self.metric, start, self._measured(result), samples)
 
 
 def _seen(data: Data, expected: Graph | None, found: Graph) -> Iterator[Seen]:
