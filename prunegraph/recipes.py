@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,13 @@ FORMAT = "prunegraph/recipe@1"
 
 #: What an option may be in a recipe.
 Value = str | int | float | bool | list[str | int | float]
+
+
+#: Bytes of a recipe at most.
+LARGEST = 2**20
+
+#: Keys of very many parts, for which TOML's reader takes time by the square of their number.
+_LONG_KEY = re.compile(r"""(?<![\w\-"'.])(?:[\w\-"']++\s*+\.\s*+){100}""")
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,11 @@ class Recipe:
 def read(path: str | os.PathLike[str]) -> Recipe:
     """A recipe from its file. Raises RecipeError."""
     try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            data = file.read(LARGEST + 1)
+        if len(data) > LARGEST or _LONG_KEY.search(data.decode()):
+            raise ValueError(f"more than {LARGEST} bytes, or a key of more than 100 parts")
+        content = tomllib.loads(data.decode())
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such recipe") from None
     except MALFORMED as error:  # of which tomllib's are ValueErrors

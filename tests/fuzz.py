@@ -1,18 +1,22 @@
-"""Mutated model files: whatever the bytes, only the documented errors.
+"""Mutated files: whatever the bytes, only the documented errors.
 
     python -m tests.fuzz MINUTES [SEED]
 
 Real small models are damaged at random (bytes flipped, cut, doubled, numbers changed) and
 go through load, analyze, select and apply. Anything but a result or a PrunegraphError stops
-the run, with the file kept. `tests/test_fuzz.py` is the short form.
+the run, with the file kept. Every second file is of another format (`tests/fuzz_formats.py`). `tests/test_fuzz.py` and
+`tests/test_fuzz_formats.py` are the short form.
 """
 
 from __future__ import annotations
 
 import functools
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -20,6 +24,9 @@ import onnx
 import prunegraph as pg
 from prunegraph.errors import PrunegraphError
 from tests.builders import Builder, residual_net
+
+if TYPE_CHECKING:
+    from tests.fuzz_formats import Format
 
 
 @functools.cache
@@ -131,15 +138,47 @@ def attempt(data: bytes, path: Path) -> str:
         return stage
 
 
+def _others(folder: Path) -> Iterator[tuple[Format, Path, bytes]]:
+    """Every other format, with a file of it and what the file holds."""
+    from tests.fuzz_formats import FORMATS
+
+    for number, each in enumerate(FORMATS.values()):
+        place = folder / str(number)
+        place.mkdir()
+        file = each.write(place)
+        yield each, file, file.read_bytes()
+
+
+def attempt_other(each: Format, file: Path, whole: bytes, rng: np.random.Generator) -> str:
+    """Damage and read a file of another format; "read" or "refused". What else is raised leaves a copy behind."""
+    from tests import fuzz_formats
+
+    damaged = fuzz_formats.damage(whole, rng)
+    file.write_bytes(damaged)
+    try:
+        each.read(file)
+    except PrunegraphError:
+        return "refused"
+    except BaseException:
+        Path(f"/tmp/prunegraph_fuzz_{file.name}").write_bytes(damaged)
+        raise
+    return "read"
+
+
 def main() -> None:
     minutes, seed = float(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0
     rng = np.random.default_rng(seed)
     path = Path(f"/tmp/prunegraph_fuzz_{seed}.onnx")
     reached: dict[str, int] = {}
     end = time.monotonic() + minutes * 60
-    while time.monotonic() < end:
-        stage = attempt(damage(rng), path)
-        reached[stage] = reached.get(stage, 0) + 1
+    with tempfile.TemporaryDirectory() as folder:
+        others = list(_others(Path(folder)))
+        while time.monotonic() < end:
+            stage = attempt(damage(rng), path)
+            reached[stage] = reached.get(stage, 0) + 1
+            other, file, whole = others[rng.integers(len(others))]
+            stage = f"{other.name} {attempt_other(other, file, whole, rng)}"
+            reached[stage] = reached.get(stage, 0) + 1
     path.unlink()
     sys.stdout.write(f"{sum(reached.values())} files, last stage reached: {reached}\n")
 

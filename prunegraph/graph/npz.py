@@ -33,12 +33,12 @@ NO_OBJECTS = (
 
 def members(archive: zipfile.ZipFile) -> list[str]:
     """Names of the arrays in an archive. Raises ValueError where they unpack to far more than they are."""
-    found = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+    found = archive.infolist()
     for what, part in (*((f"array {info.filename.removesuffix('.npy')!r}", [info]) for info in found), ("it", found)):
         size, packed = (sum(getattr(info, field) for info in part) for field in ("file_size", "compress_size"))
         if size > max(UNPACKED, EXPANSION * packed):
             raise ValueError(f"{what} unpacks from {packed} to {size} bytes; save it with np.savez, not packed")
-    return list(dict.fromkeys(info.filename.removesuffix(".npy") for info in found))
+    return list(dict.fromkeys(name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")))
 
 
 def header(file: IO[bytes], name: str, size: int) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -47,7 +47,10 @@ def header(file: IO[bytes], name: str, size: int) -> tuple[tuple[int, ...], bool
     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
     if read is None:
         raise ValueError(f"version {version} of the .npy format")
-    shape, fortran, dtype = read(file)
+    try:
+        shape, fortran, dtype = read(file)
+    except Exception as error:  # the header is a Python expression: whatever parsing it raises
+        raise ValueError(f"array {name!r} has no header: {' '.join(str(error).split())[:100]}") from error
     if dtype.hasobject:
         raise ValueError(f"array {name!r} {NO_OBJECTS}")
     if not dtype.itemsize:

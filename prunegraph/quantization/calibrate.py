@@ -104,8 +104,9 @@ class Scales:
         kind, entry = self.scheme.activations, self.given[name]
         assert kind is not None  # else there are no groups
         try:
-            scale, zero = float(np.float32(entry["scale"])), int(entry.get("zero_point", 0))
-        except (KeyError, TypeError, ValueError) as error:
+            with np.errstate(over="ignore"):
+                scale, zero = float(np.float32(entry["scale"])), int(entry.get("zero_point", 0))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise OptionError(f"ranges: {name!r} needs a number for scale, and one for zero_point") from error
         if not (np.isfinite(scale) and scale > 0):
             raise OptionError(f"ranges: the scale of {name!r} must be a positive number, got {scale:g}")

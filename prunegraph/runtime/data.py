@@ -6,6 +6,7 @@ All sampling is here: batches, the first samples, some that are drawn or chosen,
 from __future__ import annotations
 
 import hashlib
+import math
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ __all__ = ["CHUNK", "LABELS", "RANDOM_LIMIT", "Batch", "Data", "Samples", "fixed
 #: Whole numbers of random inputs stay below this: small enough to be an index into most tables.
 RANDOM_LIMIT = 8
 
+#: Inputs with more elements than this are not made up: a file may declare any size.
+RANDOM_SIZE = 2**28
+
 
 # -- random inputs --------------------------------------------------------------------------
 
@@ -48,6 +52,9 @@ def random_inputs(graph: Graph, *, seed: int = 0, batch: int = 2, stretch: int =
     """
     rng = np.random.default_rng(seed)
     sizes = other_shapes(graph, facts(graph).sizes, batch, stretch)
+    large = next((name for name, shape in sizes.items() if math.prod(shape) > RANDOM_SIZE), None)
+    if large is not None:
+        raise DataError(f"input {large!r} of shape {list(sizes[large])} is too large for random numbers; give --data")
     allowed = ranges(graph, sizes)
     inputs = {}
     for entry in graph.model.graph.input:

@@ -337,17 +337,25 @@ class Checkpoint:
                 f"{self.path}: belongs to another run: one with another recipe, other callbacks, other data, another "
                 "loss, another method or other weights to start from; delete it, or name another file"
             )
+        resumed = dict(state["run"])
+        wrong = resumed.keys() ^ RESUMED.keys()
+        wrong = wrong or {n for n, kinds in RESUMED.items() if not isinstance(resumed[n], kinds)}
+        if wrong:
+            raise ValueError(f"its run has a wrong {', '.join(sorted(wrong))}")
         self.run.module.load_state_dict(state["module"])
         self.run.optimizer.load_state_dict(state["optimizer"])
         self.run.best_weights = state["best_weights"]
         for callback, own in zip(self.callbacks, state["callbacks"], strict=True):
             callback.load_state_dict(own)
-        for name, value in state["run"].items():
+        for name, value in resumed.items():
             setattr(self.run, name, value)
 
 
-#: Fields of a run that a checkpoint holds.
-RESUMED = ("epoch", "step", "loss", "metric", "best", "waited", "stop", "history", "unreached")
+#: Fields of a run that a checkpoint holds, and what they may be.
+RESUMED: dict[str, tuple[type, ...]] = {
+    "epoch": (int,), "step": (int,), "loss": (float,), "metric": (float, type(None)), "best": (float, type(None)),
+    "waited": (int,), "stop": (bool,), "history": (list,), "unreached": (list, tuple, set, frozenset, type(None)),
+}  # fmt: skip
 
 
 @contextmanager
