@@ -99,7 +99,8 @@ def random_model(seed: int) -> onnx.ModelProto:
         made = getattr(grower, grower.choose([*WIDE, *COMMON]))(grower.pick())
         grower.maps.append(made if made.c <= 48 else grower.conv(made))
     model = grower.model()
-    if not any(node.op_type == "Reshape" for node in model.graph.node) and grower.flag():
+    fixed = {"Reshape", "If", "Loop", "Scan"}  # these are written with sizes
+    if not any(node.op_type in fixed for node in model.graph.node) and grower.flag():
         for axis in (2, 3):
             model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = "size"
     _more_outputs(model, grower)

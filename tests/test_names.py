@@ -31,6 +31,11 @@ def in_runtime(model: onnx.ModelProto, x: Array) -> list[Array]:
     return run(session(from_model(model), fast=False), {"x": x})
 
 
+def default_session(model: onnx.ModelProto, x: Array) -> list[Array]:
+    """Outputs with all of ONNX Runtime's optimizations."""
+    return run(session(from_model(model), fast=True), {"x": x})
+
+
 def images(seed: int = 0, batch: int = 8, size: int = 8) -> Array:
     return np.random.default_rng(seed).standard_normal((batch, 3, size, size)).astype(np.float32)
 
@@ -301,6 +306,23 @@ def test_bodies_read_the_activation_that_a_quantized_layer_absorbs(activation: s
     result = pg.quantize(graph, {"x": x}).graph
     assert not any(node.op == activation for node in result.nodes)
     assert sqnr(in_runtime(graph.model, x)[0], in_runtime(result.model, x)[0]) > 25
+
+
+@pytest.mark.parametrize("moved", ["Reshape", "Transpose", "Slice", "MaxPool", "Squeeze", "Unsqueeze"])
+def test_quantized_values_that_are_moved_into_a_body(moved: str) -> None:
+    """ONNX Runtime ends the process where it moves a DequantizeLinear behind what a body reads."""
+    b = Builder()
+    x = b.relu(b.conv(b.input("n", 3, 8, 8), 3, 16))
+    inputs = {
+        "Reshape": [[0, -1, 4]], "Slice": [[0], [8], [1]], "Squeeze": [[]], "Unsqueeze": [[1]],
+    }.get(moved, [])  # fmt: skip
+    given = {"Transpose": {"perm": [0, 2, 1, 3]}, "MaxPool": {"kernel_shape": [2, 2]}}.get(moved, {})
+    y = b.op(moved, x, *(b.const(value, np.int64) for value in inputs), **given)
+    i, j = Inner(b, 1), Inner(b, 2)
+    z = b.op("If", condition(b, "x"), then_branch=i.body(i.op("Neg", y)), else_branch=j.body(j.op("Abs", y)))
+    graph = b.graph(b.linear(b.op("ReduceMean", b.op("Flatten", z), axes=[1], keepdims=1), 1, 5))
+    result = pg.quantize(graph, {"x": images(1, 16)}).graph
+    assert sqnr(in_runtime(graph.model, images(1, 16))[0], default_session(result.model, images(1, 16))[0]) > 15
 
 
 def test_a_body_that_hides_a_value_keeps_its_own() -> None:

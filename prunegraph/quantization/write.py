@@ -35,6 +35,11 @@ PER_CHANNEL = 13
 IR_VERSIONS = {4: 10, 8: 8, 16: 8}
 
 
+#: Operators through which ONNX Runtime moves a DequantizeLinear on. It ends the process (1.32, an index out of range)
+#: where what comes out of one is read inside a body.
+PROPAGATES = frozenset({"MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+
+
 @dataclass(frozen=True)
 class Layer:
     """What a quantized layer is written with: its weight, the weight's type, and its bias in float (None without)."""
@@ -80,6 +85,9 @@ class _Writer:
         self.scales: dict[int, list[str]] = {}
         self.zeros: dict[tuple[str, int], str] = {}
         self.replaced: set[str] = set()
+        #: Results of DequantizeLinear, and what operators that it is moved through make of them.
+        self.moved: set[str] = set()
+        self.held: dict[str, str] = {}
         self.absorbed = {act: node for node, act in placement.absorbed.items() if self._is_implied(act)}
         self.made = {self.placement.result(n) for n in graph.nodes if placement.is_quantized(n)}
         self.made |= {v for index in placement.computed for v in graph.nodes[index].outputs[1:] if v}
@@ -109,10 +117,10 @@ class _Writer:
         before = next((b for b, act in self.placement.absorbed.items() if act == node.index), None)
         if before is not None:  # an activation that its range does not imply
             proto.input[0] = self._name_of_pair(node.inputs[0])
-        # Bodies read what the nodes around them read: an activation may be in nothing but the range of a pair.
-        inside = [v for v in captured(proto) if v in self.placement.group_of and v in self.made]
-        redirect_bodies(proto, {value: self._name_of_pair(value) for value in inside})
+        redirect_bodies(proto, {value: self._in_body(value) for value in captured(proto)})
         self.nodes.append(proto)
+        if node.op in PROPAGATES and proto.input[0] in self.moved:
+            self.moved.update(node.outputs)
         for slot, value in enumerate(node.outputs):
             after = self.placement.absorbed.get(node.index)
             if slot == 0 and after is not None and after in self.absorbed:
@@ -125,6 +133,21 @@ class _Writer:
                 self._pair(proto.output[slot], value, self.placement.group_of[value])
             else:
                 self._pair_behind(value)
+
+    def _in_body(self, value: str) -> str:
+        """What a body reads for a value: what the nodes around it read.
+
+        An activation may be in nothing but the range of a pair. What a DequantizeLinear would be moved behind is held
+        by a Max of one input, which changes nothing and which it is not moved through.
+        """
+        if value in self.placement.group_of and value in self.made:
+            return self._name_of_pair(value)
+        if value not in self.moved:
+            return value
+        if value not in self.held:
+            self.held[value] = self.names.numbered("d")
+            self._add("Max", [value], self.held[value], "")
+        return self.held[value]
 
     def _group(self, act: int) -> int:
         return self.placement.group_of[self.graph.nodes[act].outputs[0]]
@@ -152,6 +175,7 @@ class _Writer:
         codes = self.names.numbered("q")
         self._add("QuantizeLinear", [made, *scale], codes, self.domain)
         self._add("DequantizeLinear", [codes, *scale], result, self.domain)
+        self.moved.add(result)
 
     def _domain(self, *kinds: IntType) -> str:
         """Whose QuantizeLinear and DequantizeLinear have types in the model's operator set."""
