@@ -195,6 +195,27 @@ def test_external_weights_stay_where_they_are(tmp_path: object) -> None:
         np.testing.assert_allclose(a, b_, rtol=1e-5)
 
 
+def test_bodies_with_the_same_names_for_other_values() -> None:
+    """What is known of a value in one branch does not count in the other, which random inputs do not reach."""
+
+    def branch(name: str, *nodes: onnx.NodeProto) -> onnx.GraphProto:
+        return helper.make_graph(list(nodes), name, [], [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)])
+
+    soft = helper.make_node("Softmax", ["c"], ["z"], axis=1)
+    then = branch("then", helper.make_node("Flatten", ["x"], ["c"]), soft)
+    other = branch("else", helper.make_node("Relu", ["x"], ["c"]), soft)
+    b = Builder(opset=11, ir_version=4)
+    total = b.op("ReduceSum", b.input(2, 3, 4), keepdims=0)
+    b.nodes.append(helper.make_node("If", [b.op("Less", total, b.const(1e3, np.float32))], ["y"],
+                                    then_branch=then, else_branch=other))  # fmt: skip
+    graph = b.graph("y")
+    raised = raise_opset(graph, 13)
+    for shift in (0, 1e3):
+        x = {"x": (np.random.default_rng(0).standard_normal((2, 3, 4)) + shift).astype(np.float32)}
+        (expected,), (given_now,) = (run(session(each), x) for each in (graph, raised))
+        np.testing.assert_allclose(expected, given_now, rtol=1e-5)
+
+
 def refused(version: int, make: Make, message: str, shape: tuple[int, ...] = (2, 6, 4, 4), to: int = 13) -> None:
     b = Builder(opset=version, ir_version=4)
     graph = b.graph(make(b, b.input(*shape)))
@@ -207,6 +228,8 @@ def test_what_is_not_known_is_refused() -> None:
     whole = np.linspace(0.5, 1.5, 96, dtype=np.float32).reshape(6, 4, 4)
     refused(7, op("BatchNormalization", *(whole,) * 4, spatial=0), "statistics of each position")
     refused(10, op("Resize", np.array([1, 1, 2, 0.5], np.float32), mode="nearest"), "larger and another one smaller")
+    refused(10, lambda b, x: b.op("Resize", x, b.op("Add", b.const(SCALES), b.op("ReduceMean", x, keepdims=0))),
+            "scales are computed")  # fmt: skip
     refused(18, lambda b, x: b.op("GroupNormalization", x, b.op("ReduceMean", x, b.const(ints(0, 2, 3)), keepdims=0),
                                   b.const(vector), num_groups=6), "computed", to=21)  # fmt: skip
 

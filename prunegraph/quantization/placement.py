@@ -15,12 +15,12 @@ import networkx
 from prunegraph.errors import ModelError, UnknownNameError
 from prunegraph.graph.bounds import bounds
 from prunegraph.graph.facts import facts
-from prunegraph.graph.linear import LinearLayer
+from prunegraph.graph.linear import LINEAR, LinearLayer
 from prunegraph.graph.model import Graph, Node
 from prunegraph.quantization.scheme import Scheme
 
 #: Layers that run in integers.
-LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
+LAYERS = frozenset(LINEAR)
 
 #: Operators that move or select values: output and input have one scale. Only slot 0 is data.
 MOVES = frozenset(

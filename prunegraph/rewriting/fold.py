@@ -19,8 +19,8 @@ Array = np.ndarray
 #: Factor and shift of each output.
 Affine = tuple[Array, Array]
 
-#: Axis of a weight that makes the outputs, by operator; of a transposed convolution only without groups.
-OUTPUTS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1}
+#: Layers that something is folded into; a transposed convolution only without groups.
+LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm"})
 
 
 def fold(graph: Graph, keep: Collection[str] = ()) -> Graph:
@@ -55,7 +55,7 @@ def _pairs(graph: Graph, keep: Collection[str]) -> Iterator[tuple[Node, Node, Af
     """Layers with something affine as their only reader."""
     for node in graph.nodes:
         weight = graph.weights.get(node.input(1))
-        if node.op not in OUTPUTS or node.domain or node.body is not None or weight is None or not weight.is_float:
+        if node.op not in LAYERS or node.domain or node.body is not None or weight is None or not weight.is_float:
             continue
         if node.op == "ConvTranspose" and node.attributes.get("group", 1) != 1:
             continue
@@ -83,7 +83,7 @@ def _affine(graph: Graph, layer: Node, node: Node, slot: int) -> Affine | None:
     constant, weight = graph.weights.get(node.inputs[1 - slot]), graph.weights[layer.inputs[1]]
     if constant is None or not constant.is_float:
         return None
-    rank, channels = len(weight.shape), weight.shape[_axis(layer)]
+    rank, channels = len(weight.shape), weight.shape[linear.output_axis(layer)]
     shape = (1,) * (rank - len(constant.shape)) + constant.shape
     if len(shape) != rank or any(size != 1 for axis, size in enumerate(shape) if axis != 1):
         return None
@@ -91,11 +91,6 @@ def _affine(graph: Graph, layer: Node, node: Node, slot: int) -> Affine | None:
         return None
     values = np.broadcast_to(constant.read().astype(np.float64).reshape(-1), (channels,))
     return (values, np.zeros(channels)) if node.op == "Mul" else (np.ones(channels), values)
-
-
-def _axis(layer: Node) -> int:
-    """The axis of a layer's weight that makes the outputs."""
-    return 0 if layer.op == "Gemm" and layer.attributes.get("transB") else OUTPUTS[layer.op]
 
 
 def _is_foldable(graph: Graph, node: Node) -> bool:
@@ -111,7 +106,7 @@ def _folded(graph: Graph, layer: Node, affine: Affine) -> Iterator[tuple[int, Ar
     """New weight and bias of a layer, by input slot; the factor of the bias is in it."""
     factor, shift = affine
     weight = graph.weights[layer.inputs[1]].read().astype(np.float64)
-    axis = _axis(layer)
+    axis = linear.output_axis(layer)
     yield 1, weight * factor.reshape([-1 if each == axis else 1 for each in range(weight.ndim)])
     yield 2, linear.LinearLayer(graph, layer).vector() * factor + shift
 

@@ -15,8 +15,9 @@ from onnx import helper
 
 from prunegraph.errors import DataError, ModelError, PrunegraphError
 from prunegraph.graph import order
+from prunegraph.graph.constants import is_constant
 from prunegraph.graph.external import without_weights
-from prunegraph.graph.facts import facts
+from prunegraph.graph.facts import facts, symbolic_axes
 from prunegraph.graph.model import Graph
 from prunegraph.graph.names import Names
 from prunegraph.rewriting.upgrades import STANDARD, UnknownChangeError, Upgrade
@@ -56,11 +57,14 @@ def raise_opset(graph: Graph, version: int, data: Data | None = None) -> Graph:
 
 def _rewritten(graph: Graph, old: int, version: int, what: str) -> Graph:
     """The graph with every node written for the operator set."""
-    known = facts(graph)
+    known, fixed = facts(graph), not any(symbolic_axes(graph).values())
 
     def constant(name: str) -> np.ndarray | None:
         weight = graph.weights.get(name)
-        return weight.read() if weight is not None else known.constant(name)
+        if weight is not None:
+            return weight.read()
+        # What is known is known for one size of the inputs.
+        return known.constant(name) if fixed or is_constant(graph, name) else None
 
     upgrade = Upgrade(Names(graph), known.shapes, known.types, constant, set(_read(graph.model.graph)))
     model = without_weights(graph.model)
@@ -87,7 +91,7 @@ def _upgrade(body: onnx.GraphProto, upgrade: Upgrade, old: int, new: int) -> Non
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         for inner in order.subgraphs(copy):
-            _upgrade(inner, upgrade, old, new)
+            _upgrade(inner, upgrade.inside(), old, new)
         try:
             nodes += upgrade.run(copy, old, new) if copy.domain in STANDARD else [copy]
         except UnknownChangeError as error:

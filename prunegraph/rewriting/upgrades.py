@@ -8,7 +8,7 @@ neither is not guessed.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -46,11 +46,20 @@ class Upgrade:
     read: Collection[str]
     tensors: list[onnx.TensorProto] = field(default_factory=list)
 
+    def inside(self) -> Upgrade:
+        """The same for a body, of whose values nothing is known: two bodies may have the same names for others."""
+        return replace(self, shapes={}, types={}, constants=lambda name: None)
+
     def constant(self, values: Any, dtype: Any = np.int64) -> str:
         """The name of a new initializer; bodies read those of the main graph."""
         name = self.names.numbered("opset/c")
         self.tensors.append(numpy_helper.from_array(np.asarray(values, dtype), name))
         return name
+
+    def value(self, name: str) -> Array | None:
+        """The value of a constant, also of one that was added; None for what is none."""
+        added = next((tensor for tensor in self.tensors if tensor.name == name), None)
+        return self.constants(name) if added is None else numpy_helper.to_array(added)
 
     def like(self, value: float, other: str) -> str:
         """A scalar of the type of another value."""
@@ -247,10 +256,12 @@ def _resize_of_upsample(upgrade: Upgrade, node: onnx.NodeProto) -> Around:
 @step(11, "Resize")
 def _resize(upgrade: Upgrade, node: onnx.NodeProto) -> Around:
     """Until there, coordinates are those of the corners; of the nearest ones, the lower, or the upper in shrinking."""
-    scales = upgrade.constants(node.input[1])
+    scales = upgrade.value(node.input[1])
     nearest = _given(node, "mode", b"nearest") == b"nearest"
     shrinks = scales is not None and bool((scales < 1).any())
-    if nearest and shrinks and scales is not None and bool((scales > 1).any()):
+    if nearest and scales is None:
+        raise UnknownChangeError("a Resize of operator set 10 whose scales are computed")
+    if nearest and scales is not None and shrinks and bool((scales > 1).any()):
         raise UnknownChangeError("a Resize of operator set 10 that makes one axis larger and another one smaller")
     _set(node, coordinate_transformation_mode="asymmetric")
     if nearest:
@@ -335,7 +346,7 @@ def _group_normalization(upgrade: Upgrade, node: onnx.NodeProto) -> Around:
     """From there on, scale and shift are of channels, not of groups."""
     shape, groups = upgrade.shapes.get(node.input[0]), _given(node, "num_groups")
     for slot in (1, 2):
-        values = upgrade.constants(node.input[slot])
+        values = upgrade.value(node.input[slot])
         if shape is None or values is None or shape[1] % groups:
             raise UnknownChangeError("a GroupNormalization whose scale or shift is computed")
         node.input[slot] = upgrade.constant(np.repeat(values, shape[1] // groups), values.dtype)

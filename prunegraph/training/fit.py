@@ -354,7 +354,7 @@ class Checkpoint:
 #: Fields of a run that a checkpoint holds, and what they may be.
 RESUMED: dict[str, tuple[type, ...]] = {
     "epoch": (int,), "step": (int,), "loss": (float,), "metric": (float, type(None)), "best": (float, type(None)),
-    "waited": (int,), "stop": (bool,), "history": (list,), "unreached": (list, tuple, set, frozenset, type(None)),
+    "waited": (int,), "stop": (bool,), "history": (list,), "unreached": (list, type(None)),
 }  # fmt: skip
 
 

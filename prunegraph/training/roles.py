@@ -60,5 +60,6 @@ def _of_layer(graph: Graph, node: Node) -> Iterator[str]:
         yield from (value for value in node.inputs if value in graph.weights)
     elif node.op == "Gather" and len(getattr(graph.weights.get(node.inputs[0]), "shape", ())) == 2:
         yield node.inputs[0]
-    if node.op == "MatMul" and (bias := linear.bias_behind(graph, node)) is not None:
+    bias = linear.bias_behind(graph, node) if node.op == "MatMul" else None
+    if bias is not None and graph.weights[bias].size == graph.weights[node.inputs[1]].shape[-1]:
         yield bias
