@@ -17,9 +17,10 @@ from prunegraph.errors import DataError, ModelError, PrunegraphError
 from prunegraph.graph import order
 from prunegraph.graph.constants import is_constant
 from prunegraph.graph.external import without_weights
-from prunegraph.graph.facts import facts, symbolic_axes
+from prunegraph.graph.facts import facts
 from prunegraph.graph.model import Graph
 from prunegraph.graph.names import Names
+from prunegraph.graph.sizes import symbolic_axes
 from prunegraph.rewriting.upgrades import STANDARD, UnknownChangeError, Upgrade
 from prunegraph.runtime.data import Batch, Data, fixed_batch, random_inputs
 from prunegraph.runtime.session import run, run_values, session
