@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import prunegraph as pg
 from prunegraph.errors import PlanError
 from prunegraph.selection.plan import Cut, make_plan
 from tests.builders import Builder, residual_net
 from tests.oracle import outputs, random_plan
+from tests.random_graphs import draw_graph
 
 
 def test_file_round_trip(tmp_path: Path) -> None:
@@ -165,3 +168,22 @@ def test_a_reader_that_is_not_the_cut_s_is_refused() -> None:
     )
     with pytest.raises(PlanError, match="'cuts' do not follow"):
         pg.apply(graph, replace(plan, cuts=swapped))
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example])
+@given(draw_graph(), st.integers(0, 2**16))
+def test_cuts_are_whole(graph: pg.Graph, seed: int) -> None:
+    """Every float weight that a node reads is the original's without what the cuts say; unnamed ones are whole."""
+    plan = random_plan(pg.analyze(graph), seed)
+    small = pg.apply(graph, plan)
+    twins = {node.outputs: node for node in small.nodes}
+    for node in graph.nodes:
+        twin = twins.get(node.outputs)
+        for slot, value in enumerate(node.inputs if twin is not None else ()):
+            if value in graph.weights and graph.weights[value].is_float:
+                array = graph.weights[value].read()
+                for cut in plan.cuts:
+                    if (cut.node, cut.input) == (node.name, slot):
+                        assert cut.weight == value
+                        array = np.delete(array, cut.removed, cut.axis)
+                np.testing.assert_array_equal(small.weights[twin.inputs[slot]].read(), array)
