@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import prunegraph as pg
 from prunegraph.errors import PlanError
 from prunegraph.selection.plan import Cut, make_plan
 from tests.builders import Builder, residual_net
 from tests.oracle import outputs, random_plan
+from tests.random_graphs import draw_graph
 
 
 def test_file_round_trip(tmp_path: Path) -> None:
@@ -165,3 +168,53 @@ def test_a_reader_that_is_not_the_cut_s_is_refused() -> None:
     )
     with pytest.raises(PlanError, match="'cuts' do not follow"):
         pg.apply(graph, replace(plan, cuts=swapped))
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example])
+@given(draw_graph(), st.integers(0, 2**16))
+def test_cuts_are_whole(graph: pg.Graph, seed: int) -> None:
+    """Every float weight that a node reads is the original's without what the cuts say; unnamed ones are whole."""
+    plan = random_plan(pg.analyze(graph), seed)
+    small = pg.apply(graph, plan)
+    twins = {node.outputs: node for node in small.nodes}
+    for node in graph.nodes:
+        twin = twins.get(node.outputs)
+        for slot, value in enumerate(node.inputs if twin is not None else ()):
+            if value in graph.weights and graph.weights[value].is_float:
+                array = graph.weights[value].read()
+                for cut in plan.cuts:
+                    if (cut.node, cut.input) == (node.name, slot):
+                        assert cut.weight == value
+                        array = np.delete(array, cut.removed, cut.axis)
+                np.testing.assert_array_equal(small.weights[twin.inputs[slot]].read(), array)
+
+
+def masked_by_hand(graph: pg.Graph, plan: pg.Plan) -> pg.Graph:
+    """Every reader that a cut names reads a tensor of its own, with zeros where the cut is."""
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    nodes = {node.name: node for node in model.graph.node}
+    own: dict[tuple[str | None, int | None], np.ndarray] = {}
+    for cut in plan.cuts:
+        array = own.setdefault((cut.node, cut.input), values[cut.weight].copy())
+        np.moveaxis(array, cut.axis, 0)[list(cut.removed)] = 0
+    for number, ((node, slot), array) in enumerate(own.items()):
+        nodes[str(node)].input[int(slot or 0)] = f"zeroed {number}"
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, f"zeroed {number}"))
+    return pg.load(model)
+
+
+def test_a_file_with_a_tensor_of_the_name_that_a_copy_would_get(tmp_path: Path) -> None:
+    """The copy of a bias for its second reader must not be taken for a tensor that is there, whatever it is called."""
+    b = Builder()
+    bias = b.weight(16)
+    b.tensors.append(onnx.numpy_helper.from_array(np.random.default_rng(1).random(16).astype(np.float32), f"{bias}/2"))
+    x = b.relu(b.op("Conv", b.input("n", 3, 8, 8), b.weight(16, 3, 1, 1), bias))
+    x = b.relu(b.op("Conv", x, b.weight(16, 16, 1, 1), bias))
+    x = b.relu(b.op("Conv", x, b.weight(16, 16, 1, 1), f"{bias}/2"))
+    graph = b.graph(b.op("Conv", x, b.weight(5, 16, 1, 1)))
+    result = pg.prune(graph, tmp_path / "y.onnx", budget=pg.Budget(ratio=0.5), round_to=1)
+    written, expected = outputs(pg.load(tmp_path / "y.onnx")), outputs(masked_by_hand(graph, result.plan))
+    np.testing.assert_allclose(written[0], expected[0], atol=1e-5 * abs(expected[0]).max())
+    assert result.plan.remove

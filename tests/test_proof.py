@@ -353,3 +353,31 @@ def test_equal_scores_may_be_decided_otherwise_by_a_default_session(monkeypatch:
 
     monkeypatch.setattr(proof, "_open", rounded)
     assert "decide alike" in str(pg.verify(graph, plan, pg.apply(graph, plan)))
+
+
+@pytest.mark.parametrize("name", ["query", "key"])
+def test_scores_too_small_to_see_are_no_excuse_for_a_wrong_weight(name: str) -> None:
+    """Small weights make a softmax all but uniform: the outputs hardly show which channels of queries and keys stay."""
+    b = Builder()
+    x = b.input("n", 6, 8)
+    q, k, v = (b.op("MatMul", x, b.weight(8, 8, scale=scale)) for scale in (0.0005, 0.0005, 1.0))
+    weights = dict(zip(("query", "key"), (node.input[1] for node in b.nodes), strict=False))
+    scores = b.op("Softmax", b.op("MatMul", q, b.op("Transpose", k, perm=[0, 2, 1])), axis=-1)
+    graph = b.graph(b.op("MatMul", b.op("MatMul", scores, v), b.weight(8, 3)))
+    plan = random_plan(pg.analyze(graph))
+    assert any(cut.weight == weights[name] for cut in plan.cuts)
+
+    def change(model: onnx.ModelProto) -> None:
+        tensor = next(t for t in model.graph.initializer if t.name == weights[name])
+        tensor.raw_data = np.roll(onnx.numpy_helper.to_array(tensor), 1, 1).tobytes()
+
+    with pytest.raises(ExactnessError, match="wrong weight"):
+        pg.verify(graph, plan, spoiled(pg.apply(graph, plan), change))
+
+
+def test_a_file_with_other_names_is_compared_by_its_outputs(tmp_path: Path) -> None:
+    graph = residual_net()
+    plan = random_plan(pg.analyze(graph))
+    small = pg.apply(graph, plan)
+    pg.save(small, tmp_path / "compact.onnx", compact=True)
+    assert pg.verify(graph, plan, pg.load(tmp_path / "compact.onnx")).relative < 1e-4
