@@ -35,6 +35,9 @@ INPUT_ERRORS = (BudgetError, DataError, MissingExtraError, ModelError, OptionErr
 #: A function in a module, as `package.module:function`.
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
+#: A program of any language as an algorithm: alone, or as the option of a method (`cycles:algorithm=exec:...`).
+_PROGRAM = re.compile(r"(^|[=:,]\s*)exec:")
+
 #: Characters of a foreign message that are repeated.
 MESSAGE = 300
 
@@ -186,7 +189,7 @@ def code_in(given: str, *, is_model: bool = False) -> bool:
     """Whether an option's value names code: `file.py:function`, `exec:...`; as a model also `package.module:factory`,
     and an exported program (`.pt2`), which holds pickles.
     """
-    if ".py:" in given or given.startswith("exec:"):
+    if ".py:" in given or _PROGRAM.search(given):
         return True
     return is_model and (given.endswith(".pt2") or (_FACTORY.fullmatch(given) and not Path(given).exists()) is True)
 

@@ -320,6 +320,13 @@ def test_recipes_run_programs_that_are_trusted(prune: Prune, tmp_path: Path) -> 
     assert Path("out.onnx").read_bytes() == before
 
 
+def test_programs_are_code_wherever_they_stand() -> None:
+    for given in ("exec:sh x", "cycles:algorithm=exec:sh x", "cycles:repair=bn, algorithm=exec:x", "exec:"):
+        assert plugins.code_in(given)
+    for given in ("l2:members=producer", "executive:x", "cycles:algorithm=obs"):
+        assert not plugins.code_in(given)
+
+
 def test_no_program_runs_where_no_code_may() -> None:
     with plugins.no_code("not here"), pytest.raises(PluginError, match="not here: exec:touch x"):
         pg.select(residual_net(), algorithm="exec:touch x", budget=pg.Budget(ratio=0.5))
