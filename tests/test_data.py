@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 
@@ -498,3 +498,21 @@ def test_outputs_with_samples_on_another_axis_are_compared_batch_by_batch() -> N
     for name, a, b in zip(graph.outputs, wanted, made, strict=True):
         assert found.differences[name][0] == pytest.approx(np.abs(a - b).max(), rel=1e-4)
     assert found.samples == 100
+
+
+def test_a_function_is_not_asked_again_and_again() -> None:
+    calls = []
+
+    def give() -> Iterator[Arrays]:
+        calls.append(1)
+        yield {"x": normal(20, 7), "s": np.float32(1)}
+
+    graph = scalar()
+    data = Data(give).fit(graph)
+    calls.clear()
+    for _ in range(5):
+        assert data.fit(graph) is data and data.head(4).fit(graph).samples == 4
+    assert len(calls) == 5  # once for each head
+    other = scalar(1)
+    with pytest.raises(DataError, match="wants shape"):
+        data.fit(other)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import weakref
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -134,6 +135,8 @@ class Data:
         self.source = source
         self._from: Source = sources.Batches(read, whole) if callable(read) else read
         self._fitted = layout
+        # The model that was checked last: a source may be slow to give its first batch.
+        self._checked: Callable[[], Graph | None] = lambda: None
 
     @classmethod
     def of(cls, given: Data | Sequence[Mapping[str, np.ndarray]] | Mapping[str, np.ndarray]) -> Data:
@@ -218,6 +221,8 @@ class Data:
         Raises:
             DataError: the data do not fit the model.
         """
+        if self._fitted is not None and self._checked() is graph:
+            return self
         shapes = self._from.shapes()
         if shapes is None:
             raise DataError(f"{self.source}: has no samples")
@@ -233,7 +238,9 @@ class Data:
         for entry in graph.model.graph.input:
             if entry.name in graph.inputs:
                 self._check_type(entry, first[entry.name])
-        return self if self._fitted == fitted._fitted else fitted
+        chosen = self if self._fitted == fitted._fitted else fitted
+        chosen._checked = weakref.ref(graph)
+        return chosen
 
     def _check_type(self, entry: onnx.ValueInfoProto, array: np.ndarray) -> None:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type)
@@ -315,7 +322,9 @@ class Data:
         )
 
     def _with(self, read: Callable[[], Iterable[Batch]]) -> Data:
-        return Data(read, self.source, whole=self._layout.whole, layout=self._fitted)
+        part = Data(read, self.source, whole=self._layout.whole, layout=self._fitted)
+        part._checked = self._checked
+        return part
 
 
 def _text(array: np.ndarray) -> np.ndarray:
