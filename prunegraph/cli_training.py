@@ -26,14 +26,14 @@ KINDS = ("scores", "values", "left out")
 
 
 def _kinds(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    found = {}
+    kinds = {}
     for value in values:
         name, _, kind = value.rpartition("=")
         kind = kind.replace("-", " ")
         if not name or kind not in KINDS:
             raise click.BadParameter(f"{value!r} is not OUTPUT=KIND with one of {', '.join(KINDS)}")
-        found[name] = kind
-    return found
+        kinds[name] = kind
+    return kinds
 
 
 @click.command(cls=Writes)

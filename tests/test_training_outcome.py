@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch", reason="the extra [torch] is not installed"
 
 import prunegraph as pg  # noqa: E402
 from prunegraph.errors import ModelError  # noqa: E402
+from prunegraph.frontends import FRONTENDS  # noqa: E402
 from prunegraph.runtime import session  # noqa: E402
 from prunegraph.runtime.data import Data  # noqa: E402
 from prunegraph.training import Batches, GraphModule, Recipe, fit  # noqa: E402
@@ -18,7 +19,9 @@ from prunegraph.training.outcome import Judge  # noqa: E402
 from tests import mxnet_cases as cases  # noqa: E402
 from tests.builders import residual_net  # noqa: E402
 from tests.commands import in_process as cli  # noqa: E402
+from tests.test_training_batching import fixed  # noqa: E402
 from tests.test_training_fit import task  # noqa: E402
+from tests.test_training_losses import ends  # noqa: E402
 
 torch.set_num_threads(1)
 MXNET = cases.ROOT / "tiny" / "resnet_v1_basic_tiny"
@@ -67,6 +70,49 @@ def test_without_eval_the_training_data_judge(folder: Path) -> None:
     assert judge(residual_net()).is_worse and not judge(pg.load("net.onnx")).is_worse
 
 
+def test_a_cut_that_was_asked_for_is_not_held_against_the_result(folder: Path) -> None:
+    """Half of the MACs without fine-tuning: what that costs is said, and written."""
+    words = "train net.onnx -o out.onnx --data good.npz --eval test.npz --epochs 1 --batch 24 --macs 0.3 --lr 1e-3"
+    done = cli(*words.split(), "--method", "gfr:round_to=1,bn_recal=false")
+    assert done.exit_code == 0, done.stderr
+    before, after = (figure(Path(name)) for name in ("net.onnx", "out.onnx"))
+    assert after < before and f"top1 {before:.4g} -> {after:.4g} %" in done.stderr
+
+
+def test_outputs_and_small_data_of_a_fixed_batch(folder: Path) -> None:
+    """What is learnt of which output is said; five samples do not fill 64, and train a graph of batch one."""
+    pg.save(ends("scores", "boxes", "numbers"), "heads.onnx")
+    np.savez("heads.npz", x=np.random.default_rng(0).standard_normal((8, 3, 32, 32)).astype(np.float32))
+    words = "train heads.onnx -o out.onnx --data heads.npz --original heads.onnx --epochs 1 --batch 4 --lr 1e-4"
+    done = cli(*words.split())
+    assert done.exit_code == 0, done.stderr
+    for text in ("scores of classes: head.out", "values: ", "left out (no gradient): argmax", "no gradient reached 2 "):
+        assert text in done.stderr, text
+    pg.save(fixed(residual_net()), "one.onnx")
+    np.savez("few.npz", **task(5))
+    done = cli("train", "one.onnx", "-o", "out.onnx", "--data", "few.npz", "--epochs", 1, "--force")
+    assert done.exit_code == 0 and "free during training" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("command", ["train", "binarize"])
+def test_labels_that_are_boxes_are_one_error(command: str, folder: Path) -> None:
+    np.savez("boxes.npz", x=task(240)["x"], labels=np.zeros((240, 6, 5), np.float32))
+    Path("lists.py").write_text(
+        "import numpy as np\n"
+        "def read():\n"
+        "    labels = np.array([np.zeros((i % 3, 5)) for i in range(240)], dtype=object)\n"
+        "    yield {'x': np.load('boxes.npz')['x'], 'labels': labels}\n"
+    )
+    for data, text in (("boxes.npz", "`labels` have shape"), ("lists.py:read", "lists of different lengths")):
+        done = cli(
+            command, "net.onnx", "-o", "out.onnx", "--data", data, *["--min-inputs", 16] * (command == "binarize")
+        )
+        assert done.exit_code == 2 and done.stderr.startswith("error: ") and text in done.stderr, done.stderr
+        assert done.stderr.count("\n") == 1 and not Path("out.onnx").exists()
+    done = cli("train", "net.onnx", "-o", "out.onnx", "--data", "good.npz", "--eval", "lists.py:read")
+    assert done.exit_code == 2 and "lists of different lengths" in done.stderr
+
+
 def test_what_is_said_of_a_result_is_measured() -> None:
     start, other, data = residual_net(), residual_net(seed=4), task(100)
     a, b = (session.run(session.session(graph), {"x": data["x"]})[0] for graph in (start, other))
@@ -107,7 +153,9 @@ def read(source):
 """
 
 
-def test_models_are_read_as_by_every_command(folder: Path) -> None:
+def test_models_are_read_as_by_every_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What the plug-in registers is gone after the test.
+    monkeypatch.setattr(FRONTENDS, "_entries", dict(FRONTENDS._entries))
     Path("plugin.py").write_text(PLUGIN)
     Path("my.network").write_text("")
     done = cli("train", "my.network", "-o", "out.onnx", "--data", "good.npz", "--epochs", 1, "--plugin", "plugin.py",

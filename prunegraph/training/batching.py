@@ -118,8 +118,8 @@ def batching(graph: Graph, data: Data | None = None) -> Batching:
     """
     if "batching" not in graph.cache:
         graph.cache["batching"] = _batching(graph, data)
-    found: Batching = graph.cache["batching"]
-    return found
+    result: Batching = graph.cache["batching"]
+    return result
 
 
 def _batching(graph: Graph, data: Data | None) -> Batching:
@@ -254,7 +254,7 @@ def _moves_samples(graph: Graph, feed: Arrays, outputs: Sequence[Array], size: i
     order = np.roll(np.arange(size), 1)
     turned = {name: array[order] if _has_batch(array, size) else array for name, array in feed.items()}
     try:
-        (found,) = session.run_batches(graph, [turned], graph.outputs)
+        (results,) = session.run_batches(graph, [turned], graph.outputs)
     except PrunegraphError:
         return False
-    return all(_has_batch(a, size) and _same(b, a[order]) for a, b in zip(outputs, found, strict=True))
+    return all(_has_batch(a, size) and _same(b, a[order]) for a, b in zip(outputs, results, strict=True))

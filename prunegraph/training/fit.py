@@ -172,8 +172,8 @@ def fit(
         group.setdefault("initial_lr", group["lr"])
     saved = None
     if checkpoint is not None:
-        told = [batches, loss, getattr(evaluate, "identity", None), type(run.optimizer), identity]
-        saved = Checkpoint(Path(checkpoint), run, callbacks, told)
+        parts = [batches, loss, getattr(evaluate, "identity", None), type(run.optimizer), identity]
+        saved = Checkpoint(Path(checkpoint), run, callbacks, parts)
         saved.resume()
     where = next(module.parameters()).device
     with _bar(run, batches, progress) as advance, torch.random.fork_rng([where] if where.type == "cuda" else []):
@@ -294,10 +294,10 @@ def _measure(run: Run, evaluate: Evaluate | None, callbacks: Sequence[Callback])
 class Checkpoint:
     """The state of a run in a file, whole or not at all."""
 
-    def __init__(self, path: Path, run: Run, callbacks: Sequence[Callback], told: Sequence[object] = ()):
+    def __init__(self, path: Path, run: Run, callbacks: Sequence[Callback], parts: Sequence[object] = ()):
         self.path, self.run, self.callbacks = path, run, callbacks
         own = [callback.identity() for callback in callbacks]
-        self.origin = digest_of(run.recipe, run.module, own, *told)
+        self.origin = digest_of(run.recipe, run.module, own, *parts)
 
     def write(self) -> None:
         """Write beside the file, then rename."""

@@ -171,9 +171,9 @@ class _Walk:
 
     def _node(self, reader: Node, op: str, inputs: Sequence[str], **attributes: int) -> str:
         output = self.names.new(f"{reader.name}/free_{op.lower()}")
-        made = helper.make_node(op, list(inputs), [output], name=output)
-        made.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
-        self.edits.before.setdefault(reader.outputs, []).append(made)
+        node = helper.make_node(op, list(inputs), [output], name=output)
+        node.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
+        self.edits.before.setdefault(reader.outputs, []).append(node)
         return output
 
     def _read(self, node: Node, slot: int, value: str) -> None:
@@ -207,9 +207,9 @@ class _Walk:
             for slot, value in edits.inputs.get(key, {}).items():
                 proto.input[slot] = value
             nodes.append(proto)
-        made = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        protos = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
         del model.graph.node[:]
-        model.graph.node.extend(made)
+        model.graph.node.extend(protos)
         del model.graph.value_info[:]
         symbol = _symbol(model)
         for entry in model.graph.input:

@@ -18,7 +18,7 @@ from prunegraph.graph.model import FLOAT_TYPES, Graph, Node
 Kind = Literal["scores", "values", "left out"]
 
 #: Operators that change no axis and leave scores scores.
-LIKE_INPUT = frozenset({"Add", "Sub", "Mul", "Div", "Identity", "Cast", "Dropout", "BatchNormalization"})
+LIKE_INPUT = frozenset({"Add", "Sub", "Mul", "Div", "Identity", "Cast", "Dropout"})
 
 #: Operators that keep axes 0 and 1, and reduce or stretch the others.
 SPATIAL = frozenset(
@@ -60,11 +60,11 @@ def outputs_of_graph(graph: Graph) -> tuple[Output, ...]:
     Softmax, or has the shape of a first one that does (auxiliary heads).
     """
     known = facts(graph)
-    found: list[Output] = []
+    outputs: list[Output] = []
     for name in graph.outputs:
-        like = known.shapes.get(graph.outputs[0]) if found and found[0].kind == "scores" else None
-        found.append(_output(graph, known, name, not found or known.shapes.get(name) == like))
-    return tuple(found)
+        like = known.shapes.get(graph.outputs[0]) if outputs and outputs[0].kind == "scores" else None
+        outputs.append(_output(graph, known, name, not outputs or known.shapes.get(name) == like))
+    return tuple(outputs)
 
 
 def _output(graph: Graph, known: Facts, name: str, plausible: bool) -> Output:
@@ -109,19 +109,22 @@ def _filters(graph: Graph, known: Facts, value: str) -> int | None:
     node = graph.nodes[graph.producer[value]]
     if node.op in FILTERS and node.channels.weights:
         return FILTERS[node.op] % len(known.shapes[value])
-    source = _data(graph, node)
-    axis = _filters(graph, known, source) if source is not None else None
-    if source is None or axis is None:
-        return None
-    return _moved(node, axis, known.shapes[source], known.shapes[value])
+    sources = _data(graph, node, len(known.shapes[value]))
+    axes = {source: _filters(graph, known, source) for source in sources}
+    places = {
+        _moved(node, axis, known.shapes[source], known.shapes[value]) if axis is not None else None
+        for source, axis in axes.items()
+    }
+    return places.pop() if len(places) == 1 else None
 
 
-def _data(graph: Graph, node: Node) -> str | None:
-    """The one input that is computed; None where there are several."""
-    if node.op == "Concat":
-        return node.inputs[0]
+def _data(graph: Graph, node: Node, rank: int) -> list[str]:
+    """Inputs that hold the data, or none: one that is computed, all that are joined, or heads that are averaged."""
+    if node.op in ("Reshape", "Resize", "Upsample"):
+        return [node.inputs[0]]
     computed = [value for value in node.inputs if value in graph.producer and value not in graph.weights]
-    return computed[0] if len(computed) == 1 or node.op in ("Reshape", "Resize", "Upsample") else None
+    several = node.op == "Concat" or (node.op in ("Add", "Sub") and rank == 2)
+    return computed if len(computed) == 1 or several else []
 
 
 def _moved(node: Node, axis: int, before: Sequence[int], after: Sequence[int]) -> int | None:

@@ -160,15 +160,15 @@ class Judge:
         return Outcome(difference, same, self.metric, start, self._measured(result), samples)
 
 
-def _seen(data: Data, expected: Graph | None, found: Graph) -> Iterator[Seen]:
+def _seen(data: Data, expected: Graph | None, candidate: Graph) -> Iterator[Seen]:
     """Outputs of two graphs, batch by batch; without the first its outputs are left out."""
-    opened = session.session(found)
+    opened = session.session(candidate)
     other = session.session(expected) if expected is not None else None
-    for batch in data.batches(found, CHUNK, labels=True):
-        inputs = {name: batch[name] for name in found.inputs}
+    for batch in data.batches(candidate, CHUNK, labels=True):
+        inputs = {name: batch[name] for name in candidate.inputs}
         wanted = _named(expected, session.run(other, inputs)) if expected is not None and other is not None else {}
         labels = {LABELS: batch[LABELS]} if LABELS in batch else {}
-        yield Seen(labels, wanted, _named(found, session.run(opened, inputs)))
+        yield Seen(labels, wanted, _named(candidate, session.run(opened, inputs)))
 
 
 def _named(graph: Graph, values: Sequence[Array]) -> dict[str, Array]:
