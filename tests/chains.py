@@ -331,14 +331,14 @@ RUN: dict[str, Callable[[Path, Path, np.random.Generator], str]] = {
 }  # fmt: skip
 
 
-def run_chain(seed: int, commands: Sequence[str] = ()) -> Chain:
+def run_chain(seed: int, commands: Sequence[str] = (), model: onnx.ModelProto | None = None) -> Chain:
     """One chain; by default of a random model and of random commands."""
     rng = np.random.default_rng([seed, 1])
     chain = Chain(seed)
     names = list(commands) or [str(name) for name in rng.choice(COMMANDS, int(rng.integers(2, 5)))]
     with tempfile.TemporaryDirectory() as folder:
         now = Path(folder) / "0.onnx"
-        onnx.save(random_model(seed), now)
+        onnx.save(model if model is not None else random_model(seed), now)
         for number, name in enumerate(names, 1):
             after = Path(folder) / f"{number}.onnx"
             try:
