@@ -172,6 +172,9 @@ def recomposed(before: pg.Graph, written: onnx.ModelProto, rows: Sequence[object
     copy = onnx.ModelProto()
     copy.CopyFrom(before.model)
     values = {t.name: numpy_helper.to_array(t).astype(np.float64) for t in written.graph.initializer}
+    for held in written.graph.node:
+        if held.op_type == "Constant":
+            values[held.output[0]] = numpy_helper.to_array(held.attribute[0].t).astype(np.float64)
     for number, row in enumerate(rows):
         node = before.node(row.name)  # type: ignore[attr-defined]
         place, proto = next((i, p) for i, p in enumerate(copy.graph.node) if p.output[0] == node.outputs[0])
