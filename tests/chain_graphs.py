@@ -88,7 +88,7 @@ class Wide(ControlGrower):
 WIDE = sorted({*GROWERS, *(name for name in dir(Wide) if name.startswith("grow_"))})
 
 #: These are met more often than the rest.
-COMMON = ("grow_block", "grow_block", "grow_shared_bias", "grow_matmul", "grow_residual", "grow_conv")
+COMMON = ("grow_block", "grow_block", "grow_shared_bias", "grow_matmul", "grow_residual", "grow_conv", "grow_body")
 
 
 def random_model(seed: int) -> onnx.ModelProto:

@@ -172,6 +172,9 @@ def recomposed(before: pg.Graph, written: onnx.ModelProto, rows: Sequence[object
     copy = onnx.ModelProto()
     copy.CopyFrom(before.model)
     values = {t.name: numpy_helper.to_array(t).astype(np.float64) for t in written.graph.initializer}
+    for held in written.graph.node:
+        if held.op_type == "Constant":
+            values[held.output[0]] = numpy_helper.to_array(held.attribute[0].t).astype(np.float64)
     for number, row in enumerate(rows):
         node = before.node(row.name)  # type: ignore[attr-defined]
         place, proto = next((i, p) for i, p in enumerate(copy.graph.node) if p.output[0] == node.outputs[0])
@@ -331,14 +334,14 @@ RUN: dict[str, Callable[[Path, Path, np.random.Generator], str]] = {
 }  # fmt: skip
 
 
-def run_chain(seed: int, commands: Sequence[str] = ()) -> Chain:
+def run_chain(seed: int, commands: Sequence[str] = (), model: onnx.ModelProto | None = None) -> Chain:
     """One chain; by default of a random model and of random commands."""
     rng = np.random.default_rng([seed, 1])
     chain = Chain(seed)
     names = list(commands) or [str(name) for name in rng.choice(COMMANDS, int(rng.integers(2, 5)))]
     with tempfile.TemporaryDirectory() as folder:
         now = Path(folder) / "0.onnx"
-        onnx.save(random_model(seed), now)
+        onnx.save(model if model is not None else random_model(seed), now)
         for number, name in enumerate(names, 1):
             after = Path(folder) / f"{number}.onnx"
             try:

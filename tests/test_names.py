@@ -272,14 +272,46 @@ def test_training_leaves_a_weight_that_is_an_output() -> None:
     name = plain.main_weight(plain.node("block1")) or ""
     graph = with_outputs(plain, {name: plain.weights[name].shape})
     module = GraphModule(graph)
+    layer = module.graph.node("block1")
     with torch.no_grad():
-        module.weight(name).mul_(2)
+        module.weight(layer.inputs[1]).mul_(2)
+    shown = module.eval()(x=torch.from_numpy(images()))[1].detach().numpy()
+    np.testing.assert_array_equal(shown, plain.weights[name].read())
     result = module.write_back()
     found = in_runtime(result.model, images())
     np.testing.assert_array_equal(found[1], plain.weights[name].read())
     doubled = Rewriter(plain)
     doubled.set_weight(name, plain.weights[name].read() * 2)
     np.testing.assert_array_equal(found[0], in_runtime(doubled.finish().model, images())[0])
+
+
+@pytest.mark.parametrize("held", ["initializer", "node"])
+def test_weights_in_bodies_are_written_back(held: str) -> None:
+    """Nested ones too; branches call theirs the same."""
+    b = Builder()
+    x = b.input("n", 3, 8, 8)
+    i, j, k, other = (Inner(b, number) for number in (1, 2, 3, 4))
+
+    def scaled(inner: Inner, value: str, factor: float) -> str:
+        tensor = numpy_helper.from_array(np.float32(factor), "same")
+        if held == "initializer":
+            inner.tensors.append(tensor)
+        else:
+            inner.nodes.append(helper.make_node("Constant", [], ["same"], value=tensor))
+        return inner.op("Mul", value, "same")
+
+    deep = {"then_branch": i.body(scaled(i, x, 2)), "else_branch": j.body(scaled(j, x, 3))}
+    y = k.op("If", condition(b, x), **deep)
+    graph = b.graph(b.op("If", condition(b, x), then_branch=k.body(y), else_branch=other.body(scaled(other, x, 5))))
+    names = [name for name, weight in graph.weights.items() if "same" in name]
+    assert len(names) == 3
+    rewriter = Rewriter(graph)
+    for name in names:
+        rewriter.set_weight(name, 2 * graph.weights[name].read())
+    result = rewriter.finish(swept=False)
+    for sign in (1, -1):
+        given = np.abs(images()) * sign
+        np.testing.assert_array_equal(in_runtime(result.model, given)[0], 2 * in_runtime(graph.model, given)[0])
 
 
 # -- bodies that read what is replaced --------------------------------------------------------

@@ -26,7 +26,7 @@ FREE_INITIALIZERS = 4
 
 
 class Rewriter:
-    """Edits of the nodes and weights of a main graph; the graph itself is not touched.
+    """Edits of a main graph's nodes, and of weights wherever they are; the graph itself is not touched.
 
     Nodes keep their places, and values and weights their names, unless told otherwise. Nodes that are put in read what
     they were given: `redirect` does not concern them.
@@ -167,14 +167,28 @@ class Rewriter:
             yield from self._after.get(node.index, ())
 
     def _valued(self, node: Node, proto: onnx.NodeProto) -> onnx.NodeProto:
-        """A node with the values it reads now; a `Constant` with those it holds now."""
-        if node.op == "Constant" and proto.output[0] in self._tensors:
+        """A node with the values it reads now; a `Constant` or a body with those it holds now."""
+        if self._tensors and (node.op == "Constant" or node.bodies):
             holder = onnx.NodeProto()
             holder.CopyFrom(proto)
-            del holder.attribute[:]
-            holder.attribute.append(helper.make_attribute("value", self._tensors[proto.output[0]]))
-            return holder
+            self._set_inside(node, holder)
+            return self._read(holder)
         return self._read(proto)
+
+    def _set_inside(self, node: Node, proto: onnx.NodeProto) -> None:
+        """Give new values to the weight that a node holds, or to those of its bodies, in place."""
+        if node.op == "Constant" and node.outputs[0] in self._tensors:
+            del proto.attribute[:]
+            proto.attribute.append(helper.make_attribute("value", self._tensors[node.outputs[0]]))
+        for body in node.bodies:
+            graph = next(each.g for each in proto.attribute if each.name == body.attribute)
+            for tensor in graph.initializer:
+                own, changed = tensor.name, self._tensors.get(body.names[tensor.name])
+                if changed is not None:
+                    tensor.CopyFrom(changed)
+                    tensor.name = own
+            for inner, held in zip(self.graph.in_file(body), graph.node, strict=True):
+                self._set_inside(inner, held)
 
     def _read(self, proto: onnx.NodeProto) -> onnx.NodeProto:
         if not self._renamed:

@@ -239,6 +239,10 @@ def _step(
     run.optimizer.zero_grad()
     with torch.autocast(device.type, torch.bfloat16) if run.recipe.bf16 else nullcontext():
         value = _loss(run, batch, loss, rng)
+    if not value.requires_grad:
+        raise TrainingError(
+            "nothing that is trained reaches the loss (layers in integers have no gradient): train the float model"
+        )
     if not bool(torch.isfinite(value)):
         raise TrainingError(
             f"the loss is {value.item()} in epoch {run.epoch + 1}, step {run.step + 1}: lower the learning rate"

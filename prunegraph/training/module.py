@@ -51,6 +51,7 @@ class GraphModule(torch.nn.Module):
         self._declared = Declared.of(self.graph)
         chosen = trainable_names(self.graph, trainable)
         chosen |= {copy for copy, name in self._copies.items() if name in chosen}
+        chosen -= set(self.graph.outputs)  # layers read copies of these
         scales = scale_names(self.graph)
         chosen |= scales if learn_scales else set()
         self._learnt = scales & chosen

@@ -2,13 +2,15 @@
 
 Exporters store equal tensors once: all biases that are still zero, all running means of a fresh network. As parameters
 they would be trained as one, and running statistics would be written by several nodes. A weight stays shared where
-the layers share their kernels as well: then it is one layer that is used several times.
+the layers share their kernels as well: then it is one layer that is used several times. A weight that is a graph output
+keeps its value there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from prunegraph.graph import control
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.names import Names
 from prunegraph.rewriting.rewriter import Rewriter
@@ -41,16 +43,20 @@ def _plan(graph: Graph) -> Iterator[tuple[int, int, str, str]]:
     """Node, slot, name of the copy, name of the weight, for each reader that gets a copy."""
     names = Names(graph)
     for name, readers in graph.consumers.items():
-        if name not in graph.weights or not graph.weights[name].is_float or len(readers) < 2:
+        # What a graph gives as an output is no parameter: layers that read it are trained on a copy.
+        shown = name in graph.outputs
+        if name not in graph.weights or not graph.weights[name].is_float or (len(readers) < 2 and not shown):
             continue
         users: dict[object, str] = {}
         for index, slot in readers:
             node = graph.nodes[index]
-            if node.body is not None or not _is_vector(node, name, slot):
+            if node.body is not None or node.bodies or node.domain == control.DOMAIN or slot >= len(node.inputs):
+                continue
+            if not (shown or _is_vector(node, name, slot)):
                 continue
             user = _user(graph, node)
             if user not in users:
-                users[user] = name if not users else names.new(f"{name}/{len(users) + 1}")
+                users[user] = name if not users and not shown else names.new(f"{name}/{len(users) + 1}")
             if users[user] != name:
                 yield index, slot, users[user], name
 
