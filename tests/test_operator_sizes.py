@@ -6,6 +6,7 @@ Such numbers carry no channels: a rule must neither ask for their labels in vain
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -16,9 +17,14 @@ from onnx import helper, numpy_helper
 import prunegraph as pg
 from prunegraph.errors import ModelError
 from prunegraph.graph.facts import facts
-from tests.operator_nets import Network, networks
+from tests.operator_nets import Network, networks, prove_network
 from tests.oracle import outputs, random_plan
 from tests.test_operator_properties import CASES, FEW, OPERATORS
+
+#: Operators that are analysed and cut, but not proved here, and why.
+NOT_PROVED = {
+    ("", "BatchNormalization"): "in training mode ONNX Runtime updates constant statistics in place, run by run",
+}
 
 THREE = settings(FEW, max_examples=3)
 
@@ -67,13 +73,14 @@ def test_an_input_comes_from_sizes(operator: tuple[str, str]) -> None:
         graph = with_sizes(network.graph, operator, slot, whole)
         if graph is None:
             return  # all it reads are weights, or sequences
-        coupling = pg.analyze(graph, attention=network.attention)
+        pg.analyze(graph, attention=network.attention)
         try:
             outputs(graph)
         except ModelError:
             return  # the operator does not take such numbers
-        if coupling.groups:
-            plan = random_plan(coupling, network.seed, network.ratio)
-            assert pg.verify(graph, plan, pg.apply(graph, plan)).relative <= 1e-4
+        if operator in NOT_PROVED:
+            pg.apply(graph, random_plan(pg.analyze(graph), network.seed, network.ratio))
+            return
+        prove_network(replace(network, graph=graph), *operator)
 
     seed(zlib.crc32(".".join(operator).encode()))(prove)()
