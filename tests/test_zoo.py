@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 import prunegraph as pg
@@ -17,8 +20,14 @@ FAST = [
 ]  # fmt: skip
 
 
-def prune_and_prove(name: str, algorithm: str, seed: int, attention: str | None = None) -> float:
-    graph = pg.load(load(ZOO / f"{name}.light.xz", seed))
+#: Small transformers, and what is left of them where nothing makes the stream stay.
+TRANSFORMERS = ZOO.with_name("zoo_transformers")
+LANGUAGE = sorted(path.name.removesuffix(".light.xz") for path in TRANSFORMERS.glob("*.light.xz"))
+FREE = [name for name in LANGUAGE if "bert" not in name]
+
+
+def prune_and_prove(name: str, algorithm: str, seed: int, attention: str | None = None, folder: Path = ZOO) -> float:
+    graph = pg.load(load(folder / f"{name}.light.xz", seed))
     result = pg.prune(
         graph, algorithm=algorithm, budget=pg.Budget(ratio=0.5), round_to=1, seed=seed, attention=attention
     )
@@ -47,8 +56,24 @@ def test_zoo_by_attention(name: str, attention: str) -> None:
     prune_and_prove(name, "l2", 0, attention)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("attention", ["heads", "head_dim"])
+def test_transformers(attention: str) -> None:
+    """BERT's stream is an output of it; of all others a third is left."""
+    shares = {name: prune_and_prove(name, "l2", 0, attention, TRANSFORMERS) for name in LANGUAGE}
+    assert np.median([shares[name] for name in FREE]) <= 0.36
+    assert max(shares.values()) <= 0.6
+
+
+@pytest.mark.parametrize("attention", ["heads", "head_dim"])
+def test_grouped_queries_with_dynamic_axes(attention: str) -> None:
+    name = "hf__llama_gqa_9h3kv_dynamic__dynamo"
+    assert prune_and_prove(name, "l2", 0, attention, TRANSFORMERS) <= 0.36
+
+
 def test_the_zoo_is_whole() -> None:
     assert len(names()) == 108
+    assert len(LANGUAGE) == 20
 
 
 def test_a_row_of_the_benchmark() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -148,11 +149,14 @@ FUNCTIONS: dict[str, Function] = {
     "ReduceSum": _reduce(np.sum),
     "ReduceMax": _reduce(np.max),
     "ReduceMin": _reduce(np.min),
+    # A third argument of NumPy's own functions is where they write.
+    "Min": lambda node, v: reduce(np.minimum, v),  # type: ignore[arg-type]
+    "Max": lambda node, v: reduce(np.maximum, v),  # type: ignore[arg-type]
     "Pow": lambda node, v: np.power(v[0], v[1]).astype(v[0].dtype),  # type: ignore[arg-type, union-attr]
     **{
         op: _plain(function)
         for op, function in {
-            "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Min": np.minimum, "Max": np.maximum,
+            "Add": np.add, "Sub": np.subtract, "Mul": np.multiply,
             "Equal": np.equal, "Greater": np.greater, "Less": np.less, "GreaterOrEqual": np.greater_equal,
             "LessOrEqual": np.less_equal, "And": np.logical_and, "Or": np.logical_or, "Not": np.logical_not,
             "Neg": np.negative, "Abs": np.abs, "Floor": np.floor, "Ceil": np.ceil, "Round": np.rint,
