@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from itertools import tee
 
 import numpy as np
@@ -68,14 +69,17 @@ def _noise(first: Graph, second: Graph, batches: Iterable[Batch], values: Mappin
         return {}
     signal, noise = dict.fromkeys(values, 0.0), dict.fromkeys(values, 0.0)
     one, two = tee(batches)
-    runs = (run_batches(first, one, list(values)), run_batches(second, two, list(values.values()), fast=True))
-    for expected, found in zip(*runs, strict=True):
-        for name, x, y in zip(values, expected, found, strict=True):
-            if x.shape == y.shape and x.dtype.kind == "f":
-                signal[name] += float(np.square(x, dtype=np.float64).sum())
-                noise[name] += float(np.square(np.subtract(x, y, dtype=np.float64)).sum())
-            elif x.dtype.kind == "f" or not np.array_equal(x, y):
-                noise[name] = math.inf
+    with (
+        closing(run_batches(first, one, list(values))) as expected,
+        closing(run_batches(second, two, list(values.values()), fast=True)) as found,
+    ):
+        for pair in zip(expected, found, strict=True):
+            for name, x, y in zip(values, *pair, strict=True):
+                if x.shape == y.shape and x.dtype.kind == "f":
+                    signal[name] += float(np.square(x, dtype=np.float64).sum())
+                    noise[name] += float(np.square(np.subtract(x, y, dtype=np.float64)).sum())
+                elif x.dtype.kind == "f" or not np.array_equal(x, y):
+                    noise[name] = math.inf
     return {name: decibels(signal[name], noise[name]) for name in values}
 
 
