@@ -170,8 +170,8 @@ torch.save(module.state_dict(), sys.argv[1] + "/done.pt")
 
 def test_a_killed_process_can_be_resumed(tmp_path: Path) -> None:
     """SIGKILL after the first checkpoint; the second process ends where an undisturbed one does."""
-    first = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path), "60"], cwd=ROOT)
-    limit = time.monotonic() + 120
+    first = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path), "600"], cwd=ROOT)
+    limit = time.monotonic() + 600
     while not (tmp_path / "run.pt").exists() and time.monotonic() < limit:
         time.sleep(0.05)
     first.send_signal(signal.SIGKILL)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from prunegraph.errors import DataError, OptionError, UnknownNameError
+from prunegraph.errors import DataError, ModelError, OptionError, UnknownNameError
 from prunegraph.graph import linear
 from prunegraph.graph.model import Graph
 from prunegraph.quantization import mixed
@@ -26,6 +26,7 @@ from prunegraph.quantization.report import LayerReport, layer_reports
 from prunegraph.quantization.saturation import WeightRange, held_type, reduction, weight_range
 from prunegraph.quantization.scheme import TYPES, Params, Scheme
 from prunegraph.quantization.scheme import scheme as scheme_of
+from prunegraph.quantization.spelling import spelled_out
 from prunegraph.quantization.weights import Codes, least_scales, quantized
 from prunegraph.quantization.write import Layer, float_bias, needed_opset, write
 from prunegraph.rewriting.fold import fold
@@ -35,7 +36,7 @@ from prunegraph.rewriting.revise import Revision
 from prunegraph.runtime import metrics
 from prunegraph.runtime.data import Batch, Data
 from prunegraph.runtime.metrics import Seen
-from prunegraph.runtime.session import run_batches
+from prunegraph.runtime.session import run_batches, session
 from prunegraph.runtime.sqnr import FETCH, dequantized, sqnr
 from prunegraph.runtime.statistics import Statistics, batch_size
 
@@ -171,6 +172,7 @@ def quantize(
         placement, loss = mixed.within(placement, scheme, make, measure, tolerance, progress)
     progress("write")
     result = make(placement)
+    _check_opens(result)
     progress("measure the noise")
     outputs, noise = _noise(graph, base, result, placement, samples)
     return Quantized(
@@ -184,7 +186,7 @@ def prepared(graph: Graph, scheme: Scheme, keep: Collection[str] = (), data: Dat
 
     `keep` are outputs of nodes that are not folded; on `data` a conversion to a newer operator set is checked.
     """
-    return fold(plain_gemms(settle(_recent(graph, scheme, data))), keep)
+    return fold(plain_gemms(settle(spelled_out(_recent(graph, scheme, data)))), keep)
 
 
 def _rounding(rounding: str | None, scheme: Scheme, has_data: bool) -> str:
@@ -330,6 +332,14 @@ class _Measure:
         batches = self._data.batches(self._graph, labels=True)
         for inputs, expected, values in zip(batches, self._expected, found, strict=True):
             yield Seen(inputs, expected, values)
+
+
+def _check_opens(result: Graph) -> None:
+    """Raise ModelError where ONNX Runtime does not open the quantized graph as a user would."""
+    try:
+        session(result, name=result.source)
+    except ModelError as error:
+        raise ModelError(f"quantized {error}; leave the layers around that node in float (--float)") from error
 
 
 def _noise(

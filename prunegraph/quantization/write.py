@@ -31,6 +31,9 @@ MICROSOFT = "com.microsoft"
 #: Operator set with scales by channel; below it only ONNX Runtime's own operators have them.
 PER_CHANNEL = 13
 
+#: The newest version of ONNX's QuantizeLinear and DequantizeLinear that ONNX Runtime has.
+NEWEST = 25
+
 #: IR version that knows a type, by its bits.
 IR_VERSIONS = {4: 10, 8: 8, 16: 8}
 
@@ -179,7 +182,9 @@ class _Writer:
 
     def _domain(self, *kinds: IntType) -> str:
         """Whose QuantizeLinear and DequantizeLinear have types in the model's operator set."""
-        return "" if self.graph.opsets.get("", 1) >= _opset_of(kinds) else MICROSOFT
+        opset = self.graph.opsets.get("", 1)
+        version = onnx.defs.get_schema("QuantizeLinear", max(opset, PER_CHANNEL)).since_version
+        return "" if opset >= _opset_of(kinds) and version <= NEWEST else MICROSOFT
 
     def _add(self, op: str, inputs: list[str], output: str, domain: str, **attributes: int) -> None:
         proto = helper.make_node(op, inputs, [output], domain=domain or None)

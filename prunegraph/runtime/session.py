@@ -6,7 +6,7 @@ import ctypes
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -136,7 +136,7 @@ def run_values(graph: Graph, inputs: Mapping[str, np.ndarray], names: Sequence[s
 
 def run_batches(
     graph: Graph, batches: Iterable[Mapping[str, np.ndarray]], names: Sequence[str], *, fast: bool = False
-) -> Iterator[list[np.ndarray]]:
+) -> Generator[list[np.ndarray], None, None]:
     """Values of a graph by name, inner ones too, batch by batch in one session (see `session` for `fast`).
 
     With `fast` and outputs alone, that session is the one a user opens.

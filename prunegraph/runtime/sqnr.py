@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from itertools import tee
 
 import numpy as np
@@ -69,15 +70,18 @@ def _noise(first: Graph, second: Graph, batches: Iterable[Batch], values: Mappin
         return {}
     signal, noise = dict.fromkeys(values, 0.0), dict.fromkeys(values, 0.0)
     one, two = tee(batches)
-    runs = (run_batches(first, one, list(values)), run_batches(second, two, list(values.values()), fast=True))
-    for expected, found in zip(*runs, strict=True):
-        for name, x, y in zip(values, expected, found, strict=True):
-            there = np.isfinite(x) if x.dtype.kind == "f" else None
-            if there is not None and x.shape == y.shape and np.array_equal(there, np.isfinite(y)):
-                signal[name] += float(np.square(x[there], dtype=np.float64).sum())
-                noise[name] += float(np.square(np.subtract(x[there], y[there], dtype=np.float64)).sum())
-            elif there is not None or not np.array_equal(x, y):
-                noise[name] = math.inf
+    with (
+        closing(run_batches(first, one, list(values))) as expected,
+        closing(run_batches(second, two, list(values.values()), fast=True)) as found,
+    ):
+        for pair in zip(expected, found, strict=True):
+            for name, x, y in zip(values, *pair, strict=True):
+                there = np.isfinite(x) if x.dtype.kind == "f" else None
+                if there is not None and x.shape == y.shape and np.array_equal(there, np.isfinite(y)):
+                    signal[name] += float(np.square(x[there], dtype=np.float64).sum())
+                    noise[name] += float(np.square(np.subtract(x[there], y[there], dtype=np.float64)).sum())
+                elif there is not None or not np.array_equal(x, y):
+                    noise[name] = math.inf
     return {name: decibels(signal[name], noise[name]) for name in values}
 
 

@@ -1,0 +1,161 @@
+"""The same graph, spelled so that ONNX Runtime's optimizer leaves it right once layers run in integers.
+
+Between a DequantizeLinear and a QuantizeLinear the optimizer takes operators over, and it moves the transpositions of
+its integer convolutions through others. Some variants it gets wrong; here they are written in ways that it gets right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from prunegraph.graph.external import without_weights
+from prunegraph.graph.facts import facts
+from prunegraph.graph.model import Graph, Node
+from prunegraph.graph.names import Names
+from prunegraph.rewriting.sweep import sweep
+
+Array = np.ndarray
+
+
+def spelled_out(graph: Graph) -> Graph:
+    """The same function without what ONNX Runtime gets wrong between integers; `graph` is not touched."""
+    return _Speller(graph).run()
+
+
+class _Speller:
+    def __init__(self, graph: Graph):
+        self.graph, self.names, self.facts = graph, Names(graph), facts(graph)
+        self.tensors: list[onnx.TensorProto] = []
+        self.before: dict[int, list[onnx.NodeProto]] = {}
+        self.behind: dict[int, list[onnx.NodeProto]] = {}
+        self.changed: dict[int, onnx.NodeProto] = {}
+
+    def run(self) -> Graph:
+        for node in self.graph.nodes:
+            if node.body is None and not node.domain:
+                self._spell(node)
+        return self._model() if self.changed else self.graph
+
+    def _spell(self, node: Node) -> None:
+        """Every node on its own: outputs that nobody names, and the variants of an operator."""
+        if node.outputs and not node.outputs[-1]:
+            named = [slot for slot, value in enumerate(node.outputs) if value]
+            del self._proto(node).output[(named[-1] + 1 if named else 0) :]
+        if node.op == "AveragePool":
+            self._average(node)
+        elif node.op == "Pad" and node.input(3):
+            self._pad(node)
+        elif node.op == "Resize" and node.attributes.get("axes") is not None:
+            self._resize(node)
+
+    def _average(self, node: Node) -> None:
+        """The integer kernel knows no dilations, and counts other paddings at the end."""
+        dilations = list(node.attributes.get("dilations") or [])
+        if any(each != 1 for each in dilations) or (
+            node.attributes.get("ceil_mode") and node.attributes.get("count_include_pad")
+        ):
+            self._stay_in_float(node)
+        elif dilations:
+            self._without(node, "dilations")
+
+    def _pad(self, node: Node) -> None:
+        """All axes, where they are known: transpositions are moved through a Pad as if it had no list of them."""
+        axes, pads = (self.facts.constant(node.input(slot)) for slot in (3, 1))
+        rank = self._rank(node)
+        if axes is None or pads is None or rank is None:
+            self._stand_alone(node)
+            return
+        whole = np.zeros((2, rank), np.int64)
+        whole[:, axes.astype(np.int64) % rank] = pads.reshape(2, -1)
+        proto = self._proto(node)
+        proto.input[1] = self._tensor(node, "pads", whole.reshape(-1))
+        del proto.input[3:]
+        while not proto.input[-1]:
+            del proto.input[-1]
+
+    def _resize(self, node: Node) -> None:
+        """All axes: scales of 1 and the sizes that others have, where some are given."""
+        axes, rank = [int(axis) for axis in node.attributes["axes"]], self._rank(node)
+        scales = self.facts.constant(node.input(2)) if node.input(2) else None
+        if rank is None or node.input(1) or node.attributes.get("keep_aspect_ratio_policy", b"stretch") != b"stretch":
+            return
+        if scales is not None and scales.size:
+            whole = np.ones(rank, np.float32)
+            whole[axes] = scales.reshape(-1)
+            self._proto(node).input[2] = self._tensor(node, "scales", whole)
+        elif node.input(3):
+            shape, sizes = self._value(node, "shape"), self._value(node, "sizes")
+            places = self._tensor(node, "axes", np.asarray(axes, np.int64) % rank)
+            self.before[node.index] = [
+                helper.make_node("Shape", [node.inputs[0]], [shape]),
+                helper.make_node("ScatterElements", [shape, places, node.inputs[3]], [sizes]),
+            ]
+            self._proto(node).input[3] = sizes
+        else:
+            return
+        self._without(node, "axes")
+
+    def _rank(self, node: Node) -> int | None:
+        shape = self.facts.shapes.get(node.inputs[0])
+        return None if shape is None else len(shape)
+
+    def _stay_in_float(self, node: Node) -> None:
+        """Read a Max of one value, which is that value: the optimizer takes no operator over behind it."""
+        self._read(node, [helper.make_node("Max", [node.inputs[0]], [self._value(node, "float")])])
+
+    def _stand_alone(self, node: Node) -> None:
+        """Read and give floats, the first reshaped to its own shape: no transposition is moved through that."""
+        shape, same, result = (self._value(node, what) for what in ("shape", "same", "float"))
+        self._read(
+            node,
+            [
+                helper.make_node("Shape", [node.inputs[0]], [shape]),
+                helper.make_node("Reshape", [node.inputs[0], shape], [same]),
+                helper.make_node("Max", [same], [result]),
+            ],
+        )
+        proto = self._proto(node)
+        proto.output[0] = self._value(node, "result")
+        self.behind[node.index] = [helper.make_node("Max", [proto.output[0]], [node.outputs[0]])]
+
+    def _read(self, node: Node, before: Sequence[onnx.NodeProto]) -> None:
+        self.before[node.index] = list(before)
+        self._proto(node).input[0] = before[-1].output[0]
+
+    def _value(self, node: Node, what: str) -> str:
+        return self.names.new(f"{node.name or node.outputs[0]}/{what}")
+
+    def _tensor(self, node: Node, what: str, values: Array) -> str:
+        name = self._value(node, what)
+        self.tensors.append(numpy_helper.from_array(values, name))
+        return name
+
+    def _proto(self, node: Node) -> onnx.NodeProto:
+        """The node's own copy, to be changed."""
+        if node.index not in self.changed:
+            self.changed[node.index] = onnx.NodeProto.FromString(node.proto.SerializeToString())
+        return self.changed[node.index]
+
+    def _without(self, node: Node, attribute: str) -> None:
+        proto = self._proto(node)
+        kept = [each for each in proto.attribute if each.name != attribute]
+        del proto.attribute[:]
+        proto.attribute.extend(kept)
+
+    def _model(self) -> Graph:
+        graph, model = self.graph, without_weights(self.graph.model)
+        protos = []
+        for node in graph.in_file():
+            own = self.changed.get(node.index, node.proto)
+            protos += [*self.before.get(node.index, ()), own, *self.behind.get(node.index, ())]
+        copies = [onnx.NodeProto.FromString(proto.SerializeToString()) for proto in protos]
+        del model.graph.node[:]
+        model.graph.node.extend(copies)
+        model.graph.initializer.extend(graph.model.graph.initializer)
+        model.graph.initializer.extend(self.tensors)
+        sweep(model.graph, graph.model.graph)
+        return Graph(model, folder=graph.folder, source=graph.source, keeps=graph)
