@@ -32,7 +32,7 @@ from prunegraph.graph.model import Graph, Node
 from prunegraph.rewriting.decompose import Decomposed, chain
 from prunegraph.rewriting.revise import Revision
 from prunegraph.runtime.data import random_inputs, read_data
-from prunegraph.runtime.latency import Stopwatch
+from prunegraph.measuring.latency import Stopwatch
 from prunegraph.runtime.session import run, run_values, session
 
 Array = np.ndarray

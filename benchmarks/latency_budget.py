@@ -23,7 +23,7 @@ from prunegraph.latency.cache import Cache
 from prunegraph.latency.rounding import Rounding
 from prunegraph.latency.select import select
 from prunegraph.ops.cost import cost
-from prunegraph.runtime.latency import Stopwatch
+from prunegraph.measuring.latency import Stopwatch
 from prunegraph.runtime.session import CPU
 from prunegraph.selection.choice import Choice
 

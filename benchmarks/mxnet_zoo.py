@@ -20,7 +20,7 @@ import numpy as np
 
 import prunegraph as pg
 from prunegraph.frontends import mxnet
-from tests.mxnet_cases import difference, run
+from tests.frontends.mxnet.cases import difference, run
 
 
 def convert(folder: Path, small: Path) -> dict[str, float]:

@@ -30,7 +30,7 @@ from prunegraph.selection.plan import Plan, survivors
 
 if TYPE_CHECKING:
     from prunegraph.proof import Proof
-    from prunegraph.runtime.compare import Comparison
+    from prunegraph.measuring.compare import Comparison
 
 Batch = Mapping[str, np.ndarray]
 
@@ -146,7 +146,7 @@ def compare(
     provider: str | None = None,
 ) -> Comparison:  # fmt: skip
     """Cost, output difference, latency and (with labels) accuracy of two models side by side."""
-    from prunegraph.runtime.compare import compare as _compare
+    from prunegraph.measuring.compare import compare as _compare
 
     name = provider_name(provider)
     return _compare(first, second, data=data, runs=runs, threads=threads, seed=seed, provider=name)

@@ -20,7 +20,7 @@ from prunegraph.proof import Proof, verify
 from prunegraph.recovery import repairs
 from prunegraph.rewriting.cut import cut
 from prunegraph.runtime.data import Batch, Data
-from prunegraph.runtime.latency import Latency, Stopwatch
+from prunegraph.measuring.latency import Latency, Stopwatch
 from prunegraph.runtime.session import provider_name
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.runtime.writing import first_sample, write

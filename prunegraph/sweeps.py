@@ -13,7 +13,7 @@ from prunegraph.latency.select import Selected
 from prunegraph.pipeline import Result, finish, ranking
 from prunegraph.recovery import repairs
 from prunegraph.runtime.data import Data
-from prunegraph.runtime.metrics import Named, portable
+from prunegraph.measuring.metrics import Named, portable
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.budget import Budget
 from prunegraph.selection.choice import Choice
@@ -45,7 +45,7 @@ def sensitivity(
         data: inputs from the training distribution, for the algorithm and the repair.
         evaluation: what the metric is measured on; `data` if not given.
         metric: "error", "agreement", "kl", "top1" (needs `labels`), "file.py:function", or a function;
-            see `prunegraph.runtime.metrics`.
+            see `prunegraph.measuring.metrics`.
         ratios: shares of a group's channels to remove, rising.
         repair: "none", or how each candidate is repaired ("least-squares", "bn", "absorb"; slower).
         attention: "heads" or "head_dim"; by default whichever is finer.

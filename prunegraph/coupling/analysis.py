@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from prunegraph.coupling.groups import Fixed, Group, find_fixed, find_groups
-from prunegraph.coupling.labels import Channels, Labels, LabelSpace, Reason
+from prunegraph.labels.labels import Channels, Labels, LabelSpace, Reason
 from prunegraph.coupling.sample import complete
 from prunegraph.coupling.shuffle import Shuffle, find_shuffles
 from prunegraph.coupling.uses import Use

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import networkx
 
 from prunegraph.coupling.analysis import Coupling
-from prunegraph.coupling.labels import Labels, Reason
+from prunegraph.labels.labels import Labels, Reason
 from prunegraph.errors import UnknownNameError
 from prunegraph.graph.model import Node
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunegraph.coupling.labels import Reason
+from prunegraph.labels.labels import Reason
 from prunegraph.coupling.uses import Use
 from prunegraph.graph.model import Graph
 from prunegraph.ops.cost import node_macs

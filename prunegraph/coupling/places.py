@@ -10,7 +10,7 @@ import numpy as np
 
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.coupling.groups import Group
-from prunegraph.coupling.labels import Labels
+from prunegraph.labels.labels import Labels
 
 Array = np.ndarray
 

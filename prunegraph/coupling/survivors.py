@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from prunegraph.coupling.analysis import Coupling
-from prunegraph.coupling.labels import Labels
+from prunegraph.labels.labels import Labels
 from prunegraph.coupling.uses import Use
 
 Array = np.ndarray

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from prunegraph.coupling.labels import Labels
+from prunegraph.labels.labels import Labels
 
 
 @dataclass

@@ -13,7 +13,7 @@ from prunegraph.errors import BudgetError
 from prunegraph.latency.cache import Cache
 from prunegraph.latency.layers import LayerTable
 from prunegraph.rewriting.cut import cut
-from prunegraph.runtime.latency import Latency, Timer
+from prunegraph.measuring.latency import Latency, Timer
 from prunegraph.selection.budget import Budget, Meter
 from prunegraph.selection.plan import Plan, make_plan, survivors
 

@@ -19,7 +19,7 @@ from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.onnx_io import from_model
 from prunegraph.latency.cache import Cache
 from prunegraph.ops.cost import node_macs
-from prunegraph.runtime.latency import Timer
+from prunegraph.measuring.latency import Timer
 
 Shape = tuple[int, ...]
 

@@ -20,7 +20,7 @@ from prunegraph.graph.onnx_io import from_model
 from prunegraph.rewriting.decompose import Decomposed, Known, Row, Samples, chain
 from prunegraph.rewriting.decompose import decompose as by_cost
 from prunegraph.rewriting.fold import fold
-from prunegraph.runtime.latency import Stopwatch, Timer
+from prunegraph.measuring.latency import Stopwatch, Timer
 from prunegraph.runtime.session import provider_name
 from prunegraph.selection.budget import parse_latency
 

@@ -20,7 +20,7 @@ from prunegraph.errors import BudgetError
 from prunegraph.latency.cache import Cache
 from prunegraph.latency.layers import LayerTable
 from prunegraph.rewriting.cut import cut
-from prunegraph.runtime.latency import Timer
+from prunegraph.measuring.latency import Timer
 from prunegraph.selection.allocation import Limits, make_steps
 from prunegraph.selection.budget import Meter
 

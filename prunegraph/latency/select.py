@@ -10,7 +10,7 @@ from prunegraph.latency.bench import Bench, Candidate
 from prunegraph.latency.cache import Cache
 from prunegraph.latency.rounding import Rounding, best_rounding
 from prunegraph.latency.search import Search
-from prunegraph.runtime.latency import Inputs, Latency, Stopwatch, Timer
+from prunegraph.measuring.latency import Inputs, Latency, Stopwatch, Timer
 from prunegraph.runtime.session import provider_name
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.budget import parse_latency

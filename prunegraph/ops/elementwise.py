@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from prunegraph.coupling.labels import Labels
+from prunegraph.labels.labels import Labels
 from prunegraph.ops.rule import Shape, Site, register
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prunegraph.coupling.labels import Labels
+from prunegraph.labels.labels import Labels
 from prunegraph.ops.rule import Site, Spread, register
 
 

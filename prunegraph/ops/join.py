@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from prunegraph.coupling.labels import Labels, concatenate
+from prunegraph.labels.labels import Labels, concatenate
 from prunegraph.graph.inference import element, elements, split_sizes
 from prunegraph.ops.rule import Edit, Site, register
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from prunegraph.coupling.labels import REPEATED, Labels
+from prunegraph.labels.labels import REPEATED, Labels
 from prunegraph.graph.evaluate import resolve_reshape, slice_index
 from prunegraph.ops.join import join_axis
 from prunegraph.ops.rule import Edit, Site, register

@@ -23,7 +23,7 @@ from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Any
 
-from prunegraph.coupling.labels import Labels
+from prunegraph.labels.labels import Labels
 from prunegraph.ops.rule import Shape, Site, Spread
 
 TOKEN = re.compile(r"\.\.\.|\*\w+'?|\([^()]*\)|\w+")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from prunegraph.coupling.labels import Labels
+from prunegraph.labels.labels import Labels
 from prunegraph.graph.model import Node
 from prunegraph.ops.elementwise import broadcast
 from prunegraph.ops.pattern import Moved, by_pattern

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from prunegraph import plugins
-from prunegraph.coupling.labels import Labels, LabelSpace, Reason
+from prunegraph.labels.labels import Labels, LabelSpace, Reason
 from prunegraph.errors import PluginError
 from prunegraph.graph.facts import Facts
 from prunegraph.graph.model import Node

@@ -14,7 +14,7 @@ from prunegraph.errors import OptionError
 from prunegraph.graph.model import Graph
 from prunegraph.quantization.quantize import Quantized, Samples, quantize
 from prunegraph.runtime.data import Data
-from prunegraph.runtime.latency import Stopwatch, Timer, interleaved
+from prunegraph.measuring.latency import Stopwatch, Timer, interleaved
 
 Progress = Callable[[str], None]
 

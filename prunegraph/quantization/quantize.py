@@ -33,11 +33,11 @@ from prunegraph.rewriting.fold import fold
 from prunegraph.rewriting.gemm import plain_gemms
 from prunegraph.rewriting.opset import raise_opset
 from prunegraph.rewriting.revise import Revision
-from prunegraph.runtime import metrics
+from prunegraph.measuring import metrics
 from prunegraph.runtime.data import Batch, Data
-from prunegraph.runtime.metrics import Seen
+from prunegraph.measuring.metrics import Seen
 from prunegraph.runtime.session import run_batches, session
-from prunegraph.runtime.sqnr import FETCH, dequantized, sqnr
+from prunegraph.measuring.sqnr import FETCH, dequantized, sqnr
 from prunegraph.runtime.statistics import Statistics, batch_size
 
 Array = np.ndarray

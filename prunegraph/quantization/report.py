@@ -16,7 +16,7 @@ from prunegraph.quantization.placement import Placement
 from prunegraph.quantization.saturation import held_type
 from prunegraph.quantization.scheme import Scheme
 from prunegraph.quantization.weights import Codes
-from prunegraph.runtime.sqnr import decibels
+from prunegraph.measuring.sqnr import decibels
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from prunegraph.graph.external import without_weights
 from prunegraph.graph.facts import facts
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.names import Names
-from prunegraph.rewriting.sweep import sweep
+from prunegraph.rewriting.unused import sweep
 
 Array = np.ndarray
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from prunegraph.pipeline import Result
     from prunegraph.report.curves import Curve, Point, Sensitivity
-    from prunegraph.runtime.latency import Latency
+    from prunegraph.measuring.latency import Latency
     from prunegraph.selection.plan import Plan
 
 #: Packages of the extra `report`, as they are imported.

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from prunegraph.coupling.explain import Why
     from prunegraph.ops.cost import Cost
     from prunegraph.pipeline import Result
-    from prunegraph.runtime.compare import Comparison
-    from prunegraph.runtime.latency import Latency
+    from prunegraph.measuring.compare import Comparison
+    from prunegraph.measuring.latency import Latency
     from prunegraph.tuning.search import Candidate, Found
     from prunegraph.tuning.sensitivity import Sensitivity
 

@@ -26,7 +26,7 @@ from prunegraph.ops import rule_for
 from prunegraph.rewriting.declared import declare_values
 from prunegraph.rewriting.nest import Nest, Rewritten
 from prunegraph.rewriting.operands import Operands
-from prunegraph.rewriting.sweep import sweep
+from prunegraph.rewriting.unused import sweep
 from prunegraph.rewriting.weights import LazyTensor, WeightEditor, sliced
 
 Array = np.ndarray

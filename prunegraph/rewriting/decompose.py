@@ -27,7 +27,7 @@ from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.budget import Budget
 
 if TYPE_CHECKING:
-    from prunegraph.runtime.latency import Latency
+    from prunegraph.measuring.latency import Latency
 
 #: Inputs of a model: arrays by input name (samples along axis 0), a sequence of such batches, or a `Data`.
 Samples = Data | Mapping[str, np.ndarray] | Sequence[Mapping[str, np.ndarray]]

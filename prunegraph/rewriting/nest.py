@@ -19,7 +19,7 @@ from prunegraph.graph.control import Body
 from prunegraph.graph.facts import Facts
 from prunegraph.graph.model import Node
 from prunegraph.rewriting.declared import declare
-from prunegraph.rewriting.sweep import sweep
+from prunegraph.rewriting.unused import sweep
 from prunegraph.rewriting.weights import LazyTensor, WeightEditor
 
 #: What a node becomes (nodes before it, itself, and nodes after it), and new tensors they read.

@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 from prunegraph.graph.external import without_graph
 from prunegraph.graph.model import Graph, Node, Weight
 from prunegraph.graph.names import Names, redirect
-from prunegraph.rewriting.sweep import sweep
+from prunegraph.rewriting.unused import sweep
 from prunegraph.rewriting.weights import tensor_like
 
 Array = np.ndarray

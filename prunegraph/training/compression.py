@@ -19,7 +19,7 @@ from prunegraph.proof import verify
 from prunegraph.recovery import repairs
 from prunegraph.rewriting.cut import cut
 from prunegraph.runtime.data import Data
-from prunegraph.runtime.metrics import Metric
+from prunegraph.measuring.metrics import Metric
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.budget import Budget
 from prunegraph.selection.choice import Choice

@@ -12,10 +12,10 @@ from prunegraph.errors import UnknownNameError
 from prunegraph.graph.model import Graph
 from prunegraph.runtime import session
 from prunegraph.runtime.data import CHUNK, Data
-from prunegraph.runtime.metrics import METRICS, Seen
+from prunegraph.measuring.metrics import METRICS, Seen
 from prunegraph.training.fit import Evaluate
 from prunegraph.training.losses import outputs_of
-from prunegraph.training.table import to_numpy, to_torch
+from prunegraph.training.operators.table import to_numpy, to_torch
 
 Array = np.ndarray
 

@@ -17,8 +17,8 @@ from prunegraph.graph.linear import output_axis
 from prunegraph.graph.model import Node
 from prunegraph.quantization.scheme import MIN_SCALE, Params, params_of
 from prunegraph.quantization.weights import BIAS_LIMIT
-from prunegraph.training.ops_quantized import RoundThrough, ScaleGradient
-from prunegraph.training.table import Call, Tensor, lookup
+from prunegraph.training.operators.quantized import RoundThrough, ScaleGradient
+from prunegraph.training.operators.table import Call, Tensor, lookup
 
 #: What is left of a moving average at each step.
 RHO = 0.99

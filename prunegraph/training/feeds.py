@@ -9,7 +9,7 @@ import torch
 
 from prunegraph.errors import DataError
 from prunegraph.graph.model import Graph
-from prunegraph.training.table import Value
+from prunegraph.training.operators.table import Value
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from prunegraph.runtime.data import LABELS
 from prunegraph.training.batches import mixed
 from prunegraph.training.identity import digest_of
 from prunegraph.training.losses import Loss, cross_entropy, outputs_of
-from prunegraph.training.table import Tensor
+from prunegraph.training.operators.table import Tensor
 
 #: Measures a module, larger is better.
 Evaluate = Callable[[torch.nn.Module], float]

@@ -30,7 +30,7 @@ from prunegraph.rewriting.revise import Revision
 from prunegraph.rewriting.rewriter import Rewriter
 from prunegraph.training.module import GraphModule
 from prunegraph.training.roles import trainable_names
-from prunegraph.training.table import Call, Tensor, Value, operator
+from prunegraph.training.operators.table import Call, Tensor, Value, operator
 from prunegraph.training.untie import untied
 
 Array = np.ndarray

@@ -31,7 +31,7 @@ from prunegraph.training.gates import GatedModule, Mode
 from prunegraph.training.losses import Batch, Loss
 from prunegraph.training.methods import METHODS, Setting, Trained
 from prunegraph.training.sparse import Sparsify
-from prunegraph.training.table import Tensor
+from prunegraph.training.operators.table import Tensor
 
 #: Share of the training after which gates are frozen.
 LIVE = 0.9

@@ -16,7 +16,7 @@ from prunegraph.runtime.data import Data
 from prunegraph.training.losses import Loss, outputs_of
 from prunegraph.training.module import GraphModule
 from prunegraph.training.roles import statistics
-from prunegraph.training.table import Tensor, to_torch
+from prunegraph.training.operators.table import Tensor, to_torch
 
 Array = np.ndarray
 

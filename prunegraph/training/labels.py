@@ -9,7 +9,7 @@ import torch
 
 from prunegraph.errors import DataError
 from prunegraph.runtime.data import LABELS, Data
-from prunegraph.training.table import Tensor, to_torch
+from prunegraph.training.operators.table import Tensor, to_torch
 
 #: Cells with this label count for nothing, as in PyTorch.
 IGNORED = -100

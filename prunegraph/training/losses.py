@@ -14,7 +14,7 @@ from prunegraph.runtime.data import LABELS
 from prunegraph.training.kinds import Kind, Output, outputs_of_graph
 from prunegraph.training.labels import as_labels, class_numbers, misfit
 from prunegraph.training.module import GraphModule
-from prunegraph.training.table import Tensor
+from prunegraph.training.operators.table import Tensor
 
 Batch = Mapping[str, Tensor]
 

@@ -15,7 +15,7 @@ from prunegraph.errors import DataError, WorseError
 from prunegraph.graph.model import Graph
 from prunegraph.runtime import session
 from prunegraph.runtime.data import CHUNK, LABELS, Data
-from prunegraph.runtime.metrics import METRICS, Metric, Seen, agreement, default, error
+from prunegraph.measuring.metrics import METRICS, Metric, Seen, agreement, default, error
 from prunegraph.training.batching import batching
 
 Array = np.ndarray

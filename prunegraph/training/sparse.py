@@ -19,7 +19,7 @@ from prunegraph.coupling.groups import Group
 from prunegraph.errors import DataError
 from prunegraph.training.fit import Callback, Run
 from prunegraph.training.module import GraphModule
-from prunegraph.training.table import Tensor
+from prunegraph.training.operators.table import Tensor
 
 #: A scale is as good as gone below this share of its layer's median.
 GONE = 1e-2

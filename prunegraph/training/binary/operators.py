@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from prunegraph.training.table import Call, Tensor, operator
+from prunegraph.training.operators.table import Call, Tensor, operator
 
 DOMAIN = "prunegraph.binary"
 

@@ -15,7 +15,7 @@ from prunegraph.graph.model import Node
 from prunegraph.training.binary.network import normals_below
 from prunegraph.training.module import GraphModule
 from prunegraph.training.program import Block, execute
-from prunegraph.training.table import Call, Operator, Tensor, Value, auto_pads, pair_pads
+from prunegraph.training.operators.table import Call, Operator, Tensor, Value, auto_pads, pair_pads
 
 Array = np.ndarray
 Batch = Mapping[str, Tensor]

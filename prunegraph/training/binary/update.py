@@ -24,7 +24,7 @@ from prunegraph.training.binary.network import POOLS, BinaryLayer, binary_layers
 from prunegraph.training.binary.statistics import LayerMoments, estimate_statistics, places, values
 from prunegraph.training.losses import Loss, cross_entropy, distillation, outputs_of
 from prunegraph.training.module import GraphModule
-from prunegraph.training.table import Tensor, to_torch
+from prunegraph.training.operators.table import Tensor, to_torch
 
 Array = np.ndarray
 Batch = Mapping[str, Tensor]

@@ -1,0 +1,119 @@
+"""Two models side by side: cost, outputs, latency, accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from prunegraph.coupling.sample import full_cost
+from prunegraph.errors import DataError, ModelError
+from prunegraph.graph.model import Graph
+from prunegraph.ops.cost import Cost
+from prunegraph.runtime.data import Batch, Data, random_inputs
+from prunegraph.measuring.latency import Latency, measure_pair
+from prunegraph.runtime.session import CPU, run, session
+from prunegraph.measuring.sqnr import FETCH, dequantized, sqnr
+from prunegraph.runtime.statistics import batch_size
+
+#: One output, batch by batch.
+Parts = Sequence[np.ndarray]
+
+#: Samples on which the noise of a quantized model is measured at most.
+NOISE = 64
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two models cost and compute.
+
+    `differences` are, per output, the largest absolute difference and the same over the
+    output's largest value. `accuracy` is top-1 of both, where the data has labels;
+    `agreement` the share of samples with the same top-1 class, where an output has classes. `sqnr`
+    is, where the second model is quantized, the signal to noise of its values and outputs in dB.
+    """
+
+    costs: tuple[Cost, Cost]
+    differences: dict[str, tuple[float, float]]
+    latency: Latency
+    accuracy: tuple[float, float] | None
+    agreement: float | None
+    samples: int
+    sqnr: dict[str, float] = field(default_factory=dict)
+
+
+def compare(
+    first: Graph, second: Graph, *, data: Data | None, runs: int, threads: int, seed: int, provider: str = CPU
+) -> Comparison:
+    """Compare two models with the same inputs and outputs.
+
+    Raises:
+        ModelError: they have other inputs or outputs, or do not run.
+        DataError: the data does not fit.
+    """
+    for what in ("inputs", "outputs"):
+        a, b = getattr(first, what), getattr(second, what)
+        if a != b:
+            raise ModelError(f"the models have different {what}: {', '.join(a)} and {', '.join(b)}")
+    sessions = [session(graph, name=graph.source, threads=threads, provider=provider) for graph in (first, second)]
+    data = data.fit(first) if data else None
+    batches = list(data.batches(first)) if data else [random_inputs(first, seed=seed, batch=1)]
+    results = [[run(opened, batch) for batch in batches] for opened in sessions]
+    outputs = [list(zip(*result, strict=True)) for result in results]
+    one = next(data.batches(first, 1)) if data else batches[0]
+    return Comparison(
+        (full_cost(first), full_cost(second)),
+        {n: _difference(a, b) for n, a, b in zip(first.outputs, *outputs, strict=True)},
+        measure_pair(sessions, one, runs=runs, threads=threads, provider=provider),
+        _accuracy(outputs, data),
+        _agreement(outputs),
+        data.samples if data else 1,
+        _noise(first, second, data, batches),
+    )
+
+
+def _noise(first: Graph, second: Graph, data: Data | None, batches: list[Batch]) -> dict[str, float]:
+    """SQNR of every value of the first model that is quantized in the second one, and of the outputs."""
+    values = dequantized(second)
+    if not values:
+        return {}
+    size = batch_size(first, data, [name for name in values if name in first.outer], FETCH) if data else 1
+    return sqnr(first, second, data.head(NOISE).batches(first, size) if data else batches)
+
+
+def _difference(first: Parts, second: Parts) -> tuple[float, float]:
+    """Largest absolute difference of an output over all batches, and the same over its largest value."""
+    absolute = largest = 0.0
+    for a, b in zip(first, second, strict=True):
+        if a.shape != b.shape:
+            return float("inf"), float("inf")
+        if a.dtype.kind in "fiub" and a.size:
+            x, y = a.astype(np.float64), b.astype(np.float64)
+            absolute, largest = max(absolute, float(np.abs(x - y).max())), max(largest, float(np.abs(x).max()))
+    return absolute, absolute / largest if largest else 0.0
+
+
+def _classes(outputs: list[list[Parts]]) -> list[np.ndarray] | None:
+    """Top-1 classes of the first output of both models, where it is [samples, classes]."""
+    scores = [result[0] for result in outputs]
+    if any(s.ndim != 2 or s.shape[1] < 2 or s.dtype.kind != "f" for parts in scores for s in parts):
+        return None
+    return [np.concatenate([s.argmax(axis=1) for s in parts]) for parts in scores]
+
+
+def _agreement(outputs: list[list[Parts]]) -> float | None:
+    classes = _classes(outputs)
+    if classes is None or len(classes[0]) != len(classes[1]):
+        return None
+    return float((classes[0] == classes[1]).mean())
+
+
+def _accuracy(outputs: list[list[Parts]], data: Data | None) -> tuple[float, float] | None:
+    if data is None or data.labels is None:
+        return None
+    classes = _classes(outputs)
+    if classes is None:
+        raise DataError(f"{data.source}: has labels, but the first output is not [samples, classes]")
+    labels = data.labels[: len(classes[0])]
+    return float((classes[0] == labels).mean()), float((classes[1] == labels).mean())

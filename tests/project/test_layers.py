@@ -1,0 +1,144 @@
+"""Imports point one way: down the list in docs/architecture.md."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+#: From the bottom to the top; a module may import from its own layer and those before it.
+LAYERS = [
+    ["errors"],
+    ["plugins"],
+    ["registry"],
+    ["options"],
+    ["graph"],
+    ["frontends"],
+    [
+        "runtime.__init__",
+        "runtime.session",
+        "runtime.layout",
+        "runtime.sources",
+        "runtime.data",
+        "runtime.patches",
+        "runtime.statistics",
+        "runtime.stepper",
+    ],
+    ["coupling.carriers", "coupling.labels", "coupling.__init__"],
+    ["ops"],
+    ["coupling"],
+    ["selection"],
+    ["rewriting"],
+    ["runtime"],
+    ["latency"],
+    ["masked"],
+    ["proof"],
+    ["isolate"],
+    ["recovery"],
+    ["quantization"],
+    ["tuning"],
+    ["training"],
+    ["pipeline"],
+    ["report"],
+    ["api"],
+    ["sweeps"],
+    ["hybrid"],
+    ["recipes"],
+    [
+        "cli",
+        "cli_apply",
+        "cli_binarize",
+        "cli_compress",
+        "cli_decompose",
+        "cli_quantize",
+        "cli_recipe",
+        "cli_training",
+        "__main__",
+    ],
+]
+
+
+def layer(module: str) -> int:
+    """Layer of a module named below `prunegraph`; the longest match counts."""
+    best, found = -1, -1
+    for index, names in enumerate(LAYERS):
+        for name in names:
+            if (module == name or module.startswith(name + ".")) and len(name) > best:
+                best, found = len(name), index
+    assert found >= 0, f"{module} is in no layer"
+    return found
+
+
+def modules() -> list[tuple[str, Path]]:
+    found = []
+    for folder, prefix in ((ROOT / "prunegraph", ""), (ROOT / "frontends", "frontends.")):
+        for path in sorted(folder.rglob("*.py")):
+            name = ".".join(path.relative_to(folder).with_suffix("").parts)
+            if not name.startswith("frontends") and path != ROOT / "prunegraph" / "__init__.py":
+                found.append((prefix + name, path))
+    return found
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def at_run_time(path: Path) -> ast.Module:
+    """A file without what is for type checking only."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if is_type_checking(node):
+            node.body = []
+    return tree
+
+
+def imported(path: Path) -> list[str]:
+    """Modules of the package that a file imports, except for type checking only."""
+    tree = at_run_time(path)
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("prunegraph"):
+            module = (node.module or "").removeprefix("prunegraph").removeprefix(".")
+            names = [f"{module}.{alias.name}" if module else alias.name for alias in node.names]
+            found += [name for name in names if name not in ("__version__",)]
+    return found
+
+
+def test_imports_point_down() -> None:
+    wrong = [
+        f"{module} imports {target}"
+        for module, path in modules()
+        for target in imported(path)
+        if layer(target) > layer(module)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_masked_original_shares_nothing_with_the_cut() -> None:
+    """A fault in what cuts cannot be in what the cut is compared with."""
+    editors = ("rewriting", "recovery", "quantization", "graph.names", "graph.surgeon")
+    shared = [
+        f"{module} imports {target}"
+        for module, path in modules()
+        if module.split(".")[0] in ("masked", "proof")
+        for target in imported(path)
+        if target.startswith(editors)
+    ]
+    assert not shared, "\n".join(shared)
+
+
+def test_only_the_extra_imports_torch() -> None:
+    for module, path in modules():
+        names = {
+            alias.name.split(".")[0]
+            for node in ast.walk(at_run_time(path))
+            if isinstance(node, ast.Import)
+            for alias in node.names
+        }
+        assert "torch" not in names or module.startswith(("frontends.pytorch.", "training."))
+
+
+def test_no_file_is_too_long() -> None:
+    for module, path in modules():
+        assert len(path.read_text().splitlines()) <= 600, module

@@ -1,0 +1,535 @@
+"""Quantized graphs: what they hold, what they compute, and what bad input gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import prunegraph as pg
+from prunegraph.errors import DataError, ModelError, OptionError, UnknownNameError
+from prunegraph.graph.model import Graph, Node
+from prunegraph.ops.cost import cost
+from prunegraph.quantization.equalize import equalize
+from prunegraph.quantization.report import layer_types
+from prunegraph.quantization.scheme import REDUCED, scheme
+from prunegraph.quantization.weights import DAMPING, _inverse_factor, quantized
+from prunegraph.rewriting.fold import fold
+from prunegraph.runtime.session import run, session
+from prunegraph.measuring.sqnr import MOST, decibels, dequantized, sqnr
+from tests.builders import Builder, residual_net
+from tests.commands import FIXTURES
+from tests.quantization.integer_reference import Reference
+from tests.quantization.networks import fused, random_net, run_fast, samples
+
+
+def outputs(graph: Graph, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    return run(session(graph), inputs)[0]
+
+
+def decibels_of(graph: Graph, made: Graph, inputs: dict[str, np.ndarray]) -> float:
+    x, y = outputs(graph, inputs), outputs(made, inputs)
+    return decibels(float(np.square(x).sum()), float(np.square(x - y).sum()))
+
+
+def scales(graph: Graph) -> dict[str, tuple[float, int]]:
+    """Scale and zero point behind every value of a quantized graph."""
+    found = {}
+    for node in graph.nodes:
+        if node.op == "QuantizeLinear":
+            scale, zero = (graph.weights[node.inputs[slot]].read() for slot in (1, 2))
+            found[node.inputs[0]] = float(scale), int(zero)
+    return found
+
+
+def weight_scales(graph: Graph, node: Node) -> np.ndarray:
+    dequantize = graph.nodes[graph.producer[node.inputs[1]]]
+    return graph.weights[dequantize.inputs[1]].read()
+
+
+# -- what is computed -------------------------------------------------------------------------
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 2**31))
+def test_onnx_runtime_agrees_with_the_integer_reference_within_one_code(seed: int) -> None:
+    graph = random_net(seed)
+    made = pg.quantize(graph, samples(8)).graph
+    names = [node.outputs[0] for node in made.nodes if node.op == "QuantizeLinear"]
+    codes = run_fast(made, samples(2, seed=1), names)
+    expected = Reference(made, codes).results()
+    assert len(expected) >= 3
+    difference = np.concatenate([np.abs(v.astype(int) - codes[k].astype(int)).ravel() for k, v in expected.items()])
+    assert difference.max() <= 1
+    assert (difference == 0).mean() >= 0.99
+
+
+@settings(max_examples=8)
+@given(st.integers(0, 2**31), st.sampled_from(["mse", "minmax", "percentile"]))
+def test_random_networks_stay_near_the_float_ones(seed: int, method: str) -> None:
+    graph = random_net(seed)
+    found = pg.quantize(graph, samples(), method=method)
+    assert decibels_of(graph, found.graph, samples()) > 12
+    assert found.outputs["head.out"] == pytest.approx(decibels_of(graph, found.graph, samples()), abs=0.01)
+
+
+def test_every_layer_of_a_residual_net_runs_in_integers(tmp_path: Path) -> None:
+    found = pg.quantize(residual_net(), samples())
+    kinds = fused(found.graph, str(tmp_path / "optimized.onnx"))
+    assert kinds["QLinearConv"] == 3 and kinds["QLinearAdd"] == 1 and kinds["QGemm"] == 1
+    assert not {"Conv", "Gemm", "Add", "Relu", "BatchNormalization", "DequantizeLinear"} & set(kinds)
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 2**31))
+def test_folding_batch_normalization_changes_nothing(seed: int) -> None:
+    graph = random_net(seed)
+    folded = fold(graph)
+    layers = {node.outputs[0] for node in graph.layers}
+    left = [node for node in folded.nodes if node.op == "BatchNormalization"]
+    assert all(node.inputs[0] not in layers for node in left)
+    np.testing.assert_allclose(outputs(folded, samples(2)), outputs(graph, samples(2)), rtol=1e-4, atol=1e-5)
+
+
+def test_folding_leaves_weights_alone_that_others_read() -> None:
+    b = Builder()
+    x, w = b.input("n", 4, 8, 8), b.weight(4, 4, 1, 1)
+    y = b.bn(b.op("Conv", x, w), 4)
+    graph = b.graph(b.op("Add", y, b.op("Conv", x, w)))
+    assert len(fold(graph).nodes) == len(graph.nodes) - 1
+    inputs = samples(2, channels=4)
+    np.testing.assert_allclose(outputs(fold(graph), inputs), outputs(graph, inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_constants_for_each_channel_are_folded() -> None:
+    b = Builder()
+    x = b.conv(b.input("n", 3, 8, 8), 3, 4, bias=False)
+    x = b.op("Add", b.op("Mul", x, b.const(0.3, np.float32)), b.const(np.ones((1, 4, 1, 1)), np.float32))
+    x = b.op("Mul", b.const(np.arange(4).reshape(4, 1, 1), np.float32), x)
+    x = b.op("Add", x, b.const(np.ones((1, 1, 8, 8)), np.float32))
+    y = b.op("Gemm", b.op("Flatten", x), b.weight(256, 5), b.weight(1, 5), beta=0.5)
+    graph = b.graph(b.op("Mul", y, b.const([1, 2, 3, 4, 5], np.float32)))
+    folded = fold(graph)
+    assert [node.op for node in folded.nodes] == ["Conv", "Add", "Flatten", "Gemm"]
+    np.testing.assert_allclose(outputs(folded, samples(2)), outputs(graph, samples(2)), rtol=1e-4, atol=1e-5)
+
+
+def test_equalization_keeps_the_function_and_evens_out_ranges() -> None:
+    b = Builder()
+    x = b.conv(b.input("n", 3, 8, 8), 3, 6, name="one")
+    x = b.relu(b.conv(b.relu(x), 6, 6, group=6, name="two"))
+    graph = b.graph(b.conv(x, 6, 4, name="three"))
+    even = equalize(graph)
+    np.testing.assert_allclose(outputs(even, samples(2)), outputs(graph, samples(2)), rtol=1e-4, atol=1e-5)
+    rows = [np.abs(even.weights[even.node(n).inputs[1]].read()) for n in ("one", "two")]
+    np.testing.assert_allclose(rows[0].max(axis=(1, 2, 3)), rows[1].max(axis=(1, 2, 3)), rtol=0.05)
+
+
+def test_bias_correction_brings_means_back() -> None:
+    b = Builder(3)
+    x = b.relu(b.conv(b.input("n", 3, 8, 8), 3, 16))
+    graph = b.graph(b.conv(x, 16, 16, name="last"))
+    inputs = {"x": np.abs(samples(64)["x"])}
+    expected, shift = outputs(graph, inputs), {}
+    for on in (True, False):
+        made = pg.quantize(graph, inputs, weights="int4", rounding="nearest", bias_correction=on).graph
+        shift[on] = abs((outputs(made, inputs) - expected).mean(axis=(0, 2, 3))).max()
+    assert shift[True] < 0.25 * shift[False]
+
+
+def test_gptq_is_nearer_than_rounding_to_the_nearest() -> None:
+    graph = residual_net(width=16)
+    data = samples(64)
+    made = {r: pg.quantize(graph, data, weights="int4", activations="none", rounding=r) for r in ("gptq", "nearest")}
+    assert made["gptq"].outputs["head.out"] > made["nearest"].outputs["head.out"] + 1
+
+
+def test_the_factor_that_gptq_uses() -> None:
+    rows = np.random.default_rng(0).standard_normal((900, 300))
+    gram = rows.T @ rows / 900
+    factor = _inverse_factor(gram)
+    damped = gram + DAMPING * np.diag(gram).mean() * np.eye(300)
+    np.testing.assert_allclose(factor.T @ factor @ damped, np.eye(300), atol=1e-9)
+    assert np.allclose(factor, np.triu(factor))
+    for flat in (np.zeros((5, 5)), np.full((5, 5), 1e8, np.float32), np.diag([1.0, -0.1, 1.0])):
+        assert np.isfinite(_inverse_factor(flat)).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "least"),
+    [
+        ({"activations": "int8"}, 25), ({"activations": "uint16"}, 30), ({"weights": "int16"}, 25),
+        ({"weights": "int16", "activations": "uint16"}, 60), ({"weights": "int4"}, 10),
+        ({"weights": "int4", "activations": "none", "block": 4}, 12), ({"activations": "none"}, 30),
+        ({"target": "openvino"}, 25), ({"target": "qnn"}, 25), ({"target": "tensorrt"}, 20),
+        ({"reduce_range": True}, 25), ({"equalize": True}, 25), ({"rounding": "gptq"}, 25),
+    ],
+)  # fmt: skip
+def test_every_scheme_runs(options: dict[str, object], least: float) -> None:
+    graph = residual_net(width=8)
+    found = pg.quantize(graph, samples(), **options)
+    assert decibels_of(graph, found.graph, samples()) > least
+
+
+@pytest.mark.parametrize("opset", [9, 10, 11, 12, 13, 21])
+def test_old_operator_sets(opset: int) -> None:
+    b = Builder(opset=opset)
+    x = b.relu(b.conv(b.input("n", 3, 8, 8), 3, 8))
+    graph = b.graph(b.head(b.relu(b.conv(x, 8, 8)), 8))
+    found = pg.quantize(graph, samples())
+    assert found.graph.opsets[""] == (opset if opset >= 10 else 13)
+    assert decibels_of(graph, found.graph, samples()) > 25
+
+
+# -- placement --------------------------------------------------------------------------------
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 2**31))
+def test_what_meets_in_a_concat_or_is_moved_shares_one_scale(seed: int) -> None:
+    made = pg.quantize(random_net(seed), samples(4), method="minmax").graph
+    known = scales(made)
+    for node in made.nodes:
+        if node.op in ("Concat", "Reshape", "Transpose", "MaxPool"):
+            data = node.inputs if node.op == "Concat" else node.inputs[:1]
+            names = {made.nodes[made.producer[v]].inputs[1:] for v in data}
+            assert len(names) == 1, "inputs have scales of their own"
+            assert made.nodes[made.consumers[node.outputs[0]][0][0]].inputs[1:] in names
+    assert known
+
+
+def test_activations_are_absorbed_where_the_range_says_the_same() -> None:
+    graph = residual_net()
+    made = pg.quantize(graph, samples()).graph
+    assert not any(node.op == "Relu" for node in made.nodes)
+    b = Builder()
+    x = b.input("n", 3, 8, 8)
+    both = b.op("Concat", b.relu(b.conv(x, 3, 4)), b.conv(x, 3, 4), axis=1)
+    graph = b.graph(b.conv(both, 8, 4))
+    made = pg.quantize(graph, samples()).graph
+    assert [node.op for node in made.nodes].count("Relu") == 1, "half of the shared range is negative"
+    assert decibels_of(graph, made, samples()) > 25
+
+
+def test_a_clip_that_the_range_implies_is_absorbed(tmp_path: Path) -> None:
+    b = Builder()
+    x = b.conv(b.input("n", 3, 8, 8), 3, 8)
+    x = b.op("Clip", x, b.const(0, np.float32), b.const(6, np.float32))
+    graph = b.graph(b.head(x, 8))
+    made = pg.quantize(graph, samples(), method="minmax").graph
+    assert not any(node.op == "Clip" for node in made.nodes)
+    assert fused(made, str(tmp_path / "o.onnx"))["QLinearConv"] == 1
+    wide = pg.quantize(graph, samples(), ranges={x: {"scale": 0.1, "zero_point": 10}}).graph
+    assert any(node.op == "Clip" for node in wide.nodes)
+    assert outputs(wide, samples()).shape == outputs(graph, samples()).shape
+
+
+def test_layers_stay_in_float_where_asked() -> None:
+    graph = residual_net()
+    found = pg.quantize(graph, samples(), float_layers=["first", "last", "block1"])
+    assert {layer.name: layer.weights for layer in found.layers} == {
+        "stem": "float32", "block1": "float32", "block2": "int8", "head": "float32",
+    }  # fmt: skip
+    assert {layer.reason for layer in found.layers} == {"", "asked for"}
+    types = {each.name: (each.weights, each.activations) for each in layer_types(found.graph)}
+    assert types == {
+        "stem": ("float32", "float32"), "block1": ("float32", "float32"), "block2": ("int8", "uint8"),
+        "head": ("float32", "float32"),
+    }  # fmt: skip
+    with pytest.raises(UnknownNameError, match="blck1"):
+        pg.quantize(graph, samples(), float_layers=["blck1"])
+
+
+def test_outputs_shared_weights_constants_and_values_with_readers_in_float() -> None:
+    b = Builder()
+    x = b.input("n", 3, 8, 8)
+    w = b.weight(3, 3, 3, 3)
+    y = b.op("Conv", x, w, pads=[1] * 4)
+    z = b.op("Conv", y, w, pads=[1] * 4, name="again")
+    b.nodes.append(onnx.helper.make_node("Constant", [], ["held"], value=b.tensors.pop()))
+    b.nodes[0].input[1] = b.nodes[1].input[1] = "held"
+    b.nodes.insert(0, b.nodes.pop())
+    graph = b.graph(y, z, b.op("Softmax", y, axis=1))
+    found = pg.quantize(graph, samples())
+    assert found.graph.outputs == graph.outputs
+    assert min(found.outputs.values()) > 25
+
+
+def test_normalisations_softmax_and_attention_stay_in_float() -> None:
+    b = Builder()
+    x = b.input("n", 6, 8)
+    y = b.op("LayerNormalization", x, b.weight(8), b.weight(8), axis=-1)
+    q, k = (b.op("Add", b.op("MatMul", y, b.weight(8, 8)), b.weight(8)) for _ in range(2))
+    scores = b.op("Softmax", b.op("MatMul", q, b.op("Transpose", k, perm=[0, 2, 1])), axis=-1)
+    graph = b.graph(b.op("MatMul", b.op("MatMul", scores, y), b.weight(8, 8), name="out"))
+    data = {"x": np.random.default_rng(0).standard_normal((16, 6, 8)).astype(np.float32)}
+    found = pg.quantize(graph, data)
+    assert [layer.weights for layer in found.layers] == ["int8"] * 3
+    read = {v for node in found.graph.nodes if node.op == "QuantizeLinear" for v in node.inputs}
+    kinds = {found.graph.nodes[found.graph.producer[v]].op for v in read if v in found.graph.producer}
+    assert kinds == {"LayerNormalization", "MatMul"}
+    assert found.outputs[graph.outputs[0]] > 25
+
+
+# -- weights ----------------------------------------------------------------------------------
+
+
+def test_weights_have_one_symmetric_scale_an_output() -> None:
+    graph = residual_net()
+    for node in graph.layers:
+        weight = graph.weights[node.inputs[1]].read()
+        codes = quantized(node, weight, scheme())
+        assert abs(codes.codes).max() == REDUCED and codes.scales.shape == (len(weight),)
+        assert np.all(np.abs(codes.values() - weight) <= 0.5001 * codes.each())
+
+
+def test_blocks_have_scales_of_their_own() -> None:
+    node = residual_net(width=40).node("block1")
+    weight = np.random.default_rng(0).standard_normal((80, 40, 3, 3)).astype(np.float32)
+    codes = quantized(node, weight, scheme("int4"))
+    assert (codes.axis, codes.block, codes.scales.shape) == (1, 32, (80, 2, 3, 3))
+    assert np.all(np.abs(codes.values() - weight) <= 0.5001 * codes.each())
+
+
+def test_a_bias_too_large_for_its_scale_raises_the_scale() -> None:
+    b = Builder()
+    x = b.input("n", 3, 8, 8)
+    weight, bias = b.const(np.full((4, 3, 1, 1), 1e-9), np.float32), b.const([5.0, -7.0, 0.0, 1.0], np.float32)
+    graph = b.graph(b.op("Conv", x, weight, bias, name="tiny"))
+    found = pg.quantize(graph, samples())
+    assert decibels_of(graph, found.graph, samples()) > 40
+
+
+def test_a_channel_of_zeros_and_a_constant_activation() -> None:
+    b = Builder()
+    w = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    w[1] = 0
+    x = b.relu(b.op("Conv", b.input("n", 3, 8, 8), b.const(w), b.const([0, 2, -50, -50], np.float32), pads=[1] * 4))
+    dead = b.op("Mul", x, b.const(0.0, np.float32))
+    graph = b.graph(b.conv(b.op("Add", dead, b.conv(x, 4, 4)), 4, 2))
+    found = pg.quantize(graph, samples())
+    assert all(np.isfinite(entry["scale"]) and entry["scale"] > 0 for entry in found.ranges.values())
+    assert decibels_of(graph, found.graph, samples()) > 25
+
+
+# -- ranges from outside, pruning, tolerance ------------------------------------------------------
+
+
+def test_ranges_from_outside_are_taken_as_they_are() -> None:
+    graph = residual_net()
+    first = pg.quantize(graph, samples(), bias_correction=False)
+    again = pg.quantize(graph, ranges=first.ranges)
+    assert again.ranges == first.ranges
+    np.testing.assert_array_equal(outputs(again.graph, samples()), outputs(first.graph, samples()))
+    value = graph.node("stem").inputs[0]
+    mine = pg.quantize(graph, samples(), ranges={value: {"scale": 0.5, "zero_point": 3}})
+    assert mine.ranges[value] == {"scale": 0.5, "zero_point": 3}
+    assert scales(mine.graph)[value] == (0.5, 3)
+
+
+def test_scales_of_weights_from_outside() -> None:
+    graph = residual_net()
+    weight = graph.node("head").inputs[1]
+    found = pg.quantize(graph, samples(), ranges={weight: {"scale": [0.01, 0.02, 0.03, 0.04, 0.05]}})
+    node = found.graph.nodes[found.graph.producer[found.graph.node("head").inputs[1]]]
+    np.testing.assert_allclose(found.graph.weights[node.inputs[1]].read(), [0.01, 0.02, 0.03, 0.04, 0.05])
+    with pytest.raises(OptionError, match="5 outputs"):
+        pg.quantize(graph, samples(), ranges={weight: {"scale": [0.01, 0.02]}})
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"zero_point": 3}, "number for scale"), ({"scale": -1.0}, "positive"), ({"scale": float("nan")}, "positive"),
+        ({"scale": 1.0, "zero_point": 256}, "does not fit into uint8"), ({"scale": "wide"}, "number for scale"),
+    ],
+)  # fmt: skip
+def test_ranges_that_make_no_sense(entry: dict[str, object], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        pg.quantize(residual_net(), samples(), ranges={"x": entry})
+
+
+def test_ranges_of_unknown_or_coupled_tensors() -> None:
+    graph = residual_net()
+    with pytest.raises(UnknownNameError, match="quantized tensor 'y'"):
+        pg.quantize(graph, samples(), ranges={"y": {"scale": 1}})
+    b = Builder()
+    x = b.input("n", 3, 8, 8)
+    y, z = b.conv(x, 3, 4), b.conv(x, 3, 4)
+    graph = b.graph(b.conv(b.op("Concat", y, z, axis=1), 8, 4))
+    with pytest.raises(OptionError, match="share one scale"):
+        pg.quantize(graph, samples(), ranges={y: {"scale": 1}, z: {"scale": 2}})
+
+
+def test_a_quantized_model_that_is_pruned_keeps_its_scales() -> None:
+    made = pg.quantize(residual_net(width=16), samples()).graph
+    plan = pg.select(made, budget=pg.Budget(ratio=0.5), round_to=1)
+    small = pg.apply(made, plan)
+    pg.verify(made, plan, small)
+    assert plan.remove
+    assert scales(small) == scales(made)
+    for node in small.layers:
+        name = str(small.main_weight(node))
+        weight, before = small.weights[name], made.weights[name]
+        assert weight.dtype == np.int8
+        assert weight.size < before.size
+        assert np.isin(weight_scales(small, node), weight_scales(made, made.node(node.name))).all()
+
+
+def test_prune_then_quantize_in_one_call(tmp_path: Path) -> None:
+    data = samples(32)
+    options = {"data": data, "budget": pg.Budget(macs=0.5), "round_to": 1}
+    result = pg.prune(residual_net(width=16), tmp_path / "small.onnx", quantize="int8", **options)
+    assert result.proof is not None and result.quantized is not None
+    assert result.after.bytes < 0.25 * result.before.bytes
+    assert {layer.weights for layer in result.quantized.layers} == {"int8"}
+    loaded = pg.load(tmp_path / "small.onnx")
+    assert outputs(loaded, data).shape == (32, 5)
+    with pytest.raises(DataError, match="needs data"):
+        pg.prune(residual_net(), tmp_path / "not.onnx", budget=pg.Budget(ratio=0.5), quantize="int8")
+    assert not (tmp_path / "not.onnx").exists()
+
+
+def test_a_tolerance_puts_the_worst_layers_back() -> None:
+    graph, data = residual_net(width=16), samples(32)
+    plain = pg.quantize(graph, data, weights="int4", rounding="nearest", tolerance=10)
+    assert plain.loss is not None and plain.loss > 1e-3
+    assert not any(layer.reason for layer in plain.layers)
+    near = pg.quantize(graph, data, weights="int4", rounding="nearest", tolerance=plain.loss / 3)
+    assert near.loss is not None and near.loss <= plain.loss / 3
+    kinds = {layer.weights for layer in near.layers}
+    assert kinds == {"int4", "float32"}
+    assert all("tolerance" in layer.reason for layer in near.layers if layer.weights == "float32")
+    none = pg.quantize(graph, data, weights="int4", tolerance=0)
+    assert none.loss is not None and none.loss < 1e-9  # what folding BatchNormalization rounds
+    assert {layer.weights for layer in none.layers} == {"float32"}
+
+
+def test_no_layer_goes_back_without_need() -> None:
+    graph = pg.load(FIXTURES / "fashion_resnet.onnx")
+    data = {"image": np.load(FIXTURES / "fashion_calibration.npz")["image"][:64]}
+    whole = pg.quantize(graph, data, tolerance=10).loss
+    assert whole is not None
+    found = pg.quantize(graph, data, tolerance=whole / 4)
+    back = [layer.name for layer in found.layers if "tolerance" in layer.reason]
+    assert back and found.loss is not None and found.loss <= whole / 4
+    for name in back:
+        others = [other for other in back if other != name]
+        one_more = pg.quantize(graph, data, tolerance=10, float_layers=others)
+        assert one_more.loss is not None and one_more.loss > whole / 4, name
+
+
+def test_layers_go_back_to_int16(tmp_path: Path) -> None:
+    graph, data = residual_net(width=16), samples(32)
+    plain = pg.quantize(graph, data, tolerance=10)
+    assert plain.loss is not None
+    mixed = {kind: pg.quantize(graph, data, tolerance=plain.loss / 3, fallback=kind) for kind in ("float", "int16")}
+    for kind, found in mixed.items():
+        assert found.loss is not None and found.loss <= plain.loss / 3
+        back = {layer.name for layer in found.layers if "tolerance" in layer.reason}
+        types = {layer.weights for layer in found.layers if layer.name in back}
+        assert back and types == {{"float": "float32"}.get(kind, kind)}
+        assert {layer.activations for layer in found.layers if layer.name in back} == {"float32"}
+        pg.save(found.graph, tmp_path / f"{kind}.onnx")
+        assert outputs(pg.load(tmp_path / f"{kind}.onnx"), data).shape == (32, 5)
+    held = {layer.name: layer.weights for layer in layer_types(mixed["int16"].graph)}
+    assert set(held.values()) == {"int8", "int16"}
+    bytes_of = {kind: cost(found.graph).bytes for kind, found in mixed.items()}
+    assert bytes_of["int16"] < bytes_of["float"]
+
+
+def test_weights_in_external_files(tmp_path: Path) -> None:
+    model = residual_net(width=16).model
+    onnx.save(model, tmp_path / "in.onnx", save_as_external_data=True, location="in.data", size_threshold=64)
+    graph = pg.load(tmp_path / "in.onnx")
+    found = pg.quantize(graph, samples(), float_layers=["last"])
+    pg.save(found.graph, tmp_path / "out.onnx")
+    assert decibels_of(graph, pg.load(tmp_path / "out.onnx"), samples()) > 25
+
+
+def test_parameters_computed_from_constants() -> None:
+    b = Builder()
+    x = b.input("n", 3, 8, 8)
+    one = b.op("CastLike", b.const(0.5, np.float32), x)
+    bias = b.op("Expand", one, b.const([4], np.int64))
+    weight = b.op("Transpose", b.weight(3, 4, 1, 1), perm=[1, 0, 2, 3])
+    graph = b.graph(b.bn(b.op("Conv", x, weight, bias), 4))
+    found = pg.quantize(graph, samples())
+    assert not {"Transpose", "Expand", "BatchNormalization"} & {node.op for node in found.graph.nodes}
+    assert [layer.weights for layer in found.layers] == ["int8"]
+    assert decibels_of(graph, found.graph, samples()) > 25
+
+
+# -- bad input --------------------------------------------------------------------------------
+
+
+def test_data_that_do_not_fit() -> None:
+    graph = residual_net()
+    nan = samples()
+    nan["x"][3, 0, 0, 0] = np.nan
+    wide = {"x": np.full((4, 3, 8, 8), np.inf, np.float32)}
+    for data, message in (
+        (nan, "input 'x' is not a number"),
+        (wide, "input 'x' is infinite"),
+        ([], "no samples"),
+        ({"y": samples()["x"]}, "no array for model input 'x'"),
+        (samples(size=9) | {"x": samples(channels=4)["x"]}, "wants shape"),
+        ({"x": samples()["x"].astype(np.float64)}, "wants float32"),
+        (None, "needs data"),
+    ):
+        with pytest.raises(DataError, match=message):
+            pg.quantize(graph, data)
+
+
+def test_a_value_that_becomes_infinite_is_named() -> None:
+    b = Builder()
+    x = b.op("Div", b.input("n", 3, 8, 8), b.const(0.0, np.float32))
+    graph = b.graph(b.conv(x, 3, 4))
+    with pytest.raises(DataError, match=r"value .*div.* is"):
+        pg.quantize(graph, samples())
+
+
+def test_models_that_cannot_be_quantized() -> None:
+    made = pg.quantize(residual_net(), samples()).graph
+    with pytest.raises(ModelError, match="quantized already"):
+        pg.quantize(made, samples())
+    b = Builder()
+    with pytest.raises(ModelError, match="no layer"):
+        pg.quantize(b.graph(b.relu(b.input("n", 3, 8, 8))), samples())
+
+
+def test_options_are_checked_before_the_work() -> None:
+    graph = residual_net()
+    for options, error in (
+        ({"method": "median"}, UnknownNameError), ({"weights": "int2"}, UnknownNameError),
+        ({"rounding": "up"}, UnknownNameError), ({"tolerance": -1}, OptionError),
+        ({"tolerance": 1, "metric": "beauty"}, UnknownNameError), ({"percentile": 5}, OptionError),
+        ({"target": "tensorrt", "activations": "uint8"}, OptionError),
+        ({"fallback": "int2"}, UnknownNameError), ({"target": "qnn", "fallback": "int16"}, OptionError),
+    ):  # fmt: skip
+        with pytest.raises(error):
+            pg.quantize(graph, samples(), **options)
+    with pytest.raises(DataError, match="gptq"):
+        pg.quantize(graph, activations="none", rounding="gptq")
+
+
+# -- noise ------------------------------------------------------------------------------------
+
+
+def test_decibels() -> None:
+    assert decibels(1.0, 0.01) == pytest.approx(20)
+    assert decibels(1.0, 0.0) == MOST and decibels(0.0, 1.0) == -MOST and decibels(1.0, np.inf) == -MOST
+
+
+def test_noise_is_measured_value_by_value() -> None:
+    graph = residual_net()
+    found = pg.quantize(graph, samples())
+    values = sqnr(graph, found.graph, [samples()])
+    assert graph.outputs[0] in values and "x" not in graph.outer
+    assert set(dequantized(found.graph)) & graph.outer <= set(values)
+    assert all(20 < value < 60 for value in values.values()), values
+    assert found.weakest in found.layers

@@ -1,0 +1,42 @@
+"""Real architectures pruned and quantized, against the integer reference (slow: minutes)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import prunegraph as pg
+from fixtures import light_models
+from prunegraph.runtime.data import random_inputs
+from tests.quantization.integer_reference import Reference
+from tests.quantization.networks import run_fast
+
+ZOO = Path(__file__).parents[2] / "fixtures" / "zoo"
+
+#: Networks for other tasks than classification of images.
+OTHERS = ("deeplab", "fasterrcnn", "fcn", "r3d", "ssdlite")
+NAMES = [
+    path.name.removesuffix(".light.xz")
+    for path in sorted(ZOO.glob("torchvision__*.light.xz"))
+    if not any(other in path.name for other in OTHERS)
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_pruned_and_quantized(name: str) -> None:
+    graph = pg.load(light_models.load(ZOO / f"{name}.light.xz"))
+    small = pg.apply(graph, pg.select(graph, budget=pg.Budget(ratio=0.5)))
+    batches = [random_inputs(small, seed=seed, batch=1) for seed in range(4)]
+    found = pg.quantize(small, batches)
+    assert not [layer for layer in found.layers if layer.reason]
+    assert min(found.outputs.values()) > 20, found.weakest
+    made = found.graph
+    names = [node.outputs[0] for node in made.nodes if node.op == "QuantizeLinear"]
+    codes = run_fast(made, batches[0], names)
+    for value, expected in Reference(made, codes).results().items():
+        difference = np.abs(expected.astype(int) - codes[value].astype(int))
+        assert difference.max() <= 1, value
+        assert (difference == 0).mean() >= 0.99, value

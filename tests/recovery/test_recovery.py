@@ -1,0 +1,141 @@
+"""Recovery without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import prunegraph as pg
+from prunegraph.api import analyze
+from prunegraph.errors import DataError, UnknownNameError
+from prunegraph.recovery.least_squares import repair
+from prunegraph.recovery.regression import Regression, rectified
+from prunegraph.runtime.data import Data, read_data
+from prunegraph.runtime.session import run, session
+from prunegraph.selection.plan import survivors
+from tests.builders import Builder, residual_net
+from tests.training.mixed import attention, inputs
+from tests.oracle import outputs, random_plan
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+
+
+def test_golden_formula() -> None:
+    """Refitting equals the closed form W' = W - G^-1[:,P] (G^-1[P,P])^-1 W[P] on the survivors (ALGORITHMS F4)."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((500, 8)) @ rng.standard_normal((8, 8))
+    w = rng.standard_normal((8, 3))
+    gone, kept = [1, 4], [0, 2, 3, 5, 6, 7]
+    inputs = x[None, :, kept].astype(np.float32)
+    regression = Regression(inputs, np.zeros((1, len(kept), 3)), centred=False, ridge=1e-6)
+    found, intercept = (result[0] for result in regression.solve((x @ w)[None]))
+    g = np.linalg.inv(x.T @ x)
+    closed = (w - g[:, gone] @ np.linalg.inv(g[np.ix_(gone, gone)]) @ w[gone])[kept]
+    np.testing.assert_allclose(found, closed, rtol=1e-3, atol=1e-3)
+    assert not intercept.any()
+
+
+def test_what_a_rectifier_drops_need_not_be_right() -> None:
+    """Behind a ReLU the alternating fit is nearer to the original than the plain one, and never uses other inputs."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, 4000, 12)).astype(np.float32)
+    y = x @ rng.standard_normal((12, 6)).astype(np.float32)
+    seen = np.ascontiguousarray(x[:, :, :8])
+    regression = Regression(seen, np.zeros((1, 8, 6)))
+    plain = regression.predict(*regression.solve(y))
+    fitted = regression.predict(*rectified(regression, y, lambda z: z, lambda p: p))
+    errors = [float(((np.maximum(made, 0) - np.maximum(y, 0)) ** 2).mean()) for made in (plain, fitted)]
+    assert errors[1] < 0.95 * errors[0]
+
+
+def test_redundant_channels_cost_nothing() -> None:
+    """Every second channel repeats its neighbour: what is removed is made up for by what stays."""
+    rng = np.random.default_rng(0)
+    b = Builder()
+    first = rng.standard_normal((4, 3, 3, 3)).repeat(2, axis=0).astype(np.float32)
+    x = b.op("Conv", b.input("n", 3, 8, 8), b.const(first), pads=[1, 1, 1, 1], name="a")
+    graph = b.graph(b.head(b.relu(b.conv(b.relu(x), 8, 6, name="b")), 6))
+    found = analyze(graph)
+    group = next(g for g in found.groups if g.layers == ("a",))
+    plan = pg.Plan(graph.sha256, {group.id: (1, 3, 5, 7)})
+    small = pg.apply(graph, plan)
+    batches = [{"x": rng.standard_normal((32, 3, 8, 8)).astype(np.float32)} for _ in range(4)]
+    fixed = repair(survivors(found, plan), small, Data.of(batches))
+    expected, cut, refitted = (outputs(g, seed=5)[0] for g in (graph, small, fixed))
+    assert abs(cut - expected).max() > 0.1 * abs(expected).max()
+    assert abs(refitted - expected).max() < 0.01 * abs(expected).max()
+
+
+def test_a_normalisation_of_large_values_is_looked_through() -> None:
+    """A layer may make values of any size, the BatchNormalization behind it brings them back. One channel is dead."""
+    fitted = [_behind_normalisation(scale) for scale in (1.0, 1e5)]
+    np.testing.assert_allclose(fitted[1], fitted[0], rtol=0.01, atol=1e-3)
+
+
+def _behind_normalisation(scale: float) -> np.ndarray:
+    """The refitted weights of a layer whose weights and standard deviations were scaled, divided by the scale."""
+    rng = np.random.default_rng(0)
+    b = Builder()
+    x = b.relu(b.conv(b.input("n", 3, 8, 8), 3, 12, name="a"))
+    weight = (scale * rng.standard_normal((6, 12, 1, 1)) / 4).astype(np.float32)
+    gamma = np.float32([1, 0.5, 2, 1, 0, 1])
+    normal = [b.const(each.astype(np.float32)) for each in (gamma, 0.1 * gamma, 0 * gamma, 0 * gamma + scale**2)]
+    x = b.op("BatchNormalization", b.op("Conv", x, b.const(weight), name="b"), *normal, epsilon=0.0)
+    graph = b.graph(b.head(b.relu(x), 6))
+    found = analyze(graph)
+    group = next(g for g in found.groups if g.layers == ("a",))
+    small = pg.apply(graph, pg.Plan(graph.sha256, {group.id: (1, 3, 5, 7)}))
+    batches = [{"x": rng.standard_normal((32, 3, 8, 8)).astype(np.float32)} for _ in range(4)]
+    fixed = repair(survivors(found, pg.Plan(graph.sha256, {group.id: (1, 3, 5, 7)})), small, Data.of(batches))
+    layer = next(node for node in fixed.nodes if node.name == "b")
+    return fixed.weights[layer.inputs[1]].read() / scale
+
+
+def test_layers_come_closer_to_the_original() -> None:
+    rng = np.random.default_rng(0)
+    graph = residual_net(width=16)
+    plan = random_plan(analyze(graph), 0, 0.3)
+    small = pg.apply(graph, plan)
+    batches = [{"x": rng.standard_normal((32, 3, 8, 8)).astype(np.float32)} for _ in range(8)]
+    fixed = repair(survivors(analyze(graph), plan), small, Data.of(batches))
+    assert {n: w.shape for n, w in fixed.weights.items()} == {n: w.shape for n, w in small.weights.items()}
+    expected, cut, refitted = (outputs(g, seed=9, batch=64)[0] for g in (graph, small, fixed))
+    assert np.square(refitted - expected).mean() < 0.3 * np.square(cut - expected).mean()
+
+
+def test_a_matmul_is_refitted_with_the_bias_behind_it() -> None:
+    """Linear layers of transformers are a MatMul and an Add: what they lose on average goes into the Add."""
+    graph = attention()
+    x = inputs(graph, 64)
+    group = next(g for g in analyze(graph).groups if "fc1" in g.layers)
+    plan = pg.Plan(graph.sha256, {group.id: tuple(range(12))})
+    small = pg.apply(graph, plan)
+    fixed = repair(survivors(analyze(graph), plan), small, Data.of(x))
+    expected, cut, refitted = (run(session(g), x)[0].mean(axis=0) for g in (graph, small, fixed))
+    # fc2, a sum, a mean and a linear layer follow, so that a fitted intercept makes means equal.
+    np.testing.assert_allclose(refitted, expected, atol=1e-4)
+    assert np.abs(cut - expected).max() > 1e-2
+
+
+def test_fashion_network_keeps_its_accuracy(tmp_path: Path) -> None:
+    """Half the MACs, 256 unlabelled images, no training."""
+    data = read_data(str(FIXTURES / "fashion_calibration.npz"))
+    model = pg.load(FIXTURES / "fashion_resnet.onnx")
+    result = pg.prune(
+        model, tmp_path / "half.onnx", budget=pg.Budget(macs=0.5), round_to=1, data=list(data.batches(model, 64))
+    )
+    assert result.proof is not None
+    found = pg.compare(model, result.small, data=read_data(str(FIXTURES / "fashion_eval.npz")), runs=1)
+    assert found.accuracy is not None
+    assert found.accuracy[1] > found.accuracy[0] - 0.02
+    pg.load(tmp_path / "half.onnx")
+
+
+def test_wrong_requests() -> None:
+    graph = residual_net()
+    with pytest.raises(DataError, match="needs data"):
+        pg.prune(graph, budget=pg.Budget(ratio=0.5), repair="least-squares")
+    with pytest.raises(UnknownNameError, match="least-squares"):
+        pg.prune(graph, budget=pg.Budget(ratio=0.5), repair="least-square")

@@ -1,0 +1,106 @@
+"""Short names: the same numbers from a smaller file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import prunegraph as pg
+from prunegraph.graph.model import Graph
+from prunegraph.rewriting.compact import LETTERS, compact
+from tests.builders import residual_net
+from tests.oracle import outputs, prove
+from tests.random_graphs import draw_graph
+from tests.coupling.test_control import branching, finished, recurrent
+from tests.proof.test_properties import SLOW
+
+FASHION = Path(__file__).parents[2] / "fixtures" / "fashion_resnet.onnx"
+
+
+def same(graph: Graph) -> Graph:
+    """The compact graph, which gives what the graph gives, bit by bit, under the same names."""
+    small = compact(graph)
+    assert (small.inputs, small.outputs) == (graph.inputs, graph.outputs)
+    for found, wanted in zip(outputs(small), outputs(graph), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    return small
+
+
+@settings(SLOW, max_examples=150)
+@given(draw_graph(), st.integers(0, 2**16))
+def test_a_compact_graph_is_the_graph(graph: Graph, seed: int) -> None:
+    before = graph.model.SerializeToString(deterministic=True)
+    small = same(graph)
+    assert len(small.model.SerializeToString()) < len(before)
+    assert graph.model.SerializeToString(deterministic=True) == before
+    prove(small, seed, 0.5)
+
+
+def test_names_in_bodies_follow() -> None:
+    for graph in (finished(branching()), finished(recurrent()), finished(recurrent(scanned=True))):
+        same(graph)
+
+
+def test_kept_names_are_not_given_again() -> None:
+    graph = residual_net()
+    model = onnx.ModelProto.FromString(graph.model.SerializeToString())
+    first = {model.graph.input[0].name: LETTERS[0], model.graph.output[0].name: LETTERS[1]}
+    for value in (*model.graph.input, *model.graph.output):
+        value.name = first[value.name]
+    for node in model.graph.node:
+        for slots in (node.input, node.output):
+            for slot, name in enumerate(slots):
+                slots[slot] = first.get(name, name)
+    small = same(Graph(model))
+    assert not {LETTERS[0], LETTERS[1]} & set(small.weights)
+
+
+def test_the_quantized_file_of_a_pruned_network_is_a_quarter(tmp_path: Path) -> None:
+    """At most 0.27 of the float file with the same channels, and the same outputs as with the long names."""
+    data = dict(np.load(FASHION.with_name("fashion_calibration.npz")))
+    small = pg.prune(pg.load(FASHION), budget=pg.Budget(macs=0.5), data=data).small
+    found = pg.quantize(small, data).graph
+    for graph, name, short in ((small, "float", False), (found, "int8", False), (found, "short", True)):
+        pg.save(graph, tmp_path / f"{name}.onnx", compact=short)
+    sizes = {path.stem: path.stat().st_size for path in tmp_path.iterdir()}
+    assert sizes["short"] <= 0.27 * sizes["float"] and sizes["short"] < sizes["int8"]
+    for got, wanted in zip(outputs(pg.load(tmp_path / "short.onnx")), outputs(found), strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+
+def test_attributes_that_hold_defaults_are_left_out() -> None:
+    graph = residual_net()
+    model = onnx.ModelProto.FromString(graph.model.SerializeToString())
+    conv = next(node for node in model.graph.node if node.op_type == "Conv")
+    del conv.attribute[:]
+    given_values: dict[str, object] = {
+        "group": 1, "strides": [1, 1], "dilations": [1, 1], "auto_pad": "NOTSET", "pads": [1, 1, 1, 1],
+        "kernel_shape": [3, 3],
+    }  # fmt: skip
+    conv.attribute.extend(onnx.helper.make_attribute(name, value) for name, value in given_values.items())
+    small = same(Graph(model))
+    left = next(node for node in small.model.graph.node if node.op_type == "Conv")
+    assert {attribute.name for attribute in left.attribute} == {"pads", "kernel_shape"}
+
+
+def test_notes_of_this_project_go_and_others_stay() -> None:
+    graph = residual_net()
+    for key in ("prunegraph.gfr", "stride"):
+        graph.model.metadata_props.add(key=key, value="1")
+    assert [entry.key for entry in compact(graph).model.metadata_props] == ["stride"]
+
+
+@pytest.mark.parametrize("external", [True, False])
+def test_weights_beside_the_file_stay_there(tmp_path: Path, external: bool) -> None:
+    graph = residual_net(width=64)
+    before = outputs(graph)
+    onnx.save(graph.model, tmp_path / "net.onnx", save_as_external_data=external, size_threshold=0)
+    pg.save(pg.load(tmp_path / "net.onnx"), tmp_path / "small.onnx", compact=True)
+    assert (tmp_path / "small.onnx.data").exists() == external
+    for got, wanted in zip(outputs(pg.load(tmp_path / "small.onnx")), before, strict=True):
+        np.testing.assert_array_equal(got, wanted)

@@ -1,0 +1,171 @@
+"""Binary networks as files of ONNX's operators: same outputs in ONNX Runtime, a bit for a weight."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
+
+import prunegraph as pg  # noqa: E402
+from prunegraph.errors import OptionError  # noqa: E402
+from prunegraph.graph.model import Graph  # noqa: E402
+from prunegraph.runtime import session  # noqa: E402
+from prunegraph.training.binary import Quantizer, compression, estimate_statistics, lower, to_binary, trainable  # noqa: E402
+from prunegraph.training.binary.compression import Compression  # noqa: E402
+from prunegraph.training.binary.levels import half_wave_step  # noqa: E402
+from prunegraph.training.binary.lower import Affine, as_thresholds  # noqa: E402
+from prunegraph.training.binary.serial import bit_planes, serial_product  # noqa: E402
+from prunegraph.training.module import GraphModule  # noqa: E402
+from tests.training.binary.networks import plain_net, task  # noqa: E402
+from tests.builders import Builder, residual_net  # noqa: E402
+
+torch.set_num_threads(1)
+Array = np.ndarray
+
+
+def settled(graph: Graph, **options: object) -> Graph:
+    """A binary graph whose normalisations have seen data."""
+    binary, _ = to_binary(graph, **options)  # type: ignore[arg-type]
+    module = GraphModule(binary, trainable=trainable(binary)).eval()
+    estimate_statistics(module, [{"x": torch.from_numpy(task()["x"])}])
+    return module.write_back()
+
+
+def in_torch(graph: Graph, x: Array) -> Array:
+    with torch.no_grad():
+        found: Array = GraphModule(graph).eval()(torch.from_numpy(x))[0].numpy()
+    return found
+
+
+def in_runtime(graph: Graph, x: Array) -> Array:
+    found: Array = session.run(session.session(graph), {"x": x})[0]
+    return found
+
+
+X = task(100, seed=3)["x"]
+
+
+@pytest.mark.parametrize("form", ["arithmetic", "thresholds"])
+@pytest.mark.parametrize("deadzone", [False, True])
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_packed_outputs_are_those_of_the_trained_network(bits: int, deadzone: bool, form: str) -> None:
+    graph = settled(plain_net(width=12), quantizer=Quantizer(bits, deadzone))
+    wanted = in_torch(graph, X)
+    packed = lower(graph, form=form)  # type: ignore[arg-type]
+    assert {node.domain for node in packed.nodes} == {""}
+    np.testing.assert_allclose(in_runtime(packed, X), wanted, atol=2e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("last", ["float", "binary"])
+def test_packing_changes_no_bit(last: str) -> None:
+    for source in (plain_net(width=12), residual_net(width=16)):
+        graph = settled(source, last=last, min_inputs=16)
+        np.testing.assert_array_equal(in_runtime(lower(graph), X), in_runtime(lower(graph, pack=False), X))
+
+
+def test_layers_without_a_normalisation_behind_keep_their_scales() -> None:
+    b = Builder(0, opset=18)
+    x = b.relu(b.conv(b.input("n", 3, 8, 8), 3, 9, name="first"))
+    x = b.relu(b.conv(x, 9, 11, name="middle"))
+    graph = settled(b.graph(b.head(x, 11)))
+    wanted = in_torch(graph, X)
+    for form in ("arithmetic", "thresholds"):
+        found = in_runtime(lower(graph, form=form), X)  # type: ignore[arg-type]
+        np.testing.assert_allclose(found, wanted, atol=2e-5 * np.abs(wanted).max())
+
+
+def test_matrix_products_become_binary_too() -> None:
+    b = Builder(0, opset=18)
+    x = b.linear(b.op("Flatten", b.input("n", 3, 8, 8)), 192, 70)
+    x = b.op("MatMul", b.relu(b.bn(x, 70)), b.weight(70, 65), name="middle")
+    x = b.relu(b.bn(x, 65))
+    graph = settled(b.graph(b.linear(b.relu(b.bn(b.linear(x, 65, 66, name="second"), 66)), 66, 5, name="head")))
+    wanted = in_torch(graph, X)
+    packed = lower(graph)
+    assert [node.op for node in packed.nodes].count("BitwiseAnd") == 2
+    np.testing.assert_allclose(in_runtime(packed, X), wanted, atol=2e-5 * np.abs(wanted).max())
+
+
+def test_binary_layers_compute_with_whole_numbers_in_the_threshold_form() -> None:
+    graph = settled(plain_net(width=12))
+    packed = lower(graph, form="thresholds")
+    for name in ("second", "third"):
+        value = packed.node(name).outputs[0]
+        found = session.run_values(packed, {"x": X}, [value])[value]
+        np.testing.assert_array_equal(found, np.rint(found))
+        assert np.abs(found).max() > 3
+
+
+@pytest.mark.parametrize("deadzone", [False, True])
+def test_thresholds_are_the_normalisation_and_the_quantizer(deadzone: bool) -> None:
+    rng = np.random.default_rng(0)
+    affine = Affine(np.array([0.7, -1.3, 0.0, 0.0]), np.array([0.2, -0.4, 0.9, -0.9]))
+    step = half_wave_step(2, deadzone)
+    x = rng.standard_normal((5000, 4)) * 2
+    sign, limits = as_thresholds(affine, step, 3, deadzone)
+    codes = sum((sign * x > limit).astype(int) for limit in limits)
+    y = x * affine.scale + affine.shift
+    edges = ([0.5 * step] if deadzone else [0.0]) + [1.5 * step, 2.5 * step]
+    np.testing.assert_array_equal(codes, sum((y > edge).astype(int) for edge in edges))
+
+
+def test_products_bit_by_bit() -> None:
+    rng = np.random.default_rng(0)
+    for bits, size in ((1, 64), (2, 37), (4, 300)):
+        codes = rng.integers(0, 2**bits, (20, size))
+        weights = np.where(rng.standard_normal((7, size)) >= 0, 1, -1)
+        found = serial_product(bit_planes(codes, bits), np.packbits(weights > 0, axis=-1))
+        np.testing.assert_array_equal(found, codes @ weights.T)
+
+
+def test_a_packed_layer_is_about_31_times_smaller(tmp_path: Path) -> None:
+    b = Builder(0, opset=18)
+    x = b.relu(b.bn(b.conv(b.input("n", 3, 8, 8), 3, 256, k=1, pads=[0] * 4), 256))
+    x = b.relu(b.bn(b.conv(x, 256, 512, bias=False, name="big"), 512))
+    graph = b.graph(b.head(x, 512))
+    output = onnx.helper.make_tensor_value_info(graph.outputs[0], onnx.TensorProto.FLOAT, ["n", 5])
+    graph.model.graph.output[0].CopyFrom(output)
+    sizes = []
+    binary, _ = to_binary(graph)
+    for each in (graph, lower(binary)):
+        pg.save(each, tmp_path / "net.onnx")
+        onnx.checker.check_model(onnx.load(tmp_path / "net.onnx"), full_check=True)
+        sizes.append((tmp_path / "net.onnx").stat().st_size)
+    assert 4 * 512 * 256 * 9 - (512 * 256 * 9 // 8) < sizes[0] - sizes[1] < 4 * 512 * 256 * 9
+    assert compression(binary).layers == pytest.approx(32 / (1 + 32 / 2304))
+
+
+def test_int8_weights_of_the_last_layer() -> None:
+    graph = settled(plain_net(width=12), last="int8")
+    packed = lower(graph, int8=["head"])
+    assert {node.op for node in packed.nodes} >= {"DequantizeLinear"}
+    wanted = in_runtime(lower(graph), X)
+    np.testing.assert_allclose(in_runtime(packed, X), wanted, atol=0.02 * np.abs(wanted).max())
+
+
+def test_ratios_of_the_network_for_cifar() -> None:
+    whole = Compression(binary=4_571_136, filters=1664, last=81_920, last_filters=10, others=3456 + 3584)
+    found = [whole.whole(bits) for bits in (32, 8, 1)]
+    assert found == pytest.approx([19.96, 27.09, 30.24], abs=5e-3)
+    assert whole.layers == pytest.approx(31.6, abs=0.05)
+
+
+def test_counts_are_those_of_the_file() -> None:
+    binary, _ = to_binary(plain_net(width=8))
+    found = compression(binary)
+    assert (found.binary, found.filters) == (8 * 16 * 9 + 16 * 16 * 9, 32)
+    assert (found.last, found.last_filters) == (16 * 5, 5)
+    # The first layer, two plain normalisations with mean and variance, one whole one, the last layer's bias.
+    assert found.others == 3 * 8 * 9 + 2 * 8 + 2 * 16 + 4 * 16 + 5
+    ends, _ = to_binary(plain_net(width=32), last="binary")
+    assert (compression(ends).last, compression(ends).last_filters) == (64 * 5, 5)
+
+
+def test_no_such_form() -> None:
+    binary, _ = to_binary(plain_net())
+    with pytest.raises(OptionError, match="form is"):
+        lower(binary, form="serial")  # type: ignore[arg-type]

@@ -1,0 +1,78 @@
+"""`prunegraph train`: the command in this process, because each of its own would load PyTorch again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
+
+import prunegraph as pg  # noqa: E402
+from prunegraph.runtime import session  # noqa: E402
+from tests.builders import Builder, residual_net  # noqa: E402
+from tests.commands import in_process as cli  # noqa: E402
+from tests.training.test_fit import task  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    pg.save(residual_net(), tmp_path / "net.onnx")
+    np.savez(tmp_path / "train.npz", **task())
+    np.savez(tmp_path / "test.npz", **task(200, seed=1))
+    np.savez(tmp_path / "unlabelled.npz", x=task()["x"])
+    return tmp_path
+
+
+def right(path: Path) -> float:
+    data = task(200, seed=1)
+    (logits,) = session.run(session.session(path), {"x": data["x"]})
+    return float((logits.argmax(1) == data["labels"]).mean())
+
+
+def test_train_prune_and_tune_without_labels(folder: Path) -> None:
+    done = cli("train", "net.onnx", "-o", "trained.onnx", "--data", "train.npz", "--eval", "test.npz", "--epochs", 8,
+               "--lr", 0.1, "--batch", 24, "--checkpoint", "run.pt")  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    assert "epoch   8" in done.stderr and (folder / "run.pt.plain").exists() and done.stdout == ""
+    trained = right(folder / "trained.onnx")
+    assert trained > 0.9 and f"metric {100 * trained:.4g}" in done.stderr
+    pg.prune(folder / "trained.onnx", folder / "small.onnx", budget=pg.Budget(ratio=0.5), round_to=1)
+    done = cli("train", "small.onnx", "-o", "tuned.onnx", "--data", "unlabelled.npz", "--original", "trained.onnx",
+               "--epochs", 8, "--lr", 0.1, "--batch", 24, "--method", "sparse:1e-4")  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    assert right(folder / "tuned.onnx") > max(0.8, right(folder / "small.onnx"))
+
+
+def test_joint_on_the_command_line(folder: Path) -> None:
+    method = "joint:strength=1e-2,params=0.5,round_to=1,min_channels=2,qat_epochs=1"
+    words = "train net.onnx -o int8.onnx --data train.npz --eval test.npz --epochs 4 --lr 0.1 --batch 24 --macs 0.6"
+    done = cli(*words.split(), "--method", method)
+    assert done.exit_code == 0, done.stderr
+    assert "prune: macs " in done.stderr and "  params " in done.stderr and "int8: metric " in done.stderr
+    assert any(node.op == "QuantizeLinear" for node in pg.load("int8.onnx").nodes)
+    assert right(folder / "int8.onnx") > 0.7
+    failed = cli("train", "net.onnx", "-o", "none.onnx", "--data", "train.npz", "--method", "joint")
+    assert failed.exit_code == 2 and "give --macs, --params or --ratio" in failed.stderr
+    assert not (folder / "none.onnx").exists()
+
+
+def test_what_is_wrong_is_one_line(folder: Path) -> None:
+    b = Builder()
+    pg.save(b.graph(b.op("Bernoulli", b.head(b.input("n", 3, 8, 8), 3), name="dice")), folder / "dice.onnx")
+    for words, text in (
+        ("net.onnx --data unlabelled.npz", "give --original"),
+        ("net.onnx --data train.npz --batch 1000", "do not fill a batch"),
+        ("net.onnx --data train.npz --patience 2", "patience needs a metric"),
+        ("net.onnx --data train.npz --lr 1e9 --epochs 5 --batch 24", "lower the learning rate"),
+        ("net.onnx --data train.npz --eval test.npz --metric best", "unknown metric 'best'"),
+        ("dice.onnx --data train.npz", "operator Bernoulli of node 'dice'"),
+        ("net.onnx --data train.npz --checkpoint out.onnx", "out.onnx"),
+    ):
+        done = cli("train", *words.split(), "-o", "out.onnx")
+        assert done.exit_code == 2 and done.stderr.startswith("error: ") and text in done.stderr, done.stderr
+        assert done.stderr.count("\n") == 1 and not (folder / "out.onnx").exists()

@@ -1,0 +1,460 @@
+"""Source 001: gates behind BatchNormalization, their factors, what is ranked by them and cut (ALGORITHMS 2.7)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
+
+import prunegraph as pg  # noqa: E402
+from prunegraph.cli import main  # noqa: E402
+from prunegraph.coupling.sample import full_cost  # noqa: E402
+from prunegraph.errors import BudgetError, DataError, ModelError, OptionError, TrainingError  # noqa: E402
+from prunegraph.graph.model import Graph  # noqa: E402
+from prunegraph.rewriting.revise import Revision  # noqa: E402
+from prunegraph.runtime.data import Data  # noqa: E402
+from prunegraph.runtime.session import run, session  # noqa: E402
+from prunegraph.selection.criteria.base import Context, score  # noqa: E402
+from prunegraph.selection.criteria.factors import Factors, read_factors, with_factors  # noqa: E402
+from prunegraph.training import GraphModule, Recipe, Setting, cross_entropy, distillation, train  # noqa: E402
+from prunegraph.training.compression import Compression  # noqa: E402
+from prunegraph.training.fit import Run  # noqa: E402
+from prunegraph.training.gates import GatedModule  # noqa: E402
+from prunegraph.training.gfr import FreezeGates  # noqa: E402
+from tests.builders import Builder, residual_net  # noqa: E402
+from tests.training.mixed import inverted_residual  # noqa: E402
+from tests.training.test_fit import accuracy, task  # noqa: E402
+
+torch.set_num_threads(1)
+Array = np.ndarray
+
+
+def chain(width: int = 6) -> Graph:
+    """One removable group with one BatchNormalization."""
+    b = Builder()
+    y = b.relu(b.bn(b.conv(b.input("n", 3, 8, 8), 3, width), width, name="bn"))
+    return b.graph(b.head(y, width))
+
+
+def with_random_factors(graph: Graph, seed: int = 0) -> GatedModule:
+    """A module in eval mode whose factors are anything from 0.1 to 1."""
+    module = GatedModule(graph).eval()
+    rng = np.random.default_rng(seed)
+    with torch.no_grad():
+        for gate in module.gates:
+            factors = module.weight(gate.factors)
+            factors.copy_(torch.from_numpy(rng.uniform(0.1, 1, factors.shape).astype(np.float32)))
+    return module
+
+
+def unfolded(module: GatedModule) -> Graph:
+    """The network's own weights, without gates."""
+    revision = Revision(module.base)
+    for gate in module.gates:
+        for name in (gate.scale, gate.shift):
+            revision.set(name, module.weight(name).detach().numpy())
+    return revision.apply()
+
+
+def images(count: int = 4) -> Array:
+    return np.random.default_rng(0).standard_normal((count, 3, 8, 8)).astype(np.float32)
+
+
+def answer(graph: Graph) -> Array:
+    return run(session(graph), {"x": images()})[0]
+
+
+def setting(**options: object) -> Setting:
+    given = {"data": Data.of(task()), "batch": 24, "loss": cross_entropy(), "recipe": Recipe(epochs=3, lr=0.1)}
+    return Setting(**{**given, **options})  # type: ignore[arg-type]
+
+
+def scores(graph: Graph, algorithm: str) -> dict[str, Array]:
+    return score(algorithm, Context(pg.analyze(graph)))
+
+
+# -- the gate --------------------------------------------------------------------------------
+
+
+def test_insertion_changes_nothing() -> None:
+    graph = residual_net()
+    x = torch.from_numpy(images())
+    assert torch.equal(GatedModule(graph).eval()(x)[0], GraphModule(graph).eval()(x)[0])
+    assert len(GatedModule(graph).gates) == 3
+
+
+@pytest.mark.parametrize("mode", ["sample", "batch"])
+def test_a_gate_computes_what_the_source_says(mode: str) -> None:
+    """Against numpy: pooling, two layers, sigmoid, product; the factor starts at the first batch's mean."""
+    module = GatedModule(chain(), mode=mode)  # type: ignore[arg-type]
+    (gate,) = module.gates
+    module.eval()
+    u = module.values([gate.value], {"x": images()})[gate.value].detach().numpy()
+    with torch.no_grad():
+        # In train mode BatchNormalization would see the batch.
+        module.weight(module._live).fill_(1.0)
+        y = module.values([gate.value], {"x": images()})[gate.value].numpy()
+    w1, b1, w2, b2 = (module.weight(name).detach().numpy() for name in gate.trained)
+    assert w1.shape == (8, 6)
+    hidden = np.maximum(u.mean((2, 3)) @ w1.T + b1, 0)
+    e = 1 / (1 + np.exp(-(hidden @ w2.T + b2)))
+    wanted = e if mode == "sample" else e.mean(0, keepdims=True)
+    np.testing.assert_allclose(y, u * wanted[:, :, None, None], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(module.factors()[gate.value], e.mean(0), rtol=1e-6)
+    assert abs(e - 0.88).max() < 0.05
+
+
+@pytest.mark.parametrize("network", [chain, residual_net, inverted_residual])
+def test_folding_is_exact(network: object) -> None:
+    """BatchNormalization and gate in inference equal one with (scale * factor, shift * factor), to 1e-6."""
+    module = with_random_factors(network())  # type: ignore[operator]
+    folded = module.folded()
+    assert {node.op for node in folded.nodes} == {node.op for node in module.base.nodes}
+    values = [gate.value for gate in module.gates]
+    before = module.values(values, {"x": images()})
+    after = GraphModule(folded).eval().values(values, {"x": images()})
+    for value in values:
+        first, second = (found[value].detach().numpy() for found in (before, after))
+        assert abs(first - second).max() <= 1e-6 * max(1.0, abs(first).max())
+    wanted = module(torch.from_numpy(images()))[0].detach().numpy()
+    np.testing.assert_allclose(answer(folded), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_the_moving_average_of_a_constant_gate_converges() -> None:
+    """After k steps the error is momentum^k times the first one."""
+    module = GatedModule(chain(), momentum=0.8)
+    (gate,) = module.gates
+    with torch.no_grad():
+        for name in gate.trained:
+            module.weight(name).zero_()
+        module(torch.from_numpy(images()))
+        module.weight(gate.factors).fill_(1.0)
+    for step in range(1, 6):
+        module(torch.from_numpy(images()))
+        np.testing.assert_allclose(module.factors()[gate.value] - 0.5, 0.5 * 0.8**step, rtol=1e-5)
+
+
+def test_frozen_gates_stay() -> None:
+    module = GatedModule(chain())
+    (gate,) = module.gates
+    module(torch.from_numpy(images()))
+    state = Run(module, torch.optim.SGD(module.parameters(), 0.1), Recipe(epochs=1))
+    callback = FreezeGates(module, 20)
+    for state.step in range(20):
+        callback.after_step(state)
+        assert module.frozen == (state.step + 1 >= 18)
+    before = module.factors()[gate.value]
+    module.train()
+    y = module(torch.from_numpy(images(8)))[0]
+    assert np.array_equal(module.factors()[gate.value], before)
+    y.sum().backward()
+    assert all(module.weight(name).grad is None for name in gate.trained)
+
+
+def test_shared_shifts_are_taken_apart() -> None:
+    """Exporters store equal tensors once, one behind an Identity; each gate folds into a shift of its own."""
+    b = Builder()
+    x, shift = b.input("n", 3, 8, 8), b.const(np.linspace(-1, 1, 6), np.float32)
+
+    def bn(y: str, shift: str) -> str:
+        return b.op("BatchNormalization", y, *(b.const(np.full(6, v), np.float32) for v in (0.5,)), shift,
+                    b.const(np.zeros(6), np.float32), b.const(np.ones(6), np.float32))  # fmt: skip
+
+    y = b.relu(bn(b.conv(x, 3, 6), shift))
+    y = b.relu(bn(b.conv(y, 6, 6), b.op("Identity", shift)))
+    graph = b.graph(b.head(y, 6))
+    module = with_random_factors(graph)
+    assert len({gate.shift for gate in module.gates}) == 2
+    np.testing.assert_allclose(
+        answer(module.folded()), module(torch.from_numpy(images()))[0].detach().numpy(), rtol=1e-5, atol=1e-6
+    )
+    np.testing.assert_array_equal(answer(module.base), answer(graph))
+
+
+# -- ranking ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("network", [residual_net, inverted_residual])
+def test_the_product_is_the_folded_scale(network: object) -> None:
+    """In series, in parallel and alone (F1): with p = q the folded graph's scales say it all."""
+    module = with_random_factors(network())  # type: ignore[operator]
+    folded = with_factors(module.folded(), Factors(module.factors(), True))
+    apart = with_factors(module.base, Factors(module.factors(), False))
+    for group, expected in scores(folded, "bn_scale").items():
+        np.testing.assert_allclose(scores(folded, "gfr")[group], expected, rtol=1e-6)
+        np.testing.assert_allclose(scores(apart, "gfr")[group], expected, rtol=1e-5)
+        np.testing.assert_allclose(scores(folded, "gfr:q=0")[group], scores(module.base, "bn_scale")[group], rtol=1e-5)
+        for exponents in ("p=2,q=0.5", "p=0,q=1", "p=1,q=3"):
+            first, second = (scores(graph, f"gfr:{exponents}")[group] for graph in (folded, apart))
+            np.testing.assert_allclose(first, second, rtol=1e-4)
+
+
+def test_exponents() -> None:
+    module = with_random_factors(chain())
+    graph = with_factors(module.base, Factors(module.factors(), False))
+    (sr,) = module.factors().values()
+    gamma = abs(graph.weights[graph.node("bn").inputs[1]].read())
+    (found,) = scores(graph, "gfr:p=2,q=0.5").values()
+    np.testing.assert_allclose(found, gamma**2 * sr**0.5, rtol=1e-6)
+    (found,) = scores(graph, "gfr:p=0,q=1").values()
+    np.testing.assert_allclose(found, sr, rtol=1e-6)
+
+
+def test_a_closed_gate_goes_first_and_is_not_missed() -> None:
+    module = with_random_factors(chain())
+    (gate,) = module.gates
+    with torch.no_grad():
+        module.weight(gate.factors)[[1, 4]] = 0.0
+    folded = with_factors(module.folded(), Factors(module.factors(), True))
+    for algorithm in ("gfr", "gfr:q=0", "gfr:p=0", "gfr:p=2,q=1"):
+        (found,) = scores(folded, algorithm).values()
+        assert np.flatnonzero(found == 0).tolist() == [1, 4]
+        done = pg.prune(folded, algorithm=algorithm, budget=pg.Budget(ratio=2 / 6), round_to=1, repair="none")
+        assert list(done.plan.remove.values()) == [(1, 4)]
+        np.testing.assert_allclose(answer(done.small), answer(folded), rtol=1e-6, atol=1e-6)
+
+
+def test_moving_a_factor_from_gate_to_scale_changes_nothing() -> None:
+    """scale * a, shift * a, factor / a: the same outputs, the same ranking; not so for other exponents."""
+    modules = [with_random_factors(residual_net()) for _ in range(2)]
+    rng = np.random.default_rng(3)
+    with torch.no_grad():
+        for gate in modules[1].gates:
+            a = torch.from_numpy(rng.uniform(0.2, 5, modules[1].weight(gate.factors).shape).astype(np.float32))
+            for name in (gate.scale, gate.shift):
+                modules[1].weight(name).mul_(a)
+            modules[1].weight(gate.factors).div_(a)
+    first, second = (with_factors(m.folded(), Factors(m.factors(), True)) for m in modules)
+    np.testing.assert_allclose(answer(first), answer(second), rtol=1e-4, atol=1e-5)
+    apart = [with_factors(unfolded(m), Factors(m.factors(), False)) for m in modules]
+    for group, expected in scores(first, "gfr").items():
+        for graph in (second, *apart):
+            np.testing.assert_allclose(scores(graph, "gfr")[group], expected, rtol=1e-5)
+            np.testing.assert_array_equal(np.argsort(scores(graph, "gfr")[group]), np.argsort(expected))
+            np.testing.assert_allclose(
+                scores(graph, "gfr:p=2,q=2")[group], scores(first, "gfr:p=2,q=2")[group], rtol=1e-5
+            )
+    assert any(abs(scores(second, "gfr:q=0")[g] - s).max() > 0.1 for g, s in scores(first, "gfr:q=0").items())
+
+
+def test_factors_stay_with_the_file(tmp_path: Path) -> None:
+    module = with_random_factors(residual_net())
+    pg.save(with_factors(module.folded(), Factors(module.factors(), True)), tmp_path / "net.onnx")
+    found = read_factors(pg.load(tmp_path / "net.onnx"))
+    assert found is not None and found.folded
+    for value, factors in module.factors().items():
+        np.testing.assert_array_equal(found.by_value[value].astype(np.float32), factors)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"format": "other"}, "format 'other'"),
+        ({"factors": {"nowhere": [1.0]}}, "names 'nowhere'"),
+        ({"factors": {"bn.out": [1.0]}}, "before it was pruned"),
+        ({"factors": {"bn.out": [-1.0] * 6}}, "negative"),
+        ({"factors": 3}, "cannot be read"),
+    ],
+)
+def test_factors_that_do_not_fit_are_an_error(change: dict[str, object], text: str) -> None:
+    graph = chain()
+    content = {"format": "prunegraph/gfr@1", "folded": True, "factors": {"bn.out": [1.0] * 6}, **change}
+    graph.model.metadata_props.add(key="prunegraph.gfr", value=json.dumps(content))
+    with pytest.raises(ModelError, match=text):
+        scores(graph, "gfr")
+
+
+def test_the_criterion_wants_factors_and_exponents() -> None:
+    with pytest.raises(BudgetError, match="train --method gfr"):
+        scores(chain(), "gfr")
+    for exponents in ("p=0,q=0", "p=-1", "q=nan"):
+        with pytest.raises(OptionError, match="exponents p and q"):
+            scores(chain(), f"gfr:{exponents}")
+
+
+# -- compression -----------------------------------------------------------------------------
+
+
+def wide() -> Graph:
+    module = with_random_factors(residual_net(width=50))
+    return with_factors(module.folded(), Factors(module.factors(), True))
+
+
+def compression(**options: object) -> Compression:
+    given = {"round_to": 1, "allocation": "global:none", **options}
+    return Compression(Data.of({"x": task(64)["x"]}), "gfr", **given)  # type: ignore[arg-type]
+
+
+def test_the_whole_network_is_one_list() -> None:
+    """floor(p * total) channels go, the lowest of all; where widths are rounded it says how many really do."""
+    graph = wide()
+    every = scores(graph, "gfr")
+    for share in (0.1, 0.33, 0.5):
+        made = compression().to_budget(graph, pg.Budget(ratio=share))
+        total = sum(len(each) for each in every.values())
+        assert made.channels == (total, total - int(share * total))
+        removed = np.concatenate([every[g][list(channels)] for g, channels in made.plan.remove.items()])
+        kept = np.concatenate([np.delete(each, made.plan.remove.get(g, ())) for g, each in every.items()])
+        assert removed.max() <= kept.min()
+    seen: list[str] = []
+    made = compression(round_to=8, progress=seen.append).to_budget(graph, pg.Budget(ratio=0.33))
+    gone = sum(len(channels) for channels in made.plan.remove.values())
+    assert gone <= int(0.33 * total) and made.channels == (total, total - gone)
+    assert seen[-1] == f"{gone} of {total} channels in groups removed"
+
+
+@pytest.mark.parametrize("method", ["grid", "bisection"])
+def test_the_search_stops_before_the_cliff(method: str) -> None:
+    """A metric that falls by two points a hundredth of the channels beyond 42 %; half a point is tolerated."""
+    graph = wide()
+    total = sum(group.channels for group in pg.analyze(graph).groups)
+
+    def evaluate(module: torch.nn.Module) -> float:
+        assert isinstance(module, GraphModule) and not module.training
+        gone = total - sum(group.channels for group in pg.analyze(module.graph).groups)
+        return 93.0 - 200 * max(0.0, gone / total - 0.42)
+
+    made = compression(repair="none").to_tolerance(graph, 0.5, evaluate, method=method)
+    assert made.search is not None and made.search.best.strength == 42
+    assert made.channels == (total, total - int(0.42 * total))
+    with pytest.raises(BudgetError, match="no cut stays within the tolerance"):
+        compression(repair="none").to_tolerance(graph, 0.0, lambda m: float(full_cost(m.graph).macs), method=method)
+
+
+# -- training --------------------------------------------------------------------------------
+
+
+def test_train_fold_and_cut_within_a_budget() -> None:
+    graph = residual_net(width=16)
+    done = train(graph, setting(recipe=Recipe(epochs=12, lr=0.1), budget=pg.Budget(macs=0.5), evaluate=accuracy),
+                 "gfr:strength=0.1,round_to=1")  # fmt: skip
+    assert full_cost(done.graph).macs <= 0.5 * full_cost(graph).macs
+    assert read_factors(done.graph) is None and [record["stage"] for record in done.history] == ["gfr"] * 12
+    trained = done.history[-1]["metric"]
+    assert trained > 0.95 and accuracy(GraphModule(done.graph).eval()) >= trained - 0.03
+
+
+def test_without_a_budget_the_folded_network_is_the_result() -> None:
+    graph = residual_net(width=16)
+    done = train(graph, setting(evaluate=accuracy, recipe=Recipe(epochs=4, lr=0.1)), "gfr:mode=batch")
+    assert full_cost(done.graph) == full_cost(graph)
+    assert accuracy(GraphModule(done.graph).eval()) == done.history[-1]["metric"]
+    found = read_factors(done.graph)
+    assert found is not None and found.folded and len(found.by_value) == 3
+    assert all((each > 0).all() and (each < 1).all() for each in found.by_value.values())
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_a_tolerance_instead_of_a_budget(measured: bool) -> None:
+    graph = residual_net(width=16)
+    given = setting(recipe=Recipe(epochs=8, lr=0.1), evaluate=(lambda m: 100 * accuracy(m)) if measured else None)
+    done = train(graph, given, "gfr:strength=0.1,round_to=1,tolerance=3,bn_recal=false")
+    assert full_cost(done.graph).macs < 0.9 * full_cost(graph).macs
+    if measured:
+        assert 100 * accuracy(GraphModule(done.graph).eval()) >= done.history[-1]["metric"] - 3
+
+
+def test_the_light_form_trains_gates_alone() -> None:
+    """Labels are not needed, no weight of the network changes, a penalty closes gates, factors are not folded."""
+    graph = train(residual_net(width=16), setting(recipe=Recipe(epochs=6, lr=0.1))).graph
+    data = Data.of({"x": task()["x"]})
+    means = []
+    for strength in (0, 5):
+        given = setting(data=data, loss=distillation(GraphModule(graph)), recipe=Recipe(epochs=4, lr=0.1))
+        done = train(graph, given, f"gfr:strength={strength},light=true")
+        for name, weight in graph.weights.items():
+            assert done.graph.weights[name].read().tobytes() == weight.read().tobytes()
+        found = read_factors(done.graph)
+        assert found is not None and not found.folded
+        means.append(np.concatenate(list(found.by_value.values())).mean())
+    assert means[1] < means[0] - 0.05
+    small = train(graph, setting(data=data, loss=distillation(GraphModule(graph)), budget=pg.Budget(macs=0.7)),
+                  "gfr:strength=5,light=true,round_to=1,refit=true")  # fmt: skip
+    assert full_cost(small.graph).macs <= 0.7 * full_cost(graph).macs
+    assert accuracy(GraphModule(small.graph).eval()) > 0.9
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("epoch", [2, 5])
+def test_a_killed_training_goes_on_exactly(tmp_path: Path, epoch: int) -> None:
+    """Before the gates are frozen (epoch 2) and after (epoch 5 begins in the last tenth)."""
+    recipe = Recipe(epochs=5, lr=0.1)
+    whole = train(residual_net(), setting(recipe=recipe, evaluate=lambda m: 0.0), "gfr:strength=0.01")
+    calls = []
+
+    def dies(module: torch.nn.Module) -> float:
+        calls.append(1)
+        if len(calls) == epoch:
+            raise KilledError
+        return 0.0
+
+    with pytest.raises(KilledError):
+        train(
+            residual_net(), setting(recipe=recipe, evaluate=dies, checkpoint=tmp_path / "run.pt"), "gfr:strength=0.01"
+        )
+    again = setting(recipe=recipe, evaluate=lambda m: 0.0, checkpoint=tmp_path / "run.pt")
+    resumed = train(residual_net(), again, "gfr:strength=0.01")
+    assert resumed.history == whole.history
+    assert resumed.graph.model.SerializeToString() == whole.graph.model.SerializeToString()
+    with pytest.raises(TrainingError, match="another recipe"):
+        train(residual_net(seed=1), again, "gfr:strength=0.01")
+
+
+def test_frozen_is_kept_in_a_checkpoint() -> None:
+    module, other = GatedModule(chain()), GatedModule(chain())
+    module.freeze()
+    FreezeGates(other, 100).load_state_dict(FreezeGates(module, 100).state_dict())
+    assert other.train().frozen and float(other.weight(other._live)) == 0
+
+
+def test_what_is_wrong_is_said_before_the_training() -> None:
+    b = Builder()
+    plain = b.graph(b.head(b.relu(b.conv(b.input("n", 3, 8, 8), 3, 6)), 6))
+
+    def never(outputs: object, batch: object) -> object:
+        raise AssertionError("it trains")
+
+    given = setting(loss=never)
+    for graph, options, error, text in (
+        (plain, "", DataError, "no removable channel has a BatchNormalization to put a gate behind"),
+        (chain(), ":strength=-1", OptionError, "'strength'"),
+        (chain(), ":tolerance=nan", OptionError, "'tolerance'"),
+        (chain(), ":reduction=0", OptionError, "reduction"),
+        (chain(), ":momentum=1", OptionError, "momentum"),
+        (chain(), ":p=0,q=0", OptionError, "exponents"),
+        (chain(), ":mode=other", OptionError, "sample, batch"),
+    ):
+        with pytest.raises(error, match=text):
+            train(graph, given, f"gfr{options}")
+    for budget, options, error in (
+        (pg.Budget(macs=0.5), ":tolerance=1", OptionError),
+        (pg.Budget(latency=0.5), "", BudgetError),
+    ):
+        with pytest.raises(error):
+            train(chain(), setting(loss=never, budget=budget), f"gfr{options}")
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pg.save(residual_net(width=16), tmp_path / "net.onnx")
+    np.savez(tmp_path / "train.npz", **task())
+    words = ["train", "net.onnx", "--data", "train.npz", "--epochs", "2", "--batch", "24"]
+    done = CliRunner().invoke(main, [*words, "-o", "half.onnx", "--macs", "0.5", "--method", "gfr:0.05,round_to=1"])
+    assert done.exit_code == 0, done.stderr
+    assert full_cost(pg.load(tmp_path / "half.onnx")).macs <= 0.5 * full_cost(pg.load(tmp_path / "net.onnx")).macs
+    done = CliRunner().invoke(main, [*words, "-o", "gated.onnx", "--method", "gfr"])
+    assert done.exit_code == 0 and read_factors(pg.load(tmp_path / "gated.onnx")) is not None
+    done = CliRunner().invoke(
+        main, ["prune", "gated.onnx", "-o", "small.onnx", "--algorithm", "gfr:p=1,q=2", "--ratio", "0.25"]
+    )
+    assert done.exit_code == 0, done.stderr
+    done = CliRunner().invoke(main, [*words, "-o", "no.onnx", "--macs", "0.5", "--method", "gfr:tolerance=1"])
+    assert done.exit_code == 2 and done.stderr.startswith("error: ") and not (tmp_path / "no.onnx").exists()

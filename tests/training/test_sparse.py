@@ -1,0 +1,101 @@
+"""Sparse training: the proximal step, and that it leaves what can be removed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
+
+import prunegraph as pg  # noqa: E402
+from prunegraph.errors import DataError  # noqa: E402
+from prunegraph.training.batches import Batches  # noqa: E402
+from prunegraph.training.fit import Recipe, Run, fit  # noqa: E402
+from prunegraph.training.module import GraphModule  # noqa: E402
+from prunegraph.training.sparse import Sparsify  # noqa: E402
+from tests.builders import Builder, residual_net  # noqa: E402
+from tests.training.test_fit import accuracy, task  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+def chain() -> GraphModule:
+    """One removable group with one BatchNormalization."""
+    b = Builder()
+    y = b.relu(b.bn(b.conv(b.input("n", 3, 6, 6), 3, 6), 6, name="bn"))
+    return GraphModule(b.graph(b.head(y, 6)))
+
+
+def run(module: GraphModule, lr: float) -> Run:
+    return Run(module, torch.optim.SGD(module.parameters(), lr), Recipe(epochs=1))
+
+
+def test_a_scale_reaches_zero_and_stays() -> None:
+    """0.02 with lr * strength = 1e-4: 0 after 200 steps (ALGORITHMS 1.7)."""
+    module = chain()
+    scale = module.graph.node("bn").inputs[1]
+    with torch.no_grad():
+        module.weight(scale).copy_(torch.tensor([0.02, -0.02, 0.5, 0, 1e-5, 1]))
+    sparsify, state = Sparsify(module, 1e-2), run(module, 1e-2)
+    for _ in range(200 - 1):
+        sparsify.after_step(state)
+    assert (module.weight(scale)[:2] != 0).all()
+    for _ in range(3):
+        sparsify.after_step(state)
+    assert module.weight(scale)[[0, 1, 3, 4]].tolist() == [0, 0, 0, 0]
+    np.testing.assert_allclose(module.weight(scale)[[2, 5]].detach().numpy(), [0.4798, 0.9798], rtol=1e-4)
+    assert sparsify.gone() == pytest.approx(4 / 6)
+
+
+def test_coupled_scales_shrink_together() -> None:
+    """Stem and second convolution of the block meet in an Add: their scales go to 0 at the same step."""
+    module = GraphModule(residual_net())
+    normals = [n.inputs[1] for n in module.graph.nodes if n.op == "BatchNormalization"]
+    stem, inner, last = normals
+    before = [module.weight(name).detach().clone() for name in normals]
+    Sparsify(module, 2.0).after_step(run(module, 0.05))
+    norm = np.sqrt(before[0].numpy() ** 2 + before[2].numpy() ** 2)
+    factor = np.maximum(0, 1 - 0.1 * np.sqrt(2) / norm)
+    np.testing.assert_allclose(module.weight(stem).detach(), before[0].numpy() * factor, rtol=1e-5)
+    np.testing.assert_allclose(module.weight(last).detach(), before[2].numpy() * factor, rtol=1e-5)
+    np.testing.assert_allclose(module.weight(inner).detach(), before[1].numpy() - 0.1, rtol=1e-5)
+    Sparsify(module, 100.0).after_step(run(module, 0.05))
+    assert not any(module.weight(name).any() for name in normals)
+
+
+def test_what_is_not_trained_stays() -> None:
+    module = chain()
+    scale = module.graph.node("bn").inputs[1]
+    before = module.weight(scale).detach().clone()
+    others = [p for p in module.parameters() if p is not module.weight(scale)]
+    Sparsify(module, 1.0).after_step(Run(module, torch.optim.SGD(others, 1.0), Recipe(epochs=1)))
+    assert torch.equal(module.weight(scale), before)
+
+
+def test_sparse_training_leaves_channels_that_cost_nothing() -> None:
+    """Channels with scale 0 are constants, which the next layers' statistics take over: nothing is lost."""
+    module = GraphModule(residual_net(width=16))
+    sparsify = Sparsify(module, 0.2)
+    fit(module, Batches(task(), 24), Recipe(epochs=12, lr=0.1), callbacks=[sparsify])
+    trained = accuracy(module.eval())
+    gone = sparsify.gone()
+    assert trained > 0.95 and gone > 0.3
+    small = pg.prune(
+        module.write_back(), algorithm="bn_scale", allocation="global", budget=pg.Budget(ratio=gone), round_to=1,
+        repair="bn",
+    ).small  # fmt: skip
+    assert accuracy(GraphModule(small).eval()) >= trained - 0.03
+
+
+def test_enough_ends_the_run() -> None:
+    module = chain()
+    data = {name: array[..., :6, :6] if name == "x" else array for name, array in task(48).items()}
+    state = fit(module, Batches(data, 24), Recipe(epochs=5), callbacks=[Sparsify(module, 1e3, enough=0.9)])
+    assert state.epoch == 1
+
+
+def test_without_normalisation_there_is_nothing_to_shrink() -> None:
+    b = Builder()
+    module = GraphModule(b.graph(b.head(b.relu(b.conv(b.input("n", 3, 6, 6), 3, 6)), 6)))
+    with pytest.raises(DataError, match="no removable channel has a BatchNormalization"):
+        Sparsify(module, 1e-4)
