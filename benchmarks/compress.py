@@ -29,10 +29,10 @@ from benchmarks.tasks import ROOT, TASKS, fashion, fashion_accuracy, fashion_cal
 from fixtures import light_models
 from prunegraph.coupling.sample import full_cost
 from prunegraph.graph.model import Graph, Node
+from prunegraph.measuring.latency import Stopwatch
 from prunegraph.rewriting.decompose import Decomposed, chain
 from prunegraph.rewriting.revise import Revision
 from prunegraph.runtime.data import random_inputs, read_data
-from prunegraph.measuring.latency import Stopwatch
 from prunegraph.runtime.session import run, run_values, session
 
 Array = np.ndarray

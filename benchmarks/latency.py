@@ -24,9 +24,9 @@ import prunegraph as pg
 from benchmarks.zoo import ZOO
 from fixtures.light_models import load
 from prunegraph.graph.model import Graph
+from prunegraph.measuring.latency import Stopwatch, interleaved
 from prunegraph.quantization.faster import faster_in_float
 from prunegraph.quantization.quantize import Samples
-from prunegraph.measuring.latency import Stopwatch, interleaved
 
 MODELS = ("torchvision__resnet18", "torchvision__resnet50", "torchvision__mobilenet_v2")
 

@@ -22,8 +22,8 @@ from prunegraph.latency.bench import PAIRS
 from prunegraph.latency.cache import Cache
 from prunegraph.latency.rounding import Rounding
 from prunegraph.latency.select import select
-from prunegraph.ops.cost import cost
 from prunegraph.measuring.latency import Stopwatch
+from prunegraph.ops.cost import cost
 from prunegraph.runtime.session import CPU
 from prunegraph.selection.choice import Choice
 

@@ -29,8 +29,8 @@ from prunegraph.selection.criteria.base import Gradients
 from prunegraph.selection.plan import Plan, survivors
 
 if TYPE_CHECKING:
-    from prunegraph.proof import Proof
     from prunegraph.measuring.compare import Comparison
+    from prunegraph.proof import Proof
 
 Batch = Mapping[str, np.ndarray]
 

@@ -15,12 +15,12 @@ from prunegraph.graph.model import Graph
 from prunegraph.isolate import isolate
 from prunegraph.latency.bench import PAIRS
 from prunegraph.latency.select import Selected, select
+from prunegraph.measuring.latency import Latency, Stopwatch
 from prunegraph.ops.cost import Cost
 from prunegraph.proof import Proof, verify
 from prunegraph.recovery import repairs
 from prunegraph.rewriting.cut import cut
 from prunegraph.runtime.data import Batch, Data
-from prunegraph.measuring.latency import Latency, Stopwatch
 from prunegraph.runtime.session import provider_name
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.runtime.writing import first_sample, write

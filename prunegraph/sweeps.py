@@ -10,10 +10,10 @@ from typing import Any
 from prunegraph.api import Samples, analyze, check_model_output, check_output, load
 from prunegraph.graph.model import Graph
 from prunegraph.latency.select import Selected
+from prunegraph.measuring.metrics import Named, portable
 from prunegraph.pipeline import Result, finish, ranking
 from prunegraph.recovery import repairs
 from prunegraph.runtime.data import Data
-from prunegraph.measuring.metrics import Named, portable
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.budget import Budget
 from prunegraph.selection.choice import Choice

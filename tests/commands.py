@@ -9,8 +9,8 @@ from pathlib import Path
 from click.testing import CliRunner, Result
 
 from prunegraph.cli import main
+from tests.paths import FIXTURES
 
-FIXTURES = Path(__file__).parent.parent / "fixtures"
 MODEL = str(FIXTURES / "fashion_resnet.onnx")
 
 

@@ -24,8 +24,7 @@ from fixtures import light_models
 from prunegraph.errors import PrunegraphError
 from prunegraph.graph.model import Graph
 from prunegraph.runtime.data import random_inputs
-
-FIXTURES = Path(__file__).parent.parent / "fixtures"
+from tests.paths import FIXTURES
 
 #: Small graphs of different kinds: residual, depthwise, split and shuffled, dynamic shapes, attention.
 MODELS = (

@@ -9,7 +9,6 @@ from functools import cached_property
 import numpy as np
 
 from prunegraph.coupling.groups import Fixed, Group, find_fixed, find_groups
-from prunegraph.labels.labels import Channels, Labels, LabelSpace, Reason
 from prunegraph.coupling.sample import complete
 from prunegraph.coupling.shuffle import Shuffle, find_shuffles
 from prunegraph.coupling.uses import Use
@@ -17,6 +16,7 @@ from prunegraph.errors import MISFIT, ModelError, UnknownNameError
 from prunegraph.graph.facts import Facts, facts
 from prunegraph.graph.inference import element, elements
 from prunegraph.graph.model import Graph, Node
+from prunegraph.labels.labels import Channels, Labels, LabelSpace, Reason
 from prunegraph.ops import rule_for
 
 #: Which factor of an attention axis is pruned, by name.

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import networkx
 
 from prunegraph.coupling.analysis import Coupling
-from prunegraph.labels.labels import Labels, Reason
 from prunegraph.errors import UnknownNameError
 from prunegraph.graph.model import Node
+from prunegraph.labels.labels import Labels, Reason
 
 #: What a person can do about a reason, by the first words that fit.
 ADVICE = (

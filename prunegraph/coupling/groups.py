@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunegraph.labels.labels import Reason
 from prunegraph.coupling.uses import Use
 from prunegraph.graph.model import Graph
+from prunegraph.labels.labels import Reason
 from prunegraph.ops.cost import node_macs
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from prunegraph.coupling.analysis import Coupling
-from prunegraph.labels.labels import Labels
 from prunegraph.coupling.uses import Use
+from prunegraph.labels.labels import Labels
 
 Array = np.ndarray
 

@@ -13,10 +13,10 @@ import numpy as np
 
 from prunegraph.errors import BudgetError
 from prunegraph.graph.model import Graph
-from prunegraph.ops.cost import Cost
 from prunegraph.measuring import metrics
-from prunegraph.runtime.data import Data, random_inputs
 from prunegraph.measuring.metrics import Seen
+from prunegraph.ops.cost import Cost
+from prunegraph.runtime.data import Data, random_inputs
 from prunegraph.runtime.session import run, session
 from prunegraph.runtime.statistics import batch_size
 

@@ -1,0 +1,1 @@
+"""Labels on axes: fresh, tied, pinned, product; their resolution into channels."""

@@ -12,8 +12,8 @@ from prunegraph.coupling.survivors import Survivors
 from prunegraph.errors import BudgetError
 from prunegraph.latency.cache import Cache
 from prunegraph.latency.layers import LayerTable
-from prunegraph.rewriting.cut import cut
 from prunegraph.measuring.latency import Latency, Timer
+from prunegraph.rewriting.cut import cut
 from prunegraph.selection.budget import Budget, Meter
 from prunegraph.selection.plan import Plan, make_plan, survivors
 

@@ -18,8 +18,8 @@ from prunegraph.errors import MISFIT, PrunegraphError
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.onnx_io import from_model
 from prunegraph.latency.cache import Cache
-from prunegraph.ops.cost import node_macs
 from prunegraph.measuring.latency import Timer
+from prunegraph.ops.cost import node_macs
 
 Shape = tuple[int, ...]
 

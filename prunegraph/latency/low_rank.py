@@ -17,10 +17,10 @@ from prunegraph.errors import MISFIT, BudgetError, OptionError, PrunegraphError
 from prunegraph.graph.facts import facts
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.onnx_io import from_model
+from prunegraph.measuring.latency import Stopwatch, Timer
 from prunegraph.rewriting.decompose import Decomposed, Known, Row, Samples, chain
 from prunegraph.rewriting.decompose import decompose as by_cost
 from prunegraph.rewriting.fold import fold
-from prunegraph.measuring.latency import Stopwatch, Timer
 from prunegraph.runtime.session import provider_name
 from prunegraph.selection.budget import parse_latency
 

@@ -19,8 +19,8 @@ from prunegraph.coupling.survivors import Survivors
 from prunegraph.errors import BudgetError
 from prunegraph.latency.cache import Cache
 from prunegraph.latency.layers import LayerTable
-from prunegraph.rewriting.cut import cut
 from prunegraph.measuring.latency import Timer
+from prunegraph.rewriting.cut import cut
 from prunegraph.selection.allocation import Limits, make_steps
 from prunegraph.selection.budget import Meter
 

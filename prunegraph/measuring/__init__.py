@@ -1,0 +1,1 @@
+"""Measure models: latency, cost side by side, metrics, noise, many candidates at once."""

@@ -10,11 +10,11 @@ import numpy as np
 from prunegraph.coupling.sample import full_cost
 from prunegraph.errors import DataError, ModelError
 from prunegraph.graph.model import Graph
+from prunegraph.measuring.latency import Latency, measure_pair
+from prunegraph.measuring.sqnr import FETCH, dequantized, sqnr
 from prunegraph.ops.cost import Cost
 from prunegraph.runtime.data import Batch, Data, random_inputs
-from prunegraph.measuring.latency import Latency, measure_pair
 from prunegraph.runtime.session import CPU, run, session
-from prunegraph.measuring.sqnr import FETCH, dequantized, sqnr
 from prunegraph.runtime.statistics import batch_size
 
 #: One output, batch by batch.

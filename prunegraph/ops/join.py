@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from prunegraph.labels.labels import Labels, concatenate
 from prunegraph.graph.inference import element, elements, split_sizes
+from prunegraph.labels.labels import Labels, concatenate
 from prunegraph.ops.rule import Edit, Site, register
 
 

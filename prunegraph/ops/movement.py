@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from prunegraph.labels.labels import REPEATED, Labels
 from prunegraph.graph.evaluate import resolve_reshape, slice_index
+from prunegraph.labels.labels import REPEATED, Labels
 from prunegraph.ops.join import join_axis
 from prunegraph.ops.rule import Edit, Site, register
 

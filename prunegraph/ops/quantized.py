@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from prunegraph.labels.labels import Labels
 from prunegraph.graph.model import Node
+from prunegraph.labels.labels import Labels
 from prunegraph.ops.elementwise import broadcast
 from prunegraph.ops.pattern import Moved, by_pattern
 from prunegraph.ops.rule import Macs, Shape, Site, Spread, register

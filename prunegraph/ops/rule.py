@@ -16,10 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from prunegraph import plugins
-from prunegraph.labels.labels import Labels, LabelSpace, Reason
 from prunegraph.errors import PluginError
 from prunegraph.graph.facts import Facts
 from prunegraph.graph.model import Node
+from prunegraph.labels.labels import Labels, LabelSpace, Reason
 
 Shape = tuple[int, ...]
 

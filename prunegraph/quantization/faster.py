@@ -12,9 +12,9 @@ from functools import partial
 
 from prunegraph.errors import OptionError
 from prunegraph.graph.model import Graph
+from prunegraph.measuring.latency import Stopwatch, Timer, interleaved
 from prunegraph.quantization.quantize import Quantized, Samples, quantize
 from prunegraph.runtime.data import Data
-from prunegraph.measuring.latency import Stopwatch, Timer, interleaved
 
 Progress = Callable[[str], None]
 

@@ -14,6 +14,9 @@ import numpy as np
 from prunegraph.errors import DataError, ModelError, OptionError, UnknownNameError
 from prunegraph.graph import linear
 from prunegraph.graph.model import Graph
+from prunegraph.measuring import metrics
+from prunegraph.measuring.metrics import Seen
+from prunegraph.measuring.sqnr import FETCH, dequantized, sqnr
 from prunegraph.quantization import mixed
 from prunegraph.quantization.calibrate import Given, Scales, calibrate, check_given, finder, watched
 from prunegraph.quantization.constants import settle
@@ -33,11 +36,8 @@ from prunegraph.rewriting.fold import fold
 from prunegraph.rewriting.gemm import plain_gemms
 from prunegraph.rewriting.opset import raise_opset
 from prunegraph.rewriting.revise import Revision
-from prunegraph.measuring import metrics
 from prunegraph.runtime.data import Batch, Data
-from prunegraph.measuring.metrics import Seen
 from prunegraph.runtime.session import run_batches, session
-from prunegraph.measuring.sqnr import FETCH, dequantized, sqnr
 from prunegraph.runtime.statistics import Statistics, batch_size
 
 Array = np.ndarray

@@ -11,12 +11,12 @@ import onnx
 from prunegraph.graph.facts import facts
 from prunegraph.graph.linear import LinearLayer
 from prunegraph.graph.model import Graph, Node
+from prunegraph.measuring.sqnr import decibels
 from prunegraph.quantization.mixed import put_back
 from prunegraph.quantization.placement import Placement
 from prunegraph.quantization.saturation import held_type
 from prunegraph.quantization.scheme import Scheme
 from prunegraph.quantization.weights import Codes
-from prunegraph.measuring.sqnr import decibels
 
 
 @dataclass(frozen=True)

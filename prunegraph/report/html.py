@@ -28,9 +28,9 @@ from prunegraph.report.text import clean, count_of, exact, factor
 if TYPE_CHECKING:
     import markupsafe
 
+    from prunegraph.measuring.latency import Latency
     from prunegraph.pipeline import Result
     from prunegraph.report.curves import Curve, Point, Sensitivity
-    from prunegraph.measuring.latency import Latency
     from prunegraph.selection.plan import Plan
 
 #: Packages of the extra `report`, as they are imported.

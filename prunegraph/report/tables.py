@@ -10,10 +10,10 @@ from rich.table import Table
 if TYPE_CHECKING:
     from prunegraph.coupling.analysis import Coupling
     from prunegraph.coupling.explain import Why
-    from prunegraph.ops.cost import Cost
-    from prunegraph.pipeline import Result
     from prunegraph.measuring.compare import Comparison
     from prunegraph.measuring.latency import Latency
+    from prunegraph.ops.cost import Cost
+    from prunegraph.pipeline import Result
     from prunegraph.tuning.search import Candidate, Found
     from prunegraph.tuning.sensitivity import Sensitivity
 

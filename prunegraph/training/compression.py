@@ -15,11 +15,11 @@ import torch
 from prunegraph.coupling.analysis import Coupling, analyze
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.graph.model import Graph
+from prunegraph.measuring.metrics import Metric
 from prunegraph.proof import verify
 from prunegraph.recovery import repairs
 from prunegraph.rewriting.cut import cut
 from prunegraph.runtime.data import Data
-from prunegraph.measuring.metrics import Metric
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.budget import Budget
 from prunegraph.selection.choice import Choice

@@ -10,9 +10,9 @@ import torch
 
 from prunegraph.errors import UnknownNameError
 from prunegraph.graph.model import Graph
+from prunegraph.measuring.metrics import METRICS, Seen
 from prunegraph.runtime import session
 from prunegraph.runtime.data import CHUNK, Data
-from prunegraph.measuring.metrics import METRICS, Seen
 from prunegraph.training.fit import Evaluate
 from prunegraph.training.losses import outputs_of
 from prunegraph.training.operators.table import to_numpy, to_torch

@@ -29,8 +29,8 @@ from prunegraph.graph.model import Graph, Node
 from prunegraph.rewriting.revise import Revision
 from prunegraph.rewriting.rewriter import Rewriter
 from prunegraph.training.module import GraphModule
-from prunegraph.training.roles import trainable_names
 from prunegraph.training.operators.table import Call, Tensor, Value, operator
+from prunegraph.training.roles import trainable_names
 from prunegraph.training.untie import untied
 
 Array = np.ndarray

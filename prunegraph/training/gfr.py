@@ -30,8 +30,8 @@ from prunegraph.training.fit import Callback, Run
 from prunegraph.training.gates import GatedModule, Mode
 from prunegraph.training.losses import Batch, Loss
 from prunegraph.training.methods import METHODS, Setting, Trained
-from prunegraph.training.sparse import Sparsify
 from prunegraph.training.operators.table import Tensor
+from prunegraph.training.sparse import Sparsify
 
 #: Share of the training after which gates are frozen.
 LIVE = 0.9

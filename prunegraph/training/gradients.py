@@ -15,8 +15,8 @@ from prunegraph.graph.model import Graph
 from prunegraph.runtime.data import Data
 from prunegraph.training.losses import Loss, outputs_of
 from prunegraph.training.module import GraphModule
-from prunegraph.training.roles import statistics
 from prunegraph.training.operators.table import Tensor, to_torch
+from prunegraph.training.roles import statistics
 
 Array = np.ndarray
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from prunegraph.errors import DataError, WorseError
 from prunegraph.graph.model import Graph
+from prunegraph.measuring.metrics import METRICS, Metric, Seen, agreement, default, error
 from prunegraph.runtime import session
 from prunegraph.runtime.data import CHUNK, LABELS, Data
-from prunegraph.measuring.metrics import METRICS, Metric, Seen, agreement, default, error
 from prunegraph.training.batching import batching
 
 Array = np.ndarray

@@ -12,14 +12,8 @@ from prunegraph.errors import MISFIT, ModelError
 from prunegraph.graph import control
 from prunegraph.graph.control import Body
 from prunegraph.graph.model import Graph, Node
-from prunegraph.training.operators import attention as ops_attention, contrib as ops_contrib, elementwise as ops_elementwise, indexing as ops_indexing, layers as ops_layers, movement as ops_movement, norm as ops_norm, pool as ops_pool, quantized as ops_quantized, recurrent as ops_recurrent, reduce as ops_reduce, resize as ops_resize, sequence as ops_sequence
+from prunegraph.training import operators  # noqa: F401  (fills the table)
 from prunegraph.training.operators.table import Call, Operator, Tensor, Value, lookup
-
-#: The modules that fill the table.
-FAMILIES = (
-    ops_attention, ops_contrib, ops_elementwise, ops_indexing, ops_layers, ops_movement, ops_norm, ops_pool,
-    ops_quantized, ops_recurrent, ops_reduce, ops_resize, ops_sequence,
-)  # fmt: skip
 
 #: Operators that hand codes of a QuantizeLinear on unchanged.
 CARRIERS = frozenset(

@@ -21,8 +21,8 @@ from prunegraph.quantization.scheme import scheme as scheme_of
 from prunegraph.training.fake import FakeLayer, FakeQuantize
 from prunegraph.training.fit import Callback, Run
 from prunegraph.training.module import GraphModule
-from prunegraph.training.program import Block, Program, Step
 from prunegraph.training.operators.table import Call, Operator, Value
+from prunegraph.training.program import Block, Program, Step
 
 #: Shares of the steps: until when BatchNormalization uses the batch's statistics, from when on activations are rounded,
 #: from when on ranges stay. Source: ALGORITHMS 1.5.

@@ -26,12 +26,12 @@ from prunegraph.coupling.survivors import Survivors
 from prunegraph.errors import DataError, ModelError
 from prunegraph.graph import onnx_io
 from prunegraph.graph.model import Graph
-from prunegraph.recovery import repairs
-from prunegraph.rewriting.cut import cut
 from prunegraph.measuring import metrics
-from prunegraph.runtime.data import LABELS, Data
 from prunegraph.measuring.metrics import Metric, Seen
 from prunegraph.measuring.parallel import Pool, pool
+from prunegraph.recovery import repairs
+from prunegraph.rewriting.cut import cut
+from prunegraph.runtime.data import LABELS, Data
 from prunegraph.runtime.session import run, session
 from prunegraph.runtime.statistics import batch_size
 

@@ -8,8 +8,8 @@ import onnx
 import pytest
 
 from tests.builders import residual_net
-from tests.chains.graphs import random_model
 from tests.chains.chains import images, run, run_chain
+from tests.chains.graphs import random_model
 from tests.graph.test_names import heads, shared
 
 pytest.importorskip("onnxsim", reason="the extra [test] is not installed")

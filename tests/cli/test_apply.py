@@ -13,9 +13,9 @@ from prunegraph import pipeline
 from prunegraph.api import apply_plan
 from prunegraph.errors import ExactnessError, PlanError
 from prunegraph.frontends import mxnet
-from tests.frontends.mxnet import cases as cases
 from tests.builders import residual_net
 from tests.commands import FIXTURES, MODEL, files, in_process
+from tests.frontends.mxnet import cases as cases
 
 DATA = str(FIXTURES / "fashion_calibration.npz")
 NET = str(cases.ROOT / "tiny" / "resnet_v1_basic_tiny" / "model-symbol.json")

@@ -19,8 +19,8 @@ from prunegraph.selection.plan import make_plan
 from tests.builders import Builder
 from tests.coupling.control_graphs import BOOL, FLOAT, INT64, ControlGrower, Inner, condition, head_inputs, loop
 from tests.oracle import fixed_reasons, outputs, prove, random_plan
-from tests.random_graphs import GROWERS, Drawn
 from tests.proof.test_properties import SLOW
+from tests.random_graphs import GROWERS, Drawn
 
 
 def conv_branch(b: Builder, x: str, cin: int, middle: int, cout: int, number: int) -> onnx.GraphProto:

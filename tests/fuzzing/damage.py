@@ -4,8 +4,8 @@
 
 Real small models are damaged at random (bytes flipped, cut, doubled, numbers changed) and
 go through load, analyze, select and apply. Anything but a result or a PrunegraphError stops
-the run, with the file kept. Every second file is of another format (`tests/fuzz_formats.py`). `tests/test_fuzz.py` and
-`tests/test_fuzz_formats.py` are the short form.
+the run, with the file kept. Every second file is of another format (`formats.py` beside this file).
+`test_models.py` and `test_formats.py` are the short form.
 """
 
 from __future__ import annotations

@@ -27,8 +27,9 @@ from prunegraph.report import curves
 from prunegraph.runtime.data import read_data
 from prunegraph.selection.plan import Plan
 from tests.builders import residual_net
+from tests.paths import FIXTURES
 
-MXNET = Path(__file__).parents[2] / "fixtures" / "mxnet" / "tiny" / "mobilenet_tiny"
+MXNET = FIXTURES / "mxnet" / "tiny" / "mobilenet_tiny"
 
 #: Numbers that a file may hold and nothing should be made of.
 WILD = (0, -1, 1, 7, 2**31, 2**63 - 1, -(2**63), 10**30, 1e308, float("nan"))

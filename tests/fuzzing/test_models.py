@@ -1,4 +1,4 @@
-"""The short form of `tests/fuzz.py`."""
+"""The short form of `tests/fuzzing/damage.py`."""
 
 from __future__ import annotations
 

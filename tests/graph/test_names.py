@@ -17,12 +17,12 @@ from prunegraph.graph.onnx_io import from_model
 from prunegraph.rewriting.fold import fold
 from prunegraph.rewriting.rewriter import Rewriter
 from prunegraph.runtime.session import run, session
-from tests.training.binary.networks import plain_net
 from tests.builders import Builder, residual_net
 from tests.coupling.control_graphs import Inner, condition
+from tests.coupling.test_control import branching, finished, recurrent
 from tests.oracle import prove
 from tests.renaming import all_names, draw
-from tests.coupling.test_control import branching, finished, recurrent
+from tests.training.binary.networks import plain_net
 
 Array = np.ndarray
 

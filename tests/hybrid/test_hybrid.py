@@ -16,7 +16,6 @@ from prunegraph.runtime.data import Data
 from prunegraph.runtime.session import run, session
 from tests.builders import Builder, residual_net
 
-FIXTURES = Path(__file__).parents[2] / "fixtures"
 METHODS = ("hybrid", "prune", "decompose")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -13,9 +11,10 @@ from prunegraph.errors import BudgetError
 from prunegraph.graph.model import Graph
 from prunegraph.hybrid.published import verdicts
 from tests.builders import Builder
+from tests.paths import FIXTURES
 from tests.selection.test_weight_stats import layer as planted
 
-LENET = Path(__file__).parents[2] / "fixtures" / "lenet5.onnx"
+LENET = FIXTURES / "lenet5.onnx"
 
 
 def weak(outputs: int, inputs: int, kernel: int, seed: int = 0) -> np.ndarray:

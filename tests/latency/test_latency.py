@@ -22,17 +22,18 @@ from prunegraph.latency.layers import LayerTable
 from prunegraph.latency.mixes import mixes
 from prunegraph.latency.search import TOLERANCE
 from prunegraph.latency.select import Selected, select
-from prunegraph.ops.cost import cost, node_macs
 from prunegraph.measuring import latency as timing
-from prunegraph.runtime.data import Data, random_inputs
 from prunegraph.measuring.latency import Latency, Stopwatch
+from prunegraph.ops.cost import cost, node_macs
+from prunegraph.runtime.data import Data, random_inputs
 from prunegraph.runtime.session import provider_name, run, session
 from prunegraph.selection.budget import Budget, parse_latency
 from prunegraph.selection.choice import Choice
 from prunegraph.selection.plan import Plan
 from tests.builders import Builder, residual_net
+from tests.paths import FIXTURES
 
-FASHION = Path(__file__).parents[2] / "fixtures" / "fashion_resnet.onnx"
+FASHION = FIXTURES / "fashion_resnet.onnx"
 
 
 class Staircase:

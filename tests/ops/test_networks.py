@@ -2,9 +2,9 @@
 
 The data input of a case is made by a layer whose output channels are one of the input's axes; its
 result is flattened and read by another layer. Whatever of that axis may go is pruned at random and
-proved. `tests/onnx_cases_left_out.txt` lists every case that is not proved so, with the reason:
+proved. `tests/ops/onnx_cases_left_out.txt` lists every case that is not proved so, with the reason:
 
-    python -m tests.ops.test_networks > tests/onnx_cases_left_out.txt
+    python -m tests.ops.test_networks > tests/ops/onnx_cases_left_out.txt
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from prunegraph.ops import rule_for
 from prunegraph.runtime.data import random_inputs
 from prunegraph.runtime.session import run, session
 from tests.builders import Builder
-from tests.oracle import random_plan
 from tests.ops.test_onnx_cases import cases
+from tests.oracle import random_plan
 
 FLOAT = onnx.TensorProto.FLOAT
 PARTS = 8

@@ -14,7 +14,11 @@ from hypothesis import HealthCheck, given, seed, settings
 import prunegraph.ops  # noqa: F401  (registers the rules)
 from prunegraph.graph import control
 from prunegraph.ops.rule import rules
-from tests.ops import cases as operator_cases, cases_attention as operator_cases_attention, cases_indexing as operator_cases_indexing, cases_layers as operator_cases_layers, cases_movement as operator_cases_movement
+from tests.ops import cases as operator_cases
+from tests.ops import cases_attention as operator_cases_attention
+from tests.ops import cases_indexing as operator_cases_indexing
+from tests.ops import cases_layers as operator_cases_layers
+from tests.ops import cases_movement as operator_cases_movement
 from tests.ops.networks import MS, Network, networks, prove_network
 
 FAMILIES = (
@@ -32,7 +36,7 @@ NOT_RUN = {
     ("", "SwiGLU"): "ONNX Runtime 1.32 does not have it",
 }
 
-#: Operators with bodies, and the nodes that stand around these: `tests/test_control.py` draws networks for them.
+#: Operators with bodies, and the nodes around these: `tests/coupling/test_control.py` draws networks for them.
 CONTROL = {("", op) for op in ("If", "Loop", "Scan")} | {(control.DOMAIN, op) for op in (control.ENTER, control.RETURN)}
 
 #: Operators that nothing passes through, whatever the network, and why.

@@ -8,8 +8,8 @@ import pytest
 
 import prunegraph as pg
 from tests.builders import Builder
-from tests.oracle import fixed_reasons, prove
 from tests.ops.test_rules_whole import MS, i64, projected
+from tests.oracle import fixed_reasons, prove
 
 
 @pytest.mark.parametrize("read", [False, True], ids=["data", "numbers"])

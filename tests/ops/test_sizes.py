@@ -18,8 +18,8 @@ import prunegraph as pg
 from prunegraph.errors import ModelError
 from prunegraph.graph.facts import facts
 from tests.ops.networks import Network, networks, prove_network
-from tests.oracle import outputs, random_plan
 from tests.ops.test_properties import CASES, FEW, OPERATORS
+from tests.oracle import outputs, random_plan
 
 #: Operators that are analysed and cut, but not proved here, and why.
 NOT_PROVED = {

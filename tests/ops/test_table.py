@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from benchmarks.operators import page, status
+from tests.paths import ROOT
 
-PAGE = Path(__file__).parents[2] / "docs" / "operators.md"
+PAGE = ROOT / "docs" / "operators.md"
 
 
 def rows(text: str) -> set[str]:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.paths import ROOT
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 #: Languages of programs that choose, with Debian's packages of them.
@@ -115,5 +116,5 @@ def test_sizes_that_the_plugins_page_promises() -> None:
 
 def test_the_plugins_page_shows_the_entry_points_of_the_example() -> None:
     shown = tomllib.loads(blocks(ROOT / "docs" / "plugins.md", "toml")[0])["project"]
-    package = tomllib.loads((ROOT / "tests" / "plugin_example" / "pyproject.toml").read_text())["project"]
+    package = tomllib.loads((ROOT / "tests" / "plugins" / "plugin_example" / "pyproject.toml").read_text())["project"]
     assert shown["entry-points"] == package["entry-points"]

@@ -15,8 +15,8 @@ from fixtures.packages import DEFAULT, PACKAGES, RENAMED
 from prunegraph.graph.onnx_io import from_model
 from prunegraph.ops.cost import cost
 from prunegraph.runtime.data import read_data
+from tests.paths import FIXTURES
 
-FIXTURES = Path(__file__).parents[2] / "fixtures"
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 SHIPPED = sorted(RENAMED.get(name, name) for names in PACKAGES.values() for name in names)
 

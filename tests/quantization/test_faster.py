@@ -9,11 +9,12 @@ import pytest
 
 import prunegraph as pg
 from prunegraph.errors import OptionError, UnknownNameError
-from prunegraph.quantization.faster import PAIRS, faster_in_float
 from prunegraph.measuring.latency import Latency
+from prunegraph.quantization.faster import PAIRS, faster_in_float
 from tests.commands import MODEL, cli
+from tests.paths import FIXTURES
 
-FASHION = Path(__file__).parents[2] / "fixtures" / "fashion_resnet.onnx"
+FASHION = FIXTURES / "fashion_resnet.onnx"
 CALIBRATION = FASHION.with_name("fashion_calibration.npz")
 
 

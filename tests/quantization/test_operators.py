@@ -15,8 +15,8 @@ import pytest
 import prunegraph as pg
 from prunegraph.errors import ModelError
 from prunegraph.graph.model import Graph
-from prunegraph.runtime.session import run, session
 from prunegraph.measuring.sqnr import decibels
+from prunegraph.runtime.session import run, session
 from tests.builders import Builder
 
 Array = np.ndarray

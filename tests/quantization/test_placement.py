@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 import prunegraph as pg
 from prunegraph.graph.model import Graph
+from prunegraph.measuring.sqnr import decibels
 from prunegraph.quantization.calibrate import watched
 from prunegraph.quantization.placement import place
 from prunegraph.quantization.quantize import prepared
 from prunegraph.quantization.scheme import scheme
 from prunegraph.runtime.session import run, session
-from prunegraph.measuring.sqnr import decibels
 from tests.builders import Builder
 from tests.quantization.networks import random_net
 

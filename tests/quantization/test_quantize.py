@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import prunegraph as pg
 from prunegraph.errors import DataError, ModelError, OptionError, UnknownNameError
 from prunegraph.graph.model import Graph, Node
+from prunegraph.measuring.sqnr import MOST, decibels, dequantized, sqnr
 from prunegraph.ops.cost import cost
 from prunegraph.quantization.equalize import equalize
 from prunegraph.quantization.report import layer_types
@@ -20,7 +21,6 @@ from prunegraph.quantization.scheme import REDUCED, scheme
 from prunegraph.quantization.weights import DAMPING, _inverse_factor, quantized
 from prunegraph.rewriting.fold import fold
 from prunegraph.runtime.session import run, session
-from prunegraph.measuring.sqnr import MOST, decibels, dequantized, sqnr
 from tests.builders import Builder, residual_net
 from tests.commands import FIXTURES
 from tests.quantization.integer_reference import Reference

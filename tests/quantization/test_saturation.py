@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 import prunegraph as pg
 from prunegraph.errors import UnknownNameError
 from prunegraph.graph.model import Graph
+from prunegraph.measuring.sqnr import decibels
 from prunegraph.quantization import saturation
 from prunegraph.quantization.report import layer_types
 from prunegraph.quantization.saturation import can_saturate, processor_saturates
 from prunegraph.report.quantized import outcome
 from prunegraph.runtime.data import Data
-from prunegraph.measuring.sqnr import decibels
 from tests.builders import Builder, residual_net
 from tests.commands import FIXTURES, in_process
 from tests.quantization.integer_reference import Reference, Saturating, exact

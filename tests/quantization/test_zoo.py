@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 import prunegraph as pg
 from fixtures import light_models
 from prunegraph.runtime.data import random_inputs
+from tests.paths import FIXTURES
 from tests.quantization.integer_reference import Reference
 from tests.quantization.networks import run_fast
 
-ZOO = Path(__file__).parents[2] / "fixtures" / "zoo"
+ZOO = FIXTURES / "zoo"
 
 #: Networks for other tasks than classification of images.
 OTHERS = ("deeplab", "fasterrcnn", "fcn", "r3d", "ssdlite")

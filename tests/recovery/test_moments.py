@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -13,10 +11,9 @@ from prunegraph.recovery.moments import repair
 from prunegraph.runtime.data import Data, read_data
 from prunegraph.runtime.session import run_values
 from prunegraph.selection.plan import survivors
-from tests.training.mixed import NETWORKS, attention, chain, inputs, inverted_residual
 from tests.oracle import random_plan
-
-FIXTURES = Path(__file__).parents[2] / "fixtures"
+from tests.paths import FIXTURES
+from tests.training.mixed import NETWORKS, attention, chain, inputs, inverted_residual
 
 
 def cut(graph: Graph, seed: int = 0) -> tuple[pg.Plan, Graph]:

@@ -16,10 +16,9 @@ from prunegraph.runtime.data import Data, read_data
 from prunegraph.runtime.session import run, session
 from prunegraph.selection.plan import survivors
 from tests.builders import Builder, residual_net
-from tests.training.mixed import attention, inputs
 from tests.oracle import outputs, random_plan
-
-FIXTURES = Path(__file__).parents[2] / "fixtures"
+from tests.paths import FIXTURES
+from tests.training.mixed import attention, inputs
 
 
 def test_golden_formula() -> None:

@@ -20,12 +20,12 @@ from click.testing import CliRunner
 import prunegraph as pg
 from prunegraph import cli
 from prunegraph.errors import DataError, MissingExtraError, ModelError
+from prunegraph.measuring.latency import Latency
 from prunegraph.report import curves, html
 from prunegraph.report.layers import layer_rows
-from prunegraph.measuring.latency import Latency
 from tests.builders import Builder, residual_net
+from tests.paths import FIXTURES
 
-FIXTURES = Path(__file__).parents[2] / "fixtures"
 MODEL = str(FIXTURES / "fashion_resnet.onnx")
 
 COMMAND = "prunegraph prune 'my model.onnx' -o half.onnx --ratio 0.5 --report report.html"

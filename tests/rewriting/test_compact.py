@@ -14,12 +14,13 @@ import prunegraph as pg
 from prunegraph.graph.model import Graph
 from prunegraph.rewriting.compact import LETTERS, compact
 from tests.builders import residual_net
-from tests.oracle import outputs, prove
-from tests.random_graphs import draw_graph
 from tests.coupling.test_control import branching, finished, recurrent
+from tests.oracle import outputs, prove
+from tests.paths import FIXTURES
 from tests.proof.test_properties import SLOW
+from tests.random_graphs import draw_graph
 
-FASHION = Path(__file__).parents[2] / "fixtures" / "fashion_resnet.onnx"
+FASHION = FIXTURES / "fashion_resnet.onnx"
 
 
 def same(graph: Graph) -> Graph:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import onnx
 import pytest
@@ -15,15 +13,16 @@ from prunegraph.graph.facts import facts
 from prunegraph.graph.model import Graph
 from prunegraph.graph.onnx_io import from_model
 from prunegraph.latency.low_rank import MEASUREMENTS, SLOWER
+from prunegraph.measuring.latency import Latency
 from prunegraph.ops.cost import node_macs
 from prunegraph.rewriting.decomposable import layers
 from prunegraph.rewriting.decompose import Decomposed, decompose
 from prunegraph.runtime.data import random_inputs
-from prunegraph.measuring.latency import Latency
 from prunegraph.runtime.session import run_values
 from tests.builders import Builder, residual_net
+from tests.paths import FIXTURES
 
-FASHION = Path(__file__).parents[2] / "fixtures" / "fashion_resnet.onnx"
+FASHION = FIXTURES / "fashion_resnet.onnx"
 
 METHODS = ("tucker2", "svd", "spatial", "auto")
 

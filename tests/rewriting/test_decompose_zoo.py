@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from benchmarks.compress import measured_by_bound
 from fixtures import light_models
 from prunegraph.runtime.data import random_inputs
 from prunegraph.runtime.session import run_values
+from tests.paths import FIXTURES
 from tests.quantization.test_zoo import NAMES, ZOO
 
 
@@ -41,7 +41,7 @@ def test_decomposed(name: str) -> None:
 @pytest.mark.parametrize("method", ["tucker2", "svd", "spatial"])
 def test_the_bound_of_a_small_network(method: str) -> None:
     """The same where it takes no minutes; and an error that is reported too small is found."""
-    graph = pg.load(Path(__file__).parents[2] / "fixtures" / "fashion_resnet.onnx")
+    graph = pg.load(FIXTURES / "fashion_resnet.onnx")
     found = pg.decompose(graph, method=method, rank="ratio:0.3", round_to=1)
     ratios = dict(measured_by_bound(graph, found))
     assert len(ratios) == len(found.layers) > 8

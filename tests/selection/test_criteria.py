@@ -21,7 +21,7 @@ from tests.builders import Builder
 from tests.training.mixed import NETWORKS, chain, inputs, inverted_residual, residual_net
 
 GRADIENTS = ("taylor", "fisher")
-#: For networks with gates alone; tests/test_training_gfr.py and tests/test_existing_se.py.
+#: For networks with gates alone; tests/training/test_gfr.py and tests/selection/test_existing_se.py.
 GATES = ("existing_se", "gfr")
 BY_DATA = ("apoz", "chip", "hrank", "obs", "thinet", "thinet:centred=true", "wanda")
 BY_WEIGHTS = (

@@ -7,20 +7,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
+import prunegraph as pg
+from prunegraph.errors import DataError
+from prunegraph.graph.model import Graph
+from prunegraph.runtime import session
+from prunegraph.runtime.data import Data
+from prunegraph.training import Batches, GraphModule, Recipe, Setting, cross_entropy, distillation, fit, train
+from prunegraph.training.batching import batching, feeds_of, rows_of
+from tests.builders import Builder, residual_net
+from tests.training.test_fit import task
 
-import prunegraph as pg  # noqa: E402
-from prunegraph.errors import DataError  # noqa: E402
-from prunegraph.graph.model import Graph  # noqa: E402
-from prunegraph.runtime import session  # noqa: E402
-from prunegraph.runtime.data import Data  # noqa: E402
-from prunegraph.training import Batches, GraphModule, Recipe, Setting, cross_entropy, distillation, fit, train  # noqa: E402
-from prunegraph.training.batching import batching, feeds_of, rows_of  # noqa: E402
-from tests.builders import Builder, residual_net  # noqa: E402
-from tests.training.test_fit import task  # noqa: E402
-
-torch.set_num_threads(1)
 Array = np.ndarray
 
 

@@ -14,16 +14,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 
-torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
+from prunegraph.errors import PrunegraphError
+from prunegraph.graph.onnx_io import from_model
+from prunegraph.training.module import GraphModule
+from prunegraph.training.operators.table import OPERATORS, to_numpy
 
-from prunegraph.errors import PrunegraphError  # noqa: E402
-from prunegraph.graph.onnx_io import from_model  # noqa: E402
-from prunegraph.training.module import GraphModule  # noqa: E402
-from prunegraph.training.operators.table import OPERATORS, to_numpy  # noqa: E402
-
-torch.set_num_threads(1)
 LEFT_OUT = Path(__file__).parent / "training_cases_left_out.txt"
 CONTROL = {"If", "Loop", "Scan"}
 

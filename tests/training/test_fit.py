@@ -11,20 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
+import prunegraph as pg
+from prunegraph.errors import DataError, TrainingError
+from prunegraph.runtime import session
+from prunegraph.training.batches import Batches, mixed
+from prunegraph.training.fit import Callback, Recipe, Run, fit
+from prunegraph.training.losses import cross_entropy, distillation, mean_squared
+from prunegraph.training.module import GraphModule
+from tests.builders import residual_net
+from tests.paths import ROOT
 
-import prunegraph as pg  # noqa: E402
-from prunegraph.errors import DataError, TrainingError  # noqa: E402
-from prunegraph.runtime import session  # noqa: E402
-from prunegraph.training.batches import Batches, mixed  # noqa: E402
-from prunegraph.training.fit import Callback, Recipe, Run, fit  # noqa: E402
-from prunegraph.training.losses import cross_entropy, distillation, mean_squared  # noqa: E402
-from prunegraph.training.module import GraphModule  # noqa: E402
-from tests.builders import residual_net  # noqa: E402
-
-torch.set_num_threads(1)
-ROOT = Path(__file__).parents[2]
 Array = np.ndarray
 
 

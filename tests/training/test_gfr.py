@@ -7,30 +7,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
-torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
+import prunegraph as pg
+from prunegraph.cli import main
+from prunegraph.coupling.sample import full_cost
+from prunegraph.errors import BudgetError, DataError, ModelError, OptionError, TrainingError
+from prunegraph.graph.model import Graph
+from prunegraph.rewriting.revise import Revision
+from prunegraph.runtime.data import Data
+from prunegraph.runtime.session import run, session
+from prunegraph.selection.criteria.base import Context, score
+from prunegraph.selection.criteria.factors import Factors, read_factors, with_factors
+from prunegraph.training import GraphModule, Recipe, Setting, cross_entropy, distillation, train
+from prunegraph.training.compression import Compression
+from prunegraph.training.fit import Run
+from prunegraph.training.gates import GatedModule
+from prunegraph.training.gfr import FreezeGates
+from tests.builders import Builder, residual_net
+from tests.training.mixed import inverted_residual
+from tests.training.test_fit import accuracy, task
 
-import prunegraph as pg  # noqa: E402
-from prunegraph.cli import main  # noqa: E402
-from prunegraph.coupling.sample import full_cost  # noqa: E402
-from prunegraph.errors import BudgetError, DataError, ModelError, OptionError, TrainingError  # noqa: E402
-from prunegraph.graph.model import Graph  # noqa: E402
-from prunegraph.rewriting.revise import Revision  # noqa: E402
-from prunegraph.runtime.data import Data  # noqa: E402
-from prunegraph.runtime.session import run, session  # noqa: E402
-from prunegraph.selection.criteria.base import Context, score  # noqa: E402
-from prunegraph.selection.criteria.factors import Factors, read_factors, with_factors  # noqa: E402
-from prunegraph.training import GraphModule, Recipe, Setting, cross_entropy, distillation, train  # noqa: E402
-from prunegraph.training.compression import Compression  # noqa: E402
-from prunegraph.training.fit import Run  # noqa: E402
-from prunegraph.training.gates import GatedModule  # noqa: E402
-from prunegraph.training.gfr import FreezeGates  # noqa: E402
-from tests.builders import Builder, residual_net  # noqa: E402
-from tests.training.mixed import inverted_residual  # noqa: E402
-from tests.training.test_fit import accuracy, task  # noqa: E402
-
-torch.set_num_threads(1)
 Array = np.ndarray
 
 

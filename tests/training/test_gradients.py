@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
+import prunegraph as pg
+from prunegraph.errors import DataError, TrainingError, UnknownNameError
+from prunegraph.graph.model import Graph
+from prunegraph.rewriting.revise import Revision
+from prunegraph.runtime import session
+from prunegraph.selection.criteria.base import Context, score
+from prunegraph.training.gradients import TaskGradients
+from prunegraph.training.losses import cross_entropy, own_labels
+from prunegraph.training.module import GraphModule
+from tests.builders import Builder
+from tests.selection.test_criteria import LinearGradients
 
-import prunegraph as pg  # noqa: E402
-from prunegraph.errors import DataError, TrainingError, UnknownNameError  # noqa: E402
-from prunegraph.graph.model import Graph  # noqa: E402
-from prunegraph.rewriting.revise import Revision  # noqa: E402
-from prunegraph.runtime import session  # noqa: E402
-from prunegraph.selection.criteria.base import Context, score  # noqa: E402
-from prunegraph.training.gradients import TaskGradients  # noqa: E402
-from prunegraph.training.losses import cross_entropy, own_labels  # noqa: E402
-from prunegraph.training.module import GraphModule  # noqa: E402
-from tests.builders import Builder  # noqa: E402
-from tests.selection.test_criteria import LinearGradients  # noqa: E402
-
-torch.set_num_threads(1)
 Array = np.ndarray
 
 

@@ -11,20 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
-
-import prunegraph as pg  # noqa: E402
-from prunegraph.errors import TrainingError  # noqa: E402
-from prunegraph.runtime.data import Data  # noqa: E402
-from prunegraph.training import Batches, GraphModule, Recipe, Setting, fit, measure, train  # noqa: E402
-from prunegraph.training.identity import digest_of  # noqa: E402
-from prunegraph.training.losses import cross_entropy, distillation  # noqa: E402
-from tests.builders import residual_net  # noqa: E402
-from tests.commands import in_process as cli  # noqa: E402
-from tests.training.test_fit import task  # noqa: E402
-
-torch.set_num_threads(1)
+import prunegraph as pg
+from prunegraph.errors import TrainingError
+from prunegraph.runtime.data import Data
+from prunegraph.training import Batches, GraphModule, Recipe, Setting, fit, measure, train
+from prunegraph.training.identity import digest_of
+from prunegraph.training.losses import cross_entropy, distillation
+from tests.builders import residual_net
+from tests.commands import in_process as cli
+from tests.training.test_fit import task
 
 
 def setting(path: Path, **changes: Any) -> Setting:

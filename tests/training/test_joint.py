@@ -6,29 +6,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
+import prunegraph as pg
+from prunegraph.errors import BudgetError, DataError, ModelError, OptionError, UnknownNameError
+from prunegraph.graph.model import Graph
+from prunegraph.measuring.sqnr import dequantized
+from prunegraph.ops.cost import cost
+from prunegraph.quantization.quantize import quantize
+from prunegraph.quantization.scheme import TYPES, Params
+from prunegraph.rewriting.fold import fold
+from prunegraph.runtime.data import Data
+from prunegraph.selection.budget import Budget
+from prunegraph.training import METHODS, Batches, GraphModule, Recipe, Setting, cross_entropy, fit, train
+from prunegraph.training.fake import FakeQuantize, FakeRound
+from prunegraph.training.fit import Callback, Run
+from prunegraph.training.qat import Phases, QuantizedModule
+from prunegraph.training.shrink import sampled
+from tests.builders import Builder, residual_net
+from tests.quantization.networks import random_net, run_fast, samples
+from tests.training.test_fit import accuracy, task, weights
 
-import prunegraph as pg  # noqa: E402
-from prunegraph.errors import BudgetError, DataError, ModelError, OptionError, UnknownNameError  # noqa: E402
-from prunegraph.graph.model import Graph  # noqa: E402
-from prunegraph.ops.cost import cost  # noqa: E402
-from prunegraph.quantization.quantize import quantize  # noqa: E402
-from prunegraph.quantization.scheme import TYPES, Params  # noqa: E402
-from prunegraph.rewriting.fold import fold  # noqa: E402
-from prunegraph.runtime.data import Data  # noqa: E402
-from prunegraph.measuring.sqnr import dequantized  # noqa: E402
-from prunegraph.selection.budget import Budget  # noqa: E402
-from prunegraph.training import METHODS, Batches, GraphModule, Recipe, Setting, cross_entropy, fit, train  # noqa: E402
-from prunegraph.training.fake import FakeQuantize, FakeRound  # noqa: E402
-from prunegraph.training.fit import Callback, Run  # noqa: E402
-from prunegraph.training.qat import Phases, QuantizedModule  # noqa: E402
-from prunegraph.training.shrink import sampled  # noqa: E402
-from tests.builders import Builder, residual_net  # noqa: E402
-from tests.quantization.networks import random_net, run_fast, samples  # noqa: E402
-from tests.training.test_fit import accuracy, task, weights  # noqa: E402
-
-torch.set_num_threads(1)
 Array = np.ndarray
 
 

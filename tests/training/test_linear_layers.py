@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
-
-from prunegraph.graph.model import Graph  # noqa: E402
-from prunegraph.runtime.session import run, session  # noqa: E402
-from prunegraph.training.binary.lower import lower  # noqa: E402
-from prunegraph.training.binary.network import to_binary  # noqa: E402
-from prunegraph.training.module import GraphModule  # noqa: E402
-from prunegraph.training.qat import QuantizedModule  # noqa: E402
-from tests.builders import Builder  # noqa: E402
-from tests.graph.layer_forms import FORMS, OUTPUTS, ROWS, Form, network, samples  # noqa: E402
+from prunegraph.graph.model import Graph
+from prunegraph.runtime.session import run, session
+from prunegraph.training.binary.lower import lower
+from prunegraph.training.binary.network import to_binary
+from prunegraph.training.module import GraphModule
+from prunegraph.training.qat import QuantizedModule
+from tests.builders import Builder
+from tests.graph.layer_forms import FORMS, OUTPUTS, ROWS, Form, network, samples
 
 Array = np.ndarray
-torch.set_num_threads(1)
 GEMMS = [form for form in FORMS if form.op == "Gemm"]
 
 

@@ -5,20 +5,18 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
+import prunegraph as pg
+from prunegraph.errors import DataError, UnknownNameError
+from prunegraph.graph.model import Graph
+from prunegraph.runtime.data import Data
+from prunegraph.training import Batches, GraphModule, Recipe, Setting, Sparsify, fit, own_labels, train
+from prunegraph.training.kinds import outputs_of_graph
+from prunegraph.training.losses import cross_entropy, distillation, mean_squared
+from tests.builders import Builder, residual_net
+from tests.training.test_fit import task
 
-import prunegraph as pg  # noqa: E402
-from prunegraph.errors import DataError, UnknownNameError  # noqa: E402
-from prunegraph.graph.model import Graph  # noqa: E402
-from prunegraph.runtime.data import Data  # noqa: E402
-from prunegraph.training import Batches, GraphModule, Recipe, Setting, Sparsify, fit, own_labels, train  # noqa: E402
-from prunegraph.training.kinds import outputs_of_graph  # noqa: E402
-from prunegraph.training.losses import cross_entropy, distillation, mean_squared  # noqa: E402
-from tests.builders import Builder, residual_net  # noqa: E402
-from tests.training.test_fit import task  # noqa: E402
-
-torch.set_num_threads(1)
 Array = np.ndarray
 Tensor = torch.Tensor
 

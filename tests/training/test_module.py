@@ -7,22 +7,20 @@ import copy
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import helper
 
-torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
+import prunegraph as pg
+from benchmarks.zoo import ZOO, names
+from fixtures.light_models import load
+from prunegraph.errors import DataError, ModelError, UnknownNameError
+from prunegraph.graph.model import Graph
+from prunegraph.graph.onnx_io import from_model
+from prunegraph.runtime import session
+from prunegraph.runtime.data import random_inputs
+from prunegraph.training.module import GraphModule
+from tests.builders import Builder, residual_net
 
-import prunegraph as pg  # noqa: E402
-from benchmarks.zoo import ZOO, names  # noqa: E402
-from fixtures.light_models import load  # noqa: E402
-from prunegraph.errors import DataError, ModelError, UnknownNameError  # noqa: E402
-from prunegraph.graph.model import Graph  # noqa: E402
-from prunegraph.graph.onnx_io import from_model  # noqa: E402
-from prunegraph.runtime import session  # noqa: E402
-from prunegraph.runtime.data import random_inputs  # noqa: E402
-from prunegraph.training.module import GraphModule  # noqa: E402
-from tests.builders import Builder, residual_net  # noqa: E402
-
-torch.set_num_threads(1)
 Array = np.ndarray
 
 #: One of each kind, for the default run.

@@ -6,18 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
-
-import prunegraph as pg  # noqa: E402
-from prunegraph.errors import ModelError  # noqa: E402
-from prunegraph.frontends import mxnet  # noqa: E402
-from prunegraph.runtime import session  # noqa: E402
-from prunegraph.training import Batches, GraphModule, Recipe, fit, mean_squared  # noqa: E402
-from tests.frontends.mxnet import cases as cases  # noqa: E402
-from tests.quantization.networks import random_net, samples  # noqa: E402
-
-torch.set_num_threads(1)
+import prunegraph as pg
+from prunegraph.errors import ModelError
+from prunegraph.frontends import mxnet
+from prunegraph.runtime import session
+from prunegraph.training import Batches, GraphModule, Recipe, fit, mean_squared
+from tests.frontends.mxnet import cases as cases
+from tests.quantization.networks import random_net, samples
 
 
 def tuned(graph: pg.Graph, original: pg.Graph, inputs: dict[str, np.ndarray]) -> tuple[pg.Graph, list[float]]:

@@ -9,24 +9,21 @@ from __future__ import annotations
 import zlib
 
 import numpy as np
+import onnx
 import pytest
+import torch
 from hypothesis import given, note, reject, seed, settings
 
-torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
+from prunegraph.errors import ModelError
+from prunegraph.runtime import session
+from prunegraph.runtime.data import random_inputs
+from prunegraph.training.module import GraphModule
+from prunegraph.training.operators.table import OPERATORS
+from prunegraph.training.program import CONTROL
+from tests.builders import Builder
+from tests.ops.networks import MS, Network, networks
+from tests.ops.test_properties import CASES, FEW
 
-import onnx  # noqa: E402
-
-from prunegraph.errors import ModelError  # noqa: E402
-from prunegraph.runtime import session  # noqa: E402
-from prunegraph.runtime.data import random_inputs  # noqa: E402
-from prunegraph.training.module import GraphModule  # noqa: E402
-from prunegraph.training.program import CONTROL  # noqa: E402
-from prunegraph.training.operators.table import OPERATORS  # noqa: E402
-from tests.builders import Builder  # noqa: E402
-from tests.ops.networks import MS, Network, networks  # noqa: E402
-from tests.ops.test_properties import CASES, FEW  # noqa: E402
-
-torch.set_num_threads(1)
 SUPPORTED = sorted(key for key in CASES if key in OPERATORS or key[1] in CONTROL)
 
 

@@ -6,24 +6,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
+import prunegraph as pg
+from prunegraph.errors import ModelError
+from prunegraph.frontends import FRONTENDS
+from prunegraph.runtime import session
+from prunegraph.runtime.data import Data
+from prunegraph.training import Batches, GraphModule, Recipe, fit
+from prunegraph.training.outcome import Judge
+from tests.builders import residual_net
+from tests.commands import in_process as cli
+from tests.frontends.mxnet import cases as cases
+from tests.training.test_batching import fixed
+from tests.training.test_fit import task
+from tests.training.test_losses import ends
 
-import prunegraph as pg  # noqa: E402
-from prunegraph.errors import ModelError  # noqa: E402
-from prunegraph.frontends import FRONTENDS  # noqa: E402
-from prunegraph.runtime import session  # noqa: E402
-from prunegraph.runtime.data import Data  # noqa: E402
-from prunegraph.training import Batches, GraphModule, Recipe, fit  # noqa: E402
-from prunegraph.training.outcome import Judge  # noqa: E402
-from tests.frontends.mxnet import cases as cases  # noqa: E402
-from tests.builders import residual_net  # noqa: E402
-from tests.commands import in_process as cli  # noqa: E402
-from tests.training.test_batching import fixed  # noqa: E402
-from tests.training.test_fit import task  # noqa: E402
-from tests.training.test_losses import ends  # noqa: E402
-
-torch.set_num_threads(1)
 MXNET = cases.ROOT / "tiny" / "resnet_v1_basic_tiny"
 
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
-
-import prunegraph as pg  # noqa: E402
-from prunegraph.errors import DataError  # noqa: E402
-from prunegraph.training.batches import Batches  # noqa: E402
-from prunegraph.training.fit import Recipe, Run, fit  # noqa: E402
-from prunegraph.training.module import GraphModule  # noqa: E402
-from prunegraph.training.sparse import Sparsify  # noqa: E402
-from tests.builders import Builder, residual_net  # noqa: E402
-from tests.training.test_fit import accuracy, task  # noqa: E402
-
-torch.set_num_threads(1)
+import prunegraph as pg
+from prunegraph.errors import DataError
+from prunegraph.training.batches import Batches
+from prunegraph.training.fit import Recipe, Run, fit
+from prunegraph.training.module import GraphModule
+from prunegraph.training.sparse import Sparsify
+from tests.builders import Builder, residual_net
+from tests.training.test_fit import accuracy, task
 
 
 def chain() -> GraphModule:

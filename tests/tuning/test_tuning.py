@@ -13,9 +13,9 @@ import pytest
 
 import prunegraph as pg
 from prunegraph.errors import BudgetError, DataError, ModelError, PluginError, UnknownNameError
+from prunegraph.measuring.metrics import METRICS
 from prunegraph.ops.cost import cost
 from prunegraph.runtime.data import Data, read_data
-from prunegraph.measuring.metrics import METRICS
 from prunegraph.runtime.session import run, session
 from prunegraph.selection.budget import Meter
 from prunegraph.selection.choice import Choice
@@ -24,8 +24,8 @@ from prunegraph.tuning import stages
 from prunegraph.tuning.evaluation import STUDY, Evaluator, Study, Trials, _write
 from prunegraph.tuning.search import Found, Goal, find
 from tests.builders import Builder, residual_net
+from tests.paths import FIXTURES
 
-FIXTURES = Path(__file__).parents[2] / "fixtures"
 MODEL = FIXTURES / "fashion_resnet.onnx"
 
 Array = np.ndarray

@@ -14,8 +14,8 @@ import torch.nn.functional as nnf
 from prunegraph.graph.model import Node
 from prunegraph.training.binary.network import normals_below
 from prunegraph.training.module import GraphModule
-from prunegraph.training.program import Block, execute
 from prunegraph.training.operators.table import Call, Operator, Tensor, Value, auto_pads, pair_pads
+from prunegraph.training.program import Block, execute
 
 Array = np.ndarray
 Batch = Mapping[str, Tensor]

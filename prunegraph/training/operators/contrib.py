@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as nnf
 
-from prunegraph.training.operators import indexing as ops_indexing, movement as ops_movement, quantized as ops_quantized  # noqa: F401  (what is the same there)
+from prunegraph.training.operators import indexing, movement, quantized  # noqa: F401  (what is the same there)
 from prunegraph.training.operators.table import OPERATORS, Call, Tensor, operator
 
 MS = "com.microsoft"

@@ -11,7 +11,17 @@ import torch.nn.functional as nnf
 from onnx import numpy_helper
 
 from prunegraph.graph.evaluate import resolve_reshape, slice_index
-from prunegraph.training.operators.table import DTYPES, Call, Tensor, axes_of, ints, operator, pair_pads, scalar, to_torch
+from prunegraph.training.operators.table import (
+    DTYPES,
+    Call,
+    Tensor,
+    axes_of,
+    ints,
+    operator,
+    pair_pads,
+    scalar,
+    to_torch,
+)
 
 
 @operator("Constant")

@@ -126,7 +126,7 @@ def lookup(node: Node) -> Operator:
         name = f"{node.domain}.{node.op}" if node.domain else node.op
         raise ModelError(
             f"operator {name} of node {node.name!r} cannot be run as a PyTorch module: register a function for it with "
-            f"prunegraph.training.operators.table.operator({node.op!r}{f', domain={node.domain!r}' if node.domain else ''})"
+            f"{__name__}.operator({node.op!r}{f', domain={node.domain!r}' if node.domain else ''})"
         )
     return found
 

@@ -15,8 +15,9 @@ import onnxruntime as ort
 from prunegraph.frontends import mxnet
 from prunegraph.frontends.mxnet.bind import read_params
 from prunegraph.frontends.mxnet.symbol import load
+from tests.paths import FIXTURES
 
-ROOT = Path(__file__).parents[3] / "fixtures" / "mxnet"
+ROOT = FIXTURES / "mxnet"
 SETS = ("tiny", "sym", "legacy", "np")
 
 

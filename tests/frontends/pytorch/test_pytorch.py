@@ -12,17 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="PyTorch (extra [torch]) is not installed")
-
-import prunegraph as pg  # noqa: E402
-from prunegraph.errors import ExactnessError, ModelError, PlanError  # noqa: E402
-from prunegraph.frontends import pytorch  # noqa: E402
-from prunegraph.frontends.pytorch.check import check  # noqa: E402
-from prunegraph.training import GraphModule  # noqa: E402
-from tests.frontends.pytorch.models import MODELS, Mlp, Patches, conv, image  # noqa: E402
-
-torch.set_num_threads(1)
+import prunegraph as pg
+from prunegraph.errors import ExactnessError, ModelError, PlanError
+from prunegraph.frontends import pytorch
+from prunegraph.frontends.pytorch.check import check
+from prunegraph.training import GraphModule
+from tests.frontends.pytorch.models import MODELS, Mlp, Patches, conv, image
 
 #: Those that the newer exporter reads in the default suite; -m slow reads all with it.
 SAMPLE = {"resnet", "shufflenet", "vit_multihead", "lstm", "pyramid", "tied"}

@@ -7,14 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
-
-import prunegraph as pg  # noqa: E402
-from prunegraph.runtime import session  # noqa: E402
-from tests.training.binary.networks import plain_net, task  # noqa: E402
-from tests.commands import in_process as cli  # noqa: E402
-
-torch.set_num_threads(1)
+import prunegraph as pg
+from prunegraph.runtime import session
+from tests.commands import in_process as cli
+from tests.training.binary.networks import plain_net, task
 
 
 @pytest.fixture

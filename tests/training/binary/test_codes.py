@@ -7,8 +7,6 @@ from itertools import product
 import numpy as np
 import pytest
 
-pytest.importorskip("torch", reason="the extra [torch] is not installed")
-
 from prunegraph.training.binary.codes import Alternation, by_magnitude
 
 Array = np.ndarray

@@ -7,8 +7,6 @@ import math
 import numpy as np
 import pytest
 
-pytest.importorskip("torch", reason="the extra [torch] is not installed")
-
 from prunegraph.errors import OptionError
 from prunegraph.training.binary.levels import (
     half_wave_error,

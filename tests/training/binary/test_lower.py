@@ -7,23 +7,21 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
+import prunegraph as pg
+from prunegraph.errors import OptionError
+from prunegraph.graph.model import Graph
+from prunegraph.runtime import session
+from prunegraph.training.binary import Quantizer, compression, estimate_statistics, lower, to_binary, trainable
+from prunegraph.training.binary.compression import Compression
+from prunegraph.training.binary.levels import half_wave_step
+from prunegraph.training.binary.lower import Affine, as_thresholds
+from prunegraph.training.binary.serial import bit_planes, serial_product
+from prunegraph.training.module import GraphModule
+from tests.builders import Builder, residual_net
+from tests.training.binary.networks import plain_net, task
 
-import prunegraph as pg  # noqa: E402
-from prunegraph.errors import OptionError  # noqa: E402
-from prunegraph.graph.model import Graph  # noqa: E402
-from prunegraph.runtime import session  # noqa: E402
-from prunegraph.training.binary import Quantizer, compression, estimate_statistics, lower, to_binary, trainable  # noqa: E402
-from prunegraph.training.binary.compression import Compression  # noqa: E402
-from prunegraph.training.binary.levels import half_wave_step  # noqa: E402
-from prunegraph.training.binary.lower import Affine, as_thresholds  # noqa: E402
-from prunegraph.training.binary.serial import bit_planes, serial_product  # noqa: E402
-from prunegraph.training.module import GraphModule  # noqa: E402
-from tests.training.binary.networks import plain_net, task  # noqa: E402
-from tests.builders import Builder, residual_net  # noqa: E402
-
-torch.set_num_threads(1)
 Array = np.ndarray
 
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
+from prunegraph.errors import ModelError, OptionError, UnknownNameError
+from prunegraph.training.binary import Quantizer, estimate_statistics, lower, to_binary, trainable
+from prunegraph.training.binary.levels import half_wave_error, half_wave_step
+from prunegraph.training.binary.network import binary_layers, is_plain
+from prunegraph.training.binary.operators import DOMAIN, HalfWaveThrough, SignThrough, half_wave
+from prunegraph.training.module import GraphModule
+from tests.builders import Builder, residual_net
+from tests.training.binary.networks import plain_net, task
 
-from prunegraph.errors import ModelError, OptionError, UnknownNameError  # noqa: E402
-from prunegraph.training.binary import Quantizer, estimate_statistics, lower, to_binary, trainable  # noqa: E402
-from prunegraph.training.binary.levels import half_wave_error, half_wave_step  # noqa: E402
-from prunegraph.training.binary.network import binary_layers, is_plain  # noqa: E402
-from prunegraph.training.binary.operators import DOMAIN, HalfWaveThrough, SignThrough, half_wave  # noqa: E402
-from prunegraph.training.module import GraphModule  # noqa: E402
-from tests.training.binary.networks import plain_net, task  # noqa: E402
-from tests.builders import Builder, residual_net  # noqa: E402
-
-torch.set_num_threads(1)
 Array = np.ndarray
 
 

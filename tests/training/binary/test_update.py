@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
-
-from prunegraph.errors import DataError, OptionError  # noqa: E402
-from prunegraph.graph.model import Graph  # noqa: E402
-from prunegraph.training import Batches, GraphModule, Recipe, cross_entropy, fit  # noqa: E402
-from prunegraph.training.binary import (  # noqa: E402
+from prunegraph.errors import DataError, OptionError
+from prunegraph.graph.model import Graph
+from prunegraph.training import Batches, GraphModule, Recipe, cross_entropy, fit
+from prunegraph.training.binary import (
     Options,
     Samples,
     alternate_update,
@@ -20,13 +19,12 @@ from prunegraph.training.binary import (  # noqa: E402
     to_binary,
     trainable,
 )
-from prunegraph.training.binary.network import binary_layers, normals_below  # noqa: E402
-from prunegraph.training.binary.statistics import LayerMoments, places  # noqa: E402
-from prunegraph.training.binary.update import mean_loss  # noqa: E402
-from tests.training.binary.networks import plain_net, task  # noqa: E402
-from tests.builders import Builder, residual_net  # noqa: E402
+from prunegraph.training.binary.network import binary_layers, normals_below
+from prunegraph.training.binary.statistics import LayerMoments, places
+from prunegraph.training.binary.update import mean_loss
+from tests.builders import Builder, residual_net
+from tests.training.binary.networks import plain_net, task
 
-torch.set_num_threads(1)
 Array = np.ndarray
 
 
