@@ -62,8 +62,8 @@ def criteria() -> None:
             for share in SHARES:
                 seeds = range(3) if criterion in STOCHASTIC else (0,)
                 options = {"algorithm": criterion, "repair": repair, "gradients": gradients}
-                found = [quality(task, share, fashion_calibration(256, 0), seed=seed, **options) for seed in seeds]
-                cells.append(f"{np.mean(found):>20.2%}")
+                result = [quality(task, share, fashion_calibration(256, 0), seed=seed, **options) for seed in seeds]
+                cells.append(f"{np.mean(result):>20.2%}")
         print(f"{criterion:<14}" + "".join(cells), flush=True)
 
 
@@ -74,9 +74,9 @@ def best() -> None:
     for images in (256, 1024, 4096):
         for share in SHARES:
             draws = range(3) if images == 256 else (0,)
-            found = [quality(task, share, fashion_calibration(images, seed)) for seed in draws]
-            lost = 100 * (whole - np.mean(found))
-            listed = ", ".join(f"{each:.2%}" for each in found)
+            result = [quality(task, share, fashion_calibration(images, seed)) for seed in draws]
+            lost = 100 * (whole - np.mean(result))
+            listed = ", ".join(f"{each:.2%}" for each in result)
             print(f"{images:>5} images, {share:.0%} of MACs: {listed}; {lost:.2f} points lost", flush=True)
 
 

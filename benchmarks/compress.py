@@ -70,11 +70,11 @@ def lenet(epochs: int = 5) -> None:
     print(_lenet_row("original", graph, timer), flush=True)
     for cluster in ("robust", "paper"):
         for rank in ("evbmf", "evbmf:0"):
-            found = pg.compress(graph, method="source-004", cluster=cluster, rank=rank)
-            print(_lenet_row(f"{cluster}, {rank}", found.graph, timer), flush=True)
+            result = pg.compress(graph, method="source-004", cluster=cluster, rank=rank)
+            print(_lenet_row(f"{cluster}, {rank}", result.graph, timer), flush=True)
             fitted = pg.compress(graph, method="source-004", cluster=cluster, rank=rank, data=data)
             print(_lenet_row("  with 256 unlabelled images", fitted.graph, timer), flush=True)
-            print(_lenet_row(f"  tuned, {epochs} epochs", _tuned(found.graph, epochs), timer), flush=True)
+            print(_lenet_row(f"  tuned, {epochs} epochs", _tuned(result.graph, epochs), timer), flush=True)
 
 
 def _lenet_row(name: str, graph: Graph, timer: Stopwatch) -> str:
@@ -105,22 +105,22 @@ def detectors() -> None:
         for options in WAYS:
             start = time.perf_counter()
             try:
-                found = pg.compress(graph, **options)
+                result = pg.compress(graph, **options)
             except pg.errors.BudgetError as error:
                 print(f"{name}, {options['method']}: {error}", flush=True)
                 continue
             spent = time.perf_counter() - start
-            sizes = [_stored(each) for each in (graph, found.graph)]
-            latency = timer.against(found.graph, PAIRS)
+            sizes = [_stored(each) for each in (graph, result.graph)]
+            latency = timer.against(result.graph, PAIRS)
             print(
                 f"{name}, {options['method']}: {sizes[0] / 1e6:.2f} -> {sizes[1] / 1e6:.2f} MB "
                 f"({sizes[1] / sizes[0] - 1:+.1%}), {latency.first:.0f} -> {latency.second:.0f} ms, "
                 f"{latency.ratio:.2f} times as fast; made in {spent:.0f} s"
             )
-            print(f"  proof of the cut: {found.proof}")
-            print(f"  proposals: {_proposals(graph, inputs)} -> {_proposals(found.graph, inputs)}")
-            print(f"  outputs of the same form: {_same_form(graph, found.graph, inputs)}")
-            for each in found.layers:
+            print(f"  proof of the cut: {result.proof}")
+            print(f"  proposals: {_proposals(graph, inputs)} -> {_proposals(result.graph, inputs)}")
+            print(f"  outputs of the same form: {_same_form(graph, result.graph, inputs)}")
+            for each in result.layers:
                 print(
                     f"  {each.name}: {each.action}; outputs {each.outputs[0]} -> {each.outputs[1]} {each.method} "
                     f"{each.ranks or ''} parameters {each.params[0]} -> {each.params[1]}; {each.reason}"
@@ -138,8 +138,8 @@ def _calm(graph: Graph) -> Graph:
     for node in graph.layers:
         if "bbox_pred" in node.name and "rpn" in node.name:
             weight = node.inputs[1]
-            (made,) = run_values(graph, random_inputs(graph, batch=1), [node.outputs[0]]).values()
-            revision.set(weight, revision.value(weight) * 0.1 / float(made.std()))
+            (output,) = run_values(graph, random_inputs(graph, batch=1), [node.outputs[0]]).values()
+            revision.set(weight, revision.value(weight) * 0.1 / float(output.std()))
     return revision.apply() if revision.weights else graph
 
 
@@ -159,9 +159,9 @@ def _stored(graph: Graph) -> int:
 
 def _same_form(first: Graph, second: Graph, inputs: dict[str, Array]) -> bool:
     """Whether outputs have the same names, types and axes; how many boxes there are depends on the weights."""
-    made = [run(session(each), inputs) for each in (first, second)]
+    created = [run(session(each), inputs) for each in (first, second)]
     same = first.outputs == second.outputs
-    for name, a, b in zip(first.outputs, *made, strict=True):
+    for name, a, b in zip(first.outputs, *created, strict=True):
         print(f"  output {name}: {a.dtype} {list(a.shape)} -> {b.dtype} {list(b.shape)}")
         same = same and a.dtype == b.dtype and a.ndim == b.ndim and a.shape[1:] == b.shape[1:]
     return same
@@ -175,8 +175,8 @@ def equal() -> None:
     for share in (0.5, 0.3):
         for method in METHODS:
             start = time.perf_counter()
-            found = pg.compress(graph, method=method, macs=share, round_to=1, data=data, check=False)
-            print(_row("fashion", share, method, fashion_accuracy(found.graph), found, start), flush=True)
+            result = pg.compress(graph, method=method, macs=share, round_to=1, data=data, check=False)
+            print(_row("fashion", share, method, fashion_accuracy(result.graph), result, start), flush=True)
 
 
 def tasks() -> None:
@@ -188,16 +188,16 @@ def tasks() -> None:
         print(f"{wanted}: {task.measure} {task.quality(graph):.1%}", flush=True)
         for method in METHODS:
             start = time.perf_counter()
-            found = pg.compress(graph, method=method, macs=0.7, round_to=1, data=data, check=False)
-            print(_row(wanted, 0.7, method, task.quality(found.graph), found, start), flush=True)
+            result = pg.compress(graph, method=method, macs=0.7, round_to=1, data=data, check=False)
+            print(_row(wanted, 0.7, method, task.quality(result.graph), result, start), flush=True)
 
 
-def _row(label: str, share: float, method: str, quality: float, found: pg.Compressed, start: float) -> str:
-    counts = Counter(layer.action for layer in found.layers)
+def _row(label: str, share: float, method: str, quality: float, result: pg.Compressed, start: float) -> str:
+    counts = Counter(layer.action for layer in result.layers)
     listed = ", ".join(f"{count} {action}" for action, count in counts.items())
-    tried = " ".join(f"{mix.pruned:.2f}:{mix.error:.4f}" for mix in found.mixes if mix.error is not None)
+    tried = " ".join(f"{mix.pruned:.2f}:{mix.error:.4f}" for mix in result.mixes if mix.error is not None)
     spent = time.perf_counter() - start
-    macs, params = found.after.macs / found.before.macs, found.after.params / found.before.params
+    macs, params = result.after.macs / result.before.macs, result.after.params / result.before.params
     return (
         f"{label:<18} {share:.0%} {method:<10} {quality:>7.2%}  MACs {macs:.1%}, params {params:.1%}, {spent:.0f} s; "
         f"layers: {listed}; {tried}"
@@ -210,16 +210,16 @@ def bounds() -> None:
     for name in sys.argv[2:] or [name for name in names if not any(other in name for other in OTHERS)]:
         graph = zoo(name)
         start = time.perf_counter()
-        found = pg.decompose(graph, rank="energy:0.9")
+        decomposed = pg.decompose(graph, rank="energy:0.9")
         spent = time.perf_counter() - start
-        ratios = [ratio for _, ratio in measured_by_bound(graph, found)]
+        ratios = [ratio for _, ratio in measured_by_bound(graph, decomposed)]
         print(
-            f"{name:<45} {len(found.layers):>4} layers, params {found.after.params / found.before.params:>6.1%}, "
+            f"{name:<45} {len(decomposed.layers):>4} layers, params {decomposed.after.params / decomposed.before.params:>6.1%}, "
             f"error by bound at most {max(ratios, default=0.0):.3f}, {spent:>4.0f} s", flush=True,
         )  # fmt: skip
 
 
-def measured_by_bound(graph: Graph, found: Decomposed, seed: int = 0) -> Iterator[tuple[str, float]]:
+def measured_by_bound(graph: Graph, decomposed: Decomposed, seed: int = 0) -> Iterator[tuple[str, float]]:
     """For every decomposed layer, the largest change of an output by what the reported error allows there.
 
     By Cauchy and Schwarz the outputs of a position change by at most `error * |W|` times the norm of the patch that
@@ -227,22 +227,22 @@ def measured_by_bound(graph: Graph, found: Decomposed, seed: int = 0) -> Iterato
     weights adds counts as a change.
     """
     inputs = random_inputs(graph, batch=1, seed=seed)
-    wanted = {row.name: graph.node(row.name) for row in found.layers}
+    wanted = {row.name: graph.node(row.name) for row in decomposed.layers}
     read = [value for value in dict.fromkeys(node.inputs[0] for node in wanted.values()) if value not in inputs]
     values = {**inputs, **(run_values(graph, inputs, read) if read else {})}
-    for row in found.layers:
+    for row in decomposed.layers:
         node = wanted[row.name]
         x = values[node.inputs[0]]
         weight = graph.weights[node.inputs[1]].read().astype(np.float64)
-        made = [_alone(each, nodes, node, x) for each, nodes in
-                ((graph, [node]), (found.graph, chain(found.graph, node)))]  # fmt: skip
+        created = [_alone(each, nodes, node, x) for each, nodes in
+                ((graph, [node]), (decomposed.graph, chain(decomposed.graph, node)))]  # fmt: skip
         axis = 1 if node.op == "Conv" else -1
-        change = np.sqrt(np.square(made[0].astype(np.float64) - made[1]).sum(axis))
+        change = np.sqrt(np.square(created[0].astype(np.float64) - created[1]).sum(axis))
         allowed = (
             row.error * np.linalg.norm(weight) * abs(node.attributes.get("alpha", 1.0)) * _patches(node, weight, x)
         )
         # Rounding: of sums over the whole patch, in the type of the weights.
-        slack = 1e-4 * np.abs(made[0]).max() * np.sqrt(weight.shape[0] if axis == 1 else made[0].shape[-1])
+        slack = 1e-4 * np.abs(created[0]).max() * np.sqrt(weight.shape[0] if axis == 1 else created[0].shape[-1])
         yield row.name, float((change / (allowed + slack)).max(initial=0.0))
 
 
@@ -277,14 +277,14 @@ def _ran(
 ) -> Array:
     name, x = given
     kind = helper.np_dtype_to_tensor_dtype(x.dtype)
-    made = helper.make_graph(
+    created = helper.make_graph(
         protos, "piece", [helper.make_tensor_value_info(name, kind, x.shape)],
         [helper.make_tensor_value_info(out, kind, None)], tensors,
     )  # fmt: skip
     opsets = graph.model.opset_import if graph is not None else [helper.make_opsetid("", 17)]
-    model = helper.make_model(made, opset_imports=list(opsets), ir_version=8)
-    (found,) = run(session(pg.load(model)), {name: x})
-    return found
+    model = helper.make_model(created, opset_imports=list(opsets), ir_version=8)
+    (match,) = run(session(pg.load(model)), {name: x})
+    return match
 
 
 COMMANDS: dict[str, Callable[[], None]] = {

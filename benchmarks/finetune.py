@@ -37,13 +37,13 @@ def tune_fashion(epochs: int = 2) -> None:
     graph = pg.load(module, inputs)
     images = next(fashion_calibration(256, 0).batches(source, 256))["image"]
     result = pg.prune(graph, data={graph.inputs[0]: images}, budget=pg.Budget(macs=0.3), round_to=1)
-    small = pytorch.apply(module, result.plan, pruned=pg.apply(graph, result.plan), inputs=inputs)
+    pruned = pytorch.apply(module, result.plan, pruned=pg.apply(graph, result.plan), inputs=inputs)
     test = tensors("t10k")
     share = result.after.macs / result.before.macs
-    print(f"top-1: original {accuracy(module, *test):.2%}; {share:.1%} of MACs left: {accuracy(small, *test):.2%}, "
+    print(f"top-1: original {accuracy(module, *test):.2%}; {share:.1%} of MACs left: {accuracy(pruned, *test):.2%}, "
           f"refitted without training {fashion_accuracy(result.small):.2%}", flush=True)  # fmt: skip
-    train(small, *tensors("train"), epochs)
-    print(f"after {epochs} epochs of tuning: {accuracy(small, *test):.2%}", flush=True)
+    train(pruned, *tensors("train"), epochs)
+    print(f"after {epochs} epochs of tuning: {accuracy(pruned, *test):.2%}", flush=True)
 
 
 def tensors(part: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -60,14 +60,14 @@ def tune_efficientnet(steps: int = 5, rate: float = 1e-4) -> None:
     inputs = torch.from_numpy(next(iter(photos.batches(source, 16)))["image"])
     graph = pg.load(module, inputs)
     result = pg.prune(graph, budget=pg.Budget(macs=0.9), round_to=1)
-    small = pytorch.apply(module, result.plan, pruned=result.small, inputs=inputs)
+    pruned = pytorch.apply(module, result.plan, pruned=result.small, inputs=inputs)
     print(f"{result.after.macs / cost(graph).macs:.1%} of MACs left; module and graph are equal")
     wanted = torch.from_numpy(run(session(source), {"image": inputs.numpy()})[0]).softmax(1)
-    optimizer = torch.optim.Adam(small.parameters(), rate)
-    small.eval()
+    optimizer = torch.optim.Adam(pruned.parameters(), rate)
+    pruned.eval()
     for step in range(steps):
         optimizer.zero_grad()
-        loss = functional.kl_div(small(inputs).log_softmax(1), wanted, reduction="batchmean")
+        loss = functional.kl_div(pruned(inputs).log_softmax(1), wanted, reduction="batchmean")
         loss.backward()
         optimizer.step()
         print(f"step {step + 1}: loss {loss.item():.4f}", flush=True)

@@ -51,15 +51,15 @@ class Row:
 
 def entry(graph: pg.Graph, timer: Stopwatch, cache: Cache, latency: float | str, round_to: int | str) -> Row:
     """One budget met and measured again. Raises BudgetError."""
-    found = pg.analyze(graph)
+    coupling = pg.analyze(graph)
     choice = Choice(pg.Budget(latency=latency), round_to=round_to, threads=timer.threads)
     start = time.perf_counter()
-    chosen = select(found, choice, timer=timer, cache=cache)
+    chosen = select(coupling, choice, timer=timer, cache=cache)
     spent = time.perf_counter() - start
-    small = pg.apply(graph, chosen.plan)
-    again = timer.against(small, PAIRS)
+    pruned = pg.apply(graph, chosen.plan)
+    again = timer.against(pruned, PAIRS)
     assert chosen.latency is not None
-    macs = cost(small).macs / cost(graph).macs
+    macs = cost(pruned).macs / cost(graph).macs
     return Row(chosen.latency.kept, again.kept, again.error, macs, spent, chosen.rounding)
 
 

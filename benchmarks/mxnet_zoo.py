@@ -23,7 +23,7 @@ from prunegraph.frontends import mxnet
 from tests.frontends.mxnet.cases import difference, run
 
 
-def convert(folder: Path, small: Path) -> dict[str, float]:
+def convert(folder: Path, pruned: Path) -> dict[str, float]:
     """Convert, prune half of every group, and write the pruned network as MXNet's files."""
     image = {"data": np.load(folder / "input.npy")}
     shapes = {"data": image["data"].shape}
@@ -31,26 +31,26 @@ def convert(folder: Path, small: Path) -> dict[str, float]:
     start = time.perf_counter()
     model = mxnet.load(symbol, input_shapes=shapes)
     seconds = time.perf_counter() - start
-    found = difference(run(model, image), [np.load(folder / "output0.npy")])
+    matches = difference(run(model, image), [np.load(folder / "output0.npy")])
     result = pg.prune(pg.load(model), algorithm="l2", budget=pg.Budget(ratio=0.5))
     assert result.proof is not None
-    small.mkdir(parents=True, exist_ok=True)
-    shutil.copy(folder / "input.npy", small)
+    pruned.mkdir(parents=True, exist_ok=True)
+    shutil.copy(folder / "input.npy", pruned)
     mxnet.apply(
-        symbol, result.plan, result.small, str(small / "model-symbol.json"),
-        str(small / "model-0000.params"), input_shapes=shapes,
+        symbol, result.plan, result.small, str(pruned / "model-symbol.json"),
+        str(pruned / "model-0000.params"), input_shapes=shapes,
     )  # fmt: skip
-    np.save(small / "wanted.npy", run(result.small.model, image)[0])
+    np.save(pruned / "wanted.npy", run(result.small.model, image)[0])
     return {
-        "nodes": len(model.graph.node), "params": result.before.params, "seconds": seconds, "difference": found,
+        "nodes": len(model.graph.node), "params": result.before.params, "seconds": seconds, "difference": matches,
         "share": result.after.params / result.before.params, "proof": result.proof.relative,
     }  # fmt: skip
 
 
-def table(small: Path) -> None:
+def table(pruned: Path) -> None:
     print("| model | ONNX nodes | parameters | conversion | difference | pruned to | proof | pruned, in MXNet |")
     print("|---|---|---|---|---|---|---|---|")
-    for path in sorted(small.iterdir()):
+    for path in sorted(pruned.iterdir()):
         row = json.loads((path / "row.json").read_text())
         back = difference([np.load(path / "output0.npy")], [np.load(path / "wanted.npy")])
         print(
@@ -59,13 +59,13 @@ def table(small: Path) -> None:
         )
 
 
-def main(command: str, zoo: str, small: str) -> None:
+def main(command: str, zoo: str, pruned: str) -> None:
     if command == "table":
-        table(Path(small))
+        table(Path(pruned))
         return
     for folder in sorted(Path(zoo).iterdir()):
-        row = convert(folder, Path(small) / folder.name)
-        (Path(small) / folder.name / "row.json").write_text(json.dumps(row))
+        row = convert(folder, Path(pruned) / folder.name)
+        (Path(pruned) / folder.name / "row.json").write_text(json.dumps(row))
         print(folder.name, row, flush=True)
 
 

@@ -21,9 +21,9 @@ fixed, with this reason. *Not yet*: fixed for want of a rule.
 
 def names() -> dict[str, set[str]]:
     """Operators by domain, experimental and training ones left out."""
-    found = {"": {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""}}
-    found["com.microsoft"] = {s.name for s in get_all_operator_schema() if s.domain == "com.microsoft"}
-    return found
+    result = {"": {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""}}
+    result["com.microsoft"] = {s.name for s in get_all_operator_schema() if s.domain == "com.microsoft"}
+    return result
 
 
 def status(domain: str, op: str) -> str:

@@ -99,9 +99,9 @@ def smallest_share(prune: Prune, whole: int, target: float) -> Graph:
         return best
     for _ in range(8):
         middle = (low + high) / 2
-        small = prune(middle)
-        if cost(small).macs <= target * whole:
-            high, best = middle, small
+        result = prune(middle)
+        if cost(result).macs <= target * whole:
+            high, best = middle, result
         else:
             low = middle
     return best
@@ -114,11 +114,11 @@ def main() -> None:
         whole = cost(graph).macs
         for share in (0.5, 0.3) if task.name == "fashion" else (0.95, 0.9, 0.8):
             for name, make in (("torch-pruning", by_torch_pruning), ("onnxsim", by_onnxsim)):
-                small = smallest_share(make(task, graph), whole, share)
-                left = cost(small).macs / whole
+                pruned = smallest_share(make(task, graph), whole, share)
+                remaining = cost(pruned).macs / whole
                 print(
-                    f"{task.name:<20} {name:<14} asked {share:.0%} of MACs, left {left:.1%}: "
-                    f"{task.measure} {task.quality(small):.2%}",
+                    f"{task.name:<20} {name:<14} asked {share:.0%} of MACs, left {remaining:.1%}: "
+                    f"{task.measure} {task.quality(pruned):.2%}",
                     flush=True,
                 )
 

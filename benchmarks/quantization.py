@@ -62,10 +62,10 @@ def methods() -> None:
     print(f"{'':<20}{task.measure:>8}{'points':>8}{'SQNR, dB':>10}{'file':>7}{'seconds':>9}")
     for name, options in ROWS.items():
         start = time.perf_counter()
-        found = pg.quantize(graph, fashion_calibration(IMAGES, 0), **options)
+        quantized = pg.quantize(graph, fashion_calibration(IMAGES, 0), **options)
         spent = time.perf_counter() - start
-        quality, noise = task.quality(found.graph), min(found.outputs.values())
-        share = size(found.graph) / whole_size
+        quality, noise = task.quality(quantized.graph), min(quantized.outputs.values())
+        share = size(quantized.graph) / whole_size
         print(
             f"{name:<20}{quality:>8.2%}{100 * (quality - whole):>+8.2f}{noise:>10.1f}{share:>7.3f}{spent:>9.1f}",
             flush=True,
@@ -79,11 +79,11 @@ def pruned() -> None:
     for seed in range(3):
         data = fashion_calibration(IMAGES, seed)
         alone = pg.quantize(graph, data)
-        small = pg.prune(graph, data=data, budget=pg.Budget(macs=0.5), round_to=1, check=False).small
-        both = pg.quantize(small, data)
-        parts = (graph, alone.graph, small, both.graph)
+        pruned = pg.prune(graph, data=data, budget=pg.Budget(macs=0.5), round_to=1, check=False).small
+        both = pg.quantize(pruned, data)
+        parts = (graph, alone.graph, pruned, both.graph)
         whole, int8, half, half_int8 = (task.quality(each) for each in parts)
-        share, least = (size(both.graph, compact=compact) / size(small) for compact in (False, True))
+        share, least = (size(both.graph, compact=compact) / size(pruned) for compact in (False, True))
         lost = 100 * (half - half_int8)
         print(
             f"draw {seed}: float {whole:.2%}, int8 {int8:.2%}; 50 % of MACs {half:.2%}, and int8 {half_int8:.2%} "

@@ -110,10 +110,10 @@ def outputs(graph: Graph, images: Array, size: int = 32, which: int = 0) -> Arra
 
 
 def _idx(name: str) -> Array:
-    found = glob.glob(str(FASHION / f"{name}*.gz"))
-    if not found:
+    result = glob.glob(str(FASHION / f"{name}*.gz"))
+    if not result:
         raise SystemExit(f"{FASHION}/{name}*.gz is missing: apt-get install dataset-fashion-mnist")
-    data = gzip.decompress(Path(found[0]).read_bytes())
+    data = gzip.decompress(Path(result[0]).read_bytes())
     sizes = [int.from_bytes(data[4 + 4 * i : 8 + 4 * i], "big") for i in range(data[3])]
     return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(sizes)
 
@@ -159,11 +159,11 @@ def word_image(rng: np.random.Generator) -> tuple[Array, str]:
 
     word = _text(rng, 1)
     font = ImageFont.truetype(str(rng.choice(_fonts())), int(rng.integers(18, 34)))
-    left, top, right, bottom = font.getbbox(word)
+    remaining, top, right, bottom = font.getbbox(word)
     paper, ink = int(rng.integers(150, 256)), int(rng.integers(0, 110))
     margin = int(rng.integers(2, 8))
-    image = Image.new("RGB", (int(right - left) + 2 * margin, int(bottom - top) + 2 * margin), (paper,) * 3)
-    ImageDraw.Draw(image).text((margin - left, margin - top), word, (ink,) * 3, font)
+    image = Image.new("RGB", (int(right - remaining) + 2 * margin, int(bottom - top) + 2 * margin), (paper,) * 3)
+    ImageDraw.Draw(image).text((margin - remaining, margin - top), word, (ink,) * 3, font)
     image = image.rotate(float(rng.uniform(-3, 3)), Image.Resampling.BILINEAR, expand=True, fillcolor=(paper,) * 3)
     width = min(320, round(48 * image.width / image.height))
     pixels = _noisy(np.asarray(image.resize((width, 48), Image.Resampling.BILINEAR), np.float32), rng, 12)
@@ -208,12 +208,12 @@ def page(rng: np.random.Generator, size: int = 448) -> tuple[Array, list[tuple[i
     while True:
         font = ImageFont.truetype(str(rng.choice(_fonts())), int(rng.integers(13, 26)))
         text = _text(rng, int(rng.integers(1, 4)))
-        left = int(rng.integers(6, 40))
-        box = draw.textbbox((left, top), text, font)
+        remaining = int(rng.integers(6, 40))
+        box = draw.textbbox((remaining, top), text, font)
         if box[3] > size - 6:
             return _noisy(np.asarray(image, np.float32), rng, 12), boxes
         if box[2] < size - 4:
-            draw.text((left, top), text, (ink,) * 3, font)
+            draw.text((remaining, top), text, (ink,) * 3, font)
             boxes.append((int(box[0]), int(box[1]), int(box[2]), int(box[3])))
             top = int(box[3]) + int(rng.integers(10, 26))
 
@@ -238,8 +238,8 @@ def line_recall(graph: Graph) -> float:
     images, truth = _pages(12, 1)
     hit = total = 0
     for score, boxes in zip(outputs(graph, images, 4)[:, 0], truth, strict=True):
-        found = [tuple(side / ZOOM for side in box) for box in _boxes(score)]
-        hit += sum(any(_overlap(box, other) >= 0.5 for other in found) for box in boxes)
+        result = [tuple(side / ZOOM for side in box) for box in _boxes(score)]
+        hit += sum(any(_overlap(box, other) >= 0.5 for other in result) for box in boxes)
         total += len(boxes)
     return hit / total
 
@@ -298,8 +298,8 @@ def _faces() -> tuple[Array, Array]:
     from skimage.transform import resize
 
     gray = np.load(Path(skimage.__file__).parent / "data" / "lfw_subset.npy")
-    small = np.stack([resize(image, (24, 24)) for image in gray])
-    pixels = (small * 255 - 127.5) / 128
+    values = np.stack([resize(image, (24, 24)) for image in gray])
+    pixels = (values * 255 - 127.5) / 128
     return np.repeat(pixels.swapaxes(1, 2)[..., None], 3, 3).astype(np.float32), np.arange(200) < 100
 
 
@@ -355,8 +355,8 @@ def photo_calibration(count: int, seed: int) -> Data:
     for _ in range(count):
         photo = photos[rng.integers(len(photos))]
         side = int(min(photo.shape[:2]) * rng.uniform(0.25, 0.9))
-        top, left = (int(rng.integers(0, size - side + 1)) for size in photo.shape[:2])
-        crop = photo[top : top + side, left : left + side]
+        top, remaining = (int(rng.integers(0, size - side + 1)) for size in photo.shape[:2])
+        crop = photo[top : top + side, remaining : remaining + side]
         crops.append(_prepared(crop[:, ::-1] if rng.random() < 0.5 else crop))
     return Data.of({"image": np.stack(crops)})
 
@@ -369,8 +369,8 @@ def _evaluation_photos() -> Array:
     centres = []
     for photo in (*_photos(), *(np.asarray(Image.open(p).convert("RGB")) for p in sorted(PACKAGES.glob("imagenet_*")))):
         side = min(photo.shape[:2])
-        top, left = ((size - side) // 2 for size in photo.shape[:2])
-        centres.append(_prepared(photo[top : top + side, left : left + side]))
+        top, remaining = ((size - side) // 2 for size in photo.shape[:2])
+        centres.append(_prepared(photo[top : top + side, remaining : remaining + side]))
     return np.stack(centres)
 
 

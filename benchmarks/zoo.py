@@ -56,17 +56,17 @@ def entry(name: str, ratio: float, attention: str | None = None) -> Row:
     """Prune one model by l2 and prove it."""
     graph = pg.load(load(ZOO / f"{name}.light.xz"))
     start = time.perf_counter()
-    found = pg.analyze(graph, attention=attention)
+    coupling = pg.analyze(graph, attention=attention)
     analyzed = time.perf_counter()
-    plan = pg.select(graph, found, budget=pg.Budget(ratio=ratio), round_to=1)
+    plan = pg.select(graph, coupling, budget=pg.Budget(ratio=ratio), round_to=1)
     selected = time.perf_counter()
-    small = pg.apply(graph, plan)
+    pruned = pg.apply(graph, plan)
     done = time.perf_counter()
-    proof = pg.verify(graph, plan, small)
+    proof = pg.verify(graph, plan, pruned)
     end = time.perf_counter()
-    before, after = cost(graph), cost(small)
+    before, after = cost(graph), cost(pruned)
     return Row(
-        name, len(found.groups), after.params / before.params, after.macs / before.macs, proof.relative,
+        name, len(coupling.groups), after.params / before.params, after.macs / before.macs, proof.relative,
         analyzed - start, done - selected, end - done,
     )  # fmt: skip
 

@@ -56,8 +56,8 @@ def read(source: object, **options: Any) -> Graph:
     if isinstance(source, str | os.PathLike):
         path = os.fsdecode(source)
         if factory.is_factory(path):
-            made, options["inputs"] = factory.call(path, options.get("inputs"))
-            return read(made, **options)
+            output, options["inputs"] = factory.call(path, options.get("inputs"))
+            return read(output, **options)
         return _read_file(path, options)
     classes = [f"{cls.__module__}.{cls.__qualname__}" for cls in type(source).__mro__]
     for name in classes:
@@ -113,12 +113,12 @@ def _run(name: str, source: object, label: str, options: Mapping[str, Any]) -> G
     known = [each.name for each in _options(name)]
     _check_options(f"{label} ({entry.kind} {name!r})", known, options)
     with plugins.blamed(f"{entry}, reading {label},"):
-        made = entry.thing(source, **options)
-    if isinstance(made, Graph):
-        return made
-    if not isinstance(made, onnx.ModelProto):
-        raise PluginError(f"{entry} returned {type(made).__name__} for {label}, not a Graph or an onnx.ModelProto")
+        created = entry.thing(source, **options)
+    if isinstance(created, Graph):
+        return created
+    if not isinstance(created, onnx.ModelProto):
+        raise PluginError(f"{entry} returned {type(created).__name__} for {label}, not a Graph or an onnx.ModelProto")
     try:
-        return onnx_io.from_model(made, path=Path(label), source=label)
+        return onnx_io.from_model(created, path=Path(label), source=label)
     except ModelError as error:
         raise PluginError(f"{entry} made an invalid model: {error}") from error

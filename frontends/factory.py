@@ -29,16 +29,16 @@ def call(text: str, inputs: Any = None) -> tuple[Any, Any]:
     Raises:
         ModelError: there is no such module or function, or it fails.
     """
-    found = _SPELLING.fullmatch(text)
-    assert found is not None
+    match = _SPELLING.fullmatch(text)
+    assert match is not None
     try:
         with _beside_the_caller():
-            made = getattr(_module(found["module"]), found["name"])()
+            created = getattr(_module(match["module"]), match["name"])()
     except ModelError:
         raise
     except (Exception, SystemExit) as error:
         raise ModelError(f"{text}: {plugins.told(error)}") from error
-    model, own = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    model, own = created if isinstance(created, tuple) and len(created) == 2 else (created, None)
     return model, own if inputs is None else inputs
 
 

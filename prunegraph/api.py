@@ -90,7 +90,7 @@ def analyze(model: Graph, *, attention: str | None = None) -> Coupling:
 
 
 def select(
-    model: Graph, found: Coupling | None = None, *, data: Samples | None = None, statistics: Statistics | None = None,
+    model: Graph, coupling: Coupling | None = None, *, data: Samples | None = None, statistics: Statistics | None = None,
     gradients: Gradients | None = None, **options: Any,
 ) -> Plan:  # fmt: skip
     """Choose channels to remove.
@@ -115,7 +115,7 @@ def select(
     if statistics is None and samples is not None:
         statistics = Statistics(model, samples)
     repair, _ = repairs.find(None, statistics.data if statistics else None, model)
-    return choose(found or analyze(model), Choice(**options), statistics, gradients, repair).plan
+    return choose(coupling or analyze(model), Choice(**options), statistics, gradients, repair).plan
 
 
 def apply(model: Graph, plan: Plan) -> Graph:
@@ -123,7 +123,7 @@ def apply(model: Graph, plan: Plan) -> Graph:
     return cut(survivors(analyze(model, attention=plan.attention), plan))
 
 
-def verify(model: Graph, plan: Plan, small: Graph, *, data: Sequence[Batch] = (), seed: int = 0) -> Proof:
+def verify(model: Graph, plan: Plan, pruned: Graph, *, data: Sequence[Batch] = (), seed: int = 0) -> Proof:
     """Prove that a pruned graph computes what the masked original computes.
 
     Args:
@@ -138,7 +138,7 @@ def verify(model: Graph, plan: Plan, small: Graph, *, data: Sequence[Batch] = ()
     """
     from prunegraph.proof import verify as _verify
 
-    return _verify(model, plan, small, data=[dict(batch) for batch in data], seed=seed)
+    return _verify(model, plan, pruned, data=[dict(batch) for batch in data], seed=seed)
 
 
 def compare(
@@ -202,11 +202,11 @@ def prune(
     repair, _ = repairs.find(repair, samples, model)
     statistics = Statistics(model, samples, progress=progress) if samples is not None else None
     progress("analyze")
-    found = analyze(model, attention=attention)
+    coupling = analyze(model, attention=attention)
     progress("select")
-    chosen = choose(found, choice, statistics, gradients, repair, progress)
+    chosen = choose(coupling, choice, statistics, gradients, repair, progress)
     return finish(
-        found, chosen, choice, samples, repair, out=out, check=check, save_plan=save_plan, progress=progress,
+        coupling, chosen, choice, samples, repair, out=out, check=check, save_plan=save_plan, progress=progress,
         quantize=quantize,
     )  # fmt: skip
 

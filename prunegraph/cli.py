@@ -183,14 +183,14 @@ def inspect(
     graph = load_model(model)
     check_json(json_path, model)
     check_json(nodes_path, model, *([json_path] if json_path else []))
-    found = api.analyze(graph, attention=attention)
+    coupling = api.analyze(graph, attention=attention)
     out = console()
     if why:
-        out.print(tables.why_text(explain(found, why)))
+        out.print(tables.why_text(explain(coupling, why)))
         return
     total = cost(graph)
-    out.print(tables.groups_table(found, total))
-    out.print(tables.fixed_table(found))
+    out.print(tables.groups_table(coupling, total))
+    out.print(tables.fixed_table(coupling))
     if any(node.op == "DequantizeLinear" for node in graph.nodes):
         from prunegraph.report.quantized import types_table
 
@@ -200,9 +200,9 @@ def inspect(
         f"{tables.amount(total.bytes)} bytes of weights"
     )
     if json_path:
-        write_json(outline(found, _statistics(graph, data)), json_path)
+        write_json(outline(coupling, _statistics(graph, data)), json_path)
     if nodes_path:
-        write_json(nodes_outline(found), nodes_path)
+        write_json(nodes_outline(coupling), nodes_path)
 
 
 def _statistics(graph: Graph, data: str | None) -> Statistics | None:
@@ -214,16 +214,16 @@ def _statistics(graph: Graph, data: str | None) -> Statistics | None:
 
 
 def _ratio_for(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
-    found = {}
+    result = {}
     for value in values:
         layer, equals, ratio = value.rpartition("=")
         try:
-            found[layer] = float(ratio)
+            result[layer] = float(ratio)
         except ValueError:
             equals = ""
         if not equals or not layer:
             raise click.BadParameter(f"{value!r} is not LAYER=RATIO")
-    return found
+    return result
 
 
 def _round_to(ctx: click.Context, parameter: click.Parameter, value: str) -> int | str:
@@ -450,11 +450,11 @@ def sensitivity(model: str, data: str, evaluation: str | None, json_path: str | 
     with stages(where) as progress:
         seen = read_data(evaluation) if evaluation else None
         progress("load")
-        found = sweeps.sensitivity(
+        result = sweeps.sensitivity(
             load_model(model), data=read_data(data), evaluation=seen, progress=progress, **options
         )
-    where.print(tables.sensitivity_table(found))
-    write_json(found.to_json(), json_path)
+    where.print(tables.sensitivity_table(result))
+    write_json(result.to_json(), json_path)
 
 
 @main.command(cls=Writes)
@@ -556,17 +556,17 @@ def compare(
     from prunegraph.report import tables
     from prunegraph.runtime.data import read_data
 
-    found = api.compare(
+    result = api.compare(
         api.load(first), api.load(second), data=read_data(data) if data else None, runs=runs, threads=threads,
         provider=provider,
     )  # fmt: skip
-    console().print(tables.comparison_table(found))
-    if found.sqnr:
+    console().print(tables.comparison_table(result))
+    if result.sqnr:
         from prunegraph.report.quantized import sqnr_table
 
-        console().print(sqnr_table(found.sqnr))
+        console().print(sqnr_table(result.sqnr))
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(found), indent=1))
+        click.echo(json.dumps(dataclasses.asdict(result), indent=1))
 
 
 @main.command()

@@ -94,8 +94,8 @@ def _write_symbol(model: str, result: Result, out: str) -> None:
     if result.repair == "none":
         mxnet.apply(model, result.plan, result.small, out, beside(out), **options)
         return
-    small = api.apply(result.model, result.plan)
-    mxnet.apply(model, result.plan, small, out, beside(out), repaired=result.small, **options)
+    pruned = api.apply(result.model, result.plan)
+    mxnet.apply(model, result.plan, pruned, out, beside(out), repaired=result.small, **options)
 
 
 def command() -> click.Command:

@@ -62,13 +62,13 @@ def binarize(model: str, out: str, data: str, evaluation: str | None, checkpoint
         graph = load_model(model)
         metrics = read_data(evaluation).fit(graph) if evaluation else None
         samples = read_data(data)
-        found = run(graph, samples, _options(**options), checkpoint=checkpoint, progress=progress)
-        outcome = Judge(graph, samples)(found.graph)
-        api.save(found.graph, out, like=graph)
-    _report(where, found)
+        result = run(graph, samples, _options(**options), checkpoint=checkpoint, progress=progress)
+        outcome = Judge(graph, samples)(result.graph)
+        api.save(result.graph, out, like=graph)
+    _report(where, result)
     where.print(str(outcome))
     if metrics is not None:
-        where.print("metric: {:.4g} -> {:.4g}".format(*measured(graph, found.trained, metrics)))
+        where.print("metric: {:.4g} -> {:.4g}".format(*measured(graph, result.trained, metrics)))
     if Path(model).is_file():
         size, before = Path(out).stat().st_size, Path(model).stat().st_size
         where.print(f"file: {before:,} -> {size:,} bytes, {before / size:.2f} times smaller")
@@ -87,24 +87,24 @@ def _options(
     )  # fmt: skip
 
 
-def _report(where: Console, found: Binarized) -> None:
+def _report(where: Console, result: Binarized) -> None:
     from rich.table import Table
 
-    if found.updates:
+    if result.updates:
         table = Table("layer", "output error", "codes changed", "held-out loss", "")
-        for row in found.updates:
+        for row in result.updates:
             table.add_row(
                 row.layer, f"{row.error[0]:.3f} -> {row.error[1]:.3f}", f"{row.flips:.1%}",
                 f"{row.loss[0]:.4f} -> {row.loss[1]:.4f}", "kept" if row.kept else "undone",
             )  # fmt: skip
         where.print(table)
-    for note in found.notes:
+    for note in result.notes:
         where.print(f"note: {note}", markup=False, soft_wrap=True)
-    for name, reason in found.left.items():
+    for name, reason in result.left.items():
         where.print(f"not binary: {name} ({reason})", markup=False)
-    losses = ", ".join(f"{name} {loss:.4f}" for name, loss in found.losses.items())
+    losses = ", ".join(f"{name} {loss:.4f}" for name, loss in result.losses.items())
     where.print(f"loss on held-out samples: {losses}")
-    bits = found.compression
+    bits = result.compression
     whole = ", ".join(f"{bits.whole(last):.2f} at {last} bit" for last in (32, 8, 1))
     where.print(
         f"counted in bits: binary layers {bits.layers:.2f} times smaller; the whole, with the last layer {whole}"

@@ -62,13 +62,13 @@ def compress(model: str, out: str, data: str | None, no_verify: bool, json_path:
     with stages(where) as progress:
         samples = read_data(data) if data else None
         progress("load")
-        found = run(load_model(model), out, data=samples, check=not no_verify, progress=progress, **options)
-    where.print(compressed.layers_table(found))
-    if len(found.mixes) > 1:
-        where.print(compressed.mixes_table(found))
-    where.print(compressed.outcome(found))
+        result = run(load_model(model), out, data=samples, check=not no_verify, progress=progress, **options)
+    where.print(compressed.layers_table(result))
+    if len(result.mixes) > 1:
+        where.print(compressed.mixes_table(result))
+    where.print(compressed.outcome(result))
     where.print(f"wrote {out}")
-    write_json({"format": FORMAT, **found.to_json()}, json_path)
+    write_json({"format": FORMAT, **result.to_json()}, json_path)
 
 
 def command() -> click.Command:

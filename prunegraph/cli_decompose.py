@@ -57,13 +57,13 @@ def decompose(model: str, out: str, data: str | None, json_path: str | None, **o
         progress("load")
         graph = load_model(model)
         progress("decompose")
-        found = run(graph, data=read_data(data) if data else None, progress=progress, **options)
+        result = run(graph, data=read_data(data) if data else None, progress=progress, **options)
         progress("write")
-        api.save(found.graph, out, like=graph)
-    where.print(decomposed.layers_table(found))
-    where.print(decomposed.outcome(found))
+        api.save(result.graph, out, like=graph)
+    where.print(decomposed.layers_table(result))
+    where.print(decomposed.outcome(result))
     where.print(f"wrote {out}")
-    write_json(_content(found), json_path)
+    write_json(_content(result), json_path)
 
 
 def command() -> click.Command:
@@ -71,7 +71,7 @@ def command() -> click.Command:
     return decompose
 
 
-def _content(found: Decomposed) -> dict[str, Any]:
-    layers = [asdict(layer) for layer in found.layers]
-    costs = {"before": asdict(found.before), "after": asdict(found.after)}
-    return {"format": FORMAT, "layers": layers, "left": found.left, **costs}
+def _content(decomposed: Decomposed) -> dict[str, Any]:
+    layers = [asdict(layer) for layer in decomposed.layers]
+    costs = {"before": asdict(decomposed.before), "after": asdict(decomposed.after)}
+    return {"format": FORMAT, "layers": layers, "left": decomposed.left, **costs}

@@ -108,17 +108,17 @@ def quantize(
         samples = read_data(data) if data else None
         if fastest:
             options["float_layers"] = _with_faster(graph, samples, threads, progress, options)
-        found = run(
+        result = run(
             graph, samples, ranges=read_ranges(ranges) if ranges else None,
             bias_correction=not no_bias_correction, progress=progress, **options,
         )  # fmt: skip
-        api.save(found.graph, out, compact=compact, like=graph)
-    where.print(quantized.layers_table(found))
-    where.print(quantized.outcome(found))
+        api.save(result.graph, out, compact=compact, like=graph)
+    where.print(quantized.layers_table(result))
+    where.print(quantized.outcome(result))
     if Path(model).is_file():
         where.print(f"file: {tables.share(Path(out).stat().st_size, max(Path(model).stat().st_size, 1))} of the bytes")
     where.print(f"wrote {out}")
-    write_json(_content(found), json_path)
+    write_json(_content(result), json_path)
 
 
 def command() -> click.Command:
@@ -141,7 +141,7 @@ def _with_faster(
     return (*kept, *faster_in_float(graph, samples, float_layers=kept, threads=threads, progress=progress, **kinds))
 
 
-def _content(found: Quantized) -> dict[str, Any]:
-    layers = [asdict(layer) for layer in found.layers]
-    reach = asdict(found.weight_range) if found.weight_range is not None else None
-    return {"format": FORMAT, "layers": layers, "outputs": found.outputs, "weight_range": reach, "ranges": found.ranges}
+def _content(quantized: Quantized) -> dict[str, Any]:
+    layers = [asdict(layer) for layer in quantized.layers]
+    reach = asdict(quantized.weight_range) if quantized.weight_range is not None else None
+    return {"format": FORMAT, "layers": layers, "outputs": quantized.outputs, "weight_range": reach, "ranges": quantized.ranges}

@@ -50,10 +50,10 @@ class Writes(click.Command):
 
         others = [name for key in WRITTEN if (name := ctx.params.get(key))]
         check_output(path, ctx.params.get("model") or ctx.params.get("source"), others)
-        made = super().invoke(ctx)
+        created = super().invoke(ctx)
         recipes.save([spelled(self, ctx.meta[WORDS])], path)
         click.echo(f"wrote {path}", err=True)
-        return made
+        return created
 
 
 def _keep_file(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
@@ -125,7 +125,7 @@ def lines(recipe: Recipe, group: click.Group) -> list[list[str]]:
     """
     from prunegraph.recipes import Step
 
-    found: list[list[str]] = []
+    result: list[list[str]] = []
     written: list[str] = []
     last: str | None = None
     for number, step in enumerate(recipe.steps, 1):
@@ -141,11 +141,11 @@ def lines(recipe: Recipe, group: click.Group) -> list[list[str]]:
         words = line(command, Step(step.command, options), where)
         given = _checked(command, words[1:], where)
         _check_files(given, written, where)
-        made = [os.path.abspath(given[name]) for name in WRITTEN if isinstance(given.get(name), str)]
-        written += made
+        created = [os.path.abspath(given[name]) for name in WRITTEN if isinstance(given.get(name), str)]
+        written += created
         last = given.get("out", last)
-        found.append(words)
-    return found
+        result.append(words)
+    return result
 
 
 def _checked(command: click.Command, words: list[str], where: str) -> dict[str, Any]:
@@ -177,10 +177,10 @@ def _check_files(given: dict[str, Any], written: Sequence[str], where: str) -> N
 MODELS = ("model", "source", "original", "first", "second")
 
 
-def code(group: click.Group, found: Sequence[list[str]]) -> list[str]:
+def code(group: click.Group, matches: Sequence[list[str]]) -> list[str]:
     """What the command lines of a recipe would run of other people's code: one text for each option."""
     result = []
-    for number, words in enumerate(found, 1):
+    for number, words in enumerate(matches, 1):
         command = group.commands[words[0]]
         given, _, _ = command.make_parser(click.Context(command)).parse_args(list(words[1:]))
         for parameter in command.params:
@@ -207,25 +207,25 @@ def run(recipe: str, dry_run: bool, trust: bool) -> None:
     from prunegraph import recipes
     from prunegraph.cli import main
 
-    found = lines(recipes.read(recipe), main)
-    foreign = code(main, found)
+    result = lines(recipes.read(recipe), main)
+    foreign = code(main, result)
     if foreign and not dry_run and not trust:
         raise RecipeError(f"{recipe} would run code: {'; '.join(foreign)}. Look at it, then give --trust")
     with nullcontext() if trust else plugins.no_code("a recipe runs no code without --trust"):
-        _run(recipe, found, dry_run)
+        _run(recipe, result, dry_run)
     for each in foreign if dry_run else ():
         click.echo(f"# runs code: {each}")
 
 
-def _run(recipe: str, found: Sequence[list[str]], dry_run: bool) -> None:
+def _run(recipe: str, result: Sequence[list[str]], dry_run: bool) -> None:
     from prunegraph.cli import main
 
-    for number, words in enumerate(found, 1):
+    for number, words in enumerate(result, 1):
         shown = shlex.join(["prunegraph", *(word for word in words if word != "--")])
         if dry_run:
             click.echo(shown)
             continue
-        click.echo(f"step {number} of {len(found)}: {shown}", err=True)
+        click.echo(f"step {number} of {len(result)}: {shown}", err=True)
         _invoke(main, words, f"{recipe}, step {number} ({words[0]})")
 
 

@@ -17,7 +17,7 @@ from prunegraph.selection.plan import Plan, make_plan
 Attempt = Callable[[Plan], None]
 
 
-def isolate(found: Coupling, plan: Plan, attempt: Attempt, failure: ExactnessError) -> tuple[Plan, tuple[str, ...]]:
+def isolate(coupling: Coupling, plan: Plan, attempt: Attempt, failure: ExactnessError) -> tuple[Plan, tuple[str, ...]]:
     """The part of a plan that holds, and the groups left out of it.
 
     Args:
@@ -32,7 +32,7 @@ def isolate(found: Coupling, plan: Plan, attempt: Attempt, failure: ExactnessErr
 
     def part(groups: Sequence[str]) -> Plan:
         provenance = {**plan.provenance, "left_out": [g for g in plan.remove if g not in groups]}
-        return make_plan(found, {g: plan.remove[g] for g in groups}, provenance)
+        return make_plan(coupling, {g: plan.remove[g] for g in groups}, provenance)
 
     def holds(groups: Sequence[str]) -> bool:
         try:

@@ -67,22 +67,22 @@ def options(function: Callable[..., Any]) -> dict[str, tuple[object, ...]]:
         hints = typing.get_type_hints(function)
     except (NameError, TypeError, AttributeError):  # a plug-in's annotations may name what is not there
         hints = {}
-    found: dict[str, tuple[object, ...]] = {}
+    result: dict[str, tuple[object, ...]] = {}
     for parameter in parameters:
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY and parameter.default is not inspect.Parameter.empty:
             hint = hints.get(parameter.name)
             words = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
             others = [word for word in words if word != parameter.default]
-            found[parameter.name] = (parameter.default, *others)
-    return found
+            result[parameter.name] = (parameter.default, *others)
+    return result
 
 
 def described(function: Callable[..., Any]) -> str:
     """Options as a user would write them, the default first: `members=all|producer|consumer`."""
-    found = options(function).items()
+    result = options(function).items()
     return ", ".join(
         key.upper() if isinstance(values[0], Verbatim) else f"{key}={'|'.join(str(value).lower() for value in values)}"
-        for key, values in found
+        for key, values in result
     )
 
 

@@ -62,25 +62,25 @@ class Result:
 
 
 def choose(
-    found: Coupling, choice: Choice, statistics: Statistics | None, gradients: Gradients | None, repair: str,
+    coupling: Coupling, choice: Choice, statistics: Statistics | None, gradients: Gradients | None, repair: str,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Selected:  # fmt: skip
     """A plan, whatever has to be measured for it."""
     if choice.allocation != "sensitivity" or statistics is None:
-        inputs = _sample(found.graph, choice, statistics.data if statistics else None)
-        return select(found, choice, statistics, gradients, inputs=inputs, progress=progress)
+        inputs = _sample(coupling.graph, choice, statistics.data if statistics else None)
+        return select(coupling, choice, statistics, gradients, inputs=inputs, progress=progress)
     if choice.is_measured:
         raise BudgetError("allocation 'sensitivity' needs a bound on macs, params or bytes, and a number for round_to")
-    return Selected(ranking(found, choice, statistics, repair, progress, gradients=gradients).plan(choice.budget))
+    return Selected(ranking(coupling, choice, statistics, repair, progress, gradients=gradients).plan(choice.budget))
 
 
 def ranking(
-    found: Coupling, choice: Choice, statistics: Statistics | None, repair: str,
+    coupling: Coupling, choice: Choice, statistics: Statistics | None, repair: str,
     progress: Callable[[str], None] = lambda stage: None, jobs: int | None = None, cluster: str | None = None,
     gradients: Gradients | None = None,
 ) -> Ranking:  # fmt: skip
     """Scored channels; for an allocation that needs it also what each group costs, measured with that repair."""
-    ranked = rank(found, choice, statistics, gradients)
+    ranked = rank(coupling, choice, statistics, gradients)
     if choice.allocation != "sensitivity" or statistics is None:
         return ranked
     from prunegraph.tuning.sensitivity import curves
@@ -94,7 +94,7 @@ def _sample(model: Graph, choice: Choice, data: Data | None) -> Batch | None:
 
 
 def finish(
-    found: Coupling, chosen: Selected, choice: Choice | None, samples: Data | None, repair: str, *,
+    coupling: Coupling, chosen: Selected, choice: Choice | None, samples: Data | None, repair: str, *,
     out: str | os.PathLike[str] | None, check: bool, save_plan: str | os.PathLike[str] | None,
     progress: Callable[[str], None], quantize: str | None = None, seed: int = 0,
 ) -> Result:  # fmt: skip
@@ -102,32 +102,32 @@ def finish(
 
     `choice` is None where the plan was given and not chosen here: it is then carried out whole, or not at all.
     """
-    model, plan = found.graph, chosen.plan
+    model, plan = coupling.graph, chosen.plan
     samples = samples.fit(model) if samples is not None else None
     repair, recover = repairs.find(repair, samples, model)
     scratch = Path(out).absolute().parent if out is not None else None
     cutting = cut_and_prove(
-        found, plan, samples, check=check, seed=choice.seed if choice else seed, scratch=scratch, progress=progress,
+        coupling, plan, samples, check=check, seed=choice.seed if choice else seed, scratch=scratch, progress=progress,
         whole=choice is None,
     )  # fmt: skip
-    plan, small, proof, left_out = cutting.plan, cutting.small, cutting.proof, cutting.left_out
+    plan, pruned, proof, left_out = cutting.plan, cutting.small, cutting.proof, cutting.left_out
     if left_out and choice:
-        chosen = _measured_again(chosen, model, small, choice, samples)
-    small = recover(survivors(found, plan), small, samples, progress)
+        chosen = _measured_again(chosen, model, pruned, choice, samples)
+    pruned = recover(survivors(coupling, plan), pruned, samples, progress)
     quantized = None
     if quantize is not None:
         from prunegraph.quantization.quantize import quantize as _quantize
 
-        quantized = _quantize(small, samples, weights=quantize, progress=progress)
-        small = quantized.graph
-    before, after = full_cost(model), full_cost(small)
+        quantized = _quantize(pruned, samples, weights=quantize, progress=progress)
+        pruned = quantized.graph
+    before, after = full_cost(model), full_cost(pruned)
     progress("write")
     if out is not None:
-        write(small, out, like=model, data=first_sample(samples, model), check=check)
+        write(pruned, out, like=model, data=first_sample(samples, model), check=check)
     if save_plan is not None:  # after the model, which may turn out not to run
         plan.save(save_plan)
     return Result(
-        model, small, found, plan, before, after, proof, left_out, repair, chosen.latency, chosen.rounding, quantized,
+        model, pruned, coupling, plan, before, after, proof, left_out, repair, chosen.latency, chosen.rounding, quantized,
         cutting.blame,
     )  # fmt: skip
 
@@ -141,13 +141,13 @@ def check_quantize(weights: str, samples: Data | None) -> None:
         raise DataError("quantization needs data for the ranges of activations: give --data")
 
 
-def _measured_again(chosen: Selected, model: Graph, small: Graph, choice: Choice, data: Data | None) -> Selected:
+def _measured_again(chosen: Selected, model: Graph, pruned: Graph, choice: Choice, data: Data | None) -> Selected:
     """The latency of what is left of a plan."""
     if chosen.latency is None:
         return chosen
     provider = provider_name(choice.provider)
     timer = Stopwatch(model, _sample(model, choice, data), provider=provider, threads=choice.threads)
-    return replace(chosen, latency=timer.against(small, PAIRS))
+    return replace(chosen, latency=timer.against(pruned, PAIRS))
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class Cutting:
 
 
 def cut_and_prove(
-    found: Coupling, plan: Plan, samples: Data | None, *, check: bool, seed: int, scratch: Path | None = None,
+    coupling: Coupling, plan: Plan, samples: Data | None, *, check: bool, seed: int, scratch: Path | None = None,
     progress: Callable[[str], None] = lambda stage: None, whole: bool = False,
 ) -> Cutting:  # fmt: skip
     """Cut a plan and prove it; where the proof fails, the part of the plan that holds.
@@ -173,27 +173,27 @@ def cut_and_prove(
     Raises:
         ExactnessError: no part of the plan holds; with `whole`, the plan does not hold.
     """
-    model = found.graph
+    model = coupling.graph
     progress("cut")
     if not check:
-        return Cutting(plan, cut(survivors(found, plan), scratch), None)
+        return Cutting(plan, cut(survivors(coupling, plan), scratch), None)
     seen = proof_batches(model, samples)
     try:
-        small = _cut(found, plan, scratch)
+        pruned = _cut(coupling, plan, scratch)
         progress("verify")
-        return Cutting(plan, small, verify(model, plan, small, data=seen, seed=seed))
+        return Cutting(plan, pruned, verify(model, plan, pruned, data=seen, seed=seed))
     except ExactnessError as failure:
         if whole:
             raise
         progress("the proof failed, looking for the groups that are responsible")
 
         def attempt(part: Plan) -> None:
-            verify(model, part, _cut(found, part), data=seen, seed=seed)
+            verify(model, part, _cut(coupling, part), data=seen, seed=seed)
 
-        plan, left_out = isolate(found, plan, attempt, failure)
-        small = _cut(found, plan, scratch)
-        proof = verify(model, plan, small, data=seen, seed=seed)
-        return Cutting(plan, small, proof, left_out, failure.blame)
+        plan, left_out = isolate(coupling, plan, attempt, failure)
+        pruned = _cut(coupling, plan, scratch)
+        proof = verify(model, plan, pruned, data=seen, seed=seed)
+        return Cutting(plan, pruned, proof, left_out, failure.blame)
 
 
 def proof_batches(model: Graph, samples: Data | None) -> list[Batch]:
@@ -203,9 +203,9 @@ def proof_batches(model: Graph, samples: Data | None) -> list[Batch]:
     return list(samples.fit(model).head(PROOF_SAMPLES).batches(model, PROOF_SAMPLES))
 
 
-def _cut(found: Coupling, plan: Plan, scratch: Path | None = None) -> Graph:
+def _cut(coupling: Coupling, plan: Plan, scratch: Path | None = None) -> Graph:
     """The pruned graph. Raises ExactnessError where it does not fit together: the plan does, so the cut is wrong."""
     try:
-        return cut(survivors(found, plan), scratch)
+        return cut(survivors(coupling, plan), scratch)
     except ModelError as error:
         raise ExactnessError(str(error)) from error

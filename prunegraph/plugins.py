@@ -179,10 +179,10 @@ def function(given: str, text: str | None = None) -> Callable[..., Any]:
         raise
     except (Exception, SystemExit) as error:
         raise PluginError(f"{path} cannot be loaded: {told(error)}") from error
-    found = getattr(module, name, None)
-    if not callable(found):
+    result = getattr(module, name, None)
+    if not callable(result):
         raise PluginError(f"{path}: has no function {name!r}")
-    return cast("Callable[..., Any]", found)
+    return cast("Callable[..., Any]", result)
 
 
 def code_in(given: str, *, is_model: bool = False) -> bool:

@@ -96,7 +96,7 @@ class Proof:
 
 
 def verify(
-    model: Graph, plan: Plan, small: Graph, *, data: Sequence[Batch] = (), seed: int = 0, tolerance: float | None = None
+    model: Graph, plan: Plan, pruned: Graph, *, data: Sequence[Batch] = (), seed: int = 0, tolerance: float | None = None
 ) -> Proof:
     """Compare a pruned graph with the masked original in ONNX Runtime.
 
@@ -121,11 +121,11 @@ def verify(
         ModelError: the original does not run, or gives other results each time.
         DataError: random inputs cannot be made for the model, and there are no others.
     """
-    left = survivors(analyze(model, attention=plan.attention), plan)
+    remaining = survivors(analyze(model, attention=plan.attention), plan)
     named = plan.cuts and all(cut.node is not None for cut in plan.cuts)
-    cuts = plan.cuts if named else derive_cuts(left)
+    cuts = plan.cuts if named else derive_cuts(remaining)
     with tempfile.TemporaryDirectory(prefix="prunegraph-") as folder:
-        comparison = _Comparison(left, cuts, small, tolerance or default_tolerance(model), Path(folder))
+        comparison = _Comparison(remaining, cuts, pruned, tolerance or default_tolerance(model), Path(folder))
         return comparison.run(list(data), seed)
 
 
@@ -139,15 +139,15 @@ def default_tolerance(graph: Graph) -> float:
 class _Comparison:
     """Masked original against pruned graph."""
 
-    def __init__(self, left: Survivors, cuts: Sequence[Cut], small: Graph, tolerance: float, folder: Path):
-        self.left, self.cuts, self.small, self.tolerance = left, cuts, small, tolerance
-        self.graph = left.coupling.graph
+    def __init__(self, survivors: Survivors, cuts: Sequence[Cut], pruned: Graph, tolerance: float, folder: Path):
+        self.left, self.cuts, self.small, self.tolerance = survivors, cuts, pruned, tolerance
+        self.graph = survivors.coupling.graph
         self.masked, self.pruned = folder / "masked.onnx", folder / "pruned.onnx"
         self.original = folder / "original.onnx"
         self.inputs: list[Batch] = []
         self.notes: list[str] = []
         self.level = "off"
-        write_graph(small, self.pruned)
+        write_graph(pruned, self.pruned)
 
     def run(self, data: list[Batch], seed: int) -> Proof:
         write_masked(self.left, self.cuts, self.masked)
@@ -397,14 +397,14 @@ class _Comparison:
 
     def _difference(self, name: str, pairs: Sequence[tuple[Array, Array]]) -> Difference:
         absolute = relative = 0.0
-        for expected, found in pairs:
-            if expected.shape != found.shape:
+        for expected, match in pairs:
+            if expected.shape != match.shape:
                 return Difference(name, float("inf"), float("inf"))
             if expected.dtype.kind not in "fiubV":  # text is the same, or it is not
-                if not np.array_equal(expected, found):
+                if not np.array_equal(expected, match):
                     return Difference(name, float("inf"), float("inf"))
                 continue
-            a, r = _distance(expected, found)
+            a, r = _distance(expected, match)
             absolute, relative = max(absolute, a), max(relative, r)
         return Difference(name, absolute, relative)
 
@@ -422,8 +422,8 @@ class _Comparison:
         read = [v for name in saturated for v in self._parents(name)]
         layers = [node.outputs[0] for node in self.graph.layers if node.body is None][-WITNESSES:]
         types = self.left.coupling.facts.types
-        found = dict.fromkeys([*read, *layers])
-        return [name for name in found if name in both and types.get(name) in FLOAT_TYPES]
+        result = dict.fromkeys([*read, *layers])
+        return [name for name in result if name in both and types.get(name) in FLOAT_TYPES]
 
     def _parents(self, name: str) -> tuple[str, ...]:
         return self.graph.nodes[self.graph.producer[name]].inputs
@@ -435,7 +435,7 @@ class _Comparison:
             f"{self.graph.source}: output {worst.name!r} differs from the masked original by {worst.relative:.2e} "
             f"of its largest value ({self.tolerance:g} allowed)"
         )
-        made = {output: node for node in self.small.nodes for output in node.outputs}
+        created = {output: node for node in self.small.nodes for output in node.outputs}
         both = self.small.outer & self.graph.outer
         types = self.left.coupling.facts.types
         names = [
@@ -446,12 +446,12 @@ class _Comparison:
         ]
         try:
             expected = self._inner(self.masked, self.inputs[:1], names)[0]
-            found = self._inner(self.pruned, self.inputs[:1], names)[0]
+            result = self._inner(self.pruned, self.inputs[:1], names)[0]
         except ModelError:
             return text
-        for name, e, f in zip(names, expected, found, strict=True):
+        for name, e, f in zip(names, expected, result, strict=True):
             if not self._difference(name, [(self._survive(name, e), f)]).relative <= self.tolerance:
-                return f"{text}; the first node that differs is {made[name].name!r} ({made[name].op})"
+                return f"{text}; the first node that differs is {created[name].name!r} ({created[name].op})"
         return text
 
 
@@ -477,11 +477,11 @@ def _all_finite(runs: Sequence[Sequence[Array]]) -> bool:
     return all(np.isfinite(value).all() for outputs in runs for value in outputs if value.dtype.kind == "f")
 
 
-def _distance(expected: Array, found: Array) -> tuple[float, float]:
+def _distance(expected: Array, result: Array) -> tuple[float, float]:
     """Largest absolute difference, and that over the largest finite value."""
     if not expected.size:
         return 0.0, 0.0
-    a, b = expected.astype(np.float64), found.astype(np.float64)
+    a, b = expected.astype(np.float64), result.astype(np.float64)
     finite = np.isfinite(a)
     if not np.array_equal(finite, np.isfinite(b)) or not np.array_equal(a[~finite], b[~finite], equal_nan=True):
         return float("inf"), float("inf")

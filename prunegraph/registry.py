@@ -95,16 +95,16 @@ class Registry(Generic[T]):
 
     def entry(self, name: str) -> Entry:
         """What is registered under a name. Raises UnknownNameError, or PluginError if its package is broken."""
-        found = self._find(name)
-        if found is None:
+        result = self._find(name)
+        if result is None:
             raise UnknownNameError(self.family, name, self.names())
-        if found.kind != self.kind:
+        if result.kind != self.kind:
             raise UnknownNameError(self.kind, name, self)
-        return found
+        return result
 
     def __contains__(self, name: str) -> bool:
-        found = self._find(name)
-        return found is not None and found.kind == self.kind
+        result = self._find(name)
+        return result is not None and result.kind == self.kind
 
     def __iter__(self) -> Iterator[str]:
         return (entry.name for entry in self.entries())

@@ -66,11 +66,11 @@ def sensitivity(
     samples = samples.fit(model)
     repair, _ = repairs.find(repair, samples, model)
     progress("analyze")
-    found = analyze(model, attention=attention)
+    coupling = analyze(model, attention=attention)
     seen = Data.of(evaluation) if evaluation is not None else samples
-    with trials(Study(found, samples, seen, portable(metric), repair, jobs, cluster)) as measured:
+    with trials(Study(coupling, samples, seen, portable(metric), repair, jobs, cluster)) as measured:
         progress("score")
-        ranked = rank(found, choice, Statistics(model, samples, progress=progress))
+        ranked = rank(coupling, choice, Statistics(model, samples, progress=progress))
         return sensitivities.measure(measured, ranked, ratios, repair, progress)
 
 
@@ -151,9 +151,9 @@ def search(
         progress("score")
         statistics = Statistics(model, samples, progress=progress)
         ranked = ranking(coupling, choice, statistics, repair, progress, jobs, cluster)
-        found = find(measured, ranked, goal, progress)
+        match = find(measured, ranked, goal, progress)
     result = finish(
-        coupling, Selected(found.plan), choice, samples, repair,
+        coupling, Selected(match.plan), choice, samples, repair,
         out=out, check=check, save_plan=save_plan, progress=progress,
     )  # fmt: skip
-    return Search(result, found)
+    return Search(result, match)

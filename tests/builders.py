@@ -42,9 +42,9 @@ class Builder:
     ) -> str:
         self.count += 1
         name = name or f"{op.lower()}{self.count}"
-        made = [f"{name}.out{i}" if outputs > 1 else f"{name}.out" for i in range(outputs)]
-        self.nodes.append(helper.make_node(op, list(inputs), made, name=name, domain=domain, **attributes))
-        return made[0]
+        created = [f"{name}.out{i}" if outputs > 1 else f"{name}.out" for i in range(outputs)]
+        self.nodes.append(helper.make_node(op, list(inputs), created, name=name, domain=domain, **attributes))
+        return created[0]
 
     def conv(
         self,

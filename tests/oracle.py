@@ -13,18 +13,18 @@ from prunegraph.runtime.session import run, session
 from prunegraph.selection.plan import Plan, make_plan
 
 
-def random_plan(found: Coupling, seed: int = 0, ratio: float = 0.5) -> Plan:
+def random_plan(coupling: Coupling, seed: int = 0, ratio: float = 0.5) -> Plan:
     """Remove a random share of every group."""
     rng = np.random.default_rng(seed)
-    remove = {g.id: rng.permutation(g.channels)[: int(g.channels * ratio)] for g in found.groups}
-    return make_plan(found, remove)
+    remove = {g.id: rng.permutation(g.channels)[: int(g.channels * ratio)] for g in coupling.groups}
+    return make_plan(coupling, remove)
 
 
 def prove(graph: Graph, seed: int = 0, ratio: float = 0.5) -> tuple[Graph, Proof]:
     """Prune a random share of every group and prove the result."""
     plan = random_plan(analyze(graph), seed, ratio)
-    small = apply(graph, plan)
-    return small, verify(graph, plan, small)
+    pruned = apply(graph, plan)
+    return pruned, verify(graph, plan, pruned)
 
 
 def outputs(graph: Graph, seed: int = 0, batch: int = 2) -> list[np.ndarray]:

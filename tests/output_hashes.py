@@ -71,16 +71,16 @@ def digest(graph: Graph, folder: Path) -> str:
     """A hash of the files that a graph is written to."""
     path = folder / "model.onnx"
     pg.save(graph, path)
-    found = hashlib.sha256()
+    result = hashlib.sha256()
     for each in sorted(folder.iterdir()):
-        found.update(each.name.encode() + each.read_bytes())
+        result.update(each.name.encode() + each.read_bytes())
         each.unlink()
-    return found.hexdigest()
+    return result.hexdigest()
 
 
 def hashes(wanted: list[str]) -> dict[str, str]:
     """Hash or refusal by model and command."""
-    found = {}
+    matches = {}
     for name, make in models():
         if wanted and not any(part in name for part in wanted):
             continue
@@ -91,9 +91,9 @@ def hashes(wanted: list[str]) -> dict[str, str]:
                     result = digest(run(graph, samples(graph)), Path(folder))
                 except (PrunegraphError, ValueError) as error:
                     result = f"refused: {error}"
-            found[f"{name}: {command}"] = result
+            matches[f"{name}: {command}"] = result
             sys.stderr.write(f"{name}: {command}: {result[:60]}\n")
-    return found
+    return matches
 
 
 if __name__ == "__main__":

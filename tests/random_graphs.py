@@ -223,8 +223,8 @@ def draw_graph(draw: st.DrawFn, grouped: bool = True, most: int = 7) -> Graph:
     grower = Grower(Drawn(draw), grouped)
     for _ in range(draw(st.integers(1, most))):
         name = draw(st.sampled_from(GROWERS))
-        made = getattr(grower, name)(grower.pick())
-        if made.c > 96:
-            made = grower.conv(made)
-        grower.maps.append(made)
+        created = getattr(grower, name)(grower.pick())
+        if created.c > 96:
+            created = grower.conv(created)
+        grower.maps.append(created)
     return grower.finish()

@@ -52,8 +52,8 @@ def scenes(count: int, seed: int) -> dict[str, Array]:
             size = rng.uniform(0.1, 0.5, 2)
             centre = rng.uniform(size / 2, 1 - size / 2)
             kind = rng.integers(CLASSES)
-            (left, top), (right, bottom) = (((centre + sign * size / 2) * SIZE).astype(int) for sign in (-1, 1))
-            image[:, top:bottom, left:right] += np.cos(kind + np.arange(3))[:, None, None]
+            (remaining, top), (right, bottom) = (((centre + sign * size / 2) * SIZE).astype(int) for sign in (-1, 1))
+            image[:, top:bottom, remaining:right] += np.cos(kind + np.arange(3))[:, None, None]
             box[:] = (*centre, *size, kind)
     return {"image": images, LABELS: labels}
 
@@ -83,10 +83,10 @@ def _of_output(y: Tensor, k: int, boxes: Tensor, best: Tensor, anchors: Tensor) 
     objects[at] = 1.0
     loss = functional.binary_cross_entropy_with_logits(y[..., 4], objects)
     if len(image):
-        found = y[at]
-        loss = loss + functional.mse_loss(found[:, :2].sigmoid(), places - cells)
-        loss = loss + functional.mse_loss(found[:, 2:4], (mine[:, 2:4] / anchors[anchor]).log())
-        loss = loss + functional.cross_entropy(found[:, 5:], mine[:, 4].long())
+        result = y[at]
+        loss = loss + functional.mse_loss(result[:, :2].sigmoid(), places - cells)
+        loss = loss + functional.mse_loss(result[:, 2:4], (mine[:, 2:4] / anchors[anchor]).log())
+        loss = loss + functional.cross_entropy(result[:, 5:], mine[:, 4].long())
     return loss
 
 
@@ -102,11 +102,11 @@ def main() -> None:
     paths = [FOLDER / name for name in ("detector.onnx", "detector-int8.onnx")]
     for each, path in zip((graph, done.graph), paths, strict=True):
         pg.save(each, path)
-    left, before = next(r for r in done.history if r["stage"] == "prune"), cost(graph)
+    remaining, before = next(r for r in done.history if r["stage"] == "prune"), cost(graph)
     for record in done.history:
         print({key: round(value, 4) if isinstance(value, float) else value for key, value in record.items()})
     print(
-        f"left: {left['params'] / before.params:.1%} of the parameters, {left['macs'] / before.macs:.1%} of the MACs; "
+        f"left: {remaining['params'] / before.params:.1%} of the parameters, {remaining['macs'] / before.macs:.1%} of the MACs; "
         f"file {os.path.getsize(paths[0]) / os.path.getsize(paths[1]):.1f} times smaller; "
         f"{sum(node.op == 'QuantizeLinear' for node in done.graph.nodes)} QuantizeLinear; "
         f"{(time.time() - start) / 60:.1f} minutes"

@@ -99,11 +99,11 @@ def accuracy(graph: Graph) -> float:
     return 100 * fashion_accuracy(graph)
 
 
-def line(what: str, graph: Graph, made: Compressed) -> None:
+def line(what: str, graph: Graph, created: Compressed) -> None:
     """One row: accuracy of the uncut graph and of the cut one, and what is left."""
-    macs = 100 * full_cost(made.graph).macs / full_cost(graph).macs
-    before, after = accuracy(graph), accuracy(made.graph)
-    kept = f"{made.channels[1]} of {made.channels[0]}"
+    macs = 100 * full_cost(created.graph).macs / full_cost(graph).macs
+    before, after = accuracy(graph), accuracy(created.graph)
+    kept = f"{created.channels[1]} of {created.channels[0]}"
     print(f"| {what} | {before:.2f} | {after:.2f} | {before - after:+.2f} | {macs:.1f} | {kept} |", flush=True)
 
 
@@ -138,8 +138,8 @@ def main() -> None:
             ("scales and gates", gates, "gfr:q=0"),
             ("scales and gates", gates, "gfr:p=0"),
         ):
-            made = compression(algorithm, round_to, repair, allocation).to_budget(graph, BUDGET)
-            line(f"{what} | {algorithm} | {allocation} | {repair} | {round_to}", graph, made)
+            created = compression(algorithm, round_to, repair, allocation).to_budget(graph, BUDGET)
+            line(f"{what} | {algorithm} | {allocation} | {repair} | {round_to}", graph, created)
     print(f"\nlargest cut that loses at most {TOLERANCE} points on held-out images:\n\n{HEADER}")
     searched = {name: array[:SEARCHED] for name, array in split()[1].items()}
     for what, graph, algorithm in (
@@ -147,5 +147,5 @@ def main() -> None:
         ("scales", sparse, "bn_scale"),
         ("scales and gates", gates, "gfr"),
     ):
-        made = compression(algorithm).to_tolerance(graph, TOLERANCE, measure(searched, graph))
-        line(f"{what} | {algorithm} | global:mean | bn | 1", graph, made)
+        created = compression(algorithm).to_tolerance(graph, TOLERANCE, measure(searched, graph))
+        line(f"{what} | {algorithm} | global:mean | bn | 1", graph, created)

@@ -106,8 +106,8 @@ def small_net(seed: int) -> Graph:
 
 def accuracy(module: torch.nn.Module) -> float:
     images, labels = fashion("t10k")
-    made = [module(torch.from_numpy(images[i : i + 500]))[0].argmax(1) for i in range(0, len(images), 500)]
-    return float((torch.cat(made).numpy() == labels).mean())
+    created = [module(torch.from_numpy(images[i : i + 500]))[0].argmax(1) for i in range(0, len(images), 500)]
+    return float((torch.cat(created).numpy() == labels).mean())
 
 
 def trained(
@@ -130,12 +130,12 @@ def trained(
         loss=distillation(GraphModule(teacher), labels=0.5) if teacher is not None else None,
         checkpoint=folder / f"{name}.pt", evaluate=clock.around(accuracy), progress=False,
     )  # fmt: skip
-    found = {"accuracy": run.history[-1]["metric"], **clock.seconds(epochs), "epochs": epochs}
-    made = module.write_back()
-    pg.save(made, path)
-    record.write_text(json.dumps({**found, "history": run.history}))
-    print(f"{name}: {found['accuracy']:.2%} after {epochs} epochs, {found['cpu']:.0f} s", flush=True)
-    return made, json.loads(record.read_text())
+    result = {"accuracy": run.history[-1]["metric"], **clock.seconds(epochs), "epochs": epochs}
+    created = module.write_back()
+    pg.save(created, path)
+    record.write_text(json.dumps({**result, "history": run.history}))
+    print(f"{name}: {result['accuracy']:.2%} after {epochs} epochs, {result['cpu']:.0f} s", flush=True)
+    return created, json.loads(record.read_text())
 
 
 class Clock:
@@ -200,13 +200,13 @@ def updated(title: str, binary: Graph, teacher: Graph, seed: int, **options: obj
     clock = Clock()
     records = alternate_update(module, samples, teacher=GraphModule(teacher), **options)  # type: ignore[arg-type]
     spent = clock.seconds(0)
-    made = module.write_back()
+    created = module.write_back()
     after = accuracy(module.eval())
     kept = "".join("+" if record.kept else "-" for record in records)
     errors = ", ".join(f"{record.error[0]:.2f}->{record.error[1]:.2f}" for record in records)
     print(f"{title}: {before:.2%} -> {after:.2%}, {spent['cpu']:.1f} s of CPU ({spent['wall']:.0f} s), layers {kept}, "
           f"errors {errors}", flush=True)  # fmt: skip
-    return made, {"accuracy": after, **spent}
+    return created, {"accuracy": after, **spent}
 
 
 def statistics_of(binary: Graph, seed: int) -> Graph:

@@ -148,10 +148,10 @@ def within_a_code(quantized: Graph, images: Array) -> float:
 
     The float output has no codes of its own: one is a 255th of its range.
     """
-    found = run(session(quantized), {"image": images})[0]
+    result = run(session(quantized), {"image": images})[0]
     with torch.no_grad():
         wanted = GraphModule(quantized).eval()(image=torch.from_numpy(images))[0].numpy()
-    return float((np.abs(found - wanted) <= (wanted.max() - wanted.min()) / 255).mean())
+    return float((np.abs(result - wanted) <= (wanted.max() - wanted.min()) / 255).mean())
 
 
 def last(done: Trained, stage: str) -> float:
@@ -166,15 +166,15 @@ def measured(case: Case, seed: int) -> list[str]:
     graph, start = pg.load(path), time.time()
     done = train(graph, setting(graph, case, seed), case.method())
     minutes = (time.time() - start) / 60
-    small = FOLDER / f"{case.name}-{seed}.onnx"
-    pg.save(done.graph, small)
-    left = next(record for record in done.history if record["stage"] == "prune")
+    pruned = FOLDER / f"{case.name}-{seed}.onnx"
+    pg.save(done.graph, pruned)
+    match = next(record for record in done.history if record["stage"] == "prune")
     before, top1 = cost(graph), 100 * fashion_accuracy(graph)
     stages = [f"{last(done, stage):.2f}" for stage in ("sparse", "prune", "tune", "qat")]
     return [
         case.name, str(seed), f"{top1:.2f}", *stages, f"{100 * fashion_accuracy(done.graph):.2f}",
-        f"{left['params'] / before.params:.1%}", f"{left['macs'] / before.macs:.1%}",
-        f"{path.stat().st_size / small.stat().st_size:.1f}", f"{within_a_code(done.graph, fashion('t10k')[0]):.2%}",
+        f"{match['params'] / before.params:.1%}", f"{match['macs'] / before.macs:.1%}",
+        f"{path.stat().st_size / pruned.stat().st_size:.1f}", f"{within_a_code(done.graph, fashion('t10k')[0]):.2%}",
         f"{minutes:.0f}",
     ]  # fmt: skip
 

@@ -37,13 +37,13 @@ REPAIRS = ("none", "bn", "least-squares")
 
 def pruned(graph: Graph, budget: tuple[float, float], **choice: object) -> float:
     """Top-1 in percent of a graph that is pruned to a share of its MACs, then of its parameters."""
-    before, small = cost(graph), graph
+    before, pruned = cost(graph), graph
     for kind, share in zip(("macs", "params"), budget, strict=True):
         bound = int(share * getattr(before, kind))
-        if getattr(cost(small), kind) > bound:
-            small = pg.prune(small, budget=pg.Budget(**{kind: bound}), round_to=1, min_channels=4, check=False,
+        if getattr(cost(pruned), kind) > bound:
+            pruned = pg.prune(pruned, budget=pg.Budget(**{kind: bound}), round_to=1, min_channels=4, check=False,
                              data=fashion_calibration(512, 0), **choice).small  # type: ignore[arg-type]  # fmt: skip
-    return 100 * fashion_accuracy(small)
+    return 100 * fashion_accuracy(pruned)
 
 
 def sparse(graph: Graph, case: Case, seed: int) -> Graph:
@@ -61,7 +61,7 @@ def rows(case: Case, seed: int) -> list[list[str]]:
     graph = pg.load(original(case.name))
     thin = sparse(graph, case, seed)
     whole = [f"{100 * fashion_accuracy(each):.2f}" for each in (thin, graph)]
-    made = [[case.name, "all", "all", "", whole[0], "", whole[1], "", ""]]
+    created = [[case.name, "all", "all", "", whole[0], "", whole[1], "", ""]]
     for budget in BUDGETS:
         for repair in REPAIRS:
             ours, others = (
@@ -71,8 +71,8 @@ def rows(case: Case, seed: int) -> list[list[str]]:
             )  # fmt: skip
             values = [f"{value:.2f}" for value in (*ours, *others)]
             shares = [f"{share:.0%}" if share < 1 else "" for share in budget]
-            made.append(["", *shares, repair, *values, f"{max(ours) - max(others):+.2f}"])
-    return made
+            created.append(["", *shares, repair, *values, f"{max(ours) - max(others):+.2f}"])
+    return created
 
 
 def main() -> None:
@@ -81,7 +81,7 @@ def main() -> None:
                  "l2, global", "difference"):  # fmt: skip
         table.add_column(name, justify="left" if name in ("network", "repair") else "right")
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
-        for made in pool.map(rows, CASES, [0] * len(CASES)):
-            for row in made:
+        for output in pool.map(rows, CASES, [0] * len(CASES)):
+            for row in output:
                 table.add_row(*row)
     Console(width=120).print(table)

@@ -45,8 +45,8 @@ def read(
 ) -> Converted:
     """As `load`, with what became of the symbol. Raises ModelError."""
     path = Path(source)
-    found = symbol_file.load(path)
+    result = symbol_file.load(path)
     beside = Path(params_file) if params_file is not None else find_params(path)
     if params_file is not None and not Path(params_file).is_file():
         raise ModelError(f"{params_file}: no such file")
-    return convert(found, read_params(beside, found), input_shapes, path.name.removesuffix(SUFFIX))
+    return convert(result, read_params(beside, result), input_shapes, path.name.removesuffix(SUFFIX))

@@ -62,30 +62,30 @@ def model(
         [_info(value, called[value.key], shapes[value.key]) for value in inputs.values()],
         [_info(value, called[value.key], shapes[value.key]) for value in outputs],
     )
-    made = helper.make_model(
+    created = helper.make_model(
         graph, producer_name="prunegraph", opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
     )
-    helper.set_model_props(made, {"source": "mxnet", **metadata})
-    _check(made, {called[key]: value for key, value in constants.items()})
+    helper.set_model_props(created, {"source": "mxnet", **metadata})
+    _check(created, {called[key]: value for key, value in constants.items()})
     for key, value in constants.items():
-        _add_weight(made, called[key], value)
-    return made, {called[key]: value for key, value in constants.items()}
+        _add_weight(created, called[key], value)
+    return created, {called[key]: value for key, value in constants.items()}
 
 
-def _check(made: onnx.ModelProto, constants: Mapping[str, Value]) -> None:
+def _check(created: onnx.ModelProto, constants: Mapping[str, Value]) -> None:
     """Check the model with inputs in place of weights: the checker copies what it checks."""
     light = onnx.ModelProto()
-    light.CopyFrom(made)
+    light.CopyFrom(created)
     light.graph.input.extend(_info(value, name, value.shape) for name, value in constants.items())
     onnx.checker.check_model(light)
 
 
-def _add_weight(made: onnx.ModelProto, name: str, value: Value) -> None:
+def _add_weight(created: onnx.ModelProto, name: str, value: Value) -> None:
     """An initializer, written in place: weights are large."""
     if value.data is not None:
         kind = helper.np_dtype_to_tensor_dtype(value.dtype)
         data = np.ascontiguousarray(value.data).tobytes()
-        made.graph.initializer.add(name=name, data_type=kind, dims=value.data.shape, raw_data=data)
+        created.graph.initializer.add(name=name, data_type=kind, dims=value.data.shape, raw_data=data)
 
 
 def _value_name(entry: Entry, position: int, value: Value, finals: Mapping[str, tuple[str, int, int]]) -> str:

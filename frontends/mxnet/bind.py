@@ -125,8 +125,8 @@ def _variable(symbol: Symbol, node: Node, position: int) -> str | None:
     """The name of the variable at an input of a node."""
     if position >= len(node.inputs):
         return None
-    found = symbol.nodes[node.inputs[position].node]
-    return found.name if found.is_variable else None
+    result = symbol.nodes[node.inputs[position].node]
+    return result.name if result.is_variable else None
 
 
 def _dtype(

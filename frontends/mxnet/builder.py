@@ -148,14 +148,14 @@ class Builder:
             if v.data is not None and v.data.size <= _SMALL
         }
         try:
-            found = onnx.shape_inference.infer_node_outputs(
+            result = onnx.shape_inference.infer_node_outputs(
                 onnx.defs.get_schema(op, OPSET), node, types, data,
                 opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION,
             )  # fmt: skip
         except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
             shapes = ", ".join(str(value.shape) for value in present)
             raise ModelError(f"shapes do not fit ONNX {op} of {shapes}: {' '.join(str(error).split())}") from error
-        return [_read_type(found.get(key), op) for key in keys]
+        return [_read_type(result.get(key), op) for key in keys]
 
     # -- what many operators need -----------------------------------------------------------
 
@@ -177,10 +177,10 @@ def _type(value: Value) -> onnx.TypeProto:
     return helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(value.dtype), list(value.shape))
 
 
-def _read_type(found: onnx.TypeProto | None, op: str) -> tuple[Shape, np.dtype]:
-    if found is None or not found.tensor_type.HasField("shape"):
+def _read_type(result: onnx.TypeProto | None, op: str) -> tuple[Shape, np.dtype]:
+    if result is None or not result.tensor_type.HasField("shape"):
         raise UnknownShapeError(f"more than is known to say what shape ONNX {op} gives")
-    tensor = found.tensor_type
+    tensor = result.tensor_type
     shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
     return shape, helper.tensor_dtype_to_np_dtype(tensor.elem_type)
 

@@ -36,9 +36,9 @@ def shapes_of(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
     }
 
 
-def same_network(made: onnx.ModelProto, small: onnx.ModelProto) -> None:
+def same_network(created: onnx.ModelProto, pruned: onnx.ModelProto) -> None:
     """Raise ModelError where the network of the new files is not the pruned one."""
-    operators = [[(node.op_type, node.name) for node in model.graph.node] for model in (made, small)]
+    operators = [[(node.op_type, node.name) for node in model.graph.node] for model in (created, pruned)]
     if sorted(operators[0]) != sorted(operators[1]):
         other = sorted(set(operators[0]) ^ set(operators[1]))
         listed = ", ".join(f"{op} {name!r}" for op, name in other[:3])
@@ -46,7 +46,7 @@ def same_network(made: onnx.ModelProto, small: onnx.ModelProto) -> None:
         raise ModelError(
             f"MXNet's operators cannot say what the plan leaves; the pruned model differs in {listed}: {advice}"
         )
-    ours, theirs = ({t.name: t for t in model.graph.initializer} for model in (made, small))
+    ours, theirs = ({t.name: t for t in model.graph.initializer} for model in (created, pruned))
     for name, tensor in ours.items():
         # Shapes are written as constants of int64; what they do is compared below.
         if tensor.data_type == TensorProto.INT64:
@@ -55,7 +55,7 @@ def same_network(made: onnx.ModelProto, small: onnx.ModelProto) -> None:
             raise ModelError(
                 f"{name!r} would not be in MXNet's files what it is in the pruned model; this plan cannot be written"
             )
-    one, two = shapes_of(made), shapes_of(small)
+    one, two = shapes_of(created), shapes_of(pruned)
     wrong = [name for name in one if None not in one[name] and one[name] != two.get(name, one[name])]
     if wrong:
         raise ModelError(
@@ -65,5 +65,5 @@ def same_network(made: onnx.ModelProto, small: onnx.ModelProto) -> None:
 
 
 def _equal(a: TensorProto, b: TensorProto) -> bool:
-    left, right = numpy_helper.to_array(a), numpy_helper.to_array(b)
-    return left.shape == right.shape and left.dtype == right.dtype and bool(np.array_equal(left, right))
+    remaining, right = numpy_helper.to_array(a), numpy_helper.to_array(b)
+    return remaining.shape == right.shape and remaining.dtype == right.dtype and bool(np.array_equal(remaining, right))

@@ -141,7 +141,7 @@ def _convert_node(call: Call, names: Sequence[str]) -> list[Value]:
     except UnknownNameError:
         raise ModelError(f"{label(node)}: this operator is not known; see docs/mxnet.md for those that are") from None
     try:
-        made = converter(call)
+        created = converter(call)
     except UnknownShapeError as error:
         raise ModelError(f"{label(node)} needs {error}; {needs_shape(', '.join(names))}") from error
     except ModelError as error:
@@ -150,7 +150,7 @@ def _convert_node(call: Call, names: Sequence[str]) -> list[Value]:
         ) from error
     except (IndexError, ValueError, TypeError, ArithmeticError) as error:
         raise ModelError(f"{label(node)}: its inputs or attributes do not fit it: {error}") from error
-    return [made] if isinstance(made, Value) else list(made)
+    return [created] if isinstance(created, Value) else list(created)
 
 
 def _unroll(call: Call, names: Sequence[str], prefix: str) -> list[Value]:
@@ -173,20 +173,20 @@ def _unroll(call: Call, names: Sequence[str], prefix: str) -> list[Value]:
         build.origin = f"{prefix}{node.name}/{step}"
         now = {slots[s]: build.emit("Gather", x, np.array(step), axis=0) for s, x in zip(data, sequences, strict=True)}
         results = _convert_nodes(body, build, values | now, names, f"{prefix}{node.name}/{step}/")
-        made = [_read(body, results, head) for head in body.heads]
-        for row, value in zip(rows, made[:count], strict=True):
+        created = [_read(body, results, head) for head in body.heads]
+        for row, value in zip(rows, created[:count], strict=True):
             row.append(build.emit("Unsqueeze", value, [0]))
-        values |= {slots[slot]: value for slot, value in zip(states, made[count:], strict=True)}
+        values |= {slots[slot]: value for slot, value in zip(states, created[count:], strict=True)}
     build.origin = prefix + node.name
     return [*(build.emit("Concat", *row, axis=0) for row in rows), *(values[slots[slot]] for slot in states)]
 
 
 def _read(symbol: Symbol, results: Sequence[Sequence[Value]], source: Source) -> Value:
-    found = results[source.node]
-    if source.output >= len(found):
+    result = results[source.node]
+    if source.output >= len(result):
         node = symbol.nodes[source.node]
         raise ModelError(f"{label(node)}: its output {source.output} is used, which is not converted")
-    return found[source.output]
+    return result[source.output]
 
 
 def _same(first: Pass, second: Pass) -> bool:
@@ -221,12 +221,12 @@ def _finish(symbol: Symbol, done: Pass, other: Pass | None, name: str) -> Conver
         model, weights = assemble.model(done.entries, done.inputs, done.outputs, done.finals, shapes, name, version)
     except (onnx.checker.ValidationError, ValueError) as error:
         raise ModelError(f"{symbol.source}: the converted model is invalid: {' '.join(str(error).split())}") from error
-    found = {
+    result = {
         f"{node.name}:{output}": value.shape
         for node, values in zip(symbol.nodes, done.results, strict=True)
         for output, value in enumerate(values)
     }
-    return Converted(model, found, weights)
+    return Converted(model, result, weights)
 
 
 def _open(mine: Value, theirs: Value) -> list[int | str | None]:

@@ -38,8 +38,8 @@ class Pruned:
         ]
 
     def attribute(self, node: onnx.NodeProto, name: str, default: Any = None) -> Any:
-        found = next((item for item in node.attribute if item.name == name), None)
-        return default if found is None else helper.get_attribute_value(found)
+        match = next((item for item in node.attribute if item.name == name), None)
+        return default if match is None else helper.get_attribute_value(match)
 
     def constant(self, name: str) -> np.ndarray | None:
         return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
@@ -71,8 +71,8 @@ class Change:
 
     def only(self, *ops: str) -> onnx.NodeProto | None:
         """Its ONNX node of these operators, if there is one."""
-        found = self.pruned.nodes(self.node.name, *ops)
-        return found[0] if len(found) == 1 else None
+        result = self.pruned.nodes(self.node.name, *ops)
+        return result[0] if len(result) == 1 else None
 
     def old(self, position: int) -> tuple[int | None, ...]:
         source = self.node.inputs[position]
@@ -96,17 +96,17 @@ def edits(
     symbol: Symbol, converted: Converted, pruned: Pruned, params: Mapping[str, np.ndarray]
 ) -> dict[int, dict[str, str]]:
     """New attributes by the position of a node. Raises ModelError for what an operator cannot say."""
-    found: dict[int, dict[str, str]] = {}
+    result: dict[int, dict[str, str]] = {}
     for index, node in enumerate(symbol.nodes):
         if node.is_variable:
             if "__shape__" in node.attributes and node.name in params:
-                found[index] = {"__shape__": str(params[node.name].shape)}
+                result[index] = {"__shape__": str(params[node.name].shape)}
             continue
         change = EDITORS.get(node.op)
         if change is not None:
             for where, attributes in change(Change(symbol, index, converted, pruned, params)).items():
-                found.setdefault(where, {}).update(attributes)
-    return {where: _changed(symbol.nodes[where], attributes) for where, attributes in found.items()}
+                result.setdefault(where, {}).update(attributes)
+    return {where: _changed(symbol.nodes[where], attributes) for where, attributes in result.items()}
 
 
 def _changed(node: Node, attributes: Mapping[str, str]) -> dict[str, str]:
@@ -128,10 +128,10 @@ def _convolution(change: Change) -> Edit:
     groups = change.pruned.attribute(node, "group", 1)
     shape = change.weight(1)
     filters = shape[1] * groups if node.op_type == "ConvTranspose" else shape[0]
-    found = {"num_filter": str(filters)}
+    result = {"num_filter": str(filters)}
     if groups != 1 or "num_group" in change.node.attributes:
-        found["num_group"] = str(groups)
-    return {change.index: found}
+        result["num_group"] = str(groups)
+    return {change.index: result}
 
 
 def _upsampling(change: Change) -> Edit:
@@ -163,38 +163,38 @@ def _rnn(change: Change) -> Edit:
     if len(sizes) != 1:
         change.fail(f"its layers keep different numbers of units ({sorted(sizes)}), and it has one state_size")
     size = str(next(iter(sizes)))
-    found: Edit = {change.index: {"state_size": size}}
+    result: Edit = {change.index: {"state_size": size}}
     for source in change.node.inputs[2:4]:
         state = change.symbol.nodes[source.node]
         if state.op == "_zeros":
             shape = [*wholes(parse(state.attributes["shape"]))[:-1], int(size)]
-            found[source.node] = {"shape": _tuple(shape)}
-    return found
+            result[source.node] = {"shape": _tuple(shape)}
+    return result
 
 
 def zero_states(
     symbol: Symbol, changes: Mapping[int, Mapping[str, str]], params: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """Initial states of zeros among the parameters, which the ONNX model leaves out, in their new size."""
-    found = {}
+    result = {}
     for index, node in enumerate(symbol.nodes):
         size = changes.get(index, {}).get("state_size")
         for source in node.inputs[2:4] if node.op == "RNN" and size else ():
             state = symbol.nodes[source.node]
             array = params.get(state.name) if state.is_variable else None
             if array is not None and not array.any():
-                found[state.name] = array[..., : int(size or 0)].copy()
-    return found
+                result[state.name] = array[..., : int(size or 0)].copy()
+    return result
 
 
 def _filled(change: Change) -> Edit:
     """A constant, whose shape the plan cuts as it cuts a weight; unknown sizes stay unknown."""
-    small = change.pruned.constant(change.node.name)
-    if small is None:
+    pruned = change.pruned.constant(change.node.name)
+    if pruned is None:
         return {}
     shape = change.integers("shape")
     return {
-        change.index: {"shape": _tuple([new if old > 0 else old for old, new in zip(shape, small.shape, strict=True)])}
+        change.index: {"shape": _tuple([new if old > 0 else old for old, new in zip(shape, pruned.shape, strict=True)])}
     }
 
 
@@ -223,8 +223,8 @@ def _reshape(change: Change) -> Edit:
 
 def _squeeze(change: Change) -> Edit:
     """Without axes all of size 1 go; one that the plan leaves with one channel has to stay."""
-    left = any(old != 1 == new for old, new in zip(change.was(), change.becomes(), strict=True))
-    if not left or change.node.attributes.get("axis", "None") != "None":
+    remaining = any(old != 1 == new for old, new in zip(change.was(), change.becomes(), strict=True))
+    if not remaining or change.node.attributes.get("axis", "None") != "None":
         return {}
     return {change.index: {"axis": _tuple([axis for axis, size in enumerate(change.old(0)) if size == 1])}}
 

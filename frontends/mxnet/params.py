@@ -220,14 +220,14 @@ def _sparse(reader: _Reader, storage: int, shape: tuple[int, ...], dtype: tuple[
 def _archive(data: bytes, source: str) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(BytesIO(data)) as archive:
-            found: dict[str, np.ndarray] = {}
+            result: dict[str, np.ndarray] = {}
             npz.members(archive)
             for member in archive.infolist():
                 name = member.filename.removesuffix(".npy")
-                if name in found:
+                if name in result:
                     raise ModelError(f"{source}: the name {name!r} is there twice")
-                found[name] = _member(archive.read(member), f"{source}: {name}")
-            return found
+                result[name] = _member(archive.read(member), f"{source}: {name}")
+            return result
     except npz.DAMAGED as error:
         raise ModelError(f"{source}: a damaged parameter file: {error}") from error
 

@@ -80,8 +80,8 @@ class Symbol:
 
     def labels(self) -> set[str]:
         """Variables that only training reads."""
-        found = {name for name in self.variables() if (readers := self.readers(name)) and all(map(_is_label, readers))}
-        return found - {self.nodes[head.node].name for head in self.heads}
+        result = {name for name in self.variables() if (readers := self.readers(name)) and all(map(_is_label, readers))}
+        return result - {self.nodes[head.node].name for head in self.heads}
 
     def shape(self, name: str) -> tuple[int | None, ...] | None:
         """What the file says of a variable's shape; None where it does not know."""
@@ -135,10 +135,10 @@ def parse(content: Any, source: str = "symbol") -> Symbol:
 
 
 def _list(content: dict[str, Any], key: str, source: str) -> list[Any]:
-    found = content.get(key)
-    if not isinstance(found, list):
+    match = content.get(key)
+    if not isinstance(match, list):
         raise ModelError(f"{source}: not an MXNet symbol file: it has no list {key!r}")
-    return found
+    return match
 
 
 def _graph_attribute(extra: Any, key: str) -> int:
@@ -155,10 +155,10 @@ def _node(raw: Any, index: int, source: str) -> Node:
     where += f" ({raw['name']!r})"
     attributes: dict[str, str] = {}
     for key in ATTRIBUTES:
-        found = raw.get(key) or {}
-        if not isinstance(found, dict):
+        result = raw.get(key) or {}
+        if not isinstance(result, dict):
             raise ModelError(f"{where}: {key!r} must be an object")
-        attributes |= {str(name): value if isinstance(value, str) else str(value) for name, value in found.items()}
+        attributes |= {str(name): value if isinstance(value, str) else str(value) for name, value in result.items()}
     inputs = tuple(_source(pair, index, where) for pair in raw.get("inputs") or ())
     if raw["op"] == VARIABLE and inputs:
         raise ModelError(f"{where} is a variable and has inputs")

@@ -42,14 +42,14 @@ def back_to_params(weights: Mapping[str, Value], cuts: Mapping[str, Mapping[int,
     if unknown:
         raise ModelError(f"the plan cuts {unknown[0]!r}, which is no weight of the converted model")
     sources = {name: _parameters(value) for name, value in weights.items()}
-    touched = {found.key for name in cuts for found in sources[name]}
-    positions = _numbered([found for name in weights for found in sources[name] if found.key in touched])
+    touched = {match.key for name in cuts for match in sources[name]}
+    positions = _numbered([match for name in weights for match in sources[name] if match.key in touched])
     alive = {key: np.zeros(ids.size, bool) for key, ids in positions.items()}
     gone = {key: np.zeros(ids.size, bool) for key, ids in positions.items()}
-    params = {found.key: found for name in weights for found in sources[name]}
+    params = {match.key: match for name in weights for match in sources[name]}
     for name, value in weights.items():
-        if any(found.key in touched for found in sources[name]):
-            positions |= _numbered([found for found in sources[name] if found.key not in positions], positions)
+        if any(match.key in touched for match in sources[name]):
+            positions |= _numbered([match for match in sources[name] if match.key not in positions], positions)
             _note(value, kept_indices(value.sizes, cuts.get(name, {})), positions, alive, gone)
     return {params[key].label: _grid(params[key], alive[key], gone[key]) for key in touched}
 
@@ -64,35 +64,35 @@ def params_from(
         values: of these initializers.
         stored: parameters as they were, by their names.
     """
-    found = dict(stored)
+    result = dict(stored)
     for name, value in weights.items():
         for param in _parameters(value):
             start = _numbered(_parameters(value))
             ids, first = _positions(value, start), int(start[param.key].flat[0]) if start[param.key].size else 0
             inside = (ids >= first) & (ids < first + start[param.key].size)
-            array = np.array(found[param.label])
+            array = np.array(result[param.label])
             array.reshape(-1)[ids[inside] - first] = values[name][inside]
-            found[param.label] = array
-    return found
+            result[param.label] = array
+    return result
 
 
 def _parameters(value: Value) -> list[Value]:
     """The parameters that a constant was made from."""
     if value.made is None:
         return [value]
-    return [found for part in value.made[1] for found in _parameters(part)]
+    return [match for part in value.made[1] for match in _parameters(part)]
 
 
 def _numbered(values: Sequence[Value], after: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
     """Arrays of unique numbers in the shapes of parameters."""
     start = sum(ids.size for ids in (after or {}).values())
-    found: dict[str, np.ndarray] = {}
+    result: dict[str, np.ndarray] = {}
     for value in values:
-        if value.key not in found:
+        if value.key not in result:
             size = int(np.prod(value.sizes))
-            found[value.key] = np.arange(start, start + size).reshape(value.sizes)
+            result[value.key] = np.arange(start, start + size).reshape(value.sizes)
             start += size
-    return found
+    return result
 
 
 def _positions(value: Value, numbered: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -111,13 +111,13 @@ def _note(
 ) -> None:
     """Mark which elements of parameters an initializer keeps, and which it loses."""
     ids = _positions(value, numbered)
-    left = np.zeros(ids.shape, bool)
-    left[np.ix_(*kept)] = True
+    values = np.zeros(ids.shape, bool)
+    values[np.ix_(*kept)] = True
     for key in alive:
         first, size = int(numbered[key].flat[0]) if numbered[key].size else 0, numbered[key].size
         inside = (ids >= first) & (ids < first + size)
-        alive[key][ids[inside & left] - first] = True
-        gone[key][ids[inside & ~left] - first] = True
+        alive[key][ids[inside & values] - first] = True
+        gone[key][ids[inside & ~values] - first] = True
 
 
 def _grid(param: Value, alive: np.ndarray, gone: np.ndarray) -> Kept:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def apply(
     source: str,
     plan: Plan,
-    small: Graph,
+    pruned: Graph,
     out_symbol: str,
     out_params: str,
     *,
@@ -70,19 +70,19 @@ def apply(
         name: np.ascontiguousarray(array[np.ix_(*kept[name])]) if name in kept else array
         for name, array in stored.items()
     }
-    changes = edits(symbol, converted, Pruned(small.model), fresh)
+    changes = edits(symbol, converted, Pruned(pruned.model), fresh)
     fresh |= zero_states(symbol, changes, fresh)
     content = _edited(path, changes)
     edited = symbol_file.parse(content, out_symbol)
     again = convert(edited, fresh, input_shapes)
-    made = again.model
-    same_network(made, small.model)
+    created = again.model
+    same_network(created, pruned.model)
     if repaired is not None:
         fresh = _trained(again, repaired, fresh, source)
-        made = convert(edited, fresh, input_shapes).model
-        same_network(made, repaired.model)
+        created = convert(edited, fresh, input_shapes).model
+        same_network(created, repaired.model)
     _write(content, out_symbol, {prefixes[name] + name: array for name, array in fresh.items()}, out_params)
-    return made
+    return created
 
 
 def store(
@@ -113,10 +113,10 @@ def store(
     symbol = symbol_file.load(path)
     converted = convert(symbol, stored, input_shapes)
     fresh = _trained(converted, trained, stored, source)
-    made = convert(symbol, fresh, input_shapes).model
-    same_network(made, trained.model)
+    created = convert(symbol, fresh, input_shapes).model
+    same_network(created, trained.model)
     _save({prefixes[name] + name: array for name, array in fresh.items()}, out_params)
-    return made
+    return created
 
 
 def _trained(
@@ -146,10 +146,10 @@ def _stored(path: Path | None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 def _by_weight(plan: Plan, weights: Mapping[str, Any]) -> dict[str, dict[int, list[int]]]:
     """Cuts of what came from parameters; those of constants follow from attributes."""
-    found: dict[str, dict[int, list[int]]] = defaultdict(dict)
+    result: dict[str, dict[int, list[int]]] = defaultdict(dict)
     for cut in plan.cuts:
-        found[cut.weight][cut.axis] = list(cut.removed)
-    return {name: axes for name, axes in found.items() if name not in weights or is_stored(weights[name])}
+        result[cut.weight][cut.axis] = list(cut.removed)
+    return {name: axes for name, axes in result.items() if name not in weights or is_stored(weights[name])}
 
 
 def is_stored(value: Any) -> bool:

@@ -87,12 +87,12 @@ def apply(
     from prunegraph.frontends.pytorch.check import check, run
     from prunegraph.frontends.pytorch.surgery import cut
 
-    small = cut(module, _completed(module, plan, inputs, graph))
+    reduced = cut(module, _completed(module, plan, inputs, graph))
     if pruned is not None:
-        check(small, pruned, inputs)
+        check(reduced, pruned, inputs)
     elif inputs is not None:
-        run(small, inputs)
-    return small
+        run(reduced, inputs)
+    return reduced
 
 
 def _completed(module: torch.nn.Module, plan: Plan, inputs: Any, graph: Graph | None) -> Plan:
@@ -125,13 +125,13 @@ def load_pruned(factory: Callable[[], Any], plan: Plan, state_dict: Mapping[str,
     """
     from prunegraph.errors import ModelError
 
-    made = factory()
-    small = apply(made[0] if isinstance(made, tuple) else made, plan)
+    created = factory()
+    pruned = apply(created[0] if isinstance(created, tuple) else created, plan)
     try:
-        small.load_state_dict(state_dict)
+        pruned.load_state_dict(state_dict)
     except RuntimeError as error:
         raise ModelError(f"the state_dict is not that of the module pruned by this plan: {error}") from error
-    return small
+    return pruned
 
 
 def _need_torch() -> None:

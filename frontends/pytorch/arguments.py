@@ -35,13 +35,13 @@ def arguments(module: torch.nn.Module, inputs: Any) -> tuple[Any, ...]:
 def names(module: torch.nn.Module, args: tuple[Any, ...]) -> list[str]:
     """A name for every tensor among the arguments: the parameter's, numbered where it holds several."""
     parameters = list(inspect.signature(module.forward).parameters.values())
-    found: list[str] = []
+    result: list[str] = []
     for position, value in enumerate(args):
         parameter = parameters[min(position, len(parameters) - 1)]
         leaves = [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
         several = len(leaves) > 1 or parameter.kind is inspect.Parameter.VAR_POSITIONAL
-        found += [f"{parameter.name}_{len(found)}" if several else parameter.name for _ in leaves]
-    return found
+        result += [f"{parameter.name}_{len(result)}" if several else parameter.name for _ in leaves]
+    return result
 
 
 def batch(args: tuple[Any, ...]) -> int | None:

@@ -40,13 +40,13 @@ def heads_left(module: nn.MultiheadAttention, kept: Mapping[str, Kept], path: st
             stays[index] = _mask(kept[name], count * width).reshape(count, width)
     widths = stays.sum(axis=2)
     alive: np.ndarray = widths > 0
-    left = alive[0]
-    uneven = any(len({int(w) for w in widths[part][left]}) > 1 for part in range(3))
-    if (alive != left).any() or uneven or widths[0][left][0] != widths[1][left][0]:
+    remaining = alive[0]
+    uneven = any(len({int(w) for w in widths[part][remaining]}) > 1 for part in range(3))
+    if (alive != remaining).any() or uneven or widths[0][remaining][0] != widths[1][remaining][0]:
         raise ModelError(f"module {path!r} (MultiheadAttention): its heads would have different widths; "
                          "train the pruned graph instead (prunegraph.training.GraphModule)")  # fmt: skip
     rows = tuple(int(part.sum()) for part in stays)
-    return Heads(int(left.sum()), (rows[0], rows[1], rows[2]), 1 / math.sqrt(width))
+    return Heads(int(remaining.sum()), (rows[0], rows[1], rows[2]), 1 / math.sqrt(width))
 
 
 def _mask(kept: Kept, size: int) -> np.ndarray:

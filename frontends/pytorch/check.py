@@ -28,7 +28,7 @@ def run(module: torch.nn.Module, inputs: Any) -> list[np.ndarray]:
         hooks.append(each.register_forward_hook(lambda *_: inside.pop() and None))
     try:
         with torch.no_grad():
-            made = module(*args)
+            created = module(*args)
     except Exception as error:
         path, at_fault = inside[-1] if inside else ("", module)
         if inside and not any(True for _ in at_fault.children()) and len(inside) > 1:
@@ -42,7 +42,7 @@ def run(module: torch.nn.Module, inputs: Any) -> list[np.ndarray]:
             hook.remove()
         for each, training in was.items():
             each.training = training
-    return [leaf.cpu().numpy() for leaf in pytree.tree_leaves(made) if isinstance(leaf, torch.Tensor)]
+    return [leaf.cpu().numpy() for leaf in pytree.tree_leaves(created) if isinstance(leaf, torch.Tensor)]
 
 
 def _is_users(module: torch.nn.Module) -> bool:

@@ -43,8 +43,8 @@ def from_module(module: torch.nn.Module, inputs: Any, exporter: str | None, dyna
     for name in OPSETS if exporter is None else (exporter,):
         try:
             with _evaluating(module), _quiet():
-                made = _dynamo(module, args, dynamic_shapes) if name == "dynamo" else _torchscript(module, args)
-                graph = _graph(made, module, label)
+                created = _dynamo(module, args, dynamic_shapes) if name == "dynamo" else _torchscript(module, args)
+                graph = _graph(created, module, label)
         except MissingExtraError:
             raise
         except Exception as error:
@@ -56,8 +56,8 @@ def from_module(module: torch.nn.Module, inputs: Any, exporter: str | None, dyna
                 f"{label}: exported by TorchScript, because the newer exporter failed: {reason}", stacklevel=4
             )
         return graph
-    told = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
-    raise ModelError(f"{label}: cannot be exported: {told}")
+    messages = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+    raise ModelError(f"{label}: cannot be exported: {messages}")
 
 
 def from_file(path: str) -> Graph:
@@ -66,15 +66,15 @@ def from_file(path: str) -> Graph:
         with _without_pickles(path):
             program = torch.export.load(path)
         with _quiet():
-            made = torch.onnx.export(
+            created = torch.onnx.export(
                 program, dynamo=True, optimize=False, verbose=False, opset_version=OPSETS["dynamo"]
             )
     except ImportError as error:
         raise _missing(error) from error
     except Exception as error:
         raise ModelError(f"{path}: cannot be exported: {_first_line(error)}") from error
-    assert made is not None
-    model, sources = fold(_without_traces(made.model_proto), *_named(dict(program.state_dict)))
+    assert created is not None
+    model, sources = fold(_without_traces(created.model_proto), *_named(dict(program.state_dict)))
     return onnx_io.from_model(model, source=path, sources=sources)
 
 
@@ -139,14 +139,14 @@ def _dynamo(module: torch.nn.Module, args: tuple[Any, ...], dynamic_shapes: Any)
             lambda leaf: {0: free} if isinstance(leaf, torch.Tensor) else None, tuple(args)
         )
     try:
-        made = torch.onnx.export(
+        created = torch.onnx.export(
             module, args, dynamo=True, optimize=False, verbose=False, dynamic_shapes=dynamic_shapes,
             input_names=arguments.names(module, args), opset_version=OPSETS["dynamo"],
         )  # fmt: skip
     except ImportError as error:
         raise _missing(error) from error
-    assert made is not None
-    return made.model_proto
+    assert created is not None
+    return created.model_proto
 
 
 def _torchscript(module: torch.nn.Module, args: tuple[Any, ...]) -> onnx.ModelProto:

@@ -146,15 +146,15 @@ class _Folder:
     def _names(self, computed: set[str]) -> dict[str, str]:
         """Names of the module for weights that were computed: a transposed parameter has its own name."""
         taken = {*self.values, *names_in(self.model.graph)}
-        found: dict[str, str] = {}
+        result: dict[str, str] = {}
         for value in sorted(computed & set(self.values)):
             origin = self.origins.get(value)
             if isinstance(origin, Whole):
                 name = f"{origin.tensor}.transposed"
                 if name not in taken:
-                    found[value] = name
+                    result[value] = name
                     taken.add(name)
-        return found
+        return result
 
     def _name_layers(self, nodes: Sequence[onnx.NodeProto]) -> None:
         """Nodes with a parameter `layer.weight` are called `layer`."""

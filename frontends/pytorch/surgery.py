@@ -38,28 +38,28 @@ def cut(module: nn.Module, plan: Plan) -> nn.Module:
         reason = plan.provenance.get("source_error", "it was not made for a graph that was loaded from a module")
         raise PlanError(f"the plan does not say what goes from the module's parameters: {reason}")
     try:
-        small = copy.deepcopy(module)
+        pruned = copy.deepcopy(module)
     except Exception as error:
         raise ModelError(f"{type(module).__name__}: cannot be copied: {type(error).__name__}: {error}") from error
-    owners = _owners(small, plan)
-    before = {path: small.get_submodule(path) for path in owners}
+    owners = _owners(pruned, plan)
+    before = {path: pruned.get_submodule(path) for path in owners}
     shapes = {
         path: {name: tuple(_tensor(owner, name).shape) for name in owners[path]} for path, owner in before.items()
     }
     kept = {path: {name: _kept(each, shapes[path][name]) for name, each in owners[path].items()} for path in owners}
-    replaced = _replacements(small, kept)
-    _slice(small, kept)
+    replaced = _replacements(pruned, kept)
+    _slice(pruned, kept)
     for path, owner in before.items():
         _adjust(owner, path, kept[path], shapes[path])
-    _adjust_heads(small, kept, shapes)
-    for path, made in replaced.items():
-        small = _put(small, path, made(small.get_submodule(path)))
-    return small
+    _adjust_heads(pruned, kept, shapes)
+    for path, output in replaced.items():
+        pruned = _put(pruned, path, output(pruned.get_submodule(path)))
+    return pruned
 
 
 def _owners(module: nn.Module, plan: Plan) -> dict[str, dict[str, dict[int, Sequence[int]]]]:
     """What goes, by module, name of the tensor, and axis. Raises PlanError."""
-    found: dict[str, dict[str, dict[int, Sequence[int]]]] = {}
+    result: dict[str, dict[str, dict[int, Sequence[int]]]] = {}
     for each in plan.source_cuts:
         path, _, name = each.weight.rpartition(".")
         try:
@@ -69,15 +69,15 @@ def _owners(module: nn.Module, plan: Plan) -> dict[str, dict[str, dict[int, Sequ
         if each.axis >= len(shape) or max(each.removed) >= shape[each.axis]:
             raise PlanError(f"the plan cuts index {max(each.removed)} of axis {each.axis} of {each.weight!r}, "
                             f"which has the shape {tuple(shape)}")  # fmt: skip
-        found.setdefault(path, {}).setdefault(name, {})[each.axis] = each.removed
-    return found
+        result.setdefault(path, {}).setdefault(name, {})[each.axis] = each.removed
+    return result
 
 
 def _tensor(owner: nn.Module, name: str) -> torch.Tensor:
-    found = getattr(owner, name)
-    if not isinstance(found, torch.Tensor):
+    result = getattr(owner, name)
+    if not isinstance(result, torch.Tensor):
         raise AttributeError(name)
-    return found
+    return result
 
 
 def _kept(removed: Mapping[int, Sequence[int]], shape: tuple[int, ...]) -> Kept:
@@ -86,7 +86,7 @@ def _kept(removed: Mapping[int, Sequence[int]], shape: tuple[int, ...]) -> Kept:
 
 def _slice(module: nn.Module, kept: Mapping[str, Mapping[str, Kept]]) -> None:
     """Cut tensors; what several modules share stays shared."""
-    made: dict[int, torch.Tensor] = {}
+    created: dict[int, torch.Tensor] = {}
     for path, tensors in kept.items():
         owner = module.get_submodule(path)
         for name, axes in tensors.items():
@@ -95,13 +95,13 @@ def _slice(module: nn.Module, kept: Mapping[str, Mapping[str, Kept]]) -> None:
             for axis, indices in axes.items():
                 new = new.index_select(axis, torch.from_numpy(indices).to(new.device))
             if isinstance(old, nn.Parameter):
-                made[id(old)] = nn.Parameter(new, requires_grad=old.requires_grad)
+                created[id(old)] = nn.Parameter(new, requires_grad=old.requires_grad)
             else:
-                made[id(old)] = new
+                created[id(old)] = new
     for owner in module.modules():
         for name, value in [*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False)]:
-            if id(value) in made:
-                setattr(owner, name, made[id(value)])
+            if id(value) in created:
+                setattr(owner, name, created[id(value)])
 
 
 # -- what modules know of their sizes -------------------------------------------------------
@@ -122,10 +122,10 @@ def _blocks_left(size: int, blocks: int, kept: np.ndarray | None) -> int:
     if kept is None or blocks == 1:
         return blocks
     counts = np.bincount(kept // (size // blocks), minlength=blocks)
-    left = counts[counts > 0]
-    if (left != left[0]).any():
+    remaining = counts[counts > 0]
+    if (remaining != remaining[0]).any():
         raise ModelError("its groups would have different sizes")
-    return len(left)
+    return len(remaining)
 
 
 def _linear(module: nn.Linear, kept: Any, shapes: Any) -> None:
@@ -191,14 +191,14 @@ def _adjust(module: nn.Module, path: str, kept: Mapping[str, Kept], shapes: Mapp
 
 def _replacements(module: nn.Module, kept: Mapping[str, Mapping[str, Kept]]) -> dict[str, Callable[[Any], nn.Module]]:
     """For every attention that is cut, how to make the module that holds what is left, from the cut one."""
-    found: dict[str, Callable[[Any], nn.Module]] = {}
+    result: dict[str, Callable[[Any], nn.Module]] = {}
     for path, each in module.named_modules():
         if isinstance(each, nn.MultiheadAttention):
             mine = dict(kept.get(path, {}))
             mine |= {f"out_proj.{name}": axes for name, axes in kept.get(f"{path}.out_proj", {}).items()}
             if mine:
-                found[path] = partial(PrunedAttention, heads=heads_left(each, mine, path))
-    return found
+                result[path] = partial(PrunedAttention, heads=heads_left(each, mine, path))
+    return result
 
 
 def _put(module: nn.Module, path: str, new: nn.Module) -> nn.Module:

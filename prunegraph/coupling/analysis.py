@@ -102,8 +102,8 @@ def analyze(graph: Graph, *, attention: str | None = None) -> Coupling:
             graph.cache[key] = _Walk(graph).run(attention)
         except MISFIT as error:
             raise ModelError(f"{graph.source}: cannot be analysed: {error!r}") from error
-    found: Coupling = graph.cache[key]
-    return found
+    coupling: Coupling = graph.cache[key]
+    return coupling
 
 
 class _Walk:
@@ -248,11 +248,11 @@ class _Walk:
         if node < 0 or (len(shape) > 1 and sum(size > 1 for size in shape) > 1):
             node = slot = -1
         key = (weight, node, slot)
-        found = self.uses.get(key)
-        if found is None:
+        match = self.uses.get(key)
+        if match is None:
             labels = tuple([self.space.fresh(size) for size in shape])
-            found = self.uses[key] = Use(weight, node, slot, labels, {})
-        return found
+            match = self.uses[key] = Use(weight, node, slot, labels, {})
+        return match
 
     def _used(self) -> Iterable[Labels]:
         """Labels of all values and weights, each object once."""

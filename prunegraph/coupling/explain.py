@@ -40,39 +40,39 @@ class Why:
     advice: str
 
 
-def explain(found: Coupling, layer: str) -> Why:
+def explain(coupling: Coupling, layer: str) -> Why:
     """Explain one layer.
 
     Raises:
         UnknownNameError: no such layer.
     """
-    graph = found.graph
+    graph = coupling.graph
     layers = {node.name: node for node in graph.layers}
     if layer not in layers:
         raise UnknownNameError("layer", layer, layers)
     node = layers[layer]
-    fixed = next((f for f in found.fixed if f.layer == layer), None)
-    width = node.channels.outputs or _width(found, node)
-    if fixed is None and found.facts.is_dead(node):
+    fixed = next((f for f in coupling.fixed if f.layer == layer), None)
+    width = node.channels.outputs or _width(coupling, node)
+    if fixed is None and coupling.facts.is_dead(node):
         return Why(layer, 0, width, None, (), "it is in a branch that never runs")
     if fixed is None:
-        groups = ", ".join(g.id for g in found.groups if layer in g.layers)
+        groups = ", ".join(g.id for g in coupling.groups if layer in g.layers)
         return Why(layer, 0, width, None, (), f"all channels can be pruned (groups {groups or 'none'})")
     reason = Reason(fixed.reason, fixed.because)
     advice = next((text for start, text in ADVICE if start in reason.text), "the operator reads the axis as a whole")
-    return Why(layer, fixed.channels, fixed.of, reason, _path(found, node, fixed.because), advice)
+    return Why(layer, fixed.channels, fixed.of, reason, _path(coupling, node, fixed.because), advice)
 
 
-def _width(found: Coupling, node: Node) -> int:
-    return max((labels.size for labels in found.labels.get(node.outputs[0], ())), default=0)
+def _width(coupling: Coupling, node: Node) -> int:
+    return max((labels.size for labels in coupling.labels.get(node.outputs[0], ())), default=0)
 
 
-def _path(found: Coupling, node: Node, because: str) -> tuple[str, ...]:
+def _path(coupling: Coupling, node: Node, because: str) -> tuple[str, ...]:
     """The shortest way through values that carry fixed channels, from the layer to the cause."""
-    graph = found.graph
+    graph = coupling.graph
     digraph = networkx.Graph()
     for value, readers in graph.consumers.items():
-        if not _carries_fixed(found, value):
+        if not _carries_fixed(coupling, value):
             continue
         maker = graph.nodes[graph.producer[value]].name if value in graph.producer else value
         digraph.add_edges_from((maker, graph.nodes[reader].name) for reader, _ in readers)
@@ -85,8 +85,8 @@ def _path(found: Coupling, node: Node, because: str) -> tuple[str, ...]:
         return (node.name, because)
 
 
-def _carries_fixed(found: Coupling, value: str) -> bool:
-    labels: tuple[Labels, ...] = found.labels.get(value, ())
-    return any(bool(found.channels.all_pinned(axis)) and not axis.is_constant for axis in labels) or any(
+def _carries_fixed(coupling: Coupling, value: str) -> bool:
+    labels: tuple[Labels, ...] = coupling.labels.get(value, ())
+    return any(bool(coupling.channels.all_pinned(axis)) and not axis.is_constant for axis in labels) or any(
         axis.ids is not None for axis in labels
     )

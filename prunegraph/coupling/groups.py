@@ -258,13 +258,13 @@ def _value_axes(coupling: Coupling) -> list[tuple[Array, int]]:
     Channels on different values are never in one group: a group keeps a channel, so no
     value, however small a part of an axis it was sliced from, can become empty.
     """
-    found = {}
+    result = {}
     for axis in {id(axis): axis for labels in coupling.labels.values() for axis in labels}.values():
         if axis.size > 1 and not coupling.channels.all_pinned(axis):
             root = coupling.channels.compact(axis)
             if root.ids is not None:
-                found[root.key] = root.ids, root.repeat
-    return list(found.values())
+                result[root.key] = root.ids, root.repeat
+    return list(result.values())
 
 
 def _make(coupling: Coupling, name: str, parts: _Parts, inexact: set[int], macs: Mapping[int, int]) -> Group:
@@ -308,7 +308,7 @@ def _macs(members: list[Member], macs: Mapping[int, int]) -> int:
 
 def _inexact_channels(coupling: Coupling) -> set[int]:
     """Channels over which a mean or a normalisation is taken."""
-    found: set[int] = set()
+    result: set[int] = set()
     for reduction in coupling.reductions:
         if reduction.kind == "sum":
             continue
@@ -316,13 +316,13 @@ def _inexact_channels(coupling: Coupling) -> set[int]:
         for axis in reduction.axes:
             if not coupling.channels.all_pinned(labels[axis]):
                 root = coupling.channels.compact(labels[axis])
-                found.update([root.first] if root.ids is None else root.ids.tolist())
-    return found
+                result.update([root.first] if root.ids is None else root.ids.tolist())
+    return result
 
 
 def find_fixed(coupling: Coupling) -> tuple[Fixed, ...]:
     """Layers with output channels that are pinned, or that all are one channel."""
-    found: dict[str, Fixed] = {}
+    result: dict[str, Fixed] = {}
     offered: dict[tuple[int, int], int] = {}
     for member in (member for group in coupling.groups for member in group.members):
         key = id(member.use), member.axis
@@ -341,5 +341,5 @@ def find_fixed(coupling: Coupling) -> tuple[Fixed, ...]:
                 layer = coupling.graph.nodes[node].name
                 reason = coupling.channels.reason(labels) if pinned else Reason(ONE_CHANNEL, layer)
                 count = pinned + single if labels.size > 1 else pinned
-                found.setdefault(layer, Fixed(layer, reason.text, reason.because, count, labels.size))
-    return tuple(sorted(found.values(), key=lambda fixed: coupling.graph.node(fixed.layer).index))
+                result.setdefault(layer, Fixed(layer, reason.text, reason.because, count, labels.size))
+    return tuple(sorted(result.values(), key=lambda fixed: coupling.graph.node(fixed.layer).index))

@@ -152,9 +152,9 @@ def _activations(coupling: Coupling, group: Group, statistics: Statistics) -> It
     """Moments of the group's channels where layers make them ("out") and where layers read them ("in")."""
     every = [(p.value, p.axis) for other in coupling.groups for _, p in _places(coupling, other)]
     statistics.moments(list(dict.fromkeys(every)))  # one pass over the data for all groups
-    found = list(_places(coupling, group))
-    moments = statistics.moments([(place.value, place.axis) for _, place in found])
-    for (role, place), each in zip(found, moments, strict=True):
+    result = list(_places(coupling, group))
+    moments = statistics.moments([(place.value, place.axis) for _, place in result])
+    for (role, place), each in zip(result, moments, strict=True):
         layers = _layers(coupling, place, role)
         yield {"value": place.value, "axis": place.axis, "role": role, "layers": layers, **_moments(place, each)}
 

@@ -31,8 +31,8 @@ class Place:
             return np.arange(self.group.channels)[:, None]
         assert self.group.numbers is not None
         sorting = np.argsort(self.group.numbers)
-        found = np.searchsorted(self.group.numbers, self.root.ids, sorter=sorting)
-        channel = sorting[np.minimum(found, len(sorting) - 1)]
+        values = np.searchsorted(self.group.numbers, self.root.ids, sorter=sorting)
+        channel = sorting[np.minimum(values, len(sorting) - 1)]
         mine = np.flatnonzero(self.group.numbers[channel] == self.root.ids)
         return mine[np.argsort(channel[mine], kind="stable")].reshape(self.group.channels, -1)
 
@@ -48,12 +48,12 @@ def places(coupling: Coupling) -> dict[str, list[Place]]:
 
 def makers(coupling: Coupling) -> dict[str, list[Place]]:
     """Of every group, the outputs of the layers that make its channels: before normalisation and activation."""
-    return _cached(coupling, "makers", lambda found: _of_layers(found, "out"))
+    return _cached(coupling, "makers", lambda result: _of_layers(result, "out"))
 
 
 def readers(coupling: Coupling) -> dict[str, list[Place]]:
     """Of every group, the inputs of the layers that consume its channels: behind normalisation and activation."""
-    return _cached(coupling, "readers", lambda found: _of_layers(found, "in"))
+    return _cached(coupling, "readers", lambda result: _of_layers(result, "in"))
 
 
 def _cached(
@@ -62,22 +62,22 @@ def _cached(
     key = (what, coupling.attention)
     if key not in coupling.graph.cache:
         coupling.graph.cache[key] = make(coupling)
-    found: dict[str, list[Place]] = coupling.graph.cache[key]
-    return found
+    result: dict[str, list[Place]] = coupling.graph.cache[key]
+    return result
 
 
 def _of_layers(coupling: Coupling, role: str) -> dict[str, list[Place]]:
-    found = {}
+    result = {}
     for group in coupling.groups:
         nodes = {n for member in group.members if member.role == role for n in member.use.layers}
         layers = [coupling.graph.nodes[n] for n in nodes]
         values = {value for layer in layers for value in (layer.outputs if role == "out" else layer.inputs)}
-        found[group.id] = [place for place in places(coupling)[group.id] if place.value in values]
-    return found
+        result[group.id] = [place for place in places(coupling)[group.id] if place.value in values]
+    return result
 
 
 def _find(coupling: Coupling) -> dict[str, list[Place]]:
-    found: dict[str, list[Place]] = {group.id: [] for group in coupling.groups}
+    result: dict[str, list[Place]] = {group.id: [] for group in coupling.groups}
     runs = {group.first: group for group in coupling.groups if group.numbers is None}
     group_of = np.full(coupling.channels.count, -1)
     for index, group in enumerate(coupling.groups):
@@ -98,5 +98,5 @@ def _find(coupling: Coupling) -> dict[str, list[Place]]:
                     here = np.unique(group_of[root.ids])
                     known[root.key] = [coupling.groups[index] for index in here[here >= 0]]
             for group in known[root.key]:
-                found[group.id].append(Place(value, axis, group, root))
-    return found
+                result[group.id].append(Place(value, axis, group, root))
+    return result

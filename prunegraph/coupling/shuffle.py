@@ -29,13 +29,13 @@ class Shuffle:
 
 def find_shuffles(graph: Graph, facts: Facts) -> dict[int, Shuffle]:
     """Shuffles by the index of their last Reshape."""
-    found = {}
+    result = {}
     for node in graph.nodes:
         if node.op == "Transpose":
             shuffle = _match(graph, facts, node)
             if shuffle is not None:
-                found[graph.consumers[node.outputs[0]][0][0]] = shuffle
-    return found
+                result[graph.consumers[node.outputs[0]][0][0]] = shuffle
+    return result
 
 
 def _match(graph: Graph, facts: Facts, transpose: Node) -> Shuffle | None:
@@ -54,10 +54,10 @@ def _match(graph: Graph, facts: Facts, transpose: Node) -> Shuffle | None:
     source, middle, _ = shapes
     assert source is not None and middle is not None
     perm = transpose.attributes.get("perm") or range(len(middle))[::-1]
-    found = _permuted_axis(source, middle, list(perm))
-    if found is None:
+    result = _permuted_axis(source, middle, list(perm))
+    if result is None:
         return None
-    return Shuffle(first.inputs[0], last.outputs[0], found[0], found[1], (first.index, transpose.index))
+    return Shuffle(first.inputs[0], last.outputs[0], result[0], result[1], (first.index, transpose.index))
 
 
 def _permuted_axis(source: tuple[int, ...], middle: tuple[int, ...], perm: list[int]) -> tuple[int, np.ndarray] | None:

@@ -85,8 +85,8 @@ class Scanned:
         def axes(name: str, count: int) -> tuple[int, ...]:
             return tuple(attributes[name].ints) if name in attributes else (0,) * count
 
-        made = len(proto.output) - states
-        return cls(states, axes("scan_input_axes", scanned), axes("scan_output_axes", made))
+        created = len(proto.output) - states
+        return cls(states, axes("scan_input_axes", scanned), axes("scan_output_axes", created))
 
 
 def obstacle(proto: onnx.NodeProto, opset: int) -> str | None:
@@ -113,16 +113,16 @@ def obstacle(proto: onnx.NodeProto, opset: int) -> str | None:
 
 def _fits(proto: onnx.NodeProto, graph: onnx.GraphProto) -> bool:
     """Whether a body has as many inputs and outputs as its owner needs."""
-    given, made, inputs, outputs = len(proto.input), len(proto.output), len(graph.input), len(graph.output)
+    given, output, inputs, outputs = len(proto.input), len(proto.output), len(graph.input), len(graph.output)
     if proto.op_type == "If":
-        return (given, inputs, outputs) == (1, 0, made)
+        return (given, inputs, outputs) == (1, 0, output)
     if proto.op_type == "Loop":
-        return inputs == given >= LOOP_HEAD and outputs == made + 1 >= inputs - 1
+        return inputs == given >= LOOP_HEAD and outputs == output + 1 >= inputs - 1
     if not 0 < next(a.i for a in proto.attribute if a.name == "num_scan_inputs") <= given:
         return False
     scan = Scanned.of(proto)
-    axes = len(scan.input_axes) == given - scan.states and len(scan.output_axes) == made - scan.states
-    return (inputs, outputs) == (given, made) and scan.states <= made and axes
+    axes = len(scan.input_axes) == given - scan.states and len(scan.output_axes) == output - scan.states
+    return (inputs, outputs) == (given, output) and scan.states <= output and axes
 
 
 def expand(
@@ -209,12 +209,12 @@ class _Expansion:
     def _unique(self, name: str, prefix: str = "") -> str:
         """A name that nothing has yet: the name itself, else with the prefix, else numbered."""
         base = name if not prefix or name not in self.taken else f"{prefix}/{name}"
-        found, copy = base, 1
-        while found in self.taken:
+        result, copy = base, 1
+        while result in self.taken:
             copy += 1
-            found = f"{base}#{copy}"
-        self.taken.add(found)
-        return found
+            result = f"{base}#{copy}"
+        self.taken.add(result)
+        return result
 
 
 def made_in(graph: onnx.GraphProto) -> list[str]:

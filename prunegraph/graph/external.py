@@ -102,6 +102,6 @@ def declare_piece(piece: onnx.GraphProto, graph: Graph, outputs: Sequence[str]) 
         outputs: names of values that the nodes make.
     """
     declared = {entry.name: entry for entry in (*graph.model.graph.value_info, *graph.model.graph.output)}
-    made = {name for node in piece.node for name in node.output if name}
+    created = {name for node in piece.node for name in node.output if name}
     piece.output.extend(declared.get(name, onnx.ValueInfoProto(name=name)) for name in outputs)
-    piece.value_info.extend(entry for name, entry in declared.items() if name in made and name not in outputs)
+    piece.value_info.extend(entry for name, entry in declared.items() if name in created and name not in outputs)

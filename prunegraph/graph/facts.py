@@ -58,11 +58,11 @@ class Facts:
 
     def constant(self, value: str) -> np.ndarray | None:
         """The number(s) behind a value: shape arithmetic, or a small constant of the file."""
-        found = self.known.get(value)
-        if found is None:
-            found = self.folded.get(value)
-        if found is not None:
-            return found
+        match = self.known.get(value)
+        if match is None:
+            match = self.folded.get(value)
+        if match is not None:
+            return match
         if value not in self._read:
             weight = self.graph.weights.get(value)
             self._read[value] = weight.read() if weight is not None and is_small(weight) else None
@@ -124,19 +124,19 @@ def _best_facts(graph: Graph) -> Facts:
     """Facts at the first sizes at which all shapes are known, else at those that tell most."""
     best: Facts | None = None
     for sizes in candidate_sizes(graph):
-        found = facts_at(graph, sizes)
-        if best is None or len(found.shapes) > len(best.shapes):
-            best = found
-        unknown = [v for v in graph.producer.keys() - found.shapes.keys() if graph.is_read(v)]
-        if all(_is_left_open(graph.nodes[graph.producer[output]], found) for output in unknown):
+        info = facts_at(graph, sizes)
+        if best is None or len(info.shapes) > len(best.shapes):
+            best = info
+        unknown = [v for v in graph.producer.keys() - info.shapes.keys() if graph.is_read(v)]
+        if all(_is_left_open(graph.nodes[graph.producer[output]], info) for output in unknown):
             break
     assert best is not None
     return best
 
 
-def _is_left_open(node: Node, found: Facts) -> bool:
+def _is_left_open(node: Node, info: Facts) -> bool:
     """Whether other sizes would not tell more about a node."""
-    return node.op == "If" or flow.is_control(node) or found.is_dead(node)
+    return node.op == "If" or flow.is_control(node) or info.is_dead(node)
 
 
 def facts_at(graph: Graph, sizes: Mapping[str, Shape], turns: int = TURNS) -> Facts:
@@ -177,11 +177,11 @@ def _given(graph: Graph, sizes: Mapping[str, Shape], turns: int = TURNS) -> Fact
 
 def _above(graph: Graph, value: str, known: Facts) -> list[Node]:
     """Nodes that a value is computed from and that have not been visited, in topological order."""
-    found: set[int] = set()
+    result: set[int] = set()
     queue = [graph.producer[value]]
     while queue:
         index = queue.pop()
-        if index not in found and not all(o in known.shapes for o in graph.nodes[index].outputs if o):
-            found.add(index)
+        if index not in result and not all(o in known.shapes for o in graph.nodes[index].outputs if o):
+            result.add(index)
             queue += (parent for parent, _ in graph.nodes[index].parents)
-    return [graph.nodes[index] for index in sorted(found)]
+    return [graph.nodes[index] for index in sorted(result)]

@@ -31,7 +31,7 @@ def is_control(node: Node) -> bool:
     return node.domain == DOMAIN or bool(node.bodies)
 
 
-def hand_on(node: Node, found: Facts, visit: Callable[[Node], None]) -> None:
+def hand_on(node: Node, info: Facts, visit: Callable[[Node], None]) -> None:
     """Shapes and types of the outputs of such a node.
 
     Args:
@@ -40,15 +40,15 @@ def hand_on(node: Node, found: Facts, visit: Callable[[Node], None]) -> None:
         visit: finds the facts of a node.
     """
     if node.op == ENTER:
-        _enter(node, found)
+        _enter(node, info)
     elif node.op == RETURN:
         for source, target in zip(node.inputs, node.outputs, strict=True):
-            _copy(found, source, target)
+            _copy(info, source, target)
     elif node.op == "If":
-        _leave_if(node, found)
+        _leave_if(node, info)
     else:
-        _settle(node, found, visit)
-        (_leave_loop if node.op == "Loop" else _leave_scan)(node, found)
+        _settle(node, info, visit)
+        (_leave_loop if node.op == "Loop" else _leave_scan)(node, info)
 
 
 def carried(node: Node, enter: Node) -> list[tuple[str, str]]:
@@ -61,105 +61,105 @@ def carried(node: Node, enter: Node) -> list[tuple[str, str]]:
     return list(zip(formal, returned, strict=False))
 
 
-def _copy(found: Facts, source: str, target: str) -> None:
-    if target and source in found.shapes:
-        found.shapes[target], found.types[target] = found.shapes[source], found.types[source]
+def _copy(info: Facts, source: str, target: str) -> None:
+    if target and source in info.shapes:
+        info.shapes[target], info.types[target] = info.shapes[source], info.types[source]
 
 
-def _enter(node: Node, found: Facts) -> None:
+def _enter(node: Node, info: Facts) -> None:
     body = node.bodies[0]
     operator = body.owner.op_type
     first = 0
     if operator == "Loop":
         first = LOOP_HEAD
         for formal, entry in zip(node.outputs, body.graph.input[:LOOP_HEAD], strict=False):
-            found.shapes[formal] = (1,) * len(entry.type.tensor_type.shape.dim)
-            found.types[formal] = entry.type.tensor_type.elem_type
+            info.shapes[formal] = (1,) * len(entry.type.tensor_type.shape.dim)
+            info.types[formal] = entry.type.tensor_type.elem_type
     scan = Scanned.of(body.owner) if operator == "Scan" else None
     for slot in range(first, len(node.outputs)):
         source, formal = node.inputs[slot], node.outputs[slot]
-        if formal in found.varying:
+        if formal in info.varying:
             continue
-        _copy(found, source, formal)
-        if scan is not None and slot >= scan.states and formal in found.shapes:
-            shape = list(found.shapes[formal])
-            found.turns[body] = shape.pop(scan.input_axes[slot - scan.states])
-            found.shapes[formal] = tuple(shape)
+        _copy(info, source, formal)
+        if scan is not None and slot >= scan.states and formal in info.shapes:
+            shape = list(info.shapes[formal])
+            info.turns[body] = shape.pop(scan.input_axes[slot - scan.states])
+            info.shapes[formal] = tuple(shape)
 
 
-def _settle(node: Node, found: Facts, visit: Callable[[Node], None]) -> None:
+def _settle(node: Node, info: Facts, visit: Callable[[Node], None]) -> None:
     """Forget the shapes of carried values that a turn changes, and look at the body again."""
-    nodes = found.graph.nodes
+    nodes = info.graph.nodes
     pairs = carried(node, nodes[node.enter])
     while True:
-        changed = [a for a, b in pairs if a in found.shapes and found.shapes.get(b) != found.shapes[a]]
+        changed = [a for a, b in pairs if a in info.shapes and info.shapes.get(b) != info.shapes[a]]
         if not changed:
             return
-        found.varying.update(changed)
+        info.varying.update(changed)
         inside = nodes[node.enter : node.index]
         for value in (output for inner in inside if inner.op != "Constant" for output in inner.outputs):
             facts: dict[str, Any]
-            for facts in (found.shapes, found.types, found.known, found.folded):
+            for facts in (info.shapes, info.types, info.known, info.folded):
                 facts.pop(value, None)
         for inner in inside:
             visit(inner)
 
 
-def _leave_if(node: Node, found: Facts) -> None:
-    live = [body for body in node.bodies if body not in found.dead]
+def _leave_if(node: Node, info: Facts) -> None:
+    live = [body for body in node.bodies if body not in info.dead]
     for index, output in enumerate(node.outputs):
         values = [body.outputs[index] for body in live]
-        shapes = [found.shapes.get(value) for value in values]
+        shapes = [info.shapes.get(value) for value in values]
         if not output or None in shapes or any(shape != shapes[0] for shape in shapes):
             continue
-        _copy(found, values[0], output)
-        constant = found.constant(values[0]) if len(live) == 1 else None
-        if constant is not None and (values[0] in found.known or constant.dtype.kind in "ib"):
-            found.known[output] = constant
+        _copy(info, values[0], output)
+        constant = info.constant(values[0]) if len(live) == 1 else None
+        if constant is not None and (values[0] in info.known or constant.dtype.kind in "ib"):
+            info.known[output] = constant
 
 
-def _leave_loop(node: Node, found: Facts) -> None:
-    enter, body = found.graph.nodes[node.enter], node.bodies[0]
+def _leave_loop(node: Node, info: Facts) -> None:
+    enter, body = info.graph.nodes[node.enter], node.bodies[0]
     pairs = carried(node, enter)
-    limit = found.constant(enter.inputs[0]) if enter.inputs[0] else None
-    if limit is not None and limit.size == 1 and _goes_on(enter, body, found):
-        found.turns[body] = max(int(limit.item()), 0)
+    limit = info.constant(enter.inputs[0]) if enter.inputs[0] else None
+    if limit is not None and limit.size == 1 and _goes_on(enter, body, info):
+        info.turns[body] = max(int(limit.item()), 0)
     else:
-        found.guessed.add(body)
+        info.guessed.add(body)
     for (formal, _), output in zip(pairs, node.outputs, strict=False):
-        _copy(found, formal, output)
+        _copy(info, formal, output)
     for returned, output in zip(node.inputs[1 + len(pairs) :], node.outputs[len(pairs) :], strict=True):
-        _stack(found, returned, output, body, 0)
+        _stack(info, returned, output, body, 0)
 
 
-def _leave_scan(node: Node, found: Facts) -> None:
+def _leave_scan(node: Node, info: Facts) -> None:
     scan, body = Scanned.of(node.proto), node.bodies[0]
     for slot, (returned, output) in enumerate(zip(node.inputs, node.outputs, strict=True)):
         if slot < scan.states:
-            _copy(found, returned, output)
+            _copy(info, returned, output)
         else:
-            _stack(found, returned, output, body, scan.output_axes[slot - scan.states])
+            _stack(info, returned, output, body, scan.output_axes[slot - scan.states])
 
 
-def _stack(found: Facts, returned: str, output: str, body: Body, axis: int) -> None:
+def _stack(info: Facts, returned: str, output: str, body: Body, axis: int) -> None:
     """One element of the result for every turn."""
-    if not output or returned not in found.shapes:
+    if not output or returned not in info.shapes:
         return
-    shape = list(found.shapes[returned])
-    turns = found.turns.get(body, found.guess)
+    shape = list(info.shapes[returned])
+    turns = info.turns.get(body, info.guess)
     shape.insert(axis if axis >= 0 else len(shape) + 1 + axis, turns)
-    found.shapes[output], found.types[output] = tuple(shape), found.types[returned]
+    info.shapes[output], info.types[output] = tuple(shape), info.types[returned]
 
 
-def _goes_on(enter: Node, body: Body, found: Facts) -> bool:
+def _goes_on(enter: Node, body: Body, info: Facts) -> bool:
     """Whether a Loop's condition is true from the first turn to the last."""
 
     def is_true(value: str) -> bool:
-        constant = found.constant(value)
+        constant = info.constant(value)
         return constant is not None and constant.size == 1 and bool(constant.item())
 
     last = body.outputs[0]
-    nodes, producer = found.graph.nodes, found.graph.producer
+    nodes, producer = info.graph.nodes, info.graph.producer
     while last in producer and nodes[producer[last]].op in ("Identity", "Cast"):
         last = nodes[producer[last]].inputs[0]
     starts = not enter.inputs[1] or is_true(enter.inputs[1])
@@ -169,20 +169,20 @@ def _goes_on(enter: Node, body: Body, found: Facts) -> bool:
 # -- branches that are never taken ------------------------------------------------------
 
 
-def dead_branches(found: Facts) -> frozenset[Body]:
+def dead_branches(info: Facts) -> frozenset[Body]:
     """Branches that no input takes, as far as these facts tell."""
-    dead = set(found.dead)
-    nodes = found.graph.nodes
+    dead = set(info.dead)
+    nodes = info.graph.nodes
     for node in nodes:
-        if node.op == "If" and node.bodies and not found.is_dead(node):
+        if node.op == "If" and node.bodies and not info.is_dead(node):
             condition = nodes[node.enter].inputs[0]
-            value = found.constant(condition)
-            if value is not None and value.size == 1 and not open_elements(found, condition, {}).any():
+            value = info.constant(condition)
+            if value is not None and value.size == 1 and not open_elements(info, condition, {}).any():
                 dead.add(node.bodies[1 if value.item() else 0])
     return frozenset(dead)
 
 
-def open_elements(found: Facts, value: str, seen: dict[str, np.ndarray]) -> np.ndarray:
+def open_elements(info: Facts, value: str, seen: dict[str, np.ndarray]) -> np.ndarray:
     """Which elements of a known value were computed from sizes that inputs may have or not.
 
     Stricter than `Facts.varies`: a comparison of two sizes counts, whatever came out of it.
@@ -190,17 +190,17 @@ def open_elements(found: Facts, value: str, seen: dict[str, np.ndarray]) -> np.n
 
     def mark(node: Node, value: str) -> np.ndarray | None:
         if node.op in ("Shape", "Size"):
-            return found.varies(value)
+            return info.varies(value)
         if node.op == "If" and node.bodies:
-            live = next(body for body in node.bodies if body not in found.dead)
-            return trace_elements(found, live.outputs[node.outputs.index(value)], mark, seen)
+            live = next(body for body in node.bodies if body not in info.dead)
+            return trace_elements(info, live.outputs[node.outputs.index(value)], mark, seen)
         return np.ones((), bool) if is_control(node) else None
 
-    return trace_elements(found, value, mark, seen)
+    return trace_elements(info, value, mark, seen)
 
 
 def trace_elements(
-    found: Facts, value: str, mark: Callable[[Node, str], np.ndarray | None], seen: dict[str, np.ndarray]
+    info: Facts, value: str, mark: Callable[[Node, str], np.ndarray | None], seen: dict[str, np.ndarray]
 ) -> np.ndarray:
     """Which elements of a known value were computed from marked ones.
 
@@ -212,20 +212,20 @@ def trace_elements(
         seen: marks by value so far; added to.
     """
     if value not in seen:
-        constant = found.constant(value)
+        constant = info.constant(value)
         assert constant is not None
-        node = found.graph.nodes[found.graph.producer[value]] if value in found.graph.producer else None
+        node = info.graph.nodes[info.graph.producer[value]] if value in info.graph.producer else None
         if node is None or node.op == "Constant":
             seen[value] = np.zeros(constant.shape, bool)
         elif (marked := mark(node, value)) is not None:
             seen[value] = np.broadcast_to(marked, constant.shape)
         else:
-            flags = [trace_elements(found, v, mark, seen) for v in node.inputs if v]
-            seen[value] = _traced(found, node, constant, flags)
+            flags = [trace_elements(info, v, mark, seen) for v in node.inputs if v]
+            seen[value] = _traced(info, node, constant, flags)
     return seen[value]
 
 
-def _traced(found: Facts, node: Node, constant: np.ndarray, flags: list[np.ndarray]) -> np.ndarray:
+def _traced(info: Facts, node: Node, constant: np.ndarray, flags: list[np.ndarray]) -> np.ndarray:
     """The same of a node's result, from its inputs' elements."""
     if not any(flag.any() for flag in flags):
         return np.zeros(constant.shape, bool)
@@ -233,6 +233,6 @@ def _traced(found: Facts, node: Node, constant: np.ndarray, flags: list[np.ndarr
     if node.op == "Concat":
         moved = evaluate(node, [flag.astype(np.int64) for flag in flags])
     elif node.op in MOVES and not any(flag.any() for flag in flags[1:]):
-        places = [found.constant(v) if v else None for v in node.inputs[1:]]
+        places = [info.constant(v) if v else None for v in node.inputs[1:]]
         moved = evaluate(node, [flags[0].astype(np.int64), *places])
     return np.ones(constant.shape, bool) if moved is None or moved.shape != constant.shape else moved.astype(bool)

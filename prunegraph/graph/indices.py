@@ -47,12 +47,12 @@ def ranges(graph: Graph, sizes: Mapping[str, Shape]) -> dict[str, Range]:
     known = facts(graph)
     if dict(known.sizes) != dict(sizes):
         known = facts_at(graph, sizes)
-    found: dict[str, Range] = {}
+    result: dict[str, Range] = {}
     for name, node, slot in uses:
         allowed = _allowed(node, slot, known)
         if allowed is not None:
-            found[name] = found[name] & allowed if name in found else allowed
-    return found
+            result[name] = result[name] & allowed if name in result else allowed
+    return result
 
 
 def _uses(graph: Graph) -> list[tuple[str, Node, int]]:

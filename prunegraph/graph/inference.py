@@ -89,8 +89,8 @@ def visit(node: Node, result: Facts, inferred: Mapping[str, onnx.ValueInfoProto]
         return
     missing = False
     for output in node.outputs:
-        found = inferred.get(output)
-        missing |= bool(output) and not (found is not None and _take(found.type.tensor_type, output, result))
+        match = inferred.get(output)
+        missing |= bool(output) and not (match is not None and _take(match.type.tensor_type, output, result))
     if missing:
         infer_outputs(node, result)
 
@@ -189,11 +189,11 @@ def _elementwise_shape(node: Node, result: Facts) -> bool:
 
 def einsum_terms(equation: str) -> tuple[list[str], str]:
     """Operands and output of an equation; an output that is left out has the letters that occur once, sorted."""
-    left, arrow, right = equation.replace(" ", "").partition("->")
+    remaining, arrow, right = equation.replace(" ", "").partition("->")
     if not arrow:
-        letters = sorted({c for c in left if c.isalpha() and left.count(c) == 1})
-        right = ("..." if "..." in left else "") + "".join(letters)
-    return left.split(","), right
+        letters = sorted({c for c in remaining if c.isalpha() and remaining.count(c) == 1})
+        right = ("..." if "..." in remaining else "") + "".join(letters)
+    return remaining.split(","), right
 
 
 def _einsum_shape(node: Node, result: Facts) -> None:
@@ -322,10 +322,10 @@ def _infer_node(node: Node, result: Facts) -> None:
         types = {v: _tensor_type(result.types[v], result.shapes[v]) for v in node.inputs if v}
         data = {v: tensor for v in node.inputs if v and (tensor := _tensor(v, result)) is not None}
         opsets = [onnx.helper.make_opsetid(domain, v) for domain, v in result.graph.opsets.items()]
-        found = shape_inference.infer_node_outputs(schema, node.proto, types, data, opset_imports=opsets)
+        matches = shape_inference.infer_node_outputs(schema, node.proto, types, data, opset_imports=opsets)
     except Exception:  # no schema, or the node does not fit: its outputs stay unknown
         return
-    for output, kind in found.items():
+    for output, kind in matches.items():
         _take(kind.tensor_type, output, result)
 
 

@@ -206,14 +206,14 @@ class Graph:
         protos, places = control.expand(model.graph, protos, self.opsets.get("", 1), source)
         if places:
             self._add_body_weights(protos, places)
-        made = {
+        created = {
             output: (index, slot)
             for index, proto in enumerate(protos)
             for slot, output in enumerate(proto.output[:])
             if output
         }
-        self.producer: dict[str, int] = {output: index for output, (index, _) in made.items()}
-        self.nodes = list(self._make_nodes(protos, places, made))
+        self.producer: dict[str, int] = {output: index for output, (index, _) in created.items()}
+        self.nodes = list(self._make_nodes(protos, places, created))
         self.consumers: dict[str, list[tuple[int, int]]] = {}
         for node in self.nodes:
             for slot, value in enumerate((*node.inputs, *node.captured)):
@@ -239,8 +239,8 @@ class Graph:
 
     def _add_body_weights(self, protos: list[onnx.NodeProto], places: Mapping[int, control.Place]) -> None:
         tensors, constants = control.body_weights(protos, places)
-        found = [*(self._weight(name, tensor, None) for name, tensor in tensors), *self._find_constants(constants)]
-        self.weights.update((weight.name, weight) for weight in found)
+        result = [*(self._weight(name, tensor, None) for name, tensor in tensors), *self._find_constants(constants)]
+        self.weights.update((weight.name, weight) for weight in result)
 
     def _weight(self, name: str, tensor: onnx.TensorProto, holder: onnx.NodeProto | None) -> Weight:
         try:
@@ -262,7 +262,7 @@ class Graph:
             raise ModelError(f"{self.source}: cannot read weight {name!r}: {error}") from error
 
     def _make_nodes(
-        self, protos: list[onnx.NodeProto], places: Mapping[int, control.Place], made: dict[str, tuple[int, int]]
+        self, protos: list[onnx.NodeProto], places: Mapping[int, control.Place], created: dict[str, tuple[int, int]]
     ) -> Iterator[Node]:
         taken: set[str] = set()
         layers: list[str | None] = []
@@ -278,7 +278,7 @@ class Graph:
             taken.add(name)
             # What bodies that are laid open capture, their own nodes read.
             captured = () if place.bodies else order.captured(proto)
-            parents = tuple([made[v] for v in (*inputs, *captured) if v in made])
+            parents = tuple([created[v] for v in (*inputs, *captured) if v in created])
             channels = self._channels(proto, inputs)
             is_layer = is_layer_op(proto.op_type, proto.domain) and bool(channels.weights)
             layers.append(name if is_layer else next((layers[p] for p, _ in parents if layers[p]), None))

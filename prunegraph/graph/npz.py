@@ -33,8 +33,8 @@ NO_OBJECTS = (
 
 def members(archive: zipfile.ZipFile) -> list[str]:
     """Names of the arrays in an archive. Raises ValueError where they unpack to far more than they are."""
-    found = archive.infolist()
-    for what, part in (*((f"array {info.filename.removesuffix('.npy')!r}", [info]) for info in found), ("it", found)):
+    result = archive.infolist()
+    for what, part in (*((f"array {info.filename.removesuffix('.npy')!r}", [info]) for info in result), ("it", result)):
         size, packed = (sum(getattr(info, field) for info in part) for field in ("file_size", "compress_size"))
         if size > max(UNPACKED, EXPANSION * packed):
             raise ValueError(f"{what} unpacks from {packed} to {size} bytes; save it with np.savez, not packed")

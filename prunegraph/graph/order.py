@@ -28,12 +28,12 @@ def subgraphs(proto: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 def _free(graph: onnx.GraphProto) -> Iterator[str]:
     """Values a subgraph uses but does not make."""
-    made = {i.name for i in graph.input} | {t.name for t in graph.initializer}
-    made |= {output for proto in graph.node for output in proto.output}
-    made |= {sparse.values.name for sparse in graph.sparse_initializer}
+    created = {i.name for i in graph.input} | {t.name for t in graph.initializer}
+    created |= {output for proto in graph.node for output in proto.output}
+    created |= {sparse.values.name for sparse in graph.sparse_initializer}
     for proto in graph.node:
-        yield from (v for v in (*proto.input[:], *captured(proto)) if v and v not in made)
-    yield from (o.name for o in graph.output if o.name not in made)
+        yield from (v for v in (*proto.input[:], *captured(proto)) if v and v not in created)
+    yield from (o.name for o in graph.output if o.name not in created)
 
 
 def sort(graph: onnx.GraphProto, given: set[str], source: str) -> list[onnx.NodeProto]:
@@ -46,23 +46,23 @@ def sort(graph: onnx.GraphProto, given: set[str], source: str) -> list[onnx.Node
     Raises:
         ModelError: a value is made twice, read but never made, or depends on itself.
     """
-    made = set(given)
+    created = set(given)
     in_order = True
     for proto in graph.node:
-        in_order = in_order and all(not v or v in made for v in (*proto.input[:], *captured(proto)))
+        in_order = in_order and all(not v or v in created for v in (*proto.input[:], *captured(proto)))
         for output in proto.output[:]:
             # A Constant's output is among the weights already.
-            if output in made and not (output in given and proto.op_type == "Constant"):
+            if output in created and not (output in given and proto.op_type == "Constant"):
                 raise ModelError(f"{source}: value {output!r} is made twice (node {proto.name or proto.op_type!r})")
             if output:
-                made.add(output)
+                created.add(output)
     for name in (o.name for o in graph.output):
-        if name not in made:
+        if name not in created:
             raise ModelError(f"{source}: graph output {name!r} is made by no node")
-    return list(graph.node) if in_order else _sort(graph, made, source)
+    return list(graph.node) if in_order else _sort(graph, created, source)
 
 
-def _sort(graph: onnx.GraphProto, made: set[str], source: str) -> list[onnx.NodeProto]:
+def _sort(graph: onnx.GraphProto, created: set[str], source: str) -> list[onnx.NodeProto]:
     import networkx
 
     producer = {output: i for i, proto in enumerate(graph.node) for output in proto.output if output}
@@ -70,7 +70,7 @@ def _sort(graph: onnx.GraphProto, made: set[str], source: str) -> list[onnx.Node
     digraph.add_nodes_from(range(len(graph.node)))
     for index, proto in enumerate(graph.node):
         for value in (*proto.input, *captured(proto)):
-            if value and value not in made:
+            if value and value not in created:
                 raise ModelError(f"{source}: node {proto.name or proto.op_type!r} reads {value!r}, which nothing makes")
             if value in producer:
                 digraph.add_edge(producer[value], index)

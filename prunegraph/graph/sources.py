@@ -87,12 +87,12 @@ class Sources:
 def _slices(tensor: str, mask: Array) -> dict[int, Array]:
     """The indices, by axis, whose slices make up a mask. Raises PlanError."""
     rest = np.zeros_like(mask)
-    found = {}
+    result = {}
     for axis in range(mask.ndim):
         indices = np.flatnonzero(mask.all(axis=tuple(other for other in range(mask.ndim) if other != axis)))
         if indices.size:
-            found[axis] = indices
+            result[axis] = indices
             np.moveaxis(rest, axis, 0)[indices] = True
     if (rest != mask).any():
         raise PlanError(f"the plan removes elements of {tensor!r} that are no whole slices of it")
-    return found
+    return result

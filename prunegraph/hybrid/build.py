@@ -30,7 +30,7 @@ class Built:
 
 
 def build(
-    found: Coupling, plan: Plan, second: Second | None, data: Data | None, repair: str, *, check: bool, seed: int,
+    coupling: Coupling, plan: Plan, second: Second | None, data: Data | None, repair: str, *, check: bool, seed: int,
     progress: Progress,
 ) -> Built:  # fmt: skip
     """Cut, decompose and recover.
@@ -53,16 +53,16 @@ def build(
         BudgetError: `second` cannot meet its budget.
         ExactnessError: no part of the plan holds.
     """
-    cutting = cut_and_prove(found, plan, data, check=check and bool(plan.remove), seed=seed, progress=progress)
-    left, graph, decomposed = survivors(found, cutting.plan), cutting.small, None
-    _, recover = repairs.find(repair, data, found.graph)
+    cutting = cut_and_prove(coupling, plan, data, check=check and bool(plan.remove), seed=seed, progress=progress)
+    remaining, graph, decomposed = survivors(coupling, cutting.plan), cutting.small, None
+    _, recover = repairs.find(repair, data, coupling.graph)
     is_last = base_name(repair) == "least-squares"
     if not is_last:
-        graph = recover(left, graph, data, progress)
+        graph = recover(remaining, graph, data, progress)
     if second is not None:
         progress("decompose")
         decomposed = second(graph, data)
         graph = decomposed.graph
     if is_last:
-        graph = recover(left, graph, data, progress)
+        graph = recover(remaining, graph, data, progress)
     return Built(cutting, decomposed, graph)

@@ -200,27 +200,27 @@ def compress(
     repair, _ = repairs.find(repair, samples, model)
     progress("analyze")
     work = _Work(api.analyze(model, attention=attention), settings, samples, repair, check, progress)
-    made = work.by_rule() if settings.published else work.by_budget()
+    created = work.by_rule() if settings.published else work.by_budget()
     if quantize is not None:
         from prunegraph.quantization.quantize import quantize as _quantize
 
-        quantized = _quantize(made.graph, samples, weights=quantize, progress=progress)
-        made = replace(made, graph=quantized.graph, quantized=quantized)
+        quantized = _quantize(created.graph, samples, weights=quantize, progress=progress)
+        created = replace(created, graph=quantized.graph, quantized=quantized)
     if out is not None:
         progress("write")
-        api.save(made.graph, out, like=model, check=check)
-    return made
+        api.save(created.graph, out, like=model, check=check)
+    return created
 
 
 class _Work:
     """One model being compressed."""
 
     def __init__(
-        self, found: Coupling, settings: Settings, samples: Data | None, repair: str, check: bool, progress: Progress
+        self, coupling: Coupling, settings: Settings, samples: Data | None, repair: str, check: bool, progress: Progress
     ):
-        self.found, self.settings, self.samples, self.repair = found, settings, samples, repair
+        self.found, self.settings, self.samples, self.repair = coupling, settings, samples, repair
         self.check, self.progress = check, progress
-        self.model = found.graph
+        self.model = coupling.graph
         self.before = full_cost(self.model)
         self.statistics = Statistics(self.model, samples, progress=progress) if samples is not None else None
         self._ranking: Ranking | None = None
@@ -234,11 +234,11 @@ class _Work:
         tried = [mixes.Mix(shares[0])] if len(shares) == 1 else [self._tried(share) for share in shares]
         chosen = mixes.best(tried)
         built = self._mixed(chosen.pruned, self.samples, self.check)
-        made = self._compressed(built, {}, tuple(tried), chosen)
+        created = self._compressed(built, {}, tuple(tried), chosen)
         if len(shares) == 1:
-            only = replace(chosen, cost=made.after)
-            return replace(made, mixes=(only,), chosen=only)
-        return made
+            only = replace(chosen, cost=created.after)
+            return replace(created, mixes=(only,), chosen=only)
+        return created
 
     def _tried(self, share: float) -> Mix:
         """A mix, recovered on a part of the data and measured on the rest."""
@@ -285,8 +285,8 @@ class _Work:
     def by_rule(self) -> Compressed:
         """Clusters for layers of low dimension, low rank for those of high dimension."""
         settings = self.settings
-        made = published.verdicts(self.found, settings.cluster, settings.seed, settings.round_to)
-        high = [name for name, verdict in made.items() if verdict.decompose]
+        created = published.verdicts(self.found, settings.cluster, settings.seed, settings.round_to)
+        high = [name for name, verdict in created.items() if verdict.decompose]
         choice = settings.choice(
             Budget(ratio="auto"), algorithm=published.algorithm(settings.cluster), keep=[*settings.keep, *high]
         )
@@ -295,7 +295,7 @@ class _Work:
         limit: dict[str, Any] = {} if budget is None else {budget.kind: max(budget.bound(self.before), 1.5)}
 
         def second(graph: Graph, data: Data | None) -> Decomposed:
-            kept = dict.fromkeys([*settings.keep, *published.kept(graph, made)])
+            kept = dict.fromkeys([*settings.keep, *published.kept(graph, created)])
             return decompose(
                 graph, method=published.METHOD, rank=settings.rank, keep=list(kept), round_to=settings.round_to,
                 data=data, **limit,
@@ -305,10 +305,10 @@ class _Work:
             self.found, plan, second, self.samples, self.repair, check=self.check, seed=settings.seed,
             progress=self.progress,
         )  # fmt: skip
-        left = built.decomposed.left if built.decomposed else {}
+        remaining = built.decomposed.left if built.decomposed else {}
         reasons = {
-            name: f"{verdict.reason}; {left[name]}" if verdict.decompose and name in left else verdict.reason
-            for name, verdict in made.items()
+            name: f"{verdict.reason}; {remaining[name]}" if verdict.decompose and name in remaining else verdict.reason
+            for name, verdict in created.items()
         }
         return self._compressed(built, reasons, (), None)
 

@@ -49,12 +49,12 @@ def decisions(
     why = {**(decomposed.left if decomposed else {}), **reasons}
     smaller = {node.name: node for node in cut.layers}
     old, new = facts(original).shapes, facts(cut).shapes
-    made = []
+    created = []
     for node in original.layers:
         twin, row = smaller.get(node.name, node), rows.get(node.name)
         pruned = _width(twin, 0) < _width(node, 0)
         done = [word for word, is_so in (("prune", pruned), ("decompose", row is not None)) if is_so]
-        made.append(
+        created.append(
             Decision(
                 node.name, node.op, " + ".join(done) or "keep",
                 (_width(node, 1), _width(twin, 1)), (_width(node, 0), _width(twin, 0)),
@@ -64,7 +64,7 @@ def decisions(
                 "; ".join(each for each in (why.get(node.name, ""), row.note if row else "") if each),
             )
         )  # fmt: skip
-    return tuple(made)
+    return tuple(created)
 
 
 def _width(node: Node, side: int) -> int:

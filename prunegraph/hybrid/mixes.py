@@ -68,10 +68,10 @@ def error(original: Graph, other: Graph, data: Data) -> float:
 
     def seen() -> Iterator[Seen]:
         for batch in data.batches(original, size):
-            expected, found = (
+            expected, match = (
                 dict(zip(original.outputs, run(opened, batch), strict=True)) for opened in (first, second)
             )
-            yield Seen(batch, expected, found)
+            yield Seen(batch, expected, match)
 
     with np.errstate(all="ignore"):
         value = metrics.error(seen())

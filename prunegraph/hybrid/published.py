@@ -41,7 +41,7 @@ def algorithm(cluster: str) -> str:
     return f"weight_stats:mode={cluster}"
 
 
-def verdicts(found: Coupling, cluster: str, seed: int = 0, round_to: int = 8) -> dict[str, Verdict]:
+def verdicts(coupling: Coupling, cluster: str, seed: int = 0, round_to: int = 8) -> dict[str, Verdict]:
     """What the rule says of every layer, by name.
 
     Args:
@@ -53,17 +53,17 @@ def verdicts(found: Coupling, cluster: str, seed: int = 0, round_to: int = 8) ->
     Raises:
         OptionError: no such mode.
     """
-    context = Context(found, seed)
+    context = Context(coupling, seed)
     shares = own_ratios(algorithm(cluster), context)
-    groups = {layer: group for group in found.groups for layer in group.layers}
-    made = {}
-    for node, layer in layers(found.graph, found.facts.shapes):
+    groups = {layer: group for group in coupling.groups for layer in group.layers}
+    created = {}
+    for node, layer in layers(coupling.graph, coupling.facts.shapes):
         group = groups.get(node.name)
         if isinstance(layer, str):
-            made[node.name] = Verdict(False, layer)
+            created[node.name] = Verdict(False, layer)
         else:
-            made[node.name] = _verdict(layer, group, shares[group.id] if group else 0.0, context, round_to)
-    return made
+            created[node.name] = _verdict(layer, group, shares[group.id] if group else 0.0, context, round_to)
+    return created
 
 
 def _verdict(layer: Layer, group: Group | None, share: float, context: Context, round_to: int) -> Verdict:
@@ -90,11 +90,11 @@ def _energy(group: Group, share: float, context: Context) -> float:
 def _bound(layer: Layer, share: float, round_to: int) -> float:
     """Least bound on the squared relative error among decompositions that save a share of the weight."""
     size, _ = layer.cost()
-    found = ladder(layer, layer.methods(METHOD), round_to, "params")
-    return min((each.error for each in found if each.params >= share * size), default=np.inf)
+    result = ladder(layer, layer.methods(METHOD), round_to, "params")
+    return min((each.error for each in result if each.params >= share * size), default=np.inf)
 
 
-def kept(graph: Graph, made: Mapping[str, Verdict]) -> list[str]:
+def kept(graph: Graph, created: Mapping[str, Verdict]) -> list[str]:
     """Layers of a cut graph that stay whole: those that are pruned."""
     names = [node.name for node, _ in layers(graph, {})]
-    return [name for name in names if name not in made or not made[name].decompose]
+    return [name for name in names if name not in created or not created[name].decompose]

@@ -164,9 +164,9 @@ class LabelSpace:
 
     def pin(self, labels: Labels, reason: Reason) -> None:
         """Let labels stay. What stays already keeps its first reason."""
-        found = self.find(labels)
-        if not found.is_constant and found.key not in self._stay:
-            self._stay[found.key] = found
+        match = self.find(labels)
+        if not match.is_constant and match.key not in self._stay:
+            self._stay[match.key] = match
             self.tie(labels, self.pinned(labels.size, reason))
 
     def tie(self, a: Labels, b: Labels) -> None:
@@ -342,14 +342,14 @@ class Channels:
         seen: set[tuple[int, int]] = set()
         self._following: list[tuple[int, Labels]] = []
         while queue:
-            found = space.find(queue.pop())
-            if found.is_constant:
-                roots.add(found.first)
+            match = space.find(queue.pop())
+            if match.is_constant:
+                roots.add(match.first)
                 continue
-            if space._is_block(found) or found.key in seen:
+            if space._is_block(match) or match.key in seen:
                 continue
-            seen.add(found.key)
-            for first in self._blocks(found) - roots:
+            seen.add(match.key)
+            for first in self._blocks(match) - roots:
                 final = space.find(Labels(space._sizes[first], first))
                 if space._is_block(final) or final.is_constant:
                     roots.add(final.first)
@@ -419,15 +419,15 @@ class Channels:
             self._pinned = np.zeros(0, bool)
             self._pin_of: dict[int, Reason] = {}
             return
-        left, right = [], []
+        remaining, right = [], []
         for a, b in self.space.ties:
-            left.append(self._all_elements_of(a))
+            remaining.append(self._all_elements_of(a))
             right.append(self._all_elements_of(b))
         for first, final in self._following:
             base = self._base[first]
-            left.append(np.arange(base, base + final.size))
+            remaining.append(np.arange(base, base + final.size))
             right.append(self._all_elements_of(final))
-        self.count, self._component = _components(self._elements, left, right)
+        self.count, self._component = _components(self._elements, remaining, right)
         self._pin_of = {}
         for label, reason in self.space.reasons.items():
             if label in self._base:
@@ -451,33 +451,33 @@ class Channels:
 
     def compact(self, labels: Labels) -> Labels:
         """Like `root`, but numbers that all repeat alike are given once, with their `repeat`."""
-        found = self.space.find(labels)
-        if found.is_constant:
-            if found.first in self._base:
-                return Labels(found.size, int(self._component[self._base[found.first]]), 0)
-            return Labels(found.size, self.count + found.first, 0)
-        if self._is_run(found):
-            return Labels(found.size, self.count + found.first)
-        key = found.key
+        match = self.space.find(labels)
+        if match.is_constant:
+            if match.first in self._base:
+                return Labels(match.size, int(self._component[self._base[match.first]]), 0)
+            return Labels(match.size, self.count + match.first, 0)
+        if self._is_run(match):
+            return Labels(match.size, self.count + match.first)
+        key = match.key
         if key not in self._compact:
-            ids = self._component[self._elements_of(found)].astype(np.int64)
-            self._compact[key] = found, Labels(found.size, ids=ids, repeat=found.repeat)
+            ids = self._component[self._elements_of(match)].astype(np.int64)
+            self._compact[key] = match, Labels(match.size, ids=ids, repeat=match.repeat)
         return self._compact[key][1]
 
-    def _is_run(self, found: Labels) -> bool:
+    def _is_run(self, result: Labels) -> bool:
         """Whether labels are a block that nothing looks at index by index."""
-        return found.first not in self._base and self.space._is_block(found)
+        return result.first not in self._base and self.space._is_block(result)
 
     def numbers(self, axes: Iterable[Labels]) -> set[int]:
         """Channel numbers of some axes together."""
-        found: set[int] = set()
+        result: set[int] = set()
         for labels in axes:
             root = self.compact(labels)
             if root.ids is None:
-                found.update(range(root.first, root.first + root.size) if root.step else (root.first,))
+                result.update(range(root.first, root.first + root.size) if root.step else (root.first,))
             else:
-                found.update(root.ids.tolist())
-        return found
+                result.update(root.ids.tolist())
+        return result
 
     def free_numbers(self, axes: Iterable[Labels]) -> set[int]:
         """Channel numbers of some axes together, without those that stay."""
@@ -512,13 +512,13 @@ class Channels:
 
     def reason(self, labels: Labels) -> Reason:
         """Why the first pinned channel of an axis is pinned. Raises LookupError if none is."""
-        found = self.space.find(labels)
-        if found.is_constant and found.first in self.space.reasons:
-            return self.space.reasons[found.first]
-        mask = np.asarray(self.pinned(found))
+        match = self.space.find(labels)
+        if match.is_constant and match.first in self.space.reasons:
+            return self.space.reasons[match.first]
+        mask = np.asarray(self.pinned(match))
         if not mask.any():
             raise LookupError("no channel of this axis is pinned")
-        return self._pin_of[int(self.root(found).array()[int(np.argmax(mask))])]
+        return self._pin_of[int(self.root(match).array()[int(np.argmax(mask))])]
 
 
 def _distinct(numbers: Array) -> set[int]:
@@ -526,7 +526,7 @@ def _distinct(numbers: Array) -> set[int]:
     return {*numbers[1:][numbers[1:] != numbers[:-1]].tolist(), int(numbers[0])}
 
 
-def _components(count: int, left: list[Array], right: list[Array]) -> tuple[int, Array]:
+def _components(count: int, remaining: list[Array], right: list[Array]) -> tuple[int, Array]:
     """Connected components of `count` elements under ties `left[i] ~ right[i]`.
 
     Every element points at the smallest it is known to be tied to, until nothing changes. Twice
@@ -534,7 +534,7 @@ def _components(count: int, left: list[Array], right: list[Array]) -> tuple[int,
     """
     element = np.arange(count)
     parent = element.copy()
-    a, b = (np.concatenate(side) if side else parent[:0] for side in (left, right))
+    a, b = (np.concatenate(side) if side else parent[:0] for side in (remaining, right))
     while True:
         first, second = parent[a], parent[b]
         open_ = first != second

@@ -66,9 +66,9 @@ class Bench:
 
     def candidate(self, plan: Plan) -> Candidate:
         """A plan with its predicted latency."""
-        left = Survivors(self.coupling, plan.remove)
+        survivors = Survivors(self.coupling, plan.remove)
         macs = self._meter.measure(plan.remove).macs / self._meter.original.macs
-        return Candidate(plan, macs, self._table.predict(left) / self._whole)
+        return Candidate(plan, macs, self._table.predict(survivors) / self._whole)
 
     def like(self, plan: Plan, remove: Mapping[str, Sequence[int] | np.ndarray]) -> Candidate:
         """A plan of the same origin that removes something else."""
@@ -76,9 +76,9 @@ class Bench:
 
     def measure(self, candidate: Candidate, near: Callable[[Candidate], bool]) -> Candidate:
         """Cut the model and measure it against the original: in a pair of sessions, in several if it is `near`."""
-        small = cut(survivors(self.coupling, candidate.plan))
-        found = replace(candidate, latency=self.timer.against(small))
-        return replace(found, latency=self.timer.against(small, PAIRS)) if near(found) else found
+        pruned = cut(survivors(self.coupling, candidate.plan))
+        result = replace(candidate, latency=self.timer.against(pruned))
+        return replace(result, latency=self.timer.against(pruned, PAIRS)) if near(result) else result
 
 
 class Path:
@@ -112,11 +112,11 @@ class Path:
 
     def between(self, aim: float, low: Candidate, high: Candidate) -> Candidate | None:
         """The plan between two others whose predicted latency is nearest to an aim; None where there is none."""
-        found = list(self._probe(aim, low, high))
-        if not found:
+        result = list(self._probe(aim, low, high))
+        if not result:
             below = self.at(high.macs * JUST_BELOW) if high.macs * JUST_BELOW > low.macs else low
-            found = [below] if below.macs > low.macs else []
-        return min(found, key=lambda each: abs(each.predicted - aim), default=None)
+            result = [below] if below.macs > low.macs else []
+        return min(result, key=lambda each: abs(each.predicted - aim), default=None)
 
     def _probe(self, aim: float, low: Candidate, high: Candidate) -> Iterator[Candidate]:
         """Plans between two others, nearer and nearer to an aim (regula falsi on the predicted latency)."""

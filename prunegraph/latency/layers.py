@@ -38,55 +38,55 @@ class LayerTable:
         shapes = coupling.facts.shapes
         self.layers = [node for node in coupling.graph.nodes if node_macs(node, shapes)]
 
-    def predict(self, left: Survivors) -> float:
+    def predict(self, survivors: Survivors) -> float:
         """Milliseconds of all layers, one after the other."""
-        return sum(self.time(node, left) for node in self.layers)
+        return sum(self.time(node, survivors) for node in self.layers)
 
-    def time(self, node: Node, left: Survivors) -> float:
+    def time(self, node: Node, survivors: Survivors) -> float:
         """Milliseconds of one layer at the widths that are left."""
-        key = self.key(node, left)
+        key = self.key(node, survivors)
         if key not in self.cache.layers:
             try:
-                self.cache.layers[key] = self.timer.alone(self._model(node, left))
+                self.cache.layers[key] = self.timer.alone(self._model(node, survivors))
             except (PrunegraphError, *MISFIT):
                 # It does not run by itself, so the table says nothing of it.
                 self.cache.layers[key] = 0.0
         return self.cache.layers[key]
 
-    def key(self, node: Node, left: Survivors) -> str:
+    def key(self, node: Node, survivors: Survivors) -> str:
         """Operator, attributes, types and shapes: all that a layer's time depends on."""
         types, weights = self.coupling.facts.types, self.coupling.graph.weights
-        attributes = sorted(str(helper.printable_attribute(a)) for a in self._proto(node, left).attribute)
+        attributes = sorted(str(helper.printable_attribute(a)) for a in self._proto(node, survivors).attribute)
         inputs = []
         for slot, value in enumerate(node.inputs):
             kind = weights[value].tensor.data_type if value in weights else types.get(value, 0)
-            shape = "x".join(map(str, self._shape(node, slot, left))) if value else "-"
+            shape = "x".join(map(str, self._shape(node, slot, survivors))) if value else "-"
             inputs.append(f"{'W' if self._is_weight(value) else ''}{shape}:{kind}")
         return f"{node.domain}{node.op} {node.version} [{', '.join(attributes)}] {' '.join(inputs)}"
 
-    def _shape(self, node: Node, slot: int, left: Survivors) -> Shape:
+    def _shape(self, node: Node, slot: int, survivors: Survivors) -> Shape:
         """Shape of an input at the widths that are left."""
         value = node.inputs[slot]
         labels = self.coupling.value_labels(value, node.index, slot)
         if labels is not None:
-            return tuple(left.size(each) for each in labels)
+            return tuple(survivors.size(each) for each in labels)
         weight = self.coupling.graph.weights.get(value)
         return weight.shape if weight is not None else self.coupling.facts.shapes[value]
 
     def _is_weight(self, value: str) -> bool:
         return bool(value) and self.coupling.graph.weight_behind(value) is not None
 
-    def _proto(self, node: Node, left: Survivors) -> onnx.NodeProto:
+    def _proto(self, node: Node, survivors: Survivors) -> onnx.NodeProto:
         """The node with the attributes that follow its widths."""
         proto = onnx.NodeProto()
         proto.CopyFrom(node.proto)
         for name, (labels, times) in self.coupling.attributes.get(node.index, {}).items():
             kept = [a for a in proto.attribute if a.name != name]
             del proto.attribute[:]
-            proto.attribute.extend([*kept, helper.make_attribute(name, left.size(labels) * times)])
+            proto.attribute.extend([*kept, helper.make_attribute(name, survivors.size(labels) * times)])
         return proto
 
-    def _model(self, node: Node, left: Survivors) -> Graph:
+    def _model(self, node: Node, survivors: Survivors) -> Graph:
         """A model of that one node; weights are constants, so that they are packed as they are in the whole model."""
         graph, types = self.coupling.graph, self.coupling.facts.types
         tensors: dict[str, onnx.TensorProto] = {}
@@ -94,14 +94,14 @@ class LayerTable:
         for slot, value in enumerate(node.inputs):
             if not value or value in tensors or value in inputs:
                 continue
-            shape = self._shape(node, slot, left)
+            shape = self._shape(node, slot, survivors)
             if self._is_weight(value):
                 tensors[value] = numpy_helper.from_array(self._weight(value, shape), value)
             else:
                 inputs[value] = helper.make_tensor_value_info(value, types[value], shape)
         outputs = [onnx.ValueInfoProto(name=name) for name in node.outputs if name]
         body = helper.make_graph(
-            [self._proto(node, left)], "layer", list(inputs.values()), outputs, list(tensors.values())
+            [self._proto(node, survivors)], "layer", list(inputs.values()), outputs, list(tensors.values())
         )
         opsets = [helper.make_opsetid(domain, version) for domain, version in graph.opsets.items()]
         # Before IR 4, weights would have to be inputs too, and would not be packed.

@@ -73,11 +73,11 @@ def decompose(
     if options.pop("fold", False):
         graph = fold(graph)
     search = _Search(graph, share, str(latency), timer, progress, options)
-    found = search.run()
+    result = search.run()
     if data is None:
-        return found
+        return result
     # Parts that are fitted have the same shapes, so the measurement holds.
-    return replace(search.made(found, data), latency=found.latency, left=found.left)
+    return replace(search.made(result, data), latency=result.latency, left=result.left)
 
 
 class _Search:
@@ -99,12 +99,12 @@ class _Search:
         least = float("inf")
         for _ in range(MEASUREMENTS):
             macs = (low + high) / 2
-            found = self._at(macs)
-            if found is None:
+            result = self._at(macs)
+            if result is None:
                 low = macs
                 continue
-            assert found.latency is not None
-            kept = found.latency.kept
+            assert result.latency is not None
+            kept = result.latency.kept
             least = min(least, kept)
             self.progress(f"latency: {kept:.3f} of the original measured, bound {self.share:.3f}")
             if kept > self.share:
@@ -112,7 +112,7 @@ class _Search:
                 continue
             low = macs
             if best is None or best.latency is None or kept > best.latency.kept:
-                best = found
+                best = result
             if kept >= self.share * (1 - NEAR):
                 break
         if best is None:
@@ -122,39 +122,39 @@ class _Search:
             )
         return best
 
-    def made(self, found: Decomposed, data: Samples) -> Decomposed:
+    def made(self, decomposed: Decomposed, data: Samples) -> Decomposed:
         """The same decomposition, fitted to data."""
         options = {**self.options, "keep": [*self.options["keep"], *self.slower]}
-        return by_cost(self.graph, macs=float(max(found.after.macs, 2)), data=data, known=self.known, **options)
+        return by_cost(self.graph, macs=float(max(decomposed.after.macs, 2)), data=data, known=self.known, **options)
 
     def _at(self, macs: float) -> Decomposed | None:
         """A decomposition under a bound on MACs, measured; None where that many MACs cannot go."""
         while True:
             keep = [*self.options["keep"], *self.slower]
             try:
-                found = by_cost(self.graph, macs=macs, known=self.known, **{**self.options, "keep": keep})
+                result = by_cost(self.graph, macs=macs, known=self.known, **{**self.options, "keep": keep})
             except BudgetError:
                 return None
-            slower = [row.name for row in found.layers if not self._pays(found.graph, row)]
+            slower = [row.name for row in result.layers if not self._pays(result.graph, row)]
             if not slower:
-                left = {name: SLOWER if name in self.slower else reason for name, reason in found.left.items()}
-                return replace(found, left=left, latency=self.timer.against(found.graph, PAIRS))
+                remaining = {name: SLOWER if name in self.slower else reason for name, reason in result.left.items()}
+                return replace(result, left=remaining, latency=self.timer.against(result.graph, PAIRS))
             self.slower += slower
 
-    def _pays(self, small: Graph, row: Row) -> bool:
+    def _pays(self, pruned: Graph, row: Row) -> bool:
         """Whether a layer's parts were faster than the layer when they were timed."""
         key = row.name, row.method, row.ranks
         if key not in self.faster:
-            self.faster[key] = self._is_faster(small, row.name)
+            self.faster[key] = self._is_faster(pruned, row.name)
         return self.faster[key]
 
-    def _is_faster(self, small: Graph, name: str) -> bool:
+    def _is_faster(self, pruned: Graph, name: str) -> bool:
         """Whether a layer's parts take less time than the layer, each alone; true where that cannot be measured."""
         node = self.graph.node(name)
-        parts = chain(small, node)
+        parts = chain(pruned, node)
         try:
             whole, low_rank = (self.timer.alone(_model(self.graph, *each, node)) for each in
-                               ((self.graph, [node]), (small, parts)))  # fmt: skip
+                               ((self.graph, [node]), (pruned, parts)))  # fmt: skip
         except (PrunegraphError, *MISFIT):
             return True
         return low_rank < whole
@@ -163,11 +163,11 @@ class _Search:
 def _model(source: Graph, graph: Graph, nodes: Sequence[Node], layer: Node) -> Graph:
     """A model of some nodes that read what a layer of the source reads, and make what it makes."""
     known = facts(source)
-    given, made = layer.inputs[0], layer.outputs[0]
+    given, output = layer.inputs[0], layer.outputs[0]
     x = helper.make_tensor_value_info(given, known.types[given], known.shapes[given])
     weights = dict.fromkeys(value for node in nodes for value in node.inputs if value in graph.weights)
     body = helper.make_graph(
-        [node.proto for node in nodes], "layer", [x], [onnx.ValueInfoProto(name=made)],
+        [node.proto for node in nodes], "layer", [x], [onnx.ValueInfoProto(name=output)],
         [_tensor(graph, name) for name in weights],
     )  # fmt: skip
     opsets = [helper.make_opsetid(domain, version) for domain, version in graph.opsets.items()]

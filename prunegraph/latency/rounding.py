@@ -77,7 +77,7 @@ def choose(per_mac: Mapping[int, float]) -> int:
 def _measure(coupling: Coupling, timer: Timer, progress: Callable[[str], None]) -> dict[int, float]:
     """Latency per MAC, relative to the original, by multiple."""
     meter = Meter(coupling)
-    found: dict[int, float] = {}
+    result: dict[int, float] = {}
     finest = 1.0
     for multiple in MULTIPLES:
         remove = widths(coupling, multiple)
@@ -87,10 +87,10 @@ def _measure(coupling: Coupling, timer: Timer, progress: Callable[[str], None]) 
         if not remove or macs > finest + COARSE:
             break
         progress(f"widths: measuring multiples of {multiple}")
-        found[multiple] = timer.against(cut(Survivors(coupling, remove))).kept / macs
-    if not found:
+        result[multiple] = timer.against(cut(Survivors(coupling, remove))).kept / macs
+    if not result:
         raise BudgetError(f"{coupling.graph.source}: no channel can be removed, so no width can be measured")
-    return found
+    return result
 
 
 def widths(coupling: Coupling, multiple: int, seed: int = 0) -> dict[str, tuple[int, ...]]:

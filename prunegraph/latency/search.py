@@ -93,10 +93,10 @@ class Search:
     def _refine(self, low: Candidate, high: Candidate) -> None:
         """Measure plans with steps in another order, where the next one in order jumps over the bound."""
         corrections = {"stronger": high.correction, "weaker": low.correction}
-        left = list(self._mixes(low, high))
-        for _ in range(min(REFINEMENTS, len(left))):
-            nearest = min(left, key=lambda each: abs(each[1].predicted * corrections[each[0]] - self._aim))
-            left.remove(nearest)
+        remaining = list(self._mixes(low, high))
+        for _ in range(min(REFINEMENTS, len(remaining))):
+            nearest = min(remaining, key=lambda each: abs(each[1].predicted * corrections[each[0]] - self._aim))
+            remaining.remove(nearest)
             origin, candidate = nearest
             corrections[origin] = self._measure(candidate).correction
             if self._best(TOLERANCE) is not None:
@@ -114,10 +114,10 @@ class Search:
         return self.bound * (1 - AIM)
 
     def _measure(self, candidate: Candidate) -> Candidate:
-        found = self.bench.measure(candidate, lambda each: abs(each.measured / self._aim - 1) <= TOLERANCE)
-        self.measured.append(found)
-        self.progress(f"latency: {found.measured:.3f} of the original measured, bound {self.bound:.3f}")
-        return found
+        result = self.bench.measure(candidate, lambda each: abs(each.measured / self._aim - 1) <= TOLERANCE)
+        self.measured.append(result)
+        self.progress(f"latency: {result.measured:.3f} of the original measured, bound {self.bound:.3f}")
+        return result
 
     def _best(self, tolerance: float) -> Candidate | None:
         """The measured plan nearest below the bound, if it is within the tolerance."""

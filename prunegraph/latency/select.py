@@ -71,8 +71,8 @@ def select(
     if choice.budget.latency is None:
         return Selected(_select(coupling, choice, statistics, gradients), None, rounding)
     ranking = rank(coupling, choice, statistics, gradients)
-    found = _meet(ranking, timer, cache, progress)
-    return Selected(_described(found, choice), found.latency, rounding)
+    result = _meet(ranking, timer, cache, progress)
+    return Selected(_described(result, choice), result.latency, rounding)
 
 
 def _meet(ranking: Ranking, timer: Timer, cache: Cache, progress: Progress) -> Candidate:
@@ -83,24 +83,24 @@ def _meet(ranking: Ranking, timer: Timer, cache: Cache, progress: Progress) -> C
     if not is_share:
         label = f"{bound:g} ms ({label}'s {original:.3f} ms)"
     try:
-        found = Search(ranking.plan, Bench(ranking.coupling, timer, cache), share, label, progress).run()
+        result = Search(ranking.plan, Bench(ranking.coupling, timer, cache), share, label, progress).run()
     finally:
         cache.save()
-    if is_share or found.latency is None:
-        return found
+    if is_share or result.latency is None:
+        return result
     # In the milliseconds of the one measurement that the bound was compared with.
-    return replace(found, latency=replace(found.latency, first=original, second=original * found.measured))
+    return replace(result, latency=replace(result.latency, first=original, second=original * result.measured))
 
 
-def _described(found: Candidate, choice: Choice) -> Plan:
+def _described(result: Candidate, choice: Choice) -> Plan:
     """The plan with the budget it was made for, and what was measured."""
-    assert found.latency is not None
+    assert result.latency is not None
     measured = {
-        "original_ms": found.latency.first,
-        "pruned_ms": found.latency.second,
-        "share": found.latency.kept,
-        "provider": found.latency.provider,
-        "threads": found.latency.threads,
+        "original_ms": result.latency.first,
+        "pruned_ms": result.latency.second,
+        "share": result.latency.kept,
+        "provider": result.latency.provider,
+        "threads": result.latency.threads,
     }
     budget = {"latency": choice.budget.latency}
-    return replace(found.plan, provenance={**found.plan.provenance, "budget": budget, "latency": measured})
+    return replace(result.plan, provenance={**result.plan.provenance, "budget": budget, "latency": measured})

@@ -67,13 +67,13 @@ def zeros(coupling: Coupling, cuts: Sequence[Cut], roles: Set[str]) -> dict[Read
     """The zeros that each input reads: of a float weight that a layer contracts; scales, slopes and the like stay."""
     index = readers(coupling.graph)
     contracted = {(use.weight, use.node, use.slot): use.roles for use in coupling.uses}
-    found: dict[Reader, dict[int, tuple[int, ...]]] = {}
+    result: dict[Reader, dict[int, tuple[int, ...]]] = {}
     for cut in cuts:
         node, slot = index[cut.node or ""], cut.input if cut.input is not None else -1
         role = contracted.get((cut.weight, node, slot), contracted.get((cut.weight, -1, -1), {})).get(cut.axis)
         if role in roles and coupling.graph.weights[cut.weight].is_float:
-            found.setdefault((node, slot), {})[cut.axis] = cut.removed
-    return {reader: tuple(sorted(axes.items())) for reader, axes in found.items()}
+            result.setdefault((node, slot), {})[cut.axis] = cut.removed
+    return {reader: tuple(sorted(axes.items())) for reader, axes in result.items()}
 
 
 def readers(graph: Graph) -> dict[str, int]:
@@ -125,7 +125,7 @@ class _Writer:
     def _placed(self, masking: Masking, body: Body | None) -> Iterator[onnx.NodeProto]:
         for tensor in masking.tensors:
             if body is None:
-                self.tensors[tensor.name] = lambda made=tensor: made  # type: ignore[misc]
+                self.tensors[tensor.name] = lambda created=tensor: created  # type: ignore[misc]
             else:
                 self._inside.setdefault(body, []).append(tensor)
         yield from (*masking.before, *masking.nodes)
@@ -163,12 +163,12 @@ class _Writer:
 
 def _reductions(survivors: Survivors) -> dict[int, list[Reduction]]:
     """By node, what is reduced along an axis that loses indices."""
-    found: dict[int, list[Reduction]] = {}
+    result: dict[int, list[Reduction]] = {}
     for reduction in survivors.coupling.reductions:
         labels = survivors.coupling.labels_at(reduction)
         if any(survivors.kept(labels[axis]) is not None for axis in reduction.axes):
-            found.setdefault(reduction.node, []).append(reduction)
-    return found
+            result.setdefault(reduction.node, []).append(reduction)
+    return result
 
 
 def _tensors(

@@ -70,7 +70,7 @@ class Latency:
 class Timer(Protocol):
     """What measures: models against the original, layers alone, and the original itself."""
 
-    def against(self, small: Graph, pairs: int = 1) -> Latency:
+    def against(self, pruned: Graph, pairs: int = 1) -> Latency:
         """Latency of the original and of a smaller model, measured in turn, in so many pairs of sessions."""
 
     def alone(self, model: Graph) -> float:
@@ -102,11 +102,11 @@ class Stopwatch:
     def _open(self, graph: Graph) -> onnxruntime.InferenceSession:
         return session(graph, name=graph.source, threads=self.threads, provider=self.provider)
 
-    def against(self, small: Graph, pairs: int = 1) -> Latency:
-        return combined([self._pair(small) for _ in range(pairs)])
+    def against(self, pruned: Graph, pairs: int = 1) -> Latency:
+        return combined([self._pair(pruned) for _ in range(pairs)])
 
-    def _pair(self, small: Graph) -> Latency:
-        sessions = (self._open(self._graph), self._open(small))
+    def _pair(self, pruned: Graph) -> Latency:
+        sessions = (self._open(self._graph), self._open(pruned))
         return measure_pair(sessions, self._inputs, threads=self.threads, provider=self.provider)
 
     def alone(self, model: Graph) -> float:

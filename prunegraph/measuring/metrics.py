@@ -109,11 +109,11 @@ def _finite(expected: Array, values: Array) -> Array:
     return np.where(np.isfinite(expected), values, 0).astype(np.float64)
 
 
-def _difference(expected: Array, found: Array) -> float:
+def _difference(expected: Array, result: Array) -> float:
     """Energy of the difference."""
-    if expected.shape != found.shape:
-        return float(np.square(_finite(expected, expected)).sum() + np.square(found.astype(np.float64)).sum())
-    return float(np.square(_finite(expected, found) - _finite(expected, expected)).sum())
+    if expected.shape != result.shape:
+        return float(np.square(_finite(expected, expected)).sum() + np.square(result.astype(np.float64)).sum())
+    return float(np.square(_finite(expected, result) - _finite(expected, expected)).sum())
 
 
 def agreement(batches: Iterable[Seen]) -> float:
@@ -130,10 +130,10 @@ def kl(batches: Iterable[Seen]) -> float:
     """Mean Kullback-Leibler divergence of the classes' probabilities from the original's, in nats."""
     total, count = 0.0, 0
     for seen in batches:
-        expected, found = (scores(outputs, "kl").astype(np.float64) for outputs in (seen.expected, seen.found))
+        expected, match = (scores(outputs, "kl").astype(np.float64) for outputs in (seen.expected, seen.found))
         # Outputs that are probabilities already are not to be made into some again.
         known = bool((expected >= 0).all() and (abs(expected.sum(axis=-1) - 1) < SUM).all())
-        p, q = (_log_probabilities(each, known) for each in (expected, found))
+        p, q = (_log_probabilities(each, known) for each in (expected, match))
         total += float((np.exp(p) * (p - q)).sum())
         count += math.prod(expected.shape[:-1])
     return total / count
@@ -165,13 +165,13 @@ def top1(batches: Iterable[Seen]) -> float:
 
 def scores(outputs: Mapping[str, Array], metric: str) -> Array:
     """The first output, as scores of classes along its last axis. Raises DataError where it cannot be that."""
-    name, found = next(iter(outputs.items()))
-    if not has_classes(found):
+    name, match = next(iter(outputs.items()))
+    if not has_classes(match):
         raise DataError(
             f"metric {metric!r} needs scores of classes, [samples, classes] or [samples, positions, classes]; "
-            f"the first output {name!r} is {found.dtype} {list(found.shape)}. Metric 'error' fits every model"
+            f"the first output {name!r} is {match.dtype} {list(match.shape)}. Metric 'error' fits every model"
         )
-    return found
+    return match
 
 
 def has_classes(output: Array) -> bool:

@@ -81,8 +81,8 @@ def pool(opener: Opener, folder: Path, *, jobs: int | None = None, cluster: str 
         MissingExtraError: Dask is not installed.
     """
     if cluster is not None:
-        with _cluster(opener, folder, cluster) as found:
-            yield found
+        with _cluster(opener, folder, cluster) as match:
+            yield match
         return
     import joblib
 
@@ -149,9 +149,9 @@ def _call_remote(opener: Opener, name: str, files: dict[str, bytes], item: Any) 
         folder = Path(tempfile.mkdtemp(prefix="prunegraph-", dir=get_worker().local_directory))
         for file, content in files.items():
             (folder / file).write_bytes(content)
-        made = _Opened(opener(folder))
-        weakref.finalize(made, shutil.rmtree, folder, ignore_errors=True)
-        return made
+        created = _Opened(opener(folder))
+        weakref.finalize(created, shutil.rmtree, folder, ignore_errors=True)
+        return created
 
     return _do(name, make, item)
 
@@ -315,7 +315,7 @@ class _Cluster:
 
     def _threads(self) -> dict[str, int]:
         try:
-            found: dict[str, int] = self._client.nthreads()
+            result: dict[str, int] = self._client.nthreads()
         except Exception as error:
             raise ClusterError(f"the Dask scheduler at {self._address!r} does not answer any more: {error}") from error
-        return found
+        return result

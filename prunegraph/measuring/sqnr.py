@@ -26,15 +26,15 @@ MOST = 200.0
 
 def dequantized(graph: Graph) -> dict[str, str]:
     """What stands for each value in a quantized graph, behind its QuantizeLinear and DequantizeLinear."""
-    found = {}
+    result = {}
     for node in graph.nodes:
         if node.op != "DequantizeLinear" or node.inputs[0] not in graph.producer:
             continue
         before = graph.nodes[graph.producer[node.inputs[0]]]
         if before.op == "QuantizeLinear" and before.body is None:
             value = node.outputs[0] if node.outputs[0] in graph.outputs else before.inputs[0]
-            found[value] = node.outputs[0]
-    return found
+            result[value] = node.outputs[0]
+    return result
 
 
 def sqnr(
@@ -72,9 +72,9 @@ def _noise(first: Graph, second: Graph, batches: Iterable[Batch], values: Mappin
     one, two = tee(batches)
     with (
         closing(run_batches(first, one, list(values))) as expected,
-        closing(run_batches(second, two, list(values.values()), fast=True)) as found,
+        closing(run_batches(second, two, list(values.values()), fast=True)) as match,
     ):
-        for pair in zip(expected, found, strict=True):
+        for pair in zip(expected, match, strict=True):
             for name, x, y in zip(values, *pair, strict=True):
                 there = np.isfinite(x) if x.dtype.kind == "f" else None
                 if there is not None and x.shape == y.shape and np.array_equal(there, np.isfinite(y)):

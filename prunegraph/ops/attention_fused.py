@@ -110,13 +110,13 @@ def _spread_packed(site: Site) -> None:
     x, w = site.labels(0), site.labels(1)
     _, keys, values = _sizes(site.node, site.shape(1))
     heads = Heads(site, count, count, keys // count, values // count)
-    made = join_axis([heads.fresh(False, size) for size in (heads.size, heads.size, heads.value_size)])
+    created = join_axis([heads.fresh(False, size) for size in (heads.size, heads.size, heads.value_size)])
     site.space.tie(x[-1], w[0])
-    site.space.tie(made, w[1])
+    site.space.tie(created, w[1])
     site.role(1, 0, "in")
     site.role(1, 1, "out")
     if site.has(2):
-        site.space.tie(made, site.labels(2)[0])
+        site.space.tie(created, site.labels(2)[0])
         site.role(2, 0, "out")
     site.follows("num_heads", heads.groups)
     if site.has(3):

@@ -93,8 +93,8 @@ def _spread_scatter_nd(site: Site) -> None:
 def _spread_one_hot(site: Site) -> None:
     labels = site.labels(0)
     axis = site.node.attributes.get("axis", -1) % (len(labels) + 1)
-    made = site.stay(site.out_shape()[axis], "classes of OneHot")
-    site.give([*labels[:axis], made, *labels[axis:]])
+    created = site.stay(site.out_shape()[axis], "classes of OneHot")
+    site.give([*labels[:axis], created, *labels[axis:]])
 
 
 def _spread_source(site: Site) -> None:

@@ -24,8 +24,8 @@ def spread_gemm(site: Site) -> None:
     attributes = site.node.attributes
     _GEMM[bool(attributes.get("transA", 0)), bool(attributes.get("transB", 0))](site)
     if site.has(2):
-        made = site.given(0)
-        for mine, bias, size in zip(reversed(made), reversed(site.labels(2)), reversed(site.shape(2)), strict=False):
+        created = site.given(0)
+        for mine, bias, size in zip(reversed(created), reversed(site.labels(2)), reversed(site.shape(2)), strict=False):
             if size != 1:
                 site.space.tie(mine, bias)
         if site.is_weight(2) and site.shape(2):
@@ -48,8 +48,8 @@ def spread_product(site: Site, order_a: Sequence[int] = (), order_b: Sequence[in
     contracted = site.labels(0)[inner_a], site.labels(1)[inner_b]
     site.space.tie(*contracted)
     batch = broadcast(site, [(a[:-2], sizes[0]), (b[:-2], sizes[1])])
-    made = [site.labels(0)[axis] for axis in outer_a], [site.labels(1)[axis] for axis in outer_b]
-    site.give([*batch, *made[0], *made[1]])
+    created = [site.labels(0)[axis] for axis in outer_a], [site.labels(1)[axis] for axis in outer_b]
+    site.give([*batch, *created[0], *created[1]])
     for slot, inner, outer in ((0, inner_a, outer_a), (1, inner_b, outer_b)):
         if site.carries_weight(slot):
             site.role(slot, inner, "in")
@@ -60,7 +60,7 @@ def spread_product(site: Site, order_a: Sequence[int] = (), order_b: Sequence[in
     if not (site.carries_weight(0) or site.carries_weight(1)):
         for labels in batch[1:]:
             site.tag(labels, "heads")
-        for labels in (contracted[0], *made[1]):
+        for labels in (contracted[0], *created[1]):
             site.tag(labels, "head_dim")
 
 
@@ -82,11 +82,11 @@ def einsum_pattern(site: Site) -> str:
 
 def _einsum_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
     """The product of all letters' sizes; an equation with an ellipsis counts what its inputs show."""
-    left = node.attributes["equation"].decode().replace(" ", "").partition("->")[0].split(",")
-    if len(left) < 2:
+    remaining = node.attributes["equation"].decode().replace(" ", "").partition("->")[0].split(",")
+    if len(remaining) < 2:
         return 0
     sizes: dict[str, int] = {}
-    for operand, shape in zip(left, inputs, strict=True):
+    for operand, shape in zip(remaining, inputs, strict=True):
         spare = len(shape) - len(operand.replace("...", ""))
         names = operand.replace("...", "".join(str(i) for i in range(spare)))
         sizes.update(zip(names, shape, strict=True))

@@ -20,20 +20,20 @@ def atoms(source: Sequence[int], target: Sequence[int]) -> list[tuple[int, int, 
 
     Axes of size 1 have no part. Raises ValueError where there is no common refinement.
     """
-    found: list[tuple[int, int, int]] = []
-    left = [(size, axis) for axis, size in enumerate(source) if size != 1]
+    result: list[tuple[int, int, int]] = []
+    remaining = [(size, axis) for axis, size in enumerate(source) if size != 1]
     right = [(size, axis) for axis, size in enumerate(target) if size != 1]
-    while left and right:
-        (s, i), (t, j) = left.pop(0), right.pop(0)
+    while remaining and right:
+        (s, i), (t, j) = remaining.pop(0), right.pop(0)
         size = min(s, t)
         if size == 0 or s % size or t % size:
             raise ValueError(f"it regroups axes of sizes {s} and {t} that do not divide")
-        found.append((size, i, j))
+        result.append((size, i, j))
         if s > size:
-            left.insert(0, (s // size, i))
+            remaining.insert(0, (s // size, i))
         if t > size:
             right.insert(0, (t // size, j))
-    return found
+    return result
 
 
 def _spread_reshape(site: Site) -> None:
@@ -265,12 +265,12 @@ def _repair_squeeze(edit: Edit) -> None:
     """Without axes all of size 1 go; one that a cut leaves with one channel has to stay."""
     node, source = edit.node, edit.node.inputs[0]
     shape = edit.facts.shapes[source]
-    left = [axis for axis, size in enumerate(shape) if size > 1 and edit.size(source, axis) == 1]
-    if not left or node.input(1) or "axes" in node.attributes:
+    remaining = [axis for axis, size in enumerate(shape) if size > 1 and edit.size(source, axis) == 1]
+    if not remaining or node.input(1) or "axes" in node.attributes:
         return
     ones = [axis for axis, size in enumerate(shape) if size == 1]
     if not ones:  # nothing goes, and an empty list means all
-        edit.gather(source, left[0], np.zeros(1))
+        edit.gather(source, remaining[0], np.zeros(1))
     elif node.version < 13:
         edit.set_attribute("axes", ones)
     else:
@@ -357,11 +357,11 @@ def _tie_blocks(site: Site, depth: Labels, channels: Labels) -> None:
     site.space.product(depth, [channels, *blocks] if channels_first else [*blocks, channels], site.node.name)
 
 
-def _give_blocks(site: Site, made: Labels) -> None:
+def _give_blocks(site: Site, created: Labels) -> None:
     n, _, height, width = site.labels(0)
     for axis in (height, width):
         site.pin(axis, "spatial axis")
-    site.give([n, made, *(site.stay(size, "spatial axis") for size in site.out_shape()[2:])])
+    site.give([n, created, *(site.stay(size, "spatial axis") for size in site.out_shape()[2:])])
 
 
 def _spread_col2im(site: Site) -> None:

@@ -85,10 +85,10 @@ class Pattern:
 @lru_cache(maxsize=256)
 def parse(text: str) -> Pattern:
     """A pattern from its text. Raises ValueError for what the language does not have."""
-    left, arrow, right = text.partition("->")
+    remaining, arrow, right = text.partition("->")
     if not arrow:
         raise ValueError(f"pattern {text!r} has no '->'")
-    return Pattern(*(tuple(_operand(part) for part in side.split(",")) for side in (left, right)))
+    return Pattern(*(tuple(_operand(part) for part in side.split(",")) for side in (remaining, right)))
 
 
 def _operand(text: str) -> Operand:
@@ -231,19 +231,19 @@ class _Match:
                 self.letters[letter] = self.site.stay(size, "fixed factor") if number else self.site.space.fresh(size)
 
     def _assign_roles(self) -> None:
-        made = self.pattern.made
+        created = self.pattern.made
         covered: set[str] = set()
         for slot, terms in self.terms.items():
             if self.site.carries_weight(slot):
                 for axis, term in enumerate(terms):
                     letters = [letter for letter in term.letters if not letter.isdigit() and letter not in self.stay]
                     if letters:
-                        contracted = not made.issuperset(letters)
+                        contracted = not created.issuperset(letters)
                         self.site.role(slot, axis, "in" if contracted else "out")
                         covered.update(term.letters if contracted and self.site.is_weight(slot) else ())
         for slot, terms in self.terms.items():
             for axis, term in enumerate(terms):
-                summed = () if made.issuperset(term.letters) else set(term.letters) - made - covered
+                summed = () if created.issuperset(term.letters) else set(term.letters) - created - covered
                 if summed and not self.site.is_weight(slot):
                     self.site.reduces(slot, [axis], "sum")
                     covered |= summed

@@ -205,24 +205,24 @@ def _guarded(rule: Rule, op: str, origin: str) -> Rule:
 
 def _counted(macs: Macs, what: str) -> Macs:
     def call(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
-        found = macs(node, inputs, outputs)
-        if not isinstance(found, int | np.integer) or found < 0:
-            raise PluginError(f"{what}: macs returned {found!r} for node {node.name!r}, not a count")
-        return int(found)
+        result = macs(node, inputs, outputs)
+        if not isinstance(result, int | np.integer) or result < 0:
+            raise PluginError(f"{what}: macs returned {result!r} for node {node.name!r}, not a count")
+        return int(result)
 
     return call
 
 
 def _shaped(shapes: Shapes, what: str) -> Shapes:
     def call(node: Node, inputs: Sequence[Shape]) -> Sequence[Shape]:
-        found = shapes(node, inputs)
+        result = shapes(node, inputs)
         try:
-            whole = [tuple(map(operator.index, shape)) for shape in found]
+            whole = [tuple(map(operator.index, shape)) for shape in result]
         except TypeError:
             whole = []
         if len(whole) != len(node.outputs):
             raise PluginError(
-                f"{what}: shapes returned {found!r} for node {node.name!r}, not one shape for each of its "
+                f"{what}: shapes returned {result!r} for node {node.name!r}, not one shape for each of its "
                 f"{len(node.outputs)} outputs"
             )
         return whole

@@ -43,14 +43,14 @@ class _Watch:
 
 def watched(placements: Iterable[Placement]) -> list[str]:
     """The values whose ranges have to be seen."""
-    found = {
+    result = {
         source: None
         for each in placements
         for group in each.groups
         for value in group
         for source in sources(each.graph, value)
     }
-    return list(found)
+    return list(result)
 
 
 def calibrate(statistics: Statistics, values: Sequence[str], method: str) -> dict[str, Histogram]:

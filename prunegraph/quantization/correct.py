@@ -27,9 +27,9 @@ class _MeanRow:
         self.total: Array | float = 0.0
 
     def add(self, batch: int, *arrays: Array) -> None:
-        found = self.rows.inputs(arrays[0].astype(np.float32, copy=False), batch)
-        self.count += len(found)
-        self.total = self.total + found.sum(axis=0, dtype=np.float64)
+        result = self.rows.inputs(arrays[0].astype(np.float32, copy=False), batch)
+        self.count += len(result)
+        self.total = self.total + result.sum(axis=0, dtype=np.float64)
 
     @property
     def mean(self) -> Array:
@@ -46,9 +46,9 @@ def mean_rows(statistics: Statistics, nodes: list[Node]) -> dict[int, Array]:
 
 def shifts(graph: Graph, codes: Mapping[int, Codes], means: Mapping[int, Array]) -> dict[int, Array]:
     """What each layer's outputs lose on average by the rounding of its weight [outputs], by node index."""
-    found = {}
+    result = {}
     for index, mean in means.items():
         node = graph.nodes[index]
         lost = linear.to_matrix(node, linear.LinearLayer(graph, node).weighted() - codes[index].values())
-        found[index] = np.einsum("gi,gio->go", mean, lost).reshape(-1)
-    return found
+        result[index] = np.einsum("gi,gio->go", mean, lost).reshape(-1)
+    return result

@@ -52,9 +52,9 @@ def within(
         A placement within the tolerance, or with all layers put back if that alone is.
     """
     progress("mixed precision: all layers quantized")
-    found = loss(make(whole))
-    if found <= tolerance:
-        return whole, found
+    result = loss(make(whole))
+    if result <= tolerance:
+        return whole, result
     search = _Search(whole, scheme, make, loss, tolerance, progress)
     search.bisect(search.by_harm())
     search.quantize_again()
@@ -103,10 +103,10 @@ class _Search:
 
     def _improved(self, back: list[str]) -> bool:
         """Is the model within the tolerance with fewer layers put back? It is the best known then."""
-        found = self._loss(back)
-        if found <= self.tolerance:
-            self.back, self.loss_of_best = back, found
-        return found <= self.tolerance
+        result = self._loss(back)
+        if result <= self.tolerance:
+            self.back, self.loss_of_best = back, result
+        return result <= self.tolerance
 
     def _loss(self, back: Sequence[str]) -> float:
         return self.loss(self.make(_replaced(self.whole, back, self.scheme)))
@@ -119,7 +119,7 @@ class _Search:
 def _replaced(whole: Placement, floats: Sequence[str], scheme: Scheme) -> Placement:
     """A placement with more layers in float."""
     asked = [name for name, reason in whole.floats.items() if reason == "asked for"]
-    found = place(whole.graph, scheme, [*asked, *floats])
+    result = place(whole.graph, scheme, [*asked, *floats])
     for name in floats:
-        found.floats[name] = WITHIN
-    return found
+        result.floats[name] = WITHIN
+    return result

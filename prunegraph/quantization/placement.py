@@ -96,15 +96,15 @@ def place(graph: Graph, scheme: Scheme, keep: Iterable[str] = ()) -> Placement:
 def kept_names(graph: Graph, keep: Iterable[str]) -> set[str]:
     """Names of layers, with "first" and "last" resolved. Raises UnknownNameError."""
     names = [node.name for node in graph.layers]
-    found = set()
+    result = set()
     for name in keep:
         if name in names:
-            found.add(name)
+            result.add(name)
         elif name in (FIRST, LAST) and names:
-            found.add(names[0 if name == FIRST else -1])
+            result.add(names[0 if name == FIRST else -1])
         else:
             raise UnknownNameError("layer", name, [*names, FIRST, LAST])
-    return found
+    return result
 
 
 class _Placer:

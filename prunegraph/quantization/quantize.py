@@ -300,10 +300,10 @@ class _Maker:
         """Products of a layer's inputs, around their means where the bias makes up for those."""
         if self.ways.rounding != "gptq" or self.statistics is None:
             return None
-        found = self.statistics.gram(placement.graph.nodes[index])
-        if found is None:
+        result = self.statistics.gram(placement.graph.nodes[index])
+        if result is None:
             return None
-        return found.covariance if index in self._means else found.products
+        return result.covariance if index in self._means else result.products
 
 
 class _Measure:
@@ -315,12 +315,12 @@ class _Measure:
         self._data, self._graph = data, graph
         self._metric = metrics.resolve(metrics.portable(metric))
         self.name = self._metric.name
-        self._expected = [dict(zip(graph.outputs, found, strict=True)) for found in self._run(graph)]
+        self._expected = [dict(zip(graph.outputs, match, strict=True)) for match in self._run(graph)]
         self._original = self._metric.measure(metrics.itself(self._pairs(self._expected)))
 
     def __call__(self, graph: Graph) -> float:
-        found = (dict(zip(graph.outputs, each, strict=True)) for each in self._run(graph))
-        return self._metric.loss(self._metric.measure(self._pairs(found)), self._original)
+        result = (dict(zip(graph.outputs, each, strict=True)) for each in self._run(graph))
+        return self._metric.loss(self._metric.measure(self._pairs(result)), self._original)
 
     def _batches(self) -> Iterator[Batch]:
         return self._data.batches(self._graph)
@@ -328,9 +328,9 @@ class _Measure:
     def _run(self, graph: Graph) -> Iterator[list[Array]]:
         return run_batches(graph, self._batches(), graph.outputs, fast=True)
 
-    def _pairs(self, found: Iterable[dict[str, Array]]) -> Iterator[Seen]:
+    def _pairs(self, result: Iterable[dict[str, Array]]) -> Iterator[Seen]:
         batches = self._data.batches(self._graph, labels=True)
-        for inputs, expected, values in zip(batches, self._expected, found, strict=True):
+        for inputs, expected, values in zip(batches, self._expected, result, strict=True):
             yield Seen(inputs, expected, values)
 
 

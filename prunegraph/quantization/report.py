@@ -58,15 +58,15 @@ def layer_reports(
 def _report(
     placement: Placement, scheme: Scheme | None, codes: Mapping[int, Codes], noise: Mapping[str, float], node: Node
 ) -> LayerReport:
-    found, reason = noise.get(placement.result(node)), placement.floats.get(node.name, "")
+    match, reason = noise.get(placement.result(node)), placement.floats.get(node.name, "")
     if scheme is None:
-        return LayerReport(node.name, node.op, "float32", "float32", None, found, reason)
+        return LayerReport(node.name, node.op, "float32", "float32", None, match, reason)
     weight = LinearLayer(placement.graph, node).weighted()
     own = codes[node.index]
     lost = decibels(float(np.square(weight).sum()), float(np.square(weight - own.values()).sum()))
     activations = scheme.activations.name if scheme.activations is not None else "float32"
     held = held_type(own.codes, own.axis, scheme).name
-    return LayerReport(node.name, node.op, held, activations, lost, found, reason)
+    return LayerReport(node.name, node.op, held, activations, lost, match, reason)
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,11 @@ class LayerTypes:
 def layer_types(graph: Graph) -> tuple[LayerTypes, ...]:
     """The types of every layer of a graph, seen through DequantizeLinear nodes."""
     known = facts(graph).types
-    found = []
+    result = []
     for node in graph.layers:
         weight = graph.weights[str(graph.main_weight(node))]
-        found.append(LayerTypes(node.name, node.op, _name(weight.tensor.data_type), _name(_held(graph, node, known))))
-    return tuple(found)
+        result.append(LayerTypes(node.name, node.op, _name(weight.tensor.data_type), _name(_held(graph, node, known))))
+    return tuple(result)
 
 
 def _held(graph: Graph, node: Node, types: Mapping[str, int]) -> int:

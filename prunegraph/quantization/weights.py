@@ -137,15 +137,15 @@ def _gptq(matrix: Array, steps: Array, gram: Array, limit: int) -> Array:
     """Codes [groups, inputs, outputs] of a matrix with the step of each element."""
     codes = np.empty_like(matrix)
     for group, (weights, step, products) in enumerate(zip(matrix, steps, gram, strict=True)):
-        left, upper = weights.copy(), _inverse_factor(products)
-        for start in range(0, len(left), LAZY):
-            stop = min(start + LAZY, len(left))
-            lost = np.zeros((stop - start, left.shape[1]))
+        remaining, upper = weights.copy(), _inverse_factor(products)
+        for start in range(0, len(remaining), LAZY):
+            stop = min(start + LAZY, len(remaining))
+            lost = np.zeros((stop - start, remaining.shape[1]))
             for j in range(start, stop):
-                codes[group, j] = np.clip(np.rint(left[j] / step[j]), -limit, limit)
-                lost[j - start] = (left[j] - codes[group, j] * step[j]) / upper[j, j]
-                left[j + 1 : stop] -= np.outer(upper[j, j + 1 : stop], lost[j - start])
-            left[stop:] -= upper[start:stop, stop:].T @ lost
+                codes[group, j] = np.clip(np.rint(remaining[j] / step[j]), -limit, limit)
+                lost[j - start] = (remaining[j] - codes[group, j] * step[j]) / upper[j, j]
+                remaining[j + 1 : stop] -= np.outer(upper[j, j + 1 : stop], lost[j - start])
+            remaining[stop:] -= upper[start:stop, stop:].T @ lost
     return codes
 
 

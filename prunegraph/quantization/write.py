@@ -172,11 +172,11 @@ class _Writer:
         if value in self.placement.group_of:
             self._pair(value, self._name_of_pair(value), self.placement.group_of[value])
 
-    def _pair(self, made: str, result: str, group: int) -> None:
+    def _pair(self, created: str, result: str, group: int) -> None:
         """A QuantizeLinear and a DequantizeLinear behind a value that has been made."""
         scale = self._scale(group)
         codes = self.names.numbered("q")
-        self._add("QuantizeLinear", [made, *scale], codes, self.domain)
+        self._add("QuantizeLinear", [created, *scale], codes, self.domain)
         self._add("DequantizeLinear", [codes, *scale], result, self.domain)
         self.moved.add(result)
 
@@ -278,8 +278,8 @@ class _Writer:
         if MICROSOFT not in self.graph.opsets and any(proto.domain == MICROSOFT for proto in model.graph.node):
             model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
         _keep(model.graph.input, [entry for entry in model.graph.input if entry.name in self.graph.inputs])
-        made = {output for proto in model.graph.node for output in proto.output}
-        _keep(model.graph.value_info, [entry for entry in model.graph.value_info if entry.name in made])
+        created = {output for proto in model.graph.node for output in proto.output}
+        _keep(model.graph.value_info, [entry for entry in model.graph.value_info if entry.name in created])
 
 
 def _keep(field: object, entries: Iterable[onnx.ValueInfoProto]) -> None:

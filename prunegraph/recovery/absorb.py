@@ -44,7 +44,7 @@ Key = tuple[str, bool]
 
 
 def repair(
-    left: Survivors, small: Graph, data: Data | None, progress: Progress = lambda stage: None, *, form: Form = "mean"
+    survivors: Survivors, pruned: Graph, data: Data | None, progress: Progress = lambda stage: None, *, form: Form = "mean"
 ) -> Graph:
     """The pruned graph with the means of what it lost in its layers' biases.
 
@@ -63,12 +63,12 @@ def repair(
         DataError: there are no data and no BatchNormalization nodes, or the data do not fit.
         OptionError: "map" for a model whose spatial size is not fixed.
     """
-    original = left.coupling.graph
+    original = survivors.coupling.graph
     if form == "map" and any(axis for axes in symbolic_axes(original).values() for axis in axes):
         raise OptionError(f"repair 'absorb:form=map' needs inputs of fixed size; {original.source} has symbolic axes")
-    cuts = list(cut_inputs(left, small))
-    means = measured_means(original, cuts, data, progress) if data is not None else known_means(left)
-    revision = Revision(small)
+    cuts = list(cut_inputs(survivors, pruned))
+    means = measured_means(original, cuts, data, progress) if data is not None else known_means(survivors)
+    revision = Revision(pruned)
     for each in cuts:
         if each.key not in means:
             continue
@@ -127,13 +127,13 @@ class CutInput:
         index[self.axis] = self.gone  # type: ignore[call-overload]
         part[tuple(index)] = mean[tuple(index)]
         if self.before.op != "Conv":
-            found = part @ self.matrix()[0]
+            result = part @ self.matrix()[0]
         elif interior:
             constant = part.mean(axis=tuple(range(2, part.ndim)))
-            found = self._by_rows(constant[0]).reshape(1, -1, *[1] * (part.ndim - 2))
+            result = self._by_rows(constant[0]).reshape(1, -1, *[1] * (part.ndim - 2))
         else:
-            found = self._convolved(part)
-        return taken(found, self.left.value(self.before.outputs[0]))
+            result = self._convolved(part)
+        return taken(result, self.left.value(self.before.outputs[0]))
 
     def _convolved(self, x: Array) -> Array:
         """The convolution of an input, without its bias."""
@@ -148,10 +148,10 @@ class CutInput:
 
         From deviations of the inputs, taken as fully correlated with the signs of their weights: deviations add.
         """
-        left = inputs.copy()
-        left[self.gone] = 0
+        remaining = inputs.copy()
+        remaining[self.gone] = 0
         kept = self.left.value(self.before.outputs[0])[self.axis]
-        sums = [self._by_rows(part, np.abs(self.matrix())) for part in (inputs, left)]
+        sums = [self._by_rows(part, np.abs(self.matrix())) for part in (inputs, remaining)]
         before, now = (one if kept is None else one[kept] for one in sums)
         return before, now
 
@@ -163,22 +163,22 @@ class CutInput:
         return np.einsum("gi,gio->go", rows, matrix).reshape(-1)
 
 
-def cut_inputs(left: Survivors, small: Graph) -> Iterator[CutInput]:
+def cut_inputs(survivors: Survivors, pruned: Graph) -> Iterator[CutInput]:
     """Linear layers that have lost input channels, in topological order."""
-    original = left.coupling.graph
-    for node in small.layers:
-        before = original_of(left, node)
-        if before is None or not linear.is_linear(original, before) or not linear.is_linear(small, node):
+    original = survivors.coupling.graph
+    for node in pruned.layers:
+        before = original_of(survivors, node)
+        if before is None or not linear.is_linear(original, before) or not linear.is_linear(pruned, node):
             continue
-        labels = left.coupling.value_labels(before.inputs[0])
-        shape = left.coupling.facts.shapes.get(before.inputs[0])
-        if labels is None or shape is None or left.coupling.value_labels(before.outputs[0]) is None:
+        labels = survivors.coupling.value_labels(before.inputs[0])
+        shape = survivors.coupling.facts.shapes.get(before.inputs[0])
+        if labels is None or shape is None or survivors.coupling.value_labels(before.outputs[0]) is None:
             continue
         axis = channel_axis(before, shape)
         channels = labels[0 if linear.LinearLayer(original, before).is_transposed else axis]
-        kept = left.kept(channels)
+        kept = survivors.kept(channels)
         if kept is not None:
-            yield CutInput(left, node, before, axis, np.setdiff1d(np.arange(channels.size), kept))
+            yield CutInput(survivors, node, before, axis, np.setdiff1d(np.arange(channels.size), kept))
 
 
 class _Mean:
@@ -207,20 +207,20 @@ class _Mean:
 
 def measured_means(original: Graph, cuts: list[CutInput], data: Data, progress: Progress) -> dict[Key, Array]:
     """Means of the layers' inputs in the original, on data [1, ...]."""
-    found = {each.key: _Mean(each) for each in cuts}
-    if found:
-        Statistics(original, data, progress=progress).collect(list(found.values()), "means")
+    result = {each.key: _Mean(each) for each in cuts}
+    if result:
+        Statistics(original, data, progress=progress).collect(list(result.values()), "means")
     shapes = {each.key: each.shape for each in cuts}
-    return {key: _spread(one.mean, shapes[key]) for key, one in found.items() if one.mean is not None}
+    return {key: _spread(one.mean, shapes[key]) for key, one in result.items() if one.mean is not None}
 
 
-def known_means(left: Survivors) -> dict[Key, Array]:
+def known_means(survivors: Survivors) -> dict[Key, Array]:
     """Means of values that follow from BatchNormalization nodes [1, ...]. Raises DataError without any."""
-    facts = left.coupling.facts
-    found = samples(left.coupling.graph, facts)
+    facts = survivors.coupling.facts
+    result = samples(survivors.coupling.graph, facts)
     return {
         (name, False): _spread(x.mean(axis=0, keepdims=True, dtype=np.float64), facts.shapes[name])
-        for name, x in found.items()
+        for name, x in result.items()
     }
 
 

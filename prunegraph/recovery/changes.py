@@ -10,20 +10,20 @@ from prunegraph.graph.model import Graph, Node
 Array = np.ndarray
 
 
-def changed(left: Survivors, small: Graph) -> set[str]:
+def changed(survivors: Survivors, pruned: Graph) -> set[str]:
     """Values of the smaller graph that are not what they were: cut, new (in decomposed layers), or made from these."""
-    known = left.coupling.graph.producer
-    found = {name for name in left.coupling.labels if any(kept is not None for kept in left.value(name))}
-    for node in small.nodes:
+    known = survivors.coupling.graph.producer
+    result = {name for name in survivors.coupling.labels if any(kept is not None for kept in survivors.value(name))}
+    for node in pruned.nodes:
         is_new = any(value and value not in known for value in node.outputs)
-        if is_new or any(value in found for value in (*node.inputs, *node.captured)):
-            found.update(node.outputs)
-    return found
+        if is_new or any(value in result for value in (*node.inputs, *node.captured)):
+            result.update(node.outputs)
+    return result
 
 
-def original_of(left: Survivors, node: Node) -> Node | None:
+def original_of(survivors: Survivors, node: Node) -> Node | None:
     """The node of the original that makes the same values; None for one that the cut has put in."""
-    graph = left.coupling.graph
+    graph = survivors.coupling.graph
     index = graph.producer.get(node.outputs[0])
     return graph.nodes[index] if index is not None and graph.nodes[index].op == node.op else None
 

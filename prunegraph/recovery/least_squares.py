@@ -73,7 +73,7 @@ class _Fit:
         self.store.put(batch, self.node.name, self.rows.outputs(y, batch))
 
 
-def repair(left: Survivors, small: Graph, data: Data, progress: Callable[[str], None] = lambda stage: None) -> Graph:
+def repair(survivors: Survivors, pruned: Graph, data: Data, progress: Callable[[str], None] = lambda stage: None) -> Graph:
     """The pruned graph with the weights of its layers refitted.
 
     Args:
@@ -90,15 +90,15 @@ def repair(left: Survivors, small: Graph, data: Data, progress: Callable[[str], 
         DataError: the data do not fit the model.
         ModelError: ONNX Runtime cannot run a piece of the model by itself.
     """
-    data = data.fit(left.coupling.graph)
+    data = data.fit(survivors.coupling.graph)
     with Store() as targets, Store() as values:
-        fits = _fits(left, small, data, targets)
+        fits = _fits(survivors, pruned, data, targets)
         if not fits:
-            return small
-        original = left.coupling.graph
+            return pruned
+        original = survivors.coupling.graph
         Statistics(original, data, progress=progress).collect(fits, "outputs of the original")
         size = batch_size(original, data, [fit.values[0] for fit in fits])
-        revision, stepper = Revision(small), Stepper(small, data.batches(small, size), values, _order(small))
+        revision, stepper = Revision(pruned), Stepper(pruned, data.batches(pruned, size), values, _order(pruned))
         for done, fit in enumerate(fits):
             progress(f"least squares: layer {done + 1} of {len(fits)}, {fit.node.name}")
             stepper.advance(fit.node.index, revision.weights, revision.protos)
@@ -106,40 +106,40 @@ def repair(left: Survivors, small: Graph, data: Data, progress: Callable[[str], 
         return revision.apply()
 
 
-def _fits(left: Survivors, small: Graph, data: Data, targets: Store) -> list[_Fit]:
+def _fits(survivors: Survivors, pruned: Graph, data: Data, targets: Store) -> list[_Fit]:
     """Layers that see a change of their inputs, in topological order."""
-    different = changed(left, small)
-    place = {index: place for place, index in enumerate(_order(small))}
+    different = changed(survivors, pruned)
+    place = {index: place for place, index in enumerate(_order(pruned))}
     per_sample = max(ROWS // data.samples, 16)
     fits = []
-    for node in sorted(small.layers, key=lambda node: place[node.index]):
-        known = linear.is_linear(small, node) and left.coupling.value_labels(node.outputs[0]) is not None
+    for node in sorted(pruned.layers, key=lambda node: place[node.index]):
+        known = linear.is_linear(pruned, node) and survivors.coupling.value_labels(node.outputs[0]) is not None
         if not known or node.inputs[0] not in different:
             continue
-        shape = small.weights[node.inputs[1]].shape
+        shape = pruned.weights[node.inputs[1]].shape
         if linear.matrix_size(node, shape) > MAX_INPUTS:
             continue
-        tail = _tail(left, small, node, place)
-        if tail.value not in left.coupling.graph.outer:  # of a branch that took the place of its If
+        tail = _tail(survivors, pruned, node, place)
+        if tail.value not in survivors.coupling.graph.outer:  # of a branch that took the place of its If
             continue
         rows = patches.Rows(node, shape, per_sample, seed=node.index)
-        fits.append(_Fit(node, rows, tail, left.value(tail.value), targets))
+        fits.append(_Fit(node, rows, tail, survivors.value(tail.value), targets))
     return fits
 
 
-def _order(small: Graph) -> list[int]:
+def _order(pruned: Graph) -> list[int]:
     """A topological order in which, of two layers that meet in a sum, the one with more inputs runs last.
 
     That one is fitted to the sum, and can make up for more.
     """
-    keys = [float(node.index) for node in small.nodes]
-    for node in small.nodes:
-        sides = [side for value in node.inputs if (side := _layer_before(small, value))] if node.op == "Add" else []
+    keys = [float(node.index) for node in pruned.nodes]
+    for node in pruned.nodes:
+        sides = [side for value in node.inputs if (side := _layer_before(pruned, value))] if node.op == "Add" else []
         if len(sides) == 2:
-            weak, strong = sorted(sides, key=lambda side: linear.matrix_size(side, small.weights[side.inputs[1]].shape))
+            weak, strong = sorted(sides, key=lambda side: linear.matrix_size(side, pruned.weights[side.inputs[1]].shape))
             keys[strong.index] = max(keys[strong.index], weak.index + 0.5)
-    readers = {n.index: {i for v in n.outputs for i, _ in small.consumers.get(v, ())} for n in small.nodes}
-    waiting = [len({parent for parent, _ in node.parents}) for node in small.nodes]
+    readers = {n.index: {i for v in n.outputs for i, _ in pruned.consumers.get(v, ())} for n in pruned.nodes}
+    waiting = [len({parent for parent, _ in node.parents}) for node in pruned.nodes]
     ready = [(keys[index], index) for index, count in enumerate(waiting) if not count]
     heapq.heapify(ready)
     order = []
@@ -153,50 +153,50 @@ def _order(small: Graph) -> list[int]:
     return order
 
 
-def _layer_before(small: Graph, value: str) -> Node | None:
+def _layer_before(pruned: Graph, value: str) -> Node | None:
     """The layer that makes a value, maybe through a BatchNormalization."""
-    node = small.nodes[small.producer[value]] if value in small.producer else None
+    node = pruned.nodes[pruned.producer[value]] if value in pruned.producer else None
     if node is not None and node.op == "BatchNormalization":
-        return _layer_before(small, node.inputs[0])
-    return node if node is not None and linear.is_linear(small, node) else None
+        return _layer_before(pruned, node.inputs[0])
+    return node if node is not None and linear.is_linear(pruned, node) else None
 
 
-def _tail(left: Survivors, small: Graph, node: Node, place: Mapping[int, int]) -> _Tail:
+def _tail(survivors: Survivors, pruned: Graph, node: Node, place: Mapping[int, int]) -> _Tail:
     """What a layer feeds: maybe a BatchNormalization, maybe a sum whose other side is made before the layer."""
-    normal = linear.batch_normalization(small, node)
-    if normal is not None and left.coupling.value_labels(normal.outputs[0]) is None:
+    normal = linear.batch_normalization(pruned, node)
+    if normal is not None and survivors.coupling.value_labels(normal.outputs[0]) is None:
         normal = None
     value = (normal or node).outputs[0]
-    other = _other_side(left, small, value, node, place)
+    other = _other_side(survivors, pruned, value, node, place)
     if other:
-        value = small.nodes[small.consumers[value][0][0]].outputs[0]
-    return _Tail(value, normal, other, _ceiling(small, value))
+        value = pruned.nodes[pruned.consumers[value][0][0]].outputs[0]
+    return _Tail(value, normal, other, _ceiling(pruned, value))
 
 
-def _ceiling(small: Graph, value: str) -> float | None:
+def _ceiling(pruned: Graph, value: str) -> float | None:
     """The most of a value that passes its readers, if they all are ReLUs or clip at 0 and above; else None."""
-    readers = [small.nodes[index] for index, _ in small.consumers.get(value, ())]
-    bounds = [_passing(small, reader) for reader in readers]
-    if not bounds or value in small.outputs or any(bound is None for bound in bounds):
+    readers = [pruned.nodes[index] for index, _ in pruned.consumers.get(value, ())]
+    bounds = [_passing(pruned, reader) for reader in readers]
+    if not bounds or value in pruned.outputs or any(bound is None for bound in bounds):
         return None
     return max(bound for bound in bounds if bound is not None)
 
 
-def _passing(small: Graph, reader: Node) -> float | None:
-    limits = bounds(small, reader)
+def _passing(pruned: Graph, reader: Node) -> float | None:
+    limits = bounds(pruned, reader)
     return limits[1] if limits is not None and limits[0] == 0 < limits[1] else None
 
 
-def _other_side(left: Survivors, small: Graph, value: str, node: Node, place: Mapping[int, int]) -> str:
+def _other_side(survivors: Survivors, pruned: Graph, value: str, node: Node, place: Mapping[int, int]) -> str:
     """The other operand of the Add that alone reads a value, if it is there before the layer runs; else ""."""
-    readers = small.consumers.get(value, ())
-    add = small.nodes[readers[0][0]] if len(readers) == 1 and value not in small.outputs else None
-    if add is None or add.op != "Add" or left.coupling.value_labels(add.outputs[0]) is None:
+    readers = pruned.consumers.get(value, ())
+    add = pruned.nodes[readers[0][0]] if len(readers) == 1 and value not in pruned.outputs else None
+    if add is None or add.op != "Add" or survivors.coupling.value_labels(add.outputs[0]) is None:
         return ""
     other = next((v for v in add.inputs if v != value), "")
-    if other in small.weights or place.get(small.producer.get(other, -1), -1) >= place[node.index]:
+    if other in pruned.weights or place.get(pruned.producer.get(other, -1), -1) >= place[node.index]:
         return ""
-    shapes = left.coupling.facts.shapes
+    shapes = survivors.coupling.facts.shapes
     return other if shapes.get(other) == shapes.get(value) == shapes.get(add.outputs[0]) else ""
 
 

@@ -43,7 +43,7 @@ MOST = 10.0
 LEAST = 0.1
 
 
-def repair(left: Survivors, small: Graph, data: Data | None, progress: Progress = lambda stage: None) -> Graph:
+def repair(survivors: Survivors, pruned: Graph, data: Data | None, progress: Progress = lambda stage: None) -> Graph:
     """The pruned graph with new statistics in its BatchNormalization nodes, other layers matched to the original.
 
     Args:
@@ -56,7 +56,7 @@ def repair(left: Survivors, small: Graph, data: Data | None, progress: Progress 
         DataError: there are no data and no BatchNormalization nodes, or the data do not fit.
         ModelError: ONNX Runtime cannot run a piece of the model by itself.
     """
-    return _without_data(left, small) if data is None else _on_data(left, small, data, progress)
+    return _without_data(survivors, pruned) if data is None else _on_data(survivors, pruned, data, progress)
 
 
 @dataclass
@@ -102,30 +102,30 @@ class _Target:
         self.moments.add(self.rows.outputs(y - self.rest, batch))
 
 
-def _on_data(left: Survivors, small: Graph, data: Data, progress: Progress) -> Graph:
-    original, different = left.coupling.graph, changed(left, small)
+def _on_data(survivors: Survivors, pruned: Graph, data: Data, progress: Progress) -> Graph:
+    original, different = survivors.coupling.graph, changed(survivors, pruned)
     data = data.fit(original)
     per_sample = max(ROWS // data.samples, 16)
-    normals = [node for node in small.nodes if node.inputs and node.inputs[0] in different and _is_normal(small, node)]
+    normals = [node for node in pruned.nodes if node.inputs and node.inputs[0] in different and _is_normal(pruned, node)]
     targets = {
         node.index: _Target(
             node,
-            patches.Rows(node, small.weights[node.inputs[1]].shape, per_sample, seed=node.index),
-            left.value(node.outputs[0]),
+            patches.Rows(node, pruned.weights[node.inputs[1]].shape, per_sample, seed=node.index),
+            survivors.value(node.outputs[0]),
             (node.outputs[0],),
-            _rest(small, node),
+            _rest(pruned, node),
         )
-        for node in small.layers
-        if _is_matched(left, small, node, different)
+        for node in pruned.layers
+        if _is_matched(survivors, pruned, node, different)
     }
     if targets:
         Statistics(original, data, progress=progress).collect(list(targets.values()), "outputs of the original")
     todo = sorted([*normals, *(target.node for target in targets.values())], key=lambda node: node.index)
     if not todo:
-        return small
+        return pruned
     size = batch_size(original, data, [node.inputs[0] for node in todo])
     with Store() as values:
-        revision, stepper = Revision(small), Stepper(small, data.batches(small, size), values)
+        revision, stepper = Revision(pruned), Stepper(pruned, data.batches(pruned, size), values)
         for done, node in enumerate(todo):
             progress(f"moments: {done + 1} of {len(todo)}, {node.name}")
             stepper.advance(node.index, revision.weights, revision.protos)
@@ -136,27 +136,27 @@ def _on_data(left: Survivors, small: Graph, data: Data, progress: Progress) -> G
         return revision.apply()
 
 
-def _is_normal(small: Graph, node: Node) -> bool:
+def _is_normal(pruned: Graph, node: Node) -> bool:
     """Whether a node is a BatchNormalization whose statistics are its own."""
     if node.op != "BatchNormalization" or node.body is not None or node.attributes.get("training_mode", 0):
         return False
-    return all(v in small.weights and len(small.consumers[v]) == 1 and v not in small.outputs for v in node.inputs[3:5])
+    return all(v in pruned.weights and len(pruned.consumers[v]) == 1 and v not in pruned.outputs for v in node.inputs[3:5])
 
 
-def _is_matched(left: Survivors, small: Graph, node: Node, different: set[str]) -> bool:
+def _is_matched(survivors: Survivors, pruned: Graph, node: Node, different: set[str]) -> bool:
     """Whether a layer sees a change and no BatchNormalization behind it takes care of that."""
-    if not linear.is_linear(small, node) or node.inputs[0] not in different:
+    if not linear.is_linear(pruned, node) or node.inputs[0] not in different:
         return False
     # The original's values are those of its main graph: a branch that took the place of its If has none there.
-    outer = left.coupling.graph.outer
-    known = left.coupling.value_labels(node.outputs[0]) is not None and node.outputs[0] in outer
-    fixed = linear.LinearLayer(small, node).rest in ("", *small.weights)
-    return known and fixed and linear.batch_normalization(small, node) is None
+    outer = survivors.coupling.graph.outer
+    known = survivors.coupling.value_labels(node.outputs[0]) is not None and node.outputs[0] in outer
+    fixed = linear.LinearLayer(pruned, node).rest in ("", *pruned.weights)
+    return known and fixed and linear.batch_normalization(pruned, node) is None
 
 
-def _rest(small: Graph, node: Node) -> Array | float:
-    layer = linear.LinearLayer(small, node)
-    return small.weights[layer.rest].read().astype(np.float64) * layer.beta if layer.rest else 0.0
+def _rest(pruned: Graph, node: Node) -> Array | float:
+    layer = linear.LinearLayer(pruned, node)
+    return pruned.weights[layer.rest].read().astype(np.float64) * layer.beta if layer.rest else 0.0
 
 
 def _estimate(node: Node, stepper: Stepper, revision: Revision) -> None:
@@ -186,16 +186,16 @@ def _ratio(over: Array, under: Array, least: float, most: float) -> Array:
     return np.clip(np.divide(over, under, out=np.ones(len(under)), where=under > 0), least, most)
 
 
-def _without_data(left: Survivors, small: Graph) -> Graph:
-    drawn, means = samples(left.coupling.graph, left.coupling.facts), known_means(left)
-    revision = Revision(small)
-    for each in cut_inputs(left, small):
+def _without_data(survivors: Survivors, pruned: Graph) -> Graph:
+    drawn, means = samples(survivors.coupling.graph, survivors.coupling.facts), known_means(survivors)
+    revision = Revision(pruned)
+    for each in cut_inputs(survivors, pruned):
         if each.key not in means or not revision.can_intercept(each.node):
             continue
         lost = each.lost(means[each.key]).mean(axis=each.others)
         revision.set_intercept(each.node, revision.intercept(each.node) + lost)
-        normal = linear.batch_normalization(small, each.node)
-        if normal is not None and _is_normal(small, normal):
+        normal = linear.batch_normalization(pruned, each.node)
+        if normal is not None and _is_normal(pruned, normal):
             before, now = each.deviations(drawn[each.value].std(axis=each.others, dtype=np.float64))
             share = np.square(_ratio(now, before, LEAST, 1.0))
             revision.set(normal.inputs[4], revision.value(normal.inputs[4]) * share)

@@ -66,17 +66,17 @@ def rectified(
     """
     weights, intercept = regression.solve(to_layer(y))
     for strength in SCHEDULE:
-        made = from_layer(regression.predict(weights, intercept))
-        weights, intercept = regression.solve(to_layer(_pulled(y, made, strength, ceiling)))
+        created = from_layer(regression.predict(weights, intercept))
+        weights, intercept = regression.solve(to_layer(_pulled(y, created, strength, ceiling)))
     return weights, intercept
 
 
-def _pulled(y: Array, made: Array, strength: float, ceiling: float) -> Array:
+def _pulled(y: Array, created: Array, strength: float, ceiling: float) -> Array:
     """For every element, the best target below, between and above the bounds of what passes."""
     wanted = np.clip(y, 0, ceiling)
-    best = np.clip((wanted + strength * made) / (1 + strength), 0, ceiling)
-    cost = (wanted - best) ** 2 + strength * (best - made) ** 2
-    for z in (np.minimum(made, 0), *((np.maximum(made, ceiling),) if np.isfinite(ceiling) else ())):
-        other = (wanted - np.clip(z, 0, ceiling)) ** 2 + strength * (z - made) ** 2
+    best = np.clip((wanted + strength * created) / (1 + strength), 0, ceiling)
+    cost = (wanted - best) ** 2 + strength * (best - created) ** 2
+    for z in (np.minimum(created, 0), *((np.maximum(created, ceiling),) if np.isfinite(ceiling) else ())):
+        other = (wanted - np.clip(z, 0, ceiling)) ** 2 + strength * (z - created) ** 2
         best, cost = np.where(other < cost, z, best), np.minimum(other, cost)
     return best

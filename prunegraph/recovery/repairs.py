@@ -29,30 +29,30 @@ BY_STATISTICS = frozenset({"absorb", "bn"})
 
 
 @REPAIRS.register("none")
-def none(left: Survivors, small: Graph, data: Data | None, progress: Progress) -> Graph:
+def none(survivors: Survivors, pruned: Graph, data: Data | None, progress: Progress) -> Graph:
     """Leave the weights as the cut left them."""
-    return small
+    return pruned
 
 
 @REPAIRS.register("absorb")
 def absorbed(
-    left: Survivors, small: Graph, data: Data | None, progress: Progress, *, form: absorb.Form = "mean"
+    survivors: Survivors, pruned: Graph, data: Data | None, progress: Progress, *, form: absorb.Form = "mean"
 ) -> Graph:
     """Add what removed channels gave on average to the biases of the layers that read them."""
-    return absorb.repair(left, small, data, progress, form=form)
+    return absorb.repair(survivors, pruned, data, progress, form=form)
 
 
 @REPAIRS.register("bn")
-def matched(left: Survivors, small: Graph, data: Data | None, progress: Progress) -> Graph:
+def matched(survivors: Survivors, pruned: Graph, data: Data | None, progress: Progress) -> Graph:
     """Set means and variances right: in BatchNormalization nodes, by scale and bias of other layers."""
-    return moments.repair(left, small, data, progress)
+    return moments.repair(survivors, pruned, data, progress)
 
 
 @REPAIRS.register("least-squares")
-def refitted(left: Survivors, small: Graph, data: Data | None, progress: Progress) -> Graph:
+def refitted(survivors: Survivors, pruned: Graph, data: Data | None, progress: Progress) -> Graph:
     """Refit the layers behind a cut to the original's outputs (needs data)."""
     assert data is not None  # `find` has seen to that
-    return least_squares.repair(left, small, data, progress)
+    return least_squares.repair(survivors, pruned, data, progress)
 
 
 def find(name: str | None, data: Data | None, graph: Graph) -> tuple[str, Repair]:

@@ -53,8 +53,8 @@ def samples(graph: Graph, facts: Facts, seed: int = 0) -> dict[str, Array]:
         if node.outputs[0] not in known and _follows(graph, facts, node, known):
             known.add(node.outputs[0])
             protos.append(_as_run(node))
-    made = [proto.output[0] for proto in protos]
-    return {**given, **(run_piece(graph, protos, given, made) if made else {})}
+    created = [proto.output[0] for proto in protos]
+    return {**given, **(run_piece(graph, protos, given, created) if created else {})}
 
 
 def _is_known(graph: Graph, node: Node) -> bool:

@@ -101,7 +101,7 @@ def profile(rows: Sequence[LayerRow]) -> str:
     return _svg(spec, f"Profile of the widths of {len(values)} layers before and after", "profile")
 
 
-def sensitivity(found: Sensitivity) -> str:
+def sensitivity(result: Sensitivity) -> str:
     """Error over the share of channels removed, a curve a group; the most sensitive ones are coloured."""
     values = [
         {
@@ -109,10 +109,10 @@ def sensitivity(found: Sensitivity) -> str:
             "tip": f"{clean(curve.group)}: error {point.error:.3g} with {point.ratio:.0%} removed, "
             f"{exact(point.macs)} MACs left",
         }
-        for rank, curve in enumerate(found.curves)
+        for rank, curve in enumerate(result.curves)
         for point in curve.points
     ]  # fmt: skip
-    first = list(range(min(HIGHLIGHTS, len(found.curves))))
+    first = list(range(min(HIGHLIGHTS, len(result.curves))))
     rank = {"field": "rank", "type": "ordinal", "legend": None}
     color = {**rank, "scale": {"domain": first, "range": [curve_color(i) for i in first]}}
     dash = {**rank, "scale": {"domain": first, "range": [DASHES[i] for i in first]}}
@@ -120,7 +120,7 @@ def sensitivity(found: Sensitivity) -> str:
         "field": "ratio", "type": "quantitative", "title": "share of the group's channels removed",
         "axis": {"format": "~%", "tickCount": 10, "grid": False}, "scale": {"nice": False, "zero": True},
     }  # fmt: skip
-    y = {"field": "error", "type": "quantitative", "title": shorten(found.metric, 60), "axis": {"tickCount": 6}}
+    y = {"field": "error", "type": "quantitative", "title": shorten(result.metric, 60), "axis": {"tickCount": 6}}
     top, rest = f"datum.rank < {HIGHLIGHTS}", f"datum.rank >= {HIGHLIGHTS}"
     spec = {
         **_frame(380),
@@ -133,7 +133,7 @@ def sensitivity(found: Sensitivity) -> str:
             _dots(top, {"size": 34}, {"color": color}),
         ],
     }  # fmt: skip
-    return _svg(spec, f"Sensitivity of {len(found.curves)} groups: error over share of channels removed", "curves")
+    return _svg(spec, f"Sensitivity of {len(result.curves)} groups: error over share of channels removed", "curves")
 
 
 def curve_color(rank: int) -> str:

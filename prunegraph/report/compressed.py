@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from prunegraph.hybrid.compress import Compressed
 
 
-def layers_table(found: Compressed) -> Table:
+def layers_table(result: Compressed) -> Table:
     """One row a layer: what was done to it, its width and cost before and after, the error of its weight, why."""
     table = Table(title="layers", title_justify="left")
     for name in ("layer", "done", "inputs", "outputs", "method", "ranks", "params", "MACs", "error", "why"):
         table.add_column(name, justify="left" if name in ("layer", "done", "method", "why") else "right")
-    for row in found.layers:
+    for row in result.layers:
         table.add_row(
             row.name, row.action, _pair(*row.inputs), _pair(*row.outputs), row.method, " x ".join(map(str, row.ranks)),
             share(row.params[1], row.params[0]), share(row.macs[1], row.macs[0]),
@@ -26,39 +26,39 @@ def layers_table(found: Compressed) -> Table:
     return table
 
 
-def mixes_table(found: Compressed) -> Table:
+def mixes_table(result: Compressed) -> Table:
     """One row a way that was tried: how much of it was pruned, what is left, the error on samples kept for that."""
     table = Table(title="ways to the budget", title_justify="left")
     for name in ("pruned", "decomposed", "params", "MACs", "error", ""):
         table.add_column(name, justify="left" if not name else "right")
-    for mix in found.mixes:
+    for mix in result.mixes:
         cells = [share(mix.pruned, 1), share(1 - mix.pruned, 1)]
         if mix.cost is None or mix.error is None:
             table.add_row(*cells, "", "", "", mix.reason)
             continue
-        left = [share(mix.cost.params, found.before.params), share(mix.cost.macs, found.before.macs)]
-        table.add_row(*cells, *left, f"{mix.error:.4g}", "chosen" if mix == found.chosen else "")
+        remaining = [share(mix.cost.params, result.before.params), share(mix.cost.macs, result.before.macs)]
+        table.add_row(*cells, *remaining, f"{mix.error:.4g}", "chosen" if mix == result.chosen else "")
     return table
 
 
-def outcome(found: Compressed) -> str:
+def outcome(result: Compressed) -> str:
     """The cost of the whole model, the proof of the cut, the recovery, and what quantization did."""
     lines = []
-    if found.left_out:
-        lines.append(f"left whole, because the proof failed with them: groups {', '.join(found.left_out)}")
-    if not found.plan.remove:
+    if result.left_out:
+        lines.append(f"left whole, because the proof failed with them: groups {', '.join(result.left_out)}")
+    if not result.plan.remove:
         lines.append("nothing was cut")
     else:
-        lines.append(f"proof of the cut: {found.proof}" if found.proof else "proof of the cut: skipped (--no-verify)")
-    lines.append(f"repair: {found.repair}")
+        lines.append(f"proof of the cut: {result.proof}" if result.proof else "proof of the cut: skipped (--no-verify)")
+    lines.append(f"repair: {result.repair}")
     for name in ("params", "macs"):
-        before, after = getattr(found.before, name), getattr(found.after, name)
+        before, after = getattr(result.before, name), getattr(result.after, name)
         label = {"params": "parameters", "macs": "MACs"}[name]
         lines.append(f"{label}: {amount(before)} -> {amount(after)} ({share(after, before)})")
-    if found.quantized is not None:
+    if result.quantized is not None:
         from prunegraph.report.quantized import outcome as quantized
 
-        lines.append(quantized(found.quantized))
+        lines.append(quantized(result.quantized))
     return "\n".join(lines)
 
 

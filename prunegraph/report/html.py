@@ -87,9 +87,9 @@ def render(
     require()
     import jinja2
 
-    found = curves.parse(sensitivity) if sensitivity is not None else None
-    if found is not None:
-        _check_groups(result, found)
+    matches = curves.parse(sensitivity) if sensitivity is not None else None
+    if matches is not None:
+        _check_groups(result, matches)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "page"),
         autoescape=True,
@@ -111,15 +111,15 @@ def render(
         settings=_settings(result.plan),
         versions=_versions(),
         **_layers(result),
-        sensitivity=found,
-        heat=list(_heat(found)) if found else [],
-        curve_chart=charts.sensitivity(found) if found and found.curves else None,
+        sensitivity=matches,
+        heat=list(_heat(matches)) if matches else [],
+        curve_chart=charts.sensitivity(matches) if matches and matches.curves else None,
     )
 
 
-def _check_groups(result: Result, found: Sensitivity) -> None:
+def _check_groups(result: Result, matches: Sensitivity) -> None:
     known = {group.id for group in result.coupling.groups}
-    for curve in found.curves:
+    for curve in matches.curves:
         if curve.group not in known:
             raise DataError(f"sensitivity: group {curve.group!r} is not in {result.model.source}: another model?")
 
@@ -137,12 +137,12 @@ def _layers(result: Result) -> dict[str, Any]:
     }
 
 
-def _heat(found: Sensitivity) -> Iterator[tuple[Curve, list[tuple[Point | None, float]]]]:
+def _heat(result: Sensitivity) -> Iterator[tuple[Curve, list[tuple[Point | None, float]]]]:
     """The table of sensitivities: for every ratio a curve's point, and its share of the largest error."""
-    worst = max((point.error for curve in found.curves for point in curve.points), default=0.0)
-    for curve in found.curves:
+    worst = max((point.error for curve in result.curves for point in curve.points), default=0.0)
+    for curve in result.curves:
         points = {point.ratio: point for point in curve.points}
-        cells = [points.get(ratio) for ratio in found.ratios]
+        cells = [points.get(ratio) for ratio in result.ratios]
         yield curve, [(p, max(p.error, 0.0) / worst if p and worst > 0 else 0.0) for p in cells]
 
 
@@ -208,6 +208,6 @@ def _data_link(text: str) -> str:
 
 
 def _versions() -> list[tuple[str, str]]:
-    found = [("prunegraph", __version__), ("Python", platform.python_version())]
-    found += [(name, importlib.import_module(name).__version__) for name in ("onnx", "onnxruntime", "numpy")]
-    return [*found, ("system", f"{platform.system()} {platform.machine()}")]
+    result = [("prunegraph", __version__), ("Python", platform.python_version())]
+    result += [(name, importlib.import_module(name).__version__) for name in ("onnx", "onnxruntime", "numpy")]
+    return [*result, ("system", f"{platform.system()} {platform.machine()}")]

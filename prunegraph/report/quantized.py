@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 POOR = 15.0
 
 
-def layers_table(found: Quantized) -> Table:
+def layers_table(quantized: Quantized) -> Table:
     """One row a layer: types, noise of its weight and of what it makes, why it stays in float."""
     table = Table(title="layers", title_justify="left")
     for name in ("layer", "weights", "activations", "weight SQNR, dB", "output SQNR, dB", ""):
         table.add_column(name, justify="right" if "dB" in name else "left")
-    for layer in found.layers:
+    for layer in quantized.layers:
         table.add_row(
             layer.name,
             layer.weights,
@@ -35,32 +35,32 @@ def layers_table(found: Quantized) -> Table:
     return table
 
 
-def outcome(found: Quantized) -> str:
+def outcome(quantized: Quantized) -> str:
     """What was quantized and how near the outputs are, in a few lines."""
-    kinds = Counter((layer.weights, layer.activations) for layer in found.layers)
+    kinds = Counter((layer.weights, layer.activations) for layer in quantized.layers)
     lines = [
         f"{count} layers: {weights} weights, {activations} activations"
         for (weights, activations), count in kinds.most_common()
     ]
-    lines += _weight_range(found)
-    lines += [f"in float: {layer.name} ({layer.reason})" for layer in found.layers if layer.reason]
-    lines += [f"output {name}: SQNR {value:.1f} dB" for name, value in found.outputs.items()]
-    weakest = found.weakest
-    if weakest is not None and min(found.outputs.values(), default=POOR) < POOR:
+    lines += _weight_range(quantized)
+    lines += [f"in float: {layer.name} ({layer.reason})" for layer in quantized.layers if layer.reason]
+    lines += [f"output {name}: SQNR {value:.1f} dB" for name, value in quantized.outputs.items()]
+    weakest = quantized.weakest
+    if weakest is not None and min(quantized.outputs.values(), default=POOR) < POOR:
         lines.append(f"most of the noise comes in at layer {weakest.name} (--float leaves it in float)")
-    if found.loss is not None:
-        lines.append(f"by metric {found.metric} {found.loss:.4g} worse than in float")
+    if quantized.loss is not None:
+        lines.append(f"by metric {quantized.metric} {quantized.loss:.4g} worse than in float")
     return "\n".join(lines)
 
 
-def _weight_range(found: Quantized) -> list[str]:
+def _weight_range(quantized: Quantized) -> list[str]:
     """Lines on the codes that int8 weights have, and on layers that are held otherwise."""
-    chosen = found.weight_range
+    chosen = quantized.weight_range
     if chosen is None:
         return []
     kind = "7-bit" if chosen.limit < 127 else "8-bit"
     lines = [f"{kind} weights, codes -{chosen.limit} to {chosen.limit}: {chosen.reason}"]
-    whole = [layer.name for layer in found.layers if layer.weights == "uint8"]
+    whole = [layer.name for layer in quantized.layers if layer.weights == "uint8"]
     if whole:
         lines.append(f"uint8 weights, since the scales given need 8 bits (slower with VNNI): {', '.join(whole)}")
     return lines

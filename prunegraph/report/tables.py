@@ -30,12 +30,12 @@ def share(part: float, whole: float) -> str:
     return f"{part / whole:.1%}" if whole else "-"
 
 
-def groups_table(found: Coupling, total: Cost) -> Table:
+def groups_table(coupling: Coupling, total: Cost) -> Table:
     """One row a group: layers, channels, share of parameters and MACs."""
-    table = Table(title=f"{len(found.groups)} groups of channels that can be pruned", title_justify="left")
+    table = Table(title=f"{len(coupling.groups)} groups of channels that can be pruned", title_justify="left")
     for name in ("group", "layers", "channels", "params", "MACs", ""):
         table.add_column(name, justify="right" if name in ("channels", "params", "MACs") else "left")
-    for group in found.groups:
+    for group in coupling.groups:
         layers = some(group.layers)
         note = "" if group.exact else "statistics over survivors"
         table.add_row(
@@ -64,12 +64,12 @@ def why_text(why: Why) -> str:
     return "\n".join(lines)
 
 
-def fixed_table(found: Coupling) -> Table:
+def fixed_table(coupling: Coupling) -> Table:
     """One row a layer that cannot be pruned: the reason, and the node that causes it."""
-    table = Table(title=f"{len(found.fixed)} fixed layers", title_justify="left")
+    table = Table(title=f"{len(coupling.fixed)} fixed layers", title_justify="left")
     for name in ("layer", "channels", "because of", "reason"):
         table.add_column(name, justify="right" if name == "channels" else "left")
-    for fixed in found.fixed:
+    for fixed in coupling.fixed:
         table.add_row(fixed.layer, f"{fixed.channels} of {fixed.of}", fixed.because, fixed.reason)
     return table
 
@@ -106,53 +106,53 @@ def result_table(result: Result) -> Table:
     return table
 
 
-def comparison_table(found: Comparison) -> Table:
+def comparison_table(result: Comparison) -> Table:
     """Cost, latency, accuracy and output difference of two models."""
     table = Table(title="side by side", title_justify="left")
     for name in ("", "A", "B", "B / A"):
         table.add_column(name, justify="left" if not name else "right")
-    cost_rows(table, *found.costs)
-    timing = found.latency
+    cost_rows(table, *result.costs)
+    timing = result.latency
     table.add_row(latency_label(timing), f"{timing.first:.3f}", f"{timing.second:.3f}", f"A/B {timing.ratio:.2f}")
-    if found.accuracy is not None:
-        a, b = found.accuracy
-        table.add_row(f"top-1 on {found.samples} samples", f"{a:.2%}", f"{b:.2%}", f"{(b - a) * 100:+.2f} points")
-    if found.agreement is not None:
-        table.add_row("same top-1 class", "", "", f"{found.agreement:.2%}")
+    if result.accuracy is not None:
+        a, b = result.accuracy
+        table.add_row(f"top-1 on {result.samples} samples", f"{a:.2%}", f"{b:.2%}", f"{(b - a) * 100:+.2f} points")
+    if result.agreement is not None:
+        table.add_row("same top-1 class", "", "", f"{result.agreement:.2%}")
     table.add_section()
-    for name, (absolute, relative) in found.differences.items():
+    for name, (absolute, relative) in result.differences.items():
         table.add_row(f"output {name}: max |A - B|", "", f"{absolute:.3g}", f"{relative:.2%} of max")
     return table
 
 
-def sensitivity_table(found: Sensitivity) -> Table:
+def sensitivity_table(result: Sensitivity) -> Table:
     """One row a group, the most sensitive first: how much worse the metric is at each ratio."""
-    unit = f", {found.unit}" if found.unit else ""
-    repair = "" if found.repair == "none" else f", after {found.repair}"
-    title = f"what pruning a group alone costs: {found.metric}{unit} lost{repair} (of {found.original:.4g})"
-    if not found.original:
-        title = f"what pruning a group alone costs: {found.metric}{unit}{repair}"
+    unit = f", {result.unit}" if result.unit else ""
+    repair = "" if result.repair == "none" else f", after {result.repair}"
+    title = f"what pruning a group alone costs: {result.metric}{unit} lost{repair} (of {result.original:.4g})"
+    if not result.original:
+        title = f"what pruning a group alone costs: {result.metric}{unit}{repair}"
     table = Table(title=title, title_justify="left")
     for name in ("group", "layers"):
         table.add_column(name)
     table.add_column("channels", justify="right")
-    for point in found.curves[0].points if found.curves else ():
+    for point in result.curves[0].points if result.curves else ():
         table.add_column(f"-{point.ratio:.3g}", justify="right")
-    for curve in sorted(found.curves, key=lambda each: -sum(point.error for point in each.points)):
+    for curve in sorted(result.curves, key=lambda each: -sum(point.error for point in each.points)):
         losses = [f"{point.error:.4g}" if point.removed else "-" for point in curve.points]
         table.add_row(curve.id, some(curve.layers), str(curve.channels), *losses)
     return table
 
 
-def search_table(found: Found, original: Cost) -> Table:
+def search_table(result: Found, original: Cost) -> Table:
     """One row a candidate, in the order in which they were looked at."""
-    unit = f", {found.unit}" if found.unit else ""
-    title = f"{len(found.candidates)} candidates; {found.metric} of the original: {found.original:.4g}{unit}"
+    unit = f", {result.unit}" if result.unit else ""
+    title = f"{len(result.candidates)} candidates; {result.metric} of the original: {result.original:.4g}{unit}"
     table = Table(title=title, title_justify="left")
-    for name in (f"{found.goal.by} removed", "stages", "MACs kept", "params kept", found.metric, "worse by", ""):
+    for name in (f"{result.goal.by} removed", "stages", "MACs kept", "params kept", result.metric, "worse by", ""):
         table.add_column(name, justify="left" if name in ("stages", "") else "right")
-    for each in found.candidates:
-        table.add_row(*_candidate(each, original, "best" if each == found.best else "yes" if each.accepted else "no"))
+    for each in result.candidates:
+        table.add_row(*_candidate(each, original, "best" if each == result.best else "yes" if each.accepted else "no"))
     return table
 
 

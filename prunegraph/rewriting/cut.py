@@ -94,28 +94,28 @@ def place_weights(
 
     Tensors of `Constant` nodes, and inputs that declare an initializer's shape, are set in `model` at once.
     """
-    left = dict(tensors)
+    remaining = dict(tensors)
     for node in model.graph.node:
-        if node.op_type == "Constant" and node.output[0] in left:
+        if node.op_type == "Constant" and node.output[0] in remaining:
             del node.attribute[:]
-            node.attribute.append(helper.make_attribute("value", left.pop(node.output[0])()))
+            node.attribute.append(helper.make_attribute("value", remaining.pop(node.output[0])()))
     old = {tensor.name for tensor in graph.model.graph.initializer}
     declared = {entry.name: entry for entry in model.graph.input}
-    for name in left:
+    for name in remaining:
         if name in declared:
-            entry, tensor = declared[name], left[name]()
+            entry, tensor = declared[name], remaining[name]()
             entry.CopyFrom(helper.make_tensor_value_info(name, tensor.data_type, tensor.dims, entry.doc_string))
         elif model.ir_version < 4 and name not in old:
-            tensor = left[name]()
+            tensor = remaining[name]()
             model.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
-    return _initializers(graph, left)
+    return _initializers(graph, remaining)
 
 
-def _initializers(graph: Graph, left: dict[str, LazyTensor]) -> Iterator[onnx.TensorProto]:
+def _initializers(graph: Graph, remaining: dict[str, LazyTensor]) -> Iterator[onnx.TensorProto]:
     for tensor in graph.model.graph.initializer:
-        make = left.pop(tensor.name, None)
+        make = remaining.pop(tensor.name, None)
         yield make() if make else tensor
-    for make in left.values():
+    for make in remaining.values():
         yield make()
 
 

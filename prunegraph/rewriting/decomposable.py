@@ -120,7 +120,7 @@ def nodes(layer: Layer, method: str, names: Sequence[str], weights: Sequence[str
         values: what they make, without the last, which makes the layer's output.
     """
     reads, makes = (layer.node.inputs[0], *values), (*values, layer.node.outputs[0])
-    made = []
+    created = []
     for part, name in enumerate(names):
         is_last = part == len(names) - 1
         inputs = [reads[part], weights[part], *(layer.node.inputs[2:] if is_last else ())]
@@ -137,21 +137,21 @@ def nodes(layer: Layer, method: str, names: Sequence[str], weights: Sequence[str
             node = helper.make_node("Gemm", inputs, [makes[part]], name=name, transA=1)
         else:
             node = helper.make_node("MatMul", inputs, [makes[part]], name=name)
-        made.append(node)
-    return made
+        created.append(node)
+    return created
 
 
 def stored(layer: Layer, method: str, factors: Sequence[Array]) -> list[Array]:
     """Factors in the shapes in which the nodes read them, in the type of the layer's weight."""
-    made = []
+    created = []
     for part, factor in enumerate(factors):
         values = factor
         if layer.node.op == "Conv" and factor.ndim == 2:
             values = factor.reshape(*factor.shape, *(1 for _ in layer.shape[2:]))
         elif layer.node.op != "Conv" and not (part == 1 and layer.node.attributes.get("transB")):
             values = factor.T
-        made.append(np.ascontiguousarray(values.astype(layer.weight.dtype)))
-    return made
+        created.append(np.ascontiguousarray(values.astype(layer.weight.dtype)))
+    return created
 
 
 def _attributes(layer: Layer, method: str, part: int) -> list[onnx.AttributeProto]:
@@ -160,15 +160,15 @@ def _attributes(layer: Layer, method: str, part: int) -> list[onnx.AttributeProt
     rank = len(layer.shape) - 2
     if method == "spatial":
         high, wide = layer.shape[2:]
-        found: dict[str, Sequence[int]] = {"kernel_shape": (1, wide) if part else (high, 1)}
+        result: dict[str, Sequence[int]] = {"kernel_shape": (1, wide) if part else (high, 1)}
         for name, default in (("strides", 1), ("dilations", 1)):
             both = given.get(name, [default, default])
-            found[name] = (default, both[1]) if part else (both[0], default)
+            result[name] = (default, both[1]) if part else (both[0], default)
         if "pads" in given:
-            top, left, bottom, right = given["pads"]
-            found["pads"] = (0, left, 0, right) if part else (top, 0, bottom, 0)
-        made = [helper.make_attribute(name, list(value)) for name, value in found.items()]
-        return made + [each for each in layer.node.proto.attribute[:] if each.name == "auto_pad"]
+            top, remaining, bottom, right = given["pads"]
+            result["pads"] = (0, remaining, 0, right) if part else (top, 0, bottom, 0)
+        created = [helper.make_attribute(name, list(value)) for name, value in result.items()]
+        return created + [each for each in layer.node.proto.attribute[:] if each.name == "auto_pad"]
     if part == PARTS[method].index("core" if method == "tucker2" else "first"):
         return list(layer.node.proto.attribute[:])
     return [helper.make_attribute("kernel_shape", [1] * rank)]

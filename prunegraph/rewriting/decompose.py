@@ -121,31 +121,31 @@ def decompose(
         raise OptionError(f"round_to must be at least 1, got {round_to}")
     if fold:
         graph = folded(graph)
-    found, left = _layers(graph, method, keep)
+    match, remaining = _layers(graph, method, keep)
     before = full_cost(graph)
     writer = _Writer(graph, Statistics(graph, Data.of(data)) if data is not None else None)
     if budget is None:
-        for layer in found:
+        for layer in match:
             chosen, form = _by_rule(layer, method, rule, round_to)
             if chosen.pays:
                 writer.add(layer, chosen, form, rule.note(form))
             else:
-                left[layer.node.name] = f"rank {_listed(chosen.ranks)} would not pay"
+                remaining[layer.node.name] = f"rank {_listed(chosen.ranks)} would not pay"
     else:
         known = known if known is not None else Known()
-        for layer in found:
+        for layer in match:
             if layer.node.name not in known.ladders:
                 known.ladders[layer.node.name] = ladder(layer, layer.methods(method), round_to, budget.kind)
-        options = {layer.node.name: known.ladders[layer.node.name] for layer in found}
+        options = {layer.node.name: known.ladders[layer.node.name] for layer in match}
         plan = allocate(options, budget, before)
-        for layer in found:
+        for layer in match:
             name = layer.node.name
             if name in plan:
                 writer.add(layer, plan[name], known.form(layer, plan[name].method))
             else:
-                left[name] = "the budget is met without it" if options[name] else "no rank would pay"
-    made = writer.graph()
-    return Decomposed(made, tuple(writer.rows), left, before, full_cost(made))
+                remaining[name] = "the budget is met without it" if options[name] else "no rank would pay"
+    created = writer.graph()
+    return Decomposed(created, tuple(writer.rows), remaining, before, full_cost(created))
 
 
 def chain(graph: Graph, layer: Node) -> list[Node]:
@@ -172,21 +172,21 @@ def _layers(graph: Graph, method: str, keep: Sequence[str]) -> tuple[list[Layer]
     """Layers that the method fits, and reasons against the others."""
     known = facts(graph)
     complete(graph, known)
-    found, left, names = [], {}, []
+    match, remaining, names = [], {}, []
     for node, layer in layers(graph, known.shapes):
         names.append(node.name)
         if node.name in keep:
-            left[node.name] = "kept"
+            remaining[node.name] = "kept"
         elif isinstance(layer, str):
-            left[node.name] = layer
+            remaining[node.name] = layer
         elif not layer.methods(method):
-            left[node.name] = "its kernel has no two extents to split"
+            remaining[node.name] = "its kernel has no two extents to split"
         else:
-            found.append(layer)
+            match.append(layer)
     for name in keep:
         if name not in names:
             raise UnknownNameError("layer", name, names)
-    return found, left
+    return match, remaining
 
 
 def _by_rule(layer: Layer, method: str, rule: Rule, round_to: int) -> tuple[Candidate, Form]:
@@ -233,8 +233,8 @@ class _Writer:
             tensor = numpy_helper.from_array(array, name)
             tensor.data_type = layer.weight.tensor.data_type
             self._rewriter.add_tensor(tensor)
-        made = nodes(layer, chosen.method, names, weights, values)
-        self._rewriter.replace(layer.node, made)
+        created = nodes(layer, chosen.method, names, weights, values)
+        self._rewriter.replace(layer.node, created)
         # The error of what is written, in the type in which it is.
         written = [factor.astype(layer.weight.dtype).astype(np.float64) for factor in factors]
         product = form.product(written)
@@ -242,7 +242,7 @@ class _Writer:
             # What the outputs lose on average; a Gemm scales its product and its bias.
             shift = (weight - product).reshape(len(weight), -1) @ gram.mean[0]
             known = LinearLayer(self.source, layer.node)
-            self._set_bias(made[-1], names[-1], bias, shift * known.alpha / known.beta)
+            self._set_bias(created[-1], names[-1], bias, shift * known.alpha / known.beta)
         params, macs = layer.cost()
         after = layer.cost_with(chosen.method, chosen.ranks)
         row = Row(

@@ -272,8 +272,8 @@ class Evbmf:
         noise, signal = x[x <= self.threshold], x[x > self.threshold]
         gap = signal - (1 + ratio)
         tau = (gap + np.sqrt(gap**2 - 4 * ratio)) / 2
-        found = signal - tau + np.log((tau + 1) / signal) + ratio * np.log(tau / ratio + 1)
-        return float((noise - np.log(noise)).sum() + found.sum())
+        result = signal - tau + np.log((tau + 1) / signal) + ratio * np.log(tau / ratio + 1)
+        return float((noise - np.log(noise)).sum() + result.sum())
 
 
 def tau_bar(ratio: float) -> float:

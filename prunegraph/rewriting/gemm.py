@@ -60,37 +60,37 @@ class _Writer:
 
     def nodes(self, layer: LinearLayer) -> list[onnx.NodeProto]:
         """What stands in a Gemm's place."""
-        node, made = layer.node, []
+        node, output = layer.node, []
         proto = _copy(node.proto)
         del proto.attribute[:]
         if node.attributes.get("transB"):
             proto.attribute.append(helper.make_attribute("transB", 1))
         if layer.is_transposed:
             turned = self.names.new(f"{node.name}/transposed")
-            made.append(helper.make_node("Transpose", [proto.input[0]], [turned], name=turned, perm=[1, 0]))
+            output.append(helper.make_node("Transpose", [proto.input[0]], [turned], name=turned, perm=[1, 0]))
             proto.input[0] = turned
         if layer.alpha != 1:
             proto.input[1] = self._tensor(f"{node.name}/weight", layer.weighted())
-        made.append(proto)
+        output.append(proto)
         del proto.input[2:]
         if layer.rest:
             proto.output[0] = self.names.new(f"{node.name}/product")
-            made += self._added(layer, proto.output[0])
+            output += self._added(layer, proto.output[0])
         if layer.has_vector or node.version < 11:  # there, a Gemm has to have a bias
             proto.input.append(self._tensor(f"{node.name}/bias", layer.vector()))
-        return made
+        return output
 
     def _added(self, layer: LinearLayer, product: str) -> list[onnx.NodeProto]:
         """The sum of a product and a bias that is no constant vector."""
-        node, rest, made = layer.node, layer.rest, []
+        node, rest, output = layer.node, layer.rest, []
         if rest in self.graph.weights and layer.beta != 1:
             rest = self._tensor(f"{node.name}/bias", self.graph.weights[rest].read().astype(np.float64) * layer.beta)
         elif layer.beta != 1:
             rest = self.names.new(f"{node.name}/scaled")
             factor = self._tensor(f"{node.name}/beta", np.asarray(layer.beta))
-            made.append(helper.make_node("Mul", [layer.rest, factor], [rest], name=rest))
+            output.append(helper.make_node("Mul", [layer.rest, factor], [rest], name=rest))
         name = self.names.new(f"{node.name}/sum")
-        return [*made, helper.make_node("Add", [product, rest], list(node.outputs), name=name)]
+        return [*output, helper.make_node("Add", [product, rest], list(node.outputs), name=name)]
 
     def _tensor(self, wanted: str, values: Array) -> str:
         name = self.names.new(wanted)

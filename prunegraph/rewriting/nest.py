@@ -83,7 +83,7 @@ class Nest:
     def _rewritten(self, node: Node) -> Sequence[onnx.NodeProto]:
         protos, tensors = self.rewrite(node)
         for tensor in tensors:
-            self._add(node.body, tensor.name, lambda made=tensor: made)  # type: ignore[misc]
+            self._add(node.body, tensor.name, lambda created=tensor: created)  # type: ignore[misc]
         return protos
 
     def _plain(self, node: Node) -> Iterator[onnx.NodeProto]:

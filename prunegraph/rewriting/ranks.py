@@ -51,13 +51,13 @@ class Rule:
         """What a report should say of the ranks: variational Bayes found fewer than are kept; "" where it did not."""
         if self.name != "evbmf" or all(rank >= LEAST for rank in self._weak(form)):
             return ""
-        found = " x ".join(f"{rank:g}" for rank in self._weak(form))
-        return f"evbmf found rank {found}, {LEAST} is the least"
+        result = " x ".join(f"{rank:g}" for rank in self._weak(form))
+        return f"evbmf found rank {result}, {LEAST} is the least"
 
     def _weak(self, form: Form) -> list[float]:
         """What variational Bayes finds, weakened."""
-        found = [Evbmf(*pair).rank for pair in zip(form.spectra, form.unfoldings, strict=True)]
-        return [rank + self.value * (full - rank) for rank, full in zip(found, form.full, strict=True)]
+        result = [Evbmf(*pair).rank for pair in zip(form.spectra, form.unfoldings, strict=True)]
+        return [rank + self.value * (full - rank) for rank, full in zip(result, form.full, strict=True)]
 
 
 def rounded(ranks: Sequence[int], multiple: int, full: Sequence[int]) -> tuple[int, ...]:
@@ -106,8 +106,8 @@ def best(layer: Layer, candidates: Sequence[Candidate]) -> Candidate:
 def ladder(layer: Layer, methods: Sequence[str], multiple: int, kind: str) -> list[Candidate]:
     """Candidates of a layer that pay, of all methods, for a budget of a kind."""
     tensor = layer.tensor()
-    found = [each for method in methods for each in _descent(layer, FORMS[method](tensor), multiple, kind)]
-    return [each for each in found if each.pays]
+    result = [each for method in methods for each in _descent(layer, FORMS[method](tensor), multiple, kind)]
+    return [each for each in result if each.pays]
 
 
 def _descent(layer: Layer, form: Form, multiple: int, kind: str) -> Iterator[Candidate]:
@@ -143,7 +143,7 @@ def allocate(options: Mapping[str, Sequence[Candidate]], budget: Budget, origina
     needed = getattr(original, kind) - budget.bound(original)
     chosen: dict[str, Candidate] = {}
     steps = sorted(
-        ((price, name, each) for name, found in options.items() for price, each in hull(found, kind)),
+        ((price, name, each) for name, match in options.items() for price, each in hull(match, kind)),
         key=lambda step: step[0],
     )
     saved = 0
@@ -164,14 +164,14 @@ def allocate(options: Mapping[str, Sequence[Candidate]], budget: Budget, origina
 
 def hull(candidates: Sequence[Candidate], kind: str) -> list[tuple[float, Candidate]]:
     """Candidates on the lower convex hull of error over saving, from the whole layer on, each with its slope."""
-    found: list[tuple[float, Candidate]] = []
+    result: list[tuple[float, Candidate]] = []
     for each in sorted(candidates, key=lambda each: (each.saved(kind), -each.error)):
         if each.saved(kind) <= 0:
             continue
-        while found and (slope := _slope(found[-1][1], each, kind)) <= found[-1][0]:
-            found.pop()
-        found.append((slope if found else _slope(None, each, kind), each))
-    return found
+        while result and (slope := _slope(result[-1][1], each, kind)) <= result[-1][0]:
+            result.pop()
+        result.append((slope if result else _slope(None, each, kind), each))
+    return result
 
 
 def _slope(first: Candidate | None, second: Candidate, kind: str) -> float:

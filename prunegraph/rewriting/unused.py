@@ -28,8 +28,8 @@ def live_values(graph: onnx.GraphProto, roots: Iterable[str] = ()) -> set[str]:
 
 def sweep(graph: onnx.GraphProto, before: onnx.GraphProto) -> None:
     """Drop nodes and initializers without a reader, except those that had none in the graph `before`."""
-    made = {t.name for t in before.initializer} | {o for node in before.node for o in node.output}
-    keep = live_values(graph, made - live_values(before))
+    created = {t.name for t in before.initializer} | {o for node in before.node for o in node.output}
+    keep = live_values(graph, created - live_values(before))
     nodes = [node for node in graph.node if any(o in keep for o in node.output)]
     if len(nodes) < len(graph.node):
         kept = [_copy(node) for node in nodes]

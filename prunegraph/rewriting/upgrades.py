@@ -279,10 +279,10 @@ def _softmax(upgrade: Upgrade, node: onnx.NodeProto) -> Around:
     if axis == -1 or (shape is not None and axis == len(shape) - 1):
         return NOTHING
     source, result = node.input[0], node.output[0]
-    flat, size, made = (upgrade.names.numbered("opset/v") for _ in range(3))
-    node.input[0], node.output[0] = flat, made
+    flat, size, output = (upgrade.names.numbered("opset/v") for _ in range(3))
+    node.input[0], node.output[0] = flat, output
     before = [helper.make_node("Shape", [source], [size]), helper.make_node("Flatten", [source], [flat], axis=axis)]
-    return before, [helper.make_node("Reshape", [made, size], [result])]
+    return before, [helper.make_node("Reshape", [output, size], [result])]
 
 
 @step(10, "Dropout")

@@ -116,14 +116,14 @@ class Declared:
 def declared(graph: Graph) -> dict[str, Declared | None]:
     """What a model says of its inputs' shapes, in its order; None for one of which it says nothing."""
     entries = {entry.name: entry.type.tensor_type for entry in graph.model.graph.input}
-    found: dict[str, Declared | None] = {}
+    result: dict[str, Declared | None] = {}
     for name in graph.inputs:
         tensor = entries[name]
         dims = list(tensor.shape.dim)
         sizes = tuple(max(d.dim_value, 0) for d in dims)
         free = tuple(d.dim_param if d.dim_value <= 0 else "" for d in dims)
-        found[name] = Declared(sizes, free) if tensor.HasField("shape") else None
-    return found
+        result[name] = Declared(sizes, free) if tensor.HasField("shape") else None
+    return result
 
 
 def lead(graph: Graph) -> tuple[str, int] | None:

@@ -57,8 +57,8 @@ class Rows:
         ]
         grid = [a.reshape([len(a), *(-1 if i == d else 1 for i in range(rank))]) for d, a in enumerate(axes)]
         index: tuple[Any, ...] = (slice(None), slice(None), *grid)
-        found = np.moveaxis(padded[index], 2, 1)  # [samples, places, channels, *kernel]
-        return found.reshape(found.shape[0] * found.shape[1], groups(self.node), -1)
+        values = np.moveaxis(padded[index], 2, 1)  # [samples, places, channels, *kernel]
+        return values.reshape(values.shape[0] * values.shape[1], groups(self.node), -1)
 
     def outputs(self, y: Array, batch: int) -> Array:
         """Rows [samples, outputs] of an output value, at the places of `inputs`."""
@@ -66,8 +66,8 @@ class Rows:
             rows = y.reshape(-1, y.shape[-1])
             return rows[self._chosen(len(rows), len(y), batch)]
         chosen = self._places(y.shape[2:], batch)
-        found = y.reshape(*y.shape[:2], -1)[:, :, chosen]
-        return np.moveaxis(found, 2, 1).reshape(-1, y.shape[1])
+        result = y.reshape(*y.shape[:2], -1)[:, :, chosen]
+        return np.moveaxis(result, 2, 1).reshape(-1, y.shape[1])
 
     def added(self, c: Array, x: Array, batch: int) -> Array:
         """Rows [samples, outputs] of a bias that is no constant vector, at the places of `inputs` of an input `x`."""

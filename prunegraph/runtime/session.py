@@ -188,8 +188,8 @@ def _run_values(
             values[name] = OrtValue.ortvalue_from_numpy_with_onnx_type(bits, kind)
         else:
             values[name] = OrtValue.ortvalue_from_numpy(array)
-    made = opened.run_with_ort_values(outputs, values)
-    return [_to_array(value) if name in foreign else value.numpy() for name, value in zip(outputs, made, strict=True)]
+    created = opened.run_with_ort_values(outputs, values)
+    return [_to_array(value) if name in foreign else value.numpy() for name, value in zip(outputs, created, strict=True)]
 
 
 def _to_array(value: onnxruntime.OrtValue) -> np.ndarray:

@@ -62,11 +62,11 @@ class Archive:
 
     def shapes(self) -> Mapping[str, Shape] | None:
         with _readable(self.path), zipfile.ZipFile(self.path) as archive:
-            found = {}
+            result = {}
             for name in npz.members(archive):
                 with archive.open(f"{name}.npy") as file:
-                    found[name] = npz.header(file, name, archive.getinfo(f"{name}.npy").file_size)[0]
-        return found or None
+                    result[name] = npz.header(file, name, archive.getinfo(f"{name}.npy").file_size)[0]
+        return result or None
 
     def read(self, layout: Layout) -> Iterator[Batch]:
         with _readable(self.path), zipfile.ZipFile(self.path) as archive:
@@ -91,15 +91,15 @@ class Folder:
         return shapes_of(self._arrays())
 
     def _arrays(self) -> Batch:
-        found = {}
+        result = {}
         for name, file in self.files.items():
             try:
                 with open(file, "rb") as opened:
                     npz.header(opened, name, file.stat().st_size)
-                found[name] = np.load(file, mmap_mode="r", allow_pickle=False)
+                result[name] = np.load(file, mmap_mode="r", allow_pickle=False)
             except npz.DAMAGED as error:
                 raise DataError(f"{self.path}: not a folder of .npy arrays ({error})") from error
-        return found
+        return result
 
     def read(self, layout: Layout) -> Iterator[Batch]:
         arrays = {name: array for name, array in self._arrays().items() if layout.whole or name in layout.axes}
@@ -164,14 +164,14 @@ def _side_by_side(
     start = 0
     while True:
         parts = {name: next(rows, None) for name, rows in readers.items()}
-        found = {name: rows for name, rows in parts.items() if rows is not None}
-        count = len(next(iter(found.values()))) if found else CHUNK if not readers else 0
+        result = {name: rows for name, rows in parts.items() if rows is not None}
+        count = len(next(iter(result.values()))) if result else CHUNK if not readers else 0
         rest = layout.take(others, slice(start, start + count))
         ended = not count or any(not rest[n].shape[a] for n in rest if (a := layout.axes[n]) is not None)
-        if len(found) != len(parts) and found:
-            names = ", ".join(sorted(parts.keys() - found.keys()))
+        if len(result) != len(parts) and result:
+            names = ", ".join(sorted(parts.keys() - result.keys()))
             raise DataError(f"{path}: arrays of different lengths along axis 0 ({names} too short)")
         if ended:
             return
         start += count
-        yield {**found, **rest}
+        yield {**result, **rest}

@@ -184,9 +184,9 @@ class Statistics:
                 parts = [values for (values,) in run_batches(self.graph, batches, [value])]
             # Whole feeds may differ in size; those that are like the first one count.
             parts = [part for part in parts if part.shape[1:] == parts[0].shape[1:] and part.ndim]
-            found = np.concatenate(parts) if len(parts) > 1 else parts[0].view()
-            found.flags.writeable = False
-            self._samples[key] = found
+            result = np.concatenate(parts) if len(parts) > 1 else parts[0].view()
+            result.flags.writeable = False
+            self._samples[key] = result
             while sum(array.nbytes for array in self._samples.values()) > KEEP and len(self._samples) > 1:
                 del self._samples[next(iter(self._samples))]
         return self._samples[key]
@@ -226,10 +226,10 @@ class Statistics:
     def collected(self, name: str, make: Callable[[], Sequence[A]]) -> Sequence[A]:
         """Accumulators that were fed once and are kept under a name; `make` makes them for the first who asks."""
         if name not in self._kept:
-            made = make()
-            if made:
-                self.collect(made, name)
-            self._kept[name] = made
+            created = make()
+            if created:
+                self.collect(created, name)
+            self._kept[name] = created
         return cast("Sequence[A]", self._kept[name])
 
     def collect(self, accumulators: Sequence[Accumulator], what: str = "statistics") -> None:
@@ -246,9 +246,9 @@ class Statistics:
         batches, again = tee(self.data.batches(self.graph, size))
         index = -1
         runs = run_batches(self.graph, batches, computed) if computed else ([] for _ in batches)
-        for index, (found, batch) in enumerate(zip(runs, again, strict=True)):
+        for index, (match, batch) in enumerate(zip(runs, again, strict=True)):
             self.progress(f"{what}: batch {index + 1} of {total}")
-            values = {**fixed, **dict(zip(computed, found, strict=True)), **{name: batch[name] for name in given}}
+            values = {**fixed, **dict(zip(computed, match, strict=True)), **{name: batch[name] for name in given}}
             for each in accumulators:
                 each.add(index, *(values[name] for name in each.values))
         if index < 0:

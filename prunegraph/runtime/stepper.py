@@ -59,8 +59,8 @@ class Store:
             np.save(self._files[key], array, allow_pickle=False)
 
     def get(self, batch: int, name: str) -> Array:
-        found = self._arrays.get((batch, name))
-        return np.load(self._files[batch, name], allow_pickle=False) if found is None else found
+        match = self._arrays.get((batch, name))
+        return np.load(self._files[batch, name], allow_pickle=False) if match is None else match
 
     def drop(self, names: Iterable[str]) -> None:
         """Forget values of all batches."""
@@ -123,12 +123,12 @@ class Stepper:
         stop = self.place[until]
         nodes = [node for node in self._outer() if self.at <= self.place[node.index] < stop]
         now = [protos.get(node.index, node.proto) for node in nodes]
-        made = {output for proto in now for output in proto.output if output}
+        created = {output for proto in now for output in proto.output if output}
         read = {value for proto in now for value in _read(proto)}
-        needed = sorted(v for v in made if self._last.get(v, -1) >= stop)
+        needed = sorted(v for v in created if self._last.get(v, -1) >= stop)
         self.at = stop
         if needed:
-            self._run(now, read - made, needed, weights)
+            self._run(now, read - created, needed, weights)
         alive = {name for name in self._store.names() if self._last.get(name, -1) >= stop}
         self._store.drop(self._store.names() - alive)
 

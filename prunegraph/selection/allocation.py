@@ -98,8 +98,8 @@ def _saved(steps: Sequence[Step], coupling: Coupling, per: Per) -> dict[str, flo
         return dict.fromkeys(first, 1.0)
     meter = Meter(coupling)
     whole, least = float(getattr(meter.original, per)), np.finfo(float).tiny
-    left = {group: float(getattr(meter.measure({group: gone}), per)) for group, gone in first.items()}
-    return {group: max((whole - left[group]) / whole / len(gone), least) for group, gone in first.items()}
+    remaining = {group: float(getattr(meter.measure({group: gone}), per)) for group, gone in first.items()}
+    return {group: max((whole - remaining[group]) / whole / len(gone), least) for group, gone in first.items()}
 
 
 @ALLOCATIONS.register("isomorphic")
@@ -133,9 +133,9 @@ def make_steps(group: Group, scores: Array, limits: Limits) -> list[Step]:
     steps: list[Step] = []
     gone = 0
     while True:
-        left = group.channels - gone
-        size = left % unit or unit
-        if left - size < limits.min_channels or gone + size > removable:
+        remaining = group.channels - gone
+        size = remaining % unit or unit
+        if remaining - size < limits.min_channels or gone + size > removable:
             return steps
         chosen = order[gone : gone + size]
         gone += size

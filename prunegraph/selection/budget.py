@@ -112,12 +112,12 @@ class Meter:
 
     def measure(self, remove: Mapping[str, Sequence[int] | np.ndarray]) -> Cost:
         """Cost of the graph without the given channels."""
-        left = Survivors(self.coupling, remove)
+        survivors = Survivors(self.coupling, remove)
         params, size = self._rest_params, self._rest_bytes
         weight_shapes: dict[str, Shape] = {}
         for name, use in self._uses.items():
             weight = self.coupling.graph.weights[name]
-            shape = tuple(left.size(labels) for labels in use.labels)
+            shape = tuple(survivors.size(labels) for labels in use.labels)
             weight_shapes[name] = shape
             params += int(np.prod(shape, dtype=np.int64)) if name in self._params else 0
             size += weight_bytes(weight, shape)
@@ -126,7 +126,7 @@ class Meter:
             shapes: dict[str, Shape] = {}
             for value in (*node.inputs, *node.outputs):
                 if value:
-                    shape_now = weight_shapes.get(value) or left.shape(value)
+                    shape_now = weight_shapes.get(value) or survivors.shape(value)
                     assert shape_now is not None
                     shapes[value] = shape_now
             macs += node_macs(node, shapes)

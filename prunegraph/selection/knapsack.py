@@ -69,11 +69,11 @@ def choose(
         cost, error = cost[kept], error[kept]
         steps.append((kept, len(more)))
     at = int(error.argmin())
-    found = []
+    result = []
     for kept, count in reversed(steps):
         at, option = divmod(int(kept[at]), count)
-        found.append(option)
-    return found[::-1]
+        result.append(option)
+    return result[::-1]
 
 
 def _front(cost: Array, error: Array, limit: float, resolution: int) -> Array:
@@ -106,14 +106,14 @@ def choose_coupled(measure: Measure, errors: Sequence[Array], bound: float) -> l
     allowed = bound + ROUNDING * abs(bound)
     known = cache(measure)
 
-    def once(found: Sequence[int]) -> float:
-        return known(tuple(found))
+    def once(result: Sequence[int]) -> float:
+        return known(tuple(result))
 
     even = _even(once, errors, allowed)
     if even is None:
         return None
     results = [even, *(_settle(once, errors, allowed, start) for start in ([0] * len(errors), even))]
-    best = min((found for found in results if found is not None), key=lambda found: _sum(errors, found))
+    best = min((match for match in results if match is not None), key=lambda result: _sum(errors, result))
     return _give_back(once, errors, allowed, best)
 
 
@@ -133,28 +133,28 @@ def _settle(measure: Measure, errors: Sequence[Array], bound: float, start: list
     for _ in range(ROUNDS):
         base = measure(now)
         costs = [_alternatives(measure, now, index, len(each)) - base for index, each in enumerate(errors)]
-        found = choose(costs, errors, bound - slack - base)
-        if found is None:
+        result = choose(costs, errors, bound - slack - base)
+        if result is None:
             break
-        real = measure(found)
-        if real <= bound and (best is None or _sum(errors, found) < _sum(errors, best)):
-            best = found
-        if found in seen:
+        real = measure(result)
+        if real <= bound and (best is None or _sum(errors, result) < _sum(errors, best)):
+            best = result
+        if result in seen:
             if real <= bound:
                 break
             # It goes round in circles outside the bound: ask for more than is needed.
             slack += real - bound
-        seen.append(found)
-        now = found
+        seen.append(result)
+        now = result
     return best
 
 
-def _give_back(measure: Measure, errors: Sequence[Array], bound: float, found: list[int]) -> list[int]:
+def _give_back(measure: Measure, errors: Sequence[Array], bound: float, match: list[int]) -> list[int]:
     """Lower options where the bound has room, the worst errors first: also what went for nothing comes back."""
-    for index in sorted(range(len(found)), key=lambda i: -errors[i][found[i]]):
-        lower = ([*found[:index], option, *found[index + 1 :]] for option in range(found[index]))
-        found = next((each for each in lower if measure(each) <= bound), found)
-    return found
+    for index in sorted(range(len(match)), key=lambda i: -errors[i][match[i]]):
+        lower = ([*match[:index], option, *match[index + 1 :]] for option in range(match[index]))
+        match = next((each for each in lower if measure(each) <= bound), match)
+    return match
 
 
 def _alternatives(measure: Measure, now: list[int], index: int, count: int) -> Array:
@@ -162,8 +162,8 @@ def _alternatives(measure: Measure, now: list[int], index: int, count: int) -> A
     return np.asarray([measure([*now[:index], option, *now[index + 1 :]]) for option in range(count)], np.float64)
 
 
-def _sum(errors: Sequence[Array], found: Sequence[int]) -> float:
-    return float(sum(each[option] for each, option in zip(errors, found, strict=True)))
+def _sum(errors: Sequence[Array], result: Sequence[int]) -> float:
+    return float(sum(each[option] for each, option in zip(errors, result, strict=True)))
 
 
 def error_at(curve: Curve, shares: Array) -> Array:
@@ -174,11 +174,11 @@ def error_at(curve: Curve, shares: Array) -> Array:
     points = sorted((share, error) for share, error in curve if share > 0)
     x = np.asarray([0.0, *(share for share, _ in points)])
     y = np.maximum.accumulate([0.0, *(error for _, error in points)])
-    found = np.interp(shares, x, y)
+    values = np.interp(shares, x, y)
     if len(x) < 2:
-        return found
+        return values
     last = (y[-1] - y[-2]) / (x[-1] - x[-2]) if x[-1] > x[-2] else 0.0
-    return found + np.maximum(shares - x[-1], 0) * max(last, y[-1] / x[-1])
+    return values + np.maximum(shares - x[-1], 0) * max(last, y[-1] / x[-1])
 
 
 def allocate(
@@ -209,12 +209,12 @@ def allocate(
     ]
     measure, bound = _budget(coupling, budget, free, choices)
     last = [len(each) - 1 for each in errors]
-    found = choose_coupled(measure, errors, bound)
-    if found is None and budget.ratio is None:
+    result = choose_coupled(measure, errors, bound)
+    if result is None and budget.ratio is None:
         meter = Meter(coupling)
         least = getattr(meter.measure(_removal(free, choices, last)), budget.kind)
         raise cannot_fall(budget.kind, bound, least, meter.original)
-    return _removal(free, choices, found or last)
+    return _removal(free, choices, result or last)
 
 
 def _budget(
@@ -227,23 +227,23 @@ def _budget(
         total = sum(group.channels for group in free)
         sizes = [[len(gone) for gone in choices[group.id]] for group in free]
         return (
-            lambda found: total - sum(each[option] for each, option in zip(sizes, found, strict=True)),
+            lambda result: total - sum(each[option] for each, option in zip(sizes, result, strict=True)),
             (1 - budget.ratio) * total,
         )
     meter, pieces = Meter(coupling), Pieces(coupling, budget.kind, choices)
     untouched = getattr(meter.original, budget.kind) - pieces.original
     fixed = dict.fromkeys(choices, 0)
 
-    def measure(found: Sequence[int]) -> float:
-        chosen = {**fixed, **{group.id: option for group, option in zip(free, found, strict=True)}}
+    def measure(result: Sequence[int]) -> float:
+        chosen = {**fixed, **{group.id: option for group, option in zip(free, result, strict=True)}}
         return untouched + pieces.measure(chosen)
 
     return measure, budget.bound(meter.original)
 
 
-def _removal(free: Sequence[Group], choices: Mapping[str, Sequence[Array]], found: Sequence[int]) -> dict[str, Array]:
+def _removal(free: Sequence[Group], choices: Mapping[str, Sequence[Array]], result: Sequence[int]) -> dict[str, Array]:
     """Channels that go: of groups with a ratio of their own what that says, of the others what was chosen."""
-    chosen = {group.id: option for group, option in zip(free, found, strict=True)}
+    chosen = {group.id: option for group, option in zip(free, result, strict=True)}
     return {group: each[chosen.get(group, 0)] for group, each in choices.items()}
 
 

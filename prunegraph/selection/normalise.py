@@ -21,10 +21,10 @@ def lamp(scores: Array) -> Array:
     order = np.argsort(scores, kind="stable")
     rising = np.asarray(scores, np.float64)[order]
     rest = np.cumsum(rising[::-1])[::-1]
-    found = np.empty(len(rising))
-    found[order] = np.divide(rising, rest, out=np.zeros(len(rising)), where=rest > 0)
-    found[order[-1]] = 1.0
-    return found
+    values = np.empty(len(rising))
+    values[order] = np.divide(rising, rest, out=np.zeros(len(rising)), where=rest > 0)
+    values[order[-1]] = 1.0
+    return values
 
 
 def _multiple(size: Callable[[Array], float]) -> Callable[[Array], Array]:
@@ -53,7 +53,7 @@ def normalised(scores: Array, norm: Norm) -> Array:
     absolute values, moved and scaled to 0 to 1 (`standardise`) or to mean 0 and deviation 1
     (`gaussian`), or as shares of those that are not smaller (`lamp`)."""
     finite = np.isfinite(scores)
-    found = np.array(scores, np.float64)
+    values = np.array(scores, np.float64)
     if finite.any():
-        found[finite] = NORMS[norm](found[finite])
-    return found
+        values[finite] = NORMS[norm](values[finite])
+    return values

@@ -43,8 +43,8 @@ class Pieces:
         self._touching: dict[str, list[str]] = {}
         for group, choices in options.items():
             if len(choices[-1]):
-                left = Survivors(coupling, {group: choices[-1]})
-                for piece in self._touched(left):
+                survivors = Survivors(coupling, {group: choices[-1]})
+                for piece in self._touched(survivors):
                     self._touching.setdefault(piece, []).append(group)
         self._known: dict[tuple[str, tuple[int, ...]], int] = {}
         whole = Survivors(coupling, {})
@@ -62,28 +62,28 @@ class Pieces:
             total += self._known[key]
         return total
 
-    def _touched(self, left: Survivors) -> Iterable[str]:
+    def _touched(self, survivors: Survivors) -> Iterable[str]:
         """Pieces whose shapes change: names of layers, or of weights."""
         if self._kind != "macs":
-            return [name for name, use in self._uses.items() if any(k is not None for k in left.use(use))]
+            return [name for name, use in self._uses.items() if any(k is not None for k in survivors.use(use))]
         shapes, whole = self._coupling.facts.shapes, Survivors(self._coupling, {})
         layers = [node for node in self._coupling.graph.nodes if node_macs(node, shapes)]
-        return [node.name for node in layers if self._shapes(node, left) != self._shapes(node, whole)]
+        return [node.name for node in layers if self._shapes(node, survivors) != self._shapes(node, whole)]
 
-    def _cost(self, piece: str, left: Survivors) -> int:
+    def _cost(self, piece: str, survivors: Survivors) -> int:
         if self._kind == "macs":
             node = self._coupling.graph.node(piece)
-            return node_macs(node, self._shapes(node, left))
-        weight, shape = self._coupling.graph.weights[piece], self._shape(piece, left)
+            return node_macs(node, self._shapes(node, survivors))
+        weight, shape = self._coupling.graph.weights[piece], self._shape(piece, survivors)
         if self._kind == "bytes":
             return weight_bytes(weight, shape)
         return int(np.prod(shape, dtype=np.int64)) if is_parameter(self._coupling.graph, weight) else 0
 
-    def _shapes(self, node: Node, left: Survivors) -> dict[str, Shape]:
-        return {value: self._shape(value, left) for value in (*node.inputs, *node.outputs) if value}
+    def _shapes(self, node: Node, survivors: Survivors) -> dict[str, Shape]:
+        return {value: self._shape(value, survivors) for value in (*node.inputs, *node.outputs) if value}
 
-    def _shape(self, value: str, left: Survivors) -> Shape:
+    def _shape(self, value: str, survivors: Survivors) -> Shape:
         use = self._uses.get(value)
-        found = tuple(left.size(labels) for labels in use.labels) if use is not None else left.shape(value)
-        assert found is not None
-        return found
+        result = tuple(survivors.size(labels) for labels in use.labels) if use is not None else survivors.shape(value)
+        assert result is not None
+        return result

@@ -224,12 +224,12 @@ def _follow(cuts: Sequence[Cut], derived: Sequence[Cut]) -> bool:
     return set(cuts) == {cut.for_all() for cut in derived}
 
 
-def derive_cuts(left: Survivors) -> tuple[Cut, ...]:
+def derive_cuts(survivors: Survivors) -> tuple[Cut, ...]:
     """What a choice means for every weight, for every input that reads it."""
-    coupling, cuts = left.coupling, dict[Cut, None]()
+    coupling, cuts = survivors.coupling, dict[Cut, None]()
     own = {(use.weight, use.node, use.slot) for use in coupling.uses}
     for use in coupling.uses:
-        axes = [(axis, kept) for axis, kept in enumerate(left.use(use)) if kept is not None]
+        axes = [(axis, kept) for axis, kept in enumerate(survivors.use(use)) if kept is not None]
         if not axes:
             continue
         for node, slot in _readers(coupling, use, own):

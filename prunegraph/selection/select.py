@@ -119,9 +119,9 @@ def _group_ratios(coupling: Coupling, keep: Sequence[str], ratio_for: Mapping[st
             raise UnknownNameError("layer", layer, layers)
         if not 0 <= ratio < 1:
             raise BudgetError(f"the ratio for layer {layer!r} must be at least 0 and below 1, got {ratio:g}")
-    found: dict[str, float] = {}
+    result: dict[str, float] = {}
     for group in coupling.groups:
         mine = [wanted[layer] for layer in group.layers if layer in wanted]
         if mine:
-            found[group.id] = min(mine)
-    return found
+            result[group.id] = min(mine)
+    return result

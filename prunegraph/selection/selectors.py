@@ -136,6 +136,6 @@ def _check_bound(coupling: Coupling, plan: Plan, budget: Budget) -> None:
     meter = Meter(coupling)
     if budget.kind not in vars(meter.original):
         return
-    left, bound = getattr(meter.measure(plan.remove), budget.kind), budget.bound(meter.original)
-    if left > bound:
-        raise PlanError(f"it leaves {left:,} {budget.kind}, above the budget of {bound:,.0f}")
+    remaining, bound = getattr(meter.measure(plan.remove), budget.kind), budget.bound(meter.original)
+    if remaining > bound:
+        raise PlanError(f"it leaves {remaining:,} {budget.kind}, above the budget of {bound:,.0f}")

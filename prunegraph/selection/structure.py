@@ -34,9 +34,9 @@ def _structure(coupling: Coupling, group: Group) -> str:
         for index in member.use.layers:
             roles.setdefault(index, set()).add(member.role)
     graph = networkx.DiGraph()
-    for index, found in roles.items():
+    for index, match in roles.items():
         node = coupling.graph.nodes[index]
-        graph.add_node(index, kind=" ".join([node.domain, node.op, *sorted(found)]))
+        graph.add_node(index, kind=" ".join([node.domain, node.op, *sorted(match)]))
     graph.add_edges_from(edges)
     with warnings.catch_warnings():
         # networkx announces that hashes of directed graphs have changed between its versions.

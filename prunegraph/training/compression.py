@@ -110,30 +110,30 @@ class Compression:
         measured = _Measured(ranked.coupling, self, evaluate, device)
         metric = Metric("evaluation", lambda seen: 0.0, True)
         trials = Trials(measured, metric, measured.value(graph))
-        found = find(trials, ranked, goal, self.progress)
-        return self._finished(ranked.coupling, found.plan, found)
+        match = find(trials, ranked, goal, self.progress)
+        return self._finished(ranked.coupling, match.plan, match)
 
-    def repaired(self, left: Survivors, small: Graph) -> Graph:
+    def repaired(self, survivors: Survivors, pruned: Graph) -> Graph:
         """A cut graph after the repair."""
-        _, repair = repairs.find(self.repair, self.data, left.coupling.graph)
-        return repair(left, small, self.data, lambda stage: None)
+        _, repair = repairs.find(self.repair, self.data, survivors.coupling.graph)
+        return repair(survivors, pruned, self.data, lambda stage: None)
 
     def _ranked(self, graph: Graph, budget: Budget) -> Ranking:
         choice = Choice(budget, self.algorithm, self.allocation, self.round_to, seed=self.seed)
         return rank(analyze(graph), choice, Statistics(graph, self.data) if self.needs_data else None)
 
-    def _finished(self, found: Coupling, plan: Plan, search: Found | None = None) -> Compressed:
+    def _finished(self, coupling: Coupling, plan: Plan, search: Found | None = None) -> Compressed:
         """Cut, prove, repair."""
-        left = survivors(found, plan)
-        small = cut(left)
+        remaining = survivors(coupling, plan)
+        pruned = cut(remaining)
         verify(
-            found.graph, plan, small, data=list(self.data.fit(found.graph).head(PROVED).batches(found.graph, PROVED))
+            coupling.graph, plan, pruned, data=list(self.data.fit(coupling.graph).head(PROVED).batches(coupling.graph, PROVED))
         )
-        total = sum(group.channels for group in found.groups)
+        total = sum(group.channels for group in coupling.groups)
         gone = sum(len(channels) for channels in plan.remove.values())
-        made = Compressed(self.repaired(left, small), plan, (total, total - gone), search)
-        self.progress(str(made))
-        return made
+        created = Compressed(self.repaired(remaining, pruned), plan, (total, total - gone), search)
+        self.progress(str(created))
+        return created
 
 
 class _Measured:
@@ -141,13 +141,13 @@ class _Measured:
 
     width = 1
 
-    def __init__(self, found: Coupling, how: Compression, evaluate: Evaluate, device: str | None):
-        self.found, self.how, self.evaluate, self.device = found, how, evaluate, device
+    def __init__(self, coupling: Coupling, how: Compression, evaluate: Evaluate, device: str | None):
+        self.found, self.how, self.evaluate, self.device = coupling, how, evaluate, device
 
     def map(self, items: Sequence[Key]) -> Iterator[Any]:
         for key in items:
-            left = Survivors(self.found, dict(key))
-            yield self.value(self.how.repaired(left, cut(left)))
+            survivors = Survivors(self.found, dict(key))
+            yield self.value(self.how.repaired(survivors, cut(survivors)))
 
     def value(self, graph: Graph) -> float:
         """The metric of a graph."""

@@ -56,8 +56,8 @@ def measure(
             device = held.device if held is not None else "cpu"
             for batch, wanted in zip(batches, expected, strict=True):
                 inputs = {value: to_torch(batch[value]).to(device) for value in original.inputs}
-                made = (to_numpy(y.float() if y.dtype == torch.bfloat16 else y) for y in outputs_of(module, inputs))
-                yield Seen(batch, wanted, dict(zip(original.outputs, made, strict=True)))
+                created = (to_numpy(y.float() if y.dtype == torch.bfloat16 else y) for y in outputs_of(module, inputs))
+                yield Seen(batch, wanted, dict(zip(original.outputs, created, strict=True)))
 
         value = chosen.measure(seen())
         return value if chosen.rises else -value

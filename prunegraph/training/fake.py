@@ -95,9 +95,9 @@ class FakeQuantize(torch.nn.Module):
         for slot, value in enumerate((min(self.seen[0], 0.0), max(self.seen[1], 0.0))):
             self.bounds[slot] = RHO * self.bounds[slot] + (1 - RHO) * value
         low, high = (float(v) for v in self.bounds.tolist())
-        found = params_of(low, high, self.type, symmetric=self.symmetric)
-        self.scale.fill_(found.scale)
-        self.zero.fill_(found.zero_point)
+        result = params_of(low, high, self.type, symmetric=self.symmetric)
+        self.scale.fill_(result.scale)
+        self.zero.fill_(result.zero_point)
         self.seen = None
 
 
@@ -169,8 +169,8 @@ class FakeLayer(torch.nn.Module):
         with torch.no_grad():
             count = y.numel() // y.shape[1]
             safe = torch.where(there, factor, 1.0)
-            for running, found in (
+            for running, match in (
                 (mean, now / safe + bias), (variance, spread / safe.square() * (count / max(count - 1, 1))),
             ):  # fmt: skip
-                running.copy_(torch.where(there, torch.lerp(found, running, self.momentum), running))
+                running.copy_(torch.where(there, torch.lerp(match, running, self.momentum), running))
         return (y - now.reshape(shape)) * gain.reshape(shape) + shift.reshape(shape)

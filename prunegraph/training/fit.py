@@ -272,8 +272,8 @@ def _loss(run: Run, batch: dict[str, Tensor], loss: Loss, rng: np.random.Generat
 
 def _outputs(module: torch.nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
     """Outputs in single precision at least, where losses are computed."""
-    made = outputs_of(module, {name: value for name, value in batch.items() if name != LABELS})
-    return tuple(y.float() if y.dtype in (torch.bfloat16, torch.float16) else y for y in made)
+    created = outputs_of(module, {name: value for name, value in batch.items() if name != LABELS})
+    return tuple(y.float() if y.dtype in (torch.bfloat16, torch.float16) else y for y in created)
 
 
 def _measure(run: Run, evaluate: Evaluate | None, callbacks: Sequence[Callback]) -> None:

@@ -102,14 +102,14 @@ class GatedModule(GraphModule):
     """
 
     def __init__(
-        self, graph: Graph, *, found: Coupling | None = None, reduction: int = 16, momentum: float = 0.9,
+        self, graph: Graph, *, coupling: Coupling | None = None, reduction: int = 16, momentum: float = 0.9,
         mode: Mode = "sample", light: bool = False, seed: int = 0,
     ):  # fmt: skip
         if reduction < 1:
             raise OptionError(f"reduction must be at least 1, got {reduction}")
         if not 0 <= momentum < 1:
             raise OptionError(f"momentum must be at least 0 and below 1, got {momentum:g}")
-        values = [node.outputs[0] for node in gated_nodes(graph, found)]
+        values = [node.outputs[0] for node in gated_nodes(graph, coupling)]
         base = separated(untied(graph), values)
         inserted = _Insertion(base, values, reduction, seed)
         # Attributes are there before the graph's weights take names of their own.
@@ -136,10 +136,10 @@ class GatedModule(GraphModule):
 
     def forward(self, *inputs: Any, **named: Any) -> tuple[Value, ...]:
         """The graph's outputs; see `GraphModule.forward`."""
-        made = super().forward(*inputs, **named)
+        created = super().forward(*inputs, **named)
         count = len(self.base.outputs)
-        self.means = made[count:]
-        return made[:count]
+        self.means = created[count:]
+        return created[:count]
 
     def factors(self) -> dict[str, Array]:
         """Factor of every channel [channels], by the value that the BatchNormalization makes."""
@@ -159,9 +159,9 @@ class GatedModule(GraphModule):
         return revision.apply()
 
 
-def gated_nodes(graph: Graph, found: Coupling | None = None) -> list[Node]:
+def gated_nodes(graph: Graph, coupling: Coupling | None = None) -> list[Node]:
     """BatchNormalization nodes of channels that can be removed. Raises DataError where there is none."""
-    groups = (found or analyze(graph)).groups
+    groups = (coupling or analyze(graph)).groups
     cut = {member.weight for group in groups for member in group.members}
     nodes = [node for node in graph.nodes if _can_be_gated(graph, node) and graph.weight_behind(node.inputs[1]) in cut]
     if not nodes:

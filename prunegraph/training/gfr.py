@@ -110,11 +110,11 @@ def gfr(
         repair=repair, seed=setting.recipe.seed, progress=setting.progress,
     )  # fmt: skip
     if setting.budget is not None:
-        made = how.to_budget(trained, setting.budget)
+        created = how.to_budget(trained, setting.budget)
     else:
         evaluate = setting.evaluate or measure(setting.data, graph)
-        made = how.to_tolerance(trained, tolerance, evaluate, device=setting.device)
-    return replace(done, graph=with_factors(made.graph, None))
+        created = how.to_tolerance(trained, tolerance, evaluate, device=setting.device)
+    return replace(done, graph=with_factors(created.graph, None))
 
 
 def _check(setting: Setting, strength: float, tolerance: float, p: float, q: float) -> None:
@@ -130,7 +130,7 @@ def _check(setting: Setting, strength: float, tolerance: float, p: float, q: flo
 
 
 def _train_sparse(module: GatedModule, setting: Setting, strength: float) -> Run:
-    sparsify = Sparsify(module, strength, found=analyze(module.base))
+    sparsify = Sparsify(module, strength, coupling=analyze(module.base))
     return setting.fit(module, "gfr", callbacks=[sparsify, FreezeGates(module, setting.steps)])
 
 

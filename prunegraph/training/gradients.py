@@ -82,22 +82,22 @@ class TaskGradients:
             own = self.module.weights()
             return {name: self.module.parts(name) for name in able if name in own}
         held = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
-        found = {name: [held[name]] for name in able if name in held}
-        for name, (tensor,) in found.items():
+        result = {name: [held[name]] for name in able if name in held}
+        for name, (tensor,) in result.items():
             if tuple(tensor.shape) != self.graph.weights[name].shape:
                 raise DataError(
                     f"weight {name!r} has shape {list(self.graph.weights[name].shape)} in the graph, and "
                     f"{list(tensor.shape)} in the module"
                 )
-        return found
+        return result
 
     @cached_property
     def _by_batch(self) -> Products:
-        found: dict[str, list[list[Array]]] = {}
+        result: dict[str, list[list[Array]]] = {}
         for products in self._runs(self.size):
             for name, product in products.items():
-                _append(found.setdefault(name, [[] for _ in product.shape]), product)
-        return _stacked(found)
+                _append(result.setdefault(name, [[] for _ in product.shape]), product)
+        return _stacked(result)
 
     @cached_property
     def _by_sample(self) -> tuple[Products, dict[str, Array]]:
@@ -108,15 +108,15 @@ class TaskGradients:
                 f"{self.graph.source} has a fixed batch of {fixed}: gradients of single samples "
                 "cannot be had; export it with a free batch axis, or use 'taylor'"
             )
-        found: dict[str, list[list[Array]]] = {}
+        result: dict[str, list[list[Array]]] = {}
         squares: dict[str, Tensor] = {}
         count = 0
         for products in self._runs(1):
             count += 1
             for name, product in products.items():
-                _append(found.setdefault(name, [[] for _ in product.shape]), product)
+                _append(result.setdefault(name, [[] for _ in product.shape]), product)
                 squares[name] = squares[name] + product.square() if name in squares else product.square()
-        return _stacked(found), {name: (total / count).cpu().numpy() for name, total in squares.items()}
+        return _stacked(result), {name: (total / count).cpu().numpy() for name, total in squares.items()}
 
     def _runs(self, size: int) -> Iterator[dict[str, Tensor]]:
         """Elementwise w * dL/dw of every batch, in double precision."""
@@ -151,8 +151,8 @@ def _append(rows: list[list[Array]], product: Tensor) -> None:
         row.append((product.sum(others) if others else product).cpu().numpy())
 
 
-def _stacked(found: dict[str, list[list[Array]]]) -> Products:
-    return {name: [np.stack(rows) for rows in axes] for name, axes in found.items()}
+def _stacked(result: dict[str, list[list[Array]]]) -> Products:
+    return {name: [np.stack(rows) for rows in axes] for name, axes in result.items()}
 
 
 @contextmanager

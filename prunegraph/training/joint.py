@@ -104,7 +104,7 @@ def quantized(done: Trained, setting: Setting, *, samples: int = 512, learn_scal
     data = sampled(setting.data, samples, setting.recipe.seed)
     module = QuantizedModule(done.graph, data, learn_scales=learn_scales)
     run = setting.fit(module, "qat", callbacks=[Phases(module, setting.steps)])
-    small = module.cpu().quantized()
-    done = replace(done, graph=small).after("qat", run)
-    found = measured(small, setting)
-    return done.with_record({"stage": "int8", **found}) if found else done
+    pruned = module.cpu().quantized()
+    done = replace(done, graph=pruned).after("qat", run)
+    result = measured(pruned, setting)
+    return done.with_record({"stage": "int8", **result}) if result else done

@@ -230,7 +230,7 @@ def mean_squared(original: torch.nn.Module) -> Loss:
 
 def outputs_of(module: torch.nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
     """All outputs of a module: a graph's takes inputs by name, others in the order in which they are given."""
-    made: Any = module(inputs) if isinstance(module, GraphModule) else module(*inputs.values())
-    if isinstance(made, Mapping):
-        return tuple(made.values())
-    return tuple(made) if isinstance(made, (tuple, list)) else (made,)
+    created: Any = module(inputs) if isinstance(module, GraphModule) else module(*inputs.values())
+    if isinstance(created, Mapping):
+        return tuple(created.values())
+    return tuple(created) if isinstance(created, (tuple, list)) else (created,)

@@ -110,8 +110,8 @@ class GraphModule(torch.nn.Module):
         if name not in self._owners:
             raise UnknownNameError("floating-point weight", name, self._owners)
         owner, attribute = self._owners[name]
-        found: Tensor = getattr(owner, attribute)
-        return found
+        result: Tensor = getattr(owner, attribute)
+        return result
 
     def weights(self) -> dict[str, Tensor]:
         """Floating-point weights by the graph's names, parameters and buffers."""
@@ -155,9 +155,9 @@ class GraphModule(torch.nn.Module):
                 raise UnknownNameError("value", name, main.made)
         kept = set(names)
         steps = tuple(replace(step, last=tuple(v for v in step.last if v not in kept)) for step in main.steps)
-        found = self._known((), dict(inputs))
-        execute(replace(main, steps=steps), found, self.training)
-        return {name: found[name] for name in names}
+        result = self._known((), dict(inputs))
+        execute(replace(main, steps=steps), result, self.training)
+        return {name: result[name] for name in names}
 
     def _known(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Value]:
         """What is there before the first step: inputs and weights by name. Raises DataError."""
@@ -167,16 +167,16 @@ class GraphModule(torch.nn.Module):
         """Inputs by name, as tensors. Raises DataError."""
         names = self.graph.inputs
         if len(inputs) == 1 and isinstance(inputs[0], Mapping):
-            found = {**inputs[0], **named}
+            result = {**inputs[0], **named}
         elif len(inputs) <= len(names):
-            found = {**dict(zip(names, inputs, strict=False)), **named}
+            result = {**dict(zip(names, inputs, strict=False)), **named}
         else:
             raise DataError(f"{self.graph.source} takes {len(names)} inputs, {list(names)}, not {len(inputs)}")
-        if found.keys() != set(names):
-            raise DataError(f"{self.graph.source} takes the inputs {sorted(names)}, not {sorted(found)}")
+        if result.keys() != set(names):
+            raise DataError(f"{self.graph.source} takes the inputs {sorted(names)}, not {sorted(result)}")
         for entry in self.graph.model.graph.input:
-            if entry.name in found:
-                yield entry.name, _checked(found[entry.name], entry.name, entry.type.tensor_type.elem_type)
+            if entry.name in result:
+                yield entry.name, _checked(result[entry.name], entry.name, entry.type.tensor_type.elem_type)
 
     # -- back to a graph ------------------------------------------------------------
 
@@ -200,8 +200,8 @@ class GraphModule(torch.nn.Module):
         for name, value in changed.items():
             old = target.weights.get(name)
             if old is None or old.shape != value.shape:
-                found = "no such weight" if old is None else f"shape {list(old.shape)}"
-                raise ModelError(f"{target.source}: {name!r} of shape {list(value.shape)} cannot be written: {found}")
+                result = "no such weight" if old is None else f"shape {list(old.shape)}"
+                raise ModelError(f"{target.source}: {name!r} of shape {list(value.shape)} cannot be written: {result}")
             revision.set(name, value)
         return revision.apply()
 

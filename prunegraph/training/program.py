@@ -84,13 +84,13 @@ class _Compiler:
 
     def _block(self, body: Body | None, inputs: Sequence[str], outputs: Sequence[str]) -> Block:
         nodes = [n for n in self.by_body.get(id(body), []) if n.outputs and n.outputs[0] not in self.graph.weights]
-        made = frozenset(o for node in nodes for o in node.outputs if o)
+        created = frozenset(o for node in nodes for o in node.outputs if o)
         last: dict[int, list[str]] = {}
         for value, index in {v: i for i, node in enumerate(nodes) for v in self._reads(node)}.items():
-            if value in made or value in inputs:
+            if value in created or value in inputs:
                 last.setdefault(index, []).append(value)
         steps = (self._step(node, [v for v in last.get(i, ()) if v not in outputs]) for i, node in enumerate(nodes))
-        return Block(tuple(steps), tuple(inputs), tuple(outputs), made | frozenset(inputs))
+        return Block(tuple(steps), tuple(inputs), tuple(outputs), created | frozenset(inputs))
 
     def _given(self, node: Node) -> tuple[str, ...]:
         """Inputs of a node; those of one with bodies are what its `Enter` reads."""
@@ -112,8 +112,8 @@ class _Compiler:
         elif node.op in control.BODIES and node.domain == "":
             reason = control.obstacle(node.proto, self.graph.opsets.get("", 1))
             raise ModelError(f"{node.op} {node.name!r} cannot be run as a PyTorch module: {reason}")
-        found = None if bodies else lookup(node)
-        return Step(node, found, self._given(node), node.outputs, tuple(last), bodies, self._options(node))
+        result = None if bodies else lookup(node)
+        return Step(node, result, self._given(node), node.outputs, tuple(last), bodies, self._options(node))
 
     def _options(self, node: Node) -> dict[str, Any]:
         if node.domain == "" and node.op in TYPED:
@@ -137,17 +137,17 @@ def execute(block: Block, values: Values, training: bool) -> None:
     """Run the steps of a block: `values` is read, and filled. Raises ModelError, which names the node."""
     for step in block.steps:
         try:
-            made = _made(step, values, training)
+            created = _made(step, values, training)
         except ModelError:
             raise
         except (*MISFIT, RuntimeError) as error:
             shapes = [list(v.shape) if isinstance(v, torch.Tensor) else v for v in (values.get(n) for n in step.inputs)]
             raise ModelError(f"{step.node.op} {step.node.name!r} fails on inputs {shapes}: {error}") from error
-        if any(step.outputs[len(made) :]):
+        if any(step.outputs[len(created) :]):
             raise ModelError(
-                f"{step.node.op} {step.node.name!r}: its output {step.outputs[len(made)]!r} is not made here"
+                f"{step.node.op} {step.node.name!r}: its output {step.outputs[len(created)]!r} is not made here"
             )
-        for name, value in zip(step.outputs, made, strict=False):
+        for name, value in zip(step.outputs, created, strict=False):
             if name:
                 values[name] = value
         for name in step.last:
@@ -164,8 +164,8 @@ def _made(step: Step, values: Values, training: bool) -> Sequence[Value]:
     inputs = [values[name] if name else None for name in step.inputs]
     if step.operator is None:
         return CONTROL[step.node.op](step, inputs, values, training)
-    made = step.operator.function(step.call(training), *_together(inputs, step.operator.host))
-    return made if isinstance(made, tuple) else (made,)
+    created = step.operator.function(step.call(training), *_together(inputs, step.operator.host))
+    return created if isinstance(created, tuple) else (created,)
 
 
 def _together(inputs: list[Value], host: frozenset[int]) -> list[Value]:
@@ -185,10 +185,10 @@ def _run_body(block: Block, given: Iterable[Value], values: Values, training: bo
     """Outputs of a body for some inputs; what it made is gone afterwards."""
     values.update(zip(block.inputs, given, strict=True))
     execute(block, values, training)
-    made = [values[name] for name in block.outputs]
+    created = [values[name] for name in block.outputs]
     for name in block.made:
         values.pop(name, None)
-    return made
+    return created
 
 
 def _if(step: Step, inputs: list[Value], values: Values, training: bool) -> Sequence[Value]:
@@ -204,10 +204,10 @@ def _loop(step: Step, inputs: list[Value], values: Values, training: bool) -> Se
     runs = True if condition is None else bool(condition)
     turn, gathered = 0, [[] for _ in range(len(block.outputs) - 1 - len(carried))]  # type: ignore[var-annotated]
     while runs and (count is None or turn < count):
-        made = _run_body(block, [torch.tensor(turn), torch.tensor(runs), *carried], values, training)
-        runs = bool(made[0])
-        carried = made[1 : 1 + len(carried)]
-        for rows, row in zip(gathered, made[1 + len(carried) :], strict=True):
+        created = _run_body(block, [torch.tensor(turn), torch.tensor(runs), *carried], values, training)
+        runs = bool(created[0])
+        carried = created[1 : 1 + len(carried)]
+        for rows, row in zip(gathered, created[1 + len(carried) :], strict=True):
             rows.append(row)
         turn += 1
     return [*carried, *(_stacked(step, rows, 0) for rows in gathered)]
@@ -230,9 +230,9 @@ def _scan(step: Step, inputs: list[Value], values: Values, training: bool) -> Se
     ]
     gathered: list[list[Tensor]] = [[] for _ in scanned.output_axes]
     for given in zip(*rows, strict=True):
-        made = _run_body(block, [*states, *given], values, training)
-        states = made[: scanned.states]
-        for kept, row in zip(gathered, made[scanned.states :], strict=True):
+        created = _run_body(block, [*states, *given], values, training)
+        states = created[: scanned.states]
+        for kept, row in zip(gathered, created[scanned.states :], strict=True):
             kept.append(row)
     turned = step.node.attributes.get("scan_output_directions", [0] * len(gathered))
     whole = zip(gathered, scanned.output_axes, turned, strict=True)

@@ -82,9 +82,9 @@ class QuantizedModule(GraphModule):
 
     def ranges(self) -> dict[str, dict[str, float | int]]:
         """Scale and zero point of every quantized value, as `quantize(ranges=...)` takes them."""
-        found = [each.params for each in self.quantizers()]
+        result = [each.params for each in self.quantizers()]
         return {
-            value: {"scale": found[group].scale, "zero_point": found[group].zero_point}
+            value: {"scale": result[group].scale, "zero_point": result[group].zero_point}
             for value, group in self.placement.group_of.items()
         }
 
@@ -199,8 +199,8 @@ class _Builder:
         for step in self.main.steps:
             if step.outputs not in merged:
                 steps += self._with(step)
-        made = self.main.made | {output for step in steps for output in step.outputs}
-        return replace(self.main, steps=tuple(steps), made=made)
+        created = self.main.made | {output for step in steps for output in step.outputs}
+        return replace(self.main, steps=tuple(steps), made=created)
 
     def _with(self, step: Step) -> Iterator[Step]:
         """A step, and rounding of what it makes."""

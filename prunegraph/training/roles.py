@@ -39,8 +39,8 @@ def _of_main_graph(graph: Graph) -> Iterator[str]:
 
 def statistics(graph: Graph) -> set[str]:
     """Means and variances of BatchNormalization."""
-    found = (node.channels.weights.get(role, "") for node in graph.nodes for role in STATISTICS)
-    return {name for name in found if name}
+    result = (node.channels.weights.get(role, "") for node in graph.nodes for role in STATISTICS)
+    return {name for name in result if name}
 
 
 def scale_names(graph: Graph) -> set[str]:
@@ -53,9 +53,9 @@ def _of_layer(graph: Graph, node: Node) -> Iterator[str]:
     """Weights that a node trains, looked up through operators that only carry them."""
     if node.op in ROLES:
         for slot, role in enumerate(ROLES[node.op]):
-            found = graph.weight_behind(node.input(slot)) if role and role not in STATISTICS else None
-            if found is not None and not (node.op in PLAIN and graph.weights[found].holder is not None):
-                yield found
+            result = graph.weight_behind(node.input(slot)) if role and role not in STATISTICS else None
+            if result is not None and not (node.op in PLAIN and graph.weights[result].holder is not None):
+                yield result
     elif node.op == "Einsum":
         yield from (value for value in node.inputs if value in graph.weights)
     elif node.op == "Gather" and len(getattr(graph.weights.get(node.inputs[0]), "shape", ())) == 2:

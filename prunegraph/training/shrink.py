@@ -61,11 +61,11 @@ class Pruning:
             min_channels=self.min_channels, seed=seed,
         )  # fmt: skip
         _, recover = repairs.find(self.repair, data, graph)
-        found = analyze(graph)
-        plan = select(found, choice, Statistics(graph, data), gradients)
-        small = cut(survivors(found, plan))
-        verify(graph, plan, small, seed=seed)
-        return recover(survivors(found, plan), small, data, lambda stage: None)
+        coupling = analyze(graph)
+        plan = select(coupling, choice, Statistics(graph, data), gradients)
+        pruned = cut(survivors(coupling, plan))
+        verify(graph, plan, pruned, seed=seed)
+        return recover(survivors(coupling, plan), pruned, data, lambda stage: None)
 
 
 def budgets(setting: Setting, *, macs: float = 0.0, params: float = 0.0) -> tuple[Budget, ...]:

@@ -53,10 +53,10 @@ class Sparsify(Callback):
     """
 
     def __init__(
-        self, module: GraphModule, strength: float, *, found: Coupling | None = None, enough: float | None = None
+        self, module: GraphModule, strength: float, *, coupling: Coupling | None = None, enough: float | None = None
     ):
         self.module, self.strength, self.enough = module, strength, enough
-        groups = (found or analyze(module.graph)).groups
+        groups = (coupling or analyze(module.graph)).groups
         self.scales = [scales for group in groups if (scales := _scales(module, group)) is not None]
         if not self.scales:
             raise DataError(
@@ -87,12 +87,12 @@ class Sparsify(Callback):
         """Share of channels whose scales are all below a hundredth of their layer's median."""
         lost = total = 0
         for scales in self.scales:
-            small = [
+            pruned = [
                 self.module.weight(name).detach().abs()[places]
                 <= GONE * self.module.weight(name).detach().abs().median()
                 for name, places in scales.members
             ]
-            channels = torch.cat(small, 1).all(1)
+            channels = torch.cat(pruned, 1).all(1)
             lost, total = lost + int(channels.sum()), total + len(channels)
         return lost / total
 

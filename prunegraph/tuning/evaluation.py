@@ -162,18 +162,18 @@ def _write_batches(graph: Graph, data: Data, folder: Path) -> int:
     return index
 
 
-def _digest(found: Coupling) -> str:
+def _digest(coupling: Coupling) -> str:
     """What tells the groups of two analyses apart."""
-    return hashlib.sha256(json.dumps([group.to_json() for group in found.groups]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([group.to_json() for group in coupling.groups]).encode()).hexdigest()
 
 
 def _seen(
-    folder: Path, batches: int, found: Callable[[Mapping[str, Array]], dict[str, Array]] | None = None
+    folder: Path, batches: int, result: Callable[[Mapping[str, Array]], dict[str, Array]] | None = None
 ) -> Iterator[Seen]:
     """The batches of a folder, with what a candidate makes of their inputs."""
     for index in range(batches):
         inputs, expected = joblib.load(folder / BATCH.format(index), mmap_mode="r")
-        yield Seen(inputs, expected, found(inputs) if found else expected)
+        yield Seen(inputs, expected, result(inputs) if result else expected)
 
 
 # -- in a worker ------------------------------------------------------------------------
@@ -202,12 +202,12 @@ class Evaluator:
 
     def __call__(self, key: Key) -> float:
         """The metric of the model without the channels of a candidate."""
-        left = Survivors(self.found, dict(key))
-        small = cut(left)
+        survivors = Survivors(self.found, dict(key))
+        pruned = cut(survivors)
         if self.repair != "none":
             data = Data(self._calibration, "calibration data", whole=self.whole)
-            small = repairs.find(self.repair, data, left.coupling.graph)[1](left, small, data, lambda stage: None)
-        opened = session(small, name=small.source)
+            pruned = repairs.find(self.repair, data, survivors.coupling.graph)[1](survivors, pruned, data, lambda stage: None)
+        opened = session(pruned, name=pruned.source)
         names = self.found.graph.outputs
 
         def found(inputs: Mapping[str, Array]) -> dict[str, Array]:

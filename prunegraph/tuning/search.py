@@ -184,10 +184,10 @@ class _Search:
             now = grid[start : start + self.width]
             self._trials.measure([each.remove for each in now])
             for each in now:
-                made = make_plan(self._ranking.coupling, each.remove, plan.provenance)
-                self.combinations.append(self._judge(chosen.strength, made, each.offsets))
+                created = make_plan(self._ranking.coupling, each.remove, plan.provenance)
+                self.combinations.append(self._judge(chosen.strength, created, each.offsets))
                 if self.combinations[-1].accepted:
-                    return made, self.combinations[-1]
+                    return created, self.combinations[-1]
         return plan, chosen
 
     def nothing(self) -> str:

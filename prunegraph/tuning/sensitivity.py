@@ -85,11 +85,11 @@ class Sensitivity:
 
 def check_ratios(ratios: Sequence[float]) -> tuple[float, ...]:
     """Ratios that rise within 0 and 1. Raises BudgetError."""
-    found = tuple(float(ratio) for ratio in ratios)
-    if not found or not all(0 < r < 1 and math.isfinite(r) for r in found) or any(a >= b for a, b in pairwise(found)):
-        text = ", ".join(f"{ratio:g}" for ratio in found)
+    result = tuple(float(ratio) for ratio in ratios)
+    if not result or not all(0 < r < 1 and math.isfinite(r) for r in result) or any(a >= b for a, b in pairwise(result)):
+        text = ", ".join(f"{ratio:g}" for ratio in result)
         raise BudgetError(f"ratios must rise, and lie above 0 and below 1; got {text or 'none'}")
-    return found
+    return result
 
 
 def measure(
@@ -110,9 +110,9 @@ def measure(
     meter = Meter(ranking.coupling)
     points: dict[str, list[Point]] = {group.id: [] for group in groups}
     for (group, ratio), remove, value in zip(wanted, removals, values, strict=True):
-        left = meter.measure(remove)
+        remaining = meter.measure(remove)
         gone = len(remove[group.id])
-        points[group.id].append(Point(ratio, gone, left.macs, left.params, measured.loss(value)))
+        points[group.id].append(Point(ratio, gone, remaining.macs, remaining.params, measured.loss(value)))
     graph = ranking.coupling.graph
     return Sensitivity(
         graph.source, graph.sha256, measured.metric.name, measured.metric.unit, measured.original,

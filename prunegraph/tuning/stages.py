@@ -62,8 +62,8 @@ def _positions(coupling: Coupling, group: Group) -> int:
     """Spatial positions at which a group's layers work, the most there are."""
     shapes = coupling.facts.shapes
     nodes = [coupling.graph.node(layer) for layer in group.layers]
-    found = [shapes.get(node.outputs[0], ()) for node in nodes if "Conv" in node.op]
-    return max((int(np.prod(shape[2:], dtype=np.int64)) for shape in found), default=0)
+    result = [shapes.get(node.outputs[0], ()) for node in nodes if "Conv" in node.op]
+    return max((int(np.prod(shape[2:], dtype=np.int64)) for shape in result), default=0)
 
 
 def combinations(ranking: Ranking, base: Mapping[str, Sequence[int]], kind: str) -> list[Combination]:
@@ -77,17 +77,17 @@ def combinations(ranking: Ranking, base: Mapping[str, Sequence[int]], kind: str)
     parts = stages(ranking.coupling)
     meter = Meter(ranking.coupling)
     most: int = getattr(meter.measure(base), kind)
-    found: dict[tuple[bytes, ...], Combination] = {}
+    result: dict[tuple[bytes, ...], Combination] = {}
     for offsets in itertools.product(OFFSETS, repeat=len(parts)):
         pairs = zip(parts, offsets, strict=True)
         remove = {g.id: _shifted(ranking, g, base.get(g.id, ()), offset) for part, offset in pairs for g in part}
-        left: int = getattr(meter.measure(remove), kind)
-        if left < most:
+        remaining: int = getattr(meter.measure(remove), kind)
+        if remaining < most:
             # Steps are coarse in narrow groups: several offsets may come to the same.
-            found.setdefault(
-                tuple(channels.tobytes() for channels in remove.values()), Combination(offsets, remove, left)
+            result.setdefault(
+                tuple(channels.tobytes() for channels in remove.values()), Combination(offsets, remove, remaining)
             )
-    return sorted(found.values(), key=lambda each: (each.left, each.offsets))
+    return sorted(result.values(), key=lambda each: (each.left, each.offsets))
 
 
 def _shifted(ranking: Ranking, group: Group, base: Sequence[int], offset: float) -> Array:

@@ -64,15 +64,15 @@ def bisection(trials: Strengths) -> int:
 
 def _ahead(low: int, high: int, count: int) -> list[int]:
     """The middle of an interval, and those that are asked for next, whatever the answers: `count` in all."""
-    found: list[int] = []
+    result: list[int] = []
     intervals = deque([(low, high)])
-    while intervals and len(found) < count:
+    while intervals and len(result) < count:
         low, high = intervals.popleft()
         if high - low > 1:
             middle = (low + high) // 2
-            found.append(middle)
+            result.append(middle)
             intervals += [(low, middle), (middle, high)]
-    return found
+    return result
 
 
 METHODS = {"grid": grid, "bisection": bisection}

@@ -78,19 +78,19 @@ def run(model: onnx.ModelProto | Path, x: Array) -> list[Array]:
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 4
     source = str(model) if isinstance(model, Path) else model.SerializeToString()
-    found: list[Array] = ort.InferenceSession(source, options).run(None, {"x": x})
-    return found
+    result: list[Array] = ort.InferenceSession(source, options).run(None, {"x": x})
+    return result
 
 
 def in_integers(model: onnx.ModelProto) -> bool:
     return any(node.op_type == "DequantizeLinear" for node in model.graph.node)
 
 
-def check_equal(what: str, wanted: Sequence[Array], found: Sequence[Array], codes: bool = False) -> None:
+def check_equal(what: str, wanted: Sequence[Array], result: Sequence[Array], codes: bool = False) -> None:
     """Raise WrongError where outputs differ."""
-    if len(wanted) != len(found):
-        raise WrongError(f"{what}: {len(found)} outputs instead of {len(wanted)}")
-    for index, (a, b) in enumerate(zip(wanted, found, strict=True)):
+    if len(wanted) != len(result):
+        raise WrongError(f"{what}: {len(result)} outputs instead of {len(wanted)}")
+    for index, (a, b) in enumerate(zip(wanted, result, strict=True)):
         if a.shape != b.shape or not np.isfinite(b).all():
             raise WrongError(f"{what}: output {index} has shape {b.shape} (or no numbers), wanted {a.shape}")
         relative = float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-30)) if a.size else 0.0
@@ -98,9 +98,9 @@ def check_equal(what: str, wanted: Sequence[Array], found: Sequence[Array], code
             raise WrongError(f"{what}: output {index} differs by {relative:.2g} of its largest value")
 
 
-def noise(wanted: Array, found: Array) -> float:
+def noise(wanted: Array, result: Array) -> float:
     """Signal to noise in dB."""
-    wrong = float(np.square(np.subtract(wanted, found, dtype=np.float64)).sum())
+    wrong = float(np.square(np.subtract(wanted, result, dtype=np.float64)).sum())
     return 10 * np.log10(float(np.square(wanted, dtype=np.float64).sum()) / wrong) if wrong else np.inf
 
 
@@ -147,12 +147,12 @@ def masked(model: onnx.ModelProto, plan: pg.Plan) -> onnx.ModelProto | None:
 
 def parts(model: onnx.ModelProto, first: str, last: str) -> list[onnx.NodeProto]:
     """The nodes between two values, in order; each reads the one before it."""
-    made = {node.output[0]: node for node in model.graph.node}
-    found: list[onnx.NodeProto] = []
+    created = {node.output[0]: node for node in model.graph.node}
+    result: list[onnx.NodeProto] = []
     while last != first:
-        found.insert(0, made[last])
-        last = found[0].input[0]
-    return found
+        result.insert(0, created[last])
+        last = result[0].input[0]
+    return result
 
 
 def composed(first: Array, second: Array) -> Array:
@@ -204,11 +204,11 @@ def recomposed(before: pg.Graph, written: onnx.ModelProto, rows: Sequence[object
             new = [proto]
         else:
             tensors = [(name, factor * product)]
-            made = [helper.make_node("MatMul", [proto.input[0], name], [f"{name} made"])]
+            created = [helper.make_node("MatMul", [proto.input[0], name], [f"{name} made"])]
             beta = next((a.f for a in tail.attribute if a.name == "beta"), 1.0)
             bias = beta * values[tail.input[2]] if len(tail.input) > 2 and tail.input[2] else np.zeros(())
             tensors.append((f"{name} bias", bias))
-            new = [*made, helper.make_node("Add", [f"{name} made", f"{name} bias"], [proto.output[0]])]
+            new = [*created, helper.make_node("Add", [f"{name} made", f"{name} bias"], [proto.output[0]])]
         copies = [onnx.NodeProto.FromString(each.SerializeToString()) for each in new]
         del copy.graph.node[place]
         for offset, each in enumerate(copies):
@@ -217,10 +217,10 @@ def recomposed(before: pg.Graph, written: onnx.ModelProto, rows: Sequence[object
     return copy
 
 
-def error(wanted: Sequence[Array], found: Sequence[Array]) -> float:
+def error(wanted: Sequence[Array], result: Sequence[Array]) -> float:
     """Relative squared error: the difference's energy over that of the variation, the mean over outputs."""
     ratios = []
-    for a, b in zip(wanted, found, strict=True):
+    for a, b in zip(wanted, result, strict=True):
         x = a.astype(np.float64)
         # An output without samples along its first axis, or that never varies, counts with all its energy.
         varies = np.square(x - x.mean(axis=0)).sum() if len(x) == SAMPLES else 0.0
@@ -253,15 +253,15 @@ def quantize(before: Path, after: Path, rng: np.random.Generator) -> str:
     graph, x = pg.load(before), images(2)
     result = pg.quantize(graph, {"x": x})
     pg.save(result.graph, after)
-    wanted, found = run(before, x), run(after, x)
-    for name, a, b in zip(graph.outputs, wanted, found, strict=True):
-        told = result.outputs.get(name)
+    wanted, match = run(before, x), run(after, x)
+    for name, a, b in zip(graph.outputs, wanted, match, strict=True):
+        messages = result.outputs.get(name)
         measured = noise(a, b)
-        if told is None:  # nothing was quantized on the way to it
+        if messages is None:  # nothing was quantized on the way to it
             check_equal(f"quantize {name!r}", [a], [b])
             continue
-        if not (min(told, measured) > EQUAL or abs(told - measured) <= NEAR):
-            raise WrongError(f"quantize: output {name!r} has {measured:.1f} dB, not {told:.1f}")
+        if not (min(messages, measured) > EQUAL or abs(messages - measured) <= NEAR):
+            raise WrongError(f"quantize: output {name!r} has {measured:.1f} dB, not {messages:.1f}")
     return "quantize"
 
 
@@ -287,11 +287,11 @@ def train(before: Path, after: Path, rng: np.random.Generator) -> str:
     setting = Setting(data, SAMPLES, cross_entropy(), Recipe(epochs=1, lr=1e-3), evaluate=evaluate)
     done = _train(graph, setting)
     pg.save(done.graph, after)
-    told, found = -float(done.history[-1]["metric"]), error(run(before, x), run(after, x))
+    messages, match = -float(done.history[-1]["metric"]), error(run(before, x), run(after, x))
     # Numbers near 0 are rounding; in integers a code more or less is noise of its own.
     floor = 10 ** (-CODES / 10) if in_integers(graph.model) else 1e-6
-    if abs(told - found) > 1e-2 * max(told, found) + floor:
-        raise WrongError(f"train: the error is {found:.3g}, not {told:.3g}")
+    if abs(messages - match) > 1e-2 * max(messages, match) + floor:
+        raise WrongError(f"train: the error is {match:.3g}, not {messages:.3g}")
     return "train"
 
 

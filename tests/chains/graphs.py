@@ -96,8 +96,8 @@ def random_model(seed: int) -> onnx.ModelProto:
     rng = np.random.default_rng(seed)
     grower = Wide(Seeded(rng))
     for _ in range(grower.integer(2, 6)):
-        made = getattr(grower, grower.choose([*WIDE, *COMMON]))(grower.pick())
-        grower.maps.append(made if made.c <= 48 else grower.conv(made))
+        created = getattr(grower, grower.choose([*WIDE, *COMMON]))(grower.pick())
+        grower.maps.append(created if created.c <= 48 else grower.conv(created))
     model = grower.model()
     fixed = {"Reshape", "If", "Loop", "Scan"}  # these are written with sizes
     if not any(node.op_type in fixed for node in model.graph.node) and grower.flag():

@@ -116,8 +116,8 @@ def test_from_python(folder: Path) -> None:
     data = dict(np.load("data.npz"))
     result = apply_plan(graph, plan, data=data)
     assert result.proof is not None and result.repair == "least-squares" and result.plan.cuts
-    small = apply_plan(graph, plan, "out.onnx").small
-    assert small.sha256 == pg.apply(graph, plan).sha256 == pg.load("out.onnx").sha256
+    pruned = apply_plan(graph, plan, "out.onnx").small
+    assert pruned.sha256 == pg.apply(graph, plan).sha256 == pg.load("out.onnx").sha256
     with pytest.raises(PlanError, match="another model"):
         apply_plan(residual_net(1), plan, "other.onnx")
     assert not Path("other.onnx").exists()

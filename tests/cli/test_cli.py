@@ -77,10 +77,10 @@ def test_prune_with_data_layers_and_seed(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "4 runs" in done.stderr
-    small = pg.load(out)
-    assert small.node(keep).channels.outputs == 16
-    assert small.node(own).channels.outputs == 48
-    assert small.node("/stages/stages.5/conv1/Conv").channels.outputs == 32
+    pruned = pg.load(out)
+    assert pruned.node(keep).channels.outputs == 16
+    assert pruned.node(own).channels.outputs == 48
+    assert pruned.node("/stages/stages.5/conv1/Conv").channels.outputs == 32
 
 
 def test_options_in_names_and_repair_without_data(tmp_path: Path) -> None:

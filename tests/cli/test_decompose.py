@@ -23,16 +23,16 @@ def test_a_file_with_fewer_macs(tmp_path: Path) -> None:
     written = json.loads(report.read_text())
     assert written["format"] == "prunegraph/decomposed@1" and written["left"][keep] == "kept"
     assert written["after"]["macs"] <= 0.6 * written["before"]["macs"]
-    found = pg.decompose(pg.load(MODEL), method="auto", macs=0.6, keep=[keep])
-    assert [row["name"] for row in written["layers"]] == [row.name for row in found.layers]
-    assert pg.load(out).sha256 == found.graph.sha256
+    decomposed = pg.decompose(pg.load(MODEL), method="auto", macs=0.6, keep=[keep])
+    assert [row["name"] for row in written["layers"]] == [row.name for row in decomposed.layers]
+    assert pg.load(out).sha256 == decomposed.graph.sha256
 
 
 def test_a_decomposed_network_still_recognises(tmp_path: Path) -> None:
     from prunegraph.runtime.data import read_data
 
-    found = pg.decompose(pg.load(MODEL), method="auto", macs=0.7, round_to=4)
-    both = pg.compare(pg.load(MODEL), found.graph, data=read_data(str(FIXTURES / "fashion_eval.npz")), runs=2)
+    decomposed = pg.decompose(pg.load(MODEL), method="auto", macs=0.7, round_to=4)
+    both = pg.compare(pg.load(MODEL), decomposed.graph, data=read_data(str(FIXTURES / "fashion_eval.npz")), runs=2)
     assert both.accuracy is not None and both.accuracy[1] >= both.accuracy[0] - 0.01
 
 

@@ -33,11 +33,11 @@ def test_the_file_is_valid_and_a_quarter_of_the_float_one(small: Path) -> None:
 
 
 def test_accuracy_holds(small: Path) -> None:
-    found = pg.compare(pg.load(MODEL), pg.load(small), data=pg_data(), runs=2)
-    assert found.accuracy is not None
-    first, second = found.accuracy
+    result = pg.compare(pg.load(MODEL), pg.load(small), data=pg_data(), runs=2)
+    assert result.accuracy is not None
+    first, second = result.accuracy
     assert second >= first - 0.005, "a thousand images: half a point is five of them"
-    assert found.sqnr["logits"] > 30
+    assert result.sqnr["logits"] > 30
 
 
 def pg_data() -> object:
@@ -50,8 +50,8 @@ def test_a_compact_file_is_smaller_and_compares_by_outputs(small: Path, tmp_path
     out = tmp_path / "compact.onnx"
     assert cli("quantize", MODEL, "-o", out, "--data", DATA, "--compact").returncode == 0
     assert out.stat().st_size < small.stat().st_size
-    found = pg.compare(pg.load(small), pg.load(out), data=pg_data(), runs=1)
-    assert found.accuracy is not None and found.accuracy[0] == found.accuracy[1]
+    result = pg.compare(pg.load(small), pg.load(out), data=pg_data(), runs=1)
+    assert result.accuracy is not None and result.accuracy[0] == result.accuracy[1]
 
 
 def test_ranges_that_were_written_are_read_again(small: Path, tmp_path: Path) -> None:

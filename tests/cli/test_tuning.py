@@ -66,8 +66,8 @@ def test_search(folder: Path) -> None:
     plan = json.loads((folder / "plan.json").read_text())
     assert plan["provenance"]["search"]["tolerance"] == 0.2
     assert cli("apply", "net.onnx", "plan.json", "-o", "again.onnx", cwd=folder).returncode == 0
-    small, again = (pg.load(folder / name) for name in ("small.onnx", "again.onnx"))
-    assert {n: w.shape for n, w in small.weights.items()} == {n: w.shape for n, w in again.weights.items()}
+    pruned, again = (pg.load(folder / name) for name in ("small.onnx", "again.onnx"))
+    assert {n: w.shape for n, w in pruned.weights.items()} == {n: w.shape for n, w in again.weights.items()}
 
 
 def test_search_with_labels_and_a_metric_of_ones_own(folder: Path) -> None:

@@ -21,9 +21,9 @@ class Inner(Builder):
         super().__init__(number, outer.opset)
         self.count = 1000 * number
 
-    def body(self, *made: str, kinds: Sequence[int] = (), name: str = "body") -> onnx.GraphProto:
-        kinds = [*kinds, *[FLOAT] * (len(made) - len(kinds))]
-        infos = [helper.make_tensor_value_info(o, kind, None) for o, kind in zip(made, kinds, strict=True)]
+    def body(self, *created: str, kinds: Sequence[int] = (), name: str = "body") -> onnx.GraphProto:
+        kinds = [*kinds, *[FLOAT] * (len(created) - len(kinds))]
+        infos = [helper.make_tensor_value_info(o, kind, None) for o, kind in zip(created, kinds, strict=True)]
         return helper.make_graph(self.nodes, name, self.inputs, infos, self.tensors)
 
 
@@ -33,8 +33,8 @@ def condition(b: Builder, x: str) -> str:
     return b.op("Greater", mean, b.const(0, np.float32))
 
 
-def loop(b: Builder, body: onnx.GraphProto, turns: str, *initial: str, made: int = 1, name: str = "loop") -> str:
-    return b.op("Loop", turns, b.const(True, np.bool_), *initial, body=body, outputs=made, name=name)
+def loop(b: Builder, body: onnx.GraphProto, turns: str, *initial: str, created: int = 1, name: str = "loop") -> str:
+    return b.op("Loop", turns, b.const(True, np.bool_), *initial, body=body, outputs=created, name=name)
 
 
 def head_inputs(i: Inner, *carried: Sequence[int | str]) -> list[str]:
@@ -116,7 +116,7 @@ class ControlGrower(Grower):
         if self.flag():  # decided at run time: a sum over zeros and the number
             zero = self.b.op("Cast", self.b.op("ReduceMax", self.b.op("Sub", x.name, x.name), keepdims=0), to=INT64)
             turns = self.b.op("Add", turns, zero)
-        y = loop(self.b, body, turns, x.name, made=1 + stacked, name=f"loop{self.number}")
+        y = loop(self.b, body, turns, x.name, created=1 + stacked, name=f"loop{self.number}")
         if not stacked:
             return Map(y, x.c, x.s)
         y2 = self.b.op("Gather", y.replace("out0", "out1"), self.b.const(-1, np.int64), axis=0)

@@ -46,14 +46,14 @@ def finished(b: Builder) -> Graph:
 
 def test_layers_in_branches_are_pruned() -> None:
     graph = finished(branching())
-    found = pg.analyze(graph)
+    coupling = pg.analyze(graph)
     assert set(fixed_reasons(graph)) == {"head"}
-    assert [(g.channels, set(g.layers)) for g in found.groups] == [
+    assert [(g.channels, set(g.layers)) for g in coupling.groups] == [
         (8, {"a"}), (6, {"first1"}), (10, {"second1", "second2"}), (6, {"first2"}), (4, {"last"})
     ]  # fmt: skip
     for seed in range(6):
-        small, _ = prove(graph, seed)
-        widths = {node.name: node.channels.outputs for node in small.layers}
+        pruned, _ = prove(graph, seed)
+        widths = {node.name: node.channels.outputs for node in pruned.layers}
         assert widths == {"a": 4, "first1": 3, "second1": 5, "first2": 3, "second2": 5, "last": 2, "head": 5}
 
 
@@ -61,14 +61,14 @@ def test_layers_in_branches_are_pruned() -> None:
 def test_a_constant_condition_takes_its_branch(constant: bool) -> None:
     b = branching(constant)
     graph = finished(b)
-    found = pg.analyze(graph)
+    coupling = pg.analyze(graph)
     assert set(fixed_reasons(graph)) == {"head"}
     taken, other = ("1", "2") if constant else ("2", "1")
-    assert [set(g.layers) for g in found.groups] == [{"a"}, {"first" + taken}, {"second" + taken}, {"last"}]
-    small, _ = prove(graph)
-    assert [node.op for node in small.nodes if node.op == "If"] == []
-    assert {node.name for node in small.layers} == {"a", "first" + taken, "second" + taken, "last", "head"}
-    assert not any(name.startswith("c" + other + "00") for name in small.weights)
+    assert [set(g.layers) for g in coupling.groups] == [{"a"}, {"first" + taken}, {"second" + taken}, {"last"}]
+    pruned, _ = prove(graph)
+    assert [node.op for node in pruned.nodes if node.op == "If"] == []
+    assert {node.name for node in pruned.layers} == {"a", "first" + taken, "second" + taken, "last", "head"}
+    assert not any(name.startswith("c" + other + "00") for name in pruned.weights)
 
 
 def test_a_branch_that_does_not_fit_is_dead() -> None:
@@ -96,8 +96,8 @@ def test_a_condition_on_sizes_is_not_constant() -> None:
     y = b.op("If", large, then_branch=branches[0], else_branch=branches[1])
     graph = b.graph(b.head(y, 10))
     assert not graph.cache.get("dead")
-    small, _ = prove(graph)
-    assert {"first1", "first2"} <= {node.name for node in small.layers}
+    pruned, _ = prove(graph)
+    assert {"first1", "first2"} <= {node.name for node in pruned.layers}
 
 
 def test_dead_branches_one_after_the_other() -> None:
@@ -112,8 +112,8 @@ def test_dead_branches_one_after_the_other() -> None:
     y = b.op("If", b.op("Equal", number, b.const(2, np.int64)), then_branch=branches[0], else_branch=branches[1])
     graph = b.graph(b.head(y, 10))
     assert [g.layers for g in pg.analyze(graph).groups] == [("a",), ("first3",), ("second3",)]
-    small, _ = prove(graph)
-    assert not [node for node in small.nodes if node.op == "If"]
+    pruned, _ = prove(graph)
+    assert not [node for node in pruned.nodes if node.op == "If"]
 
 
 def recurrent(turns: object = 3, scanned: bool = False, share: bool = False) -> Builder:
@@ -126,7 +126,7 @@ def recurrent(turns: object = 3, scanned: bool = False, share: bool = False) -> 
     y = i.op("Add", i.op("Tanh", i.conv(y, 6, 8, name="in2")), x)
     outs = [i.op("Identity", "go1000"), y] + ([i.conv(y, 8, 7, name="out")] if scanned else [])
     count = b.const(turns, np.int64) if isinstance(turns, int) else str(turns)
-    z = loop(b, i.body(*outs, kinds=[BOOL]), count, x, made=1 + scanned)
+    z = loop(b, i.body(*outs, kinds=[BOOL]), count, x, created=1 + scanned)
     if scanned:
         stacked = b.op("ReduceMax", "loop.out1", axes=[0], keepdims=0)
         z = b.op("Concat", z, b.relu(stacked), axis=1)
@@ -136,19 +136,19 @@ def recurrent(turns: object = 3, scanned: bool = False, share: bool = False) -> 
 
 def test_loops_carry_channels() -> None:
     graph = finished(recurrent())
-    found = pg.analyze(graph)
+    coupling = pg.analyze(graph)
     assert set(fixed_reasons(graph)) == {"head"}
-    assert [(g.channels, set(g.layers)) for g in found.groups] == [(8, {"a", "in2"}), (6, {"in1"}), (4, {"last"})]
+    assert [(g.channels, set(g.layers)) for g in coupling.groups] == [(8, {"a", "in2"}), (6, {"in1"}), (4, {"last"})]
     for seed in range(3):
-        small, _ = prove(graph, seed)
-        assert {n.name: n.channels.outputs for n in small.layers} == {"a": 4, "in1": 3, "in2": 4, "last": 2, "head": 5}
+        pruned, _ = prove(graph, seed)
+        assert {n.name: n.channels.outputs for n in pruned.layers} == {"a": 4, "in1": 3, "in2": 4, "last": 2, "head": 5}
 
 
 def test_loops_stack_what_every_turn_returns() -> None:
     graph = finished(recurrent(scanned=True))
     assert set(fixed_reasons(graph)) == {"head"}
-    small, _ = prove(graph)
-    assert small.node("out").channels.outputs == 4
+    pruned, _ = prove(graph)
+    assert pruned.node("out").channels.outputs == 4
 
 
 @pytest.mark.parametrize("turns", [1, 4])
@@ -158,8 +158,8 @@ def test_turns_decided_at_run_time(turns: int) -> None:
     b.inputs.append(helper.make_tensor_value_info("count", INT64, ["m"]))
     graph = finished(b)
     assert set(fixed_reasons(graph)) == {"head"}
-    small, _ = prove(graph)
-    assert small.node("out").channels.outputs == 4
+    pruned, _ = prove(graph)
+    assert pruned.node("out").channels.outputs == 4
     rng = np.random.default_rng(turns)
     data = {"x": rng.standard_normal((1, 3, 6, 6)).astype(np.float32), "count": np.ones(turns, np.int64)}
     plan = random_plan(pg.analyze(graph))
@@ -175,7 +175,7 @@ def test_a_value_that_grows_from_turn_to_turn_stays() -> None:
     more = i.conv(state, 8, 5, name="more")
     step = i.op("Tanh", i.conv(state, 8, 8, name="step"))
     body = i.body(i.op("Identity", "go1000"), step, i.op("Concat", list_, more, axis=3), kinds=[BOOL])
-    z = loop(b, body, b.const(3, np.int64), x, y, made=2)
+    z = loop(b, body, b.const(3, np.int64), x, y, created=2)
     z = b.op("Add", b.head(z, 8), b.op("ReduceMean", "loop.out1", keepdims=0))
     graph = b.graph(z)
     reasons = fixed_reasons(graph)
@@ -208,12 +208,12 @@ def scanning(axis: int, out_axis: int, direction: int = 0) -> Builder:
 @pytest.mark.parametrize(("axis", "out_axis", "direction"), [(0, 0, 0), (1, 1, 1), (-2, -3, 0), (-3, 1, 1)])
 def test_scans(axis: int, out_axis: int, direction: int) -> None:
     graph = finished(scanning(axis, out_axis, direction))
-    found = pg.analyze(graph)
-    assert [(g.channels, set(g.layers)) for g in found.groups] == [
+    coupling = pg.analyze(graph)
+    assert [(g.channels, set(g.layers)) for g in coupling.groups] == [
         (12, {"first"}), (9, {"start", "hh", "sh"}), (6, {"ho"}), (4, {"last"})
     ]  # fmt: skip
-    small, _ = prove(graph)
-    assert small.node("hh").channels.inputs == 5
+    pruned, _ = prove(graph)
+    assert pruned.node("hh").channels.inputs == 5
 
 
 def test_outer_weights_are_cut_where_a_body_reads_them() -> None:
@@ -228,9 +228,9 @@ def test_outer_weights_are_cut_where_a_body_reads_them() -> None:
     y = b.op("If", condition(b, x), then_branch=branches[0], else_branch=branches[1])
     graph = b.graph(b.head(y, 4))
     assert [set(g.layers) for g in pg.analyze(graph).groups] == [{"a"}, {"c1", "c2"}, {"d1", "d2"}]
-    small, _ = prove(graph)
-    assert small.weights[shared].shape == (3, 4, 3, 3)
-    assert len(small.model.graph.initializer) == len(graph.model.graph.initializer)
+    pruned, _ = prove(graph)
+    assert pruned.weights[shared].shape == (3, 4, 3, 3)
+    assert len(pruned.model.graph.initializer) == len(graph.model.graph.initializer)
 
 
 def test_bodies_in_bodies() -> None:
@@ -269,8 +269,8 @@ def test_branches_may_use_the_same_names() -> None:
     names = [node.name for node in graph.layers]
     assert names[1:-1] == [f"if/{branch}/{conv}" for branch in ("then_branch", "else_branch")
                            for conv in ("conv", branches[0].node[2].name)]  # fmt: skip
-    small, _ = prove(graph)
-    (choice,) = (node for node in small.model.graph.node if node.op_type == "If")
+    pruned, _ = prove(graph)
+    (choice,) = (node for node in pruned.model.graph.node if node.op_type == "If")
     for attribute in choice.attribute:
         assert [n.name for n in attribute.g.node] == [n.name for n in branches[0].node]
         assert [list(n.input) for n in attribute.g.node] == [list(n.input) for n in branches[0].node]
@@ -280,8 +280,8 @@ def test_bodies_declare_their_shapes_anew() -> None:
     b = recurrent()
     body = b.nodes[-5].attribute[0].g
     assert body.input[2].type.tensor_type.shape.dim[1].dim_value == 8
-    small, _ = prove(finished(b))
-    body = small.node("loop").proto.attribute[0].g
+    pruned, _ = prove(finished(b))
+    body = pruned.node("loop").proto.attribute[0].g
     assert body.input[2].type.tensor_type.shape.dim[1].dim_value == 4
     assert body.input[2].type.tensor_type.shape.dim[2].dim_value == 6
 
@@ -311,8 +311,8 @@ def test_constants_that_a_body_returns() -> None:
     y = b.op("If", condition(b, x), then_branch=yes.body(mean), else_branch=no.body(table))
     graph = b.graph(b.head(b.op("Add", x, y), 8))
     assert "a" not in fixed_reasons(graph)
-    small, _ = prove(graph)
-    (constant,) = (w for w in small.weights.values() if w.name == table)
+    pruned, _ = prove(graph)
+    (constant,) = (w for w in pruned.weights.values() if w.name == table)
     assert constant.shape == (1, 4, 6, 6)
 
 
@@ -329,8 +329,8 @@ def test_a_shared_constant_is_cut_for_one_reader_only() -> None:
     y = b.head(b.op("Mul", x, "if.out1"), 8)
     graph = b.graph(y, "if.out0")
     assert set(fixed_reasons(graph)) == {"head"}
-    small, _ = prove(graph)
-    assert sorted(w.shape for w in small.weights.values() if w.name.startswith(vector)) == [(4, 1, 1), (8, 1, 1)]
+    pruned, _ = prove(graph)
+    assert sorted(w.shape for w in pruned.weights.values() if w.name.startswith(vector)) == [(4, 1, 1), (8, 1, 1)]
 
 
 def test_what_is_not_laid_open_stays() -> None:
@@ -379,9 +379,9 @@ def test_layers_in_bodies_are_named_and_explained() -> None:
     yes, no = Inner(b, 1), Inner(b, 2)
     one = yes.body(yes.conv(x, 8, 6, name="inner"))
     y = b.op("If", condition(b, x), then_branch=one, else_branch=no.body(no.conv(x, 8, 6, name="other")), name="if")
-    found = pg.analyze(b.graph(b.head(b.op("LRN", y, size=3, name="lrn"), 6)))
-    assert explain(found, "inner").path == ("inner", "if/then_branch/return", "if", "lrn")
-    assert explain(found, "other").path == ("other", "if/else_branch/return", "if", "lrn")
+    coupling = pg.analyze(b.graph(b.head(b.op("LRN", y, size=3, name="lrn"), 6)))
+    assert explain(coupling, "inner").path == ("inner", "if/then_branch/return", "if", "lrn")
+    assert explain(coupling, "other").path == ("other", "if/else_branch/return", "if", "lrn")
 
 
 def test_invalid_bodies_are_refused() -> None:
@@ -414,7 +414,7 @@ def test_random_bodies(graph: Graph, seed: int, ratio: float) -> None:
     alive = {layer for group in pg.analyze(graph).groups for layer in group.layers}
     assert any(node.name in alive for node in hidden)
     try:
-        small, _ = prove(graph, seed, ratio)
+        pruned, _ = prove(graph, seed, ratio)
     except ModelError:
         # ONNX Runtime runs a Scan only if it can tell the shapes in its body: then not even the original runs.
         with pytest.raises(ModelError):
@@ -422,11 +422,11 @@ def test_random_bodies(graph: Graph, seed: int, ratio: float) -> None:
         reject()
     for node in hidden:
         if node.name in alive:
-            assert small.node(node.name).channels.outputs == 6 - int(6 * ratio)
+            assert pruned.node(node.name).channels.outputs == 6 - int(6 * ratio)
 
 
 @settings(SLOW, max_examples=20)
 @given(draw_control())
 def test_nothing_removed_is_the_identity(graph: Graph) -> None:
-    small = pg.apply(graph, make_plan(pg.analyze(graph), {}))
-    assert small.model.SerializeToString(deterministic=True) == graph.model.SerializeToString(deterministic=True)
+    pruned = pg.apply(graph, make_plan(pg.analyze(graph), {}))
+    assert pruned.model.SerializeToString(deterministic=True) == graph.model.SerializeToString(deterministic=True)

@@ -77,8 +77,8 @@ def proved(graph: Graph, attention: str | None, seed: int = 0) -> Coupling:
     """The coupling of a graph, of which a random half has been pruned and proved."""
     coupling = pg.analyze(graph, attention=attention)
     plan = random_plan(coupling, seed)
-    small = pg.apply(graph, plan)
-    assert pg.verify(graph, plan, small).relative <= 1e-4
+    pruned = pg.apply(graph, plan)
+    assert pg.verify(graph, plan, pruned).relative <= 1e-4
     assert all(group.channels > 1 for group in coupling.groups)
     return coupling
 

@@ -23,23 +23,23 @@ def test_the_way_to_the_cause() -> None:
 
 
 def test_outputs_and_free_layers() -> None:
-    found = pg.analyze(residual_net())
-    why = explain(found, "head")
+    coupling = pg.analyze(residual_net())
+    why = explain(coupling, "head")
     assert why.path == ("head", "head.out")
     assert "interface" in why.advice
-    assert "g0" in explain(found, "stem").advice
+    assert "g0" in explain(coupling, "stem").advice
     with pytest.raises(UnknownNameError, match="did you mean 'stem'"):
-        explain(found, "stemm")
+        explain(coupling, "stemm")
 
 
 def test_every_fixed_layer_of_a_detector_has_a_reason() -> None:
     from benchmarks.zoo import ZOO
     from fixtures.light_models import load
 
-    found = pg.analyze(pg.load(load(ZOO / "torchvision__fasterrcnn_resnet50_fpn.light.xz")))
-    assert found.fixed
-    for fixed in found.fixed:
-        why = explain(found, fixed.layer)
+    coupling = pg.analyze(pg.load(load(ZOO / "torchvision__fasterrcnn_resnet50_fpn.light.xz")))
+    assert coupling.fixed
+    for fixed in coupling.fixed:
+        why = explain(coupling, fixed.layer)
         assert why.reason is not None
         assert why.path[0] == fixed.layer
         assert why.advice

@@ -52,11 +52,11 @@ def test_factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "from tests.builders import residual_net\ndef net():\n    return residual_net().model\nnumber = 3\n"
     )
     assert pg.load("makes.py:net").inputs == ("x",)
-    for source, told in (
+    for source, messages in (
         ("makes.py:number", "TypeError"), ("makes.py:other", "AttributeError"), ("nothing.py:net", "no such file"),
         ("no.such.module:net", "ModuleNotFoundError"),
     ):  # fmt: skip
-        with pytest.raises(ModelError, match=told):
+        with pytest.raises(ModelError, match=messages):
             pg.load(source)
     assert not factory.is_factory("net.onnx") and not factory.is_factory("C:/net.onnx")
 

@@ -128,9 +128,9 @@ def attempt(data: bytes, path: Path) -> str:
     try:
         graph = pg.load(path)
         stage = "analyze"
-        found = pg.analyze(graph)
+        coupling = pg.analyze(graph)
         stage = "select"
-        plan = pg.select(graph, found, budget=pg.Budget(ratio=0.5), round_to=1)
+        plan = pg.select(graph, coupling, budget=pg.Budget(ratio=0.5), round_to=1)
         stage = "apply"
         pg.apply(graph, plan)
         return "done"

@@ -100,8 +100,8 @@ def _read_sensitivity(path: Path) -> object:
 
 
 def _ranges(folder: Path) -> Path:
-    found = pg.quantize(net(), {"x": np.ones((4, 3, 8, 8), np.float32)}, method="minmax")
-    (folder / "ranges.json").write_text(json.dumps(found.ranges))
+    quantized = pg.quantize(net(), {"x": np.ones((4, 3, 8, 8), np.float32)}, method="minmax")
+    (folder / "ranges.json").write_text(json.dumps(quantized.ranges))
     return folder / "ranges.json"
 
 

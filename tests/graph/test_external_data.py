@@ -43,9 +43,9 @@ def model(*weights: TensorProto, nodes: list[onnx.NodeProto] | None = None) -> o
         [helper.make_tensor_value_info("y", 1, ["N", 4])],
         [*weights, numpy_helper.from_array(np.ones((16, 4), np.float32), "w2")],
     )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    made.ir_version = 8
-    return made
+    created = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    created.ir_version = 8
+    return created
 
 
 @pytest.fixture

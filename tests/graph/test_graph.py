@@ -51,15 +51,15 @@ def test_load_and_save_lose_nothing(tmp_path: Path) -> None:
 
 def test_a_cut_keeps_what_it_does_not_touch() -> None:
     graph = from_model(rich_model())
-    small, _ = prove(graph)
+    pruned, _ = prove(graph)
     for name in ("producer_name", "domain", "model_version", "doc_string", "metadata_props", "opset_import"):
-        assert getattr(small.model, name) == getattr(graph.model, name)
-    assert [n.name for n in small.model.graph.node] == [n.name for n in graph.model.graph.node]
-    assert small.model.graph.node[0].doc_string == "a node"
-    assert small.model.graph.node[0].metadata_props == graph.model.graph.node[0].metadata_props
-    assert small.model.graph.initializer[0].doc_string == "a weight"
-    assert small.model.graph.input == graph.model.graph.input
-    assert not small.model.graph.value_info  # its declared shape is no longer true
+        assert getattr(pruned.model, name) == getattr(graph.model, name)
+    assert [n.name for n in pruned.model.graph.node] == [n.name for n in graph.model.graph.node]
+    assert pruned.model.graph.node[0].doc_string == "a node"
+    assert pruned.model.graph.node[0].metadata_props == graph.model.graph.node[0].metadata_props
+    assert pruned.model.graph.initializer[0].doc_string == "a weight"
+    assert pruned.model.graph.input == graph.model.graph.input
+    assert not pruned.model.graph.value_info  # its declared shape is no longer true
 
 
 def test_wire_pieces_are_the_deterministic_serialization() -> None:
@@ -74,14 +74,14 @@ def test_nodes_out_of_order() -> None:
     nodes = list(reversed([onnx.NodeProto.FromString(n.SerializeToString()) for n in shuffled.graph.node]))
     del shuffled.graph.node[:]
     shuffled.graph.node.extend(nodes)
-    found = from_model(shuffled)
-    assert [n.name for n in found.model.graph.node] == [n.name for n in nodes]
-    assert [g.layers for g in analyze(found).groups] == [g.layers for g in analyze(graph).groups]
-    made = set(found.inputs) | set(found.weights)
-    for node in found.nodes:
-        assert made.issuperset(node.inputs)
-        made.update(node.outputs)
-    prove(found)
+    result = from_model(shuffled)
+    assert [n.name for n in result.model.graph.node] == [n.name for n in nodes]
+    assert [g.layers for g in analyze(result).groups] == [g.layers for g in analyze(graph).groups]
+    created = set(result.inputs) | set(result.weights)
+    for node in result.nodes:
+        assert created.issuperset(node.inputs)
+        created.update(node.outputs)
+    prove(result)
 
 
 def test_weights_in_constant_nodes() -> None:
@@ -93,8 +93,8 @@ def test_weights_in_constant_nodes() -> None:
     copy.graph.node.extend(model.graph.node)
     graph = from_model(copy)
     assert len(analyze(graph).groups) == len(analyze(from_model(model)).groups)
-    small, _ = prove(graph)
-    assert not small.model.graph.initializer
+    pruned, _ = prove(graph)
+    assert not pruned.model.graph.initializer
 
 
 def test_initializers_listed_as_inputs() -> None:
@@ -105,9 +105,9 @@ def test_initializers_listed_as_inputs() -> None:
     old.graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in model.graph.initializer)
     graph = from_model(old)
     assert graph.inputs == ("x",)
-    small, _ = prove(graph)
-    declared = {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in small.model.graph.input}
-    for tensor in small.model.graph.initializer:
+    pruned, _ = prove(graph)
+    declared = {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in pruned.model.graph.input}
+    for tensor in pruned.model.graph.initializer:
         assert declared[tensor.name] == list(tensor.dims)
 
 
@@ -116,8 +116,8 @@ def test_wrong_and_missing_declared_shapes() -> None:
     wrong = onnx.ModelProto()
     wrong.CopyFrom(model)
     wrong.graph.value_info.append(helper.make_tensor_value_info("stem.out", 1, [9, 9, 9, 9]))
-    found = facts(from_model(wrong))
-    assert found.shapes["stem.out"] == (1, 8, 8, 8)
+    info = facts(from_model(wrong))
+    assert info.shapes["stem.out"] == (1, 8, 8, 8)
 
 
 @pytest.mark.parametrize("opset", [7, 8, 9, 10, 11, 12, 13, 15, 18, 20, 21, 22, 23, 24, 25, 26])
@@ -133,8 +133,8 @@ def test_every_opset(opset: int) -> None:
             helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in model.graph.initializer
         )
     graph = from_model(model)
-    small, _ = prove(graph)
-    assert sum(w.size for w in small.weights.values()) < 0.6 * sum(w.size for w in graph.weights.values())
+    pruned, _ = prove(graph)
+    assert sum(w.size for w in pruned.weights.values()) < 0.6 * sum(w.size for w in graph.weights.values())
 
 
 def test_local_functions_are_inlined() -> None:
@@ -155,12 +155,12 @@ def test_external_data(tmp_path: Path) -> None:
         onnx.ModelProto.FromString(graph.model.SerializeToString()), tmp_path / "m.onnx",
         save_as_external_data=True, location="m.bin", size_threshold=16,
     )  # fmt: skip
-    found = load(tmp_path / "m.onnx")
+    result = load(tmp_path / "m.onnx")
     (tmp_path / "out").mkdir()
-    small, _ = prove(found)
-    save(small, tmp_path / "out" / "small.onnx")
+    pruned, _ = prove(result)
+    save(pruned, tmp_path / "out" / "small.onnx")
     again = load(tmp_path / "out" / "small.onnx")
-    for a, b in zip(outputs(small), outputs(again), strict=True):
+    for a, b in zip(outputs(pruned), outputs(again), strict=True):
         np.testing.assert_array_equal(a, b)
     (tmp_path / "m.bin").unlink()
     with pytest.raises(ModelError, match=r"m\.bin.*missing"):
@@ -254,5 +254,5 @@ def test_shapes_that_are_declared_for_weights_go_with_them() -> None:
     graph = residual_net()
     for weight in graph.weights.values():
         graph.model.graph.value_info.append(onnx.helper.make_tensor_value_info(weight.name, 1, weight.shape))
-    small = prune(graph, budget=Budget(ratio=0.5), round_to=1).small
-    assert not {entry.name for entry in small.model.graph.value_info} & set(small.weights)
+    pruned = prune(graph, budget=Budget(ratio=0.5), round_to=1).small
+    assert not {entry.name for entry in pruned.model.graph.value_info} & set(pruned.weights)

@@ -44,8 +44,8 @@ def half(graph: Graph, **options: object) -> Graph:
     return pg.prune(graph, budget=pg.Budget(ratio=0.5), round_to=1, **options).small
 
 
-def sqnr(wanted: Array, found: Array) -> float:
-    return float(10 * np.log10((wanted**2).sum() / ((wanted - found) ** 2).sum()))
+def sqnr(wanted: Array, result: Array) -> float:
+    return float(10 * np.log10((wanted**2).sum() / ((wanted - result) ** 2).sum()))
 
 
 # -- two tensors that look alike --------------------------------------------------------------
@@ -91,8 +91,8 @@ def masked(model: onnx.ModelProto, plan: pg.Plan) -> onnx.ModelProto:
 def test_a_copy_of_a_shared_bias_takes_no_name_that_is_there(biases: list[str]) -> None:
     model = convolutions(biases, [16] * len(biases))
     result = pg.prune(from_model(model), budget=pg.Budget(ratio=0.5), round_to=1)
-    wanted, found = in_runtime(masked(model, result.plan), images())[0], in_runtime(result.small.model, images())[0]
-    np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
+    wanted, match = in_runtime(masked(model, result.plan), images())[0], in_runtime(result.small.model, images())[0]
+    np.testing.assert_allclose(match, wanted, atol=1e-4 * np.abs(wanted).max())
 
 
 def test_pruned_again_with_layers_that_stayed_whole() -> None:
@@ -254,14 +254,14 @@ def test_a_weight_or_input_that_is_an_output_keeps_its_value(command: str, vecto
     result = COMMANDS[command](with_outputs(plain, {**names, "x": ("n", 3, 8, 8)}), {"x": images(1, 16)})
     assert result.outputs[1:] == (*names, "x")
     x = images(2)
-    found = in_runtime(result.model, x)
-    for name, value in zip(names, found[1:-1], strict=True):
+    matches = in_runtime(result.model, x)
+    for name, value in zip(names, matches[1:-1], strict=True):
         np.testing.assert_array_equal(value, plain.weights[name].read())
-    np.testing.assert_array_equal(found[-1], x)
+    np.testing.assert_array_equal(matches[-1], x)
     # The layers are as good as without further outputs.
     wanted = in_runtime(plain.model, x)[0]
     alone = in_runtime(COMMANDS[command](plain, {"x": images(1, 16)}).model, x)[0]
-    assert np.abs(found[0] - wanted).max() <= 2 * np.abs(alone - wanted).max() + 1e-5
+    assert np.abs(matches[0] - wanted).max() <= 2 * np.abs(alone - wanted).max() + 1e-5
 
 
 def test_training_leaves_a_weight_that_is_an_output() -> None:
@@ -278,11 +278,11 @@ def test_training_leaves_a_weight_that_is_an_output() -> None:
     shown = module.eval()(x=torch.from_numpy(images()))[1].detach().numpy()
     np.testing.assert_array_equal(shown, plain.weights[name].read())
     result = module.write_back()
-    found = in_runtime(result.model, images())
-    np.testing.assert_array_equal(found[1], plain.weights[name].read())
+    matches = in_runtime(result.model, images())
+    np.testing.assert_array_equal(matches[1], plain.weights[name].read())
     doubled = Rewriter(plain)
     doubled.set_weight(name, plain.weights[name].read() * 2)
-    np.testing.assert_array_equal(found[0], in_runtime(doubled.finish().model, images())[0])
+    np.testing.assert_array_equal(matches[0], in_runtime(doubled.finish().model, images())[0])
 
 
 @pytest.mark.parametrize("held", ["initializer", "node"])

@@ -93,13 +93,13 @@ def _network(read: Callable[[Builder, str], str], batch: int | str) -> Graph:
 @pytest.mark.parametrize("what", READ)
 def test_numbers_from_sizes_keep_their_values_for_a_caller(what: str, batch: int | str) -> None:
     graph = _network(READ[what], batch)
-    small, proof = prove(graph)
+    pruned, proof = prove(graph)
     assert proof.relative <= 1e-4
     assert {name for g in pg.analyze(graph).groups for name in g.layers} == {"a", "b"}
     for samples in (2, 5) if batch == "n" else (2,):
         feeds = random_inputs(graph, seed=samples, batch=samples)
         _, wanted = run(session(graph, fast=False), feeds)
-        _, value = run(session(small, fast=False), feeds)
+        _, value = run(session(pruned, fast=False), feeds)
         np.testing.assert_array_equal(value, wanted)
 
 
@@ -112,11 +112,11 @@ def test_a_shape_is_read_by_a_caller_and_by_the_graph(batch: int | str) -> None:
     flat = b.op("Reshape", r, b.op("Concat", b.op("Slice", shape, b.const([0]), b.const([2])), b.const([-1]), axis=0))
     y = b.conv(b.op("Reshape", flat, shape), 16, 4, name="b")
     graph = untyped(b, y, shape)
-    small, proof = prove(graph)
+    pruned, proof = prove(graph)
     assert proof.relative <= 1e-4
     assert [g.channels for g in pg.analyze(graph).groups] == [16]
     feeds = random_inputs(graph, batch=2)
-    assert run(session(small, fast=False), feeds)[1].tolist() == [2, 16, 6, 6]
+    assert run(session(pruned, fast=False), feeds)[1].tolist() == [2, 16, 6, 6]
 
 
 # -- what a file declares --------------------------------------------------------------------
@@ -144,11 +144,11 @@ def test_declared_shapes_are_those_of_the_cut(nodes: str, opset: int) -> None:
     b, inner, y, shape, domains = _declared(nodes, opset)
     model = b.model(y, domains=domains)
     model.graph.value_info.append(helper.make_tensor_value_info(inner, FLOAT, shape))
-    small, proof = prove(from_model(model))
+    pruned, proof = prove(from_model(model))
     assert proof.relative <= 1e-4
-    (entry,) = [entry for entry in small.model.graph.value_info if entry.name == inner]
-    feeds = random_inputs(small, batch=2)
-    actual = run_values(small, feeds, [inner])[inner].shape
+    (entry,) = [entry for entry in pruned.model.graph.value_info if entry.name == inner]
+    feeds = random_inputs(pruned, batch=2)
+    actual = run_values(pruned, feeds, [inner])[inner].shape
     dims = entry.type.tensor_type.shape.dim
     assert dims[0].dim_param == "N"
     assert tuple(dim.dim_value for dim in dims[1:]) == actual[1:]
@@ -167,9 +167,9 @@ def test_declared_shapes_in_a_body() -> None:
         bodies.append(body)
     condition = b.op("Greater", b.op("ReduceMean", "x", keepdims=0), b.const(0, np.float32))
     y = b.op("If", condition, then_branch=bodies[0], else_branch=bodies[1])
-    small, proof = prove(b.graph(b.op("MatMul", y, b.weight(16, 5))))
+    pruned, proof = prove(b.graph(b.op("MatMul", y, b.weight(16, 5))))
     assert proof.relative <= 1e-4
-    graphs = [a.g for node in small.model.graph.node if node.op_type == "If" for a in node.attribute]
+    graphs = [a.g for node in pruned.model.graph.node if node.op_type == "If" for a in node.attribute]
     for entry in (entry for graph in graphs for entry in (*graph.value_info, *graph.output)):
         dims = entry.type.tensor_type.shape.dim
         assert (dims[0].dim_param, dims[1].dim_value) == ("N", 8)

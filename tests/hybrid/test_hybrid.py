@@ -35,67 +35,67 @@ def net() -> Graph:
 @pytest.mark.parametrize("kind", ["macs", "params"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_budget_is_met_and_every_layer_accounted_for(net: Graph, method: str, kind: str) -> None:
-    found = pg.compress(net, method=method, data=samples(32), round_to=2, **{kind: 0.5})
-    assert getattr(found.after, kind) <= 0.5 * getattr(found.before, kind)
-    assert found.after == full_cost(found.graph)
-    assert [layer.name for layer in found.layers] == [node.name for node in net.layers]
-    assert sum(layer.macs[0] for layer in found.layers) == found.before.macs
-    assert sum(layer.macs[1] for layer in found.layers) == found.after.macs
-    sizes = {name: net.weights[net.node(name).inputs[1]].size for name in (layer.name for layer in found.layers)}
-    assert {layer.name: layer.params[0] for layer in found.layers} == sizes
-    assert (found.proof is not None) == bool(found.plan.remove)
-    assert (method == "decompose") <= (not found.plan.remove)
-    assert {node.outputs[0] for node in net.layers} <= {v for node in found.graph.nodes for v in node.outputs}
+    result = pg.compress(net, method=method, data=samples(32), round_to=2, **{kind: 0.5})
+    assert getattr(result.after, kind) <= 0.5 * getattr(result.before, kind)
+    assert result.after == full_cost(result.graph)
+    assert [layer.name for layer in result.layers] == [node.name for node in net.layers]
+    assert sum(layer.macs[0] for layer in result.layers) == result.before.macs
+    assert sum(layer.macs[1] for layer in result.layers) == result.after.macs
+    sizes = {name: net.weights[net.node(name).inputs[1]].size for name in (layer.name for layer in result.layers)}
+    assert {layer.name: layer.params[0] for layer in result.layers} == sizes
+    assert (result.proof is not None) == bool(result.plan.remove)
+    assert (method == "decompose") <= (not result.plan.remove)
+    assert {node.outputs[0] for node in net.layers} <= {v for node in result.graph.nodes for v in node.outputs}
 
 
 def test_actions_are_what_was_done(net: Graph) -> None:
-    found = pg.compress(net, method="hybrid", data=samples(32), macs=0.4, round_to=2)
-    parts = {node.name.rpartition("/")[0] for node in found.graph.layers}
-    smaller = {node.name: node for node in found.graph.layers}
-    for layer in found.layers:
+    result = pg.compress(net, method="hybrid", data=samples(32), macs=0.4, round_to=2)
+    parts = {node.name.rpartition("/")[0] for node in result.graph.layers}
+    smaller = {node.name: node for node in result.graph.layers}
+    for layer in result.layers:
         assert ("decompose" in layer.action) == (layer.name in parts) == bool(layer.method)
         assert ("prune" in layer.action) == (layer.outputs[1] < layer.outputs[0])
         if layer.action in ("keep", "prune"):
-            assert layer.params[1] == found.graph.weights[smaller[layer.name].inputs[1]].size
+            assert layer.params[1] == result.graph.weights[smaller[layer.name].inputs[1]].size
             assert layer.macs[1] < layer.macs[0] or layer.params[1] == layer.params[0]
         if layer.action == "keep":
             assert layer.reason
 
 
 def test_the_mix_of_the_least_error_is_taken(net: Graph) -> None:
-    found = pg.compress(net, macs=0.4, data=samples(64), round_to=2)
-    assert [mix.pruned for mix in found.mixes] == list(mixes.SHARES)
-    assert found.chosen in found.mixes and found.chosen is not None
-    measured = [mix.error for mix in found.mixes if mix.error is not None]
-    assert found.chosen.error == min(measured) and len(set(measured)) > 1
-    for mix in found.mixes:
-        assert mix.cost is not None and mix.cost.macs <= 0.4 * found.before.macs
+    result = pg.compress(net, macs=0.4, data=samples(64), round_to=2)
+    assert [mix.pruned for mix in result.mixes] == list(mixes.SHARES)
+    assert result.chosen in result.mixes and result.chosen is not None
+    measured = [mix.error for mix in result.mixes if mix.error is not None]
+    assert result.chosen.error == min(measured) and len(set(measured)) > 1
+    for mix in result.mixes:
+        assert mix.cost is not None and mix.cost.macs <= 0.4 * result.before.macs
     alone = pg.compress(
-        net, macs=0.4, data=samples(64), round_to=2, method="prune" if found.chosen.pruned == 1 else "decompose"
+        net, macs=0.4, data=samples(64), round_to=2, method="prune" if result.chosen.pruned == 1 else "decompose"
     )
-    if found.chosen.pruned in (0.0, 1.0):
-        assert alone.graph.sha256 == found.graph.sha256
-    assert pg.compress(net, macs=0.4, data=samples(64), round_to=2).graph.sha256 == found.graph.sha256
+    if result.chosen.pruned in (0.0, 1.0):
+        assert alone.graph.sha256 == result.graph.sha256
+    assert pg.compress(net, macs=0.4, data=samples(64), round_to=2).graph.sha256 == result.graph.sha256
 
 
 def test_recovery_reaches_through_decomposed_layers(net: Graph) -> None:
     """Least squares go over the whole chain, and bring the outputs nearer to the original's on other samples."""
     errors = {}
     for repair in ("none", "least-squares"):
-        found = pg.compress(net, macs=0.5, method="decompose", data=samples(256), round_to=2, repair=repair)
-        errors[repair] = mixes.error(net, found.graph, Data.of(samples(64, seed=1)))
+        result = pg.compress(net, macs=0.5, method="decompose", data=samples(256), round_to=2, repair=repair)
+        errors[repair] = mixes.error(net, result.graph, Data.of(samples(64, seed=1)))
     assert errors["least-squares"] < 0.8 * errors["none"]
 
 
 def test_without_data_mixes_are_measured_on_random_inputs(net: Graph) -> None:
-    found = pg.compress(net, params=0.6, round_to=2)
-    assert found.repair == "none" and all(mix.error is not None for mix in found.mixes)
+    result = pg.compress(net, params=0.6, round_to=2)
+    assert result.repair == "none" and all(mix.error is not None for mix in result.mixes)
 
 
 def test_kept_layers_keep_their_outputs(net: Graph) -> None:
     name = net.layers[1].name
-    found = pg.compress(net, macs=0.5, data=samples(32), round_to=2, keep=[name])
-    layer = next(each for each in found.layers if each.name == name)
+    result = pg.compress(net, macs=0.5, data=samples(32), round_to=2, keep=[name])
+    layer = next(each for each in result.layers if each.name == name)
     assert layer.action == "keep" and layer.outputs[0] == layer.outputs[1]
 
 
@@ -104,9 +104,9 @@ def test_a_mix_that_is_impossible_is_left_out_with_its_reason() -> None:
     b = Builder()
     x = b.conv(b.input(1, 32, 8, 8), 32, 32, name="only")
     graph = b.graph(x)
-    found = pg.compress(graph, macs=0.5)
-    assert found.chosen is not None and found.chosen.pruned == 0
-    assert all("cannot fall" in mix.reason for mix in found.mixes if mix.pruned == 1)
+    result = pg.compress(graph, macs=0.5)
+    assert result.chosen is not None and result.chosen.pruned == 0
+    assert all("cannot fall" in mix.reason for mix in result.mixes if mix.pruned == 1)
     with pytest.raises(BudgetError, match="cannot fall"):
         pg.compress(graph, macs=0.5, method="prune")
     with pytest.raises(BudgetError, match=r"cannot fall.*; .*cannot fall"):
@@ -116,13 +116,13 @@ def test_a_mix_that_is_impossible_is_left_out_with_its_reason() -> None:
 def test_files_quantization_and_a_proof_turned_off(net: Graph, tmp_path: Path) -> None:
     pg.save(net, tmp_path / "net.onnx")
     out = tmp_path / "out.onnx"
-    found = pg.compress(
+    result = pg.compress(
         tmp_path / "net.onnx", out, macs=0.6, data=samples(32), quantize="int8", method="prune", check=False
     )
-    assert found.quantized is not None and found.proof is None
-    assert pg.load(out).sha256 == found.graph.sha256
+    assert result.quantized is not None and result.proof is None
+    assert pg.load(out).sha256 == result.graph.sha256
     assert any(node.op == "DequantizeLinear" for node in pg.load(out).nodes)
-    assert made_of(found.graph, samples(2)).shape == made_of(net, samples(2)).shape
+    assert made_of(result.graph, samples(2)).shape == made_of(net, samples(2)).shape
 
 
 def test_bad_input(net: Graph, tmp_path: Path) -> None:

@@ -28,10 +28,10 @@ def weak(outputs: int, inputs: int, kernel: int, seed: int = 0) -> np.ndarray:
 def low(outputs: int, inputs: int, kernel: int, rank: int = 16) -> np.ndarray:
     rng = np.random.default_rng(1)
     core = rng.standard_normal((rank, rank, kernel, kernel))
-    made = np.einsum(
+    values = np.einsum(
         "or,rsyx,is->oiyx", rng.standard_normal((outputs, rank)), core, rng.standard_normal((inputs, rank))
     )
-    return made / np.linalg.norm(made) * np.sqrt(outputs)
+    return values / np.linalg.norm(values) * np.sqrt(outputs)
 
 
 def mixed_net() -> Graph:
@@ -47,23 +47,23 @@ def mixed_net() -> Graph:
 
 
 def test_the_rule() -> None:
-    found = verdicts(pg.analyze(mixed_net()), "robust")
-    decomposed = {name: verdict.decompose for name, verdict in found.items()}
-    assert decomposed["low"] is False and found["low"].reason == "low dimension (64 x 32)"
-    assert decomposed["depthwise"] is False and "depthwise" in found["depthwise"].reason
+    result = verdicts(pg.analyze(mixed_net()), "robust")
+    decomposed = {name: verdict.decompose for name, verdict in result.items()}
+    assert decomposed["low"] is False and result["low"].reason == "low dimension (64 x 32)"
+    assert decomposed["depthwise"] is False and "depthwise" in result["depthwise"].reason
     assert decomposed["high"] and decomposed["pointwise"]
-    assert found["high"].reason == "high dimension (256 x 256)"
+    assert result["high"].reason == "high dimension (256 x 256)"
     # A weak quarter has a hundredth of the energy: pruning it costs less than any decomposition of noise.
-    assert decomposed["between"] is False and "by pruning" in found["between"].reason
-    assert decomposed["even"] and "no weak filters" in found["even"].reason
+    assert decomposed["between"] is False and "by pruning" in result["between"].reason
+    assert decomposed["even"] and "no weak filters" in result["even"].reason
 
 
 def test_robust_prunes_the_weak_quarter_and_nothing_even() -> None:
     graph = mixed_net()
-    found = pg.compress(graph, method="source-004", rank="evbmf:0", round_to=1)
-    rows = {row.name: row for row in found.layers}
+    result = pg.compress(graph, method="source-004", rank="evbmf:0", round_to=1)
+    rows = {row.name: row for row in result.layers}
     groups = {group.layers[0]: group.id for group in pg.analyze(graph).groups}
-    assert found.plan.remove == {groups["low"]: tuple(range(16)), groups["between"]: tuple(range(48))}
+    assert result.plan.remove == {groups["low"]: tuple(range(16)), groups["between"]: tuple(range(48))}
     assert {name: row.action for name, row in rows.items()} == {
         "low": "prune", "depthwise": "prune", "between": "prune", "even": "decompose", "high": "decompose",
         "pointwise": "decompose", next(reversed(rows)): "keep",
@@ -72,7 +72,7 @@ def test_robust_prunes_the_weak_quarter_and_nothing_even() -> None:
     assert (rows["pointwise"].method, rows["pointwise"].ranks) == ("svd", (16,))
     assert rows["high"].error is not None and rows["high"].error < 1e-5
     assert rows["even"].ranks == (8, 8) and "evbmf found rank 0 x 0, 8 is the least" in rows["even"].reason
-    assert found.proof is not None
+    assert result.proof is not None
 
 
 def test_the_published_mode_prunes_even_layers_too() -> None:
@@ -89,18 +89,18 @@ def test_the_published_mode_prunes_even_layers_too() -> None:
 
 def test_a_budget_sets_the_ranks_of_what_is_decomposed() -> None:
     graph = mixed_net()
-    found = pg.compress(graph, method="source-004", params=0.2)
-    assert found.after.params <= 0.2 * found.before.params
+    result = pg.compress(graph, method="source-004", params=0.2)
+    assert result.after.params <= 0.2 * result.before.params
     free = pg.compress(graph, method="source-004", rank="evbmf:0")
-    assert {row.name for row in found.layers if "decompose" in row.action} <= {"even", "high", "pointwise"}
+    assert {row.name for row in result.layers if "decompose" in row.action} <= {"even", "high", "pointwise"}
     assert {row.name for row in free.layers if "prune" in row.action} == {"low", "depthwise", "between"}
     with pytest.raises(BudgetError, match="cannot fall"):
         pg.compress(graph, method="source-004", params=0.001)
 
 
 def test_kept_layers() -> None:
-    found = pg.compress(mixed_net(), method="source-004", keep=["low", "high"])
-    rows = {row.name: row for row in found.layers}
+    result = pg.compress(mixed_net(), method="source-004", keep=["low", "high"])
+    rows = {row.name: row for row in result.layers}
     assert rows["low"].action == rows["high"].action == "keep"
     assert rows["high"].reason == "high dimension (256 x 256); kept"
 
@@ -111,12 +111,12 @@ def test_lenet(cluster: str) -> None:
     assert full_cost(graph).params == 431_080
     convs = 20 * 25 * 24 * 24 + 50 * 20 * 25 * 8 * 8
     assert full_cost(graph).macs == convs + 800 * 500 + 500 * 10
-    found = pg.compress(graph, method="source-004", cluster=cluster)
-    rows = {row.outputs[0]: row for row in found.layers}
+    result = pg.compress(graph, method="source-004", cluster=cluster)
+    rows = {row.outputs[0]: row for row in result.layers}
     assert rows[500].action == "decompose" and rows[500].method == "svd"
     assert rows[10].action == "keep"
     pruned = {width for width, row in rows.items() if "prune" in row.action}
     assert pruned == ({20, 50} if cluster == "paper" else set())
-    assert found.after.params < 0.7 * 431_080
-    out = found.graph.model.graph.output[0].type.tensor_type.shape.dim
+    assert result.after.params < 0.7 * 431_080
+    out = result.graph.model.graph.output[0].type.tensor_type.shape.dim
     assert [d.dim_value or d.dim_param for d in out] == ["batch", 10]

@@ -12,9 +12,9 @@ WHY = Reason("because", "node")
 
 def channels(space: LabelSpace, *used: Labels) -> list[list[int]]:
     """Channel numbers of axes, renumbered from 0 in order of appearance."""
-    found = space.resolve(used)
+    result = space.resolve(used)
     numbers: dict[int, int] = {}
-    return [[numbers.setdefault(int(n), len(numbers)) for n in found.root(labels).array()] for labels in used]
+    return [[numbers.setdefault(int(n), len(numbers)) for n in result.root(labels).array()] for labels in used]
 
 
 def test_fresh_axes_are_apart_and_tied_ones_together() -> None:
@@ -51,10 +51,10 @@ def test_pins_travel_along_ties_with_their_reason() -> None:
     a, b = space.fresh(3), space.fresh(3)
     space.tie(a, b)
     space.pin(b.take(slice(1, 2)), WHY)
-    found = space.resolve([a, b])
-    assert np.asarray(found.pinned(a)).tolist() == [False, True, False]
-    assert found.reason(a) == WHY
-    assert not found.all_pinned(a)
+    result = space.resolve([a, b])
+    assert np.asarray(result.pinned(a)).tolist() == [False, True, False]
+    assert result.reason(a) == WHY
+    assert not result.all_pinned(a)
 
 
 def test_reason_of_a_free_axis_is_an_error() -> None:
@@ -82,20 +82,20 @@ def test_pinned_whole_pins_all_factors() -> None:
     space = LabelSpace()
     a, b = space.fresh(2), space.fresh(3)
     space.product(space.pinned(6, WHY), [a, b], "reshape")
-    found = space.resolve([a, b])
-    assert found.all_pinned(a)
-    assert found.all_pinned(b)
-    assert found.reason(a) == WHY
+    result = space.resolve([a, b])
+    assert result.all_pinned(a)
+    assert result.all_pinned(b)
+    assert result.reason(a) == WHY
 
 
 def test_policy_takes_the_finest_factor_and_pins_the_other() -> None:
     space = LabelSpace()
     whole, a, b = space.fresh(8), space.fresh(2), space.fresh(4)
     space.product(whole, [a, b], "reshape")
-    found = space.resolve([whole, a, b])
-    assert found.all_pinned(a)
-    assert not np.any(found.pinned(b))
-    assert found.root(whole).array().tolist() == np.tile(found.root(b).array(), 2).tolist()
+    result = space.resolve([whole, a, b])
+    assert result.all_pinned(a)
+    assert not np.any(result.pinned(b))
+    assert result.root(whole).array().tolist() == np.tile(result.root(b).array(), 2).tolist()
 
 
 def test_a_factor_that_carries_one_product_carries_the_next() -> None:
@@ -103,10 +103,10 @@ def test_a_factor_that_carries_one_product_carries_the_next() -> None:
     first, second, g, i, o = (space.fresh(n) for n in (32, 64, 8, 4, 8))
     space.product(first, [g, i], "conv")
     space.product(second, [g, o], "conv")
-    found = space.resolve([first, second, g, i, o])
-    assert not np.any(found.pinned(g))
-    assert found.all_pinned(i)
-    assert found.all_pinned(o)
+    result = space.resolve([first, second, g, i, o])
+    assert not np.any(result.pinned(g))
+    assert result.all_pinned(i)
+    assert result.all_pinned(o)
 
 
 def test_sizes_must_agree() -> None:

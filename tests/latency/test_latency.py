@@ -57,10 +57,10 @@ class Staircase:
                 total += macs / width * -(-width // self.stair) * self.stair * (self.penalty if odd else 1.0)
         return total / 1e6
 
-    def against(self, small: pg.Graph, pairs: int = 1) -> Latency:
+    def against(self, pruned: pg.Graph, pairs: int = 1) -> Latency:
         if pairs == 1:
-            self.models.append(small)
-        a, b = self.original(), self.cost(small) + self.fixed
+            self.models.append(pruned)
+        a, b = self.original(), self.cost(pruned) + self.fixed
         return Latency(a, b, a / b, runs=1, threads=1)
 
     def alone(self, model: pg.Graph) -> float:
@@ -93,32 +93,32 @@ def test_the_measured_latency_is_at_the_bound(bound: float, round_to: int, alloc
     graph = chain()
     timer = Staircase(graph, stair=8, penalty=1.3, fixed=0.5)
     options: dict[str, Any] = {"round_to": round_to, "allocation": allocation}
-    found = choose(graph, timer, budget=Budget(latency=bound), **options)
-    kept = timer.against(pg.apply(graph, found.plan)).kept
+    result = choose(graph, timer, budget=Budget(latency=bound), **options)
+    kept = timer.against(pg.apply(graph, result.plan)).kept
     assert bound * (1 - TOLERANCE) <= kept <= bound
-    assert found.latency is not None
-    assert found.latency.kept == kept
-    assert found.plan.provenance["budget"] == {"latency": bound}
-    assert found.plan.provenance["latency"]["share"] == kept
+    assert result.latency is not None
+    assert result.latency.kept == kept
+    assert result.plan.provenance["budget"] == {"latency": bound}
+    assert result.plan.provenance["latency"]["share"] == kept
 
 
 def test_a_time_is_a_bound_in_milliseconds() -> None:
     graph = chain()
     timer = Staircase(graph, fixed=0.5)
     bound = timer.original() * 0.6
-    found = choose(graph, timer, budget=Budget(latency=f"{bound}ms"), round_to=1)
-    assert found.latency is not None
-    assert bound * (1 - TOLERANCE) <= found.latency.second <= bound
-    assert found.latency.first == timer.original()
+    result = choose(graph, timer, budget=Budget(latency=f"{bound}ms"), round_to=1)
+    assert result.latency is not None
+    assert bound * (1 - TOLERANCE) <= result.latency.second <= bound
+    assert result.latency.first == timer.original()
 
 
 @pytest.mark.parametrize("latency", [1, "1s"])
 def test_nothing_goes_where_the_original_meets_the_bound(latency: float | str) -> None:
     graph = chain()
-    found = choose(graph, Staircase(graph), budget=Budget(latency=latency))
-    assert not found.plan.remove
-    assert found.latency is not None
-    assert found.latency.kept == 1
+    result = choose(graph, Staircase(graph), budget=Budget(latency=latency))
+    assert not result.plan.remove
+    assert result.latency is not None
+    assert result.latency.kept == 1
 
 
 @pytest.mark.parametrize("fixed", [0.0, 20.0])
@@ -127,9 +127,9 @@ def test_the_measurement_corrects_a_table_that_is_wrong(fixed: float) -> None:
     graph = chain()
     timer = Staircase(graph, stair=16, fixed=fixed, bias=3.0)
     bound = 0.9
-    found = choose(graph, timer, budget=Budget(latency=bound), round_to=4)
-    assert found.latency is not None
-    assert bound * (1 - TOLERANCE) <= found.latency.kept <= bound
+    result = choose(graph, timer, budget=Budget(latency=bound), round_to=4)
+    assert result.latency is not None
+    assert bound * (1 - TOLERANCE) <= result.latency.kept <= bound
     assert len(timer.models) <= 5
 
 
@@ -138,24 +138,24 @@ def test_the_result_is_measured_in_several_sessions() -> None:
     graph = chain()
 
     class Shaky(Staircase):
-        def against(self, small: pg.Graph, pairs: int = 1) -> Latency:
-            found = super().against(small, pairs)
+        def against(self, pruned: pg.Graph, pairs: int = 1) -> Latency:
+            result = super().against(pruned, pairs)
             off = 1.03 if len(self.models) % 2 else 0.97
-            return found if pairs > 1 else replace(found, ratio=found.ratio * off)
+            return result if pairs > 1 else replace(result, ratio=result.ratio * off)
 
     timer = Shaky(graph, stair=4)
     for bound in (0.8, 0.6, 0.4):
-        found = choose(graph, timer, budget=Budget(latency=bound), round_to=4)
-        assert found.latency is not None
-        assert found.latency.kept == timer.against(pg.apply(graph, found.plan), PAIRS).kept
-        assert bound * (1 - TOLERANCE) <= found.latency.kept <= bound
+        result = choose(graph, timer, budget=Budget(latency=bound), round_to=4)
+        assert result.latency is not None
+        assert result.latency.kept == timer.against(pg.apply(graph, result.plan), PAIRS).kept
+        assert bound * (1 - TOLERANCE) <= result.latency.kept <= bound
 
 
 def test_several_pairs_make_one_figure() -> None:
     parts = [Latency(4.0, 2.0, 2.0, runs=9, threads=1, error=0.1), Latency(9.0, 2.0, 4.5, runs=3, threads=1)]
-    found = timing.combined(parts)
-    assert (found.first, found.second, found.ratio, found.runs) == (6.5, 2.0, pytest.approx(3.0), 12)
-    assert found.error == pytest.approx(np.log(4.5 / 2) / 2)
+    result = timing.combined(parts)
+    assert (result.first, result.second, result.ratio, result.runs) == (6.5, 2.0, pytest.approx(3.0), 12)
+    assert result.error == pytest.approx(np.log(4.5 / 2) / 2)
     assert timing.combined(parts[:1]) is parts[0]
 
 
@@ -198,9 +198,9 @@ def test_steps_are_reordered_where_the_next_one_jumps_over_the_bound() -> None:
     timer = Blocks(graph)
     assert timer.original() == 24
     for bound in (23 / 24, 20.5 / 24, 17 / 24, 15 / 24):
-        found = choose(graph, timer, budget=Budget(latency=bound), round_to=8)
-        assert found.latency is not None
-        assert bound * (1 - TOLERANCE) <= found.latency.kept <= bound
+        result = choose(graph, timer, budget=Budget(latency=bound), round_to=8)
+        assert result.latency is not None
+        assert bound * (1 - TOLERANCE) <= result.latency.kept <= bound
 
 
 def test_mixes_take_groups_from_other_plans() -> None:
@@ -221,10 +221,10 @@ def test_mixes_take_groups_from_other_plans() -> None:
 def test_limits_hold_under_a_latency_budget() -> None:
     graph = chain()
     timer = Staircase(graph)
-    found = choose(graph, timer, budget=Budget(latency=0.5), keep=["conv1"], ratio_for={"conv0": 0.5}, round_to=8)
-    small = pg.apply(graph, found.plan)
-    assert [small.node(f"conv{i}").channels.outputs for i in range(2)] == [24, 64]
-    assert all(small.node(f"conv{i}").channels.outputs % 8 == 0 for i in (2, 3))  # type: ignore[operator]
+    result = choose(graph, timer, budget=Budget(latency=0.5), keep=["conv1"], ratio_for={"conv0": 0.5}, round_to=8)
+    pruned = pg.apply(graph, result.plan)
+    assert [pruned.node(f"conv{i}").channels.outputs for i in range(2)] == [24, 64]
+    assert all(pruned.node(f"conv{i}").channels.outputs % 8 == 0 for i in (2, 3))  # type: ignore[operator]
 
 
 def test_a_model_without_layers_has_no_latency_budget() -> None:
@@ -242,13 +242,13 @@ def test_a_model_without_layers_has_no_latency_budget() -> None:
 )
 def test_auto_picks_the_step_of_the_staircase(stair: int, penalty: float, chosen: int) -> None:
     graph = chain((128, 192, 256, 128))
-    found = choose(graph, Staircase(graph, stair, penalty), budget=Budget(macs=0.5), round_to="auto")
-    assert found.rounding is not None
-    assert found.rounding.chosen == chosen, str(found.rounding)
-    assert found.plan.provenance["round_to"] == chosen
-    small = pg.apply(graph, found.plan)
-    assert all(small.node(f"conv{i}").channels.outputs % chosen == 0 for i in range(4))  # type: ignore[operator]
-    assert f"round-to {chosen}: latency per MAC" in str(found.rounding)
+    result = choose(graph, Staircase(graph, stair, penalty), budget=Budget(macs=0.5), round_to="auto")
+    assert result.rounding is not None
+    assert result.rounding.chosen == chosen, str(result.rounding)
+    assert result.plan.provenance["round_to"] == chosen
+    pruned = pg.apply(graph, result.plan)
+    assert all(pruned.node(f"conv{i}").channels.outputs % chosen == 0 for i in range(4))  # type: ignore[operator]
+    assert f"round-to {chosen}: latency per MAC" in str(result.rounding)
 
 
 def test_auto_measures_once_for_a_model() -> None:
@@ -267,18 +267,18 @@ def test_auto_measures_once_for_a_model() -> None:
 
 def test_multiples_too_coarse_for_the_model_are_left_out() -> None:
     graph = chain((16, 24, 16))
-    found = choose(graph, Staircase(graph), budget=Budget(macs=0.5), round_to="auto")
-    assert found.rounding is not None
-    assert list(found.rounding.per_mac) == [1, 2, 4, 8]
+    result = choose(graph, Staircase(graph), budget=Budget(macs=0.5), round_to="auto")
+    assert result.rounding is not None
+    assert list(result.rounding.per_mac) == [1, 2, 4, 8]
 
 
 def test_widths_are_near_each_other_whatever_the_multiple() -> None:
-    found = pg.analyze(chain((128, 192, 256)))
-    sizes = {group.id: group.channels for group in found.groups}
-    exact = rounding.widths(found, 1)
+    coupling = pg.analyze(chain((128, 192, 256)))
+    sizes = {group.id: group.channels for group in coupling.groups}
+    exact = rounding.widths(coupling, 1)
     assert exact.keys() == sizes.keys()
     for multiple in (2, 8, 32):
-        for group, gone in rounding.widths(found, multiple).items():
+        for group, gone in rounding.widths(coupling, multiple).items():
             assert (sizes[group] - len(gone)) % multiple == 0
             assert abs(len(gone) - len(exact[group])) <= multiple / 2 + 1
 
@@ -302,17 +302,17 @@ def test_layers_are_timed_at_the_widths_that_are_left() -> None:
     x = b.relu(b.conv(b.input("n", 3, 8, 8), 3, 64, name="a"))
     x = b.relu(b.conv(x, 64, 64, group=16, name="grouped"))
     graph = b.graph(b.head(x, 64))
-    found = pg.analyze(graph)
-    plan = pg.select(graph, found, budget=Budget(ratio=0.5), round_to=1)
+    coupling = pg.analyze(graph)
+    plan = pg.select(graph, coupling, budget=Budget(ratio=0.5), round_to=1)
     timer, cache = Staircase(graph), Cache()
-    table = LayerTable(found, timer, cache)
-    assert table.predict(Survivors(found, plan.remove)) == pytest.approx(timer.cost(pg.apply(graph, plan)))
+    table = LayerTable(coupling, timer, cache)
+    assert table.predict(Survivors(coupling, plan.remove)) == pytest.approx(timer.cost(pg.apply(graph, plan)))
     grouped = next(m for m in timer.timed if m.source == "grouped")
     assert grouped.nodes[0].attributes["group"] == 8
     assert [w.shape for w in grouped.weights.values()] == [(32, 4, 3, 3), (32,)]
     assert [len(m.nodes) for m in timer.timed] == [1, 1, 1]
     assert len(cache.layers) == 3
-    table.predict(Survivors(found, plan.remove))
+    table.predict(Survivors(coupling, plan.remove))
     assert len(timer.timed) == 3
 
 
@@ -328,9 +328,9 @@ def test_every_layer_of_a_zoo_of_operators_runs_alone() -> None:
     lstm = b.op("LSTM", t, b.weight(1, 48, 24), b.weight(1, 48, 12), outputs=3, hidden_size=12)
     graph = b.graph(lstm)
     table = LayerTable(pg.analyze(graph), Stopwatch(graph), Cache())
-    left = Survivors(pg.analyze(graph), {})
+    survivors = Survivors(pg.analyze(graph), {})
     assert len(table.layers) == 6
-    assert all(table.time(node, left) > 0 for node in table.layers)
+    assert all(table.time(node, survivors) > 0 for node in table.layers)
 
 
 def test_a_layer_that_does_not_run_alone_counts_nothing(tmp_path: Path) -> None:
@@ -412,11 +412,11 @@ def test_malformed_choices(options: dict[str, Any]) -> None:
 def test_selection_alone_measures_nothing() -> None:
     from prunegraph.selection.select import select as pure
 
-    found = pg.analyze(residual_net())
+    coupling = pg.analyze(residual_net())
     with pytest.raises(BudgetError, match="met by measuring"):
-        pure(found, Choice(Budget(latency=0.5)))
+        pure(coupling, Choice(Budget(latency=0.5)))
     with pytest.raises(BudgetError, match="'auto' is measured"):
-        pure(found, Choice(Budget(macs=0.5), round_to="auto"))
+        pure(coupling, Choice(Budget(macs=0.5), round_to="auto"))
 
 
 def test_providers_by_name() -> None:
@@ -437,10 +437,10 @@ def test_a_provider_that_does_not_start_is_an_error() -> None:
 def test_rounds_are_paired_and_their_error_is_known() -> None:
     graph = residual_net()
     pair = [session(graph, threads=1), session(graph, threads=1)]
-    found = timing.measure_pair(pair, random_inputs(graph), runs=5, threads=1)
-    assert (found.runs, found.threads, found.provider) == (5, 1, "CPUExecutionProvider")
-    assert min(found.first, found.second, found.ratio) > 0
-    assert found.kept == 1 / found.ratio
+    result = timing.measure_pair(pair, random_inputs(graph), runs=5, threads=1)
+    assert (result.runs, result.threads, result.provider) == (5, 1, "CPUExecutionProvider")
+    assert min(result.first, result.second, result.ratio) > 0
+    assert result.kept == 1 / result.ratio
     assert timing._median_error(np.full(9, 2.0)) == 0
     assert timing._median_error(np.asarray([1.0, 2.0, 3.0])) == pytest.approx(1.253 * 1 / 1.349 / np.sqrt(3) / 2)
 
@@ -468,10 +468,10 @@ def test_what_a_failed_proof_leaves_is_measured_again(monkeypatch: pytest.Monkey
     monkeypatch.setattr(pipeline, "select", lambda *args, **options: Selected(plan, before))
     proved = pipeline.verify
 
-    def verify(model: pg.Graph, plan: Plan, small: pg.Graph, **options: Any) -> Any:
+    def verify(model: pg.Graph, plan: Plan, pruned: pg.Graph, **options: Any) -> Any:
         if "g0" in plan.remove:
             raise ExactnessError("no")
-        return proved(model, plan, small, **options)
+        return proved(model, plan, pruned, **options)
 
     monkeypatch.setattr(pipeline, "verify", verify)
     result = pg.prune(graph, budget=Budget(latency=0.5))
@@ -488,9 +488,9 @@ def count_instead_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now, costs, opened = [0.0], {}, Stopwatch._open
 
     def remember(self: Stopwatch, graph: pg.Graph) -> Any:
-        made = opened(self, graph)
-        costs[made] = cost(graph).macs / 1e9
-        return made
+        created = opened(self, graph)
+        costs[created] = cost(graph).macs / 1e9
+        return created
 
     def spend(session: Any, inputs: Any, outputs: Any = None) -> Any:
         now[0] += costs[session]

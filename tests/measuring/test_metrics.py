@@ -15,9 +15,9 @@ from prunegraph.measuring.metrics import METRICS, USELESS, Seen, portable, resol
 Array = np.ndarray
 
 
-def seen(expected: object, found: object, labels: object = None, name: str = "y") -> Seen:
+def seen(expected: object, result: object, labels: object = None, name: str = "y") -> Seen:
     inputs = {"x": np.zeros((1, 2))} if labels is None else {"x": np.zeros((1, 2)), "labels": np.asarray(labels)}
-    return Seen(inputs, {name: np.asarray(expected, np.float32)}, {name: np.asarray(found, np.float32)})
+    return Seen(inputs, {name: np.asarray(expected, np.float32)}, {name: np.asarray(result, np.float32)})
 
 
 def test_error_is_relative_to_the_variation_over_all_batches() -> None:
@@ -34,8 +34,8 @@ def test_error_is_relative_to_the_variation_over_all_batches() -> None:
 
 def test_error_is_the_mean_over_outputs_whatever_their_scale() -> None:
     expected = {"a": np.asarray([2.0, 0.0]), "b": np.asarray([200, 0])}
-    found = {"a": np.asarray([1.0, 0.0]), "b": np.asarray([200, 100])}
-    assert metrics.error([Seen({}, expected, found)]) == pytest.approx((1 / 2 + 1e4 / 2e4) / 2)
+    result = {"a": np.asarray([1.0, 0.0]), "b": np.asarray([200, 100])}
+    assert metrics.error([Seen({}, expected, result)]) == pytest.approx((1 / 2 + 1e4 / 2e4) / 2)
 
 
 def test_error_is_always_defined() -> None:
@@ -57,8 +57,8 @@ def test_error_is_always_defined() -> None:
 
 def test_agreement_and_top1_in_percent() -> None:
     expected = [[1.0, 2.0, 0.0], [3.0, 2.0, 0.0], [0.0, 1.0, 5.0], [0.0, 1.0, 5.0]]
-    found = [[1.0, 3.0, 0.0], [1.0, 2.0, 0.0], [9.0, 1.0, 5.0], [0.0, 1.0, 2.0]]
-    batches = [seen(expected[:3], found[:3], [1, 1, 2]), seen(expected[3:], found[3:], [2])]
+    result = [[1.0, 3.0, 0.0], [1.0, 2.0, 0.0], [9.0, 1.0, 5.0], [0.0, 1.0, 2.0]]
+    batches = [seen(expected[:3], result[:3], [1, 1, 2]), seen(expected[3:], result[3:], [2])]
     assert metrics.agreement(batches) == 50
     assert metrics.top1(batches) == 75
     assert metrics.top1(metrics.itself(batches)) == 75
@@ -67,10 +67,10 @@ def test_agreement_and_top1_in_percent() -> None:
 
 
 def test_tokens_are_samples_too() -> None:
-    expected, found = np.zeros((2, 3, 4)), np.zeros((2, 3, 4))
-    expected[..., 1] = found[..., 1] = 1
-    found[0, 0, 2] = 2
-    assert metrics.agreement([seen(expected, found)]) == pytest.approx(100 * 5 / 6)
+    expected, match = np.zeros((2, 3, 4)), np.zeros((2, 3, 4))
+    expected[..., 1] = match[..., 1] = 1
+    match[0, 0, 2] = 2
+    assert metrics.agreement([seen(expected, match)]) == pytest.approx(100 * 5 / 6)
 
 
 def test_kl_of_logits_and_of_probabilities() -> None:

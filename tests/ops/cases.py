@@ -277,12 +277,12 @@ def softmax(op: str, n: Net) -> str:
 def window(n: Net, dims: int) -> dict[str, object]:
     """Attributes of a sliding window over `dims` axes of size 4 or more."""
     k = [n.int(1, 3) for _ in range(dims)]
-    found: dict[str, object] = {"kernel_shape": k, **n.maybe(strides=[n.int(1, min(2, size)) for size in k])}
+    result: dict[str, object] = {"kernel_shape": k, **n.maybe(strides=[n.int(1, min(2, size)) for size in k])}
     if n.flag():
-        found["pads"] = [n.int(0, size // 2) for size in k] + [n.int(0, size // 2) for size in k]
+        result["pads"] = [n.int(0, size // 2) for size in k] + [n.int(0, size // 2) for size in k]
     elif n.flag():
-        found = {"kernel_shape": k, "auto_pad": n.pick("SAME_UPPER", "SAME_LOWER", "VALID")}
-    return found
+        result = {"kernel_shape": k, "auto_pad": n.pick("SAME_UPPER", "SAME_LOWER", "VALID")}
+    return result
 
 
 def max_pool(n: Net) -> str | list[str]:

@@ -115,9 +115,9 @@ def one_hot(n: Net) -> str:
 # -- data of its own --------------------------------------------------------------------
 
 
-def beside(n: Net, x: X, made: str) -> str:
+def beside(n: Net, x: X, created: str) -> str:
     """What an operator makes, added to data."""
-    return n.op("Add", x, made)
+    return n.op("Add", x, created)
 
 
 def source(op: str, n: Net) -> str:
@@ -131,8 +131,8 @@ def source(op: str, n: Net) -> str:
         return beside(n, x, n.op(op, x, **n.maybe(k=1)))
     if op == "MelWeightMatrix":
         numbers = [n.b.const(np.int64(v)) for v in (x.c, 8, 8000)]
-        made = n.op(op, *numbers, n.b.const(10, np.float32), n.b.const(4000, np.float32))
-        return n.op("Add", x, n.op("ReduceMean", made, axes=[0], keepdims=0))
+        created = n.op(op, *numbers, n.b.const(10, np.float32), n.b.const(4000, np.float32))
+        return n.op("Add", x, n.op("ReduceMean", created, axes=[0], keepdims=0))
     if op in ("RandomNormal", "RandomUniform"):
         return beside(n, x, n.op(op, shape=x.shape, seed=3.0))
     if op == "Bernoulli":

@@ -15,14 +15,14 @@ from tests.ops.networks import MS, Case, Net, X
 def windows(n: Net, dims: int, dilated: bool = True) -> tuple[list[int], dict[str, Any]]:
     """A kernel that fits 5 or more elements, and attributes."""
     k = [n.int(1, 3) for _ in range(dims)]
-    found: dict[str, Any] = n.maybe(kernel_shape=k, strides=[n.int(1, 2) for _ in k])
+    result: dict[str, Any] = n.maybe(kernel_shape=k, strides=[n.int(1, 2) for _ in k])
     if n.flag():
-        found["pads"] = [n.int(0, 1) for _ in range(2 * dims)]
-    elif n.flag() and "strides" not in found:
-        found["auto_pad"] = n.pick("SAME_UPPER", "SAME_LOWER", "VALID")
-    if dilated and "auto_pad" not in found:
-        found |= n.maybe(dilations=[n.int(1, 2) for _ in k])
-    return k, found
+        result["pads"] = [n.int(0, 1) for _ in range(2 * dims)]
+    elif n.flag() and "strides" not in result:
+        result["auto_pad"] = n.pick("SAME_UPPER", "SAME_LOWER", "VALID")
+    if dilated and "auto_pad" not in result:
+        result |= n.maybe(dilations=[n.int(1, 2) for _ in k])
+    return k, result
 
 
 def groups_of(n: Net) -> tuple[int, int, int]:
@@ -113,7 +113,7 @@ def gemm(n: Net, domain: str = "") -> str:
     m, k, cols = (n.int(2, 5) for _ in range(3))
     a, b = n.pick(0, 1), n.pick(0, 1)
     first, second = n.pick(*KINDS)
-    left = operand(n, [k, m] if a else [m, k], first)
+    remaining = operand(n, [k, m] if a else [m, k], first)
     right = operand(n, [cols, k] if b else [k, cols], second)
     shape = n.pick([cols], [m, cols], [1, cols], [m, 1], [1], [], None)
     bias = n.b.const(n.rng.standard_normal(shape), np.float32) if shape is not None else None
@@ -121,8 +121,8 @@ def gemm(n: Net, domain: str = "") -> str:
         bias = n.x(shape, len(shape) - 1).name
     attributes = {"transA": a, "transB": b, **n.maybe(alpha=0.5, beta=n.pick(0.0, 0.5))}
     if domain:
-        return n.op("FusedGemm", left, right, bias, domain=domain, activation=n.pick("Relu", "Tanh"), **attributes)
-    return n.op("Gemm", left, right, bias, **attributes)
+        return n.op("FusedGemm", remaining, right, bias, domain=domain, activation=n.pick("Relu", "Tanh"), **attributes)
+    return n.op("Gemm", remaining, right, bias, **attributes)
 
 
 def matmul_shapes(n: Net, vectors: bool = True) -> tuple[list[Any], list[Any]]:
@@ -130,35 +130,35 @@ def matmul_shapes(n: Net, vectors: bool = True) -> tuple[list[Any], list[Any]]:
     m, k, cols = (n.int(2, 5) for _ in range(3))
     batch = [n.int(2, 3) for _ in range(n.int(0, 2))]
     stacks = [[size if n.flag() else 1 for size in batch][n.int(0, len(batch)) :] for _ in range(2)]
-    left, right = [*stacks[0], m, k], [*stacks[1], k, cols]
+    remaining, right = [*stacks[0], m, k], [*stacks[1], k, cols]
     if vectors and n.pick(True, False, False, False):
-        left = [k]
+        remaining = [k]
     elif vectors and n.pick(True, False, False, False):
         right = [k]
-    return left, right
+    return remaining, right
 
 
 def matmul(n: Net) -> str:
-    left, right = matmul_shapes(n)
+    remaining, right = matmul_shapes(n)
     first, second = n.pick(*KINDS)
-    if n.symbolic and len(left) > 1 and first == "data":
-        left = ["n", *left[-2:]]
+    if n.symbolic and len(remaining) > 1 and first == "data":
+        remaining = ["n", *remaining[-2:]]
         right = right[-2:]
-    return n.op("MatMul", operand(n, left, first), operand(n, right, second))
+    return n.op("MatMul", operand(n, remaining, first), operand(n, right, second))
 
 
 def fused_matmul(n: Net) -> str:
-    left, right = matmul_shapes(n, vectors=False)
+    remaining, right = matmul_shapes(n, vectors=False)
     a, b = n.pick(0, 1), n.pick(0, 1)
-    left = [*left[:-2], left[-1], left[-2]] if a else left
+    remaining = [*remaining[:-2], remaining[-1], remaining[-2]] if a else remaining
     right = [*right[:-2], right[-1], right[-2]] if b else right
     first, second = n.pick(*KINDS)
     batches = {}
-    if len(left) == len(right) >= 3 and left[:-2] == right[:-2] and n.flag():
+    if len(remaining) == len(right) >= 3 and remaining[:-2] == right[:-2] and n.flag():
         batches = {"transBatchA": 1, "transBatchB": 1}
-        left, right = ([shape[-2], *shape[:-2], shape[-1]] for shape in (left, right))
+        remaining, right = ([shape[-2], *shape[:-2], shape[-1]] for shape in (remaining, right))
     attributes = {"transA": a, "transB": b, **batches, **n.maybe(alpha=0.5)}
-    return n.op("FusedMatMul", operand(n, left, first), operand(n, right, second), domain=MS, **attributes)
+    return n.op("FusedMatMul", operand(n, remaining, first), operand(n, right, second), domain=MS, **attributes)
 
 
 EQUATIONS = (
@@ -274,9 +274,9 @@ def conv_integer(n: Net) -> str:
 
 
 def qlinear_matmul(n: Net) -> str:
-    left, right = matmul_shapes(n, vectors=False)
+    remaining, right = matmul_shapes(n, vectors=False)
     first, second = n.pick(("data", "weight"), ("data", "data"))
-    a = quantized(n, operand(n, left, first))
+    a = quantized(n, operand(n, remaining, first))
     b = (
         weight_bytes(n, right, right[-1])
         if second == "weight" and len(right) == 2
@@ -287,8 +287,8 @@ def qlinear_matmul(n: Net) -> str:
 
 
 def matmul_integer(n: Net) -> str:
-    left, right = matmul_shapes(n, vectors=False)
-    q, _, zero = quantized(n, operand(n, left, "data"))
+    remaining, right = matmul_shapes(n, vectors=False)
+    q, _, zero = quantized(n, operand(n, remaining, "data"))
     if n.flag():
         w, _, wz = weight_bytes(n, right, right[-1])
     else:

@@ -20,13 +20,13 @@ def regrouped(n: Net, shape: list[int]) -> list[int]:
     for size in shape:
         first = n.pick(*divisors(size))
         parts += [first, size // first] if n.flag() else [size]
-    found = [parts[0]]
+    result = [parts[0]]
     for size in parts[1:]:
         if n.flag():
-            found[-1] *= size
+            result[-1] *= size
         else:
-            found.append(size)
-    return found
+            result.append(size)
+    return result
 
 
 def reshape(n: Net) -> str:
@@ -100,8 +100,8 @@ def expand(n: Net) -> str:
     x = n.data(2, 4)
     if n.flag():
         sizes = [1 if size == "n" else size for size in x.shape]
-        small = n.b.weight(*(size if n.flag() else 1 for size in sizes), scale=1)
-        return n.op("Mul", x, n.op("Expand", small, n.ints(*sizes)))
+        pruned = n.b.weight(*(size if n.flag() else 1 for size in sizes), scale=1)
+        return n.op("Mul", x, n.op("Expand", pruned, n.ints(*sizes)))
     target = [1 if size == "n" or n.flag() else size if size > 1 else n.int(1, 3) for size in x.shape]
     return n.op("Expand", x, n.ints(*[n.int(1, 2)] * n.flag(), *target))
 

@@ -276,34 +276,34 @@ def prove_network(network: Network, domain: str, op: str) -> bool:
     """Prune and prove; whether channels that pass through the operator were removed."""
     graph = network.graph
     note(onnx.printer.to_text(graph.model))
-    found = pg.analyze(graph, attention=network.attention)
-    if not found.groups:
+    coupling = pg.analyze(graph, attention=network.attention)
+    if not coupling.groups:
         return False
     budget = pg.Budget(ratio=network.ratio)
     plan = pg.select(
-        graph, found, algorithm="random", budget=budget, round_to=1, min_channels=network.least, seed=network.seed
+        graph, coupling, algorithm="random", budget=budget, round_to=1, min_channels=network.least, seed=network.seed
     )
-    small = pg.apply(graph, plan)
+    pruned = pg.apply(graph, plan)
     try:
-        proof = pg.verify(graph, plan, small, seed=network.seed)
+        proof = pg.verify(graph, plan, pruned, seed=network.seed)
     except ModelError:
         # ONNX Runtime's optimizer breaks some networks (transposed Pads with axes): then not even the original runs.
         with pytest.raises(ModelError):
             outputs(graph)
         reject()
     reacts = not any("do not react" in text for text in proof.notes)
-    return reacts and passes(found, plan, domain, op)
+    return reacts and passes(coupling, plan, domain, op)
 
 
-def passes(found: Coupling, plan: Plan, domain: str, op: str) -> bool:
+def passes(coupling: Coupling, plan: Plan, domain: str, op: str) -> bool:
     """Whether anything is cut from the activations that the operator reads or makes."""
-    left: Survivors = survivors(found, plan)
-    weights = found.graph.weights
+    remaining: Survivors = survivors(coupling, plan)
+    weights = coupling.graph.weights
     return any(
         kept is not None
-        for node in found.graph.nodes
+        for node in coupling.graph.nodes
         if (node.domain, node.op) == (domain, op)
         for value in (*node.inputs, *node.outputs)
         if value and value not in weights
-        for kept in left.value(value)
+        for kept in remaining.value(value)
     )

@@ -85,8 +85,8 @@ def network(model: onnx.ModelProto, values: list[onnx.TensorProto], axis: int) -
         raise LeftOut(NO_DATA)
     if kinds[1] not in NUMBERS:
         raise LeftOut(NO_RESULT)
-    shape, made = ([d.dim_value for d in info.type.tensor_type.shape.dim] for info in (graph.input[0], graph.output[0]))
-    total = math.prod(made)
+    shape, output = ([d.dim_value for d in info.type.tensor_type.shape.dim] for info in (graph.input[0], graph.output[0]))
+    total = math.prod(output)
     if axis >= len(shape) or shape[axis] < 2 or 0 in shape or not 0 < total < 100_000:
         raise LeftOut(NO_AXIS)
     result = onnx.ModelProto()
@@ -172,7 +172,7 @@ def prove(name: str, model: onnx.ModelProto, axis: int) -> None:
 
 def outcome(name: str) -> str:
     """ "proved" if anything of any axis was pruned and proved, else why not."""
-    found = 0
+    largest = 0
     for axis in range(4):
         try:
             prove(name, cases()[name], axis)
@@ -181,8 +181,8 @@ def outcome(name: str) -> str:
             reason = str(left)
         except Exception as error:
             raise AssertionError(f"{name}, axis {axis}: {error}") from error
-        found = max(found, REASONS.index(reason))
-    return REASONS[found]
+        largest = max(largest, REASONS.index(reason))
+    return REASONS[largest]
 
 
 def read_table() -> tuple[str, dict[str, str]]:
@@ -199,17 +199,17 @@ def read_table() -> tuple[str, dict[str, str]]:
 
 def write_table() -> None:
     """The table on standard output: reasons, and below each the cases by operator."""
-    found: dict[str, dict[str, list[str]]] = {}
+    result: dict[str, dict[str, list[str]]] = {}
     for name in sorted(cases()):
         reason = outcome(name)
         if reason != PROVED:
             nodes = cases()[name].graph.node
             operator = nodes[0].op_type if len(nodes) == 1 else "written out"
-            found.setdefault(reason, {}).setdefault(operator, []).append(name.removeprefix("test_"))
+            result.setdefault(reason, {}).setdefault(operator, []).append(name.removeprefix("test_"))
     lines = [VERSIONS]
-    for reason in sorted(found, key=REASONS.index):
+    for reason in sorted(result, key=REASONS.index):
         lines.append(reason)
-        lines += [f"  {operator}: {' '.join(names)}" for operator, names in sorted(found[reason].items())]
+        lines += [f"  {operator}: {' '.join(names)}" for operator, names in sorted(result[reason].items())]
     sys.stdout.write("\n".join(lines) + "\n")
 
 
@@ -217,10 +217,10 @@ def write_table() -> None:
 def test_operators_in_networks(part: int) -> None:
     """Every case is proved or left out for the reason in the table; with other versions, for any of the reasons."""
     versions, reasons = read_table()
-    found = {name: outcome(name) for name in sorted(cases())[part::PARTS]}
-    assert sum(reason == PROVED for reason in found.values()) > 60
+    result = {name: outcome(name) for name in sorted(cases())[part::PARTS]}
+    assert sum(reason == PROVED for reason in result.values()) > 60
     if versions == VERSIONS:
-        assert found == {name: reasons.get(name, PROVED) for name in found}
+        assert result == {name: reasons.get(name, PROVED) for name in result}
 
 
 def test_the_table_names_cases_and_reasons() -> None:

@@ -31,8 +31,8 @@ def test_cases(part: int) -> None:
     for name, model in list(cases().items())[part::8]:
         data = model.SerializeToString(deterministic=True)
         graph = from_model(model)
-        found = analyze(graph)
+        coupling = analyze(graph)
         if not model.functions:
             assert b"".join(pieces(graph.model)) == data, name
         # One operator between inputs and outputs: nothing may go.
-        assert all(group.members for group in found.groups), name
+        assert all(group.members for group in coupling.groups), name

@@ -227,5 +227,5 @@ def test_squeezed_axes_are_those_of_the_original(opset: int, ones: bool) -> None
         x = b.op("Reshape", x, b.const(i64(2, 4)))
     graph = b.graph(b.op("MatMul", b.op("Squeeze", x), b.weight(4, 3)))
     assert [group.channels for group in pg.analyze(graph).groups] == [4]
-    small, _ = prove(graph, ratio=0.75)
-    assert small.node("a").channels.outputs == 1
+    pruned, _ = prove(graph, ratio=0.75)
+    assert pruned.node("a").channels.outputs == 1

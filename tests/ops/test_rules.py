@@ -175,8 +175,8 @@ def test_layer_norm_and_rms_norm() -> None:
         weights = [b.weight(12, scale=1.0), *([b.weight(12)] if op == "LayerNormalization" else [])]
         y = b.op(op, x, *weights, axis=-1)
         graph = b.graph(b.op("MatMul", b.relu(y), b.weight(12, 3), name="after"))
-        found = analyze(graph)
-        assert [g.exact for g in found.groups] == [False]
+        coupling = analyze(graph)
+        assert [g.exact for g in coupling.groups] == [False]
         prove(graph)
 
 

@@ -40,11 +40,11 @@ def test_recurrent(op: str, direction: str, states: bool) -> None:
     y = b.op("Transpose", y, perm=[0, 2, 1, 3])
     y = b.op("Reshape", y, b.const(i64(0, 0, d * hidden)))
     graph = b.graph(projected(b, y, d * hidden, 3, "after"))
-    found = pg.analyze(graph)
+    coupling = pg.analyze(graph)
     assert not set(fixed_reasons(graph)) & {"before", "cell"}
-    assert sorted(g.channels for g in found.groups) == [hidden, 8]
-    small, _ = prove(graph)
-    assert small.node("cell").attributes["hidden_size"] == 3
+    assert sorted(g.channels for g in coupling.groups) == [hidden, 8]
+    pruned, _ = prove(graph)
+    assert pruned.node("cell").attributes["hidden_size"] == 3
 
 
 @pytest.mark.parametrize(
@@ -92,14 +92,14 @@ def attention_graph(flat: bool, query_heads: int, key_heads: int) -> pg.Graph:
 @pytest.mark.parametrize("policy", ["heads", "head_dim"])
 def test_attention(flat: bool, query_heads: int, key_heads: int, policy: str) -> None:
     graph = attention_graph(flat, query_heads, key_heads)
-    found = pg.analyze(graph, attention=policy)
+    coupling = pg.analyze(graph, attention=policy)
     assert not set(fixed_reasons(graph)) & set("qkv")
-    assert [g.channels for g in found.groups] == ([key_heads] if policy == "heads" else [4, 4])
-    plan = random_plan(found)
-    small = pg.apply(graph, plan)
-    assert pg.verify(graph, plan, small).relative < 1e-4
+    assert [g.channels for g in coupling.groups] == ([key_heads] if policy == "heads" else [4, 4])
+    plan = random_plan(coupling)
+    pruned = pg.apply(graph, plan)
+    assert pg.verify(graph, plan, pruned).relative < 1e-4
     if policy == "heads" and flat:
-        assert small.node("attention").attributes["q_num_heads"] == query_heads // 2
+        assert pruned.node("attention").attributes["q_num_heads"] == query_heads // 2
 
 
 @pytest.mark.parametrize("policy", ["heads", "head_dim"])
@@ -115,9 +115,9 @@ def test_attention_of_single_operators(policy: str) -> None:
     y = b.op("MatMul", b.op("Softmax", scores), v)
     y = b.op("Reshape", b.op("Transpose", y, perm=[0, 2, 1, 3]), b.const(i64(0, 0, heads * size)))
     graph = b.graph(projected(b, y, heads * size, 3, "out"))
-    found = pg.analyze(graph, attention=policy)
-    assert [g.channels for g in found.groups] == [heads if policy == "heads" else size]
-    plan = random_plan(found)
+    coupling = pg.analyze(graph, attention=policy)
+    assert [g.channels for g in coupling.groups] == [heads if policy == "heads" else size]
+    plan = random_plan(coupling)
     pg.verify(graph, plan, pg.apply(graph, plan))
 
 
@@ -154,12 +154,12 @@ def test_grouped_query_attention(rotary: int) -> None:
         num_heads=heads, kv_num_heads=groups, do_rotary=rotary, outputs=3, domain="com.microsoft", name="gqa",
     )  # fmt: skip
     graph = b.graph(projected(b, y, heads * size, 3, "out"), domains=MS)
-    found = pg.analyze(graph, attention="heads")
-    assert [g.channels for g in found.groups] == [groups]
-    plan = random_plan(found)
-    small = pg.apply(graph, plan)
-    pg.verify(graph, plan, small)
-    assert (small.node("gqa").attributes["num_heads"], small.node("gqa").attributes["kv_num_heads"]) == (2, 1)
+    coupling = pg.analyze(graph, attention="heads")
+    assert [g.channels for g in coupling.groups] == [groups]
+    plan = random_plan(coupling)
+    pruned = pg.apply(graph, plan)
+    pg.verify(graph, plan, pruned)
+    assert (pruned.node("gqa").attributes["num_heads"], pruned.node("gqa").attributes["kv_num_heads"]) == (2, 1)
 
 
 def test_fused_conv_and_deform_conv() -> None:
@@ -191,8 +191,8 @@ def test_matmul_of_packed_bits() -> None:
     graph = b.graph(projected(b, b.op("Relu", y), n, 3, "after"), domains=MS)
     assert fixed_reasons(graph)["before"] == "packed in blocks of bits"
     assert "bits" not in fixed_reasons(graph)
-    small, _ = prove(graph)
-    assert small.node("bits").attributes["N"] == 4
+    pruned, _ = prove(graph)
+    assert pruned.node("bits").attributes["N"] == 4
 
 
 def scale(b: Builder, size: int = 0) -> str:
@@ -239,9 +239,9 @@ def test_qdq_weights_keep_their_scales() -> None:
     y = b.op("Conv", x, w, pads=[1, 1, 1, 1], name="q")
     graph = b.graph(b.head(b.op("Relu", y), 6))
     assert sorted(g.channels for g in pg.analyze(graph).groups) == [6, 8]
-    small, _ = prove(graph)
-    node = next(n for n in small.nodes if n.op == "DequantizeLinear")
-    assert small.weights[node.inputs[1]].shape == (3,)
+    pruned, _ = prove(graph)
+    node = next(n for n in pruned.nodes if n.op == "DequantizeLinear")
+    assert pruned.weights[node.inputs[1]].shape == (3,)
 
 
 @pytest.mark.parametrize("kind", [onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16])
@@ -259,8 +259,8 @@ def test_other_floats(kind: int) -> None:
         model.graph.output[0].type.tensor_type.elem_type = kind
     graph = pg.load(model)
     assert sorted(g.channels for g in pg.analyze(graph).groups) == [6, 8]
-    small, proof = prove(graph)
-    assert small.weights[small.node("a").inputs[1] if not store else small.nodes[0].inputs[0]].dtype == dtype
+    pruned, proof = prove(graph)
+    assert pruned.weights[pruned.node("a").inputs[1] if not store else pruned.nodes[0].inputs[0]].dtype == dtype
     assert proof.tolerance == (1e-4 if kind == onnx.TensorProto.DOUBLE else 2e-2)
 
 
@@ -272,10 +272,10 @@ def test_bfloat16_inputs_and_outputs() -> None:
     model = b.model(b.op("Cast", x, to=onnx.TensorProto.BFLOAT16))
     model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.BFLOAT16
     graph = pg.load(model)
-    small, proof = prove(graph)
+    pruned, proof = prove(graph)
     assert [g.channels for g in pg.analyze(graph).groups] == [8]
     assert [each.name for each in proof.differences] == list(graph.outputs)
-    assert pg.compare(graph, small, runs=2).latency.first > 0
+    assert pg.compare(graph, pruned, runs=2).latency.first > 0
 
 
 def test_gate_and_value() -> None:
@@ -319,8 +319,8 @@ def test_tied_embeddings() -> None:
     x = projected(b, x, 8, 8, "inner")
     graph = b.graph(b.op("MatMul", x, b.op("Transpose", table, perm=[1, 0]), name="logits"))
     assert [g.channels for g in pg.analyze(graph).groups] == [8]
-    small, _ = prove(graph)
-    assert small.weights[table].shape == (20, 4)
+    pruned, _ = prove(graph)
+    assert pruned.weights[table].shape == (20, 4)
 
 
 @pytest.mark.parametrize("op", ["TopK", "CumSum", "Trilu", "GatherElements", "ScatterElements", "GridSample"])
@@ -363,5 +363,5 @@ def test_sparse_initializers_stay() -> None:
     model.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, indices, [8, 3]))
     graph = pg.load(model)
     assert "sparse" in fixed_reasons(graph)["a"]
-    small, _ = prove(graph)
-    assert small.model.graph.sparse_initializer == model.graph.sparse_initializer
+    pruned, _ = prove(graph)
+    assert pruned.model.graph.sparse_initializer == model.graph.sparse_initializer

@@ -82,11 +82,11 @@ def test_a_selector_of_a_package_meets_the_budget(example: Path, tmp_path: Path)
     done = cli(example, "prune", MODEL, "-o", out, "--save-plan", plan, *options)
     assert done.returncode == 0, done.stderr
     result = pg.prune(MODEL, budget=pg.Budget(ratio=0))
-    small = pg.load(out)
-    assert small.node(keep).channels.outputs == result.model.node(keep).channels.outputs
-    proof = pg.verify(result.model, pg.Plan.load(plan), small)
+    pruned = pg.load(out)
+    assert pruned.node(keep).channels.outputs == result.model.node(keep).channels.outputs
+    proof = pg.verify(result.model, pg.Plan.load(plan), pruned)
     assert proof.relative <= 1e-4
-    after = pg.prune(small, budget=pg.Budget(ratio=0)).before
+    after = pg.prune(pruned, budget=pg.Budget(ratio=0)).before
     assert 0.55 <= after.macs / result.before.macs <= 0.6
 
 
@@ -98,9 +98,9 @@ def test_a_front_end_and_a_rule_of_a_package(example: Path, tmp_path: Path) -> N
     assert "proof: max |difference|" in done.stderr
     done = cli(example, "verify", "net.netlist.json", "plan.json", "small.onnx", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    small = pg.load(tmp_path / "small.onnx")
-    assert small.node("linear0").channels.outputs == 16
-    assert len(small.node("scaler1").attributes["scale"]) == 16
+    pruned = pg.load(tmp_path / "small.onnx")
+    assert pruned.node("linear0").channels.outputs == 16
+    assert len(pruned.node("scaler1").attributes["scale"]) == 16
     (tmp_path / "bad.netlist.json").write_text('{"layers": []}')
     done = cli(example, "inspect", "bad.netlist.json", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (2, "error: bad.netlist.json: not a netlist: KeyError: 'input'\n")

@@ -168,9 +168,9 @@ def test_a_rule_frees_what_an_unknown_operator_pins(folder: Path, cli: Cli) -> N
     (folder / "mine.py").write_text(text)
     done = cli("prune custom.onnx -o out.onnx --ratio 0.5 --plugin mine.py --no-verify")
     assert done.exit_code == 0, done.stderr
-    small = pg.load(folder / "out.onnx")
-    assert small.node("first").channels.outputs == 8
-    assert small.weights[small.nodes[1].inputs[1]].shape == (8,)
+    pruned = pg.load(folder / "out.onnx")
+    assert pruned.node("first").channels.outputs == 8
+    assert pruned.weights[pruned.nodes[1].inputs[1]].shape == (8,)
 
 
 def test_a_rule_may_say_that_it_cannot_follow_a_node(folder: Path, cli: Cli) -> None:
@@ -491,12 +491,12 @@ def test_activations_moments_and_gram_by_hand() -> None:
     x = np.random.default_rng(1).standard_normal((40, 3, 8, 8)).astype(np.float32)
     context, _ = context_of(graph, x=x)
     layer = graph.node("block2")
-    made, read = run_values(graph, {"x": x}, [layer.outputs[0], layer.inputs[0]]).values()
-    np.testing.assert_allclose(context.activations(layer.outputs[0]), made[:32], rtol=1e-5, atol=1e-6)
+    output, read = run_values(graph, {"x": x}, [layer.outputs[0], layer.inputs[0]]).values()
+    np.testing.assert_allclose(context.activations(layer.outputs[0]), output[:32], rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(context.activations("x", 5), x[:5])
     moments = context.moments(layer.outputs[0])
-    np.testing.assert_allclose(moments.energy, (made.astype(np.float64) ** 2).mean((0, 2, 3)), rtol=1e-5)
-    np.testing.assert_allclose(context.moments(layer.outputs[0], -3).mean, made.mean((0, 2, 3)), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(moments.energy, (output.astype(np.float64) ** 2).mean((0, 2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(context.moments(layer.outputs[0], -3).mean, output.mean((0, 2, 3)), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(context.moments(graph.outputs[0], -1).count, 40)
     head = graph.node("head")
     rows = run_values(graph, {"x": x}, [head.inputs[0]])[head.inputs[0]]

@@ -30,8 +30,8 @@ def test_fashion_network() -> None:
     assert sum(node.op == "BatchNormalization" for node in graph.nodes) == 15
     data = read_data(str(FIXTURES / "fashion_eval.npz"))
     assert data.samples == 1000
-    found = pg.compare(graph, graph, data=data, runs=1)
-    assert found.accuracy == (0.946, 0.946)
+    result = pg.compare(graph, graph, data=data, runs=1)
+    assert result.accuracy == (0.946, 0.946)
     assert read_data(str(FIXTURES / "fashion_calibration.npz")).labels is None
 
 
@@ -46,30 +46,30 @@ def test_the_network_of_source_000() -> None:
     assert cost(graph).params == 6_775_393
     assert cost(graph).macs == 4_151_410_688
     assert cost(pg.load(build(416))).macs == 2_740_579_712
-    found = pg.analyze(graph)
-    assert len(found.groups) == 45
-    assert [fixed.reason for fixed in found.fixed] == ["graph output"] * 3
+    coupling = pg.analyze(graph)
+    assert len(coupling.groups) == 45
+    assert [fixed.reason for fixed in coupling.fixed] == ["graph output"] * 3
 
 
 def test_the_network_of_source_000_with_half_its_head() -> None:
     """3,578,145 parameters and 2,304,409,600 MACs when the head keeps 0.5 and the backbone all."""
     graph = pg.load(build(512))
-    found = pg.analyze(graph)
-    plan = pg.select(graph, found, budget=pg.Budget(ratio=0.5), round_to=1, keep=keep_all_but_the_head(found))
-    small = cost(pg.apply(graph, plan))
-    assert (small.params, small.macs) == (3_578_145, 2_304_409_600)
+    coupling = pg.analyze(graph)
+    plan = pg.select(graph, coupling, budget=pg.Budget(ratio=0.5), round_to=1, keep=keep_all_but_the_head(coupling))
+    pruned = cost(pg.apply(graph, plan))
+    assert (pruned.params, pruned.macs) == (3_578_145, 2_304_409_600)
 
 
-def keep_all_but_the_head(found: pg.Coupling) -> list[str]:
+def keep_all_but_the_head(result: pg.Coupling) -> list[str]:
     """Layers of the 25 backbone groups: those that the graph makes first."""
-    backbone = [g for g in found.groups if any(is_backbone(found, layer) for layer in g.layers)]
+    backbone = [g for g in result.groups if any(is_backbone(result, layer) for layer in g.layers)]
     assert len(backbone) == 25
     return [layer for group in backbone for layer in group.layers]
 
 
-def is_backbone(found: pg.Coupling, layer: str) -> bool:
+def is_backbone(result: pg.Coupling, layer: str) -> bool:
     """Backbone layers end in a Clip or in a linear bottleneck; head layers in a LeakyRelu."""
-    graph = found.graph
+    graph = result.graph
     norm = graph.nodes[graph.consumers[graph.node(layer).outputs[0]][0][0]]
     return all(graph.nodes[i].op != "LeakyRelu" for i, _ in graph.consumers[norm.outputs[0]])
 

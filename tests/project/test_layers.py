@@ -52,23 +52,23 @@ LAYERS = [
 
 def layer(module: str) -> int:
     """Layer of a module named below `prunegraph`; the longest match counts."""
-    best, found = -1, -1
+    best, match = -1, -1
     for index, names in enumerate(LAYERS):
         for name in names:
             if (module == name or module.startswith(name + ".")) and len(name) > best:
-                best, found = len(name), index
-    assert found >= 0, f"{module} is in no layer"
-    return found
+                best, match = len(name), index
+    assert match >= 0, f"{module} is in no layer"
+    return match
 
 
 def modules() -> list[tuple[str, Path]]:
-    found = []
+    result = []
     for folder, prefix in ((ROOT / "prunegraph", ""), (ROOT / "frontends", "frontends.")):
         for path in sorted(folder.rglob("*.py")):
             name = ".".join(path.relative_to(folder).with_suffix("").parts)
             if not name.startswith("frontends") and path != ROOT / "prunegraph" / "__init__.py":
-                found.append((prefix + name, path))
-    return found
+                result.append((prefix + name, path))
+    return result
 
 
 def is_type_checking(node: ast.AST) -> bool:
@@ -87,13 +87,13 @@ def at_run_time(path: Path) -> ast.Module:
 def imported(path: Path) -> list[str]:
     """Modules of the package that a file imports, except for type checking only."""
     tree = at_run_time(path)
-    found = []
+    result = []
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("prunegraph"):
             module = (node.module or "").removeprefix("prunegraph").removeprefix(".")
             names = [f"{module}.{alias.name}" if module else alias.name for alias in node.names]
-            found += [name for name in names if name not in ("__version__",)]
-    return found
+            result += [name for name in names if name not in ("__version__",)]
+    return result
 
 
 def test_imports_point_down() -> None:

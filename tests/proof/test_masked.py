@@ -96,8 +96,8 @@ def test_numpy_agrees(
     stay = [c for c in range(8) if c not in gone]
     w, c, v = (graph.weights[name].read() for name in (first, bias, second))
     expected = compute(x @ w[:, stay] + c[stay]) @ v[stay]
-    (found,) = masked_outputs(graph, plan, {"x": x}, tmp_path_factory.mktemp("masked"))
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * abs(expected).max())
+    (match,) = masked_outputs(graph, plan, {"x": x}, tmp_path_factory.mktemp("masked"))
+    np.testing.assert_allclose(match, expected, rtol=1e-4, atol=1e-4 * abs(expected).max())
 
 
 # -- what files hold ----------------------------------------------------------------------

@@ -32,7 +32,7 @@ def spoiled(graph: pg.Graph, change: Callable[[onnx.ModelProto], None]) -> pg.Gr
 def test_a_wrong_weight_fails_and_is_located() -> None:
     graph = residual_net()
     plan = random_plan(pg.analyze(graph))
-    small = pg.apply(graph, plan)
+    pruned = pg.apply(graph, plan)
 
     def change(model: onnx.ModelProto) -> None:
         name = next(n.input[1] for n in model.graph.node if n.name == "block1")
@@ -43,7 +43,7 @@ def test_a_wrong_weight_fails_and_is_located() -> None:
                 tensor.raw_data = values.tobytes()
 
     with pytest.raises(ExactnessError, match="first node that differs is 'block1'"):
-        pg.verify(graph, plan, spoiled(small, change))
+        pg.verify(graph, plan, spoiled(pruned, change))
 
 
 def test_the_original_is_not_its_own_pruning() -> None:
@@ -60,8 +60,8 @@ def test_outputs_that_do_not_react_are_not_a_proof() -> None:
     score = b.op("ReduceMax", y, axes=[1, 2, 3], keepdims=0)
     graph = b.graph(b.op("Cast", b.op("Greater", score, b.const(1e6, np.float32)), to=1))
     plan = random_plan(pg.analyze(graph))
-    small = pg.apply(graph, plan)
-    proof = pg.verify(graph, plan, small)
+    pruned = pg.apply(graph, plan)
+    proof = pg.verify(graph, plan, pruned)
     assert "1 of 1 outputs are empty, saturated or do not react" in str(proof)
     assert "b.out" in [d.name for d in proof.differences]
 
@@ -69,7 +69,7 @@ def test_outputs_that_do_not_react_are_not_a_proof() -> None:
         model.graph.initializer[0].raw_data = bytes(len(model.graph.initializer[0].raw_data))
 
     with pytest.raises(ExactnessError):
-        pg.verify(graph, plan, spoiled(small, change))
+        pg.verify(graph, plan, spoiled(pruned, change))
 
 
 def test_a_model_that_takes_batch_one_only() -> None:
@@ -84,8 +84,8 @@ def test_a_model_that_takes_batch_one_only() -> None:
 def test_user_data_is_compared_too() -> None:
     graph = residual_net()
     plan = random_plan(pg.analyze(graph))
-    small = pg.apply(graph, plan)
-    proof = pg.verify(graph, plan, small, data=[{"x": np.ones((3, 3, 8, 8), np.float32)}])
+    pruned = pg.apply(graph, plan)
+    proof = pg.verify(graph, plan, pruned, data=[{"x": np.ones((3, 3, 8, 8), np.float32)}])
     assert proof.runs == 4
 
 
@@ -185,9 +185,9 @@ def embedding_net() -> pg.Graph:
 def test_an_original_that_does_not_run_on_random_inputs_is_named_as_that() -> None:
     graph = embedding_net()
     plan = random_plan(pg.analyze(graph))
-    small = pg.apply(graph, plan)
+    pruned = pg.apply(graph, plan)
     with pytest.raises(ModelError, match=r"^model: the original does not run on random inputs; .*--data"):
-        pg.verify(graph, plan, small)
+        pg.verify(graph, plan, pruned)
     with pytest.raises(ModelError, match="the original does not run") as caught:
         pg.prune(graph, budget=pg.Budget(ratio=0.5), round_to=1)
     assert "report" not in str(caught.value)
@@ -283,19 +283,19 @@ def quantized_conv(b: Builder, x: str, cin: int, cout: int) -> str:
 def test_a_graph_that_only_optimizations_break_is_not_right(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = residual_net()
     plan = random_plan(pg.analyze(graph))
-    small = pg.apply(graph, plan)
+    pruned = pg.apply(graph, plan)
     opened = proof._open
 
     def broken(path: Path, name: str, level: str) -> object:
         """A default session of the pruned graph that runs another graph."""
         if level == "default" and "pruned" in name:
-            path.with_name("other.onnx").write_bytes(spoiled(small, negated).model.SerializeToString())
+            path.with_name("other.onnx").write_bytes(spoiled(pruned, negated).model.SerializeToString())
             path = path.with_name("other.onnx")
         return opened(path, name, level)
 
     monkeypatch.setattr(proof, "_open", broken)
     with pytest.raises(ExactnessError, match="an optimization of ONNX Runtime changes") as caught:
-        pg.verify(graph, plan, small)
+        pg.verify(graph, plan, pruned)
     assert "optimizations break" in caught.value.blame
 
 
@@ -378,6 +378,6 @@ def test_scores_too_small_to_see_are_no_excuse_for_a_wrong_weight(name: str) -> 
 def test_a_file_with_other_names_is_compared_by_its_outputs(tmp_path: Path) -> None:
     graph = residual_net()
     plan = random_plan(pg.analyze(graph))
-    small = pg.apply(graph, plan)
-    pg.save(small, tmp_path / "compact.onnx", compact=True)
+    pruned = pg.apply(graph, plan)
+    pg.save(pruned, tmp_path / "compact.onnx", compact=True)
     assert pg.verify(graph, plan, pg.load(tmp_path / "compact.onnx")).relative < 1e-4

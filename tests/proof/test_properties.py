@@ -28,8 +28,8 @@ def test_masked_equals_pruned(graph: Graph, seed: int, ratio: float) -> None:
 @settings(SLOW, max_examples=40)
 @given(draw_graph())
 def test_nothing_removed_is_the_identity(graph: Graph) -> None:
-    small = apply(graph, make_plan(analyze(graph), {}))
-    assert small.model.SerializeToString(deterministic=True) == graph.model.SerializeToString(deterministic=True)
+    pruned = apply(graph, make_plan(analyze(graph), {}))
+    assert pruned.model.SerializeToString(deterministic=True) == graph.model.SerializeToString(deterministic=True)
 
 
 @settings(SLOW, max_examples=40)
@@ -50,18 +50,18 @@ def layer_weights(graph: Graph) -> dict[str, tuple[int, ...]]:
     return {node.name: graph.weights[graph.main_weight(node) or ""].shape for node in graph.layers}
 
 
-def compose(found: Coupling, first: Plan, second: Plan) -> Plan:
+def compose(coupling: Coupling, first: Plan, second: Plan) -> Plan:
     """The plan that removes what two plans remove one after the other."""
     gone: dict[tuple[str, int], set[int]] = {}
     for cut in first.cuts:
         gone[cut.weight, cut.axis] = set(cut.removed)
     for cut in second.cuts:
-        size = found.graph.weights[cut.weight].shape[cut.axis]
-        left = [i for i in range(size) if i not in gone.get((cut.weight, cut.axis), ())]
-        gone.setdefault((cut.weight, cut.axis), set()).update(left[i] for i in cut.removed)
+        size = coupling.graph.weights[cut.weight].shape[cut.axis]
+        remaining = [i for i in range(size) if i not in gone.get((cut.weight, cut.axis), ())]
+        gone.setdefault((cut.weight, cut.axis), set()).update(remaining[i] for i in cut.removed)
     remove = {}
-    for group in found.groups:
+    for group in coupling.groups:
         member = group.members[0]
         cut = gone.get((member.weight, member.axis), set())
         remove[group.id] = [c for c, row in enumerate(member.positions) if cut.issuperset(row.tolist())]
-    return make_plan(found, remove)
+    return make_plan(coupling, remove)

@@ -78,7 +78,7 @@ class Reference:
 
     def results(self) -> dict[str, Array]:
         """Codes by the name of a QuantizeLinear's output, for every node that runs in integers and is known here."""
-        found = {}
+        result = {}
         for node in self.graph.nodes:
             behind = self._quantize(node)
             if behind is None:
@@ -88,8 +88,8 @@ class Reference:
                 scale, zero = (self.graph.weights[behind.inputs[slot]].read() for slot in (1, 2))
                 limits = np.iinfo(zero.dtype)
                 codes = np.rint(values / np.float64(scale)) + np.int64(zero)
-                found[behind.outputs[0]] = np.clip(codes, limits.min, limits.max).astype(zero.dtype)
-        return found
+                result[behind.outputs[0]] = np.clip(codes, limits.min, limits.max).astype(zero.dtype)
+        return result
 
     def _quantize(self, node: Node) -> Node | None:
         """The QuantizeLinear behind a node that has one output."""

@@ -31,10 +31,10 @@ class Computed:
         return sum(integer if is_whole else in_float for is_whole, integer, in_float in
                    zip(whole, self.integers, self.floats, strict=True))  # fmt: skip
 
-    def against(self, small: pg.Graph, pairs: int = 1) -> Latency:
+    def against(self, pruned: pg.Graph, pairs: int = 1) -> Latency:
         self.measured += 1
-        whole, left = self.cost(self.graph), self.cost(small)
-        return Latency(whole, left, whole / left, runs=1, threads=1)
+        whole, remaining = self.cost(self.graph), self.cost(pruned)
+        return Latency(whole, remaining, whole / remaining, runs=1, threads=1)
 
     def alone(self, model: pg.Graph) -> float:
         return self.cost(model)

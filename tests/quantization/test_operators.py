@@ -314,9 +314,9 @@ def network(name: str, behind: str) -> Graph:
 @pytest.mark.parametrize("name", PARTS)
 def test_the_file_runs_as_it_is_opened(name: str, behind: str) -> None:
     graph = network(name, behind)
-    found = pg.quantize(graph, inputs())
+    quantized = pg.quantize(graph, inputs())
     expected = run(session(graph, fast=False), inputs())
-    given = run(session(found.graph), inputs())
+    given = run(session(quantized.graph), inputs())
     for x, y in zip(expected, given, strict=True):
         assert decibels(float(np.square(x).sum()), float(np.square(x - y).sum())) > 18
 

@@ -58,8 +58,8 @@ def dense_nets(draw: st.DrawFn) -> Graph:
     return b.graph(last, *dict.fromkeys(named))
 
 
-def check(graph: Graph, made: Graph, inputs: dict[str, Array], least: float) -> None:
-    expected, given_ = run(session(graph), inputs), run(session(made), inputs)
+def check(graph: Graph, created: Graph, inputs: dict[str, Array], least: float) -> None:
+    expected, given_ = run(session(graph), inputs), run(session(created), inputs)
     for x, y in zip(expected, given_, strict=True):
         assert decibels(float(np.square(x).sum()), float(np.square(x - y).sum())) > least
 
@@ -77,11 +77,11 @@ def test_any_layers_may_stay_in_float(data: st.DataObject) -> None:
 @settings(max_examples=8)
 @given(dense_nets(), st.sampled_from(["float", "int16"]), st.sampled_from([1e-9, 1e-4]))
 def test_a_tolerance_is_met_on_any_of_them(graph: Graph, fallback: str, tolerance: float) -> None:
-    found = pg.quantize(graph, rows(), tolerance=tolerance, fallback=fallback)
-    assert found.loss is not None
+    quantized = pg.quantize(graph, rows(), tolerance=tolerance, fallback=fallback)
+    assert quantized.loss is not None
     if fallback == "float":
-        assert found.loss <= tolerance
-    check(graph, found.graph, rows(), 12)
+        assert quantized.loss <= tolerance
+    check(graph, quantized.graph, rows(), 12)
 
 
 @settings(max_examples=20)
@@ -101,13 +101,13 @@ def test_what_fewer_layers_need_has_been_seen(data: st.DataObject) -> None:
 def test_what_nothing_reads_in_integers_is_not_quantized(kind: str, between: str) -> None:
     b = Builder()
     graph = b.graph(b.op("Softmax", act(b, layer(b, b.input("n", 6), kind), between), axis=-1))
-    made = pg.quantize(graph, rows()).graph
-    assert [node.op for node in made.nodes].count("QuantizeLinear") == 1
+    created = pg.quantize(graph, rows()).graph
+    assert [node.op for node in created.nodes].count("QuantizeLinear") == 1
 
 
 def test_a_tolerance_at_a_layer_behind_an_activation() -> None:
     b = Builder()
     x = b.relu(b.op("MatMul", b.input("n", 6), b.weight(6, 6)))
     graph = b.graph(b.op("MatMul", x, b.weight(6, 6)))
-    found = pg.quantize(graph, rows(), tolerance=1e-7)
-    assert found.loss is not None and found.loss <= 1e-7
+    quantized = pg.quantize(graph, rows(), tolerance=1e-7)
+    assert quantized.loss is not None and quantized.loss <= 1e-7

@@ -31,19 +31,19 @@ def outputs(graph: Graph, inputs: dict[str, np.ndarray]) -> np.ndarray:
     return run(session(graph), inputs)[0]
 
 
-def decibels_of(graph: Graph, made: Graph, inputs: dict[str, np.ndarray]) -> float:
-    x, y = outputs(graph, inputs), outputs(made, inputs)
+def decibels_of(graph: Graph, created: Graph, inputs: dict[str, np.ndarray]) -> float:
+    x, y = outputs(graph, inputs), outputs(created, inputs)
     return decibels(float(np.square(x).sum()), float(np.square(x - y).sum()))
 
 
 def scales(graph: Graph) -> dict[str, tuple[float, int]]:
     """Scale and zero point behind every value of a quantized graph."""
-    found = {}
+    result = {}
     for node in graph.nodes:
         if node.op == "QuantizeLinear":
             scale, zero = (graph.weights[node.inputs[slot]].read() for slot in (1, 2))
-            found[node.inputs[0]] = float(scale), int(zero)
-    return found
+            result[node.inputs[0]] = float(scale), int(zero)
+    return result
 
 
 def weight_scales(graph: Graph, node: Node) -> np.ndarray:
@@ -58,10 +58,10 @@ def weight_scales(graph: Graph, node: Node) -> np.ndarray:
 @given(st.integers(0, 2**31))
 def test_onnx_runtime_agrees_with_the_integer_reference_within_one_code(seed: int) -> None:
     graph = random_net(seed)
-    made = pg.quantize(graph, samples(8)).graph
-    names = [node.outputs[0] for node in made.nodes if node.op == "QuantizeLinear"]
-    codes = run_fast(made, samples(2, seed=1), names)
-    expected = Reference(made, codes).results()
+    created = pg.quantize(graph, samples(8)).graph
+    names = [node.outputs[0] for node in created.nodes if node.op == "QuantizeLinear"]
+    codes = run_fast(created, samples(2, seed=1), names)
+    expected = Reference(created, codes).results()
     assert len(expected) >= 3
     difference = np.concatenate([np.abs(v.astype(int) - codes[k].astype(int)).ravel() for k, v in expected.items()])
     assert difference.max() <= 1
@@ -72,14 +72,14 @@ def test_onnx_runtime_agrees_with_the_integer_reference_within_one_code(seed: in
 @given(st.integers(0, 2**31), st.sampled_from(["mse", "minmax", "percentile"]))
 def test_random_networks_stay_near_the_float_ones(seed: int, method: str) -> None:
     graph = random_net(seed)
-    found = pg.quantize(graph, samples(), method=method)
-    assert decibels_of(graph, found.graph, samples()) > 12
-    assert found.outputs["head.out"] == pytest.approx(decibels_of(graph, found.graph, samples()), abs=0.01)
+    quantized = pg.quantize(graph, samples(), method=method)
+    assert decibels_of(graph, quantized.graph, samples()) > 12
+    assert quantized.outputs["head.out"] == pytest.approx(decibels_of(graph, quantized.graph, samples()), abs=0.01)
 
 
 def test_every_layer_of_a_residual_net_runs_in_integers(tmp_path: Path) -> None:
-    found = pg.quantize(residual_net(), samples())
-    kinds = fused(found.graph, str(tmp_path / "optimized.onnx"))
+    quantized = pg.quantize(residual_net(), samples())
+    kinds = fused(quantized.graph, str(tmp_path / "optimized.onnx"))
     assert kinds["QLinearConv"] == 3 and kinds["QLinearAdd"] == 1 and kinds["QGemm"] == 1
     assert not {"Conv", "Gemm", "Add", "Relu", "BatchNormalization", "DequantizeLinear"} & set(kinds)
 
@@ -90,8 +90,8 @@ def test_folding_batch_normalization_changes_nothing(seed: int) -> None:
     graph = random_net(seed)
     folded = fold(graph)
     layers = {node.outputs[0] for node in graph.layers}
-    left = [node for node in folded.nodes if node.op == "BatchNormalization"]
-    assert all(node.inputs[0] not in layers for node in left)
+    remaining = [node for node in folded.nodes if node.op == "BatchNormalization"]
+    assert all(node.inputs[0] not in layers for node in remaining)
     np.testing.assert_allclose(outputs(folded, samples(2)), outputs(graph, samples(2)), rtol=1e-4, atol=1e-5)
 
 
@@ -136,16 +136,16 @@ def test_bias_correction_brings_means_back() -> None:
     inputs = {"x": np.abs(samples(64)["x"])}
     expected, shift = outputs(graph, inputs), {}
     for on in (True, False):
-        made = pg.quantize(graph, inputs, weights="int4", rounding="nearest", bias_correction=on).graph
-        shift[on] = abs((outputs(made, inputs) - expected).mean(axis=(0, 2, 3))).max()
+        created = pg.quantize(graph, inputs, weights="int4", rounding="nearest", bias_correction=on).graph
+        shift[on] = abs((outputs(created, inputs) - expected).mean(axis=(0, 2, 3))).max()
     assert shift[True] < 0.25 * shift[False]
 
 
 def test_gptq_is_nearer_than_rounding_to_the_nearest() -> None:
     graph = residual_net(width=16)
     data = samples(64)
-    made = {r: pg.quantize(graph, data, weights="int4", activations="none", rounding=r) for r in ("gptq", "nearest")}
-    assert made["gptq"].outputs["head.out"] > made["nearest"].outputs["head.out"] + 1
+    created = {r: pg.quantize(graph, data, weights="int4", activations="none", rounding=r) for r in ("gptq", "nearest")}
+    assert created["gptq"].outputs["head.out"] > created["nearest"].outputs["head.out"] + 1
 
 
 def test_the_factor_that_gptq_uses() -> None:
@@ -171,8 +171,8 @@ def test_the_factor_that_gptq_uses() -> None:
 )  # fmt: skip
 def test_every_scheme_runs(options: dict[str, object], least: float) -> None:
     graph = residual_net(width=8)
-    found = pg.quantize(graph, samples(), **options)
-    assert decibels_of(graph, found.graph, samples()) > least
+    quantized = pg.quantize(graph, samples(), **options)
+    assert decibels_of(graph, quantized.graph, samples()) > least
 
 
 @pytest.mark.parametrize("opset", [9, 10, 11, 12, 13, 21])
@@ -180,9 +180,9 @@ def test_old_operator_sets(opset: int) -> None:
     b = Builder(opset=opset)
     x = b.relu(b.conv(b.input("n", 3, 8, 8), 3, 8))
     graph = b.graph(b.head(b.relu(b.conv(x, 8, 8)), 8))
-    found = pg.quantize(graph, samples())
-    assert found.graph.opsets[""] == (opset if opset >= 10 else 13)
-    assert decibels_of(graph, found.graph, samples()) > 25
+    quantized = pg.quantize(graph, samples())
+    assert quantized.graph.opsets[""] == (opset if opset >= 10 else 13)
+    assert decibels_of(graph, quantized.graph, samples()) > 25
 
 
 # -- placement --------------------------------------------------------------------------------
@@ -191,28 +191,28 @@ def test_old_operator_sets(opset: int) -> None:
 @settings(max_examples=10)
 @given(st.integers(0, 2**31))
 def test_what_meets_in_a_concat_or_is_moved_shares_one_scale(seed: int) -> None:
-    made = pg.quantize(random_net(seed), samples(4), method="minmax").graph
-    known = scales(made)
-    for node in made.nodes:
+    created = pg.quantize(random_net(seed), samples(4), method="minmax").graph
+    known = scales(created)
+    for node in created.nodes:
         if node.op in ("Concat", "Reshape", "Transpose", "MaxPool"):
             data = node.inputs if node.op == "Concat" else node.inputs[:1]
-            names = {made.nodes[made.producer[v]].inputs[1:] for v in data}
+            names = {created.nodes[created.producer[v]].inputs[1:] for v in data}
             assert len(names) == 1, "inputs have scales of their own"
-            assert made.nodes[made.consumers[node.outputs[0]][0][0]].inputs[1:] in names
+            assert created.nodes[created.consumers[node.outputs[0]][0][0]].inputs[1:] in names
     assert known
 
 
 def test_activations_are_absorbed_where_the_range_says_the_same() -> None:
     graph = residual_net()
-    made = pg.quantize(graph, samples()).graph
-    assert not any(node.op == "Relu" for node in made.nodes)
+    created = pg.quantize(graph, samples()).graph
+    assert not any(node.op == "Relu" for node in created.nodes)
     b = Builder()
     x = b.input("n", 3, 8, 8)
     both = b.op("Concat", b.relu(b.conv(x, 3, 4)), b.conv(x, 3, 4), axis=1)
     graph = b.graph(b.conv(both, 8, 4))
-    made = pg.quantize(graph, samples()).graph
-    assert [node.op for node in made.nodes].count("Relu") == 1, "half of the shared range is negative"
-    assert decibels_of(graph, made, samples()) > 25
+    created = pg.quantize(graph, samples()).graph
+    assert [node.op for node in created.nodes].count("Relu") == 1, "half of the shared range is negative"
+    assert decibels_of(graph, created, samples()) > 25
 
 
 def test_a_clip_that_the_range_implies_is_absorbed(tmp_path: Path) -> None:
@@ -220,9 +220,9 @@ def test_a_clip_that_the_range_implies_is_absorbed(tmp_path: Path) -> None:
     x = b.conv(b.input("n", 3, 8, 8), 3, 8)
     x = b.op("Clip", x, b.const(0, np.float32), b.const(6, np.float32))
     graph = b.graph(b.head(x, 8))
-    made = pg.quantize(graph, samples(), method="minmax").graph
-    assert not any(node.op == "Clip" for node in made.nodes)
-    assert fused(made, str(tmp_path / "o.onnx"))["QLinearConv"] == 1
+    created = pg.quantize(graph, samples(), method="minmax").graph
+    assert not any(node.op == "Clip" for node in created.nodes)
+    assert fused(created, str(tmp_path / "o.onnx"))["QLinearConv"] == 1
     wide = pg.quantize(graph, samples(), ranges={x: {"scale": 0.1, "zero_point": 10}}).graph
     assert any(node.op == "Clip" for node in wide.nodes)
     assert outputs(wide, samples()).shape == outputs(graph, samples()).shape
@@ -230,12 +230,12 @@ def test_a_clip_that_the_range_implies_is_absorbed(tmp_path: Path) -> None:
 
 def test_layers_stay_in_float_where_asked() -> None:
     graph = residual_net()
-    found = pg.quantize(graph, samples(), float_layers=["first", "last", "block1"])
-    assert {layer.name: layer.weights for layer in found.layers} == {
+    quantized = pg.quantize(graph, samples(), float_layers=["first", "last", "block1"])
+    assert {layer.name: layer.weights for layer in quantized.layers} == {
         "stem": "float32", "block1": "float32", "block2": "int8", "head": "float32",
     }  # fmt: skip
-    assert {layer.reason for layer in found.layers} == {"", "asked for"}
-    types = {each.name: (each.weights, each.activations) for each in layer_types(found.graph)}
+    assert {layer.reason for layer in quantized.layers} == {"", "asked for"}
+    types = {each.name: (each.weights, each.activations) for each in layer_types(quantized.graph)}
     assert types == {
         "stem": ("float32", "float32"), "block1": ("float32", "float32"), "block2": ("int8", "uint8"),
         "head": ("float32", "float32"),
@@ -254,9 +254,9 @@ def test_outputs_shared_weights_constants_and_values_with_readers_in_float() -> 
     b.nodes[0].input[1] = b.nodes[1].input[1] = "held"
     b.nodes.insert(0, b.nodes.pop())
     graph = b.graph(y, z, b.op("Softmax", y, axis=1))
-    found = pg.quantize(graph, samples())
-    assert found.graph.outputs == graph.outputs
-    assert min(found.outputs.values()) > 25
+    quantized = pg.quantize(graph, samples())
+    assert quantized.graph.outputs == graph.outputs
+    assert min(quantized.outputs.values()) > 25
 
 
 def test_normalisations_softmax_and_attention_stay_in_float() -> None:
@@ -267,12 +267,12 @@ def test_normalisations_softmax_and_attention_stay_in_float() -> None:
     scores = b.op("Softmax", b.op("MatMul", q, b.op("Transpose", k, perm=[0, 2, 1])), axis=-1)
     graph = b.graph(b.op("MatMul", b.op("MatMul", scores, y), b.weight(8, 8), name="out"))
     data = {"x": np.random.default_rng(0).standard_normal((16, 6, 8)).astype(np.float32)}
-    found = pg.quantize(graph, data)
-    assert [layer.weights for layer in found.layers] == ["int8"] * 3
-    read = {v for node in found.graph.nodes if node.op == "QuantizeLinear" for v in node.inputs}
-    kinds = {found.graph.nodes[found.graph.producer[v]].op for v in read if v in found.graph.producer}
+    quantized = pg.quantize(graph, data)
+    assert [layer.weights for layer in quantized.layers] == ["int8"] * 3
+    read = {v for node in quantized.graph.nodes if node.op == "QuantizeLinear" for v in node.inputs}
+    kinds = {quantized.graph.nodes[quantized.graph.producer[v]].op for v in read if v in quantized.graph.producer}
     assert kinds == {"LayerNormalization", "MatMul"}
-    assert found.outputs[graph.outputs[0]] > 25
+    assert quantized.outputs[graph.outputs[0]] > 25
 
 
 # -- weights ----------------------------------------------------------------------------------
@@ -300,8 +300,8 @@ def test_a_bias_too_large_for_its_scale_raises_the_scale() -> None:
     x = b.input("n", 3, 8, 8)
     weight, bias = b.const(np.full((4, 3, 1, 1), 1e-9), np.float32), b.const([5.0, -7.0, 0.0, 1.0], np.float32)
     graph = b.graph(b.op("Conv", x, weight, bias, name="tiny"))
-    found = pg.quantize(graph, samples())
-    assert decibels_of(graph, found.graph, samples()) > 40
+    quantized = pg.quantize(graph, samples())
+    assert decibels_of(graph, quantized.graph, samples()) > 40
 
 
 def test_a_channel_of_zeros_and_a_constant_activation() -> None:
@@ -311,9 +311,9 @@ def test_a_channel_of_zeros_and_a_constant_activation() -> None:
     x = b.relu(b.op("Conv", b.input("n", 3, 8, 8), b.const(w), b.const([0, 2, -50, -50], np.float32), pads=[1] * 4))
     dead = b.op("Mul", x, b.const(0.0, np.float32))
     graph = b.graph(b.conv(b.op("Add", dead, b.conv(x, 4, 4)), 4, 2))
-    found = pg.quantize(graph, samples())
-    assert all(np.isfinite(entry["scale"]) and entry["scale"] > 0 for entry in found.ranges.values())
-    assert decibels_of(graph, found.graph, samples()) > 25
+    quantized = pg.quantize(graph, samples())
+    assert all(np.isfinite(entry["scale"]) and entry["scale"] > 0 for entry in quantized.ranges.values())
+    assert decibels_of(graph, quantized.graph, samples()) > 25
 
 
 # -- ranges from outside, pruning, tolerance ------------------------------------------------------
@@ -334,9 +334,9 @@ def test_ranges_from_outside_are_taken_as_they_are() -> None:
 def test_scales_of_weights_from_outside() -> None:
     graph = residual_net()
     weight = graph.node("head").inputs[1]
-    found = pg.quantize(graph, samples(), ranges={weight: {"scale": [0.01, 0.02, 0.03, 0.04, 0.05]}})
-    node = found.graph.nodes[found.graph.producer[found.graph.node("head").inputs[1]]]
-    np.testing.assert_allclose(found.graph.weights[node.inputs[1]].read(), [0.01, 0.02, 0.03, 0.04, 0.05])
+    quantized = pg.quantize(graph, samples(), ranges={weight: {"scale": [0.01, 0.02, 0.03, 0.04, 0.05]}})
+    node = quantized.graph.nodes[quantized.graph.producer[quantized.graph.node("head").inputs[1]]]
+    np.testing.assert_allclose(quantized.graph.weights[node.inputs[1]].read(), [0.01, 0.02, 0.03, 0.04, 0.05])
     with pytest.raises(OptionError, match="5 outputs"):
         pg.quantize(graph, samples(), ranges={weight: {"scale": [0.01, 0.02]}})
 
@@ -366,18 +366,18 @@ def test_ranges_of_unknown_or_coupled_tensors() -> None:
 
 
 def test_a_quantized_model_that_is_pruned_keeps_its_scales() -> None:
-    made = pg.quantize(residual_net(width=16), samples()).graph
-    plan = pg.select(made, budget=pg.Budget(ratio=0.5), round_to=1)
-    small = pg.apply(made, plan)
-    pg.verify(made, plan, small)
+    created = pg.quantize(residual_net(width=16), samples()).graph
+    plan = pg.select(created, budget=pg.Budget(ratio=0.5), round_to=1)
+    pruned = pg.apply(created, plan)
+    pg.verify(created, plan, pruned)
     assert plan.remove
-    assert scales(small) == scales(made)
-    for node in small.layers:
-        name = str(small.main_weight(node))
-        weight, before = small.weights[name], made.weights[name]
+    assert scales(pruned) == scales(created)
+    for node in pruned.layers:
+        name = str(pruned.main_weight(node))
+        weight, before = pruned.weights[name], created.weights[name]
         assert weight.dtype == np.int8
         assert weight.size < before.size
-        assert np.isin(weight_scales(small, node), weight_scales(made, made.node(node.name))).all()
+        assert np.isin(weight_scales(pruned, node), weight_scales(created, created.node(node.name))).all()
 
 
 def test_prune_then_quantize_in_one_call(tmp_path: Path) -> None:
@@ -414,9 +414,9 @@ def test_no_layer_goes_back_without_need() -> None:
     data = {"image": np.load(FIXTURES / "fashion_calibration.npz")["image"][:64]}
     whole = pg.quantize(graph, data, tolerance=10).loss
     assert whole is not None
-    found = pg.quantize(graph, data, tolerance=whole / 4)
-    back = [layer.name for layer in found.layers if "tolerance" in layer.reason]
-    assert back and found.loss is not None and found.loss <= whole / 4
+    quantized = pg.quantize(graph, data, tolerance=whole / 4)
+    back = [layer.name for layer in quantized.layers if "tolerance" in layer.reason]
+    assert back and quantized.loss is not None and quantized.loss <= whole / 4
     for name in back:
         others = [other for other in back if other != name]
         one_more = pg.quantize(graph, data, tolerance=10, float_layers=others)
@@ -428,17 +428,17 @@ def test_layers_go_back_to_int16(tmp_path: Path) -> None:
     plain = pg.quantize(graph, data, tolerance=10)
     assert plain.loss is not None
     mixed = {kind: pg.quantize(graph, data, tolerance=plain.loss / 3, fallback=kind) for kind in ("float", "int16")}
-    for kind, found in mixed.items():
-        assert found.loss is not None and found.loss <= plain.loss / 3
-        back = {layer.name for layer in found.layers if "tolerance" in layer.reason}
-        types = {layer.weights for layer in found.layers if layer.name in back}
+    for kind, match in mixed.items():
+        assert match.loss is not None and match.loss <= plain.loss / 3
+        back = {layer.name for layer in match.layers if "tolerance" in layer.reason}
+        types = {layer.weights for layer in match.layers if layer.name in back}
         assert back and types == {{"float": "float32"}.get(kind, kind)}
-        assert {layer.activations for layer in found.layers if layer.name in back} == {"float32"}
-        pg.save(found.graph, tmp_path / f"{kind}.onnx")
+        assert {layer.activations for layer in match.layers if layer.name in back} == {"float32"}
+        pg.save(match.graph, tmp_path / f"{kind}.onnx")
         assert outputs(pg.load(tmp_path / f"{kind}.onnx"), data).shape == (32, 5)
     held = {layer.name: layer.weights for layer in layer_types(mixed["int16"].graph)}
     assert set(held.values()) == {"int8", "int16"}
-    bytes_of = {kind: cost(found.graph).bytes for kind, found in mixed.items()}
+    bytes_of = {kind: cost(match.graph).bytes for kind, match in mixed.items()}
     assert bytes_of["int16"] < bytes_of["float"]
 
 
@@ -446,8 +446,8 @@ def test_weights_in_external_files(tmp_path: Path) -> None:
     model = residual_net(width=16).model
     onnx.save(model, tmp_path / "in.onnx", save_as_external_data=True, location="in.data", size_threshold=64)
     graph = pg.load(tmp_path / "in.onnx")
-    found = pg.quantize(graph, samples(), float_layers=["last"])
-    pg.save(found.graph, tmp_path / "out.onnx")
+    quantized = pg.quantize(graph, samples(), float_layers=["last"])
+    pg.save(quantized.graph, tmp_path / "out.onnx")
     assert decibels_of(graph, pg.load(tmp_path / "out.onnx"), samples()) > 25
 
 
@@ -458,10 +458,10 @@ def test_parameters_computed_from_constants() -> None:
     bias = b.op("Expand", one, b.const([4], np.int64))
     weight = b.op("Transpose", b.weight(3, 4, 1, 1), perm=[1, 0, 2, 3])
     graph = b.graph(b.bn(b.op("Conv", x, weight, bias), 4))
-    found = pg.quantize(graph, samples())
-    assert not {"Transpose", "Expand", "BatchNormalization"} & {node.op for node in found.graph.nodes}
-    assert [layer.weights for layer in found.layers] == ["int8"]
-    assert decibels_of(graph, found.graph, samples()) > 25
+    quantized = pg.quantize(graph, samples())
+    assert not {"Transpose", "Expand", "BatchNormalization"} & {node.op for node in quantized.graph.nodes}
+    assert [layer.weights for layer in quantized.layers] == ["int8"]
+    assert decibels_of(graph, quantized.graph, samples()) > 25
 
 
 # -- bad input --------------------------------------------------------------------------------
@@ -494,9 +494,9 @@ def test_a_value_that_becomes_infinite_is_named() -> None:
 
 
 def test_models_that_cannot_be_quantized() -> None:
-    made = pg.quantize(residual_net(), samples()).graph
+    created = pg.quantize(residual_net(), samples()).graph
     with pytest.raises(ModelError, match="quantized already"):
-        pg.quantize(made, samples())
+        pg.quantize(created, samples())
     b = Builder()
     with pytest.raises(ModelError, match="no layer"):
         pg.quantize(b.graph(b.relu(b.input("n", 3, 8, 8))), samples())
@@ -527,9 +527,9 @@ def test_decibels() -> None:
 
 def test_noise_is_measured_value_by_value() -> None:
     graph = residual_net()
-    found = pg.quantize(graph, samples())
-    values = sqnr(graph, found.graph, [samples()])
+    quantized = pg.quantize(graph, samples())
+    values = sqnr(graph, quantized.graph, [samples()])
     assert graph.outputs[0] in values and "x" not in graph.outer
-    assert set(dequantized(found.graph)) & graph.outer <= set(values)
+    assert set(dequantized(quantized.graph)) & graph.outer <= set(values)
     assert all(20 < value < 60 for value in values.values()), values
-    assert found.weakest in found.layers
+    assert quantized.weakest in quantized.layers

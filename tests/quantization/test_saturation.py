@@ -30,16 +30,16 @@ Array = np.ndarray
 @pytest.fixture(params=[True, False], ids=["saturating", "exact"])
 def processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Either kind of processor, as the probe would find it; whether 8-bit products saturate there."""
-    found = bool(request.param)
-    monkeypatch.setattr(saturation, "processor_saturates", lambda: found)
-    return found
+    result = bool(request.param)
+    monkeypatch.setattr(saturation, "processor_saturates", lambda: result)
+    return result
 
 
-def differing(made: Graph, inputs: dict[str, Array], seed: int | None) -> int:
+def differing(created: Graph, inputs: dict[str, Array], seed: int | None) -> int:
     """Codes that differ between exact sums and those of a processor that saturates."""
-    names = [node.outputs[0] for node in made.nodes if node.op == "QuantizeLinear"]
-    codes = run_fast(made, inputs, names)
-    right, other = Reference(made, codes).results(), Reference(made, codes, Saturating(seed)).results()
+    names = [node.outputs[0] for node in created.nodes if node.op == "QuantizeLinear"]
+    codes = run_fast(created, inputs, names)
+    right, other = Reference(created, codes).results(), Reference(created, codes, Saturating(seed)).results()
     assert right
     return sum(int((right[name] != other[name]).sum()) for name in right)
 
@@ -78,10 +78,10 @@ def test_no_pair_of_products_leaves_16_bits(kind: str, options: dict[str, str]) 
 
 @pytest.mark.parametrize("kind", ["conv", "depthwise"])
 def test_onnx_runtime_sums_exactly_on_this_processor(kind: str) -> None:
-    made = pg.quantize(heavy_net(0, kind), large()).graph
-    names = [node.outputs[0] for node in made.nodes if node.op == "QuantizeLinear"]
-    codes = run_fast(made, large(1), names)
-    for name, expected in Reference(made, codes, exact).results().items():
+    created = pg.quantize(heavy_net(0, kind), large()).graph
+    names = [node.outputs[0] for node in created.nodes if node.op == "QuantizeLinear"]
+    codes = run_fast(created, large(1), names)
+    for name, expected in Reference(created, codes, exact).results().items():
         assert np.abs(expected.astype(int) - codes[name].astype(int)).max() <= 1, name
 
 
@@ -92,12 +92,12 @@ def test_scales_from_outside_that_need_8_bits_are_held_so_that_nothing_saturates
         weight = graph.weights[node.inputs[1]].read()
         rows = np.abs(weight).reshape(len(weight), -1).max(axis=1)
         scales[node.inputs[1]] = {"scale": (rows / 127).tolist()}
-    found = pg.quantize(graph, large(), ranges=scales)
-    assert {layer.weights for layer in found.layers if layer.op == "Conv"} == {"uint8"}
-    assert {each.weights for each in layer_types(found.graph) if each.op == "Conv"} == {"uint8"}
-    assert "uint8 weights, since the scales given need 8 bits" in outcome(found)
-    assert differing(found.graph, large(1), 0) == 0
-    x, y = (run_fast(each, large(1))["head.out"] for each in (graph, found.graph))
+    quantized = pg.quantize(graph, large(), ranges=scales)
+    assert {layer.weights for layer in quantized.layers if layer.op == "Conv"} == {"uint8"}
+    assert {each.weights for each in layer_types(quantized.graph) if each.op == "Conv"} == {"uint8"}
+    assert "uint8 weights, since the scales given need 8 bits" in outcome(quantized)
+    assert differing(quantized.graph, large(1), 0) == 0
+    x, y = (run_fast(each, large(1))["head.out"] for each in (graph, quantized.graph))
     assert decibels(float(np.square(x).sum()), float(np.square(x - y).sum())) > 30
     native = pg.quantize(graph, large(), ranges=scales, reduce_range="no")
     assert {layer.weights for layer in native.layers} == {"int8"}
@@ -134,13 +134,13 @@ def test_the_probe_knows_the_right_answer() -> None:
 def test_which_range_is_taken_and_why(
     options: dict[str, object], limits: tuple[int, int], processor: bool
 ) -> None:  # fmt: skip
-    found = pg.quantize(residual_net(), samples(), **options)
-    chosen = found.weight_range
+    quantized = pg.quantize(residual_net(), samples(), **options)
+    chosen = quantized.weight_range
     assert chosen is not None and (chosen.limit, chosen.saturates) == (limits[0 if processor else 1], processor)
-    largest = max(np.abs(weight.read().astype(int)).max() for weight in found.graph.weights.values()
+    largest = max(np.abs(weight.read().astype(int)).max() for weight in quantized.graph.weights.values()
                   if weight.dtype == np.int8 and weight.read().size > 1)  # fmt: skip
     assert largest == chosen.limit
-    assert chosen.reason in outcome(found)
+    assert chosen.reason in outcome(quantized)
 
 
 def test_ranges_where_no_bytes_are_multiplied() -> None:
@@ -156,13 +156,13 @@ def test_the_noise_is_that_of_the_file_as_it_is_opened(tmp_path: Path) -> None:
     data = np.load(FIXTURES / "fashion_calibration.npz")["image"][:64]
     graph = pg.load(FIXTURES / "fashion_resnet.onnx")
     for options in ({}, {"reduce_range": "no"}):
-        found = pg.quantize(graph, {"image": data}, **options)
-        pg.save(found.graph, tmp_path / "int8.onnx")
+        quantized = pg.quantize(graph, {"image": data}, **options)
+        pg.save(quantized.graph, tmp_path / "int8.onnx")
         paths = (FIXTURES / "fashion_resnet.onnx", tmp_path / "int8.onnx")
         x, y = (onnxruntime.InferenceSession(str(path)).run(None, {"image": data})[0] for path in paths)
         expected = decibels(float(np.square(x).sum()), float(np.square(x - y).sum()))
-        assert found.outputs["logits"] == pytest.approx(expected, abs=0.01)
-        assert found.layers[-1].sqnr == found.outputs["logits"]
+        assert quantized.outputs["logits"] == pytest.approx(expected, abs=0.01)
+        assert quantized.layers[-1].sqnr == quantized.outputs["logits"]
         compared = pg.compare(graph, pg.load(paths[1]), data=Data.of({"image": data}), runs=1)
         assert compared.sqnr["logits"] == pytest.approx(expected, abs=0.01)
 

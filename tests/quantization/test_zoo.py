@@ -27,15 +27,15 @@ NAMES = [
 @pytest.mark.parametrize("name", NAMES)
 def test_pruned_and_quantized(name: str) -> None:
     graph = pg.load(light_models.load(ZOO / f"{name}.light.xz"))
-    small = pg.apply(graph, pg.select(graph, budget=pg.Budget(ratio=0.5)))
-    batches = [random_inputs(small, seed=seed, batch=1) for seed in range(4)]
-    found = pg.quantize(small, batches)
-    assert not [layer for layer in found.layers if layer.reason]
-    assert min(found.outputs.values()) > 20, found.weakest
-    made = found.graph
-    names = [node.outputs[0] for node in made.nodes if node.op == "QuantizeLinear"]
-    codes = run_fast(made, batches[0], names)
-    for value, expected in Reference(made, codes).results().items():
+    pruned = pg.apply(graph, pg.select(graph, budget=pg.Budget(ratio=0.5)))
+    batches = [random_inputs(pruned, seed=seed, batch=1) for seed in range(4)]
+    quantized = pg.quantize(pruned, batches)
+    assert not [layer for layer in quantized.layers if layer.reason]
+    assert min(quantized.outputs.values()) > 20, quantized.weakest
+    created = quantized.graph
+    names = [node.outputs[0] for node in created.nodes if node.op == "QuantizeLinear"]
+    codes = run_fast(created, batches[0], names)
+    for value, expected in Reference(created, codes).results().items():
         difference = np.abs(expected.astype(int) - codes[value].astype(int))
         assert difference.max() <= 1, value
         assert (difference == 0).mean() >= 0.99, value

@@ -43,9 +43,9 @@ def pruned(graph: Graph, layer: str = "first", channels: tuple[int, ...] = DEAD)
 
 
 def fixed(graph: Graph, form: str, data: dict[str, Array] | None = None, layer: str = "first") -> Graph:
-    plan, small = pruned(graph, layer)
+    plan, reduced = pruned(graph, layer)
     given = Data.of(data) if data is not None else None
-    return repair(survivors(pg.analyze(graph), plan), small, given, form=form)  # type: ignore[arg-type]
+    return repair(survivors(pg.analyze(graph), plan), reduced, given, form=form)  # type: ignore[arg-type]
 
 
 def error(first: Graph, second: Graph, x: dict[str, Array]) -> Array:
@@ -91,10 +91,10 @@ def test_grouped_convolutions(form: str) -> None:
             tensor.raw_data = values.tobytes()
     graph = pg.load(graph.model)
     assert group.channels == 4
-    plan, small = pruned(graph, channels=(1,))
+    plan, reduced = pruned(graph, channels=(1,))
     x = inputs(graph)
-    assert error(graph, small, x).max() > 0.05
-    result = repair(survivors(pg.analyze(graph), plan), small, None, form=form)  # type: ignore[arg-type]
+    assert error(graph, reduced, x).max() > 0.05
+    result = repair(survivors(pg.analyze(graph), plan), reduced, None, form=form)  # type: ignore[arg-type]
     assert error(graph, result, x).max() < 1e-6
 
 
@@ -110,10 +110,10 @@ def test_batches_of_different_sizes() -> None:
     graph = with_dead_channels(pad=0, size="s")
     rng = np.random.default_rng(0)
     batches = [{"x": rng.standard_normal((4, 3, s, s)).astype(np.float32)} for s in (7, 9)]
-    plan, small = pruned(graph)
+    plan, reduced = pruned(graph)
     data = Data.of([*batches])
     data.batches = lambda model, size=4: iter(batches)  # type: ignore[method-assign, assignment]
-    result = repair(survivors(pg.analyze(graph), plan), small, data)
+    result = repair(survivors(pg.analyze(graph), plan), reduced, data)
     assert error(graph, result, batches[1]).max() < 1e-6
 
 
@@ -122,14 +122,14 @@ def test_means_of_a_linear_layers_outputs_come_back(network: object) -> None:
     """The layer in front of the output: what it lost is back on average, also where its bias is an Add behind it."""
     graph: Graph = network()  # type: ignore[operator]
     x = inputs(graph, 64)
-    found = pg.analyze(graph)
+    coupling = pg.analyze(graph)
     layer = {"residual_net": "stem", "attention": "fc1"}[network.__name__]  # type: ignore[attr-defined]
-    group = next(g for g in found.groups if layer in g.layers)
+    group = next(g for g in coupling.groups if layer in g.layers)
     plan = pg.Plan(graph.sha256, {group.id: (0, 3, 4)})
-    small = pg.apply(graph, plan)
-    result = repair(survivors(found, plan), small, Data.of(x))
-    assert result is not small
-    expected, cut, absorbed = (run(session(g), x)[0].mean(axis=0) for g in (graph, small, result))
+    pruned = pg.apply(graph, plan)
+    result = repair(survivors(coupling, plan), pruned, Data.of(x))
+    assert result is not pruned
+    expected, cut, absorbed = (run(session(g), x)[0].mean(axis=0) for g in (graph, pruned, result))
     if network is attention:  # fc2, a sum and a mean are all that follows: linear
         np.testing.assert_allclose(absorbed, expected, atol=1e-5)
     assert np.abs(absorbed - expected).max() < np.abs(cut - expected).max()
@@ -158,18 +158,18 @@ def test_means_behind_a_relu_are_the_closed_form() -> None:
     z = shift / scale
     normal = np.asarray([0.5 * (1 + math.erf(v / math.sqrt(2))) for v in z])
     closed = scale * np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi) + shift * normal
-    found = samples(graph, pg.analyze(graph).facts)
-    np.testing.assert_allclose(found[y].mean(axis=(0, 2, 3)), closed, rtol=5e-3)
+    result = samples(graph, pg.analyze(graph).facts)
+    np.testing.assert_allclose(result[y].mean(axis=(0, 2, 3)), closed, rtol=5e-3)
     pooled = next(n for n in graph.nodes if n.op == "Flatten").outputs[0]
-    np.testing.assert_allclose(found[pooled].mean(axis=0), closed, rtol=5e-3)
-    assert graph.node("conv").outputs[0] not in found
+    np.testing.assert_allclose(result[pooled].mean(axis=0), closed, rtol=5e-3)
+    assert graph.node("conv").outputs[0] not in result
 
 
 def test_sums_of_branches_add_means_and_variances() -> None:
     graph = residual_net()
-    found = samples(graph, pg.analyze(graph).facts)
+    result = samples(graph, pg.analyze(graph).facts)
     add = next(n for n in graph.nodes if n.op == "Add")
-    branch, shortcut, total = (found[v] for v in (add.inputs[1], add.inputs[0], add.outputs[0]))
+    branch, shortcut, total = (result[v] for v in (add.inputs[1], add.inputs[0], add.outputs[0]))
     np.testing.assert_allclose(total.mean(axis=0), branch.mean(axis=0) + shortcut.mean(axis=0), atol=1e-5)
     np.testing.assert_allclose(total.var(axis=0), branch.var(axis=0) + shortcut.var(axis=0), rtol=0.2)
 

@@ -21,8 +21,8 @@ def cut(graph: Graph, seed: int = 0) -> tuple[pg.Plan, Graph]:
     return plan, pg.apply(graph, plan)
 
 
-def fixed(graph: Graph, plan: pg.Plan, small: Graph, x: dict[str, np.ndarray] | None) -> Graph:
-    return repair(survivors(pg.analyze(graph), plan), small, Data.of(x) if x is not None else None)
+def fixed(graph: Graph, plan: pg.Plan, pruned: Graph, x: dict[str, np.ndarray] | None) -> Graph:
+    return repair(survivors(pg.analyze(graph), plan), pruned, Data.of(x) if x is not None else None)
 
 
 @pytest.mark.parametrize("network", ["residual", "inverted_residual"])
@@ -30,15 +30,15 @@ def test_statistics_are_those_of_the_data(network: str) -> None:
     """In the repaired network every BatchNormalization has the mean and variance of its input there."""
     graph = NETWORKS[network](0)
     x = inputs(graph, 64)
-    plan, small = cut(graph)
-    result = fixed(graph, plan, small, x)
+    plan, pruned = cut(graph)
+    result = fixed(graph, plan, pruned, x)
     normals = [n for n in result.nodes if n.op == "BatchNormalization"]
     values = run_values(result, x, [n.inputs[0] for n in normals])
     behind = 0
     for node in normals:
         y = values[node.inputs[0]].astype(np.float64)
         mean, variance = (result.weights[name].read() for name in node.inputs[3:5])
-        if np.array_equal(mean, small.weights[node.inputs[3]].read()):
+        if np.array_equal(mean, pruned.weights[node.inputs[3]].read()):
             continue
         np.testing.assert_allclose(mean, y.mean((0, 2, 3)), atol=1e-4)
         np.testing.assert_allclose(variance, y.var((0, 2, 3)), rtol=1e-3, atol=1e-5)
@@ -51,9 +51,9 @@ def test_other_layers_get_the_originals_moments(network: object) -> None:
     """Every layer behind a cut makes outputs with the mean and deviation they had, those before it repaired."""
     graph: Graph = network()  # type: ignore[operator]
     x = inputs(graph, 32)
-    plan, small = cut(graph)
-    result = fixed(graph, plan, small, x)
-    left = survivors(pg.analyze(graph), plan)
+    plan, pruned = cut(graph)
+    result = fixed(graph, plan, pruned, x)
+    remaining = survivors(pg.analyze(graph), plan)
     behind = {"chain": ["conv1", "head"], "attention": ["projection", "fc2", "head"]}[network.__name__]  # type: ignore[attr-defined]
     for name in behind:
         value = graph.node(name).outputs[0]
@@ -62,7 +62,7 @@ def test_other_layers_get_the_originals_moments(network: object) -> None:
             value = graph.nodes[graph.consumers[value][0][0]].outputs[0]
         before, after = (run_values(g, x, [value])[value].astype(np.float64) for g in (graph, result))
         axis = 1 if before.ndim == 4 else before.ndim - 1
-        kept = left.value(value)[axis]
+        kept = remaining.value(value)[axis]
         before = before if kept is None else np.take(before, kept, axis)
         others = tuple(i for i in range(before.ndim) if i != axis)
         np.testing.assert_allclose(after.mean(others), before.mean(others), atol=1e-4)
@@ -74,12 +74,12 @@ def test_without_data_means_come_closer() -> None:
     graph = inverted_residual()
     x = inputs(graph, 256)
     graph = calibrated(graph, x)
-    plan, small = cut(graph, seed=1)
-    guessed, measured = fixed(graph, plan, small, None), fixed(graph, plan, small, x)
+    plan, pruned = cut(graph, seed=1)
+    guessed, measured = fixed(graph, plan, pruned, None), fixed(graph, plan, pruned, x)
     errors = {"cut": 0.0, "guessed": 0.0}
-    for node in [n for n in small.nodes if n.op == "BatchNormalization" and n.layer != "stem"]:
+    for node in [n for n in pruned.nodes if n.op == "BatchNormalization" and n.layer != "stem"]:
         deviation = np.sqrt(measured.weights[node.inputs[4]].read())
-        for name, other in (("cut", small), ("guessed", guessed)):
+        for name, other in (("cut", pruned), ("guessed", guessed)):
             off = np.abs(centre(other, node.layer) - centre(measured, node.layer)) / deviation
             errors[name] += float(off.mean())
     assert errors["guessed"] < 0.6 * errors["cut"]
@@ -112,18 +112,18 @@ def test_fashion_network_without_training() -> None:
     model = pg.load(FIXTURES / "fashion_resnet.onnx")
     evaluation = read_data(str(FIXTURES / "fashion_eval.npz"))
     calibration = read_data(str(FIXTURES / "fashion_calibration.npz"))
-    found = {}
+    result = {}
     for name, data in (("none", None), ("bn", None), ("absorb", None), ("bn", calibration)):
-        small = pg.prune(
+        pruned = pg.prune(
             model, algorithm="l2", budget=pg.Budget(macs=0.5), round_to=1, repair=name, data=data, check=False
         ).small
-        accuracy = pg.compare(model, small, data=evaluation, runs=1).accuracy
+        accuracy = pg.compare(model, pruned, data=evaluation, runs=1).accuracy
         assert accuracy is not None
-        found[name, data is not None] = accuracy[1]
-    assert found["none", False] < 0.25
-    assert found["absorb", False] > found["none", False] + 0.05
-    assert found["bn", False] > 0.7
-    assert found["bn", True] > 0.83
+        result[name, data is not None] = accuracy[1]
+    assert result["none", False] < 0.25
+    assert result["absorb", False] > result["none", False] + 0.05
+    assert result["bn", False] > 0.7
+    assert result["bn", True] > 0.83
 
 
 def test_a_network_without_cuts_stays_as_it_is() -> None:

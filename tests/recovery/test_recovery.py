@@ -29,10 +29,10 @@ def test_golden_formula() -> None:
     gone, kept = [1, 4], [0, 2, 3, 5, 6, 7]
     inputs = x[None, :, kept].astype(np.float32)
     regression = Regression(inputs, np.zeros((1, len(kept), 3)), centred=False, ridge=1e-6)
-    found, intercept = (result[0] for result in regression.solve((x @ w)[None]))
+    match, intercept = (result[0] for result in regression.solve((x @ w)[None]))
     g = np.linalg.inv(x.T @ x)
     closed = (w - g[:, gone] @ np.linalg.inv(g[np.ix_(gone, gone)]) @ w[gone])[kept]
-    np.testing.assert_allclose(found, closed, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(match, closed, rtol=1e-3, atol=1e-3)
     assert not intercept.any()
 
 
@@ -45,7 +45,7 @@ def test_what_a_rectifier_drops_need_not_be_right() -> None:
     regression = Regression(seen, np.zeros((1, 8, 6)))
     plain = regression.predict(*regression.solve(y))
     fitted = regression.predict(*rectified(regression, y, lambda z: z, lambda p: p))
-    errors = [float(((np.maximum(made, 0) - np.maximum(y, 0)) ** 2).mean()) for made in (plain, fitted)]
+    errors = [float(((np.maximum(output, 0) - np.maximum(y, 0)) ** 2).mean()) for output in (plain, fitted)]
     assert errors[1] < 0.95 * errors[0]
 
 
@@ -56,13 +56,13 @@ def test_redundant_channels_cost_nothing() -> None:
     first = rng.standard_normal((4, 3, 3, 3)).repeat(2, axis=0).astype(np.float32)
     x = b.op("Conv", b.input("n", 3, 8, 8), b.const(first), pads=[1, 1, 1, 1], name="a")
     graph = b.graph(b.head(b.relu(b.conv(b.relu(x), 8, 6, name="b")), 6))
-    found = analyze(graph)
-    group = next(g for g in found.groups if g.layers == ("a",))
+    coupling = analyze(graph)
+    group = next(g for g in coupling.groups if g.layers == ("a",))
     plan = pg.Plan(graph.sha256, {group.id: (1, 3, 5, 7)})
-    small = pg.apply(graph, plan)
+    pruned = pg.apply(graph, plan)
     batches = [{"x": rng.standard_normal((32, 3, 8, 8)).astype(np.float32)} for _ in range(4)]
-    fixed = repair(survivors(found, plan), small, Data.of(batches))
-    expected, cut, refitted = (outputs(g, seed=5)[0] for g in (graph, small, fixed))
+    fixed = repair(survivors(coupling, plan), pruned, Data.of(batches))
+    expected, cut, refitted = (outputs(g, seed=5)[0] for g in (graph, pruned, fixed))
     assert abs(cut - expected).max() > 0.1 * abs(expected).max()
     assert abs(refitted - expected).max() < 0.01 * abs(expected).max()
 
@@ -83,11 +83,11 @@ def _behind_normalisation(scale: float) -> np.ndarray:
     normal = [b.const(each.astype(np.float32)) for each in (gamma, 0.1 * gamma, 0 * gamma, 0 * gamma + scale**2)]
     x = b.op("BatchNormalization", b.op("Conv", x, b.const(weight), name="b"), *normal, epsilon=0.0)
     graph = b.graph(b.head(b.relu(x), 6))
-    found = analyze(graph)
-    group = next(g for g in found.groups if g.layers == ("a",))
-    small = pg.apply(graph, pg.Plan(graph.sha256, {group.id: (1, 3, 5, 7)}))
+    coupling = analyze(graph)
+    group = next(g for g in coupling.groups if g.layers == ("a",))
+    pruned = pg.apply(graph, pg.Plan(graph.sha256, {group.id: (1, 3, 5, 7)}))
     batches = [{"x": rng.standard_normal((32, 3, 8, 8)).astype(np.float32)} for _ in range(4)]
-    fixed = repair(survivors(found, pg.Plan(graph.sha256, {group.id: (1, 3, 5, 7)})), small, Data.of(batches))
+    fixed = repair(survivors(coupling, pg.Plan(graph.sha256, {group.id: (1, 3, 5, 7)})), pruned, Data.of(batches))
     layer = next(node for node in fixed.nodes if node.name == "b")
     return fixed.weights[layer.inputs[1]].read() / scale
 
@@ -96,11 +96,11 @@ def test_layers_come_closer_to_the_original() -> None:
     rng = np.random.default_rng(0)
     graph = residual_net(width=16)
     plan = random_plan(analyze(graph), 0, 0.3)
-    small = pg.apply(graph, plan)
+    pruned = pg.apply(graph, plan)
     batches = [{"x": rng.standard_normal((32, 3, 8, 8)).astype(np.float32)} for _ in range(8)]
-    fixed = repair(survivors(analyze(graph), plan), small, Data.of(batches))
-    assert {n: w.shape for n, w in fixed.weights.items()} == {n: w.shape for n, w in small.weights.items()}
-    expected, cut, refitted = (outputs(g, seed=9, batch=64)[0] for g in (graph, small, fixed))
+    fixed = repair(survivors(analyze(graph), plan), pruned, Data.of(batches))
+    assert {n: w.shape for n, w in fixed.weights.items()} == {n: w.shape for n, w in pruned.weights.items()}
+    expected, cut, refitted = (outputs(g, seed=9, batch=64)[0] for g in (graph, pruned, fixed))
     assert np.square(refitted - expected).mean() < 0.3 * np.square(cut - expected).mean()
 
 
@@ -110,9 +110,9 @@ def test_a_matmul_is_refitted_with_the_bias_behind_it() -> None:
     x = inputs(graph, 64)
     group = next(g for g in analyze(graph).groups if "fc1" in g.layers)
     plan = pg.Plan(graph.sha256, {group.id: tuple(range(12))})
-    small = pg.apply(graph, plan)
-    fixed = repair(survivors(analyze(graph), plan), small, Data.of(x))
-    expected, cut, refitted = (run(session(g), x)[0].mean(axis=0) for g in (graph, small, fixed))
+    pruned = pg.apply(graph, plan)
+    fixed = repair(survivors(analyze(graph), plan), pruned, Data.of(x))
+    expected, cut, refitted = (run(session(g), x)[0].mean(axis=0) for g in (graph, pruned, fixed))
     # fc2, a sum, a mean and a linear layer follow, so that a fitted intercept makes means equal.
     np.testing.assert_allclose(refitted, expected, atol=1e-4)
     assert np.abs(cut - expected).max() > 1e-2
@@ -126,9 +126,9 @@ def test_fashion_network_keeps_its_accuracy(tmp_path: Path) -> None:
         model, tmp_path / "half.onnx", budget=pg.Budget(macs=0.5), round_to=1, data=list(data.batches(model, 64))
     )
     assert result.proof is not None
-    found = pg.compare(model, result.small, data=read_data(str(FIXTURES / "fashion_eval.npz")), runs=1)
-    assert found.accuracy is not None
-    assert found.accuracy[1] > found.accuracy[0] - 0.02
+    matches = pg.compare(model, result.small, data=read_data(str(FIXTURES / "fashion_eval.npz")), runs=1)
+    assert matches.accuracy is not None
+    assert matches.accuracy[1] > matches.accuracy[0] - 0.02
     pg.load(tmp_path / "half.onnx")
 
 

@@ -53,10 +53,10 @@ class Page(HTMLParser):
         assert not self.open
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = {key: value or "" for key, value in attrs}
-        self.elements.append((tag, found))
+        result = {key: value or "" for key, value in attrs}
+        self.elements.append((tag, result))
         if tag not in VOID:
-            self.open.append((tag, found))
+            self.open.append((tag, result))
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, {key: value or "" for key, value in attrs}))
@@ -73,8 +73,8 @@ class Page(HTMLParser):
 
     def text(self, *, inside: str) -> str:
         """All text inside an element or the section of an id, spaces made single."""
-        found = "".join(text for tags, ids, text in self.texts if inside in (*tags, *ids) and "style" not in tags)
-        return " ".join(found.split())
+        result = "".join(text for tags, ids, text in self.texts if inside in (*tags, *ids) and "style" not in tags)
+        return " ".join(result.split())
 
     def attributes(self, tag: str) -> list[dict[str, str]]:
         return [attributes for name, attributes in self.elements if name == tag]
@@ -102,14 +102,14 @@ def chain(layers: int, names: tuple[str, ...] = ()) -> pg.Graph:
     return b.graph(x)
 
 
-def curve_content(found: pg.Result, **changes: Any) -> dict[str, Any]:
+def curve_content(result: pg.Result, **changes: Any) -> dict[str, Any]:
     groups = [
         {
             "id": group.id,
             "layers": list(group.layers),
             "points": [{"ratio": r / 10, "macs": 1000 - 100 * r, "error": 0.01 * r * (i + 1)} for r in (5, 2, 8)],
         }
-        for i, group in enumerate(found.coupling.groups)
+        for i, group in enumerate(result.coupling.groups)
     ]
     content = {"format": "prunegraph/sensitivity@1", "metric": "relative error of the output", "groups": groups}
     return content | changes
@@ -169,9 +169,9 @@ def test_nothing_is_loaded(result: pg.Result) -> None:
 def test_hostile_names() -> None:
     graph = chain(len(HOSTILE) + 1, HOSTILE)
     graph.source = f"folder/{HOSTILE[1]}.onnx"
-    found = prune(graph, check=False)
-    content = curve_content(found, metric=HOSTILE[0])
-    page = Page(html.render(found, command=f"prunegraph {HOSTILE[0]}", sensitivity=content))
+    result = prune(graph, check=False)
+    content = curve_content(result, metric=HOSTILE[0])
+    page = Page(html.render(result, command=f"prunegraph {HOSTILE[0]}", sensitivity=content))
     assert_loads_nothing(page)
     assert page.text(inside="h1") == f"{HOSTILE[1]}.onnx"
     assert page.text(inside="repeat").startswith(f"Repeat it Command line prunegraph {HOSTILE[0]}")
@@ -212,16 +212,16 @@ def test_many_curves_and_missing_points() -> None:
     x = b.input("n", 3, 4, 4)
     for i in range(9):
         x = b.relu(b.conv(x, 4 if i else 3, 4, name=f"c{i}"))
-    found = prune(b.graph(x), check=False)
-    content = curve_content(found)
+    result = prune(b.graph(x), check=False)
+    content = curve_content(result)
     content["groups"][0]["points"] = content["groups"][0]["points"][:1]
     content["groups"][1]["points"] = []
-    text = Page(html.render(found, sensitivity=content)).text(inside="sensitivity")
+    text = Page(html.render(result, sensitivity=content)).text(inside="sensitivity")
     assert "1 other group" in text
     assert "g0 c0 50.0% \u2013 0.05 \u2013" in text
     assert "g1 c1" not in text
     assert "No group has a point." in Page(
-        html.render(found, sensitivity=curve_content(found, groups=[]))
+        html.render(result, sensitivity=curve_content(result, groups=[]))
     ).text(inside="sensitivity")  # fmt: skip
 
 
@@ -254,8 +254,8 @@ def test_sensitivity_files(result: pg.Result, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layers", [5, 300])
 def test_few_and_many_layers(layers: int) -> None:
-    found = prune(chain(layers, ("/a/very/long/prefix/of/a/module/path/that/goes/on/block.",)), check=False)
-    page = Page(html.render(found))
+    result = prune(chain(layers, ("/a/very/long/prefix/of/a/module/path/that/goes/on/block.",)), check=False)
+    page = Page(html.render(result))
     kinds = [a["class"] for a in page.attributes("svg")]
     assert kinds == (["chart widths"] if layers == 5 else ["chart profile", "chart widths"])
     chart = page.attributes("svg")[-1]
@@ -272,8 +272,8 @@ def test_few_and_many_layers(layers: int) -> None:
 def test_widths_of_weights_that_come_through_other_nodes() -> None:
     b = Builder()
     y = b.op("MatMul", b.input("n", 6), b.op("Transpose", b.weight(8, 6), perm=[1, 0]), name="first")
-    found = prune(b.graph(b.linear(b.relu(y), 8, 3, name="second")))
-    first, second = layer_rows(found)
+    result = prune(b.graph(b.linear(b.relu(y), 8, 3, name="second")))
+    first, second = layer_rows(result)
     assert first.outputs == (8, 4) and second.outputs == (3, 3)
     assert first.macs == (48, 24) and second.inputs == (8, 4)
     assert second.is_fixed and not first.is_fixed
@@ -301,9 +301,9 @@ def palettes() -> list[dict[str, str]]:
     """Colours of the light and the dark theme by name."""
     style = (Path(html.__file__).parent / "page" / "page.css").read_text()
     light, dark = style.split("@media (prefers-color-scheme: dark)")
-    found = [dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", part.split("}")[0])) for part in (light, dark)]
-    assert found[0].keys() == found[1].keys() and found[0] != found[1]
-    return found
+    result = [dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", part.split("}")[0])) for part in (light, dark)]
+    assert result[0].keys() == result[1].keys() and result[0] != result[1]
+    return result
 
 
 def contrast(first: str, second: str) -> float:
@@ -388,8 +388,8 @@ def test_bad_output_is_said_before_the_work(
 
 @pytest.mark.parametrize("package", html.PACKAGES)
 def test_missing_extra(result: pg.Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
-    found = html.importlib.util.find_spec
-    monkeypatch.setattr(html.importlib.util, "find_spec", lambda name: None if name == package else found(name))
+    matches = html.importlib.util.find_spec
+    monkeypatch.setattr(html.importlib.util, "find_spec", lambda name: None if name == package else matches(name))
     with pytest.raises(MissingExtraError, match=f"{package}: pip install 'prunegraph\\[report\\]'"):
         html.write(result, tmp_path / "report.html")
     code, said = invoke("prune", MODEL, "-o", tmp_path / "o.onnx", "--ratio", "0.5", "--report", tmp_path / "r.html")
@@ -415,7 +415,7 @@ def browser() -> Iterator[Any]:
     pytest.importorskip("PIL", reason="no Pillow: pip install 'prunegraph[browser]'")
     with sync_api.sync_playwright() as driver:
         own = driver.chromium.executable_path
-        path = next((found for name in BROWSERS if (found := shutil.which(name))), own if Path(own).exists() else None)
+        path = next((result for name in BROWSERS if (result := shutil.which(name))), own if Path(own).exists() else None)
         if path is None:
             pytest.skip("no browser: install Debian's chromium-headless-shell, or run `playwright install chromium`")
         opened = driver.chromium.launch(executable_path=path)
@@ -427,9 +427,9 @@ def browser() -> Iterator[Any]:
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report with everything in it, and hostile names."""
     graph = chain(40, ("/block/conv", *HOSTILE))
-    found = prune(graph, check=True)
+    result = prune(graph, check=True)
     path = tmp_path_factory.mktemp("report") / "report.html"
-    html.write(found, path, command=COMMAND, sensitivity=curve_content(found))
+    html.write(result, path, command=COMMAND, sensitivity=curve_content(result))
     return path
 
 

@@ -25,21 +25,21 @@ FASHION = FIXTURES / "fashion_resnet.onnx"
 
 def same(graph: Graph) -> Graph:
     """The compact graph, which gives what the graph gives, bit by bit, under the same names."""
-    small = compact(graph)
-    assert (small.inputs, small.outputs) == (graph.inputs, graph.outputs)
-    for found, wanted in zip(outputs(small), outputs(graph), strict=True):
-        np.testing.assert_array_equal(found, wanted)
-    return small
+    pruned = compact(graph)
+    assert (pruned.inputs, pruned.outputs) == (graph.inputs, graph.outputs)
+    for match, wanted in zip(outputs(pruned), outputs(graph), strict=True):
+        np.testing.assert_array_equal(match, wanted)
+    return pruned
 
 
 @settings(SLOW, max_examples=150)
 @given(draw_graph(), st.integers(0, 2**16))
 def test_a_compact_graph_is_the_graph(graph: Graph, seed: int) -> None:
     before = graph.model.SerializeToString(deterministic=True)
-    small = same(graph)
-    assert len(small.model.SerializeToString()) < len(before)
+    pruned = same(graph)
+    assert len(pruned.model.SerializeToString()) < len(before)
     assert graph.model.SerializeToString(deterministic=True) == before
-    prove(small, seed, 0.5)
+    prove(pruned, seed, 0.5)
 
 
 def test_names_in_bodies_follow() -> None:
@@ -57,20 +57,20 @@ def test_kept_names_are_not_given_again() -> None:
         for slots in (node.input, node.output):
             for slot, name in enumerate(slots):
                 slots[slot] = first.get(name, name)
-    small = same(Graph(model))
-    assert not {LETTERS[0], LETTERS[1]} & set(small.weights)
+    pruned = same(Graph(model))
+    assert not {LETTERS[0], LETTERS[1]} & set(pruned.weights)
 
 
 def test_the_quantized_file_of_a_pruned_network_is_a_quarter(tmp_path: Path) -> None:
     """At most 0.27 of the float file with the same channels, and the same outputs as with the long names."""
     data = dict(np.load(FASHION.with_name("fashion_calibration.npz")))
-    small = pg.prune(pg.load(FASHION), budget=pg.Budget(macs=0.5), data=data).small
-    found = pg.quantize(small, data).graph
-    for graph, name, short in ((small, "float", False), (found, "int8", False), (found, "short", True)):
+    pruned = pg.prune(pg.load(FASHION), budget=pg.Budget(macs=0.5), data=data).small
+    result = pg.quantize(pruned, data).graph
+    for graph, name, short in ((pruned, "float", False), (result, "int8", False), (result, "short", True)):
         pg.save(graph, tmp_path / f"{name}.onnx", compact=short)
     sizes = {path.stem: path.stat().st_size for path in tmp_path.iterdir()}
     assert sizes["short"] <= 0.27 * sizes["float"] and sizes["short"] < sizes["int8"]
-    for got, wanted in zip(outputs(pg.load(tmp_path / "short.onnx")), outputs(found), strict=True):
+    for got, wanted in zip(outputs(pg.load(tmp_path / "short.onnx")), outputs(result), strict=True):
         np.testing.assert_array_equal(got, wanted)
 
 
@@ -84,9 +84,9 @@ def test_attributes_that_hold_defaults_are_left_out() -> None:
         "kernel_shape": [3, 3],
     }  # fmt: skip
     conv.attribute.extend(onnx.helper.make_attribute(name, value) for name, value in given_values.items())
-    small = same(Graph(model))
-    left = next(node for node in small.model.graph.node if node.op_type == "Conv")
-    assert {attribute.name for attribute in left.attribute} == {"pads", "kernel_shape"}
+    pruned = same(Graph(model))
+    match = next(node for node in pruned.model.graph.node if node.op_type == "Conv")
+    assert {attribute.name for attribute in match.attribute} == {"pads", "kernel_shape"}
 
 
 def test_notes_of_this_project_go_and_others_stay() -> None:

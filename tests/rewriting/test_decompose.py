@@ -30,10 +30,10 @@ METHODS = ("tucker2", "svd", "spatial", "auto")
 def low(outputs: int, inputs: int, *kernel: int, rank: int = 2, seed: int = 0) -> np.ndarray:
     """A weight whose unfoldings all have a low rank."""
     rng = np.random.default_rng(seed)
-    left, right = rng.standard_normal((outputs, rank)), rng.standard_normal((rank, inputs))
+    remaining, right = rng.standard_normal((outputs, rank)), rng.standard_normal((rank, inputs))
     taps = [rng.standard_normal((rank, size)) for size in kernel]
     operands = [",r" + letter for letter, _ in zip("xyz", kernel, strict=False)]
-    return np.einsum(f"or,ri{''.join(operands)}->oi{'xyz'[: len(kernel)]}", left, right, *taps)
+    return np.einsum(f"or,ri{''.join(operands)}->oi{'xyz'[: len(kernel)]}", remaining, right, *taps)
 
 
 def one_conv(weight: np.ndarray, size: int = 11, dtype: type = np.float32, **attributes: object) -> Graph:
@@ -53,18 +53,18 @@ def outputs(graph: Graph, seed: int = 0) -> dict[str, np.ndarray]:
 
 def assert_same(first: Graph, second: Graph, tolerance: float = 1e-5) -> None:
     for name, value in outputs(first).items():
-        made = outputs(second)[name]
-        assert made.shape == value.shape and made.dtype == value.dtype
-        assert np.abs(made - value).max() <= tolerance * np.abs(value).max()
+        created = outputs(second)[name]
+        assert created.shape == value.shape and created.dtype == value.dtype
+        assert np.abs(created - value).max() <= tolerance * np.abs(value).max()
 
 
-def checked(found: Decomposed) -> Decomposed:
+def checked(decomposed: Decomposed) -> Decomposed:
     """The graph is valid, and its cost is what the rows say."""
-    onnx.shape_inference.infer_shapes(found.graph.model, check_type=True, strict_mode=True)
+    onnx.shape_inference.infer_shapes(decomposed.graph.model, check_type=True, strict_mode=True)
     for index, kind in enumerate(("params", "macs")):
-        saved = sum(getattr(row, kind)[0] - getattr(row, kind)[1] for row in found.layers)
-        assert getattr(found.before, kind) - getattr(found.after, kind) == saved, (index, kind)
-    return found
+        saved = sum(getattr(row, kind)[0] - getattr(row, kind)[1] for row in decomposed.layers)
+        assert getattr(decomposed.before, kind) - getattr(decomposed.after, kind) == saved, (index, kind)
+    return decomposed
 
 
 ATTRIBUTES = [
@@ -82,10 +82,10 @@ ATTRIBUTES = [
 @pytest.mark.parametrize("attributes", ATTRIBUTES, ids=str)
 def test_a_convolution_of_low_rank_is_the_same(method: str, attributes: dict[str, object]) -> None:
     graph = one_conv(low(24, 20, 3, 5), **attributes)
-    found = checked(decompose(graph, method=method, rank="energy:0.9999999", round_to=1))
-    (row,) = found.layers
+    result = checked(decompose(graph, method=method, rank="energy:0.9999999", round_to=1))
+    (row,) = result.layers
     assert row.error < 1e-6 and set(row.ranks) == {2}
-    assert_same(graph, found.graph)
+    assert_same(graph, result.graph)
 
 
 @pytest.mark.parametrize(
@@ -93,17 +93,17 @@ def test_a_convolution_of_low_rank_is_the_same(method: str, attributes: dict[str
 )
 def test_other_numbers_of_axes(kernel: tuple[int, ...], method: str) -> None:
     graph = one_conv(low(24, 20, *kernel), size=6, pads=[0] * len(kernel) + [1] * len(kernel))
-    found = checked(decompose(graph, method=method, rank="energy:0.9999999", round_to=1))
-    assert [row.method for row in found.layers] == [method]
-    assert_same(graph, found.graph)
+    result = checked(decompose(graph, method=method, rank="energy:0.9999999", round_to=1))
+    assert [row.method for row in result.layers] == [method]
+    assert_same(graph, result.graph)
     assert not decompose(one_conv(low(24, 20, 5)), method="spatial").layers
 
 
 def test_a_convolution_of_one_element_keeps_stride_and_padding() -> None:
     graph = one_conv(low(24, 20, 1, 1), strides=[2, 2], pads=[1, 0, 2, 1])
-    found = checked(decompose(graph, rank="energy:0.9999999", round_to=1))
-    assert found.layers[0].method == "svd" and found.layers[0].ranks == (2,)
-    assert_same(graph, found.graph)
+    result = checked(decompose(graph, rank="energy:0.9999999", round_to=1))
+    assert result.layers[0].method == "svd" and result.layers[0].ranks == (2,)
+    assert_same(graph, result.graph)
 
 
 @pytest.mark.parametrize("opset", [9, 17])
@@ -116,18 +116,18 @@ def test_gemm_keeps_its_factors_and_matmul_its_axes(opset: int, transposed: int)
     gemm = b.const(weight if transposed else weight.T, np.float32)
     y = b.op("Gemm", flat, gemm, b.weight(1, 40), name="gemm", alpha=0.5, beta=2.0, transB=transposed)
     graph = b.graph(y)
-    found = checked(decompose(graph, rank="energy:0.9999999", round_to=1))
-    assert [(row.name, row.ranks) for row in found.layers] == [("matmul", (2,)), ("gemm", (2,))]
-    assert [node.name for node in found.graph.nodes if node.op == "Gemm"] == ["gemm/last"]
-    assert_same(graph, found.graph)
+    result = checked(decompose(graph, rank="energy:0.9999999", round_to=1))
+    assert [(row.name, row.ranks) for row in result.layers] == [("matmul", (2,)), ("gemm", (2,))]
+    assert [node.name for node in result.graph.nodes if node.op == "Gemm"] == ["gemm/last"]
+    assert_same(graph, result.graph)
 
 
 def test_16_bit_weights_stay_16_bit() -> None:
     graph = one_conv(low(24, 20, 3, 3), dtype=np.float16)
     # Rounding to 16 bits gives a weight more ranks, with little energy.
-    found = decompose(graph, rank="energy:0.99999", round_to=1)
-    assert found.layers and all(weight.dtype == np.float16 for weight in found.graph.weights.values())
-    assert_same(graph, found.graph, 5e-3)
+    decomposed = decompose(graph, rank="energy:0.99999", round_to=1)
+    assert decomposed.layers and all(weight.dtype == np.float16 for weight in decomposed.graph.weights.values())
+    assert_same(graph, decomposed.graph, 5e-3)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -138,10 +138,10 @@ def test_the_error_bounds_what_a_layer_makes(method: str, rank: str) -> None:
     for kernel in ((3, 3), (1, 1)):
         weight = low(32, 32, *kernel, rank=4) + 0.3 * rng.standard_normal((32, 32, *kernel))
         graph = one_conv(weight, pads=[kernel[0] // 2] * 4)
-        found = decompose(graph, method=method, rank=rank)
-        (row,) = found.layers
+        decomposed = decompose(graph, method=method, rank=rank)
+        (row,) = decomposed.layers
         given = random_inputs(graph, seed=3)
-        (before,), (after,) = (run_values(each, given, each.outputs).values() for each in (graph, found.graph))
+        (before,), (after,) = (run_values(each, given, each.outputs).values() for each in (graph, decomposed.graph))
         bound = row.error * np.linalg.norm(weight) * np.sqrt(np.prod(kernel)) * np.linalg.norm(given["x"])
         measured = np.linalg.norm(before - after)
         assert 0 < measured <= bound
@@ -155,10 +155,10 @@ def test_names() -> None:
     b = Builder()
     x = b.conv(b.input(1, 20, 8, 8), 20, 20, k=1, name="conv/first")
     graph = b.graph(b.conv(x, 20, 24, name="conv"))
-    found = decompose(graph, rank="ratio:0.2", round_to=1)
-    assert names_of(found.graph) == ["conv/first/first", "conv/first/last", "conv/first_", "conv/core", "conv/last"]
-    assert len(set(found.graph.weights)) == len(found.graph.weights) == 7
-    assert found.graph.outputs == graph.outputs
+    decomposed = decompose(graph, rank="ratio:0.2", round_to=1)
+    assert names_of(decomposed.graph) == ["conv/first/first", "conv/first/last", "conv/first_", "conv/core", "conv/last"]
+    assert len(set(decomposed.graph.weights)) == len(decomposed.graph.weights) == 7
+    assert decomposed.graph.outputs == graph.outputs
 
 
 def test_savings_of_tucker2_at_equal_ratio() -> None:
@@ -183,9 +183,9 @@ def left_net() -> Graph:
 
 def test_what_is_left_has_a_reason() -> None:
     graph = left_net()
-    found = checked(decompose(graph, rank="energy:0.3", keep=["last"]))
-    assert found.graph is graph and not found.layers
-    assert found.left == {
+    result = checked(decompose(graph, rank="energy:0.3", keep=["last"]))
+    assert result.graph is graph and not result.layers
+    assert result.left == {
         "depthwise": "depthwise convolution",
         "grouped": "grouped convolution",
         "one": "its weight has other readers",
@@ -200,9 +200,9 @@ def test_what_is_left_has_a_reason() -> None:
 
 
 def test_a_weight_of_zeros() -> None:
-    found = checked(decompose(one_conv(np.zeros((32, 32, 3, 3)))))
-    assert found.layers[0].error == 0
-    assert_same(one_conv(np.zeros((32, 32, 3, 3))), found.graph)
+    result = checked(decompose(one_conv(np.zeros((32, 32, 3, 3)))))
+    assert result.layers[0].error == 0
+    assert_same(one_conv(np.zeros((32, 32, 3, 3))), result.graph)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -212,9 +212,9 @@ def test_a_decomposed_graph_is_pruned_and_proved(method: str) -> None:
     inner = [group for group in groups if any("/first" in layer for layer in group.layers)]
     assert inner, "ranks are channels"
     plan = pg.select(graph, budget=pg.Budget(ratio=0.5), round_to=1)
-    small = pg.apply(graph, plan)
-    assert pg.verify(graph, plan, small)
-    assert any(small.weights[name].shape < weight.shape for name, weight in graph.weights.items() if "/first" in name)
+    pruned = pg.apply(graph, plan)
+    assert pg.verify(graph, plan, pruned)
+    assert any(pruned.weights[name].shape < weight.shape for name, weight in graph.weights.items() if "/first" in name)
 
 
 @pytest.mark.parametrize("kind", ["params", "macs"])
@@ -231,11 +231,11 @@ def test_budgets_are_met_and_cost_less_than_one_rule_for_all(kind: str, method: 
     for ratio in (0.4, 0.25):
         rule = decompose(graph, method=method, rank=f"ratio:{ratio}", round_to=2)
         bound = getattr(rule.after, kind)
-        found = checked(decompose(graph, method=method, round_to=2, **{kind: bound}))
-        assert 0.9 * bound < getattr(found.after, kind) <= bound
-        assert sum(row.error**2 for row in found.layers) < sum(row.error**2 for row in rule.layers)
-        share = decompose(graph, method=method, round_to=2, **{kind: bound / getattr(found.before, kind)})
-        assert share.layers == found.layers
+        result = checked(decompose(graph, method=method, round_to=2, **{kind: bound}))
+        assert 0.9 * bound < getattr(result.after, kind) <= bound
+        assert sum(row.error**2 for row in result.layers) < sum(row.error**2 for row in rule.layers)
+        share = decompose(graph, method=method, round_to=2, **{kind: bound / getattr(result.before, kind)})
+        assert share.layers == result.layers
 
 
 def test_bad_input() -> None:
@@ -266,36 +266,36 @@ def test_a_file_of_ir_version_3_stays_valid() -> None:
     shape = helper.make_tensor_value_info("y", 1, (2, 24, 9, 9)).type.tensor_type.shape
     model.graph.output[0].type.tensor_type.shape.CopyFrom(shape)
     graph = from_model(model)
-    found = decompose(graph, rank="energy:0.9999999", round_to=1)
-    assert found.layers and found.graph.inputs == graph.inputs
-    onnx.checker.check_model(found.graph.model, full_check=True)
-    assert_same(graph, found.graph)
+    decomposed = decompose(graph, rank="energy:0.9999999", round_to=1)
+    assert decomposed.layers and decomposed.graph.inputs == graph.inputs
+    onnx.checker.check_model(decomposed.graph.model, full_check=True)
+    assert_same(graph, decomposed.graph)
 
 
 def test_layers_in_bodies_stay_whole() -> None:
     b = Builder()
     x = b.conv(b.input(1, 16, 6, 6), 16, 16, name="outer")
     weight = numpy_helper.from_array(low(16, 16, 1, 1).astype(np.float32), "w")
-    made = helper.make_node("Conv", [x, "w"], ["made"], name="inner")
+    created = helper.make_node("Conv", [x, "w"], ["made"], name="inner")
     info = helper.make_tensor_value_info("made", 1, None)
-    bodies = [helper.make_graph([made], name, [], [info], [weight]) for name in ("yes", "no")]
+    bodies = [helper.make_graph([created], name, [], [info], [weight]) for name in ("yes", "no")]
     flag = b.op("Greater", b.op("ReduceMax", x, keepdims=0), b.const(0.0, np.float32))
     graph = b.graph(b.op("If", flag, then_branch=bodies[0], else_branch=bodies[1]))
-    found = decompose(graph, rank="ratio:0.2", round_to=1)
-    assert [row.name for row in found.layers] == ["outer"]
-    assert len(found.left) == 2 and set(found.left.values()) == {"it is in the body of an If, Loop or Scan"}
-    assert {value.shape for value in outputs(found.graph).values()} == {(1, 16, 6, 6)}
+    decomposed = decompose(graph, rank="ratio:0.2", round_to=1)
+    assert [row.name for row in decomposed.layers] == ["outer"]
+    assert len(decomposed.left) == 2 and set(decomposed.left.values()) == {"it is in the body of an If, Loop or Scan"}
+    assert {value.shape for value in outputs(decomposed.graph).values()} == {(1, 16, 6, 6)}
 
 
 def test_external_weights_and_the_source_stay(tmp_path: object) -> None:
     graph = one_conv(low(24, 20, 3, 3))
     before = graph.model.SerializeToString()
-    found = decompose(graph, rank="energy:0.99")
+    decomposed = decompose(graph, rank="energy:0.99")
     assert graph.model.SerializeToString() == before
     path = f"{tmp_path}/m.onnx"
     onnx.save(graph.model, path, save_as_external_data=True, location="m.data", size_threshold=0)
     again = decompose(pg.load(path), rank="energy:0.99")
-    for name, weight in found.graph.weights.items():
+    for name, weight in decomposed.graph.weights.items():
         np.testing.assert_array_equal(numpy_helper.to_array(weight.tensor), again.graph.weights[name].read())
 
 
@@ -314,10 +314,10 @@ class Computed:
         total = sum(node_macs(node, shapes) for node in graph.nodes) + self.each * len(graph.nodes)
         return total * (100 if any(node.name.rpartition("/")[0] in self.slow for node in graph.nodes) else 1)
 
-    def against(self, small: pg.Graph, pairs: int = 1) -> Latency:
-        whole, left = self.cost(self.graph), self.cost(small)
-        self.measured.append(left / whole)
-        return Latency(whole, left, whole / left, runs=1, threads=1)
+    def against(self, pruned: pg.Graph, pairs: int = 1) -> Latency:
+        whole, remaining = self.cost(self.graph), self.cost(pruned)
+        self.measured.append(remaining / whole)
+        return Latency(whole, remaining, whole / remaining, runs=1, threads=1)
 
     def alone(self, model: pg.Graph) -> float:
         return self.cost(model)
@@ -331,26 +331,26 @@ class Computed:
 def test_a_latency_is_met(bound: float, fold: bool) -> None:
     graph = pg.load(FASHION)
     timer = Computed(graph)
-    found = pg.decompose(graph, method="auto", latency=bound, round_to=1, fold=fold, timer=timer)
-    assert found.latency is not None and found.layers
-    assert bound * 0.95 <= found.latency.kept <= bound
-    assert any(np.isclose(found.latency.kept, each) for each in timer.measured)
+    decomposed = pg.decompose(graph, method="auto", latency=bound, round_to=1, fold=fold, timer=timer)
+    assert decomposed.latency is not None and decomposed.layers
+    assert bound * 0.95 <= decomposed.latency.kept <= bound
+    assert any(np.isclose(decomposed.latency.kept, each) for each in timer.measured)
     assert len(timer.measured) <= MEASUREMENTS
-    assert fold != any(node.op == "BatchNormalization" for node in found.graph.nodes)
-    onnx.checker.check_model(found.graph.model, full_check=True)
+    assert fold != any(node.op == "BatchNormalization" for node in decomposed.graph.nodes)
+    onnx.checker.check_model(decomposed.graph.model, full_check=True)
     time = pg.decompose(graph, method="auto", latency=f"{bound * timer.original()}ms", round_to=1, timer=timer)
     assert time.latency is not None and time.latency.kept <= bound
-    assert {row.ranks for row in time.layers} == {row.ranks for row in found.layers} or fold
+    assert {row.ranks for row in time.layers} == {row.ranks for row in decomposed.layers} or fold
 
 
 def test_layers_whose_parts_are_slower_stay_whole() -> None:
     graph = pg.load(FASHION)
     usual = pg.decompose(graph, method="auto", latency=0.7, round_to=1, timer=Computed(graph))
     slow = usual.layers[0].name
-    found = pg.decompose(graph, method="auto", latency=0.7, round_to=1, timer=Computed(graph, slow=(slow,)))
-    assert slow not in {row.name for row in found.layers}
-    assert found.left[slow] == SLOWER
-    assert found.latency is not None and found.latency.kept <= 0.7
+    decomposed = pg.decompose(graph, method="auto", latency=0.7, round_to=1, timer=Computed(graph, slow=(slow,)))
+    assert slow not in {row.name for row in decomposed.layers}
+    assert decomposed.left[slow] == SLOWER
+    assert decomposed.latency is not None and decomposed.latency.kept <= 0.7
 
 
 def test_parts_fitted_to_data_keep_their_ranks_under_a_latency() -> None:
@@ -378,6 +378,6 @@ def test_a_latency_that_cannot_be_met() -> None:
 def test_a_latency_for_real() -> None:
     b = Builder()
     graph = b.graph(b.conv(b.relu(b.conv(b.input(1, 192, 16, 16), 192, 192, name="a")), 192, 192, name="b"))
-    found = pg.decompose(graph, latency=0.9, threads=1)
-    assert found.latency is not None and 0 < found.latency.kept <= 0.9
-    assert {row.name for row in found.layers} <= {"a", "b"} and found.layers
+    decomposed = pg.decompose(graph, latency=0.9, threads=1)
+    assert decomposed.latency is not None and 0 < decomposed.latency.kept <= 0.9
+    assert {row.name for row in decomposed.layers} <= {"a", "b"} and decomposed.layers

@@ -42,9 +42,9 @@ def test_tau_bar(ratio: float, root: float) -> None:
     [(64, 576, 8, 0.05), (64, 576, 8, 0.3), (256, 2304, 40, 0.1), (50, 50, 5, 0.1), (576, 64, 8, 0.3)],
 )
 def test_evbmf_finds_planted_ranks_and_the_noise(rows: int, columns: int, rank: int, noise: float) -> None:
-    found = Evbmf(spectrum(planted(rows, columns, rank, noise)), (rows, columns))
-    assert found.rank == rank
-    assert found.variance == pytest.approx(noise**2, rel=0.06)
+    result = Evbmf(spectrum(planted(rows, columns, rank, noise)), (rows, columns))
+    assert result.rank == rank
+    assert result.variance == pytest.approx(noise**2, rel=0.06)
 
 
 @pytest.mark.parametrize("shape", [(64, 576), (50, 50), (256, 300)])
@@ -89,10 +89,10 @@ def test_the_bound_holds_and_is_exact_with_one_rank(kind: type[Form], shape: tup
     form = kind(weight)
     for share in (0.3, 0.6, 0.9):
         ranks = [energy_rank(each, share) for each in form.spectra]
-        found = relative_error(weight, form.product(form.factors(ranks))) ** 2
-        assert found <= form.bound(ranks) + 1e-12
+        result = relative_error(weight, form.product(form.factors(ranks))) ** 2
+        assert result <= form.bound(ranks) + 1e-12
         if len(ranks) == 1:
-            assert found == pytest.approx(form.bound(ranks), rel=1e-9)
+            assert result == pytest.approx(form.bound(ranks), rel=1e-9)
 
 
 def test_svd_is_the_best_of_its_rank() -> None:

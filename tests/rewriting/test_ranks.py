@@ -54,7 +54,7 @@ def test_the_hull_lies_below_all_candidates(seed: int) -> None:
 def last_step(options: dict[str, list[Candidate]], needed: int) -> float:
     """Error that the step adds with which steps along the hulls, cheapest first, save enough."""
     taken: dict[str, Candidate] = {}
-    steps = [(slope, name, each) for name, found in options.items() for slope, each in hull(found, "params")]
+    steps = [(slope, name, each) for name, match in options.items() for slope, each in hull(match, "params")]
     steps.sort(key=lambda step: step[0])
     for _, name, each in steps:
         before = taken.get(name)
@@ -73,7 +73,7 @@ def test_allocation_is_near_the_best_of_all(seed: int) -> None:
     saved = sum(each.params for each in chosen.values())
     assert saved >= 1200
     nothing = Candidate("", (), 0.0, 0, 0)
-    everything = itertools.product(*([nothing, *found] for found in options.values()))
+    everything = itertools.product(*([nothing, *match] for match in options.values()))
     best = min(sum(e.error for e in each) for each in everything if sum(e.params for e in each) >= 1200)
     # Steps along the hulls, and a part of the last one, solve the problem with parts of steps allowed: no more error
     # than `best`. Taking all of the last step adds at most its error.

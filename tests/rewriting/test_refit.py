@@ -29,8 +29,8 @@ def test_the_fitted_part_is_the_best_there_is(kind: type[Form], ranks: tuple[int
     best = output_error(weight, form.product(after), moments)
     assert best < 0.9 * output_error(weight, form.product(before), moments)
     outputs = rows @ weight.reshape(16, -1).T
-    made = rows @ form.product(after).reshape(16, -1).T
-    assert best == pytest.approx(np.linalg.norm(outputs - made) / np.linalg.norm(outputs), rel=1e-6)
+    created = rows @ form.product(after).reshape(16, -1).T
+    assert best == pytest.approx(np.linalg.norm(outputs - created) / np.linalg.norm(outputs), rel=1e-6)
     part = 1  # the core, or the last of two
     for _ in range(5):
         other = list(after)
@@ -84,8 +84,8 @@ def test_a_trained_network_keeps_more_of_its_accuracy() -> None:
     graph, evaluation = pg.load(MODEL), read_data(str(FIXTURES / "fashion_eval.npz"))
     accuracies = []
     for data in (None, read_data(str(CALIBRATION))):
-        found = pg.decompose(graph, method="auto", macs=0.5, data=data)
-        both = pg.compare(graph, found.graph, data=evaluation, runs=2)
+        decomposed = pg.decompose(graph, method="auto", macs=0.5, data=data)
+        both = pg.compare(graph, decomposed.graph, data=evaluation, runs=2)
         assert both.accuracy is not None
         accuracies.append(both.accuracy[1])
     assert accuracies[1] >= max(accuracies[0] + 0.01, 0.936)

@@ -261,8 +261,8 @@ def test_a_voice_detector_goes_through_every_command_that_takes_data(files: Path
     graph = pg.load("net.onnx")
     given = voice_samples(9, seed=2)
     for name in ("found", "integer", "parts", "both"):
-        made = run(session(pg.load(f"{name}.onnx")), given)
-        assert [y.shape for y in made] == [y.shape for y in run(session(graph), given)]
+        created = run(session(pg.load(f"{name}.onnx")), given)
+        assert [y.shape for y in created] == [y.shape for y in run(session(graph), given)]
 
 
 # -- whole feeds -----------------------------------------------------------------------------
@@ -493,11 +493,11 @@ def test_outputs_with_samples_on_another_axis_are_compared_batch_by_batch() -> N
         if each.name == tensor.name:
             each.CopyFrom(numpy_helper.from_array(changed, each.name))
     arrays = voice_samples(100)
-    wanted, made = (run(session(g), arrays) for g in (graph, from_model(model)))
-    found = compare(graph, from_model(model), data=Data.of(arrays), runs=1, threads=1, seed=0)
-    for name, a, b in zip(graph.outputs, wanted, made, strict=True):
-        assert found.differences[name][0] == pytest.approx(np.abs(a - b).max(), rel=1e-4)
-    assert found.samples == 100
+    wanted, output = (run(session(g), arrays) for g in (graph, from_model(model)))
+    result = compare(graph, from_model(model), data=Data.of(arrays), runs=1, threads=1, seed=0)
+    for name, a, b in zip(graph.outputs, wanted, output, strict=True):
+        assert result.differences[name][0] == pytest.approx(np.abs(a - b).max(), rel=1e-4)
+    assert result.samples == 100
 
 
 def test_a_function_is_not_asked_again_and_again() -> None:

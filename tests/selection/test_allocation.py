@@ -30,17 +30,17 @@ SCORES = np.asarray([4.0, 1.0, np.inf, 3.0, 2.0])
     ],
 )
 def test_normalisations(norm: str, expected: list[float]) -> None:
-    found = normalised(SCORES, norm)  # type: ignore[arg-type]
-    np.testing.assert_allclose(found[[0, 1, 3, 4]], expected)
-    assert np.isinf(found[2])
+    result = normalised(SCORES, norm)  # type: ignore[arg-type]
+    np.testing.assert_allclose(result[[0, 1, 3, 4]], expected)
+    assert np.isinf(result[2])
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_normalisations_of_nothing_and_of_equals(norm: str) -> None:
     for scores in (np.full(3, np.inf), np.zeros(3), np.full(3, 2.0)):
-        found = normalised(scores, norm)  # type: ignore[arg-type]
-        assert not np.isnan(found).any()
-        assert (np.isinf(found) == np.isinf(scores)).all()
+        result = normalised(scores, norm)  # type: ignore[arg-type]
+        assert not np.isnan(result).any()
+        assert (np.isinf(result) == np.isinf(scores)).all()
 
 
 def test_lamp_is_free_of_scale_and_spares_the_largest() -> None:
@@ -62,8 +62,8 @@ def uneven(factor: float = 100.0) -> Graph:
 
 def widths(graph: Graph, allocation: str) -> list[int]:
     plan = pg.select(graph, algorithm="l2:producer", allocation=allocation, budget=pg.Budget(ratio=0.5), round_to=1)
-    small = pg.apply(graph, plan)
-    return [small.node(f"conv{i}").channels.outputs or 0 for i in range(3)]
+    pruned = pg.apply(graph, plan)
+    return [pruned.node(f"conv{i}").channels.outputs or 0 for i in range(3)]
 
 
 def test_normalisation_decides_who_loses() -> None:
@@ -81,10 +81,10 @@ def test_scores_for_what_a_channel_saves() -> None:
     x = b.op("MaxPool", b.relu(b.conv(x, 16, 16, name="conv1")), kernel_shape=[2, 2], strides=[2, 2])
     graph = b.graph(b.head(b.relu(b.conv(x, 16, 16, name="conv2")), 16))
     plan = pg.select(graph, algorithm="l2", allocation="global:max,per=macs", budget=pg.Budget(macs=0.6), round_to=1)
-    small = pg.apply(graph, plan)
-    left = [small.node(f"conv{i}").channels.outputs or 0 for i in range(3)]
-    assert left[2] == 16 and min(left[:2]) < 16
-    assert pg.verify(graph, plan, small)
+    pruned = pg.apply(graph, plan)
+    remaining = [pruned.node(f"conv{i}").channels.outputs or 0 for i in range(3)]
+    assert remaining[2] == 16 and min(remaining[:2]) < 16
+    assert pg.verify(graph, plan, pruned)
     free = pg.select(graph, algorithm="l2", allocation="global:max,per=channel", budget=pg.Budget(macs=0.6), round_to=1)
     assert (
         free.remove
@@ -96,18 +96,18 @@ def test_scores_for_what_a_channel_saves() -> None:
 
 def test_groups_of_one_structure() -> None:
     graph = chain(widths=(8, 12, 16, 20))
-    found = pg.analyze(graph)
-    kinds = structures(found)
-    by_layer = {group.layers[0]: kinds[group.id] for group in found.groups}
+    coupling = pg.analyze(graph)
+    kinds = structures(coupling)
+    by_layer = {group.layers[0]: kinds[group.id] for group in coupling.groups}
     assert by_layer["conv0"] == by_layer["conv1"] == by_layer["conv2"]
     assert by_layer["conv3"] != by_layer["conv0"]  # read by a pooling and a linear layer
 
 
 def test_operators_between_layers_make_a_structure() -> None:
     """Values of attention and hidden channels of the two linear layers have the same members, not the same way."""
-    found = pg.analyze(attention(), attention="head_dim")
-    kinds = structures(found)
-    by_layer = {layer: kinds[group.id] for group in found.groups for layer in group.layers}
+    coupling = pg.analyze(attention(), attention="head_dim")
+    kinds = structures(coupling)
+    by_layer = {layer: kinds[group.id] for group in coupling.groups for layer in group.layers}
     assert by_layer["v"] != by_layer["fc1"]
     assert by_layer["q"] == by_layer["k"]
 
@@ -121,10 +121,10 @@ def test_every_structure_loses_the_same_share() -> None:
         x = b.op("Sigmoid", b.bn(b.conv(x, 16, 16, name=f"normal{i}"), 16))
     graph = b.graph(b.head(b.relu(b.conv(x, 16, 16, name="last")), 16))
     plan = pg.select(graph, algorithm="l2", allocation="isomorphic", budget=pg.Budget(ratio=0.5), round_to=1)
-    found = pg.analyze(graph)
-    kinds = structures(found)
+    coupling = pg.analyze(graph)
+    kinds = structures(coupling)
     gone: dict[str, list[int]] = {}
-    for group in found.groups:
+    for group in coupling.groups:
         gone.setdefault(kinds[group.id], []).append(len(plan.remove.get(group.id, ())))
     assert len(gone) > 2
     assert all(abs(np.mean(counts) - 8) <= 1 for counts in gone.values())
@@ -135,8 +135,8 @@ def test_every_structure_loses_the_same_share() -> None:
 def test_pruned_by_structure_and_proved(network: str) -> None:
     graph = NETWORKS[network](0)
     plan = pg.select(graph, algorithm="l2", allocation="isomorphic:none", budget=pg.Budget(params=0.6), round_to=1)
-    small = pg.apply(graph, plan)
-    assert pg.verify(graph, plan, small)
+    pruned = pg.apply(graph, plan)
+    assert pg.verify(graph, plan, pruned)
 
 
 def test_wrong_options() -> None:

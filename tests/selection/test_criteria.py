@@ -91,16 +91,16 @@ def test_every_group_of_every_network_gets_scores(name: str, network: str) -> No
         with pytest.raises(BudgetError, match=r"applies to none of the .* groups"):
             score(name, context(graph))
         return
-    found = score(name, context(graph))
-    assert len(found) == len(pg.analyze(graph).groups) > 0
+    result = score(name, context(graph))
+    assert len(result) == len(pg.analyze(graph).groups) > 0
     for group in pg.analyze(graph).groups:
-        scores = found[group.id]
+        scores = result[group.id]
         assert scores.shape == (group.channels,)
         # A group is kept whole, or all of its channels have scores, and not all the same.
         assert np.isposinf(scores).all() or np.isfinite(scores).all()
         assert (scores >= 0).all()
         assert group.channels < 3 or np.isinf(scores[0]) or len(np.unique(scores)) > 1
-    whole = sum(bool(np.isinf(scores[0])) for scores in found.values())
+    whole = sum(bool(np.isinf(scores[0])) for scores in result.values())
     assert whole == 0 or name == "apoz"
 
 
@@ -141,13 +141,13 @@ def test_copies_are_the_first_to_go(name: str) -> None:
 
 
 def test_without_data_or_gradients() -> None:
-    found = Context(pg.analyze(residual_net()))
+    result = Context(pg.analyze(residual_net()))
     for name in BY_DATA:
         with pytest.raises(DataError, match=f"{name.partition(':')[0]}.* needs data"):
-            score(name, found)
+            score(name, result)
     for name in GRADIENTS:
         with pytest.raises(DataError, match=f"{name}.* needs gradients"):
-            score(name, found)
+            score(name, result)
 
 
 # -- places ---------------------------------------------------------------------------------
@@ -155,24 +155,24 @@ def test_without_data_or_gradients() -> None:
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_places_are_where_the_channels_are(network: str) -> None:
-    found = pg.analyze(NETWORKS[network](0))
+    coupling = pg.analyze(NETWORKS[network](0))
     seen = 0
-    for group in found.groups:
+    for group in coupling.groups:
         numbers = group.channel_numbers(np.arange(group.channels))
-        for place in places(found)[group.id]:
-            on_axis = found.channels.root(found.labels[place.value][place.axis]).array()
+        for place in places(coupling)[group.id]:
+            on_axis = coupling.channels.root(coupling.labels[place.value][place.axis]).array()
             assert (on_axis[place.positions] == numbers[:, None]).all()
             assert np.isin(on_axis, numbers).sum() == place.positions.size
             seen += 1
-        assert all(place in places(found)[group.id] for place in makers(found)[group.id])
-    assert seen > len(found.groups)
+        assert all(place in places(coupling)[group.id] for place in makers(coupling)[group.id])
+    assert seen > len(coupling.groups)
 
 
 def test_makers_are_before_and_readers_behind_the_activation() -> None:
     graph = residual_net()
-    found, group = pg.analyze(graph), group_of(graph, "block1")
-    assert [place.value for place in makers(found)[group.id]] == [graph.node("block1").outputs[0]]
-    assert [place.value for place in readers(found)[group.id]] == [graph.node("block2").inputs[0]]
+    match, group = pg.analyze(graph), group_of(graph, "block1")
+    assert [place.value for place in makers(match)[group.id]] == [graph.node("block1").outputs[0]]
+    assert [place.value for place in readers(match)[group.id]] == [graph.node("block2").inputs[0]]
 
 
 # -- by weights -----------------------------------------------------------------------------
@@ -180,15 +180,15 @@ def test_makers_are_before_and_readers_behind_the_activation() -> None:
 
 def test_members_of_magnitudes() -> None:
     graph = residual_net()
-    made, read = (graph.weights[graph.node(n).inputs[1]].read() for n in ("block1", "block2"))
-    out, into = np.square(made).sum((1, 2, 3)), np.square(read).sum((0, 2, 3))
+    output, read = (graph.weights[graph.node(n).inputs[1]].read() for n in ("block1", "block2"))
+    out, into = np.square(output).sum((1, 2, 3)), np.square(read).sum((0, 2, 3))
     for members, squares in (("producer", out), ("consumer", into), ("all", out + into)):
         np.testing.assert_allclose(scored(graph, f"l2:{members}", "block1"), np.sqrt(squares), rtol=1e-6)
         rising = np.sort(squares)
         order = np.argsort(np.argsort(squares))
         shares = np.asarray([u / rising[i:].sum() for i, u in enumerate(rising)])
         np.testing.assert_allclose(scored(graph, f"lamp:members={members}", "block1"), shares[order], rtol=1e-6)
-    np.testing.assert_allclose(scored(graph, "l1:producer", "block1"), abs(made).sum((1, 2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(scored(graph, "l1:producer", "block1"), abs(output).sum((1, 2, 3)), rtol=1e-6)
 
 
 def test_lamp_does_not_see_the_scale_and_the_largest_is_one() -> None:
@@ -219,12 +219,12 @@ def gamma(graph: Graph, layer: str) -> Array:
 
 def test_scales_in_series_and_in_parallel() -> None:
     graph = inverted_residual()
-    found = score("bn_scale", Context(pg.analyze(graph)))
+    result = score("bn_scale", Context(pg.analyze(graph)))
     first, second = gamma(graph, "expand"), gamma(graph, "depthwise")
     series = second.mean() * np.minimum(first / first.mean(), second / second.mean())
-    np.testing.assert_allclose(found[group_of(graph, "expand").id], series)
+    np.testing.assert_allclose(result[group_of(graph, "expand").id], series)
     parallel = np.hypot(gamma(graph, "stem"), gamma(graph, "project"))
-    np.testing.assert_allclose(found[group_of(graph, "stem").id], parallel)
+    np.testing.assert_allclose(result[group_of(graph, "stem").id], parallel)
 
 
 def test_a_scale_of_zero_kills_in_series_only() -> None:
@@ -238,9 +238,9 @@ def test_a_scale_of_zero_kills_in_series_only() -> None:
             values[2] = 0
             tensor.raw_data = values.tobytes()
     graph = pg.load(model)
-    found = score("bn_scale", Context(pg.analyze(graph)))
-    assert found[group_of(graph, "expand").id][2] == 0
-    assert found[group_of(graph, "stem").id][2] == gamma(graph, "project")[2] > 0
+    result = score("bn_scale", Context(pg.analyze(graph)))
+    assert result[group_of(graph, "expand").id][2] == 0
+    assert result[group_of(graph, "stem").id][2] == gamma(graph, "project")[2] > 0
 
 
 def test_scales_from_data_where_batch_normalization_is_folded() -> None:
@@ -260,8 +260,8 @@ def test_scales_from_data_where_batch_normalization_is_folded() -> None:
     y = run_values(plain, training, ["conv.out"])["conv.out"]
     mean, deviation = y.mean((0, 2, 3)), np.sqrt(y.var((0, 2, 3)) + 1e-5)
     folded = net(w * (scale / deviation)[:, None, None, None], shift - mean * scale / deviation)
-    found = scored(folded, "bn_scale", "conv", fresh)
-    np.testing.assert_allclose(found, abs(scale), rtol=0.03)
+    result = scored(folded, "bn_scale", "conv", fresh)
+    np.testing.assert_allclose(result, abs(scale), rtol=0.03)
 
 
 # -- by data --------------------------------------------------------------------------------
@@ -287,9 +287,9 @@ def test_apoz_keeps_what_no_relu_made() -> None:
 
 def test_hrank_by_hand(maps: tuple[Graph, Array]) -> None:
     ranks = np.linalg.matrix_rank(maps[1].astype(np.float32)).mean(axis=0)
-    found = scored(maps[0], "hrank", "conv0")
-    assert np.array_equal(np.round(found * 32), ranks * 32)
-    assert len(np.unique(found)) == 8  # energy tells equal ranks apart
+    result = scored(maps[0], "hrank", "conv0")
+    assert np.array_equal(np.round(result * 32), ranks * 32)
+    assert len(np.unique(result)) == 8  # energy tells equal ranks apart
 
 
 def test_chip_by_hand(maps: tuple[Graph, Array]) -> None:
@@ -359,16 +359,16 @@ def test_taylor_and_fisher_in_closed_form() -> None:
     hidden = x @ w1
     # dL/dmask of a hidden channel: the error's part through it.
     slopes = hidden * ((hidden @ w2 - t) @ w2.T)
-    found = Context(pg.analyze(graph), gradients=gradients)
+    result = Context(pg.analyze(graph), gradients=gradients)
     batches = np.square(slopes.reshape(4, 6, 7).mean(axis=1)).mean(axis=0)
     name = pg.analyze(graph).groups[0].id
-    np.testing.assert_allclose(score("taylor:producer", found)[name], batches)
-    np.testing.assert_allclose(score("taylor:consumer", found)[name], batches)
-    np.testing.assert_allclose(score("taylor", found)[name], 4 * batches)
-    np.testing.assert_allclose(score("fisher:members=producer", found)[name], np.square(slopes).mean(axis=0))
-    np.testing.assert_allclose(score("fisher", found)[name], 4 * np.square(slopes).mean(axis=0))
+    np.testing.assert_allclose(score("taylor:producer", result)[name], batches)
+    np.testing.assert_allclose(score("taylor:consumer", result)[name], batches)
+    np.testing.assert_allclose(score("taylor", result)[name], 4 * batches)
+    np.testing.assert_allclose(score("fisher:members=producer", result)[name], np.square(slopes).mean(axis=0))
+    np.testing.assert_allclose(score("fisher", result)[name], 4 * np.square(slopes).mean(axis=0))
     diagonal = np.square(w1) * np.square(gradients.gradients[gradients.names[0]]).mean(axis=0)
-    np.testing.assert_allclose(score("fisher:diagonal,members=producer", found)[name], diagonal.sum(axis=0) / 2)
+    np.testing.assert_allclose(score("fisher:diagonal,members=producer", result)[name], diagonal.sum(axis=0) / 2)
     plan = pg.select(graph, algorithm="fisher", gradients=gradients, budget=pg.Budget(ratio=0.3), round_to=1)
     assert plan.remove[name] == tuple(sorted(np.argsort(np.square(slopes).mean(axis=0))[:2]))
 

@@ -135,8 +135,8 @@ def test_compress_asks_the_program_too(tmp_path: Path) -> None:
         "--algorithm", f"exec:node '{EXAMPLES / 'quiet.js'}'", "--json", "-",
     )  # fmt: skip
     assert done.exit_code == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["remove"] and found["after"]["macs"] <= 0.6 * found["before"]["macs"]
+    result = json.loads(done.stdout)
+    assert result["remove"] and result["after"]["macs"] <= 0.6 * result["before"]["macs"]
 
 
 # -- what a program is given -----------------------------------------------------------------

@@ -23,11 +23,11 @@ Array = np.ndarray
 def brute(errors: Sequence[Array], measure: Callable[[Sequence[int]], float], bound: float) -> float | None:
     """The smallest sum of errors within the bound, by trying everything."""
     every = itertools.product(*(range(len(each)) for each in errors))
-    return min((total(errors, found) for found in every if measure(found) <= bound), default=None)
+    return min((total(errors, match) for match in every if measure(match) <= bound), default=None)
 
 
-def total(errors: Sequence[Array], found: Sequence[int]) -> float:
-    return float(sum(each[option] for each, option in zip(errors, found, strict=True)))
+def total(errors: Sequence[Array], result: Sequence[int]) -> float:
+    return float(sum(each[option] for each, option in zip(errors, result, strict=True)))
 
 
 def rising(rng: np.random.Generator, count: int) -> Array:
@@ -42,14 +42,14 @@ def test_exact_where_costs_add_up(seed: int) -> None:
     costs = [np.sort(rng.uniform(0, 10, size))[::-1] for size in sizes]
     errors = [rising(rng, size) for size in sizes]
     bound = rng.uniform(0.2, 1) * sum(each[0] for each in costs)
-    found = knapsack.choose(costs, errors, bound)
+    result = knapsack.choose(costs, errors, bound)
     best = brute(errors, lambda choice: total(costs, choice), bound)
     if best is None:
-        assert found is None
+        assert result is None
     else:
-        assert found is not None
-        assert total(costs, found) <= bound
-        assert total(errors, found) == pytest.approx(best, rel=1e-12)
+        assert result is not None
+        assert total(costs, result) <= bound
+        assert total(errors, result) == pytest.approx(best, rel=1e-12)
 
 
 def test_exact_with_integer_costs_on_the_bound() -> None:
@@ -78,8 +78,8 @@ def chain_cost(rng: np.random.Generator, groups: int, options: int) -> Callable[
     weights += np.diag(rng.uniform(0.5, 2, groups - 1), 1)
     ends = rng.uniform(0.2, 1, 2)
 
-    def measure(found: Sequence[int]) -> float:
-        kept = 1 - np.asarray(found) / options
+    def measure(result: Sequence[int]) -> float:
+        kept = 1 - np.asarray(result) / options
         return float(kept @ weights @ kept + ends[0] * kept[0] + ends[1] * kept[-1])
 
     return measure
@@ -92,11 +92,11 @@ def test_coupled_costs_come_close_to_brute_force() -> None:
         measure = chain_cost(rng, 4, 5)
         errors = [rising(rng, 5) for _ in range(4)]
         bound = rng.uniform(0.3, 0.8) * measure([0] * 4)
-        found = knapsack.choose_coupled(measure, errors, bound)
+        result = knapsack.choose_coupled(measure, errors, bound)
         best = brute(errors, measure, bound)
-        assert found is not None and best is not None
-        assert measure(found) <= bound * (1 + 1e-9)
-        ratios.append(total(errors, found) / best)
+        assert result is not None and best is not None
+        assert measure(result) <= bound * (1 + 1e-9)
+        ratios.append(total(errors, result) / best)
     assert min(ratios) > 1 - 1e-9
     assert np.mean(np.asarray(ratios) < 1 + 1e-9) >= 0.9
     assert np.mean(ratios) < 1.01
@@ -109,13 +109,13 @@ def test_coupled_solver_is_exact_for_costs_that_add_up() -> None:
         errors = [rising(rng, 5) for _ in range(4)]
         bound = rng.uniform(0.4, 1) * total(costs, [0] * 4)
 
-        def measure(found: Sequence[int], costs: list[Array] = costs) -> float:
-            return total(costs, found)
+        def measure(result: Sequence[int], costs: list[Array] = costs) -> float:
+            return total(costs, result)
 
-        best, found = brute(errors, measure, bound), knapsack.choose_coupled(measure, errors, bound)
-        assert (found is None) == (best is None)
-        if found is not None:
-            assert total(errors, found) == pytest.approx(best, rel=1e-12)
+        best, match = brute(errors, measure, bound), knapsack.choose_coupled(measure, errors, bound)
+        assert (match is None) == (best is None)
+        if match is not None:
+            assert total(errors, match) == pytest.approx(best, rel=1e-12)
 
 
 def test_errors_between_and_beyond_measured_points() -> None:
@@ -138,15 +138,15 @@ def chain(widths: Sequence[int]) -> pg.Graph:
 @pytest.mark.parametrize("kind", ["macs", "params", "bytes"])
 def test_the_bound_is_met_and_used_and_cheap_groups_go_first(kind: str) -> None:
     graph = chain((32, 32, 32))
-    found = pg.analyze(graph)
-    scores = {group.id: np.arange(group.channels, dtype=float) for group in found.groups}
-    costly = {group.layers[0]: factor for group, factor in zip(found.groups, (100.0, 1.0, 1.0), strict=True)}
-    curves = {g.id: [(share, costly[g.layers[0]] * share) for share in (0.25, 0.5, 0.75)] for g in found.groups}
+    coupling = pg.analyze(graph)
+    scores = {group.id: np.arange(group.channels, dtype=float) for group in coupling.groups}
+    costly = {group.layers[0]: factor for group, factor in zip(coupling.groups, (100.0, 1.0, 1.0), strict=True)}
+    curves = {g.id: [(share, costly[g.layers[0]] * share) for share in (0.25, 0.5, 0.75)] for g in coupling.groups}
     budget = pg.Budget(**{kind: 0.5})
-    remove = knapsack.allocate(found, scores, budget, Limits(round_to=1), curves)
-    small = pg.apply(graph, pg.Plan(graph.sha256, {g: tuple(int(c) for c in chosen) for g, chosen in remove.items()}))
-    assert 0.46 <= getattr(cost(small), kind) / getattr(cost(graph), kind) <= 0.5
-    assert small.node("conv0").channels.outputs == 32
+    remove = knapsack.allocate(coupling, scores, budget, Limits(round_to=1), curves)
+    pruned = pg.apply(graph, pg.Plan(graph.sha256, {g: tuple(int(c) for c in chosen) for g, chosen in remove.items()}))
+    assert 0.46 <= getattr(cost(pruned), kind) / getattr(cost(graph), kind) <= 0.5
+    assert pruned.node("conv0").channels.outputs == 32
     for chosen in remove.values():
         np.testing.assert_array_equal(chosen, np.arange(len(chosen)))
 
@@ -154,38 +154,38 @@ def test_the_bound_is_met_and_used_and_cheap_groups_go_first(kind: str) -> None:
 def test_pieces_add_up_to_what_the_meter_says() -> None:
     rng = np.random.default_rng(0)
     for graph in (chain((16, 24, 32)), residual_net(width=16)):
-        found = pg.analyze(graph)
-        meter = Meter(found)
-        options = {g.id: [np.arange(count) for count in (0, 1, g.channels // 2)] for g in found.groups}
-        options[found.groups[0].id] = [np.asarray([0, 3])]  # a ratio of its own
+        coupling = pg.analyze(graph)
+        meter = Meter(coupling)
+        options = {g.id: [np.arange(count) for count in (0, 1, g.channels // 2)] for g in coupling.groups}
+        options[coupling.groups[0].id] = [np.asarray([0, 3])]  # a ratio of its own
         for kind in ("macs", "params", "bytes"):
-            pieces = Pieces(found, kind, options)
+            pieces = Pieces(coupling, kind, options)
             rest = getattr(meter.original, kind) - pieces.original
             for _ in range(8):
                 chosen = {group: int(rng.integers(len(each))) for group, each in options.items()}
                 remove = {group: options[group][option] for group, option in chosen.items()}
                 assert rest + pieces.measure(chosen) == getattr(meter.measure(remove), kind)
     with pytest.raises(BudgetError, match="cannot bound latency"):
-        Pieces(found, "latency", options)
+        Pieces(coupling, "latency", options)
 
 
 def test_a_ratio_is_a_share_of_all_channels() -> None:
     graph = chain((16, 32, 48))
-    found = pg.analyze(graph)
-    scores = {group.id: np.arange(group.channels, dtype=float) for group in found.groups}
-    curves = {g.id: [(0.5, 0.0 if g.layers[0] == "conv2" else 1.0)] for g in found.groups}
-    remove = knapsack.allocate(found, scores, pg.Budget(ratio=0.25), Limits(round_to=8), curves)
-    assert [len(remove[group.id]) for group in found.groups] == [0, 0, 24]
+    coupling = pg.analyze(graph)
+    scores = {group.id: np.arange(group.channels, dtype=float) for group in coupling.groups}
+    curves = {g.id: [(0.5, 0.0 if g.layers[0] == "conv2" else 1.0)] for g in coupling.groups}
+    remove = knapsack.allocate(coupling, scores, pg.Budget(ratio=0.25), Limits(round_to=8), curves)
+    assert [len(remove[group.id]) for group in coupling.groups] == [0, 0, 24]
 
 
 def test_protected_groups_and_bounds_out_of_reach() -> None:
     graph = chain((16, 32, 32))
-    found = pg.analyze(graph)
-    scores = {group.id: np.arange(group.channels, dtype=float) for group in found.groups}
-    curves = {group.id: [(0.5, 1.0)] for group in found.groups}
-    first, second, _ = (group.id for group in found.groups)
+    coupling = pg.analyze(graph)
+    scores = {group.id: np.arange(group.channels, dtype=float) for group in coupling.groups}
+    curves = {group.id: [(0.5, 1.0)] for group in coupling.groups}
+    first, second, _ = (group.id for group in coupling.groups)
     limits = Limits(round_to=1, ratios={first: 0.0, second: 0.25})
-    remove = knapsack.allocate(found, scores, pg.Budget(macs=0.6), limits, curves)
+    remove = knapsack.allocate(coupling, scores, pg.Budget(macs=0.6), limits, curves)
     assert (len(remove[first]), len(remove[second])) == (0, 8)
     with pytest.raises(BudgetError, match=r"macs cannot fall to .* are left"):
-        knapsack.allocate(found, scores, pg.Budget(macs=0.01), limits, curves)
+        knapsack.allocate(coupling, scores, pg.Budget(macs=0.01), limits, curves)

@@ -28,14 +28,14 @@ def test_file_round_trip(tmp_path: Path) -> None:
 
 def test_cuts_say_what_happens_to_every_weight() -> None:
     graph = residual_net()
-    found = pg.analyze(graph)
-    group = next(g for g in found.groups if g.layers == ("block1",))
-    plan = make_plan(found, {group.id: [1, 4]})
-    small = pg.apply(graph, plan)
+    coupling = pg.analyze(graph)
+    group = next(g for g in coupling.groups if g.layers == ("block1",))
+    plan = make_plan(coupling, {group.id: [1, 4]})
+    pruned = pg.apply(graph, plan)
     for cut in plan.cuts:
-        assert small.weights[cut.weight].shape[cut.axis] == graph.weights[cut.weight].shape[cut.axis] - 2
+        assert pruned.weights[cut.weight].shape[cut.axis] == graph.weights[cut.weight].shape[cut.axis] - 2
     assert {(c.axis, c.removed) for c in plan.cuts} == {(0, (1, 4)), (1, (1, 4))}
-    changed = {name for name in small.weights if small.weights[name].shape != graph.weights[name].shape}
+    changed = {name for name in pruned.weights if pruned.weights[name].shape != graph.weights[name].shape}
     assert {c.weight for c in plan.cuts} == changed
 
 
@@ -44,9 +44,9 @@ def test_hand_written_plan_without_cuts() -> None:
     plan = pg.Plan.from_json(
         {"format": "prunegraph/plan@1", "model": {"sha256": graph.sha256}, "remove": {"g0": [0, 3]}}
     )
-    small = pg.apply(graph, plan)
-    assert pg.verify(graph, plan, small).relative < 1e-4
-    assert small.node("stem").channels.outputs == 6
+    pruned = pg.apply(graph, plan)
+    assert pg.verify(graph, plan, pruned).relative < 1e-4
+    assert pruned.node("stem").channels.outputs == 6
 
 
 @pytest.mark.parametrize(
@@ -130,8 +130,8 @@ def test_a_tensor_that_is_taken_apart_stands_under_each_reader() -> None:
     bias = graph.node("first").inputs[2]
     plan = make_plan(pg.analyze(graph), {"g0": [0, 1, 2], "g1": [5]})
     assert plan.to_json()["format"] == "prunegraph/plan@2"
-    found = {(c.node, c.input): c.removed for c in plan.cuts if c.weight == bias}
-    assert found == {("first", 2): (0, 1, 2), ("second", 2): (5,)}
+    result = {(c.node, c.input): c.removed for c in plan.cuts if c.weight == bias}
+    assert result == {("first", 2): (0, 1, 2), ("second", 2): (5,)}
 
 
 def test_a_plan_of_the_first_form_is_read() -> None:
@@ -141,9 +141,9 @@ def test_a_plan_of_the_first_form_is_read() -> None:
     for cut in content["cuts"]:
         del cut["node"], cut["input"]
     old = pg.Plan.from_json(json.loads(json.dumps(content)))
-    small = pg.apply(graph, old)
-    assert small.model.SerializeToString() == pg.apply(graph, plan).model.SerializeToString()
-    pg.verify(graph, old, small)
+    pruned = pg.apply(graph, old)
+    assert pruned.model.SerializeToString() == pg.apply(graph, plan).model.SerializeToString()
+    pg.verify(graph, old, pruned)
     wrong = replace(old.cuts[0], removed=(0,) if old.cuts[0].removed != (0,) else (1,))
     with pytest.raises(PlanError, match="'cuts' do not follow"):
         pg.apply(graph, replace(old, cuts=(wrong, *old.cuts[1:])))
@@ -175,8 +175,8 @@ def test_a_reader_that_is_not_the_cut_s_is_refused() -> None:
 def test_cuts_are_whole(graph: pg.Graph, seed: int) -> None:
     """Every float weight that a node reads is the original's without what the cuts say; unnamed ones are whole."""
     plan = random_plan(pg.analyze(graph), seed)
-    small = pg.apply(graph, plan)
-    twins = {node.outputs: node for node in small.nodes}
+    pruned = pg.apply(graph, plan)
+    twins = {node.outputs: node for node in pruned.nodes}
     for node in graph.nodes:
         twin = twins.get(node.outputs)
         for slot, value in enumerate(node.inputs if twin is not None else ()):
@@ -186,7 +186,7 @@ def test_cuts_are_whole(graph: pg.Graph, seed: int) -> None:
                     if (cut.node, cut.input) == (node.name, slot):
                         assert cut.weight == value
                         array = np.delete(array, cut.removed, cut.axis)
-                np.testing.assert_array_equal(small.weights[twin.inputs[slot]].read(), array)
+                np.testing.assert_array_equal(pruned.weights[twin.inputs[slot]].read(), array)
 
 
 def masked_by_hand(graph: pg.Graph, plan: pg.Plan) -> pg.Graph:

@@ -27,24 +27,24 @@ def chain(widths: tuple[int, ...] = (16, 24, 32)) -> pg.Graph:
 
 def test_l2_by_hand() -> None:
     graph = residual_net()
-    found = pg.analyze(graph)
-    group = next(g for g in found.groups if g.layers == ("block1",))
-    context = Context(found)
-    made, read = (graph.weights[graph.node(n).inputs[1]].read() for n in ("block1", "block2"))
+    coupling = pg.analyze(graph)
+    group = next(g for g in coupling.groups if g.layers == ("block1",))
+    context = Context(coupling)
+    output, read = (graph.weights[graph.node(n).inputs[1]].read() for n in ("block1", "block2"))
     np.testing.assert_allclose(
-        CRITERIA.get("l2")(group, context), np.sqrt((made**2).sum((1, 2, 3)) + (read**2).sum((0, 2, 3))), rtol=1e-6
+        CRITERIA.get("l2")(group, context), np.sqrt((output**2).sum((1, 2, 3)) + (read**2).sum((0, 2, 3))), rtol=1e-6
     )
     np.testing.assert_allclose(
-        CRITERIA.get("l1")(group, context), abs(made).sum((1, 2, 3)) + abs(read).sum((0, 2, 3)), rtol=1e-6
+        CRITERIA.get("l1")(group, context), abs(output).sum((1, 2, 3)) + abs(read).sum((0, 2, 3)), rtol=1e-6
     )
 
 
 def test_lowest_scores_go_first() -> None:
     graph = residual_net()
-    found = pg.analyze(graph)
-    scores = score("l2", Context(found))
-    plan = pg.select(graph, found, budget=pg.Budget(ratio=0.5), round_to=1)
-    for group in found.groups:
+    coupling = pg.analyze(graph)
+    scores = score("l2", Context(coupling))
+    plan = pg.select(graph, coupling, budget=pg.Budget(ratio=0.5), round_to=1)
+    for group in coupling.groups:
         gone = list(plan.remove[group.id])
         kept = sorted(set(range(group.channels)) - set(gone))
         assert len(gone) == group.channels // 2
@@ -53,19 +53,19 @@ def test_lowest_scores_go_first() -> None:
 
 def test_bn_scale_by_hand_and_without_bn() -> None:
     graph = residual_net()
-    found = pg.analyze(graph)
-    group = next(g for g in found.groups if g.layers == ("block1",))
+    coupling = pg.analyze(graph)
+    group = next(g for g in coupling.groups if g.layers == ("block1",))
     gamma = next(n for n in graph.nodes if n.op == "BatchNormalization" and n.layer == "block1").inputs[1]
     values = abs(graph.weights[gamma].read())
-    np.testing.assert_allclose(score("bn_scale", Context(found))[group.id], values, rtol=1e-6)
+    np.testing.assert_allclose(score("bn_scale", Context(coupling))[group.id], values, rtol=1e-6)
     with pytest.raises(BudgetError, match="needs BatchNormalization nodes or --data"):
         pg.select(chain(), algorithm="bn_scale", budget=pg.Budget(ratio=0.5))
 
 
 def test_random_depends_on_the_seed_only() -> None:
-    found = pg.analyze(residual_net())
-    first, again, other = (score("random", Context(found, seed)) for seed in (1, 1, 2))
-    for group in found.groups:
+    coupling = pg.analyze(residual_net())
+    first, again, other = (score("random", Context(coupling, seed)) for seed in (1, 1, 2))
+    for group in coupling.groups:
         np.testing.assert_array_equal(first[group.id], again[group.id])
         assert not np.array_equal(first[group.id], other[group.id])
 
@@ -84,16 +84,16 @@ def test_budgets_are_met_and_used(kind: str, share: float, allocation: str) -> N
 def test_absolute_budget() -> None:
     graph = chain((48, 64, 96))
     bound = cost(graph).macs // 3
-    small = pg.apply(graph, pg.select(graph, budget=pg.Budget(macs=bound), round_to=1))
-    assert 0.98 * bound < cost(small).macs <= bound
+    pruned = pg.apply(graph, pg.select(graph, budget=pg.Budget(macs=bound), round_to=1))
+    assert 0.98 * bound < cost(pruned).macs <= bound
 
 
 def test_the_meter_says_what_the_cut_costs() -> None:
     for graph in (residual_net(), chain()):
-        found = pg.analyze(graph)
+        coupling = pg.analyze(graph)
         for seed in range(3):
-            plan = random_plan(found, seed, 0.4)
-            assert Meter(found).measure(plan.remove) == cost(pg.apply(graph, plan))
+            plan = random_plan(coupling, seed, 0.4)
+            assert Meter(coupling).measure(plan.remove) == cost(pg.apply(graph, plan))
 
 
 def test_impossible_budget_says_what_is_possible() -> None:
@@ -118,27 +118,27 @@ def test_amounts(text: str | float, value: float) -> None:
 def test_round_to_and_min_channels() -> None:
     graph = chain((20, 24, 32))
     plan = pg.select(graph, budget=pg.Budget(ratio=0.6), round_to=8)
-    small = pg.apply(graph, plan)
-    assert [small.node(f"conv{i}").channels.outputs for i in range(3)] == [8, 16, 16]
+    pruned = pg.apply(graph, plan)
+    assert [pruned.node(f"conv{i}").channels.outputs for i in range(3)] == [8, 16, 16]
     plan = pg.select(graph, budget=pg.Budget(ratio=0.9), round_to=1, min_channels=10)
-    small = pg.apply(graph, plan)
-    assert [small.node(f"conv{i}").channels.outputs for i in range(3)] == [10, 10, 10]
+    pruned = pg.apply(graph, plan)
+    assert [pruned.node(f"conv{i}").channels.outputs for i in range(3)] == [10, 10, 10]
 
 
 def test_round_to_counts_whole_convolution_groups() -> None:
     b = Builder()
     x = b.relu(b.conv(b.input("n", 3, 8, 8), 3, 64, name="a"))
     graph = b.graph(b.head(b.relu(b.conv(x, 64, 64, group=16, name="grouped")), 64))
-    small = pg.apply(graph, pg.select(graph, budget=pg.Budget(ratio=0.4), round_to=8))
-    assert small.node("a").channels.outputs == 40
-    assert small.node("grouped").attributes["group"] == 10
+    pruned = pg.apply(graph, pg.select(graph, budget=pg.Budget(ratio=0.4), round_to=8))
+    assert pruned.node("a").channels.outputs == 40
+    assert pruned.node("grouped").attributes["group"] == 10
 
 
 def test_protected_layers_and_own_ratios() -> None:
     graph = chain((16, 32, 32))
     plan = pg.select(graph, budget=pg.Budget(ratio=0.5), round_to=1, keep=["conv1"], ratio_for={"conv2": 0.25})
-    small = pg.apply(graph, plan)
-    assert [small.node(f"conv{i}").channels.outputs for i in range(3)] == [8, 32, 24]
+    pruned = pg.apply(graph, plan)
+    assert [pruned.node(f"conv{i}").channels.outputs for i in range(3)] == [8, 32, 24]
     with pytest.raises(UnknownNameError, match="did you mean 'conv1'"):
         pg.select(graph, budget=pg.Budget(ratio=0.5), keep=["conv_1"])
     with pytest.raises(BudgetError, match="conv2"):
@@ -154,8 +154,8 @@ def test_global_allocation_takes_where_it_hurts_least() -> None:
         if tensor.name == name:
             tensor.raw_data = weak.tobytes()
     graph = pg.load(graph.model)
-    small = pg.apply(graph, pg.select(graph, budget=pg.Budget(ratio=1 / 6), allocation="global", round_to=1))
-    assert small.node("conv1").channels.outputs == 8
+    pruned = pg.apply(graph, pg.select(graph, budget=pg.Budget(ratio=1 / 6), allocation="global", round_to=1))
+    assert pruned.node("conv1").channels.outputs == 8
 
 
 def test_unknown_algorithm_suggests_the_nearest() -> None:
@@ -198,5 +198,5 @@ def test_macs_behind_an_operator_without_shape_inference_count(tmp_path: Path) -
     result = pg.prune(graph, tmp_path / "small.onnx", budget=pg.Budget(ratio=0.5))
     assert result.before.macs == 12 * 32 + 32 * 4
     assert result.after.macs == 12 * 16 + 16 * 4
-    found = pg.compare(pg.load(graph.model), pg.load(tmp_path / "small.onnx"), runs=1)
-    assert [cost.macs for cost in found.costs] == [result.before.macs, result.after.macs]
+    matches = pg.compare(pg.load(graph.model), pg.load(tmp_path / "small.onnx"), runs=1)
+    assert [cost.macs for cost in matches.costs] == [result.before.macs, result.after.macs]

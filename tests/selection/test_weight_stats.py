@@ -69,8 +69,8 @@ def test_means_and_deviations_are_the_root_mean_square() -> None:
     """mu^2 + sigma^2 = |W|^2 / n, over all producers together and behind BatchNormalization."""
     b = Builder()
     x = b.input("n", 3, 8, 8)
-    left, right = b.bn(b.conv(x, 3, 12, 3, name="left"), 12), b.conv(x, 3, 12, 1, name="right")
-    graph = b.graph(b.head(b.relu(b.op("Add", left, right)), 12))
+    remaining, right = b.bn(b.conv(x, 3, 12, 3, name="left"), 12), b.conv(x, 3, 12, 1, name="right")
+    graph = b.graph(b.head(b.relu(b.op("Add", remaining, right)), 12))
     group = next(g for g in pg.analyze(graph).groups if "left" in g.layers)
     normal = next(n for n in graph.nodes if n.op == "BatchNormalization")
     scale, _, _, variance = (graph.weights[name].read().astype(np.float64) for name in normal.inputs[1:])

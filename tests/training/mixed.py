@@ -39,8 +39,8 @@ def concatenated(seed: int = 0) -> Graph:
     """Two branches joined along channels, then a channel gate."""
     b = Builder(seed)
     x = b.input("n", 3, 8, 8)
-    left, right = b.relu(b.conv(x, 3, 8, name="left")), b.op("Sigmoid", b.conv(x, 3, 6, name="right"))
-    y = b.op("Concat", left, right, axis=1)
+    remaining, right = b.relu(b.conv(x, 3, 8, name="left")), b.op("Sigmoid", b.conv(x, 3, 6, name="right"))
+    y = b.op("Concat", remaining, right, axis=1)
     gate = b.op("Sigmoid", b.conv(b.op("GlobalAveragePool", y), 14, 14, 1, name="gate"))
     y = b.relu(b.conv(b.op("Mul", y, gate), 14, 10, name="behind"))
     return b.graph(b.head(y, 10))

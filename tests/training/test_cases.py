@@ -33,8 +33,8 @@ def cases() -> dict[str, object]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = collect_testcases(None)
-    return {case.name: case for case in found if case.model is not None and supported(case.model)}
+        result = collect_testcases(None)
+    return {case.name: case for case in result if case.model is not None and supported(case.model)}
 
 
 def supported(model: onnx.ModelProto) -> bool:
@@ -49,13 +49,13 @@ def supported(model: onnx.ModelProto) -> bool:
 @functools.cache
 def left_out() -> dict[str, str]:
     """Reasons by name: a line that is not indented is a reason, those below it name cases."""
-    found, reason = {}, ""
+    match, reason = {}, ""
     for line in LEFT_OUT.read_text().splitlines():
         if line.startswith(" "):
-            found.update(dict.fromkeys(line.split(), reason))
+            match.update(dict.fromkeys(line.split(), reason))
         else:
             reason = line
-    return found
+    return match
 
 
 def value(given: object) -> object:
@@ -65,11 +65,11 @@ def value(given: object) -> object:
     return [np.asarray(v) for v in given] if isinstance(given, list) else np.asarray(given)
 
 
-def close(found: object, wanted: object, case: object) -> bool:
+def close(result: object, wanted: object, case: object) -> bool:
     """Whether values agree within the tolerances of the case."""
     if isinstance(wanted, list):
-        return len(found) == len(wanted) and all(close(f, w, case) for f, w in zip(found, wanted, strict=True))
-    array, wanted = to_numpy(found), np.asarray(wanted)
+        return len(result) == len(wanted) and all(close(f, w, case) for f, w in zip(result, wanted, strict=True))
+    array, wanted = to_numpy(result), np.asarray(wanted)
     # Torch has no types of four bits: their values are held in eight.
     held = {"int4": "int8", "uint4": "uint8", "int2": "int8", "uint2": "uint8"}.get(
         wanted.dtype.name, wanted.dtype.name
@@ -90,9 +90,9 @@ def problem(case: object) -> str | None:
         for inputs, outputs in case.data_sets:
             given = dict(zip([i.name for i in case.model.graph.input], map(sequence, inputs), strict=False))
             with torch.no_grad():
-                made = module({name: given[name] for name in module.graph.inputs})
-            for found, wanted in zip(made, outputs, strict=True):
-                if not close(found, value(wanted), case):
+                created = module({name: given[name] for name in module.graph.inputs})
+            for match, wanted in zip(created, outputs, strict=True):
+                if not close(match, value(wanted), case):
                     return "differs"
     except PrunegraphError as error:
         return f"{type(error).__name__}: {error}"
@@ -100,8 +100,8 @@ def problem(case: object) -> str | None:
 
 
 def sequence(given: object) -> object:
-    found = value(given)
-    return [torch.from_numpy(np.array(v)) for v in found] if isinstance(found, list) else found
+    result = value(given)
+    return [torch.from_numpy(np.array(v)) for v in result] if isinstance(result, list) else result
 
 
 def test_there_are_many_and_few_are_left_out() -> None:

@@ -60,8 +60,8 @@ def test_a_graph_learns_and_is_written_back(tmp_path: Path) -> None:
 def test_fine_tuning_a_pruned_graph() -> None:
     module = GraphModule(residual_net(width=16))
     fit(module, Batches(task(), 24), Recipe(epochs=5))
-    small = pg.prune(module.write_back(), budget=pg.Budget(ratio=0.7), round_to=1).small
-    tuned = GraphModule(small)
+    pruned = pg.prune(module.write_back(), budget=pg.Budget(ratio=0.7), round_to=1).small
+    tuned = GraphModule(pruned)
     before = accuracy(tuned.eval())
     run = fit(tuned, Batches(task(), 24), Recipe(epochs=4), evaluate=accuracy)
     assert run.metric is not None and run.metric > max(before, 0.85)

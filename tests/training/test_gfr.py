@@ -117,7 +117,7 @@ def test_folding_is_exact(network: object) -> None:
     before = module.values(values, {"x": images()})
     after = GraphModule(folded).eval().values(values, {"x": images()})
     for value in values:
-        first, second = (found[value].detach().numpy() for found in (before, after))
+        first, second = (match[value].detach().numpy() for match in (before, after))
         assert abs(first - second).max() <= 1e-6 * max(1.0, abs(first).max())
     wanted = module(torch.from_numpy(images()))[0].detach().numpy()
     np.testing.assert_allclose(answer(folded), wanted, rtol=1e-5, atol=1e-6)
@@ -197,10 +197,10 @@ def test_exponents() -> None:
     graph = with_factors(module.base, Factors(module.factors(), False))
     (sr,) = module.factors().values()
     gamma = abs(graph.weights[graph.node("bn").inputs[1]].read())
-    (found,) = scores(graph, "gfr:p=2,q=0.5").values()
-    np.testing.assert_allclose(found, gamma**2 * sr**0.5, rtol=1e-6)
-    (found,) = scores(graph, "gfr:p=0,q=1").values()
-    np.testing.assert_allclose(found, sr, rtol=1e-6)
+    (match,) = scores(graph, "gfr:p=2,q=0.5").values()
+    np.testing.assert_allclose(match, gamma**2 * sr**0.5, rtol=1e-6)
+    (match,) = scores(graph, "gfr:p=0,q=1").values()
+    np.testing.assert_allclose(match, sr, rtol=1e-6)
 
 
 def test_a_closed_gate_goes_first_and_is_not_missed() -> None:
@@ -210,8 +210,8 @@ def test_a_closed_gate_goes_first_and_is_not_missed() -> None:
         module.weight(gate.factors)[[1, 4]] = 0.0
     folded = with_factors(module.folded(), Factors(module.factors(), True))
     for algorithm in ("gfr", "gfr:q=0", "gfr:p=0", "gfr:p=2,q=1"):
-        (found,) = scores(folded, algorithm).values()
-        assert np.flatnonzero(found == 0).tolist() == [1, 4]
+        (match,) = scores(folded, algorithm).values()
+        assert np.flatnonzero(match == 0).tolist() == [1, 4]
         done = pg.prune(folded, algorithm=algorithm, budget=pg.Budget(ratio=2 / 6), round_to=1, repair="none")
         assert list(done.plan.remove.values()) == [(1, 4)]
         np.testing.assert_allclose(answer(done.small), answer(folded), rtol=1e-6, atol=1e-6)
@@ -243,10 +243,10 @@ def test_moving_a_factor_from_gate_to_scale_changes_nothing() -> None:
 def test_factors_stay_with_the_file(tmp_path: Path) -> None:
     module = with_random_factors(residual_net())
     pg.save(with_factors(module.folded(), Factors(module.factors(), True)), tmp_path / "net.onnx")
-    found = read_factors(pg.load(tmp_path / "net.onnx"))
-    assert found is not None and found.folded
+    result = read_factors(pg.load(tmp_path / "net.onnx"))
+    assert result is not None and result.folded
     for value, factors in module.factors().items():
-        np.testing.assert_array_equal(found.by_value[value].astype(np.float32), factors)
+        np.testing.assert_array_equal(result.by_value[value].astype(np.float32), factors)
 
 
 @pytest.mark.parametrize(
@@ -293,16 +293,16 @@ def test_the_whole_network_is_one_list() -> None:
     graph = wide()
     every = scores(graph, "gfr")
     for share in (0.1, 0.33, 0.5):
-        made = compression().to_budget(graph, pg.Budget(ratio=share))
+        created = compression().to_budget(graph, pg.Budget(ratio=share))
         total = sum(len(each) for each in every.values())
-        assert made.channels == (total, total - int(share * total))
-        removed = np.concatenate([every[g][list(channels)] for g, channels in made.plan.remove.items()])
-        kept = np.concatenate([np.delete(each, made.plan.remove.get(g, ())) for g, each in every.items()])
+        assert created.channels == (total, total - int(share * total))
+        removed = np.concatenate([every[g][list(channels)] for g, channels in created.plan.remove.items()])
+        kept = np.concatenate([np.delete(each, created.plan.remove.get(g, ())) for g, each in every.items()])
         assert removed.max() <= kept.min()
     seen: list[str] = []
-    made = compression(round_to=8, progress=seen.append).to_budget(graph, pg.Budget(ratio=0.33))
-    gone = sum(len(channels) for channels in made.plan.remove.values())
-    assert gone <= int(0.33 * total) and made.channels == (total, total - gone)
+    created = compression(round_to=8, progress=seen.append).to_budget(graph, pg.Budget(ratio=0.33))
+    gone = sum(len(channels) for channels in created.plan.remove.values())
+    assert gone <= int(0.33 * total) and created.channels == (total, total - gone)
     assert seen[-1] == f"{gone} of {total} channels in groups removed"
 
 
@@ -317,9 +317,9 @@ def test_the_search_stops_before_the_cliff(method: str) -> None:
         gone = total - sum(group.channels for group in pg.analyze(module.graph).groups)
         return 93.0 - 200 * max(0.0, gone / total - 0.42)
 
-    made = compression(repair="none").to_tolerance(graph, 0.5, evaluate, method=method)
-    assert made.search is not None and made.search.best.strength == 42
-    assert made.channels == (total, total - int(0.42 * total))
+    created = compression(repair="none").to_tolerance(graph, 0.5, evaluate, method=method)
+    assert created.search is not None and created.search.best.strength == 42
+    assert created.channels == (total, total - int(0.42 * total))
     with pytest.raises(BudgetError, match="no cut stays within the tolerance"):
         compression(repair="none").to_tolerance(graph, 0.0, lambda m: float(full_cost(m.graph).macs), method=method)
 
@@ -342,9 +342,9 @@ def test_without_a_budget_the_folded_network_is_the_result() -> None:
     done = train(graph, setting(evaluate=accuracy, recipe=Recipe(epochs=4, lr=0.1)), "gfr:mode=batch")
     assert full_cost(done.graph) == full_cost(graph)
     assert accuracy(GraphModule(done.graph).eval()) == done.history[-1]["metric"]
-    found = read_factors(done.graph)
-    assert found is not None and found.folded and len(found.by_value) == 3
-    assert all((each > 0).all() and (each < 1).all() for each in found.by_value.values())
+    result = read_factors(done.graph)
+    assert result is not None and result.folded and len(result.by_value) == 3
+    assert all((each > 0).all() and (each < 1).all() for each in result.by_value.values())
 
 
 @pytest.mark.parametrize("measured", [True, False])
@@ -367,14 +367,14 @@ def test_the_light_form_trains_gates_alone() -> None:
         done = train(graph, given, f"gfr:strength={strength},light=true")
         for name, weight in graph.weights.items():
             assert done.graph.weights[name].read().tobytes() == weight.read().tobytes()
-        found = read_factors(done.graph)
-        assert found is not None and not found.folded
-        means.append(np.concatenate(list(found.by_value.values())).mean())
+        matches = read_factors(done.graph)
+        assert matches is not None and not matches.folded
+        means.append(np.concatenate(list(matches.by_value.values())).mean())
     assert means[1] < means[0] - 0.05
-    small = train(graph, setting(data=data, loss=distillation(GraphModule(graph)), budget=pg.Budget(macs=0.7)),
+    result = train(graph, setting(data=data, loss=distillation(GraphModule(graph)), budget=pg.Budget(macs=0.7)),
                   "gfr:strength=5,light=true,round_to=1,refit=true")  # fmt: skip
-    assert full_cost(small.graph).macs <= 0.7 * full_cost(graph).macs
-    assert accuracy(GraphModule(small.graph).eval()) > 0.9
+    assert full_cost(result.graph).macs <= 0.7 * full_cost(graph).macs
+    assert accuracy(GraphModule(result.graph).eval()) > 0.9
 
 
 class KilledError(Exception):

@@ -64,19 +64,19 @@ def test_closed_form() -> None:
     def loss(outputs: object, batch: object) -> object:
         return (outputs[0] - batch["labels"]).square().sum(1).mean() / 2
 
-    found = TaskGradients(GraphModule(graph), {"x": x, "labels": t}, loss, batch=6)
+    result = TaskGradients(GraphModule(graph), {"x": x, "labels": t}, loss, batch=6)
     for name in wanted.names:
         for axis in (0, 1):
             for kind in ("batches", "samples", "squares"):
-                got, want = getattr(found, kind)(name, axis), getattr(wanted, kind)(name, axis)
+                got, want = getattr(result, kind)(name, axis), getattr(wanted, kind)(name, axis)
                 np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
-    assert score("taylor", Context(pg.analyze(graph), gradients=found)).keys()
+    assert score("taylor", Context(pg.analyze(graph), gradients=result)).keys()
 
 
 @pytest.mark.parametrize("layer", ["stem", "depthwise", "point", "head"])
 def test_finite_differences(layer: str) -> None:
     graph, data = network(), samples(5)
-    found = TaskGradients(GraphModule(graph), data, cross_entropy(), batch=5)
+    result = TaskGradients(GraphModule(graph), data, cross_entropy(), batch=5)
     weight, step = graph.node(layer).inputs[1], 1e-2
     for axis in (0, 1):
         slopes = [
@@ -85,20 +85,20 @@ def test_finite_differences(layer: str) -> None:
             for i in range(graph.weights[weight].shape[axis])
         ]  # fmt: skip
         by_sample = np.stack(slopes, axis=1)
-        np.testing.assert_allclose(found.samples(weight, axis), by_sample, rtol=1e-2, atol=2e-4)
-        np.testing.assert_allclose(found.batches(weight, axis)[0], by_sample.mean(axis=0), rtol=1e-2, atol=2e-4)
+        np.testing.assert_allclose(result.samples(weight, axis), by_sample, rtol=1e-2, atol=2e-4)
+        np.testing.assert_allclose(result.batches(weight, axis)[0], by_sample.mean(axis=0), rtol=1e-2, atol=2e-4)
 
 
 def test_batches_are_means_of_samples_and_squares_do_not_cancel() -> None:
     graph = network()
-    found = TaskGradients(GraphModule(graph), samples(10), cross_entropy(), batch=4)
+    result = TaskGradients(GraphModule(graph), samples(10), cross_entropy(), batch=4)
     weight = graph.node("stem").inputs[1]
-    by_sample, by_batch = found.samples(weight, 0), found.batches(weight, 0)
+    by_sample, by_batch = result.samples(weight, 0), result.batches(weight, 0)
     assert by_sample.shape == (10, 6) and by_batch.shape == (3, 6)
     parts = [by_sample[:4].mean(0), by_sample[4:8].mean(0), by_sample[8:].mean(0)]
     np.testing.assert_allclose(by_batch, parts, rtol=1e-4, atol=1e-7)
-    assert (found.squares(weight, 0) > 0).all()
-    np.testing.assert_allclose(found.squares(weight, 0).sum(), found.squares(weight, 1).sum())
+    assert (result.squares(weight, 0) > 0).all()
+    np.testing.assert_allclose(result.squares(weight, 0).sum(), result.squares(weight, 1).sum())
 
 
 @pytest.mark.parametrize("algorithm", ["taylor", "fisher", "fisher:diagonal"])
@@ -170,12 +170,12 @@ def test_shared_weights_sum_over_their_readers() -> None:
         for part in module.parts(bias):
             part.fill_(0.5)
     data = {"x": rng.standard_normal((6, 4)).astype(np.float32), "labels": rng.integers(0, 4, 6)}
-    found = TaskGradients(module, data, cross_entropy(), graph=graph)
+    result = TaskGradients(module, data, cross_entropy(), graph=graph)
     parts = module.parts(bias)
     assert len(parts) == 2
     loss = cross_entropy()(module(data["x"]), {"labels": torch.from_numpy(data["labels"])})
     slopes = torch.autograd.grad(loss, parts)
-    np.testing.assert_allclose(found.batches(bias, 0)[0], 0.5 * (slopes[0] + slopes[1]).numpy(), rtol=1e-5)
+    np.testing.assert_allclose(result.batches(bias, 0)[0], 0.5 * (slopes[0] + slopes[1]).numpy(), rtol=1e-5)
 
 
 def test_what_is_wrong_is_said() -> None:

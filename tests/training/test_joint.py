@@ -31,11 +31,11 @@ Array = np.ndarray
 
 
 def setting(**other: object) -> Setting:
-    found: dict[str, object] = {
+    result: dict[str, object] = {
         "data": Data.of(task()), "batch": 24, "loss": cross_entropy(), "recipe": Recipe(epochs=4, lr=0.1),
         "evaluate": accuracy, "budget": Budget(macs=0.5),
     }  # fmt: skip
-    return Setting(**{**found, **other})  # type: ignore[arg-type]
+    return Setting(**{**result, **other})  # type: ignore[arg-type]
 
 
 def trained(width: int = 16, epochs: int = 6) -> Graph:
@@ -104,10 +104,10 @@ def test_weights_keep_their_gradients() -> None:
 
 def codes_apart(graph: Graph, module: QuantizedModule, x: Array) -> dict[str, Array]:
     """By how many codes ONNX Runtime's integers and the module differ, by value; outputs in float in 255ths."""
-    found, ranges = module.quantized(), module.ranges()
-    pairs = dequantized(found)
-    inner = {name: pairs.get(name, name) for name in ranges if pairs.get(name, name) in found.outer}
-    fast = run_fast(found, {"x": x}, [v for v in inner.values() if v not in (*found.outputs, *found.inputs)])
+    match, ranges = module.quantized(), module.ranges()
+    pairs = dequantized(match)
+    inner = {name: pairs.get(name, name) for name in ranges if pairs.get(name, name) in match.outer}
+    fast = run_fast(match, {"x": x}, [v for v in inner.values() if v not in (*match.outputs, *match.inputs)])
     with torch.no_grad():
         own = {**module.values(list(inner), {"x": x}), **dict(zip(graph.outputs, module(x), strict=True))}
     apart = {}
@@ -138,10 +138,10 @@ def test_places_are_those_of_quantize(seed: int) -> None:
     wanted = quantize(graph, data, bias_correction=False)
     module = QuantizedModule(graph, data)
     assert module.ranges() == wanted.ranges
-    found = module.quantized()
-    assert [(n.op, n.outputs) for n in found.nodes] == [(n.op, n.outputs) for n in wanted.graph.nodes]
+    result = module.quantized()
+    assert [(n.op, n.outputs) for n in result.nodes] == [(n.op, n.outputs) for n in wanted.graph.nodes]
     assert len(module.fake_layers()) == sum(layer.weights == "int8" for layer in wanted.layers)
-    one = found.weights
+    one = result.weights
     for name, weight in wanted.graph.weights.items():
         gap = np.abs(weight.read().astype(np.float64) - one[name].read())
         assert gap.max(initial=0) <= (1e-6 if weight.is_float else 1) and (gap > 1e-6).mean() < 0.01
@@ -151,17 +151,17 @@ def test_learnt_ranges_are_the_exported_ones() -> None:
     module = QuantizedModule(residual_net(), task())
     before = module.ranges()
     fit(module, Batches(task(), 24), Recipe(epochs=2, lr=0.05), callbacks=[Phases(module, 20)])
-    after, found = module.ranges(), module.quantized()
+    after, match = module.ranges(), module.quantized()
     assert before.keys() == after.keys() and before != after
-    pairs = dequantized(found)
+    pairs = dequantized(match)
     for value, entry in after.items():
         name = pairs.get(value, value)
         reader = next(
-            node for node in found.nodes if node.op == "DequantizeLinear" and name in node.outputs
-        ) if name in found.producer else None  # fmt: skip
+            node for node in match.nodes if node.op == "DequantizeLinear" and name in node.outputs
+        ) if name in match.producer else None  # fmt: skip
         if reader is not None and reader.op == "DequantizeLinear":
-            assert float(found.weights[reader.inputs[1]].read()) == pytest.approx(entry["scale"], rel=1e-7)
-            assert int(found.weights[reader.inputs[2]].read()) == entry["zero_point"]
+            assert float(match.weights[reader.inputs[1]].read()) == pytest.approx(entry["scale"], rel=1e-7)
+            assert int(match.weights[reader.inputs[2]].read()) == entry["zero_point"]
 
 
 def test_learnt_scales_are_the_exported_ones() -> None:
@@ -184,14 +184,14 @@ def test_batch_statistics_of_a_folded_layer_are_those_of_batch_normalisation() -
     for layer in module.fake_layers():
         layer.limit = 2**22
     x = {"x": torch.from_numpy(task(32)["x"])}
-    wanted, found = plain(x)[0], module(x)[0]
-    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+    wanted, match = plain(x)[0], module(x)[0]
+    torch.testing.assert_close(match, wanted, rtol=1e-3, atol=1e-3)
     for name in (node.inputs[slot] for node in graph.nodes if node.op == "BatchNormalization" for slot in (3, 4)):
         torch.testing.assert_close(module.weight(name), plain.weight(name), rtol=1e-3, atol=1e-4)
     for each in (plain, module):
         each.zero_grad()
     wanted.square().mean().backward()
-    found.square().mean().backward()
+    match.square().mean().backward()
     for name, weight in plain.weights().items():
         if weight.grad is not None and weight.grad.abs().max() > 1e-4:
             torch.testing.assert_close(module.weight(name).grad, weight.grad, rtol=0.02, atol=2e-3)
@@ -235,8 +235,8 @@ def test_joint_meets_both_budgets_and_runs_in_integers() -> None:
     done = train(graph, setting(), "joint:strength=0.05,params=0.4,round_to=1,min_channels=2,qat_epochs=3")
     stages = [record["stage"] for record in done.history]
     assert stages == ["sparse"] * 4 + ["prune"] + ["tune"] * 4 + ["qat"] * 3 + ["int8"]
-    left, before = next(r for r in done.history if r["stage"] == "prune"), cost(graph)
-    assert left["macs"] <= 0.5 * before.macs and left["params"] <= 0.4 * before.params
+    remaining, before = next(r for r in done.history if r["stage"] == "prune"), cost(graph)
+    assert remaining["macs"] <= 0.5 * before.macs and remaining["params"] <= 0.4 * before.params
     assert sum(node.op == "QuantizeLinear" for node in done.graph.nodes) > 3
     assert right(done.graph) >= right(graph) - 0.1
     assert (
@@ -313,9 +313,9 @@ def test_cycles_prune_and_train_in_turns(algorithm: str) -> None:
     graph = trained()
     method = f"cycles:algorithm={algorithm},steps=3,epochs=2,round_to=1,samples=48"
     done = train(graph, setting(budget=Budget(macs=0.3)), method)
-    left = [r["macs"] / cost(graph).macs for r in done.history if r["stage"].startswith("prune")]
+    remaining = [r["macs"] / cost(graph).macs for r in done.history if r["stage"].startswith("prune")]
     assert [r["stage"] for r in done.history[:4]] == ["prune1", "tune1", "tune1", "prune2"]
-    for share, bound in zip(left, (0.3 ** (1 / 3), 0.3 ** (2 / 3), 0.3), strict=True):
+    for share, bound in zip(remaining, (0.3 ** (1 / 3), 0.3 ** (2 / 3), 0.3), strict=True):
         assert bound - 0.12 < share <= bound
     assert right(done.graph) > 0.8
 
@@ -329,8 +329,8 @@ def test_cycles_share_a_ratio_among_the_rounds() -> None:
 
 def test_samples_are_drawn_once_each() -> None:
     data = Data.of([{"x": np.arange(i, i + 10)} for i in range(0, 50, 10)])
-    found = np.concatenate([chunk["x"] for chunk in sampled(data, 7, 1).chunks()])
-    assert len(set(found)) == 7 and (np.diff(found) > 0).all() and sampled(data, 50, 1) is data
+    values = np.concatenate([chunk["x"] for chunk in sampled(data, 7, 1).chunks()])
+    assert len(set(values)) == 7 and (np.diff(values) > 0).all() and sampled(data, 50, 1) is data
 
 
 def test_what_is_wrong_is_said_before_the_work() -> None:

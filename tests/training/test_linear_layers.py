@@ -68,8 +68,8 @@ def test_fake_quantization_is_what_is_written(form: Form) -> None:
 def test_binary(form: Form) -> None:
     """The layer is binary, and the standard operators give what the trained form gives."""
     graph, x = network(form, opset=18 if form.bias != "computed" else 17), first(form)
-    binary, left = to_binary(graph, min_inputs=1)
-    assert "layer" not in left
+    binary, remaining = to_binary(graph, min_inputs=1)
+    assert "layer" not in remaining
     expected = by_module(GraphModule(binary), x)
     (given,) = run(session(lower(binary)), x)
     np.testing.assert_allclose(given, expected, rtol=1e-3, atol=1e-4)

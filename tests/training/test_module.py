@@ -43,27 +43,27 @@ def run(module: GraphModule, inputs: dict[str, Array]) -> list[Array]:
         return [y.numpy() for y in module(inputs)]
 
 
-def difference(found: Array, wanted: Array) -> float:
+def difference(result: Array, wanted: Array) -> float:
     """Largest difference as a share of the largest value."""
-    assert found.shape == wanted.shape and found.dtype == wanted.dtype
+    assert result.shape == wanted.shape and result.dtype == wanted.dtype
     if not wanted.size:
         return 0.0
     top = max(np.abs(wanted.astype(np.float64)).max(), 1e-30)
-    return float(np.abs(found.astype(np.float64) - wanted.astype(np.float64)).max() / top)
+    return float(np.abs(result.astype(np.float64) - wanted.astype(np.float64)).max() / top)
 
 
-def as_rows(found: Array, wanted: Array) -> Array:
+def as_rows(result: Array, wanted: Array) -> Array:
     """The rows of `found` [1, rows, values] in the order of those in `wanted` that they are nearest to."""
-    gaps = np.abs(found[0][:, None] - wanted[0][None]).max(axis=2)
+    gaps = np.abs(result[0][:, None] - wanted[0][None]).max(axis=2)
     assert len(set(gaps.argmin(axis=0))) >= 0.99 * wanted.shape[1]
-    return found[:, gaps.argmin(axis=0)]
+    return result[:, gaps.argmin(axis=0)]
 
 
 def agrees(name: str) -> None:
     graph = pg.load(load(ZOO / f"{name}.light.xz"))
     inputs = random_inputs(graph, batch=1)
-    found, wanted = run(GraphModule(graph).eval(), inputs), reference(graph, inputs)
-    for y, t in zip(found, wanted, strict=True):
+    match, wanted = run(GraphModule(graph).eval(), inputs), reference(graph, inputs)
+    for y, t in zip(match, wanted, strict=True):
         assert difference(as_rows(y, t) if name in UNORDERED else y, t) <= 1e-4, name
 
 
@@ -80,9 +80,9 @@ def test_zoo(name: str) -> None:
 
 def test_pruned_graphs_run_as_well() -> None:
     graph = residual_net()
-    small = pg.prune(graph, budget=pg.Budget(ratio=0.5), round_to=1).small
-    inputs = random_inputs(small)
-    assert difference(run(GraphModule(small).eval(), inputs)[0], reference(small, inputs)[0]) <= 1e-5
+    pruned = pg.prune(graph, budget=pg.Budget(ratio=0.5), round_to=1).small
+    inputs = random_inputs(pruned)
+    assert difference(run(GraphModule(pruned).eval(), inputs)[0], reference(pruned, inputs)[0]) <= 1e-5
 
 
 @pytest.mark.parametrize("name", ["timm__test_vit", "torchvision__shufflenet_v2_x1_0", "timm__edgenext_xx_small"])
@@ -395,8 +395,8 @@ def test_inputs_by_place_by_name_and_as_a_dict() -> None:
     graph = b.graph(b.op("Sub", b.input(3, name="a.1"), b.input(3, name="b")))
     module = GraphModule(graph)
     a, c = torch.tensor([1.0, 2, 3]), np.array([3, 2, 1], np.float32)
-    for made in (module(a, c), module({"a.1": a, "b": c}), module(a, b=c)):
-        assert made[0].tolist() == [-2, 0, 2]
+    for output in (module(a, c), module({"a.1": a, "b": c}), module(a, b=c)):
+        assert output[0].tolist() == [-2, 0, 2]
     with pytest.raises(DataError, match=r"takes the inputs \['a.1', 'b'\]"):
         module(a)
     with pytest.raises(DataError, match="takes 2 inputs"):
@@ -441,8 +441,8 @@ def test_inner_values_by_name() -> None:
     graph = residual_net()
     name = graph.node("block1").outputs[0]
     inputs = random_inputs(graph)
-    found = GraphModule(graph).eval().values([name], inputs)[name].detach().numpy()
-    assert difference(found, session.run_values(graph, inputs, [name])[name]) <= 1e-5
+    result = GraphModule(graph).eval().values([name], inputs)[name].detach().numpy()
+    assert difference(result, session.run_values(graph, inputs, [name])[name]) <= 1e-5
     with pytest.raises(UnknownNameError, match="value 'nothing'"):
         GraphModule(graph).values(["nothing"], inputs)
 

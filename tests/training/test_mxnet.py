@@ -30,16 +30,16 @@ def test_a_network_from_mxnet_is_tuned_and_written_back(name: str, tmp_path: Pat
     shapes = {key: put.shape for key, put in cases.inputs(folder).items()}
     graph = pg.load(str(folder / "model-symbol.json"), input_shapes=shapes)
     result = pg.prune(graph, budget=pg.Budget(macs=0.6), round_to=1)
-    source, small = str(folder / "model-symbol.json"), str(tmp_path / "small-symbol.json")
+    source, reduced = str(folder / "model-symbol.json"), str(tmp_path / "small-symbol.json")
     params = str(tmp_path / "small-0000.params")
-    mxnet.apply(source, result.plan, result.small, small, params, input_shapes=shapes)
-    pruned = pg.load(small, input_shapes=shapes)
+    mxnet.apply(source, result.plan, result.small, reduced, params, input_shapes=shapes)
+    pruned = pg.load(reduced, input_shapes=shapes)
     rng = np.random.default_rng(0)
     inputs = {key: rng.standard_normal((32, *shape[1:])).astype(np.float32) for key, shape in shapes.items()}
     trained, losses = tuned(pruned, graph, inputs)
     assert losses[-1] < losses[0]
-    mxnet.store(small, trained, str(tmp_path / "small-0001.params"), input_shapes=shapes)
-    again = pg.load(small, input_shapes=shapes, params_file=str(tmp_path / "small-0001.params"))
+    mxnet.store(reduced, trained, str(tmp_path / "small-0001.params"), input_shapes=shapes)
+    again = pg.load(reduced, input_shapes=shapes, params_file=str(tmp_path / "small-0001.params"))
     one = {key: inputs[key][:1] for key in inputs} if session_batch(again) else inputs
     for ours, theirs in zip(*(session.run(session.session(each), one) for each in (again, trained)), strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -73,9 +73,9 @@ def test_what_mxnet_cannot_hold_is_refused(tmp_path: Path) -> None:
     shapes = {key: put.shape for key, put in cases.inputs(folder).items()}
     source, out = str(folder / "model-symbol.json"), str(tmp_path / "new.params")
     graph = pg.load(source, input_shapes=shapes)
-    small = pg.prune(graph, budget=pg.Budget(ratio=0.5), round_to=1).small
+    pruned = pg.prune(graph, budget=pg.Budget(ratio=0.5), round_to=1).small
     with pytest.raises(ModelError, match="is no weight of"):
-        mxnet.store(source, small, out, input_shapes=shapes)
+        mxnet.store(source, pruned, out, input_shapes=shapes)
     with pytest.raises(ModelError, match="is no weight of"):
         mxnet.store(source, random_net(0), out, input_shapes=shapes)
     assert not list(tmp_path.iterdir())
@@ -84,12 +84,12 @@ def test_what_mxnet_cannot_hold_is_refused(tmp_path: Path) -> None:
 def test_a_bare_onnx_file_is_tuned_and_written_back(tmp_path: Path) -> None:
     pg.save(random_net(3), tmp_path / "net.onnx")
     graph = pg.load(tmp_path / "net.onnx")
-    small = pg.prune(graph, budget=pg.Budget(macs=0.6), round_to=1).small
-    trained, losses = tuned(small, graph, samples(32))
+    pruned = pg.prune(graph, budget=pg.Budget(macs=0.6), round_to=1).small
+    trained, losses = tuned(pruned, graph, samples(32))
     assert losses[-1] < losses[0]
     pg.save(trained, tmp_path / "tuned.onnx")
     again = pg.load(tmp_path / "tuned.onnx")
-    assert [n.op for n in again.nodes] == [n.op for n in small.nodes] and again.sha256 != small.sha256
+    assert [n.op for n in again.nodes] == [n.op for n in pruned.nodes] and again.sha256 != pruned.sha256
     with torch.no_grad():
         wanted = GraphModule(trained).eval()(samples(4))[0].numpy()
     np.testing.assert_allclose(session.run(session.session(again), samples(4))[0], wanted, rtol=1e-4, atol=1e-4)

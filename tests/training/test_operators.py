@@ -79,14 +79,14 @@ def check(operator: tuple[str, str], profile: settings) -> None:
             return
         ran += 1
         module = GraphModule(graph).eval()
-        made = module(inputs)
-        for y, t in zip(made, wanted, strict=True):
+        created = module(inputs)
+        for y, t in zip(created, wanted, strict=True):
             assert y.shape == t.shape
             top = max(np.abs(t[np.isfinite(t)]).max(initial=0), 1e-6)
             if operator == ("", "ReduceProd") and top > OVERFLOW:
                 return
             np.testing.assert_allclose(y.detach().numpy(), t, rtol=0, atol=1e-4 * top)
-        loss = sum(y.sum() for y in made if y.requires_grad)
+        loss = sum(y.sum() for y in created if y.requires_grad)
         loss.backward()
         used = [p for p in module.parameters() if p.grad is not None]
         assert used and all(torch.isfinite(p.grad).all() for p in used if torch.isfinite(loss))
@@ -115,8 +115,8 @@ def test_rows_before_the_batch(sides: dict[str, int]) -> None:
     y = b.op("FusedMatMul", b.input(*shape), b.weight(*shape), domain=MS, transBatchA=1, transBatchB=1, **sides)
     graph = b.graph(y, domains=[(MS, 1)])
     inputs = random_inputs(graph)
-    (wanted,), (made,) = session.run(session.session(graph), inputs), GraphModule(graph)(inputs)
-    np.testing.assert_allclose(made.detach().numpy(), wanted, rtol=1e-5, atol=1e-6)
+    (wanted,), (output,) = session.run(session.session(graph), inputs), GraphModule(graph)(inputs)
+    np.testing.assert_allclose(output.detach().numpy(), wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_operators_are_run_or_the_reason_is_known() -> None:

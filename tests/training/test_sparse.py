@@ -77,11 +77,11 @@ def test_sparse_training_leaves_channels_that_cost_nothing() -> None:
     trained = accuracy(module.eval())
     gone = sparsify.gone()
     assert trained > 0.95 and gone > 0.3
-    small = pg.prune(
+    pruned = pg.prune(
         module.write_back(), algorithm="bn_scale", allocation="global", budget=pg.Budget(ratio=gone), round_to=1,
         repair="bn",
     ).small  # fmt: skip
-    assert accuracy(GraphModule(small).eval()) >= trained - 0.03
+    assert accuracy(GraphModule(pruned).eval()) >= trained - 0.03
 
 
 def test_enough_ends_the_run() -> None:

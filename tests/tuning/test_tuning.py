@@ -46,8 +46,8 @@ def dead_and_vital() -> pg.Graph:
     return b.graph(b.head(b.op("Add", x, y), 16))
 
 
-def by_layer(found: pg.Sensitivity, layer: str) -> list[float]:
-    [curve] = [curve for curve in found.curves if curve.layers[0] == layer]
+def by_layer(result: pg.Sensitivity, layer: str) -> list[float]:
+    [curve] = [curve for curve in result.curves if curve.layers[0] == layer]
     return [point.error for point in curve.points]
 
 
@@ -56,25 +56,25 @@ def by_layer(found: pg.Sensitivity, layer: str) -> list[float]:
 
 def test_a_dead_group_costs_nothing_and_a_vital_one_much() -> None:
     graph = dead_and_vital()
-    found = pg.sensitivity(graph, data=batches(), algorithm="l2", jobs=1)
+    result = pg.sensitivity(graph, data=batches(), algorithm="l2", jobs=1)
     # Not quite 0: kernels for other widths add up in another order.
-    assert max(by_layer(found, "dead")) < 1e-9
-    vital = by_layer(found, "vital")
+    assert max(by_layer(result, "dead")) < 1e-9
+    vital = by_layer(result, "vital")
     assert vital[0] > 1e-6 and vital[-1] > 0.01
-    assert found.original == 0
+    assert result.original == 0
 
 
 def test_points_say_what_was_removed_and_what_is_left() -> None:
     graph = residual_net(width=16)
     coupling = pg.analyze(graph)
-    found = pg.sensitivity(graph, data=batches(1), ratios=[0.05, 0.5], algorithm="l2", jobs=1)
-    assert [curve.id for curve in found.curves] == [group.id for group in coupling.groups]
-    for curve, group in zip(found.curves, coupling.groups, strict=True):
+    result = pg.sensitivity(graph, data=batches(1), ratios=[0.05, 0.5], algorithm="l2", jobs=1)
+    assert [curve.id for curve in result.curves] == [group.id for group in coupling.groups]
+    for curve, group in zip(result.curves, coupling.groups, strict=True):
         assert [point.removed for point in curve.points] == [math.floor(0.05 * group.channels), group.channels // 2]
         plan = pg.select(graph, coupling, algorithm="l2", budget=pg.Budget(ratio=0.5), round_to=1)
         alone = pg.Plan(graph.sha256, {group.id: plan.remove[group.id]})
-        left = cost(pg.apply(graph, alone))
-        assert (curve.points[1].macs, curve.points[1].params) == (left.macs, left.params)
+        remaining = cost(pg.apply(graph, alone))
+        assert (curve.points[1].macs, curve.points[1].params) == (remaining.macs, remaining.params)
         if not curve.points[0].removed:
             assert curve.points[0].error == 0
 
@@ -82,14 +82,14 @@ def test_points_say_what_was_removed_and_what_is_left() -> None:
 def test_error_is_what_cutting_really_does() -> None:
     graph = residual_net(width=16)
     data = batches(2)
-    found = pg.sensitivity(graph, data=data, ratios=[0.5], algorithm="l2", jobs=1)
+    result = pg.sensitivity(graph, data=data, ratios=[0.5], algorithm="l2", jobs=1)
     coupling = pg.analyze(graph)
     plan = pg.select(graph, coupling, algorithm="l2", budget=pg.Budget(ratio=0.5), round_to=1)
-    for curve in found.curves:
-        small = pg.apply(graph, pg.Plan(graph.sha256, {curve.id: plan.remove[curve.id]}))
+    for curve in result.curves:
+        pruned = pg.apply(graph, pg.Plan(graph.sha256, {curve.id: plan.remove[curve.id]}))
         expected, got = (
             np.concatenate([run(opened, batch)[0] for batch in data]).astype(np.float64)
-            for opened in (session(graph), session(small))
+            for opened in (session(graph), session(pruned))
         )
         by_hand = np.square(got - expected).sum() / np.square(expected - expected.mean(axis=0)).sum()
         assert curve.points[0].error == pytest.approx(by_hand, rel=1e-3)
@@ -110,8 +110,8 @@ def test_repair_lowers_the_error() -> None:
 
 def test_the_file() -> None:
     graph = residual_net(width=16)
-    found = pg.sensitivity(graph, data=batches(1), metric="agreement", ratios=[0.5], algorithm="l1", jobs=1)
-    content = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    result = pg.sensitivity(graph, data=batches(1), metric="agreement", ratios=[0.5], algorithm="l1", jobs=1)
+    content = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert content["format"] == "prunegraph/sensitivity@1"
     assert content["model"] == {"name": "model", "sha256": graph.sha256}
     assert (content["metric"], content["original"], content["algorithm"]) == ("agreement", 100.0, "l1")
@@ -154,10 +154,10 @@ def test_outputs_that_are_no_numbers_are_a_finite_error() -> None:
     def first_last(group: object, context: object) -> Array:
         return np.arange(group.channels, dtype=float)  # type: ignore[attr-defined]
 
-    found = pg.sensitivity(
+    result = pg.sensitivity(
         pg.load(graph.model), data=batches(1), algorithm="test_first_last", ratios=[0.25, 0.5], jobs=1
     )
-    first, last = by_layer(found, "a")
+    first, last = by_layer(result, "a")
     assert first < 1e-9
     assert last > 1e30 and math.isfinite(last)
 
@@ -249,11 +249,11 @@ def test_nothing_within_the_tolerance_is_an_error() -> None:
 
 
 def test_strengths_out_of_reach_are_no_candidates() -> None:
-    found, _, _ = synthetic(1.0, min_channels=16)
-    unmet = [each for each in found.candidates if each.cost is None]
+    match, _, _ = synthetic(1.0, min_channels=16)
+    unmet = [each for each in match.candidates if each.cost is None]
     assert unmet
     assert not any(each.accepted for each in unmet)
-    assert found.best.strength == max(each.strength for each in found.candidates if each.cost is not None)
+    assert match.best.strength == max(each.strength for each in match.candidates if each.cost is not None)
 
 
 def test_search_prunes_proves_and_writes(tmp_path: Path) -> None:
@@ -299,9 +299,9 @@ def test_fashion_network_is_searched_and_keeps_its_accuracy() -> None:
     assert len(done.found.candidates) <= 8
     assert done.result.proof is not None
     assert done.result.after.macs < 0.6 * done.result.before.macs
-    found = pg.compare(done.result.model, done.result.small, data=read_data(str(FIXTURES / "fashion_eval.npz")), runs=1)
-    assert found.accuracy is not None
-    assert 100 * found.accuracy[1] == pytest.approx(done.found.best.value, abs=0.25)
+    result = pg.compare(done.result.model, done.result.small, data=read_data(str(FIXTURES / "fashion_eval.npz")), runs=1)
+    assert result.accuracy is not None
+    assert 100 * result.accuracy[1] == pytest.approx(done.found.best.value, abs=0.25)
 
 
 # -- allocation -----------------------------------------------------------------------------
@@ -312,10 +312,10 @@ def test_the_allocation_by_sensitivity_spares_what_is_vital() -> None:
     plan = pg.select(
         graph, data=batches(), algorithm="l2", allocation="sensitivity", budget=pg.Budget(macs=0.5), round_to=1
     )
-    small = pg.apply(graph, plan)
-    assert cost(small).macs <= 0.5 * cost(graph).macs
-    assert small.node("vital").channels.outputs == 16
-    assert small.node("dead").channels.outputs < 12
+    pruned = pg.apply(graph, plan)
+    assert cost(pruned).macs <= 0.5 * cost(graph).macs
+    assert pruned.node("vital").channels.outputs == 16
+    assert pruned.node("dead").channels.outputs < 12
     assert plan.provenance["allocation"] == "sensitivity"
     with pytest.raises(DataError, match="allocation 'sensitivity' needs data"):
         pg.select(graph, allocation="sensitivity", budget=pg.Budget(macs=0.5))
@@ -369,7 +369,7 @@ def test_a_fixed_batch_size_and_labels_that_are_left_over() -> None:
     x = b.relu(b.conv(b.input(4, 3, 8, 8), 3, 16, name="a"))
     graph = b.graph(b.head(x, 16))
     data = {"x": batches(1, 10)[0]["x"], "labels": np.zeros(10, np.int64)}
-    found = pg.sensitivity(graph, data=data, metric="top1", ratios=[0.5], jobs=1)
-    assert found.original % 12.5 == 0
+    result = pg.sensitivity(graph, data=data, metric="top1", ratios=[0.5], jobs=1)
+    assert result.original % 12.5 == 0
     with pytest.raises(DataError, match="fewer samples than the model's batch size"):
         pg.sensitivity(graph, data={"x": data["x"][:3]}, algorithm="l2", jobs=1)

@@ -80,12 +80,12 @@ class Call:
                 self.fail(f"attribute {name!r} is missing")
             return tuple(default)
         try:
-            found = wholes(value)
+            result = wholes(value)
         except ValueError as error:
             self.fail(f"attribute {name!r}: {error}")
-        if length is not None and len(found) != length:
+        if length is not None and len(result) != length:
             self.fail(f"attribute {name!r} must have {length} numbers")
-        return found
+        return result
 
     def items(self, name: str) -> tuple[int | None, ...]:
         """A tuple of whole numbers or None."""
@@ -114,11 +114,11 @@ class Call:
         return tuple(float(item) for item in items)  # type: ignore[arg-type]
 
     def word(self, name: str, default: str, known: Sequence[str] = ()) -> str:
-        found = self.node.attributes.get(name, default)
-        found = default if found == "None" else found
-        if known and found not in known:
-            self.fail(f"{name}={found!r} is not supported; there are {', '.join(known)}")
-        return found
+        match = self.node.attributes.get(name, default)
+        match = default if match == "None" else match
+        if known and match not in known:
+            self.fail(f"{name}={match!r} is not supported; there are {', '.join(known)}")
+        return match
 
     def dtype(self, name: str = "dtype", default: str = "float32") -> np.dtype:
         return np.dtype(self.word(name, default, DTYPES))
@@ -131,18 +131,18 @@ class Call:
     def axis(self, name: str = "axis", default: int | None = None, rank: int | None = None) -> int:
         """An axis of the first input (or of `rank`), counted from the front."""
         rank = self.x.rank if rank is None else rank
-        found = self.integer(name, default)
-        if not -rank <= found < rank:
-            self.fail(f"{name}={found} is no axis of a tensor of rank {rank}")
-        return found % rank
+        result = self.integer(name, default)
+        if not -rank <= result < rank:
+            self.fail(f"{name}={result} is no axis of a tensor of rank {rank}")
+        return result % rank
 
     def axes(self, name: str = "axis") -> list[int]:
         """Axes of the first input, sorted; all of them where the attribute is not there."""
         rank = self.x.rank
-        found = self.integers(name, range(rank))
-        if any(not -rank <= axis < rank for axis in found):
-            self.fail(f"{name}={found} are no axes of a tensor of rank {rank}")
-        return sorted({axis % rank for axis in found})
+        result = self.integers(name, range(rank))
+        if any(not -rank <= axis < rank for axis in result):
+            self.fail(f"{name}={result} are no axes of a tensor of rank {rank}")
+        return sorted({axis % rank for axis in result})
 
     def refuse(self, name: str, default: str, why: str) -> None:
         """Raise ModelError where an attribute is not its default."""
@@ -168,5 +168,5 @@ def operator(*names: str) -> Callable[[Converter], Converter]:
 def label(node: Node) -> str:
     """An operator, its node and its attributes, for messages."""
     own = {name: value for name, value in node.attributes.items() if not name.startswith("__")}
-    told = ", ".join(f"{name}={value}" for name, value in own.items())
-    return f"MXNet operator {node.written!r}, node {node.name!r} ({told or 'no attributes'})"
+    messages = ", ".join(f"{name}={value}" for name, value in own.items())
+    return f"MXNet operator {node.written!r}, node {node.name!r} ({messages or 'no attributes'})"

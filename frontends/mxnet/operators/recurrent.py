@@ -69,8 +69,8 @@ def rnn(call: Call) -> list[Value]:
         call.fail(f"its parameters are {packed.size(0)} numbers; {packing.size} are needed")
     states: list[list[Value]] = []
     for layer in range(packing.layers):
-        data, found = _layer(call, mode, packing, layer, data)
-        states.append(found)
+        data, match = _layer(call, mode, packing, layer, data)
+        states.append(match)
     if not call.flag("state_outputs"):
         return [data]
     joined = [list(parts) for parts in zip(*states, strict=True)]

@@ -32,32 +32,32 @@ def walk(codes: Sequence[int], shape: Shape) -> list[Dim]:
     Codes walk the source's axes: a number or -1 (infer) takes the place of one axis, 0 copies
     one, -2 copies all that are left, -3 merges two, -4 splits one in the two sizes that follow.
     """
-    found: list[Dim] = []
+    result: list[Dim] = []
     at, position = 0, 0
     while position < len(codes):
         code = codes[position]
         if code == -2:
-            found += [Dim((axis,), code=position) for axis in range(at, len(shape))]
+            result += [Dim((axis,), code=position) for axis in range(at, len(shape))]
             at = len(shape)
         elif code == -3:
-            found.append(Dim((_axis(at, shape), _axis(at + 1, shape)), code=position))
+            result.append(Dim((_axis(at, shape), _axis(at + 1, shape)), code=position))
             at += 2
         elif code == -4:
             if len(codes) < position + 3:
                 raise ValueError("-4 must be followed by two sizes")
-            found += _split(codes[position + 1], codes[position + 2], shape[_axis(at, shape)], position)
+            result += _split(codes[position + 1], codes[position + 2], shape[_axis(at, shape)], position)
             position += 2
             at += 1
         elif code == 0:
-            found.append(Dim((_axis(at, shape),), code=position))
+            result.append(Dim((_axis(at, shape),), code=position))
             at += 1
         elif code >= INFER:
-            found.append(Dim(literal=code, code=position))
+            result.append(Dim(literal=code, code=position))
             at += 1
         else:
             raise ValueError(f"{code} is no code of Reshape")
         position += 1
-    return found
+    return result
 
 
 def _axis(axis: int, shape: Shape) -> int:

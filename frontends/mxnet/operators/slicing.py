@@ -103,10 +103,10 @@ def crop(call: Call) -> Value:
     """A window of the two last axes."""
     x = call.x
     height, width = (call.inputs[1].size(2), call.inputs[1].size(3)) if len(call.inputs) > 1 else call.integers("h_w")
-    top, left = call.integers("offset", (0, 0), 2)
+    top, remaining = call.integers("offset", (0, 0), 2)
     if call.flag("center_crop"):
-        top, left = (x.size(2) - height) // 2, (x.size(3) - width) // 2
-    return cut(call, [top, left], [top + height, left + width], [2, 3])
+        top, remaining = (x.size(2) - height) // 2, (x.size(3) - width) // 2
+    return cut(call, [top, remaining], [top + height, remaining + width], [2, 3])
 
 
 @operator("reverse")

@@ -37,8 +37,8 @@ def gamma(call: Call) -> Value:
     """Below 0.5 by reflection: gamma(x) gamma(1 - x) = pi / sin(pi x)."""
     build = call.builder
     x = build.cast(call.x, np.float64)
-    small = build.emit("Less", x, build.number(0.5, x))
-    mirrored = build.emit("Where", small, build.emit("Sub", build.number(1.0, x), x), x)
+    pruned = build.emit("Less", x, build.number(0.5, x))
+    mirrored = build.emit("Where", pruned, build.emit("Sub", build.number(1.0, x), x), x)
     log = _log_gamma(call, mirrored)
     sine = build.emit("Sin", build.emit("Mul", build.number(math.pi, x), x))
     if call.node.op == "gamma":
@@ -48,4 +48,4 @@ def gamma(call: Call) -> Value:
         value = log
         other = build.emit("Sub", build.number(math.log(math.pi), x), build.emit("Log", build.emit("Abs", sine)))
         other = build.emit("Sub", other, log)
-    return build.cast(build.emit("Where", small, other, value), call.x.dtype)
+    return build.cast(build.emit("Where", pruned, other, value), call.x.dtype)

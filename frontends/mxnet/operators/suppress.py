@@ -59,7 +59,7 @@ def _to_front(call: Call, keep: Value) -> Value:
 def _overlap(call: Call, boxes: Value) -> Value:
     """Intersection over union of all pairs of corners [B, T, 4], as [B, T, T]; 0 for empty boxes."""
     build = call.builder
-    left, top, right, bottom = build.emit_many("Split", boxes, count=4, axis=2)
+    remaining, top, right, bottom = build.emit_many("Split", boxes, count=4, axis=2)
     zero = _number(call, 0.0)
 
     def across(value: Value) -> Value:
@@ -69,8 +69,8 @@ def _overlap(call: Call, boxes: Value) -> Value:
         length = build.emit("Sub", build.emit("Min", high, across(high)), build.emit("Max", low, across(low)))
         return build.emit("Max", length, zero)
 
-    shared = build.emit("Mul", extent(left, right), extent(top, bottom))
-    area = build.emit("Mul", build.emit("Sub", right, left), build.emit("Sub", bottom, top))
+    shared = build.emit("Mul", extent(remaining, right), extent(top, bottom))
+    area = build.emit("Mul", build.emit("Sub", right, remaining), build.emit("Sub", bottom, top))
     union = build.emit("Sub", build.emit("Add", area, across(area)), shared)
     positive = build.emit("Greater", union, zero)
     safe = build.emit("Where", positive, union, _number(call, 1.0))

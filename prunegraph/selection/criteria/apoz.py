@@ -18,8 +18,8 @@ from prunegraph.selection.criteria.values import moments
 def apoz(group: Group, context: Context) -> Array:
     """Share of activations behind a ReLU that are not zero (needs data)."""
     shares = [
-        place.by_channel(1 - found.inactive_share)
-        for place, found in moments(group, context, "apoz")
-        if np.asarray(found.lowest)[place.positions].min() == 0
+        place.by_channel(1 - match.inactive_share)
+        for place, match in moments(group, context, "apoz")
+        if np.asarray(match.lowest)[place.positions].min() == 0
     ]
     return np.mean(shares, axis=0) if shares else np.full(group.channels, np.inf)

@@ -179,17 +179,17 @@ def score(name: str, context: Context) -> dict[str, Array]:
     """
     entry, function = CRITERIA.entry(base_name(name)), bound(CRITERIA, name)
     context = replace(context, algorithm=name)
-    found = {}
+    result = {}
     for group in context.coupling.groups:
         with plugins.blamed(f"{entry}, group {group.id!r},"):
             scores = function(group, context)
-        found[group.id] = _checked(scores, group, str(entry))
-    if found and all(np.isposinf(scores).all() for scores in found.values()):
+        result[group.id] = _checked(scores, group, str(entry))
+    if result and all(np.isposinf(scores).all() for scores in result.values()):
         raise BudgetError(
-            f"algorithm {name!r} applies to none of the {len(found)} groups of {context.graph.source}: "
+            f"algorithm {name!r} applies to none of the {len(result)} groups of {context.graph.source}: "
             "use 'l2', or 'obs' with --data"
         )
-    return found
+    return result
 
 
 def _checked(scores: object, group: Group, who: str) -> Array:

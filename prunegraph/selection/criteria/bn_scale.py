@@ -55,8 +55,8 @@ class Factor:
 
 def merged(sizes: Mapping[str, Array], group: Group, context: Context) -> Array:
     """Scores from deviations by value: the largest of those that layers read; inf where nothing is known."""
-    found = [sizes[place.value] for place in read(group, context) if place.value in sizes] or list(sizes.values())
-    return np.max(found, axis=0) if found else np.full(group.channels, np.inf)
+    result = [sizes[place.value] for place in read(group, context) if place.value in sizes] or list(sizes.values())
+    return np.max(result, axis=0) if result else np.full(group.channels, np.inf)
 
 
 def strengths(
@@ -124,8 +124,8 @@ def _deviations(group: Group, context: Context) -> dict[str, Array]:
         return {}
     every = [
         place
-        for found in makers(context.coupling).values()
-        for place in found
+        for match in makers(context.coupling).values()
+        for place in match
         if is_float(place, context) and _is_plain(place, context.graph)
     ]
     seen = context.statistics.moments([(place.value, place.axis) for place in every])

@@ -44,9 +44,9 @@ class _Independence:
         self.values = (self.place.value,)
 
     def add(self, batch: int, *arrays: Array) -> None:
-        left = SAMPLES - self.samples
-        x = arrays[0] if self.place.axis == 0 else arrays[0][:left]
-        if left <= 0:
+        remaining = SAMPLES - self.samples
+        x = arrays[0] if self.place.axis == 0 else arrays[0][:remaining]
+        if remaining <= 0:
             return
         for sample in maps(x, self.place):
             falls = independence(sample)
@@ -93,6 +93,6 @@ def _decomposed(rows: Array) -> tuple[Array, Array]:
 @criterion("chip")
 def chip(group: Group, context: Context) -> Array:
     """Fall of the nuclear norm of the feature maps without a channel (needs data)."""
-    found = gathered(group, context, "chip", _Independence)
-    shares = [np.asarray(one.shares) / max(one.samples, 1) for one in found]
+    result = gathered(group, context, "chip", _Independence)
+    shares = [np.asarray(one.shares) / max(one.samples, 1) for one in result]
     return np.mean(shares, axis=0) if shares else np.full(group.channels, np.inf)

@@ -67,8 +67,8 @@ def _blocks(context: Context) -> list[Block]:
     cache = context.graph.cache
     if WHO not in cache:
         cache[WHO] = list(squeeze_and_excitation(context.graph, context.coupling.facts.shapes))
-    found: list[Block] = cache[WHO]
-    return found
+    result: list[Block] = cache[WHO]
+    return result
 
 
 def squeeze_and_excitation(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Block]:
@@ -100,8 +100,8 @@ def _is_bounded(graph: Graph, gate: str) -> bool:
         if is_layer_op(node.op, node.domain):
             return bounded
         bounded = bounded or node.op in BOUNDS
-        made = {given for given in node.inputs if given in graph.producer}
-        value = made.pop() if len(made) == 1 else None
+        created = {given for given in node.inputs if given in graph.producer}
+        value = created.pop() if len(created) == 1 else None
     return False
 
 

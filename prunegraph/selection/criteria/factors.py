@@ -79,11 +79,11 @@ def _check(graph: Graph, value: str, factors: Array) -> None:
 def with_factors(graph: Graph, factors: Factors | None) -> Graph:
     """The graph with other factors in its metadata, or without any."""
     model = without_weights(graph.model)
-    left = [(entry.key, entry.value) for entry in model.metadata_props if entry.key != KEY]
-    if factors is None and len(left) == len(model.metadata_props):
+    remaining = [(entry.key, entry.value) for entry in model.metadata_props if entry.key != KEY]
+    if factors is None and len(remaining) == len(model.metadata_props):
         return graph
     del model.metadata_props[:]
-    for key, text in [*left, *([(KEY, factors.to_text())] if factors is not None else [])]:
+    for key, text in [*remaining, *([(KEY, factors.to_text())] if factors is not None else [])]:
         model.metadata_props.add(key=key, value=text)
     model.graph.initializer.extend(graph.model.graph.initializer)
     return Graph(model, folder=graph.folder, source=graph.source, keeps=graph)

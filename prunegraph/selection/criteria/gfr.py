@@ -21,13 +21,13 @@ from prunegraph.selection.criteria.factors import check_exponents, read_factors
 def gfr(group: Group, context: Context, *, p: float = 1.0, q: float = 1.0) -> Array:
     """Scale of BatchNormalization times the factor of a trained gate (`train --method gfr`)."""
     check_exponents("gfr", p, q)
-    found = read_factors(context.graph)
-    if found is None:
+    result = read_factors(context.graph)
+    if result is None:
         raise BudgetError(
             f"algorithm 'gfr' needs factors that training leaves in the model, and {context.graph.source} has none: "
             "make them with `train --method gfr`, or use 'bn_scale'"
         )
-    factors = {value: Factor(_power(each, q - p * found.folded)) for value, each in found.by_value.items()}
+    factors = {value: Factor(_power(each, q - p * result.folded)) for value, each in result.by_value.items()}
     return merged(strengths(group, context, power=p, factors=factors), group, context)
 
 

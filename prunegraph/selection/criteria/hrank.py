@@ -55,5 +55,5 @@ class _Ranks:
 @criterion("hrank")
 def hrank(group: Group, context: Context) -> Array:
     """Mean rank of a channel's feature maps (needs data)."""
-    found = gathered(group, context, "hrank", _Ranks)
-    return np.mean([one.score() for one in found], axis=0) if found else np.full(group.channels, np.inf)
+    result = gathered(group, context, "hrank", _Ranks)
+    return np.mean([one.score() for one in result], axis=0) if result else np.full(group.channels, np.inf)

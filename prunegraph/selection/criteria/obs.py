@@ -87,15 +87,15 @@ class _Reader:
 
 def _readers(member: Member, group: Group, graph: Graph, statistics: Statistics) -> list[_Reader]:
     """The layers that read the group's channels along one axis of a weight."""
-    found = []
+    result = []
     for index in member.use.layers if member.role == "in" else ():
         node = graph.nodes[index]
         gram = statistics.gram(node) if node.input(1) == member.weight else None
         if gram is not None:
             rows = input_rows(node, member, graph)
             matrix = scaled_matrix(graph, node)
-            found += [_Reader(g.astype(np.float64), m, rows) for g, m in zip(gram.covariance, matrix, strict=True)]
-    return found
+            result += [_Reader(g.astype(np.float64), m, rows) for g, m in zip(gram.covariance, matrix, strict=True)]
+    return result
 
 
 def input_rows(node: Node, member: Member, graph: Graph) -> Array:

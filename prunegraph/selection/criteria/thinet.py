@@ -51,7 +51,7 @@ def greedy(products: Array) -> Array:
 
 def _contributions(member: Member, graph: Graph, statistics: Statistics, centred: bool) -> list[Array]:
     """Mean products of channels' contributions to each layer that reads a weight [channels, channels]."""
-    found = []
+    result = []
     for index in member.use.layers:
         node = graph.nodes[index]
         gram = statistics.gram(node) if node.input(1) == member.weight else None
@@ -62,5 +62,5 @@ def _contributions(member: Member, graph: Graph, statistics: Statistics, centred
             pairs = (w @ w.T) * g
             energy = float(pairs.sum()) or 1.0
             by_row = pairs[rows.reshape(-1)].reshape(*rows.shape, -1).sum(axis=1)
-            found.append(by_row[:, rows.reshape(-1)].reshape(len(rows), *rows.shape).sum(axis=2) / energy)
-    return found
+            result.append(by_row[:, rows.reshape(-1)].reshape(len(rows), *rows.shape).sum(axis=2) / energy)
+    return result

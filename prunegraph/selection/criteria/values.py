@@ -26,8 +26,8 @@ def read(group: Group, context: Context) -> list[Place]:
 
     A group that no layer reads (queries and keys, which meet each other) is looked at where it is made.
     """
-    found = readers(context.coupling)[group.id] or makers(context.coupling)[group.id]
-    return [place for place in found if is_float(place, context)]
+    result = readers(context.coupling)[group.id] or makers(context.coupling)[group.id]
+    return [place for place in result if is_float(place, context)]
 
 
 def moments(group: Group, context: Context, who: str) -> list[tuple[Place, ChannelMoments]]:

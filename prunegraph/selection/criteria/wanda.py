@@ -24,13 +24,13 @@ from prunegraph.selection.criteria.values import moments
 @criterion("wanda")
 def wanda(group: Group, context: Context) -> Array:
     """Absolute weights that read a channel, times the norm of what they read (needs data)."""
-    found = {place.value: (place, seen) for place, seen in moments(group, context, "wanda")}
+    result = {place.value: (place, seen) for place, seen in moments(group, context, "wanda")}
     scores = [
-        _weights(member, index, context.graph) * _norm(*found[value])
+        _weights(member, index, context.graph) * _norm(*result[value])
         for member in group.members
         for index in (member.use.layers if member.role == "in" else ())
         for value in context.graph.nodes[index].inputs
-        if value in found
+        if value in result
     ]
     return np.sum(scores, axis=0) if scores else l2(group, context)
 

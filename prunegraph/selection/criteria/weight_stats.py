@@ -77,8 +77,8 @@ def weak_channels(means: Array, deviations: Array, mode: Mode, rng: np.random.Ge
     points = np.log(np.maximum(deviations, 1e-6 * size))[:, None]
     if (means / size).std() > 1:
         points = np.hstack([points, (means / size)[:, None]])
-    found = two_gaussians(points, two_means(points, rng)[0])
-    weak, strong = np.argsort(found.means[:, 0])
-    if found.gain <= GAIN or found.means[strong, 0] - found.means[weak, 0] <= GAP:
+    result = two_gaussians(points, two_means(points, rng)[0])
+    weak, strong = np.argsort(result.means[:, 0])
+    if result.gain <= GAIN or result.means[strong, 0] - result.means[weak, 0] <= GAP:
         return np.zeros(len(means), bool)
-    return np.asarray(found.share > 0.5 if weak else found.share < 0.5)
+    return np.asarray(result.share > 0.5 if weak else result.share < 0.5)

@@ -123,7 +123,7 @@ def binarize(
     if how.kind == "none":
         raise DataError(f"{graph.source}: axis 0 of its inputs is no batch: export it with one, samples along axis 0")
     graph = how.graph
-    binary, left = to_binary(
+    binary, remaining = to_binary(
         graph, options.quantizer, affine=options.affine, last=options.last, keep=options.keep,
         min_inputs=options.min_inputs, data=Data.of(data),
     )  # fmt: skip
@@ -149,7 +149,7 @@ def binarize(
     ends = [trained.nodes[index] for index in final_layers(trained)] if options.last == "int8" else []
     int8 = [node.name for node in ends if linear.is_linear(trained, node)]
     lowered = how.restored(lower(trained, pack=options.pack, form=options.form, int8=int8))
-    return Binarized(lowered, trained, tuple(updates), left, losses, compression(trained), (how.note,) * bool(how.note))
+    return Binarized(lowered, trained, tuple(updates), remaining, losses, compression(trained), (how.note,) * bool(how.note))
 
 
 def measured(graph: Graph, binary: Graph, data: Data, metric: str = "") -> tuple[float, float]:

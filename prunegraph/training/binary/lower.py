@@ -101,15 +101,15 @@ class _Lowering:
 
     def _compared(self) -> dict[int, Node]:
         """Quantizers without a dead zone's rounding, by index, whose normalisation nothing else reads."""
-        found = {}
+        result = {}
         for node in self.graph.nodes:
             if node.domain == DOMAIN and node.op == "HalfWave":
                 value = node.inputs[0]
                 maker = self.graph.nodes[self.graph.producer[value]] if value in self.graph.producer else None
                 alone = len(self.graph.consumers[value]) == 1 and value not in self.graph.outputs
                 if maker is not None and alone and self._is_folded(maker):
-                    found[node.index] = maker
-        return found
+                    result[node.index] = maker
+        return result
 
     def _is_folded(self, node: Node) -> bool:
         """Whether a normalisation becomes a product and a sum."""
@@ -227,17 +227,17 @@ class _Lowering:
             self.rewriter.redirect(node.outputs[0], self._tensor(values))
             return
         bits = np.packbits(positive.reshape(-1), bitorder="little")[:, None]
-        found = self._op(
+        result = self._op(
             "Cast", self._op("BitwiseAnd", self._tensor(bits), self._tensor(MASKS)), to=onnx.TensorProto.BOOL
         )
         if positive.size % 8:
-            found = self._op("Reshape", found, self._tensor(np.array([-1])))
-            found = self._op("Slice", found, self._tensor(np.array([0])), self._tensor(np.array([positive.size])))
-        found = self._op("Reshape", found, self._tensor(np.array(positive.shape)))
-        found = self._op("Where", found, self._tensor(1.0), self._tensor(-1.0))
+            result = self._op("Reshape", result, self._tensor(np.array([-1])))
+            result = self._op("Slice", result, self._tensor(np.array([0])), self._tensor(np.array([positive.size])))
+        result = self._op("Reshape", result, self._tensor(np.array(positive.shape)))
+        result = self._op("Where", result, self._tensor(1.0), self._tensor(-1.0))
         if not folded:
-            found = self._op("Mul", found, self._tensor(gain.reshape(shape)))
-        self.rewriter.redirect(node.outputs[0], found)
+            result = self._op("Mul", result, self._tensor(gain.reshape(shape)))
+        self.rewriter.redirect(node.outputs[0], result)
 
     def _dequantized(self, node: Node) -> str:
         """A layer's weight as a DequantizeLinear of 8-bit codes."""

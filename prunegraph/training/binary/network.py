@@ -99,11 +99,11 @@ class BinaryLayer:
 
 def binary_layers(graph: Graph) -> list[BinaryLayer]:
     """Layers with binary weights, in the order in which they run."""
-    made = {n.outputs[0]: n for n in graph.nodes if n.domain == DOMAIN and n.op == "BinaryWeight"}
+    created = {n.outputs[0]: n for n in graph.nodes if n.domain == DOMAIN and n.op == "BinaryWeight"}
     return [
         BinaryLayer(node, maker.inputs[0], maker.attributes.get("axis", 0), _is_quantized(graph, node))
         for node in graph.nodes
-        if (maker := made.get(node.input(1))) is not None
+        if (maker := created.get(node.input(1))) is not None
     ]
 
 
@@ -325,8 +325,8 @@ class _Writer:
     def _binarize(self, node: Node) -> None:
         axis = linear.output_axis(node)
         name = self.names.new(f"{node.name}/binary")
-        made = helper.make_node("BinaryWeight", [node.inputs[1]], [name], name=name, domain=DOMAIN, axis=axis)
-        self.rewriter.insert_before(node, made)
+        created = helper.make_node("BinaryWeight", [node.inputs[1]], [name], name=name, domain=DOMAIN, axis=axis)
+        self.rewriter.insert_before(node, created)
         self.rewriter.set_input(node, 1, name)
         normal = linear.batch_normalization(self.graph, node)
         bias = self.graph.weights.get(node.input(2))

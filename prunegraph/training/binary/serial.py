@@ -20,8 +20,8 @@ def serial_product(planes: Array, positive: Array) -> Array:
     """Products [samples, filters] of `bit_planes` [K, samples, bytes] and packed signs [filters, bytes]."""
     both, alone = (_popcount(bits) for bits in (planes[:, :, None] & positive, planes))
     powers = 2 ** np.arange(len(planes))
-    found: Array = np.tensordot(powers, 2 * both - alone[:, :, None], 1)
-    return found
+    values: Array = np.tensordot(powers, 2 * both - alone[:, :, None], 1)
+    return values
 
 
 def _popcount(packed: Array) -> Array:

@@ -58,11 +58,11 @@ def estimate_statistics(module: GraphModule, batches: Sequence[Batch], after: st
 
 def values(module: GraphModule, names: Collection[str], batch: Batch) -> dict[str, Value]:
     """Inner values by name, as `GraphModule.values`; nothing runs that they do not need."""
-    found = {name: batch[name] for name in module.graph.inputs}
-    found = {**dict(module._given((), found)), **module._fixed, **module.weights()}
+    result = {name: batch[name] for name in module.graph.inputs}
+    result = {**dict(module._given((), result)), **module._fixed, **module.weights()}
     main = _until(module._program.main, set(names))
-    execute(main, found, module.training)
-    return {name: found[name] for name in names}
+    execute(main, result, module.training)
+    return {name: result[name] for name in names}
 
 
 def _until(block: Block, names: set[str]) -> Block:

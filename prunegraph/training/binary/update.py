@@ -211,14 +211,14 @@ class _Updating:
         """New weights towards one target, from the old ones [filters, D]."""
         cross, energy = self._target(centred, shares, old)
         start = np.where(old >= 0, 1.0, -1.0)
-        found = Alternation(centred.gram, cross, start).run()
-        self._write(layer, found, old, moments, shares)
+        result = Alternation(centred.gram, cross, start).run()
+        self._write(layer, result, old, moments, shares)
         estimate_statistics(self.module, self.samples.fit, layer.node.name)
         self._refit()
-        ends = (start * np.abs(old).mean(1)[:, None], found.codes * found.scales[:, None])
+        ends = (start * np.abs(old).mean(1)[:, None], result.codes * result.scales[:, None])
         first, last = (_error(end, centred.gram, cross, energy) for end in ends)
         loss = mean_loss(self.module, self.samples.fit, self.loss) if len(self._shares()) > 1 else 0.0
-        return _Attempt(loss, self._state(), (first, last), float((found.codes != start).mean()))
+        return _Attempt(loss, self._state(), (first, last), float((result.codes != start).mean()))
 
     def _refit(self) -> None:
         """Last layers in full precision, fitted to the teacher's outputs by least squares on what they now read."""
@@ -254,42 +254,42 @@ class _Updating:
         weight = self.module.weight(layer.weight)
         filters = weight.shape[layer.axis]
         kernel = weight.shape[2:] if layer.node.op == "Conv" else ()
-        found = LayerMoments.empty(weight.numel() // filters, filters, 2 if self.targets == "descent" else 1)
+        result = LayerMoments.empty(weight.numel() // filters, filters, 2 if self.targets == "descent" else 1)
         for x, outputs in self._values(layer):
             for rows, columns in places(layer.node, kernel, x, outputs):
-                found.add(rows, columns)
-        return found
+                result.add(rows, columns)
+        return result
 
     def _values(self, layer: BinaryLayer) -> Iterator[tuple[Tensor, list[Tensor]]]:
-        read, made = layer.node.inputs[0], layer.node.outputs[0]
+        read, output = layer.node.inputs[0], layer.node.outputs[0]
         for batch in self.samples.fit:
             if self.targets == "descent":
                 outputs = self.module.graph.outputs
                 with torch.enable_grad():
-                    found = values(self.module, {read, made, *outputs}, batch)
-                    loss = self.loss([found[name] for name in outputs], batch)
-                    (gradient,) = torch.autograd.grad(loss, found[made])
-                yield found[read].detach(), [found[made].detach(), gradient]
+                    result = values(self.module, {read, output, *outputs}, batch)
+                    loss = self.loss([result[name] for name in outputs], batch)
+                    (gradient,) = torch.autograd.grad(loss, result[output])
+                yield result[read].detach(), [result[output].detach(), gradient]
                 continue
             with torch.no_grad():
                 source = self.module if self.targets == "latent" or self.teacher is None else self.teacher
                 x = values(self.module, [read], batch)[read]
-                yield x, [values(source, [made], batch)[made]]
+                yield x, [values(source, [output], batch)[output]]
 
     def _write(
-        self, layer: BinaryLayer, found: Alternation, old: Array, moments: LayerMoments, shares: Sequence[float]
+        self, layer: BinaryLayer, result: Alternation, old: Array, moments: LayerMoments, shares: Sequence[float]
     ) -> None:
         """Weights whose signs and mean magnitudes are what was found; those near 0 stay near, to move when trained."""
         weight = self.module.weight(layer.weight)
         sizes = np.abs(old)
         means = sizes.mean(1, keepdims=True)
         sizes = np.where(means > 0, sizes / np.where(means > 0, means, 1.0), 1.0)
-        new = found.codes * np.maximum(sizes, 1e-3) * found.scales[:, None]
-        new *= (found.scales / np.maximum(np.abs(new).mean(1), 1e-300))[:, None]
+        new = result.codes * np.maximum(sizes, 1e-3) * result.scales[:, None]
+        new *= (result.scales / np.maximum(np.abs(new).mean(1), 1e-300))[:, None]
         with torch.no_grad():
             weight.copy_(from_matrix(new, weight, layer.axis))
         if self.targets != "latent":
-            self._set_bias(layer, found.codes * found.scales[:, None], moments, shares)
+            self._set_bias(layer, result.codes * result.scales[:, None], moments, shares)
 
     def _set_bias(self, layer: BinaryLayer, rows: Array, moments: LayerMoments, shares: Sequence[float]) -> None:
         """A bias, where the layer has one, with which the outputs of its new weights have the mean they should have."""

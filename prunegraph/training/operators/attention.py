@@ -37,11 +37,11 @@ def _bias(
     place = torch.arange(queries, device=like.device).reshape(-1, 1) + offset
     ahead = torch.arange(keys, device=like.device) - place
     right = 0 if call.get("is_causal", 0) else call.get("right_window_size", -1)
-    left = call.get("left_window_size", -1)
+    match = call.get("left_window_size", -1)
     if right >= 0:
         bias = bias + torch.where(ahead > right, nothing, torch.zeros_like(nothing))
-    if left >= 0:
-        bias = bias + torch.where(-ahead > left, nothing, torch.zeros_like(nothing))
+    if match >= 0:
+        bias = bias + torch.where(-ahead > match, nothing, torch.zeros_like(nothing))
     if valid is not None:
         real = torch.arange(keys, device=like.device) < valid.reshape(-1, 1, 1, 1)
         bias = bias + torch.where(real, torch.zeros_like(nothing), nothing)
@@ -79,9 +79,9 @@ def attention(
     precision = DTYPES.get(call.get("softmax_precision", 0), kind)
     weights = torch.softmax(torch.where(blind, 0.0, biased).to(precision), -1)
     weights = torch.where(blind, 0.0, weights).to(kind)
-    made = weights @ values
+    created = weights @ values
     shown = {CAPPED: capped, BIASED: biased, WEIGHTS: weights}.get(mode, capped if mode and cap else scores)
-    return (made.transpose(1, 2).flatten(2) if flat else made), k, v, shown.to(kind)
+    return (created.transpose(1, 2).flatten(2) if flat else created), k, v, shown.to(kind)
 
 
 @operator("RotaryEmbedding")
@@ -99,5 +99,5 @@ def rotary_embedding(call: Call, x: Tensor, cos: Tensor, sin: Tensor, positions:
         first, second = turned.chunk(2, -1)
     parts = [cos * first - sin * second, sin * first + cos * second]
     turned = torch.stack(parts, -1).flatten(-2) if call.get("interleaved", 0) else torch.cat(parts, -1)
-    made = torch.cat([turned, rest], -1)
-    return made.flatten(2) if flat else made.transpose(1, 2)
+    created = torch.cat([turned, rest], -1)
+    return created.flatten(2) if flat else created.transpose(1, 2)

@@ -43,9 +43,9 @@ def widened(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         kind = next((x.dtype for x in inputs if x.dtype in STORED_ONLY), None)
         if kind is None:
             return function(*inputs)
-        made = function(*(x.to(torch.int64) if x.dtype in STORED_ONLY else x for x in inputs))
+        created = function(*(x.to(torch.int64) if x.dtype in STORED_ONLY else x for x in inputs))
         # Comparisons stay, and a floating-point base keeps its type whatever its exponent is.
-        return made if made.dtype == torch.bool or made.is_floating_point() else made.to(kind)
+        return created if created.dtype == torch.bool or created.is_floating_point() else created.to(kind)
 
     return compute
 
@@ -107,8 +107,8 @@ def mod(call: Call, a: Tensor, b: Tensor) -> Tensor:
 
 @operator("BitShift")
 def bit_shift(call: Call, a: Tensor, b: Tensor) -> Tensor:
-    left = call.get("direction") == "LEFT"
-    return widened(torch.bitwise_left_shift if left else torch.bitwise_right_shift)(a, b)
+    remaining = call.get("direction") == "LEFT"
+    return widened(torch.bitwise_left_shift if remaining else torch.bitwise_right_shift)(a, b)
 
 
 @operator("LeakyRelu")

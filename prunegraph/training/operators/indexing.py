@@ -42,8 +42,8 @@ def gather_nd(call: Call, x: Tensor, index: Tensor) -> Tensor:
     lead = x.shape[:batched]
     flat, points = x.reshape(-1, *x.shape[batched:]), index.reshape(-1, *index.shape[batched:])
     rows = torch.arange(len(flat), device=x.device).reshape(-1, *[1] * (points.dim() - 2)).expand(points.shape[:-1])
-    found = flat[(rows, *_points(points, x.shape[batched:]))]
-    return found.reshape((*lead, *found.shape[1:]))
+    result = flat[(rows, *_points(points, x.shape[batched:]))]
+    return result.reshape((*lead, *result.shape[1:]))
 
 
 REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
@@ -76,13 +76,13 @@ def scatter_nd(call: Call, x: Tensor, index: Tensor, updates: Tensor) -> Tensor:
 @operator("TensorScatter")
 def tensor_scatter(call: Call, cache: Tensor, update: Tensor, starts: Tensor | None = None) -> Tensor:
     axis = call.get("axis", -2) % cache.dim()
-    size, made = cache.shape[axis], cache.clone()
+    size, output = cache.shape[axis], cache.clone()
     for row in range(cache.shape[0]):
         first = 0 if starts is None else int(starts[row])
         places = first + torch.arange(update.shape[axis], device=cache.device)
         places = places % size if call.get("mode", "linear") == "circular" else places
-        made[row] = made[row].index_copy(axis - 1, places, update[row])
-    return made
+        output[row] = output[row].index_copy(axis - 1, places, update[row])
+    return output
 
 
 @operator("OneHot", host=(1,))

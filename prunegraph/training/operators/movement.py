@@ -60,15 +60,15 @@ def transpose(call: Call, x: Tensor) -> Tensor:
 
 @operator("Squeeze", host=(1,))
 def squeeze(call: Call, x: Tensor, axes: Tensor | None = None) -> Tensor:
-    found = axes_of(call, axes)
-    return x.squeeze() if found is None else x.squeeze(tuple(found))
+    result = axes_of(call, axes)
+    return x.squeeze() if result is None else x.squeeze(tuple(result))
 
 
 @operator("Unsqueeze", host=(1,))
 def unsqueeze(call: Call, x: Tensor, axes: Tensor | None = None) -> Tensor:
-    found = axes_of(call, axes) or []
-    rank = x.dim() + len(found)
-    for axis in sorted(axis % rank for axis in found):
+    result = axes_of(call, axes) or []
+    rank = x.dim() + len(result)
+    for axis in sorted(axis % rank for axis in result):
         x = x.unsqueeze(axis)
     return x
 

@@ -142,7 +142,7 @@ def roi_align(call: Call, x: Tensor, rois: Tensor, batch: Tensor) -> Tensor:
     high, wide = call.get("output_height", 1), call.get("output_width", 1)
     half = call.get("coordinate_transformation_mode", "half_pixel" if call.version >= 16 else "output_half_pixel")
     corners = rois * call.get("spatial_scale", 1.0) - (0.5 if half == "half_pixel" else 0.0)
-    made = []
+    created = []
     for (x1, y1, x2, y2), index in zip(corners.tolist(), batch.tolist(), strict=True):
         width, height = x2 - x1, y2 - y1
         if half != "half_pixel":
@@ -150,8 +150,8 @@ def roi_align(call: Call, x: Tensor, rois: Tensor, batch: Tensor) -> Tensor:
         ratio = call.get("sampling_ratio", 0)
         rows = _samples(y1, height, high, ratio)
         columns = _samples(x1, width, wide, ratio)
-        made.append(_pooled(call, x[int(index)], rows, columns, (high, wide)))
-    return torch.stack(made) if made else x.new_zeros((0, x.shape[1], high, wide))
+        created.append(_pooled(call, x[int(index)], rows, columns, (high, wide)))
+    return torch.stack(created) if created else x.new_zeros((0, x.shape[1], high, wide))
 
 
 def _samples(start: float, size: float, cells: int, ratio: int) -> Tensor:
@@ -174,14 +174,14 @@ def _corners(positions: Tensor, size: int, like: Tensor) -> tuple[Tensor, Tensor
 
 def _pooled(call: Call, x: Tensor, rows: Tensor, columns: Tensor, cells: tuple[int, int]) -> Tensor:
     top, bottom, down, rows_in = _corners(rows, x.shape[1], x)
-    left, right, along, columns_in = _corners(columns, x.shape[2], x)
+    remaining, right, along, columns_in = _corners(columns, x.shape[2], x)
     down = down[:, None]
     inside = rows_in[:, None] & columns_in
     parts = [
         x[:, row][:, :, column] * share
         for row, column, share in (
-            (top, left, (1 - down) * (1 - along)), (top, right, (1 - down) * along),
-            (bottom, left, down * (1 - along)), (bottom, right, down * along),
+            (top, remaining, (1 - down) * (1 - along)), (top, right, (1 - down) * along),
+            (bottom, remaining, down * (1 - along)), (bottom, right, down * along),
         )
     ]  # fmt: skip
     shape = (x.shape[0], cells[0], len(rows) // cells[0], cells[1], len(columns) // cells[1])

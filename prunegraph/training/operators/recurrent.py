@@ -35,27 +35,27 @@ def _activations(call: Call, defaults: list[str], directions: int) -> list[list[
     """Activations of each direction; alphas and betas go to those that take them, in order."""
     names = [n.decode() if isinstance(n, bytes) else n for n in call.get("activations", defaults * directions)]
     alphas, betas = iter(call.get("activation_alpha", ())), iter(call.get("activation_beta", ()))
-    made: list[Activation] = []
+    created: list[Activation] = []
     for name in names:
         kind = name.lower()
         alpha = next(alphas, None) if kind not in ("relu", "tanh", "sigmoid", "softsign", "softplus") else None
         beta = next(betas, None) if kind in ("affine", "scaledtanh", "hardsigmoid") else None
-        made.append(partial(lambda x, f, a, b: f(x, a, b), f=ACTIVATIONS[kind], a=alpha, b=beta))
-    return [made[i * len(defaults) : (i + 1) * len(defaults)] for i in range(directions)]
+        created.append(partial(lambda x, f, a, b: f(x, a, b), f=ACTIVATIONS[kind], a=alpha, b=beta))
+    return [created[i * len(defaults) : (i + 1) * len(defaults)] for i in range(directions)]
 
 
 def _run(x: Tensor, states: States, step: Step, lengths: Tensor | None, backwards: bool) -> tuple[Tensor, States]:
     """One direction over time: outputs [time, batch, hidden] and the last states."""
-    steps, made = x.shape[0], [x.new_zeros(0)] * x.shape[0]
+    steps, output = x.shape[0], [x.new_zeros(0)] * x.shape[0]
     for time in reversed(range(steps)) if backwards else range(steps):
         new = step(x[time], states)
         if lengths is not None:
             runs = (time < lengths)[:, None]
-            made[time] = torch.where(runs, new[0], torch.zeros_like(new[0]))
+            output[time] = torch.where(runs, new[0], torch.zeros_like(new[0]))
             states = tuple(torch.where(runs, n, old) for n, old in zip(new, states, strict=True))
         else:
-            made[time], states = new[0], new
-    return torch.stack(made) if steps else x.new_zeros(0, *states[0].shape), states
+            output[time], states = new[0], new
+    return torch.stack(output) if steps else x.new_zeros(0, *states[0].shape), states
 
 
 def _recurrent(
@@ -86,8 +86,8 @@ def _recurrent(
         # All products with the input at once: one call instead of one a step.
         projected = nnf.linear(x, w[d], forward)
         backwards = call.get("direction", "forward") == "reverse" or d == 1
-        made, states = _run(projected, states, step, lengths, backwards)
-        outputs.append(made)
+        output, states = _run(projected, states, step, lengths, backwards)
+        outputs.append(output)
         last.append(states)
     y = torch.stack(outputs, 1)
     ends = [torch.stack([states[i] for states in last]) for i in range(held)]

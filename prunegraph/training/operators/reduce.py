@@ -70,17 +70,17 @@ REDUCTIONS: dict[str, Reduction] = {
 def _register(name: str, function: Reduction) -> None:
     @operator(name, host=(1,))
     def reduce(call: Call, x: Tensor, axes: Tensor | None = None) -> Tensor:
-        found = axes_of(call, axes)
-        if not found:
+        result = axes_of(call, axes)
+        if not result:
             if call.get("noop_with_empty_axes", 0):
                 # Nothing is summed; what is done to single elements is done all the same.
                 return function(x.unsqueeze(-1), [x.dim()]).squeeze(-1)
-            found = list(range(x.dim()))
-        places = sorted(axis % x.dim() for axis in found) if x.dim() else []
+            result = list(range(x.dim()))
+        places = sorted(axis % x.dim() for axis in result) if x.dim() else []
         if not places:
             return function(x.reshape(1), [0]).reshape(())
-        made = function(x, places)
-        return made if call.get("keepdims", 1) else made.reshape([s for a, s in enumerate(x.shape) if a not in places])
+        created = function(x, places)
+        return created if call.get("keepdims", 1) else created.reshape([s for a, s in enumerate(x.shape) if a not in places])
 
 
 for _name, _function in REDUCTIONS.items():
@@ -90,11 +90,11 @@ for _name, _function in REDUCTIONS.items():
 def _running(call: Call, x: Tensor, axis: int, function: Callable[..., Tensor], start: float) -> Tensor:
     """Running sums or products along an axis, with ONNX's two switches."""
     x = x.flip(axis) if call.get("reverse", 0) else x
-    made = function(x, axis, dtype=x.dtype)
+    created = function(x, axis, dtype=x.dtype)
     if call.get("exclusive", 0):
-        first = torch.full_like(made.narrow(axis, 0, 1), start)
-        made = torch.cat([first, made.narrow(axis, 0, made.shape[axis] - 1)], axis)
-    return made.flip(axis) if call.get("reverse", 0) else made
+        first = torch.full_like(created.narrow(axis, 0, 1), start)
+        created = torch.cat([first, created.narrow(axis, 0, created.shape[axis] - 1)], axis)
+    return created.flip(axis) if call.get("reverse", 0) else created
 
 
 @operator("CumSum", host=(1,))

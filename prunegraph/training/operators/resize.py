@@ -40,10 +40,10 @@ def _positions(axis: _Axis, mode: str) -> Array:
         return np.full(new, 0.5 * (start + end) * (old - 1))
     if mode == "pytorch_half_pixel" and new <= 1:
         return np.zeros(new)
-    found = (cells + 0.5) / scale - 0.5
+    result = (cells + 0.5) / scale - 0.5
     if mode == "half_pixel_symmetric":
-        found += old / 2 * (1 - new / (scale * old))
-    return found
+        result += old / 2 * (1 - new / (scale * old))
+    return result
 
 
 def _nearest(positions: Array, rounding: str) -> Array:

@@ -121,14 +121,14 @@ def operator(*names: str, domain: str = "", host: Sequence[int] = ()) -> Callabl
 
 def lookup(node: Node) -> Operator:
     """The function of a node's operator. Raises ModelError, which names both."""
-    found = OPERATORS.get((node.domain, node.op))
-    if found is None:
+    match = OPERATORS.get((node.domain, node.op))
+    if match is None:
         name = f"{node.domain}.{node.op}" if node.domain else node.op
         raise ModelError(
             f"operator {name} of node {node.name!r} cannot be run as a PyTorch module: register a function for it with "
             f"{__name__}.operator({node.op!r}{f', domain={node.domain!r}' if node.domain else ''})"
         )
-    return found
+    return match
 
 
 def ints(values: Tensor | Sequence[int] | None) -> list[int] | None:
@@ -188,7 +188,7 @@ def auto_pads(
     begins, ends = [], []
     for size, width, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
         total = max((math.ceil(size / stride) - 1) * stride + (width - 1) * dilation + 1 - size, 0)
-        small, large = total // 2, total - total // 2
-        begins.append(large if mode == "SAME_LOWER" else small)
-        ends.append(small if mode == "SAME_LOWER" else large)
+        pruned, large = total // 2, total - total // 2
+        begins.append(large if mode == "SAME_LOWER" else pruned)
+        ends.append(pruned if mode == "SAME_LOWER" else large)
     return begins + ends

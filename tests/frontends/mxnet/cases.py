@@ -72,10 +72,10 @@ def run(model: onnx.ModelProto, given: dict[str, np.ndarray]) -> list[np.ndarray
     return session.run(None, feeds)
 
 
-def difference(found: list[np.ndarray], wanted: list[np.ndarray]) -> float:
+def difference(result: list[np.ndarray], wanted: list[np.ndarray]) -> float:
     """The largest difference relative to the largest element; shapes must be equal."""
-    assert [x.shape for x in found] == [x.shape for x in wanted]
+    assert [x.shape for x in result] == [x.shape for x in wanted]
     return max(
         float(np.abs(x.astype(np.float64) - y).max() / max(np.abs(y).max(), 1e-30)) if y.size else 0.0
-        for x, y in zip(found, wanted, strict=True)
+        for x, y in zip(result, wanted, strict=True)
     )

@@ -40,11 +40,11 @@ def test_networks(folder: Path) -> None:
 
 
 def wrong_shapes(folder: Path, converted: mxnet.Converted) -> dict[str, object]:
-    found = converted.shapes
+    result = converted.shapes
     return {
-        name: (shape, found[name])
+        name: (shape, result[name])
         for name, shape in cases.shapes(folder).items()
-        if name in found and found[name] != shape
+        if name in result and result[name] != shape
     }
 
 
@@ -54,8 +54,8 @@ def test_single_operators(part: int) -> None:
     assert len(tested) > 350
     for folder in tested[part::8]:
         converted = cases.read(folder)
-        found = cases.run(converted.model, cases.inputs(folder))
-        assert cases.difference(found, cases.outputs(folder)) <= TOLERANCE, folder.name
+        result = cases.run(converted.model, cases.inputs(folder))
+        assert cases.difference(result, cases.outputs(folder)) <= TOLERANCE, folder.name
         assert not wrong_shapes(folder, converted), folder.name
 
 
@@ -66,8 +66,8 @@ def test_half_precision(name: str, tolerance: float) -> None:
     """Of the two with float16 weights there is MXNet's float32 result only: MXNet does not run them on CPUs."""
     folder = cases.ROOT / "tiny_misc" / name
     wanted = next(folder.glob("output*.npy"))
-    found = cases.run(cases.read(folder).model, cases.inputs(folder))
-    assert cases.difference(found, [np.load(wanted)]) <= tolerance
+    result = cases.run(cases.read(folder).model, cases.inputs(folder))
+    assert cases.difference(result, [np.load(wanted)]) <= tolerance
 
 
 def test_the_batch_is_open() -> None:
@@ -184,8 +184,8 @@ def converted(op: str, **attributes: str) -> onnx.ModelProto:
         ("Convolution", {"kernel": "(1, 1)", "layout": "NHWC"}, "channels last"),
     ],
 )
-def test_errors_name_operator_node_and_attributes(op: str, attributes: dict[str, str], told: str) -> None:
-    with pytest.raises(ModelError, match=told) as caught:
+def test_errors_name_operator_node_and_attributes(op: str, attributes: dict[str, str], messages: str) -> None:
+    with pytest.raises(ModelError, match=messages) as caught:
         converted(op, **attributes)
     assert f"MXNet operator '{op}', node 'it'" in str(caught.value)
 

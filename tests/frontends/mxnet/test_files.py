@@ -31,12 +31,12 @@ def original(expected: Path) -> Path:
 
 @pytest.mark.parametrize("expected", EXPECTED, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_parameters_are_read_bit_by_bit(expected: Path) -> None:
-    found = params.load(original(expected))
+    result = params.load(original(expected))
     with np.load(expected) as wanted:
-        assert set(found) == set(wanted.files)
+        assert set(result) == set(wanted.files)
         for name in wanted.files:
-            assert found[name].dtype == wanted[name].dtype and found[name].shape == wanted[name].shape
-            assert found[name].tobytes() == wanted[name].tobytes(), name
+            assert result[name].dtype == wanted[name].dtype and result[name].shape == wanted[name].shape
+            assert result[name].tobytes() == wanted[name].tobytes(), name
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("legacy/*/list.nd")), ids=lambda path: path.parent.name)
@@ -56,8 +56,8 @@ def header(storage: int, *shape: int, flag: int = 0) -> bytes:
 def test_bfloat16_is_widened() -> None:
     values = np.array([1.0, -2.5, 3.0], np.float32)
     data = (values.view(np.uint32) >> 16).astype("<u2").tobytes()
-    found = params.parse(record(header(0, 3, flag=12), data))["a"]
-    assert found.dtype == np.float32 and found.tolist() == values.tolist()
+    result = params.parse(record(header(0, 3, flag=12), data))["a"]
+    assert result.dtype == np.float32 and result.tolist() == values.tolist()
 
 
 @pytest.mark.parametrize("stale", [0, 2])
@@ -97,8 +97,8 @@ def test_csr() -> None:
         (b"\x93NUMPY\x01\x00 and nothing", "not a numpy array"),
     ],
 )
-def test_damage_is_one_clear_error(data: bytes, told: str) -> None:
-    with pytest.raises(ModelError, match=told):
+def test_damage_is_one_clear_error(data: bytes, messages: str) -> None:
+    with pytest.raises(ModelError, match=messages):
         params.parse(data, "file.params")
 
 
@@ -144,9 +144,9 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         f"arg:{kind}": rng.integers(0, 100, (2, 3)).astype(kind) for kind in ("f4", "f8", "f2", "u1", "i4", "i1", "i8")
     }
     params.save(arrays, tmp_path / "a.params")
-    found = params.load(tmp_path / "a.params")
-    assert list(found) == list(arrays)
-    assert all(found[k].dtype == v.dtype and np.array_equal(found[k], v) for k, v in arrays.items())
+    result = params.load(tmp_path / "a.params")
+    assert list(result) == list(arrays)
+    assert all(result[k].dtype == v.dtype and np.array_equal(result[k], v) for k, v in arrays.items())
     params.save({}, tmp_path / "b.params")
     assert (tmp_path / "b.params").stat().st_size == 32
 
@@ -245,8 +245,8 @@ def test_attributes_of_all_releases() -> None:
         ),
     ],
 )
-def test_broken_symbols(content: Any, told: str) -> None:
-    with pytest.raises(ModelError, match=told):
+def test_broken_symbols(content: Any, messages: str) -> None:
+    with pytest.raises(ModelError, match=messages):
         symbol.parse(content)
 
 
@@ -261,8 +261,8 @@ def test_unreadable_symbols(tmp_path: Path) -> None:
 
 
 def test_states_that_old_files_leave_out() -> None:
-    found = symbol.load(ROOT / "legacy" / "v0.8-style" / "model-symbol.json")
-    norm = next(node for node in found.nodes if node.op == "BatchNorm")
-    assert [found.nodes[source.node].name for source in norm.inputs[3:]] == [
+    result = symbol.load(ROOT / "legacy" / "v0.8-style" / "model-symbol.json")
+    norm = next(node for node in result.nodes if node.op == "BatchNorm")
+    assert [result.nodes[source.node].name for source in norm.inputs[3:]] == [
         f"{norm.name}_moving_mean", f"{norm.name}_moving_var",
     ]  # fmt: skip

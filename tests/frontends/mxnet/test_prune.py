@@ -74,7 +74,7 @@ def test_a_plan_without_cuts_writes_the_same_files(folder: Path, tmp_path: Path)
     graph = pg.load(str(folder / "model-symbol.json"), input_shapes=shapes(folder))
     result = pg.prune(graph, algorithm="l2", budget=pg.Budget(ratio=0.5), round_to=1, check=False)
     bare = dataclasses.replace(result, plan=pg.Plan(graph.sha256, result.plan.remove))
-    made = []
+    created = []
     for number, each in enumerate((result, bare)):
         to = tmp_path / str(number)
         to.mkdir()
@@ -83,8 +83,8 @@ def test_a_plan_without_cuts_writes_the_same_files(folder: Path, tmp_path: Path)
                 write(folder, each, to)
         else:
             write(folder, each, to)
-        made.append({path.name: path.read_bytes() for path in to.iterdir()})
-    assert made[0] == made[1]
+        created.append({path.name: path.read_bytes() for path in to.iterdir()})
+    assert created[0] == created[1]
 
 
 @pytest.mark.slow
@@ -156,12 +156,12 @@ def test_squeezed_axes_are_those_of_the_original(size: int, tmp_path: Path) -> N
     graph = mxnet.load(str(tmp_path / "net-symbol.json"), input_shapes=shape)
     result = pg.prune(pg.load(graph), budget=pg.Budget(ratio=0.75), algorithm="l2", round_to=1)
     assert result.small.node("a").channels.outputs == 1
-    small = str(tmp_path / "small-symbol.json")
+    pruned = str(tmp_path / "small-symbol.json")
     mxnet.apply(
-        str(tmp_path / "net-symbol.json"), result.plan, result.small, small, str(tmp_path / "small-0000.params"),
+        str(tmp_path / "net-symbol.json"), result.plan, result.small, pruned, str(tmp_path / "small-0000.params"),
         input_shapes=shape,
     )  # fmt: skip
-    again, given = mxnet.load(small, input_shapes=shape), {"data": np.ones(shape["data"], np.float32)}
+    again, given = mxnet.load(pruned, input_shapes=shape), {"data": np.ones(shape["data"], np.float32)}
     assert cases.difference(cases.run(again, given), cases.run(result.small.model, given)) <= 1e-6
 
 
@@ -240,13 +240,13 @@ def test_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ["apply", net, "plan.json", "-o", "small-symbol.json", *shape],
         ["convert", "small-symbol.json", "-o", "again.onnx", *shape],
     ):
-        made = runner.invoke(main, words)
-        assert made.exit_code == 0, made.output
-    again, small = pg.load("again.onnx"), pg.load("small.onnx")
+        created = runner.invoke(main, words)
+        assert created.exit_code == 0, created.output
+    again, pruned = pg.load("again.onnx"), pg.load("small.onnx")
     assert {name: weight.shape for name, weight in again.weights.items() if weight.is_float} == {
-        name: weight.shape for name, weight in small.weights.items() if weight.is_float
+        name: weight.shape for name, weight in pruned.weights.items() if weight.is_float
     }
-    for words, told in (
+    for words, messages in (
         (["apply", "small.onnx", "plan.json", "-o", "x-symbol.json"], "the plan is for another model"),
         (["convert", net, "-o", "x.onnx", "--input-shape", "data"], "is not NAME=SIZE"),
         (["convert", net, "-o", "x.onnx", "--params-file", "nowhere.params"], "nowhere.params: no such file"),
@@ -256,5 +256,5 @@ def test_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ),
     ):
         failed = runner.invoke(main, words)
-        assert failed.exit_code == 2 and told in " ".join(failed.output.split()), failed.output
+        assert failed.exit_code == 2 and messages in " ".join(failed.output.split()), failed.output
     assert not list(tmp_path.glob("x*"))

@@ -34,8 +34,8 @@ CASES = [
 ]
 
 
-def leaves(made: Any) -> list[Any]:
-    return [leaf for leaf in torch.utils._pytree.tree_leaves(made) if isinstance(leaf, torch.Tensor)]
+def leaves(created: Any) -> list[Any]:
+    return [leaf for leaf in torch.utils._pytree.tree_leaves(created) if isinstance(leaf, torch.Tensor)]
 
 
 def outputs(module: Any, inputs: Any) -> list[Any]:
@@ -63,29 +63,29 @@ def test_pruned_modules_are_the_pruned_graphs(name: str, exporter: str, tmp_path
     if (name, exporter) in AS_GRAPH:
         with pytest.raises(ExactnessError, match=AS_GRAPH[name, exporter]):
             pytorch.apply(module, result.plan, pruned=result.small, inputs=inputs)
-        small, again = GraphModule(result.small), GraphModule(result.small)
-        check(small, result.small, inputs)
+        pruned, again = GraphModule(result.small), GraphModule(result.small)
+        check(pruned, result.small, inputs)
     else:
-        small = pytorch.apply(module, result.plan, pruned=result.small, inputs=inputs)
-    assert sum(p.numel() for p in small.parameters()) < 0.8 * sum(p.numel() for p in module.parameters())
+        pruned = pytorch.apply(module, result.plan, pruned=result.small, inputs=inputs)
+    assert sum(p.numel() for p in pruned.parameters()) < 0.8 * sum(p.numel() for p in module.parameters())
 
-    small.train()
-    optimizer = torch.optim.SGD(small.parameters(), lr=0.1)
-    before = [p.detach().clone() for p in small.parameters()]
-    sum(leaf.square().mean() for leaf in leaves(small(*inputs))).backward()
+    pruned.train()
+    optimizer = torch.optim.SGD(pruned.parameters(), lr=0.1)
+    before = [p.detach().clone() for p in pruned.parameters()]
+    sum(leaf.square().mean() for leaf in leaves(pruned(*inputs))).backward()
     optimizer.step()
-    assert all(torch.isfinite(p).all() for p in small.parameters())
-    assert sum(not torch.equal(p, old) for p, old in zip(small.parameters(), before, strict=True)) >= len(before) / 2
+    assert all(torch.isfinite(p).all() for p in pruned.parameters())
+    assert sum(not torch.equal(p, old) for p, old in zip(pruned.parameters(), before, strict=True)) >= len(before) / 2
 
     file = io.BytesIO()
-    torch.save(small.state_dict(), file)
+    torch.save(pruned.state_dict(), file)
     file.seek(0)
     state = torch.load(file, weights_only=True)
     if (name, exporter) in AS_GRAPH:
         again.load_state_dict(state)
     else:
         again = pytorch.load_pruned(MODELS[name], pg.Plan.load(tmp_path / "plan.json"), state)
-    for first, second in zip(outputs(small, inputs), outputs(again, inputs), strict=True):
+    for first, second in zip(outputs(pruned, inputs), outputs(again, inputs), strict=True):
         assert torch.equal(first, second)
 
 
@@ -183,9 +183,9 @@ def test_plans_that_do_not_fit() -> None:
         pytorch.apply(MODELS["resnet"]()[0], plan)
     with pytest.raises(PlanError, match="does not say what goes from the module's parameters"):
         pytorch.apply(MODELS["vgg"]()[0], pg.Plan(plan.model, plan.remove))
-    small = pytorch.apply(module, plan)
+    pruned = pytorch.apply(module, plan)
     with pytest.raises(PlanError, match="has the shape"):
-        pytorch.apply(small, plan)
+        pytorch.apply(pruned, plan)
     with pytest.raises(ModelError, match="not that of the module pruned"):
         pytorch.load_pruned(MODELS["vgg"], plan, module.state_dict())
 
@@ -203,9 +203,9 @@ def test_a_plan_without_cuts_says_as_much(name: str, exporter: str) -> None:
     assert bare.complete(graph).source_cuts == result.plan.source_cuts != ()
     expected = pytorch.apply(module, result.plan).state_dict()
     for given in ({}, {"graph": graph}, {"pruned": result.small, "inputs": inputs}):
-        small = pytorch.apply(module, bare, **given).state_dict()
-        assert expected.keys() == small.keys()
-        assert all(torch.equal(value, small[key]) for key, value in expected.items())
+        pruned = pytorch.apply(module, bare, **given).state_dict()
+        assert expected.keys() == pruned.keys()
+        assert all(torch.equal(value, pruned[key]) for key, value in expected.items())
 
 
 def test_a_module_is_one_model_whoever_loads_it() -> None:
@@ -218,12 +218,12 @@ def test_a_module_is_one_model_whoever_loads_it() -> None:
 def test_a_module_is_loaded_again_for_a_plan_without_cuts() -> None:
     module, inputs = MODELS["vgg"]()
     result = pg.prune(pg.load(module, inputs), budget=pg.Budget(ratio=0.5), round_to=1)
-    plan, small = pg.Plan(result.plan.model, result.plan.remove), result.small
+    plan, pruned = pg.Plan(result.plan.model, result.plan.remove), result.small
     expected = pytorch.apply(module, result.plan).state_dict()
     del result
     same = MODELS["vgg"]()[0]
     same.load_state_dict(module.state_dict())
-    again = pytorch.apply(same, plan, pruned=small, inputs=inputs).state_dict()
+    again = pytorch.apply(same, plan, pruned=pruned, inputs=inputs).state_dict()
     assert all(torch.equal(value, again[key]) for key, value in expected.items())
     other = MODELS["vgg"]()[0]
     with torch.no_grad():
@@ -296,29 +296,29 @@ def test_factories_on_the_command_line(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     np.savez("inputs.npz", input=np.ones((3, 4), np.float32))
     runner = CliRunner()
-    made = runner.invoke(main, ["prune", "nets:small", "-o", "out.onnx", "--ratio", "0.5", "--save-plan", "plan.json"])
-    assert made.exit_code == 0, made.output
+    created = runner.invoke(main, ["prune", "nets:small", "-o", "out.onnx", "--ratio", "0.5", "--save-plan", "plan.json"])
+    assert created.exit_code == 0, created.output
     assert {cut["weight"] for cut in json.loads(Path("plan.json").read_text())["source_cuts"]} == {
         "0.weight", "0.bias", "2.weight"
     }  # fmt: skip
-    made = runner.invoke(main, ["convert", "nets.py:bare", "-o", "whole.onnx", "--inputs", "inputs.npz"])
-    assert made.exit_code == 0, made.output
+    created = runner.invoke(main, ["convert", "nets.py:bare", "-o", "whole.onnx", "--inputs", "inputs.npz"])
+    assert created.exit_code == 0, created.output
     assert pg.load("whole.onnx").weights["0.weight"].shape == (16, 4)
-    for source, told in (
+    for source, messages in (
         ("nets:bare", "needs example inputs"), ("nets:broken", "KeyError: 'weights'"), ("nets:none", "AttributeError"),
         ("nowhere:small", "ModuleNotFoundError"), ("nowhere.py:small", "no such file"),
     ):  # fmt: skip
         failed = runner.invoke(main, ["convert", source, "-o", "x.onnx"])
         assert failed.exit_code == 2
-        assert told in failed.output
+        assert messages in failed.output
     assert not Path("x.onnx").exists()
 
 
 def test_shared_parameters_stay_shared() -> None:
     module, inputs = MODELS["tied"]()
     result = pg.prune(pg.load(module, inputs, exporter="torchscript"), budget=pg.Budget(ratio=0.5), round_to=1)
-    small = pytorch.apply(module, result.plan, pruned=result.small, inputs=inputs)
-    assert small.head.weight is small.embed.weight
+    pruned = pytorch.apply(module, result.plan, pruned=result.small, inputs=inputs)
+    assert pruned.head.weight is pruned.embed.weight
 
 
 def test_what_is_not_pruned_is_copied() -> None:

@@ -25,52 +25,52 @@ def problem(seed: int, size: int, filters: int, places: int = 400) -> tuple[Arra
 
 def test_every_step_lowers_the_loss() -> None:
     gram, cross, weight, _ = problem(0, 64, 32)
-    found = Alternation(gram, cross, by_magnitude(weight)[0])
-    found.scales = by_magnitude(weight)[1]
-    last = found.losses()
+    result = Alternation(gram, cross, by_magnitude(weight)[0])
+    result.scales = by_magnitude(weight)[1]
+    last = result.losses()
     for _ in range(6):
-        for step in (found.update_scales, found.sweep):
+        for step in (result.update_scales, result.sweep):
             step()
-            now = found.losses()
+            now = result.losses()
             assert (now <= last + 1e-9 * np.abs(last)).all()
             last = now
-    assert found.flips > 0 and (found.scales >= 0).all()
-    np.testing.assert_array_equal(np.abs(found.codes), 1)
+    assert result.flips > 0 and (result.scales >= 0).all()
+    np.testing.assert_array_equal(np.abs(result.codes), 1)
 
 
 def test_the_products_that_are_kept_are_those_of_the_codes() -> None:
     gram, cross, weight, _ = problem(1, 40, 8)
-    found = Alternation(gram, cross, by_magnitude(weight)[0]).run()
-    np.testing.assert_allclose(found._products, found.codes @ gram, rtol=1e-9, atol=1e-6)
+    result = Alternation(gram, cross, by_magnitude(weight)[0]).run()
+    np.testing.assert_allclose(result._products, result.codes @ gram, rtol=1e-9, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [64, 288])
 def test_error_falls_well_below_that_of_signs(size: int) -> None:
     gram, cross, weight, energy = problem(2, size, 32, places=2000)
     signs, means = by_magnitude(weight)
-    start, found = Alternation(gram, cross, signs), Alternation(gram, cross, signs).run()
+    start, match = Alternation(gram, cross, signs), Alternation(gram, cross, signs).run()
     start.scales = means
-    before, after = (energy + start.losses()).sum() / energy.sum(), (energy + found.losses()).sum() / energy.sum()
+    before, after = (energy + start.losses()).sum() / energy.sum(), (energy + match.losses()).sum() / energy.sum()
     assert after < 0.7 * before
 
 
 def test_without_correlation_it_is_sign_and_mean_magnitude() -> None:
     weight = np.random.default_rng(3).standard_normal((16, 30))
     signs, means = by_magnitude(weight)
-    found = Alternation(np.eye(30), weight.T, signs).run()
-    assert found.flips == 0
-    np.testing.assert_array_equal(found.codes, signs)
-    np.testing.assert_allclose(found.scales, means)
+    result = Alternation(np.eye(30), weight.T, signs).run()
+    assert result.flips == 0
+    np.testing.assert_array_equal(result.codes, signs)
+    np.testing.assert_allclose(result.scales, means)
 
 
 def test_against_all_codes_of_small_filters() -> None:
     gaps = []
     for seed in range(30):
         gram, cross, weight, energy = problem(seed + 10, 8, 1, places=60)
-        found = Alternation(gram, cross, by_magnitude(weight)[0])
-        found.update_scales()
-        start = found.losses()[0]
-        end = found.run().losses()[0]
+        result = Alternation(gram, cross, by_magnitude(weight)[0])
+        result.update_scales()
+        start = result.losses()[0]
+        end = result.run().losses()[0]
         codes = np.array(list(product((-1.0, 1.0), repeat=8)))
         pulls, sizes = codes @ cross[:, 0], ((codes @ gram) * codes).sum(1)
         best = (-(np.maximum(pulls, 0) ** 2) / sizes).min()
@@ -81,17 +81,17 @@ def test_against_all_codes_of_small_filters() -> None:
 
 def test_codes_that_pull_the_wrong_way_are_turned() -> None:
     gram, cross, weight, _ = problem(4, 20, 4)
-    found = Alternation(gram, cross, -by_magnitude(weight)[0])
-    found.update_scales()
-    assert (found.scales >= 0).all()
-    np.testing.assert_array_equal(found.codes, by_magnitude(weight)[0])
+    result = Alternation(gram, cross, -by_magnitude(weight)[0])
+    result.update_scales()
+    assert (result.scales >= 0).all()
+    np.testing.assert_array_equal(result.codes, by_magnitude(weight)[0])
 
 
 def test_inputs_that_cancel_do_not_blow_up_the_scale() -> None:
     gram = np.ones((2, 2))
-    found = Alternation(gram, np.array([[1e-3], [0.0]]), np.array([[1.0, -1.0]]))
-    found.update_scales()
-    assert np.isfinite(found.scales).all() and found.scales[0] < 1
+    result = Alternation(gram, np.array([[1e-3], [0.0]]), np.array([[1.0, -1.0]]))
+    result.update_scales()
+    assert np.isfinite(result.scales).all() and result.scales[0] < 1
 
 
 def test_zero_has_the_sign_one() -> None:

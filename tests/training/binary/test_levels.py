@@ -27,11 +27,11 @@ STEPS = [
 @pytest.mark.parametrize(("bits", "step", "error", "dead_step", "dead_error"), STEPS)
 def test_uniform_steps(bits: int, step: float, error: float, dead_step: float, dead_error: float) -> None:
     for deadzone, wanted, missed in ((False, step, error), (True, dead_step, dead_error)):
-        found = half_wave_step(bits, deadzone)
-        assert found == pytest.approx(wanted, abs=1e-6)
-        levels = [i * found for i in range(1, 2**bits)]
+        result = half_wave_step(bits, deadzone)
+        assert result == pytest.approx(wanted, abs=1e-6)
+        levels = [i * result for i in range(1, 2**bits)]
         assert half_wave_error(levels, deadzone) == pytest.approx(missed, abs=6e-6)
-        for other in (0.99 * found, 1.01 * found):
+        for other in (0.99 * result, 1.01 * result):
             assert half_wave_error([i * other for i in range(1, 2**bits)], deadzone) > half_wave_error(levels, deadzone)
 
 

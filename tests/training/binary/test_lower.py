@@ -35,13 +35,13 @@ def settled(graph: Graph, **options: object) -> Graph:
 
 def in_torch(graph: Graph, x: Array) -> Array:
     with torch.no_grad():
-        found: Array = GraphModule(graph).eval()(torch.from_numpy(x))[0].numpy()
-    return found
+        result: Array = GraphModule(graph).eval()(torch.from_numpy(x))[0].numpy()
+    return result
 
 
 def in_runtime(graph: Graph, x: Array) -> Array:
-    found: Array = session.run(session.session(graph), {"x": x})[0]
-    return found
+    result: Array = session.run(session.session(graph), {"x": x})[0]
+    return result
 
 
 X = task(100, seed=3)["x"]
@@ -72,8 +72,8 @@ def test_layers_without_a_normalisation_behind_keep_their_scales() -> None:
     graph = settled(b.graph(b.head(x, 11)))
     wanted = in_torch(graph, X)
     for form in ("arithmetic", "thresholds"):
-        found = in_runtime(lower(graph, form=form), X)  # type: ignore[arg-type]
-        np.testing.assert_allclose(found, wanted, atol=2e-5 * np.abs(wanted).max())
+        result = in_runtime(lower(graph, form=form), X)  # type: ignore[arg-type]
+        np.testing.assert_allclose(result, wanted, atol=2e-5 * np.abs(wanted).max())
 
 
 def test_matrix_products_become_binary_too() -> None:
@@ -93,9 +93,9 @@ def test_binary_layers_compute_with_whole_numbers_in_the_threshold_form() -> Non
     packed = lower(graph, form="thresholds")
     for name in ("second", "third"):
         value = packed.node(name).outputs[0]
-        found = session.run_values(packed, {"x": X}, [value])[value]
-        np.testing.assert_array_equal(found, np.rint(found))
-        assert np.abs(found).max() > 3
+        result = session.run_values(packed, {"x": X}, [value])[value]
+        np.testing.assert_array_equal(result, np.rint(result))
+        assert np.abs(result).max() > 3
 
 
 @pytest.mark.parametrize("deadzone", [False, True])
@@ -116,8 +116,8 @@ def test_products_bit_by_bit() -> None:
     for bits, size in ((1, 64), (2, 37), (4, 300)):
         codes = rng.integers(0, 2**bits, (20, size))
         weights = np.where(rng.standard_normal((7, size)) >= 0, 1, -1)
-        found = serial_product(bit_planes(codes, bits), np.packbits(weights > 0, axis=-1))
-        np.testing.assert_array_equal(found, codes @ weights.T)
+        result = serial_product(bit_planes(codes, bits), np.packbits(weights > 0, axis=-1))
+        np.testing.assert_array_equal(result, codes @ weights.T)
 
 
 def test_a_packed_layer_is_about_31_times_smaller(tmp_path: Path) -> None:
@@ -147,18 +147,18 @@ def test_int8_weights_of_the_last_layer() -> None:
 
 def test_ratios_of_the_network_for_cifar() -> None:
     whole = Compression(binary=4_571_136, filters=1664, last=81_920, last_filters=10, others=3456 + 3584)
-    found = [whole.whole(bits) for bits in (32, 8, 1)]
-    assert found == pytest.approx([19.96, 27.09, 30.24], abs=5e-3)
+    result = [whole.whole(bits) for bits in (32, 8, 1)]
+    assert result == pytest.approx([19.96, 27.09, 30.24], abs=5e-3)
     assert whole.layers == pytest.approx(31.6, abs=0.05)
 
 
 def test_counts_are_those_of_the_file() -> None:
     binary, _ = to_binary(plain_net(width=8))
-    found = compression(binary)
-    assert (found.binary, found.filters) == (8 * 16 * 9 + 16 * 16 * 9, 32)
-    assert (found.last, found.last_filters) == (16 * 5, 5)
+    result = compression(binary)
+    assert (result.binary, result.filters) == (8 * 16 * 9 + 16 * 16 * 9, 32)
+    assert (result.last, result.last_filters) == (16 * 5, 5)
     # The first layer, two plain normalisations with mean and variance, one whole one, the last layer's bias.
-    assert found.others == 3 * 8 * 9 + 2 * 8 + 2 * 16 + 4 * 16 + 5
+    assert result.others == 3 * 8 * 9 + 2 * 8 + 2 * 16 + 4 * 16 + 5
     ends, _ = to_binary(plain_net(width=32), last="binary")
     assert (compression(ends).last, compression(ends).last_filters) == (64 * 5, 5)
 

@@ -29,10 +29,10 @@ def by_definition(x: Array, step: float, top: int, deadzone: bool) -> Array:
 def test_the_quantizer_is_that_of_the_definition(bits: int, deadzone: bool) -> None:
     step, top = half_wave_step(bits, deadzone), 2**bits - 1
     x = np.random.default_rng(bits).standard_normal(200_000)
-    found = half_wave(torch.from_numpy(x), step, top, deadzone).numpy()
-    np.testing.assert_allclose(found, by_definition(x, step, top, deadzone), atol=1e-12)
+    result = half_wave(torch.from_numpy(x), step, top, deadzone).numpy()
+    np.testing.assert_allclose(result, by_definition(x, step, top, deadzone), atol=1e-12)
     missed = half_wave_error([i * step for i in range(1, top + 1)], deadzone)
-    assert np.mean((found - np.maximum(x, 0)) ** 2) == pytest.approx(missed, rel=0.02)
+    assert np.mean((result - np.maximum(x, 0)) ** 2) == pytest.approx(missed, rel=0.02)
 
 
 def test_edges_of_the_published_quantizer() -> None:
@@ -63,17 +63,17 @@ def test_the_log_tail_goes_on_where_the_middle_ends() -> None:
 
 def test_binary_weights_and_their_gradient() -> None:
     w = torch.tensor([[1.0, -3.0, 0.0, -0.0], [2.0, 2.0, -2.0, 2.0]], requires_grad=True)
-    found = SignThrough.apply(w, 0)
-    np.testing.assert_allclose(found.detach(), [[1, -1, 1, 1], [2, 2, -2, 2]])
-    found.backward(torch.arange(8.0).reshape(2, 4))
+    pruned = SignThrough.apply(w, 0)
+    np.testing.assert_allclose(pruned.detach(), [[1, -1, 1, 1], [2, 2, -2, 2]])
+    pruned.backward(torch.arange(8.0).reshape(2, 4))
     np.testing.assert_array_equal(w.grad, np.arange(8.0).reshape(2, 4))
     np.testing.assert_allclose(SignThrough.apply(w, 1)[:, 1].detach(), [-2.5, 2.5])
 
 
 def test_layers_and_order_of_the_published_network() -> None:
     graph = plain_net()
-    binary, left = to_binary(graph)
-    assert left == {"first": "the first layer", "head": "the last layer"}
+    binary, remaining = to_binary(graph)
+    assert remaining == {"first": "the first layer", "head": "the last layer"}
     assert [layer.node.name for layer in binary_layers(binary)] == ["second", "third"]
     assert all(layer.quantized and layer.axis == 0 for layer in binary_layers(binary))
     ops = [node.op for node in binary.nodes if node.op != "BinaryWeight"]
@@ -89,9 +89,9 @@ def test_layers_and_order_of_the_published_network() -> None:
 
 
 def test_the_last_layer_can_be_binary_with_inputs_as_they_are() -> None:
-    binary, left = to_binary(plain_net(width=32), last="binary")
+    binary, remaining = to_binary(plain_net(width=32), last="binary")
     assert [layer.quantized for layer in binary_layers(binary)] == [True, True, False]
-    assert left == {"first": "the first layer"}
+    assert remaining == {"first": "the first layer"}
 
 
 def test_a_rectifier_with_other_readers_stays_and_the_layer_gets_a_quantizer_of_its_own() -> None:
@@ -143,9 +143,9 @@ def test_scale_and_shift_are_kept_in_proportion_or_dropped() -> None:
     graph = b.graph(b.head(b.relu(x), 16))
     scale, shift = (graph.weights[name].read() for name in graph.node("normal").inputs[1:3])
     kept, _ = to_binary(graph)
-    found = [kept.weights[name].read() for name in kept.node("normal").inputs[1:3]]
-    assert float((found[0] ** 2 + found[1] ** 2).mean()) == pytest.approx(1, rel=1e-5)
-    np.testing.assert_allclose(found[0] / found[1], scale / shift, rtol=1e-5)
+    result = [kept.weights[name].read() for name in kept.node("normal").inputs[1:3]]
+    assert float((result[0] ** 2 + result[1] ** 2).mean()) == pytest.approx(1, rel=1e-5)
+    np.testing.assert_allclose(result[0] / result[1], scale / shift, rtol=1e-5)
     dropped, _ = to_binary(graph, affine=False)
     assert is_plain(dropped, dropped.node("normal"))
 
@@ -158,11 +158,11 @@ def test_reasons_why_a_layer_stays() -> None:
     x = b.conv(b.bn(x, 16), 16, 16, name="linear")
     x = b.conv(b.relu(b.bn(x, 16)), 16, 16, name="kept")
     x = b.conv(b.relu(b.bn(x, 16)), 16, 16, name="binary")
-    _, left = to_binary(b.graph(b.head(b.relu(x), 16)), keep=["kept"])
-    assert left["depthwise"] == "a grouped convolution"
-    assert left["narrow"] == "its filters have 32 inputs, fewer than 64"
-    assert left["linear"] == "its input is not the output of a rectifier"
-    assert left["kept"] == "kept" and "binary" not in left
+    _, remaining = to_binary(b.graph(b.head(b.relu(x), 16)), keep=["kept"])
+    assert remaining["depthwise"] == "a grouped convolution"
+    assert remaining["narrow"] == "its filters have 32 inputs, fewer than 64"
+    assert remaining["linear"] == "its input is not the output of a rectifier"
+    assert remaining["kept"] == "kept" and "binary" not in remaining
 
 
 def test_rows_of_a_product_have_no_channel_axis() -> None:
@@ -186,8 +186,8 @@ def test_a_copy_stands_where_the_file_needs_it_first() -> None:
     assert [node.op for node in binary.nodes].count("HalfWave") == 1
     assert [node.op for node in binary.nodes].count("MaxPool") == 2
     x = np.zeros((2, 3, 8, 8), np.float32)
-    (found,) = session.run(session.session(lower(binary)), {"x": x})
-    np.testing.assert_allclose(found, GraphModule(binary).eval()(torch.from_numpy(x))[0].detach(), atol=1e-4)
+    (match,) = session.run(session.session(lower(binary)), {"x": x})
+    np.testing.assert_allclose(match, GraphModule(binary).eval()(torch.from_numpy(x))[0].detach(), atol=1e-4)
 
 
 def test_bad_choices() -> None:

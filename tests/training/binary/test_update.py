@@ -68,12 +68,12 @@ def test_patches_give_a_convolution(kernel: tuple[int, int], attributes: dict[st
 def test_moments_in_parts_are_those_of_the_whole() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((50, 7)) + 3, rng.standard_normal((2, 50, 4)) + 1
-    found = LayerMoments.empty(7, 4, 2)
+    result = LayerMoments.empty(7, 4, 2)
     for part in (slice(0, 20), slice(20, 50)):
-        found.add(torch.from_numpy(x[part]), [torch.from_numpy(each[part]) for each in y])
-    np.testing.assert_allclose(found.gram, x.T @ x)
+        result.add(torch.from_numpy(x[part]), [torch.from_numpy(each[part]) for each in y])
+    np.testing.assert_allclose(result.gram, x.T @ x)
     plain, central = x - x.mean(0), y - y.mean(1, keepdims=True)
-    centred = found.centred()
+    centred = result.centred()
     np.testing.assert_allclose(centred.gram, plain.T @ plain, atol=1e-9)
     cross, energy = centred.target([1.0, -0.5])
     wanted = central[0] - 0.5 * central[1]
@@ -159,26 +159,26 @@ def test_a_last_binary_layer_gets_a_bias_that_fits(teacher: Graph) -> None:
 def test_binarize_from_graph_to_file(teacher: Graph) -> None:
     from prunegraph.runtime import session
 
-    found = binarize(teacher, task(), Options(last="binary", min_inputs=16, epochs=3, lr=0.02, batch=25))
-    assert found.losses["update"] <= found.losses["signs"] and found.losses["training"] <= found.losses["update"]
+    result = binarize(teacher, task(), Options(last="binary", min_inputs=16, epochs=3, lr=0.02, batch=25))
+    assert result.losses["update"] <= result.losses["signs"] and result.losses["training"] <= result.losses["update"]
     data = task(1000, seed=1)
-    (logits,) = session.run(session.session(found.graph), {"x": data["x"]})
+    (logits,) = session.run(session.session(result.graph), {"x": data["x"]})
     assert (logits.argmax(1) == data["labels"]).mean() > 0.9 * right(teacher)
-    assert {node.domain for node in found.graph.nodes} == {""}
+    assert {node.domain for node in result.graph.nodes} == {""}
     with torch.no_grad():
-        wanted = GraphModule(found.trained).eval()(torch.from_numpy(data["x"]))[0].numpy()
+        wanted = GraphModule(result.trained).eval()(torch.from_numpy(data["x"]))[0].numpy()
     # A sum that is rounded otherwise may fall on the other side of a threshold; in this form that is rare.
     close = np.abs(logits - wanted).max(1) < 1e-4 * np.abs(wanted).max()
     assert close.mean() >= 0.99 and (logits.argmax(1) == wanted.argmax(1)).mean() >= 0.99
     again = binarize(teacher, task(), Options(last="binary", min_inputs=16, epochs=3, lr=0.02, batch=25))
-    assert again.graph.sha256 == found.graph.sha256, "the same seed gives the same file"
+    assert again.graph.sha256 == result.graph.sha256, "the same seed gives the same file"
 
 
 def test_without_labels_the_teacher_judges(teacher: Graph) -> None:
-    found = binarize(teacher, {"x": task()["x"]}, Options(form="thresholds", epochs=1))
-    assert found.losses["update"] <= found.losses["signs"]
-    assert right(found.trained) > 0.5
-    assert lower(found.trained, form="thresholds").sha256 == found.graph.sha256
+    result = binarize(teacher, {"x": task()["x"]}, Options(form="thresholds", epochs=1))
+    assert result.losses["update"] <= result.losses["signs"]
+    assert right(result.trained) > 0.5
+    assert lower(result.trained, form="thresholds").sha256 == result.graph.sha256
 
 
 def test_a_model_that_does_not_classify() -> None:
@@ -186,8 +186,8 @@ def test_a_model_that_does_not_classify() -> None:
     x = b.relu(b.bn(b.conv(b.input("n", 3, 8, 8), 3, 8), 8))
     x = b.relu(b.bn(b.conv(x, 8, 8), 8))
     graph = b.graph(b.conv(x, 8, 3, name="image"))
-    found = binarize(graph, {"x": task()["x"]}, Options(epochs=1, batch=50))
-    assert found.losses["training"] <= found.losses["update"] <= found.losses["signs"]
+    result = binarize(graph, {"x": task()["x"]}, Options(epochs=1, batch=50))
+    assert result.losses["training"] <= result.losses["update"] <= result.losses["signs"]
 
 
 def test_what_is_wrong(teacher: Graph) -> None:

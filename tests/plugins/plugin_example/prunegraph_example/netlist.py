@@ -28,20 +28,20 @@ def read(source: str) -> onnx.ModelProto:
     value, nodes, tensors = "x", [], []
     for index, layer in enumerate(layers):
         op, size = next(iter(layer.items())) if isinstance(layer, dict) else (layer, None)
-        name, made = f"{op}{index}", f"{op}{index}.out"
+        name, output = f"{op}{index}", f"{op}{index}.out"
         if op == "linear":
             weight = rng.standard_normal((size, width)) / np.sqrt(width)
             tensors.append(numpy_helper.from_array(weight.astype(np.float32), f"{name}.weight"))
-            nodes.append(helper.make_node("Gemm", [value, f"{name}.weight"], [made], name, transB=1))
+            nodes.append(helper.make_node("Gemm", [value, f"{name}.weight"], [output], name, transB=1))
             width = size
         elif op == "scaler":
             numbers = {"offset": rng.uniform(-1, 1, width).tolist(), "scale": rng.uniform(size, 2, width).tolist()}
-            nodes.append(helper.make_node("Scaler", [value], [made], name, domain="ai.onnx.ml", **numbers))
+            nodes.append(helper.make_node("Scaler", [value], [output], name, domain="ai.onnx.ml", **numbers))
         elif op == "relu":
-            nodes.append(helper.make_node("Relu", [value], [made], name))
+            nodes.append(helper.make_node("Relu", [value], [output], name))
         else:
             raise ModelError(f"{source}: layer {index}: unknown kind {op!r}; there are linear, scaler, relu")
-        value = made
+        value = output
     given = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", content["input"]])
     result = helper.make_tensor_value_info(value, onnx.TensorProto.FLOAT, ["n", width])
     graph = helper.make_graph(nodes, "netlist", [given], [result], tensors)
