@@ -30,8 +30,8 @@ from fixtures import light_models
 from prunegraph.coupling.sample import full_cost
 from prunegraph.graph.model import Graph, Node
 from prunegraph.measuring.latency import Stopwatch
-from prunegraph.rewriting.decompose import Decomposed, chain
-from prunegraph.rewriting.revise import Revision
+from prunegraph.rewriting.decompose import DecomposeResult, chain
+from prunegraph.rewriting.reweight import Revision
 from prunegraph.runtime.data import random_inputs, read_data
 from prunegraph.runtime.session import run, run_values, session
 
@@ -87,12 +87,12 @@ def _tuned(graph: Graph, epochs: int) -> Graph:
     """A graph trained on, at a tenth of the first training's learning rate."""
     import torch
 
-    from prunegraph.training import Batches, GraphModule, Recipe, fit
+    from prunegraph.training import Batches, GraphModule, TrainingConfig, fit
 
     torch.set_num_threads(1)
     images, labels = fashion("train")
     module = GraphModule(graph)
-    fit(module, Batches({"image": images, "labels": labels.astype(np.int64)}, 128), Recipe(epochs=epochs, lr=0.005))
+    fit(module, Batches({"image": images, "labels": labels.astype(np.int64)}, 128), TrainingConfig(epochs=epochs, lr=0.005))
     return module.write_back(graph)
 
 
@@ -145,7 +145,7 @@ def _calm(graph: Graph) -> Graph:
 
 def _proposals(graph: Graph, inputs: dict[str, Array]) -> int:
     """Boxes that the second stage looks at: rows of the first matrix product; 0 where there is no second stage."""
-    first = next((node for node in graph.layers if node.op in ("Gemm", "MatMul") and node.body is None), None)
+    first = next((node for node in graph.layers if node.op in ("Gemm", "MatMul") and node.subgraph is None), None)
     return len(run_values(graph, inputs, [first.outputs[0]])[first.outputs[0]]) if first else 0
 
 
@@ -192,7 +192,7 @@ def tasks() -> None:
             print(_row(wanted, 0.7, method, task.quality(result.graph), result, start), flush=True)
 
 
-def _row(label: str, share: float, method: str, quality: float, result: pg.Compressed, start: float) -> str:
+def _row(label: str, share: float, method: str, quality: float, result: pg.CompressResult, start: float) -> str:
     counts = Counter(layer.action for layer in result.layers)
     listed = ", ".join(f"{count} {action}" for action, count in counts.items())
     tried = " ".join(f"{mix.pruned:.2f}:{mix.error:.4f}" for mix in result.mixes if mix.error is not None)
@@ -219,7 +219,7 @@ def bounds() -> None:
         )  # fmt: skip
 
 
-def measured_by_bound(graph: Graph, decomposed: Decomposed, seed: int = 0) -> Iterator[tuple[str, float]]:
+def measured_by_bound(graph: Graph, decomposed: DecomposeResult, seed: int = 0) -> Iterator[tuple[str, float]]:
     """For every decomposed layer, the largest change of an output by what the reported error allows there.
 
     By Cauchy and Schwarz the outputs of a position change by at most `error * |W|` times the norm of the patch that

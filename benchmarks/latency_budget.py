@@ -25,7 +25,7 @@ from prunegraph.latency.select import select
 from prunegraph.measuring.latency import Stopwatch
 from prunegraph.ops.cost import cost
 from prunegraph.runtime.session import CPU
-from prunegraph.selection.choice import Choice
+from prunegraph.selection.options import SelectionOptions
 
 MODELS = ("torchvision__resnet50", "torchvision__mobilenet_v2")
 
@@ -52,7 +52,7 @@ class Row:
 def entry(graph: pg.Graph, timer: Stopwatch, cache: Cache, latency: float | str, round_to: int | str) -> Row:
     """One budget met and measured again. Raises BudgetError."""
     coupling = pg.analyze(graph)
-    choice = Choice(pg.Budget(latency=latency), round_to=round_to, threads=timer.threads)
+    choice = SelectionOptions(pg.Budget(latency=latency), round_to=round_to, threads=timer.threads)
     start = time.perf_counter()
     chosen = select(coupling, choice, timer=timer, cache=cache)
     spent = time.perf_counter() - start

@@ -28,7 +28,7 @@ def names() -> dict[str, set[str]]:
 
 def status(domain: str, op: str) -> str:
     entries = rules().get((domain, op), [])
-    if any(rule.spread for rule in entries):
+    if any(rule.propagate for rule in entries):
         return "rule"
     if (not domain and op in FUNCTIONS) or op in ("Constant", "Shape", "Size"):
         return "arithmetic"

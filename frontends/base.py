@@ -112,7 +112,7 @@ def _run(name: str, source: object, label: str, options: Mapping[str, Any]) -> G
     entry = FRONTENDS.entry(name)
     known = [each.name for each in _options(name)]
     _check_options(f"{label} ({entry.kind} {name!r})", known, options)
-    with plugins.blamed(f"{entry}, reading {label},"):
+    with plugins.attributed(f"{entry}, reading {label},"):
         created = entry.thing(source, **options)
     if isinstance(created, Graph):
         return created

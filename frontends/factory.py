@@ -37,7 +37,7 @@ def call(text: str, inputs: Any = None) -> tuple[Any, Any]:
     except ModelError:
         raise
     except (Exception, SystemExit) as error:
-        raise ModelError(f"{text}: {plugins.told(error)}") from error
+        raise ModelError(f"{text}: {plugins.reported(error)}") from error
     model, own = created if isinstance(created, tuple) and len(created) == 2 else (created, None)
     return model, own if inputs is None else inputs
 

@@ -21,17 +21,17 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Budget": "prunegraph.selection.budget",
-    "Compressed": "prunegraph.hybrid.compress",
+    "CompressResult": "prunegraph.hybrid.compress",
     "Context": "prunegraph.selection.criteria.base",
     "Coupling": "prunegraph.coupling.analysis",
-    "Decomposed": "prunegraph.rewriting.decompose",
+    "DecomposeResult": "prunegraph.rewriting.decompose",
     "Graph": "prunegraph.graph.model",
     "Group": "prunegraph.coupling.groups",
     "Plan": "prunegraph.selection.plan",
     "Proof": "prunegraph.proof",
-    "Quantized": "prunegraph.quantization.quantize",
-    "Result": "prunegraph.pipeline",
-    "Search": "prunegraph.sweeps",
+    "QuantizeResult": "prunegraph.quantization.quantize",
+    "PruneResult": "prunegraph.pipeline",
+    "SearchResult": "prunegraph.studies",
     "Sensitivity": "prunegraph.tuning.sensitivity",
     "analyze": "prunegraph.api",
     "apply": "prunegraph.api",
@@ -45,16 +45,16 @@ _HOMES = {
     "prune": "prunegraph.api",
     "quantize": "prunegraph.quantization.quantize",
     "save": "prunegraph.api",
-    "search": "prunegraph.sweeps",
+    "search": "prunegraph.studies",
     "select": "prunegraph.api",
     "selector": "prunegraph.selection.selectors",
-    "sensitivity": "prunegraph.sweeps",
+    "sensitivity": "prunegraph.studies",
     "verify": "prunegraph.api",
 }
 
 __all__ = [
-    "Budget", "Compressed", "Context", "Coupling", "Decomposed", "Graph", "Group", "Plan", "Proof", "Quantized",
-    "Result", "Search", "Sensitivity", "analyze", "apply", "compare", "compress", "criterion", "decompose",
+    "Budget", "CompressResult", "Context", "Coupling", "DecomposeResult", "Graph", "Group", "Plan", "Proof", "QuantizeResult",
+    "PruneResult", "SearchResult", "Sensitivity", "analyze", "apply", "compare", "compress", "criterion", "decompose",
     "errors", "frontend", "load", "prune", "quantize", "save", "search", "select", "selector", "sensitivity",
     "verify",
 ]  # fmt: skip
@@ -66,17 +66,17 @@ if TYPE_CHECKING:
     from prunegraph.coupling.groups import Group
     from prunegraph.frontends.base import frontend
     from prunegraph.graph.model import Graph
-    from prunegraph.hybrid.compress import Compressed, compress
+    from prunegraph.hybrid.compress import CompressResult, compress
     from prunegraph.latency.low_rank import decompose
-    from prunegraph.pipeline import Result
+    from prunegraph.pipeline import PruneResult
     from prunegraph.proof import Proof
-    from prunegraph.quantization.quantize import Quantized, quantize
-    from prunegraph.rewriting.decompose import Decomposed
+    from prunegraph.quantization.quantize import QuantizeResult, quantize
+    from prunegraph.rewriting.decompose import DecomposeResult
     from prunegraph.selection.budget import Budget
     from prunegraph.selection.criteria.base import Context, criterion
     from prunegraph.selection.plan import Plan
     from prunegraph.selection.selectors import selector
-    from prunegraph.sweeps import Search, search, sensitivity
+    from prunegraph.studies import SearchResult, search, sensitivity
     from prunegraph.tuning.sensitivity import Sensitivity
 
 

@@ -16,15 +16,15 @@ from prunegraph.errors import ModelError
 from prunegraph.frontends.outputs import beside, check_name, is_symbol
 from prunegraph.graph.model import Graph
 from prunegraph.latency.select import Selected
-from prunegraph.pipeline import Result, check_quantize, choose, finish
+from prunegraph.pipeline import PruneResult, check_quantize, choose, finish
 from prunegraph.recovery import repairs
-from prunegraph.rewriting.compact import compact as _compact
+from prunegraph.rewriting.short_names import compact as _compact
 from prunegraph.rewriting.cut import cut
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.session import provider_name
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.runtime.writing import write
-from prunegraph.selection.choice import Choice
+from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.criteria.base import Gradients
 from prunegraph.selection.plan import Plan, survivors
 
@@ -68,7 +68,7 @@ def save(
     Args:
         graph: the model.
         path: where it goes.
-        compact: use short names for all but inputs and outputs; see `prunegraph.rewriting.compact`.
+        compact: use short names for all but inputs and outputs; see `prunegraph.rewriting.short_names`.
         like: the model it was made from: where that does not run either, the file is written with a warning.
         data: inputs to run it on, besides random ones.
         check: whether to open the file; a graph that is just what a file held is never opened.
@@ -101,7 +101,7 @@ def select(
         data: unlabelled inputs, for criteria that look at activations.
         statistics: what was gathered from data before, instead of `data`.
         gradients: of the task's loss, for criteria that need them.
-        options: those of `prunegraph.selection.choice.Choice`: budget, algorithm, allocation, round_to, ...
+        options: those of `prunegraph.selection.options.Choice`: budget, algorithm, allocation, round_to, ...
 
     A budget on latency and `round_to="auto"` are measured here, in ONNX Runtime.
 
@@ -115,7 +115,7 @@ def select(
     if statistics is None and samples is not None:
         statistics = Statistics(model, samples)
     repair, _ = repairs.find(None, statistics.data if statistics else None, model)
-    return choose(coupling or analyze(model), Choice(**options), statistics, gradients, repair).plan
+    return choose(coupling or analyze(model), SelectionOptions(**options), statistics, gradients, repair).plan
 
 
 def apply(model: Graph, plan: Plan) -> Graph:
@@ -165,7 +165,7 @@ def prune(
     save_plan: str | os.PathLike[str] | None = None,
     progress: Callable[[str], None] = lambda stage: None,
     **options: Any,
-) -> Result:
+) -> PruneResult:
     """Load, analyze, select, cut, verify, recover and write, in one call.
 
     Args:
@@ -180,7 +180,7 @@ def prune(
         check: whether to verify; a failed proof raises and nothing is written.
         save_plan: where the plan goes.
         progress: called with the name of each stage as it begins.
-        options: those of `prunegraph.selection.choice.Choice`: budget, algorithm, allocation, round_to, ...
+        options: those of `prunegraph.selection.options.Choice`: budget, algorithm, allocation, round_to, ...
 
     Raises:
         PrunegraphError: see `prunegraph.errors`; nothing has been written then.
@@ -188,7 +188,7 @@ def prune(
     samples = Data.of(data) if data is not None else None
     if quantize is not None:
         check_quantize(quantize, samples)
-    choice = Choice(**options)
+    choice = SelectionOptions(**options)
     if choice.provider is not None:
         provider_name(choice.provider)
     given = source if isinstance(source, str | os.PathLike) else None
@@ -223,7 +223,7 @@ def apply_plan(
     seed: int = 0,
     save_plan: str | os.PathLike[str] | None = None,
     progress: Callable[[str], None] = lambda stage: None,
-) -> Result:
+) -> PruneResult:
     """Load, cut, verify, recover and write by a plan that is there: `prune` without the choice.
 
     Args:

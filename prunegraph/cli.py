@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from prunegraph.graph.model import Graph
-    from prunegraph.pipeline import Result
+    from prunegraph.pipeline import PruneResult
     from prunegraph.registry import Registry
     from prunegraph.runtime.data import Data
     from prunegraph.runtime.statistics import Statistics
@@ -335,7 +335,7 @@ def prune(
 
 def report_writer(
     report: str | None, sensitivity: str | None, model: str, others: Sequence[str | None]
-) -> Callable[[Console, Result], None]:
+) -> Callable[[Console, PruneResult], None]:
     """What writes the report of a result, if there is to be one; what it needs is checked now, before the work."""
     from prunegraph import api
     from prunegraph.report import curves, html
@@ -348,7 +348,7 @@ def report_writer(
     api.check_output(report, model, others=others)
     shown = curves.read(sensitivity) if sensitivity else None
 
-    def write(where: Console, result: Result) -> None:
+    def write(where: Console, result: PruneResult) -> None:
         command = click.get_current_context().meta[COMMAND]
         html.write(result, report, command=command, sensitivity=shown, latency=result.latency)
         where.print(f"wrote {report}")
@@ -368,7 +368,7 @@ def _budget(algorithm: str | None, **bounds: Any) -> Budget:
     return Budget(**bounds)
 
 
-def show_result(where: Console, result: Result, samples: Data | None, out: str) -> None:
+def show_result(where: Console, result: PruneResult, samples: Data | None, out: str) -> None:
     """What was done, as a table and lines; `samples` are the user's data."""
     from prunegraph.report import tables
 
@@ -441,7 +441,7 @@ def write_json(content: dict[str, Any], path: str | None) -> None:
 @reading_options
 def sensitivity(model: str, data: str, evaluation: str | None, json_path: str | None, **options: Any) -> None:
     """Show what it costs to prune each group of MODEL alone."""
-    from prunegraph import sweeps
+    from prunegraph import studies
     from prunegraph.report import tables
     from prunegraph.runtime.data import read_data
 
@@ -450,7 +450,7 @@ def sensitivity(model: str, data: str, evaluation: str | None, json_path: str | 
     with stages(where) as progress:
         seen = read_data(evaluation) if evaluation else None
         progress("load")
-        result = sweeps.sensitivity(
+        result = studies.sensitivity(
             load_model(model), data=read_data(data), evaluation=seen, progress=progress, **options
         )
     where.print(tables.sensitivity_table(result))
@@ -480,7 +480,7 @@ def search(
     model: str, out: str, data: str, evaluation: str | None, json_path: str | None, no_verify: bool, **options: Any
 ) -> None:
     """Prune MODEL as far as a metric stays within a tolerance. Nothing is trained."""
-    from prunegraph import api, sweeps
+    from prunegraph import api, studies
     from prunegraph.report import tables
     from prunegraph.runtime.data import read_data
 
@@ -490,7 +490,7 @@ def search(
     with stages(where) as progress:
         samples, seen = read_data(data), read_data(evaluation) if evaluation else None
         progress("load")
-        done = sweeps.search(
+        done = studies.search(
             load_model(model), out, data=samples, evaluation=seen, check=not no_verify, progress=progress, **options
         )
     where.print(tables.search_table(done.found, done.result.before))

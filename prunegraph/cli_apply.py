@@ -24,7 +24,7 @@ from prunegraph.cli import (
 from prunegraph.cli_recipe import Writes
 
 if TYPE_CHECKING:
-    from prunegraph.pipeline import Result
+    from prunegraph.pipeline import PruneResult
 
 
 @click.command(cls=Writes)
@@ -84,7 +84,7 @@ def _check_symbol(model: str, out: str, plan: str | None, quantize: str | None) 
         api.check_output(plan, model, others=(out, beside(out)))
 
 
-def _write_symbol(model: str, result: Result, out: str) -> None:
+def _write_symbol(model: str, result: PruneResult, out: str) -> None:
     """The pruned network as MXNet's own files. Raises ModelError."""
     from prunegraph import api
     from prunegraph.frontends import mxnet

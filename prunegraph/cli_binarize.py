@@ -13,7 +13,7 @@ from prunegraph.cli_recipe import Writes
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from prunegraph.training.binary import Binarized
+    from prunegraph.training.binary import BinarizeResult
 
 
 @click.command(cls=Writes)
@@ -79,15 +79,15 @@ def _options(
     *, bits: int, deadzone: bool, backward: str, no_affine: bool, no_update: bool, no_guard: bool, no_pack: bool,
     **plain: Any,
 ) -> Any:  # fmt: skip
-    from prunegraph.training.binary import Options, Quantizer
+    from prunegraph.training.binary import BinarizeOptions, Quantizer
 
-    return Options(
+    return BinarizeOptions(
         Quantizer(bits, deadzone, backward), affine=not no_affine, update=not no_update, guard=not no_guard,
         pack=not no_pack, **plain,
     )  # fmt: skip
 
 
-def _report(where: Console, result: Binarized) -> None:
+def _report(where: Console, result: BinarizeResult) -> None:
     from rich.table import Table
 
     if result.updates:

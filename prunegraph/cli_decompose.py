@@ -19,7 +19,7 @@ from prunegraph.cli import (
 from prunegraph.cli_recipe import Writes
 
 if TYPE_CHECKING:
-    from prunegraph.rewriting.decompose import Decomposed
+    from prunegraph.rewriting.decompose import DecomposeResult
 
 FORMAT = "prunegraph/decomposed@1"
 
@@ -71,7 +71,7 @@ def command() -> click.Command:
     return decompose
 
 
-def _content(decomposed: Decomposed) -> dict[str, Any]:
+def _content(decomposed: DecomposeResult) -> dict[str, Any]:
     layers = [asdict(layer) for layer in decomposed.layers]
     costs = {"before": asdict(decomposed.before), "after": asdict(decomposed.after)}
     return {"format": FORMAT, "layers": layers, "left": decomposed.left, **costs}

@@ -24,7 +24,7 @@ from prunegraph.errors import MALFORMED, OptionError
 
 if TYPE_CHECKING:
     from prunegraph.graph.model import Graph
-    from prunegraph.quantization.quantize import Quantized
+    from prunegraph.quantization.quantize import QuantizeResult
     from prunegraph.runtime.data import Data
 
 FORMAT = "prunegraph/quantized@1"
@@ -141,7 +141,7 @@ def _with_faster(
     return (*kept, *faster_in_float(graph, samples, float_layers=kept, threads=threads, progress=progress, **kinds))
 
 
-def _content(quantized: Quantized) -> dict[str, Any]:
+def _content(quantized: QuantizeResult) -> dict[str, Any]:
     layers = [asdict(layer) for layer in quantized.layers]
     reach = asdict(quantized.weight_range) if quantized.weight_range is not None else None
     return {"format": FORMAT, "layers": layers, "outputs": quantized.outputs, "weight_range": reach, "ranges": quantized.ranges}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from prunegraph.runtime.data import Data
     from prunegraph.training.kinds import Kind
     from prunegraph.training.losses import Loss
-    from prunegraph.training.methods import Setting
+    from prunegraph.training.methods import TrainingOptions
 
 
 KINDS = ("scores", "values", "left out")
@@ -132,10 +132,10 @@ def _setting(
     graph: Graph, data: Data, teacher: Graph | None, checkpoint: str | None, *, judged: Data | None, metric: str,
     batch: int, probabilities: bool, device: str | None, ratio: float | None, macs: str | None, params: str | None,
     kinds: Mapping[str, Kind], **numbers: Any,
-) -> Setting:  # fmt: skip
+) -> TrainingOptions:  # fmt: skip
     """What a method needs, by the options of the command. Raises PrunegraphError."""
     from prunegraph.selection.budget import Budget
-    from prunegraph.training import Recipe, Setting, measure
+    from prunegraph.training import TrainingConfig, TrainingOptions, measure
     from prunegraph.training.batching import batching
     from prunegraph.training.labels import check
 
@@ -143,11 +143,11 @@ def _setting(
     free = batching(teacher or graph, data).graph
     if judged is not None:
         check(judged)
-    return Setting(
+    return TrainingOptions(
         data=data,
         batch=batch,
         loss=_loss(graph, teacher, data, probabilities, device, kinds),
-        recipe=Recipe(**numbers),
+        recipe=TrainingConfig(**numbers),
         evaluate=measure(judged, free, metric) if judged is not None else None,
         budget=Budget(**bounds) if any(value is not None for value in bounds.values()) else None,
         checkpoint=Path(checkpoint) if checkpoint else None,

@@ -24,21 +24,21 @@ from prunegraph.runtime.data import Batch, Data
 from prunegraph.runtime.session import provider_name
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.runtime.writing import first_sample, write
-from prunegraph.selection.choice import Choice
+from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.criteria.base import Gradients
 from prunegraph.selection.plan import Plan, survivors
 from prunegraph.selection.select import Ranking, rank
 
 if TYPE_CHECKING:
     from prunegraph.latency.rounding import Rounding
-    from prunegraph.quantization.quantize import Quantized
+    from prunegraph.quantization.quantize import QuantizeResult
 
 #: Samples of the user's data that a proof looks at.
 PROOF_SAMPLES = 16
 
 
 @dataclass(frozen=True)
-class Result:
+class PruneResult:
     """What `prune` did. `proof` is None where verification was turned off.
 
     `left_out` are groups that were chosen but stay whole, because the proof failed with them; `blame` says why.
@@ -57,12 +57,12 @@ class Result:
     repair: str = "none"
     latency: Latency | None = None
     rounding: Rounding | None = None
-    quantized: Quantized | None = None
+    quantized: QuantizeResult | None = None
     blame: str = ""
 
 
 def choose(
-    coupling: Coupling, choice: Choice, statistics: Statistics | None, gradients: Gradients | None, repair: str,
+    coupling: Coupling, choice: SelectionOptions, statistics: Statistics | None, gradients: Gradients | None, repair: str,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Selected:  # fmt: skip
     """A plan, whatever has to be measured for it."""
@@ -75,7 +75,7 @@ def choose(
 
 
 def ranking(
-    coupling: Coupling, choice: Choice, statistics: Statistics | None, repair: str,
+    coupling: Coupling, choice: SelectionOptions, statistics: Statistics | None, repair: str,
     progress: Callable[[str], None] = lambda stage: None, jobs: int | None = None, cluster: str | None = None,
     gradients: Gradients | None = None,
 ) -> Ranking:  # fmt: skip
@@ -88,16 +88,16 @@ def ranking(
     return replace(ranked, curves=curves(ranked, statistics.data, repair, progress, jobs, cluster))
 
 
-def _sample(model: Graph, choice: Choice, data: Data | None) -> Batch | None:
+def _sample(model: Graph, choice: SelectionOptions, data: Data | None) -> Batch | None:
     """The first sample of the data, on which models are timed where the choice asks for that."""
     return next(data.fit(model).batches(model, 1), None) if choice.is_measured and data is not None else None
 
 
 def finish(
-    coupling: Coupling, chosen: Selected, choice: Choice | None, samples: Data | None, repair: str, *,
+    coupling: Coupling, chosen: Selected, choice: SelectionOptions | None, samples: Data | None, repair: str, *,
     out: str | os.PathLike[str] | None, check: bool, save_plan: str | os.PathLike[str] | None,
     progress: Callable[[str], None], quantize: str | None = None, seed: int = 0,
-) -> Result:  # fmt: skip
+) -> PruneResult:  # fmt: skip
     """Cut, verify, recover, quantize and write: what follows once there is a plan.
 
     `choice` is None where the plan was given and not chosen here: it is then carried out whole, or not at all.
@@ -126,7 +126,7 @@ def finish(
         write(pruned, out, like=model, data=first_sample(samples, model), check=check)
     if save_plan is not None:  # after the model, which may turn out not to run
         plan.save(save_plan)
-    return Result(
+    return PruneResult(
         model, pruned, coupling, plan, before, after, proof, left_out, repair, chosen.latency, chosen.rounding, quantized,
         cutting.blame,
     )  # fmt: skip
@@ -141,7 +141,7 @@ def check_quantize(weights: str, samples: Data | None) -> None:
         raise DataError("quantization needs data for the ranges of activations: give --data")
 
 
-def _measured_again(chosen: Selected, model: Graph, pruned: Graph, choice: Choice, data: Data | None) -> Selected:
+def _measured_again(chosen: Selected, model: Graph, pruned: Graph, choice: SelectionOptions, data: Data | None) -> Selected:
     """The latency of what is left of a plan."""
     if chosen.latency is None:
         return chosen

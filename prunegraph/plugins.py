@@ -178,7 +178,7 @@ def function(given: str, text: str | None = None) -> Callable[..., Any]:
     except PluginError:
         raise
     except (Exception, SystemExit) as error:
-        raise PluginError(f"{path} cannot be loaded: {told(error)}") from error
+        raise PluginError(f"{path} cannot be loaded: {reported(error)}") from error
     result = getattr(module, name, None)
     if not callable(result):
         raise PluginError(f"{path}: has no function {name!r}")
@@ -203,7 +203,7 @@ def _run(label: str, origin: str, work: Callable[[], object]) -> object:
     except PluginError as error:
         raise PluginError(f"plug-in {label}: {error}") from error
     except (Exception, SystemExit) as error:
-        raise PluginError(f"plug-in {label} cannot be loaded: {told(error)}") from error
+        raise PluginError(f"plug-in {label} cannot be loaded: {reported(error)}") from error
 
 
 def _must_contribute(label: str, origin: str) -> None:
@@ -253,7 +253,7 @@ def check_parameters(function: object, names: Sequence[str], what: str) -> None:
 
 
 @contextmanager
-def blamed(what: str, passes: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def attributed(what: str, passes: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Turn errors in a plug-in's code into a PluginError that names it.
 
     Errors about what the user gave (data, budget, model) pass, and those in `passes`.
@@ -263,10 +263,10 @@ def blamed(what: str, passes: tuple[type[Exception], ...] = ()) -> Iterator[None
     except (Exception, SystemExit) as error:
         if isinstance(error, (*INPUT_ERRORS, *passes)):
             raise
-        raise PluginError(f"{what} failed: {told(error)}") from error
+        raise PluginError(f"{what} failed: {reported(error)}") from error
 
 
-def told(error: BaseException) -> str:
+def reported(error: BaseException) -> str:
     """An error in one line: type, message, and the line of the plug-in at which it came up."""
     text = " ".join(str(error).split())[:MESSAGE]
     lines = (
@@ -287,7 +287,7 @@ def guard(function: Callable[..., Any], what: str, passes: tuple[type[Exception]
 
     @functools.wraps(function)
     def call(*args: Any) -> Any:
-        with blamed(what, passes):
+        with attributed(what, passes):
             return function(*args)
 
     return call

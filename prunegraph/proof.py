@@ -420,8 +420,8 @@ class _Comparison:
         """Inner values that stand in for outputs: the last layers' outputs, and what saturated nodes read."""
         both = (self.small.outer & self.graph.outer) - set(self.graph.outputs)
         read = [v for name in saturated for v in self._parents(name)]
-        layers = [node.outputs[0] for node in self.graph.layers if node.body is None][-WITNESSES:]
-        types = self.left.coupling.facts.types
+        layers = [node.outputs[0] for node in self.graph.layers if node.subgraph is None][-WITNESSES:]
+        types = self.left.coupling.shape_info.types
         result = dict.fromkeys([*read, *layers])
         return [name for name in result if name in both and types.get(name) in FLOAT_TYPES]
 
@@ -437,7 +437,7 @@ class _Comparison:
         )
         created = {output: node for node in self.small.nodes for output in node.outputs}
         both = self.small.outer & self.graph.outer
-        types = self.left.coupling.facts.types
+        types = self.left.coupling.shape_info.types
         names = [
             output
             for node in self.graph.nodes

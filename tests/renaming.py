@@ -7,23 +7,23 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import onnx
 
-#: A name in a graph: the place of the body it is in, and the name there.
+#: A name in a graph: the place of the subgraph it is in, and the name there.
 Key = tuple[tuple[int, ...], str]
 
 
-def bodies(graph: onnx.GraphProto, place: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], onnx.GraphProto]]:
+def subgraphs(graph: onnx.GraphProto, place: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], onnx.GraphProto]]:
     """A graph and all graphs inside it, each with its place."""
     yield place, graph
     for index, node in enumerate(graph.node):
         for slot, attribute in enumerate(node.attribute):
             if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from bodies(attribute.g, (*place, index, slot))
+                yield from subgraphs(attribute.g, (*place, index, slot))
 
 
 def all_names(model: onnx.ModelProto) -> set[str]:
     """Names of values and nodes."""
     names: set[str] = set()
-    for _, graph in bodies(model.graph):
+    for _, graph in subgraphs(model.graph):
         names.update(entry.name for entry in (*graph.input, *graph.output, *graph.initializer))
         names.update(name for node in graph.node for name in (node.name, *node.output))
     return names - {""}
@@ -38,7 +38,7 @@ def own(graph: onnx.GraphProto) -> list[str]:
 def inner(model: onnx.ModelProto) -> list[Key]:
     """What can be renamed: all values but the model's inputs and outputs."""
     fixed = {entry.name for entry in (*model.graph.input, *model.graph.output)}
-    return [(place, name) for place, graph in bodies(model.graph) for name in own(graph) if place or name not in fixed]
+    return [(place, name) for place, graph in subgraphs(model.graph) for name in own(graph) if place or name not in fixed]
 
 
 def renamed(model: onnx.ModelProto, names: Mapping[Key, str]) -> onnx.ModelProto:

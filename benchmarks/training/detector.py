@@ -25,7 +25,7 @@ from prunegraph.ops.cost import cost
 from prunegraph.runtime.data import LABELS, Data
 from prunegraph.runtime.session import run, session
 from prunegraph.selection.budget import Budget
-from prunegraph.training import GraphModule, Recipe, Setting, train
+from prunegraph.training import GraphModule, TrainingConfig, TrainingOptions, train
 from prunegraph.training.losses import Batch
 
 Array = np.ndarray
@@ -94,8 +94,8 @@ def main() -> None:
     torch.set_num_threads(1)
     FOLDER.mkdir(parents=True, exist_ok=True)
     graph, start = pg.load(build(SIZE)), time.time()
-    chosen = Setting(
-        data=Data.of(scenes(COUNT, 0)), batch=8, loss=yolo_loss, recipe=Recipe(epochs=2, lr=1e-3, clip=10.0),
+    chosen = TrainingOptions(
+        data=Data.of(scenes(COUNT, 0)), batch=8, loss=yolo_loss, recipe=TrainingConfig(epochs=2, lr=1e-3, clip=10.0),
         budget=Budget(macs=0.6), progress=lambda stage: print(stage, flush=True),
     )  # fmt: skip
     done = train(graph, chosen, METHOD)

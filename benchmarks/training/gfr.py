@@ -25,16 +25,16 @@ from benchmarks.tasks import ROOT, fashion, fashion_accuracy, outputs
 from prunegraph.coupling.sample import full_cost
 from prunegraph.graph.model import Graph
 from prunegraph.runtime.data import Data
-from prunegraph.training import GraphModule, Recipe, Setting, cross_entropy, distillation, measure, train
-from prunegraph.training.compression import Compressed, Compression
+from prunegraph.training import GraphModule, TrainingConfig, TrainingOptions, cross_entropy, distillation, measure, train
+from prunegraph.training.compression import CompressResult, Compression
 from prunegraph.training.gates import GatedModule
 from prunegraph.training.gfr import calibration
 
 SEED = 0
 BATCH = 128
-RECIPE = Recipe(epochs=3, lr=0.05, seed=SEED)
+RECIPE = TrainingConfig(epochs=3, lr=0.05, seed=SEED)
 STRENGTH = 0.025
-LIGHT = Recipe(epochs=2, lr=0.05, seed=SEED)
+LIGHT = TrainingConfig(epochs=2, lr=0.05, seed=SEED)
 LIGHT_STRENGTH = 1.0
 HELD_OUT = 5000
 SEARCHED = 2000
@@ -60,12 +60,12 @@ def split() -> tuple[Data, dict[str, np.ndarray]]:
     )
 
 
-def trained(name: str, method: str, recipe: Recipe, *, light: bool = False) -> Graph:
+def trained(name: str, method: str, recipe: TrainingConfig, *, light: bool = False) -> Graph:
     """The network after a training method. Every epoch is reported."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     data, held = split()
     graph = original()
-    setting = Setting(
+    setting = TrainingOptions(
         data.head(HELD_OUT) if light else data, BATCH,
         distillation(GraphModule(graph)) if light else cross_entropy(), recipe,
         evaluate=measure(held, graph), checkpoint=FOLDER / f"{name}.pt",
@@ -99,7 +99,7 @@ def accuracy(graph: Graph) -> float:
     return 100 * fashion_accuracy(graph)
 
 
-def line(what: str, graph: Graph, created: Compressed) -> None:
+def line(what: str, graph: Graph, created: CompressResult) -> None:
     """One row: accuracy of the uncut graph and of the cut one, and what is left."""
     macs = 100 * full_cost(created.graph).macs / full_cost(graph).macs
     before, after = accuracy(graph), accuracy(created.graph)

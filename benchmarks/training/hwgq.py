@@ -24,7 +24,7 @@ from onnx import helper, numpy_helper
 import prunegraph as pg
 from benchmarks.tasks import fashion, fashion_accuracy
 from prunegraph.graph.model import Graph
-from prunegraph.training import Batches, GraphModule, Recipe, distillation, fit
+from prunegraph.training import Batches, GraphModule, TrainingConfig, distillation, fit
 from prunegraph.training.binary import (
     Samples,
     alternate_update,
@@ -126,7 +126,7 @@ def trained(
     batches = Batches({"x": images, "labels": labels.astype(np.int64)}, BATCH, seed=seed)
     clock = Clock()
     run = fit(
-        module, batches, Recipe(epochs, lr=lr, warmup=0.05, seed=seed),
+        module, batches, TrainingConfig(epochs, lr=lr, warmup=0.05, seed=seed),
         loss=distillation(GraphModule(teacher), labels=0.5) if teacher is not None else None,
         checkpoint=folder / f"{name}.pt", evaluate=clock.around(accuracy), progress=False,
     )  # fmt: skip
@@ -221,13 +221,13 @@ def statistics_of(binary: Graph, seed: int) -> Graph:
 def update(folder: Path, seed: int) -> None:
     """Alternate update from networks that were trained for 0, 1, 3, 10, 30 epochs; then files of the best."""
     teacher, record = trained(small_net(seed), 10, 0.1, folder, "float", seed)
-    told("float, 10 epochs", record)
+    reported("float, 10 epochs", record)
     signs = statistics_of(to_binary(teacher)[0], seed)
     start, _ = updated("signs of the float network, not trained; update", signs, teacher, seed)
     ready = [epochs for epochs in (1, 3, 10, 30) if (folder / f"ste{epochs}.json").exists()]
     for epochs in ready:
         binary, record = trained(to_binary(small_net(seed))[0], epochs, 0.1, folder, f"ste{epochs}", seed)
-        told(f"STE from scratch, {epochs} epochs", record)
+        reported(f"STE from scratch, {epochs} epochs", record)
         for targets in ("teacher", "descent"):
             updated(f"  update towards {targets}", binary, teacher, seed, targets=targets)
     for epochs, lr, taught in ((1, 0.02, False), (3, 0.02, False), (3, 0.05, True)):
@@ -239,12 +239,12 @@ def update(folder: Path, seed: int) -> None:
         ):
             given = teacher if taught else None
             tuned, record = trained(graph, epochs, lr, folder, f"{first}-{name}", seed, given)
-            told(f"training from {title}, {how}", record)
+            reported(f"training from {title}, {how}", record)
             tuned, _ = updated("  update", tuned, teacher, seed)
     files(tuned, teacher, seed)
 
 
-def told(title: str, record: dict[str, float]) -> None:
+def reported(title: str, record: dict[str, float]) -> None:
     print(f"{title}: {record['accuracy']:.2%}, {record['cpu']:.0f} s of CPU ({record['wall']:.0f} s)", flush=True)
 
 

@@ -31,7 +31,7 @@ from prunegraph.ops.cost import cost
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.session import run, session
 from prunegraph.selection.budget import Budget
-from prunegraph.training import GraphModule, Recipe, Setting, Trained, distillation, measure, train
+from prunegraph.training import GraphModule, TrainingConfig, TrainingOptions, TrainResult, distillation, measure, train
 from prunegraph.training.batches import Arrays
 
 Array = np.ndarray
@@ -128,15 +128,15 @@ def augment(arrays: Arrays, rng: np.random.Generator) -> Arrays:
     return {**arrays, "image": padded[samples, 0, rows[:, :, None], columns[:, None, :]][:, None]}
 
 
-def setting(graph: Graph, case: Case, seed: int) -> Setting:
+def setting(graph: Graph, case: Case, seed: int) -> TrainingOptions:
     """All of the training images; the loss is half of the labels' and half of the original's outputs."""
     images, labels = fashion("train")
     tests, answers = fashion("t10k")
     FOLDER.mkdir(parents=True, exist_ok=True)
-    return Setting(
+    return TrainingOptions(
         data=Data.of({"image": images, "labels": labels.astype(np.int64)}), batch=128,
         loss=distillation(GraphModule(graph), labels=0.5),
-        recipe=Recipe(epochs=1, lr=case.lr, seed=seed, warmup=0.05, clip=5.0),
+        recipe=TrainingConfig(epochs=1, lr=case.lr, seed=seed, warmup=0.05, clip=5.0),
         evaluate=measure({"image": tests, "labels": answers.astype(np.int64)}, graph, "top1", size=500),
         budget=Budget(macs=MACS), augment=augment, checkpoint=FOLDER / f"{case.name}-{seed}.pt",
         progress=lambda stage: print(f"{case.name}, seed {seed}: {stage}", flush=True),
@@ -154,7 +154,7 @@ def within_a_code(quantized: Graph, images: Array) -> float:
     return float((np.abs(result - wanted) <= (wanted.max() - wanted.min()) / 255).mean())
 
 
-def last(done: Trained, stage: str) -> float:
+def last(done: TrainResult, stage: str) -> float:
     """The metric after a stage's last epoch, in percent."""
     return [record["metric"] for record in done.history if record["stage"] == stage][-1]
 

@@ -124,7 +124,7 @@ class Builder:
         return outputs
 
     def emit_as(self, op: str, inputs: list[Value], shape: Shape, dtype: np.dtype, **attributes: Any) -> Value:
-        """A node whose one result has this shape and type: one with a body, say."""
+        """A node whose one result has this shape and type: one with a subgraph, say."""
         result = Value(self.key(), shape, dtype)
         self.entries.append(Entry(op, [*inputs], [result], attributes, self.origin))
         return result

@@ -161,12 +161,12 @@ def _unroll(call: Call, names: Sequence[str], prefix: str) -> list[Value]:
     count = call.integer("num_out_data")
     outputs = len(body.heads)
     if len(data) + len(states) + len(rest) != len(call.inputs) or not data or count + len(states) != outputs:
-        call.fail("its inputs do not fit its body")
+        call.fail("its inputs do not fit its subgraph")
     try:
         values = {slots[slot]: value for slot, value in zip((*data, *states, *rest), call.inputs, strict=True)}
         steps = call.x.size(0)
     except (IndexError, UnknownShapeError) as error:
-        call.fail(f"its inputs do not fit its body: {error}")
+        call.fail(f"its inputs do not fit its subgraph: {error}")
     sequences = [values[slots[slot]] for slot in data]
     rows: list[list[Value]] = [[] for _ in range(count)]
     for step in range(steps):

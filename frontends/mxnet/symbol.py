@@ -162,8 +162,8 @@ def _node(raw: Any, index: int, source: str) -> Node:
     inputs = tuple(_source(pair, index, where) for pair in raw.get("inputs") or ())
     if raw["op"] == VARIABLE and inputs:
         raise ModelError(f"{where} is a variable and has inputs")
-    bodies = tuple(parse(body, f"{where}: its body") for body in raw.get("subgraphs") or ())
-    return Node(raw["name"], canonical(raw["op"]), raw["op"], inputs, MappingProxyType(attributes), bodies)
+    subgraphs = tuple(parse(body, f"{where}: its subgraph") for body in raw.get("subgraphs") or ())
+    return Node(raw["name"], canonical(raw["op"]), raw["op"], inputs, MappingProxyType(attributes), subgraphs)
 
 
 def _source(raw: Any, limit: int, where: str) -> Source:

@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from prunegraph.graph import onnx_io
-from prunegraph.graph.facts import facts
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.names import names_in, redirect
 from prunegraph.graph.sources import Packed, Sources, Whole
 
@@ -59,7 +59,7 @@ class _Folder:
             name: Whole(names[name], tuple(range(value.ndim))) for name, value in self.values.items() if name in names
         }
         self._numbers = Sources(shapes, {})
-        self._facts = facts(onnx_io.from_model(model))
+        self._facts = shape_info(onnx_io.from_model(model))
 
     def run(self) -> None:
         graph = self.model.graph

@@ -13,10 +13,10 @@ from prunegraph.coupling.sample import complete
 from prunegraph.coupling.shuffle import Shuffle, find_shuffles
 from prunegraph.coupling.uses import Use
 from prunegraph.errors import MISFIT, ModelError, UnknownNameError
-from prunegraph.graph.facts import Facts, facts
+from prunegraph.graph.shape_info import ShapeInfo, shape_info
 from prunegraph.graph.inference import element, elements
 from prunegraph.graph.model import Graph, Node
-from prunegraph.labels.labels import Channels, Labels, LabelSpace, Reason
+from prunegraph.labels.labels import ResolvedLabels, Labels, LabelSpace, Reason
 from prunegraph.ops import rule_for
 
 #: Which factor of an attention axis is pruned, by name.
@@ -43,7 +43,7 @@ class Coupling:
     """
 
     graph: Graph = field(repr=False)
-    facts: Facts = field(repr=False)
+    shape_info: ShapeInfo = field(repr=False)
     groups: tuple[Group, ...] = ()
     fixed: tuple[Fixed, ...] = ()
     labels: dict[str, tuple[Labels, ...]] = field(default_factory=dict, repr=False)
@@ -54,7 +54,7 @@ class Coupling:
     shuffles: dict[int, Shuffle] = field(default_factory=dict, repr=False)
     followed: set[int] = field(default_factory=set, repr=False)
     attention: str | None = None
-    channels: Channels = field(default=None, repr=False)  # type: ignore[assignment]
+    channels: ResolvedLabels = field(default=None, repr=False)  # type: ignore[assignment]
 
     def group(self, name: str) -> Group:
         """The group of that id. Raises KeyError."""
@@ -111,22 +111,22 @@ class _Walk:
 
     def __init__(self, graph: Graph):
         self.graph = graph
-        self.facts = facts(graph)
-        complete(graph, self.facts)
+        self.shape_info = shape_info(graph)
+        complete(graph, self.shape_info)
         self.space = LabelSpace()
         self.labels: dict[str, tuple[Labels, ...]] = {}
         self.uses: dict[tuple[str, int, int], Use] = {}
-        self.result = Coupling(graph, self.facts, shuffles=find_shuffles(graph, self.facts))
+        self.result = Coupling(graph, self.shape_info, shuffles=find_shuffles(graph, self.shape_info))
 
     def run(self, attention: str | None) -> Coupling:
         result = self.result
         result.attention = attention
         for name in self.graph.inputs:
             reason = Reason("graph input", name)
-            self.labels[name] = tuple(self.space.pinned(size, reason) for size in self.facts.shapes[name])
+            self.labels[name] = tuple(self.space.pinned(size, reason) for size in self.shape_info.shapes[name])
         inner = {index for shuffle in result.shuffles.values() for index in shuffle.inner}
         for node in self.graph.nodes:
-            if self.facts.is_dead(node):
+            if self.shape_info.is_dead(node):
                 continue
             if node.index in result.shuffles:
                 self._shuffle(result.shuffles[node.index])
@@ -146,7 +146,7 @@ class _Walk:
 
     def _is_arithmetic(self, node: Node) -> bool:
         """Whether the node is part of shape arithmetic, which carries no channels."""
-        known = self.facts.known
+        known = self.shape_info.known
         for output in node.outputs:
             if output not in known:
                 return False
@@ -171,7 +171,7 @@ class _Walk:
 
     def _is_unknown(self, value: str) -> bool:
         """Whether a value is there whose shape is not known."""
-        shapes = self.facts.shapes
+        shapes = self.shape_info.shapes
         return bool(value) and value not in shapes and element(value, 0) not in shapes
 
     def without_unread(self, node: Node) -> Node:
@@ -185,9 +185,9 @@ class _Walk:
         site = NodeSite(self, node)
         for value in node.captured:
             for labels in self.value_labels(value):
-                self.space.pin(labels, site.reason(f"used inside the body of {node.op}"))
+                self.space.pin(labels, site.reason(f"used inside the subgraph of {node.op}"))
         rule = rule_for(node)
-        if rule is None or rule.spread is None:
+        if rule is None or rule.propagate is None:
             reason = rule.barrier if rule is not None else None
             self._barrier(site, f"{node.op}: {reason}" if reason else f"{node.op} has no rule")
             return
@@ -196,7 +196,7 @@ class _Walk:
             self._barrier(site, f"the shape of {unknown[0]!r} is not known before the model runs")
             return
         try:
-            rule.spread(site)
+            rule.propagate(site)
             self._pin_operands(site)
             self.result.followed.add(node.index)
         except ValueError as error:
@@ -208,7 +208,7 @@ class _Walk:
     def _pin_operands(self, site: NodeSite) -> None:
         """What a rule did not look at is an operand (a scale, a region): it is read as it is."""
         for slot, value in enumerate(site.node.inputs):
-            if not value or slot in site.asked or value in self.facts.known:
+            if not value or slot in site.asked or value in self.shape_info.known:
                 continue
             if value in self.labels or (value, -1, -1) in self.uses:
                 for labels in self.value_labels(value):
@@ -221,7 +221,7 @@ class _Walk:
                 for labels in site.labels(slot):
                     self.space.pin(labels, site.reason(text))
         for output in site.node.outputs:
-            shape = self.facts.shapes.get(output, ())
+            shape = self.shape_info.shapes.get(output, ())
             self.labels[output] = tuple(self.space.pinned(size, site.reason(text)) for size in shape)
 
     def value_labels(self, value: str) -> tuple[Labels, ...]:
@@ -232,7 +232,7 @@ class _Walk:
             return self.use(value, -1, -1).labels
         if names := elements(value, self.labels):
             return tuple(labels for name in names for labels in self.labels[name])
-        shape = self.facts.shapes.get(value, ())
+        shape = self.shape_info.shapes.get(value, ())
         if value in self.graph.sparse:
             return tuple(self.space.pinned(size, Reason("axis of a sparse weight", value)) for size in shape)
         producer = self.graph.nodes[self.graph.producer[value]].name if value in self.graph.producer else value
@@ -266,17 +266,17 @@ class NodeSite:
 
     def __init__(self, walk: _Walk, node: Node):
         self.walk, self.node = walk, walk.without_unread(node)
-        self.space, self.facts = walk.space, walk.facts
+        self.space, self.shape_info = walk.space, walk.shape_info
         self.asked: set[int] = set()
 
     def shape(self, slot: int) -> tuple[int, ...]:
-        return self.facts.shapes[self.node.inputs[slot]]
+        return self.shape_info.shapes[self.node.inputs[slot]]
 
     def out_shape(self, slot: int = 0) -> tuple[int, ...]:
-        return self.facts.shapes[self.node.outputs[slot]]
+        return self.shape_info.shapes[self.node.outputs[slot]]
 
     def constant(self, slot: int) -> np.ndarray | None:
-        return self.facts.constant(self.node.inputs[slot])
+        return self.shape_info.constant(self.node.inputs[slot])
 
     def labels(self, slot: int) -> tuple[Labels, ...]:
         value = self.node.inputs[slot]
@@ -303,7 +303,7 @@ class NodeSite:
     def carries_weight(self, slot: int) -> bool:
         return self.walk.graph.weight_behind(self.node.inputs[slot]) is not None
 
-    def give(self, labels: Sequence[Labels], slot: int = 0) -> None:
+    def set_output(self, labels: Sequence[Labels], slot: int = 0) -> None:
         shape = self.out_shape(slot)
         if tuple([each.size for each in labels]) != shape:
             raise ValueError(f"its output has shape {list(shape)}, not {[each.size for each in labels]}")
@@ -318,7 +318,7 @@ class NodeSite:
         for index, labels in enumerate(parts):
             self.walk.labels[element(self.node.outputs[0], index)] = tuple(labels)
 
-    def stay(self, size: int, text: str) -> Labels:
+    def pinned_axis(self, size: int, text: str) -> Labels:
         return self.space.pinned(size, self.reason(text))
 
     def pin(self, labels: Labels, text: str) -> None:
@@ -336,7 +336,7 @@ class NodeSite:
         while value not in graph.weights:
             carrier = graph.nodes[graph.producer[value]]
             if carrier.op == "Transpose":
-                rank = len(self.facts.shapes[value])
+                rank = len(self.shape_info.shapes[value])
                 axis = (carrier.attributes.get("perm") or range(rank)[::-1])[axis]
             value, reader = carrier.inputs[0], (carrier.index, 0)
         use = self.walk.use(value, *reader)
@@ -350,7 +350,7 @@ class NodeSite:
             return  # numbers computed from sizes have no channels: all of them stay
         self.walk.result.reductions.append(Reduction(self.node.index, slot, tuple(axes), kind, zero))
 
-    def follows(self, attribute: str, labels: Labels, times: int = 1) -> None:
+    def bind_attribute(self, attribute: str, labels: Labels, times: int = 1) -> None:
         self.walk.result.attributes.setdefault(self.node.index, {})[attribute] = labels, times
 
     def tag(self, labels: Labels, name: str) -> None:

@@ -20,11 +20,11 @@ ADVICE = (
     ("another factor", "the axis is pruned in units of its other factor; --attention chooses in attention"),
     ("live or die together", "what ties them (a lookup, a shared table, heads that share keys) would have to go first"),
     ("control flow", "move the value out of the subgraph"),
-    ("used inside the body", "the body is not looked into; move the value's use out of it"),
-    ("from turn to turn", "let the body hand the value back in the shape it got it in"),
+    ("used inside the subgraph", "the subgraph is not looked into; move the value's use out of it"),
+    ("from iteration to iteration", "let the subgraph hand the value back in the shape it got it in"),
     ("different shapes", "let both branches return the same shape"),
     ("has an unknown shape", "give the model's inputs fixed sizes, or the operator that makes the value a rule"),
-    ("runs along", "the axis is what the body runs over, one element a turn"),
+    ("runs along", "the axis is what the subgraph runs over, one element a turn"),
 )
 
 
@@ -53,7 +53,7 @@ def explain(coupling: Coupling, layer: str) -> Why:
     node = layers[layer]
     fixed = next((f for f in coupling.fixed if f.layer == layer), None)
     width = node.channels.outputs or _width(coupling, node)
-    if fixed is None and coupling.facts.is_dead(node):
+    if fixed is None and coupling.shape_info.is_dead(node):
         return Why(layer, 0, width, None, (), "it is in a branch that never runs")
     if fixed is None:
         groups = ", ".join(g.id for g in coupling.groups if layer in g.layers)

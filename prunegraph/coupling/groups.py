@@ -155,7 +155,7 @@ def find_groups(coupling: Coupling) -> tuple[Group, ...]:
     groups.sort(key=lambda item: item[0])
     inexact = _inexact_channels(coupling)
     layers = {node for use in coupling.uses for node in use.layers}
-    macs = {node: node_macs(coupling.graph.nodes[node], coupling.facts.shapes) for node in layers}
+    macs = {node: node_macs(coupling.graph.nodes[node], coupling.shape_info.shapes) for node in layers}
     return tuple(_make(coupling, f"g{i}", parts, inexact, macs) for i, (_, parts) in enumerate(groups))
 
 

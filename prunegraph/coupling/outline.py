@@ -14,7 +14,7 @@ import onnx
 
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.coupling.groups import Group, Member
-from prunegraph.coupling.places import Place, makers, readers
+from prunegraph.coupling.places import ChannelAxis, makers, readers
 from prunegraph.coupling.sample import full_cost
 from prunegraph.graph.model import FLOAT_TYPES
 from prunegraph.graph.records import node_records
@@ -71,12 +71,12 @@ def _head(coupling: Coupling) -> dict[str, Any]:
 
 
 def _shape(coupling: Coupling, value: str) -> list[int] | None:
-    shape = coupling.facts.shapes.get(value)
+    shape = coupling.shape_info.shapes.get(value)
     return None if shape is None else [int(size) for size in shape]
 
 
 def _nodes(coupling: Coupling) -> list[dict[str, Any]]:
-    shapes = coupling.facts.shapes
+    shapes = coupling.shape_info.shapes
     records = node_records(coupling.graph, shapes)
     return [
         {**record, "macs": node_macs(node, shapes)} for node, record in zip(coupling.graph.nodes, records, strict=True)
@@ -159,9 +159,9 @@ def _activations(coupling: Coupling, group: Group, statistics: Statistics) -> It
         yield {"value": place.value, "axis": place.axis, "role": role, "layers": layers, **_moments(place, each)}
 
 
-def _places(coupling: Coupling, group: Group) -> Iterator[tuple[str, Place]]:
-    """Values of floating-point numbers outside of bodies; one that two layers share stands there for both roles."""
-    graph, types = coupling.graph, coupling.facts.types
+def _places(coupling: Coupling, group: Group) -> Iterator[tuple[str, ChannelAxis]]:
+    """Values of floating-point numbers outside of subgraphs; one that two layers share stands there for both roles."""
+    graph, types = coupling.graph, coupling.shape_info.types
     for role, places in (("out", makers(coupling)), ("in", readers(coupling))):
         for place in places[group.id]:
             is_reachable = place.value in graph.outer or place.value in graph.inputs
@@ -169,7 +169,7 @@ def _places(coupling: Coupling, group: Group) -> Iterator[tuple[str, Place]]:
                 yield role, place
 
 
-def _layers(coupling: Coupling, place: Place, role: str) -> Sequence[str]:
+def _layers(coupling: Coupling, place: ChannelAxis, role: str) -> Sequence[str]:
     graph = coupling.graph
     if role == "out":
         return [graph.nodes[graph.producer[place.value]].name]
@@ -178,7 +178,7 @@ def _layers(coupling: Coupling, place: Place, role: str) -> Sequence[str]:
     return [graph.nodes[node].name for node in nodes]
 
 
-def _moments(place: Place, moments: ChannelMoments) -> dict[str, Any]:
+def _moments(place: ChannelAxis, moments: ChannelMoments) -> dict[str, Any]:
     mean, energy = place.by_channel(moments.mean), place.by_channel(moments.energy)
     return {
         "mean": numbers(mean),

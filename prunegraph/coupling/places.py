@@ -16,7 +16,7 @@ Array = np.ndarray
 
 
 @dataclass(frozen=True)
-class Place:
+class ChannelAxis:
     """An axis of a value that a group's channels lie on."""
 
     value: str
@@ -41,32 +41,32 @@ class Place:
         return np.asarray(values)[self.positions].mean(axis=1)
 
 
-def places(coupling: Coupling) -> dict[str, list[Place]]:
+def places(coupling: Coupling) -> dict[str, list[ChannelAxis]]:
     """All places of every group by its id, in the order in which the graph makes the values."""
     return _cached(coupling, "places", _find)
 
 
-def makers(coupling: Coupling) -> dict[str, list[Place]]:
+def makers(coupling: Coupling) -> dict[str, list[ChannelAxis]]:
     """Of every group, the outputs of the layers that make its channels: before normalisation and activation."""
     return _cached(coupling, "makers", lambda result: _of_layers(result, "out"))
 
 
-def readers(coupling: Coupling) -> dict[str, list[Place]]:
+def readers(coupling: Coupling) -> dict[str, list[ChannelAxis]]:
     """Of every group, the inputs of the layers that consume its channels: behind normalisation and activation."""
     return _cached(coupling, "readers", lambda result: _of_layers(result, "in"))
 
 
 def _cached(
-    coupling: Coupling, what: str, make: Callable[[Coupling], dict[str, list[Place]]]
-) -> dict[str, list[Place]]:
+    coupling: Coupling, what: str, make: Callable[[Coupling], dict[str, list[ChannelAxis]]]
+) -> dict[str, list[ChannelAxis]]:
     key = (what, coupling.attention)
     if key not in coupling.graph.cache:
         coupling.graph.cache[key] = make(coupling)
-    result: dict[str, list[Place]] = coupling.graph.cache[key]
+    result: dict[str, list[ChannelAxis]] = coupling.graph.cache[key]
     return result
 
 
-def _of_layers(coupling: Coupling, role: str) -> dict[str, list[Place]]:
+def _of_layers(coupling: Coupling, role: str) -> dict[str, list[ChannelAxis]]:
     result = {}
     for group in coupling.groups:
         nodes = {n for member in group.members if member.role == role for n in member.use.layers}
@@ -76,8 +76,8 @@ def _of_layers(coupling: Coupling, role: str) -> dict[str, list[Place]]:
     return result
 
 
-def _find(coupling: Coupling) -> dict[str, list[Place]]:
-    result: dict[str, list[Place]] = {group.id: [] for group in coupling.groups}
+def _find(coupling: Coupling) -> dict[str, list[ChannelAxis]]:
+    result: dict[str, list[ChannelAxis]] = {group.id: [] for group in coupling.groups}
     runs = {group.first: group for group in coupling.groups if group.numbers is None}
     group_of = np.full(coupling.channels.count, -1)
     for index, group in enumerate(coupling.groups):
@@ -98,5 +98,5 @@ def _find(coupling: Coupling) -> dict[str, list[Place]]:
                     here = np.unique(group_of[root.ids])
                     known[root.key] = [coupling.groups[index] for index in here[here >= 0]]
             for group in known[root.key]:
-                result[group.id].append(Place(value, axis, group, root))
+                result[group.id].append(ChannelAxis(value, axis, group, root))
     return result

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prunegraph.graph.facts import Facts
+from prunegraph.graph.shape_info import ShapeInfo
 from prunegraph.graph.model import Graph, Node
 from prunegraph.ops.movement import atoms
 
@@ -27,18 +27,18 @@ class Shuffle:
     inner: tuple[int, int]
 
 
-def find_shuffles(graph: Graph, facts: Facts) -> dict[int, Shuffle]:
+def find_shuffles(graph: Graph, shape_info: ShapeInfo) -> dict[int, Shuffle]:
     """Shuffles by the index of their last Reshape."""
     result = {}
     for node in graph.nodes:
         if node.op == "Transpose":
-            shuffle = _match(graph, facts, node)
+            shuffle = _match(graph, shape_info, node)
             if shuffle is not None:
                 result[graph.consumers[node.outputs[0]][0][0]] = shuffle
     return result
 
 
-def _match(graph: Graph, facts: Facts, transpose: Node) -> Shuffle | None:
+def _match(graph: Graph, shape_info: ShapeInfo, transpose: Node) -> Shuffle | None:
     first = graph.nodes[graph.producer[transpose.inputs[0]]] if transpose.inputs[0] in graph.producer else None
     users = graph.consumers.get(transpose.outputs[0], [])
     if first is None or first.op != "Reshape" or len(users) != 1:
@@ -48,7 +48,7 @@ def _match(graph: Graph, facts: Facts, transpose: Node) -> Shuffle | None:
     hidden = not {first.outputs[0], transpose.outputs[0]} & set(graph.outputs)
     if last.op != "Reshape" or users[0][1] != 0 or not (alone and hidden):
         return None
-    shapes = [facts.shapes.get(v) for v in (first.inputs[0], first.outputs[0], last.outputs[0])]
+    shapes = [shape_info.shapes.get(v) for v in (first.inputs[0], first.outputs[0], last.outputs[0])]
     if None in shapes or shapes[0] != shapes[2]:
         return None
     source, middle, _ = shapes

@@ -64,7 +64,7 @@ class Survivors:
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         """A value's new shape at the sizes of the analysis; None where it was unknown."""
-        old = self.coupling.facts.shapes.get(name)
+        old = self.coupling.shape_info.shapes.get(name)
         labels = self.coupling.labels.get(name)
         if old is None or labels is None:
             return old

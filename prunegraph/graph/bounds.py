@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from prunegraph.graph.facts import facts
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.model import Graph, Node
 
 
@@ -19,7 +19,7 @@ def bounds(graph: Graph, node: Node) -> tuple[float, float] | None:
     limits = [-math.inf, math.inf]
     for slot in (1, 2):
         if node.input(slot):
-            constant = facts(graph).constant(node.input(slot))
+            constant = shape_info(graph).constant(node.input(slot))
             if constant is None or constant.size != 1:
                 return None
             limits[slot - 1] = float(constant.reshape(()))

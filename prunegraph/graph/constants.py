@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prunegraph.graph.facts import facts
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.model import Graph, Node
 
 #: Operators whose outputs are not the same every time.
@@ -26,14 +26,14 @@ def is_constant(graph: Graph, value: str) -> bool:
 
 def data_inputs(graph: Graph, node: Node) -> tuple[str, ...]:
     """What a node's value depends on: of the second input of a CastLike only its type matters."""
-    known = node.op == "CastLike" and node.outputs[0] in facts(graph).types
+    known = node.op == "CastLike" and node.outputs[0] in shape_info(graph).types
     return node.inputs[:1] if known else node.inputs
 
 
 def _computed(graph: Graph) -> set[str]:
     values: set[str] = set()
     for node in graph.nodes:
-        plain = node.body is None and not node.captured and not node.bodies and node.op not in RANDOM
+        plain = node.subgraph is None and not node.captured and not node.subgraphs and node.op not in RANDOM
         if not plain or not node.inputs:
             continue
         if all(not v or v in graph.weights or v in values for v in data_inputs(graph, node)):

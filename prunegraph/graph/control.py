@@ -1,15 +1,15 @@
-"""Bodies of If, Loop and Scan, laid open: their nodes stand among the others, under names of their own.
+"""Subgraphs of If, Loop and Scan, inlined: their nodes stand among the others, under names of their own.
 
-A node with bodies becomes
+A node with subgraphs becomes
 
-    Enter     reads what the node reads; its outputs are the inputs of the body
-    ...       the nodes of the body (of both branches, one after the other)
-    Return    one for each body: reads what the body returns and hands it on
+    Enter     reads what the node reads; its outputs are the inputs of the subgraph
+    ...       the nodes of the subgraph (of both branches, one after the other)
+    Return    one for each subgraph: reads what the subgraph returns and hands it on
     If, ...   the node itself; its inputs are what was handed on
 
-so that values flow through bodies like through any other nodes. `Enter` and `Return` are of
-the domain `prunegraph`; they are never written to a file. Names that two bodies share, as
-branches do, get the body's name in front.
+so that values flow through subgraphs like through any other nodes. `Enter` and `Return` are of
+the domain `prunegraph`; they are never written to a file. Names that two subgraphs share, as
+branches do, get the subgraph's name in front.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from prunegraph.graph import order
 DOMAIN = "prunegraph"
 ENTER, RETURN = "Enter", "Return"
 
-#: Attributes that hold the bodies of an operator.
-BODIES = {"If": ("then_branch", "else_branch"), "Loop": ("body",), "Scan": ("body",)}
+#: Attributes that hold the subgraphs of an operator.
+SUBGRAPHS = {"If": ("then_branch", "else_branch"), "Loop": ("body",), "Scan": ("body",)}
 
 #: Inputs of a Loop before the carried values: how often it runs at most, and whether it runs at all.
 LOOP_HEAD = 2
 
 
 @dataclass(frozen=True, eq=False)
-class Body:
+class Subgraph:
     """A subgraph that a node runs.
 
     `names` maps the names of values made in it to their unique ones, `outputs` are what it
-    returns, by unique names. `owner` is the node that runs it, `parent` the body that one is in.
+    returns, by unique names. `owner` is the node that runs it, `parent` the subgraph that one is in.
     """
 
     name: str
@@ -45,27 +45,27 @@ class Body:
     outputs: tuple[str, ...]
     graph: onnx.GraphProto = field(repr=False)
     owner: onnx.NodeProto = field(repr=False)
-    parent: Body | None = field(repr=False)
+    parent: Subgraph | None = field(repr=False)
     names: Mapping[str, str] = field(repr=False)
 
 
 @dataclass(frozen=True)
-class Place:
-    """What a node has besides its protobuf: its name, the body it is in, and the bodies it runs.
+class NodeContext:
+    """What a node has besides its protobuf: its name, the subgraph it is in, and the subgraphs it runs.
 
     `inputs` replaces those of the protobuf, where given; `enter` is the index of the `Enter` that
-    belongs to a node with bodies.
+    belongs to a node with subgraphs.
     """
 
     label: str = ""
-    body: Body | None = None
-    bodies: tuple[Body, ...] = ()
+    subgraph: Subgraph | None = None
+    subgraphs: tuple[Subgraph, ...] = ()
     enter: int = -1
     inputs: tuple[str, ...] | None = None
 
 
 #: The place of a node that has nothing to do with control flow.
-PLAIN = Place()
+PLAIN = NodeContext()
 
 
 @dataclass(frozen=True)
@@ -90,15 +90,15 @@ class Scanned:
 
 
 def obstacle(proto: onnx.NodeProto, opset: int) -> str | None:
-    """Why a node's bodies cannot be laid open, or None."""
-    bodies = {a.name: a.g for a in proto.attribute if a.type == onnx.AttributeProto.GRAPH}
-    if proto.domain not in ("", "ai.onnx") or tuple(sorted(bodies)) != tuple(sorted(BODIES.get(proto.op_type, ()))):
-        return f"the bodies of {proto.op_type} are not looked into"
-    if not bodies:
-        return f"{proto.op_type} has no body"
+    """Why a node's subgraphs cannot be inlined, or None."""
+    subgraphs = {a.name: a.g for a in proto.attribute if a.type == onnx.AttributeProto.GRAPH}
+    if proto.domain not in ("", "ai.onnx") or tuple(sorted(subgraphs)) != tuple(sorted(SUBGRAPHS.get(proto.op_type, ()))):
+        return f"the subgraphs of {proto.op_type} are not looked into"
+    if not subgraphs:
+        return f"{proto.op_type} has no subgraph"
     if proto.op_type == "Scan" and (opset < 9 or not any(a.name == "num_scan_inputs" for a in proto.attribute)):
         return "Scan before opset 9 is not looked into"
-    for name, graph in bodies.items():
+    for name, graph in subgraphs.items():
         if graph.sparse_initializer:
             return f"its {name} holds sparse weights"
         if not all(entry.name for entry in (*graph.input, *graph.output)):
@@ -112,7 +112,7 @@ def obstacle(proto: onnx.NodeProto, opset: int) -> str | None:
 
 
 def _fits(proto: onnx.NodeProto, graph: onnx.GraphProto) -> bool:
-    """Whether a body has as many inputs and outputs as its owner needs."""
+    """Whether a subgraph has as many inputs and outputs as its owner needs."""
     given, output, inputs, outputs = len(proto.input), len(proto.output), len(graph.input), len(graph.output)
     if proto.op_type == "If":
         return (given, inputs, outputs) == (1, 0, output)
@@ -127,8 +127,8 @@ def _fits(proto: onnx.NodeProto, graph: onnx.GraphProto) -> bool:
 
 def expand(
     graph: onnx.GraphProto, protos: list[onnx.NodeProto], opset: int, source: str
-) -> tuple[list[onnx.NodeProto], dict[int, Place]]:
-    """The nodes of a graph and of all bodies in it, in topological order.
+) -> tuple[list[onnx.NodeProto], dict[int, NodeContext]]:
+    """The nodes of a graph and of all subgraphs in it, in topological order.
 
     Args:
         graph: the main graph.
@@ -137,13 +137,13 @@ def expand(
         source: the model's name, for messages.
 
     Returns:
-        The nodes, with unique names for the values of bodies, and the places of those that
+        The nodes, with unique names for the values of subgraphs, and the places of those that
         control flow concerns, by index.
 
     Raises:
-        ModelError: a body is invalid.
+        ModelError: a subgraph is invalid.
     """
-    if not any(proto.op_type in BODIES for proto in protos):
+    if not any(proto.op_type in SUBGRAPHS for proto in protos):
         return protos, {}
     expansion = _Expansion(graph, opset, source)
     expansion.add(protos, None, {})
@@ -156,55 +156,55 @@ class _Expansion:
     def __init__(self, graph: onnx.GraphProto, opset: int, source: str):
         self.opset, self.source = opset, source
         self.protos: list[onnx.NodeProto] = []
-        self.places: dict[int, Place] = {}
+        self.places: dict[int, NodeContext] = {}
         self.outer = frozenset({*made_in(graph), *(s.values.name for s in graph.sparse_initializer)})
         self.taken = set(self.outer)
         self.shared = {name for name, count in Counter(_node_names(graph.node)).items() if count > 1}
 
-    def add(self, protos: Iterable[onnx.NodeProto], body: Body | None, visible: Mapping[str, str]) -> None:
+    def add(self, protos: Iterable[onnx.NodeProto], subgraph: Subgraph | None, visible: Mapping[str, str]) -> None:
         """Add nodes of one graph; `visible` maps names in it to unique ones."""
         for proto in protos:
-            label = self._label(proto, body)
-            renamed = _renamed(proto, visible) if body is not None else proto
-            if proto.op_type in BODIES and obstacle(proto, self.opset) is None:
-                self._control(renamed, label, body, visible)
+            label = self._label(proto, subgraph)
+            renamed = _renamed(proto, visible) if subgraph is not None else proto
+            if proto.op_type in SUBGRAPHS and obstacle(proto, self.opset) is None:
+                self._control(renamed, label, subgraph, visible)
             else:
-                self._append(renamed, Place(label, body) if body is not None else PLAIN)
+                self._append(renamed, NodeContext(label, subgraph) if subgraph is not None else PLAIN)
 
-    def _append(self, proto: onnx.NodeProto, place: Place) -> None:
+    def _append(self, proto: onnx.NodeProto, place: NodeContext) -> None:
         if place is not PLAIN:
             self.places[len(self.protos)] = place
         self.protos.append(proto)
 
-    def _label(self, proto: onnx.NodeProto, body: Body | None) -> str:
+    def _label(self, proto: onnx.NodeProto, subgraph: Subgraph | None) -> str:
         label: str = proto.name or next((o for o in proto.output if o), proto.op_type)
         unique = proto.name and proto.name not in self.shared
-        return label if body is None or unique else f"{body.name}/{label}"
+        return label if subgraph is None or unique else f"{subgraph.name}/{label}"
 
-    def _control(self, proto: onnx.NodeProto, label: str, parent: Body | None, visible: Mapping[str, str]) -> None:
+    def _control(self, proto: onnx.NodeProto, label: str, parent: Subgraph | None, visible: Mapping[str, str]) -> None:
         graphs = {a.name: a.g for a in proto.attribute if a.type == onnx.AttributeProto.GRAPH}
-        bodies, scopes = [], []
-        for attribute in BODIES[proto.op_type]:
+        subgraphs, scopes = [], []
+        for attribute in SUBGRAPHS[proto.op_type]:
             name = self._unique(f"{label}/{attribute}")
             own = {value: self._unique(value, name) for value in made_in(graphs[attribute])}
             scope = {**visible, **own}
             outputs = tuple(scope.get(o.name, o.name) for o in graphs[attribute].output)
-            bodies.append(Body(name, attribute, outputs, graphs[attribute], proto, parent, own))
+            subgraphs.append(Subgraph(name, attribute, outputs, graphs[attribute], proto, parent, own))
             scopes.append(scope)
-        entered = [bodies[0].names[i.name] for i in bodies[0].graph.input]
+        entered = [subgraphs[0].names[i.name] for i in subgraphs[0].graph.input]
         enter = onnx.helper.make_node(ENTER, list(proto.input), entered, domain=DOMAIN)
         index = len(self.protos)
-        self._append(enter, Place(f"{label}/enter", parent, tuple(bodies)))
+        self._append(enter, NodeContext(f"{label}/enter", parent, tuple(subgraphs)))
         returned: list[str] = []
-        for body, scope in zip(bodies, scopes, strict=True):
-            inner = {o for node in body.graph.node for o in node.output}
+        for subgraph, scope in zip(subgraphs, scopes, strict=True):
+            inner = {o for node in subgraph.graph.node for o in node.output}
             given = {*self.outer, *scope} - inner
-            self.add(order.sort(body.graph, given, self.source), body, scope)
-            handed = [self._unique(f"{body.name}/returned_{i}") for i in range(len(body.outputs))]
-            back = onnx.helper.make_node(RETURN, list(body.outputs), handed, domain=DOMAIN)
-            self._append(back, Place(f"{body.name}/return", body))
+            self.add(order.sort(subgraph.graph, given, self.source), subgraph, scope)
+            handed = [self._unique(f"{subgraph.name}/returned_{i}") for i in range(len(subgraph.outputs))]
+            back = onnx.helper.make_node(RETURN, list(subgraph.outputs), handed, domain=DOMAIN)
+            self._append(back, NodeContext(f"{subgraph.name}/return", subgraph))
             returned += handed
-        self._append(proto, Place(label, parent, tuple(bodies), index, tuple(returned)))
+        self._append(proto, NodeContext(label, parent, tuple(subgraphs), index, tuple(returned)))
 
     def _unique(self, name: str, prefix: str = "") -> str:
         """A name that nothing has yet: the name itself, else with the prefix, else numbered."""
@@ -224,11 +224,11 @@ def made_in(graph: onnx.GraphProto) -> list[str]:
 
 
 def _node_names(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
-    """Names of nodes, those in bodies too."""
+    """Names of nodes, those in subgraphs too."""
     for node in nodes:
         if node.name:
             yield node.name
-        if node.op_type in BODIES:
+        if node.op_type in SUBGRAPHS:
             for graph in order.subgraphs(node):
                 yield from _node_names(graph.node)
 
@@ -248,11 +248,11 @@ def rename(proto: onnx.NodeProto, names: Mapping[str, str]) -> None:
                 values[slot] = names[value]
 
 
-def body_weights(
-    protos: Sequence[onnx.NodeProto], places: Mapping[int, Place]
+def subgraph_weights(
+    protos: Sequence[onnx.NodeProto], places: Mapping[int, NodeContext]
 ) -> tuple[list[tuple[str, onnx.TensorProto]], list[onnx.NodeProto]]:
-    """Initializers of bodies with their unique names, and `Constant` nodes in bodies."""
-    bodies = {id(body): body for place in places.values() for body in place.bodies}
-    tensors = [(body.names[t.name], t) for body in bodies.values() for t in body.graph.initializer]
-    constants = [protos[i] for i, place in places.items() if place.body and protos[i].op_type == "Constant"]
+    """Initializers of subgraphs with their unique names, and `Constant` nodes in subgraphs."""
+    subgraphs = {id(subgraph): subgraph for place in places.values() for subgraph in place.subgraphs}
+    tensors = [(subgraph.names[t.name], t) for subgraph in subgraphs.values() for t in subgraph.graph.initializer]
+    constants = [protos[i] for i, place in places.items() if place.subgraph and protos[i].op_type == "Constant"]
     return tensors, constants

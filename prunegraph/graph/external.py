@@ -94,7 +94,7 @@ def write_graph(graph: Graph, path: Path) -> None:
 def declare_piece(piece: onnx.GraphProto, graph: Graph, outputs: Sequence[str]) -> None:
     """Give some of a graph's nodes, run by themselves, their outputs and the shapes that the file declares.
 
-    ONNX Runtime needs the shapes behind operators without inference: a Scan wants to know what its body returns.
+    ONNX Runtime needs the shapes behind operators without inference: a Scan wants to know what its subgraph returns.
 
     Args:
         piece: a graph that holds the nodes; outputs and shapes are added to it.

@@ -1,7 +1,7 @@
-"""What is known of values that If, Loop and Scan hand into their bodies and out of them.
+"""What is known of values that If, Loop and Scan hand into their subgraphs and out of them.
 
-A value that a Loop or Scan carries from turn to turn keeps its shape, or its shape is not
-known at all: the body is looked at with the first turn's shapes, and again without those that
+A value that a Loop or Scan carries from iteration to iteration keeps its shape, or its shape is not
+known at all: the subgraph is looked at with the first turn's shapes, and again without those that
 it changes. Numbers are never known across turns. A condition that is the same whatever the
 inputs' sizes takes one branch for good; the other one is dead, and nothing in it counts.
 """
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunegraph.graph.control import DOMAIN, ENTER, LOOP_HEAD, RETURN, Body, Scanned
+from prunegraph.graph.control import DOMAIN, ENTER, LOOP_HEAD, RETURN, Subgraph, Scanned
 from prunegraph.graph.evaluate import evaluate
 
 if TYPE_CHECKING:
-    from prunegraph.graph.facts import Facts
+    from prunegraph.graph.shape_info import ShapeInfo
     from prunegraph.graph.model import Node
 
 Shape = tuple[int, ...]
@@ -27,15 +27,15 @@ MOVES = frozenset({"Gather", "Slice", "Squeeze", "Unsqueeze", "Reshape", "Transp
 
 
 def is_control(node: Node) -> bool:
-    """Whether a node hands values into bodies or out of them."""
-    return node.domain == DOMAIN or bool(node.bodies)
+    """Whether a node hands values into subgraphs or out of them."""
+    return node.domain == DOMAIN or bool(node.subgraphs)
 
 
-def hand_on(node: Node, info: Facts, visit: Callable[[Node], None]) -> None:
+def hand_on(node: Node, info: ShapeInfo, visit: Callable[[Node], None]) -> None:
     """Shapes and types of the outputs of such a node.
 
     Args:
-        node: an `Enter`, a `Return`, or an If, Loop or Scan with bodies.
+        node: an `Enter`, a `Return`, or an If, Loop or Scan with subgraphs.
         found: the facts so far; added to.
         visit: finds the facts of a node.
     """
@@ -52,7 +52,7 @@ def hand_on(node: Node, info: Facts, visit: Callable[[Node], None]) -> None:
 
 
 def carried(node: Node, enter: Node) -> list[tuple[str, str]]:
-    """Values that a Loop or Scan carries: as its body gets them, and as it hands them back."""
+    """Values that a Loop or Scan carries: as its subgraph gets them, and as it hands them back."""
     if node.op == "Loop":
         formal, returned = enter.outputs[LOOP_HEAD:], node.inputs[1:]
     else:
@@ -61,21 +61,21 @@ def carried(node: Node, enter: Node) -> list[tuple[str, str]]:
     return list(zip(formal, returned, strict=False))
 
 
-def _copy(info: Facts, source: str, target: str) -> None:
+def _copy(info: ShapeInfo, source: str, target: str) -> None:
     if target and source in info.shapes:
         info.shapes[target], info.types[target] = info.shapes[source], info.types[source]
 
 
-def _enter(node: Node, info: Facts) -> None:
-    body = node.bodies[0]
-    operator = body.owner.op_type
+def _enter(node: Node, info: ShapeInfo) -> None:
+    subgraph = node.subgraphs[0]
+    operator = subgraph.owner.op_type
     first = 0
     if operator == "Loop":
         first = LOOP_HEAD
-        for formal, entry in zip(node.outputs, body.graph.input[:LOOP_HEAD], strict=False):
+        for formal, entry in zip(node.outputs, subgraph.graph.input[:LOOP_HEAD], strict=False):
             info.shapes[formal] = (1,) * len(entry.type.tensor_type.shape.dim)
             info.types[formal] = entry.type.tensor_type.elem_type
-    scan = Scanned.of(body.owner) if operator == "Scan" else None
+    scan = Scanned.of(subgraph.owner) if operator == "Scan" else None
     for slot in range(first, len(node.outputs)):
         source, formal = node.inputs[slot], node.outputs[slot]
         if formal in info.varying:
@@ -83,12 +83,12 @@ def _enter(node: Node, info: Facts) -> None:
         _copy(info, source, formal)
         if scan is not None and slot >= scan.states and formal in info.shapes:
             shape = list(info.shapes[formal])
-            info.turns[body] = shape.pop(scan.input_axes[slot - scan.states])
+            info.iterations[subgraph] = shape.pop(scan.input_axes[slot - scan.states])
             info.shapes[formal] = tuple(shape)
 
 
-def _settle(node: Node, info: Facts, visit: Callable[[Node], None]) -> None:
-    """Forget the shapes of carried values that a turn changes, and look at the body again."""
+def _settle(node: Node, info: ShapeInfo, visit: Callable[[Node], None]) -> None:
+    """Forget the shapes of carried values that a turn changes, and look at the subgraph again."""
     nodes = info.graph.nodes
     pairs = carried(node, nodes[node.enter])
     while True:
@@ -98,17 +98,17 @@ def _settle(node: Node, info: Facts, visit: Callable[[Node], None]) -> None:
         info.varying.update(changed)
         inside = nodes[node.enter : node.index]
         for value in (output for inner in inside if inner.op != "Constant" for output in inner.outputs):
-            facts: dict[str, Any]
-            for facts in (info.shapes, info.types, info.known, info.folded):
-                facts.pop(value, None)
+            shape_info: dict[str, Any]
+            for shape_info in (info.shapes, info.types, info.known, info.folded):
+                shape_info.pop(value, None)
         for inner in inside:
             visit(inner)
 
 
-def _leave_if(node: Node, info: Facts) -> None:
-    live = [body for body in node.bodies if body not in info.dead]
+def _leave_if(node: Node, info: ShapeInfo) -> None:
+    live = [subgraph for subgraph in node.subgraphs if subgraph not in info.dead]
     for index, output in enumerate(node.outputs):
-        values = [body.outputs[index] for body in live]
+        values = [subgraph.outputs[index] for subgraph in live]
         shapes = [info.shapes.get(value) for value in values]
         if not output or None in shapes or any(shape != shapes[0] for shape in shapes):
             continue
@@ -118,47 +118,47 @@ def _leave_if(node: Node, info: Facts) -> None:
             info.known[output] = constant
 
 
-def _leave_loop(node: Node, info: Facts) -> None:
-    enter, body = info.graph.nodes[node.enter], node.bodies[0]
+def _leave_loop(node: Node, info: ShapeInfo) -> None:
+    enter, subgraph = info.graph.nodes[node.enter], node.subgraphs[0]
     pairs = carried(node, enter)
     limit = info.constant(enter.inputs[0]) if enter.inputs[0] else None
-    if limit is not None and limit.size == 1 and _goes_on(enter, body, info):
-        info.turns[body] = max(int(limit.item()), 0)
+    if limit is not None and limit.size == 1 and _goes_on(enter, subgraph, info):
+        info.iterations[subgraph] = max(int(limit.item()), 0)
     else:
-        info.guessed.add(body)
+        info.guessed.add(subgraph)
     for (formal, _), output in zip(pairs, node.outputs, strict=False):
         _copy(info, formal, output)
     for returned, output in zip(node.inputs[1 + len(pairs) :], node.outputs[len(pairs) :], strict=True):
-        _stack(info, returned, output, body, 0)
+        _stack(info, returned, output, subgraph, 0)
 
 
-def _leave_scan(node: Node, info: Facts) -> None:
-    scan, body = Scanned.of(node.proto), node.bodies[0]
+def _leave_scan(node: Node, info: ShapeInfo) -> None:
+    scan, subgraph = Scanned.of(node.proto), node.subgraphs[0]
     for slot, (returned, output) in enumerate(zip(node.inputs, node.outputs, strict=True)):
         if slot < scan.states:
             _copy(info, returned, output)
         else:
-            _stack(info, returned, output, body, scan.output_axes[slot - scan.states])
+            _stack(info, returned, output, subgraph, scan.output_axes[slot - scan.states])
 
 
-def _stack(info: Facts, returned: str, output: str, body: Body, axis: int) -> None:
+def _stack(info: ShapeInfo, returned: str, output: str, subgraph: Subgraph, axis: int) -> None:
     """One element of the result for every turn."""
     if not output or returned not in info.shapes:
         return
     shape = list(info.shapes[returned])
-    turns = info.turns.get(body, info.guess)
-    shape.insert(axis if axis >= 0 else len(shape) + 1 + axis, turns)
+    iterations = info.iterations.get(subgraph, info.guess)
+    shape.insert(axis if axis >= 0 else len(shape) + 1 + axis, iterations)
     info.shapes[output], info.types[output] = tuple(shape), info.types[returned]
 
 
-def _goes_on(enter: Node, body: Body, info: Facts) -> bool:
+def _goes_on(enter: Node, subgraph: Subgraph, info: ShapeInfo) -> bool:
     """Whether a Loop's condition is true from the first turn to the last."""
 
     def is_true(value: str) -> bool:
         constant = info.constant(value)
         return constant is not None and constant.size == 1 and bool(constant.item())
 
-    last = body.outputs[0]
+    last = subgraph.outputs[0]
     nodes, producer = info.graph.nodes, info.graph.producer
     while last in producer and nodes[producer[last]].op in ("Identity", "Cast"):
         last = nodes[producer[last]].inputs[0]
@@ -169,20 +169,20 @@ def _goes_on(enter: Node, body: Body, info: Facts) -> bool:
 # -- branches that are never taken ------------------------------------------------------
 
 
-def dead_branches(info: Facts) -> frozenset[Body]:
+def dead_branches(info: ShapeInfo) -> frozenset[Subgraph]:
     """Branches that no input takes, as far as these facts tell."""
     dead = set(info.dead)
     nodes = info.graph.nodes
     for node in nodes:
-        if node.op == "If" and node.bodies and not info.is_dead(node):
+        if node.op == "If" and node.subgraphs and not info.is_dead(node):
             condition = nodes[node.enter].inputs[0]
             value = info.constant(condition)
             if value is not None and value.size == 1 and not open_elements(info, condition, {}).any():
-                dead.add(node.bodies[1 if value.item() else 0])
+                dead.add(node.subgraphs[1 if value.item() else 0])
     return frozenset(dead)
 
 
-def open_elements(info: Facts, value: str, seen: dict[str, np.ndarray]) -> np.ndarray:
+def open_elements(info: ShapeInfo, value: str, seen: dict[str, np.ndarray]) -> np.ndarray:
     """Which elements of a known value were computed from sizes that inputs may have or not.
 
     Stricter than `Facts.varies`: a comparison of two sizes counts, whatever came out of it.
@@ -191,8 +191,8 @@ def open_elements(info: Facts, value: str, seen: dict[str, np.ndarray]) -> np.nd
     def mark(node: Node, value: str) -> np.ndarray | None:
         if node.op in ("Shape", "Size"):
             return info.varies(value)
-        if node.op == "If" and node.bodies:
-            live = next(body for body in node.bodies if body not in info.dead)
+        if node.op == "If" and node.subgraphs:
+            live = next(subgraph for subgraph in node.subgraphs if subgraph not in info.dead)
             return trace_elements(info, live.outputs[node.outputs.index(value)], mark, seen)
         return np.ones((), bool) if is_control(node) else None
 
@@ -200,7 +200,7 @@ def open_elements(info: Facts, value: str, seen: dict[str, np.ndarray]) -> np.nd
 
 
 def trace_elements(
-    info: Facts, value: str, mark: Callable[[Node, str], np.ndarray | None], seen: dict[str, np.ndarray]
+    info: ShapeInfo, value: str, mark: Callable[[Node, str], np.ndarray | None], seen: dict[str, np.ndarray]
 ) -> np.ndarray:
     """Which elements of a known value were computed from marked ones.
 
@@ -225,7 +225,7 @@ def trace_elements(
     return seen[value]
 
 
-def _traced(info: Facts, node: Node, constant: np.ndarray, flags: list[np.ndarray]) -> np.ndarray:
+def _traced(info: ShapeInfo, node: Node, constant: np.ndarray, flags: list[np.ndarray]) -> np.ndarray:
     """The same of a node's result, from its inputs' elements."""
     if not any(flag.any() for flag in flags):
         return np.zeros(constant.shape, bool)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from prunegraph.graph.facts import Facts, Shape, facts, facts_at
+from prunegraph.graph.shape_info import ShapeInfo, Shape, shape_info, shape_info_at
 from prunegraph.graph.flow import MOVES
 from prunegraph.graph.model import Graph, Node
 
@@ -44,9 +44,9 @@ def ranges(graph: Graph, sizes: Mapping[str, Shape]) -> dict[str, Range]:
     uses = _uses(graph)
     if not uses:
         return {}
-    known = facts(graph)
+    known = shape_info(graph)
     if dict(known.sizes) != dict(sizes):
-        known = facts_at(graph, sizes)
+        known = shape_info_at(graph, sizes)
     result: dict[str, Range] = {}
     for name, node, slot in uses:
         allowed = _allowed(node, slot, known)
@@ -100,7 +100,7 @@ def _is_index(node: Node, slot: int) -> bool:
     return LENGTHS.get(node.op) == slot
 
 
-def _allowed(node: Node, slot: int, known: Facts) -> Range | None:
+def _allowed(node: Node, slot: int, known: ShapeInfo) -> Range | None:
     """What the indices of a slot may be; None where the shape of what they point into is not known."""
     table = node.inputs[EMBEDDINGS[slot] if node.op == "EmbedLayerNormalization" else 0]
     shape = known.shapes.get(table)

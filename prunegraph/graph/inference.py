@@ -23,7 +23,7 @@ from prunegraph.graph.model import Graph, Node, Weight
 from prunegraph.graph.numbers import read_as_numbers
 
 if TYPE_CHECKING:
-    from prunegraph.graph.facts import Facts
+    from prunegraph.graph.shape_info import ShapeInfo
 
 Shape = tuple[int, ...]
 
@@ -74,7 +74,7 @@ def elements(sequence: str, known: Container[str]) -> list[str]:
     return names
 
 
-def visit(node: Node, result: Facts, inferred: Mapping[str, onnx.ValueInfoProto]) -> None:
+def visit(node: Node, result: ShapeInfo, inferred: Mapping[str, onnx.ValueInfoProto]) -> None:
     if node.op == "Constant" and node.outputs[0] in result.shapes:
         return
     value = known_value(node, result)
@@ -95,7 +95,7 @@ def visit(node: Node, result: Facts, inferred: Mapping[str, onnx.ValueInfoProto]
         infer_outputs(node, result)
 
 
-def _note(value: np.ndarray, node: Node, result: Facts) -> None:
+def _note(value: np.ndarray, node: Node, result: ShapeInfo) -> None:
     """Keep what a node computes; of what is data the shape only."""
     output = node.outputs[0]
     result.shapes[output] = value.shape
@@ -112,7 +112,7 @@ def _is_list(value: np.ndarray) -> bool:
     return value.dtype not in INT_TYPES and value.size != 1
 
 
-def known_value(node: Node, result: Facts) -> np.ndarray | None:
+def known_value(node: Node, result: ShapeInfo) -> np.ndarray | None:
     """The output of a node that computes with known values only, or None."""
     if node.op == "Shape" and node.inputs[0] in result.shapes:
         start, end = node.attributes.get("start", 0), node.attributes.get("end")
@@ -131,7 +131,7 @@ def known_value(node: Node, result: Facts) -> np.ndarray | None:
     return evaluate(node, inputs)
 
 
-def infer_outputs(node: Node, result: Facts) -> None:
+def infer_outputs(node: Node, result: ShapeInfo) -> None:
     """Fill in what ONNX's inference of the whole graph left open at one node."""
     if flow.is_control(node):
         flow.hand_on(node, result, lambda inner: None if result.is_dead(inner) else visit(inner, result, {}))
@@ -152,7 +152,7 @@ def infer_outputs(node: Node, result: Facts) -> None:
             _attention_shapes(node, result)
 
 
-def _attention_shapes(node: Node, result: Facts) -> None:
+def _attention_shapes(node: Node, result: ShapeInfo) -> None:
     """Keys, values and scores that an Attention returns: ONNX's inference leaves them open."""
     query, key, value = (result.shapes.get(node.input(slot), ()) for slot in range(3))
     if not (query and len(query) == len(key) == len(value)):
@@ -174,7 +174,7 @@ def _attention_shapes(node: Node, result: Facts) -> None:
         result.types[output] = result.types[node.inputs[0]]
 
 
-def _elementwise_shape(node: Node, result: Facts) -> bool:
+def _elementwise_shape(node: Node, result: ShapeInfo) -> bool:
     """The output's shape, where an operator works on every element by itself; False for all others."""
     if node.domain or len(node.outputs) != 1 or not (node.op in UNARY or node.op in BINARY):
         return False
@@ -196,7 +196,7 @@ def einsum_terms(equation: str) -> tuple[list[str], str]:
     return remaining.split(","), right
 
 
-def _einsum_shape(node: Node, result: Facts) -> None:
+def _einsum_shape(node: Node, result: ShapeInfo) -> None:
     """The output's shape, where all operands fit the equation."""
     operands, output = einsum_terms(node.attributes["equation"].decode())
     sizes: dict[str, int] = {}
@@ -216,7 +216,7 @@ def _einsum_shape(node: Node, result: Facts) -> None:
     result.types[node.outputs[0]] = result.types[node.inputs[0]]
 
 
-def split_sizes(node: Node, result: Facts) -> list[int] | None:
+def split_sizes(node: Node, result: ShapeInfo) -> list[int] | None:
     """Sizes that a SplitToSequence cuts its axis into, or None where they are not known."""
     shape, split = result.shapes.get(node.inputs[0]), result.constant(node.input(1))
     if shape is None or (split is None and node.input(1)) or (split is None and not node.attributes.get("keepdims", 1)):
@@ -230,7 +230,7 @@ def split_sizes(node: Node, result: Facts) -> list[int] | None:
     return [min(size, total - start) for start in range(0, total, size)]
 
 
-def _visit_sequence(node: Node, result: Facts) -> None:
+def _visit_sequence(node: Node, result: ShapeInfo) -> None:
     source = node.inputs[0]
     if node.op == "SequenceAt":
         position, names = result.constant(node.inputs[1]), elements(source, result.shapes)
@@ -266,7 +266,7 @@ def skeleton(graph: Graph, *, keep_declared: bool = False) -> onnx.ModelProto:
     """A copy of the model for ONNX's inference: without the bytes of large weights, and without Einsum.
 
     That inference never ends where the ranks of an Einsum do not fit; `_einsum_shape` does it instead.
-    Nodes with bodies that are laid open are there with `keep_declared` only; else `graph.flow` does it.
+    Nodes with subgraphs that are inlined are there with `keep_declared` only; else `graph.flow` does it.
     """
     source = graph.model
     copy = onnx.ModelProto(ir_version=source.ir_version)
@@ -283,7 +283,7 @@ def skeleton(graph: Graph, *, keep_declared: bool = False) -> onnx.ModelProto:
     copy.graph.initializer.extend(_hollow(tensor) for tensor in source.graph.initializer)
     protos = []
     for node in graph.nodes:
-        if node.body is not None or (flow.is_control(node) and not (keep_declared and node.domain != DOMAIN)):
+        if node.subgraph is not None or (flow.is_control(node) and not (keep_declared and node.domain != DOMAIN)):
             continue
         if node.op == "Constant" and (weight := graph.weights.get(node.outputs[0])) and weight.size > MAX_ELEMENTS:
             hollow = _hollow(weight.tensor)
@@ -302,7 +302,7 @@ def _hollow(tensor: onnx.TensorProto) -> onnx.TensorProto:
     return onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=dims)
 
 
-def _take(tensor: onnx.TypeProto.Tensor, value: str, result: Facts) -> bool:
+def _take(tensor: onnx.TypeProto.Tensor, value: str, result: ShapeInfo) -> bool:
     """Note a value's inferred type; False where it has no shape, or sizes are open."""
     dims = tensor.shape.dim[:]
     shape = tuple([d.dim_value for d in dims])
@@ -313,7 +313,7 @@ def _take(tensor: onnx.TypeProto.Tensor, value: str, result: Facts) -> bool:
     return True
 
 
-def _infer_node(node: Node, result: Facts) -> None:
+def _infer_node(node: Node, result: ShapeInfo) -> None:
     """One node's output shapes from its inputs' shapes and known values."""
     if not all(v in result.shapes for v in node.inputs if v) or node.captured:
         return
@@ -329,7 +329,7 @@ def _infer_node(node: Node, result: Facts) -> None:
         _take(kind.tensor_type, output, result)
 
 
-def _tensor(value: str, result: Facts) -> onnx.TensorProto | None:
+def _tensor(value: str, result: ShapeInfo) -> onnx.TensorProto | None:
     """What `Facts.constant` says of a value, for inference to read."""
     weight = result.graph.weights.get(value)
     if weight is not None and weight.tensor.data_location != onnx.TensorProto.EXTERNAL:

@@ -96,8 +96,8 @@ class LinearLayer:
         node, weight = self.node, self.weight
         if node.op not in LINEAR or node.domain:
             return f"{node.op} is no convolution or matrix product"
-        if node.body is not None:
-            return "it is in the body of an If, Loop or Scan"
+        if node.subgraph is not None:
+            return "it is in the subgraph of an If, Loop or Scan"
         if weight is None:
             return "its weight is its first operand, or computed in the graph"
         if is_constant(self.graph, node.inputs[0]):
@@ -138,7 +138,7 @@ class LinearLayer:
         if self.node.op not in LINEAR or self.node.domain:
             return f"{self.node.op} is not decomposed"
         weight = self.weight
-        if weight is not None and self.node.body is None and groups(self.node) > 1:
+        if weight is not None and self.node.subgraph is None and groups(self.node) > 1:
             return "depthwise convolution" if weight.shape[1] == 1 else "grouped convolution"
         if self.is_transposed and self.node.version < 11:  # a Gemm without bias is not to be had
             return "its input is transposed"
@@ -177,7 +177,7 @@ def is_finite(graph: Graph, name: str) -> bool:
 
 
 def is_linear(graph: Graph, node: Node) -> bool:
-    """Whether a node multiplies one input with a float weight of its own that nothing else reads; not in a body."""
+    """Whether a node multiplies one input with a float weight of its own that nothing else reads; not in a subgraph."""
     return not LinearLayer(graph, node).no_refit()
 
 

@@ -23,7 +23,7 @@ from onnx import numpy_helper
 
 from prunegraph.errors import ModelError
 from prunegraph.graph import control, order, wire
-from prunegraph.graph.control import Body
+from prunegraph.graph.control import Subgraph
 from prunegraph.graph.sources import Sources
 from prunegraph.graph.stored import stored
 
@@ -129,7 +129,7 @@ class Node:
     `parents` holds `(node index, output slot)` for every input that another node makes.
     `captured` are outer values that subgraphs in the attributes read. `layer` is the name
     of the layer (convolution, linear) the node belongs to: itself, or the nearest above.
-    `body` is the body of an If, Loop or Scan the node is in, `bodies` those it runs, and
+    `subgraph` is the subgraph of an If, Loop or Scan the node is in, `subgraphs` those it runs, and
     `enter` the index of the node that hands values into them (see `graph.control`).
     """
 
@@ -145,8 +145,8 @@ class Node:
     layer: str | None
     channels: Channels
     proto: onnx.NodeProto = field(repr=False)
-    body: Body | None = field(default=None, repr=False)
-    bodies: tuple[Body, ...] = field(default=(), repr=False)
+    subgraph: Subgraph | None = field(default=None, repr=False)
+    subgraphs: tuple[Subgraph, ...] = field(default=(), repr=False)
     enter: int = field(default=-1, repr=False)
 
     @cached_property
@@ -205,7 +205,7 @@ class Graph:
         protos = order.sort(model.graph, {*self.weights, *self.inputs, *self.sparse}, source)
         protos, places = control.expand(model.graph, protos, self.opsets.get("", 1), source)
         if places:
-            self._add_body_weights(protos, places)
+            self._add_subgraph_weights(protos, places)
         created = {
             output: (index, slot)
             for index, proto in enumerate(protos)
@@ -237,8 +237,8 @@ class Graph:
                         value = np.asarray(onnx.helper.get_attribute_value(attribute), CONSTANT_DTYPES[attribute.name])
                         yield self._weight(proto.output[0], numpy_helper.from_array(value), proto)
 
-    def _add_body_weights(self, protos: list[onnx.NodeProto], places: Mapping[int, control.Place]) -> None:
-        tensors, constants = control.body_weights(protos, places)
+    def _add_subgraph_weights(self, protos: list[onnx.NodeProto], places: Mapping[int, control.NodeContext]) -> None:
+        tensors, constants = control.subgraph_weights(protos, places)
         result = [*(self._weight(name, tensor, None) for name, tensor in tensors), *self._find_constants(constants)]
         self.weights.update((weight.name, weight) for weight in result)
 
@@ -262,7 +262,7 @@ class Graph:
             raise ModelError(f"{self.source}: cannot read weight {name!r}: {error}") from error
 
     def _make_nodes(
-        self, protos: list[onnx.NodeProto], places: Mapping[int, control.Place], created: dict[str, tuple[int, int]]
+        self, protos: list[onnx.NodeProto], places: Mapping[int, control.NodeContext], created: dict[str, tuple[int, int]]
     ) -> Iterator[Node]:
         taken: set[str] = set()
         layers: list[str | None] = []
@@ -276,8 +276,8 @@ class Graph:
                 copy += 1
                 name = f"{base}#{copy}"
             taken.add(name)
-            # What bodies that are laid open capture, their own nodes read.
-            captured = () if place.bodies else order.captured(proto)
+            # What subgraphs that are inlined capture, their own nodes read.
+            captured = () if place.subgraphs else order.captured(proto)
             parents = tuple([created[v] for v in (*inputs, *captured) if v in created])
             channels = self._channels(proto, inputs)
             is_layer = is_layer_op(proto.op_type, proto.domain) and bool(channels.weights)
@@ -286,7 +286,7 @@ class Graph:
             yield Node(
                 index, name, proto.op_type, domain, self.opsets.get(proto.domain, self.opsets.get(domain, 1)),
                 inputs, outputs, captured, parents, layers[index], channels, proto,
-                place.body, place.bodies, place.enter,
+                place.subgraph, place.subgraphs, place.enter,
             )  # fmt: skip
 
     def _channels(self, proto: onnx.NodeProto, values: tuple[str, ...]) -> Channels:
@@ -331,12 +331,12 @@ class Graph:
         """Whether the graph is what a file holds: nothing has been made of it."""
         return self._from_file
 
-    def in_file(self, body: Body | None = None) -> list[Node]:
-        """Nodes of the main graph, or of a body, in the order in which the file has them."""
-        if body is None:
+    def in_file(self, subgraph: Subgraph | None = None) -> list[Node]:
+        """Nodes of the main graph, or of a subgraph, in the order in which the file has them."""
+        if subgraph is None:
             return [self._by_output[tuple(proto.output)] for proto in self.model.graph.node]
-        names = body.names
-        return [self._by_output[tuple(names.get(o, o) for o in proto.output)] for proto in body.graph.node]
+        names = subgraph.names
+        return [self._by_output[tuple(names.get(o, o) for o in proto.output)] for proto in subgraph.graph.node]
 
     @cached_property
     def _by_output(self) -> dict[tuple[str, ...], Node]:
@@ -348,12 +348,12 @@ class Graph:
         return frozenset(output for proto in self.model.graph.node for output in proto.output if output)
 
     @cached_property
-    def bodies(self) -> tuple[Body, ...]:
-        """Bodies of If, Loop and Scan that are laid open, the outer before the inner."""
-        return tuple(body for node in self.nodes if node.op == control.ENTER for body in node.bodies)
+    def subgraphs(self) -> tuple[Subgraph, ...]:
+        """Subgraphs of If, Loop and Scan that are inlined, the outer before the inner."""
+        return tuple(subgraph for node in self.nodes if node.op == control.ENTER for subgraph in node.subgraphs)
 
     def is_read(self, value: str) -> bool:
-        """Whether a node, a body or the graph's caller reads a value."""
+        """Whether a node, a subgraph or the graph's caller reads a value."""
         return value in self.consumers or value in self.outputs
 
     def node(self, name: str) -> Node:
@@ -391,10 +391,10 @@ class Graph:
 
     def to_json(self) -> list[dict[str, Any]]:
         """Node records: index, name, op, attributes, parents, shapes, layer, channel data (see `graph.records`)."""
-        from prunegraph.graph.facts import facts
+        from prunegraph.graph.shape_info import shape_info
         from prunegraph.graph.records import node_records
 
-        return node_records(self, facts(self).shapes)
+        return node_records(self, shape_info(self).shapes)
 
     def to_networkx(self) -> networkx.DiGraph:
         """Nodes by index with `name`, `op`; edges with the `value` that flows along them."""

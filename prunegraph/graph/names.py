@@ -12,9 +12,9 @@ from prunegraph.graph.order import subgraphs
 
 
 class Names:
-    """Gives names that nothing in a graph or its bodies has, and none twice.
+    """Gives names that nothing in a graph or its subgraphs has, and none twice.
 
-    Values and nodes share one set of names. Those by which `graph.control` tells apart what several bodies call the
+    Values and nodes share one set of names. Those by which `graph.control` tells apart what several subgraphs call the
     same are in it too.
     """
 
@@ -56,8 +56,8 @@ def names_in(graph: onnx.GraphProto) -> Iterator[str]:
         yield node.name
         yield from node.input[:]
         yield from node.output[:]
-        for body in subgraphs(node):
-            yield from names_in(body)
+        for subgraph in subgraphs(node):
+            yield from names_in(subgraph)
 
 
 def _own(graph: onnx.GraphProto) -> set[str]:
@@ -78,23 +78,23 @@ def redirect(node: onnx.NodeProto, renamed: Mapping[str, str]) -> None:
     for slot, value in enumerate(node.input):
         if value in renamed:
             node.input[slot] = renamed[value]
-    redirect_bodies(node, renamed)
+    redirect_subgraphs(node, renamed)
 
 
-def redirect_bodies(node: onnx.NodeProto, renamed: Mapping[str, str]) -> None:
+def redirect_subgraphs(node: onnx.NodeProto, renamed: Mapping[str, str]) -> None:
     """The same for the graphs inside a node alone; what the node itself reads stays."""
-    for body in subgraphs(node):
-        _redirect_inside(body, renamed)
+    for subgraph in subgraphs(node):
+        _redirect_inside(subgraph, renamed)
 
 
-def _redirect_inside(body: onnx.GraphProto, renamed: Mapping[str, str]) -> None:
-    visible = _without(renamed, _own(body))
+def _redirect_inside(subgraph: onnx.GraphProto, renamed: Mapping[str, str]) -> None:
+    visible = _without(renamed, _own(subgraph))
     if not visible:
         return
-    for node in body.node:
+    for node in subgraph.node:
         redirect(node, visible)
-    for output in body.output:
-        # What a body returns is known by its place; the name is that of a value.
+    for output in subgraph.output:
+        # What a subgraph returns is known by its place; the name is that of a value.
         output.name = visible.get(output.name, output.name)
 
 

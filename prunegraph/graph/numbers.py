@@ -74,12 +74,12 @@ def _operands(node: Node) -> tuple[str, ...]:
     """Values that a node reads as numbers."""
     if node.domain == "":
         return tuple(node.input(slot) for slot in SLOTS.get(node.op, ()))
-    return () if node.domain in KNOWN_DOMAINS or node.bodies or node.enter >= 0 else node.inputs
+    return () if node.domain in KNOWN_DOMAINS or node.subgraphs or node.enter >= 0 else node.inputs
 
 
 def _sources(node: Node, value: str) -> tuple[str, ...]:
     """What a value is computed from, if by arithmetic or handed on by a branch."""
-    if node.op == "If" and node.bodies:
+    if node.op == "If" and node.subgraphs:
         slot = node.outputs.index(value)
-        return tuple(body.outputs[slot] for body in node.bodies)
+        return tuple(subgraph.outputs[slot] for subgraph in node.subgraphs)
     return node.inputs if is_arithmetic(node) else ()

@@ -44,7 +44,7 @@ def _record(graph: Graph, node: Node, shapes: Shapes) -> dict[str, Any]:
         "input_shapes": _sizes(node.inputs, shapes),
         "output_shapes": _sizes(node.outputs, shapes),
         "layer": node.layer,
-        **({"body": node.body.name} if node.body is not None else {}),
+        **({"body": node.subgraph.name} if node.subgraph is not None else {}),
         **_window(graph, node, shapes),
         "channels": {
             "inputs": node.channels.inputs,

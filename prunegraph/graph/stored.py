@@ -19,7 +19,7 @@ import onnx
 from prunegraph.errors import ModelError
 from prunegraph.graph import order
 
-#: Data of bodies and attributes are read into memory: at most this many times the size of their files.
+#: Data of subgraphs and attributes are read into memory: at most this many times the size of their files.
 SHARED = 16
 
 #: Types of which two or four elements share a byte.
@@ -125,7 +125,7 @@ def take_in(held: list[onnx.TensorProto], folder: Path | None, source: str) -> N
 
 
 def tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor in a graph: weights, parts of sparse weights, attributes; also in bodies."""
+    """Every tensor in a graph: weights, parts of sparse weights, attributes; also in subgraphs."""
     yield from graph.initializer
     yield from inner(graph)
 

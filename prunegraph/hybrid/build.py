@@ -10,14 +10,14 @@ from prunegraph.graph.model import Graph
 from prunegraph.options import base_name
 from prunegraph.pipeline import Cutting, cut_and_prove
 from prunegraph.recovery import repairs
-from prunegraph.rewriting.decompose import Decomposed
+from prunegraph.rewriting.decompose import DecomposeResult
 from prunegraph.runtime.data import Data
 from prunegraph.selection.plan import Plan, survivors
 
 Progress = Callable[[str], None]
 
 #: Decomposes a graph that has been cut, on data or without.
-Second = Callable[[Graph, Data | None], Decomposed]
+Second = Callable[[Graph, Data | None], DecomposeResult]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Built:
     """What came of a plan: the cut with its proof, the decomposition (None where there was none), the graph."""
 
     cutting: Cutting
-    decomposed: Decomposed | None
+    decomposed: DecomposeResult | None
     graph: Graph
 
 

@@ -20,19 +20,19 @@ from prunegraph.ops.cost import Cost
 from prunegraph.options import base_name
 from prunegraph.pipeline import check_quantize, ranking
 from prunegraph.recovery import repairs
-from prunegraph.rewriting.decompose import Decomposed, decompose
+from prunegraph.rewriting.decompose import DecomposeResult, decompose
 from prunegraph.rewriting.ranks import Rule
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.budget import Budget
-from prunegraph.selection.choice import Choice
+from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.plan import Plan, make_plan
 from prunegraph.selection.select import Ranking, select
 from prunegraph.selection.selectors import SELECTORS
 
 if TYPE_CHECKING:
     from prunegraph.proof import Proof
-    from prunegraph.quantization.quantize import Quantized
+    from prunegraph.quantization.quantize import QuantizeResult
 
 METHODS = ("hybrid", "prune", "decompose", "source-004")
 
@@ -40,7 +40,7 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Compressed:
+class CompressResult:
     """What `compress` did.
 
     Args:
@@ -70,7 +70,7 @@ class Compressed:
     proof: Proof | None
     left_out: tuple[str, ...] = ()
     repair: str = "none"
-    quantized: Quantized | None = None
+    quantized: QuantizeResult | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the graphs and the proof, as plain JSON."""
@@ -87,7 +87,7 @@ class Compressed:
 
 
 @dataclass(frozen=True)
-class Settings:
+class CompressOptions:
     """How to compress: the options of `compress` that say so, checked. Raises PrunegraphError."""
 
     budget: Budget | None
@@ -121,11 +121,11 @@ class Settings:
         """Whether it is the rule of source 004."""
         return self.method == "source-004"
 
-    def choice(self, budget: Budget, **others: Any) -> Choice:
+    def choice(self, budget: Budget, **others: Any) -> SelectionOptions:
         """A selection with these options."""
         options = {name: getattr(self, name) for name in ("algorithm", "allocation", "keep", "round_to",
                                                            "min_channels", "seed")}  # fmt: skip
-        return Choice(**{**options, "budget": budget, **others})
+        return SelectionOptions(**{**options, "budget": budget, **others})
 
 
 def compress(
@@ -149,7 +149,7 @@ def compress(
     check: bool = True,
     seed: int = 0,
     progress: Progress = lambda stage: None,
-) -> Compressed:
+) -> CompressResult:
     """Keep, prune or decompose every layer so that one budget is met; recover, quantize and write.
 
     Method "hybrid" tries mixes of pruning and decomposition that all meet the budget, pruning alone and decomposition
@@ -187,7 +187,7 @@ def compress(
     if macs is not None and params is not None:
         raise BudgetError("give one of macs and params, not both")
     budget = Budget(macs=macs, params=params) if macs is not None or params is not None else None
-    settings = Settings(budget, method, rank, cluster, algorithm, allocation, keep, round_to, min_channels, seed)
+    settings = CompressOptions(budget, method, rank, cluster, algorithm, allocation, keep, round_to, min_channels, seed)
     settings.choice(budget or Budget(ratio="auto"))
     samples = Data.of(data) if data is not None else None
     if quantize is not None:
@@ -216,7 +216,7 @@ class _Work:
     """One model being compressed."""
 
     def __init__(
-        self, coupling: Coupling, settings: Settings, samples: Data | None, repair: str, check: bool, progress: Progress
+        self, coupling: Coupling, settings: CompressOptions, samples: Data | None, repair: str, check: bool, progress: Progress
     ):
         self.found, self.settings, self.samples, self.repair = coupling, settings, samples, repair
         self.check, self.progress = check, progress
@@ -227,7 +227,7 @@ class _Work:
 
     # -- under a budget -------------------------------------------------------------------
 
-    def by_budget(self) -> Compressed:
+    def by_budget(self) -> CompressResult:
         """The best mix of pruning and decomposition that meets the budget."""
         method = self.settings.method
         shares = mixes.SHARES if method == "hybrid" else (1.0 if method == "prune" else 0.0,)
@@ -261,7 +261,7 @@ class _Work:
         # An absolute figure, also for what was cut: above 1, or it would be a share.
         limit: dict[str, Any] = {budget.kind: max(bound, 1.5)}
 
-        def second(graph: Graph, data: Data | None) -> Decomposed:
+        def second(graph: Graph, data: Data | None) -> DecomposeResult:
             return decompose(
                 graph, method="auto", keep=self.settings.keep, round_to=self.settings.round_to, data=data, **limit
             )
@@ -282,7 +282,7 @@ class _Work:
 
     # -- source 004 -----------------------------------------------------------------------
 
-    def by_rule(self) -> Compressed:
+    def by_rule(self) -> CompressResult:
         """Clusters for layers of low dimension, low rank for those of high dimension."""
         settings = self.settings
         created = published.verdicts(self.found, settings.cluster, settings.seed, settings.round_to)
@@ -294,7 +294,7 @@ class _Work:
         budget = settings.budget
         limit: dict[str, Any] = {} if budget is None else {budget.kind: max(budget.bound(self.before), 1.5)}
 
-        def second(graph: Graph, data: Data | None) -> Decomposed:
+        def second(graph: Graph, data: Data | None) -> DecomposeResult:
             kept = dict.fromkeys([*settings.keep, *published.kept(graph, created)])
             return decompose(
                 graph, method=published.METHOD, rank=settings.rank, keep=list(kept), round_to=settings.round_to,
@@ -314,9 +314,9 @@ class _Work:
 
     def _compressed(
         self, built: Built, reasons: Mapping[str, str], tried: tuple[Mix, ...], chosen: Mix | None
-    ) -> Compressed:
+    ) -> CompressResult:
         cutting = built.cutting
-        return Compressed(
+        return CompressResult(
             self.model, built.graph, cutting.plan, decisions(self.model, cutting.small, built.decomposed, reasons),
             tried, chosen, self.before, full_cost(built.graph), cutting.proof, cutting.left_out, self.repair,
         )  # fmt: skip

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from prunegraph.graph.facts import facts
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.model import Graph, Node
 from prunegraph.ops.cost import node_macs
-from prunegraph.rewriting.decompose import Decomposed
+from prunegraph.rewriting.decompose import DecomposeResult
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Decision:
 
 
 def decisions(
-    original: Graph, cut: Graph, decomposed: Decomposed | None, reasons: Mapping[str, str]
+    original: Graph, cut: Graph, decomposed: DecomposeResult | None, reasons: Mapping[str, str]
 ) -> tuple[Decision, ...]:
     """A decision for every layer of the original, in topological order.
 
@@ -48,7 +48,7 @@ def decisions(
     rows = {row.name: row for row in decomposed.layers} if decomposed else {}
     why = {**(decomposed.left if decomposed else {}), **reasons}
     smaller = {node.name: node for node in cut.layers}
-    old, new = facts(original).shapes, facts(cut).shapes
+    old, new = shape_info(original).shapes, shape_info(cut).shapes
     created = []
     for node in original.layers:
         twin, row = smaller.get(node.name, node), rows.get(node.name)

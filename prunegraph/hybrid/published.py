@@ -57,7 +57,7 @@ def verdicts(coupling: Coupling, cluster: str, seed: int = 0, round_to: int = 8)
     shares = own_ratios(algorithm(cluster), context)
     groups = {layer: group for group in coupling.groups for layer in group.layers}
     created = {}
-    for node, layer in layers(coupling.graph, coupling.facts.shapes):
+    for node, layer in layers(coupling.graph, coupling.shape_info.shapes):
         group = groups.get(node.name)
         if isinstance(layer, str):
             created[node.name] = Verdict(False, layer)

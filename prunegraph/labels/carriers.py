@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from prunegraph.labels.labels import Channels, Product
+    from prunegraph.labels.labels import ResolvedLabels, Product
 
 
 def choose(candidates: Sequence[Candidate], carrying: set[int], tagged: set[int]) -> list[tuple[Candidate, int]]:
@@ -55,7 +55,7 @@ class Candidate:
 
     @classmethod
     def of(
-        cls, product: Product, free: list[int], channels: Channels, repeated: set[int], parts: set[int]
+        cls, product: Product, free: list[int], channels: ResolvedLabels, repeated: set[int], parts: set[int]
     ) -> Candidate:
         """A candidate from a product and the indices of its free factors.
 

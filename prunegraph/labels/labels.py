@@ -219,7 +219,7 @@ class LabelSpace:
 
     # -- resolution -----------------------------------------------------------------
 
-    def resolve(self, used: Iterable[Labels], wanted: str | None = None) -> Channels:
+    def resolve(self, used: Iterable[Labels], wanted: str | None = None) -> ResolvedLabels:
         """Channels of all labels.
 
         Args:
@@ -240,12 +240,12 @@ class LabelSpace:
             tagged += [factor for product in self.products for factor in product.factors]
         while pending:
             parts = [part for p in pending for part in (p.whole, *p.factors)]
-            channels = Channels(self, (*parts, *carriers, *tagged))
+            channels = ResolvedLabels(self, (*parts, *carriers, *tagged))
             pending = self._round(pending, channels, preferred, carriers)
-        return Channels(self, used)
+        return ResolvedLabels(self, used)
 
     def _round(
-        self, pending: list[Product], channels: Channels, preferred: Sequence[Labels], carriers: list[Labels]
+        self, pending: list[Product], channels: ResolvedLabels, preferred: Sequence[Labels], carriers: list[Labels]
     ) -> list[Product]:
         """Settle all products that are clear; if none is, choose carriers. Returns what is left."""
         clear, unclear = [], []
@@ -278,7 +278,7 @@ class LabelSpace:
     def _choose(
         self,
         unclear: Sequence[tuple[Product, list[int]]],
-        channels: Channels,
+        channels: ResolvedLabels,
         preferred: Sequence[Labels],
         carriers: list[Labels],
     ) -> list[Product]:
@@ -314,7 +314,7 @@ class LabelSpace:
         return True
 
 
-class Channels:
+class ResolvedLabels:
     """Resolved labels: every label belongs to one channel, pinned or free.
 
     Blocks that nothing touches index by index stay runs; all others are expanded into

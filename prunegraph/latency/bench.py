@@ -34,7 +34,7 @@ JUST_BELOW = 1 - 1e-9
 
 
 @dataclass(frozen=True)
-class Candidate:
+class TimedPlan:
     """A plan with its shares of the original's MACs and latency: predicted by the table, and measured."""
 
     plan: Plan
@@ -64,17 +64,17 @@ class Bench:
         if not self._whole or not self._meter.original.macs:
             raise BudgetError(f"{coupling.graph.source}: has no layer that ONNX Runtime can time; use another budget")
 
-    def candidate(self, plan: Plan) -> Candidate:
+    def candidate(self, plan: Plan) -> TimedPlan:
         """A plan with its predicted latency."""
         survivors = Survivors(self.coupling, plan.remove)
         macs = self._meter.measure(plan.remove).macs / self._meter.original.macs
-        return Candidate(plan, macs, self._table.predict(survivors) / self._whole)
+        return TimedPlan(plan, macs, self._table.predict(survivors) / self._whole)
 
-    def like(self, plan: Plan, remove: Mapping[str, Sequence[int] | np.ndarray]) -> Candidate:
+    def like(self, plan: Plan, remove: Mapping[str, Sequence[int] | np.ndarray]) -> TimedPlan:
         """A plan of the same origin that removes something else."""
         return self.candidate(make_plan(self.coupling, remove, plan.provenance))
 
-    def measure(self, candidate: Candidate, near: Callable[[Candidate], bool]) -> Candidate:
+    def measure(self, candidate: TimedPlan, near: Callable[[TimedPlan], bool]) -> TimedPlan:
         """Cut the model and measure it against the original: in a pair of sessions, in several if it is `near`."""
         pruned = cut(survivors(self.coupling, candidate.plan))
         result = replace(candidate, latency=self.timer.against(pruned))
@@ -87,15 +87,15 @@ class Path:
     def __init__(self, planner: Planner, bench: Bench):
         self._planner, self._bench = planner, bench
 
-    def at(self, macs: float) -> Candidate:
+    def at(self, macs: float) -> TimedPlan:
         """The plan for a share of the original's MACs. Raises BudgetError where that cannot be met."""
         return self._bench.candidate(self._planner(Budget(macs=macs)))
 
-    def strongest(self) -> Candidate:
+    def strongest(self) -> TimedPlan:
         """The plan that removes all that may go."""
         return self._bench.candidate(self._planner(Budget(ratio=MOST)))
 
-    def stronger(self, start: Candidate) -> Iterator[Candidate]:
+    def stronger(self, start: TimedPlan) -> Iterator[TimedPlan]:
         """The next stronger plans, one step after the other."""
         now = start
         while True:
@@ -105,12 +105,12 @@ class Path:
                 return
             yield now
 
-    def weaker(self, start: Candidate, count: int, reach: float) -> Iterator[Candidate]:
+    def weaker(self, start: TimedPlan, count: int, reach: float) -> Iterator[TimedPlan]:
         """Some weaker plans, the nearest first, up to a part of the way back to the whole model."""
         for part in range(1, count + 1):
             yield self.at(start.macs + (1 - start.macs) * reach * part / count)
 
-    def between(self, aim: float, low: Candidate, high: Candidate) -> Candidate | None:
+    def between(self, aim: float, low: TimedPlan, high: TimedPlan) -> TimedPlan | None:
         """The plan between two others whose predicted latency is nearest to an aim; None where there is none."""
         result = list(self._probe(aim, low, high))
         if not result:
@@ -118,7 +118,7 @@ class Path:
             result = [below] if below.macs > low.macs else []
         return min(result, key=lambda each: abs(each.predicted - aim), default=None)
 
-    def _probe(self, aim: float, low: Candidate, high: Candidate) -> Iterator[Candidate]:
+    def _probe(self, aim: float, low: TimedPlan, high: TimedPlan) -> Iterator[TimedPlan]:
         """Plans between two others, nearer and nearer to an aim (regula falsi on the predicted latency)."""
         floor, first, second = low.macs, low, high
         for _ in range(PREDICTIONS):

@@ -35,7 +35,7 @@ class LayerTable:
 
     def __init__(self, coupling: Coupling, timer: Timer, cache: Cache):
         self.coupling, self.timer, self.cache = coupling, timer, cache
-        shapes = coupling.facts.shapes
+        shapes = coupling.shape_info.shapes
         self.layers = [node for node in coupling.graph.nodes if node_macs(node, shapes)]
 
     def predict(self, survivors: Survivors) -> float:
@@ -55,7 +55,7 @@ class LayerTable:
 
     def key(self, node: Node, survivors: Survivors) -> str:
         """Operator, attributes, types and shapes: all that a layer's time depends on."""
-        types, weights = self.coupling.facts.types, self.coupling.graph.weights
+        types, weights = self.coupling.shape_info.types, self.coupling.graph.weights
         attributes = sorted(str(helper.printable_attribute(a)) for a in self._proto(node, survivors).attribute)
         inputs = []
         for slot, value in enumerate(node.inputs):
@@ -71,7 +71,7 @@ class LayerTable:
         if labels is not None:
             return tuple(survivors.size(each) for each in labels)
         weight = self.coupling.graph.weights.get(value)
-        return weight.shape if weight is not None else self.coupling.facts.shapes[value]
+        return weight.shape if weight is not None else self.coupling.shape_info.shapes[value]
 
     def _is_weight(self, value: str) -> bool:
         return bool(value) and self.coupling.graph.weight_behind(value) is not None
@@ -88,7 +88,7 @@ class LayerTable:
 
     def _model(self, node: Node, survivors: Survivors) -> Graph:
         """A model of that one node; weights are constants, so that they are packed as they are in the whole model."""
-        graph, types = self.coupling.graph, self.coupling.facts.types
+        graph, types = self.coupling.graph, self.coupling.shape_info.types
         tensors: dict[str, onnx.TensorProto] = {}
         inputs: dict[str, onnx.ValueInfoProto] = {}
         for slot, value in enumerate(node.inputs):
@@ -100,18 +100,18 @@ class LayerTable:
             else:
                 inputs[value] = helper.make_tensor_value_info(value, types[value], shape)
         outputs = [onnx.ValueInfoProto(name=name) for name in node.outputs if name]
-        body = helper.make_graph(
+        subgraph = helper.make_graph(
             [self._proto(node, survivors)], "layer", list(inputs.values()), outputs, list(tensors.values())
         )
         opsets = [helper.make_opsetid(domain, version) for domain, version in graph.opsets.items()]
         # Before IR 4, weights would have to be inputs too, and would not be packed.
         version = max(graph.model.ir_version, 4)
-        return from_model(helper.make_model(body, opset_imports=opsets, ir_version=version), source=node.name)
+        return from_model(helper.make_model(subgraph, opset_imports=opsets, ir_version=version), source=node.name)
 
     def _weight(self, value: str, shape: Sequence[int]) -> np.ndarray:
         """Values of a weight's kind: its own where it has some, so that scales and zero points are valid."""
         weight = self.coupling.graph.weights.get(value)
         if weight is not None:
             return np.resize(weight.read(), tuple(shape))
-        dtype = helper.tensor_dtype_to_np_dtype(self.coupling.facts.types[value])
+        dtype = helper.tensor_dtype_to_np_dtype(self.coupling.shape_info.types[value])
         return np.random.default_rng(0).standard_normal(tuple(shape)).astype(dtype)

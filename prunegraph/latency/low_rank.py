@@ -14,11 +14,11 @@ import onnx
 from onnx import helper
 
 from prunegraph.errors import MISFIT, BudgetError, OptionError, PrunegraphError
-from prunegraph.graph.facts import facts
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.onnx_io import from_model
 from prunegraph.measuring.latency import Stopwatch, Timer
-from prunegraph.rewriting.decompose import Decomposed, Known, Row, Samples, chain
+from prunegraph.rewriting.decompose import DecomposeResult, Known, Row, Samples, chain
 from prunegraph.rewriting.decompose import decompose as by_cost
 from prunegraph.rewriting.fold import fold
 from prunegraph.runtime.session import provider_name
@@ -42,7 +42,7 @@ def decompose(
     timer: Timer | None = None,
     progress: Progress = lambda stage: None,
     **options: Any,
-) -> Decomposed:
+) -> DecomposeResult:
     """Replace layers by chains of smaller ones of low rank, so that a latency, a cost or a rule is met.
 
     Args:
@@ -92,10 +92,10 @@ class _Search:
         self.faster: dict[tuple[str, str, tuple[int, ...]], bool] = {}
         self.known = Known()
 
-    def run(self) -> Decomposed:
+    def run(self) -> DecomposeResult:
         """The weakest decomposition that was found to meet the bound. Raises BudgetError."""
         low, high = 0.0, 1.0
-        best: Decomposed | None = None
+        best: DecomposeResult | None = None
         least = float("inf")
         for _ in range(MEASUREMENTS):
             macs = (low + high) / 2
@@ -122,12 +122,12 @@ class _Search:
             )
         return best
 
-    def made(self, decomposed: Decomposed, data: Samples) -> Decomposed:
+    def made(self, decomposed: DecomposeResult, data: Samples) -> DecomposeResult:
         """The same decomposition, fitted to data."""
         options = {**self.options, "keep": [*self.options["keep"], *self.slower]}
         return by_cost(self.graph, macs=float(max(decomposed.after.macs, 2)), data=data, known=self.known, **options)
 
-    def _at(self, macs: float) -> Decomposed | None:
+    def _at(self, macs: float) -> DecomposeResult | None:
         """A decomposition under a bound on MACs, measured; None where that many MACs cannot go."""
         while True:
             keep = [*self.options["keep"], *self.slower]
@@ -162,17 +162,17 @@ class _Search:
 
 def _model(source: Graph, graph: Graph, nodes: Sequence[Node], layer: Node) -> Graph:
     """A model of some nodes that read what a layer of the source reads, and make what it makes."""
-    known = facts(source)
+    known = shape_info(source)
     given, output = layer.inputs[0], layer.outputs[0]
     x = helper.make_tensor_value_info(given, known.types[given], known.shapes[given])
     weights = dict.fromkeys(value for node in nodes for value in node.inputs if value in graph.weights)
-    body = helper.make_graph(
+    subgraph = helper.make_graph(
         [node.proto for node in nodes], "layer", [x], [onnx.ValueInfoProto(name=output)],
         [_tensor(graph, name) for name in weights],
     )  # fmt: skip
     opsets = [helper.make_opsetid(domain, version) for domain, version in graph.opsets.items()]
     version = max(graph.model.ir_version, 4)
-    return from_model(helper.make_model(body, opset_imports=opsets, ir_version=version), source=layer.name)
+    return from_model(helper.make_model(subgraph, opset_imports=opsets, ir_version=version), source=layer.name)
 
 
 def _tensor(graph: Graph, name: str) -> onnx.TensorProto:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 
 from prunegraph.errors import BudgetError
-from prunegraph.latency.bench import Bench, Candidate, Path, Planner
-from prunegraph.latency.mixes import mixes
+from prunegraph.latency.bench import Bench, TimedPlan, Path, Planner
+from prunegraph.latency.blends import blends
 
 Progress = Callable[[str], None]
 
@@ -30,7 +30,7 @@ MEASUREMENTS = 12
 STEPS, MIXES, REFINEMENTS, REACH = 20, 60, 12, 0.3
 
 
-class Search:
+class LatencySearch:
     """Looks for a plan whose measured latency is at the bound or a little below it.
 
     Args:
@@ -46,9 +46,9 @@ class Search:
     ):
         self.bench, self.bound, self.label, self.progress = bench, bound, label, progress
         self.path = Path(planner, bench)
-        self.measured: list[Candidate] = []
+        self.measured: list[TimedPlan] = []
 
-    def run(self) -> Candidate:
+    def run(self) -> TimedPlan:
         """The plan, measured.
 
         Raises:
@@ -65,7 +65,7 @@ class Search:
             raise self._too_coarse()
         return best
 
-    def _bracket(self, low: Candidate, high: Candidate) -> tuple[Candidate, Candidate]:
+    def _bracket(self, low: TimedPlan, high: TimedPlan) -> tuple[TimedPlan, TimedPlan]:
         """Narrow two plans down until one is near the bound, or none is left between them.
 
         Raises:
@@ -90,7 +90,7 @@ class Search:
                 break
         return low, high
 
-    def _refine(self, low: Candidate, high: Candidate) -> None:
+    def _refine(self, low: TimedPlan, high: TimedPlan) -> None:
         """Measure plans with steps in another order, where the next one in order jumps over the bound."""
         corrections = {"stronger": high.correction, "weaker": low.correction}
         remaining = list(self._mixes(low, high))
@@ -102,29 +102,29 @@ class Search:
             if self._best(TOLERANCE) is not None:
                 return
 
-    def _mixes(self, low: Candidate, high: Candidate) -> Iterator[tuple[str, Candidate]]:
+    def _mixes(self, low: TimedPlan, high: TimedPlan) -> Iterator[tuple[str, TimedPlan]]:
         stronger = islice(self.path.stronger(high), STEPS)
         weaker = self.path.weaker(low, STEPS, REACH)
         for origin, start, others in (("stronger", high, stronger), ("weaker", low, weaker)):
-            for remove in islice(mixes(start.plan, [each.plan for each in others]), MIXES):
+            for remove in islice(blends(start.plan, [each.plan for each in others]), MIXES):
                 yield origin, self.bench.like(start.plan, remove)
 
     @property
     def _aim(self) -> float:
         return self.bound * (1 - AIM)
 
-    def _measure(self, candidate: Candidate) -> Candidate:
+    def _measure(self, candidate: TimedPlan) -> TimedPlan:
         result = self.bench.measure(candidate, lambda each: abs(each.measured / self._aim - 1) <= TOLERANCE)
         self.measured.append(result)
         self.progress(f"latency: {result.measured:.3f} of the original measured, bound {self.bound:.3f}")
         return result
 
-    def _best(self, tolerance: float) -> Candidate | None:
+    def _best(self, tolerance: float) -> TimedPlan | None:
         """The measured plan nearest below the bound, if it is within the tolerance."""
         good = [each for each in self.measured if self.bound * (1 - tolerance) <= each.measured <= self.bound]
         return max(good, key=lambda each: each.measured, default=None)
 
-    def _too_much(self, least: Candidate) -> BudgetError:
+    def _too_much(self, least: TimedPlan) -> BudgetError:
         return BudgetError(
             f"latency cannot fall to {self.label}: with everything removed that may go {least.measured:.3f} of the "
             "original is measured; lower --round-to or --min-channels, or unprotect layers"

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from prunegraph.coupling.analysis import Coupling
-from prunegraph.latency.bench import Bench, Candidate
+from prunegraph.latency.bench import Bench, TimedPlan
 from prunegraph.latency.cache import Cache
 from prunegraph.latency.rounding import Rounding, best_rounding
-from prunegraph.latency.search import Search
+from prunegraph.latency.search import LatencySearch
 from prunegraph.measuring.latency import Inputs, Latency, Stopwatch, Timer
 from prunegraph.runtime.session import provider_name
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.budget import parse_latency
-from prunegraph.selection.choice import Choice
+from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.criteria.base import Gradients
 from prunegraph.selection.plan import Plan
 from prunegraph.selection.select import Ranking, rank
@@ -34,7 +34,7 @@ class Selected:
 
 def select(
     coupling: Coupling,
-    choice: Choice,
+    choice: SelectionOptions,
     statistics: Statistics | None = None,
     gradients: Gradients | None = None,
     *,
@@ -75,7 +75,7 @@ def select(
     return Selected(_described(result, choice), result.latency, rounding)
 
 
-def _meet(ranking: Ranking, timer: Timer, cache: Cache, progress: Progress) -> Candidate:
+def _meet(ranking: Ranking, timer: Timer, cache: Cache, progress: Progress) -> TimedPlan:
     bound, is_share = parse_latency(ranking.choice.budget.latency or 1.0)
     original = 1.0 if is_share else timer.original()
     share = bound / original
@@ -83,7 +83,7 @@ def _meet(ranking: Ranking, timer: Timer, cache: Cache, progress: Progress) -> C
     if not is_share:
         label = f"{bound:g} ms ({label}'s {original:.3f} ms)"
     try:
-        result = Search(ranking.plan, Bench(ranking.coupling, timer, cache), share, label, progress).run()
+        result = LatencySearch(ranking.plan, Bench(ranking.coupling, timer, cache), share, label, progress).run()
     finally:
         cache.save()
     if is_share or result.latency is None:
@@ -92,7 +92,7 @@ def _meet(ranking: Ranking, timer: Timer, cache: Cache, progress: Progress) -> C
     return replace(result, latency=replace(result.latency, first=original, second=original * result.measured))
 
 
-def _described(result: Candidate, choice: Choice) -> Plan:
+def _described(result: TimedPlan, choice: SelectionOptions) -> Plan:
     """The plan with the budget it was made for, and what was measured."""
     assert result.latency is not None
     measured = {

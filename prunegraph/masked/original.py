@@ -6,7 +6,7 @@ normalisation, the statistics are taken over the survivors only (`masked.statist
 
 The proof is worth what this module and the cut do *not* share. It edits the protobufs of the
 original file by itself: which entries of which weight are zeroed, and for which reader, is read
-from the plan's cuts, as any program could; names, copies for readers that part ways, bodies of
+from the plan's cuts, as any program could; names, copies for readers that part ways, subgraphs of
 control flow and streams of weights are its own. From the analysis it takes what the rules *say*
 of operators, which axes are contracted and what is summed or averaged over, and nothing that
 edits. A rule that says it wrong makes two models that differ; an editor that cuts wrong makes a
@@ -25,7 +25,7 @@ from onnx import numpy_helper
 from prunegraph.coupling.analysis import Coupling, Reduction
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.graph import control, order
-from prunegraph.graph.control import Body
+from prunegraph.graph.control import Subgraph
 from prunegraph.graph.external import without_graph, write_stream
 from prunegraph.graph.model import Graph, Node, Weight
 from prunegraph.masked.statistics import Masking
@@ -77,7 +77,7 @@ def zeros(coupling: Coupling, cuts: Sequence[Cut], roles: Set[str]) -> dict[Read
 
 
 def readers(graph: Graph) -> dict[str, int]:
-    """Nodes by what a plan calls them: a node with bodies stands for what hands values into them."""
+    """Nodes by what a plan calls them: a node with subgraphs stands for what hands values into them."""
     inner = [node for node in graph.nodes if node.domain == control.DOMAIN]
     return {reader_name(node): node.index for node in (*graph.nodes, *inner)}
 
@@ -101,17 +101,17 @@ class _Writer:
         self.fresh = fresh_names(self.graph.model)
         #: New tensors of the main graph, made when they are written.
         self.tensors: dict[str, Callable[[], onnx.TensorProto]] = {}
-        self._homes = {value: body for body in self.graph.bodies for value in body.names.values()}
-        self._inside: dict[Body, list[onnx.TensorProto]] = {}
+        self._homes = {value: subgraph for subgraph in self.graph.subgraphs for value in subgraph.names.values()}
+        self._inside: dict[Subgraph, list[onnx.TensorProto]] = {}
         self._versions: dict[tuple[str, Zeros], str] = {}
         self._reductions = _reductions(survivors)
 
-    def nodes(self, protos: Iterable[onnx.NodeProto], body: Body | None) -> Iterator[onnx.NodeProto]:
-        """The masked nodes of the main graph or of a body, in the file's order."""
-        for proto, node in zip(protos, self.graph.in_file(body), strict=True):
+    def nodes(self, protos: Iterable[onnx.NodeProto], subgraph: Subgraph | None) -> Iterator[onnx.NodeProto]:
+        """The masked nodes of the main graph or of a subgraph, in the file's order."""
+        for proto, node in zip(protos, self.graph.in_file(subgraph), strict=True):
             copy = onnx.NodeProto()
             copy.CopyFrom(proto)
-            if node.bodies:
+            if node.subgraphs:
                 self._redirect(copy, self.graph.nodes[node.enter])
                 self._rewrite_bodies(copy, node)
                 yield copy
@@ -120,26 +120,26 @@ class _Writer:
                 masking = Masking(self.survivors, node, copy, self.fresh)
                 for reduction in self._reductions.get(node.index, ()):
                     masking.apply(reduction)
-                yield from self._placed(masking, body)
+                yield from self._placed(masking, subgraph)
 
-    def _placed(self, masking: Masking, body: Body | None) -> Iterator[onnx.NodeProto]:
+    def _placed(self, masking: Masking, subgraph: Subgraph | None) -> Iterator[onnx.NodeProto]:
         for tensor in masking.tensors:
-            if body is None:
+            if subgraph is None:
                 self.tensors[tensor.name] = lambda created=tensor: created  # type: ignore[misc]
             else:
-                self._inside.setdefault(body, []).append(tensor)
+                self._inside.setdefault(subgraph, []).append(tensor)
         yield from (*masking.before, *masking.nodes)
 
     def _rewrite_bodies(self, proto: onnx.NodeProto, node: Node) -> None:
         """Mask what a node runs; a branch that never runs, which no rule has seen, stays as it is."""
-        bodies = {body.attribute: body for body in node.bodies if body not in self.survivors.coupling.facts.dead}
+        subgraphs = {subgraph.attribute: subgraph for subgraph in node.subgraphs if subgraph not in self.survivors.coupling.shape_info.dead}
         for attribute in proto.attribute:
-            if attribute.name in bodies:
-                body = bodies[attribute.name]
-                new = list(self.nodes(body.graph.node, body))
+            if attribute.name in subgraphs:
+                subgraph = subgraphs[attribute.name]
+                new = list(self.nodes(subgraph.graph.node, subgraph))
                 del attribute.g.node[:]
                 attribute.g.node.extend(new)
-                attribute.g.initializer.extend(self._inside.pop(body, []))
+                attribute.g.initializer.extend(self._inside.pop(subgraph, []))
 
     def _redirect(self, proto: onnx.NodeProto, node: Node) -> None:
         """Let a node read its weights with their zeros."""
@@ -209,7 +209,7 @@ def _given(graph: onnx.GraphProto) -> Iterator[str]:
 
 
 def fresh_names(model: onnx.ModelProto) -> Callable[[], str]:
-    """Gives names that begin as no name of the model does, bodies included, and none twice."""
+    """Gives names that begin as no name of the model does, subgraphs included, and none twice."""
     prefix = "masked"
     names = set(_given(model.graph))
     while any(name.startswith(prefix) for name in names):

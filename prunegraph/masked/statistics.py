@@ -71,7 +71,7 @@ class Masking:
 
     def apply(self, reduction: Reduction) -> None:
         """Let one reduction of the node be over the survivors."""
-        self.kind = self.survivors.coupling.facts.types[self.node.inputs[reduction.slot]]
+        self.kind = self.survivors.coupling.shape_info.types[self.node.inputs[reduction.slot]]
         self.wide = WIDER.get(self.kind, self.kind)
         self.dtype = helper.tensor_dtype_to_np_dtype(self.wide)
         mask, fraction = self._mask(reduction)
@@ -220,7 +220,7 @@ class Masking:
 
     def _per_group(self, name: str, rank: int) -> str:
         """One value a group, repeated over the group's channels."""
-        channels = self.survivors.coupling.facts.shapes[self.node.inputs[0]][1]
+        channels = self.survivors.coupling.shape_info.shapes[self.node.inputs[0]][1]
         groups = int(self.node.attributes["num_groups"])
         index = self._tensor(np.repeat(np.arange(groups), channels // groups))
         return self._per_channel(self._add("Gather", name, index), rank)
@@ -228,7 +228,7 @@ class Masking:
     def _widened(self, slot: int) -> str:
         """An input, in the type that the mask computes in."""
         x = self.proto.input[slot]
-        kind = self.survivors.coupling.facts.types.get(self.node.inputs[slot], self.kind)
+        kind = self.survivors.coupling.shape_info.types.get(self.node.inputs[slot], self.kind)
         return self._add("Cast", x, to=self.wide) if x and self.wide != kind else x
 
     def _narrowed(self, x: str) -> str:
@@ -236,7 +236,7 @@ class Masking:
 
     def _given(self, value: str, slot: int, output: str = "") -> onnx.NodeProto:
         """The node that gives a value as an output of the original, in that output's type."""
-        kind = self.survivors.coupling.facts.types.get(self.node.outputs[slot], self.kind)
+        kind = self.survivors.coupling.shape_info.types.get(self.node.outputs[slot], self.kind)
         return helper.make_node("Cast", [value], [output or self.proto.output[slot]], to=kind)
 
     def _add(self, op: str, *inputs: str, **attributes: Any) -> str:

@@ -51,7 +51,7 @@ def _is_right(
 
 
 def _behind_identity(graph: Graph, value: str) -> str:
-    """The value that Identity nodes hand on: a body returns a weight through one."""
+    """The value that Identity nodes hand on: a subgraph returns a weight through one."""
     while value in graph.producer and graph.nodes[graph.producer[value]].op == "Identity":
         value = graph.nodes[graph.producer[value]].inputs[0]
     return value

@@ -31,7 +31,7 @@ def dequantized(graph: Graph) -> dict[str, str]:
         if node.op != "DequantizeLinear" or node.inputs[0] not in graph.producer:
             continue
         before = graph.nodes[graph.producer[node.inputs[0]]]
-        if before.op == "QuantizeLinear" and before.body is None:
+        if before.op == "QuantizeLinear" and before.subgraph is None:
             value = node.outputs[0] if node.outputs[0] in graph.outputs else before.inputs[0]
             result[value] = node.outputs[0]
     return result

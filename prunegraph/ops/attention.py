@@ -32,14 +32,14 @@ class Heads:
         if blocks > 1:
             parts = [
                 self.site.space.fresh(size // blocks),
-                self.site.stay(blocks, f"head sizes go in blocks of {blocks}"),
+                self.site.pinned_axis(blocks, f"head sizes go in blocks of {blocks}"),
             ]
             self.site.space.product(whole, parts, self.site.node.name)
         return whole
 
     def merged(self, axis: Labels, query: bool, size: Labels | None = None) -> Labels:
         """Relate an axis that merges heads (and the head size) to its factors."""
-        repeats = [self.site.stay(self.repeats, "query heads of one key head")] if query else []
+        repeats = [self.site.pinned_axis(self.repeats, "query heads of one key head")] if query else []
         self.site.space.product(axis, [self.groups, *repeats, *([size] if size else [])], self.site.node.name)
         return axis
 
@@ -77,19 +77,19 @@ class Heads:
                 self.site.space.tie(width, size)
                 self.site.pin(steps, "steps of a cache")
 
-    def give(self, batch: Labels, queries: Labels) -> None:
+    def set_output(self, batch: Labels, queries: Labels) -> None:
         """The further outputs: keys and values with those of earlier steps, and the scores."""
         node, site = self.site.node, self.site
         given = [slot for slot, output in enumerate(node.outputs) if output and slot]
         for slot in given:
-            length = site.stay(site.out_shape(slot)[-1 if slot == 3 else -2], "steps of a cache")
+            length = site.pinned_axis(site.out_shape(slot)[-1 if slot == 3 else -2], "steps of a cache")
             if slot == 3:
-                site.give([batch, self.fresh(True), queries, length], slot)
+                site.set_output([batch, self.fresh(True), queries, length], slot)
             else:
-                site.give([batch, self.groups, length, self.size if slot == 1 else self.value_size], slot)
+                site.set_output([batch, self.groups, length, self.size if slot == 1 else self.value_size], slot)
 
 
-def _spread_attention(site: Site) -> None:
+def _propagate_attention(site: Site) -> None:
     """Attention of opset 23: inputs with 3 axes merge heads, with 4 they have an axis of their own."""
     attributes = site.node.attributes
     q, k, v = (site.labels(slot) for slot in range(3))
@@ -106,8 +106,8 @@ def _spread_attention(site: Site) -> None:
             heads.merged(axes[1], query)
             site.space.tie(axes[-1], size)
     if flat:
-        site.follows("q_num_heads", heads.groups, heads.repeats)
-        site.follows("kv_num_heads", heads.groups)
+        site.bind_attribute("q_num_heads", heads.groups, heads.repeats)
+        site.bind_attribute("kv_num_heads", heads.groups)
     if site.has(3):
         heads.bias(3, q[0])
     heads.cache((4, 5), q[0])
@@ -119,8 +119,8 @@ def _spread_attention(site: Site) -> None:
         site.pin(q[-2], "position decides what is attended to")
     tie_sequences(site, q[0], (k[0], v[0]), (k[-2], v[-2]))
     site.reduces(0, [len(q) - 1], "sum")
-    site.give([*q[:-1], heads.fresh(True, heads.value_size) if flat else heads.value_size])
-    heads.give(q[0], q[-2])
+    site.set_output([*q[:-1], heads.fresh(True, heads.value_size) if flat else heads.value_size])
+    heads.set_output(q[0], q[-2])
 
 
 def tie_sequences(site: Site, batch: Labels, others: Sequence[Labels], steps: Sequence[Labels]) -> None:
@@ -133,12 +133,12 @@ def tie_sequences(site: Site, batch: Labels, others: Sequence[Labels], steps: Se
         site.pin(each, "normalised together by softmax")
 
 
-def repair_scale(edit: Edit) -> None:
+def fix_up_scale(edit: Edit) -> None:
     """The scale follows from the head size where it is not given; it keeps its value."""
     node = edit.node
     if node.attributes.get("scale", 0.0):
         return
-    query = edit.facts.shapes[node.inputs[0]]
+    query = edit.shape_info.shapes[node.inputs[0]]
     if edit.is_cut(node.inputs[0], len(query) - 1):
         edit.set_attribute("scale", 1 / math.sqrt(head_size(node, query)))
 
@@ -164,7 +164,7 @@ def attention_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]
     return (query + math.prod(outputs[0])) * keys
 
 
-def _spread_rotary(site: Site) -> None:
+def _propagate_rotary(site: Site) -> None:
     """Pairs of a head are rotated together: halves of the head size, or neighbours."""
     attributes = site.node.attributes
     contrib, flat = bool(site.node.domain), len(site.shape(0)) == 3
@@ -182,6 +182,6 @@ def _heads_given(site: Site) -> bool:
     return bool(site.node.attributes.get("num_heads", 0))
 
 
-register("Attention", spread=_spread_attention, repair=repair_scale, macs=attention_macs)
-register("RotaryEmbedding", spread=_spread_rotary)
-register("RotaryEmbedding", spread=_spread_rotary, domain="com.microsoft")
+register("Attention", propagate=_propagate_attention, fix_up=fix_up_scale, macs=attention_macs)
+register("RotaryEmbedding", propagate=_propagate_rotary)
+register("RotaryEmbedding", propagate=_propagate_rotary, domain="com.microsoft")

@@ -6,14 +6,14 @@ import math
 from collections.abc import Sequence
 
 from prunegraph.graph.model import Node
-from prunegraph.ops.attention import Heads, attention_macs, head_size, repair_scale, tie_sequences
+from prunegraph.ops.attention import Heads, attention_macs, head_size, fix_up_scale, tie_sequences
 from prunegraph.ops.join import join_axis
 from prunegraph.ops.rule import Edit, Shape, Site, register
 
 MICROSOFT = "com.microsoft"
 
 
-def _spread_multi_head(site: Site) -> None:
+def _propagate_multi_head(site: Site) -> None:
     """com.microsoft.MultiHeadAttention: a query of 3 axes, keys and values of 3 or 4; the bias is of all three."""
     if not (site.has(1) and site.has(2)) or len(site.shape(0)) != 3 or len(site.shape(1)) == 5:
         raise ValueError("its inputs are packed, which ONNX Runtime does not run on the CPU")
@@ -34,7 +34,7 @@ def _spread_multi_head(site: Site) -> None:
         rows = [q[-1], *(x[-1] if flat else heads.fresh(False, x[-1]) for x in (k, v))]
         site.space.tie(join_axis(rows), site.labels(3)[0])
         site.reduces(3, [0], "sum")
-    site.follows("num_heads", heads.groups)
+    site.bind_attribute("num_heads", heads.groups)
     if site.has(4):
         for each in (*site.labels(4), q[0]):
             site.pin(each, "padding of keys")
@@ -48,15 +48,15 @@ def _spread_multi_head(site: Site) -> None:
         site.pin(q[1], "position decides what is attended to")
     tie_sequences(site, q[0], (k[0], v[0]), (k[-2], v[-2]))
     site.reduces(0, [2], "sum")
-    site.give([*q[:2], heads.fresh(False, heads.value_size)])
-    heads.give(q[0], q[1])
+    site.set_output([*q[:2], heads.fresh(False, heads.value_size)])
+    heads.set_output(q[0], q[1])
 
 
 #: ONNX Runtime takes head sizes of GroupQueryAttention in such multiples only.
 GROUPED_UNIT = 8
 
 
-def _spread_grouped_query(site: Site) -> None:
+def _propagate_grouped_query(site: Site) -> None:
     """com.microsoft.GroupQueryAttention: query, key and value apart, or in a row as one input."""
     if any(site.has(slot) for slot in range(12, len(site.node.inputs))):
         raise ValueError("its cache is quantized, or it normalises heads")
@@ -78,8 +78,8 @@ def _spread_grouped_query(site: Site) -> None:
         site.space.tie(join_axis(rows), q[-1])
     if attributes.get("do_rotary", 0):
         site.pin(heads.size, "rotated in pairs")
-    site.follows("num_heads", heads.groups, heads.repeats)
-    site.follows("kv_num_heads", heads.groups)
+    site.bind_attribute("num_heads", heads.groups, heads.repeats)
+    site.bind_attribute("kv_num_heads", heads.groups)
     heads.cache((3, 4), q[0])
     for slot in range(5, 10):
         if site.has(slot):
@@ -92,8 +92,8 @@ def _spread_grouped_query(site: Site) -> None:
     for each in q[:2]:
         site.pin(each, "position decides what is attended to")
     site.reduces(0, [2], "sum")
-    site.give([*q[:2], heads.fresh(True, heads.value_size)])
-    heads.give(*q[:2])
+    site.set_output([*q[:2], heads.fresh(True, heads.value_size)])
+    heads.set_output(*q[:2])
 
 
 def _sizes(node: Node, weight: Shape) -> list[int]:
@@ -102,7 +102,7 @@ def _sizes(node: Node, weight: Shape) -> list[int]:
     return [int(size) for size in given] if given else [weight[1] // 3] * 3
 
 
-def _spread_packed(site: Site) -> None:
+def _propagate_packed(site: Site) -> None:
     """com.microsoft.Attention: the layer that makes queries, keys and values (in a row) is part of it."""
     if site.has(6):
         raise ValueError("it shares a buffer with other steps")
@@ -118,7 +118,7 @@ def _spread_packed(site: Site) -> None:
     if site.has(2):
         site.space.tie(created, site.labels(2)[0])
         site.role(2, 0, "out")
-    site.follows("num_heads", heads.groups)
+    site.bind_attribute("num_heads", heads.groups)
     if site.has(3):
         for each in (*site.labels(3), x[0]):
             site.pin(each, "padding of keys")
@@ -137,16 +137,16 @@ def _spread_packed(site: Site) -> None:
     if site.has(4) or len(site.node.outputs) > 1:
         # Keys and values share a tensor.
         site.space.tie(heads.size, heads.value_size)
-    site.give([*x[:2], heads.fresh(False, heads.value_size)])
+    site.set_output([*x[:2], heads.fresh(False, heads.value_size)])
     if len(site.node.outputs) > 1 and site.node.outputs[1]:
         pair_size, _, _, length, _ = site.out_shape(1)
-        pair, steps = (site.stay(size, "steps of a cache") for size in (pair_size, length))
-        site.give([pair, x[0], heads.groups, steps, heads.size], 1)
+        pair, steps = (site.pinned_axis(size, "steps of a cache") for size in (pair_size, length))
+        site.set_output([pair, x[0], heads.groups, steps, heads.size], 1)
 
 
-def _repair_packed(edit: Edit) -> None:
+def _fix_up_packed(edit: Edit) -> None:
     node = edit.node
-    shape = edit.facts.shapes[node.inputs[1]]
+    shape = edit.shape_info.shapes[node.inputs[1]]
     if not edit.is_cut(node.inputs[1], 1):
         return
     kept = edit.kept(node.inputs[1], 1)
@@ -166,8 +166,8 @@ def _packed_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) 
     return rows * math.prod(inputs[1]) + rows * (keys + values) * steps
 
 
-register("Attention", spread=_spread_packed, repair=_repair_packed, macs=_packed_macs, domain=MICROSOFT)
-register("MultiHeadAttention", spread=_spread_multi_head, repair=repair_scale, macs=attention_macs, domain=MICROSOFT)
+register("Attention", propagate=_propagate_packed, fix_up=_fix_up_packed, macs=_packed_macs, domain=MICROSOFT)
+register("MultiHeadAttention", propagate=_propagate_multi_head, fix_up=fix_up_scale, macs=attention_macs, domain=MICROSOFT)
 register(
-    "GroupQueryAttention", spread=_spread_grouped_query, repair=repair_scale, macs=attention_macs, domain=MICROSOFT
+    "GroupQueryAttention", propagate=_propagate_grouped_query, fix_up=fix_up_scale, macs=attention_macs, domain=MICROSOFT
 )

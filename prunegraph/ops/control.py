@@ -1,8 +1,8 @@
-"""If, Loop and Scan: the axes of what goes into a body and comes out of it.
+"""If, Loop and Scan: the axes of what goes into a subgraph and comes out of it.
 
 Both branches of an If return one axis. A value that a Loop or Scan carries is one axis at the
-start, in the body, and at the end. The axis that a Scan or Loop runs along, or stacks its
-turns on, stays. See `graph.control` for the nodes around a body.
+start, in the subgraph, and at the end. The axis that a Scan or Loop runs along, or stacks its
+turns on, stays. See `graph.control` for the nodes around a subgraph.
 """
 
 from __future__ import annotations
@@ -13,56 +13,56 @@ from prunegraph.ops.rule import Site, register
 
 
 def _enter(site: Site) -> None:
-    """Hand initial values, and slices of scanned ones, into the body."""
-    body = site.node.bodies[0]
-    operator = body.owner.op_type
+    """Hand initial values, and slices of scanned ones, into the subgraph."""
+    subgraph = site.node.subgraphs[0]
+    operator = subgraph.owner.op_type
     head = {"If": 1, "Loop": LOOP_HEAD, "Scan": 0}[operator]
     for slot in range(head):
-        _stay(site, slot, f"decides what {operator} runs")
-    scan = Scanned.of(body.owner) if operator == "Scan" else None
+        _pin_slot(site, slot, f"decides what {operator} runs")
+    scan = Scanned.of(subgraph.owner) if operator == "Scan" else None
     for slot in range(head, len(site.node.outputs)):
         formal = site.node.outputs[slot]
-        if formal not in site.facts.shapes:
-            what = "changes its shape from turn to turn" if formal in site.facts.varying else "has an unknown shape"
-            _stay(site, slot, f"{formal!r} in {body.name} {what}")
+        if formal not in site.shape_info.shapes:
+            what = "changes its shape from iteration to iteration" if formal in site.shape_info.varying else "has an unknown shape"
+            _pin_slot(site, slot, f"{formal!r} in {subgraph.name} {what}")
             continue
         labels = list(site.labels(slot))
         if scan is not None and slot >= scan.states:
             site.pin(labels.pop(scan.input_axes[slot - scan.states]), f"the axis that {operator} runs along")
-        site.give(labels, slot)
+        site.set_output(labels, slot)
 
 
 def _return(site: Site) -> None:
-    assert site.node.body is not None
+    assert site.node.subgraph is not None
     for slot, value in enumerate(site.node.inputs):
-        if value in site.facts.shapes:
-            site.give(site.labels(slot), slot)
+        if value in site.shape_info.shapes:
+            site.set_output(site.labels(slot), slot)
         else:
-            _stay(site, slot, f"{value!r} returned by {site.node.body.name} has an unknown shape")
+            _pin_slot(site, slot, f"{value!r} returned by {site.node.subgraph.name} has an unknown shape")
 
 
 def _leave_if(site: Site) -> None:
-    node, facts = site.node, site.facts
+    node, shape_info = site.node, site.shape_info
     _look_inside(site)
-    live = [number for number, body in enumerate(node.bodies) if body not in facts.dead]
+    live = [number for number, subgraph in enumerate(node.subgraphs) if subgraph not in shape_info.dead]
     count = len(node.outputs)
     for index, output in enumerate(node.outputs):
         slots = [number * count + index for number in live]
-        if output and output not in facts.shapes:
+        if output and output not in shape_info.shapes:
             for slot in slots:
-                _stay(site, slot, f"the branches return {output!r} in different shapes")
+                _pin_slot(site, slot, f"the branches return {output!r} in different shapes")
         elif output:
             labels = site.labels(slots[0])
             for slot in slots[1:]:
                 for one, other in zip(labels, site.labels(slot), strict=True):
                     site.space.tie(one, other)
-            site.give(labels, index)
+            site.set_output(labels, index)
 
 
 def _leave_loop(site: Site) -> None:
     _look_inside(site)
     pairs = _tie_carried(site)
-    _stay(site, 0, "decides what Loop runs")
+    _pin_slot(site, 0, "decides what Loop runs")
     for index in range(len(pairs), len(site.node.outputs)):
         _stack(site, index + 1, index, 0)
 
@@ -76,48 +76,48 @@ def _leave_scan(site: Site) -> None:
 
 
 def _look_inside(site: Site) -> None:
-    if not site.node.bodies:
+    if not site.node.subgraphs:
         raise ValueError(obstacle(site.node.proto, site.node.version))
 
 
 def _tie_carried(site: Site) -> list[tuple[str, str]]:
     """A carried value is the same axes when a turn begins and when it ends."""
-    enter = site.facts.graph.nodes[site.node.enter]
+    enter = site.shape_info.graph.nodes[site.node.enter]
     pairs = carried(site.node, enter)
     first = len(site.node.inputs) - len(site.node.outputs)  # a Loop's condition comes before
     for index, (formal, _) in enumerate(pairs):
-        if formal not in site.facts.shapes:
-            _stay(site, first + index, f"{formal!r} in {site.node.bodies[0].name} has an unknown shape")
+        if formal not in site.shape_info.shapes:
+            _pin_slot(site, first + index, f"{formal!r} in {site.node.subgraphs[0].name} has an unknown shape")
             continue
         labels = site.labels_of(formal)
         for before, after in zip(labels, site.labels(first + index), strict=True):
             site.space.tie(before, after)
         if site.node.outputs[index]:
-            site.give(labels, index)
+            site.set_output(labels, index)
     return pairs
 
 
 def _stack(site: Site, slot: int, index: int, axis: int) -> None:
     """What every turn returns, stacked along a new axis."""
     output = site.node.outputs[index]
-    if output and output not in site.facts.shapes:
-        _stay(site, slot, f"what {site.node.bodies[0].name} returns for {output!r} has an unknown shape")
+    if output and output not in site.shape_info.shapes:
+        _pin_slot(site, slot, f"what {site.node.subgraphs[0].name} returns for {output!r} has an unknown shape")
     elif output:
         labels = list(site.labels(slot))
         rank = len(labels) + 1
-        labels.insert(axis % rank, site.stay(site.out_shape(index)[axis], f"the turns of {site.node.op}"))
-        site.give(labels, index)
+        labels.insert(axis % rank, site.pinned_axis(site.out_shape(index)[axis], f"the turns of {site.node.op}"))
+        site.set_output(labels, index)
 
 
-def _stay(site: Site, slot: int, text: str) -> None:
+def _pin_slot(site: Site, slot: int, text: str) -> None:
     """Pin all of an input."""
     if site.has(slot):
         for labels in site.labels(slot):
             site.pin(labels, text)
 
 
-register(ENTER, spread=_enter, domain=DOMAIN, partial=True)
-register(RETURN, spread=_return, domain=DOMAIN, partial=True)
-register("If", spread=_leave_if, partial=True)
-register("Loop", spread=_leave_loop, partial=True)
-register("Scan", spread=_leave_scan, partial=True)
+register(ENTER, propagate=_enter, domain=DOMAIN, partial=True)
+register(RETURN, propagate=_return, domain=DOMAIN, partial=True)
+register("If", propagate=_leave_if, partial=True)
+register("Loop", propagate=_leave_loop, partial=True)
+register("Scan", propagate=_leave_scan, partial=True)

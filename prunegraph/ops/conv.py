@@ -22,12 +22,12 @@ def _transposed_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shap
 
 register(
     "Conv",
-    spread=by_pattern("n (g i) *s, (g o) i *k, (g o)? -> n (g o) *s'", layer=True, attributes={"group": "g"}),
+    propagate=by_pattern("n (g i) *s, (g o) i *k, (g o)? -> n (g o) *s'", layer=True, attributes={"group": "g"}),
     macs=conv_macs,
 )
 
 
-def _spread_deform_conv(site: Site) -> None:
+def _propagate_deform_conv(site: Site) -> None:
     """Offsets and masks are spatial; every offset group loses the same of its input channels."""
     by_pattern(
         "n (g i) *s, (g o) i *k, n *f, (g o)?, n *m? -> n (g o) *s'",
@@ -38,15 +38,15 @@ def _spread_deform_conv(site: Site) -> None:
     groups = site.node.attributes.get("offset_group", 1)
     if groups != 1:
         channels = site.labels(0)[1]
-        parts = [site.stay(groups, "offset groups"), site.space.fresh(channels.size // groups)]
+        parts = [site.pinned_axis(groups, "offset groups"), site.space.fresh(channels.size // groups)]
         site.space.product(channels, parts, site.node.name)
 
 
-register("DeformConv", spread=_spread_deform_conv, macs=conv_macs)
+register("DeformConv", propagate=_propagate_deform_conv, macs=conv_macs)
 for _domain in ("", "com.microsoft"):
-    register("GridSample", spread=by_pattern("n c *s, n *g -> n c *s'"), domain=_domain)
+    register("GridSample", propagate=by_pattern("n c *s, n *g -> n c *s'"), domain=_domain)
 register(
     "ConvTranspose",
-    spread=by_pattern("n (g i) *s, (g i) o *k, (g o)? -> n (g o) *s'", layer=True, attributes={"group": "g"}),
+    propagate=by_pattern("n (g i) *s, (g i) o *k, (g o)? -> n (g o) *s'", layer=True, attributes={"group": "g"}),
     macs=_transposed_macs,
 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from prunegraph.graph.facts import facts
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.model import Graph, Node, Weight
 from prunegraph.ops.rule import Shape, rule_for
 
@@ -34,7 +34,7 @@ class Cost:
 
 def cost(graph: Graph) -> Cost:
     """Cost of a whole graph. Only contractions (convolutions, matrix products) count as MACs."""
-    shapes = facts(graph).shapes
+    shapes = shape_info(graph).shapes
     return Cost(
         sum(node_macs(node, shapes) for node in graph.nodes),
         sum(weight.size for weight in graph.weights.values() if is_parameter(graph, weight)),

@@ -24,36 +24,36 @@ def broadcast(site: Site, operands: Sequence[tuple[Sequence[Labels], Shape]]) ->
     return result[::-1]
 
 
-def spread_nary(site: Site) -> None:
+def propagate_nary(site: Site) -> None:
     """Operands broadcast together."""
     slots = [slot for slot in range(len(site.node.inputs)) if site.has(slot)]
     # Data first, so that a fresh weight axis follows the data and not the other way round.
     slots.sort(key=site.is_weight)
-    site.give(broadcast(site, [(site.labels(slot), site.shape(slot)) for slot in slots]))
+    site.set_output(broadcast(site, [(site.labels(slot), site.shape(slot)) for slot in slots]))
 
 
-def spread_unary(site: Site) -> None:
+def propagate_unary(site: Site) -> None:
     """Labels pass; further inputs are scalars (bounds of a Clip, ratio of a Dropout)."""
     labels = site.labels(0)
     for slot, output in enumerate(site.node.outputs):
         if output and len(site.out_shape(slot)) == len(labels):
-            site.give(labels, slot)
+            site.set_output(labels, slot)
 
 
-def _spread_cast_like(site: Site) -> None:
+def _propagate_cast_like(site: Site) -> None:
     """The second input gives its type only."""
     site.labels(1)
-    spread_unary(site)
+    propagate_unary(site)
 
 
-def _spread_dropout(site: Site) -> None:
+def _propagate_dropout(site: Site) -> None:
     """Labels pass, unless something is dropped: which elements is drawn by their places, and a cut moves these."""
     training = site.constant(2) if site.node.input(2) else np.asarray(False)
     ratio = site.constant(1) if site.node.input(1) else None
     if (training is None or training.any()) and (ratio is None or ratio.any()):
         for labels in site.labels(0):
             site.pin(labels, "elements are dropped at random")
-    spread_unary(site)
+    propagate_unary(site)
 
 
 register(
@@ -61,12 +61,12 @@ register(
     "Tanh", "Erf", "Gelu", "Mish", "Softplus", "Softsign", "Exp", "Log", "Sqrt", "Abs", "Neg", "Reciprocal", "Floor",
     "Ceil", "Round", "Sign", "Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh",
     "Not", "BitwiseNot", "IsNaN", "IsInf", "Clip", "Shrink", "Identity", "Cast",
-    spread=spread_unary,
+    propagate=propagate_unary,
 )  # fmt: skip
-register("Dropout", spread=_spread_dropout)
-register("CastLike", spread=_spread_cast_like)
+register("Dropout", propagate=_propagate_dropout)
+register("CastLike", propagate=_propagate_cast_like)
 register(
     "Add", "Sub", "Mul", "Div", "Pow", "Mod", "Min", "Max", "Sum", "Mean", "Equal", "Less", "LessOrEqual", "Greater",
     "GreaterOrEqual", "And", "Or", "Xor", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Where", "PRelu",
-    "SwiGLU", spread=spread_nary,
+    "SwiGLU", propagate=propagate_nary,
 )  # fmt: skip

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 
 from prunegraph.graph.model import Node
 from prunegraph.ops.conv import conv_macs
-from prunegraph.ops.elementwise import spread_nary, spread_unary
-from prunegraph.ops.matmul import gemm_macs, spread_gemm, spread_product
+from prunegraph.ops.elementwise import propagate_nary, propagate_unary
+from prunegraph.ops.matmul import gemm_macs, propagate_gemm, propagate_product
 from prunegraph.ops.pattern import by_pattern
 from prunegraph.ops.rule import Shape, Site, register
 
 MICROSOFT = "com.microsoft"
 
 
-def _spread_fused_matmul(site: Site) -> None:
+def _propagate_fused_matmul(site: Site) -> None:
     """A side may be transposed, or have its rows before the batch."""
-    spread_product(site, *(_order(site.node, side, len(site.shape(slot))) for slot, side in enumerate("AB")))
+    propagate_product(site, *(_order(site.node, side, len(site.shape(slot))) for slot, side in enumerate("AB")))
 
 
 def _order(node: Node, side: str, rank: int) -> list[int]:
@@ -34,7 +34,7 @@ def _fused_matmul_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Sh
     return math.prod(outputs[0]) * inputs[0][_order(node, "A", len(inputs[0]))[-1]]
 
 
-def _spread_matmul_nbits(site: Site) -> None:
+def _propagate_matmul_nbits(site: Site) -> None:
     """The contracted axis is packed in blocks and stays; rows of the weight are the outputs."""
     labels = site.labels(0)
     site.pin(labels[-1], "packed in blocks of bits")
@@ -45,8 +45,8 @@ def _spread_matmul_nbits(site: Site) -> None:
         if site.has(slot):
             # Scales and zero points of every row and block, as a matrix or in one row.
             first, *others = site.labels(slot)
-            stay = site.stay(first.size // rows.size, "packed in blocks of bits")
-            site.space.product(first, [rows, stay], site.node.name)
+            pinned_axis = site.pinned_axis(first.size // rows.size, "packed in blocks of bits")
+            site.space.product(first, [rows, pinned_axis], site.node.name)
             for each in others:
                 site.pin(each, "packed in blocks of bits")
     if site.has(4):
@@ -54,8 +54,8 @@ def _spread_matmul_nbits(site: Site) -> None:
     if site.has(5):
         site.space.tie(site.labels(5)[0], rows)
     site.role(1, 0, "out")
-    site.follows("N", rows)
-    site.give([*labels[:-1], rows])
+    site.bind_attribute("N", rows)
+    site.set_output([*labels[:-1], rows])
 
 
 def _matmul_nbits_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
@@ -64,14 +64,14 @@ def _matmul_nbits_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Sh
 
 register(
     "FusedConv",
-    spread=by_pattern(
+    propagate=by_pattern(
         "n (g i) *s, (g o) i *k, (g o)?, n (g o) *s'? -> n (g o) *s'", layer=True, attributes={"group": "g"}
     ),
     macs=conv_macs,
     domain=MICROSOFT,
 )
-register("FusedGemm", spread=spread_gemm, macs=gemm_macs, domain=MICROSOFT)
-register("FusedMatMul", spread=_spread_fused_matmul, macs=_fused_matmul_macs, domain=MICROSOFT)
-register("MatMulNBits", spread=_spread_matmul_nbits, macs=_matmul_nbits_macs, domain=MICROSOFT)
-register("BiasGelu", "FastGelu", "BiasAdd", spread=spread_nary, domain=MICROSOFT)
-register("Gelu", "QuickGelu", spread=spread_unary, domain=MICROSOFT)
+register("FusedGemm", propagate=propagate_gemm, macs=gemm_macs, domain=MICROSOFT)
+register("FusedMatMul", propagate=_propagate_fused_matmul, macs=_fused_matmul_macs, domain=MICROSOFT)
+register("MatMulNBits", propagate=_propagate_matmul_nbits, macs=_matmul_nbits_macs, domain=MICROSOFT)
+register("BiasGelu", "FastGelu", "BiasAdd", propagate=propagate_nary, domain=MICROSOFT)
+register("Gelu", "QuickGelu", propagate=propagate_unary, domain=MICROSOFT)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prunegraph.labels.labels import Labels
-from prunegraph.ops.rule import Site, Spread, register
+from prunegraph.ops.rule import Site, Propagate, register
 
 
-def _spread_top_k(site: Site) -> None:
+def _propagate_top_k(site: Site) -> None:
     labels = site.labels(0)
     axis = site.node.attributes.get("axis", -1) % len(labels)
     reason = "order along the axis matters to TopK"
@@ -16,27 +16,27 @@ def _spread_top_k(site: Site) -> None:
     for slot, output in enumerate(site.node.outputs):
         if output:
             size = site.out_shape(slot)[axis]
-            site.give([site.stay(size, reason) if i == axis else each for i, each in enumerate(labels)], slot)
+            site.set_output([site.pinned_axis(size, reason) if i == axis else each for i, each in enumerate(labels)], slot)
 
 
-def _accumulates(kind: str) -> Spread:
+def _accumulates(kind: str) -> Propagate:
     """Sums or products so far: what is neutral may go from anywhere."""
 
-    def spread(site: Site) -> None:
+    def propagate(site: Site) -> None:
         labels, axis = site.labels(0), site.constant(1)
         if axis is None:
             raise ValueError("its axis is computed at run time")
         site.reduces(0, [int(axis.reshape(-1)[0]) % len(labels)], kind)
-        site.give(labels)
+        site.set_output(labels)
 
-    return spread
+    return propagate
 
 
-def _spread_trilu(site: Site) -> None:
+def _propagate_trilu(site: Site) -> None:
     labels = site.labels(0)
     for each in labels[-2:]:
         site.pin(each, "position decides in Trilu")
-    site.give(labels)
+    site.set_output(labels)
 
 
 def _match(site: Site, axis: int, operands: Sequence[tuple[Labels, ...]]) -> None:
@@ -52,15 +52,15 @@ def _match(site: Site, axis: int, operands: Sequence[tuple[Labels, ...]]) -> Non
                     site.pin(each, f"{site.node.op} uses a part of it by position")
 
 
-def _spread_gather_elements(site: Site) -> None:
+def _propagate_gather_elements(site: Site) -> None:
     data, index = site.labels(0), site.labels(1)
     axis = site.node.attributes.get("axis", 0) % len(data)
     site.pin(data[axis], "looked up by position")
     _match(site, axis, [data, index])
-    site.give([index[i] if i == axis or a.size != index[i].size else a for i, a in enumerate(data)])
+    site.set_output([index[i] if i == axis or a.size != index[i].size else a for i, a in enumerate(data)])
 
 
-def _spread_scatter_elements(site: Site) -> None:
+def _propagate_scatter_elements(site: Site) -> None:
     data, index, updates = (site.labels(slot) for slot in range(3))
     axis = site.node.attributes.get("axis", 0) % len(data)
     for each in (data[axis], index[axis]):
@@ -68,52 +68,52 @@ def _spread_scatter_elements(site: Site) -> None:
     for mine, other in zip(index, updates, strict=True):
         site.space.tie(mine, other)
     _match(site, axis, [data, index])
-    site.give(data)
+    site.set_output(data)
 
 
-def _spread_gather_nd(site: Site) -> None:
+def _propagate_gather_nd(site: Site) -> None:
     data, index = site.labels(0), site.labels(1)
     batch = int(site.node.attributes.get("batch_dims", 0))
     depth = site.shape(1)[-1]
     for each in (*data[: batch + depth], *index[:batch], index[-1]):
         site.pin(each, "looked up by position")
-    site.give([*index[:-1], *data[batch + depth :]])
+    site.set_output([*index[:-1], *data[batch + depth :]])
 
 
-def _spread_scatter_nd(site: Site) -> None:
+def _propagate_scatter_nd(site: Site) -> None:
     data, index, updates = (site.labels(slot) for slot in range(3))
     depth = site.shape(1)[-1]
     for each in (*data[:depth], *index):
         site.pin(each, "written by position")
     for mine, other in zip((*index[:-1], *data[depth:]), updates, strict=True):
         site.space.tie(mine, other)
-    site.give(data)
+    site.set_output(data)
 
 
-def _spread_one_hot(site: Site) -> None:
+def _propagate_one_hot(site: Site) -> None:
     labels = site.labels(0)
     axis = site.node.attributes.get("axis", -1) % (len(labels) + 1)
-    created = site.stay(site.out_shape()[axis], "classes of OneHot")
-    site.give([*labels[:axis], created, *labels[axis:]])
+    created = site.pinned_axis(site.out_shape()[axis], "classes of OneHot")
+    site.set_output([*labels[:axis], created, *labels[axis:]])
 
 
-def _spread_source(site: Site) -> None:
+def _propagate_source(site: Site) -> None:
     """The result does not come from data: nothing to follow."""
-    site.give([site.stay(size, f"made by {site.node.op}") for size in site.out_shape()])
+    site.set_output([site.pinned_axis(size, f"made by {site.node.op}") for size in site.out_shape()])
 
 
-register("TopK", spread=_spread_top_k)
-register("CumSum", spread=_accumulates("sum"))
-register("CumProd", spread=_accumulates("product"))
-register("GatherElements", spread=_spread_gather_elements)
-register("ScatterElements", "Scatter", spread=_spread_scatter_elements)
+register("TopK", propagate=_propagate_top_k)
+register("CumSum", propagate=_accumulates("sum"))
+register("CumProd", propagate=_accumulates("product"))
+register("GatherElements", propagate=_propagate_gather_elements)
+register("ScatterElements", "Scatter", propagate=_propagate_scatter_elements)
 for _domain in ("", "com.microsoft"):
-    register("GatherND", spread=_spread_gather_nd, domain=_domain)
-    register("Trilu", spread=_spread_trilu, domain=_domain)
-register("ScatterND", spread=_spread_scatter_nd)
-register("OneHot", spread=_spread_one_hot)
+    register("GatherND", propagate=_propagate_gather_nd, domain=_domain)
+    register("Trilu", propagate=_propagate_trilu, domain=_domain)
+register("ScatterND", propagate=_propagate_scatter_nd)
+register("OneHot", propagate=_propagate_one_hot)
 register(
     "Range", "EyeLike", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli",
     "BlackmanWindow", "HannWindow", "HammingWindow", "MelWeightMatrix",
-    spread=_spread_source,
+    propagate=_propagate_source,
 )  # fmt: skip

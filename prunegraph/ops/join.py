@@ -16,7 +16,7 @@ def join_axis(parts: list[Labels]) -> Labels:
     return concatenate(parts)
 
 
-def _spread_concat(site: Site) -> None:
+def _propagate_concat(site: Site) -> None:
     operands = [site.labels(slot) for slot in range(len(site.node.inputs))]
     axis = site.node.attributes["axis"] % len(operands[0])
     given = []
@@ -27,10 +27,10 @@ def _spread_concat(site: Site) -> None:
             for other in axes[1:]:
                 site.space.tie(axes[0], other)
             given.append(axes[0])
-    site.give(given)
+    site.set_output(given)
 
 
-def _spread_split(site: Site) -> None:
+def _propagate_split(site: Site) -> None:
     labels = site.labels(0)
     axis = site.node.attributes.get("axis", 0) % len(labels)
     start = 0
@@ -39,13 +39,13 @@ def _spread_split(site: Site) -> None:
             raise ValueError("it leaves out an output")
         size = site.out_shape(slot)[axis]
         part = labels[axis].take(slice(start, start + size))
-        site.give([*labels[:axis], part, *labels[axis + 1 :]], slot)
+        site.set_output([*labels[:axis], part, *labels[axis + 1 :]], slot)
         start += size
 
 
-def _repair_split(edit: Edit) -> None:
+def _fix_up_split(edit: Edit) -> None:
     node = edit.node
-    axis = node.attributes.get("axis", 0) % len(edit.facts.shapes[node.inputs[0]])
+    axis = node.attributes.get("axis", 0) % len(edit.shape_info.shapes[node.inputs[0]])
     if not edit.is_cut(node.inputs[0], axis):
         return
     sizes = np.asarray([edit.size(output, axis) for output in node.outputs], np.int64)
@@ -56,10 +56,10 @@ def _repair_split(edit: Edit) -> None:
     edit.set_input(1, sizes)
 
 
-def _spread_split_to_sequence(site: Site) -> None:
+def _propagate_split_to_sequence(site: Site) -> None:
     labels = site.labels(0)
     axis = site.node.attributes.get("axis", 0) % len(labels)
-    sizes = split_sizes(site.node, site.facts)
+    sizes = split_sizes(site.node, site.shape_info)
     if sizes is None:
         raise ValueError("its sizes are computed at run time")
     start, parts = 0, []
@@ -69,26 +69,26 @@ def _spread_split_to_sequence(site: Site) -> None:
     site.give_sequence(parts)
 
 
-def _repair_split_to_sequence(edit: Edit) -> None:
+def _fix_up_split_to_sequence(edit: Edit) -> None:
     node = edit.node
     source = node.inputs[0]
-    axis = node.attributes.get("axis", 0) % len(edit.facts.shapes[source])
+    axis = node.attributes.get("axis", 0) % len(edit.shape_info.shapes[source])
     if edit.is_cut(source, axis):
-        sizes = split_sizes(node, edit.facts) or []
+        sizes = split_sizes(node, edit.shape_info) or []
         parts = [edit.size(element(node.outputs[0], index), axis) for index in range(len(sizes))]
         edit.set_input(1, np.asarray(parts, np.int64))
 
 
-def _spread_sequence_at(site: Site) -> None:
+def _propagate_sequence_at(site: Site) -> None:
     index = site.constant(1)
     if index is None:
         raise ValueError("its position is computed at run time")
     site.labels(0)
     source = site.node.inputs[0]
-    site.give(site.labels_of(elements(source, site.facts.shapes)[int(index)]))
+    site.set_output(site.labels_of(elements(source, site.shape_info.shapes)[int(index)]))
 
 
-register("Concat", spread=_spread_concat)
-register("Split", spread=_spread_split, repair=_repair_split)
-register("SplitToSequence", spread=_spread_split_to_sequence, repair=_repair_split_to_sequence)
-register("SequenceAt", spread=_spread_sequence_at)
+register("Concat", propagate=_propagate_concat)
+register("Split", propagate=_propagate_split, fix_up=_fix_up_split)
+register("SplitToSequence", propagate=_propagate_split_to_sequence, fix_up=_fix_up_split_to_sequence)
+register("SequenceAt", propagate=_propagate_sequence_at)

@@ -19,7 +19,7 @@ _GEMM = {
 }
 
 
-def spread_gemm(site: Site) -> None:
+def propagate_gemm(site: Site) -> None:
     """A product of two matrices, either transposed, and what is added to it in any form that stretches."""
     attributes = site.node.attributes
     _GEMM[bool(attributes.get("transA", 0)), bool(attributes.get("transB", 0))](site)
@@ -38,7 +38,7 @@ def gemm_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> 
     return math.prod(outputs[0]) * contracted
 
 
-def spread_product(site: Site, order_a: Sequence[int] = (), order_b: Sequence[int] = ()) -> None:
+def propagate_product(site: Site, order_a: Sequence[int] = (), order_b: Sequence[int] = ()) -> None:
     """`... m k, ... k n -> ... m n`; either side may be a vector, or have its axes in another order."""
     orders = [list(order) or list(range(len(site.labels(slot)))) for slot, order in enumerate((order_a, order_b))]
     a, b = ([site.labels(slot)[axis] for axis in order] for slot, order in enumerate(orders))
@@ -49,7 +49,7 @@ def spread_product(site: Site, order_a: Sequence[int] = (), order_b: Sequence[in
     site.space.tie(*contracted)
     batch = broadcast(site, [(a[:-2], sizes[0]), (b[:-2], sizes[1])])
     created = [site.labels(0)[axis] for axis in outer_a], [site.labels(1)[axis] for axis in outer_b]
-    site.give([*batch, *created[0], *created[1]])
+    site.set_output([*batch, *created[0], *created[1]])
     for slot, inner, outer in ((0, inner_a, outer_a), (1, inner_b, outer_b)):
         if site.carries_weight(slot):
             site.role(slot, inner, "in")
@@ -68,7 +68,7 @@ def _matmul_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) 
     return math.prod(outputs[0]) * inputs[0][-1]
 
 
-def _spread_einsum(site: Site) -> None:
+def _propagate_einsum(site: Site) -> None:
     """The equation is the pattern."""
     by_pattern(einsum_pattern(site), layer=True)(site)
 
@@ -93,6 +93,6 @@ def _einsum_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) 
     return math.prod(sizes.values())
 
 
-register("Gemm", spread=spread_gemm, macs=gemm_macs)
-register("MatMul", spread=spread_product, macs=_matmul_macs)
-register("Einsum", spread=_spread_einsum, macs=_einsum_macs)
+register("Gemm", propagate=propagate_gemm, macs=gemm_macs)
+register("MatMul", propagate=propagate_product, macs=_matmul_macs)
+register("Einsum", propagate=_propagate_einsum, macs=_einsum_macs)

@@ -36,7 +36,7 @@ def atoms(source: Sequence[int], target: Sequence[int]) -> list[tuple[int, int, 
     return result
 
 
-def _spread_reshape(site: Site) -> None:
+def _propagate_reshape(site: Site) -> None:
     """Axes that merge or split are products of their common refinement."""
     source, target = site.shape(0), site.out_shape()
     if site.node.op == "Reshape" and site.constant(1) is None:
@@ -58,7 +58,7 @@ def _spread_reshape(site: Site) -> None:
     for axis, size in enumerate(target):
         factors = [part for part, (_, _, j) in zip(parts, refined, strict=True) if j == axis]
         if not factors:
-            given.append(site.stay(size, "axis of size 1"))
+            given.append(site.pinned_axis(size, "axis of size 1"))
         elif len(factors) == 1:
             given.append(factors[0])
         elif all(factor.is_constant for factor in factors):
@@ -66,19 +66,19 @@ def _spread_reshape(site: Site) -> None:
         else:
             given.append(site.space.fresh(size))
             site.space.product(given[-1], factors, site.node.name)
-    site.give(given)
+    site.set_output(given)
 
 
-def _repair_reshape(edit: Edit) -> None:
+def _fix_up_reshape(edit: Edit) -> None:
     """New sizes where the target names them; 0 and -1 stay where they still say the right thing."""
     node = edit.node
     source, output = node.inputs[0], node.outputs[0]
     if not (edit.is_cut(output) or edit.is_cut(source)):
         return
-    target = edit.facts.constant(node.inputs[1])
+    target = edit.shape_info.constant(node.inputs[1])
     assert target is not None  # the spread refuses otherwise
-    before = [edit.size(source, axis) for axis in range(len(edit.facts.shapes[source]))]
-    wanted = [edit.size(output, axis) for axis in range(len(edit.facts.shapes[output]))]
+    before = [edit.size(source, axis) for axis in range(len(edit.shape_info.shapes[source]))]
+    wanted = [edit.size(output, axis) for axis in range(len(edit.shape_info.shapes[output]))]
     allowzero = bool(node.attributes.get("allowzero", 0))
     operand = [int(t) if t in (0, -1) else size for t, size in zip(target, wanted, strict=True)]
     if resolve_reshape(before, operand, allowzero) != tuple(wanted):
@@ -86,16 +86,16 @@ def _repair_reshape(edit: Edit) -> None:
     edit.want(1, np.asarray(operand, np.int64))
 
 
-def _spread_transpose(site: Site) -> None:
+def _propagate_transpose(site: Site) -> None:
     labels = site.labels(0)
     perm = site.node.attributes.get("perm") or range(len(labels))[::-1]
-    site.give([labels[axis] for axis in perm])
+    site.set_output([labels[axis] for axis in perm])
 
 
 # -- stretching -------------------------------------------------------------------------
 
 
-def _spread_expand(site: Site) -> None:
+def _propagate_expand(site: Site) -> None:
     """A stretched axis repeats one element: its labels are free, a cut shortens it."""
     if site.constant(1) is None:
         raise ValueError("its target shape is computed at run time")
@@ -106,25 +106,25 @@ def _spread_expand(site: Site) -> None:
         given.append(each if each is not None and each.size == size else site.space.fresh(size))
         if given[-1] is not each:
             site.tag(given[-1], REPEATED)
-    site.give(given)
+    site.set_output(given)
 
 
-def _repair_expand(edit: Edit) -> None:
+def _fix_up_expand(edit: Edit) -> None:
     output = edit.node.outputs[0]
-    target = edit.facts.constant(edit.node.inputs[1])
+    target = edit.shape_info.constant(edit.node.inputs[1])
     if target is None or not edit.is_cut(output):
         return
-    offset = len(edit.facts.shapes[output]) - len(target)
+    offset = len(edit.shape_info.shapes[output]) - len(target)
     sizes = [1 if t == 1 else edit.size(output, offset + axis) for axis, t in enumerate(target)]
     edit.want(1, np.asarray(sizes, np.int64))
 
 
-def _spread_constant_of_shape(site: Site) -> None:
+def _propagate_constant_of_shape(site: Site) -> None:
     site.sizes_operand(0)
-    site.give([site.space.fresh(size) for size in site.out_shape()])
+    site.set_output([site.space.fresh(size) for size in site.out_shape()])
 
 
-def _spread_tile(site: Site) -> None:
+def _propagate_tile(site: Site) -> None:
     repeats = site.constant(1)
     if repeats is None:
         raise ValueError("its repeats are computed at run time")
@@ -134,14 +134,14 @@ def _spread_tile(site: Site) -> None:
             given.append(each if repeat == 1 else Labels(each.size * int(repeat), each.first, 0))
         else:
             given.append(site.space.fresh(each.size * int(repeat)))
-            site.space.product(given[-1], [site.stay(int(repeat), "repeated axis"), each], site.node.name)
-    site.give(given)
+            site.space.product(given[-1], [site.pinned_axis(int(repeat), "repeated axis"), each], site.node.name)
+    site.set_output(given)
 
 
 # -- picking ----------------------------------------------------------------------------
 
 
-def _spread_slice(site: Site) -> None:
+def _propagate_slice(site: Site) -> None:
     labels, shape = site.labels(0), site.shape(0)
     inputs = [site.constant(slot) if site.has(slot) else None for slot in range(len(site.node.inputs))]
     if any(value is None and site.has(slot) for slot, value in enumerate(inputs) if slot):
@@ -155,15 +155,15 @@ def _spread_slice(site: Site) -> None:
     given = []
     for axis, (each, part) in enumerate(zip(labels, index, strict=True)):
         given.append(each.take(part) if range(shape[axis])[part] != range(shape[axis]) else each)
-    site.give(given)
+    site.set_output(given)
 
 
-def _repair_slice(edit: Edit) -> None:
+def _fix_up_slice(edit: Edit) -> None:
     node = edit.node
     source, output = node.inputs[0], node.outputs[0]
-    shapes = edit.facts.shapes
+    shapes = edit.shape_info.shapes
     shape = shapes[source]
-    inputs = [edit.facts.constant(v) if v else None for v in node.inputs]
+    inputs = [edit.shape_info.constant(v) if v else None for v in node.inputs]
     index = slice_index(node, inputs, len(shape))
     axes = _slice_axes(edit, len(shape), inputs)
     bounds = {}
@@ -215,7 +215,7 @@ def _write_bounds(edit: Edit, axes: list[int], inputs: Sequence[Any], bounds: di
         edit.want(4, new[2])
 
 
-def _spread_gather(site: Site) -> None:
+def _propagate_gather(site: Site) -> None:
     data = list(site.labels(0))
     axis = site.node.attributes.get("axis", 0) % len(data)
     index = site.constant(1)
@@ -230,26 +230,26 @@ def _spread_gather(site: Site) -> None:
     elif index is None or not data[axis].size:
         site.pin(data[axis], "looked up at run time")
         picked = list(site.labels(1))
-    elif site.facts.varies(site.node.inputs[1]).any():
+    elif site.shape_info.varies(site.node.inputs[1]).any():
         site.pin(data[axis], "looked up at positions that depend on run-time sizes")
-        picked = [site.stay(size, "table of positions") for size in shape]
+        picked = [site.pinned_axis(size, "table of positions") for size in shape]
     elif rank == 0:
         site.pin(data[axis].take(np.asarray([int(index) % data[axis].size])), "picked by its position")
         picked = []
     elif rank == 1 or sum(size != 1 for size in shape) == 1:
         taken = data[axis].take(index.astype(np.int64).reshape(-1) % data[axis].size)
-        picked = [taken if size == taken.size else site.stay(size, "axis of size 1") for size in shape]
+        picked = [taken if size == taken.size else site.pinned_axis(size, "axis of size 1") for size in shape]
     else:
         site.pin(data[axis], "picked by a table of positions")
-        picked = [site.stay(size, "table of positions") for size in index.shape]
-    site.give([*data[:axis], *picked, *data[axis + 1 :]])
+        picked = [site.pinned_axis(size, "table of positions") for size in index.shape]
+    site.set_output([*data[:axis], *picked, *data[axis + 1 :]])
 
 
-def _repair_gather(edit: Edit) -> None:
+def _fix_up_gather(edit: Edit) -> None:
     node = edit.node
-    shape = edit.facts.shapes[node.inputs[0]]
+    shape = edit.shape_info.shapes[node.inputs[0]]
     axis = node.attributes.get("axis", 0) % len(shape)
-    index = edit.facts.constant(node.inputs[1])
+    index = edit.shape_info.constant(node.inputs[1])
     if index is None or not edit.is_cut(node.inputs[0], axis):
         return
     positions = index.astype(np.int64) % shape[axis]
@@ -261,10 +261,10 @@ def _repair_gather(edit: Edit) -> None:
 # -- axes of size 1 -----------------------------------------------------------------------
 
 
-def _repair_squeeze(edit: Edit) -> None:
+def _fix_up_squeeze(edit: Edit) -> None:
     """Without axes all of size 1 go; one that a cut leaves with one channel has to stay."""
     node, source = edit.node, edit.node.inputs[0]
-    shape = edit.facts.shapes[source]
+    shape = edit.shape_info.shapes[source]
     remaining = [axis for axis, size in enumerate(shape) if size > 1 and edit.size(source, axis) == 1]
     if not remaining or node.input(1) or "axes" in node.attributes:
         return
@@ -295,7 +295,7 @@ def _pads(
     return axes, list(zip(numbers[: len(axes)], numbers[len(axes) :], strict=True))
 
 
-def _spread_pad(site: Site) -> None:
+def _propagate_pad(site: Site) -> None:
     labels = list(site.labels(0))
     inputs = [site.constant(slot) if site.has(slot) else None for slot in range(len(site.node.inputs))]
     axes, pads = _pads(inputs, site.node.attributes, len(labels))
@@ -305,19 +305,19 @@ def _spread_pad(site: Site) -> None:
             continue
         if not fills or min(before, after) < 0 or labels[axis].is_constant:
             site.pin(labels[axis], "padded axis")
-            labels[axis] = site.stay(labels[axis].size + before + after, "padded axis")
+            labels[axis] = site.pinned_axis(labels[axis].size + before + after, "padded axis")
         else:
             parts = [site.space.fresh(size) for size in (before, after) if size]
             parts.insert(1 if before else 0, labels[axis])
             labels[axis] = join_axis(parts)
-    site.give(labels)
+    site.set_output(labels)
 
 
-def _repair_pad(edit: Edit) -> None:
+def _fix_up_pad(edit: Edit) -> None:
     node = edit.node
     source, output = node.inputs[0], node.outputs[0]
-    shape = edit.facts.shapes[source]
-    inputs = [edit.facts.constant(v) if v else None for v in node.inputs]
+    shape = edit.shape_info.shapes[source]
+    inputs = [edit.shape_info.constant(v) if v else None for v in node.inputs]
     axes, pads = _pads(inputs, node.attributes, len(shape))
     if not any(edit.is_cut(output, axis) for axis in axes):
         return
@@ -336,54 +336,54 @@ def _repair_pad(edit: Edit) -> None:
 # -- blocks of space and depth ------------------------------------------------------------
 
 
-def _spread_depth_to_space(site: Site) -> None:
+def _propagate_depth_to_space(site: Site) -> None:
     depth = site.labels(0)[1]
     channels = site.space.fresh(depth.size // site.node.attributes["blocksize"] ** 2)
     _tie_blocks(site, depth, channels)
-    _give_blocks(site, channels)
+    _set_block_output(site, channels)
 
 
-def _spread_space_to_depth(site: Site) -> None:
+def _propagate_space_to_depth(site: Site) -> None:
     channels = site.labels(0)[1]
     depth = site.space.fresh(channels.size * site.node.attributes["blocksize"] ** 2)
     _tie_blocks(site, depth, channels)
-    _give_blocks(site, depth)
+    _set_block_output(site, depth)
 
 
 def _tie_blocks(site: Site, depth: Labels, channels: Labels) -> None:
     """Depth is channels times the two axes of a block, in the order of `mode`."""
-    blocks = [site.stay(site.node.attributes["blocksize"], "block of pixels") for _ in range(2)]
+    blocks = [site.pinned_axis(site.node.attributes["blocksize"], "block of pixels") for _ in range(2)]
     channels_first = site.node.attributes.get("mode", b"DCR") == b"CRD"
     site.space.product(depth, [channels, *blocks] if channels_first else [*blocks, channels], site.node.name)
 
 
-def _give_blocks(site: Site, created: Labels) -> None:
+def _set_block_output(site: Site, created: Labels) -> None:
     n, _, height, width = site.labels(0)
     for axis in (height, width):
         site.pin(axis, "spatial axis")
-    site.give([n, created, *(site.stay(size, "spatial axis") for size in site.out_shape()[2:])])
+    site.set_output([n, created, *(site.pinned_axis(size, "spatial axis") for size in site.out_shape()[2:])])
 
 
-def _spread_col2im(site: Site) -> None:
+def _propagate_col2im(site: Site) -> None:
     """Columns of an image: channels and the positions of a block share the second axis."""
     n, rows, columns = site.labels(0)
     channels = site.space.fresh(site.out_shape()[1])
-    block = site.stay(rows.size // channels.size, "block of pixels")
+    block = site.pinned_axis(rows.size // channels.size, "block of pixels")
     site.space.product(rows, [channels, block], site.node.name)
     site.pin(columns, "spatial axis")
-    site.give([n, channels, *(site.stay(size, "spatial axis") for size in site.out_shape()[2:])])
+    site.set_output([n, channels, *(site.pinned_axis(size, "spatial axis") for size in site.out_shape()[2:])])
 
 
-register("Reshape", spread=_spread_reshape, repair=_repair_reshape)
-register("Flatten", "Unsqueeze", spread=_spread_reshape)
-register("Squeeze", spread=_spread_reshape, repair=_repair_squeeze)
-register("Transpose", spread=_spread_transpose)
-register("Expand", spread=_spread_expand, repair=_repair_expand)
-register("ConstantOfShape", spread=_spread_constant_of_shape)
-register("Tile", spread=_spread_tile)
-register("Slice", spread=_spread_slice, repair=_repair_slice)
-register("Gather", spread=_spread_gather, repair=_repair_gather)
-register("Pad", spread=_spread_pad, repair=_repair_pad)
-register("DepthToSpace", spread=_spread_depth_to_space)
-register("SpaceToDepth", spread=_spread_space_to_depth)
-register("Col2Im", spread=_spread_col2im)
+register("Reshape", propagate=_propagate_reshape, fix_up=_fix_up_reshape)
+register("Flatten", "Unsqueeze", propagate=_propagate_reshape)
+register("Squeeze", propagate=_propagate_reshape, fix_up=_fix_up_squeeze)
+register("Transpose", propagate=_propagate_transpose)
+register("Expand", propagate=_propagate_expand, fix_up=_fix_up_expand)
+register("ConstantOfShape", propagate=_propagate_constant_of_shape)
+register("Tile", propagate=_propagate_tile)
+register("Slice", propagate=_propagate_slice, fix_up=_fix_up_slice)
+register("Gather", propagate=_propagate_gather, fix_up=_fix_up_gather)
+register("Pad", propagate=_propagate_pad, fix_up=_fix_up_pad)
+register("DepthToSpace", propagate=_propagate_depth_to_space)
+register("SpaceToDepth", propagate=_propagate_space_to_depth)
+register("Col2Im", propagate=_propagate_col2im)

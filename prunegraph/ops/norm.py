@@ -7,7 +7,7 @@ from prunegraph.ops.pattern import by_pattern
 from prunegraph.ops.rule import Site, register
 
 
-def _spread_batch_norm(site: Site) -> None:
+def _propagate_batch_norm(site: Site) -> None:
     by_pattern("n c ..., c, c, c, c -> n c ...")(site)
     if site.node.attributes.get("training_mode", 0):
         # Exporters write weight standardisation so: statistics of the data itself.
@@ -19,23 +19,23 @@ def _spread_batch_norm(site: Site) -> None:
         site.reduces(0, range(2, len(site.labels(0))), "norm")
         for slot in range(1, len(site.node.outputs)):
             if site.node.outputs[slot]:
-                site.give(site.labels(0)[1:2], slot)
+                site.set_output(site.labels(0)[1:2], slot)
 
 
-def _spread_group_norm(site: Site) -> None:
+def _propagate_group_norm(site: Site) -> None:
     """Scale and bias have one entry a channel since opset 21, one a group before."""
     parameter = "(g c)" if site.node.version >= 21 else "g"
     by_pattern(f"n (g c) *s, {parameter}, {parameter} -> n (g c) *s", attributes={"num_groups": "g"})(site)
     site.reduces(0, [1], "groups")
 
 
-def _spread_instance_norm(site: Site) -> None:
+def _propagate_instance_norm(site: Site) -> None:
     """Statistics are taken over what is left of the axes after the channels."""
     by_pattern("n c ..., c, c -> n c ...")(site)
     site.reduces(0, range(2, len(site.labels(0))), "norm")
 
 
-def _spread_layer_norm(site: Site) -> None:
+def _propagate_layer_norm(site: Site) -> None:
     """Axes from `axis` on are normalised together; their statistics are taken over what is left."""
     labels = site.labels(0)
     axis = site.node.attributes.get("axis", -1) % len(labels)
@@ -46,38 +46,38 @@ def _spread_layer_norm(site: Site) -> None:
                 if size != 1:
                     site.space.tie(mine, other)
     site.reduces(0, range(axis, len(labels)), "norm")
-    site.give(labels)
+    site.set_output(labels)
     for slot in range(1, len(site.node.outputs)):
         if site.node.outputs[slot]:
-            site.give([*labels[:axis], *(site.stay(1, "statistics axis") for _ in labels[axis:])], slot)
+            site.set_output([*labels[:axis], *(site.pinned_axis(1, "statistics axis") for _ in labels[axis:])], slot)
 
 
-def _spread_lp_norm(site: Site) -> None:
+def _propagate_lp_norm(site: Site) -> None:
     labels = site.labels(0)
     site.reduces(0, [site.node.attributes.get("axis", -1) % len(labels)], "sum")
-    site.give(labels)
+    site.set_output(labels)
 
 
-def _spread_mean_variance(site: Site) -> None:
+def _propagate_mean_variance(site: Site) -> None:
     labels = site.labels(0)
     axes = [axis % len(labels) for axis in site.node.attributes.get("axes", (0, 2, 3))]
     if 0 in axes:
         site.pin(labels[0], "samples are normalised together")
     site.reduces(0, axes, "norm")
-    site.give(labels)
+    site.set_output(labels)
 
 
-def _spread_softmax(site: Site) -> None:
+def _propagate_softmax(site: Site) -> None:
     """Softmax couples all elements of its axis; before opset 13 of all axes from `axis` on."""
     labels = site.labels(0)
     axis = site.node.attributes.get("axis", -1 if site.node.version >= 13 else 1) % len(labels)
     last = axis + 1 if site.node.version >= 13 else len(labels)
     for each in labels[axis:last]:
         site.pin(each, f"normalised together by {site.node.op}")
-    site.give(labels)
+    site.set_output(labels)
 
 
-def _spread_skip_norm(site: Site) -> None:
+def _propagate_skip_norm(site: Site) -> None:
     """Sum of data, skip and bias, normalised over the last axis; the sum may be an output too."""
     slots = [slot for slot in range(len(site.node.inputs)) if site.has(slot)]
     slots.sort(key=site.is_weight)
@@ -86,15 +86,15 @@ def _spread_skip_norm(site: Site) -> None:
     for slot, output in enumerate(site.node.outputs):
         if output:
             whole = site.out_shape(slot) == site.shape(0)
-            site.give(labels if whole else [*labels[:-1], site.stay(1, "statistics axis")], slot)
+            site.set_output(labels if whole else [*labels[:-1], site.pinned_axis(1, "statistics axis")], slot)
 
 
-register("BatchNormalization", spread=_spread_batch_norm)
-register("InstanceNormalization", spread=_spread_instance_norm)
-register("GroupNormalization", spread=_spread_group_norm)
-register("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", spread=_spread_layer_norm)
-register("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", spread=_spread_skip_norm, domain="com.microsoft")
-register("LpNormalization", spread=_spread_lp_norm)
-register("MeanVarianceNormalization", spread=_spread_mean_variance)
-register("LRN", spread=by_pattern("n *c -> n *c", stays="channels within reach of each other in LRN"))
-register("Softmax", "LogSoftmax", "Hardmax", spread=_spread_softmax)
+register("BatchNormalization", propagate=_propagate_batch_norm)
+register("InstanceNormalization", propagate=_propagate_instance_norm)
+register("GroupNormalization", propagate=_propagate_group_norm)
+register("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", propagate=_propagate_layer_norm)
+register("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", propagate=_propagate_skip_norm, domain="com.microsoft")
+register("LpNormalization", propagate=_propagate_lp_norm)
+register("MeanVarianceNormalization", propagate=_propagate_mean_variance)
+register("LRN", propagate=by_pattern("n *c -> n *c", stays="channels within reach of each other in LRN"))
+register("Softmax", "LogSoftmax", "Hardmax", propagate=_propagate_softmax)

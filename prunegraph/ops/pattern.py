@@ -24,7 +24,7 @@ from types import MappingProxyType
 from typing import Any
 
 from prunegraph.labels.labels import Labels
-from prunegraph.ops.rule import Shape, Site, Spread
+from prunegraph.ops.rule import Shape, Site, Propagate
 
 TOKEN = re.compile(r"\.\.\.|\*\w+'?|\([^()]*\)|\w+")
 
@@ -113,7 +113,7 @@ def by_pattern(
     stays: str = "spatial axis",
     pinned: str = "",
     attributes: Mapping[str, str] = MappingProxyType({}),
-) -> Spread:
+) -> Propagate:
     """A `spread` from a pattern.
 
     Args:
@@ -125,10 +125,10 @@ def by_pattern(
     """
     pattern = parse(text)
 
-    def spread(site: Site) -> None:
+    def propagate(site: Site) -> None:
         _Match(pattern, site, attributes, layer, stays, pinned).run()
 
-    return spread
+    return propagate
 
 
 class Moved:
@@ -156,7 +156,7 @@ class _Match:
     def __init__(
         self, pattern: Pattern, site: Site, attributes: Mapping[str, str], layer: bool, stays: str, pinned: str
     ):
-        self.site, self.attributes, self.layer, self.stays, self.stay = site, attributes, layer, stays, pinned
+        self.site, self.attributes, self.layer, self.stays, self.pinned_letters = site, attributes, layer, stays, pinned
         self.pattern = pattern
         self.terms = {
             slot: operand.align(len(site.shape(slot))) for slot, operand in enumerate(pattern.inputs) if site.has(slot)
@@ -167,16 +167,16 @@ class _Match:
     def run(self) -> None:
         self._measure()
         self._join()
-        for letter in self.stay:
+        for letter in self.pinned_letters:
             if letter in self.letters:
                 self.site.pin(self.letters[letter], self.stays)
         for attribute, letter in self.attributes.items():
-            self.site.follows(attribute, self.letters[letter])
+            self.site.bind_attribute(attribute, self.letters[letter])
         if self.layer:
             self._assign_roles()
         for slot, operand in enumerate(self.pattern.outputs):
             if slot < len(self.site.node.outputs) and self.site.node.outputs[slot]:
-                self._give(slot, operand)
+                self._set_output(slot, operand)
 
     def _measure(self) -> None:
         """Sizes of all letters, from attributes, plain axes, then products."""
@@ -228,7 +228,7 @@ class _Match:
             if letter not in self.letters:
                 size = self.sizes[letter]
                 number = letter.isdigit()
-                self.letters[letter] = self.site.stay(size, "fixed factor") if number else self.site.space.fresh(size)
+                self.letters[letter] = self.site.pinned_axis(size, "fixed factor") if number else self.site.space.fresh(size)
 
     def _assign_roles(self) -> None:
         created = self.pattern.made
@@ -236,7 +236,7 @@ class _Match:
         for slot, terms in self.terms.items():
             if self.site.carries_weight(slot):
                 for axis, term in enumerate(terms):
-                    letters = [letter for letter in term.letters if not letter.isdigit() and letter not in self.stay]
+                    letters = [letter for letter in term.letters if not letter.isdigit() and letter not in self.pinned_letters]
                     if letters:
                         contracted = not created.issuperset(letters)
                         self.site.role(slot, axis, "in" if contracted else "out")
@@ -248,7 +248,7 @@ class _Match:
                     self.site.reduces(slot, [axis], "sum")
                     covered |= summed
 
-    def _give(self, slot: int, operand: Operand) -> None:
+    def _set_output(self, slot: int, operand: Operand) -> None:
         site = self.site
         shape = site.out_shape(slot)
         passing = iter(self.passing)
@@ -257,7 +257,7 @@ class _Match:
             if term.passes:
                 given.append(next(passing))
             elif term.run:
-                given.append(site.stay(size, self.stays))
+                given.append(site.pinned_axis(size, self.stays))
             else:
                 self._complete(term.letters)
                 factors = [self.letters[letter] for letter in term.letters]
@@ -267,4 +267,4 @@ class _Match:
                 else:
                     given.append(site.space.fresh(size))
                     site.space.product(given[-1], wide, site.node.name)
-        site.give(given, slot)
+        site.set_output(given, slot)

@@ -10,7 +10,7 @@ from prunegraph.ops.pattern import by_pattern
 from prunegraph.ops.rule import Edit, Site, register
 
 
-def _spread_max_pool(site: Site) -> None:
+def _propagate_max_pool(site: Site) -> None:
     if site.is_read(1):
         raise ValueError("it returns indices into the whole tensor")
     by_pattern("n c *s -> n c *s', n c *s'")(site)
@@ -29,7 +29,7 @@ def _scales(site: Site) -> dict[int, float]:
     return dict(zip(axes, () if scales is None else scales, strict=False))
 
 
-def _spread_resize(site: Site) -> None:
+def _propagate_resize(site: Site) -> None:
     """Axes that are not scaled pass; the others stay."""
     labels = site.labels(0)
     if site.node.attributes.get("coordinate_transformation_mode") == b"tf_crop_and_resize":
@@ -41,13 +41,13 @@ def _spread_resize(site: Site) -> None:
             given.append(labels[axis])
         else:
             site.pin(labels[axis], "resized axis")
-            given.append(site.stay(after, "resized axis"))
-    site.give(given)
+            given.append(site.pinned_axis(after, "resized axis"))
+    site.set_output(given)
 
 
-def _repair_resize(edit: Edit) -> None:
+def _fix_up_resize(edit: Edit) -> None:
     """`sizes` names the new size of every axis (or of `axes`); a cut axis has another one now."""
-    sizes = edit.facts.constant(edit.node.input(3))
+    sizes = edit.shape_info.constant(edit.node.input(3))
     if sizes is None:
         return
     output = edit.node.outputs[0]
@@ -56,13 +56,13 @@ def _repair_resize(edit: Edit) -> None:
         edit.want(3, np.asarray([edit.size(output, axis) for axis in axes], np.int64))
 
 
-register("MaxPool", spread=_spread_max_pool)
+register("MaxPool", propagate=_propagate_max_pool)
 register(
     "AveragePool",
     "LpPool",
     "GlobalAveragePool",
     "GlobalMaxPool",
     "GlobalLpPool",
-    spread=by_pattern("n c *s -> n c *s'"),
+    propagate=by_pattern("n c *s -> n c *s'"),
 )
-register("Resize", "Upsample", spread=_spread_resize, repair=_repair_resize)
+register("Resize", "Upsample", propagate=_propagate_resize, fix_up=_fix_up_resize)

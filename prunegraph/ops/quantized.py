@@ -9,10 +9,10 @@ from prunegraph.graph.model import Node
 from prunegraph.labels.labels import Labels
 from prunegraph.ops.elementwise import broadcast
 from prunegraph.ops.pattern import Moved, by_pattern
-from prunegraph.ops.rule import Macs, Shape, Site, Spread, register
+from prunegraph.ops.rule import Macs, Shape, Site, Propagate, register
 
 
-def _spread_qdq(site: Site) -> None:
+def _propagate_qdq(site: Site) -> None:
     labels = site.labels(0)
     axis = site.node.attributes.get("axis", 1)
     for slot in (1, 2):
@@ -22,7 +22,7 @@ def _spread_qdq(site: Site) -> None:
             _tie_blocks(site, slot)
         else:
             site.space.tie(labels[axis % len(labels)], site.labels(slot)[0])
-    site.give(labels)
+    site.set_output(labels)
 
 
 def _tie_blocks(site: Site, slot: int) -> None:
@@ -44,10 +44,10 @@ def _vectors(site: Site, axis: Labels, slots: Sequence[int]) -> None:
             site.space.tie(axis, site.labels(slot)[-1])
 
 
-def _conv(weight: int, bias: int | None, zero: int, per_output: tuple[int, ...]) -> Spread:
+def _conv(weight: int, bias: int | None, zero: int, per_output: tuple[int, ...]) -> Propagate:
     """A convolution on integers: where its data, weight and bias are, and the data's zero point."""
 
-    def spread(site: Site) -> None:
+    def propagate(site: Site) -> None:
         moved = Moved(site, [0, weight, *([bias] if bias is not None else [])])
         by_pattern("n (g i) *s, (g o) i *k, (g o)? -> n (g o) *s'", attributes={"group": "g"})(moved)
         rows = site.labels(weight)[0]
@@ -56,13 +56,13 @@ def _conv(weight: int, bias: int | None, zero: int, per_output: tuple[int, ...])
         site.role(weight, 1, "in")
         site.reduces(0, [1], "sum", zero=zero)
 
-    return spread
+    return propagate
 
 
-def _matmul(weight: int, zero: int, per_output: tuple[int, ...]) -> Spread:
+def _matmul(weight: int, zero: int, per_output: tuple[int, ...]) -> Propagate:
     """A matrix product on integers."""
 
-    def spread(site: Site) -> None:
+    def propagate(site: Site) -> None:
         a, b = site.labels(0), site.labels(weight)
         if len(a) < 2 or len(b) < 2:
             raise ValueError("it multiplies vectors")
@@ -73,18 +73,18 @@ def _matmul(weight: int, zero: int, per_output: tuple[int, ...]) -> Spread:
             site.role(weight, len(b) - 1, "out")
             site.role(weight, len(b) - 2, "in")
         site.reduces(0, [len(a) - 1], "sum", zero=zero)
-        site.give([*batch, a[-2], b[-1]])
+        site.set_output([*batch, a[-2], b[-1]])
 
-    return spread
+    return propagate
 
 
-def _spread_dynamic(site: Site) -> None:
+def _propagate_dynamic(site: Site) -> None:
     """The range is taken over the whole tensor and holds zero: what is zero does not change it."""
     labels = site.labels(0)
     site.reduces(0, range(len(labels)), "sum")
-    site.give(labels)
+    site.set_output(labels)
     for slot in (1, 2):
-        site.give([], slot)
+        site.set_output([], slot)
 
 
 def _conv_macs(weight: int) -> Macs:
@@ -95,10 +95,10 @@ def _matmul_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) 
     return math.prod(outputs[0]) * inputs[0][-1]
 
 
-register("QLinearConv", spread=_conv(3, 8, 2, (4, 5)), macs=_conv_macs(3))
-register("ConvInteger", spread=_conv(1, None, 2, (3,)), macs=_conv_macs(1))
-register("QLinearMatMul", spread=_matmul(3, 2, (4, 5)), macs=_matmul_macs)
-register("MatMulInteger", spread=_matmul(1, 2, (3,)), macs=_matmul_macs)
-register("DynamicQuantizeLinear", spread=_spread_dynamic)
-register("QuantizeLinear", "DequantizeLinear", spread=_spread_qdq)
-register("QuantizeLinear", "DequantizeLinear", spread=_spread_qdq, domain="com.microsoft")
+register("QLinearConv", propagate=_conv(3, 8, 2, (4, 5)), macs=_conv_macs(3))
+register("ConvInteger", propagate=_conv(1, None, 2, (3,)), macs=_conv_macs(1))
+register("QLinearMatMul", propagate=_matmul(3, 2, (4, 5)), macs=_matmul_macs)
+register("MatMulInteger", propagate=_matmul(1, 2, (3,)), macs=_matmul_macs)
+register("DynamicQuantizeLinear", propagate=_propagate_dynamic)
+register("QuantizeLinear", "DequantizeLinear", propagate=_propagate_qdq)
+register("QuantizeLinear", "DequantizeLinear", propagate=_propagate_qdq, domain="com.microsoft")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from prunegraph.graph.model import Node
 from prunegraph.ops.pattern import by_pattern
-from prunegraph.ops.rule import Macs, Shape, Site, Spread, register
+from prunegraph.ops.rule import Macs, Shape, Site, Propagate, register
 
 #: Gates of a cell, and whether it has a cell state and peepholes.
 CELLS = {"LSTM": (4, True), "GRU": (3, False), "RNN": (1, False)}
@@ -22,7 +22,7 @@ def _pattern(gates: int, cell: bool, batch_first: bool) -> str:
     return f"{data}, {weights}, {states} -> {output}, {state}" + (f", {state}" if cell else "")
 
 
-def _spread(gates: int, cell: bool) -> Spread:
+def _spread(gates: int, cell: bool) -> Propagate:
     rules = {
         layout: by_pattern(
             _pattern(gates, cell, bool(layout)),
@@ -34,10 +34,10 @@ def _spread(gates: int, cell: bool) -> Spread:
         for layout in (0, 1)
     }
 
-    def spread(site: Site) -> None:
+    def propagate(site: Site) -> None:
         rules[int(site.node.attributes.get("layout", 0))](site)
 
-    return spread
+    return propagate
 
 
 def _macs(gates: int) -> Macs:
@@ -51,4 +51,4 @@ def _macs(gates: int) -> Macs:
 
 
 for _op, (_gates, _cell) in CELLS.items():
-    register(_op, spread=_spread(_gates, _cell), macs=_macs(_gates))
+    register(_op, propagate=_spread(_gates, _cell), macs=_macs(_gates))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prunegraph.graph.model import FLOAT_TYPES
-from prunegraph.ops.rule import Site, Spread, register
+from prunegraph.ops.rule import Site, Propagate, register
 
 
 def reduced_axes(site: Site, rank: int) -> list[int] | None:
@@ -18,15 +18,15 @@ def reduced_axes(site: Site, rank: int) -> list[int] | None:
     return [int(axis) % rank for axis in axes]
 
 
-def _reduction(kind: str) -> Spread:
+def _reduction(kind: str) -> Propagate:
     """`kind` is that of `Site.reduces`."""
 
-    def spread(site: Site) -> None:
+    def propagate(site: Site) -> None:
         labels = site.labels(0)
         axes = reduced_axes(site, len(labels))
         if axes is None:
             raise ValueError("its axes are computed at run time")
-        if kind == "mean" and site.facts.types.get(site.node.inputs[0]) not in FLOAT_TYPES:
+        if kind == "mean" and site.shape_info.types.get(site.node.inputs[0]) not in FLOAT_TYPES:
             for axis in axes:
                 site.pin(labels[axis], "a mean of whole numbers is rounded")
         elif axes:
@@ -36,24 +36,24 @@ def _reduction(kind: str) -> Spread:
             if axis not in axes:
                 given.append(each)
             elif site.node.attributes.get("keepdims", 1):
-                given.append(site.stay(1, "reduced axis"))
-        site.give(given)
+                given.append(site.pinned_axis(1, "reduced axis"))
+        site.set_output(given)
 
-    return spread
+    return propagate
 
 
-def _spread_arg(site: Site) -> None:
+def _propagate_arg(site: Site) -> None:
     """The result is an index: every element must keep its place."""
     labels = site.labels(0)
     axis = site.node.attributes.get("axis", 0) % len(labels)
     site.pin(labels[axis], f"positions are the result of {site.node.op}")
     keep = site.node.attributes.get("keepdims", 1)
-    site.give([site.stay(1, "reduced axis") if i == axis else e for i, e in enumerate(labels) if i != axis or keep])
+    site.set_output([site.pinned_axis(1, "reduced axis") if i == axis else e for i, e in enumerate(labels) if i != axis or keep])
 
 
-register("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum", spread=_reduction("sum"))
-register("ReduceMean", spread=_reduction("mean"))
-register("ReduceMax", "ReduceLogSumExp", spread=_reduction("max"))
-register("ReduceMin", spread=_reduction("min"))
-register("ReduceProd", spread=_reduction("product"))
-register("ArgMax", "ArgMin", spread=_spread_arg)
+register("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum", propagate=_reduction("sum"))
+register("ReduceMean", propagate=_reduction("mean"))
+register("ReduceMax", "ReduceLogSumExp", propagate=_reduction("max"))
+register("ReduceMin", propagate=_reduction("min"))
+register("ReduceProd", propagate=_reduction("product"))
+register("ArgMax", "ArgMin", propagate=_propagate_arg)

@@ -17,7 +17,7 @@ import numpy as np
 
 from prunegraph import plugins
 from prunegraph.errors import PluginError
-from prunegraph.graph.facts import Facts
+from prunegraph.graph.shape_info import ShapeInfo
 from prunegraph.graph.model import Node
 from prunegraph.labels.labels import Labels, LabelSpace, Reason
 
@@ -29,7 +29,7 @@ class Site(Protocol):
 
     node: Node
     space: LabelSpace
-    facts: Facts
+    shape_info: ShapeInfo
 
     def shape(self, slot: int) -> Shape:
         """Concrete shape of an input."""
@@ -61,13 +61,13 @@ class Site(Protocol):
     def carries_weight(self, slot: int) -> bool:
         """Whether an input is a weight, or a weight behind Identity, Transpose, Dequantize, ..."""
 
-    def give(self, labels: Sequence[Labels], slot: int = 0) -> None:
+    def set_output(self, labels: Sequence[Labels], slot: int = 0) -> None:
         """Set the labels of an output."""
 
     def give_sequence(self, parts: Sequence[Sequence[Labels]]) -> None:
         """Set the labels of the elements of a sequence output."""
 
-    def stay(self, size: int, text: str) -> Labels:
+    def pinned_axis(self, size: int, text: str) -> Labels:
         """A pinned axis."""
 
     def pin(self, labels: Labels, text: str) -> None:
@@ -86,7 +86,7 @@ class Site(Protocol):
         largest ("max") or smallest ("min") is taken. `zero` is the slot of the input's zero point, for integer data.
         """
 
-    def follows(self, attribute: str, labels: Labels, times: int = 1) -> None:
+    def bind_attribute(self, attribute: str, labels: Labels, times: int = 1) -> None:
         """Say that an attribute is the size of an axis, or a multiple of it."""
 
     def tag(self, labels: Labels, name: str) -> None:
@@ -100,7 +100,7 @@ class Edit(Protocol):
     """One node as its rule sees it during a cut."""
 
     node: Node
-    facts: Facts
+    shape_info: ShapeInfo
 
     def kept(self, value: str, axis: int) -> np.ndarray:
         """Indices of a value's axis that stay."""
@@ -124,8 +124,8 @@ class Edit(Protocol):
         """Replace the whole node by a Gather of constant indices."""
 
 
-Spread = Callable[[Site], None]
-Repair = Callable[[Edit], None]
+Propagate = Callable[[Site], None]
+FixUp = Callable[[Edit], None]
 Macs = Callable[[Node, Sequence[Shape], Sequence[Shape]], int]
 MACS = ("node", "inputs", "outputs")
 Shapes = Callable[[Node, Sequence[Shape]], Sequence[Shape]]
@@ -141,8 +141,8 @@ class Rule:
     that ONNX Runtime cannot run (else a run shows them).
     """
 
-    spread: Spread | None = None
-    repair: Repair | None = None
+    propagate: Propagate | None = None
+    fix_up: FixUp | None = None
     macs: Macs | None = None
     since: int = 1
     barrier: str | None = None
@@ -156,8 +156,8 @@ _problems: list[PluginError] | None = None
 
 def register(
     *ops: str,
-    spread: Spread,
-    repair: Repair | None = None,
+    propagate: Propagate,
+    fix_up: FixUp | None = None,
     macs: Macs | None = None,
     domain: str = "",
     since: int = 1,
@@ -173,10 +173,10 @@ def register(
         PluginError: there is a rule for that operator and version already, or a function has
             other parameters than a rule's.
     """
-    origin = plugins.note_origin(spread)
+    origin = plugins.note_origin(propagate)
     for op in ops:
         name = f"{domain or 'ai.onnx'}::{op}"
-        rule = Rule(spread, repair, macs, since, partial=partial, shapes=shapes)
+        rule = Rule(propagate, fix_up, macs, since, partial=partial, shapes=shapes)
         if origin != plugins.BUILT_IN:
             rule = _guarded(rule, name, origin)
         rules = _RULES.setdefault((domain, op), [])
@@ -189,14 +189,14 @@ def register(
 def _guarded(rule: Rule, op: str, origin: str) -> Rule:
     """A plug-in's rule, whose mistakes are PluginErrors that name it."""
     what = f"rule for {op} ({origin})"
-    parameters = {"spread": ["site"], "repair": ["edit"], "macs": MACS, "shapes": ["node", "inputs"]}
+    parameters = {"propagate": ["site"], "fix_up": ["edit"], "macs": MACS, "shapes": ["node", "inputs"]}
     for name, names in parameters.items():
         function = getattr(rule, name)
         if function is not None:
             plugins.check_parameters(function, names, f"{name} of the {what}")
     return Rule(
-        rule.spread and plugins.guard(rule.spread, what, passes=(ValueError,)),
-        rule.repair and plugins.guard(rule.repair, what),
+        rule.propagate and plugins.guard(rule.propagate, what, passes=(ValueError,)),
+        rule.fix_up and plugins.guard(rule.fix_up, what),
         rule.macs and _counted(plugins.guard(rule.macs, what), what),
         rule.since,
         shapes=rule.shapes and _shaped(plugins.guard(rule.shapes, what), what),

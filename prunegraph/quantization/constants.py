@@ -9,7 +9,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from prunegraph.graph.constants import computed_constants, data_inputs
-from prunegraph.graph.facts import facts
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.model import Graph, Node
 from prunegraph.quantization.placement import LAYERS
 from prunegraph.rewriting.rewriter import Rewriter
@@ -22,7 +22,7 @@ def settle(graph: Graph) -> Graph:
     wanted = {
         value: None
         for node in graph.nodes
-        if (node.op in LAYERS or node.op == "BatchNormalization") and node.body is None
+        if (node.op in LAYERS or node.op == "BatchNormalization") and node.subgraph is None
         for value in node.inputs[1:]
         if value in constant and _is_single(graph, value)
     }
@@ -41,7 +41,7 @@ def _plain(graph: Graph, node: Node) -> onnx.NodeProto:
     """The node, a CastLike as the Cast that it is."""
     if data_inputs(graph, node) == node.inputs:
         return node.proto
-    return helper.make_node("Cast", node.inputs[:1], node.outputs, to=facts(graph).types[node.outputs[0]])
+    return helper.make_node("Cast", node.inputs[:1], node.outputs, to=shape_info(graph).types[node.outputs[0]])
 
 
 def _is_single(graph: Graph, value: str) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 
 from prunegraph.graph import linear
 from prunegraph.graph.model import Graph, Node
-from prunegraph.rewriting.revise import Revision
+from prunegraph.rewriting.reweight import Revision
 
 Array = np.ndarray
 

@@ -13,7 +13,7 @@ from functools import partial
 from prunegraph.errors import OptionError
 from prunegraph.graph.model import Graph
 from prunegraph.measuring.latency import Stopwatch, Timer, interleaved
-from prunegraph.quantization.quantize import Quantized, Samples, quantize
+from prunegraph.quantization.quantize import QuantizeResult, Samples, quantize
 from prunegraph.runtime.data import Data
 
 Progress = Callable[[str], None]
@@ -55,7 +55,7 @@ def faster_in_float(
     samples = Data.of(data).fit(graph)
     one = samples.head(max(samples.fixed(graph), 1))
 
-    def quantized(keep: Iterable[str]) -> Quantized:
+    def quantized(keep: Iterable[str]) -> QuantizeResult:
         return quantize(graph, one, float_layers=[*float_layers, *keep], weights=weights, activations=activations,
                         method="minmax", bias_correction=False)  # fmt: skip
 

@@ -14,7 +14,7 @@ import networkx
 
 from prunegraph.errors import ModelError, UnknownNameError
 from prunegraph.graph.bounds import bounds
-from prunegraph.graph.facts import facts
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.linear import LINEAR, LinearLayer
 from prunegraph.graph.model import Graph, Node
 from prunegraph.quantization.scheme import Scheme
@@ -112,7 +112,7 @@ class _Placer:
 
     def __init__(self, graph: Graph, scheme: Scheme, keep: Iterable[str]):
         self.graph, self.scheme = graph, scheme
-        self.types, self.shapes = facts(graph).types, facts(graph).shapes
+        self.types, self.shapes = shape_info(graph).types, shape_info(graph).shapes
         kept = kept_names(graph, keep)
         self.floats: dict[str, str] = {}
         self.layers: set[int] = set()
@@ -153,7 +153,7 @@ class _Placer:
         for node in self.graph.nodes:
             if node.index in self.layers:
                 self.made.add(node.outputs[0])
-            elif node.body is not None or node.domain or node.captured:
+            elif node.subgraph is not None or node.domain or node.captured:
                 continue
             elif (before := self._bounded(node)) is not None:
                 self.absorbed[before] = node.index

@@ -35,7 +35,7 @@ from prunegraph.quantization.write import Layer, float_bias, needed_opset, write
 from prunegraph.rewriting.fold import fold
 from prunegraph.rewriting.gemm import plain_gemms
 from prunegraph.rewriting.opset import raise_opset
-from prunegraph.rewriting.revise import Revision
+from prunegraph.rewriting.reweight import Revision
 from prunegraph.runtime.data import Batch, Data
 from prunegraph.runtime.session import run_batches, session
 from prunegraph.runtime.statistics import Statistics, batch_size
@@ -53,7 +53,7 @@ ROUNDINGS = ("nearest", "gptq")
 
 
 @dataclass(frozen=True)
-class Quantized:
+class QuantizeResult:
     """What `quantize` made.
 
     Args:
@@ -112,7 +112,7 @@ def quantize(
     block: int = 32,
     reduce_range: str | bool = "auto",
     progress: Progress = lambda stage: None,
-) -> Quantized:
+) -> QuantizeResult:
     """Quantize a float graph with unlabelled data; `graph` is not touched.
 
     Args:
@@ -175,7 +175,7 @@ def quantize(
     _check_opens(result)
     progress("measure the noise")
     outputs, noise = _noise(graph, base, result, placement, samples)
-    return Quantized(
+    return QuantizeResult(
         result, layer_reports(placement, scheme, make.codes, noise, wide), make.ranges(placement), outputs,
         loss, measure.name if measure else "", weight_range(scheme, reduce_range, target),
     )  # fmt: skip
@@ -349,7 +349,7 @@ def _noise(
     if samples is None:
         return {}, {}
     pairs = dequantized(result)
-    wanted = dict.fromkeys(placement.result(node) for node in base.layers if node.body is None)
+    wanted = dict.fromkeys(placement.result(node) for node in base.layers if node.subgraph is None)
     inner = {name: pairs.get(name, name) for name in wanted if name in base.outer and name not in graph.outputs}
     inner = {name: other for name, other in inner.items() if other in result.outer}
     outputs = {name: name for name in graph.outputs}

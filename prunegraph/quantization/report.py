@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from prunegraph.graph.facts import facts
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.linear import LinearLayer
 from prunegraph.graph.model import Graph, Node
 from prunegraph.measuring.sqnr import decibels
@@ -81,7 +81,7 @@ class LayerTypes:
 
 def layer_types(graph: Graph) -> tuple[LayerTypes, ...]:
     """The types of every layer of a graph, seen through DequantizeLinear nodes."""
-    known = facts(graph).types
+    known = shape_info(graph).types
     result = []
     for node in graph.layers:
         weight = graph.weights[str(graph.main_weight(node))]

@@ -13,7 +13,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from prunegraph.graph.external import without_weights
-from prunegraph.graph.facts import facts
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.names import Names
 from prunegraph.rewriting.unused import sweep
@@ -28,7 +28,7 @@ def spelled_out(graph: Graph) -> Graph:
 
 class _Speller:
     def __init__(self, graph: Graph):
-        self.graph, self.names, self.facts = graph, Names(graph), facts(graph)
+        self.graph, self.names, self.shape_info = graph, Names(graph), shape_info(graph)
         self.tensors: list[onnx.TensorProto] = []
         self.before: dict[int, list[onnx.NodeProto]] = {}
         self.behind: dict[int, list[onnx.NodeProto]] = {}
@@ -36,7 +36,7 @@ class _Speller:
 
     def run(self) -> Graph:
         for node in self.graph.nodes:
-            if node.body is None and not node.domain:
+            if node.subgraph is None and not node.domain:
                 self._spell(node)
         return self._model() if self.changed else self.graph
 
@@ -64,7 +64,7 @@ class _Speller:
 
     def _pad(self, node: Node) -> None:
         """All axes, where they are known: transpositions are moved through a Pad as if it had no list of them."""
-        axes, pads = (self.facts.constant(node.input(slot)) for slot in (3, 1))
+        axes, pads = (self.shape_info.constant(node.input(slot)) for slot in (3, 1))
         rank = self._rank(node)
         if axes is None or pads is None or rank is None:
             self._stand_alone(node)
@@ -80,7 +80,7 @@ class _Speller:
     def _resize(self, node: Node) -> None:
         """All axes: scales of 1 and the sizes that others have, where some are given."""
         axes, rank = [int(axis) for axis in node.attributes["axes"]], self._rank(node)
-        scales = self.facts.constant(node.input(2)) if node.input(2) else None
+        scales = self.shape_info.constant(node.input(2)) if node.input(2) else None
         if rank is None or node.input(1) or node.attributes.get("keep_aspect_ratio_policy", b"stretch") != b"stretch":
             return
         if scales is not None and scales.size:
@@ -100,7 +100,7 @@ class _Speller:
         self._without(node, "axes")
 
     def _rank(self, node: Node) -> int | None:
-        shape = self.facts.shapes.get(node.inputs[0])
+        shape = self.shape_info.shapes.get(node.inputs[0])
         return None if shape is None else len(shape)
 
     def _stay_in_float(self, node: Node) -> None:

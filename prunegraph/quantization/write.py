@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 from prunegraph.graph.bounds import bounds
 from prunegraph.graph.linear import LinearLayer
 from prunegraph.graph.model import Graph, Node
-from prunegraph.graph.names import redirect_bodies
+from prunegraph.graph.names import redirect_subgraphs
 from prunegraph.graph.order import captured
 from prunegraph.quantization.placement import Placement
 from prunegraph.quantization.scheme import BIAS, IntType, Params, Scheme
@@ -39,7 +39,7 @@ IR_VERSIONS = {4: 10, 8: 8, 16: 8}
 
 
 #: Operators through which ONNX Runtime moves a DequantizeLinear on. It ends the process (1.32, an index out of range)
-#: where what comes out of one is read inside a body.
+#: where what comes out of one is read inside a subgraph.
 PROPAGATES = frozenset({"MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 
 
@@ -120,7 +120,7 @@ class _Writer:
         before = next((b for b, act in self.placement.absorbed.items() if act == node.index), None)
         if before is not None:  # an activation that its range does not imply
             proto.input[0] = self._name_of_pair(node.inputs[0])
-        redirect_bodies(proto, {value: self._in_body(value) for value in captured(proto)})
+        redirect_subgraphs(proto, {value: self._in_subgraph(value) for value in captured(proto)})
         self.nodes.append(proto)
         if node.op in PROPAGATES and proto.input[0] in self.moved:
             self.moved.update(node.outputs)
@@ -137,8 +137,8 @@ class _Writer:
             else:
                 self._pair_behind(value)
 
-    def _in_body(self, value: str) -> str:
-        """What a body reads for a value: what the nodes around it read.
+    def _in_subgraph(self, value: str) -> str:
+        """What a subgraph reads for a value: what the nodes around it read.
 
         An activation may be in nothing but the range of a pair. What a DequantizeLinear would be moved behind is held
         by a Max of one input, which changes nothing and which it is not moved through.

@@ -30,7 +30,7 @@ from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.sizes import symbolic_axes
 from prunegraph.recovery.changes import channel_axis, original_of, taken
 from prunegraph.recovery.synthetic import samples
-from prunegraph.rewriting.revise import Revision
+from prunegraph.rewriting.reweight import Revision
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.piece import run_piece
 from prunegraph.runtime.statistics import Statistics
@@ -106,7 +106,7 @@ class CutInput:
     def shape(self) -> tuple[int, ...]:
         """The input's."""
         value, is_transposed = self.key
-        shape = self.left.coupling.facts.shapes[value]
+        shape = self.left.coupling.shape_info.shapes[value]
         return shape[::-1] if is_transposed else shape
 
     @property
@@ -171,7 +171,7 @@ def cut_inputs(survivors: Survivors, pruned: Graph) -> Iterator[CutInput]:
         if before is None or not linear.is_linear(original, before) or not linear.is_linear(pruned, node):
             continue
         labels = survivors.coupling.value_labels(before.inputs[0])
-        shape = survivors.coupling.facts.shapes.get(before.inputs[0])
+        shape = survivors.coupling.shape_info.shapes.get(before.inputs[0])
         if labels is None or shape is None or survivors.coupling.value_labels(before.outputs[0]) is None:
             continue
         axis = channel_axis(before, shape)
@@ -216,10 +216,10 @@ def measured_means(original: Graph, cuts: list[CutInput], data: Data, progress: 
 
 def known_means(survivors: Survivors) -> dict[Key, Array]:
     """Means of values that follow from BatchNormalization nodes [1, ...]. Raises DataError without any."""
-    facts = survivors.coupling.facts
-    result = samples(survivors.coupling.graph, facts)
+    shape_info = survivors.coupling.shape_info
+    result = samples(survivors.coupling.graph, shape_info)
     return {
-        (name, False): _spread(x.mean(axis=0, keepdims=True, dtype=np.float64), facts.shapes[name])
+        (name, False): _spread(x.mean(axis=0, keepdims=True, dtype=np.float64), shape_info.shapes[name])
         for name, x in result.items()
     }
 

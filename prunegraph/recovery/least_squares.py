@@ -24,7 +24,7 @@ from prunegraph.graph.bounds import bounds
 from prunegraph.graph.model import Graph, Node
 from prunegraph.recovery.changes import changed
 from prunegraph.recovery.regression import Regression, rectified
-from prunegraph.rewriting.revise import Revision
+from prunegraph.rewriting.reweight import Revision
 from prunegraph.runtime import patches
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.statistics import MAX_INPUTS, ROWS, Statistics, batch_size
@@ -196,7 +196,7 @@ def _other_side(survivors: Survivors, pruned: Graph, value: str, node: Node, pla
     other = next((v for v in add.inputs if v != value), "")
     if other in pruned.weights or place.get(pruned.producer.get(other, -1), -1) >= place[node.index]:
         return ""
-    shapes = survivors.coupling.facts.shapes
+    shapes = survivors.coupling.shape_info.shapes
     return other if shapes.get(other) == shapes.get(value) == shapes.get(add.outputs[0]) else ""
 
 

@@ -27,7 +27,7 @@ from prunegraph.graph.model import Graph, Node
 from prunegraph.recovery.absorb import cut_inputs, known_means
 from prunegraph.recovery.changes import changed, taken
 from prunegraph.recovery.synthetic import samples
-from prunegraph.rewriting.revise import Revision
+from prunegraph.rewriting.reweight import Revision
 from prunegraph.runtime import patches
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.statistics import ROWS, Statistics, batch_size
@@ -138,7 +138,7 @@ def _on_data(survivors: Survivors, pruned: Graph, data: Data, progress: Progress
 
 def _is_normal(pruned: Graph, node: Node) -> bool:
     """Whether a node is a BatchNormalization whose statistics are its own."""
-    if node.op != "BatchNormalization" or node.body is not None or node.attributes.get("training_mode", 0):
+    if node.op != "BatchNormalization" or node.subgraph is not None or node.attributes.get("training_mode", 0):
         return False
     return all(v in pruned.weights and len(pruned.consumers[v]) == 1 and v not in pruned.outputs for v in node.inputs[3:5])
 
@@ -187,7 +187,7 @@ def _ratio(over: Array, under: Array, least: float, most: float) -> Array:
 
 
 def _without_data(survivors: Survivors, pruned: Graph) -> Graph:
-    drawn, means = samples(survivors.coupling.graph, survivors.coupling.facts), known_means(survivors)
+    drawn, means = samples(survivors.coupling.graph, survivors.coupling.shape_info), known_means(survivors)
     revision = Revision(pruned)
     for each in cut_inputs(survivors, pruned):
         if each.key not in means or not revision.can_intercept(each.node):

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 from prunegraph.errors import DataError
-from prunegraph.graph.facts import Facts
+from prunegraph.graph.shape_info import ShapeInfo
 from prunegraph.graph.model import FLOAT_TYPES, Graph, Node
 from prunegraph.ops import elementwise, rule_for
 from prunegraph.runtime.piece import run_piece
@@ -36,7 +36,7 @@ def check(graph: Graph) -> None:
         raise DataError(f"{graph.source} has no BatchNormalization to go by: give --data, or repair 'none'")
 
 
-def samples(graph: Graph, facts: Facts, seed: int = 0) -> dict[str, Array]:
+def samples(graph: Graph, shape_info: ShapeInfo, seed: int = 0) -> dict[str, Array]:
     """Samples of values by name [samples, channels, 1, ...]; values that nothing is known of are left out.
 
     Raises:
@@ -44,13 +44,13 @@ def samples(graph: Graph, facts: Facts, seed: int = 0) -> dict[str, Array]:
     """
     check(graph)
     given = {
-        node.outputs[0]: _normal(graph, node, len(facts.shapes[node.outputs[0]]), np.random.default_rng([seed, i]))
+        node.outputs[0]: _normal(graph, node, len(shape_info.shapes[node.outputs[0]]), np.random.default_rng([seed, i]))
         for i, node in enumerate(graph.nodes)
         if node.op == "BatchNormalization" and _is_known(graph, node)
     }
     known, protos = set(given), []
     for node in graph.nodes:
-        if node.outputs[0] not in known and _follows(graph, facts, node, known):
+        if node.outputs[0] not in known and _follows(graph, shape_info, node, known):
             known.add(node.outputs[0])
             protos.append(_as_run(node))
     created = [proto.output[0] for proto in protos]
@@ -69,7 +69,7 @@ def _normal(graph: Graph, node: Node, rank: int, rng: np.random.Generator) -> Ar
     return drawn.astype(scale.dtype).reshape(SAMPLES, -1, *[1] * (rank - 2))
 
 
-def _follows(graph: Graph, facts: Facts, node: Node, known: set[str]) -> bool:
+def _follows(graph: Graph, shape_info: ShapeInfo, node: Node, known: set[str]) -> bool:
     """Whether a node's output follows from samples of its inputs."""
     inputs = [value for value in node.inputs if value]
     if node.domain or not any(value in known for value in inputs) or len(node.outputs) != 1:
@@ -79,13 +79,13 @@ def _follows(graph: Graph, facts: Facts, node: Node, known: set[str]) -> bool:
     if any(value not in known and value not in graph.weights for value in inputs):
         return False
     if node.op == "Flatten":  # of single positions only: else channels are repeated
-        before = facts.shapes.get(node.inputs[0], ())
-        return len(before) > 1 and facts.shapes.get(node.outputs[0]) == before[:2]
+        before = shape_info.shapes.get(node.inputs[0], ())
+        return len(before) > 1 and shape_info.shapes.get(node.outputs[0]) == before[:2]
     if node.op == "Concat":
         return node.attributes["axis"] == 1 and all(value in known for value in inputs)
     rule = rule_for(node)
-    by_element = rule is not None and rule.spread in (elementwise.spread_unary, elementwise.spread_nary)
-    return by_element and facts.types.get(node.outputs[0]) in FLOAT_TYPES
+    by_element = rule is not None and rule.propagate in (elementwise.propagate_unary, elementwise.propagate_nary)
+    return by_element and shape_info.types.get(node.outputs[0]) in FLOAT_TYPES
 
 
 def _as_run(node: Node) -> onnx.NodeProto:

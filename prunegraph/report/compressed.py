@@ -9,10 +9,10 @@ from rich.table import Table
 from prunegraph.report.tables import amount, share
 
 if TYPE_CHECKING:
-    from prunegraph.hybrid.compress import Compressed
+    from prunegraph.hybrid.compress import CompressResult
 
 
-def layers_table(result: Compressed) -> Table:
+def layers_table(result: CompressResult) -> Table:
     """One row a layer: what was done to it, its width and cost before and after, the error of its weight, why."""
     table = Table(title="layers", title_justify="left")
     for name in ("layer", "done", "inputs", "outputs", "method", "ranks", "params", "MACs", "error", "why"):
@@ -26,7 +26,7 @@ def layers_table(result: Compressed) -> Table:
     return table
 
 
-def mixes_table(result: Compressed) -> Table:
+def mixes_table(result: CompressResult) -> Table:
     """One row a way that was tried: how much of it was pruned, what is left, the error on samples kept for that."""
     table = Table(title="ways to the budget", title_justify="left")
     for name in ("pruned", "decomposed", "params", "MACs", "error", ""):
@@ -41,7 +41,7 @@ def mixes_table(result: Compressed) -> Table:
     return table
 
 
-def outcome(result: Compressed) -> str:
+def outcome(result: CompressResult) -> str:
     """The cost of the whole model, the proof of the cut, the recovery, and what quantization did."""
     lines = []
     if result.left_out:

@@ -9,10 +9,10 @@ from rich.table import Table
 from prunegraph.report.tables import amount, share
 
 if TYPE_CHECKING:
-    from prunegraph.rewriting.decompose import Decomposed
+    from prunegraph.rewriting.decompose import DecomposeResult
 
 
-def layers_table(decomposed: Decomposed) -> Table:
+def layers_table(decomposed: DecomposeResult) -> Table:
     """One row a decomposed layer: method, ranks, what is left of its cost, error of its weight."""
     table = Table(title="decomposed layers", title_justify="left")
     for name in ("layer", "method", "ranks", "params", "MACs", "error", "output error", ""):
@@ -25,7 +25,7 @@ def layers_table(decomposed: Decomposed) -> Table:
     return table
 
 
-def outcome(decomposed: Decomposed) -> str:
+def outcome(decomposed: DecomposeResult) -> str:
     """The cost of the whole model, and which layers stay whole."""
     reasons: dict[str, list[str]] = {}
     for name, reason in decomposed.left.items():

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import markupsafe
 
     from prunegraph.measuring.latency import Latency
-    from prunegraph.pipeline import Result
+    from prunegraph.pipeline import PruneResult
     from prunegraph.report.curves import Curve, Point, Sensitivity
     from prunegraph.selection.plan import Plan
 
@@ -55,7 +55,7 @@ def require() -> None:
 
 
 def write(
-    result: Result,
+    result: PruneResult,
     path: str | os.PathLike[str],
     *,
     command: str | None = None,
@@ -81,7 +81,7 @@ def write(
 
 
 def render(
-    result: Result, *, command: str | None = None, sensitivity: Any = None, latency: Latency | None = None
+    result: PruneResult, *, command: str | None = None, sensitivity: Any = None, latency: Latency | None = None
 ) -> str:
     """The page as text; see `write`."""
     require()
@@ -117,14 +117,14 @@ def render(
     )
 
 
-def _check_groups(result: Result, matches: Sensitivity) -> None:
+def _check_groups(result: PruneResult, matches: Sensitivity) -> None:
     known = {group.id for group in result.coupling.groups}
     for curve in matches.curves:
         if curve.group not in known:
             raise DataError(f"sensitivity: group {curve.group!r} is not in {result.model.source}: another model?")
 
 
-def _layers(result: Result) -> dict[str, Any]:
+def _layers(result: PruneResult) -> dict[str, Any]:
     """Rows of the table of layers, and their charts."""
     rows = layer_rows(result)
     drawn = [row for row in rows if charts.has_width(row)]
@@ -146,7 +146,7 @@ def _heat(result: Sensitivity) -> Iterator[tuple[Curve, list[tuple[Point | None,
         yield curve, [(p, max(p.error, 0.0) / worst if p and worst > 0 else 0.0) for p in cells]
 
 
-def _totals(result: Result, latency: Latency | None) -> Iterator[dict[str, Any]]:
+def _totals(result: PruneResult, latency: Latency | None) -> Iterator[dict[str, Any]]:
     """What the cards show: a quantity before and after as text, and the share that is left."""
     before, after = result.before, result.after
     for label, unit, a, b in (

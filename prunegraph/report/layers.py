@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prunegraph.graph.facts import facts
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.model import Node
 from prunegraph.ops.cost import node_macs
 
 if TYPE_CHECKING:
-    from prunegraph.pipeline import Result
+    from prunegraph.pipeline import PruneResult
 
 #: Axis of the output that holds the channels, where the weight does not say: it comes through other nodes.
 CHANNEL_AXES = {
@@ -44,7 +44,7 @@ class LayerRow:
         return before is not None and after is not None and after < before
 
 
-def layer_rows(result: Result) -> list[LayerRow]:
+def layer_rows(result: PruneResult) -> list[LayerRow]:
     """All layers of the original, in topological order."""
     after = {node.name: node for node in result.small.layers}
     groups: dict[str, list[str]] = {}
@@ -52,7 +52,7 @@ def layer_rows(result: Result) -> list[LayerRow]:
         for layer in group.layers:
             groups.setdefault(layer, []).append(group.id)
     fixed = {f.layer for f in result.coupling.fixed if f.channels == f.of}
-    old, new = facts(result.model).shapes, facts(result.small).shapes
+    old, new = shape_info(result.model).shapes, shape_info(result.small).shapes
     return [
         LayerRow(
             node.name,

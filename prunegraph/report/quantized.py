@@ -12,13 +12,13 @@ from prunegraph.quantization.report import layer_types
 
 if TYPE_CHECKING:
     from prunegraph.graph.model import Graph
-    from prunegraph.quantization.quantize import Quantized
+    from prunegraph.quantization.quantize import QuantizeResult
 
 #: dB of outputs below which the layer that does most of it is named.
 POOR = 15.0
 
 
-def layers_table(quantized: Quantized) -> Table:
+def layers_table(quantized: QuantizeResult) -> Table:
     """One row a layer: types, noise of its weight and of what it makes, why it stays in float."""
     table = Table(title="layers", title_justify="left")
     for name in ("layer", "weights", "activations", "weight SQNR, dB", "output SQNR, dB", ""):
@@ -35,7 +35,7 @@ def layers_table(quantized: Quantized) -> Table:
     return table
 
 
-def outcome(quantized: Quantized) -> str:
+def outcome(quantized: QuantizeResult) -> str:
     """What was quantized and how near the outputs are, in a few lines."""
     kinds = Counter((layer.weights, layer.activations) for layer in quantized.layers)
     lines = [
@@ -53,7 +53,7 @@ def outcome(quantized: Quantized) -> str:
     return "\n".join(lines)
 
 
-def _weight_range(quantized: Quantized) -> list[str]:
+def _weight_range(quantized: QuantizeResult) -> list[str]:
     """Lines on the codes that int8 weights have, and on layers that are held otherwise."""
     chosen = quantized.weight_range
     if chosen is None:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from prunegraph.measuring.compare import Comparison
     from prunegraph.measuring.latency import Latency
     from prunegraph.ops.cost import Cost
-    from prunegraph.pipeline import Result
-    from prunegraph.tuning.search import Candidate, Found
+    from prunegraph.pipeline import PruneResult
+    from prunegraph.tuning.search import Trial, SearchTrace
     from prunegraph.tuning.sensitivity import Sensitivity
 
 
@@ -87,7 +87,7 @@ def latency_label(timing: Latency) -> str:
     return f"latency, ms ({timing.provider.removesuffix('ExecutionProvider')}, batch 1, {threads})"
 
 
-def result_table(result: Result) -> Table:
+def result_table(result: PruneResult) -> Table:
     """Before and after: cost, then channels of every layer that changed."""
     table = Table(title="before and after", title_justify="left")
     for name in ("", "before", "after", "kept"):
@@ -144,7 +144,7 @@ def sensitivity_table(result: Sensitivity) -> Table:
     return table
 
 
-def search_table(result: Found, original: Cost) -> Table:
+def search_table(result: SearchTrace, original: Cost) -> Table:
     """One row a candidate, in the order in which they were looked at."""
     unit = f", {result.unit}" if result.unit else ""
     title = f"{len(result.candidates)} candidates; {result.metric} of the original: {result.original:.4g}{unit}"
@@ -156,7 +156,7 @@ def search_table(result: Found, original: Cost) -> Table:
     return table
 
 
-def _candidate(each: Candidate, original: Cost, verdict: str) -> tuple[str, ...]:
+def _candidate(each: Trial, original: Cost, verdict: str) -> tuple[str, ...]:
     stages = " ".join(f"{offset:+g}" for offset in each.offsets)
     if each.cost is None:
         return f"{each.strength / 100:.2f}", stages, "", "", "", "", "cannot be met"

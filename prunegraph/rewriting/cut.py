@@ -50,7 +50,7 @@ def cut(survivors: Survivors, scratch: Path | None = None) -> Graph:
         return graph
     editor = WeightEditor(coupling, survivors.use, sliced)
     editor.run()
-    operands = Operands(graph, coupling.facts, survivors, editor.renamed, editor.names)
+    operands = Operands(graph, coupling.shape_info, survivors, editor.renamed, editor.names)
     replaced = _replaced_by_gathers(survivors)
 
     def rewrite(node: Node) -> Rewritten:
@@ -64,7 +64,7 @@ def cut(survivors: Survivors, scratch: Path | None = None) -> Graph:
         return [*edit.before, edit.proto, *edit.after], edit.tensors
 
     model = without_graph(graph.model)
-    nest = Nest(coupling.facts, editor, rewrite, survivors)
+    nest = Nest(coupling.shape_info, editor, rewrite, survivors)
     model.graph.node.extend(nest.nodes())
     weights = place_weights(model, graph, nest.outside())
     folder = graph.folder
@@ -139,7 +139,7 @@ class NodeEdit:
     def __init__(self, node: Node, survivors: Survivors, operands: Operands):
         self.node, self.survivors, self.operands = node, survivors, operands
         self.coupling = survivors.coupling
-        self.facts = self.coupling.facts
+        self.shape_info = self.coupling.shape_info
         self.proto = onnx.NodeProto()
         self.proto.CopyFrom(node.proto)
         self.before: list[onnx.NodeProto] = []
@@ -155,7 +155,7 @@ class NodeEdit:
         for slot, value in enumerate(node.inputs):
             now = self.operands.as_cut.get(value, value)
             self.proto.input[slot] = self.operands.renamed.get((node.index, slot), now)
-        if node.outputs and all(output in self.facts.known for output in node.outputs):
+        if node.outputs and all(output in self.shape_info.known for output in node.outputs):
             self._keep_outputs()
             return
         shuffle = self.coupling.shuffles.get(node.index)
@@ -167,19 +167,19 @@ class NodeEdit:
                 self.set_attribute(attribute, self.survivors.size(labels) * times)
         for slot in self.coupling.operands.get(node.index, ()):
             if self.is_cut(node.outputs[0]):
-                rank = len(self.facts.shapes[node.outputs[0]])
+                rank = len(self.shape_info.shapes[node.outputs[0]])
                 self.want(slot, np.asarray([self.size(node.outputs[0], axis) for axis in range(rank)], np.int64))
         rule = rule_for(node)
-        if rule is not None and rule.repair is not None and self.coupling.is_followed(node):
-            rule.repair(self)
+        if rule is not None and rule.fix_up is not None and self.coupling.is_followed(node):
+            rule.fix_up(self)
         self._settle_operands()
 
     def _keep_outputs(self) -> None:
-        """Numbers that a caller or a body reads keep their values under their names."""
+        """Numbers that a caller or a subgraph reads keep their values under their names."""
         for slot, value in enumerate(self.node.outputs):
             if value in self.operands.as_cut:
                 self.proto.output[slot] = self.operands.as_cut[value]
-                known = self.facts.known[value]
+                known = self.shape_info.known[value]
                 current, nodes, tensors = self.operands.corrected(value, known, f"{value}/kept")
                 name = self.operands.names.new(f"{value}/kept/output")
                 self.after += [*nodes, helper.make_node("Identity", [current], [value], name=name)]
@@ -198,7 +198,7 @@ class NodeEdit:
         for slot, value in enumerate(self.node.inputs):
             if not value or slot in self._replaced:
                 continue
-            wanted = self._wanted.get(slot, self.facts.known.get(value))
+            wanted = self._wanted.get(slot, self.shape_info.known.get(value))
             if wanted is None or self.operands.holds(value, wanted):
                 continue
             name = f"{self.node.name}/input_{slot}"
@@ -217,14 +217,14 @@ class NodeEdit:
 
     def kept(self, value: str, axis: int) -> Array:
         kept = self._kept(value, axis)
-        return np.arange(self.facts.shapes[value][axis]) if kept is None else kept
+        return np.arange(self.shape_info.shapes[value][axis]) if kept is None else kept
 
     def size(self, value: str, axis: int) -> int:
         kept = self._kept(value, axis)
-        return self.facts.shapes[value][axis] if kept is None else len(kept)
+        return self.shape_info.shapes[value][axis] if kept is None else len(kept)
 
     def is_cut(self, value: str, axis: int | None = None) -> bool:
-        axes = range(len(self.facts.shapes[value])) if axis is None else (axis,)
+        axes = range(len(self.shape_info.shapes[value])) if axis is None else (axis,)
         return any(self._kept(value, each) is not None for each in axes)
 
     def set_attribute(self, name: str, value: Any) -> None:

@@ -35,7 +35,7 @@ def declare(entry: onnx.ValueInfoProto, value: str, survivors: Survivors) -> onn
         numbers computed from sizes, or where the file declares a wrong rank.
     """
     coupling = survivors.coupling
-    if value in coupling.facts.known and coupling.facts.known[value].ndim:
+    if value in coupling.shape_info.known and coupling.shape_info.known[value].ndim:
         return None  # numbers computed from sizes: as many as the sizes say
     if any(_is_cut(name, survivors) for name in elements(value, coupling.labels)):
         return None

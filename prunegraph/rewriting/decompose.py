@@ -12,14 +12,14 @@ from onnx import numpy_helper
 
 from prunegraph.coupling.sample import complete, full_cost
 from prunegraph.errors import BudgetError, OptionError, UnknownNameError
-from prunegraph.graph.facts import facts
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.linear import LinearLayer
 from prunegraph.graph.model import Graph, Node, Weight
 from prunegraph.ops.cost import Cost
 from prunegraph.rewriting.decomposable import FORMS, METHODS, PARTS, Layer, layers, nodes, stored
 from prunegraph.rewriting.factorize import Form, relative_error
 from prunegraph.rewriting.fold import fold as folded
-from prunegraph.rewriting.ranks import Candidate, Rule, allocate, best, candidate, ladder
+from prunegraph.rewriting.ranks import RankChoice, Rule, allocate, best, candidate, ladder
 from prunegraph.rewriting.refit import output_error, refitted
 from prunegraph.rewriting.rewriter import Rewriter
 from prunegraph.runtime.data import Data
@@ -54,7 +54,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Decomposed:
+class DecomposeResult:
     """What `decompose` made: the graph, decomposed layers, and why the others stayed whole (by name).
 
     `latency` was measured where it was the budget.
@@ -72,7 +72,7 @@ class Decomposed:
 class Known:
     """Factorisations of a model's layers by name: what a search over bounds does not do again."""
 
-    ladders: dict[str, list[Candidate]] = field(default_factory=dict)
+    ladders: dict[str, list[RankChoice]] = field(default_factory=dict)
     forms: dict[tuple[str, str], Form] = field(default_factory=dict)
 
     def form(self, layer: Layer, method: str) -> Form:
@@ -87,7 +87,7 @@ def decompose(
     graph: Graph, *, method: str = "tucker2", rank: str | None = None, params: float | str | None = None,
     macs: float | str | None = None, keep: Sequence[str] = (), round_to: int = 8,
     fold: bool = False, data: Samples | None = None, known: Known | None = None,
-) -> Decomposed:  # fmt: skip
+) -> DecomposeResult:  # fmt: skip
     """Replace layers by chains of smaller ones of low rank; approximate, and nothing is trained.
 
     A convolution becomes 1x1, core, 1x1 (tucker2), one with fewer filters and a 1x1 (svd), or kx1 and 1xk (spatial);
@@ -145,7 +145,7 @@ def decompose(
             else:
                 remaining[name] = "the budget is met without it" if options[name] else "no rank would pay"
     created = writer.graph()
-    return Decomposed(created, tuple(writer.rows), remaining, before, full_cost(created))
+    return DecomposeResult(created, tuple(writer.rows), remaining, before, full_cost(created))
 
 
 def chain(graph: Graph, layer: Node) -> list[Node]:
@@ -170,7 +170,7 @@ def _budget(rank: str | None, params: float | str | None, macs: float | str | No
 
 def _layers(graph: Graph, method: str, keep: Sequence[str]) -> tuple[list[Layer], dict[str, str]]:
     """Layers that the method fits, and reasons against the others."""
-    known = facts(graph)
+    known = shape_info(graph)
     complete(graph, known)
     match, remaining, names = [], {}, []
     for node, layer in layers(graph, known.shapes):
@@ -189,7 +189,7 @@ def _layers(graph: Graph, method: str, keep: Sequence[str]) -> tuple[list[Layer]
     return match, remaining
 
 
-def _by_rule(layer: Layer, method: str, rule: Rule, round_to: int) -> tuple[Candidate, Form]:
+def _by_rule(layer: Layer, method: str, rule: Rule, round_to: int) -> tuple[RankChoice, Form]:
     """What a rule for ranks makes of a layer; with several methods the best of those that pay."""
     tensor = layer.tensor()
     forms = {each: FORMS[each](tensor) for each in layer.methods(method)}
@@ -215,7 +215,7 @@ class _Writer:
         self.rows: list[Row] = []
         self._rewriter = Rewriter(source)
 
-    def add(self, layer: Layer, chosen: Candidate, form: Form, note: str = "") -> None:
+    def add(self, layer: Layer, chosen: RankChoice, form: Form, note: str = "") -> None:
         """Put a layer's parts in its place."""
         factors, weight = form.factors(chosen.ranks), layer.tensor()
         gram = self.statistics.gram(layer.node) if self.statistics is not None else None

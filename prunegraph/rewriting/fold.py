@@ -55,7 +55,7 @@ def _pairs(graph: Graph, keep: Collection[str]) -> Iterator[tuple[Node, Node, Af
     """Layers with something affine as their only reader."""
     for node in graph.nodes:
         weight = graph.weights.get(node.input(1))
-        if node.op not in LAYERS or node.domain or node.body is not None or weight is None or not weight.is_float:
+        if node.op not in LAYERS or node.domain or node.subgraph is not None or weight is None or not weight.is_float:
             continue
         if node.op == "ConvTranspose" and node.attributes.get("group", 1) != 1:
             continue
@@ -78,7 +78,7 @@ def _affine(graph: Graph, layer: Node, node: Node, slot: int) -> Affine | None:
     if slot == 0 and _is_foldable(graph, node):
         factor, mean, shift = linear.normalisation(graph, node)
         return factor, shift - mean * factor
-    if node.op not in ("Add", "Mul") or node.domain or node.body is not None or node.version < 7:
+    if node.op not in ("Add", "Mul") or node.domain or node.subgraph is not None or node.version < 7:
         return None
     constant, weight = graph.weights.get(node.inputs[1 - slot]), graph.weights[layer.inputs[1]]
     if constant is None or not constant.is_float:
@@ -94,7 +94,7 @@ def _affine(graph: Graph, layer: Node, node: Node, slot: int) -> Affine | None:
 
 
 def _is_foldable(graph: Graph, node: Node) -> bool:
-    if node.op != "BatchNormalization" or node.body is not None or node.attributes.get("training_mode", 0):
+    if node.op != "BatchNormalization" or node.subgraph is not None or node.attributes.get("training_mode", 0):
         return False
     # Before operator set 7 its outputs depend on `is_test`; further outputs are of training.
     if node.version < 7 or any(node.outputs[1:]) or node.attributes.get("spatial", 1) != 1:

@@ -44,7 +44,7 @@ def _is_odd(graph: Graph, node: Node) -> bool:
     """Whether a Gemm has another form, and can have the plain one."""
     layer = LinearLayer(graph, node)
     weight = layer.weight
-    if node.op != "Gemm" or node.domain or node.body is not None or weight is None or node.version < 7:
+    if node.op != "Gemm" or node.domain or node.subgraph is not None or weight is None or node.version < 7:
         return False
     if weight.tensor.data_type != onnx.TensorProto.FLOAT or len(weight.shape) != 2:
         return False

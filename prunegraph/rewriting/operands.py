@@ -4,8 +4,8 @@ Sizes that follow from `Shape` nodes follow the cut by themselves. Every other r
 such a chain must see what it saw before (or what its rule wants); where it would not, the
 operand is replaced by a constant, or corrected by arithmetic where it depends on sizes that
 are only known at run time: by a factor, where it is a product of sizes, else by computing it once
-more from sizes that are set right. Who reads a value under its name (a caller of the graph, a body
-that is not laid open) finds what it found before.
+more from sizes that are set right. Who reads a value under its name (a caller of the graph, a subgraph
+that is not inlined) finds what it found before.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper
 
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.graph.evaluate import evaluate
-from prunegraph.graph.facts import Facts
+from prunegraph.graph.shape_info import ShapeInfo
 from prunegraph.graph.flow import MOVES, is_control, open_elements, trace_elements
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.names import Names
@@ -39,7 +39,7 @@ Correction = tuple[str, list[onnx.NodeProto], list[onnx.TensorProto]]
 class Operands:
     """Values of shape arithmetic in the cut graph, at the sizes of the analysis.
 
-    `as_cut` names the values that a caller or a body reads and that are others after the cut: the nodes of
+    `as_cut` names the values that a caller or a subgraph reads and that are others after the cut: the nodes of
     the graph find what their inputs compute now under the new name.
 
     Args:
@@ -51,29 +51,29 @@ class Operands:
     """
 
     def __init__(
-        self, graph: Graph, facts: Facts, survivors: Survivors, renamed: Mapping[tuple[int, int], str], names: Names
+        self, graph: Graph, shape_info: ShapeInfo, survivors: Survivors, renamed: Mapping[tuple[int, int], str], names: Names
     ):
-        self.graph, self.facts, self.survivors = graph, facts, survivors
+        self.graph, self.shape_info, self.survivors = graph, shape_info, survivors
         self.renamed, self.names = renamed, names
         self.after: dict[str, Array] = {}
         self._open: dict[str, Array] = {}
         marks: dict[str, Array] = {}
         for node in graph.nodes:
-            if node.outputs and node.outputs[0] in facts.known:
+            if node.outputs and node.outputs[0] in shape_info.known:
                 self._evaluate(node.index)
-                trace_elements(facts, node.outputs[0], self._marks, marks)
+                trace_elements(shape_info, node.outputs[0], self._marks, marks)
         self._affected = {value for value, flags in marks.items() if flags.any()}
         read = dict.fromkeys((*graph.outputs, *(value for node in graph.nodes for value in node.captured)))
         self.as_cut = {
-            v: names.new(f"{v}/as_cut") for v in read if v in self.after and not self.holds(v, facts.known[v])
+            v: names.new(f"{v}/as_cut") for v in read if v in self.after and not self.holds(v, shape_info.known[v])
         }
 
     def _marks(self, node: Node, value: str) -> Array | None:
         """Which sizes a cut changes."""
         if node.op not in SIZES:
-            # What leaves a body has been set right there.
+            # What leaves a subgraph has been set right there.
             return np.zeros((), bool) if is_control(node) else None
-        new, old = (np.asarray(shape) for shape in (self._shape(node), self.facts.shapes[node.inputs[0]]))
+        new, old = (np.asarray(shape) for shape in (self._shape(node), self.shape_info.shapes[node.inputs[0]]))
         if node.op == "Size":
             return np.asarray(not np.array_equal(new, old))
         return (new != old)[node.attributes.get("start", 0) : node.attributes.get("end")]
@@ -93,7 +93,7 @@ class Operands:
 
     def _evaluate(self, index: int) -> None:
         node = self.graph.nodes[index]
-        before = self.facts.known[node.outputs[0]]
+        before = self.shape_info.known[node.outputs[0]]
         if node.op in SIZES:
             shape = self._shape(node)
             start, end = node.attributes.get("start", 0), node.attributes.get("end")
@@ -101,13 +101,13 @@ class Operands:
             self.after[node.outputs[0]] = np.asarray(shape, np.int64)[start:end] if node.op == "Shape" else size
             return
         inputs = [self.now(v) if v else None for v in node.inputs]
-        changed = any(v in self.after and not np.array_equal(self.after[v], self.facts.known[v]) for v in node.inputs)
+        changed = any(v in self.after and not np.array_equal(self.after[v], self.shape_info.known[v]) for v in node.inputs)
         value = evaluate(node, inputs) if changed else before
         self.after[node.outputs[0]] = before if value is None else value
 
     def now(self, value: str) -> Array | None:
         """A value's numbers in the cut graph before any repair."""
-        return self.after[value] if value in self.after else self.facts.constant(value)
+        return self.after[value] if value in self.after else self.shape_info.constant(value)
 
     def corrected(self, value: str, wanted: Array, name: str) -> Correction:
         """A value that is `wanted` at the sizes of the analysis.
@@ -123,11 +123,11 @@ class Operands:
         now = self.now(value)
         assert now is not None
         constant = wanted.astype(now.dtype)
-        known = self.facts.known.get(value)
+        known = self.shape_info.known.get(value)
         if known is not None and np.array_equal(wanted, known) and not self._is_product(value):
-            is_open = open_elements(self.facts, value, self._open).any()
+            is_open = open_elements(self.shape_info, value, self._open).any()
             return self._recomputed(value, name) if is_open else self._constant(constant, name)
-        if now.shape != wanted.shape or not self.facts.varies(value).any():
+        if now.shape != wanted.shape or not self.shape_info.varies(value).any():
             return self._constant(constant, name)
         return self._scaled(value, wanted, name)
 
@@ -155,7 +155,7 @@ class Operands:
                 return True
             return node.op in MOVES and self._affected.isdisjoint(node.inputs[1:])
 
-        is_whole = np.issubdtype(self.facts.known[value].dtype, np.integer)
+        is_whole = np.issubdtype(self.shape_info.known[value].dtype, np.integer)
         return is_whole and all(keeps_factors(node) for node in self._above(value))
 
     def _recomputed(self, value: str, name: str) -> Correction:
@@ -166,7 +166,7 @@ class Operands:
         for node in self._above(value):
             output, label = node.outputs[0], f"{name}/{len(names)}"
             if node.op in SIZES:
-                names[output], new, sizes = self._scaled(output, self.facts.known[output], label)
+                names[output], new, sizes = self._scaled(output, self.shape_info.known[output], label)
                 nodes += new
                 tensors += sizes
                 continue
@@ -183,7 +183,7 @@ class Operands:
         """A value whose every number gets a factor of its own, or is replaced where it never varies."""
         now = self.now(value)
         assert now is not None
-        varies, dtype = self.facts.varies(value), now.dtype
+        varies, dtype = self.shape_info.varies(value), now.dtype
         changed = now != wanted
         scale = changed & varies & (now != 0)
         factor, divisor, term = np.ones_like(now), np.ones_like(now), np.zeros_like(now)

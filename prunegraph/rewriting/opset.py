@@ -1,6 +1,6 @@
 """A newer operator set, where a type or operator needs it: the one place where graphs are converted.
 
-Nodes are rewritten one by one (`upgrades`), those of bodies too; weights stay where they are. What comes out is run
+Nodes are rewritten one by one (`upgrades`), those of subgraphs too; weights stay where they are. What comes out is run
 beside the original on the same inputs, and refused where it does not give the same.
 """
 
@@ -17,7 +17,7 @@ from prunegraph.errors import DataError, ModelError, PrunegraphError
 from prunegraph.graph import order
 from prunegraph.graph.constants import is_constant
 from prunegraph.graph.external import without_weights
-from prunegraph.graph.facts import facts
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.model import Graph
 from prunegraph.graph.names import Names
 from prunegraph.graph.sizes import symbolic_axes
@@ -58,7 +58,7 @@ def raise_opset(graph: Graph, version: int, data: Data | None = None) -> Graph:
 
 def _rewritten(graph: Graph, old: int, version: int, what: str) -> Graph:
     """The graph with every node written for the operator set."""
-    known, fixed = facts(graph), not any(symbolic_axes(graph).values())
+    known, fixed = shape_info(graph), not any(symbolic_axes(graph).values())
 
     def constant(name: str) -> np.ndarray | None:
         weight = graph.weights.get(name)
@@ -85,10 +85,10 @@ def _rewritten(graph: Graph, old: int, version: int, what: str) -> Graph:
     return Graph(model, folder=graph.folder, source=graph.source, keeps=graph)
 
 
-def _upgrade(body: onnx.GraphProto, upgrade: Upgrade, old: int, new: int) -> None:
-    """Rewrite the nodes of a graph or body, and of the bodies in it."""
+def _upgrade(subgraph: onnx.GraphProto, upgrade: Upgrade, old: int, new: int) -> None:
+    """Rewrite the nodes of a graph or subgraph, and of the subgraphs in it."""
     nodes: list[onnx.NodeProto] = []
-    for node in body.node:
+    for node in subgraph.node:
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         for inner in order.subgraphs(copy):
@@ -97,14 +97,14 @@ def _upgrade(body: onnx.GraphProto, upgrade: Upgrade, old: int, new: int) -> Non
             nodes += upgrade.run(copy, old, new) if copy.domain in STANDARD else [copy]
         except UnknownChangeError as error:
             raise UnknownChangeError(f"{error} (node {node.name or node.output[0]!r})") from error
-    del body.node[:]
-    body.node.extend(nodes)
+    del subgraph.node[:]
+    subgraph.node.extend(nodes)
 
 
-def _read(body: onnx.GraphProto) -> Iterator[str]:
-    """Names of all values that something reads, in bodies too."""
-    yield from (output.name for output in body.output)
-    for node in body.node:
+def _read(subgraph: onnx.GraphProto) -> Iterator[str]:
+    """Names of all values that something reads, in subgraphs too."""
+    yield from (output.name for output in subgraph.output)
+    for node in subgraph.node:
         yield from node.input
         for inner in order.subgraphs(node):
             yield from _read(inner)
@@ -168,7 +168,7 @@ def _is_same(a: object, b: object) -> bool:
 def _first_difference(graph: Graph, raised: Graph, inputs: Batch) -> str:
     """The first node whose output differs, in words; "" where none can be fetched."""
     outer = graph.outer & raised.outer
-    common = [node for node in graph.nodes if node.body is None and node.outputs and node.outputs[0] in outer]
+    common = [node for node in graph.nodes if node.subgraph is None and node.outputs and node.outputs[0] in outer]
     names = [node.outputs[0] for node in common]
     try:
         first, second = (run_values(each, inputs, names) for each in (graph, raised))

@@ -66,7 +66,7 @@ def rounded(ranks: Sequence[int], multiple: int, full: Sequence[int]) -> tuple[i
 
 
 @dataclass(frozen=True)
-class Candidate:
+class RankChoice:
     """A layer written with some ranks: bound on the squared relative error, elements and MACs saved."""
 
     method: str
@@ -83,37 +83,37 @@ class Candidate:
         return self.params if kind == "params" else self.macs
 
 
-def candidate(layer: Layer, form: Form, ranks: Sequence[int], multiple: int) -> Candidate:
+def candidate(layer: Layer, form: Form, ranks: Sequence[int], multiple: int) -> RankChoice:
     """What a layer costs and loses at ranks that are rounded first."""
     chosen = rounded(ranks, multiple, form.full)
     params, macs = layer.cost()
     new_params, new_macs = layer.cost_with(form.method, chosen)
     # Equal MACs pay only where none are known.
     gained = macs - new_macs if macs != new_macs or not macs else -1
-    return Candidate(form.method, chosen, form.bound(chosen), params - new_params, gained)
+    return RankChoice(form.method, chosen, form.bound(chosen), params - new_params, gained)
 
 
-def best(layer: Layer, candidates: Sequence[Candidate]) -> Candidate:
+def best(layer: Layer, candidates: Sequence[RankChoice]) -> RankChoice:
     """The candidate with the least error for what it saves of elements and MACs, or one that does not pay."""
     params, macs = layer.cost()
 
-    def price(each: Candidate) -> float:
+    def price(each: RankChoice) -> float:
         return each.error / (each.params / params + each.macs / max(macs, 1))
 
     return min((each for each in candidates if each.pays), key=price, default=candidates[0])
 
 
-def ladder(layer: Layer, methods: Sequence[str], multiple: int, kind: str) -> list[Candidate]:
+def ladder(layer: Layer, methods: Sequence[str], multiple: int, kind: str) -> list[RankChoice]:
     """Candidates of a layer that pay, of all methods, for a budget of a kind."""
     tensor = layer.tensor()
     result = [each for method in methods for each in _descent(layer, FORMS[method](tensor), multiple, kind)]
     return [each for each in result if each.pays]
 
 
-def _descent(layer: Layer, form: Form, multiple: int, kind: str) -> Iterator[Candidate]:
+def _descent(layer: Layer, form: Form, multiple: int, kind: str) -> Iterator[RankChoice]:
     """From full ranks to the lowest, a multiple at a time: each time the rank that costs least for what it saves."""
 
-    def price(each: Candidate) -> float:
+    def price(each: RankChoice) -> float:
         return (each.error - now.error) / max(each.saved(kind) - now.saved(kind), 1)
 
     now = candidate(layer, form, form.full, multiple)
@@ -130,7 +130,7 @@ def _descent(layer: Layer, form: Form, multiple: int, kind: str) -> Iterator[Can
         now = min(further, key=price)
 
 
-def allocate(options: Mapping[str, Sequence[Candidate]], budget: Budget, original: Cost) -> dict[str, Candidate]:
+def allocate(options: Mapping[str, Sequence[RankChoice]], budget: Budget, original: Cost) -> dict[str, RankChoice]:
     """A candidate for some of the layers, so that a budget on params or MACs is met with little error.
 
     The sum of squared relative errors is made small: steps on the lower convex hull of every layer's error over
@@ -141,7 +141,7 @@ def allocate(options: Mapping[str, Sequence[Candidate]], budget: Budget, origina
     """
     kind = budget.kind
     needed = getattr(original, kind) - budget.bound(original)
-    chosen: dict[str, Candidate] = {}
+    chosen: dict[str, RankChoice] = {}
     steps = sorted(
         ((price, name, each) for name, match in options.items() for price, each in hull(match, kind)),
         key=lambda step: step[0],
@@ -162,9 +162,9 @@ def allocate(options: Mapping[str, Sequence[Candidate]], budget: Budget, origina
     return _relaxed(chosen, options, kind, saved - needed)
 
 
-def hull(candidates: Sequence[Candidate], kind: str) -> list[tuple[float, Candidate]]:
+def hull(candidates: Sequence[RankChoice], kind: str) -> list[tuple[float, RankChoice]]:
     """Candidates on the lower convex hull of error over saving, from the whole layer on, each with its slope."""
-    result: list[tuple[float, Candidate]] = []
+    result: list[tuple[float, RankChoice]] = []
     for each in sorted(candidates, key=lambda each: (each.saved(kind), -each.error)):
         if each.saved(kind) <= 0:
             continue
@@ -174,7 +174,7 @@ def hull(candidates: Sequence[Candidate], kind: str) -> list[tuple[float, Candid
     return result
 
 
-def _slope(first: Candidate | None, second: Candidate, kind: str) -> float:
+def _slope(first: RankChoice | None, second: RankChoice, kind: str) -> float:
     """Error by saving between two candidates; None is the whole layer."""
     at, error = (first.saved(kind), first.error) if first is not None else (0, 0.0)
     gained = second.saved(kind) - at
@@ -182,8 +182,8 @@ def _slope(first: Candidate | None, second: Candidate, kind: str) -> float:
 
 
 def _relaxed(
-    chosen: dict[str, Candidate], options: Mapping[str, Sequence[Candidate]], kind: str, spare: float
-) -> dict[str, Candidate]:
+    chosen: dict[str, RankChoice], options: Mapping[str, Sequence[RankChoice]], kind: str, spare: float
+) -> dict[str, RankChoice]:
     """Layers put back to less error while more is saved than needed, those with the largest error first."""
     result = dict(chosen)
     for name, now in sorted(chosen.items(), key=lambda item: -item[1].error):

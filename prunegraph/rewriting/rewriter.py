@@ -1,6 +1,6 @@
 """A graph, rewritten: edits are collected one by one, then made into a new graph at once.
 
-What a rewrite has to see to, whatever it is for, is here: fresh names, every reader of a value (those in the bodies of
+What a rewrite has to see to, whatever it is for, is here: fresh names, every reader of a value (those in the subgraphs of
 If, Loop and Scan too), names of graph outputs, initializers that are graph outputs, files before IR version 4, and
 that no weight is copied which stays as it is.
 """
@@ -83,7 +83,7 @@ class Rewriter:
     # -- values -----------------------------------------------------------------------------
 
     def redirect(self, value: str, other: str) -> None:
-        """Let all that read a value read another one, bodies included. A graph output keeps its name and value."""
+        """Let all that read a value read another one, subgraphs included. A graph output keeps its name and value."""
         self._renamed[value] = other
 
     def take_over(self, value: str, wanted: str) -> str:
@@ -167,8 +167,8 @@ class Rewriter:
             yield from self._after.get(node.index, ())
 
     def _valued(self, node: Node, proto: onnx.NodeProto) -> onnx.NodeProto:
-        """A node with the values it reads now; a `Constant` or a body with those it holds now."""
-        if self._tensors and (node.op == "Constant" or node.bodies):
+        """A node with the values it reads now; a `Constant` or a subgraph with those it holds now."""
+        if self._tensors and (node.op == "Constant" or node.subgraphs):
             holder = onnx.NodeProto()
             holder.CopyFrom(proto)
             self._set_inside(node, holder)
@@ -176,18 +176,18 @@ class Rewriter:
         return self._read(proto)
 
     def _set_inside(self, node: Node, proto: onnx.NodeProto) -> None:
-        """Give new values to the weight that a node holds, or to those of its bodies, in place."""
+        """Give new values to the weight that a node holds, or to those of its subgraphs, in place."""
         if node.op == "Constant" and node.outputs[0] in self._tensors:
             del proto.attribute[:]
             proto.attribute.append(helper.make_attribute("value", self._tensors[node.outputs[0]]))
-        for body in node.bodies:
-            graph = next(each.g for each in proto.attribute if each.name == body.attribute)
+        for subgraph in node.subgraphs:
+            graph = next(each.g for each in proto.attribute if each.name == subgraph.attribute)
             for tensor in graph.initializer:
-                own, changed = tensor.name, self._tensors.get(body.names[tensor.name])
+                own, changed = tensor.name, self._tensors.get(subgraph.names[tensor.name])
                 if changed is not None:
                     tensor.CopyFrom(changed)
                     tensor.name = own
-            for inner, held in zip(self.graph.in_file(body), graph.node, strict=True):
+            for inner, held in zip(self.graph.in_file(subgraph), graph.node, strict=True):
                 self._set_inside(inner, held)
 
     def _read(self, proto: onnx.NodeProto) -> onnx.NodeProto:

@@ -47,11 +47,11 @@ class Upgrade:
     tensors: list[onnx.TensorProto] = field(default_factory=list)
 
     def inside(self) -> Upgrade:
-        """The same for a body, of whose values nothing is known: two bodies may have the same names for others."""
+        """The same for a subgraph, of whose values nothing is known: two subgraphs may have the same names for others."""
         return replace(self, shapes={}, types={}, constants=lambda name: None)
 
     def constant(self, values: Any, dtype: Any = np.int64) -> str:
-        """The name of a new initializer; bodies read those of the main graph."""
+        """The name of a new initializer; subgraphs read those of the main graph."""
         name = self.names.numbered("opset/c")
         self.tensors.append(numpy_helper.from_array(np.asarray(values, dtype), name))
         return name

@@ -45,7 +45,7 @@ class WeightEditor:
     def __init__(self, coupling: Coupling, plan: Callable[[Use], Axes], change: Change):
         self.graph: Graph = coupling.graph
         self.names = Names(self.graph)
-        self.is_dead = coupling.facts.is_dead
+        self.is_dead = coupling.shape_info.is_dead
         self.plan, self.change = plan, change
         self.uses = {(use.weight, use.node, use.slot): use for use in coupling.uses}
         self.tensors: dict[str, LazyTensor] = {}

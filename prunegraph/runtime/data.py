@@ -20,7 +20,7 @@ import onnx
 
 from prunegraph import plugins
 from prunegraph.errors import DataError, PluginError
-from prunegraph.graph.facts import facts
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.indices import Range, ranges
 from prunegraph.graph.model import Graph
 from prunegraph.graph.sizes import other_shapes
@@ -52,7 +52,7 @@ def random_inputs(graph: Graph, *, seed: int = 0, batch: int = 2, stretch: int =
         DataError: an input has a type for which there are no numbers.
     """
     rng = np.random.default_rng(seed)
-    sizes = other_shapes(graph, facts(graph).sizes, batch, stretch)
+    sizes = other_shapes(graph, shape_info(graph).sizes, batch, stretch)
     large = next((name for name, shape in sizes.items() if math.prod(shape) > RANDOM_SIZE), None)
     if large is not None:
         raise DataError(f"input {large!r} of shape {list(sizes[large])} is too large for random numbers; give --data")

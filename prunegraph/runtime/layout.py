@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from prunegraph.errors import DataError
-from prunegraph.graph.facts import facts
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.indices import ranges
 from prunegraph.graph.model import Graph
 
@@ -256,7 +256,7 @@ def _is_shared(shape: Shape, each: Declared, taken: set[str]) -> bool:
 
 def _points_at_samples(graph: Graph, axes: Mapping[str, int | None]) -> bool:
     """Whether some input holds indices into an axis that is longer with more samples."""
-    sizes = dict(facts(graph).sizes)
+    sizes = dict(shape_info(graph).sizes)
     known = declared(graph)
     more = {}
     for name, shape in sizes.items():

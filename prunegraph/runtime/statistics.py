@@ -18,7 +18,7 @@ import numpy as np
 
 from prunegraph.errors import DataError
 from prunegraph.graph import linear
-from prunegraph.graph.facts import facts
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.model import Graph, Node
 from prunegraph.runtime import patches
 from prunegraph.runtime.data import Data
@@ -240,7 +240,7 @@ class Statistics:
         computed = [name for name in names if name not in self.graph.inputs and name not in fixed]
         inside = [name for name in computed if name not in self.graph.outer]
         if inside:
-            raise DataError(f"{self.graph.source}: no statistics of {inside[0]!r}: it is a value inside a body")
+            raise DataError(f"{self.graph.source}: no statistics of {inside[0]!r}: it is a value inside a subgraph")
         size = batch_size(self.graph, self.data, computed)
         total = self.data.samples if self.data.is_whole else -(-self.data.samples // size)
         batches, again = tee(self.data.batches(self.graph, size))
@@ -290,7 +290,7 @@ def batch_size(graph: Graph, data: Data, values: Sequence[str], fetch: int = FET
     fixed = data.fixed(graph)
     if fixed or data.is_whole:
         return fixed or 1
-    known = facts(graph)
+    known = shape_info(graph)
     first = next(data.batches(graph, 1))
     # Values grow with inputs that are larger than the sizes of the analysis.
     grown = max(math.prod(first[name].shape) / max(math.prod(known.sizes[name]), 1) for name in graph.inputs)

@@ -108,7 +108,7 @@ class Stepper:
         }  # fmt: skip
 
     def _outer(self) -> list[Node]:
-        """The nodes that run, in order: those with bodies run as a whole, constants are weights."""
+        """The nodes that run, in order: those with subgraphs run as a whole, constants are weights."""
         nodes = [self.graph.nodes[index] for index in self.order]
         return [node for node in nodes if is_outer(node) and node.outputs[0] not in self.graph.weights]
 
@@ -173,9 +173,9 @@ class Stepper:
 
 def is_outer(node: Node) -> bool:
     """Whether a node stands in the file's main graph."""
-    return node.body is None and node.domain != control.DOMAIN
+    return node.subgraph is None and node.domain != control.DOMAIN
 
 
 def _read(proto: onnx.NodeProto) -> list[str]:
-    """Values a node reads, also in its bodies."""
+    """Values a node reads, also in its subgraphs."""
     return [value for value in (*proto.input, *order.captured(proto)) if value]

@@ -100,7 +100,7 @@ class Meter:
 
     def __init__(self, coupling: Coupling):
         self.coupling = coupling
-        graph, shapes = coupling.graph, coupling.facts.shapes
+        graph, shapes = coupling.graph, coupling.shape_info.shapes
         self.original = cost(graph)
         self._layers = [node for node in graph.nodes if node_macs(node, shapes)]
         self._uses = {use.weight: use for use in coupling.uses}

@@ -66,7 +66,7 @@ class Pieces:
         """Pieces whose shapes change: names of layers, or of weights."""
         if self._kind != "macs":
             return [name for name, use in self._uses.items() if any(k is not None for k in survivors.use(use))]
-        shapes, whole = self._coupling.facts.shapes, Survivors(self._coupling, {})
+        shapes, whole = self._coupling.shape_info.shapes, Survivors(self._coupling, {})
         layers = [node for node in self._coupling.graph.nodes if node_macs(node, shapes)]
         return [node.name for node in layers if self._shapes(node, survivors) != self._shapes(node, whole)]
 

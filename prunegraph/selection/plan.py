@@ -252,15 +252,15 @@ def _readers(coupling: Coupling, use: Use, own: Set[tuple[str, int, int]]) -> li
     return [
         (node, slot)
         for node, slot in coupling.graph.consumers.get(use.weight, ())
-        if (use.weight, node, slot) not in own and not coupling.facts.is_dead(nodes[node])
+        if (use.weight, node, slot) not in own and not coupling.shape_info.is_dead(nodes[node])
     ]
 
 
 def reader_name(node: Node) -> str:
-    """What a plan calls a node: a node with bodies by its own name, whichever part of it reads."""
+    """What a plan calls a node: a node with subgraphs by its own name, whichever part of it reads."""
     if node.domain == control.DOMAIN and node.op == control.ENTER:
         return node.name.removesuffix("/enter")
-    return node.body.name if node.body is not None and node.domain == control.DOMAIN else node.name
+    return node.subgraph.name if node.subgraph is not None and node.domain == control.DOMAIN else node.name
 
 
 def derive_source_cuts(sources: Sources | None, cuts: Sequence[Cut]) -> tuple[Cut, ...]:

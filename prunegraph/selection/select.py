@@ -18,7 +18,7 @@ from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection import knapsack
 from prunegraph.selection.allocation import Limits, Step, allocate, make_steps
 from prunegraph.selection.budget import Budget
-from prunegraph.selection.choice import Choice
+from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.criteria.base import CRITERIA, Context, Gradients, score
 from prunegraph.selection.criteria.own_ratio import own_ratios
 from prunegraph.selection.plan import Plan, make_plan
@@ -34,7 +34,7 @@ class Ranking:
     """
 
     coupling: Coupling
-    choice: Choice
+    choice: SelectionOptions
     limits: Limits
     scores: Mapping[str, np.ndarray]
     curves: Mapping[str, Sequence[tuple[float, float]]] | None = None
@@ -56,7 +56,7 @@ class Ranking:
 
 
 def rank(
-    coupling: Coupling, choice: Choice, statistics: Statistics | None = None, gradients: Gradients | None = None
+    coupling: Coupling, choice: SelectionOptions, statistics: Statistics | None = None, gradients: Gradients | None = None
 ) -> Ranking:
     """Score all channels by a choice's algorithm. Takes the arguments of `select`, and raises what it raises."""
     choice = choice.resolved(statistics is not None)
@@ -75,7 +75,7 @@ def rank(
 
 
 def select(
-    coupling: Coupling, choice: Choice, statistics: Statistics | None = None, gradients: Gradients | None = None
+    coupling: Coupling, choice: SelectionOptions, statistics: Statistics | None = None, gradients: Gradients | None = None
 ) -> Plan:
     """Choose channels.
 
@@ -104,7 +104,7 @@ def select(
     return choose(name, context, choice.budget, limits, provenance)
 
 
-def _provenance(choice: Choice, algorithm: Entry) -> dict[str, Any]:
+def _provenance(choice: SelectionOptions, algorithm: Entry) -> dict[str, Any]:
     """How a plan is made: the choice, and which plug-in the algorithm comes from."""
     origin = {"plugin": algorithm.origin} if algorithm.origin != BUILT_IN else {}
     return {**choice.provenance(), **origin}

@@ -68,7 +68,7 @@ def choose(name: str, context: Context, budget: Budget, limits: Limits, provenan
     """
     coupling, function = context.coupling, bound(SELECTORS, name)
     who = f"{replace(SELECTORS.entry(base_name(name)), name=name)}"
-    with plugins.blamed(who):
+    with plugins.attributed(who):
         result = function(coupling, replace(context, algorithm=name), budget)
     try:
         remove = _removal(result)

@@ -9,19 +9,19 @@ try:
 except ImportError as error:
     raise MissingExtraError("prunegraph.training", "torch", "torch") from error
 
-from prunegraph.training import cycles, gfr, joint  # noqa: F401  (methods that register themselves)
+from prunegraph.training import iterative, gfr, joint  # noqa: F401  (methods that register themselves)
 from prunegraph.training.batches import Batches
 from prunegraph.training.evaluate import measure
-from prunegraph.training.fit import Callback, Recipe, Run, fit
+from prunegraph.training.fit import Callback, TrainingConfig, Run, fit
 from prunegraph.training.gradients import TaskGradients
 from prunegraph.training.losses import cross_entropy, distillation, mean_squared, own_labels
-from prunegraph.training.methods import METHODS, Setting, Trained, train
+from prunegraph.training.methods import METHODS, TrainingOptions, TrainResult, train
 from prunegraph.training.module import GraphModule
 from prunegraph.training.qat import Phases, QuantizedModule
 from prunegraph.training.sparse import Sparsify
 
 __all__ = [
-    "METHODS", "Batches", "Callback", "GraphModule", "Phases", "QuantizedModule", "Recipe", "Run", "Setting",
-    "Sparsify", "TaskGradients", "Trained", "cross_entropy", "distillation", "fit", "mean_squared", "measure",
+    "METHODS", "Batches", "Callback", "GraphModule", "Phases", "QuantizedModule", "TrainingConfig", "Run", "TrainingOptions",
+    "Sparsify", "TaskGradients", "TrainResult", "cross_entropy", "distillation", "fit", "mean_squared", "measure",
     "own_labels", "train",
 ]  # fmt: skip

@@ -17,7 +17,7 @@ from onnx import ModelProto, ValueInfoProto, numpy_helper
 from prunegraph.errors import MISFIT, PrunegraphError
 from prunegraph.graph.external import without_weights
 from prunegraph.graph.model import Graph, is_layer_op
-from prunegraph.rewriting.revise import Revision
+from prunegraph.rewriting.reweight import Revision
 from prunegraph.runtime import session
 from prunegraph.runtime.data import Data, fixed_batch, random_inputs
 from prunegraph.training.free_batch import Replaced, freed
@@ -208,7 +208,7 @@ def _watched(graph: Graph) -> list[str]:
     layers = [
         node.outputs[0]
         for node in graph.nodes
-        if node.body is None and is_layer_op(node.op, node.domain) and node.outputs[0] not in graph.outputs
+        if node.subgraph is None and is_layer_op(node.op, node.domain) and node.outputs[0] not in graph.outputs
     ]
     step = max(1, -(-len(layers) // WATCHED))
     return [*graph.outputs, *layers[::-1][::step]]

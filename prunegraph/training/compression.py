@@ -22,13 +22,13 @@ from prunegraph.rewriting.cut import cut
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.budget import Budget
-from prunegraph.selection.choice import Choice
+from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.plan import Plan, survivors
 from prunegraph.selection.select import Ranking, rank
 from prunegraph.training.fit import Evaluate
 from prunegraph.training.module import GraphModule
 from prunegraph.tuning.evaluation import Key, Trials
-from prunegraph.tuning.search import Found, Goal, find
+from prunegraph.tuning.search import SearchTrace, Goal, find
 
 Progress = Callable[[str], None]
 
@@ -37,13 +37,13 @@ PROVED = 16
 
 
 @dataclass(frozen=True)
-class Compressed:
+class PrunedGraph:
     """A pruned graph, its plan, channels of all groups before and after, and how the search went, if there was one."""
 
     graph: Graph
     plan: Plan
     channels: tuple[int, int]
-    search: Found | None = None
+    search: SearchTrace | None = None
 
     def __str__(self) -> str:
         before, after = self.channels
@@ -74,7 +74,7 @@ class Compression:
     seed: int = 0
     progress: Progress = lambda stage: None
 
-    def to_budget(self, graph: Graph, budget: Budget) -> Compressed:
+    def to_budget(self, graph: Graph, budget: Budget) -> PrunedGraph:
         """The graph within a budget.
 
         Raises:
@@ -88,7 +88,7 @@ class Compression:
     def to_tolerance(
         self, graph: Graph, tolerance: float, evaluate: Evaluate, *, method: str = "grid", by: str = "ratio",
         stages: bool = False, device: str | None = None,
-    ) -> Compressed:  # fmt: skip
+    ) -> PrunedGraph:  # fmt: skip
         """The largest cut whose metric is at most `tolerance` below the graph's own.
 
         Args:
@@ -119,10 +119,10 @@ class Compression:
         return repair(survivors, pruned, self.data, lambda stage: None)
 
     def _ranked(self, graph: Graph, budget: Budget) -> Ranking:
-        choice = Choice(budget, self.algorithm, self.allocation, self.round_to, seed=self.seed)
+        choice = SelectionOptions(budget, self.algorithm, self.allocation, self.round_to, seed=self.seed)
         return rank(analyze(graph), choice, Statistics(graph, self.data) if self.needs_data else None)
 
-    def _finished(self, coupling: Coupling, plan: Plan, search: Found | None = None) -> Compressed:
+    def _finished(self, coupling: Coupling, plan: Plan, search: SearchTrace | None = None) -> PrunedGraph:
         """Cut, prove, repair."""
         remaining = survivors(coupling, plan)
         pruned = cut(remaining)
@@ -131,7 +131,7 @@ class Compression:
         )
         total = sum(group.channels for group in coupling.groups)
         gone = sum(len(channels) for channels in plan.remove.values())
-        created = Compressed(self.repaired(remaining, pruned), plan, (total, total - gone), search)
+        created = PrunedGraph(self.repaired(remaining, pruned), plan, (total, total - gone), search)
         self.progress(str(created))
         return created
 

@@ -25,7 +25,7 @@ Evaluate = Callable[[torch.nn.Module], float]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingConfig:
     """The numbers of a run.
 
     Args:
@@ -70,7 +70,7 @@ class Run:
 
     module: torch.nn.Module
     optimizer: torch.optim.Optimizer
-    recipe: Recipe
+    recipe: TrainingConfig
     epoch: int = 0
     step: int = 0
     loss: float = math.nan
@@ -130,7 +130,7 @@ class Callback:
 def fit(
     module: torch.nn.Module,
     batches: Iterable[Mapping[str, Tensor]],
-    recipe: Recipe,
+    recipe: TrainingConfig,
     *,
     loss: Loss | None = None,
     optimizer: torch.optim.Optimizer | None = None,
@@ -187,7 +187,7 @@ def fit(
     return run
 
 
-def sgd(module: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def sgd(module: torch.nn.Module, recipe: TrainingConfig) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum; vectors do not decay. Raises DataError without parameters."""
     able = [p for p in module.parameters() if p.requires_grad]
     if not able:

@@ -15,7 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from prunegraph.graph.external import without_weights
-from prunegraph.graph.facts import Facts, facts, stepwise
+from prunegraph.graph.shape_info import ShapeInfo, shape_info, stepwise
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.names import Names
 
@@ -57,7 +57,7 @@ class _Walk:
 
     def __init__(self, graph: Graph, size: int):
         self.graph, self.size = graph, size
-        self.here: Facts = facts(graph)
+        self.here: ShapeInfo = shape_info(graph)
         sizes = {name: _doubled(shape, size) for name, shape in self.here.sizes.items()}
         self.there, self.infer = stepwise(graph, sizes)
         self.edits, self.names = _Edits(), Names(graph)
@@ -68,7 +68,7 @@ class _Walk:
 
     def visit(self, node: Node) -> None:
         rule = self.rules.get(node.op)
-        if rule is not None and node.body is None and not node.domain:
+        if rule is not None and node.subgraph is None and not node.domain:
             rule(node)
         if node.outputs[0] not in self.there.shapes:
             self.infer(node)

@@ -26,12 +26,12 @@ from onnx import helper
 from prunegraph.coupling.analysis import Coupling, analyze
 from prunegraph.errors import DataError, OptionError
 from prunegraph.graph.model import Graph, Node
-from prunegraph.rewriting.revise import Revision
+from prunegraph.rewriting.reweight import Revision
 from prunegraph.rewriting.rewriter import Rewriter
 from prunegraph.training.module import GraphModule
 from prunegraph.training.operators.table import Call, Tensor, Value, operator
 from prunegraph.training.roles import trainable_names
-from prunegraph.training.untie import untied
+from prunegraph.training.unshare import untied
 
 Array = np.ndarray
 Mode = Literal["sample", "batch"]
@@ -174,7 +174,7 @@ def gated_nodes(graph: Graph, coupling: Coupling | None = None) -> list[Node]:
 
 def _can_be_gated(graph: Graph, node: Node) -> bool:
     """Whether a node is a BatchNormalization whose scale and shift are numbers of the file."""
-    if node.op != "BatchNormalization" or node.domain or node.body is not None or any(node.outputs[1:]):
+    if node.op != "BatchNormalization" or node.domain or node.subgraph is not None or any(node.outputs[1:]):
         return False
     return not node.attributes.get("training_mode", 0) and all(
         graph.weight_behind(value) in graph.weights for value in node.inputs[1:3]

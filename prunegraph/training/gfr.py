@@ -29,7 +29,7 @@ from prunegraph.training.evaluate import measure
 from prunegraph.training.fit import Callback, Run
 from prunegraph.training.gates import GatedModule, Mode
 from prunegraph.training.losses import Batch, Loss
-from prunegraph.training.methods import METHODS, Setting, Trained
+from prunegraph.training.methods import METHODS, TrainingOptions, TrainResult
 from prunegraph.training.operators.table import Tensor
 from prunegraph.training.sparse import Sparsify
 
@@ -63,10 +63,10 @@ class FreezeGates(Callback):
 
 @METHODS.register("gfr")
 def gfr(
-    graph: Graph, setting: Setting, *, strength: float = 1e-4, light: bool = False, mode: Mode = "sample",
+    graph: Graph, setting: TrainingOptions, *, strength: float = 1e-4, light: bool = False, mode: Mode = "sample",
     reduction: int = 16, momentum: float = 0.9, p: float = 1.0, q: float = 1.0, tolerance: float = 0.0,
     bn_recal: bool = True, refit: bool = False, round_to: int = 8, allocation: str = "global:mean",
-) -> Trained:  # fmt: skip
+) -> TrainResult:  # fmt: skip
     """Train gates on channels while scales shrink, fold them, and cut to the budget or tolerance, with no fine-tuning.
 
     Args:
@@ -101,7 +101,7 @@ def gfr(
     run = _train_gates(module, setting, strength) if light else _train_sparse(module, setting, strength)
     module.cpu()
     trained = with_factors(graph if light else module.folded(), Factors(module.factors(), folded=not light))
-    done = Trained(trained).after("gfr", run)
+    done = TrainResult(trained).after("gfr", run)
     if setting.budget is None and not tolerance:
         return done
     repair = "least-squares" if refit else "bn" if bn_recal else "absorb"
@@ -117,7 +117,7 @@ def gfr(
     return replace(done, graph=with_factors(created.graph, None))
 
 
-def _check(setting: Setting, strength: float, tolerance: float, p: float, q: float) -> None:
+def _check(setting: TrainingOptions, strength: float, tolerance: float, p: float, q: float) -> None:
     """Raise for what could only fail after the training."""
     check_exponents("gfr", p, q)
     for name, value in (("strength", strength), ("tolerance", tolerance)):
@@ -129,12 +129,12 @@ def _check(setting: Setting, strength: float, tolerance: float, p: float, q: flo
         raise BudgetError("training method 'gfr' does not measure latency: give --macs, --params or --ratio")
 
 
-def _train_sparse(module: GatedModule, setting: Setting, strength: float) -> Run:
+def _train_sparse(module: GatedModule, setting: TrainingOptions, strength: float) -> Run:
     sparsify = Sparsify(module, strength, coupling=analyze(module.base))
     return setting.fit(module, "gfr", callbacks=[sparsify, FreezeGates(module, setting.steps)])
 
 
-def _train_gates(module: GatedModule, setting: Setting, strength: float) -> Run:
+def _train_gates(module: GatedModule, setting: TrainingOptions, strength: float) -> Run:
     return replace(setting, loss=_closing(module, setting.loss, strength)).fit(module, "gfr")
 
 

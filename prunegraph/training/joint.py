@@ -15,10 +15,10 @@ from typing import Literal
 
 from prunegraph.errors import OptionError
 from prunegraph.graph.model import Graph
-from prunegraph.training.methods import METHODS, Setting, Trained
+from prunegraph.training.methods import METHODS, TrainingOptions, TrainResult
 from prunegraph.training.module import GraphModule
 from prunegraph.training.qat import Phases, QuantizedModule, check
-from prunegraph.training.shrink import Pruning, budgets, measured, rounds_of, sampled
+from prunegraph.training.prune_stage import Pruning, budgets, measured, rounds_of, sampled
 from prunegraph.training.sparse import Sparsify
 
 #: Largest norm of the gradients in the last stage; a recipe may have a smaller one.
@@ -28,7 +28,7 @@ QAT_CLIP = 1.0
 @METHODS.register("joint")
 def joint(
     graph: Graph,
-    setting: Setting,
+    setting: TrainingOptions,
     *,
     strength: float = 1e-4,
     sparse_epochs: int = 0,
@@ -46,7 +46,7 @@ def joint(
     round_to: int = 8,
     min_channels: int = 8,
     samples: int = 512,
-) -> Trained:
+) -> TrainResult:
     """Train sparse, prune, tune, and train with quantization; the result runs in integers.
 
     Args:
@@ -82,12 +82,12 @@ def joint(
     if quantize != "none":
         check(graph)
     recipe = setting.recipe
-    done = Trained(graph)
+    done = TrainResult(graph)
     if strength:
         module = GraphModule(graph)
         run = setting.fit(module, "sparse", recipe=replace(recipe, epochs=sparse_epochs or recipe.epochs),
                           callbacks=[Sparsify(module, strength)])  # fmt: skip
-        done = Trained(module.cpu().write_back(graph)).after("sparse", run)
+        done = TrainResult(module.cpu().write_back(graph)).after("sparse", run)
     tuning = replace(recipe, epochs=tune_epochs or recipe.epochs)
     done = rounds_of(done, setting, bounds, pruning, tuning, rounds)
     if quantize == "none":
@@ -99,7 +99,7 @@ def joint(
     return quantized(done, qat, samples=samples, learn_scales=learn_scales)
 
 
-def quantized(done: Trained, setting: Setting, *, samples: int = 512, learn_scales: bool = False) -> Trained:
+def quantized(done: TrainResult, setting: TrainingOptions, *, samples: int = 512, learn_scales: bool = False) -> TrainResult:
     """Train with fake quantization, and write in integers. Raises what `QuantizedModule` and `fit` raise."""
     data = sampled(setting.data, samples, setting.recipe.seed)
     module = QuantizedModule(done.graph, data, learn_scales=learn_scales)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from prunegraph.graph.facts import Facts, facts
+from prunegraph.graph.shape_info import ShapeInfo, shape_info
 from prunegraph.graph.model import FLOAT_TYPES, Graph, Node
 
 Kind = Literal["scores", "values", "left out"]
@@ -59,7 +59,7 @@ def outputs_of_graph(graph: Graph) -> tuple[Output, ...]:
     The first one may hold scores of classes, as in all of the project's metrics; another one does if it ends in a
     Softmax, or has the shape of a first one that does (auxiliary heads).
     """
-    known = facts(graph)
+    known = shape_info(graph)
     outputs: list[Output] = []
     for name in graph.outputs:
         like = known.shapes.get(graph.outputs[0]) if outputs and outputs[0].kind == "scores" else None
@@ -67,7 +67,7 @@ def outputs_of_graph(graph: Graph) -> tuple[Output, ...]:
     return tuple(outputs)
 
 
-def _output(graph: Graph, known: Facts, name: str, plausible: bool) -> Output:
+def _output(graph: Graph, known: ShapeInfo, name: str, plausible: bool) -> Output:
     shape = known.shapes.get(name)
     if known.types.get(name, 1) not in FLOAT_TYPES:
         return Output(name, "left out")
@@ -93,7 +93,7 @@ def _maker(graph: Graph, value: str) -> Node | None:
     return None
 
 
-def _is_fine(graph: Graph, known: Facts, shape: Sequence[int], axis: int) -> bool:
+def _is_fine(graph: Graph, known: ShapeInfo, shape: Sequence[int], axis: int) -> bool:
     """Whether scores are for samples, for positions, or for pixels of a map that is not too coarse."""
     spatial = shape[axis + 1 :]
     if math.prod(spatial) == 1:
@@ -102,7 +102,7 @@ def _is_fine(graph: Graph, known: Facts, shape: Sequence[int], axis: int) -> boo
     return sizes is None or all(COARSEST * a >= b for a, b in zip(spatial, sizes[axis + 1 :], strict=True))
 
 
-def _filters(graph: Graph, known: Facts, value: str) -> int | None:
+def _filters(graph: Graph, known: ShapeInfo, value: str) -> int | None:
     """The axis of a value on which filters of the layer that made it lie, whole; None where that is not known."""
     if value not in graph.producer or value not in known.shapes:
         return None

@@ -21,7 +21,7 @@ from prunegraph.runtime.data import Data, fixed_batch
 from prunegraph.selection.budget import Budget
 from prunegraph.training.batches import Augment, Batches
 from prunegraph.training.batching import Batching, batching, feeds_of, rows_of
-from prunegraph.training.fit import Callback, Evaluate, Recipe, Run, fit
+from prunegraph.training.fit import Callback, Evaluate, TrainingConfig, Run, fit
 from prunegraph.training.identity import digest_of
 from prunegraph.training.labels import check as check_labels
 from prunegraph.training.losses import Loss
@@ -32,7 +32,7 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Setting:
+class TrainingOptions:
     """What a method trains with.
 
     Args:
@@ -54,7 +54,7 @@ class Setting:
     data: Data
     batch: int
     loss: Loss
-    recipe: Recipe
+    recipe: TrainingConfig
     evaluate: Evaluate | None = None
     budget: Budget | None = None
     augment: Augment | None = None
@@ -71,7 +71,7 @@ class Setting:
         return self.recipe.epochs * (samples.samples // self.batch)
 
     def fit(
-        self, module: GraphModule, stage: str, *, recipe: Recipe | None = None, callbacks: Sequence[Callback] = ()
+        self, module: GraphModule, stage: str, *, recipe: TrainingConfig | None = None, callbacks: Sequence[Callback] = ()
     ) -> Run:
         """Train a module in place, as one stage of a method. Raises what `fit` raises."""
         self.progress(stage)
@@ -86,7 +86,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainResult:
     """What a method made: a graph, and records by stage.
 
     Every epoch has one (`stage`, `epoch`, `loss`, `metric` if measured), and so has what else changes a graph:
@@ -98,26 +98,26 @@ class Trained:
     history: tuple[dict[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
 
-    def after(self, stage: str, run: Run) -> Trained:
+    def after(self, stage: str, run: Run) -> TrainResult:
         """With the records of one more run."""
         done = replace(self, history=(*self.history, *({"stage": stage, **record} for record in run.history)))
         return done.with_note(_unreached(stage, run)) if run.unreached else done
 
-    def with_note(self, note: str) -> Trained:
+    def with_note(self, note: str) -> TrainResult:
         """With one more note; none is there twice."""
         return replace(self, notes=tuple(dict.fromkeys((*self.notes, note)))) if note else self
 
-    def with_record(self, record: dict[str, Any]) -> Trained:
+    def with_record(self, record: dict[str, Any]) -> TrainResult:
         """With one more record."""
         return replace(self, history=(*self.history, record))
 
 
-Method = Callable[..., Trained]
+Method = Callable[..., TrainResult]
 
 METHODS: Registry[Method] = Registry("training method", "prunegraph.methods", parameters=("graph", "setting"))
 
 
-def train(graph: Graph, setting: Setting, method: str = "plain") -> Trained:
+def train(graph: Graph, setting: TrainingOptions, method: str = "plain") -> TrainResult:
     """Train a graph by a method, spelt as on the command line: `sparse:strength=1e-4`.
 
     A batch axis that is fixed is freed while the graph is trained, where that gives the same values; the result has
@@ -142,7 +142,7 @@ def train(graph: Graph, setting: Setting, method: str = "plain") -> Trained:
     return replace(done, graph=how.restored(done.graph), notes=(*notes, *done.notes))
 
 
-def _batch(how: Batching, setting: Setting) -> int:
+def _batch(how: Batching, setting: TrainingOptions) -> int:
     """Samples in a batch; where the model's own batch is fixed, no more than there are."""
     wanted = how.batch(setting.batch)
     if not fixed_batch(how.original):
@@ -152,14 +152,14 @@ def _batch(how: Batching, setting: Setting) -> int:
     return max(min(wanted, there.samples // own * own), own)
 
 
-def _identity(method: Method, setting: Setting) -> str:
+def _identity(method: Method, setting: TrainingOptions) -> str:
     """What tells a run by a method from others, besides what each of its trainings knows itself."""
     function = getattr(method, "func", method)
     given = {**{name: values[0] for name, values in options(function).items()}, **getattr(method, "keywords", {})}
     return digest_of(function.__qualname__, given, setting.budget, setting.data)
 
 
-def _single(graph: Graph, setting: Setting) -> str:
+def _single(graph: Graph, setting: TrainingOptions) -> str:
     """What to say of batches of one sample, where the batch is free."""
     normalised = any(node.op == "BatchNormalization" for node in graph.nodes)
     if setting.batch > 1 or fixed_batch(graph) or not normalised:
@@ -190,16 +190,16 @@ def _unreached(stage: str, run: Run) -> str:
 
 
 @METHODS.register("plain")
-def plain(graph: Graph, setting: Setting, *, learn_scales: bool = False) -> Trained:
+def plain(graph: Graph, setting: TrainingOptions, *, learn_scales: bool = False) -> TrainResult:
     """Train the weights; `learn_scales` trains scales of QuantizeLinear as well (LSQ)."""
     module = GraphModule(graph, learn_scales=learn_scales)
     run = setting.fit(module, "plain")
-    return Trained(module.cpu().write_back(graph)).after("plain", run)
+    return TrainResult(module.cpu().write_back(graph)).after("plain", run)
 
 
 @METHODS.register("sparse")
-def sparse(graph: Graph, setting: Setting, *, strength: float = 1e-4) -> Trained:
+def sparse(graph: Graph, setting: TrainingOptions, *, strength: float = 1e-4) -> TrainResult:
     """Train while scales of BatchNormalization shrink (network slimming), so that `bn_scale` finds what can go."""
     module = GraphModule(graph)
     run = setting.fit(module, "sparse", callbacks=[Sparsify(module, strength)])
-    return Trained(module.cpu().write_back(graph)).after("sparse", run)
+    return TrainResult(module.cpu().write_back(graph)).after("sparse", run)

@@ -11,12 +11,12 @@ import torch
 
 from prunegraph.errors import DataError, ModelError, UnknownNameError
 from prunegraph.graph.model import Graph, Weight
-from prunegraph.rewriting.revise import Revision
+from prunegraph.rewriting.reweight import Revision
 from prunegraph.training.feeds import Declared
 from prunegraph.training.operators.table import DTYPES, Tensor, Value, to_numpy, to_torch
 from prunegraph.training.program import compiled, execute
 from prunegraph.training.roles import scale_names, trainable_names
-from prunegraph.training.untie import copies, untied
+from prunegraph.training.unshare import copies, untied
 
 Trainable = Literal["layers", "all"] | Collection[str]
 

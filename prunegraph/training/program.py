@@ -10,7 +10,7 @@ import torch
 
 from prunegraph.errors import MISFIT, ModelError
 from prunegraph.graph import control
-from prunegraph.graph.control import Body
+from prunegraph.graph.control import Subgraph
 from prunegraph.graph.model import Graph, Node
 from prunegraph.training import operators  # noqa: F401  (fills the table)
 from prunegraph.training.operators.table import Call, Operator, Tensor, Value, lookup
@@ -29,7 +29,7 @@ Values = dict[str, Value]
 
 @dataclass(frozen=True)
 class Block:
-    """Steps of the main graph or of a body, with the names of its inputs and outputs."""
+    """Steps of the main graph or of a subgraph, with the names of its inputs and outputs."""
 
     steps: tuple[Step, ...]
     inputs: tuple[str, ...]
@@ -46,7 +46,7 @@ class Step:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     last: tuple[str, ...]
-    bodies: tuple[Block, ...] = ()
+    subgraphs: tuple[Block, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
 
     def call(self, training: bool) -> Call:
@@ -74,16 +74,16 @@ class _Compiler:
         self.graph = graph
         self.types = {entry.name: entry.type.tensor_type.elem_type for entry in graph.model.graph.input}
         self.types.update((weight.name, weight.tensor.data_type) for weight in graph.weights.values())
-        self.by_body: dict[int, list[Node]] = {}
+        self.by_subgraph: dict[int, list[Node]] = {}
         for node in graph.nodes:
             if node.domain != control.DOMAIN:
-                self.by_body.setdefault(id(node.body), []).append(node)
+                self.by_subgraph.setdefault(id(node.subgraph), []).append(node)
 
     def main(self) -> Block:
         return self._block(None, self.graph.inputs, self.graph.outputs)
 
-    def _block(self, body: Body | None, inputs: Sequence[str], outputs: Sequence[str]) -> Block:
-        nodes = [n for n in self.by_body.get(id(body), []) if n.outputs and n.outputs[0] not in self.graph.weights]
+    def _block(self, subgraph: Subgraph | None, inputs: Sequence[str], outputs: Sequence[str]) -> Block:
+        nodes = [n for n in self.by_subgraph.get(id(subgraph), []) if n.outputs and n.outputs[0] not in self.graph.weights]
         created = frozenset(o for node in nodes for o in node.outputs if o)
         last: dict[int, list[str]] = {}
         for value, index in {v: i for i, node in enumerate(nodes) for v in self._reads(node)}.items():
@@ -93,27 +93,27 @@ class _Compiler:
         return Block(tuple(steps), tuple(inputs), tuple(outputs), created | frozenset(inputs))
 
     def _given(self, node: Node) -> tuple[str, ...]:
-        """Inputs of a node; those of one with bodies are what its `Enter` reads."""
+        """Inputs of a node; those of one with subgraphs are what its `Enter` reads."""
         return self.graph.nodes[node.enter].inputs if node.enter >= 0 else node.inputs
 
     def _reads(self, node: Node) -> Iterator[str]:
-        """What a node and the nodes of its bodies read."""
+        """What a node and the nodes of its subgraphs read."""
         yield from self._given(node)
-        for body in node.bodies:
-            yield from body.outputs
-            for inner in self.by_body.get(id(body), ()):
+        for subgraph in node.subgraphs:
+            yield from subgraph.outputs
+            for inner in self.by_subgraph.get(id(subgraph), ()):
                 yield from self._reads(inner)
 
     def _step(self, node: Node, last: list[str]) -> Step:
-        bodies: tuple[Block, ...] = ()
-        if node.bodies:
+        subgraphs: tuple[Block, ...] = ()
+        if node.subgraphs:
             entered = self.graph.nodes[node.enter].outputs
-            bodies = tuple(self._block(body, entered, body.outputs) for body in node.bodies)
-        elif node.op in control.BODIES and node.domain == "":
+            subgraphs = tuple(self._block(subgraph, entered, subgraph.outputs) for subgraph in node.subgraphs)
+        elif node.op in control.SUBGRAPHS and node.domain == "":
             reason = control.obstacle(node.proto, self.graph.opsets.get("", 1))
             raise ModelError(f"{node.op} {node.name!r} cannot be run as a PyTorch module: {reason}")
-        result = None if bodies else lookup(node)
-        return Step(node, result, self._given(node), node.outputs, tuple(last), bodies, self._options(node))
+        result = None if subgraphs else lookup(node)
+        return Step(node, result, self._given(node), node.outputs, tuple(last), subgraphs, self._options(node))
 
     def _options(self, node: Node) -> dict[str, Any]:
         if node.domain == "" and node.op in TYPED:
@@ -181,8 +181,8 @@ def _together(inputs: list[Value], host: frozenset[int]) -> list[Value]:
 # -- control flow -----------------------------------------------------------------------------
 
 
-def _run_body(block: Block, given: Iterable[Value], values: Values, training: bool) -> list[Value]:
-    """Outputs of a body for some inputs; what it made is gone afterwards."""
+def _run_subgraph(block: Block, given: Iterable[Value], values: Values, training: bool) -> list[Value]:
+    """Outputs of a subgraph for some inputs; what it made is gone afterwards."""
     values.update(zip(block.inputs, given, strict=True))
     execute(block, values, training)
     created = [values[name] for name in block.outputs]
@@ -192,19 +192,19 @@ def _run_body(block: Block, given: Iterable[Value], values: Values, training: bo
 
 
 def _if(step: Step, inputs: list[Value], values: Values, training: bool) -> Sequence[Value]:
-    branch = {body.attribute: block for body, block in zip(step.node.bodies, step.bodies, strict=True)}
+    branch = {subgraph.attribute: block for subgraph, block in zip(step.node.subgraphs, step.subgraphs, strict=True)}
     block = branch["then_branch" if bool(inputs[0].reshape(-1)[0]) else "else_branch"]
-    return _run_body(block, (), values, training)
+    return _run_subgraph(block, (), values, training)
 
 
 def _loop(step: Step, inputs: list[Value], values: Values, training: bool) -> Sequence[Value]:
-    (block,) = step.bodies
+    (block,) = step.subgraphs
     most, condition, *carried = inputs
     count = None if most is None else int(most)
     runs = True if condition is None else bool(condition)
     turn, gathered = 0, [[] for _ in range(len(block.outputs) - 1 - len(carried))]  # type: ignore[var-annotated]
     while runs and (count is None or turn < count):
-        created = _run_body(block, [torch.tensor(turn), torch.tensor(runs), *carried], values, training)
+        created = _run_subgraph(block, [torch.tensor(turn), torch.tensor(runs), *carried], values, training)
         runs = bool(created[0])
         carried = created[1 : 1 + len(carried)]
         for rows, row in zip(gathered, created[1 + len(carried) :], strict=True):
@@ -220,7 +220,7 @@ def _stacked(step: Step, rows: list[Tensor], axis: int) -> Tensor:
 
 
 def _scan(step: Step, inputs: list[Value], values: Values, training: bool) -> Sequence[Value]:
-    (block,) = step.bodies
+    (block,) = step.subgraphs
     scanned = control.Scanned.of(step.node.proto)
     states, sequences = inputs[: scanned.states], inputs[scanned.states :]
     backwards = step.node.attributes.get("scan_input_directions", [0] * len(sequences))
@@ -230,7 +230,7 @@ def _scan(step: Step, inputs: list[Value], values: Values, training: bool) -> Se
     ]
     gathered: list[list[Tensor]] = [[] for _ in scanned.output_axes]
     for given in zip(*rows, strict=True):
-        created = _run_body(block, [*states, *given], values, training)
+        created = _run_subgraph(block, [*states, *given], values, training)
         states = created[: scanned.states]
         for kept, row in zip(gathered, created[scanned.states :], strict=True):
             kept.append(row)

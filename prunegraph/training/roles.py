@@ -32,7 +32,7 @@ def trainable_names(graph: Graph, chosen: Literal["layers", "all"] | Collection[
 
 
 def _of_main_graph(graph: Graph) -> Iterator[str]:
-    """Weights that `write_back` reaches; those of bodies are not among them."""
+    """Weights that `write_back` reaches; those of subgraphs are not among them."""
     yield from (tensor.name for tensor in graph.model.graph.initializer)
     yield from (node.output[0] for node in graph.model.graph.node if node.op_type == "Constant")
 

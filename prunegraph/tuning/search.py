@@ -62,7 +62,7 @@ class Goal:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Trial:
     """One plan that was looked at.
 
     `strength` is in hundredths, `offsets` those of the stages in the second grid; `value` is
@@ -78,16 +78,16 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchTrace:
     """The plan that was found, and the way to it. `original` is the unpruned model's metric."""
 
     plan: Plan
-    best: Candidate
+    best: Trial
     goal: Goal
     metric: str
     unit: str
     original: float
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[Trial, ...]
 
     def to_json(self, source: str) -> dict[str, Any]:
         """The search as plain JSON; `source` names the model."""
@@ -103,11 +103,11 @@ class Found:
         }
 
 
-def _json(candidate: Candidate) -> dict[str, Any]:
+def _json(candidate: Trial) -> dict[str, Any]:
     return {**asdict(candidate), "strength": candidate.strength / 100, "offsets": list(candidate.offsets)}
 
 
-def find(trials: Trials, ranking: Ranking, goal: Goal, progress: Callable[[str], None]) -> Found:
+def find(trials: Trials, ranking: Ranking, goal: Goal, progress: Callable[[str], None]) -> SearchTrace:
     """Search.
 
     Raises:
@@ -125,7 +125,7 @@ def find(trials: Trials, ranking: Ranking, goal: Goal, progress: Callable[[str],
     origin = {**plan.provenance, "search": {**asdict(goal), "metric": trials.metric.name, **_json(chosen)}}
     plan = replace(plan, provenance=origin)
     looked = (*search.candidates.values(), *search.combinations)
-    return Found(plan, chosen, goal, trials.metric.name, trials.metric.unit, trials.original, looked)
+    return SearchTrace(plan, chosen, goal, trials.metric.name, trials.metric.unit, trials.original, looked)
 
 
 class _Search:
@@ -135,8 +135,8 @@ class _Search:
         self.width = trials.width
         self.plans: dict[int, Plan | None] = {}
         #: What was looked at, in that order.
-        self.candidates: dict[int, Candidate] = {}
-        self.combinations: list[Candidate] = []
+        self.candidates: dict[int, Trial] = {}
+        self.combinations: list[Trial] = []
         self._trials, self._ranking, self._goal, self._progress = trials, ranking, goal, progress
         self._meter = Meter(ranking.coupling)
         self._unmet: BudgetError | None = None
@@ -163,9 +163,9 @@ class _Search:
                 self._unmet = self._unmet or error
         return self.plans[strength]
 
-    def _judge(self, strength: int, plan: Plan | None, offsets: tuple[float, ...] = ()) -> Candidate:
+    def _judge(self, strength: int, plan: Plan | None, offsets: tuple[float, ...] = ()) -> Trial:
         if plan is None:
-            return Candidate(strength, offsets, None, None, None, False)
+            return Trial(strength, offsets, None, None, None, False)
         [value] = self._trials.measure([plan.remove])
         loss = self._trials.loss(value)
         # A NaN is no metric; its loss says so.
@@ -173,9 +173,9 @@ class _Search:
         cost = self._meter.measure(plan.remove)
         # 90.4 - 90.1 is a little more than 0.3.
         accepted = loss <= self._goal.tolerance + ROUNDING * abs(self._trials.original)
-        return Candidate(strength, offsets, cost, shown, loss, accepted)
+        return Trial(strength, offsets, cost, shown, loss, accepted)
 
-    def second(self, plan: Plan, chosen: Candidate) -> tuple[Plan, Candidate]:
+    def second(self, plan: Plan, chosen: Trial) -> tuple[Plan, Trial]:
         """The best combination of offsets around a plan, or the plan itself."""
         kind = self._goal.by if self._goal.by in KINDS else "macs"
         grid = stage_grid.combinations(self._ranking, plan.remove, kind)

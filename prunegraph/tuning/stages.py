@@ -60,7 +60,7 @@ def stages(coupling: Coupling) -> list[list[Group]]:
 
 def _positions(coupling: Coupling, group: Group) -> int:
     """Spatial positions at which a group's layers work, the most there are."""
-    shapes = coupling.facts.shapes
+    shapes = coupling.shape_info.shapes
     nodes = [coupling.graph.node(layer) for layer in group.layers]
     result = [shapes.get(node.outputs[0], ()) for node in nodes if "Conv" in node.op]
     return max((int(np.prod(shape[2:], dtype=np.int64)) for shape in result), default=0)

@@ -33,7 +33,7 @@ from onnx import helper, numpy_helper
 import prunegraph as pg
 from prunegraph.errors import ExactnessError, PrunegraphError
 from tests.chains.graphs import random_model
-from tests.renaming import bodies
+from tests.renaming import subgraphs
 
 Array = np.ndarray
 
@@ -110,12 +110,12 @@ def noise(wanted: Array, result: Array) -> float:
 def readers(model: onnx.ModelProto) -> Iterator[tuple[str, int]]:
     """Weights that layers contract with, and the axis of their inputs."""
     carried = {}
-    for _, graph in bodies(model.graph):
+    for _, graph in subgraphs(model.graph):
         for node in graph.node:
             if node.op_type in ("DequantizeLinear", "Identity"):
                 carried[node.output[0]] = node.input[0]
     tensors = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
-    for _, graph in bodies(model.graph):
+    for _, graph in subgraphs(model.graph):
         for node in graph.node:
             name = node.input[1] if len(node.input) > 1 else ""
             name = carried.get(name, name)
@@ -128,11 +128,11 @@ def readers(model: onnx.ModelProto) -> Iterator[tuple[str, int]]:
 
 def masked(model: onnx.ModelProto, plan: pg.Plan) -> onnx.ModelProto | None:
     """The model with zeros for what the plan's layers lose of their inputs; None where zeros are not enough."""
-    nodes = [node for _, graph in bodies(model.graph) for node in graph.node]
+    nodes = [node for _, graph in subgraphs(model.graph) for node in graph.node]
     axes = set(readers(model))
     weights = {tensor.name for tensor in model.graph.initializer}
     both = {node.op_type for node in nodes if node.op_type in MEETS and list(node.input[:1]) != ["x"]}
-    if both or any(cut.weight not in weights for cut in plan.cuts) or len(list(bodies(model.graph))) > 1:
+    if both or any(cut.weight not in weights for cut in plan.cuts) or len(list(subgraphs(model.graph))) > 1:
         return None
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -278,13 +278,13 @@ def decompose(before: Path, after: Path, rng: np.random.Generator) -> str:
 
 def train(before: Path, after: Path, rng: np.random.Generator) -> str:
     from prunegraph.runtime.data import Data
-    from prunegraph.training import Recipe, Setting, cross_entropy, measure
+    from prunegraph.training import TrainingConfig, TrainingOptions, cross_entropy, measure
     from prunegraph.training import train as _train
 
     graph, x = pg.load(before), images(4)
     data = Data.of({"x": x, "labels": rng.integers(0, 5, SAMPLES)})
     evaluate = measure({"x": x}, graph, "error")
-    setting = Setting(data, SAMPLES, cross_entropy(), Recipe(epochs=1, lr=1e-3), evaluate=evaluate)
+    setting = TrainingOptions(data, SAMPLES, cross_entropy(), TrainingConfig(epochs=1, lr=1e-3), evaluate=evaluate)
     done = _train(graph, setting)
     pg.save(done.graph, after)
     messages, match = -float(done.history[-1]["metric"]), error(run(before, x), run(after, x))

@@ -65,7 +65,7 @@ class Wide(ControlGrower):
         y = self.b.relu(self.b.op("Add", y, self.b.weight(width)))
         return Map(self.b.op("Transpose", y, perm=[0, 3, 1, 2]), width, x.s)
 
-    def grow_body(self, x: Map) -> Map:
+    def grow_subgraph(self, x: Map) -> Map:
         """An If, Loop or Scan."""
         return self.choose([self.control_if, self.control_loop, self.control_scan])(x)
 

@@ -34,7 +34,7 @@ NETS: dict[str, Callable[[], onnx.ModelProto]] = {
     "residual": lambda: declared(residual_net(width=16).model, 2),
     "shared bias": lambda: declared(shared().model, 2),
     "dynamic": lambda: declared(heads().model, 3),
-    **{f"random {seed}": lambda seed=seed: random_model(seed) for seed in (0, 4, 9, 13)},  # type: ignore[misc]
+    **{f"random {seed}": lambda seed=seed: random_model(seed) for seed in (2, 4, 5, 6)},  # type: ignore[misc]
 }
 
 
@@ -45,7 +45,7 @@ def test_pruned_and_simplified_again_and_again(net: str) -> None:
     assert not [step for step in chain.steps if "refused" in step], chain.steps
 
 
-@pytest.mark.parametrize("seed", [0, 5, 7, 10, 13, 16, 18, 11])
+@pytest.mark.parametrize("seed", [0, 2, 4, 5, 6, 7, 9, 10, 11])
 def test_random_chains(seed: int) -> None:
     chain = run_chain(seed)
     assert not chain.failure, f"{chain.steps}: {chain.failure}"

@@ -1,4 +1,4 @@
-"""Bodies of If, Loop and Scan for tests: built by hand, and grown at random."""
+"""Subgraphs of If, Loop and Scan for tests: built by hand, and grown at random."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FLOAT, INT64, BOOL = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.Tensor
 
 
 class Inner(Builder):
-    """Builds a body; names do not collide with those of the main graph or other bodies."""
+    """Builds a subgraph; names do not collide with those of the main graph or other subgraphs."""
 
     def __init__(self, outer: Builder, number: int = 1):
         super().__init__(number, outer.opset)
@@ -38,7 +38,7 @@ def loop(b: Builder, body: onnx.GraphProto, turns: str, *initial: str, created: 
 
 
 def head_inputs(i: Inner, *carried: Sequence[int | str]) -> list[str]:
-    """Inputs of a Loop's body: number of the turn, condition, carried values."""
+    """Inputs of a Loop's subgraph: number of the turn, condition, carried values."""
     n = i.count
     i.input(name=f"turn{n}", kind=INT64)
     i.input(name=f"go{n}", kind=BOOL)
@@ -46,7 +46,7 @@ def head_inputs(i: Inner, *carried: Sequence[int | str]) -> list[str]:
 
 
 class BodyGrower(Grower):
-    """Grows a body by the pieces of `random_graphs`; weights lie in the body, in a node, or outside."""
+    """Grows a subgraph by the pieces of `random_graphs`; weights lie in the subgraph, in a node, or outside."""
 
     def __init__(self, outer: Grower, number: int, maps: list[Map]):
         self.draw_from(outer.source)
@@ -57,7 +57,7 @@ class BodyGrower(Grower):
         self.maps = maps
 
     def const(self, value: object, dtype: object = None) -> str:
-        # ONNX Runtime runs a Scan only if it can tell the shapes in its body: sizes are inside.
+        # ONNX Runtime runs a Scan only if it can tell the shapes in its subgraph: sizes are inside.
         home = self.homes.integers(3) if dtype is not np.int64 else 2
         if home == 0:
             return self.outer.b.const(value, dtype)
@@ -82,7 +82,7 @@ class BodyGrower(Grower):
 
 
 class ControlGrower(Grower):
-    """Grows a graph with an If, a Loop or a Scan in it; `hidden` counts the layers in bodies."""
+    """Grows a graph with an If, a Loop or a Scan in it; `hidden` counts the layers in subgraphs."""
 
     def __init__(self, source: Source):
         super().__init__(source, True)

@@ -1,4 +1,4 @@
-"""Bodies of If, Loop and Scan: layers in them are pruned, and the proof holds."""
+"""Subgraphs of If, Loop and Scan: layers in them are pruned, and the proof holds."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_a_value_that_grows_from_turn_to_turn_stays() -> None:
     graph = b.graph(z)
     reasons = fixed_reasons(graph)
     assert set(reasons) == {"grown", "more", "head"}
-    assert reasons["grown"] == "'carried1000_1' in loop/body changes its shape from turn to turn"
+    assert reasons["grown"] == "'carried1000_1' in loop/subgraph changes its shape from iteration to iteration"
     assert "'carried1000_1'" in reasons["more"]
     prove(graph)
 
@@ -216,7 +216,7 @@ def test_scans(axis: int, out_axis: int, direction: int) -> None:
     assert pruned.node("hh").channels.inputs == 5
 
 
-def test_outer_weights_are_cut_where_a_body_reads_them() -> None:
+def test_outer_weights_are_cut_where_a_subgraph_reads_them() -> None:
     b = Builder()
     x = b.conv(b.input("n", 3, 6, 6), 3, 8, name="a")
     shared, bias = b.weight(6, 8, 3, 3), b.weight(6)
@@ -233,7 +233,7 @@ def test_outer_weights_are_cut_where_a_body_reads_them() -> None:
     assert len(pruned.model.graph.initializer) == len(graph.model.graph.initializer)
 
 
-def test_bodies_in_bodies() -> None:
+def test_subgraphs_in_subgraphs() -> None:
     """An If in a Loop in an If; the innermost layer reads the outermost value."""
     b = Builder()
     x = b.conv(b.input("n", 3, 6, 6), 3, 8, name="a")
@@ -249,7 +249,7 @@ def test_bodies_in_bodies() -> None:
     y = b.op("If", condition(b, x), then_branch=branches[0], else_branch=branches[1], name="outer")
     graph = b.graph(b.head(y, 6))
     assert [set(g.layers) for g in pg.analyze(graph).groups] == [{"a", "deep"}, {"yes", "no"}]
-    names = [body.name for body in graph.bodies]
+    names = [body.name for body in graph.subgraphs]
     assert names == ["outer/then_branch", "outer/else_branch", "loop/body", "inner/then_branch", "inner/else_branch"]
     for seed in range(4):
         prove(graph, seed)
@@ -276,7 +276,7 @@ def test_branches_may_use_the_same_names() -> None:
         assert [list(n.input) for n in attribute.g.node] == [list(n.input) for n in branches[0].node]
 
 
-def test_bodies_declare_their_shapes_anew() -> None:
+def test_subgraphs_declare_their_shapes_anew() -> None:
     b = recurrent()
     body = b.nodes[-5].attribute[0].g
     assert body.input[2].type.tensor_type.shape.dim[1].dim_value == 8
@@ -286,7 +286,7 @@ def test_bodies_declare_their_shapes_anew() -> None:
     assert body.input[2].type.tensor_type.shape.dim[2].dim_value == 6
 
 
-def test_sizes_that_a_body_returns_stay_what_they_are() -> None:
+def test_sizes_that_a_subgraph_returns_stay_what_they_are() -> None:
     """A branch returns the number of channels, which is read as a number; the cut corrects it in the branch."""
     b = Builder()
     x = b.conv(b.input("n", 3, 6, 6), 3, 8, name="a")
@@ -302,7 +302,7 @@ def test_sizes_that_a_body_returns_stay_what_they_are() -> None:
     prove(graph)
 
 
-def test_constants_that_a_body_returns() -> None:
+def test_constants_that_a_subgraph_returns() -> None:
     b = Builder()
     x = b.conv(b.input("n", 3, 6, 6), 3, 8, name="a")
     yes, no = Inner(b, 1), Inner(b, 2)
@@ -334,7 +334,7 @@ def test_a_shared_constant_is_cut_for_one_reader_only() -> None:
 
 
 def test_what_is_not_laid_open_stays() -> None:
-    """A body with sparse weights, and an operator whose bodies nobody knows, pin what they read."""
+    """A subgraph with sparse weights, and an operator whose subgraphs nobody knows, pin what they read."""
     b = Builder()
     x = b.conv(b.input("n", 3, 6, 6), 3, 8, name="a")
     yes, no = Inner(b, 1), Inner(b, 2)
@@ -344,12 +344,12 @@ def test_what_is_not_laid_open_stays() -> None:
     branches[0].sparse_initializer.append(helper.make_sparse_tensor(values, indices, [6]))
     y = b.op("If", condition(b, x), then_branch=branches[0], else_branch=branches[1])
     graph = b.graph(b.head(b.conv(y, 8, 8, name="c"), 8))
-    assert fixed_reasons(graph)["a"] == "used inside the body of If"
-    assert not graph.bodies
+    assert fixed_reasons(graph)["a"] == "used inside the subgraph of If"
+    assert not graph.subgraphs
     prove(graph)
 
 
-def test_external_weights_in_a_body(tmp_path: Path) -> None:
+def test_external_weights_in_a_subgraph(tmp_path: Path) -> None:
     b = branching()
     model = b.model(b.nodes[-1].output[0])
     onnx.save(model, tmp_path / "big.onnx", save_as_external_data=True, size_threshold=0, location="big.bin")
@@ -366,7 +366,7 @@ def test_external_weights_in_a_body(tmp_path: Path) -> None:
     assert outputs(pg.load(str(tmp_path / "small.onnx")))[0].shape == (2, 5)
 
 
-def test_layers_in_bodies_are_named_and_explained() -> None:
+def test_layers_in_subgraphs_are_named_and_explained() -> None:
     graph = finished(branching(True))
     assert explain(pg.analyze(graph), "first2").advice == "it is in a branch that never runs"
     graph = finished(branching())
@@ -384,14 +384,14 @@ def test_layers_in_bodies_are_named_and_explained() -> None:
     assert explain(coupling, "other").path == ("other", "if/else_branch/return", "if", "lrn")
 
 
-def test_invalid_bodies_are_refused() -> None:
+def test_invalid_subgraphs_are_refused() -> None:
     b = branching()
     b.nodes[3].attribute[0].g.node[0].input[0] = "nothing"
     with pytest.raises(ModelError, match="reads 'nothing', which nothing makes"):
         finished(b)
 
 
-# -- random bodies ------------------------------------------------------------------------
+# -- random subgraphs ------------------------------------------------------------------------
 
 
 @st.composite
@@ -409,14 +409,14 @@ def draw_control(draw: st.DrawFn) -> Graph:
 
 @settings(SLOW, max_examples=300)
 @given(draw_control(), st.integers(0, 2**16), st.sampled_from([0.3, 0.5]))
-def test_random_bodies(graph: Graph, seed: int, ratio: float) -> None:
+def test_random_subgraphs(graph: Graph, seed: int, ratio: float) -> None:
     hidden = [node for node in graph.layers if node.name.startswith("hidden")]
     alive = {layer for group in pg.analyze(graph).groups for layer in group.layers}
     assert any(node.name in alive for node in hidden)
     try:
         pruned, _ = prove(graph, seed, ratio)
     except ModelError:
-        # ONNX Runtime runs a Scan only if it can tell the shapes in its body: then not even the original runs.
+        # ONNX Runtime runs a Scan only if it can tell the shapes in its subgraph: then not even the original runs.
         with pytest.raises(ModelError):
             outputs(graph)
         reject()

@@ -131,7 +131,7 @@ def test_activations_are_those_of_a_run(tmp_path: Path) -> None:
 def test_packed_heads_have_moments_of_whole_channels() -> None:
     graph = attention()
     (name,) = graph.inputs
-    shape = pg.analyze(graph).facts.shapes[name]
+    shape = pg.analyze(graph).shape_info.shapes[name]
     data = Data.of({name: np.random.default_rng(0).standard_normal((4, *shape[1:])).astype(np.float32)})
     coupling = pg.analyze(graph, attention="heads")
     content = outline(coupling, Statistics(graph, data))

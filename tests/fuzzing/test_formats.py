@@ -68,14 +68,14 @@ def test_text_that_is_nested_without_end_or_is_nothing(name: str, text: str, tmp
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     from prunegraph.errors import TrainingError
-    from prunegraph.training import Batches, GraphModule, Recipe, fit
+    from prunegraph.training import Batches, GraphModule, TrainingConfig, fit
     from tests.builders import residual_net
 
     path = tmp_path / "run.pt"
     samples = {"x": np.ones((8, 3, 8, 8), np.float32), "labels": np.zeros(8, np.int64)}
 
     def resume() -> None:
-        fit(GraphModule(residual_net()), Batches(samples, 4), Recipe(epochs=1), checkpoint=path)
+        fit(GraphModule(residual_net()), Batches(samples, 4), TrainingConfig(epochs=1), checkpoint=path)
 
     resume()
     whole = path.read_bytes()
@@ -109,7 +109,7 @@ def test_a_pickled_checkpoint_runs_nothing(tmp_path: Path) -> None:
     import pickle
 
     from prunegraph.errors import TrainingError
-    from prunegraph.training import Batches, GraphModule, Recipe, fit
+    from prunegraph.training import Batches, GraphModule, TrainingConfig, fit
     from tests.builders import residual_net
 
     class Touch:
@@ -120,7 +120,7 @@ def test_a_pickled_checkpoint_runs_nothing(tmp_path: Path) -> None:
     path.write_bytes(pickle.dumps(Touch()))
     samples = {"x": np.ones((8, 3, 8, 8), np.float32), "labels": np.zeros(8, np.int64)}
     with pytest.raises(TrainingError, match="not a checkpoint"):
-        fit(GraphModule(residual_net()), Batches(samples, 4), Recipe(epochs=1), checkpoint=path)
+        fit(GraphModule(residual_net()), Batches(samples, 4), TrainingConfig(epochs=1), checkpoint=path)
     assert not (tmp_path / "ran").exists()
 
 

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from prunegraph.api import analyze, apply, load, prune, save
 from prunegraph.errors import ModelError
-from prunegraph.graph.facts import facts
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.model import Graph
 from prunegraph.graph.onnx_io import from_model
 from prunegraph.graph.wire import pieces
@@ -116,7 +116,7 @@ def test_wrong_and_missing_declared_shapes() -> None:
     wrong = onnx.ModelProto()
     wrong.CopyFrom(model)
     wrong.graph.value_info.append(helper.make_tensor_value_info("stem.out", 1, [9, 9, 9, 9]))
-    info = facts(from_model(wrong))
+    info = shape_info(from_model(wrong))
     assert info.shapes["stem.out"] == (1, 8, 8, 8)
 
 

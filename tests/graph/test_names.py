@@ -144,7 +144,7 @@ def shared() -> Graph:
     return b.graph(b.head(b.relu(b.conv(x, 14, 10)), 10))
 
 
-def bodies() -> Graph:
+def subgraphs() -> Graph:
     """An If inside an If; both read values around them."""
     b = Builder()
     x = b.relu(b.conv(b.input("n", 3, 8, 8), 3, 8, name="a"))
@@ -174,7 +174,7 @@ def binary(graph: Graph, pack: bool = True) -> Graph:
 
 def untied(graph: Graph) -> Graph:
     pytest.importorskip("torch", reason="the extra [torch] is not installed")
-    from prunegraph.training.untie import untied
+    from prunegraph.training.unshare import untied
 
     return untied(graph)
 
@@ -197,7 +197,7 @@ COMMANDS: dict[str, Callable[[Graph, Data], Graph]] = {
 
 NETS: dict[str, Callable[[], Graph]] = {
     "residual": residual_net, "plain": plain_net, "shared": shared, "heads": heads,
-    "if": lambda: finished(branching()), "nested": bodies,
+    "if": lambda: finished(branching()), "nested": subgraphs,
     "constant if": lambda: finished(branching(True)), "loop": lambda: finished(recurrent(scanned=True)),
 }  # fmt: skip
 
@@ -286,7 +286,7 @@ def test_training_leaves_a_weight_that_is_an_output() -> None:
 
 
 @pytest.mark.parametrize("held", ["initializer", "node"])
-def test_weights_in_bodies_are_written_back(held: str) -> None:
+def test_weights_in_subgraphs_are_written_back(held: str) -> None:
     """Nested ones too; branches call theirs the same."""
     b = Builder()
     x = b.input("n", 3, 8, 8)
@@ -314,12 +314,12 @@ def test_weights_in_bodies_are_written_back(held: str) -> None:
         np.testing.assert_array_equal(in_runtime(result.model, given)[0], 2 * in_runtime(graph.model, given)[0])
 
 
-# -- bodies that read what is replaced --------------------------------------------------------
+# -- subgraphs that read what is replaced --------------------------------------------------------
 
 
 @pytest.mark.parametrize("activation", ["Relu", "Clip"])
 @pytest.mark.parametrize("deep", [False, True])
-def test_bodies_read_the_activation_that_a_quantized_layer_absorbs(activation: str, deep: bool) -> None:
+def test_subgraphs_read_the_activation_that_a_quantized_layer_absorbs(activation: str, deep: bool) -> None:
     b = Builder()
     bounds = [b.const(value, np.float32) for value in (0.0, 6.0)] if activation == "Clip" else []
     act = b.op(activation, b.conv(b.input("n", 3, 8, 8), 3, 16), *bounds)
@@ -341,8 +341,8 @@ def test_bodies_read_the_activation_that_a_quantized_layer_absorbs(activation: s
 
 
 @pytest.mark.parametrize("moved", ["Reshape", "Transpose", "Slice", "MaxPool", "Squeeze", "Unsqueeze"])
-def test_quantized_values_that_are_moved_into_a_body(moved: str) -> None:
-    """ONNX Runtime ends the process where it moves a DequantizeLinear behind what a body reads."""
+def test_quantized_values_that_are_moved_into_a_subgraph(moved: str) -> None:
+    """ONNX Runtime ends the process where it moves a DequantizeLinear behind what a subgraph reads."""
     b = Builder()
     x = b.relu(b.conv(b.input("n", 3, 8, 8), 3, 16))
     inputs = {
@@ -357,7 +357,7 @@ def test_quantized_values_that_are_moved_into_a_body(moved: str) -> None:
     assert sqnr(in_runtime(graph.model, images(1, 16))[0], default_session(result.model, images(1, 16))[0]) > 15
 
 
-def test_a_body_that_hides_a_value_keeps_its_own() -> None:
+def test_a_subgraph_that_hides_a_value_keeps_its_own() -> None:
     """The branch has a value of its own called as the activation around it."""
     b = Builder()
     x = b.relu(b.conv(b.input("n", 3, 8, 8), 3, 16))

@@ -35,9 +35,9 @@ def untyped(b: Builder, *outputs: str) -> Graph:
 def _chosen(b: Builder, nodes: Sequence[Sequence[onnx.NodeProto]]) -> str:
     """Nodes in one of two branches, chosen at run time; the last ones make `o0` and `o1`."""
     outputs = [helper.make_tensor_value_info(f"o{which}", INT, [4]) for which in (0, 1)]
-    bodies = [helper.make_graph(body, f"branch{which}", [], [outputs[which]]) for which, body in enumerate(nodes)]
+    subgraphs = [helper.make_graph(body, f"branch{which}", [], [outputs[which]]) for which, body in enumerate(nodes)]
     condition = b.op("Greater", b.op("ReduceMean", b.inputs[0].name, keepdims=0), b.const(0, np.float32))
-    return b.op("If", condition, then_branch=bodies[0], else_branch=bodies[1])
+    return b.op("If", condition, then_branch=subgraphs[0], else_branch=subgraphs[1])
 
 
 def _branch(b: Builder, r: str) -> str:
@@ -155,18 +155,18 @@ def test_declared_shapes_are_those_of_the_cut(nodes: str, opset: int) -> None:
     assert actual[1:] != tuple(shape[1:])
 
 
-def test_declared_shapes_in_a_body() -> None:
+def test_declared_shapes_in_a_subgraph() -> None:
     b = Builder()
     x = b.op("MatMul", b.input("N", 12), b.weight(12, 16), name="a")
-    bodies = []
+    subgraphs = []
     for which in (0, 1):
         nodes = [helper.make_node("Relu" if which else "Tanh", [x], [f"i{which}"])]
         nodes.append(helper.make_node("Identity", [f"i{which}"], [f"o{which}"]))
         body = helper.make_graph(nodes, f"b{which}", [], [helper.make_tensor_value_info(f"o{which}", FLOAT, ["N", 16])])
         body.value_info.append(helper.make_tensor_value_info(f"i{which}", FLOAT, ["N", 16]))
-        bodies.append(body)
+        subgraphs.append(body)
     condition = b.op("Greater", b.op("ReduceMean", "x", keepdims=0), b.const(0, np.float32))
-    y = b.op("If", condition, then_branch=bodies[0], else_branch=bodies[1])
+    y = b.op("If", condition, then_branch=subgraphs[0], else_branch=subgraphs[1])
     pruned, proof = prove(b.graph(b.op("MatMul", y, b.weight(16, 5))))
     assert proof.relative <= 1e-4
     graphs = [a.g for node in pruned.model.graph.node if node.op_type == "If" for a in node.attribute]
@@ -177,7 +177,7 @@ def test_declared_shapes_in_a_body() -> None:
 
 @pytest.mark.parametrize("einsum", [False, True])
 def test_a_scan_in_a_piece_knows_its_shapes(einsum: bool) -> None:
-    """Its body declares none: ONNX Runtime infers what it returns from what it gets."""
+    """Its subgraph declares none: ONNX Runtime infers what it returns from what it gets."""
     b = Builder()
     x = b.relu(b.op("MatMul", b.input(2, 5, 6), b.weight(6, 16), name="a"))
     weight = b.weight(16, 16)

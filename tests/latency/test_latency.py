@@ -14,12 +14,12 @@ import prunegraph as pg
 from prunegraph import pipeline
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.errors import BudgetError, ExactnessError, ModelError, UnknownNameError
-from prunegraph.graph.facts import facts
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.latency import rounding
 from prunegraph.latency.bench import PAIRS
 from prunegraph.latency.cache import Cache, folder, processor
 from prunegraph.latency.layers import LayerTable
-from prunegraph.latency.mixes import mixes
+from prunegraph.latency.blends import blends
 from prunegraph.latency.search import TOLERANCE
 from prunegraph.latency.select import Selected, select
 from prunegraph.measuring import latency as timing
@@ -28,7 +28,7 @@ from prunegraph.ops.cost import cost, node_macs
 from prunegraph.runtime.data import Data, random_inputs
 from prunegraph.runtime.session import provider_name, run, session
 from prunegraph.selection.budget import Budget, parse_latency
-from prunegraph.selection.choice import Choice
+from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.plan import Plan
 from tests.builders import Builder, residual_net
 from tests.paths import FIXTURES
@@ -48,7 +48,7 @@ class Staircase:
         self.models: list[pg.Graph] = []
 
     def cost(self, graph: pg.Graph) -> float:
-        shapes = facts(graph).shapes
+        shapes = shape_info(graph).shapes
         total = 0.0
         for node in graph.nodes:
             macs, width = node_macs(node, shapes), node.channels.outputs
@@ -80,7 +80,7 @@ def chain(widths: tuple[int, ...] = (48, 64, 96, 64)) -> pg.Graph:
 
 
 def choose(graph: pg.Graph, timer: Staircase, cache: Cache | None = None, **options: Any) -> Selected:
-    return select(pg.analyze(graph), Choice(**options), timer=timer, cache=cache or Cache())
+    return select(pg.analyze(graph), SelectionOptions(**options), timer=timer, cache=cache or Cache())
 
 
 # -- the search ---------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def test_steps_are_reordered_where_the_next_one_jumps_over_the_bound() -> None:
 def test_mixes_take_groups_from_other_plans() -> None:
     start = Plan("", {"a": (0,), "b": (1, 2)})
     others = [Plan("", {"a": (0, 3), "b": (1, 2)}), Plan("", {"a": (0, 3), "b": (1, 2, 4)}), Plan("", {"c": (5,)})]
-    assert list(mixes(start, others)) == [
+    assert list(blends(start, others)) == [
         {"a": (0, 3), "b": (1, 2)},
         {"a": (), "b": (1, 2)},
         {"a": (0,), "b": (1, 2, 4)},
@@ -406,7 +406,7 @@ def test_malformed_latencies(text: str | float) -> None:
 @pytest.mark.parametrize("options", [{"round_to": 0}, {"round_to": "aut"}, {"round_to": 2.5}, {"threads": -1}])
 def test_malformed_choices(options: dict[str, Any]) -> None:
     with pytest.raises(BudgetError, match=next(iter(options))):
-        Choice(Budget(macs=0.5), **options)
+        SelectionOptions(Budget(macs=0.5), **options)
 
 
 def test_selection_alone_measures_nothing() -> None:
@@ -414,9 +414,9 @@ def test_selection_alone_measures_nothing() -> None:
 
     coupling = pg.analyze(residual_net())
     with pytest.raises(BudgetError, match="met by measuring"):
-        pure(coupling, Choice(Budget(latency=0.5)))
+        pure(coupling, SelectionOptions(Budget(latency=0.5)))
     with pytest.raises(BudgetError, match="'auto' is measured"):
-        pure(coupling, Choice(Budget(macs=0.5), round_to="auto"))
+        pure(coupling, SelectionOptions(Budget(macs=0.5), round_to="auto"))
 
 
 def test_providers_by_name() -> None:

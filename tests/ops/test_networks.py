@@ -165,7 +165,7 @@ def prove(name: str, model: onnx.ModelProto, axis: int) -> None:
     plan = random_plan(pg.analyze(graph), axis, 0.5)
     if not plan.remove:
         rules = [rule_for(node) for node in graph.nodes if node.op != "Constant"]
-        raise LeftOut(FIXED if all(rule is not None and rule.spread for rule in rules) else NO_RULE)
+        raise LeftOut(FIXED if all(rule is not None and rule.propagate for rule in rules) else NO_RULE)
     run_unpruned(graph)
     pg.verify(graph, plan, pg.apply(graph, plan))
 

@@ -36,7 +36,7 @@ NOT_RUN = {
     ("", "SwiGLU"): "ONNX Runtime 1.32 does not have it",
 }
 
-#: Operators with bodies, and the nodes around these: `tests/coupling/test_control.py` draws networks for them.
+#: Operators with subgraphs, and the nodes around these: `tests/coupling/test_control.py` draws networks for them.
 CONTROL = {("", op) for op in ("If", "Loop", "Scan")} | {(control.DOMAIN, op) for op in (control.ENTER, control.RETURN)}
 
 #: Operators that nothing passes through, whatever the network, and why.
@@ -87,7 +87,7 @@ def test_operator_often(operator: tuple[str, str]) -> None:
 
 
 def test_every_operator_with_a_rule_has_a_case() -> None:
-    with_rule = {key for key, entries in rules().items() if any(rule.spread for rule in entries)} - CONTROL
+    with_rule = {key for key, entries in rules().items() if any(rule.propagate for rule in entries)} - CONTROL
     assert with_rule == set(CASES) | set(NOT_RUN)
     assert not set(CASES) & set(NOT_RUN)
     assert set(ALWAYS_PINNED) <= set(CASES)

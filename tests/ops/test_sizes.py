@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 
 import prunegraph as pg
 from prunegraph.errors import ModelError
-from prunegraph.graph.facts import facts
+from prunegraph.graph.shape_info import shape_info
 from tests.ops.networks import Network, networks, prove_network
 from tests.ops.test_properties import CASES, FEW, OPERATORS
 from tests.oracle import outputs, random_plan
@@ -43,7 +43,7 @@ def with_sizes(graph: pg.Graph, operator: tuple[str, str], slot: int, whole: boo
         return None
     slot = slots[slot % len(slots)]
     value = nodes[index].input[slot]
-    kind = facts(graph).types.get(value)
+    kind = shape_info(graph).types.get(value)
     if kind is None:
         return None
     names = iter(f"sizes{i}" for i in range(9))

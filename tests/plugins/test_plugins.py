@@ -72,10 +72,10 @@ def selector(body: str) -> str:
     return f'{HEAD}@pg.selector("mine")\ndef mine(coupling, context, budget):\n    """Mine."""\n    {body}\n'
 
 
-def spread(body: str, register: str = "spread=spread, shapes=lambda node, inputs: inputs[:1]") -> str:
+def propagate(body: str, register: str = "propagate=propagate, shapes=lambda node, inputs: inputs[:1]") -> str:
     return (
         f"{HEAD}from prunegraph.ops.rule import register\n"
-        f'def spread(site):\n    {body}\nregister("Scale", domain="com.example", {register})\n'
+        f'def propagate(site):\n    {body}\nregister("Scale", domain="com.example", {register})\n'
     )
 
 
@@ -162,8 +162,8 @@ def test_algorithms_lists_kinds_origins_and_summaries(folder: Path, cli: Cli) ->
 def test_a_rule_frees_what_an_unknown_operator_pins(folder: Path, cli: Cli) -> None:
     done = cli("inspect custom.onnx")
     assert "0 groups" in done.stderr and "Scale has no rule" in done.stderr
-    text = "from prunegraph.ops.pattern import by_pattern\n" + spread(
-        "pass", 'spread=by_pattern("n c, c -> n c"), shapes=lambda node, inputs: [inputs[0]]'
+    text = "from prunegraph.ops.pattern import by_pattern\n" + propagate(
+        "pass", 'propagate=by_pattern("n c, c -> n c"), shapes=lambda node, inputs: [inputs[0]]'
     )
     (folder / "mine.py").write_text(text)
     done = cli("prune custom.onnx -o out.onnx --ratio 0.5 --plugin mine.py --no-verify")
@@ -174,7 +174,7 @@ def test_a_rule_frees_what_an_unknown_operator_pins(folder: Path, cli: Cli) -> N
 
 
 def test_a_rule_may_say_that_it_cannot_follow_a_node(folder: Path, cli: Cli) -> None:
-    (folder / "mine.py").write_text(spread("raise ValueError('it is turned round')"))
+    (folder / "mine.py").write_text(propagate("raise ValueError('it is turned round')"))
     done = cli("inspect custom.onnx --plugin mine.py")
     assert done.exit_code == 0
     assert "Scale cannot be followed: it is turned round" in done.stderr
@@ -320,14 +320,14 @@ LOADING_MISTAKES = {
         "selector 'mine' (file mine.py) must be a function (coupling, context, budget), not (group, context)",
     ),
     "no function": (f"{HEAD}pg.criterion('mine')(3)\n", "must be a function (group, context), not int"),
-    "rule twice": (spread("pass") + spread("pass"), "operator com.example::Scale has two rules since version 1"),
+    "rule twice": (propagate("pass") + propagate("pass"), "operator com.example::Scale has two rules since version 1"),
     "rule parameters": (
-        spread("pass", "shapes=lambda node, inputs: inputs[:1], spread=spread, macs=spread"),
+        propagate("pass", "shapes=lambda node, inputs: inputs[:1], propagate=propagate, macs=propagate"),
         "macs of the rule for com.example::Scale (file mine.py) must be a function (node, inputs, outputs), not (site)",
     ),
     "pattern": (
         f"{HEAD}from prunegraph.ops.pattern import by_pattern\n"
-        + spread("pass", "spread=by_pattern('n c')"),
+        + propagate("pass", "propagate=by_pattern('n c')"),
         "cannot be loaded: ValueError",
     ),
     "front end twice": (f"{HEAD}pg.frontend('.onnx')(lambda source: None)\n", "'.onnx' is registered twice"),
@@ -368,21 +368,21 @@ def test_a_module_that_registers_nothing(folder: Path, cli: Cli, monkeypatch: py
 
 
 RULE_MISTAKES = {
-    "spread": (spread("site.nothing()"), "AttributeError: 'NodeSite' object has no attribute 'nothing' (mine.py:5)"),
-    "slot": (spread("site.labels(5)"), "IndexError: tuple index out of range (mine.py:5)"),
+    "propagate": (propagate("site.nothing()"), "AttributeError: 'NodeSite' object has no attribute 'nothing' (mine.py:5)"),
+    "slot": (propagate("site.labels(5)"), "IndexError: tuple index out of range (mine.py:5)"),
     "macs": (
-        spread(
-            "site.give(site.labels(0))",
-            "shapes=lambda node, inputs: inputs[:1], spread=spread, macs=lambda n, i, o: 'many'",
+        propagate(
+            "site.set_output(site.labels(0))",
+            "shapes=lambda node, inputs: inputs[:1], propagate=propagate, macs=lambda n, i, o: 'many'",
         ),
         "macs returned 'many'",
     ),
-    "shapes": (spread("pass", "spread=spread, shapes=lambda n, i: i[0]"), "shapes returned (1, 16) for node 'scale5'"),
-    "no shapes": (spread("pass", "spread=spread, shapes=lambda n, i: None"), "shapes returned None for node 'scale5'"),
+    "shapes": (propagate("pass", "propagate=propagate, shapes=lambda n, i: i[0]"), "shapes returned (1, 16) for node 'scale5'"),
+    "no shapes": (propagate("pass", "propagate=propagate, shapes=lambda n, i: None"), "shapes returned None for node 'scale5'"),
     "repair": (
-        spread(
-            "site.give(site.labels(0))",
-            "shapes=lambda node, inputs: inputs[:1], spread=spread, repair=lambda edit: edit.kept('nowhere', 0) + {}",
+        propagate(
+            "site.set_output(site.labels(0))",
+            "shapes=lambda node, inputs: inputs[:1], propagate=propagate, repair=lambda edit: edit.kept('nowhere', 0) + {}",
         ),
         "failed: ",
     ),

@@ -80,7 +80,7 @@ def at_run_time(path: Path) -> ast.Module:
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         if is_type_checking(node):
-            node.body = []
+            node.subgraph = []
     return tree
 
 

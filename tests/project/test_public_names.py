@@ -8,8 +8,8 @@ import sys
 import prunegraph
 
 PUBLIC = {
-    "Budget", "Compressed", "Context", "Coupling", "Decomposed", "Graph", "Group", "Plan", "Proof", "Quantized",
-    "Result", "Search", "Sensitivity", "analyze", "apply", "compare", "compress", "criterion", "decompose",
+    "Budget", "CompressResult", "Context", "Coupling", "DecomposeResult", "Graph", "Group", "Plan", "Proof", "QuantizeResult",
+    "PruneResult", "SearchResult", "Sensitivity", "analyze", "apply", "compare", "compress", "criterion", "decompose",
     "errors", "frontend", "load", "prune", "quantize", "save", "search", "select", "selector", "sensitivity",
     "verify",
 }  # fmt: skip

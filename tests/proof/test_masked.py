@@ -104,7 +104,7 @@ def test_numpy_agrees(
 
 
 def hostile_names() -> pg.Graph:
-    """Names that begin as those of the masked original do, also in a body."""
+    """Names that begin as those of the masked original do, also in a subgraph."""
     b = Builder()
     x = b.relu(b.op("Conv", b.input("n", 3, 4, 4), b.weight(8, 3, 1, 1), b.weight(8), name="masked"))
     body = helper.make_graph(

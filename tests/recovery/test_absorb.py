@@ -158,7 +158,7 @@ def test_means_behind_a_relu_are_the_closed_form() -> None:
     z = shift / scale
     normal = np.asarray([0.5 * (1 + math.erf(v / math.sqrt(2))) for v in z])
     closed = scale * np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi) + shift * normal
-    result = samples(graph, pg.analyze(graph).facts)
+    result = samples(graph, pg.analyze(graph).shape_info)
     np.testing.assert_allclose(result[y].mean(axis=(0, 2, 3)), closed, rtol=5e-3)
     pooled = next(n for n in graph.nodes if n.op == "Flatten").outputs[0]
     np.testing.assert_allclose(result[pooled].mean(axis=0), closed, rtol=5e-3)
@@ -167,7 +167,7 @@ def test_means_behind_a_relu_are_the_closed_form() -> None:
 
 def test_sums_of_branches_add_means_and_variances() -> None:
     graph = residual_net()
-    result = samples(graph, pg.analyze(graph).facts)
+    result = samples(graph, pg.analyze(graph).shape_info)
     add = next(n for n in graph.nodes if n.op == "Add")
     branch, shortcut, total = (result[v] for v in (add.inputs[1], add.inputs[0], add.outputs[0]))
     np.testing.assert_allclose(total.mean(axis=0), branch.mean(axis=0) + shortcut.mean(axis=0), atol=1e-5)

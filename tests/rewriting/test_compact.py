@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import prunegraph as pg
 from prunegraph.graph.model import Graph
-from prunegraph.rewriting.compact import LETTERS, compact
+from prunegraph.rewriting.short_names import LETTERS, compact
 from tests.builders import residual_net
 from tests.coupling.test_control import branching, finished, recurrent
 from tests.oracle import outputs, prove
@@ -42,7 +42,7 @@ def test_a_compact_graph_is_the_graph(graph: Graph, seed: int) -> None:
     prove(pruned, seed, 0.5)
 
 
-def test_names_in_bodies_follow() -> None:
+def test_names_in_subgraphs_follow() -> None:
     for graph in (finished(branching()), finished(recurrent()), finished(recurrent(scanned=True))):
         same(graph)
 

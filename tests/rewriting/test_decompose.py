@@ -9,14 +9,14 @@ from onnx import helper, numpy_helper
 
 import prunegraph as pg
 from prunegraph.errors import BudgetError, OptionError, UnknownNameError
-from prunegraph.graph.facts import facts
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.model import Graph
 from prunegraph.graph.onnx_io import from_model
 from prunegraph.latency.low_rank import MEASUREMENTS, SLOWER
 from prunegraph.measuring.latency import Latency
 from prunegraph.ops.cost import node_macs
 from prunegraph.rewriting.decomposable import layers
-from prunegraph.rewriting.decompose import Decomposed, decompose
+from prunegraph.rewriting.decompose import DecomposeResult, decompose
 from prunegraph.runtime.data import random_inputs
 from prunegraph.runtime.session import run_values
 from tests.builders import Builder, residual_net
@@ -58,7 +58,7 @@ def assert_same(first: Graph, second: Graph, tolerance: float = 1e-5) -> None:
         assert np.abs(created - value).max() <= tolerance * np.abs(value).max()
 
 
-def checked(decomposed: Decomposed) -> Decomposed:
+def checked(decomposed: DecomposeResult) -> DecomposeResult:
     """The graph is valid, and its cost is what the rows say."""
     onnx.shape_inference.infer_shapes(decomposed.graph.model, check_type=True, strict_mode=True)
     for index, kind in enumerate(("params", "macs")):
@@ -272,18 +272,18 @@ def test_a_file_of_ir_version_3_stays_valid() -> None:
     assert_same(graph, decomposed.graph)
 
 
-def test_layers_in_bodies_stay_whole() -> None:
+def test_layers_in_subgraphs_stay_whole() -> None:
     b = Builder()
     x = b.conv(b.input(1, 16, 6, 6), 16, 16, name="outer")
     weight = numpy_helper.from_array(low(16, 16, 1, 1).astype(np.float32), "w")
     created = helper.make_node("Conv", [x, "w"], ["made"], name="inner")
     info = helper.make_tensor_value_info("made", 1, None)
-    bodies = [helper.make_graph([created], name, [], [info], [weight]) for name in ("yes", "no")]
+    subgraphs = [helper.make_graph([created], name, [], [info], [weight]) for name in ("yes", "no")]
     flag = b.op("Greater", b.op("ReduceMax", x, keepdims=0), b.const(0.0, np.float32))
-    graph = b.graph(b.op("If", flag, then_branch=bodies[0], else_branch=bodies[1]))
+    graph = b.graph(b.op("If", flag, then_branch=subgraphs[0], else_branch=subgraphs[1]))
     decomposed = decompose(graph, rank="ratio:0.2", round_to=1)
     assert [row.name for row in decomposed.layers] == ["outer"]
-    assert len(decomposed.left) == 2 and set(decomposed.left.values()) == {"it is in the body of an If, Loop or Scan"}
+    assert len(decomposed.left) == 2 and set(decomposed.left.values()) == {"it is in the subgraph of an If, Loop or Scan"}
     assert {value.shape for value in outputs(decomposed.graph).values()} == {(1, 16, 6, 6)}
 
 
@@ -310,7 +310,7 @@ class Computed:
         self.measured: list[float] = []
 
     def cost(self, graph: pg.Graph) -> float:
-        shapes = facts(graph).shapes
+        shapes = shape_info(graph).shapes
         total = sum(node_macs(node, shapes) for node in graph.nodes) + self.each * len(graph.nodes)
         return total * (100 if any(node.name.rpartition("/")[0] in self.slow for node in graph.nodes) else 1)
 

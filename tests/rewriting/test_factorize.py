@@ -109,8 +109,8 @@ def test_hooi_only_improves_on_hosvd_and_both_obey_their_bounds() -> None:
     form, ranks = Tucker2(weight), (10, 6)
     start = tuple(np.linalg.svd(unfold(weight, axis))[0][:, : ranks[axis]] for axis in (0, 1))
     errors = []
-    for sweeps in range(5):
-        outer, core, inner = hooi(weight, (start[0], start[1]), sweeps)
+    for studies in range(5):
+        outer, core, inner = hooi(weight, (start[0], start[1]), studies)
         np.testing.assert_allclose(outer.T @ outer, np.eye(10), atol=1e-10)
         errors.append(np.linalg.norm(weight - form.product((inner.T, core, outer))) ** 2)
         assert errors[-1] == pytest.approx((weight**2).sum() - (core**2).sum(), rel=1e-9)

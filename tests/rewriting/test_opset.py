@@ -162,7 +162,7 @@ def test_it_means_the_same(name: str) -> None:
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def in_a_body() -> Graph:
+def in_a_subgraph() -> Graph:
     """A Clip and a Softmax of operator set 10 inside an If."""
 
     def branch(name: str, *nodes: onnx.NodeProto) -> onnx.GraphProto:
@@ -179,8 +179,8 @@ def in_a_body() -> Graph:
     return b.graph("y")
 
 
-def test_bodies_are_rewritten_too() -> None:
-    graph = in_a_body()
+def test_subgraphs_are_rewritten_too() -> None:
+    graph = in_a_subgraph()
     (expected,), (given_now,) = (outputs(each, (2, 3, 4)) for each in (graph, raise_opset(graph, 18)))
     np.testing.assert_allclose(expected, given_now, rtol=1e-5)
 
@@ -195,7 +195,7 @@ def test_external_weights_stay_where_they_are(tmp_path: object) -> None:
         np.testing.assert_allclose(a, b_, rtol=1e-5)
 
 
-def test_bodies_with_the_same_names_for_other_values() -> None:
+def test_subgraphs_with_the_same_names_for_other_values() -> None:
     """What is known of a value in one branch does not count in the other, which random inputs do not reach."""
 
     def branch(name: str, *nodes: onnx.NodeProto) -> onnx.GraphProto:

@@ -10,7 +10,7 @@ import pytest
 from prunegraph.errors import BudgetError, OptionError
 from prunegraph.ops.cost import Cost
 from prunegraph.rewriting.factorize import Svd, Tucker2
-from prunegraph.rewriting.ranks import Candidate, Rule, allocate, hull, rounded
+from prunegraph.rewriting.ranks import RankChoice, Rule, allocate, hull, rounded
 from prunegraph.selection.budget import Budget
 
 
@@ -30,12 +30,12 @@ def test_rounding_goes_up_to_the_full_rank() -> None:
     assert rounded((1, 8, 9, 20), 8, (64, 64, 64, 20)) == (8, 8, 16, 20)
 
 
-def cloud(seed: int, count: int = 40) -> list[Candidate]:
+def cloud(seed: int, count: int = 40) -> list[RankChoice]:
     rng = np.random.default_rng(seed)
     saved = rng.integers(1, 1000, count)
     errors = (saved / 1000) ** 2 + rng.uniform(0, 0.5, count)
     return [
-        Candidate("svd", (i,), float(e), int(s), int(s)) for i, (s, e) in enumerate(zip(saved, errors, strict=True))
+        RankChoice("svd", (i,), float(e), int(s), int(s)) for i, (s, e) in enumerate(zip(saved, errors, strict=True))
     ]
 
 
@@ -51,9 +51,9 @@ def test_the_hull_lies_below_all_candidates(seed: int) -> None:
         assert each.error >= np.interp(each.params, at, errors) - 1e-12
 
 
-def last_step(options: dict[str, list[Candidate]], needed: int) -> float:
+def last_step(options: dict[str, list[RankChoice]], needed: int) -> float:
     """Error that the step adds with which steps along the hulls, cheapest first, save enough."""
-    taken: dict[str, Candidate] = {}
+    taken: dict[str, RankChoice] = {}
     steps = [(slope, name, each) for name, match in options.items() for slope, each in hull(match, "params")]
     steps.sort(key=lambda step: step[0])
     for _, name, each in steps:
@@ -72,7 +72,7 @@ def test_allocation_is_near_the_best_of_all(seed: int) -> None:
     chosen = allocate(options, Budget(params=0.7), original)
     saved = sum(each.params for each in chosen.values())
     assert saved >= 1200
-    nothing = Candidate("", (), 0.0, 0, 0)
+    nothing = RankChoice("", (), 0.0, 0, 0)
     everything = itertools.product(*([nothing, *match] for match in options.values()))
     best = min(sum(e.error for e in each) for each in everything if sum(e.params for e in each) >= 1200)
     # Steps along the hulls, and a part of the last one, solve the problem with parts of steps allowed: no more error

@@ -9,7 +9,7 @@ import pytest
 
 from prunegraph.graph.model import Graph
 from prunegraph.graph.names import Names
-from prunegraph.rewriting.revise import Revision
+from prunegraph.rewriting.reweight import Revision
 from prunegraph.runtime.session import run, session
 from tests.builders import Builder
 

@@ -103,7 +103,7 @@ CASES: dict[str, tuple[Callable[[], Graph], Callable[[int], Arrays]]] = {
 
 def hidden(graph: Graph) -> str:
     """A value behind the first layer, channels along axis 1."""
-    return next(n.outputs[0] for n in graph.nodes if n.op == "Relu" and n.body is None)
+    return next(n.outputs[0] for n in graph.nodes if n.op == "Relu" and n.subgraph is None)
 
 
 def one_by_one(graph: Graph, arrays: Mapping[str, np.ndarray], axes: Mapping[str, int | None]) -> list[np.ndarray]:

@@ -55,7 +55,7 @@ def group_of(graph: Graph, layer: str) -> Group:
 
 
 def gate_means(graph: Graph) -> Array:
-    (block,) = squeeze_and_excitation(graph, pg.analyze(graph).facts.shapes)
+    (block,) = squeeze_and_excitation(graph, pg.analyze(graph).shape_info.shapes)
     return next(iter(run_values(graph, images(), [block.gate]).values())).mean(axis=0).reshape(-1)
 
 
@@ -108,7 +108,7 @@ def test_products_that_are_no_gate_of_channels() -> None:
     u = b.op("Mul", u, b.conv(pooled, 6, 6, 1))
     u = b.op("Mul", u, b.const(np.ones((1, 6, 1, 1)), np.float32))
     graph = b.graph(b.head(u, 6))
-    assert not list(squeeze_and_excitation(graph, pg.analyze(graph).facts.shapes))
+    assert not list(squeeze_and_excitation(graph, pg.analyze(graph).shape_info.shapes))
 
 
 def test_what_it_needs() -> None:

@@ -14,7 +14,7 @@ from prunegraph.errors import DataError
 from prunegraph.graph.model import Graph
 from prunegraph.runtime import session
 from prunegraph.runtime.data import Data
-from prunegraph.training import Batches, GraphModule, Recipe, Setting, cross_entropy, distillation, fit, train
+from prunegraph.training import Batches, GraphModule, TrainingConfig, TrainingOptions, cross_entropy, distillation, fit, train
 from prunegraph.training.batching import batching, feeds_of, rows_of
 from tests.builders import Builder, residual_net
 from tests.training.test_fit import task
@@ -169,7 +169,7 @@ def right(graph: Graph) -> float:
 
 def learnt() -> Graph:
     module = GraphModule(residual_net())
-    fit(module, Batches(task(), 24), Recipe(epochs=6, lr=0.1))
+    fit(module, Batches(task(), 24), TrainingConfig(epochs=6, lr=0.1))
     return module.write_back()
 
 
@@ -178,7 +178,7 @@ def test_a_network_of_batch_one_survives_distillation_from_itself(method: str) -
     graph = fixed(learnt())
     assert right(graph) > 0.9
     data = Data.of({"x": task()["x"]})
-    setting = Setting(data, 24, distillation(GraphModule(graph)), Recipe(epochs=1, lr=0.05))
+    setting = TrainingOptions(data, 24, distillation(GraphModule(graph)), TrainingConfig(epochs=1, lr=0.05))
     done = train(graph, setting, method)
     assert right(done.graph) > right(graph) - 0.03
     assert any("is free during training" in note for note in done.notes)
@@ -190,7 +190,7 @@ def test_a_network_of_batch_one_survives_distillation_from_itself(method: str) -
 def test_pruning_while_training_keeps_the_batch_of_the_graph() -> None:
     graph = reshaping(1, (1, 96))
     data = {"x": np.random.default_rng(0).standard_normal((48, 3, 4, 4)).astype(np.float32)}
-    setting = Setting(Data.of(data), 8, distillation(GraphModule(graph)), Recipe(epochs=1, lr=0.01),
+    setting = TrainingOptions(Data.of(data), 8, distillation(GraphModule(graph)), TrainingConfig(epochs=1, lr=0.01),
                       budget=pg.Budget(ratio=0.5))  # fmt: skip
     done = train(graph, setting, "cycles:steps=1,round_to=1")
     shape = [d.dim_value for d in done.graph.model.graph.input[0].type.tensor_type.shape.dim]
@@ -201,7 +201,7 @@ def test_pruning_while_training_keeps_the_batch_of_the_graph() -> None:
 
 def test_a_graph_without_a_batch_learns() -> None:
     graph, data = no_batch(), task()
-    setting = Setting(Data.of(data), 24, cross_entropy(graph=graph), Recipe(epochs=12, lr=0.1))
+    setting = TrainingOptions(Data.of(data), 24, cross_entropy(graph=graph), TrainingConfig(epochs=12, lr=0.1))
     done = train(graph, setting)
     assert right(done.graph) > right(graph) + 0.2
     for name in ("mean", "variance"):
@@ -226,7 +226,7 @@ def test_a_single_sample_is_no_batch() -> None:
 
 
 def test_one_sample_at_a_time_is_said() -> None:
-    setting = Setting(Data.of(task(6)), 1, cross_entropy(), Recipe(epochs=1, lr=1e-4))
+    setting = TrainingOptions(Data.of(task(6)), 1, cross_entropy(), TrainingConfig(epochs=1, lr=1e-4))
     assert any("hold one sample" in note for note in train(residual_net(), setting).notes)
 
 
@@ -238,7 +238,7 @@ def test_a_fixed_teacher_sees_every_sample() -> None:
 
 
 def test_a_batch_that_is_too_small_for_the_data_is_one_error(tmp_path: Path) -> None:
-    setting = Setting(Data.of({"x": np.zeros((0, 3, 8, 8), np.float32)}), 8, cross_entropy(), Recipe(epochs=1))
+    setting = TrainingOptions(Data.of({"x": np.zeros((0, 3, 8, 8), np.float32)}), 8, cross_entropy(), TrainingConfig(epochs=1))
     with pytest.raises(DataError):
         train(residual_net(), setting)
 

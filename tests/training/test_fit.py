@@ -17,7 +17,7 @@ import prunegraph as pg
 from prunegraph.errors import DataError, TrainingError
 from prunegraph.runtime import session
 from prunegraph.training.batches import Batches, mixed
-from prunegraph.training.fit import Callback, Recipe, Run, fit
+from prunegraph.training.fit import Callback, TrainingConfig, Run, fit
 from prunegraph.training.losses import cross_entropy, distillation, mean_squared
 from prunegraph.training.module import GraphModule
 from tests.builders import residual_net
@@ -47,7 +47,7 @@ def weights(module: torch.nn.Module) -> dict[str, bytes]:
 def test_a_graph_learns_and_is_written_back(tmp_path: Path) -> None:
     graph = residual_net()
     module = GraphModule(graph)
-    run = fit(module, Batches(task(), 24), Recipe(epochs=6, lr=0.1), evaluate=accuracy)
+    run = fit(module, Batches(task(), 24), TrainingConfig(epochs=6, lr=0.1), evaluate=accuracy)
     assert accuracy(GraphModule(graph).eval()) < 0.5 and run.metric is not None and run.metric > 0.9
     assert [record["epoch"] for record in run.history] == list(range(1, 7))
     assert run.history[-1]["loss"] < run.history[0]["loss"] / 2
@@ -59,24 +59,24 @@ def test_a_graph_learns_and_is_written_back(tmp_path: Path) -> None:
 
 def test_fine_tuning_a_pruned_graph() -> None:
     module = GraphModule(residual_net(width=16))
-    fit(module, Batches(task(), 24), Recipe(epochs=5))
+    fit(module, Batches(task(), 24), TrainingConfig(epochs=5))
     pruned = pg.prune(module.write_back(), budget=pg.Budget(ratio=0.7), round_to=1).small
     tuned = GraphModule(pruned)
     before = accuracy(tuned.eval())
-    run = fit(tuned, Batches(task(), 24), Recipe(epochs=4), evaluate=accuracy)
+    run = fit(tuned, Batches(task(), 24), TrainingConfig(epochs=4), evaluate=accuracy)
     assert run.metric is not None and run.metric > max(before, 0.85)
 
 
 @pytest.mark.parametrize("loss", ["distillation", "mean_squared"])
 def test_a_student_learns_from_the_original_without_labels(loss: str) -> None:
     teacher = GraphModule(residual_net())
-    fit(teacher, Batches(task(), 24), Recipe(epochs=8, lr=0.1))
+    fit(teacher, Batches(task(), 24), TrainingConfig(epochs=8, lr=0.1))
     before = weights(teacher)
     data = task()
     del data["labels"]
     student = GraphModule(residual_net(seed=5))
     chosen = distillation(teacher) if loss == "distillation" else mean_squared(teacher)
-    run = fit(student, Batches(data, 24), Recipe(epochs=12, lr=0.1), loss=chosen, evaluate=accuracy)
+    run = fit(student, Batches(data, 24), TrainingConfig(epochs=12, lr=0.1), loss=chosen, evaluate=accuracy)
     assert run.metric is not None and run.metric > 0.85 and weights(teacher) == before
 
 
@@ -93,7 +93,7 @@ def test_distillation_is_zero_for_equal_outputs_and_grows() -> None:
 def test_the_same_seed_gives_the_same_weights() -> None:
     def trained(seed: int) -> dict[str, bytes]:
         module = GraphModule(residual_net())
-        fit(module, Batches(task(), 24, seed=seed), Recipe(epochs=2, mixup=0.2, seed=seed))
+        fit(module, Batches(task(), 24, seed=seed), TrainingConfig(epochs=2, mixup=0.2, seed=seed))
         return weights(module)
 
     assert trained(0) == trained(0) != trained(1)
@@ -132,7 +132,7 @@ class Count(Callback):
 
 @pytest.mark.parametrize("mixup", [0.0, 0.4])
 def test_an_interrupted_run_ends_with_the_same_weights(tmp_path: Path, mixup: float) -> None:
-    recipe = Recipe(epochs=4, mixup=mixup, warmup=0.1, clip=1.0)
+    recipe = TrainingConfig(epochs=4, mixup=mixup, warmup=0.1, clip=1.0)
     whole, count = GraphModule(residual_net()), Count()
     fit(whole, Batches(task(96), 24), recipe, callbacks=[count, Callback()])
     with pytest.raises(StopError):
@@ -176,21 +176,21 @@ def test_a_killed_process_can_be_resumed(tmp_path: Path) -> None:
     assert first.wait() == -signal.SIGKILL and not (tmp_path / "done.pt").exists()
     subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path), "0"], cwd=ROOT, check=True, env=dict(os.environ))
     whole = GraphModule(residual_net())
-    fit(whole, Batches(task(96), 24), Recipe(epochs=5), callbacks=[Callback()])
+    fit(whole, Batches(task(96), 24), TrainingConfig(epochs=5), callbacks=[Callback()])
     resumed = torch.load(tmp_path / "done.pt", weights_only=True)
     assert {name: tensor.numpy().tobytes() for name, tensor in resumed.items()} == weights(whole)
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "run.pt"
-    fit(GraphModule(residual_net()), Batches(task(48), 24), Recipe(epochs=1), checkpoint=path)
+    fit(GraphModule(residual_net()), Batches(task(48), 24), TrainingConfig(epochs=1), checkpoint=path)
     with pytest.raises(TrainingError, match="another recipe"):
-        fit(GraphModule(residual_net()), Batches(task(48), 24), Recipe(epochs=2), checkpoint=path)
+        fit(GraphModule(residual_net()), Batches(task(48), 24), TrainingConfig(epochs=2), checkpoint=path)
     with pytest.raises(TrainingError, match="other weights"):
-        fit(GraphModule(residual_net(seed=3)), Batches(task(48), 24), Recipe(epochs=1), checkpoint=path)
+        fit(GraphModule(residual_net(seed=3)), Batches(task(48), 24), TrainingConfig(epochs=1), checkpoint=path)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(TrainingError, match="damaged"):
-        fit(GraphModule(residual_net()), Batches(task(48), 24), Recipe(epochs=1), checkpoint=path)
+        fit(GraphModule(residual_net()), Batches(task(48), 24), TrainingConfig(epochs=1), checkpoint=path)
 
 
 def test_early_stop_keeps_the_best_weights() -> None:
@@ -202,7 +202,7 @@ def test_early_stop_keeps_the_best_weights() -> None:
         return next(scores)
 
     module = GraphModule(residual_net())
-    run = fit(module, Batches(task(48), 24), Recipe(epochs=5, patience=2), evaluate=metric)
+    run = fit(module, Batches(task(48), 24), TrainingConfig(epochs=5, patience=2), evaluate=metric)
     assert run.epoch == 4 and run.best == 0.9
     assert weights(module) == kept[1] != kept[3]
 
@@ -214,7 +214,7 @@ def test_the_schedule() -> None:
         def before_step(self, run: Run) -> None:
             rates.append(run.optimizer.param_groups[0]["lr"])
 
-    recipe = Recipe(epochs=4, lr=0.1, warmup=0.25)
+    recipe = TrainingConfig(epochs=4, lr=0.1, warmup=0.25)
     fit(GraphModule(residual_net()), Batches(task(48), 12), recipe, callbacks=[Watch()])
     assert rates[:5] == pytest.approx([0, 0.025, 0.05, 0.075, 0.1])
     assert rates[4:] == pytest.approx([0.05 * (1 + np.cos(np.pi * i / 12)) for i in range(12)])
@@ -241,13 +241,13 @@ def test_any_module_optimizer_and_iterable() -> None:
     batches = [{name: tensor[i : i + 24] for name, tensor in data.items()} for i in range(0, 240, 24)]
     torch.manual_seed(0)
     module = Plain()
-    run = fit(module, batches, Recipe(epochs=5, bf16=True), optimizer=torch.optim.AdamW(module.parameters(), 3e-3))
+    run = fit(module, batches, TrainingConfig(epochs=5, bf16=True), optimizer=torch.optim.AdamW(module.parameters(), 3e-3))
     assert run.history[-1]["loss"] < 0.5 * run.history[0]["loss"]
 
 
 def test_bfloat16_on_the_cpu() -> None:
     module = GraphModule(residual_net())
-    run = fit(module, Batches(task(), 24), Recipe(epochs=5, lr=0.1, bf16=True), evaluate=accuracy)
+    run = fit(module, Batches(task(), 24), TrainingConfig(epochs=5, lr=0.1, bf16=True), evaluate=accuracy)
     assert run.metric is not None and run.metric > 0.85
     assert {tensor.dtype for tensor in module.weights().values()} == {torch.float32}
 
@@ -255,22 +255,22 @@ def test_bfloat16_on_the_cpu() -> None:
 def test_what_is_wrong_is_said() -> None:
     module = GraphModule(residual_net())
     with pytest.raises(TrainingError, match="lower the learning rate"):
-        fit(module, Batches(task(48), 12), Recipe(epochs=9, lr=1e9))
+        fit(module, Batches(task(48), 12), TrainingConfig(epochs=9, lr=1e9))
     with pytest.raises(DataError, match="no batches"):
-        fit(GraphModule(residual_net()), [], Recipe(epochs=1))
+        fit(GraphModule(residual_net()), [], TrainingConfig(epochs=1))
     with pytest.raises(DataError, match="fill a batch"):
         Batches(task(4), 8)
     with pytest.raises(DataError, match="no parameters"):
-        fit(GraphModule(residual_net(), trainable=[]), Batches(task(24), 8), Recipe(epochs=1))
+        fit(GraphModule(residual_net(), trainable=[]), Batches(task(24), 8), TrainingConfig(epochs=1))
     with pytest.raises(DataError, match="evaluate="):
-        fit(module, Batches(task(24), 8), Recipe(epochs=1, patience=1))
+        fit(module, Batches(task(24), 8), TrainingConfig(epochs=1, patience=1))
     with pytest.raises(DataError, match="needs `labels`"):
-        fit(GraphModule(residual_net()), Batches({"x": task(24)["x"]}, 8), Recipe(epochs=1), loss=cross_entropy())
+        fit(GraphModule(residual_net()), Batches({"x": task(24)["x"]}, 8), TrainingConfig(epochs=1), loss=cross_entropy())
 
 
 def test_the_bar_shows_loss_and_metric(capfd: pytest.CaptureFixture[str]) -> None:
-    fit(GraphModule(residual_net()), Batches(task(24), 8), Recipe(epochs=2), evaluate=accuracy, progress=False)
+    fit(GraphModule(residual_net()), Batches(task(24), 8), TrainingConfig(epochs=2), evaluate=accuracy, progress=False)
     assert capfd.readouterr() == ("", "")
-    fit(GraphModule(residual_net()), Batches(task(24), 8), Recipe(epochs=2), evaluate=accuracy, progress=True)
+    fit(GraphModule(residual_net()), Batches(task(24), 8), TrainingConfig(epochs=2), evaluate=accuracy, progress=True)
     out, err = capfd.readouterr()
     assert out == "" and "epoch 2/2" in err and "metric" in err

@@ -15,12 +15,12 @@ from prunegraph.cli import main
 from prunegraph.coupling.sample import full_cost
 from prunegraph.errors import BudgetError, DataError, ModelError, OptionError, TrainingError
 from prunegraph.graph.model import Graph
-from prunegraph.rewriting.revise import Revision
+from prunegraph.rewriting.reweight import Revision
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.session import run, session
 from prunegraph.selection.criteria.base import Context, score
 from prunegraph.selection.criteria.factors import Factors, read_factors, with_factors
-from prunegraph.training import GraphModule, Recipe, Setting, cross_entropy, distillation, train
+from prunegraph.training import GraphModule, TrainingConfig, TrainingOptions, cross_entropy, distillation, train
 from prunegraph.training.compression import Compression
 from prunegraph.training.fit import Run
 from prunegraph.training.gates import GatedModule
@@ -67,9 +67,9 @@ def answer(graph: Graph) -> Array:
     return run(session(graph), {"x": images()})[0]
 
 
-def setting(**options: object) -> Setting:
-    given = {"data": Data.of(task()), "batch": 24, "loss": cross_entropy(), "recipe": Recipe(epochs=3, lr=0.1)}
-    return Setting(**{**given, **options})  # type: ignore[arg-type]
+def setting(**options: object) -> TrainingOptions:
+    given = {"data": Data.of(task()), "batch": 24, "loss": cross_entropy(), "recipe": TrainingConfig(epochs=3, lr=0.1)}
+    return TrainingOptions(**{**given, **options})  # type: ignore[arg-type]
 
 
 def scores(graph: Graph, algorithm: str) -> dict[str, Array]:
@@ -141,7 +141,7 @@ def test_frozen_gates_stay() -> None:
     module = GatedModule(chain())
     (gate,) = module.gates
     module(torch.from_numpy(images()))
-    state = Run(module, torch.optim.SGD(module.parameters(), 0.1), Recipe(epochs=1))
+    state = Run(module, torch.optim.SGD(module.parameters(), 0.1), TrainingConfig(epochs=1))
     callback = FreezeGates(module, 20)
     for state.step in range(20):
         callback.after_step(state)
@@ -329,7 +329,7 @@ def test_the_search_stops_before_the_cliff(method: str) -> None:
 
 def test_train_fold_and_cut_within_a_budget() -> None:
     graph = residual_net(width=16)
-    done = train(graph, setting(recipe=Recipe(epochs=12, lr=0.1), budget=pg.Budget(macs=0.5), evaluate=accuracy),
+    done = train(graph, setting(recipe=TrainingConfig(epochs=12, lr=0.1), budget=pg.Budget(macs=0.5), evaluate=accuracy),
                  "gfr:strength=0.1,round_to=1")  # fmt: skip
     assert full_cost(done.graph).macs <= 0.5 * full_cost(graph).macs
     assert read_factors(done.graph) is None and [record["stage"] for record in done.history] == ["gfr"] * 12
@@ -339,7 +339,7 @@ def test_train_fold_and_cut_within_a_budget() -> None:
 
 def test_without_a_budget_the_folded_network_is_the_result() -> None:
     graph = residual_net(width=16)
-    done = train(graph, setting(evaluate=accuracy, recipe=Recipe(epochs=4, lr=0.1)), "gfr:mode=batch")
+    done = train(graph, setting(evaluate=accuracy, recipe=TrainingConfig(epochs=4, lr=0.1)), "gfr:mode=batch")
     assert full_cost(done.graph) == full_cost(graph)
     assert accuracy(GraphModule(done.graph).eval()) == done.history[-1]["metric"]
     result = read_factors(done.graph)
@@ -350,7 +350,7 @@ def test_without_a_budget_the_folded_network_is_the_result() -> None:
 @pytest.mark.parametrize("measured", [True, False])
 def test_a_tolerance_instead_of_a_budget(measured: bool) -> None:
     graph = residual_net(width=16)
-    given = setting(recipe=Recipe(epochs=8, lr=0.1), evaluate=(lambda m: 100 * accuracy(m)) if measured else None)
+    given = setting(recipe=TrainingConfig(epochs=8, lr=0.1), evaluate=(lambda m: 100 * accuracy(m)) if measured else None)
     done = train(graph, given, "gfr:strength=0.1,round_to=1,tolerance=3,bn_recal=false")
     assert full_cost(done.graph).macs < 0.9 * full_cost(graph).macs
     if measured:
@@ -359,11 +359,11 @@ def test_a_tolerance_instead_of_a_budget(measured: bool) -> None:
 
 def test_the_light_form_trains_gates_alone() -> None:
     """Labels are not needed, no weight of the network changes, a penalty closes gates, factors are not folded."""
-    graph = train(residual_net(width=16), setting(recipe=Recipe(epochs=6, lr=0.1))).graph
+    graph = train(residual_net(width=16), setting(recipe=TrainingConfig(epochs=6, lr=0.1))).graph
     data = Data.of({"x": task()["x"]})
     means = []
     for strength in (0, 5):
-        given = setting(data=data, loss=distillation(GraphModule(graph)), recipe=Recipe(epochs=4, lr=0.1))
+        given = setting(data=data, loss=distillation(GraphModule(graph)), recipe=TrainingConfig(epochs=4, lr=0.1))
         done = train(graph, given, f"gfr:strength={strength},light=true")
         for name, weight in graph.weights.items():
             assert done.graph.weights[name].read().tobytes() == weight.read().tobytes()
@@ -384,7 +384,7 @@ class KilledError(Exception):
 @pytest.mark.parametrize("epoch", [2, 5])
 def test_a_killed_training_goes_on_exactly(tmp_path: Path, epoch: int) -> None:
     """Before the gates are frozen (epoch 2) and after (epoch 5 begins in the last tenth)."""
-    recipe = Recipe(epochs=5, lr=0.1)
+    recipe = TrainingConfig(epochs=5, lr=0.1)
     whole = train(residual_net(), setting(recipe=recipe, evaluate=lambda m: 0.0), "gfr:strength=0.01")
     calls = []
 

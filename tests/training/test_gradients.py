@@ -9,7 +9,7 @@ import torch
 import prunegraph as pg
 from prunegraph.errors import DataError, TrainingError, UnknownNameError
 from prunegraph.graph.model import Graph
-from prunegraph.rewriting.revise import Revision
+from prunegraph.rewriting.reweight import Revision
 from prunegraph.runtime import session
 from prunegraph.selection.criteria.base import Context, score
 from prunegraph.training.gradients import TaskGradients

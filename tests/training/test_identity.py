@@ -16,7 +16,7 @@ import torch
 import prunegraph as pg
 from prunegraph.errors import TrainingError
 from prunegraph.runtime.data import Data
-from prunegraph.training import Batches, GraphModule, Recipe, Setting, fit, measure, train
+from prunegraph.training import Batches, GraphModule, TrainingConfig, TrainingOptions, fit, measure, train
 from prunegraph.training.identity import digest_of
 from prunegraph.training.losses import cross_entropy, distillation
 from tests.builders import residual_net
@@ -24,8 +24,8 @@ from tests.commands import in_process as cli
 from tests.training.test_fit import task
 
 
-def setting(path: Path, **changes: Any) -> Setting:
-    plain = Setting(Data.of(task(48)), 24, cross_entropy(), Recipe(epochs=1), checkpoint=path)
+def setting(path: Path, **changes: Any) -> TrainingOptions:
+    plain = TrainingOptions(Data.of(task(48)), 24, cross_entropy(), TrainingConfig(epochs=1), checkpoint=path)
     return replace(plain, **changes)
 
 
@@ -45,7 +45,7 @@ CHANGES: dict[str, Callable[[], dict[str, Any]]] = {
     "another batch": lambda: {"batch": 12},
     "another loss": lambda: {"loss": cross_entropy(smoothing=0.1)},
     "distillation": lambda: {"loss": distillation(GraphModule(residual_net()))},
-    "another recipe": lambda: {"recipe": Recipe(epochs=1, lr=0.01)},
+    "another recipe": lambda: {"recipe": TrainingConfig(epochs=1, lr=0.01)},
     "augmentation": lambda: {"augment": mirrored},
     "a budget": lambda: {"budget": pg.Budget(ratio=0.5)},
     "a metric": lambda: {"evaluate": measure(task(48), residual_net())},
@@ -81,7 +81,7 @@ def test_a_loss_of_the_users_counts_with_its_code(tmp_path: Path) -> None:
         return lambda outputs, batch: factor * cross_entropy()(outputs, batch)
 
     def run(chosen: Any) -> None:
-        fit(GraphModule(residual_net()), Batches(task(48), 24), Recipe(epochs=1), loss=chosen,
+        fit(GraphModule(residual_net()), Batches(task(48), 24), TrainingConfig(epochs=1), loss=chosen,
             checkpoint=tmp_path / "run.pt")  # fmt: skip
 
     run(loss(1.0))
@@ -96,9 +96,9 @@ def test_lists_of_batches_count_by_their_content(tmp_path: Path) -> None:
         return [{name: torch.from_numpy(array) for name, array in task(24, seed=seed).items()}]
 
     for seed in (0, 0):
-        fit(GraphModule(residual_net()), batches(seed), Recipe(epochs=1), checkpoint=tmp_path / "run.pt")
+        fit(GraphModule(residual_net()), batches(seed), TrainingConfig(epochs=1), checkpoint=tmp_path / "run.pt")
     with pytest.raises(TrainingError, match="another run"):
-        fit(GraphModule(residual_net()), batches(1), Recipe(epochs=1), checkpoint=tmp_path / "run.pt")
+        fit(GraphModule(residual_net()), batches(1), TrainingConfig(epochs=1), checkpoint=tmp_path / "run.pt")
 
 
 SCRIPT = """

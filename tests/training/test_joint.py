@@ -18,11 +18,11 @@ from prunegraph.quantization.scheme import TYPES, Params
 from prunegraph.rewriting.fold import fold
 from prunegraph.runtime.data import Data
 from prunegraph.selection.budget import Budget
-from prunegraph.training import METHODS, Batches, GraphModule, Recipe, Setting, cross_entropy, fit, train
+from prunegraph.training import METHODS, Batches, GraphModule, TrainingConfig, TrainingOptions, cross_entropy, fit, train
 from prunegraph.training.fake import FakeQuantize, FakeRound
 from prunegraph.training.fit import Callback, Run
 from prunegraph.training.qat import Phases, QuantizedModule
-from prunegraph.training.shrink import sampled
+from prunegraph.training.prune_stage import sampled
 from tests.builders import Builder, residual_net
 from tests.quantization.networks import random_net, run_fast, samples
 from tests.training.test_fit import accuracy, task, weights
@@ -30,17 +30,17 @@ from tests.training.test_fit import accuracy, task, weights
 Array = np.ndarray
 
 
-def setting(**other: object) -> Setting:
+def setting(**other: object) -> TrainingOptions:
     result: dict[str, object] = {
-        "data": Data.of(task()), "batch": 24, "loss": cross_entropy(), "recipe": Recipe(epochs=4, lr=0.1),
+        "data": Data.of(task()), "batch": 24, "loss": cross_entropy(), "recipe": TrainingConfig(epochs=4, lr=0.1),
         "evaluate": accuracy, "budget": Budget(macs=0.5),
     }  # fmt: skip
-    return Setting(**{**result, **other})  # type: ignore[arg-type]
+    return TrainingOptions(**{**result, **other})  # type: ignore[arg-type]
 
 
 def trained(width: int = 16, epochs: int = 6) -> Graph:
     module = GraphModule(residual_net(width=width))
-    fit(module, Batches(task(), 24), Recipe(epochs=epochs, lr=0.1))
+    fit(module, Batches(task(), 24), TrainingConfig(epochs=epochs, lr=0.1))
     return module.write_back()
 
 
@@ -123,7 +123,7 @@ def codes_apart(graph: Graph, module: QuantizedModule, x: Array) -> dict[str, Ar
 def test_the_module_gives_what_onnx_runtime_gives_in_integers(seed: int) -> None:
     graph, data = random_net(seed), samples(64, seed=seed)
     module = QuantizedModule(graph, data)
-    fit(module, Batches({**data, "labels": np.arange(64) % 5}, 16), Recipe(epochs=2, lr=0.01),
+    fit(module, Batches({**data, "labels": np.arange(64) % 5}, 16), TrainingConfig(epochs=2, lr=0.01),
         callbacks=[Phases(module, 8)])  # fmt: skip
     apart = codes_apart(graph, module.eval(), samples(16, seed=100)["x"])
     assert set(graph.outputs) <= apart.keys() and len(apart) > 3
@@ -150,7 +150,7 @@ def test_places_are_those_of_quantize(seed: int) -> None:
 def test_learnt_ranges_are_the_exported_ones() -> None:
     module = QuantizedModule(residual_net(), task())
     before = module.ranges()
-    fit(module, Batches(task(), 24), Recipe(epochs=2, lr=0.05), callbacks=[Phases(module, 20)])
+    fit(module, Batches(task(), 24), TrainingConfig(epochs=2, lr=0.05), callbacks=[Phases(module, 20)])
     after, match = module.ranges(), module.quantized()
     assert before.keys() == after.keys() and before != after
     pairs = dequantized(match)
@@ -167,7 +167,7 @@ def test_learnt_ranges_are_the_exported_ones() -> None:
 def test_learnt_scales_are_the_exported_ones() -> None:
     module = QuantizedModule(residual_net(), task(), learn_scales=True)
     before = module.ranges()
-    fit(module, Batches(task(), 24), Recipe(epochs=2, lr=0.05), callbacks=[Phases(module, 20)])
+    fit(module, Batches(task(), 24), TrainingConfig(epochs=2, lr=0.05), callbacks=[Phases(module, 20)])
     after = module.ranges()
     assert all(after[value]["zero_point"] == before[value]["zero_point"] for value in before)
     assert any(after[value]["scale"] != before[value]["scale"] for value in before)
@@ -204,7 +204,7 @@ def test_a_scale_of_zero_is_a_constant() -> None:
     with torch.no_grad():
         module.weight(names[1])[:5] = 0
     module = QuantizedModule(module.write_back(), task())
-    fit(module, Batches(task(), 24), Recipe(epochs=1, lr=0.05), callbacks=[Phases(module, 10)])
+    fit(module, Batches(task(), 24), TrainingConfig(epochs=1, lr=0.05), callbacks=[Phases(module, 10)])
     assert all(torch.isfinite(weight).all() for weight in module.weights().values())
 
 
@@ -217,7 +217,7 @@ def test_phases_follow_the_steps() -> None:
             part, layer = module.quantizers()[0], module.fake_layers()[0]
             seen.append((layer.batch, part.active, part.observing))
 
-    fit(module, Batches(task(), 24), Recipe(epochs=3), callbacks=[Watch(), Phases(module, 30)])
+    fit(module, Batches(task(), 24), TrainingConfig(epochs=3), callbacks=[Watch(), Phases(module, 30)])
     assert seen == [(step < 10, step >= 3, step < 24) for step in range(30)]
 
 
@@ -252,7 +252,7 @@ def test_joint_in_float_and_in_rounds() -> None:
         calls.append(rng.random())
         return arrays
 
-    chosen = setting(recipe=Recipe(epochs=1), augment=augment)
+    chosen = setting(recipe=TrainingConfig(epochs=1), augment=augment)
     done = train(trained(epochs=2), chosen, "joint:quantize=none,min_channels=2,round_to=1,rounds=2")
     assert [r["stage"] for r in done.history] == ["sparse", "prune1", "tune1", "prune2", "tune2"] and len(calls) == 30
     assert done.history[1]["macs"] > done.history[3]["macs"]
@@ -262,7 +262,7 @@ def test_joint_in_float_and_in_rounds() -> None:
 def test_joint_prunes_what_has_no_normalisation() -> None:
     """Strength 0 leaves sparse training out; the criterion then goes by deviations on data."""
     method = "joint:strength=0,min_channels=2,round_to=1,tune_epochs=1,qat_epochs=1,learn_scales=true"
-    done = train(fold(trained()), setting(recipe=Recipe(epochs=1, lr=0.01)), method)
+    done = train(fold(trained()), setting(recipe=TrainingConfig(epochs=1, lr=0.01)), method)
     assert {r["stage"] for r in done.history} == {"prune", "tune", "qat", "int8"} and right(done.graph) > 0.5
 
 
@@ -270,7 +270,7 @@ def test_the_last_stage_takes_small_steps() -> None:
     """A tenth of the learning rate, and gradients clipped at a norm of 1, or less where the recipe says so."""
     seen: list[tuple[float, float | None]] = []
 
-    class Watching(Setting):
+    class Watching(TrainingOptions):
         def fit(self, module: GraphModule, stage: str, **other: object) -> Run:
             if stage == "qat":
                 seen.append((self.recipe.lr, self.recipe.clip))
@@ -278,7 +278,7 @@ def test_the_last_stage_takes_small_steps() -> None:
 
     method = "joint:strength=0,min_channels=2,round_to=1"
     for clip in (None, 5.0, 0.5):
-        chosen = Watching(**vars(setting(recipe=Recipe(epochs=1, lr=0.02, clip=clip), evaluate=None)))
+        chosen = Watching(**vars(setting(recipe=TrainingConfig(epochs=1, lr=0.02, clip=clip), evaluate=None)))
         train(residual_net(), chosen, method)
     assert seen == [(pytest.approx(0.002), 1.0), (pytest.approx(0.002), 1.0), (pytest.approx(0.002), 0.5)]
 
@@ -290,7 +290,7 @@ class StopError(Exception):
 @pytest.mark.parametrize("stage", ["sparse", "tune", "qat"])
 def test_a_run_that_was_killed_goes_on(tmp_path: Path, stage: str) -> None:
     graph, method = residual_net(width=16), "joint:min_channels=2,round_to=1"
-    recipe = Recipe(epochs=3, lr=0.05)
+    recipe = TrainingConfig(epochs=3, lr=0.05)
     whole = train(graph, setting(recipe=recipe), method)
     calls = {"left": {"sparse": 2, "tune": 6, "qat": 9}[stage]}
 
@@ -322,7 +322,7 @@ def test_cycles_prune_and_train_in_turns(algorithm: str) -> None:
 
 def test_cycles_share_a_ratio_among_the_rounds() -> None:
     graph = residual_net(width=16)
-    done = train(graph, setting(budget=Budget(ratio=0.75), recipe=Recipe(epochs=1)), "cycles:steps=2,round_to=1")
+    done = train(graph, setting(budget=Budget(ratio=0.75), recipe=TrainingConfig(epochs=1)), "cycles:steps=2,round_to=1")
     widths = [w.shape[0] for w in done.graph.weights.values() if len(w.shape) == 4]
     assert sorted(widths) == sorted(w.shape[0] // 4 for w in graph.weights.values() if len(w.shape) == 4)
 
@@ -335,7 +335,7 @@ def test_samples_are_drawn_once_each() -> None:
 
 def test_what_is_wrong_is_said_before_the_work() -> None:
     graph = residual_net()
-    quick = setting(recipe=Recipe(epochs=1))
+    quick = setting(recipe=TrainingConfig(epochs=1))
     assert {"joint", "cycles"} <= set(METHODS)
     for changed, method, error, text in (
         ({"budget": None}, "joint", BudgetError, "no budget"),
@@ -354,7 +354,7 @@ def test_what_is_wrong_is_said_before_the_work() -> None:
         ({"budget": Budget(params=1e-9)}, "cycles", BudgetError, "cannot fall"),
     ):
         with pytest.raises(error, match=text):
-            train(graph, Setting(**{**vars(quick), **changed}), method)
+            train(graph, TrainingOptions(**{**vars(quick), **changed}), method)
     with pytest.raises(ModelError, match="quantized already"):
         train(quantize(graph, task()).graph, quick, "joint")
     with pytest.raises(ModelError, match="quantized already"):

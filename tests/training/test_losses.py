@@ -11,7 +11,7 @@ import prunegraph as pg
 from prunegraph.errors import DataError, UnknownNameError
 from prunegraph.graph.model import Graph
 from prunegraph.runtime.data import Data
-from prunegraph.training import Batches, GraphModule, Recipe, Setting, Sparsify, fit, own_labels, train
+from prunegraph.training import Batches, GraphModule, TrainingConfig, TrainingOptions, Sparsify, fit, own_labels, train
 from prunegraph.training.kinds import outputs_of_graph
 from prunegraph.training.losses import cross_entropy, distillation, mean_squared
 from tests.builders import Builder, residual_net
@@ -46,7 +46,7 @@ def turned() -> Graph:
 
 
 def ends(*kinds: str) -> Graph:
-    """One body with several heads."""
+    """One subgraph with several heads."""
     b = Builder()
     x = b.relu(b.bn(b.conv(b.input("n", 3, 32, 32), 3, 8, strides=[4, 4]), 8))
     outputs = []
@@ -206,7 +206,7 @@ def test_what_no_gradient_reaches_stays_and_is_named() -> None:
     data = {"x": inputs_of(graph, 16)["x"].numpy(), "labels": np.arange(16) % 5}
     module = GraphModule(graph)
     before = {name: tensor.detach().clone() for name, tensor in module.weights().items()}
-    recipe = Recipe(epochs=2, lr=0.1, weight_decay=0.1)
+    recipe = TrainingConfig(epochs=2, lr=0.1, weight_decay=0.1)
     run = fit(module, Batches(data, 4), recipe, callbacks=[Sparsify(module, 0.1)])
     # The head of the map: a convolution, its normalisation, a ReLU, a convolution.
     held = [node.channels.weights.items() for node in graph.nodes[-4:]]
@@ -214,7 +214,7 @@ def test_what_no_gradient_reaches_stays_and_is_named() -> None:
     assert set(run.unreached or ()) == {module.key(name) for name in missed} and len(missed) == 6
     for name in missed:
         assert torch.equal(module.weight(name), before[name]), name
-    done = train(graph, Setting(Data.of(data), 4, cross_entropy(), recipe), "sparse:strength=0.1")
+    done = train(graph, TrainingOptions(Data.of(data), 4, cross_entropy(), recipe), "sparse:strength=0.1")
     (note,) = done.notes
     assert all(name in note for name in missed) and "no gradient" in note
 
@@ -222,8 +222,8 @@ def test_what_no_gradient_reaches_stays_and_is_named() -> None:
 def test_all_parameters_are_reached_when_all_outputs_count() -> None:
     graph = ends("scores", "map", "boxes")
     data = {"x": inputs_of(graph, 8)["x"].numpy()}
-    done = train(graph, Setting(Data.of(data), 4, distillation(GraphModule(ends("scores", "map", "boxes"))),
-                                Recipe(epochs=1, lr=1e-3)))  # fmt: skip
+    done = train(graph, TrainingOptions(Data.of(data), 4, distillation(GraphModule(ends("scores", "map", "boxes"))),
+                                TrainingConfig(epochs=1, lr=1e-3)))  # fmt: skip
     assert not [note for note in done.notes if "no gradient" in note]
 
 
@@ -242,7 +242,7 @@ LABELS: dict[str, tuple[object, str]] = {
 def test_labels_that_are_no_class_numbers_are_one_error(name: str) -> None:
     labels, message = LABELS[name]
     data = {"x": task(24)["x"], "labels": labels}
-    setting = Setting(Data.of(data), 24, cross_entropy(), Recipe(epochs=1))  # type: ignore[arg-type]
+    setting = TrainingOptions(Data.of(data), 24, cross_entropy(), TrainingConfig(epochs=1))  # type: ignore[arg-type]
     with pytest.raises(DataError) as error:
         train(residual_net(), setting)
     assert message in str(error.value) and "\n" not in str(error.value)
@@ -252,7 +252,7 @@ def test_labels_of_some_samples_only_are_one_error() -> None:
     data = task(48)
     chunks = [{"x": data["x"][:24], "labels": data["labels"][:24]}, {"x": data["x"][24:]}]
     with pytest.raises(DataError, match="only a part"):
-        train(residual_net(), Setting(Data.of(chunks), 24, cross_entropy(), Recipe(epochs=1)))
+        train(residual_net(), TrainingOptions(Data.of(chunks), 24, cross_entropy(), TrainingConfig(epochs=1)))
 
 
 def test_whole_numbers_of_any_type_and_ignored_ones_are_labels() -> None:
@@ -271,4 +271,4 @@ def test_a_result_that_is_not_finite_is_refused() -> None:
 
     data = Data.of(task(24))
     with pytest.raises(TrainingError, match="lower the learning rate"):
-        train(residual_net(), Setting(data, 24, steep, Recipe(epochs=1, lr=1e38)))
+        train(residual_net(), TrainingOptions(data, 24, steep, TrainingConfig(epochs=1, lr=1e38)))

@@ -12,7 +12,7 @@ import prunegraph as pg
 from prunegraph.errors import ModelError
 from prunegraph.frontends import mxnet
 from prunegraph.runtime import session
-from prunegraph.training import Batches, GraphModule, Recipe, fit, mean_squared
+from prunegraph.training import Batches, GraphModule, TrainingConfig, fit, mean_squared
 from tests.frontends.mxnet import cases as cases
 from tests.quantization.networks import random_net, samples
 
@@ -20,7 +20,7 @@ from tests.quantization.networks import random_net, samples
 def tuned(graph: pg.Graph, original: pg.Graph, inputs: dict[str, np.ndarray]) -> tuple[pg.Graph, list[float]]:
     """Trained for a little towards the original's outputs, with the loss of every epoch."""
     module = GraphModule(graph)
-    run = fit(module, Batches(inputs, 8), Recipe(epochs=6, lr=0.02, clip=1.0), loss=mean_squared(GraphModule(original)))
+    run = fit(module, Batches(inputs, 8), TrainingConfig(epochs=6, lr=0.02, clip=1.0), loss=mean_squared(GraphModule(original)))
     return module.write_back(), [record["loss"] for record in run.history]
 
 

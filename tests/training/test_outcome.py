@@ -13,7 +13,7 @@ from prunegraph.errors import ModelError
 from prunegraph.frontends import FRONTENDS
 from prunegraph.runtime import session
 from prunegraph.runtime.data import Data
-from prunegraph.training import Batches, GraphModule, Recipe, fit
+from prunegraph.training import Batches, GraphModule, TrainingConfig, fit
 from prunegraph.training.outcome import Judge
 from tests.builders import residual_net
 from tests.commands import in_process as cli
@@ -27,7 +27,7 @@ MXNET = cases.ROOT / "tiny" / "resnet_v1_basic_tiny"
 
 def learnt() -> pg.Graph:
     module = GraphModule(residual_net())
-    fit(module, Batches(task(), 24), Recipe(epochs=6, lr=0.1))
+    fit(module, Batches(task(), 24), TrainingConfig(epochs=6, lr=0.1))
     return module.write_back()
 
 

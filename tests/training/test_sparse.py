@@ -9,7 +9,7 @@ import torch
 import prunegraph as pg
 from prunegraph.errors import DataError
 from prunegraph.training.batches import Batches
-from prunegraph.training.fit import Recipe, Run, fit
+from prunegraph.training.fit import TrainingConfig, Run, fit
 from prunegraph.training.module import GraphModule
 from prunegraph.training.sparse import Sparsify
 from tests.builders import Builder, residual_net
@@ -24,7 +24,7 @@ def chain() -> GraphModule:
 
 
 def run(module: GraphModule, lr: float) -> Run:
-    return Run(module, torch.optim.SGD(module.parameters(), lr), Recipe(epochs=1))
+    return Run(module, torch.optim.SGD(module.parameters(), lr), TrainingConfig(epochs=1))
 
 
 def test_a_scale_reaches_zero_and_stays() -> None:
@@ -65,7 +65,7 @@ def test_what_is_not_trained_stays() -> None:
     scale = module.graph.node("bn").inputs[1]
     before = module.weight(scale).detach().clone()
     others = [p for p in module.parameters() if p is not module.weight(scale)]
-    Sparsify(module, 1.0).after_step(Run(module, torch.optim.SGD(others, 1.0), Recipe(epochs=1)))
+    Sparsify(module, 1.0).after_step(Run(module, torch.optim.SGD(others, 1.0), TrainingConfig(epochs=1)))
     assert torch.equal(module.weight(scale), before)
 
 
@@ -73,7 +73,7 @@ def test_sparse_training_leaves_channels_that_cost_nothing() -> None:
     """Channels with scale 0 are constants, which the next layers' statistics take over: nothing is lost."""
     module = GraphModule(residual_net(width=16))
     sparsify = Sparsify(module, 0.2)
-    fit(module, Batches(task(), 24), Recipe(epochs=12, lr=0.1), callbacks=[sparsify])
+    fit(module, Batches(task(), 24), TrainingConfig(epochs=12, lr=0.1), callbacks=[sparsify])
     trained = accuracy(module.eval())
     gone = sparsify.gone()
     assert trained > 0.95 and gone > 0.3
@@ -87,7 +87,7 @@ def test_sparse_training_leaves_channels_that_cost_nothing() -> None:
 def test_enough_ends_the_run() -> None:
     module = chain()
     data = {name: array[..., :6, :6] if name == "x" else array for name, array in task(48).items()}
-    state = fit(module, Batches(data, 24), Recipe(epochs=5), callbacks=[Sparsify(module, 1e3, enough=0.9)])
+    state = fit(module, Batches(data, 24), TrainingConfig(epochs=5), callbacks=[Sparsify(module, 1e3, enough=0.9)])
     assert state.epoch == 1
 
 

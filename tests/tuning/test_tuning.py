@@ -18,11 +18,11 @@ from prunegraph.ops.cost import cost
 from prunegraph.runtime.data import Data, read_data
 from prunegraph.runtime.session import run, session
 from prunegraph.selection.budget import Meter
-from prunegraph.selection.choice import Choice
+from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.select import Ranking, rank
 from prunegraph.tuning import stages
 from prunegraph.tuning.evaluation import STUDY, Evaluator, Study, Trials, _write
-from prunegraph.tuning.search import Found, Goal, find
+from prunegraph.tuning.search import SearchTrace, Goal, find
 from tests.builders import Builder, residual_net
 from tests.paths import FIXTURES
 
@@ -180,10 +180,10 @@ class Network:
         return [93.0 if share >= 1 - self.cliff - 1e-9 else 40.0 for share in kept]
 
 
-def synthetic(cliff: float, min_channels: int = 1, **goal: object) -> tuple[Found, Network, Ranking]:
+def synthetic(cliff: float, min_channels: int = 1, **goal: object) -> tuple[SearchTrace, Network, Ranking]:
     coupling = pg.analyze(residual_net(width=64))
     network = Network(coupling, cliff)
-    ranking = rank(coupling, Choice(budget=pg.Budget(ratio=0.5), round_to=1, algorithm="l2", min_channels=min_channels))
+    ranking = rank(coupling, SelectionOptions(budget=pg.Budget(ratio=0.5), round_to=1, algorithm="l2", min_channels=min_channels))
     trials = Trials(network, METRICS["top1"], 93.0)  # type: ignore[arg-type]
     return find(trials, ranking, Goal(0.5, **goal), lambda text: None), network, ranking  # type: ignore[arg-type]
 

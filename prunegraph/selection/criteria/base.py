@@ -18,7 +18,7 @@ from prunegraph.graph.model import Graph, Node
 from prunegraph.options import base_name, bound
 from prunegraph.registry import Registry
 from prunegraph.runtime.statistics import ChannelMoments, Gram, Statistics
-from prunegraph.selection.choice import Choice
+from prunegraph.selection.options import SelectionOptions
 
 Array = np.ndarray
 
@@ -58,7 +58,7 @@ class Context:
     coupling: Coupling
     seed: int = 0
     statistics: Statistics | None = None
-    choice: Choice | None = None
+    choice: SelectionOptions | None = None
     algorithm: str = ""
     gradients: Gradients | None = None
 
@@ -97,7 +97,7 @@ class Context:
             UnknownNameError: the graph computes no such value.
         """
         statistics = self.need_statistics()
-        rank = len(self.coupling.facts.shapes.get(self._computed(value), ()))
+        rank = len(self.coupling.shape_info.shapes.get(self._computed(value), ()))
         key = (value, axis + rank if axis < 0 else axis)
         return statistics.moments([key, *(each for each in self._channel_axes if each != key)])[0]
 
@@ -181,7 +181,7 @@ def score(name: str, context: Context) -> dict[str, Array]:
     context = replace(context, algorithm=name)
     result = {}
     for group in context.coupling.groups:
-        with plugins.blamed(f"{entry}, group {group.id!r},"):
+        with plugins.attributed(f"{entry}, group {group.id!r},"):
             scores = function(group, context)
         result[group.id] = _checked(scores, group, str(entry))
     if result and all(np.isposinf(scores).all() for scores in result.values()):

@@ -23,7 +23,7 @@ from functools import reduce
 import numpy as np
 
 from prunegraph.coupling.groups import Group
-from prunegraph.coupling.places import Place, makers, places
+from prunegraph.coupling.places import ChannelAxis, makers, places
 from prunegraph.errors import BudgetError
 from prunegraph.graph import linear
 from prunegraph.graph.model import Graph, Node
@@ -91,7 +91,7 @@ def strengths(
 
 
 def _passed(
-    node: Node, coming: list[Array], place: Place, graph: Graph, power: float, factor: Factor | None
+    node: Node, coming: list[Array], place: ChannelAxis, graph: Graph, power: float, factor: Factor | None
 ) -> Array | None:
     """Deviation behind a node, from those before it; None where nothing is known."""
     if node.op == "BatchNormalization":
@@ -136,5 +136,5 @@ def _deviations(group: Group, context: Context) -> dict[str, Array]:
     }
 
 
-def _is_plain(place: Place, graph: Graph) -> bool:
+def _is_plain(place: ChannelAxis, graph: Graph) -> bool:
     return linear.batch_normalization(graph, graph.nodes[graph.producer[place.value]]) is None

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from prunegraph.coupling.groups import Group
-from prunegraph.coupling.places import Place
+from prunegraph.coupling.places import ChannelAxis
 from prunegraph.selection.criteria.base import Array, Context, criterion
 from prunegraph.selection.criteria.values import gathered, maps
 
@@ -35,7 +35,7 @@ ROUNDING = 1e-10
 class _Independence:
     """Sum over samples of every channel's share of independence."""
 
-    place: Place
+    place: ChannelAxis
     values: tuple[str, ...] = field(init=False)
     samples: int = 0
     shares: Array | float = 0.0

@@ -66,7 +66,7 @@ def _blocks(context: Context) -> list[Block]:
     """The graph's blocks, looked for once."""
     cache = context.graph.cache
     if WHO not in cache:
-        cache[WHO] = list(squeeze_and_excitation(context.graph, context.coupling.facts.shapes))
+        cache[WHO] = list(squeeze_and_excitation(context.graph, context.coupling.shape_info.shapes))
     result: list[Block] = cache[WHO]
     return result
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from prunegraph.coupling.groups import Group
-from prunegraph.coupling.places import Place
+from prunegraph.coupling.places import ChannelAxis
 from prunegraph.selection.criteria.base import Array, Context, criterion
 from prunegraph.selection.criteria.values import gathered
 
@@ -25,7 +25,7 @@ SAMPLES = 64
 class _Ranks:
     """Sums over samples of the ranks and energies of the maps along one axis of a value."""
 
-    place: Place
+    place: ChannelAxis
     values: tuple[str, ...] = field(init=False)
     samples: int = 0
     ranks: Array | float = 0.0

@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 from prunegraph.coupling.groups import Group
-from prunegraph.coupling.places import Place, makers, readers
+from prunegraph.coupling.places import ChannelAxis, makers, readers
 from prunegraph.graph.model import FLOAT_TYPES
 from prunegraph.runtime.statistics import Accumulator, ChannelMoments
 from prunegraph.selection.criteria.base import Array, Context
@@ -16,12 +16,12 @@ from prunegraph.selection.criteria.base import Array, Context
 A = TypeVar("A", bound=Accumulator)
 
 
-def is_float(place: Place, context: Context) -> bool:
+def is_float(place: ChannelAxis, context: Context) -> bool:
     """Whether a value holds floating-point numbers."""
-    return context.coupling.facts.types.get(place.value) in FLOAT_TYPES
+    return context.coupling.shape_info.types.get(place.value) in FLOAT_TYPES
 
 
-def read(group: Group, context: Context) -> list[Place]:
+def read(group: Group, context: Context) -> list[ChannelAxis]:
     """Where the layers that consume a group read it: behind normalisation and activation.
 
     A group that no layer reads (queries and keys, which meet each other) is looked at where it is made.
@@ -30,7 +30,7 @@ def read(group: Group, context: Context) -> list[Place]:
     return [place for place in result if is_float(place, context)]
 
 
-def moments(group: Group, context: Context, who: str) -> list[tuple[Place, ChannelMoments]]:
+def moments(group: Group, context: Context, who: str) -> list[tuple[ChannelAxis, ChannelMoments]]:
     """Moments along the axes on which the group is read; one pass gathers those of all groups."""
     statistics = context.need_statistics(who)
     every = [place for other in context.coupling.groups for place in read(other, context)]
@@ -39,7 +39,7 @@ def moments(group: Group, context: Context, who: str) -> list[tuple[Place, Chann
     return list(zip(mine, statistics.moments([(p.value, p.axis) for p in mine]), strict=True))
 
 
-def gathered(group: Group, context: Context, who: str, make: Callable[[Place], A]) -> Sequence[A]:
+def gathered(group: Group, context: Context, who: str, make: Callable[[ChannelAxis], A]) -> Sequence[A]:
     """What accumulators saw of the group where it is read; one pass feeds those of all groups."""
     statistics = context.need_statistics(who)
     every = [place for other in context.coupling.groups for place in read(other, context)]
@@ -49,7 +49,7 @@ def gathered(group: Group, context: Context, who: str, make: Callable[[Place], A
     return [one for one, place in zip(fed, every, strict=True) if place.group is group]
 
 
-def maps(x: Array, place: Place) -> Array:
+def maps(x: Array, place: ChannelAxis) -> Array:
     """A value as [samples, channels, per_channel, everything else], in double precision.
 
     Samples are those of axis 0; where channels lie there, the batch is one sample.

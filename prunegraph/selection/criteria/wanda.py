@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from prunegraph.coupling.groups import Group, Member
-from prunegraph.coupling.places import Place
+from prunegraph.coupling.places import ChannelAxis
 from prunegraph.graph import linear
 from prunegraph.graph.model import Graph
 from prunegraph.runtime.statistics import ChannelMoments
@@ -35,7 +35,7 @@ def wanda(group: Group, context: Context) -> Array:
     return np.sum(scores, axis=0) if scores else l2(group, context)
 
 
-def _norm(place: Place, seen: ChannelMoments) -> Array:
+def _norm(place: ChannelAxis, seen: ChannelMoments) -> Array:
     return np.sqrt(place.by_channel(seen.energy))
 
 

@@ -11,7 +11,7 @@ import torch
 
 from prunegraph.errors import DataError
 from prunegraph.graph import linear
-from prunegraph.graph.facts import facts
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.model import Graph
 from prunegraph.runtime.data import Data
 from prunegraph.training.batches import Batches
@@ -22,7 +22,7 @@ from prunegraph.training.binary.network import MIN_INPUTS, Last, Quantizer, fina
 from prunegraph.training.binary.statistics import estimate_statistics
 from prunegraph.training.binary.update import Samples, Targets, Update, alternate_update, mean_loss
 from prunegraph.training.evaluate import measure
-from prunegraph.training.fit import Recipe, fit
+from prunegraph.training.fit import TrainingConfig, fit
 from prunegraph.training.labels import check as check_labels
 from prunegraph.training.losses import Loss, cross_entropy, distillation
 from prunegraph.training.module import GraphModule
@@ -32,7 +32,7 @@ TEMPERATURE = 4.0
 
 
 @dataclass(frozen=True)
-class Options:
+class BinarizeOptions:
     """How a network becomes binary.
 
     Args:
@@ -75,7 +75,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Binarized:
+class BinarizeResult:
     """What `binarize` made.
 
     `graph` has ONNX's operators only, `trained` is its form for training. `updates` has a record for each layer, `left`
@@ -95,11 +95,11 @@ class Binarized:
 def binarize(
     graph: Graph,
     data: Data | Mapping[str, np.ndarray] | Sequence[Mapping[str, np.ndarray]],
-    options: Options | None = None,
+    options: BinarizeOptions | None = None,
     *,
     checkpoint: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
-) -> Binarized:
+) -> BinarizeResult:
     """Give a trained network binary weights and activations of a few bits.
 
     Args:
@@ -116,7 +116,7 @@ def binarize(
         OptionError, UnknownNameError: an option has a value it cannot have.
         TrainingError: the training diverged.
     """
-    options, say = options or Options(), progress or (lambda _: None)
+    options, say = options or BinarizeOptions(), progress or (lambda _: None)
     source = Data.of(data)
     check_labels(source)
     how = batching(graph, source.fit(graph))
@@ -149,7 +149,7 @@ def binarize(
     ends = [trained.nodes[index] for index in final_layers(trained)] if options.last == "int8" else []
     int8 = [node.name for node in ends if linear.is_linear(trained, node)]
     lowered = how.restored(lower(trained, pack=options.pack, form=options.form, int8=int8))
-    return Binarized(lowered, trained, tuple(updates), remaining, losses, compression(trained), (how.note,) * bool(how.note))
+    return BinarizeResult(lowered, trained, tuple(updates), remaining, losses, compression(trained), (how.note,) * bool(how.note))
 
 
 def measured(graph: Graph, binary: Graph, data: Data, metric: str = "") -> tuple[float, float]:
@@ -160,12 +160,12 @@ def measured(graph: Graph, binary: Graph, data: Data, metric: str = "") -> tuple
     return first, second
 
 
-def _loss(graph: Graph, teacher: GraphModule, labelled: bool, options: Options, task: float) -> Loss:
+def _loss(graph: Graph, teacher: GraphModule, labelled: bool, options: BinarizeOptions, task: float) -> Loss:
     """Cross entropy for a share `task` with labels, else the distance from the teacher's outputs."""
     own = cross_entropy(probabilities=options.probabilities)
     if labelled and task == 1.0:
         return own
-    if len(facts(graph).shapes.get(graph.outputs[0], (0, 0))) != 2 and labelled:
+    if len(shape_info(graph).shapes.get(graph.outputs[0], (0, 0))) != 2 and labelled:
         raise DataError("labels are for models whose first output is [samples, classes]: leave them out")
     share = task if labelled else 0.0
     warmth = 1.0 if task == 1.0 else TEMPERATURE
@@ -174,12 +174,12 @@ def _loss(graph: Graph, teacher: GraphModule, labelled: bool, options: Options, 
 
 def _train(
     module: GraphModule, graph: Graph, teacher: GraphModule, data: Data, samples: Samples, judge: Loss,
-    options: Options, checkpoint: str | Path | None,
+    options: BinarizeOptions, checkpoint: str | Path | None,
 ) -> float:  # fmt: skip
     """Train through the quantizers; weights stay as they were if the loss on held-out samples rose. The loss."""
     before = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
     earlier = mean_loss(module.eval(), samples.held, judge)
-    recipe = Recipe(options.epochs, lr=options.lr, seed=options.seed)
+    recipe = TrainingConfig(options.epochs, lr=options.lr, seed=options.seed)
     batches = Batches(data, batching(graph).batch(options.batch), seed=options.seed)
     loss = _loss(graph, teacher, samples.labelled, options, task=0.5)
     fit(module, batches, recipe, loss=loss, checkpoint=checkpoint, identity=("binarize", options))

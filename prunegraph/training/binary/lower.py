@@ -18,7 +18,7 @@ from onnx import helper, numpy_helper
 from prunegraph.errors import OptionError
 from prunegraph.graph import linear
 from prunegraph.graph.external import without_weights
-from prunegraph.graph.facts import facts
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.model import Graph, Node
 from prunegraph.rewriting.rewriter import Rewriter
 from prunegraph.training.binary.network import CARRIERS, POOLS, binary_layers, is_plain
@@ -74,7 +74,7 @@ class _Lowering:
     def __init__(self, graph: Graph, pack: bool, form: Form, int8: frozenset[str]):
         self.graph, self.pack, self.form, self.int8 = graph, pack, form, int8
         self.layers = {layer.node.index: layer for layer in binary_layers(graph)}
-        self.shapes = facts(_plain(graph)).shapes
+        self.shapes = shape_info(_plain(graph)).shapes
         self.behind = {index: self._normal(layer.node) for index, layer in self.layers.items()}
         self.before = {n.index: index for index, n in self.behind.items() if n is not None}
         self.rewriter = Rewriter(graph)
@@ -113,7 +113,7 @@ class _Lowering:
 
     def _is_folded(self, node: Node) -> bool:
         """Whether a normalisation becomes a product and a sum."""
-        if node.op != "BatchNormalization" or node.domain or node.body is not None or not self._has_numbers(node):
+        if node.op != "BatchNormalization" or node.domain or node.subgraph is not None or not self._has_numbers(node):
             return False
         return node.index in self.before or is_plain(self.graph, node)
 

@@ -21,7 +21,7 @@ from onnx import helper
 from prunegraph.errors import ModelError, OptionError, UnknownNameError
 from prunegraph.graph import linear
 from prunegraph.graph.bounds import bounds
-from prunegraph.graph.facts import Facts, facts
+from prunegraph.graph.shape_info import ShapeInfo, shape_info
 from prunegraph.graph.model import Graph, Node
 from prunegraph.rewriting.gemm import plain_gemms
 from prunegraph.rewriting.opset import raise_opset
@@ -141,7 +141,7 @@ def _feeds_quantizers(graph: Graph, value: str) -> bool:
 
 
 def _normals(graph: Graph) -> Iterator[Node]:
-    return (node for node in graph.nodes if node.op == "BatchNormalization" and not node.domain and node.body is None)
+    return (node for node in graph.nodes if node.op == "BatchNormalization" and not node.domain and node.subgraph is None)
 
 
 def is_plain(graph: Graph, node: Node) -> bool:
@@ -202,7 +202,7 @@ class _Plan:
 
     @classmethod
     def of(cls, graph: Graph, keep: set[str], last: Last, min_inputs: int) -> _Plan:
-        plan, known = cls(), facts(graph)
+        plan, known = cls(), shape_info(graph)
         first, final = _ends(graph, {node.index for node in graph.layers})
         for node in graph.layers:
             reason = "kept" if node.name in keep else obstacle(graph, node, min_inputs)
@@ -273,7 +273,7 @@ def _chain(graph: Graph, node: Node) -> list[Node] | None:
     value = node.inputs[0]
     while value in graph.producer:
         maker = graph.nodes[graph.producer[value]]
-        if maker.body is not None or maker.domain or value != maker.outputs[0]:
+        if maker.subgraph is not None or maker.domain or value != maker.outputs[0]:
             return None
         chain.insert(0, maker)
         if _is_rectifier(graph, maker):
@@ -290,7 +290,7 @@ def _is_rectifier(graph: Graph, node: Node) -> bool:
     return limits is not None and limits[0] == 0
 
 
-def _has_channels(known: Facts, node: Node, chain: Sequence[Node]) -> bool:
+def _has_channels(known: ShapeInfo, node: Node, chain: Sequence[Node]) -> bool:
     """Whether axis 1 of what the rectifier reads is known to hold channels, over which to normalise.
 
     It does where there are two axes, and above convolutions (or a Gemm) as long as nothing is transposed; the rows of a
@@ -307,7 +307,7 @@ class _Writer:
 
     def __init__(self, graph: Graph, plan: _Plan, quantizer: Quantizer, affine: bool):
         self.graph, self.plan, self.quantizer, self.affine = graph, plan, quantizer, affine
-        self.shapes = facts(graph).shapes
+        self.shapes = shape_info(graph).shapes
         self.rewriter = Rewriter(graph)
         self.names = self.rewriter.names
         self.copies: dict[str, str] = {}
@@ -358,7 +358,7 @@ class _Writer:
             known = all(name in self.graph.weights for name in maker.inputs[1:])
             if maker.op == "BatchNormalization" and not maker.domain:
                 return maker if known and not maker.attributes.get("training_mode", 0) else None
-            if maker.op not in POOLS or maker.body is not None:
+            if maker.op not in POOLS or maker.subgraph is not None:
                 return None
             value = maker.inputs[0]
         return None

@@ -48,7 +48,7 @@ class Head(nn.Sequential):
 class Residual(nn.Module):
     def __init__(self, body: nn.Module, shortcut: nn.Module | None = None):
         super().__init__()
-        self.body, self.shortcut = body, shortcut or nn.Identity()
+        self.subgraph, self.shortcut = body, shortcut or nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return functional.relu(self.body(x) + self.shortcut(x))

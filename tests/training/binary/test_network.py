@@ -205,9 +205,9 @@ def test_bad_choices() -> None:
 
 
 def test_a_binary_network_learns() -> None:
-    from prunegraph.training import Batches, Recipe, fit
+    from prunegraph.training import Batches, TrainingConfig, fit
 
     binary, _ = to_binary(plain_net())
     module = GraphModule(binary, trainable=trainable(binary))
-    run = fit(module, Batches(task(), 25), Recipe(6, lr=0.05), progress=False)
+    run = fit(module, Batches(task(), 25), TrainingConfig(6, lr=0.05), progress=False)
     assert run.history[-1]["loss"] < 0.5 * run.history[0]["loss"]

@@ -8,9 +8,9 @@ import torch
 
 from prunegraph.errors import DataError, OptionError
 from prunegraph.graph.model import Graph
-from prunegraph.training import Batches, GraphModule, Recipe, cross_entropy, fit
+from prunegraph.training import Batches, GraphModule, TrainingConfig, cross_entropy, fit
 from prunegraph.training.binary import (
-    Options,
+    BinarizeOptions,
     Samples,
     alternate_update,
     binarize,
@@ -34,7 +34,7 @@ def teacher() -> Graph:
     graph = plain_net(width=12)
     binary, _ = to_binary(graph)
     module = GraphModule(graph, trainable=sorted(trainable(binary) & graph.weights.keys()))
-    fit(module, Batches(task(), 25), Recipe(8, lr=0.1), progress=False)
+    fit(module, Batches(task(), 25), TrainingConfig(8, lr=0.1), progress=False)
     return module.write_back()
 
 
@@ -112,7 +112,7 @@ def test_update_without_training_recovers_most(teacher: Graph) -> None:
 
 def test_with_the_guard_the_held_out_loss_never_rises(teacher: Graph) -> None:
     module = student(teacher)
-    fit(module, Batches(task(), 25), Recipe(12, lr=0.05), progress=False)
+    fit(module, Batches(task(), 25), TrainingConfig(12, lr=0.05), progress=False)
     samples = Samples.of(task(200, seed=7), teacher, size=50)
     for targets in ("teacher", "descent", "latent"):
         estimate_statistics(module, samples.fit)
@@ -159,7 +159,7 @@ def test_a_last_binary_layer_gets_a_bias_that_fits(teacher: Graph) -> None:
 def test_binarize_from_graph_to_file(teacher: Graph) -> None:
     from prunegraph.runtime import session
 
-    result = binarize(teacher, task(), Options(last="binary", min_inputs=16, epochs=3, lr=0.02, batch=25))
+    result = binarize(teacher, task(), BinarizeOptions(last="binary", min_inputs=16, epochs=3, lr=0.02, batch=25))
     assert result.losses["update"] <= result.losses["signs"] and result.losses["training"] <= result.losses["update"]
     data = task(1000, seed=1)
     (logits,) = session.run(session.session(result.graph), {"x": data["x"]})
@@ -170,12 +170,12 @@ def test_binarize_from_graph_to_file(teacher: Graph) -> None:
     # A sum that is rounded otherwise may fall on the other side of a threshold; in this form that is rare.
     close = np.abs(logits - wanted).max(1) < 1e-4 * np.abs(wanted).max()
     assert close.mean() >= 0.99 and (logits.argmax(1) == wanted.argmax(1)).mean() >= 0.99
-    again = binarize(teacher, task(), Options(last="binary", min_inputs=16, epochs=3, lr=0.02, batch=25))
+    again = binarize(teacher, task(), BinarizeOptions(last="binary", min_inputs=16, epochs=3, lr=0.02, batch=25))
     assert again.graph.sha256 == result.graph.sha256, "the same seed gives the same file"
 
 
 def test_without_labels_the_teacher_judges(teacher: Graph) -> None:
-    result = binarize(teacher, {"x": task()["x"]}, Options(form="thresholds", epochs=1))
+    result = binarize(teacher, {"x": task()["x"]}, BinarizeOptions(form="thresholds", epochs=1))
     assert result.losses["update"] <= result.losses["signs"]
     assert right(result.trained) > 0.5
     assert lower(result.trained, form="thresholds").sha256 == result.graph.sha256
@@ -186,7 +186,7 @@ def test_a_model_that_does_not_classify() -> None:
     x = b.relu(b.bn(b.conv(b.input("n", 3, 8, 8), 3, 8), 8))
     x = b.relu(b.bn(b.conv(x, 8, 8), 8))
     graph = b.graph(b.conv(x, 8, 3, name="image"))
-    result = binarize(graph, {"x": task()["x"]}, Options(epochs=1, batch=50))
+    result = binarize(graph, {"x": task()["x"]}, BinarizeOptions(epochs=1, batch=50))
     assert result.losses["training"] <= result.losses["update"] <= result.losses["signs"]
 
 

@@ -1,6 +1,6 @@
 """A rule for an operator that has one."""
 
-from prunegraph.ops.elementwise import spread_unary
+from prunegraph.ops.elementwise import propagate_unary
 from prunegraph.ops.rule import register
 
-register("Relu", spread=spread_unary)
+register("Relu", propagate=propagate_unary)

@@ -18,4 +18,4 @@ def _repair(edit: Edit) -> None:
             edit.set_attribute(name, [numbers[index] for index in kept])
 
 
-register("Scaler", domain="ai.onnx.ml", spread=by_pattern("n c -> n c"), repair=_repair)
+register("Scaler", domain="ai.onnx.ml", propagate=by_pattern("n c -> n c"), repair=_repair)

@@ -18,14 +18,14 @@ from prunegraph.runtime.data import Data
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.allocation import ALLOCATIONS, Limits
 from prunegraph.selection.budget import Budget
-from prunegraph.selection.choice import Choice
+from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.criteria.base import CRITERIA, Gradients
 from prunegraph.selection.plan import survivors
 from prunegraph.selection.select import select
 from prunegraph.selection.selectors import SELECTORS
-from prunegraph.training.fit import Recipe
+from prunegraph.training.fit import TrainingConfig
 from prunegraph.training.gradients import TaskGradients
-from prunegraph.training.methods import Setting, Trained
+from prunegraph.training.methods import TrainingOptions, TrainResult
 from prunegraph.training.module import GraphModule
 
 
@@ -56,7 +56,7 @@ class Pruning:
 
     def __call__(self, graph: Graph, budget: Budget, data: Data, gradients: Gradients | None, seed: int) -> Graph:
         """The pruned graph. Raises what `prunegraph.prune` raises."""
-        choice = Choice(
+        choice = SelectionOptions(
             budget=budget, algorithm=self.algorithm, allocation=self.allocation or None, round_to=self.round_to,
             min_channels=self.min_channels, seed=seed,
         )  # fmt: skip
@@ -68,7 +68,7 @@ class Pruning:
         return recover(survivors(coupling, plan), pruned, data, lambda stage: None)
 
 
-def budgets(setting: Setting, *, macs: float = 0.0, params: float = 0.0) -> tuple[Budget, ...]:
+def budgets(setting: TrainingOptions, *, macs: float = 0.0, params: float = 0.0) -> tuple[Budget, ...]:
     """The setting's budget and further bounds (0: none), all of which have to be met.
 
     Raises:
@@ -88,8 +88,8 @@ def budgets(setting: Setting, *, macs: float = 0.0, params: float = 0.0) -> tupl
 
 
 def rounds_of(
-    done: Trained, setting: Setting, bounds: Sequence[Budget], pruning: Pruning, recipe: Recipe, rounds: int
-) -> Trained:
+    done: TrainResult, setting: TrainingOptions, bounds: Sequence[Budget], pruning: Pruning, recipe: TrainingConfig, rounds: int
+) -> TrainResult:
     """Prune and train in turns; what is left falls by the same factor every time, to the budgets at the last.
 
     Args:
@@ -122,20 +122,20 @@ def rounds_of(
     return done
 
 
-def task_gradients(graph: Graph, data: Data, setting: Setting) -> TaskGradients:
+def task_gradients(graph: Graph, data: Data, setting: TrainingOptions) -> TaskGradients:
     """Gradients of the setting's loss; nothing is computed before they are asked for."""
     module = GraphModule(graph)
     return TaskGradients(module.to(setting.device) if setting.device else module, data, setting.loss,
                          batch=setting.batch)  # fmt: skip
 
 
-def pruned(stage: str, graph: Graph, setting: Setting) -> dict[str, Any]:
+def pruned(stage: str, graph: Graph, setting: TrainingOptions) -> dict[str, Any]:
     """The record of a stage that prunes."""
     now = cost(graph)
     return {"stage": stage, "macs": now.macs, "params": now.params, **measured(graph, setting)}
 
 
-def measured(graph: Graph, setting: Setting) -> dict[str, float]:
+def measured(graph: Graph, setting: TrainingOptions) -> dict[str, float]:
     """The setting's metric of a graph, if it has one."""
     if setting.evaluate is None:
         return {}

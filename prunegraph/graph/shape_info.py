@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from prunegraph.graph import flow
-from prunegraph.graph.control import Body
+from prunegraph.graph.control import Subgraph
 from prunegraph.graph.inference import infer_all, is_small, visit
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.sizes import candidate_sizes, symbolic_axes
@@ -21,7 +21,7 @@ from prunegraph.graph.sizes import candidate_sizes, symbolic_axes
 Shape = tuple[int, ...]
 
 #: How often a Loop runs for which that is decided at run time.
-TURNS = 3
+ITERATIONS = 3
 
 
 #: Operators whose outputs depend on more than their inputs.
@@ -29,15 +29,15 @@ CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
 
 @dataclass
-class Facts:
+class ShapeInfo:
     """Shapes of values (concrete), and values of shape arithmetic.
 
     `known` holds results of chains such as Shape-Gather-Concat, `folded` several numbers computed
     from float constants alone (scales of a Resize: the constants keep their labels). Floats are
     there if an operator reads them as numbers (see `graph.numbers`), or if it is only one.
     `constant` reads both, and small constants of the file. The elements of
-    a sequence are named by `element`. Of control flow: `dead` are bodies that never run, `varying`
-    values whose shape changes from turn to turn, `turns` how often a body runs, where that is known;
+    a sequence are named by `element`. Of control flow: `dead` are subgraphs that never run, `varying`
+    values whose shape changes from iteration to iteration, `turns` how often a subgraph runs, where that is known;
     for the `guessed` others `guess` is taken.
     """
 
@@ -47,13 +47,13 @@ class Facts:
     sizes: dict[str, Shape]
     graph: Graph = field(repr=False)
     folded: dict[str, np.ndarray] = field(default_factory=dict)
-    dead: frozenset[Body] = frozenset()
+    dead: frozenset[Subgraph] = frozenset()
     varying: set[str] = field(default_factory=set)
-    turns: dict[Body, int] = field(default_factory=dict)
-    guess: int = TURNS
-    guessed: set[Body] = field(default_factory=set)
+    iterations: dict[Subgraph, int] = field(default_factory=dict)
+    guess: int = ITERATIONS
+    guessed: set[Subgraph] = field(default_factory=set)
     _read: dict[str, np.ndarray | None] = field(default_factory=dict, repr=False)
-    _other: Facts | None = field(default=None, repr=False)
+    _other: ShapeInfo | None = field(default=None, repr=False)
     _is_whole: bool = field(default=False, repr=False)
 
     def constant(self, value: str) -> np.ndarray | None:
@@ -69,11 +69,11 @@ class Facts:
         return self._read[value]
 
     def is_dead(self, node: Node) -> bool:
-        """Whether a node is in a body that never runs."""
-        body = node.body if self.dead else None
-        while body is not None and body not in self.dead:
-            body = body.parent
-        return body is not None
+        """Whether a node is in a subgraph that never runs."""
+        subgraph = node.subgraph if self.dead else None
+        while subgraph is not None and subgraph not in self.dead:
+            subgraph = subgraph.parent
+        return subgraph is not None
 
     def varies(self, value: str) -> np.ndarray:
         """Which elements of a known value depend on sizes that are only known at run time."""
@@ -91,15 +91,15 @@ class Facts:
         """A known value at other sizes of the symbolic axes. Only nodes it is computed from are looked at."""
         if self._other is None:
             sizes = max(candidate_sizes(self.graph, batch=3), key=lambda s: self._differing(s, symbolic))
-            # Through bodies of control flow values do not travel one by one.
-            whole = bool(self.graph.bodies)
-            self._other = facts_at(self.graph, sizes, TURNS + 1) if whole else _given(self.graph, sizes)
+            # Through subgraphs of control flow values do not travel one by one.
+            whole = bool(self.graph.subgraphs)
+            self._other = shape_info_at(self.graph, sizes, ITERATIONS + 1) if whole else _given(self.graph, sizes)
         if not self._other._is_whole:
             above = _above(self.graph, value, self._other)
             for node in above:
                 visit(node, self._other, {})
             if self._other.constant(value) is None or any(node.op in CONTROL for node in above):
-                self._other = facts_at(self.graph, self._other.sizes)
+                self._other = shape_info_at(self.graph, self._other.sizes)
         return self._other.constant(value)
 
     def _differing(self, sizes: Mapping[str, Shape], symbolic: Mapping[str, list[int]]) -> int:
@@ -107,24 +107,24 @@ class Facts:
         return sum(sizes[n][axis] != self.sizes[n][axis] for n, axes in symbolic.items() for axis in axes)
 
 
-def facts(graph: Graph) -> Facts:
+def shape_info(graph: Graph) -> ShapeInfo:
     """Facts at the smallest sizes that fit (cached on the graph)."""
     if "facts" not in graph.cache:
         best = _best_facts(graph)
         # What a dead branch does not blur may show that another one is dead.
-        while graph.bodies and (dead := flow.dead_branches(best)) != best.dead:
+        while graph.subgraphs and (dead := flow.dead_branches(best)) != best.dead:
             graph.cache["dead"] = dead
             best = _best_facts(graph)
         graph.cache["facts"] = best
-    result: Facts = graph.cache["facts"]
+    result: ShapeInfo = graph.cache["facts"]
     return result
 
 
-def _best_facts(graph: Graph) -> Facts:
+def _best_facts(graph: Graph) -> ShapeInfo:
     """Facts at the first sizes at which all shapes are known, else at those that tell most."""
-    best: Facts | None = None
+    best: ShapeInfo | None = None
     for sizes in candidate_sizes(graph):
-        info = facts_at(graph, sizes)
+        info = shape_info_at(graph, sizes)
         if best is None or len(info.shapes) > len(best.shapes):
             best = info
         unknown = [v for v in graph.producer.keys() - info.shapes.keys() if graph.is_read(v)]
@@ -134,14 +134,14 @@ def _best_facts(graph: Graph) -> Facts:
     return best
 
 
-def _is_left_open(node: Node, info: Facts) -> bool:
+def _is_left_open(node: Node, info: ShapeInfo) -> bool:
     """Whether other sizes would not tell more about a node."""
     return node.op == "If" or flow.is_control(node) or info.is_dead(node)
 
 
-def facts_at(graph: Graph, sizes: Mapping[str, Shape], turns: int = TURNS) -> Facts:
+def shape_info_at(graph: Graph, sizes: Mapping[str, Shape], iterations: int = ITERATIONS) -> ShapeInfo:
     """Facts for given shapes of the graph's inputs, and turns of a Loop that ends when it likes."""
-    result = _given(graph, sizes, turns)
+    result = _given(graph, sizes, iterations)
     inferred = infer_all(graph, sizes)
     for node in graph.nodes:
         if not result.is_dead(node):
@@ -150,7 +150,7 @@ def facts_at(graph: Graph, sizes: Mapping[str, Shape], turns: int = TURNS) -> Fa
     return result
 
 
-def stepwise(graph: Graph, sizes: Mapping[str, Shape]) -> tuple[Facts, Callable[[Node], None]]:
+def stepwise(graph: Graph, sizes: Mapping[str, Shape]) -> tuple[ShapeInfo, Callable[[Node], None]]:
     """Facts of weights and inputs alone, and a function that adds those of a node's outputs.
 
     The function is called node by node, in the graph's order; shapes may be corrected in between.
@@ -159,9 +159,9 @@ def stepwise(graph: Graph, sizes: Mapping[str, Shape]) -> tuple[Facts, Callable[
     return result, lambda node: visit(node, result, {})
 
 
-def _given(graph: Graph, sizes: Mapping[str, Shape], turns: int = TURNS) -> Facts:
+def _given(graph: Graph, sizes: Mapping[str, Shape], iterations: int = ITERATIONS) -> ShapeInfo:
     """What is known of weights and inputs, before any node is visited."""
-    result = Facts({}, {}, {}, dict(sizes), graph, dead=graph.cache.get("dead", frozenset()), guess=turns)
+    result = ShapeInfo({}, {}, {}, dict(sizes), graph, dead=graph.cache.get("dead", frozenset()), guess=iterations)
     for weight in graph.weights.values():
         result.shapes[weight.name] = weight.shape
         result.types[weight.name] = weight.tensor.data_type
@@ -175,7 +175,7 @@ def _given(graph: Graph, sizes: Mapping[str, Shape], turns: int = TURNS) -> Fact
     return result
 
 
-def _above(graph: Graph, value: str, known: Facts) -> list[Node]:
+def _above(graph: Graph, value: str, known: ShapeInfo) -> list[Node]:
     """Nodes that a value is computed from and that have not been visited, in topological order."""
     result: set[int] = set()
     queue = [graph.producer[value]]

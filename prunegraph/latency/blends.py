@@ -17,7 +17,7 @@ DEPTH = 3
 Removal = Mapping[str, tuple[int, ...]]
 
 
-def mixes(start: Plan, others: Sequence[Plan]) -> Iterator[Removal]:
+def blends(start: Plan, others: Sequence[Plan]) -> Iterator[Removal]:
     """What `start` removes, with one group as in another plan, or two groups as in the nearest others.
 
     Args:

@@ -11,16 +11,16 @@ from prunegraph.api import Samples, analyze, check_model_output, check_output, l
 from prunegraph.graph.model import Graph
 from prunegraph.latency.select import Selected
 from prunegraph.measuring.metrics import Named, portable
-from prunegraph.pipeline import Result, finish, ranking
+from prunegraph.pipeline import PruneResult, finish, ranking
 from prunegraph.recovery import repairs
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.budget import Budget
-from prunegraph.selection.choice import Choice
+from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.select import rank
 from prunegraph.tuning import sensitivity as sensitivities
 from prunegraph.tuning.evaluation import Study, trials
-from prunegraph.tuning.search import Found, Goal, find
+from prunegraph.tuning.search import SearchTrace, Goal, find
 from prunegraph.tuning.sensitivity import RATIOS, Sensitivity
 
 
@@ -52,7 +52,7 @@ def sensitivity(
         jobs: worker processes; None is one for each core.
         cluster: address of a Dask scheduler, "tcp://host:port", instead of processes.
         progress: called with what is being done.
-        options: those of `prunegraph.selection.choice.Choice` but the budget; `round_to` is 1
+        options: those of `prunegraph.selection.options.Choice` but the budget; `round_to` is 1
             unless it is given.
 
     Raises:
@@ -60,7 +60,7 @@ def sensitivity(
     """
     ratios = sensitivities.check_ratios(ratios)
     samples = Data.of(data)
-    choice = Choice(**{"round_to": 1, **options, "budget": Budget(ratio=ratios[-1])})
+    choice = SelectionOptions(**{"round_to": 1, **options, "budget": Budget(ratio=ratios[-1])})
     progress("load")
     model = source if isinstance(source, Graph) else load(source)
     samples = samples.fit(model)
@@ -75,11 +75,11 @@ def sensitivity(
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchResult:
     """What `search` did: `result` is like that of `prune`, `found` tells how its plan was found."""
 
-    result: Result
-    found: Found
+    result: PruneResult
+    found: SearchTrace
 
 
 def search(
@@ -101,7 +101,7 @@ def search(
     cluster: str | None = None,
     progress: Callable[[str], None] = lambda stage: None,
     **options: Any,
-) -> Search:
+) -> SearchResult:
     """Find the largest cut whose metric stays within a tolerance of the original's, and prune like that.
 
     No candidate is trained. The fast compression of source 001.
@@ -125,7 +125,7 @@ def search(
         jobs: worker processes; None is one for each core.
         cluster: address of a Dask scheduler, "tcp://host:port", instead of processes.
         progress: called with what is being done.
-        options: those of `prunegraph.selection.choice.Choice` but the budget.
+        options: those of `prunegraph.selection.options.Choice` but the budget.
 
     Raises:
         BudgetError: the tolerance is malformed, or no cut stays within it.
@@ -133,7 +133,7 @@ def search(
     """
     samples = Data.of(data)
     goal = Goal(tolerance, method, by, stages)
-    choice = Choice(**{**options, "budget": goal.budget(1)})
+    choice = SelectionOptions(**{**options, "budget": goal.budget(1)})
     given = source if not isinstance(source, Graph) else None
     if out is not None:
         check_model_output(out, given)
@@ -156,4 +156,4 @@ def search(
         coupling, Selected(match.plan), choice, samples, repair,
         out=out, check=check, save_plan=save_plan, progress=progress,
     )  # fmt: skip
-    return Search(result, match)
+    return SearchResult(result, match)

@@ -10,14 +10,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from prunegraph.graph.model import Graph
-from prunegraph.training.methods import METHODS, Setting, Trained
-from prunegraph.training.shrink import Pruning, budgets, rounds_of
+from prunegraph.training.methods import METHODS, TrainingOptions, TrainResult
+from prunegraph.training.prune_stage import Pruning, budgets, rounds_of
 
 
 @METHODS.register("cycles")
 def cycles(
     graph: Graph,
-    setting: Setting,
+    setting: TrainingOptions,
     *,
     algorithm: str = "l2",
     steps: int = 4,
@@ -29,7 +29,7 @@ def cycles(
     samples: int = 512,
     macs: float = 0.0,
     params: float = 0.0,
-) -> Trained:
+) -> TrainResult:
     """Prune and train in turns, by any criterion, to the budget.
 
     Args:
@@ -53,4 +53,4 @@ def cycles(
     pruning = Pruning(algorithm, allocation, repair, round_to, min_channels, samples)
     pruning.check(graph, setting.data)
     recipe = replace(setting.recipe, epochs=epochs or setting.recipe.epochs)
-    return rounds_of(Trained(graph), setting, bounds, pruning, recipe, steps)
+    return rounds_of(TrainResult(graph), setting, bounds, pruning, recipe, steps)

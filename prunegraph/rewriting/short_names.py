@@ -62,8 +62,8 @@ def _shorten(graph: onnx.GraphProto, names: _Names) -> None:
         for slots in (proto.input, proto.output):
             for slot, name in enumerate(slots):
                 slots[slot] = names[name]
-        for body in subgraphs(proto):
-            _shorten(body, names)
+        for subgraph in subgraphs(proto):
+            _shorten(subgraph, names)
     for tensor in (*graph.initializer, *(sparse.values for sparse in graph.sparse_initializer)):
         tensor.name = names[tensor.name]
         tensor.ClearField("doc_string")
@@ -77,8 +77,8 @@ def _shorten(graph: onnx.GraphProto, names: _Names) -> None:
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     for proto in graph.node:
         yield proto
-        for body in subgraphs(proto):
-            yield from _nodes(body)
+        for subgraph in subgraphs(proto):
+            yield from _nodes(subgraph)
 
 
 def _drop_defaults(proto: onnx.NodeProto, opsets: dict[str, int]) -> None:

@@ -50,7 +50,7 @@ def _plan(graph: Graph) -> Iterator[tuple[int, int, str, str]]:
         users: dict[object, str] = {}
         for index, slot in readers:
             node = graph.nodes[index]
-            if node.body is not None or node.bodies or node.domain == control.DOMAIN or slot >= len(node.inputs):
+            if node.subgraph is not None or node.subgraphs or node.domain == control.DOMAIN or slot >= len(node.inputs):
                 continue
             if not (shown or _is_vector(node, name, slot)):
                 continue

@@ -12,7 +12,7 @@ from prunegraph.selection.budget import Budget
 
 
 @dataclass(frozen=True)
-class Choice:
+class SelectionOptions:
     """Options of `select`, `prune` and of the command line.
 
     Args:
@@ -63,12 +63,12 @@ class Choice:
             raise BudgetError("round_to 'auto' is measured by prunegraph.latency, before selection")
         return self.round_to
 
-    def resolved(self, has_data: bool) -> Choice:
+    def resolved(self, has_data: bool) -> SelectionOptions:
         """This choice with the defaults that depend on whether there are data filled in."""
         algorithm = self.algorithm or ("obs" if has_data else "l2")
         # `obs` scores compare among groups of one structure; a ratio is one of every group.
         measured = "isomorphic" if base_name(algorithm) == "obs" and self.budget.ratio is None else "uniform"
-        return Choice(**{**vars(self), "algorithm": algorithm, "allocation": self.allocation or measured})
+        return SelectionOptions(**{**vars(self), "algorithm": algorithm, "allocation": self.allocation or measured})
 
     def provenance(self) -> dict[str, Any]:
         """The choice as plain JSON, for a plan."""
