@@ -23,7 +23,10 @@ FOLDER = Path(__file__).parent
 PAGE = FOLDER.parent / "docs" / "benchmarks.md"
 
 #: A table of the page: the comment holds the command that prints it.
-TABLE = re.compile(r"<!-- (?P<command>python -m benchmarks\.[^>]*?) -->\n(?P<content>.*?)<!-- end -->", re.DOTALL)
+TABLE = re.compile(
+    r"<!-- (?P<command>python -m benchmarks\.[^>]*?) -->\n(?P<content>.*?)<!-- end -->",
+    re.DOTALL,
+)
 
 
 def modules() -> dict[str, str]:
@@ -56,7 +59,9 @@ def processor() -> str:
 def measure(command: str) -> str:
     """Run a benchmark; its output with the command, the date and the processor above it."""
     words = [sys.executable, *command.split()[1:]]
-    done = subprocess.run(words, cwd=FOLDER.parent, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        words, cwd=FOLDER.parent, stdout=subprocess.PIPE, text=True, check=True
+    )
     today = datetime.date.today().isoformat()
     text = done.stdout.strip()
     shown = text if text.startswith("|") else f"```text\n{text}\n```"
@@ -67,20 +72,33 @@ def write(names: list[str]) -> None:
     """Replace tables of the page; each as soon as it is measured."""
     chosen = [match["command"] for match in TABLE.finditer(PAGE.read_text())]
     if names:
-        chosen = [c for c in chosen if any(re.fullmatch(rf"python -m benchmarks\.{n}( .*)?", c) for n in names)]
+        chosen = [
+            c
+            for c in chosen
+            if any(re.fullmatch(rf"python -m benchmarks\.{n}( .*)?", c) for n in names)
+        ]
     if not chosen:
         sys.exit(f"error: {PAGE.name} has no table of {', '.join(names)}")
     for command in chosen:
         print(command, flush=True)
         content = measure(command)
         table = f"<!-- {command} -->\n{content}<!-- end -->"
-        PAGE.write_text(TABLE.sub(lambda m, t=table, c=command: t if m["command"] == c else m[0], PAGE.read_text()))
+        PAGE.write_text(
+            TABLE.sub(
+                lambda m, t=table, c=command: t if m["command"] == c else m[0],
+                PAGE.read_text(),
+            )
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("action", nargs="?", choices=["list", "write"], default="list")
-    parser.add_argument("names", nargs="*", help="which benchmarks to write, as zoo or 'accuracy tasks'")
+    parser.add_argument(
+        "names", nargs="*", help="which benchmarks to write, as zoo or 'accuracy tasks'"
+    )
     given = parser.parse_args()
     if given.action == "write":
         write(given.names)

@@ -37,7 +37,14 @@ STOCHASTIC = ("random",)
 
 
 def quality(task: Task, share: float, data: Data, **options: object) -> float:
-    result = pg.prune(task.load(), data=data, budget=pg.Budget(macs=share), round_to=1, check=False, **options)
+    result = pg.prune(
+        task.load(),
+        data=data,
+        budget=pg.Budget(macs=share),
+        round_to=1,
+        check=False,
+        **options,
+    )
     return task.quality(result.small)
 
 
@@ -45,16 +52,23 @@ def own_gradients(task: Task) -> Gradients:
     """Gradients of the loss against labels drawn from the model itself, since there are no others."""
     from prunegraph.training import GraphModule, TaskGradients, own_labels
 
-    return TaskGradients(GraphModule(task.load()), fashion_calibration(256, 0), own_labels(), batch=16)
+    return TaskGradients(
+        GraphModule(task.load()), fashion_calibration(256, 0), own_labels(), batch=16
+    )
 
 
 def criteria() -> None:
     """A row for each criterion: quality at 50 % and 30 % of the MACs with each repair."""
     task = TASKS[0]
     whole = task.quality(task.load())
-    print(f"{task.name}: {whole:.2%} {task.measure}; 256 unlabelled images, one draw; three seeds where stochastic")
+    print(
+        f"{task.name}: {whole:.2%} {task.measure}; 256 unlabelled images, one draw; three seeds where stochastic"
+    )
     names = list(REPAIRS)
-    print(f"{'criterion':<14}" + "".join(f"{f'{repair} {share:.0%}':>20}" for repair in names for share in SHARES))
+    print(
+        f"{'criterion':<14}"
+        + "".join(f"{f'{repair} {share:.0%}':>20}" for repair in names for share in SHARES)
+    )
     for criterion in (name for name in CRITERIA if name not in ELSEWHERE):
         gradients = own_gradients(task) if criterion in ("taylor", "fisher") else None
         cells = []
@@ -62,7 +76,10 @@ def criteria() -> None:
             for share in SHARES:
                 seeds = range(3) if criterion in STOCHASTIC else (0,)
                 options = {"algorithm": criterion, "repair": repair, "gradients": gradients}
-                result = [quality(task, share, fashion_calibration(256, 0), seed=seed, **options) for seed in seeds]
+                result = [
+                    quality(task, share, fashion_calibration(256, 0), seed=seed, **options)
+                    for seed in seeds
+                ]
                 cells.append(f"{np.mean(result):>20.2%}")
         print(f"{criterion:<14}" + "".join(cells), flush=True)
 
@@ -74,10 +91,15 @@ def best() -> None:
     for images in (256, 1024, 4096):
         for share in SHARES:
             draws = range(3) if images == 256 else (0,)
-            result = [quality(task, share, fashion_calibration(images, seed)) for seed in draws]
+            result = [
+                quality(task, share, fashion_calibration(images, seed)) for seed in draws
+            ]
             lost = 100 * (whole - np.mean(result))
             listed = ", ".join(f"{each:.2%}" for each in result)
-            print(f"{images:>5} images, {share:.0%} of MACs: {listed}; {lost:.2f} points lost", flush=True)
+            print(
+                f"{images:>5} images, {share:.0%} of MACs: {listed}; {lost:.2f} points lost",
+                flush=True,
+            )
 
 
 def tasks() -> None:
@@ -86,7 +108,11 @@ def tasks() -> None:
         images = 256 if task.name.startswith("efficientnet") else 64
         data = task.calibration(images, 0)
         whole = task.quality(task.load())
-        shares = (0.95, 0.9, 0.8) if task.name.startswith("efficientnet") else (0.9, 0.8, 0.7, 0.5)
+        shares = (
+            (0.95, 0.9, 0.8)
+            if task.name.startswith("efficientnet")
+            else (0.9, 0.8, 0.7, 0.5)
+        )
         for share in shares:
             plain = quality(task, share, data, algorithm="l2", repair="none")
             print(
@@ -98,15 +124,27 @@ def tasks() -> None:
 
 def scale() -> None:
     """ResNet-50 with random weights: what selection and recovery cost."""
-    graph = pg.load(light_models.load(ROOT / "fixtures" / "zoo" / "torchvision__resnet50.light.xz"))
+    graph = pg.load(
+        light_models.load(ROOT / "fixtures" / "zoo" / "torchvision__resnet50.light.xz")
+    )
     images = np.random.default_rng(0).standard_normal((256, 3, 224, 224)).astype(np.float32)
     start = time.perf_counter()
     pg.prune(graph, data={graph.inputs[0]: images}, budget=pg.Budget(macs=0.5), check=False)
-    seconds, peak = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(f"ResNet-50, 256 images of 224 x 224: obs and least squares in {seconds:.0f} s, peak {peak:.2f} GB")
+    seconds, peak = (
+        time.perf_counter() - start,
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+    )
+    print(
+        f"ResNet-50, 256 images of 224 x 224: obs and least squares in {seconds:.0f} s, peak {peak:.2f} GB"
+    )
 
 
-COMMANDS: dict[str, Callable[[], None]] = {"criteria": criteria, "best": best, "tasks": tasks, "scale": scale}
+COMMANDS: dict[str, Callable[[], None]] = {
+    "criteria": criteria,
+    "best": best,
+    "tasks": tasks,
+    "scale": scale,
+}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or COMMANDS:

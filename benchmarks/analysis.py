@@ -55,7 +55,10 @@ def compare(chosen: list[str]) -> None:
         for name in chosen:
             a, b = against_onnx(name, Path(folder))
             ratios.append(a / b)
-            print(f"{name:44} analyze {a:7.3f} s, onnx.load + infer_shapes {b:7.3f} s, ratio {a / b:.2f}", flush=True)
+            print(
+                f"{name:44} analyze {a:7.3f} s, onnx.load + infer_shapes {b:7.3f} s, ratio {a / b:.2f}",
+                flush=True,
+            )
     print(f"median ratio {statistics.median(ratios):.2f}, largest {max(ratios):.2f}")
 
 
@@ -68,20 +71,38 @@ def chain(blocks: int, channels: int) -> onnx.ModelProto:
         for part in ("a", "b"):
             tensors.append(onnx.numpy_helper.from_array(weight, f"w{index}{part}"))
         nodes += [
-            helper.make_node("Conv", [value, f"w{index}a"], [f"c{index}"], name=f"conv{index}a", group=channels),
+            helper.make_node(
+                "Conv",
+                [value, f"w{index}a"],
+                [f"c{index}"],
+                name=f"conv{index}a",
+                group=channels,
+            ),
             helper.make_node("Relu", [f"c{index}"], [f"r{index}"]),
-            helper.make_node("Conv", [f"r{index}", f"w{index}b"], [f"d{index}"], name=f"conv{index}b", group=channels),
+            helper.make_node(
+                "Conv",
+                [f"r{index}", f"w{index}b"],
+                [f"d{index}"],
+                name=f"conv{index}b",
+                group=channels,
+            ),
             helper.make_node("Add", [f"d{index}", value], [f"y{index}"]),
         ]
         value = f"y{index}"
-    tensors.append(onnx.numpy_helper.from_array(np.zeros((channels, 1, 1, 1), np.float32), "first"))
-    tensors.append(onnx.numpy_helper.from_array(np.zeros((1, channels, 1, 1), np.float32), "last"))
+    tensors.append(
+        onnx.numpy_helper.from_array(np.zeros((channels, 1, 1, 1), np.float32), "first")
+    )
+    tensors.append(
+        onnx.numpy_helper.from_array(np.zeros((1, channels, 1, 1), np.float32), "last")
+    )
     nodes[0:0] = [helper.make_node("Conv", ["image", "first"], ["x"], name="first")]
     nodes.append(helper.make_node("Conv", [value, "last"], ["out"], name="last"))
     image = helper.make_tensor_value_info("image", 1, ["n", 1, 8, 8])
     out = helper.make_tensor_value_info("out", 1, None)
     graph = helper.make_graph(nodes, "chain", [image], [out], tensors)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
 
 
 def grow(nodes: int, channels: int) -> None:
@@ -96,9 +117,26 @@ def grow(nodes: int, channels: int) -> None:
 
 
 def main() -> None:
-    compare(["torchvision__resnet50", "torchvision__densenet121", "torchvision__swin_t", "ultralytics__yolov8n"])
-    for nodes, channels in ((1000, 64), (2500, 64), (5000, 64), (10_000, 64), (10_000, 512), (10_000, 4096)):
-        subprocess.run([sys.executable, "-m", "benchmarks.analysis", str(nodes), str(channels)], check=True)
+    compare(
+        [
+            "torchvision__resnet50",
+            "torchvision__densenet121",
+            "torchvision__swin_t",
+            "ultralytics__yolov8n",
+        ]
+    )
+    for nodes, channels in (
+        (1000, 64),
+        (2500, 64),
+        (5000, 64),
+        (10_000, 64),
+        (10_000, 512),
+        (10_000, 4096),
+    ):
+        subprocess.run(
+            [sys.executable, "-m", "benchmarks.analysis", str(nodes), str(channels)],
+            check=True,
+        )
 
 
 if __name__ == "__main__":

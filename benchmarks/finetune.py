@@ -36,12 +36,19 @@ def tune_fashion(epochs: int = 2) -> None:
     inputs = torch.zeros(2, 1, 28, 28)
     graph = pg.load(module, inputs)
     images = next(fashion_calibration(256, 0).batches(source, 256))["image"]
-    result = pg.prune(graph, data={graph.inputs[0]: images}, budget=pg.Budget(macs=0.3), round_to=1)
-    pruned = pytorch.apply(module, result.plan, pruned=pg.apply(graph, result.plan), inputs=inputs)
+    result = pg.prune(
+        graph, data={graph.inputs[0]: images}, budget=pg.Budget(macs=0.3), round_to=1
+    )
+    pruned = pytorch.apply(
+        module, result.plan, pruned=pg.apply(graph, result.plan), inputs=inputs
+    )
     test = tensors("t10k")
     share = result.after.macs / result.before.macs
-    print(f"top-1: original {accuracy(module, *test):.2%}; {share:.1%} of MACs left: {accuracy(pruned, *test):.2%}, "
-          f"refitted without training {fashion_accuracy(result.small):.2%}", flush=True)  # fmt: skip
+    print(
+        f"top-1: original {accuracy(module, *test):.2%}; {share:.1%} of MACs left: {accuracy(pruned, *test):.2%}, "
+        f"refitted without training {fashion_accuracy(result.small):.2%}",
+        flush=True,
+    )
     train(pruned, *tensors("train"), epochs)
     print(f"after {epochs} epochs of tuning: {accuracy(pruned, *test):.2%}", flush=True)
 
@@ -61,19 +68,26 @@ def tune_efficientnet(steps: int = 5, rate: float = 1e-4) -> None:
     graph = pg.load(module, inputs)
     result = pg.prune(graph, budget=pg.Budget(macs=0.9), round_to=1)
     pruned = pytorch.apply(module, result.plan, pruned=result.small, inputs=inputs)
-    print(f"{result.after.macs / cost(graph).macs:.1%} of MACs left; module and graph are equal")
+    print(
+        f"{result.after.macs / cost(graph).macs:.1%} of MACs left; module and graph are equal"
+    )
     wanted = torch.from_numpy(run(session(source), {"image": inputs.numpy()})[0]).softmax(1)
     optimizer = torch.optim.Adam(pruned.parameters(), rate)
     pruned.eval()
     for step in range(steps):
         optimizer.zero_grad()
-        loss = functional.kl_div(pruned(inputs).log_softmax(1), wanted, reduction="batchmean")
+        loss = functional.kl_div(
+            pruned(inputs).log_softmax(1), wanted, reduction="batchmean"
+        )
         loss.backward()
         optimizer.step()
         print(f"step {step + 1}: loss {loss.item():.4f}", flush=True)
 
 
-COMMANDS: dict[str, Callable[[], None]] = {"fashion": tune_fashion, "efficientnet": tune_efficientnet}
+COMMANDS: dict[str, Callable[[], None]] = {
+    "fashion": tune_fashion,
+    "efficientnet": tune_efficientnet,
+}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or COMMANDS:

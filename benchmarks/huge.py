@@ -33,19 +33,30 @@ def build(folder: Path, gigabytes: float) -> Path:
             tensor = onnx.TensorProto(name=f"w{index}", data_type=1, dims=[WIDTH, WIDTH])
             tensor.data_location = onnx.TensorProto.EXTERNAL
             length = WIDTH * WIDTH * 4
-            for key, text in (("location", "huge.bin"), ("offset", file.tell()), ("length", length)):
+            for key, text in (
+                ("location", "huge.bin"),
+                ("offset", file.tell()),
+                ("length", length),
+            ):
                 tensor.external_data.add(key=key, value=str(text))
             for _ in range(WIDTH // 256):
                 block = np.roll(block, 1, axis=1)
                 file.write(block.tobytes())
             tensors.append(tensor)
-            nodes.append(helper.make_node("MatMul", [value, f"w{index}"], [f"m{index}"], name=f"layer{index}"))
+            nodes.append(
+                helper.make_node(
+                    "MatMul", [value, f"w{index}"], [f"m{index}"], name=f"layer{index}"
+                )
+            )
             nodes.append(helper.make_node("Relu", [f"m{index}"], [f"r{index}"]))
             value = f"r{index}"
     x = helper.make_tensor_value_info("x", 1, ["n", WIDTH])
     y = helper.make_tensor_value_info(value, 1, ["n", WIDTH])
     graph = helper.make_graph(nodes, "huge", [x], [y], tensors)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "huge.onnx")
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8),
+        folder / "huge.onnx",
+    )
     return folder / "huge.onnx"
 
 
@@ -58,9 +69,21 @@ def main() -> None:
         shutil.copyfile(folder / "huge.bin", folder / "copy.bin")
         copied = time.perf_counter() - start
         (folder / "copy.bin").unlink()
-        command = [sys.executable, "-m", "prunegraph", "prune", str(path), "-o", str(folder / "small.onnx")]
+        command = [
+            sys.executable,
+            "-m",
+            "prunegraph",
+            "prune",
+            str(path),
+            "-o",
+            str(folder / "small.onnx"),
+        ]
         start = time.perf_counter()
-        subprocess.run([*command, "--ratio", "0.5", "--no-verify"], check=True, stderr=subprocess.DEVNULL)
+        subprocess.run(
+            [*command, "--ratio", "0.5", "--no-verify"],
+            check=True,
+            stderr=subprocess.DEVNULL,
+        )
         pruned = time.perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
         size = (folder / "small.onnx.data").stat().st_size / 1e9

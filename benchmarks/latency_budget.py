@@ -49,10 +49,18 @@ class Row:
         return f"{figures}  {self.rounding}" if self.rounding is not None else figures
 
 
-def entry(graph: pg.Graph, timer: Stopwatch, cache: Cache, latency: float | str, round_to: int | str) -> Row:
+def entry(
+    graph: pg.Graph,
+    timer: Stopwatch,
+    cache: Cache,
+    latency: float | str,
+    round_to: int | str,
+) -> Row:
     """One budget met and measured again. Raises BudgetError."""
     coupling = pg.analyze(graph)
-    choice = SelectionOptions(pg.Budget(latency=latency), round_to=round_to, threads=timer.threads)
+    choice = SelectionOptions(
+        pg.Budget(latency=latency), round_to=round_to, threads=timer.threads
+    )
     start = time.perf_counter()
     chosen = select(coupling, choice, timer=timer, cache=cache)
     spent = time.perf_counter() - start
@@ -64,13 +72,17 @@ def entry(graph: pg.Graph, timer: Stopwatch, cache: Cache, latency: float | str,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", default=MODELS)
     parser.add_argument("--latency", default="0.5")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--fresh", action="store_true")
     args = parser.parse_args()
-    print(f"{'model':30} round-to  bound measured  again  error   MACs  latency/MACs  seconds")
+    print(
+        f"{'model':30} round-to  bound measured  again  error   MACs  latency/MACs  seconds"
+    )
     for name in args.names:
         graph = pg.load(load(ZOO / f"{name}.light.xz"))
         timer = Stopwatch(graph, threads=args.threads)

@@ -20,7 +20,9 @@ def listing() -> str:
     rows = ["| family | operators |", "|---|---|"]
     for module in sorted(families):
         title = (sys.modules[module].__doc__ or "").split("\n")[0].rstrip(".").split(":")[0]
-        rows.append(f"| {title} | {', '.join(f'`{name}`' for name in sorted(families[module], key=str.lower))} |")
+        rows.append(
+            f"| {title} | {', '.join(f'`{name}`' for name in sorted(families[module], key=str.lower))} |"
+        )
     return "\n".join(rows)
 
 

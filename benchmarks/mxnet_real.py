@@ -21,10 +21,20 @@ import mxnet as mx  # type: ignore[import-not-found]
 import numpy as np
 
 ZOO = {
-    "alexnet": 224, "densenet121": 224, "inceptionv3": 299, "mobilenet0.25": 224, "mobilenet1.0": 224,
-    "mobilenetv2_0.25": 224, "mobilenetv2_1.0": 224, "resnet18_v1": 224, "resnet18_v2": 224, "resnet50_v1": 224,
-    "resnet50_v2": 224, "squeezenet1.1": 224, "vgg11_bn": 224,
-}  # fmt: skip
+    "alexnet": 224,
+    "densenet121": 224,
+    "inceptionv3": 299,
+    "mobilenet0.25": 224,
+    "mobilenet1.0": 224,
+    "mobilenetv2_0.25": 224,
+    "mobilenetv2_1.0": 224,
+    "resnet18_v1": 224,
+    "resnet18_v2": 224,
+    "resnet50_v1": 224,
+    "resnet50_v2": 224,
+    "squeezenet1.1": 224,
+    "vgg11_bn": 224,
+}
 
 
 def export(name: str, size: int, folder: Path) -> None:
@@ -61,7 +71,9 @@ def run(folder: Path) -> None:
         name = file.stem[len("input_") :] or ("data" if "data" in free else free[0])
         arguments[name] = mx.nd.array(np.load(file))
     shapes, _, _ = symbol.infer_shape(**{k: v.shape for k, v in arguments.items()})
-    for name, shape in zip(symbol.list_arguments(), shapes, strict=True):  # labels and initial states
+    for name, shape in zip(
+        symbol.list_arguments(), shapes, strict=True
+    ):  # labels and initial states
         arguments.setdefault(name, mx.nd.zeros(shape))
     executor = symbol.bind(mx.cpu(), arguments, aux_states=states)
     for position, output in enumerate(executor.forward(is_train=False)):

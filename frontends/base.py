@@ -22,7 +22,9 @@ ONNX = ".onnx"
 
 #: Keyword-only parameters are options of a front end.
 Frontend = Callable[..., Graph | onnx.ModelProto]
-FRONTENDS: Registry[Frontend] = Registry("front end", "prunegraph.frontends", parameters=("source",))
+FRONTENDS: Registry[Frontend] = Registry(
+    "front end", "prunegraph.frontends", parameters=("source",)
+)
 
 
 def frontend(name: str) -> Callable[[Frontend], Frontend]:
@@ -63,7 +65,9 @@ def read(source: object, **options: Any) -> Graph:
     for name in classes:
         if name in FRONTENDS:
             return _run(name, source, classes[0], options)
-    raise ModelError(f"cannot load an object of class {classes[0]}: no front end reads it; there are {_known()}")
+    raise ModelError(
+        f"cannot load an object of class {classes[0]}: no front end reads it; there are {_known()}"
+    )
 
 
 def takes(source: str, option: str) -> bool:
@@ -76,7 +80,9 @@ def takes(source: str, option: str) -> bool:
 
 def _suffix(path: str) -> str:
     """The front end for a file's name, or "" where there is none."""
-    return max((name for name in FRONTENDS.names() if path.endswith(name)), key=len, default="")
+    return max(
+        (name for name in FRONTENDS.names() if path.endswith(name)), key=len, default=""
+    )
 
 
 def _options(name: str) -> list[inspect.Parameter]:
@@ -94,7 +100,9 @@ def _read_file(path: str, options: Mapping[str, Any]) -> Graph:
     except ModelError as error:
         if suffix or not Path(path).is_file():
             raise
-        raise ModelError(f"{error}; it was read as ONNX, because no front end is for its name: {_known()}") from error
+        raise ModelError(
+            f"{error}; it was read as ONNX, because no front end is for its name: {_known()}"
+        ) from error
 
 
 def _known() -> str:
@@ -117,7 +125,9 @@ def _run(name: str, source: object, label: str, options: Mapping[str, Any]) -> G
     if isinstance(created, Graph):
         return created
     if not isinstance(created, onnx.ModelProto):
-        raise PluginError(f"{entry} returned {type(created).__name__} for {label}, not a Graph or an onnx.ModelProto")
+        raise PluginError(
+            f"{entry} returned {type(created).__name__} for {label}, not a Graph or an onnx.ModelProto"
+        )
     try:
         return onnx_io.from_model(created, path=Path(label), source=label)
     except ModelError as error:

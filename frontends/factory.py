@@ -38,7 +38,9 @@ def call(text: str, inputs: Any = None) -> tuple[Any, Any]:
         raise
     except (Exception, SystemExit) as error:
         raise ModelError(f"{text}: {plugins.reported(error)}") from error
-    model, own = created if isinstance(created, tuple) and len(created) == 2 else (created, None)
+    model, own = (
+        created if isinstance(created, tuple) and len(created) == 2 else (created, None)
+    )
     return model, own if inputs is None else inputs
 
 

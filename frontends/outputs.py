@@ -18,13 +18,43 @@ from prunegraph.graph.onnx_io import write_whole
 
 #: Ends of names of files that are no models, or models of others.
 FOREIGN = (
-    ".bin", ".csv", ".data", ".engine", ".h5", ".htm", ".html", ".joblib", ".json", ".keras", ".mlmodel", ".npy",
-    ".npz", ".ort", ".params", ".part", ".pickle", ".pkl", ".plan", ".pt", ".pt2", ".pth", ".py", ".safetensors",
-    ".tflite", ".toml", ".txt", ".xml", ".yaml", ".yml", ".zip",
-)  # fmt: skip
+    ".bin",
+    ".csv",
+    ".data",
+    ".engine",
+    ".h5",
+    ".htm",
+    ".html",
+    ".joblib",
+    ".json",
+    ".keras",
+    ".mlmodel",
+    ".npy",
+    ".npz",
+    ".ort",
+    ".params",
+    ".part",
+    ".pickle",
+    ".pkl",
+    ".plan",
+    ".pt",
+    ".pt2",
+    ".pth",
+    ".py",
+    ".safetensors",
+    ".tflite",
+    ".toml",
+    ".txt",
+    ".xml",
+    ".yaml",
+    ".yml",
+    ".zip",
+)
 
 
-def check_name(out: str | os.PathLike[str], source: object = None, *, symbol: bool = False) -> None:
+def check_name(
+    out: str | os.PathLike[str], source: object = None, *, symbol: bool = False
+) -> None:
     """Raise ModelError where a name stands for a format that is not written.
 
     Args:
@@ -39,11 +69,19 @@ def check_name(out: str | os.PathLike[str], source: object = None, *, symbol: bo
     wanted = f"{name.removesuffix(end)}{ONNX}"
     if end == SYMBOL:
         if not symbol:
-            raise ModelError(f"{name}: this result is written as ONNX, not as an MXNet symbol: call it {wanted}")
-        if not (isinstance(source, str | os.PathLike) and os.fspath(source).endswith(SYMBOL)):
-            raise ModelError(f"{name}: only a model from MXNet (NAME{SYMBOL}) is written as a symbol: call it {wanted}")
+            raise ModelError(
+                f"{name}: this result is written as ONNX, not as an MXNet symbol: call it {wanted}"
+            )
+        if not (
+            isinstance(source, str | os.PathLike) and os.fspath(source).endswith(SYMBOL)
+        ):
+            raise ModelError(
+                f"{name}: only a model from MXNet (NAME{SYMBOL}) is written as a symbol: call it {wanted}"
+            )
         return
-    raise ModelError(f"{name}: a result is written as ONNX, and {end!r} is the end of other files' names: {wanted}?")
+    raise ModelError(
+        f"{name}: a result is written as ONNX, and {end!r} is the end of other files' names: {wanted}?"
+    )
 
 
 def is_symbol(out: str | os.PathLike[str]) -> bool:

@@ -53,11 +53,37 @@ _HOMES = {
 }
 
 __all__ = [
-    "Budget", "CompressResult", "Context", "Coupling", "DecomposeResult", "Graph", "Group", "Plan", "Proof", "QuantizeResult",
-    "PruneResult", "SearchResult", "Sensitivity", "analyze", "apply", "compare", "compress", "criterion", "decompose",
-    "errors", "frontend", "load", "prune", "quantize", "save", "search", "select", "selector", "sensitivity",
+    "Budget",
+    "CompressResult",
+    "Context",
+    "Coupling",
+    "DecomposeResult",
+    "Graph",
+    "Group",
+    "Plan",
+    "Proof",
+    "PruneResult",
+    "QuantizeResult",
+    "SearchResult",
+    "Sensitivity",
+    "analyze",
+    "apply",
+    "compare",
+    "compress",
+    "criterion",
+    "decompose",
+    "errors",
+    "frontend",
+    "load",
+    "prune",
+    "quantize",
+    "save",
+    "search",
+    "select",
+    "selector",
+    "sensitivity",
     "verify",
-]  # fmt: skip
+]
 
 if TYPE_CHECKING:
     from prunegraph import errors

@@ -18,14 +18,14 @@ from prunegraph.graph.model import Graph
 from prunegraph.latency.select import Selected
 from prunegraph.pipeline import PruneResult, check_quantize, choose, finish
 from prunegraph.recovery import repairs
-from prunegraph.rewriting.short_names import compact as _compact
 from prunegraph.rewriting.cut import cut
+from prunegraph.rewriting.short_names import compact as _compact
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.session import provider_name
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.runtime.writing import write
-from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.criteria.base import Gradients
+from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.plan import Plan, survivors
 
 if TYPE_CHECKING:
@@ -90,9 +90,14 @@ def analyze(model: Graph, *, attention: str | None = None) -> Coupling:
 
 
 def select(
-    model: Graph, coupling: Coupling | None = None, *, data: Samples | None = None, statistics: Statistics | None = None,
-    gradients: Gradients | None = None, **options: Any,
-) -> Plan:  # fmt: skip
+    model: Graph,
+    coupling: Coupling | None = None,
+    *,
+    data: Samples | None = None,
+    statistics: Statistics | None = None,
+    gradients: Gradients | None = None,
+    **options: Any,
+) -> Plan:
     """Choose channels to remove.
 
     Args:
@@ -115,7 +120,13 @@ def select(
     if statistics is None and samples is not None:
         statistics = Statistics(model, samples)
     repair, _ = repairs.find(None, statistics.data if statistics else None, model)
-    return choose(coupling or analyze(model), SelectionOptions(**options), statistics, gradients, repair).plan
+    return choose(
+        coupling or analyze(model),
+        SelectionOptions(**options),
+        statistics,
+        gradients,
+        repair,
+    ).plan
 
 
 def apply(model: Graph, plan: Plan) -> Graph:
@@ -123,7 +134,9 @@ def apply(model: Graph, plan: Plan) -> Graph:
     return cut(survivors(analyze(model, attention=plan.attention), plan))
 
 
-def verify(model: Graph, plan: Plan, pruned: Graph, *, data: Sequence[Batch] = (), seed: int = 0) -> Proof:
+def verify(
+    model: Graph, plan: Plan, pruned: Graph, *, data: Sequence[Batch] = (), seed: int = 0
+) -> Proof:
     """Prove that a pruned graph computes what the masked original computes.
 
     Args:
@@ -142,14 +155,22 @@ def verify(model: Graph, plan: Plan, pruned: Graph, *, data: Sequence[Batch] = (
 
 
 def compare(
-    first: Graph, second: Graph, *, data: Data | None = None, runs: int = 30, threads: int = 1, seed: int = 0,
+    first: Graph,
+    second: Graph,
+    *,
+    data: Data | None = None,
+    runs: int = 30,
+    threads: int = 1,
+    seed: int = 0,
     provider: str | None = None,
-) -> Comparison:  # fmt: skip
+) -> Comparison:
     """Cost, output difference, latency and (with labels) accuracy of two models side by side."""
     from prunegraph.measuring.compare import compare as _compare
 
     name = provider_name(provider)
-    return _compare(first, second, data=data, runs=runs, threads=threads, seed=seed, provider=name)
+    return _compare(
+        first, second, data=data, runs=runs, threads=threads, seed=seed, provider=name
+    )
 
 
 def prune(
@@ -200,15 +221,25 @@ def prune(
     model = source if isinstance(source, Graph) else load(source)
     samples = samples.fit(model) if samples is not None else None
     repair, _ = repairs.find(repair, samples, model)
-    statistics = Statistics(model, samples, progress=progress) if samples is not None else None
+    statistics = (
+        Statistics(model, samples, progress=progress) if samples is not None else None
+    )
     progress("analyze")
     coupling = analyze(model, attention=attention)
     progress("select")
     chosen = choose(coupling, choice, statistics, gradients, repair, progress)
     return finish(
-        coupling, chosen, choice, samples, repair, out=out, check=check, save_plan=save_plan, progress=progress,
+        coupling,
+        chosen,
+        choice,
+        samples,
+        repair,
+        out=out,
+        check=check,
+        save_plan=save_plan,
+        progress=progress,
         quantize=quantize,
-    )  # fmt: skip
+    )
 
 
 def apply_plan(
@@ -257,9 +288,18 @@ def apply_plan(
     coupling = analyze(model, attention=plan.attention)
     survivors(coupling, plan)
     return finish(
-        coupling, Selected(plan.complete(model)), None, samples, repair, out=out, check=check, save_plan=save_plan,
-        progress=progress, quantize=quantize, seed=seed,
-    )  # fmt: skip
+        coupling,
+        Selected(plan.complete(model)),
+        None,
+        samples,
+        repair,
+        out=out,
+        check=check,
+        save_plan=save_plan,
+        progress=progress,
+        quantize=quantize,
+        seed=seed,
+    )
 
 
 def check_model_output(
@@ -293,9 +333,22 @@ def check_output(
         raise ModelError(f"{target}: is a folder; give a file name")
     if not target.parent.is_dir():
         raise ModelError(f"{target}: the folder {target.parent} does not exist")
-    if not os.access(target.parent, os.W_OK) or (target.exists() and not os.access(target, os.W_OK)):
+    if not os.access(target.parent, os.W_OK) or (
+        target.exists() and not os.access(target, os.W_OK)
+    ):
         raise ModelError(f"{target}: cannot be written: permission denied")
-    if source is not None and target.exists() and Path(source).exists() and target.samefile(source):
-        raise ModelError(f"{target}: output and input are the same file; choose another output")
-    if any(other is not None and target.resolve() == Path(other).resolve() for other in others):
-        raise ModelError(f"{target}: two outputs are the same file; choose another name for one of them")
+    if (
+        source is not None
+        and target.exists()
+        and Path(source).exists()
+        and target.samefile(source)
+    ):
+        raise ModelError(
+            f"{target}: output and input are the same file; choose another output"
+        )
+    if any(
+        other is not None and target.resolve() == Path(other).resolve() for other in others
+    ):
+        raise ModelError(
+            f"{target}: two outputs are the same file; choose another name for one of them"
+        )

@@ -65,7 +65,9 @@ def stages(where: Console) -> Iterator[Callable[[str], None]]:
         yield lambda stage: status.update(stage)
 
 
-def _load_plugins(ctx: click.Context, parameter: click.Parameter, sources: tuple[str, ...]) -> None:
+def _load_plugins(
+    ctx: click.Context, parameter: click.Parameter, sources: tuple[str, ...]
+) -> None:
     from prunegraph import plugins
 
     for source in sources:
@@ -74,9 +76,13 @@ def _load_plugins(ctx: click.Context, parameter: click.Parameter, sources: tuple
 
 #: For every command that reads a model or chooses: what plug-ins register is there before the command runs.
 plugin_option = click.option(
-    "--plugin", multiple=True, metavar="FILE_OR_MODULE", expose_value=False, callback=_load_plugins,
+    "--plugin",
+    multiple=True,
+    metavar="FILE_OR_MODULE",
+    expose_value=False,
+    callback=_load_plugins,
     help="Python file or module that registers algorithms, front ends or rules (repeatable).",
-)  # fmt: skip
+)
 
 
 #: How the names of MXNet's symbol files end.
@@ -91,7 +97,9 @@ def _keep_reading(ctx: click.Context, parameter: click.Parameter, value: Any) ->
         ctx.meta.setdefault(READING, {})[parameter.name] = value
 
 
-def _input_shapes(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> None:
+def _input_shapes(
+    ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> None:
     shapes = {}
     for value in values:
         name, _, sizes = value.rpartition("=")
@@ -123,7 +131,11 @@ def load_beside(model: str) -> Graph:
     from prunegraph.frontends import takes
     from prunegraph.frontends.arrays import read_arrays
 
-    options = {name: value for name, value in reading().items() if name != "params_file" and takes(model, name)}
+    options = {
+        name: value
+        for name, value in reading().items()
+        if name != "params_file" and takes(model, name)
+    }
     if "inputs" in options:
         options["inputs"] = read_arrays(options["inputs"])
     return api.load(model, **options)
@@ -142,14 +154,31 @@ def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 #: For every command that reads a MODEL: what some front ends need besides it, and plug-ins.
 reading_options = _options(
-    click.option("--inputs", metavar="FILE", expose_value=False, callback=_keep_reading,
-                 help="Example inputs (.npz) of a PyTorch model that package.module:factory makes without."),
-    click.option("--params-file", metavar="FILE", expose_value=False, callback=_keep_reading,
-                 help="The .params file of an MXNet symbol, if it is not beside it."),
-    click.option("--input-shape", "input_shapes", multiple=True, metavar="NAME=1,3,224,224", expose_value=False,
-                 callback=_input_shapes, help="The shape of an input that an MXNet symbol does not hold (repeatable)."),
+    click.option(
+        "--inputs",
+        metavar="FILE",
+        expose_value=False,
+        callback=_keep_reading,
+        help="Example inputs (.npz) of a PyTorch model that package.module:factory makes without.",
+    ),
+    click.option(
+        "--params-file",
+        metavar="FILE",
+        expose_value=False,
+        callback=_keep_reading,
+        help="The .params file of an MXNet symbol, if it is not beside it.",
+    ),
+    click.option(
+        "--input-shape",
+        "input_shapes",
+        multiple=True,
+        metavar="NAME=1,3,224,224",
+        expose_value=False,
+        callback=_input_shapes,
+        help="The shape of an input that an MXNet symbol does not hold (repeatable).",
+    ),
     plugin_option,
-)  # fmt: skip
+)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -160,14 +189,36 @@ def main() -> None:
 
 @main.command()
 @click.argument("model")
-@click.option("--json", "json_path", metavar="FILE", help="Write groups and nodes as JSON; - is stdout.")
-@click.option("--nodes", "nodes_path", metavar="FILE", help="Write nodes alone as JSON; - is stdout.")
-@click.option("--data", metavar="FILE", help="Unlabelled inputs: the groups then have moments of activations.")
-@click.option("--attention", type=click.Choice(["heads", "head_dim"]), help="What is pruned in attention.")
-@click.option("--why", metavar="LAYER", help="Explain what keeps a layer from being pruned.")
+@click.option(
+    "--json",
+    "json_path",
+    metavar="FILE",
+    help="Write groups and nodes as JSON; - is stdout.",
+)
+@click.option(
+    "--nodes", "nodes_path", metavar="FILE", help="Write nodes alone as JSON; - is stdout."
+)
+@click.option(
+    "--data",
+    metavar="FILE",
+    help="Unlabelled inputs: the groups then have moments of activations.",
+)
+@click.option(
+    "--attention",
+    type=click.Choice(["heads", "head_dim"]),
+    help="What is pruned in attention.",
+)
+@click.option(
+    "--why", metavar="LAYER", help="Explain what keeps a layer from being pruned."
+)
 @reading_options
 def inspect(
-    model: str, json_path: str | None, nodes_path: str | None, data: str | None, attention: str | None, why: str | None
+    model: str,
+    json_path: str | None,
+    nodes_path: str | None,
+    data: str | None,
+    attention: str | None,
+    why: str | None,
 ) -> None:
     """Show what can be pruned in MODEL, and why the rest cannot."""
     from prunegraph import api
@@ -213,7 +264,9 @@ def _statistics(graph: Graph, data: str | None) -> Statistics | None:
     return Statistics(graph, read_data(data)) if data else None
 
 
-def _ratio_for(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
+def _ratio_for(
+    ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> dict[str, float]:
     result = {}
     for value in values:
         layer, equals, ratio = value.rpartition("=")
@@ -230,7 +283,9 @@ def _round_to(ctx: click.Context, parameter: click.Parameter, value: str) -> int
     return int(value) if value.lstrip("-").isdigit() else value
 
 
-def _ratio(ctx: click.Context, parameter: click.Parameter, value: str | None) -> float | str | None:
+def _ratio(
+    ctx: click.Context, parameter: click.Parameter, value: str | None
+) -> float | str | None:
     try:
         return value if value in (None, "auto") else float(value)
     except ValueError:
@@ -238,17 +293,30 @@ def _ratio(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
 
 
 data_option = click.option(
-    "--data", metavar="FILE", help="Unlabelled inputs to refit and prove on: .npz or file.py:function."
+    "--data",
+    metavar="FILE",
+    help="Unlabelled inputs to refit and prove on: .npz or file.py:function.",
 )
 repair_option = click.option(
-    "--repair", help="none, absorb, bn or least-squares. Default: least-squares with --data, else none."
+    "--repair",
+    help="none, absorb, bn or least-squares. Default: least-squares with --data, else none.",
 )
 quantize_option = click.option(
-    "--quantize", type=click.Choice(["int8", "int4", "int16"]), help="Then quantize; the type of weights."
+    "--quantize",
+    type=click.Choice(["int8", "int4", "int16"]),
+    help="Then quantize; the type of weights.",
 )
 report_options = _options(
-    click.option("--report", metavar="FILE", help="Write an HTML page: totals, widths, fixed layers, the proof."),
-    click.option("--sensitivity", metavar="FILE", help="Sensitivity JSON whose curves the report shows."),
+    click.option(
+        "--report",
+        metavar="FILE",
+        help="Write an HTML page: totals, widths, fixed layers, the proof.",
+    ),
+    click.option(
+        "--sensitivity",
+        metavar="FILE",
+        help="Sensitivity JSON whose curves the report shows.",
+    ),
 )
 proof_options = _options(
     click.option("--save-plan", metavar="FILE", help="Write the plan as JSON."),
@@ -256,18 +324,37 @@ proof_options = _options(
 )
 
 output_option = click.option(
-    "-o", "--output", "out", required=True, metavar="OUT", help="Where the pruned model goes."
-)  # fmt: skip
+    "-o",
+    "--output",
+    "out",
+    required=True,
+    metavar="OUT",
+    help="Where the pruned model goes.",
+)
 
 choice_options = _options(
-    click.option("--algorithm", help="What chooses channels, as in l2:producer. Default: obs with --data, else l2."),
-    click.option("--keep", multiple=True, metavar="LAYER", help="A layer whose channels all stay (repeatable)."),
-    click.option("--attention", type=click.Choice(["heads", "head_dim"]), help="What is pruned in attention."),
+    click.option(
+        "--algorithm",
+        help="What chooses channels, as in l2:producer. Default: obs with --data, else l2.",
+    ),
+    click.option(
+        "--keep",
+        multiple=True,
+        metavar="LAYER",
+        help="A layer whose channels all stay (repeatable).",
+    ),
+    click.option(
+        "--attention",
+        type=click.Choice(["heads", "head_dim"]),
+        help="What is pruned in attention.",
+    ),
     click.option("--seed", type=int, default=0, show_default=True),
 )
 
 result_options = _options(
-    click.option("--allocation", help="How the budget is shared among groups, as in global:max."),
+    click.option(
+        "--allocation", help="How the budget is shared among groups, as in global:max."
+    ),
     repair_option,
     click.option(
         "--round-to",
@@ -277,49 +364,115 @@ result_options = _options(
         callback=_round_to,
         help="Kept channels are a multiple of this; auto measures which multiple is best.",
     ),
-    click.option("--min-channels", type=int, default=1, show_default=True, help="Channels that stay in every group."),
     click.option(
-        "--ratio-for", multiple=True, metavar="LAYER=R", callback=_ratio_for, help="A ratio of its own (repeatable)."
+        "--min-channels",
+        type=int,
+        default=1,
+        show_default=True,
+        help="Channels that stay in every group.",
+    ),
+    click.option(
+        "--ratio-for",
+        multiple=True,
+        metavar="LAYER=R",
+        callback=_ratio_for,
+        help="A ratio of its own (repeatable).",
     ),
     proof_options,
 )
 
 sweep_options = _options(
     click.option(
-        "--data", required=True, metavar="FILE", help="Inputs from the training distribution: .npz or file.py:function."
+        "--data",
+        required=True,
+        metavar="FILE",
+        help="Inputs from the training distribution: .npz or file.py:function.",
     ),
-    click.option("--eval", "evaluation", metavar="FILE", help="What the metric is measured on. Default: --data."),
-    click.option("--jobs", type=click.IntRange(1), help="Worker processes. Default: one for each core."),
-    click.option("--cluster", metavar="ADDRESS", help="A Dask scheduler, tcp://host:port, instead of processes."),
-    click.option("--json", "json_path", metavar="FILE", help="Write all figures as JSON; - is stdout."),
+    click.option(
+        "--eval",
+        "evaluation",
+        metavar="FILE",
+        help="What the metric is measured on. Default: --data.",
+    ),
+    click.option(
+        "--jobs",
+        type=click.IntRange(1),
+        help="Worker processes. Default: one for each core.",
+    ),
+    click.option(
+        "--cluster",
+        metavar="ADDRESS",
+        help="A Dask scheduler, tcp://host:port, instead of processes.",
+    ),
+    click.option(
+        "--json",
+        "json_path",
+        metavar="FILE",
+        help="Write all figures as JSON; - is stdout.",
+    ),
 )
 
 
 @main.command(cls=Writes)
 @click.argument("model")
 @output_option
-@click.option("--ratio", callback=_ratio, help="Share of channels removed from every group, or auto.")
+@click.option(
+    "--ratio", callback=_ratio, help="Share of channels removed from every group, or auto."
+)
 @click.option("--macs", help="Upper bound on MACs: a fraction (0.5) or an amount (2.1G).")
 @click.option("--params", help="Upper bound on parameters: a fraction or an amount (1.2M).")
-@click.option("--bytes", "size", help="Upper bound on bytes of weights: a fraction or an amount (12MB).")
-@click.option("--latency", help="Upper bound on latency measured in ONNX Runtime: a fraction or a time (12ms).")
+@click.option(
+    "--bytes",
+    "size",
+    help="Upper bound on bytes of weights: a fraction or an amount (12MB).",
+)
+@click.option(
+    "--latency",
+    help="Upper bound on latency measured in ONNX Runtime: a fraction or a time (12ms).",
+)
 @data_option
 @choice_options
 @result_options
-@click.option("--provider", help="ONNX Runtime's execution provider to measure latency on.  [default: CPU]")
-@click.option("--threads", type=int, default=1, show_default=True, help="Threads to measure latency with; 0: all.")
+@click.option(
+    "--provider",
+    help="ONNX Runtime's execution provider to measure latency on.  [default: CPU]",
+)
+@click.option(
+    "--threads",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Threads to measure latency with; 0: all.",
+)
 @report_options
 @quantize_option
 @reading_options
 def prune(
-    model: str, out: str, ratio: float | Literal["auto"] | None, macs: str | None, params: str | None, size: str | None,
-    latency: str | None, data: str | None, no_verify: bool, report: str | None, sensitivity: str | None, **options: Any,
-) -> None:  # fmt: skip
+    model: str,
+    out: str,
+    ratio: float | Literal["auto"] | None,
+    macs: str | None,
+    params: str | None,
+    size: str | None,
+    latency: str | None,
+    data: str | None,
+    no_verify: bool,
+    report: str | None,
+    sensitivity: str | None,
+    **options: Any,
+) -> None:
     """Make MODEL smaller, and prove that the result is the masked original."""
     from prunegraph import api
     from prunegraph.runtime.data import read_data
 
-    budget = _budget(options["algorithm"], ratio=ratio, macs=macs, params=params, bytes=size, latency=latency)
+    budget = _budget(
+        options["algorithm"],
+        ratio=ratio,
+        macs=macs,
+        params=params,
+        bytes=size,
+        latency=latency,
+    )
     write_report = report_writer(report, sensitivity, model, (out, options["save_plan"]))
     api.check_model_output(out, model)
     where = console()
@@ -327,7 +480,13 @@ def prune(
         samples = read_data(data) if data else None
         progress("load")
         result = api.prune(
-            load_model(model), out, budget=budget, check=not no_verify, data=samples, progress=progress, **options
+            load_model(model),
+            out,
+            budget=budget,
+            check=not no_verify,
+            data=samples,
+            progress=progress,
+            **options,
         )
     show_result(where, result, samples, out)
     write_report(where, result)
@@ -350,7 +509,9 @@ def report_writer(
 
     def write(where: Console, result: PruneResult) -> None:
         command = click.get_current_context().meta[COMMAND]
-        html.write(result, report, command=command, sensitivity=shown, latency=result.latency)
+        html.write(
+            result, report, command=command, sensitivity=shown, latency=result.latency
+        )
         where.print(f"wrote {report}")
 
     return write
@@ -368,7 +529,9 @@ def _budget(algorithm: str | None, **bounds: Any) -> Budget:
     return Budget(**bounds)
 
 
-def show_result(where: Console, result: PruneResult, samples: Data | None, out: str) -> None:
+def show_result(
+    where: Console, result: PruneResult, samples: Data | None, out: str
+) -> None:
     """What was done, as a table and lines; `samples` are the user's data."""
     from prunegraph.report import tables
 
@@ -380,7 +543,9 @@ def show_result(where: Console, result: PruneResult, samples: Data | None, out: 
             f"left whole, because the proof failed with them: groups {', '.join(result.left_out)}; the rest is proved. "
             + result.blame
         )
-    where.print(f"proof: {result.proof}" if result.proof else "proof: skipped (--no-verify)")
+    where.print(
+        f"proof: {result.proof}" if result.proof else "proof: skipped (--no-verify)"
+    )
     if result.repair != "none":
         base = (
             f"{samples.fit(result.model).samples} samples"
@@ -388,8 +553,12 @@ def show_result(where: Console, result: PruneResult, samples: Data | None, out: 
             else "the model's BatchNormalization statistics"
         )
         where.print(f"then repaired on {base}: {result.repair}")
-    elif samples is None and any(node.op == "BatchNormalization" for node in result.model.nodes):
-        where.print("not repaired: --data refits the weights; without data --repair bn brings back much of it")
+    elif samples is None and any(
+        node.op == "BatchNormalization" for node in result.model.nodes
+    ):
+        where.print(
+            "not repaired: --data refits the weights; without data --repair bn brings back much of it"
+        )
     if result.quantized is not None:
         from prunegraph.report.quantized import outcome
 
@@ -401,7 +570,9 @@ def _ratios(ctx: click.Context, parameter: click.Parameter, value: str) -> list[
     try:
         return [float(part) for part in value.split(",")]
     except ValueError:
-        raise click.BadParameter(f"{value!r} is not a list of numbers such as 0.1,0.25,0.5") from None
+        raise click.BadParameter(
+            f"{value!r} is not a list of numbers such as 0.1,0.25,0.5"
+        ) from None
 
 
 def check_json(path: str | None, model: str, *others: str) -> None:
@@ -434,12 +605,28 @@ def write_json(content: dict[str, Any], path: str | None) -> None:
     show_default=True,
     help="error, agreement, kl, top1 (needs labels), or file.py:function.",
 )
-@click.option("--ratios", default="0.1,0.25,0.5,0.75", show_default=True, callback=_ratios, help="Shares to remove.")
-@click.option("--repair", default="none", show_default=True, help="How each candidate is repaired.")
-@click.option("--round-to", type=int, default=1, show_default=True, help="Kept channels are a multiple of this.")
+@click.option(
+    "--ratios",
+    default="0.1,0.25,0.5,0.75",
+    show_default=True,
+    callback=_ratios,
+    help="Shares to remove.",
+)
+@click.option(
+    "--repair", default="none", show_default=True, help="How each candidate is repaired."
+)
+@click.option(
+    "--round-to",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Kept channels are a multiple of this.",
+)
 @choice_options
 @reading_options
-def sensitivity(model: str, data: str, evaluation: str | None, json_path: str | None, **options: Any) -> None:
+def sensitivity(
+    model: str, data: str, evaluation: str | None, json_path: str | None, **options: Any
+) -> None:
     """Show what it costs to prune each group of MODEL alone."""
     from prunegraph import studies
     from prunegraph.report import tables
@@ -451,7 +638,11 @@ def sensitivity(model: str, data: str, evaluation: str | None, json_path: str | 
         seen = read_data(evaluation) if evaluation else None
         progress("load")
         result = studies.sensitivity(
-            load_model(model), data=read_data(data), evaluation=seen, progress=progress, **options
+            load_model(model),
+            data=read_data(data),
+            evaluation=seen,
+            progress=progress,
+            **options,
         )
     where.print(tables.sensitivity_table(result))
     write_json(result.to_json(), json_path)
@@ -461,23 +652,41 @@ def sensitivity(model: str, data: str, evaluation: str | None, json_path: str | 
 @click.argument("model")
 @output_option
 @sweep_options
-@click.option("--tolerance", type=float, required=True, help="How much worse the metric may be, in its own unit.")
+@click.option(
+    "--tolerance",
+    type=float,
+    required=True,
+    help="How much worse the metric may be, in its own unit.",
+)
 @click.option(
     "--metric",
     help="agreement, error, kl, top1 (needs labels), or file.py:function. Default: top1 with labels, else agreement "
     "of the classes, else error.",
 )
-@click.option("--method", type=click.Choice(["grid", "bisection"]), default="grid", show_default=True)
 @click.option(
-    "--by", type=click.Choice(["macs", "params", "bytes", "ratio"]), default="macs", show_default=True,
+    "--method", type=click.Choice(["grid", "bisection"]), default="grid", show_default=True
+)
+@click.option(
+    "--by",
+    type=click.Choice(["macs", "params", "bytes", "ratio"]),
+    default="macs",
+    show_default=True,
     help="What is reduced step by step; ratio is the share of channels.",
-)  # fmt: skip
-@click.option("--stages", is_flag=True, help="Then try a little more or less in parts of the network.")
+)
+@click.option(
+    "--stages", is_flag=True, help="Then try a little more or less in parts of the network."
+)
 @choice_options
 @result_options
 @reading_options
 def search(
-    model: str, out: str, data: str, evaluation: str | None, json_path: str | None, no_verify: bool, **options: Any
+    model: str,
+    out: str,
+    data: str,
+    evaluation: str | None,
+    json_path: str | None,
+    no_verify: bool,
+    **options: Any,
 ) -> None:
     """Prune MODEL as far as a metric stays within a tolerance. Nothing is trained."""
     from prunegraph import api, studies
@@ -491,18 +700,28 @@ def search(
         samples, seen = read_data(data), read_data(evaluation) if evaluation else None
         progress("load")
         done = studies.search(
-            load_model(model), out, data=samples, evaluation=seen, check=not no_verify, progress=progress, **options
+            load_model(model),
+            out,
+            data=samples,
+            evaluation=seen,
+            check=not no_verify,
+            progress=progress,
+            **options,
         )
     where.print(tables.search_table(done.found, done.result.before))
     if evaluation is None:
-        where.print("measured on the data of the repair, which flatters the result: give others with --eval")
+        where.print(
+            "measured on the data of the repair, which flatters the result: give others with --eval"
+        )
     show_result(where, done.result, samples, out)
     write_json(done.found.to_json(model), json_path)
 
 
 @main.command(cls=Writes)
 @click.argument("source")
-@click.option("-o", "--output", "out", required=True, metavar="OUT", help="Where the ONNX model goes.")
+@click.option(
+    "-o", "--output", "out", required=True, metavar="OUT", help="Where the ONNX model goes."
+)
 @reading_options
 def convert(source: str, out: str) -> None:
     """Write what a front end reads (PyTorch, MXNet, a plug-in's format) as an ONNX model."""
@@ -522,7 +741,11 @@ def convert(source: str, out: str) -> None:
 @click.argument("model")
 @click.argument("plan")
 @click.argument("pruned")
-@click.option("--data", metavar="FILE", help="Inputs to compare on besides random ones: .npz or file.py:function.")
+@click.option(
+    "--data",
+    metavar="FILE",
+    help="Inputs to compare on besides random ones: .npz or file.py:function.",
+)
 @reading_options
 def verify(model: str, plan: str, pruned: str, data: str | None) -> None:
     """Prove that PRUNED is MODEL without the channels of PLAN."""
@@ -540,14 +763,35 @@ def verify(model: str, plan: str, pruned: str, data: str | None) -> None:
 @main.command()
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
-@click.option("--data", metavar="FILE", help="Inputs (and labels): .npz or file.py:function.")
-@click.option("--runs", type=click.IntRange(1), default=30, show_default=True, help="Timed runs of each model.")
-@click.option("--threads", type=int, default=1, show_default=True, help="Threads of each session.")
-@click.option("--provider", help="ONNX Runtime's execution provider to measure latency on.  [default: CPU]")
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON on stdout.")
+@click.option(
+    "--data", metavar="FILE", help="Inputs (and labels): .npz or file.py:function."
+)
+@click.option(
+    "--runs",
+    type=click.IntRange(1),
+    default=30,
+    show_default=True,
+    help="Timed runs of each model.",
+)
+@click.option(
+    "--threads", type=int, default=1, show_default=True, help="Threads of each session."
+)
+@click.option(
+    "--provider",
+    help="ONNX Runtime's execution provider to measure latency on.  [default: CPU]",
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the figures as JSON on stdout."
+)
 @plugin_option
 def compare(
-    first: str, second: str, data: str | None, runs: int, threads: int, provider: str | None, as_json: bool
+    first: str,
+    second: str,
+    data: str | None,
+    runs: int,
+    threads: int,
+    provider: str | None,
+    as_json: bool,
 ) -> None:
     """Show cost, outputs, latency and accuracy of two models side by side."""
     import dataclasses
@@ -557,9 +801,13 @@ def compare(
     from prunegraph.runtime.data import read_data
 
     result = api.compare(
-        api.load(first), api.load(second), data=read_data(data) if data else None, runs=runs, threads=threads,
+        api.load(first),
+        api.load(second),
+        data=read_data(data) if data else None,
+        runs=runs,
+        threads=threads,
         provider=provider,
-    )  # fmt: skip
+    )
     console().print(tables.comparison_table(result))
     if result.sqnr:
         from prunegraph.report.quantized import sqnr_table
@@ -586,12 +834,21 @@ def algorithms() -> None:
     for entry in entries:
         given = described(entry.thing)
         summary = entry.summary + (f" Options: {given}" if given else "")
-        click.echo(f"{entry.kind:<10}  {entry.name:<{wide}}  {entry.origin:<{far}}  {summary}".rstrip())
+        click.echo(
+            f"{entry.kind:<10}  {entry.name:<{wide}}  {entry.origin:<{far}}  {summary}".rstrip()
+        )
     CRITERIA.check()
 
 
 # Their commands are built from what is above.
-from prunegraph import cli_apply, cli_binarize, cli_compress, cli_decompose, cli_quantize, cli_training  # noqa: E402
+from prunegraph import (  # noqa: E402
+    cli_apply,
+    cli_binarize,
+    cli_compress,
+    cli_decompose,
+    cli_quantize,
+    cli_training,
+)
 
 main.add_command(cli_apply.command())
 main.add_command(cli_binarize.command())

@@ -33,15 +33,27 @@ if TYPE_CHECKING:
 @output_option
 @data_option
 @repair_option
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the random inputs of the proof.")
+@click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Of the random inputs of the proof.",
+)
 @proof_options
 @report_options
 @quantize_option
 @reading_options
 def apply(
-    model: str, plan: str, out: str, data: str | None, no_verify: bool, report: str | None, sensitivity: str | None,
+    model: str,
+    plan: str,
+    out: str,
+    data: str | None,
+    no_verify: bool,
+    report: str | None,
+    sensitivity: str | None,
     **options: Any,
-) -> None:  # fmt: skip
+) -> None:
     """Cut the channels that a PLAN file names out of MODEL.
 
     OUT is an ONNX model or, for a MODEL from MXNet, NAME-symbol.json: NAME-0000.params goes beside it.
@@ -54,16 +66,23 @@ def apply(
     symbol, saved = (out, options.pop("save_plan")) if is_symbol(out) else (None, None)
     if symbol is not None:
         _check_symbol(model, symbol, saved, options["quantize"])
-    write_report = report_writer(report, sensitivity, model, (out, saved or options.get("save_plan")))
+    write_report = report_writer(
+        report, sensitivity, model, (out, saved or options.get("save_plan"))
+    )
     api.check_model_output(out, model, symbol=True)
     where = console()
     with stages(where) as progress:
         chosen, samples = Plan.load(plan), read_data(data) if data else None
         progress("load")
         result = api.apply_plan(
-            load_model(model), chosen, None if symbol else out, data=samples, check=not no_verify,
-            progress=progress, **options,
-        )  # fmt: skip
+            load_model(model),
+            chosen,
+            None if symbol else out,
+            data=samples,
+            check=not no_verify,
+            progress=progress,
+            **options,
+        )
         if symbol is not None:
             _write_symbol(model, result, symbol)
             if saved:
@@ -79,7 +98,9 @@ def _check_symbol(model: str, out: str, plan: str | None, quantize: str | None) 
     from prunegraph.frontends.outputs import beside
 
     if quantize:
-        raise ModelError(f"{out}: a quantized model is written as ONNX: give OUT.onnx, or leave --quantize out")
+        raise ModelError(
+            f"{out}: a quantized model is written as ONNX: give OUT.onnx, or leave --quantize out"
+        )
     if plan:
         api.check_output(plan, model, others=(out, beside(out)))
 
@@ -95,7 +116,9 @@ def _write_symbol(model: str, result: PruneResult, out: str) -> None:
         mxnet.apply(model, result.plan, result.small, out, beside(out), **options)
         return
     pruned = api.apply(result.model, result.plan)
-    mxnet.apply(model, result.plan, pruned, out, beside(out), repaired=result.small, **options)
+    mxnet.apply(
+        model, result.plan, pruned, out, beside(out), repaired=result.small, **options
+    )
 
 
 def command() -> click.Command:

@@ -18,37 +18,139 @@ if TYPE_CHECKING:
 
 @click.command(cls=Writes)
 @click.argument("model")
-@click.option("-o", "--output", "out", required=True, metavar="OUT", help="Where the binary model goes.")
 @click.option(
-    "--data", required=True, metavar="FILE", help="Inputs: .npz or file.py:function, with `labels` or without."
+    "-o",
+    "--output",
+    "out",
+    required=True,
+    metavar="OUT",
+    help="Where the binary model goes.",
 )
-@click.option("--eval", "evaluation", metavar="FILE", help="What a metric of both models is measured on.")
-@click.option("--bits", type=click.IntRange(1, 4), default=2, show_default=True, help="Of activations.")
-@click.option("--deadzone", is_flag=True, help="Small positive activations become 0 too: less error without training.")
-@click.option("--backward", type=click.Choice(["clipped", "relu", "log"]), default="clipped", show_default=True,
-              help="What stands in for the quantizer's gradient.")  # fmt: skip
-@click.option("--no-affine", is_flag=True, help="Normalisations before quantizers lose scale and shift, as published.")
-@click.option("--last", type=click.Choice(["float", "int8", "binary"]), default="float", show_default=True,
-              help="Weights of the last layers.")  # fmt: skip
-@click.option("--keep", multiple=True, metavar="LAYER", help="A layer that stays as it is (repeatable).")
-@click.option("--min-inputs", type=click.IntRange(1), default=64, show_default=True,
-              help="Layers whose filters have fewer inputs stay as they are.")  # fmt: skip
-@click.option("--targets", type=click.Choice(["teacher", "descent", "latent"]), default="teacher", show_default=True,
-              help="What the update wants of a layer's outputs.")  # fmt: skip
+@click.option(
+    "--data",
+    required=True,
+    metavar="FILE",
+    help="Inputs: .npz or file.py:function, with `labels` or without.",
+)
+@click.option(
+    "--eval",
+    "evaluation",
+    metavar="FILE",
+    help="What a metric of both models is measured on.",
+)
+@click.option(
+    "--bits",
+    type=click.IntRange(1, 4),
+    default=2,
+    show_default=True,
+    help="Of activations.",
+)
+@click.option(
+    "--deadzone",
+    is_flag=True,
+    help="Small positive activations become 0 too: less error without training.",
+)
+@click.option(
+    "--backward",
+    type=click.Choice(["clipped", "relu", "log"]),
+    default="clipped",
+    show_default=True,
+    help="What stands in for the quantizer's gradient.",
+)
+@click.option(
+    "--no-affine",
+    is_flag=True,
+    help="Normalisations before quantizers lose scale and shift, as published.",
+)
+@click.option(
+    "--last",
+    type=click.Choice(["float", "int8", "binary"]),
+    default="float",
+    show_default=True,
+    help="Weights of the last layers.",
+)
+@click.option(
+    "--keep",
+    multiple=True,
+    metavar="LAYER",
+    help="A layer that stays as it is (repeatable).",
+)
+@click.option(
+    "--min-inputs",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="Layers whose filters have fewer inputs stay as they are.",
+)
+@click.option(
+    "--targets",
+    type=click.Choice(["teacher", "descent", "latent"]),
+    default="teacher",
+    show_default=True,
+    help="What the update wants of a layer's outputs.",
+)
 @click.option("--no-update", is_flag=True, help="Signs and mean magnitudes alone.")
-@click.option("--no-guard", is_flag=True, help="Keep a layer's update even if the loss on held-out samples rises.")
-@click.option("--samples", type=click.IntRange(2), default=2000, show_default=True, help="To update with, at most.")
-@click.option("--epochs", type=click.IntRange(0), default=0, show_default=True, help="Of training after the update.")
-@click.option("--lr", type=float, default=0.01, show_default=True, help="Highest learning rate of the training.")
-@click.option("--batch", type=click.IntRange(1), default=100, show_default=True, help="Samples in a batch of it.")
-@click.option("--checkpoint", metavar="FILE", help="Written after every epoch; a run that was killed goes on from it.")
-@click.option("--probabilities", is_flag=True, help="The first output holds probabilities, not logits.")
-@click.option("--form", type=click.Choice(["arithmetic", "thresholds"]), default="arithmetic", show_default=True,
-              help="Levels computed, or layers' outputs compared: whole numbers in binary layers.")  # fmt: skip
+@click.option(
+    "--no-guard",
+    is_flag=True,
+    help="Keep a layer's update even if the loss on held-out samples rises.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(2),
+    default=2000,
+    show_default=True,
+    help="To update with, at most.",
+)
+@click.option(
+    "--epochs",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Of training after the update.",
+)
+@click.option(
+    "--lr",
+    type=float,
+    default=0.01,
+    show_default=True,
+    help="Highest learning rate of the training.",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    help="Samples in a batch of it.",
+)
+@click.option(
+    "--checkpoint",
+    metavar="FILE",
+    help="Written after every epoch; a run that was killed goes on from it.",
+)
+@click.option(
+    "--probabilities",
+    is_flag=True,
+    help="The first output holds probabilities, not logits.",
+)
+@click.option(
+    "--form",
+    type=click.Choice(["arithmetic", "thresholds"]),
+    default="arithmetic",
+    show_default=True,
+    help="Levels computed, or layers' outputs compared: whole numbers in binary layers.",
+)
 @click.option("--no-pack", is_flag=True, help="Write binary weights as floats.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @reading_options
-def binarize(model: str, out: str, data: str, evaluation: str | None, checkpoint: str | None, **options: Any) -> None:
+def binarize(
+    model: str,
+    out: str,
+    data: str,
+    evaluation: str | None,
+    checkpoint: str | None,
+    **options: Any,
+) -> None:
     """Give MODEL weights of one bit and activations of a few, layer by layer in closed form."""
     from prunegraph import api
     from prunegraph.runtime.data import read_data
@@ -62,29 +164,46 @@ def binarize(model: str, out: str, data: str, evaluation: str | None, checkpoint
         graph = load_model(model)
         metrics = read_data(evaluation).fit(graph) if evaluation else None
         samples = read_data(data)
-        result = run(graph, samples, _options(**options), checkpoint=checkpoint, progress=progress)
+        result = run(
+            graph, samples, _options(**options), checkpoint=checkpoint, progress=progress
+        )
         outcome = Judge(graph, samples)(result.graph)
         api.save(result.graph, out, like=graph)
     _report(where, result)
     where.print(str(outcome))
     if metrics is not None:
-        where.print("metric: {:.4g} -> {:.4g}".format(*measured(graph, result.trained, metrics)))
+        where.print(
+            "metric: {:.4g} -> {:.4g}".format(*measured(graph, result.trained, metrics))
+        )
     if Path(model).is_file():
         size, before = Path(out).stat().st_size, Path(model).stat().st_size
-        where.print(f"file: {before:,} -> {size:,} bytes, {before / size:.2f} times smaller")
+        where.print(
+            f"file: {before:,} -> {size:,} bytes, {before / size:.2f} times smaller"
+        )
     where.print(f"wrote {out}")
 
 
 def _options(
-    *, bits: int, deadzone: bool, backward: str, no_affine: bool, no_update: bool, no_guard: bool, no_pack: bool,
+    *,
+    bits: int,
+    deadzone: bool,
+    backward: str,
+    no_affine: bool,
+    no_update: bool,
+    no_guard: bool,
+    no_pack: bool,
     **plain: Any,
-) -> Any:  # fmt: skip
+) -> Any:
     from prunegraph.training.binary import BinarizeOptions, Quantizer
 
     return BinarizeOptions(
-        Quantizer(bits, deadzone, backward), affine=not no_affine, update=not no_update, guard=not no_guard,
-        pack=not no_pack, **plain,
-    )  # fmt: skip
+        Quantizer(bits, deadzone, backward),
+        affine=not no_affine,
+        update=not no_update,
+        guard=not no_guard,
+        pack=not no_pack,
+        **plain,
+    )
 
 
 def _report(where: Console, result: BinarizeResult) -> None:
@@ -94,9 +213,12 @@ def _report(where: Console, result: BinarizeResult) -> None:
         table = Table("layer", "output error", "codes changed", "held-out loss", "")
         for row in result.updates:
             table.add_row(
-                row.layer, f"{row.error[0]:.3f} -> {row.error[1]:.3f}", f"{row.flips:.1%}",
-                f"{row.loss[0]:.4f} -> {row.loss[1]:.4f}", "kept" if row.kept else "undone",
-            )  # fmt: skip
+                row.layer,
+                f"{row.error[0]:.3f} -> {row.error[1]:.3f}",
+                f"{row.flips:.1%}",
+                f"{row.loss[0]:.4f} -> {row.loss[1]:.4f}",
+                "kept" if row.kept else "undone",
+            )
         where.print(table)
     for note in result.notes:
         where.print(f"note: {note}", markup=False, soft_wrap=True)

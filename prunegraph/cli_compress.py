@@ -26,30 +26,74 @@ FORMAT = "prunegraph/compressed@1"
 @click.command(cls=Writes)
 @click.argument("model")
 @output_option
-@click.option("--macs", metavar="X", help="Upper bound on MACs: a fraction (0.5) or an amount (2.1G).")
-@click.option("--params", metavar="X", help="Upper bound on parameters: a fraction or an amount (1.2M).")
 @click.option(
-    "--method", type=click.Choice(["hybrid", "prune", "decompose", "source-004"]), default="hybrid", show_default=True,
-    help="hybrid chooses between both; source-004 is the published rule, which needs no bound.",
-)  # fmt: skip
-@click.option(
-    "--data", metavar="FILE", help="Unlabelled inputs to choose by and recover with: .npz or file.py:function."
+    "--macs", metavar="X", help="Upper bound on MACs: a fraction (0.5) or an amount (2.1G)."
 )
-@click.option("--rank", metavar="RULE", help="Of source-004: evbmf, evbmf:W, energy:E or ratio:R.  [default: evbmf]")
 @click.option(
-    "--cluster", type=click.Choice(["robust", "paper"]), default="robust", show_default=True,
+    "--params",
+    metavar="X",
+    help="Upper bound on parameters: a fraction or an amount (1.2M).",
+)
+@click.option(
+    "--method",
+    type=click.Choice(["hybrid", "prune", "decompose", "source-004"]),
+    default="hybrid",
+    show_default=True,
+    help="hybrid chooses between both; source-004 is the published rule, which needs no bound.",
+)
+@click.option(
+    "--data",
+    metavar="FILE",
+    help="Unlabelled inputs to choose by and recover with: .npz or file.py:function.",
+)
+@click.option(
+    "--rank",
+    metavar="RULE",
+    help="Of source-004: evbmf, evbmf:W, energy:E or ratio:R.  [default: evbmf]",
+)
+@click.option(
+    "--cluster",
+    type=click.Choice(["robust", "paper"]),
+    default="robust",
+    show_default=True,
     help="Of source-004: how weak filters are told.",
-)  # fmt: skip
+)
 @choice_options
-@click.option("--allocation", help="How the budget is shared among groups, as in global:max.")
+@click.option(
+    "--allocation", help="How the budget is shared among groups, as in global:max."
+)
 @repair_option
-@click.option("--round-to", type=int, default=8, show_default=True, help="Channels and ranks are a multiple of this.")
-@click.option("--min-channels", type=int, default=1, show_default=True, help="Channels that stay in every group.")
+@click.option(
+    "--round-to",
+    type=int,
+    default=8,
+    show_default=True,
+    help="Channels and ranks are a multiple of this.",
+)
+@click.option(
+    "--min-channels",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Channels that stay in every group.",
+)
 @quantize_option
 @click.option("--no-verify", is_flag=True, help="Skip the proof of the cut.")
-@click.option("--json", "json_path", metavar="FILE", help="Write what was done to each layer as JSON; - is stdout.")
+@click.option(
+    "--json",
+    "json_path",
+    metavar="FILE",
+    help="Write what was done to each layer as JSON; - is stdout.",
+)
 @reading_options
-def compress(model: str, out: str, data: str | None, no_verify: bool, json_path: str | None, **options: Any) -> None:
+def compress(
+    model: str,
+    out: str,
+    data: str | None,
+    no_verify: bool,
+    json_path: str | None,
+    **options: Any,
+) -> None:
     """Keep, prune or decompose each layer of MODEL so that one budget is met. Nothing is trained."""
     from prunegraph import api
     from prunegraph.hybrid.compress import compress as run
@@ -62,7 +106,14 @@ def compress(model: str, out: str, data: str | None, no_verify: bool, json_path:
     with stages(where) as progress:
         samples = read_data(data) if data else None
         progress("load")
-        result = run(load_model(model), out, data=samples, check=not no_verify, progress=progress, **options)
+        result = run(
+            load_model(model),
+            out,
+            data=samples,
+            check=not no_verify,
+            progress=progress,
+            **options,
+        )
     where.print(compressed.layers_table(result))
     if len(result.mixes) > 1:
         where.print(compressed.mixes_table(result))

@@ -28,22 +28,56 @@ FORMAT = "prunegraph/decomposed@1"
 @click.argument("model")
 @output_option
 @click.option(
-    "--method", type=click.Choice(["tucker2", "svd", "spatial", "auto"]), default="tucker2", show_default=True,
+    "--method",
+    type=click.Choice(["tucker2", "svd", "spatial", "auto"]),
+    default="tucker2",
+    show_default=True,
     help="What becomes of convolutions; matrices and 1x1 convolutions become two by SVD.",
-)  # fmt: skip
-@click.option("--rank", metavar="RULE", help="evbmf, evbmf:W, energy:E or ratio:R.  [default: evbmf]")
-@click.option("--params", metavar="X", help="Bound on the parameters instead of a rule: 0.5, 2.1M.")
+)
+@click.option(
+    "--rank", metavar="RULE", help="evbmf, evbmf:W, energy:E or ratio:R.  [default: evbmf]"
+)
+@click.option(
+    "--params", metavar="X", help="Bound on the parameters instead of a rule: 0.5, 2.1M."
+)
 @click.option("--macs", metavar="X", help="Bound on the MACs instead of a rule: 0.5, 2.1G.")
-@click.option("--latency", metavar="X", help="Bound on the measured latency instead of a rule: 0.5, 12ms.")
-@click.option("--provider", help="ONNX Runtime's execution provider to measure latency on.  [default: CPU]")
-@click.option("--threads", type=int, default=1, show_default=True, help="Threads to measure latency with; 0: all.")
+@click.option(
+    "--latency",
+    metavar="X",
+    help="Bound on the measured latency instead of a rule: 0.5, 12ms.",
+)
+@click.option(
+    "--provider",
+    help="ONNX Runtime's execution provider to measure latency on.  [default: CPU]",
+)
+@click.option(
+    "--threads",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Threads to measure latency with; 0: all.",
+)
 @click.option("--fold", is_flag=True, help="Fold BatchNormalization into the layers first.")
 @click.option("--keep", multiple=True, metavar="LAYER", help="Stays whole (repeatable).")
-@click.option("--round-to", type=int, default=8, show_default=True, help="Ranks are a multiple of this.")
-@click.option("--data", metavar="FILE", help="Unlabelled inputs to fit the parts to: .npz or file.py:function.")
-@click.option("--json", "json_path", metavar="FILE", help="Write the layers as JSON; - is stdout.")
+@click.option(
+    "--round-to",
+    type=int,
+    default=8,
+    show_default=True,
+    help="Ranks are a multiple of this.",
+)
+@click.option(
+    "--data",
+    metavar="FILE",
+    help="Unlabelled inputs to fit the parts to: .npz or file.py:function.",
+)
+@click.option(
+    "--json", "json_path", metavar="FILE", help="Write the layers as JSON; - is stdout."
+)
 @reading_options
-def decompose(model: str, out: str, data: str | None, json_path: str | None, **options: Any) -> None:
+def decompose(
+    model: str, out: str, data: str | None, json_path: str | None, **options: Any
+) -> None:
     """Write layers of MODEL as chains of smaller ones of low rank. Nothing is trained."""
     from prunegraph import api
     from prunegraph.latency.low_rank import decompose as run
@@ -57,7 +91,9 @@ def decompose(model: str, out: str, data: str | None, json_path: str | None, **o
         progress("load")
         graph = load_model(model)
         progress("decompose")
-        result = run(graph, data=read_data(data) if data else None, progress=progress, **options)
+        result = run(
+            graph, data=read_data(data) if data else None, progress=progress, **options
+        )
         progress("write")
         api.save(result.graph, out, like=graph)
     where.print(decomposed.layers_table(result))

@@ -38,62 +38,141 @@ def read_ranges(path: str) -> dict[str, Any]:
         raise OptionError(f"{path}: not a JSON file of ranges ({error})") from error
     if isinstance(content, dict) and content.get("format") == FORMAT:
         content = content.get("ranges")
-    if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
-        raise OptionError(f'{path}: not ranges, {{"tensor": {{"scale": 0.1, "zero_point": 0}}, ...}}')
+    if not isinstance(content, dict) or not all(
+        isinstance(entry, dict) for entry in content.values()
+    ):
+        raise OptionError(
+            f'{path}: not ranges, {{"tensor": {{"scale": 0.1, "zero_point": 0}}, ...}}'
+        )
     return content
 
 
 @click.command(cls=Writes)
 @click.argument("model")
 @output_option
-@click.option("--data", metavar="FILE", help="Unlabelled inputs to calibrate on: .npz or file.py:function.")
 @click.option(
-    "--method", type=click.Choice(["mse", "minmax", "percentile", "entropy"]), default="mse", show_default=True,
+    "--data",
+    metavar="FILE",
+    help="Unlabelled inputs to calibrate on: .npz or file.py:function.",
+)
+@click.option(
+    "--method",
+    type=click.Choice(["mse", "minmax", "percentile", "entropy"]),
+    default="mse",
+    show_default=True,
     help="How ranges follow from what was seen.",
-)  # fmt: skip
-@click.option("--percentile", type=float, default=99.99, show_default=True, help="Of the elements, for that method.")
-@click.option("--weights", type=click.Choice(["int8", "int4", "int16"]), help="Type of weights.  [default: int8]")
+)
 @click.option(
-    "--activations", type=click.Choice(["uint8", "int8", "uint16", "none"]),
+    "--percentile",
+    type=float,
+    default=99.99,
+    show_default=True,
+    help="Of the elements, for that method.",
+)
+@click.option(
+    "--weights",
+    type=click.Choice(["int8", "int4", "int16"]),
+    help="Type of weights.  [default: int8]",
+)
+@click.option(
+    "--activations",
+    type=click.Choice(["uint8", "int8", "uint16", "none"]),
     help="Type of activations; none quantizes weights alone.  [default: the target's]",
-)  # fmt: skip
+)
 @click.option(
-    "--target", type=click.Choice(["cpu", "native", "tensorrt", "openvino", "qnn"]), default="cpu",
-    show_default=True, help="Whose rules to follow; cpu is any processor, native this one.",
-)  # fmt: skip
-@click.option("--float", "float_layers", multiple=True, metavar="LAYER", help="Stays in float: a name, first or last.")
+    "--target",
+    type=click.Choice(["cpu", "native", "tensorrt", "openvino", "qnn"]),
+    default="cpu",
+    show_default=True,
+    help="Whose rules to follow; cpu is any processor, native this one.",
+)
+@click.option(
+    "--float",
+    "float_layers",
+    multiple=True,
+    metavar="LAYER",
+    help="Stays in float: a name, first or last.",
+)
 @click.option(
     "--fastest",
     is_flag=True,
     help="Measure how many layers at the start are faster in float than in integers, and leave them in float.",
 )
-@click.option("--threads", type=int, default=1, show_default=True, help="Threads to measure latency with; 0: all.")
-@click.option("--tolerance", type=float, help="How much worse the metric may be; layers are put back for it.")
 @click.option(
-    "--fallback", type=click.Choice(["float", "int16"]), default="float", show_default=True,
+    "--threads",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Threads to measure latency with; 0: all.",
+)
+@click.option(
+    "--tolerance",
+    type=float,
+    help="How much worse the metric may be; layers are put back for it.",
+)
+@click.option(
+    "--fallback",
+    type=click.Choice(["float", "int16"]),
+    default="float",
+    show_default=True,
     help="What those go back to; int16: weights alone, half the bytes, slower than float.",
-)  # fmt: skip
-@click.option("--metric", default="error", show_default=True, help="error, agreement, kl, top1, or file.py:function.")
-@click.option("--ranges", metavar="JSON", help="Scales and zero points of tensors, taken as they are.")
-@click.option("--rounding", type=click.Choice(["nearest", "gptq"]), help="Of weights.  [default: gptq for int4]")
+)
+@click.option(
+    "--metric",
+    default="error",
+    show_default=True,
+    help="error, agreement, kl, top1, or file.py:function.",
+)
+@click.option(
+    "--ranges", metavar="JSON", help="Scales and zero points of tensors, taken as they are."
+)
+@click.option(
+    "--rounding",
+    type=click.Choice(["nearest", "gptq"]),
+    help="Of weights.  [default: gptq for int4]",
+)
 @click.option("--equalize", is_flag=True, help="Equalize ranges between layers first.")
 @click.option("--no-bias-correction", is_flag=True, help="Leave biases as they are.")
-@click.option("--block", type=click.IntRange(1), default=32, show_default=True, help="Inputs a scale of int4 weights.")
 @click.option(
-    "--reduce-range", type=click.Choice(["auto", "yes", "no"]), default="auto", show_default=True, is_flag=False,
-    flag_value="yes", help="7-bit weights, right on processors without VNNI; auto: unless --target rules those out.",
-)  # fmt: skip
+    "--block",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    help="Inputs a scale of int4 weights.",
+)
+@click.option(
+    "--reduce-range",
+    type=click.Choice(["auto", "yes", "no"]),
+    default="auto",
+    show_default=True,
+    is_flag=False,
+    flag_value="yes",
+    help="7-bit weights, right on processors without VNNI; auto: unless --target rules those out.",
+)
 @click.option(
     "--compact",
     is_flag=True,
     help="Short names for all but inputs and outputs: a smaller file, which `compare` cannot take layer by layer.",
 )
-@click.option("--json", "json_path", metavar="FILE", help="Write layers and ranges as JSON; - is stdout.")
+@click.option(
+    "--json",
+    "json_path",
+    metavar="FILE",
+    help="Write layers and ranges as JSON; - is stdout.",
+)
 @reading_options
 def quantize(
-    model: str, out: str, data: str | None, ranges: str | None, no_bias_correction: bool, compact: bool,
-    json_path: str | None, fastest: bool, threads: int, **options: Any,
-) -> None:  # fmt: skip
+    model: str,
+    out: str,
+    data: str | None,
+    ranges: str | None,
+    no_bias_correction: bool,
+    compact: bool,
+    json_path: str | None,
+    fastest: bool,
+    threads: int,
+    **options: Any,
+) -> None:
     """Quantize MODEL: integers where the target runs them. Nothing is trained."""
     from prunegraph import api
     from prunegraph.quantization.quantize import quantize as run
@@ -107,16 +186,24 @@ def quantize(
         graph = load_model(model)
         samples = read_data(data) if data else None
         if fastest:
-            options["float_layers"] = _with_faster(graph, samples, threads, progress, options)
+            options["float_layers"] = _with_faster(
+                graph, samples, threads, progress, options
+            )
         result = run(
-            graph, samples, ranges=read_ranges(ranges) if ranges else None,
-            bias_correction=not no_bias_correction, progress=progress, **options,
-        )  # fmt: skip
+            graph,
+            samples,
+            ranges=read_ranges(ranges) if ranges else None,
+            bias_correction=not no_bias_correction,
+            progress=progress,
+            **options,
+        )
         api.save(result.graph, out, compact=compact, like=graph)
     where.print(quantized.layers_table(result))
     where.print(quantized.outcome(result))
     if Path(model).is_file():
-        where.print(f"file: {tables.share(Path(out).stat().st_size, max(Path(model).stat().st_size, 1))} of the bytes")
+        where.print(
+            f"file: {tables.share(Path(out).stat().st_size, max(Path(model).stat().st_size, 1))} of the bytes"
+        )
     where.print(f"wrote {out}")
     write_json(_content(result), json_path)
 
@@ -127,21 +214,38 @@ def command() -> click.Command:
 
 
 def _with_faster(
-    graph: Graph, samples: Data | None, threads: int, progress: Callable[[str], None], options: Mapping[str, Any]
+    graph: Graph,
+    samples: Data | None,
+    threads: int,
+    progress: Callable[[str], None],
+    options: Mapping[str, Any],
 ) -> tuple[str, ...]:
     """Layers that stay in float, with those that are faster there."""
     from prunegraph.quantization.faster import faster_in_float
 
     if options["target"] not in ("cpu", "native"):
-        raise OptionError("--fastest measures on the CPU: it does not say what is fast on another target")
+        raise OptionError(
+            "--fastest measures on the CPU: it does not say what is fast on another target"
+        )
     if samples is None:
         raise OptionError("--fastest measures with activations in integers: give --data")
     kept: tuple[str, ...] = options["float_layers"]
     kinds = {name: options[name] for name in ("weights", "activations")}
-    return (*kept, *faster_in_float(graph, samples, float_layers=kept, threads=threads, progress=progress, **kinds))
+    return (
+        *kept,
+        *faster_in_float(
+            graph, samples, float_layers=kept, threads=threads, progress=progress, **kinds
+        ),
+    )
 
 
 def _content(quantized: QuantizeResult) -> dict[str, Any]:
     layers = [asdict(layer) for layer in quantized.layers]
     reach = asdict(quantized.weight_range) if quantized.weight_range is not None else None
-    return {"format": FORMAT, "layers": layers, "outputs": quantized.outputs, "weight_range": reach, "ranges": quantized.ranges}
+    return {
+        "format": FORMAT,
+        "layers": layers,
+        "outputs": quantized.outputs,
+        "weight_range": reach,
+        "ranges": quantized.ranges,
+    }

@@ -23,7 +23,18 @@ if TYPE_CHECKING:
 WORDS, FILE = "prunegraph.words", "prunegraph.recipe"
 
 #: Parameters that name files a command reads, and those that name files it writes.
-READ = ("model", "source", "plan", "data", "evaluation", "original", "sensitivity", "ranges", "inputs", "params_file")
+READ = (
+    "model",
+    "source",
+    "plan",
+    "data",
+    "evaluation",
+    "original",
+    "sensitivity",
+    "ranges",
+    "inputs",
+    "params_file",
+)
 WRITTEN = ("out", "save_plan", "json_path", "nodes_path", "report", "checkpoint")
 
 
@@ -33,9 +44,14 @@ class Writes(click.Command):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.params.append(
-            click.Option(["--save-recipe"], metavar="FILE", expose_value=False, callback=_keep_file,
-                         help="Write this command as a recipe (TOML), which `prunegraph run` repeats.")
-        )  # fmt: skip
+            click.Option(
+                ["--save-recipe"],
+                metavar="FILE",
+                expose_value=False,
+                callback=_keep_file,
+                help="Write this command as a recipe (TOML), which `prunegraph run` repeats.",
+            )
+        )
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[WORDS] = list(args)
@@ -71,7 +87,9 @@ def spelled(command: click.Command, words: Sequence[str]) -> Step:
         if parameter.name in given and key(parameter) != "save-recipe":
             value = given[parameter.name]
             if isinstance(value, str | bool | list):
-                options[key(parameter)] = [str(each) for each in value] if isinstance(value, list) else value
+                options[key(parameter)] = (
+                    [str(each) for each in value] if isinstance(value, list) else value
+                )
     return Step(command.name or "", options)
 
 
@@ -84,7 +102,11 @@ def key(parameter: click.Parameter) -> str:
 
 def line(command: click.Command, step: Step, where: str) -> list[str]:
     """A step as the words of a command line. Raises RecipeError."""
-    known = {key(parameter): parameter for parameter in command.params if key(parameter) != "save-recipe"}
+    known = {
+        key(parameter): parameter
+        for parameter in command.params
+        if key(parameter) != "save-recipe"
+    }
     words, arguments = [command.name or ""], {}
     for name, value in step.options.items():
         if name not in known:
@@ -97,8 +119,13 @@ def line(command: click.Command, step: Step, where: str) -> list[str]:
                 raise RecipeError(f"{where}: {name!r} must be true or false, got {value!r}")
             words += [f"--{name}"] if value else []
         else:
-            words += [f"--{name}={text}" for text in _texts(parameter, value, f"{where}: {name!r}")]
-    places = [name for name, parameter in known.items() if isinstance(parameter, click.Argument)]
+            words += [
+                f"--{name}={text}"
+                for text in _texts(parameter, value, f"{where}: {name!r}")
+            ]
+    places = [
+        name for name, parameter in known.items() if isinstance(parameter, click.Argument)
+    ]
     missing = next((name for name in places if name not in arguments), None)
     if missing:
         raise RecipeError(f"{where}: says no {missing!r}, and no step before it writes one")
@@ -132,16 +159,24 @@ def lines(recipe: Recipe, group: click.Group) -> list[list[str]]:
         where = f"{recipe.source}, step {number} ({step.command})"
         commands = {name: each for name, each in group.commands.items() if name != "run"}
         if step.command not in commands:
-            raise RecipeError(f"{recipe.source}, step {number}: {UnknownNameError('command', step.command, commands)}")
+            raise RecipeError(
+                f"{recipe.source}, step {number}: {UnknownNameError('command', step.command, commands)}"
+            )
         command = commands[step.command]
-        first = next((key(each) for each in command.params if isinstance(each, click.Argument)), None)
+        first = next(
+            (key(each) for each in command.params if isinstance(each, click.Argument)), None
+        )
         options = dict(step.options)
         if first is not None and first not in options and last is not None:
             options = {first: last, **options}
         words = line(command, Step(step.command, options), where)
         given = _checked(command, words[1:], where)
         _check_files(given, written, where)
-        created = [os.path.abspath(given[name]) for name in WRITTEN if isinstance(given.get(name), str)]
+        created = [
+            os.path.abspath(given[name])
+            for name in WRITTEN
+            if isinstance(given.get(name), str)
+        ]
         written += created
         last = given.get("out", last)
         result.append(words)
@@ -165,12 +200,16 @@ def _checked(command: click.Command, words: list[str], where: str) -> dict[str, 
 
 def _check_files(given: dict[str, Any], written: Sequence[str], where: str) -> None:
     """Files that a step reads are there, or written by a step before it. Raises RecipeError."""
-    for name in READ:  # of which `package.module:factory` and `file.py:function` are no files
+    for (
+        name
+    ) in READ:  # of which `package.module:factory` and `file.py:function` are no files
         path = given.get(name)
         if not isinstance(path, str) or ":" in path:
             continue
         if os.path.abspath(path) not in written and not os.path.exists(path):
-            raise RecipeError(f"{where}: {path}: no such file, and no step before it writes it")
+            raise RecipeError(
+                f"{where}: {path}: no such file, and no step before it writes it"
+            )
 
 
 #: Parameters that name models.
@@ -182,7 +221,9 @@ def code(group: click.Group, matches: Sequence[list[str]]) -> list[str]:
     result = []
     for number, words in enumerate(matches, 1):
         command = group.commands[words[0]]
-        given, _, _ = command.make_parser(click.Context(command)).parse_args(list(words[1:]))
+        given, _, _ = command.make_parser(click.Context(command)).parse_args(
+            list(words[1:])
+        )
         for parameter in command.params:
             value = given.get(parameter.name or "")
             for each in value if isinstance(value, list | tuple) else [value]:
@@ -200,8 +241,16 @@ def code(group: click.Group, matches: Sequence[list[str]]) -> list[str]:
 
 @click.command()
 @click.argument("recipe")
-@click.option("--dry-run", is_flag=True, help="Check the recipe and print its commands, and what code they would run.")
-@click.option("--trust", is_flag=True, help="Run the code that the recipe names: plug-ins, Python files, commands.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Check the recipe and print its commands, and what code they would run.",
+)
+@click.option(
+    "--trust",
+    is_flag=True,
+    help="Run the code that the recipe names: plug-ins, Python files, commands.",
+)
 def run(recipe: str, dry_run: bool, trust: bool) -> None:
     """Run the commands of a RECIPE file, one after the other."""
     from prunegraph import recipes
@@ -210,8 +259,12 @@ def run(recipe: str, dry_run: bool, trust: bool) -> None:
     result = lines(recipes.read(recipe), main)
     foreign = code(main, result)
     if foreign and not dry_run and not trust:
-        raise RecipeError(f"{recipe} would run code: {'; '.join(foreign)}. Look at it, then give --trust")
-    with nullcontext() if trust else plugins.no_code("a recipe runs no code without --trust"):
+        raise RecipeError(
+            f"{recipe} would run code: {'; '.join(foreign)}. Look at it, then give --trust"
+        )
+    with (
+        nullcontext() if trust else plugins.no_code("a recipe runs no code without --trust")
+    ):
         _run(recipe, result, dry_run)
     for each in foreign if dry_run else ():
         click.echo(f"# runs code: {each}")

@@ -25,46 +25,135 @@ if TYPE_CHECKING:
 KINDS = ("scores", "values", "left out")
 
 
-def _kinds(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+def _kinds(
+    ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> dict[str, str]:
     kinds = {}
     for value in values:
         name, _, kind = value.rpartition("=")
         kind = kind.replace("-", " ")
         if not name or kind not in KINDS:
-            raise click.BadParameter(f"{value!r} is not OUTPUT=KIND with one of {', '.join(KINDS)}")
+            raise click.BadParameter(
+                f"{value!r} is not OUTPUT=KIND with one of {', '.join(KINDS)}"
+            )
         kinds[name] = kind
     return kinds
 
 
 @click.command(cls=Writes)
 @click.argument("model")
-@click.option("-o", "--output", "out", required=True, metavar="OUT", help="Where the trained model goes.")
-@click.option("--data", required=True, metavar="FILE", help="Training data: .npz or file.py:function, `labels` or not.")
-@click.option("--method", default="plain", show_default=True, help="How, with options, as in sparse:strength=1e-4.")
-@click.option("--ratio", type=float, help="Share of channels that a method that prunes removes from every group.")
-@click.option("--macs", help="Upper bound on MACs, for a method that prunes: a fraction or an amount.")
-@click.option("--params", help="Upper bound on parameters, for a method that prunes: a fraction or an amount.")
-@click.option("--original", metavar="MODEL", help="Learn from this model's outputs; needed without labels.")
-@click.option("--eval", "evaluation", metavar="FILE", help="What a metric is measured on after every epoch.")
-@click.option("--metric", default="", help="agreement, error, kl or top1. Default: top1 with labels, else agreement.")
+@click.option(
+    "-o",
+    "--output",
+    "out",
+    required=True,
+    metavar="OUT",
+    help="Where the trained model goes.",
+)
+@click.option(
+    "--data",
+    required=True,
+    metavar="FILE",
+    help="Training data: .npz or file.py:function, `labels` or not.",
+)
+@click.option(
+    "--method",
+    default="plain",
+    show_default=True,
+    help="How, with options, as in sparse:strength=1e-4.",
+)
+@click.option(
+    "--ratio",
+    type=float,
+    help="Share of channels that a method that prunes removes from every group.",
+)
+@click.option(
+    "--macs", help="Upper bound on MACs, for a method that prunes: a fraction or an amount."
+)
+@click.option(
+    "--params",
+    help="Upper bound on parameters, for a method that prunes: a fraction or an amount.",
+)
+@click.option(
+    "--original",
+    metavar="MODEL",
+    help="Learn from this model's outputs; needed without labels.",
+)
+@click.option(
+    "--eval",
+    "evaluation",
+    metavar="FILE",
+    help="What a metric is measured on after every epoch.",
+)
+@click.option(
+    "--metric",
+    default="",
+    help="agreement, error, kl or top1. Default: top1 with labels, else agreement.",
+)
 @click.option("--epochs", type=click.IntRange(1), default=10, show_default=True)
-@click.option("--lr", type=float, default=0.01, show_default=True, help="Highest learning rate; it falls to 0.")
-@click.option("--batch", type=click.IntRange(1), default=64, show_default=True, help="Samples in a batch.")
-@click.option("--mixup", type=float, default=0.0, show_default=True, help="Blend samples; 0.2 is usual.")
-@click.option("--patience", type=click.IntRange(1), help="Stop after so many epochs without a better metric.")
-@click.option("--probabilities", is_flag=True, help="The first output holds probabilities, not logits.")
-@click.option("--checkpoint", metavar="FILE", help="Where epochs are kept: a run that was killed goes on.")
+@click.option(
+    "--lr",
+    type=float,
+    default=0.01,
+    show_default=True,
+    help="Highest learning rate; it falls to 0.",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="Samples in a batch.",
+)
+@click.option(
+    "--mixup",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Blend samples; 0.2 is usual.",
+)
+@click.option(
+    "--patience",
+    type=click.IntRange(1),
+    help="Stop after so many epochs without a better metric.",
+)
+@click.option(
+    "--probabilities",
+    is_flag=True,
+    help="The first output holds probabilities, not logits.",
+)
+@click.option(
+    "--checkpoint",
+    metavar="FILE",
+    help="Where epochs are kept: a run that was killed goes on.",
+)
 @click.option("--device", metavar="NAME", help="As in cuda or cuda:1. Default: the CPU.")
 @click.option("--bf16", is_flag=True, help="Compute in bfloat16 where that is safe.")
-@click.option("--kind", "kinds", multiple=True, metavar="OUTPUT=KIND", callback=_kinds,
-              help="What an output of --original is learnt as: scores, values, or left out (repeatable).")  # fmt: skip
-@click.option("--force", is_flag=True, help="Write the result even if it is worse than the start.")
+@click.option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    metavar="OUTPUT=KIND",
+    callback=_kinds,
+    help="What an output of --original is learnt as: scores, values, or left out (repeatable).",
+)
+@click.option(
+    "--force", is_flag=True, help="Write the result even if it is worse than the start."
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @reading_options
 def train(
-    model: str, out: str, data: str, original: str | None, evaluation: str | None, metric: str, method: str,
-    checkpoint: str | None, force: bool, **options: Any,
-) -> None:  # fmt: skip
+    model: str,
+    out: str,
+    data: str,
+    original: str | None,
+    evaluation: str | None,
+    metric: str,
+    method: str,
+    checkpoint: str | None,
+    force: bool,
+    **options: Any,
+) -> None:
     """Train MODEL, whatever made it: with labels, or towards the outputs of an original.
 
     OUT is an ONNX model or, for a MODEL from MXNet and a method that keeps its layers, NAME-symbol.json:
@@ -77,13 +166,22 @@ def train(
     from prunegraph.training.batching import rows_of
     from prunegraph.training.outcome import Judge
 
-    api.check_model_output(out, model, [checkpoint] if checkpoint else [], symbol=method.partition(":")[0] in KEEPING)
+    api.check_model_output(
+        out,
+        model,
+        [checkpoint] if checkpoint else [],
+        symbol=method.partition(":")[0] in KEEPING,
+    )
     graph, samples = load_model(model), read_data(data)
     rows_of(samples, graph).fit(graph)
     teacher = load_beside(original) if original else None
     judged = rows_of(read_data(evaluation), graph) if evaluation else None
-    setting = _setting(graph, samples, teacher, checkpoint, judged=judged, metric=metric, **options)
-    judge = Judge(graph, rows_of(samples, graph), evaluation=judged, original=teacher, metric=metric)
+    setting = _setting(
+        graph, samples, teacher, checkpoint, judged=judged, metric=metric, **options
+    )
+    judge = Judge(
+        graph, rows_of(samples, graph), evaluation=judged, original=teacher, metric=metric
+    )
     where = console()
     if where.is_terminal:
         setting = replace(setting, progress=where.print)
@@ -118,21 +216,39 @@ def _write(graph: Graph, original: Graph, model: str, out: str) -> None:
 
 def _after_cut(history: Sequence[Mapping[str, Any]]) -> float | None:
     """The metric after the last cut, where a method measured it: what came before was another network."""
-    cuts = [record["metric"] for record in history if record["stage"].startswith("prune") and "metric" in record]
+    cuts = [
+        record["metric"]
+        for record in history
+        if record["stage"].startswith("prune") and "metric" in record
+    ]
     return abs(cuts[-1]) if cuts else None
 
 
 def _line(record: dict[str, Any]) -> str:
     """A record of a method's history as text."""
     forms = {"epoch": ">3", "loss": ".4g", "macs": ",", "params": ",", "metric": ".4g"}
-    return f"{record['stage']}: " + "  ".join(f"{k} {record[k]:{form}}" for k, form in forms.items() if k in record)
+    return f"{record['stage']}: " + "  ".join(
+        f"{k} {record[k]:{form}}" for k, form in forms.items() if k in record
+    )
 
 
 def _setting(
-    graph: Graph, data: Data, teacher: Graph | None, checkpoint: str | None, *, judged: Data | None, metric: str,
-    batch: int, probabilities: bool, device: str | None, ratio: float | None, macs: str | None, params: str | None,
-    kinds: Mapping[str, Kind], **numbers: Any,
-) -> TrainingOptions:  # fmt: skip
+    graph: Graph,
+    data: Data,
+    teacher: Graph | None,
+    checkpoint: str | None,
+    *,
+    judged: Data | None,
+    metric: str,
+    batch: int,
+    probabilities: bool,
+    device: str | None,
+    ratio: float | None,
+    macs: str | None,
+    params: str | None,
+    kinds: Mapping[str, Kind],
+    **numbers: Any,
+) -> TrainingOptions:
     """What a method needs, by the options of the command. Raises PrunegraphError."""
     from prunegraph.selection.budget import Budget
     from prunegraph.training import TrainingConfig, TrainingOptions, measure
@@ -149,16 +265,22 @@ def _setting(
         loss=_loss(graph, teacher, data, probabilities, device, kinds),
         recipe=TrainingConfig(**numbers),
         evaluate=measure(judged, free, metric) if judged is not None else None,
-        budget=Budget(**bounds) if any(value is not None for value in bounds.values()) else None,
+        budget=Budget(**bounds)
+        if any(value is not None for value in bounds.values())
+        else None,
         checkpoint=Path(checkpoint) if checkpoint else None,
         device=device,
     )
 
 
 def _loss(
-    graph: Graph, teacher: Graph | None, data: Data, probabilities: bool, device: str | None,
+    graph: Graph,
+    teacher: Graph | None,
+    data: Data,
+    probabilities: bool,
+    device: str | None,
     kinds: Mapping[str, Kind],
-) -> Loss:  # fmt: skip
+) -> Loss:
     """Cross entropy with labels, distillation with a teacher, half of each with both. Raises DataError."""
     from prunegraph.training import GraphModule, cross_entropy, distillation
     from prunegraph.training.batching import batching
@@ -166,16 +288,21 @@ def _loss(
 
     labelled = check(data)
     if teacher is None and not labelled:
-        raise DataError("the data have no labels: give --original, the model whose outputs to learn")
+        raise DataError(
+            "the data have no labels: give --original, the model whose outputs to learn"
+        )
     if teacher is None and kinds:
         raise DataError("--kind says what outputs of --original are learnt as: give that")
     task = cross_entropy(probabilities=probabilities, graph=graph)
     if teacher is None:
         return task
     return distillation(
-        GraphModule(batching(teacher, data).graph).to(device), labels=0.5 if labelled else 0.0, task=task,
-        probabilities=probabilities, kinds=kinds,
-    )  # fmt: skip
+        GraphModule(batching(teacher, data).graph).to(device),
+        labels=0.5 if labelled else 0.0,
+        task=task,
+        probabilities=probabilities,
+        kinds=kinds,
+    )
 
 
 def command() -> click.Command:

@@ -55,7 +55,9 @@ class UnknownNameError(PrunegraphError):
         known = sorted(known)
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f", did you mean {near[0]!r}?" if near else ""
-        listed = ", ".join(known[:20]) + (f", ... ({len(known)} in all)" if len(known) > 20 else "")
+        listed = ", ".join(known[:20]) + (
+            f", ... ({len(known)} in all)" if len(known) > 20 else ""
+        )
         super().__init__(f"unknown {kind} {name!r}{hint} Known: {listed or 'none'}")
 
 
@@ -75,7 +77,9 @@ class MissingExtraError(PrunegraphError):
     """A package of an optional extra is not installed."""
 
     def __init__(self, what: str, package: str, extra: str):
-        super().__init__(f"{what} needs the package {package}: pip install 'prunegraph[{extra}]'")
+        super().__init__(
+            f"{what} needs the package {package}: pip install 'prunegraph[{extra}]'"
+        )
 
 
 class ClusterError(PrunegraphError):
@@ -93,7 +97,9 @@ class TrainingError(PrunegraphError):
 class ExactnessError(PrunegraphError):
     """A result differs from the masked original. `blame` says whose fault that is shown to be."""
 
-    def __init__(self, message: str, blame: str = "A rule is wrong for this graph: please report it"):
+    def __init__(
+        self, message: str, blame: str = "A rule is wrong for this graph: please report it"
+    ):
         super().__init__(message)
         self.blame = blame
 

@@ -17,7 +17,9 @@ from prunegraph.selection.plan import Plan, make_plan
 Attempt = Callable[[Plan], None]
 
 
-def isolate(coupling: Coupling, plan: Plan, attempt: Attempt, failure: ExactnessError) -> tuple[Plan, tuple[str, ...]]:
+def isolate(
+    coupling: Coupling, plan: Plan, attempt: Attempt, failure: ExactnessError
+) -> tuple[Plan, tuple[str, ...]]:
     """The part of a plan that holds, and the groups left out of it.
 
     Args:
@@ -31,7 +33,10 @@ def isolate(coupling: Coupling, plan: Plan, attempt: Attempt, failure: Exactness
     """
 
     def part(groups: Sequence[str]) -> Plan:
-        provenance = {**plan.provenance, "left_out": [g for g in plan.remove if g not in groups]}
+        provenance = {
+            **plan.provenance,
+            "left_out": [g for g in plan.remove if g not in groups],
+        }
         return make_plan(coupling, {g: plan.remove[g] for g in groups}, provenance)
 
     def holds(groups: Sequence[str]) -> bool:
@@ -56,6 +61,7 @@ def isolate(coupling: Coupling, plan: Plan, attempt: Attempt, failure: Exactness
     rest = [group for group in plan.remove if group not in left_out]
     if not rest:
         raise ExactnessError(
-            f"the proof fails whichever groups are pruned. {failure.blame}. {failure}", failure.blame
+            f"the proof fails whichever groups are pruned. {failure.blame}. {failure}",
+            failure.blame,
         ) from failure
     return part(rest), tuple(left_out)

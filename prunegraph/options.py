@@ -65,11 +65,18 @@ def options(function: Callable[..., Any]) -> dict[str, tuple[object, ...]]:
         return {}
     try:
         hints = typing.get_type_hints(function)
-    except (NameError, TypeError, AttributeError):  # a plug-in's annotations may name what is not there
+    except (
+        NameError,
+        TypeError,
+        AttributeError,
+    ):  # a plug-in's annotations may name what is not there
         hints = {}
     result: dict[str, tuple[object, ...]] = {}
     for parameter in parameters:
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and parameter.default is not inspect.Parameter.empty:
+        if (
+            parameter.kind is inspect.Parameter.KEYWORD_ONLY
+            and parameter.default is not inspect.Parameter.empty
+        ):
             hint = hints.get(parameter.name)
             words = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
             others = [word for word in words if word != parameter.default]
@@ -81,7 +88,9 @@ def described(function: Callable[..., Any]) -> str:
     """Options as a user would write them, the default first: `members=all|producer|consumer`."""
     result = options(function).items()
     return ", ".join(
-        key.upper() if isinstance(values[0], Verbatim) else f"{key}={'|'.join(str(value).lower() for value in values)}"
+        key.upper()
+        if isinstance(values[0], Verbatim)
+        else f"{key}={'|'.join(str(value).lower() for value in values)}"
         for key, values in result
     )
 

@@ -24,8 +24,8 @@ from prunegraph.runtime.data import Batch, Data
 from prunegraph.runtime.session import provider_name
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.runtime.writing import first_sample, write
-from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.criteria.base import Gradients
+from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.plan import Plan, survivors
 from prunegraph.selection.select import Ranking, rank
 
@@ -62,42 +62,74 @@ class PruneResult:
 
 
 def choose(
-    coupling: Coupling, choice: SelectionOptions, statistics: Statistics | None, gradients: Gradients | None, repair: str,
+    coupling: Coupling,
+    choice: SelectionOptions,
+    statistics: Statistics | None,
+    gradients: Gradients | None,
+    repair: str,
     progress: Callable[[str], None] = lambda stage: None,
-) -> Selected:  # fmt: skip
+) -> Selected:
     """A plan, whatever has to be measured for it."""
     if choice.allocation != "sensitivity" or statistics is None:
         inputs = _sample(coupling.graph, choice, statistics.data if statistics else None)
-        return select(coupling, choice, statistics, gradients, inputs=inputs, progress=progress)
+        return select(
+            coupling, choice, statistics, gradients, inputs=inputs, progress=progress
+        )
     if choice.is_measured:
-        raise BudgetError("allocation 'sensitivity' needs a bound on macs, params or bytes, and a number for round_to")
-    return Selected(ranking(coupling, choice, statistics, repair, progress, gradients=gradients).plan(choice.budget))
+        raise BudgetError(
+            "allocation 'sensitivity' needs a bound on macs, params or bytes, and a number for round_to"
+        )
+    return Selected(
+        ranking(coupling, choice, statistics, repair, progress, gradients=gradients).plan(
+            choice.budget
+        )
+    )
 
 
 def ranking(
-    coupling: Coupling, choice: SelectionOptions, statistics: Statistics | None, repair: str,
-    progress: Callable[[str], None] = lambda stage: None, jobs: int | None = None, cluster: str | None = None,
+    coupling: Coupling,
+    choice: SelectionOptions,
+    statistics: Statistics | None,
+    repair: str,
+    progress: Callable[[str], None] = lambda stage: None,
+    jobs: int | None = None,
+    cluster: str | None = None,
     gradients: Gradients | None = None,
-) -> Ranking:  # fmt: skip
+) -> Ranking:
     """Scored channels; for an allocation that needs it also what each group costs, measured with that repair."""
     ranked = rank(coupling, choice, statistics, gradients)
     if choice.allocation != "sensitivity" or statistics is None:
         return ranked
     from prunegraph.tuning.sensitivity import curves
 
-    return replace(ranked, curves=curves(ranked, statistics.data, repair, progress, jobs, cluster))
+    return replace(
+        ranked, curves=curves(ranked, statistics.data, repair, progress, jobs, cluster)
+    )
 
 
 def _sample(model: Graph, choice: SelectionOptions, data: Data | None) -> Batch | None:
     """The first sample of the data, on which models are timed where the choice asks for that."""
-    return next(data.fit(model).batches(model, 1), None) if choice.is_measured and data is not None else None
+    return (
+        next(data.fit(model).batches(model, 1), None)
+        if choice.is_measured and data is not None
+        else None
+    )
 
 
 def finish(
-    coupling: Coupling, chosen: Selected, choice: SelectionOptions | None, samples: Data | None, repair: str, *,
-    out: str | os.PathLike[str] | None, check: bool, save_plan: str | os.PathLike[str] | None,
-    progress: Callable[[str], None], quantize: str | None = None, seed: int = 0,
-) -> PruneResult:  # fmt: skip
+    coupling: Coupling,
+    chosen: Selected,
+    choice: SelectionOptions | None,
+    samples: Data | None,
+    repair: str,
+    *,
+    out: str | os.PathLike[str] | None,
+    check: bool,
+    save_plan: str | os.PathLike[str] | None,
+    progress: Callable[[str], None],
+    quantize: str | None = None,
+    seed: int = 0,
+) -> PruneResult:
     """Cut, verify, recover, quantize and write: what follows once there is a plan.
 
     `choice` is None where the plan was given and not chosen here: it is then carried out whole, or not at all.
@@ -107,10 +139,21 @@ def finish(
     repair, recover = repairs.find(repair, samples, model)
     scratch = Path(out).absolute().parent if out is not None else None
     cutting = cut_and_prove(
-        coupling, plan, samples, check=check, seed=choice.seed if choice else seed, scratch=scratch, progress=progress,
+        coupling,
+        plan,
+        samples,
+        check=check,
+        seed=choice.seed if choice else seed,
+        scratch=scratch,
+        progress=progress,
         whole=choice is None,
-    )  # fmt: skip
-    plan, pruned, proof, left_out = cutting.plan, cutting.small, cutting.proof, cutting.left_out
+    )
+    plan, pruned, proof, left_out = (
+        cutting.plan,
+        cutting.small,
+        cutting.proof,
+        cutting.left_out,
+    )
     if left_out and choice:
         chosen = _measured_again(chosen, model, pruned, choice, samples)
     pruned = recover(survivors(coupling, plan), pruned, samples, progress)
@@ -127,9 +170,20 @@ def finish(
     if save_plan is not None:  # after the model, which may turn out not to run
         plan.save(save_plan)
     return PruneResult(
-        model, pruned, coupling, plan, before, after, proof, left_out, repair, chosen.latency, chosen.rounding, quantized,
+        model,
+        pruned,
+        coupling,
+        plan,
+        before,
+        after,
+        proof,
+        left_out,
+        repair,
+        chosen.latency,
+        chosen.rounding,
+        quantized,
         cutting.blame,
-    )  # fmt: skip
+    )
 
 
 def check_quantize(weights: str, samples: Data | None) -> None:
@@ -138,15 +192,25 @@ def check_quantize(weights: str, samples: Data | None) -> None:
 
     scheme(weights)
     if samples is None:
-        raise DataError("quantization needs data for the ranges of activations: give --data")
+        raise DataError(
+            "quantization needs data for the ranges of activations: give --data"
+        )
 
 
-def _measured_again(chosen: Selected, model: Graph, pruned: Graph, choice: SelectionOptions, data: Data | None) -> Selected:
+def _measured_again(
+    chosen: Selected,
+    model: Graph,
+    pruned: Graph,
+    choice: SelectionOptions,
+    data: Data | None,
+) -> Selected:
     """The latency of what is left of a plan."""
     if chosen.latency is None:
         return chosen
     provider = provider_name(choice.provider)
-    timer = Stopwatch(model, _sample(model, choice, data), provider=provider, threads=choice.threads)
+    timer = Stopwatch(
+        model, _sample(model, choice, data), provider=provider, threads=choice.threads
+    )
     return replace(chosen, latency=timer.against(pruned, PAIRS))
 
 
@@ -165,9 +229,16 @@ class Cutting:
 
 
 def cut_and_prove(
-    coupling: Coupling, plan: Plan, samples: Data | None, *, check: bool, seed: int, scratch: Path | None = None,
-    progress: Callable[[str], None] = lambda stage: None, whole: bool = False,
-) -> Cutting:  # fmt: skip
+    coupling: Coupling,
+    plan: Plan,
+    samples: Data | None,
+    *,
+    check: bool,
+    seed: int,
+    scratch: Path | None = None,
+    progress: Callable[[str], None] = lambda stage: None,
+    whole: bool = False,
+) -> Cutting:
     """Cut a plan and prove it; where the proof fails, the part of the plan that holds.
 
     Raises:

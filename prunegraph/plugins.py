@@ -24,13 +24,27 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-from prunegraph.errors import BudgetError, DataError, MissingExtraError, ModelError, OptionError, PluginError
+from prunegraph.errors import (
+    BudgetError,
+    DataError,
+    MissingExtraError,
+    ModelError,
+    OptionError,
+    PluginError,
+)
 
 #: Where the project's own things come from.
 BUILT_IN = "built in"
 
 #: Errors that say what is wrong already: with what the user gave, or with a plug-in.
-INPUT_ERRORS = (BudgetError, DataError, MissingExtraError, ModelError, OptionError, PluginError)
+INPUT_ERRORS = (
+    BudgetError,
+    DataError,
+    MissingExtraError,
+    ModelError,
+    OptionError,
+    PluginError,
+)
 
 #: A function in a module, as `package.module:function`.
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -95,7 +109,9 @@ def load(source: str) -> None:
 
 def _load_file(path: Path) -> None:
     if path.is_dir():
-        raise PluginError(f"plug-in {path} is a folder; give a .py file, or the name of a module")
+        raise PluginError(
+            f"plug-in {path} is a folder; give a .py file, or the name of a module"
+        )
     if not path.is_file():
         raise PluginError(f"plug-in {path}: no such file")
     if path.suffix != ".py":
@@ -191,7 +207,10 @@ def code_in(given: str, *, is_model: bool = False) -> bool:
     """
     if ".py:" in given or _PROGRAM.search(given):
         return True
-    return is_model and (given.endswith(".pt2") or (_FACTORY.fullmatch(given) and not Path(given).exists()) is True)
+    return is_model and (
+        given.endswith(".pt2")
+        or (_FACTORY.fullmatch(given) and not Path(given).exists()) is True
+    )
 
 
 def _run(label: str, origin: str, work: Callable[[], object]) -> object:
@@ -226,12 +245,18 @@ def _installed(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
 
 def package(point: EntryPoint) -> str:
     """The package that an entry point belongs to, as an origin."""
-    return f"package {point.dist.name} {point.dist.version}" if point.dist else f"module {point.module}"
+    return (
+        f"package {point.dist.name} {point.dist.version}"
+        if point.dist
+        else f"module {point.module}"
+    )
 
 
 def load_point(point: EntryPoint) -> object:
     """What an entry point names. Raises PluginError."""
-    return _run(f"{package(point)} ({point.name} = {point.value})", package(point), point.load)
+    return _run(
+        f"{package(point)} ({point.name} = {point.value})", package(point), point.load
+    )
 
 
 # -- checks and blame ---------------------------------------------------------------------
@@ -282,7 +307,9 @@ def _is_own(module: str) -> bool:
     return module.startswith(("prunegraph.", "importlib", "_frozen_importlib"))
 
 
-def guard(function: Callable[..., Any], what: str, passes: tuple[type[Exception], ...] = ()) -> Callable[..., Any]:
+def guard(
+    function: Callable[..., Any], what: str, passes: tuple[type[Exception], ...] = ()
+) -> Callable[..., Any]:
     """A function of a plug-in whose errors name it."""
 
     @functools.wraps(function)

@@ -41,7 +41,14 @@ SATURATED = 1e-4
 
 #: Operators that give other results each time.
 RANDOM = frozenset(
-    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+    {
+        "Bernoulli",
+        "Multinomial",
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+    }
 )
 
 #: How ONNX Runtime runs a graph: as the file has it, with what it simplifies, and as users do.
@@ -96,7 +103,13 @@ class Proof:
 
 
 def verify(
-    model: Graph, plan: Plan, pruned: Graph, *, data: Sequence[Batch] = (), seed: int = 0, tolerance: float | None = None
+    model: Graph,
+    plan: Plan,
+    pruned: Graph,
+    *,
+    data: Sequence[Batch] = (),
+    seed: int = 0,
+    tolerance: float | None = None,
 ) -> Proof:
     """Compare a pruned graph with the masked original in ONNX Runtime.
 
@@ -125,22 +138,38 @@ def verify(
     named = plan.cuts and all(cut.node is not None for cut in plan.cuts)
     cuts = plan.cuts if named else derive_cuts(remaining)
     with tempfile.TemporaryDirectory(prefix="prunegraph-") as folder:
-        comparison = _Comparison(remaining, cuts, pruned, tolerance or default_tolerance(model), Path(folder))
+        comparison = _Comparison(
+            remaining, cuts, pruned, tolerance or default_tolerance(model), Path(folder)
+        )
         return comparison.run(list(data), seed)
 
 
 def default_tolerance(graph: Graph) -> float:
     """How exact a proof can be with the graph's float types."""
     halves = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-    types = {weight.tensor.data_type for weight in graph.weights.values() if weight.size > 1}
+    types = {
+        weight.tensor.data_type for weight in graph.weights.values() if weight.size > 1
+    }
     return TOLERANCE_HALF if types & set(halves) else TOLERANCE
 
 
 class _Comparison:
     """Masked original against pruned graph."""
 
-    def __init__(self, survivors: Survivors, cuts: Sequence[Cut], pruned: Graph, tolerance: float, folder: Path):
-        self.left, self.cuts, self.small, self.tolerance = survivors, cuts, pruned, tolerance
+    def __init__(
+        self,
+        survivors: Survivors,
+        cuts: Sequence[Cut],
+        pruned: Graph,
+        tolerance: float,
+        folder: Path,
+    ):
+        self.left, self.cuts, self.small, self.tolerance = (
+            survivors,
+            cuts,
+            pruned,
+            tolerance,
+        )
         self.graph = survivors.coupling.graph
         self.masked, self.pruned = folder / "masked.onnx", folder / "pruned.onnx"
         self.original = folder / "original.onnx"
@@ -164,7 +193,9 @@ class _Comparison:
             expected = self._inner(self.masked, self.inputs, names)
         proof = self._prove(expected, names)
         if (weight := wrong_weight(self.graph, self.cuts, self.small)) is not None:
-            raise ExactnessError(f"{self.graph.source}: the pruned graph has a wrong weight: {weight}")
+            raise ExactnessError(
+                f"{self.graph.source}: the pruned graph has a wrong weight: {weight}"
+            )
         self._check_default(every)
         return replace(proof, notes=tuple(dict.fromkeys(self.notes)))
 
@@ -189,7 +220,10 @@ class _Comparison:
         # In one session: another one would begin with the same random numbers.
         first, second = self._inner(self.masked, [self.inputs[0]] * 2, self.graph.outputs)
         if self._differ([first], [second]) > self.tolerance:
-            random = next((f" (node {n.name!r}, {n.op})" for n in self.graph.nodes if n.op in RANDOM), "")
+            random = next(
+                (f" (node {n.name!r}, {n.op})" for n in self.graph.nodes if n.op in RANDOM),
+                "",
+            )
             raise ModelError(
                 f"{self.graph.source}: the original gives other results each time it runs{random}; "
                 "nothing can be proved for it"
@@ -213,7 +247,9 @@ class _Comparison:
                     f"where the original does: {error}",
                     blame=OPTIMIZER,
                 ) from error
-            self.notes.append("a default session of ONNX Runtime does not run the original: compared without one")
+            self.notes.append(
+                "a default session of ONNX Runtime does not run the original: compared without one"
+            )
             return
         if proof.relative <= self.tolerance:
             return
@@ -232,19 +268,35 @@ class _Comparison:
             f"in a default session the pruned graph differs by {proof.relative:.1e}, the original by {noise:.1e}"
         )
 
-    def _default_allowance(self, expected: Sequence[Sequence[Array]]) -> tuple[float, float]:
+    def _default_allowance(
+        self, expected: Sequence[Sequence[Array]]
+    ) -> tuple[float, float]:
         """What a default session may differ by, and what it differs by on the original."""
         names = self.graph.outputs
-        masked = self._differ(expected, self._inner(self.masked, self.inputs, names, "default"))
+        masked = self._differ(
+            expected, self._inner(self.masked, self.inputs, names, "default")
+        )
         write_graph(self.graph, self.original)
-        plain, fast = (self._inner(self.original, self.inputs, names, level) for level in (self.level, "default"))
+        plain, fast = (
+            self._inner(self.original, self.inputs, names, level)
+            for level in (self.level, "default")
+        )
         noise = max(masked, self._differ(plain, fast))
-        rounds = any("Quantize" in node.op or "Integer" in node.op or "QLinear" in node.op for node in self.graph.nodes)
+        rounds = any(
+            "Quantize" in node.op or "Integer" in node.op or "QLinear" in node.op
+            for node in self.graph.nodes
+        )
         return max(self.tolerance, NOISE * noise, ROUNDING if rounds else 0.0), noise
 
-    def _differ(self, first: Sequence[Sequence[Array]], second: Sequence[Sequence[Array]]) -> float:
+    def _differ(
+        self, first: Sequence[Sequence[Array]], second: Sequence[Sequence[Array]]
+    ) -> float:
         """The largest relative difference between two sets of runs."""
-        pairs = [pair for runs in zip(first, second, strict=True) for pair in zip(*runs, strict=True)]
+        pairs = [
+            pair
+            for runs in zip(first, second, strict=True)
+            for pair in zip(*runs, strict=True)
+        ]
         return max((self._difference("", [pair]).relative for pair in pairs), default=0.0)
 
     def _runs(self, path: Path) -> bool:
@@ -271,11 +323,15 @@ class _Comparison:
         assert failure is not None
         raise self._blame(failure, data, seed) from failure
 
-    def _run_inputs(self, opened: InferenceSession, data: list[Batch], seed: int) -> list[list[Array]]:
+    def _run_inputs(
+        self, opened: InferenceSession, data: list[Batch], seed: int
+    ) -> list[list[Array]]:
         failure: ModelError | DataError | None = None
         for batch in (3, 1):
             try:
-                self.inputs = [random_inputs(self.graph, seed=seed + i, batch=batch) for i in range(2)]
+                self.inputs = [
+                    random_inputs(self.graph, seed=seed + i, batch=batch) for i in range(2)
+                ]
                 results = [run(opened, each) for each in self.inputs]
                 break
             except (ModelError, DataError) as error:
@@ -285,7 +341,9 @@ class _Comparison:
             if not data:
                 raise failure
             self.inputs = list(data)
-            self.notes.append("compared on the given data alone, the original does not run on random inputs")
+            self.notes.append(
+                "compared on the given data alone, the original does not run on random inputs"
+            )
             return [run(opened, each) for each in data]
         if any(symbolic_axes(self.graph).values()):
             results += self._run_other_sizes(opened, seed, batch)
@@ -294,26 +352,41 @@ class _Comparison:
 
     def _blame(self, failure: ModelError, data: Sequence[Batch], seed: int) -> ModelError:
         """The error for a masked original that does not run: is it the original, or the mask?"""
-        source, reason = self.graph.source, str(failure).removeprefix(f"{self.graph.source} (masked): ")
+        source, reason = (
+            self.graph.source,
+            str(failure).removeprefix(f"{self.graph.source} (masked): "),
+        )
         write_graph(self.graph, self.original)
         try:
             opened = session(self.original, name=source)
         except ModelError as error:
-            return ModelError(f"{error}; nothing can be proved for a model that does not load")
+            return ModelError(
+                f"{error}; nothing can be proved for a model that does not load"
+            )
         try:
             self._run_inputs(opened, list(data), seed)
         except ModelError as error:
-            inputs = "neither on random inputs nor on the given data" if data else "on random inputs"
+            inputs = (
+                "neither on random inputs nor on the given data"
+                if data
+                else "on random inputs"
+            )
             hint = "" if data else "; give inputs that it takes with --data"
-            return ModelError(f"{source}: the original does not run {inputs}{hint}: {error}")
+            return ModelError(
+                f"{source}: the original does not run {inputs}{hint}: {error}"
+            )
         return ModelError(
             f"{source}: the masked original does not run, though the original does: please report it ({reason})"
         )
 
-    def _run_other_sizes(self, opened: InferenceSession, seed: int, batch: int) -> list[list[Array]]:
+    def _run_other_sizes(
+        self, opened: InferenceSession, seed: int, batch: int
+    ) -> list[list[Array]]:
         for stretch in (2, 1):
             other = random_inputs(self.graph, seed=seed, batch=1, stretch=stretch)
-            if all(other[name].shape == value.shape for name, value in self.inputs[0].items()):
+            if all(
+                other[name].shape == value.shape for name, value in self.inputs[0].items()
+            ):
                 continue
             try:
                 result = run(opened, other)
@@ -327,8 +400,16 @@ class _Comparison:
     def _choose(self, expected: list[list[Array]]) -> list[str]:
         """The values to compare: outputs, and inner values where outputs prove nothing."""
         names = list(self.graph.outputs)
-        saturated = [name for name, *values in zip(names, *expected, strict=True) if self._is_saturated(name, values)]
-        vacuous = [name for name, *values in zip(names, *expected[:2], strict=True) if not _reacts(values)]
+        saturated = [
+            name
+            for name, *values in zip(names, *expected, strict=True)
+            if self._is_saturated(name, values)
+        ]
+        vacuous = [
+            name
+            for name, *values in zip(names, *expected[:2], strict=True)
+            if not _reacts(values)
+        ]
         if not (saturated or vacuous):
             return names
         witnesses = self._witnesses(saturated)
@@ -337,7 +418,9 @@ class _Comparison:
             f"input; {len(witnesses)} inner values were compared"
         )
         # Never nothing: an output without a stand-in is judged as it is.
-        return [name for name in names if name not in saturated or not witnesses] + witnesses
+        return [
+            name for name in names if name not in saturated or not witnesses
+        ] + witnesses
 
     def _compare(
         self,
@@ -350,33 +433,53 @@ class _Comparison:
         values = self._inner(pruned, inputs, names, level)
         differences = []
         for index, name in enumerate(names):
-            pairs = [(self._survive(name, e[index]), f[index]) for e, f in zip(expected, values, strict=True)]
+            pairs = [
+                (self._survive(name, e[index]), f[index])
+                for e, f in zip(expected, values, strict=True)
+            ]
             differences.append(self._difference(name, pairs))
         return Proof(tuple(differences), self.tolerance, len(inputs), tuple(self.notes))
 
-    def _given_decisions(self, names: Sequence[str], level: str | None = None) -> Proof | None:
+    def _given_decisions(
+        self, names: Sequence[str], level: str | None = None
+    ) -> Proof | None:
         """The comparison with both graphs made to decide alike, where they decide at all.
 
         A TopK among nearly equal scores falls one way or the other by rounding, and all
         behind it differs. What decides is compared by itself; its results are then inputs.
         """
         present = self.small.outer & self.graph.outer
-        deciding = [n for n in self.graph.nodes if n.op in DECISIONS and present.issuperset(o for o in n.outputs if o)]
+        deciding = [
+            n
+            for n in self.graph.nodes
+            if n.op in DECISIONS and present.issuperset(o for o in n.outputs if o)
+        ]
         if not deciding:
             return None
         results = [output for node in deciding for output in node.outputs if output]
         read = [n.inputs[0] for n in deciding if n.inputs[0] in present]
         values = self._inner(self.masked, self.inputs, results)
         inputs = [
-            {**each, **dict(zip(results, value, strict=True))} for each, value in zip(self.inputs, values, strict=True)
+            {**each, **dict(zip(results, value, strict=True))}
+            for each, value in zip(self.inputs, values, strict=True)
         ]
-        paths = [_without_nodes(path, deciding, inputs[0]) for path in (self.masked, self.pruned)]
-        self.notes.append(f"{len(deciding)} nodes that decide by order ({deciding[0].op}) were made to decide alike")
+        paths = [
+            _without_nodes(path, deciding, inputs[0]) for path in (self.masked, self.pruned)
+        ]
+        self.notes.append(
+            f"{len(deciding)} nodes that decide by order ({deciding[0].op}) were made to decide alike"
+        )
         names = list(dict.fromkeys([*names, *read]))
-        return self._compare(self._inner(paths[0], inputs, names), paths[1], inputs, names, level)
+        return self._compare(
+            self._inner(paths[0], inputs, names), paths[1], inputs, names, level
+        )
 
     def _inner(
-        self, path: Path, inputs: Sequence[Batch], names: Sequence[str], level: str | None = None
+        self,
+        path: Path,
+        inputs: Sequence[Batch],
+        names: Sequence[str],
+        level: str | None = None,
     ) -> list[list[Array]]:
         """Values of a model by name, also inner ones, for every input."""
         extra = [name for name in names if name not in self.graph.outputs]
@@ -410,17 +513,24 @@ class _Comparison:
 
     def _is_saturated(self, name: str, values: Sequence[Array]) -> bool:
         """Whether an output is so near the end of an activation's range that only rounding is left of it."""
-        if name not in self.graph.producer or self.graph.nodes[self.graph.producer[name]].op not in SATURATING:
+        if (
+            name not in self.graph.producer
+            or self.graph.nodes[self.graph.producer[name]].op not in SATURATING
+        ):
             return False
         return all(
-            value.size > 0 and float(np.minimum(abs(value), abs(1 - value)).max()) < SATURATED for value in values
+            value.size > 0
+            and float(np.minimum(abs(value), abs(1 - value)).max()) < SATURATED
+            for value in values
         )
 
     def _witnesses(self, saturated: Sequence[str]) -> list[str]:
         """Inner values that stand in for outputs: the last layers' outputs, and what saturated nodes read."""
         both = (self.small.outer & self.graph.outer) - set(self.graph.outputs)
         read = [v for name in saturated for v in self._parents(name)]
-        layers = [node.outputs[0] for node in self.graph.layers if node.subgraph is None][-WITNESSES:]
+        layers = [node.outputs[0] for node in self.graph.layers if node.subgraph is None][
+            -WITNESSES:
+        ]
         types = self.left.coupling.shape_info.types
         result = dict.fromkeys([*read, *layers])
         return [name for name in result if name in both and types.get(name) in FLOAT_TYPES]
@@ -442,7 +552,9 @@ class _Comparison:
             output
             for node in self.graph.nodes
             for output in node.outputs
-            if output in both and output in self.left.coupling.labels and types.get(output) in FLOAT_TYPES
+            if output in both
+            and output in self.left.coupling.labels
+            and types.get(output) in FLOAT_TYPES
         ]
         try:
             expected = self._inner(self.masked, self.inputs[:1], names)[0]
@@ -450,7 +562,10 @@ class _Comparison:
         except ModelError:
             return text
         for name, e, f in zip(names, expected, result, strict=True):
-            if not self._difference(name, [(self._survive(name, e), f)]).relative <= self.tolerance:
+            if (
+                not self._difference(name, [(self._survive(name, e), f)]).relative
+                <= self.tolerance
+            ):
                 return f"{text}; the first node that differs is {created[name].name!r} ({created[name].op})"
         return text
 
@@ -467,14 +582,21 @@ def _without_nodes(path: Path, nodes: Sequence[Node], values: Batch) -> Path:
         model.graph.node.remove(proto)
     for name in sorted(gone - {""}):
         kind = onnx.helper.np_dtype_to_tensor_dtype(values[name].dtype)
-        model.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, [None] * values[name].ndim))
+        model.graph.input.append(
+            onnx.helper.make_tensor_value_info(name, kind, [None] * values[name].ndim)
+        )
     path = path.with_name(f"given_{path.name}")
     path.write_bytes(model.SerializeToString())
     return path
 
 
 def _all_finite(runs: Sequence[Sequence[Array]]) -> bool:
-    return all(np.isfinite(value).all() for outputs in runs for value in outputs if value.dtype.kind == "f")
+    return all(
+        np.isfinite(value).all()
+        for outputs in runs
+        for value in outputs
+        if value.dtype.kind == "f"
+    )
 
 
 def _distance(expected: Array, result: Array) -> tuple[float, float]:
@@ -483,13 +605,17 @@ def _distance(expected: Array, result: Array) -> tuple[float, float]:
         return 0.0, 0.0
     a, b = expected.astype(np.float64), result.astype(np.float64)
     finite = np.isfinite(a)
-    if not np.array_equal(finite, np.isfinite(b)) or not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+    if not np.array_equal(finite, np.isfinite(b)) or not np.array_equal(
+        a[~finite], b[~finite], equal_nan=True
+    ):
         return float("inf"), float("inf")
     if not finite.any():
         return 0.0, 0.0
     absolute = float(np.abs(a[finite] - b[finite]).max())
     largest = float(np.abs(a[finite]).max())
-    return absolute, absolute / largest if largest else (0.0 if absolute == 0 else float("inf"))
+    return absolute, absolute / largest if largest else (
+        0.0 if absolute == 0 else float("inf")
+    )
 
 
 def _reacts(values: Sequence[Array]) -> bool:

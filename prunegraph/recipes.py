@@ -59,10 +59,19 @@ def read(path: str | os.PathLike[str]) -> Recipe:
     steps = content.get("step")
     unknown = sorted(content.keys() - {"format", "version", "step"})
     if unknown:
-        raise RecipeError(f"{path}: has {unknown[0]!r}, which means nothing there: options stand in a [[step]]")
-    if not isinstance(steps, list) or not steps or not all(isinstance(step, dict) for step in steps):
+        raise RecipeError(
+            f"{path}: has {unknown[0]!r}, which means nothing there: options stand in a [[step]]"
+        )
+    if (
+        not isinstance(steps, list)
+        or not steps
+        or not all(isinstance(step, dict) for step in steps)
+    ):
         raise RecipeError(f"{path}: has no steps: give each command as a [[step]]")
-    return Recipe(tuple(_step(step, f"{path}, step {i}") for i, step in enumerate(steps, 1)), str(path))
+    return Recipe(
+        tuple(_step(step, f"{path}, step {i}") for i, step in enumerate(steps, 1)),
+        str(path),
+    )
 
 
 def _step(content: dict[str, Any], where: str) -> Step:
@@ -73,7 +82,9 @@ def _step(content: dict[str, Any], where: str) -> Step:
     for key, value in options.items():
         items = value if isinstance(value, list) else [value]
         if not all(isinstance(item, str | int | float) for item in items):
-            raise RecipeError(f"{where} ({command}): {key!r} must be text, a number, true or false, or a list of such")
+            raise RecipeError(
+                f"{where} ({command}): {key!r} must be text, a number, true or false, or a list of such"
+            )
     return Step(command, options)
 
 

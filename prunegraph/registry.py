@@ -64,7 +64,9 @@ class Registry(Generic[T]):
         self.entry_point: str | None = beside.entry_point if beside else entry_point
         self.family: str = beside.family if beside else family or kind
         self._entries: dict[str, Entry] = beside._entries if beside else {}
-        self._points: dict[EntryPoint, PluginError | None] = beside._points if beside else {}
+        self._points: dict[EntryPoint, PluginError | None] = (
+            beside._points if beside else {}
+        )
 
     def register(self, name: str) -> Callable[[T], T]:
         """Decorator that stores a thing under `name`.
@@ -73,7 +75,9 @@ class Registry(Generic[T]):
             PluginError: the name is taken, or the thing cannot be called as this kind is.
         """
         if not isinstance(name, str) or not name or name.split() != [name]:
-            raise PluginError(f"a {self.kind} is registered under a name of one word, not {name!r}")
+            raise PluginError(
+                f"a {self.kind} is registered under a name of one word, not {name!r}"
+            )
 
         def store(thing: T) -> T:
             entry = Entry(name, thing, self.kind, plugins.note_origin(thing))
@@ -82,7 +86,9 @@ class Registry(Generic[T]):
             known = self._entries.get(name)
             if known is not None and not _is_rerun(known.thing, thing):
                 both = f"{known.origin} and {entry.origin}"
-                raise PluginError(f"{self.family} {name!r} is registered twice ({both}); choose another name")
+                raise PluginError(
+                    f"{self.family} {name!r} is registered twice ({both}); choose another name"
+                )
             self._entries[name] = entry
             return thing
 
@@ -113,7 +119,10 @@ class Registry(Generic[T]):
         """What there is, by name, packages included; what is broken is left out (see `check`)."""
         for point in self._installed():
             self._load(point)
-        return sorted((e for e in self._entries.values() if e.kind == self.kind), key=lambda entry: entry.name)
+        return sorted(
+            (e for e in self._entries.values() if e.kind == self.kind),
+            key=lambda entry: entry.name,
+        )
 
     def names(self) -> list[str]:
         """All names of the family, without loading any package."""
@@ -121,7 +130,9 @@ class Registry(Generic[T]):
 
     def check(self) -> None:
         """Raise PluginError if an installed package is broken."""
-        problems = [problem for point in self._installed() if (problem := self._load(point))]
+        problems = [
+            problem for point in self._installed() if (problem := self._load(point))
+        ]
         if problems:
             raise PluginError("; ".join(map(str, problems)))
 

@@ -20,7 +20,7 @@ from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.select import rank
 from prunegraph.tuning import sensitivity as sensitivities
 from prunegraph.tuning.evaluation import Study, trials
-from prunegraph.tuning.search import SearchTrace, Goal, find
+from prunegraph.tuning.search import Goal, SearchTrace, find
 from prunegraph.tuning.sensitivity import RATIOS, Sensitivity
 
 
@@ -60,7 +60,9 @@ def sensitivity(
     """
     ratios = sensitivities.check_ratios(ratios)
     samples = Data.of(data)
-    choice = SelectionOptions(**{"round_to": 1, **options, "budget": Budget(ratio=ratios[-1])})
+    choice = SelectionOptions(
+        **{"round_to": 1, **options, "budget": Budget(ratio=ratios[-1])}
+    )
     progress("load")
     model = source if isinstance(source, Graph) else load(source)
     samples = samples.fit(model)
@@ -68,7 +70,9 @@ def sensitivity(
     progress("analyze")
     coupling = analyze(model, attention=attention)
     seen = Data.of(evaluation) if evaluation is not None else samples
-    with trials(Study(coupling, samples, seen, portable(metric), repair, jobs, cluster)) as measured:
+    with trials(
+        Study(coupling, samples, seen, portable(metric), repair, jobs, cluster)
+    ) as measured:
         progress("score")
         ranked = rank(coupling, choice, Statistics(model, samples, progress=progress))
         return sensitivities.measure(measured, ranked, ratios, repair, progress)
@@ -146,14 +150,29 @@ def search(
     progress("analyze")
     coupling = analyze(model, attention=attention)
     seen = Data.of(evaluation) if evaluation is not None else samples
-    study = Study(coupling, samples, seen, portable(metric) if metric is not None else None, repair, jobs, cluster)
+    study = Study(
+        coupling,
+        samples,
+        seen,
+        portable(metric) if metric is not None else None,
+        repair,
+        jobs,
+        cluster,
+    )
     with trials(study) as measured:
         progress("score")
         statistics = Statistics(model, samples, progress=progress)
         ranked = ranking(coupling, choice, statistics, repair, progress, jobs, cluster)
         match = find(measured, ranked, goal, progress)
     result = finish(
-        coupling, Selected(match.plan), choice, samples, repair,
-        out=out, check=check, save_plan=save_plan, progress=progress,
-    )  # fmt: skip
+        coupling,
+        Selected(match.plan),
+        choice,
+        samples,
+        repair,
+        out=out,
+        check=check,
+        save_plan=save_plan,
+        progress=progress,
+    )
     return SearchResult(result, match)

@@ -23,13 +23,17 @@ class Builder:
         self.inputs: list[onnx.ValueInfoProto] = []
         self.count = 0
 
-    def input(self, *shape: int | str, name: str = "x", kind: int = onnx.TensorProto.FLOAT) -> str:
+    def input(
+        self, *shape: int | str, name: str = "x", kind: int = onnx.TensorProto.FLOAT
+    ) -> str:
         self.inputs.append(helper.make_tensor_value_info(name, kind, shape))
         return name
 
     def const(self, value: object, dtype: object = None) -> str:
         self.count += 1
-        self.tensors.append(numpy_helper.from_array(np.asarray(value, dtype), f"c{self.count}"))
+        self.tensors.append(
+            numpy_helper.from_array(np.asarray(value, dtype), f"c{self.count}")
+        )
         return f"c{self.count}"
 
     def weight(self, *shape: int, scale: float | None = None) -> str:
@@ -38,12 +42,24 @@ class Builder:
         return self.const(value, np.float32)
 
     def op(
-        self, op: str, *inputs: str, outputs: int = 1, name: str = "", domain: str = "", **attributes: object
+        self,
+        op: str,
+        *inputs: str,
+        outputs: int = 1,
+        name: str = "",
+        domain: str = "",
+        **attributes: object,
     ) -> str:
         self.count += 1
         name = name or f"{op.lower()}{self.count}"
-        created = [f"{name}.out{i}" if outputs > 1 else f"{name}.out" for i in range(outputs)]
-        self.nodes.append(helper.make_node(op, list(inputs), created, name=name, domain=domain, **attributes))
+        created = [
+            f"{name}.out{i}" if outputs > 1 else f"{name}.out" for i in range(outputs)
+        ]
+        self.nodes.append(
+            helper.make_node(
+                op, list(inputs), created, name=name, domain=domain, **attributes
+            )
+        )
         return created[0]
 
     def conv(
@@ -57,12 +73,16 @@ class Builder:
         name: str = "",
         **attributes: object,
     ) -> str:
-        weights = [self.weight(cout, cin // group, k, k)] + ([self.weight(cout)] if bias else [])
+        weights = [self.weight(cout, cin // group, k, k)] + (
+            [self.weight(cout)] if bias else []
+        )
         attributes.setdefault("pads", [k // 2] * 4)
         return self.op("Conv", x, *weights, name=name, group=group, **attributes)
 
     def bn(self, x: str, c: int, name: str = "") -> str:
-        scale, bias, mean = (self.const(self.rng.uniform(0.5, 1.5, c), np.float32) for _ in range(3))
+        scale, bias, mean = (
+            self.const(self.rng.uniform(0.5, 1.5, c), np.float32) for _ in range(3)
+        )
         variance = self.const(self.rng.uniform(0.5, 1.5, c), np.float32)
         return self.op("BatchNormalization", x, scale, bias, mean, variance, name=name)
 
@@ -70,18 +90,25 @@ class Builder:
         return self.op("Relu", x)
 
     def linear(self, x: str, cin: int, cout: int, name: str = "") -> str:
-        return self.op("Gemm", x, self.weight(cout, cin), self.weight(cout), name=name, transB=1)
+        return self.op(
+            "Gemm", x, self.weight(cout, cin), self.weight(cout), name=name, transB=1
+        )
 
     def head(self, x: str, c: int, classes: int = 5) -> str:
         y = self.op("Flatten", self.op("GlobalAveragePool", x))
         return self.linear(y, c, classes, name="head")
 
-    def model(self, *outputs: str, domains: Sequence[tuple[str, int]] = ()) -> onnx.ModelProto:
+    def model(
+        self, *outputs: str, domains: Sequence[tuple[str, int]] = ()
+    ) -> onnx.ModelProto:
         infos = [onnx.ValueInfoProto(name=name) for name in outputs]
         for info in infos:
             info.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
         graph = helper.make_graph(self.nodes, "g", self.inputs, infos, self.tensors)
-        opsets = [helper.make_opsetid("", self.opset), *(helper.make_opsetid(*pair) for pair in domains)]
+        opsets = [
+            helper.make_opsetid("", self.opset),
+            *(helper.make_opsetid(*pair) for pair in domains),
+        ]
         return helper.make_model(graph, opset_imports=opsets, ir_version=self.ir_version)
 
     def graph(self, *outputs: str, domains: Sequence[tuple[str, int]] = ()) -> Graph:

@@ -8,7 +8,9 @@ from hypothesis import settings
 
 from tests.paths import ROOT
 
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+)
 
 # A failure then belongs to the commit it appears with; `--hypothesis-profile random` looks for new ones.
 settings.register_profile("repeatable", deadline=None, derandomize=True)

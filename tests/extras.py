@@ -17,7 +17,9 @@ class _Skipped(pytest.Module):
         pytest.skip(REASON, allow_module_level=True)
 
 
-def skip_modules_without_torch(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+def skip_modules_without_torch(
+    module_path: Path, parent: pytest.Collector
+) -> pytest.Module | None:
     """Skip the test modules of a folder by name without PyTorch; with it, let them use one thread."""
     if importlib.util.find_spec("torch") is None:
         return _Skipped.from_parent(parent, path=module_path)

@@ -16,7 +16,10 @@ from prunegraph.selection.plan import Plan, make_plan
 def random_plan(coupling: Coupling, seed: int = 0, ratio: float = 0.5) -> Plan:
     """Remove a random share of every group."""
     rng = np.random.default_rng(seed)
-    remove = {g.id: rng.permutation(g.channels)[: int(g.channels * ratio)] for g in coupling.groups}
+    remove = {
+        g.id: rng.permutation(g.channels)[: int(g.channels * ratio)]
+        for g in coupling.groups
+    }
     return make_plan(coupling, remove)
 
 

@@ -28,9 +28,14 @@ from tests.paths import FIXTURES
 
 #: Small graphs of different kinds: residual, depthwise, split and shuffled, dynamic shapes, attention.
 MODELS = (
-    "timm__test_resnet", "timm__test_resnet__dynamo", "timm__test_vit", "timm__levit_128s__dynamo",
-    "torchvision__mobilenet_v3_small__dynamo", "torchvision__shufflenet_v2_x1_0", "ultralytics__yolov5n__dynamo",
-)  # fmt: skip
+    "timm__test_resnet",
+    "timm__test_resnet__dynamo",
+    "timm__test_vit",
+    "timm__levit_128s__dynamo",
+    "torchvision__mobilenet_v3_small__dynamo",
+    "torchvision__shufflenet_v2_x1_0",
+    "ultralytics__yolov5n__dynamo",
+)
 
 Samples = dict[str, np.ndarray]
 Command = Callable[[Graph, Samples], Graph]
@@ -41,23 +46,38 @@ def models() -> Iterator[tuple[str, Callable[[], Graph]]]:
     for name in ("fashion_resnet", "lenet5"):
         yield name, lambda name=name: pg.load(FIXTURES / f"{name}.onnx")  # type: ignore[misc]
     for name in MODELS:
-        yield name, lambda name=name: pg.load(light_models.load(ZOO / f"{name}.light.xz", 0))  # type: ignore[misc]
+        yield (
+            name,
+            lambda name=name: pg.load(light_models.load(ZOO / f"{name}.light.xz", 0)),
+        )  # type: ignore[misc]
 
 
 def pruned(graph: Graph, **options: object) -> Graph:
-    return pg.prune(graph, budget=pg.Budget(ratio=0.5), round_to=1, check=False, **options).small
+    return pg.prune(
+        graph, budget=pg.Budget(ratio=0.5), round_to=1, check=False, **options
+    ).small
 
 
 COMMANDS: dict[str, Command] = {
     "prune": lambda graph, data: pruned(graph),
     "prune random": lambda graph, data: pruned(graph, algorithm="random", seed=1),
     "prune refitted": lambda graph, data: pruned(graph, data=data),
-    "prune absorb:map": lambda graph, data: pruned(graph, data=data, repair="absorb:form=map"),
-    "decompose": lambda graph, data: pg.decompose(graph, rank="ratio:0.25", round_to=1).graph,
-    "decompose folded": lambda graph, data: pg.decompose(graph, rank="ratio:0.25", fold=True, data=data).graph,
+    "prune absorb:map": lambda graph, data: pruned(
+        graph, data=data, repair="absorb:form=map"
+    ),
+    "decompose": lambda graph, data: (
+        pg.decompose(graph, rank="ratio:0.25", round_to=1).graph
+    ),
+    "decompose folded": lambda graph, data: (
+        pg.decompose(graph, rank="ratio:0.25", fold=True, data=data).graph
+    ),
     "quantize": lambda graph, data: pg.quantize(graph, data).graph,
-    "quantize equalized": lambda graph, data: pg.quantize(graph, data, equalize=True, method="minmax").graph,
-    "quantize weights": lambda graph, data: pg.quantize(graph, weights="int4", activations="none").graph,
+    "quantize equalized": lambda graph, data: (
+        pg.quantize(graph, data, equalize=True, method="minmax").graph
+    ),
+    "quantize weights": lambda graph, data: (
+        pg.quantize(graph, weights="int4", activations="none").graph
+    ),
     "compress": lambda graph, data: pg.compress(graph, data=data, params=0.5).graph,
 }
 

@@ -97,7 +97,9 @@ class Grower:
 
     def grow_depthwise(self, x: Map) -> Map:
         multiplier = self.choose([1, 1, 2])
-        return Map(self.b.conv(x.name, x.c, x.c * multiplier, 3, group=x.c), x.c * multiplier, x.s)
+        return Map(
+            self.b.conv(x.name, x.c, x.c * multiplier, 3, group=x.c), x.c * multiplier, x.s
+        )
 
     def grow_grouped(self, x: Map) -> Map:
         if not self.grouped:
@@ -113,7 +115,11 @@ class Grower:
     def grow_concat(self, x: Map) -> Map:
         y = self.conv(x)
         parts = [x, y, x] if self.flag() else [y, x]
-        return Map(self.b.op("Concat", *(p.name for p in parts), axis=1), sum(p.c for p in parts), x.s)
+        return Map(
+            self.b.op("Concat", *(p.name for p in parts), axis=1),
+            sum(p.c for p in parts),
+            x.s,
+        )
 
     def grow_split(self, x: Map) -> Map:
         if x.c == 1:
@@ -121,7 +127,12 @@ class Grower:
         first = self.integer(1, x.c - 1)
         sizes = self.b.const([first, x.c - first], np.int64)
         self.b.op("Split", x.name, sizes, outputs=2, axis=1)
-        a, b = (Map(name, size, x.s) for name, size in zip(self.b.nodes[-1].output, (first, x.c - first), strict=True))
+        a, b = (
+            Map(name, size, x.s)
+            for name, size in zip(
+                self.b.nodes[-1].output, (first, x.c - first), strict=True
+            )
+        )
         if self.flag():
             a = self.conv(a)
         return Map(self.b.op("Concat", b.name, a.name, axis=1), a.c + b.c, x.s)
@@ -135,20 +146,32 @@ class Grower:
 
     def grow_gather(self, x: Map) -> Map:
         index = self.source.integers(-x.c, x.c - 1, 10)
-        return Map(self.b.op("Gather", x.name, self.b.const(index, np.int64), axis=1), len(index), x.s)
+        return Map(
+            self.b.op("Gather", x.name, self.b.const(index, np.int64), axis=1),
+            len(index),
+            x.s,
+        )
 
     def grow_shuffle(self, x: Map) -> Map:
         groups = self.choose([g for g in (2, 3) if x.c % g == 0] or [1])
-        n = self.b.op("Reshape", x.name, self.b.const([0, groups, x.c // groups, x.s, x.s], np.int64))
+        n = self.b.op(
+            "Reshape", x.name, self.b.const([0, groups, x.c // groups, x.s, x.s], np.int64)
+        )
         n = self.b.op("Transpose", n, perm=[0, 2, 1, 3, 4])
-        return Map(self.b.op("Reshape", n, self.b.const([-1, x.c, x.s, x.s], np.int64)), x.c, x.s)
+        return Map(
+            self.b.op("Reshape", n, self.b.const([-1, x.c, x.s, x.s], np.int64)), x.c, x.s
+        )
 
     def grow_split_axis(self, x: Map) -> Map:
         """Reshape into blocks, an operator on the blocks, reshape back."""
         groups = self.choose([g for g in (2, 3) if x.c % g == 0] or [1])
-        n = self.b.op("Reshape", x.name, self.b.const([0, groups, x.c // groups, x.s, x.s], np.int64))
+        n = self.b.op(
+            "Reshape", x.name, self.b.const([0, groups, x.c // groups, x.s, x.s], np.int64)
+        )
         n = self.b.op("Mul", n, self.b.weight(1, groups, x.c // groups, 1, 1, scale=1.0))
-        return Map(self.b.op("Reshape", n, self.b.const([0, -1, x.s, x.s], np.int64)), x.c, x.s)
+        return Map(
+            self.b.op("Reshape", n, self.b.const([0, -1, x.s, x.s], np.int64)), x.c, x.s
+        )
 
     def grow_pad(self, x: Map) -> Map:
         before, after = self.integer(0, 3), self.integer(0, 3)
@@ -158,24 +181,47 @@ class Grower:
     def grow_squeeze_excite(self, x: Map) -> Map:
         y = self.b.op("GlobalAveragePool", x.name)
         y = self.b.relu(self.b.conv(y, x.c, 4, 1))
-        return Map(self.b.op("Mul", x.name, self.b.op("Sigmoid", self.b.conv(y, 4, x.c, 1))), x.c, x.s)
+        return Map(
+            self.b.op("Mul", x.name, self.b.op("Sigmoid", self.b.conv(y, 4, x.c, 1))),
+            x.c,
+            x.s,
+        )
 
     def grow_channel_mean(self, x: Map) -> Map:
         """Spatial attention: statistics over the channels gate all of them."""
         axes = [self.b.const([1], np.int64)] if self.b.opset >= 18 else []
         given = {} if axes else {"axes": [1]}
-        return Map(self.b.op("Mul", x.name, self.b.op("ReduceMean", x.name, *axes, keepdims=1, **given)), x.c, x.s)
+        return Map(
+            self.b.op(
+                "Mul", x.name, self.b.op("ReduceMean", x.name, *axes, keepdims=1, **given)
+            ),
+            x.c,
+            x.s,
+        )
 
     def grow_layer_norm(self, x: Map) -> Map:
         y = self.b.op("Transpose", x.name, perm=[0, 2, 3, 1])
         if self.b.opset >= 17:
-            y = self.b.op("LayerNormalization", y, self.b.weight(x.c, scale=1.0), self.b.weight(x.c), axis=-1)
+            y = self.b.op(
+                "LayerNormalization",
+                y,
+                self.b.weight(x.c, scale=1.0),
+                self.b.weight(x.c),
+                axis=-1,
+            )
         y = self.b.op("MatMul", y, self.b.weight(x.c, x.c))
         return Map(self.b.op("Transpose", y, perm=[0, 3, 1, 2]), x.c, x.s)
 
     def grow_instance_norm(self, x: Map) -> Map:
         return Map(
-            self.b.op("InstanceNormalization", x.name, self.b.weight(x.c, scale=1.0), self.b.weight(x.c)), x.c, x.s
+            self.b.op(
+                "InstanceNormalization",
+                x.name,
+                self.b.weight(x.c, scale=1.0),
+                self.b.weight(x.c),
+            ),
+            x.c,
+            x.s,
         )
 
     def grow_group_norm(self, x: Map) -> Map:
@@ -184,13 +230,19 @@ class Grower:
             return self.grow_instance_norm(x)
         size = x.c if self.b.opset >= 21 else groups
         scale, bias = self.b.weight(size, scale=1.0), self.b.weight(size)
-        return Map(self.b.op("GroupNormalization", x.name, scale, bias, num_groups=groups), x.c, x.s)
+        return Map(
+            self.b.op("GroupNormalization", x.name, scale, bias, num_groups=groups),
+            x.c,
+            x.s,
+        )
 
     def grow_depth_to_space(self, x: Map) -> Map:
         if x.c % 4 or x.s > 8:
             return self.grow_pool(x)
         mode = self.choose(["DCR", "CRD"])
-        return Map(self.b.op("DepthToSpace", x.name, blocksize=2, mode=mode), x.c // 4, x.s * 2)
+        return Map(
+            self.b.op("DepthToSpace", x.name, blocksize=2, mode=mode), x.c // 4, x.s * 2
+        )
 
     def grow_space_to_depth(self, x: Map) -> Map:
         if x.s % 2 or x.c > 12:
@@ -203,7 +255,13 @@ class Grower:
 
     def grow_transposed(self, x: Map) -> Map:
         cout = self.width()
-        y = self.b.op("ConvTranspose", x.name, self.b.weight(x.c, cout, 3, 3), self.b.weight(cout), pads=[1, 1, 1, 1])
+        y = self.b.op(
+            "ConvTranspose",
+            x.name,
+            self.b.weight(x.c, cout, 3, 3),
+            self.b.weight(cout),
+            pads=[1, 1, 1, 1],
+        )
         return Map(y, cout, x.s)
 
     def finish(self) -> Graph:

@@ -11,7 +11,9 @@ import onnx
 Key = tuple[tuple[int, ...], str]
 
 
-def subgraphs(graph: onnx.GraphProto, place: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], onnx.GraphProto]]:
+def subgraphs(
+    graph: onnx.GraphProto, place: tuple[int, ...] = ()
+) -> Iterator[tuple[tuple[int, ...], onnx.GraphProto]]:
     """A graph and all graphs inside it, each with its place."""
     yield place, graph
     for index, node in enumerate(graph.node):
@@ -24,7 +26,9 @@ def all_names(model: onnx.ModelProto) -> set[str]:
     """Names of values and nodes."""
     names: set[str] = set()
     for _, graph in subgraphs(model.graph):
-        names.update(entry.name for entry in (*graph.input, *graph.output, *graph.initializer))
+        names.update(
+            entry.name for entry in (*graph.input, *graph.output, *graph.initializer)
+        )
         names.update(name for node in graph.node for name in (node.name, *node.output))
     return names - {""}
 
@@ -32,13 +36,20 @@ def all_names(model: onnx.ModelProto) -> set[str]:
 def own(graph: onnx.GraphProto) -> list[str]:
     """Names that a graph gives to values of its own."""
     names = [entry.name for entry in (*graph.input, *graph.initializer)]
-    return list(dict.fromkeys([*names, *(o for node in graph.node for o in node.output if o)]))
+    return list(
+        dict.fromkeys([*names, *(o for node in graph.node for o in node.output if o)])
+    )
 
 
 def inner(model: onnx.ModelProto) -> list[Key]:
     """What can be renamed: all values but the model's inputs and outputs."""
     fixed = {entry.name for entry in (*model.graph.input, *model.graph.output)}
-    return [(place, name) for place, graph in subgraphs(model.graph) for name in own(graph) if place or name not in fixed]
+    return [
+        (place, name)
+        for place, graph in subgraphs(model.graph)
+        for name in own(graph)
+        if place or name not in fixed
+    ]
 
 
 def renamed(model: onnx.ModelProto, names: Mapping[Key, str]) -> onnx.ModelProto:
@@ -49,7 +60,12 @@ def renamed(model: onnx.ModelProto, names: Mapping[Key, str]) -> onnx.ModelProto
     return copy
 
 
-def _rename(graph: onnx.GraphProto, place: tuple[int, ...], outer: Mapping[str, str], names: Mapping[Key, str]) -> None:
+def _rename(
+    graph: onnx.GraphProto,
+    place: tuple[int, ...],
+    outer: Mapping[str, str],
+    names: Mapping[Key, str],
+) -> None:
     mine = own(graph)
     visible = {old: new for old, new in outer.items() if old not in mine}
     visible.update({name: names[place, name] for name in mine if (place, name) in names})
@@ -64,10 +80,14 @@ def _rename(graph: onnx.GraphProto, place: tuple[int, ...], outer: Mapping[str, 
                 _rename(attribute.g, (*place, index, slot), visible, names)
 
 
-def draw(model: onnx.ModelProto, wanted: Sequence[str], rng: np.random.Generator) -> onnx.ModelProto:
+def draw(
+    model: onnx.ModelProto, wanted: Sequence[str], rng: np.random.Generator
+) -> onnx.ModelProto:
     """The model with each of the wanted names given to one of its inner values, drawn at random."""
     free = [name for name in wanted if name not in all_names(model)]
     keys = inner(model)
     chosen = rng.permutation(len(keys))[: len(free)]
     order = rng.permutation(len(free))
-    return renamed(model, {keys[key]: free[name] for key, name in zip(chosen, order, strict=False)})
+    return renamed(
+        model, {keys[key]: free[name] for key, name in zip(chosen, order, strict=False)}
+    )

@@ -8,7 +8,10 @@ import sys
 
 import benchmarks.training
 
-NAMES = sorted({module.name for module in pkgutil.iter_modules(benchmarks.training.__path__)} - {"__main__"})
+NAMES = sorted(
+    {module.name for module in pkgutil.iter_modules(benchmarks.training.__path__)}
+    - {"__main__"}
+)
 
 if __name__ == "__main__":
     unknown = [name for name in sys.argv[1:] if name not in NAMES]

@@ -36,8 +36,11 @@ SIZE, BOXES, COUNT = 96, 2, 32
 CLASSES = PREDICTIONS // 3 - 5
 
 #: Width and height of three anchors for each output, relative to the image; large ones first, as the outputs are.
-ANCHORS = (((0.28, 0.22), (0.38, 0.48), (0.90, 0.78)), ((0.07, 0.15), (0.15, 0.11), (0.14, 0.29)),
-           ((0.02, 0.03), (0.04, 0.07), (0.08, 0.06)))  # fmt: skip
+ANCHORS = (
+    ((0.28, 0.22), (0.38, 0.48), (0.90, 0.78)),
+    ((0.07, 0.15), (0.15, 0.11), (0.14, 0.29)),
+    ((0.02, 0.03), (0.04, 0.07), (0.08, 0.06)),
+)
 
 METHOD = "joint:strength=1e-2,params=0.6,repair=bn"
 
@@ -52,8 +55,12 @@ def scenes(count: int, seed: int) -> dict[str, Array]:
             size = rng.uniform(0.1, 0.5, 2)
             centre = rng.uniform(size / 2, 1 - size / 2)
             kind = rng.integers(CLASSES)
-            (remaining, top), (right, bottom) = (((centre + sign * size / 2) * SIZE).astype(int) for sign in (-1, 1))
-            image[:, top:bottom, remaining:right] += np.cos(kind + np.arange(3))[:, None, None]
+            (remaining, top), (right, bottom) = (
+                ((centre + sign * size / 2) * SIZE).astype(int) for sign in (-1, 1)
+            )
+            image[:, top:bottom, remaining:right] += np.cos(kind + np.arange(3))[
+                :, None, None
+            ]
             box[:] = (*centre, *size, kind)
     return {"image": images, LABELS: labels}
 
@@ -68,7 +75,9 @@ def yolo_loss(outputs: Sequence[Tensor], batch: Batch) -> Tensor:
     smaller = torch.minimum(boxes[..., None, 2:4], anchors).prod(-1)
     overlap = smaller / (boxes[..., None, 2:4].prod(-1) + anchors.prod(-1) - smaller)
     best = overlap.argmax(-1)
-    return torch.stack([_of_output(y, k, boxes, best, anchors) for k, y in enumerate(outputs)]).sum()
+    return torch.stack(
+        [_of_output(y, k, boxes, best, anchors) for k, y in enumerate(outputs)]
+    ).sum()
 
 
 def _of_output(y: Tensor, k: int, boxes: Tensor, best: Tensor, anchors: Tensor) -> Tensor:
@@ -85,7 +94,9 @@ def _of_output(y: Tensor, k: int, boxes: Tensor, best: Tensor, anchors: Tensor) 
     if len(image):
         result = y[at]
         loss = loss + functional.mse_loss(result[:, :2].sigmoid(), places - cells)
-        loss = loss + functional.mse_loss(result[:, 2:4], (mine[:, 2:4] / anchors[anchor]).log())
+        loss = loss + functional.mse_loss(
+            result[:, 2:4], (mine[:, 2:4] / anchors[anchor]).log()
+        )
         loss = loss + functional.cross_entropy(result[:, 5:], mine[:, 4].long())
     return loss
 
@@ -95,18 +106,28 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     graph, start = pg.load(build(SIZE)), time.time()
     chosen = TrainingOptions(
-        data=Data.of(scenes(COUNT, 0)), batch=8, loss=yolo_loss, recipe=TrainingConfig(epochs=2, lr=1e-3, clip=10.0),
-        budget=Budget(macs=0.6), progress=lambda stage: print(stage, flush=True),
-    )  # fmt: skip
+        data=Data.of(scenes(COUNT, 0)),
+        batch=8,
+        loss=yolo_loss,
+        recipe=TrainingConfig(epochs=2, lr=1e-3, clip=10.0),
+        budget=Budget(macs=0.6),
+        progress=lambda stage: print(stage, flush=True),
+    )
     done = train(graph, chosen, METHOD)
     paths = [FOLDER / name for name in ("detector.onnx", "detector-int8.onnx")]
     for each, path in zip((graph, done.graph), paths, strict=True):
         pg.save(each, path)
     remaining, before = next(r for r in done.history if r["stage"] == "prune"), cost(graph)
     for record in done.history:
-        print({key: round(value, 4) if isinstance(value, float) else value for key, value in record.items()})
+        print(
+            {
+                key: round(value, 4) if isinstance(value, float) else value
+                for key, value in record.items()
+            }
+        )
     print(
-        f"left: {remaining['params'] / before.params:.1%} of the parameters, {remaining['macs'] / before.macs:.1%} of the MACs; "
+        f"left: {remaining['params'] / before.params:.1%} of the parameters, "
+        f"{remaining['macs'] / before.macs:.1%} of the MACs; "
         f"file {os.path.getsize(paths[0]) / os.path.getsize(paths[1]):.1f} times smaller; "
         f"{sum(node.op == 'QuantizeLinear' for node in done.graph.nodes)} QuantizeLinear; "
         f"{(time.time() - start) / 60:.1f} minutes"
@@ -121,12 +142,19 @@ def compare(graph: Graph, images: Array) -> None:
     shows between ONNX Runtime's integers and its own floats.
     """
     with torch.no_grad():
-        fake = [y.numpy() for y in GraphModule(graph).eval()(image=torch.from_numpy(images))]
+        fake = [
+            y.numpy() for y in GraphModule(graph).eval()(image=torch.from_numpy(images))
+        ]
     integers = run(session(graph), {"image": images})
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    floats = onnxruntime.InferenceSession(graph.model.SerializeToString(), options).run(None, {"image": images})
+    floats = onnxruntime.InferenceSession(graph.model.SerializeToString(), options).run(
+        None, {"image": images}
+    )
     for name, others in (("fake quantization", fake), ("ONNX Runtime in float", floats)):
-        near = [np.abs(a - b) <= (b.max() - b.min()) / 255 for a, b in zip(integers, others, strict=True)]
+        near = [
+            np.abs(a - b) <= (b.max() - b.min()) / 255
+            for a, b in zip(integers, others, strict=True)
+        ]
         share = np.mean(np.concatenate([each.ravel() for each in near]))
         print(f"outputs in integers within a code of {name}: {share:.2%}")

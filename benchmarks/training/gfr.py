@@ -25,8 +25,16 @@ from benchmarks.tasks import ROOT, fashion, fashion_accuracy, outputs
 from prunegraph.coupling.sample import full_cost
 from prunegraph.graph.model import Graph
 from prunegraph.runtime.data import Data
-from prunegraph.training import GraphModule, TrainingConfig, TrainingOptions, cross_entropy, distillation, measure, train
-from prunegraph.training.compression import CompressResult, Compression
+from prunegraph.training import (
+    GraphModule,
+    TrainingConfig,
+    TrainingOptions,
+    cross_entropy,
+    distillation,
+    measure,
+    train,
+)
+from prunegraph.training.compression import Compression, CompressResult
 from prunegraph.training.gates import GatedModule
 from prunegraph.training.gfr import calibration
 
@@ -40,7 +48,9 @@ HELD_OUT = 5000
 SEARCHED = 2000
 TOLERANCE = 0.5
 BUDGET = pg.Budget(macs=0.5)
-FOLDER = Path(os.environ.get("PRUNEGRAPH_RUNS") or Path(tempfile.gettempdir()) / "prunegraph-gfr")
+FOLDER = Path(
+    os.environ.get("PRUNEGRAPH_RUNS") or Path(tempfile.gettempdir()) / "prunegraph-gfr"
+)
 
 
 def original() -> Graph:
@@ -60,21 +70,31 @@ def split() -> tuple[Data, dict[str, np.ndarray]]:
     )
 
 
-def trained(name: str, method: str, recipe: TrainingConfig, *, light: bool = False) -> Graph:
+def trained(
+    name: str, method: str, recipe: TrainingConfig, *, light: bool = False
+) -> Graph:
     """The network after a training method. Every epoch is reported."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     data, held = split()
     graph = original()
     setting = TrainingOptions(
-        data.head(HELD_OUT) if light else data, BATCH,
-        distillation(GraphModule(graph)) if light else cross_entropy(), recipe,
-        evaluate=measure(held, graph), checkpoint=FOLDER / f"{name}.pt",
-    )  # fmt: skip
+        data.head(HELD_OUT) if light else data,
+        BATCH,
+        distillation(GraphModule(graph)) if light else cross_entropy(),
+        recipe,
+        evaluate=measure(held, graph),
+        checkpoint=FOLDER / f"{name}.pt",
+    )
     start = time.perf_counter()
     done = train(graph, setting, method)
     for record in done.history:
-        print(f"    {name}: epoch {record['epoch']}, loss {record['loss']:.4f}, held out {record['metric']:.2f} %")
-    print(f"    {name}: {(time.perf_counter() - start) / 60:.1f} minutes in this process", flush=True)
+        print(
+            f"    {name}: epoch {record['epoch']}, loss {record['loss']:.4f}, held out {record['metric']:.2f} %"
+        )
+    print(
+        f"    {name}: {(time.perf_counter() - start) / 60:.1f} minutes in this process",
+        flush=True,
+    )
     return done.graph
 
 
@@ -88,7 +108,9 @@ def fold_error(folded: Graph) -> tuple[float, float]:
     return float(abs(wanted - outputs(folded, images, 500)).max()), float(abs(wanted).max())
 
 
-def compression(algorithm: str, round_to: int = 1, repair: str = "bn", allocation: str = "global:mean") -> Compression:
+def compression(
+    algorithm: str, round_to: int = 1, repair: str = "bn", allocation: str = "global:mean"
+) -> Compression:
     data = calibration(split()[0], SEED)
     return Compression(data, algorithm, allocation, round_to, repair, seed=SEED)
 
@@ -104,7 +126,10 @@ def line(what: str, graph: Graph, created: CompressResult) -> None:
     macs = 100 * full_cost(created.graph).macs / full_cost(graph).macs
     before, after = accuracy(graph), accuracy(created.graph)
     kept = f"{created.channels[1]} of {created.channels[0]}"
-    print(f"| {what} | {before:.2f} | {after:.2f} | {before - after:+.2f} | {macs:.1f} | {kept} |", flush=True)
+    print(
+        f"| {what} | {before:.2f} | {after:.2f} | {before - after:+.2f} | {macs:.1f} | {kept} |",
+        flush=True,
+    )
 
 
 HEADER = (
@@ -117,12 +142,16 @@ HEADER = (
 def main() -> None:
     torch.set_num_threads(1)
     plain = original()
-    print(f"original: {accuracy(plain):.2f} %; seed {SEED}, {RECIPE}, strength {STRENGTH}, batch {BATCH}")
+    print(
+        f"original: {accuracy(plain):.2f} %; seed {SEED}, {RECIPE}, strength {STRENGTH}, batch {BATCH}"
+    )
     sparse = trained("sparse", f"sparse:{STRENGTH}", RECIPE)
     gates = trained("gfr", f"gfr:strength={STRENGTH}", RECIPE)
     light = trained("light", f"gfr:strength={LIGHT_STRENGTH},light=true", LIGHT, light=True)
     error, largest = fold_error(gates)
-    print(f"fold: logits differ by {error:.2e} at most, of {largest:.1f}\n\n50 % of the MACs:\n\n{HEADER}")
+    print(
+        f"fold: logits differ by {error:.2e} at most, of {largest:.1f}\n\n50 % of the MACs:\n\n{HEADER}"
+    )
     for round_to, repair, allocation in (
         (1, "bn", "global:mean"),
         (1, "least-squares", "global:mean"),
@@ -138,14 +167,24 @@ def main() -> None:
             ("scales and gates", gates, "gfr:q=0"),
             ("scales and gates", gates, "gfr:p=0"),
         ):
-            created = compression(algorithm, round_to, repair, allocation).to_budget(graph, BUDGET)
-            line(f"{what} | {algorithm} | {allocation} | {repair} | {round_to}", graph, created)
-    print(f"\nlargest cut that loses at most {TOLERANCE} points on held-out images:\n\n{HEADER}")
+            created = compression(algorithm, round_to, repair, allocation).to_budget(
+                graph, BUDGET
+            )
+            line(
+                f"{what} | {algorithm} | {allocation} | {repair} | {round_to}",
+                graph,
+                created,
+            )
+    print(
+        f"\nlargest cut that loses at most {TOLERANCE} points on held-out images:\n\n{HEADER}"
+    )
     searched = {name: array[:SEARCHED] for name, array in split()[1].items()}
     for what, graph, algorithm in (
         ("nothing", plain, "bn_scale"),
         ("scales", sparse, "bn_scale"),
         ("scales and gates", gates, "gfr"),
     ):
-        created = compression(algorithm).to_tolerance(graph, TOLERANCE, measure(searched, graph))
+        created = compression(algorithm).to_tolerance(
+            graph, TOLERANCE, measure(searched, graph)
+        )
         line(f"{what} | {algorithm} | global:mean | bn | 1", graph, created)

@@ -52,7 +52,9 @@ class Net:
     short since they are part of the file.
     """
 
-    def __init__(self, width: int, image: tuple[int, int, int], stride: int = 1, seed: int = 0):
+    def __init__(
+        self, width: int, image: tuple[int, int, int], stride: int = 1, seed: int = 0
+    ):
         self.rng = np.random.default_rng(seed)
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: list[onnx.TensorProto] = []
@@ -61,19 +63,33 @@ class Net:
         value = self.conv("x", channels, width, stride)
         last = width
         for filters, pooled in ((1, True), (2, False), (2, True), (4, False), (4, False)):
-            value = self.conv(self.op("Relu", self.normal(value, last)), last, width * filters)
+            value = self.conv(
+                self.op("Relu", self.normal(value, last)), last, width * filters
+            )
             last = width * filters
             if pooled:
                 value, side = self.pool(value), side // 2
         value = self.op("Flatten", self.pool(self.op("Relu", self.normal(value, last))))
         inputs = last * (side // 2) ** 2
-        self.op("Gemm", value, self.tensor(self.random(10, inputs)), self.tensor(np.zeros(10)), output="y", transB=1)
+        self.op(
+            "Gemm",
+            value,
+            self.tensor(self.random(10, inputs)),
+            self.tensor(np.zeros(10)),
+            output="y",
+            transB=1,
+        )
         shape = ["n", *image]
         graph = helper.make_graph(
-            self.nodes, "hwgq", [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)],
-            [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 10])], self.tensors,
-        )  # fmt: skip
-        self.model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+            self.nodes,
+            "hwgq",
+            [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)],
+            [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 10])],
+            self.tensors,
+        )
+        self.model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8
+        )
 
     def random(self, *shape: int) -> Array:
         return self.rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
@@ -106,12 +122,21 @@ def small_net(seed: int) -> Graph:
 
 def accuracy(module: torch.nn.Module) -> float:
     images, labels = fashion("t10k")
-    created = [module(torch.from_numpy(images[i : i + 500]))[0].argmax(1) for i in range(0, len(images), 500)]
+    created = [
+        module(torch.from_numpy(images[i : i + 500]))[0].argmax(1)
+        for i in range(0, len(images), 500)
+    ]
     return float((torch.cat(created).numpy() == labels).mean())
 
 
 def trained(
-    graph: Graph, epochs: int, lr: float, folder: Path, name: str, seed: int, teacher: Graph | None = None
+    graph: Graph,
+    epochs: int,
+    lr: float,
+    folder: Path,
+    name: str,
+    seed: int,
+    teacher: Graph | None = None,
 ) -> tuple[Graph, dict[str, float]]:
     """A trained graph, its test accuracy and the seconds it took; read from the folder if it is there.
 
@@ -126,15 +151,28 @@ def trained(
     batches = Batches({"x": images, "labels": labels.astype(np.int64)}, BATCH, seed=seed)
     clock = Clock()
     run = fit(
-        module, batches, TrainingConfig(epochs, lr=lr, warmup=0.05, seed=seed),
-        loss=distillation(GraphModule(teacher), labels=0.5) if teacher is not None else None,
-        checkpoint=folder / f"{name}.pt", evaluate=clock.around(accuracy), progress=False,
-    )  # fmt: skip
-    result = {"accuracy": run.history[-1]["metric"], **clock.seconds(epochs), "epochs": epochs}
+        module,
+        batches,
+        TrainingConfig(epochs, lr=lr, warmup=0.05, seed=seed),
+        loss=distillation(GraphModule(teacher), labels=0.5)
+        if teacher is not None
+        else None,
+        checkpoint=folder / f"{name}.pt",
+        evaluate=clock.around(accuracy),
+        progress=False,
+    )
+    result = {
+        "accuracy": run.history[-1]["metric"],
+        **clock.seconds(epochs),
+        "epochs": epochs,
+    }
     created = module.write_back()
     pg.save(created, path)
     record.write_text(json.dumps({**result, "history": run.history}))
-    print(f"{name}: {result['accuracy']:.2%} after {epochs} epochs, {result['cpu']:.0f} s", flush=True)
+    print(
+        f"{name}: {result['accuracy']:.2%} after {epochs} epochs, {result['cpu']:.0f} s",
+        flush=True,
+    )
     return created, json.loads(record.read_text())
 
 
@@ -158,8 +196,14 @@ class Clock:
 
     def seconds(self, epochs: int) -> dict[str, float]:
         """For a run of some epochs; of one that was resumed, this process has seen the last ones only."""
-        spent = {"cpu": time.process_time() - self.cpu, "wall": time.perf_counter() - self.wall}
-        return {name: value / self.epochs * epochs if self.epochs else value for name, value in spent.items()}
+        spent = {
+            "cpu": time.process_time() - self.cpu,
+            "wall": time.perf_counter() - self.wall,
+        }
+        return {
+            name: value / self.epochs * epochs if self.epochs else value
+            for name, value in spent.items()
+        }
 
 
 def sizes(seed: int) -> None:
@@ -175,8 +219,11 @@ def sizes(seed: int) -> None:
             bits = {"float": 32, "int8": 8, "binary": 1}[last]
             counted = compression(binary)
             size = file_size(packed(binary, last))
-            print(f"  last layer {bits:>2} bit: {size:>9,} bytes, {file_size(graph) / size:.2f} times smaller; counted "
-                  f"{counted.whole(bits):.2f}, binary layers alone {counted.layers:.2f}", flush=True)  # fmt: skip
+            print(
+                f"  last layer {bits:>2} bit: {size:>9,} bytes, {file_size(graph) / size:.2f} times smaller; counted "
+                f"{counted.whole(bits):.2f}, binary layers alone {counted.layers:.2f}",
+                flush=True,
+            )
 
 
 def packed(binary: Graph, last: str) -> Graph:
@@ -190,7 +237,9 @@ def file_size(graph: Graph) -> int:
         return (Path(folder) / "net.onnx").stat().st_size
 
 
-def updated(title: str, binary: Graph, teacher: Graph, seed: int, **options: object) -> tuple[Graph, dict[str, float]]:
+def updated(
+    title: str, binary: Graph, teacher: Graph, seed: int, **options: object
+) -> tuple[Graph, dict[str, float]]:
     """A binary graph after alternate update towards the teacher; prints what it gave and took."""
     images, labels = fashion("train")
     module = GraphModule(binary, trainable=sorted(trainable(binary)))
@@ -203,9 +252,14 @@ def updated(title: str, binary: Graph, teacher: Graph, seed: int, **options: obj
     created = module.write_back()
     after = accuracy(module.eval())
     kept = "".join("+" if record.kept else "-" for record in records)
-    errors = ", ".join(f"{record.error[0]:.2f}->{record.error[1]:.2f}" for record in records)
-    print(f"{title}: {before:.2%} -> {after:.2%}, {spent['cpu']:.1f} s of CPU ({spent['wall']:.0f} s), layers {kept}, "
-          f"errors {errors}", flush=True)  # fmt: skip
+    errors = ", ".join(
+        f"{record.error[0]:.2f}->{record.error[1]:.2f}" for record in records
+    )
+    print(
+        f"{title}: {before:.2%} -> {after:.2%}, {spent['cpu']:.1f} s of CPU ({spent['wall']:.0f} s), layers {kept}, "
+        f"errors {errors}",
+        flush=True,
+    )
     return created, {"accuracy": after, **spent}
 
 
@@ -213,7 +267,9 @@ def statistics_of(binary: Graph, seed: int) -> Graph:
     """A graph whose normalisations fit its binary weights."""
     images, labels = fashion("train")
     module = GraphModule(binary).eval()
-    samples = Samples.of({"x": images, "labels": labels.astype(np.int64)}, binary, count=SAMPLES, seed=seed)
+    samples = Samples.of(
+        {"x": images, "labels": labels.astype(np.int64)}, binary, count=SAMPLES, seed=seed
+    )
     estimate_statistics(module, samples.fit)
     return module.write_back()
 
@@ -223,10 +279,14 @@ def update(folder: Path, seed: int) -> None:
     teacher, record = trained(small_net(seed), 10, 0.1, folder, "float", seed)
     reported("float, 10 epochs", record)
     signs = statistics_of(to_binary(teacher)[0], seed)
-    start, _ = updated("signs of the float network, not trained; update", signs, teacher, seed)
+    start, _ = updated(
+        "signs of the float network, not trained; update", signs, teacher, seed
+    )
     ready = [epochs for epochs in (1, 3, 10, 30) if (folder / f"ste{epochs}.json").exists()]
     for epochs in ready:
-        binary, record = trained(to_binary(small_net(seed))[0], epochs, 0.1, folder, f"ste{epochs}", seed)
+        binary, record = trained(
+            to_binary(small_net(seed))[0], epochs, 0.1, folder, f"ste{epochs}", seed
+        )
         reported(f"STE from scratch, {epochs} epochs", record)
         for targets in ("teacher", "descent"):
             updated(f"  update towards {targets}", binary, teacher, seed, targets=targets)
@@ -238,14 +298,19 @@ def update(folder: Path, seed: int) -> None:
             ("the update", start, "update"),
         ):
             given = teacher if taught else None
-            tuned, record = trained(graph, epochs, lr, folder, f"{first}-{name}", seed, given)
+            tuned, record = trained(
+                graph, epochs, lr, folder, f"{first}-{name}", seed, given
+            )
             reported(f"training from {title}, {how}", record)
             tuned, _ = updated("  update", tuned, teacher, seed)
     files(tuned, teacher, seed)
 
 
 def reported(title: str, record: dict[str, float]) -> None:
-    print(f"{title}: {record['accuracy']:.2%}, {record['cpu']:.0f} s of CPU ({record['wall']:.0f} s)", flush=True)
+    print(
+        f"{title}: {record['accuracy']:.2%}, {record['cpu']:.0f} s of CPU ({record['wall']:.0f} s)",
+        flush=True,
+    )
 
 
 def files(binary: Graph, teacher: Graph, seed: int) -> None:
@@ -255,25 +320,50 @@ def files(binary: Graph, teacher: Graph, seed: int) -> None:
     for last, bits in (("float", 32), ("int8", 8), ("binary", 1)):
         graph = binary
         if last == "binary":
-            graph, _ = updated("  last layer binary, update", to_binary(binary, last="binary")[0], teacher, seed)
+            graph, _ = updated(
+                "  last layer binary, update",
+                to_binary(binary, last="binary")[0],
+                teacher,
+                seed,
+            )
         file = packed(graph, last)
         size, counted = file_size(file), compression(graph)
-        print(f"last layer {bits:>2} bit: {size:,} bytes, {before / size:.2f} times smaller; counted "
-              f"{counted.whole(bits):.2f}, binary layers alone {counted.layers:.2f}; {fashion_accuracy(file):.2%} in "
-              "ONNX Runtime", flush=True)  # fmt: skip
+        print(
+            f"last layer {bits:>2} bit: {size:,} bytes, {before / size:.2f} times smaller; counted "
+            f"{counted.whole(bits):.2f}, binary layers alone {counted.layers:.2f}; {fashion_accuracy(file):.2%} in "
+            "ONNX Runtime",
+            flush=True,
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("benchmark", nargs="?", help="hwgq, where `python -m benchmarks.training` chooses by it")
-    parser.add_argument("--part", choices=["sizes", "train", "update"], help="by default all, one after the other")
-    parser.add_argument("--epochs", default="1,3,10,30", help="which runs `train` makes; 0 is the float network")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "benchmark",
+        nargs="?",
+        help="hwgq, where `python -m benchmarks.training` chooses by it",
+    )
+    parser.add_argument(
+        "--part",
+        choices=["sizes", "train", "update"],
+        help="by default all, one after the other",
+    )
+    parser.add_argument(
+        "--epochs",
+        default="1,3,10,30",
+        help="which runs `train` makes; 0 is the float network",
+    )
     parser.add_argument("--folder", type=Path, default=Path("runs/hwgq"))
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    print(f"seed {args.seed}, {torch.get_num_threads()} thread, PyTorch {torch.__version__}", flush=True)
+    print(
+        f"seed {args.seed}, {torch.get_num_threads()} thread, PyTorch {torch.__version__}",
+        flush=True,
+    )
     if args.part in (None, "sizes"):
         sizes(args.seed)
     if args.part in (None, "train"):
@@ -281,7 +371,14 @@ def main() -> None:
             if epochs == 0:
                 trained(small_net(args.seed), 10, 0.1, args.folder, "float", args.seed)
             else:
-                trained(to_binary(small_net(args.seed))[0], epochs, 0.1, args.folder, f"ste{epochs}", args.seed)
+                trained(
+                    to_binary(small_net(args.seed))[0],
+                    epochs,
+                    0.1,
+                    args.folder,
+                    f"ste{epochs}",
+                    args.seed,
+                )
     if args.part in (None, "update"):
         update(args.folder, args.seed)
 

@@ -31,12 +31,22 @@ from prunegraph.ops.cost import cost
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.session import run, session
 from prunegraph.selection.budget import Budget
-from prunegraph.training import GraphModule, TrainingConfig, TrainingOptions, TrainResult, distillation, measure, train
+from prunegraph.training import (
+    GraphModule,
+    TrainingConfig,
+    TrainingOptions,
+    TrainResult,
+    distillation,
+    measure,
+    train,
+)
 from prunegraph.training.batches import Arrays
 
 Array = np.ndarray
 
-FOLDER = Path(os.environ.get("PRUNEGRAPH_TRAINED", Path(tempfile.gettempdir()) / "prunegraph-trained"))
+FOLDER = Path(
+    os.environ.get("PRUNEGRAPH_TRAINED", Path(tempfile.gettempdir()) / "prunegraph-trained")
+)
 
 #: Shares that may be left. With more parameters than a quarter the file is not 12 times smaller.
 MACS, PARAMS = 0.5, 0.25
@@ -75,7 +85,11 @@ class Vgg(nn.Module):
         inputs = 1
         for stage in self.WIDTHS:
             for width in stage:
-                layers += [nn.Conv2d(inputs, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+                layers += [
+                    nn.Conv2d(inputs, width, 3, 1, 1, bias=False),
+                    nn.BatchNorm2d(width),
+                    nn.ReLU(),
+                ]
                 inputs = width
             if stage is not self.WIDTHS[-1]:
                 layers.append(nn.MaxPool2d(2))
@@ -89,7 +103,9 @@ class Vgg(nn.Module):
 
 def original(name: str) -> Path:
     """The trained float network's file."""
-    return ROOT / "fixtures" / "fashion_resnet.onnx" if name == "residual" else trained_vgg()
+    return (
+        ROOT / "fixtures" / "fashion_resnet.onnx" if name == "residual" else trained_vgg()
+    )
 
 
 def trained_vgg(epochs: int = 12) -> Path:
@@ -100,7 +116,12 @@ def trained_vgg(epochs: int = 12) -> Path:
         torch.manual_seed(0)
         images, labels = fashion("train")
         model = Vgg()
-        train_fashion.train(model, torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)), epochs)
+        train_fashion.train(
+            model,
+            torch.from_numpy(images),
+            torch.from_numpy(labels.astype(np.int64)),
+            epochs,
+        )
         export(model.eval(), path)
     return path
 
@@ -108,11 +129,17 @@ def trained_vgg(epochs: int = 12) -> Path:
 def export(model: nn.Module, path: Path) -> None:
     beside = path.with_suffix(".part")
     torch.onnx.export(
-        model, (torch.zeros(1, 1, 28, 28),), str(beside), dynamo=False, opset_version=17,
-        training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False,
-        input_names=["image"], output_names=["logits"],
+        model,
+        (torch.zeros(1, 1, 28, 28),),
+        str(beside),
+        dynamo=False,
+        opset_version=17,
+        training=torch.onnx.TrainingMode.PRESERVE,
+        do_constant_folding=False,
+        input_names=["image"],
+        output_names=["logits"],
         dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}},
-    )  # fmt: skip
+    )
     os.replace(beside, path)
 
 
@@ -125,7 +152,10 @@ def augment(arrays: Arrays, rng: np.random.Generator) -> Arrays:
     rows = rng.integers(0, 5, len(images))[:, None] + np.arange(28)
     columns = rng.integers(0, 5, len(images))[:, None] + np.arange(28)
     samples = np.arange(len(images))[:, None, None]
-    return {**arrays, "image": padded[samples, 0, rows[:, :, None], columns[:, None, :]][:, None]}
+    return {
+        **arrays,
+        "image": padded[samples, 0, rows[:, :, None], columns[:, None, :]][:, None],
+    }
 
 
 def setting(graph: Graph, case: Case, seed: int) -> TrainingOptions:
@@ -134,13 +164,18 @@ def setting(graph: Graph, case: Case, seed: int) -> TrainingOptions:
     tests, answers = fashion("t10k")
     FOLDER.mkdir(parents=True, exist_ok=True)
     return TrainingOptions(
-        data=Data.of({"image": images, "labels": labels.astype(np.int64)}), batch=128,
+        data=Data.of({"image": images, "labels": labels.astype(np.int64)}),
+        batch=128,
         loss=distillation(GraphModule(graph), labels=0.5),
         recipe=TrainingConfig(epochs=1, lr=case.lr, seed=seed, warmup=0.05, clip=5.0),
-        evaluate=measure({"image": tests, "labels": answers.astype(np.int64)}, graph, "top1", size=500),
-        budget=Budget(macs=MACS), augment=augment, checkpoint=FOLDER / f"{case.name}-{seed}.pt",
+        evaluate=measure(
+            {"image": tests, "labels": answers.astype(np.int64)}, graph, "top1", size=500
+        ),
+        budget=Budget(macs=MACS),
+        augment=augment,
+        checkpoint=FOLDER / f"{case.name}-{seed}.pt",
         progress=lambda stage: print(f"{case.name}, seed {seed}: {stage}", flush=True),
-    )  # fmt: skip
+    )
 
 
 def within_a_code(quantized: Graph, images: Array) -> float:
@@ -172,19 +207,40 @@ def measured(case: Case, seed: int) -> list[str]:
     before, top1 = cost(graph), 100 * fashion_accuracy(graph)
     stages = [f"{last(done, stage):.2f}" for stage in ("sparse", "prune", "tune", "qat")]
     return [
-        case.name, str(seed), f"{top1:.2f}", *stages, f"{100 * fashion_accuracy(done.graph):.2f}",
-        f"{match['params'] / before.params:.1%}", f"{match['macs'] / before.macs:.1%}",
-        f"{path.stat().st_size / pruned.stat().st_size:.1f}", f"{within_a_code(done.graph, fashion('t10k')[0]):.2%}",
+        case.name,
+        str(seed),
+        f"{top1:.2f}",
+        *stages,
+        f"{100 * fashion_accuracy(done.graph):.2f}",
+        f"{match['params'] / before.params:.1%}",
+        f"{match['macs'] / before.macs:.1%}",
+        f"{path.stat().st_size / pruned.stat().st_size:.1f}",
+        f"{within_a_code(done.graph, fashion('t10k')[0]):.2%}",
         f"{minutes:.0f}",
-    ]  # fmt: skip
+    ]
 
 
 def main() -> None:
     table = Table(title="joint on Fashion-MNIST, top-1 in percent on 10,000 test images")
-    for name in ("network", "seed", "float", "sparse", "pruned", "tuned", "QAT", "integers", "params", "MACs",
-                 "file: times smaller", "within a code", "minutes"):  # fmt: skip
+    for name in (
+        "network",
+        "seed",
+        "float",
+        "sparse",
+        "pruned",
+        "tuned",
+        "QAT",
+        "integers",
+        "params",
+        "MACs",
+        "file: times smaller",
+        "within a code",
+        "minutes",
+    ):
         table.add_column(name, justify="left" if name == "network" else "right")
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
-        for row in pool.map(measured, *zip(*((case, seed) for case in CASES for seed in SEEDS), strict=True)):
+        for row in pool.map(
+            measured, *zip(*((case, seed) for case in CASES for seed in SEEDS), strict=True)
+        ):
             table.add_row(*row)
     Console(width=140).print(table)

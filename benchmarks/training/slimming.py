@@ -41,8 +41,15 @@ def pruned(graph: Graph, budget: tuple[float, float], **choice: object) -> float
     for kind, share in zip(("macs", "params"), budget, strict=True):
         bound = int(share * getattr(before, kind))
         if getattr(cost(pruned), kind) > bound:
-            pruned = pg.prune(pruned, budget=pg.Budget(**{kind: bound}), round_to=1, min_channels=4, check=False,
-                             data=fashion_calibration(512, 0), **choice).small  # type: ignore[arg-type]  # fmt: skip
+            pruned = pg.prune(
+                pruned,
+                budget=pg.Budget(**{kind: bound}),
+                round_to=1,
+                min_channels=4,
+                check=False,
+                data=fashion_calibration(512, 0),
+                **choice,
+            ).small  # type: ignore[arg-type]
     return 100 * fashion_accuracy(pruned)
 
 
@@ -51,8 +58,11 @@ def sparse(graph: Graph, case: Case, seed: int) -> Graph:
     chosen = setting(graph, case, seed)
     recipe = replace(chosen.recipe, epochs=EPOCHS)
     checkpoint = FOLDER / f"slimming-{case.name}-{seed}.pt"
-    return train(graph, replace(chosen, recipe=recipe, loss=cross_entropy(), checkpoint=checkpoint),
-                 f"sparse:strength={STRENGTH}").graph  # fmt: skip
+    return train(
+        graph,
+        replace(chosen, recipe=recipe, loss=cross_entropy(), checkpoint=checkpoint),
+        f"sparse:strength={STRENGTH}",
+    ).graph
 
 
 def rows(case: Case, seed: int) -> list[list[str]]:
@@ -65,20 +75,41 @@ def rows(case: Case, seed: int) -> list[list[str]]:
     for budget in BUDGETS:
         for repair in REPAIRS:
             ours, others = (
-                [pruned(each, budget, algorithm=algorithm, allocation=allocation, repair=repair)
-                 for allocation in ALLOCATIONS]
+                [
+                    pruned(
+                        each,
+                        budget,
+                        algorithm=algorithm,
+                        allocation=allocation,
+                        repair=repair,
+                    )
+                    for allocation in ALLOCATIONS
+                ]
                 for each, algorithm in ((thin, "bn_scale"), (graph, "l2"))
-            )  # fmt: skip
+            )
             values = [f"{value:.2f}" for value in (*ours, *others)]
             shares = [f"{share:.0%}" if share < 1 else "" for share in budget]
-            created.append(["", *shares, repair, *values, f"{max(ours) - max(others):+.2f}"])
+            created.append(
+                ["", *shares, repair, *values, f"{max(ours) - max(others):+.2f}"]
+            )
     return created
 
 
 def main() -> None:
-    table = Table(title=f"top-1 in percent after pruning, before fine-tuning; {EPOCHS} sparse epochs, seed 0")
-    for name in ("network", "MACs", "params", "repair", "sparse, uniform", "sparse, global", "l2, uniform",
-                 "l2, global", "difference"):  # fmt: skip
+    table = Table(
+        title=f"top-1 in percent after pruning, before fine-tuning; {EPOCHS} sparse epochs, seed 0"
+    )
+    for name in (
+        "network",
+        "MACs",
+        "params",
+        "repair",
+        "sparse, uniform",
+        "sparse, global",
+        "l2, uniform",
+        "l2, global",
+        "difference",
+    ):
         table.add_column(name, justify="left" if name in ("network", "repair") else "right")
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
         for output in pool.map(rows, CASES, [0] * len(CASES)):

@@ -49,4 +49,6 @@ def read(
     beside = Path(params_file) if params_file is not None else find_params(path)
     if params_file is not None and not Path(params_file).is_file():
         raise ModelError(f"{params_file}: no such file")
-    return convert(result, read_params(beside, result), input_shapes, path.name.removesuffix(SUFFIX))
+    return convert(
+        result, read_params(beside, result), input_shapes, path.name.removesuffix(SUFFIX)
+    )

@@ -56,7 +56,11 @@ _npx_sigmoid=sigmoid _npx_slice=slice _npx_smooth_l1=smooth_l1 _npx_softmax=soft
 _npx_multibox_detection=_contrib_MultiBoxDetection _npx_group_norm=GroupNorm _npx_instance_norm=InstanceNorm
 """
 
-ALIASES = {name: target for pair in (_REGISTRY + _NUMPY).split() for name, _, target in [pair.partition("=")]}
+ALIASES = {
+    name: target
+    for pair in (_REGISTRY + _NUMPY).split()
+    for name, _, target in [pair.partition("=")]
+}
 
 
 def canonical(name: str) -> str:

@@ -47,7 +47,12 @@ def model(
 ) -> tuple[onnx.ModelProto, dict[str, Value]]:
     """The model, and its initializers by name. Raises onnx.checker.ValidationError."""
     entries = alive(entries, outputs)
-    constants = {v.key: v for entry in entries for v in entry.inputs if v is not None and v.data is not None}
+    constants = {
+        v.key: v
+        for entry in entries
+        for v in entry.inputs
+        if v is not None and v.data is not None
+    }
     names = Names()
     called = {value.key: names.take(value.label) for value in inputs.values()}
     # Parameters as they are in the file come first: what is made of them takes another name.
@@ -63,7 +68,10 @@ def model(
         [_info(value, called[value.key], shapes[value.key]) for value in outputs],
     )
     created = helper.make_model(
-        graph, producer_name="prunegraph", opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
+        graph,
+        producer_name="prunegraph",
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
     )
     helper.set_model_props(created, {"source": "mxnet", **metadata})
     _check(created, {called[key]: value for key, value in constants.items()})
@@ -76,7 +84,9 @@ def _check(created: onnx.ModelProto, constants: Mapping[str, Value]) -> None:
     """Check the model with inputs in place of weights: the checker copies what it checks."""
     light = onnx.ModelProto()
     light.CopyFrom(created)
-    light.graph.input.extend(_info(value, name, value.shape) for name, value in constants.items())
+    light.graph.input.extend(
+        _info(value, name, value.shape) for name, value in constants.items()
+    )
     onnx.checker.check_model(light)
 
 
@@ -85,10 +95,14 @@ def _add_weight(created: onnx.ModelProto, name: str, value: Value) -> None:
     if value.data is not None:
         kind = helper.np_dtype_to_tensor_dtype(value.dtype)
         data = np.ascontiguousarray(value.data).tobytes()
-        created.graph.initializer.add(name=name, data_type=kind, dims=value.data.shape, raw_data=data)
+        created.graph.initializer.add(
+            name=name, data_type=kind, dims=value.data.shape, raw_data=data
+        )
 
 
-def _value_name(entry: Entry, position: int, value: Value, finals: Mapping[str, tuple[str, int, int]]) -> str:
+def _value_name(
+    entry: Entry, position: int, value: Value, finals: Mapping[str, tuple[str, int, int]]
+) -> str:
     """MXNet's name of a node's output; what lies between has the ONNX operator's name behind the node's."""
     if value.key in finals:
         node, output, count = finals[value.key]
@@ -113,5 +127,9 @@ def _nodes(entries: Sequence[Entry], called: Mapping[str, str]) -> list[onnx.Nod
     ]
 
 
-def _info(value: Value, name: str, shape: Sequence[int | str | None]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), list(shape))
+def _info(
+    value: Value, name: str, shape: Sequence[int | str | None]
+) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(
+        name, helper.np_dtype_to_tensor_dtype(value.dtype), list(shape)
+    )

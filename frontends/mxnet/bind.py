@@ -21,9 +21,17 @@ PREFIXES = ("arg:", "aux:")
 
 #: Layers, whose inputs after the first are parameters.
 LAYERS = (
-    "Convolution", "Convolution_v1", "Deconvolution", "FullyConnected", "Embedding", "InstanceNorm", "LayerNorm",
-    "GroupNorm", "_contrib_DeformableConvolution", *NORMALISATIONS,
-)  # fmt: skip
+    "Convolution",
+    "Convolution_v1",
+    "Deconvolution",
+    "FullyConnected",
+    "Embedding",
+    "InstanceNorm",
+    "LayerNorm",
+    "GroupNorm",
+    "_contrib_DeformableConvolution",
+    *NORMALISATIONS,
+)
 
 #: Operators whose first input holds indices, whatever type the table has.
 LOOKUPS = ("Embedding", "take", "one_hot", "Cast", "amp_cast")
@@ -66,31 +74,50 @@ def read_params(path: Path | None, symbol: Symbol) -> dict[str, np.ndarray]:
 
 
 def _bare(name: str) -> str:
-    return next((name.removeprefix(prefix) for prefix in PREFIXES if name.startswith(prefix)), name)
+    return next(
+        (name.removeprefix(prefix) for prefix in PREFIXES if name.startswith(prefix)), name
+    )
 
 
 def find_inputs(
-    symbol: Symbol, params: Mapping[str, np.ndarray], shapes: Mapping[str, Sequence[int | None]]
+    symbol: Symbol,
+    params: Mapping[str, np.ndarray],
+    shapes: Mapping[str, Sequence[int | None]],
 ) -> list[Input]:
     """The inputs of the network. Raises ModelError for parameters that are missing, and unknown names."""
     labels = symbol.labels() - set(params)
-    open_names = [name for name in symbol.variables() if name not in params and name not in labels]
+    open_names = [
+        name for name in symbol.variables() if name not in params and name not in labels
+    ]
     wrong = [name for name in shapes if name not in open_names and name not in labels]
     if wrong:
-        raise ModelError(f"{symbol.source} has no input {wrong[0]!r}; its inputs are {', '.join(open_names) or 'none'}")
-    missing = [name for name in open_names if name not in shapes and _is_parameter(symbol, name)]
+        raise ModelError(
+            f"{symbol.source} has no input {wrong[0]!r}; its inputs are {', '.join(open_names) or 'none'}"
+        )
+    missing = [
+        name for name in open_names if name not in shapes and _is_parameter(symbol, name)
+    ]
     if missing:
-        listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise ModelError(f"{symbol.source}: the parameter file has no {listed}; give the right one with --params-file")
+        listed = ", ".join(missing[:5]) + (
+            f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        )
+        raise ModelError(
+            f"{symbol.source}: the parameter file has no {listed}; give the right one with --params-file"
+        )
     return [_input(symbol, name, params, shapes) for name in open_names]
 
 
 def _is_parameter(symbol: Symbol, name: str) -> bool:
-    return any(node.op in LAYERS and position > 0 for node, position in symbol.readers(name))
+    return any(
+        node.op in LAYERS and position > 0 for node, position in symbol.readers(name)
+    )
 
 
 def _input(
-    symbol: Symbol, name: str, params: Mapping[str, np.ndarray], shapes: Mapping[str, Sequence[int | None]]
+    symbol: Symbol,
+    name: str,
+    params: Mapping[str, np.ndarray],
+    shapes: Mapping[str, Sequence[int | None]],
 ) -> Input:
     readers = symbol.readers(name)
     given = shapes.get(name) or symbol.shape(name) or _guess(symbol, readers, params)
@@ -107,7 +134,9 @@ def needs_shape(name: str) -> str:
     )
 
 
-def _guess(symbol: Symbol, readers: Sequence[tuple[Node, int]], params: Mapping[str, np.ndarray]) -> Shape | None:
+def _guess(
+    symbol: Symbol, readers: Sequence[tuple[Node, int]], params: Mapping[str, np.ndarray]
+) -> Shape | None:
     """What the first layer's weight tells: rank and channels."""
     for node, position in readers:
         weight = params.get(_variable(symbol, node, 1) or "")
@@ -130,15 +159,26 @@ def _variable(symbol: Symbol, node: Node, position: int) -> str | None:
 
 
 def _dtype(
-    symbol: Symbol, name: str, readers: Sequence[tuple[Node, int]], params: Mapping[str, np.ndarray]
+    symbol: Symbol,
+    name: str,
+    readers: Sequence[tuple[Node, int]],
+    params: Mapping[str, np.ndarray],
 ) -> np.dtype:
     """An input's type: what the file says, else that of the parameters beside it."""
     for node in symbol.nodes:
-        flag = node.attributes.get("__dtype__", "") if node.is_variable and node.name == name else ""
+        flag = (
+            node.attributes.get("__dtype__", "")
+            if node.is_variable and node.name == name
+            else ""
+        )
         if flag.isdigit() and int(flag) in params_file.DTYPES:
             return params_file.DTYPES[int(flag)]
     for node, position in readers:
-        beside = params.get(_variable(symbol, node, 1) or "") if position == 0 and node.op not in LOOKUPS else None
+        beside = (
+            params.get(_variable(symbol, node, 1) or "")
+            if position == 0 and node.op not in LOOKUPS
+            else None
+        )
         if beside is not None and beside.dtype.kind == "f":
             return beside.dtype
     return np.dtype(np.float32)

@@ -93,37 +93,60 @@ class Builder:
         return Value(self.key(), data.shape, data.dtype, data, name, None, stored=True)
 
     def constant(self, data: np.ndarray, label: str = "") -> Value:
-        return Value(self.key(), data.shape, data.dtype, data, label or f"{self.origin}/constant")
+        return Value(
+            self.key(), data.shape, data.dtype, data, label or f"{self.origin}/constant"
+        )
 
-    def fold(self, move: Fold, *values: Value, label: str = "", trace: Fold | None = None) -> Value:
+    def fold(
+        self, move: Fold, *values: Value, label: str = "", trace: Fold | None = None
+    ) -> Value:
         """A constant that follows from others by moving elements.
 
         `trace` is what happens to positions of elements where `move` does more than that.
         """
         data = move(*(value.data for value in values))
         name = label or (values[0].label if len(values) == 1 else "") or self.origin
-        return Value(self.key(), data.shape, data.dtype, data, name, (trace or move, values))
+        return Value(
+            self.key(), data.shape, data.dtype, data, name, (trace or move, values)
+        )
 
     def emit(self, op: str, *operands: Operand, **attributes: Any) -> Value:
         """A node with one result."""
         return self.emit_many(op, *operands, count=1, **attributes)[0]
 
-    def emit_many(self, op: str, *operands: Operand, count: int, **attributes: Any) -> list[Value]:
+    def emit_many(
+        self, op: str, *operands: Operand, count: int, **attributes: Any
+    ) -> list[Value]:
         """A node with `count` results. Raises ModelError where shapes do not fit."""
         inputs = [self._operand(operand) for operand in operands]
-        attributes = {name: value for name, value in attributes.items() if value is not None}
+        attributes = {
+            name: value for name, value in attributes.items() if value is not None
+        }
         keys = [self.key() for _ in range(count)]
         outputs = [
             Value(key, shape, dtype)
-            for key, (shape, dtype) in zip(keys, self._infer(op, inputs, keys, attributes), strict=True)
+            for key, (shape, dtype) in zip(
+                keys, self._infer(op, inputs, keys, attributes), strict=True
+            )
         ]
         move = _movement(op, inputs, outputs, attributes)
         if move is not None:
-            return [self.fold(move, *(value for value in inputs[: _operands(op, inputs)] if value is not None))]
+            return [
+                self.fold(
+                    move,
+                    *(
+                        value
+                        for value in inputs[: _operands(op, inputs)]
+                        if value is not None
+                    ),
+                )
+            ]
         self.entries.append(Entry(op, inputs, outputs, attributes, self.origin))
         return outputs
 
-    def emit_as(self, op: str, inputs: list[Value], shape: Shape, dtype: np.dtype, **attributes: Any) -> Value:
+    def emit_as(
+        self, op: str, inputs: list[Value], shape: Shape, dtype: np.dtype, **attributes: Any
+    ) -> Value:
         """A node whose one result has this shape and type: one with a subgraph, say."""
         result = Value(self.key(), shape, dtype)
         self.entries.append(Entry(op, [*inputs], [result], attributes, self.origin))
@@ -136,7 +159,11 @@ class Builder:
         return self.constant(data)
 
     def _infer(
-        self, op: str, inputs: Sequence[Value | None], keys: Sequence[str], attributes: dict[str, Any]
+        self,
+        op: str,
+        inputs: Sequence[Value | None],
+        keys: Sequence[str],
+        attributes: dict[str, Any],
     ) -> list[tuple[Shape, np.dtype]]:
         names = [value.key if value is not None else "" for value in inputs]
         node = helper.make_node(op, names, list(keys), **attributes)
@@ -149,22 +176,41 @@ class Builder:
         }
         try:
             result = onnx.shape_inference.infer_node_outputs(
-                onnx.defs.get_schema(op, OPSET), node, types, data,
-                opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION,
-            )  # fmt: skip
-        except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
+                onnx.defs.get_schema(op, OPSET),
+                node,
+                types,
+                data,
+                opset_imports=[helper.make_opsetid("", OPSET)],
+                ir_version=IR_VERSION,
+            )
+        except (
+            onnx.shape_inference.InferenceError,
+            onnx.checker.ValidationError,
+            RuntimeError,
+            ValueError,
+        ) as error:
             shapes = ", ".join(str(value.shape) for value in present)
-            raise ModelError(f"shapes do not fit ONNX {op} of {shapes}: {' '.join(str(error).split())}") from error
+            raise ModelError(
+                f"shapes do not fit ONNX {op} of {shapes}: {' '.join(str(error).split())}"
+            ) from error
         return [_read_type(result.get(key), op) for key in keys]
 
     # -- what many operators need -----------------------------------------------------------
 
     def transpose(self, value: Value, axes: Sequence[int]) -> Value:
-        return value if list(axes) == list(range(len(axes))) else self.emit("Transpose", value, perm=list(axes))
+        return (
+            value
+            if list(axes) == list(range(len(axes)))
+            else self.emit("Transpose", value, perm=list(axes))
+        )
 
     def cast(self, value: Value, dtype: Any) -> Value:
         kind = np.dtype(dtype)
-        return value if value.dtype == kind else self.emit("Cast", value, to=helper.np_dtype_to_tensor_dtype(kind))
+        return (
+            value
+            if value.dtype == kind
+            else self.emit("Cast", value, to=helper.np_dtype_to_tensor_dtype(kind))
+        )
 
     def number(self, value: float, like: Value) -> Value:
         """A constant of rank 0, of the element type of another value. Raises ModelError."""
@@ -174,14 +220,18 @@ class Builder:
 
 
 def _type(value: Value) -> onnx.TypeProto:
-    return helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(value.dtype), list(value.shape))
+    return helper.make_tensor_type_proto(
+        helper.np_dtype_to_tensor_dtype(value.dtype), list(value.shape)
+    )
 
 
 def _read_type(result: onnx.TypeProto | None, op: str) -> tuple[Shape, np.dtype]:
     if result is None or not result.tensor_type.HasField("shape"):
         raise UnknownShapeError(f"more than is known to say what shape ONNX {op} gives")
     tensor = result.tensor_type
-    shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
+    shape = tuple(
+        dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim
+    )
     return shape, helper.tensor_dtype_to_np_dtype(tensor.elem_type)
 
 
@@ -190,12 +240,18 @@ def _operands(op: str, inputs: Sequence[Value | None]) -> int:
 
 
 def _movement(
-    op: str, inputs: Sequence[Value | None], outputs: Sequence[Value], attributes: dict[str, Any]
+    op: str,
+    inputs: Sequence[Value | None],
+    outputs: Sequence[Value],
+    attributes: dict[str, Any],
 ) -> Fold | None:
     """How a node moves elements, where it does only that and reads only constants."""
     if any(value is None or value.data is None for value in inputs) or len(outputs) != 1:
         return None
-    if op in ("Reshape", "Flatten", "Squeeze", "Unsqueeze") and None not in outputs[0].shape:
+    if (
+        op in ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+        and None not in outputs[0].shape
+    ):
         return lambda array: array.reshape(outputs[0].sizes)
     if op == "Transpose":
         return lambda array: array.transpose(attributes["perm"])

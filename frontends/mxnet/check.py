@@ -26,10 +26,13 @@ def shapes_of(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
     try:
         graph = onnx.shape_inference.infer_shapes(fixed, data_prop=True).graph
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
-        raise ModelError(f"the pruned model's shapes cannot be inferred: {error}") from error
+        raise ModelError(
+            f"the pruned model's shapes cannot be inferred: {error}"
+        ) from error
     return {
         value.name: tuple(
-            dim.dim_value if dim.HasField("dim_value") else None for dim in value.type.tensor_type.shape.dim
+            dim.dim_value if dim.HasField("dim_value") else None
+            for dim in value.type.tensor_type.shape.dim
         )
         for value in [*graph.value_info, *graph.output, *graph.input]
         if value.type.tensor_type.HasField("shape")
@@ -38,7 +41,10 @@ def shapes_of(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
 
 def same_network(created: onnx.ModelProto, pruned: onnx.ModelProto) -> None:
     """Raise ModelError where the network of the new files is not the pruned one."""
-    operators = [[(node.op_type, node.name) for node in model.graph.node] for model in (created, pruned)]
+    operators = [
+        [(node.op_type, node.name) for node in model.graph.node]
+        for model in (created, pruned)
+    ]
     if sorted(operators[0]) != sorted(operators[1]):
         other = sorted(set(operators[0]) ^ set(operators[1]))
         listed = ", ".join(f"{op} {name!r}" for op, name in other[:3])
@@ -46,7 +52,9 @@ def same_network(created: onnx.ModelProto, pruned: onnx.ModelProto) -> None:
         raise ModelError(
             f"MXNet's operators cannot say what the plan leaves; the pruned model differs in {listed}: {advice}"
         )
-    ours, theirs = ({t.name: t for t in model.graph.initializer} for model in (created, pruned))
+    ours, theirs = (
+        {t.name: t for t in model.graph.initializer} for model in (created, pruned)
+    )
     for name, tensor in ours.items():
         # Shapes are written as constants of int64; what they do is compared below.
         if tensor.data_type == TensorProto.INT64:
@@ -56,7 +64,11 @@ def same_network(created: onnx.ModelProto, pruned: onnx.ModelProto) -> None:
                 f"{name!r} would not be in MXNet's files what it is in the pruned model; this plan cannot be written"
             )
     one, two = shapes_of(created), shapes_of(pruned)
-    wrong = [name for name in one if None not in one[name] and one[name] != two.get(name, one[name])]
+    wrong = [
+        name
+        for name in one
+        if None not in one[name] and one[name] != two.get(name, one[name])
+    ]
     if wrong:
         raise ModelError(
             f"{wrong[0]!r} would have shape {one[wrong[0]]} in MXNet's files and {two[wrong[0]]} in the pruned "
@@ -66,4 +78,8 @@ def same_network(created: onnx.ModelProto, pruned: onnx.ModelProto) -> None:
 
 def _equal(a: TensorProto, b: TensorProto) -> bool:
     remaining, right = numpy_helper.to_array(a), numpy_helper.to_array(b)
-    return remaining.shape == right.shape and remaining.dtype == right.dtype and bool(np.array_equal(remaining, right))
+    return (
+        remaining.shape == right.shape
+        and remaining.dtype == right.dtype
+        and bool(np.array_equal(remaining, right))
+    )

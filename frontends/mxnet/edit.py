@@ -24,7 +24,11 @@ RECURRENT = ("LSTM", "GRU", "RNN")
 class Pruned:
     """The pruned ONNX model: nodes by the MXNet node they belong to, constants, shapes."""
 
-    def __init__(self, model: onnx.ModelProto, shapes: Mapping[str, tuple[int | None, ...]] | None = None):
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        shapes: Mapping[str, tuple[int | None, ...]] | None = None,
+    ):
         self.model = model
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self.shapes = shapes_of(model) if shapes is None else shapes
@@ -34,7 +38,8 @@ class Pruned:
         return [
             node
             for node in self.model.graph.node
-            if node.op_type in ops and (node.name == name or node.name.startswith(f"{name}/"))
+            if node.op_type in ops
+            and (node.name == name or node.name.startswith(f"{name}/"))
         ]
 
     def attribute(self, node: onnx.NodeProto, name: str, default: Any = None) -> Any:
@@ -42,7 +47,9 @@ class Pruned:
         return default if match is None else helper.get_attribute_value(match)
 
     def constant(self, name: str) -> np.ndarray | None:
-        return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
+        return (
+            numpy_helper.to_array(self.constants[name]) if name in self.constants else None
+        )
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,9 @@ class Change:
 
     def old(self, position: int) -> tuple[int | None, ...]:
         source = self.node.inputs[position]
-        return self.converted.shapes[f"{self.symbol.nodes[source.node].name}:{source.output}"]
+        return self.converted.shapes[
+            f"{self.symbol.nodes[source.node].name}:{source.output}"
+        ]
 
     def was(self) -> tuple[int | None, ...]:
         return self.converted.shapes[f"{self.node.name}:0"]
@@ -89,7 +98,11 @@ class Change:
         return self.was()
 
     def integers(self, name: str) -> tuple[int, ...]:
-        return wholes(parse(self.node.attributes[name])) if name in self.node.attributes else ()
+        return (
+            wholes(parse(self.node.attributes[name]))
+            if name in self.node.attributes
+            else ()
+        )
 
 
 def edits(
@@ -104,9 +117,14 @@ def edits(
             continue
         change = EDITORS.get(node.op)
         if change is not None:
-            for where, attributes in change(Change(symbol, index, converted, pruned, params)).items():
+            for where, attributes in change(
+                Change(symbol, index, converted, pruned, params)
+            ).items():
                 result.setdefault(where, {}).update(attributes)
-    return {where: _changed(symbol.nodes[where], attributes) for where, attributes in result.items()}
+    return {
+        where: _changed(symbol.nodes[where], attributes)
+        for where, attributes in result.items()
+    }
 
 
 def _changed(node: Node, attributes: Mapping[str, str]) -> dict[str, str]:
@@ -136,7 +154,11 @@ def _convolution(change: Change) -> Edit:
 
 def _upsampling(change: Change) -> Edit:
     node = change.only("ConvTranspose")
-    return {change.index: {"num_filter": str(change.pruned.attribute(node, "group", 1))}} if node is not None else {}
+    return (
+        {change.index: {"num_filter": str(change.pruned.attribute(node, "group", 1))}}
+        if node is not None
+        else {}
+    )
 
 
 def _fully_connected(change: Change) -> Edit:
@@ -161,7 +183,9 @@ def _rnn(change: Change) -> Edit:
     nodes = change.pruned.nodes(change.node.name, *RECURRENT)
     sizes = {change.pruned.attribute(node, "hidden_size") for node in nodes}
     if len(sizes) != 1:
-        change.fail(f"its layers keep different numbers of units ({sorted(sizes)}), and it has one state_size")
+        change.fail(
+            f"its layers keep different numbers of units ({sorted(sizes)}), and it has one state_size"
+        )
     size = str(next(iter(sizes)))
     result: Edit = {change.index: {"state_size": size}}
     for source in change.node.inputs[2:4]:
@@ -173,7 +197,9 @@ def _rnn(change: Change) -> Edit:
 
 
 def zero_states(
-    symbol: Symbol, changes: Mapping[int, Mapping[str, str]], params: Mapping[str, np.ndarray]
+    symbol: Symbol,
+    changes: Mapping[int, Mapping[str, str]],
+    params: Mapping[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
     """Initial states of zeros among the parameters, which the ONNX model leaves out, in their new size."""
     result = {}
@@ -194,7 +220,14 @@ def _filled(change: Change) -> Edit:
         return {}
     shape = change.integers("shape")
     return {
-        change.index: {"shape": _tuple([new if old > 0 else old for old, new in zip(shape, pruned.shape, strict=True)])}
+        change.index: {
+            "shape": _tuple(
+                [
+                    new if old > 0 else old
+                    for old, new in zip(shape, pruned.shape, strict=True)
+                ]
+            )
+        }
     }
 
 
@@ -223,14 +256,23 @@ def _reshape(change: Change) -> Edit:
 
 def _squeeze(change: Change) -> Edit:
     """Without axes all of size 1 go; one that the plan leaves with one channel has to stay."""
-    remaining = any(old != 1 == new for old, new in zip(change.was(), change.becomes(), strict=True))
+    remaining = any(
+        old != 1 == new for old, new in zip(change.was(), change.becomes(), strict=True)
+    )
     if not remaining or change.node.attributes.get("axis", "None") != "None":
         return {}
-    return {change.index: {"axis": _tuple([axis for axis, size in enumerate(change.old(0)) if size == 1])}}
+    return {
+        change.index: {
+            "axis": _tuple([axis for axis, size in enumerate(change.old(0)) if size == 1])
+        }
+    }
 
 
 def _broadcast(change: Change) -> Edit:
-    sizes = [new if old > 0 else old for old, new in zip(change.integers("shape"), change.becomes(), strict=True)]
+    sizes = [
+        new if old > 0 else old
+        for old, new in zip(change.integers("shape"), change.becomes(), strict=True)
+    ]
     return {change.index: {"shape": _tuple(sizes)}} if None not in sizes else {}
 
 
@@ -255,7 +297,10 @@ def _slice(change: Change) -> Edit:
 
 def _items(text: str) -> Sequence[int | None]:
     value = parse(text)
-    return [None if item is None else whole(item) for item in (value if isinstance(value, tuple) else (value,))]
+    return [
+        None if item is None else whole(item)
+        for item in (value if isinstance(value, tuple) else (value,))
+    ]
 
 
 def _bounds(change: Change) -> tuple[list[int], list[int], list[int]]:
@@ -273,27 +318,37 @@ def _bounds(change: Change) -> tuple[list[int], list[int], list[int]]:
 def _moved(change: Change) -> bool:
     """Whether the bounds in the pruned model are others than before."""
     before = Pruned(change.converted.model, shapes={})
-    old, new = before.nodes(change.node.name, "Slice"), change.pruned.nodes(change.node.name, "Slice")
+    old, new = (
+        before.nodes(change.node.name, "Slice"),
+        change.pruned.nodes(change.node.name, "Slice"),
+    )
     bounds = [
         [model.constant(name) for node in nodes for name in node.input[1:3]]
         for model, nodes in ((before, old), (change.pruned, new))
     ]
     return len(bounds[0]) != len(bounds[1]) or any(
-        a is None or b is None or not np.array_equal(a, b) for a, b in zip(*bounds, strict=True)
+        a is None or b is None or not np.array_equal(a, b)
+        for a, b in zip(*bounds, strict=True)
     )
 
 
 def _split(change: Change) -> Edit:
     """Parts of equal size stay so; others need the operator that takes indices."""
     node = change.only("Split")
-    sizes = change.pruned.constant(node.input[1]) if node is not None and len(node.input) > 1 else None
+    sizes = (
+        change.pruned.constant(node.input[1])
+        if node is not None and len(node.input) > 1
+        else None
+    )
     if node is None or sizes is None:
         return {}
     if change.node.op == "_split_v2":
         starts = np.cumsum([0, *sizes[:-1].tolist()]).tolist()
         return {change.index: {"indices": _tuple(starts), "sections": "0"}}
     if len(set(sizes.tolist())) > 1:
-        change.fail(f"its parts keep {sizes.tolist()} channels, and it makes parts of one size")
+        change.fail(
+            f"its parts keep {sizes.tolist()} channels, and it makes parts of one size"
+        )
     return {}
 
 

@@ -30,7 +30,21 @@ MAX_RANK = 32
 DTYPES = {
     flag: np.dtype(name)
     for flag, name in enumerate(
-        ("<f4", "<f8", "<f2", "|u1", "<i4", "|i1", "<i8", "|b1", "<i2", "<u2", "<u4", "<u8", "<u2")
+        (
+            "<f4",
+            "<f8",
+            "<f2",
+            "|u1",
+            "<i4",
+            "|i1",
+            "<i8",
+            "|b1",
+            "<i2",
+            "<u2",
+            "<u4",
+            "<u8",
+            "<u2",
+        )
     )
 }
 BFLOAT16 = 12
@@ -60,7 +74,9 @@ def parse(data: bytes, source: str = "params") -> dict[str, np.ndarray]:
     if data[:8] == struct.pack("<Q", MAGIC):
         arrays, names = read_list(data, source)
         return dict(zip(names or map(str, range(len(arrays))), arrays, strict=True))
-    raise ModelError(f"{source}: not an MXNet parameter file (neither an NDArray list nor .npz)")
+    raise ModelError(
+        f"{source}: not an MXNet parameter file (neither an NDArray list nor .npz)"
+    )
 
 
 def read_list(data: bytes, source: str = "params") -> tuple[list[np.ndarray], list[str]]:
@@ -96,11 +112,15 @@ class _Reader:
         return len(self.data) - self.at
 
     def error(self, what: str) -> ModelError:
-        return ModelError(f"{self.source}: a damaged parameter file: {what} (at byte {self.at})")
+        return ModelError(
+            f"{self.source}: a damaged parameter file: {what} (at byte {self.at})"
+        )
 
     def take(self, size: int) -> memoryview:
         if size > self.left:
-            raise self.error(f"{size} bytes are needed, {self.left} are left; the file was cut off")
+            raise self.error(
+                f"{size} bytes are needed, {self.left} are left; the file was cut off"
+            )
         self.at += size
         return memoryview(self.data)[self.at - size : self.at]
 
@@ -112,7 +132,9 @@ class _Reader:
         """A number of things of at least so many bytes each."""
         value = self.integer("<Q")
         if value * least > self.left:
-            raise self.error(f"it announces {value} {what}, more than its {self.left} bytes hold")
+            raise self.error(
+                f"it announces {value} {what}, more than its {self.left} bytes hold"
+            )
         return value
 
     def shape(self, form: str = "<q", rank_form: str = "<i") -> tuple[int, ...]:
@@ -144,7 +166,11 @@ class _Reader:
             values = data.reshape(shape)
         except ValueError:  # a size of 0 beside one that no array can have
             raise self.error(f"an array of shape {shape}") from None
-        return (values.astype(np.uint32) << 16).view(np.float32) if flag == BFLOAT16 else values
+        return (
+            (values.astype(np.uint32) << 16).view(np.float32)
+            if flag == BFLOAT16
+            else values
+        )
 
 
 def _name(reader: _Reader) -> str:
@@ -190,7 +216,9 @@ def _new_record(reader: _Reader, magic: int) -> np.ndarray:
     return _sparse(reader, storage, shape, dtype) if storage else reader.array(shape, dtype)
 
 
-def _sparse(reader: _Reader, storage: int, shape: tuple[int, ...], dtype: tuple[np.dtype, int]) -> np.ndarray:
+def _sparse(
+    reader: _Reader, storage: int, shape: tuple[int, ...], dtype: tuple[np.dtype, int]
+) -> np.ndarray:
     """A sparse record as a dense array."""
     if storage == CSR and len(shape) != 2:
         raise reader.error(f"a CSR array of shape {shape}")
@@ -237,7 +265,9 @@ def _member(data: bytes, source: str) -> np.ndarray:
     try:
         shape, fortran, dtype = npz.header(stream, source, len(data))
         return npz.array(stream.read(), dtype, shape, fortran)
-    except Exception as error:  # the header is a Python expression: whatever parsing it raises
+    except (
+        Exception
+    ) as error:  # the header is a Python expression: whatever parsing it raises
         raise ModelError(f"{source}: not a numpy array: {error}") from error
 
 
@@ -249,11 +279,15 @@ def save(arrays: Mapping[str, np.ndarray], path: str | Path) -> None:
     flags = {dtype: flag for flag, dtype in DTYPES.items() if flag != BFLOAT16}
     for name, array in arrays.items():
         if array.dtype.newbyteorder("<") not in flags or not array.shape:
-            raise ModelError(f"parameter {name!r} ({array.dtype}, shape {array.shape}) fits no V2 record")
+            raise ModelError(
+                f"parameter {name!r} ({array.dtype}, shape {array.shape}) fits no V2 record"
+            )
     write_whole(Path(path), _pieces(arrays, flags))
 
 
-def _pieces(arrays: Mapping[str, np.ndarray], flags: Mapping[np.dtype, int]) -> Iterator[bytes]:
+def _pieces(
+    arrays: Mapping[str, np.ndarray], flags: Mapping[np.dtype, int]
+) -> Iterator[bytes]:
     yield struct.pack("<QQQ", MAGIC, 0, len(arrays))
     for array in arrays.values():
         kind = array.dtype.newbyteorder("<")

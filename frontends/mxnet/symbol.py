@@ -23,8 +23,12 @@ NORMALISATIONS = ("BatchNorm", "BatchNorm_v1", "_contrib_SyncBatchNorm")
 
 #: Operators whose input 1 is a label, which only training reads.
 LABELLED = (
-    "SoftmaxOutput", "LinearRegressionOutput", "LogisticRegressionOutput", "MAERegressionOutput", "SVMOutput",
-)  # fmt: skip
+    "SoftmaxOutput",
+    "LinearRegressionOutput",
+    "LogisticRegressionOutput",
+    "MAERegressionOutput",
+    "SVMOutput",
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,11 @@ class Symbol:
 
     def labels(self) -> set[str]:
         """Variables that only training reads."""
-        result = {name for name in self.variables() if (readers := self.readers(name)) and all(map(_is_label, readers))}
+        result = {
+            name
+            for name in self.variables()
+            if (readers := self.readers(name)) and all(map(_is_label, readers))
+        }
         return result - {self.nodes[head.node].name for head in self.heads}
 
     def shape(self, name: str) -> tuple[int | None, ...] | None:
@@ -118,12 +126,21 @@ def parse(content: Any, source: str = "symbol") -> Symbol:
         raise ModelError(f"{source}: not an MXNet symbol file: it has no list 'nodes'")
     nodes = [_node(raw, index, source) for index, raw in enumerate(content["nodes"])]
     nodes = _with_states(nodes)
-    heads = tuple(_source(raw, len(content["nodes"]), f"{source}: 'heads'") for raw in _list(content, "heads", source))
+    heads = tuple(
+        _source(raw, len(content["nodes"]), f"{source}: 'heads'")
+        for raw in _list(content, "heads", source)
+    )
     if not heads:
         raise ModelError(f"{source}: the network has no outputs ('heads' is empty)")
-    wrong = [nodes[head.node].name for head in heads if nodes[head.node].is_variable and head.output]
+    wrong = [
+        nodes[head.node].name
+        for head in heads
+        if nodes[head.node].is_variable and head.output
+    ]
     if wrong:
-        raise ModelError(f"{source}: 'heads' names output 1 of variable {wrong[0]!r}, which has one")
+        raise ModelError(
+            f"{source}: 'heads' names output 1 of variable {wrong[0]!r}, which has one"
+        )
     extra = content.get("attrs")
     return Symbol(
         tuple(nodes),
@@ -150,7 +167,11 @@ def _graph_attribute(extra: Any, key: str) -> int:
 
 def _node(raw: Any, index: int, source: str) -> Node:
     where = f"{source}: node {index}"
-    if not isinstance(raw, dict) or not isinstance(raw.get("op"), str) or not isinstance(raw.get("name"), str):
+    if (
+        not isinstance(raw, dict)
+        or not isinstance(raw.get("op"), str)
+        or not isinstance(raw.get("name"), str)
+    ):
         raise ModelError(f"{where} must have a text 'op' and a text 'name'")
     where += f" ({raw['name']!r})"
     attributes: dict[str, str] = {}
@@ -158,18 +179,36 @@ def _node(raw: Any, index: int, source: str) -> Node:
         result = raw.get(key) or {}
         if not isinstance(result, dict):
             raise ModelError(f"{where}: {key!r} must be an object")
-        attributes |= {str(name): value if isinstance(value, str) else str(value) for name, value in result.items()}
+        attributes |= {
+            str(name): value if isinstance(value, str) else str(value)
+            for name, value in result.items()
+        }
     inputs = tuple(_source(pair, index, where) for pair in raw.get("inputs") or ())
     if raw["op"] == VARIABLE and inputs:
         raise ModelError(f"{where} is a variable and has inputs")
-    subgraphs = tuple(parse(body, f"{where}: its subgraph") for body in raw.get("subgraphs") or ())
-    return Node(raw["name"], canonical(raw["op"]), raw["op"], inputs, MappingProxyType(attributes), subgraphs)
+    subgraphs = tuple(
+        parse(body, f"{where}: its subgraph") for body in raw.get("subgraphs") or ()
+    )
+    return Node(
+        raw["name"],
+        canonical(raw["op"]),
+        raw["op"],
+        inputs,
+        MappingProxyType(attributes),
+        subgraphs,
+    )
 
 
 def _source(raw: Any, limit: int, where: str) -> Source:
     """An input [node, output] or [node, output, version]; the node must come before `limit`."""
-    if not isinstance(raw, Sequence) or len(raw) not in (2, 3) or any(type(item) is not int for item in raw):
-        raise ModelError(f"{where}: an input must be [node, output] or [node, output, version], not {raw!r}")
+    if (
+        not isinstance(raw, Sequence)
+        or len(raw) not in (2, 3)
+        or any(type(item) is not int for item in raw)
+    ):
+        raise ModelError(
+            f"{where}: an input must be [node, output] or [node, output, version], not {raw!r}"
+        )
     node, output = raw[0], raw[1]
     if not 0 <= node < limit:
         raise ModelError(f"{where} reads node {node}, which does not come before it")
@@ -187,8 +226,16 @@ def _with_states(nodes: list[Node]) -> list[Node]:
     for index, node in enumerate(nodes):
         if node.op in NORMALISATIONS and len(node.inputs) == 3:
             states = tuple(Source(len(result) + k, 0) for k in range(2))
-            result += [Node(f"{node.name}_moving_{what}", VARIABLE, VARIABLE) for what in ("mean", "var")]
+            result += [
+                Node(f"{node.name}_moving_{what}", VARIABLE, VARIABLE)
+                for what in ("mean", "var")
+            ]
             result[index] = Node(
-                node.name, node.op, node.written, (*node.inputs, *states), node.attributes, node.subgraphs
+                node.name,
+                node.op,
+                node.written,
+                (*node.inputs, *states),
+                node.attributes,
+                node.subgraphs,
             )
     return result

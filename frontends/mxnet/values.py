@@ -46,4 +46,8 @@ def whole(value: Parsed) -> int:
 
 def wholes(value: Parsed) -> tuple[int, ...]:
     """Whole numbers; one number stands for a tuple of one. Raises ValueError."""
-    return tuple(whole(item) for item in value) if isinstance(value, tuple) else (whole(value),)
+    return (
+        tuple(whole(item) for item in value)
+        if isinstance(value, tuple)
+        else (whole(value),)
+    )

@@ -81,7 +81,12 @@ def apply(
         fresh = _trained(again, repaired, fresh, source)
         created = convert(edited, fresh, input_shapes).model
         same_network(created, repaired.model)
-    _write(content, out_symbol, {prefixes[name] + name: array for name, array in fresh.items()}, out_params)
+    _write(
+        content,
+        out_symbol,
+        {prefixes[name] + name: array for name, array in fresh.items()},
+        out_params,
+    )
     return created
 
 
@@ -127,8 +132,14 @@ def _trained(
     for name, value in values.items():
         held = converted.weights.get(name)
         if held is None or held.shape != value.shape:
-            raise ModelError(f"{trained.source}: {name!r} of shape {list(value.shape)} is no weight of {source}")
-    weights = {name: value for name, value in converted.weights.items() if name in values and is_stored(value)}
+            raise ModelError(
+                f"{trained.source}: {name!r} of shape {list(value.shape)} is no weight of {source}"
+            )
+    weights = {
+        name: value
+        for name, value in converted.weights.items()
+        if name in values and is_stored(value)
+    }
     return params_from(weights, values, stored)
 
 
@@ -149,7 +160,11 @@ def _by_weight(plan: Plan, weights: Mapping[str, Any]) -> dict[str, dict[int, li
     result: dict[str, dict[int, list[int]]] = defaultdict(dict)
     for cut in plan.cuts:
         result[cut.weight][cut.axis] = list(cut.removed)
-    return {name: axes for name, axes in result.items() if name not in weights or is_stored(weights[name])}
+    return {
+        name: axes
+        for name, axes in result.items()
+        if name not in weights or is_stored(weights[name])
+    }
 
 
 def is_stored(value: Any) -> bool:
@@ -167,13 +182,24 @@ def _edited(path: Path, changes: Mapping[int, Mapping[str, str]]) -> dict[str, A
             continue  # states that the file leaves out
         node = content["nodes"][index]
         for name, value in attributes.items():
-            holder = next((key for key in reversed(symbol_file.ATTRIBUTES) if name in (node.get(key) or {})), None)
-            holder = holder or next((key for key in reversed(symbol_file.ATTRIBUTES) if key in node), "attrs")
+            holder = next(
+                (
+                    key
+                    for key in reversed(symbol_file.ATTRIBUTES)
+                    if name in (node.get(key) or {})
+                ),
+                None,
+            )
+            holder = holder or next(
+                (key for key in reversed(symbol_file.ATTRIBUTES) if key in node), "attrs"
+            )
             node.setdefault(holder, {})[name] = value
     return content
 
 
-def _write(content: Mapping[str, Any], symbol: str, arrays: Mapping[str, np.ndarray], params: str) -> None:
+def _write(
+    content: Mapping[str, Any], symbol: str, arrays: Mapping[str, np.ndarray], params: str
+) -> None:
     """Both files; the parameters first, so that a symbol is never there without them."""
     _save(arrays, params)
     write_whole(Path(symbol), [(json.dumps(content, indent=2) + "\n").encode()])

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from prunegraph.selection.plan import Plan
 
 #: Graphs by the module they were loaded from, as long as somebody holds both.
-_LOADED: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Graph]] = weakref.WeakKeyDictionary()
+_LOADED: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Graph]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 @frontend("torch.nn.modules.module.Module")
@@ -59,7 +61,12 @@ def load_program(source: str) -> Graph:
 
 
 def apply(
-    module: torch.nn.Module, plan: Plan, *, pruned: Graph | None = None, inputs: Any = None, graph: Graph | None = None
+    module: torch.nn.Module,
+    plan: Plan,
+    *,
+    pruned: Graph | None = None,
+    inputs: Any = None,
+    graph: Graph | None = None,
 ) -> torch.nn.Module:
     """The module without the plan's channels: a copy with smaller parameters and buffers, ready to train.
 
@@ -95,13 +102,17 @@ def apply(
     return reduced
 
 
-def _completed(module: torch.nn.Module, plan: Plan, inputs: Any, graph: Graph | None) -> Plan:
+def _completed(
+    module: torch.nn.Module, plan: Plan, inputs: Any, graph: Graph | None
+) -> Plan:
     """The plan with what goes from the module's parameters, by the graph that it was made for. Raises PlanError."""
     if plan.source_cuts or not plan.remove or "source_error" in plan.provenance:
         return plan
     if graph is not None:
         return plan.complete(graph)
-    loaded = next((each for each in _LOADED.get(module, ()) if each.sha256 == plan.model), None)
+    loaded = next(
+        (each for each in _LOADED.get(module, ()) if each.sha256 == plan.model), None
+    )
     if loaded is None and inputs is not None:
         loaded = load(module, inputs=inputs)
     if loaded is None:
@@ -112,7 +123,9 @@ def _completed(module: torch.nn.Module, plan: Plan, inputs: Any, graph: Graph | 
     return plan.complete(loaded)
 
 
-def load_pruned(factory: Callable[[], Any], plan: Plan, state_dict: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+def load_pruned(
+    factory: Callable[[], Any], plan: Plan, state_dict: Mapping[str, torch.Tensor]
+) -> torch.nn.Module:
     """A pruned module from what was saved of it: its plan and its `state_dict`; nothing is unpickled but tensors.
 
     Args:
@@ -130,7 +143,9 @@ def load_pruned(factory: Callable[[], Any], plan: Plan, state_dict: Mapping[str,
     try:
         pruned.load_state_dict(state_dict)
     except RuntimeError as error:
-        raise ModelError(f"the state_dict is not that of the module pruned by this plan: {error}") from error
+        raise ModelError(
+            f"the state_dict is not that of the module pruned by this plan: {error}"
+        ) from error
     return pruned
 
 

@@ -24,7 +24,9 @@ def run(module: torch.nn.Module, inputs: Any) -> list[np.ndarray]:
     inside: list[tuple[str, torch.nn.Module]] = []
     hooks = []
     for path, each in module.named_modules():
-        hooks.append(each.register_forward_pre_hook(lambda m, _, path=path: inside.append((path, m))))
+        hooks.append(
+            each.register_forward_pre_hook(lambda m, _, path=path: inside.append((path, m)))
+        )
         hooks.append(each.register_forward_hook(lambda *_: inside.pop() and None))
     try:
         with torch.no_grad():
@@ -42,7 +44,11 @@ def run(module: torch.nn.Module, inputs: Any) -> list[np.ndarray]:
             hook.remove()
         for each, training in was.items():
             each.training = training
-    return [leaf.cpu().numpy() for leaf in pytree.tree_leaves(created) if isinstance(leaf, torch.Tensor)]
+    return [
+        leaf.cpu().numpy()
+        for leaf in pytree.tree_leaves(created)
+        if isinstance(leaf, torch.Tensor)
+    ]
 
 
 def _is_users(module: torch.nn.Module) -> bool:
@@ -53,10 +59,20 @@ def check(module: torch.nn.Module, pruned: Graph, inputs: Any) -> None:
     """Compare a module's outputs with those of a graph. Raises ExactnessError, ModelError."""
     import onnxruntime
 
-    args = [leaf for leaf in pytree.tree_leaves(arguments.arguments(module, inputs)) if isinstance(leaf, torch.Tensor)]
-    session = onnxruntime.InferenceSession(pruned.model.SerializeToString(), providers=["CPUExecutionProvider"])
-    feeds = {name: leaf.cpu().numpy() for name, leaf in zip(pruned.inputs, args, strict=True)}
-    for name, expected, got in zip(pruned.outputs, session.run(None, feeds), run(module, inputs), strict=True):
+    args = [
+        leaf
+        for leaf in pytree.tree_leaves(arguments.arguments(module, inputs))
+        if isinstance(leaf, torch.Tensor)
+    ]
+    session = onnxruntime.InferenceSession(
+        pruned.model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    feeds = {
+        name: leaf.cpu().numpy() for name, leaf in zip(pruned.inputs, args, strict=True)
+    }
+    for name, expected, got in zip(
+        pruned.outputs, session.run(None, feeds), run(module, inputs), strict=True
+    ):
         if expected.shape != got.shape:
             raise ExactnessError(
                 f"output {name!r} of the module has the shape {got.shape}, the graph's {expected.shape}"

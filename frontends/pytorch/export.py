@@ -33,17 +33,25 @@ CODE = ("opaque_obj_", "custom_obj_", "data/aotinductor/", "data/executorch/")
 TENSORS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
-def from_module(module: torch.nn.Module, inputs: Any, exporter: str | None, dynamic_shapes: Any) -> Graph:
+def from_module(
+    module: torch.nn.Module, inputs: Any, exporter: str | None, dynamic_shapes: Any
+) -> Graph:
     """A Graph of a module; see `prunegraph.frontends.pytorch.load`."""
     label = type(module).__name__
     if exporter not in (None, *OPSETS):
-        raise ModelError(f"{label}: exporter must be one of {', '.join(OPSETS)}, got {exporter!r}")
+        raise ModelError(
+            f"{label}: exporter must be one of {', '.join(OPSETS)}, got {exporter!r}"
+        )
     args = arguments.arguments(module, inputs)
     failed: dict[str, str] = {}
     for name in OPSETS if exporter is None else (exporter,):
         try:
             with _evaluating(module), _quiet():
-                created = _dynamo(module, args, dynamic_shapes) if name == "dynamo" else _torchscript(module, args)
+                created = (
+                    _dynamo(module, args, dynamic_shapes)
+                    if name == "dynamo"
+                    else _torchscript(module, args)
+                )
                 graph = _graph(created, module, label)
         except MissingExtraError:
             raise
@@ -53,7 +61,8 @@ def from_module(module: torch.nn.Module, inputs: Any, exporter: str | None, dyna
         if failed:
             reason = failed["dynamo"]
             warnings.warn(
-                f"{label}: exported by TorchScript, because the newer exporter failed: {reason}", stacklevel=4
+                f"{label}: exported by TorchScript, because the newer exporter failed: {reason}",
+                stacklevel=4,
             )
         return graph
     messages = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
@@ -67,14 +76,20 @@ def from_file(path: str) -> Graph:
             program = torch.export.load(path)
         with _quiet():
             created = torch.onnx.export(
-                program, dynamo=True, optimize=False, verbose=False, opset_version=OPSETS["dynamo"]
+                program,
+                dynamo=True,
+                optimize=False,
+                verbose=False,
+                opset_version=OPSETS["dynamo"],
             )
     except ImportError as error:
         raise _missing(error) from error
     except Exception as error:
         raise ModelError(f"{path}: cannot be exported: {_first_line(error)}") from error
     assert created is not None
-    model, sources = fold(_without_traces(created.model_proto), *_named(dict(program.state_dict)))
+    model, sources = fold(
+        _without_traces(created.model_proto), *_named(dict(program.state_dict))
+    )
     return onnx_io.from_model(model, source=path, sources=sources)
 
 
@@ -86,9 +101,13 @@ def _without_pickles(path: str) -> Iterator[None]:
         ModelError: the file holds objects, which are pickles.
     """
     with zipfile.ZipFile(path) as archive:
-        held = next((n for n in archive.namelist() if any(part in n for part in CODE)), None)
+        held = next(
+            (n for n in archive.namelist() if any(part in n for part in CODE)), None
+        )
     if held is not None:
-        raise ModelError(f"{path}: holds {held!r}, a pickled object or compiled code; export it without")
+        raise ModelError(
+            f"{path}: holds {held!r}, a pickled object or compiled code; export it without"
+        )
     before = os.environ.get(TENSORS_ONLY)
     os.environ[TENSORS_ONLY] = "1"
     try:
@@ -109,7 +128,10 @@ def _graph(model: onnx.ModelProto, module: torch.nn.Module, label: str) -> Graph
 
 def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model, changed in place, without stack traces: one module is one model, whoever loads it from where."""
-    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    nodes = [
+        *model.graph.node,
+        *(node for function in model.functions for node in function.node),
+    ]
     for node in nodes:
         kept = [entry for entry in node.metadata_props if entry.key != TRACE]
         if len(kept) < len(node.metadata_props):
@@ -124,14 +146,18 @@ def _state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {**dict(parameters), **dict(module.named_buffers(remove_duplicate=False))}
 
 
-def _named(tensors: dict[str, torch.Tensor]) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+def _named(
+    tensors: dict[str, torch.Tensor],
+) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
     """Shapes of tensors, and for all names the first one of the same tensor: modules share parameters."""
     first: dict[int, str] = {}
     names = {name: first.setdefault(id(value), name) for name, value in tensors.items()}
     return {name: tuple(tensors[name].shape) for name in first.values()}, names
 
 
-def _dynamo(module: torch.nn.Module, args: tuple[Any, ...], dynamic_shapes: Any) -> onnx.ModelProto:
+def _dynamo(
+    module: torch.nn.Module, args: tuple[Any, ...], dynamic_shapes: Any
+) -> onnx.ModelProto:
     if dynamic_shapes is None and arguments.batch(args) is not None:
         args = arguments.doubled(args) if arguments.batch(args) == 1 else args
         free = torch.export.Dim.AUTO
@@ -140,9 +166,15 @@ def _dynamo(module: torch.nn.Module, args: tuple[Any, ...], dynamic_shapes: Any)
         )
     try:
         created = torch.onnx.export(
-            module, args, dynamo=True, optimize=False, verbose=False, dynamic_shapes=dynamic_shapes,
-            input_names=arguments.names(module, args), opset_version=OPSETS["dynamo"],
-        )  # fmt: skip
+            module,
+            args,
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+            dynamic_shapes=dynamic_shapes,
+            input_names=arguments.names(module, args),
+            opset_version=OPSETS["dynamo"],
+        )
     except ImportError as error:
         raise _missing(error) from error
     assert created is not None
@@ -151,22 +183,37 @@ def _dynamo(module: torch.nn.Module, args: tuple[Any, ...], dynamic_shapes: Any)
 
 def _torchscript(module: torch.nn.Module, args: tuple[Any, ...]) -> onnx.ModelProto:
     names, buffer = arguments.names(module, args), io.BytesIO()
-    free = {name: {0: "batch"} for name in names} if arguments.batch(args) is not None else None
+    free = (
+        {name: {0: "batch"} for name in names}
+        if arguments.batch(args) is not None
+        else None
+    )
     torch.onnx.export(
-        module, args, buffer, dynamo=False, input_names=names, dynamic_axes=free, opset_version=OPSETS["torchscript"],
+        module,
+        args,
+        buffer,
+        dynamo=False,
+        input_names=names,
+        dynamic_axes=free,
+        opset_version=OPSETS["torchscript"],
         # Both keep BatchNormalization and the names of parameters.
-        training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False,
-    )  # fmt: skip
+        training=torch.onnx.TrainingMode.PRESERVE,
+        do_constant_folding=False,
+    )
     return onnx.load_from_string(buffer.getvalue())
 
 
-def _restore_equal_tensors(model: onnx.ModelProto, tensors: dict[str, torch.Tensor]) -> None:
+def _restore_equal_tensors(
+    model: onnx.ModelProto, tensors: dict[str, torch.Tensor]
+) -> None:
     """Give parameters that merely have equal values back their own weights: the exporter made one of them."""
     kept = []
     for node in model.graph.node:
         name = node.output[0] if node.op_type == "Identity" else ""
         first = tensors.get(node.input[0]) if name else None
-        if name in tensors and (first is None or first.data_ptr() != tensors[name].data_ptr()):
+        if name in tensors and (
+            first is None or first.data_ptr() != tensors[name].data_ptr()
+        ):
             value = tensors[name].detach().cpu().contiguous().numpy()
             model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
         else:

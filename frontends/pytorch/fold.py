@@ -15,22 +15,43 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from prunegraph.graph import onnx_io
-from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.names import names_in, redirect
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.sources import Packed, Sources, Whole
 
 Array = np.ndarray
 
 #: Operators that move elements of their first input, or of all inputs.
-MOVES = {"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Split", "Gather", "Flatten", "Cast"}
+MOVES = {
+    "Identity",
+    "Transpose",
+    "Reshape",
+    "Squeeze",
+    "Unsqueeze",
+    "Slice",
+    "Split",
+    "Gather",
+    "Flatten",
+    "Cast",
+}
 JOINS = {"Concat"}
 
 #: Operators that look at an input's shape or type only, at these slots.
 BLIND = {"Shape": (0,), "Size": (0,), "CastLike": (1,)}
 
 #: Operators whose result is not the same every time, or that run other graphs.
-LEFT = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout",
-        "If", "Loop", "Scan"}  # fmt: skip
+LEFT = {
+    "RandomNormal",
+    "RandomUniform",
+    "RandomNormalLike",
+    "RandomUniformLike",
+    "Bernoulli",
+    "Multinomial",
+    "Dropout",
+    "If",
+    "Loop",
+    "Scan",
+}
 
 
 def fold(
@@ -52,11 +73,20 @@ def fold(
 
 
 class _Folder:
-    def __init__(self, model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], names: Mapping[str, str]):
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        shapes: Mapping[str, tuple[int, ...]],
+        names: Mapping[str, str],
+    ):
         self.model = model
-        self.values: dict[str, Array] = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+        self.values: dict[str, Array] = {
+            t.name: numpy_helper.to_array(t) for t in model.graph.initializer
+        }
         self.origins: dict[str, Whole | Packed] = {
-            name: Whole(names[name], tuple(range(value.ndim))) for name, value in self.values.items() if name in names
+            name: Whole(names[name], tuple(range(value.ndim)))
+            for name, value in self.values.items()
+            if name in names
         }
         self._numbers = Sources(shapes, {})
         self._facts = shape_info(onnx_io.from_model(model))
@@ -79,7 +109,9 @@ class _Folder:
         del graph.node[:]
         graph.node.extend([*(node for node in carriers if node.output[0] in read), *kept])
         carried = {node.output[0] for node in carriers}
-        self._set_weights([name for name in self.values if name in read and name not in carried], names)
+        self._set_weights(
+            [name for name in self.values if name in read and name not in carried], names
+        )
         self._name_layers(graph.node)
 
     def _is_foldable(self, node: onnx.NodeProto) -> bool:
@@ -89,7 +121,11 @@ class _Folder:
         if any(self._value(value) is None for value in given):
             return False
         blind = BLIND.get(node.op_type, ())
-        moved = [slot for slot, value in enumerate(node.input) if value in self.origins and slot not in blind]
+        moved = [
+            slot
+            for slot, value in enumerate(node.input)
+            if value in self.origins and slot not in blind
+        ]
         if not moved:
             return all(value in self.values for value in given)
         return node.op_type in JOINS or (node.op_type in MOVES and moved == [0])
@@ -103,7 +139,11 @@ class _Folder:
 
     def _fold(self, node: onnx.NodeProto) -> None:
         blind = BLIND.get(node.op_type, ())
-        sources = [v for slot, v in enumerate(node.input) if v in self.origins and slot not in blind]
+        sources = [
+            v
+            for slot, v in enumerate(node.input)
+            if v in self.origins and slot not in blind
+        ]
         self._evaluate(node)
         if not sources:
             return
@@ -111,14 +151,19 @@ class _Folder:
         if whole is not None:
             self.origins[node.output[0]] = whole
             return
-        given = [self._elements(v) if node.op_type in JOINS or slot == 0 else self._constant(v)
-                 for slot, v in enumerate(node.input) if v]  # fmt: skip
+        given = [
+            self._elements(v) if node.op_type in JOINS or slot == 0 else self._constant(v)
+            for slot, v in enumerate(node.input)
+            if v
+        ]
         moved = given if node.op_type == "Cast" else _run(node, given, self.model)
         for output, elements in zip(node.output, moved, strict=True):
             self.origins[output] = Packed(elements)
 
     def _evaluate(self, node: onnx.NodeProto) -> None:
-        results = _run(node, [self._constant(value) for value in node.input if value], self.model)
+        results = _run(
+            node, [self._constant(value) for value in node.input if value], self.model
+        )
         self.values.update(zip(node.output, results, strict=True))
 
     def _constant(self, name: str) -> Array:
@@ -128,11 +173,17 @@ class _Folder:
 
     def _transposed(self, node: onnx.NodeProto, source: str) -> Whole | None:
         origin = self.origins[source]
-        if not isinstance(origin, Whole) or node.op_type not in ("Transpose", "Identity", "Cast"):
+        if not isinstance(origin, Whole) or node.op_type not in (
+            "Transpose",
+            "Identity",
+            "Cast",
+        ):
             return None
         axes = tuple(range(len(origin.order)))
         if node.op_type == "Transpose":
-            axes = next((tuple(a.ints) for a in node.attribute if a.name == "perm"), axes[::-1])
+            axes = next(
+                (tuple(a.ints) for a in node.attribute if a.name == "perm"), axes[::-1]
+            )
         return Whole(origin.tensor, tuple(origin.order[axis] for axis in axes))
 
     def _elements(self, value: str) -> Array:
@@ -160,7 +211,9 @@ class _Folder:
         """Nodes with a parameter `layer.weight` are called `layer`."""
         taken = {node.name for node in nodes}
         for node in nodes:
-            tensors = [o.tensor for v in node.input if isinstance(o := self.origins.get(v), Whole)]
+            tensors = [
+                o.tensor for v in node.input if isinstance(o := self.origins.get(v), Whole)
+            ]
             name = tensors[0].rpartition(".")[0] if tensors else ""
             if name and name not in taken:
                 node.name = name
@@ -170,14 +223,22 @@ class _Folder:
         graph = self.model.graph
         old = {tensor.name: tensor for tensor in graph.initializer}
         tensors = [
-            old.get(name) or numpy_helper.from_array(np.ascontiguousarray(self.values[name]), name) for name in read
+            old.get(name)
+            or numpy_helper.from_array(np.ascontiguousarray(self.values[name]), name)
+            for name in read
         ]
         for tensor in tensors:
             tensor.name = names.get(tensor.name, tensor.name)
-        copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in tensors]
+        copies = [
+            onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in tensors
+        ]
         del graph.initializer[:]
         graph.initializer.extend(copies)
-        self.origins = {names.get(name, name): origin for name, origin in self.origins.items() if name in read}
+        self.origins = {
+            names.get(name, name): origin
+            for name, origin in self.origins.items()
+            if name in read
+        }
 
 
 def _constant(node: onnx.NodeProto, model: onnx.ModelProto) -> dict[str, Array]:
@@ -187,7 +248,9 @@ def _constant(node: onnx.NodeProto, model: onnx.ModelProto) -> dict[str, Array]:
     return {node.output[0]: _run(node, [], model)[0]}
 
 
-def _needed(nodes: Sequence[onnx.NodeProto], read: set[str]) -> tuple[list[onnx.NodeProto], set[str]]:
+def _needed(
+    nodes: Sequence[onnx.NodeProto], read: set[str]
+) -> tuple[list[onnx.NodeProto], set[str]]:
     """Nodes on which the outputs depend, and all values that are read."""
     kept = []
     for node in reversed(nodes):
@@ -199,20 +262,32 @@ def _needed(nodes: Sequence[onnx.NodeProto], read: set[str]) -> tuple[list[onnx.
 
 def _reads(node: onnx.NodeProto) -> set[str]:
     """Values that a node reads, also those its subgraphs take from outside."""
-    inner = {v for a in node.attribute for g in (a.g, *a.graphs) for each in g.node for v in _reads(each)}
+    inner = {
+        v
+        for a in node.attribute
+        for g in (a.g, *a.graphs)
+        for each in g.node
+        for v in _reads(each)
+    }
     return {*node.input, *inner} - {""}
 
 
-def _run(node: onnx.NodeProto, given: Sequence[Array], model: onnx.ModelProto) -> list[Array]:
+def _run(
+    node: onnx.NodeProto, given: Sequence[Array], model: onnx.ModelProto
+) -> list[Array]:
     """One node by ONNX's reference implementation."""
     names = [value for value in node.input if value]
     inputs = dict(zip(names, given, strict=True))
     entries = [
-        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+        helper.make_tensor_value_info(
+            name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape
+        )
         for name, value in inputs.items()
     ]
     outputs = [helper.make_empty_tensor_value_info(name) for name in node.output]
     whole = helper.make_model(
-        helper.make_graph([node], "fold", entries, outputs), opset_imports=list(model.opset_import), ir_version=10
+        helper.make_graph([node], "fold", entries, outputs),
+        opset_imports=list(model.opset_import),
+        ir_version=10,
     )
     return [np.asarray(result) for result in ReferenceEvaluator(whole).run(None, inputs)]

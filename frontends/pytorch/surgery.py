@@ -35,18 +35,28 @@ INNER = ("inner_dim", "all_head_size", "attn_dim", "inner_size")
 def cut(module: nn.Module, plan: Plan) -> nn.Module:
     """A copy of a module without the plan's channels; see `prunegraph.frontends.pytorch.apply`."""
     if plan.remove and not plan.source_cuts:
-        reason = plan.provenance.get("source_error", "it was not made for a graph that was loaded from a module")
-        raise PlanError(f"the plan does not say what goes from the module's parameters: {reason}")
+        reason = plan.provenance.get(
+            "source_error", "it was not made for a graph that was loaded from a module"
+        )
+        raise PlanError(
+            f"the plan does not say what goes from the module's parameters: {reason}"
+        )
     try:
         pruned = copy.deepcopy(module)
     except Exception as error:
-        raise ModelError(f"{type(module).__name__}: cannot be copied: {type(error).__name__}: {error}") from error
+        raise ModelError(
+            f"{type(module).__name__}: cannot be copied: {type(error).__name__}: {error}"
+        ) from error
     owners = _owners(pruned, plan)
     before = {path: pruned.get_submodule(path) for path in owners}
     shapes = {
-        path: {name: tuple(_tensor(owner, name).shape) for name in owners[path]} for path, owner in before.items()
+        path: {name: tuple(_tensor(owner, name).shape) for name in owners[path]}
+        for path, owner in before.items()
     }
-    kept = {path: {name: _kept(each, shapes[path][name]) for name, each in owners[path].items()} for path in owners}
+    kept = {
+        path: {name: _kept(each, shapes[path][name]) for name, each in owners[path].items()}
+        for path in owners
+    }
     replaced = _replacements(pruned, kept)
     _slice(pruned, kept)
     for path, owner in before.items():
@@ -57,7 +67,9 @@ def cut(module: nn.Module, plan: Plan) -> nn.Module:
     return pruned
 
 
-def _owners(module: nn.Module, plan: Plan) -> dict[str, dict[str, dict[int, Sequence[int]]]]:
+def _owners(
+    module: nn.Module, plan: Plan
+) -> dict[str, dict[str, dict[int, Sequence[int]]]]:
     """What goes, by module, name of the tensor, and axis. Raises PlanError."""
     result: dict[str, dict[str, dict[int, Sequence[int]]]] = {}
     for each in plan.source_cuts:
@@ -65,10 +77,14 @@ def _owners(module: nn.Module, plan: Plan) -> dict[str, dict[str, dict[int, Sequ
         try:
             shape = _tensor(module.get_submodule(path), name).shape
         except AttributeError:
-            raise PlanError(f"the plan cuts {each.weight!r}, which {type(module).__name__} does not have") from None
+            raise PlanError(
+                f"the plan cuts {each.weight!r}, which {type(module).__name__} does not have"
+            ) from None
         if each.axis >= len(shape) or max(each.removed) >= shape[each.axis]:
-            raise PlanError(f"the plan cuts index {max(each.removed)} of axis {each.axis} of {each.weight!r}, "
-                            f"which has the shape {tuple(shape)}")  # fmt: skip
+            raise PlanError(
+                f"the plan cuts index {max(each.removed)} of axis {each.axis} of {each.weight!r}, "
+                f"which has the shape {tuple(shape)}"
+            )
         result.setdefault(path, {}).setdefault(name, {})[each.axis] = each.removed
     return result
 
@@ -81,7 +97,10 @@ def _tensor(owner: nn.Module, name: str) -> torch.Tensor:
 
 
 def _kept(removed: Mapping[int, Sequence[int]], shape: tuple[int, ...]) -> Kept:
-    return {axis: np.setdiff1d(np.arange(shape[axis]), list(indices)) for axis, indices in removed.items()}
+    return {
+        axis: np.setdiff1d(np.arange(shape[axis]), list(indices))
+        for axis, indices in removed.items()
+    }
 
 
 def _slice(module: nn.Module, kept: Mapping[str, Mapping[str, Kept]]) -> None:
@@ -99,7 +118,10 @@ def _slice(module: nn.Module, kept: Mapping[str, Mapping[str, Kept]]) -> None:
             else:
                 created[id(old)] = new
     for owner in module.modules():
-        for name, value in [*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False)]:
+        for name, value in [
+            *owner.named_parameters(recurse=False),
+            *owner.named_buffers(recurse=False),
+        ]:
             if id(value) in created:
                 setattr(owner, name, created[id(value)])
 
@@ -107,14 +129,20 @@ def _slice(module: nn.Module, kept: Mapping[str, Mapping[str, Kept]]) -> None:
 # -- what modules know of their sizes -------------------------------------------------------
 
 
-def _conv(module: Any, kept: Mapping[str, Kept], shapes: Mapping[str, tuple[int, ...]]) -> None:
+def _conv(
+    module: Any, kept: Mapping[str, Kept], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
     weight, axes = module.weight, kept.get("weight", {})
     module.groups = (
-        _blocks_left(shapes["weight"][0], module.groups, axes.get(0)) if "weight" in shapes else module.groups
+        _blocks_left(shapes["weight"][0], module.groups, axes.get(0))
+        if "weight" in shapes
+        else module.groups
     )
     first, second = weight.shape[0], weight.shape[1] * module.groups
     is_transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
-    module.in_channels, module.out_channels = (first, second) if is_transposed else (second, first)
+    module.in_channels, module.out_channels = (
+        (first, second) if is_transposed else (second, first)
+    )
 
 
 def _blocks_left(size: int, blocks: int, kept: np.ndarray | None) -> int:
@@ -140,8 +168,12 @@ def _layer_norm(module: nn.LayerNorm, kept: Any, shapes: Any) -> None:
     module.normalized_shape = tuple(module.weight.shape)
 
 
-def _group_norm(module: nn.GroupNorm, kept: Mapping[str, Kept], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    module.num_groups = _blocks_left(shapes["weight"][0], module.num_groups, kept["weight"].get(0))
+def _group_norm(
+    module: nn.GroupNorm, kept: Mapping[str, Kept], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    module.num_groups = _blocks_left(
+        shapes["weight"][0], module.num_groups, kept["weight"].get(0)
+    )
     module.num_channels = module.weight.shape[0]
 
 
@@ -155,9 +187,15 @@ def _prelu(module: nn.PReLU, kept: Any, shapes: Any) -> None:
 
 def _recurrent(module: nn.RNNBase, kept: Any, shapes: Any) -> None:
     gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
-    widths = {parameter.shape[0] // gates for name, parameter in module.named_parameters() if "weight_hh" in name}
+    widths = {
+        parameter.shape[0] // gates
+        for name, parameter in module.named_parameters()
+        if "weight_hh" in name
+    }
     if len(widths) > 1 or module.proj_size:
-        raise ModelError("its layers and directions would have different hidden sizes, or it has projections")
+        raise ModelError(
+            "its layers and directions would have different hidden sizes, or it has projections"
+        )
     module.hidden_size, module.input_size = widths.pop(), module.weight_ih_l0.shape[1]
 
 
@@ -177,25 +215,40 @@ _ADJUST: list[tuple[tuple[type, ...], Callable[..., None]]] = [
 ]
 
 
-def _adjust(module: nn.Module, path: str, kept: Mapping[str, Kept], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    adjust = next((function for classes, function in _ADJUST if isinstance(module, classes)), _kept_as_it_is)
+def _adjust(
+    module: nn.Module,
+    path: str,
+    kept: Mapping[str, Kept],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> None:
+    adjust = next(
+        (function for classes, function in _ADJUST if isinstance(module, classes)),
+        _kept_as_it_is,
+    )
     try:
         adjust(module, kept, shapes)
     except ModelError as error:
-        raise ModelError(f"module {path!r} ({type(module).__name__}) cannot hold what the plan leaves: {error}; "
-                         "train the pruned graph instead (prunegraph.training.GraphModule)") from error  # fmt: skip
+        raise ModelError(
+            f"module {path!r} ({type(module).__name__}) cannot hold what the plan leaves: {error}; "
+            "train the pruned graph instead (prunegraph.training.GraphModule)"
+        ) from error
 
 
 # -- attention -------------------------------------------------------------------------------
 
 
-def _replacements(module: nn.Module, kept: Mapping[str, Mapping[str, Kept]]) -> dict[str, Callable[[Any], nn.Module]]:
+def _replacements(
+    module: nn.Module, kept: Mapping[str, Mapping[str, Kept]]
+) -> dict[str, Callable[[Any], nn.Module]]:
     """For every attention that is cut, how to make the module that holds what is left, from the cut one."""
     result: dict[str, Callable[[Any], nn.Module]] = {}
     for path, each in module.named_modules():
         if isinstance(each, nn.MultiheadAttention):
             mine = dict(kept.get(path, {}))
-            mine |= {f"out_proj.{name}": axes for name, axes in kept.get(f"{path}.out_proj", {}).items()}
+            mine |= {
+                f"out_proj.{name}": axes
+                for name, axes in kept.get(f"{path}.out_proj", {}).items()
+            }
             if mine:
                 result[path] = partial(PrunedAttention, heads=heads_left(each, mine, path))
     return result
@@ -221,7 +274,9 @@ def _adjust_heads(
     when the module runs.
     """
     for path, owner in module.named_modules():
-        heads = next((name for name in HEADS if isinstance(getattr(owner, name, None), int)), None)
+        heads = next(
+            (name for name in HEADS if isinstance(getattr(owner, name, None), int)), None
+        )
         if heads is None or isinstance(owner, nn.MultiheadAttention):
             continue
         for name, child in owner.named_children():
@@ -240,10 +295,14 @@ def _parts(name: str) -> int:
     return 2 if "kv" in name else 1
 
 
-def _adjust_head(owner: nn.Module, heads: str, parts: int, size: int, kept: np.ndarray) -> bool:
+def _adjust_head(
+    owner: nn.Module, heads: str, parts: int, size: int, kept: np.ndarray
+) -> bool:
     count = getattr(owner, heads)
     widths = [name for name in WIDTHS if isinstance(getattr(owner, name, None), int)]
-    if size % (parts * count) or any(getattr(owner, name) * parts * count != size for name in widths):
+    if size % (parts * count) or any(
+        getattr(owner, name) * parts * count != size for name in widths
+    ):
         return False
     stays = np.zeros(size, bool)
     stays[kept] = True

@@ -13,10 +13,10 @@ from prunegraph.coupling.sample import complete
 from prunegraph.coupling.shuffle import Shuffle, find_shuffles
 from prunegraph.coupling.uses import Use
 from prunegraph.errors import MISFIT, ModelError, UnknownNameError
-from prunegraph.graph.shape_info import ShapeInfo, shape_info
 from prunegraph.graph.inference import element, elements
 from prunegraph.graph.model import Graph, Node
-from prunegraph.labels.labels import ResolvedLabels, Labels, LabelSpace, Reason
+from prunegraph.graph.shape_info import ShapeInfo, shape_info
+from prunegraph.labels.labels import Labels, LabelSpace, Reason, ResolvedLabels
 from prunegraph.ops import rule_for
 
 #: Which factor of an attention axis is pruned, by name.
@@ -49,7 +49,9 @@ class Coupling:
     labels: dict[str, tuple[Labels, ...]] = field(default_factory=dict, repr=False)
     uses: list[Use] = field(default_factory=list, repr=False)
     reductions: list[Reduction] = field(default_factory=list, repr=False)
-    attributes: dict[int, dict[str, tuple[Labels, int]]] = field(default_factory=dict, repr=False)
+    attributes: dict[int, dict[str, tuple[Labels, int]]] = field(
+        default_factory=dict, repr=False
+    )
     operands: dict[int, list[int]] = field(default_factory=dict, repr=False)
     shuffles: dict[int, Shuffle] = field(default_factory=dict, repr=False)
     followed: set[int] = field(default_factory=set, repr=False)
@@ -60,11 +62,15 @@ class Coupling:
         """The group of that id. Raises KeyError."""
         return next(group for group in self.groups if group.id == name)
 
-    def value_labels(self, value: str, node: int = -1, slot: int = -1) -> tuple[Labels, ...] | None:
+    def value_labels(
+        self, value: str, node: int = -1, slot: int = -1
+    ) -> tuple[Labels, ...] | None:
         """Labels of a value as one input reads it; None where it carries none."""
         if value in self.labels:
             return self.labels[value]
-        return self._by_reader.get((value, node, slot)) or self._by_reader.get((value, -1, -1))
+        return self._by_reader.get((value, node, slot)) or self._by_reader.get(
+            (value, -1, -1)
+        )
 
     @cached_property
     def _by_reader(self) -> dict[tuple[str, int, int], tuple[Labels, ...]]:
@@ -116,14 +122,18 @@ class _Walk:
         self.space = LabelSpace()
         self.labels: dict[str, tuple[Labels, ...]] = {}
         self.uses: dict[tuple[str, int, int], Use] = {}
-        self.result = Coupling(graph, self.shape_info, shuffles=find_shuffles(graph, self.shape_info))
+        self.result = Coupling(
+            graph, self.shape_info, shuffles=find_shuffles(graph, self.shape_info)
+        )
 
     def run(self, attention: str | None) -> Coupling:
         result = self.result
         result.attention = attention
         for name in self.graph.inputs:
             reason = Reason("graph input", name)
-            self.labels[name] = tuple(self.space.pinned(size, reason) for size in self.shape_info.shapes[name])
+            self.labels[name] = tuple(
+                self.space.pinned(size, reason) for size in self.shape_info.shapes[name]
+            )
         inner = {index for shuffle in result.shuffles.values() for index in shuffle.inner}
         for node in self.graph.nodes:
             if self.shape_info.is_dead(node):
@@ -159,7 +169,9 @@ class _Walk:
         weights = self.graph.weights
         for value in node.inputs:
             # A vector has labels of its own for each reader; a matrix has one set of labels for all.
-            is_matrix = value in weights and sum(size > 1 for size in weights[value].shape) > 1
+            is_matrix = (
+                value in weights and sum(size > 1 for size in weights[value].shape) > 1
+            )
             if value in self.labels or is_matrix:
                 for labels in self.value_labels(value):
                     self.space.pin(labels, Reason("read by shape arithmetic", node.name))
@@ -176,7 +188,9 @@ class _Walk:
 
     def without_unread(self, node: Node) -> Node:
         """The node as if outputs of unknown shape were left out that nothing reads (masks of old Dropouts)."""
-        unread = [v for v in node.outputs if self._is_unknown(v) and not self.graph.is_read(v)]
+        unread = [
+            v for v in node.outputs if self._is_unknown(v) and not self.graph.is_read(v)
+        ]
         if not unread or len(unread) == len(node.outputs):
             return node
         return replace(node, outputs=tuple("" if v in unread else v for v in node.outputs))
@@ -185,15 +199,21 @@ class _Walk:
         site = NodeSite(self, node)
         for value in node.captured:
             for labels in self.value_labels(value):
-                self.space.pin(labels, site.reason(f"used inside the subgraph of {node.op}"))
+                self.space.pin(
+                    labels, site.reason(f"used inside the subgraph of {node.op}")
+                )
         rule = rule_for(node)
         if rule is None or rule.propagate is None:
             reason = rule.barrier if rule is not None else None
-            self._barrier(site, f"{node.op}: {reason}" if reason else f"{node.op} has no rule")
+            self._barrier(
+                site, f"{node.op}: {reason}" if reason else f"{node.op} has no rule"
+            )
             return
         unknown = [v for v in (*node.inputs, *site.node.outputs) if self._is_unknown(v)]
         if unknown and not rule.partial:
-            self._barrier(site, f"the shape of {unknown[0]!r} is not known before the model runs")
+            self._barrier(
+                site, f"the shape of {unknown[0]!r} is not known before the model runs"
+            )
             return
         try:
             rule.propagate(site)
@@ -203,7 +223,10 @@ class _Walk:
             self._barrier(site, f"{node.op} cannot be followed: {error}")
         except MISFIT as error:
             # An attribute or input the operator needs is missing or malformed.
-            self._barrier(site, f"{node.op} cannot be followed: its inputs or attributes do not fit ({error!r})")
+            self._barrier(
+                site,
+                f"{node.op} cannot be followed: its inputs or attributes do not fit ({error!r})",
+            )
 
     def _pin_operands(self, site: NodeSite) -> None:
         """What a rule did not look at is an operand (a scale, a region): it is read as it is."""
@@ -222,7 +245,9 @@ class _Walk:
                     self.space.pin(labels, site.reason(text))
         for output in site.node.outputs:
             shape = self.shape_info.shapes.get(output, ())
-            self.labels[output] = tuple(self.space.pinned(size, site.reason(text)) for size in shape)
+            self.labels[output] = tuple(
+                self.space.pinned(size, site.reason(text)) for size in shape
+            )
 
     def value_labels(self, value: str) -> tuple[Labels, ...]:
         """Labels of a value, whoever reads it. A sequence answers with those of all its elements."""
@@ -234,9 +259,19 @@ class _Walk:
             return tuple(labels for name in names for labels in self.labels[name])
         shape = self.shape_info.shapes.get(value, ())
         if value in self.graph.sparse:
-            return tuple(self.space.pinned(size, Reason("axis of a sparse weight", value)) for size in shape)
-        producer = self.graph.nodes[self.graph.producer[value]].name if value in self.graph.producer else value
-        return tuple(self.space.pinned(size, Reason("computed from sizes", producer)) for size in shape)
+            return tuple(
+                self.space.pinned(size, Reason("axis of a sparse weight", value))
+                for size in shape
+            )
+        producer = (
+            self.graph.nodes[self.graph.producer[value]].name
+            if value in self.graph.producer
+            else value
+        )
+        return tuple(
+            self.space.pinned(size, Reason("computed from sizes", producer))
+            for size in shape
+        )
 
     def use(self, weight: str, node: int, slot: int) -> Use:
         """A weight as one input reads it.
@@ -295,7 +330,9 @@ class NodeSite:
         return bool(self.node.input(slot))
 
     def is_read(self, slot: int) -> bool:
-        return slot < len(self.node.outputs) and self.walk.graph.is_read(self.node.outputs[slot])
+        return slot < len(self.node.outputs) and self.walk.graph.is_read(
+            self.node.outputs[slot]
+        )
 
     def is_weight(self, slot: int) -> bool:
         return self.node.input(slot) in self.walk.graph.weights
@@ -306,7 +343,9 @@ class NodeSite:
     def set_output(self, labels: Sequence[Labels], slot: int = 0) -> None:
         shape = self.out_shape(slot)
         if tuple([each.size for each in labels]) != shape:
-            raise ValueError(f"its output has shape {list(shape)}, not {[each.size for each in labels]}")
+            raise ValueError(
+                f"its output has shape {list(shape)}, not {[each.size for each in labels]}"
+            )
         for each in labels:
             if each.size == 1 and not each.is_constant:
                 # Without its only element the axis, and all that is broadcast over it, would be empty.
@@ -344,14 +383,21 @@ class NodeSite:
         if self.node.index not in use.layers:
             use.layers.append(self.node.index)
 
-    def reduces(self, slot: int, axes: Sequence[int], kind: str, zero: int | None = None) -> None:
+    def reduces(
+        self, slot: int, axes: Sequence[int], kind: str, zero: int | None = None
+    ) -> None:
         value = self.node.inputs[slot]
         if value not in self.walk.labels and value not in self.walk.graph.weights:
             return  # numbers computed from sizes have no channels: all of them stay
-        self.walk.result.reductions.append(Reduction(self.node.index, slot, tuple(axes), kind, zero))
+        self.walk.result.reductions.append(
+            Reduction(self.node.index, slot, tuple(axes), kind, zero)
+        )
 
     def bind_attribute(self, attribute: str, labels: Labels, times: int = 1) -> None:
-        self.walk.result.attributes.setdefault(self.node.index, {})[attribute] = labels, times
+        self.walk.result.attributes.setdefault(self.node.index, {})[attribute] = (
+            labels,
+            times,
+        )
 
     def tag(self, labels: Labels, name: str) -> None:
         self.space.tag(labels, name)

@@ -13,17 +13,41 @@ from prunegraph.labels.labels import Labels, Reason
 
 #: What a person can do about a reason, by the first words that fit.
 ADVICE = (
-    ("graph output", "the layer makes an output of the model; its width is the model's interface"),
-    ("graph input", "the axis comes from the model's input; its width is the model's interface"),
-    ("has no rule", "register a rule for the operator (docs/architecture.md), or replace it"),
+    (
+        "graph output",
+        "the layer makes an output of the model; its width is the model's interface",
+    ),
+    (
+        "graph input",
+        "the axis comes from the model's input; its width is the model's interface",
+    ),
+    (
+        "has no rule",
+        "register a rule for the operator (docs/architecture.md), or replace it",
+    ),
     ("spatial axis", "the axis is spatial here; its size follows from the input"),
-    ("another factor", "the axis is pruned in units of its other factor; --attention chooses in attention"),
-    ("live or die together", "what ties them (a lookup, a shared table, heads that share keys) would have to go first"),
+    (
+        "another factor",
+        "the axis is pruned in units of its other factor; --attention chooses in attention",
+    ),
+    (
+        "live or die together",
+        "what ties them (a lookup, a shared table, heads that share keys) would have to go first",
+    ),
     ("control flow", "move the value out of the subgraph"),
-    ("used inside the subgraph", "the subgraph is not looked into; move the value's use out of it"),
-    ("from iteration to iteration", "let the subgraph hand the value back in the shape it got it in"),
+    (
+        "used inside the subgraph",
+        "the subgraph is not looked into; move the value's use out of it",
+    ),
+    (
+        "from iteration to iteration",
+        "let the subgraph hand the value back in the shape it got it in",
+    ),
     ("different shapes", "let both branches return the same shape"),
-    ("has an unknown shape", "give the model's inputs fixed sizes, or the operator that makes the value a rule"),
+    (
+        "has an unknown shape",
+        "give the model's inputs fixed sizes, or the operator that makes the value a rule",
+    ),
     ("runs along", "the axis is what the subgraph runs over, one element a turn"),
 )
 
@@ -57,14 +81,33 @@ def explain(coupling: Coupling, layer: str) -> Why:
         return Why(layer, 0, width, None, (), "it is in a branch that never runs")
     if fixed is None:
         groups = ", ".join(g.id for g in coupling.groups if layer in g.layers)
-        return Why(layer, 0, width, None, (), f"all channels can be pruned (groups {groups or 'none'})")
+        return Why(
+            layer,
+            0,
+            width,
+            None,
+            (),
+            f"all channels can be pruned (groups {groups or 'none'})",
+        )
     reason = Reason(fixed.reason, fixed.because)
-    advice = next((text for start, text in ADVICE if start in reason.text), "the operator reads the axis as a whole")
-    return Why(layer, fixed.channels, fixed.of, reason, _path(coupling, node, fixed.because), advice)
+    advice = next(
+        (text for start, text in ADVICE if start in reason.text),
+        "the operator reads the axis as a whole",
+    )
+    return Why(
+        layer,
+        fixed.channels,
+        fixed.of,
+        reason,
+        _path(coupling, node, fixed.because),
+        advice,
+    )
 
 
 def _width(coupling: Coupling, node: Node) -> int:
-    return max((labels.size for labels in coupling.labels.get(node.outputs[0], ())), default=0)
+    return max(
+        (labels.size for labels in coupling.labels.get(node.outputs[0], ())), default=0
+    )
 
 
 def _path(coupling: Coupling, node: Node, because: str) -> tuple[str, ...]:
@@ -74,7 +117,9 @@ def _path(coupling: Coupling, node: Node, because: str) -> tuple[str, ...]:
     for value, readers in graph.consumers.items():
         if not _carries_fixed(coupling, value):
             continue
-        maker = graph.nodes[graph.producer[value]].name if value in graph.producer else value
+        maker = (
+            graph.nodes[graph.producer[value]].name if value in graph.producer else value
+        )
         digraph.add_edges_from((maker, graph.nodes[reader].name) for reader, _ in readers)
     for value in graph.outputs:
         if value in graph.producer:
@@ -87,6 +132,6 @@ def _path(coupling: Coupling, node: Node, because: str) -> tuple[str, ...]:
 
 def _carries_fixed(coupling: Coupling, value: str) -> bool:
     labels: tuple[Labels, ...] = coupling.labels.get(value, ())
-    return any(bool(coupling.channels.all_pinned(axis)) and not axis.is_constant for axis in labels) or any(
-        axis.ids is not None for axis in labels
-    )
+    return any(
+        bool(coupling.channels.all_pinned(axis)) and not axis.is_constant for axis in labels
+    ) or any(axis.ids is not None for axis in labels)

@@ -59,14 +59,24 @@ class Member:
     def main_layers(self) -> list[int]:
         """Nodes that contract with this weight; those of which it is the bias are none."""
         graph = self.graph
-        return [node for node in self.use.layers if graph.main_weight(graph.nodes[node]) == self.weight]
+        return [
+            node
+            for node in self.use.layers
+            if graph.main_weight(graph.nodes[node]) == self.weight
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """The member as JSON; `first` stands for positions [[first], [first + 1], ...]."""
         column = self.positions[:, 0]
         run = self.per_channel == 1 and bool((np.diff(column) == 1).all())
         where = {"first": int(column[0])} if run else {"positions": self.positions.tolist()}
-        return {"weight": self.weight, "axis": self.axis, "role": self.role, "per_channel": self.per_channel, **where}
+        return {
+            "weight": self.weight,
+            "axis": self.axis,
+            "role": self.role,
+            "per_channel": self.per_channel,
+            **where,
+        }
 
     def values(self) -> Array:
         """The weight's values by channel: [channels, elements of one channel]."""
@@ -155,8 +165,14 @@ def find_groups(coupling: Coupling) -> tuple[Group, ...]:
     groups.sort(key=lambda item: item[0])
     inexact = _inexact_channels(coupling)
     layers = {node for use in coupling.uses for node in use.layers}
-    macs = {node: node_macs(coupling.graph.nodes[node], coupling.shape_info.shapes) for node in layers}
-    return tuple(_make(coupling, f"g{i}", parts, inexact, macs) for i, (_, parts) in enumerate(groups))
+    macs = {
+        node: node_macs(coupling.graph.nodes[node], coupling.shape_info.shapes)
+        for node in layers
+    }
+    return tuple(
+        _make(coupling, f"g{i}", parts, inexact, macs)
+        for i, (_, parts) in enumerate(groups)
+    )
 
 
 @dataclass
@@ -195,7 +211,10 @@ def _run_groups(coupling: Coupling, axes: list[_Axis]) -> Iterator[Ranked]:
             runs.setdefault(axis.run, []).append(axis)
     for first, members in runs.items():
         rank = min(_rank(a.use, a.axis) for a in members)
-        yield (rank, 0), _Parts(members[0].size, first, None, [(a, 0, None) for a in members])
+        yield (
+            (rank, 0),
+            _Parts(members[0].size, first, None, [(a, 0, None) for a in members]),
+        )
 
 
 def _component_groups(coupling: Coupling, axes: list[_Axis]) -> Iterator[Ranked]:
@@ -221,14 +240,18 @@ def _component_groups(coupling: Coupling, axes: list[_Axis]) -> Iterator[Ranked]
         bounds = [0, *(np.flatnonzero(group[1:] != group[:-1]) + 1).tolist(), len(group)]
         for first, last in pairwise(bounds if len(group) else ()):
             which = group[first]
-            members[which].append((axis, None, sorting[first:last].reshape(sizes[which], -1)))
+            members[which].append(
+                (axis, None, sorting[first:last].reshape(sizes[which], -1))
+            )
     for which, numbers in enumerate(np.split(free, starts[1:])):
         if len(numbers):
             rank = int(ranks[numbers[0]]), int(order[numbers[0]])
             yield rank, _Parts(len(numbers), 0, numbers, members[which])
 
 
-def _signatures(coupling: Coupling, axes: list[tuple[_Axis, Array]]) -> tuple[Array, Array, Array]:
+def _signatures(
+    coupling: Coupling, axes: list[tuple[_Axis, Array]]
+) -> tuple[Array, Array, Array]:
     """For every channel: a number that is equal for equal members, its place, and its maker's rank."""
     parts = _value_axes(coupling)
     random = np.random.default_rng(0).integers(1, 2**63, len(axes) + len(parts), np.uint64)
@@ -259,7 +282,9 @@ def _value_axes(coupling: Coupling) -> list[tuple[Array, int]]:
     value, however small a part of an axis it was sliced from, can become empty.
     """
     result = {}
-    for axis in {id(axis): axis for labels in coupling.labels.values() for axis in labels}.values():
+    for axis in {
+        id(axis): axis for labels in coupling.labels.values() for axis in labels
+    }.values():
         if axis.size > 1 and not coupling.channels.all_pinned(axis):
             root = coupling.channels.compact(axis)
             if root.ids is not None:
@@ -267,15 +292,31 @@ def _value_axes(coupling: Coupling) -> list[tuple[Array, int]]:
     return list(result.values())
 
 
-def _make(coupling: Coupling, name: str, parts: _Parts, inexact: set[int], macs: Mapping[int, int]) -> Group:
+def _make(
+    coupling: Coupling, name: str, parts: _Parts, inexact: set[int], macs: Mapping[int, int]
+) -> Group:
     """A group from its parts, the channels that are `inexact`, and the `macs` of layers by node."""
     graph = coupling.graph
     members = []
     for axis, first, table in parts.members:
         layer = graph.nodes[axis.use.layers[0]].name if axis.use.layers else None
         role = axis.use.roles.get(axis.axis, "param")
-        members.append(Member(axis.use.weight, axis.axis, role, layer, axis.use, first, table, parts.channels, graph))
-    makers = dict.fromkeys(graph.nodes[node].name for m in members if m.role == "out" for node in m.use.layers)
+        members.append(
+            Member(
+                axis.use.weight,
+                axis.axis,
+                role,
+                layer,
+                axis.use,
+                first,
+                table,
+                parts.channels,
+                graph,
+            )
+        )
+    makers = dict.fromkeys(
+        graph.nodes[node].name for m in members if m.role == "out" for node in m.use.layers
+    )
     return Group(
         id=name,
         channels=parts.channels,
@@ -283,7 +324,9 @@ def _make(coupling: Coupling, name: str, parts: _Parts, inexact: set[int], macs:
         members=tuple(members),
         params=_params(members),
         macs=_macs(members, macs),
-        exact=inexact.isdisjoint([parts.first] if parts.numbers is None else parts.numbers.tolist()),
+        exact=inexact.isdisjoint(
+            [parts.first] if parts.numbers is None else parts.numbers.tolist()
+        ),
         numbers=parts.numbers,
         first=parts.first,
     )
@@ -293,7 +336,9 @@ def _params(members: list[Member]) -> int:
     total = 0
     for member in members:
         weight = member.graph.weights[member.weight]
-        total += weight.size // weight.shape[member.axis] * member.channels * member.per_channel
+        total += (
+            weight.size // weight.shape[member.axis] * member.channels * member.per_channel
+        )
     return total
 
 
@@ -301,7 +346,11 @@ def _macs(members: list[Member], macs: Mapping[int, int]) -> int:
     """Cost of all that reads or makes the channels: each layer's share along each axis of its main weight."""
     total = 0
     for member in members:
-        share = member.channels * member.per_channel / member.graph.weights[member.weight].shape[member.axis]
+        share = (
+            member.channels
+            * member.per_channel
+            / member.graph.weights[member.weight].shape[member.axis]
+        )
         total += round(sum(macs[node] for node in member.main_layers) * share)
     return total
 
@@ -333,13 +382,25 @@ def find_fixed(coupling: Coupling) -> tuple[Fixed, ...]:
                 continue
             labels = use.labels[axis]
             mask = coupling.channels.pinned(labels)
-            pinned = int(np.count_nonzero(mask)) if isinstance(mask, np.ndarray) else labels.size * mask
+            pinned = (
+                int(np.count_nonzero(mask))
+                if isinstance(mask, np.ndarray)
+                else labels.size * mask
+            )
             single = labels.size - pinned - offered.get((id(use), axis), 0)
             if not pinned and (not single or labels.size == 1):
                 continue
             for node in use.layers:
                 layer = coupling.graph.nodes[node].name
-                reason = coupling.channels.reason(labels) if pinned else Reason(ONE_CHANNEL, layer)
+                reason = (
+                    coupling.channels.reason(labels)
+                    if pinned
+                    else Reason(ONE_CHANNEL, layer)
+                )
                 count = pinned + single if labels.size > 1 else pinned
-                result.setdefault(layer, Fixed(layer, reason.text, reason.because, count, labels.size))
-    return tuple(sorted(result.values(), key=lambda fixed: coupling.graph.node(fixed.layer).index))
+                result.setdefault(
+                    layer, Fixed(layer, reason.text, reason.because, count, labels.size)
+                )
+    return tuple(
+        sorted(result.values(), key=lambda fixed: coupling.graph.node(fixed.layer).index)
+    )

@@ -31,7 +31,11 @@ NODES = "prunegraph/nodes@1"
 BLOCK = 2**20
 
 #: Types that have neither size nor sign.
-NO_NUMBERS = (onnx.TensorProto.STRING, onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128)
+NO_NUMBERS = (
+    onnx.TensorProto.STRING,
+    onnx.TensorProto.COMPLEX64,
+    onnx.TensorProto.COMPLEX128,
+)
 
 
 def outline(coupling: Coupling, statistics: Statistics | None = None) -> dict[str, Any]:
@@ -65,8 +69,12 @@ def _head(coupling: Coupling) -> dict[str, Any]:
     return {
         "model": {"name": Path(graph.source).name, "sha256": graph.sha256, **unit},
         "cost": vars(full_cost(graph)),
-        "inputs": [{"name": name, "shape": _shape(coupling, name)} for name in graph.inputs],
-        "outputs": [{"name": name, "shape": _shape(coupling, name)} for name in graph.outputs],
+        "inputs": [
+            {"name": name, "shape": _shape(coupling, name)} for name in graph.inputs
+        ],
+        "outputs": [
+            {"name": name, "shape": _shape(coupling, name)} for name in graph.outputs
+        ],
     }
 
 
@@ -79,11 +87,14 @@ def _nodes(coupling: Coupling) -> list[dict[str, Any]]:
     shapes = coupling.shape_info.shapes
     records = node_records(coupling.graph, shapes)
     return [
-        {**record, "macs": node_macs(node, shapes)} for node, record in zip(coupling.graph.nodes, records, strict=True)
+        {**record, "macs": node_macs(node, shapes)}
+        for node, record in zip(coupling.graph.nodes, records, strict=True)
     ]
 
 
-def _group(coupling: Coupling, group: Group, statistics: Statistics | None) -> dict[str, Any]:
+def _group(
+    coupling: Coupling, group: Group, statistics: Statistics | None
+) -> dict[str, Any]:
     content = group.to_json()
     content["members"] = [
         {**record, **_member(coupling, member)}
@@ -104,7 +115,9 @@ def _member(coupling: Coupling, member: Member) -> dict[str, Any]:
     """
     graph = coupling.graph
     nodes = member.use.layers or [n for n in [member.use.node] if n >= 0]
-    nodes = list(dict.fromkeys(nodes or [node for node, _ in graph.consumers.get(member.weight, ())]))
+    nodes = list(
+        dict.fromkeys(nodes or [node for node, _ in graph.consumers.get(member.weight, ())])
+    )
     shape = graph.weights[member.weight].shape
     return {
         "layer": member.layer,
@@ -125,7 +138,10 @@ def weight_statistics(member: Member) -> dict[str, list[float | None] | None]:
     if member.graph.weights[member.weight].tensor.data_type in NO_NUMBERS:
         return dict.fromkeys(names)
     blocks = [_row_statistics(rows) for rows in _rows(member.values())]
-    return {name: numbers(np.concatenate(parts)) for name, parts in zip(names, zip(*blocks, strict=True), strict=True)}
+    return {
+        name: numbers(np.concatenate(parts))
+        for name, parts in zip(names, zip(*blocks, strict=True), strict=True)
+    }
 
 
 def _rows(values: Array) -> Iterator[Array]:
@@ -137,26 +153,44 @@ def _rows(values: Array) -> Iterator[Array]:
 
 def _row_statistics(rows: Array) -> tuple[Array, Array, Array, Array]:
     with np.errstate(all="ignore"):  # infinite weights
-        return np.abs(rows).sum(axis=1), np.sqrt((rows**2).sum(axis=1)), rows.mean(axis=1), rows.var(axis=1)
+        return (
+            np.abs(rows).sum(axis=1),
+            np.sqrt((rows**2).sum(axis=1)),
+            rows.mean(axis=1),
+            rows.var(axis=1),
+        )
 
 
 def numbers(values: Array) -> list[float | None]:
     """Numbers for JSON: seven digits, None for what is not finite."""
-    return [float(f"{value:.7g}") if np.isfinite(value) else None for value in np.asarray(values).tolist()]
+    return [
+        float(f"{value:.7g}") if np.isfinite(value) else None
+        for value in np.asarray(values).tolist()
+    ]
 
 
 # -- activations ------------------------------------------------------------------------------
 
 
-def _activations(coupling: Coupling, group: Group, statistics: Statistics) -> Iterator[dict[str, Any]]:
+def _activations(
+    coupling: Coupling, group: Group, statistics: Statistics
+) -> Iterator[dict[str, Any]]:
     """Moments of the group's channels where layers make them ("out") and where layers read them ("in")."""
-    every = [(p.value, p.axis) for other in coupling.groups for _, p in _places(coupling, other)]
+    every = [
+        (p.value, p.axis) for other in coupling.groups for _, p in _places(coupling, other)
+    ]
     statistics.moments(list(dict.fromkeys(every)))  # one pass over the data for all groups
     result = list(_places(coupling, group))
     moments = statistics.moments([(place.value, place.axis) for _, place in result])
     for (role, place), each in zip(result, moments, strict=True):
         layers = _layers(coupling, place, role)
-        yield {"value": place.value, "axis": place.axis, "role": role, "layers": layers, **_moments(place, each)}
+        yield {
+            "value": place.value,
+            "axis": place.axis,
+            "role": role,
+            "layers": layers,
+            **_moments(place, each),
+        }
 
 
 def _places(coupling: Coupling, group: Group) -> Iterator[tuple[str, ChannelAxis]]:
@@ -174,7 +208,9 @@ def _layers(coupling: Coupling, place: ChannelAxis, role: str) -> Sequence[str]:
     if role == "out":
         return [graph.nodes[graph.producer[place.value]].name]
     layers = {node.index for node in graph.layers}
-    nodes = dict.fromkeys(node for node, _ in graph.consumers.get(place.value, ()) if node in layers)
+    nodes = dict.fromkeys(
+        node for node, _ in graph.consumers.get(place.value, ()) if node in layers
+    )
     return [graph.nodes[node].name for node in nodes]
 
 

@@ -34,7 +34,9 @@ class ChannelAxis:
         values = np.searchsorted(self.group.numbers, self.root.ids, sorter=sorting)
         channel = sorting[np.minimum(values, len(sorting) - 1)]
         mine = np.flatnonzero(self.group.numbers[channel] == self.root.ids)
-        return mine[np.argsort(channel[mine], kind="stable")].reshape(self.group.channels, -1)
+        return mine[np.argsort(channel[mine], kind="stable")].reshape(
+            self.group.channels, -1
+        )
 
     def by_channel(self, values: Array) -> Array:
         """Numbers of every index of the axis, averaged over each channel's positions [channels]."""
@@ -69,10 +71,18 @@ def _cached(
 def _of_layers(coupling: Coupling, role: str) -> dict[str, list[ChannelAxis]]:
     result = {}
     for group in coupling.groups:
-        nodes = {n for member in group.members if member.role == role for n in member.use.layers}
+        nodes = {
+            n for member in group.members if member.role == role for n in member.use.layers
+        }
         layers = [coupling.graph.nodes[n] for n in nodes]
-        values = {value for layer in layers for value in (layer.outputs if role == "out" else layer.inputs)}
-        result[group.id] = [place for place in places(coupling)[group.id] if place.value in values]
+        values = {
+            value
+            for layer in layers
+            for value in (layer.outputs if role == "out" else layer.inputs)
+        }
+        result[group.id] = [
+            place for place in places(coupling)[group.id] if place.value in values
+        ]
     return result
 
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import onnx
 
 from prunegraph.errors import PrunegraphError
-from prunegraph.graph.shape_info import ShapeInfo, shape_info
 from prunegraph.graph.inference import infer_outputs
 from prunegraph.graph.model import Graph, Node
+from prunegraph.graph.shape_info import ShapeInfo, shape_info
 from prunegraph.ops import rule_for
 from prunegraph.ops.cost import Cost, cost
 from prunegraph.runtime.data import random_inputs
@@ -25,7 +25,12 @@ def complete(graph: Graph, shape_info: ShapeInfo) -> None:
     _ask_rules(graph, shape_info)
     if not any(_is_open(node, shape_info) for node in graph.nodes):
         return
-    names = [v for node in graph.nodes for v in node.outputs if v in graph.outer and v not in shape_info.shapes]
+    names = [
+        v
+        for node in graph.nodes
+        for v in node.outputs
+        if v in graph.outer and v not in shape_info.shapes
+    ]
     try:
         values = run_values(graph, random_inputs(graph, batch=1), names)
     except PrunegraphError:  # it does not run here; the nodes stay barriers
@@ -35,8 +40,12 @@ def complete(graph: Graph, shape_info: ShapeInfo) -> None:
             for output in node.outputs:
                 if output in values and output not in shape_info.shapes:
                     shape_info.shapes[output] = values[output].shape
-                    shape_info.types[output] = onnx.helper.np_dtype_to_tensor_dtype(values[output].dtype)
-        elif any(v and v not in shape_info.shapes for v in node.outputs) and not shape_info.is_dead(node):
+                    shape_info.types[output] = onnx.helper.np_dtype_to_tensor_dtype(
+                        values[output].dtype
+                    )
+        elif any(
+            v and v not in shape_info.shapes for v in node.outputs
+        ) and not shape_info.is_dead(node):
             infer_outputs(node, shape_info)
 
 
@@ -47,7 +56,9 @@ def _ask_rules(graph: Graph, shape_info: ShapeInfo) -> None:
         rule = rule_for(node)
         if rule is not None and rule.shapes is not None and _is_open(node, shape_info):
             asked = True
-            shapes = rule.shapes(node, [shape_info.shapes.get(value, ()) for value in node.inputs])
+            shapes = rule.shapes(
+                node, [shape_info.shapes.get(value, ()) for value in node.inputs]
+            )
             for output, shape in zip(node.outputs, shapes, strict=True):
                 shape_info.shapes[output] = tuple(shape)
                 shape_info.types[output] = shape_info.types[node.inputs[0]]
@@ -63,7 +74,9 @@ def full_cost(graph: Graph) -> Cost:
 
 def _is_open(node: Node, shape_info: ShapeInfo) -> bool:
     """Whether a node has a rule and known inputs, but outputs that ONNX's inference says nothing of."""
-    if all(v in shape_info.shapes for v in node.outputs if v) or (not node.domain and onnx.defs.has(node.op)):
+    if all(v in shape_info.shapes for v in node.outputs if v) or (
+        not node.domain and onnx.defs.has(node.op)
+    ):
         return False
     rule = rule_for(node)
     return (

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prunegraph.graph.shape_info import ShapeInfo
 from prunegraph.graph.model import Graph, Node
+from prunegraph.graph.shape_info import ShapeInfo
 from prunegraph.ops.movement import atoms
 
 
@@ -39,7 +39,11 @@ def find_shuffles(graph: Graph, shape_info: ShapeInfo) -> dict[int, Shuffle]:
 
 
 def _match(graph: Graph, shape_info: ShapeInfo, transpose: Node) -> Shuffle | None:
-    first = graph.nodes[graph.producer[transpose.inputs[0]]] if transpose.inputs[0] in graph.producer else None
+    first = (
+        graph.nodes[graph.producer[transpose.inputs[0]]]
+        if transpose.inputs[0] in graph.producer
+        else None
+    )
     users = graph.consumers.get(transpose.outputs[0], [])
     if first is None or first.op != "Reshape" or len(users) != 1:
         return None
@@ -48,7 +52,10 @@ def _match(graph: Graph, shape_info: ShapeInfo, transpose: Node) -> Shuffle | No
     hidden = not {first.outputs[0], transpose.outputs[0]} & set(graph.outputs)
     if last.op != "Reshape" or users[0][1] != 0 or not (alone and hidden):
         return None
-    shapes = [shape_info.shapes.get(v) for v in (first.inputs[0], first.outputs[0], last.outputs[0])]
+    shapes = [
+        shape_info.shapes.get(v)
+        for v in (first.inputs[0], first.outputs[0], last.outputs[0])
+    ]
     if None in shapes or shapes[0] != shapes[2]:
         return None
     source, middle, _ = shapes
@@ -57,10 +64,18 @@ def _match(graph: Graph, shape_info: ShapeInfo, transpose: Node) -> Shuffle | No
     result = _permuted_axis(source, middle, list(perm))
     if result is None:
         return None
-    return Shuffle(first.inputs[0], last.outputs[0], result[0], result[1], (first.index, transpose.index))
+    return Shuffle(
+        first.inputs[0],
+        last.outputs[0],
+        result[0],
+        result[1],
+        (first.index, transpose.index),
+    )
 
 
-def _permuted_axis(source: tuple[int, ...], middle: tuple[int, ...], perm: list[int]) -> tuple[int, np.ndarray] | None:
+def _permuted_axis(
+    source: tuple[int, ...], middle: tuple[int, ...], perm: list[int]
+) -> tuple[int, np.ndarray] | None:
     """The one axis whose elements change places, and their order; None where it is no shuffle."""
     try:
         split = atoms(source, middle)
@@ -82,5 +97,8 @@ def _permuted_axis(source: tuple[int, ...], middle: tuple[int, ...], perm: list[
             if changed is not None:
                 return None
             block = np.arange(source[axis]).reshape([middle[j] for j in mine])
-            changed = axis, block.transpose([mine.index(part) for part in parts]).reshape(-1)
+            changed = (
+                axis,
+                block.transpose([mine.index(part) for part in parts]).reshape(-1),
+            )
     return changed

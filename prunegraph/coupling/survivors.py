@@ -48,8 +48,14 @@ class Survivors:
         if root.is_constant:
             return None
         if root.key not in self._kept:
-            gone = self._runs.get(root.first) if root.ids is None else self._components[root.ids]
-            self._kept[root.key] = None if gone is None or not gone.any() else np.flatnonzero(~gone)
+            gone = (
+                self._runs.get(root.first)
+                if root.ids is None
+                else self._components[root.ids]
+            )
+            self._kept[root.key] = (
+                None if gone is None or not gone.any() else np.flatnonzero(~gone)
+            )
         return self._kept[root.key]
 
     def size(self, labels: Labels) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.model import Graph, Node
+from prunegraph.graph.shape_info import shape_info
 
 
 def bounds(graph: Graph, node: Node) -> tuple[float, float] | None:
@@ -15,7 +15,9 @@ def bounds(graph: Graph, node: Node) -> tuple[float, float] | None:
     if node.op == "Relu":
         return 0.0, math.inf
     if node.version < 11:
-        return float(node.attributes.get("min", -math.inf)), float(node.attributes.get("max", math.inf))
+        return float(node.attributes.get("min", -math.inf)), float(
+            node.attributes.get("max", math.inf)
+        )
     limits = [-math.inf, math.inf]
     for slot in (1, 2):
         if node.input(slot):

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.model import Graph, Node
+from prunegraph.graph.shape_info import shape_info
 
 #: Operators whose outputs are not the same every time.
 RANDOM = frozenset(
-    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+    {
+        "Bernoulli",
+        "Multinomial",
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+    }
 )
 
 
@@ -21,7 +28,11 @@ def computed_constants(graph: Graph) -> frozenset[str]:
 
 def is_constant(graph: Graph, value: str) -> bool:
     """Whether a value is a weight, or computed from weights alone."""
-    return value in graph.weights or value in graph.sparse or value in computed_constants(graph)
+    return (
+        value in graph.weights
+        or value in graph.sparse
+        or value in computed_constants(graph)
+    )
 
 
 def data_inputs(graph: Graph, node: Node) -> tuple[str, ...]:
@@ -33,9 +44,16 @@ def data_inputs(graph: Graph, node: Node) -> tuple[str, ...]:
 def _computed(graph: Graph) -> set[str]:
     values: set[str] = set()
     for node in graph.nodes:
-        plain = node.subgraph is None and not node.captured and not node.subgraphs and node.op not in RANDOM
+        plain = (
+            node.subgraph is None
+            and not node.captured
+            and not node.subgraphs
+            and node.op not in RANDOM
+        )
         if not plain or not node.inputs:
             continue
-        if all(not v or v in graph.weights or v in values for v in data_inputs(graph, node)):
+        if all(
+            not v or v in graph.weights or v in values for v in data_inputs(graph, node)
+        ):
             values.update(v for v in node.outputs if v)
     return values

@@ -86,17 +86,25 @@ class Scanned:
             return tuple(attributes[name].ints) if name in attributes else (0,) * count
 
         created = len(proto.output) - states
-        return cls(states, axes("scan_input_axes", scanned), axes("scan_output_axes", created))
+        return cls(
+            states, axes("scan_input_axes", scanned), axes("scan_output_axes", created)
+        )
 
 
 def obstacle(proto: onnx.NodeProto, opset: int) -> str | None:
     """Why a node's subgraphs cannot be inlined, or None."""
-    subgraphs = {a.name: a.g for a in proto.attribute if a.type == onnx.AttributeProto.GRAPH}
-    if proto.domain not in ("", "ai.onnx") or tuple(sorted(subgraphs)) != tuple(sorted(SUBGRAPHS.get(proto.op_type, ()))):
+    subgraphs = {
+        a.name: a.g for a in proto.attribute if a.type == onnx.AttributeProto.GRAPH
+    }
+    if proto.domain not in ("", "ai.onnx") or tuple(sorted(subgraphs)) != tuple(
+        sorted(SUBGRAPHS.get(proto.op_type, ()))
+    ):
         return f"the subgraphs of {proto.op_type} are not looked into"
     if not subgraphs:
         return f"{proto.op_type} has no subgraph"
-    if proto.op_type == "Scan" and (opset < 9 or not any(a.name == "num_scan_inputs" for a in proto.attribute)):
+    if proto.op_type == "Scan" and (
+        opset < 9 or not any(a.name == "num_scan_inputs" for a in proto.attribute)
+    ):
         return "Scan before opset 9 is not looked into"
     for name, graph in subgraphs.items():
         if graph.sparse_initializer:
@@ -106,14 +114,21 @@ def obstacle(proto: onnx.NodeProto, opset: int) -> str | None:
         if not _fits(proto, graph):
             return f"its {name} does not have the inputs and outputs that {proto.op_type} gives it"
         for inner in graph.node:
-            if any(True for _ in order.subgraphs(inner)) and (reason := obstacle(inner, opset)):
+            if any(True for _ in order.subgraphs(inner)) and (
+                reason := obstacle(inner, opset)
+            ):
                 return f"its {name} holds {inner.op_type}: {reason}"
     return None
 
 
 def _fits(proto: onnx.NodeProto, graph: onnx.GraphProto) -> bool:
     """Whether a subgraph has as many inputs and outputs as its owner needs."""
-    given, output, inputs, outputs = len(proto.input), len(proto.output), len(graph.input), len(graph.output)
+    given, output, inputs, outputs = (
+        len(proto.input),
+        len(proto.output),
+        len(graph.input),
+        len(graph.output),
+    )
     if proto.op_type == "If":
         return (given, inputs, outputs) == (1, 0, output)
     if proto.op_type == "Loop":
@@ -121,7 +136,10 @@ def _fits(proto: onnx.NodeProto, graph: onnx.GraphProto) -> bool:
     if not 0 < next(a.i for a in proto.attribute if a.name == "num_scan_inputs") <= given:
         return False
     scan = Scanned.of(proto)
-    axes = len(scan.input_axes) == given - scan.states and len(scan.output_axes) == output - scan.states
+    axes = (
+        len(scan.input_axes) == given - scan.states
+        and len(scan.output_axes) == output - scan.states
+    )
     return (inputs, outputs) == (given, output) and scan.states <= output and axes
 
 
@@ -157,11 +175,20 @@ class _Expansion:
         self.opset, self.source = opset, source
         self.protos: list[onnx.NodeProto] = []
         self.places: dict[int, NodeContext] = {}
-        self.outer = frozenset({*made_in(graph), *(s.values.name for s in graph.sparse_initializer)})
+        self.outer = frozenset(
+            {*made_in(graph), *(s.values.name for s in graph.sparse_initializer)}
+        )
         self.taken = set(self.outer)
-        self.shared = {name for name, count in Counter(_node_names(graph.node)).items() if count > 1}
+        self.shared = {
+            name for name, count in Counter(_node_names(graph.node)).items() if count > 1
+        }
 
-    def add(self, protos: Iterable[onnx.NodeProto], subgraph: Subgraph | None, visible: Mapping[str, str]) -> None:
+    def add(
+        self,
+        protos: Iterable[onnx.NodeProto],
+        subgraph: Subgraph | None,
+        visible: Mapping[str, str],
+    ) -> None:
         """Add nodes of one graph; `visible` maps names in it to unique ones."""
         for proto in protos:
             label = self._label(proto, subgraph)
@@ -169,7 +196,9 @@ class _Expansion:
             if proto.op_type in SUBGRAPHS and obstacle(proto, self.opset) is None:
                 self._control(renamed, label, subgraph, visible)
             else:
-                self._append(renamed, NodeContext(label, subgraph) if subgraph is not None else PLAIN)
+                self._append(
+                    renamed, NodeContext(label, subgraph) if subgraph is not None else PLAIN
+                )
 
     def _append(self, proto: onnx.NodeProto, place: NodeContext) -> None:
         if place is not PLAIN:
@@ -181,15 +210,25 @@ class _Expansion:
         unique = proto.name and proto.name not in self.shared
         return label if subgraph is None or unique else f"{subgraph.name}/{label}"
 
-    def _control(self, proto: onnx.NodeProto, label: str, parent: Subgraph | None, visible: Mapping[str, str]) -> None:
-        graphs = {a.name: a.g for a in proto.attribute if a.type == onnx.AttributeProto.GRAPH}
+    def _control(
+        self,
+        proto: onnx.NodeProto,
+        label: str,
+        parent: Subgraph | None,
+        visible: Mapping[str, str],
+    ) -> None:
+        graphs = {
+            a.name: a.g for a in proto.attribute if a.type == onnx.AttributeProto.GRAPH
+        }
         subgraphs, scopes = [], []
         for attribute in SUBGRAPHS[proto.op_type]:
             name = self._unique(f"{label}/{attribute}")
             own = {value: self._unique(value, name) for value in made_in(graphs[attribute])}
             scope = {**visible, **own}
             outputs = tuple(scope.get(o.name, o.name) for o in graphs[attribute].output)
-            subgraphs.append(Subgraph(name, attribute, outputs, graphs[attribute], proto, parent, own))
+            subgraphs.append(
+                Subgraph(name, attribute, outputs, graphs[attribute], proto, parent, own)
+            )
             scopes.append(scope)
         entered = [subgraphs[0].names[i.name] for i in subgraphs[0].graph.input]
         enter = onnx.helper.make_node(ENTER, list(proto.input), entered, domain=DOMAIN)
@@ -200,11 +239,18 @@ class _Expansion:
             inner = {o for node in subgraph.graph.node for o in node.output}
             given = {*self.outer, *scope} - inner
             self.add(order.sort(subgraph.graph, given, self.source), subgraph, scope)
-            handed = [self._unique(f"{subgraph.name}/returned_{i}") for i in range(len(subgraph.outputs))]
-            back = onnx.helper.make_node(RETURN, list(subgraph.outputs), handed, domain=DOMAIN)
+            handed = [
+                self._unique(f"{subgraph.name}/returned_{i}")
+                for i in range(len(subgraph.outputs))
+            ]
+            back = onnx.helper.make_node(
+                RETURN, list(subgraph.outputs), handed, domain=DOMAIN
+            )
             self._append(back, NodeContext(f"{subgraph.name}/return", subgraph))
             returned += handed
-        self._append(proto, NodeContext(label, parent, tuple(subgraphs), index, tuple(returned)))
+        self._append(
+            proto, NodeContext(label, parent, tuple(subgraphs), index, tuple(returned))
+        )
 
     def _unique(self, name: str, prefix: str = "") -> str:
         """A name that nothing has yet: the name itself, else with the prefix, else numbered."""
@@ -220,7 +266,9 @@ class _Expansion:
 def made_in(graph: onnx.GraphProto) -> list[str]:
     """Names of the values a graph has of its own: inputs, weights, outputs of nodes."""
     names = [entry.name for entry in (*graph.input, *graph.initializer)]
-    return list(dict.fromkeys([*names, *(o for node in graph.node for o in node.output if o)]))
+    return list(
+        dict.fromkeys([*names, *(o for node in graph.node for o in node.output if o)])
+    )
 
 
 def _node_names(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
@@ -252,7 +300,17 @@ def subgraph_weights(
     protos: Sequence[onnx.NodeProto], places: Mapping[int, NodeContext]
 ) -> tuple[list[tuple[str, onnx.TensorProto]], list[onnx.NodeProto]]:
     """Initializers of subgraphs with their unique names, and `Constant` nodes in subgraphs."""
-    subgraphs = {id(subgraph): subgraph for place in places.values() for subgraph in place.subgraphs}
-    tensors = [(subgraph.names[t.name], t) for subgraph in subgraphs.values() for t in subgraph.graph.initializer]
-    constants = [protos[i] for i, place in places.items() if place.subgraph and protos[i].op_type == "Constant"]
+    subgraphs = {
+        id(subgraph): subgraph for place in places.values() for subgraph in place.subgraphs
+    }
+    tensors = [
+        (subgraph.names[t.name], t)
+        for subgraph in subgraphs.values()
+        for t in subgraph.graph.initializer
+    ]
+    constants = [
+        protos[i]
+        for i, place in places.items()
+        if place.subgraph and protos[i].op_type == "Constant"
+    ]
     return tensors, constants

@@ -25,7 +25,9 @@ Function = Callable[[Node, Sequence[Array | None]], Any]
 MAX_ELEMENTS = 8192
 
 
-def _axes(node: Node, inputs: Sequence[Array | None], slot: int = 1) -> tuple[int, ...] | None:
+def _axes(
+    node: Node, inputs: Sequence[Array | None], slot: int = 1
+) -> tuple[int, ...] | None:
     given = inputs[slot] if len(inputs) > slot else None
     axes = node.attributes.get("axes") if given is None else given
     return None if axes is None else tuple(int(a) for a in axes)
@@ -65,13 +67,19 @@ def slice_index(node: Node, inputs: Sequence[Any], rank: int) -> tuple[slice, ..
 def _reshape(node: Node, inputs: Sequence[Array | None]) -> Array:
     data, shape = inputs[0], inputs[1]
     assert data is not None and shape is not None
-    target = resolve_reshape(data.shape, shape.tolist(), bool(node.attributes.get("allowzero", 0)))
+    target = resolve_reshape(
+        data.shape, shape.tolist(), bool(node.attributes.get("allowzero", 0))
+    )
     return np.reshape(data, target)
 
 
-def resolve_reshape(source: Sequence[int], target: Sequence[int], allowzero: bool = False) -> tuple[int, ...]:
+def resolve_reshape(
+    source: Sequence[int], target: Sequence[int], allowzero: bool = False
+) -> tuple[int, ...]:
     """The shape a Reshape gives: 0 copies the source's axis, -1 takes what is left."""
-    shape = [int(source[i]) if t == 0 and not allowzero else int(t) for i, t in enumerate(target)]
+    shape = [
+        int(source[i]) if t == 0 and not allowzero else int(t) for i, t in enumerate(target)
+    ]
     if -1 in shape:
         rest = math.prod(s for s in shape if s != -1)
         shape[shape.index(-1)] = math.prod(source) // rest if rest else 0
@@ -83,7 +91,9 @@ def _divide(node: Node, inputs: Sequence[Array | None]) -> Array:
     assert first is not None and second is not None
     if np.issubdtype(first.dtype, np.integer):
         # ONNX integer division truncates towards zero.
-        return (np.sign(first) * np.sign(second) * (abs(first) // abs(second))).astype(first.dtype)
+        return (np.sign(first) * np.sign(second) * (abs(first) // abs(second))).astype(
+            first.dtype
+        )
     return np.divide(first, second)
 
 
@@ -97,7 +107,9 @@ def _constant_of_shape(node: Node, inputs: Sequence[Array | None]) -> Array | No
     if math.prod(inputs[0].tolist()) > MAX_ELEMENTS:
         return None
     tensor = node.attributes.get("value")
-    value = np.zeros(1, np.float32) if tensor is None else onnx.numpy_helper.to_array(tensor)
+    value = (
+        np.zeros(1, np.float32) if tensor is None else onnx.numpy_helper.to_array(tensor)
+    )
     return np.full(inputs[0].tolist(), value[0])
 
 
@@ -118,7 +130,11 @@ def _range(node: Node, inputs: Sequence[Array | None]) -> Array | None:
 def _reduce(function: Callable[..., Any]) -> Function:
     def run(node: Node, inputs: Sequence[Array | None]) -> Array:
         return np.asarray(
-            function(inputs[0], axis=_axes(node, inputs), keepdims=bool(node.attributes.get("keepdims", 1)))
+            function(
+                inputs[0],
+                axis=_axes(node, inputs),
+                keepdims=bool(node.attributes.get("keepdims", 1)),
+            )
         )
 
     return run
@@ -156,14 +172,29 @@ FUNCTIONS: dict[str, Function] = {
     **{
         op: _plain(function)
         for op, function in {
-            "Add": np.add, "Sub": np.subtract, "Mul": np.multiply,
-            "Equal": np.equal, "Greater": np.greater, "Less": np.less, "GreaterOrEqual": np.greater_equal,
-            "LessOrEqual": np.less_equal, "And": np.logical_and, "Or": np.logical_or, "Not": np.logical_not,
-            "Neg": np.negative, "Abs": np.abs, "Floor": np.floor, "Ceil": np.ceil, "Round": np.rint,
-            "Sqrt": np.sqrt, "Reciprocal": np.reciprocal, "Sign": np.sign, "Where": np.where,
+            "Add": np.add,
+            "Sub": np.subtract,
+            "Mul": np.multiply,
+            "Equal": np.equal,
+            "Greater": np.greater,
+            "Less": np.less,
+            "GreaterOrEqual": np.greater_equal,
+            "LessOrEqual": np.less_equal,
+            "And": np.logical_and,
+            "Or": np.logical_or,
+            "Not": np.logical_not,
+            "Neg": np.negative,
+            "Abs": np.abs,
+            "Floor": np.floor,
+            "Ceil": np.ceil,
+            "Round": np.rint,
+            "Sqrt": np.sqrt,
+            "Reciprocal": np.reciprocal,
+            "Sign": np.sign,
+            "Where": np.where,
         }.items()
     },
-}  # fmt: skip
+}
 
 
 def is_arithmetic(node: Node) -> bool:

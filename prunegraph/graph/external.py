@@ -27,7 +27,12 @@ SCRATCH_DATA = f"{SCRATCH}.data"
 ALIGNMENT = 4096
 
 
-def write_stream(model: onnx.ModelProto, weights: Iterable[onnx.TensorProto], path: Path, folder: Path | None) -> None:
+def write_stream(
+    model: onnx.ModelProto,
+    weights: Iterable[onnx.TensorProto],
+    path: Path,
+    folder: Path | None,
+) -> None:
     """Write `model` with `weights` as its initializers to `path`, large ones to `path`.data.
 
     Args:
@@ -41,19 +46,29 @@ def write_stream(model: onnx.ModelProto, weights: Iterable[onnx.TensorProto], pa
         for tensor in weights:
             data = raw_bytes(tensor, folder)
             if data is None or len(data) < MIN_BYTES:
-                model.graph.initializer.append(tensor if data is None else _inside(tensor, data))
+                model.graph.initializer.append(
+                    tensor if data is None else _inside(tensor, data)
+                )
                 continue
             file.write(b"\0" * (-file.tell() % ALIGNMENT))
-            entry = model.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            entry = model.graph.initializer.add(
+                name=tensor.name, data_type=tensor.data_type, dims=tensor.dims
+            )
             entry.data_location = onnx.TensorProto.EXTERNAL
-            for key, value in (("location", location), ("offset", file.tell()), ("length", len(data))):
+            for key, value in (
+                ("location", location),
+                ("offset", file.tell()),
+                ("length", len(data)),
+            ):
                 entry.external_data.add(key=key, value=str(value))
             file.write(data)
     path.write_bytes(model.SerializeToString())
 
 
 def _inside(tensor: onnx.TensorProto, data: bytes) -> onnx.TensorProto:
-    return onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, raw_data=data)
+    return onnx.TensorProto(
+        name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, raw_data=data
+    )
 
 
 def raw_bytes(tensor: onnx.TensorProto, folder: Path | None) -> bytes | None:
@@ -88,7 +103,9 @@ def without_graph(source: onnx.ModelProto) -> onnx.ModelProto:
 
 def write_graph(graph: Graph, path: Path) -> None:
     """Write a graph as a stream."""
-    write_stream(without_weights(graph.model), graph.model.graph.initializer, path, graph.folder)
+    write_stream(
+        without_weights(graph.model), graph.model.graph.initializer, path, graph.folder
+    )
 
 
 def declare_piece(piece: onnx.GraphProto, graph: Graph, outputs: Sequence[str]) -> None:
@@ -101,7 +118,14 @@ def declare_piece(piece: onnx.GraphProto, graph: Graph, outputs: Sequence[str]) 
         graph: where they are from.
         outputs: names of values that the nodes make.
     """
-    declared = {entry.name: entry for entry in (*graph.model.graph.value_info, *graph.model.graph.output)}
+    declared = {
+        entry.name: entry
+        for entry in (*graph.model.graph.value_info, *graph.model.graph.output)
+    }
     created = {name for node in piece.node for name in node.output if name}
-    piece.output.extend(declared.get(name, onnx.ValueInfoProto(name=name)) for name in outputs)
-    piece.value_info.extend(entry for name, entry in declared.items() if name in created and name not in outputs)
+    piece.output.extend(
+        declared.get(name, onnx.ValueInfoProto(name=name)) for name in outputs
+    )
+    piece.value_info.extend(
+        entry for name, entry in declared.items() if name in created and name not in outputs
+    )

@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunegraph.graph.control import DOMAIN, ENTER, LOOP_HEAD, RETURN, Subgraph, Scanned
+from prunegraph.graph.control import DOMAIN, ENTER, LOOP_HEAD, RETURN, Scanned, Subgraph
 from prunegraph.graph.evaluate import evaluate
 
 if TYPE_CHECKING:
-    from prunegraph.graph.shape_info import ShapeInfo
     from prunegraph.graph.model import Node
+    from prunegraph.graph.shape_info import ShapeInfo
 
 Shape = tuple[int, ...]
 
 #: Operators whose result holds elements of their first input, unchanged.
-MOVES = frozenset({"Gather", "Slice", "Squeeze", "Unsqueeze", "Reshape", "Transpose", "Identity", "Cast"})
+MOVES = frozenset(
+    {"Gather", "Slice", "Squeeze", "Unsqueeze", "Reshape", "Transpose", "Identity", "Cast"}
+)
 
 
 def is_control(node: Node) -> bool:
@@ -72,7 +74,9 @@ def _enter(node: Node, info: ShapeInfo) -> None:
     first = 0
     if operator == "Loop":
         first = LOOP_HEAD
-        for formal, entry in zip(node.outputs, subgraph.graph.input[:LOOP_HEAD], strict=False):
+        for formal, entry in zip(
+            node.outputs, subgraph.graph.input[:LOOP_HEAD], strict=False
+        ):
             info.shapes[formal] = (1,) * len(entry.type.tensor_type.shape.dim)
             info.types[formal] = entry.type.tensor_type.elem_type
     scan = Scanned.of(subgraph.owner) if operator == "Scan" else None
@@ -92,12 +96,16 @@ def _settle(node: Node, info: ShapeInfo, visit: Callable[[Node], None]) -> None:
     nodes = info.graph.nodes
     pairs = carried(node, nodes[node.enter])
     while True:
-        changed = [a for a, b in pairs if a in info.shapes and info.shapes.get(b) != info.shapes[a]]
+        changed = [
+            a for a, b in pairs if a in info.shapes and info.shapes.get(b) != info.shapes[a]
+        ]
         if not changed:
             return
         info.varying.update(changed)
         inside = nodes[node.enter : node.index]
-        for value in (output for inner in inside if inner.op != "Constant" for output in inner.outputs):
+        for value in (
+            output for inner in inside if inner.op != "Constant" for output in inner.outputs
+        ):
             shape_info: dict[str, Any]
             for shape_info in (info.shapes, info.types, info.known, info.folded):
                 shape_info.pop(value, None)
@@ -114,7 +122,9 @@ def _leave_if(node: Node, info: ShapeInfo) -> None:
             continue
         _copy(info, values[0], output)
         constant = info.constant(values[0]) if len(live) == 1 else None
-        if constant is not None and (values[0] in info.known or constant.dtype.kind in "ib"):
+        if constant is not None and (
+            values[0] in info.known or constant.dtype.kind in "ib"
+        ):
             info.known[output] = constant
 
 
@@ -128,7 +138,9 @@ def _leave_loop(node: Node, info: ShapeInfo) -> None:
         info.guessed.add(subgraph)
     for (formal, _), output in zip(pairs, node.outputs, strict=False):
         _copy(info, formal, output)
-    for returned, output in zip(node.inputs[1 + len(pairs) :], node.outputs[len(pairs) :], strict=True):
+    for returned, output in zip(
+        node.inputs[1 + len(pairs) :], node.outputs[len(pairs) :], strict=True
+    ):
         _stack(info, returned, output, subgraph, 0)
 
 
@@ -141,7 +153,9 @@ def _leave_scan(node: Node, info: ShapeInfo) -> None:
             _stack(info, returned, output, subgraph, scan.output_axes[slot - scan.states])
 
 
-def _stack(info: ShapeInfo, returned: str, output: str, subgraph: Subgraph, axis: int) -> None:
+def _stack(
+    info: ShapeInfo, returned: str, output: str, subgraph: Subgraph, axis: int
+) -> None:
     """One element of the result for every turn."""
     if not output or returned not in info.shapes:
         return
@@ -177,7 +191,11 @@ def dead_branches(info: ShapeInfo) -> frozenset[Subgraph]:
         if node.op == "If" and node.subgraphs and not info.is_dead(node):
             condition = nodes[node.enter].inputs[0]
             value = info.constant(condition)
-            if value is not None and value.size == 1 and not open_elements(info, condition, {}).any():
+            if (
+                value is not None
+                and value.size == 1
+                and not open_elements(info, condition, {}).any()
+            ):
                 dead.add(node.subgraphs[1 if value.item() else 0])
     return frozenset(dead)
 
@@ -192,7 +210,9 @@ def open_elements(info: ShapeInfo, value: str, seen: dict[str, np.ndarray]) -> n
         if node.op in ("Shape", "Size"):
             return info.varies(value)
         if node.op == "If" and node.subgraphs:
-            live = next(subgraph for subgraph in node.subgraphs if subgraph not in info.dead)
+            live = next(
+                subgraph for subgraph in node.subgraphs if subgraph not in info.dead
+            )
             return trace_elements(info, live.outputs[node.outputs.index(value)], mark, seen)
         return np.ones((), bool) if is_control(node) else None
 
@@ -200,7 +220,10 @@ def open_elements(info: ShapeInfo, value: str, seen: dict[str, np.ndarray]) -> n
 
 
 def trace_elements(
-    info: ShapeInfo, value: str, mark: Callable[[Node, str], np.ndarray | None], seen: dict[str, np.ndarray]
+    info: ShapeInfo,
+    value: str,
+    mark: Callable[[Node, str], np.ndarray | None],
+    seen: dict[str, np.ndarray],
 ) -> np.ndarray:
     """Which elements of a known value were computed from marked ones.
 
@@ -214,7 +237,11 @@ def trace_elements(
     if value not in seen:
         constant = info.constant(value)
         assert constant is not None
-        node = info.graph.nodes[info.graph.producer[value]] if value in info.graph.producer else None
+        node = (
+            info.graph.nodes[info.graph.producer[value]]
+            if value in info.graph.producer
+            else None
+        )
         if node is None or node.op == "Constant":
             seen[value] = np.zeros(constant.shape, bool)
         elif (marked := mark(node, value)) is not None:
@@ -225,7 +252,9 @@ def trace_elements(
     return seen[value]
 
 
-def _traced(info: ShapeInfo, node: Node, constant: np.ndarray, flags: list[np.ndarray]) -> np.ndarray:
+def _traced(
+    info: ShapeInfo, node: Node, constant: np.ndarray, flags: list[np.ndarray]
+) -> np.ndarray:
     """The same of a node's result, from its inputs' elements."""
     if not any(flag.any() for flag in flags):
         return np.zeros(constant.shape, bool)
@@ -235,4 +264,8 @@ def _traced(info: ShapeInfo, node: Node, constant: np.ndarray, flags: list[np.nd
     elif node.op in MOVES and not any(flag.any() for flag in flags[1:]):
         places = [info.constant(v) if v else None for v in node.inputs[1:]]
         moved = evaluate(node, [flags[0].astype(np.int64), *places])
-    return np.ones(constant.shape, bool) if moved is None or moved.shape != constant.shape else moved.astype(bool)
+    return (
+        np.ones(constant.shape, bool)
+        if moved is None or moved.shape != constant.shape
+        else moved.astype(bool)
+    )

@@ -8,12 +8,21 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from prunegraph.graph.shape_info import ShapeInfo, Shape, shape_info, shape_info_at
 from prunegraph.graph.flow import MOVES
 from prunegraph.graph.model import Graph, Node
+from prunegraph.graph.shape_info import Shape, ShapeInfo, shape_info, shape_info_at
 
 #: Operators that move integers about besides `MOVES`, unchanged.
-CARRIERS = MOVES | {"Concat", "Expand", "Flatten", "Split", "Tile", "ScatterElements", "ScatterND", "Where"}
+CARRIERS = MOVES | {
+    "Concat",
+    "Expand",
+    "Flatten",
+    "Split",
+    "Tile",
+    "ScatterElements",
+    "ScatterND",
+    "Where",
+}
 
 #: Operators whose second input holds places along one axis of the first.
 ALONG_AXIS = frozenset({"Gather", "GatherElements", "Scatter", "ScatterElements"})
@@ -117,5 +126,7 @@ def _allowed(node: Node, slot: int, known: ShapeInfo) -> Range | None:
         first = int(node.attributes.get("batch_dims", 0))
         pointed = shape[first : first + places[-1]]
         return Range(0, min(pointed)) if pointed else None
-    axis = 0 if node.op == "EmbedLayerNormalization" else int(node.attributes.get("axis", 0))
+    axis = (
+        0 if node.op == "EmbedLayerNormalization" else int(node.attributes.get("axis", 0))
+    )
     return Range(0, shape[axis]) if -len(shape) <= axis < len(shape) else None

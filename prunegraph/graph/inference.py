@@ -43,19 +43,45 @@ def is_small(weight: Weight) -> bool:
 #: Operators that ONNX defines as functions, which its inference does not open: outputs are like the first input.
 LIKE_INPUT = frozenset(
     {
-        "GroupNormalization", "MeanVarianceNormalization", "RMSNormalization", "RotaryEmbedding",
+        "GroupNormalization",
+        "MeanVarianceNormalization",
+        "RMSNormalization",
+        "RotaryEmbedding",
     }
-)  # fmt: skip
+)
 
 
 #: Operators whose one output is like the first input, and those that broadcast: known without asking ONNX's inference.
 UNARY = frozenset(
     {
-        "Abs", "BatchNormalization", "Ceil", "Clip", "Cos", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid",
-        "HardSwish", "Identity", "LayerNormalization", "LeakyRelu", "Log", "Neg", "Reciprocal", "Relu", "Round",
-        "Sigmoid", "Sin", "Softmax", "Softplus", "Sqrt", "Tanh",
+        "Abs",
+        "BatchNormalization",
+        "Ceil",
+        "Clip",
+        "Cos",
+        "Elu",
+        "Erf",
+        "Exp",
+        "Floor",
+        "Gelu",
+        "HardSigmoid",
+        "HardSwish",
+        "Identity",
+        "LayerNormalization",
+        "LeakyRelu",
+        "Log",
+        "Neg",
+        "Reciprocal",
+        "Relu",
+        "Round",
+        "Sigmoid",
+        "Sin",
+        "Softmax",
+        "Softplus",
+        "Sqrt",
+        "Tanh",
     }
-)  # fmt: skip
+)
 
 
 BINARY = frozenset({"Add", "Div", "Mul", "Pow", "Sub"})
@@ -74,7 +100,9 @@ def elements(sequence: str, known: Container[str]) -> list[str]:
     return names
 
 
-def visit(node: Node, result: ShapeInfo, inferred: Mapping[str, onnx.ValueInfoProto]) -> None:
+def visit(
+    node: Node, result: ShapeInfo, inferred: Mapping[str, onnx.ValueInfoProto]
+) -> None:
     if node.op == "Constant" and node.outputs[0] in result.shapes:
         return
     value = known_value(node, result)
@@ -90,7 +118,9 @@ def visit(node: Node, result: ShapeInfo, inferred: Mapping[str, onnx.ValueInfoPr
     missing = False
     for output in node.outputs:
         match = inferred.get(output)
-        missing |= bool(output) and not (match is not None and _take(match.type.tensor_type, output, result))
+        missing |= bool(output) and not (
+            match is not None and _take(match.type.tensor_type, output, result)
+        )
     if missing:
         infer_outputs(node, result)
 
@@ -103,7 +133,9 @@ def _note(value: np.ndarray, node: Node, result: ShapeInfo) -> None:
     if not _is_list(value):
         result.known[output] = value
     elif output in read_as_numbers(result.graph):
-        from_file = all(v in result.graph.weights or v in result.folded for v in node.inputs if v)
+        from_file = all(
+            v in result.graph.weights or v in result.folded for v in node.inputs if v
+        )
         (result.folded if from_file else result.known)[output] = value
 
 
@@ -134,7 +166,11 @@ def known_value(node: Node, result: ShapeInfo) -> np.ndarray | None:
 def infer_outputs(node: Node, result: ShapeInfo) -> None:
     """Fill in what ONNX's inference of the whole graph left open at one node."""
     if flow.is_control(node):
-        flow.hand_on(node, result, lambda inner: None if result.is_dead(inner) else visit(inner, result, {}))
+        flow.hand_on(
+            node,
+            result,
+            lambda inner: None if result.is_dead(inner) else visit(inner, result, {}),
+        )
     elif node.op in LIKE_INPUT and node.inputs[0] in result.shapes:
         result.shapes[node.outputs[0]] = result.shapes[node.inputs[0]]
         result.types[node.outputs[0]] = result.types[node.inputs[0]]
@@ -211,7 +247,11 @@ def _einsum_shape(node: Node, result: ShapeInfo) -> None:
         passing = max(passing, shape[start : start + spare], key=len)
         sizes.update(zip(letters, shape[:start] + shape[start + spare :], strict=True))
     before, dots, after = output.partition("...")
-    shape = (*(sizes[c] for c in before), *(passing if dots else ()), *(sizes[c] for c in after))
+    shape = (
+        *(sizes[c] for c in before),
+        *(passing if dots else ()),
+        *(sizes[c] for c in after),
+    )
     result.shapes[node.outputs[0]] = shape
     result.types[node.outputs[0]] = result.types[node.inputs[0]]
 
@@ -219,7 +259,11 @@ def _einsum_shape(node: Node, result: ShapeInfo) -> None:
 def split_sizes(node: Node, result: ShapeInfo) -> list[int] | None:
     """Sizes that a SplitToSequence cuts its axis into, or None where they are not known."""
     shape, split = result.shapes.get(node.inputs[0]), result.constant(node.input(1))
-    if shape is None or (split is None and node.input(1)) or (split is None and not node.attributes.get("keepdims", 1)):
+    if (
+        shape is None
+        or (split is None and node.input(1))
+        or (split is None and not node.attributes.get("keepdims", 1))
+    ):
         return None
     total = shape[node.attributes.get("axis", 0)]
     if split is None:
@@ -283,9 +327,15 @@ def skeleton(graph: Graph, *, keep_declared: bool = False) -> onnx.ModelProto:
     copy.graph.initializer.extend(_hollow(tensor) for tensor in source.graph.initializer)
     protos = []
     for node in graph.nodes:
-        if node.subgraph is not None or (flow.is_control(node) and not (keep_declared and node.domain != DOMAIN)):
+        if node.subgraph is not None or (
+            flow.is_control(node) and not (keep_declared and node.domain != DOMAIN)
+        ):
             continue
-        if node.op == "Constant" and (weight := graph.weights.get(node.outputs[0])) and weight.size > MAX_ELEMENTS:
+        if (
+            node.op == "Constant"
+            and (weight := graph.weights.get(node.outputs[0]))
+            and weight.size > MAX_ELEMENTS
+        ):
             hollow = _hollow(weight.tensor)
             hollow.name = node.outputs[0]
             copy.graph.initializer.append(hollow)
@@ -307,7 +357,9 @@ def _take(tensor: onnx.TypeProto.Tensor, value: str, result: ShapeInfo) -> bool:
     dims = tensor.shape.dim[:]
     shape = tuple([d.dim_value for d in dims])
     # An open size reads as 0, a missing shape as ().
-    if (not shape or 0 in shape) and not (tensor.HasField("shape") and all(d.HasField("dim_value") for d in dims)):
+    if (not shape or 0 in shape) and not (
+        tensor.HasField("shape") and all(d.HasField("dim_value") for d in dims)
+    ):
         return False
     result.shapes[value], result.types[value] = shape, tensor.elem_type
     return True
@@ -319,10 +371,20 @@ def _infer_node(node: Node, result: ShapeInfo) -> None:
         return
     try:
         schema = onnx.defs.get_schema(node.op, node.version, node.domain)
-        types = {v: _tensor_type(result.types[v], result.shapes[v]) for v in node.inputs if v}
-        data = {v: tensor for v in node.inputs if v and (tensor := _tensor(v, result)) is not None}
-        opsets = [onnx.helper.make_opsetid(domain, v) for domain, v in result.graph.opsets.items()]
-        matches = shape_inference.infer_node_outputs(schema, node.proto, types, data, opset_imports=opsets)
+        types = {
+            v: _tensor_type(result.types[v], result.shapes[v]) for v in node.inputs if v
+        }
+        data = {
+            v: tensor
+            for v in node.inputs
+            if v and (tensor := _tensor(v, result)) is not None
+        }
+        opsets = [
+            onnx.helper.make_opsetid(domain, v) for domain, v in result.graph.opsets.items()
+        ]
+        matches = shape_inference.infer_node_outputs(
+            schema, node.proto, types, data, opset_imports=opsets
+        )
     except Exception:  # no schema, or the node does not fit: its outputs stay unknown
         return
     for output, kind in matches.items():
@@ -335,7 +397,11 @@ def _tensor(value: str, result: ShapeInfo) -> onnx.TensorProto | None:
     if weight is not None and weight.tensor.data_location != onnx.TensorProto.EXTERNAL:
         return weight.tensor if is_small(weight) else None
     constant = result.constant(value)
-    return None if constant is None else numpy_helper.from_array(np.ascontiguousarray(constant), value)
+    return (
+        None
+        if constant is None
+        else numpy_helper.from_array(np.ascontiguousarray(constant), value)
+    )
 
 
 @lru_cache(maxsize=1024)

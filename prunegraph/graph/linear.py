@@ -42,12 +42,16 @@ class LinearLayer:
     @property
     def alpha(self) -> float:
         """Factor of the product."""
-        return float(self.node.attributes.get("alpha", 1.0)) if self.node.op == "Gemm" else 1.0
+        return (
+            float(self.node.attributes.get("alpha", 1.0)) if self.node.op == "Gemm" else 1.0
+        )
 
     @property
     def beta(self) -> float:
         """Factor of the bias."""
-        return float(self.node.attributes.get("beta", 1.0)) if self.node.op == "Gemm" else 1.0
+        return (
+            float(self.node.attributes.get("beta", 1.0)) if self.node.op == "Gemm" else 1.0
+        )
 
     @property
     def is_transposed(self) -> bool:
@@ -61,7 +65,9 @@ class LinearLayer:
 
     def weighted(self) -> Array:
         """Its weight times the factor of the product, in double precision."""
-        return self.graph.weights[self.node.inputs[1]].read().astype(np.float64) * self.alpha
+        return (
+            self.graph.weights[self.node.inputs[1]].read().astype(np.float64) * self.alpha
+        )
 
     @property
     def bias(self) -> str:
@@ -87,7 +93,9 @@ class LinearLayer:
         if not self.has_vector:
             return np.zeros(self.outputs)
         values = self.graph.weights[self.bias].read() if values is None else values
-        return np.broadcast_to(values.astype(np.float64).reshape(-1) * self.beta, (self.outputs,))
+        return np.broadcast_to(
+            values.astype(np.float64).reshape(-1) * self.beta, (self.outputs,)
+        )
 
     # -- what may be done to it -------------------------------------------------------------
 
@@ -104,7 +112,9 @@ class LinearLayer:
             return "its input is a constant"
         if not weight.is_float:
             return "its weight is not in floating point"
-        if weight.size == 0 or (len(weight.shape) < 3 if node.op == "Conv" else len(weight.shape) != 2):
+        if weight.size == 0 or (
+            len(weight.shape) < 3 if node.op == "Conv" else len(weight.shape) != 2
+        ):
             return f"its weight has shape {list(weight.shape)}"
         return ""
 
@@ -117,7 +127,11 @@ class LinearLayer:
             return "its weight has other readers"
         if self.alpha == 0:
             return "its product is multiplied by 0"
-        return "" if is_finite(self.graph, name) else "its weight has infinite values or such that are no number"
+        return (
+            ""
+            if is_finite(self.graph, name)
+            else "its weight has infinite values or such that are no number"
+        )
 
     def no_integers(self) -> str:
         """Why it cannot run in integers."""
@@ -130,8 +144,14 @@ class LinearLayer:
             return "its input is transposed"
         if self.rest:
             return "its bias is not a constant vector"
-        finite = all(is_finite(self.graph, name) for name in (weight.name, self.bias) if name)
-        return "" if finite else "its weight or bias has infinite values or such that are no number"
+        finite = all(
+            is_finite(self.graph, name) for name in (weight.name, self.bias) if name
+        )
+        return (
+            ""
+            if finite
+            else "its weight or bias has infinite values or such that are no number"
+        )
 
     def no_parts(self) -> str:
         """Why it cannot be written as a chain of smaller layers."""
@@ -139,8 +159,12 @@ class LinearLayer:
             return f"{self.node.op} is not decomposed"
         weight = self.weight
         if weight is not None and self.node.subgraph is None and groups(self.node) > 1:
-            return "depthwise convolution" if weight.shape[1] == 1 else "grouped convolution"
-        if self.is_transposed and self.node.version < 11:  # a Gemm without bias is not to be had
+            return (
+                "depthwise convolution" if weight.shape[1] == 1 else "grouped convolution"
+            )
+        if (
+            self.is_transposed and self.node.version < 11
+        ):  # a Gemm without bias is not to be had
             return "its input is transposed"
         return self.no_refit()
 
@@ -164,7 +188,9 @@ class LinearLayer:
 
 def is_vector(shape: Sequence[int], outputs: int) -> bool:
     """Whether an operand of that shape adds one value to each output, or one to all."""
-    return all(size == 1 for size in shape[:-1]) and (not shape or shape[-1] in (1, outputs))
+    return all(size == 1 for size in shape[:-1]) and (
+        not shape or shape[-1] in (1, outputs)
+    )
 
 
 def is_finite(graph: Graph, name: str) -> bool:
@@ -194,7 +220,9 @@ def groups(node: Node) -> int:
 def to_matrix(node: Node, weight: Array) -> Array:
     """A layer's weight as [groups, inputs, outputs]."""
     if node.op == "Conv":
-        return weight.reshape(groups(node), weight.shape[0] // groups(node), -1).swapaxes(1, 2)
+        return weight.reshape(groups(node), weight.shape[0] // groups(node), -1).swapaxes(
+            1, 2
+        )
     return (weight.T if node.attributes.get("transB") else weight)[None]
 
 
@@ -222,40 +250,58 @@ def batch_normalization(graph: Graph, node: Node) -> Node | None:
         return None
     mean = reader.inputs[3]
     known = all(graph.weight_behind(value) for value in reader.inputs[1:])
-    return reader if known and mean in graph.weights and len(graph.consumers[mean]) == 1 else None
+    return (
+        reader
+        if known and mean in graph.weights and len(graph.consumers[mean]) == 1
+        else None
+    )
 
 
 def add_behind(graph: Graph, node: Node) -> tuple[Node, int] | None:
     """The Add that alone reads a matrix product and adds a constant to each output, with that constant's slot."""
     readers = graph.consumers.get(node.outputs[0], ())
-    if len(readers) != 1 or node.outputs[0] in graph.outputs or graph.nodes[readers[0][0]].op != "Add":
+    if (
+        len(readers) != 1
+        or node.outputs[0] in graph.outputs
+        or graph.nodes[readers[0][0]].op != "Add"
+    ):
         return None
     add, slot = graph.nodes[readers[0][0]], 1 - readers[0][1]
     weight, main = graph.weights.get(add.input(slot)), graph.weights.get(node.input(1))
     # Before operator set 7 an attribute says which axes are meant.
     if weight is None or main is None or add.domain or "axis" in add.attributes:
         return None
-    return (add, slot) if weight.is_float and is_vector(weight.shape, main.shape[-1]) else None
+    return (
+        (add, slot) if weight.is_float and is_vector(weight.shape, main.shape[-1]) else None
+    )
 
 
 def bias_behind(graph: Graph, node: Node) -> str | None:
     """The weight that an Add, the only reader of a matrix product, adds to its outputs, if it is its own."""
     behind = add_behind(graph, node)
     name = behind[0].inputs[behind[1]] if behind is not None else ""
-    return name if name and len(graph.consumers[name]) == 1 and name not in graph.outputs else None
+    return (
+        name
+        if name and len(graph.consumers[name]) == 1 and name not in graph.outputs
+        else None
+    )
 
 
 def normalisation(graph: Graph, node: Node) -> tuple[Array, Array, Array]:
     """Factor, mean and shift [channels] of a BatchNormalization: y = (x - mean) * factor + shift."""
     scale, shift, mean, variance = (
-        graph.weights[str(graph.weight_behind(value))].read().astype(np.float64) for value in node.inputs[1:]
+        graph.weights[str(graph.weight_behind(value))].read().astype(np.float64)
+        for value in node.inputs[1:]
     )
     return scale / np.sqrt(variance + node.attributes.get("epsilon", 1e-5)), mean, shift
 
 
 def scaled_matrix(graph: Graph, node: Node) -> Array:
     """A layer's matrix [groups, inputs, outputs], in the scale of what comes after its BatchNormalization."""
-    matrix = to_matrix(node, graph.weights[node.inputs[1]].read().astype(np.float64)) * LinearLayer(graph, node).alpha
+    matrix = (
+        to_matrix(node, graph.weights[node.inputs[1]].read().astype(np.float64))
+        * LinearLayer(graph, node).alpha
+    )
     normal = batch_normalization(graph, node)
     if normal is None:
         return matrix

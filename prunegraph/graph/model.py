@@ -57,10 +57,25 @@ ROLES = {
 #: Operators whose weight is contracted with the data: the layers a user thinks in.
 LAYER_OPS = frozenset(
     {
-        "Conv", "ConvInteger", "ConvTranspose", "DeformConv", "Einsum", "FusedConv", "FusedGemm", "FusedMatMul", "GRU",
-        "Gemm", "LSTM", "MatMul", "MatMulInteger", "MatMulNBits", "QLinearConv", "QLinearMatMul", "RNN",
+        "Conv",
+        "ConvInteger",
+        "ConvTranspose",
+        "DeformConv",
+        "Einsum",
+        "FusedConv",
+        "FusedGemm",
+        "FusedMatMul",
+        "GRU",
+        "Gemm",
+        "LSTM",
+        "MatMul",
+        "MatMulInteger",
+        "MatMulNBits",
+        "QLinearConv",
+        "QLinearMatMul",
+        "RNN",
     }
-)  # fmt: skip
+)
 
 
 def is_layer_op(op: str, domain: str) -> bool:
@@ -102,7 +117,9 @@ class Weight:
         return self.tensor.data_type in FLOAT_TYPES
 
 
-FLOAT_TYPES = frozenset(getattr(onnx.TensorProto, name) for name in ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE"))
+FLOAT_TYPES = frozenset(
+    getattr(onnx.TensorProto, name) for name in ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")
+)
 
 
 #: Types with several elements in a byte.
@@ -119,7 +136,9 @@ def _map(tensor: onnx.TensorProto, folder: Path) -> np.ndarray:
     if not math.prod(tensor.dims):
         return np.zeros(tuple(tensor.dims), dtype)
     place = stored(tensor, folder)
-    return np.memmap(place.path, dtype, "r", place.offset, tuple(tensor.dims) or (1,)).reshape(tuple(tensor.dims))
+    return np.memmap(
+        place.path, dtype, "r", place.offset, tuple(tensor.dims) or (1,)
+    ).reshape(tuple(tensor.dims))
 
 
 @dataclass(frozen=True)
@@ -202,7 +221,9 @@ class Graph:
         self.outputs = tuple(o.name for o in model.graph.output)
         # Sparse weights are read as they are; nothing of them is cut.
         self.sparse = {s.values.name: tuple(s.dims) for s in model.graph.sparse_initializer}
-        protos = order.sort(model.graph, {*self.weights, *self.inputs, *self.sparse}, source)
+        protos = order.sort(
+            model.graph, {*self.weights, *self.inputs, *self.sparse}, source
+        )
         protos, places = control.expand(model.graph, protos, self.opsets.get("", 1), source)
         if places:
             self._add_subgraph_weights(protos, places)
@@ -212,7 +233,9 @@ class Graph:
             for slot, output in enumerate(proto.output[:])
             if output
         }
-        self.producer: dict[str, int] = {output: index for output, (index, _) in created.items()}
+        self.producer: dict[str, int] = {
+            output: index for output, (index, _) in created.items()
+        }
         self.nodes = list(self._make_nodes(protos, places, created))
         self.consumers: dict[str, list[tuple[int, int]]] = {}
         for node in self.nodes:
@@ -234,35 +257,66 @@ class Graph:
                     if attribute.name == "value":
                         yield self._weight(proto.output[0], attribute.t, proto)
                     elif attribute.name in CONSTANT_DTYPES:
-                        value = np.asarray(onnx.helper.get_attribute_value(attribute), CONSTANT_DTYPES[attribute.name])
-                        yield self._weight(proto.output[0], numpy_helper.from_array(value), proto)
+                        value = np.asarray(
+                            onnx.helper.get_attribute_value(attribute),
+                            CONSTANT_DTYPES[attribute.name],
+                        )
+                        yield self._weight(
+                            proto.output[0], numpy_helper.from_array(value), proto
+                        )
 
-    def _add_subgraph_weights(self, protos: list[onnx.NodeProto], places: Mapping[int, control.NodeContext]) -> None:
+    def _add_subgraph_weights(
+        self, protos: list[onnx.NodeProto], places: Mapping[int, control.NodeContext]
+    ) -> None:
         tensors, constants = control.subgraph_weights(protos, places)
-        result = [*(self._weight(name, tensor, None) for name, tensor in tensors), *self._find_constants(constants)]
+        result = [
+            *(self._weight(name, tensor, None) for name, tensor in tensors),
+            *self._find_constants(constants),
+        ]
         self.weights.update((weight.name, weight) for weight in result)
 
-    def _weight(self, name: str, tensor: onnx.TensorProto, holder: onnx.NodeProto | None) -> Weight:
+    def _weight(
+        self, name: str, tensor: onnx.TensorProto, holder: onnx.NodeProto | None
+    ) -> Weight:
         try:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
         except KeyError as error:
-            raise ModelError(f"{self.source}: weight {name!r} has an unknown data type {tensor.data_type}") from error
-        return Weight(name, tuple(tensor.dims[:]), dtype, tensor, holder, lambda: self._read(name, tensor))
+            raise ModelError(
+                f"{self.source}: weight {name!r} has an unknown data type {tensor.data_type}"
+            ) from error
+        return Weight(
+            name,
+            tuple(tensor.dims[:]),
+            dtype,
+            tensor,
+            holder,
+            lambda: self._read(name, tensor),
+        )
 
     def _read(self, name: str, tensor: onnx.TensorProto) -> np.ndarray:
         try:
-            if tensor.data_location == onnx.TensorProto.EXTERNAL and tensor.data_type not in PACKED_TYPES:
+            if (
+                tensor.data_location == onnx.TensorProto.EXTERNAL
+                and tensor.data_type not in PACKED_TYPES
+            ):
                 return _map(tensor, self.folder or Path())
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
                 # Not by onnx's own reader, which takes no links.
                 data = stored(tensor, self.folder).read()
-                tensor = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=data)
+                tensor = onnx.TensorProto(
+                    data_type=tensor.data_type, dims=tensor.dims, raw_data=data
+                )
             return numpy_helper.to_array(tensor)
         except Exception as error:
-            raise ModelError(f"{self.source}: cannot read weight {name!r}: {error}") from error
+            raise ModelError(
+                f"{self.source}: cannot read weight {name!r}: {error}"
+            ) from error
 
     def _make_nodes(
-        self, protos: list[onnx.NodeProto], places: Mapping[int, control.NodeContext], created: dict[str, tuple[int, int]]
+        self,
+        protos: list[onnx.NodeProto],
+        places: Mapping[int, control.NodeContext],
+        created: dict[str, tuple[int, int]],
     ) -> Iterator[Node]:
         taken: set[str] = set()
         layers: list[str | None] = []
@@ -270,7 +324,11 @@ class Graph:
             place = places.get(index, control.PLAIN)
             inputs = tuple(proto.input[:]) if place.inputs is None else place.inputs
             outputs = tuple(proto.output[:])
-            base = place.label or proto.name or next((o for o in outputs if o), f"{proto.op_type}_{index}")
+            base = (
+                place.label
+                or proto.name
+                or next((o for o in outputs if o), f"{proto.op_type}_{index}")
+            )
             name, copy = base, 1
             while name in taken:
                 copy += 1
@@ -281,13 +339,29 @@ class Graph:
             parents = tuple([created[v] for v in (*inputs, *captured) if v in created])
             channels = self._channels(proto, inputs)
             is_layer = is_layer_op(proto.op_type, proto.domain) and bool(channels.weights)
-            layers.append(name if is_layer else next((layers[p] for p, _ in parents if layers[p]), None))
+            layers.append(
+                name
+                if is_layer
+                else next((layers[p] for p, _ in parents if layers[p]), None)
+            )
             domain = "" if proto.domain == "ai.onnx" else proto.domain
             yield Node(
-                index, name, proto.op_type, domain, self.opsets.get(proto.domain, self.opsets.get(domain, 1)),
-                inputs, outputs, captured, parents, layers[index], channels, proto,
-                place.subgraph, place.subgraphs, place.enter,
-            )  # fmt: skip
+                index,
+                name,
+                proto.op_type,
+                domain,
+                self.opsets.get(proto.domain, self.opsets.get(domain, 1)),
+                inputs,
+                outputs,
+                captured,
+                parents,
+                layers[index],
+                channels,
+                proto,
+                place.subgraph,
+                place.subgraphs,
+                place.enter,
+            )
 
     def _channels(self, proto: onnx.NodeProto, values: tuple[str, ...]) -> Channels:
         roles = ROLES.get(proto.op_type, ())
@@ -298,7 +372,11 @@ class Graph:
                 weights[role] = value
         inputs = outputs = None
         main = self.weights.get(weights.get("weight", ""))
-        if main is not None and is_layer_op(proto.op_type, proto.domain) and len(main.shape) >= 2:
+        if (
+            main is not None
+            and is_layer_op(proto.op_type, proto.domain)
+            and len(main.shape) >= 2
+        ):
             numbers = {a.name: a.i for a in proto.attribute[:]}
             groups = numbers.get("group", 1) or 1
             first, second = main.shape[0], main.shape[1]
@@ -309,7 +387,9 @@ class Graph:
             elif proto.op_type == "ConvTranspose":
                 inputs, outputs = first, second * groups
             elif proto.op_type in ("Gemm", "FusedGemm"):
-                inputs, outputs = (second, first) if numbers.get("transB", 0) else (first, second)
+                inputs, outputs = (
+                    (second, first) if numbers.get("transB", 0) else (first, second)
+                )
             else:
                 inputs, outputs = main.shape[-2], main.shape[-1]
         return Channels(inputs, outputs, weights)
@@ -336,7 +416,10 @@ class Graph:
         if subgraph is None:
             return [self._by_output[tuple(proto.output)] for proto in self.model.graph.node]
         names = subgraph.names
-        return [self._by_output[tuple(names.get(o, o) for o in proto.output)] for proto in subgraph.graph.node]
+        return [
+            self._by_output[tuple(names.get(o, o) for o in proto.output)]
+            for proto in subgraph.graph.node
+        ]
 
     @cached_property
     def _by_output(self) -> dict[tuple[str, ...], Node]:
@@ -345,12 +428,19 @@ class Graph:
     @cached_property
     def outer(self) -> frozenset[str]:
         """Values that nodes of the main graph make: those a session can be asked for."""
-        return frozenset(output for proto in self.model.graph.node for output in proto.output if output)
+        return frozenset(
+            output for proto in self.model.graph.node for output in proto.output if output
+        )
 
     @cached_property
     def subgraphs(self) -> tuple[Subgraph, ...]:
         """Subgraphs of If, Loop and Scan that are inlined, the outer before the inner."""
-        return tuple(subgraph for node in self.nodes if node.op == control.ENTER for subgraph in node.subgraphs)
+        return tuple(
+            subgraph
+            for node in self.nodes
+            if node.op == control.ENTER
+            for subgraph in node.subgraphs
+        )
 
     def is_read(self, value: str) -> bool:
         """Whether a node, a subgraph or the graph's caller reads a value."""
@@ -367,11 +457,17 @@ class Graph:
     @cached_property
     def layers(self) -> list[Node]:
         """Nodes that contract their input with a weight, in topological order."""
-        return [node for node in self.nodes if is_layer_op(node.op, node.domain) and self.main_weight(node)]
+        return [
+            node
+            for node in self.nodes
+            if is_layer_op(node.op, node.domain) and self.main_weight(node)
+        ]
 
     def main_weight(self, node: Node) -> str | None:
         """The weight a layer contracts with, looked up through operators that only carry it."""
-        slots = {"QLinearConv": (3,), "QLinearMatMul": (3,)}.get(node.op, (1, 0) if "MatMul" in node.op else (1,))
+        slots = {"QLinearConv": (3,), "QLinearMatMul": (3,)}.get(
+            node.op, (1, 0) if "MatMul" in node.op else (1,)
+        )
         for slot in slots:
             weight = self.weight_behind(node.input(slot))
             if weight is not None:
@@ -391,8 +487,8 @@ class Graph:
 
     def to_json(self) -> list[dict[str, Any]]:
         """Node records: index, name, op, attributes, parents, shapes, layer, channel data (see `graph.records`)."""
-        from prunegraph.graph.shape_info import shape_info
         from prunegraph.graph.records import node_records
+        from prunegraph.graph.shape_info import shape_info
 
         return node_records(self, shape_info(self).shapes)
 
@@ -414,7 +510,9 @@ class Graph:
         return surgeon.export(self)
 
     @classmethod
-    def from_graphsurgeon(cls, graph: onnx_graphsurgeon.Graph, like: Graph | None = None) -> Graph:
+    def from_graphsurgeon(
+        cls, graph: onnx_graphsurgeon.Graph, like: Graph | None = None
+    ) -> Graph:
         """A Graph from an onnx-graphsurgeon graph.
 
         `like` is the graph it was made from: model-level facts that onnx-graphsurgeon drops
@@ -433,7 +531,9 @@ CONSTANT_DTYPES = {
 }
 
 #: Operators that hand a weight on with its values in place or permuted.
-CARRIERS = frozenset({"Identity", "Transpose", "Cast", "DequantizeLinear", "QuantizeLinear"})
+CARRIERS = frozenset(
+    {"Identity", "Transpose", "Cast", "DequantizeLinear", "QuantizeLinear"}
+)
 
 
 def _attribute(attribute: onnx.AttributeProto) -> Any:

@@ -19,7 +19,12 @@ class Names:
     """
 
     def __init__(self, graph: Graph):
-        self._taken = {*names_in(graph.model.graph), *graph.weights, *graph.producer, *graph.inputs}
+        self._taken = {
+            *names_in(graph.model.graph),
+            *graph.weights,
+            *graph.producer,
+            *graph.inputs,
+        }
         self._taken.update(node.name for node in graph.nodes)
         self._count = 0
 

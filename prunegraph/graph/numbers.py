@@ -38,12 +38,20 @@ SLOTS: dict[str, tuple[int, ...]] = {
     "Loop": (0, 1),
     **dict.fromkeys(
         (
-            "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
-            "ReduceProd", "ReduceSum", "ReduceSumSquare",
+            "ReduceL1",
+            "ReduceL2",
+            "ReduceLogSum",
+            "ReduceLogSumExp",
+            "ReduceMax",
+            "ReduceMean",
+            "ReduceMin",
+            "ReduceProd",
+            "ReduceSum",
+            "ReduceSumSquare",
         ),
         (1,),
     ),
-}  # fmt: skip
+}
 
 #: Domains whose operators are known; what an operator of another one does with its inputs, nobody here can say.
 KNOWN_DOMAINS = frozenset({"", "com.microsoft"})
@@ -74,7 +82,11 @@ def _operands(node: Node) -> tuple[str, ...]:
     """Values that a node reads as numbers."""
     if node.domain == "":
         return tuple(node.input(slot) for slot in SLOTS.get(node.op, ()))
-    return () if node.domain in KNOWN_DOMAINS or node.subgraphs or node.enter >= 0 else node.inputs
+    return (
+        ()
+        if node.domain in KNOWN_DOMAINS or node.subgraphs or node.enter >= 0
+        else node.inputs
+    )
 
 
 def _sources(node: Node, value: str) -> tuple[str, ...]:

@@ -47,9 +47,13 @@ def load(path: str | Path) -> Graph:
 
 
 def from_model(
-    model: onnx.ModelProto, *, path: Path | None = None, source: str = "model", digest: str | None = None,
+    model: onnx.ModelProto,
+    *,
+    path: Path | None = None,
+    source: str = "model",
+    digest: str | None = None,
     sources: Sources | None = None,
-) -> Graph:  # fmt: skip
+) -> Graph:
     """A Graph over a `ModelProto` (kept, not copied).
 
     Args:
@@ -92,7 +96,9 @@ def _check_weights(model: onnx.ModelProto, source: str) -> None:
             raise ModelError(f"{source}: two initializers are named {tensor.name!r}")
         seen.add(tensor.name)
         if any(size < 0 for size in tensor.dims):
-            raise ModelError(f"{source}: weight {tensor.name!r} has a negative size: {list(tensor.dims)}")
+            raise ModelError(
+                f"{source}: weight {tensor.name!r} has a negative size: {list(tensor.dims)}"
+            )
         external = tensor.data_location == onnx.TensorProto.EXTERNAL
         # No type takes less than a bit an element; types are checked when the weight is read.
         if not external and math.prod(tensor.dims) > 8 * tensor.ByteSize():
@@ -101,7 +107,9 @@ def _check_weights(model: onnx.ModelProto, source: str) -> None:
             )
 
 
-def save(graph: Graph, path: str | Path, check: Callable[[Path], None] | None = None) -> None:
+def save(
+    graph: Graph, path: str | Path, check: Callable[[Path], None] | None = None
+) -> None:
     """Write a model beside its destination, then rename: never a half-written file.
 
     Weights that were in external files stay external, in `<name>.data` beside the model.
@@ -119,7 +127,9 @@ def save(graph: Graph, path: str | Path, check: Callable[[Path], None] | None = 
         write_whole(path, wire.pieces(graph.model), check)
         return
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        with tempfile.TemporaryDirectory(
+            prefix=f".{path.name}.", dir=path.parent
+        ) as folder:
             beside = Path(folder) / path.name
             if not (graph.scratch and _link(graph, beside)):
                 write_graph(graph, beside)
@@ -148,7 +158,9 @@ def _link(graph: Graph, path: Path) -> bool:
     return True
 
 
-def write_whole(path: Path, pieces: Iterable[bytes], check: Callable[[Path], None] | None = None) -> None:
+def write_whole(
+    path: Path, pieces: Iterable[bytes], check: Callable[[Path], None] | None = None
+) -> None:
     """Write a file beside `path`, look at it, then rename it into place. Raises ModelError, and what `check` raises."""
     try:
         descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -173,4 +185,6 @@ def write_whole(path: Path, pieces: Iterable[bytes], check: Callable[[Path], Non
 
 def has_external(graph: Graph) -> bool:
     """Whether some weight lies outside the model's own bytes."""
-    return any(t.data_location == onnx.TensorProto.EXTERNAL for t in graph.model.graph.initializer)
+    return any(
+        t.data_location == onnx.TensorProto.EXTERNAL for t in graph.model.graph.initializer
+    )

@@ -32,7 +32,9 @@ def _free(graph: onnx.GraphProto) -> Iterator[str]:
     created |= {output for proto in graph.node for output in proto.output}
     created |= {sparse.values.name for sparse in graph.sparse_initializer}
     for proto in graph.node:
-        yield from (v for v in (*proto.input[:], *captured(proto)) if v and v not in created)
+        yield from (
+            v for v in (*proto.input[:], *captured(proto)) if v and v not in created
+        )
     yield from (o.name for o in graph.output if o.name not in created)
 
 
@@ -49,11 +51,15 @@ def sort(graph: onnx.GraphProto, given: set[str], source: str) -> list[onnx.Node
     created = set(given)
     in_order = True
     for proto in graph.node:
-        in_order = in_order and all(not v or v in created for v in (*proto.input[:], *captured(proto)))
+        in_order = in_order and all(
+            not v or v in created for v in (*proto.input[:], *captured(proto))
+        )
         for output in proto.output[:]:
             # A Constant's output is among the weights already.
             if output in created and not (output in given and proto.op_type == "Constant"):
-                raise ModelError(f"{source}: value {output!r} is made twice (node {proto.name or proto.op_type!r})")
+                raise ModelError(
+                    f"{source}: value {output!r} is made twice (node {proto.name or proto.op_type!r})"
+                )
             if output:
                 created.add(output)
     for name in (o.name for o in graph.output):
@@ -65,13 +71,17 @@ def sort(graph: onnx.GraphProto, given: set[str], source: str) -> list[onnx.Node
 def _sort(graph: onnx.GraphProto, created: set[str], source: str) -> list[onnx.NodeProto]:
     import networkx
 
-    producer = {output: i for i, proto in enumerate(graph.node) for output in proto.output if output}
+    producer = {
+        output: i for i, proto in enumerate(graph.node) for output in proto.output if output
+    }
     digraph = networkx.DiGraph()
     digraph.add_nodes_from(range(len(graph.node)))
     for index, proto in enumerate(graph.node):
         for value in (*proto.input, *captured(proto)):
             if value and value not in created:
-                raise ModelError(f"{source}: node {proto.name or proto.op_type!r} reads {value!r}, which nothing makes")
+                raise ModelError(
+                    f"{source}: node {proto.name or proto.op_type!r} reads {value!r}, which nothing makes"
+                )
             if value in producer:
                 digraph.add_edge(producer[value], index)
     try:
@@ -79,4 +89,6 @@ def _sort(graph: onnx.GraphProto, created: set[str], source: str) -> list[onnx.N
     except networkx.NetworkXUnfeasible:
         cycle = [graph.node[edge[0]] for edge in networkx.find_cycle(digraph)]
         names = " -> ".join(proto.name or proto.output[0] for proto in cycle[:6])
-        raise ModelError(f"{source}: nodes depend on each other in a cycle: {names}") from None
+        raise ModelError(
+            f"{source}: nodes depend on each other in a cycle: {names}"
+        ) from None

@@ -16,9 +16,16 @@ Shapes = Mapping[str, Sequence[int]]
 
 #: Operators with a window that moves over the data: name -> which input slot holds a weight of the window's size.
 WINDOWS = {
-    "Conv": 1, "ConvInteger": 1, "ConvTranspose": 1, "DeformConv": 1, "FusedConv": 1, "QLinearConv": 3,
-    "AveragePool": None, "LpPool": None, "MaxPool": None,
-}  # fmt: skip
+    "Conv": 1,
+    "ConvInteger": 1,
+    "ConvTranspose": 1,
+    "DeformConv": 1,
+    "FusedConv": 1,
+    "QLinearConv": 3,
+    "AveragePool": None,
+    "LpPool": None,
+    "MaxPool": None,
+}
 
 
 def node_records(graph: Graph, shapes: Shapes) -> list[dict[str, Any]]:
@@ -50,7 +57,11 @@ def _record(graph: Graph, node: Node, shapes: Shapes) -> dict[str, Any]:
             "inputs": node.channels.inputs,
             "outputs": node.channels.outputs,
             "weights": {
-                role: {"name": name, "shape": list(graph.weights[name].shape), "dtype": str(graph.weights[name].dtype)}
+                role: {
+                    "name": name,
+                    "shape": list(graph.weights[name].shape),
+                    "dtype": str(graph.weights[name].dtype),
+                }
                 for role, name in node.channels.weights.items()
             },
         },
@@ -59,7 +70,10 @@ def _record(graph: Graph, node: Node, shapes: Shapes) -> dict[str, Any]:
 
 def _sizes(values: Sequence[str], shapes: Shapes) -> list[list[int] | None]:
     """Shapes of values; None for one that is left out, or whose shape is not known."""
-    return [[int(size) for size in shapes[value]] if value in shapes else None for value in values]
+    return [
+        [int(size) for size in shapes[value]] if value in shapes else None
+        for value in values
+    ]
 
 
 def _window(graph: Graph, node: Node, shapes: Shapes) -> dict[str, Any]:

@@ -65,7 +65,9 @@ class ShapeInfo:
             return match
         if value not in self._read:
             weight = self.graph.weights.get(value)
-            self._read[value] = weight.read() if weight is not None and is_small(weight) else None
+            self._read[value] = (
+                weight.read() if weight is not None and is_small(weight) else None
+            )
         return self._read[value]
 
     def is_dead(self, node: Node) -> bool:
@@ -87,24 +89,41 @@ class ShapeInfo:
             return np.ones(here.shape, bool)
         return np.asarray(here != there)
 
-    def _elsewhere(self, value: str, symbolic: Mapping[str, list[int]]) -> np.ndarray | None:
+    def _elsewhere(
+        self, value: str, symbolic: Mapping[str, list[int]]
+    ) -> np.ndarray | None:
         """A known value at other sizes of the symbolic axes. Only nodes it is computed from are looked at."""
         if self._other is None:
-            sizes = max(candidate_sizes(self.graph, batch=3), key=lambda s: self._differing(s, symbolic))
+            sizes = max(
+                candidate_sizes(self.graph, batch=3),
+                key=lambda s: self._differing(s, symbolic),
+            )
             # Through subgraphs of control flow values do not travel one by one.
             whole = bool(self.graph.subgraphs)
-            self._other = shape_info_at(self.graph, sizes, ITERATIONS + 1) if whole else _given(self.graph, sizes)
+            self._other = (
+                shape_info_at(self.graph, sizes, ITERATIONS + 1)
+                if whole
+                else _given(self.graph, sizes)
+            )
         if not self._other._is_whole:
             above = _above(self.graph, value, self._other)
             for node in above:
                 visit(node, self._other, {})
-            if self._other.constant(value) is None or any(node.op in CONTROL for node in above):
+            if self._other.constant(value) is None or any(
+                node.op in CONTROL for node in above
+            ):
                 self._other = shape_info_at(self.graph, self._other.sizes)
         return self._other.constant(value)
 
-    def _differing(self, sizes: Mapping[str, Shape], symbolic: Mapping[str, list[int]]) -> int:
+    def _differing(
+        self, sizes: Mapping[str, Shape], symbolic: Mapping[str, list[int]]
+    ) -> int:
         """How many symbolic axes of the inputs have another size than here."""
-        return sum(sizes[n][axis] != self.sizes[n][axis] for n, axes in symbolic.items() for axis in axes)
+        return sum(
+            sizes[n][axis] != self.sizes[n][axis]
+            for n, axes in symbolic.items()
+            for axis in axes
+        )
 
 
 def shape_info(graph: Graph) -> ShapeInfo:
@@ -127,8 +146,12 @@ def _best_facts(graph: Graph) -> ShapeInfo:
         info = shape_info_at(graph, sizes)
         if best is None or len(info.shapes) > len(best.shapes):
             best = info
-        unknown = [v for v in graph.producer.keys() - info.shapes.keys() if graph.is_read(v)]
-        if all(_is_left_open(graph.nodes[graph.producer[output]], info) for output in unknown):
+        unknown = [
+            v for v in graph.producer.keys() - info.shapes.keys() if graph.is_read(v)
+        ]
+        if all(
+            _is_left_open(graph.nodes[graph.producer[output]], info) for output in unknown
+        ):
             break
     assert best is not None
     return best
@@ -139,7 +162,9 @@ def _is_left_open(node: Node, info: ShapeInfo) -> bool:
     return node.op == "If" or flow.is_control(node) or info.is_dead(node)
 
 
-def shape_info_at(graph: Graph, sizes: Mapping[str, Shape], iterations: int = ITERATIONS) -> ShapeInfo:
+def shape_info_at(
+    graph: Graph, sizes: Mapping[str, Shape], iterations: int = ITERATIONS
+) -> ShapeInfo:
     """Facts for given shapes of the graph's inputs, and turns of a Loop that ends when it likes."""
     result = _given(graph, sizes, iterations)
     inferred = infer_all(graph, sizes)
@@ -150,7 +175,9 @@ def shape_info_at(graph: Graph, sizes: Mapping[str, Shape], iterations: int = IT
     return result
 
 
-def stepwise(graph: Graph, sizes: Mapping[str, Shape]) -> tuple[ShapeInfo, Callable[[Node], None]]:
+def stepwise(
+    graph: Graph, sizes: Mapping[str, Shape]
+) -> tuple[ShapeInfo, Callable[[Node], None]]:
     """Facts of weights and inputs alone, and a function that adds those of a node's outputs.
 
     The function is called node by node, in the graph's order; shapes may be corrected in between.
@@ -159,9 +186,19 @@ def stepwise(graph: Graph, sizes: Mapping[str, Shape]) -> tuple[ShapeInfo, Calla
     return result, lambda node: visit(node, result, {})
 
 
-def _given(graph: Graph, sizes: Mapping[str, Shape], iterations: int = ITERATIONS) -> ShapeInfo:
+def _given(
+    graph: Graph, sizes: Mapping[str, Shape], iterations: int = ITERATIONS
+) -> ShapeInfo:
     """What is known of weights and inputs, before any node is visited."""
-    result = ShapeInfo({}, {}, {}, dict(sizes), graph, dead=graph.cache.get("dead", frozenset()), guess=iterations)
+    result = ShapeInfo(
+        {},
+        {},
+        {},
+        dict(sizes),
+        graph,
+        dead=graph.cache.get("dead", frozenset()),
+        guess=iterations,
+    )
     for weight in graph.weights.values():
         result.shapes[weight.name] = weight.shape
         result.types[weight.name] = weight.tensor.data_type
@@ -181,7 +218,9 @@ def _above(graph: Graph, value: str, known: ShapeInfo) -> list[Node]:
     queue = [graph.producer[value]]
     while queue:
         index = queue.pop()
-        if index not in result and not all(o in known.shapes for o in graph.nodes[index].outputs if o):
+        if index not in result and not all(
+            o in known.shapes for o in graph.nodes[index].outputs if o
+        ):
             result.add(index)
             queue += (parent for parent, _ in graph.nodes[index].parents)
     return [graph.nodes[index] for index in sorted(result)]

@@ -40,7 +40,8 @@ _OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
 def symbolic_axes(graph: Graph) -> dict[str, list[int]]:
     """Axes of graph inputs that have no fixed size."""
     return {
-        name: [axis for axis, dim in enumerate(dims) if dim.dim_value <= 0] for name, dims in _declared(graph).items()
+        name: [axis for axis, dim in enumerate(dims) if dim.dim_value <= 0]
+        for name, dims in _declared(graph).items()
     }
 
 
@@ -65,22 +66,33 @@ def input_shapes(graph: Graph, batch: int, size: int) -> dict[str, Shape]:
         names = symbols(dim.dim_param)
         if not names:
             return batch if axis == 0 else size
-        value = evaluate(dim.dim_param, {name: batch if name in first else size for name in names})
+        value = evaluate(
+            dim.dim_param, {name: batch if name in first else size for name in names}
+        )
         return size if value is None else value
 
-    return {name: tuple(concrete(dim, axis) for axis, dim in enumerate(dims)) for name, dims in inputs.items()}
+    return {
+        name: tuple(concrete(dim, axis) for axis, dim in enumerate(dims))
+        for name, dims in inputs.items()
+    }
 
 
-def other_shapes(graph: Graph, shapes: Mapping[str, Shape], batch: int, stretch: int = 1) -> dict[str, Shape]:
+def other_shapes(
+    graph: Graph, shapes: Mapping[str, Shape], batch: int, stretch: int = 1
+) -> dict[str, Shape]:
     """Input shapes with another batch than `shapes`, and with all other symbols `stretch` times as large."""
-    size = next((size for size in SIZES if input_shapes(graph, 1, size) == shapes), SIZES[0])
+    size = next(
+        (size for size in SIZES if input_shapes(graph, 1, size) == shapes), SIZES[0]
+    )
     return input_shapes(graph, batch, size * stretch)
 
 
 def _declared(graph: Graph) -> dict[str, Sequence[Dimension]]:
     """The axes of every input that is no weight, as the file declares them."""
     return {
-        entry.name: entry.type.tensor_type.shape.dim for entry in graph.model.graph.input if entry.name in graph.inputs
+        entry.name: entry.type.tensor_type.shape.dim
+        for entry in graph.model.graph.input
+        if entry.name in graph.inputs
     }
 
 
@@ -89,7 +101,9 @@ def _batch_symbols(inputs: Iterable[Sequence[Dimension]]) -> frozenset[str]:
     first: set[str] = set()
     behind: set[str] = set()
     for dims in inputs:
-        names = [symbols(dim.dim_param) if dim.dim_value <= 0 else frozenset() for dim in dims]
+        names = [
+            symbols(dim.dim_param) if dim.dim_value <= 0 else frozenset() for dim in dims
+        ]
         if dims and dims[0].dim_value <= 0:
             first.update(names[0])
             behind.update(*names[1:])
@@ -137,12 +151,21 @@ def _parse(text: str) -> ast.expr | None:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
-    return tree if _is_expression(tree) and any(isinstance(node, ast.Name) for node in ast.walk(tree)) else None
+    return (
+        tree
+        if _is_expression(tree)
+        and any(isinstance(node, ast.Name) for node in ast.walk(tree))
+        else None
+    )
 
 
 def _is_expression(tree: ast.expr) -> bool:
     if isinstance(tree, ast.Constant):
         return type(tree.value) is int and abs(tree.value) <= MAX_RESULT
     if isinstance(tree, ast.BinOp):
-        return type(tree.op) in _OPERATORS and _is_expression(tree.left) and _is_expression(tree.right)
+        return (
+            type(tree.op) in _OPERATORS
+            and _is_expression(tree.left)
+            and _is_expression(tree.right)
+        )
     return isinstance(tree, ast.Name)

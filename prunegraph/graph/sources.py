@@ -43,7 +43,9 @@ class Sources:
         origins: for each weight that comes from them, how. Other weights come from nowhere.
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], origins: Mapping[str, Whole | Packed]):
+    def __init__(
+        self, shapes: Mapping[str, tuple[int, ...]], origins: Mapping[str, Whole | Packed]
+    ):
         self.shapes = dict(shapes)
         self.origins = dict(origins)
         sizes = [math.prod(shape) for shape in self.shapes.values()]
@@ -54,7 +56,9 @@ class Sources:
         shape = self.shapes[tensor]
         return self._starts[tensor] + np.arange(math.prod(shape)).reshape(shape)
 
-    def removed(self, cuts: Mapping[str, Mapping[int, Sequence[int]]]) -> dict[str, dict[int, Array]]:
+    def removed(
+        self, cuts: Mapping[str, Mapping[int, Sequence[int]]]
+    ) -> dict[str, dict[int, Array]]:
         """What removing indices of weights (weight -> axis -> indices) removes from the source's tensors.
 
         Raises:
@@ -64,11 +68,20 @@ class Sources:
         for weight, axes in cuts.items():
             if (origin := self.origins.get(weight)) is not None:
                 self._mark(gone, origin, axes)
-        return {tensor: _slices(tensor, mask) for tensor, mask in gone.items() if mask.any()}
+        return {
+            tensor: _slices(tensor, mask) for tensor, mask in gone.items() if mask.any()
+        }
 
-    def _mark(self, gone: dict[str, Array], origin: Whole | Packed, axes: Mapping[int, Sequence[int]]) -> None:
+    def _mark(
+        self,
+        gone: dict[str, Array],
+        origin: Whole | Packed,
+        axes: Mapping[int, Sequence[int]],
+    ) -> None:
         if isinstance(origin, Whole):
-            mask = gone.setdefault(origin.tensor, np.zeros(self.shapes[origin.tensor], bool))
+            mask = gone.setdefault(
+                origin.tensor, np.zeros(self.shapes[origin.tensor], bool)
+            )
             for axis, indices in axes.items():
                 np.moveaxis(mask, origin.order[axis], 0)[list(indices)] = True
             return
@@ -89,10 +102,14 @@ def _slices(tensor: str, mask: Array) -> dict[int, Array]:
     rest = np.zeros_like(mask)
     result = {}
     for axis in range(mask.ndim):
-        indices = np.flatnonzero(mask.all(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+        indices = np.flatnonzero(
+            mask.all(axis=tuple(other for other in range(mask.ndim) if other != axis))
+        )
         if indices.size:
             result[axis] = indices
             np.moveaxis(rest, axis, 0)[indices] = True
     if (rest != mask).any():
-        raise PlanError(f"the plan removes elements of {tensor!r} that are no whole slices of it")
+        raise PlanError(
+            f"the plan removes elements of {tensor!r} that are no whole slices of it"
+        )
     return result

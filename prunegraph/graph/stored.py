@@ -24,10 +24,14 @@ SHARED = 16
 
 #: Types of which two or four elements share a byte.
 BITS = {
-    onnx.TensorProto.INT4: 4, onnx.TensorProto.UINT4: 4,
-    **{getattr(onnx.TensorProto, name): bits
-       for name, bits in (("FLOAT4E2M1", 4), ("INT2", 2), ("UINT2", 2)) if hasattr(onnx.TensorProto, name)},
-}  # fmt: skip
+    onnx.TensorProto.INT4: 4,
+    onnx.TensorProto.UINT4: 4,
+    **{
+        getattr(onnx.TensorProto, name): bits
+        for name, bits in (("FLOAT4E2M1", 4), ("INT2", 2), ("UINT2", 2))
+        if hasattr(onnx.TensorProto, name)
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -55,12 +59,19 @@ def stored(tensor: onnx.TensorProto, folder: Path | None) -> Stored:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     path = (folder or Path()) / entries.get("location", "")
     needed = size_in_bytes(tensor)
-    offset, length = (_number(entries, key, default) for key, default in (("offset", 0), ("length", needed)))
+    offset, length = (
+        _number(entries, key, default)
+        for key, default in (("offset", 0), ("length", needed))
+    )
     if length != needed:
-        raise ValueError(f"length is {length}, but its shape {list(tensor.dims)} takes {needed} bytes")
+        raise ValueError(
+            f"length is {length}, but its shape {list(tensor.dims)} takes {needed} bytes"
+        )
     size = path.stat().st_size
     if offset + length > size:
-        raise ValueError(f"bytes {offset} to {offset + length} are needed, and the file has {size}")
+        raise ValueError(
+            f"bytes {offset} to {offset + length} are needed, and the file has {size}"
+        )
     return Stored(path, offset, length)
 
 
@@ -119,7 +130,9 @@ def take_in(held: list[onnx.TensorProto], folder: Path | None, source: str) -> N
                 raise ValueError("tensors share bytes too often")
             tensor.raw_data = place.read()
         except (OSError, ValueError) as error:
-            raise ModelError(f"{source}: cannot read weight {tensor.name!r}: {error}") from error
+            raise ModelError(
+                f"{source}: cannot read weight {tensor.name!r}: {error}"
+            ) from error
         tensor.data_location = onnx.TensorProto.DEFAULT
         del tensor.external_data[:]
 
@@ -144,7 +157,11 @@ def inner(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
                 if attribute.HasField("t"):
                     yield attribute.t
                 yield from attribute.tensors[:]
-                for each in (attribute.sparse_tensor, *attribute.sparse_tensors[:]) if _sparse(attribute) else ():
+                for each in (
+                    (attribute.sparse_tensor, *attribute.sparse_tensors[:])
+                    if _sparse(attribute)
+                    else ()
+                ):
                     yield from (each.values, each.indices)
             queue += order.subgraphs(node)
 
@@ -154,12 +171,21 @@ def _sparse(attribute: onnx.AttributeProto) -> bool:
 
 
 def _check(tensor: onnx.TensorProto, path: Path | None, source: str) -> None:
-    location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+    location = next(
+        (entry.value for entry in tensor.external_data if entry.key == "location"), ""
+    )
     what = f"{source}: external data file {location!r} of weight {tensor.name!r}"
     windows = PureWindowsPath(location)
-    outside = PurePosixPath(location).is_absolute() or windows.drive or windows.root or ".." in windows.parts
+    outside = (
+        PurePosixPath(location).is_absolute()
+        or windows.drive
+        or windows.root
+        or ".." in windows.parts
+    )
     if outside or "\0" in location:
-        raise ModelError(f"{what} is outside of the model's folder; it must be a relative path without '..'")
+        raise ModelError(
+            f"{what} is outside of the model's folder; it must be a relative path without '..'"
+        )
     folder = path.parent if path is not None else Path()
     try:
         real = (folder / location).resolve(strict=True)

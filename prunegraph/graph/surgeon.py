@@ -27,7 +27,14 @@ def restore(surgeon: gs.Graph, like: Graph | None) -> Graph:
 
 
 def _overlay(model: onnx.ModelProto, original: onnx.ModelProto) -> None:
-    for name in ("domain", "model_version", "doc_string", "producer_name", "producer_version", "ir_version"):
+    for name in (
+        "domain",
+        "model_version",
+        "doc_string",
+        "producer_name",
+        "producer_version",
+        "ir_version",
+    ):
         setattr(model, name, getattr(original, name))
     model.graph.doc_string = original.graph.doc_string
     _replace(model.metadata_props, original.metadata_props)

@@ -29,7 +29,9 @@ def pieces(model: onnx.ModelProto) -> Iterator[bytes]:
     first, last = (part.SerializeToString(deterministic=True) for part in (head, tail))
     sizes = [tensor.ByteSize() for tensor in model.graph.initializer]
     tag = _varint(_INITIALIZER << 3 | 2)
-    total = len(first) + len(last) + sum(len(tag) + len(_varint(size)) + size for size in sizes)
+    total = (
+        len(first) + len(last) + sum(len(tag) + len(_varint(size)) + size for size in sizes)
+    )
     yield before.SerializeToString(deterministic=True)
     if model.HasField("graph"):
         yield _varint(_GRAPH << 3 | 2) + _varint(total) + first

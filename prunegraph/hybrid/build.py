@@ -30,9 +30,16 @@ class Built:
 
 
 def build(
-    coupling: Coupling, plan: Plan, second: Second | None, data: Data | None, repair: str, *, check: bool, seed: int,
+    coupling: Coupling,
+    plan: Plan,
+    second: Second | None,
+    data: Data | None,
+    repair: str,
+    *,
+    check: bool,
+    seed: int,
     progress: Progress,
-) -> Built:  # fmt: skip
+) -> Built:
     """Cut, decompose and recover.
 
     Least squares go last, over the whole chain: the last part of a decomposed layer is fitted to what the original
@@ -53,7 +60,14 @@ def build(
         BudgetError: `second` cannot meet its budget.
         ExactnessError: no part of the plan holds.
     """
-    cutting = cut_and_prove(coupling, plan, data, check=check and bool(plan.remove), seed=seed, progress=progress)
+    cutting = cut_and_prove(
+        coupling,
+        plan,
+        data,
+        check=check and bool(plan.remove),
+        seed=seed,
+        progress=progress,
+    )
     remaining, graph, decomposed = survivors(coupling, cutting.plan), cutting.small, None
     _, recover = repairs.find(repair, data, coupling.graph)
     is_last = base_name(repair) == "least-squares"

@@ -76,9 +76,13 @@ class CompressResult:
         """Everything but the graphs and the proof, as plain JSON."""
         return {
             "layers": [vars(layer) for layer in self.layers],
-            "mixes": [{**vars(mix), "cost": mix.cost and vars(mix.cost)} for mix in self.mixes],
+            "mixes": [
+                {**vars(mix), "cost": mix.cost and vars(mix.cost)} for mix in self.mixes
+            ],
             "pruned": self.chosen.pruned if self.chosen else None,
-            "remove": {group: list(channels) for group, channels in self.plan.remove.items()},
+            "remove": {
+                group: list(channels) for group, channels in self.plan.remove.items()
+            },
             "left_out": list(self.left_out),
             "repair": self.repair,
             "before": vars(self.before),
@@ -107,9 +111,13 @@ class CompressOptions:
         if self.cluster not in ("robust", "paper"):
             raise UnknownNameError("cluster", self.cluster, ("robust", "paper"))
         if self.budget is None and not self.published:
-            raise BudgetError("give a budget, macs or params; only method 'source-004' has a rule of its own")
+            raise BudgetError(
+                "give a budget, macs or params; only method 'source-004' has a rule of its own"
+            )
         if self.published and (self.algorithm or self.allocation):
-            raise OptionError("method 'source-004' prunes by clusters of filter statistics: leave the algorithm out")
+            raise OptionError(
+                "method 'source-004' prunes by clusters of filter statistics: leave the algorithm out"
+            )
         if not self.published and (self.rank or self.cluster != "robust"):
             raise OptionError("rank and cluster are options of method 'source-004'")
         if self.rank and self.budget:
@@ -123,8 +131,17 @@ class CompressOptions:
 
     def choice(self, budget: Budget, **others: Any) -> SelectionOptions:
         """A selection with these options."""
-        options = {name: getattr(self, name) for name in ("algorithm", "allocation", "keep", "round_to",
-                                                           "min_channels", "seed")}  # fmt: skip
+        options = {
+            name: getattr(self, name)
+            for name in (
+                "algorithm",
+                "allocation",
+                "keep",
+                "round_to",
+                "min_channels",
+                "seed",
+            )
+        }
         return SelectionOptions(**{**options, "budget": budget, **others})
 
 
@@ -186,20 +203,37 @@ def compress(
     """
     if macs is not None and params is not None:
         raise BudgetError("give one of macs and params, not both")
-    budget = Budget(macs=macs, params=params) if macs is not None or params is not None else None
-    settings = CompressOptions(budget, method, rank, cluster, algorithm, allocation, keep, round_to, min_channels, seed)
+    budget = (
+        Budget(macs=macs, params=params) if macs is not None or params is not None else None
+    )
+    settings = CompressOptions(
+        budget,
+        method,
+        rank,
+        cluster,
+        algorithm,
+        allocation,
+        keep,
+        round_to,
+        min_channels,
+        seed,
+    )
     settings.choice(budget or Budget(ratio="auto"))
     samples = Data.of(data) if data is not None else None
     if quantize is not None:
         check_quantize(quantize, samples)
     if out is not None:
-        api.check_model_output(out, source if isinstance(source, str | os.PathLike) else None)
+        api.check_model_output(
+            out, source if isinstance(source, str | os.PathLike) else None
+        )
     progress("load")
     model = source if isinstance(source, Graph) else api.load(source)
     samples = samples.fit(model) if samples is not None else None
     repair, _ = repairs.find(repair, samples, model)
     progress("analyze")
-    work = _Work(api.analyze(model, attention=attention), settings, samples, repair, check, progress)
+    work = _Work(
+        api.analyze(model, attention=attention), settings, samples, repair, check, progress
+    )
     created = work.by_rule() if settings.published else work.by_budget()
     if quantize is not None:
         from prunegraph.quantization.quantize import quantize as _quantize
@@ -216,13 +250,28 @@ class _Work:
     """One model being compressed."""
 
     def __init__(
-        self, coupling: Coupling, settings: CompressOptions, samples: Data | None, repair: str, check: bool, progress: Progress
+        self,
+        coupling: Coupling,
+        settings: CompressOptions,
+        samples: Data | None,
+        repair: str,
+        check: bool,
+        progress: Progress,
     ):
-        self.found, self.settings, self.samples, self.repair = coupling, settings, samples, repair
+        self.found, self.settings, self.samples, self.repair = (
+            coupling,
+            settings,
+            samples,
+            repair,
+        )
         self.check, self.progress = check, progress
         self.model = coupling.graph
         self.before = full_cost(self.model)
-        self.statistics = Statistics(self.model, samples, progress=progress) if samples is not None else None
+        self.statistics = (
+            Statistics(self.model, samples, progress=progress)
+            if samples is not None
+            else None
+        )
         self._ranking: Ranking | None = None
 
     # -- under a budget -------------------------------------------------------------------
@@ -230,8 +279,14 @@ class _Work:
     def by_budget(self) -> CompressResult:
         """The best mix of pruning and decomposition that meets the budget."""
         method = self.settings.method
-        shares = mixes.SHARES if method == "hybrid" else (1.0 if method == "prune" else 0.0,)
-        tried = [mixes.Mix(shares[0])] if len(shares) == 1 else [self._tried(share) for share in shares]
+        shares = (
+            mixes.SHARES if method == "hybrid" else (1.0 if method == "prune" else 0.0,)
+        )
+        tried = (
+            [mixes.Mix(shares[0])]
+            if len(shares) == 1
+            else [self._tried(share) for share in shares]
+        )
         chosen = mixes.best(tried)
         built = self._mixed(chosen.pruned, self.samples, self.check)
         created = self._compressed(built, {}, tuple(tried), chosen)
@@ -256,28 +311,48 @@ class _Work:
         assert budget is not None
         whole, bound = float(getattr(self.before, budget.kind)), budget.bound(self.before)
         between = whole * min(bound / whole, 1.0) ** share
-        plan = self._plan(Budget(**{budget.kind: between})) if share else make_plan(self.found, {})
+        plan = (
+            self._plan(Budget(**{budget.kind: between}))
+            if share
+            else make_plan(self.found, {})
+        )
 
         # An absolute figure, also for what was cut: above 1, or it would be a share.
         limit: dict[str, Any] = {budget.kind: max(bound, 1.5)}
 
         def second(graph: Graph, data: Data | None) -> DecomposeResult:
             return decompose(
-                graph, method="auto", keep=self.settings.keep, round_to=self.settings.round_to, data=data, **limit
+                graph,
+                method="auto",
+                keep=self.settings.keep,
+                round_to=self.settings.round_to,
+                data=data,
+                **limit,
             )
 
         return build(
-            self.found, plan, second if share < 1 else None, data, self.repair, check=check, seed=self.settings.seed,
+            self.found,
+            plan,
+            second if share < 1 else None,
+            data,
+            self.repair,
+            check=check,
+            seed=self.settings.seed,
             progress=self.progress,
-        )  # fmt: skip
+        )
 
     def _plan(self, budget: Budget) -> Plan:
         choice = self.settings.choice(budget)
-        if base_name(choice.resolved(self.statistics is not None).algorithm or "") in SELECTORS:
+        if (
+            base_name(choice.resolved(self.statistics is not None).algorithm or "")
+            in SELECTORS
+        ):
             return select(self.found, choice, self.statistics)
         if self._ranking is None:
             self.progress("score")
-            self._ranking = ranking(self.found, choice, self.statistics, self.repair, self.progress)
+            self._ranking = ranking(
+                self.found, choice, self.statistics, self.repair, self.progress
+            )
         return self._ranking.plan(budget)
 
     # -- source 004 -----------------------------------------------------------------------
@@ -285,38 +360,70 @@ class _Work:
     def by_rule(self) -> CompressResult:
         """Clusters for layers of low dimension, low rank for those of high dimension."""
         settings = self.settings
-        created = published.verdicts(self.found, settings.cluster, settings.seed, settings.round_to)
+        created = published.verdicts(
+            self.found, settings.cluster, settings.seed, settings.round_to
+        )
         high = [name for name, verdict in created.items() if verdict.decompose]
         choice = settings.choice(
-            Budget(ratio="auto"), algorithm=published.algorithm(settings.cluster), keep=[*settings.keep, *high]
+            Budget(ratio="auto"),
+            algorithm=published.algorithm(settings.cluster),
+            keep=[*settings.keep, *high],
         )
         plan = select(self.found, choice)
         budget = settings.budget
-        limit: dict[str, Any] = {} if budget is None else {budget.kind: max(budget.bound(self.before), 1.5)}
+        limit: dict[str, Any] = (
+            {} if budget is None else {budget.kind: max(budget.bound(self.before), 1.5)}
+        )
 
         def second(graph: Graph, data: Data | None) -> DecomposeResult:
             kept = dict.fromkeys([*settings.keep, *published.kept(graph, created)])
             return decompose(
-                graph, method=published.METHOD, rank=settings.rank, keep=list(kept), round_to=settings.round_to,
-                data=data, **limit,
-            )  # fmt: skip
+                graph,
+                method=published.METHOD,
+                rank=settings.rank,
+                keep=list(kept),
+                round_to=settings.round_to,
+                data=data,
+                **limit,
+            )
 
         built = build(
-            self.found, plan, second, self.samples, self.repair, check=self.check, seed=settings.seed,
+            self.found,
+            plan,
+            second,
+            self.samples,
+            self.repair,
+            check=self.check,
+            seed=settings.seed,
             progress=self.progress,
-        )  # fmt: skip
+        )
         remaining = built.decomposed.left if built.decomposed else {}
         reasons = {
-            name: f"{verdict.reason}; {remaining[name]}" if verdict.decompose and name in remaining else verdict.reason
+            name: f"{verdict.reason}; {remaining[name]}"
+            if verdict.decompose and name in remaining
+            else verdict.reason
             for name, verdict in created.items()
         }
         return self._compressed(built, reasons, (), None)
 
     def _compressed(
-        self, built: Built, reasons: Mapping[str, str], tried: tuple[Mix, ...], chosen: Mix | None
+        self,
+        built: Built,
+        reasons: Mapping[str, str],
+        tried: tuple[Mix, ...],
+        chosen: Mix | None,
     ) -> CompressResult:
         cutting = built.cutting
         return CompressResult(
-            self.model, built.graph, cutting.plan, decisions(self.model, cutting.small, built.decomposed, reasons),
-            tried, chosen, self.before, full_cost(built.graph), cutting.proof, cutting.left_out, self.repair,
-        )  # fmt: skip
+            self.model,
+            built.graph,
+            cutting.plan,
+            decisions(self.model, cutting.small, built.decomposed, reasons),
+            tried,
+            chosen,
+            self.before,
+            full_cost(built.graph),
+            cutting.proof,
+            cutting.left_out,
+            self.repair,
+        )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.model import Graph, Node
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.ops.cost import node_macs
 from prunegraph.rewriting.decompose import DecomposeResult
 
@@ -35,7 +35,10 @@ class Decision:
 
 
 def decisions(
-    original: Graph, cut: Graph, decomposed: DecomposeResult | None, reasons: Mapping[str, str]
+    original: Graph,
+    cut: Graph,
+    decomposed: DecomposeResult | None,
+    reasons: Mapping[str, str],
 ) -> tuple[Decision, ...]:
     """A decision for every layer of the original, in topological order.
 
@@ -53,17 +56,30 @@ def decisions(
     for node in original.layers:
         twin, row = smaller.get(node.name, node), rows.get(node.name)
         pruned = _width(twin, 0) < _width(node, 0)
-        done = [word for word, is_so in (("prune", pruned), ("decompose", row is not None)) if is_so]
+        done = [
+            word
+            for word, is_so in (("prune", pruned), ("decompose", row is not None))
+            if is_so
+        ]
         created.append(
             Decision(
-                node.name, node.op, " + ".join(done) or "keep",
-                (_width(node, 1), _width(twin, 1)), (_width(node, 0), _width(twin, 0)),
+                node.name,
+                node.op,
+                " + ".join(done) or "keep",
+                (_width(node, 1), _width(twin, 1)),
+                (_width(node, 0), _width(twin, 0)),
                 (_size(original, node), row.params[1] if row else _size(cut, twin)),
                 (node_macs(node, old), row.macs[1] if row else node_macs(twin, new)),
-                row.method if row else "", row.ranks if row else (), row.error if row else None,
-                "; ".join(each for each in (why.get(node.name, ""), row.note if row else "") if each),
+                row.method if row else "",
+                row.ranks if row else (),
+                row.error if row else None,
+                "; ".join(
+                    each
+                    for each in (why.get(node.name, ""), row.note if row else "")
+                    if each
+                ),
             )
-        )  # fmt: skip
+        )
     return tuple(created)
 
 

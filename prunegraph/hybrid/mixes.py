@@ -51,11 +51,15 @@ def parts(graph: Graph, data: Data | None) -> tuple[Data | None, Data]:
     inputs are measured on where there are no data.
     """
     if data is None:
-        return None, Data.feeds([random_inputs(graph, seed=seed, batch=1) for seed in range(RANDOM)])
+        return None, Data.feeds(
+            [random_inputs(graph, seed=seed, batch=1) for seed in range(RANDOM)]
+        )
     fitted = data.fit(graph)
     if fitted.samples // HELD < max(fitted.fixed(graph), 2):
         return data, data
-    return fitted.where(lambda index: index % HELD != HELD - 1), fitted.where(lambda index: index % HELD == HELD - 1)
+    return fitted.where(lambda index: index % HELD != HELD - 1), fitted.where(
+        lambda index: index % HELD == HELD - 1
+    )
 
 
 def error(original: Graph, other: Graph, data: Data) -> float:
@@ -63,13 +67,16 @@ def error(original: Graph, other: Graph, data: Data) -> float:
     first, second = session(original), session(other)
     # Few enough samples at a time that all values of one fit in memory.
     size = batch_size(
-        original, data.fit(original), [value for node in original.nodes for value in node.outputs if value]
+        original,
+        data.fit(original),
+        [value for node in original.nodes for value in node.outputs if value],
     )
 
     def seen() -> Iterator[Seen]:
         for batch in data.batches(original, size):
             expected, match = (
-                dict(zip(original.outputs, run(opened, batch), strict=True)) for opened in (first, second)
+                dict(zip(original.outputs, run(opened, batch), strict=True))
+                for opened in (first, second)
             )
             yield Seen(batch, expected, match)
 

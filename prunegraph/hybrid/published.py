@@ -41,7 +41,9 @@ def algorithm(cluster: str) -> str:
     return f"weight_stats:mode={cluster}"
 
 
-def verdicts(coupling: Coupling, cluster: str, seed: int = 0, round_to: int = 8) -> dict[str, Verdict]:
+def verdicts(
+    coupling: Coupling, cluster: str, seed: int = 0, round_to: int = 8
+) -> dict[str, Verdict]:
     """What the rule says of every layer, by name.
 
     Args:
@@ -62,11 +64,15 @@ def verdicts(coupling: Coupling, cluster: str, seed: int = 0, round_to: int = 8)
         if isinstance(layer, str):
             created[node.name] = Verdict(False, layer)
         else:
-            created[node.name] = _verdict(layer, group, shares[group.id] if group else 0.0, context, round_to)
+            created[node.name] = _verdict(
+                layer, group, shares[group.id] if group else 0.0, context, round_to
+            )
     return created
 
 
-def _verdict(layer: Layer, group: Group | None, share: float, context: Context, round_to: int) -> Verdict:
+def _verdict(
+    layer: Layer, group: Group | None, share: float, context: Context, round_to: int
+) -> Verdict:
     outputs, inputs = layer.shape[:2]
     size = f"{outputs} x {inputs}"
     if max(inputs, outputs) <= LOW:
@@ -91,7 +97,9 @@ def _bound(layer: Layer, share: float, round_to: int) -> float:
     """Least bound on the squared relative error among decompositions that save a share of the weight."""
     size, _ = layer.cost()
     result = ladder(layer, layer.methods(METHOD), round_to, "params")
-    return min((each.error for each in result if each.params >= share * size), default=np.inf)
+    return min(
+        (each.error for each in result if each.params >= share * size), default=np.inf
+    )
 
 
 def kept(graph: Graph, created: Mapping[str, Verdict]) -> list[str]:

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from prunegraph.labels.labels import ResolvedLabels, Product
+    from prunegraph.labels.labels import Product, ResolvedLabels
 
 
-def choose(candidates: Sequence[Candidate], carrying: set[int], tagged: set[int]) -> list[tuple[Candidate, int]]:
+def choose(
+    candidates: Sequence[Candidate], carrying: set[int], tagged: set[int]
+) -> list[tuple[Candidate, int]]:
     """The factors that carry some of the products; the others must wait until these are settled.
 
     Args:
@@ -29,7 +31,9 @@ def choose(candidates: Sequence[Candidate], carrying: set[int], tagged: set[int]
         hints = [(each, each.hinted(known, asked)) for each in component]
         if any(each.repeats for each in component):
             # Without any hint one choice at a time: it is the hint for all that hangs together with it.
-            hints = [(each, factor) for each, factor in hints if factor is not None] or hints[:1]
+            hints = [
+                (each, factor) for each, factor in hints if factor is not None
+            ] or hints[:1]
         for candidate, hint in hints:
             factor = candidate.finest(candidates) if hint is None else hint
             if decided.isdisjoint(candidate.touched):
@@ -55,7 +59,12 @@ class Candidate:
 
     @classmethod
     def of(
-        cls, product: Product, free: list[int], channels: ResolvedLabels, repeated: set[int], parts: set[int]
+        cls,
+        product: Product,
+        free: list[int],
+        channels: ResolvedLabels,
+        repeated: set[int],
+        parts: set[int],
     ) -> Candidate:
         """A candidate from a product and the indices of its free factors.
 
@@ -65,8 +74,18 @@ class Candidate:
         numbers = {i: channels.free_numbers([product.factors[i]]) for i in free}
         whole = channels.free_numbers([product.whole])
         last = sorted(free, key=lambda i: numbers[i] <= repeated)
-        repeats = frozenset(i for i in free if numbers[i] <= repeated) if whole & parts else frozenset()
-        return cls(product, last, repeats if len(repeats) < len(free) else frozenset(), numbers, whole)
+        repeats = (
+            frozenset(i for i in free if numbers[i] <= repeated)
+            if whole & parts
+            else frozenset()
+        )
+        return cls(
+            product,
+            last,
+            repeats if len(repeats) < len(free) else frozenset(),
+            numbers,
+            whole,
+        )
 
     @property
     def touched(self) -> set[int]:
@@ -90,7 +109,11 @@ class Candidate:
         """The factor with the most channels, the smallest unit; one that repeats others has no more than those."""
 
         def size(i: int) -> int:
-            inner = [other for other in others if other.repeats and not other.whole.isdisjoint(self.numbers[i])]
+            inner = [
+                other
+                for other in others
+                if other.repeats and not other.whole.isdisjoint(self.numbers[i])
+            ]
             sizes = [max(len(other.numbers[k]) for k in other.units) for other in inner]
             return min([len(self.numbers[i]), *sizes])
 
@@ -99,7 +122,10 @@ class Candidate:
 
 def _down(numbers: set[int], candidates: Sequence[Candidate]) -> set[int]:
     """Channel numbers, and those of the one unit of products that have them and repeat it."""
-    result, pending = set(numbers), [each for each in candidates if each.repeats and len(each.units) == 1]
+    result, pending = (
+        set(numbers),
+        [each for each in candidates if each.repeats and len(each.units) == 1],
+    )
     while pending:
         reached = [each for each in pending if not result.isdisjoint(each.whole)]
         if not reached:

@@ -47,7 +47,14 @@ class Labels:
 
     __slots__ = ("first", "ids", "repeat", "size", "step")
 
-    def __init__(self, size: int, first: int = 0, step: int = 1, ids: Array | None = None, repeat: int = 1):
+    def __init__(
+        self,
+        size: int,
+        first: int = 0,
+        step: int = 1,
+        ids: Array | None = None,
+        repeat: int = 1,
+    ):
         self.size = size
         self.first = first
         self.step = step
@@ -78,12 +85,20 @@ class Labels:
     @property
     def key(self) -> tuple[int, int]:
         """Equal for labels that are the same object or the same run."""
-        return (-self.repeat, id(self.ids)) if self.ids is not None else (self.first, self.size * 2 + self.step)
+        return (
+            (-self.repeat, id(self.ids))
+            if self.ids is not None
+            else (self.first, self.size * 2 + self.step)
+        )
 
     def take(self, index: Array | slice) -> Labels:
         """Labels at positions, as numpy indexing gives them."""
         if self.is_constant:
-            size = len(range(*index.indices(self.size))) if isinstance(index, slice) else len(index)
+            size = (
+                len(range(*index.indices(self.size)))
+                if isinstance(index, slice)
+                else len(index)
+            )
             return Labels(size, self.first, 0)
         if isinstance(index, slice) and self.ids is None:
             start, stop, step = index.indices(self.size)
@@ -124,9 +139,15 @@ class Product:
         factor = self.factors[index]
         if before == after == 1:
             return factor
-        ids, repeat = (factor.array(), 1) if factor.ids is None else (factor.ids, factor.repeat)
+        ids, repeat = (
+            (factor.array(), 1) if factor.ids is None else (factor.ids, factor.repeat)
+        )
         spread = Labels(factor.size * after, ids=ids, repeat=repeat * after)
-        return spread if before == 1 else Labels(spread.size * before, ids=np.tile(spread.array(), before))
+        return (
+            spread
+            if before == 1
+            else Labels(spread.size * before, ids=np.tile(spread.array(), before))
+        )
 
 
 class LabelSpace:
@@ -191,7 +212,9 @@ class LabelSpace:
         """Relate an axis to the factors it merges. Factors of size 1 do not matter."""
         factors = tuple(f for f in factors if f.size != 1)
         if whole.size != math.prod(f.size for f in factors):
-            raise ValueError(f"{whole.size} is not the product of {[f.size for f in factors]}")
+            raise ValueError(
+                f"{whole.size} is not the product of {[f.size for f in factors]}"
+            )
         if len(factors) == 1:
             self.tie(whole, factors[0])
         elif factors:
@@ -215,7 +238,11 @@ class LabelSpace:
         return labels
 
     def _is_block(self, labels: Labels) -> bool:
-        return labels.ids is None and labels.step == 1 and self._sizes.get(labels.first) == labels.size
+        return (
+            labels.ids is None
+            and labels.step == 1
+            and self._sizes.get(labels.first) == labels.size
+        )
 
     # -- resolution -----------------------------------------------------------------
 
@@ -230,7 +257,11 @@ class LabelSpace:
         pending = list(self.products)
         while pending:
             before = len(pending)
-            pending = [p for p in pending if not self._settle(p, [self.find(f).is_constant for f in p.factors])]
+            pending = [
+                p
+                for p in pending
+                if not self._settle(p, [self.find(f).is_constant for f in p.factors])
+            ]
             if len(pending) == before:
                 break
         carriers: list[Labels] = []
@@ -245,11 +276,17 @@ class LabelSpace:
         return ResolvedLabels(self, used)
 
     def _round(
-        self, pending: list[Product], channels: ResolvedLabels, preferred: Sequence[Labels], carriers: list[Labels]
+        self,
+        pending: list[Product],
+        channels: ResolvedLabels,
+        preferred: Sequence[Labels],
+        carriers: list[Labels],
     ) -> list[Product]:
         """Settle all products that are clear; if none is, choose carriers. Returns what is left."""
         clear, unclear = [], []
-        attention = channels.numbers([labels for labels, name in self.tags if name != REPEATED])
+        attention = channels.numbers(
+            [labels for labels, name in self.tags if name != REPEATED]
+        )
         units: list[Labels] = []
         # All questions first: settling a product changes what later questions would find.
         for product in pending:
@@ -260,10 +297,24 @@ class LabelSpace:
             if whole or sum(pinned) >= len(pinned) - 1:
                 clear.append((product, pinned, whole, reason))
                 # Heads that are the only free factor here are the unit of what hangs together with them, too.
-                free = [] if whole else [f for f, stays in zip(product.factors, pinned, strict=True) if not stays]
-                units += [factor for factor in free if not attention.isdisjoint(channels.numbers([factor]))]
+                free = (
+                    []
+                    if whole
+                    else [
+                        f
+                        for f, stays in zip(product.factors, pinned, strict=True)
+                        if not stays
+                    ]
+                )
+                units += [
+                    factor
+                    for factor in free
+                    if not attention.isdisjoint(channels.numbers([factor]))
+                ]
             else:
-                unclear.append((product, [i for i, is_pinned in enumerate(pinned) if not is_pinned]))
+                unclear.append(
+                    (product, [i for i, is_pinned in enumerate(pinned) if not is_pinned])
+                )
         for product, pinned, whole, reason in clear:
             if whole and reason:
                 for factor in product.factors:
@@ -283,26 +334,43 @@ class LabelSpace:
         carriers: list[Labels],
     ) -> list[Product]:
         """Choose carriers for products, each with its free factors; returns those that must wait for others."""
-        repeated = channels.numbers([labels for labels, name in self.tags if name == REPEATED])
-        parts = channels.numbers(factor for p in self.products for factor in p.factors) if repeated else set()
-        candidates = [Candidate.of(product, free, channels, repeated, parts) for product, free in unclear]
+        repeated = channels.numbers(
+            [labels for labels, name in self.tags if name == REPEATED]
+        )
+        parts = (
+            channels.numbers(factor for p in self.products for factor in p.factors)
+            if repeated
+            else set()
+        )
+        candidates = [
+            Candidate.of(product, free, channels, repeated, parts)
+            for product, free in unclear
+        ]
         chosen = choose(candidates, channels.numbers(carriers), channels.numbers(preferred))
         for candidate, factor in chosen:
             carriers.append(candidate.product.factors[factor])
             self._carry(candidate.product, factor, candidate.free)
         decided = {id(candidate) for candidate, _ in chosen}
-        return [candidate.product for candidate in candidates if id(candidate) not in decided]
+        return [
+            candidate.product for candidate in candidates if id(candidate) not in decided
+        ]
 
     def _carry(self, product: Product, chosen: int, free: Sequence[int]) -> None:
         """Let one factor carry a product and pin the others."""
         for i in free:
             if i != chosen:
                 self.pin(
-                    product.factors[i], Reason("another factor of the same axis is the unit of pruning", product.where)
+                    product.factors[i],
+                    Reason(
+                        "another factor of the same axis is the unit of pruning",
+                        product.where,
+                    ),
                 )
         self.tie(product.whole, product.spread(chosen))
 
-    def _settle(self, product: Product, pinned: Sequence[bool], reason: Reason | None = None) -> bool:
+    def _settle(
+        self, product: Product, pinned: Sequence[bool], reason: Reason | None = None
+    ) -> bool:
         """Tie a product to its only free factor, or pin it; False while several are free."""
         free = [i for i, is_pinned in enumerate(pinned) if not is_pinned]
         if len(free) > 1:
@@ -385,7 +453,11 @@ class ResolvedLabels:
 
     def _all_elements_of(self, labels: Labels) -> Array:
         elements = self._elements_of(labels)
-        return elements if labels.size == len(elements) else np.repeat(elements, labels.size // len(elements))
+        return (
+            elements
+            if labels.size == len(elements)
+            else np.repeat(elements, labels.size // len(elements))
+        )
 
     def _look_up(self, labels: Labels) -> Array:
         if not labels.size:
@@ -395,13 +467,19 @@ class ResolvedLabels:
             base, offset = self._locate(first)
             if base is not None:
                 start = base + labels.first - first
-                return np.arange(start, start + labels.size) if labels.step else np.full(labels.size, start)
+                return (
+                    np.arange(start, start + labels.size)
+                    if labels.step
+                    else np.full(labels.size, start)
+                )
             return np.full(labels.size, offset)
         blocks = np.searchsorted(self._start_array, labels.ids, "right") - 1
         shift, scale = np.empty((2, len(self._starts)), np.int64)
         for block in _distinct(blocks):
             base, offset = self._locate(self._starts[block])
-            shift[block], scale[block] = (base - self._starts[block], 1) if base is not None else (offset, 0)
+            shift[block], scale[block] = (
+                (base - self._starts[block], 1) if base is not None else (offset, 0)
+            )
         return shift[blocks] + labels.ids * scale[blocks]
 
     def _locate(self, first: int) -> tuple[int | None, int]:
@@ -474,7 +552,11 @@ class ResolvedLabels:
         for labels in axes:
             root = self.compact(labels)
             if root.ids is None:
-                result.update(range(root.first, root.first + root.size) if root.step else (root.first,))
+                result.update(
+                    range(root.first, root.first + root.size)
+                    if root.step
+                    else (root.first,)
+                )
             else:
                 result.update(root.ids.tolist())
         return result
@@ -498,7 +580,11 @@ class ResolvedLabels:
 
     def _stays(self, number: int) -> bool:
         """Whether the one channel of a constant axis is pinned."""
-        return bool(self._pinned[number]) if number < self.count else number - self.count in self.space.reasons
+        return (
+            bool(self._pinned[number])
+            if number < self.count
+            else number - self.count in self.space.reasons
+        )
 
     def all_pinned(self, labels: Labels) -> bool:
         """Whether nothing of an axis can go."""
@@ -526,7 +612,9 @@ def _distinct(numbers: Array) -> set[int]:
     return {*numbers[1:][numbers[1:] != numbers[:-1]].tolist(), int(numbers[0])}
 
 
-def _components(count: int, remaining: list[Array], right: list[Array]) -> tuple[int, Array]:
+def _components(
+    count: int, remaining: list[Array], right: list[Array]
+) -> tuple[int, Array]:
     """Connected components of `count` elements under ties `left[i] ~ right[i]`.
 
     Every element points at the smallest it is known to be tied to, until nothing changes. Twice

@@ -62,7 +62,9 @@ class Bench:
         self._table, self._meter = LayerTable(coupling, timer, cache), Meter(coupling)
         self._whole = self._table.predict(Survivors(coupling, {}))
         if not self._whole or not self._meter.original.macs:
-            raise BudgetError(f"{coupling.graph.source}: has no layer that ONNX Runtime can time; use another budget")
+            raise BudgetError(
+                f"{coupling.graph.source}: has no layer that ONNX Runtime can time; use another budget"
+            )
 
     def candidate(self, plan: Plan) -> TimedPlan:
         """A plan with its predicted latency."""
@@ -70,7 +72,9 @@ class Bench:
         macs = self._meter.measure(plan.remove).macs / self._meter.original.macs
         return TimedPlan(plan, macs, self._table.predict(survivors) / self._whole)
 
-    def like(self, plan: Plan, remove: Mapping[str, Sequence[int] | np.ndarray]) -> TimedPlan:
+    def like(
+        self, plan: Plan, remove: Mapping[str, Sequence[int] | np.ndarray]
+    ) -> TimedPlan:
         """A plan of the same origin that removes something else."""
         return self.candidate(make_plan(self.coupling, remove, plan.provenance))
 
@@ -78,7 +82,11 @@ class Bench:
         """Cut the model and measure it against the original: in a pair of sessions, in several if it is `near`."""
         pruned = cut(survivors(self.coupling, candidate.plan))
         result = replace(candidate, latency=self.timer.against(pruned))
-        return replace(result, latency=self.timer.against(pruned, PAIRS)) if near(result) else result
+        return (
+            replace(result, latency=self.timer.against(pruned, PAIRS))
+            if near(result)
+            else result
+        )
 
 
 class Path:
@@ -114,7 +122,11 @@ class Path:
         """The plan between two others whose predicted latency is nearest to an aim; None where there is none."""
         result = list(self._probe(aim, low, high))
         if not result:
-            below = self.at(high.macs * JUST_BELOW) if high.macs * JUST_BELOW > low.macs else low
+            below = (
+                self.at(high.macs * JUST_BELOW)
+                if high.macs * JUST_BELOW > low.macs
+                else low
+            )
             result = [below] if below.macs > low.macs else []
         return min(result, key=lambda each: abs(each.predicted - aim), default=None)
 

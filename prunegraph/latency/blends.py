@@ -34,5 +34,7 @@ def blends(start: Plan, others: Sequence[Plan]) -> Iterator[Removal]:
     for group, sizes in steps.items():
         for channels in sizes:
             yield {**start.remove, group: channels}
-    for first, second in combinations([group for group, sizes in steps.items() if sizes], 2):
+    for first, second in combinations(
+        [group for group, sizes in steps.items() if sizes], 2
+    ):
         yield {**start.remove, first: steps[first][0], second: steps[second][0]}

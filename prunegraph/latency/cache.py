@@ -35,9 +35,13 @@ class Cache:
         folder: where the file lies; None keeps figures in memory only.
     """
 
-    def __init__(self, environment: Mapping[str, str] | None = None, folder: Path | None = None):
+    def __init__(
+        self, environment: Mapping[str, str] | None = None, folder: Path | None = None
+    ):
         self.environment = dict(environment or {})
-        name = hashlib.sha256(json.dumps(self.environment, sort_keys=True).encode()).hexdigest()[:16]
+        name = hashlib.sha256(
+            json.dumps(self.environment, sort_keys=True).encode()
+        ).hexdigest()[:16]
         self.path = folder / f"latency-{name}.json" if folder is not None else None
         content = self._read()
         self.layers: dict[str, float] = content.get("layers", {})
@@ -59,7 +63,10 @@ class Cache:
         content = {
             "format": FORMAT,
             "environment": self.environment,
-            "layers": {**there.get("layers", {}), **{key: ms for key, ms in self.layers.items() if ms}},
+            "layers": {
+                **there.get("layers", {}),
+                **{key: ms for key, ms in self.layers.items() if ms},
+            },
             "rounding": {**there.get("rounding", {}), **self.rounding},
         }
         with contextlib.suppress(OSError, ModelError):
@@ -74,7 +81,9 @@ class Cache:
             content = json.loads(self.path.read_text())
         except MALFORMED:
             return {}
-        return content if isinstance(content, dict) and content.get("format") == FORMAT else {}
+        return (
+            content if isinstance(content, dict) and content.get("format") == FORMAT else {}
+        )
 
 
 def folder() -> Path:

@@ -56,10 +56,15 @@ class LayerTable:
     def key(self, node: Node, survivors: Survivors) -> str:
         """Operator, attributes, types and shapes: all that a layer's time depends on."""
         types, weights = self.coupling.shape_info.types, self.coupling.graph.weights
-        attributes = sorted(str(helper.printable_attribute(a)) for a in self._proto(node, survivors).attribute)
+        attributes = sorted(
+            str(helper.printable_attribute(a))
+            for a in self._proto(node, survivors).attribute
+        )
         inputs = []
         for slot, value in enumerate(node.inputs):
-            kind = weights[value].tensor.data_type if value in weights else types.get(value, 0)
+            kind = (
+                weights[value].tensor.data_type if value in weights else types.get(value, 0)
+            )
             shape = "x".join(map(str, self._shape(node, slot, survivors))) if value else "-"
             inputs.append(f"{'W' if self._is_weight(value) else ''}{shape}:{kind}")
         return f"{node.domain}{node.op} {node.version} [{', '.join(attributes)}] {' '.join(inputs)}"
@@ -71,7 +76,9 @@ class LayerTable:
         if labels is not None:
             return tuple(survivors.size(each) for each in labels)
         weight = self.coupling.graph.weights.get(value)
-        return weight.shape if weight is not None else self.coupling.shape_info.shapes[value]
+        return (
+            weight.shape if weight is not None else self.coupling.shape_info.shapes[value]
+        )
 
     def _is_weight(self, value: str) -> bool:
         return bool(value) and self.coupling.graph.weight_behind(value) is not None
@@ -83,7 +90,9 @@ class LayerTable:
         for name, (labels, times) in self.coupling.attributes.get(node.index, {}).items():
             kept = [a for a in proto.attribute if a.name != name]
             del proto.attribute[:]
-            proto.attribute.extend([*kept, helper.make_attribute(name, survivors.size(labels) * times)])
+            proto.attribute.extend(
+                [*kept, helper.make_attribute(name, survivors.size(labels) * times)]
+            )
         return proto
 
     def _model(self, node: Node, survivors: Survivors) -> Graph:
@@ -101,12 +110,21 @@ class LayerTable:
                 inputs[value] = helper.make_tensor_value_info(value, types[value], shape)
         outputs = [onnx.ValueInfoProto(name=name) for name in node.outputs if name]
         subgraph = helper.make_graph(
-            [self._proto(node, survivors)], "layer", list(inputs.values()), outputs, list(tensors.values())
+            [self._proto(node, survivors)],
+            "layer",
+            list(inputs.values()),
+            outputs,
+            list(tensors.values()),
         )
-        opsets = [helper.make_opsetid(domain, version) for domain, version in graph.opsets.items()]
+        opsets = [
+            helper.make_opsetid(domain, version) for domain, version in graph.opsets.items()
+        ]
         # Before IR 4, weights would have to be inputs too, and would not be packed.
         version = max(graph.model.ir_version, 4)
-        return from_model(helper.make_model(subgraph, opset_imports=opsets, ir_version=version), source=node.name)
+        return from_model(
+            helper.make_model(subgraph, opset_imports=opsets, ir_version=version),
+            source=node.name,
+        )
 
     def _weight(self, value: str, shape: Sequence[int]) -> np.ndarray:
         """Values of a weight's kind: its own where it has some, so that scales and zero points are valid."""

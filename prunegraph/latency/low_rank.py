@@ -14,9 +14,9 @@ import onnx
 from onnx import helper
 
 from prunegraph.errors import MISFIT, BudgetError, OptionError, PrunegraphError
-from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.onnx_io import from_model
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.measuring.latency import Stopwatch, Timer
 from prunegraph.rewriting.decompose import DecomposeResult, Known, Row, Samples, chain
 from prunegraph.rewriting.decompose import decompose as by_cost
@@ -65,7 +65,9 @@ def decompose(
     if latency is None:
         return by_cost(graph, data=data, **options)
     bound, is_share = parse_latency(latency)
-    given = [name for name in ("rank", "params", "macs") if options.pop(name, None) is not None]
+    given = [
+        name for name in ("rank", "params", "macs") if options.pop(name, None) is not None
+    ]
     if given:
         raise OptionError(f"give one of latency and {given[0]}, not both")
     timer = timer or Stopwatch(graph, provider=provider_name(provider), threads=threads)
@@ -84,9 +86,21 @@ class _Search:
     """Looks for the decomposition whose measured latency is at the bound or a little below it."""
 
     def __init__(
-        self, graph: Graph, share: float, label: str, timer: Timer, progress: Progress, options: Mapping[str, Any]
+        self,
+        graph: Graph,
+        share: float,
+        label: str,
+        timer: Timer,
+        progress: Progress,
+        options: Mapping[str, Any],
     ):
-        self.graph, self.share, self.label, self.timer, self.progress = graph, share, label, timer, progress
+        self.graph, self.share, self.label, self.timer, self.progress = (
+            graph,
+            share,
+            label,
+            timer,
+            progress,
+        )
         self.options = {**options, "keep": list(options.get("keep", ()))}
         self.slower: list[str] = []
         self.faster: dict[tuple[str, str, tuple[int, ...]], bool] = {}
@@ -106,7 +120,9 @@ class _Search:
             assert result.latency is not None
             kept = result.latency.kept
             least = min(least, kept)
-            self.progress(f"latency: {kept:.3f} of the original measured, bound {self.share:.3f}")
+            self.progress(
+                f"latency: {kept:.3f} of the original measured, bound {self.share:.3f}"
+            )
             if kept > self.share:
                 high = macs
                 continue
@@ -116,7 +132,11 @@ class _Search:
             if kept >= self.share * (1 - NEAR):
                 break
         if best is None:
-            measured = f"; the least measured is {least:.3f} of the original" if least < float("inf") else ""
+            measured = (
+                f"; the least measured is {least:.3f} of the original"
+                if least < float("inf")
+                else ""
+            )
             raise BudgetError(
                 f"latency cannot fall to {self.label} by decomposition{measured}: prune instead or as well"
             )
@@ -125,20 +145,38 @@ class _Search:
     def made(self, decomposed: DecomposeResult, data: Samples) -> DecomposeResult:
         """The same decomposition, fitted to data."""
         options = {**self.options, "keep": [*self.options["keep"], *self.slower]}
-        return by_cost(self.graph, macs=float(max(decomposed.after.macs, 2)), data=data, known=self.known, **options)
+        return by_cost(
+            self.graph,
+            macs=float(max(decomposed.after.macs, 2)),
+            data=data,
+            known=self.known,
+            **options,
+        )
 
     def _at(self, macs: float) -> DecomposeResult | None:
         """A decomposition under a bound on MACs, measured; None where that many MACs cannot go."""
         while True:
             keep = [*self.options["keep"], *self.slower]
             try:
-                result = by_cost(self.graph, macs=macs, known=self.known, **{**self.options, "keep": keep})
+                result = by_cost(
+                    self.graph,
+                    macs=macs,
+                    known=self.known,
+                    **{**self.options, "keep": keep},
+                )
             except BudgetError:
                 return None
-            slower = [row.name for row in result.layers if not self._pays(result.graph, row)]
+            slower = [
+                row.name for row in result.layers if not self._pays(result.graph, row)
+            ]
             if not slower:
-                remaining = {name: SLOWER if name in self.slower else reason for name, reason in result.left.items()}
-                return replace(result, left=remaining, latency=self.timer.against(result.graph, PAIRS))
+                remaining = {
+                    name: SLOWER if name in self.slower else reason
+                    for name, reason in result.left.items()
+                }
+                return replace(
+                    result, left=remaining, latency=self.timer.against(result.graph, PAIRS)
+                )
             self.slower += slower
 
     def _pays(self, pruned: Graph, row: Row) -> bool:
@@ -153,8 +191,10 @@ class _Search:
         node = self.graph.node(name)
         parts = chain(pruned, node)
         try:
-            whole, low_rank = (self.timer.alone(_model(self.graph, *each, node)) for each in
-                               ((self.graph, [node]), (pruned, parts)))  # fmt: skip
+            whole, low_rank = (
+                self.timer.alone(_model(self.graph, *each, node))
+                for each in ((self.graph, [node]), (pruned, parts))
+            )
         except (PrunegraphError, *MISFIT):
             return True
         return low_rank < whole
@@ -165,14 +205,24 @@ def _model(source: Graph, graph: Graph, nodes: Sequence[Node], layer: Node) -> G
     known = shape_info(source)
     given, output = layer.inputs[0], layer.outputs[0]
     x = helper.make_tensor_value_info(given, known.types[given], known.shapes[given])
-    weights = dict.fromkeys(value for node in nodes for value in node.inputs if value in graph.weights)
+    weights = dict.fromkeys(
+        value for node in nodes for value in node.inputs if value in graph.weights
+    )
     subgraph = helper.make_graph(
-        [node.proto for node in nodes], "layer", [x], [onnx.ValueInfoProto(name=output)],
+        [node.proto for node in nodes],
+        "layer",
+        [x],
+        [onnx.ValueInfoProto(name=output)],
         [_tensor(graph, name) for name in weights],
-    )  # fmt: skip
-    opsets = [helper.make_opsetid(domain, version) for domain, version in graph.opsets.items()]
+    )
+    opsets = [
+        helper.make_opsetid(domain, version) for domain, version in graph.opsets.items()
+    ]
     version = max(graph.model.ir_version, 4)
-    return from_model(helper.make_model(subgraph, opset_imports=opsets, ir_version=version), source=layer.name)
+    return from_model(
+        helper.make_model(subgraph, opset_imports=opsets, ir_version=version),
+        source=layer.name,
+    )
 
 
 def _tensor(graph: Graph, name: str) -> onnx.TensorProto:

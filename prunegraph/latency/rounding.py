@@ -44,12 +44,17 @@ class Rounding:
     per_mac: Mapping[int, float]
 
     def __str__(self) -> str:
-        figures = ", ".join(f"{multiple}: {figure:.2f}" for multiple, figure in self.per_mac.items())
+        figures = ", ".join(
+            f"{multiple}: {figure:.2f}" for multiple, figure in self.per_mac.items()
+        )
         return f"round-to {self.chosen}: latency per MAC against the original at multiples of {figures}"
 
 
 def best_rounding(
-    coupling: Coupling, timer: Timer, cache: Cache, progress: Callable[[str], None] = lambda stage: None
+    coupling: Coupling,
+    timer: Timer,
+    cache: Cache,
+    progress: Callable[[str], None] = lambda stage: None,
 ) -> Rounding:
     """The finest multiple whose latency per MAC is within `SLACK` of the best one's (cached).
 
@@ -58,11 +63,15 @@ def best_rounding(
     """
     table = LayerTable(coupling, timer, cache)
     whole = Survivors(coupling, {})
-    key = hashlib.sha256("\n".join(table.key(node, whole) for node in table.layers).encode()).hexdigest()[:32]
+    key = hashlib.sha256(
+        "\n".join(table.key(node, whole) for node in table.layers).encode()
+    ).hexdigest()[:32]
     key = f"{coupling.attention or ''}{key}"
     if key not in cache.rounding:
         figures = _measure(coupling, timer, progress)
-        cache.rounding[key] = {str(multiple): figure for multiple, figure in figures.items()}
+        cache.rounding[key] = {
+            str(multiple): figure for multiple, figure in figures.items()
+        }
         cache.save()
     per_mac = {int(multiple): figure for multiple, figure in cache.rounding[key].items()}
     return Rounding(choose(per_mac), per_mac)
@@ -71,10 +80,14 @@ def best_rounding(
 def choose(per_mac: Mapping[int, float]) -> int:
     """The finest multiple that is about as good as the best."""
     best = min(per_mac.values())
-    return min(multiple for multiple, figure in per_mac.items() if figure <= best * (1 + SLACK))
+    return min(
+        multiple for multiple, figure in per_mac.items() if figure <= best * (1 + SLACK)
+    )
 
 
-def _measure(coupling: Coupling, timer: Timer, progress: Callable[[str], None]) -> dict[int, float]:
+def _measure(
+    coupling: Coupling, timer: Timer, progress: Callable[[str], None]
+) -> dict[int, float]:
     """Latency per MAC, relative to the original, by multiple."""
     meter = Meter(coupling)
     result: dict[int, float] = {}
@@ -89,7 +102,9 @@ def _measure(coupling: Coupling, timer: Timer, progress: Callable[[str], None]) 
         progress(f"widths: measuring multiples of {multiple}")
         result[multiple] = timer.against(cut(Survivors(coupling, remove))).kept / macs
     if not result:
-        raise BudgetError(f"{coupling.graph.source}: no channel can be removed, so no width can be measured")
+        raise BudgetError(
+            f"{coupling.graph.source}: no channel can be removed, so no width can be measured"
+        )
     return result
 
 
@@ -104,5 +119,7 @@ def widths(coupling: Coupling, multiple: int, seed: int = 0) -> dict[str, tuple[
         shares = np.asarray([0.0, *(step.share for step in steps)])
         taken = int(abs(1 - shares - wanted).argmin())
         if taken:
-            remove[group.id] = tuple(sorted(c for step in steps[:taken] for c in step.channels))
+            remove[group.id] = tuple(
+                sorted(c for step in steps[:taken] for c in step.channels)
+            )
     return remove

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 
 from prunegraph.errors import BudgetError
-from prunegraph.latency.bench import Bench, TimedPlan, Path, Planner
+from prunegraph.latency.bench import Bench, Path, Planner, TimedPlan
 from prunegraph.latency.blends import blends
 
 Progress = Callable[[str], None]
@@ -42,7 +42,12 @@ class LatencySearch:
     """
 
     def __init__(
-        self, planner: Planner, bench: Bench, bound: float, label: str, progress: Progress = lambda stage: None
+        self,
+        planner: Planner,
+        bench: Bench,
+        bound: float,
+        label: str,
+        progress: Progress = lambda stage: None,
     ):
         self.bench, self.bound, self.label, self.progress = bench, bound, label, progress
         self.path = Path(planner, bench)
@@ -75,7 +80,9 @@ class LatencySearch:
         for turn in range(MEASUREMENTS):
             aim = self._aim / correction
             chosen = self.path.between(aim, low, high)
-            if low.latency is None and (chosen is None or aim <= low.predicted or turn == MEASUREMENTS - 1):
+            if low.latency is None and (
+                chosen is None or aim <= low.predicted or turn == MEASUREMENTS - 1
+            ):
                 low = self._measure(low)
                 if low.measured > self.bound:
                     raise self._too_much(low)
@@ -85,7 +92,9 @@ class LatencySearch:
             else:
                 chosen = self._measure(chosen)
                 correction = chosen.correction
-                low, high = (low, chosen) if chosen.measured > self.bound else (chosen, high)
+                low, high = (
+                    (low, chosen) if chosen.measured > self.bound else (chosen, high)
+                )
             if self._best(NEAR) is not None:
                 break
         return low, high
@@ -95,7 +104,10 @@ class LatencySearch:
         corrections = {"stronger": high.correction, "weaker": low.correction}
         remaining = list(self._mixes(low, high))
         for _ in range(min(REFINEMENTS, len(remaining))):
-            nearest = min(remaining, key=lambda each: abs(each[1].predicted * corrections[each[0]] - self._aim))
+            nearest = min(
+                remaining,
+                key=lambda each: abs(each[1].predicted * corrections[each[0]] - self._aim),
+            )
             remaining.remove(nearest)
             origin, candidate = nearest
             corrections[origin] = self._measure(candidate).correction
@@ -105,7 +117,10 @@ class LatencySearch:
     def _mixes(self, low: TimedPlan, high: TimedPlan) -> Iterator[tuple[str, TimedPlan]]:
         stronger = islice(self.path.stronger(high), STEPS)
         weaker = self.path.weaker(low, STEPS, REACH)
-        for origin, start, others in (("stronger", high, stronger), ("weaker", low, weaker)):
+        for origin, start, others in (
+            ("stronger", high, stronger),
+            ("weaker", low, weaker),
+        ):
             for remove in islice(blends(start.plan, [each.plan for each in others]), MIXES):
                 yield origin, self.bench.like(start.plan, remove)
 
@@ -114,14 +129,22 @@ class LatencySearch:
         return self.bound * (1 - AIM)
 
     def _measure(self, candidate: TimedPlan) -> TimedPlan:
-        result = self.bench.measure(candidate, lambda each: abs(each.measured / self._aim - 1) <= TOLERANCE)
+        result = self.bench.measure(
+            candidate, lambda each: abs(each.measured / self._aim - 1) <= TOLERANCE
+        )
         self.measured.append(result)
-        self.progress(f"latency: {result.measured:.3f} of the original measured, bound {self.bound:.3f}")
+        self.progress(
+            f"latency: {result.measured:.3f} of the original measured, bound {self.bound:.3f}"
+        )
         return result
 
     def _best(self, tolerance: float) -> TimedPlan | None:
         """The measured plan nearest below the bound, if it is within the tolerance."""
-        good = [each for each in self.measured if self.bound * (1 - tolerance) <= each.measured <= self.bound]
+        good = [
+            each
+            for each in self.measured
+            if self.bound * (1 - tolerance) <= each.measured <= self.bound
+        ]
         return max(good, key=lambda each: each.measured, default=None)
 
     def _too_much(self, least: TimedPlan) -> BudgetError:
@@ -134,7 +157,9 @@ class LatencySearch:
         figures = [each.measured for each in self.measured]
         below = max((figure for figure in figures if figure <= self.bound), default=None)
         above = min((figure for figure in figures if figure > self.bound), default=None)
-        nearest = " and ".join(f"{figure:.3f}" for figure in (below, above) if figure is not None)
+        nearest = " and ".join(
+            f"{figure:.3f}" for figure in (below, above) if figure is not None
+        )
         return BudgetError(
             f"no choice of channels was found with a latency within {TOLERANCE:.0%} below {self.label}: "
             f"the nearest measured {nearest} of the original; choose another --round-to, or ask for one of these"

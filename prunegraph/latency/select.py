@@ -14,8 +14,8 @@ from prunegraph.measuring.latency import Inputs, Latency, Stopwatch, Timer
 from prunegraph.runtime.session import provider_name
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.budget import parse_latency
-from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.criteria.base import Gradients
+from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.plan import Plan
 from prunegraph.selection.select import Ranking, rank
 from prunegraph.selection.select import select as _select
@@ -63,9 +63,15 @@ def select(
     if not choice.is_measured:
         return Selected(_select(coupling, choice, statistics, gradients))
     provider = provider_name(choice.provider)
-    timer = timer or Stopwatch(coupling.graph, inputs, provider=provider, threads=choice.threads)
+    timer = timer or Stopwatch(
+        coupling.graph, inputs, provider=provider, threads=choice.threads
+    )
     cache = cache or Cache.here(provider, choice.threads)
-    rounding = best_rounding(coupling, timer, cache, progress) if choice.round_to == "auto" else None
+    rounding = (
+        best_rounding(coupling, timer, cache, progress)
+        if choice.round_to == "auto"
+        else None
+    )
     if rounding is not None:
         choice = replace(choice, round_to=rounding.chosen)
     if choice.budget.latency is None:
@@ -83,13 +89,18 @@ def _meet(ranking: Ranking, timer: Timer, cache: Cache, progress: Progress) -> T
     if not is_share:
         label = f"{bound:g} ms ({label}'s {original:.3f} ms)"
     try:
-        result = LatencySearch(ranking.plan, Bench(ranking.coupling, timer, cache), share, label, progress).run()
+        result = LatencySearch(
+            ranking.plan, Bench(ranking.coupling, timer, cache), share, label, progress
+        ).run()
     finally:
         cache.save()
     if is_share or result.latency is None:
         return result
     # In the milliseconds of the one measurement that the bound was compared with.
-    return replace(result, latency=replace(result.latency, first=original, second=original * result.measured))
+    return replace(
+        result,
+        latency=replace(result.latency, first=original, second=original * result.measured),
+    )
 
 
 def _described(result: TimedPlan, choice: SelectionOptions) -> Plan:
@@ -103,4 +114,7 @@ def _described(result: TimedPlan, choice: SelectionOptions) -> Plan:
         "threads": result.latency.threads,
     }
     budget = {"latency": choice.budget.latency}
-    return replace(result.plan, provenance={**result.plan.provenance, "budget": budget, "latency": measured})
+    return replace(
+        result.plan,
+        provenance={**result.plan.provenance, "budget": budget, "latency": measured},
+    )

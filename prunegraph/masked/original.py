@@ -44,7 +44,9 @@ Reader = tuple[int, int]
 Zeros = tuple[tuple[int, tuple[int, ...]], ...]
 
 
-def write_masked(survivors: Survivors, cuts: Sequence[Cut], path: Path, roles: Set[str] = EVERYWHERE) -> None:
+def write_masked(
+    survivors: Survivors, cuts: Sequence[Cut], path: Path, roles: Set[str] = EVERYWHERE
+) -> None:
     """Write the masked original.
 
     Args:
@@ -70,7 +72,9 @@ def zeros(coupling: Coupling, cuts: Sequence[Cut], roles: Set[str]) -> dict[Read
     result: dict[Reader, dict[int, tuple[int, ...]]] = {}
     for cut in cuts:
         node, slot = index[cut.node or ""], cut.input if cut.input is not None else -1
-        role = contracted.get((cut.weight, node, slot), contracted.get((cut.weight, -1, -1), {})).get(cut.axis)
+        role = contracted.get(
+            (cut.weight, node, slot), contracted.get((cut.weight, -1, -1), {})
+        ).get(cut.axis)
         if role in roles and coupling.graph.weights[cut.weight].is_float:
             result.setdefault((node, slot), {})[cut.axis] = cut.removed
     return {reader: tuple(sorted(axes.items())) for reader, axes in result.items()}
@@ -101,12 +105,18 @@ class _Writer:
         self.fresh = fresh_names(self.graph.model)
         #: New tensors of the main graph, made when they are written.
         self.tensors: dict[str, Callable[[], onnx.TensorProto]] = {}
-        self._homes = {value: subgraph for subgraph in self.graph.subgraphs for value in subgraph.names.values()}
+        self._homes = {
+            value: subgraph
+            for subgraph in self.graph.subgraphs
+            for value in subgraph.names.values()
+        }
         self._inside: dict[Subgraph, list[onnx.TensorProto]] = {}
         self._versions: dict[tuple[str, Zeros], str] = {}
         self._reductions = _reductions(survivors)
 
-    def nodes(self, protos: Iterable[onnx.NodeProto], subgraph: Subgraph | None) -> Iterator[onnx.NodeProto]:
+    def nodes(
+        self, protos: Iterable[onnx.NodeProto], subgraph: Subgraph | None
+    ) -> Iterator[onnx.NodeProto]:
         """The masked nodes of the main graph or of a subgraph, in the file's order."""
         for proto, node in zip(protos, self.graph.in_file(subgraph), strict=True):
             copy = onnx.NodeProto()
@@ -122,7 +132,9 @@ class _Writer:
                     masking.apply(reduction)
                 yield from self._placed(masking, subgraph)
 
-    def _placed(self, masking: Masking, subgraph: Subgraph | None) -> Iterator[onnx.NodeProto]:
+    def _placed(
+        self, masking: Masking, subgraph: Subgraph | None
+    ) -> Iterator[onnx.NodeProto]:
         for tensor in masking.tensors:
             if subgraph is None:
                 self.tensors[tensor.name] = lambda created=tensor: created  # type: ignore[misc]
@@ -132,7 +144,11 @@ class _Writer:
 
     def _rewrite_bodies(self, proto: onnx.NodeProto, node: Node) -> None:
         """Mask what a node runs; a branch that never runs, which no rule has seen, stays as it is."""
-        subgraphs = {subgraph.attribute: subgraph for subgraph in node.subgraphs if subgraph not in self.survivors.coupling.shape_info.dead}
+        subgraphs = {
+            subgraph.attribute: subgraph
+            for subgraph in node.subgraphs
+            if subgraph not in self.survivors.coupling.shape_info.dead
+        }
         for attribute in proto.attribute:
             if attribute.name in subgraphs:
                 subgraph = subgraphs[attribute.name]
@@ -201,7 +217,10 @@ def _mentioned(graph: onnx.GraphProto) -> Iterator[str]:
 def _given(graph: onnx.GraphProto) -> Iterator[str]:
     """Names that something has, in a graph or inside it."""
     for each in _graphs(graph):
-        yield from (entry.name for entry in (*each.input, *each.output, *each.value_info, *each.initializer))
+        yield from (
+            entry.name
+            for entry in (*each.input, *each.output, *each.value_info, *each.initializer)
+        )
         yield from (sparse.values.name for sparse in each.sparse_initializer)
         for node in each.node:
             yield node.name

@@ -33,7 +33,10 @@ NEUTRAL = {"max": -np.inf, "min": np.inf, "product": 1}
 #: mask: these compute in another that holds all of their values.
 WIDER: dict[int, int] = {
     onnx.TensorProto.BFLOAT16: onnx.TensorProto.FLOAT,
-    **dict.fromkeys((onnx.TensorProto.INT8, onnx.TensorProto.INT16, onnx.TensorProto.UINT16), onnx.TensorProto.INT32),
+    **dict.fromkeys(
+        (onnx.TensorProto.INT8, onnx.TensorProto.INT16, onnx.TensorProto.UINT16),
+        onnx.TensorProto.INT32,
+    ),
     onnx.TensorProto.UINT32: onnx.TensorProto.INT64,
 }
 
@@ -60,7 +63,13 @@ class Masking:
     `before` are nodes that go in front, `nodes` what the node itself becomes, `tensors` what these read.
     """
 
-    def __init__(self, survivors: Survivors, node: Node, proto: onnx.NodeProto, fresh: Callable[[], str]):
+    def __init__(
+        self,
+        survivors: Survivors,
+        node: Node,
+        proto: onnx.NodeProto,
+        fresh: Callable[[], str],
+    ):
         self.survivors, self.node, self.proto, self.fresh = survivors, node, proto, fresh
         self.before: list[onnx.NodeProto] = []
         self.nodes: list[onnx.NodeProto] = [proto]
@@ -71,7 +80,9 @@ class Masking:
 
     def apply(self, reduction: Reduction) -> None:
         """Let one reduction of the node be over the survivors."""
-        self.kind = self.survivors.coupling.shape_info.types[self.node.inputs[reduction.slot]]
+        self.kind = self.survivors.coupling.shape_info.types[
+            self.node.inputs[reduction.slot]
+        ]
         self.wide = WIDER.get(self.kind, self.kind)
         self.dtype = helper.tensor_dtype_to_np_dtype(self.wide)
         mask, fraction = self._mask(reduction)
@@ -80,7 +91,9 @@ class Masking:
             return
         if reduction.kind in NEUTRAL:
             narrow = helper.tensor_dtype_to_np_dtype(self.kind)
-            self._fill(reduction.slot, mask, neutral(reduction.kind, narrow).astype(self.dtype))
+            self._fill(
+                reduction.slot, mask, neutral(reduction.kind, narrow).astype(self.dtype)
+            )
             return
         name = self._tensor(mask)
         if reduction.kind in ("sum", "mean"):
@@ -102,7 +115,9 @@ class Masking:
             if kept is not None:
                 one = np.zeros(labels[axis].size, self.dtype)
                 one[kept] = 1
-                mask = mask * one.reshape([-1 if i == axis else 1 for i in range(len(labels))])
+                mask = mask * one.reshape(
+                    [-1 if i == axis else 1 for i in range(len(labels))]
+                )
                 fraction *= len(kept) / labels[axis].size
         return mask, fraction
 
@@ -112,15 +127,21 @@ class Masking:
         zero = self._widened(slot) if slot is not None and self.node.input(slot) else ""
         self._fill(reduction.slot, mask, np.zeros((), self.dtype), zero)
 
-    def _fill(self, slot: int, mask: np.ndarray, value: np.ndarray, given: str = "") -> None:
+    def _fill(
+        self, slot: int, mask: np.ndarray, value: np.ndarray, given: str = ""
+    ) -> None:
         """Replace what goes by a value, or by another input."""
         if self.dtype.kind == "b":
             # ONNX Runtime has no Where of booleans.
             op, mask = ("Or", mask == 0) if value else ("And", mask != 0)
-            self.proto.input[slot] = self._add(op, self.proto.input[slot], self._tensor(mask))
+            self.proto.input[slot] = self._add(
+                op, self.proto.input[slot], self._tensor(mask)
+            )
             return
         filling = given or self._tensor(value)
-        masked = self._add("Where", self._tensor(mask.astype(bool)), self._widened(slot), filling)
+        masked = self._add(
+            "Where", self._tensor(mask.astype(bool)), self._widened(slot), filling
+        )
         self.proto.input[slot] = self._narrowed(masked)
 
     def _rescale(self, factor: float) -> None:
@@ -129,10 +150,16 @@ class Masking:
         whole, wide, scaled = self.fresh(), self.fresh(), self.fresh()
         self.proto.output[0] = whole
         self.nodes.append(helper.make_node("Cast", [whole], [wide], to=self.wide))
-        self.nodes.append(helper.make_node("Mul", [wide, self._tensor(np.asarray(factor, self.dtype))], [scaled]))
+        self.nodes.append(
+            helper.make_node(
+                "Mul", [wide, self._tensor(np.asarray(factor, self.dtype))], [scaled]
+            )
+        )
         self.nodes.append(self._given(scaled, 0, output))
 
-    def _normalise(self, axes: Sequence[int], mask: str, fraction: float, rank: int) -> None:
+    def _normalise(
+        self, axes: Sequence[int], mask: str, fraction: float, rank: int
+    ) -> None:
         """Replace a normalisation by its definition, with statistics over the survivors."""
         self.proto.input[:] = [self._widened(slot) for slot in range(len(self.proto.input))]
         if self.node.op in (SKIP_NORM, SKIP_RMS):
@@ -141,7 +168,11 @@ class Masking:
         y, mean, deviation = self._standardise(
             self.proto.input[0], [*samples, *axes], mask, fraction, self.node.op not in RMS
         )
-        self._affine(y, per_channel=self.node.op in ("InstanceNormalization", "BatchNormalization"), rank=rank)
+        self._affine(
+            y,
+            per_channel=self.node.op in ("InstanceNormalization", "BatchNormalization"),
+            rank=rank,
+        )
         self._give_statistics(mean, deviation)
 
     def _give_statistics(self, mean: str, deviation: str) -> None:
@@ -150,7 +181,9 @@ class Masking:
         if mean_slot is not None and self._has_output(mean_slot):
             self.nodes.append(self._given(mean, mean_slot))
         if deviation_slot is not None and self._has_output(deviation_slot):
-            self.nodes.append(self._given(self._add("Reciprocal", deviation), deviation_slot))
+            self.nodes.append(
+                self._given(self._add("Reciprocal", deviation), deviation_slot)
+            )
 
     def _has_output(self, slot: int) -> bool:
         return slot < len(self.proto.output) and bool(self.proto.output[slot])
@@ -159,7 +192,9 @@ class Masking:
         """The sum that a Skip... normalisation takes in; its inputs become those of a plain one."""
         inputs = [*self.proto.input, "", "", ""]
         total = self._add("Add", inputs[0], inputs[1])
-        beta, bias = (inputs[3], inputs[4]) if self.node.op == SKIP_NORM else ("", inputs[3])
+        beta, bias = (
+            (inputs[3], inputs[4]) if self.node.op == SKIP_NORM else ("", inputs[3])
+        )
         if bias:
             total = self._add("Add", total, bias)
         del self.proto.input[:]
@@ -180,14 +215,18 @@ class Masking:
         ones = self._add("Expand", mask, shape)
         x3, m3 = (self._add("Reshape", value, grouped) for value in (x, ones))
         y3, _, _ = self._standardise(x3, [2], m3, fraction, True)
-        self._affine(self._add("Reshape", y3, shape), per_channel=self.node.version >= 21, rank=rank)
+        self._affine(
+            self._add("Reshape", y3, shape), per_channel=self.node.version >= 21, rank=rank
+        )
 
     def _standardise(
         self, x: str, axes: Sequence[int], mask: str, fraction: float, centred: bool
     ) -> tuple[str, str, str]:
         """A value minus its mean, over its standard deviation; also the mean ("" without one) and the deviation."""
         default = 1e-12 if self.node.op in (SKIP_NORM, SKIP_RMS) else 1e-5
-        epsilon = self._tensor(np.asarray(self.node.attributes.get("epsilon", default), self.dtype))
+        epsilon = self._tensor(
+            np.asarray(self.node.attributes.get("epsilon", default), self.dtype)
+        )
         scale = self._tensor(np.asarray(1 / fraction, self.dtype))
         mean = ""
         if centred:
@@ -216,7 +255,9 @@ class Masking:
         self.nodes = [self._given(y, 0)]
 
     def _per_channel(self, name: str, rank: int) -> str:
-        return self._add("Reshape", name, self._tensor(np.asarray([-1] + [1] * (rank - 2), np.int64)))
+        return self._add(
+            "Reshape", name, self._tensor(np.asarray([-1] + [1] * (rank - 2), np.int64))
+        )
 
     def _per_group(self, name: str, rank: int) -> str:
         """One value a group, repeated over the group's channels."""
@@ -228,7 +269,9 @@ class Masking:
     def _widened(self, slot: int) -> str:
         """An input, in the type that the mask computes in."""
         x = self.proto.input[slot]
-        kind = self.survivors.coupling.shape_info.types.get(self.node.inputs[slot], self.kind)
+        kind = self.survivors.coupling.shape_info.types.get(
+            self.node.inputs[slot], self.kind
+        )
         return self._add("Cast", x, to=self.wide) if x and self.wide != kind else x
 
     def _narrowed(self, x: str) -> str:
@@ -236,12 +279,18 @@ class Masking:
 
     def _given(self, value: str, slot: int, output: str = "") -> onnx.NodeProto:
         """The node that gives a value as an output of the original, in that output's type."""
-        kind = self.survivors.coupling.shape_info.types.get(self.node.outputs[slot], self.kind)
-        return helper.make_node("Cast", [value], [output or self.proto.output[slot]], to=kind)
+        kind = self.survivors.coupling.shape_info.types.get(
+            self.node.outputs[slot], self.kind
+        )
+        return helper.make_node(
+            "Cast", [value], [output or self.proto.output[slot]], to=kind
+        )
 
     def _add(self, op: str, *inputs: str, **attributes: Any) -> str:
         name = self.fresh()
-        self.before.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
+        self.before.append(
+            helper.make_node(op, list(inputs), [name], name=name, **attributes)
+        )
         return name
 
     def _tensor(self, value: np.ndarray) -> str:

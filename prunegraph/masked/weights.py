@@ -28,17 +28,26 @@ def wrong_weight(graph: Graph, cuts: Sequence[Cut], pruned: Graph) -> str | None
     twins = {(node.op, node.outputs): node for node in pruned.nodes}
     nodes = {node for node, _ in removed}
     # A node may go, one that only a branch that never runs reads; where most are gone, names have been changed.
-    if 2 * sum((graph.nodes[node].op, graph.nodes[node].outputs) in twins for node in nodes) < len(nodes):
+    if 2 * sum(
+        (graph.nodes[node].op, graph.nodes[node].outputs) in twins for node in nodes
+    ) < len(nodes):
         return None
     for (node, slot), weight in weight_of.items():
         twin = twins.get((graph.nodes[node].op, graph.nodes[node].outputs))
-        if twin is not None and not _is_right(graph, weight, removed.get((node, slot), {}), pruned, twin, slot):
+        if twin is not None and not _is_right(
+            graph, weight, removed.get((node, slot), {}), pruned, twin, slot
+        ):
             return f"input {slot} of node {twin.name!r} ({twin.op}) is not {weight!r} without what the plan removes"
     return None
 
 
 def _is_right(
-    graph: Graph, weight: str, removed: Mapping[int, Sequence[int]], pruned: Graph, node: Node, slot: int
+    graph: Graph,
+    weight: str,
+    removed: Mapping[int, Sequence[int]],
+    pruned: Graph,
+    node: Node,
+    slot: int,
 ) -> bool:
     values = graph.weights[weight].read()
     for axis, gone in removed.items():
@@ -47,7 +56,11 @@ def _is_right(
     own = pruned.weights.get(_behind_identity(pruned, node.input(slot)))
     if own is None:
         return not removed
-    return own.dtype == values.dtype and own.shape == values.shape and own.read().tobytes() == values.tobytes()
+    return (
+        own.dtype == values.dtype
+        and own.shape == values.shape
+        and own.read().tobytes() == values.tobytes()
+    )
 
 
 def _behind_identity(graph: Graph, value: str) -> str:

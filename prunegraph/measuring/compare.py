@@ -44,7 +44,14 @@ class Comparison:
 
 
 def compare(
-    first: Graph, second: Graph, *, data: Data | None, runs: int, threads: int, seed: int, provider: str = CPU
+    first: Graph,
+    second: Graph,
+    *,
+    data: Data | None,
+    runs: int,
+    threads: int,
+    seed: int,
+    provider: str = CPU,
 ) -> Comparison:
     """Compare two models with the same inputs and outputs.
 
@@ -55,10 +62,17 @@ def compare(
     for what in ("inputs", "outputs"):
         a, b = getattr(first, what), getattr(second, what)
         if a != b:
-            raise ModelError(f"the models have different {what}: {', '.join(a)} and {', '.join(b)}")
-    sessions = [session(graph, name=graph.source, threads=threads, provider=provider) for graph in (first, second)]
+            raise ModelError(
+                f"the models have different {what}: {', '.join(a)} and {', '.join(b)}"
+            )
+    sessions = [
+        session(graph, name=graph.source, threads=threads, provider=provider)
+        for graph in (first, second)
+    ]
     data = data.fit(first) if data else None
-    batches = list(data.batches(first)) if data else [random_inputs(first, seed=seed, batch=1)]
+    batches = (
+        list(data.batches(first)) if data else [random_inputs(first, seed=seed, batch=1)]
+    )
     results = [[run(opened, batch) for batch in batches] for opened in sessions]
     outputs = [list(zip(*result, strict=True)) for result in results]
     one = next(data.batches(first, 1)) if data else batches[0]
@@ -73,12 +87,18 @@ def compare(
     )
 
 
-def _noise(first: Graph, second: Graph, data: Data | None, batches: list[Batch]) -> dict[str, float]:
+def _noise(
+    first: Graph, second: Graph, data: Data | None, batches: list[Batch]
+) -> dict[str, float]:
     """SQNR of every value of the first model that is quantized in the second one, and of the outputs."""
     values = dequantized(second)
     if not values:
         return {}
-    size = batch_size(first, data, [name for name in values if name in first.outer], FETCH) if data else 1
+    size = (
+        batch_size(first, data, [name for name in values if name in first.outer], FETCH)
+        if data
+        else 1
+    )
     return sqnr(first, second, data.head(NOISE).batches(first, size) if data else batches)
 
 
@@ -90,14 +110,21 @@ def _difference(first: Parts, second: Parts) -> tuple[float, float]:
             return float("inf"), float("inf")
         if a.dtype.kind in "fiub" and a.size:
             x, y = a.astype(np.float64), b.astype(np.float64)
-            absolute, largest = max(absolute, float(np.abs(x - y).max())), max(largest, float(np.abs(x).max()))
+            absolute, largest = (
+                max(absolute, float(np.abs(x - y).max())),
+                max(largest, float(np.abs(x).max())),
+            )
     return absolute, absolute / largest if largest else 0.0
 
 
 def _classes(outputs: list[list[Parts]]) -> list[np.ndarray] | None:
     """Top-1 classes of the first output of both models, where it is [samples, classes]."""
     scores = [result[0] for result in outputs]
-    if any(s.ndim != 2 or s.shape[1] < 2 or s.dtype.kind != "f" for parts in scores for s in parts):
+    if any(
+        s.ndim != 2 or s.shape[1] < 2 or s.dtype.kind != "f"
+        for parts in scores
+        for s in parts
+    ):
         return None
     return [np.concatenate([s.argmax(axis=1) for s in parts]) for parts in scores]
 
@@ -114,6 +141,8 @@ def _accuracy(outputs: list[list[Parts]], data: Data | None) -> tuple[float, flo
         return None
     classes = _classes(outputs)
     if classes is None:
-        raise DataError(f"{data.source}: has labels, but the first output is not [samples, classes]")
+        raise DataError(
+            f"{data.source}: has labels, but the first output is not [samples, classes]"
+        )
     labels = data.labels[: len(classes[0])]
     return float((classes[0] == labels).mean()), float((classes[1] == labels).mean())

@@ -93,21 +93,32 @@ class Stopwatch:
         ModelError: ONNX Runtime cannot load or run a model.
     """
 
-    def __init__(self, graph: Graph, inputs: Inputs | None = None, *, provider: str = CPU, threads: int = 1):
+    def __init__(
+        self,
+        graph: Graph,
+        inputs: Inputs | None = None,
+        *,
+        provider: str = CPU,
+        threads: int = 1,
+    ):
         self.provider, self.threads = provider, threads
         self._graph = graph
         self._inputs = random_inputs(graph, batch=1) if inputs is None else inputs
         self._clock = clock(provider, threads)
 
     def _open(self, graph: Graph) -> onnxruntime.InferenceSession:
-        return session(graph, name=graph.source, threads=self.threads, provider=self.provider)
+        return session(
+            graph, name=graph.source, threads=self.threads, provider=self.provider
+        )
 
     def against(self, pruned: Graph, pairs: int = 1) -> Latency:
         return combined([self._pair(pruned) for _ in range(pairs)])
 
     def _pair(self, pruned: Graph) -> Latency:
         sessions = (self._open(self._graph), self._open(pruned))
-        return measure_pair(sessions, self._inputs, threads=self.threads, provider=self.provider)
+        return measure_pair(
+            sessions, self._inputs, threads=self.threads, provider=self.provider
+        )
 
     def alone(self, model: Graph) -> float:
         opened, inputs = self._open(model), random_inputs(model, batch=1)
@@ -126,7 +137,9 @@ class Stopwatch:
     def original(self) -> float:
         opened = self._open(self._graph)
         run(opened, self._inputs)
-        return float(np.median(_settled(_rounds((opened,), self._inputs, self._clock)), axis=0)[0])
+        return float(
+            np.median(_settled(_rounds((opened,), self._inputs, self._clock)), axis=0)[0]
+        )
 
 
 def combined(parts: Sequence[Latency]) -> Latency:
@@ -153,13 +166,21 @@ def interleaved(races: Sequence[Callable[[], Latency]], pairs: int) -> list[Late
 def clock(provider: str, threads: int) -> Clock:
     """What to time a run with: the thread's CPU time where that one thread does all the work."""
     exact = time.get_clock_info("thread_time").resolution <= 1e-6
-    return time.thread_time if provider == CPU and threads == 1 and exact else time.perf_counter
+    return (
+        time.thread_time
+        if provider == CPU and threads == 1 and exact
+        else time.perf_counter
+    )
 
 
 def measure_pair(
-    sessions: Sequence[onnxruntime.InferenceSession], inputs: Inputs, *, threads: int, provider: str = CPU,
+    sessions: Sequence[onnxruntime.InferenceSession],
+    inputs: Inputs,
+    *,
+    threads: int,
+    provider: str = CPU,
     runs: int | None = None,
-) -> Latency:  # fmt: skip
+) -> Latency:
     """Latency of two models measured in turn, `runs` rounds, or until the ratio's standard error is below `PRECISION`.
 
     Raises:
@@ -172,7 +193,13 @@ def measure_pair(
     first, second = np.median(times, axis=0)
     ratios = times[:, 0] / times[:, 1]
     return Latency(
-        float(first), float(second), float(np.median(ratios)), len(times), threads, provider, _median_error(ratios)
+        float(first),
+        float(second),
+        float(np.median(ratios)),
+        len(times),
+        threads,
+        provider,
+        _median_error(ratios),
     )
 
 
@@ -188,7 +215,9 @@ def _rounds(
         yield tuple(times)
 
 
-def _block(opened: onnxruntime.InferenceSession, feed: dict[str, np.ndarray], tick: Clock) -> float:
+def _block(
+    opened: onnxruntime.InferenceSession, feed: dict[str, np.ndarray], tick: Clock
+) -> float:
     run(opened, feed)
     best = float("inf")
     for _ in range(BLOCK):
@@ -208,7 +237,11 @@ def _settled(rounds: Iterator[tuple[float, ...]]) -> np.ndarray:
         if len(times) < ROUNDS or spent < SECONDS[0]:
             continue
         table = np.asarray(times)
-        if spent > SECONDS[1] or _median_error(table[:, 0] / (table[:, 1] if len(row) > 1 else 1)) <= PRECISION:
+        if (
+            spent > SECONDS[1]
+            or _median_error(table[:, 0] / (table[:, 1] if len(row) > 1 else 1))
+            <= PRECISION
+        ):
             break
     return np.asarray(times)
 

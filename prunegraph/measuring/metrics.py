@@ -112,7 +112,10 @@ def _finite(expected: Array, values: Array) -> Array:
 def _difference(expected: Array, result: Array) -> float:
     """Energy of the difference."""
     if expected.shape != result.shape:
-        return float(np.square(_finite(expected, expected)).sum() + np.square(result.astype(np.float64)).sum())
+        return float(
+            np.square(_finite(expected, expected)).sum()
+            + np.square(result.astype(np.float64)).sum()
+        )
     return float(np.square(_finite(expected, result) - _finite(expected, expected)).sum())
 
 
@@ -120,7 +123,10 @@ def agreement(batches: Iterable[Seen]) -> float:
     """Percent of samples with the same top-1 class as the original's."""
     same = count = 0
     for seen in batches:
-        first, second = (scores(outputs, "agreement").argmax(axis=-1) for outputs in (seen.expected, seen.found))
+        first, second = (
+            scores(outputs, "agreement").argmax(axis=-1)
+            for outputs in (seen.expected, seen.found)
+        )
         same += int((first == second).sum())
         count += first.size
     return 100.0 * same / count
@@ -130,7 +136,10 @@ def kl(batches: Iterable[Seen]) -> float:
     """Mean Kullback-Leibler divergence of the classes' probabilities from the original's, in nats."""
     total, count = 0.0, 0
     for seen in batches:
-        expected, match = (scores(outputs, "kl").astype(np.float64) for outputs in (seen.expected, seen.found))
+        expected, match = (
+            scores(outputs, "kl").astype(np.float64)
+            for outputs in (seen.expected, seen.found)
+        )
         # Outputs that are probabilities already are not to be made into some again.
         known = bool((expected >= 0).all() and (abs(expected.sum(axis=-1) - 1) < SUM).all())
         p, q = (_log_probabilities(each, known) for each in (expected, match))
@@ -152,7 +161,9 @@ def top1(batches: Iterable[Seen]) -> float:
     for seen in batches:
         classes = scores(seen.found, "top1").argmax(axis=-1)
         if seen.labels is None:
-            raise DataError(f"metric 'top1' needs labels: the data have no array {LABELS!r}")
+            raise DataError(
+                f"metric 'top1' needs labels: the data have no array {LABELS!r}"
+            )
         if seen.labels.shape != classes.shape:
             raise DataError(
                 f"metric 'top1' needs one label for each class: labels have shape {list(seen.labels.shape)}, "
@@ -222,9 +233,16 @@ class CustomMetric:
         def measure(batches: Iterable[Seen]) -> float:
             seen = list(batches)
             try:
-                return float(function([dict(each.found) for each in seen], [dict(each.inputs) for each in seen]))
+                return float(
+                    function(
+                        [dict(each.found) for each in seen],
+                        [dict(each.inputs) for each in seen],
+                    )
+                )
             except Exception as problem:
-                raise PluginError(f"metric {self.name}: {type(problem).__name__}: {problem}") from problem
+                raise PluginError(
+                    f"metric {self.name}: {type(problem).__name__}: {problem}"
+                ) from problem
 
         return Metric(self.name, measure, True)
 
@@ -251,7 +269,9 @@ def portable(metric: Named) -> str | CustomMetric:
         try:
             return CustomMetric(metric, (Path(path).read_text(), name))
         except OSError as problem:
-            raise PluginError(f"metric {metric}: {problem.strerror or problem}") from problem
+            raise PluginError(
+                f"metric {metric}: {problem.strerror or problem}"
+            ) from problem
     if metric not in METRICS:
         raise UnknownNameError("metric", metric, METRICS)
     return metric

@@ -67,7 +67,9 @@ class Pool(Protocol):
 
 
 @contextmanager
-def pool(opener: Opener, folder: Path, *, jobs: int | None = None, cluster: str | None = None) -> Iterator[Pool]:
+def pool(
+    opener: Opener, folder: Path, *, jobs: int | None = None, cluster: str | None = None
+) -> Iterator[Pool]:
     """Workers that do `opener(folder)(item)`.
 
     Args:
@@ -146,7 +148,9 @@ def _call_remote(opener: Opener, name: str, files: dict[str, bytes], item: Any) 
         from distributed import get_worker
 
         # Dask clears up the folder of a worker that was killed.
-        folder = Path(tempfile.mkdtemp(prefix="prunegraph-", dir=get_worker().local_directory))
+        folder = Path(
+            tempfile.mkdtemp(prefix="prunegraph-", dir=get_worker().local_directory)
+        )
         for file, content in files.items():
             (folder / file).write_bytes(content)
         created = _Opened(opener(folder))
@@ -201,7 +205,10 @@ class _Processes:
             # Without batches: pieces are long, and one at a time is what can be lost.
             with joblib.parallel_config("loky", n_jobs=self.width, inner_max_num_threads=1):
                 parallel = joblib.Parallel(batch_size=1, return_as="generator")
-                values = parallel(joblib.delayed(_call)(self._opener, self._folder, item) for item in items[done:])
+                values = parallel(
+                    joblib.delayed(_call)(self._opener, self._folder, item)
+                    for item in items[done:]
+                )
                 try:
                     for value in values:
                         done += 1
@@ -242,22 +249,33 @@ def _connect(address: str) -> Client:
         raise MissingExtraError("--cluster", "dask.distributed", "dask") from None
     # A client that fails on the address itself is left half made, and hangs when the process ends.
     if not ADDRESS.fullmatch(address):
-        raise ClusterError(f"{address!r} is no address of a Dask scheduler; give tcp://host:port")
+        raise ClusterError(
+            f"{address!r} is no address of a Dask scheduler; give tcp://host:port"
+        )
     try:
         return Client(address, timeout=CONNECT, set_as_default=False)
     except Exception as error:  # whatever a comm, a name service or a TLS layer raises
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise ClusterError(f"no Dask scheduler answers at {address!r} within {CONNECT:g} s ({reason})") from error
+        raise ClusterError(
+            f"no Dask scheduler answers at {address!r} within {CONNECT:g} s ({reason})"
+        ) from error
 
 
 class _Cluster:
     """Workers of a Dask cluster. Dask repeats what a dead worker had; files lost with all workers are sent again."""
 
     def __init__(self, opener: Opener, folder: Path, client: Client, address: str):
-        self._opener, self._folder, self._client, self._address = opener, folder, client, address
+        self._opener, self._folder, self._client, self._address = (
+            opener,
+            folder,
+            client,
+            address,
+        )
         self.width = sum(self._threads().values())
         if not self.width:
-            raise ClusterError(f"the Dask cluster at {address!r} has no workers; start some with `dask worker`")
+            raise ClusterError(
+                f"the Dask cluster at {address!r} has no workers; start some with `dask worker`"
+            )
         self._files: Future | None = None
 
     def map(self, items: Sequence[Any]) -> Iterator[Any]:
@@ -288,10 +306,19 @@ class _Cluster:
         try:
             [self._files] = self._client.scatter([files], broadcast=True, hash=False)
         except (TimeoutError, OSError) as error:
-            raise ClusterError(f"the Dask cluster at {self._address!r} takes no data: {error}") from error
+            raise ClusterError(
+                f"the Dask cluster at {self._address!r} takes no data: {error}"
+            ) from error
 
     def _submit(self, items: deque[Any]) -> deque[Future]:
-        call = partial(self._client.submit, _call_remote, self._opener, self._name, self._files, pure=False)
+        call = partial(
+            self._client.submit,
+            _call_remote,
+            self._opener,
+            self._name,
+            self._files,
+            pure=False,
+        )
         return deque(call(item) for item in items)
 
     def _wait(self, future: Future) -> Any:
@@ -307,15 +334,23 @@ class _Cluster:
                     raise
                 alone = 0.0 if self._threads() else alone + time.monotonic() - start
             except ImportError as error:
-                raise ClusterError(f"a worker of {self._address!r} lacks a package: {error}") from error
+                raise ClusterError(
+                    f"a worker of {self._address!r} lacks a package: {error}"
+                ) from error
             except KilledWorker as error:
-                raise ClusterError(f"a piece of work killed worker after worker (out of memory?): {error}") from error
+                raise ClusterError(
+                    f"a piece of work killed worker after worker (out of memory?): {error}"
+                ) from error
             if alone > PATIENCE:
-                raise ClusterError(f"the Dask cluster at {self._address!r} has had no workers for {PATIENCE:g} s")
+                raise ClusterError(
+                    f"the Dask cluster at {self._address!r} has had no workers for {PATIENCE:g} s"
+                )
 
     def _threads(self) -> dict[str, int]:
         try:
             result: dict[str, int] = self._client.nthreads()
         except Exception as error:
-            raise ClusterError(f"the Dask scheduler at {self._address!r} does not answer any more: {error}") from error
+            raise ClusterError(
+                f"the Dask scheduler at {self._address!r} does not answer any more: {error}"
+            ) from error
         return result

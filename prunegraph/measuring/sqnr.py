@@ -32,13 +32,18 @@ def dequantized(graph: Graph) -> dict[str, str]:
             continue
         before = graph.nodes[graph.producer[node.inputs[0]]]
         if before.op == "QuantizeLinear" and before.subgraph is None:
-            value = node.outputs[0] if node.outputs[0] in graph.outputs else before.inputs[0]
+            value = (
+                node.outputs[0] if node.outputs[0] in graph.outputs else before.inputs[0]
+            )
             result[value] = node.outputs[0]
     return result
 
 
 def sqnr(
-    first: Graph, second: Graph, batches: Iterable[Batch], values: Mapping[str, str] | None = None
+    first: Graph,
+    second: Graph,
+    batches: Iterable[Batch],
+    values: Mapping[str, str] | None = None,
 ) -> dict[str, float]:
     """SQNR in dB of values of a float graph in a quantized one, as ONNX Runtime's default session computes it.
 
@@ -55,16 +60,29 @@ def sqnr(
         ModelError: one of them does not run.
     """
     if values is None:
-        pairs = {name: other for name, other in dequantized(second).items() if name in first.outer}
-        values = {**pairs, **{name: name for name in first.outputs if name in second.outputs}}
-    outputs = {name: other for name, other in values.items() if name in first.outputs and other in second.outputs}
+        pairs = {
+            name: other
+            for name, other in dequantized(second).items()
+            if name in first.outer
+        }
+        values = {
+            **pairs,
+            **{name: name for name in first.outputs if name in second.outputs},
+        }
+    outputs = {
+        name: other
+        for name, other in values.items()
+        if name in first.outputs and other in second.outputs
+    }
     inner = {name: other for name, other in values.items() if name not in outputs}
     one, two = tee(batches)
     noise = {**_noise(first, second, one, inner), **_noise(first, second, two, outputs)}
     return {name: noise[name] for name in values}
 
 
-def _noise(first: Graph, second: Graph, batches: Iterable[Batch], values: Mapping[str, str]) -> dict[str, float]:
+def _noise(
+    first: Graph, second: Graph, batches: Iterable[Batch], values: Mapping[str, str]
+) -> dict[str, float]:
     """SQNR in dB of values that one session a graph gives."""
     if not values:
         return {}
@@ -77,9 +95,15 @@ def _noise(first: Graph, second: Graph, batches: Iterable[Batch], values: Mappin
         for pair in zip(expected, match, strict=True):
             for name, x, y in zip(values, *pair, strict=True):
                 there = np.isfinite(x) if x.dtype.kind == "f" else None
-                if there is not None and x.shape == y.shape and np.array_equal(there, np.isfinite(y)):
+                if (
+                    there is not None
+                    and x.shape == y.shape
+                    and np.array_equal(there, np.isfinite(y))
+                ):
                     signal[name] += float(np.square(x[there], dtype=np.float64).sum())
-                    noise[name] += float(np.square(np.subtract(x[there], y[there], dtype=np.float64)).sum())
+                    noise[name] += float(
+                        np.square(np.subtract(x[there], y[there], dtype=np.float64)).sum()
+                    )
                 elif there is not None or not np.array_equal(x, y):
                     noise[name] = math.inf
     return {name: decibels(signal[name], noise[name]) for name in values}

@@ -24,6 +24,21 @@ from prunegraph.ops import (
 from prunegraph.ops.rule import rule_for
 
 __all__ = [
-    "attention", "attention_fused", "barriers", "control", "conv", "elementwise", "fused", "indexing", "join", "matmul",
-    "movement", "norm", "pool", "quantized", "recurrent", "reduce", "rule_for",
-]  # fmt: skip
+    "attention",
+    "attention_fused",
+    "barriers",
+    "control",
+    "conv",
+    "elementwise",
+    "fused",
+    "indexing",
+    "join",
+    "matmul",
+    "movement",
+    "norm",
+    "pool",
+    "quantized",
+    "recurrent",
+    "reduce",
+    "rule_for",
+]

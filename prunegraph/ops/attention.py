@@ -17,12 +17,25 @@ class Heads:
     `blocks` is the unit in which the operator takes head sizes.
     """
 
-    def __init__(self, site: Site, query_heads: int, key_heads: int, size: int, value_size: int, blocks: int = 1):
+    def __init__(
+        self,
+        site: Site,
+        query_heads: int,
+        key_heads: int,
+        size: int,
+        value_size: int,
+        blocks: int = 1,
+    ):
         if not key_heads or query_heads % key_heads:
-            raise ValueError(f"{query_heads} query heads do not share {key_heads} key heads")
+            raise ValueError(
+                f"{query_heads} query heads do not share {key_heads} key heads"
+            )
         self.site, self.key_heads, self.repeats = site, key_heads, query_heads // key_heads
         self.groups = site.space.fresh(key_heads)
-        self.size, self.value_size = self._in_blocks(size, blocks), self._in_blocks(value_size, blocks)
+        self.size, self.value_size = (
+            self._in_blocks(size, blocks),
+            self._in_blocks(value_size, blocks),
+        )
         site.tag(self.groups, "heads")
         site.tag(self.size, "head_dim")
         site.tag(self.value_size, "head_dim")
@@ -39,14 +52,24 @@ class Heads:
 
     def merged(self, axis: Labels, query: bool, size: Labels | None = None) -> Labels:
         """Relate an axis that merges heads (and the head size) to its factors."""
-        repeats = [self.site.pinned_axis(self.repeats, "query heads of one key head")] if query else []
-        self.site.space.product(axis, [self.groups, *repeats, *([size] if size else [])], self.site.node.name)
+        repeats = (
+            [self.site.pinned_axis(self.repeats, "query heads of one key head")]
+            if query
+            else []
+        )
+        self.site.space.product(
+            axis, [self.groups, *repeats, *([size] if size else [])], self.site.node.name
+        )
         return axis
 
     def fresh(self, query: bool, size: Labels | None = None) -> Labels:
         """A new axis that merges heads (and the head size)."""
         repeats = self.repeats if query else 1
-        return self.merged(self.site.space.fresh(self.key_heads * repeats * (size.size if size else 1)), query, size)
+        return self.merged(
+            self.site.space.fresh(self.key_heads * repeats * (size.size if size else 1)),
+            query,
+            size,
+        )
 
     def same_batch(self, *axes: Labels) -> None:
         """Axes over samples, one of which is the query's."""
@@ -82,11 +105,21 @@ class Heads:
         node, site = self.site.node, self.site
         given = [slot for slot, output in enumerate(node.outputs) if output and slot]
         for slot in given:
-            length = site.pinned_axis(site.out_shape(slot)[-1 if slot == 3 else -2], "steps of a cache")
+            length = site.pinned_axis(
+                site.out_shape(slot)[-1 if slot == 3 else -2], "steps of a cache"
+            )
             if slot == 3:
                 site.set_output([batch, self.fresh(True), queries, length], slot)
             else:
-                site.set_output([batch, self.groups, length, self.size if slot == 1 else self.value_size], slot)
+                site.set_output(
+                    [
+                        batch,
+                        self.groups,
+                        length,
+                        self.size if slot == 1 else self.value_size,
+                    ],
+                    slot,
+                )
 
 
 def _propagate_attention(site: Site) -> None:
@@ -96,7 +129,10 @@ def _propagate_attention(site: Site) -> None:
     flat = len(q) == 3
     query_heads = attributes["q_num_heads"] if flat else q[1].size
     key_heads = attributes["kv_num_heads"] if flat else k[1].size
-    sizes = [x[-1].size // n if flat else x[-1].size for x, n in ((q, query_heads), (v, key_heads))]
+    sizes = [
+        x[-1].size // n if flat else x[-1].size
+        for x, n in ((q, query_heads), (v, key_heads))
+    ]
     heads = Heads(site, query_heads, key_heads, *sizes)
     parts = ((q, True, heads.size), (k, False, heads.size), (v, False, heads.value_size))
     for axes, query, size in parts:
@@ -115,15 +151,23 @@ def _propagate_attention(site: Site) -> None:
         for each in (*site.labels(6), q[0]):
             site.pin(each, "lengths of samples")
     windows = max(attributes.get(f"{side}_window_size", -1) for side in ("left", "right"))
-    if attributes.get("is_causal", 0) or windows >= 0 or any(site.has(slot) for slot in (3, 4, 6)):
+    if (
+        attributes.get("is_causal", 0)
+        or windows >= 0
+        or any(site.has(slot) for slot in (3, 4, 6))
+    ):
         site.pin(q[-2], "position decides what is attended to")
     tie_sequences(site, q[0], (k[0], v[0]), (k[-2], v[-2]))
     site.reduces(0, [len(q) - 1], "sum")
-    site.set_output([*q[:-1], heads.fresh(True, heads.value_size) if flat else heads.value_size])
+    site.set_output(
+        [*q[:-1], heads.fresh(True, heads.value_size) if flat else heads.value_size]
+    )
     heads.set_output(q[0], q[-2])
 
 
-def tie_sequences(site: Site, batch: Labels, others: Sequence[Labels], steps: Sequence[Labels]) -> None:
+def tie_sequences(
+    site: Site, batch: Labels, others: Sequence[Labels], steps: Sequence[Labels]
+) -> None:
     """One sample, and one step of keys and values, is the same in all of them."""
     for other in others:
         site.space.tie(batch, other)
@@ -148,7 +192,9 @@ def head_size(node: Node, query: Shape) -> int:
     heads = node.attributes.get("q_num_heads") or node.attributes.get("num_heads")
     if not heads or len(query) != 3:
         return query[-1]
-    return query[-1] // (heads if node.input(1) else heads + 2 * node.attributes["kv_num_heads"])
+    return query[-1] // (
+        heads if node.input(1) else heads + 2 * node.attributes["kv_num_heads"]
+    )
 
 
 #: Input slot of the cached keys.
@@ -175,13 +221,17 @@ def _propagate_rotary(site: Site) -> None:
     table = "*p" if pair == "r" else "*p e"
     others = f"*p?, {table}, {table}" if contrib else f"{table}, {table}, *p?"
     bound = {"num_heads": "h"} if flat and _heads_given(site) else {}
-    by_pattern(f"{size}, {others} -> {size}", stays="positions", pinned="bsr", attributes=bound)(site)
+    by_pattern(
+        f"{size}, {others} -> {size}", stays="positions", pinned="bsr", attributes=bound
+    )(site)
 
 
 def _heads_given(site: Site) -> bool:
     return bool(site.node.attributes.get("num_heads", 0))
 
 
-register("Attention", propagate=_propagate_attention, fix_up=fix_up_scale, macs=attention_macs)
+register(
+    "Attention", propagate=_propagate_attention, fix_up=fix_up_scale, macs=attention_macs
+)
 register("RotaryEmbedding", propagate=_propagate_rotary)
 register("RotaryEmbedding", propagate=_propagate_rotary, domain="com.microsoft")

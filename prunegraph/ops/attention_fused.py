@@ -6,7 +6,13 @@ import math
 from collections.abc import Sequence
 
 from prunegraph.graph.model import Node
-from prunegraph.ops.attention import Heads, attention_macs, head_size, fix_up_scale, tie_sequences
+from prunegraph.ops.attention import (
+    Heads,
+    attention_macs,
+    fix_up_scale,
+    head_size,
+    tie_sequences,
+)
 from prunegraph.ops.join import join_axis
 from prunegraph.ops.rule import Edit, Shape, Site, register
 
@@ -15,14 +21,22 @@ MICROSOFT = "com.microsoft"
 
 def _propagate_multi_head(site: Site) -> None:
     """com.microsoft.MultiHeadAttention: a query of 3 axes, keys and values of 3 or 4; the bias is of all three."""
-    if not (site.has(1) and site.has(2)) or len(site.shape(0)) != 3 or len(site.shape(1)) == 5:
-        raise ValueError("its inputs are packed, which ONNX Runtime does not run on the CPU")
+    if (
+        not (site.has(1) and site.has(2))
+        or len(site.shape(0)) != 3
+        or len(site.shape(1)) == 5
+    ):
+        raise ValueError(
+            "its inputs are packed, which ONNX Runtime does not run on the CPU"
+        )
     if site.has(8) or site.has(9):
         raise ValueError("it shares a buffer with other steps")
     q, k, v = (site.labels(slot) for slot in range(3))
     count = site.node.attributes["num_heads"]
     flat = len(k) == 3
-    heads = Heads(site, count, count, q[-1].size // count, v[-1].size // count if flat else v[-1].size)
+    heads = Heads(
+        site, count, count, q[-1].size // count, v[-1].size // count if flat else v[-1].size
+    )
     heads.merged(q[-1], False, heads.size)
     for axes, size in ((k, heads.size), (v, heads.value_size)):
         if flat:
@@ -44,7 +58,9 @@ def _propagate_multi_head(site: Site) -> None:
     if not flat or site.has(6):
         # The operator takes one head size for keys and values then.
         site.space.tie(heads.size, heads.value_size)
-    if site.node.attributes.get("unidirectional", 0) or any(site.has(slot) for slot in (4, 5, 6)):
+    if site.node.attributes.get("unidirectional", 0) or any(
+        site.has(slot) for slot in (4, 5, 6)
+    ):
         site.pin(q[1], "position decides what is attended to")
     tie_sequences(site, q[0], (k[0], v[0]), (k[-2], v[-2]))
     site.reduces(0, [2], "sum")
@@ -110,7 +126,9 @@ def _propagate_packed(site: Site) -> None:
     x, w = site.labels(0), site.labels(1)
     _, keys, values = _sizes(site.node, site.shape(1))
     heads = Heads(site, count, count, keys // count, values // count)
-    created = join_axis([heads.fresh(False, size) for size in (heads.size, heads.size, heads.value_size)])
+    created = join_axis(
+        [heads.fresh(False, size) for size in (heads.size, heads.size, heads.value_size)]
+    )
     site.space.tie(x[-1], w[0])
     site.space.tie(created, w[1])
     site.role(1, 0, "in")
@@ -140,7 +158,9 @@ def _propagate_packed(site: Site) -> None:
     site.set_output([*x[:2], heads.fresh(False, heads.value_size)])
     if len(site.node.outputs) > 1 and site.node.outputs[1]:
         pair_size, _, _, length, _ = site.out_shape(1)
-        pair, steps = (site.pinned_axis(size, "steps of a cache") for size in (pair_size, length))
+        pair, steps = (
+            site.pinned_axis(size, "steps of a cache") for size in (pair_size, length)
+        )
         site.set_output([pair, x[0], heads.groups, steps, heads.size], 1)
 
 
@@ -152,10 +172,15 @@ def _fix_up_packed(edit: Edit) -> None:
     kept = edit.kept(node.inputs[1], 1)
     before = _sizes(node, shape)
     ends = [sum(before[: i + 1]) for i in range(3)]
-    after = [int(((kept >= end - size) & (kept < end)).sum()) for size, end in zip(before, ends, strict=True)]
+    after = [
+        int(((kept >= end - size) & (kept < end)).sum())
+        for size, end in zip(before, ends, strict=True)
+    ]
     edit.set_attribute("qkv_hidden_sizes", after)
     if not node.attributes.get("scale", 0.0):
-        edit.set_attribute("scale", 1 / math.sqrt(before[0] // node.attributes["num_heads"]))
+        edit.set_attribute(
+            "scale", 1 / math.sqrt(before[0] // node.attributes["num_heads"])
+        )
 
 
 def _packed_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
@@ -166,8 +191,24 @@ def _packed_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) 
     return rows * math.prod(inputs[1]) + rows * (keys + values) * steps
 
 
-register("Attention", propagate=_propagate_packed, fix_up=_fix_up_packed, macs=_packed_macs, domain=MICROSOFT)
-register("MultiHeadAttention", propagate=_propagate_multi_head, fix_up=fix_up_scale, macs=attention_macs, domain=MICROSOFT)
 register(
-    "GroupQueryAttention", propagate=_propagate_grouped_query, fix_up=fix_up_scale, macs=attention_macs, domain=MICROSOFT
+    "Attention",
+    propagate=_propagate_packed,
+    fix_up=_fix_up_packed,
+    macs=_packed_macs,
+    domain=MICROSOFT,
+)
+register(
+    "MultiHeadAttention",
+    propagate=_propagate_multi_head,
+    fix_up=fix_up_scale,
+    macs=attention_macs,
+    domain=MICROSOFT,
+)
+register(
+    "GroupQueryAttention",
+    propagate=_propagate_grouped_query,
+    fix_up=fix_up_scale,
+    macs=attention_macs,
+    domain=MICROSOFT,
 )

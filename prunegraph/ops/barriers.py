@@ -24,12 +24,28 @@ register_barriers(
         "TensorScatter": "positions are decided at run time",
         "SequenceMap": _SUBGRAPH,
         **dict.fromkeys(
-            ("SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength",
-             "ConcatFromSequence", "Optional", "OptionalGetElement", "OptionalHasElement"),
+            (
+                "SequenceConstruct",
+                "SequenceEmpty",
+                "SequenceErase",
+                "SequenceInsert",
+                "SequenceLength",
+                "ConcatFromSequence",
+                "Optional",
+                "OptionalGetElement",
+                "OptionalHasElement",
+            ),
             _SEQUENCE,
         ),
         **dict.fromkeys(
-            ("StringConcat", "StringNormalizer", "StringSplit", "RegexFullMatch", "TfIdfVectorizer", "LabelEncoder"),
+            (
+                "StringConcat",
+                "StringNormalizer",
+                "StringSplit",
+                "RegexFullMatch",
+                "TfIdfVectorizer",
+                "LabelEncoder",
+            ),
             _TEXT,
         ),
         "NegativeLogLikelihoodLoss": _LOSS,
@@ -44,4 +60,4 @@ register_barriers(
         "Shape": "the shape of its input is not known before the model runs",
         "Size": "the shape of its input is not known before the model runs",
     }
-)  # fmt: skip
+)

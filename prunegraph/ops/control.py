@@ -23,12 +23,19 @@ def _enter(site: Site) -> None:
     for slot in range(head, len(site.node.outputs)):
         formal = site.node.outputs[slot]
         if formal not in site.shape_info.shapes:
-            what = "changes its shape from iteration to iteration" if formal in site.shape_info.varying else "has an unknown shape"
+            what = (
+                "changes its shape from iteration to iteration"
+                if formal in site.shape_info.varying
+                else "has an unknown shape"
+            )
             _pin_slot(site, slot, f"{formal!r} in {subgraph.name} {what}")
             continue
         labels = list(site.labels(slot))
         if scan is not None and slot >= scan.states:
-            site.pin(labels.pop(scan.input_axes[slot - scan.states]), f"the axis that {operator} runs along")
+            site.pin(
+                labels.pop(scan.input_axes[slot - scan.states]),
+                f"the axis that {operator} runs along",
+            )
         site.set_output(labels, slot)
 
 
@@ -38,13 +45,21 @@ def _return(site: Site) -> None:
         if value in site.shape_info.shapes:
             site.set_output(site.labels(slot), slot)
         else:
-            _pin_slot(site, slot, f"{value!r} returned by {site.node.subgraph.name} has an unknown shape")
+            _pin_slot(
+                site,
+                slot,
+                f"{value!r} returned by {site.node.subgraph.name} has an unknown shape",
+            )
 
 
 def _leave_if(site: Site) -> None:
     node, shape_info = site.node, site.shape_info
     _look_inside(site)
-    live = [number for number, subgraph in enumerate(node.subgraphs) if subgraph not in shape_info.dead]
+    live = [
+        number
+        for number, subgraph in enumerate(node.subgraphs)
+        if subgraph not in shape_info.dead
+    ]
     count = len(node.outputs)
     for index, output in enumerate(node.outputs):
         slots = [number * count + index for number in live]
@@ -84,10 +99,16 @@ def _tie_carried(site: Site) -> list[tuple[str, str]]:
     """A carried value is the same axes when a turn begins and when it ends."""
     enter = site.shape_info.graph.nodes[site.node.enter]
     pairs = carried(site.node, enter)
-    first = len(site.node.inputs) - len(site.node.outputs)  # a Loop's condition comes before
+    first = len(site.node.inputs) - len(
+        site.node.outputs
+    )  # a Loop's condition comes before
     for index, (formal, _) in enumerate(pairs):
         if formal not in site.shape_info.shapes:
-            _pin_slot(site, first + index, f"{formal!r} in {site.node.subgraphs[0].name} has an unknown shape")
+            _pin_slot(
+                site,
+                first + index,
+                f"{formal!r} in {site.node.subgraphs[0].name} has an unknown shape",
+            )
             continue
         labels = site.labels_of(formal)
         for before, after in zip(labels, site.labels(first + index), strict=True):
@@ -101,11 +122,18 @@ def _stack(site: Site, slot: int, index: int, axis: int) -> None:
     """What every turn returns, stacked along a new axis."""
     output = site.node.outputs[index]
     if output and output not in site.shape_info.shapes:
-        _pin_slot(site, slot, f"what {site.node.subgraphs[0].name} returns for {output!r} has an unknown shape")
+        _pin_slot(
+            site,
+            slot,
+            f"what {site.node.subgraphs[0].name} returns for {output!r} has an unknown shape",
+        )
     elif output:
         labels = list(site.labels(slot))
         rank = len(labels) + 1
-        labels.insert(axis % rank, site.pinned_axis(site.out_shape(index)[axis], f"the turns of {site.node.op}"))
+        labels.insert(
+            axis % rank,
+            site.pinned_axis(site.out_shape(index)[axis], f"the turns of {site.node.op}"),
+        )
         site.set_output(labels, index)
 
 

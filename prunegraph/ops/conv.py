@@ -22,7 +22,11 @@ def _transposed_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shap
 
 register(
     "Conv",
-    propagate=by_pattern("n (g i) *s, (g o) i *k, (g o)? -> n (g o) *s'", layer=True, attributes={"group": "g"}),
+    propagate=by_pattern(
+        "n (g i) *s, (g o) i *k, (g o)? -> n (g o) *s'",
+        layer=True,
+        attributes={"group": "g"},
+    ),
     macs=conv_macs,
 )
 
@@ -38,7 +42,10 @@ def _propagate_deform_conv(site: Site) -> None:
     groups = site.node.attributes.get("offset_group", 1)
     if groups != 1:
         channels = site.labels(0)[1]
-        parts = [site.pinned_axis(groups, "offset groups"), site.space.fresh(channels.size // groups)]
+        parts = [
+            site.pinned_axis(groups, "offset groups"),
+            site.space.fresh(channels.size // groups),
+        ]
         site.space.product(channels, parts, site.node.name)
 
 
@@ -47,6 +54,10 @@ for _domain in ("", "com.microsoft"):
     register("GridSample", propagate=by_pattern("n c *s, n *g -> n c *s'"), domain=_domain)
 register(
     "ConvTranspose",
-    propagate=by_pattern("n (g i) *s, (g i) o *k, (g o)? -> n (g o) *s'", layer=True, attributes={"group": "g"}),
+    propagate=by_pattern(
+        "n (g i) *s, (g i) o *k, (g o)? -> n (g o) *s'",
+        layer=True,
+        attributes={"group": "g"},
+    ),
     macs=_transposed_macs,
 )

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import onnx
 
-from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.model import Graph, Node, Weight
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.ops.rule import Shape, rule_for
 
 #: Inputs that hold neither trained parameters nor data: running statistics, sizes, bounds.
@@ -20,7 +20,12 @@ NOT_PARAMETERS = {
 }
 
 #: Element types of indices and sizes.
-INDEX_TYPES = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL, onnx.TensorProto.STRING)
+INDEX_TYPES = (
+    onnx.TensorProto.INT64,
+    onnx.TensorProto.INT32,
+    onnx.TensorProto.BOOL,
+    onnx.TensorProto.STRING,
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,9 @@ def cost(graph: Graph) -> Cost:
     shapes = shape_info(graph).shapes
     return Cost(
         sum(node_macs(node, shapes) for node in graph.nodes),
-        sum(weight.size for weight in graph.weights.values() if is_parameter(graph, weight)),
+        sum(
+            weight.size for weight in graph.weights.values() if is_parameter(graph, weight)
+        ),
         sum(weight_bytes(weight, weight.shape) for weight in graph.weights.values()),
     )
 
@@ -45,7 +52,11 @@ def cost(graph: Graph) -> Cost:
 def node_macs(node: Node, shapes: Mapping[str, Shape]) -> int:
     """Multiply-accumulates of one node, 0 where it is none or its shapes are not known."""
     rule = rule_for(node)
-    if rule is None or rule.macs is None or not all(v in shapes for v in (*node.inputs, *node.outputs) if v):
+    if (
+        rule is None
+        or rule.macs is None
+        or not all(v in shapes for v in (*node.inputs, *node.outputs) if v)
+    ):
         return 0
     return rule.macs(node, _all(node.inputs, shapes), _all(node.outputs, shapes))
 
@@ -59,7 +70,9 @@ def is_parameter(graph: Graph, weight: Weight) -> bool:
     if not weight.shape or weight.tensor.data_type in INDEX_TYPES:
         return False
     readers = graph.consumers.get(weight.name, ())
-    return any(slot not in NOT_PARAMETERS.get(graph.nodes[node].op, ()) for node, slot in readers)
+    return any(
+        slot not in NOT_PARAMETERS.get(graph.nodes[node].op, ()) for node, slot in readers
+    )
 
 
 def weight_bytes(weight: Weight, shape: Shape) -> int:

@@ -10,12 +10,18 @@ from prunegraph.labels.labels import Labels
 from prunegraph.ops.rule import Shape, Site, register
 
 
-def broadcast(site: Site, operands: Sequence[tuple[Sequence[Labels], Shape]]) -> list[Labels]:
+def broadcast(
+    site: Site, operands: Sequence[tuple[Sequence[Labels], Shape]]
+) -> list[Labels]:
     """Labels of operands broadcast together: axes align from the right, size 1 stretches."""
     rank = max([len(shape) for _, shape in operands], default=0)
     result: list[Labels] = []
     for back in range(1, rank + 1):
-        here = [(labels, shape, len(shape) - back) for labels, shape in operands if len(shape) >= back]
+        here = [
+            (labels, shape, len(shape) - back)
+            for labels, shape in operands
+            if len(shape) >= back
+        ]
         wide = [labels[axis] for labels, shape, axis in here if shape[axis] != 1]
         for other in wide[1:]:
             site.space.tie(wide[0], other)
@@ -29,7 +35,9 @@ def propagate_nary(site: Site) -> None:
     slots = [slot for slot in range(len(site.node.inputs)) if site.has(slot)]
     # Data first, so that a fresh weight axis follows the data and not the other way round.
     slots.sort(key=site.is_weight)
-    site.set_output(broadcast(site, [(site.labels(slot), site.shape(slot)) for slot in slots]))
+    site.set_output(
+        broadcast(site, [(site.labels(slot), site.shape(slot)) for slot in slots])
+    )
 
 
 def propagate_unary(site: Site) -> None:
@@ -57,16 +65,80 @@ def _propagate_dropout(site: Site) -> None:
 
 
 register(
-    "Relu", "LeakyRelu", "ThresholdedRelu", "Elu", "Selu", "Celu", "Sigmoid", "HardSigmoid", "HardSwish", "Swish",
-    "Tanh", "Erf", "Gelu", "Mish", "Softplus", "Softsign", "Exp", "Log", "Sqrt", "Abs", "Neg", "Reciprocal", "Floor",
-    "Ceil", "Round", "Sign", "Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh",
-    "Not", "BitwiseNot", "IsNaN", "IsInf", "Clip", "Shrink", "Identity", "Cast",
+    "Relu",
+    "LeakyRelu",
+    "ThresholdedRelu",
+    "Elu",
+    "Selu",
+    "Celu",
+    "Sigmoid",
+    "HardSigmoid",
+    "HardSwish",
+    "Swish",
+    "Tanh",
+    "Erf",
+    "Gelu",
+    "Mish",
+    "Softplus",
+    "Softsign",
+    "Exp",
+    "Log",
+    "Sqrt",
+    "Abs",
+    "Neg",
+    "Reciprocal",
+    "Floor",
+    "Ceil",
+    "Round",
+    "Sign",
+    "Sin",
+    "Cos",
+    "Tan",
+    "Asin",
+    "Acos",
+    "Atan",
+    "Sinh",
+    "Cosh",
+    "Asinh",
+    "Acosh",
+    "Atanh",
+    "Not",
+    "BitwiseNot",
+    "IsNaN",
+    "IsInf",
+    "Clip",
+    "Shrink",
+    "Identity",
+    "Cast",
     propagate=propagate_unary,
-)  # fmt: skip
+)
 register("Dropout", propagate=_propagate_dropout)
 register("CastLike", propagate=_propagate_cast_like)
 register(
-    "Add", "Sub", "Mul", "Div", "Pow", "Mod", "Min", "Max", "Sum", "Mean", "Equal", "Less", "LessOrEqual", "Greater",
-    "GreaterOrEqual", "And", "Or", "Xor", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Where", "PRelu",
-    "SwiGLU", propagate=propagate_nary,
-)  # fmt: skip
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Pow",
+    "Mod",
+    "Min",
+    "Max",
+    "Sum",
+    "Mean",
+    "Equal",
+    "Less",
+    "LessOrEqual",
+    "Greater",
+    "GreaterOrEqual",
+    "And",
+    "Or",
+    "Xor",
+    "BitShift",
+    "BitwiseAnd",
+    "BitwiseOr",
+    "BitwiseXor",
+    "Where",
+    "PRelu",
+    "SwiGLU",
+    propagate=propagate_nary,
+)

@@ -17,7 +17,10 @@ MICROSOFT = "com.microsoft"
 
 def _propagate_fused_matmul(site: Site) -> None:
     """A side may be transposed, or have its rows before the batch."""
-    propagate_product(site, *(_order(site.node, side, len(site.shape(slot))) for slot, side in enumerate("AB")))
+    propagate_product(
+        site,
+        *(_order(site.node, side, len(site.shape(slot))) for slot, side in enumerate("AB")),
+    )
 
 
 def _order(node: Node, side: str, rank: int) -> list[int]:
@@ -30,7 +33,9 @@ def _order(node: Node, side: str, rank: int) -> list[int]:
     return axes
 
 
-def _fused_matmul_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+def _fused_matmul_macs(
+    node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]
+) -> int:
     return math.prod(outputs[0]) * inputs[0][_order(node, "A", len(inputs[0]))[-1]]
 
 
@@ -45,7 +50,9 @@ def _propagate_matmul_nbits(site: Site) -> None:
         if site.has(slot):
             # Scales and zero points of every row and block, as a matrix or in one row.
             first, *others = site.labels(slot)
-            pinned_axis = site.pinned_axis(first.size // rows.size, "packed in blocks of bits")
+            pinned_axis = site.pinned_axis(
+                first.size // rows.size, "packed in blocks of bits"
+            )
             site.space.product(first, [rows, pinned_axis], site.node.name)
             for each in others:
                 site.pin(each, "packed in blocks of bits")
@@ -58,20 +65,34 @@ def _propagate_matmul_nbits(site: Site) -> None:
     site.set_output([*labels[:-1], rows])
 
 
-def _matmul_nbits_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+def _matmul_nbits_macs(
+    node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]
+) -> int:
     return math.prod(outputs[0]) * int(node.attributes["K"])
 
 
 register(
     "FusedConv",
     propagate=by_pattern(
-        "n (g i) *s, (g o) i *k, (g o)?, n (g o) *s'? -> n (g o) *s'", layer=True, attributes={"group": "g"}
+        "n (g i) *s, (g o) i *k, (g o)?, n (g o) *s'? -> n (g o) *s'",
+        layer=True,
+        attributes={"group": "g"},
     ),
     macs=conv_macs,
     domain=MICROSOFT,
 )
 register("FusedGemm", propagate=propagate_gemm, macs=gemm_macs, domain=MICROSOFT)
-register("FusedMatMul", propagate=_propagate_fused_matmul, macs=_fused_matmul_macs, domain=MICROSOFT)
-register("MatMulNBits", propagate=_propagate_matmul_nbits, macs=_matmul_nbits_macs, domain=MICROSOFT)
+register(
+    "FusedMatMul",
+    propagate=_propagate_fused_matmul,
+    macs=_fused_matmul_macs,
+    domain=MICROSOFT,
+)
+register(
+    "MatMulNBits",
+    propagate=_propagate_matmul_nbits,
+    macs=_matmul_nbits_macs,
+    domain=MICROSOFT,
+)
 register("BiasGelu", "FastGelu", "BiasAdd", propagate=propagate_nary, domain=MICROSOFT)
 register("Gelu", "QuickGelu", propagate=propagate_unary, domain=MICROSOFT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prunegraph.labels.labels import Labels
-from prunegraph.ops.rule import Site, Propagate, register
+from prunegraph.ops.rule import Propagate, Site, register
 
 
 def _propagate_top_k(site: Site) -> None:
@@ -16,7 +16,13 @@ def _propagate_top_k(site: Site) -> None:
     for slot, output in enumerate(site.node.outputs):
         if output:
             size = site.out_shape(slot)[axis]
-            site.set_output([site.pinned_axis(size, reason) if i == axis else each for i, each in enumerate(labels)], slot)
+            site.set_output(
+                [
+                    site.pinned_axis(size, reason) if i == axis else each
+                    for i, each in enumerate(labels)
+                ],
+                slot,
+            )
 
 
 def _accumulates(kind: str) -> Propagate:
@@ -57,7 +63,12 @@ def _propagate_gather_elements(site: Site) -> None:
     axis = site.node.attributes.get("axis", 0) % len(data)
     site.pin(data[axis], "looked up by position")
     _match(site, axis, [data, index])
-    site.set_output([index[i] if i == axis or a.size != index[i].size else a for i, a in enumerate(data)])
+    site.set_output(
+        [
+            index[i] if i == axis or a.size != index[i].size else a
+            for i, a in enumerate(data)
+        ]
+    )
 
 
 def _propagate_scatter_elements(site: Site) -> None:
@@ -99,7 +110,9 @@ def _propagate_one_hot(site: Site) -> None:
 
 def _propagate_source(site: Site) -> None:
     """The result does not come from data: nothing to follow."""
-    site.set_output([site.pinned_axis(size, f"made by {site.node.op}") for size in site.out_shape()])
+    site.set_output(
+        [site.pinned_axis(size, f"made by {site.node.op}") for size in site.out_shape()]
+    )
 
 
 register("TopK", propagate=_propagate_top_k)
@@ -113,7 +126,16 @@ for _domain in ("", "com.microsoft"):
 register("ScatterND", propagate=_propagate_scatter_nd)
 register("OneHot", propagate=_propagate_one_hot)
 register(
-    "Range", "EyeLike", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli",
-    "BlackmanWindow", "HannWindow", "HammingWindow", "MelWeightMatrix",
+    "Range",
+    "EyeLike",
+    "RandomNormal",
+    "RandomUniform",
+    "RandomNormalLike",
+    "RandomUniformLike",
+    "Bernoulli",
+    "BlackmanWindow",
+    "HannWindow",
+    "HammingWindow",
+    "MelWeightMatrix",
     propagate=_propagate_source,
-)  # fmt: skip
+)

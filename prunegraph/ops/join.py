@@ -64,7 +64,13 @@ def _propagate_split_to_sequence(site: Site) -> None:
         raise ValueError("its sizes are computed at run time")
     start, parts = 0, []
     for size in sizes:
-        parts.append([*labels[:axis], labels[axis].take(slice(start, start + size)), *labels[axis + 1 :]])
+        parts.append(
+            [
+                *labels[:axis],
+                labels[axis].take(slice(start, start + size)),
+                *labels[axis + 1 :],
+            ]
+        )
         start += size
     site.give_sequence(parts)
 
@@ -75,7 +81,9 @@ def _fix_up_split_to_sequence(edit: Edit) -> None:
     axis = node.attributes.get("axis", 0) % len(edit.shape_info.shapes[source])
     if edit.is_cut(source, axis):
         sizes = split_sizes(node, edit.shape_info) or []
-        parts = [edit.size(element(node.outputs[0], index), axis) for index in range(len(sizes))]
+        parts = [
+            edit.size(element(node.outputs[0], index), axis) for index in range(len(sizes))
+        ]
         edit.set_input(1, np.asarray(parts, np.int64))
 
 
@@ -90,5 +98,9 @@ def _propagate_sequence_at(site: Site) -> None:
 
 register("Concat", propagate=_propagate_concat)
 register("Split", propagate=_propagate_split, fix_up=_fix_up_split)
-register("SplitToSequence", propagate=_propagate_split_to_sequence, fix_up=_fix_up_split_to_sequence)
+register(
+    "SplitToSequence",
+    propagate=_propagate_split_to_sequence,
+    fix_up=_fix_up_split_to_sequence,
+)
 register("SequenceAt", propagate=_propagate_sequence_at)

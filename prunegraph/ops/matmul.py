@@ -13,7 +13,9 @@ from prunegraph.ops.pattern import by_pattern
 from prunegraph.ops.rule import Shape, Site, register
 
 _GEMM = {
-    (a, b): by_pattern(f"{'k m' if a else 'm k'}, {'n k' if b else 'k n'} -> m n", layer=True)
+    (a, b): by_pattern(
+        f"{'k m' if a else 'm k'}, {'n k' if b else 'k n'} -> m n", layer=True
+    )
     for a in (False, True)
     for b in (False, True)
 }
@@ -25,7 +27,12 @@ def propagate_gemm(site: Site) -> None:
     _GEMM[bool(attributes.get("transA", 0)), bool(attributes.get("transB", 0))](site)
     if site.has(2):
         created = site.given(0)
-        for mine, bias, size in zip(reversed(created), reversed(site.labels(2)), reversed(site.shape(2)), strict=False):
+        for mine, bias, size in zip(
+            reversed(created),
+            reversed(site.labels(2)),
+            reversed(site.shape(2)),
+            strict=False,
+        ):
             if size != 1:
                 site.space.tie(mine, bias)
         if site.is_weight(2) and site.shape(2):
@@ -38,17 +45,30 @@ def gemm_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> 
     return math.prod(outputs[0]) * contracted
 
 
-def propagate_product(site: Site, order_a: Sequence[int] = (), order_b: Sequence[int] = ()) -> None:
+def propagate_product(
+    site: Site, order_a: Sequence[int] = (), order_b: Sequence[int] = ()
+) -> None:
     """`... m k, ... k n -> ... m n`; either side may be a vector, or have its axes in another order."""
-    orders = [list(order) or list(range(len(site.labels(slot)))) for slot, order in enumerate((order_a, order_b))]
-    a, b = ([site.labels(slot)[axis] for axis in order] for slot, order in enumerate(orders))
-    sizes = [tuple(site.shape(slot)[axis] for axis in order[:-2]) for slot, order in enumerate(orders)]
+    orders = [
+        list(order) or list(range(len(site.labels(slot))))
+        for slot, order in enumerate((order_a, order_b))
+    ]
+    a, b = (
+        [site.labels(slot)[axis] for axis in order] for slot, order in enumerate(orders)
+    )
+    sizes = [
+        tuple(site.shape(slot)[axis] for axis in order[:-2])
+        for slot, order in enumerate(orders)
+    ]
     inner_a, outer_a = orders[0][-1], orders[0][-2:-1]
     inner_b, outer_b = (orders[1][-2], orders[1][-1:]) if len(b) > 1 else (orders[1][0], [])
     contracted = site.labels(0)[inner_a], site.labels(1)[inner_b]
     site.space.tie(*contracted)
     batch = broadcast(site, [(a[:-2], sizes[0]), (b[:-2], sizes[1])])
-    created = [site.labels(0)[axis] for axis in outer_a], [site.labels(1)[axis] for axis in outer_b]
+    created = (
+        [site.labels(0)[axis] for axis in outer_a],
+        [site.labels(1)[axis] for axis in outer_b],
+    )
     site.set_output([*batch, *created[0], *created[1]])
     for slot, inner, outer in ((0, inner_a, outer_a), (1, inner_b, outer_b)):
         if site.carries_weight(slot):
@@ -76,13 +96,17 @@ def _propagate_einsum(site: Site) -> None:
 def einsum_pattern(site: Site) -> str:
     """The equation of an Einsum in the pattern language."""
     operands, output = einsum_terms(site.node.attributes["equation"].decode())
-    spaced = [" ".join(re.findall(r"\.\.\.|\w", operand)) for operand in (*operands, output)]
+    spaced = [
+        " ".join(re.findall(r"\.\.\.|\w", operand)) for operand in (*operands, output)
+    ]
     return f"{', '.join(spaced[:-1])} -> {spaced[-1]}"
 
 
 def _einsum_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
     """The product of all letters' sizes; an equation with an ellipsis counts what its inputs show."""
-    remaining = node.attributes["equation"].decode().replace(" ", "").partition("->")[0].split(",")
+    remaining = (
+        node.attributes["equation"].decode().replace(" ", "").partition("->")[0].split(",")
+    )
     if len(remaining) < 2:
         return 0
     sizes: dict[str, int] = {}

@@ -56,7 +56,9 @@ def _propagate_reshape(site: Site) -> None:
             parts += split
     given = []
     for axis, size in enumerate(target):
-        factors = [part for part, (_, _, j) in zip(parts, refined, strict=True) if j == axis]
+        factors = [
+            part for part, (_, _, j) in zip(parts, refined, strict=True) if j == axis
+        ]
         if not factors:
             given.append(site.pinned_axis(size, "axis of size 1"))
         elif len(factors) == 1:
@@ -77,10 +79,16 @@ def _fix_up_reshape(edit: Edit) -> None:
         return
     target = edit.shape_info.constant(node.inputs[1])
     assert target is not None  # the spread refuses otherwise
-    before = [edit.size(source, axis) for axis in range(len(edit.shape_info.shapes[source]))]
-    wanted = [edit.size(output, axis) for axis in range(len(edit.shape_info.shapes[output]))]
+    before = [
+        edit.size(source, axis) for axis in range(len(edit.shape_info.shapes[source]))
+    ]
+    wanted = [
+        edit.size(output, axis) for axis in range(len(edit.shape_info.shapes[output]))
+    ]
     allowzero = bool(node.attributes.get("allowzero", 0))
-    operand = [int(t) if t in (0, -1) else size for t, size in zip(target, wanted, strict=True)]
+    operand = [
+        int(t) if t in (0, -1) else size for t, size in zip(target, wanted, strict=True)
+    ]
     if resolve_reshape(before, operand, allowzero) != tuple(wanted):
         operand = [-1 if t == -1 else size for t, size in zip(target, wanted, strict=True)]
     edit.want(1, np.asarray(operand, np.int64))
@@ -103,7 +111,9 @@ def _propagate_expand(site: Site) -> None:
     labels = [None] * (len(target) - len(site.shape(0))) + list(site.labels(0))
     given = []
     for each, size in zip(labels, target, strict=True):
-        given.append(each if each is not None and each.size == size else site.space.fresh(size))
+        given.append(
+            each if each is not None and each.size == size else site.space.fresh(size)
+        )
         if given[-1] is not each:
             site.tag(given[-1], REPEATED)
     site.set_output(given)
@@ -115,7 +125,9 @@ def _fix_up_expand(edit: Edit) -> None:
     if target is None or not edit.is_cut(output):
         return
     offset = len(edit.shape_info.shapes[output]) - len(target)
-    sizes = [1 if t == 1 else edit.size(output, offset + axis) for axis, t in enumerate(target)]
+    sizes = [
+        1 if t == 1 else edit.size(output, offset + axis) for axis, t in enumerate(target)
+    ]
     edit.want(1, np.asarray(sizes, np.int64))
 
 
@@ -131,10 +143,16 @@ def _propagate_tile(site: Site) -> None:
     given = []
     for each, repeat in zip(site.labels(0), repeats, strict=True):
         if repeat == 1 or each.is_constant:
-            given.append(each if repeat == 1 else Labels(each.size * int(repeat), each.first, 0))
+            given.append(
+                each if repeat == 1 else Labels(each.size * int(repeat), each.first, 0)
+            )
         else:
             given.append(site.space.fresh(each.size * int(repeat)))
-            site.space.product(given[-1], [site.pinned_axis(int(repeat), "repeated axis"), each], site.node.name)
+            site.space.product(
+                given[-1],
+                [site.pinned_axis(int(repeat), "repeated axis"), each],
+                site.node.name,
+            )
     site.set_output(given)
 
 
@@ -143,7 +161,10 @@ def _propagate_tile(site: Site) -> None:
 
 def _propagate_slice(site: Site) -> None:
     labels, shape = site.labels(0), site.shape(0)
-    inputs = [site.constant(slot) if site.has(slot) else None for slot in range(len(site.node.inputs))]
+    inputs = [
+        site.constant(slot) if site.has(slot) else None
+        for slot in range(len(site.node.inputs))
+    ]
     if any(value is None and site.has(slot) for slot, value in enumerate(inputs) if slot):
         raise ValueError("its bounds are computed at run time")
     index = slice_index(site.node, inputs, len(labels))
@@ -154,7 +175,9 @@ def _propagate_slice(site: Site) -> None:
                 site.pin(labels[axis], "sliced with a step together with another axis")
     given = []
     for axis, (each, part) in enumerate(zip(labels, index, strict=True)):
-        given.append(each.take(part) if range(shape[axis])[part] != range(shape[axis]) else each)
+        given.append(
+            each.take(part) if range(shape[axis])[part] != range(shape[axis]) else each
+        )
     site.set_output(given)
 
 
@@ -192,7 +215,12 @@ def _slice_axes(edit: Edit, rank: int, inputs: Sequence[np.ndarray | None]) -> l
     return [int(axis) % rank for axis in axes]
 
 
-def _write_bounds(edit: Edit, axes: list[int], inputs: Sequence[Any], bounds: dict[int, tuple[int, int, int]]) -> None:
+def _write_bounds(
+    edit: Edit,
+    axes: list[int],
+    inputs: Sequence[Any],
+    bounds: dict[int, tuple[int, int, int]],
+) -> None:
     attributes = edit.node.attributes
     old = edit.node.version < 10
     steps = inputs[4] if len(inputs) > 4 else None
@@ -202,7 +230,12 @@ def _write_bounds(edit: Edit, axes: list[int], inputs: Sequence[Any], bounds: di
         [1] * len(axes) if steps is None else steps,
     ]
     new = [
-        np.asarray([bounds[axis][which] if axis in bounds else int(v) for axis, v in zip(axes, column, strict=True)])
+        np.asarray(
+            [
+                bounds[axis][which] if axis in bounds else int(v)
+                for axis, v in zip(axes, column, strict=True)
+            ]
+        )
         for which, column in enumerate(values)
     ]
     if old:
@@ -234,11 +267,17 @@ def _propagate_gather(site: Site) -> None:
         site.pin(data[axis], "looked up at positions that depend on run-time sizes")
         picked = [site.pinned_axis(size, "table of positions") for size in shape]
     elif rank == 0:
-        site.pin(data[axis].take(np.asarray([int(index) % data[axis].size])), "picked by its position")
+        site.pin(
+            data[axis].take(np.asarray([int(index) % data[axis].size])),
+            "picked by its position",
+        )
         picked = []
     elif rank == 1 or sum(size != 1 for size in shape) == 1:
         taken = data[axis].take(index.astype(np.int64).reshape(-1) % data[axis].size)
-        picked = [taken if size == taken.size else site.pinned_axis(size, "axis of size 1") for size in shape]
+        picked = [
+            taken if size == taken.size else site.pinned_axis(size, "axis of size 1")
+            for size in shape
+        ]
     else:
         site.pin(data[axis], "picked by a table of positions")
         picked = [site.pinned_axis(size, "table of positions") for size in index.shape]
@@ -255,7 +294,9 @@ def _fix_up_gather(edit: Edit) -> None:
     positions = index.astype(np.int64) % shape[axis]
     for inner in range(positions.ndim):
         positions = positions.take(edit.kept(node.outputs[0], axis + inner), inner)
-    edit.want(1, np.searchsorted(edit.kept(node.inputs[0], axis), positions).astype(np.int64))
+    edit.want(
+        1, np.searchsorted(edit.kept(node.inputs[0], axis), positions).astype(np.int64)
+    )
 
 
 # -- axes of size 1 -----------------------------------------------------------------------
@@ -265,7 +306,9 @@ def _fix_up_squeeze(edit: Edit) -> None:
     """Without axes all of size 1 go; one that a cut leaves with one channel has to stay."""
     node, source = edit.node, edit.node.inputs[0]
     shape = edit.shape_info.shapes[source]
-    remaining = [axis for axis, size in enumerate(shape) if size > 1 and edit.size(source, axis) == 1]
+    remaining = [
+        axis for axis, size in enumerate(shape) if size > 1 and edit.size(source, axis) == 1
+    ]
     if not remaining or node.input(1) or "axes" in node.attributes:
         return
     ones = [axis for axis, size in enumerate(shape) if size == 1]
@@ -297,7 +340,10 @@ def _pads(
 
 def _propagate_pad(site: Site) -> None:
     labels = list(site.labels(0))
-    inputs = [site.constant(slot) if site.has(slot) else None for slot in range(len(site.node.inputs))]
+    inputs = [
+        site.constant(slot) if site.has(slot) else None
+        for slot in range(len(site.node.inputs))
+    ]
     axes, pads = _pads(inputs, site.node.attributes, len(labels))
     fills = site.node.attributes.get("mode", b"constant") == b"constant"
     for axis, (before, after) in zip(axes, pads, strict=True):
@@ -305,7 +351,9 @@ def _propagate_pad(site: Site) -> None:
             continue
         if not fills or min(before, after) < 0 or labels[axis].is_constant:
             site.pin(labels[axis], "padded axis")
-            labels[axis] = site.pinned_axis(labels[axis].size + before + after, "padded axis")
+            labels[axis] = site.pinned_axis(
+                labels[axis].size + before + after, "padded axis"
+            )
         else:
             parts = [site.space.fresh(size) for size in (before, after) if size]
             parts.insert(1 if before else 0, labels[axis])
@@ -325,7 +373,11 @@ def _fix_up_pad(edit: Edit) -> None:
     for axis, (before, after) in zip(axes, pads, strict=True):
         kept = edit.kept(output, axis)
         first, last = before, before + shape[axis]
-        new.append((int(np.sum(kept < first)), int(np.sum(kept >= last))) if before >= 0 <= after else (before, after))
+        new.append(
+            (int(np.sum(kept < first)), int(np.sum(kept >= last)))
+            if before >= 0 <= after
+            else (before, after)
+        )
     flat = [b for b, _ in new] + [a for _, a in new]
     if node.version < 11:
         edit.set_attribute("pads", flat)
@@ -352,16 +404,29 @@ def _propagate_space_to_depth(site: Site) -> None:
 
 def _tie_blocks(site: Site, depth: Labels, channels: Labels) -> None:
     """Depth is channels times the two axes of a block, in the order of `mode`."""
-    blocks = [site.pinned_axis(site.node.attributes["blocksize"], "block of pixels") for _ in range(2)]
+    blocks = [
+        site.pinned_axis(site.node.attributes["blocksize"], "block of pixels")
+        for _ in range(2)
+    ]
     channels_first = site.node.attributes.get("mode", b"DCR") == b"CRD"
-    site.space.product(depth, [channels, *blocks] if channels_first else [*blocks, channels], site.node.name)
+    site.space.product(
+        depth,
+        [channels, *blocks] if channels_first else [*blocks, channels],
+        site.node.name,
+    )
 
 
 def _set_block_output(site: Site, created: Labels) -> None:
     n, _, height, width = site.labels(0)
     for axis in (height, width):
         site.pin(axis, "spatial axis")
-    site.set_output([n, created, *(site.pinned_axis(size, "spatial axis") for size in site.out_shape()[2:])])
+    site.set_output(
+        [
+            n,
+            created,
+            *(site.pinned_axis(size, "spatial axis") for size in site.out_shape()[2:]),
+        ]
+    )
 
 
 def _propagate_col2im(site: Site) -> None:
@@ -371,7 +436,13 @@ def _propagate_col2im(site: Site) -> None:
     block = site.pinned_axis(rows.size // channels.size, "block of pixels")
     site.space.product(rows, [channels, block], site.node.name)
     site.pin(columns, "spatial axis")
-    site.set_output([n, channels, *(site.pinned_axis(size, "spatial axis") for size in site.out_shape()[2:])])
+    site.set_output(
+        [
+            n,
+            channels,
+            *(site.pinned_axis(size, "spatial axis") for size in site.out_shape()[2:]),
+        ]
+    )
 
 
 register("Reshape", propagate=_propagate_reshape, fix_up=_fix_up_reshape)

@@ -25,7 +25,10 @@ def _propagate_batch_norm(site: Site) -> None:
 def _propagate_group_norm(site: Site) -> None:
     """Scale and bias have one entry a channel since opset 21, one a group before."""
     parameter = "(g c)" if site.node.version >= 21 else "g"
-    by_pattern(f"n (g c) *s, {parameter}, {parameter} -> n (g c) *s", attributes={"num_groups": "g"})(site)
+    by_pattern(
+        f"n (g c) *s, {parameter}, {parameter} -> n (g c) *s",
+        attributes={"num_groups": "g"},
+    )(site)
     site.reduces(0, [1], "groups")
 
 
@@ -42,14 +45,22 @@ def _propagate_layer_norm(site: Site) -> None:
     for slot in (1, 2):
         if site.has(slot):
             shape = site.shape(slot)
-            for mine, other, size in zip(reversed(labels), reversed(site.labels(slot)), reversed(shape), strict=False):
+            for mine, other, size in zip(
+                reversed(labels), reversed(site.labels(slot)), reversed(shape), strict=False
+            ):
                 if size != 1:
                     site.space.tie(mine, other)
     site.reduces(0, range(axis, len(labels)), "norm")
     site.set_output(labels)
     for slot in range(1, len(site.node.outputs)):
         if site.node.outputs[slot]:
-            site.set_output([*labels[:axis], *(site.pinned_axis(1, "statistics axis") for _ in labels[axis:])], slot)
+            site.set_output(
+                [
+                    *labels[:axis],
+                    *(site.pinned_axis(1, "statistics axis") for _ in labels[axis:]),
+                ],
+                slot,
+            )
 
 
 def _propagate_lp_norm(site: Site) -> None:
@@ -70,7 +81,9 @@ def _propagate_mean_variance(site: Site) -> None:
 def _propagate_softmax(site: Site) -> None:
     """Softmax couples all elements of its axis; before opset 13 of all axes from `axis` on."""
     labels = site.labels(0)
-    axis = site.node.attributes.get("axis", -1 if site.node.version >= 13 else 1) % len(labels)
+    axis = site.node.attributes.get("axis", -1 if site.node.version >= 13 else 1) % len(
+        labels
+    )
     last = axis + 1 if site.node.version >= 13 else len(labels)
     for each in labels[axis:last]:
         site.pin(each, f"normalised together by {site.node.op}")
@@ -86,15 +99,33 @@ def _propagate_skip_norm(site: Site) -> None:
     for slot, output in enumerate(site.node.outputs):
         if output:
             whole = site.out_shape(slot) == site.shape(0)
-            site.set_output(labels if whole else [*labels[:-1], site.pinned_axis(1, "statistics axis")], slot)
+            site.set_output(
+                labels if whole else [*labels[:-1], site.pinned_axis(1, "statistics axis")],
+                slot,
+            )
 
 
 register("BatchNormalization", propagate=_propagate_batch_norm)
 register("InstanceNormalization", propagate=_propagate_instance_norm)
 register("GroupNormalization", propagate=_propagate_group_norm)
-register("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", propagate=_propagate_layer_norm)
-register("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", propagate=_propagate_skip_norm, domain="com.microsoft")
+register(
+    "LayerNormalization",
+    "RMSNormalization",
+    "SimplifiedLayerNormalization",
+    propagate=_propagate_layer_norm,
+)
+register(
+    "SkipLayerNormalization",
+    "SkipSimplifiedLayerNormalization",
+    propagate=_propagate_skip_norm,
+    domain="com.microsoft",
+)
 register("LpNormalization", propagate=_propagate_lp_norm)
 register("MeanVarianceNormalization", propagate=_propagate_mean_variance)
-register("LRN", propagate=by_pattern("n *c -> n *c", stays="channels within reach of each other in LRN"))
+register(
+    "LRN",
+    propagate=by_pattern(
+        "n *c -> n *c", stays="channels within reach of each other in LRN"
+    ),
+)
 register("Softmax", "LogSoftmax", "Hardmax", propagate=_propagate_softmax)

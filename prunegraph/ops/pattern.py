@@ -24,7 +24,7 @@ from types import MappingProxyType
 from typing import Any
 
 from prunegraph.labels.labels import Labels
-from prunegraph.ops.rule import Shape, Site, Propagate
+from prunegraph.ops.rule import Propagate, Shape, Site
 
 TOKEN = re.compile(r"\.\.\.|\*\w+'?|\([^()]*\)|\w+")
 
@@ -50,7 +50,9 @@ class Axis:
 class Operand:
     axes: tuple[Axis, ...]
     optional: bool = False
-    _aligned: dict[int, tuple[Axis, ...]] = field(default_factory=dict, init=False, compare=False, repr=False)
+    _aligned: dict[int, tuple[Axis, ...]] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
 
     def align(self, rank: int) -> tuple[Axis, ...]:
         """One term per axis of a value of that rank; runs stretch."""
@@ -74,12 +76,22 @@ class Pattern:
     def numbers(self) -> dict[str, int]:
         """Factors that are given as numbers."""
         axes = [axis for operand in (*self.inputs, *self.outputs) for axis in operand.axes]
-        return {letter: int(letter) for axis in axes for letter in axis.letters if letter.isdigit()}
+        return {
+            letter: int(letter)
+            for axis in axes
+            for letter in axis.letters
+            if letter.isdigit()
+        }
 
     @cached_property
     def made(self) -> frozenset[str]:
         """Letters of the outputs."""
-        return frozenset(letter for operand in self.outputs for axis in operand.axes for letter in axis.letters)
+        return frozenset(
+            letter
+            for operand in self.outputs
+            for axis in operand.axes
+            for letter in axis.letters
+        )
 
 
 @lru_cache(maxsize=256)
@@ -88,7 +100,9 @@ def parse(text: str) -> Pattern:
     remaining, arrow, right = text.partition("->")
     if not arrow:
         raise ValueError(f"pattern {text!r} has no '->'")
-    return Pattern(*(tuple(_operand(part) for part in side.split(",")) for side in (remaining, right)))
+    return Pattern(
+        *(tuple(_operand(part) for part in side.split(",")) for side in (remaining, right))
+    )
 
 
 def _operand(text: str) -> Operand:
@@ -154,12 +168,26 @@ class _Match:
     """One application of a pattern to a node."""
 
     def __init__(
-        self, pattern: Pattern, site: Site, attributes: Mapping[str, str], layer: bool, stays: str, pinned: str
+        self,
+        pattern: Pattern,
+        site: Site,
+        attributes: Mapping[str, str],
+        layer: bool,
+        stays: str,
+        pinned: str,
     ):
-        self.site, self.attributes, self.layer, self.stays, self.pinned_letters = site, attributes, layer, stays, pinned
+        self.site, self.attributes, self.layer, self.stays, self.pinned_letters = (
+            site,
+            attributes,
+            layer,
+            stays,
+            pinned,
+        )
         self.pattern = pattern
         self.terms = {
-            slot: operand.align(len(site.shape(slot))) for slot, operand in enumerate(pattern.inputs) if site.has(slot)
+            slot: operand.align(len(site.shape(slot)))
+            for slot, operand in enumerate(pattern.inputs)
+            if site.has(slot)
         }
         self.sizes: dict[str, int] = dict(pattern.numbers)
         self.letters: dict[str, Labels] = {}
@@ -196,7 +224,9 @@ class _Match:
             if len(unknown) == 1 and known and size % known == 0:
                 sizes[unknown[0]] = size // known
             elif unknown or known != size:
-                raise ValueError(f"an axis of size {size} does not fit {' x '.join(letters)}")
+                raise ValueError(
+                    f"an axis of size {size} does not fit {' x '.join(letters)}"
+                )
 
     def _join(self) -> None:
         """Tie plain axes by letter, relate products, pin starred runs, tie passing runs."""
@@ -217,7 +247,9 @@ class _Match:
         for _, letters in products:
             self._complete(letters)
         for axis, letters in products:
-            space.product(axis, [self.letters[letter] for letter in letters], site.node.name)
+            space.product(
+                axis, [self.letters[letter] for letter in letters], site.node.name
+            )
         self.passing = max(passing, key=len, default=[])
         for other in passing:
             for a, b in zip(self.passing, other, strict=False):
@@ -228,7 +260,11 @@ class _Match:
             if letter not in self.letters:
                 size = self.sizes[letter]
                 number = letter.isdigit()
-                self.letters[letter] = self.site.pinned_axis(size, "fixed factor") if number else self.site.space.fresh(size)
+                self.letters[letter] = (
+                    self.site.pinned_axis(size, "fixed factor")
+                    if number
+                    else self.site.space.fresh(size)
+                )
 
     def _assign_roles(self) -> None:
         created = self.pattern.made
@@ -236,14 +272,24 @@ class _Match:
         for slot, terms in self.terms.items():
             if self.site.carries_weight(slot):
                 for axis, term in enumerate(terms):
-                    letters = [letter for letter in term.letters if not letter.isdigit() and letter not in self.pinned_letters]
+                    letters = [
+                        letter
+                        for letter in term.letters
+                        if not letter.isdigit() and letter not in self.pinned_letters
+                    ]
                     if letters:
                         contracted = not created.issuperset(letters)
                         self.site.role(slot, axis, "in" if contracted else "out")
-                        covered.update(term.letters if contracted and self.site.is_weight(slot) else ())
+                        covered.update(
+                            term.letters if contracted and self.site.is_weight(slot) else ()
+                        )
         for slot, terms in self.terms.items():
             for axis, term in enumerate(terms):
-                summed = () if created.issuperset(term.letters) else set(term.letters) - created - covered
+                summed = (
+                    ()
+                    if created.issuperset(term.letters)
+                    else set(term.letters) - created - covered
+                )
                 if summed and not self.site.is_weight(slot):
                     self.site.reduces(slot, [axis], "sum")
                     covered |= summed

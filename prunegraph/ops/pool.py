@@ -36,7 +36,9 @@ def _propagate_resize(site: Site) -> None:
         raise ValueError("it crops by a region of interest")
     scales = _scales(site)
     given = []
-    for axis, (before, after) in enumerate(zip(site.shape(0), site.out_shape(), strict=True)):
+    for axis, (before, after) in enumerate(
+        zip(site.shape(0), site.out_shape(), strict=True)
+    ):
         if before == after and scales.get(axis, 1) == 1:
             given.append(labels[axis])
         else:

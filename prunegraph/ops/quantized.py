@@ -9,7 +9,7 @@ from prunegraph.graph.model import Node
 from prunegraph.labels.labels import Labels
 from prunegraph.ops.elementwise import broadcast
 from prunegraph.ops.pattern import Moved, by_pattern
-from prunegraph.ops.rule import Macs, Shape, Site, Propagate, register
+from prunegraph.ops.rule import Macs, Propagate, Shape, Site, register
 
 
 def _propagate_qdq(site: Site) -> None:
@@ -44,12 +44,16 @@ def _vectors(site: Site, axis: Labels, slots: Sequence[int]) -> None:
             site.space.tie(axis, site.labels(slot)[-1])
 
 
-def _conv(weight: int, bias: int | None, zero: int, per_output: tuple[int, ...]) -> Propagate:
+def _conv(
+    weight: int, bias: int | None, zero: int, per_output: tuple[int, ...]
+) -> Propagate:
     """A convolution on integers: where its data, weight and bias are, and the data's zero point."""
 
     def propagate(site: Site) -> None:
         moved = Moved(site, [0, weight, *([bias] if bias is not None else [])])
-        by_pattern("n (g i) *s, (g o) i *k, (g o)? -> n (g o) *s'", attributes={"group": "g"})(moved)
+        by_pattern(
+            "n (g i) *s, (g o) i *k, (g o)? -> n (g o) *s'", attributes={"group": "g"}
+        )(moved)
         rows = site.labels(weight)[0]
         _vectors(site, rows, per_output)
         site.role(weight, 0, "out")
@@ -67,7 +71,9 @@ def _matmul(weight: int, zero: int, per_output: tuple[int, ...]) -> Propagate:
         if len(a) < 2 or len(b) < 2:
             raise ValueError("it multiplies vectors")
         site.space.tie(a[-1], b[-2])
-        batch = broadcast(site, [(a[:-2], site.shape(0)[:-2]), (b[:-2], site.shape(weight)[:-2])])
+        batch = broadcast(
+            site, [(a[:-2], site.shape(0)[:-2]), (b[:-2], site.shape(weight)[:-2])]
+        )
         _vectors(site, b[-1], per_output)
         if site.is_weight(weight):
             site.role(weight, len(b) - 1, "out")
@@ -88,7 +94,9 @@ def _propagate_dynamic(site: Site) -> None:
 
 
 def _conv_macs(weight: int) -> Macs:
-    return lambda node, inputs, outputs: math.prod(outputs[0]) * math.prod(inputs[weight][1:])
+    return lambda node, inputs, outputs: (
+        math.prod(outputs[0]) * math.prod(inputs[weight][1:])
+    )
 
 
 def _matmul_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
@@ -101,4 +109,6 @@ register("QLinearMatMul", propagate=_matmul(3, 2, (4, 5)), macs=_matmul_macs)
 register("MatMulInteger", propagate=_matmul(1, 2, (3,)), macs=_matmul_macs)
 register("DynamicQuantizeLinear", propagate=_propagate_dynamic)
 register("QuantizeLinear", "DequantizeLinear", propagate=_propagate_qdq)
-register("QuantizeLinear", "DequantizeLinear", propagate=_propagate_qdq, domain="com.microsoft")
+register(
+    "QuantizeLinear", "DequantizeLinear", propagate=_propagate_qdq, domain="com.microsoft"
+)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from prunegraph.graph.model import Node
 from prunegraph.ops.pattern import by_pattern
-from prunegraph.ops.rule import Macs, Shape, Site, Propagate, register
+from prunegraph.ops.rule import Macs, Propagate, Shape, Site, register
 
 #: Gates of a cell, and whether it has a cell state and peepholes.
 CELLS = {"LSTM": (4, True), "GRU": (3, False), "RNN": (1, False)}
@@ -19,7 +19,9 @@ def _pattern(gates: int, cell: bool, batch_first: bool) -> str:
     rows = f"({gates} h)" if gates > 1 else "h"
     states = f"{state}?, {state}?, d (3 h)?" if cell else f"{state}?"
     weights = f"d {rows} i, d {rows} h, d ({2 * gates} h)?, n?"
-    return f"{data}, {weights}, {states} -> {output}, {state}" + (f", {state}" if cell else "")
+    return f"{data}, {weights}, {states} -> {output}, {state}" + (
+        f", {state}" if cell else ""
+    )
 
 
 def _spread(gates: int, cell: bool) -> Propagate:

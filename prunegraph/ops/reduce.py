@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prunegraph.graph.model import FLOAT_TYPES
-from prunegraph.ops.rule import Site, Propagate, register
+from prunegraph.ops.rule import Propagate, Site, register
 
 
 def reduced_axes(site: Site, rank: int) -> list[int] | None:
@@ -14,7 +14,9 @@ def reduced_axes(site: Site, rank: int) -> list[int] | None:
         if axes is None:
             return None
     if axes is None or len(axes) == 0:
-        return [] if site.node.attributes.get("noop_with_empty_axes", 0) else list(range(rank))
+        return (
+            [] if site.node.attributes.get("noop_with_empty_axes", 0) else list(range(rank))
+        )
     return [int(axis) % rank for axis in axes]
 
 
@@ -26,7 +28,10 @@ def _reduction(kind: str) -> Propagate:
         axes = reduced_axes(site, len(labels))
         if axes is None:
             raise ValueError("its axes are computed at run time")
-        if kind == "mean" and site.shape_info.types.get(site.node.inputs[0]) not in FLOAT_TYPES:
+        if (
+            kind == "mean"
+            and site.shape_info.types.get(site.node.inputs[0]) not in FLOAT_TYPES
+        ):
             for axis in axes:
                 site.pin(labels[axis], "a mean of whole numbers is rounded")
         elif axes:
@@ -48,10 +53,23 @@ def _propagate_arg(site: Site) -> None:
     axis = site.node.attributes.get("axis", 0) % len(labels)
     site.pin(labels[axis], f"positions are the result of {site.node.op}")
     keep = site.node.attributes.get("keepdims", 1)
-    site.set_output([site.pinned_axis(1, "reduced axis") if i == axis else e for i, e in enumerate(labels) if i != axis or keep])
+    site.set_output(
+        [
+            site.pinned_axis(1, "reduced axis") if i == axis else e
+            for i, e in enumerate(labels)
+            if i != axis or keep
+        ]
+    )
 
 
-register("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum", propagate=_reduction("sum"))
+register(
+    "ReduceSum",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceSumSquare",
+    "ReduceLogSum",
+    propagate=_reduction("sum"),
+)
 register("ReduceMean", propagate=_reduction("mean"))
 register("ReduceMax", "ReduceLogSumExp", propagate=_reduction("max"))
 register("ReduceMin", propagate=_reduction("min"))

@@ -17,8 +17,8 @@ import numpy as np
 
 from prunegraph import plugins
 from prunegraph.errors import PluginError
-from prunegraph.graph.shape_info import ShapeInfo
 from prunegraph.graph.model import Node
+from prunegraph.graph.shape_info import ShapeInfo
 from prunegraph.labels.labels import Labels, LabelSpace, Reason
 
 Shape = tuple[int, ...]
@@ -79,7 +79,9 @@ class Site(Protocol):
     def role(self, slot: int, axis: int, role: str) -> None:
         """Say that a weight's axis is a layer's "out" or "in" channels."""
 
-    def reduces(self, slot: int, axes: Sequence[int], kind: str, zero: int | None = None) -> None:
+    def reduces(
+        self, slot: int, axes: Sequence[int], kind: str, zero: int | None = None
+    ) -> None:
         """Say what becomes of an input's elements along axes.
 
         They are summed ("sum"), averaged ("mean"), normalised together ("norm"), multiplied ("product"), or the
@@ -189,7 +191,12 @@ def register(
 def _guarded(rule: Rule, op: str, origin: str) -> Rule:
     """A plug-in's rule, whose mistakes are PluginErrors that name it."""
     what = f"rule for {op} ({origin})"
-    parameters = {"propagate": ["site"], "fix_up": ["edit"], "macs": MACS, "shapes": ["node", "inputs"]}
+    parameters = {
+        "propagate": ["site"],
+        "fix_up": ["edit"],
+        "macs": MACS,
+        "shapes": ["node", "inputs"],
+    }
     for name, names in parameters.items():
         function = getattr(rule, name)
         if function is not None:
@@ -207,7 +214,9 @@ def _counted(macs: Macs, what: str) -> Macs:
     def call(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
         result = macs(node, inputs, outputs)
         if not isinstance(result, int | np.integer) or result < 0:
-            raise PluginError(f"{what}: macs returned {result!r} for node {node.name!r}, not a count")
+            raise PluginError(
+                f"{what}: macs returned {result!r} for node {node.name!r}, not a count"
+            )
         return int(result)
 
     return call
@@ -235,7 +244,9 @@ def register_barriers(reasons: Mapping[str, str], domain: str = "") -> None:
     plugins.note_origin(register_barriers)
     for op, reason in reasons.items():
         if (domain, op) in _RULES:
-            raise PluginError(f"operator {domain or 'ai.onnx'}::{op} has a rule and cannot be a barrier")
+            raise PluginError(
+                f"operator {domain or 'ai.onnx'}::{op} has a rule and cannot be a barrier"
+            )
         _RULES[domain, op] = [Rule(barrier=reason)]
 
 

@@ -28,7 +28,11 @@ class _Watch:
         self.values: tuple[str, ...] = (value,)
         self.histogram = Histogram(counting)
         self._what = "input" if value in graph.inputs else "value"
-        self._advice = "clean the data" if value in graph.inputs else "clean the data, or leave its layer in float"
+        self._advice = (
+            "clean the data"
+            if value in graph.inputs
+            else "clean the data, or leave its layer in float"
+        )
 
     def add(self, batch: int, *arrays: Array) -> None:
         if arrays[0].dtype.kind != "f":
@@ -53,7 +57,9 @@ def watched(placements: Iterable[Placement]) -> list[str]:
     return list(result)
 
 
-def calibrate(statistics: Statistics, values: Sequence[str], method: str) -> dict[str, Histogram]:
+def calibrate(
+    statistics: Statistics, values: Sequence[str], method: str
+) -> dict[str, Histogram]:
     """Histograms of values, and of all inputs, so that what is not a number in them is named.
 
     Raises:
@@ -61,7 +67,10 @@ def calibrate(statistics: Statistics, values: Sequence[str], method: str) -> dic
     """
     graph = statistics.graph
     counted = set(values) if method != "minmax" else set()
-    watches = [_Watch(graph, value, value in counted) for value in dict.fromkeys((*graph.inputs, *values))]
+    watches = [
+        _Watch(graph, value, value in counted)
+        for value in dict.fromkeys((*graph.inputs, *values))
+    ]
     statistics.collect(watches, "calibration")
     return {watch.values[0]: watch.histogram for watch in watches}
 
@@ -77,7 +86,11 @@ class Scales:
     """
 
     def __init__(
-        self, seen: Mapping[str, Histogram], scheme: Scheme, find: Callable[[Histogram], Params], given: Given
+        self,
+        seen: Mapping[str, Histogram],
+        scheme: Scheme,
+        find: Callable[[Histogram], Params],
+        given: Given,
     ):
         self.seen, self.scheme, self.find, self.given = seen, scheme, find, given
         self._kept: dict[tuple[str, ...], Params] = {}
@@ -89,10 +102,16 @@ class Scales:
     def _of(self, placement: Placement, group: tuple[str, ...]) -> Params:
         given = {self._checked(name): name for name in group if name in self.given}
         if len(given) > 1:
-            raise OptionError(f"values {', '.join(map(repr, given.values()))} share one scale, but are given several")
+            raise OptionError(
+                f"values {', '.join(map(repr, given.values()))} share one scale, but are given several"
+            )
         if given:
             return next(iter(given))
-        names = tuple(sorted({source for value in group for source in sources(placement.graph, value)}))
+        names = tuple(
+            sorted(
+                {source for value in group for source in sources(placement.graph, value)}
+            )
+        )
         if names not in self._kept:
             merged = Histogram()
             for name in names:
@@ -105,13 +124,22 @@ class Scales:
         assert kind is not None  # else there are no groups
         try:
             with np.errstate(over="ignore"):
-                scale, zero = float(np.float32(entry["scale"])), int(entry.get("zero_point", 0))
+                scale, zero = (
+                    float(np.float32(entry["scale"])),
+                    int(entry.get("zero_point", 0)),
+                )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise OptionError(f"ranges: {name!r} needs a number for scale, and one for zero_point") from error
+            raise OptionError(
+                f"ranges: {name!r} needs a number for scale, and one for zero_point"
+            ) from error
         if not (np.isfinite(scale) and scale > 0):
-            raise OptionError(f"ranges: the scale of {name!r} must be a positive number, got {scale:g}")
+            raise OptionError(
+                f"ranges: the scale of {name!r} must be a positive number, got {scale:g}"
+            )
         if not kind.lowest <= zero <= kind.highest:
-            raise OptionError(f"ranges: the zero point of {name!r} does not fit into {kind.name}: {zero}")
+            raise OptionError(
+                f"ranges: the zero point of {name!r} does not fit into {kind.name}: {zero}"
+            )
         return Params(scale, zero, kind)
 
 
@@ -133,4 +161,6 @@ def check_given(given: Given, placement: Placement) -> None:
     weights = [graph.nodes[index].inputs[1] for index in placement.layers]
     for name in given:
         if name not in placement.group_of and name not in weights:
-            raise UnknownNameError("quantized tensor", name, [*placement.group_of, *weights])
+            raise UnknownNameError(
+                "quantized tensor", name, [*placement.group_of, *weights]
+            )

@@ -9,8 +9,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from prunegraph.graph.constants import computed_constants, data_inputs
-from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.model import Graph, Node
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.quantization.placement import LAYERS
 from prunegraph.rewriting.rewriter import Rewriter
 from prunegraph.runtime.piece import run_piece
@@ -41,7 +41,9 @@ def _plain(graph: Graph, node: Node) -> onnx.NodeProto:
     """The node, a CastLike as the Cast that it is."""
     if data_inputs(graph, node) == node.inputs:
         return node.proto
-    return helper.make_node("Cast", node.inputs[:1], node.outputs, to=shape_info(graph).types[node.outputs[0]])
+    return helper.make_node(
+        "Cast", node.inputs[:1], node.outputs, to=shape_info(graph).types[node.outputs[0]]
+    )
 
 
 def _is_single(graph: Graph, value: str) -> bool:
@@ -56,4 +58,6 @@ def _above(graph: Graph, values: set[str]) -> Iterator[Node]:
     for node in reversed(graph.nodes):
         if needed & set(node.outputs) and node.op != "Constant":
             needed.update(data_inputs(graph, node))
-    return (node for node in graph.nodes if needed & set(node.outputs) and node.op != "Constant")
+    return (
+        node for node in graph.nodes if needed & set(node.outputs) and node.op != "Constant"
+    )

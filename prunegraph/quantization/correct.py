@@ -44,11 +44,15 @@ def mean_rows(statistics: Statistics, nodes: list[Node]) -> dict[int, Array]:
     return {index: each.mean for index, each in sums.items()}
 
 
-def shifts(graph: Graph, codes: Mapping[int, Codes], means: Mapping[int, Array]) -> dict[int, Array]:
+def shifts(
+    graph: Graph, codes: Mapping[int, Codes], means: Mapping[int, Array]
+) -> dict[int, Array]:
     """What each layer's outputs lose on average by the rounding of its weight [outputs], by node index."""
     result = {}
     for index, mean in means.items():
         node = graph.nodes[index]
-        lost = linear.to_matrix(node, linear.LinearLayer(graph, node).weighted() - codes[index].values())
+        lost = linear.to_matrix(
+            node, linear.LinearLayer(graph, node).weighted() - codes[index].values()
+        )
         result[index] = np.einsum("gi,gio->go", mean, lost).reshape(-1)
     return result

@@ -35,7 +35,11 @@ class _Pair:
 
 def equalize(graph: Graph) -> Graph:
     """The same function with equalized weights; `graph` is not touched. Its BatchNormalization should be folded."""
-    pairs = [_Pair(node, after) for node in graph.layers if (after := _after(graph, node)) is not None]
+    pairs = [
+        _Pair(node, after)
+        for node in graph.layers
+        if (after := _after(graph, node)) is not None
+    ]
     revision = Revision(graph)
     for _ in range(SWEEPS):
         if max((_step(revision, pair) for pair in pairs), default=0.0) < STABLE:
@@ -51,19 +55,32 @@ def _after(graph: Graph, node: Node) -> Node | None:
     if reader is not None and reader.op == "Relu":
         value, reader = reader.outputs[0], _only_reader(graph, reader.outputs[0])
     fits = reader is not None and _is_plain(graph, reader) and reader.inputs[0] == value
-    return reader if fits and reader is not None and (reader.op == "Conv") == (node.op == "Conv") else None
+    return (
+        reader
+        if fits and reader is not None and (reader.op == "Conv") == (node.op == "Conv")
+        else None
+    )
 
 
 def _is_plain(graph: Graph, node: Node) -> bool:
     layer = linear.LinearLayer(graph, node)
-    if node.op not in ("Conv", "Gemm") or layer.no_refit() or layer.is_transposed or layer.rest:
+    if (
+        node.op not in ("Conv", "Gemm")
+        or layer.no_refit()
+        or layer.is_transposed
+        or layer.rest
+    ):
         return False
     return not layer.bias or len(graph.consumers[layer.bias]) == 1
 
 
 def _only_reader(graph: Graph, value: str) -> Node | None:
     readers = graph.consumers.get(value, ())
-    return graph.nodes[readers[0][0]] if len(readers) == 1 and value not in graph.outputs else None
+    return (
+        graph.nodes[readers[0][0]]
+        if len(readers) == 1 and value not in graph.outputs
+        else None
+    )
 
 
 def _step(revision: Revision, pair: _Pair) -> float:

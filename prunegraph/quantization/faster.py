@@ -51,13 +51,22 @@ def faster_in_float(
         PrunegraphError: what `prunegraph.quantize` raises.
     """
     if activations == "none":
-        raise OptionError("layers that are faster in float are looked for with activations in integers")
+        raise OptionError(
+            "layers that are faster in float are looked for with activations in integers"
+        )
     samples = Data.of(data).fit(graph)
     one = samples.head(max(samples.fixed(graph), 1))
 
     def quantized(keep: Iterable[str]) -> QuantizeResult:
-        return quantize(graph, one, float_layers=[*float_layers, *keep], weights=weights, activations=activations,
-                        method="minmax", bias_correction=False)  # fmt: skip
+        return quantize(
+            graph,
+            one,
+            float_layers=[*float_layers, *keep],
+            weights=weights,
+            activations=activations,
+            method="minmax",
+            bias_correction=False,
+        )
 
     base = quantized(())
     names = [layer.name for layer in base.layers if not layer.reason]
@@ -70,7 +79,9 @@ def faster_in_float(
             return tuple(names[: _best(shares)])
         for count, latency in zip(counts, interleaved(races, PAIRS), strict=True):
             shares.append(latency.kept)
-            progress(f"{count} layers at the start in float: {latency.kept:.3f} of the latency in integers")
+            progress(
+                f"{count} layers at the start in float: {latency.kept:.3f} of the latency in integers"
+            )
 
 
 def _best(shares: Sequence[float]) -> int:

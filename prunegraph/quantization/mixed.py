@@ -32,11 +32,20 @@ FALLBACKS = ("float", "int16")
 
 def put_back(placement: Placement) -> list[int]:
     """Layers that the tolerance has put back, by node index."""
-    return [placement.graph.node(name).index for name, reason in placement.floats.items() if reason == WITHIN]
+    return [
+        placement.graph.node(name).index
+        for name, reason in placement.floats.items()
+        if reason == WITHIN
+    ]
 
 
 def within(
-    whole: Placement, scheme: Scheme, make: Make, loss: Loss, tolerance: float, progress: Callable[[str], None]
+    whole: Placement,
+    scheme: Scheme,
+    make: Make,
+    loss: Loss,
+    tolerance: float,
+    progress: Callable[[str], None],
 ) -> tuple[Placement, float]:
     """A placement with as few bytes put back as the search finds, and its loss.
 
@@ -79,8 +88,12 @@ class _Search:
         names = [self.whole.graph.nodes[index].name for index in self.whole.layers]
         harm: dict[str, float] = {}
         for done, name in enumerate(names):
-            self.progress(f"mixed precision: layer {done + 1} of {len(names)} alone, {name}")
-            harm[name] = self._loss([other for other in names if other != name]) / self._size(name)
+            self.progress(
+                f"mixed precision: layer {done + 1} of {len(names)} alone, {name}"
+            )
+            harm[name] = self._loss(
+                [other for other in names if other != name]
+            ) / self._size(name)
         return sorted(names, key=lambda name: -harm[name])
 
     def bisect(self, order: list[str]) -> None:
@@ -97,8 +110,12 @@ class _Search:
 
     def quantize_again(self) -> None:
         """Quantize again what went back without need, the largest first."""
-        for done, name in enumerate(sorted(self.back, key=lambda name: -self._size(name)), 1):
-            self.progress(f"mixed precision: layer {done} of those put back is quantized again, {name}")
+        for done, name in enumerate(
+            sorted(self.back, key=lambda name: -self._size(name)), 1
+        ):
+            self.progress(
+                f"mixed precision: layer {done} of those put back is quantized again, {name}"
+            )
             self._improved([other for other in self.back if other != name])
 
     def _improved(self, back: list[str]) -> bool:

@@ -14,9 +14,9 @@ import networkx
 
 from prunegraph.errors import ModelError, UnknownNameError
 from prunegraph.graph.bounds import bounds
-from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.linear import LINEAR, LinearLayer
 from prunegraph.graph.model import Graph, Node
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.quantization.scheme import Scheme
 
 #: Layers that run in integers.
@@ -25,16 +25,30 @@ LAYERS = frozenset(LINEAR)
 #: Operators that move or select values: output and input have one scale. Only slot 0 is data.
 MOVES = frozenset(
     {
-        "Dropout", "Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Resize", "Slice", "Split", "Squeeze",
-        "Transpose", "Unsqueeze",
+        "Dropout",
+        "Flatten",
+        "Gather",
+        "Identity",
+        "MaxPool",
+        "Reshape",
+        "Resize",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
     }
-)  # fmt: skip
+)
 
 #: Operators that compute with one or two activations.
-COMPUTES = frozenset({"Add", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Mul", "Sigmoid"})
+COMPUTES = frozenset(
+    {"Add", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Mul", "Sigmoid"}
+)
 
 #: Operators in float through which a layer may read what others have moved in integers.
-PASSES = frozenset({"BatchNormalization", "Clip", "HardSwish", "LeakyRelu", "PRelu", "Relu"})
+PASSES = frozenset(
+    {"BatchNormalization", "Clip", "HardSwish", "LeakyRelu", "PRelu", "Relu"}
+)
 
 #: Words that stand for the first and the last layer in a list of layers.
 FIRST, LAST = "first", "last"
@@ -135,9 +149,14 @@ class _Placer:
         else:
             groups = []
         return Placement(
-            self.graph, tuple(sorted(self.layers)), tuple(sorted(self.computed)), self.absorbed, tuple(groups),
-            {value: index for index, group in enumerate(groups) for value in group}, self.floats,
-        )  # fmt: skip
+            self.graph,
+            tuple(sorted(self.layers)),
+            tuple(sorted(self.computed)),
+            self.absorbed,
+            tuple(groups),
+            {value: index for index, group in enumerate(groups) for value in group},
+            self.floats,
+        )
 
     # -- layers -----------------------------------------------------------------------------
 
@@ -169,7 +188,9 @@ class _Placer:
             return None
         value, source = node.inputs[0], self.graph.nodes[before]
         alone = len(self.graph.consumers[value]) == 1 and value not in self.graph.outputs
-        computes = before in self.layers or (before in self.computed and source.op in COMPUTES)
+        computes = before in self.layers or (
+            before in self.computed and source.op in COMPUTES
+        )
         return before if alone and computes and before not in self.absorbed else None
 
     def _is_bound(self, node: Node) -> bool:
@@ -185,12 +206,18 @@ class _Placer:
 
     def _moves_plainly(self, node: Node) -> bool:
         if node.op == "Resize":
-            return node.attributes.get("mode", b"nearest") in (b"nearest", b"linear") and not self._extrapolates(node)
+            return node.attributes.get("mode", b"nearest") in (
+                b"nearest",
+                b"linear",
+            ) and not self._extrapolates(node)
         # Before operator set 12 a MaxPool takes floats only.
         return node.op != "MaxPool" or node.version >= 12
 
     def _extrapolates(self, node: Node) -> bool:
-        return node.attributes.get("coordinate_transformation_mode", b"") == b"tf_crop_and_resize"
+        return (
+            node.attributes.get("coordinate_transformation_mode", b"")
+            == b"tf_crop_and_resize"
+        )
 
     def _backward(self) -> None:
         """Leave in float what no layer reads, directly or by way of others in integers.
@@ -227,7 +254,11 @@ class _Placer:
 
     def data(self, node: Node) -> Sequence[str]:
         """The activations a quantized node reads."""
-        return node.inputs[:1] if node.index in self.layers or node.op in MOVES else node.inputs
+        return (
+            node.inputs[:1]
+            if node.index in self.layers or node.op in MOVES
+            else node.inputs
+        )
 
     # -- scales ---------------------------------------------------------------------------------
 
@@ -240,12 +271,19 @@ class _Placer:
                 if self._result(node) in self.made and self.scheme.target.around:
                     ties.add_node(self._result(node))
             elif node.index in self.computed:
-                values = [*self.data(node), self._result(node), *(v for v in node.outputs[1:] if v)]
+                values = [
+                    *self.data(node),
+                    self._result(node),
+                    *(v for v in node.outputs[1:] if v),
+                ]
                 ties.add_nodes_from(values)
                 if node.op in MOVES or node.op == "Concat":
                     ties.add_edges_from((values[0], other) for other in values[1:])
         order = {value: place for place, value in enumerate(ties)}
-        return [tuple(sorted(group, key=order.__getitem__)) for group in networkx.connected_components(ties)]
+        return [
+            tuple(sorted(group, key=order.__getitem__))
+            for group in networkx.connected_components(ties)
+        ]
 
     def _result(self, node: Node) -> str:
         after = self.absorbed.get(node.index)
@@ -258,9 +296,18 @@ def sources(graph: Graph, value: str) -> Iterator[str]:
     while queue:
         name = queue.pop()
         node = graph.nodes[graph.producer[name]] if name in graph.producer else None
-        if node is not None and node.op == "Concat" and all(v in graph.producer for v in node.inputs):
+        if (
+            node is not None
+            and node.op == "Concat"
+            and all(v in graph.producer for v in node.inputs)
+        ):
             queue.extend(node.inputs)
-        elif node is not None and node.op in MOVES and (node.op != "Resize") and node.inputs[0] in graph.producer:
+        elif (
+            node is not None
+            and node.op in MOVES
+            and (node.op != "Resize")
+            and node.inputs[0] in graph.producer
+        ):
             queue.append(node.inputs[0])
         else:
             yield name

@@ -18,7 +18,14 @@ from prunegraph.measuring import metrics
 from prunegraph.measuring.metrics import Seen
 from prunegraph.measuring.sqnr import FETCH, dequantized, sqnr
 from prunegraph.quantization import mixed
-from prunegraph.quantization.calibrate import Given, Scales, calibrate, check_given, finder, watched
+from prunegraph.quantization.calibrate import (
+    Given,
+    Scales,
+    calibrate,
+    check_given,
+    finder,
+    watched,
+)
 from prunegraph.quantization.constants import settle
 from prunegraph.quantization.correct import mean_rows, shifts
 from prunegraph.quantization.equalize import equalize as equalized
@@ -26,7 +33,12 @@ from prunegraph.quantization.histogram import Histogram
 from prunegraph.quantization.mixed import put_back
 from prunegraph.quantization.placement import Placement, kept_names, place
 from prunegraph.quantization.report import LayerReport, layer_reports
-from prunegraph.quantization.saturation import WeightRange, held_type, reduction, weight_range
+from prunegraph.quantization.saturation import (
+    WeightRange,
+    held_type,
+    reduction,
+    weight_range,
+)
 from prunegraph.quantization.scheme import TYPES, Params, Scheme
 from prunegraph.quantization.scheme import scheme as scheme_of
 from prunegraph.quantization.spelling import spelled_out
@@ -80,7 +92,9 @@ class QuantizeResult:
         """The layer at which the SQNR falls most from the measured layer before it, or None without measurements."""
         known = [layer for layer in self.layers if layer.sqnr is not None]
         before = [known[0].sqnr, *(layer.sqnr for layer in known[:-1])] if known else []
-        falls = [(b or 0.0) - (layer.sqnr or 0.0) for b, layer in zip(before, known, strict=True)]
+        falls = [
+            (b or 0.0) - (layer.sqnr or 0.0) for b, layer in zip(before, known, strict=True)
+        ]
         return known[int(np.argmax(falls))] if known else None
 
 
@@ -148,7 +162,9 @@ def quantize(
     """
     reduced = reduction(reduce_range, target)
     scheme = scheme_of(weights, activations, target, block=block, reduce_range=reduced)
-    ways = _Ways(_rounding(rounding, scheme, data is not None), bias_correction and data is not None)
+    ways = _Ways(
+        _rounding(rounding, scheme, data is not None), bias_correction and data is not None
+    )
     if tolerance is not None and not tolerance >= 0:
         raise OptionError(f"tolerance must be a number of at least 0, got {tolerance:g}")
     wide = _wide(scheme, fallback)
@@ -164,24 +180,43 @@ def quantize(
     placement = place(base, scheme, float_layers)
     given = ranges or {}
     check_given(given, placement)
-    statistics = Statistics(base, samples, progress=progress) if samples is not None else None
+    statistics = (
+        Statistics(base, samples, progress=progress) if samples is not None else None
+    )
     seen = _seen(placement, statistics, given, method)
-    make = _Maker(statistics, scheme, Scales(seen, scheme, find, given), ways, placement, progress, wide)
+    make = _Maker(
+        statistics,
+        scheme,
+        Scales(seen, scheme, find, given),
+        ways,
+        placement,
+        progress,
+        wide,
+    )
     loss = None
     if measure is not None and tolerance is not None:
-        placement, loss = mixed.within(placement, scheme, make, measure, tolerance, progress)
+        placement, loss = mixed.within(
+            placement, scheme, make, measure, tolerance, progress
+        )
     progress("write")
     result = make(placement)
     _check_opens(result)
     progress("measure the noise")
     outputs, noise = _noise(graph, base, result, placement, samples)
     return QuantizeResult(
-        result, layer_reports(placement, scheme, make.codes, noise, wide), make.ranges(placement), outputs,
-        loss, measure.name if measure else "", weight_range(scheme, reduce_range, target),
-    )  # fmt: skip
+        result,
+        layer_reports(placement, scheme, make.codes, noise, wide),
+        make.ranges(placement),
+        outputs,
+        loss,
+        measure.name if measure else "",
+        weight_range(scheme, reduce_range, target),
+    )
 
 
-def prepared(graph: Graph, scheme: Scheme, keep: Collection[str] = (), data: Data | None = None) -> Graph:
+def prepared(
+    graph: Graph, scheme: Scheme, keep: Collection[str] = (), data: Data | None = None
+) -> Graph:
     """The float graph whose values are quantized: parameters are constants, BatchNormalization is folded.
 
     `keep` are outputs of nodes that are not folded; on `data` a conversion to a newer operator set is checked.
@@ -206,19 +241,29 @@ def _wide(scheme: Scheme, fallback: str) -> Scheme | None:
     if fallback == "float":
         return None
     if fallback not in scheme.target.weights:
-        raise OptionError(f"the target does not take weights of type {fallback}: use fallback 'float'")
+        raise OptionError(
+            f"the target does not take weights of type {fallback}: use fallback 'float'"
+        )
     return replace(scheme, weights=TYPES[fallback], activations=None)
 
 
 def _recent(graph: Graph, scheme: Scheme, data: Data | None) -> Graph:
     """The graph in an operator set that has the scheme's types, where ONNX Runtime's own operators will not do."""
     integers = 10  # the first operator set with integer kernels
-    needs = scheme.target.symmetric or scheme.weights.bits < 8 or graph.opsets.get("", 1) < integers
+    needs = (
+        scheme.target.symmetric
+        or scheme.weights.bits < 8
+        or graph.opsets.get("", 1) < integers
+    )
     return raise_opset(graph, needed_opset(scheme), data) if needs else graph
 
 
-def _seen(placement: Placement, statistics: Statistics | None, given: Given, method: str) -> dict[str, Histogram]:
-    open_groups = [group for group in placement.groups if not any(value in given for value in group)]
+def _seen(
+    placement: Placement, statistics: Statistics | None, given: Given, method: str
+) -> dict[str, Histogram]:
+    open_groups = [
+        group for group in placement.groups if not any(value in given for value in group)
+    ]
     if statistics is not None and placement.groups:
         return calibrate(statistics, watched([placement]), method)
     if open_groups:
@@ -232,10 +277,22 @@ class _Maker:
     """Makes graphs from placements; what does not depend on the placement is made once."""
 
     def __init__(
-        self, statistics: Statistics | None, scheme: Scheme, scales: Scales, ways: _Ways, whole: Placement,
-        progress: Progress, wide: Scheme | None = None,
-    ):  # fmt: skip
-        self.statistics, self.scheme, self.scales, self.ways, self.progress = statistics, scheme, scales, ways, progress
+        self,
+        statistics: Statistics | None,
+        scheme: Scheme,
+        scales: Scales,
+        ways: _Ways,
+        whole: Placement,
+        progress: Progress,
+        wide: Scheme | None = None,
+    ):
+        self.statistics, self.scheme, self.scales, self.ways, self.progress = (
+            statistics,
+            scheme,
+            scales,
+            ways,
+            progress,
+        )
         self.wide = wide
         self.codes: dict[int, Codes] = {}
         self._made: dict[tuple[int, float], Codes] = {}
@@ -243,7 +300,11 @@ class _Maker:
         if ways.correct and statistics is not None:
             revision = Revision(whole.graph)
             nodes = [whole.graph.nodes[index] for index in whole.layers]
-            nodes = [n for n in nodes if linear.is_linear(whole.graph, n) and revision.can_intercept(n)]
+            nodes = [
+                n
+                for n in nodes
+                if linear.is_linear(whole.graph, n) and revision.can_intercept(n)
+            ]
             self._means = mean_rows(statistics, nodes)
 
     def __call__(self, placement: Placement) -> Graph:
@@ -251,13 +312,17 @@ class _Maker:
         graph, params = placement.graph, self.scales.of(placement)
         for index in placement.layers:
             self.codes[index] = self._quantized(placement, params, index)
-        means = {index: mean for index, mean in self._means.items() if index in placement.layers}
+        means = {
+            index: mean for index, mean in self._means.items() if index in placement.layers
+        }
         revision = Revision(graph)
         for index, shift in shifts(graph, self.codes, means).items():
             node = graph.nodes[index]
             revision.set_intercept(node, revision.intercept(node) + shift)
         placement = replace(placement, graph=revision.apply())
-        layers = {index: self._layer(placement, index, self.scheme) for index in placement.layers}
+        layers = {
+            index: self._layer(placement, index, self.scheme) for index in placement.layers
+        }
         if self.wide is not None:
             for index in put_back(placement):
                 self.codes[index] = self._rounded(placement, index, self.wide)
@@ -272,7 +337,11 @@ class _Maker:
     def _rounded(self, placement: Placement, index: int, scheme: Scheme) -> Codes:
         """A weight with nothing else of its layer in integers."""
         node = placement.graph.nodes[index]
-        return quantized(node, linear.LinearLayer(placement.graph, node).weighted().astype(np.float32), scheme)
+        return quantized(
+            node,
+            linear.LinearLayer(placement.graph, node).weighted().astype(np.float32),
+            scheme,
+        )
 
     def ranges(self, placement: Placement) -> dict[str, dict[str, float | int]]:
         """Scale and zero point of every quantized value."""
@@ -285,15 +354,25 @@ class _Maker:
     def _quantized(self, placement: Placement, params: list[Params], index: int) -> Codes:
         graph, node = placement.graph, placement.graph.nodes[index]
         # Where the bias stays in float, ONNX Runtime may still make it int32.
-        scale = params[placement.group_of[node.inputs[0]]].scale if self.scheme.activations is not None else 0.0
+        scale = (
+            params[placement.group_of[node.inputs[0]]].scale
+            if self.scheme.activations is not None
+            else 0.0
+        )
         if (index, scale) not in self._made:
             weight = linear.LinearLayer(graph, node).weighted().astype(np.float32)
             bias = float_bias(graph, node)
             least = least_scales(bias, scale) if scale and bias is not None else None
             entry = self.scales.given.get(node.inputs[1])
-            given = None if entry is None else np.atleast_1d(np.asarray(entry["scale"], np.float32))
+            given = (
+                None
+                if entry is None
+                else np.atleast_1d(np.asarray(entry["scale"], np.float32))
+            )
             gram = self._gram(placement, index)
-            self._made[index, scale] = quantized(node, weight, self.scheme, least=least, given=given, gram=gram)
+            self._made[index, scale] = quantized(
+                node, weight, self.scheme, least=least, given=given, gram=gram
+            )
         return self._made[index, scale]
 
     def _gram(self, placement: Placement, index: int) -> Array | None:
@@ -315,7 +394,9 @@ class _Measure:
         self._data, self._graph = data, graph
         self._metric = metrics.resolve(metrics.portable(metric))
         self.name = self._metric.name
-        self._expected = [dict(zip(graph.outputs, match, strict=True)) for match in self._run(graph)]
+        self._expected = [
+            dict(zip(graph.outputs, match, strict=True)) for match in self._run(graph)
+        ]
         self._original = self._metric.measure(metrics.itself(self._pairs(self._expected)))
 
     def __call__(self, graph: Graph) -> float:
@@ -339,7 +420,9 @@ def _check_opens(result: Graph) -> None:
     try:
         session(result, name=result.source)
     except ModelError as error:
-        raise ModelError(f"quantized {error}; leave the layers around that node in float (--float)") from error
+        raise ModelError(
+            f"quantized {error}; leave the layers around that node in float (--float)"
+        ) from error
 
 
 def _noise(
@@ -349,11 +432,20 @@ def _noise(
     if samples is None:
         return {}, {}
     pairs = dequantized(result)
-    wanted = dict.fromkeys(placement.result(node) for node in base.layers if node.subgraph is None)
-    inner = {name: pairs.get(name, name) for name in wanted if name in base.outer and name not in graph.outputs}
+    wanted = dict.fromkeys(
+        placement.result(node) for node in base.layers if node.subgraph is None
+    )
+    inner = {
+        name: pairs.get(name, name)
+        for name in wanted
+        if name in base.outer and name not in graph.outputs
+    }
     inner = {name: other for name, other in inner.items() if other in result.outer}
     outputs = {name: name for name in graph.outputs}
     head = samples.head(REPORTED)
     size = batch_size(base, head, [*inner, *base.outputs], FETCH)
     shown = sqnr(graph, result, head.batches(graph, size), outputs)
-    return shown, {**(sqnr(base, result, head.batches(base, size), inner) if inner else {}), **shown}
+    return shown, {
+        **(sqnr(base, result, head.batches(base, size), inner) if inner else {}),
+        **shown,
+    }

@@ -28,8 +28,13 @@ METHODS = ("mse", "minmax", "percentile", "entropy")
 
 
 def find(
-    seen: Histogram, method: str, kind: IntType, *, symmetric: bool = False, percentile: float = 99.99
-) -> Params:  # fmt: skip
+    seen: Histogram,
+    method: str,
+    kind: IntType,
+    *,
+    symmetric: bool = False,
+    percentile: float = 99.99,
+) -> Params:
     """Scale and zero point of what a histogram has seen.
 
     Args:
@@ -64,7 +69,9 @@ def check(method: str, percentile: float = 99.99) -> None:
     if method not in METHODS:
         raise UnknownNameError("calibration method", method, METHODS)
     if not 50 < percentile <= 100:
-        raise OptionError(f"percentile must be above 50 and at most 100, got {percentile:g}")
+        raise OptionError(
+            f"percentile must be above 50 and at most 100, got {percentile:g}"
+        )
 
 
 def _percentile(seen: Histogram, percentile: float) -> Range:
@@ -114,7 +121,9 @@ def _least_squares(seen: Histogram, kind: IntType, symmetric: bool) -> Range:
     """The range with the smallest sum of squared errors of the binned values."""
     full = (min(seen.low, 0.0), max(seen.high, 0.0))
     where = np.flatnonzero(seen.counts)
-    error = _Error(seen.centres[where], seen.counts[where].astype(np.float64), kind, symmetric)
+    error = _Error(
+        seen.centres[where], seen.counts[where].astype(np.float64), kind, symmetric
+    )
     if symmetric or not (full[0] < 0 < full[1]):
         return _sweep(error, lambda share: (full[0] * share, full[1] * share))
     best = _sweep(error, lambda share: (full[0] * share, full[1] * share))
@@ -130,12 +139,20 @@ class _Error:
     """Squared error of values in bins, quantized with a range."""
 
     def __init__(self, values: Array, counts: Array, kind: IntType, symmetric: bool):
-        self.values, self.counts, self.kind, self.symmetric = values, counts, kind, symmetric
+        self.values, self.counts, self.kind, self.symmetric = (
+            values,
+            counts,
+            kind,
+            symmetric,
+        )
 
     def __call__(self, tried: Range) -> float:
         given = params_of(*tried, self.kind, symmetric=self.symmetric)
-        codes = np.clip(np.rint(self.values / given.scale), self.kind.lowest - given.zero_point,
-                        self.kind.highest - given.zero_point)  # fmt: skip
+        codes = np.clip(
+            np.rint(self.values / given.scale),
+            self.kind.lowest - given.zero_point,
+            self.kind.highest - given.zero_point,
+        )
         return float(self.counts @ np.square(codes * given.scale - self.values))
 
 
@@ -144,5 +161,9 @@ def _sweep(error: _Error, at: Callable[[float], Range]) -> Range:
     coarse = [at((k + 1) / POINTS) for k in range(POINTS)]
     errors = [error(tried) for tried in coarse]
     k = int(np.argmin(errors))
-    fine = [at((k + 1 + step / 8) / POINTS) for step in range(-7, 8) if (k + 1 + step / 8) / POINTS <= 1]
+    fine = [
+        at((k + 1 + step / 8) / POINTS)
+        for step in range(-7, 8)
+        if (k + 1 + step / 8) / POINTS <= 1
+    ]
     return min([coarse[k], *fine], key=error)

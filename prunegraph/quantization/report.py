@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.linear import LinearLayer
 from prunegraph.graph.model import Graph, Node
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.measuring.sqnr import decibels
 from prunegraph.quantization.mixed import put_back
 from prunegraph.quantization.placement import Placement
@@ -52,18 +52,27 @@ def layer_reports(
     """A report of every layer; `noise` is SQNR by value, `wide` the scheme of layers that were put back."""
     back = put_back(placement) if wide is not None else []
     schemes = {**dict.fromkeys(placement.layers, scheme), **dict.fromkeys(back, wide)}
-    return tuple(_report(placement, schemes.get(n.index), codes, noise, n) for n in placement.graph.layers)
+    return tuple(
+        _report(placement, schemes.get(n.index), codes, noise, n)
+        for n in placement.graph.layers
+    )
 
 
 def _report(
-    placement: Placement, scheme: Scheme | None, codes: Mapping[int, Codes], noise: Mapping[str, float], node: Node
+    placement: Placement,
+    scheme: Scheme | None,
+    codes: Mapping[int, Codes],
+    noise: Mapping[str, float],
+    node: Node,
 ) -> LayerReport:
     match, reason = noise.get(placement.result(node)), placement.floats.get(node.name, "")
     if scheme is None:
         return LayerReport(node.name, node.op, "float32", "float32", None, match, reason)
     weight = LinearLayer(placement.graph, node).weighted()
     own = codes[node.index]
-    lost = decibels(float(np.square(weight).sum()), float(np.square(weight - own.values()).sum()))
+    lost = decibels(
+        float(np.square(weight).sum()), float(np.square(weight - own.values()).sum())
+    )
     activations = scheme.activations.name if scheme.activations is not None else "float32"
     held = held_type(own.codes, own.axis, scheme).name
     return LayerReport(node.name, node.op, held, activations, lost, match, reason)
@@ -85,13 +94,22 @@ def layer_types(graph: Graph) -> tuple[LayerTypes, ...]:
     result = []
     for node in graph.layers:
         weight = graph.weights[str(graph.main_weight(node))]
-        result.append(LayerTypes(node.name, node.op, _name(weight.tensor.data_type), _name(_held(graph, node, known))))
+        result.append(
+            LayerTypes(
+                node.name,
+                node.op,
+                _name(weight.tensor.data_type),
+                _name(_held(graph, node, known)),
+            )
+        )
     return tuple(result)
 
 
 def _held(graph: Graph, node: Node, types: Mapping[str, int]) -> int:
     """The type behind a layer's data."""
-    value = next((v for v in node.inputs if v and graph.weight_behind(v) is None), node.inputs[0])
+    value = next(
+        (v for v in node.inputs if v and graph.weight_behind(v) is None), node.inputs[0]
+    )
     before = graph.nodes[graph.producer[value]] if value in graph.producer else None
     if before is not None and before.op == "DequantizeLinear":
         value = before.inputs[0]

@@ -51,8 +51,12 @@ def processor_saturates() -> bool:
     declared = helper.make_tensor_value_info("x", onnx.TensorProto.UINT8, x.shape)
     result = helper.make_tensor_value_info("y", onnx.TensorProto.INT32, (ROWS, OUTPUTS))
     node = helper.make_node("MatMulInteger", ["x", "w"], ["y"])
-    graph = helper.make_graph([node], "probe", [declared], [result], [numpy_helper.from_array(w, "w")])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    graph = helper.make_graph(
+        [node], "probe", [declared], [result], [numpy_helper.from_array(w, "w")]
+    )
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8
+    )
     product = run(session(from_model(model), name="probe", threads=1), {"x": x})[0]
     return bool(np.any(product != INPUTS * 255 * 127))
 
@@ -77,7 +81,9 @@ def weight_range(scheme: Scheme, asked: str | bool, target: str) -> WeightRange 
     if not scheme.multiplies_bytes:
         return None
     saturates = processor_saturates()
-    return WeightRange(scheme.weight_limit, _reason(scheme, asked == "auto", target, saturates), saturates)
+    return WeightRange(
+        scheme.weight_limit, _reason(scheme, asked == "auto", target, saturates), saturates
+    )
 
 
 def _reason(scheme: Scheme, is_auto: bool, target: str, saturates: bool) -> str:

@@ -86,7 +86,9 @@ class Target:
 
 
 #: ONNX Runtime on any processor.
-_CPU = Target(("uint8", "int8", "uint16", "none"), ("int8", "int4", "int16"), saturates=True)
+_CPU = Target(
+    ("uint8", "int8", "uint16", "none"), ("int8", "int4", "int16"), saturates=True
+)
 
 #: The target that is the processor prunegraph runs on.
 NATIVE = "native"
@@ -95,8 +97,12 @@ NATIVE = "native"
 TARGETS = {
     "cpu": _CPU,
     NATIVE: _CPU,
-    "tensorrt": Target(("int8", "none"), ("int8", "int4"), symmetric=True, integer_bias=False, around=False),
-    "openvino": Target(("uint8", "int8", "none"), ("int8", "int4"), integer_bias=False, saturates=True),
+    "tensorrt": Target(
+        ("int8", "none"), ("int8", "int4"), symmetric=True, integer_bias=False, around=False
+    ),
+    "openvino": Target(
+        ("uint8", "int8", "none"), ("int8", "int4"), integer_bias=False, saturates=True
+    ),
     "qnn": Target(("uint8", "uint16", "none"), ("int8",)),
 }
 
@@ -118,25 +124,41 @@ class Scheme:
     @property
     def integer_bias(self) -> bool:
         """Whether biases are int32: where the target takes that, and adds them in integers."""
-        if self.activations is None or not self.target.integer_bias or self.weights.bits != 8:
+        if (
+            self.activations is None
+            or not self.target.integer_bias
+            or self.weights.bits != 8
+        ):
             return False
         return self.activations.bits == 8 or "uint16" in self.target.activations[:2]
 
     @property
     def weight_limit(self) -> int:
         """The largest magnitude of a weight's code: symmetric, so the lowest code is not used."""
-        return REDUCED if self.reduce_range and self.weights.bits == 8 else self.weights.highest
+        return (
+            REDUCED
+            if self.reduce_range and self.weights.bits == 8
+            else self.weights.highest
+        )
 
     @property
     def multiplies_bytes(self) -> bool:
         """Whether layers multiply 8-bit codes with 8-bit codes."""
-        return self.weights.bits == 8 and self.activations is not None and self.activations.bits == 8
+        return (
+            self.weights.bits == 8
+            and self.activations is not None
+            and self.activations.bits == 8
+        )
 
 
 def scheme(
-    weights: str | None = None, activations: str | None = None, target: str = "cpu", *, block: int = 32,
+    weights: str | None = None,
+    activations: str | None = None,
+    target: str = "cpu",
+    *,
+    block: int = 32,
     reduce_range: bool | None = None,
-) -> Scheme:  # fmt: skip
+) -> Scheme:
     """A scheme by names; None takes the target's default.
 
     By default the range of weights is reduced where the target has processors that need it.
@@ -157,14 +179,20 @@ def scheme(
         if name != "none" and name not in TYPES:
             raise UnknownNameError(f"type of {what}", name, known)
         if name not in known:
-            raise OptionError(f"target {target!r} does not take {what} of type {name}; it takes {', '.join(known)}")
+            raise OptionError(
+                f"target {target!r} does not take {what} of type {name}; it takes {', '.join(known)}"
+            )
         chosen[what] = TYPES.get(name)
     if block < 1:
         raise OptionError(f"block must be at least 1, got {block}")
     kind = chosen["weights"]
     assert kind is not None  # "none" is in no target's list
     whole = Scheme(kind, chosen["activations"], accepts, block)
-    reduced = accepts.saturates and whole.multiplies_bytes if reduce_range is None else reduce_range
+    reduced = (
+        accepts.saturates and whole.multiplies_bytes
+        if reduce_range is None
+        else reduce_range
+    )
     return replace(whole, reduce_range=reduced)
 
 
@@ -188,12 +216,16 @@ class Params:
 
     def codes(self, x: Array) -> Array:
         """Codes of values, as QuantizeLinear gives them: rounded half to even, saturated."""
-        scaled = np.rint(np.asarray(x, np.float32) / np.float32(self.scale)) + self.zero_point
+        scaled = (
+            np.rint(np.asarray(x, np.float32) / np.float32(self.scale)) + self.zero_point
+        )
         return np.clip(scaled, self.type.lowest, self.type.highest).astype(np.int64)
 
     def values(self, codes: Array) -> Array:
         """Values of codes."""
-        return ((np.asarray(codes, np.int64) - self.zero_point) * np.float32(self.scale)).astype(np.float32)
+        return (
+            (np.asarray(codes, np.int64) - self.zero_point) * np.float32(self.scale)
+        ).astype(np.float32)
 
 
 def params_of(low: float, high: float, kind: IntType, *, symmetric: bool = False) -> Params:

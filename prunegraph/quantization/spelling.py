@@ -13,9 +13,9 @@ import onnx
 from onnx import helper, numpy_helper
 
 from prunegraph.graph.external import without_weights
-from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.names import Names
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.rewriting.unused import sweep
 
 Array = np.ndarray
@@ -81,7 +81,11 @@ class _Speller:
         """All axes: scales of 1 and the sizes that others have, where some are given."""
         axes, rank = [int(axis) for axis in node.attributes["axes"]], self._rank(node)
         scales = self.shape_info.constant(node.input(2)) if node.input(2) else None
-        if rank is None or node.input(1) or node.attributes.get("keep_aspect_ratio_policy", b"stretch") != b"stretch":
+        if (
+            rank is None
+            or node.input(1)
+            or node.attributes.get("keep_aspect_ratio_policy", b"stretch") != b"stretch"
+        ):
             return
         if scales is not None and scales.size:
             whole = np.ones(rank, np.float32)
@@ -92,7 +96,9 @@ class _Speller:
             places = self._tensor(node, "axes", np.asarray(axes, np.int64) % rank)
             self.before[node.index] = [
                 helper.make_node("Shape", [node.inputs[0]], [shape]),
-                helper.make_node("ScatterElements", [shape, places, node.inputs[3]], [sizes]),
+                helper.make_node(
+                    "ScatterElements", [shape, places, node.inputs[3]], [sizes]
+                ),
             ]
             self._proto(node).input[3] = sizes
         else:
@@ -105,11 +111,15 @@ class _Speller:
 
     def _stay_in_float(self, node: Node) -> None:
         """Read a Max of one value, which is that value: the optimizer takes no operator over behind it."""
-        self._read(node, [helper.make_node("Max", [node.inputs[0]], [self._value(node, "float")])])
+        self._read(
+            node, [helper.make_node("Max", [node.inputs[0]], [self._value(node, "float")])]
+        )
 
     def _stand_alone(self, node: Node) -> None:
         """Read and give floats, the first reshaped to its own shape: no transposition is moved through that."""
-        shape, same, result = (self._value(node, what) for what in ("shape", "same", "float"))
+        shape, same, result = (
+            self._value(node, what) for what in ("shape", "same", "float")
+        )
         self._read(
             node,
             [
@@ -120,7 +130,9 @@ class _Speller:
         )
         proto = self._proto(node)
         proto.output[0] = self._value(node, "result")
-        self.behind[node.index] = [helper.make_node("Max", [proto.output[0]], [node.outputs[0]])]
+        self.behind[node.index] = [
+            helper.make_node("Max", [proto.output[0]], [node.outputs[0]])
+        ]
 
     def _read(self, node: Node, before: Sequence[onnx.NodeProto]) -> None:
         self.before[node.index] = list(before)
@@ -137,7 +149,9 @@ class _Speller:
     def _proto(self, node: Node) -> onnx.NodeProto:
         """The node's own copy, to be changed."""
         if node.index not in self.changed:
-            self.changed[node.index] = onnx.NodeProto.FromString(node.proto.SerializeToString())
+            self.changed[node.index] = onnx.NodeProto.FromString(
+                node.proto.SerializeToString()
+            )
         return self.changed[node.index]
 
     def _without(self, node: Node, attribute: str) -> None:
@@ -151,7 +165,11 @@ class _Speller:
         protos = []
         for node in graph.in_file():
             own = self.changed.get(node.index, node.proto)
-            protos += [*self.before.get(node.index, ()), own, *self.behind.get(node.index, ())]
+            protos += [
+                *self.before.get(node.index, ()),
+                own,
+                *self.behind.get(node.index, ()),
+            ]
         copies = [onnx.NodeProto.FromString(proto.SerializeToString()) for proto in protos]
         del model.graph.node[:]
         model.graph.node.extend(copies)

@@ -55,9 +55,14 @@ class Codes:
 
 
 def quantized(
-    node: Node, weight: Array, scheme: Scheme, *, least: Array | None = None, given: Array | None = None,
+    node: Node,
+    weight: Array,
+    scheme: Scheme,
+    *,
+    least: Array | None = None,
+    given: Array | None = None,
     gram: Array | None = None,
-) -> Codes:  # fmt: skip
+) -> Codes:
     """A layer's weight in integers.
 
     Args:
@@ -76,7 +81,11 @@ def quantized(
     inputs = weight.shape[1 - axis]
     if given is not None:
         # Scales from outside were made for all of the type's codes.
-        scales, block, limit = _checked(node, given, weight.shape[axis]), 0, scheme.weights.highest
+        scales, block, limit = (
+            _checked(node, given, weight.shape[axis]),
+            0,
+            scheme.weights.highest,
+        )
     elif scheme.weights.bits < 8 and inputs > scheme.block:
         block, axis = scheme.block, 1 - axis
         scales = _positive(_largest_of_blocks(np.abs(weight), axis, block) / limit)
@@ -98,7 +107,9 @@ def quantized(
 
 def bias_codes(bias: Array, scales: Array) -> Array:
     """A bias as int32, with the scale of the layer's accumulator (input scale times weight scale) [outputs]."""
-    return np.clip(np.rint(bias / scales.astype(np.float64)), -(2**31), 2**31 - 1).astype(np.int32)
+    return np.clip(np.rint(bias / scales.astype(np.float64)), -(2**31), 2**31 - 1).astype(
+        np.int32
+    )
 
 
 def least_scales(bias: Array, input_scale: float) -> Array:
@@ -111,9 +122,13 @@ def _checked(node: Node, given: Array, outputs: int) -> Array:
     if scales.size == 1:
         scales = np.repeat(scales, outputs)
     if scales.size != outputs:
-        raise OptionError(f"layer {node.name!r} has {outputs} outputs, but its weight is given {scales.size} scales")
+        raise OptionError(
+            f"layer {node.name!r} has {outputs} outputs, but its weight is given {scales.size} scales"
+        )
     if not (np.isfinite(scales).all() and (scales > 0).all()):
-        raise OptionError(f"layer {node.name!r}: scales of its weight must be positive numbers")
+        raise OptionError(
+            f"layer {node.name!r}: scales of its weight must be positive numbers"
+        )
     return scales
 
 
@@ -130,13 +145,17 @@ def _largest_of_blocks(magnitudes: Array, axis: int, block: int) -> Array:
 def _each(shape: tuple[int, ...], scales: Array, axis: int, block: int) -> Array:
     if block:
         return np.repeat(scales, block, axis=axis).take(np.arange(shape[axis]), axis=axis)
-    return np.broadcast_to(scales.reshape([-1 if each == axis else 1 for each in range(len(shape))]), shape)
+    return np.broadcast_to(
+        scales.reshape([-1 if each == axis else 1 for each in range(len(shape))]), shape
+    )
 
 
 def _gptq(matrix: Array, steps: Array, gram: Array, limit: int) -> Array:
     """Codes [groups, inputs, outputs] of a matrix with the step of each element."""
     codes = np.empty_like(matrix)
-    for group, (weights, step, products) in enumerate(zip(matrix, steps, gram, strict=True)):
+    for group, (weights, step, products) in enumerate(
+        zip(matrix, steps, gram, strict=True)
+    ):
         remaining, upper = weights.copy(), _inverse_factor(products)
         for start in range(0, len(remaining), LAZY):
             stop = min(start + LAZY, len(remaining))

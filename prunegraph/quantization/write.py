@@ -54,14 +54,18 @@ class Layer:
 
 def needed_opset(scheme: Scheme) -> int:
     """The operator set in which ONNX's own operators take a scheme's types."""
-    return _opset_of([kind for kind in (scheme.weights, scheme.activations) if kind is not None])
+    return _opset_of(
+        [kind for kind in (scheme.weights, scheme.activations) if kind is not None]
+    )
 
 
 def _opset_of(kinds: Iterable[IntType]) -> int:
     return max([PER_CHANNEL, *(kind.opset for kind in kinds)])
 
 
-def write(placement: Placement, scheme: Scheme, params: list[Params], layers: Mapping[int, Layer]) -> Graph:
+def write(
+    placement: Placement, scheme: Scheme, params: list[Params], layers: Mapping[int, Layer]
+) -> Graph:
     """The quantized graph.
 
     Args:
@@ -74,8 +78,19 @@ def write(placement: Placement, scheme: Scheme, params: list[Params], layers: Ma
 
 
 class _Writer:
-    def __init__(self, placement: Placement, scheme: Scheme, params: list[Params], layers: Mapping[int, Layer]):
-        self.placement, self.scheme, self.params, self.layers = placement, scheme, params, layers
+    def __init__(
+        self,
+        placement: Placement,
+        scheme: Scheme,
+        params: list[Params],
+        layers: Mapping[int, Layer],
+    ):
+        self.placement, self.scheme, self.params, self.layers = (
+            placement,
+            scheme,
+            params,
+            layers,
+        )
         self.graph = graph = placement.graph
         kinds = [scheme.activations] if scheme.activations is not None else []
         #: Of pairs around activations; weights have their own.
@@ -91,9 +106,15 @@ class _Writer:
         #: Results of DequantizeLinear, and what operators that it is moved through make of them.
         self.moved: set[str] = set()
         self.held: dict[str, str] = {}
-        self.absorbed = {act: node for node, act in placement.absorbed.items() if self._is_implied(act)}
-        self.made = {self.placement.result(n) for n in graph.nodes if placement.is_quantized(n)}
-        self.made |= {v for index in placement.computed for v in graph.nodes[index].outputs[1:] if v}
+        self.absorbed = {
+            act: node for node, act in placement.absorbed.items() if self._is_implied(act)
+        }
+        self.made = {
+            self.placement.result(n) for n in graph.nodes if placement.is_quantized(n)
+        }
+        self.made |= {
+            v for index in placement.computed for v in graph.nodes[index].outputs[1:] if v
+        }
 
     def run(self) -> Graph:
         for value in self.graph.inputs:
@@ -115,12 +136,18 @@ class _Writer:
         if layer is not None:
             self._set_weights(node, proto, layer)
         for slot, value in enumerate(node.proto.input):
-            if value in self.placement.group_of and (value in self.made or self._reads(node, slot)):
+            if value in self.placement.group_of and (
+                value in self.made or self._reads(node, slot)
+            ):
                 proto.input[slot] = self._name_of_pair(value)
-        before = next((b for b, act in self.placement.absorbed.items() if act == node.index), None)
+        before = next(
+            (b for b, act in self.placement.absorbed.items() if act == node.index), None
+        )
         if before is not None:  # an activation that its range does not imply
             proto.input[0] = self._name_of_pair(node.inputs[0])
-        redirect_subgraphs(proto, {value: self._in_subgraph(value) for value in captured(proto)})
+        redirect_subgraphs(
+            proto, {value: self._in_subgraph(value) for value in captured(proto)}
+        )
         self.nodes.append(proto)
         if node.op in PROPAGATES and proto.input[0] in self.moved:
             self.moved.update(node.outputs)
@@ -131,7 +158,11 @@ class _Writer:
             proto.output[slot] = value
             if slot == 0 and after is not None and after not in self.absorbed:
                 self._pair(value, self._name_of_pair(value), self._group(after))
-            elif value in self.graph.outputs and value in self.placement.group_of and value in self.made:
+            elif (
+                value in self.graph.outputs
+                and value in self.placement.group_of
+                and value in self.made
+            ):
                 proto.output[slot] = self.names.new(f"{value}/float")
                 self._pair(proto.output[slot], value, self.placement.group_of[value])
             else:
@@ -183,19 +214,27 @@ class _Writer:
     def _domain(self, *kinds: IntType) -> str:
         """Whose QuantizeLinear and DequantizeLinear have types in the model's operator set."""
         opset = self.graph.opsets.get("", 1)
-        version = onnx.defs.get_schema("QuantizeLinear", max(opset, PER_CHANNEL)).since_version
+        version = onnx.defs.get_schema(
+            "QuantizeLinear", max(opset, PER_CHANNEL)
+        ).since_version
         return "" if opset >= _opset_of(kinds) and version <= NEWEST else MICROSOFT
 
-    def _add(self, op: str, inputs: list[str], output: str, domain: str, **attributes: int) -> None:
+    def _add(
+        self, op: str, inputs: list[str], output: str, domain: str, **attributes: int
+    ) -> None:
         proto = helper.make_node(op, inputs, [output], domain=domain or None)
-        proto.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
+        proto.attribute.extend(
+            helper.make_attribute(name, value) for name, value in attributes.items()
+        )
         self.nodes.append(proto)
 
     def _scale(self, group: int) -> list[str]:
         """Names of a group's scale and zero point."""
         if group not in self.scales:
             params = self.params[group]
-            scale = self._tensor(self.names.numbered("s"), np.asarray(params.scale, np.float32))
+            scale = self._tensor(
+                self.names.numbered("s"), np.asarray(params.scale, np.float32)
+            )
             self.scales[group] = [scale, self._zero(params)]
         return self.scales[group]
 
@@ -213,16 +252,23 @@ class _Writer:
         limits, given = bounds(self.graph, node), self.params[self._group(act)]
         assert limits is not None  # or it had not been absorbed
         low, high = (limit / given.scale + given.zero_point for limit in limits)
-        return bool(np.rint(low) <= given.type.lowest and np.rint(high) >= given.type.highest)
+        return bool(
+            np.rint(low) <= given.type.lowest and np.rint(high) >= given.type.highest
+        )
 
     # -- weights ----------------------------------------------------------------------------
 
     def _set_weights(self, node: Node, proto: onnx.NodeProto, layer: Layer) -> None:
         codes, name = layer.codes, node.inputs[1]
-        attributes = {"axis": codes.axis, **({"block_size": codes.block} if codes.block else {})}
+        attributes = {
+            "axis": codes.axis,
+            **({"block_size": codes.block} if codes.block else {}),
+        }
         # ONNX Runtime fuses a Gemm or MatMul only if its weight has a zero point.
         zero = node.op != "Conv"
-        proto.input[1] = self._dequantized(name, codes.codes, codes.scales, layer.type, zero=zero, **attributes)
+        proto.input[1] = self._dequantized(
+            name, codes.codes, codes.scales, layer.type, zero=zero, **attributes
+        )
         if node.op != "MatMul":
             del proto.input[2:]
         if layer.bias is not None:
@@ -240,14 +286,25 @@ class _Writer:
         return self._dequantized(base, bias_codes(layer.bias, scales), scales, BIAS, axis=0)
 
     def _dequantized(
-        self, name: str, codes: Array, scales: Array, kind: IntType, zero: bool = False, **attributes: int
+        self,
+        name: str,
+        codes: Array,
+        scales: Array,
+        kind: IntType,
+        zero: bool = False,
+        **attributes: int,
     ) -> str:
         """The value of symmetric codes, which take a weight's name; `zero`: whether to spell a zero point of 0 out."""
         middle = 0 if kind.signed else kind.highest // 2 + 1
         held = self._tensor(self._own(name), (codes + middle).astype(kind.dtype))
         inputs = [held, self._tensor(self.names.numbered("s"), scales)]
         if zero or middle:
-            inputs.append(self._tensor(self.names.numbered("z"), np.full(scales.shape, middle).astype(kind.dtype)))
+            inputs.append(
+                self._tensor(
+                    self.names.numbered("z"),
+                    np.full(scales.shape, middle).astype(kind.dtype),
+                )
+            )
         result = self.names.numbered("d")
         self._add("DequantizeLinear", inputs, result, self._domain(kind), **attributes)
         return result
@@ -259,32 +316,52 @@ class _Writer:
             return self.names.new(name)
         free = weight.holder is None and len(self.graph.consumers[name]) == 1
         return (
-            name if free and name not in self.graph.outputs and name not in self.replaced else self.names.numbered("w")
+            name
+            if free and name not in self.graph.outputs and name not in self.replaced
+            else self.names.numbered("w")
         )
 
     def _tensor(self, name: str, values: Array) -> str:
         self.replaced.add(name)
         if name in self.graph.weights:
             self.rewriter.drop_weight(name)
-        self.rewriter.add_tensor(numpy_helper.from_array(np.ascontiguousarray(values).reshape(values.shape), name))
+        self.rewriter.add_tensor(
+            numpy_helper.from_array(
+                np.ascontiguousarray(values).reshape(values.shape), name
+            )
+        )
         return name
 
     # -- the model ----------------------------------------------------------------------------
 
     def _declare(self, model: onnx.ModelProto) -> None:
         """Versions and domains that the types need; what is declared of values that are no longer there goes."""
-        kinds = [layer.type for layer in self.layers.values()] + [param.type for param in self.params]
-        model.ir_version = max([model.ir_version, *(IR_VERSIONS[kind.bits] for kind in kinds)])
-        if MICROSOFT not in self.graph.opsets and any(proto.domain == MICROSOFT for proto in model.graph.node):
+        kinds = [layer.type for layer in self.layers.values()] + [
+            param.type for param in self.params
+        ]
+        model.ir_version = max(
+            [model.ir_version, *(IR_VERSIONS[kind.bits] for kind in kinds)]
+        )
+        if MICROSOFT not in self.graph.opsets and any(
+            proto.domain == MICROSOFT for proto in model.graph.node
+        ):
             model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
-        _keep(model.graph.input, [entry for entry in model.graph.input if entry.name in self.graph.inputs])
+        _keep(
+            model.graph.input,
+            [entry for entry in model.graph.input if entry.name in self.graph.inputs],
+        )
         created = {output for proto in model.graph.node for output in proto.output}
-        _keep(model.graph.value_info, [entry for entry in model.graph.value_info if entry.name in created])
+        _keep(
+            model.graph.value_info,
+            [entry for entry in model.graph.value_info if entry.name in created],
+        )
 
 
 def _keep(field: object, entries: Iterable[onnx.ValueInfoProto]) -> None:
     """Leave only some entries in a repeated field; inputs that declare initializers would not be constants."""
-    copies = [onnx.ValueInfoProto.FromString(entry.SerializeToString()) for entry in entries]
+    copies = [
+        onnx.ValueInfoProto.FromString(entry.SerializeToString()) for entry in entries
+    ]
     del field[:]  # type: ignore[attr-defined]
     field.extend(copies)  # type: ignore[attr-defined]
 

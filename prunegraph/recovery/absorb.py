@@ -44,7 +44,12 @@ Key = tuple[str, bool]
 
 
 def repair(
-    survivors: Survivors, pruned: Graph, data: Data | None, progress: Progress = lambda stage: None, *, form: Form = "mean"
+    survivors: Survivors,
+    pruned: Graph,
+    data: Data | None,
+    progress: Progress = lambda stage: None,
+    *,
+    form: Form = "mean",
 ) -> Graph:
     """The pruned graph with the means of what it lost in its layers' biases.
 
@@ -64,10 +69,18 @@ def repair(
         OptionError: "map" for a model whose spatial size is not fixed.
     """
     original = survivors.coupling.graph
-    if form == "map" and any(axis for axes in symbolic_axes(original).values() for axis in axes):
-        raise OptionError(f"repair 'absorb:form=map' needs inputs of fixed size; {original.source} has symbolic axes")
+    if form == "map" and any(
+        axis for axes in symbolic_axes(original).values() for axis in axes
+    ):
+        raise OptionError(
+            f"repair 'absorb:form=map' needs inputs of fixed size; {original.source} has symbolic axes"
+        )
     cuts = list(cut_inputs(survivors, pruned))
-    means = measured_means(original, cuts, data, progress) if data is not None else known_means(survivors)
+    means = (
+        measured_means(original, cuts, data, progress)
+        if data is not None
+        else known_means(survivors)
+    )
     revision = Revision(pruned)
     for each in cuts:
         if each.key not in means:
@@ -76,7 +89,9 @@ def repair(
         if form == "map":
             revision.add_behind(each.node, lost)
         elif revision.can_intercept(each.node):
-            revision.set_intercept(each.node, revision.intercept(each.node) + lost.mean(axis=each.others))
+            revision.set_intercept(
+                each.node, revision.intercept(each.node) + lost.mean(axis=each.others)
+            )
     return revision.apply()
 
 
@@ -100,7 +115,9 @@ class CutInput:
 
     @property
     def key(self) -> Key:
-        return self.value, linear.LinearLayer(self.left.coupling.graph, self.before).is_transposed
+        return self.value, linear.LinearLayer(
+            self.left.coupling.graph, self.before
+        ).is_transposed
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -117,8 +134,15 @@ class CutInput:
 
     def matrix(self) -> Array:
         """The original's weights [groups, inputs, outputs]."""
-        weight = self.left.coupling.graph.weights[self.before.inputs[1]].read().astype(np.float64)
-        return linear.to_matrix(self.before, weight) * linear.LinearLayer(self.left.coupling.graph, self.before).alpha
+        weight = (
+            self.left.coupling.graph.weights[self.before.inputs[1]]
+            .read()
+            .astype(np.float64)
+        )
+        return (
+            linear.to_matrix(self.before, weight)
+            * linear.LinearLayer(self.left.coupling.graph, self.before).alpha
+        )
 
     def lost(self, mean: Array, *, interior: bool = False) -> Array:
         """What the removed channels gave to the outputs that stay, from the mean of the input [1, ...]."""
@@ -141,7 +165,9 @@ class CutInput:
         proto.CopyFrom(self.before.proto)
         del proto.input[2:]
         given = {proto.input[0]: x.astype(graph.weights[proto.input[1]].dtype)}
-        return run_piece(graph, [proto], given, proto.output)[proto.output[0]].astype(np.float64)
+        return run_piece(graph, [proto], given, proto.output)[proto.output[0]].astype(
+            np.float64
+        )
 
     def deviations(self, inputs: Array) -> tuple[Array, Array]:
         """Standard deviations of the outputs that stay, by all inputs and without those gone.
@@ -168,17 +194,27 @@ def cut_inputs(survivors: Survivors, pruned: Graph) -> Iterator[CutInput]:
     original = survivors.coupling.graph
     for node in pruned.layers:
         before = original_of(survivors, node)
-        if before is None or not linear.is_linear(original, before) or not linear.is_linear(pruned, node):
+        if (
+            before is None
+            or not linear.is_linear(original, before)
+            or not linear.is_linear(pruned, node)
+        ):
             continue
         labels = survivors.coupling.value_labels(before.inputs[0])
         shape = survivors.coupling.shape_info.shapes.get(before.inputs[0])
-        if labels is None or shape is None or survivors.coupling.value_labels(before.outputs[0]) is None:
+        if (
+            labels is None
+            or shape is None
+            or survivors.coupling.value_labels(before.outputs[0]) is None
+        ):
             continue
         axis = channel_axis(before, shape)
         channels = labels[0 if linear.LinearLayer(original, before).is_transposed else axis]
         kept = survivors.kept(channels)
         if kept is not None:
-            yield CutInput(survivors, node, before, axis, np.setdiff1d(np.arange(channels.size), kept))
+            yield CutInput(
+                survivors, node, before, axis, np.setdiff1d(np.arange(channels.size), kept)
+            )
 
 
 class _Mean:
@@ -205,13 +241,21 @@ class _Mean:
         return x.mean(axis=tuple(i for i in range(x.ndim) if i != self.axis), keepdims=True)
 
 
-def measured_means(original: Graph, cuts: list[CutInput], data: Data, progress: Progress) -> dict[Key, Array]:
+def measured_means(
+    original: Graph, cuts: list[CutInput], data: Data, progress: Progress
+) -> dict[Key, Array]:
     """Means of the layers' inputs in the original, on data [1, ...]."""
     result = {each.key: _Mean(each) for each in cuts}
     if result:
-        Statistics(original, data, progress=progress).collect(list(result.values()), "means")
+        Statistics(original, data, progress=progress).collect(
+            list(result.values()), "means"
+        )
     shapes = {each.key: each.shape for each in cuts}
-    return {key: _spread(one.mean, shapes[key]) for key, one in result.items() if one.mean is not None}
+    return {
+        key: _spread(one.mean, shapes[key])
+        for key, one in result.items()
+        if one.mean is not None
+    }
 
 
 def known_means(survivors: Survivors) -> dict[Key, Array]:
@@ -219,12 +263,16 @@ def known_means(survivors: Survivors) -> dict[Key, Array]:
     shape_info = survivors.coupling.shape_info
     result = samples(survivors.coupling.graph, shape_info)
     return {
-        (name, False): _spread(x.mean(axis=0, keepdims=True, dtype=np.float64), shape_info.shapes[name])
+        (name, False): _spread(
+            x.mean(axis=0, keepdims=True, dtype=np.float64), shape_info.shapes[name]
+        )
         for name, x in result.items()
     }
 
 
 def _spread(mean: Array, shape: tuple[int, ...]) -> Array:
     """A mean at all positions of a value."""
-    full = tuple(max(a, b) if a == 1 else a for a, b in zip(mean.shape[1:], shape[1:], strict=True))
+    full = tuple(
+        max(a, b) if a == 1 else a for a, b in zip(mean.shape[1:], shape[1:], strict=True)
+    )
     return np.broadcast_to(mean, (1, *full)).astype(np.float64)

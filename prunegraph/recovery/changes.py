@@ -13,7 +13,11 @@ Array = np.ndarray
 def changed(survivors: Survivors, pruned: Graph) -> set[str]:
     """Values of the smaller graph that are not what they were: cut, new (in decomposed layers), or made from these."""
     known = survivors.coupling.graph.producer
-    result = {name for name in survivors.coupling.labels if any(kept is not None for kept in survivors.value(name))}
+    result = {
+        name
+        for name in survivors.coupling.labels
+        if any(kept is not None for kept in survivors.value(name))
+    }
     for node in pruned.nodes:
         is_new = any(value and value not in known for value in node.outputs)
         if is_new or any(value in result for value in (*node.inputs, *node.captured)):
@@ -25,7 +29,11 @@ def original_of(survivors: Survivors, node: Node) -> Node | None:
     """The node of the original that makes the same values; None for one that the cut has put in."""
     graph = survivors.coupling.graph
     index = graph.producer.get(node.outputs[0])
-    return graph.nodes[index] if index is not None and graph.nodes[index].op == node.op else None
+    return (
+        graph.nodes[index]
+        if index is not None and graph.nodes[index].op == node.op
+        else None
+    )
 
 
 def channel_axis(node: Node, shape: tuple[int, ...]) -> int:

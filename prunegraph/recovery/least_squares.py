@@ -73,7 +73,12 @@ class _Fit:
         self.store.put(batch, self.node.name, self.rows.outputs(y, batch))
 
 
-def repair(survivors: Survivors, pruned: Graph, data: Data, progress: Callable[[str], None] = lambda stage: None) -> Graph:
+def repair(
+    survivors: Survivors,
+    pruned: Graph,
+    data: Data,
+    progress: Callable[[str], None] = lambda stage: None,
+) -> Graph:
     """The pruned graph with the weights of its layers refitted.
 
     Args:
@@ -96,9 +101,14 @@ def repair(survivors: Survivors, pruned: Graph, data: Data, progress: Callable[[
         if not fits:
             return pruned
         original = survivors.coupling.graph
-        Statistics(original, data, progress=progress).collect(fits, "outputs of the original")
+        Statistics(original, data, progress=progress).collect(
+            fits, "outputs of the original"
+        )
         size = batch_size(original, data, [fit.values[0] for fit in fits])
-        revision, stepper = Revision(pruned), Stepper(pruned, data.batches(pruned, size), values, _order(pruned))
+        revision, stepper = (
+            Revision(pruned),
+            Stepper(pruned, data.batches(pruned, size), values, _order(pruned)),
+        )
         for done, fit in enumerate(fits):
             progress(f"least squares: layer {done + 1} of {len(fits)}, {fit.node.name}")
             stepper.advance(fit.node.index, revision.weights, revision.protos)
@@ -113,14 +123,19 @@ def _fits(survivors: Survivors, pruned: Graph, data: Data, targets: Store) -> li
     per_sample = max(ROWS // data.samples, 16)
     fits = []
     for node in sorted(pruned.layers, key=lambda node: place[node.index]):
-        known = linear.is_linear(pruned, node) and survivors.coupling.value_labels(node.outputs[0]) is not None
+        known = (
+            linear.is_linear(pruned, node)
+            and survivors.coupling.value_labels(node.outputs[0]) is not None
+        )
         if not known or node.inputs[0] not in different:
             continue
         shape = pruned.weights[node.inputs[1]].shape
         if linear.matrix_size(node, shape) > MAX_INPUTS:
             continue
         tail = _tail(survivors, pruned, node, place)
-        if tail.value not in survivors.coupling.graph.outer:  # of a branch that took the place of its If
+        if (
+            tail.value not in survivors.coupling.graph.outer
+        ):  # of a branch that took the place of its If
             continue
         rows = patches.Rows(node, shape, per_sample, seed=node.index)
         fits.append(_Fit(node, rows, tail, survivors.value(tail.value), targets))
@@ -134,11 +149,23 @@ def _order(pruned: Graph) -> list[int]:
     """
     keys = [float(node.index) for node in pruned.nodes]
     for node in pruned.nodes:
-        sides = [side for value in node.inputs if (side := _layer_before(pruned, value))] if node.op == "Add" else []
+        sides = (
+            [side for value in node.inputs if (side := _layer_before(pruned, value))]
+            if node.op == "Add"
+            else []
+        )
         if len(sides) == 2:
-            weak, strong = sorted(sides, key=lambda side: linear.matrix_size(side, pruned.weights[side.inputs[1]].shape))
+            weak, strong = sorted(
+                sides,
+                key=lambda side: linear.matrix_size(
+                    side, pruned.weights[side.inputs[1]].shape
+                ),
+            )
             keys[strong.index] = max(keys[strong.index], weak.index + 0.5)
-    readers = {n.index: {i for v in n.outputs for i, _ in pruned.consumers.get(v, ())} for n in pruned.nodes}
+    readers = {
+        n.index: {i for v in n.outputs for i, _ in pruned.consumers.get(v, ())}
+        for n in pruned.nodes
+    }
     waiting = [len({parent for parent, _ in node.parents}) for node in pruned.nodes]
     ready = [(keys[index], index) for index, count in enumerate(waiting) if not count]
     heapq.heapify(ready)
@@ -161,7 +188,9 @@ def _layer_before(pruned: Graph, value: str) -> Node | None:
     return node if node is not None and linear.is_linear(pruned, node) else None
 
 
-def _tail(survivors: Survivors, pruned: Graph, node: Node, place: Mapping[int, int]) -> _Tail:
+def _tail(
+    survivors: Survivors, pruned: Graph, node: Node, place: Mapping[int, int]
+) -> _Tail:
     """What a layer feeds: maybe a BatchNormalization, maybe a sum whose other side is made before the layer."""
     normal = linear.batch_normalization(pruned, node)
     if normal is not None and survivors.coupling.value_labels(normal.outputs[0]) is None:
@@ -187,17 +216,34 @@ def _passing(pruned: Graph, reader: Node) -> float | None:
     return limits[1] if limits is not None and limits[0] == 0 < limits[1] else None
 
 
-def _other_side(survivors: Survivors, pruned: Graph, value: str, node: Node, place: Mapping[int, int]) -> str:
+def _other_side(
+    survivors: Survivors, pruned: Graph, value: str, node: Node, place: Mapping[int, int]
+) -> str:
     """The other operand of the Add that alone reads a value, if it is there before the layer runs; else ""."""
     readers = pruned.consumers.get(value, ())
-    add = pruned.nodes[readers[0][0]] if len(readers) == 1 and value not in pruned.outputs else None
-    if add is None or add.op != "Add" or survivors.coupling.value_labels(add.outputs[0]) is None:
+    add = (
+        pruned.nodes[readers[0][0]]
+        if len(readers) == 1 and value not in pruned.outputs
+        else None
+    )
+    if (
+        add is None
+        or add.op != "Add"
+        or survivors.coupling.value_labels(add.outputs[0]) is None
+    ):
         return ""
     other = next((v for v in add.inputs if v != value), "")
-    if other in pruned.weights or place.get(pruned.producer.get(other, -1), -1) >= place[node.index]:
+    if (
+        other in pruned.weights
+        or place.get(pruned.producer.get(other, -1), -1) >= place[node.index]
+    ):
         return ""
     shapes = survivors.coupling.shape_info.shapes
-    return other if shapes.get(other) == shapes.get(value) == shapes.get(add.outputs[0]) else ""
+    return (
+        other
+        if shapes.get(other) == shapes.get(value) == shapes.get(add.outputs[0])
+        else ""
+    )
 
 
 def _refit(fit: _Fit, stepper: Stepper, revision: Revision) -> None:
@@ -217,11 +263,15 @@ def _refit(fit: _Fit, stepper: Stepper, revision: Revision) -> None:
             rests.append(np.broadcast_to(added, ys[-1].shape).astype(np.float32))
     fit.store.drop([node.name])
     old, centred = revision.matrix(node), revision.can_intercept(node)
-    regression = Regression(np.ascontiguousarray(np.concatenate(xs).swapaxes(0, 1)), old, centred=centred)
+    regression = Regression(
+        np.ascontiguousarray(np.concatenate(xs).swapaxes(0, 1)), old, centred=centred
+    )
     y = _grouped(np.concatenate(ys), len(old))
     other = _grouped(np.concatenate(others), len(old)) if others else np.float32(0)
     rest = _grouped(np.concatenate(rests), len(old)) if rests else np.float32(0)
-    factor, mean, shift = (_grouped(each[None], len(old)) for each in _normalisation(tail, revision, node))
+    factor, mean, shift = (
+        _grouped(each[None], len(old)) for each in _normalisation(tail, revision, node)
+    )
     dead = abs(factor) <= DEAD * abs(factor).max()
     factor = np.where(dead, 1, factor)
 
@@ -237,7 +287,10 @@ def _refit(fit: _Fit, stepper: Stepper, revision: Revision) -> None:
         weights, intercept = regression.solve(to_layer(y))
     revision.set_matrix(node, np.where(dead, old, weights))
     if centred:
-        revision.set_intercept(node, np.where(dead.reshape(-1), revision.intercept(node), intercept.reshape(-1)))
+        revision.set_intercept(
+            node,
+            np.where(dead.reshape(-1), revision.intercept(node), intercept.reshape(-1)),
+        )
 
 
 def _grouped(rows: Array, groups: int) -> Array:
@@ -245,10 +298,19 @@ def _grouped(rows: Array, groups: int) -> Array:
     return rows.reshape(len(rows), groups, -1).swapaxes(0, 1)
 
 
-def _normalisation(tail: _Tail, revision: Revision, node: Node) -> tuple[Array, Array, Array]:
+def _normalisation(
+    tail: _Tail, revision: Revision, node: Node
+) -> tuple[Array, Array, Array]:
     """Factor, mean and shift [outputs] between a layer and the value behind it."""
     if tail.normal is None:
         size = revision.intercept(node).size
-        return np.ones(size, np.float32), np.zeros(size, np.float32), np.zeros(size, np.float32)
-    factor, mean, shift = (each.astype(np.float32) for each in linear.normalisation(revision.graph, tail.normal))
+        return (
+            np.ones(size, np.float32),
+            np.zeros(size, np.float32),
+            np.zeros(size, np.float32),
+        )
+    factor, mean, shift = (
+        each.astype(np.float32)
+        for each in linear.normalisation(revision.graph, tail.normal)
+    )
     return factor, mean, shift

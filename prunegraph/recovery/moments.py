@@ -43,7 +43,12 @@ MOST = 10.0
 LEAST = 0.1
 
 
-def repair(survivors: Survivors, pruned: Graph, data: Data | None, progress: Progress = lambda stage: None) -> Graph:
+def repair(
+    survivors: Survivors,
+    pruned: Graph,
+    data: Data | None,
+    progress: Progress = lambda stage: None,
+) -> Graph:
     """The pruned graph with new statistics in its BatchNormalization nodes, other layers matched to the original.
 
     Args:
@@ -56,7 +61,11 @@ def repair(survivors: Survivors, pruned: Graph, data: Data | None, progress: Pro
         DataError: there are no data and no BatchNormalization nodes, or the data do not fit.
         ModelError: ONNX Runtime cannot run a piece of the model by itself.
     """
-    return _without_data(survivors, pruned) if data is None else _on_data(survivors, pruned, data, progress)
+    return (
+        _without_data(survivors, pruned)
+        if data is None
+        else _on_data(survivors, pruned, data, progress)
+    )
 
 
 @dataclass
@@ -80,7 +89,9 @@ class Moments:
 
     @property
     def variance(self) -> Array:
-        return np.maximum(np.asarray(self.squares) / max(self.count, 1) - np.square(self.mean), 0)
+        return np.maximum(
+            np.asarray(self.squares) / max(self.count, 1) - np.square(self.mean), 0
+        )
 
 
 @dataclass
@@ -106,11 +117,17 @@ def _on_data(survivors: Survivors, pruned: Graph, data: Data, progress: Progress
     original, different = survivors.coupling.graph, changed(survivors, pruned)
     data = data.fit(original)
     per_sample = max(ROWS // data.samples, 16)
-    normals = [node for node in pruned.nodes if node.inputs and node.inputs[0] in different and _is_normal(pruned, node)]
+    normals = [
+        node
+        for node in pruned.nodes
+        if node.inputs and node.inputs[0] in different and _is_normal(pruned, node)
+    ]
     targets = {
         node.index: _Target(
             node,
-            patches.Rows(node, pruned.weights[node.inputs[1]].shape, per_sample, seed=node.index),
+            patches.Rows(
+                node, pruned.weights[node.inputs[1]].shape, per_sample, seed=node.index
+            ),
             survivors.value(node.outputs[0]),
             (node.outputs[0],),
             _rest(pruned, node),
@@ -119,13 +136,21 @@ def _on_data(survivors: Survivors, pruned: Graph, data: Data, progress: Progress
         if _is_matched(survivors, pruned, node, different)
     }
     if targets:
-        Statistics(original, data, progress=progress).collect(list(targets.values()), "outputs of the original")
-    todo = sorted([*normals, *(target.node for target in targets.values())], key=lambda node: node.index)
+        Statistics(original, data, progress=progress).collect(
+            list(targets.values()), "outputs of the original"
+        )
+    todo = sorted(
+        [*normals, *(target.node for target in targets.values())],
+        key=lambda node: node.index,
+    )
     if not todo:
         return pruned
     size = batch_size(original, data, [node.inputs[0] for node in todo])
     with Store() as values:
-        revision, stepper = Revision(pruned), Stepper(pruned, data.batches(pruned, size), values)
+        revision, stepper = (
+            Revision(pruned),
+            Stepper(pruned, data.batches(pruned, size), values),
+        )
         for done, node in enumerate(todo):
             progress(f"moments: {done + 1} of {len(todo)}, {node.name}")
             stepper.advance(node.index, revision.weights, revision.protos)
@@ -138,25 +163,41 @@ def _on_data(survivors: Survivors, pruned: Graph, data: Data, progress: Progress
 
 def _is_normal(pruned: Graph, node: Node) -> bool:
     """Whether a node is a BatchNormalization whose statistics are its own."""
-    if node.op != "BatchNormalization" or node.subgraph is not None or node.attributes.get("training_mode", 0):
+    if (
+        node.op != "BatchNormalization"
+        or node.subgraph is not None
+        or node.attributes.get("training_mode", 0)
+    ):
         return False
-    return all(v in pruned.weights and len(pruned.consumers[v]) == 1 and v not in pruned.outputs for v in node.inputs[3:5])
+    return all(
+        v in pruned.weights and len(pruned.consumers[v]) == 1 and v not in pruned.outputs
+        for v in node.inputs[3:5]
+    )
 
 
-def _is_matched(survivors: Survivors, pruned: Graph, node: Node, different: set[str]) -> bool:
+def _is_matched(
+    survivors: Survivors, pruned: Graph, node: Node, different: set[str]
+) -> bool:
     """Whether a layer sees a change and no BatchNormalization behind it takes care of that."""
     if not linear.is_linear(pruned, node) or node.inputs[0] not in different:
         return False
     # The original's values are those of its main graph: a branch that took the place of its If has none there.
     outer = survivors.coupling.graph.outer
-    known = survivors.coupling.value_labels(node.outputs[0]) is not None and node.outputs[0] in outer
+    known = (
+        survivors.coupling.value_labels(node.outputs[0]) is not None
+        and node.outputs[0] in outer
+    )
     fixed = linear.LinearLayer(pruned, node).rest in ("", *pruned.weights)
     return known and fixed and linear.batch_normalization(pruned, node) is None
 
 
 def _rest(pruned: Graph, node: Node) -> Array | float:
     layer = linear.LinearLayer(pruned, node)
-    return pruned.weights[layer.rest].read().astype(np.float64) * layer.beta if layer.rest else 0.0
+    return (
+        pruned.weights[layer.rest].read().astype(np.float64) * layer.beta
+        if layer.rest
+        else 0.0
+    )
 
 
 def _estimate(node: Node, stepper: Stepper, revision: Revision) -> None:
@@ -183,11 +224,16 @@ def _match(target: _Target, stepper: Stepper, revision: Revision) -> None:
 
 def _ratio(over: Array, under: Array, least: float, most: float) -> Array:
     """A quotient within limits; 1 where there is nothing to divide by."""
-    return np.clip(np.divide(over, under, out=np.ones(len(under)), where=under > 0), least, most)
+    return np.clip(
+        np.divide(over, under, out=np.ones(len(under)), where=under > 0), least, most
+    )
 
 
 def _without_data(survivors: Survivors, pruned: Graph) -> Graph:
-    drawn, means = samples(survivors.coupling.graph, survivors.coupling.shape_info), known_means(survivors)
+    drawn, means = (
+        samples(survivors.coupling.graph, survivors.coupling.shape_info),
+        known_means(survivors),
+    )
     revision = Revision(pruned)
     for each in cut_inputs(survivors, pruned):
         if each.key not in means or not revision.can_intercept(each.node):
@@ -196,7 +242,9 @@ def _without_data(survivors: Survivors, pruned: Graph) -> Graph:
         revision.set_intercept(each.node, revision.intercept(each.node) + lost)
         normal = linear.batch_normalization(pruned, each.node)
         if normal is not None and _is_normal(pruned, normal):
-            before, now = each.deviations(drawn[each.value].std(axis=each.others, dtype=np.float64))
+            before, now = each.deviations(
+                drawn[each.value].std(axis=each.others, dtype=np.float64)
+            )
             share = np.square(_ratio(now, before, LEAST, 1.0))
             revision.set(normal.inputs[4], revision.value(normal.inputs[4]) * share)
     return revision.apply()

@@ -25,19 +25,32 @@ class Regression:
         ridge: weight of the anchor, relative to the mean energy of an input.
     """
 
-    def __init__(self, x: Array, anchor: Array, *, centred: bool = True, ridge: float = RIDGE):
+    def __init__(
+        self, x: Array, anchor: Array, *, centred: bool = True, ridge: float = RIDGE
+    ):
         self.x, self.centred, self._anchor = x, centred, anchor
-        self.mean = x.mean(axis=1, dtype=np.float64) if centred else np.zeros((len(x), x.shape[2]))
+        self.mean = (
+            x.mean(axis=1, dtype=np.float64) if centred else np.zeros((len(x), x.shape[2]))
+        )
         gram = (x.swapaxes(1, 2) @ x).astype(np.float64) / x.shape[1]
         gram -= self.mean[:, :, None] * self.mean[:, None, :]
-        damping = ridge * np.trace(gram, axis1=1, axis2=2) / x.shape[2] + np.finfo(np.float32).tiny
+        damping = (
+            ridge * np.trace(gram, axis1=1, axis2=2) / x.shape[2]
+            + np.finfo(np.float32).tiny
+        )
         self._damping = damping[:, None, None]
         self._inverse = np.linalg.inv(gram + self._damping * np.eye(x.shape[2]))
 
     def solve(self, y: Array) -> tuple[Array, Array]:
         """Weights [groups, inputs, outputs] and intercept [groups, outputs] for outputs [groups, samples, outputs]."""
-        mean = y.mean(axis=1, dtype=np.float64) if self.centred else np.zeros((len(y), y.shape[2]))
-        target = (self.x.swapaxes(1, 2) @ y.astype(np.float32)).astype(np.float64) / y.shape[1]
+        mean = (
+            y.mean(axis=1, dtype=np.float64)
+            if self.centred
+            else np.zeros((len(y), y.shape[2]))
+        )
+        target = (self.x.swapaxes(1, 2) @ y.astype(np.float32)).astype(
+            np.float64
+        ) / y.shape[1]
         target -= self.mean[:, :, None] * mean[:, None, :]
         weights = self._inverse @ (target + self._damping * self._anchor)
         return weights, mean - np.einsum("gi,gio->go", self.mean, weights)
@@ -48,9 +61,12 @@ class Regression:
 
 
 def rectified(
-    regression: Regression, y: Array, to_layer: Callable[[Array], Array], from_layer: Callable[[Array], Array],
+    regression: Regression,
+    y: Array,
+    to_layer: Callable[[Array], Array],
+    from_layer: Callable[[Array], Array],
     ceiling: float = np.inf,
-) -> tuple[Array, Array]:  # fmt: skip
+) -> tuple[Array, Array]:
     """Weights and intercept for outputs that a rectifier follows: only what passes it has to be right.
 
     Targets and weights are found in turn: `z` minimises `(act(y) - act(z))^2 + s (z - made)^2`
@@ -67,7 +83,9 @@ def rectified(
     weights, intercept = regression.solve(to_layer(y))
     for strength in SCHEDULE:
         created = from_layer(regression.predict(weights, intercept))
-        weights, intercept = regression.solve(to_layer(_pulled(y, created, strength, ceiling)))
+        weights, intercept = regression.solve(
+            to_layer(_pulled(y, created, strength, ceiling))
+        )
     return weights, intercept
 
 
@@ -76,7 +94,10 @@ def _pulled(y: Array, created: Array, strength: float, ceiling: float) -> Array:
     wanted = np.clip(y, 0, ceiling)
     best = np.clip((wanted + strength * created) / (1 + strength), 0, ceiling)
     cost = (wanted - best) ** 2 + strength * (best - created) ** 2
-    for z in (np.minimum(created, 0), *((np.maximum(created, ceiling),) if np.isfinite(ceiling) else ())):
+    for z in (
+        np.minimum(created, 0),
+        *((np.maximum(created, ceiling),) if np.isfinite(ceiling) else ()),
+    ):
         other = (wanted - np.clip(z, 0, ceiling)) ** 2 + strength * (z - created) ** 2
         best, cost = np.where(other < cost, z, best), np.minimum(other, cost)
     return best

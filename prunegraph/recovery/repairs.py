@@ -29,27 +29,38 @@ BY_STATISTICS = frozenset({"absorb", "bn"})
 
 
 @REPAIRS.register("none")
-def none(survivors: Survivors, pruned: Graph, data: Data | None, progress: Progress) -> Graph:
+def none(
+    survivors: Survivors, pruned: Graph, data: Data | None, progress: Progress
+) -> Graph:
     """Leave the weights as the cut left them."""
     return pruned
 
 
 @REPAIRS.register("absorb")
 def absorbed(
-    survivors: Survivors, pruned: Graph, data: Data | None, progress: Progress, *, form: absorb.Form = "mean"
+    survivors: Survivors,
+    pruned: Graph,
+    data: Data | None,
+    progress: Progress,
+    *,
+    form: absorb.Form = "mean",
 ) -> Graph:
     """Add what removed channels gave on average to the biases of the layers that read them."""
     return absorb.repair(survivors, pruned, data, progress, form=form)
 
 
 @REPAIRS.register("bn")
-def matched(survivors: Survivors, pruned: Graph, data: Data | None, progress: Progress) -> Graph:
+def matched(
+    survivors: Survivors, pruned: Graph, data: Data | None, progress: Progress
+) -> Graph:
     """Set means and variances right: in BatchNormalization nodes, by scale and bias of other layers."""
     return moments.repair(survivors, pruned, data, progress)
 
 
 @REPAIRS.register("least-squares")
-def refitted(survivors: Survivors, pruned: Graph, data: Data | None, progress: Progress) -> Graph:
+def refitted(
+    survivors: Survivors, pruned: Graph, data: Data | None, progress: Progress
+) -> Graph:
     """Refit the layers behind a cut to the original's outputs (needs data)."""
     assert data is not None  # `find` has seen to that
     return least_squares.repair(survivors, pruned, data, progress)

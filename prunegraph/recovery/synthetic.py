@@ -16,8 +16,8 @@ import numpy as np
 import onnx
 
 from prunegraph.errors import DataError
-from prunegraph.graph.shape_info import ShapeInfo
 from prunegraph.graph.model import FLOAT_TYPES, Graph, Node
+from prunegraph.graph.shape_info import ShapeInfo
 from prunegraph.ops import elementwise, rule_for
 from prunegraph.runtime.piece import run_piece
 
@@ -27,13 +27,25 @@ Array = np.ndarray
 SAMPLES = 512
 
 #: Operators that hand the distribution of a channel on, as far as this goes.
-PASSED = frozenset({"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Identity", "MaxPool", "Resize", "Upsample"})
+PASSED = frozenset(
+    {
+        "AveragePool",
+        "GlobalAveragePool",
+        "GlobalMaxPool",
+        "Identity",
+        "MaxPool",
+        "Resize",
+        "Upsample",
+    }
+)
 
 
 def check(graph: Graph) -> None:
     """Raise DataError for a graph that has nothing to go by."""
     if not any(node.op == "BatchNormalization" for node in graph.nodes):
-        raise DataError(f"{graph.source} has no BatchNormalization to go by: give --data, or repair 'none'")
+        raise DataError(
+            f"{graph.source} has no BatchNormalization to go by: give --data, or repair 'none'"
+        )
 
 
 def samples(graph: Graph, shape_info: ShapeInfo, seed: int = 0) -> dict[str, Array]:
@@ -44,7 +56,12 @@ def samples(graph: Graph, shape_info: ShapeInfo, seed: int = 0) -> dict[str, Arr
     """
     check(graph)
     given = {
-        node.outputs[0]: _normal(graph, node, len(shape_info.shapes[node.outputs[0]]), np.random.default_rng([seed, i]))
+        node.outputs[0]: _normal(
+            graph,
+            node,
+            len(shape_info.shapes[node.outputs[0]]),
+            np.random.default_rng([seed, i]),
+        )
         for i, node in enumerate(graph.nodes)
         if node.op == "BatchNormalization" and _is_known(graph, node)
     }
@@ -58,14 +75,20 @@ def samples(graph: Graph, shape_info: ShapeInfo, seed: int = 0) -> dict[str, Arr
 
 
 def _is_known(graph: Graph, node: Node) -> bool:
-    return all(graph.weight_behind(value) for value in node.inputs[1:3]) and not node.attributes.get("training_mode")
+    return all(
+        graph.weight_behind(value) for value in node.inputs[1:3]
+    ) and not node.attributes.get("training_mode")
 
 
 def _normal(graph: Graph, node: Node, rank: int, rng: np.random.Generator) -> Array:
     """Outputs of a BatchNormalization, every channel in an order of its own."""
-    scale, shift = (graph.weights[str(graph.weight_behind(value))].read() for value in node.inputs[1:3])
+    scale, shift = (
+        graph.weights[str(graph.weight_behind(value))].read() for value in node.inputs[1:3]
+    )
     points = np.asarray([NormalDist().inv_cdf((i + 0.5) / SAMPLES) for i in range(SAMPLES)])
-    drawn = rng.permuted(np.repeat(points[:, None], len(scale), axis=1), axis=0) * scale + shift
+    drawn = (
+        rng.permuted(np.repeat(points[:, None], len(scale), axis=1), axis=0) * scale + shift
+    )
     return drawn.astype(scale.dtype).reshape(SAMPLES, -1, *[1] * (rank - 2))
 
 
@@ -84,7 +107,10 @@ def _follows(graph: Graph, shape_info: ShapeInfo, node: Node, known: set[str]) -
     if node.op == "Concat":
         return node.attributes["axis"] == 1 and all(value in known for value in inputs)
     rule = rule_for(node)
-    by_element = rule is not None and rule.propagate in (elementwise.propagate_unary, elementwise.propagate_nary)
+    by_element = rule is not None and rule.propagate in (
+        elementwise.propagate_unary,
+        elementwise.propagate_nary,
+    )
     return by_element and shape_info.types.get(node.outputs[0]) in FLOAT_TYPES
 
 

@@ -37,11 +37,19 @@ CONFIG: dict[str, Any] = {
     "font": "sans-serif",
     "view": {"stroke": None},
     "axis": {
-        "labelColor": SOFT, "titleColor": SOFT, "gridColor": GRID, "domain": False, "ticks": False,
-        "labelFontSize": 11.5, "titleFontSize": 12, "titleFontWeight": "normal", "labelPadding": 6, "titlePadding": 8,
+        "labelColor": SOFT,
+        "titleColor": SOFT,
+        "gridColor": GRID,
+        "domain": False,
+        "ticks": False,
+        "labelFontSize": 11.5,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "labelPadding": 6,
+        "titlePadding": 8,
         "labelFlush": False,
     },
-}  # fmt: skip
+}
 
 
 def widths(rows: Sequence[LayerRow]) -> str:
@@ -51,21 +59,40 @@ def widths(rows: Sequence[LayerRow]) -> str:
     room = round(LETTER * max(len(value["label"]) for value in values)) + 10
     spec = {
         # Names are marks in the same font as the rest: labels of an axis take five times as long to lay out.
-        "width": WIDTH - room - 2, "height": ROW * len(values), "autosize": "none",
+        "width": WIDTH - room - 2,
+        "height": ROW * len(values),
+        "autosize": "none",
         "padding": {"left": room, "top": 24, "right": 2, "bottom": 2},
         "data": {"values": values},
         "encoding": {
             "y": {
-                "field": "index", "type": "ordinal", "axis": None, "scale": {"paddingInner": 0.3, "paddingOuter": 0.3},
+                "field": "index",
+                "type": "ordinal",
+                "axis": None,
+                "scale": {"paddingInner": 0.3, "paddingOuter": 0.3},
             },
         },
         "layer": [
-            _bar("var(--before)", {"x": _channels(largest, "top"), "description": {"field": "tip"}}),
-            _bar("var(--after)", {"x": {"field": "after", "type": "quantitative"}}, "datum.changed"),
-            _bar("var(--same)", {"x": {"field": "after", "type": "quantitative"}}, "!datum.changed"),
+            _bar(
+                "var(--before)",
+                {"x": _channels(largest, "top"), "description": {"field": "tip"}},
+            ),
+            _bar(
+                "var(--after)",
+                {"x": {"field": "after", "type": "quantitative"}},
+                "datum.changed",
+            ),
+            _bar(
+                "var(--same)",
+                {"x": {"field": "after", "type": "quantitative"}},
+                "!datum.changed",
+            ),
             {
                 "mark": {**TEXT, "align": "left", "dx": 7},
-                "encoding": {"x": {"field": "before", "type": "quantitative"}, "text": {"field": "text"}},
+                "encoding": {
+                    "x": {"field": "before", "type": "quantitative"},
+                    "text": {"field": "text"},
+                },
             },
             {
                 "name": "names",
@@ -73,8 +100,10 @@ def widths(rows: Sequence[LayerRow]) -> str:
                 "encoding": {"x": {"value": 0}, "text": {"field": "label"}},
             },
         ],
-    }  # fmt: skip
-    return _svg(spec, f"Width of {len(values)} layers before and after, in channels", "widths")
+    }
+    return _svg(
+        spec, f"Width of {len(values)} layers before and after, in channels", "widths"
+    )
 
 
 def profile(rows: Sequence[LayerRow]) -> str:
@@ -85,42 +114,68 @@ def profile(rows: Sequence[LayerRow]) -> str:
         "data": {"values": values},
         "encoding": {
             "x": {
-                "field": "index", "type": "ordinal", "title": "layers, from input to output",
-                "scale": {"paddingInner": 0.15, "paddingOuter": 0}, "axis": {"labels": False},
+                "field": "index",
+                "type": "ordinal",
+                "title": "layers, from input to output",
+                "scale": {"paddingInner": 0.15, "paddingOuter": 0},
+                "axis": {"labels": False},
             },
         },
         "layer": [
             _bar(
                 "var(--before)",
-                {"y": {**_channels(None, "left"), "title": "channels"}, "description": {"field": "tip"}},
+                {
+                    "y": {**_channels(None, "left"), "title": "channels"},
+                    "description": {"field": "tip"},
+                },
             ),
-            _bar("var(--after)", {"y": {"field": "after", "type": "quantitative"}}, "datum.changed"),
-            _bar("var(--same)", {"y": {"field": "after", "type": "quantitative"}}, "!datum.changed"),
+            _bar(
+                "var(--after)",
+                {"y": {"field": "after", "type": "quantitative"}},
+                "datum.changed",
+            ),
+            _bar(
+                "var(--same)",
+                {"y": {"field": "after", "type": "quantitative"}},
+                "!datum.changed",
+            ),
         ],
-    }  # fmt: skip
-    return _svg(spec, f"Profile of the widths of {len(values)} layers before and after", "profile")
+    }
+    return _svg(
+        spec, f"Profile of the widths of {len(values)} layers before and after", "profile"
+    )
 
 
 def sensitivity(result: Sensitivity) -> str:
     """Error over the share of channels removed, a curve a group; the most sensitive ones are coloured."""
     values = [
         {
-            "rank": rank, "ratio": point.ratio, "error": point.error,
+            "rank": rank,
+            "ratio": point.ratio,
+            "error": point.error,
             "tip": f"{clean(curve.group)}: error {point.error:.3g} with {point.ratio:.0%} removed, "
             f"{exact(point.macs)} MACs left",
         }
         for rank, curve in enumerate(result.curves)
         for point in curve.points
-    ]  # fmt: skip
+    ]
     first = list(range(min(HIGHLIGHTS, len(result.curves))))
     rank = {"field": "rank", "type": "ordinal", "legend": None}
     color = {**rank, "scale": {"domain": first, "range": [curve_color(i) for i in first]}}
     dash = {**rank, "scale": {"domain": first, "range": [DASHES[i] for i in first]}}
     x = {
-        "field": "ratio", "type": "quantitative", "title": "share of the group's channels removed",
-        "axis": {"format": "~%", "tickCount": 10, "grid": False}, "scale": {"nice": False, "zero": True},
-    }  # fmt: skip
-    y = {"field": "error", "type": "quantitative", "title": shorten(result.metric, 60), "axis": {"tickCount": 6}}
+        "field": "ratio",
+        "type": "quantitative",
+        "title": "share of the group's channels removed",
+        "axis": {"format": "~%", "tickCount": 10, "grid": False},
+        "scale": {"nice": False, "zero": True},
+    }
+    y = {
+        "field": "error",
+        "type": "quantitative",
+        "title": shorten(result.metric, 60),
+        "axis": {"tickCount": 6},
+    }
     top, rest = f"datum.rank < {HIGHLIGHTS}", f"datum.rank >= {HIGHLIGHTS}"
     spec = {
         **_frame(380),
@@ -132,8 +187,12 @@ def sensitivity(result: Sensitivity) -> str:
             _dots(rest, {"color": "var(--faint)", "size": 14}, {}),
             _dots(top, {"size": 34}, {"color": color}),
         ],
-    }  # fmt: skip
-    return _svg(spec, f"Sensitivity of {len(result.curves)} groups: error over share of channels removed", "curves")
+    }
+    return _svg(
+        spec,
+        f"Sensitivity of {len(result.curves)} groups: error over share of channels removed",
+        "curves",
+    )
 
 
 def curve_color(rank: int) -> str:
@@ -149,34 +208,60 @@ def _width_values(rows: Sequence[LayerRow]) -> list[dict[str, Any]]:
     values = []
     for index, row in enumerate(row for row in rows if has_width(row)):
         before, after = row.outputs
-        change = f"{exact(before)} \u2192 {exact(after)}" if before != after else exact(before)
+        change = (
+            f"{exact(before)} \u2192 {exact(after)}" if before != after else exact(before)
+        )
         values.append(
             {
-                "index": index, "before": before, "after": after, "changed": before != after, "text": change,
-                "label": shorten(row.name, NAME), "tip": f"{clean(row.name)}: {change} channels",
+                "index": index,
+                "before": before,
+                "after": after,
+                "changed": before != after,
+                "text": change,
+                "label": shorten(row.name, NAME),
+                "tip": f"{clean(row.name)}: {change} channels",
             }
-        )  # fmt: skip
+        )
     return values
 
 
 def _frame(height: int) -> dict[str, Any]:
-    return {"width": WIDTH, "height": height, "autosize": {"type": "fit-x", "contains": "padding"}, "padding": 2}
+    return {
+        "width": WIDTH,
+        "height": height,
+        "autosize": {"type": "fit-x", "contains": "padding"},
+        "padding": 2,
+    }
 
 
 def _channels(largest: int | None, orient: str) -> dict[str, Any]:
     """The axis of widths; `largest` leaves room for the text behind the longest bar."""
     axis = {"orient": orient, "tickCount": 6, "format": ",d", "tickMinStep": 1}
     scale = {"nice": False, "domainMax": largest * 1.16} if largest else {}
-    return {"field": "before", "type": "quantitative", "title": None, "axis": axis, "scale": scale}
+    return {
+        "field": "before",
+        "type": "quantitative",
+        "title": None,
+        "axis": axis,
+        "scale": scale,
+    }
 
 
 def _bar(color: str, encoding: dict[str, Any], only: str | None = None) -> dict[str, Any]:
     mark = {"type": "bar", "color": color, "aria": "description" in encoding}
-    return {**({"transform": [{"filter": only}]} if only else {}), "mark": mark, "encoding": encoding}
+    return {
+        **({"transform": [{"filter": only}]} if only else {}),
+        "mark": mark,
+        "encoding": encoding,
+    }
 
 
 def _line(only: str, mark: dict[str, Any], encoding: dict[str, Any]) -> dict[str, Any]:
-    return {"transform": [{"filter": only}], "mark": {"type": "line", "aria": False, **mark}, "encoding": encoding}
+    return {
+        "transform": [{"filter": only}],
+        "mark": {"type": "line", "aria": False, **mark},
+        "encoding": encoding,
+    }
 
 
 def _dots(only: str, mark: dict[str, Any], encoding: dict[str, Any]) -> dict[str, Any]:
@@ -191,7 +276,9 @@ def _svg(spec: dict[str, Any], label: str, kind: str) -> str:
     """Render a chart; a picture with one label to a screen reader, which has the tables."""
     import vl_convert
 
-    root = ElementTree.fromstring(vl_convert.vegalite_to_svg({**spec, "config": CONFIG}, allowed_base_urls=[]))
+    root = ElementTree.fromstring(
+        vl_convert.vegalite_to_svg({**spec, "config": CONFIG}, allowed_base_urls=[])
+    )
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
         tip = element.get("aria-label")
@@ -199,9 +286,20 @@ def _svg(spec: dict[str, Any], label: str, kind: str) -> str:
             ElementTree.SubElement(element, "title").text = tip
         if element.get("aria-hidden"):
             element.set("pointer-events", "none")  # what lies below has the tooltip
-        for name in [n for n in element.attrib if n.startswith("aria-") or n in ("role", "version", "font-family")]:
+        for name in [
+            n
+            for n in element.attrib
+            if n.startswith("aria-") or n in ("role", "version", "font-family")
+        ]:
             del element.attrib[name]
         for name in element.attrib.keys() & {"d", "transform"}:
-            element.set(name, re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", element.attrib[name]))
+            element.set(
+                name,
+                re.sub(
+                    r"\d+\.\d{3,}",
+                    lambda number: f"{float(number[0]):.2f}",
+                    element.attrib[name],
+                ),
+            )
     root.attrib.update({"class": f"chart {kind}", "role": "img", "aria-label": label})
     return ElementTree.tostring(root, encoding="unicode")

@@ -15,14 +15,34 @@ if TYPE_CHECKING:
 def layers_table(result: CompressResult) -> Table:
     """One row a layer: what was done to it, its width and cost before and after, the error of its weight, why."""
     table = Table(title="layers", title_justify="left")
-    for name in ("layer", "done", "inputs", "outputs", "method", "ranks", "params", "MACs", "error", "why"):
-        table.add_column(name, justify="left" if name in ("layer", "done", "method", "why") else "right")
+    for name in (
+        "layer",
+        "done",
+        "inputs",
+        "outputs",
+        "method",
+        "ranks",
+        "params",
+        "MACs",
+        "error",
+        "why",
+    ):
+        table.add_column(
+            name, justify="left" if name in ("layer", "done", "method", "why") else "right"
+        )
     for row in result.layers:
         table.add_row(
-            row.name, row.action, _pair(*row.inputs), _pair(*row.outputs), row.method, " x ".join(map(str, row.ranks)),
-            share(row.params[1], row.params[0]), share(row.macs[1], row.macs[0]),
-            "" if row.error is None else f"{row.error:.3f}", row.reason,
-        )  # fmt: skip
+            row.name,
+            row.action,
+            _pair(*row.inputs),
+            _pair(*row.outputs),
+            row.method,
+            " x ".join(map(str, row.ranks)),
+            share(row.params[1], row.params[0]),
+            share(row.macs[1], row.macs[0]),
+            "" if row.error is None else f"{row.error:.3f}",
+            row.reason,
+        )
     return table
 
 
@@ -36,8 +56,13 @@ def mixes_table(result: CompressResult) -> Table:
         if mix.cost is None or mix.error is None:
             table.add_row(*cells, "", "", "", mix.reason)
             continue
-        remaining = [share(mix.cost.params, result.before.params), share(mix.cost.macs, result.before.macs)]
-        table.add_row(*cells, *remaining, f"{mix.error:.4g}", "chosen" if mix == result.chosen else "")
+        remaining = [
+            share(mix.cost.params, result.before.params),
+            share(mix.cost.macs, result.before.macs),
+        ]
+        table.add_row(
+            *cells, *remaining, f"{mix.error:.4g}", "chosen" if mix == result.chosen else ""
+        )
     return table
 
 
@@ -45,16 +70,24 @@ def outcome(result: CompressResult) -> str:
     """The cost of the whole model, the proof of the cut, the recovery, and what quantization did."""
     lines = []
     if result.left_out:
-        lines.append(f"left whole, because the proof failed with them: groups {', '.join(result.left_out)}")
+        lines.append(
+            f"left whole, because the proof failed with them: groups {', '.join(result.left_out)}"
+        )
     if not result.plan.remove:
         lines.append("nothing was cut")
     else:
-        lines.append(f"proof of the cut: {result.proof}" if result.proof else "proof of the cut: skipped (--no-verify)")
+        lines.append(
+            f"proof of the cut: {result.proof}"
+            if result.proof
+            else "proof of the cut: skipped (--no-verify)"
+        )
     lines.append(f"repair: {result.repair}")
     for name in ("params", "macs"):
         before, after = getattr(result.before, name), getattr(result.after, name)
         label = {"params": "parameters", "macs": "MACs"}[name]
-        lines.append(f"{label}: {amount(before)} -> {amount(after)} ({share(after, before)})")
+        lines.append(
+            f"{label}: {amount(before)} -> {amount(after)} ({share(after, before)})"
+        )
     if result.quantized is not None:
         from prunegraph.report.quantized import outcome as quantized
 

@@ -47,7 +47,9 @@ class Sensitivity:
     @property
     def ratios(self) -> tuple[float, ...]:
         """Every ratio that some curve has, rising."""
-        return tuple(sorted({point.ratio for curve in self.curves for point in curve.points}))
+        return tuple(
+            sorted({point.ratio for curve in self.curves for point in curve.points})
+        )
 
 
 def read(path: str | os.PathLike[str]) -> Any:
@@ -69,20 +71,32 @@ def parse(content: Any, source: str = "sensitivity") -> Sensitivity:
         DataError: it has another shape, or a number that is none.
     """
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise DataError(f"{source}: not a sensitivity file: its 'format' must be {FORMAT!r}")
+        raise DataError(
+            f"{source}: not a sensitivity file: its 'format' must be {FORMAT!r}"
+        )
     try:
         curves = [_curve(group) for group in content["groups"]]
         metric = str(content["metric"])
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise DataError(f"{source}: not a sensitivity file: {type(error).__name__}: {error}") from error
-    ranked = sorted((curve for curve in curves if curve.points), key=lambda curve: -curve.mean)
+        raise DataError(
+            f"{source}: not a sensitivity file: {type(error).__name__}: {error}"
+        ) from error
+    ranked = sorted(
+        (curve for curve in curves if curve.points), key=lambda curve: -curve.mean
+    )
     return Sensitivity(metric, tuple(ranked))
 
 
 def _curve(group: Any) -> Curve:
-    points = [Point(float(p["ratio"]), int(p["macs"]), float(p["error"])) for p in group["points"]]
+    points = [
+        Point(float(p["ratio"]), int(p["macs"]), float(p["error"])) for p in group["points"]
+    ]
     for point in points:
         if not (math.isfinite(point.ratio) and math.isfinite(point.error)):
-            raise ValueError(f"group {group['id']!r} has a point that is not finite: {point}")
+            raise ValueError(
+                f"group {group['id']!r} has a point that is not finite: {point}"
+            )
     points.sort(key=lambda point: point.ratio)
-    return Curve(str(group["id"]), tuple(str(layer) for layer in group["layers"]), tuple(points))
+    return Curve(
+        str(group["id"]), tuple(str(layer) for layer in group["layers"]), tuple(points)
+    )

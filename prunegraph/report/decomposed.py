@@ -16,12 +16,20 @@ def layers_table(decomposed: DecomposeResult) -> Table:
     """One row a decomposed layer: method, ranks, what is left of its cost, error of its weight."""
     table = Table(title="decomposed layers", title_justify="left")
     for name in ("layer", "method", "ranks", "params", "MACs", "error", "output error", ""):
-        table.add_column(name, justify="left" if name in ("layer", "method", "") else "right")
+        table.add_column(
+            name, justify="left" if name in ("layer", "method", "") else "right"
+        )
     for row in decomposed.layers:
         table.add_row(
-            row.name, row.method, " x ".join(map(str, row.ranks)), _change(*row.params), _change(*row.macs),
-            f"{row.error:.3f}", "" if row.output_error is None else f"{row.output_error:.3f}", row.note,
-        )  # fmt: skip
+            row.name,
+            row.method,
+            " x ".join(map(str, row.ranks)),
+            _change(*row.params),
+            _change(*row.macs),
+            f"{row.error:.3f}",
+            "" if row.output_error is None else f"{row.output_error:.3f}",
+            row.note,
+        )
     return table
 
 
@@ -30,11 +38,17 @@ def outcome(decomposed: DecomposeResult) -> str:
     reasons: dict[str, list[str]] = {}
     for name, reason in decomposed.left.items():
         reasons.setdefault(reason, []).append(name)
-    lines = [f"left whole: {', '.join(names)} ({reason})" for reason, names in reasons.items()]
-    lines.append(f"parameters: {_change(decomposed.before.params, decomposed.after.params)}")
+    lines = [
+        f"left whole: {', '.join(names)} ({reason})" for reason, names in reasons.items()
+    ]
+    lines.append(
+        f"parameters: {_change(decomposed.before.params, decomposed.after.params)}"
+    )
     lines.append(f"MACs: {_change(decomposed.before.macs, decomposed.after.macs)}")
     if decomposed.latency is not None:
-        lines.append(f"latency: {decomposed.latency.kept:.3f} of the original, measured ({decomposed.latency.second:.3g} ms)")
+        lines.append(
+            f"latency: {decomposed.latency.kept:.3f} of the original, measured ({decomposed.latency.second:.3g} ms)"
+        )
     return "\n".join(lines)
 
 

@@ -41,10 +41,16 @@ GLANCE = 30
 
 #: What the criterion's and the budget's settings are called on the page.
 SETTINGS = {
-    "algorithm": "Criterion", "allocation": "Allocation", "budget": "Budget", "round_to": "Kept channels a multiple of",
-    "min_channels": "Channels that stay in every group", "keep": "Layers kept whole", "ratio_for": "Own ratios",
-    "seed": "Seed", "attention": "Unit in attention",
-}  # fmt: skip
+    "algorithm": "Criterion",
+    "allocation": "Allocation",
+    "budget": "Budget",
+    "round_to": "Kept channels a multiple of",
+    "min_channels": "Channels that stay in every group",
+    "keep": "Layers kept whole",
+    "ratio_for": "Own ratios",
+    "seed": "Seed",
+    "attention": "Unit in attention",
+}
 
 
 def require() -> None:
@@ -81,7 +87,11 @@ def write(
 
 
 def render(
-    result: PruneResult, *, command: str | None = None, sensitivity: Any = None, latency: Latency | None = None
+    result: PruneResult,
+    *,
+    command: str | None = None,
+    sensitivity: Any = None,
+    latency: Latency | None = None,
 ) -> str:
     """The page as text; see `write`."""
     require()
@@ -99,7 +109,9 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters.update(exact=exact, factor=factor, path=_path, count_of=count_of)
-    environment.globals.update(share=share, exact=exact, short=_short, curve_color=charts.curve_color)
+    environment.globals.update(
+        share=share, exact=exact, short=_short, curve_color=charts.curve_color
+    )
     return environment.get_template("page.html").render(
         result=result,
         name=Path(result.model.source).name,
@@ -121,7 +133,9 @@ def _check_groups(result: PruneResult, matches: Sensitivity) -> None:
     known = {group.id for group in result.coupling.groups}
     for curve in matches.curves:
         if curve.group not in known:
-            raise DataError(f"sensitivity: group {curve.group!r} is not in {result.model.source}: another model?")
+            raise DataError(
+                f"sensitivity: group {curve.group!r} is not in {result.model.source}: another model?"
+            )
 
 
 def _layers(result: PruneResult) -> dict[str, Any]:
@@ -139,11 +153,16 @@ def _layers(result: PruneResult) -> dict[str, Any]:
 
 def _heat(result: Sensitivity) -> Iterator[tuple[Curve, list[tuple[Point | None, float]]]]:
     """The table of sensitivities: for every ratio a curve's point, and its share of the largest error."""
-    worst = max((point.error for curve in result.curves for point in curve.points), default=0.0)
+    worst = max(
+        (point.error for curve in result.curves for point in curve.points), default=0.0
+    )
     for curve in result.curves:
         points = {point.ratio: point for point in curve.points}
         cells = [points.get(ratio) for ratio in result.ratios]
-        yield curve, [(p, max(p.error, 0.0) / worst if p and worst > 0 else 0.0) for p in cells]
+        yield (
+            curve,
+            [(p, max(p.error, 0.0) / worst if p and worst > 0 else 0.0) for p in cells],
+        )
 
 
 def _totals(result: PruneResult, latency: Latency | None) -> Iterator[dict[str, Any]]:
@@ -155,22 +174,30 @@ def _totals(result: PruneResult, latency: Latency | None) -> Iterator[dict[str, 
         ("Bytes of weights", "B", before.bytes, after.bytes),
     ):
         yield {
-            "label": label, "before": _with_unit(a, unit), "after": _with_unit(b, unit), "part": b / a if a else 1.0,
+            "label": label,
+            "before": _with_unit(a, unit),
+            "after": _with_unit(b, unit),
+            "part": b / a if a else 1.0,
             "note": f"{exact(a)} to {exact(b)}",
-        }  # fmt: skip
+        }
     if latency is not None:
         threads = count_of(latency.threads, "thread")
         yield {
-            "label": "Latency", "before": f"{latency.first:.3g} ms", "after": f"{latency.second:.3g} ms",
-            "part": latency.second / latency.first, "note": f"batch 1, {threads}, median of {latency.runs} runs",
-        }  # fmt: skip
+            "label": "Latency",
+            "before": f"{latency.first:.3g} ms",
+            "after": f"{latency.second:.3g} ms",
+            "part": latency.second / latency.first,
+            "note": f"batch 1, {threads}, median of {latency.runs} runs",
+        }
 
 
 def _path(name: str) -> markupsafe.Markup:
     """A layer's name that may break after its slashes."""
     import markupsafe
 
-    return markupsafe.Markup(markupsafe.escape(clean(name)).replace("/", markupsafe.Markup("/<wbr>")))
+    return markupsafe.Markup(
+        markupsafe.escape(clean(name)).replace("/", markupsafe.Markup("/<wbr>"))
+    )
 
 
 def _short(value: int | None) -> str:
@@ -184,23 +211,34 @@ def _with_unit(value: int, unit: str) -> str:
 
 def _settings(plan: Plan) -> list[tuple[str, str]]:
     """How the plan was made, as label and text; empty settings are left out."""
-    given = {key: value for key, value in plan.provenance.items() if value not in (None, [], {})}
+    given = {
+        key: value for key, value in plan.provenance.items() if value not in (None, [], {})
+    }
     return [(SETTINGS.get(key, key), _setting(value)) for key, value in given.items()]
 
 
 def _setting(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_setting(each)}" for key, each in value.items())
-    return ", ".join(map(_setting, value)) if isinstance(value, (list, tuple)) else str(value)
+    return (
+        ", ".join(map(_setting, value)) if isinstance(value, (list, tuple)) else str(value)
+    )
 
 
 def _plan_text(plan: Plan) -> str:
     """The plan as JSON, a line a group, in ASCII. Its `cuts` follow from the rest and are left out."""
     content = plan.to_json()
     parts = {key: json.dumps(value) for key, value in content.items() if key != "cuts"}
-    groups = ",\n".join(f"  {json.dumps(group)}: {json.dumps(gone)}" for group, gone in content["remove"].items())
+    groups = ",\n".join(
+        f"  {json.dumps(group)}: {json.dumps(gone)}"
+        for group, gone in content["remove"].items()
+    )
     parts["remove"] = f"{{\n{groups}\n }}" if groups else "{}"
-    return "{\n" + ",\n".join(f" {json.dumps(key)}: {text}" for key, text in parts.items()) + "\n}\n"
+    return (
+        "{\n"
+        + ",\n".join(f" {json.dumps(key)}: {text}" for key, text in parts.items())
+        + "\n}\n"
+    )
 
 
 def _data_link(text: str) -> str:
@@ -209,5 +247,8 @@ def _data_link(text: str) -> str:
 
 def _versions() -> list[tuple[str, str]]:
     result = [("prunegraph", __version__), ("Python", platform.python_version())]
-    result += [(name, importlib.import_module(name).__version__) for name in ("onnx", "onnxruntime", "numpy")]
+    result += [
+        (name, importlib.import_module(name).__version__)
+        for name in ("onnx", "onnxruntime", "numpy")
+    ]
     return [*result, ("system", f"{platform.system()} {platform.machine()}")]

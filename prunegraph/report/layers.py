@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.model import Node
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.ops.cost import node_macs
 
 if TYPE_CHECKING:
@@ -15,9 +15,19 @@ if TYPE_CHECKING:
 
 #: Axis of the output that holds the channels, where the weight does not say: it comes through other nodes.
 CHANNEL_AXES = {
-    "Conv": 1, "ConvInteger": 1, "ConvTranspose": 1, "DeformConv": 1, "FusedConv": 1, "QLinearConv": 1, "Gemm": -1,
-    "MatMul": -1, "MatMulInteger": -1, "MatMulNBits": -1, "FusedMatMul": -1, "QLinearMatMul": -1,
-}  # fmt: skip
+    "Conv": 1,
+    "ConvInteger": 1,
+    "ConvTranspose": 1,
+    "DeformConv": 1,
+    "FusedConv": 1,
+    "QLinearConv": 1,
+    "Gemm": -1,
+    "MatMul": -1,
+    "MatMulInteger": -1,
+    "MatMulNBits": -1,
+    "FusedMatMul": -1,
+    "QLinearMatMul": -1,
+}
 
 #: A quantity before and after; None where it is not known, or where the layer is gone.
 Pair = tuple[int | None, int | None]

@@ -21,7 +21,14 @@ POOR = 15.0
 def layers_table(quantized: QuantizeResult) -> Table:
     """One row a layer: types, noise of its weight and of what it makes, why it stays in float."""
     table = Table(title="layers", title_justify="left")
-    for name in ("layer", "weights", "activations", "weight SQNR, dB", "output SQNR, dB", ""):
+    for name in (
+        "layer",
+        "weights",
+        "activations",
+        "weight SQNR, dB",
+        "output SQNR, dB",
+        "",
+    ):
         table.add_column(name, justify="right" if "dB" in name else "left")
     for layer in quantized.layers:
         table.add_row(
@@ -43,13 +50,23 @@ def outcome(quantized: QuantizeResult) -> str:
         for (weights, activations), count in kinds.most_common()
     ]
     lines += _weight_range(quantized)
-    lines += [f"in float: {layer.name} ({layer.reason})" for layer in quantized.layers if layer.reason]
-    lines += [f"output {name}: SQNR {value:.1f} dB" for name, value in quantized.outputs.items()]
+    lines += [
+        f"in float: {layer.name} ({layer.reason})"
+        for layer in quantized.layers
+        if layer.reason
+    ]
+    lines += [
+        f"output {name}: SQNR {value:.1f} dB" for name, value in quantized.outputs.items()
+    ]
     weakest = quantized.weakest
     if weakest is not None and min(quantized.outputs.values(), default=POOR) < POOR:
-        lines.append(f"most of the noise comes in at layer {weakest.name} (--float leaves it in float)")
+        lines.append(
+            f"most of the noise comes in at layer {weakest.name} (--float leaves it in float)"
+        )
     if quantized.loss is not None:
-        lines.append(f"by metric {quantized.metric} {quantized.loss:.4g} worse than in float")
+        lines.append(
+            f"by metric {quantized.metric} {quantized.loss:.4g} worse than in float"
+        )
     return "\n".join(lines)
 
 
@@ -62,7 +79,9 @@ def _weight_range(quantized: QuantizeResult) -> list[str]:
     lines = [f"{kind} weights, codes -{chosen.limit} to {chosen.limit}: {chosen.reason}"]
     whole = [layer.name for layer in quantized.layers if layer.weights == "uint8"]
     if whole:
-        lines.append(f"uint8 weights, since the scales given need 8 bits (slower with VNNI): {', '.join(whole)}")
+        lines.append(
+            f"uint8 weights, since the scales given need 8 bits (slower with VNNI): {', '.join(whole)}"
+        )
     return lines
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from prunegraph.measuring.latency import Latency
     from prunegraph.ops.cost import Cost
     from prunegraph.pipeline import PruneResult
-    from prunegraph.tuning.search import Trial, SearchTrace
+    from prunegraph.tuning.search import SearchTrace, Trial
     from prunegraph.tuning.sensitivity import Sensitivity
 
 
@@ -32,16 +32,25 @@ def share(part: float, whole: float) -> str:
 
 def groups_table(coupling: Coupling, total: Cost) -> Table:
     """One row a group: layers, channels, share of parameters and MACs."""
-    table = Table(title=f"{len(coupling.groups)} groups of channels that can be pruned", title_justify="left")
+    table = Table(
+        title=f"{len(coupling.groups)} groups of channels that can be pruned",
+        title_justify="left",
+    )
     for name in ("group", "layers", "channels", "params", "MACs", ""):
-        table.add_column(name, justify="right" if name in ("channels", "params", "MACs") else "left")
+        table.add_column(
+            name, justify="right" if name in ("channels", "params", "MACs") else "left"
+        )
     for group in coupling.groups:
         layers = some(group.layers)
         note = "" if group.exact else "statistics over survivors"
         table.add_row(
-            group.id, layers or group.members[0].weight, str(group.channels), share(group.params, total.params),
-            share(group.macs, total.macs), note,
-        )  # fmt: skip
+            group.id,
+            layers or group.members[0].weight,
+            str(group.channels),
+            share(group.params, total.params),
+            share(group.macs, total.macs),
+            note,
+        )
     return table
 
 
@@ -70,7 +79,9 @@ def fixed_table(coupling: Coupling) -> Table:
     for name in ("layer", "channels", "because of", "reason"):
         table.add_column(name, justify="right" if name == "channels" else "left")
     for fixed in coupling.fixed:
-        table.add_row(fixed.layer, f"{fixed.channels} of {fixed.of}", fixed.because, fixed.reason)
+        table.add_row(
+            fixed.layer, f"{fixed.channels} of {fixed.of}", fixed.because, fixed.reason
+        )
     return table
 
 
@@ -95,7 +106,12 @@ def result_table(result: PruneResult) -> Table:
     cost_rows(table, result.before, result.after)
     if result.latency is not None:
         timing, macs = result.latency, result.after.macs / result.before.macs
-        table.add_row(latency_label(timing), f"{timing.first:.3f}", f"{timing.second:.3f}", f"{timing.kept:.1%}")
+        table.add_row(
+            latency_label(timing),
+            f"{timing.first:.3f}",
+            f"{timing.second:.3f}",
+            f"{timing.kept:.1%}",
+        )
         table.add_row("latency kept / MACs kept", "", "", f"{timing.kept / macs:.2f}")
     table.add_section()
     after = {node.name: node.channels.outputs for node in result.small.layers}
@@ -113,15 +129,27 @@ def comparison_table(result: Comparison) -> Table:
         table.add_column(name, justify="left" if not name else "right")
     cost_rows(table, *result.costs)
     timing = result.latency
-    table.add_row(latency_label(timing), f"{timing.first:.3f}", f"{timing.second:.3f}", f"A/B {timing.ratio:.2f}")
+    table.add_row(
+        latency_label(timing),
+        f"{timing.first:.3f}",
+        f"{timing.second:.3f}",
+        f"A/B {timing.ratio:.2f}",
+    )
     if result.accuracy is not None:
         a, b = result.accuracy
-        table.add_row(f"top-1 on {result.samples} samples", f"{a:.2%}", f"{b:.2%}", f"{(b - a) * 100:+.2f} points")
+        table.add_row(
+            f"top-1 on {result.samples} samples",
+            f"{a:.2%}",
+            f"{b:.2%}",
+            f"{(b - a) * 100:+.2f} points",
+        )
     if result.agreement is not None:
         table.add_row("same top-1 class", "", "", f"{result.agreement:.2%}")
     table.add_section()
     for name, (absolute, relative) in result.differences.items():
-        table.add_row(f"output {name}: max |A - B|", "", f"{absolute:.3g}", f"{relative:.2%} of max")
+        table.add_row(
+            f"output {name}: max |A - B|", "", f"{absolute:.3g}", f"{relative:.2%} of max"
+        )
     return table
 
 
@@ -138,7 +166,9 @@ def sensitivity_table(result: Sensitivity) -> Table:
     table.add_column("channels", justify="right")
     for point in result.curves[0].points if result.curves else ():
         table.add_column(f"-{point.ratio:.3g}", justify="right")
-    for curve in sorted(result.curves, key=lambda each: -sum(point.error for point in each.points)):
+    for curve in sorted(
+        result.curves, key=lambda each: -sum(point.error for point in each.points)
+    ):
         losses = [f"{point.error:.4g}" if point.removed else "-" for point in curve.points]
         table.add_row(curve.id, some(curve.layers), str(curve.channels), *losses)
     return table
@@ -149,10 +179,24 @@ def search_table(result: SearchTrace, original: Cost) -> Table:
     unit = f", {result.unit}" if result.unit else ""
     title = f"{len(result.candidates)} candidates; {result.metric} of the original: {result.original:.4g}{unit}"
     table = Table(title=title, title_justify="left")
-    for name in (f"{result.goal.by} removed", "stages", "MACs kept", "params kept", result.metric, "worse by", ""):
+    for name in (
+        f"{result.goal.by} removed",
+        "stages",
+        "MACs kept",
+        "params kept",
+        result.metric,
+        "worse by",
+        "",
+    ):
         table.add_column(name, justify="left" if name in ("stages", "") else "right")
     for each in result.candidates:
-        table.add_row(*_candidate(each, original, "best" if each == result.best else "yes" if each.accepted else "no"))
+        table.add_row(
+            *_candidate(
+                each,
+                original,
+                "best" if each == result.best else "yes" if each.accepted else "no",
+            )
+        )
     return table
 
 

@@ -6,7 +6,9 @@ import re
 from typing import Any
 
 #: Not text: controls (which HTML and XML forbid), half characters, and marks that turn the direction of what follows.
-NOT_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+NOT_TEXT = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
 
 
 def clean(value: Any) -> Any:
@@ -29,7 +31,9 @@ def exact(value: int | None) -> str:
 
 def factor(value: float) -> str:
     """How many times: two digits, no exponent."""
-    return f"{float(f'{value:.2g}'):,.4g}" if value < 10 else f"{float(f'{value:.2g}'):,.0f}"
+    return (
+        f"{float(f'{value:.2g}'):,.4g}" if value < 10 else f"{float(f'{value:.2g}'):,.0f}"
+    )
 
 
 def count_of(number: int, noun: str) -> str:

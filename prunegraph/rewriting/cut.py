@@ -60,7 +60,9 @@ def cut(survivors: Survivors, scratch: Path | None = None) -> Graph:
         try:
             edit.run()
         except MISFIT as error:
-            raise ModelError(f"{graph.source}: node {node.name!r} ({node.op}) cannot be cut: {error!r}") from error
+            raise ModelError(
+                f"{graph.source}: node {node.name!r} ({node.op}) cannot be cut: {error!r}"
+            ) from error
         return [*edit.before, edit.proto, *edit.after], edit.tensors
 
     model = without_graph(graph.model)
@@ -76,7 +78,9 @@ def cut(survivors: Survivors, scratch: Path | None = None) -> Graph:
             model.graph.initializer.append(tensor)
     sweep(model.graph, graph.model.graph)
     declare_values(model.graph, survivors)
-    result = Graph(model, folder=folder, source=graph.source, scratch=folder != graph.folder)
+    result = Graph(
+        model, folder=folder, source=graph.source, scratch=folder != graph.folder
+    )
     _check(result, graph)
     return result
 
@@ -84,7 +88,12 @@ def cut(survivors: Survivors, scratch: Path | None = None) -> Graph:
 def _replaced_by_gathers(survivors: Survivors) -> set[int]:
     """Nodes inside channel shuffles that a cut turns into one Gather."""
     shuffles = survivors.coupling.shuffles.values()
-    return {index for s in shuffles if survivors.value(s.source)[s.axis] is not None for index in s.inner}
+    return {
+        index
+        for s in shuffles
+        if survivors.value(s.source)[s.axis] is not None
+        for index in s.inner
+    }
 
 
 def place_weights(
@@ -98,20 +107,30 @@ def place_weights(
     for node in model.graph.node:
         if node.op_type == "Constant" and node.output[0] in remaining:
             del node.attribute[:]
-            node.attribute.append(helper.make_attribute("value", remaining.pop(node.output[0])()))
+            node.attribute.append(
+                helper.make_attribute("value", remaining.pop(node.output[0])())
+            )
     old = {tensor.name for tensor in graph.model.graph.initializer}
     declared = {entry.name: entry for entry in model.graph.input}
     for name in remaining:
         if name in declared:
             entry, tensor = declared[name], remaining[name]()
-            entry.CopyFrom(helper.make_tensor_value_info(name, tensor.data_type, tensor.dims, entry.doc_string))
+            entry.CopyFrom(
+                helper.make_tensor_value_info(
+                    name, tensor.data_type, tensor.dims, entry.doc_string
+                )
+            )
         elif model.ir_version < 4 and name not in old:
             tensor = remaining[name]()
-            model.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
+            model.graph.input.append(
+                helper.make_tensor_value_info(name, tensor.data_type, tensor.dims)
+            )
     return _initializers(graph, remaining)
 
 
-def _initializers(graph: Graph, remaining: dict[str, LazyTensor]) -> Iterator[onnx.TensorProto]:
+def _initializers(
+    graph: Graph, remaining: dict[str, LazyTensor]
+) -> Iterator[onnx.TensorProto]:
     for tensor in graph.model.graph.initializer:
         make = remaining.pop(tensor.name, None)
         yield make() if make else tensor
@@ -122,14 +141,22 @@ def _initializers(graph: Graph, remaining: dict[str, LazyTensor]) -> Iterator[on
 def _check(result: Graph, original: Graph) -> None:
     """Strict shape inference, where the original passes it: a check that needs no run."""
     try:
-        onnx.shape_inference.infer_shapes(skeleton(result, keep_declared=True), strict_mode=True)
+        onnx.shape_inference.infer_shapes(
+            skeleton(result, keep_declared=True), strict_mode=True
+        )
     except onnx.shape_inference.InferenceError as error:
         try:
-            onnx.shape_inference.infer_shapes(skeleton(original, keep_declared=True), strict_mode=True)
+            onnx.shape_inference.infer_shapes(
+                skeleton(original, keep_declared=True), strict_mode=True
+            )
         except (onnx.shape_inference.InferenceError, ValueError):
             return
-        raise ModelError(f"{original.source}: shapes do not fit after the cut: {error}") from error
-    except ValueError:  # a name that is no text, sizes beyond memory: ONNX's inference cannot say anything
+        raise ModelError(
+            f"{original.source}: shapes do not fit after the cut: {error}"
+        ) from error
+    except (
+        ValueError
+    ):  # a name that is no text, sizes beyond memory: ONNX's inference cannot say anything
         return
 
 
@@ -162,13 +189,20 @@ class NodeEdit:
         if shuffle is not None:
             self._cut_shuffle(shuffle)
             return
-        for attribute, (labels, times) in self.coupling.attributes.get(node.index, {}).items():
+        for attribute, (labels, times) in self.coupling.attributes.get(
+            node.index, {}
+        ).items():
             if self.survivors.kept(labels) is not None:
                 self.set_attribute(attribute, self.survivors.size(labels) * times)
         for slot in self.coupling.operands.get(node.index, ()):
             if self.is_cut(node.outputs[0]):
                 rank = len(self.shape_info.shapes[node.outputs[0]])
-                self.want(slot, np.asarray([self.size(node.outputs[0], axis) for axis in range(rank)], np.int64))
+                self.want(
+                    slot,
+                    np.asarray(
+                        [self.size(node.outputs[0], axis) for axis in range(rank)], np.int64
+                    ),
+                )
         rule = rule_for(node)
         if rule is not None and rule.fix_up is not None and self.coupling.is_followed(node):
             rule.fix_up(self)
@@ -180,9 +214,14 @@ class NodeEdit:
             if value in self.operands.as_cut:
                 self.proto.output[slot] = self.operands.as_cut[value]
                 known = self.shape_info.known[value]
-                current, nodes, tensors = self.operands.corrected(value, known, f"{value}/kept")
+                current, nodes, tensors = self.operands.corrected(
+                    value, known, f"{value}/kept"
+                )
                 name = self.operands.names.new(f"{value}/kept/output")
-                self.after += [*nodes, helper.make_node("Identity", [current], [value], name=name)]
+                self.after += [
+                    *nodes,
+                    helper.make_node("Identity", [current], [value], name=name),
+                ]
                 self.tensors += tensors
 
     def _cut_shuffle(self, shuffle: Shuffle) -> None:
@@ -212,7 +251,10 @@ class NodeEdit:
     def _kept(self, value: str, axis: int) -> Array | None:
         # A weight is cut as this node reads it.
         slot = self.node.inputs.index(value) if value in self.node.inputs else -1
-        labels = self.coupling.value_labels(value, self.node.index if slot >= 0 else -1, slot) or ()
+        labels = (
+            self.coupling.value_labels(value, self.node.index if slot >= 0 else -1, slot)
+            or ()
+        )
         return self.survivors.kept(labels[axis]) if labels else None
 
     def kept(self, value: str, axis: int) -> Array:
@@ -238,7 +280,9 @@ class NodeEdit:
     def set_input(self, slot: int, value: Array) -> None:
         while len(self.proto.input) <= slot:
             self.proto.input.append("")
-        tensor = numpy_helper.from_array(value, self.operands.names.new(f"{self.node.name}/input_{slot}"))
+        tensor = numpy_helper.from_array(
+            value, self.operands.names.new(f"{self.node.name}/input_{slot}")
+        )
         self.tensors.append(tensor)
         self.proto.input[slot] = tensor.name
         self._replaced.add(slot)
@@ -247,10 +291,16 @@ class NodeEdit:
         self._wanted[slot] = value
 
     def gather(self, source: str, axis: int, index: Array) -> None:
-        tensor = numpy_helper.from_array(index.astype(np.int64), self.operands.names.new(f"{self.node.name}/indices"))
+        tensor = numpy_helper.from_array(
+            index.astype(np.int64), self.operands.names.new(f"{self.node.name}/indices")
+        )
         self.tensors.append(tensor)
         replaced = helper.make_node(
-            "Gather", [source, tensor.name], list(self.node.outputs), name=self.proto.name, axis=axis
+            "Gather",
+            [source, tensor.name],
+            list(self.node.outputs),
+            name=self.proto.name,
+            axis=axis,
         )
         replaced.doc_string = self.proto.doc_string
         self.proto = replaced

@@ -16,13 +16,23 @@ def declare_values(graph: onnx.GraphProto, survivors: Survivors) -> None:
     """Rewrite what a graph says of the values its nodes make, in place; what no node makes any more goes."""
     created = {output for node in graph.node for output in node.output}
     weights = survivors.coupling.graph.weights
-    entries = [declare(e, e.name, survivors) for e in graph.value_info if e.name in created and e.name not in weights]
-    copies = [onnx.ValueInfoProto.FromString(e.SerializeToString()) for e in entries if e is not None]
+    entries = [
+        declare(e, e.name, survivors)
+        for e in graph.value_info
+        if e.name in created and e.name not in weights
+    ]
+    copies = [
+        onnx.ValueInfoProto.FromString(e.SerializeToString())
+        for e in entries
+        if e is not None
+    ]
     del graph.value_info[:]
     graph.value_info.extend(copies)
 
 
-def declare(entry: onnx.ValueInfoProto, value: str, survivors: Survivors) -> onnx.ValueInfoProto | None:
+def declare(
+    entry: onnx.ValueInfoProto, value: str, survivors: Survivors
+) -> onnx.ValueInfoProto | None:
     """What an entry says of a value, with the sizes that a cut leaves; symbols stay.
 
     Args:

@@ -20,7 +20,11 @@ Array = np.ndarray
 METHODS = ("tucker2", "svd", "spatial", "auto")
 
 #: Parts of a layer by method, in the order in which they are applied.
-PARTS = {"tucker2": ("first", "core", "last"), "svd": ("first", "last"), "spatial": ("first", "last")}
+PARTS = {
+    "tucker2": ("first", "core", "last"),
+    "svd": ("first", "last"),
+    "spatial": ("first", "last"),
+}
 
 FORMS: dict[str, type[Form]] = {"tucker2": Tucker2, "svd": Svd, "spatial": Spatial}
 
@@ -75,28 +79,46 @@ class Layer:
         extent = math.prod(kernel)
         if method == "tucker2":
             outer, inner = ranks
-            parts = [(inner * inputs, old), (outer * inner * extent, new), (outputs * outer, new)]
+            parts = [
+                (inner * inputs, old),
+                (outer * inner * extent, new),
+                (outputs * outer, new),
+            ]
         elif method == "spatial":
-            parts = [(ranks[0] * inputs * kernel[0], half), (outputs * ranks[0] * kernel[1], new)]
+            parts = [
+                (ranks[0] * inputs * kernel[0], half),
+                (outputs * ranks[0] * kernel[1], new),
+            ]
         else:
             parts = [(ranks[0] * inputs * extent, new), (outputs * ranks[0], new)]
-        return sum(size for size, _ in parts), sum(size * positions for size, positions in parts)
+        return sum(size for size, _ in parts), sum(
+            size * positions for size, positions in parts
+        )
 
 
 def layers(graph: Graph, shapes: Mapping[str, Shape]) -> Iterator[tuple[Node, Layer | str]]:
     """Every layer with a weight: as a `Layer`, or with the reason why it stays whole."""
     for node in graph.nodes:
         if node.layer == node.name:
-            yield node, linear.LinearLayer(graph, node).no_parts() or _layer(graph, node, shapes)
+            yield (
+                node,
+                linear.LinearLayer(graph, node).no_parts() or _layer(graph, node, shapes),
+            )
 
 
 def _layer(graph: Graph, node: Node, shapes: Mapping[str, Shape]) -> Layer:
     weight = graph.weights[node.inputs[1]]
-    shape = weight.shape if node.op == "Conv" or node.attributes.get("transB") else weight.shape[::-1]
+    shape = (
+        weight.shape
+        if node.op == "Conv" or node.attributes.get("transB")
+        else weight.shape[::-1]
+    )
     before = shapes.get(node.inputs[0])
     if before is not None and linear.LinearLayer(graph, node).is_transposed:
         before = before[::-1]
-    before, behind = (_positions(node, each) for each in (before, shapes.get(node.outputs[0])))
+    before, behind = (
+        _positions(node, each) for each in (before, shapes.get(node.outputs[0]))
+    )
     return Layer(node, weight, shape, before, behind)
 
 
@@ -107,9 +129,13 @@ def _positions(node: Node, shape: Shape | None) -> Shape | None:
     return (shape[0], *shape[2:]) if node.op == "Conv" else shape[:-1]
 
 
-def nodes(layer: Layer, method: str, names: Sequence[str], weights: Sequence[str], values: Sequence[str]) -> list[
-    onnx.NodeProto
-]:  # fmt: skip
+def nodes(
+    layer: Layer,
+    method: str,
+    names: Sequence[str],
+    weights: Sequence[str],
+    values: Sequence[str],
+) -> list[onnx.NodeProto]:
     """The nodes in a layer's place, in order.
 
     Args:
@@ -148,7 +174,9 @@ def stored(layer: Layer, method: str, factors: Sequence[Array]) -> list[Array]:
         values = factor
         if layer.node.op == "Conv" and factor.ndim == 2:
             values = factor.reshape(*factor.shape, *(1 for _ in layer.shape[2:]))
-        elif layer.node.op != "Conv" and not (part == 1 and layer.node.attributes.get("transB")):
+        elif layer.node.op != "Conv" and not (
+            part == 1 and layer.node.attributes.get("transB")
+        ):
             values = factor.T
         created.append(np.ascontiguousarray(values.astype(layer.weight.dtype)))
     return created
@@ -160,15 +188,21 @@ def _attributes(layer: Layer, method: str, part: int) -> list[onnx.AttributeProt
     rank = len(layer.shape) - 2
     if method == "spatial":
         high, wide = layer.shape[2:]
-        result: dict[str, Sequence[int]] = {"kernel_shape": (1, wide) if part else (high, 1)}
+        result: dict[str, Sequence[int]] = {
+            "kernel_shape": (1, wide) if part else (high, 1)
+        }
         for name, default in (("strides", 1), ("dilations", 1)):
             both = given.get(name, [default, default])
             result[name] = (default, both[1]) if part else (both[0], default)
         if "pads" in given:
             top, remaining, bottom, right = given["pads"]
             result["pads"] = (0, remaining, 0, right) if part else (top, 0, bottom, 0)
-        created = [helper.make_attribute(name, list(value)) for name, value in result.items()]
-        return created + [each for each in layer.node.proto.attribute[:] if each.name == "auto_pad"]
+        created = [
+            helper.make_attribute(name, list(value)) for name, value in result.items()
+        ]
+        return created + [
+            each for each in layer.node.proto.attribute[:] if each.name == "auto_pad"
+        ]
     if part == PARTS[method].index("core" if method == "tucker2" else "first"):
         return list(layer.node.proto.attribute[:])
     return [helper.make_attribute("kernel_shape", [1] * rank)]

@@ -12,11 +12,19 @@ from onnx import numpy_helper
 
 from prunegraph.coupling.sample import complete, full_cost
 from prunegraph.errors import BudgetError, OptionError, UnknownNameError
-from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.linear import LinearLayer
 from prunegraph.graph.model import Graph, Node, Weight
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.ops.cost import Cost
-from prunegraph.rewriting.decomposable import FORMS, METHODS, PARTS, Layer, layers, nodes, stored
+from prunegraph.rewriting.decomposable import (
+    FORMS,
+    METHODS,
+    PARTS,
+    Layer,
+    layers,
+    nodes,
+    stored,
+)
 from prunegraph.rewriting.factorize import Form, relative_error
 from prunegraph.rewriting.fold import fold as folded
 from prunegraph.rewriting.ranks import RankChoice, Rule, allocate, best, candidate, ladder
@@ -84,10 +92,18 @@ class Known:
 
 
 def decompose(
-    graph: Graph, *, method: str = "tucker2", rank: str | None = None, params: float | str | None = None,
-    macs: float | str | None = None, keep: Sequence[str] = (), round_to: int = 8,
-    fold: bool = False, data: Samples | None = None, known: Known | None = None,
-) -> DecomposeResult:  # fmt: skip
+    graph: Graph,
+    *,
+    method: str = "tucker2",
+    rank: str | None = None,
+    params: float | str | None = None,
+    macs: float | str | None = None,
+    keep: Sequence[str] = (),
+    round_to: int = 8,
+    fold: bool = False,
+    data: Samples | None = None,
+    known: Known | None = None,
+) -> DecomposeResult:
     """Replace layers by chains of smaller ones of low rank; approximate, and nothing is trained.
 
     A convolution becomes 1x1, core, 1x1 (tucker2), one with fewer filters and a 1x1 (svd), or kx1 and 1xk (spatial);
@@ -135,7 +151,9 @@ def decompose(
         known = known if known is not None else Known()
         for layer in match:
             if layer.node.name not in known.ladders:
-                known.ladders[layer.node.name] = ladder(layer, layer.methods(method), round_to, budget.kind)
+                known.ladders[layer.node.name] = ladder(
+                    layer, layer.methods(method), round_to, budget.kind
+                )
         options = {layer.node.name: known.ladders[layer.node.name] for layer in match}
         plan = allocate(options, budget, before)
         for layer in match:
@@ -143,9 +161,13 @@ def decompose(
             if name in plan:
                 writer.add(layer, plan[name], known.form(layer, plan[name].method))
             else:
-                remaining[name] = "the budget is met without it" if options[name] else "no rank would pay"
+                remaining[name] = (
+                    "the budget is met without it" if options[name] else "no rank would pay"
+                )
     created = writer.graph()
-    return DecomposeResult(created, tuple(writer.rows), remaining, before, full_cost(created))
+    return DecomposeResult(
+        created, tuple(writer.rows), remaining, before, full_cost(created)
+    )
 
 
 def chain(graph: Graph, layer: Node) -> list[Node]:
@@ -158,7 +180,9 @@ def chain(graph: Graph, layer: Node) -> list[Node]:
     return parts
 
 
-def _budget(rank: str | None, params: float | str | None, macs: float | str | None) -> Budget | None:
+def _budget(
+    rank: str | None, params: float | str | None, macs: float | str | None
+) -> Budget | None:
     if params is None and macs is None:
         return None
     if params is not None and macs is not None:
@@ -168,7 +192,9 @@ def _budget(rank: str | None, params: float | str | None, macs: float | str | No
     return Budget(params=params, macs=macs)
 
 
-def _layers(graph: Graph, method: str, keep: Sequence[str]) -> tuple[list[Layer], dict[str, str]]:
+def _layers(
+    graph: Graph, method: str, keep: Sequence[str]
+) -> tuple[list[Layer], dict[str, str]]:
     """Layers that the method fits, and reasons against the others."""
     known = shape_info(graph)
     complete(graph, known)
@@ -189,11 +215,16 @@ def _layers(graph: Graph, method: str, keep: Sequence[str]) -> tuple[list[Layer]
     return match, remaining
 
 
-def _by_rule(layer: Layer, method: str, rule: Rule, round_to: int) -> tuple[RankChoice, Form]:
+def _by_rule(
+    layer: Layer, method: str, rule: Rule, round_to: int
+) -> tuple[RankChoice, Form]:
     """What a rule for ranks makes of a layer; with several methods the best of those that pay."""
     tensor = layer.tensor()
     forms = {each: FORMS[each](tensor) for each in layer.methods(method)}
-    chosen = best(layer, [candidate(layer, form, rule.ranks(form), round_to) for form in forms.values()])
+    chosen = best(
+        layer,
+        [candidate(layer, form, rule.ranks(form), round_to) for form in forms.values()],
+    )
     return chosen, forms[chosen.method]
 
 
@@ -222,7 +253,9 @@ class _Writer:
         bias = _bias(self.source, layer)
         moments = None
         if gram is not None:
-            moments = (gram.covariance if bias is not None else gram.products)[0].astype(np.float64)
+            moments = (gram.covariance if bias is not None else gram.products)[0].astype(
+                np.float64
+            )
             factors = refitted(chosen.method, factors, weight, moments)
         parts = PARTS[chosen.method]
         fresh = self._rewriter.names
@@ -236,7 +269,9 @@ class _Writer:
         created = nodes(layer, chosen.method, names, weights, values)
         self._rewriter.replace(layer.node, created)
         # The error of what is written, in the type in which it is.
-        written = [factor.astype(layer.weight.dtype).astype(np.float64) for factor in factors]
+        written = [
+            factor.astype(layer.weight.dtype).astype(np.float64) for factor in factors
+        ]
         product = form.product(written)
         if gram is not None and bias is not None:
             # What the outputs lose on average; a Gemm scales its product and its bias.
@@ -246,17 +281,28 @@ class _Writer:
         params, macs = layer.cost()
         after = layer.cost_with(chosen.method, chosen.ranks)
         row = Row(
-            layer.node.name, chosen.method, chosen.ranks, (params, after[0]), (macs, after[1]),
+            layer.node.name,
+            chosen.method,
+            chosen.ranks,
+            (params, after[0]),
+            (macs, after[1]),
             relative_error(weight, product),
-            output_error(weight, product, moments) if moments is not None else None, note,
-        )  # fmt: skip
+            output_error(weight, product, moments) if moments is not None else None,
+            note,
+        )
         self.rows.append(row)
 
-    def _set_bias(self, last: onnx.NodeProto, part: str, bias: Weight, shift: np.ndarray) -> None:
+    def _set_bias(
+        self, last: onnx.NodeProto, part: str, bias: Weight, shift: np.ndarray
+    ) -> None:
         """A bias of its own for the last part."""
         name = self._rewriter.names.new(f"{part}/bias")
         shape = bias.shape if bias.size == shift.size else shift.shape
-        values = (bias.read().astype(np.float64).reshape(-1) + shift).reshape(shape).astype(bias.dtype)
+        values = (
+            (bias.read().astype(np.float64).reshape(-1) + shift)
+            .reshape(shape)
+            .astype(bias.dtype)
+        )
         tensor = numpy_helper.from_array(np.ascontiguousarray(values), name)
         tensor.data_type = bias.tensor.data_type
         self._rewriter.add_tensor(tensor)

@@ -44,7 +44,9 @@ def _step(matrix: Array, vectors: Array) -> Array:
 
 def relative_error(weight: Array, other: Array) -> float:
     """Frobenius norm of the difference by that of the weight; 0 where both are zero."""
-    return float(np.linalg.norm(weight - other) / max(float(np.linalg.norm(weight)), 1e-300))
+    return float(
+        np.linalg.norm(weight - other) / max(float(np.linalg.norm(weight)), 1e-300)
+    )
 
 
 class Form:
@@ -68,7 +70,13 @@ class Form:
     def bound(self, ranks: Sequence[int]) -> float:
         """Upper bound on the squared relative error at some ranks."""
         total = max(float(self.spectra[0].sum()), 1e-300)
-        return sum(float(spectrum[rank:].sum()) for spectrum, rank in zip(self.spectra, ranks, strict=True)) / total
+        return (
+            sum(
+                float(spectrum[rank:].sum())
+                for spectrum, rank in zip(self.spectra, ranks, strict=True)
+            )
+            / total
+        )
 
     def factors(self, ranks: Sequence[int]) -> tuple[Array, ...]:
         """The weights at some ranks, in the order in which they are applied."""
@@ -148,7 +156,9 @@ class Tucker2(Form):
 
     def factors(self, ranks: Sequence[int]) -> tuple[Array, ...]:
         """`first` [R_i, I], `core` [R_o, R_i, *k] and `last` [O, R_o]."""
-        outer, core, inner = hooi(self.weight, (self._starts[0][:, : ranks[0]], self._starts[1][:, : ranks[1]]))
+        outer, core, inner = hooi(
+            self.weight, (self._starts[0][:, : ranks[0]], self._starts[1][:, : ranks[1]])
+        )
         return inner.T, core, outer
 
     @staticmethod
@@ -157,7 +167,9 @@ class Tucker2(Form):
         return _times(_times(core, last, 0), first.T, 1)
 
 
-def hooi(weight: Array, start: tuple[Array, Array], sweeps: int = SWEEPS) -> tuple[Array, Array, Array]:
+def hooi(
+    weight: Array, start: tuple[Array, Array], sweeps: int = SWEEPS
+) -> tuple[Array, Array, Array]:
     """U [O, R_o], core [R_o, R_i, *k] and V [I, R_i] by higher-order orthogonal iteration, one step a factor.
 
     Args:
@@ -175,7 +187,10 @@ def hooi(weight: Array, start: tuple[Array, Array], sweeps: int = SWEEPS) -> tup
         inner = _step(unfold(half, 1), inner)
         core = _times(half, inner.T, 1)
         before, kept = kept, float((core**2).sum())
-        if np.sqrt(max(1 - before / total, 0)) - np.sqrt(max(1 - kept / total, 0)) < TOLERANCE:
+        if (
+            np.sqrt(max(1 - before / total, 0)) - np.sqrt(max(1 - kept / total, 0))
+            < TOLERANCE
+        ):
             break
     return outer, core, inner
 
@@ -201,7 +216,9 @@ class Spatial(Form):
         outputs, inputs, high, wide = self._sizes
         first, last = self._svd.factors(ranks)
         rank = len(first)
-        return first.reshape(rank, inputs, high, 1), last.reshape(outputs, wide, 1, rank).transpose(0, 3, 2, 1)
+        return first.reshape(rank, inputs, high, 1), last.reshape(
+            outputs, wide, 1, rank
+        ).transpose(0, 3, 2, 1)
 
     @staticmethod
     def product(factors: Sequence[Array]) -> Array:
@@ -215,7 +232,10 @@ class Spatial(Form):
 def energy_rank(spectrum: Array, share: float) -> int:
     """The least rank that keeps a share of the sum of squared singular values; at least 1."""
     sums = np.cumsum(spectrum)
-    return max(1, min(int(np.searchsorted(sums, share * sums[-1] * (1 - 1e-12))) + 1, len(spectrum)))
+    return max(
+        1,
+        min(int(np.searchsorted(sums, share * sums[-1] * (1 - 1e-12))) + 1, len(spectrum)),
+    )
 
 
 @dataclass(frozen=True)
@@ -251,7 +271,11 @@ class Evbmf:
             return 0.0
         first = max(min(int(np.ceil(short / (1 + short / long))) - 1, short) - 1, 0)
         rest = squares[first + 1 :] if first + 1 < short else squares[-1:]
-        lowest = max(float(rest[0]) / (long * self.threshold), float(rest.mean()) / long, highest * 1e-12)
+        lowest = max(
+            float(rest[0]) / (long * self.threshold),
+            float(rest.mean()) / long,
+            highest * 1e-12,
+        )
         low, high = np.log(min(lowest, highest)), np.log(highest)
         # The free energy has several minima: a grid, made finer around the best point.
         for _ in range(4):

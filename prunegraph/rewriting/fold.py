@@ -38,7 +38,10 @@ def _fold(graph: Graph, keep: Collection[str]) -> Graph:
     """One node folded into each layer that has one behind it; the graph itself where none has."""
     rewriter = Rewriter(graph)
     for layer, after, affine in _pairs(graph, keep):
-        pieces = [(slot, _cast(graph, layer, values)) for slot, values in _folded(graph, layer, affine)]
+        pieces = [
+            (slot, _cast(graph, layer, values))
+            for slot, values in _folded(graph, layer, affine)
+        ]
         if not all(np.isfinite(values).all() for _, values in pieces):
             continue  # a factor takes half precision beyond its range
         for slot, values in pieces:
@@ -55,7 +58,13 @@ def _pairs(graph: Graph, keep: Collection[str]) -> Iterator[tuple[Node, Node, Af
     """Layers with something affine as their only reader."""
     for node in graph.nodes:
         weight = graph.weights.get(node.input(1))
-        if node.op not in LAYERS or node.domain or node.subgraph is not None or weight is None or not weight.is_float:
+        if (
+            node.op not in LAYERS
+            or node.domain
+            or node.subgraph is not None
+            or weight is None
+            or not weight.is_float
+        ):
             continue
         if node.op == "ConvTranspose" and node.attributes.get("group", 1) != 1:
             continue
@@ -78,9 +87,17 @@ def _affine(graph: Graph, layer: Node, node: Node, slot: int) -> Affine | None:
     if slot == 0 and _is_foldable(graph, node):
         factor, mean, shift = linear.normalisation(graph, node)
         return factor, shift - mean * factor
-    if node.op not in ("Add", "Mul") or node.domain or node.subgraph is not None or node.version < 7:
+    if (
+        node.op not in ("Add", "Mul")
+        or node.domain
+        or node.subgraph is not None
+        or node.version < 7
+    ):
         return None
-    constant, weight = graph.weights.get(node.inputs[1 - slot]), graph.weights[layer.inputs[1]]
+    constant, weight = (
+        graph.weights.get(node.inputs[1 - slot]),
+        graph.weights[layer.inputs[1]],
+    )
     if constant is None or not constant.is_float:
         return None
     rank, channels = len(weight.shape), weight.shape[linear.output_axis(layer)]
@@ -94,7 +111,11 @@ def _affine(graph: Graph, layer: Node, node: Node, slot: int) -> Affine | None:
 
 
 def _is_foldable(graph: Graph, node: Node) -> bool:
-    if node.op != "BatchNormalization" or node.subgraph is not None or node.attributes.get("training_mode", 0):
+    if (
+        node.op != "BatchNormalization"
+        or node.subgraph is not None
+        or node.attributes.get("training_mode", 0)
+    ):
         return False
     # Before operator set 7 its outputs depend on `is_test`; further outputs are of training.
     if node.version < 7 or any(node.outputs[1:]) or node.attributes.get("spatial", 1) != 1:
@@ -107,7 +128,10 @@ def _folded(graph: Graph, layer: Node, affine: Affine) -> Iterator[tuple[int, Ar
     factor, shift = affine
     weight = graph.weights[layer.inputs[1]].read().astype(np.float64)
     axis = linear.output_axis(layer)
-    yield 1, weight * factor.reshape([-1 if each == axis else 1 for each in range(weight.ndim)])
+    yield (
+        1,
+        weight * factor.reshape([-1 if each == axis else 1 for each in range(weight.ndim)]),
+    )
     yield 2, linear.LinearLayer(graph, layer).vector() * factor + shift
 
 
@@ -122,8 +146,14 @@ def _place(rewriter: Rewriter, layer: Node, slot: int, values: Array) -> None:
     graph = rewriter.graph
     old = graph.weights.get(layer.input(slot))
     role = "weight" if slot == 1 else "bias"
-    alone = old is not None and len(graph.consumers[old.name]) == 1 and old.name not in graph.outputs
+    alone = (
+        old is not None
+        and len(graph.consumers[old.name]) == 1
+        and old.name not in graph.outputs
+    )
     if alone and old is not None and old.holder is None and old.shape == values.shape:
         rewriter.set_weight(old.name, values)
     else:
-        rewriter.set_input(layer, slot, rewriter.add_initializer(f"{layer.name}/{role}", values, old))
+        rewriter.set_input(
+            layer, slot, rewriter.add_initializer(f"{layer.name}/{role}", values, old)
+        )

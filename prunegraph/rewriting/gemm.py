@@ -24,7 +24,11 @@ def plain_gemms(graph: Graph) -> Graph:
 
     The values they make keep their names; the graph itself where there is nothing to do.
     """
-    layers = {node.outputs: LinearLayer(graph, node) for node in graph.nodes if _is_odd(graph, node)}
+    layers = {
+        node.outputs: LinearLayer(graph, node)
+        for node in graph.nodes
+        if _is_odd(graph, node)
+    }
     if not layers:
         return graph
     writer = _Writer(graph)
@@ -44,12 +48,23 @@ def _is_odd(graph: Graph, node: Node) -> bool:
     """Whether a Gemm has another form, and can have the plain one."""
     layer = LinearLayer(graph, node)
     weight = layer.weight
-    if node.op != "Gemm" or node.domain or node.subgraph is not None or weight is None or node.version < 7:
+    if (
+        node.op != "Gemm"
+        or node.domain
+        or node.subgraph is not None
+        or weight is None
+        or node.version < 7
+    ):
         return False
     if weight.tensor.data_type != onnx.TensorProto.FLOAT or len(weight.shape) != 2:
         return False
     bias = graph.weights.get(layer.bias)
-    plain = not layer.bias or (layer.has_vector and layer.beta == 1 and bias is not None and bias.size == layer.outputs)
+    plain = not layer.bias or (
+        layer.has_vector
+        and layer.beta == 1
+        and bias is not None
+        and bias.size == layer.outputs
+    )
     return layer.is_transposed or layer.alpha != 1 or layer.beta != 1 or not plain
 
 
@@ -67,7 +82,11 @@ class _Writer:
             proto.attribute.append(helper.make_attribute("transB", 1))
         if layer.is_transposed:
             turned = self.names.new(f"{node.name}/transposed")
-            output.append(helper.make_node("Transpose", [proto.input[0]], [turned], name=turned, perm=[1, 0]))
+            output.append(
+                helper.make_node(
+                    "Transpose", [proto.input[0]], [turned], name=turned, perm=[1, 0]
+                )
+            )
             proto.input[0] = turned
         if layer.alpha != 1:
             proto.input[1] = self._tensor(f"{node.name}/weight", layer.weighted())
@@ -84,17 +103,25 @@ class _Writer:
         """The sum of a product and a bias that is no constant vector."""
         node, rest, output = layer.node, layer.rest, []
         if rest in self.graph.weights and layer.beta != 1:
-            rest = self._tensor(f"{node.name}/bias", self.graph.weights[rest].read().astype(np.float64) * layer.beta)
+            rest = self._tensor(
+                f"{node.name}/bias",
+                self.graph.weights[rest].read().astype(np.float64) * layer.beta,
+            )
         elif layer.beta != 1:
             rest = self.names.new(f"{node.name}/scaled")
             factor = self._tensor(f"{node.name}/beta", np.asarray(layer.beta))
             output.append(helper.make_node("Mul", [layer.rest, factor], [rest], name=rest))
         name = self.names.new(f"{node.name}/sum")
-        return [*output, helper.make_node("Add", [product, rest], list(node.outputs), name=name)]
+        return [
+            *output,
+            helper.make_node("Add", [product, rest], list(node.outputs), name=name),
+        ]
 
     def _tensor(self, wanted: str, values: Array) -> str:
         name = self.names.new(wanted)
-        tensor = numpy_helper.from_array(np.ascontiguousarray(values, np.float32).reshape(values.shape), name)
+        tensor = numpy_helper.from_array(
+            np.ascontiguousarray(values, np.float32).reshape(values.shape), name
+        )
         self.tensors.append(tensor)
         return name
 

@@ -16,8 +16,8 @@ from onnx import helper
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.graph import control
 from prunegraph.graph.control import Subgraph
-from prunegraph.graph.shape_info import ShapeInfo
 from prunegraph.graph.model import Node
+from prunegraph.graph.shape_info import ShapeInfo
 from prunegraph.rewriting.declared import declare
 from prunegraph.rewriting.unused import sweep
 from prunegraph.rewriting.weights import LazyTensor, WeightEditor
@@ -44,15 +44,32 @@ class Nest:
         rewrite: Callable[[Node], Rewritten],
         survivors: Survivors | None = None,
     ):
-        self.graph, self.shape_info, self.tensors = shape_info.graph, shape_info, editor.tensors
+        self.graph, self.shape_info, self.tensors = (
+            shape_info.graph,
+            shape_info,
+            editor.tensors,
+        )
         self.rewrite, self.survivors, self._names = rewrite, survivors, editor.names
         self._placed: set[str] = set()
         self._added: dict[Subgraph, dict[str, LazyTensor]] = {}
-        self._returns = {n.subgraph: n for n in self.graph.nodes if n.op == control.RETURN and n.domain == control.DOMAIN}
+        self._returns = {
+            n.subgraph: n
+            for n in self.graph.nodes
+            if n.op == control.RETURN and n.domain == control.DOMAIN
+        }
         # The names of a branch that takes the place of its If must stay unique.
         kept = () if shape_info.dead else self.graph.subgraphs
-        self._own = {unique: own for subgraph in kept for own, unique in subgraph.names.items() if own != unique}
-        homes = {unique: subgraph for subgraph in self.graph.subgraphs for unique in subgraph.names.values()}
+        self._own = {
+            unique: own
+            for subgraph in kept
+            for own, unique in subgraph.names.items()
+            if own != unique
+        }
+        homes = {
+            unique: subgraph
+            for subgraph in self.graph.subgraphs
+            for unique in subgraph.names.values()
+        }
         for name, weight in editor.versions.items():
             if weight in homes:
                 self._add(homes[weight], name, self.tensors[name])
@@ -64,7 +81,9 @@ class Nest:
 
     def outside(self) -> dict[str, LazyTensor]:
         """Changed and new weights that belong to the main graph; asked for when all nodes are made."""
-        return {name: make for name, make in self.tensors.items() if name not in self._placed}
+        return {
+            name: make for name, make in self.tensors.items() if name not in self._placed
+        }
 
     def _add(self, subgraph: Subgraph | None, name: str, make: LazyTensor) -> None:
         """Put a new tensor where its reader is: what runs a subgraph may need to know it there."""
@@ -78,7 +97,10 @@ class Nest:
 
     def _is_replacing(self, subgraph: Subgraph) -> bool:
         """Whether the subgraph takes the place of its If."""
-        return any(dead.owner is subgraph.owner and dead is not subgraph for dead in self.shape_info.dead)
+        return any(
+            dead.owner is subgraph.owner and dead is not subgraph
+            for dead in self.shape_info.dead
+        )
 
     def _rewritten(self, node: Node) -> Sequence[onnx.NodeProto]:
         protos, tensors = self.rewrite(node)
@@ -92,14 +114,18 @@ class Nest:
                 if node.op == "Constant" and node.outputs[0] in self.tensors:
                     self._placed.add(node.outputs[0])
                     del proto.attribute[:]
-                    proto.attribute.append(helper.make_attribute("value", self.tensors[node.outputs[0]]()))
+                    proto.attribute.append(
+                        helper.make_attribute("value", self.tensors[node.outputs[0]]())
+                    )
                 if self.shape_info.dead and proto.name == node.proto.name:
                     proto.name = node.name
                 control.rename(proto, self._own)
             yield proto
 
     def _control(self, node: Node) -> Iterator[onnx.NodeProto]:
-        live = [subgraph for subgraph in node.subgraphs if subgraph not in self.shape_info.dead]
+        live = [
+            subgraph for subgraph in node.subgraphs if subgraph not in self.shape_info.dead
+        ]
         if len(live) < len(node.subgraphs):
             yield from self._inline(node, live[0])
             return
@@ -114,7 +140,11 @@ class Nest:
         for attribute in node.proto.attribute:
             if attribute.name in graphs:
                 graph = self._graph(graphs[attribute.name])
-                copy = proto.attribute.add(name=attribute.name, type=attribute.type, doc_string=attribute.doc_string)
+                copy = proto.attribute.add(
+                    name=attribute.name,
+                    type=attribute.type,
+                    doc_string=attribute.doc_string,
+                )
                 copy.g.CopyFrom(graph)
             else:
                 proto.attribute.append(attribute)
@@ -151,7 +181,9 @@ class Nest:
         graph.initializer.extend(self._initializers(subgraph))
         for entry in subgraph.graph.input:
             graph.input.append(self._declared(entry, subgraph.names[entry.name]))
-        for entry, old, new in zip(subgraph.graph.output, subgraph.outputs, back.input, strict=True):
+        for entry, old, new in zip(
+            subgraph.graph.output, subgraph.outputs, back.input, strict=True
+        ):
             if new != old:  # a subgraph may only return what it makes
                 fresh = self._names.new(f"{new}/returned")
                 graph.node.append(helper.make_node("Identity", [new], [fresh], name=fresh))
@@ -176,11 +208,17 @@ class Nest:
 
     def _declared(self, entry: onnx.ValueInfoProto, value: str) -> onnx.ValueInfoProto:
         """What a subgraph declares of an input or output, with the sizes it has now."""
-        declared = entry if self.survivors is None else declare(entry, value, self.survivors)
+        declared = (
+            entry if self.survivors is None else declare(entry, value, self.survivors)
+        )
         copy = onnx.ValueInfoProto()
         copy.CopyFrom(declared or entry)
         if declared is None:
-            kind = copy.type.sequence_type.elem_type if copy.type.HasField("sequence_type") else copy.type
+            kind = (
+                copy.type.sequence_type.elem_type
+                if copy.type.HasField("sequence_type")
+                else copy.type
+            )
             kind.tensor_type.ClearField("shape")
         copy.name = self._own.get(value, value)
         return copy

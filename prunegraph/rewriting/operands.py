@@ -19,10 +19,10 @@ from onnx import helper, numpy_helper
 
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.graph.evaluate import evaluate
-from prunegraph.graph.shape_info import ShapeInfo
 from prunegraph.graph.flow import MOVES, is_control, open_elements, trace_elements
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.names import Names
+from prunegraph.graph.shape_info import ShapeInfo
 
 Array = np.ndarray
 
@@ -51,7 +51,12 @@ class Operands:
     """
 
     def __init__(
-        self, graph: Graph, shape_info: ShapeInfo, survivors: Survivors, renamed: Mapping[tuple[int, int], str], names: Names
+        self,
+        graph: Graph,
+        shape_info: ShapeInfo,
+        survivors: Survivors,
+        renamed: Mapping[tuple[int, int], str],
+        names: Names,
     ):
         self.graph, self.shape_info, self.survivors = graph, shape_info, survivors
         self.renamed, self.names = renamed, names
@@ -63,9 +68,13 @@ class Operands:
                 self._evaluate(node.index)
                 trace_elements(shape_info, node.outputs[0], self._marks, marks)
         self._affected = {value for value, flags in marks.items() if flags.any()}
-        read = dict.fromkeys((*graph.outputs, *(value for node in graph.nodes for value in node.captured)))
+        read = dict.fromkeys(
+            (*graph.outputs, *(value for node in graph.nodes for value in node.captured))
+        )
         self.as_cut = {
-            v: names.new(f"{v}/as_cut") for v in read if v in self.after and not self.holds(v, shape_info.known[v])
+            v: names.new(f"{v}/as_cut")
+            for v in read
+            if v in self.after and not self.holds(v, shape_info.known[v])
         }
 
     def _marks(self, node: Node, value: str) -> Array | None:
@@ -73,7 +82,10 @@ class Operands:
         if node.op not in SIZES:
             # What leaves a subgraph has been set right there.
             return np.zeros((), bool) if is_control(node) else None
-        new, old = (np.asarray(shape) for shape in (self._shape(node), self.shape_info.shapes[node.inputs[0]]))
+        new, old = (
+            np.asarray(shape)
+            for shape in (self._shape(node), self.shape_info.shapes[node.inputs[0]])
+        )
         if node.op == "Size":
             return np.asarray(not np.array_equal(new, old))
         return (new != old)[node.attributes.get("start", 0) : node.attributes.get("end")]
@@ -89,7 +101,9 @@ class Operands:
         now = self.now(value)
         if now is None:
             return True
-        return np.array_equal(now, wanted) and (value not in self._affected or self._is_product(value))
+        return np.array_equal(now, wanted) and (
+            value not in self._affected or self._is_product(value)
+        )
 
     def _evaluate(self, index: int) -> None:
         node = self.graph.nodes[index]
@@ -98,10 +112,15 @@ class Operands:
             shape = self._shape(node)
             start, end = node.attributes.get("start", 0), node.attributes.get("end")
             size = np.asarray(math.prod(shape), np.int64)
-            self.after[node.outputs[0]] = np.asarray(shape, np.int64)[start:end] if node.op == "Shape" else size
+            self.after[node.outputs[0]] = (
+                np.asarray(shape, np.int64)[start:end] if node.op == "Shape" else size
+            )
             return
         inputs = [self.now(v) if v else None for v in node.inputs]
-        changed = any(v in self.after and not np.array_equal(self.after[v], self.shape_info.known[v]) for v in node.inputs)
+        changed = any(
+            v in self.after and not np.array_equal(self.after[v], self.shape_info.known[v])
+            for v in node.inputs
+        )
         value = evaluate(node, inputs) if changed else before
         self.after[node.outputs[0]] = before if value is None else value
 
@@ -124,9 +143,15 @@ class Operands:
         assert now is not None
         constant = wanted.astype(now.dtype)
         known = self.shape_info.known.get(value)
-        if known is not None and np.array_equal(wanted, known) and not self._is_product(value):
+        if (
+            known is not None
+            and np.array_equal(wanted, known)
+            and not self._is_product(value)
+        ):
             is_open = open_elements(self.shape_info, value, self._open).any()
-            return self._recomputed(value, name) if is_open else self._constant(constant, name)
+            return (
+                self._recomputed(value, name) if is_open else self._constant(constant, name)
+            )
         if now.shape != wanted.shape or not self.shape_info.varies(value).any():
             return self._constant(constant, name)
         return self._scaled(value, wanted, name)
@@ -166,7 +191,9 @@ class Operands:
         for node in self._above(value):
             output, label = node.outputs[0], f"{name}/{len(names)}"
             if node.op in SIZES:
-                names[output], new, sizes = self._scaled(output, self.shape_info.known[output], label)
+                names[output], new, sizes = self._scaled(
+                    output, self.shape_info.known[output], label
+                )
                 nodes += new
                 tensors += sizes
                 continue
@@ -192,11 +219,21 @@ class Operands:
         plain = changed & ~scale
         factor[plain], term[plain] = 0, wanted[plain]
         nodes, tensors, current = [], [], self.as_cut.get(value, value)
-        for op, operand, neutral in (("Mul", factor, 1), ("Div", divisor, 1), ("Add", term, 0)):
+        for op, operand, neutral in (
+            ("Mul", factor, 1),
+            ("Div", divisor, 1),
+            ("Add", term, 0),
+        ):
             if np.all(operand == neutral):
                 continue
-            tensors.append(numpy_helper.from_array(operand.astype(dtype), self.names.new(f"{name}/{op}_operand")))
+            tensors.append(
+                numpy_helper.from_array(
+                    operand.astype(dtype), self.names.new(f"{name}/{op}_operand")
+                )
+            )
             fresh = self.names.new(f"{name}/{op}")
-            nodes.append(helper.make_node(op, [current, tensors[-1].name], [fresh], name=fresh))
+            nodes.append(
+                helper.make_node(op, [current, tensors[-1].name], [fresh], name=fresh)
+            )
             current = fresh
         return current, nodes, tensors

@@ -17,9 +17,9 @@ from prunegraph.errors import DataError, ModelError, PrunegraphError
 from prunegraph.graph import order
 from prunegraph.graph.constants import is_constant
 from prunegraph.graph.external import without_weights
-from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.model import Graph
 from prunegraph.graph.names import Names
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.sizes import symbolic_axes
 from prunegraph.rewriting.upgrades import STANDARD, UnknownChangeError, Upgrade
 from prunegraph.runtime.data import Batch, Data, fixed_batch, random_inputs
@@ -67,7 +67,9 @@ def _rewritten(graph: Graph, old: int, version: int, what: str) -> Graph:
         # What is known is known for one size of the inputs.
         return known.constant(name) if fixed or is_constant(graph, name) else None
 
-    upgrade = Upgrade(Names(graph), known.shapes, known.types, constant, set(_read(graph.model.graph)))
+    upgrade = Upgrade(
+        Names(graph), known.shapes, known.types, constant, set(_read(graph.model.graph))
+    )
     model = without_weights(graph.model)
     try:
         _upgrade(model.graph, upgrade, old, version)
@@ -76,11 +78,17 @@ def _rewritten(graph: Graph, old: int, version: int, what: str) -> Graph:
     for entry in model.opset_import:
         if entry.domain in STANDARD:
             entry.version = version
-    if model.ir_version < 4:  # there, initializers are inputs too; from there on, such could be given from outside
-        inputs = [_copied(entry) for entry in model.graph.input if entry.name in graph.inputs]
+    if (
+        model.ir_version < 4
+    ):  # there, initializers are inputs too; from there on, such could be given from outside
+        inputs = [
+            _copied(entry) for entry in model.graph.input if entry.name in graph.inputs
+        ]
         del model.graph.input[:]
         model.graph.input.extend(inputs)
-    model.ir_version = max(model.ir_version, helper.find_min_ir_version_for(list(model.opset_import), True))
+    model.ir_version = max(
+        model.ir_version, helper.find_min_ir_version_for(list(model.opset_import), True)
+    )
     model.graph.initializer.extend([*graph.model.graph.initializer, *upgrade.tensors])
     return Graph(model, folder=graph.folder, source=graph.source, keeps=graph)
 
@@ -96,7 +104,9 @@ def _upgrade(subgraph: onnx.GraphProto, upgrade: Upgrade, old: int, new: int) ->
         try:
             nodes += upgrade.run(copy, old, new) if copy.domain in STANDARD else [copy]
         except UnknownChangeError as error:
-            raise UnknownChangeError(f"{error} (node {node.name or node.output[0]!r})") from error
+            raise UnknownChangeError(
+                f"{error} (node {node.name or node.output[0]!r})"
+            ) from error
     del subgraph.node[:]
     subgraph.node.extend(nodes)
 
@@ -126,13 +136,17 @@ def _check(graph: Graph, raised: Graph, data: Data | None, what: str) -> None:
         pairs = [(inputs, run(opened, inputs)) for inputs in _inputs(graph, data)]
     except (DataError, ModelError) as error:
         advice = "" if data is not None else ", or give --data"
-        raise ModelError(f"{what}: the original does not run ({error}), so nothing can be compared{advice}") from error
+        raise ModelError(
+            f"{what}: the original does not run ({error}), so nothing can be compared{advice}"
+        ) from error
     try:
         other = session(raised, name=raised.source, fast=False)
         for inputs, expected in pairs:
             if not _agree(expected, run(other, inputs)):
                 where = _first_difference(graph, raised, inputs)
-                raise ModelError(f"{what}: {where or 'an output'} is not what it was; {ADVICE}")
+                raise ModelError(
+                    f"{what}: {where or 'an output'} is not what it was; {ADVICE}"
+                )
     except PrunegraphError as error:
         if str(error).startswith(what):
             raise
@@ -154,7 +168,12 @@ def _agree(expected: Iterable[object], given: Iterable[object]) -> bool:
 def _is_same(a: object, b: object) -> bool:
     """Whether two values are the same but for the order of sums."""
     if not isinstance(a, np.ndarray) or not isinstance(b, np.ndarray):
-        return isinstance(a, list) and isinstance(b, list) and len(a) == len(b) and _agree(a, b)
+        return (
+            isinstance(a, list)
+            and isinstance(b, list)
+            and len(a) == len(b)
+            and _agree(a, b)
+        )
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     if a.dtype.kind in "iubOSU":
@@ -168,7 +187,11 @@ def _is_same(a: object, b: object) -> bool:
 def _first_difference(graph: Graph, raised: Graph, inputs: Batch) -> str:
     """The first node whose output differs, in words; "" where none can be fetched."""
     outer = graph.outer & raised.outer
-    common = [node for node in graph.nodes if node.subgraph is None and node.outputs and node.outputs[0] in outer]
+    common = [
+        node
+        for node in graph.nodes
+        if node.subgraph is None and node.outputs and node.outputs[0] in outer
+    ]
     names = [node.outputs[0] for node in common]
     try:
         first, second = (run_values(each, inputs, names) for each in (graph, raised))

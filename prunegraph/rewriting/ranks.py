@@ -36,7 +36,9 @@ class Rule:
             value = -1.0
         lowest = value >= 0 if name == "evbmf" else value > 0
         if name not in ("evbmf", "energy", "ratio") or not lowest or not value <= 1:
-            raise OptionError(f"rank {text!r}: give evbmf, evbmf:W (0 to 1), energy:E or ratio:R (above 0, up to 1)")
+            raise OptionError(
+                f"rank {text!r}: give evbmf, evbmf:W (0 to 1), energy:E or ratio:R (above 0, up to 1)"
+            )
         return Rule(name, value)
 
     def ranks(self, form: Form) -> tuple[int, ...]:
@@ -56,13 +58,21 @@ class Rule:
 
     def _weak(self, form: Form) -> list[float]:
         """What variational Bayes finds, weakened."""
-        result = [Evbmf(*pair).rank for pair in zip(form.spectra, form.unfoldings, strict=True)]
-        return [rank + self.value * (full - rank) for rank, full in zip(result, form.full, strict=True)]
+        result = [
+            Evbmf(*pair).rank for pair in zip(form.spectra, form.unfoldings, strict=True)
+        ]
+        return [
+            rank + self.value * (full - rank)
+            for rank, full in zip(result, form.full, strict=True)
+        ]
 
 
 def rounded(ranks: Sequence[int], multiple: int, full: Sequence[int]) -> tuple[int, ...]:
     """Ranks raised to a multiple, up to the full ones."""
-    return tuple(min(-(-rank // multiple) * multiple, most) for rank, most in zip(ranks, full, strict=True))
+    return tuple(
+        min(-(-rank // multiple) * multiple, most)
+        for rank, most in zip(ranks, full, strict=True)
+    )
 
 
 @dataclass(frozen=True)
@@ -103,10 +113,16 @@ def best(layer: Layer, candidates: Sequence[RankChoice]) -> RankChoice:
     return min((each for each in candidates if each.pays), key=price, default=candidates[0])
 
 
-def ladder(layer: Layer, methods: Sequence[str], multiple: int, kind: str) -> list[RankChoice]:
+def ladder(
+    layer: Layer, methods: Sequence[str], multiple: int, kind: str
+) -> list[RankChoice]:
     """Candidates of a layer that pay, of all methods, for a budget of a kind."""
     tensor = layer.tensor()
-    result = [each for method in methods for each in _descent(layer, FORMS[method](tensor), multiple, kind)]
+    result = [
+        each
+        for method in methods
+        for each in _descent(layer, FORMS[method](tensor), multiple, kind)
+    ]
     return [each for each in result if each.pays]
 
 
@@ -121,7 +137,9 @@ def _descent(layer: Layer, form: Form, multiple: int, kind: str) -> Iterator[Ran
         yield now
         lower = [(rank - 1) // multiple * multiple for rank in now.ranks]
         further = [
-            candidate(layer, form, [*now.ranks[:axis], rank, *now.ranks[axis + 1 :]], multiple)
+            candidate(
+                layer, form, [*now.ranks[:axis], rank, *now.ranks[axis + 1 :]], multiple
+            )
             for axis, rank in enumerate(lower)
             if rank
         ]
@@ -130,7 +148,9 @@ def _descent(layer: Layer, form: Form, multiple: int, kind: str) -> Iterator[Ran
         now = min(further, key=price)
 
 
-def allocate(options: Mapping[str, Sequence[RankChoice]], budget: Budget, original: Cost) -> dict[str, RankChoice]:
+def allocate(
+    options: Mapping[str, Sequence[RankChoice]], budget: Budget, original: Cost
+) -> dict[str, RankChoice]:
     """A candidate for some of the layers, so that a budget on params or MACs is met with little error.
 
     The sum of squared relative errors is made small: steps on the lower convex hull of every layer's error over
@@ -143,7 +163,11 @@ def allocate(options: Mapping[str, Sequence[RankChoice]], budget: Budget, origin
     needed = getattr(original, kind) - budget.bound(original)
     chosen: dict[str, RankChoice] = {}
     steps = sorted(
-        ((price, name, each) for name, match in options.items() for price, each in hull(match, kind)),
+        (
+            (price, name, each)
+            for name, match in options.items()
+            for price, each in hull(match, kind)
+        ),
         key=lambda step: step[0],
     )
     saved = 0
@@ -182,7 +206,10 @@ def _slope(first: RankChoice | None, second: RankChoice, kind: str) -> float:
 
 
 def _relaxed(
-    chosen: dict[str, RankChoice], options: Mapping[str, Sequence[RankChoice]], kind: str, spare: float
+    chosen: dict[str, RankChoice],
+    options: Mapping[str, Sequence[RankChoice]],
+    kind: str,
+    spare: float,
 ) -> dict[str, RankChoice]:
     """Layers put back to less error while more is saved than needed, those with the largest error first."""
     result = dict(chosen)
@@ -191,7 +218,9 @@ def _relaxed(
             spare -= now.saved(kind)
             del result[name]
             continue
-        fits = [each for each in options[name] if now.saved(kind) - each.saved(kind) <= spare]
+        fits = [
+            each for each in options[name] if now.saved(kind) - each.saved(kind) <= spare
+        ]
         result[name] = min(fits, key=lambda each: each.error)
         spare -= now.saved(kind) - result[name].saved(kind)
     return result

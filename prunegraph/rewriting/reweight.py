@@ -31,11 +31,15 @@ class Revision:
     @property
     def protos(self) -> dict[int, onnx.NodeProto]:
         """Nodes that have got another input, by index."""
-        return {index: self._rewriter.edit(self.graph.nodes[index]) for index in self._given}
+        return {
+            index: self._rewriter.edit(self.graph.nodes[index]) for index in self._given
+        }
 
     def value(self, name: str) -> Array:
         """A weight as it is now, in double precision."""
-        now = self.weights[name] if name in self.weights else self.graph.weights[name].read()
+        now = (
+            self.weights[name] if name in self.weights else self.graph.weights[name].read()
+        )
         return now.astype(np.float64)
 
     def set(self, name: str, values: Array) -> None:
@@ -44,12 +48,18 @@ class Revision:
 
     def matrix(self, node: Node) -> Array:
         """A layer's weight as [groups, inputs, outputs], times its factor."""
-        return linear.to_matrix(node, self.value(node.inputs[1])) * LinearLayer(self.graph, node).alpha
+        return (
+            linear.to_matrix(node, self.value(node.inputs[1]))
+            * LinearLayer(self.graph, node).alpha
+        )
 
     def set_matrix(self, node: Node, matrix: Array) -> None:
         """Replace a layer's weight by a matrix [groups, inputs, outputs]."""
         shape = self.graph.weights[node.inputs[1]].shape
-        self.set(node.inputs[1], linear.from_matrix(node, matrix / LinearLayer(self.graph, node).alpha, shape))
+        self.set(
+            node.inputs[1],
+            linear.from_matrix(node, matrix / LinearLayer(self.graph, node).alpha, shape),
+        )
 
     def intercept(self, node: Node) -> Array:
         """What a layer adds to each output [outputs]: zeros where that is nothing, or no constant vector.
@@ -67,18 +77,29 @@ class Revision:
         A bias that is a constant matrix is added besides. See `can_intercept`.
         """
         self._intercepts[node.index] = values
-        layer, normal = LinearLayer(self.graph, node), linear.batch_normalization(self.graph, node)
+        layer, normal = (
+            LinearLayer(self.graph, node),
+            linear.batch_normalization(self.graph, node),
+        )
         behind = linear.add_behind(self.graph, node) if node.op == "MatMul" else None
         if layer.bias not in self.graph.weights and normal is not None:
             mean = self.graph.weights[normal.inputs[3]]
             self.set(mean.name, mean.read().astype(np.float64) - values)
         elif behind is not None:
             self._set_behind(*behind, values)
-        elif layer.has_vector and self._owns(layer.bias) and self.graph.weights[layer.bias].size == layer.outputs:
+        elif (
+            layer.has_vector
+            and self._owns(layer.bias)
+            and self.graph.weights[layer.bias].size == layer.outputs
+        ):
             shape = self.graph.weights[layer.bias].shape
             self.set(layer.bias, (values / layer.beta).reshape(shape))
         elif layer.rest:
-            self._new_bias(node, self.graph.weights[layer.rest].read().astype(np.float64) * layer.beta + values)
+            self._new_bias(
+                node,
+                self.graph.weights[layer.rest].read().astype(np.float64) * layer.beta
+                + values,
+            )
         else:
             self._new_bias(node, values)
 
@@ -101,7 +122,9 @@ class Revision:
         self._extra.append(name)
         value = node.outputs[0]
         plain = self._rewriter.take_over(value, f"{value}/plain")
-        self._rewriter.insert_after(node, helper.make_node("Add", [plain, name], [value], name=name))
+        self._rewriter.insert_after(
+            node, helper.make_node("Add", [plain, name], [value], name=name)
+        )
 
     def _owns(self, name: str) -> bool:
         return len(self.graph.consumers[name]) == 1 and name not in self.graph.outputs
@@ -124,14 +147,18 @@ class Revision:
         if node.op == "Gemm" and node.version < 7 and "broadcast" not in node.attributes:
             proto.attribute.append(helper.make_attribute("broadcast", 1))
 
-    def _new_input(self, node: Node, slot: int, wanted: str, values: Array) -> onnx.NodeProto:
+    def _new_input(
+        self, node: Node, slot: int, wanted: str, values: Array
+    ) -> onnx.NodeProto:
         """Let a node read new values at a slot; its new form."""
         if node.index not in self._given:
             name = self._rewriter.names.new(wanted)
             self._rewriter.set_input(node, slot, name)
             self._given[node.index] = name
             self._extra.append(name)
-        like = self.graph.weights.get(node.input(slot)) or self.graph.weights[node.inputs[1]]
+        like = (
+            self.graph.weights.get(node.input(slot)) or self.graph.weights[node.inputs[1]]
+        )
         self.weights[self._given[node.index]] = values.astype(like.dtype)
         return self._rewriter.edit(node)
 

@@ -1,8 +1,9 @@
 """A graph, rewritten: edits are collected one by one, then made into a new graph at once.
 
-What a rewrite has to see to, whatever it is for, is here: fresh names, every reader of a value (those in the subgraphs of
-If, Loop and Scan too), names of graph outputs, initializers that are graph outputs, files before IR version 4, and
-that no weight is copied which stays as it is.
+What a rewrite has to see to, whatever it is for, is here: fresh names, every reader of a
+value (those in the subgraphs of If, Loop and Scan too), names of graph outputs, initializers
+that are graph outputs, files before IR version 4, and that no weight is copied which stays as
+it is.
 """
 
 from __future__ import annotations
@@ -98,10 +99,16 @@ class Rewriter:
 
     # -- weights ----------------------------------------------------------------------------
 
-    def add_initializer(self, wanted: str, values: Array, like: Weight | None = None) -> str:
+    def add_initializer(
+        self, wanted: str, values: Array, like: Weight | None = None
+    ) -> str:
         """Add a weight under a fresh name, which is returned; type and documentation are those of `like`."""
         name = self.names.new(wanted)
-        self.add_tensor(tensor_like(like, values, name) if like is not None else numpy_helper.from_array(values, name))
+        self.add_tensor(
+            tensor_like(like, values, name)
+            if like is not None
+            else numpy_helper.from_array(values, name)
+        )
         return name
 
     def add_tensor(self, tensor: onnx.TensorProto) -> None:
@@ -129,7 +136,9 @@ class Rewriter:
         edits = (self._edited, self._instead, self._first, self._before, self._after)
         return not any((*edits, self._renamed, self._tensors, self._added, self._dropped))
 
-    def finish(self, *, swept: bool = True, change: Callable[[onnx.ModelProto], None] | None = None) -> Graph:
+    def finish(
+        self, *, swept: bool = True, change: Callable[[onnx.ModelProto], None] | None = None
+    ) -> Graph:
         """The new graph.
 
         Args:
@@ -179,9 +188,13 @@ class Rewriter:
         """Give new values to the weight that a node holds, or to those of its subgraphs, in place."""
         if node.op == "Constant" and node.outputs[0] in self._tensors:
             del proto.attribute[:]
-            proto.attribute.append(helper.make_attribute("value", self._tensors[node.outputs[0]]))
+            proto.attribute.append(
+                helper.make_attribute("value", self._tensors[node.outputs[0]])
+            )
         for subgraph in node.subgraphs:
-            graph = next(each.g for each in proto.attribute if each.name == subgraph.attribute)
+            graph = next(
+                each.g for each in proto.attribute if each.name == subgraph.attribute
+            )
             for tensor in graph.initializer:
                 own, changed = tensor.name, self._tensors.get(subgraph.names[tensor.name])
                 if changed is not None:

@@ -64,7 +64,10 @@ def _shorten(graph: onnx.GraphProto, names: _Names) -> None:
                 slots[slot] = names[name]
         for subgraph in subgraphs(proto):
             _shorten(subgraph, names)
-    for tensor in (*graph.initializer, *(sparse.values for sparse in graph.sparse_initializer)):
+    for tensor in (
+        *graph.initializer,
+        *(sparse.values for sparse in graph.sparse_initializer),
+    ):
         tensor.name = names[tensor.name]
         tensor.ClearField("doc_string")
     for note in graph.quantization_annotation:
@@ -84,24 +87,39 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 def _drop_defaults(proto: onnx.NodeProto, opsets: dict[str, int]) -> None:
     """Remove attributes that hold what their absence means."""
     known = _defaults(proto, opsets)
-    kept = [each for each in proto.attribute if not (_is_default(each, known) or _is_idle(proto, each))]
+    kept = [
+        each
+        for each in proto.attribute
+        if not (_is_default(each, known) or _is_idle(proto, each))
+    ]
     if len(kept) < len(proto.attribute):
         del proto.attribute[:]
         proto.attribute.extend(kept)
 
 
-def _defaults(proto: onnx.NodeProto, opsets: dict[str, int]) -> dict[str, onnx.AttributeProto]:
+def _defaults(
+    proto: onnx.NodeProto, opsets: dict[str, int]
+) -> dict[str, onnx.AttributeProto]:
     """Defaults of an operator's attributes; none where the operator is not ONNX's."""
     try:
-        schema = onnx.defs.get_schema(proto.op_type, opsets.get(proto.domain, 1), proto.domain)
+        schema = onnx.defs.get_schema(
+            proto.op_type, opsets.get(proto.domain, 1), proto.domain
+        )
     except onnx.defs.SchemaError:
         return {}
     return {name: each.default_value for name, each in schema.attributes.items()}
 
 
-def _is_default(attribute: onnx.AttributeProto, known: dict[str, onnx.AttributeProto]) -> bool:
+def _is_default(
+    attribute: onnx.AttributeProto, known: dict[str, onnx.AttributeProto]
+) -> bool:
     default = known.get(attribute.name)
-    if default is None or not default.type or default.type != attribute.type or attribute.ref_attr_name:
+    if (
+        default is None
+        or not default.type
+        or default.type != attribute.type
+        or attribute.ref_attr_name
+    ):
         return False
     value: object = onnx.helper.get_attribute_value(attribute)
     return value == onnx.helper.get_attribute_value(default)
@@ -112,4 +130,8 @@ def _is_idle(proto: onnx.NodeProto, attribute: onnx.AttributeProto) -> bool:
     if proto.op_type != "Conv" or proto.domain not in ("", "ai.onnx"):
         return False
     idle = {"strides": 1, "dilations": 1, "pads": 0}.get(attribute.name)
-    return idle is not None and not attribute.ref_attr_name and all(each == idle for each in attribute.ints)
+    return (
+        idle is not None
+        and not attribute.ref_attr_name
+        and all(each == idle for each in attribute.ints)
+    )

@@ -21,14 +21,18 @@ def live_values(graph: onnx.GraphProto, roots: Iterable[str] = ()) -> set[str]:
         live.add(value)
         node = producer.get(value)
         if node is not None:
-            queue += [v for v in (*node.input, *order.captured(node)) if v and v not in live]
+            queue += [
+                v for v in (*node.input, *order.captured(node)) if v and v not in live
+            ]
             live.update(v for v in node.output if v)
     return live
 
 
 def sweep(graph: onnx.GraphProto, before: onnx.GraphProto) -> None:
     """Drop nodes and initializers without a reader, except those that had none in the graph `before`."""
-    created = {t.name for t in before.initializer} | {o for node in before.node for o in node.output}
+    created = {t.name for t in before.initializer} | {
+        o for node in before.node for o in node.output
+    }
     keep = live_values(graph, created - live_values(before))
     nodes = [node for node in graph.node if any(o in keep for o in node.output)]
     if len(nodes) < len(graph.node):

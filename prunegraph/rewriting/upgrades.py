@@ -47,7 +47,7 @@ class Upgrade:
     tensors: list[onnx.TensorProto] = field(default_factory=list)
 
     def inside(self) -> Upgrade:
-        """The same for a subgraph, of whose values nothing is known: two subgraphs may have the same names for others."""
+        """The same for a subgraph, of whose values nothing is known (others may have its names)."""
         return replace(self, shapes={}, types={}, constants=lambda name: None)
 
     def constant(self, values: Any, dtype: Any = np.int64) -> str:
@@ -63,7 +63,9 @@ class Upgrade:
 
     def like(self, value: float, other: str) -> str:
         """A scalar of the type of another value."""
-        dtype = helper.tensor_dtype_to_np_dtype(self.types.get(other, onnx.TensorProto.FLOAT))
+        dtype = helper.tensor_dtype_to_np_dtype(
+            self.types.get(other, onnx.TensorProto.FLOAT)
+        )
         return self.constant(value, dtype)
 
     def run(self, node: onnx.NodeProto, old: int, new: int) -> list[onnx.NodeProto]:
@@ -78,7 +80,9 @@ class Upgrade:
                 before += first
                 after += last
             elif (reason := _difference(node.op_type, version)) is not None:
-                raise UnknownChangeError(f"{node.op_type} of operator set {version} {reason}")
+                raise UnknownChangeError(
+                    f"{node.op_type} of operator set {version} {reason}"
+                )
         return [*before, *after]
 
 
@@ -120,7 +124,9 @@ def _versions(op: str, old: int, new: int) -> Iterator[int]:
         known = sorted(_history().get(op, {}))
         ahead = [version for version in known if old < version <= new]
         successor = {"Upsample": ("Resize", 10), "Scatter": ("ScatterElements", 11)}.get(op)
-        yield from (version for version in ahead if successor is None or version <= successor[1])
+        yield from (
+            version for version in ahead if successor is None or version <= successor[1]
+        )
         if successor is None or new < successor[1]:
             return
         op, old = successor[0], successor[1]
@@ -135,7 +141,11 @@ def _difference(op: str, version: int) -> str | None:
     old, new = history[before], history[version]
     for name, attribute in old.attributes.items():
         other = new.attributes.get(name)
-        if other is None or other.type != attribute.type or other.default_value != attribute.default_value:
+        if (
+            other is None
+            or other.type != attribute.type
+            or other.default_value != attribute.default_value
+        ):
             return f"has another attribute {name!r}"
     added = [each for name, each in new.attributes.items() if name not in old.attributes]
     if any(each.required for each in added):
@@ -164,7 +174,10 @@ def _taken(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
 
 
 def _given(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
-    return next((helper.get_attribute_value(each) for each in node.attribute if each.name == name), default)
+    return next(
+        (helper.get_attribute_value(each) for each in node.attribute if each.name == name),
+        default,
+    )
 
 
 def _set(node: onnx.NodeProto, **attributes: Any) -> None:
@@ -181,8 +194,18 @@ def _put(node: onnx.NodeProto, slot: int, value: str) -> None:
 
 
 @step(13, "Squeeze", "Unsqueeze", "ReduceSum")
-@step(18, "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
-      "ReduceProd", "ReduceSumSquare")  # fmt: skip
+@step(
+    18,
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+    "ReduceMax",
+    "ReduceMean",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceSumSquare",
+)
 def _axes(upgrade: Upgrade, node: onnx.NodeProto) -> Around:
     axes = _taken(node, "axes")
     if axes is not None:
@@ -262,7 +285,9 @@ def _resize(upgrade: Upgrade, node: onnx.NodeProto) -> Around:
     if nearest and scales is None:
         raise UnknownChangeError("a Resize of operator set 10 whose scales are computed")
     if nearest and scales is not None and shrinks and bool((scales > 1).any()):
-        raise UnknownChangeError("a Resize of operator set 10 that makes one axis larger and another one smaller")
+        raise UnknownChangeError(
+            "a Resize of operator set 10 that makes one axis larger and another one smaller"
+        )
     _set(node, coordinate_transformation_mode="asymmetric")
     if nearest:
         _set(node, nearest_mode="ceil" if shrinks else "floor")
@@ -281,7 +306,10 @@ def _softmax(upgrade: Upgrade, node: onnx.NodeProto) -> Around:
     source, result = node.input[0], node.output[0]
     flat, size, output = (upgrade.names.numbered("opset/v") for _ in range(3))
     node.input[0], node.output[0] = flat, output
-    before = [helper.make_node("Shape", [source], [size]), helper.make_node("Flatten", [source], [flat], axis=axis)]
+    before = [
+        helper.make_node("Shape", [source], [size]),
+        helper.make_node("Flatten", [source], [flat], axis=axis),
+    ]
     return before, [helper.make_node("Reshape", [output, size], [result])]
 
 
@@ -348,8 +376,12 @@ def _group_normalization(upgrade: Upgrade, node: onnx.NodeProto) -> Around:
     for slot in (1, 2):
         values = upgrade.value(node.input[slot])
         if shape is None or values is None or shape[1] % groups:
-            raise UnknownChangeError("a GroupNormalization whose scale or shift is computed")
-        node.input[slot] = upgrade.constant(np.repeat(values, shape[1] // groups), values.dtype)
+            raise UnknownChangeError(
+                "a GroupNormalization whose scale or shift is computed"
+            )
+        node.input[slot] = upgrade.constant(
+            np.repeat(values, shape[1] // groups), values.dtype
+        )
     return NOTHING
 
 

@@ -65,7 +65,9 @@ class WeightEditor:
         for node, slot in self.graph.consumers.get(weight.name, ()):
             if self.is_dead(self.graph.nodes[node]):
                 continue
-            use = self.uses.get((weight.name, node, slot)) or self.uses.get((weight.name, -1, -1))
+            use = self.uses.get((weight.name, node, slot)) or self.uses.get(
+                (weight.name, -1, -1)
+            )
             nothing: Axes = [None] * len(weight.shape)
             axes = self.plan(use) if use is not None else nothing
             key: Key = tuple(None if kept is None else kept.tobytes() for kept in axes)
@@ -73,7 +75,9 @@ class WeightEditor:
             axes_of[key] = axes
         for index, (key, readers) in enumerate(versions.items()):
             changed = any(part is not None for part in key)
-            name = weight.name if index == 0 else self.names.new(f"{weight.name}/{index + 1}")
+            name = (
+                weight.name if index == 0 else self.names.new(f"{weight.name}/{index + 1}")
+            )
             if changed or index:
                 self.tensors[name] = self._lazy(weight, axes_of.get(key, []), name)
             if index:

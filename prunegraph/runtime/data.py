@@ -20,16 +20,26 @@ import onnx
 
 from prunegraph import plugins
 from prunegraph.errors import DataError, PluginError
-from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.indices import Range, ranges
 from prunegraph.graph.model import Graph
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.sizes import other_shapes
 from prunegraph.runtime import layout as layouts
 from prunegraph.runtime import sources
 from prunegraph.runtime.layout import LABELS, Batch, Layout, fixed_batch
 from prunegraph.runtime.sources import CHUNK, Source
 
-__all__ = ["CHUNK", "LABELS", "RANDOM_LIMIT", "Batch", "Data", "Samples", "fixed_batch", "random_inputs", "read_data"]
+__all__ = [
+    "CHUNK",
+    "LABELS",
+    "RANDOM_LIMIT",
+    "Batch",
+    "Data",
+    "Samples",
+    "fixed_batch",
+    "random_inputs",
+    "read_data",
+]
 
 #: Whole numbers of random inputs stay below this: small enough to be an index into most tables.
 RANDOM_LIMIT = 8
@@ -41,7 +51,9 @@ RANDOM_SIZE = 2**28
 # -- random inputs --------------------------------------------------------------------------
 
 
-def random_inputs(graph: Graph, *, seed: int = 0, batch: int = 2, stretch: int = 1) -> Batch:
+def random_inputs(
+    graph: Graph, *, seed: int = 0, batch: int = 2, stretch: int = 1
+) -> Batch:
     """Random inputs: normal numbers, small whole numbers, booleans, or such numbers as text, by the input's type.
 
     Symbols that stand first count samples: there are `batch` of them. Other symbolic axes get `stretch` times the
@@ -53,28 +65,42 @@ def random_inputs(graph: Graph, *, seed: int = 0, batch: int = 2, stretch: int =
     """
     rng = np.random.default_rng(seed)
     sizes = other_shapes(graph, shape_info(graph).sizes, batch, stretch)
-    large = next((name for name, shape in sizes.items() if math.prod(shape) > RANDOM_SIZE), None)
+    large = next(
+        (name for name, shape in sizes.items() if math.prod(shape) > RANDOM_SIZE), None
+    )
     if large is not None:
-        raise DataError(f"input {large!r} of shape {list(sizes[large])} is too large for random numbers; give --data")
+        raise DataError(
+            f"input {large!r} of shape {list(sizes[large])} is too large for random numbers; give --data"
+        )
     allowed = ranges(graph, sizes)
     inputs = {}
     for entry in graph.model.graph.input:
         if entry.name in graph.inputs:
-            limits = allowed.get(entry.name, Range(0, RANDOM_LIMIT)) & Range(0, RANDOM_LIMIT)
+            limits = allowed.get(entry.name, Range(0, RANDOM_LIMIT)) & Range(
+                0, RANDOM_LIMIT
+            )
             kind = entry.type.tensor_type.elem_type
-            inputs[entry.name] = _random(rng, kind, list(sizes[entry.name]), entry.name, limits)
+            inputs[entry.name] = _random(
+                rng, kind, list(sizes[entry.name]), entry.name, limits
+            )
     return inputs
 
 
-def _random(rng: np.random.Generator, kind: int, shape: list[int], name: str, limits: Range) -> np.ndarray:
+def _random(
+    rng: np.random.Generator, kind: int, shape: list[int], name: str, limits: Range
+) -> np.ndarray:
     if kind == onnx.TensorProto.BOOL:
         return rng.integers(0, 2, shape).astype(bool)
     try:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
     except KeyError:
-        raise DataError(f"input {name!r} has no tensor type that random numbers can fill; give --data") from None
+        raise DataError(
+            f"input {name!r} has no tensor type that random numbers can fill; give --data"
+        ) from None
     if dtype.kind in "iu":
-        return rng.integers(limits.lowest, max(limits.end, limits.lowest + 1), shape).astype(dtype)
+        return rng.integers(
+            limits.lowest, max(limits.end, limits.lowest + 1), shape
+        ).astype(dtype)
     if dtype.kind in "OSU":
         # Numbers as text: a graph that makes numbers of it runs, too.
         return rng.integers(0, RANDOM_LIMIT, shape).astype(str).astype(object)
@@ -139,7 +165,9 @@ class Data:
         self._checked: Callable[[], Graph | None] = lambda: None
 
     @classmethod
-    def of(cls, given: Data | Sequence[Mapping[str, np.ndarray]] | Mapping[str, np.ndarray]) -> Data:
+    def of(
+        cls, given: Data | Sequence[Mapping[str, np.ndarray]] | Mapping[str, np.ndarray]
+    ) -> Data:
         """Data from arrays by input name, or from a sequence of such batches."""
         if isinstance(given, Data):
             return given
@@ -174,7 +202,9 @@ class Data:
         layout = self._layout
         for chunk in self._from.read(layout):
             if not layout.whole and not chunk.keys() <= layout.axes.keys():
-                chunk = {name: array for name, array in chunk.items() if name in layout.axes}
+                chunk = {
+                    name: array for name, array in chunk.items() if name in layout.axes
+                }
             layout.check(chunk, self.source)
             yield {name: _text(array) for name, array in chunk.items()}
 
@@ -212,7 +242,9 @@ class Data:
                     parts[name].update(about)
                 parts[name].update(content)
             start += self._layout.count(chunk)
-        whole = "".join(f"{name} {part.hexdigest()}\n" for name, part in sorted(parts.items()))
+        whole = "".join(
+            f"{name} {part.hexdigest()}\n" for name, part in sorted(parts.items())
+        )
         return hashlib.sha256(whole.encode()).hexdigest()
 
     def fit(self, graph: Graph) -> Data:
@@ -229,9 +261,15 @@ class Data:
         missing = [name for name in graph.inputs if name not in shapes]
         if missing:
             have = ", ".join(sorted(shapes.keys() - {LABELS}))
-            raise DataError(f"{self.source}: no array for model input {missing[0]!r}; it has {have}")
+            raise DataError(
+                f"{self.source}: no array for model input {missing[0]!r}; it has {have}"
+            )
         read = {name: shapes[name] for name in layouts.names_read(graph, shapes)}
-        fitted = Data(self._from, self.source, layout=layouts.layout_of(graph, read, self.source, self._from.whole))
+        fitted = Data(
+            self._from,
+            self.source,
+            layout=layouts.layout_of(graph, read, self.source, self._from.whole),
+        )
         first = next(iter(fitted.chunks()), None)
         if first is None:
             raise DataError(f"{self.source}: has no samples")
@@ -246,9 +284,15 @@ class Data:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type)
         if array.dtype != dtype:
             wanted = "text" if dtype.kind == "O" else dtype
-            raise DataError(f"{self.source}: input {entry.name!r} wants {wanted}, found {array.dtype}")
-        if dtype.kind == "O" and not all(isinstance(each, str | bytes) for each in array.flat):
-            raise DataError(f"{self.source}: input {entry.name!r} wants text, found other objects")
+            raise DataError(
+                f"{self.source}: input {entry.name!r} wants {wanted}, found {array.dtype}"
+            )
+        if dtype.kind == "O" and not all(
+            isinstance(each, str | bytes) for each in array.flat
+        ):
+            raise DataError(
+                f"{self.source}: input {entry.name!r} wants text, found other objects"
+            )
 
     def fixed(self, graph: Graph) -> int:
         """The batch size that a model's inputs are declared with, or 0 where it is free or feeds are whole."""
@@ -256,10 +300,14 @@ class Data:
 
     def _on(self, graph: Graph) -> Data:
         """This data with a layout that has a model's inputs."""
-        known = self._fitted is not None and (self._fitted.whole or set(graph.inputs) <= self._fitted.axes.keys())
+        known = self._fitted is not None and (
+            self._fitted.whole or set(graph.inputs) <= self._fitted.axes.keys()
+        )
         return self if known else self.fit(graph)
 
-    def batches(self, graph: Graph, size: int = CHUNK, *, labels: bool = False) -> Iterator[Batch]:
+    def batches(
+        self, graph: Graph, size: int = CHUNK, *, labels: bool = False
+    ) -> Iterator[Batch]:
         """A model's inputs in batches; a model with a fixed batch size gets that, the rest is left out.
 
         Whole feeds come as they are. With `labels`, batches hold those too, where the source has them.
@@ -313,12 +361,18 @@ class Data:
     def in_memory(self) -> Samples:
         """All samples at once. Raises DataError where batches differ in what samples share."""
         parts = tuple(self.chunks())
-        return Samples(parts if self._layout.whole or not parts else (self._layout.join(parts),), self._layout)
+        return Samples(
+            parts if self._layout.whole or not parts else (self._layout.join(parts),),
+            self._layout,
+        )
 
     def without_labels(self) -> Data:
         """The inputs alone."""
         return self._with(
-            lambda: ({name: array for name, array in chunk.items() if name != LABELS} for chunk in self.chunks())
+            lambda: (
+                {name: array for name, array in chunk.items() if name != LABELS}
+                for chunk in self.chunks()
+            )
         )
 
     def _with(self, read: Callable[[], Iterable[Batch]]) -> Data:
@@ -391,7 +445,9 @@ def _folder(path: Path) -> Source:
             f"{path}: holds .npy files (an array each) and .npz files (a whole feed each); put one kind there"
         )
     if not arrays and not feeds:
-        raise DataError(f"{path}: holds no .npy file; name them after the model's inputs (or .npz files, a feed each)")
+        raise DataError(
+            f"{path}: holds no .npy file; name them after the model's inputs (or .npz files, a feed each)"
+        )
     return sources.Feeds(feeds) if feeds else sources.Folder(path, arrays)
 
 

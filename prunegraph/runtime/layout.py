@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from prunegraph.errors import DataError
-from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.indices import ranges
 from prunegraph.graph.model import Graph
+from prunegraph.graph.shape_info import shape_info
 
 #: The name under which a source holds targets; they are no input.
 LABELS = "labels"
@@ -44,13 +44,22 @@ class Layout:
         """Number of samples in a batch; a whole feed is one."""
         if self.whole:
             return 1
-        return next(batch[name].shape[axis] for name, axis in self.axes.items() if axis is not None and name in batch)
+        return next(
+            batch[name].shape[axis]
+            for name, axis in self.axes.items()
+            if axis is not None and name in batch
+        )
 
     def take(self, batch: Mapping[str, np.ndarray], chosen: slice | np.ndarray) -> Batch:
         """Some of the samples, by number. Only for what is not a whole feed."""
-        return {name: self._along(array, self.axes[name], chosen) for name, array in batch.items()}
+        return {
+            name: self._along(array, self.axes[name], chosen)
+            for name, array in batch.items()
+        }
 
-    def _along(self, array: np.ndarray, axis: int | None, chosen: slice | np.ndarray) -> np.ndarray:
+    def _along(
+        self, array: np.ndarray, axis: int | None, chosen: slice | np.ndarray
+    ) -> np.ndarray:
         if axis is None:
             return array
         where: tuple[Any, ...] = (slice(None),) * axis
@@ -61,9 +70,13 @@ class Layout:
         if len(parts) == 1:
             return dict(parts[0])
         if not self.alike(parts):
-            raise DataError("batches that differ in what all samples share cannot be joined")
+            raise DataError(
+                "batches that differ in what all samples share cannot be joined"
+            )
         return {
-            name: parts[0][name] if axis is None else np.concatenate([part[name] for part in parts], axis)
+            name: parts[0][name]
+            if axis is None
+            else np.concatenate([part[name] for part in parts], axis)
             for name, axis in self.axes.items()
             if name in parts[0]
         }
@@ -71,13 +84,20 @@ class Layout:
     def alike(self, parts: Sequence[Mapping[str, np.ndarray]]) -> bool:
         """Whether batches can be joined: all has the same shape and what samples share is the same."""
         first = parts[0]
-        return all(self._fits(name, first[name], part[name]) for part in parts[1:] for name in first)
+        return all(
+            self._fits(name, first[name], part[name])
+            for part in parts[1:]
+            for name in first
+        )
 
     def _fits(self, name: str, one: np.ndarray, other: np.ndarray) -> bool:
         axis = self.axes[name]
         if axis is None:
             return bool(np.array_equal(one, other))
-        return one.shape[:axis] + one.shape[axis + 1 :] == other.shape[:axis] + other.shape[axis + 1 :]
+        return (
+            one.shape[:axis] + one.shape[axis + 1 :]
+            == other.shape[:axis] + other.shape[axis + 1 :]
+        )
 
     def check(self, batch: Mapping[str, np.ndarray], source: str) -> None:
         """Raise DataError where arrays of a batch do not hold the same number of samples, at least one."""
@@ -89,12 +109,16 @@ class Layout:
             if (axis := self.axes[name]) is not None
         }
         if len(set(lengths.values())) != 1 or 0 in lengths.values():
-            raise DataError(_lengths(source, lengths, {name: self.axes[name] or 0 for name in lengths}))
+            raise DataError(
+                _lengths(source, lengths, {name: self.axes[name] or 0 for name in lengths})
+            )
 
 
 def _lengths(source: str, lengths: Mapping[str, int], axes: Mapping[str, int]) -> str:
-    listed = ", ".join(f"{name!r} {size}" + (f" (axis {axes[name]})" if axes[name] else "")
-                       for name, size in sorted(lengths.items()))  # fmt: skip
+    listed = ", ".join(
+        f"{name!r} {size}" + (f" (axis {axes[name]})" if axes[name] else "")
+        for name, size in sorted(lengths.items())
+    )
     return (
         f"{source}: needs arrays of one length along axis 0, or along the axis of samples, "
         f"found lengths {sorted(set(lengths.values()))}: {listed}"
@@ -128,14 +152,27 @@ def declared(graph: Graph) -> dict[str, Declared | None]:
 
 def lead(graph: Graph) -> tuple[str, int] | None:
     """The input that says where samples lie, and its axis; None for a model all of whose inputs are scalars."""
-    known = {name: each for name, each in declared(graph).items() if each is not None and each.rank}
-    sequences = {
-        node.inputs[0] for node in graph.nodes if node.op in RECURRENT and not node.attributes.get("layout", 0)
+    known = {
+        name: each
+        for name, each in declared(graph).items()
+        if each is not None and each.rank
     }
-    axes = {name: 1 if name in sequences and each.rank == 3 else 0 for name, each in known.items()}
+    sequences = {
+        node.inputs[0]
+        for node in graph.nodes
+        if node.op in RECURRENT and not node.attributes.get("layout", 0)
+    }
+    axes = {
+        name: 1 if name in sequences and each.rank == 3 else 0
+        for name, each in known.items()
+    }
     free = (name for name, axis in axes.items() if not known[name].sizes[axis])
     first = next(free, None) or next(iter(known), None)
-    return None if first is None else (first, axes[first] if not known[first].sizes[axes[first]] else 0)
+    return (
+        None
+        if first is None
+        else (first, axes[first] if not known[first].sizes[axes[first]] else 0)
+    )
 
 
 def fixed_batch(graph: Graph, layout: Layout | None = None) -> int:
@@ -148,12 +185,22 @@ def fixed_batch(graph: Graph, layout: Layout | None = None) -> int:
         first = lead(graph)
         axes = {} if first is None else {first[0]: first[1]}
     else:
-        axes = {} if layout.whole else {n: a for n, a in layout.axes.items() if a is not None and n in known}
-    sizes = (each.sizes[axis] for name, axis in axes.items() if (each := known[name]) is not None and axis < each.rank)
+        axes = (
+            {}
+            if layout.whole
+            else {n: a for n, a in layout.axes.items() if a is not None and n in known}
+        )
+    sizes = (
+        each.sizes[axis]
+        for name, axis in axes.items()
+        if (each := known[name]) is not None and axis < each.rank
+    )
     return max(sizes, default=0)
 
 
-def layout_of(graph: Graph, shapes: Mapping[str, Shape], source: str, whole: bool = False) -> Layout:
+def layout_of(
+    graph: Graph, shapes: Mapping[str, Shape], source: str, whole: bool = False
+) -> Layout:
     """How arrays of these shapes hold samples of a model.
 
     Args:
@@ -184,7 +231,9 @@ def layout_of(graph: Graph, shapes: Mapping[str, Shape], source: str, whole: boo
 
 
 def _lead_in(
-    known: Mapping[str, Declared | None], first: tuple[str, int] | None, shapes: Mapping[str, Shape]
+    known: Mapping[str, Declared | None],
+    first: tuple[str, int] | None,
+    shapes: Mapping[str, Shape],
 ) -> tuple[str, int] | None:
     """The lead; where its size is fixed, the first axis of which there are more than one batch, if there is one."""
     each = known[first[0]] if first is not None else None
@@ -209,7 +258,10 @@ def _has_shape(shape: Shape, wanted: Declared, samples: int | None) -> bool:
 
 
 def _sliced(
-    graph: Graph, known: Mapping[str, Declared | None], shapes: Mapping[str, Shape], first: tuple[str, int]
+    graph: Graph,
+    known: Mapping[str, Declared | None],
+    shapes: Mapping[str, Shape],
+    first: tuple[str, int],
 ) -> Layout:
     name, axis = first
     count = shapes[name][axis]
@@ -222,15 +274,30 @@ def _sliced(
     for other, each in known.items():
         if other not in axes:
             axes[other] = _samples_axis(shapes[other], each, symbol, fixed, count, others)
-    taken = {n for other, a in axes.items() if a is not None and (each := known[other]) for n in each.names if n}
+    taken = {
+        n
+        for other, a in axes.items()
+        if a is not None and (each := known[other])
+        for n in each.names
+        if n
+    }
     for other, each in known.items():
-        if axes[other] is None and each is not None and not _is_shared(shapes[other], each, taken):
+        if (
+            axes[other] is None
+            and each is not None
+            and not _is_shared(shapes[other], each, taken)
+        ):
             return Layout({}, whole=True)
     return Layout({}, whole=True) if _points_at_samples(graph, axes) else Layout(axes)
 
 
 def _samples_axis(
-    shape: Shape, each: Declared | None, symbol: str, fixed: int, count: int, others: set[str]
+    shape: Shape,
+    each: Declared | None,
+    symbol: str,
+    fixed: int,
+    count: int,
+    others: set[str],
 ) -> int | None:
     """Where an input has samples: an axis with their name, else one of which there are as many as samples."""
     if each is None:
@@ -261,8 +328,15 @@ def _points_at_samples(graph: Graph, axes: Mapping[str, int | None]) -> bool:
     more = {}
     for name, shape in sizes.items():
         axis, each = axes.get(name), known.get(name)
-        free = axis is not None and each is not None and axis < each.rank and not each.sizes[axis]
-        more[name] = tuple(size + 2 if free and at == axis else size for at, size in enumerate(shape))
+        free = (
+            axis is not None
+            and each is not None
+            and axis < each.rank
+            and not each.sizes[axis]
+        )
+        more[name] = tuple(
+            size + 2 if free and at == axis else size for at, size in enumerate(shape)
+        )
     if more == sizes:
         return False
     return ranges(graph, sizes) != ranges(graph, more)
@@ -275,11 +349,15 @@ def guess(shapes: Mapping[str, Shape], source: str) -> Layout:
         DataError: arrays have different lengths.
     """
     lengths = {name: shape[0] for name, shape in shapes.items() if shape}
-    many = {name: size for name, size in lengths.items() if size != 1 or len(shapes[name]) > 1} or lengths
+    many = {
+        name: size for name, size in lengths.items() if size != 1 or len(shapes[name]) > 1
+    } or lengths
     if not shapes.keys() - {LABELS} or len(set(many.values())) > 1 or 0 in many.values():
         raise DataError(_lengths(source, many, dict.fromkeys(many, 0)))
     count = next(iter(many.values()), 0)
-    axes = {name: 0 if shape and shape[0] == count else None for name, shape in shapes.items()}
+    axes = {
+        name: 0 if shape and shape[0] == count else None for name, shape in shapes.items()
+    }
     return Layout(axes, whole=not many)
 
 
@@ -290,4 +368,7 @@ def shapes_of(batch: Mapping[str, np.ndarray]) -> dict[str, Shape]:
 
 def names_read(graph: Graph, given: Iterable[str]) -> list[str]:
     """Which arrays are read for a model: its inputs, and labels where there are any."""
-    return [*graph.inputs, *(name for name in given if name == LABELS and name not in graph.inputs)]
+    return [
+        *graph.inputs,
+        *(name for name in given if name == LABELS and name not in graph.inputs),
+    ]

@@ -28,7 +28,12 @@ class Rows:
     """
 
     def __init__(self, node: Node, shape: Sequence[int], per_sample: int, seed: int = 0):
-        self.node, self.shape, self.per_sample, self.seed = node, tuple(shape), per_sample, seed
+        self.node, self.shape, self.per_sample, self.seed = (
+            node,
+            tuple(shape),
+            per_sample,
+            seed,
+        )
 
     def inputs(self, x: Array, batch: int) -> Array:
         """Rows [samples, groups, inputs] of an input value; `batch` numbers the batch."""
@@ -37,25 +42,42 @@ class Rows:
             rows = x.reshape(-1, x.shape[-1])
             return rows[self._chosen(len(rows), len(x), batch)][:, None]
         rank = len(self.shape) - 2
-        kernel, stride, dilation = self.shape[2:], self._list("strides"), self._list("dilations")
+        kernel, stride, dilation = (
+            self.shape[2:],
+            self._list("strides"),
+            self._list("dilations"),
+        )
         pads = self.pads(x.shape[2:])
         padded = np.pad(x, [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)])
         spatial = [
             (size - (k - 1) * d - 1) // s + 1
-            for size, k, s, d in zip(padded.shape[2:], kernel, stride, dilation, strict=True)
+            for size, k, s, d in zip(
+                padded.shape[2:], kernel, stride, dilation, strict=True
+            )
         ]
         if all(k == 1 for k in kernel):
             strided = padded[
-                (slice(None), slice(None), *(slice(None, n * s, s) for n, s in zip(spatial, stride, strict=True)))
+                (
+                    slice(None),
+                    slice(None),
+                    *(slice(None, n * s, s) for n, s in zip(spatial, stride, strict=True)),
+                )
             ]
-            rows = strided.reshape(*strided.shape[:2], -1)[:, :, self._places(spatial, batch)]
-            return np.moveaxis(rows, 2, 1).reshape(-1, groups(self.node), rows.shape[1] // groups(self.node))
+            rows = strided.reshape(*strided.shape[:2], -1)[
+                :, :, self._places(spatial, batch)
+            ]
+            return np.moveaxis(rows, 2, 1).reshape(
+                -1, groups(self.node), rows.shape[1] // groups(self.node)
+            )
         places = np.unravel_index(self._places(spatial, batch), spatial)
         axes = [
             (place * s)[:, None] + np.arange(k) * d
             for place, s, k, d in zip(places, stride, kernel, dilation, strict=True)
         ]
-        grid = [a.reshape([len(a), *(-1 if i == d else 1 for i in range(rank))]) for d, a in enumerate(axes)]
+        grid = [
+            a.reshape([len(a), *(-1 if i == d else 1 for i in range(rank))])
+            for d, a in enumerate(axes)
+        ]
         index: tuple[Any, ...] = (slice(None), slice(None), *grid)
         values = np.moveaxis(padded[index], 2, 1)  # [samples, places, channels, *kernel]
         return values.reshape(values.shape[0] * values.shape[1], groups(self.node), -1)
@@ -86,7 +108,13 @@ class Rows:
             return [0] * (2 * rank)
         total = [
             max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
-            for size, s, k, d in zip(sizes, self._list("strides"), self.shape[2:], self._list("dilations"), strict=True)
+            for size, s, k, d in zip(
+                sizes,
+                self._list("strides"),
+                self.shape[2:],
+                self._list("dilations"),
+                strict=True,
+            )
         ]
         less, more = [t // 2 for t in total], [t - t // 2 for t in total]
         return [*less, *more] if kind == b"SAME_UPPER" else [*more, *less]
@@ -96,7 +124,9 @@ class Rows:
 
     def _places(self, spatial: Sequence[int], batch: int) -> Array:
         total = math.prod(spatial)
-        return np.random.default_rng([self.seed, batch]).permutation(total)[: self.per_sample]
+        return np.random.default_rng([self.seed, batch]).permutation(total)[
+            : self.per_sample
+        ]
 
     def _chosen(self, rows: int, samples: int, batch: int) -> Array:
         """Rows of a linear layer: all of them, or a random part."""

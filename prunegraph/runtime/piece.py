@@ -18,7 +18,10 @@ Array = np.ndarray
 
 
 def run_piece(
-    graph: Graph, protos: Sequence[onnx.NodeProto], given: Mapping[str, Array], wanted: Sequence[str]
+    graph: Graph,
+    protos: Sequence[onnx.NodeProto],
+    given: Mapping[str, Array],
+    wanted: Sequence[str],
 ) -> dict[str, Array]:
     """Values that nodes make from given ones; what else they read are weights of the graph.
 

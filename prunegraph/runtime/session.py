@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 
 #: Types of ONNX Runtime that NumPy lacks; arrays of them are of types of the package ml_dtypes.
 FOREIGN = frozenset(
-    f"tensor({name})" for name in ("bfloat16", "float8e4m3fn", "float8e4m3fnuz", "float8e5m2", "float8e5m2fnuz")
+    f"tensor({name})"
+    for name in (
+        "bfloat16",
+        "float8e4m3fn",
+        "float8e4m3fnuz",
+        "float8e5m2",
+        "float8e5m2fnuz",
+    )
 )
 
 #: How their bits are handed over, by size.
@@ -100,42 +107,65 @@ def session(
     # Several sessions are often open: the threads of one must not spin while another runs.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if not fast:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.graph_optimization_level = (
+            onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        )
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.enable_cpu_mem_arena = False
         options.enable_mem_pattern = False
     if not optimized:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.graph_optimization_level = (
+            onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        )
     if isinstance(model, Graph):
         # By way of files: weights are mapped from there, and nothing goes through one protobuf.
         folder = tempfile.mkdtemp(prefix="prunegraph-")
         write_graph(model, Path(folder) / "model.onnx")
         try:
             path = Path(folder) / "model.onnx"
-            opened = session(path, name=name, threads=threads, fast=fast, optimized=optimized, provider=provider)
+            opened = session(
+                path,
+                name=name,
+                threads=threads,
+                fast=fast,
+                optimized=optimized,
+                provider=provider,
+            )
         except ModelError:
             shutil.rmtree(folder)
             raise
         weakref.finalize(opened, shutil.rmtree, folder)
         return opened
     try:
-        opened = onnxruntime.InferenceSession(str(model), options, providers=list(dict.fromkeys((provider, CPU))))
+        opened = onnxruntime.InferenceSession(
+            str(model), options, providers=list(dict.fromkeys((provider, CPU)))
+        )
     except Exception as error:
-        raise ModelError(f"{name}: ONNX Runtime cannot load it: {_first_line(error)}") from error
+        raise ModelError(
+            f"{name}: ONNX Runtime cannot load it: {_first_line(error)}"
+        ) from error
     if provider not in opened.get_providers():
         # ONNX Runtime falls back to the CPU with no more than a warning.
-        raise ModelError(f"{name}: {provider} does not start on this machine (a driver or library is missing)")
+        raise ModelError(
+            f"{name}: {provider} does not start on this machine (a driver or library is missing)"
+        )
     return opened
 
 
-def run_values(graph: Graph, inputs: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
+def run_values(
+    graph: Graph, inputs: Mapping[str, np.ndarray], names: Sequence[str]
+) -> dict[str, np.ndarray]:
     """Values of a graph by name, inner ones too. Raises ModelError."""
     values = next(run_batches(graph, [inputs], names))
     return dict(zip(names, values, strict=True))
 
 
 def run_batches(
-    graph: Graph, batches: Iterable[Mapping[str, np.ndarray]], names: Sequence[str], *, fast: bool = False
+    graph: Graph,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    names: Sequence[str],
+    *,
+    fast: bool = False,
 ) -> Generator[list[np.ndarray], None, None]:
     """Values of a graph by name, inner ones too, batch by batch in one session (see `session` for `fast`).
 
@@ -155,27 +185,40 @@ def run_batches(
 def _write_with_outputs(graph: Graph, names: Sequence[str], path: Path) -> None:
     model = without_weights(graph.model)
     present = {output.name for output in model.graph.output}
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
+    model.graph.output.extend(
+        onnx.ValueInfoProto(name=name) for name in names if name not in present
+    )
     write_stream(model, graph.model.graph.initializer, path, graph.folder)
 
 
 def run(
-    opened: onnxruntime.InferenceSession, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None
+    opened: onnxruntime.InferenceSession,
+    inputs: Mapping[str, np.ndarray],
+    outputs: Sequence[str] | None = None,
 ) -> list[np.ndarray]:
     """Outputs in order (all, or those named). Raises ModelError if the run fails."""
     names = list(outputs or (each.name for each in opened.get_outputs()))
-    foreign = {each.name for each in (*opened.get_inputs(), *opened.get_outputs()) if each.type in FOREIGN}
+    foreign = {
+        each.name
+        for each in (*opened.get_inputs(), *opened.get_outputs())
+        if each.type in FOREIGN
+    }
     try:
         if foreign.intersection((*inputs, *names)):
             return _run_values(opened, inputs, names, foreign)
         result: list[np.ndarray] = opened.run(names, dict(inputs))
     except Exception as error:
-        raise ModelError(f"ONNX Runtime cannot run the model: {_first_line(error)}") from error
+        raise ModelError(
+            f"ONNX Runtime cannot run the model: {_first_line(error)}"
+        ) from error
     return result
 
 
 def _run_values(
-    opened: onnxruntime.InferenceSession, inputs: Mapping[str, np.ndarray], outputs: list[str], foreign: Set[str]
+    opened: onnxruntime.InferenceSession,
+    inputs: Mapping[str, np.ndarray],
+    outputs: list[str],
+    foreign: Set[str],
 ) -> list[np.ndarray]:
     """A run with types that NumPy lacks: ONNX Runtime takes and gives them as values of its own."""
     from onnxruntime import OrtValue
@@ -189,13 +232,18 @@ def _run_values(
         else:
             values[name] = OrtValue.ortvalue_from_numpy(array)
     created = opened.run_with_ort_values(outputs, values)
-    return [_to_array(value) if name in foreign else value.numpy() for name, value in zip(outputs, created, strict=True)]
+    return [
+        _to_array(value) if name in foreign else value.numpy()
+        for name, value in zip(outputs, created, strict=True)
+    ]
 
 
 def _to_array(value: onnxruntime.OrtValue) -> np.ndarray:
     dtype = onnx.helper.tensor_dtype_to_np_dtype(value.element_type())
     size = int(np.prod(value.shape(), dtype=np.int64)) * dtype.itemsize
-    return np.frombuffer(ctypes.string_at(value.data_ptr(), size), dtype).reshape(value.shape())
+    return np.frombuffer(ctypes.string_at(value.data_ptr(), size), dtype).reshape(
+        value.shape()
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -65,17 +65,25 @@ class Archive:
             result = {}
             for name in npz.members(archive):
                 with archive.open(f"{name}.npy") as file:
-                    result[name] = npz.header(file, name, archive.getinfo(f"{name}.npy").file_size)[0]
+                    result[name] = npz.header(
+                        file, name, archive.getinfo(f"{name}.npy").file_size
+                    )[0]
         return result or None
 
     def read(self, layout: Layout) -> Iterator[Batch]:
         with _readable(self.path), zipfile.ZipFile(self.path) as archive:
-            names = [name for name in npz.members(archive) if layout.whole or name in layout.axes]
+            names = [
+                name for name in npz.members(archive) if layout.whole or name in layout.axes
+            ]
             if layout.whole:
                 yield {name: npz.member(archive, name) for name in names}
                 return
-            readers = {name: _rows(archive, name) for name in names if layout.axes[name] == 0}
-            shared = {name: npz.member(archive, name) for name in names if name not in readers}
+            readers = {
+                name: _rows(archive, name) for name in names if layout.axes[name] == 0
+            }
+            shared = {
+                name: npz.member(archive, name) for name in names if name not in readers
+            }
             yield from _side_by_side(readers, shared, layout, self.path)
 
 
@@ -98,11 +106,17 @@ class Folder:
                     npz.header(opened, name, file.stat().st_size)
                 result[name] = np.load(file, mmap_mode="r", allow_pickle=False)
             except npz.DAMAGED as error:
-                raise DataError(f"{self.path}: not a folder of .npy arrays ({error})") from error
+                raise DataError(
+                    f"{self.path}: not a folder of .npy arrays ({error})"
+                ) from error
         return result
 
     def read(self, layout: Layout) -> Iterator[Batch]:
-        arrays = {name: array for name, array in self._arrays().items() if layout.whole or name in layout.axes}
+        arrays = {
+            name: array
+            for name, array in self._arrays().items()
+            if layout.whole or name in layout.axes
+        }
         layout.check(arrays, str(self.path))
         if layout.whole:
             yield {name: np.asarray(array) for name, array in arrays.items()}
@@ -129,7 +143,9 @@ class Feeds:
             for feed in archive.read(layout):
                 if names is not None and feed.keys() != names:
                     differing = ", ".join(sorted(names ^ feed.keys()))
-                    raise DataError(f"{archive.path}: every feed needs the same arrays, and {differing} differs")
+                    raise DataError(
+                        f"{archive.path}: every feed needs the same arrays, and {differing} differs"
+                    )
                 names = set(feed)
                 yield feed
 
@@ -146,10 +162,14 @@ def _readable(path: Path) -> Iterator[None]:
 def _rows(archive: zipfile.ZipFile, name: str) -> Iterator[np.ndarray]:
     """Rows of one array, `CHUNK` at a time."""
     with archive.open(f"{name}.npy") as file:
-        shape, fortran, dtype = npz.header(file, name, archive.getinfo(f"{name}.npy").file_size)
+        shape, fortran, dtype = npz.header(
+            file, name, archive.getinfo(f"{name}.npy").file_size
+        )
         if fortran and len(shape) > 1:
             whole = npz.array(file.read(), dtype, shape, fortran)
-            yield from (whole[start : start + CHUNK] for start in range(0, len(whole), CHUNK))
+            yield from (
+                whole[start : start + CHUNK] for start in range(0, len(whole), CHUNK)
+            )
             return
         row = dtype.itemsize * math.prod(shape[1:])
         for start in range(0, shape[0], CHUNK):
@@ -167,10 +187,14 @@ def _side_by_side(
         result = {name: rows for name, rows in parts.items() if rows is not None}
         count = len(next(iter(result.values()))) if result else CHUNK if not readers else 0
         rest = layout.take(others, slice(start, start + count))
-        ended = not count or any(not rest[n].shape[a] for n in rest if (a := layout.axes[n]) is not None)
+        ended = not count or any(
+            not rest[n].shape[a] for n in rest if (a := layout.axes[n]) is not None
+        )
         if len(result) != len(parts) and result:
             names = ", ".join(sorted(parts.keys() - result.keys()))
-            raise DataError(f"{path}: arrays of different lengths along axis 0 ({names} too short)")
+            raise DataError(
+                f"{path}: arrays of different lengths along axis 0 ({names} too short)"
+            )
         if ended:
             return
         start += count

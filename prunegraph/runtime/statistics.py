@@ -18,8 +18,8 @@ import numpy as np
 
 from prunegraph.errors import DataError
 from prunegraph.graph import linear
-from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.model import Graph, Node
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.runtime import patches
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.session import run_batches
@@ -71,7 +71,11 @@ class ChannelMoments:
     lowest: Array | float = np.inf
 
     def add(self, batch: int, *arrays: Array) -> None:
-        x = np.moveaxis(arrays[0], self.axis, 0).reshape(arrays[0].shape[self.axis], -1).astype(np.float64)
+        x = (
+            np.moveaxis(arrays[0], self.axis, 0)
+            .reshape(arrays[0].shape[self.axis], -1)
+            .astype(np.float64)
+        )
         self.count += x.shape[1]
         self.total = self.total + x.sum(axis=1)
         self.squares = self.squares + (x**2).sum(axis=1)
@@ -130,7 +134,9 @@ class _GramSum:
 
     def result(self) -> Gram:
         count = max(self.count, 1)
-        return Gram(self.count, np.asarray(self.sum) / count, np.asarray(self.products) / count)
+        return Gram(
+            self.count, np.asarray(self.sum) / count, np.asarray(self.products) / count
+        )
 
 
 class Statistics:
@@ -146,8 +152,20 @@ class Statistics:
         DataError: the data do not fit the model.
     """
 
-    def __init__(self, graph: Graph, data: Data, *, cache: Path | None = None, progress: Progress = lambda stage: None):
-        self.graph, self.data, self.cache, self.progress = graph, data.fit(graph), cache, progress
+    def __init__(
+        self,
+        graph: Graph,
+        data: Data,
+        *,
+        cache: Path | None = None,
+        progress: Progress = lambda stage: None,
+    ):
+        self.graph, self.data, self.cache, self.progress = (
+            graph,
+            data.fit(graph),
+            cache,
+            progress,
+        )
         self._moments: dict[tuple[str, int], ChannelMoments] = {}
         self._grams: dict[str, Gram] = {}
         self._samples: dict[tuple[str, int], Array] = {}
@@ -155,7 +173,11 @@ class Statistics:
 
     def moments(self, wanted: Sequence[tuple[str, int]]) -> list[ChannelMoments]:
         """Moments along one axis of values, `(value, axis)` each."""
-        missing = {key: ChannelMoments((key[0],), key[1]) for key in wanted if key not in self._moments}
+        missing = {
+            key: ChannelMoments((key[0],), key[1])
+            for key in wanted
+            if key not in self._moments
+        }
         if missing:
             self.collect(list(missing.values()), "moments")
             self._moments.update(missing)
@@ -175,7 +197,9 @@ class Statistics:
             size = self.data.fixed(self.graph) or samples
             batches = list(self.data.head(max(samples, size)).batches(self.graph, size))
             if not batches:
-                raise DataError(f"{self.data.source}: has fewer samples than the model's batch size")
+                raise DataError(
+                    f"{self.data.source}: has fewer samples than the model's batch size"
+                )
             if value in self.graph.weights:
                 parts = [self.graph.weights[value].read()]
             elif value in self.graph.inputs:
@@ -183,11 +207,16 @@ class Statistics:
             else:
                 parts = [values for (values,) in run_batches(self.graph, batches, [value])]
             # Whole feeds may differ in size; those that are like the first one count.
-            parts = [part for part in parts if part.shape[1:] == parts[0].shape[1:] and part.ndim]
+            parts = [
+                part for part in parts if part.shape[1:] == parts[0].shape[1:] and part.ndim
+            ]
             result = np.concatenate(parts) if len(parts) > 1 else parts[0].view()
             result.flags.writeable = False
             self._samples[key] = result
-            while sum(array.nbytes for array in self._samples.values()) > KEEP and len(self._samples) > 1:
+            while (
+                sum(array.nbytes for array in self._samples.values()) > KEEP
+                and len(self._samples) > 1
+            ):
                 del self._samples[next(iter(self._samples))]
         return self._samples[key]
 
@@ -205,7 +234,9 @@ class Statistics:
 
     def gather(self, nodes: Sequence[Node]) -> None:
         """Gather Gram matrices of layers, as many in one pass as memory allows."""
-        todo = [node for node in nodes if node.name not in self._grams and not self._load(node)]
+        todo = [
+            node for node in nodes if node.name not in self._grams and not self._load(node)
+        ]
         while todo:
             now: list[Node] = []
             size = 0
@@ -221,7 +252,9 @@ class Statistics:
     def rows(self, node: Node) -> patches.Rows:
         """The rows that are looked at of a layer."""
         per_sample = max(ROWS // self.data.samples, 16)
-        return patches.Rows(node, self.graph.weights[node.inputs[1]].shape, per_sample, seed=node.index)
+        return patches.Rows(
+            node, self.graph.weights[node.inputs[1]].shape, per_sample, seed=node.index
+        )
 
     def collected(self, name: str, make: Callable[[], Sequence[A]]) -> Sequence[A]:
         """Accumulators that were fed once and are kept under a name; `make` makes them for the first who asks."""
@@ -232,27 +265,47 @@ class Statistics:
             self._kept[name] = created
         return cast("Sequence[A]", self._kept[name])
 
-    def collect(self, accumulators: Sequence[Accumulator], what: str = "statistics") -> None:
+    def collect(
+        self, accumulators: Sequence[Accumulator], what: str = "statistics"
+    ) -> None:
         """Run the data through the graph once, and feed the accumulators."""
         names = list(dict.fromkeys(name for each in accumulators for name in each.values))
         given = [name for name in names if name in self.graph.inputs]
-        fixed = {name: self.graph.weights[name].read() for name in names if name in self.graph.weights}
-        computed = [name for name in names if name not in self.graph.inputs and name not in fixed]
+        fixed = {
+            name: self.graph.weights[name].read()
+            for name in names
+            if name in self.graph.weights
+        }
+        computed = [
+            name for name in names if name not in self.graph.inputs and name not in fixed
+        ]
         inside = [name for name in computed if name not in self.graph.outer]
         if inside:
-            raise DataError(f"{self.graph.source}: no statistics of {inside[0]!r}: it is a value inside a subgraph")
+            raise DataError(
+                f"{self.graph.source}: no statistics of {inside[0]!r}: it is a value inside a subgraph"
+            )
         size = batch_size(self.graph, self.data, computed)
         total = self.data.samples if self.data.is_whole else -(-self.data.samples // size)
         batches, again = tee(self.data.batches(self.graph, size))
         index = -1
-        runs = run_batches(self.graph, batches, computed) if computed else ([] for _ in batches)
+        runs = (
+            run_batches(self.graph, batches, computed)
+            if computed
+            else ([] for _ in batches)
+        )
         for index, (match, batch) in enumerate(zip(runs, again, strict=True)):
             self.progress(f"{what}: batch {index + 1} of {total}")
-            values = {**fixed, **dict(zip(computed, match, strict=True)), **{name: batch[name] for name in given}}
+            values = {
+                **fixed,
+                **dict(zip(computed, match, strict=True)),
+                **{name: batch[name] for name in given},
+            }
             for each in accumulators:
                 each.add(index, *(values[name] for name in each.values))
         if index < 0:
-            raise DataError(f"{self.data.source}: has fewer samples than the model's batch size")
+            raise DataError(
+                f"{self.data.source}: has fewer samples than the model's batch size"
+            )
 
     # -- size and cache -----------------------------------------------------------------
 
@@ -273,7 +326,9 @@ class Statistics:
         if path is None or not path.is_file():
             return False
         with np.load(path, allow_pickle=False) as file:
-            self._grams[node.name] = Gram(int(file["count"]), file["mean"], file["products"])
+            self._grams[node.name] = Gram(
+                int(file["count"]), file["mean"], file["products"]
+            )
         return True
 
     def _store(self, node: Node) -> None:
@@ -293,6 +348,9 @@ def batch_size(graph: Graph, data: Data, values: Sequence[str], fetch: int = FET
     known = shape_info(graph)
     first = next(data.batches(graph, 1))
     # Values grow with inputs that are larger than the sizes of the analysis.
-    grown = max(math.prod(first[name].shape) / max(math.prod(known.sizes[name]), 1) for name in graph.inputs)
+    grown = max(
+        math.prod(first[name].shape) / max(math.prod(known.sizes[name]), 1)
+        for name in graph.inputs
+    )
     one = grown * sum(4 * math.prod(known.shapes.get(name, ())) for name in values)
     return int(max(1, min(MAX_BATCH, fetch // max(one, 1))))

@@ -49,7 +49,9 @@ class Store:
         key = batch, name
         known = self._shapes.setdefault(name, list(array.shape))
         if len(known) == array.ndim:
-            self._shapes[name] = [a if a == b else None for a, b in zip(known, array.shape, strict=True)]
+            self._shapes[name] = [
+                a if a == b else None for a, b in zip(known, array.shape, strict=True)
+            ]
         if self._held + array.nbytes <= self._keep or array.dtype.kind == "O":
             self._arrays[key] = array
             self._held += array.nbytes
@@ -60,7 +62,11 @@ class Store:
 
     def get(self, batch: int, name: str) -> Array:
         match = self._arrays.get((batch, name))
-        return np.load(self._files[batch, name], allow_pickle=False) if match is None else match
+        return (
+            np.load(self._files[batch, name], allow_pickle=False)
+            if match is None
+            else match
+        )
 
     def drop(self, names: Iterable[str]) -> None:
         """Forget values of all batches."""
@@ -92,7 +98,13 @@ class Stepper:
             a type ONNX Runtime cannot hand over).
     """
 
-    def __init__(self, graph: Graph, batches: Iterable[Batch], store: Store, run_order: Sequence[int] | None = None):
+    def __init__(
+        self,
+        graph: Graph,
+        batches: Iterable[Batch],
+        store: Store,
+        run_order: Sequence[int] | None = None,
+    ):
         self.graph = graph
         self.order = list(range(len(graph.nodes))) if run_order is None else list(run_order)
         self.place = {index: place for place, index in enumerate(self.order)}
@@ -104,15 +116,23 @@ class Stepper:
             for name, array in batch.items():
                 self._store.put(index, name, array)
         self._last = {
-            value: self.place[node.index] for node in self._outer() for value in _read(node.proto)
-        }  # fmt: skip
+            value: self.place[node.index]
+            for node in self._outer()
+            for value in _read(node.proto)
+        }
 
     def _outer(self) -> list[Node]:
         """The nodes that run, in order: those with subgraphs run as a whole, constants are weights."""
         nodes = [self.graph.nodes[index] for index in self.order]
-        return [node for node in nodes if is_outer(node) and node.outputs[0] not in self.graph.weights]
+        return [
+            node
+            for node in nodes
+            if is_outer(node) and node.outputs[0] not in self.graph.weights
+        ]
 
-    def advance(self, until: int, weights: Mapping[str, Array], protos: Mapping[int, onnx.NodeProto]) -> None:
+    def advance(
+        self, until: int, weights: Mapping[str, Array], protos: Mapping[int, onnx.NodeProto]
+    ) -> None:
         """Run the nodes before one that have not run yet.
 
         Args:
@@ -137,7 +157,11 @@ class Stepper:
         return self._store.get(batch, name)
 
     def _run(
-        self, protos: Sequence[onnx.NodeProto], read: set[str], wanted: list[str], weights: Mapping[str, Array]
+        self,
+        protos: Sequence[onnx.NodeProto],
+        read: set[str],
+        wanted: list[str],
+        weights: Mapping[str, Array],
     ) -> None:
         given = sorted(read & self._store.names())
         model = onnx.ModelProto(ir_version=self.graph.model.ir_version)
@@ -146,20 +170,28 @@ class Stepper:
         model.graph.node.extend(protos)
         for name in given:
             kind = helper.np_dtype_to_tensor_dtype(self._store.get(0, name).dtype)
-            model.graph.input.append(helper.make_tensor_value_info(name, kind, self._store.shape(name)))
+            model.graph.input.append(
+                helper.make_tensor_value_info(name, kind, self._store.shape(name))
+            )
         declare_piece(model.graph, self.graph, wanted)
         sparse = self.graph.model.graph.sparse_initializer
-        model.graph.sparse_initializer.extend(tensor for tensor in sparse if tensor.values.name in read)
+        model.graph.sparse_initializer.extend(
+            tensor for tensor in sparse if tensor.values.name in read
+        )
         with tempfile.TemporaryDirectory(prefix="prunegraph-") as folder:
             path = Path(folder) / "model.onnx"
             write_stream(model, self._tensors(read, weights), path, self.graph.folder)
             opened = session(path, name=self.graph.source)
             for batch in range(self.batches):
-                values = run(opened, {name: self._store.get(batch, name) for name in given}, wanted)
+                values = run(
+                    opened, {name: self._store.get(batch, name) for name in given}, wanted
+                )
                 for name, array in zip(wanted, values, strict=True):
                     self._store.put(batch, name, array)
 
-    def _tensors(self, read: set[str], weights: Mapping[str, Array]) -> Iterable[onnx.TensorProto]:
+    def _tensors(
+        self, read: set[str], weights: Mapping[str, Array]
+    ) -> Iterable[onnx.TensorProto]:
         for name in sorted(read):
             if name in weights:
                 yield numpy_helper.from_array(np.ascontiguousarray(weights[name]), name)

@@ -17,7 +17,9 @@ from prunegraph.runtime.data import Batch, Data, random_inputs
 from prunegraph.runtime.session import run, session
 
 #: Domains whose operators ONNX Runtime brings with it.
-DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview.training", "com.microsoft"})
+DOMAINS = frozenset(
+    {"", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview.training", "com.microsoft"}
+)
 
 logger = logging.getLogger("prunegraph")
 
@@ -68,8 +70,13 @@ class _Opening:
             opened = session(path, name=self.name)
         except ModelError as error:
             if self._is_loadable():
-                raise ModelError(f"{error}; nothing was written: please report it") from error
-            logger.warning("%s: written unopened, ONNX Runtime does not load the original either", self.name)
+                raise ModelError(
+                    f"{error}; nothing was written: please report it"
+                ) from error
+            logger.warning(
+                "%s: written unopened, ONNX Runtime does not load the original either",
+                self.name,
+            )
             return
         ran, failure = False, "random inputs cannot be made for it"
         for inputs in self._inputs():
@@ -85,7 +92,9 @@ class _Opening:
     def _judge(self, inputs: Batch, error: ModelError) -> None:
         """Raise ModelError if the model that the file was made from does run on these inputs."""
         if self.like is not None and self._runs(self.like, inputs):
-            sizes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
+            sizes = ", ".join(
+                f"{name} {list(array.shape)}" for name, array in inputs.items()
+            )
             raise ModelError(
                 f"{self.name}: {error} (inputs {sizes}), though the model it was made from runs; nothing was written: "
                 "please report it"
@@ -119,7 +128,10 @@ class _Opening:
     @staticmethod
     def _runs(graph: Graph, inputs: Batch) -> bool:
         try:
-            run(session(graph, name=graph.source), {name: inputs[name] for name in graph.inputs})
+            run(
+                session(graph, name=graph.source),
+                {name: inputs[name] for name in graph.inputs},
+            )
         except (ModelError, KeyError):
             return False
         return True

@@ -75,7 +75,9 @@ def uniform(steps: Sequence[Step], coupling: Coupling) -> list[Step]:
 
 
 @ALLOCATIONS.register("global")
-def globally(steps: Sequence[Step], coupling: Coupling, *, norm: Norm = "mean", per: Per = "channel") -> list[Step]:
+def globally(
+    steps: Sequence[Step], coupling: Coupling, *, norm: Norm = "mean", per: Per = "channel"
+) -> list[Step]:
     """Lowest scores first, wherever they are, normalised in each group; `per` divides them by what a channel saves."""
     saved = _saved(steps, coupling, per)
     highest: dict[str, float] = {}
@@ -85,7 +87,9 @@ def globally(steps: Sequence[Step], coupling: Coupling, *, norm: Norm = "mean", 
         if step.group not in comparable:
             comparable[step.group] = normalised(step.scores, norm)
         # A group's steps keep their order.
-        score = float(comparable[step.group][list(step.channels)].mean()) / saved[step.group]
+        score = (
+            float(comparable[step.group][list(step.channels)].mean()) / saved[step.group]
+        )
         highest[step.group] = max(highest.get(step.group, -math.inf), score)
         keys.append(highest[step.group])
     return [steps[i] for i in sorted(range(len(steps)), key=lambda i: keys[i])]
@@ -98,12 +102,20 @@ def _saved(steps: Sequence[Step], coupling: Coupling, per: Per) -> dict[str, flo
         return dict.fromkeys(first, 1.0)
     meter = Meter(coupling)
     whole, least = float(getattr(meter.original, per)), np.finfo(float).tiny
-    remaining = {group: float(getattr(meter.measure({group: gone}), per)) for group, gone in first.items()}
-    return {group: max((whole - remaining[group]) / whole / len(gone), least) for group, gone in first.items()}
+    remaining = {
+        group: float(getattr(meter.measure({group: gone}), per))
+        for group, gone in first.items()
+    }
+    return {
+        group: max((whole - remaining[group]) / whole / len(gone), least)
+        for group, gone in first.items()
+    }
 
 
 @ALLOCATIONS.register("isomorphic")
-def isomorphic(steps: Sequence[Step], coupling: Coupling, *, norm: Norm = "mean") -> list[Step]:
+def isomorphic(
+    steps: Sequence[Step], coupling: Coupling, *, norm: Norm = "mean"
+) -> list[Step]:
     """Groups of one structure are ranked together; every structure loses the same share (Fang et al. 2024)."""
     structure = structures(coupling)
     sizes: dict[str, int] = {}
@@ -122,7 +134,9 @@ def isomorphic(steps: Sequence[Step], coupling: Coupling, *, norm: Norm = "mean"
 @ALLOCATIONS.register("sensitivity")
 def sensitivity(steps: Sequence[Step], coupling: Coupling) -> list[Step]:
     """Widths with the smallest sum of measured errors (needs data; see `selection.knapsack`)."""
-    raise DataError("allocation 'sensitivity' needs data: give --data FILE (unlabelled inputs)")
+    raise DataError(
+        "allocation 'sensitivity' needs data: give --data FILE (unlabelled inputs)"
+    )
 
 
 def make_steps(group: Group, scores: Array, limits: Limits) -> list[Step]:
@@ -139,7 +153,9 @@ def make_steps(group: Group, scores: Array, limits: Limits) -> list[Step]:
             return steps
         chosen = order[gone : gone + size]
         gone += size
-        steps.append(Step(group.id, tuple(int(c) for c in chosen), gone / group.channels, scores))
+        steps.append(
+            Step(group.id, tuple(int(c) for c in chosen), gone / group.channels, scores)
+        )
 
 
 def round_unit(group: Group, round_to: int) -> int:
@@ -149,7 +165,11 @@ def round_unit(group: Group, round_to: int) -> int:
 
 
 def allocate(
-    coupling: Coupling, scores: Mapping[str, Array], budget: Budget, limits: Limits, allocation: str = "uniform"
+    coupling: Coupling,
+    scores: Mapping[str, Array],
+    budget: Budget,
+    limits: Limits,
+    allocation: str = "uniform",
 ) -> dict[str, Array]:
     """Channels to remove, by group id, so that the budget is met.
 
@@ -172,17 +192,26 @@ def allocate(
     if budget.ratio == "auto":
         return _collect(forced)
     if budget.ratio is not None:
-        return _collect([*forced, *_take_ratio(free, budget.ratio, allocation, groups, ratios)])
+        return _collect(
+            [*forced, *_take_ratio(free, budget.ratio, allocation, groups, ratios)]
+        )
     return _collect([*forced, *_take_bound(coupling, forced, free, budget)])
 
 
 def _take_ratio(
-    steps: Sequence[Step], ratio: float, allocation: str, groups: Mapping[str, Group], ratios: Mapping[str, float]
+    steps: Sequence[Step],
+    ratio: float,
+    allocation: str,
+    groups: Mapping[str, Group],
+    ratios: Mapping[str, float],
 ) -> list[Step]:
     """Uniform: that share of each group. Otherwise: that share of all channels together."""
     if base_name(allocation) == "uniform":
         return [step for step in steps if step.share <= ratio + 1e-9]
-    limit = ratio * sum(group.channels for group in groups.values() if group.id not in ratios) + 1e-9
+    limit = (
+        ratio * sum(group.channels for group in groups.values() if group.id not in ratios)
+        + 1e-9
+    )
     taken, gone = [], 0
     for step in steps:
         gone += len(step.channels)
@@ -192,10 +221,14 @@ def _take_ratio(
     return taken
 
 
-def _take_bound(coupling: Coupling, forced: Sequence[Step], free: Sequence[Step], budget: Budget) -> list[Step]:
+def _take_bound(
+    coupling: Coupling, forced: Sequence[Step], free: Sequence[Step], budget: Budget
+) -> list[Step]:
     """The shortest prefix of the steps whose cost is at or below the bound."""
     if budget.kind == "latency":
-        raise BudgetError("a latency budget is met by measuring, in prunegraph.latency; selection alone runs nothing")
+        raise BudgetError(
+            "a latency budget is met by measuring, in prunegraph.latency; selection alone runs nothing"
+        )
     meter = Meter(coupling)
     kind, bound = budget.kind, budget.bound(meter.original)
 
@@ -217,4 +250,6 @@ def _collect(steps: Sequence[Step]) -> dict[str, Array]:
     remove: dict[str, list[int]] = {}
     for step in steps:
         remove.setdefault(step.group, []).extend(step.channels)
-    return {group: np.sort(np.asarray(channels, np.int64)) for group, channels in remove.items()}
+    return {
+        group: np.sort(np.asarray(channels, np.int64)) for group, channels in remove.items()
+    }

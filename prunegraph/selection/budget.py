@@ -18,7 +18,16 @@ from prunegraph.ops.rule import Shape
 #: Quantities a budget can bound.
 KINDS = ("macs", "params", "bytes", "latency")
 
-SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "kb": 1e3, "mb": 1e6, "gb": 1e9}
+SUFFIXES = {
+    "": 1.0,
+    "k": 1e3,
+    "m": 1e6,
+    "g": 1e9,
+    "t": 1e12,
+    "kb": 1e3,
+    "mb": 1e6,
+    "gb": 1e9,
+}
 
 #: Units of time, in milliseconds.
 TIMES = {"us": 1e-3, "ms": 1.0, "s": 1e3}
@@ -46,9 +55,15 @@ class Budget:
         given = [kind for kind in ("ratio", *KINDS) if getattr(self, kind) is not None]
         if len(given) != 1:
             names = ", ".join(KINDS)
-            raise BudgetError(f"give exactly one of ratio, {names}; got {', '.join(given) or 'none'}")
-        if self.ratio not in (None, "auto") and (isinstance(self.ratio, str) or not 0 <= self.ratio < 1):
-            raise BudgetError(f"ratio must be at least 0 and below 1, or 'auto'; got {self.ratio!r}")
+            raise BudgetError(
+                f"give exactly one of ratio, {names}; got {', '.join(given) or 'none'}"
+            )
+        if self.ratio not in (None, "auto") and (
+            isinstance(self.ratio, str) or not 0 <= self.ratio < 1
+        ):
+            raise BudgetError(
+                f"ratio must be at least 0 and below 1, or 'auto'; got {self.ratio!r}"
+            )
         if self.latency is not None:
             parse_latency(self.latency)
         elif self.ratio is None:
@@ -73,16 +88,22 @@ def parse_amount(value: float | str, kind: str) -> float:
     except (ValueError, KeyError):
         amount = 0.0
     if amount <= 0:
-        raise BudgetError(f"{kind} must be a positive fraction or amount such as 0.5, 2.1G or 12MB, got {value!r}")
+        raise BudgetError(
+            f"{kind} must be a positive fraction or amount such as 0.5, 2.1G or 12MB, got {value!r}"
+        )
     return amount
 
 
 def parse_latency(value: float | str) -> tuple[float, bool]:
     """A share of the original from `0.5` (and True), milliseconds from `"12ms"` (and False). Raises BudgetError."""
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?\d+)?)\s*(us|ms|s)?\s*", str(value).lower())
+    match = re.fullmatch(
+        r"\s*([0-9]*\.?[0-9]+(?:e[+-]?\d+)?)\s*(us|ms|s)?\s*", str(value).lower()
+    )
     amount = float(match[1]) if match else 0.0
     if not match or amount <= 0 or (match[2] is None and amount > 1):
-        raise BudgetError(f"latency must be a fraction up to 1 such as 0.5, or a time such as 12ms, got {value!r}")
+        raise BudgetError(
+            f"latency must be a fraction up to 1 such as 0.5, or a time such as 12ms, got {value!r}"
+        )
     return (amount, True) if match[2] is None else (amount * TIMES[match[2]], False)
 
 
@@ -104,10 +125,14 @@ class Meter:
         self.original = cost(graph)
         self._layers = [node for node in graph.nodes if node_macs(node, shapes)]
         self._uses = {use.weight: use for use in coupling.uses}
-        self._params = {name for name, weight in graph.weights.items() if is_parameter(graph, weight)}
+        self._params = {
+            name for name, weight in graph.weights.items() if is_parameter(graph, weight)
+        }
         touched = self._uses.keys()
         rest = [weight for name, weight in graph.weights.items() if name not in touched]
-        self._rest_params = sum(weight.size for weight in rest if weight.name in self._params)
+        self._rest_params = sum(
+            weight.size for weight in rest if weight.name in self._params
+        )
         self._rest_bytes = sum(weight_bytes(weight, weight.shape) for weight in rest)
 
     def measure(self, remove: Mapping[str, Sequence[int] | np.ndarray]) -> Cost:

@@ -53,16 +53,23 @@ def ask(command: str, coupling: Coupling, context: Context, budget: Budget) -> P
     who = f"selector 'exec:{command}'"
     words = _words(command)
     plugins.may_run(f"exec:{command}")
-    document = {**outline(coupling, context.statistics), "request": _request(coupling, context, budget)}
+    document = {
+        **outline(coupling, context.statistics),
+        "request": _request(coupling, context, budget),
+    }
     answer = _answer(words, json.dumps(document, allow_nan=False).encode(), who)
     if not answer.strip():
-        raise PluginError(f"{who} wrote nothing to its standard output; a plan was expected, as JSON")
+        raise PluginError(
+            f"{who} wrote nothing to its standard output; a plan was expected, as JSON"
+        )
     try:
         return Plan.from_json(parse_json(answer), "its output")
     except PlanError as error:
         raise PluginError(f"{who}: {error}") from error
     except MALFORMED as error:
-        raise PluginError(f"{who} wrote no JSON to its standard output: {error}; it begins {_shown(answer)}") from error
+        raise PluginError(
+            f"{who} wrote no JSON to its standard output: {error}; it begins {_shown(answer)}"
+        ) from error
 
 
 def _words(command: str) -> list[str]:
@@ -70,7 +77,9 @@ def _words(command: str) -> list[str]:
     try:
         words = shlex.split(command)
     except ValueError as error:
-        raise OptionError(f"the command of exec:{command} cannot be taken apart: {error}") from error
+        raise OptionError(
+            f"the command of exec:{command} cannot be taken apart: {error}"
+        ) from error
     if not words:
         raise OptionError('exec needs a command, as in exec:"node choose.js"')
     return words
@@ -86,10 +95,15 @@ def _request(coupling: Coupling, context: Context, budget: Budget) -> dict[str, 
     choice = context.choice
     if choice is None:
         return request
-    protected = {*choice.keep, *(layer for layer, ratio in choice.ratio_for.items() if ratio == 0)}
+    protected = {
+        *choice.keep,
+        *(layer for layer, ratio in choice.ratio_for.items() if ratio == 0),
+    }
     return {
         **request,
-        "protected": [group.id for group in coupling.groups if protected.intersection(group.layers)],
+        "protected": [
+            group.id for group in coupling.groups if protected.intersection(group.layers)
+        ],
         "min_channels": choice.min_channels,
         "round_to": choice.round_to,
         "ratio_for": dict(choice.ratio_for),
@@ -108,7 +122,11 @@ def _answer(words: Sequence[str], document: bytes, who: str) -> bytes:
     try:
         # A session of its own, so that it can be ended with all that it started.
         process = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+            words,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
         )
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -123,7 +141,9 @@ def _answer(words: Sequence[str], document: bytes, who: str) -> bytes:
         raise
     says.join()
     if code:
-        raise PluginError(f"{who} {_ending(code)}" + (f": {says.last}" if says.last else ""))
+        raise PluginError(
+            f"{who} {_ending(code)}" + (f": {says.last}" if says.last else "")
+        )
     return answer
 
 
@@ -145,7 +165,9 @@ def _read(process: subprocess.Popen[bytes], who: str) -> bytes:
             parts.append(part)
             size += len(part)
             if size > MAX_OUTPUT:
-                raise PluginError(f"{who} wrote more than {MAX_OUTPUT:,} bytes to its standard output; it was ended")
+                raise PluginError(
+                    f"{who} wrote more than {MAX_OUTPUT:,} bytes to its standard output; it was ended"
+                )
     return b"".join(parts)
 
 
@@ -198,4 +220,7 @@ class _Relay:
         """The last line that speaks of an error, else the last one that is not empty."""
         lines = [line.strip() for line in self._tail.decode(errors="replace").splitlines()]
         said = [line for line in lines if line]
-        return next((line for line in reversed(said) if ERROR.search(line)), said[-1] if said else "")
+        return next(
+            (line for line in reversed(said) if ERROR.search(line)),
+            said[-1] if said else "",
+        )

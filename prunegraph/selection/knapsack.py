@@ -43,7 +43,10 @@ ROUNDING = 1e-12
 
 
 def choose(
-    costs: Sequence[Array], errors: Sequence[Array], bound: float, resolution: int = RESOLUTION
+    costs: Sequence[Array],
+    errors: Sequence[Array],
+    bound: float,
+    resolution: int = RESOLUTION,
 ) -> list[int] | None:
     """One option of each group, so that the costs add up to at most `bound` and the errors to as little as possible.
 
@@ -62,7 +65,9 @@ def choose(
     cost, error = np.zeros(1), np.zeros(1)
     steps: list[tuple[Array, int]] = []
     for index, (more, worse) in enumerate(zip(costs, errors, strict=True)):
-        cost, error = (np.add.outer(a, b).ravel() for a, b in ((cost, more), (error, worse)))
+        cost, error = (
+            np.add.outer(a, b).ravel() for a, b in ((cost, more), (error, worse))
+        )
         kept = _front(cost, error, limit - rest[index + 1], resolution)
         if not len(kept):
             return None
@@ -91,7 +96,9 @@ def _front(cost: Array, error: Array, limit: float, resolution: int) -> Array:
     return order[last]
 
 
-def choose_coupled(measure: Measure, errors: Sequence[Array], bound: float) -> list[int] | None:
+def choose_coupled(
+    measure: Measure, errors: Sequence[Array], bound: float
+) -> list[int] | None:
     """The same for costs that do not add up.
 
     Args:
@@ -112,8 +119,14 @@ def choose_coupled(measure: Measure, errors: Sequence[Array], bound: float) -> l
     even = _even(once, errors, allowed)
     if even is None:
         return None
-    results = [even, *(_settle(once, errors, allowed, start) for start in ([0] * len(errors), even))]
-    best = min((match for match in results if match is not None), key=lambda result: _sum(errors, result))
+    results = [
+        even,
+        *(_settle(once, errors, allowed, start) for start in ([0] * len(errors), even)),
+    ]
+    best = min(
+        (match for match in results if match is not None),
+        key=lambda result: _sum(errors, result),
+    )
     return _give_back(once, errors, allowed, best)
 
 
@@ -123,16 +136,23 @@ def _even(measure: Measure, errors: Sequence[Array], bound: float) -> list[int] 
     def at(tick: int) -> list[int]:
         return [-(-tick * (len(each) - 1) // OPTIONS) for each in errors]
 
-    return next((at(tick) for tick in range(OPTIONS + 1) if measure(at(tick)) <= bound), None)
+    return next(
+        (at(tick) for tick in range(OPTIONS + 1) if measure(at(tick)) <= bound), None
+    )
 
 
-def _settle(measure: Measure, errors: Sequence[Array], bound: float, start: list[int]) -> list[int] | None:
+def _settle(
+    measure: Measure, errors: Sequence[Array], bound: float, start: list[int]
+) -> list[int] | None:
     """Solve with costs made additive around the last solution, until it stays."""
     now, best, slack = start, None, 0.0
     seen: list[list[int]] = []
     for _ in range(ROUNDS):
         base = measure(now)
-        costs = [_alternatives(measure, now, index, len(each)) - base for index, each in enumerate(errors)]
+        costs = [
+            _alternatives(measure, now, index, len(each)) - base
+            for index, each in enumerate(errors)
+        ]
         result = choose(costs, errors, bound - slack - base)
         if result is None:
             break
@@ -149,17 +169,24 @@ def _settle(measure: Measure, errors: Sequence[Array], bound: float, start: list
     return best
 
 
-def _give_back(measure: Measure, errors: Sequence[Array], bound: float, match: list[int]) -> list[int]:
+def _give_back(
+    measure: Measure, errors: Sequence[Array], bound: float, match: list[int]
+) -> list[int]:
     """Lower options where the bound has room, the worst errors first: also what went for nothing comes back."""
     for index in sorted(range(len(match)), key=lambda i: -errors[i][match[i]]):
-        lower = ([*match[:index], option, *match[index + 1 :]] for option in range(match[index]))
+        lower = (
+            [*match[:index], option, *match[index + 1 :]] for option in range(match[index])
+        )
         match = next((each for each in lower if measure(each) <= bound), match)
     return match
 
 
 def _alternatives(measure: Measure, now: list[int], index: int, count: int) -> Array:
     """What a choice costs with another option of one group."""
-    return np.asarray([measure([*now[:index], option, *now[index + 1 :]]) for option in range(count)], np.float64)
+    return np.asarray(
+        [measure([*now[:index], option, *now[index + 1 :]]) for option in range(count)],
+        np.float64,
+    )
 
 
 def _sum(errors: Sequence[Array], result: Sequence[int]) -> float:
@@ -182,7 +209,11 @@ def error_at(curve: Curve, shares: Array) -> Array:
 
 
 def allocate(
-    coupling: Coupling, scores: Mapping[str, Array], budget: Budget, limits: Limits, curves: Mapping[str, Curve]
+    coupling: Coupling,
+    scores: Mapping[str, Array],
+    budget: Budget,
+    limits: Limits,
+    curves: Mapping[str, Curve],
 ) -> dict[str, Array]:
     """Channels to remove, by group id, so that the budget is met and the sum of the groups' errors is small.
 
@@ -204,7 +235,10 @@ def allocate(
         shares = [forced[group.id]] if group.id in forced else _shares(steps)
         choices[group.id] = [_channels(steps, share) for share in shares]
     errors = [
-        error_at(curves[group.id], np.asarray([len(gone) / group.channels for gone in choices[group.id]]))
+        error_at(
+            curves[group.id],
+            np.asarray([len(gone) / group.channels for gone in choices[group.id]]),
+        )
         for group in free
     ]
     measure, bound = _budget(coupling, budget, free, choices)
@@ -218,16 +252,24 @@ def allocate(
 
 
 def _budget(
-    coupling: Coupling, budget: Budget, free: Sequence[Group], choices: Mapping[str, Sequence[Array]]
+    coupling: Coupling,
+    budget: Budget,
+    free: Sequence[Group],
+    choices: Mapping[str, Sequence[Array]],
 ) -> tuple[Measure, float]:
     """How the cost of a choice is measured, and what it may be."""
     if budget.ratio == "auto":
-        raise BudgetError("ratio 'auto' is the algorithm's own choice: it leaves nothing for an allocation to share")
+        raise BudgetError(
+            "ratio 'auto' is the algorithm's own choice: it leaves nothing for an allocation to share"
+        )
     if budget.ratio is not None:
         total = sum(group.channels for group in free)
         sizes = [[len(gone) for gone in choices[group.id]] for group in free]
         return (
-            lambda result: total - sum(each[option] for each, option in zip(sizes, result, strict=True)),
+            lambda result: (
+                total
+                - sum(each[option] for each, option in zip(sizes, result, strict=True))
+            ),
             (1 - budget.ratio) * total,
         )
     meter, pieces = Meter(coupling), Pieces(coupling, budget.kind, choices)
@@ -235,13 +277,18 @@ def _budget(
     fixed = dict.fromkeys(choices, 0)
 
     def measure(result: Sequence[int]) -> float:
-        chosen = {**fixed, **{group.id: option for group, option in zip(free, result, strict=True)}}
+        chosen = {
+            **fixed,
+            **{group.id: option for group, option in zip(free, result, strict=True)},
+        }
         return untouched + pieces.measure(chosen)
 
     return measure, budget.bound(meter.original)
 
 
-def _removal(free: Sequence[Group], choices: Mapping[str, Sequence[Array]], result: Sequence[int]) -> dict[str, Array]:
+def _removal(
+    free: Sequence[Group], choices: Mapping[str, Sequence[Array]], result: Sequence[int]
+) -> dict[str, Array]:
     """Channels that go: of groups with a ratio of their own what that says, of the others what was chosen."""
     chosen = {group.id: option for group, option in zip(free, result, strict=True)}
     return {group: each[chosen.get(group, 0)] for group, each in choices.items()}
@@ -250,8 +297,16 @@ def _removal(free: Sequence[Group], choices: Mapping[str, Sequence[Array]], resu
 def _shares(steps: Sequence[Step]) -> list[float]:
     """Shares of a group that can go: none, and at most `OPTIONS` of its steps, the last among them."""
     count = min(len(steps), OPTIONS)
-    return [0.0, *(steps[-(-len(steps) * (i + 1) // count) - 1].share for i in range(count))]
+    return [
+        0.0,
+        *(steps[-(-len(steps) * (i + 1) // count) - 1].share for i in range(count)),
+    ]
 
 
 def _channels(steps: Sequence[Step], share: float) -> Array:
-    return np.sort(np.asarray([c for step in steps if step.share <= share + 1e-9 for c in step.channels], np.int64))
+    return np.sort(
+        np.asarray(
+            [c for step in steps if step.share <= share + 1e-9 for c in step.channels],
+            np.int64,
+        )
+    )

@@ -32,7 +32,9 @@ def _multiple(size: Callable[[Array], float]) -> Callable[[Array], Array]:
     return lambda scores: scores / (size(np.abs(scores)) or 1.0)
 
 
-def _from_to(start: Callable[[Array], float], length: Callable[[Array], float]) -> Callable[[Array], Array]:
+def _from_to(
+    start: Callable[[Array], float], length: Callable[[Array], float]
+) -> Callable[[Array], Array]:
     return lambda scores: (scores - start(scores)) / (length(scores) or 1.0)
 
 

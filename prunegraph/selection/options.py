@@ -46,8 +46,12 @@ class SelectionOptions:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        if self.round_to != "auto" and (not isinstance(self.round_to, int) or self.round_to < 1):
-            raise BudgetError(f"round_to must be a whole number of at least 1, or 'auto', got {self.round_to!r}")
+        if self.round_to != "auto" and (
+            not isinstance(self.round_to, int) or self.round_to < 1
+        ):
+            raise BudgetError(
+                f"round_to must be a whole number of at least 1, or 'auto', got {self.round_to!r}"
+            )
         if self.threads < 0:
             raise BudgetError(f"threads must be at least 0, got {self.threads}")
 
@@ -60,17 +64,32 @@ class SelectionOptions:
     def rounding(self) -> int:
         """`round_to` as a number. Raises BudgetError where it has not been measured yet."""
         if isinstance(self.round_to, str):
-            raise BudgetError("round_to 'auto' is measured by prunegraph.latency, before selection")
+            raise BudgetError(
+                "round_to 'auto' is measured by prunegraph.latency, before selection"
+            )
         return self.round_to
 
     def resolved(self, has_data: bool) -> SelectionOptions:
         """This choice with the defaults that depend on whether there are data filled in."""
         algorithm = self.algorithm or ("obs" if has_data else "l2")
         # `obs` scores compare among groups of one structure; a ratio is one of every group.
-        measured = "isomorphic" if base_name(algorithm) == "obs" and self.budget.ratio is None else "uniform"
-        return SelectionOptions(**{**vars(self), "algorithm": algorithm, "allocation": self.allocation or measured})
+        measured = (
+            "isomorphic"
+            if base_name(algorithm) == "obs" and self.budget.ratio is None
+            else "uniform"
+        )
+        return SelectionOptions(
+            **{
+                **vars(self),
+                "algorithm": algorithm,
+                "allocation": self.allocation or measured,
+            }
+        )
 
     def provenance(self) -> dict[str, Any]:
         """The choice as plain JSON, for a plan."""
         options = {**vars(self), "keep": list(self.keep), "ratio_for": dict(self.ratio_for)}
-        return {**options, "budget": {self.budget.kind: getattr(self.budget, self.budget.kind)}}
+        return {
+            **options,
+            "budget": {self.budget.kind: getattr(self.budget, self.budget.kind)},
+        }

@@ -35,9 +35,13 @@ class Pieces:
         BudgetError: the cost is not made of such pieces.
     """
 
-    def __init__(self, coupling: Coupling, kind: str, options: Mapping[str, Sequence[Array]]):
+    def __init__(
+        self, coupling: Coupling, kind: str, options: Mapping[str, Sequence[Array]]
+    ):
         if kind not in KINDS:
-            raise BudgetError(f"this allocation cannot bound {kind}; choose another, or one of {', '.join(KINDS)}")
+            raise BudgetError(
+                f"this allocation cannot bound {kind}; choose another, or one of {', '.join(KINDS)}"
+            )
         self._coupling, self._kind, self._options = coupling, kind, options
         self._uses = {use.weight: use for use in coupling.uses}
         self._touching: dict[str, list[str]] = {}
@@ -57,7 +61,10 @@ class Pieces:
         for piece, groups in self._touching.items():
             key = piece, tuple(chosen[group] for group in groups)
             if key not in self._known:
-                remove = {group: self._options[group][option] for group, option in zip(groups, key[1], strict=True)}
+                remove = {
+                    group: self._options[group][option]
+                    for group, option in zip(groups, key[1], strict=True)
+                }
                 self._known[key] = self._cost(piece, Survivors(self._coupling, remove))
             total += self._known[key]
         return total
@@ -65,10 +72,18 @@ class Pieces:
     def _touched(self, survivors: Survivors) -> Iterable[str]:
         """Pieces whose shapes change: names of layers, or of weights."""
         if self._kind != "macs":
-            return [name for name, use in self._uses.items() if any(k is not None for k in survivors.use(use))]
+            return [
+                name
+                for name, use in self._uses.items()
+                if any(k is not None for k in survivors.use(use))
+            ]
         shapes, whole = self._coupling.shape_info.shapes, Survivors(self._coupling, {})
         layers = [node for node in self._coupling.graph.nodes if node_macs(node, shapes)]
-        return [node.name for node in layers if self._shapes(node, survivors) != self._shapes(node, whole)]
+        return [
+            node.name
+            for node in layers
+            if self._shapes(node, survivors) != self._shapes(node, whole)
+        ]
 
     def _cost(self, piece: str, survivors: Survivors) -> int:
         if self._kind == "macs":
@@ -77,13 +92,25 @@ class Pieces:
         weight, shape = self._coupling.graph.weights[piece], self._shape(piece, survivors)
         if self._kind == "bytes":
             return weight_bytes(weight, shape)
-        return int(np.prod(shape, dtype=np.int64)) if is_parameter(self._coupling.graph, weight) else 0
+        return (
+            int(np.prod(shape, dtype=np.int64))
+            if is_parameter(self._coupling.graph, weight)
+            else 0
+        )
 
     def _shapes(self, node: Node, survivors: Survivors) -> dict[str, Shape]:
-        return {value: self._shape(value, survivors) for value in (*node.inputs, *node.outputs) if value}
+        return {
+            value: self._shape(value, survivors)
+            for value in (*node.inputs, *node.outputs)
+            if value
+        }
 
     def _shape(self, value: str, survivors: Survivors) -> Shape:
         use = self._uses.get(value)
-        result = tuple(survivors.size(labels) for labels in use.labels) if use is not None else survivors.shape(value)
+        result = (
+            tuple(survivors.size(labels) for labels in use.labels)
+            if use is not None
+            else survivors.shape(value)
+        )
         assert result is not None
         return result

@@ -46,7 +46,12 @@ class Cut:
 
     def to_json(self) -> dict[str, Any]:
         reader = {"node": self.node, "input": self.input} if self.node is not None else {}
-        return {"weight": self.weight, **reader, "axis": self.axis, "removed": list(self.removed)}
+        return {
+            "weight": self.weight,
+            **reader,
+            "axis": self.axis,
+            "removed": list(self.removed),
+        }
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,11 @@ class Plan:
             "model": {"sha256": self.model},
             "remove": {group: list(channels) for group, channels in self.remove.items()},
             "cuts": [cut.to_json() for cut in self.cuts],
-            **({"source_cuts": [cut.to_json() for cut in self.source_cuts]} if self.source_cuts else {}),
+            **(
+                {"source_cuts": [cut.to_json() for cut in self.source_cuts]}
+                if self.source_cuts
+                else {}
+            ),
             "provenance": self.provenance,
         }
 
@@ -107,13 +116,18 @@ class Plan:
                 provenance["attention"] = unit
             return cls(
                 str(content["model"]["sha256"]),
-                {str(g): _whole(channels, f"channels of group {g!r}") for g, channels in content["remove"].items()},
+                {
+                    str(g): _whole(channels, f"channels of group {g!r}")
+                    for g, channels in content["remove"].items()
+                },
                 _cuts(content.get("cuts", ())),
                 provenance,
                 _cuts(content.get("source_cuts", ())),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise PlanError(f"{source}: not a plan: {type(error).__name__}: {error}") from error
+            raise PlanError(
+                f"{source}: not a plan: {type(error).__name__}: {error}"
+            ) from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan as JSON. Raises ModelError if the path cannot be written."""
@@ -143,7 +157,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands in it twice")
+        raise ValueError(
+            f"{next(name for name in names if names.count(name) > 1)!r} stands in it twice"
+        )
     return content
 
 
@@ -155,11 +171,19 @@ def _cut(entry: Any) -> Cut:
     """One entry of `cuts`. Raises KeyError, TypeError or ValueError for what is none."""
     what = f"cuts of weight {entry['weight']!r}"
     node, slot = entry.get("node"), entry.get("input")
-    if (node is None) != (slot is None) or not isinstance(node, str | None) or type(slot) not in (int, type(None)):
-        raise ValueError(f"{what} must name their reader by 'node' (its name) and 'input' (a number), or not at all")
+    if (
+        (node is None) != (slot is None)
+        or not isinstance(node, str | None)
+        or type(slot) not in (int, type(None))
+    ):
+        raise ValueError(
+            f"{what} must name their reader by 'node' (its name) and 'input' (a number), or not at all"
+        )
     if type(entry["axis"]) is not int:
         raise ValueError(f"the axis in {what} must be a whole number")
-    return Cut(str(entry["weight"]), entry["axis"], _whole(entry["removed"], what), node, slot)
+    return Cut(
+        str(entry["weight"]), entry["axis"], _whole(entry["removed"], what), node, slot
+    )
 
 
 def _whole(values: Any, what: str) -> tuple[int, ...]:
@@ -175,12 +199,21 @@ def make_plan(
     provenance: Mapping[str, Any] | None = None,
 ) -> Plan:
     """A checked plan with its cuts derived. Raises PlanError."""
-    chosen = {group: tuple(sorted(int(c) for c in channels)) for group, channels in remove.items() if len(channels)}
-    origin = {**({"attention": coupling.attention} if coupling.attention else {}), **(provenance or {})}
+    chosen = {
+        group: tuple(sorted(int(c) for c in channels))
+        for group, channels in remove.items()
+        if len(channels)
+    }
+    origin = {
+        **({"attention": coupling.attention} if coupling.attention else {}),
+        **(provenance or {}),
+    }
     plan = Plan(coupling.graph.sha256, chosen, (), origin)
     cuts = derive_cuts(survivors(coupling, plan))
     try:
-        return replace(plan, cuts=cuts, source_cuts=derive_source_cuts(coupling.graph.sources, cuts))
+        return replace(
+            plan, cuts=cuts, source_cuts=derive_source_cuts(coupling.graph.sources, cuts)
+        )
     except PlanError as error:
         # The graph can be cut all the same; who applies the plan to the source is told why that cannot.
         return replace(plan, cuts=cuts, provenance={**origin, "source_error": str(error)})
@@ -201,19 +234,27 @@ def survivors(coupling: Coupling, plan: Plan) -> Survivors:
     groups = {group.id: group for group in coupling.groups}
     for name, channels in plan.remove.items():
         if name not in groups:
-            known = f"{len(groups)} groups, g0 to g{len(groups) - 1}" if groups else "no groups"
+            known = (
+                f"{len(groups)} groups, g0 to g{len(groups) - 1}" if groups else "no groups"
+            )
             raise PlanError(f"the plan names group {name!r}; the model has {known}")
         size = groups[name].channels
         wrong = [c for c in channels if not 0 <= c < size]
         if wrong:
-            raise PlanError(f"the plan removes channel {wrong[0]} of group {name!r}, which has {size} channels")
+            raise PlanError(
+                f"the plan removes channel {wrong[0]} of group {name!r}, which has {size} channels"
+            )
         if len(set(channels)) != len(channels):
             raise PlanError(f"the plan removes a channel of group {name!r} twice")
         if len(channels) == size:
-            raise PlanError(f"the plan removes all {size} channels of group {name!r}; one must stay")
+            raise PlanError(
+                f"the plan removes all {size} channels of group {name!r}; one must stay"
+            )
     result = Survivors(coupling, plan.remove)
     if plan.cuts and not _follow(plan.cuts, derive_cuts(result)):
-        raise PlanError("the plan's 'cuts' do not follow from its 'remove'; leave them out to have them derived")
+        raise PlanError(
+            "the plan's 'cuts' do not follow from its 'remove'; leave them out to have them derived"
+        )
     return result
 
 
@@ -229,7 +270,9 @@ def derive_cuts(survivors: Survivors) -> tuple[Cut, ...]:
     coupling, cuts = survivors.coupling, dict[Cut, None]()
     own = {(use.weight, use.node, use.slot) for use in coupling.uses}
     for use in coupling.uses:
-        axes = [(axis, kept) for axis, kept in enumerate(survivors.use(use)) if kept is not None]
+        axes = [
+            (axis, kept) for axis, kept in enumerate(survivors.use(use)) if kept is not None
+        ]
         if not axes:
             continue
         for node, slot in _readers(coupling, use, own):
@@ -237,11 +280,15 @@ def derive_cuts(survivors: Survivors) -> tuple[Cut, ...]:
             for axis, kept in axes:
                 gone = np.ones(use.labels[axis].size, bool)
                 gone[kept] = False
-                cuts[Cut(use.weight, axis, tuple(np.flatnonzero(gone).tolist()), name, slot)] = None
+                cuts[
+                    Cut(use.weight, axis, tuple(np.flatnonzero(gone).tolist()), name, slot)
+                ] = None
     return tuple(cuts)
 
 
-def _readers(coupling: Coupling, use: Use, own: Set[tuple[str, int, int]]) -> list[tuple[int, int]]:
+def _readers(
+    coupling: Coupling, use: Use, own: Set[tuple[str, int, int]]
+) -> list[tuple[int, int]]:
     """The inputs that see a weight as a use says: nodes by index, with the number of the input.
 
     `own` are the readers that see their weight in their own way.
@@ -252,7 +299,8 @@ def _readers(coupling: Coupling, use: Use, own: Set[tuple[str, int, int]]) -> li
     return [
         (node, slot)
         for node, slot in coupling.graph.consumers.get(use.weight, ())
-        if (use.weight, node, slot) not in own and not coupling.shape_info.is_dead(nodes[node])
+        if (use.weight, node, slot) not in own
+        and not coupling.shape_info.is_dead(nodes[node])
     ]
 
 
@@ -260,7 +308,11 @@ def reader_name(node: Node) -> str:
     """What a plan calls a node: a node with subgraphs by its own name, whichever part of it reads."""
     if node.domain == control.DOMAIN and node.op == control.ENTER:
         return node.name.removesuffix("/enter")
-    return node.subgraph.name if node.subgraph is not None and node.domain == control.DOMAIN else node.name
+    return (
+        node.subgraph.name
+        if node.subgraph is not None and node.domain == control.DOMAIN
+        else node.name
+    )
 
 
 def derive_source_cuts(sources: Sources | None, cuts: Sequence[Cut]) -> tuple[Cut, ...]:
@@ -275,8 +327,12 @@ def derive_source_cuts(sources: Sources | None, cuts: Sequence[Cut]) -> tuple[Cu
     for cut in cuts:
         before = axes.setdefault(cut.weight, {}).setdefault(cut.axis, cut.removed)
         if before != cut.removed:
-            raise PlanError(f"layers that share weight {cut.weight!r} would lose different channels of it")
+            raise PlanError(
+                f"layers that share weight {cut.weight!r} would lose different channels of it"
+            )
     removed = sources.removed(axes)
     return tuple(
-        Cut(tensor, axis, tuple(indices.tolist())) for tensor, each in removed.items() for axis, indices in each.items()
+        Cut(tensor, axis, tuple(indices.tolist()))
+        for tensor, each in removed.items()
+        for axis, indices in each.items()
     )

@@ -18,9 +18,9 @@ from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection import knapsack
 from prunegraph.selection.allocation import Limits, Step, allocate, make_steps
 from prunegraph.selection.budget import Budget
-from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.criteria.base import CRITERIA, Context, Gradients, score
 from prunegraph.selection.criteria.own_ratio import own_ratios
+from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.plan import Plan, make_plan
 from prunegraph.selection.selectors import SELECTORS, choose
 
@@ -51,12 +51,19 @@ class Ranking:
 
     def _remove(self, budget: Budget) -> Mapping[str, np.ndarray]:
         if self.curves is not None:
-            return knapsack.allocate(self.coupling, self.scores, budget, self.limits, self.curves)
-        return allocate(self.coupling, self.scores, budget, self.limits, str(self.choice.allocation))
+            return knapsack.allocate(
+                self.coupling, self.scores, budget, self.limits, self.curves
+            )
+        return allocate(
+            self.coupling, self.scores, budget, self.limits, str(self.choice.allocation)
+        )
 
 
 def rank(
-    coupling: Coupling, choice: SelectionOptions, statistics: Statistics | None = None, gradients: Gradients | None = None
+    coupling: Coupling,
+    choice: SelectionOptions,
+    statistics: Statistics | None = None,
+    gradients: Gradients | None = None,
 ) -> Ranking:
     """Score all channels by a choice's algorithm. Takes the arguments of `select`, and raises what it raises."""
     choice = choice.resolved(statistics is not None)
@@ -75,7 +82,10 @@ def rank(
 
 
 def select(
-    coupling: Coupling, choice: SelectionOptions, statistics: Statistics | None = None, gradients: Gradients | None = None
+    coupling: Coupling,
+    choice: SelectionOptions,
+    statistics: Statistics | None = None,
+    gradients: Gradients | None = None,
 ) -> Plan:
     """Choose channels.
 
@@ -97,9 +107,18 @@ def select(
     if base_name(name) not in SELECTORS:
         return rank(coupling, choice, statistics, gradients).plan(choice.budget)
     if given.allocation is not None:
-        raise BudgetError(f"selector {name!r} shares the budget itself: leave --allocation out")
-    limits = Limits(choice.rounding, choice.min_channels, _group_ratios(coupling, choice.keep, choice.ratio_for))
-    provenance = {**_provenance(choice, SELECTORS.entry(base_name(name))), "allocation": None}
+        raise BudgetError(
+            f"selector {name!r} shares the budget itself: leave --allocation out"
+        )
+    limits = Limits(
+        choice.rounding,
+        choice.min_channels,
+        _group_ratios(coupling, choice.keep, choice.ratio_for),
+    )
+    provenance = {
+        **_provenance(choice, SELECTORS.entry(base_name(name))),
+        "allocation": None,
+    }
     context = Context(coupling, choice.seed, statistics, choice, gradients=gradients)
     return choose(name, context, choice.budget, limits, provenance)
 
@@ -110,7 +129,9 @@ def _provenance(choice: SelectionOptions, algorithm: Entry) -> dict[str, Any]:
     return {**choice.provenance(), **origin}
 
 
-def _group_ratios(coupling: Coupling, keep: Sequence[str], ratio_for: Mapping[str, float]) -> dict[str, float]:
+def _group_ratios(
+    coupling: Coupling, keep: Sequence[str], ratio_for: Mapping[str, float]
+) -> dict[str, float]:
     """Ratios of groups from ratios of layers; where layers of one group differ the smallest holds."""
     layers = {node.name for node in coupling.graph.layers}
     wanted = {**ratio_for, **dict.fromkeys(keep, 0.0)}
@@ -118,7 +139,9 @@ def _group_ratios(coupling: Coupling, keep: Sequence[str], ratio_for: Mapping[st
         if layer not in layers:
             raise UnknownNameError("layer", layer, layers)
         if not 0 <= ratio < 1:
-            raise BudgetError(f"the ratio for layer {layer!r} must be at least 0 and below 1, got {ratio:g}")
+            raise BudgetError(
+                f"the ratio for layer {layer!r} must be at least 0 and below 1, got {ratio:g}"
+            )
     result: dict[str, float] = {}
     for group in coupling.groups:
         mine = [wanted[layer] for layer in group.layers if layer in wanted]

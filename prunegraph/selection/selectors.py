@@ -26,7 +26,9 @@ from prunegraph.selection.plan import Plan, make_plan, survivors
 Removal = Mapping[str, Sequence[int] | np.ndarray]
 
 Selector = Callable[[Coupling, Context, Budget], Plan | Removal]
-SELECTORS: Registry[Selector] = Registry("selector", parameters=("coupling", "context", "budget"), beside=CRITERIA)
+SELECTORS: Registry[Selector] = Registry(
+    "selector", parameters=("coupling", "context", "budget"), beside=CRITERIA
+)
 
 
 #: `exec` without a command, which is an error when it runs.
@@ -43,14 +45,22 @@ def selector(name: str) -> Callable[[Selector], Selector]:
 
 
 @selector("exec")
-def program(coupling: Coupling, context: Context, budget: Budget, *, command: Verbatim = NO_COMMAND) -> Plan:
+def program(
+    coupling: Coupling, context: Context, budget: Budget, *, command: Verbatim = NO_COMMAND
+) -> Plan:
     """A program of any kind: reads groups as JSON on its input, writes a plan as JSON; exec:"node choose.js"."""
     from prunegraph.selection.external import ask
 
     return ask(command, coupling, context, budget)
 
 
-def choose(name: str, context: Context, budget: Budget, limits: Limits, provenance: Mapping[str, Any]) -> Plan:
+def choose(
+    name: str,
+    context: Context,
+    budget: Budget,
+    limits: Limits,
+    provenance: Mapping[str, Any],
+) -> Plan:
     """The plan of a registered selector, checked.
 
     Args:
@@ -74,7 +84,12 @@ def choose(name: str, context: Context, budget: Budget, limits: Limits, provenan
         remove = _removal(result)
         if isinstance(result, Plan):
             _check_attention(coupling, result)
-            survivors(coupling, replace(result, remove={group: tuple(gone) for group, gone in remove.items()}))
+            survivors(
+                coupling,
+                replace(
+                    result, remove={group: tuple(gone) for group, gone in remove.items()}
+                ),
+            )
             provenance = {**provenance, **result.provenance}
         plan = make_plan(coupling, remove, provenance)
         _check_limits(coupling, plan, limits)
@@ -88,7 +103,9 @@ def _removal(result: object) -> dict[str, list[int]]:
     """What a selector returned, as channels by group id. Raises PlanError."""
     remove = result.remove if isinstance(result, Plan) else result
     if not isinstance(remove, Mapping):
-        raise PlanError(f"it returned {type(remove).__name__}, not a Plan or a mapping from group ids to channels")
+        raise PlanError(
+            f"it returned {type(remove).__name__}, not a Plan or a mapping from group ids to channels"
+        )
     return {_text(group): _numbers(group, channels) for group, channels in remove.items()}
 
 
@@ -108,7 +125,9 @@ def _numbers(group: str, channels: object) -> list[int]:
         array = np.asarray(None)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         hint = "; np.flatnonzero makes numbers of a mask" if array.dtype.kind == "b" else ""
-        raise PlanError(f"what it removes of group {group!r} is no list of channel numbers{hint}")
+        raise PlanError(
+            f"what it removes of group {group!r} is no list of channel numbers{hint}"
+        )
     return [int(channel) for channel in array]
 
 
@@ -116,14 +135,18 @@ def _check_attention(coupling: Coupling, plan: Plan) -> None:
     """A plan's groups are the coupling's: what is pruned in attention decides which there are."""
     if plan.attention not in (None, coupling.attention):
         given = repr(coupling.attention) if coupling.attention else "the default"
-        raise PlanError(f"its plan is for groups by attention {plan.attention!r}; those it was given are by {given}")
+        raise PlanError(
+            f"its plan is for groups by attention {plan.attention!r}; those it was given are by {given}"
+        )
 
 
 def _check_limits(coupling: Coupling, plan: Plan, limits: Limits) -> None:
     for group in coupling.groups:
         gone = len(plan.remove.get(group.id, ()))
         if gone and (limits.ratios or {}).get(group.id) == 0:
-            raise PlanError(f"it removes channels of group {group.id!r}, which is protected (--keep, --ratio-for)")
+            raise PlanError(
+                f"it removes channels of group {group.id!r}, which is protected (--keep, --ratio-for)"
+            )
         if gone and group.channels - gone < limits.min_channels:
             raise PlanError(
                 f"it leaves {group.channels - gone} channels in group {group.id!r}; "
@@ -136,6 +159,11 @@ def _check_bound(coupling: Coupling, plan: Plan, budget: Budget) -> None:
     meter = Meter(coupling)
     if budget.kind not in vars(meter.original):
         return
-    remaining, bound = getattr(meter.measure(plan.remove), budget.kind), budget.bound(meter.original)
+    remaining, bound = (
+        getattr(meter.measure(plan.remove), budget.kind),
+        budget.bound(meter.original),
+    )
     if remaining > bound:
-        raise PlanError(f"it leaves {remaining:,} {budget.kind}, above the budget of {bound:,.0f}")
+        raise PlanError(
+            f"it leaves {remaining:,} {budget.kind}, above the budget of {bound:,.0f}"
+        )

@@ -41,4 +41,6 @@ def _structure(coupling: Coupling, group: Group) -> str:
     with warnings.catch_warnings():
         # networkx announces that hashes of directed graphs have changed between its versions.
         warnings.simplefilter("ignore", UserWarning)
-        return str(networkx.weisfeiler_lehman_graph_hash(graph, node_attr="kind", iterations=DEPTH))
+        return str(
+            networkx.weisfeiler_lehman_graph_hash(graph, node_attr="kind", iterations=DEPTH)
+        )

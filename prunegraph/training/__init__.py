@@ -9,10 +9,10 @@ try:
 except ImportError as error:
     raise MissingExtraError("prunegraph.training", "torch", "torch") from error
 
-from prunegraph.training import iterative, gfr, joint  # noqa: F401  (methods that register themselves)
+from prunegraph.training import gfr, iterative, joint  # noqa: F401  (methods that register themselves)
 from prunegraph.training.batches import Batches
 from prunegraph.training.evaluate import measure
-from prunegraph.training.fit import Callback, TrainingConfig, Run, fit
+from prunegraph.training.fit import Callback, Run, TrainingConfig, fit
 from prunegraph.training.gradients import TaskGradients
 from prunegraph.training.losses import cross_entropy, distillation, mean_squared, own_labels
 from prunegraph.training.methods import METHODS, TrainingOptions, TrainResult, train
@@ -21,7 +21,23 @@ from prunegraph.training.qat import Phases, QuantizedModule
 from prunegraph.training.sparse import Sparsify
 
 __all__ = [
-    "METHODS", "Batches", "Callback", "GraphModule", "Phases", "QuantizedModule", "TrainingConfig", "Run", "TrainingOptions",
-    "Sparsify", "TaskGradients", "TrainResult", "cross_entropy", "distillation", "fit", "mean_squared", "measure",
-    "own_labels", "train",
-]  # fmt: skip
+    "METHODS",
+    "Batches",
+    "Callback",
+    "GraphModule",
+    "Phases",
+    "QuantizedModule",
+    "Run",
+    "Sparsify",
+    "TaskGradients",
+    "TrainResult",
+    "TrainingConfig",
+    "TrainingOptions",
+    "cross_entropy",
+    "distillation",
+    "fit",
+    "mean_squared",
+    "measure",
+    "own_labels",
+    "train",
+]

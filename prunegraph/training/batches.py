@@ -45,7 +45,9 @@ class Batches:
         self.count = self.samples.count
         size = 1 if self.samples.layout.whole else size  # of whole feeds each is a batch
         if self.count < size:
-            raise DataError(f"{self.count} samples do not fill a batch of {size}: give more, or a smaller size")
+            raise DataError(
+                f"{self.count} samples do not fill a batch of {size}: give more, or a smaller size"
+            )
         self.size, self.shuffle, self.seed, self.augment = size, shuffle, seed, augment
         self.epoch = 0
 
@@ -85,7 +87,10 @@ def mixed(
     others = torch.from_numpy(rng.permutation(count))
     blended = {
         name: share * value + (1 - share) * value[others.to(value.device)]
-        if value.is_floating_point() and name != LABELS and value.dim() and len(value) == count
+        if value.is_floating_point()
+        and name != LABELS
+        and value.dim()
+        and len(value) == count
         else value
         for name, value in batch.items()
     }

@@ -34,7 +34,9 @@ WATCHED = 24
 #: What axis 0 of the inputs is: samples, any number of them; a fixed number of samples; no samples at all.
 Kind = Literal["free", "fixed", "none"]
 
-_ONE_BY_ONE = "samples run one by one, and statistics of BatchNormalization stay as they are"
+_ONE_BY_ONE = (
+    "samples run one by one, and statistics of BatchNormalization stay as they are"
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,9 @@ class Batching:
         _copy_sizes(self.original.model, model)
         for tensor in graph.model.graph.initializer:
             was = self.replaced.get(tensor.name)
-            values = numpy_helper.to_array(tensor).copy() if was is not None else np.zeros(0)
+            values = (
+                numpy_helper.to_array(tensor).copy() if was is not None else np.zeros(0)
+            )
             if was is not None and len(values) > was.axis and values[was.axis] == -1:
                 values[was.axis] = was.size
                 tensor = numpy_helper.from_array(values, tensor.name)
@@ -85,7 +89,11 @@ class Batching:
         revision = Revision(self.original)
         for name, weight in self.original.weights.items():
             now = graph.weights.get(name)
-            if weight.is_float and now is not None and now.read().tobytes() != weight.read().tobytes():
+            if (
+                weight.is_float
+                and now is not None
+                and now.read().tobytes() != weight.read().tobytes()
+            ):
                 revision.set(name, now.read())
         return revision.apply()
 
@@ -97,10 +105,15 @@ def _nodes(graph: Graph) -> list[tuple[str, tuple[str, ...], tuple[str, ...]]]:
 
 def _copy_sizes(source: ModelProto, target: ModelProto) -> None:
     """Give inputs and outputs the first sizes, or all that is free in them, of those of another model."""
-    for mine, theirs in ((target.graph.input, source.graph.input), (target.graph.output, source.graph.output)):
+    for mine, theirs in (
+        (target.graph.input, source.graph.input),
+        (target.graph.output, source.graph.output),
+    ):
         given: dict[str, ValueInfoProto] = {entry.name: entry for entry in theirs}
         for entry in mine:
-            other = given[entry.name].type.tensor_type.shape.dim if entry.name in given else []
+            other = (
+                given[entry.name].type.tensor_type.shape.dim if entry.name in given else []
+            )
             for dim, was in zip(entry.type.tensor_type.shape.dim, other, strict=False):
                 if dim.dim_param and was.dim_value:
                     dim.dim_value = was.dim_value
@@ -132,14 +145,20 @@ def _batching(graph: Graph, data: Data | None) -> Batching:
         names = _watched(graph)
         alone = list(session.run_batches(graph, pair, names))
     except (PrunegraphError, *MISFIT) as error:
-        return Batching(graph, graph, "fixed", note=_fixed_note(size, f"it could not be run: {error}"))
+        return Batching(
+            graph, graph, "fixed", note=_fixed_note(size, f"it could not be run: {error}")
+        )
     form = _proved(graph, size, pair, alone, names)
     if form is not None:
         note = f"the batch axis, fixed at {size}, is free during training: two batches at once give what each gives"
         return Batching(graph, form[0], "free", form[1], note)
     if size > 1 and not _moves_samples(graph, pair[0], alone[0][:outputs], size):
-        return Batching(graph, graph, "none", note=f"axis 0 of the inputs is no batch: {_ONE_BY_ONE}")
-    return Batching(graph, graph, "fixed", note=_fixed_note(size, "a free one does not give the same"))
+        return Batching(
+            graph, graph, "none", note=f"axis 0 of the inputs is no batch: {_ONE_BY_ONE}"
+        )
+    return Batching(
+        graph, graph, "fixed", note=_fixed_note(size, "a free one does not give the same")
+    )
 
 
 def _fixed_note(size: int, why: str) -> str:
@@ -151,7 +170,9 @@ def is_stacked(data: Data, graph: Graph) -> bool:
     """Whether arrays hold whole feeds of a graph along an axis of their own, [feeds, *shape of the input]."""
     first = next(iter(data.chunks()), None)
     ranks = _ranks(graph)
-    return first is not None and all(name in first and first[name].ndim == rank + 1 for name, rank in ranks.items())
+    return first is not None and all(
+        name in first and first[name].ndim == rank + 1 for name, rank in ranks.items()
+    )
 
 
 def rows_of(data: Data, graph: Graph) -> Data:
@@ -189,14 +210,22 @@ def _pair(graph: Graph, data: Data | None, size: int) -> list[dict[str, Array]]:
     """Two different feeds of the graph's own sizes; what has no batch is the same in both."""
     feeds: list[dict[str, Array]] = []
     for feed in rows_of(data, graph).fit(graph).batches(graph) if data is not None else ():
-        if not feeds or any(not np.array_equal(feed[name], feeds[0][name]) for name in graph.inputs):
+        if not feeds or any(
+            not np.array_equal(feed[name], feeds[0][name]) for name in graph.inputs
+        ):
             feeds.append(feed)
         if len(feeds) == 2:
             break
     else:
         feeds = [random_inputs(graph, seed=seed) for seed in range(2)]
     first, second = feeds
-    return [first, {name: array if _has_batch(array, size) else first[name] for name, array in second.items()}]
+    return [
+        first,
+        {
+            name: array if _has_batch(array, size) else first[name]
+            for name, array in second.items()
+        },
+    ]
 
 
 def _has_batch(array: Array, size: int) -> bool:
@@ -208,18 +237,27 @@ def _watched(graph: Graph) -> list[str]:
     layers = [
         node.outputs[0]
         for node in graph.nodes
-        if node.subgraph is None and is_layer_op(node.op, node.domain) and node.outputs[0] not in graph.outputs
+        if node.subgraph is None
+        and is_layer_op(node.op, node.domain)
+        and node.outputs[0] not in graph.outputs
     ]
     step = max(1, -(-len(layers) // WATCHED))
     return [*graph.outputs, *layers[::-1][::step]]
 
 
 def _proved(
-    graph: Graph, size: int, pair: Sequence[Arrays], alone: Sequence[Sequence[Array]], names: Sequence[str]
+    graph: Graph,
+    size: int,
+    pair: Sequence[Arrays],
+    alone: Sequence[Sequence[Array]],
+    names: Sequence[str],
 ) -> tuple[Graph, dict[str, Replaced]] | None:
     """The freed graph, if a run of both feeds at once gives what each gave alone."""
     first, second = pair
-    both = {n: np.concatenate([a, second[n]]) if _has_batch(a, size) else a for n, a in first.items()}
+    both = {
+        n: np.concatenate([a, second[n]]) if _has_batch(a, size) else a
+        for n, a in first.items()
+    }
     try:
         form, replaced = freed(graph, size)
         (together,) = session.run_batches(form, [both], names)
@@ -235,10 +273,20 @@ def _is_both(whole: Array, parts: Sequence[Array], end: bool) -> bool:
     first, second = parts
     if whole.shape == first.shape == second.shape:
         return _same(whole, first) and _same(whole, second)
-    axes = [axis for axis in range(first.ndim) if whole.ndim == first.ndim and whole.shape[axis] != first.shape[axis]]
-    if len(axes) != 1 or first.shape != second.shape or whole.shape[axes[0]] != 2 * first.shape[axes[0]]:
+    axes = [
+        axis
+        for axis in range(first.ndim)
+        if whole.ndim == first.ndim and whole.shape[axis] != first.shape[axis]
+    ]
+    if (
+        len(axes) != 1
+        or first.shape != second.shape
+        or whole.shape[axes[0]] != 2 * first.shape[axes[0]]
+    ):
         return False
-    return not (end and axes[0]) and _same(whole, np.concatenate([first, second], axis=axes[0]))
+    return not (end and axes[0]) and _same(
+        whole, np.concatenate([first, second], axis=axes[0])
+    )
 
 
 def _same(a: Array, b: Array) -> bool:
@@ -252,9 +300,15 @@ def _same(a: Array, b: Array) -> bool:
 def _moves_samples(graph: Graph, feed: Arrays, outputs: Sequence[Array], size: int) -> bool:
     """Whether samples in another order give outputs in that order: then axis 0 holds samples."""
     order = np.roll(np.arange(size), 1)
-    turned = {name: array[order] if _has_batch(array, size) else array for name, array in feed.items()}
+    turned = {
+        name: array[order] if _has_batch(array, size) else array
+        for name, array in feed.items()
+    }
     try:
         (results,) = session.run_batches(graph, [turned], graph.outputs)
     except PrunegraphError:
         return False
-    return all(_has_batch(a, size) and _same(b, a[order]) for a, b in zip(outputs, results, strict=True))
+    return all(
+        _has_batch(a, size) and _same(b, a[order])
+        for a, b in zip(outputs, results, strict=True)
+    )

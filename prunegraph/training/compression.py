@@ -28,7 +28,7 @@ from prunegraph.selection.select import Ranking, rank
 from prunegraph.training.fit import Evaluate
 from prunegraph.training.module import GraphModule
 from prunegraph.tuning.evaluation import Key, Trials
-from prunegraph.tuning.search import SearchTrace, Goal, find
+from prunegraph.tuning.search import Goal, SearchTrace, find
 
 Progress = Callable[[str], None]
 
@@ -86,9 +86,16 @@ class Compression:
         return self._finished(ranked.coupling, ranked.plan(budget))
 
     def to_tolerance(
-        self, graph: Graph, tolerance: float, evaluate: Evaluate, *, method: str = "grid", by: str = "ratio",
-        stages: bool = False, device: str | None = None,
-    ) -> PrunedGraph:  # fmt: skip
+        self,
+        graph: Graph,
+        tolerance: float,
+        evaluate: Evaluate,
+        *,
+        method: str = "grid",
+        by: str = "ratio",
+        stages: bool = False,
+        device: str | None = None,
+    ) -> PrunedGraph:
         """The largest cut whose metric is at most `tolerance` below the graph's own.
 
         Args:
@@ -119,19 +126,34 @@ class Compression:
         return repair(survivors, pruned, self.data, lambda stage: None)
 
     def _ranked(self, graph: Graph, budget: Budget) -> Ranking:
-        choice = SelectionOptions(budget, self.algorithm, self.allocation, self.round_to, seed=self.seed)
-        return rank(analyze(graph), choice, Statistics(graph, self.data) if self.needs_data else None)
+        choice = SelectionOptions(
+            budget, self.algorithm, self.allocation, self.round_to, seed=self.seed
+        )
+        return rank(
+            analyze(graph),
+            choice,
+            Statistics(graph, self.data) if self.needs_data else None,
+        )
 
-    def _finished(self, coupling: Coupling, plan: Plan, search: SearchTrace | None = None) -> PrunedGraph:
+    def _finished(
+        self, coupling: Coupling, plan: Plan, search: SearchTrace | None = None
+    ) -> PrunedGraph:
         """Cut, prove, repair."""
         remaining = survivors(coupling, plan)
         pruned = cut(remaining)
         verify(
-            coupling.graph, plan, pruned, data=list(self.data.fit(coupling.graph).head(PROVED).batches(coupling.graph, PROVED))
+            coupling.graph,
+            plan,
+            pruned,
+            data=list(
+                self.data.fit(coupling.graph).head(PROVED).batches(coupling.graph, PROVED)
+            ),
         )
         total = sum(group.channels for group in coupling.groups)
         gone = sum(len(channels) for channels in plan.remove.values())
-        created = PrunedGraph(self.repaired(remaining, pruned), plan, (total, total - gone), search)
+        created = PrunedGraph(
+            self.repaired(remaining, pruned), plan, (total, total - gone), search
+        )
         self.progress(str(created))
         return created
 
@@ -141,7 +163,9 @@ class _Measured:
 
     width = 1
 
-    def __init__(self, coupling: Coupling, how: Compression, evaluate: Evaluate, device: str | None):
+    def __init__(
+        self, coupling: Coupling, how: Compression, evaluate: Evaluate, device: str | None
+    ):
         self.found, self.how, self.evaluate, self.device = coupling, how, evaluate, device
 
     def map(self, items: Sequence[Key]) -> Iterator[Any]:

@@ -47,7 +47,9 @@ def measure(
     chosen = METRICS[name]
     batches = list(samples.batches(original, size, labels=True))
     # Labels say enough for top1; the other metrics need the original's outputs, which never change.
-    expected = [{} for _ in batches] if name == "top1" else list(_outputs(original, batches))
+    expected = (
+        [{} for _ in batches] if name == "top1" else list(_outputs(original, batches))
+    )
 
     def evaluate(module: torch.nn.Module) -> float:
         def seen() -> Iterator[Seen]:
@@ -55,8 +57,13 @@ def measure(
             held = next(itertools.chain(module.parameters(), module.buffers()), None)
             device = held.device if held is not None else "cpu"
             for batch, wanted in zip(batches, expected, strict=True):
-                inputs = {value: to_torch(batch[value]).to(device) for value in original.inputs}
-                created = (to_numpy(y.float() if y.dtype == torch.bfloat16 else y) for y in outputs_of(module, inputs))
+                inputs = {
+                    value: to_torch(batch[value]).to(device) for value in original.inputs
+                }
+                created = (
+                    to_numpy(y.float() if y.dtype == torch.bfloat16 else y)
+                    for y in outputs_of(module, inputs)
+                )
                 yield Seen(batch, wanted, dict(zip(original.outputs, created, strict=True)))
 
         value = chosen.measure(seen())
@@ -67,7 +74,9 @@ def measure(
     return evaluate
 
 
-def _outputs(graph: Graph, batches: Sequence[Mapping[str, Array]]) -> Iterator[dict[str, Array]]:
+def _outputs(
+    graph: Graph, batches: Sequence[Mapping[str, Array]]
+) -> Iterator[dict[str, Array]]:
     """The graph's outputs by name, in ONNX Runtime."""
     opened = session.session(graph)
     for batch in batches:

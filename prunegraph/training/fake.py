@@ -28,7 +28,9 @@ class FakeRound(torch.autograd.Function):
     """`S * clip(round(x / S), low, high)`; the gradient passes where nothing is clipped."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, scale: Tensor, low: Tensor | float, high: Tensor | float
+    ) -> Tensor:
         codes = (x / scale).round_()
         ctx.save_for_backward((codes >= low) & (codes <= high))
         return codes.clamp_(low, high).mul_(scale)
@@ -64,7 +66,9 @@ class FakeQuantize(torch.nn.Module):
         else:
             self.register_buffer("scale", scale)
         self.register_buffer("zero", torch.tensor(float(first.zero_point)))
-        self.register_buffer("bounds", torch.tensor([first.low, first.high], dtype=torch.float64))
+        self.register_buffer(
+            "bounds", torch.tensor([first.low, first.high], dtype=torch.float64)
+        )
         self.observing, self.active = not learn, True
         self.seen: tuple[float, float] | None = None
 
@@ -77,7 +81,11 @@ class FakeQuantize(torch.nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.training and self.observing and x.numel():
             low, high = (float(v.item()) for v in torch.aminmax(x.detach()))
-            self.seen = (low, high) if self.seen is None else (min(low, self.seen[0]), max(high, self.seen[1]))
+            self.seen = (
+                (low, high)
+                if self.seen is None
+                else (min(low, self.seen[0]), max(high, self.seen[1]))
+            )
         if self.training and not self.active:
             return x
         low_code, high_code = self.type.lowest - self.zero, self.type.highest - self.zero
@@ -125,7 +133,13 @@ class FakeLayer(torch.nn.Module):
         self.batch = True
 
     def forward(
-        self, call: Call, inputs: FakeQuantize | None, x: Tensor, w: Tensor, b: Tensor | None = None, *normal: Tensor
+        self,
+        call: Call,
+        inputs: FakeQuantize | None,
+        x: Tensor,
+        w: Tensor,
+        b: Tensor | None = None,
+        *normal: Tensor,
     ) -> Tensor:
         function = lookup(call.node).function
         if not self.normal:
@@ -145,23 +159,36 @@ class FakeLayer(torch.nn.Module):
         folded: Tensor = function(call, x, self.rounded(w, bias, inputs), bias)
         return folded
 
-    def rounded(self, w: Tensor, bias: Tensor | None, inputs: FakeQuantize | None) -> Tensor:
+    def rounded(
+        self, w: Tensor, bias: Tensor | None, inputs: FakeQuantize | None
+    ) -> Tensor:
         """A weight with a scale for each output; none is so small that the bias leaves 32 bits."""
         others = [axis for axis in range(w.dim()) if axis != self.axis]
         with torch.no_grad():
             scale = w.abs().amax(others, keepdim=True) / self.limit
             if bias is not None and inputs is not None:
                 least = bias.abs() / (inputs.scale.abs().clamp(min=MIN_SCALE) * BIAS_LIMIT)
-                scale = torch.maximum(scale, least.reshape(-1).expand(w.shape[self.axis]).reshape(scale.shape))
+                scale = torch.maximum(
+                    scale, least.reshape(-1).expand(w.shape[self.axis]).reshape(scale.shape)
+                )
             scale = torch.where(scale > 0, scale.clamp(min=MIN_SCALE), 1.0)
         return FakeRound.apply(w, scale, -float(self.limit), float(self.limit))
 
     def _normalised(
-        self, y: Tensor, factor: Tensor, deviation: Tensor, shift: Tensor, bias: Tensor | float, mean: Tensor,
+        self,
+        y: Tensor,
+        factor: Tensor,
+        deviation: Tensor,
+        shift: Tensor,
+        bias: Tensor | float,
+        mean: Tensor,
         variance: Tensor,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """What BatchNormalization gives for `y / factor`, without dividing by a factor that may be 0."""
-        axes, shape = [axis for axis in range(y.dim()) if axis != 1], [-1] + [1] * (y.dim() - 2)
+        axes, shape = (
+            [axis for axis in range(y.dim()) if axis != 1],
+            [-1] + [1] * (y.dim() - 2),
+        )
         spread, now = torch.var_mean(y, axes, correction=0)
         there = factor != 0
         below = (spread + self.epsilon * factor.square() + torch.finfo(y.dtype).tiny).sqrt()
@@ -170,7 +197,10 @@ class FakeLayer(torch.nn.Module):
             count = y.numel() // y.shape[1]
             safe = torch.where(there, factor, 1.0)
             for running, match in (
-                (mean, now / safe + bias), (variance, spread / safe.square() * (count / max(count - 1, 1))),
-            ):  # fmt: skip
-                running.copy_(torch.where(there, torch.lerp(match, running, self.momentum), running))
+                (mean, now / safe + bias),
+                (variance, spread / safe.square() * (count / max(count - 1, 1))),
+            ):
+                running.copy_(
+                    torch.where(there, torch.lerp(match, running, self.momentum), running)
+                )
         return (y - now.reshape(shape)) * gain.reshape(shape) + shift.reshape(shape)

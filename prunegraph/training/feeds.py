@@ -23,20 +23,33 @@ class Declared:
     def of(cls, graph: Graph) -> Declared:
         entries = (entry for entry in graph.model.graph.input if entry.name in graph.inputs)
         tensors = {entry.name: entry.type.tensor_type for entry in entries}
-        shapes = {name: tensor.shape.dim for name, tensor in tensors.items() if tensor.HasField("shape")}
-        return cls({name: tuple(d.dim_value for d in dims) for name, dims in shapes.items()}, graph.source)
+        shapes = {
+            name: tensor.shape.dim
+            for name, tensor in tensors.items()
+            if tensor.HasField("shape")
+        }
+        return cls(
+            {name: tuple(d.dim_value for d in dims) for name, dims in shapes.items()},
+            graph.source,
+        )
 
     def apart(self, inputs: Mapping[str, Value]) -> Feeds | None:
         """The feeds of inputs that hold more than one; None where they are one feed. Raises DataError."""
         fixed = {name: sizes[0] for name, sizes in self.sizes.items() if sizes and sizes[0]}
-        tensors = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+        tensors = {
+            name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)
+        }
         if not fixed or tensors.keys() != self.sizes.keys():
             return None
         if all(tensors[name].dim() == len(sizes) + 1 for name, sizes in self.sizes.items()):
             count = {len(tensor) for tensor in tensors.values()}
             if len(count) != 1:
-                raise DataError(f"{self.source}: inputs hold different numbers of feeds: {sorted(count)}")
-            return Feeds([{n: t[i] for n, t in tensors.items()} for i in range(count.pop())], 0)
+                raise DataError(
+                    f"{self.source}: inputs hold different numbers of feeds: {sorted(count)}"
+                )
+            return Feeds(
+                [{n: t[i] for n, t in tensors.items()} for i in range(count.pop())], 0
+            )
         return self._by_rows(tensors, max(fixed.values()))
 
     def _by_rows(self, tensors: Mapping[str, Value], size: int) -> Feeds | None:
@@ -46,9 +59,17 @@ class Declared:
             return None
         (rows,) = count
         if rows % size:
-            raise DataError(f"{self.source}: its batch is fixed at {size}, which {rows} samples do not fill")
+            raise DataError(
+                f"{self.source}: its batch is fixed at {size}, which {rows} samples do not fill"
+            )
         starts = range(0, rows, size)
-        return Feeds([{n: t[i : i + size] if n in batched else t for n, t in tensors.items()} for i in starts], size)
+        return Feeds(
+            [
+                {n: t[i : i + size] if n in batched else t for n, t in tensors.items()}
+                for i in starts
+            ],
+            size,
+        )
 
 
 @dataclass(frozen=True)
@@ -65,8 +86,14 @@ class Feeds:
     def _join(self, parts: Sequence[Value]) -> Value:
         if not all(isinstance(part, torch.Tensor) for part in parts):
             return [item for part in parts for item in part]
-        if self.size and parts[0].dim() and all(len(part) % self.size == 0 for part in parts):
+        if (
+            self.size
+            and parts[0].dim()
+            and all(len(part) % self.size == 0 for part in parts)
+        ):
             return torch.cat(list(parts))
         if any(part.shape != parts[0].shape for part in parts):
-            raise DataError(f"outputs of samples have different shapes, {[list(part.shape) for part in parts[:3]]}")
+            raise DataError(
+                f"outputs of samples have different shapes, {[list(part.shape) for part in parts[:3]]}"
+            )
         return torch.stack(list(parts))

@@ -56,7 +56,9 @@ class TrainingConfig:
         """What the learning rate is multiplied with when a share of the run is done."""
         if done < self.warmup:
             return done / self.warmup
-        return 0.5 * (1 + math.cos(math.pi * (done - self.warmup) / max(1 - self.warmup, 1e-9)))
+        return 0.5 * (
+            1 + math.cos(math.pi * (done - self.warmup) / max(1 - self.warmup, 1e-9))
+        )
 
 
 @dataclass
@@ -89,7 +91,9 @@ class Run:
     def note_gradients(self) -> None:
         """Look, after a backward pass, which parameters have had a gradient by now."""
         if self.unreached is None:
-            self.unreached = [name for name, p in self.module.named_parameters() if p.requires_grad]
+            self.unreached = [
+                name for name, p in self.module.named_parameters() if p.requires_grad
+            ]
         waiting = []
         for name in self.unreached:
             parameter = self.module.get_parameter(name)
@@ -172,11 +176,20 @@ def fit(
         group.setdefault("initial_lr", group["lr"])
     saved = None
     if checkpoint is not None:
-        parts = [batches, loss, getattr(evaluate, "identity", None), type(run.optimizer), identity]
+        parts = [
+            batches,
+            loss,
+            getattr(evaluate, "identity", None),
+            type(run.optimizer),
+            identity,
+        ]
         saved = Checkpoint(Path(checkpoint), run, callbacks, parts)
         saved.resume()
     where = next(module.parameters()).device
-    with _bar(run, batches, progress) as advance, torch.random.fork_rng([where] if where.type == "cuda" else []):
+    with (
+        _bar(run, batches, progress) as advance,
+        torch.random.fork_rng([where] if where.type == "cuda" else []),
+    ):
         while run.epoch < recipe.epochs and not run.stop:
             _epoch(run, batches, loss or cross_entropy(), callbacks, advance)
             _measure(run, evaluate, callbacks)
@@ -219,20 +232,34 @@ def _epoch(
     for batch in batches:
         share = min(steps / length, 1.0) if length else 0.0
         for group in run.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * recipe.factor((run.epoch + share) / recipe.epochs)
-        value = _step(run, {name: tensor.to(device) for name, tensor in batch.items()}, loss, rng, callbacks)
+            group["lr"] = group["initial_lr"] * recipe.factor(
+                (run.epoch + share) / recipe.epochs
+            )
+        value = _step(
+            run,
+            {name: tensor.to(device) for name, tensor in batch.items()},
+            loss,
+            rng,
+            callbacks,
+        )
         steps += 1
         run.step += 1
         total += value
         run.loss = total / steps
         advance()
     if not steps:
-        raise DataError("there are no batches to train on; an iterator can be read only once: give a list")
+        raise DataError(
+            "there are no batches to train on; an iterator can be read only once: give a list"
+        )
     run.epoch += 1
 
 
 def _step(
-    run: Run, batch: dict[str, Tensor], loss: Loss, rng: np.random.Generator, callbacks: Sequence[Callback]
+    run: Run,
+    batch: dict[str, Tensor],
+    loss: Loss,
+    rng: np.random.Generator,
+    callbacks: Sequence[Callback],
 ) -> float:
     """Forward, backward, update; the loss."""
     device = next(iter(batch.values())).device
@@ -259,7 +286,9 @@ def _step(
     return float(value.item())
 
 
-def _loss(run: Run, batch: dict[str, Tensor], loss: Loss, rng: np.random.Generator) -> Tensor:
+def _loss(
+    run: Run, batch: dict[str, Tensor], loss: Loss, rng: np.random.Generator
+) -> Tensor:
     if not run.recipe.mixup:
         return loss(_outputs(run.module, batch), batch)
     batch, others, share = mixed(batch, run.recipe.mixup, rng)
@@ -272,8 +301,12 @@ def _loss(run: Run, batch: dict[str, Tensor], loss: Loss, rng: np.random.Generat
 
 def _outputs(module: torch.nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
     """Outputs in single precision at least, where losses are computed."""
-    created = outputs_of(module, {name: value for name, value in batch.items() if name != LABELS})
-    return tuple(y.float() if y.dtype in (torch.bfloat16, torch.float16) else y for y in created)
+    created = outputs_of(
+        module, {name: value for name, value in batch.items() if name != LABELS}
+    )
+    return tuple(
+        y.float() if y.dtype in (torch.bfloat16, torch.float16) else y for y in created
+    )
 
 
 def _measure(run: Run, evaluate: Evaluate | None, callbacks: Sequence[Callback]) -> None:
@@ -288,8 +321,12 @@ def _measure(run: Run, evaluate: Evaluate | None, callbacks: Sequence[Callback])
         if run.waited == 0:
             run.best = run.metric
             if run.recipe.patience is not None:
-                run.best_weights = {name: tensor.clone() for name, tensor in run.module.state_dict().items()}
-        run.stop = run.stop or (run.recipe.patience is not None and run.waited >= run.recipe.patience)
+                run.best_weights = {
+                    name: tensor.clone() for name, tensor in run.module.state_dict().items()
+                }
+        run.stop = run.stop or (
+            run.recipe.patience is not None and run.waited >= run.recipe.patience
+        )
     run.history.append(record)
     for callback in callbacks:
         callback.on_epoch(run)
@@ -298,7 +335,13 @@ def _measure(run: Run, evaluate: Evaluate | None, callbacks: Sequence[Callback])
 class Checkpoint:
     """The state of a run in a file, whole or not at all."""
 
-    def __init__(self, path: Path, run: Run, callbacks: Sequence[Callback], parts: Sequence[object] = ()):
+    def __init__(
+        self,
+        path: Path,
+        run: Run,
+        callbacks: Sequence[Callback],
+        parts: Sequence[object] = (),
+    ):
         self.path, self.run, self.callbacks = path, run, callbacks
         own = [callback.identity() for callback in callbacks]
         self.origin = digest_of(run.recipe, run.module, own, *parts)
@@ -326,24 +369,32 @@ class Checkpoint:
         try:
             state = torch.load(self.path, map_location=device, weights_only=True)
         except Exception as error:
-            raise TrainingError(f"{self.path}: not a checkpoint, or damaged: delete it ({error})") from error
+            raise TrainingError(
+                f"{self.path}: not a checkpoint, or damaged: delete it ({error})"
+            ) from error
         try:
             self._take(state)
         except TrainingError:
             raise
         except Exception as error:
-            raise TrainingError(f"{self.path}: not a checkpoint, or damaged: delete it ({error!r})") from error
+            raise TrainingError(
+                f"{self.path}: not a checkpoint, or damaged: delete it ({error!r})"
+            ) from error
 
     def _take(self, state: Any) -> None:
         """Go on from a checkpoint's content. Raises TrainingError if it is of another run."""
-        if state.get("origin") != self.origin or len(state["callbacks"]) != len(self.callbacks):
+        if state.get("origin") != self.origin or len(state["callbacks"]) != len(
+            self.callbacks
+        ):
             raise TrainingError(
                 f"{self.path}: belongs to another run: one with another recipe, other callbacks, other data, another "
                 "loss, another method or other weights to start from; delete it, or name another file"
             )
         resumed = dict(state["run"])
         wrong = resumed.keys() ^ RESUMED.keys()
-        wrong = wrong or {n for n, kinds in RESUMED.items() if not isinstance(resumed[n], kinds)}
+        wrong = wrong or {
+            n for n, kinds in RESUMED.items() if not isinstance(resumed[n], kinds)
+        }
         if wrong:
             raise ValueError(f"its run has a wrong {', '.join(sorted(wrong))}")
         self.run.module.load_state_dict(state["module"])
@@ -357,9 +408,16 @@ class Checkpoint:
 
 #: Fields of a run that a checkpoint holds, and what they may be.
 RESUMED: dict[str, tuple[type, ...]] = {
-    "epoch": (int,), "step": (int,), "loss": (float,), "metric": (float, type(None)), "best": (float, type(None)),
-    "waited": (int,), "stop": (bool,), "history": (list,), "unreached": (list, type(None)),
-}  # fmt: skip
+    "epoch": (int,),
+    "step": (int,),
+    "loss": (float,),
+    "metric": (float, type(None)),
+    "best": (float, type(None)),
+    "waited": (int,),
+    "stop": (bool,),
+    "history": (list,),
+    "unreached": (list, type(None)),
+}
 
 
 @contextmanager

@@ -15,9 +15,9 @@ import onnx
 from onnx import helper, numpy_helper
 
 from prunegraph.graph.external import without_weights
-from prunegraph.graph.shape_info import ShapeInfo, shape_info, stepwise
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.names import Names
+from prunegraph.graph.shape_info import ShapeInfo, shape_info, stepwise
 
 Array = np.ndarray
 Shape = tuple[int, ...]
@@ -62,9 +62,11 @@ class _Walk:
         self.there, self.infer = stepwise(graph, sizes)
         self.edits, self.names = _Edits(), Names(graph)
         self.rules: dict[str, Callable[[Node], None]] = {
-            "Reshape": self._reshape, "Resize": self._resize, "Concat": self._concat,
+            "Reshape": self._reshape,
+            "Resize": self._resize,
+            "Concat": self._concat,
             **dict.fromkeys(STATES, self._states),
-        }  # fmt: skip
+        }
 
     def visit(self, node: Node) -> None:
         rule = self.rules.get(node.op)
@@ -78,8 +80,14 @@ class _Walk:
         here, there = self.here.shapes.get(value), self.there.shapes.get(value)
         if here is None or there is None or len(here) != len(there):
             return None
-        axes = [axis for axis, (a, b) in enumerate(zip(here, there, strict=True)) if b == 2 * a]
-        return axes[0] if len(axes) == 1 and sum(a != b for a, b in zip(here, there, strict=True)) == 1 else None
+        axes = [
+            axis for axis, (a, b) in enumerate(zip(here, there, strict=True)) if b == 2 * a
+        ]
+        return (
+            axes[0]
+            if len(axes) == 1 and sum(a != b for a, b in zip(here, there, strict=True)) == 1
+            else None
+        )
 
     # -- operators ------------------------------------------------------------------
 
@@ -87,14 +95,25 @@ class _Walk:
         data, output = node.inputs[0], node.outputs[0]
         axis, target = self.axis(data), self._constant(node.input(1))
         before, after = self.here.shapes.get(data), self.here.shapes.get(output)
-        if axis is None or target is None or before is None or after is None or len(target) != len(after):
+        if (
+            axis is None
+            or target is None
+            or before is None
+            or after is None
+            or len(target) != len(after)
+        ):
             return
         ahead = int(np.prod(before[:axis], dtype=np.int64))
         place = next(
-            (k for k in range(len(after))
-             if int(np.prod(after[:k], dtype=np.int64)) == ahead and after[k] and after[k] % self.size == 0),
+            (
+                k
+                for k in range(len(after))
+                if int(np.prod(after[:k], dtype=np.int64)) == ahead
+                and after[k]
+                and after[k] % self.size == 0
+            ),
             None,
-        )  # fmt: skip
+        )
         if place is None:
             return
         self.there.shapes[output] = (*after[:place], 2 * after[place], *after[place + 1 :])
@@ -121,25 +140,44 @@ class _Walk:
         shape = [int(size) for size in sizes]
         shape[axis] *= 2
         self.there.shapes[node.outputs[0]] = tuple(shape)
-        self.there.types[node.outputs[0]] = self.there.types.get(node.inputs[0], onnx.TensorProto.FLOAT)
+        self.there.types[node.outputs[0]] = self.there.types.get(
+            node.inputs[0], onnx.TensorProto.FLOAT
+        )
 
     def _concat(self, node: Node) -> None:
         """Values without a batch, joined with others that have one, are repeated for every sample."""
-        source = next((value for value in node.inputs if self.axis(value) is not None), None)
+        source = next(
+            (value for value in node.inputs if self.axis(value) is not None), None
+        )
         axis = self.axis(source) if source is not None else None
         rank = len(self.here.shapes.get(node.inputs[0], ()))
-        if source is None or axis is None or axis == int(node.attributes["axis"]) % max(rank, 1):
+        if (
+            source is None
+            or axis is None
+            or axis == int(node.attributes["axis"]) % max(rank, 1)
+        ):
             return
         for slot, value in enumerate(node.inputs):
             shape = self.there.shapes.get(value)
-            if self.axis(value) is None and shape is not None and len(shape) > axis and shape[axis] == 1:
+            if (
+                self.axis(value) is None
+                and shape is not None
+                and len(shape) > axis
+                and shape[axis] == 1
+            ):
                 self._read(node, slot, self._repeated(node, value, shape, source, axis))
-        shapes = [list(self.here.shapes[value]) for value in node.inputs if value in self.here.shapes]
+        shapes = [
+            list(self.here.shapes[value])
+            for value in node.inputs
+            if value in self.here.shapes
+        ]
         if len(shapes) == len(node.inputs) and node.outputs[0] in self.here.shapes:
             whole = list(self.here.shapes[node.outputs[0]])
             whole[axis] *= 2
             self.there.shapes[node.outputs[0]] = tuple(whole)
-            self.there.types[node.outputs[0]] = self.there.types.get(source, onnx.TensorProto.FLOAT)
+            self.there.types[node.outputs[0]] = self.there.types.get(
+                source, onnx.TensorProto.FLOAT
+            )
 
     def _states(self, node: Node) -> None:
         """Initial states that are numbers of the file: zeros are what the operator starts with by itself."""
@@ -147,13 +185,20 @@ class _Walk:
         for slot in STATES[node.op]:
             value = node.input(slot)
             shape = self.there.shapes.get(value)
-            if not value or self.axis(value) is not None or shape is None or self.axis(node.inputs[0]) != axis:
+            if (
+                not value
+                or self.axis(value) is not None
+                or shape is None
+                or self.axis(node.inputs[0]) != axis
+            ):
                 continue
             weight = self.graph.weights.get(value)
             if weight is not None and not np.any(weight.read()):
                 self._read(node, slot, "")
             elif shape[axis] == 1:
-                self._read(node, slot, self._repeated(node, value, shape, node.inputs[0], axis))
+                self._read(
+                    node, slot, self._repeated(node, value, shape, node.inputs[0], axis)
+                )
 
     # -- what is added --------------------------------------------------------------
 
@@ -166,23 +211,34 @@ class _Walk:
 
     def _add(self, values: Array, name: str) -> str:
         name = self.names.new(name)
-        self.edits.tensors.append(numpy_helper.from_array(np.asarray(values, np.int64), name))
+        self.edits.tensors.append(
+            numpy_helper.from_array(np.asarray(values, np.int64), name)
+        )
         return name
 
     def _node(self, reader: Node, op: str, inputs: Sequence[str], **attributes: int) -> str:
         output = self.names.new(f"{reader.name}/free_{op.lower()}")
         node = helper.make_node(op, list(inputs), [output], name=output)
-        node.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
+        node.attribute.extend(
+            helper.make_attribute(name, value) for name, value in attributes.items()
+        )
         self.edits.before.setdefault(reader.outputs, []).append(node)
         return output
 
     def _read(self, node: Node, slot: int, value: str) -> None:
         self.edits.inputs.setdefault(node.outputs, {})[slot] = value
 
-    def _joined(self, node: Node, parts: Sequence[Array | None], source: str, axis: int) -> str:
+    def _joined(
+        self, node: Node, parts: Sequence[Array | None], source: str, axis: int
+    ) -> str:
         """Numbers in a row; the one that is None is a value's size on an axis."""
         shape = self._node(node, "Shape", [source])
-        size = self._node(node, "Gather", [shape, self._add(np.array([axis]), f"{node.name}/free_axis")], axis=0)
+        size = self._node(
+            node,
+            "Gather",
+            [shape, self._add(np.array([axis]), f"{node.name}/free_axis")],
+            axis=0,
+        )
         names = []
         for part in parts:
             if part is None:
@@ -191,7 +247,9 @@ class _Walk:
                 names.append(self._add(part, f"{node.name}/free_sizes"))
         return self._node(node, "Concat", names, axis=0)
 
-    def _repeated(self, node: Node, value: str, shape: Shape, source: str, axis: int) -> str:
+    def _repeated(
+        self, node: Node, value: str, shape: Shape, source: str, axis: int
+    ) -> str:
         ones = np.ones(len(shape), np.int64)
         target = self._joined(node, [ones[:axis], None, ones[axis + 1 :]], source, axis)
         return self._node(node, "Expand", [value, target])
@@ -221,8 +279,12 @@ class _Walk:
             axis, dims = self.axis(entry.name), entry.type.tensor_type.shape.dim
             if axis is not None and axis < len(dims):
                 dims[axis].dim_param = symbol
-        model.graph.initializer.extend([*self.graph.model.graph.initializer, *edits.tensors])
-        return Graph(model, folder=self.graph.folder, source=self.graph.source, keeps=self.graph)
+        model.graph.initializer.extend(
+            [*self.graph.model.graph.initializer, *edits.tensors]
+        )
+        return Graph(
+            model, folder=self.graph.folder, source=self.graph.source, keeps=self.graph
+        )
 
 
 def _doubled(shape: Shape, size: int) -> Shape:

@@ -50,7 +50,15 @@ SPREAD = 0.1
 
 @operator(OPERATOR, domain=DOMAIN)
 def channel_gate(
-    call: Call, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, factors: Tensor, seen: Tensor, live: Tensor
+    call: Call,
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    factors: Tensor,
+    seen: Tensor,
+    live: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """The gated value and the gates' mean; while `live`, `factors` and the number of batches `seen` are kept up."""
     shape = (-1, x.shape[1], *[1] * (x.dim() - 2))
@@ -102,9 +110,16 @@ class GatedModule(GraphModule):
     """
 
     def __init__(
-        self, graph: Graph, *, coupling: Coupling | None = None, reduction: int = 16, momentum: float = 0.9,
-        mode: Mode = "sample", light: bool = False, seed: int = 0,
-    ):  # fmt: skip
+        self,
+        graph: Graph,
+        *,
+        coupling: Coupling | None = None,
+        reduction: int = 16,
+        momentum: float = 0.9,
+        mode: Mode = "sample",
+        light: bool = False,
+        seed: int = 0,
+    ):
         if reduction < 1:
             raise OptionError(f"reduction must be at least 1, got {reduction}")
         if not 0 <= momentum < 1:
@@ -113,13 +128,21 @@ class GatedModule(GraphModule):
         base = separated(untied(graph), values)
         inserted = _Insertion(base, values, reduction, seed)
         # Attributes are there before the graph's weights take names of their own.
-        self.base, self.gates, self.light, self.frozen = base, tuple(inserted.gates), light, False
+        self.base, self.gates, self.light, self.frozen = (
+            base,
+            tuple(inserted.gates),
+            light,
+            False,
+        )
         #: Means of the gates in the last run, one tensor a gate.
         self.means: tuple[Tensor, ...] = ()
         self._live = inserted.live
         with_gates = inserted.graph({"momentum": momentum, "mode": mode})
         names = {name for gate in inserted.gates for name in gate.trained}
-        super().__init__(with_gates, trainable=names if light else names | trainable_names(with_gates, "layers"))
+        super().__init__(
+            with_gates,
+            trainable=names if light else names | trainable_names(with_gates, "layers"),
+        )
         self.train()
 
     def train(self, mode: bool = True) -> GatedModule:
@@ -143,16 +166,27 @@ class GatedModule(GraphModule):
 
     def factors(self) -> dict[str, Array]:
         """Factor of every channel [channels], by the value that the BatchNormalization makes."""
-        return {gate.value: self.weight(gate.factors).detach().cpu().numpy().copy() for gate in self.gates}
+        return {
+            gate.value: self.weight(gate.factors).detach().cpu().numpy().copy()
+            for gate in self.gates
+        }
 
     def folded(self) -> Graph:
         """The graph with trained weights and without gates: factors are in scale and shift. Exact but for rounding."""
-        changed = {name: value for name, value in self._arrays() if name in self.base.weights}
+        changed = {
+            name: value for name, value in self._arrays() if name in self.base.weights
+        }
         by_gate = {name: gate for gate in self.gates for name in (gate.scale, gate.shift)}
         revision = Revision(self.base)
         for name, value in changed.items():
             if name in by_gate:
-                factor = self.weight(by_gate[name].factors).detach().cpu().numpy().astype(np.float64)
+                factor = (
+                    self.weight(by_gate[name].factors)
+                    .detach()
+                    .cpu()
+                    .numpy()
+                    .astype(np.float64)
+                )
                 value = (value.astype(np.float64) * factor).astype(value.dtype)
             if not self._same(name, value):
                 revision.set(name, value)
@@ -163,7 +197,11 @@ def gated_nodes(graph: Graph, coupling: Coupling | None = None) -> list[Node]:
     """BatchNormalization nodes of channels that can be removed. Raises DataError where there is none."""
     groups = (coupling or analyze(graph)).groups
     cut = {member.weight for group in groups for member in group.members}
-    nodes = [node for node in graph.nodes if _can_be_gated(graph, node) and graph.weight_behind(node.inputs[1]) in cut]
+    nodes = [
+        node
+        for node in graph.nodes
+        if _can_be_gated(graph, node) and graph.weight_behind(node.inputs[1]) in cut
+    ]
     if not nodes:
         raise DataError(
             f"{graph.source}: no removable channel has a BatchNormalization to put a gate behind "
@@ -174,7 +212,12 @@ def gated_nodes(graph: Graph, coupling: Coupling | None = None) -> list[Node]:
 
 def _can_be_gated(graph: Graph, node: Node) -> bool:
     """Whether a node is a BatchNormalization whose scale and shift are numbers of the file."""
-    if node.op != "BatchNormalization" or node.domain or node.subgraph is not None or any(node.outputs[1:]):
+    if (
+        node.op != "BatchNormalization"
+        or node.domain
+        or node.subgraph is not None
+        or any(node.outputs[1:])
+    ):
         return False
     return not node.attributes.get("training_mode", 0) and all(
         graph.weight_behind(value) in graph.weights for value in node.inputs[1:3]
@@ -189,7 +232,11 @@ def separated(graph: Graph, values: Sequence[str]) -> Graph:
             name = graph.weight_behind(node.inputs[slot])
             assert name is not None  # `_can_be_gated` has seen to that
             weight = graph.weights[name]
-            if name == node.inputs[slot] and weight.holder is None and len(graph.consumers[name]) == 1:
+            if (
+                name == node.inputs[slot]
+                and weight.holder is None
+                and len(graph.consumers[name]) == 1
+            ):
                 continue
             role = "scale" if slot == 1 else "shift"
             copy = rewriter.add_initializer(f"{node.name}/{role}", weight.read(), weight)
@@ -222,9 +269,13 @@ class _Insertion:
             "factors": np.ones(width),
             "seen": np.zeros(1),
         }
-        names = [self._add(f"{node.name}/gate_{name}", values) for name, values in arrays.items()]
+        names = [
+            self._add(f"{node.name}/gate_{name}", values) for name, values in arrays.items()
+        ]
         self.inputs.append((*names, self.live))
-        return Gate(node.outputs[0], node.inputs[1], node.inputs[2], names[4], tuple(names[:4]))
+        return Gate(
+            node.outputs[0], node.inputs[1], node.inputs[2], names[4], tuple(names[:4])
+        )
 
     def graph(self, attributes: Mapping[str, Any]) -> Graph:
         """The graph that is trained; means of the gates are further outputs. Stock runtimes cannot run it."""
@@ -235,13 +286,20 @@ class _Insertion:
             means.append(self.rewriter.names.new(f"{value}/gates"))
             name = self.rewriter.names.new(f"{node.name}/gate")
             gate = helper.make_node(
-                OPERATOR, [plain, *inputs], [value, means[-1]], name=name, domain=DOMAIN, **attributes
+                OPERATOR,
+                [plain, *inputs],
+                [value, means[-1]],
+                name=name,
+                domain=DOMAIN,
+                **attributes,
             )
             self.rewriter.insert_after(node, gate)
 
         def declare(model: onnx.ModelProto) -> None:
             for mean in means:
-                model.graph.output.append(helper.make_tensor_value_info(mean, onnx.TensorProto.FLOAT, None))
+                model.graph.output.append(
+                    helper.make_tensor_value_info(mean, onnx.TensorProto.FLOAT, None)
+                )
             model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
 
         return self.rewriter.finish(swept=False, change=declare)

@@ -63,10 +63,22 @@ class FreezeGates(Callback):
 
 @METHODS.register("gfr")
 def gfr(
-    graph: Graph, setting: TrainingOptions, *, strength: float = 1e-4, light: bool = False, mode: Mode = "sample",
-    reduction: int = 16, momentum: float = 0.9, p: float = 1.0, q: float = 1.0, tolerance: float = 0.0,
-    bn_recal: bool = True, refit: bool = False, round_to: int = 8, allocation: str = "global:mean",
-) -> TrainResult:  # fmt: skip
+    graph: Graph,
+    setting: TrainingOptions,
+    *,
+    strength: float = 1e-4,
+    light: bool = False,
+    mode: Mode = "sample",
+    reduction: int = 16,
+    momentum: float = 0.9,
+    p: float = 1.0,
+    q: float = 1.0,
+    tolerance: float = 0.0,
+    bn_recal: bool = True,
+    refit: bool = False,
+    round_to: int = 8,
+    allocation: str = "global:mean",
+) -> TrainResult:
     """Train gates on channels while scales shrink, fold them, and cut to the budget or tolerance, with no fine-tuning.
 
     Args:
@@ -96,19 +108,35 @@ def gfr(
     """
     _check(setting, strength, tolerance, p, q)
     module = GatedModule(
-        graph, light=light, reduction=reduction, momentum=momentum, mode=mode, seed=setting.recipe.seed
+        graph,
+        light=light,
+        reduction=reduction,
+        momentum=momentum,
+        mode=mode,
+        seed=setting.recipe.seed,
     )
-    run = _train_gates(module, setting, strength) if light else _train_sparse(module, setting, strength)
+    run = (
+        _train_gates(module, setting, strength)
+        if light
+        else _train_sparse(module, setting, strength)
+    )
     module.cpu()
-    trained = with_factors(graph if light else module.folded(), Factors(module.factors(), folded=not light))
+    trained = with_factors(
+        graph if light else module.folded(), Factors(module.factors(), folded=not light)
+    )
     done = TrainResult(trained).after("gfr", run)
     if setting.budget is None and not tolerance:
         return done
     repair = "least-squares" if refit else "bn" if bn_recal else "absorb"
     how = Compression(
-        calibration(setting.data, setting.recipe.seed), f"gfr:p={p!r},q={q!r}", allocation, round_to,
-        repair=repair, seed=setting.recipe.seed, progress=setting.progress,
-    )  # fmt: skip
+        calibration(setting.data, setting.recipe.seed),
+        f"gfr:p={p!r},q={q!r}",
+        allocation,
+        round_to,
+        repair=repair,
+        seed=setting.recipe.seed,
+        progress=setting.progress,
+    )
     if setting.budget is not None:
         created = how.to_budget(trained, setting.budget)
     else:
@@ -117,25 +145,37 @@ def gfr(
     return replace(done, graph=with_factors(created.graph, None))
 
 
-def _check(setting: TrainingOptions, strength: float, tolerance: float, p: float, q: float) -> None:
+def _check(
+    setting: TrainingOptions, strength: float, tolerance: float, p: float, q: float
+) -> None:
     """Raise for what could only fail after the training."""
     check_exponents("gfr", p, q)
     for name, value in (("strength", strength), ("tolerance", tolerance)):
         if not (math.isfinite(value) and value >= 0):
-            raise OptionError(f"option {name!r} of training method 'gfr' must be a number of at least 0, got {value:g}")
+            raise OptionError(
+                f"option {name!r} of training method 'gfr' must be a number of at least 0, got {value:g}"
+            )
     if setting.budget is not None and tolerance:
-        raise OptionError("training method 'gfr' cuts to a budget or as far as a tolerance allows: give one of them")
+        raise OptionError(
+            "training method 'gfr' cuts to a budget or as far as a tolerance allows: give one of them"
+        )
     if setting.budget is not None and setting.budget.latency is not None:
-        raise BudgetError("training method 'gfr' does not measure latency: give --macs, --params or --ratio")
+        raise BudgetError(
+            "training method 'gfr' does not measure latency: give --macs, --params or --ratio"
+        )
 
 
 def _train_sparse(module: GatedModule, setting: TrainingOptions, strength: float) -> Run:
     sparsify = Sparsify(module, strength, coupling=analyze(module.base))
-    return setting.fit(module, "gfr", callbacks=[sparsify, FreezeGates(module, setting.steps)])
+    return setting.fit(
+        module, "gfr", callbacks=[sparsify, FreezeGates(module, setting.steps)]
+    )
 
 
 def _train_gates(module: GatedModule, setting: TrainingOptions, strength: float) -> Run:
-    return replace(setting, loss=_closing(module, setting.loss, strength)).fit(module, "gfr")
+    return replace(setting, loss=_closing(module, setting.loss, strength)).fit(
+        module, "gfr"
+    )
 
 
 def _closing(module: GatedModule, loss: Loss, strength: float) -> Loss:

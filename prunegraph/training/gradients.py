@@ -54,7 +54,9 @@ class TaskGradients:
         batch: int = 32,
     ):
         if graph is None and not isinstance(module, GraphModule):
-            raise DataError("gradients of a PyTorch module need the graph whose weights they are for: give `graph=`")
+            raise DataError(
+                "gradients of a PyTorch module need the graph whose weights they are for: give `graph=`"
+            )
         self.module, self.loss, self.size = module, loss, batch
         self.graph = graph if graph is not None else module.graph
         self.data = Data.of(data).fit(self.graph)
@@ -70,14 +72,20 @@ class TaskGradients:
     def squares(self, weight: str, axis: int) -> Array:
         """Sum over a slice's elements of w^2 * mean over samples of (dL/dw)^2 [size of the axis]."""
         squares = self._found(self._by_sample[1], weight)
-        return squares.sum(axis=tuple(a for a in range(squares.ndim) if a != axis % squares.ndim))
+        return squares.sum(
+            axis=tuple(a for a in range(squares.ndim) if a != axis % squares.ndim)
+        )
 
     # -- passes over the data -------------------------------------------------------
 
     @cached_property
     def _parts(self) -> dict[str, list[Tensor]]:
         """Tensors of the module by the graph's names; running statistics have no gradients."""
-        able = [w.name for w in self.graph.weights.values() if w.is_float and w.name not in statistics(self.graph)]
+        able = [
+            w.name
+            for w in self.graph.weights.values()
+            if w.is_float and w.name not in statistics(self.graph)
+        ]
         if isinstance(self.module, GraphModule):
             own = self.module.weights()
             return {name: self.module.parts(name) for name in able if name in own}
@@ -115,8 +123,14 @@ class TaskGradients:
             count += 1
             for name, product in products.items():
                 _append(result.setdefault(name, [[] for _ in product.shape]), product)
-                squares[name] = squares[name] + product.square() if name in squares else product.square()
-        return _stacked(result), {name: (total / count).cpu().numpy() for name, total in squares.items()}
+                squares[name] = (
+                    squares[name] + product.square()
+                    if name in squares
+                    else product.square()
+                )
+        return _stacked(result), {
+            name: (total / count).cpu().numpy() for name, total in squares.items()
+        }
 
     def _runs(self, size: int) -> Iterator[dict[str, Tensor]]:
         """Elementwise w * dL/dw of every batch, in double precision."""
@@ -125,14 +139,20 @@ class TaskGradients:
         for arrays in self.data.batches(self.graph, size, labels=True):
             batch = {name: to_torch(array).to(device) for name, array in arrays.items()}
             with _differentiable(self.module, tensors):
-                outputs = outputs_of(self.module, {name: batch[name] for name in self.graph.inputs})
+                outputs = outputs_of(
+                    self.module, {name: batch[name] for name in self.graph.inputs}
+                )
                 loss = self.loss(outputs, batch)
                 if not bool(torch.isfinite(loss)):
-                    raise TrainingError(f"the loss of a batch is {loss.item()}: gradients of it say nothing")
+                    raise TrainingError(
+                        f"the loss of a batch is {loss.item()}: gradients of it say nothing"
+                    )
                 slopes = iter(torch.autograd.grad(loss, tensors, allow_unused=True))
             yield {
                 name: sum(
-                    torch.zeros_like(part, dtype=torch.float64) if slope is None else part.detach().double() * slope
+                    torch.zeros_like(part, dtype=torch.float64)
+                    if slope is None
+                    else part.detach().double() * slope
                     for part, slope in zip(parts, slopes, strict=False)
                 )
                 for name, parts in self._parts.items()
@@ -159,7 +179,9 @@ def _stacked(result: dict[str, list[list[Array]]]) -> Products:
 def _differentiable(module: torch.nn.Module, tensors: Sequence[Tensor]) -> Iterator[None]:
     """The module in eval mode, with gradients by these tensors, parameters or not; as it was afterwards."""
     modes = [(part, part.training) for part in module.modules()]
-    wanted: list[tuple[Callable[[bool], object], bool]] = [(t.requires_grad_, t.requires_grad) for t in tensors]
+    wanted: list[tuple[Callable[[bool], object], bool]] = [
+        (t.requires_grad_, t.requires_grad) for t in tensors
+    ]
     module.eval()
     try:
         for tensor in tensors:

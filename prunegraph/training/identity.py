@@ -49,7 +49,9 @@ class _Digest:
 
     def add(self, thing: object) -> None:
         """Take in a value of any type."""
-        if thing is None or isinstance(thing, (bool, int, float, complex, str, bytes, PurePath, np.generic, np.dtype)):
+        if thing is None or isinstance(
+            thing, (bool, int, float, complex, str, bytes, PurePath, np.generic, np.dtype)
+        ):
             self._text(f"{type(thing).__name__} {thing!r}")
             return
         if id(thing) in self._met:
@@ -120,7 +122,9 @@ class _Digest:
         elif isinstance(thing, type):
             self._text(f"{thing.__module__}.{thing.__qualname__}")
         elif dataclasses.is_dataclass(thing):
-            self.add({each.name: getattr(thing, each.name) for each in dataclasses.fields(thing)})
+            self.add(
+                {each.name: getattr(thing, each.name) for each in dataclasses.fields(thing)}
+            )
         elif not isinstance(thing, types.ModuleType):
             # Of an object of a class that nobody knows, its attributes count; generators and files have none.
             self.add(dict(vars(thing)) if hasattr(thing, "__dict__") else None)

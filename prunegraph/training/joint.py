@@ -17,8 +17,8 @@ from prunegraph.errors import OptionError
 from prunegraph.graph.model import Graph
 from prunegraph.training.methods import METHODS, TrainingOptions, TrainResult
 from prunegraph.training.module import GraphModule
-from prunegraph.training.qat import Phases, QuantizedModule, check
 from prunegraph.training.prune_stage import Pruning, budgets, measured, rounds_of, sampled
+from prunegraph.training.qat import Phases, QuantizedModule, check
 from prunegraph.training.sparse import Sparsify
 
 #: Largest norm of the gradients in the last stage; a recipe may have a smaller one.
@@ -75,7 +75,9 @@ def joint(
         PrunegraphError: what `prunegraph.prune`, `prunegraph.quantize` and `fit` raise.
     """
     if strength < 0 or qat_lr <= 0:
-        raise OptionError(f"strength must be at least 0 and qat_lr above 0, got {strength:g} and {qat_lr:g}")
+        raise OptionError(
+            f"strength must be at least 0 and qat_lr above 0, got {strength:g} and {qat_lr:g}"
+        )
     bounds = budgets(setting, macs=macs, params=params)
     pruning = Pruning(algorithm, allocation, repair, round_to, min_channels, samples)
     pruning.check(graph, setting.data)
@@ -85,8 +87,12 @@ def joint(
     done = TrainResult(graph)
     if strength:
         module = GraphModule(graph)
-        run = setting.fit(module, "sparse", recipe=replace(recipe, epochs=sparse_epochs or recipe.epochs),
-                          callbacks=[Sparsify(module, strength)])  # fmt: skip
+        run = setting.fit(
+            module,
+            "sparse",
+            recipe=replace(recipe, epochs=sparse_epochs or recipe.epochs),
+            callbacks=[Sparsify(module, strength)],
+        )
         done = TrainResult(module.cpu().write_back(graph)).after("sparse", run)
     tuning = replace(recipe, epochs=tune_epochs or recipe.epochs)
     done = rounds_of(done, setting, bounds, pruning, tuning, rounds)
@@ -94,12 +100,20 @@ def joint(
         return done
     # Without batch statistics to normalise by, one large step is enough to lose the network.
     clip = min(recipe.clip or QAT_CLIP, QAT_CLIP)
-    last = replace(recipe, epochs=qat_epochs or recipe.epochs, lr=recipe.lr * qat_lr, clip=clip)
+    last = replace(
+        recipe, epochs=qat_epochs or recipe.epochs, lr=recipe.lr * qat_lr, clip=clip
+    )
     qat = replace(setting, recipe=last)
     return quantized(done, qat, samples=samples, learn_scales=learn_scales)
 
 
-def quantized(done: TrainResult, setting: TrainingOptions, *, samples: int = 512, learn_scales: bool = False) -> TrainResult:
+def quantized(
+    done: TrainResult,
+    setting: TrainingOptions,
+    *,
+    samples: int = 512,
+    learn_scales: bool = False,
+) -> TrainResult:
     """Train with fake quantization, and write in integers. Raises what `QuantizedModule` and `fit` raise."""
     data = sampled(setting.data, samples, setting.recipe.seed)
     module = QuantizedModule(done.graph, data, learn_scales=learn_scales)

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from prunegraph.graph.shape_info import ShapeInfo, shape_info
 from prunegraph.graph.model import FLOAT_TYPES, Graph, Node
+from prunegraph.graph.shape_info import ShapeInfo, shape_info
 
 Kind = Literal["scores", "values", "left out"]
 
@@ -22,11 +22,28 @@ LIKE_INPUT = frozenset({"Add", "Sub", "Mul", "Div", "Identity", "Cast", "Dropout
 
 #: Operators that keep axes 0 and 1, and reduce or stretch the others.
 SPATIAL = frozenset(
-    {"GlobalAveragePool", "AveragePool", "GlobalMaxPool", "MaxPool", "Resize", "Upsample", "ReduceMean", "ReduceMax"}
+    {
+        "GlobalAveragePool",
+        "AveragePool",
+        "GlobalMaxPool",
+        "MaxPool",
+        "Resize",
+        "Upsample",
+        "ReduceMean",
+        "ReduceMax",
+    }
 )
 
 #: Layers, with the axis of what they make on which their filters lie.
-FILTERS = {"Conv": 1, "ConvTranspose": 1, "FusedConv": 1, "Gemm": -1, "FusedGemm": -1, "MatMul": -1, "FusedMatMul": -1}
+FILTERS = {
+    "Conv": 1,
+    "ConvTranspose": 1,
+    "FusedConv": 1,
+    "Gemm": -1,
+    "FusedGemm": -1,
+    "MatMul": -1,
+    "FusedMatMul": -1,
+}
 
 #: A map of scores is at least so large, relative to the input; what is coarser is taken for the map of a detector.
 COARSEST = 4
@@ -62,8 +79,14 @@ def outputs_of_graph(graph: Graph) -> tuple[Output, ...]:
     known = shape_info(graph)
     outputs: list[Output] = []
     for name in graph.outputs:
-        like = known.shapes.get(graph.outputs[0]) if outputs and outputs[0].kind == "scores" else None
-        outputs.append(_output(graph, known, name, not outputs or known.shapes.get(name) == like))
+        like = (
+            known.shapes.get(graph.outputs[0])
+            if outputs and outputs[0].kind == "scores"
+            else None
+        )
+        outputs.append(
+            _output(graph, known, name, not outputs or known.shapes.get(name) == like)
+        )
     return tuple(outputs)
 
 
@@ -75,9 +98,13 @@ def _output(graph: Graph, known: ShapeInfo, name: str, plausible: bool) -> Outpu
         return Output(name, "values")
     node = _maker(graph, name)
     if node is not None and node.op in ("Softmax", "LogSoftmax") and not node.domain:
-        axis = int(node.attributes.get("axis", -1 if node.version >= 13 else 1)) % max(len(shape), 1)
+        axis = int(node.attributes.get("axis", -1 if node.version >= 13 else 1)) % max(
+            len(shape), 1
+        )
         return Output(name, "scores", len(shape), axis, node.op == "Softmax")
-    place = _filters(graph, known, name) if plausible and name not in graph.consumers else None
+    place = (
+        _filters(graph, known, name) if plausible and name not in graph.consumers else None
+    )
     if place is None or shape[place] < 2 or not _is_fine(graph, known, shape, place):
         return Output(name, "values", len(shape))
     return Output(name, "scores", len(shape), place)
@@ -98,8 +125,17 @@ def _is_fine(graph: Graph, known: ShapeInfo, shape: Sequence[int], axis: int) ->
     spatial = shape[axis + 1 :]
     if math.prod(spatial) == 1:
         return True
-    sizes = next((known.shapes[name] for name in graph.inputs if len(known.shapes[name]) == len(shape)), None)
-    return sizes is None or all(COARSEST * a >= b for a, b in zip(spatial, sizes[axis + 1 :], strict=True))
+    sizes = next(
+        (
+            known.shapes[name]
+            for name in graph.inputs
+            if len(known.shapes[name]) == len(shape)
+        ),
+        None,
+    )
+    return sizes is None or all(
+        COARSEST * a >= b for a, b in zip(spatial, sizes[axis + 1 :], strict=True)
+    )
 
 
 def _filters(graph: Graph, known: ShapeInfo, value: str) -> int | None:
@@ -112,7 +148,9 @@ def _filters(graph: Graph, known: ShapeInfo, value: str) -> int | None:
     sources = _data(graph, node, len(known.shapes[value]))
     axes = {source: _filters(graph, known, source) for source in sources}
     places = {
-        _moved(node, axis, known.shapes[source], known.shapes[value]) if axis is not None else None
+        _moved(node, axis, known.shapes[source], known.shapes[value])
+        if axis is not None
+        else None
         for source, axis in axes.items()
     }
     return places.pop() if len(places) == 1 else None
@@ -122,16 +160,26 @@ def _data(graph: Graph, node: Node, rank: int) -> list[str]:
     """Inputs that hold the data, or none: one that is computed, all that are joined, or heads that are averaged."""
     if node.op in ("Reshape", "Resize", "Upsample"):
         return [node.inputs[0]]
-    computed = [value for value in node.inputs if value in graph.producer and value not in graph.weights]
+    computed = [
+        value
+        for value in node.inputs
+        if value in graph.producer and value not in graph.weights
+    ]
     several = node.op == "Concat" or (node.op in ("Add", "Sub") and rank == 2)
     return computed if len(computed) == 1 or several else []
 
 
-def _moved(node: Node, axis: int, before: Sequence[int], after: Sequence[int]) -> int | None:
+def _moved(
+    node: Node, axis: int, before: Sequence[int], after: Sequence[int]
+) -> int | None:
     """Where an axis of a node's input is in its output."""
     if node.op in LIKE_INPUT:
         return axis + len(after) - len(before)
-    if node.op in SPATIAL and axis <= 1 and (len(after) == len(before) or len(after) > axis):
+    if (
+        node.op in SPATIAL
+        and axis <= 1
+        and (len(after) == len(before) or len(after) > axis)
+    ):
         return axis if after[axis] == before[axis] else None
     if node.op == "Transpose":
         order = list(node.attributes.get("perm", range(len(before))[::-1]))
@@ -140,6 +188,10 @@ def _moved(node: Node, axis: int, before: Sequence[int], after: Sequence[int]) -
         return axis if int(node.attributes["axis"]) % len(after) != axis else None
     if node.op in ("Reshape", "Flatten", "Squeeze", "Unsqueeze"):
         ahead = math.prod(before[:axis])
-        places = (k for k, size in enumerate(after) if size == before[axis] and math.prod(after[:k]) == ahead)
+        places = (
+            k
+            for k, size in enumerate(after)
+            if size == before[axis] and math.prod(after[:k]) == ahead
+        )
         return next(places, None)
     return None

@@ -22,10 +22,18 @@ def as_labels(labels: object) -> Tensor:
     if isinstance(labels, torch.Tensor):
         return labels
     if not isinstance(labels, np.ndarray):
-        raise DataError(f"`labels` have to be an array of class numbers, not {type(labels).__name__}: {_WHAT_TO_DO}")
+        raise DataError(
+            f"`labels` have to be an array of class numbers, not {type(labels).__name__}: {_WHAT_TO_DO}"
+        )
     if labels.dtype.kind not in "iufb":
-        what = "lists of different lengths (boxes?)" if labels.dtype.kind == "O" else f"of type {labels.dtype}"
-        raise DataError(f"`labels` have to be class numbers, they are {what}: {_WHAT_TO_DO}")
+        what = (
+            "lists of different lengths (boxes?)"
+            if labels.dtype.kind == "O"
+            else f"of type {labels.dtype}"
+        )
+        raise DataError(
+            f"`labels` have to be class numbers, they are {what}: {_WHAT_TO_DO}"
+        )
     return to_torch(labels)
 
 
@@ -33,9 +41,13 @@ def class_numbers(labels: Tensor, classes: int) -> Tensor:
     """Labels as whole numbers. Raises DataError where they are not, or not below the number of classes."""
     whole = labels.long()
     if labels.is_floating_point() and not bool((whole == labels).all()):
-        raise DataError(f"`labels` have to be class numbers, they are fractions: {_WHAT_TO_DO}")
+        raise DataError(
+            f"`labels` have to be class numbers, they are fractions: {_WHAT_TO_DO}"
+        )
     counted = whole[whole != IGNORED]
-    lowest, highest = (int(counted.min()), int(counted.max())) if counted.numel() else (0, 0)
+    lowest, highest = (
+        (int(counted.min()), int(counted.max())) if counted.numel() else (0, 0)
+    )
     if lowest < 0 or highest >= classes:
         raise DataError(
             f"`labels` run from {lowest} to {highest}, the model's output has {classes} classes, 0 to {classes - 1}"

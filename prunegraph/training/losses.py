@@ -47,13 +47,20 @@ def _with_labels(output: Tensor, labels: Tensor, axis: int | None) -> tuple[Tens
     """Scores [cells, classes] and class numbers [cells]. Raises DataError where labels do not fit the scores."""
     usual = class_axis(output.dim()) if axis is None else axis
     for each in (usual, 1, output.dim() - 1):
-        if 0 < each < output.dim() and labels.shape == (*output.shape[:each], *output.shape[each + 1 :]):
+        if 0 < each < output.dim() and labels.shape == (
+            *output.shape[:each],
+            *output.shape[each + 1 :],
+        ):
             rows = output.movedim(each, -1)
-            return rows.reshape(-1, rows.shape[-1]), class_numbers(labels, rows.shape[-1]).reshape(-1)
+            return rows.reshape(-1, rows.shape[-1]), class_numbers(
+                labels, rows.shape[-1]
+            ).reshape(-1)
     raise DataError(misfit(labels.shape, output.shape))
 
 
-def cross_entropy(*, probabilities: bool = False, smoothing: float = 0.0, graph: Graph | None = None) -> Loss:
+def cross_entropy(
+    *, probabilities: bool = False, smoothing: float = 0.0, graph: Graph | None = None
+) -> Loss:
     """Cross entropy of the first output with `labels`: class numbers, of its shape without the axis of the classes.
 
     Args:
@@ -68,11 +75,19 @@ def cross_entropy(*, probabilities: bool = False, smoothing: float = 0.0, graph:
 
     def loss(outputs: Sequence[Tensor], batch: Batch) -> Tensor:
         if LABELS not in batch:
-            raise DataError("cross entropy needs `labels` in the data; without any use `own_labels` or `distillation`")
+            raise DataError(
+                "cross entropy needs `labels` in the data; without any use `own_labels` or `distillation`"
+            )
         output = outputs[0]
-        axis = known.class_axis(output.dim()) if known is not None and known.kind == "scores" else None
+        axis = (
+            known.class_axis(output.dim())
+            if known is not None and known.kind == "scores"
+            else None
+        )
         rows, wanted = _with_labels(output, as_labels(batch[LABELS]), axis)
-        return nnf.cross_entropy(_logits(rows, probabilities), wanted, label_smoothing=smoothing)
+        return nnf.cross_entropy(
+            _logits(rows, probabilities), wanted, label_smoothing=smoothing
+        )
 
     return loss
 
@@ -89,7 +104,9 @@ def own_labels(*, probabilities: bool = False, seed: int = 0) -> Loss:
         axis = class_axis(outputs[0].dim())
         logits = _logits(outputs[0], probabilities, axis).movedim(axis, -1)
         rows = logits.reshape(-1, logits.shape[-1])
-        drawn = torch.multinomial(rows.detach().softmax(-1).float().cpu(), 1, generator=generator)[:, 0]
+        drawn = torch.multinomial(
+            rows.detach().softmax(-1).float().cpu(), 1, generator=generator
+        )[:, 0]
         return nnf.cross_entropy(rows, drawn.to(rows.device))
 
     return loss
@@ -131,22 +148,40 @@ def distillation(
 
     def loss(outputs: Sequence[Tensor], batch: Batch) -> Tensor:
         with torch.no_grad():
-            wanted = outputs_of(original, {name: value for name, value in batch.items() if name != LABELS})
+            wanted = outputs_of(
+                original, {name: value for name, value in batch.items() if name != LABELS}
+            )
         pairs = _paired(outputs, wanted)
         parts = []
         for index, (student, teacher) in enumerate(pairs):
             kind = known[index] if known else _by_rank(index, teacher)
-            if kind.kind == "left out" or not teacher.is_floating_point() or not teacher.numel():
+            if (
+                kind.kind == "left out"
+                or not teacher.is_floating_point()
+                or not teacher.numel()
+            ):
                 continue
             if kind.kind == "values":
                 parts.append(squared_error(student, teacher))
             else:
                 chances = kind.probabilities or (probabilities and index == 0)
-                parts.append(_divergence(student, teacher, kind.class_axis(teacher.dim()), temperature, chances))
+                parts.append(
+                    _divergence(
+                        student,
+                        teacher,
+                        kind.class_axis(teacher.dim()),
+                        temperature,
+                        chances,
+                    )
+                )
         if not parts:
-            raise DataError("no output of the original is a floating-point number: there is nothing to learn from it")
+            raise DataError(
+                "no output of the original is a floating-point number: there is nothing to learn from it"
+            )
         far = torch.stack(parts).mean()
-        return far if labels == 0 else (1 - labels) * far + labels * by_labels(outputs, batch)
+        return (
+            far if labels == 0 else (1 - labels) * far + labels * by_labels(outputs, batch)
+        )
 
     loss.notes = _notes(known)  # type: ignore[attr-defined]
     return loss
@@ -159,9 +194,14 @@ def _notes(known: Sequence[Output]) -> tuple[str, ...]:
     kinds: dict[str, list[str]] = {}
     for each in known:
         kinds.setdefault(each.kind, []).append(each.name)
-    what = {"scores": "scores of classes", "values": "values", "left out": "left out (no gradient)"}
+    what = {
+        "scores": "scores of classes",
+        "values": "values",
+        "left out": "left out (no gradient)",
+    }
     return (
-        "outputs of the original: " + "; ".join(f"{what[kind]}: {', '.join(names)}" for kind, names in kinds.items()),
+        "outputs of the original: "
+        + "; ".join(f"{what[kind]}: {', '.join(names)}" for kind, names in kinds.items()),
     )
 
 
@@ -170,7 +210,10 @@ def _kinds(graph: Graph, given: Mapping[str, Kind]) -> tuple[Output, ...]:
     for name in given:
         if name not in graph.outputs:
             raise UnknownNameError("output", name, graph.outputs)
-    return tuple(each.of_kind(given[each.name]) if each.name in given else each for each in outputs_of_graph(graph))
+    return tuple(
+        each.of_kind(given[each.name]) if each.name in given else each
+        for each in outputs_of_graph(graph)
+    )
 
 
 def _by_rank(index: int, output: Tensor) -> Output:
@@ -180,37 +223,57 @@ def _by_rank(index: int, output: Tensor) -> Output:
     return Output(str(index), "scores", output.dim(), class_axis(output.dim()))
 
 
-def _paired(outputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+def _paired(
+    outputs: Sequence[Tensor], wanted: Sequence[Tensor]
+) -> list[tuple[Tensor, Tensor]]:
     """Outputs beside the original's, in single precision at least. Raises DataError where they do not match."""
     if len(outputs) != len(wanted):
-        raise DataError(f"the model has {len(outputs)} outputs, the original {len(wanted)}: they have to be the same")
+        raise DataError(
+            f"the model has {len(outputs)} outputs, the original {len(wanted)}: they have to be the same"
+        )
     for index, (mine, theirs) in enumerate(zip(outputs, wanted, strict=True)):
         if not (isinstance(mine, torch.Tensor) and isinstance(theirs, torch.Tensor)):
-            raise DataError(f"output {index} is a sequence, which cannot be compared with the original's")
+            raise DataError(
+                f"output {index} is a sequence, which cannot be compared with the original's"
+            )
         if mine.shape != theirs.shape:
             raise DataError(
                 f"output {index} has shape {list(mine.shape)}, that of the original {list(theirs.shape)}: they have to "
                 "be the same"
             )
-    return [(_single(mine), _single(theirs)) for mine, theirs in zip(outputs, wanted, strict=True)]
+    return [
+        (_single(mine), _single(theirs))
+        for mine, theirs in zip(outputs, wanted, strict=True)
+    ]
 
 
 def _single(output: Tensor) -> Tensor:
     return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
 
 
-def _divergence(student: Tensor, teacher: Tensor, axis: int, temperature: float, probabilities: bool) -> Tensor:
+def _divergence(
+    student: Tensor, teacher: Tensor, axis: int, temperature: float, probabilities: bool
+) -> Tensor:
     """KL divergence over the classes, the mean over cells, times the temperature's square."""
-    own, wanted = (torch.log_softmax(_logits(y, probabilities, axis) / temperature, axis) for y in (student, teacher))
+    own, wanted = (
+        torch.log_softmax(_logits(y, probabilities, axis) / temperature, axis)
+        for y in (student, teacher)
+    )
     cells = student.numel() // student.shape[axis]
-    return nnf.kl_div(own, wanted, reduction="sum", log_target=True) / cells * temperature**2
+    return (
+        nnf.kl_div(own, wanted, reduction="sum", log_target=True) / cells * temperature**2
+    )
 
 
 def squared_error(student: Tensor, teacher: Tensor) -> Tensor:
     """Squared difference by the variance of what is wanted; by its square where it does not vary."""
     scale = teacher.var(correction=0)
-    scale = torch.where(scale > VARIES * teacher.square().mean(), scale, teacher.square().mean())
-    return nnf.mse_loss(student, teacher) / torch.where(scale > 0, scale, torch.ones_like(scale))
+    scale = torch.where(
+        scale > VARIES * teacher.square().mean(), scale, teacher.square().mean()
+    )
+    return nnf.mse_loss(student, teacher) / torch.where(
+        scale > 0, scale, torch.ones_like(scale)
+    )
 
 
 def mean_squared(original: torch.nn.Module) -> Loss:
@@ -219,10 +282,14 @@ def mean_squared(original: torch.nn.Module) -> Loss:
 
     def loss(outputs: Sequence[Tensor], batch: Batch) -> Tensor:
         with torch.no_grad():
-            wanted = outputs_of(original, {name: value for name, value in batch.items() if name != LABELS})
+            wanted = outputs_of(
+                original, {name: value for name, value in batch.items() if name != LABELS}
+            )
         pairs = [(y, t) for y, t in _paired(outputs, wanted) if y.is_floating_point()]
         if not pairs:
-            raise DataError("no output of the original is a floating-point number: there is nothing to learn from it")
+            raise DataError(
+                "no output of the original is a floating-point number: there is nothing to learn from it"
+            )
         return torch.stack([nnf.mse_loss(y, t) for y, t in pairs]).mean()
 
     return loss
@@ -230,7 +297,9 @@ def mean_squared(original: torch.nn.Module) -> Loss:
 
 def outputs_of(module: torch.nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
     """All outputs of a module: a graph's takes inputs by name, others in the order in which they are given."""
-    created: Any = module(inputs) if isinstance(module, GraphModule) else module(*inputs.values())
+    created: Any = (
+        module(inputs) if isinstance(module, GraphModule) else module(*inputs.values())
+    )
     if isinstance(created, Mapping):
         return tuple(created.values())
     return tuple(created) if isinstance(created, (tuple, list)) else (created,)

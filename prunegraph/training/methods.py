@@ -21,7 +21,7 @@ from prunegraph.runtime.data import Data, fixed_batch
 from prunegraph.selection.budget import Budget
 from prunegraph.training.batches import Augment, Batches
 from prunegraph.training.batching import Batching, batching, feeds_of, rows_of
-from prunegraph.training.fit import Callback, Evaluate, TrainingConfig, Run, fit
+from prunegraph.training.fit import Callback, Evaluate, Run, TrainingConfig, fit
 from prunegraph.training.identity import digest_of
 from prunegraph.training.labels import check as check_labels
 from prunegraph.training.losses import Loss
@@ -71,18 +71,33 @@ class TrainingOptions:
         return self.recipe.epochs * (samples.samples // self.batch)
 
     def fit(
-        self, module: GraphModule, stage: str, *, recipe: TrainingConfig | None = None, callbacks: Sequence[Callback] = ()
+        self,
+        module: GraphModule,
+        stage: str,
+        *,
+        recipe: TrainingConfig | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> Run:
         """Train a module in place, as one stage of a method. Raises what `fit` raises."""
         self.progress(stage)
         recipe = recipe or self.recipe
-        own = None if self.checkpoint is None else self.checkpoint.with_name(f"{self.checkpoint.name}.{stage}")
+        own = (
+            None
+            if self.checkpoint is None
+            else self.checkpoint.with_name(f"{self.checkpoint.name}.{stage}")
+        )
         samples = self.data if self.feeds is None else self.feeds
         return fit(
-            module, Batches(samples, self.batch, seed=recipe.seed, augment=self.augment), recipe, loss=self.loss,
-            callbacks=callbacks, evaluate=self.evaluate, checkpoint=own, device=self.device,
+            module,
+            Batches(samples, self.batch, seed=recipe.seed, augment=self.augment),
+            recipe,
+            loss=self.loss,
+            callbacks=callbacks,
+            evaluate=self.evaluate,
+            checkpoint=own,
+            device=self.device,
             identity=(stage, self.identity),
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)
@@ -100,12 +115,20 @@ class TrainResult:
 
     def after(self, stage: str, run: Run) -> TrainResult:
         """With the records of one more run."""
-        done = replace(self, history=(*self.history, *({"stage": stage, **record} for record in run.history)))
+        done = replace(
+            self,
+            history=(
+                *self.history,
+                *({"stage": stage, **record} for record in run.history),
+            ),
+        )
         return done.with_note(_unreached(stage, run)) if run.unreached else done
 
     def with_note(self, note: str) -> TrainResult:
         """With one more note; none is there twice."""
-        return replace(self, notes=tuple(dict.fromkeys((*self.notes, note)))) if note else self
+        return (
+            replace(self, notes=tuple(dict.fromkeys((*self.notes, note)))) if note else self
+        )
 
     def with_record(self, record: dict[str, Any]) -> TrainResult:
         """With one more record."""
@@ -114,7 +137,9 @@ class TrainResult:
 
 Method = Callable[..., TrainResult]
 
-METHODS: Registry[Method] = Registry("training method", "prunegraph.methods", parameters=("graph", "setting"))
+METHODS: Registry[Method] = Registry(
+    "training method", "prunegraph.methods", parameters=("graph", "setting")
+)
 
 
 def train(graph: Graph, setting: TrainingOptions, method: str = "plain") -> TrainResult:
@@ -133,12 +158,19 @@ def train(graph: Graph, setting: TrainingOptions, method: str = "plain") -> Trai
     check_labels(setting.data)
     how = batching(graph, setting.data)
     fed = replace(
-        setting, batch=_batch(how, setting), data=rows_of(setting.data, graph).fit(how.graph),
-        feeds=feeds_of(setting.data, graph) if how.kind == "none" else None, identity=_identity(chosen, setting),
-    )  # fmt: skip
+        setting,
+        batch=_batch(how, setting),
+        data=rows_of(setting.data, graph).fit(how.graph),
+        feeds=feeds_of(setting.data, graph) if how.kind == "none" else None,
+        identity=_identity(chosen, setting),
+    )
     done = chosen(how.graph, fed)
     _check_finite(graph, done.graph)
-    notes = tuple(note for note in (how.note, _single(how.graph, fed), *getattr(setting.loss, "notes", ())) if note)
+    notes = tuple(
+        note
+        for note in (how.note, _single(how.graph, fed), *getattr(setting.loss, "notes", ()))
+        if note
+    )
     return replace(done, graph=how.restored(done.graph), notes=(*notes, *done.notes))
 
 
@@ -155,7 +187,10 @@ def _batch(how: Batching, setting: TrainingOptions) -> int:
 def _identity(method: Method, setting: TrainingOptions) -> str:
     """What tells a run by a method from others, besides what each of its trainings knows itself."""
     function = getattr(method, "func", method)
-    given = {**{name: values[0] for name, values in options(function).items()}, **getattr(method, "keywords", {})}
+    given = {
+        **{name: values[0] for name, values in options(function).items()},
+        **getattr(method, "keywords", {}),
+    }
     return digest_of(function.__qualname__, given, setting.budget, setting.data)
 
 
@@ -173,7 +208,9 @@ def _check_finite(graph: Graph, result: Graph) -> None:
         if weight.is_float and not np.isfinite(weight.read().astype(np.float32)).all():
             before = graph.weights.get(name)
             if before is None or np.isfinite(before.read().astype(np.float32)).all():
-                raise TrainingError(f"weight {name!r} is infinite or not a number at the end: lower the learning rate")
+                raise TrainingError(
+                    f"weight {name!r} is infinite or not a number at the end: lower the learning rate"
+                )
 
 
 def _unreached(stage: str, run: Run) -> str:
@@ -190,7 +227,9 @@ def _unreached(stage: str, run: Run) -> str:
 
 
 @METHODS.register("plain")
-def plain(graph: Graph, setting: TrainingOptions, *, learn_scales: bool = False) -> TrainResult:
+def plain(
+    graph: Graph, setting: TrainingOptions, *, learn_scales: bool = False
+) -> TrainResult:
     """Train the weights; `learn_scales` trains scales of QuantizeLinear as well (LSQ)."""
     module = GraphModule(graph, learn_scales=learn_scales)
     run = setting.fit(module, "plain")
@@ -198,7 +237,9 @@ def plain(graph: Graph, setting: TrainingOptions, *, learn_scales: bool = False)
 
 
 @METHODS.register("sparse")
-def sparse(graph: Graph, setting: TrainingOptions, *, strength: float = 1e-4) -> TrainResult:
+def sparse(
+    graph: Graph, setting: TrainingOptions, *, strength: float = 1e-4
+) -> TrainResult:
     """Train while scales of BatchNormalization shrink (network slimming), so that `bn_scale` finds what can go."""
     module = GraphModule(graph)
     run = setting.fit(module, "sparse", callbacks=[Sparsify(module, strength)])

@@ -41,7 +41,9 @@ class GraphModule(torch.nn.Module):
         UnknownNameError: `trainable` names a weight that is not in the graph.
     """
 
-    def __init__(self, graph: Graph, *, trainable: Trainable = "layers", learn_scales: bool = False):
+    def __init__(
+        self, graph: Graph, *, trainable: Trainable = "layers", learn_scales: bool = False
+    ):
         super().__init__()
         self._copies = copies(graph)
         self._program = compiled(untied(graph))
@@ -119,7 +121,10 @@ class GraphModule(torch.nn.Module):
 
     def parts(self, name: str) -> list[Tensor]:
         """What a weight of the given graph has become: itself, and the copies that `untied` made of it."""
-        return [self.weight(name), *(self.weight(copy) for copy, of in self._copies.items() if of == name)]
+        return [
+            self.weight(name),
+            *(self.weight(copy) for copy, of in self._copies.items() if of == name),
+        ]
 
     # -- running --------------------------------------------------------------------
 
@@ -154,7 +159,10 @@ class GraphModule(torch.nn.Module):
             if name not in main.made:
                 raise UnknownNameError("value", name, main.made)
         kept = set(names)
-        steps = tuple(replace(step, last=tuple(v for v in step.last if v not in kept)) for step in main.steps)
+        steps = tuple(
+            replace(step, last=tuple(v for v in step.last if v not in kept))
+            for step in main.steps
+        )
         result = self._known((), dict(inputs))
         execute(replace(main, steps=steps), result, self.training)
         return {name: result[name] for name in names}
@@ -163,7 +171,9 @@ class GraphModule(torch.nn.Module):
         """What is there before the first step: inputs and weights by name. Raises DataError."""
         return {**dict(self._given(inputs, named)), **self._fixed, **self.weights()}
 
-    def _given(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> Iterator[tuple[str, Value]]:
+    def _given(
+        self, inputs: Sequence[Any], named: Mapping[str, Any]
+    ) -> Iterator[tuple[str, Value]]:
         """Inputs by name, as tensors. Raises DataError."""
         names = self.graph.inputs
         if len(inputs) == 1 and isinstance(inputs[0], Mapping):
@@ -171,12 +181,21 @@ class GraphModule(torch.nn.Module):
         elif len(inputs) <= len(names):
             result = {**dict(zip(names, inputs, strict=False)), **named}
         else:
-            raise DataError(f"{self.graph.source} takes {len(names)} inputs, {list(names)}, not {len(inputs)}")
+            raise DataError(
+                f"{self.graph.source} takes {len(names)} inputs, {list(names)}, not {len(inputs)}"
+            )
         if result.keys() != set(names):
-            raise DataError(f"{self.graph.source} takes the inputs {sorted(names)}, not {sorted(result)}")
+            raise DataError(
+                f"{self.graph.source} takes the inputs {sorted(names)}, not {sorted(result)}"
+            )
         for entry in self.graph.model.graph.input:
             if entry.name in result:
-                yield entry.name, _checked(result[entry.name], entry.name, entry.type.tensor_type.elem_type)
+                yield (
+                    entry.name,
+                    _checked(
+                        result[entry.name], entry.name, entry.type.tensor_type.elem_type
+                    ),
+                )
 
     # -- back to a graph ------------------------------------------------------------
 
@@ -190,7 +209,9 @@ class GraphModule(torch.nn.Module):
         Raises:
             ModelError: the graph has no weight of that name, or of another shape.
         """
-        changed = {name: value for name, value in self._arrays() if not self._same(name, value)}
+        changed = {
+            name: value for name, value in self._arrays() if not self._same(name, value)
+        }
         if graph is None or graph is self.graph:
             target = self.graph
         else:
@@ -201,19 +222,28 @@ class GraphModule(torch.nn.Module):
             old = target.weights.get(name)
             if old is None or old.shape != value.shape:
                 result = "no such weight" if old is None else f"shape {list(old.shape)}"
-                raise ModelError(f"{target.source}: {name!r} of shape {list(value.shape)} cannot be written: {result}")
+                raise ModelError(
+                    f"{target.source}: {name!r} of shape {list(value.shape)} cannot be written: {result}"
+                )
             revision.set(name, value)
         return revision.apply()
 
     def _arrays(self) -> Iterator[tuple[str, np.ndarray]]:
         for name, value in self.weights().items():
             # A learnt scale below 0 is taken for the smallest number while it runs.
-            value = value.clamp(min=torch.finfo(value.dtype).tiny) if name in self._learnt else value
+            value = (
+                value.clamp(min=torch.finfo(value.dtype).tiny)
+                if name in self._learnt
+                else value
+            )
             yield name, to_numpy(value, self.graph.weights[name].dtype)
 
     def _same(self, name: str, value: np.ndarray) -> bool:
         old = self.graph.weights[name].read()
-        return value.dtype == old.dtype and np.ascontiguousarray(old).tobytes() == value.tobytes()
+        return (
+            value.dtype == old.dtype
+            and np.ascontiguousarray(old).tobytes() == value.tobytes()
+        )
 
 
 def _checked(value: Any, name: str, kind: int) -> Value:
@@ -223,7 +253,9 @@ def _checked(value: Any, name: str, kind: int) -> Value:
     try:
         tensor = value if isinstance(value, torch.Tensor) else to_torch(np.asarray(value))
     except TypeError:
-        raise DataError(f"input {name!r} has type {np.asarray(value).dtype}, which PyTorch does not have") from None
+        raise DataError(
+            f"input {name!r} has type {np.asarray(value).dtype}, which PyTorch does not have"
+        ) from None
     wanted = DTYPES.get(kind)
     if wanted is None or tensor.dtype == wanted:
         return tensor

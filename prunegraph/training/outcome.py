@@ -55,8 +55,13 @@ class Outcome:
         if self.metric is None or np.isnan(self.before):
             return False
         if self.samples:
-            return self.metric.unit == "%" and not self.before - self.after <= CERTAIN * self._deviation()
-        better = self.after >= self.before if self.metric.rises else self.after <= self.before
+            return (
+                self.metric.unit == "%"
+                and not self.before - self.after <= CERTAIN * self._deviation()
+            )
+        better = (
+            self.after >= self.before if self.metric.rises else self.after <= self.before
+        )
         return not better
 
     def _deviation(self) -> float:
@@ -65,7 +70,9 @@ class Outcome:
         return 100 * math.sqrt(sum(share * (1 - share) for share in shares) / self.samples)
 
     def __str__(self) -> str:
-        same = "" if self.same is None else f"{self.same:.2f} % of the classes are the same, "
+        same = (
+            "" if self.same is None else f"{self.same:.2f} % of the classes are the same, "
+        )
         text = f"outputs against the start: {same}relative error {self.difference:.3g}"
         if self.metric is None:
             return text
@@ -114,7 +121,9 @@ class Judge:
 
     def _choose(self, name: str) -> None:
         """The metric, and its value at the start."""
-        first = next(iter(self.judged.fit(self.start).batches(self.start, CHUNK, labels=True)), None)
+        first = next(
+            iter(self.judged.fit(self.start).batches(self.start, CHUNK, labels=True)), None
+        )
         if first is None:
             return
         labelled = LABELS in first
@@ -133,7 +142,10 @@ class Judge:
     def _is_start(self, batch: Values) -> bool:
         assert self._original is not None
         pairs = zip(_run(self.start, batch), _run(self._original, batch), strict=False)
-        return all(a.shape == b.shape and np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in pairs)
+        return all(
+            a.shape == b.shape and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+            for a, b in pairs
+        )
 
     def _measured(self, graph: Graph) -> float:
         assert self.metric is not None
@@ -157,7 +169,9 @@ class Judge:
             return Outcome(difference, same)
         start = self.before if before is None else before
         samples = 0 if self.asked else self.judged.samples
-        return Outcome(difference, same, self.metric, start, self._measured(result), samples)
+        return Outcome(
+            difference, same, self.metric, start, self._measured(result), samples
+        )
 
 
 def _seen(data: Data, expected: Graph | None, candidate: Graph) -> Iterator[Seen]:
@@ -166,7 +180,11 @@ def _seen(data: Data, expected: Graph | None, candidate: Graph) -> Iterator[Seen
     other = session.session(expected) if expected is not None else None
     for batch in data.batches(candidate, CHUNK, labels=True):
         inputs = {name: batch[name] for name in candidate.inputs}
-        wanted = _named(expected, session.run(other, inputs)) if expected is not None and other is not None else {}
+        wanted = (
+            _named(expected, session.run(other, inputs))
+            if expected is not None and other is not None
+            else {}
+        )
         labels = {LABELS: batch[LABELS]} if LABELS in batch else {}
         yield Seen(labels, wanted, _named(candidate, session.run(opened, inputs)))
 

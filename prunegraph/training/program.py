@@ -17,9 +17,21 @@ from prunegraph.training.operators.table import Call, Operator, Tensor, Value, l
 
 #: Operators that hand codes of a QuantizeLinear on unchanged.
 CARRIERS = frozenset(
-    {"Concat", "Flatten", "Gather", "Identity", "MaxPool", "Relu", "Reshape", "Slice", "Split", "Squeeze", "Transpose",
-     "Unsqueeze"}
-)  # fmt: skip
+    {
+        "Concat",
+        "Flatten",
+        "Gather",
+        "Identity",
+        "MaxPool",
+        "Relu",
+        "Reshape",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    }
+)
 
 #: Slot of the input whose ONNX type an operator asks for, where torch's type does not tell it.
 TYPED = {"QuantizeLinear": 2, "DequantizeLinear": 2, "CastLike": 1}
@@ -72,8 +84,13 @@ def compiled(graph: Graph) -> Program:
 class _Compiler:
     def __init__(self, graph: Graph):
         self.graph = graph
-        self.types = {entry.name: entry.type.tensor_type.elem_type for entry in graph.model.graph.input}
-        self.types.update((weight.name, weight.tensor.data_type) for weight in graph.weights.values())
+        self.types = {
+            entry.name: entry.type.tensor_type.elem_type
+            for entry in graph.model.graph.input
+        }
+        self.types.update(
+            (weight.name, weight.tensor.data_type) for weight in graph.weights.values()
+        )
         self.by_subgraph: dict[int, list[Node]] = {}
         for node in graph.nodes:
             if node.domain != control.DOMAIN:
@@ -82,15 +99,28 @@ class _Compiler:
     def main(self) -> Block:
         return self._block(None, self.graph.inputs, self.graph.outputs)
 
-    def _block(self, subgraph: Subgraph | None, inputs: Sequence[str], outputs: Sequence[str]) -> Block:
-        nodes = [n for n in self.by_subgraph.get(id(subgraph), []) if n.outputs and n.outputs[0] not in self.graph.weights]
+    def _block(
+        self, subgraph: Subgraph | None, inputs: Sequence[str], outputs: Sequence[str]
+    ) -> Block:
+        nodes = [
+            n
+            for n in self.by_subgraph.get(id(subgraph), [])
+            if n.outputs and n.outputs[0] not in self.graph.weights
+        ]
         created = frozenset(o for node in nodes for o in node.outputs if o)
         last: dict[int, list[str]] = {}
-        for value, index in {v: i for i, node in enumerate(nodes) for v in self._reads(node)}.items():
+        for value, index in {
+            v: i for i, node in enumerate(nodes) for v in self._reads(node)
+        }.items():
             if value in created or value in inputs:
                 last.setdefault(index, []).append(value)
-        steps = (self._step(node, [v for v in last.get(i, ()) if v not in outputs]) for i, node in enumerate(nodes))
-        return Block(tuple(steps), tuple(inputs), tuple(outputs), created | frozenset(inputs))
+        steps = (
+            self._step(node, [v for v in last.get(i, ()) if v not in outputs])
+            for i, node in enumerate(nodes)
+        )
+        return Block(
+            tuple(steps), tuple(inputs), tuple(outputs), created | frozenset(inputs)
+        )
 
     def _given(self, node: Node) -> tuple[str, ...]:
         """Inputs of a node; those of one with subgraphs are what its `Enter` reads."""
@@ -108,27 +138,48 @@ class _Compiler:
         subgraphs: tuple[Block, ...] = ()
         if node.subgraphs:
             entered = self.graph.nodes[node.enter].outputs
-            subgraphs = tuple(self._block(subgraph, entered, subgraph.outputs) for subgraph in node.subgraphs)
+            subgraphs = tuple(
+                self._block(subgraph, entered, subgraph.outputs)
+                for subgraph in node.subgraphs
+            )
         elif node.op in control.SUBGRAPHS and node.domain == "":
             reason = control.obstacle(node.proto, self.graph.opsets.get("", 1))
-            raise ModelError(f"{node.op} {node.name!r} cannot be run as a PyTorch module: {reason}")
+            raise ModelError(
+                f"{node.op} {node.name!r} cannot be run as a PyTorch module: {reason}"
+            )
         result = None if subgraphs else lookup(node)
-        return Step(node, result, self._given(node), node.outputs, tuple(last), subgraphs, self._options(node))
+        return Step(
+            node,
+            result,
+            self._given(node),
+            node.outputs,
+            tuple(last),
+            subgraphs,
+            self._options(node),
+        )
 
     def _options(self, node: Node) -> dict[str, Any]:
         if node.domain == "" and node.op in TYPED:
             fake = node.op == "QuantizeLinear" and self._only_dequantized(node.outputs[0])
-            return {"fake": fake, "code_type": self.types.get(node.input(TYPED[node.op]), 0)}
+            return {
+                "fake": fake,
+                "code_type": self.types.get(node.input(TYPED[node.op]), 0),
+            }
         return {}
 
     def _only_dequantized(self, value: str) -> bool:
         """Whether all that becomes of codes is that they are moved and dequantized."""
-        readers = [self.graph.nodes[index] for index, _ in self.graph.consumers.get(value, ())]
+        readers = [
+            self.graph.nodes[index] for index, _ in self.graph.consumers.get(value, ())
+        ]
         if value in self.graph.outputs or not readers:
             return False
         return all(
             reader.op == "DequantizeLinear"
-            or (reader.op in CARRIERS and all(self._only_dequantized(o) for o in reader.outputs))
+            or (
+                reader.op in CARRIERS
+                and all(self._only_dequantized(o) for o in reader.outputs)
+            )
             for reader in readers
         )
 
@@ -141,8 +192,13 @@ def execute(block: Block, values: Values, training: bool) -> None:
         except ModelError:
             raise
         except (*MISFIT, RuntimeError) as error:
-            shapes = [list(v.shape) if isinstance(v, torch.Tensor) else v for v in (values.get(n) for n in step.inputs)]
-            raise ModelError(f"{step.node.op} {step.node.name!r} fails on inputs {shapes}: {error}") from error
+            shapes = [
+                list(v.shape) if isinstance(v, torch.Tensor) else v
+                for v in (values.get(n) for n in step.inputs)
+            ]
+            raise ModelError(
+                f"{step.node.op} {step.node.name!r} fails on inputs {shapes}: {error}"
+            ) from error
         if any(step.outputs[len(created) :]):
             raise ModelError(
                 f"{step.node.op} {step.node.name!r}: its output {step.outputs[len(created)]!r} is not made here"
@@ -164,24 +220,33 @@ def _made(step: Step, values: Values, training: bool) -> Sequence[Value]:
     inputs = [values[name] if name else None for name in step.inputs]
     if step.operator is None:
         return CONTROL[step.node.op](step, inputs, values, training)
-    created = step.operator.function(step.call(training), *_together(inputs, step.operator.host))
+    created = step.operator.function(
+        step.call(training), *_together(inputs, step.operator.host)
+    )
     return created if isinstance(created, tuple) else (created,)
 
 
 def _together(inputs: list[Value], host: frozenset[int]) -> list[Value]:
     """Inputs on one device: sizes are computed on the CPU, and move where they meet data."""
-    tensors = [v for i, v in enumerate(inputs) if isinstance(v, torch.Tensor) and i not in host]
+    tensors = [
+        v for i, v in enumerate(inputs) if isinstance(v, torch.Tensor) and i not in host
+    ]
     devices = {v.device for v in tensors}
     if len(devices) < 2:
         return inputs
     target = next(device for device in devices if device.type != "cpu")
-    return [v.to(target) if isinstance(v, torch.Tensor) and i not in host else v for i, v in enumerate(inputs)]
+    return [
+        v.to(target) if isinstance(v, torch.Tensor) and i not in host else v
+        for i, v in enumerate(inputs)
+    ]
 
 
 # -- control flow -----------------------------------------------------------------------------
 
 
-def _run_subgraph(block: Block, given: Iterable[Value], values: Values, training: bool) -> list[Value]:
+def _run_subgraph(
+    block: Block, given: Iterable[Value], values: Values, training: bool
+) -> list[Value]:
     """Outputs of a subgraph for some inputs; what it made is gone afterwards."""
     values.update(zip(block.inputs, given, strict=True))
     execute(block, values, training)
@@ -192,19 +257,26 @@ def _run_subgraph(block: Block, given: Iterable[Value], values: Values, training
 
 
 def _if(step: Step, inputs: list[Value], values: Values, training: bool) -> Sequence[Value]:
-    branch = {subgraph.attribute: block for subgraph, block in zip(step.node.subgraphs, step.subgraphs, strict=True)}
+    branch = {
+        subgraph.attribute: block
+        for subgraph, block in zip(step.node.subgraphs, step.subgraphs, strict=True)
+    }
     block = branch["then_branch" if bool(inputs[0].reshape(-1)[0]) else "else_branch"]
     return _run_subgraph(block, (), values, training)
 
 
-def _loop(step: Step, inputs: list[Value], values: Values, training: bool) -> Sequence[Value]:
+def _loop(
+    step: Step, inputs: list[Value], values: Values, training: bool
+) -> Sequence[Value]:
     (block,) = step.subgraphs
     most, condition, *carried = inputs
     count = None if most is None else int(most)
     runs = True if condition is None else bool(condition)
     turn, gathered = 0, [[] for _ in range(len(block.outputs) - 1 - len(carried))]  # type: ignore[var-annotated]
     while runs and (count is None or turn < count):
-        created = _run_subgraph(block, [torch.tensor(turn), torch.tensor(runs), *carried], values, training)
+        created = _run_subgraph(
+            block, [torch.tensor(turn), torch.tensor(runs), *carried], values, training
+        )
         runs = bool(created[0])
         carried = created[1 : 1 + len(carried)]
         for rows, row in zip(gathered, created[1 + len(carried) :], strict=True):
@@ -215,11 +287,15 @@ def _loop(step: Step, inputs: list[Value], values: Values, training: bool) -> Se
 
 def _stacked(step: Step, rows: list[Tensor], axis: int) -> Tensor:
     if not rows:
-        raise ModelError(f"{step.node.op} {step.node.name!r} did not run once: the shape of what it gathers is unknown")
+        raise ModelError(
+            f"{step.node.op} {step.node.name!r} did not run once: the shape of what it gathers is unknown"
+        )
     return torch.stack(rows, axis)
 
 
-def _scan(step: Step, inputs: list[Value], values: Values, training: bool) -> Sequence[Value]:
+def _scan(
+    step: Step, inputs: list[Value], values: Values, training: bool
+) -> Sequence[Value]:
     (block,) = step.subgraphs
     scanned = control.Scanned.of(step.node.proto)
     states, sequences = inputs[: scanned.states], inputs[scanned.states :]
@@ -236,9 +312,14 @@ def _scan(step: Step, inputs: list[Value], values: Values, training: bool) -> Se
             kept.append(row)
     turned = step.node.attributes.get("scan_output_directions", [0] * len(gathered))
     whole = zip(gathered, scanned.output_axes, turned, strict=True)
-    return [*states, *(_stacked(step, kept[::-1] if back else kept, axis) for kept, axis, back in whole)]
+    return [
+        *states,
+        *(_stacked(step, kept[::-1] if back else kept, axis) for kept, axis, back in whole),
+    ]
 
 
 CONTROL: dict[str, Callable[[Step, list[Value], Values, bool], Sequence[Value]]] = {
-    "If": _if, "Loop": _loop, "Scan": _scan,
-}  # fmt: skip
+    "If": _if,
+    "Loop": _loop,
+    "Scan": _scan,
+}

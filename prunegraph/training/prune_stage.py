@@ -18,8 +18,8 @@ from prunegraph.runtime.data import Data
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.allocation import ALLOCATIONS, Limits
 from prunegraph.selection.budget import Budget
-from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.criteria.base import CRITERIA, Gradients
+from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.plan import survivors
 from prunegraph.selection.select import select
 from prunegraph.selection.selectors import SELECTORS
@@ -54,12 +54,23 @@ class Pruning:
             bound(ALLOCATIONS, self.allocation)
         Limits(self.round_to, self.min_channels)
 
-    def __call__(self, graph: Graph, budget: Budget, data: Data, gradients: Gradients | None, seed: int) -> Graph:
+    def __call__(
+        self,
+        graph: Graph,
+        budget: Budget,
+        data: Data,
+        gradients: Gradients | None,
+        seed: int,
+    ) -> Graph:
         """The pruned graph. Raises what `prunegraph.prune` raises."""
         choice = SelectionOptions(
-            budget=budget, algorithm=self.algorithm, allocation=self.allocation or None, round_to=self.round_to,
-            min_channels=self.min_channels, seed=seed,
-        )  # fmt: skip
+            budget=budget,
+            algorithm=self.algorithm,
+            allocation=self.allocation or None,
+            round_to=self.round_to,
+            min_channels=self.min_channels,
+            seed=seed,
+        )
         _, recover = repairs.find(self.repair, data, graph)
         coupling = analyze(graph)
         plan = select(coupling, choice, Statistics(graph, data), gradients)
@@ -68,16 +79,24 @@ class Pruning:
         return recover(survivors(coupling, plan), pruned, data, lambda stage: None)
 
 
-def budgets(setting: TrainingOptions, *, macs: float = 0.0, params: float = 0.0) -> tuple[Budget, ...]:
+def budgets(
+    setting: TrainingOptions, *, macs: float = 0.0, params: float = 0.0
+) -> tuple[Budget, ...]:
     """The setting's budget and further bounds (0: none), all of which have to be met.
 
     Raises:
         BudgetError: there is none, one is out of range, or the setting's budget is a latency or "auto".
     """
     given = [setting.budget] if setting.budget is not None else []
-    given += [Budget(**{kind: amount}) for kind, amount in (("macs", macs), ("params", params)) if amount]
+    given += [
+        Budget(**{kind: amount})
+        for kind, amount in (("macs", macs), ("params", params))
+        if amount
+    ]
     if not given:
-        raise BudgetError("there is no budget to prune to: give --macs, --params or --ratio")
+        raise BudgetError(
+            "there is no budget to prune to: give --macs, --params or --ratio"
+        )
     for budget in given:
         if budget.latency is not None or budget.ratio == "auto":
             raise BudgetError(
@@ -88,7 +107,12 @@ def budgets(setting: TrainingOptions, *, macs: float = 0.0, params: float = 0.0)
 
 
 def rounds_of(
-    done: TrainResult, setting: TrainingOptions, bounds: Sequence[Budget], pruning: Pruning, recipe: TrainingConfig, rounds: int
+    done: TrainResult,
+    setting: TrainingOptions,
+    bounds: Sequence[Budget],
+    pruning: Pruning,
+    recipe: TrainingConfig,
+    rounds: int,
 ) -> TrainResult:
     """Prune and train in turns; what is left falls by the same factor every time, to the budgets at the last.
 
@@ -106,7 +130,10 @@ def rounds_of(
     """
     if rounds < 1:
         raise OptionError(f"rounds must be at least 1, got {rounds}")
-    original, data = cost(done.graph), sampled(setting.data, pruning.samples, setting.recipe.seed)
+    original, data = (
+        cost(done.graph),
+        sampled(setting.data, pruning.samples, setting.recipe.seed),
+    )
     for turn in range(1, rounds + 1):
         number = str(turn) if rounds > 1 else ""
         setting.progress(f"prune{number}")
@@ -114,25 +141,39 @@ def rounds_of(
             target = _part(budget, original, turn, rounds)
             if not _is_met(target, done.graph):
                 gradients = task_gradients(done.graph, data, setting)
-                done = replace(done, graph=pruning(done.graph, target, data, gradients, setting.recipe.seed))
+                done = replace(
+                    done,
+                    graph=pruning(done.graph, target, data, gradients, setting.recipe.seed),
+                )
         done = done.with_record(pruned(f"prune{number}", done.graph, setting))
         module = GraphModule(done.graph)
         run = setting.fit(module, f"tune{number}", recipe=recipe)
-        done = replace(done, graph=module.cpu().write_back(done.graph)).after(f"tune{number}", run)
+        done = replace(done, graph=module.cpu().write_back(done.graph)).after(
+            f"tune{number}", run
+        )
     return done
 
 
 def task_gradients(graph: Graph, data: Data, setting: TrainingOptions) -> TaskGradients:
     """Gradients of the setting's loss; nothing is computed before they are asked for."""
     module = GraphModule(graph)
-    return TaskGradients(module.to(setting.device) if setting.device else module, data, setting.loss,
-                         batch=setting.batch)  # fmt: skip
+    return TaskGradients(
+        module.to(setting.device) if setting.device else module,
+        data,
+        setting.loss,
+        batch=setting.batch,
+    )
 
 
 def pruned(stage: str, graph: Graph, setting: TrainingOptions) -> dict[str, Any]:
     """The record of a stage that prunes."""
     now = cost(graph)
-    return {"stage": stage, "macs": now.macs, "params": now.params, **measured(graph, setting)}
+    return {
+        "stage": stage,
+        "macs": now.macs,
+        "params": now.params,
+        **measured(graph, setting),
+    }
 
 
 def measured(graph: Graph, setting: TrainingOptions) -> dict[str, float]:
@@ -153,9 +194,13 @@ def _part(budget: Budget, original: Cost, turn: int, rounds: int) -> Budget:
     if budget.ratio is not None:
         return Budget(ratio=1 - (1 - float(budget.ratio)) ** (1 / rounds))
     whole = float(getattr(original, budget.kind))
-    return Budget(**{budget.kind: whole * (budget.bound(original) / whole) ** (turn / rounds)})
+    return Budget(
+        **{budget.kind: whole * (budget.bound(original) / whole) ** (turn / rounds)}
+    )
 
 
 def _is_met(budget: Budget, graph: Graph) -> bool:
     """Whether a graph is within an absolute bound; channels that a ratio removes always have to go."""
-    return budget.ratio is None and float(getattr(cost(graph), budget.kind)) <= budget.bound(cost(graph))
+    return budget.ratio is None and float(
+        getattr(cost(graph), budget.kind)
+    ) <= budget.bound(cost(graph))

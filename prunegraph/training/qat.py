@@ -52,8 +52,10 @@ class QuantizedModule(GraphModule):
         first = quantize(graph, data, bias_correction=False).ranges
         self._where = _free(self, "fake")
         self._groups = [_first(first, group, scheme) for group in folded.groups]
-        quantizers = [FakeQuantize(params, symmetric=scheme.target.symmetric, learn=learn_scales)
-                      for params in self._groups]  # fmt: skip
+        quantizers = [
+            FakeQuantize(params, symmetric=scheme.target.symmetric, learn=learn_scales)
+            for params in self._groups
+        ]
         builder = _Builder(self.graph, folded, scheme, self._program.main)
         self._program = Program(self.graph, builder.block())
         self.add_module(self._where, torch.nn.ModuleList([*quantizers, *builder.layers]))
@@ -71,7 +73,10 @@ class QuantizedModule(GraphModule):
         yield from self.get_submodule(self._where).children()
 
     def _known(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Value]:
-        return {**super()._known(inputs, named), **dict(zip(self._names, self._parts(), strict=True))}
+        return {
+            **super()._known(inputs, named),
+            **dict(zip(self._names, self._parts(), strict=True)),
+        }
 
     def forward(self, *inputs: Any, **named: Any) -> tuple[Value, ...]:
         """All outputs; in train mode ranges follow what was seen. Takes and raises what `GraphModule.forward` does."""
@@ -90,7 +95,9 @@ class QuantizedModule(GraphModule):
 
     def quantized(self) -> Graph:
         """The graph in integers, with the weights and ranges as they are now. Raises what `quantize` raises."""
-        return quantize(self.write_back(), ranges=self.ranges(), bias_correction=False).graph
+        return quantize(
+            self.write_back(), ranges=self.ranges(), bias_correction=False
+        ).graph
 
     def set_phase(self, *, normalised: bool, rounded: bool, observing: bool) -> None:
         """What train mode does.
@@ -132,7 +139,11 @@ class Phases(Callback):
 
     def _set(self, done: int) -> None:
         self.done, share = done, done / self.steps
-        self.module.set_phase(normalised=share < NORMALISED, rounded=share >= ROUNDED, observing=share < FROZEN)
+        self.module.set_phase(
+            normalised=share < NORMALISED,
+            rounded=share >= ROUNDED,
+            observing=share < FROZEN,
+        )
 
 
 def check(graph: Graph) -> None:
@@ -144,10 +155,14 @@ def check(graph: Graph) -> None:
 def _kept(graph: Graph, placement: Placement) -> set[str]:
     """Outputs of the BatchNormalization nodes that are trained: those that are the last of what is folded."""
     layers = {placement.graph.nodes[index].outputs[0] for index in placement.layers}
-    return {node.outputs[0] for node in graph.nodes if node.op == "BatchNormalization"} & layers
+    return {
+        node.outputs[0] for node in graph.nodes if node.op == "BatchNormalization"
+    } & layers
 
 
-def _first(ranges: Mapping[str, Mapping[str, float | int]], group: Sequence[str], scheme: Scheme) -> Params:
+def _first(
+    ranges: Mapping[str, Mapping[str, float | int]], group: Sequence[str], scheme: Scheme
+) -> Params:
     kind = scheme.activations or TYPES["uint8"]
     entry = ranges[group[0]]
     return Params(float(entry["scale"]), int(entry["zero_point"]), kind)
@@ -175,12 +190,20 @@ class _Builder:
         self.layers: list[FakeLayer] = []
         self._fresh, self._variants = Names(graph), dict[tuple[str, str], str]()
         #: Names under which the parts are among the values: quantizers first, then layers.
-        self.names = [self._fresh.new(f"quantizer {index}") for index in range(len(placement.groups))]
+        self.names = [
+            self._fresh.new(f"quantizer {index}") for index in range(len(placement.groups))
+        ]
         nodes = placement.graph.nodes
-        self.quantized = {nodes[index].outputs[0]: nodes[index] for index in placement.layers}
+        self.quantized = {
+            nodes[index].outputs[0]: nodes[index] for index in placement.layers
+        }
         self.computed = {nodes[index].outputs[0] for index in placement.computed}
-        self.made = {placement.result(node) for node in nodes if placement.is_quantized(node)}
-        self.made |= {v for index in placement.computed for v in nodes[index].outputs[1:] if v}
+        self.made = {
+            placement.result(node) for node in nodes if placement.is_quantized(node)
+        }
+        self.made |= {
+            v for index in placement.computed for v in nodes[index].outputs[1:] if v
+        }
         self.before = self._before()
 
     def _before(self) -> dict[str, Step]:
@@ -209,8 +232,14 @@ class _Builder:
             step = self._layer(step)
         elif output in self.computed:
             step = replace(step, inputs=tuple(self._read(value) for value in step.inputs))
-        rounded = [value for value in step.outputs if value in self.placement.group_of and value in self.made]
-        yield replace(step, outputs=tuple(self._plain(v) if v in rounded else v for v in step.outputs))
+        rounded = [
+            value
+            for value in step.outputs
+            if value in self.placement.group_of and value in self.made
+        ]
+        yield replace(
+            step, outputs=tuple(self._plain(v) if v in rounded else v for v in step.outputs)
+        )
         for value in rounded:
             yield self._rounding(step.node, self._plain(value), value, value)
         for value in step.outputs:
@@ -220,14 +249,20 @@ class _Builder:
         """Rounding of a value in float, for those that read it in integers."""
         if value in self.placement.group_of and value not in self.made:
             producer = self.graph.nodes[0]
-            yield replace(self._rounding(producer, value, self._codes(value), value), last=())
+            yield replace(
+                self._rounding(producer, value, self._codes(value), value), last=()
+            )
 
     def _rounding(self, node: Node, value: str, result: str, name: str) -> Step:
         part = self.names[self.placement.group_of[name]]
         return Step(node, Operator(_round), (part, value), (result,), (value,))
 
     def _read(self, value: str) -> str:
-        return self._codes(value) if value in self.placement.group_of and value not in self.made else value
+        return (
+            self._codes(value)
+            if value in self.placement.group_of and value not in self.made
+            else value
+        )
 
     def _layer(self, step: Step) -> Step:
         """A layer, with the BatchNormalization behind it."""
@@ -242,9 +277,19 @@ class _Builder:
         given = "" if group is None else self.names[group]
         more = step.inputs[1:5] if normal is not None else ()
         outputs = step.outputs[:1] if normal is not None else step.outputs
-        last = step.last if before is None else (*before.last, *(v for v in step.last if v not in before.outputs))
+        last = (
+            step.last
+            if before is None
+            else (*before.last, *(v for v in step.last if v not in before.outputs))
+        )
         return Step(
-            layer.node, Operator(_apply), (name, given, self._read(x), w, bias, *more), outputs, last, (), layer.options
+            layer.node,
+            Operator(_apply),
+            (name, given, self._read(x), w, bias, *more),
+            outputs,
+            last,
+            (),
+            layer.options,
         )
 
     def _plain(self, value: str) -> str:

@@ -18,13 +18,19 @@ STATISTICS = ("mean", "variance")
 PLAIN = frozenset({"GroupNormalization", "InstanceNormalization", "LayerNormalization"})
 
 
-def trainable_names(graph: Graph, chosen: Literal["layers", "all"] | Collection[str]) -> set[str]:
+def trainable_names(
+    graph: Graph, chosen: Literal["layers", "all"] | Collection[str]
+) -> set[str]:
     """Names of the weights that are parameters; see `GraphModule`. Raises UnknownNameError."""
-    able = {name for name in _of_main_graph(graph) if graph.weights[name].is_float} - statistics(graph)
+    able = {
+        name for name in _of_main_graph(graph) if graph.weights[name].is_float
+    } - statistics(graph)
     if chosen == "all":
         return {name for name in able if graph.weights[name].size > 1} - scale_names(graph)
     if chosen == "layers":
-        return able & {name for node in graph.nodes for name in _of_layer(graph, node)} - scale_names(graph)
+        return able & {
+            name for node in graph.nodes for name in _of_layer(graph, node)
+        } - scale_names(graph)
     for name in chosen:
         if name not in able:
             raise UnknownNameError("weight to train", name, able)
@@ -34,18 +40,24 @@ def trainable_names(graph: Graph, chosen: Literal["layers", "all"] | Collection[
 def _of_main_graph(graph: Graph) -> Iterator[str]:
     """Weights that `write_back` reaches; those of subgraphs are not among them."""
     yield from (tensor.name for tensor in graph.model.graph.initializer)
-    yield from (node.output[0] for node in graph.model.graph.node if node.op_type == "Constant")
+    yield from (
+        node.output[0] for node in graph.model.graph.node if node.op_type == "Constant"
+    )
 
 
 def statistics(graph: Graph) -> set[str]:
     """Means and variances of BatchNormalization."""
-    result = (node.channels.weights.get(role, "") for node in graph.nodes for role in STATISTICS)
+    result = (
+        node.channels.weights.get(role, "") for node in graph.nodes for role in STATISTICS
+    )
     return {name for name in result if name}
 
 
 def scale_names(graph: Graph) -> set[str]:
     """Scales of QuantizeLinear and DequantizeLinear that `write_back` reaches."""
-    nodes = (node for node in graph.nodes if node.op in ("QuantizeLinear", "DequantizeLinear"))
+    nodes = (
+        node for node in graph.nodes if node.op in ("QuantizeLinear", "DequantizeLinear")
+    )
     return {node.inputs[1] for node in nodes} & set(_of_main_graph(graph))
 
 
@@ -53,13 +65,25 @@ def _of_layer(graph: Graph, node: Node) -> Iterator[str]:
     """Weights that a node trains, looked up through operators that only carry them."""
     if node.op in ROLES:
         for slot, role in enumerate(ROLES[node.op]):
-            result = graph.weight_behind(node.input(slot)) if role and role not in STATISTICS else None
-            if result is not None and not (node.op in PLAIN and graph.weights[result].holder is not None):
+            result = (
+                graph.weight_behind(node.input(slot))
+                if role and role not in STATISTICS
+                else None
+            )
+            if result is not None and not (
+                node.op in PLAIN and graph.weights[result].holder is not None
+            ):
                 yield result
     elif node.op == "Einsum":
         yield from (value for value in node.inputs if value in graph.weights)
-    elif node.op == "Gather" and len(getattr(graph.weights.get(node.inputs[0]), "shape", ())) == 2:
+    elif (
+        node.op == "Gather"
+        and len(getattr(graph.weights.get(node.inputs[0]), "shape", ())) == 2
+    ):
         yield node.inputs[0]
     bias = linear.bias_behind(graph, node) if node.op == "MatMul" else None
-    if bias is not None and graph.weights[bias].size == graph.weights[node.inputs[1]].shape[-1]:
+    if (
+        bias is not None
+        and graph.weights[bias].size == graph.weights[node.inputs[1]].shape[-1]
+    ):
         yield bias

@@ -53,11 +53,18 @@ class Sparsify(Callback):
     """
 
     def __init__(
-        self, module: GraphModule, strength: float, *, coupling: Coupling | None = None, enough: float | None = None
+        self,
+        module: GraphModule,
+        strength: float,
+        *,
+        coupling: Coupling | None = None,
+        enough: float | None = None,
     ):
         self.module, self.strength, self.enough = module, strength, enough
         groups = (coupling or analyze(module.graph)).groups
-        self.scales = [scales for group in groups if (scales := _scales(module, group)) is not None]
+        self.scales = [
+            scales for group in groups if (scales := _scales(module, group)) is not None
+        ]
         if not self.scales:
             raise DataError(
                 f"{module.graph.source}: no removable channel has a BatchNormalization whose scales are trained "
@@ -107,7 +114,9 @@ class Sparsify(Callback):
         bound = rate * self.strength * math.sqrt(together.shape[1])
         norm = torch.linalg.vector_norm(together, dim=1, keepdim=True)
         # Written so that what falls below the bound is 0 and not nearly 0.
-        factor = torch.where(norm > bound, 1 - bound / norm.clamp(min=torch.finfo(norm.dtype).tiny), 0.0)
+        factor = torch.where(
+            norm > bound, 1 - bound / norm.clamp(min=torch.finfo(norm.dtype).tiny), 0.0
+        )
         for weight, places in parts:
             weight[places] = weight[places] * factor
 
@@ -125,4 +134,8 @@ def _scales(module: GraphModule, group: Group) -> _Scales | None:
 
 
 def _trained(module: GraphModule) -> Iterator[tuple[str, Tensor]]:
-    return ((name, tensor) for name, tensor in module.weights().items() if isinstance(tensor, torch.nn.Parameter))
+    return (
+        (name, tensor)
+        for name, tensor in module.weights().items()
+        if isinstance(tensor, torch.nn.Parameter)
+    )

@@ -45,18 +45,31 @@ def _plan(graph: Graph) -> Iterator[tuple[int, int, str, str]]:
     for name, readers in graph.consumers.items():
         # What a graph gives as an output is no parameter: layers that read it are trained on a copy.
         shown = name in graph.outputs
-        if name not in graph.weights or not graph.weights[name].is_float or (len(readers) < 2 and not shown):
+        if (
+            name not in graph.weights
+            or not graph.weights[name].is_float
+            or (len(readers) < 2 and not shown)
+        ):
             continue
         users: dict[object, str] = {}
         for index, slot in readers:
             node = graph.nodes[index]
-            if node.subgraph is not None or node.subgraphs or node.domain == control.DOMAIN or slot >= len(node.inputs):
+            if (
+                node.subgraph is not None
+                or node.subgraphs
+                or node.domain == control.DOMAIN
+                or slot >= len(node.inputs)
+            ):
                 continue
             if not (shown or _is_vector(node, name, slot)):
                 continue
             user = _user(graph, node)
             if user not in users:
-                users[user] = name if not users and not shown else names.new(f"{name}/{len(users) + 1}")
+                users[user] = (
+                    name
+                    if not users and not shown
+                    else names.new(f"{name}/{len(users) + 1}")
+                )
             if users[user] != name:
                 yield index, slot, users[user], name
 

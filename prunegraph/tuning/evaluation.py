@@ -41,7 +41,12 @@ Array = np.ndarray
 Removal = Mapping[str, Sequence[int] | Array]
 Key = tuple[tuple[str, tuple[int, ...]], ...]
 
-MODEL, STUDY, CALIBRATION, BATCH = "model.onnx", "study.pickle", "calibration-{}.joblib", "batch-{}.joblib"
+MODEL, STUDY, CALIBRATION, BATCH = (
+    "model.onnx",
+    "study.pickle",
+    "calibration-{}.joblib",
+    "batch-{}.joblib",
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,9 @@ class Trials:
         self._workers = workers
         self._values: dict[Key, float] = {(): original}
 
-    def measure(self, candidates: Sequence[Removal], done: Callable[[], None] = lambda: None) -> list[float]:
+    def measure(
+        self, candidates: Sequence[Removal], done: Callable[[], None] = lambda: None
+    ) -> list[float]:
         """The metric of candidates, in their order. Calls `done` after each that is new."""
         keys = [_key(each) for each in candidates]
         new = [key for key in dict.fromkeys(keys) if key not in self._values]
@@ -94,7 +101,10 @@ class Trials:
 
 
 def _key(candidate: Removal) -> Key:
-    items = ((group, tuple(int(c) for c in channels)) for group, channels in sorted(candidate.items()))
+    items = (
+        (group, tuple(int(c) for c in channels))
+        for group, channels in sorted(candidate.items())
+    )
     return tuple((group, channels) for group, channels in items if channels)
 
 
@@ -107,7 +117,9 @@ def trials(study: Study) -> Iterator[Trials]:
         DataError: the data do not fit the model or the metric.
         PluginError: the user's metric fails.
     """
-    with tempfile.TemporaryDirectory(prefix="prunegraph-", ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(
+        prefix="prunegraph-", ignore_cleanup_errors=True
+    ) as name:
         folder = Path(name)
         with pool(Evaluator, folder, jobs=study.jobs, cluster=study.cluster) as workers:
             metric, original = _write(study, folder)
@@ -144,7 +156,9 @@ def _write(study: Study, folder: Path) -> tuple[Metric, float]:
     with np.errstate(all="ignore"):
         original = measured.measure(metrics.itself(_seen(folder, batches)))
     if not math.isfinite(original):
-        raise DataError(f"metric {measured.name!r} of the original is {original}: nothing can be compared with that")
+        raise DataError(
+            f"metric {measured.name!r} of the original is {original}: nothing can be compared with that"
+        )
     return measured, original
 
 
@@ -164,11 +178,15 @@ def _write_batches(graph: Graph, data: Data, folder: Path) -> int:
 
 def _digest(coupling: Coupling) -> str:
     """What tells the groups of two analyses apart."""
-    return hashlib.sha256(json.dumps([group.to_json() for group in coupling.groups]).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps([group.to_json() for group in coupling.groups]).encode()
+    ).hexdigest()
 
 
 def _seen(
-    folder: Path, batches: int, result: Callable[[Mapping[str, Array]], dict[str, Array]] | None = None
+    folder: Path,
+    batches: int,
+    result: Callable[[Mapping[str, Array]], dict[str, Array]] | None = None,
 ) -> Iterator[Seen]:
     """The batches of a folder, with what a candidate makes of their inputs."""
     for index in range(batches):
@@ -190,7 +208,11 @@ class Evaluator:
         content: dict[str, Any] = pickle.loads((folder / STUDY).read_bytes())
         graph = onnx_io.load(folder / MODEL)
         graph.source = content["source"]
-        self.folder, self.repair, self.batches = folder, content["repair"], content["batches"]
+        self.folder, self.repair, self.batches = (
+            folder,
+            content["repair"],
+            content["batches"],
+        )
         self.whole = content["whole"]
         self.metric = metrics.resolve(content["metric"])
         self.found = analyze(graph, attention=content["attention"])
@@ -206,7 +228,9 @@ class Evaluator:
         pruned = cut(survivors)
         if self.repair != "none":
             data = Data(self._calibration, "calibration data", whole=self.whole)
-            pruned = repairs.find(self.repair, data, survivors.coupling.graph)[1](survivors, pruned, data, lambda stage: None)
+            pruned = repairs.find(self.repair, data, survivors.coupling.graph)[1](
+                survivors, pruned, data, lambda stage: None
+            )
         opened = session(pruned, name=pruned.source)
         names = self.found.graph.outputs
 

@@ -49,7 +49,9 @@ class Goal:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
-            raise BudgetError(f"tolerance must be a number of at least 0, got {self.tolerance:g}")
+            raise BudgetError(
+                f"tolerance must be a number of at least 0, got {self.tolerance:g}"
+            )
         if self.method not in METHODS:
             raise UnknownNameError("search method", self.method, METHODS)
         if self.by not in MEASURES:
@@ -104,10 +106,16 @@ class SearchTrace:
 
 
 def _json(candidate: Trial) -> dict[str, Any]:
-    return {**asdict(candidate), "strength": candidate.strength / 100, "offsets": list(candidate.offsets)}
+    return {
+        **asdict(candidate),
+        "strength": candidate.strength / 100,
+        "offsets": list(candidate.offsets),
+    }
 
 
-def find(trials: Trials, ranking: Ranking, goal: Goal, progress: Callable[[str], None]) -> SearchTrace:
+def find(
+    trials: Trials, ranking: Ranking, goal: Goal, progress: Callable[[str], None]
+) -> SearchTrace:
     """Search.
 
     Raises:
@@ -122,22 +130,34 @@ def find(trials: Trials, ranking: Ranking, goal: Goal, progress: Callable[[str],
     chosen = search.candidates[best]
     if goal.stages:
         plan, chosen = search.second(plan, chosen)
-    origin = {**plan.provenance, "search": {**asdict(goal), "metric": trials.metric.name, **_json(chosen)}}
+    origin = {
+        **plan.provenance,
+        "search": {**asdict(goal), "metric": trials.metric.name, **_json(chosen)},
+    }
     plan = replace(plan, provenance=origin)
     looked = (*search.candidates.values(), *search.combinations)
-    return SearchTrace(plan, chosen, goal, trials.metric.name, trials.metric.unit, trials.original, looked)
+    return SearchTrace(
+        plan, chosen, goal, trials.metric.name, trials.metric.unit, trials.original, looked
+    )
 
 
 class _Search:
     """Candidates by strength, made and measured when they are asked for."""
 
-    def __init__(self, trials: Trials, ranking: Ranking, goal: Goal, progress: Callable[[str], None]):
+    def __init__(
+        self, trials: Trials, ranking: Ranking, goal: Goal, progress: Callable[[str], None]
+    ):
         self.width = trials.width
         self.plans: dict[int, Plan | None] = {}
         #: What was looked at, in that order.
         self.candidates: dict[int, Trial] = {}
         self.combinations: list[Trial] = []
-        self._trials, self._ranking, self._goal, self._progress = trials, ranking, goal, progress
+        self._trials, self._ranking, self._goal, self._progress = (
+            trials,
+            ranking,
+            goal,
+            progress,
+        )
         self._meter = Meter(ranking.coupling)
         self._unmet: BudgetError | None = None
 
@@ -163,7 +183,9 @@ class _Search:
                 self._unmet = self._unmet or error
         return self.plans[strength]
 
-    def _judge(self, strength: int, plan: Plan | None, offsets: tuple[float, ...] = ()) -> Trial:
+    def _judge(
+        self, strength: int, plan: Plan | None, offsets: tuple[float, ...] = ()
+    ) -> Trial:
         if plan is None:
             return Trial(strength, offsets, None, None, None, False)
         [value] = self._trials.measure([plan.remove])
@@ -180,21 +202,32 @@ class _Search:
         kind = self._goal.by if self._goal.by in KINDS else "macs"
         grid = stage_grid.combinations(self._ranking, plan.remove, kind)
         for start in range(0, len(grid), self.width):
-            self._progress(f"search: stages, combination {start + 1} of at most {len(grid)}")
+            self._progress(
+                f"search: stages, combination {start + 1} of at most {len(grid)}"
+            )
             now = grid[start : start + self.width]
             self._trials.measure([each.remove for each in now])
             for each in now:
                 created = make_plan(self._ranking.coupling, each.remove, plan.provenance)
-                self.combinations.append(self._judge(chosen.strength, created, each.offsets))
+                self.combinations.append(
+                    self._judge(chosen.strength, created, each.offsets)
+                )
                 if self.combinations[-1].accepted:
                     return created, self.combinations[-1]
         return plan, chosen
 
     def nothing(self) -> str:
         """Why nothing can go."""
-        cut = [each for each in self.candidates.values() if each.cost not in (None, self._meter.original)]
+        cut = [
+            each
+            for each in self.candidates.values()
+            if each.cost not in (None, self._meter.original)
+        ]
         if not cut:
-            return str(self._unmet or "no channel can go at any strength that was tried; lower --round-to")
+            return str(
+                self._unmet
+                or "no channel can go at any strength that was tried; lower --round-to"
+            )
         least = min(cut, key=lambda each: each.loss or 0.0)
         return (
             f"no cut stays within the tolerance of {self._goal.tolerance:g}: {self._trials.metric.name} is worse by "

@@ -80,25 +80,40 @@ class Sensitivity:
 
     def shares(self) -> dict[str, list[tuple[float, float]]]:
         """By group id, the share of its channels that is gone and the error then; what an allocation reads."""
-        return {c.id: [(point.removed / c.channels, point.error) for point in c.points] for c in self.curves}
+        return {
+            c.id: [(point.removed / c.channels, point.error) for point in c.points]
+            for c in self.curves
+        }
 
 
 def check_ratios(ratios: Sequence[float]) -> tuple[float, ...]:
     """Ratios that rise within 0 and 1. Raises BudgetError."""
     result = tuple(float(ratio) for ratio in ratios)
-    if not result or not all(0 < r < 1 and math.isfinite(r) for r in result) or any(a >= b for a, b in pairwise(result)):
+    if (
+        not result
+        or not all(0 < r < 1 and math.isfinite(r) for r in result)
+        or any(a >= b for a, b in pairwise(result))
+    ):
         text = ", ".join(f"{ratio:g}" for ratio in result)
-        raise BudgetError(f"ratios must rise, and lie above 0 and below 1; got {text or 'none'}")
+        raise BudgetError(
+            f"ratios must rise, and lie above 0 and below 1; got {text or 'none'}"
+        )
     return result
 
 
 def measure(
-    measured: Trials, ranking: Ranking, ratios: Sequence[float], repair: str, progress: Callable[[str], None]
+    measured: Trials,
+    ranking: Ranking,
+    ratios: Sequence[float],
+    repair: str,
+    progress: Callable[[str], None],
 ) -> Sensitivity:
     """Remove each ratio's lowest-scored channels of each group alone, and measure."""
     groups = ranking.coupling.groups
     wanted = [(group, ratio) for group in groups for ratio in ratios]
-    removals = [{group.id: channels_below(ranking, group, ratio)} for group, ratio in wanted]
+    removals = [
+        {group.id: channels_below(ranking, group, ratio)} for group, ratio in wanted
+    ]
     count = 0
 
     def done() -> None:
@@ -112,23 +127,45 @@ def measure(
     for (group, ratio), remove, value in zip(wanted, removals, values, strict=True):
         remaining = meter.measure(remove)
         gone = len(remove[group.id])
-        points[group.id].append(Point(ratio, gone, remaining.macs, remaining.params, measured.loss(value)))
+        points[group.id].append(
+            Point(ratio, gone, remaining.macs, remaining.params, measured.loss(value))
+        )
     graph = ranking.coupling.graph
     return Sensitivity(
-        graph.source, graph.sha256, measured.metric.name, measured.metric.unit, measured.original,
-        str(ranking.choice.algorithm), repair,
-        tuple(Curve(group.id, group.layers, group.channels, tuple(points[group.id])) for group in groups),
-    )  # fmt: skip
+        graph.source,
+        graph.sha256,
+        measured.metric.name,
+        measured.metric.unit,
+        measured.original,
+        str(ranking.choice.algorithm),
+        repair,
+        tuple(
+            Curve(group.id, group.layers, group.channels, tuple(points[group.id]))
+            for group in groups
+        ),
+    )
 
 
 def curves(
-    ranking: Ranking, data: Data, repair: str, progress: Callable[[str], None], jobs: int | None, cluster: str | None
+    ranking: Ranking,
+    data: Data,
+    repair: str,
+    progress: Callable[[str], None],
+    jobs: int | None,
+    cluster: str | None,
 ) -> dict[str, list[tuple[float, float]]]:
     """What an allocation needs of a sensitivity: shares and errors of every group, measured at `DENSE` ratios."""
-    with trials(Study(ranking.coupling, data, data, "error", repair, jobs, cluster)) as measured:
+    with trials(
+        Study(ranking.coupling, data, data, "error", repair, jobs, cluster)
+    ) as measured:
         return measure(measured, ranking, DENSE, repair, progress).shares()
 
 
 def channels_below(ranking: Ranking, group: Group, ratio: float) -> list[int]:
     """The lowest-scored channels of a group, at most a share `ratio` of them."""
-    return sorted(c for step in ranking.steps(group) if step.share <= ratio + 1e-9 for c in step.channels)
+    return sorted(
+        c
+        for step in ranking.steps(group)
+        if step.share <= ratio + 1e-9
+        for c in step.channels
+    )

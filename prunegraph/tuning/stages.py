@@ -42,7 +42,9 @@ class Combination:
 def stages(coupling: Coupling) -> list[list[Group]]:
     """The groups in stages, from the input's side to the output's."""
     order = {node.name: node.index for node in coupling.graph.layers}
-    groups = sorted(coupling.groups, key=lambda g: min((order[layer] for layer in g.layers), default=0))
+    groups = sorted(
+        coupling.groups, key=lambda g: min((order[layer] for layer in g.layers), default=0)
+    )
     sizes = [_positions(coupling, group) for group in groups]
     if len({size for size in sizes if size}) < 2:
         cuts = [round(len(groups) * i / THIRDS) for i in range(THIRDS + 1)]
@@ -66,7 +68,9 @@ def _positions(coupling: Coupling, group: Group) -> int:
     return max((int(np.prod(shape[2:], dtype=np.int64)) for shape in result), default=0)
 
 
-def combinations(ranking: Ranking, base: Mapping[str, Sequence[int]], kind: str) -> list[Combination]:
+def combinations(
+    ranking: Ranking, base: Mapping[str, Sequence[int]], kind: str
+) -> list[Combination]:
     """Combinations of offsets that save more than the base does, by falling savings.
 
     Args:
@@ -80,12 +84,17 @@ def combinations(ranking: Ranking, base: Mapping[str, Sequence[int]], kind: str)
     result: dict[tuple[bytes, ...], Combination] = {}
     for offsets in itertools.product(OFFSETS, repeat=len(parts)):
         pairs = zip(parts, offsets, strict=True)
-        remove = {g.id: _shifted(ranking, g, base.get(g.id, ()), offset) for part, offset in pairs for g in part}
+        remove = {
+            g.id: _shifted(ranking, g, base.get(g.id, ()), offset)
+            for part, offset in pairs
+            for g in part
+        }
         remaining: int = getattr(meter.measure(remove), kind)
         if remaining < most:
             # Steps are coarse in narrow groups: several offsets may come to the same.
             result.setdefault(
-                tuple(channels.tobytes() for channels in remove.values()), Combination(offsets, remove, remaining)
+                tuple(channels.tobytes() for channels in remove.values()),
+                Combination(offsets, remove, remaining),
             )
     return sorted(result.values(), key=lambda each: (each.left, each.offsets))
 
@@ -98,4 +107,6 @@ def _shifted(ranking: Ranking, group: Group, base: Sequence[int], offset: float)
     wanted = len(base) / group.channels + offset
     shares = [0.0, *(step.share for step in steps)]
     count = int(np.argmin([abs(share - wanted) for share in shares]))
-    return np.sort(np.asarray([c for step in steps[:count] for c in step.channels], np.int64))
+    return np.sort(
+        np.asarray([c for step in steps[:count] for c in step.channels], np.int64)
+    )

@@ -48,10 +48,16 @@ NEAR, EQUAL = 1.0, 60.0
 #: Operators in which removed channels meet others: zeros cannot stand for what is not there.
 MEETS = frozenset(
     {
-        "Einsum", "GroupNormalization", "LayerNormalization", "LogSoftmax", "ReduceMax", "ReduceMean", "ReduceSum",
+        "Einsum",
+        "GroupNormalization",
+        "LayerNormalization",
+        "LogSoftmax",
+        "ReduceMax",
+        "ReduceMean",
+        "ReduceSum",
         "Softmax",
     }
-)  # fmt: skip
+)
 
 COMMANDS = ("prune", "prune", "quantize", "decompose", "train", "onnxslim", "onnxsim")
 
@@ -70,7 +76,11 @@ class Chain:
 
 
 def images(seed: int = 0, size: int = 8) -> Array:
-    return np.random.default_rng(seed).standard_normal((SAMPLES, 3, size, size)).astype(np.float32)
+    return (
+        np.random.default_rng(seed)
+        .standard_normal((SAMPLES, 3, size, size))
+        .astype(np.float32)
+    )
 
 
 def run(model: onnx.ModelProto | Path, x: Array) -> list[Array]:
@@ -86,22 +96,34 @@ def in_integers(model: onnx.ModelProto) -> bool:
     return any(node.op_type == "DequantizeLinear" for node in model.graph.node)
 
 
-def check_equal(what: str, wanted: Sequence[Array], result: Sequence[Array], codes: bool = False) -> None:
+def check_equal(
+    what: str, wanted: Sequence[Array], result: Sequence[Array], codes: bool = False
+) -> None:
     """Raise WrongError where outputs differ."""
     if len(wanted) != len(result):
         raise WrongError(f"{what}: {len(result)} outputs instead of {len(wanted)}")
     for index, (a, b) in enumerate(zip(wanted, result, strict=True)):
         if a.shape != b.shape or not np.isfinite(b).all():
-            raise WrongError(f"{what}: output {index} has shape {b.shape} (or no numbers), wanted {a.shape}")
-        relative = float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-30)) if a.size else 0.0
+            raise WrongError(
+                f"{what}: output {index} has shape {b.shape} (or no numbers), wanted {a.shape}"
+            )
+        relative = (
+            float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-30)) if a.size else 0.0
+        )
         if relative > RELATIVE and not (codes and noise(a, b) > CODES):
-            raise WrongError(f"{what}: output {index} differs by {relative:.2g} of its largest value")
+            raise WrongError(
+                f"{what}: output {index} differs by {relative:.2g} of its largest value"
+            )
 
 
 def noise(wanted: Array, result: Array) -> float:
     """Signal to noise in dB."""
     wrong = float(np.square(np.subtract(wanted, result, dtype=np.float64)).sum())
-    return 10 * np.log10(float(np.square(wanted, dtype=np.float64).sum()) / wrong) if wrong else np.inf
+    return (
+        10 * np.log10(float(np.square(wanted, dtype=np.float64).sum()) / wrong)
+        if wrong
+        else np.inf
+    )
 
 
 # -- references -------------------------------------------------------------------------------
@@ -121,7 +143,12 @@ def readers(model: onnx.ModelProto) -> Iterator[tuple[str, int]]:
             name = carried.get(name, name)
             if name in tensors:
                 transposed = any(a.name == "transB" and a.i for a in node.attribute)
-                axis = {"Conv": 1, "ConvTranspose": 0, "Gemm": int(transposed), "MatMul": tensors[name] - 2}
+                axis = {
+                    "Conv": 1,
+                    "ConvTranspose": 0,
+                    "Gemm": int(transposed),
+                    "MatMul": tensors[name] - 2,
+                }
                 if node.op_type in axis:
                     yield name, axis[node.op_type]
 
@@ -131,8 +158,16 @@ def masked(model: onnx.ModelProto, plan: pg.Plan) -> onnx.ModelProto | None:
     nodes = [node for _, graph in subgraphs(model.graph) for node in graph.node]
     axes = set(readers(model))
     weights = {tensor.name for tensor in model.graph.initializer}
-    both = {node.op_type for node in nodes if node.op_type in MEETS and list(node.input[:1]) != ["x"]}
-    if both or any(cut.weight not in weights for cut in plan.cuts) or len(list(subgraphs(model.graph))) > 1:
+    both = {
+        node.op_type
+        for node in nodes
+        if node.op_type in MEETS and list(node.input[:1]) != ["x"]
+    }
+    if (
+        both
+        or any(cut.weight not in weights for cut in plan.cuts)
+        or len(list(subgraphs(model.graph))) > 1
+    ):
         return None
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -157,7 +192,9 @@ def parts(model: onnx.ModelProto, first: str, last: str) -> list[onnx.NodeProto]
 
 def composed(first: Array, second: Array) -> Array:
     """The kernel [outputs, inputs, rows, columns] of two convolutions in a row."""
-    rows, columns = (a + b - 1 for a, b in zip(first.shape[2:], second.shape[2:], strict=True))
+    rows, columns = (
+        a + b - 1 for a, b in zip(first.shape[2:], second.shape[2:], strict=True)
+    )
     kernel = np.zeros((second.shape[0], first.shape[1], rows, columns))
     for r in range(second.shape[2]):
         for c in range(second.shape[3]):
@@ -167,17 +204,26 @@ def composed(first: Array, second: Array) -> Array:
     return kernel
 
 
-def recomposed(before: pg.Graph, written: onnx.ModelProto, rows: Sequence[object]) -> onnx.ModelProto:
+def recomposed(
+    before: pg.Graph, written: onnx.ModelProto, rows: Sequence[object]
+) -> onnx.ModelProto:
     """The model before, each decomposed layer with the product of its factors. Raises WrongError."""
     copy = onnx.ModelProto()
     copy.CopyFrom(before.model)
-    values = {t.name: numpy_helper.to_array(t).astype(np.float64) for t in written.graph.initializer}
+    values = {
+        t.name: numpy_helper.to_array(t).astype(np.float64)
+        for t in written.graph.initializer
+    }
     for held in written.graph.node:
         if held.op_type == "Constant":
-            values[held.output[0]] = numpy_helper.to_array(held.attribute[0].t).astype(np.float64)
+            values[held.output[0]] = numpy_helper.to_array(held.attribute[0].t).astype(
+                np.float64
+            )
     for number, row in enumerate(rows):
         node = before.node(row.name)  # type: ignore[attr-defined]
-        place, proto = next((i, p) for i, p in enumerate(copy.graph.node) if p.output[0] == node.outputs[0])
+        place, proto = next(
+            (i, p) for i, p in enumerate(copy.graph.node) if p.output[0] == node.outputs[0]
+        )
         chain = parts(written, node.inputs[0], node.outputs[0])
         product: Array | None = None
         factor = 1.0
@@ -195,25 +241,40 @@ def recomposed(before: pg.Graph, written: onnx.ModelProto, rows: Sequence[object
         plain = old.T if node.op == "Gemm" and node.attributes.get("transB") else old
         error = float(np.linalg.norm(product - plain) / np.linalg.norm(plain))
         if abs(error - row.error) > 1e-3:  # type: ignore[attr-defined]
-            raise WrongError(f"decompose: the weight of {node.name} is off by {error:.4f}, not {row.error:.4f}")  # type: ignore[attr-defined]
+            raise WrongError(
+                f"decompose: the weight of {node.name} is off by {error:.4f}, not {row.error:.4f}"
+            )  # type: ignore[attr-defined]
         tail = chain[-1]
         name = f"recomposed {number}"
         if proto.op_type == "Conv":
-            tensors = [(name, product)] + [(f"{name} bias", values[v]) for v in tail.input[2:] if v]
+            tensors = [(name, product)] + [
+                (f"{name} bias", values[v]) for v in tail.input[2:] if v
+            ]
             proto.input[1:] = [each for each, _ in tensors]
             new = [proto]
         else:
             tensors = [(name, factor * product)]
             created = [helper.make_node("MatMul", [proto.input[0], name], [f"{name} made"])]
             beta = next((a.f for a in tail.attribute if a.name == "beta"), 1.0)
-            bias = beta * values[tail.input[2]] if len(tail.input) > 2 and tail.input[2] else np.zeros(())
+            bias = (
+                beta * values[tail.input[2]]
+                if len(tail.input) > 2 and tail.input[2]
+                else np.zeros(())
+            )
             tensors.append((f"{name} bias", bias))
-            new = [*created, helper.make_node("Add", [f"{name} made", f"{name} bias"], [proto.output[0]])]
+            new = [
+                *created,
+                helper.make_node(
+                    "Add", [f"{name} made", f"{name} bias"], [proto.output[0]]
+                ),
+            ]
         copies = [onnx.NodeProto.FromString(each.SerializeToString()) for each in new]
         del copy.graph.node[place]
         for offset, each in enumerate(copies):
             copy.graph.node.insert(place + offset, each)
-        copy.graph.initializer.extend(numpy_helper.from_array(v.astype(np.float32), n) for n, v in tensors)
+        copy.graph.initializer.extend(
+            numpy_helper.from_array(v.astype(np.float32), n) for n, v in tensors
+        )
     return copy
 
 
@@ -236,9 +297,13 @@ def error(wanted: Sequence[Array], result: Sequence[Array]) -> float:
 def prune(before: Path, after: Path, rng: np.random.Generator) -> str:
     graph, x = pg.load(before), images(1)
     result = pg.prune(
-        before, after, budget=pg.Budget(ratio=float(rng.choice([0.25, 0.5]))), round_to=1,
-        algorithm=str(rng.choice(["l2", "random"])), seed=int(rng.integers(100)),
-    )  # fmt: skip
+        before,
+        after,
+        budget=pg.Budget(ratio=float(rng.choice([0.25, 0.5]))),
+        round_to=1,
+        algorithm=str(rng.choice(["l2", "random"])),
+        seed=int(rng.integers(100)),
+    )
     codes = in_integers(graph.model)
     reference = masked(graph.model, result.plan)
     if reference is None:
@@ -261,7 +326,9 @@ def quantize(before: Path, after: Path, rng: np.random.Generator) -> str:
             check_equal(f"quantize {name!r}", [a], [b])
             continue
         if not (min(messages, measured) > EQUAL or abs(messages - measured) <= NEAR):
-            raise WrongError(f"quantize: output {name!r} has {measured:.1f} dB, not {messages:.1f}")
+            raise WrongError(
+                f"quantize: output {name!r} has {measured:.1f} dB, not {messages:.1f}"
+            )
     return "quantize"
 
 
@@ -284,10 +351,15 @@ def train(before: Path, after: Path, rng: np.random.Generator) -> str:
     graph, x = pg.load(before), images(4)
     data = Data.of({"x": x, "labels": rng.integers(0, 5, SAMPLES)})
     evaluate = measure({"x": x}, graph, "error")
-    setting = TrainingOptions(data, SAMPLES, cross_entropy(), TrainingConfig(epochs=1, lr=1e-3), evaluate=evaluate)
+    setting = TrainingOptions(
+        data, SAMPLES, cross_entropy(), TrainingConfig(epochs=1, lr=1e-3), evaluate=evaluate
+    )
     done = _train(graph, setting)
     pg.save(done.graph, after)
-    messages, match = -float(done.history[-1]["metric"]), error(run(before, x), run(after, x))
+    messages, match = (
+        -float(done.history[-1]["metric"]),
+        error(run(before, x), run(after, x)),
+    )
     # Numbers near 0 are rounding; in integers a code more or less is noise of its own.
     floor = 10 ** (-CODES / 10) if in_integers(graph.model) else 1e-6
     if abs(messages - match) > 1e-2 * max(messages, match) + floor:
@@ -329,16 +401,24 @@ def simplified(which: str, model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 RUN: dict[str, Callable[[Path, Path, np.random.Generator], str]] = {
-    "prune": prune, "quantize": quantize, "decompose": decompose, "train": train,
-    "onnxslim": simplify("onnxslim"), "onnxsim": simplify("onnxsim"),
-}  # fmt: skip
+    "prune": prune,
+    "quantize": quantize,
+    "decompose": decompose,
+    "train": train,
+    "onnxslim": simplify("onnxslim"),
+    "onnxsim": simplify("onnxsim"),
+}
 
 
-def run_chain(seed: int, commands: Sequence[str] = (), model: onnx.ModelProto | None = None) -> Chain:
+def run_chain(
+    seed: int, commands: Sequence[str] = (), model: onnx.ModelProto | None = None
+) -> Chain:
     """One chain; by default of a random model and of random commands."""
     rng = np.random.default_rng([seed, 1])
     chain = Chain(seed)
-    names = list(commands) or [str(name) for name in rng.choice(COMMANDS, int(rng.integers(2, 5)))]
+    names = list(commands) or [
+        str(name) for name in rng.choice(COMMANDS, int(rng.integers(2, 5)))
+    ]
     with tempfile.TemporaryDirectory() as folder:
         now = Path(folder) / "0.onnx"
         onnx.save(model if model is not None else random_model(seed), now)
@@ -364,7 +444,9 @@ def run_chain(seed: int, commands: Sequence[str] = (), model: onnx.ModelProto | 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Random graphs through chains of commands.")
+    parser = argparse.ArgumentParser(
+        description="Random graphs through chains of commands."
+    )
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--verbose", action="store_true")
@@ -373,9 +455,13 @@ def main() -> int:
     failed = 0
     for seed in range(given.seed, given.seed + given.count):
         chain = run_chain(seed)
-        outcomes.update(step.partition(":")[0].partition(" (set")[0] for step in chain.steps)
+        outcomes.update(
+            step.partition(":")[0].partition(" (set")[0] for step in chain.steps
+        )
         if given.verbose or chain.failure:
-            sys.stdout.write(f"{seed}: {' -> '.join(chain.steps)} {chain.failure and 'FAILED ' + chain.failure}\n")
+            sys.stdout.write(
+                f"{seed}: {' -> '.join(chain.steps)} {chain.failure and 'FAILED ' + chain.failure}\n"
+            )
             sys.stdout.flush()
         failed += bool(chain.failure)
     for outcome, count in sorted(outcomes.items()):

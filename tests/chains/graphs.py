@@ -72,9 +72,15 @@ class Wide(ControlGrower):
     def gemm(self, x: str, before: int, after: int) -> str:
         """A Gemm with factors, either orientation, and a bias of any shape that fits."""
         transposed = self.flag()
-        weight = self.b.weight(*((after, before) if transposed else (before, after)), scale=before**-0.5)
+        weight = self.b.weight(
+            *((after, before) if transposed else (before, after)), scale=before**-0.5
+        )
         shape = self.choose([None, (after,), (after,), (1, after), (1, 1), (1,), ()])
-        bias = [] if shape is None else [self.b.const(self.b.rng.standard_normal(shape), np.float32)]
+        bias = (
+            []
+            if shape is None
+            else [self.b.const(self.b.rng.standard_normal(shape), np.float32)]
+        )
         factors = {name: self.choose([1.0, 1.0, 0.5, 2.0]) for name in ("alpha", "beta")}
         return self.b.op("Gemm", x, weight, *bias, transB=int(transposed), **factors)
 
@@ -88,7 +94,15 @@ class Wide(ControlGrower):
 WIDE = sorted({*GROWERS, *(name for name in dir(Wide) if name.startswith("grow_"))})
 
 #: These are met more often than the rest.
-COMMON = ("grow_block", "grow_block", "grow_shared_bias", "grow_matmul", "grow_residual", "grow_conv", "grow_body")
+COMMON = (
+    "grow_block",
+    "grow_block",
+    "grow_shared_bias",
+    "grow_matmul",
+    "grow_residual",
+    "grow_conv",
+    "grow_body",
+)
 
 
 def random_model(seed: int) -> onnx.ModelProto:
@@ -112,11 +126,19 @@ def _more_outputs(model: onnx.ModelProto, grower: Wide) -> None:
     """A weight, the input or an inner value as a further output, sometimes."""
     if grower.integer(0, 4):
         return
-    vectors = [tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 1 and tensor.data_type == 1]
-    inner = [node.output[0] for node in model.graph.node if node.op_type in ("Relu", "Conv")]
+    vectors = [
+        tensor.name
+        for tensor in model.graph.initializer
+        if len(tensor.dims) == 1 and tensor.data_type == 1
+    ]
+    inner = [
+        node.output[0] for node in model.graph.node if node.op_type in ("Relu", "Conv")
+    ]
     for name in dict.fromkeys([grower.choose(vectors), "x", grower.choose(inner)]):
         if grower.flag():
-            model.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+            model.graph.output.append(
+                helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+            )
 
 
 def _declare_ranks(model: onnx.ModelProto) -> None:
@@ -125,15 +147,33 @@ def _declare_ranks(model: onnx.ModelProto) -> None:
     options.log_severity_level = 4
     session = ort.InferenceSession(model.SerializeToString(), options)
     for output, value in zip(
-        model.graph.output, session.run(None, {"x": np.zeros((2, 3, 8, 8), np.float32)}), strict=True
+        model.graph.output,
+        session.run(None, {"x": np.zeros((2, 3, 8, 8), np.float32)}),
+        strict=True,
     ):
-        output.CopyFrom(helper.make_tensor_value_info(output.name, onnx.TensorProto.FLOAT, [None] * value.ndim))
+        output.CopyFrom(
+            helper.make_tensor_value_info(
+                output.name, onnx.TensorProto.FLOAT, [None] * value.ndim
+            )
+        )
 
 
 def likely_names(model: onnx.ModelProto) -> list[str]:
     """Names that commands give to what they add."""
-    roles = ("bias", "weight", "input_1", "input_1/Mul", "indices", "output", "first", "scale", "mean")
+    roles = (
+        "bias",
+        "weight",
+        "input_1",
+        "input_1/Mul",
+        "indices",
+        "output",
+        "first",
+        "scale",
+        "mean",
+    )
     names = [f"{node.name}/{role}" for node in model.graph.node for role in roles]
-    names += [f"{tensor.name}/{number}" for tensor in model.graph.initializer for number in (2, 3)]
+    names += [
+        f"{tensor.name}/{number}" for tensor in model.graph.initializer for number in (2, 3)
+    ]
     names += [f"{kind}{number}" for kind in "dqszw" for number in range(1, 30)]
     return [*names, *(str(number) for number in range(20))]

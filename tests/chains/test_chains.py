@@ -17,7 +17,10 @@ pytest.importorskip("onnxslim", reason="the extra [test] is not installed")
 pytest.importorskip("torch", reason="the extra [torch] is not installed")
 
 # Simplifiers and exporters of others warn about what they will change one day.
-pytestmark = [pytest.mark.filterwarnings(f"ignore::{name}") for name in ("DeprecationWarning", "UserWarning")]
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore::{name}")
+    for name in ("DeprecationWarning", "UserWarning")
+]
 
 #: Three rounds of pruning and simplifying, then integers, simplified and pruned again.
 ROUNDS = (*("prune", "onnxslim", "onnxsim") * 3, "quantize", "prune", "onnxslim", "prune")
@@ -26,7 +29,11 @@ ROUNDS = (*("prune", "onnxslim", "onnxsim") * 3, "quantize", "prune", "onnxslim"
 def declared(graph: onnx.ModelProto, axes: int) -> onnx.ModelProto:
     """The model with as many axes for its output: simplifiers take nothing else."""
     output = graph.graph.output[0]
-    output.CopyFrom(onnx.helper.make_tensor_value_info(output.name, onnx.TensorProto.FLOAT, [None] * axes))
+    output.CopyFrom(
+        onnx.helper.make_tensor_value_info(
+            output.name, onnx.TensorProto.FLOAT, [None] * axes
+        )
+    )
     return graph
 
 
@@ -65,4 +72,15 @@ def test_random_models_run() -> None:
         model = random_model(seed)
         run(model, images())
         ops.update(node.op_type for node in model.graph.node)
-    assert ops >= {"Conv", "BatchNormalization", "Gemm", "MatMul", "If", "Loop", "Scan", "Split", "Concat", "Reshape"}
+    assert ops >= {
+        "Conv",
+        "BatchNormalization",
+        "Gemm",
+        "MatMul",
+        "If",
+        "Loop",
+        "Scan",
+        "Split",
+        "Concat",
+        "Reshape",
+    }

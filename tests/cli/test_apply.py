@@ -27,7 +27,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a small network, inputs for it, and a hand-written plan."""
     graph = residual_net()
     pg.save(graph, tmp_path / "net.onnx")
-    plan = {"format": "prunegraph/plan@1", "model": {"sha256": graph.sha256}, "remove": {"g0": [0, 3], "g1": [5]}}
+    plan = {
+        "format": "prunegraph/plan@1",
+        "model": {"sha256": graph.sha256},
+        "remove": {"g0": [0, 3], "g1": [5]},
+    }
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     x = np.random.default_rng(0).standard_normal((32, 3, 8, 8)).astype(np.float32)
     np.savez(tmp_path / "data.npz", x=x)
@@ -35,13 +39,25 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("options", [["--quantize", "int8"], ["--repair", "absorb"]], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    "options", [["--quantize", "int8"], ["--repair", "absorb"]], ids=lambda words: words[0]
+)
 def test_the_same_as_prune_by_the_same_plan(options: list[str], tmp_path: Path) -> None:
     """Refitted, proved on the data, quantized: from the plan alone, bit for bit what `prune` wrote."""
     words = ["--data", DATA, *options]
     first, second = tmp_path / "first.onnx", tmp_path / "second.onnx"
     done = in_process(
-        "prune", MODEL, "-o", first, "--macs", "0.5", "--algorithm", "l2", "--save-plan", tmp_path / "p.json", *words
+        "prune",
+        MODEL,
+        "-o",
+        first,
+        "--macs",
+        "0.5",
+        "--algorithm",
+        "l2",
+        "--save-plan",
+        tmp_path / "p.json",
+        *words,
     )
     assert done.exit_code == 0, done.stderr
     content = json.loads((tmp_path / "p.json").read_text())
@@ -50,15 +66,28 @@ def test_the_same_as_prune_by_the_same_plan(options: list[str], tmp_path: Path) 
     again = in_process("apply", MODEL, tmp_path / "bare.json", "-o", second, *words)
     assert again.exit_code == 0, again.stderr
     assert first.read_bytes() == second.read_bytes()
-    said = [line for line in done.stderr.splitlines() if line.startswith(("proof", "then repaired", "output"))]
+    said = [
+        line
+        for line in done.stderr.splitlines()
+        if line.startswith(("proof", "then repaired", "output"))
+    ]
     assert said and all(line in again.stderr for line in said)
 
 
 def test_report_and_plan_of_a_plan_by_hand(folder: Path) -> None:
     done = in_process(
-        "apply", "net.onnx", "plan.json", "-o", "out.onnx", "--report", "page.html", "--save-plan", "whole.json",
-        "--save-recipe", "again.toml",
-    )  # fmt: skip
+        "apply",
+        "net.onnx",
+        "plan.json",
+        "-o",
+        "out.onnx",
+        "--report",
+        "page.html",
+        "--save-plan",
+        "whole.json",
+        "--save-recipe",
+        "again.toml",
+    )
     assert done.exit_code == 0, done.stderr
     assert "proof: max |difference|" in done.stderr
     page = (folder / "page.html").read_text()
@@ -76,7 +105,9 @@ def test_no_verify(folder: Path) -> None:
     assert done.exit_code == 0 and "proof: skipped" in done.stderr
 
 
-def test_a_plan_that_does_not_hold_is_not_carried_out_in_part(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_that_does_not_hold_is_not_carried_out_in_part(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`prune` leaves out what breaks the proof; what somebody else decided is not changed."""
 
     def fails(*args: object, **options: object) -> None:
@@ -84,7 +115,9 @@ def test_a_plan_that_does_not_hold_is_not_carried_out_in_part(folder: Path, monk
 
     monkeypatch.setattr(pipeline, "verify", fails)
     before = files(folder)
-    done = in_process("apply", "net.onnx", "plan.json", "-o", "out.onnx", "--save-plan", "again.json")
+    done = in_process(
+        "apply", "net.onnx", "plan.json", "-o", "out.onnx", "--save-plan", "again.json"
+    )
     assert done.exit_code == 1 and done.stderr == "error: node 'block1' differs\n"
     assert files(folder) == before
 
@@ -95,8 +128,14 @@ def test_a_plan_that_does_not_hold_is_not_carried_out_in_part(folder: Path, monk
         ("net.onnx none.json -o out.onnx", "none.json: no such plan file"),
         ("net.onnx data.npz -o out.onnx", "data.npz: not a plan"),
         ("net.onnx plan.json -o net.onnx", "output and input are the same file"),
-        ("net.onnx plan.json -o out.onnx --report out.onnx", "two outputs are the same file"),
-        ("net.onnx plan.json -o out.onnx --sensitivity s.json", "--sensitivity is shown in the report"),
+        (
+            "net.onnx plan.json -o out.onnx --report out.onnx",
+            "two outputs are the same file",
+        ),
+        (
+            "net.onnx plan.json -o out.onnx --sensitivity s.json",
+            "--sensitivity is shown in the report",
+        ),
         ("net.onnx plan.json -o out.onnx --quantize int8", "quantization needs data"),
         ("net.onnx plan.json -o out.onnx --repair least-squares", "needs data"),
         ("net.onnx plan.json -o out.onnx --repair more", "unknown repair 'more'"),
@@ -115,7 +154,9 @@ def test_from_python(folder: Path) -> None:
     graph, plan = pg.load("net.onnx"), pg.Plan.load("plan.json")
     data = dict(np.load("data.npz"))
     result = apply_plan(graph, plan, data=data)
-    assert result.proof is not None and result.repair == "least-squares" and result.plan.cuts
+    assert (
+        result.proof is not None and result.repair == "least-squares" and result.plan.cuts
+    )
     pruned = apply_plan(graph, plan, "out.onnx").small
     assert pruned.sha256 == pg.apply(graph, plan).sha256 == pg.load("out.onnx").sha256
     with pytest.raises(PlanError, match="another model"):
@@ -131,14 +172,20 @@ def mxnet_plan(folder: Path) -> None:
     done = in_process("inspect", NET, "--json", "groups.json", *SHAPE)
     assert done.exit_code == 0, done.stderr
     content = json.loads((folder / "groups.json").read_text())
-    remove = {group["id"]: list(range(group["channels"] // 2)) for group in content["groups"]}
+    remove = {
+        group["id"]: list(range(group["channels"] // 2)) for group in content["groups"]
+    }
     plan = {"format": "prunegraph/plan@2", "model": content["model"], "remove": remove}
     (folder / "plan.json").write_text(json.dumps(plan))
     x = np.random.default_rng(0).standard_normal((32, 3, 32, 32)).astype(np.float32)
     np.savez(folder / "data.npz", data=x)
 
 
-@pytest.mark.parametrize("words", [[], ["--data", "data.npz"], ["--repair", "bn"]], ids=lambda words: "".join(words))
+@pytest.mark.parametrize(
+    "words",
+    [[], ["--data", "data.npz"], ["--repair", "bn"]],
+    ids=lambda words: "".join(words),
+)
 def test_repaired_weights_go_into_mxnet_files(folder: Path, words: list[str]) -> None:
     """The files hold what the ONNX result holds, and convert to the same network."""
     mxnet_plan(folder)
@@ -149,7 +196,9 @@ def test_repaired_weights_go_into_mxnet_files(folder: Path, words: list[str]) ->
     given = {"data": np.load("data.npz")["data"][:1]}
     expected = cases.run(pg.load("out.onnx").model, given)
     assert cases.difference(cases.run(again, given), expected) <= 1e-6
-    plain = pg.apply(pg.load(NET, input_shapes={"data": (1, 3, 32, 32)}), pg.Plan.load("plan.json"))
+    plain = pg.apply(
+        pg.load(NET, input_shapes={"data": (1, 3, 32, 32)}), pg.Plan.load("plan.json")
+    )
     changed = cases.difference(cases.run(plain.model, given), expected)
     assert changed > 1e-3 if words else changed <= 1e-6
 
@@ -158,8 +207,14 @@ def test_a_symbol_that_cannot_be_written(folder: Path) -> None:
     mxnet_plan(folder)
     before = files(folder)
     for words, message in (
-        (["-o", "out-symbol.json", "--data", "data.npz", "--quantize", "int8"], "a quantized model is written as ONNX"),
-        (["-o", "out-symbol.json", "--save-plan", "out-0000.params"], "two outputs are the same file"),
+        (
+            ["-o", "out-symbol.json", "--data", "data.npz", "--quantize", "int8"],
+            "a quantized model is written as ONNX",
+        ),
+        (
+            ["-o", "out-symbol.json", "--save-plan", "out-0000.params"],
+            "two outputs are the same file",
+        ),
     ):
         done = in_process("apply", NET, "plan.json", *words, *SHAPE)
         assert done.exit_code == 2 and message in " ".join(done.stderr.split()), done.stderr

@@ -16,12 +16,18 @@ from tests.commands import FIXTURES, MODEL, check_refused, cli
 
 
 @pytest.fixture(autouse=True)
-def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _cache_of_its_own(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PRUNEGRAPH_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 def test_prune_verify_apply_compare(tmp_path: Path) -> None:
-    out, plan, again = tmp_path / "half.onnx", tmp_path / "plan.json", tmp_path / "again.onnx"
+    out, plan, again = (
+        tmp_path / "half.onnx",
+        tmp_path / "plan.json",
+        tmp_path / "again.onnx",
+    )
     done = cli("prune", MODEL, "-o", out, "--macs", "0.5", "--save-plan", plan)
     assert done.returncode == 0, done.stderr
     assert "proof: max |difference|" in done.stderr
@@ -30,7 +36,16 @@ def test_prune_verify_apply_compare(tmp_path: Path) -> None:
     assert cli("verify", MODEL, plan, out).returncode == 0
     assert cli("apply", MODEL, plan, "-o", again).returncode == 0
     assert out.read_bytes() == again.read_bytes()
-    done = cli("compare", MODEL, out, "--data", FIXTURES / "fashion_eval.npz", "--runs", 3, "--json")
+    done = cli(
+        "compare",
+        MODEL,
+        out,
+        "--data",
+        FIXTURES / "fashion_eval.npz",
+        "--runs",
+        3,
+        "--json",
+    )
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
     assert figures["costs"][1]["macs"] <= 0.5 * figures["costs"][0]["macs"]
@@ -46,9 +61,17 @@ def test_inspect(tmp_path: Path) -> None:
     assert content["format"] == "prunegraph/groups@1"
     assert content["model"]["name"] == "fashion_resnet.onnx"
     assert len(content["groups"]) == 9
-    assert {"id", "channels", "layers", "members", "macs", "params", "exact"} <= set(content["groups"][0])
+    assert {"id", "channels", "layers", "members", "macs", "params", "exact"} <= set(
+        content["groups"][0]
+    )
     assert content["fixed"] == [
-        {"layer": "/classifier/Gemm", "reason": "graph output", "because": "logits", "channels": 10, "of": 10}
+        {
+            "layer": "/classifier/Gemm",
+            "reason": "graph output",
+            "because": "logits",
+            "channels": 10,
+            "of": 10,
+        }
     ]
     assert "graph output" in done.stderr
     assert cli("inspect", MODEL, "--json", tmp_path / "groups.json").returncode == 0
@@ -72,9 +95,25 @@ def test_prune_with_data_layers_and_seed(tmp_path: Path) -> None:
     out = tmp_path / "small.onnx"
     keep, own = "/stem/stem.0/Conv", "/stages/stages.4/conv1/Conv"
     done = cli(
-        "prune", MODEL, "-o", out, "--ratio", "0.5", "--round-to", "1", "--keep", keep, "--ratio-for", f"{own}=0.25",
-        "--data", FIXTURES / "fashion_calibration.npz", "--algorithm", "random", "--seed", "3",
-    )  # fmt: skip
+        "prune",
+        MODEL,
+        "-o",
+        out,
+        "--ratio",
+        "0.5",
+        "--round-to",
+        "1",
+        "--keep",
+        keep,
+        "--ratio-for",
+        f"{own}=0.25",
+        "--data",
+        FIXTURES / "fashion_calibration.npz",
+        "--algorithm",
+        "random",
+        "--seed",
+        "3",
+    )
     assert done.returncode == 0, done.stderr
     assert "4 runs" in done.stderr
     pruned = pg.load(out)
@@ -86,9 +125,21 @@ def test_prune_with_data_layers_and_seed(tmp_path: Path) -> None:
 def test_options_in_names_and_repair_without_data(tmp_path: Path) -> None:
     out, plan = tmp_path / "small.onnx", tmp_path / "plan.json"
     done = cli(
-        "prune", MODEL, "-o", out, "--macs", "0.5", "--algorithm", "l2:members=producer", "--allocation", "global:max",
-        "--repair", "bn", "--save-plan", plan,
-    )  # fmt: skip
+        "prune",
+        MODEL,
+        "-o",
+        out,
+        "--macs",
+        "0.5",
+        "--algorithm",
+        "l2:members=producer",
+        "--allocation",
+        "global:max",
+        "--repair",
+        "bn",
+        "--save-plan",
+        plan,
+    )
     assert done.returncode == 0, done.stderr
     assert "then repaired on the model's BatchNormalization statistics: bn" in done.stderr
     assert json.loads(plan.read_text())["provenance"]["algorithm"] == "l2:members=producer"
@@ -97,7 +148,18 @@ def test_options_in_names_and_repair_without_data(tmp_path: Path) -> None:
 
 def test_the_algorithms_own_ratio(tmp_path: Path) -> None:
     out, plan = tmp_path / "small.onnx", tmp_path / "plan.json"
-    command = ["prune", MODEL, "-o", out, "--ratio", "auto", "--algorithm", "weight_stats:paper", "--save-plan", plan]
+    command = [
+        "prune",
+        MODEL,
+        "-o",
+        out,
+        "--ratio",
+        "auto",
+        "--algorithm",
+        "weight_stats:paper",
+        "--save-plan",
+        plan,
+    ]
     done = cli(*command)
     assert done.returncode == 0, done.stderr
     remove = json.loads(plan.read_text())["remove"]
@@ -112,7 +174,16 @@ def test_data_from_a_function(tmp_path: Path) -> None:
         "    for i in range(2):\n"
         "        yield {'image': np.full((3, 1, 28, 28), i, np.float32)}\n"
     )
-    done = cli("prune", MODEL, "-o", tmp_path / "o.onnx", "--ratio", "0.3", "--data", f"{tmp_path}/feed.py:batches")
+    done = cli(
+        "prune",
+        MODEL,
+        "-o",
+        tmp_path / "o.onnx",
+        "--ratio",
+        "0.3",
+        "--data",
+        f"{tmp_path}/feed.py:batches",
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -143,32 +214,71 @@ def folder(tmp_path: Path) -> Path:
         ("prune text.onnx -o out.onnx --ratio 0.5", "not an ONNX file"),
         ("prune cut.onnx -o out.onnx --ratio 0.5", "cut.onnx"),
         ("prune dangling.onnx -o out.onnx --ratio 0.5", "'nowhere'"),
-        ("prune good.onnx -o out.onnx --ratio 0.5 --algorithm l3", "unknown algorithm 'l3'"),
-        ("prune good.onnx -o out.onnx --ratio 0.5 --allocation even", "unknown allocation 'even'"),
-        ("prune good.onnx -o out.onnx --ratio 0.5 --algorithm l2:best", "must be one of all, producer, consumer"),
-        ("prune good.onnx -o out.onnx --ratio 0.5 --algorithm l2:part=in", "unknown option of criterion 'l2' 'part'"),
+        (
+            "prune good.onnx -o out.onnx --ratio 0.5 --algorithm l3",
+            "unknown algorithm 'l3'",
+        ),
+        (
+            "prune good.onnx -o out.onnx --ratio 0.5 --allocation even",
+            "unknown allocation 'even'",
+        ),
+        (
+            "prune good.onnx -o out.onnx --ratio 0.5 --algorithm l2:best",
+            "must be one of all, producer, consumer",
+        ),
+        (
+            "prune good.onnx -o out.onnx --ratio 0.5 --algorithm l2:part=in",
+            "unknown option of criterion 'l2' 'part'",
+        ),
         ("prune good.onnx -o out.onnx --ratio 0.5 --algorithm taylor", "needs gradients"),
         ("prune good.onnx -o out.onnx --ratio 0.5 --algorithm wanda", "'wanda' needs data"),
-        ("prune good.onnx -o out.onnx --ratio 0.5 --allocation global:biggest", "must be one of mean, none"),
+        (
+            "prune good.onnx -o out.onnx --ratio 0.5 --allocation global:biggest",
+            "must be one of mean, none",
+        ),
         ("prune good.onnx -o out.onnx --ratio auto", "'l2' only ranks channels"),
-        ("prune good.onnx -o out.onnx --ratio 0.5 --repair magic", "unknown repair 'magic'"),
-        ("prune good.onnx -o out.onnx --ratio 0.5 --repair absorb:maps", "must be one of mean, interior, map"),
+        (
+            "prune good.onnx -o out.onnx --ratio 0.5 --repair magic",
+            "unknown repair 'magic'",
+        ),
+        (
+            "prune good.onnx -o out.onnx --ratio 0.5 --repair absorb:maps",
+            "must be one of mean, interior, map",
+        ),
         ("prune good.onnx -o out.onnx --ratio 0.5 --repair least-squares", "needs data"),
         ("prune good.onnx -o out.onnx --ratio 1.5", "ratio must be"),
         ("prune good.onnx -o out.onnx --macs 0.0001", "cannot fall to"),
         ("prune good.onnx -o out.onnx", "give exactly one of"),
         ("prune good.onnx -o out.onnx --ratio 0.5 --macs 0.5", "give exactly one of"),
         ("prune good.onnx -o out.onnx --ratio 0.5 --keep stemm", "did you mean 'stem'"),
-        ("prune good.onnx -o out.onnx --ratio 0.5 --data wrong.npz", "no array for model input 'x'"),
+        (
+            "prune good.onnx -o out.onnx --ratio 0.5 --data wrong.npz",
+            "no array for model input 'x'",
+        ),
         ("prune good.onnx -o out.onnx --ratio 0.5 --data none.npz", "no such data file"),
         ("prune good.onnx -o good.onnx --ratio 0.5", "same file"),
         ("prune good.onnx -o missing/out.onnx --ratio 0.5", "does not exist"),
         ("prune good.onnx -o out.onnx --latency 12", "a time such as 12ms"),
-        ("prune good.onnx -o out.onnx --latency 0.0001", "latency cannot fall to 0.0001 of the original"),
-        ("prune good.onnx -o out.onnx --latency 0.5 --provider abacus", "unknown execution provider 'abacus'"),
-        ("prune good.onnx -o out.onnx --macs 0.5 --provider abacus", "CPUExecutionProvider"),
-        ("prune good.onnx -o out.onnx --macs 0.5 --round-to seven", "round_to must be a whole number"),
-        ("prune good.onnx -o out.onnx --macs 0.5 --round-to 0", "round_to must be a whole number"),
+        (
+            "prune good.onnx -o out.onnx --latency 0.0001",
+            "latency cannot fall to 0.0001 of the original",
+        ),
+        (
+            "prune good.onnx -o out.onnx --latency 0.5 --provider abacus",
+            "unknown execution provider 'abacus'",
+        ),
+        (
+            "prune good.onnx -o out.onnx --macs 0.5 --provider abacus",
+            "CPUExecutionProvider",
+        ),
+        (
+            "prune good.onnx -o out.onnx --macs 0.5 --round-to seven",
+            "round_to must be a whole number",
+        ),
+        (
+            "prune good.onnx -o out.onnx --macs 0.5 --round-to 0",
+            "round_to must be a whole number",
+        ),
         ("prune good.onnx -o out.onnx --latency 0.5 --macs 0.5", "give exactly one of"),
         ("compare good.onnx good.onnx --provider abacus", "unknown execution provider"),
         ("prune good.onnx -o . --ratio 0.5", "is a folder"),
@@ -179,12 +289,24 @@ def folder(tmp_path: Path) -> Path:
         ("compare good.onnx text.onnx", "not an ONNX file"),
     ],
 )
-def test_bad_input_is_one_line_and_writes_nothing(folder: Path, command: str, message: str) -> None:
+def test_bad_input_is_one_line_and_writes_nothing(
+    folder: Path, command: str, message: str
+) -> None:
     check_refused(folder, command, message)
 
 
 def test_bad_option_values(folder: Path) -> None:
-    done = cli("prune", "good.onnx", "-o", "out.onnx", "--ratio", "0.5", "--ratio-for", "stem", cwd=folder)
+    done = cli(
+        "prune",
+        "good.onnx",
+        "-o",
+        "out.onnx",
+        "--ratio",
+        "0.5",
+        "--ratio-for",
+        "stem",
+        cwd=folder,
+    )
     assert done.returncode == 2
     assert "LAYER=RATIO" in done.stderr
     done = cli("prune", "good.onnx", "-o", "out.onnx", "--ratio", "half", cwd=folder)
@@ -196,7 +318,9 @@ def test_a_failing_proof_exits_with_one_and_writes_nothing(folder: Path) -> None
     graph = pg.load(folder / "good.onnx")
     plan = pg.select(graph, budget=pg.Budget(ratio=0.5), round_to=1)
     plan.save(folder / "plan.json")
-    wrong = pg.select(graph, budget=pg.Budget(ratio=0.5), algorithm="random", seed=9, round_to=1)
+    wrong = pg.select(
+        graph, budget=pg.Budget(ratio=0.5), algorithm="random", seed=9, round_to=1
+    )
     pg.save(pg.apply(graph, wrong), folder / "wrong.onnx")
     done = cli("verify", "good.onnx", "plan.json", "wrong.onnx", cwd=folder)
     assert done.returncode == 1

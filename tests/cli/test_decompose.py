@@ -15,16 +15,36 @@ from tests.commands import FIXTURES, MODEL, cli
 def test_a_file_with_fewer_macs(tmp_path: Path) -> None:
     out, report = tmp_path / "out.onnx", tmp_path / "layers.json"
     keep = "/classifier/Gemm"
-    done = cli("decompose", MODEL, "-o", out, "--method", "auto", "--macs", "0.6", "--keep", keep, "--json", report)
+    done = cli(
+        "decompose",
+        MODEL,
+        "-o",
+        out,
+        "--method",
+        "auto",
+        "--macs",
+        "0.6",
+        "--keep",
+        keep,
+        "--json",
+        report,
+    )
     assert done.returncode == 0, done.stderr
     assert not done.stdout
-    assert "MACs: 20.18 M ->" in done.stderr and "left whole: /classifier/Gemm (kept)" in done.stderr
+    assert (
+        "MACs: 20.18 M ->" in done.stderr
+        and "left whole: /classifier/Gemm (kept)" in done.stderr
+    )
     onnx.checker.check_model(onnx.load(out), full_check=True)
     written = json.loads(report.read_text())
-    assert written["format"] == "prunegraph/decomposed@1" and written["left"][keep] == "kept"
+    assert (
+        written["format"] == "prunegraph/decomposed@1" and written["left"][keep] == "kept"
+    )
     assert written["after"]["macs"] <= 0.6 * written["before"]["macs"]
     decomposed = pg.decompose(pg.load(MODEL), method="auto", macs=0.6, keep=[keep])
-    assert [row["name"] for row in written["layers"]] == [row.name for row in decomposed.layers]
+    assert [row["name"] for row in written["layers"]] == [
+        row.name for row in decomposed.layers
+    ]
     assert pg.load(out).sha256 == decomposed.graph.sha256
 
 
@@ -32,7 +52,12 @@ def test_a_decomposed_network_still_recognises(tmp_path: Path) -> None:
     from prunegraph.runtime.data import read_data
 
     decomposed = pg.decompose(pg.load(MODEL), method="auto", macs=0.7, round_to=4)
-    both = pg.compare(pg.load(MODEL), decomposed.graph, data=read_data(str(FIXTURES / "fashion_eval.npz")), runs=2)
+    both = pg.compare(
+        pg.load(MODEL),
+        decomposed.graph,
+        data=read_data(str(FIXTURES / "fashion_eval.npz")),
+        runs=2,
+    )
     assert both.accuracy is not None and both.accuracy[1] >= both.accuracy[0] - 0.01
 
 
@@ -40,7 +65,15 @@ def test_a_latency_bound(tmp_path: Path) -> None:
     b = Builder()
     x = b.relu(b.conv(b.input(1, 192, 16, 16), 192, 192, name="a"))
     pg.save(b.graph(b.conv(x, 192, 192, name="b")), tmp_path / "in.onnx")
-    done = cli("decompose", tmp_path / "in.onnx", "-o", tmp_path / "out.onnx", "--latency", "0.9", "--fold")
+    done = cli(
+        "decompose",
+        tmp_path / "in.onnx",
+        "-o",
+        tmp_path / "out.onnx",
+        "--latency",
+        "0.9",
+        "--fold",
+    )
     assert done.returncode == 0, done.stderr
     assert "of the original, measured" in done.stderr and (tmp_path / "out.onnx").exists()
 
@@ -57,5 +90,9 @@ def test_errors(tmp_path: Path) -> None:
         (["--round-to", "0"], "round_to"),
     ):
         done = cli("decompose", MODEL, "-o", out, *words)
-        assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+        assert (
+            done.returncode == 2
+            and message in done.stderr
+            and "Traceback" not in done.stderr
+        )
         assert not out.exists()

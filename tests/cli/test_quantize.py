@@ -20,9 +20,14 @@ EVAL = str(FIXTURES / "fashion_eval.npz")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The network in int8, with ranges beside it."""
     out = tmp_path_factory.mktemp("quantized") / "int8.onnx"
-    done = cli("quantize", MODEL, "-o", out, "--data", DATA, "--json", out.with_suffix(".json"))
+    done = cli(
+        "quantize", MODEL, "-o", out, "--data", DATA, "--json", out.with_suffix(".json")
+    )
     assert done.returncode == 0, done.stderr
-    assert "16 layers: int8 weights, uint8 activations" in done.stderr and "output logits: SQNR" in done.stderr
+    assert (
+        "16 layers: int8 weights, uint8 activations" in done.stderr
+        and "output logits: SQNR" in done.stderr
+    )
     assert not done.stdout
     return out
 
@@ -46,7 +51,9 @@ def pg_data() -> object:
     return read_data(EVAL)
 
 
-def test_a_compact_file_is_smaller_and_compares_by_outputs(small: Path, tmp_path: Path) -> None:
+def test_a_compact_file_is_smaller_and_compares_by_outputs(
+    small: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "compact.onnx"
     assert cli("quantize", MODEL, "-o", out, "--data", DATA, "--compact").returncode == 0
     assert out.stat().st_size < small.stat().st_size
@@ -62,7 +69,9 @@ def test_ranges_that_were_written_are_read_again(small: Path, tmp_path: Path) ->
     outs = []
     for source in (small.with_suffix(".json"), plain):
         outs.append(tmp_path / f"{source.stem}-again.onnx")
-        done = cli("quantize", MODEL, "-o", outs[-1], "--ranges", source, "--no-bias-correction")
+        done = cli(
+            "quantize", MODEL, "-o", outs[-1], "--ranges", source, "--no-bias-correction"
+        )
         assert done.returncode == 0, done.stderr
     assert outs[0].read_bytes() == outs[1].read_bytes()
     inputs = {"image": np.load(EVAL)["image"][:64]}
@@ -84,8 +93,20 @@ def test_compare_and_inspect_speak_of_integers(small: Path) -> None:
 
 def test_options_reach_the_work(tmp_path: Path) -> None:
     out = tmp_path / "w.onnx"
-    done = cli("quantize", MODEL, "-o", out, "--activations", "none", "--weights", "int4", "--float", "last",
-               "--json", "-")  # fmt: skip
+    done = cli(
+        "quantize",
+        MODEL,
+        "-o",
+        out,
+        "--activations",
+        "none",
+        "--weights",
+        "int4",
+        "--float",
+        "last",
+        "--json",
+        "-",
+    )
     assert done.returncode == 0, done.stderr
     layers = json.loads(done.stdout)["layers"]
     assert [layer["weights"] for layer in layers] == ["int4"] * 15 + ["float32"]
@@ -108,14 +129,20 @@ def test_prune_and_quantize(tmp_path: Path) -> None:
         (("--data", "nowhere.npz"), "no such data file"),
         (("--data", DATA, "--float", "stem"), "unknown layer 'stem'"),
         (("--data", DATA, "--ranges", MODEL), "not a JSON file of ranges"),
-        (("--data", DATA, "--target", "tensorrt", "--activations", "uint8"), "does not take activations"),
+        (
+            ("--data", DATA, "--target", "tensorrt", "--activations", "uint8"),
+            "does not take activations",
+        ),
         (("--data", DATA, "--tolerance", "1", "--metric", "top1"), "needs labels"),
-        (("--data", DATA, "--method", "percentile", "--percentile", "3"), "percentile must be"),
+        (
+            ("--data", DATA, "--method", "percentile", "--percentile", "3"),
+            "percentile must be",
+        ),
     ],
 )
 def test_errors_are_one_line_and_nothing_is_written(
     options: tuple[str, ...], message: str, tmp_path: Path
-) -> None:  # fmt: skip
+) -> None:
     done = cli("quantize", MODEL, "-o", tmp_path / "no.onnx", *options)
     assert done.returncode == 2
     assert message in done.stderr and done.stderr.startswith("error: ")
@@ -126,5 +153,7 @@ def test_errors_are_one_line_and_nothing_is_written(
 def test_ranges_of_the_wrong_form(tmp_path: Path) -> None:
     path = tmp_path / "ranges.json"
     path.write_text("[1, 2]")
-    done = cli("quantize", MODEL, "-o", tmp_path / "no.onnx", "--data", DATA, "--ranges", path)
+    done = cli(
+        "quantize", MODEL, "-o", tmp_path / "no.onnx", "--data", DATA, "--ranges", path
+    )
     assert done.returncode == 2 and "not ranges" in done.stderr

@@ -30,7 +30,15 @@ def folder(tmp_path: Path) -> Path:
 
 def test_text_is_toml_of_the_same() -> None:
     steps = [
-        Step("prune", {"model": 'a "b"\\c\n\tü\x7f\x01.onnx', "keep": ["x", "y y"], "no-verify": True, "seed": 3}),
+        Step(
+            "prune",
+            {
+                "model": 'a "b"\\c\n\tü\x7f\x01.onnx',
+                "keep": ["x", "y y"],
+                "no-verify": True,
+                "seed": 3,
+            },
+        ),
         Step("quantize", {"percentile": 99.9, "output": ""}),
     ]
     content = tomllib.loads(recipes.text(steps))
@@ -39,7 +47,10 @@ def test_text_is_toml_of_the_same() -> None:
 
 
 def test_read_gives_back_what_was_saved(tmp_path: Path) -> None:
-    steps = (Step("prune", {"model": "a.onnx", "macs": "0.5"}), Step("inspect", {"json": "-"}))
+    steps = (
+        Step("prune", {"model": "a.onnx", "macs": "0.5"}),
+        Step("inspect", {"json": "-"}),
+    )
     recipes.save(steps, tmp_path / "r.toml")
     assert recipes.read(tmp_path / "r.toml") == Recipe(steps, str(tmp_path / "r.toml"))
 
@@ -51,20 +62,39 @@ def test_every_option_of_every_command_has_a_name_in_recipes(name: str) -> None:
     words: list[str] = []
     for parameter in command.params:
         if isinstance(parameter, click.Option) and key(parameter) != "save-recipe":
-            words += [f"--{key(parameter)}"] if parameter.is_flag else [f"--{key(parameter)}=1"]
+            words += (
+                [f"--{key(parameter)}"] if parameter.is_flag else [f"--{key(parameter)}=1"]
+            )
             words += [f"--{key(parameter)}=-2"] if parameter.multiple else []
         elif isinstance(parameter, click.Argument):
             words.append("name.onnx")
     step = spelled(command, words)
-    assert len(step.options) == len({key(p) for p in command.params if key(p) != "save-recipe"})
+    assert len(step.options) == len(
+        {key(p) for p in command.params if key(p) != "save-recipe"}
+    )
     again = line(command, step, "here")
     assert again[0] == name and spelled(command, again[1:]) == step
 
 
 def test_commands_that_write_a_model_can_be_saved() -> None:
-    writing = {name for name, command in main.commands.items() if any("--output" in p.opts for p in command.params)}
-    assert writing == {name for name, command in main.commands.items() if isinstance(command, Writes)}
-    assert {"prune", "search", "apply", "convert", "compress", "decompose", "quantize", "train"} <= writing
+    writing = {
+        name
+        for name, command in main.commands.items()
+        if any("--output" in p.opts for p in command.params)
+    }
+    assert writing == {
+        name for name, command in main.commands.items() if isinstance(command, Writes)
+    }
+    assert {
+        "prune",
+        "search",
+        "apply",
+        "convert",
+        "compress",
+        "decompose",
+        "quantize",
+        "train",
+    } <= writing
 
 
 #: A line of each command that writes a model, and what it writes besides.
@@ -80,11 +110,15 @@ LINES = (
 
 
 @pytest.mark.parametrize("words", LINES, ids=lambda words: words[:40])
-def test_a_saved_recipe_gives_the_same_bytes(folder: Path, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_saved_recipe_gives_the_same_bytes(
+    folder: Path, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(folder)
     names = [node.name for node in pg.load("net.onnx").layers]
     words = words.replace("conv2", names[1]).replace("conv5", names[2])
-    pg.select(pg.load("net.onnx"), budget=pg.Budget(ratio=0.5), round_to=2).save("given.json")
+    pg.select(pg.load("net.onnx"), budget=pg.Budget(ratio=0.5), round_to=2).save(
+        "given.json"
+    )
     before = set(folder.iterdir())
     done = CliRunner().invoke(main, [*words.split(), "--save-recipe", "recipe.toml"])
     assert done.exit_code == 0, done.output
@@ -94,7 +128,9 @@ def test_a_saved_recipe_gives_the_same_bytes(folder: Path, words: str, monkeypat
         Path(name).unlink()
     done = CliRunner().invoke(main, ["run", "recipe.toml"])
     assert done.exit_code == 0, done.output
-    assert {path.name: path.read_bytes() for path in set(folder.iterdir()) - before} == written
+    assert {
+        path.name: path.read_bytes() for path in set(folder.iterdir()) - before
+    } == written
 
 
 def test_a_chain_hands_the_output_on(tmp_path: Path) -> None:
@@ -139,11 +175,14 @@ def test_a_chain_hands_the_output_on(tmp_path: Path) -> None:
     assert (tmp_path / "int8.onnx").read_bytes() == once
 
 
-def test_options_of_one_step_do_not_reach_the_next(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_of_one_step_do_not_reach_the_next(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What a front end reads besides the model is kept in the context of a command."""
     monkeypatch.chdir(folder)
     Path("r.toml").write_text(
-        HEAD + '[[step]]\ncommand = "convert"\nsource = "net.onnx"\noutput = "a.onnx"\ninput-shape = ["x=1,3,8,8"]\n'
+        HEAD
+        + '[[step]]\ncommand = "convert"\nsource = "net.onnx"\noutput = "a.onnx"\ninput-shape = ["x=1,3,8,8"]\n'
         '[[step]]\ncommand = "convert"\noutput = "b.onnx"\n'
     )
     done = CliRunner().invoke(main, ["run", "r.toml"])
@@ -164,9 +203,15 @@ STEP = HEAD + '[[step]]\ncommand = "decompose"\nmodel = "net.onnx"\noutput = "ou
         (HEAD + "step = 3\n", "has no steps"),
         (HEAD + 'data = "x.npz"\n', "has 'data', which means nothing there"),
         (HEAD + '[[step]]\nmodel = "net.onnx"\n', "step 1: says no command"),
-        (HEAD + '[[step]]\ncommand = "prun"\n', "step 1: unknown command 'prun', did you mean 'prune'?"),
+        (
+            HEAD + '[[step]]\ncommand = "prun"\n',
+            "step 1: unknown command 'prun', did you mean 'prune'?",
+        ),
         (HEAD + '[[step]]\ncommand = "run"\nrecipe = "r.toml"\n', "unknown command 'run'"),
-        (STEP + "mac = 0.5\n", "step 1 (decompose): unknown option 'mac', did you mean 'macs'?"),
+        (
+            STEP + "mac = 0.5\n",
+            "step 1 (decompose): unknown option 'mac', did you mean 'macs'?",
+        ),
         (STEP + "save-recipe = 'x'\n", "unknown option 'save-recipe'"),
         (STEP + 'method = "tucker"\n', "'tucker' is not one of 'tucker2'"),
         (STEP + 'round-to = "many"\n', "'many' is not a valid integer"),
@@ -174,16 +219,30 @@ STEP = HEAD + '[[step]]\ncommand = "decompose"\nmodel = "net.onnx"\noutput = "ou
         (STEP + "macs = [0.5, 0.6]\n", "'macs' must be one value, not a list"),
         (STEP + "macs = 1979-05-27\n", "'macs' must be text, a number"),
         (STEP + "keep = {a = 1}\n", "'keep' must be text, a number"),
-        (STEP + 'data = "none.npz"\n', "step 1 (decompose): none.npz: no such file, and no step before it"),
+        (
+            STEP + 'data = "none.npz"\n',
+            "step 1 (decompose): none.npz: no such file, and no step before it",
+        ),
         (HEAD + '[[step]]\ncommand = "decompose"\noutput = "o.onnx"\n', "says no 'model'"),
-        (HEAD + '[[step]]\ncommand = "decompose"\nmodel = "net.onnx"\n', "Missing option '-o' / '--output'"),
-        (HEAD + '[[step]]\ncommand = "apply"\nmodel = "net.onnx"\noutput = "o.onnx"\n', "says no 'plan'"),
-        (STEP.replace("decompose", "prune") + "no-verify = 1\n", "'no-verify' must be true or false, got 1"),
+        (
+            HEAD + '[[step]]\ncommand = "decompose"\nmodel = "net.onnx"\n',
+            "Missing option '-o' / '--output'",
+        ),
+        (
+            HEAD + '[[step]]\ncommand = "apply"\nmodel = "net.onnx"\noutput = "o.onnx"\n',
+            "says no 'plan'",
+        ),
+        (
+            STEP.replace("decompose", "prune") + "no-verify = 1\n",
+            "'no-verify' must be true or false, got 1",
+        ),
         (STEP + 'rank = "most"\n', "step 1 (decompose): rank 'most'"),
         (STEP + 'keep = ["nothing"]\n', "step 1 (decompose): unknown layer 'nothing'"),
     ],
-)  # fmt: skip
-def test_errors_say_what_and_where(folder: Path, content: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+)
+def test_errors_say_what_and_where(
+    folder: Path, content: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(folder)
     Path("r.toml").write_text(content)
     done = CliRunner().invoke(main, ["run", "r.toml"])
@@ -192,9 +251,13 @@ def test_errors_say_what_and_where(folder: Path, content: str, message: str, mon
     assert message in text and "r.toml" in text
 
 
-def test_a_later_step_is_checked_before_the_first_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_later_step_is_checked_before_the_first_runs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(folder)
-    Path("r.toml").write_text(STEP + '[[step]]\ncommand = "prune"\noutput = "b.onnx"\nmcas = 0.5\n')
+    Path("r.toml").write_text(
+        STEP + '[[step]]\ncommand = "prune"\noutput = "b.onnx"\nmcas = 0.5\n'
+    )
     done = CliRunner().invoke(main, ["run", "r.toml"])
     assert done.exit_code == 2 and "step 2 (prune): unknown option 'mcas'" in done.output
     assert not Path("out.onnx").exists()
@@ -207,21 +270,50 @@ def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="not a TOML file"):
         recipes.read(tmp_path / "binary.toml")
     with pytest.raises(RecipeError, match=r"step 1 \(prune\): none.onnx: no such file"):
-        lines(Recipe((Step("prune", {"model": "none.onnx", "output": "x"}),), "r.toml"), main)
+        lines(
+            Recipe((Step("prune", {"model": "none.onnx", "output": "x"}),), "r.toml"), main
+        )
 
 
-def test_a_recipe_is_not_written_over_another_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_is_not_written_over_another_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(folder)
-    for name, message in (("out.onnx", "two outputs"), ("net.onnx", "same file"), ("no/r.toml", "does not exist")):
-        words = ["decompose", "net.onnx", "-o", "out.onnx", "--rank", "ratio:0.5", "--save-recipe", name]
+    for name, message in (
+        ("out.onnx", "two outputs"),
+        ("net.onnx", "same file"),
+        ("no/r.toml", "does not exist"),
+    ):
+        words = [
+            "decompose",
+            "net.onnx",
+            "-o",
+            "out.onnx",
+            "--rank",
+            "ratio:0.5",
+            "--save-recipe",
+            name,
+        ]
         done = CliRunner().invoke(main, words)
         assert done.exit_code == 2 and message in done.output, done.output
     assert {path.name for path in folder.iterdir()} == {"net.onnx"}
 
 
-def test_a_failed_command_writes_no_recipe(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_command_writes_no_recipe(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(folder)
     done = CliRunner().invoke(
-        main, ["decompose", "net.onnx", "-o", "o.onnx", "--rank", "most", "--save-recipe", "r.toml"]
+        main,
+        [
+            "decompose",
+            "net.onnx",
+            "-o",
+            "o.onnx",
+            "--rank",
+            "most",
+            "--save-recipe",
+            "r.toml",
+        ],
     )
     assert done.exit_code == 2 and not Path("r.toml").exists()

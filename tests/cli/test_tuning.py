@@ -37,25 +37,62 @@ def test_sensitivity(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     content = json.loads(done.stdout)
     assert content["format"] == "prunegraph/sensitivity@1"
-    assert [point["ratio"] for point in content["groups"][0]["points"]] == [0.1, 0.25, 0.5, 0.75]
+    assert [point["ratio"] for point in content["groups"][0]["points"]] == [
+        0.1,
+        0.25,
+        0.5,
+        0.75,
+    ]
     assert content["algorithm"] == "obs"
     assert "what pruning a group alone costs: error" in " ".join(done.stderr.split())
     assert "block1" in done.stderr
-    more = ("--eval", "labelled.npz", "--metric", "top1", "--ratios", "0.5", "--algorithm", "l2", "--json", "out.json")
+    more = (
+        "--eval",
+        "labelled.npz",
+        "--metric",
+        "top1",
+        "--ratios",
+        "0.5",
+        "--algorithm",
+        "l2",
+        "--json",
+        "out.json",
+    )
     done = cli(*common, *more, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert not done.stdout
     content = json.loads((folder / "out.json").read_text())
     assert (content["metric"], content["unit"]) == ("top1", "%")
-    assert "what pruning a group alone costs: top1, % lost (of" in " ".join(done.stderr.split())
+    assert "what pruning a group alone costs: top1, % lost (of" in " ".join(
+        done.stderr.split()
+    )
 
 
 def test_search(folder: Path) -> None:
     done = cli(
-        "search", "net.onnx", "-o", "small.onnx", "--data", "data.npz", "--tolerance", 0.2, "--metric", "error",
-        "--round-to", 1, "--save-plan", "plan.json", "--json", "-", "--jobs", 1, "--method", "bisection", "--stages",
+        "search",
+        "net.onnx",
+        "-o",
+        "small.onnx",
+        "--data",
+        "data.npz",
+        "--tolerance",
+        0.2,
+        "--metric",
+        "error",
+        "--round-to",
+        1,
+        "--save-plan",
+        "plan.json",
+        "--json",
+        "-",
+        "--jobs",
+        1,
+        "--method",
+        "bisection",
+        "--stages",
         cwd=folder,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     content = json.loads(done.stdout)
     assert content["format"] == "prunegraph/search@1"
@@ -65,23 +102,59 @@ def test_search(folder: Path) -> None:
     assert "best" in done.stderr
     plan = json.loads((folder / "plan.json").read_text())
     assert plan["provenance"]["search"]["tolerance"] == 0.2
-    assert cli("apply", "net.onnx", "plan.json", "-o", "again.onnx", cwd=folder).returncode == 0
+    assert (
+        cli("apply", "net.onnx", "plan.json", "-o", "again.onnx", cwd=folder).returncode
+        == 0
+    )
     pruned, again = (pg.load(folder / name) for name in ("small.onnx", "again.onnx"))
-    assert {n: w.shape for n, w in pruned.weights.items()} == {n: w.shape for n, w in again.weights.items()}
+    assert {n: w.shape for n, w in pruned.weights.items()} == {
+        n: w.shape for n, w in again.weights.items()
+    }
 
 
 def test_search_with_labels_and_a_metric_of_ones_own(folder: Path) -> None:
-    common = ("search", "net.onnx", "-o", "small.onnx", "--jobs", 1, "--repair", "none", "--round-to", 1)
+    common = (
+        "search",
+        "net.onnx",
+        "-o",
+        "small.onnx",
+        "--jobs",
+        1,
+        "--repair",
+        "none",
+        "--round-to",
+        1,
+    )
     done = cli(*common, "--data", "labelled.npz", "--tolerance", 30, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "top1 of the original" in done.stderr
-    done = cli(*common, "--data", "data.npz", "--tolerance", 1, "--metric", "metric.py:even", cwd=folder)
+    done = cli(
+        *common,
+        "--data",
+        "data.npz",
+        "--tolerance",
+        1,
+        "--metric",
+        "metric.py:even",
+        cwd=folder,
+    )
     assert done.returncode == 0, done.stderr
     assert "metric.py:even of the original" in done.stderr
 
 
 def test_prune_by_sensitivity(folder: Path) -> None:
-    common = ("prune", "net.onnx", "-o", "small.onnx", "--macs", 0.5, "--round-to", 1, "--allocation", "sensitivity")
+    common = (
+        "prune",
+        "net.onnx",
+        "-o",
+        "small.onnx",
+        "--macs",
+        0.5,
+        "--round-to",
+        1,
+        "--allocation",
+        "sensitivity",
+    )
     done = cli(*common, "--data", "data.npz", "--repair", "none", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "sensitivity" in cli("algorithms").stdout
@@ -93,26 +166,73 @@ def test_prune_by_sensitivity(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("search net.onnx -o out.onnx --data data.npz --tolerance -1", "tolerance must be a number of at least 0"),
-        ("search net.onnx -o out.onnx --data data.npz --tolerance nan", "tolerance must be a number of at least 0"),
-        ("search net.onnx -o out.onnx --data data.npz --tolerance 1 --metric best", "unknown metric 'best'"),
-        ("search net.onnx -o out.onnx --data data.npz --tolerance 1 --metric top1", "metric 'top1' needs labels"),
-        ("search net.onnx -o out.onnx --data data.npz --tolerance 1 --metric metric.py:x", "has no function 'x'"),
-        ("search net.onnx -o out.onnx --data data.npz --tolerance 1 --metric metric.py:broken", "ZeroDivisionError"),
-        ("search net.onnx -o out.onnx --data data.npz --tolerance 1 --cluster tcp://127.0.0.1:1", "no Dask scheduler"),
-        ("search net.onnx -o out.onnx --data data.npz --tolerance 0 --metric error --jobs 1", "no cut stays within"),
-        ("search net.onnx -o out.onnx --data wrong.npz --tolerance 1", "no array for model input 'x'"),
-        ("search net.onnx -o out.onnx --data data.npz --eval none.npz --tolerance 1", "none.npz: no such data file"),
+        (
+            "search net.onnx -o out.onnx --data data.npz --tolerance -1",
+            "tolerance must be a number of at least 0",
+        ),
+        (
+            "search net.onnx -o out.onnx --data data.npz --tolerance nan",
+            "tolerance must be a number of at least 0",
+        ),
+        (
+            "search net.onnx -o out.onnx --data data.npz --tolerance 1 --metric best",
+            "unknown metric 'best'",
+        ),
+        (
+            "search net.onnx -o out.onnx --data data.npz --tolerance 1 --metric top1",
+            "metric 'top1' needs labels",
+        ),
+        (
+            "search net.onnx -o out.onnx --data data.npz --tolerance 1 --metric metric.py:x",
+            "has no function 'x'",
+        ),
+        (
+            "search net.onnx -o out.onnx --data data.npz --tolerance 1 --metric metric.py:broken",
+            "ZeroDivisionError",
+        ),
+        (
+            "search net.onnx -o out.onnx --data data.npz --tolerance 1 --cluster tcp://127.0.0.1:1",
+            "no Dask scheduler",
+        ),
+        (
+            "search net.onnx -o out.onnx --data data.npz --tolerance 0 --metric error --jobs 1",
+            "no cut stays within",
+        ),
+        (
+            "search net.onnx -o out.onnx --data wrong.npz --tolerance 1",
+            "no array for model input 'x'",
+        ),
+        (
+            "search net.onnx -o out.onnx --data data.npz --eval none.npz --tolerance 1",
+            "none.npz: no such data file",
+        ),
         ("search net.onnx -o net.onnx --data data.npz --tolerance 1", "same file"),
-        ("search net.onnx -o out.onnx --data data.npz --tolerance 1 --json missing/a.json", "does not exist"),
-        ("search net.onnx -o out.onnx --data data.npz --tolerance 1 --json out.onnx", "two outputs are the same file"),
-        ("search net.onnx -o out.onnx --data data.npz --tolerance 1 --allocation even", "unknown allocation 'even'"),
+        (
+            "search net.onnx -o out.onnx --data data.npz --tolerance 1 --json missing/a.json",
+            "does not exist",
+        ),
+        (
+            "search net.onnx -o out.onnx --data data.npz --tolerance 1 --json out.onnx",
+            "two outputs are the same file",
+        ),
+        (
+            "search net.onnx -o out.onnx --data data.npz --tolerance 1 --allocation even",
+            "unknown allocation 'even'",
+        ),
         ("sensitivity net.onnx --data data.npz --ratios 0.5,0.2", "ratios must rise"),
-        ("sensitivity net.onnx --data data.npz --metric top1", "metric 'top1' needs labels"),
-        ("sensitivity net.onnx --data data.npz --cluster nowhere", "'nowhere' is no address of a Dask scheduler"),
+        (
+            "sensitivity net.onnx --data data.npz --metric top1",
+            "metric 'top1' needs labels",
+        ),
+        (
+            "sensitivity net.onnx --data data.npz --cluster nowhere",
+            "'nowhere' is no address of a Dask scheduler",
+        ),
     ],
 )
-def test_bad_input_is_one_line_and_writes_nothing(folder: Path, command: str, message: str) -> None:
+def test_bad_input_is_one_line_and_writes_nothing(
+    folder: Path, command: str, message: str
+) -> None:
     check_refused(folder, command, message)
 
 
@@ -121,4 +241,7 @@ def test_help() -> None:
         done = cli(command, "--help")
         assert done.returncode == 0
         assert option in done.stdout
-    assert "not a list of numbers" in cli("sensitivity", "x.onnx", "--data", "y.npz", "--ratios", "a").stderr
+    assert (
+        "not a list of numbers"
+        in cli("sensitivity", "x.onnx", "--data", "y.npz", "--ratios", "a").stderr
+    )

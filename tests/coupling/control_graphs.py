@@ -21,9 +21,14 @@ class Inner(Builder):
         super().__init__(number, outer.opset)
         self.count = 1000 * number
 
-    def body(self, *created: str, kinds: Sequence[int] = (), name: str = "body") -> onnx.GraphProto:
+    def body(
+        self, *created: str, kinds: Sequence[int] = (), name: str = "body"
+    ) -> onnx.GraphProto:
         kinds = [*kinds, *[FLOAT] * (len(created) - len(kinds))]
-        infos = [helper.make_tensor_value_info(o, kind, None) for o, kind in zip(created, kinds, strict=True)]
+        infos = [
+            helper.make_tensor_value_info(o, kind, None)
+            for o, kind in zip(created, kinds, strict=True)
+        ]
         return helper.make_graph(self.nodes, name, self.inputs, infos, self.tensors)
 
 
@@ -33,8 +38,23 @@ def condition(b: Builder, x: str) -> str:
     return b.op("Greater", mean, b.const(0, np.float32))
 
 
-def loop(b: Builder, body: onnx.GraphProto, turns: str, *initial: str, created: int = 1, name: str = "loop") -> str:
-    return b.op("Loop", turns, b.const(True, np.bool_), *initial, body=body, outputs=created, name=name)
+def loop(
+    b: Builder,
+    body: onnx.GraphProto,
+    turns: str,
+    *initial: str,
+    created: int = 1,
+    name: str = "loop",
+) -> str:
+    return b.op(
+        "Loop",
+        turns,
+        b.const(True, np.bool_),
+        *initial,
+        body=body,
+        outputs=created,
+        name=name,
+    )
 
 
 def head_inputs(i: Inner, *carried: Sequence[int | str]) -> list[str]:
@@ -99,8 +119,14 @@ class ControlGrower(Grower):
             i = self.inner(x)
             branches.append(i.b.body(i.grown(c, x.s).name))
         kind = self.choose(["run time", "run time", "true", "false"])
-        which = condition(self.b, x.name) if kind == "run time" else self.b.const(kind == "true", np.bool_)
-        return Map(self.b.op("If", which, then_branch=branches[0], else_branch=branches[1]), c, x.s)
+        which = (
+            condition(self.b, x.name)
+            if kind == "run time"
+            else self.b.const(kind == "true", np.bool_)
+        )
+        return Map(
+            self.b.op("If", which, then_branch=branches[0], else_branch=branches[1]), c, x.s
+        )
 
     def control_loop(self, x: Map) -> Map:
         i = self.inner()
@@ -114,25 +140,49 @@ class ControlGrower(Grower):
         body = i.b.body(*outs, kinds=[BOOL])
         turns = self.b.const(self.integer(0 if not stacked else 1, 3), np.int64)
         if self.flag():  # decided at run time: a sum over zeros and the number
-            zero = self.b.op("Cast", self.b.op("ReduceMax", self.b.op("Sub", x.name, x.name), keepdims=0), to=INT64)
+            zero = self.b.op(
+                "Cast",
+                self.b.op("ReduceMax", self.b.op("Sub", x.name, x.name), keepdims=0),
+                to=INT64,
+            )
             turns = self.b.op("Add", turns, zero)
-        y = loop(self.b, body, turns, x.name, created=1 + stacked, name=f"loop{self.number}")
+        y = loop(
+            self.b, body, turns, x.name, created=1 + stacked, name=f"loop{self.number}"
+        )
         if not stacked:
             return Map(y, x.c, x.s)
-        y2 = self.b.op("Gather", y.replace("out0", "out1"), self.b.const(-1, np.int64), axis=0)
+        y2 = self.b.op(
+            "Gather", y.replace("out0", "out1"), self.b.const(-1, np.int64), axis=0
+        )
         return Map(self.b.op("Concat", y, y2, axis=1), x.c + 5, x.s)
 
     def control_scan(self, x: Map) -> Map:
         i = self.inner()
-        state, part = (i.b.input("n", x.c, x.s, x.s, name=f"{name}{self.number}") for name in ("state", "part"))
+        state, part = (
+            i.b.input("n", x.c, x.s, x.s, name=f"{name}{self.number}")
+            for name in ("state", "part")
+        )
         i.maps = [Map(state, x.c, x.s), x, Map(part, x.c, x.s)]
         new = i.grown(x.c, x.s)
-        body = i.b.body(new.name, i.conv(Map(i.b.op("Add", new.name, part), x.c, x.s), 5).name)
+        body = i.b.body(
+            new.name, i.conv(Map(i.b.op("Add", new.name, part), x.c, x.s), 5).name
+        )
         axis = self.choose([0, 1, 2])
         axes = self.b.const([axis], np.int64)
-        parts = [self.b.op("Unsqueeze", self.b.op(op, x.name), axes) for op in ("Relu", "Tanh")]
+        parts = [
+            self.b.op("Unsqueeze", self.b.op(op, x.name), axes) for op in ("Relu", "Tanh")
+        ]
         name = f"scan{self.number}"
-        self.b.op("Scan", x.name, self.b.op("Concat", *parts, axis=axis), body=body, num_scan_inputs=1,
-                  scan_input_axes=[axis], scan_output_axes=[axis], outputs=2, name=name)  # fmt: skip
+        self.b.op(
+            "Scan",
+            x.name,
+            self.b.op("Concat", *parts, axis=axis),
+            body=body,
+            num_scan_inputs=1,
+            scan_input_axes=[axis],
+            scan_output_axes=[axis],
+            outputs=2,
+            name=name,
+        )
         last = self.b.op("Gather", f"{name}.out1", self.b.const(1, np.int64), axis=axis)
         return Map(self.b.op("Concat", f"{name}.out0", last, axis=1), x.c + 5, x.s)

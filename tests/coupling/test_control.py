@@ -17,13 +17,24 @@ from prunegraph.errors import ModelError
 from prunegraph.graph.model import Graph
 from prunegraph.selection.plan import make_plan
 from tests.builders import Builder
-from tests.coupling.control_graphs import BOOL, FLOAT, INT64, ControlGrower, Inner, condition, head_inputs, loop
+from tests.coupling.control_graphs import (
+    BOOL,
+    FLOAT,
+    INT64,
+    ControlGrower,
+    Inner,
+    condition,
+    head_inputs,
+    loop,
+)
 from tests.oracle import fixed_reasons, outputs, prove, random_plan
 from tests.proof.test_properties import SLOW
 from tests.random_graphs import GROWERS, Drawn
 
 
-def conv_branch(b: Builder, x: str, cin: int, middle: int, cout: int, number: int) -> onnx.GraphProto:
+def conv_branch(
+    b: Builder, x: str, cin: int, middle: int, cout: int, number: int
+) -> onnx.GraphProto:
     i = Inner(b, number)
     y = i.relu(i.conv(x, cin, middle, name=f"first{number}"))
     return i.body(i.conv(y, middle, cout, name=f"second{number}"))
@@ -49,12 +60,24 @@ def test_layers_in_branches_are_pruned() -> None:
     coupling = pg.analyze(graph)
     assert set(fixed_reasons(graph)) == {"head"}
     assert [(g.channels, set(g.layers)) for g in coupling.groups] == [
-        (8, {"a"}), (6, {"first1"}), (10, {"second1", "second2"}), (6, {"first2"}), (4, {"last"})
-    ]  # fmt: skip
+        (8, {"a"}),
+        (6, {"first1"}),
+        (10, {"second1", "second2"}),
+        (6, {"first2"}),
+        (4, {"last"}),
+    ]
     for seed in range(6):
         pruned, _ = prove(graph, seed)
         widths = {node.name: node.channels.outputs for node in pruned.layers}
-        assert widths == {"a": 4, "first1": 3, "second1": 5, "first2": 3, "second2": 5, "last": 2, "head": 5}
+        assert widths == {
+            "a": 4,
+            "first1": 3,
+            "second1": 5,
+            "first2": 3,
+            "second2": 5,
+            "last": 2,
+            "head": 5,
+        }
 
 
 @pytest.mark.parametrize("constant", [False, True])
@@ -64,10 +87,21 @@ def test_a_constant_condition_takes_its_branch(constant: bool) -> None:
     coupling = pg.analyze(graph)
     assert set(fixed_reasons(graph)) == {"head"}
     taken, other = ("1", "2") if constant else ("2", "1")
-    assert [set(g.layers) for g in coupling.groups] == [{"a"}, {"first" + taken}, {"second" + taken}, {"last"}]
+    assert [set(g.layers) for g in coupling.groups] == [
+        {"a"},
+        {"first" + taken},
+        {"second" + taken},
+        {"last"},
+    ]
     pruned, _ = prove(graph)
     assert [node.op for node in pruned.nodes if node.op == "If"] == []
-    assert {node.name for node in pruned.layers} == {"a", "first" + taken, "second" + taken, "last", "head"}
+    assert {node.name for node in pruned.layers} == {
+        "a",
+        "first" + taken,
+        "second" + taken,
+        "last",
+        "head",
+    }
     assert not any(name.startswith("c" + other + "00") for name in pruned.weights)
 
 
@@ -80,7 +114,12 @@ def test_a_branch_that_does_not_fit_is_dead() -> None:
     is_one = b.op("Equal", size, b.const(1, np.int64))
     yes, no = Inner(b, 1), Inner(b, 2)
     squeezed = yes.op("Squeeze", x, yes.const([2, 3], np.int64))
-    y = b.op("If", is_one, then_branch=yes.body(squeezed), else_branch=no.body(no.op("Identity", x)))
+    y = b.op(
+        "If",
+        is_one,
+        then_branch=yes.body(squeezed),
+        else_branch=no.body(no.op("Identity", x)),
+    )
     graph = b.graph(b.linear(b.relu(b.linear(y, 8, 6, name="m")), 6, 5, name="head"))
     assert set(fixed_reasons(graph)) == {"head"}
     prove(graph)
@@ -105,13 +144,29 @@ def test_dead_branches_one_after_the_other() -> None:
     b = Builder()
     x = b.conv(b.input("n", 3, 6, 6), 3, 8, name="a")
     yes, no = Inner(b, 1), Inner(b, 2)
-    two, three = yes.const(2, np.int64), no.op("Gather", no.op("Shape", x), no.const(3, np.int64))
-    number = b.op("If", b.const(True, np.bool_), then_branch=yes.body(yes.op("Identity", two), kinds=[INT64]),
-                  else_branch=no.body(three, kinds=[INT64]))  # fmt: skip
+    two, three = (
+        yes.const(2, np.int64),
+        no.op("Gather", no.op("Shape", x), no.const(3, np.int64)),
+    )
+    number = b.op(
+        "If",
+        b.const(True, np.bool_),
+        then_branch=yes.body(yes.op("Identity", two), kinds=[INT64]),
+        else_branch=no.body(three, kinds=[INT64]),
+    )
     branches = [conv_branch(b, x, 8, 6, 10, number) for number in (3, 4)]
-    y = b.op("If", b.op("Equal", number, b.const(2, np.int64)), then_branch=branches[0], else_branch=branches[1])
+    y = b.op(
+        "If",
+        b.op("Equal", number, b.const(2, np.int64)),
+        then_branch=branches[0],
+        else_branch=branches[1],
+    )
     graph = b.graph(b.head(y, 10))
-    assert [g.layers for g in pg.analyze(graph).groups] == [("a",), ("first3",), ("second3",)]
+    assert [g.layers for g in pg.analyze(graph).groups] == [
+        ("a",),
+        ("first3",),
+        ("second3",),
+    ]
     pruned, _ = prove(graph)
     assert not [node for node in pruned.nodes if node.op == "If"]
 
@@ -124,7 +179,9 @@ def recurrent(turns: object = 3, scanned: bool = False, share: bool = False) -> 
     (state,) = head_inputs(i, ("n", 8, 6, 6))
     y = i.relu(i.conv(state, 8, 6, name="in1"))
     y = i.op("Add", i.op("Tanh", i.conv(y, 6, 8, name="in2")), x)
-    outs = [i.op("Identity", "go1000"), y] + ([i.conv(y, 8, 7, name="out")] if scanned else [])
+    outs = [i.op("Identity", "go1000"), y] + (
+        [i.conv(y, 8, 7, name="out")] if scanned else []
+    )
     count = b.const(turns, np.int64) if isinstance(turns, int) else str(turns)
     z = loop(b, i.body(*outs, kinds=[BOOL]), count, x, created=1 + scanned)
     if scanned:
@@ -138,10 +195,20 @@ def test_loops_carry_channels() -> None:
     graph = finished(recurrent())
     coupling = pg.analyze(graph)
     assert set(fixed_reasons(graph)) == {"head"}
-    assert [(g.channels, set(g.layers)) for g in coupling.groups] == [(8, {"a", "in2"}), (6, {"in1"}), (4, {"last"})]
+    assert [(g.channels, set(g.layers)) for g in coupling.groups] == [
+        (8, {"a", "in2"}),
+        (6, {"in1"}),
+        (4, {"last"}),
+    ]
     for seed in range(3):
         pruned, _ = prove(graph, seed)
-        assert {n.name: n.channels.outputs for n in pruned.layers} == {"a": 4, "in1": 3, "in2": 4, "last": 2, "head": 5}
+        assert {n.name: n.channels.outputs for n in pruned.layers} == {
+            "a": 4,
+            "in1": 3,
+            "in2": 4,
+            "last": 2,
+            "head": 5,
+        }
 
 
 def test_loops_stack_what_every_turn_returns() -> None:
@@ -161,7 +228,10 @@ def test_turns_decided_at_run_time(turns: int) -> None:
     pruned, _ = prove(graph)
     assert pruned.node("out").channels.outputs == 4
     rng = np.random.default_rng(turns)
-    data = {"x": rng.standard_normal((1, 3, 6, 6)).astype(np.float32), "count": np.ones(turns, np.int64)}
+    data = {
+        "x": rng.standard_normal((1, 3, 6, 6)).astype(np.float32),
+        "count": np.ones(turns, np.int64),
+    }
     plan = random_plan(pg.analyze(graph))
     pg.verify(graph, plan, pg.apply(graph, plan), data=[data])
 
@@ -174,13 +244,18 @@ def test_a_value_that_grows_from_turn_to_turn_stays() -> None:
     state, list_ = head_inputs(i, ("n", 8, 6, 6), ("n", 5, 6, "w"))
     more = i.conv(state, 8, 5, name="more")
     step = i.op("Tanh", i.conv(state, 8, 8, name="step"))
-    body = i.body(i.op("Identity", "go1000"), step, i.op("Concat", list_, more, axis=3), kinds=[BOOL])
+    body = i.body(
+        i.op("Identity", "go1000"), step, i.op("Concat", list_, more, axis=3), kinds=[BOOL]
+    )
     z = loop(b, body, b.const(3, np.int64), x, y, created=2)
     z = b.op("Add", b.head(z, 8), b.op("ReduceMean", "loop.out1", keepdims=0))
     graph = b.graph(z)
     reasons = fixed_reasons(graph)
     assert set(reasons) == {"grown", "more", "head"}
-    assert reasons["grown"] == "'carried1000_1' in loop/subgraph changes its shape from iteration to iteration"
+    assert (
+        reasons["grown"]
+        == "'carried1000_1' in loop/subgraph changes its shape from iteration to iteration"
+    )
     assert "'carried1000_1'" in reasons["more"]
     prove(graph)
 
@@ -190,14 +265,36 @@ def scanning(axis: int, out_axis: int, direction: int = 0) -> Builder:
     b = Builder()
     x = b.op("MatMul", b.input("n", 5, 7), b.weight(7, 12), name="first")
     x = b.op("Transpose", b.relu(x), perm=[1, 0, 2] if axis in (0, -3) else [0, 1, 2])
-    state = b.op("Tanh", b.op("MatMul", b.op("ReduceMean", x, axes=[axis], keepdims=0), b.weight(12, 9), name="start"))
+    state = b.op(
+        "Tanh",
+        b.op(
+            "MatMul",
+            b.op("ReduceMean", x, axes=[axis], keepdims=0),
+            b.weight(12, 9),
+            name="start",
+        ),
+    )
     i = Inner(b)
     h, s = i.input("n", 9, name="h"), i.input("n", 12, name="s")
-    both = i.op("Add", i.op("MatMul", h, i.weight(9, 9), name="hh"), i.op("MatMul", s, i.weight(12, 9), name="sh"))
+    both = i.op(
+        "Add",
+        i.op("MatMul", h, i.weight(9, 9), name="hh"),
+        i.op("MatMul", s, i.weight(12, 9), name="sh"),
+    )
     new = i.op("Tanh", i.op("Add", both, i.weight(9)))
     body = i.body(new, i.relu(i.op("MatMul", new, i.weight(9, 6), name="ho")))
-    b.op("Scan", state, x, body=body, num_scan_inputs=1, scan_input_axes=[axis], scan_output_axes=[out_axis],
-         scan_input_directions=[direction], outputs=2, name="scan")  # fmt: skip
+    b.op(
+        "Scan",
+        state,
+        x,
+        body=body,
+        num_scan_inputs=1,
+        scan_input_axes=[axis],
+        scan_output_axes=[out_axis],
+        scan_input_directions=[direction],
+        outputs=2,
+        name="scan",
+    )
     y = b.op("Transpose", "scan.out1", perm=[1, 0, 2] if out_axis in (0, -3) else [0, 1, 2])
     y = b.op("Add", b.op("MatMul", y, b.weight(6, 4), name="last"), b.const(0, np.float32))
     z = b.op("MatMul", b.op("ReduceMean", y, axes=[1], keepdims=0), b.weight(4, 3))
@@ -205,13 +302,18 @@ def scanning(axis: int, out_axis: int, direction: int = 0) -> Builder:
     return b
 
 
-@pytest.mark.parametrize(("axis", "out_axis", "direction"), [(0, 0, 0), (1, 1, 1), (-2, -3, 0), (-3, 1, 1)])
+@pytest.mark.parametrize(
+    ("axis", "out_axis", "direction"), [(0, 0, 0), (1, 1, 1), (-2, -3, 0), (-3, 1, 1)]
+)
 def test_scans(axis: int, out_axis: int, direction: int) -> None:
     graph = finished(scanning(axis, out_axis, direction))
     coupling = pg.analyze(graph)
     assert [(g.channels, set(g.layers)) for g in coupling.groups] == [
-        (12, {"first"}), (9, {"start", "hh", "sh"}), (6, {"ho"}), (4, {"last"})
-    ]  # fmt: skip
+        (12, {"first"}),
+        (9, {"start", "hh", "sh"}),
+        (6, {"ho"}),
+        (4, {"last"}),
+    ]
     pruned, _ = prove(graph)
     assert pruned.node("hh").channels.inputs == 5
 
@@ -223,11 +325,24 @@ def test_outer_weights_are_cut_where_a_subgraph_reads_them() -> None:
     branches = []
     for number in (1, 2):
         i = Inner(b, number)
-        y = i.relu(i.op("Conv", x, shared, *([bias] if number == 1 else []), pads=[1] * 4, name=f"c{number}"))
+        y = i.relu(
+            i.op(
+                "Conv",
+                x,
+                shared,
+                *([bias] if number == 1 else []),
+                pads=[1] * 4,
+                name=f"c{number}",
+            )
+        )
         branches.append(i.body(i.conv(y, 6, 4, name=f"d{number}")))
     y = b.op("If", condition(b, x), then_branch=branches[0], else_branch=branches[1])
     graph = b.graph(b.head(y, 4))
-    assert [set(g.layers) for g in pg.analyze(graph).groups] == [{"a"}, {"c1", "c2"}, {"d1", "d2"}]
+    assert [set(g.layers) for g in pg.analyze(graph).groups] == [
+        {"a"},
+        {"c1", "c2"},
+        {"d1", "d2"},
+    ]
     pruned, _ = prove(graph)
     assert pruned.weights[shared].shape == (3, 4, 3, 3)
     assert len(pruned.model.graph.initializer) == len(graph.model.graph.initializer)
@@ -242,15 +357,32 @@ def test_subgraphs_in_subgraphs() -> None:
     deep, flat = Inner(b, 4), Inner(b, 5)
     one = deep.body(deep.op("Add", deep.conv(x, 8, 8, name="deep"), state))
     two = flat.body(flat.op("Tanh", state))
-    y = turn.op("If", condition(turn, state), then_branch=one, else_branch=two, name="inner")
+    y = turn.op(
+        "If", condition(turn, state), then_branch=one, else_branch=two, name="inner"
+    )
     body = turn.body(turn.op("Identity", "go3000"), turn.op("Tanh", y), kinds=[BOOL])
     z = loop(yes, body, yes.const(2, np.int64), x)
     branches = yes.body(yes.conv(z, 8, 6, name="yes")), no.body(no.conv(x, 8, 6, name="no"))
-    y = b.op("If", condition(b, x), then_branch=branches[0], else_branch=branches[1], name="outer")
+    y = b.op(
+        "If",
+        condition(b, x),
+        then_branch=branches[0],
+        else_branch=branches[1],
+        name="outer",
+    )
     graph = b.graph(b.head(y, 6))
-    assert [set(g.layers) for g in pg.analyze(graph).groups] == [{"a", "deep"}, {"yes", "no"}]
+    assert [set(g.layers) for g in pg.analyze(graph).groups] == [
+        {"a", "deep"},
+        {"yes", "no"},
+    ]
     names = [body.name for body in graph.subgraphs]
-    assert names == ["outer/then_branch", "outer/else_branch", "loop/body", "inner/then_branch", "inner/else_branch"]
+    assert names == [
+        "outer/then_branch",
+        "outer/else_branch",
+        "loop/body",
+        "inner/then_branch",
+        "inner/else_branch",
+    ]
     for seed in range(4):
         prove(graph, seed)
 
@@ -264,16 +396,23 @@ def test_branches_may_use_the_same_names() -> None:
         i.rng = np.random.default_rng(seed)
         y = i.relu(i.conv(x, 8, 6, name="conv"))
         branches.append(i.body(i.conv(y, 6, 4)))
-    y = b.op("If", condition(b, x), then_branch=branches[0], else_branch=branches[1], name="if")
+    y = b.op(
+        "If", condition(b, x), then_branch=branches[0], else_branch=branches[1], name="if"
+    )
     graph = b.graph(b.head(y, 4))
     names = [node.name for node in graph.layers]
-    assert names[1:-1] == [f"if/{branch}/{conv}" for branch in ("then_branch", "else_branch")
-                           for conv in ("conv", branches[0].node[2].name)]  # fmt: skip
+    assert names[1:-1] == [
+        f"if/{branch}/{conv}"
+        for branch in ("then_branch", "else_branch")
+        for conv in ("conv", branches[0].node[2].name)
+    ]
     pruned, _ = prove(graph)
     (choice,) = (node for node in pruned.model.graph.node if node.op_type == "If")
     for attribute in choice.attribute:
         assert [n.name for n in attribute.g.node] == [n.name for n in branches[0].node]
-        assert [list(n.input) for n in attribute.g.node] == [list(n.input) for n in branches[0].node]
+        assert [list(n.input) for n in attribute.g.node] == [
+            list(n.input) for n in branches[0].node
+        ]
 
 
 def test_subgraphs_declare_their_shapes_anew() -> None:
@@ -292,9 +431,16 @@ def test_sizes_that_a_subgraph_returns_stay_what_they_are() -> None:
     x = b.conv(b.input("n", 3, 6, 6), 3, 8, name="a")
     yes, no = Inner(b, 1), Inner(b, 2)
     size = yes.op("Gather", yes.op("Shape", x), yes.const(1, np.int64))
-    other = no.op("Mul", no.op("Gather", no.op("Shape", x), no.const(1, np.int64)), no.const(2, np.int64))
+    other = no.op(
+        "Mul",
+        no.op("Gather", no.op("Shape", x), no.const(1, np.int64)),
+        no.const(2, np.int64),
+    )
     n = b.op(
-        "If", condition(b, x), then_branch=yes.body(size, kinds=[INT64]), else_branch=no.body(other, kinds=[INT64])
+        "If",
+        condition(b, x),
+        then_branch=yes.body(size, kinds=[INT64]),
+        else_branch=no.body(other, kinds=[INT64]),
     )
     y = b.op("Mul", x, b.op("Cast", n, to=FLOAT))
     graph = b.graph(b.head(y, 8))
@@ -323,14 +469,27 @@ def test_a_shared_constant_is_cut_for_one_reader_only() -> None:
     yes, no = Inner(b, 1), Inner(b, 2)
     vector = no.weight(8, 1, 1)
     kept = no.op("LRN", no.op("Add", b.input(1, 8, 6, 6, name="other"), vector), size=3)
-    one = yes.op("Reshape", yes.op("ReduceMean", x, axes=[0, 2, 3], keepdims=0), yes.const([-1, 1, 1], np.int64))
+    one = yes.op(
+        "Reshape",
+        yes.op("ReduceMean", x, axes=[0, 2, 3], keepdims=0),
+        yes.const([-1, 1, 1], np.int64),
+    )
     branches = yes.body(yes.op("Neg", "other"), one), no.body(kept, vector)
-    b.op("If", condition(b, x), then_branch=branches[0], else_branch=branches[1], outputs=2, name="if")
+    b.op(
+        "If",
+        condition(b, x),
+        then_branch=branches[0],
+        else_branch=branches[1],
+        outputs=2,
+        name="if",
+    )
     y = b.head(b.op("Mul", x, "if.out1"), 8)
     graph = b.graph(y, "if.out0")
     assert set(fixed_reasons(graph)) == {"head"}
     pruned, _ = prove(graph)
-    assert sorted(w.shape for w in pruned.weights.values() if w.name.startswith(vector)) == [(4, 1, 1), (8, 1, 1)]
+    assert sorted(
+        w.shape for w in pruned.weights.values() if w.name.startswith(vector)
+    ) == [(4, 1, 1), (8, 1, 1)]
 
 
 def test_what_is_not_laid_open_stays() -> None:
@@ -352,7 +511,13 @@ def test_what_is_not_laid_open_stays() -> None:
 def test_external_weights_in_a_subgraph(tmp_path: Path) -> None:
     b = branching()
     model = b.model(b.nodes[-1].output[0])
-    onnx.save(model, tmp_path / "big.onnx", save_as_external_data=True, size_threshold=0, location="big.bin")
+    onnx.save(
+        model,
+        tmp_path / "big.onnx",
+        save_as_external_data=True,
+        size_threshold=0,
+        location="big.bin",
+    )
     assert (
         onnx.load(tmp_path / "big.onnx", load_external_data=False)
         .graph.node[3]
@@ -360,7 +525,12 @@ def test_external_weights_in_a_subgraph(tmp_path: Path) -> None:
         .g.initializer[0]
         .HasField("data_location")
     )
-    result = pg.prune(str(tmp_path / "big.onnx"), str(tmp_path / "small.onnx"), budget=pg.Budget(ratio=0.5), round_to=1)
+    result = pg.prune(
+        str(tmp_path / "big.onnx"),
+        str(tmp_path / "small.onnx"),
+        budget=pg.Budget(ratio=0.5),
+        round_to=1,
+    )
     assert result.proof is not None
     (tmp_path / "big.bin").unlink()
     assert outputs(pg.load(str(tmp_path / "small.onnx")))[0].shape == (2, 5)
@@ -368,7 +538,9 @@ def test_external_weights_in_a_subgraph(tmp_path: Path) -> None:
 
 def test_layers_in_subgraphs_are_named_and_explained() -> None:
     graph = finished(branching(True))
-    assert explain(pg.analyze(graph), "first2").advice == "it is in a branch that never runs"
+    assert (
+        explain(pg.analyze(graph), "first2").advice == "it is in a branch that never runs"
+    )
     graph = finished(branching())
     assert "g1" in explain(pg.analyze(graph), "first1").advice
     records = {record["name"]: record for record in graph.to_json()}
@@ -378,10 +550,26 @@ def test_layers_in_subgraphs_are_named_and_explained() -> None:
     x = b.conv(b.input("n", 3, 6, 6), 3, 8, name="a")
     yes, no = Inner(b, 1), Inner(b, 2)
     one = yes.body(yes.conv(x, 8, 6, name="inner"))
-    y = b.op("If", condition(b, x), then_branch=one, else_branch=no.body(no.conv(x, 8, 6, name="other")), name="if")
+    y = b.op(
+        "If",
+        condition(b, x),
+        then_branch=one,
+        else_branch=no.body(no.conv(x, 8, 6, name="other")),
+        name="if",
+    )
     coupling = pg.analyze(b.graph(b.head(b.op("LRN", y, size=3, name="lrn"), 6)))
-    assert explain(coupling, "inner").path == ("inner", "if/then_branch/return", "if", "lrn")
-    assert explain(coupling, "other").path == ("other", "if/else_branch/return", "if", "lrn")
+    assert explain(coupling, "inner").path == (
+        "inner",
+        "if/then_branch/return",
+        "if",
+        "lrn",
+    )
+    assert explain(coupling, "other").path == (
+        "other",
+        "if/else_branch/return",
+        "if",
+        "lrn",
+    )
 
 
 def test_invalid_subgraphs_are_refused() -> None:
@@ -401,7 +589,9 @@ def draw_control(draw: st.DrawFn) -> Graph:
     for _ in range(draw(st.integers(1, 3))):
         grower.maps.append(getattr(grower, draw(st.sampled_from(GROWERS)))(grower.pick()))
     for _ in range(draw(st.integers(1, 2))):
-        grow = draw(st.sampled_from([grower.control_if, grower.control_loop, grower.control_scan]))
+        grow = draw(
+            st.sampled_from([grower.control_if, grower.control_loop, grower.control_scan])
+        )
         grower.maps.append(grow(grower.pick()))
     grower.maps.append(grower.conv(grower.maps[-1]))
     return grower.finish()
@@ -429,4 +619,6 @@ def test_random_subgraphs(graph: Graph, seed: int, ratio: float) -> None:
 @given(draw_control())
 def test_nothing_removed_is_the_identity(graph: Graph) -> None:
     pruned = pg.apply(graph, make_plan(pg.analyze(graph), {}))
-    assert pruned.model.SerializeToString(deterministic=True) == graph.model.SerializeToString(deterministic=True)
+    assert pruned.model.SerializeToString(
+        deterministic=True
+    ) == graph.model.SerializeToString(deterministic=True)

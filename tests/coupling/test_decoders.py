@@ -18,7 +18,11 @@ STREAM, DIM = 24, 8
 def _rotary(b: Builder, ids: str) -> tuple[str, str]:
     """Cosines and sines of positions, computed from the length of the input."""
     length = b.op("Squeeze", b.op("Shape", ids, start=1, end=2))
-    positions = b.op("Cast", b.op("Range", b.const(0, np.int64), length, b.const(1, np.int64)), to=TensorProto.FLOAT)
+    positions = b.op(
+        "Cast",
+        b.op("Range", b.const(0, np.int64), length, b.const(1, np.int64)),
+        to=TensorProto.FLOAT,
+    )
     frequencies = b.const(1 / 10 ** np.linspace(0, 2, DIM // 2), np.float32)
     angles = b.op("Mul", b.op("Unsqueeze", positions, b.const([1])), frequencies)
     both = b.op("Concat", angles, angles, axis=-1)
@@ -27,14 +31,19 @@ def _rotary(b: Builder, ids: str) -> tuple[str, str]:
 
 def _rotated(b: Builder, x: str, tables: tuple[str, str]) -> str:
     half, end, axis = b.const([DIM // 2]), b.const([2**31]), b.const([-1])
-    first, second = b.op("Slice", x, b.const([0]), half, axis), b.op("Slice", x, half, end, axis)
+    first, second = (
+        b.op("Slice", x, b.const([0]), half, axis),
+        b.op("Slice", x, half, end, axis),
+    )
     turned = b.op("Concat", b.op("Neg", second), first, axis=-1)
     return b.op("Add", b.op("Mul", x, tables[0]), b.op("Mul", turned, tables[1]))
 
 
 def _heads(b: Builder, x: str, heads: int, name: str) -> str:
     y = b.op("MatMul", x, b.weight(STREAM, heads * DIM), name=name)
-    return b.op("Transpose", b.op("Reshape", y, b.const([0, 0, heads, DIM])), perm=[0, 2, 1, 3])
+    return b.op(
+        "Transpose", b.op("Reshape", y, b.const([0, 0, heads, DIM])), perm=[0, 2, 1, 3]
+    )
 
 
 def _repeated(b: Builder, x: str, keys: int, repeats: int, how: str) -> str:
@@ -51,7 +60,11 @@ def _repeated(b: Builder, x: str, keys: int, repeats: int, how: str) -> str:
         sizes.insert(2, b.const([repeats]))
         wide = b.op("Expand", wide, b.op("Concat", *sizes, axis=0))
     length = b.op("Shape", x, start=2, end=3)
-    return b.op("Reshape", wide, b.op("Concat", b.const([0, keys * repeats]), length, b.const([DIM]), axis=0))
+    return b.op(
+        "Reshape",
+        wide,
+        b.op("Concat", b.const([0, keys * repeats]), length, b.const([DIM]), axis=0),
+    )
 
 
 def decoder(keys: int, repeats: int, layers: int = 2, how: str = "expand") -> Graph:
@@ -66,10 +79,16 @@ def decoder(keys: int, repeats: int, layers: int = 2, how: str = "expand") -> Gr
         value = _heads(b, x, keys, f"v{i}")
         if repeats > 1:
             key, value = (_repeated(b, each, keys, repeats, how) for each in (key, value))
-        scores = b.op("Softmax", b.op("MatMul", query, b.op("Transpose", key, perm=[0, 1, 3, 2])))
+        scores = b.op(
+            "Softmax", b.op("MatMul", query, b.op("Transpose", key, perm=[0, 1, 3, 2]))
+        )
         merged = b.op("Transpose", b.op("MatMul", scores, value), perm=[0, 2, 1, 3])
         merged = b.op("Reshape", merged, b.const([0, 0, keys * repeats * DIM]))
-        x = b.op("Add", x, b.op("MatMul", merged, b.weight(keys * repeats * DIM, STREAM), name=f"o{i}"))
+        x = b.op(
+            "Add",
+            x,
+            b.op("MatMul", merged, b.weight(keys * repeats * DIM, STREAM), name=f"o{i}"),
+        )
     return b.graph(b.op("MatMul", x, b.weight(STREAM, 7), name="logits"))
 
 
@@ -103,7 +122,12 @@ def test_heads_that_share_keys(keys: int, repeats: int, how: str) -> None:
 @pytest.mark.parametrize("how", ["expand", "tile", "gather", "concat"])
 def test_all_heads_share_one_key(how: str) -> None:
     graph = decoder(1, 4, how=how)
-    pairs = {("embedding", "o0", "o1"): STREAM, ("q0", "k0", "q1", "k1"): DIM // 2, ("v0",): DIM, ("v1",): DIM}
+    pairs = {
+        ("embedding", "o0", "o1"): STREAM,
+        ("q0", "k0", "q1", "k1"): DIM // 2,
+        ("v0",): DIM,
+        ("v1",): DIM,
+    }
     assert layers_of(proved(graph, "head_dim")) == pairs
     assert layers_of(proved(graph, None)) == pairs
     queries = {("embedding", "o0", "o1"): STREAM, ("q0",): 4, ("q1",): 4}

@@ -36,7 +36,9 @@ def test_every_fixed_layer_of_a_detector_has_a_reason() -> None:
     from benchmarks.zoo import ZOO
     from fixtures.light_models import load
 
-    coupling = pg.analyze(pg.load(load(ZOO / "torchvision__fasterrcnn_resnet50_fpn.light.xz")))
+    coupling = pg.analyze(
+        pg.load(load(ZOO / "torchvision__fasterrcnn_resnet50_fpn.light.xz"))
+    )
     assert coupling.fixed
     for fixed in coupling.fixed:
         why = explain(coupling, fixed.layer)

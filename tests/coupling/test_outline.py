@@ -39,7 +39,9 @@ def written(graph: pg.Graph, folder: Path, *options: str) -> dict[str, Any]:
 
 
 def places(member: dict[str, Any], channels: int) -> list[list[int]]:
-    return member.get("positions") or [[member["first"] + channel] for channel in range(channels)]
+    return member.get("positions") or [
+        [member["first"] + channel] for channel in range(channels)
+    ]
 
 
 def depthwise_net() -> pg.Graph:
@@ -56,20 +58,35 @@ NETS = {**NETWORKS, "residual": residual_net, "depthwise": depthwise_net}
 @pytest.mark.parametrize("name", NETS)
 def test_weights_of_every_channel(name: str, tmp_path: Path) -> None:
     content = written(NETS[name](), tmp_path)
-    tensors = {t.name: numpy_helper.to_array(t) for t in onnx.load(tmp_path / "net.onnx").graph.initializer}
+    tensors = {
+        t.name: numpy_helper.to_array(t)
+        for t in onnx.load(tmp_path / "net.onnx").graph.initializer
+    }
     assert content["groups"]
     for group in content["groups"]:
         for member in group["members"]:
-            axis = np.moveaxis(tensors[member["weight"]].astype(np.float64), member["axis"], 0)
-            assert member["size"] == len(axis) and tuple(member["shape"]) == tensors[member["weight"]].shape
-            assert member["main"] == (member["role"] != "param" and len(member["shape"]) > 1)
-            assert all(member["weight"] in content["nodes"][node]["inputs"] for node in member["nodes"])
+            axis = np.moveaxis(
+                tensors[member["weight"]].astype(np.float64), member["axis"], 0
+            )
+            assert (
+                member["size"] == len(axis)
+                and tuple(member["shape"]) == tensors[member["weight"]].shape
+            )
+            assert member["main"] == (
+                member["role"] != "param" and len(member["shape"]) > 1
+            )
+            assert all(
+                member["weight"] in content["nodes"][node]["inputs"]
+                for node in member["nodes"]
+            )
             for channel, indices in enumerate(places(member, group["channels"])):
                 values = axis[indices].ravel()
                 expected = {
-                    "l1": np.abs(values).sum(), "l2": np.linalg.norm(values), "mean": values.mean(),
+                    "l1": np.abs(values).sum(),
+                    "l2": np.linalg.norm(values),
+                    "mean": values.mean(),
                     "variance": values.var(),
-                }  # fmt: skip
+                }
                 got = {key: member[key][channel] for key in expected}
                 assert got == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
@@ -90,7 +107,8 @@ def test_macs_of_a_plan_follow_from_members(name: str) -> None:
     with_weights = {node for node, _, _ in shares}
     macs = {node["index"]: node["macs"] for node in content["nodes"]}
     total = sum(
-        macs[node] * np.prod([share for (other, _, _), share in shares.items() if other == node])
+        macs[node]
+        * np.prod([share for (other, _, _), share in shares.items() if other == node])
         for node in with_weights
     )
     rest = sum(count for node, count in macs.items() if node not in with_weights)
@@ -117,26 +135,44 @@ def test_activations_are_those_of_a_run(tmp_path: Path) -> None:
     checked = set()
     for group in content["groups"]:
         for each in group["activations"]:
-            value = run_values(graph, {"x": x}, [each["value"]])[each["value"]].astype(np.float64)
-            rows = np.moveaxis(value, each["axis"], 0).reshape(value.shape[each["axis"]], -1)
+            value = run_values(graph, {"x": x}, [each["value"]])[each["value"]].astype(
+                np.float64
+            )
+            rows = np.moveaxis(value, each["axis"], 0).reshape(
+                value.shape[each["axis"]], -1
+            )
             assert len(rows) == group["channels"]
             np.testing.assert_allclose(each["mean"], rows.mean(1), rtol=1e-4, atol=1e-6)
             np.testing.assert_allclose(each["energy"], (rows**2).mean(1), rtol=1e-4)
             np.testing.assert_allclose(each["std"], rows.std(1), rtol=1e-4)
-            np.testing.assert_allclose(each["inactive_share"], (rows <= 0).mean(1), rtol=1e-6)
+            np.testing.assert_allclose(
+                each["inactive_share"], (rows <= 0).mean(1), rtol=1e-6
+            )
             checked.update((each["role"], layer) for layer in each["layers"])
-    assert checked >= {("out", "stem"), ("out", "block1"), ("out", "block2"), ("in", "block1"), ("in", "block2")}
+    assert checked >= {
+        ("out", "stem"),
+        ("out", "block1"),
+        ("out", "block2"),
+        ("in", "block1"),
+        ("in", "block2"),
+    }
 
 
 def test_packed_heads_have_moments_of_whole_channels() -> None:
     graph = attention()
     (name,) = graph.inputs
     shape = pg.analyze(graph).shape_info.shapes[name]
-    data = Data.of({name: np.random.default_rng(0).standard_normal((4, *shape[1:])).astype(np.float32)})
+    data = Data.of(
+        {name: np.random.default_rng(0).standard_normal((4, *shape[1:])).astype(np.float32)}
+    )
     coupling = pg.analyze(graph, attention="heads")
     content = outline(coupling, Statistics(graph, data))
     assert content["model"]["attention"] == "heads"
-    assert all(len(each["mean"]) == g["channels"] for g in content["groups"] for each in g["activations"])
+    assert all(
+        len(each["mean"]) == g["channels"]
+        for g in content["groups"]
+        for each in g["activations"]
+    )
     assert any(g["activations"] for g in content["groups"])
 
 
@@ -149,10 +185,24 @@ def test_nodes_say_what_an_onnx_reader_would(tmp_path: Path) -> None:
     assert content["inputs"][0]["name"] == "x"
     nodes = {node["name"]: node for node in content["nodes"]}
     first, depthwise = nodes["first"], nodes["depthwise"]
-    assert (first["kernel"], first["stride"], first["dilation"], first["pads"], first["groups"]) == (
-        [3, 3], [2, 2], [1, 1], [1, 1, 1, 1], 1,
-    )  # fmt: skip
-    assert (depthwise["groups"], depthwise["dilation"], depthwise["stride"]) == (8, [2, 2], [1, 1])
+    assert (
+        first["kernel"],
+        first["stride"],
+        first["dilation"],
+        first["pads"],
+        first["groups"],
+    ) == (
+        [3, 3],
+        [2, 2],
+        [1, 1],
+        [1, 1, 1, 1],
+        1,
+    )
+    assert (depthwise["groups"], depthwise["dilation"], depthwise["stride"]) == (
+        8,
+        [2, 2],
+        [1, 1],
+    )
     assert first["input_shapes"] == [[1, 3, 8, 8], [8, 3, 3, 3], [8]]
     assert first["output_shapes"] == [[1, 8, 4, 4]]
     assert first["macs"] == 8 * 3 * 9 * 16 and depthwise["macs"] == 8 * 9 * 16
@@ -161,7 +211,8 @@ def test_nodes_say_what_an_onnx_reader_would(tmp_path: Path) -> None:
     assert depthwise["parents"] == [[1, 0]] and content["nodes"][1]["op"] == "Relu"
     assert content["nodes"][1]["layer"] == "first"
     assert pg.load(tmp_path / "net.onnx").to_json() == [
-        {key: value for key, value in node.items() if key != "macs"} for node in content["nodes"]
+        {key: value for key, value in node.items() if key != "macs"}
+        for node in content["nodes"]
     ]
 
 
@@ -190,7 +241,10 @@ def test_files_that_cannot_be_asked_for(tmp_path: Path) -> None:
         (["--json", "-", "--nodes", "-"], "cannot both be stdout"),
         (["--data", "x.npz"], "--data is for the groups file"),
         (["--nodes", str(tmp_path / "net.onnx")], "output and input are the same file"),
-        (["--nodes", str(tmp_path / "n.json"), "--json", str(tmp_path / "n.json")], "two outputs are the same file"),
+        (
+            ["--nodes", str(tmp_path / "n.json"), "--json", str(tmp_path / "n.json")],
+            "two outputs are the same file",
+        ),
     ):
         done = in_process("inspect", tmp_path / "net.onnx", *words)
         assert done.exit_code == 2 and message in done.stderr, done.stderr

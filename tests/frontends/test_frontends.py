@@ -16,7 +16,9 @@ from prunegraph.frontends import arrays, factory
 from tests.builders import residual_net
 
 
-def test_without_the_extra_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_it_is_said_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "net.pt2").write_bytes(b"")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'prunegraph\[torch\]'"):
@@ -25,9 +27,12 @@ def test_without_the_extra_it_is_said_what_to_install(tmp_path: Path, monkeypatc
 
 def test_no_framework_is_imported() -> None:
     code = (
-        "import sys, prunegraph.api, prunegraph.frontends; print({'torch', 'mxnet', 'onnxscript'} & set(sys.modules))"
+        "import sys, prunegraph.api, prunegraph.frontends; "
+        "print({'torch', 'mxnet', 'onnxscript'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "set()"
 
 
@@ -53,9 +58,11 @@ def test_factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert pg.load("makes.py:net").inputs == ("x",)
     for source, messages in (
-        ("makes.py:number", "TypeError"), ("makes.py:other", "AttributeError"), ("nothing.py:net", "no such file"),
+        ("makes.py:number", "TypeError"),
+        ("makes.py:other", "AttributeError"),
+        ("nothing.py:net", "no such file"),
         ("no.such.module:net", "ModuleNotFoundError"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(ModelError, match=messages):
             pg.load(source)
     assert not factory.is_factory("net.onnx") and not factory.is_factory("C:/net.onnx")

@@ -40,11 +40,24 @@ def seeds() -> list[bytes]:
     shape = b.op("Concat", b.op("Shape", x, end=2), b.const([-1], np.int64), axis=0)
     x = b.op("Transpose", b.op("Reshape", x, shape), perm=[0, 2, 1])
     x = b.op("LayerNormalization", x, b.weight(6, scale=1), b.weight(6))
-    x = b.op("Gather", b.op("MatMul", x, b.weight(6, 9)), b.const([2, 0, -1], np.int64), axis=2)
-    moving = b.model(b.op("ReduceMean", b.op("Pad", x, b.const([0, 0, 1, 0, 0, 1], np.int64)), axes=[1]))
+    x = b.op(
+        "Gather", b.op("MatMul", x, b.weight(6, 9)), b.const([2, 0, -1], np.int64), axis=2
+    )
+    moving = b.model(
+        b.op("ReduceMean", b.op("Pad", x, b.const([0, 0, 1, 0, 0, 1], np.int64)), axes=[1])
+    )
     b = Builder(opset=14)
-    x = b.op("LSTM", b.input(5, "n", 7), b.weight(1, 16, 7), b.weight(1, 16, 4), hidden_size=4, outputs=1)
-    recurrent = b.model(b.op("Einsum", b.op("Squeeze", x), b.weight(4, 3), equation="tnh,hk->tnk"))
+    x = b.op(
+        "LSTM",
+        b.input(5, "n", 7),
+        b.weight(1, 16, 7),
+        b.weight(1, 16, 4),
+        hidden_size=4,
+        outputs=1,
+    )
+    recurrent = b.model(
+        b.op("Einsum", b.op("Squeeze", x), b.weight(4, 3), equation="tnh,hk->tnk")
+    )
     models = [residual_net().model, moving, recurrent, control_flow()]
     return [model.SerializeToString() for model in models]
 
@@ -59,18 +72,34 @@ def control_flow() -> onnx.ModelProto:
         turn.input(name=name, kind=kind)
     state = turn.input("n", 6, name="state")
     one, two = yes.linear(yes.relu(yes.linear(state, 6, 5)), 5, 6), no.op("Tanh", x)
-    positive = turn.op("Greater", turn.op("ReduceMax", state, keepdims=0), turn.const(0, np.float32))
+    positive = turn.op(
+        "Greater", turn.op("ReduceMax", state, keepdims=0), turn.const(0, np.float32)
+    )
     y = turn.op("If", positive, then_branch=body(yes, one), else_branch=body(no, two))
-    x = b.op("Loop", b.const(2, np.int64), "", x, body=body(turn, turn.op("Identity", "go"), y))
+    x = b.op(
+        "Loop", b.const(2, np.int64), "", x, body=body(turn, turn.op("Identity", "go"), y)
+    )
     h, s = step.input("n", 6, name="h"), step.input("n", 6, name="s")
     new = step.op("Tanh", step.op("Add", step.linear(h, 6, 6), s))
     parts = b.op("Unsqueeze", x, b.const([0], np.int64))
-    b.op("Scan", x, parts, body=body(step, new, step.linear(new, 6, 3)), num_scan_inputs=1, outputs=2)
-    return b.model(b.op("Add", b.nodes[-1].output[1], b.linear(b.nodes[-1].output[0], 6, 3)))
+    b.op(
+        "Scan",
+        x,
+        parts,
+        body=body(step, new, step.linear(new, 6, 3)),
+        num_scan_inputs=1,
+        outputs=2,
+    )
+    return b.model(
+        b.op("Add", b.nodes[-1].output[1], b.linear(b.nodes[-1].output[0], 6, 3))
+    )
 
 
 def body(b: Builder, *outputs: str) -> onnx.GraphProto:
-    infos = [onnx.helper.make_tensor_value_info(o, 9 if "identity" in o else 1, None) for o in outputs]
+    infos = [
+        onnx.helper.make_tensor_value_info(o, 9 if "identity" in o else 1, None)
+        for o in outputs
+    ]
     return onnx.helper.make_graph(b.nodes, "body", b.inputs, infos, b.tensors)
 
 
@@ -117,7 +146,9 @@ def numbers_changed(data: bytes, rng: np.random.Generator) -> bytes:
             tensor.dims[rng.integers(len(tensor.dims))] = value
     elif model.graph.node:
         node = model.graph.node[rng.integers(len(model.graph.node))]
-        node.op_type = ["Conv", "Add", "Reshape", "Gemm", "If", "Nothing", "Concat"][rng.integers(7)]
+        node.op_type = ["Conv", "Add", "Reshape", "Gemm", "If", "Nothing", "Concat"][
+            rng.integers(7)
+        ]
     return model.SerializeToString()
 
 

@@ -52,9 +52,13 @@ def net() -> Graph:
 def _external(folder: Path) -> Path:
     model = onnx.ModelProto.FromString(net().model.SerializeToString())
     onnx.save(
-        model, folder / "net.onnx", save_as_external_data=True, all_tensors_to_one_file=True, location="w.bin",
+        model,
+        folder / "net.onnx",
+        save_as_external_data=True,
+        all_tensors_to_one_file=True,
+        location="w.bin",
         size_threshold=0,
-    )  # fmt: skip
+    )
     return folder / "net.onnx"
 
 
@@ -90,8 +94,13 @@ def _read_plan(path: Path) -> object:
 
 def _sensitivity(folder: Path) -> Path:
     points = [{"ratio": r, "macs": 100, "error": r} for r in (0.1, 0.5)]
-    groups = [{"id": "g0", "layers": ["a"], "points": points}, {"id": "g1", "layers": ["b"], "points": points}]
-    (folder / "s.json").write_text(json.dumps({"format": curves.FORMAT, "metric": "error", "groups": groups}))
+    groups = [
+        {"id": "g0", "layers": ["a"], "points": points},
+        {"id": "g1", "layers": ["b"], "points": points},
+    ]
+    (folder / "s.json").write_text(
+        json.dumps({"format": curves.FORMAT, "metric": "error", "groups": groups})
+    )
     return folder / "s.json"
 
 
@@ -100,20 +109,38 @@ def _read_sensitivity(path: Path) -> object:
 
 
 def _ranges(folder: Path) -> Path:
-    quantized = pg.quantize(net(), {"x": np.ones((4, 3, 8, 8), np.float32)}, method="minmax")
+    quantized = pg.quantize(
+        net(), {"x": np.ones((4, 3, 8, 8), np.float32)}, method="minmax"
+    )
     (folder / "ranges.json").write_text(json.dumps(quantized.ranges))
     return folder / "ranges.json"
 
 
 def _read_ranges(path: Path) -> object:
-    return pg.quantize(net(), {"x": np.ones((4, 3, 8, 8), np.float32)}, method="minmax", ranges=read_ranges(str(path)))
+    return pg.quantize(
+        net(),
+        {"x": np.ones((4, 3, 8, 8), np.float32)},
+        method="minmax",
+        ranges=read_ranges(str(path)),
+    )
 
 
 def _recipe(folder: Path) -> Path:
     pg.save(net(), folder / "net.onnx")
     steps = [
-        recipes.Step("prune", {"model": str(folder / "net.onnx"), "output": "a.onnx", "ratio": "0.5", "keep": ["x"]}),
-        recipes.Step("quantize", {"output": "b.onnx", "data": str(folder / "net.onnx"), "equalize": True}),
+        recipes.Step(
+            "prune",
+            {
+                "model": str(folder / "net.onnx"),
+                "output": "a.onnx",
+                "ratio": "0.5",
+                "keep": ["x"],
+            },
+        ),
+        recipes.Step(
+            "quantize",
+            {"output": "b.onnx", "data": str(folder / "net.onnx"), "equalize": True},
+        ),
     ]
     recipes.save(steps, folder / "r.toml")
     return folder / "r.toml"
@@ -124,12 +151,19 @@ def _read_recipe(path: Path) -> object:
 
 
 def _arrays(folder: Path) -> Path:
-    np.savez(folder / "x.npz", x=np.ones((9, 3, 8, 8), np.float32), labels=np.arange(9), more=np.array(["a", "b"]))
+    np.savez(
+        folder / "x.npz",
+        x=np.ones((9, 3, 8, 8), np.float32),
+        labels=np.arange(9),
+        more=np.array(["a", "b"]),
+    )
     return folder / "x.npz"
 
 
 def _packed(folder: Path) -> Path:
-    np.savez_compressed(folder / "x.npz", x=np.ones((70, 3, 8, 8), np.float32), labels=np.arange(70))
+    np.savez_compressed(
+        folder / "x.npz", x=np.ones((70, 3, 8, 8), np.float32), labels=np.arange(70)
+    )
     return folder / "x.npz"
 
 
@@ -155,8 +189,11 @@ FORMATS = {
     each.name: each
     for each in (
         Format("external", _external, _read_external),
-        Format("external data", lambda folder: _external(folder).with_name("w.bin"),
-               lambda path: _read_external(path.with_name("net.onnx"))),
+        Format(
+            "external data",
+            lambda folder: _external(folder).with_name("w.bin"),
+            lambda path: _read_external(path.with_name("net.onnx")),
+        ),
         Format("symbol", _symbol, _read_mxnet),
         Format("params", _params, _read_mxnet),
         Format("plan", _plan, _read_plan),
@@ -169,7 +206,7 @@ FORMATS = {
         Format("npy", _array, _read_data),
         Format("example inputs", _arrays, lambda path: read_arrays(str(path))),
     )
-}  # fmt: skip
+}
 
 
 def damage(data: bytes, rng: np.random.Generator) -> bytes:
@@ -183,13 +220,19 @@ def damage(data: bytes, rng: np.random.Generator) -> bytes:
         at = int(rng.integers(len(damaged)))
         kind = rng.integers(6)
         if kind < 2:
-            damaged[at] = int(rng.integers(256)) if kind else damaged[at] ^ (1 << int(rng.integers(8)))
+            damaged[at] = (
+                int(rng.integers(256))
+                if kind
+                else damaged[at] ^ (1 << int(rng.integers(8)))
+            )
         elif kind == 2:
             del damaged[at : at + int(rng.integers(1, 40))]
         elif kind == 3:
             damaged[at:at] = damaged[at : at + int(rng.integers(1, 40))]
         elif kind == 4:
-            damaged[at : at + 8] = int(rng.choice([2**31, 2**40, 2**62])).to_bytes(8, "little")
+            damaged[at : at + 8] = int(rng.choice([2**31, 2**40, 2**62])).to_bytes(
+                8, "little"
+            )
         else:
             del damaged[max(at, len(damaged) // 2) :]
     return bytes(damaged)
@@ -210,7 +253,11 @@ def _place(content: object, rng: np.random.Generator) -> tuple[dict | list | Non
     """A random place in JSON: its holder, and the key or index there."""
     holder: dict | list | None = None
     key: object = None
-    while isinstance(content, dict | list) and content and (holder is None or rng.random() < 0.8):
+    while (
+        isinstance(content, dict | list)
+        and content
+        and (holder is None or rng.random() < 0.8)
+    ):
         holder = content
         keys = list(content) if isinstance(content, dict) else range(len(content))
         key = keys[rng.integers(len(keys))]

@@ -32,7 +32,9 @@ def attempt(each: Format, path: Path) -> bool:
 
 def peak() -> int:
     """The largest memory of this process so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -52,12 +54,27 @@ def test_damaged_files_of_every_format(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["plan", "sensitivity", "ranges", "recipe", "symbol"])
-@pytest.mark.parametrize("text", [
-    "[" * 100_000, '{"a":' * 100_000,
-    "", "null", "[]", "1", '"x"', "\x00", "\ufeff{}", '{"format": 1e999}', "1" * 10_000,
-    "a = " + "[" * 50_000, "a" + ".a" * 50_000 + " = 1",
-])  # fmt: skip
-def test_text_that_is_nested_without_end_or_is_nothing(name: str, text: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        "",
+        "null",
+        "[]",
+        "1",
+        '"x"',
+        "\x00",
+        "\ufeff{}",
+        '{"format": 1e999}',
+        "1" * 10_000,
+        "a = " + "[" * 50_000,
+        "a" + ".a" * 50_000 + " = 1",
+    ],
+)
+def test_text_that_is_nested_without_end_or_is_nothing(
+    name: str, text: str, tmp_path: Path
+) -> None:
     each = FORMATS[name]
     path = each.write(tmp_path)
     path.write_text(text)
@@ -75,7 +92,12 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     samples = {"x": np.ones((8, 3, 8, 8), np.float32), "labels": np.zeros(8, np.int64)}
 
     def resume() -> None:
-        fit(GraphModule(residual_net()), Batches(samples, 4), TrainingConfig(epochs=1), checkpoint=path)
+        fit(
+            GraphModule(residual_net()),
+            Batches(samples, 4),
+            TrainingConfig(epochs=1),
+            checkpoint=path,
+        )
 
     resume()
     whole = path.read_bytes()
@@ -120,7 +142,12 @@ def test_a_pickled_checkpoint_runs_nothing(tmp_path: Path) -> None:
     path.write_bytes(pickle.dumps(Touch()))
     samples = {"x": np.ones((8, 3, 8, 8), np.float32), "labels": np.zeros(8, np.int64)}
     with pytest.raises(TrainingError, match="not a checkpoint"):
-        fit(GraphModule(residual_net()), Batches(samples, 4), TrainingConfig(epochs=1), checkpoint=path)
+        fit(
+            GraphModule(residual_net()),
+            Batches(samples, 4),
+            TrainingConfig(epochs=1),
+            checkpoint=path,
+        )
     assert not (tmp_path / "ran").exists()
 
 

@@ -31,8 +31,15 @@ class Form:
     normal: bool = False
 
     def __str__(self) -> str:
-        flags = "".join(name for name, on in (("-transA", self.turned), ("-transB", self.turned_weight),
-                                              ("-bn", self.normal)) if on)  # fmt: skip
+        flags = "".join(
+            name
+            for name, on in (
+                ("-transA", self.turned),
+                ("-transB", self.turned_weight),
+                ("-bn", self.normal),
+            )
+            if on
+        )
         return f"{self.op}-{self.bias}-{self.alpha:g}-{self.beta:g}{flags}"
 
     @property
@@ -42,18 +49,41 @@ class Form:
 
 
 SHAPES: tuple[tuple[int, ...] | str, ...] = (
-    "none", "shared", "computed", (), (1,), (1, 1), (OUTPUTS,), (1, OUTPUTS), (ROWS, 1), (ROWS, OUTPUTS),
-)  # fmt: skip
+    "none",
+    "shared",
+    "computed",
+    (),
+    (1,),
+    (1, 1),
+    (OUTPUTS,),
+    (1, OUTPUTS),
+    (ROWS, 1),
+    (ROWS, OUTPUTS),
+)
 
 FORMS = [
-    *(Form(bias=bias, alpha=alpha, beta=beta) for bias in SHAPES for alpha, beta in ((1, 1), (0.5, 0), (-2, 0.25))),
-    *(Form(bias=bias, turned=True, turned_weight=True, alpha=0.5) for bias in ("none", (OUTPUTS,), (ROWS, 1))),
-    *(Form(bias=bias, normal=True, beta=beta) for bias in ("none", "computed", (OUTPUTS,)) for beta in (0, 2)),
+    *(
+        Form(bias=bias, alpha=alpha, beta=beta)
+        for bias in SHAPES
+        for alpha, beta in ((1, 1), (0.5, 0), (-2, 0.25))
+    ),
+    *(
+        Form(bias=bias, turned=True, turned_weight=True, alpha=0.5)
+        for bias in ("none", (OUTPUTS,), (ROWS, 1))
+    ),
+    *(
+        Form(bias=bias, normal=True, beta=beta)
+        for bias in ("none", "computed", (OUTPUTS,))
+        for beta in (0, 2)
+    ),
     *(Form("MatMul", bias) for bias in SHAPES if bias != (1, 1)),
     Form("MatMul", (1, 1, OUTPUTS)),
-    *(Form("Conv", bias, normal=normal) for bias in ("none", "shared", "computed", (OUTPUTS,))
-      for normal in (False, True)),
-]  # fmt: skip
+    *(
+        Form("Conv", bias, normal=normal)
+        for bias in ("none", "shared", "computed", (OUTPUTS,))
+        for normal in (False, True)
+    ),
+]
 
 
 def network(form: Form, seed: int = 0, opset: int = 17, rank: int = 0) -> Graph:
@@ -68,8 +98,15 @@ def network(form: Form, seed: int = 0, opset: int = 17, rank: int = 0) -> Graph:
     axes = (1, 1) if form.op == "Conv" else ()
     w = b.rng.standard_normal((INPUTS, OUTPUTS)) / 3
     if rank:
-        w = b.rng.standard_normal((INPUTS, rank)) @ b.rng.standard_normal((rank, OUTPUTS)) / 3
-    weight = b.const((w.T if form.turned_weight or axes else w).reshape(*_weight_shape(form), *axes), np.float32)
+        w = (
+            b.rng.standard_normal((INPUTS, rank))
+            @ b.rng.standard_normal((rank, OUTPUTS))
+            / 3
+        )
+    weight = b.const(
+        (w.T if form.turned_weight or axes else w).reshape(*_weight_shape(form), *axes),
+        np.float32,
+    )
     y = _layer(b, form, x, weight)
     if form.normal:
         y = b.bn(y, OUTPUTS)
@@ -80,7 +117,9 @@ def network(form: Form, seed: int = 0, opset: int = 17, rank: int = 0) -> Graph:
 
 
 def _weight_shape(form: Form) -> tuple[int, int]:
-    return (OUTPUTS, INPUTS) if form.turned_weight or form.op == "Conv" else (INPUTS, OUTPUTS)
+    return (
+        (OUTPUTS, INPUTS) if form.turned_weight or form.op == "Conv" else (INPUTS, OUTPUTS)
+    )
 
 
 def _first(b: Builder, form: Form) -> str:
@@ -89,9 +128,22 @@ def _first(b: Builder, form: Form) -> str:
     weight = b.rng.standard_normal((INPUTS, 8)) / 2
     weight[:DEAD] = 0
     if form.op == "Conv":
-        x = b.op("Conv", "x", b.const(weight[:, :, None, None], np.float32), b.const(shift, np.float32), name="first")
+        x = b.op(
+            "Conv",
+            "x",
+            b.const(weight[:, :, None, None], np.float32),
+            b.const(shift, np.float32),
+            name="first",
+        )
     else:
-        x = b.op("Gemm", "x", b.const(weight, np.float32), b.const(shift, np.float32), transB=1, name="first")
+        x = b.op(
+            "Gemm",
+            "x",
+            b.const(weight, np.float32),
+            b.const(shift, np.float32),
+            transB=1,
+            name="first",
+        )
     return b.relu(x)
 
 
@@ -104,8 +156,17 @@ def _layer(b: Builder, form: Form, x: str, weight: str) -> str:
         y = b.op("Conv", x, weight, *filter(None, [bias]), name="layer")
     else:
         x = b.op("Transpose", x, perm=[1, 0]) if form.turned else x
-        y = b.op("Gemm", x, weight, *filter(None, [bias]), name="layer", alpha=float(form.alpha),
-                 beta=float(form.beta), transA=int(form.turned), transB=int(form.turned_weight))  # fmt: skip
+        y = b.op(
+            "Gemm",
+            x,
+            weight,
+            *filter(None, [bias]),
+            name="layer",
+            alpha=float(form.alpha),
+            beta=float(form.beta),
+            transA=int(form.turned),
+            transB=int(form.turned_weight),
+        )
     if form.bias == "shared":
         shape = (1, -1, 1, 1) if form.op == "Conv" else (1, -1)
         again = b.op("Reshape", bias, b.const(shape, np.int64))
@@ -117,7 +178,9 @@ def _bias(b: Builder, form: Form) -> str:
     if form.bias == "none":
         return ""
     if form.bias == "computed":  # from the input, the same for all samples
-        total = b.op("ReduceMean", "x", axes=list(range(4 if form.op == "Conv" else 2)), keepdims=0)
+        total = b.op(
+            "ReduceMean", "x", axes=list(range(4 if form.op == "Conv" else 2)), keepdims=0
+        )
         return b.op("Mul", b.op("Tanh", total), b.weight(OUTPUTS))
     shape = (OUTPUTS,) if form.bias == "shared" else form.bias
     return b.const(b.rng.standard_normal(shape), np.float32)

@@ -19,15 +19,24 @@ from prunegraph.errors import ModelError
 W = np.random.default_rng(0).standard_normal((16, 16)).astype(np.float32)
 
 
-def external(location: str, offset: object = 0, length: object = 1024, name: str = "w") -> TensorProto:
-    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[16, 16], data_location=TensorProto.EXTERNAL)
+def external(
+    location: str, offset: object = 0, length: object = 1024, name: str = "w"
+) -> TensorProto:
+    tensor = TensorProto(
+        name=name,
+        data_type=TensorProto.FLOAT,
+        dims=[16, 16],
+        data_location=TensorProto.EXTERNAL,
+    )
     for key, value in (("location", location), ("offset", offset), ("length", length)):
         if value is not None:
             tensor.external_data.add(key=key, value=str(value))
     return tensor
 
 
-def model(*weights: TensorProto, nodes: list[onnx.NodeProto] | None = None) -> onnx.ModelProto:
+def model(
+    *weights: TensorProto, nodes: list[onnx.NodeProto] | None = None
+) -> onnx.ModelProto:
     """MatMul, Relu, MatMul; its first weight is w."""
     nodes = nodes or []
     nodes = [
@@ -60,7 +69,9 @@ def folder(tmp_path: Path) -> Path:
     return inside
 
 
-def save(folder: Path, *weights: TensorProto, nodes: list[onnx.NodeProto] | None = None) -> Path:
+def save(
+    folder: Path, *weights: TensorProto, nodes: list[onnx.NodeProto] | None = None
+) -> Path:
     path = folder / "m.onnx"
     path.write_bytes(model(*weights, nodes=nodes).SerializeToString())
     return path
@@ -100,15 +111,31 @@ def drive(folder: Path) -> str:
     return "C:secret.bin"
 
 
-@pytest.mark.parametrize("place", [up, absolute, link, linked_folder, around, back_inside, windows, drive])
+@pytest.mark.parametrize(
+    "place", [up, absolute, link, linked_folder, around, back_inside, windows, drive]
+)
 def test_files_outside_are_refused(folder: Path, place: Callable[[Path], str]) -> None:
     location = place(folder)
     path = save(folder, external(location))
     done = CliRunner().invoke(
-        main, ["prune", str(path), "-o", str(folder / "o.onnx"), "--ratio", "0.5", "--round-to", "1"]
+        main,
+        [
+            "prune",
+            str(path),
+            "-o",
+            str(folder / "o.onnx"),
+            "--ratio",
+            "0.5",
+            "--round-to",
+            "1",
+        ],
     )
     assert done.exit_code == 2
-    assert "'w'" in done.stderr and repr(location) in done.stderr and done.stderr.count("\n") == 1
+    assert (
+        "'w'" in done.stderr
+        and repr(location) in done.stderr
+        and done.stderr.count("\n") == 1
+    )
     assert not list(folder.glob("o.onnx*"))
 
 
@@ -125,7 +152,9 @@ def test_files_outside_are_refused(folder: Path, place: Callable[[Path], str]) -
         (4, None, "the file has 1024"),
     ],
 )
-def test_bytes_that_are_not_there_are_refused(folder: Path, offset: object, length: object, message: str) -> None:
+def test_bytes_that_are_not_there_are_refused(
+    folder: Path, offset: object, length: object, message: str
+) -> None:
     with pytest.raises(ModelError, match=message) as raised:
         pg.load(save(folder, external("w.bin", offset, length)))
     assert "'w'" in str(raised.value) and "w.bin" in str(raised.value)
@@ -147,34 +176,50 @@ def test_a_shape_larger_than_the_file_takes_no_memory(folder: Path) -> None:
 
 
 def constant(folder: Path) -> list[onnx.NodeProto]:
-    return [helper.make_node("Constant", [], ["c"], value=external("../secret.bin", name="c"))]
+    return [
+        helper.make_node("Constant", [], ["c"], value=external("../secret.bin", name="c"))
+    ]
 
 
 def body(folder: Path) -> list[onnx.NodeProto]:
     inner = [helper.make_node("Identity", ["v"], ["o"])]
     out = [helper.make_tensor_value_info("o", 1, [16, 16])]
     graph = helper.make_graph(inner, "b", [], out, [external("../secret.bin", name="v")])
-    given = helper.make_node("Constant", [], ["go"], value=numpy_helper.from_array(np.array(True)))
-    return [given, helper.make_node("If", ["go"], ["c"], then_branch=graph, else_branch=graph)]
+    given = helper.make_node(
+        "Constant", [], ["go"], value=numpy_helper.from_array(np.array(True))
+    )
+    return [
+        given,
+        helper.make_node("If", ["go"], ["c"], then_branch=graph, else_branch=graph),
+    ]
 
 
 def sparse(folder: Path) -> list[onnx.NodeProto]:
     values = external("../secret.bin", name="v")
     indices = numpy_helper.from_array(np.arange(256), "i")
     node = helper.make_node("Constant", [], ["c"])
-    attribute = node.attribute.add(name="sparse_value", type=onnx.AttributeProto.SPARSE_TENSOR)
-    attribute.sparse_tensor.CopyFrom(onnx.SparseTensorProto(values=values, indices=indices, dims=[256]))
+    attribute = node.attribute.add(
+        name="sparse_value", type=onnx.AttributeProto.SPARSE_TENSOR
+    )
+    attribute.sparse_tensor.CopyFrom(
+        onnx.SparseTensorProto(values=values, indices=indices, dims=[256])
+    )
     return [node]
 
 
 @pytest.mark.parametrize("nodes", [constant, body, sparse])
-def test_tensors_inside_of_nodes_are_looked_at_too(folder: Path, nodes: Callable[[Path], list[onnx.NodeProto]]) -> None:
+def test_tensors_inside_of_nodes_are_looked_at_too(
+    folder: Path, nodes: Callable[[Path], list[onnx.NodeProto]]
+) -> None:
     with pytest.raises(ModelError, match=r"'../secret.bin' of weight '[cv]' is outside"):
         pg.load(save(folder, numpy_helper.from_array(W, "w"), nodes=nodes(folder)))
 
 
 def test_many_tensors_over_the_same_bytes_do_not_multiply_them(folder: Path) -> None:
-    nodes = [helper.make_node("Constant", [], [f"c{i}"], value=external("w.bin", name=f"c{i}")) for i in range(40)]
+    nodes = [
+        helper.make_node("Constant", [], [f"c{i}"], value=external("w.bin", name=f"c{i}"))
+        for i in range(40)
+    ]
     with pytest.raises(ModelError, match="too often"):
         pg.load(save(folder, numpy_helper.from_array(W, "w"), nodes=nodes))
 
@@ -188,14 +233,24 @@ def read(path: Path) -> np.ndarray:
     out = path.parent / "out.onnx"
     pg.save(graph, out)
     written = onnx.load(out)
-    assert np.array_equal(numpy_helper.to_array(written.graph.initializer[0]), graph.weights["w"].read())
+    assert np.array_equal(
+        numpy_helper.to_array(written.graph.initializer[0]), graph.weights["w"].read()
+    )
     return graph.weights["w"].read()
 
 
-@pytest.mark.parametrize(("location", "offset", "length"), [
-    ("w.bin", 0, 1024), ("w.bin", None, None), ("below/w.bin", 4, None), ("./w.bin", 0, 1024),
-])  # fmt: skip
-def test_files_beside_and_below_the_model_are_read(folder: Path, location: str, offset: object, length: object) -> None:
+@pytest.mark.parametrize(
+    ("location", "offset", "length"),
+    [
+        ("w.bin", 0, 1024),
+        ("w.bin", None, None),
+        ("below/w.bin", 4, None),
+        ("./w.bin", 0, 1024),
+    ],
+)
+def test_files_beside_and_below_the_model_are_read(
+    folder: Path, location: str, offset: object, length: object
+) -> None:
     assert np.array_equal(read(save(folder, external(location, offset, length))), W)
 
 
@@ -226,7 +281,9 @@ def test_a_cache_of_links_is_read(tmp_path: Path) -> None:
     assert np.array_equal(read(cache(tmp_path)), W)
 
 
-def test_in_a_cache_data_lead_to_where_the_model_is_and_nowhere_else(tmp_path: Path) -> None:
+def test_in_a_cache_data_lead_to_where_the_model_is_and_nowhere_else(
+    tmp_path: Path,
+) -> None:
     path = cache(tmp_path)
     W.tofile(tmp_path / "secret.bin")
     data = path.with_name("model.onnx_data")
@@ -242,7 +299,9 @@ def test_packed_types_are_read_through_the_cache(tmp_path: Path) -> None:
     tensor.data_type = TensorProto.INT4
     del tensor.dims[:]
     tensor.dims.extend([7])
-    (tmp_path / "blobs" / "1f").write_bytes(model(external("model.onnx_data"), tensor).SerializeToString())
+    (tmp_path / "blobs" / "1f").write_bytes(
+        model(external("model.onnx_data"), tensor).SerializeToString()
+    )
     bits = np.frombuffer(W.tobytes()[:4], np.uint8)
     wanted = np.stack([bits & 15, bits >> 4], 1).ravel()[:7].astype(np.int8)
     wanted[wanted > 7] -= 16

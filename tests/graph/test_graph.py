@@ -12,9 +12,9 @@ from onnx import helper, numpy_helper
 
 from prunegraph.api import analyze, apply, load, prune, save
 from prunegraph.errors import ModelError
-from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.model import Graph
 from prunegraph.graph.onnx_io import from_model
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.wire import pieces
 from prunegraph.selection.budget import Budget
 from prunegraph.selection.plan import make_plan
@@ -27,7 +27,12 @@ def rich_model() -> onnx.ModelProto:
     b = Builder()
     x = b.conv(b.input("batch", 3, "height", "width"), 3, 8, name="first")
     model = b.model(b.head(b.relu(x), 8))
-    model.producer_name, model.producer_version, model.domain, model.model_version = "maker", "7", "here", 3
+    model.producer_name, model.producer_version, model.domain, model.model_version = (
+        "maker",
+        "7",
+        "here",
+        3,
+    )
     model.doc_string = "a model"
     model.metadata_props.add(key="licence", value="none")
     model.opset_import.add(domain="com.example", version=2)
@@ -36,7 +41,9 @@ def rich_model() -> onnx.ModelProto:
     graph.node[0].doc_string = "a node"
     graph.node[0].metadata_props.add(key="namespace", value="net/first")
     graph.initializer[0].doc_string = "a weight"
-    graph.value_info.append(helper.make_tensor_value_info("first.out", 1, ["batch", 8, "height", "width"]))
+    graph.value_info.append(
+        helper.make_tensor_value_info("first.out", 1, ["batch", 8, "height", "width"])
+    )
     annotation = graph.quantization_annotation.add(tensor_name="first.out")
     annotation.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="c1")
     return model
@@ -52,11 +59,23 @@ def test_load_and_save_lose_nothing(tmp_path: Path) -> None:
 def test_a_cut_keeps_what_it_does_not_touch() -> None:
     graph = from_model(rich_model())
     pruned, _ = prove(graph)
-    for name in ("producer_name", "domain", "model_version", "doc_string", "metadata_props", "opset_import"):
+    for name in (
+        "producer_name",
+        "domain",
+        "model_version",
+        "doc_string",
+        "metadata_props",
+        "opset_import",
+    ):
         assert getattr(pruned.model, name) == getattr(graph.model, name)
-    assert [n.name for n in pruned.model.graph.node] == [n.name for n in graph.model.graph.node]
+    assert [n.name for n in pruned.model.graph.node] == [
+        n.name for n in graph.model.graph.node
+    ]
     assert pruned.model.graph.node[0].doc_string == "a node"
-    assert pruned.model.graph.node[0].metadata_props == graph.model.graph.node[0].metadata_props
+    assert (
+        pruned.model.graph.node[0].metadata_props
+        == graph.model.graph.node[0].metadata_props
+    )
     assert pruned.model.graph.initializer[0].doc_string == "a weight"
     assert pruned.model.graph.input == graph.model.graph.input
     assert not pruned.model.graph.value_info  # its declared shape is no longer true
@@ -71,12 +90,18 @@ def test_nodes_out_of_order() -> None:
     graph = residual_net()
     shuffled = onnx.ModelProto()
     shuffled.CopyFrom(graph.model)
-    nodes = list(reversed([onnx.NodeProto.FromString(n.SerializeToString()) for n in shuffled.graph.node]))
+    nodes = list(
+        reversed(
+            [onnx.NodeProto.FromString(n.SerializeToString()) for n in shuffled.graph.node]
+        )
+    )
     del shuffled.graph.node[:]
     shuffled.graph.node.extend(nodes)
     result = from_model(shuffled)
     assert [n.name for n in result.model.graph.node] == [n.name for n in nodes]
-    assert [g.layers for g in analyze(result).groups] == [g.layers for g in analyze(graph).groups]
+    assert [g.layers for g in analyze(result).groups] == [
+        g.layers for g in analyze(graph).groups
+    ]
     created = set(result.inputs) | set(result.weights)
     for node in result.nodes:
         assert created.issuperset(node.inputs)
@@ -89,7 +114,9 @@ def test_weights_in_constant_nodes() -> None:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     del copy.graph.initializer[:], copy.graph.node[:]
-    copy.graph.node.extend(helper.make_node("Constant", [], [t.name], value=t) for t in model.graph.initializer)
+    copy.graph.node.extend(
+        helper.make_node("Constant", [], [t.name], value=t) for t in model.graph.initializer
+    )
     copy.graph.node.extend(model.graph.node)
     graph = from_model(copy)
     assert len(analyze(graph).groups) == len(analyze(from_model(model)).groups)
@@ -102,11 +129,17 @@ def test_initializers_listed_as_inputs() -> None:
     old = onnx.ModelProto()
     old.CopyFrom(model)
     old.ir_version = 3
-    old.graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in model.graph.initializer)
+    old.graph.input.extend(
+        helper.make_tensor_value_info(t.name, t.data_type, t.dims)
+        for t in model.graph.initializer
+    )
     graph = from_model(old)
     assert graph.inputs == ("x",)
     pruned, _ = prove(graph)
-    declared = {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in pruned.model.graph.input}
+    declared = {
+        i.name: [d.dim_value for d in i.type.tensor_type.shape.dim]
+        for i in pruned.model.graph.input
+    }
     for tensor in pruned.model.graph.initializer:
         assert declared[tensor.name] == list(tensor.dims)
 
@@ -115,12 +148,16 @@ def test_wrong_and_missing_declared_shapes() -> None:
     model = residual_net().model
     wrong = onnx.ModelProto()
     wrong.CopyFrom(model)
-    wrong.graph.value_info.append(helper.make_tensor_value_info("stem.out", 1, [9, 9, 9, 9]))
+    wrong.graph.value_info.append(
+        helper.make_tensor_value_info("stem.out", 1, [9, 9, 9, 9])
+    )
     info = shape_info(from_model(wrong))
     assert info.shapes["stem.out"] == (1, 8, 8, 8)
 
 
-@pytest.mark.parametrize("opset", [7, 8, 9, 10, 11, 12, 13, 15, 18, 20, 21, 22, 23, 24, 25, 26])
+@pytest.mark.parametrize(
+    "opset", [7, 8, 9, 10, 11, 12, 13, 15, 18, 20, 21, 22, 23, 24, 25, 26]
+)
 def test_every_opset(opset: int) -> None:
     b = Builder(opset=opset, ir_version=3 if opset < 9 else 8 if opset < 22 else 10)
     x = b.relu(b.bn(b.conv(b.input("n", 3, 8, 8), 3, 8), 8))
@@ -130,11 +167,14 @@ def test_every_opset(opset: int) -> None:
     model = b.model(graph_input)
     if opset < 9:
         model.graph.input.extend(
-            helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in model.graph.initializer
+            helper.make_tensor_value_info(t.name, t.data_type, t.dims)
+            for t in model.graph.initializer
         )
     graph = from_model(model)
     pruned, _ = prove(graph)
-    assert sum(w.size for w in pruned.weights.values()) < 0.6 * sum(w.size for w in graph.weights.values())
+    assert sum(w.size for w in pruned.weights.values()) < 0.6 * sum(
+        w.size for w in graph.weights.values()
+    )
 
 
 def test_local_functions_are_inlined() -> None:
@@ -143,18 +183,31 @@ def test_local_functions_are_inlined() -> None:
     x = b.op("Twice", x, domain="local")
     model = b.model(b.head(x, 8), domains=[("local", 1)])
     body = [helper.make_node("Add", ["a", "a"], ["b"])]
-    model.functions.append(helper.make_function("local", "Twice", ["a"], ["b"], body, [helper.make_opsetid("", 17)]))
+    model.functions.append(
+        helper.make_function(
+            "local", "Twice", ["a"], ["b"], body, [helper.make_opsetid("", 17)]
+        )
+    )
     graph = from_model(model)
-    assert {node.op for node in graph.nodes} == {"Conv", "Add", "GlobalAveragePool", "Flatten", "Gemm"}
+    assert {node.op for node in graph.nodes} == {
+        "Conv",
+        "Add",
+        "GlobalAveragePool",
+        "Flatten",
+        "Gemm",
+    }
     prove(graph)
 
 
 def test_external_data(tmp_path: Path) -> None:
     graph = residual_net()
     onnx.save(
-        onnx.ModelProto.FromString(graph.model.SerializeToString()), tmp_path / "m.onnx",
-        save_as_external_data=True, location="m.bin", size_threshold=16,
-    )  # fmt: skip
+        onnx.ModelProto.FromString(graph.model.SerializeToString()),
+        tmp_path / "m.onnx",
+        save_as_external_data=True,
+        location="m.bin",
+        size_threshold=16,
+    )
     result = load(tmp_path / "m.onnx")
     (tmp_path / "out").mkdir()
     pruned, _ = prove(result)
@@ -170,7 +223,12 @@ def test_external_data(tmp_path: Path) -> None:
 def test_node_records() -> None:
     records = residual_net().to_json()
     stem = records[0]
-    assert (stem["index"], stem["name"], stem["op"], stem["layer"]) == (0, "stem", "Conv", "stem")
+    assert (stem["index"], stem["name"], stem["op"], stem["layer"]) == (
+        0,
+        "stem",
+        "Conv",
+        "stem",
+    )
     assert stem["channels"]["outputs"] == 8
     assert stem["channels"]["weights"]["weight"]["shape"] == [8, 3, 3, 3]
     assert records[1]["op"] == "BatchNormalization"
@@ -205,7 +263,9 @@ def broken(kind: str) -> onnx.ModelProto:
     elif kind == "value":
         model.graph.node[1].output[0] = model.graph.node[0].output[0]
     elif kind == "initializer":
-        model.graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.float32), "c1"))
+        model.graph.initializer.append(
+            numpy_helper.from_array(np.zeros(1, np.float32), "c1")
+        )
     elif kind == "output":
         model.graph.output[0].name = "nowhere"
     return model
@@ -253,6 +313,8 @@ def test_shapes_that_are_declared_for_weights_go_with_them() -> None:
     """Exporters list initializers among the values that have shapes."""
     graph = residual_net()
     for weight in graph.weights.values():
-        graph.model.graph.value_info.append(onnx.helper.make_tensor_value_info(weight.name, 1, weight.shape))
+        graph.model.graph.value_info.append(
+            onnx.helper.make_tensor_value_info(weight.name, 1, weight.shape)
+        )
     pruned = prune(graph, budget=Budget(ratio=0.5), round_to=1).small
     assert not {entry.name for entry in pruned.model.graph.value_info} & set(pruned.weights)

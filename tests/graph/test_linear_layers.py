@@ -21,18 +21,26 @@ Array = np.ndarray
 def run_all(graph: Graph, x: dict[str, Array], rows: int | str) -> Array:
     """The first output for all samples, in batches where the graph takes so many."""
     opened, count = session(graph), rows if isinstance(rows, int) else len(x["x"])
-    parts = [run(opened, {"x": x["x"][i : i + count]})[0] for i in range(0, len(x["x"]), count)]
+    parts = [
+        run(opened, {"x": x["x"][i : i + count]})[0] for i in range(0, len(x["x"]), count)
+    ]
     return np.concatenate(parts)
 
 
-def distance(first: Graph, second: Graph, x: dict[str, Array], rows: int | str = "n") -> float:
+def distance(
+    first: Graph, second: Graph, x: dict[str, Array], rows: int | str = "n"
+) -> float:
     """Root of the mean squared difference, relative to the first's deviation."""
     a, b = run_all(first, x, rows), run_all(second, x, rows)
     return float(np.sqrt(np.square(a - b).mean()) / a.std())
 
 
 def is_finite(graph: Graph) -> bool:
-    return all(np.isfinite(weight.read()).all() for weight in graph.weights.values() if weight.is_float)
+    return all(
+        np.isfinite(weight.read()).all()
+        for weight in graph.weights.values()
+        if weight.is_float
+    )
 
 
 def without_dead(graph: Graph) -> tuple[pg.Plan, Graph]:
@@ -45,7 +53,12 @@ def without_dead(graph: Graph) -> tuple[pg.Plan, Graph]:
 REPAIRS = ("least-squares", "absorb", "bn")
 
 #: Repairs of each form; "bn" sets running statistics, which are not those of the data here.
-REPAIRED = [(form, repair) for form in FORMS for repair in REPAIRS if not (form.normal and repair == "bn")]
+REPAIRED = [
+    (form, repair)
+    for form in FORMS
+    for repair in REPAIRS
+    if not (form.normal and repair == "bn")
+]
 
 
 @pytest.mark.parametrize(("form", "repair"), REPAIRED, ids=str)
@@ -83,7 +96,13 @@ def test_quantized(form: Form) -> None:
 def test_decomposed(form: Form, data: bool) -> None:
     """A weight of rank 2 is two factors of rank 2, and the layer does what it did."""
     graph, x = network(form, rank=2), samples(form)
-    result = pg.decompose(graph, rank="energy:0.9999", round_to=1, data=x if data else None, keep=("first", "last"))
+    result = pg.decompose(
+        graph,
+        rank="energy:0.9999",
+        round_to=1,
+        data=x if data else None,
+        keep=("first", "last"),
+    )
     assert [row.name for row in result.layers] == ["layer"]
     assert is_finite(result.graph)
     assert distance(graph, result.graph, x, form.rows) < 1e-3
@@ -109,7 +128,10 @@ def test_gemms_in_plain_form() -> None:
         plain = plain_gemms(graph)
         assert distance(graph, plain, x, form.rows) < 1e-6
         gemms = [node for node in plain.nodes if node.op == "Gemm"]
-        assert all(n.attributes.get("alpha", 1) == 1 and not n.attributes.get("transA") for n in gemms)
+        assert all(
+            n.attributes.get("alpha", 1) == 1 and not n.attributes.get("transA")
+            for n in gemms
+        )
         assert all(n.attributes.get("beta", 1) == 1 or not n.input(2) for n in gemms)
         assert plain.node("layer").channels.outputs == graph.node("layer").channels.outputs
 
@@ -117,8 +139,13 @@ def test_gemms_in_plain_form() -> None:
 def test_half_precision_is_not_folded_beyond_its_range() -> None:
     b = Builder()
     x = b.input("n", 8, kind=10)
-    half = [b.const(value, np.float16) for value in (np.full((8, 4), 300.0), np.zeros(4), np.full(4, 1000.0))]
-    y = b.op("Mul", b.op("Gemm", b.op("Mul", x, b.const(1e-3, np.float16)), *half[:2]), half[2])
+    half = [
+        b.const(value, np.float16)
+        for value in (np.full((8, 4), 300.0), np.zeros(4), np.full(4, 1000.0))
+    ]
+    y = b.op(
+        "Mul", b.op("Gemm", b.op("Mul", x, b.const(1e-3, np.float16)), *half[:2]), half[2]
+    )
     model = b.model(y)
     model.graph.output[0].type.tensor_type.elem_type = 10
     from prunegraph.graph.onnx_io import from_model
@@ -132,9 +159,13 @@ def constant_times_constant(extra: bool) -> Graph:
     b = Builder()
     x = b.input("n", 12)
     down = b.op("Neg", b.weight(12, 4)) if extra else b.weight(12, 4)
-    weight = b.op("Add", b.weight(12, 20), b.op("MatMul", down, b.weight(4, 20), name="lora"))
+    weight = b.op(
+        "Add", b.weight(12, 20), b.op("MatMul", down, b.weight(4, 20), name="lora")
+    )
     x = b.relu(b.op("MatMul", x, weight, name="merged"))
-    return b.graph(b.linear(b.relu(b.linear(x, 20, 16, name="second")), 16, 5, name="third"))
+    return b.graph(
+        b.linear(b.relu(b.linear(x, 20, 16, name="second")), 16, 5, name="third")
+    )
 
 
 @pytest.mark.parametrize("extra", [False, True])
@@ -142,7 +173,11 @@ def test_layers_of_constants_are_left_out(extra: bool) -> None:
     graph = constant_times_constant(extra)
     x = {"x": np.random.default_rng(0).standard_normal((64, 12)).astype(np.float32)}
     for criterion in ("l1", "wanda", "thinet", "obs", "chip", "hrank", "apoz"):
-        assert is_finite(pg.prune(graph, budget=Budget(ratio=0.5), round_to=1, data=x, algorithm=criterion).model)
+        assert is_finite(
+            pg.prune(
+                graph, budget=Budget(ratio=0.5), round_to=1, data=x, algorithm=criterion
+            ).model
+        )
     for options in ({"rounding": "gptq"}, {"weights": "int4"}, {"activations": "none"}):
         assert pg.quantize(graph, x, **options).outputs  # type: ignore[arg-type]
     result = pg.decompose(graph, macs=0.8, round_to=1, data=x)
@@ -158,17 +193,39 @@ def other_kind(kind: str) -> Graph:
     x = b.op("Sigmoid", b.op("Conv" if "Conv" in kind else "Gemm", x, *given, name="first"))
     microsoft = {"name": "layer", "domain": "com.microsoft"}
     if kind == "FusedConv":
-        y = b.op("FusedConv", x, b.weight(6, 12, 1, 1), b.weight(6), activation="Relu", **microsoft)
+        y = b.op(
+            "FusedConv",
+            x,
+            b.weight(6, 12, 1, 1),
+            b.weight(6),
+            activation="Relu",
+            **microsoft,
+        )
     elif kind == "ConvTranspose":
         y = b.op("ConvTranspose", x, b.weight(12, 6, 2, 2), b.weight(6), name="layer")
     elif kind == "FusedGemm":
-        y = b.op("FusedGemm", x, b.weight(12, 6), b.weight(6), activation="Relu", alpha=0.5, **microsoft)
+        y = b.op(
+            "FusedGemm",
+            x,
+            b.weight(12, 6),
+            b.weight(6),
+            activation="Relu",
+            alpha=0.5,
+            **microsoft,
+        )
     elif kind == "FusedMatMul":
         y = b.op("FusedMatMul", x, b.weight(6, 12), alpha=0.5, transB=1, **microsoft)
     elif kind == "left":
-        y = b.op("Transpose", b.op("MatMul", b.weight(6, 12), b.op("Transpose", x), name="layer"))
+        y = b.op(
+            "Transpose", b.op("MatMul", b.weight(6, 12), b.op("Transpose", x), name="layer")
+        )
     elif kind == "batched":
-        y = b.op("ReduceMean", b.op("MatMul", x, b.weight(3, 12, 6), name="layer"), axes=[0], keepdims=0)
+        y = b.op(
+            "ReduceMean",
+            b.op("MatMul", x, b.weight(3, 12, 6), name="layer"),
+            axes=[0],
+            keepdims=0,
+        )
     else:
         weight = np.random.default_rng(0).standard_normal((12, 6)).astype(np.float32)
         weight[0, 0] = np.inf
@@ -179,7 +236,15 @@ def other_kind(kind: str) -> Graph:
     return b.graph(b.linear(y, 6, 5, name="last"), domains=[("com.microsoft", 1)])
 
 
-KINDS = ["FusedConv", "ConvTranspose", "FusedGemm", "FusedMatMul", "left", "batched", "infinite"]
+KINDS = [
+    "FusedConv",
+    "ConvTranspose",
+    "FusedGemm",
+    "FusedMatMul",
+    "left",
+    "batched",
+    "infinite",
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -188,15 +253,25 @@ def test_other_kinds_keep_their_weights(kind: str) -> None:
     graph = other_kind(kind)
     shape = (64, 8, 3, 3) if "Conv" in kind else (64, 8)
     x = {"x": np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
-    plain = pg.prune(graph, budget=Budget(ratio=0.5), round_to=1, data=x, repair="none").model
+    plain = pg.prune(
+        graph, budget=Budget(ratio=0.5), round_to=1, data=x, repair="none"
+    ).model
     for repair in ("least-squares", "absorb", "bn"):
-        result = pg.prune(graph, budget=Budget(ratio=0.5), round_to=1, data=x, repair=repair)
+        result = pg.prune(
+            graph, budget=Budget(ratio=0.5), round_to=1, data=x, repair=repair
+        )
         old = {name: weight.read() for name, weight in plain.weights.items()}
-        name = next(value for value in result.model.node("layer").inputs if value in result.model.weights)
+        name = next(
+            value
+            for value in result.model.node("layer").inputs
+            if value in result.model.weights
+        )
         np.testing.assert_array_equal(result.model.weights[name].read(), old[name])
         if repair == "least-squares":
             assert distance(graph, result.model, x) < distance(graph, plain, x) + 1e-6
-    quantized = pg.quantize(graph, x, activations="none" if kind == "infinite" else None, reduce_range=True)
+    quantized = pg.quantize(
+        graph, x, activations="none" if kind == "infinite" else None, reduce_range=True
+    )
     (reason,) = (layer.reason for layer in quantized.layers if layer.name == "layer")
     assert reason
     a, b = run_all(graph, x, "n"), run_all(quantized.graph, x, "n")

@@ -37,7 +37,11 @@ def default_session(model: onnx.ModelProto, x: Array) -> list[Array]:
 
 
 def images(seed: int = 0, batch: int = 8, size: int = 8) -> Array:
-    return np.random.default_rng(seed).standard_normal((batch, 3, size, size)).astype(np.float32)
+    return (
+        np.random.default_rng(seed)
+        .standard_normal((batch, 3, size, size))
+        .astype(np.float32)
+    )
 
 
 def half(graph: Graph, **options: object) -> Graph:
@@ -58,15 +62,27 @@ def convolutions(biases: list[str], widths: list[int]) -> onnx.ModelProto:
     for index, (bias, width) in enumerate(zip(biases, widths, strict=True)):
         tensors[f"w{index}"] = rng.standard_normal((width, before, 1, 1)) * 0.3
         tensors.setdefault(bias, rng.standard_normal(width) * 0.3)
-        nodes.append(helper.make_node("Conv", [value, f"w{index}", bias], [f"a{index}"], name=f"conv{index}"))
+        nodes.append(
+            helper.make_node(
+                "Conv", [value, f"w{index}", bias], [f"a{index}"], name=f"conv{index}"
+            )
+        )
         nodes.append(helper.make_node("Relu", [f"a{index}"], [f"r{index}"]))
         value, before = f"r{index}", width
     tensors["last"] = rng.standard_normal((5, before, 1, 1))
     nodes.append(helper.make_node("Conv", [value, "last"], ["y"], name="last"))
-    weights = [numpy_helper.from_array(array.astype(np.float32), name) for name, array in tensors.items()]
-    kinds = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["n", c, 8, 8]) for n, c in (("x", 3), ("y", 5))]
+    weights = [
+        numpy_helper.from_array(array.astype(np.float32), name)
+        for name, array in tensors.items()
+    ]
+    kinds = [
+        helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["n", c, 8, 8])
+        for n, c in (("x", 3), ("y", 5))
+    ]
     graph = helper.make_graph(nodes, "g", kinds[:1], kinds[1:], weights)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
 
 
 def masked(model: onnx.ModelProto, plan: pg.Plan) -> onnx.ModelProto:
@@ -86,12 +102,21 @@ def masked(model: onnx.ModelProto, plan: pg.Plan) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize(
-    "biases", [["b", "b", "b/2"], ["b", "b", "b", "b/2", "b/3"], ["b/2", "b", "b"], ["b/2", "b", "b", "b/2"]]
+    "biases",
+    [
+        ["b", "b", "b/2"],
+        ["b", "b", "b", "b/2", "b/3"],
+        ["b/2", "b", "b"],
+        ["b/2", "b", "b", "b/2"],
+    ],
 )
 def test_a_copy_of_a_shared_bias_takes_no_name_that_is_there(biases: list[str]) -> None:
     model = convolutions(biases, [16] * len(biases))
     result = pg.prune(from_model(model), budget=pg.Budget(ratio=0.5), round_to=1)
-    wanted, match = in_runtime(masked(model, result.plan), images())[0], in_runtime(result.small.model, images())[0]
+    wanted, match = (
+        in_runtime(masked(model, result.plan), images())[0],
+        in_runtime(result.small.model, images())[0],
+    )
     np.testing.assert_allclose(match, wanted, atol=1e-4 * np.abs(wanted).max())
 
 
@@ -100,7 +125,9 @@ def test_pruned_again_with_layers_that_stayed_whole() -> None:
     once = pg.prune(graph, budget=pg.Budget(ratio=0.5), round_to=1, keep=["conv0", "conv1"])
     twice = pg.prune(once.small, budget=pg.Budget(ratio=0.5), round_to=1)
     wanted = in_runtime(masked(once.small.model, twice.plan), images())[0]
-    np.testing.assert_allclose(in_runtime(twice.small.model, images())[0], wanted, atol=1e-4 * np.abs(wanted).max())
+    np.testing.assert_allclose(
+        in_runtime(twice.small.model, images())[0], wanted, atol=1e-4 * np.abs(wanted).max()
+    )
 
 
 def heads() -> Graph:
@@ -108,7 +135,9 @@ def heads() -> Graph:
     b = Builder()
     x = b.relu(b.conv(b.input("n", 3, "h", "w"), 3, 16, 1))
     shape = b.op("Shape", x)
-    rows, height = (b.op("Gather", shape, b.const([axis], np.int64), axis=0) for axis in (0, 2))
+    rows, height = (
+        b.op("Gather", shape, b.const([axis], np.int64), axis=0) for axis in (0, 2)
+    )
     known = [b.const([size], np.int64) for size in (2, 16)]
     target = b.op("Concat", rows, *known, height, b.const([-1], np.int64), axis=0)
     y = b.op("Reshape", b.conv(x, 16, 32, 1), target)
@@ -137,7 +166,14 @@ def shared() -> Graph:
         x = b.relu(b.op("Conv", x, b.weight(cout, cin, 1, 1), bias))
     x = b.op("Reshape", x, b.const([0, 3, 4, 8, 8], np.int64))
     x = b.op("Transpose", x, perm=[0, 2, 1, 3, 4])
-    x = b.relu(b.bn(b.conv(b.op("Reshape", x, b.const([0, 12, 8, 8], np.int64)), 12, 12, bias=False), 12))
+    x = b.relu(
+        b.bn(
+            b.conv(
+                b.op("Reshape", x, b.const([0, 12, 8, 8], np.int64)), 12, 12, bias=False
+            ),
+            12,
+        )
+    )
     b.op("Split", x, b.const([4, 8], np.int64), outputs=2, axis=1)
     first, second = b.nodes[-1].output
     x = b.op("Concat", second, b.conv(first, 4, 6), axis=1)
@@ -154,7 +190,13 @@ def subgraphs() -> Graph:
     deep = j.body(j.conv(y, 6, 8, name="in2"))
     deeper = k.body(k.op("Add", k.conv(y, 6, 8, name="in3"), x))
     z = i.op("If", which, then_branch=deep, else_branch=deeper, name="inner")
-    y = b.op("If", which, then_branch=i.body(z), else_branch=other.body(other.op("Neg", x)), name="outer")
+    y = b.op(
+        "If",
+        which,
+        then_branch=i.body(z),
+        else_branch=other.body(other.op("Neg", x)),
+        name="outer",
+    )
     return b.graph(b.head(b.relu(b.conv(y, 8, 6, name="last")), 6))
 
 
@@ -185,10 +227,14 @@ COMMANDS: dict[str, Callable[[Graph, Data], Graph]] = {
     "prune": lambda graph, data: half(graph),
     "refit": lambda graph, data: half(graph, data=data),
     "absorb": lambda graph, data: half(graph, data=data, repair="absorb:form=map"),
-    "decompose": lambda graph, data: pg.decompose(graph, rank="ratio:0.5", round_to=1, data=data).graph,
+    "decompose": lambda graph, data: (
+        pg.decompose(graph, rank="ratio:0.5", round_to=1, data=data).graph
+    ),
     "fold": lambda graph, data: fold(graph),
     "quantize": lambda graph, data: pg.quantize(graph, data).graph,
-    "weights": lambda graph, data: pg.quantize(graph, weights="int8", activations="none").graph,
+    "weights": lambda graph, data: (
+        pg.quantize(graph, weights="int8", activations="none").graph
+    ),
     "untie": lambda graph, data: untied(graph),
     "gates": lambda graph, data: gated(graph),
     "binary": lambda graph, data: binary(graph),
@@ -196,16 +242,28 @@ COMMANDS: dict[str, Callable[[Graph, Data], Graph]] = {
 }
 
 NETS: dict[str, Callable[[], Graph]] = {
-    "residual": residual_net, "plain": plain_net, "shared": shared, "heads": heads,
-    "if": lambda: finished(branching()), "nested": subgraphs,
-    "constant if": lambda: finished(branching(True)), "loop": lambda: finished(recurrent(scanned=True)),
-}  # fmt: skip
+    "residual": residual_net,
+    "plain": plain_net,
+    "shared": shared,
+    "heads": heads,
+    "if": lambda: finished(branching()),
+    "nested": subgraphs,
+    "constant if": lambda: finished(branching(True)),
+    "loop": lambda: finished(recurrent(scanned=True)),
+}
 
 #: What a command cannot do with a network.
 NOT = {
-    **{("gates", name): pg.errors.DataError for name in ("heads", "if", "nested", "constant if", "loop")},
+    **{
+        ("gates", name): pg.errors.DataError
+        for name in ("heads", "if", "nested", "constant if", "loop")
+    },
     ("absorb", "heads"): pg.errors.OptionError,
-    **{(each, name): pg.errors.ModelError for each in ("binary", "binary as floats") for name in ("nested", "loop")},
+    **{
+        (each, name): pg.errors.ModelError
+        for each in ("binary", "binary as floats")
+        for name in ("nested", "loop")
+    },
 }
 
 
@@ -226,7 +284,11 @@ def test_names_do_not_change_a_result(command: str, net: str) -> None:
     added = sorted(all_names(result.model) - all_names(graph.model))
     for seed in range(3):
         model = draw(graph.model, added, np.random.default_rng(seed))
-        for a, b in zip(wanted, in_runtime(COMMANDS[command](from_model(model), data).model, x), strict=True):
+        for a, b in zip(
+            wanted,
+            in_runtime(COMMANDS[command](from_model(model), data).model, x),
+            strict=True,
+        ):
             np.testing.assert_allclose(b, a, atol=1e-5 * np.abs(a).max())
 
 
@@ -242,16 +304,26 @@ def with_outputs(graph: Graph, names: Mapping[str, tuple[int, ...]]) -> Graph:
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
     for name, shape in names.items():
-        model.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
+        model.graph.output.append(
+            helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        )
     return from_model(model)
 
 
 @pytest.mark.parametrize("vectors", [False, True])
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name not in TRAINED])
-def test_a_weight_or_input_that_is_an_output_keeps_its_value(command: str, vectors: bool) -> None:
+def test_a_weight_or_input_that_is_an_output_keeps_its_value(
+    command: str, vectors: bool
+) -> None:
     plain = residual_net()
-    names = {name: w.shape for name, w in plain.weights.items() if not vectors or len(w.shape) == 1}
-    result = COMMANDS[command](with_outputs(plain, {**names, "x": ("n", 3, 8, 8)}), {"x": images(1, 16)})
+    names = {
+        name: w.shape
+        for name, w in plain.weights.items()
+        if not vectors or len(w.shape) == 1
+    }
+    result = COMMANDS[command](
+        with_outputs(plain, {**names, "x": ("n", 3, 8, 8)}), {"x": images(1, 16)}
+    )
     assert result.outputs[1:] == (*names, "x")
     x = images(2)
     matches = in_runtime(result.model, x)
@@ -282,7 +354,9 @@ def test_training_leaves_a_weight_that_is_an_output() -> None:
     np.testing.assert_array_equal(matches[1], plain.weights[name].read())
     doubled = Rewriter(plain)
     doubled.set_weight(name, plain.weights[name].read() * 2)
-    np.testing.assert_array_equal(matches[0], in_runtime(doubled.finish().model, images())[0])
+    np.testing.assert_array_equal(
+        matches[0], in_runtime(doubled.finish().model, images())[0]
+    )
 
 
 @pytest.mark.parametrize("held", ["initializer", "node"])
@@ -302,7 +376,14 @@ def test_weights_in_subgraphs_are_written_back(held: str) -> None:
 
     deep = {"then_branch": i.body(scaled(i, x, 2)), "else_branch": j.body(scaled(j, x, 3))}
     y = k.op("If", condition(b, x), **deep)
-    graph = b.graph(b.op("If", condition(b, x), then_branch=k.body(y), else_branch=other.body(scaled(other, x, 5))))
+    graph = b.graph(
+        b.op(
+            "If",
+            condition(b, x),
+            then_branch=k.body(y),
+            else_branch=other.body(scaled(other, x, 5)),
+        )
+    )
     names = [name for name, weight in graph.weights.items() if "same" in name]
     assert len(names) == 3
     rewriter = Rewriter(graph)
@@ -311,7 +392,9 @@ def test_weights_in_subgraphs_are_written_back(held: str) -> None:
     result = rewriter.finish(swept=False)
     for sign in (1, -1):
         given = np.abs(images()) * sign
-        np.testing.assert_array_equal(in_runtime(result.model, given)[0], 2 * in_runtime(graph.model, given)[0])
+        np.testing.assert_array_equal(
+            in_runtime(result.model, given)[0], 2 * in_runtime(graph.model, given)[0]
+        )
 
 
 # -- subgraphs that read what is replaced --------------------------------------------------------
@@ -319,9 +402,13 @@ def test_weights_in_subgraphs_are_written_back(held: str) -> None:
 
 @pytest.mark.parametrize("activation", ["Relu", "Clip"])
 @pytest.mark.parametrize("deep", [False, True])
-def test_subgraphs_read_the_activation_that_a_quantized_layer_absorbs(activation: str, deep: bool) -> None:
+def test_subgraphs_read_the_activation_that_a_quantized_layer_absorbs(
+    activation: str, deep: bool
+) -> None:
     b = Builder()
-    bounds = [b.const(value, np.float32) for value in (0.0, 6.0)] if activation == "Clip" else []
+    bounds = (
+        [b.const(value, np.float32) for value in (0.0, 6.0)] if activation == "Clip" else []
+    )
     act = b.op(activation, b.conv(b.input("n", 3, 8, 8), 3, 16), *bounds)
     i, j = Inner(b, 1), Inner(b, 2)
     yes, no = i.op("GlobalMaxPool", act), j.op("GlobalAveragePool", act)
@@ -330,7 +417,10 @@ def test_subgraphs_read_the_activation_that_a_quantized_layer_absorbs(activation
     if deep:
         outer, other = Inner(b, 3), Inner(b, 4)
         inside = outer.op("If", which, **branches)
-        branches = {"then_branch": outer.body(inside), "else_branch": other.body(other.op("GlobalAveragePool", act))}
+        branches = {
+            "then_branch": outer.body(inside),
+            "else_branch": other.body(other.op("GlobalAveragePool", act)),
+        }
     pooled = b.conv(b.op("If", which, **branches), 16, 12, 1)
     y = b.op("Add", b.conv(act, 16, 12, 1), pooled)
     graph = b.graph(b.conv(y, 12, 4, 1))
@@ -340,21 +430,41 @@ def test_subgraphs_read_the_activation_that_a_quantized_layer_absorbs(activation
     assert sqnr(in_runtime(graph.model, x)[0], in_runtime(result.model, x)[0]) > 25
 
 
-@pytest.mark.parametrize("moved", ["Reshape", "Transpose", "Slice", "MaxPool", "Squeeze", "Unsqueeze"])
+@pytest.mark.parametrize(
+    "moved", ["Reshape", "Transpose", "Slice", "MaxPool", "Squeeze", "Unsqueeze"]
+)
 def test_quantized_values_that_are_moved_into_a_subgraph(moved: str) -> None:
     """ONNX Runtime ends the process where it moves a DequantizeLinear behind what a subgraph reads."""
     b = Builder()
     x = b.relu(b.conv(b.input("n", 3, 8, 8), 3, 16))
     inputs = {
-        "Reshape": [[0, -1, 4]], "Slice": [[0], [8], [1]], "Squeeze": [[]], "Unsqueeze": [[1]],
-    }.get(moved, [])  # fmt: skip
-    given = {"Transpose": {"perm": [0, 2, 1, 3]}, "MaxPool": {"kernel_shape": [2, 2]}}.get(moved, {})
+        "Reshape": [[0, -1, 4]],
+        "Slice": [[0], [8], [1]],
+        "Squeeze": [[]],
+        "Unsqueeze": [[1]],
+    }.get(moved, [])
+    given = {"Transpose": {"perm": [0, 2, 1, 3]}, "MaxPool": {"kernel_shape": [2, 2]}}.get(
+        moved, {}
+    )
     y = b.op(moved, x, *(b.const(value, np.int64) for value in inputs), **given)
     i, j = Inner(b, 1), Inner(b, 2)
-    z = b.op("If", condition(b, "x"), then_branch=i.body(i.op("Neg", y)), else_branch=j.body(j.op("Abs", y)))
-    graph = b.graph(b.linear(b.op("ReduceMean", b.op("Flatten", z), axes=[1], keepdims=1), 1, 5))
+    z = b.op(
+        "If",
+        condition(b, "x"),
+        then_branch=i.body(i.op("Neg", y)),
+        else_branch=j.body(j.op("Abs", y)),
+    )
+    graph = b.graph(
+        b.linear(b.op("ReduceMean", b.op("Flatten", z), axes=[1], keepdims=1), 1, 5)
+    )
     result = pg.quantize(graph, {"x": images(1, 16)}).graph
-    assert sqnr(in_runtime(graph.model, images(1, 16))[0], default_session(result.model, images(1, 16))[0]) > 15
+    assert (
+        sqnr(
+            in_runtime(graph.model, images(1, 16))[0],
+            default_session(result.model, images(1, 16))[0],
+        )
+        > 15
+    )
 
 
 def test_a_subgraph_that_hides_a_value_keeps_its_own() -> None:
@@ -365,7 +475,12 @@ def test_a_subgraph_that_hides_a_value_keeps_its_own() -> None:
     model = b.graph(
         b.head(
             b.conv(
-                b.op("If", condition(b, "x"), then_branch=i.body(i.op("Neg", x)), else_branch=j.body(j.op("Abs", x))),
+                b.op(
+                    "If",
+                    condition(b, "x"),
+                    then_branch=i.body(i.op("Neg", x)),
+                    else_branch=j.body(j.op("Abs", x)),
+                ),
                 16,
                 8,
             ),
@@ -373,10 +488,18 @@ def test_a_subgraph_that_hides_a_value_keeps_its_own() -> None:
         )
     ).model
     rewriter = Rewriter(from_model(model))
-    rewriter.insert_after(rewriter.graph.nodes[rewriter.graph.producer[x]], helper.make_node("Abs", [x], ["fresh"]))
+    rewriter.insert_after(
+        rewriter.graph.nodes[rewriter.graph.producer[x]],
+        helper.make_node("Abs", [x], ["fresh"]),
+    )
     rewriter.redirect(x, "fresh")
     result = rewriter.finish().model
-    branches = [a.g for node in result.graph.node for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
+    branches = [
+        a.g
+        for node in result.graph.node
+        for a in node.attribute
+        if a.type == onnx.AttributeProto.GRAPH
+    ]
     assert [list(g.node[0].input) for g in branches] == [["fresh"]] * 2
     # The same where the then-branch makes a value of that name: what it reads is its own.
     hiding = onnx.GraphProto()
@@ -389,9 +512,17 @@ def test_a_subgraph_that_hides_a_value_keeps_its_own() -> None:
             node.attribute[0].g.CopyFrom(hiding)
     rewriter = Rewriter(Graph(model))
     rewriter.redirect(x, "fresh")
-    rewriter.insert_after(rewriter.graph.nodes[rewriter.graph.producer[x]], helper.make_node("Abs", [x], ["fresh"]))
+    rewriter.insert_after(
+        rewriter.graph.nodes[rewriter.graph.producer[x]],
+        helper.make_node("Abs", [x], ["fresh"]),
+    )
     result = rewriter.finish().model
-    branches = [a.g for node in result.graph.node for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
+    branches = [
+        a.g
+        for node in result.graph.node
+        for a in node.attribute
+        if a.type == onnx.AttributeProto.GRAPH
+    ]
     assert [list(g.node[-1].input) for g in branches] == [[x], ["fresh"]]
 
 
@@ -401,9 +532,16 @@ def test_a_subgraph_that_hides_a_value_keeps_its_own() -> None:
 def test_names_are_fresh_against_all_that_a_file_names() -> None:
     b = branching()
     graph = finished(b)
-    graph.model.graph.value_info.append(helper.make_tensor_value_info("declared", onnx.TensorProto.FLOAT, None))
+    graph.model.graph.value_info.append(
+        helper.make_tensor_value_info("declared", onnx.TensorProto.FLOAT, None)
+    )
     names = Names(graph)
-    taken = {*all_names(graph.model), "declared", *graph.producer, *(node.name for node in graph.nodes)}
+    taken = {
+        *all_names(graph.model),
+        "declared",
+        *graph.producer,
+        *(node.name for node in graph.nodes),
+    }
     assert not taken & {names.new(name) for name in taken}
     assert len({names.new("a/b") for _ in range(5)}) == 5
 
@@ -416,10 +554,14 @@ def test_a_value_that_is_taken_over_keeps_its_readers_and_outputs() -> None:
     rewriter.insert_after(node, helper.make_node("Neg", [plain], [graph.outputs[0]]))
     result = rewriter.finish()
     assert result.outputs == graph.outputs
-    np.testing.assert_array_equal(in_runtime(result.model, images())[0], -in_runtime(graph.model, images())[0])
+    np.testing.assert_array_equal(
+        in_runtime(result.model, images())[0], -in_runtime(graph.model, images())[0]
+    )
 
 
-@pytest.mark.parametrize("command", ["prune", "refit", "absorb", "decompose", "fold", "untie"])
+@pytest.mark.parametrize(
+    "command", ["prune", "refit", "absorb", "decompose", "fold", "untie"]
+)
 def test_added_weights_are_declared_in_old_files(command: str) -> None:
     """Before IR version 4 an initializer has to be an input too."""
     b = Builder(opset=8, ir_version=3)
@@ -429,12 +571,17 @@ def test_added_weights_are_declared_in_old_files(command: str) -> None:
         x = b.relu(b.op("Conv", x, b.weight(8, 8, 1, 1), shared, name=name))
     model = b.model(b.head(x, 8))
     output = model.graph.output[0]
-    output.CopyFrom(helper.make_tensor_value_info(output.name, onnx.TensorProto.FLOAT, [1, 5]))
+    output.CopyFrom(
+        helper.make_tensor_value_info(output.name, onnx.TensorProto.FLOAT, [1, 5])
+    )
     model.graph.input.extend(
-        helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in model.graph.initializer
+        helper.make_tensor_value_info(t.name, t.data_type, t.dims)
+        for t in model.graph.initializer
     )
     result = COMMANDS[command](from_model(model), {"x": images(1, 1)}).model
-    assert {t.name for t in result.graph.initializer} <= {entry.name for entry in result.graph.input}
+    assert {t.name for t in result.graph.initializer} <= {
+        entry.name for entry in result.graph.input
+    }
     onnx.checker.check_model(result)
 
 

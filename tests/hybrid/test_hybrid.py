@@ -9,7 +9,13 @@ import pytest
 
 import prunegraph as pg
 from prunegraph.coupling.sample import full_cost
-from prunegraph.errors import BudgetError, DataError, ModelError, OptionError, UnknownNameError
+from prunegraph.errors import (
+    BudgetError,
+    DataError,
+    ModelError,
+    OptionError,
+    UnknownNameError,
+)
 from prunegraph.graph.model import Graph
 from prunegraph.hybrid import mixes
 from prunegraph.runtime.data import Data
@@ -20,7 +26,11 @@ METHODS = ("hybrid", "prune", "decompose")
 
 
 def samples(count: int, seed: int = 0) -> dict[str, np.ndarray]:
-    return {"x": np.random.default_rng(seed).standard_normal((count, 3, 8, 8)).astype(np.float32)}
+    return {
+        "x": np.random.default_rng(seed)
+        .standard_normal((count, 3, 8, 8))
+        .astype(np.float32)
+    }
 
 
 def made_of(graph: Graph, data: dict[str, np.ndarray]) -> np.ndarray:
@@ -34,18 +44,25 @@ def net() -> Graph:
 
 @pytest.mark.parametrize("kind", ["macs", "params"])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_budget_is_met_and_every_layer_accounted_for(net: Graph, method: str, kind: str) -> None:
+def test_a_budget_is_met_and_every_layer_accounted_for(
+    net: Graph, method: str, kind: str
+) -> None:
     result = pg.compress(net, method=method, data=samples(32), round_to=2, **{kind: 0.5})
     assert getattr(result.after, kind) <= 0.5 * getattr(result.before, kind)
     assert result.after == full_cost(result.graph)
     assert [layer.name for layer in result.layers] == [node.name for node in net.layers]
     assert sum(layer.macs[0] for layer in result.layers) == result.before.macs
     assert sum(layer.macs[1] for layer in result.layers) == result.after.macs
-    sizes = {name: net.weights[net.node(name).inputs[1]].size for name in (layer.name for layer in result.layers)}
+    sizes = {
+        name: net.weights[net.node(name).inputs[1]].size
+        for name in (layer.name for layer in result.layers)
+    }
     assert {layer.name: layer.params[0] for layer in result.layers} == sizes
     assert (result.proof is not None) == bool(result.plan.remove)
     assert (method == "decompose") <= (not result.plan.remove)
-    assert {node.outputs[0] for node in net.layers} <= {v for node in result.graph.nodes for v in node.outputs}
+    assert {node.outputs[0] for node in net.layers} <= {
+        v for node in result.graph.nodes for v in node.outputs
+    }
 
 
 def test_actions_are_what_was_done(net: Graph) -> None:
@@ -56,7 +73,9 @@ def test_actions_are_what_was_done(net: Graph) -> None:
         assert ("decompose" in layer.action) == (layer.name in parts) == bool(layer.method)
         assert ("prune" in layer.action) == (layer.outputs[1] < layer.outputs[0])
         if layer.action in ("keep", "prune"):
-            assert layer.params[1] == result.graph.weights[smaller[layer.name].inputs[1]].size
+            assert (
+                layer.params[1] == result.graph.weights[smaller[layer.name].inputs[1]].size
+            )
             assert layer.macs[1] < layer.macs[0] or layer.params[1] == layer.params[0]
         if layer.action == "keep":
             assert layer.reason
@@ -71,18 +90,27 @@ def test_the_mix_of_the_least_error_is_taken(net: Graph) -> None:
     for mix in result.mixes:
         assert mix.cost is not None and mix.cost.macs <= 0.4 * result.before.macs
     alone = pg.compress(
-        net, macs=0.4, data=samples(64), round_to=2, method="prune" if result.chosen.pruned == 1 else "decompose"
+        net,
+        macs=0.4,
+        data=samples(64),
+        round_to=2,
+        method="prune" if result.chosen.pruned == 1 else "decompose",
     )
     if result.chosen.pruned in (0.0, 1.0):
         assert alone.graph.sha256 == result.graph.sha256
-    assert pg.compress(net, macs=0.4, data=samples(64), round_to=2).graph.sha256 == result.graph.sha256
+    assert (
+        pg.compress(net, macs=0.4, data=samples(64), round_to=2).graph.sha256
+        == result.graph.sha256
+    )
 
 
 def test_recovery_reaches_through_decomposed_layers(net: Graph) -> None:
     """Least squares go over the whole chain, and bring the outputs nearer to the original's on other samples."""
     errors = {}
     for repair in ("none", "least-squares"):
-        result = pg.compress(net, macs=0.5, method="decompose", data=samples(256), round_to=2, repair=repair)
+        result = pg.compress(
+            net, macs=0.5, method="decompose", data=samples(256), round_to=2, repair=repair
+        )
         errors[repair] = mixes.error(net, result.graph, Data.of(samples(64, seed=1)))
     assert errors["least-squares"] < 0.8 * errors["none"]
 
@@ -117,7 +145,13 @@ def test_files_quantization_and_a_proof_turned_off(net: Graph, tmp_path: Path) -
     pg.save(net, tmp_path / "net.onnx")
     out = tmp_path / "out.onnx"
     result = pg.compress(
-        tmp_path / "net.onnx", out, macs=0.6, data=samples(32), quantize="int8", method="prune", check=False
+        tmp_path / "net.onnx",
+        out,
+        macs=0.6,
+        data=samples(32),
+        quantize="int8",
+        method="prune",
+        check=False,
     )
     assert result.quantized is not None and result.proof is None
     assert pg.load(out).sha256 == result.graph.sha256
@@ -134,7 +168,11 @@ def test_bad_input(net: Graph, tmp_path: Path) -> None:
         ({"macs": 0.5, "cluster": "paper"}, OptionError, "of method 'source-004'"),
         ({"method": "source-004", "cluster": "best"}, UnknownNameError, "robust"),
         ({"method": "source-004", "rank": "most"}, OptionError, "energy:E"),
-        ({"method": "source-004", "algorithm": "l2"}, OptionError, "leave the algorithm out"),
+        (
+            {"method": "source-004", "algorithm": "l2"},
+            OptionError,
+            "leave the algorithm out",
+        ),
         ({"method": "source-004", "rank": "evbmf", "params": 0.5}, OptionError, "not both"),
         ({"macs": 0.5, "keep": ["nothing"]}, UnknownNameError, "nothing"),
         ({"macs": 0.5, "quantize": "int8"}, DataError, "needs data"),
@@ -153,7 +191,9 @@ def test_bad_input(net: Graph, tmp_path: Path) -> None:
 
 
 def numbered(count: int) -> Data:
-    x = np.arange(count, dtype=np.float32)[:, None, None, None] * np.ones((1, 3, 8, 8), np.float32)
+    x = np.arange(count, dtype=np.float32)[:, None, None, None] * np.ones(
+        (1, 3, 8, 8), np.float32
+    )
     return Data.of([{"x": x[: count // 2]}, {"x": x[count // 2 :]}])
 
 

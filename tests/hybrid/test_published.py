@@ -20,8 +20,12 @@ LENET = FIXTURES / "lenet5.onnx"
 def weak(outputs: int, inputs: int, kernel: int, seed: int = 0) -> np.ndarray:
     """Filters of which a quarter is ten times weaker."""
     rng = np.random.default_rng(seed)
-    scale = np.where(np.arange(outputs) < outputs // 4, 0.1, 1.0) * np.exp(0.1 * rng.standard_normal(outputs))
-    values = rng.standard_normal((outputs, inputs, kernel, kernel)) * scale[:, None, None, None]
+    scale = np.where(np.arange(outputs) < outputs // 4, 0.1, 1.0) * np.exp(
+        0.1 * rng.standard_normal(outputs)
+    )
+    values = (
+        rng.standard_normal((outputs, inputs, kernel, kernel)) * scale[:, None, None, None]
+    )
     return values / np.sqrt(inputs * kernel * kernel)
 
 
@@ -29,7 +33,10 @@ def low(outputs: int, inputs: int, kernel: int, rank: int = 16) -> np.ndarray:
     rng = np.random.default_rng(1)
     core = rng.standard_normal((rank, rank, kernel, kernel))
     values = np.einsum(
-        "or,rsyx,is->oiyx", rng.standard_normal((outputs, rank)), core, rng.standard_normal((inputs, rank))
+        "or,rsyx,is->oiyx",
+        rng.standard_normal((outputs, rank)),
+        core,
+        rng.standard_normal((inputs, rank)),
     )
     return values / np.linalg.norm(values) * np.sqrt(outputs)
 
@@ -37,11 +44,32 @@ def low(outputs: int, inputs: int, kernel: int, rank: int = 16) -> np.ndarray:
 def mixed_net() -> Graph:
     """Layers of every kind: 64 (low), a depthwise one, 192 (between; one weak, one even), 256 (high), a linear one."""
     b = Builder()
-    x = b.op("Conv", b.input("n", 32, 6, 6), b.const(weak(64, 32, 3), np.float32), pads=[1] * 4, name="low")
-    x = b.op("Conv", b.relu(x), b.weight(64, 1, 3, 3, scale=0.01), group=64, pads=[1] * 4, name="depthwise")
-    x = b.op("Conv", b.relu(x), b.const(weak(192, 64, 3, 2), np.float32), pads=[1] * 4, name="between")
+    x = b.op(
+        "Conv",
+        b.input("n", 32, 6, 6),
+        b.const(weak(64, 32, 3), np.float32),
+        pads=[1] * 4,
+        name="low",
+    )
+    x = b.op(
+        "Conv",
+        b.relu(x),
+        b.weight(64, 1, 3, 3, scale=0.01),
+        group=64,
+        pads=[1] * 4,
+        name="depthwise",
+    )
+    x = b.op(
+        "Conv",
+        b.relu(x),
+        b.const(weak(192, 64, 3, 2), np.float32),
+        pads=[1] * 4,
+        name="between",
+    )
     x = b.conv(b.relu(x), 192, 256, name="even")
-    x = b.op("Conv", b.relu(x), b.const(low(256, 256, 3), np.float32), pads=[1] * 4, name="high")
+    x = b.op(
+        "Conv", b.relu(x), b.const(low(256, 256, 3), np.float32), pads=[1] * 4, name="high"
+    )
     x = b.op("Conv", b.relu(x), b.const(low(256, 256, 1), np.float32), name="pointwise")
     return b.graph(b.head(b.relu(x), 256))
 
@@ -63,15 +91,26 @@ def test_robust_prunes_the_weak_quarter_and_nothing_even() -> None:
     result = pg.compress(graph, method="source-004", rank="evbmf:0", round_to=1)
     rows = {row.name: row for row in result.layers}
     groups = {group.layers[0]: group.id for group in pg.analyze(graph).groups}
-    assert result.plan.remove == {groups["low"]: tuple(range(16)), groups["between"]: tuple(range(48))}
+    assert result.plan.remove == {
+        groups["low"]: tuple(range(16)),
+        groups["between"]: tuple(range(48)),
+    }
     assert {name: row.action for name, row in rows.items()} == {
-        "low": "prune", "depthwise": "prune", "between": "prune", "even": "decompose", "high": "decompose",
-        "pointwise": "decompose", next(reversed(rows)): "keep",
-    }  # fmt: skip
+        "low": "prune",
+        "depthwise": "prune",
+        "between": "prune",
+        "even": "decompose",
+        "high": "decompose",
+        "pointwise": "decompose",
+        next(reversed(rows)): "keep",
+    }
     assert (rows["high"].method, rows["high"].ranks) == ("tucker2", (16, 16))
     assert (rows["pointwise"].method, rows["pointwise"].ranks) == ("svd", (16,))
     assert rows["high"].error is not None and rows["high"].error < 1e-5
-    assert rows["even"].ranks == (8, 8) and "evbmf found rank 0 x 0, 8 is the least" in rows["even"].reason
+    assert (
+        rows["even"].ranks == (8, 8)
+        and "evbmf found rank 0 x 0, 8 is the least" in rows["even"].reason
+    )
     assert result.proof is not None
 
 
@@ -79,7 +118,9 @@ def test_the_published_mode_prunes_even_layers_too() -> None:
     """A documented difference of the modes: k-means always splits."""
     b = Builder()
     even = planted(0, 0.3)[0].reshape(64, 32, 3, 3)
-    x = b.op("Conv", b.input("n", 32, 6, 6), b.const(even, np.float32), pads=[1] * 4, name="even")
+    x = b.op(
+        "Conv", b.input("n", 32, 6, 6), b.const(even, np.float32), pads=[1] * 4, name="even"
+    )
     graph = b.graph(b.head(b.relu(x), 64))
     assert not pg.compress(graph, method="source-004", cluster="robust").plan.remove
     paper = pg.compress(graph, method="source-004", cluster="paper")
@@ -92,8 +133,16 @@ def test_a_budget_sets_the_ranks_of_what_is_decomposed() -> None:
     result = pg.compress(graph, method="source-004", params=0.2)
     assert result.after.params <= 0.2 * result.before.params
     free = pg.compress(graph, method="source-004", rank="evbmf:0")
-    assert {row.name for row in result.layers if "decompose" in row.action} <= {"even", "high", "pointwise"}
-    assert {row.name for row in free.layers if "prune" in row.action} == {"low", "depthwise", "between"}
+    assert {row.name for row in result.layers if "decompose" in row.action} <= {
+        "even",
+        "high",
+        "pointwise",
+    }
+    assert {row.name for row in free.layers if "prune" in row.action} == {
+        "low",
+        "depthwise",
+        "between",
+    }
     with pytest.raises(BudgetError, match="cannot fall"):
         pg.compress(graph, method="source-004", params=0.001)
 

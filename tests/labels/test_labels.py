@@ -14,7 +14,10 @@ def channels(space: LabelSpace, *used: Labels) -> list[list[int]]:
     """Channel numbers of axes, renumbered from 0 in order of appearance."""
     result = space.resolve(used)
     numbers: dict[int, int] = {}
-    return [[numbers.setdefault(int(n), len(numbers)) for n in result.root(labels).array()] for labels in used]
+    return [
+        [numbers.setdefault(int(n), len(numbers)) for n in result.root(labels).array()]
+        for labels in used
+    ]
 
 
 def test_fresh_axes_are_apart_and_tied_ones_together() -> None:
@@ -95,7 +98,9 @@ def test_policy_takes_the_finest_factor_and_pins_the_other() -> None:
     result = space.resolve([whole, a, b])
     assert result.all_pinned(a)
     assert not np.any(result.pinned(b))
-    assert result.root(whole).array().tolist() == np.tile(result.root(b).array(), 2).tolist()
+    assert (
+        result.root(whole).array().tolist() == np.tile(result.root(b).array(), 2).tolist()
+    )
 
 
 def test_a_factor_that_carries_one_product_carries_the_next() -> None:

@@ -17,9 +17,9 @@ from prunegraph.errors import BudgetError, ExactnessError, ModelError, UnknownNa
 from prunegraph.graph.shape_info import shape_info
 from prunegraph.latency import rounding
 from prunegraph.latency.bench import PAIRS
+from prunegraph.latency.blends import blends
 from prunegraph.latency.cache import Cache, folder, processor
 from prunegraph.latency.layers import LayerTable
-from prunegraph.latency.blends import blends
 from prunegraph.latency.search import TOLERANCE
 from prunegraph.latency.select import Selected, select
 from prunegraph.measuring import latency as timing
@@ -42,8 +42,21 @@ class Staircase:
     `fixed` is what everything but the layers costs. Layers timed alone cost `bias` times what they cost in the model.
     """
 
-    def __init__(self, graph: pg.Graph, stair: int = 1, penalty: float = 1.0, fixed: float = 0.0, bias: float = 1.0):
-        self.graph, self.stair, self.penalty, self.fixed, self.bias = graph, stair, penalty, fixed, bias
+    def __init__(
+        self,
+        graph: pg.Graph,
+        stair: int = 1,
+        penalty: float = 1.0,
+        fixed: float = 0.0,
+        bias: float = 1.0,
+    ):
+        self.graph, self.stair, self.penalty, self.fixed, self.bias = (
+            graph,
+            stair,
+            penalty,
+            fixed,
+            bias,
+        )
         self.timed: list[pg.Graph] = []
         self.models: list[pg.Graph] = []
 
@@ -54,7 +67,13 @@ class Staircase:
             macs, width = node_macs(node, shapes), node.channels.outputs
             if macs and width:
                 odd = (node.channels.inputs or 0) % 4 and (node.channels.inputs or 0) > 4
-                total += macs / width * -(-width // self.stair) * self.stair * (self.penalty if odd else 1.0)
+                total += (
+                    macs
+                    / width
+                    * -(-width // self.stair)
+                    * self.stair
+                    * (self.penalty if odd else 1.0)
+                )
         return total / 1e6
 
     def against(self, pruned: pg.Graph, pairs: int = 1) -> Latency:
@@ -79,8 +98,12 @@ def chain(widths: tuple[int, ...] = (48, 64, 96, 64)) -> pg.Graph:
     return b.graph(b.head(x, c))
 
 
-def choose(graph: pg.Graph, timer: Staircase, cache: Cache | None = None, **options: Any) -> Selected:
-    return select(pg.analyze(graph), SelectionOptions(**options), timer=timer, cache=cache or Cache())
+def choose(
+    graph: pg.Graph, timer: Staircase, cache: Cache | None = None, **options: Any
+) -> Selected:
+    return select(
+        pg.analyze(graph), SelectionOptions(**options), timer=timer, cache=cache or Cache()
+    )
 
 
 # -- the search ---------------------------------------------------------------------------------
@@ -89,7 +112,9 @@ def choose(graph: pg.Graph, timer: Staircase, cache: Cache | None = None, **opti
 @pytest.mark.parametrize("bound", [0.8, 0.5, 0.3])
 @pytest.mark.parametrize("round_to", [1, 8])
 @pytest.mark.parametrize("allocation", ["uniform", "global"])
-def test_the_measured_latency_is_at_the_bound(bound: float, round_to: int, allocation: str) -> None:
+def test_the_measured_latency_is_at_the_bound(
+    bound: float, round_to: int, allocation: str
+) -> None:
     graph = chain()
     timer = Staircase(graph, stair=8, penalty=1.3, fixed=0.5)
     options: dict[str, Any] = {"round_to": round_to, "allocation": allocation}
@@ -147,14 +172,24 @@ def test_the_result_is_measured_in_several_sessions() -> None:
     for bound in (0.8, 0.6, 0.4):
         result = choose(graph, timer, budget=Budget(latency=bound), round_to=4)
         assert result.latency is not None
-        assert result.latency.kept == timer.against(pg.apply(graph, result.plan), PAIRS).kept
+        assert (
+            result.latency.kept == timer.against(pg.apply(graph, result.plan), PAIRS).kept
+        )
         assert bound * (1 - TOLERANCE) <= result.latency.kept <= bound
 
 
 def test_several_pairs_make_one_figure() -> None:
-    parts = [Latency(4.0, 2.0, 2.0, runs=9, threads=1, error=0.1), Latency(9.0, 2.0, 4.5, runs=3, threads=1)]
+    parts = [
+        Latency(4.0, 2.0, 2.0, runs=9, threads=1, error=0.1),
+        Latency(9.0, 2.0, 4.5, runs=3, threads=1),
+    ]
     result = timing.combined(parts)
-    assert (result.first, result.second, result.ratio, result.runs) == (6.5, 2.0, pytest.approx(3.0), 12)
+    assert (result.first, result.second, result.ratio, result.runs) == (
+        6.5,
+        2.0,
+        pytest.approx(3.0),
+        12,
+    )
     assert result.error == pytest.approx(np.log(4.5 / 2) / 2)
     assert timing.combined(parts[:1]) is parts[0]
 
@@ -162,9 +197,15 @@ def test_several_pairs_make_one_figure() -> None:
 def test_a_bound_below_what_must_stay_says_what_is_possible() -> None:
     graph = chain()
     timer = Staircase(graph, fixed=30.0)
-    with pytest.raises(BudgetError, match=r"latency cannot fall to 0.1 of the original: .* 0\.\d+ of the original"):
+    with pytest.raises(
+        BudgetError,
+        match=r"latency cannot fall to 0.1 of the original: .* 0\.\d+ of the original",
+    ):
         choose(graph, timer, budget=Budget(latency=0.1))
-    with pytest.raises(BudgetError, match=r"latency cannot fall to 2 ms \(0\.\d+ of the original's \d+\.\d+ ms\)"):
+    with pytest.raises(
+        BudgetError,
+        match=r"latency cannot fall to 2 ms \(0\.\d+ of the original's \d+\.\d+ ms\)",
+    ):
         choose(graph, timer, budget=Budget(latency="2ms"))
 
 
@@ -177,7 +218,10 @@ def test_a_bound_that_every_step_jumps_over_is_an_error() -> None:
         def cost(self, graph: pg.Graph) -> float:
             return 1.0 if cost(graph).macs == cost(self.graph).macs else 0.5
 
-    with pytest.raises(BudgetError, match=r"no choice of channels .* within 5% below 0.7 of.* measured 0.500"):
+    with pytest.raises(
+        BudgetError,
+        match=r"no choice of channels .* within 5% below 0.7 of.* measured 0.500",
+    ):
         choose(graph, Cliff(graph), budget=Budget(latency=0.7), round_to=8)
 
 
@@ -192,7 +236,9 @@ def test_steps_are_reordered_where_the_next_one_jumps_over_the_bound() -> None:
         """Milliseconds are the widths in blocks: of 64 in the wide group, of 8 in the narrow one."""
 
         def cost(self, graph: pg.Graph) -> float:
-            widths = {n.name: n.channels.outputs or 0 for n in graph.nodes if n.op == "Conv"}
+            widths = {
+                n.name: n.channels.outputs or 0 for n in graph.nodes if n.op == "Conv"
+            }
             return 4.0 * -(-widths.get("wide", 0) // 64) + -(-widths.get("narrow", 0) // 8)
 
     timer = Blocks(graph)
@@ -205,7 +251,11 @@ def test_steps_are_reordered_where_the_next_one_jumps_over_the_bound() -> None:
 
 def test_mixes_take_groups_from_other_plans() -> None:
     start = Plan("", {"a": (0,), "b": (1, 2)})
-    others = [Plan("", {"a": (0, 3), "b": (1, 2)}), Plan("", {"a": (0, 3), "b": (1, 2, 4)}), Plan("", {"c": (5,)})]
+    others = [
+        Plan("", {"a": (0, 3), "b": (1, 2)}),
+        Plan("", {"a": (0, 3), "b": (1, 2, 4)}),
+        Plan("", {"c": (5,)}),
+    ]
     assert list(blends(start, others)) == [
         {"a": (0, 3), "b": (1, 2)},
         {"a": (), "b": (1, 2)},
@@ -221,7 +271,14 @@ def test_mixes_take_groups_from_other_plans() -> None:
 def test_limits_hold_under_a_latency_budget() -> None:
     graph = chain()
     timer = Staircase(graph)
-    result = choose(graph, timer, budget=Budget(latency=0.5), keep=["conv1"], ratio_for={"conv0": 0.5}, round_to=8)
+    result = choose(
+        graph,
+        timer,
+        budget=Budget(latency=0.5),
+        keep=["conv1"],
+        ratio_for={"conv0": 0.5},
+        round_to=8,
+    )
     pruned = pg.apply(graph, result.plan)
     assert [pruned.node(f"conv{i}").channels.outputs for i in range(2)] == [24, 64]
     assert all(pruned.node(f"conv{i}").channels.outputs % 8 == 0 for i in (2, 3))  # type: ignore[operator]
@@ -238,11 +295,16 @@ def test_a_model_without_layers_has_no_latency_budget() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stair", "penalty", "chosen"), [(1, 1.0, 1), (16, 1.0, 16), (8, 1.3, 8), (1, 1.5, 4), (32, 1.0, 32)]
+    ("stair", "penalty", "chosen"),
+    [(1, 1.0, 1), (16, 1.0, 16), (8, 1.3, 8), (1, 1.5, 4), (32, 1.0, 32)],
 )
-def test_auto_picks_the_step_of_the_staircase(stair: int, penalty: float, chosen: int) -> None:
+def test_auto_picks_the_step_of_the_staircase(
+    stair: int, penalty: float, chosen: int
+) -> None:
     graph = chain((128, 192, 256, 128))
-    result = choose(graph, Staircase(graph, stair, penalty), budget=Budget(macs=0.5), round_to="auto")
+    result = choose(
+        graph, Staircase(graph, stair, penalty), budget=Budget(macs=0.5), round_to="auto"
+    )
     assert result.rounding is not None
     assert result.rounding.chosen == chosen, str(result.rounding)
     assert result.plan.provenance["round_to"] == chosen
@@ -306,7 +368,9 @@ def test_layers_are_timed_at_the_widths_that_are_left() -> None:
     plan = pg.select(graph, coupling, budget=Budget(ratio=0.5), round_to=1)
     timer, cache = Staircase(graph), Cache()
     table = LayerTable(coupling, timer, cache)
-    assert table.predict(Survivors(coupling, plan.remove)) == pytest.approx(timer.cost(pg.apply(graph, plan)))
+    assert table.predict(Survivors(coupling, plan.remove)) == pytest.approx(
+        timer.cost(pg.apply(graph, plan))
+    )
     grouped = next(m for m in timer.timed if m.source == "grouped")
     assert grouped.nodes[0].attributes["group"] == 8
     assert [w.shape for w in grouped.weights.values()] == [(32, 4, 3, 3), (32,)]
@@ -325,7 +389,9 @@ def test_every_layer_of_a_zoo_of_operators_runs_alone() -> None:
     y = b.op("MatMul", y, b.op("Transpose", b.weight(24, 16), perm=[1, 0]), name="behind")
     scores = b.op("MatMul", y, b.op("Transpose", y, perm=[0, 2, 1]), name="scores")
     t = b.op("Transpose", b.op("MatMul", scores, y), perm=[1, 0, 2])
-    lstm = b.op("LSTM", t, b.weight(1, 48, 24), b.weight(1, 48, 12), outputs=3, hidden_size=12)
+    lstm = b.op(
+        "LSTM", t, b.weight(1, 48, 24), b.weight(1, 48, 12), outputs=3, hidden_size=12
+    )
     graph = b.graph(lstm)
     table = LayerTable(pg.analyze(graph), Stopwatch(graph), Cache())
     survivors = Survivors(pg.analyze(graph), {})
@@ -342,7 +408,12 @@ def test_a_layer_that_does_not_run_alone_counts_nothing(tmp_path: Path) -> None:
 
     timer.alone = fail  # type: ignore[method-assign]
     cache = Cache({}, tmp_path)
-    assert LayerTable(pg.analyze(graph), timer, cache).predict(Survivors(pg.analyze(graph), {})) == 0
+    assert (
+        LayerTable(pg.analyze(graph), timer, cache).predict(
+            Survivors(pg.analyze(graph), {})
+        )
+        == 0
+    )
     cache.save()
     assert not Cache({}, tmp_path).layers
 
@@ -389,21 +460,35 @@ def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("text", "amount"), [(0.5, (0.5, True)), ("0.25", (0.25, True)), (1, (1.0, True)), ("12ms", (12.0, False)),
-                         ("0.5 ms", (0.5, False)), ("300us", (0.3, False)), ("1.5S", (1500.0, False))],
-)  # fmt: skip
+    ("text", "amount"),
+    [
+        (0.5, (0.5, True)),
+        ("0.25", (0.25, True)),
+        (1, (1.0, True)),
+        ("12ms", (12.0, False)),
+        ("0.5 ms", (0.5, False)),
+        ("300us", (0.3, False)),
+        ("1.5S", (1500.0, False)),
+    ],
+)
 def test_latencies(text: str | float, amount: tuple[float, bool]) -> None:
     assert parse_latency(text) == pytest.approx(amount)
     assert Budget(latency=text).kind == "latency"
 
 
-@pytest.mark.parametrize("text", [12, "12", "0ms", 0, -0.5, "x", "12m", "ms", "12MB", "1.2.3ms"])
+@pytest.mark.parametrize(
+    "text", [12, "12", "0ms", 0, -0.5, "x", "12m", "ms", "12MB", "1.2.3ms"]
+)
 def test_malformed_latencies(text: str | float) -> None:
-    with pytest.raises(BudgetError, match=r"latency must be a fraction up to 1 such as 0\.5, or a time"):
+    with pytest.raises(
+        BudgetError, match=r"latency must be a fraction up to 1 such as 0\.5, or a time"
+    ):
         Budget(latency=text)
 
 
-@pytest.mark.parametrize("options", [{"round_to": 0}, {"round_to": "aut"}, {"round_to": 2.5}, {"threads": -1}])
+@pytest.mark.parametrize(
+    "options", [{"round_to": 0}, {"round_to": "aut"}, {"round_to": 2.5}, {"threads": -1}]
+)
 def test_malformed_choices(options: dict[str, Any]) -> None:
     with pytest.raises(BudgetError, match=next(iter(options))):
         SelectionOptions(Budget(macs=0.5), **options)
@@ -422,7 +507,10 @@ def test_selection_alone_measures_nothing() -> None:
 def test_providers_by_name() -> None:
     for name in (None, "cpu", "CPU", "CPUExecutionProvider"):
         assert provider_name(name) == "CPUExecutionProvider"
-    with pytest.raises(UnknownNameError, match=r"execution provider 'abacus'.*Known: .*CPUExecutionProvider"):
+    with pytest.raises(
+        UnknownNameError,
+        match=r"execution provider 'abacus'.*Known: .*CPUExecutionProvider",
+    ):
         provider_name("abacus")
     with pytest.raises(UnknownNameError):
         pg.prune(residual_net(), budget=Budget(ratio=0.5), provider="abacus")
@@ -442,10 +530,14 @@ def test_rounds_are_paired_and_their_error_is_known() -> None:
     assert min(result.first, result.second, result.ratio) > 0
     assert result.kept == 1 / result.ratio
     assert timing._median_error(np.full(9, 2.0)) == 0
-    assert timing._median_error(np.asarray([1.0, 2.0, 3.0])) == pytest.approx(1.253 * 1 / 1.349 / np.sqrt(3) / 2)
+    assert timing._median_error(np.asarray([1.0, 2.0, 3.0])) == pytest.approx(
+        1.253 * 1 / 1.349 / np.sqrt(3) / 2
+    )
 
 
-def test_a_measurement_ends_when_it_is_known_well_enough_or_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_measurement_ends_when_it_is_known_well_enough_or_takes_too_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     now = iter(np.arange(0.0, 1e3, 0.1))
     monkeypatch.setattr(timing.time, "perf_counter", lambda: next(now))
     assert len(timing._settled(iter([(2.0, 1.0)] * 500))) == timing.ROUNDS
@@ -461,7 +553,9 @@ def test_one_thread_of_the_cpu_is_timed_by_its_own_clock() -> None:
     assert timing.clock("CPUExecutionProvider", 1) in (time.thread_time, time.perf_counter)
 
 
-def test_what_a_failed_proof_leaves_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_failed_proof_leaves_is_measured_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     graph = residual_net()
     plan = pg.select(graph, budget=Budget(ratio=0.5), round_to=1)
     before = Latency(2.0, 1.0, 2.0, runs=0, threads=1)
@@ -505,7 +599,13 @@ def test_a_real_budget(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     count_instead_of_time(monkeypatch)
     monkeypatch.setenv("PRUNEGRAPH_CACHE", str(tmp_path))
     stages: list[str] = []
-    data = Data.of({"image": np.random.default_rng(0).standard_normal((2, 1, 28, 28)).astype(np.float32)})
+    data = Data.of(
+        {
+            "image": np.random.default_rng(0)
+            .standard_normal((2, 1, 28, 28))
+            .astype(np.float32)
+        }
+    )
     result = pg.prune(
         FASHION,
         budget=Budget(latency=0.5),
@@ -528,7 +628,9 @@ def test_a_real_budget(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_a_real_choice_of_widths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PRUNEGRAPH_CACHE", str(tmp_path))
     monkeypatch.setattr(timing, "SECONDS", (0.0, 0.1))
-    result = pg.prune(FASHION, budget=Budget(macs=0.5), round_to="auto", check=False, threads=2)
+    result = pg.prune(
+        FASHION, budget=Budget(macs=0.5), round_to="auto", check=False, threads=2
+    )
     assert result.rounding is not None
     assert result.rounding.chosen in result.rounding.per_mac
     assert result.latency is None

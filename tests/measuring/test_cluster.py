@@ -38,7 +38,11 @@ def score(outputs, batches):
 def address() -> Iterator[str]:
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=logging.CRITICAL
+        n_workers=2,
+        threads_per_worker=1,
+        processes=True,
+        dashboard_address=":0",
+        silence_logs=logging.CRITICAL,
     ) as cluster:
         yield cluster.scheduler_address
 
@@ -67,10 +71,24 @@ def batches() -> list[dict[str, np.ndarray]]:
     return [{"x": rng.standard_normal((16, 3, 8, 8)).astype(np.float32)} for _ in range(3)]
 
 
-def test_search_on_a_cluster_with_a_killed_worker_finds_what_one_process_finds(address: str, tmp_path: Path) -> None:
-    graph, marker, metric = residual_net(width=16), tmp_path / "marker", tmp_path / "metric.py"
-    metric.write_text(KILLER.format(marker=str(marker)).replace('"out"', repr(graph.outputs[0])))
-    options = {"data": batches(), "tolerance": 20.0, "metric": f"{metric}:score", "method": "bisection", "round_to": 1}
+def test_search_on_a_cluster_with_a_killed_worker_finds_what_one_process_finds(
+    address: str, tmp_path: Path
+) -> None:
+    graph, marker, metric = (
+        residual_net(width=16),
+        tmp_path / "marker",
+        tmp_path / "metric.py",
+    )
+    metric.write_text(
+        KILLER.format(marker=str(marker)).replace('"out"', repr(graph.outputs[0]))
+    )
+    options = {
+        "data": batches(),
+        "tolerance": 20.0,
+        "metric": f"{metric}:score",
+        "method": "bisection",
+        "round_to": 1,
+    }
     alone = pg.search(graph, jobs=1, **options)
 
     def arm(stage: str) -> None:
@@ -83,13 +101,22 @@ def test_search_on_a_cluster_with_a_killed_worker_finds_what_one_process_finds(a
     assert together.result.plan.remove == alone.result.plan.remove
     assert len(together.found.candidates) == len(alone.found.candidates)
     # A loss is the difference of two scores: it is as exact as those are, and kernels round by the threads they have.
-    score = sum(float(np.square(run(session(graph), batch)[0], dtype=np.float64).sum()) for batch in batches())
+    score = sum(
+        float(np.square(run(session(graph), batch)[0], dtype=np.float64).sum())
+        for batch in batches()
+    )
     for mine, other in zip(together.found.candidates, alone.found.candidates, strict=True):
-        assert (mine.strength, mine.cost, mine.accepted) == (other.strength, other.cost, other.accepted)
+        assert (mine.strength, mine.cost, mine.accepted) == (
+            other.strength,
+            other.cost,
+            other.accepted,
+        )
         assert abs(mine.loss - other.loss) < 1e-5 * score
 
 
-def test_sensitivity_on_a_cluster_is_the_same_from_the_command_line(address: str, tmp_path: Path) -> None:
+def test_sensitivity_on_a_cluster_is_the_same_from_the_command_line(
+    address: str, tmp_path: Path
+) -> None:
     pg.save(residual_net(width=16), tmp_path / "net.onnx")
     np.savez(tmp_path / "data.npz", x=np.concatenate([batch["x"] for batch in batches()]))
     common = (
@@ -104,27 +131,40 @@ def test_sensitivity_on_a_cluster_is_the_same_from_the_command_line(address: str
         "--json",
         "-",
     )
-    here, there = (cli(*common, *where, cwd=tmp_path) for where in (("--jobs", 1), ("--cluster", address)))
+    here, there = (
+        cli(*common, *where, cwd=tmp_path)
+        for where in (("--jobs", 1), ("--cluster", address))
+    )
     assert (here.returncode, there.returncode) == (0, 0), here.stderr + there.stderr
     assert json.loads(here.stdout)["groups"][0]["points"][1]["error"] > 0
     assert here.stdout == there.stdout
 
 
 def test_a_cluster_that_is_not_there_is_one_clear_line() -> None:
-    with pytest.raises(ClusterError, match=r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:1' within 5 s") as caught:
+    with pytest.raises(
+        ClusterError,
+        match=r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:1' within 5 s",
+    ) as caught:
         pg.sensitivity(residual_net(), data=batches(), cluster="tcp://127.0.0.1:1")
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("wrong", ["", "nowhere", "nowhere:8786", "tcp://nowhere", "tcp://:8786", "tcp://a:b"])
+@pytest.mark.parametrize(
+    "wrong", ["", "nowhere", "nowhere:8786", "tcp://nowhere", "tcp://:8786", "tcp://a:b"]
+)
 def test_what_is_no_address(wrong: str, folder: Path) -> None:
-    with pytest.raises(ClusterError, match="is no address of a Dask scheduler"), pool(adder, folder, cluster=wrong):
+    with (
+        pytest.raises(ClusterError, match="is no address of a Dask scheduler"),
+        pool(adder, folder, cluster=wrong),
+    ):
         pass
 
 
 def test_a_cluster_without_workers(folder: Path) -> None:
     with (
-        distributed.LocalCluster(n_workers=0, dashboard_address=":0", silence_logs=logging.CRITICAL) as cluster,
+        distributed.LocalCluster(
+            n_workers=0, dashboard_address=":0", silence_logs=logging.CRITICAL
+        ) as cluster,
         pytest.raises(ClusterError, match="has no workers; start some with `dask worker`"),
         pool(adder, folder, cluster=cluster.scheduler_address),
     ):
@@ -134,7 +174,9 @@ def test_a_cluster_without_workers(folder: Path) -> None:
 def test_without_the_extra(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "distributed", None)
     with (
-        pytest.raises(MissingExtraError, match=r"dask.distributed: pip install 'prunegraph\[dask\]'"),
+        pytest.raises(
+            MissingExtraError, match=r"dask.distributed: pip install 'prunegraph\[dask\]'"
+        ),
         pool(adder, folder, cluster="tcp://127.0.0.1:1"),
     ):
         pass

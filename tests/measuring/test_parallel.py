@@ -28,7 +28,9 @@ def adder(folder: Path) -> Callable[[object], object]:
         if item == "bug":
             raise ZeroDivisionError("a bug")
         if item == "slow":
-            time.sleep(600)  # nobody waits for this: it is killed, however slow the machine is
+            time.sleep(
+                600
+            )  # nobody waits for this: it is killed, however slow the machine is
             (folder / "finished").touch()
         if item == "die" or (item == "die once" and not (folder / "died").exists()):
             (folder / "died").touch()
@@ -45,7 +47,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_results_in_order_and_the_folder_opened_once_a_worker(folder: Path, jobs: int) -> None:
+def test_results_in_order_and_the_folder_opened_once_a_worker(
+    folder: Path, jobs: int
+) -> None:
     with pool(adder, folder, jobs=jobs) as workers:
         assert workers.width == jobs
         assert list(workers.map(range(8))) == list(range(10, 18))
@@ -90,7 +94,9 @@ def test_a_killed_process_costs_only_its_own_piece(folder: Path) -> None:
     assert (folder / "died").exists()
 
 
-def test_work_that_kills_every_process_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_that_kills_every_process_is_an_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(parallel, "ATTEMPTS", 2)
     with (
         pool(adder, folder, jobs=2) as workers,
@@ -99,7 +105,9 @@ def test_work_that_kills_every_process_is_an_error(folder: Path, monkeypatch: py
         list(workers.map([1, "die"]))
 
 
-def test_a_process_keeps_few_folders_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_keeps_few_folders_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(parallel, "_opened", {})
     for number in range(4):
         folder = tmp_path / str(number)

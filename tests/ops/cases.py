@@ -13,22 +13,45 @@ from tests.ops.networks import MS, Case, Net, X
 
 #: Operator: lowest and highest input (None: any number), opsets, attributes and their ranges.
 UNARY = {
-    "Abs": (None, 1, (13,), {}), "Acos": (-0.9, 0.9, (13,), {}), "Acosh": (1.1, 4, (13,), {}),
-    "Asin": (-0.9, 0.9, (13,), {}), "Asinh": (None, 1, (13,), {}), "Atan": (None, 1, (13,), {}),
-    "Atanh": (-0.9, 0.9, (13,), {}), "Ceil": (-4, 4, (13,), {}), "Celu": (None, 1, (13,), {"alpha": (0.5, 2)}),
-    "Cos": (None, 1, (13,), {}), "Cosh": (None, 1, (13,), {}), "Elu": (None, 1, (13, 22), {"alpha": (0.5, 2)}),
-    "Erf": (None, 1, (13,), {}), "Exp": (None, 1, (13,), {}), "Floor": (-4, 4, (13,), {}),
-    "HardSigmoid": (None, 1, (13, 22), {"alpha": (0.1, 0.4), "beta": (0.3, 0.7)}), "HardSwish": (None, 1, (14, 22), {}),
-    "Identity": (None, 1, (13, 21), {}), "LeakyRelu": (None, 1, (13, 16), {"alpha": (0.01, 0.5)}),
-    "Log": (0.2, 4, (13,), {}), "Mish": (None, 1, (18, 22), {}), "Neg": (None, 1, (13,), {}),
-    "Reciprocal": (0.3, 2, (13,), {}), "Relu": (None, 1, (13, 14), {}), "Round": (-4, 4, (13,), {}),
+    "Abs": (None, 1, (13,), {}),
+    "Acos": (-0.9, 0.9, (13,), {}),
+    "Acosh": (1.1, 4, (13,), {}),
+    "Asin": (-0.9, 0.9, (13,), {}),
+    "Asinh": (None, 1, (13,), {}),
+    "Atan": (None, 1, (13,), {}),
+    "Atanh": (-0.9, 0.9, (13,), {}),
+    "Ceil": (-4, 4, (13,), {}),
+    "Celu": (None, 1, (13,), {"alpha": (0.5, 2)}),
+    "Cos": (None, 1, (13,), {}),
+    "Cosh": (None, 1, (13,), {}),
+    "Elu": (None, 1, (13, 22), {"alpha": (0.5, 2)}),
+    "Erf": (None, 1, (13,), {}),
+    "Exp": (None, 1, (13,), {}),
+    "Floor": (-4, 4, (13,), {}),
+    "HardSigmoid": (None, 1, (13, 22), {"alpha": (0.1, 0.4), "beta": (0.3, 0.7)}),
+    "HardSwish": (None, 1, (14, 22), {}),
+    "Identity": (None, 1, (13, 21), {}),
+    "LeakyRelu": (None, 1, (13, 16), {"alpha": (0.01, 0.5)}),
+    "Log": (0.2, 4, (13,), {}),
+    "Mish": (None, 1, (18, 22), {}),
+    "Neg": (None, 1, (13,), {}),
+    "Reciprocal": (0.3, 2, (13,), {}),
+    "Relu": (None, 1, (13, 14), {}),
+    "Round": (-4, 4, (13,), {}),
     "Selu": (None, 1, (13,), {"alpha": (1, 2), "gamma": (1, 2)}),
-    "Shrink": (None, 1, (13,), {"bias": (0, 0.5), "lambd": (0.1, 0.6)}), "Sigmoid": (None, 1, (13,), {}),
-    "Sign": (None, 1, (13,), {}), "Sin": (None, 1, (13,), {}), "Sinh": (None, 1, (13,), {}),
+    "Shrink": (None, 1, (13,), {"bias": (0, 0.5), "lambd": (0.1, 0.6)}),
+    "Sigmoid": (None, 1, (13,), {}),
+    "Sign": (None, 1, (13,), {}),
+    "Sin": (None, 1, (13,), {}),
+    "Sinh": (None, 1, (13,), {}),
     "Swish": (None, 1, (24,), {"alpha": (0.5, 2)}),
-    "Softplus": (None, 1, (13, 22), {}), "Softsign": (None, 1, (13, 22), {}), "Sqrt": (0.1, 4, (13,), {}),
-    "Tan": (-1, 1, (13,), {}), "Tanh": (None, 1, (13,), {}), "ThresholdedRelu": (None, 1, (13,), {"alpha": (0.1, 0.6)}),
-}  # fmt: skip
+    "Softplus": (None, 1, (13, 22), {}),
+    "Softsign": (None, 1, (13, 22), {}),
+    "Sqrt": (0.1, 4, (13,), {}),
+    "Tan": (-1, 1, (13,), {}),
+    "Tanh": (None, 1, (13,), {}),
+    "ThresholdedRelu": (None, 1, (13,), {"alpha": (0.1, 0.6)}),
+}
 
 
 def unary(op: str, n: Net) -> str:
@@ -73,7 +96,9 @@ def cast_like(n: Net) -> str:
     """The type may come from data whose channels stay."""
     n.opset(15, 19)
     kind = n.pick(np.float16, np.int32)
-    return n.op("CastLike", n.data(low=0.0, high=9.0), n.b.const(np.zeros(n.int(1, 3)), kind))
+    return n.op(
+        "CastLike", n.data(low=0.0, high=9.0), n.b.const(np.zeros(n.int(1, 3)), kind)
+    )
 
 
 def logical_not(n: Net) -> str:
@@ -97,12 +122,20 @@ def is_inf(n: Net) -> str:
 
 #: Operator: lowest and highest input, how many operands, opsets.
 NARY = {
-    "Add": (None, 1, 2, (13, 14)), "Sub": (None, 1, 2, (13, 14)), "Mul": (None, 1, 2, (13, 14)),
-    "Div": (0.3, 1, 2, (13, 14)), "Pow": (0.3, 1, 2, (13, 15)), "Min": (None, 1, 3, (8, 13)),
-    "Max": (None, 1, 3, (8, 13)), "Sum": (None, 1, 3, (8, 13)), "Mean": (None, 1, 3, (8, 13)),
-    "Less": (None, 1, 2, (13,)), "LessOrEqual": (None, 1, 2, (12, 16)), "Greater": (None, 1, 2, (13,)),
+    "Add": (None, 1, 2, (13, 14)),
+    "Sub": (None, 1, 2, (13, 14)),
+    "Mul": (None, 1, 2, (13, 14)),
+    "Div": (0.3, 1, 2, (13, 14)),
+    "Pow": (0.3, 1, 2, (13, 15)),
+    "Min": (None, 1, 3, (8, 13)),
+    "Max": (None, 1, 3, (8, 13)),
+    "Sum": (None, 1, 3, (8, 13)),
+    "Mean": (None, 1, 3, (8, 13)),
+    "Less": (None, 1, 2, (13,)),
+    "LessOrEqual": (None, 1, 2, (12, 16)),
+    "Greater": (None, 1, 2, (13,)),
     "GreaterOrEqual": (None, 1, 2, (12, 16)),
-}  # fmt: skip
+}
 
 
 def nary(op: str, n: Net) -> str:
@@ -110,7 +143,10 @@ def nary(op: str, n: Net) -> str:
     low, high, most, opsets = NARY[op]
     n.opset(*opsets)
     x = n.data(1, 5, low=low, high=high)
-    operands = [x, *(n.like(x, wide=True, low=low, high=high) for _ in range(n.int(1, most - 1)))]
+    operands = [
+        x,
+        *(n.like(x, wide=True, low=low, high=high) for _ in range(n.int(1, most - 1))),
+    ]
     return n.op(op, *n.draw_order(operands))
 
 
@@ -118,7 +154,9 @@ def mod(n: Net) -> str:
     x = n.data(low=1.0, high=9.0)
     if n.flag():
         return n.op("Mod", x, n.like(x, low=2.0, high=5.0), fmod=1)
-    return n.op("Mod", n.cast(x, "int32"), n.cast(n.like(x, low=2.0, high=5.0), "int32", 1, 1))
+    return n.op(
+        "Mod", n.cast(x, "int32"), n.cast(n.like(x, low=2.0, high=5.0), "int32", 1, 1)
+    )
 
 
 def logical(op: str, n: Net) -> str:
@@ -162,9 +200,17 @@ def prelu(n: Net) -> str:
 
 #: Reductions that take their axes from an input since opset 13, others since 18.
 REDUCTIONS = (
-    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
-    "ReduceSum", "ReduceSumSquare",
-)  # fmt: skip
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+    "ReduceMax",
+    "ReduceMean",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceSum",
+    "ReduceSumSquare",
+)
 
 
 def reduction(op: str, n: Net) -> str:
@@ -173,7 +219,9 @@ def reduction(op: str, n: Net) -> str:
     x: X = n.data(2, 5, low=0.2, high=2.0)
     axes = n.axes(x.rank) if n.pick(True, True, False) else []
     keep = n.maybe(keepdims=n.int(0, 1))
-    if op in ("ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceMean") and n.pick(True, False, False, False):
+    if op in ("ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceMean") and n.pick(
+        True, False, False, False
+    ):
         x.name = n.cast(x, "int32")
     if opset < since:
         return n.op(op, x, **({"axes": axes} if axes else {}), **keep)
@@ -186,7 +234,9 @@ def arg(op: str, n: Net) -> str:
     n.opset(12, 13)
     x = n.data(2, 4)
     axis = n.axis(n.int(0, x.rank - 1), x.rank)
-    return n.op(op, x, **n.maybe(axis=axis, keepdims=n.int(0, 1), select_last_index=n.int(0, 1)))
+    return n.op(
+        op, x, **n.maybe(axis=axis, keepdims=n.int(0, 1), select_last_index=n.int(0, 1))
+    )
 
 
 # -- normalisations -------------------------------------------------------------------
@@ -194,7 +244,9 @@ def arg(op: str, n: Net) -> str:
 
 def per_channel(n: Net, x: X, count: int) -> list[str]:
     """Positive parameters for the second axis."""
-    return [n.b.const(n.rng.uniform(0.5, 1.5, x.shape[1]), np.float32) for _ in range(count)]
+    return [
+        n.b.const(n.rng.uniform(0.5, 1.5, x.shape[1]), np.float32) for _ in range(count)
+    ]
 
 
 def batch_norm(n: Net) -> str | list[str]:
@@ -206,7 +258,9 @@ def batch_norm(n: Net) -> str | list[str]:
     attributes = n.maybe(epsilon=1e-3)
     if opset >= 14 and n.flag():
         attributes |= {"training_mode": 1, **n.maybe(momentum=n.float(0, 1))}
-        return n.ops("BatchNormalization", x, scale, bias, mean, variance, outputs=3, **attributes)
+        return n.ops(
+            "BatchNormalization", x, scale, bias, mean, variance, outputs=3, **attributes
+        )
     return n.op("BatchNormalization", x, scale, bias, mean, variance, **attributes)
 
 
@@ -224,8 +278,13 @@ def group_norm(n: Net) -> str:
     per_channel = n.opset(18, 21) >= 21
     x = n.image(groups * each if groups * each > 1 else 4)
     groups = groups if x.c == groups * each else 2
-    scale, bias = (n.b.const(n.rng.uniform(0.5, 1.5, x.c if per_channel else groups), np.float32) for _ in range(2))
-    return n.op("GroupNormalization", x, scale, bias, num_groups=groups, **n.maybe(epsilon=1e-3))
+    scale, bias = (
+        n.b.const(n.rng.uniform(0.5, 1.5, x.c if per_channel else groups), np.float32)
+        for _ in range(2)
+    )
+    return n.op(
+        "GroupNormalization", x, scale, bias, num_groups=groups, **n.maybe(epsilon=1e-3)
+    )
 
 
 LAYER_NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
@@ -249,18 +308,31 @@ def layer_norm(op: str, n: Net) -> str | list[str]:
 
 def lp_norm(n: Net) -> str:
     x = n.data(2, 4)
-    return n.op("LpNormalization", x, **n.maybe(axis=n.axis(n.int(0, x.rank - 1), x.rank), p=n.int(1, 2)))
+    return n.op(
+        "LpNormalization",
+        x,
+        **n.maybe(axis=n.axis(n.int(0, x.rank - 1), x.rank), p=n.int(1, 2)),
+    )
 
 
 def mean_variance(n: Net) -> str:
     n.least = 2
     n.opset(9, 13)
     x = n.image(dims=(2,))
-    return n.op("MeanVarianceNormalization", x, **n.maybe(axes=n.pick([0, 2, 3], [2, 3], [0, 1, 2, 3], [1, 2, 3])))
+    return n.op(
+        "MeanVarianceNormalization",
+        x,
+        **n.maybe(axes=n.pick([0, 2, 3], [2, 3], [0, 1, 2, 3], [1, 2, 3])),
+    )
 
 
 def lrn(n: Net) -> str:
-    return n.op("LRN", n.image(dims=(2,)), size=n.pick(1, 3, 5), **n.maybe(alpha=0.1, beta=0.5, bias=2.0))
+    return n.op(
+        "LRN",
+        n.image(dims=(2,)),
+        size=n.pick(1, 3, 5),
+        **n.maybe(alpha=0.1, beta=0.5, bias=2.0),
+    )
 
 
 def softmax(op: str, n: Net) -> str:
@@ -277,11 +349,19 @@ def softmax(op: str, n: Net) -> str:
 def window(n: Net, dims: int) -> dict[str, object]:
     """Attributes of a sliding window over `dims` axes of size 4 or more."""
     k = [n.int(1, 3) for _ in range(dims)]
-    result: dict[str, object] = {"kernel_shape": k, **n.maybe(strides=[n.int(1, min(2, size)) for size in k])}
+    result: dict[str, object] = {
+        "kernel_shape": k,
+        **n.maybe(strides=[n.int(1, min(2, size)) for size in k]),
+    }
     if n.flag():
-        result["pads"] = [n.int(0, size // 2) for size in k] + [n.int(0, size // 2) for size in k]
+        result["pads"] = [n.int(0, size // 2) for size in k] + [
+            n.int(0, size // 2) for size in k
+        ]
     elif n.flag():
-        result = {"kernel_shape": k, "auto_pad": n.pick("SAME_UPPER", "SAME_LOWER", "VALID")}
+        result = {
+            "kernel_shape": k,
+            "auto_pad": n.pick("SAME_UPPER", "SAME_LOWER", "VALID"),
+        }
     return result
 
 
@@ -299,7 +379,12 @@ def max_pool(n: Net) -> str | list[str]:
 def average_pool(n: Net) -> str:
     n.opset(10, 19)
     x = n.image()
-    return n.op("AveragePool", x, **window(n, x.rank - 2), **n.maybe(count_include_pad=1, ceil_mode=1))
+    return n.op(
+        "AveragePool",
+        x,
+        **window(n, x.rank - 2),
+        **n.maybe(count_include_pad=1, ceil_mode=1),
+    )
 
 
 def lp_pool(n: Net) -> str:
@@ -320,7 +405,8 @@ def resize(n: Net) -> str:
     if n.flag():
         x = n.x([x.shape[0], *x.shape[2:], x.c], x.rank - 1)
     mode = n.pick(
-        *{3: ["nearest"], 4: ["nearest", "linear"], 5: ["nearest"]}[x.rank], *["cubic"] * (x.rank == 4 and x.axis == 1)
+        *{3: ["nearest"], 4: ["nearest", "linear"], 5: ["nearest"]}[x.rank],
+        *["cubic"] * (x.rank == 4 and x.axis == 1),
     )
     space = [a for a in range(1, x.rank) if a != x.axis]
     coordinates = n.pick("asymmetric", "half_pixel", "align_corners", "pytorch_half_pixel")
@@ -329,7 +415,9 @@ def resize(n: Net) -> str:
         attributes |= n.maybe(nearest_mode=n.pick("floor", "ceil", "round_prefer_ceil"))
     axes = list(range(x.rank))
     if opset >= 18 and n.flag():
-        axes = attributes["axes"] = n.pick(space, [x.axis, *space] if x.axis == 1 else [*space, x.axis])
+        axes = attributes["axes"] = n.pick(
+            space, [x.axis, *space] if x.axis == 1 else [*space, x.axis]
+        )
     empty = n.b.const([], np.float32) if opset < 13 else None
     if n.flag() or (x.shape[0] == "n" and 0 in axes):
         scales = [n.pick(0.5, 1.0, 1.5, 2.0) if a in space else 1.0 for a in axes]
@@ -357,7 +445,11 @@ def fused_activation(op: str, n: Net) -> str:
 
 def bias_gelu(op: str, n: Net) -> str:
     x: X = n.data(2, 4)
-    x = n.x([*x.shape[: x.axis], *x.shape[x.axis + 1 :], x.c], x.rank - 1) if x.axis != x.rank - 1 else x
+    x = (
+        n.x([*x.shape[: x.axis], *x.shape[x.axis + 1 :], x.c], x.rank - 1)
+        if x.axis != x.rank - 1
+        else x
+    )
     bias = n.b.weight(x.c) if op == "BiasGelu" or n.flag() else None
     return n.op(op, x, bias, domain=MS)
 
@@ -371,7 +463,10 @@ CASES: dict[tuple[str, str], Case] = {
     **{("", op): partial(arg, op) for op in ("ArgMax", "ArgMin")},
     **{("", op): partial(layer_norm, op) for op in LAYER_NORMS},
     **{("", op): partial(softmax, op) for op in ("Softmax", "LogSoftmax", "Hardmax")},
-    **{("", op): partial(global_pool, op) for op in ("GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool")},
+    **{
+        ("", op): partial(global_pool, op)
+        for op in ("GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool")
+    },
     **{(MS, op): partial(fused_activation, op) for op in ("Gelu", "QuickGelu")},
     **{(MS, op): partial(bias_gelu, op) for op in ("BiasGelu", "FastGelu")},
     ("", "AveragePool"): average_pool,
@@ -399,4 +494,4 @@ CASES: dict[tuple[str, str], Case] = {
     ("", "Resize"): resize,
     ("", "Upsample"): upsample,
     ("", "Where"): where,
-}  # fmt: skip
+}

@@ -16,7 +16,9 @@ def heads_of(n: Net) -> tuple[int, int]:
     return groups * repeats, groups
 
 
-def mask(n: Net, batch: int, heads: int, queries: int, keys: int, boolean: bool = True) -> str:
+def mask(
+    n: Net, batch: int, heads: int, queries: int, keys: int, boolean: bool = True
+) -> str:
     """Added to the scores, or what takes part; with 2 to 4 axes, of full size or 1."""
     shape = [n.pick(1, batch), n.pick(1, heads), queries, keys][n.int(0, 2) :]
     if boolean and n.flag():
@@ -28,12 +30,18 @@ def mask(n: Net, batch: int, heads: int, queries: int, keys: int, boolean: bool 
 
 def along(n: Net, **axes: int) -> int:
     """Which axis the channels of an input run along: mostly the same in all inputs."""
-    return axes[n.pick(n.kind, n.kind, n.kind, n.kind, n.kind, *axes)] if n.kind in axes else axes["heads"]
+    return (
+        axes[n.pick(n.kind, n.kind, n.kind, n.kind, n.kind, *axes)]
+        if n.kind in axes
+        else axes["heads"]
+    )
 
 
 def state(n: Net, shape: list[int]) -> X | str:
     """Keys or values of earlier steps: made by a layer, or constant."""
-    return n.x(shape, along(n, heads=-3, size=-1)) if n.flag() else n.b.weight(*shape, scale=1)
+    return (
+        n.x(shape, along(n, heads=-3, size=-1)) if n.flag() else n.b.weight(*shape, scale=1)
+    )
 
 
 def attention(n: Net) -> str | list[str]:
@@ -41,16 +49,41 @@ def attention(n: Net) -> str | list[str]:
     opset = n.opset(23, 24)
     n.b.ir_version = 11
     query_heads, key_heads = heads_of(n)
-    batch, queries, keys, size, value_size = n.int(1, 2), n.int(2, 3), n.int(2, 3), n.int(2, 5), n.int(2, 5)
+    batch, queries, keys, size, value_size = (
+        n.int(1, 2),
+        n.int(2, 3),
+        n.int(2, 3),
+        n.int(2, 5),
+        n.int(2, 5),
+    )
     flat, past = n.flag(), n.pick(0, 0, 2)
     parts = []
-    for length, count, width in ((queries, query_heads, size), (keys, key_heads, size), (keys, key_heads, value_size)):
+    for length, count, width in (
+        (queries, query_heads, size),
+        (keys, key_heads, size),
+        (keys, key_heads, value_size),
+    ):
         shape = [batch, length, count * width] if flat else [batch, count, length, width]
-        parts.append(n.x(shape, along(n, heads=2, size=2, steps=1) if flat else along(n, heads=1, size=3, steps=2)))
+        parts.append(
+            n.x(
+                shape,
+                along(n, heads=2, size=2, steps=1)
+                if flat
+                else along(n, heads=1, size=3, steps=2),
+            )
+        )
     count = n.pick(1, 3, 4) if not past else n.pick(3, 4)
     # A mask of booleans makes scores that are not finite.
-    bias = mask(n, batch, query_heads, queries, keys + past, boolean=count < 4) if n.flag() else None
-    cache = [state(n, [batch, key_heads, past, width]) for width in (size, value_size)] if past else []
+    bias = (
+        mask(n, batch, query_heads, queries, keys + past, boolean=count < 4)
+        if n.flag()
+        else None
+    )
+    cache = (
+        [state(n, [batch, key_heads, past, width]) for width in (size, value_size)]
+        if past
+        else []
+    )
     lengths = None
     if opset >= 24 and not past and n.flag():
         lengths = n.b.const([n.int(1, keys) for _ in range(batch)], np.int64)
@@ -66,7 +99,13 @@ def attention(n: Net) -> str | list[str]:
 def multi_head(n: Net) -> str | list[str]:
     """Keys and values with merged heads or apart; bias, padding, scores' bias, a cache."""
     heads, _ = heads_of(n)
-    batch, queries, keys, size, value_size = n.int(1, 2), n.int(2, 3), n.int(2, 3), n.int(2, 5), n.int(2, 5)
+    batch, queries, keys, size, value_size = (
+        n.int(1, 2),
+        n.int(2, 3),
+        n.int(2, 3),
+        n.int(2, 5),
+        n.int(2, 5),
+    )
     apart, past = n.pick(False, False, True), n.pick(0, 0, 2)
     if apart or past:
         value_size = size
@@ -81,9 +120,19 @@ def multi_head(n: Net) -> str | list[str]:
     ones = np.ones([batch, total] if n.flag() else [batch, queries, total], np.int32)
     ones[..., -1] = n.int(0, 1)
     padding = n.b.const(n.pick(ones, np.full(batch, total, np.int32))) if n.flag() else None
-    scores = n.b.const(n.rng.standard_normal([n.pick(1, batch), n.pick(1, heads), queries, total]), np.float32)
-    cache = [state(n, [batch, heads, past, width]) for width in (size, value_size)] if past else []
-    given = {"num_heads": heads, **n.maybe(scale=n.float(0.2, 1), unidirectional=n.int(0, 1))}
+    scores = n.b.const(
+        n.rng.standard_normal([n.pick(1, batch), n.pick(1, heads), queries, total]),
+        np.float32,
+    )
+    cache = (
+        [state(n, [batch, heads, past, width]) for width in (size, value_size)]
+        if past
+        else []
+    )
+    given = {
+        "num_heads": heads,
+        **n.maybe(scale=n.float(0.2, 1), unidirectional=n.int(0, 1)),
+    }
     inputs = [q, k, v, bias, padding, scores if n.flag() else None, *cache]
     if past or n.flag():
         return n.ops("MultiHeadAttention", *inputs, outputs=3, domain=MS, **given)
@@ -95,15 +144,39 @@ def grouped_query(n: Net) -> str | list[str]:
     query_heads, key_heads = heads_of(n)
     past = n.pick(0, 2)
     rotary = n.int(0, 1)
-    batch, steps, size = n.int(1, 2), 1 if past else n.int(2, 3), n.pick(16, 32) if rotary else n.pick(8, 16, 24)
+    batch, steps, size = (
+        n.int(1, 2),
+        1 if past else n.int(2, 3),
+        n.pick(16, 32) if rotary else n.pick(8, 16, 24),
+    )
     if n.flag():
-        parts: list[Any] = [n.x([batch, steps, (query_heads + 2 * key_heads) * size], 2), None, None]
+        parts: list[Any] = [
+            n.x([batch, steps, (query_heads + 2 * key_heads) * size], 2),
+            None,
+            None,
+        ]
     else:
-        parts = [n.x([batch, steps, count * size], 2) for count in (query_heads, key_heads, key_heads)]
-    cache = [state(n, [batch, key_heads, past, size]) for _ in range(2)] if past else [None, None]
-    last = [n.b.const(np.full(batch, past + steps - 1), np.int32), n.b.const(past + steps, np.int32)]
-    tables = [n.b.weight(8, size // 2, scale=1) for _ in range(2)] if rotary else [None, None]
-    positions = n.b.const(np.tile(np.arange(past, past + steps), (batch, 1)), np.int64) if rotary and n.flag() else None
+        parts = [
+            n.x([batch, steps, count * size], 2)
+            for count in (query_heads, key_heads, key_heads)
+        ]
+    cache = (
+        [state(n, [batch, key_heads, past, size]) for _ in range(2)]
+        if past
+        else [None, None]
+    )
+    last = [
+        n.b.const(np.full(batch, past + steps - 1), np.int32),
+        n.b.const(past + steps, np.int32),
+    ]
+    tables = (
+        [n.b.weight(8, size // 2, scale=1) for _ in range(2)] if rotary else [None, None]
+    )
+    positions = (
+        n.b.const(np.tile(np.arange(past, past + steps), (batch, 1)), np.int64)
+        if rotary and n.flag()
+        else None
+    )
     shape = [n.pick(1, batch), n.pick(1, query_heads), steps, past + steps]
     scores = n.b.const(n.rng.standard_normal(shape), np.float32) if n.flag() else None
     sink = n.b.weight(query_heads, scale=1) if n.flag() else None
@@ -112,7 +185,14 @@ def grouped_query(n: Net) -> str | list[str]:
     given |= n.maybe(rotary_interleaved=1) if rotary else {}
     inputs = [*parts, *cache, *last, *tables, positions, scores, sink]
     if n.flag():
-        return n.ops("GroupQueryAttention", *inputs, outputs=4, domain=MS, qk_output=n.int(1, 2), **given)
+        return n.ops(
+            "GroupQueryAttention",
+            *inputs,
+            outputs=4,
+            domain=MS,
+            qk_output=n.int(1, 2),
+            **given,
+        )
     return n.ops("GroupQueryAttention", *inputs, outputs=3, domain=MS, **given)
 
 
@@ -128,13 +208,28 @@ def packed_attention(n: Net) -> str | list[str]:
         given["qkv_hidden_sizes"] = widths
     ones = np.ones([batch, steps + past], np.int32)
     ones[:, 0] = n.int(0, 1)
-    padding = n.b.const(n.pick(ones, np.full(batch, steps + past, np.int32))) if n.flag() else None
+    padding = (
+        n.b.const(n.pick(ones, np.full(batch, steps + past, np.int32)))
+        if n.flag()
+        else None
+    )
     cache = n.b.weight(2, batch, heads, past, size, scale=1) if past else None
     if past and n.flag():
         cache = n.x([2, batch, heads, past, size], along(n, heads=2, size=4)).name
     shape = [n.pick(1, batch), n.pick(1, heads), steps, steps + past]
-    scores = n.b.const(n.rng.standard_normal(shape), np.float32) if not past and n.flag() else None
-    inputs = [x, n.b.weight(x.c, sum(widths), scale=0.5), n.b.weight(sum(widths)), padding, cache, scores]
+    scores = (
+        n.b.const(n.rng.standard_normal(shape), np.float32)
+        if not past and n.flag()
+        else None
+    )
+    inputs = [
+        x,
+        n.b.weight(x.c, sum(widths), scale=0.5),
+        n.b.weight(sum(widths)),
+        padding,
+        cache,
+        scores,
+    ]
     if past or (value_size == size and n.flag()):
         return n.ops("Attention", *inputs, outputs=2, domain=MS, **given)
     return n.op("Attention", *inputs, domain=MS, **given)
@@ -146,13 +241,21 @@ def rotary(n: Net) -> str:
     n.b.ir_version = 11
     batch, steps, heads, size = n.int(1, 2), n.int(1, 3), n.int(1, 3), 2 * n.int(2, 5)
     flat, part = n.flag(), n.pick(0, 0, 2)
-    x = n.x([batch, steps, heads * size], 2) if flat else n.x([batch, heads, steps, size], n.pick(1, 3))
+    x = (
+        n.x([batch, steps, heads * size], 2)
+        if flat
+        else n.x([batch, heads, steps, size], n.pick(1, 3))
+    )
     half = (part or size) // 2
     look = n.flag()
-    tables = [n.b.weight(*([6] if look else [batch, steps]), half, scale=1) for _ in range(2)]
+    tables = [
+        n.b.weight(*([6] if look else [batch, steps]), half, scale=1) for _ in range(2)
+    ]
     positions = n.b.const(n.rng.integers(0, 6, (batch, steps)), np.int64) if look else None
     given = {"num_heads": heads} if flat else {}
-    given |= n.maybe(interleaved=n.int(0, 1)) | ({"rotary_embedding_dim": part} if part else {})
+    given |= n.maybe(interleaved=n.int(0, 1)) | (
+        {"rotary_embedding_dim": part} if part else {}
+    )
     return n.op("RotaryEmbedding", x, *tables, positions, **given)
 
 
@@ -160,11 +263,19 @@ def rotary_contrib(n: Net) -> str:
     """As above, with a table of all positions and one or many to look up."""
     batch, steps, heads, size = n.int(1, 2), n.int(1, 3), n.int(1, 3), 2 * n.int(2, 5)
     flat, part = n.flag(), n.pick(0, 0, 2)
-    x = n.x([batch, steps, heads * size], 2) if flat else n.x([batch, heads, steps, size], n.pick(1, 3))
+    x = (
+        n.x([batch, steps, heads * size], 2)
+        if flat
+        else n.x([batch, heads, steps, size], n.pick(1, 3))
+    )
     tables = [n.b.weight(6, (part or size) // 2, scale=1) for _ in range(2)]
-    positions = n.b.const([1] if n.flag() else n.rng.integers(0, 6, (batch, steps)), np.int64)
+    positions = n.b.const(
+        [1] if n.flag() else n.rng.integers(0, 6, (batch, steps)), np.int64
+    )
     given = n.maybe(num_heads=heads) if flat and not part else {"num_heads": heads}
-    given |= n.maybe(interleaved=n.int(0, 1)) | ({"rotary_embedding_dim": part} if part else {})
+    given |= n.maybe(interleaved=n.int(0, 1)) | (
+        {"rotary_embedding_dim": part} if part else {}
+    )
     return n.op("RotaryEmbedding", x, positions, *tables, domain=MS, **given)
 
 
@@ -187,7 +298,10 @@ def skip_norm(op: str, n: Net) -> str | list[str]:
 
 
 CASES: dict[tuple[str, str], Case] = {
-    **{(MS, op): partial(skip_norm, op) for op in ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")},
+    **{
+        (MS, op): partial(skip_norm, op)
+        for op in ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
+    },
     ("", "Attention"): attention,
     ("", "RotaryEmbedding"): rotary,
     (MS, "Attention"): packed_attention,

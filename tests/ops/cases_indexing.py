@@ -37,7 +37,9 @@ def positions(n: Net, shape: list[int], size: int, spread: bool = False) -> str:
     """Indices into an axis of that size, of either sign; `spread`: no two alike along the last axis."""
     if spread:
         return n.b.const(
-            n.rng.permuted(np.broadcast_to(np.arange(size), [*shape[:-1], size]), axis=-1)[..., : shape[-1]]
+            n.rng.permuted(np.broadcast_to(np.arange(size), [*shape[:-1], size]), axis=-1)[
+                ..., : shape[-1]
+            ]
         )
     return n.b.const(n.rng.integers(-size, size, shape), np.int64)
 
@@ -60,18 +62,36 @@ def scatter_elements(op: str, n: Net) -> str:
     opset = n.opset(*((9, 10) if op == "Scatter" else (11, 16, 18)))
     x = n.data(n.pick(1, 2, 2, 2), 3)
     axis = n.along(x)
-    more = {"reduction": n.pick("add", "mul", *["max", "min"] * (opset >= 18))} if opset >= 16 and n.flag() else {}
+    more = (
+        {"reduction": n.pick("add", "mul", *["max", "min"] * (opset >= 18))}
+        if opset >= 16 and n.flag()
+        else {}
+    )
     if n.flag() or "n" in x.shape:
         best = n.op("ArgMax", x, axis=axis)
-        reduced = n.op("ReduceMax", x, n.ints(axis)) if opset >= 18 else n.op("ReduceMax", x, axes=[axis])
+        reduced = (
+            n.op("ReduceMax", x, n.ints(axis))
+            if opset >= 18
+            else n.op("ReduceMax", x, axes=[axis])
+        )
         return n.op(op, x, best, reduced, axis=axis, **more)
     shape = [size if n.flag() else n.int(1, size) for size in x.shape]
     order = [*(a for a in range(x.rank) if a != axis), axis]
     index = np.stack(
-        [n.rng.permutation(x.shape[axis])[: shape[axis]] for _ in range(int(np.prod(shape)) // shape[axis])]
+        [
+            n.rng.permutation(x.shape[axis])[: shape[axis]]
+            for _ in range(int(np.prod(shape)) // shape[axis])
+        ]
     )
     index = np.reshape(index, [shape[a] for a in order]).transpose(np.argsort(order))
-    return n.op(op, x, n.b.const(index, np.int64), n.x(shape, x.axis), axis=n.axis(axis, x.rank), **more)
+    return n.op(
+        op,
+        x,
+        n.b.const(index, np.int64),
+        n.x(shape, x.axis),
+        axis=n.axis(axis, x.rank),
+        **more,
+    )
 
 
 def gather_nd(n: Net, domain: str = "") -> str:
@@ -82,8 +102,16 @@ def gather_nd(n: Net, domain: str = "") -> str:
         x = n.x([2, *x.shape[1:]], x.axis)
     depth = n.int(1, x.rank - batch)
     tuples = [x.shape[0]] * batch + [n.int(1, 3) for _ in range(n.int(0, 2))]
-    index = np.stack([n.rng.integers(0, x.shape[batch + i], tuples) for i in range(depth)], -1)
-    return n.op("GatherND", x, n.b.const(index, np.int64), domain=domain, **({"batch_dims": batch} if batch else {}))
+    index = np.stack(
+        [n.rng.integers(0, x.shape[batch + i], tuples) for i in range(depth)], -1
+    )
+    return n.op(
+        "GatherND",
+        x,
+        n.b.const(index, np.int64),
+        domain=domain,
+        **({"batch_dims": batch} if batch else {}),
+    )
 
 
 def scatter_nd(n: Net) -> str:
@@ -95,10 +123,18 @@ def scatter_nd(n: Net) -> str:
     depth = n.int(1, x.rank)
     cells = int(np.prod(x.shape[:depth]))
     count = n.int(1, min(3, cells))
-    index = np.stack(np.unravel_index(n.rng.permutation(cells)[:count], x.shape[:depth]), -1)
+    index = np.stack(
+        np.unravel_index(n.rng.permutation(cells)[:count], x.shape[:depth]), -1
+    )
     shape = [count, *x.shape[depth:]]
     axis = x.axis - depth + 1
-    updates = n.x(shape, axis) if axis > 0 else n.x([*shape, 1][: max(len(shape), 2)], 0) if count > 1 else None
+    updates = (
+        n.x(shape, axis)
+        if axis > 0
+        else n.x([*shape, 1][: max(len(shape), 2)], 0)
+        if count > 1
+        else None
+    )
     if updates is None or updates.shape != shape:
         updates = n.b.weight(*shape, scale=1)
     more = {"reduction": n.pick("add", "mul")} if opset >= 16 and n.flag() else {}
@@ -109,7 +145,13 @@ def one_hot(n: Net) -> str:
     n.opset(9, 11)
     x = n.cast(n.data(1, 3, low=0.0, high=1.0), "int64")
     depth = n.int(2, 5)
-    return n.op("OneHot", x, n.b.const(np.int64(depth)), n.b.const([0, 1], np.float32), **n.maybe(axis=-1))
+    return n.op(
+        "OneHot",
+        x,
+        n.b.const(np.int64(depth)),
+        n.b.const([0, 1], np.float32),
+        **n.maybe(axis=-1),
+    )
 
 
 # -- data of its own --------------------------------------------------------------------
@@ -126,7 +168,16 @@ def source(op: str, n: Net) -> str:
     x = n.x([2, n.int(3, 6)])
     size = n.b.const(np.int64(x.c))
     if op == "Range":
-        return beside(n, x, n.op(op, n.b.const(0, np.float32), n.b.const(x.c, np.float32), n.b.const(1, np.float32)))
+        return beside(
+            n,
+            x,
+            n.op(
+                op,
+                n.b.const(0, np.float32),
+                n.b.const(x.c, np.float32),
+                n.b.const(1, np.float32),
+            ),
+        )
     if op == "EyeLike":
         return beside(n, x, n.op(op, x, **n.maybe(k=1)))
     if op == "MelWeightMatrix":
@@ -143,9 +194,18 @@ def source(op: str, n: Net) -> str:
 
 
 SOURCES = (
-    "Bernoulli", "BlackmanWindow", "EyeLike", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
-    "Range", "HannWindow", "HammingWindow", "MelWeightMatrix",
-)  # fmt: skip
+    "Bernoulli",
+    "BlackmanWindow",
+    "EyeLike",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Range",
+    "HannWindow",
+    "HammingWindow",
+    "MelWeightMatrix",
+)
 
 CASES: dict[tuple[str, str], Case] = {
     **{("", op): partial(source, op) for op in SOURCES},

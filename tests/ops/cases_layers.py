@@ -55,7 +55,16 @@ def fused_conv(n: Net) -> str:
     bias, other = (n.b.weight(g * o) if n.flag() else None), None
     if n.flag():
         bias, other = n.b.weight(g * o), n.x([x.shape[0], g * o, *x.shape[2:]])
-    return n.op("FusedConv", x, n.b.weight(g * o, i, 1, 1), bias, other, domain=MS, group=g, **attributes)
+    return n.op(
+        "FusedConv",
+        x,
+        n.b.weight(g * o, i, 1, 1),
+        bias,
+        other,
+        domain=MS,
+        group=g,
+        **attributes,
+    )
 
 
 def conv_transpose(n: Net) -> str:
@@ -81,7 +90,9 @@ def deform_conv(n: Net) -> str:
     bias = n.b.weight(g * o) if n.flag() else None
     weight = n.b.weight(g * o, i, k, k)
     attributes = {"group": g, "offset_group": offsets, "kernel_shape": [k, k]}
-    return n.op("DeformConv", x, weight, n.x(where, low=-0.6, high=0.6), bias, mask, **attributes)
+    return n.op(
+        "DeformConv", x, weight, n.x(where, low=-0.6, high=0.6), bias, mask, **attributes
+    )
 
 
 def grid_sample(n: Net, domain: str = "") -> str:
@@ -92,7 +103,13 @@ def grid_sample(n: Net, domain: str = "") -> str:
     names = ("linear", "nearest") if opset >= 20 else ("bilinear", "nearest")
     cubic = [{16: "bicubic"}.get(opset, "cubic")] if dims == 2 else []
     mode, padding = n.pick(*names, *cubic), n.pick("zeros", "border", "reflection")
-    return n.op("GridSample", x, grid, domain=domain, **n.maybe(mode=mode, padding_mode=padding, align_corners=1))
+    return n.op(
+        "GridSample",
+        x,
+        grid,
+        domain=domain,
+        **n.maybe(mode=mode, padding_mode=padding, align_corners=1),
+    )
 
 
 # -- products -------------------------------------------------------------------------
@@ -116,12 +133,22 @@ def gemm(n: Net, domain: str = "") -> str:
     remaining = operand(n, [k, m] if a else [m, k], first)
     right = operand(n, [cols, k] if b else [k, cols], second)
     shape = n.pick([cols], [m, cols], [1, cols], [m, 1], [1], [], None)
-    bias = n.b.const(n.rng.standard_normal(shape), np.float32) if shape is not None else None
+    bias = (
+        n.b.const(n.rng.standard_normal(shape), np.float32) if shape is not None else None
+    )
     if shape in ([cols], [m, cols]) and n.flag():
         bias = n.x(shape, len(shape) - 1).name
     attributes = {"transA": a, "transB": b, **n.maybe(alpha=0.5, beta=n.pick(0.0, 0.5))}
     if domain:
-        return n.op("FusedGemm", remaining, right, bias, domain=domain, activation=n.pick("Relu", "Tanh"), **attributes)
+        return n.op(
+            "FusedGemm",
+            remaining,
+            right,
+            bias,
+            domain=domain,
+            activation=n.pick("Relu", "Tanh"),
+            **attributes,
+        )
     return n.op("Gemm", remaining, right, bias, **attributes)
 
 
@@ -129,7 +156,10 @@ def matmul_shapes(n: Net, vectors: bool = True) -> tuple[list[Any], list[Any]]:
     """Shapes of two operands: vectors, matrices, or stacks that broadcast."""
     m, k, cols = (n.int(2, 5) for _ in range(3))
     batch = [n.int(2, 3) for _ in range(n.int(0, 2))]
-    stacks = [[size if n.flag() else 1 for size in batch][n.int(0, len(batch)) :] for _ in range(2)]
+    stacks = [
+        [size if n.flag() else 1 for size in batch][n.int(0, len(batch)) :]
+        for _ in range(2)
+    ]
     remaining, right = [*stacks[0], m, k], [*stacks[1], k, cols]
     if vectors and n.pick(True, False, False, False):
         remaining = [k]
@@ -156,16 +186,40 @@ def fused_matmul(n: Net) -> str:
     batches = {}
     if len(remaining) == len(right) >= 3 and remaining[:-2] == right[:-2] and n.flag():
         batches = {"transBatchA": 1, "transBatchB": 1}
-        remaining, right = ([shape[-2], *shape[:-2], shape[-1]] for shape in (remaining, right))
+        remaining, right = (
+            [shape[-2], *shape[:-2], shape[-1]] for shape in (remaining, right)
+        )
     attributes = {"transA": a, "transB": b, **batches, **n.maybe(alpha=0.5)}
-    return n.op("FusedMatMul", operand(n, remaining, first), operand(n, right, second), domain=MS, **attributes)
+    return n.op(
+        "FusedMatMul",
+        operand(n, remaining, first),
+        operand(n, right, second),
+        domain=MS,
+        **attributes,
+    )
 
 
 EQUATIONS = (
-    "bij,bjk->bik", "bhwc,hkc->bhwk", "...c,ck->...k", "...ij,...jk->...ik", "bic,cd", "nct,ncv->ntv", "ij->ji",
-    "ij->", "bij->bj", "bi,bi->b", "bchw,cd->bdhw", "nchw->nc", "i,j->ij", "bnqd,bnkd->bnqk", "ab,bc,cd->ad",
-    "bij , bkj -> bki", "bqhd,bkhd->bhqk", "bii->bi", "BiC,Cd->Bid",
-)  # fmt: skip
+    "bij,bjk->bik",
+    "bhwc,hkc->bhwk",
+    "...c,ck->...k",
+    "...ij,...jk->...ik",
+    "bic,cd",
+    "nct,ncv->ntv",
+    "ij->ji",
+    "ij->",
+    "bij->bj",
+    "bi,bi->b",
+    "bchw,cd->bdhw",
+    "nchw->nc",
+    "i,j->ij",
+    "bnqd,bnkd->bnqk",
+    "ab,bc,cd->ad",
+    "bij , bkj -> bki",
+    "bqhd,bkhd->bhqk",
+    "bii->bi",
+    "BiC,Cd->Bid",
+)
 
 
 def einsum(n: Net) -> str:
@@ -174,9 +228,14 @@ def einsum(n: Net) -> str:
     sizes: dict[str, int] = {}
     shapes = []
     for term in equation.partition("->")[0].replace(" ", "").replace("...", ".").split(","):
-        shapes.append([sizes.setdefault(letter, n.int(2, 5)) for letter in term.replace(".", "xy")])
+        shapes.append(
+            [sizes.setdefault(letter, n.int(2, 5)) for letter in term.replace(".", "xy")]
+        )
     kinds = ["data", *(n.pick("data", "weight") for _ in shapes[1:])]
-    operands = [operand(n, shape, kind) for shape, kind in zip(shapes, n.draw_order(kinds), strict=True)]
+    operands = [
+        operand(n, shape, kind)
+        for shape, kind in zip(shapes, n.draw_order(kinds), strict=True)
+    ]
     return n.op("Einsum", *operands, equation=equation)
 
 
@@ -185,7 +244,9 @@ def matmul_nbits(n: Net) -> str:
     x = n.x(["n" if n.symbolic else 2, 3, block * blocks], n.pick(1, 2))
     packed = n.b.const(n.rng.integers(0, 256, (rows, blocks, block // 2)), np.uint8)
     flat = n.flag()
-    scales = n.b.const(n.rng.uniform(0.01, 0.1, [rows * blocks] if flat else [rows, blocks]), np.float32)
+    scales = n.b.const(
+        n.rng.uniform(0.01, 0.1, [rows * blocks] if flat else [rows, blocks]), np.float32
+    )
     zeros = None
     if n.flag():
         size = [rows * -(-blocks // 2)] if flat else [rows, -(-blocks // 2)]
@@ -198,7 +259,11 @@ def matmul_nbits(n: Net) -> str:
 # -- recurrence -----------------------------------------------------------------------
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
-ACTIVATIONS = {"LSTM": ["Sigmoid", "Tanh", "Relu"], "GRU": ["Sigmoid", "Tanh"], "RNN": ["Relu"]}
+ACTIVATIONS = {
+    "LSTM": ["Sigmoid", "Tanh", "Relu"],
+    "GRU": ["Sigmoid", "Tanh"],
+    "RNN": ["Relu"],
+}
 
 
 def recurrent(op: str, n: Net) -> list[str]:
@@ -214,10 +279,18 @@ def recurrent(op: str, n: Net) -> list[str]:
     ]
     weights.append(n.b.weight(d, 2 * gates * hidden, scale=0.2) if n.flag() else None)
     fixed = not n.symbolic
-    weights.append(n.b.const([n.int(1, steps) for _ in range(batch)], np.int32) if fixed and n.flag() else None)
+    weights.append(
+        n.b.const([n.int(1, steps) for _ in range(batch)], np.int32)
+        if fixed and n.flag()
+        else None
+    )
     for _ in range(2 if op == "LSTM" else 1):
         state = [d, batch, hidden]
-        weights.append((n.x(state, 2) if n.flag() else n.b.weight(*state, scale=0.3)) if fixed and n.flag() else None)
+        weights.append(
+            (n.x(state, 2) if n.flag() else n.b.weight(*state, scale=0.3))
+            if fixed and n.flag()
+            else None
+        )
     if op == "LSTM":
         weights.append(n.b.weight(d, 3 * hidden, scale=0.2) if n.flag() else None)
     attributes = n.maybe(clip=1.5, activations=ACTIVATIONS[op] * d)
@@ -226,7 +299,13 @@ def recurrent(op: str, n: Net) -> list[str]:
     if op == "LSTM":
         attributes |= n.maybe(input_forget=1)
     outputs = n.ops(
-        op, x, *weights, outputs=3 if op == "LSTM" else 2, hidden_size=hidden, direction=direction, **attributes
+        op,
+        x,
+        *weights,
+        outputs=3 if op == "LSTM" else 2,
+        hidden_size=hidden,
+        direction=direction,
+        **attributes,
     )
     return n.pick(outputs, outputs[:1], outputs[-1:])
 
@@ -293,7 +372,12 @@ def matmul_integer(n: Net) -> str:
         w, _, wz = weight_bytes(n, right, right[-1])
     else:
         w, _, wz = quantized(n, operand(n, right, "data"))
-    return n.op("MatMulInteger", q, w, *n.pick((), (zero,), (zero, wz)[: 2 if len(right) == 2 else 1]))
+    return n.op(
+        "MatMulInteger",
+        q,
+        w,
+        *n.pick((), (zero,), (zero, wz)[: 2 if len(right) == 2 else 1]),
+    )
 
 
 def dynamic_quantize(n: Net) -> str:
@@ -305,7 +389,13 @@ def quantize(n: Net, domain: str = "") -> str:
     """Scales of the tensor, of an axis, or of blocks."""
     opset = 13 if domain else n.opset(10, 13, 19, 21)
     x = n.data(2, 4)
-    kind = n.pick("tensor", "axis", "block") if opset >= 21 else n.pick("tensor", "axis") if opset >= 13 else "tensor"
+    kind = (
+        n.pick("tensor", "axis", "block")
+        if opset >= 21
+        else n.pick("tensor", "axis")
+        if opset >= 13
+        else "tensor"
+    )
     at = n.pick(x.axis, *[a for a, size in enumerate(x.shape) if size != "n"])
     size = [] if kind == "tensor" else [x.shape[at]]
     attributes = {} if kind == "tensor" else {"axis": n.axis(at, x.rank)}
@@ -359,7 +449,10 @@ CASES: dict[tuple[str, str], Case] = {
     ("", "QLinearConv"): qlinear_conv,
     ("", "QLinearMatMul"): qlinear_matmul,
     ("", "QuantizeLinear"): quantize,
-    **{(MS, op): partial(quantize, domain=MS) for op in ("QuantizeLinear", "DequantizeLinear")},
+    **{
+        (MS, op): partial(quantize, domain=MS)
+        for op in ("QuantizeLinear", "DequantizeLinear")
+    },
     (MS, "FusedConv"): fused_conv,
     (MS, "FusedGemm"): partial(gemm, domain=MS),
     (MS, "GridSample"): partial(grid_sample, domain=MS),

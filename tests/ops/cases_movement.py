@@ -40,7 +40,11 @@ def reshape(n: Net) -> str:
         sizes = [*([n.pick(0, -1)] if batch else []), *target]
         if not batch and n.flag():
             sizes[n.int(0, len(sizes) - 1)] = -1
-        y = n.op("Reshape", y, runtime(n, y, sizes) if n.pick(True, False, False) else n.ints(*sizes))
+        y = n.op(
+            "Reshape",
+            y,
+            runtime(n, y, sizes) if n.pick(True, False, False) else n.ints(*sizes),
+        )
         if n.flag():
             y = n.op("Mul", y, n.b.weight(*target, scale=1))
     return y
@@ -83,8 +87,14 @@ def unsqueeze(n: Net) -> str:
     x = n.data(1, 4)
     rank = x.rank + n.int(1, 2)
     axes = n.axes(rank, of=range(1, rank))[: rank - x.rank]
-    axes += [a for a in range(rank) if a not in axes and a - rank not in axes][: rank - x.rank - len(axes)]
-    return n.op("Unsqueeze", x, axes=axes) if opset < 13 else n.op("Unsqueeze", x, n.ints(*axes))
+    axes += [a for a in range(rank) if a not in axes and a - rank not in axes][
+        : rank - x.rank - len(axes)
+    ]
+    return (
+        n.op("Unsqueeze", x, axes=axes)
+        if opset < 13
+        else n.op("Unsqueeze", x, n.ints(*axes))
+    )
 
 
 def transpose(n: Net) -> str:
@@ -102,7 +112,10 @@ def expand(n: Net) -> str:
         sizes = [1 if size == "n" else size for size in x.shape]
         pruned = n.b.weight(*(size if n.flag() else 1 for size in sizes), scale=1)
         return n.op("Mul", x, n.op("Expand", pruned, n.ints(*sizes)))
-    target = [1 if size == "n" or n.flag() else size if size > 1 else n.int(1, 3) for size in x.shape]
+    target = [
+        1 if size == "n" or n.flag() else size if size > 1 else n.int(1, 3)
+        for size in x.shape
+    ]
     return n.op("Expand", x, n.ints(*[n.int(1, 2)] * n.flag(), *target))
 
 
@@ -110,7 +123,11 @@ def constant_of_shape(n: Net) -> str:
     n.opset(9, 20)
     x = n.data(2, 4)
     start = n.int(1, x.axis) if x.axis else 0
-    value = {} if n.flag() else {"value": onnx.numpy_helper.from_array(np.asarray([0.5], np.float32))}
+    value = (
+        {}
+        if n.flag()
+        else {"value": onnx.numpy_helper.from_array(np.asarray([0.5], np.float32))}
+    )
     shape = n.ints(*x.shape[start:])
     if n.b.opset >= 15 and n.flag():
         shape = n.op("Shape", x, start=start)
@@ -141,10 +158,16 @@ def slice_(n: Net) -> str:
     """Attributes before opset 10 (without steps), inputs since."""
     opset = n.opset(9, 11, 13)
     x = n.data(1, 4)
-    axes = [a for a in dict.fromkeys(a % x.rank for a in n.axes(x.rank)) if x.shape[a] != "n"] or [x.axis]
-    starts, ends, steps = (list(part) for part in zip(*(bounds(n, x.shape[a]) for a in axes), strict=True))
+    axes = [
+        a for a in dict.fromkeys(a % x.rank for a in n.axes(x.rank)) if x.shape[a] != "n"
+    ] or [x.axis]
+    starts, ends, steps = (
+        list(part) for part in zip(*(bounds(n, x.shape[a]) for a in axes), strict=True)
+    )
     if opset < 10:
-        pairs = [(s, e, a) for s, e, t, a in zip(starts, ends, steps, axes, strict=True) if t > 0] or [(0, 2, x.axis)]
+        pairs = [
+            (s, e, a) for s, e, t, a in zip(starts, ends, steps, axes, strict=True) if t > 0
+        ] or [(0, 2, x.axis)]
         starts, ends, axes = (list(part) for part in zip(*pairs, strict=True))
         return n.op("Slice", x, starts=starts, ends=ends, axes=axes)
     given = [n.axis(a, x.rank) for a in axes]
@@ -164,7 +187,10 @@ def gather(n: Net) -> str:
     axis = n.pick(x.axis, *axes)
     size = x.shape[axis]
     shape = n.pick([], [n.int(1, 6)], [1, n.int(1, 3)], [2, 2])
-    index = n.b.const(np.reshape([n.int(-size, size - 1) for _ in range(int(np.prod(shape)))], shape), np.int64)
+    index = n.b.const(
+        np.reshape([n.int(-size, size - 1) for _ in range(int(np.prod(shape)))], shape),
+        np.int64,
+    )
     return n.op("Gather", x, index, axis=n.axis(axis, x.rank))
 
 
@@ -235,7 +261,10 @@ def pad(n: Net) -> str:
     sizes = [1 if size == "n" else size for size in x.shape]
     most = [min(2, size - 1) if mode == "reflect" else 2 for size in sizes]
     least = [-1 if size > 2 and mode == "constant" else 0 for size in sizes]
-    before, after = ([n.int(*ends) if n.flag() else 0 for ends in zip(least, most, strict=True)] for _ in range(2))
+    before, after = (
+        [n.int(*ends) if n.flag() else 0 for ends in zip(least, most, strict=True)]
+        for _ in range(2)
+    )
     value = n.float(-1, 1) if mode == "constant" and n.flag() else 0.0
     if opset < 11:
         return n.op("Pad", x, pads=[*before, *after], mode=mode, **n.maybe(value=value))
@@ -243,7 +272,9 @@ def pad(n: Net) -> str:
     if opset >= 18 and n.flag():
         axes = list(dict.fromkeys(a % x.rank for a in n.axes(x.rank)))
         pads = n.ints(*(before[a] for a in axes), *(after[a] for a in axes))
-        return n.op("Pad", x, pads, fill, n.ints(*(n.axis(a, x.rank) for a in axes)), mode=mode)
+        return n.op(
+            "Pad", x, pads, fill, n.ints(*(n.axis(a, x.rank) for a in axes)), mode=mode
+        )
     return n.op("Pad", x, n.ints(*before, *after), fill, mode=mode)
 
 
@@ -256,7 +287,9 @@ def depth_to_space(n: Net) -> str:
 
 def space_to_depth(n: Net) -> str:
     block = n.int(1, 3)
-    x = n.x(["n" if n.symbolic else 1, n.int(2, 5), block * n.int(1, 2), block * n.int(1, 2)])
+    x = n.x(
+        ["n" if n.symbolic else 1, n.int(2, 5), block * n.int(1, 2), block * n.int(1, 2)]
+    )
     return n.op("SpaceToDepth", x, blocksize=block)
 
 

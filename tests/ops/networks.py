@@ -100,7 +100,12 @@ class Net:
     def axes(self, rank: int, least: int = 1, of: Sequence[int] | None = None) -> list[int]:
         """Some axes, from the start or from the end."""
         among = list(range(rank)) if of is None else list(of)
-        return [self.axis(a, rank) for a in self.draw(st.lists(st.sampled_from(among), min_size=least, unique=True))]
+        return [
+            self.axis(a, rank)
+            for a in self.draw(
+                st.lists(st.sampled_from(among), min_size=least, unique=True)
+            )
+        ]
 
     def perm(self, rank: int) -> list[int]:
         return list(self.draw(st.permutations(range(rank))))
@@ -114,30 +119,56 @@ class Net:
 
     # -- values ------------------------------------------------------------------------
 
-    def x(self, shape: Sequence[Any], axis: int = 1, *, low: float | None = None, high: float = 1.0) -> X:
+    def x(
+        self,
+        shape: Sequence[Any],
+        axis: int = 1,
+        *,
+        low: float | None = None,
+        high: float = 1.0,
+    ) -> X:
         """The output of a layer: numbers of either sign, or between `low` and `high`."""
         shape, rank, c = list(shape), len(shape), int(shape[axis])
         axis %= rank
-        source = self.b.input(*shape[:axis], 3, *shape[axis + 1 :], name=f"x{len(self.b.inputs)}")
+        source = self.b.input(
+            *shape[:axis], 3, *shape[axis + 1 :], name=f"x{len(self.b.inputs)}"
+        )
         name = f"maker{len(self.b.inputs)}"
         if axis == 1 and rank in (3, 4, 5) and self.flag():
             k = self.pick(1, 3)
             kernel = self.b.weight(c, 3, *[k] * (rank - 2))
             bias = [self.b.weight(c)] if self.flag() else []
-            y = self.b.op("Conv", source, kernel, *bias, name=name, pads=[k // 2] * (2 * (rank - 2)))
+            y = self.b.op(
+                "Conv", source, kernel, *bias, name=name, pads=[k // 2] * (2 * (rank - 2))
+            )
         elif axis == 1 and rank == 2 and self.flag():
-            y = self.b.op("Gemm", source, self.b.weight(c, 3), self.b.weight(c), name=name, transB=1)
+            y = self.b.op(
+                "Gemm", source, self.b.weight(c, 3), self.b.weight(c), name=name, transB=1
+            )
         else:
             last = [i for i in range(rank) if i != axis] + [axis]
             y = source if axis == rank - 1 else self.b.op("Transpose", source, perm=last)
             y = self.b.op("MatMul", y, self.b.weight(3, c, scale=0.6), name=name)
-            y = y if axis == rank - 1 else self.b.op("Transpose", y, perm=[int(i) for i in np.argsort(last)])
+            y = (
+                y
+                if axis == rank - 1
+                else self.b.op("Transpose", y, perm=[int(i) for i in np.argsort(last)])
+            )
         if low is not None:
-            y = self.b.op("Mul", self.b.op("Sigmoid", y), self.b.const(high - low, np.float32))
+            y = self.b.op(
+                "Mul", self.b.op("Sigmoid", y), self.b.const(high - low, np.float32)
+            )
             y = self.b.op("Add", y, self.b.const(low, np.float32))
         return X(y, shape, axis)
 
-    def data(self, least: int = 2, most: int = 4, *, axes: Sequence[int] | None = None, **given: Any) -> X:
+    def data(
+        self,
+        least: int = 2,
+        most: int = 4,
+        *,
+        axes: Sequence[int] | None = None,
+        **given: Any,
+    ) -> X:
         """Data of a random rank and shape, channels along a random axis (of `axes`)."""
         rank = self.int(least, most)
         axis = self.pick(*[a for a in (axes or range(rank)) if a < rank])
@@ -147,13 +178,20 @@ class Net:
             shape[0] = "n"
         return self.x(shape, axis, **given)
 
-    def image(self, c: int | None = None, dims: Sequence[int] = (1, 2, 3), size: tuple[int, int] = (4, 6)) -> X:
+    def image(
+        self,
+        c: int | None = None,
+        dims: Sequence[int] = (1, 2, 3),
+        size: tuple[int, int] = (4, 6),
+    ) -> X:
         """Data of a convolution: batch, channels, spatial axes."""
         batch = "n" if self.symbolic else self.int(1, 2)
         space = [self.int(*size) for _ in range(self.pick(*dims))]
         return self.x([batch, c or self.int(3, 8), *space])
 
-    def like(self, x: X, *, weight: bool = True, wide: bool = False, **given: Any) -> X | str:
+    def like(
+        self, x: X, *, weight: bool = True, wide: bool = False, **given: Any
+    ) -> X | str:
         """Something to broadcast with `x`: more data, a weight, or a scalar.
 
         `wide` allows it to have more axes than `x`, or sizes where `x` has 1.
@@ -161,14 +199,21 @@ class Net:
         kind = self.pick("data", "weight", "scalar") if weight else "data"
         low = given.get("low")
         if kind == "scalar":
-            return self.b.const(self.rng.uniform(0.5, 0.9) if low is None else low + 0.1, np.float32)
-        shape = [size if self.flag() or i == x.axis else 1 for i, size in enumerate(x.shape)]
+            return self.b.const(
+                self.rng.uniform(0.5, 0.9) if low is None else low + 0.1, np.float32
+            )
+        shape = [
+            size if self.flag() or i == x.axis else 1 for i, size in enumerate(x.shape)
+        ]
         if kind == "weight":
             sizes = [1 if size == "n" else size for size in shape][self.int(0, x.axis) :]
             value = self.rng.uniform(low or 0.2, given.get("high", 0.9), sizes)
             return self.b.const(value, np.float32)
         if wide and self.flag():
-            shape = [2 + i % 2 if of == 1 else size for i, (of, size) in enumerate(zip(x.shape, shape, strict=True))]
+            shape = [
+                2 + i % 2 if of == 1 else size
+                for i, (of, size) in enumerate(zip(x.shape, shape, strict=True))
+            ]
         start = self.int(0, x.axis)
         return self.x(shape[start:], x.axis - start, **given)
 
@@ -186,14 +231,23 @@ class Net:
     def ints(self, *values: Any) -> str:
         return self.b.const(np.asarray(values, np.int64))
 
-    def op(self, op: str, *inputs: X | str | None, outputs: int = 1, domain: str = "", **attributes: Any) -> str:
+    def op(
+        self,
+        op: str,
+        *inputs: X | str | None,
+        outputs: int = 1,
+        domain: str = "",
+        **attributes: Any,
+    ) -> str:
         """Add the operator; trailing missing inputs are left out."""
         names = [i.name if isinstance(i, X) else i or "" for i in inputs]
         while names and not names[-1]:
             names.pop()
         return self.b.op(op, *names, outputs=outputs, domain=domain, **attributes)
 
-    def ops(self, op: str, *inputs: X | str | None, outputs: int, **attributes: Any) -> list[str]:
+    def ops(
+        self, op: str, *inputs: X | str | None, outputs: int, **attributes: Any
+    ) -> list[str]:
         """Add an operator with several outputs."""
         self.op(op, *inputs, outputs=outputs, **attributes)
         return list(self.b.nodes[-1].output)
@@ -232,7 +286,11 @@ class Net:
         if samples[0].dtype != np.float32:
             value = self.b.op("Cast", value, to=1)
         shape: list[Any] = list(samples[0].shape)
-        batch = [axis for axis in range(len(shape)) if len({sample.shape[axis] for sample in samples}) > 1]
+        batch = [
+            axis
+            for axis in range(len(shape))
+            if len({sample.shape[axis] for sample in samples}) > 1
+        ]
         if not shape:
             value, shape = self.b.op("Reshape", value, self.ints(1)), [1]
         wide = [axis for axis, size in enumerate(shape) if size > 1 and axis not in batch]
@@ -240,9 +298,14 @@ class Net:
         perm = [*batch, *(axis for axis in range(len(shape)) if axis not in (*batch, last))]
         perm += [] if last is None else [last]
         if perm != sorted(perm):
-            value, shape = self.b.op("Transpose", value, perm=perm), [shape[axis] for axis in perm]
+            value, shape = (
+                self.b.op("Transpose", value, perm=perm),
+                [shape[axis] for axis in perm],
+            )
         if last is not None:
-            value = self.b.op("MatMul", value, self.b.weight(shape[-1], 4, scale=shape[-1] ** -0.5))
+            value = self.b.op(
+                "MatMul", value, self.b.weight(shape[-1], 4, scale=shape[-1] ** -0.5)
+            )
             shape[-1] = 4
         total = int(np.prod(shape[len(batch) :]))
         value = self.b.op("Flatten", value, axis=len(batch))
@@ -281,7 +344,13 @@ def prove_network(network: Network, domain: str, op: str) -> bool:
         return False
     budget = pg.Budget(ratio=network.ratio)
     plan = pg.select(
-        graph, coupling, algorithm="random", budget=budget, round_to=1, min_channels=network.least, seed=network.seed
+        graph,
+        coupling,
+        algorithm="random",
+        budget=budget,
+        round_to=1,
+        min_channels=network.least,
+        seed=network.seed,
     )
     pruned = pg.apply(graph, plan)
     try:

@@ -40,7 +40,17 @@ VERSIONS = f"onnx {onnx.__version__}, onnxruntime {onnxruntime.__version__}"
 #: Types that a Cast makes of floats.
 NUMBERS = frozenset(
     getattr(onnx.TensorProto, name)
-    for name in ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "BOOL", "INT8", "INT16", "INT32", "INT64")
+    for name in (
+        "FLOAT",
+        "FLOAT16",
+        "BFLOAT16",
+        "DOUBLE",
+        "BOOL",
+        "INT8",
+        "INT16",
+        "INT32",
+        "INT64",
+    )
 ) | {getattr(onnx.TensorProto, name) for name in ("UINT8", "UINT16", "UINT32", "UINT64")}
 
 PROVED = "proved"
@@ -77,15 +87,22 @@ class LeftOut(Exception):  # noqa: N818  (no error: the reason why a case says n
     """A case that cannot be proved; the argument is the reason."""
 
 
-def network(model: onnx.ModelProto, values: list[onnx.TensorProto], axis: int) -> onnx.ModelProto:
+def network(
+    model: onnx.ModelProto, values: list[onnx.TensorProto], axis: int
+) -> onnx.ModelProto:
     """The case's operator (or what it is written out as) between two layers, other inputs constant. Raises LeftOut."""
     graph = model.graph
-    kinds = [info.type.tensor_type.elem_type for info in (*graph.input[:1], graph.output[0])]
+    kinds = [
+        info.type.tensor_type.elem_type for info in (*graph.input[:1], graph.output[0])
+    ]
     if not graph.input or kinds[0] not in NUMBERS:
         raise LeftOut(NO_DATA)
     if kinds[1] not in NUMBERS:
         raise LeftOut(NO_RESULT)
-    shape, output = ([d.dim_value for d in info.type.tensor_type.shape.dim] for info in (graph.input[0], graph.output[0]))
+    shape, output = (
+        [d.dim_value for d in info.type.tensor_type.shape.dim]
+        for info in (graph.input[0], graph.output[0])
+    )
     total = math.prod(output)
     if axis >= len(shape) or shape[axis] < 2 or 0 in shape or not 0 < total < 100_000:
         raise LeftOut(NO_AXIS)
@@ -94,20 +111,34 @@ def network(model: onnx.ModelProto, values: list[onnx.TensorProto], axis: int) -
     result.ir_version = min(result.ir_version, 11)
     for opset in result.opset_import:
         # Operators hardly change between versions, and where they do the proof does not mind.
-        opset.version = min(opset.version, newest_opset()) if not opset.domain else opset.version
+        opset.version = (
+            min(opset.version, newest_opset()) if not opset.domain else opset.version
+        )
     inner = result.graph
     rng = np.random.default_rng(len(shape) + total)
     x = graph.input[0].name
     last = [i for i in range(len(shape)) if i != axis] + [axis]
     before = [
         helper.make_node("MatMul", ["x/source", "x/made_by"], ["x/made"], name="maker"),
-        helper.make_node("Transpose", ["x/made"], ["x/placed"], perm=list(np.argsort(last)), name="to_place"),
+        helper.make_node(
+            "Transpose",
+            ["x/made"],
+            ["x/placed"],
+            perm=list(np.argsort(last)),
+            name="to_place",
+        ),
         helper.make_node("Cast", ["x/placed"], [x], to=kinds[0], name="to_kind"),
     ]
     after = [
-        helper.make_node("Cast", [graph.output[0].name], ["x/numbers"], to=FLOAT, name="to_float"),
-        helper.make_node("Reshape", ["x/numbers", "x/flat"], ["x/flattened"], name="flatten"),
-        helper.make_node("MatMul", ["x/flattened", "x/read_by"], ["x/scores"], name="reader"),
+        helper.make_node(
+            "Cast", [graph.output[0].name], ["x/numbers"], to=FLOAT, name="to_float"
+        ),
+        helper.make_node(
+            "Reshape", ["x/numbers", "x/flat"], ["x/flattened"], name="flatten"
+        ),
+        helper.make_node(
+            "MatMul", ["x/flattened", "x/read_by"], ["x/scores"], name="reader"
+        ),
     ]
     tensors = {
         "x/made_by": rng.standard_normal((5, shape[axis])).astype(np.float32),
@@ -117,10 +148,18 @@ def network(model: onnx.ModelProto, values: list[onnx.TensorProto], axis: int) -
     read = {value for node in graph.node for value in (*node.input, *captured(node))}
     del inner.node[:], inner.input[:], inner.output[:]
     inner.node.extend([*before, *graph.node, *after])
-    inner.input.append(helper.make_tensor_value_info("x/source", FLOAT, [*(shape[i] for i in last[:-1]), 5]))
+    inner.input.append(
+        helper.make_tensor_value_info(
+            "x/source", FLOAT, [*(shape[i] for i in last[:-1]), 5]
+        )
+    )
     inner.output.append(helper.make_tensor_value_info("x/scores", FLOAT, [1, 3]))
-    inner.initializer.extend(numpy_helper.from_array(value, key) for key, value in tensors.items())
-    inner.initializer.extend(tensor for tensor in values if tensor.name in read and tensor.name != x)
+    inner.initializer.extend(
+        numpy_helper.from_array(value, key) for key, value in tensors.items()
+    )
+    inner.initializer.extend(
+        tensor for tensor in values if tensor.name in read and tensor.name != x
+    )
     if read & {info.name for info in graph.input[1:]} - {t.name for t in inner.initializer}:
         raise LeftOut(NO_VALUES)
     return result
@@ -152,7 +191,9 @@ def run_unpruned(graph: pg.Graph) -> None:
     """Raise LeftOut unless the network runs, and to finite numbers."""
     try:
         opened = session(graph, fast=False)
-        values = [v for seed in (0, 1) for v in run(opened, random_inputs(graph, seed=seed))]
+        values = [
+            v for seed in (0, 1) for v in run(opened, random_inputs(graph, seed=seed))
+        ]
     except ModelError:
         raise LeftOut(NOT_RUN) from None
     if not all(np.isfinite(value).all() for value in values):
@@ -165,7 +206,9 @@ def prove(name: str, model: onnx.ModelProto, axis: int) -> None:
     plan = random_plan(pg.analyze(graph), axis, 0.5)
     if not plan.remove:
         rules = [rule_for(node) for node in graph.nodes if node.op != "Constant"]
-        raise LeftOut(FIXED if all(rule is not None and rule.propagate for rule in rules) else NO_RULE)
+        raise LeftOut(
+            FIXED if all(rule is not None and rule.propagate for rule in rules) else NO_RULE
+        )
     run_unpruned(graph)
     pg.verify(graph, plan, pg.apply(graph, plan))
 
@@ -191,7 +234,11 @@ def read_table() -> tuple[str, dict[str, str]]:
     reasons, reason = {}, ""
     for line in lines:
         if line.startswith("  "):
-            reasons.update(dict.fromkeys((f"test_{name}" for name in line.partition(":")[2].split()), reason))
+            reasons.update(
+                dict.fromkeys(
+                    (f"test_{name}" for name in line.partition(":")[2].split()), reason
+                )
+            )
         else:
             reason = line
     return versions, reasons
@@ -205,11 +252,16 @@ def write_table() -> None:
         if reason != PROVED:
             nodes = cases()[name].graph.node
             operator = nodes[0].op_type if len(nodes) == 1 else "written out"
-            result.setdefault(reason, {}).setdefault(operator, []).append(name.removeprefix("test_"))
+            result.setdefault(reason, {}).setdefault(operator, []).append(
+                name.removeprefix("test_")
+            )
     lines = [VERSIONS]
     for reason in sorted(result, key=REASONS.index):
         lines.append(reason)
-        lines += [f"  {operator}: {' '.join(names)}" for operator, names in sorted(result[reason].items())]
+        lines += [
+            f"  {operator}: {' '.join(names)}"
+            for operator, names in sorted(result[reason].items())
+        ]
     sys.stdout.write("\n".join(lines) + "\n")
 
 

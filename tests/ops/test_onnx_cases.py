@@ -19,7 +19,11 @@ def cases() -> dict[str, onnx.ModelProto]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return {case.name: case.model for case in collect_testcases(None) if case.model is not None}
+        return {
+            case.name: case.model
+            for case in collect_testcases(None)
+            if case.model is not None
+        }
 
 
 def test_there_are_many() -> None:

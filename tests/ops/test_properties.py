@@ -37,7 +37,9 @@ NOT_RUN = {
 }
 
 #: Operators with subgraphs, and the nodes around these: `tests/coupling/test_control.py` draws networks for them.
-CONTROL = {("", op) for op in ("If", "Loop", "Scan")} | {(control.DOMAIN, op) for op in (control.ENTER, control.RETURN)}
+CONTROL = {("", op) for op in ("If", "Loop", "Scan")} | {
+    (control.DOMAIN, op) for op in (control.ENTER, control.RETURN)
+}
 
 #: Operators that nothing passes through, whatever the network, and why.
 ALWAYS_PINNED = {
@@ -52,7 +54,9 @@ FEW = settings(max_examples=8, database=None, suppress_health_check=list(HealthC
 SOME = settings(FEW, max_examples=40)
 MANY = settings(FEW, max_examples=100)
 
-OPERATORS = pytest.mark.parametrize("operator", sorted(CASES), ids=lambda key: ".".join(filter(None, key)))
+OPERATORS = pytest.mark.parametrize(
+    "operator", sorted(CASES), ids=lambda key: ".".join(filter(None, key))
+)
 
 
 def check(operator: tuple[str, str], profile: settings) -> int:
@@ -83,11 +87,15 @@ def test_operator(operator: tuple[str, str]) -> None:
 @OPERATORS
 def test_operator_often(operator: tuple[str, str]) -> None:
     """At least one network in fifty is pruned through the operator."""
-    assert (check(operator, MANY) >= MANY.max_examples / 50) == (operator not in ALWAYS_PINNED)
+    assert (check(operator, MANY) >= MANY.max_examples / 50) == (
+        operator not in ALWAYS_PINNED
+    )
 
 
 def test_every_operator_with_a_rule_has_a_case() -> None:
-    with_rule = {key for key, entries in rules().items() if any(rule.propagate for rule in entries)} - CONTROL
+    with_rule = {
+        key for key, entries in rules().items() if any(rule.propagate for rule in entries)
+    } - CONTROL
     assert with_rule == set(CASES) | set(NOT_RUN)
     assert not set(CASES) & set(NOT_RUN)
     assert set(ALWAYS_PINNED) <= set(CASES)

@@ -19,7 +19,10 @@ def test_whole_numbers_computed_from_a_weight_are_cut_with_it(read: bool) -> Non
     x = b.op("Cast", projected(b, b.input(1, 3), 3, 4, "a"), to=6)
     weight = b.op("Cast", b.op("Mul", b.weight(1, 4), b.const(4, np.float32)), to=6)
     y = b.op("Cast", b.op("Equal", x, weight), to=1)
-    graph = b.graph(projected(b, y, 4, 3, "b"), *([b.op("Range", weight, weight, weight)] if read else []))
+    graph = b.graph(
+        projected(b, y, 4, 3, "b"),
+        *([b.op("Range", weight, weight, weight)] if read else []),
+    )
     assert bool(pg.analyze(graph).groups) != read
     if not read:
         prove(graph)
@@ -51,10 +54,20 @@ def test_elements_of_a_sequence(known: bool) -> None:
     b = Builder()
     x = b.op("Transpose", projected(b, b.input(1, 3), 3, 5, "a"), perm=[1, 0])
     sequence = b.op("SplitToSequence", x, b.const(i64(1, 4)), axis=0)
-    index = b.const(np.int64(-1)) if known else b.input(name="index", kind=onnx.TensorProto.INT64)
-    y = b.op("MatMul", b.op("Flatten", b.op("SequenceAt", sequence, index), axis=0), b.weight(4, 3))
+    index = (
+        b.const(np.int64(-1))
+        if known
+        else b.input(name="index", kind=onnx.TensorProto.INT64)
+    )
+    y = b.op(
+        "MatMul",
+        b.op("Flatten", b.op("SequenceAt", sequence, index), axis=0),
+        b.weight(4, 3),
+    )
     graph = b.graph(y)
-    assert {fixed.layer: fixed.channels for fixed in pg.analyze(graph).fixed}.get("a", 0) == (0 if known else 5)
+    assert {fixed.layer: fixed.channels for fixed in pg.analyze(graph).fixed}.get(
+        "a", 0
+    ) == (0 if known else 5)
     if known:
         prove(graph)
 
@@ -66,7 +79,9 @@ def test_running_statistics_that_are_read() -> None:
     names = [b.const(b.rng.uniform(0.5, 1.5, 3), np.float32) for _ in range(4)]
     b.op("BatchNormalization", x, *names, outputs=3, training_mode=1)
     y, mean, _ = b.nodes[-1].output
-    y = b.op("Add", projected(b, y, 8, 1, "b"), b.op("Reshape", mean, b.const(i64(1, 3, 1))))
+    y = b.op(
+        "Add", projected(b, y, 8, 1, "b"), b.op("Reshape", mean, b.const(i64(1, 3, 1)))
+    )
     assert fixed_reasons(b.graph(y))["a"] == "running statistics are taken over it"
 
 
@@ -96,7 +111,18 @@ def test_scales_of_packed_bits_as_a_matrix() -> None:
     x = projected(b, b.input("n", 5, 7), 7, 64, "before")
     packed = b.const(b.rng.integers(0, 256, (6, 4, 8)), np.uint8)
     scales = b.const(b.rng.uniform(0.01, 0.1, (6, 4)), np.float32)
-    y = b.op("MatMulNBits", x, packed, scales, K=64, N=6, bits=4, block_size=16, domain="com.microsoft", name="bits")
+    y = b.op(
+        "MatMulNBits",
+        x,
+        packed,
+        scales,
+        K=64,
+        N=6,
+        bits=4,
+        block_size=16,
+        domain="com.microsoft",
+        name="bits",
+    )
     graph = b.graph(projected(b, b.op("Relu", y), 6, 3, "after"), domains=MS)
     assert [g.channels for g in pg.analyze(graph).groups] == [6]
     prove(graph)
@@ -106,29 +132,60 @@ def test_integers_without_a_zero_point() -> None:
     b = Builder()
     x = projected(b, b.input("n", 5, 7), 7, 8, "a")
     q = b.op("QuantizeLinear", x, b.const(0.03, np.float32), b.const(120, np.uint8))
-    y = b.op("Cast", b.op("MatMulInteger", q, b.const(b.rng.integers(-90, 90, (8, 6)), np.int8)), to=1)
+    y = b.op(
+        "Cast",
+        b.op("MatMulInteger", q, b.const(b.rng.integers(-90, 90, (8, 6)), np.int8)),
+        to=1,
+    )
     prove(b.graph(projected(b, y, 6, 3, "b")))
 
 
 def test_the_epsilon_that_skip_norms_have_by_default() -> None:
     b = Builder()
     x = b.op("Mul", projected(b, b.input("n", 5, 7), 7, 8, "a"), b.const(1e-3, np.float32))
-    y = b.op("SkipSimplifiedLayerNormalization", x, x, b.weight(8, scale=1), domain="com.microsoft")
+    y = b.op(
+        "SkipSimplifiedLayerNormalization",
+        x,
+        x,
+        b.weight(8, scale=1),
+        domain="com.microsoft",
+    )
     prove(b.graph(projected(b, y, 8, 3, "b"), domains=MS))
 
 
 def multi_head(past: bool) -> pg.Graph:
     b = Builder()
     heads, size = 3, 4
-    parts = [projected(b, b.input(1, 2, 7, name=name), 7, heads * size, name.upper()) for name in "qkv"]
+    parts = [
+        projected(b, b.input(1, 2, 7, name=name), 7, heads * size, name.upper())
+        for name in "qkv"
+    ]
     cache = [b.weight(1, heads, 2, size, scale=1) for _ in range(2)] if past else []
     bias = b.weight(3 * heads * size, scale=1)
-    b.op("MultiHeadAttention", *parts, bias, "", "", *cache, num_heads=heads, outputs=3, domain="com.microsoft")
+    b.op(
+        "MultiHeadAttention",
+        *parts,
+        bias,
+        "",
+        "",
+        *cache,
+        num_heads=heads,
+        outputs=3,
+        domain="com.microsoft",
+    )
     y, keys, values = b.nodes[-1].output
     y = projected(b, y, heads * size, 3, "out")
     for each in (keys, values):
         y = b.op(
-            "Add", y, projected(b, b.op("Reshape", each, b.const(i64(1, 1, -1))), 48 if past else 24, 3, f"r{each}")
+            "Add",
+            y,
+            projected(
+                b,
+                b.op("Reshape", each, b.const(i64(1, 1, -1))),
+                48 if past else 24,
+                3,
+                f"r{each}",
+            ),
         )
     return b.graph(y, domains=MS)
 
@@ -139,7 +196,11 @@ def test_multi_head_attention_with_biases_and_a_cache(past: bool, unit: str) -> 
     """Biases of queries and keys that go meet in the scores, unless they are masked too."""
     graph = multi_head(past)
     plan = pg.select(
-        graph, pg.analyze(graph, attention=unit), algorithm="random", budget=pg.Budget(ratio=0.5), round_to=1
+        graph,
+        pg.analyze(graph, attention=unit),
+        algorithm="random",
+        budget=pg.Budget(ratio=0.5),
+        round_to=1,
     )
     assert plan.remove
     pg.verify(graph, plan, pg.apply(graph, plan))
@@ -173,12 +234,20 @@ def test_queries_that_a_mask_knows_by_position() -> None:
 def test_keys_and_values_that_an_attention_returns() -> None:
     """ONNX's inference does not know their shapes."""
     b = Builder(opset=23, ir_version=11)
-    parts = [projected(b, b.input(1, 5, 7, name=name), 7, 12, name.upper()) for name in "qkv"]
+    parts = [
+        projected(b, b.input(1, 5, 7, name=name), 7, 12, name.upper()) for name in "qkv"
+    ]
     b.op("Attention", *parts, q_num_heads=3, kv_num_heads=3, outputs=4)
     y, keys, _, scores = b.nodes[-1].output
     y = projected(b, y, 12, 3, "out")
-    y = b.op("Add", y, projected(b, b.op("Reshape", keys, b.const(i64(1, 1, 60))), 60, 3, "keys"))
-    y = b.op("Add", y, projected(b, b.op("Reshape", scores, b.const(i64(1, 1, 75))), 75, 3, "scores"))
+    y = b.op(
+        "Add", y, projected(b, b.op("Reshape", keys, b.const(i64(1, 1, 60))), 60, 3, "keys")
+    )
+    y = b.op(
+        "Add",
+        y,
+        projected(b, b.op("Reshape", scores, b.const(i64(1, 1, 75))), 75, 3, "scores"),
+    )
     graph = b.graph(y)
     assert [g.channels for g in pg.analyze(graph, attention="heads").groups] == [3]
     prove(graph)
@@ -186,7 +255,11 @@ def test_keys_and_values_that_an_attention_returns() -> None:
 
 def test_a_mean_of_whole_numbers() -> None:
     b = Builder()
-    x = b.op("Cast", b.op("Mul", projected(b, b.input("n", 5, 7), 7, 8, "a"), b.const(9, np.float32)), to=6)
+    x = b.op(
+        "Cast",
+        b.op("Mul", projected(b, b.input("n", 5, 7), 7, 8, "a"), b.const(9, np.float32)),
+        to=6,
+    )
     y = b.op("Cast", b.op("ReduceMean", x, axes=[2], keepdims=1), to=1)
     graph = b.graph(projected(b, y, 1, 3, "b"))
     assert fixed_reasons(graph)["a"] == "a mean of whole numbers is rounded"
@@ -195,9 +268,17 @@ def test_a_mean_of_whole_numbers() -> None:
 def test_a_position_on_an_empty_axis_is_no_arithmetic_error() -> None:
     """Nothing can run it; the fuzzer's files have it, and analysis divided by the axis' size."""
     b = Builder()
-    x = b.op("Slice", projected(b, b.input("n", 5), 5, 4, "a"), b.const(i64(0)), b.const(i64(0)), b.const(i64(1)))
+    x = b.op(
+        "Slice",
+        projected(b, b.input("n", 5), 5, 4, "a"),
+        b.const(i64(0)),
+        b.const(i64(0)),
+        b.const(i64(1)),
+    )
     graph = b.graph(b.op("Gather", x, b.const(i64(1)), axis=1))
-    assert [group.channels for group in pg.analyze(graph).groups] == [4]  # nothing reads them
+    assert [group.channels for group in pg.analyze(graph).groups] == [
+        4
+    ]  # nothing reads them
 
 
 @pytest.mark.parametrize("op", ["Split", "SplitToSequence"])
@@ -210,8 +291,14 @@ def test_a_vector_of_the_file_that_is_split(op: str) -> None:
         parts = list(b.nodes[-1].output)
     else:
         sequence = b.op("SplitToSequence", bias, b.const(np.asarray(4, np.int64)), axis=0)
-        parts = [b.op("SequenceAt", sequence, b.const(np.asarray(place, np.int64))) for place in range(2)]
-    halves = [b.op("Add", projected(b, x, 3, 4, name), part) for name, part in zip("ab", parts, strict=True)]
+        parts = [
+            b.op("SequenceAt", sequence, b.const(np.asarray(place, np.int64)))
+            for place in range(2)
+        ]
+    halves = [
+        b.op("Add", projected(b, x, 3, 4, name), part)
+        for name, part in zip("ab", parts, strict=True)
+    ]
     graph = b.graph(projected(b, b.op("Mul", *halves), 4, 2, "c"))
     assert [group.channels for group in pg.analyze(graph).groups] == [4]
     prove(graph)

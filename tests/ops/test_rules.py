@@ -53,33 +53,96 @@ def ints(*values: int) -> np.ndarray:
 
 
 UNARY = [
-    "Relu", "LeakyRelu", "Elu", "Selu", "Celu", "ThresholdedRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh",
-    "Erf", "Softplus", "Softsign", "Exp", "Abs", "Neg", "Floor", "Ceil", "Round", "Sign", "Sin", "Cos", "Identity",
+    "Relu",
+    "LeakyRelu",
+    "Elu",
+    "Selu",
+    "Celu",
+    "ThresholdedRelu",
+    "Sigmoid",
+    "HardSigmoid",
+    "HardSwish",
+    "Tanh",
+    "Erf",
+    "Softplus",
+    "Softsign",
+    "Exp",
+    "Abs",
+    "Neg",
+    "Floor",
+    "Ceil",
+    "Round",
+    "Sign",
+    "Sin",
+    "Cos",
+    "Identity",
     "Atan",
-]  # fmt: skip
+]
 
 CASES = [
     *(Case(op, unary(op)) for op in UNARY),
-    Case("Clip", lambda b, x: b.op("Clip", x, b.const(-1, np.float32), b.const(1, np.float32))),
+    Case(
+        "Clip",
+        lambda b, x: b.op("Clip", x, b.const(-1, np.float32), b.const(1, np.float32)),
+    ),
     Case("Mish", unary("Mish"), opset=18),
     Case("Gelu", unary("Gelu"), opset=20),
     Case("Cast", lambda b, x: b.op("Cast", b.op("Cast", x, to=11), to=1)),
     Case("CastLike", lambda b, x: b.op("CastLike", x, b.const(0, np.float32))),
     Case("Dropout", unary("Dropout")),
-    Case("Not", lambda b, x: b.op("Where", b.op("Not", b.op("Greater", x, b.const(0, np.float32))), x, b.const(0, np.float32))),
+    Case(
+        "Not",
+        lambda b, x: b.op(
+            "Where",
+            b.op("Not", b.op("Greater", x, b.const(0, np.float32))),
+            x,
+            b.const(0, np.float32),
+        ),
+    ),
     *(
-        Case(op, lambda b, x, op=op: b.op(op, b.op("Sigmoid", x), b.op("Sigmoid", b.conv("x", 3, 12, name="b"))))
+        Case(
+            op,
+            lambda b, x, op=op: b.op(
+                op, b.op("Sigmoid", x), b.op("Sigmoid", b.conv("x", 3, 12, name="b"))
+            ),
+        )
         for op in ("Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Sum", "Mean")
     ),
-    Case("Less", lambda b, x: b.op("Where", b.op("Less", x, b.weight(12, 1, 1)), x, b.weight(12, 1, 1))),
+    Case(
+        "Less",
+        lambda b, x: b.op(
+            "Where", b.op("Less", x, b.weight(12, 1, 1)), x, b.weight(12, 1, 1)
+        ),
+    ),
     Case("PRelu", lambda b, x: b.op("PRelu", x, b.weight(12, 1, 1))),
     Case("scalar", lambda b, x: b.op("Mul", x, b.const(2, np.float32))),
     Case("BatchNormalization", lambda b, x: b.bn(x, 12)),
     Case("BatchNormalization-training", lambda b, x: standardised(b, x)),
-    Case("InstanceNormalization", lambda b, x: b.op("InstanceNormalization", x, b.weight(12, scale=1), b.weight(12))),
-    Case("GroupNormalization-18", lambda b, x: b.op("GroupNormalization", x, b.weight(3, scale=1), b.weight(3), num_groups=3), opset=18),
-    Case("GroupNormalization-21", lambda b, x: b.op("GroupNormalization", x, b.weight(12, scale=1), b.weight(12), num_groups=3), opset=21),
-    Case("GroupNormalization-fine", lambda b, x: b.op("GroupNormalization", x, b.weight(12, scale=1), b.weight(12), num_groups=6), opset=21),
+    Case(
+        "InstanceNormalization",
+        lambda b, x: b.op("InstanceNormalization", x, b.weight(12, scale=1), b.weight(12)),
+    ),
+    Case(
+        "GroupNormalization-18",
+        lambda b, x: b.op(
+            "GroupNormalization", x, b.weight(3, scale=1), b.weight(3), num_groups=3
+        ),
+        opset=18,
+    ),
+    Case(
+        "GroupNormalization-21",
+        lambda b, x: b.op(
+            "GroupNormalization", x, b.weight(12, scale=1), b.weight(12), num_groups=3
+        ),
+        opset=21,
+    ),
+    Case(
+        "GroupNormalization-fine",
+        lambda b, x: b.op(
+            "GroupNormalization", x, b.weight(12, scale=1), b.weight(12), num_groups=6
+        ),
+        opset=21,
+    ),
     Case("LpNormalization", unary("LpNormalization", axis=1, p=2)),
     Case("LRN", unary("LRN", size=3), free=False),
     Case("MeanVarianceNormalization", unary("MeanVarianceNormalization")),
@@ -92,36 +155,145 @@ CASES = [
     Case("LpPool", unary("LpPool", kernel_shape=[2, 2])),
     Case("GlobalMaxPool", unary("GlobalMaxPool")),
     Case("GlobalAveragePool", unary("GlobalAveragePool")),
-    Case("Resize-scales", lambda b, x: b.op("Resize", x, "", b.const([1, 1, 2, 2], np.float32))),
-    Case("Resize-sizes", lambda b, x: b.op("Resize", x, "", "", b.const(ints(2, 12, 9, 9))), opset=17),
-    Case("Upsample", lambda b, x: b.op("Upsample", x, b.const([1, 1, 2, 2], np.float32)), opset=9),
-    Case("ReduceMean", lambda b, x: b.op("Mul", x, b.op("ReduceMean", x, axes=[1], keepdims=1))),
-    Case("ReduceSum", lambda b, x: b.op("Mul", x, b.op("ReduceSum", x, b.const(ints(1)), keepdims=1))),
-    Case("ReduceL2", lambda b, x: b.op("Div", x, b.op("ReduceL2", x, axes=[1], keepdims=1))),
-    Case("ReduceL1", lambda b, x: b.op("Div", x, b.op("ReduceL1", x, axes=[1], keepdims=1))),
-    Case("ReduceSumSquare", lambda b, x: b.op("Div", x, b.op("ReduceSumSquare", x, axes=[1], keepdims=1))),
-    Case("ReduceMax", lambda b, x: b.op("Mul", x, b.op("ReduceMax", x, axes=[1], keepdims=1))),
+    Case(
+        "Resize-scales",
+        lambda b, x: b.op("Resize", x, "", b.const([1, 1, 2, 2], np.float32)),
+    ),
+    Case(
+        "Resize-sizes",
+        lambda b, x: b.op("Resize", x, "", "", b.const(ints(2, 12, 9, 9))),
+        opset=17,
+    ),
+    Case(
+        "Upsample",
+        lambda b, x: b.op("Upsample", x, b.const([1, 1, 2, 2], np.float32)),
+        opset=9,
+    ),
+    Case(
+        "ReduceMean",
+        lambda b, x: b.op("Mul", x, b.op("ReduceMean", x, axes=[1], keepdims=1)),
+    ),
+    Case(
+        "ReduceSum",
+        lambda b, x: b.op("Mul", x, b.op("ReduceSum", x, b.const(ints(1)), keepdims=1)),
+    ),
+    Case(
+        "ReduceL2", lambda b, x: b.op("Div", x, b.op("ReduceL2", x, axes=[1], keepdims=1))
+    ),
+    Case(
+        "ReduceL1", lambda b, x: b.op("Div", x, b.op("ReduceL1", x, axes=[1], keepdims=1))
+    ),
+    Case(
+        "ReduceSumSquare",
+        lambda b, x: b.op("Div", x, b.op("ReduceSumSquare", x, axes=[1], keepdims=1)),
+    ),
+    Case(
+        "ReduceMax", lambda b, x: b.op("Mul", x, b.op("ReduceMax", x, axes=[1], keepdims=1))
+    ),
     Case("ReduceMean-space", lambda b, x: b.op("ReduceMean", x, axes=[2, 3], keepdims=1)),
-    Case("ArgMax", lambda b, x: b.op("Mul", x, b.op("Cast", b.op("ArgMax", x, axis=1), to=1)), free=False),
-    Case("Concat", lambda b, x: b.op("Concat", x, b.conv("x", 3, 4, name="b"), x, axis=1), c=28),
-    Case("Concat-space", lambda b, x: b.op("Concat", x, b.conv("x", 3, 12, name="b"), axis=2)),
-    Case("Split", lambda b, x: b.op("Concat", b.op("Split", x, b.const(ints(5, 7)), outputs=2, axis=1), "split5.out1", axis=1)),
-    Case("Slice", lambda b, x: b.op("Slice", x, *(b.const(ints(v)) for v in (2, 9, 1))), c=7),
-    Case("Slice-step", lambda b, x: b.op("Slice", x, *(b.const(ints(v)) for v in (1, 12, 1, 3))), c=4),
-    Case("Slice-reverse", lambda b, x: b.op("Slice", x, *(b.const(ints(v)) for v in (-1, -99, 1, -1)))),
-    Case("Slice-two-axes", lambda b, x: b.op("Slice", x, b.const(ints(2, 1)), b.const(ints(8, 5)), b.const(ints(1, 2))), c=6),
-    Case("Slice-old", lambda b, x: b.op("Slice", x, starts=[3], ends=[10], axes=[1]), c=7, opset=9),
-    Case("Gather", lambda b, x: b.op("Gather", x, b.const(ints(3, -1, 7, 0, 7)), axis=1), c=5),
-    Case("Gather-scalar", lambda b, x: b.op("Unsqueeze", b.op("Gather", x, b.const(np.int64(3)), axis=1), b.const(ints(1))), c=1),
+    Case(
+        "ArgMax",
+        lambda b, x: b.op("Mul", x, b.op("Cast", b.op("ArgMax", x, axis=1), to=1)),
+        free=False,
+    ),
+    Case(
+        "Concat",
+        lambda b, x: b.op("Concat", x, b.conv("x", 3, 4, name="b"), x, axis=1),
+        c=28,
+    ),
+    Case(
+        "Concat-space", lambda b, x: b.op("Concat", x, b.conv("x", 3, 12, name="b"), axis=2)
+    ),
+    Case(
+        "Split",
+        lambda b, x: b.op(
+            "Concat",
+            b.op("Split", x, b.const(ints(5, 7)), outputs=2, axis=1),
+            "split5.out1",
+            axis=1,
+        ),
+    ),
+    Case(
+        "Slice", lambda b, x: b.op("Slice", x, *(b.const(ints(v)) for v in (2, 9, 1))), c=7
+    ),
+    Case(
+        "Slice-step",
+        lambda b, x: b.op("Slice", x, *(b.const(ints(v)) for v in (1, 12, 1, 3))),
+        c=4,
+    ),
+    Case(
+        "Slice-reverse",
+        lambda b, x: b.op("Slice", x, *(b.const(ints(v)) for v in (-1, -99, 1, -1))),
+    ),
+    Case(
+        "Slice-two-axes",
+        lambda b, x: b.op(
+            "Slice", x, b.const(ints(2, 1)), b.const(ints(8, 5)), b.const(ints(1, 2))
+        ),
+        c=6,
+    ),
+    Case(
+        "Slice-old",
+        lambda b, x: b.op("Slice", x, starts=[3], ends=[10], axes=[1]),
+        c=7,
+        opset=9,
+    ),
+    Case(
+        "Gather", lambda b, x: b.op("Gather", x, b.const(ints(3, -1, 7, 0, 7)), axis=1), c=5
+    ),
+    Case(
+        "Gather-scalar",
+        lambda b, x: b.op(
+            "Unsqueeze", b.op("Gather", x, b.const(np.int64(3)), axis=1), b.const(ints(1))
+        ),
+        c=1,
+    ),
     Case("Pad", lambda b, x: b.op("Pad", x, b.const(ints(0, 2, 1, 1, 0, 3, 1, 1))), c=17),
-    Case("Pad-reflect", lambda b, x: b.op("Pad", x, b.const(ints(0, 0, 1, 1, 0, 0, 1, 1)), mode="reflect")),
-    Case("Pad-old", lambda b, x: b.op("Pad", x, pads=[0, 2, 0, 0, 0, 0, 0, 0]), c=14, opset=9),
-    Case("Transpose", lambda b, x: b.op("Transpose", b.op("Relu", b.op("Transpose", x, perm=[0, 2, 3, 1])), perm=[0, 3, 1, 2])),
-    Case("Reshape", lambda b, x: b.op("Reshape", b.op("Reshape", x, b.const(ints(0, 12, 36))), b.const(ints(-1, 12, 6, 6)))),
-    Case("Flatten", lambda b, x: b.op("Reshape", b.op("Flatten", x), b.const(ints(-1, 12, 6, 6)))),
-    Case("Squeeze", lambda b, x: b.op("Squeeze", b.op("Unsqueeze", x, b.const(ints(2))), b.const(ints(2)))),
-    Case("Expand", lambda b, x: b.op("Add", x, b.op("Expand", b.const([[[0.5]]], np.float32), b.const(ints(1, 12, 6, 6))))),
-    Case("ConstantOfShape", lambda b, x: b.op("Add", x, b.op("ConstantOfShape", b.const(ints(12, 6, 6))))),
+    Case(
+        "Pad-reflect",
+        lambda b, x: b.op("Pad", x, b.const(ints(0, 0, 1, 1, 0, 0, 1, 1)), mode="reflect"),
+    ),
+    Case(
+        "Pad-old", lambda b, x: b.op("Pad", x, pads=[0, 2, 0, 0, 0, 0, 0, 0]), c=14, opset=9
+    ),
+    Case(
+        "Transpose",
+        lambda b, x: b.op(
+            "Transpose",
+            b.op("Relu", b.op("Transpose", x, perm=[0, 2, 3, 1])),
+            perm=[0, 3, 1, 2],
+        ),
+    ),
+    Case(
+        "Reshape",
+        lambda b, x: b.op(
+            "Reshape",
+            b.op("Reshape", x, b.const(ints(0, 12, 36))),
+            b.const(ints(-1, 12, 6, 6)),
+        ),
+    ),
+    Case(
+        "Flatten",
+        lambda b, x: b.op("Reshape", b.op("Flatten", x), b.const(ints(-1, 12, 6, 6))),
+    ),
+    Case(
+        "Squeeze",
+        lambda b, x: b.op(
+            "Squeeze", b.op("Unsqueeze", x, b.const(ints(2))), b.const(ints(2))
+        ),
+    ),
+    Case(
+        "Expand",
+        lambda b, x: b.op(
+            "Add",
+            x,
+            b.op("Expand", b.const([[[0.5]]], np.float32), b.const(ints(1, 12, 6, 6))),
+        ),
+    ),
+    Case(
+        "ConstantOfShape",
+        lambda b, x: b.op("Add", x, b.op("ConstantOfShape", b.const(ints(12, 6, 6)))),
+    ),
     Case("Tile", lambda b, x: b.op("Tile", x, b.const(ints(1, 2, 1, 1))), c=24),
     Case("Tile-space", lambda b, x: b.op("Tile", x, b.const(ints(1, 1, 2, 1)))),
     Case("DepthToSpace-DCR", unary("DepthToSpace", blocksize=2), c=3),
@@ -131,14 +303,53 @@ CASES = [
     Case("depthwise-multiplier", lambda b, x: b.conv(x, 12, 24, 3, group=12), c=24),
     Case("grouped", lambda b, x: b.conv(x, 12, 8, 3, group=4), c=8),
     Case("grouped-2", lambda b, x: b.conv(x, 12, 8, 3, group=2), c=8),
-    Case("ConvTranspose", lambda b, x: b.op("ConvTranspose", x, b.weight(12, 10, 2, 2), b.weight(10), strides=[2, 2]), c=10),
-    Case("ConvTranspose-grouped", lambda b, x: b.op("ConvTranspose", x, b.weight(12, 3, 2, 2), group=4), c=12),
-    Case("MatMul", lambda b, x: b.op("Transpose", b.op("MatMul", b.op("Transpose", x, perm=[0, 2, 3, 1]), b.weight(12, 9)), perm=[0, 3, 1, 2]), c=9),
-    Case("MatMul-activations", lambda b, x: b.op("MatMul", x, b.op("Transpose", b.conv("x", 3, 12, name="b"), perm=[0, 1, 3, 2]))),
-    Case("QDQ", lambda b, x: b.op("DequantizeLinear", b.op("QuantizeLinear", x, *qdq(b)), *qdq(b))),
-    Case("QDQ-axis", lambda b, x: b.op("DequantizeLinear", b.op("QuantizeLinear", x, *qdq(b, 12), axis=1), *qdq(b, 12), axis=1)),
-    Case("unknown", lambda b, x: b.op("FusedGelu", x, domain="com.example"), free=False, domains=[("com.example", 1)]),
-]  # fmt: skip
+    Case(
+        "ConvTranspose",
+        lambda b, x: b.op(
+            "ConvTranspose", x, b.weight(12, 10, 2, 2), b.weight(10), strides=[2, 2]
+        ),
+        c=10,
+    ),
+    Case(
+        "ConvTranspose-grouped",
+        lambda b, x: b.op("ConvTranspose", x, b.weight(12, 3, 2, 2), group=4),
+        c=12,
+    ),
+    Case(
+        "MatMul",
+        lambda b, x: b.op(
+            "Transpose",
+            b.op("MatMul", b.op("Transpose", x, perm=[0, 2, 3, 1]), b.weight(12, 9)),
+            perm=[0, 3, 1, 2],
+        ),
+        c=9,
+    ),
+    Case(
+        "MatMul-activations",
+        lambda b, x: b.op(
+            "MatMul", x, b.op("Transpose", b.conv("x", 3, 12, name="b"), perm=[0, 1, 3, 2])
+        ),
+    ),
+    Case(
+        "QDQ",
+        lambda b, x: b.op("DequantizeLinear", b.op("QuantizeLinear", x, *qdq(b)), *qdq(b)),
+    ),
+    Case(
+        "QDQ-axis",
+        lambda b, x: b.op(
+            "DequantizeLinear",
+            b.op("QuantizeLinear", x, *qdq(b, 12), axis=1),
+            *qdq(b, 12),
+            axis=1,
+        ),
+    ),
+    Case(
+        "unknown",
+        lambda b, x: b.op("FusedGelu", x, domain="com.example"),
+        free=False,
+        domains=[("com.example", 1)],
+    ),
+]
 
 
 def standardised(b: Builder, x: str) -> str:
@@ -147,13 +358,18 @@ def standardised(b: Builder, x: str) -> str:
     zeros, ones = b.const(np.zeros(12), np.float32), b.const(np.ones(12), np.float32)
     names = [b.const(b.rng.uniform(0.5, 1.5, 12), np.float32), zeros, zeros, ones]
     w = b.op("BatchNormalization", w, *names, outputs=3, training_mode=1, momentum=0.0)
-    return b.op("Conv", x, b.op("Reshape", w, b.const(ints(12, 12, 3, 3))), pads=[1, 1, 1, 1])
+    return b.op(
+        "Conv", x, b.op("Reshape", w, b.const(ints(12, 12, 3, 3))), pads=[1, 1, 1, 1]
+    )
 
 
 def qdq(b: Builder, size: int = 0) -> list[str]:
     if not size:
         return [b.const(0.02, np.float32), b.const(3, np.uint8)]
-    return [b.const(b.rng.uniform(0.01, 0.05, size), np.float32), b.const(b.rng.integers(100, 150, size), np.uint8)]
+    return [
+        b.const(b.rng.uniform(0.01, 0.05, size), np.float32),
+        b.const(b.rng.integers(100, 150, size), np.uint8),
+    ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
@@ -172,7 +388,10 @@ def test_layer_norm_and_rms_norm() -> None:
     for op, opset in (("LayerNormalization", 17), ("RMSNormalization", 23)):
         b = Builder(opset=opset, ir_version=10)
         x = b.op("MatMul", b.input("n", 5, 7), b.weight(7, 12), name="a")
-        weights = [b.weight(12, scale=1.0), *([b.weight(12)] if op == "LayerNormalization" else [])]
+        weights = [
+            b.weight(12, scale=1.0),
+            *([b.weight(12)] if op == "LayerNormalization" else []),
+        ]
         y = b.op(op, x, *weights, axis=-1)
         graph = b.graph(b.op("MatMul", b.relu(y), b.weight(12, 3), name="after"))
         coupling = analyze(graph)
@@ -195,7 +414,15 @@ def test_gemm_every_way_round() -> None:
             b = Builder()
             x = b.linear(b.input(6, 7), 7, 12, name="first")
             x = b.op("Transpose", b.relu(x), perm=[1, 0]) if a else b.relu(x)
-            y = b.op("Gemm", x, b.weight(9, 12) if c else b.weight(12, 9), b.weight(9), transA=a, transB=c, name="g")
+            y = b.op(
+                "Gemm",
+                x,
+                b.weight(9, 12) if c else b.weight(12, 9),
+                b.weight(9),
+                transA=a,
+                transB=c,
+                name="g",
+            )
             graph = b.graph(b.linear(b.relu(y), 9, 3, name="last"))
             assert len(analyze(graph).groups) == 2
             prove(graph)

@@ -23,22 +23,31 @@ from tests.oracle import outputs, random_plan
 
 #: Operators that are analysed and cut, but not proved here, and why.
 NOT_PROVED = {
-    ("", "BatchNormalization"): "in training mode ONNX Runtime updates constant statistics in place, run by run",
+    (
+        "",
+        "BatchNormalization",
+    ): "in training mode ONNX Runtime updates constant statistics in place, run by run",
 }
 
 THREE = settings(FEW, max_examples=3)
 
 
-def with_sizes(graph: pg.Graph, operator: tuple[str, str], slot: int, whole: bool) -> pg.Graph | None:
+def with_sizes(
+    graph: pg.Graph, operator: tuple[str, str], slot: int, whole: bool
+) -> pg.Graph | None:
     """The graph with an input of the operator replaced by whole numbers counted up, or by the same as floats."""
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
     nodes = list(model.graph.node)
-    index = next(i for i, node in enumerate(nodes) if (node.domain, node.op_type) == operator)
+    index = next(
+        i for i, node in enumerate(nodes) if (node.domain, node.op_type) == operator
+    )
     fixed = {tensor.name for tensor in model.graph.initializer} | {
         n.output[0] for n in nodes if n.op_type == "Constant"
     }
-    slots = [i for i, value in enumerate(nodes[index].input) if value and value not in fixed]
+    slots = [
+        i for i, value in enumerate(nodes[index].input) if value and value not in fixed
+    ]
     if not slots:
         return None
     slot = slots[slot % len(slots)]
@@ -54,7 +63,8 @@ def with_sizes(graph: pg.Graph, operator: tuple[str, str], slot: int, whole: boo
         return str(added[-1].output[0])
 
     model.graph.initializer.extend(
-        numpy_helper.from_array(np.asarray(number, np.int64), f"number{number}") for number in (0, 1, 3)
+        numpy_helper.from_array(np.asarray(number, np.int64), f"number{number}")
+        for number in (0, 1, 3)
     )
     shape = add("Shape", value)
     counted = add("Range", "number0", add("Size", value), "number1")

@@ -44,7 +44,9 @@ CONTRIB = (
 
 def test_tiers_have_rules() -> None:
     """None of them is a barrier; `Constant`, `Shape` and `Size` carry no channels and are evaluated."""
-    arithmetic = {op for op in f"{TIER_0} {TIER_1} {TIER_2}".split() if status("", op) != "rule"}
+    arithmetic = {
+        op for op in f"{TIER_0} {TIER_1} {TIER_2}".split() if status("", op) != "rule"
+    }
     assert arithmetic == {"Constant", "Shape", "Size"}
     assert {status("", op) for op in arithmetic} == {"arithmetic"}
     assert {status("com.microsoft", op) for op in CONTRIB.split()} == {"rule"}

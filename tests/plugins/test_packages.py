@@ -27,8 +27,23 @@ def install(name: str, folder: Path) -> Path:
     """The folder that a package of `tests/` is installed in. It is built from a copy: builds leave files behind."""
     source, target = folder / "source", folder / "installed"
     shutil.copytree(TESTS / name, source, ignore=shutil.ignore_patterns("__pycache__"))
-    options = ["--quiet", "--no-index", "--no-build-isolation", "--no-deps", "--disable-pip-version-check"]
-    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(target), str(source)]
+    options = [
+        "--quiet",
+        "--no-index",
+        "--no-build-isolation",
+        "--no-deps",
+        "--disable-pip-version-check",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        *options,
+        "--target",
+        str(target),
+        str(source),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return target
@@ -44,10 +59,18 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return install("plugin_broken", tmp_path_factory.mktemp("broken"))
 
 
-def cli(installed: Path, *words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def cli(
+    installed: Path, *words: object, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(installed), os.environ["PYTHONPATH"]])
     command = [sys.executable, "-m", "prunegraph", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, "PYTHONPATH": path})
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": path},
+    )
 
 
 def test_algorithms_of_a_package_are_listed(example: Path) -> None:
@@ -56,21 +79,51 @@ def test_algorithms_of_a_package_are_listed(example: Path) -> None:
     rows = {line.split()[1]: line for line in done.stdout.splitlines()}
     assert rows["example_energy"].startswith("criterion ")
     assert rows["example_frugal"].startswith("selector ")
-    assert "package prunegraph-example 1.0  Channels with the least weight" in rows["example_frugal"]
+    assert (
+        "package prunegraph-example 1.0  Channels with the least weight"
+        in rows["example_frugal"]
+    )
 
 
 def test_a_criterion_of_a_package_looks_at_data(example: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     data = ("--data", FIXTURES / "fashion_calibration.npz")
-    command = ("prune", MODEL, "-o", out, "--macs", "0.5", "--algorithm", "example_energy", "--round-to", "1")
+    command = (
+        "prune",
+        MODEL,
+        "-o",
+        out,
+        "--macs",
+        "0.5",
+        "--algorithm",
+        "example_energy",
+        "--round-to",
+        "1",
+    )
     done = cli(example, *command)
     assert done.returncode == 2
-    assert done.stderr == "error: algorithm 'example_energy' needs data: give --data FILE (unlabelled inputs)\n"
+    assert (
+        done.stderr
+        == "error: algorithm 'example_energy' needs data: give --data FILE (unlabelled inputs)\n"
+    )
     done = cli(example, *command, *data, "--save-plan", tmp_path / "plan.json")
     assert done.returncode == 0, done.stderr
     assert "proof: max |difference|" in done.stderr and "then repaired" in done.stderr
-    assert pg.Plan.load(tmp_path / "plan.json").provenance["plugin"] == "package prunegraph-example 1.0"
-    done = cli(example, "compare", MODEL, out, "--data", FIXTURES / "fashion_eval.npz", "--runs", 1, "--json")
+    assert (
+        pg.Plan.load(tmp_path / "plan.json").provenance["plugin"]
+        == "package prunegraph-example 1.0"
+    )
+    done = cli(
+        example,
+        "compare",
+        MODEL,
+        out,
+        "--data",
+        FIXTURES / "fashion_eval.npz",
+        "--runs",
+        1,
+        "--json",
+    )
     figures = json.loads(done.stdout)
     assert figures["costs"][1]["macs"] <= 0.5 * figures["costs"][0]["macs"]
     assert figures["accuracy"][1] > 0.85
@@ -78,7 +131,16 @@ def test_a_criterion_of_a_package_looks_at_data(example: Path, tmp_path: Path) -
 
 def test_a_selector_of_a_package_meets_the_budget(example: Path, tmp_path: Path) -> None:
     out, plan, keep = tmp_path / "out.onnx", tmp_path / "plan.json", "/stem/stem.0/Conv"
-    options = ("--algorithm", "example_frugal", "--macs", "0.6", "--keep", keep, "--min-channels", 4)
+    options = (
+        "--algorithm",
+        "example_frugal",
+        "--macs",
+        "0.6",
+        "--keep",
+        keep,
+        "--min-channels",
+        4,
+    )
     done = cli(example, "prune", MODEL, "-o", out, "--save-plan", plan, *options)
     assert done.returncode == 0, done.stderr
     result = pg.prune(MODEL, budget=pg.Budget(ratio=0))
@@ -92,18 +154,32 @@ def test_a_selector_of_a_package_meets_the_budget(example: Path, tmp_path: Path)
 
 def test_a_front_end_and_a_rule_of_a_package(example: Path, tmp_path: Path) -> None:
     (tmp_path / "net.netlist.json").write_text(json.dumps(NETLIST))
-    command = ("prune", "net.netlist.json", "-o", "small.onnx", "--ratio", "0.5", "--save-plan", "plan.json")
+    command = (
+        "prune",
+        "net.netlist.json",
+        "-o",
+        "small.onnx",
+        "--ratio",
+        "0.5",
+        "--save-plan",
+        "plan.json",
+    )
     done = cli(example, *command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "proof: max |difference|" in done.stderr
-    done = cli(example, "verify", "net.netlist.json", "plan.json", "small.onnx", cwd=tmp_path)
+    done = cli(
+        example, "verify", "net.netlist.json", "plan.json", "small.onnx", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     pruned = pg.load(tmp_path / "small.onnx")
     assert pruned.node("linear0").channels.outputs == 16
     assert len(pruned.node("scaler1").attributes["scale"]) == 16
     (tmp_path / "bad.netlist.json").write_text('{"layers": []}')
     done = cli(example, "inspect", "bad.netlist.json", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (2, "error: bad.netlist.json: not a netlist: KeyError: 'input'\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: bad.netlist.json: not a netlist: KeyError: 'input'\n",
+    )
 
 
 def test_without_the_package_nobody_knows_its_things(example: Path, tmp_path: Path) -> None:
@@ -111,11 +187,31 @@ def test_without_the_package_nobody_knows_its_things(example: Path, tmp_path: Pa
     done = cli(tmp_path, "inspect", "net.netlist.json", cwd=tmp_path)
     assert done.returncode == 2
     assert "no front end is for its name: -symbol.json, .onnx, .pt2" in done.stderr
-    cli(example, "prune", "net.netlist.json", "-o", "whole.onnx", "--ratio", "0", "--no-verify", cwd=tmp_path)
+    cli(
+        example,
+        "prune",
+        "net.netlist.json",
+        "-o",
+        "whole.onnx",
+        "--ratio",
+        "0",
+        "--no-verify",
+        cwd=tmp_path,
+    )
     done = cli(tmp_path, "inspect", "whole.onnx", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Scaler has no rule" in done.stderr
-    done = cli(tmp_path, "prune", MODEL, "-o", tmp_path / "o.onnx", "--ratio", "0.5", "--algorithm", "example_energy")
+    done = cli(
+        tmp_path,
+        "prune",
+        MODEL,
+        "-o",
+        tmp_path / "o.onnx",
+        "--ratio",
+        "0.5",
+        "--algorithm",
+        "example_energy",
+    )
     assert "unknown algorithm 'example_energy'" in done.stderr
 
 
@@ -149,14 +245,20 @@ def test_a_broken_algorithm(broken: Path, tmp_path: Path, name: str) -> None:
     assert not out.exists()
 
 
-def test_a_broken_package_does_not_stand_in_the_way_of_others(broken: Path, tmp_path: Path) -> None:
-    done = cli(broken, "prune", MODEL, "-o", tmp_path / "out.onnx", "--ratio", "0.5", "--no-verify")
+def test_a_broken_package_does_not_stand_in_the_way_of_others(
+    broken: Path, tmp_path: Path
+) -> None:
+    done = cli(
+        broken, "prune", MODEL, "-o", tmp_path / "out.onnx", "--ratio", "0.5", "--no-verify"
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_the_list_shows_what_works_and_the_error_what_does_not(broken: Path) -> None:
     done = cli(broken, "algorithms")
-    assert_one_error(done, *(MISTAKES[n] for n in MISTAKES if n not in ("broken_nan", "broken_group")))
+    assert_one_error(
+        done, *(MISTAKES[n] for n in MISTAKES if n not in ("broken_nan", "broken_group"))
+    )
     names = [line.split()[1] for line in done.stdout.splitlines()]
     assert {"l2", "random", "uniform", "broken_nan", "broken_group"} <= set(names)
     assert not {"broken_import", "broken_attribute", "broken_plain"} & set(names)
@@ -168,9 +270,21 @@ def test_a_broken_front_end(broken: Path, tmp_path: Path) -> None:
     assert_one_error(done, f"front end '.broken' ({PACKAGE}) returned NoneType")
 
 
-def test_broken_rules_matter_to_models_that_need_rules_only(broken: Path, example: Path, tmp_path: Path) -> None:
+def test_broken_rules_matter_to_models_that_need_rules_only(
+    broken: Path, example: Path, tmp_path: Path
+) -> None:
     (tmp_path / "net.netlist.json").write_text(json.dumps(NETLIST))
-    cli(example, "prune", "net.netlist.json", "-o", "scaler.onnx", "--ratio", "0", "--no-verify", cwd=tmp_path)
+    cli(
+        example,
+        "prune",
+        "net.netlist.json",
+        "-o",
+        "scaler.onnx",
+        "--ratio",
+        "0",
+        "--no-verify",
+        cwd=tmp_path,
+    )
     done = cli(broken, "inspect", tmp_path / "scaler.onnx")
     assert_one_error(done, PACKAGE, "operator ai.onnx::Relu has two rules since version 1")
     assert cli(broken, "inspect", MODEL).returncode == 0
@@ -182,12 +296,29 @@ def test_two_packages_with_one_name(example: Path, tmp_path: Path) -> None:
     info = next(other.glob("*.dist-info"))
     info.rename(other / "another_example-2.0.dist-info")
     metadata = other / "another_example-2.0.dist-info" / "METADATA"
-    metadata.write_text(metadata.read_text().replace("Name: prunegraph-example", "Name: another-example"))
+    metadata.write_text(
+        metadata.read_text().replace("Name: prunegraph-example", "Name: another-example")
+    )
     package = other / "another_example"
     (other / "prunegraph_example").rename(package)
     points = other / "another_example-2.0.dist-info" / "entry_points.txt"
     points.write_text(points.read_text().replace("prunegraph_example", "another_example"))
     both = Path(f"{example}{os.pathsep}{other}")
-    done = cli(both, "prune", MODEL, "-o", tmp_path / "o.onnx", "--ratio", "0.5", "--algorithm", "example_energy")
-    assert_one_error(done, "'example_energy' is registered twice (package", "prunegraph-example 1.0", "another-example")
+    done = cli(
+        both,
+        "prune",
+        MODEL,
+        "-o",
+        tmp_path / "o.onnx",
+        "--ratio",
+        "0.5",
+        "--algorithm",
+        "example_energy",
+    )
+    assert_one_error(
+        done,
+        "'example_energy' is registered twice (package",
+        "prunegraph-example 1.0",
+        "another-example",
+    )
     assert not (tmp_path / "o.onnx").exists()

@@ -33,16 +33,25 @@ Cli = Callable[..., Result]
 def registries(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is gone after it."""
     shared = dict(CRITERIA._entries)
-    for registry, entries in ((CRITERIA, shared), (SELECTORS, shared), (FRONTENDS, dict(FRONTENDS._entries))):
+    for registry, entries in (
+        (CRITERIA, shared),
+        (SELECTORS, shared),
+        (FRONTENDS, dict(FRONTENDS._entries)),
+    ):
         monkeypatch.setattr(registry, "_entries", entries)
-    monkeypatch.setattr(rule, "_RULES", {key: list(rules) for key, rules in rule._RULES.items()})
+    monkeypatch.setattr(
+        rule, "_RULES", {key: list(rules) for key, rules in rule._RULES.items()}
+    )
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a model, inputs for it, and a model with an operator of nobody's domain."""
     pg.save(residual_net(), tmp_path / "net.onnx")
-    np.savez(tmp_path / "inputs.npz", x=np.random.default_rng(0).standard_normal((8, 3, 8, 8)).astype(np.float32))
+    np.savez(
+        tmp_path / "inputs.npz",
+        x=np.random.default_rng(0).standard_normal((8, 3, 8, 8)).astype(np.float32),
+    )
     pg.save(custom_net(), tmp_path / "custom.onnx")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -51,7 +60,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def custom_net() -> pg.Graph:
     """An operator that ONNX does not know and ONNX Runtime cannot run."""
     b = Builder()
-    x = b.op("Scale", b.linear(b.input("n", 6), 6, 16, name="first"), b.weight(16), domain="com.example")
+    x = b.op(
+        "Scale",
+        b.linear(b.input("n", 6), 6, 16, name="first"),
+        b.weight(16),
+        domain="com.example",
+    )
     return b.graph(b.linear(x, 16, 4, name="last"), domains=[("com.example", 1)])
 
 
@@ -61,7 +75,9 @@ def cli(folder: Path) -> Cli:
 
 
 HEAD = "import numpy as np\nimport prunegraph as pg\n"
-PRUNE = "prune net.onnx -o out.onnx --ratio 0.5 --round-to 1 --plugin mine.py --algorithm mine"
+PRUNE = (
+    "prune net.onnx -o out.onnx --ratio 0.5 --round-to 1 --plugin mine.py --algorithm mine"
+)
 
 
 def criterion(body: str) -> str:
@@ -72,7 +88,9 @@ def selector(body: str) -> str:
     return f'{HEAD}@pg.selector("mine")\ndef mine(coupling, context, budget):\n    """Mine."""\n    {body}\n'
 
 
-def propagate(body: str, register: str = "propagate=propagate, shapes=lambda node, inputs: inputs[:1]") -> str:
+def propagate(
+    body: str, register: str = "propagate=propagate, shapes=lambda node, inputs: inputs[:1]"
+) -> str:
     return (
         f"{HEAD}from prunegraph.ops.rule import register\n"
         f'def propagate(site):\n    {body}\nregister("Scale", domain="com.example", {register})\n'
@@ -105,7 +123,9 @@ def test_a_criterion_from_a_file(folder: Path, cli: Cli) -> None:
     assert plan.provenance["plugin"] == "file mine.py"
 
 
-def test_a_selector_has_full_control_and_its_plan_is_proved_and_repaired(folder: Path, cli: Cli) -> None:
+def test_a_selector_has_full_control_and_its_plan_is_proved_and_repaired(
+    folder: Path, cli: Cli
+) -> None:
     (folder / "mine.py").write_text(selector("return {'g1': {5, 1}, 'g0': np.array([2])}"))
     done = cli(PRUNE, "--save-plan plan.json --data inputs.npz")
     assert done.exit_code == 0, done.stderr
@@ -118,7 +138,9 @@ def test_a_selector_has_full_control_and_its_plan_is_proved_and_repaired(folder:
     assert plan.provenance["allocation"] is None
 
 
-def test_a_selector_may_return_a_plan_and_use_criteria_and_the_users_options(folder: Path, cli: Cli) -> None:
+def test_a_selector_may_return_a_plan_and_use_criteria_and_the_users_options(
+    folder: Path, cli: Cli
+) -> None:
     (folder / "mine.py").write_text(
         selector(
             "scores = context.scores('l2')['g1']\n"
@@ -137,7 +159,9 @@ def test_a_selector_may_return_a_plan_and_use_criteria_and_the_users_options(fol
 
 
 def test_a_module_by_name(folder: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    (folder / "a_plugin_module.py").write_text(criterion("return np.arange(group.channels)"))
+    (folder / "a_plugin_module.py").write_text(
+        criterion("return np.arange(group.channels)")
+    )
     monkeypatch.syspath_prepend(folder)
     for _ in range(2):  # a module that is there already registers nothing again
         done = cli("algorithms --plugin a_plugin_module")
@@ -163,7 +187,8 @@ def test_a_rule_frees_what_an_unknown_operator_pins(folder: Path, cli: Cli) -> N
     done = cli("inspect custom.onnx")
     assert "0 groups" in done.stderr and "Scale has no rule" in done.stderr
     text = "from prunegraph.ops.pattern import by_pattern\n" + propagate(
-        "pass", 'propagate=by_pattern("n c, c -> n c"), shapes=lambda node, inputs: [inputs[0]]'
+        "pass",
+        'propagate=by_pattern("n c, c -> n c"), shapes=lambda node, inputs: [inputs[0]]',
     )
     (folder / "mine.py").write_text(text)
     done = cli("prune custom.onnx -o out.onnx --ratio 0.5 --plugin mine.py --no-verify")
@@ -186,7 +211,9 @@ def test_a_front_end_by_suffix_and_by_class(folder: Path, cli: Cli) -> None:
         "def read(source):\n    return onnx.load(pathlib.Path(source).read_text())\n"
     )
     (folder / "a.tiny.txt").write_text("net.onnx")
-    done = cli("prune a.tiny.txt -o out.onnx --ratio 0.5 --round-to 1 --plugin mine.py --save-plan plan.json")
+    done = cli(
+        "prune a.tiny.txt -o out.onnx --ratio 0.5 --round-to 1 --plugin mine.py --save-plan plan.json"
+    )
     assert done.exit_code == 0, done.stderr
     assert cli("verify a.tiny.txt plan.json out.onnx --plugin mine.py").exit_code == 0
 
@@ -201,7 +228,12 @@ def test_a_front_end_by_suffix_and_by_class(folder: Path, cli: Cli) -> None:
         return residual_net()
 
     assert len(pg.analyze(pg.load(Special())).groups) == 2
-    assert pg.prune(Special(), folder / "o.onnx", budget=pg.Budget(ratio=0.5), round_to=1).proof is not None
+    assert (
+        pg.prune(
+            Special(), folder / "o.onnx", budget=pg.Budget(ratio=0.5), round_to=1
+        ).proof
+        is not None
+    )
 
 
 def test_a_cell_of_a_notebook_may_run_again() -> None:
@@ -216,17 +248,32 @@ def test_a_cell_of_a_notebook_may_run_again() -> None:
 # -- what goes wrong ----------------------------------------------------------------------
 
 CRITERION_MISTAKES = {
-    "short": ("return np.zeros(3)", "returned shape [3] for group 'g0', not one score for each of its 8 channels"),
+    "short": (
+        "return np.zeros(3)",
+        "returned shape [3] for group 'g0', not one score for each of its 8 channels",
+    ),
     "matrix": ("return np.zeros((group.channels, 2))", "returned shape [8, 2]"),
     "number": ("return 1.0", "returned shape []"),
-    "nan": ("return np.where(np.arange(group.channels) == 2, np.nan, 1)", "returned NaN for channel 2 of group 'g0'"),
+    "nan": (
+        "return np.where(np.arange(group.channels) == 2, np.nan, 1)",
+        "returned NaN for channel 2 of group 'g0'",
+    ),
     "minus inf": ("return np.full(group.channels, -np.inf)", "returned -inf for channel 0"),
     "nothing": ("pass", "returned NoneType for group 'g0'"),
-    "text": ("return ['a'] * group.channels", "returned list for group 'g0', not an array of real numbers"),
+    "text": (
+        "return ['a'] * group.channels",
+        "returned list for group 'g0', not an array of real numbers",
+    ),
     "ragged": ("return [[1], [1, 2]]", "returned list"),
     "complex": ("return np.zeros(group.channels, complex)", "returned complex128 array"),
-    "exception": ("return 1 / 0", "failed: ZeroDivisionError: division by zero (mine.py:6)"),
-    "many lines": ("raise OSError('first\\nsecond')", "failed: OSError: first second (mine.py:6)"),
+    "exception": (
+        "return 1 / 0",
+        "failed: ZeroDivisionError: division by zero (mine.py:6)",
+    ),
+    "many lines": (
+        "raise OSError('first\\nsecond')",
+        "failed: OSError: first second (mine.py:6)",
+    ),
     "exit": ("raise SystemExit(0)", "failed: SystemExit: 0 (mine.py:6)"),
     "weight": ("return context.weight('c99')", "unknown weight 'c99', did you mean"),
     "criterion": ("return context.scores('l3')[group.id]", "unknown algorithm 'l3'"),
@@ -241,7 +288,10 @@ def test_mistakes_of_a_criterion(folder: Path, cli: Cli, name: str) -> None:
 
 
 DATA_MISTAKES = {
-    "value": ("return context.activations('relu99.out')", "unknown value 'relu99.out', did you mean"),
+    "value": (
+        "return context.activations('relu99.out')",
+        "unknown value 'relu99.out', did you mean",
+    ),
     "axis": ("return context.moments('x', 7).mean", "AxisError"),
     "layer": ("return context.gram('stemm')", "unknown layer 'stemm', did you mean 'stem'"),
     "samples": ("return context.activations('x', 0)", "samples must be at least 1"),
@@ -253,28 +303,50 @@ DATA_MISTAKES = {
 def test_mistakes_with_data(folder: Path, cli: Cli, name: str) -> None:
     body, message = DATA_MISTAKES[name]
     (folder / "mine.py").write_text(criterion(body))
-    assert_one_error(cli(PRUNE, "--data inputs.npz"), folder, "criterion 'mine' (file mine.py)", message)
+    assert_one_error(
+        cli(PRUNE, "--data inputs.npz"), folder, "criterion 'mine' (file mine.py)", message
+    )
     if "context" in body:
-        assert_one_error(cli(PRUNE), folder, "algorithm 'mine' needs data: give --data FILE")
+        assert_one_error(
+            cli(PRUNE), folder, "algorithm 'mine' needs data: give --data FILE"
+        )
 
 
 SELECTOR_MISTAKES = {
-    "group": ("return {'g99': [0]}", "the plan names group 'g99'; the model has 2 groups, g0 to g1"),
+    "group": (
+        "return {'g99': [0]}",
+        "the plan names group 'g99'; the model has 2 groups, g0 to g1",
+    ),
     "number for a group": ("return {0: [0]}", "names a group by 0"),
-    "channel": ("return {'g0': [8]}", "removes channel 8 of group 'g0', which has 8 channels"),
+    "channel": (
+        "return {'g0': [8]}",
+        "removes channel 8 of group 'g0', which has 8 channels",
+    ),
     "negative": ("return {'g0': [-1]}", "removes channel -1"),
-    "all": ("return {'g0': range(8)}", "removes all 8 channels of group 'g0'; one must stay"),
+    "all": (
+        "return {'g0': range(8)}",
+        "removes all 8 channels of group 'g0'; one must stay",
+    ),
     "twice": ("return {'g0': [1, 1]}", "removes a channel of group 'g0' twice"),
     "nothing": ("pass", "returned NoneType, not a Plan or a mapping"),
     "list": ("return [0, 1]", "returned list, not a Plan or a mapping"),
-    "mask": ("return {'g0': np.arange(8) < 2}", "no list of channel numbers; np.flatnonzero"),
+    "mask": (
+        "return {'g0': np.arange(8) < 2}",
+        "no list of channel numbers; np.flatnonzero",
+    ),
     "fraction": ("return {'g0': [0.5]}", "no list of channel numbers"),
     "one number": ("return {'g0': 3}", "no list of channel numbers"),
     "text": ("return {'g0': '12'}", "no list of channel numbers"),
     "ragged": ("return {'g0': [[1], [2, 3]]}", "no list of channel numbers"),
     "other model": ("return pg.Plan('0' * 64, {})", "the plan is for another model"),
-    "plan of text": ("return pg.Plan(coupling.graph.sha256, 'g0')", "returned str, not a Plan or a mapping"),
-    "plan of masks": ("return pg.Plan(coupling.graph.sha256, {'g0': [True]})", "no list of channel numbers"),
+    "plan of text": (
+        "return pg.Plan(coupling.graph.sha256, 'g0')",
+        "returned str, not a Plan or a mapping",
+    ),
+    "plan of masks": (
+        "return pg.Plan(coupling.graph.sha256, {'g0': [True]})",
+        "no list of channel numbers",
+    ),
     "exception": ("return {}['g0']", "failed: KeyError: 'g0' (mine.py:6)"),
     "own group": ("return coupling.group('g7')", "failed: "),
     "criterion": ("return context.scores('mine')", "unknown criterion 'mine'"),
@@ -291,26 +363,64 @@ def test_mistakes_of_a_selector(folder: Path, cli: Cli, name: str) -> None:
 def test_a_selector_keeps_to_what_the_user_asked_for(folder: Path, cli: Cli) -> None:
     (folder / "mine.py").write_text(selector("return {'g0': [0], 'g1': range(12)}"))
     who = "selector 'mine' (file mine.py)"
-    assert_one_error(cli(PRUNE, "--keep block1"), folder, who, "removes channels of group 'g1', which is protected")
-    assert_one_error(cli(PRUNE, "--min-channels 5"), folder, who, "leaves 4 channels in group 'g1'; at least 5")
+    assert_one_error(
+        cli(PRUNE, "--keep block1"),
+        folder,
+        who,
+        "removes channels of group 'g1', which is protected",
+    )
+    assert_one_error(
+        cli(PRUNE, "--min-channels 5"),
+        folder,
+        who,
+        "leaves 4 channels in group 'g1'; at least 5",
+    )
     bound = PRUNE.replace("--ratio 0.5", "--params 0.1")
     assert_one_error(cli(bound), folder, who, "params, above the budget of")
-    assert_one_error(cli(PRUNE, "--allocation global"), folder, "selector 'mine' shares the budget itself")
+    assert_one_error(
+        cli(PRUNE, "--allocation global"),
+        folder,
+        "selector 'mine' shares the budget itself",
+    )
     done = cli(PRUNE.replace("--ratio 0.5", "--params 0.9"), "--min-channels 4 --keep head")
     assert done.exit_code == 0, done.stderr
 
 
 LOADING_MISTAKES = {
     "syntax": ("def mine(:\n", "cannot be loaded: SyntaxError"),
-    "import": ("import not_there_at_all\n", "ModuleNotFoundError: No module named 'not_there_at_all' (mine.py:1)"),
-    "exception": ("\n\nx = undefined\n", "cannot be loaded: NameError: name 'undefined' is not defined (mine.py:3)"),
+    "import": (
+        "import not_there_at_all\n",
+        "ModuleNotFoundError: No module named 'not_there_at_all' (mine.py:1)",
+    ),
+    "exception": (
+        "\n\nx = undefined\n",
+        "cannot be loaded: NameError: name 'undefined' is not defined (mine.py:3)",
+    ),
     "exit": ("import sys\nsys.exit(3)\n", "cannot be loaded: SystemExit: 3 (mine.py:2)"),
-    "nothing": ("def mine(group, context):\n    return 1\n", "registers nothing; decorate a function"),
-    "built in": (criterion("pass").replace('"mine"', '"l2"'), "'l2' is registered twice (built in and file mine.py)"),
-    "twice": (criterion("pass") * 2, "'mine' is registered twice (file mine.py and file mine.py)"),
-    "both kinds": (criterion("pass") + selector("pass"), "algorithm 'mine' is registered twice"),
-    "no brackets": (f"{HEAD}@pg.criterion\ndef mine(group, context): pass\n", "a name of one word, not <function"),
-    "two words": (criterion("pass").replace('"mine"', '"my own"'), "under a name of one word, not 'my own'"),
+    "nothing": (
+        "def mine(group, context):\n    return 1\n",
+        "registers nothing; decorate a function",
+    ),
+    "built in": (
+        criterion("pass").replace('"mine"', '"l2"'),
+        "'l2' is registered twice (built in and file mine.py)",
+    ),
+    "twice": (
+        criterion("pass") * 2,
+        "'mine' is registered twice (file mine.py and file mine.py)",
+    ),
+    "both kinds": (
+        criterion("pass") + selector("pass"),
+        "algorithm 'mine' is registered twice",
+    ),
+    "no brackets": (
+        f"{HEAD}@pg.criterion\ndef mine(group, context): pass\n",
+        "a name of one word, not <function",
+    ),
+    "two words": (
+        criterion("pass").replace('"mine"', '"my own"'),
+        "under a name of one word, not 'my own'",
+    ),
     "parameters": (
         f"{HEAD}@pg.criterion('mine')\ndef mine(group): pass\n",
         "criterion 'mine' (file mine.py) must be a function (group, context), not (group)",
@@ -319,10 +429,19 @@ LOADING_MISTAKES = {
         f"{HEAD}@pg.selector('mine')\ndef mine(group, context): pass\n",
         "selector 'mine' (file mine.py) must be a function (coupling, context, budget), not (group, context)",
     ),
-    "no function": (f"{HEAD}pg.criterion('mine')(3)\n", "must be a function (group, context), not int"),
-    "rule twice": (propagate("pass") + propagate("pass"), "operator com.example::Scale has two rules since version 1"),
+    "no function": (
+        f"{HEAD}pg.criterion('mine')(3)\n",
+        "must be a function (group, context), not int",
+    ),
+    "rule twice": (
+        propagate("pass") + propagate("pass"),
+        "operator com.example::Scale has two rules since version 1",
+    ),
     "rule parameters": (
-        propagate("pass", "shapes=lambda node, inputs: inputs[:1], propagate=propagate, macs=propagate"),
+        propagate(
+            "pass",
+            "shapes=lambda node, inputs: inputs[:1], propagate=propagate, macs=propagate",
+        ),
         "macs of the rule for com.example::Scale (file mine.py) must be a function (node, inputs, outputs), not (site)",
     ),
     "pattern": (
@@ -330,12 +449,17 @@ LOADING_MISTAKES = {
         + propagate("pass", "propagate=by_pattern('n c')"),
         "cannot be loaded: ValueError",
     ),
-    "front end twice": (f"{HEAD}pg.frontend('.onnx')(lambda source: None)\n", "'.onnx' is registered twice"),
-}  # fmt: skip
+    "front end twice": (
+        f"{HEAD}pg.frontend('.onnx')(lambda source: None)\n",
+        "'.onnx' is registered twice",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", LOADING_MISTAKES)
-@pytest.mark.parametrize("command", ["algorithms --plugin mine.py", PRUNE], ids=["algorithms", "prune"])
+@pytest.mark.parametrize(
+    "command", ["algorithms --plugin mine.py", PRUNE], ids=["algorithms", "prune"]
+)
 def test_mistakes_when_loading(folder: Path, cli: Cli, name: str, command: str) -> None:
     text, message = LOADING_MISTAKES[name]
     (folder / "mine.py").write_text(text)
@@ -349,27 +473,43 @@ def test_mistakes_when_loading(folder: Path, cli: Cli, name: str, command: str) 
         ("some/where", "plug-in some/where: no such file"),
         ("./", "is a folder"),
         ("net.onnx", "plug-in net.onnx is no Python file"),
-        ("not.there", "plug-in not.there cannot be loaded: ModuleNotFoundError: No module named 'not'"),
-        ("mine", "plug-in mine cannot be loaded: ModuleNotFoundError: No module named 'mine'; did you mean"),
+        (
+            "not.there",
+            "plug-in not.there cannot be loaded: ModuleNotFoundError: No module named 'not'",
+        ),
+        (
+            "mine",
+            "plug-in mine cannot be loaded: ModuleNotFoundError: No module named 'mine'; did you mean",
+        ),
         (".mine", "plug-in .mine cannot be loaded: TypeError"),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_there(folder: Path, cli: Cli, source: str, message: str) -> None:
     (folder / "mine.py").write_text(criterion("pass"))
     assert_one_error(cli("inspect net.onnx --plugin", source), folder, message)
 
 
-def test_a_module_that_registers_nothing(folder: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_that_registers_nothing(
+    folder: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (folder / "an_idle_module.py").write_text("")
     monkeypatch.syspath_prepend(folder)
     assert_one_error(
-        cli("inspect net.onnx --plugin an_idle_module"), folder, "plug-in an_idle_module registers nothing"
+        cli("inspect net.onnx --plugin an_idle_module"),
+        folder,
+        "plug-in an_idle_module registers nothing",
     )
 
 
 RULE_MISTAKES = {
-    "propagate": (propagate("site.nothing()"), "AttributeError: 'NodeSite' object has no attribute 'nothing' (mine.py:5)"),
-    "slot": (propagate("site.labels(5)"), "IndexError: tuple index out of range (mine.py:5)"),
+    "propagate": (
+        propagate("site.nothing()"),
+        "AttributeError: 'NodeSite' object has no attribute 'nothing' (mine.py:5)",
+    ),
+    "slot": (
+        propagate("site.labels(5)"),
+        "IndexError: tuple index out of range (mine.py:5)",
+    ),
     "macs": (
         propagate(
             "site.set_output(site.labels(0))",
@@ -377,12 +517,19 @@ RULE_MISTAKES = {
         ),
         "macs returned 'many'",
     ),
-    "shapes": (propagate("pass", "propagate=propagate, shapes=lambda n, i: i[0]"), "shapes returned (1, 16) for node 'scale5'"),
-    "no shapes": (propagate("pass", "propagate=propagate, shapes=lambda n, i: None"), "shapes returned None for node 'scale5'"),
+    "shapes": (
+        propagate("pass", "propagate=propagate, shapes=lambda n, i: i[0]"),
+        "shapes returned (1, 16) for node 'scale5'",
+    ),
+    "no shapes": (
+        propagate("pass", "propagate=propagate, shapes=lambda n, i: None"),
+        "shapes returned None for node 'scale5'",
+    ),
     "repair": (
         propagate(
             "site.set_output(site.labels(0))",
-            "shapes=lambda node, inputs: inputs[:1], propagate=propagate, repair=lambda edit: edit.kept('nowhere', 0) + {}",
+            "shapes=lambda node, inputs: inputs[:1], propagate=propagate, "
+            "fix_up=lambda edit: edit.kept('nowhere', 0) + {}",
         ),
         "failed: ",
     ),
@@ -399,7 +546,10 @@ def test_mistakes_of_a_rule(folder: Path, cli: Cli, name: str) -> None:
 
 FRONT_END_MISTAKES = {
     "nothing": ("pass", "returned NoneType for a.tiny, not a Graph or an onnx.ModelProto"),
-    "exception": ("return {}['layers']", "reading a.tiny, failed: KeyError: 'layers' (mine.py:5)"),
+    "exception": (
+        "return {}['layers']",
+        "reading a.tiny, failed: KeyError: 'layers' (mine.py:5)",
+    ),
     "invalid model": (
         "import onnx; return onnx.helper.make_model(onnx.helper.make_graph([onnx.helper.make_node('Relu', ['x'], ['y'])], 'g', [], []))",  # noqa: E501
         "made an invalid model: a.tiny: ",
@@ -410,10 +560,14 @@ FRONT_END_MISTAKES = {
 @pytest.mark.parametrize("name", FRONT_END_MISTAKES)
 def test_mistakes_of_a_front_end(folder: Path, cli: Cli, name: str) -> None:
     body, message = FRONT_END_MISTAKES[name]
-    (folder / "mine.py").write_text(f"{HEAD}@pg.frontend('.tiny')\ndef read(source):\n    {body}\n")
+    (folder / "mine.py").write_text(
+        f"{HEAD}@pg.frontend('.tiny')\ndef read(source):\n    {body}\n"
+    )
     (folder / "a.tiny").write_text("")
     command = "prune {} -o out.onnx --ratio 0.5 --plugin mine.py"
-    assert_one_error(cli(command.format("a.tiny")), folder, "front end '.tiny' (file mine.py)", message)
+    assert_one_error(
+        cli(command.format("a.tiny")), folder, "front end '.tiny' (file mine.py)", message
+    )
     assert_one_error(cli(command.format("b.tiny")), folder, "b.tiny: no such file")
 
 
@@ -449,12 +603,20 @@ OK = '{"format": "prunegraph/plan@1", "model": {"sha256": "SHA"}, "remove": REMO
         ('{"g0": [true]}', "channels of group 'g0' must be a list of whole numbers"),
         ('{"g0": NaN}', "channels of group 'g0' must be a list of whole numbers"),
         ('[["g0", [1]]]', "not a plan"),
-        ('{"g0": [1]}, "cuts": [{"weight": "c1", "axis": 0, "removed": [2]}]', "'cuts' do not follow"),
-        ('{"g0": [1]}, "cuts": [{"weight": "c1", "axis": 0, "removed": "2"}]', "cuts of weight 'c1' must be a list"),
+        (
+            '{"g0": [1]}, "cuts": [{"weight": "c1", "axis": 0, "removed": [2]}]',
+            "'cuts' do not follow",
+        ),
+        (
+            '{"g0": [1]}, "cuts": [{"weight": "c1", "axis": 0, "removed": "2"}]',
+            "cuts of weight 'c1' must be a list",
+        ),
         ('{"g0": [1]', "not a plan"),
     ],
 )
-def test_mistakes_in_a_plan_from_outside(folder: Path, cli: Cli, remove: str, message: str) -> None:
+def test_mistakes_in_a_plan_from_outside(
+    folder: Path, cli: Cli, remove: str, message: str
+) -> None:
     sha = pg.load(folder / "net.onnx").sha256
     (folder / "plan.json").write_text(OK.replace("SHA", sha).replace("REMOVE", remove))
     assert_one_error(cli("apply net.onnx plan.json -o out.onnx"), folder, message)
@@ -471,11 +633,20 @@ def test_the_groups_file_says_where_channels_are(folder: Path, cli: Cli) -> None
     groups = {g.id: g for g in pg.analyze(pg.load(folder / "joined.onnx")).groups}
     kinds = set()
     for content in json.loads(done.stdout)["groups"]:
-        for member, entry in zip(groups[content["id"]].members, content["members"], strict=True):
-            run = [[entry["first"] + i] for i in range(content["channels"])] if "first" in entry else None
+        for member, entry in zip(
+            groups[content["id"]].members, content["members"], strict=True
+        ):
+            run = (
+                [[entry["first"] + i] for i in range(content["channels"])]
+                if "first" in entry
+                else None
+            )
             assert member.positions.tolist() == (run or entry["positions"])
             kinds.add((bool(run), entry.get("first")))
-    assert kinds == {(True, 0), (True, 8), (False, None)} or kinds == {(True, 0), (False, None)}
+    assert kinds == {(True, 0), (True, 8), (False, None)} or kinds == {
+        (True, 0),
+        (False, None),
+    }
 
 
 # -- what a context gives -----------------------------------------------------------------
@@ -492,11 +663,20 @@ def test_activations_moments_and_gram_by_hand() -> None:
     context, _ = context_of(graph, x=x)
     layer = graph.node("block2")
     output, read = run_values(graph, {"x": x}, [layer.outputs[0], layer.inputs[0]]).values()
-    np.testing.assert_allclose(context.activations(layer.outputs[0]), output[:32], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        context.activations(layer.outputs[0]), output[:32], rtol=1e-5, atol=1e-6
+    )
     np.testing.assert_array_equal(context.activations("x", 5), x[:5])
     moments = context.moments(layer.outputs[0])
-    np.testing.assert_allclose(moments.energy, (output.astype(np.float64) ** 2).mean((0, 2, 3)), rtol=1e-5)
-    np.testing.assert_allclose(context.moments(layer.outputs[0], -3).mean, output.mean((0, 2, 3)), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        moments.energy, (output.astype(np.float64) ** 2).mean((0, 2, 3)), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        context.moments(layer.outputs[0], -3).mean,
+        output.mean((0, 2, 3)),
+        rtol=1e-4,
+        atol=1e-6,
+    )
     np.testing.assert_allclose(context.moments(graph.outputs[0], -1).count, 40)
     head = graph.node("head")
     rows = run_values(graph, {"x": x}, [head.inputs[0]])[head.inputs[0]]
@@ -567,7 +747,11 @@ def test_a_users_arrays_stay_writeable() -> None:
 
 def test_an_algorithm_without_data_says_so() -> None:
     context = Context(pg.analyze(residual_net()), algorithm="mine")
-    for ask in (lambda: context.activations("x"), lambda: context.moments("x"), lambda: context.gram("stem")):
+    for ask in (
+        lambda: context.activations("x"),
+        lambda: context.moments("x"),
+        lambda: context.gram("stem"),
+    ):
         with pytest.raises(DataError, match="algorithm 'mine' needs data"):
             ask()
 

@@ -24,7 +24,9 @@ LANGUAGES = {"jq": "jq", "node": "nodejs"}
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL
+    )
 
 
 def files(page: Path) -> dict[str, str]:
@@ -36,14 +38,17 @@ def files(page: Path) -> dict[str, str]:
 def commands(page: Path) -> list[list[str]]:
     """The project's own commands, and the page's own scripts; setting up an environment is left to a fresh machine."""
     lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
-    parts = [shlex.split(part) for line in lines for part in line.split("&&") if part.strip()]
+    parts = [
+        shlex.split(part) for line in lines for part in line.split("&&") if part.strip()
+    ]
     scripts = files(page)
     return [
         [sys.executable, *(["-m", *words] if words[0] == "prunegraph" else words[1:])]
         if words[0] not in LANGUAGES
         else ["sh", "-c", shlex.join(words).replace("'>'", ">")]
         for words in parts
-        if words[0] in ("prunegraph", *LANGUAGES) or (words[0] == "python" and words[1] in scripts)
+        if words[0] in ("prunegraph", *LANGUAGES)
+        or (words[0] == "python" and words[1] in scripts)
     ]
 
 
@@ -78,12 +83,16 @@ def test_snippets(page: Path, folder: Path) -> None:
     if page.name in ("binary.md", "pytorch.md", "source-001.md", "training.md"):
         pytest.importorskip("torch", reason="the extra [torch] is not installed")
     for snippet in blocks(page, "python"):
-        done = subprocess.run([sys.executable, "-c", snippet], cwd=folder, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", snippet], cwd=folder, capture_output=True, text=True
+        )
         assert done.returncode == 0, f"{snippet}\n{done.stderr}"
 
 
 def test_readme_has_two_set_up_and_go_commands() -> None:
-    lines = [line for block in blocks(ROOT / "README.md", "sh") for line in block.splitlines()]
+    lines = [
+        line for block in blocks(ROOT / "README.md", "sh") for line in block.splitlines()
+    ]
     assert len([line for line in lines if "pip install" in line]) == 2
     assert len(commands(ROOT / "README.md")) >= 6
 
@@ -103,12 +112,17 @@ def test_every_file_of_the_plugins_page_is_used() -> None:
 
 def test_programs_of_other_languages_are_those_of_the_examples() -> None:
     shown = files(ROOT / "docs" / "other-languages.md")
-    assert shown == {path.name: path.read_text() for path in sorted((ROOT / "examples").iterdir())}
+    assert shown == {
+        path.name: path.read_text() for path in sorted((ROOT / "examples").iterdir())
+    }
 
 
 def test_sizes_that_the_plugins_page_promises() -> None:
     scripts = files(ROOT / "docs" / "plugins.md")
-    lines = {name: [line for line in text.splitlines() if line.strip()] for name, text in scripts.items()}
+    lines = {
+        name: [line for line in text.splitlines() if line.strip()]
+        for name, text in scripts.items()
+    }
     assert len(lines["quiet.py"]) <= 10
     assert len(lines["choose.py"]) <= 15
     assert "prunegraph" not in scripts["choose.py"].replace("prunegraph/plan@2", "")
@@ -116,5 +130,7 @@ def test_sizes_that_the_plugins_page_promises() -> None:
 
 def test_the_plugins_page_shows_the_entry_points_of_the_example() -> None:
     shown = tomllib.loads(blocks(ROOT / "docs" / "plugins.md", "toml")[0])["project"]
-    package = tomllib.loads((ROOT / "tests" / "plugins" / "plugin_example" / "pyproject.toml").read_text())["project"]
+    package = tomllib.loads(
+        (ROOT / "tests" / "plugins" / "plugin_example" / "pyproject.toml").read_text()
+    )["project"]
     assert shown["entry-points"] == package["entry-points"]

@@ -36,7 +36,9 @@ def test_fashion_network() -> None:
 
 
 def test_fashion_network_at_half_its_macs() -> None:
-    result = pg.prune(FIXTURES / "fashion_resnet.onnx", budget=pg.Budget(macs=0.5), round_to=1)
+    result = pg.prune(
+        FIXTURES / "fashion_resnet.onnx", budget=pg.Budget(macs=0.5), round_to=1
+    )
     assert 0.48 <= result.after.macs / result.before.macs <= 0.5
     assert result.proof is not None
 
@@ -55,14 +57,22 @@ def test_the_network_of_source_000_with_half_its_head() -> None:
     """3,578,145 parameters and 2,304,409,600 MACs when the head keeps 0.5 and the backbone all."""
     graph = pg.load(build(512))
     coupling = pg.analyze(graph)
-    plan = pg.select(graph, coupling, budget=pg.Budget(ratio=0.5), round_to=1, keep=keep_all_but_the_head(coupling))
+    plan = pg.select(
+        graph,
+        coupling,
+        budget=pg.Budget(ratio=0.5),
+        round_to=1,
+        keep=keep_all_but_the_head(coupling),
+    )
     pruned = cost(pg.apply(graph, plan))
     assert (pruned.params, pruned.macs) == (3_578_145, 2_304_409_600)
 
 
 def keep_all_but_the_head(result: pg.Coupling) -> list[str]:
     """Layers of the 25 backbone groups: those that the graph makes first."""
-    backbone = [g for g in result.groups if any(is_backbone(result, layer) for layer in g.layers)]
+    backbone = [
+        g for g in result.groups if any(is_backbone(result, layer) for layer in g.layers)
+    ]
     assert len(backbone) == 25
     return [layer for group in backbone for layer in group.layers]
 
@@ -71,7 +81,9 @@ def is_backbone(result: pg.Coupling, layer: str) -> bool:
     """Backbone layers end in a Clip or in a linear bottleneck; head layers in a LeakyRelu."""
     graph = result.graph
     norm = graph.nodes[graph.consumers[graph.node(layer).outputs[0]][0][0]]
-    return all(graph.nodes[i].op != "LeakyRelu" for i, _ in graph.consumers[norm.outputs[0]])
+    return all(
+        graph.nodes[i].op != "LeakyRelu" for i, _ in graph.consumers[norm.outputs[0]]
+    )
 
 
 def refilled(path: Path) -> onnx.ModelProto:
@@ -83,8 +95,14 @@ def refilled(path: Path) -> onnx.ModelProto:
     for node in nodes:
         shape = shapes[node.input[0]].tolist()
         fan_in = int(np.prod(shape[1:])) if len(shape) > 1 else 1
-        values = rng.uniform(0.5, 1.5, shape) if len(shape) == 1 else rng.standard_normal(shape) / np.sqrt(fan_in)
-        model.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), node.output[0]))
+        values = (
+            rng.uniform(0.5, 1.5, shape)
+            if len(shape) == 1
+            else rng.standard_normal(shape) / np.sqrt(fan_in)
+        )
+        model.graph.initializer.append(
+            numpy_helper.from_array(values.astype(np.float32), node.output[0])
+        )
         model.graph.node.remove(node)
     return model
 
@@ -94,7 +112,9 @@ def test_light_topologies_are_there() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", sorted(LIGHT.glob("light_*.onnx")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(LIGHT.glob("light_*.onnx")), ids=lambda path: path.stem
+)
 def test_light_topologies(path: Path) -> None:
     graph = from_model(refilled(path))
     result = pg.prune(graph, budget=pg.Budget(ratio=0.3), round_to=1)

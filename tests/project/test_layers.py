@@ -66,13 +66,20 @@ def modules() -> list[tuple[str, Path]]:
     for folder, prefix in ((ROOT / "prunegraph", ""), (ROOT / "frontends", "frontends.")):
         for path in sorted(folder.rglob("*.py")):
             name = ".".join(path.relative_to(folder).with_suffix("").parts)
-            if not name.startswith("frontends") and path != ROOT / "prunegraph" / "__init__.py":
+            if (
+                not name.startswith("frontends")
+                and path != ROOT / "prunegraph" / "__init__.py"
+            ):
                 result.append((prefix + name, path))
     return result
 
 
 def is_type_checking(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+    return (
+        isinstance(node, ast.If)
+        and isinstance(node.test, ast.Name)
+        and node.test.id == "TYPE_CHECKING"
+    )
 
 
 def at_run_time(path: Path) -> ast.Module:
@@ -89,9 +96,13 @@ def imported(path: Path) -> list[str]:
     tree = at_run_time(path)
     result = []
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("prunegraph"):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
+            "prunegraph"
+        ):
             module = (node.module or "").removeprefix("prunegraph").removeprefix(".")
-            names = [f"{module}.{alias.name}" if module else alias.name for alias in node.names]
+            names = [
+                f"{module}.{alias.name}" if module else alias.name for alias in node.names
+            ]
             result += [name for name in names if name not in ("__version__",)]
     return result
 
@@ -127,7 +138,9 @@ def test_only_the_extra_imports_torch() -> None:
             if isinstance(node, ast.Import)
             for alias in node.names
         }
-        assert "torch" not in names or module.startswith(("frontends.pytorch.", "training."))
+        assert "torch" not in names or module.startswith(
+            ("frontends.pytorch.", "training.")
+        )
 
 
 def test_no_file_is_too_long() -> None:

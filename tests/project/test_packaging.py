@@ -9,9 +9,14 @@ from tests.paths import ROOT
 
 
 def test_packages_match_the_disk() -> None:
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"][
+        "packages"
+    ]
     on_disk = set()
-    for folder, name in ((ROOT / "prunegraph", "prunegraph"), (ROOT / "frontends", "prunegraph.frontends")):
+    for folder, name in (
+        (ROOT / "prunegraph", "prunegraph"),
+        (ROOT / "frontends", "prunegraph.frontends"),
+    ):
         for path in folder.rglob("__init__.py"):
             inner = path.parent.relative_to(folder).parts
             if "frontends" not in inner:
@@ -20,11 +25,15 @@ def test_packages_match_the_disk() -> None:
 
 
 def test_package_data_names_every_file_that_is_no_module() -> None:
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"][
+        "package-data"
+    ]
     missing = [
         path
         for path in (ROOT / "prunegraph").rglob("*")
-        if path.is_file() and path.suffix not in (".py", ".pyc") and not is_package_data(path, listed)
+        if path.is_file()
+        and path.suffix not in (".py", ".pyc")
+        and not is_package_data(path, listed)
     ]
     assert not missing
 
@@ -33,7 +42,9 @@ def is_package_data(path: Path, listed: dict[str, list[str]]) -> bool:
     """Whether a pattern of the nearest package above a file, or of all packages, takes it in."""
     package = next(folder for folder in path.parents if (folder / "__init__.py").exists())
     name = ".".join(package.relative_to(ROOT).parts)
-    return any(path in package.glob(pattern) for pattern in [*listed["*"], *listed.get(name, [])])
+    return any(
+        path in package.glob(pattern) for pattern in [*listed["*"], *listed.get(name, [])]
+    )
 
 
 def test_the_link_points_at_the_front_ends() -> None:

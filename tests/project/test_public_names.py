@@ -8,11 +8,37 @@ import sys
 import prunegraph
 
 PUBLIC = {
-    "Budget", "CompressResult", "Context", "Coupling", "DecomposeResult", "Graph", "Group", "Plan", "Proof", "QuantizeResult",
-    "PruneResult", "SearchResult", "Sensitivity", "analyze", "apply", "compare", "compress", "criterion", "decompose",
-    "errors", "frontend", "load", "prune", "quantize", "save", "search", "select", "selector", "sensitivity",
+    "Budget",
+    "CompressResult",
+    "Context",
+    "Coupling",
+    "DecomposeResult",
+    "Graph",
+    "Group",
+    "Plan",
+    "Proof",
+    "QuantizeResult",
+    "PruneResult",
+    "SearchResult",
+    "Sensitivity",
+    "analyze",
+    "apply",
+    "compare",
+    "compress",
+    "criterion",
+    "decompose",
+    "errors",
+    "frontend",
+    "load",
+    "prune",
+    "quantize",
+    "save",
+    "search",
+    "select",
+    "selector",
+    "sensitivity",
     "verify",
-}  # fmt: skip
+}
 
 
 def test_public_names() -> None:

@@ -23,7 +23,9 @@ from tests.oracle import random_plan
 Array = np.ndarray
 
 
-def masked_outputs(graph: pg.Graph, plan: pg.Plan, inputs: dict[str, Array], folder: Path) -> list[Array]:
+def masked_outputs(
+    graph: pg.Graph, plan: pg.Plan, inputs: dict[str, Array], folder: Path
+) -> list[Array]:
     write_masked(survivors(pg.analyze(graph), plan), plan.cuts, folder / "masked.onnx")
     return run(session(folder / "masked.onnx", optimized=False), inputs)
 
@@ -47,14 +49,22 @@ def reduced(b: Builder, op: str, x: str) -> str:
 
 
 def write_layer_norm(b: Builder, x: str) -> str:
-    return b.op("LayerNormalization", x, b.const(np.ones(8), np.float32), b.const(np.zeros(8), np.float32), axis=-1)
+    return b.op(
+        "LayerNormalization",
+        x,
+        b.const(np.ones(8), np.float32),
+        b.const(np.zeros(8), np.float32),
+        axis=-1,
+    )
 
 
 def write_centred(b: Builder, x: str) -> str:
     """A layer normalisation taken apart, as exporters write it."""
     centred = b.op("Sub", x, reduced(b, "ReduceMean", x))
     variance = reduced(b, "ReduceMean", b.op("Mul", centred, centred))
-    return b.op("Div", centred, b.op("Sqrt", b.op("Add", variance, b.const(1e-5, np.float32))))
+    return b.op(
+        "Div", centred, b.op("Sqrt", b.op("Add", variance, b.const(1e-5, np.float32)))
+    )
 
 
 def write_rms(b: Builder, x: str) -> str:
@@ -73,7 +83,10 @@ FORMS: dict[str, tuple[Callable[[Builder, str], str], Callable[[Array], Array]]]
     "ReduceMean": (gated_by("ReduceMean"), lambda x: x * x.mean(-1, keepdims=True)),
     "ReduceMax": (gated_by("ReduceMax"), lambda x: x * x.max(-1, keepdims=True)),
     "ReduceMin": (gated_by("ReduceMin"), lambda x: x * x.min(-1, keepdims=True)),
-    "ReduceL2": (gated_by("ReduceL2"), lambda x: x * np.sqrt((x * x).sum(-1, keepdims=True))),
+    "ReduceL2": (
+        gated_by("ReduceL2"),
+        lambda x: x * np.sqrt((x * x).sum(-1, keepdims=True)),
+    ),
     "Relu": (lambda b, x: b.relu(x), lambda x: np.maximum(x, 0)),
 }
 
@@ -81,10 +94,16 @@ FORMS: dict[str, tuple[Callable[[Builder, str], str], Callable[[Array], Array]]]
 @pytest.mark.parametrize("form", FORMS)
 @settings(max_examples=5)
 @given(
-    seed=st.integers(0, 2**16), gone=st.sets(st.integers(0, 7), min_size=1, max_size=6), opset=st.sampled_from([17, 18])
+    seed=st.integers(0, 2**16),
+    gone=st.sets(st.integers(0, 7), min_size=1, max_size=6),
+    opset=st.sampled_from([17, 18]),
 )
 def test_numpy_agrees(
-    form: str, tmp_path_factory: pytest.TempPathFactory, seed: int, gone: set[int], opset: int
+    form: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    seed: int,
+    gone: set[int],
+    opset: int,
 ) -> None:
     write, compute = FORMS[form]
     b = Builder(seed, opset=opset)
@@ -106,12 +125,23 @@ def test_numpy_agrees(
 def hostile_names() -> pg.Graph:
     """Names that begin as those of the masked original do, also in a subgraph."""
     b = Builder()
-    x = b.relu(b.op("Conv", b.input("n", 3, 4, 4), b.weight(8, 3, 1, 1), b.weight(8), name="masked"))
+    x = b.relu(
+        b.op(
+            "Conv", b.input("n", 3, 4, 4), b.weight(8, 3, 1, 1), b.weight(8), name="masked"
+        )
+    )
     body = helper.make_graph(
-        [helper.make_node("Relu", [x], ["masked_:0"], name="masked_:1")], "body", [],
+        [helper.make_node("Relu", [x], ["masked_:0"], name="masked_:1")],
+        "body",
+        [],
         [helper.make_tensor_value_info("masked_:0", onnx.TensorProto.FLOAT, None)],
-    )  # fmt: skip
-    condition = b.op("Greater", b.op("ReduceSum", "x", keepdims=0), b.const(0.0, np.float32), name="masked:0")
+    )
+    condition = b.op(
+        "Greater",
+        b.op("ReduceSum", "x", keepdims=0),
+        b.const(0.0, np.float32),
+        name="masked:0",
+    )
     y = b.op("If", condition, then_branch=body, else_branch=body, name="masked:1")
     return b.graph(b.op("Conv", y, b.weight(4, 8, 1, 1)))
 
@@ -127,12 +157,20 @@ def test_external_weights_are_streamed_and_whole_ones_dropped(tmp_path: Path) ->
     b = Builder()
     x = b.op("MatMul", b.input("n", 32), b.weight(32, 64))
     graph = b.graph(b.op("MatMul", b.relu(x), b.weight(64, 48)))
-    onnx.save(graph.model, tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0, location="m.bin")
+    onnx.save(
+        graph.model,
+        tmp_path / "m.onnx",
+        save_as_external_data=True,
+        size_threshold=0,
+        location="m.bin",
+    )
     graph = load(tmp_path / "m.onnx")
     plan = random_plan(pg.analyze(graph))
     write_masked(survivors(pg.analyze(graph), plan), plan.cuts, tmp_path / "masked.onnx")
     # Not twice as large: a weight that nothing reads whole any more is not written.
-    assert (tmp_path / "masked.onnx.data").stat().st_size <= 1.5 * (tmp_path / "m.bin").stat().st_size
+    assert (tmp_path / "masked.onnx.data").stat().st_size <= 1.5 * (
+        tmp_path / "m.bin"
+    ).stat().st_size
     assert pg.verify(graph, plan, pg.apply(graph, plan)).relative < 1e-5
 
 
@@ -152,7 +190,9 @@ def test_weights_of_constant_nodes() -> None:
     b = Builder()
     x = b.relu(b.conv(b.input("n", 3, 4, 4), 3, 8))
     model = b.graph(b.conv(x, 8, 4)).model
-    constants = [helper.make_node("Constant", [], [t.name], value=t) for t in model.graph.initializer]
+    constants = [
+        helper.make_node("Constant", [], [t.name], value=t) for t in model.graph.initializer
+    ]
     nodes = [*constants, *model.graph.node]
     del model.graph.initializer[:], model.graph.node[:]
     model.graph.node.extend(nodes)

@@ -54,7 +54,11 @@ def grouped_net() -> pg.Graph:
     one, two = b.nodes[-1].output
     x = b.op("Concat", b.relu(two), b.conv(one, 4, 4), axis=1)
     x = b.op("Reshape", x, b.const([0, 2, 6, 4, 4], np.int64))
-    x = b.op("Reshape", b.op("Transpose", x, perm=[0, 2, 1, 3, 4]), b.const([0, 12, 4, 4], np.int64))
+    x = b.op(
+        "Reshape",
+        b.op("Transpose", x, perm=[0, 2, 1, 3, 4]),
+        b.const([0, 12, 4, 4], np.int64),
+    )
     y = b.op("Transpose", b.conv(x, 12, 8), perm=[0, 2, 3, 1])
     y = b.op("LayerNormalization", y, b.weight(8, scale=1.0), b.weight(8), axis=-1)
     return b.graph(b.op("MatMul", y, b.weight(8, 5)))
@@ -64,12 +68,16 @@ def branching_net() -> pg.Graph:
     """An If whose branches hold layers of their own, under names that are the same in both."""
     b = Builder()
     x = b.relu(b.conv(b.input("n", 3, 4, 4), 3, 8))
-    condition = b.op("Greater", b.op("ReduceSum", "x", keepdims=0), b.const(0.0, np.float32))
+    condition = b.op(
+        "Greater", b.op("ReduceSum", "x", keepdims=0), b.const(0.0, np.float32)
+    )
     branches = {}
     for seed, name in enumerate(("then_branch", "else_branch")):
         rng = np.random.default_rng(seed)
         weights = [
-            onnx.numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32) / 3, key)
+            onnx.numpy_helper.from_array(
+                rng.standard_normal(shape).astype(np.float32) / 3, key
+            )
             for key, shape in (("w", (8, 8, 1, 1)), ("v", (6, 8, 1, 1)))
         ]
         nodes = [
@@ -104,7 +112,9 @@ def slices(change: Callable[[np.ndarray, Axes], np.ndarray]) -> Callable[[Patch]
     return patch
 
 
-def take(values: np.ndarray, axes: Axes, change: Callable[[np.ndarray, int], np.ndarray]) -> np.ndarray:
+def take(
+    values: np.ndarray, axes: Axes, change: Callable[[np.ndarray, int], np.ndarray]
+) -> np.ndarray:
     for axis, kept in enumerate(axes):
         if kept is not None:
             values = np.take(values, change(kept, values.shape[axis]), axis)
@@ -133,7 +143,9 @@ def stale_copy(edit: WeightEditor) -> None:
             edit.tensors[name] = renamed(edit.tensors[old], name)
 
 
-def renamed(make: Callable[[], onnx.TensorProto], name: str) -> Callable[[], onnx.TensorProto]:
+def renamed(
+    make: Callable[[], onnx.TensorProto], name: str
+) -> Callable[[], onnx.TensorProto]:
     def named() -> onnx.TensorProto:
         tensor = onnx.TensorProto()
         tensor.CopyFrom(make())
@@ -146,7 +158,11 @@ def renamed(make: Callable[[], onnx.TensorProto], name: str) -> Callable[[], onn
 def wrong_name(edit: WeightEditor) -> None:
     """A reader of a copy reads another tensor of the same shape."""
     for reader, name in edit.renamed.items():
-        others = [t for t in edit.tensors if t != name and edit.tensors[t]().dims == edit.tensors[name]().dims]
+        others = [
+            t
+            for t in edit.tensors
+            if t != name and edit.tensors[t]().dims == edit.tensors[name]().dims
+        ]
         edit.renamed[reader] = others[0] if others else name
 
 
@@ -158,7 +174,12 @@ def reader_left_behind(edit: WeightEditor) -> None:
 def late_binding(edit: WeightEditor) -> None:
     """Tensors of one shape all have the values of the last one."""
     last = {tuple(make().dims): make for make in edit.tensors.values()}
-    edit.tensors.update({name: renamed(last[tuple(make().dims)], name) for name, make in edit.tensors.items()})
+    edit.tensors.update(
+        {
+            name: renamed(last[tuple(make().dims)], name)
+            for name, make in edit.tensors.items()
+        }
+    )
 
 
 def not_cut(edit: WeightEditor) -> None:
@@ -173,7 +194,10 @@ def swapped(edit: WeightEditor) -> None:
         names.setdefault(tuple(make().dims), []).append(name)
     for first, second, *_ in (same for same in names.values() if len(same) > 1):
         one, two = edit.tensors[first], edit.tensors[second]
-        edit.tensors[first], edit.tensors[second] = renamed(two, first), renamed(one, second)
+        edit.tensors[first], edit.tensors[second] = (
+            renamed(two, first),
+            renamed(one, second),
+        )
 
 
 def method(name: str, change: Callable[..., tuple[Any, ...]]) -> Callable[[Patch], None]:
@@ -181,7 +205,9 @@ def method(name: str, change: Callable[..., tuple[Any, ...]]) -> Callable[[Patch
 
     def patch(monkeypatch: Patch) -> None:
         original = getattr(NodeEdit, name)
-        monkeypatch.setattr(NodeEdit, name, lambda self, *given: original(self, *change(*given)))
+        monkeypatch.setattr(
+            NodeEdit, name, lambda self, *given: original(self, *change(*given))
+        )
 
     return patch
 
@@ -192,11 +218,17 @@ def off_by_one(kept: np.ndarray, size: int) -> np.ndarray:
 
 def turned(values: np.ndarray, axes: Axes) -> Axes:
     """The axes of a square matrix taken for each other."""
-    return [axes[1], axes[0], *axes[2:]] if values.ndim > 1 and values.shape[0] == values.shape[1] else axes
+    return (
+        [axes[1], axes[0], *axes[2:]]
+        if values.ndim > 1 and values.shape[0] == values.shape[1]
+        else axes
+    )
 
 
 def coarse(values: np.ndarray, axes: Axes) -> np.ndarray:
-    return take(values, axes, lambda kept, size: kept).astype(np.float16).astype(values.dtype)
+    return (
+        take(values, axes, lambda kept, size: kept).astype(np.float16).astype(values.dtype)
+    )
 
 
 def one_element(values: np.ndarray, axes: Axes) -> np.ndarray:
@@ -207,13 +239,23 @@ def one_element(values: np.ndarray, axes: Axes) -> np.ndarray:
 
 MUTATIONS: dict[str, Callable[[Patch], None]] = {
     "the slices that go instead of those that stay": slices(
-        lambda values, axes: take(values, axes, lambda kept, size: np.setdiff1d(np.arange(size), kept))
+        lambda values, axes: take(
+            values, axes, lambda kept, size: np.setdiff1d(np.arange(size), kept)
+        )
     ),
     "off by one": slices(lambda values, axes: take(values, axes, off_by_one)),
-    "the first ones": slices(lambda values, axes: take(values, axes, lambda kept, size: np.arange(len(kept)))),
-    "another order": slices(lambda values, axes: take(values, axes, lambda kept, size: kept[::-1])),
-    "the wrong axis": slices(lambda values, axes: take(values, turned(values, axes), lambda kept, size: kept)),
-    "the first axis only": slices(lambda values, axes: take(values, axes[:1], lambda kept, size: kept)),
+    "the first ones": slices(
+        lambda values, axes: take(values, axes, lambda kept, size: np.arange(len(kept)))
+    ),
+    "another order": slices(
+        lambda values, axes: take(values, axes, lambda kept, size: kept[::-1])
+    ),
+    "the wrong axis": slices(
+        lambda values, axes: take(values, turned(values, axes), lambda kept, size: kept)
+    ),
+    "the first axis only": slices(
+        lambda values, axes: take(values, axes[:1], lambda kept, size: kept)
+    ),
     "half the precision": slices(coarse),
     "one element lost": slices(one_element),
     "a stale copy": editor(stale_copy),
@@ -224,7 +266,9 @@ MUTATIONS: dict[str, Callable[[Patch], None]] = {
     "two tensors swapped": editor(swapped),
     "a wrong attribute": method("set_attribute", lambda name, value: (name, value * 2)),
     "sizes in another order": method("set_input", lambda slot, value: (slot, value[::-1])),
-    "another permutation": method("gather", lambda source, axis, index: (source, axis, index[::-1])),
+    "another permutation": method(
+        "gather", lambda source, axis, index: (source, axis, index[::-1])
+    ),
 }
 
 
@@ -263,11 +307,19 @@ def test_a_broken_cut_is_noticed_wherever_it_changes_anything(
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
-def test_every_mutation_breaks_something(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    cases = [(graph, random_plan(pg.analyze(graph), seed=3)) for graph in (make() for make in GRAPHS.values())]
+def test_every_mutation_breaks_something(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = [
+        (graph, random_plan(pg.analyze(graph), seed=3))
+        for graph in (make() for make in GRAPHS.values())
+    ]
     right = [result(graph, plan) for graph, plan in cases]
     MUTATIONS[name](monkeypatch)
-    assert any(is_broken(graph, plan, before) for (graph, plan), before in zip(cases, right, strict=True))
+    assert any(
+        is_broken(graph, plan, before)
+        for (graph, plan), before in zip(cases, right, strict=True)
+    )
 
 
 def is_broken(graph: pg.Graph, plan: pg.Plan, right: bytes) -> bool:

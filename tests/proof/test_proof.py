@@ -66,7 +66,9 @@ def test_outputs_that_do_not_react_are_not_a_proof() -> None:
     assert "b.out" in [d.name for d in proof.differences]
 
     def change(model: onnx.ModelProto) -> None:
-        model.graph.initializer[0].raw_data = bytes(len(model.graph.initializer[0].raw_data))
+        model.graph.initializer[0].raw_data = bytes(
+            len(model.graph.initializer[0].raw_data)
+        )
 
     with pytest.raises(ExactnessError):
         pg.verify(graph, plan, spoiled(pruned, change))
@@ -100,7 +102,11 @@ def two_graphs() -> list[pg.Graph]:
     b.op("Split", y, split, outputs=2, axis=1)
     parts = list(b.nodes[-1].output)
     z = b.op("Concat", b.relu(parts[1]), parts[0], axis=1)
-    z = b.op("Reshape", b.op("Reshape", z, b.const([0, 16, 64], np.int64)), b.const([0, 16, 8, 8], np.int64))
+    z = b.op(
+        "Reshape",
+        b.op("Reshape", z, b.const([0, 16, 64], np.int64)),
+        b.const([0, 16, 8, 8], np.int64),
+    )
     return [residual_net(), b.graph(b.head(b.conv(z, 16, 8), 8))]
 
 
@@ -125,10 +131,14 @@ LOST_TIES = {
 
 
 @pytest.mark.parametrize("op", LOST_TIES)
-def test_dropping_one_tie_of_a_pattern_fails(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dropping_one_tie_of_a_pattern_fails(
+    op: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     entry = rules._RULES["", op][0]
     attributes = {"group": "g"} if op == "Conv" else {}
-    careless = replace(entry, spread=by_pattern(LOST_TIES[op], layer=op == "Conv", attributes=attributes))
+    careless = replace(
+        entry, spread=by_pattern(LOST_TIES[op], layer=op == "Conv", attributes=attributes)
+    )
     monkeypatch.setitem(rules._RULES, ("", op), [careless])
     assert fails(two_graphs())
 
@@ -136,7 +146,9 @@ def test_dropping_one_tie_of_a_pattern_fails(op: str, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("op", ["Split", "Reshape"])
 def test_skipping_one_repair_fails(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
     entries = rules._RULES["", op]
-    monkeypatch.setitem(rules._RULES, ("", op), [replace(entry, repair=None) for entry in entries])
+    monkeypatch.setitem(
+        rules._RULES, ("", op), [replace(entry, repair=None) for entry in entries]
+    )
     assert fails(two_graphs())
 
 
@@ -156,7 +168,9 @@ def test_a_wrong_rule_costs_its_groups_only(monkeypatch: pytest.MonkeyPatch) -> 
     groups = {group.id: group.layers for group in result.coupling.groups}
     assert [groups[g] for g in result.left_out] == [("touched",)]
     assert result.proof is not None
-    widths = [result.small.node(name).channels.outputs for name in ("good", "touched", "fine")]
+    widths = [
+        result.small.node(name).channels.outputs for name in ("good", "touched", "fine")
+    ]
     assert widths == [4, 8, 4]
 
 
@@ -179,14 +193,18 @@ def embedding_net() -> pg.Graph:
     b = Builder()
     b.input("n", name="x", kind=onnx.TensorProto.INT64)
     x = b.op("Gather", b.weight(2, 6), "x")
-    return b.graph(b.op("MatMul", b.relu(b.op("MatMul", x, b.weight(6, 8))), b.weight(8, 3)))
+    return b.graph(
+        b.op("MatMul", b.relu(b.op("MatMul", x, b.weight(6, 8))), b.weight(8, 3))
+    )
 
 
 def test_an_original_that_does_not_run_on_random_inputs_is_named_as_that() -> None:
     graph = embedding_net()
     plan = random_plan(pg.analyze(graph))
     pruned = pg.apply(graph, plan)
-    with pytest.raises(ModelError, match=r"^model: the original does not run on random inputs; .*--data"):
+    with pytest.raises(
+        ModelError, match=r"^model: the original does not run on random inputs; .*--data"
+    ):
         pg.verify(graph, plan, pruned)
     with pytest.raises(ModelError, match="the original does not run") as caught:
         pg.prune(graph, budget=pg.Budget(ratio=0.5), round_to=1)
@@ -211,12 +229,18 @@ def negated(model: onnx.ModelProto) -> None:
 def test_an_original_that_the_runtime_does_not_load_is_named_as_that() -> None:
     b = Builder()
     model = b.graph(b.conv(b.relu(b.conv(b.input("n", 3, 8, 8), 3, 8)), 8, 4)).model
-    model.graph.node.append(onnx.helper.make_node("Mine", ["x"], ["own"], domain="com.example"))
-    model.graph.output.append(onnx.helper.make_tensor_value_info("own", onnx.TensorProto.FLOAT, None))
+    model.graph.node.append(
+        onnx.helper.make_node("Mine", ["x"], ["own"], domain="com.example")
+    )
+    model.graph.output.append(
+        onnx.helper.make_tensor_value_info("own", onnx.TensorProto.FLOAT, None)
+    )
     model.opset_import.append(onnx.helper.make_opsetid("com.example", 1))
     graph = pg.load(model)
     plan = random_plan(pg.analyze(graph))
-    with pytest.raises(ModelError, match=r"model: ONNX Runtime cannot load it.*nothing can be proved"):
+    with pytest.raises(
+        ModelError, match=r"model: ONNX Runtime cannot load it.*nothing can be proved"
+    ):
         pg.verify(graph, plan, pg.apply(graph, plan))
 
 
@@ -225,7 +249,10 @@ def test_an_original_that_is_random_is_named_as_that() -> None:
     x = b.op("ReduceMean", b.conv(b.input("n", 3, 8, 8), 3, 8), axes=[1], keepdims=1)
     graph = b.graph(b.op("Mul", x, b.op("RandomNormalLike", x, name="noise")))
     plan = random_plan(pg.analyze(graph))
-    with pytest.raises(ModelError, match=r"gives other results each time it runs \(node 'noise', RandomNormalLike\)"):
+    with pytest.raises(
+        ModelError,
+        match=r"gives other results each time it runs \(node 'noise', RandomNormalLike\)",
+    ):
         pg.verify(graph, plan, pg.apply(graph, plan))
 
 
@@ -235,19 +262,31 @@ def test_a_pruned_graph_that_alone_does_not_run_is_wrong() -> None:
 
     def change(model: onnx.ModelProto) -> None:
         tensor = model.graph.initializer[0]
-        tensor.CopyFrom(onnx.numpy_helper.from_array(np.zeros((1, 1, 1, 1), np.float32), tensor.name))
+        tensor.CopyFrom(
+            onnx.numpy_helper.from_array(np.zeros((1, 1, 1, 1), np.float32), tensor.name)
+        )
 
     with pytest.raises(ExactnessError, match="does not run where the masked original does"):
         pg.verify(graph, plan, spoiled(pg.apply(graph, plan), change))
 
 
-def test_a_cut_that_does_not_fit_costs_its_groups_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cut_that_does_not_fit_costs_its_groups_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Split without its repair: shapes do not fit, and what has nothing to do with it is pruned all the same."""
     entries = rules._RULES["", "Split"]
-    monkeypatch.setitem(rules._RULES, ("", "Split"), [replace(entry, repair=None) for entry in entries])
+    monkeypatch.setitem(
+        rules._RULES, ("", "Split"), [replace(entry, repair=None) for entry in entries]
+    )
     b = Builder()
     x = b.relu(b.conv(b.input("n", 3, 8, 8), 3, 8, name="good"))
-    b.op("Split", b.conv(x, 8, 8, name="touched"), b.const([4, 4], np.int64), outputs=2, axis=1)
+    b.op(
+        "Split",
+        b.conv(x, 8, 8, name="touched"),
+        b.const([4, 4], np.int64),
+        outputs=2,
+        axis=1,
+    )
     one, two = b.nodes[-1].output
     y = b.relu(b.op("Concat", two, b.conv(one, 4, 4, name="more"), axis=1))
     result = pg.prune(b.graph(b.head(y, 8)), budget=pg.Budget(ratio=0.5), round_to=1)
@@ -266,7 +305,9 @@ def test_the_result_does_not_depend_on_which_graph_an_optimizer_rewrites() -> No
         x = quantized_conv(b, x, cin, cout)
     graph = b.graph(x)
     for seed in range(3):
-        result = pg.prune(graph, budget=pg.Budget(ratio=0.5), round_to=1, algorithm="random", seed=seed)
+        result = pg.prune(
+            graph, budget=pg.Budget(ratio=0.5), round_to=1, algorithm="random", seed=seed
+        )
         assert not result.left_out and result.proof is not None
         assert result.proof.relative < 1e-4
 
@@ -275,12 +316,17 @@ def quantized_conv(b: Builder, x: str, cin: int, cout: int) -> str:
     scale, zero = b.const(0.05, np.float32), b.const(128, np.uint8)
     x = b.op("DequantizeLinear", b.op("QuantizeLinear", x, scale, zero), scale, zero)
     weight = b.const(b.rng.integers(-127, 128, (cout, cin, 3, 3)), np.int8)
-    scales, zeros = b.const(b.rng.uniform(0.002, 0.01, cout), np.float32), b.const(np.zeros(cout), np.int8)
+    scales, zeros = (
+        b.const(b.rng.uniform(0.002, 0.01, cout), np.float32),
+        b.const(np.zeros(cout), np.int8),
+    )
     weight = b.op("DequantizeLinear", weight, scales, zeros, axis=0)
     return b.relu(b.op("Conv", x, weight, b.weight(cout), pads=[1, 1, 1, 1]))
 
 
-def test_a_graph_that_only_optimizations_break_is_not_right(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_that_only_optimizations_break_is_not_right(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     graph = residual_net()
     plan = random_plan(pg.analyze(graph))
     pruned = pg.apply(graph, plan)
@@ -289,12 +335,16 @@ def test_a_graph_that_only_optimizations_break_is_not_right(monkeypatch: pytest.
     def broken(path: Path, name: str, level: str) -> object:
         """A default session of the pruned graph that runs another graph."""
         if level == "default" and "pruned" in name:
-            path.with_name("other.onnx").write_bytes(spoiled(pruned, negated).model.SerializeToString())
+            path.with_name("other.onnx").write_bytes(
+                spoiled(pruned, negated).model.SerializeToString()
+            )
             path = path.with_name("other.onnx")
         return opened(path, name, level)
 
     monkeypatch.setattr(proof, "_open", broken)
-    with pytest.raises(ExactnessError, match="an optimization of ONNX Runtime changes") as caught:
+    with pytest.raises(
+        ExactnessError, match="an optimization of ONNX Runtime changes"
+    ) as caught:
         pg.verify(graph, plan, pruned)
     assert "optimizations break" in caught.value.blame
 
@@ -302,7 +352,12 @@ def test_a_graph_that_only_optimizations_break_is_not_right(monkeypatch: pytest.
 def test_a_weight_that_no_output_shows_is_compared_all_the_same() -> None:
     """Behind a Relu that is zero everywhere, a wrong weight changes nothing; it is wrong all the same."""
     b = Builder()
-    x = b.op("Conv", b.input("n", 3, 4, 4), b.weight(8, 3, 1, 1), b.const(np.full(8, -1e6), np.float32))
+    x = b.op(
+        "Conv",
+        b.input("n", 3, 4, 4),
+        b.weight(8, 3, 1, 1),
+        b.const(np.full(8, -1e6), np.float32),
+    )
     graph = b.graph(b.conv(b.relu(x), 8, 4))
     plan = random_plan(pg.analyze(graph))
 
@@ -330,12 +385,16 @@ def test_the_command_takes_data(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.stderr
 
 
-def test_equal_scores_may_be_decided_otherwise_by_a_default_session(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_scores_may_be_decided_otherwise_by_a_default_session(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Every score is there twice; rounding in one of the sessions lets the other copy win."""
     b = Builder()
     x = b.conv(b.relu(b.conv(b.input("n", 3, 8, 8), 3, 8)), 8, 1)
     scores = b.op("Reshape", x, b.const([0, 64], np.int64))
-    scores = b.op("Concat", scores, b.op("Mul", scores, b.const(np.ones((1, 1)), np.float32)), axis=1)
+    scores = b.op(
+        "Concat", scores, b.op("Mul", scores, b.const(np.ones((1, 1)), np.float32)), axis=1
+    )
     factor = b.nodes[-2].input[1]
     b.op("TopK", scores, b.const([1], np.int64), outputs=2, axis=1)
     graph = b.graph(b.op("Cast", b.nodes[-1].output[1], to=onnx.TensorProto.FLOAT))
@@ -346,7 +405,9 @@ def test_equal_scores_may_be_decided_otherwise_by_a_default_session(monkeypatch:
         if level == "default" and "pruned" in name:
             model = onnx.load(path)
             (tensor,) = (t for t in model.graph.initializer if t.name == factor)
-            tensor.CopyFrom(onnx.numpy_helper.from_array(np.full((1, 1), 1 + 1e-6, np.float32), factor))
+            tensor.CopyFrom(
+                onnx.numpy_helper.from_array(np.full((1, 1), 1 + 1e-6, np.float32), factor)
+            )
             path = path.with_name("rounded.onnx")
             onnx.save(model, path)
         return opened(path, name, level)
@@ -360,9 +421,13 @@ def test_scores_too_small_to_see_are_no_excuse_for_a_wrong_weight(name: str) -> 
     """Small weights make a softmax all but uniform: the outputs hardly show which channels of queries and keys stay."""
     b = Builder()
     x = b.input("n", 6, 8)
-    q, k, v = (b.op("MatMul", x, b.weight(8, 8, scale=scale)) for scale in (0.0005, 0.0005, 1.0))
+    q, k, v = (
+        b.op("MatMul", x, b.weight(8, 8, scale=scale)) for scale in (0.0005, 0.0005, 1.0)
+    )
     weights = dict(zip(("query", "key"), (node.input[1] for node in b.nodes), strict=False))
-    scores = b.op("Softmax", b.op("MatMul", q, b.op("Transpose", k, perm=[0, 2, 1])), axis=-1)
+    scores = b.op(
+        "Softmax", b.op("MatMul", q, b.op("Transpose", k, perm=[0, 2, 1])), axis=-1
+    )
     graph = b.graph(b.op("MatMul", b.op("MatMul", scores, v), b.weight(8, 3)))
     plan = random_plan(pg.analyze(graph))
     assert any(cut.weight == weights[name] for cut in plan.cuts)

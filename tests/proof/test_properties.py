@@ -15,7 +15,11 @@ from tests.random_graphs import draw_graph
 
 SLOW = settings(
     max_examples=4000,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
+    suppress_health_check=[
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+        HealthCheck.large_base_example,
+    ],
 )
 
 
@@ -29,7 +33,9 @@ def test_masked_equals_pruned(graph: Graph, seed: int, ratio: float) -> None:
 @given(draw_graph())
 def test_nothing_removed_is_the_identity(graph: Graph) -> None:
     pruned = apply(graph, make_plan(analyze(graph), {}))
-    assert pruned.model.SerializeToString(deterministic=True) == graph.model.SerializeToString(deterministic=True)
+    assert pruned.model.SerializeToString(
+        deterministic=True
+    ) == graph.model.SerializeToString(deterministic=True)
 
 
 @settings(SLOW, max_examples=40)
@@ -47,7 +53,10 @@ def test_two_plans_in_a_row_are_their_composition(graph: Graph, seed: int) -> No
 
 def layer_weights(graph: Graph) -> dict[str, tuple[int, ...]]:
     """Shapes of what layers contract with (operands of data movement may be named anew)."""
-    return {node.name: graph.weights[graph.main_weight(node) or ""].shape for node in graph.layers}
+    return {
+        node.name: graph.weights[graph.main_weight(node) or ""].shape
+        for node in graph.layers
+    }
 
 
 def compose(coupling: Coupling, first: Plan, second: Plan) -> Plan:
@@ -57,11 +66,17 @@ def compose(coupling: Coupling, first: Plan, second: Plan) -> Plan:
         gone[cut.weight, cut.axis] = set(cut.removed)
     for cut in second.cuts:
         size = coupling.graph.weights[cut.weight].shape[cut.axis]
-        remaining = [i for i in range(size) if i not in gone.get((cut.weight, cut.axis), ())]
-        gone.setdefault((cut.weight, cut.axis), set()).update(remaining[i] for i in cut.removed)
+        remaining = [
+            i for i in range(size) if i not in gone.get((cut.weight, cut.axis), ())
+        ]
+        gone.setdefault((cut.weight, cut.axis), set()).update(
+            remaining[i] for i in cut.removed
+        )
     remove = {}
     for group in coupling.groups:
         member = group.members[0]
         cut = gone.get((member.weight, member.axis), set())
-        remove[group.id] = [c for c, row in enumerate(member.positions) if cut.issuperset(row.tolist())]
+        remove[group.id] = [
+            c for c, row in enumerate(member.positions) if cut.issuperset(row.tolist())
+        ]
     return make_plan(coupling, remove)

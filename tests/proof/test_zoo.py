@@ -13,23 +13,40 @@ from fixtures.light_models import load
 
 #: One of each kind of coupling, for the default run.
 FAST = [
-    "torchvision__resnet18", "torchvision__mobilenet_v3_small__dynamo", "torchvision__shufflenet_v2_x1_0",
-    "torchvision__densenet121", "torchvision__regnet_y_400mf", "ultralytics__yolov8n", "ultralytics__yolov5n__dynamo",
-    "timm__ghostnet_100", "timm__poolformer_s12", "timm__mixer_s32_224", "timm__test_resnet__dynamo",
+    "torchvision__resnet18",
+    "torchvision__mobilenet_v3_small__dynamo",
+    "torchvision__shufflenet_v2_x1_0",
+    "torchvision__densenet121",
+    "torchvision__regnet_y_400mf",
+    "ultralytics__yolov8n",
+    "ultralytics__yolov5n__dynamo",
+    "timm__ghostnet_100",
+    "timm__poolformer_s12",
+    "timm__mixer_s32_224",
+    "timm__test_resnet__dynamo",
     "timm__resnest26d",
-]  # fmt: skip
+]
 
 
 #: Small transformers, and what is left of them where nothing makes the stream stay.
 TRANSFORMERS = ZOO.with_name("zoo_transformers")
-LANGUAGE = sorted(path.name.removesuffix(".light.xz") for path in TRANSFORMERS.glob("*.light.xz"))
+LANGUAGE = sorted(
+    path.name.removesuffix(".light.xz") for path in TRANSFORMERS.glob("*.light.xz")
+)
 FREE = [name for name in LANGUAGE if "bert" not in name]
 
 
-def prune_and_prove(name: str, algorithm: str, seed: int, attention: str | None = None, folder: Path = ZOO) -> float:
+def prune_and_prove(
+    name: str, algorithm: str, seed: int, attention: str | None = None, folder: Path = ZOO
+) -> float:
     graph = pg.load(load(folder / f"{name}.light.xz", seed))
     result = pg.prune(
-        graph, algorithm=algorithm, budget=pg.Budget(ratio=0.5), round_to=1, seed=seed, attention=attention
+        graph,
+        algorithm=algorithm,
+        budget=pg.Budget(ratio=0.5),
+        round_to=1,
+        seed=seed,
+        attention=attention,
     )
     assert result.proof is not None
     assert result.proof.relative <= 1e-4
@@ -45,7 +62,10 @@ def test_fast_zoo(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", names())
 def test_zoo(name: str) -> None:
-    shares = [prune_and_prove(name, "l2", 0), *(prune_and_prove(name, "random", seed) for seed in (1, 2, 3))]
+    shares = [
+        prune_and_prove(name, "l2", 0),
+        *(prune_and_prove(name, "random", seed) for seed in (1, 2, 3)),
+    ]
     assert max(shares) <= (0.55 if is_convolutional(name) else 0.6)
 
 
@@ -60,7 +80,9 @@ def test_zoo_by_attention(name: str, attention: str) -> None:
 @pytest.mark.parametrize("attention", ["heads", "head_dim"])
 def test_transformers(attention: str) -> None:
     """BERT's stream is an output of it; of all others a third is left."""
-    shares = {name: prune_and_prove(name, "l2", 0, attention, TRANSFORMERS) for name in LANGUAGE}
+    shares = {
+        name: prune_and_prove(name, "l2", 0, attention, TRANSFORMERS) for name in LANGUAGE
+    }
     assert np.median([shares[name] for name in FREE]) <= 0.36
     assert max(shares.values()) <= 0.6
 

@@ -19,7 +19,18 @@ from prunegraph.runtime import patches
 
 Array = np.ndarray
 
-MOVES = ("Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze")
+MOVES = (
+    "Flatten",
+    "Gather",
+    "Identity",
+    "MaxPool",
+    "Reshape",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +53,12 @@ Dot = Callable[[Array, Array], Array]
 
 def exact(codes: Array, weights: Array) -> Array:
     """Sums in as many bits as they need."""
-    return np.einsum("...gi,goi->...go", codes.astype(np.float64), weights.astype(np.float64), optimize=True)
+    return np.einsum(
+        "...gi,goi->...go",
+        codes.astype(np.float64),
+        weights.astype(np.float64),
+        optimize=True,
+    )
 
 
 class Saturating:
@@ -61,7 +77,9 @@ class Saturating:
         return np.clip(products, -(2**15), 2**15 - 1).sum(axis=-1).astype(np.float64)
 
     def _products(self, codes: Array, weights: Array, places: Array) -> Array:
-        return codes[..., :, None, places].astype(np.int64) * weights[:, :, places].astype(np.int64)
+        return codes[..., :, None, places].astype(np.int64) * weights[:, :, places].astype(
+            np.int64
+        )
 
 
 class Reference:
@@ -85,30 +103,54 @@ class Reference:
                 continue
             values = self._accumulated(node)
             if values is not None:
-                scale, zero = (self.graph.weights[behind.inputs[slot]].read() for slot in (1, 2))
+                scale, zero = (
+                    self.graph.weights[behind.inputs[slot]].read() for slot in (1, 2)
+                )
                 limits = np.iinfo(zero.dtype)
                 codes = np.rint(values / np.float64(scale)) + np.int64(zero)
-                result[behind.outputs[0]] = np.clip(codes, limits.min, limits.max).astype(zero.dtype)
+                result[behind.outputs[0]] = np.clip(codes, limits.min, limits.max).astype(
+                    zero.dtype
+                )
         return result
 
     def _quantize(self, node: Node) -> Node | None:
         """The QuantizeLinear behind a node that has one output."""
         if len(node.outputs) != 1 or node.op in ("QuantizeLinear", "DequantizeLinear"):
             return None
-        readers = [self.graph.nodes[index] for index, _ in self.graph.consumers.get(node.outputs[0], ())]
-        return readers[0] if len(readers) == 1 and readers[0].op == "QuantizeLinear" else None
+        readers = [
+            self.graph.nodes[index]
+            for index, _ in self.graph.consumers.get(node.outputs[0], ())
+        ]
+        return (
+            readers[0] if len(readers) == 1 and readers[0].op == "QuantizeLinear" else None
+        )
 
     def _read(self, value: str) -> Codes | None:
         """The codes behind a value, if a DequantizeLinear makes it."""
-        node = self.graph.nodes[self.graph.producer[value]] if value in self.graph.producer else None
+        node = (
+            self.graph.nodes[self.graph.producer[value]]
+            if value in self.graph.producer
+            else None
+        )
         if node is None or node.op != "DequantizeLinear":
             return None
         weights = self.graph.weights
-        codes = weights[node.inputs[0]].read() if node.inputs[0] in weights else self.codes[node.inputs[0]]
+        codes = (
+            weights[node.inputs[0]].read()
+            if node.inputs[0] in weights
+            else self.codes[node.inputs[0]]
+        )
         scale = weights[node.inputs[1]].read().astype(np.float64)
-        zero = weights[node.inputs[2]].read().astype(np.int64) if node.input(2) else np.zeros(scale.shape, np.int64)
+        zero = (
+            weights[node.inputs[2]].read().astype(np.int64)
+            if node.input(2)
+            else np.zeros(scale.shape, np.int64)
+        )
         if scale.ndim:
-            shape = [-1 if each == node.attributes.get("axis", 1) else 1 for each in range(codes.ndim)]
+            shape = [
+                -1 if each == node.attributes.get("axis", 1) else 1
+                for each in range(codes.ndim)
+            ]
             scale, zero = scale.reshape(shape), zero.reshape(shape)
         return Codes(codes.astype(np.int64), scale, zero, codes.dtype)
 
@@ -128,9 +170,13 @@ class Reference:
         if node.op == "Sigmoid":
             return 1 / (1 + np.exp(-read[0].values))
         if node.op == "GlobalAveragePool":
-            return read[0].values.mean(axis=tuple(range(2, read[0].codes.ndim)), keepdims=True)
+            return read[0].values.mean(
+                axis=tuple(range(2, read[0].codes.ndim)), keepdims=True
+            )
         if node.op == "Concat" and all(read):
-            return np.concatenate([each.values for each in read], axis=node.attributes["axis"])
+            return np.concatenate(
+                [each.values for each in read], axis=node.attributes["axis"]
+            )
         return None
 
     def _conv(self, node: Node, x: Codes, w: Codes, b: Codes | None = None) -> Array:
@@ -142,16 +188,24 @@ class Reference:
         rank = len(shape) - 2
         around = [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)]
         padded = np.pad(codes, around, constant_values=int(x.zero))
-        strides, dilations = (list(node.attributes.get(n) or [1] * rank) for n in ("strides", "dilations"))
+        strides, dilations = (
+            list(node.attributes.get(n) or [1] * rank) for n in ("strides", "dilations")
+        )
         spans = [(k - 1) * d + 1 for k, d in zip(shape[2:], dilations, strict=True)]
-        windows = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=tuple(range(2, 2 + rank)))
+        windows = np.lib.stride_tricks.sliding_window_view(
+            padded, spans, axis=tuple(range(2, 2 + rank))
+        )
         step = (slice(None), slice(None), *(slice(None, None, s) for s in strides))
         windows = windows[(*step, *(slice(None, None, d) for d in dilations))]
         places = windows.shape[2 : 2 + rank]
         n, c = codes.shape[:2]
-        matrix = np.moveaxis(windows, 1, 1 + rank).reshape(n, *places, groups, c // groups * int(np.prod(shape[2:])))
+        matrix = np.moveaxis(windows, 1, 1 + rank).reshape(
+            n, *places, groups, c // groups * int(np.prod(shape[2:]))
+        )
         filters = (w.codes - w.zero).reshape(groups, shape[0] // groups, -1)
-        sums = np.moveaxis(self._sums(x, w, matrix, filters).reshape(n, *places, shape[0]), -1, 1)
+        sums = np.moveaxis(
+            self._sums(x, w, matrix, filters).reshape(n, *places, shape[0]), -1, 1
+        )
         along = [1, -1] + [1] * rank
         bias = 0 if b is None else b.codes.reshape(along)
         return (sums + bias) * x.scale * w.scale.reshape(along)

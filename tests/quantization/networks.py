@@ -15,8 +15,14 @@ from tests.builders import Builder
 Array = np.ndarray
 
 
-def samples(count: int = 16, channels: int = 3, size: int = 8, seed: int = 0) -> dict[str, Array]:
-    return {"x": np.random.default_rng(seed).standard_normal((count, channels, size, size)).astype(np.float32)}
+def samples(
+    count: int = 16, channels: int = 3, size: int = 8, seed: int = 0
+) -> dict[str, Array]:
+    return {
+        "x": np.random.default_rng(seed)
+        .standard_normal((count, channels, size, size))
+        .astype(np.float32)
+    }
 
 
 def _conv(b: Builder, x: str, c: int) -> str:
@@ -29,7 +35,11 @@ def _activated(b: Builder, x: str, c: int) -> str:
     kind = b.rng.integers(3)
     if kind == 0:
         return b.relu(y)
-    return b.op("Clip", y, b.const(0, np.float32), b.const(6, np.float32)) if kind == 1 else b.op("LeakyRelu", y)
+    return (
+        b.op("Clip", y, b.const(0, np.float32), b.const(6, np.float32))
+        if kind == 1
+        else b.op("LeakyRelu", y)
+    )
 
 
 def _residual(b: Builder, x: str, c: int) -> str:
@@ -67,8 +77,15 @@ def _depthwise(b: Builder, x: str, c: int) -> str:
 
 
 PARTS: list[Callable[[Builder, str, int], str]] = [
-    _activated, _residual, _concat, _gate, _squeeze, _pool, _shuffle, _depthwise,
-]  # fmt: skip
+    _activated,
+    _residual,
+    _concat,
+    _gate,
+    _squeeze,
+    _pool,
+    _shuffle,
+    _depthwise,
+]
 
 
 def random_net(seed: int, parts: int = 4) -> Graph:
@@ -80,7 +97,9 @@ def random_net(seed: int, parts: int = 4) -> Graph:
     return b.graph(b.head(x, 8))
 
 
-def run_fast(graph: Graph, inputs: dict[str, Array], inner: list[str] | None = None) -> dict[str, Array]:
+def run_fast(
+    graph: Graph, inputs: dict[str, Array], inner: list[str] | None = None
+) -> dict[str, Array]:
     """Outputs and inner values with all of ONNX Runtime's optimizations: in integers."""
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)

@@ -27,9 +27,16 @@ class Computed:
 
     def cost(self, graph: pg.Graph) -> float:
         makers = [graph.producer.get(node.inputs[0]) for node in graph.layers]
-        whole = [maker is not None and graph.nodes[maker].op == "DequantizeLinear" for maker in makers]
-        return sum(integer if is_whole else in_float for is_whole, integer, in_float in
-                   zip(whole, self.integers, self.floats, strict=True))  # fmt: skip
+        whole = [
+            maker is not None and graph.nodes[maker].op == "DequantizeLinear"
+            for maker in makers
+        ]
+        return sum(
+            integer if is_whole else in_float
+            for is_whole, integer, in_float in zip(
+                whole, self.integers, self.floats, strict=True
+            )
+        )
 
     def against(self, pruned: pg.Graph, pairs: int = 1) -> Latency:
         self.measured += 1
@@ -49,7 +56,11 @@ def found(floats: dict[int, float], **options: object) -> tuple[tuple[str, ...],
     count = len(graph.layers)
 
     def stopwatch(base: pg.Graph) -> Computed:
-        timers.append(Computed(base, [floats.get(place, 2.0) for place in range(count)], [1.0] * count))
+        timers.append(
+            Computed(
+                base, [floats.get(place, 2.0) for place in range(count)], [1.0] * count
+            )
+        )
         return timers[-1]
 
     data = dict(np.load(CALIBRATION))
@@ -92,10 +103,22 @@ def test_what_cannot_be_measured_is_said() -> None:
 
 def test_the_command(tmp_path: Path) -> None:
     out = tmp_path / "int8.onnx"
-    done = cli("quantize", MODEL, "-o", out, "--data", CALIBRATION, "--fastest", "--float", "last")
+    done = cli(
+        "quantize", MODEL, "-o", out, "--data", CALIBRATION, "--fastest", "--float", "last"
+    )
     assert done.returncode == 0, done.stderr
     last = pg.load(MODEL).layers[-1]
-    assert not any(node.op == "DequantizeLinear" and last.inputs[1] in node.inputs for node in pg.load(out).nodes)
-    for words, said in ((("--target", "qnn", "--data", CALIBRATION), "target"), ((), "--data")):
+    assert not any(
+        node.op == "DequantizeLinear" and last.inputs[1] in node.inputs
+        for node in pg.load(out).nodes
+    )
+    for words, said in (
+        (("--target", "qnn", "--data", CALIBRATION), "target"),
+        ((), "--data"),
+    ):
         failed = cli("quantize", MODEL, "-o", tmp_path / "no.onnx", "--fastest", *words)
-        assert failed.returncode and said in failed.stderr and not (tmp_path / "no.onnx").exists()
+        assert (
+            failed.returncode
+            and said in failed.stderr
+            and not (tmp_path / "no.onnx").exists()
+        )

@@ -107,12 +107,29 @@ PARTS: dict[str, tuple[int, Part]] = {
     "maxpool 8": (10, op("MaxPool", kernel_shape=[2, 2], strides=[2, 2])),
     "maxpool 11": (11, op("MaxPool", kernel_shape=[2, 2], ceil_mode=1, strides=[2, 2])),
     "maxpool with an empty output": (13, op("MaxPool", outputs=[""], kernel_shape=[2, 2])),
-    "maxpool dilated": (13, op("MaxPool", kernel_shape=[2, 2], dilations=[2, 2], pads=[1, 1, 1, 1])),
-    "maxpool same": (13, op("MaxPool", kernel_shape=[3, 3], auto_pad="SAME_LOWER", strides=[2, 2])),
-    "maxpool ceil": (13, op("MaxPool", kernel_shape=[3, 3], ceil_mode=1, strides=[2, 2], storage_order=1)),
+    "maxpool dilated": (
+        13,
+        op("MaxPool", kernel_shape=[2, 2], dilations=[2, 2], pads=[1, 1, 1, 1]),
+    ),
+    "maxpool same": (
+        13,
+        op("MaxPool", kernel_shape=[3, 3], auto_pad="SAME_LOWER", strides=[2, 2]),
+    ),
+    "maxpool ceil": (
+        13,
+        op("MaxPool", kernel_shape=[3, 3], ceil_mode=1, strides=[2, 2], storage_order=1),
+    ),
     "maxpool 22": (22, op("MaxPool", kernel_shape=[2, 2])),
-    "maxpool 1d": (13, chain(given("Reshape", of_ints(0, 4, 36)), op("MaxPool", kernel_shape=[2]))),
-    "maxpool 3d": (13, chain(given("Reshape", of_ints(0, 4, 3, 2, 6)), op("MaxPool", kernel_shape=[2, 1, 3]))),
+    "maxpool 1d": (
+        13,
+        chain(given("Reshape", of_ints(0, 4, 36)), op("MaxPool", kernel_shape=[2])),
+    ),
+    "maxpool 3d": (
+        13,
+        chain(
+            given("Reshape", of_ints(0, 4, 3, 2, 6)), op("MaxPool", kernel_shape=[2, 1, 3])
+        ),
+    ),
     "resize": (13, given("Resize", empty, of_floats(1, 1, 2, 2))),
     "resize 28": (28, given("Resize", empty, of_floats(1, 1, 2, 2))),
     "resize 10": (10, given("Resize", of_floats(1, 1, 2, 2))),
@@ -128,7 +145,10 @@ PARTS: dict[str, tuple[int, Part]] = {
         ),
     ),
     "resize linear": (13, given("Resize", empty, of_floats(1, 1, 2, 2), mode="linear")),
-    "resize linear down": (18, given("Resize", empty, of_floats(1, 1, 0.5, 0.5), mode="linear", antialias=1)),
+    "resize linear down": (
+        18,
+        given("Resize", empty, of_floats(1, 1, 0.5, 0.5), mode="linear", antialias=1),
+    ),
     "resize cubic": (13, given("Resize", empty, of_floats(1, 1, 2, 2), mode="cubic")),
     "resize sizes": (13, given("Resize", empty, empty, of_ints(3, 4, 9, 12))),
     "resize channels": (13, given("Resize", empty, of_floats(1, 2, 1, 1), mode="linear")),
@@ -143,9 +163,15 @@ PARTS: dict[str, tuple[int, Part]] = {
         ),
     ),
     "resize axes": (18, given("Resize", empty, of_floats(2, 2), axes=[2, 3])),
-    "resize axes linear": (18, given("Resize", empty, of_floats(2, 2), axes=[2, 3], mode="linear")),
+    "resize axes linear": (
+        18,
+        given("Resize", empty, of_floats(2, 2), axes=[2, 3], mode="linear"),
+    ),
     "resize axes swapped": (18, given("Resize", empty, empty, of_ints(12, 9), axes=[3, 2])),
-    "resize axes negative": (19, given("Resize", empty, of_floats(2, 3), axes=[-2, -1], mode="linear")),
+    "resize axes negative": (
+        19,
+        given("Resize", empty, of_floats(2, 3), axes=[-2, -1], mode="linear"),
+    ),
     "upsample 9": (9, given("Upsample", of_floats(1, 1, 2, 2))),
     "flatten": (13, op("Flatten")),
     "flatten 2": (13, op("Flatten", axis=2)),
@@ -153,13 +179,24 @@ PARTS: dict[str, tuple[int, Part]] = {
     "reshape zero": (14, given("Reshape", of_ints(0, 0, -1))),
     "reshape 21": (21, given("Reshape", of_ints(0, 4, 36))),
     "squeeze": (13, chain(given("Unsqueeze", of_ints(2)), given("Squeeze", of_ints(2)))),
-    "squeeze all": (13, chain(given("Unsqueeze", of_ints(2)), given("Squeeze", of_ints(2)), op("Flatten"))),
-    "squeeze attribute": (11, chain(op("Unsqueeze", axes=[2, 3]), op("Squeeze", axes=[2]), op("Squeeze", axes=[2]))),
+    "squeeze all": (
+        13,
+        chain(given("Unsqueeze", of_ints(2)), given("Squeeze", of_ints(2)), op("Flatten")),
+    ),
+    "squeeze attribute": (
+        11,
+        chain(
+            op("Unsqueeze", axes=[2, 3]), op("Squeeze", axes=[2]), op("Squeeze", axes=[2])
+        ),
+    ),
     "unsqueeze negative": (13, given("Unsqueeze", of_ints(-1, 1))),
     "transpose": (13, op("Transpose", perm=[0, 2, 3, 1])),
     "transpose default": (13, chain(op("Transpose"), op("Transpose", perm=[3, 2, 1, 0]))),
     "slice": (13, given("Slice", of_ints(1), of_ints(6), of_ints(2))),
-    "slice back": (13, given("Slice", of_ints(-1, 5), of_ints(-7, -7), of_ints(2, -1), of_ints(-1, -2))),
+    "slice back": (
+        13,
+        given("Slice", of_ints(-1, 5), of_ints(-7, -7), of_ints(2, -1), of_ints(-1, -2)),
+    ),
     "slice no axes": (13, given("Slice", of_ints(0, 1), of_ints(9, 4))),
     "slice attribute": (9, op("Slice", starts=[1, 1], ends=[6, 5], axes=[2, 3])),
     "split": (13, split(1, 1, 3)),
@@ -168,42 +205,85 @@ PARTS: dict[str, tuple[int, Part]] = {
     "split num_outputs": (18, split(2, 4, 2, how="num_outputs")),
     "split uneven": (18, split(2, 3, 3, how="num_outputs")),
     "gather": (13, lambda b, x: b.op("Gather", x, ints(b, 2, 0, -1), axis=1)),
-    "gather matrix": (13, lambda b, x: b.op("Gather", x, b.const([[0, 1], [2, 3]], np.int64), axis=2)),
+    "gather matrix": (
+        13,
+        lambda b, x: b.op("Gather", x, b.const([[0, 1], [2, 3]], np.int64), axis=2),
+    ),
     "gather scalar": (13, lambda b, x: b.op("Gather", x, b.const(1, np.int64), axis=1)),
-    "gather int32": (13, lambda b, x: b.op("Gather", x, b.const([1, 3], np.int32), axis=-1)),
+    "gather int32": (
+        13,
+        lambda b, x: b.op("Gather", x, b.const([1, 3], np.int32), axis=-1),
+    ),
     "identity": (13, op("Identity")),
     "dropout": (13, op("Dropout")),
     "dropout attribute": (10, op("Dropout", ratio=0.3)),
     "dropout with an empty output": (13, op("Dropout", outputs=[""])),
     "concat": (13, twice("Concat", axis=1)),
     "concat negative": (13, twice("Concat", axis=-1)),
-    "concat with a constant": (13, lambda b, x: b.op("Concat", x, b.weight(3, 2, 6, 6), axis=1)),
+    "concat with a constant": (
+        13,
+        lambda b, x: b.op("Concat", x, b.weight(3, 2, 6, 6), axis=1),
+    ),
     "concat with itself": (13, lambda b, x: b.op("Concat", x, x, x, axis=1)),
     "concat of one": (13, op("Concat", axis=1)),
     # what computes
     "add": (13, twice("Add")),
     "add to itself": (13, lambda b, x: b.op("Add", x, x)),
-    "add broadcast": (13, lambda b, x: b.op("Add", x, b.conv(b.op("GlobalAveragePool", x), 4, 4, k=1))),
+    "add broadcast": (
+        13,
+        lambda b, x: b.op("Add", x, b.conv(b.op("GlobalAveragePool", x), 4, 4, k=1)),
+    ),
     "mul": (13, twice("Mul")),
     "mul with itself": (13, lambda b, x: b.op("Mul", x, x)),
     "mul constant": (13, given("Mul", weight(1, 1, 6, 6))),
     "averagepool": (13, op("AveragePool", kernel_shape=[2, 2])),
     "averagepool padded": (13, op("AveragePool", kernel_shape=[3, 3], pads=[1] * 4)),
-    "averagepool counted": (13, op("AveragePool", kernel_shape=[3, 3], pads=[1] * 4, count_include_pad=1)),
-    "averagepool ceil": (13, op("AveragePool", kernel_shape=[4, 4], strides=[3, 3], ceil_mode=1)),
+    "averagepool counted": (
+        13,
+        op("AveragePool", kernel_shape=[3, 3], pads=[1] * 4, count_include_pad=1),
+    ),
+    "averagepool ceil": (
+        13,
+        op("AveragePool", kernel_shape=[4, 4], strides=[3, 3], ceil_mode=1),
+    ),
     "averagepool ceil counted": (
         19,
-        op("AveragePool", kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4, ceil_mode=1, count_include_pad=1),
+        op(
+            "AveragePool",
+            kernel_shape=[3, 3],
+            strides=[2, 2],
+            pads=[1] * 4,
+            ceil_mode=1,
+            count_include_pad=1,
+        ),
     ),
-    "averagepool same": (13, op("AveragePool", kernel_shape=[3, 3], auto_pad="SAME_UPPER", strides=[2, 2])),
+    "averagepool same": (
+        13,
+        op("AveragePool", kernel_shape=[3, 3], auto_pad="SAME_UPPER", strides=[2, 2]),
+    ),
     "averagepool dilated": (19, op("AveragePool", kernel_shape=[2, 2], dilations=[2, 2])),
     "averagepool dilated 1": (19, op("AveragePool", kernel_shape=[2, 2], dilations=[1, 1])),
     "averagepool 22": (22, op("AveragePool", kernel_shape=[2, 2])),
-    "averagepool 1d": (13, chain(given("Reshape", of_ints(0, 4, 36)), op("AveragePool", kernel_shape=[2]))),
-    "averagepool 3d": (13, chain(given("Reshape", of_ints(0, 4, 3, 2, 6)), op("AveragePool", kernel_shape=[2, 1, 3]))),
+    "averagepool 1d": (
+        13,
+        chain(given("Reshape", of_ints(0, 4, 36)), op("AveragePool", kernel_shape=[2])),
+    ),
+    "averagepool 3d": (
+        13,
+        chain(
+            given("Reshape", of_ints(0, 4, 3, 2, 6)),
+            op("AveragePool", kernel_shape=[2, 1, 3]),
+        ),
+    ),
     "globalaveragepool": (13, op("GlobalAveragePool")),
-    "globalaveragepool 1d": (13, chain(given("Reshape", of_ints(0, 4, 36)), op("GlobalAveragePool"))),
-    "globalaveragepool 3d": (13, chain(given("Reshape", of_ints(0, 4, 3, 2, 6)), op("GlobalAveragePool"))),
+    "globalaveragepool 1d": (
+        13,
+        chain(given("Reshape", of_ints(0, 4, 36)), op("GlobalAveragePool")),
+    ),
+    "globalaveragepool 3d": (
+        13,
+        chain(given("Reshape", of_ints(0, 4, 3, 2, 6)), op("GlobalAveragePool")),
+    ),
     "leakyrelu": (13, op("LeakyRelu", alpha=0.2)),
     "leakyrelu negative": (16, op("LeakyRelu", alpha=-0.5)),
     "sigmoid": (13, op("Sigmoid")),
@@ -227,16 +307,26 @@ PARTS: dict[str, tuple[int, Part]] = {
     "pad axes": (18, given("Pad", of_ints(1, 1, 1, 1), empty, of_ints(2, 3))),
     "pad axes value": (18, given("Pad", of_ints(1, 1, 1, 1), scalar(0.5), of_ints(2, 3))),
     "pad axes negative": (18, given("Pad", of_ints(1, 0), scalar(0.5), of_ints(-1))),
-    "pad axes reflect": (18, given("Pad", of_ints(1, 1, 1, 1), empty, of_ints(2, 3), mode="reflect")),
+    "pad axes reflect": (
+        18,
+        given("Pad", of_ints(1, 1, 1, 1), empty, of_ints(2, 3), mode="reflect"),
+    ),
     "pad axes unknown": (
         18,
         lambda b, x: b.op(
-            "Pad", x, b.op("Cast", b.op("Slice", b.op("Shape", x), ints(b, 1), ints(b, 3)), to=7), "", ints(b, 3)
+            "Pad",
+            x,
+            b.op("Cast", b.op("Slice", b.op("Shape", x), ints(b, 1), ints(b, 3)), to=7),
+            "",
+            ints(b, 3),
         ),
     ),
     "pad then transpose": (
         18,
-        chain(given("Pad", of_ints(1, 1), empty, of_ints(3)), op("Transpose", perm=[0, 2, 3, 1])),
+        chain(
+            given("Pad", of_ints(1, 1), empty, of_ints(3)),
+            op("Transpose", perm=[0, 2, 3, 1]),
+        ),
     ),
     "softmax": (13, op("Softmax", axis=1)),
     "softmax 11": (11, op("Softmax", axis=1)),
@@ -270,12 +360,30 @@ PARTS: dict[str, tuple[int, Part]] = {
     "spacetodepth": (13, op("SpaceToDepth", blocksize=2)),
     "tile": (13, given("Tile", of_ints(1, 1, 2, 1))),
     "expand": (13, chain(op("GlobalAveragePool"), given("Expand", of_ints(1, 1, 3, 3)))),
-    "where": (13, lambda b, x: b.op("Where", b.op("Greater", x, scalar(0)(b)), x, b.conv(x, 4, 4, k=1))),
-    "where constant": (13, lambda b, x: b.op("Where", b.const(np.eye(6) > 0), x, scalar(0.5)(b))),
-    "cast": (13, chain(op("Cast", to=onnx.TensorProto.DOUBLE), op("Cast", to=onnx.TensorProto.FLOAT))),
+    "where": (
+        13,
+        lambda b, x: b.op(
+            "Where", b.op("Greater", x, scalar(0)(b)), x, b.conv(x, 4, 4, k=1)
+        ),
+    ),
+    "where constant": (
+        13,
+        lambda b, x: b.op("Where", b.const(np.eye(6) > 0), x, scalar(0.5)(b)),
+    ),
+    "cast": (
+        13,
+        chain(
+            op("Cast", to=onnx.TensorProto.DOUBLE), op("Cast", to=onnx.TensorProto.FLOAT)
+        ),
+    ),
     "topk": (13, lambda b, x: b.op("TopK", x, ints(b, 3), outputs=2, axis=-1)),
     "gathernd": (13, lambda b, x: b.op("GatherND", x, b.const([[0], [2]], np.int64))),
-    "gatherelements": (13, lambda b, x: b.op("GatherElements", x, b.const(np.zeros((1, 4, 6, 2)), np.int64), axis=3)),
+    "gatherelements": (
+        13,
+        lambda b, x: b.op(
+            "GatherElements", x, b.const(np.zeros((1, 4, 6, 2)), np.int64), axis=3
+        ),
+    ),
     "cumsum": (14, lambda b, x: b.op("CumSum", x, b.const(1, np.int64))),
     "trilu": (14, op("Trilu")),
     "einsum": (13, op("Einsum", equation="nchw->nhwc")),
@@ -284,12 +392,27 @@ PARTS: dict[str, tuple[int, Part]] = {
     "layernorm": (17, given("LayerNormalization", weight(6), weight(6))),
     "batchnorm": (15, lambda b, x: b.bn(b.op("MaxPool", x, kernel_shape=[2, 2]), 4)),
     "convtranspose": (13, given("ConvTranspose", weight(4, 3, 2, 2))),
-    "attention": (13, lambda b, x: b.op("MatMul", x, b.op("Transpose", x, perm=[0, 1, 3, 2]))),
-    "argmax": (13, lambda b, x: b.op("Cast", b.op("ArgMax", x, axis=1), to=onnx.TensorProto.FLOAT)),
-    "gridsample": (16, lambda b, x: b.op("GridSample", x, b.const(b.rng.uniform(-1, 1, (3, 4, 4, 2)), np.float32))),
+    "attention": (
+        13,
+        lambda b, x: b.op("MatMul", x, b.op("Transpose", x, perm=[0, 1, 3, 2])),
+    ),
+    "argmax": (
+        13,
+        lambda b, x: b.op("Cast", b.op("ArgMax", x, axis=1), to=onnx.TensorProto.FLOAT),
+    ),
+    "gridsample": (
+        16,
+        lambda b, x: b.op(
+            "GridSample", x, b.const(b.rng.uniform(-1, 1, (3, 4, 4, 2)), np.float32)
+        ),
+    ),
     "relu, pad and pool": (
         13,
-        chain(op("Relu"), given("Pad", of_ints(0, 0, 1, 1, 0, 0, 1, 1)), op("MaxPool", kernel_shape=[3, 3])),
+        chain(
+            op("Relu"),
+            given("Pad", of_ints(0, 0, 1, 1, 0, 0, 1, 1)),
+            op("MaxPool", kernel_shape=[3, 3]),
+        ),
     ),
 }
 
@@ -297,7 +420,11 @@ SAMPLES = 3
 
 
 def inputs(seed: int = 0) -> dict[str, Array]:
-    return {"x": np.random.default_rng(seed).standard_normal((SAMPLES, 3, 6, 6)).astype(np.float32)}
+    return {
+        "x": np.random.default_rng(seed)
+        .standard_normal((SAMPLES, 3, 6, 6))
+        .astype(np.float32)
+    }
 
 
 def network(name: str, behind: str) -> Graph:
@@ -306,7 +433,11 @@ def network(name: str, behind: str) -> Graph:
     b = Builder(7, opset=opset, ir_version=10 if opset > 20 else 8)
     y = part(b, b.conv(b.input(SAMPLES, 3, 6, 6), 3, 4))
     shape = run(session(b.graph(y), fast=False), inputs())[0].shape
-    z = b.conv(y, shape[1], 5, k=1) if len(shape) == 4 else b.op("MatMul", y, b.weight(shape[-1], 5))
+    z = (
+        b.conv(y, shape[1], 5, k=1)
+        if len(shape) == 4
+        else b.op("MatMul", y, b.weight(shape[-1], 5))
+    )
     return b.graph(z, y) if behind == "output" else b.graph(z)
 
 
@@ -321,7 +452,9 @@ def test_the_file_runs_as_it_is_opened(name: str, behind: str) -> None:
         assert decibels(float(np.square(x).sum()), float(np.square(x - y).sum())) > 18
 
 
-@pytest.mark.parametrize(("data", "options"), [(inputs(), {}), (None, {"activations": "none"})])
+@pytest.mark.parametrize(
+    ("data", "options"), [(inputs(), {}), (None, {"activations": "none"})]
+)
 def test_what_onnx_runtime_does_not_open_is_not_given_back(
     data: dict[str, Array] | None, options: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,5 +462,8 @@ def test_what_onnx_runtime_does_not_open_is_not_given_back(
         raise ModelError(f"{graph.source}: ONNX Runtime cannot load it: no such kernel")
 
     monkeypatch.setattr("prunegraph.quantization.quantize.session", refuses)
-    with pytest.raises(ModelError, match=r"^quantized model: .* no such kernel; leave the layers around that node"):
+    with pytest.raises(
+        ModelError,
+        match=r"^quantized model: .* no such kernel; leave the layers around that node",
+    ):
         pg.quantize(network("relu", "layer"), data, **options)

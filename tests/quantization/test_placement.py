@@ -50,7 +50,9 @@ def dense_nets(draw: st.DrawFn) -> Graph:
         y = layer(b, x, draw(st.sampled_from(["MatMul", "Gemm"])))
         z = act(b, y, draw(st.sampled_from(BETWEEN)))
         if draw(st.booleans()):
-            z = b.op(draw(st.sampled_from(["Add", "Mul"])), z, draw(st.sampled_from(values)))
+            z = b.op(
+                draw(st.sampled_from(["Add", "Mul"])), z, draw(st.sampled_from(values))
+            )
             z = act(b, z, draw(st.sampled_from(BETWEEN)))
         values += [y, z] if draw(st.booleans()) else [z]
         named += [y] if draw(st.integers(0, 4)) == 0 else []
@@ -71,12 +73,19 @@ def test_any_layers_may_stay_in_float(data: st.DataObject) -> None:
     names = [node.name for node in graph.layers]
     keep = data.draw(st.sets(st.sampled_from(names), max_size=len(names) - 1))
     target = data.draw(st.sampled_from(["cpu", "openvino", "qnn"]))
-    check(graph, pg.quantize(graph, rows(), float_layers=keep, target=target).graph, rows(), 12)
+    check(
+        graph,
+        pg.quantize(graph, rows(), float_layers=keep, target=target).graph,
+        rows(),
+        12,
+    )
 
 
 @settings(max_examples=8)
 @given(dense_nets(), st.sampled_from(["float", "int16"]), st.sampled_from([1e-9, 1e-4]))
-def test_a_tolerance_is_met_on_any_of_them(graph: Graph, fallback: str, tolerance: float) -> None:
+def test_a_tolerance_is_met_on_any_of_them(
+    graph: Graph, fallback: str, tolerance: float
+) -> None:
     quantized = pg.quantize(graph, rows(), tolerance=tolerance, fallback=fallback)
     assert quantized.loss is not None
     if fallback == "float":
@@ -100,7 +109,9 @@ def test_what_fewer_layers_need_has_been_seen(data: st.DataObject) -> None:
 @pytest.mark.parametrize("between", BETWEEN)
 def test_what_nothing_reads_in_integers_is_not_quantized(kind: str, between: str) -> None:
     b = Builder()
-    graph = b.graph(b.op("Softmax", act(b, layer(b, b.input("n", 6), kind), between), axis=-1))
+    graph = b.graph(
+        b.op("Softmax", act(b, layer(b, b.input("n", 6), kind), between), axis=-1)
+    )
     created = pg.quantize(graph, rows()).graph
     assert [node.op for node in created.nodes].count("QuantizeLinear") == 1
 

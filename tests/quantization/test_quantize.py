@@ -63,7 +63,9 @@ def test_onnx_runtime_agrees_with_the_integer_reference_within_one_code(seed: in
     codes = run_fast(created, samples(2, seed=1), names)
     expected = Reference(created, codes).results()
     assert len(expected) >= 3
-    difference = np.concatenate([np.abs(v.astype(int) - codes[k].astype(int)).ravel() for k, v in expected.items()])
+    difference = np.concatenate(
+        [np.abs(v.astype(int) - codes[k].astype(int)).ravel() for k, v in expected.items()]
+    )
     assert difference.max() <= 1
     assert (difference == 0).mean() >= 0.99
 
@@ -74,14 +76,23 @@ def test_random_networks_stay_near_the_float_ones(seed: int, method: str) -> Non
     graph = random_net(seed)
     quantized = pg.quantize(graph, samples(), method=method)
     assert decibels_of(graph, quantized.graph, samples()) > 12
-    assert quantized.outputs["head.out"] == pytest.approx(decibels_of(graph, quantized.graph, samples()), abs=0.01)
+    assert quantized.outputs["head.out"] == pytest.approx(
+        decibels_of(graph, quantized.graph, samples()), abs=0.01
+    )
 
 
 def test_every_layer_of_a_residual_net_runs_in_integers(tmp_path: Path) -> None:
     quantized = pg.quantize(residual_net(), samples())
     kinds = fused(quantized.graph, str(tmp_path / "optimized.onnx"))
     assert kinds["QLinearConv"] == 3 and kinds["QLinearAdd"] == 1 and kinds["QGemm"] == 1
-    assert not {"Conv", "Gemm", "Add", "Relu", "BatchNormalization", "DequantizeLinear"} & set(kinds)
+    assert not {
+        "Conv",
+        "Gemm",
+        "Add",
+        "Relu",
+        "BatchNormalization",
+        "DequantizeLinear",
+    } & set(kinds)
 
 
 @settings(max_examples=15)
@@ -92,7 +103,9 @@ def test_folding_batch_normalization_changes_nothing(seed: int) -> None:
     layers = {node.outputs[0] for node in graph.layers}
     remaining = [node for node in folded.nodes if node.op == "BatchNormalization"]
     assert all(node.inputs[0] not in layers for node in remaining)
-    np.testing.assert_allclose(outputs(folded, samples(2)), outputs(graph, samples(2)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        outputs(folded, samples(2)), outputs(graph, samples(2)), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_folding_leaves_weights_alone_that_others_read() -> None:
@@ -102,20 +115,28 @@ def test_folding_leaves_weights_alone_that_others_read() -> None:
     graph = b.graph(b.op("Add", y, b.op("Conv", x, w)))
     assert len(fold(graph).nodes) == len(graph.nodes) - 1
     inputs = samples(2, channels=4)
-    np.testing.assert_allclose(outputs(fold(graph), inputs), outputs(graph, inputs), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        outputs(fold(graph), inputs), outputs(graph, inputs), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_constants_for_each_channel_are_folded() -> None:
     b = Builder()
     x = b.conv(b.input("n", 3, 8, 8), 3, 4, bias=False)
-    x = b.op("Add", b.op("Mul", x, b.const(0.3, np.float32)), b.const(np.ones((1, 4, 1, 1)), np.float32))
+    x = b.op(
+        "Add",
+        b.op("Mul", x, b.const(0.3, np.float32)),
+        b.const(np.ones((1, 4, 1, 1)), np.float32),
+    )
     x = b.op("Mul", b.const(np.arange(4).reshape(4, 1, 1), np.float32), x)
     x = b.op("Add", x, b.const(np.ones((1, 1, 8, 8)), np.float32))
     y = b.op("Gemm", b.op("Flatten", x), b.weight(256, 5), b.weight(1, 5), beta=0.5)
     graph = b.graph(b.op("Mul", y, b.const([1, 2, 3, 4, 5], np.float32)))
     folded = fold(graph)
     assert [node.op for node in folded.nodes] == ["Conv", "Add", "Flatten", "Gemm"]
-    np.testing.assert_allclose(outputs(folded, samples(2)), outputs(graph, samples(2)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        outputs(folded, samples(2)), outputs(graph, samples(2)), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_equalization_keeps_the_function_and_evens_out_ranges() -> None:
@@ -124,9 +145,13 @@ def test_equalization_keeps_the_function_and_evens_out_ranges() -> None:
     x = b.relu(b.conv(b.relu(x), 6, 6, group=6, name="two"))
     graph = b.graph(b.conv(x, 6, 4, name="three"))
     even = equalize(graph)
-    np.testing.assert_allclose(outputs(even, samples(2)), outputs(graph, samples(2)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        outputs(even, samples(2)), outputs(graph, samples(2)), rtol=1e-4, atol=1e-5
+    )
     rows = [np.abs(even.weights[even.node(n).inputs[1]].read()) for n in ("one", "two")]
-    np.testing.assert_allclose(rows[0].max(axis=(1, 2, 3)), rows[1].max(axis=(1, 2, 3)), rtol=0.05)
+    np.testing.assert_allclose(
+        rows[0].max(axis=(1, 2, 3)), rows[1].max(axis=(1, 2, 3)), rtol=0.05
+    )
 
 
 def test_bias_correction_brings_means_back() -> None:
@@ -136,7 +161,9 @@ def test_bias_correction_brings_means_back() -> None:
     inputs = {"x": np.abs(samples(64)["x"])}
     expected, shift = outputs(graph, inputs), {}
     for on in (True, False):
-        created = pg.quantize(graph, inputs, weights="int4", rounding="nearest", bias_correction=on).graph
+        created = pg.quantize(
+            graph, inputs, weights="int4", rounding="nearest", bias_correction=on
+        ).graph
         shift[on] = abs((outputs(created, inputs) - expected).mean(axis=(0, 2, 3))).max()
     assert shift[True] < 0.25 * shift[False]
 
@@ -144,7 +171,10 @@ def test_bias_correction_brings_means_back() -> None:
 def test_gptq_is_nearer_than_rounding_to_the_nearest() -> None:
     graph = residual_net(width=16)
     data = samples(64)
-    created = {r: pg.quantize(graph, data, weights="int4", activations="none", rounding=r) for r in ("gptq", "nearest")}
+    created = {
+        r: pg.quantize(graph, data, weights="int4", activations="none", rounding=r)
+        for r in ("gptq", "nearest")
+    }
     assert created["gptq"].outputs["head.out"] > created["nearest"].outputs["head.out"] + 1
 
 
@@ -155,20 +185,32 @@ def test_the_factor_that_gptq_uses() -> None:
     damped = gram + DAMPING * np.diag(gram).mean() * np.eye(300)
     np.testing.assert_allclose(factor.T @ factor @ damped, np.eye(300), atol=1e-9)
     assert np.allclose(factor, np.triu(factor))
-    for flat in (np.zeros((5, 5)), np.full((5, 5), 1e8, np.float32), np.diag([1.0, -0.1, 1.0])):
+    for flat in (
+        np.zeros((5, 5)),
+        np.full((5, 5), 1e8, np.float32),
+        np.diag([1.0, -0.1, 1.0]),
+    ):
         assert np.isfinite(_inverse_factor(flat)).all()
 
 
 @pytest.mark.parametrize(
     ("options", "least"),
     [
-        ({"activations": "int8"}, 25), ({"activations": "uint16"}, 30), ({"weights": "int16"}, 25),
-        ({"weights": "int16", "activations": "uint16"}, 60), ({"weights": "int4"}, 10),
-        ({"weights": "int4", "activations": "none", "block": 4}, 12), ({"activations": "none"}, 30),
-        ({"target": "openvino"}, 25), ({"target": "qnn"}, 25), ({"target": "tensorrt"}, 20),
-        ({"reduce_range": True}, 25), ({"equalize": True}, 25), ({"rounding": "gptq"}, 25),
+        ({"activations": "int8"}, 25),
+        ({"activations": "uint16"}, 30),
+        ({"weights": "int16"}, 25),
+        ({"weights": "int16", "activations": "uint16"}, 60),
+        ({"weights": "int4"}, 10),
+        ({"weights": "int4", "activations": "none", "block": 4}, 12),
+        ({"activations": "none"}, 30),
+        ({"target": "openvino"}, 25),
+        ({"target": "qnn"}, 25),
+        ({"target": "tensorrt"}, 20),
+        ({"reduce_range": True}, 25),
+        ({"equalize": True}, 25),
+        ({"rounding": "gptq"}, 25),
     ],
-)  # fmt: skip
+)
 def test_every_scheme_runs(options: dict[str, object], least: float) -> None:
     graph = residual_net(width=8)
     quantized = pg.quantize(graph, samples(), **options)
@@ -198,7 +240,9 @@ def test_what_meets_in_a_concat_or_is_moved_shares_one_scale(seed: int) -> None:
             data = node.inputs if node.op == "Concat" else node.inputs[:1]
             names = {created.nodes[created.producer[v]].inputs[1:] for v in data}
             assert len(names) == 1, "inputs have scales of their own"
-            assert created.nodes[created.consumers[node.outputs[0]][0][0]].inputs[1:] in names
+            assert (
+                created.nodes[created.consumers[node.outputs[0]][0][0]].inputs[1:] in names
+            )
     assert known
 
 
@@ -211,7 +255,9 @@ def test_activations_are_absorbed_where_the_range_says_the_same() -> None:
     both = b.op("Concat", b.relu(b.conv(x, 3, 4)), b.conv(x, 3, 4), axis=1)
     graph = b.graph(b.conv(both, 8, 4))
     created = pg.quantize(graph, samples()).graph
-    assert [node.op for node in created.nodes].count("Relu") == 1, "half of the shared range is negative"
+    assert [node.op for node in created.nodes].count("Relu") == 1, (
+        "half of the shared range is negative"
+    )
     assert decibels_of(graph, created, samples()) > 25
 
 
@@ -232,14 +278,21 @@ def test_layers_stay_in_float_where_asked() -> None:
     graph = residual_net()
     quantized = pg.quantize(graph, samples(), float_layers=["first", "last", "block1"])
     assert {layer.name: layer.weights for layer in quantized.layers} == {
-        "stem": "float32", "block1": "float32", "block2": "int8", "head": "float32",
-    }  # fmt: skip
+        "stem": "float32",
+        "block1": "float32",
+        "block2": "int8",
+        "head": "float32",
+    }
     assert {layer.reason for layer in quantized.layers} == {"", "asked for"}
-    types = {each.name: (each.weights, each.activations) for each in layer_types(quantized.graph)}
+    types = {
+        each.name: (each.weights, each.activations) for each in layer_types(quantized.graph)
+    }
     assert types == {
-        "stem": ("float32", "float32"), "block1": ("float32", "float32"), "block2": ("int8", "uint8"),
+        "stem": ("float32", "float32"),
+        "block1": ("float32", "float32"),
+        "block2": ("int8", "uint8"),
         "head": ("float32", "float32"),
-    }  # fmt: skip
+    }
     with pytest.raises(UnknownNameError, match="blck1"):
         pg.quantize(graph, samples(), float_layers=["blck1"])
 
@@ -264,13 +317,24 @@ def test_normalisations_softmax_and_attention_stay_in_float() -> None:
     x = b.input("n", 6, 8)
     y = b.op("LayerNormalization", x, b.weight(8), b.weight(8), axis=-1)
     q, k = (b.op("Add", b.op("MatMul", y, b.weight(8, 8)), b.weight(8)) for _ in range(2))
-    scores = b.op("Softmax", b.op("MatMul", q, b.op("Transpose", k, perm=[0, 2, 1])), axis=-1)
+    scores = b.op(
+        "Softmax", b.op("MatMul", q, b.op("Transpose", k, perm=[0, 2, 1])), axis=-1
+    )
     graph = b.graph(b.op("MatMul", b.op("MatMul", scores, y), b.weight(8, 8), name="out"))
     data = {"x": np.random.default_rng(0).standard_normal((16, 6, 8)).astype(np.float32)}
     quantized = pg.quantize(graph, data)
     assert [layer.weights for layer in quantized.layers] == ["int8"] * 3
-    read = {v for node in quantized.graph.nodes if node.op == "QuantizeLinear" for v in node.inputs}
-    kinds = {quantized.graph.nodes[quantized.graph.producer[v]].op for v in read if v in quantized.graph.producer}
+    read = {
+        v
+        for node in quantized.graph.nodes
+        if node.op == "QuantizeLinear"
+        for v in node.inputs
+    }
+    kinds = {
+        quantized.graph.nodes[quantized.graph.producer[v]].op
+        for v in read
+        if v in quantized.graph.producer
+    }
     assert kinds == {"LayerNormalization", "MatMul"}
     assert quantized.outputs[graph.outputs[0]] > 25
 
@@ -298,7 +362,10 @@ def test_blocks_have_scales_of_their_own() -> None:
 def test_a_bias_too_large_for_its_scale_raises_the_scale() -> None:
     b = Builder()
     x = b.input("n", 3, 8, 8)
-    weight, bias = b.const(np.full((4, 3, 1, 1), 1e-9), np.float32), b.const([5.0, -7.0, 0.0, 1.0], np.float32)
+    weight, bias = (
+        b.const(np.full((4, 3, 1, 1), 1e-9), np.float32),
+        b.const([5.0, -7.0, 0.0, 1.0], np.float32),
+    )
     graph = b.graph(b.op("Conv", x, weight, bias, name="tiny"))
     quantized = pg.quantize(graph, samples())
     assert decibels_of(graph, quantized.graph, samples()) > 40
@@ -308,11 +375,22 @@ def test_a_channel_of_zeros_and_a_constant_activation() -> None:
     b = Builder()
     w = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
     w[1] = 0
-    x = b.relu(b.op("Conv", b.input("n", 3, 8, 8), b.const(w), b.const([0, 2, -50, -50], np.float32), pads=[1] * 4))
+    x = b.relu(
+        b.op(
+            "Conv",
+            b.input("n", 3, 8, 8),
+            b.const(w),
+            b.const([0, 2, -50, -50], np.float32),
+            pads=[1] * 4,
+        )
+    )
     dead = b.op("Mul", x, b.const(0.0, np.float32))
     graph = b.graph(b.conv(b.op("Add", dead, b.conv(x, 4, 4)), 4, 2))
     quantized = pg.quantize(graph, samples())
-    assert all(np.isfinite(entry["scale"]) and entry["scale"] > 0 for entry in quantized.ranges.values())
+    assert all(
+        np.isfinite(entry["scale"]) and entry["scale"] > 0
+        for entry in quantized.ranges.values()
+    )
     assert decibels_of(graph, quantized.graph, samples()) > 25
 
 
@@ -324,7 +402,9 @@ def test_ranges_from_outside_are_taken_as_they_are() -> None:
     first = pg.quantize(graph, samples(), bias_correction=False)
     again = pg.quantize(graph, ranges=first.ranges)
     assert again.ranges == first.ranges
-    np.testing.assert_array_equal(outputs(again.graph, samples()), outputs(first.graph, samples()))
+    np.testing.assert_array_equal(
+        outputs(again.graph, samples()), outputs(first.graph, samples())
+    )
     value = graph.node("stem").inputs[0]
     mine = pg.quantize(graph, samples(), ranges={value: {"scale": 0.5, "zero_point": 3}})
     assert mine.ranges[value] == {"scale": 0.5, "zero_point": 3}
@@ -334,9 +414,15 @@ def test_ranges_from_outside_are_taken_as_they_are() -> None:
 def test_scales_of_weights_from_outside() -> None:
     graph = residual_net()
     weight = graph.node("head").inputs[1]
-    quantized = pg.quantize(graph, samples(), ranges={weight: {"scale": [0.01, 0.02, 0.03, 0.04, 0.05]}})
-    node = quantized.graph.nodes[quantized.graph.producer[quantized.graph.node("head").inputs[1]]]
-    np.testing.assert_allclose(quantized.graph.weights[node.inputs[1]].read(), [0.01, 0.02, 0.03, 0.04, 0.05])
+    quantized = pg.quantize(
+        graph, samples(), ranges={weight: {"scale": [0.01, 0.02, 0.03, 0.04, 0.05]}}
+    )
+    node = quantized.graph.nodes[
+        quantized.graph.producer[quantized.graph.node("head").inputs[1]]
+    ]
+    np.testing.assert_allclose(
+        quantized.graph.weights[node.inputs[1]].read(), [0.01, 0.02, 0.03, 0.04, 0.05]
+    )
     with pytest.raises(OptionError, match="5 outputs"):
         pg.quantize(graph, samples(), ranges={weight: {"scale": [0.01, 0.02]}})
 
@@ -344,10 +430,13 @@ def test_scales_of_weights_from_outside() -> None:
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"zero_point": 3}, "number for scale"), ({"scale": -1.0}, "positive"), ({"scale": float("nan")}, "positive"),
-        ({"scale": 1.0, "zero_point": 256}, "does not fit into uint8"), ({"scale": "wide"}, "number for scale"),
+        ({"zero_point": 3}, "number for scale"),
+        ({"scale": -1.0}, "positive"),
+        ({"scale": float("nan")}, "positive"),
+        ({"scale": 1.0, "zero_point": 256}, "does not fit into uint8"),
+        ({"scale": "wide"}, "number for scale"),
     ],
-)  # fmt: skip
+)
 def test_ranges_that_make_no_sense(entry: dict[str, object], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         pg.quantize(residual_net(), samples(), ranges={"x": entry})
@@ -377,20 +466,29 @@ def test_a_quantized_model_that_is_pruned_keeps_its_scales() -> None:
         weight, before = pruned.weights[name], created.weights[name]
         assert weight.dtype == np.int8
         assert weight.size < before.size
-        assert np.isin(weight_scales(pruned, node), weight_scales(created, created.node(node.name))).all()
+        assert np.isin(
+            weight_scales(pruned, node), weight_scales(created, created.node(node.name))
+        ).all()
 
 
 def test_prune_then_quantize_in_one_call(tmp_path: Path) -> None:
     data = samples(32)
     options = {"data": data, "budget": pg.Budget(macs=0.5), "round_to": 1}
-    result = pg.prune(residual_net(width=16), tmp_path / "small.onnx", quantize="int8", **options)
+    result = pg.prune(
+        residual_net(width=16), tmp_path / "small.onnx", quantize="int8", **options
+    )
     assert result.proof is not None and result.quantized is not None
     assert result.after.bytes < 0.25 * result.before.bytes
     assert {layer.weights for layer in result.quantized.layers} == {"int8"}
     loaded = pg.load(tmp_path / "small.onnx")
     assert outputs(loaded, data).shape == (32, 5)
     with pytest.raises(DataError, match="needs data"):
-        pg.prune(residual_net(), tmp_path / "not.onnx", budget=pg.Budget(ratio=0.5), quantize="int8")
+        pg.prune(
+            residual_net(),
+            tmp_path / "not.onnx",
+            budget=pg.Budget(ratio=0.5),
+            quantize="int8",
+        )
     assert not (tmp_path / "not.onnx").exists()
 
 
@@ -399,13 +497,19 @@ def test_a_tolerance_puts_the_worst_layers_back() -> None:
     plain = pg.quantize(graph, data, weights="int4", rounding="nearest", tolerance=10)
     assert plain.loss is not None and plain.loss > 1e-3
     assert not any(layer.reason for layer in plain.layers)
-    near = pg.quantize(graph, data, weights="int4", rounding="nearest", tolerance=plain.loss / 3)
+    near = pg.quantize(
+        graph, data, weights="int4", rounding="nearest", tolerance=plain.loss / 3
+    )
     assert near.loss is not None and near.loss <= plain.loss / 3
     kinds = {layer.weights for layer in near.layers}
     assert kinds == {"int4", "float32"}
-    assert all("tolerance" in layer.reason for layer in near.layers if layer.weights == "float32")
+    assert all(
+        "tolerance" in layer.reason for layer in near.layers if layer.weights == "float32"
+    )
     none = pg.quantize(graph, data, weights="int4", tolerance=0)
-    assert none.loss is not None and none.loss < 1e-9  # what folding BatchNormalization rounds
+    assert (
+        none.loss is not None and none.loss < 1e-9
+    )  # what folding BatchNormalization rounds
     assert {layer.weights for layer in none.layers} == {"float32"}
 
 
@@ -427,13 +531,18 @@ def test_layers_go_back_to_int16(tmp_path: Path) -> None:
     graph, data = residual_net(width=16), samples(32)
     plain = pg.quantize(graph, data, tolerance=10)
     assert plain.loss is not None
-    mixed = {kind: pg.quantize(graph, data, tolerance=plain.loss / 3, fallback=kind) for kind in ("float", "int16")}
+    mixed = {
+        kind: pg.quantize(graph, data, tolerance=plain.loss / 3, fallback=kind)
+        for kind in ("float", "int16")
+    }
     for kind, match in mixed.items():
         assert match.loss is not None and match.loss <= plain.loss / 3
         back = {layer.name for layer in match.layers if "tolerance" in layer.reason}
         types = {layer.weights for layer in match.layers if layer.name in back}
         assert back and types == {{"float": "float32"}.get(kind, kind)}
-        assert {layer.activations for layer in match.layers if layer.name in back} == {"float32"}
+        assert {layer.activations for layer in match.layers if layer.name in back} == {
+            "float32"
+        }
         pg.save(match.graph, tmp_path / f"{kind}.onnx")
         assert outputs(pg.load(tmp_path / f"{kind}.onnx"), data).shape == (32, 5)
     held = {layer.name: layer.weights for layer in layer_types(mixed["int16"].graph)}
@@ -444,7 +553,13 @@ def test_layers_go_back_to_int16(tmp_path: Path) -> None:
 
 def test_weights_in_external_files(tmp_path: Path) -> None:
     model = residual_net(width=16).model
-    onnx.save(model, tmp_path / "in.onnx", save_as_external_data=True, location="in.data", size_threshold=64)
+    onnx.save(
+        model,
+        tmp_path / "in.onnx",
+        save_as_external_data=True,
+        location="in.data",
+        size_threshold=64,
+    )
     graph = pg.load(tmp_path / "in.onnx")
     quantized = pg.quantize(graph, samples(), float_layers=["last"])
     pg.save(quantized.graph, tmp_path / "out.onnx")
@@ -459,7 +574,9 @@ def test_parameters_computed_from_constants() -> None:
     weight = b.op("Transpose", b.weight(3, 4, 1, 1), perm=[1, 0, 2, 3])
     graph = b.graph(b.bn(b.op("Conv", x, weight, bias), 4))
     quantized = pg.quantize(graph, samples())
-    assert not {"Transpose", "Expand", "BatchNormalization"} & {node.op for node in quantized.graph.nodes}
+    assert not {"Transpose", "Expand", "BatchNormalization"} & {
+        node.op for node in quantized.graph.nodes
+    }
     assert [layer.weights for layer in quantized.layers] == ["int8"]
     assert decibels_of(graph, quantized.graph, samples()) > 25
 
@@ -505,12 +622,16 @@ def test_models_that_cannot_be_quantized() -> None:
 def test_options_are_checked_before_the_work() -> None:
     graph = residual_net()
     for options, error in (
-        ({"method": "median"}, UnknownNameError), ({"weights": "int2"}, UnknownNameError),
-        ({"rounding": "up"}, UnknownNameError), ({"tolerance": -1}, OptionError),
-        ({"tolerance": 1, "metric": "beauty"}, UnknownNameError), ({"percentile": 5}, OptionError),
+        ({"method": "median"}, UnknownNameError),
+        ({"weights": "int2"}, UnknownNameError),
+        ({"rounding": "up"}, UnknownNameError),
+        ({"tolerance": -1}, OptionError),
+        ({"tolerance": 1, "metric": "beauty"}, UnknownNameError),
+        ({"percentile": 5}, OptionError),
         ({"target": "tensorrt", "activations": "uint8"}, OptionError),
-        ({"fallback": "int2"}, UnknownNameError), ({"target": "qnn", "fallback": "int16"}, OptionError),
-    ):  # fmt: skip
+        ({"fallback": "int2"}, UnknownNameError),
+        ({"target": "qnn", "fallback": "int16"}, OptionError),
+    ):
         with pytest.raises(error):
             pg.quantize(graph, samples(), **options)
     with pytest.raises(DataError, match="gptq"):
@@ -522,7 +643,11 @@ def test_options_are_checked_before_the_work() -> None:
 
 def test_decibels() -> None:
     assert decibels(1.0, 0.01) == pytest.approx(20)
-    assert decibels(1.0, 0.0) == MOST and decibels(0.0, 1.0) == -MOST and decibels(1.0, np.inf) == -MOST
+    assert (
+        decibels(1.0, 0.0) == MOST
+        and decibels(0.0, 1.0) == -MOST
+        and decibels(1.0, np.inf) == -MOST
+    )
 
 
 def test_noise_is_measured_value_by_value() -> None:

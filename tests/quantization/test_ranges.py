@@ -22,16 +22,23 @@ def seen(*arrays: np.ndarray) -> Histogram:
     return histogram
 
 
-def squared_error(x: np.ndarray, method: str, kind: IntType = UINT8, **options: object) -> float:
+def squared_error(
+    x: np.ndarray, method: str, kind: IntType = UINT8, **options: object
+) -> float:
     params = find(seen(x), method, kind, **options)
     return float(np.square(params.values(params.codes(x)).astype(np.float64) - x).mean())
 
 
 arrays = st.lists(
-    st.tuples(st.integers(0, 2**32 - 1), st.floats(-12, 12), st.floats(-2, 2)), min_size=1, max_size=4
+    st.tuples(st.integers(0, 2**32 - 1), st.floats(-12, 12), st.floats(-2, 2)),
+    min_size=1,
+    max_size=4,
 ).map(
     lambda draws: [
-        (np.random.default_rng(seed).standard_normal(97) * 2.0**power + 2.0**power * shift).astype(np.float32)
+        (
+            np.random.default_rng(seed).standard_normal(97) * 2.0**power
+            + 2.0**power * shift
+        ).astype(np.float32)
         for seed, power, shift in draws
     ]
 )
@@ -44,10 +51,18 @@ def test_a_histogram_does_not_depend_on_order_or_batches(parts: list[np.ndarray]
     for part in parts:
         merged.merge(seen(part))
     for other in (stream, merged):
-        assert (other.exponent, other.zeros, other.elements) == (whole.exponent, whole.zeros, whole.elements)
+        assert (other.exponent, other.zeros, other.elements) == (
+            whole.exponent,
+            whole.zeros,
+            whole.elements,
+        )
         assert (other.low, other.high) == (whole.low, whole.high)
         np.testing.assert_array_equal(other.counts, whole.counts)
-    assert whole.counts.sum() + whole.zeros == whole.elements == sum(part.size for part in parts)
+    assert (
+        whole.counts.sum() + whole.zeros
+        == whole.elements
+        == sum(part.size for part in parts)
+    )
 
 
 @settings(max_examples=40)
@@ -60,8 +75,15 @@ def test_every_element_lies_in_its_bin(parts: list[np.ndarray]) -> None:
 
 
 @settings(max_examples=60)
-@given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), st.sampled_from(sorted(TYPES)), st.booleans())
-def test_zero_has_a_code_of_its_own_and_the_range_is_covered(a: float, b: float, name: str, symmetric: bool) -> None:
+@given(
+    st.floats(-1e6, 1e6),
+    st.floats(-1e6, 1e6),
+    st.sampled_from(sorted(TYPES)),
+    st.booleans(),
+)
+def test_zero_has_a_code_of_its_own_and_the_range_is_covered(
+    a: float, b: float, name: str, symmetric: bool
+) -> None:
     low, high = min(a, b), max(a, b)
     params = params_of(low, high, TYPES[name], symmetric=symmetric)
     assert params.scale > 0 and np.isfinite(params.scale)
@@ -76,7 +98,9 @@ def test_zero_has_a_code_of_its_own_and_the_range_is_covered(a: float, b: float,
 def test_constants_are_represented(value: float, method: str) -> None:
     params = find(seen(np.full(100, value, np.float32)), method, UINT8)
     assert params.scale >= MIN_SCALE
-    assert params.values(params.codes(np.asarray([value])))[0] == pytest.approx(value, rel=1e-6, abs=1e-18)
+    assert params.values(params.codes(np.asarray([value])))[0] == pytest.approx(
+        value, rel=1e-6, abs=1e-18
+    )
 
 
 def test_nothing_seen_gives_a_usable_scale() -> None:
@@ -92,12 +116,15 @@ def test_what_is_no_number_is_refused(bad: float) -> None:
 
 # Steps with the least squared error for max(x, 0) of Gaussian x, and that error: ALGORITHMS 4.2, "with zero bin".
 @pytest.mark.parametrize(
-    ("bits", "step", "error"), [(2, 0.650770, 0.02343), (3, 0.353411, 0.00645), (4, 0.193248, 0.00185)]
+    ("bits", "step", "error"),
+    [(2, 0.650770, 0.02343), (3, 0.353411, 0.00645), (4, 0.193248, 0.00185)],
 )
 def test_the_squared_error_of_a_half_wave_gaussian_is_least_at_the_known_step(
     bits: int, step: float, error: float
 ) -> None:
-    x = np.maximum(np.random.default_rng(0).standard_normal(2_000_000), 0).astype(np.float32)
+    x = np.maximum(np.random.default_rng(0).standard_normal(2_000_000), 0).astype(
+        np.float32
+    )
     kind = IntType("uint8", bits, False, 10)
     assert find(seen(x), "mse", kind).scale == pytest.approx(step, rel=0.01)
     assert squared_error(x, "mse", kind) == pytest.approx(error, rel=0.01)
@@ -106,9 +133,16 @@ def test_the_squared_error_of_a_half_wave_gaussian_is_least_at_the_known_step(
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_mse_is_the_best_method_in_squared_error(symmetric: bool) -> None:
     rng = np.random.default_rng(1)
-    for x in (rng.standard_normal(50_000), rng.standard_t(2, 50_000), np.abs(rng.standard_t(2, 50_000))):
+    for x in (
+        rng.standard_normal(50_000),
+        rng.standard_t(2, 50_000),
+        np.abs(rng.standard_t(2, 50_000)),
+    ):
         x = x.astype(np.float32)
-        errors = {m: squared_error(x, m, INT8 if symmetric else UINT8, symmetric=symmetric) for m in METHODS}
+        errors = {
+            m: squared_error(x, m, INT8 if symmetric else UINT8, symmetric=symmetric)
+            for m in METHODS
+        }
         assert errors["mse"] <= 1.001 * min(errors.values()), errors
 
 
@@ -117,7 +151,9 @@ def test_percentile_clips_that_share() -> None:
     params = find(seen(x), "percentile", UINT8, percentile=90)
     outside = ((x < params.low - params.scale) | (x > params.high + params.scale)).mean()
     assert 0.08 < outside < 0.1
-    assert find(seen(x), "percentile", UINT8, percentile=100) == find(seen(x), "minmax", UINT8)
+    assert find(seen(x), "percentile", UINT8, percentile=100) == find(
+        seen(x), "minmax", UINT8
+    )
 
 
 def test_entropy_clips_a_long_tail_and_keeps_what_is_uniform() -> None:

@@ -31,18 +31,27 @@ def with_dead_channels(pad: int, size: int | str = 9, group: int = 1) -> Graph:
     scale = rng.uniform(0.5, 1.5, 8).astype(np.float32)
     scale[list(DEAD)] = 0
     shift = rng.uniform(0.5, 2, 8).astype(np.float32)
-    mean, variance = rng.standard_normal(8).astype(np.float32), rng.uniform(0.5, 1.5, 8).astype(np.float32)
-    x = b.relu(b.op("BatchNormalization", x, *(b.const(v) for v in (scale, shift, mean, variance))))
+    mean, variance = (
+        rng.standard_normal(8).astype(np.float32),
+        rng.uniform(0.5, 1.5, 8).astype(np.float32),
+    )
+    x = b.relu(
+        b.op("BatchNormalization", x, *(b.const(v) for v in (scale, shift, mean, variance)))
+    )
     return b.graph(b.conv(x, 8, 6, group=group, name="second", pads=[pad] * 4))
 
 
-def pruned(graph: Graph, layer: str = "first", channels: tuple[int, ...] = DEAD) -> tuple[pg.Plan, Graph]:
+def pruned(
+    graph: Graph, layer: str = "first", channels: tuple[int, ...] = DEAD
+) -> tuple[pg.Plan, Graph]:
     group = next(g for g in pg.analyze(graph).groups if layer in g.layers)
     plan = pg.Plan(graph.sha256, {group.id: channels})
     return plan, pg.apply(graph, plan)
 
 
-def fixed(graph: Graph, form: str, data: dict[str, Array] | None = None, layer: str = "first") -> Graph:
+def fixed(
+    graph: Graph, form: str, data: dict[str, Array] | None = None, layer: str = "first"
+) -> Graph:
     plan, reduced = pruned(graph, layer)
     given = Data.of(data) if data is not None else None
     return repair(survivors(pg.analyze(graph), plan), reduced, given, form=form)  # type: ignore[arg-type]
@@ -60,7 +69,9 @@ def test_constant_channels(with_data: bool) -> None:
     graph = with_dead_channels(pad=1)
     x = inputs(graph)
     data = inputs(graph, seed=1) if with_data else None
-    interior, mapped, mean = (error(graph, fixed(graph, form, data), x) for form in ("interior", "map", "mean"))
+    interior, mapped, mean = (
+        error(graph, fixed(graph, form, data), x) for form in ("interior", "map", "mean")
+    )
     cut = error(graph, pruned(graph)[1], x)
     assert interior[:, :, 1:-1, 1:-1].max() < 1e-6
     ring = np.ones(interior.shape[2:], bool)
@@ -129,7 +140,9 @@ def test_means_of_a_linear_layers_outputs_come_back(network: object) -> None:
     pruned = pg.apply(graph, plan)
     result = repair(survivors(coupling, plan), pruned, Data.of(x))
     assert result is not pruned
-    expected, cut, absorbed = (run(session(g), x)[0].mean(axis=0) for g in (graph, pruned, result))
+    expected, cut, absorbed = (
+        run(session(g), x)[0].mean(axis=0) for g in (graph, pruned, result)
+    )
     if network is attention:  # fc2, a sum and a mean are all that follows: linear
         np.testing.assert_allclose(absorbed, expected, atol=1e-5)
     assert np.abs(absorbed - expected).max() < np.abs(cut - expected).max()
@@ -149,7 +162,9 @@ def test_means_behind_a_relu_are_the_closed_form() -> None:
     y = b.relu(b.bn(b.conv(b.input("n", 3, 8, 8), 3, 20, name="conv"), 20))
     graph = b.graph(b.head(y, 20))
     node = next(n for n in graph.nodes if n.op == "BatchNormalization")
-    scale, shift = (graph.weights[name].read().astype(np.float64) for name in node.inputs[1:3])
+    scale, shift = (
+        graph.weights[name].read().astype(np.float64) for name in node.inputs[1:3]
+    )
     shift = shift - 1
     for tensor in graph.model.graph.initializer:
         if tensor.name == node.inputs[2]:
@@ -169,9 +184,15 @@ def test_sums_of_branches_add_means_and_variances() -> None:
     graph = residual_net()
     result = samples(graph, pg.analyze(graph).shape_info)
     add = next(n for n in graph.nodes if n.op == "Add")
-    branch, shortcut, total = (result[v] for v in (add.inputs[1], add.inputs[0], add.outputs[0]))
-    np.testing.assert_allclose(total.mean(axis=0), branch.mean(axis=0) + shortcut.mean(axis=0), atol=1e-5)
-    np.testing.assert_allclose(total.var(axis=0), branch.var(axis=0) + shortcut.var(axis=0), rtol=0.2)
+    branch, shortcut, total = (
+        result[v] for v in (add.inputs[1], add.inputs[0], add.outputs[0])
+    )
+    np.testing.assert_allclose(
+        total.mean(axis=0), branch.mean(axis=0) + shortcut.mean(axis=0), atol=1e-5
+    )
+    np.testing.assert_allclose(
+        total.var(axis=0), branch.var(axis=0) + shortcut.var(axis=0), rtol=0.2
+    )
 
 
 def test_nothing_to_go_by() -> None:

@@ -21,8 +21,12 @@ def cut(graph: Graph, seed: int = 0) -> tuple[pg.Plan, Graph]:
     return plan, pg.apply(graph, plan)
 
 
-def fixed(graph: Graph, plan: pg.Plan, pruned: Graph, x: dict[str, np.ndarray] | None) -> Graph:
-    return repair(survivors(pg.analyze(graph), plan), pruned, Data.of(x) if x is not None else None)
+def fixed(
+    graph: Graph, plan: pg.Plan, pruned: Graph, x: dict[str, np.ndarray] | None
+) -> Graph:
+    return repair(
+        survivors(pg.analyze(graph), plan), pruned, Data.of(x) if x is not None else None
+    )
 
 
 @pytest.mark.parametrize("network", ["residual", "inverted_residual"])
@@ -54,13 +58,17 @@ def test_other_layers_get_the_originals_moments(network: object) -> None:
     plan, pruned = cut(graph)
     result = fixed(graph, plan, pruned, x)
     remaining = survivors(pg.analyze(graph), plan)
-    behind = {"chain": ["conv1", "head"], "attention": ["projection", "fc2", "head"]}[network.__name__]  # type: ignore[attr-defined]
+    behind = {"chain": ["conv1", "head"], "attention": ["projection", "fc2", "head"]}[
+        network.__name__
+    ]  # type: ignore[attr-defined]
     for name in behind:
         value = graph.node(name).outputs[0]
         # A MatMul's bias is in the Add behind it.
         if graph.node(name).op == "MatMul":
             value = graph.nodes[graph.consumers[value][0][0]].outputs[0]
-        before, after = (run_values(g, x, [value])[value].astype(np.float64) for g in (graph, result))
+        before, after = (
+            run_values(g, x, [value])[value].astype(np.float64) for g in (graph, result)
+        )
         axis = 1 if before.ndim == 4 else before.ndim - 1
         kept = remaining.value(value)[axis]
         before = before if kept is None else np.take(before, kept, axis)
@@ -77,10 +85,14 @@ def test_without_data_means_come_closer() -> None:
     plan, pruned = cut(graph, seed=1)
     guessed, measured = fixed(graph, plan, pruned, None), fixed(graph, plan, pruned, x)
     errors = {"cut": 0.0, "guessed": 0.0}
-    for node in [n for n in pruned.nodes if n.op == "BatchNormalization" and n.layer != "stem"]:
+    for node in [
+        n for n in pruned.nodes if n.op == "BatchNormalization" and n.layer != "stem"
+    ]:
         deviation = np.sqrt(measured.weights[node.inputs[4]].read())
         for name, other in (("cut", pruned), ("guessed", guessed)):
-            off = np.abs(centre(other, node.layer) - centre(measured, node.layer)) / deviation
+            off = (
+                np.abs(centre(other, node.layer) - centre(measured, node.layer)) / deviation
+            )
             errors[name] += float(off.mean())
     assert errors["guessed"] < 0.6 * errors["cut"]
 
@@ -115,7 +127,13 @@ def test_fashion_network_without_training() -> None:
     result = {}
     for name, data in (("none", None), ("bn", None), ("absorb", None), ("bn", calibration)):
         pruned = pg.prune(
-            model, algorithm="l2", budget=pg.Budget(macs=0.5), round_to=1, repair=name, data=data, check=False
+            model,
+            algorithm="l2",
+            budget=pg.Budget(macs=0.5),
+            round_to=1,
+            repair=name,
+            data=data,
+            check=False,
         ).small
         accuracy = pg.compare(model, pruned, data=evaluation, runs=1).accuracy
         assert accuracy is not None

@@ -45,7 +45,10 @@ def test_what_a_rectifier_drops_need_not_be_right() -> None:
     regression = Regression(seen, np.zeros((1, 8, 6)))
     plain = regression.predict(*regression.solve(y))
     fitted = regression.predict(*rectified(regression, y, lambda z: z, lambda p: p))
-    errors = [float(((np.maximum(output, 0) - np.maximum(y, 0)) ** 2).mean()) for output in (plain, fitted)]
+    errors = [
+        float(((np.maximum(output, 0) - np.maximum(y, 0)) ** 2).mean())
+        for output in (plain, fitted)
+    ]
     assert errors[1] < 0.95 * errors[0]
 
 
@@ -60,7 +63,9 @@ def test_redundant_channels_cost_nothing() -> None:
     group = next(g for g in coupling.groups if g.layers == ("a",))
     plan = pg.Plan(graph.sha256, {group.id: (1, 3, 5, 7)})
     pruned = pg.apply(graph, plan)
-    batches = [{"x": rng.standard_normal((32, 3, 8, 8)).astype(np.float32)} for _ in range(4)]
+    batches = [
+        {"x": rng.standard_normal((32, 3, 8, 8)).astype(np.float32)} for _ in range(4)
+    ]
     fixed = repair(survivors(coupling, plan), pruned, Data.of(batches))
     expected, cut, refitted = (outputs(g, seed=5)[0] for g in (graph, pruned, fixed))
     assert abs(cut - expected).max() > 0.1 * abs(expected).max()
@@ -80,14 +85,28 @@ def _behind_normalisation(scale: float) -> np.ndarray:
     x = b.relu(b.conv(b.input("n", 3, 8, 8), 3, 12, name="a"))
     weight = (scale * rng.standard_normal((6, 12, 1, 1)) / 4).astype(np.float32)
     gamma = np.float32([1, 0.5, 2, 1, 0, 1])
-    normal = [b.const(each.astype(np.float32)) for each in (gamma, 0.1 * gamma, 0 * gamma, 0 * gamma + scale**2)]
-    x = b.op("BatchNormalization", b.op("Conv", x, b.const(weight), name="b"), *normal, epsilon=0.0)
+    normal = [
+        b.const(each.astype(np.float32))
+        for each in (gamma, 0.1 * gamma, 0 * gamma, 0 * gamma + scale**2)
+    ]
+    x = b.op(
+        "BatchNormalization",
+        b.op("Conv", x, b.const(weight), name="b"),
+        *normal,
+        epsilon=0.0,
+    )
     graph = b.graph(b.head(b.relu(x), 6))
     coupling = analyze(graph)
     group = next(g for g in coupling.groups if g.layers == ("a",))
     pruned = pg.apply(graph, pg.Plan(graph.sha256, {group.id: (1, 3, 5, 7)}))
-    batches = [{"x": rng.standard_normal((32, 3, 8, 8)).astype(np.float32)} for _ in range(4)]
-    fixed = repair(survivors(coupling, pg.Plan(graph.sha256, {group.id: (1, 3, 5, 7)})), pruned, Data.of(batches))
+    batches = [
+        {"x": rng.standard_normal((32, 3, 8, 8)).astype(np.float32)} for _ in range(4)
+    ]
+    fixed = repair(
+        survivors(coupling, pg.Plan(graph.sha256, {group.id: (1, 3, 5, 7)})),
+        pruned,
+        Data.of(batches),
+    )
     layer = next(node for node in fixed.nodes if node.name == "b")
     return fixed.weights[layer.inputs[1]].read() / scale
 
@@ -97,10 +116,16 @@ def test_layers_come_closer_to_the_original() -> None:
     graph = residual_net(width=16)
     plan = random_plan(analyze(graph), 0, 0.3)
     pruned = pg.apply(graph, plan)
-    batches = [{"x": rng.standard_normal((32, 3, 8, 8)).astype(np.float32)} for _ in range(8)]
+    batches = [
+        {"x": rng.standard_normal((32, 3, 8, 8)).astype(np.float32)} for _ in range(8)
+    ]
     fixed = repair(survivors(analyze(graph), plan), pruned, Data.of(batches))
-    assert {n: w.shape for n, w in fixed.weights.items()} == {n: w.shape for n, w in pruned.weights.items()}
-    expected, cut, refitted = (outputs(g, seed=9, batch=64)[0] for g in (graph, pruned, fixed))
+    assert {n: w.shape for n, w in fixed.weights.items()} == {
+        n: w.shape for n, w in pruned.weights.items()
+    }
+    expected, cut, refitted = (
+        outputs(g, seed=9, batch=64)[0] for g in (graph, pruned, fixed)
+    )
     assert np.square(refitted - expected).mean() < 0.3 * np.square(cut - expected).mean()
 
 
@@ -112,7 +137,9 @@ def test_a_matmul_is_refitted_with_the_bias_behind_it() -> None:
     plan = pg.Plan(graph.sha256, {group.id: tuple(range(12))})
     pruned = pg.apply(graph, plan)
     fixed = repair(survivors(analyze(graph), plan), pruned, Data.of(x))
-    expected, cut, refitted = (run(session(g), x)[0].mean(axis=0) for g in (graph, pruned, fixed))
+    expected, cut, refitted = (
+        run(session(g), x)[0].mean(axis=0) for g in (graph, pruned, fixed)
+    )
     # fc2, a sum, a mean and a linear layer follow, so that a fitted intercept makes means equal.
     np.testing.assert_allclose(refitted, expected, atol=1e-4)
     assert np.abs(cut - expected).max() > 1e-2
@@ -123,10 +150,16 @@ def test_fashion_network_keeps_its_accuracy(tmp_path: Path) -> None:
     data = read_data(str(FIXTURES / "fashion_calibration.npz"))
     model = pg.load(FIXTURES / "fashion_resnet.onnx")
     result = pg.prune(
-        model, tmp_path / "half.onnx", budget=pg.Budget(macs=0.5), round_to=1, data=list(data.batches(model, 64))
+        model,
+        tmp_path / "half.onnx",
+        budget=pg.Budget(macs=0.5),
+        round_to=1,
+        data=list(data.batches(model, 64)),
     )
     assert result.proof is not None
-    matches = pg.compare(model, result.small, data=read_data(str(FIXTURES / "fashion_eval.npz")), runs=1)
+    matches = pg.compare(
+        model, result.small, data=read_data(str(FIXTURES / "fashion_eval.npz")), runs=1
+    )
     assert matches.accuracy is not None
     assert matches.accuracy[1] > matches.accuracy[0] - 0.02
     pg.load(tmp_path / "half.onnx")

@@ -43,7 +43,11 @@ def test_a_compact_graph_is_the_graph(graph: Graph, seed: int) -> None:
 
 
 def test_names_in_subgraphs_follow() -> None:
-    for graph in (finished(branching()), finished(recurrent()), finished(recurrent(scanned=True))):
+    for graph in (
+        finished(branching()),
+        finished(recurrent()),
+        finished(recurrent(scanned=True)),
+    ):
         same(graph)
 
 
@@ -66,11 +70,17 @@ def test_the_quantized_file_of_a_pruned_network_is_a_quarter(tmp_path: Path) -> 
     data = dict(np.load(FASHION.with_name("fashion_calibration.npz")))
     pruned = pg.prune(pg.load(FASHION), budget=pg.Budget(macs=0.5), data=data).small
     result = pg.quantize(pruned, data).graph
-    for graph, name, short in ((pruned, "float", False), (result, "int8", False), (result, "short", True)):
+    for graph, name, short in (
+        (pruned, "float", False),
+        (result, "int8", False),
+        (result, "short", True),
+    ):
         pg.save(graph, tmp_path / f"{name}.onnx", compact=short)
     sizes = {path.stem: path.stat().st_size for path in tmp_path.iterdir()}
     assert sizes["short"] <= 0.27 * sizes["float"] and sizes["short"] < sizes["int8"]
-    for got, wanted in zip(outputs(pg.load(tmp_path / "short.onnx")), outputs(result), strict=True):
+    for got, wanted in zip(
+        outputs(pg.load(tmp_path / "short.onnx")), outputs(result), strict=True
+    ):
         np.testing.assert_array_equal(got, wanted)
 
 
@@ -80,10 +90,16 @@ def test_attributes_that_hold_defaults_are_left_out() -> None:
     conv = next(node for node in model.graph.node if node.op_type == "Conv")
     del conv.attribute[:]
     given_values: dict[str, object] = {
-        "group": 1, "strides": [1, 1], "dilations": [1, 1], "auto_pad": "NOTSET", "pads": [1, 1, 1, 1],
+        "group": 1,
+        "strides": [1, 1],
+        "dilations": [1, 1],
+        "auto_pad": "NOTSET",
+        "pads": [1, 1, 1, 1],
         "kernel_shape": [3, 3],
-    }  # fmt: skip
-    conv.attribute.extend(onnx.helper.make_attribute(name, value) for name, value in given_values.items())
+    }
+    conv.attribute.extend(
+        onnx.helper.make_attribute(name, value) for name, value in given_values.items()
+    )
     pruned = same(Graph(model))
     match = next(node for node in pruned.model.graph.node if node.op_type == "Conv")
     assert {attribute.name for attribute in match.attribute} == {"pads", "kernel_shape"}
@@ -100,7 +116,9 @@ def test_notes_of_this_project_go_and_others_stay() -> None:
 def test_weights_beside_the_file_stay_there(tmp_path: Path, external: bool) -> None:
     graph = residual_net(width=64)
     before = outputs(graph)
-    onnx.save(graph.model, tmp_path / "net.onnx", save_as_external_data=external, size_threshold=0)
+    onnx.save(
+        graph.model, tmp_path / "net.onnx", save_as_external_data=external, size_threshold=0
+    )
     pg.save(pg.load(tmp_path / "net.onnx"), tmp_path / "small.onnx", compact=True)
     assert (tmp_path / "small.onnx.data").exists() == external
     for got, wanted in zip(outputs(pg.load(tmp_path / "small.onnx")), before, strict=True):

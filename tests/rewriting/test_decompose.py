@@ -9,9 +9,9 @@ from onnx import helper, numpy_helper
 
 import prunegraph as pg
 from prunegraph.errors import BudgetError, OptionError, UnknownNameError
-from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.model import Graph
 from prunegraph.graph.onnx_io import from_model
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.latency.low_rank import MEASUREMENTS, SLOWER
 from prunegraph.measuring.latency import Latency
 from prunegraph.ops.cost import node_macs
@@ -27,22 +27,33 @@ FASHION = FIXTURES / "fashion_resnet.onnx"
 METHODS = ("tucker2", "svd", "spatial", "auto")
 
 
-def low(outputs: int, inputs: int, *kernel: int, rank: int = 2, seed: int = 0) -> np.ndarray:
+def low(
+    outputs: int, inputs: int, *kernel: int, rank: int = 2, seed: int = 0
+) -> np.ndarray:
     """A weight whose unfoldings all have a low rank."""
     rng = np.random.default_rng(seed)
-    remaining, right = rng.standard_normal((outputs, rank)), rng.standard_normal((rank, inputs))
+    remaining, right = (
+        rng.standard_normal((outputs, rank)),
+        rng.standard_normal((rank, inputs)),
+    )
     taps = [rng.standard_normal((rank, size)) for size in kernel]
     operands = [",r" + letter for letter, _ in zip("xyz", kernel, strict=False)]
-    return np.einsum(f"or,ri{''.join(operands)}->oi{'xyz'[: len(kernel)]}", remaining, right, *taps)
+    return np.einsum(
+        f"or,ri{''.join(operands)}->oi{'xyz'[: len(kernel)]}", remaining, right, *taps
+    )
 
 
-def one_conv(weight: np.ndarray, size: int = 11, dtype: type = np.float32, **attributes: object) -> Graph:
+def one_conv(
+    weight: np.ndarray, size: int = 11, dtype: type = np.float32, **attributes: object
+) -> Graph:
     """A convolution with a bias, over inputs of odd size."""
     b = Builder()
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     x = b.input(2, weight.shape[1], *(size for _ in weight.shape[2:]), kind=kind)
     bias = b.const(np.arange(len(weight)) / 8, dtype)
-    model = b.model(b.op("Conv", x, b.const(weight, dtype), bias, name="conv", **attributes))
+    model = b.model(
+        b.op("Conv", x, b.const(weight, dtype), bias, name="conv", **attributes)
+    )
     model.graph.output[0].type.tensor_type.elem_type = kind
     return from_model(model)
 
@@ -60,10 +71,16 @@ def assert_same(first: Graph, second: Graph, tolerance: float = 1e-5) -> None:
 
 def checked(decomposed: DecomposeResult) -> DecomposeResult:
     """The graph is valid, and its cost is what the rows say."""
-    onnx.shape_inference.infer_shapes(decomposed.graph.model, check_type=True, strict_mode=True)
+    onnx.shape_inference.infer_shapes(
+        decomposed.graph.model, check_type=True, strict_mode=True
+    )
     for index, kind in enumerate(("params", "macs")):
-        saved = sum(getattr(row, kind)[0] - getattr(row, kind)[1] for row in decomposed.layers)
-        assert getattr(decomposed.before, kind) - getattr(decomposed.after, kind) == saved, (index, kind)
+        saved = sum(
+            getattr(row, kind)[0] - getattr(row, kind)[1] for row in decomposed.layers
+        )
+        assert (
+            getattr(decomposed.before, kind) - getattr(decomposed.after, kind) == saved
+        ), (index, kind)
     return decomposed
 
 
@@ -80,7 +97,9 @@ ATTRIBUTES = [
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("attributes", ATTRIBUTES, ids=str)
-def test_a_convolution_of_low_rank_is_the_same(method: str, attributes: dict[str, object]) -> None:
+def test_a_convolution_of_low_rank_is_the_same(
+    method: str, attributes: dict[str, object]
+) -> None:
     graph = one_conv(low(24, 20, 3, 5), **attributes)
     result = checked(decompose(graph, method=method, rank="energy:0.9999999", round_to=1))
     (row,) = result.layers
@@ -89,10 +108,13 @@ def test_a_convolution_of_low_rank_is_the_same(method: str, attributes: dict[str
 
 
 @pytest.mark.parametrize(
-    ("kernel", "method"), [((5,), "tucker2"), ((3, 3, 3), "tucker2"), ((3,), "svd"), ((1,), "svd")]
+    ("kernel", "method"),
+    [((5,), "tucker2"), ((3, 3, 3), "tucker2"), ((3,), "svd"), ((1,), "svd")],
 )
 def test_other_numbers_of_axes(kernel: tuple[int, ...], method: str) -> None:
-    graph = one_conv(low(24, 20, *kernel), size=6, pads=[0] * len(kernel) + [1] * len(kernel))
+    graph = one_conv(
+        low(24, 20, *kernel), size=6, pads=[0] * len(kernel) + [1] * len(kernel)
+    )
     result = checked(decompose(graph, method=method, rank="energy:0.9999999", round_to=1))
     assert [row.method for row in result.layers] == [method]
     assert_same(graph, result.graph)
@@ -114,10 +136,22 @@ def test_gemm_keeps_its_factors_and_matmul_its_axes(opset: int, transposed: int)
     x = b.op("MatMul", b.input(2, 3, 24), b.const(low(24, 30), np.float32), name="matmul")
     flat = b.op("Reshape", x, b.const([-1, 30], np.int64))
     gemm = b.const(weight if transposed else weight.T, np.float32)
-    y = b.op("Gemm", flat, gemm, b.weight(1, 40), name="gemm", alpha=0.5, beta=2.0, transB=transposed)
+    y = b.op(
+        "Gemm",
+        flat,
+        gemm,
+        b.weight(1, 40),
+        name="gemm",
+        alpha=0.5,
+        beta=2.0,
+        transB=transposed,
+    )
     graph = b.graph(y)
     result = checked(decompose(graph, rank="energy:0.9999999", round_to=1))
-    assert [(row.name, row.ranks) for row in result.layers] == [("matmul", (2,)), ("gemm", (2,))]
+    assert [(row.name, row.ranks) for row in result.layers] == [
+        ("matmul", (2,)),
+        ("gemm", (2,)),
+    ]
     assert [node.name for node in result.graph.nodes if node.op == "Gemm"] == ["gemm/last"]
     assert_same(graph, result.graph)
 
@@ -126,7 +160,9 @@ def test_16_bit_weights_stay_16_bit() -> None:
     graph = one_conv(low(24, 20, 3, 3), dtype=np.float16)
     # Rounding to 16 bits gives a weight more ranks, with little energy.
     decomposed = decompose(graph, rank="energy:0.99999", round_to=1)
-    assert decomposed.layers and all(weight.dtype == np.float16 for weight in decomposed.graph.weights.values())
+    assert decomposed.layers and all(
+        weight.dtype == np.float16 for weight in decomposed.graph.weights.values()
+    )
     assert_same(graph, decomposed.graph, 5e-3)
 
 
@@ -141,8 +177,16 @@ def test_the_error_bounds_what_a_layer_makes(method: str, rank: str) -> None:
         decomposed = decompose(graph, method=method, rank=rank)
         (row,) = decomposed.layers
         given = random_inputs(graph, seed=3)
-        (before,), (after,) = (run_values(each, given, each.outputs).values() for each in (graph, decomposed.graph))
-        bound = row.error * np.linalg.norm(weight) * np.sqrt(np.prod(kernel)) * np.linalg.norm(given["x"])
+        (before,), (after,) = (
+            run_values(each, given, each.outputs).values()
+            for each in (graph, decomposed.graph)
+        )
+        bound = (
+            row.error
+            * np.linalg.norm(weight)
+            * np.sqrt(np.prod(kernel))
+            * np.linalg.norm(given["x"])
+        )
         measured = np.linalg.norm(before - after)
         assert 0 < measured <= bound
 
@@ -156,7 +200,13 @@ def test_names() -> None:
     x = b.conv(b.input(1, 20, 8, 8), 20, 20, k=1, name="conv/first")
     graph = b.graph(b.conv(x, 20, 24, name="conv"))
     decomposed = decompose(graph, rank="ratio:0.2", round_to=1)
-    assert names_of(decomposed.graph) == ["conv/first/first", "conv/first/last", "conv/first_", "conv/core", "conv/last"]
+    assert names_of(decomposed.graph) == [
+        "conv/first/first",
+        "conv/first/last",
+        "conv/first_",
+        "conv/core",
+        "conv/last",
+    ]
     assert len(set(decomposed.graph.weights)) == len(decomposed.graph.weights) == 7
     assert decomposed.graph.outputs == graph.outputs
 
@@ -207,19 +257,27 @@ def test_a_weight_of_zeros() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_decomposed_graph_is_pruned_and_proved(method: str) -> None:
-    graph = decompose(residual_net(width=16), method=method, rank="ratio:0.4", round_to=2).graph
+    graph = decompose(
+        residual_net(width=16), method=method, rank="ratio:0.4", round_to=2
+    ).graph
     groups = pg.analyze(graph).groups
     inner = [group for group in groups if any("/first" in layer for layer in group.layers)]
     assert inner, "ranks are channels"
     plan = pg.select(graph, budget=pg.Budget(ratio=0.5), round_to=1)
     pruned = pg.apply(graph, plan)
     assert pg.verify(graph, plan, pruned)
-    assert any(pruned.weights[name].shape < weight.shape for name, weight in graph.weights.items() if "/first" in name)
+    assert any(
+        pruned.weights[name].shape < weight.shape
+        for name, weight in graph.weights.items()
+        if "/first" in name
+    )
 
 
 @pytest.mark.parametrize("kind", ["params", "macs"])
 @pytest.mark.parametrize("method", METHODS)
-def test_budgets_are_met_and_cost_less_than_one_rule_for_all(kind: str, method: str) -> None:
+def test_budgets_are_met_and_cost_less_than_one_rule_for_all(
+    kind: str, method: str
+) -> None:
     rng = np.random.default_rng(0)
     b = Builder()
     x = b.input(1, 32, 12, 12)
@@ -233,8 +291,12 @@ def test_budgets_are_met_and_cost_less_than_one_rule_for_all(kind: str, method: 
         bound = getattr(rule.after, kind)
         result = checked(decompose(graph, method=method, round_to=2, **{kind: bound}))
         assert 0.9 * bound < getattr(result.after, kind) <= bound
-        assert sum(row.error**2 for row in result.layers) < sum(row.error**2 for row in rule.layers)
-        share = decompose(graph, method=method, round_to=2, **{kind: bound / getattr(result.before, kind)})
+        assert sum(row.error**2 for row in result.layers) < sum(
+            row.error**2 for row in rule.layers
+        )
+        share = decompose(
+            graph, method=method, round_to=2, **{kind: bound / getattr(result.before, kind)}
+        )
         assert share.layers == result.layers
 
 
@@ -262,7 +324,9 @@ def test_a_file_of_ir_version_3_stays_valid() -> None:
     model.CopyFrom(one_conv(low(24, 20, 3, 3)).model)
     model.ir_version = 3
     for tensor in model.graph.initializer:
-        model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        model.graph.input.append(
+            helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        )
     shape = helper.make_tensor_value_info("y", 1, (2, 24, 9, 9)).type.tensor_type.shape
     model.graph.output[0].type.tensor_type.shape.CopyFrom(shape)
     graph = from_model(model)
@@ -278,12 +342,16 @@ def test_layers_in_subgraphs_stay_whole() -> None:
     weight = numpy_helper.from_array(low(16, 16, 1, 1).astype(np.float32), "w")
     created = helper.make_node("Conv", [x, "w"], ["made"], name="inner")
     info = helper.make_tensor_value_info("made", 1, None)
-    subgraphs = [helper.make_graph([created], name, [], [info], [weight]) for name in ("yes", "no")]
+    subgraphs = [
+        helper.make_graph([created], name, [], [info], [weight]) for name in ("yes", "no")
+    ]
     flag = b.op("Greater", b.op("ReduceMax", x, keepdims=0), b.const(0.0, np.float32))
     graph = b.graph(b.op("If", flag, then_branch=subgraphs[0], else_branch=subgraphs[1]))
     decomposed = decompose(graph, rank="ratio:0.2", round_to=1)
     assert [row.name for row in decomposed.layers] == ["outer"]
-    assert len(decomposed.left) == 2 and set(decomposed.left.values()) == {"it is in the subgraph of an If, Loop or Scan"}
+    assert len(decomposed.left) == 2 and set(decomposed.left.values()) == {
+        "it is in the subgraph of an If, Loop or Scan"
+    }
     assert {value.shape for value in outputs(decomposed.graph).values()} == {(1, 16, 6, 6)}
 
 
@@ -293,10 +361,14 @@ def test_external_weights_and_the_source_stay(tmp_path: object) -> None:
     decomposed = decompose(graph, rank="energy:0.99")
     assert graph.model.SerializeToString() == before
     path = f"{tmp_path}/m.onnx"
-    onnx.save(graph.model, path, save_as_external_data=True, location="m.data", size_threshold=0)
+    onnx.save(
+        graph.model, path, save_as_external_data=True, location="m.data", size_threshold=0
+    )
     again = decompose(pg.load(path), rank="energy:0.99")
     for name, weight in decomposed.graph.weights.items():
-        np.testing.assert_array_equal(numpy_helper.to_array(weight.tensor), again.graph.weights[name].read())
+        np.testing.assert_array_equal(
+            numpy_helper.to_array(weight.tensor), again.graph.weights[name].read()
+        )
 
 
 # -- latency ----------------------------------------------------------------------------------------
@@ -311,8 +383,14 @@ class Computed:
 
     def cost(self, graph: pg.Graph) -> float:
         shapes = shape_info(graph).shapes
-        total = sum(node_macs(node, shapes) for node in graph.nodes) + self.each * len(graph.nodes)
-        return total * (100 if any(node.name.rpartition("/")[0] in self.slow for node in graph.nodes) else 1)
+        total = sum(node_macs(node, shapes) for node in graph.nodes) + self.each * len(
+            graph.nodes
+        )
+        return total * (
+            100
+            if any(node.name.rpartition("/")[0] in self.slow for node in graph.nodes)
+            else 1
+        )
 
     def against(self, pruned: pg.Graph, pairs: int = 1) -> Latency:
         whole, remaining = self.cost(self.graph), self.cost(pruned)
@@ -331,23 +409,37 @@ class Computed:
 def test_a_latency_is_met(bound: float, fold: bool) -> None:
     graph = pg.load(FASHION)
     timer = Computed(graph)
-    decomposed = pg.decompose(graph, method="auto", latency=bound, round_to=1, fold=fold, timer=timer)
+    decomposed = pg.decompose(
+        graph, method="auto", latency=bound, round_to=1, fold=fold, timer=timer
+    )
     assert decomposed.latency is not None and decomposed.layers
     assert bound * 0.95 <= decomposed.latency.kept <= bound
     assert any(np.isclose(decomposed.latency.kept, each) for each in timer.measured)
     assert len(timer.measured) <= MEASUREMENTS
     assert fold != any(node.op == "BatchNormalization" for node in decomposed.graph.nodes)
     onnx.checker.check_model(decomposed.graph.model, full_check=True)
-    time = pg.decompose(graph, method="auto", latency=f"{bound * timer.original()}ms", round_to=1, timer=timer)
+    time = pg.decompose(
+        graph,
+        method="auto",
+        latency=f"{bound * timer.original()}ms",
+        round_to=1,
+        timer=timer,
+    )
     assert time.latency is not None and time.latency.kept <= bound
-    assert {row.ranks for row in time.layers} == {row.ranks for row in decomposed.layers} or fold
+    assert {row.ranks for row in time.layers} == {
+        row.ranks for row in decomposed.layers
+    } or fold
 
 
 def test_layers_whose_parts_are_slower_stay_whole() -> None:
     graph = pg.load(FASHION)
-    usual = pg.decompose(graph, method="auto", latency=0.7, round_to=1, timer=Computed(graph))
+    usual = pg.decompose(
+        graph, method="auto", latency=0.7, round_to=1, timer=Computed(graph)
+    )
     slow = usual.layers[0].name
-    decomposed = pg.decompose(graph, method="auto", latency=0.7, round_to=1, timer=Computed(graph, slow=(slow,)))
+    decomposed = pg.decompose(
+        graph, method="auto", latency=0.7, round_to=1, timer=Computed(graph, slow=(slow,))
+    )
     assert slow not in {row.name for row in decomposed.layers}
     assert decomposed.left[slow] == SLOWER
     assert decomposed.latency is not None and decomposed.latency.kept <= 0.7
@@ -355,19 +447,30 @@ def test_layers_whose_parts_are_slower_stay_whole() -> None:
 
 def test_parts_fitted_to_data_keep_their_ranks_under_a_latency() -> None:
     graph = pg.load(FASHION)
-    data = {"image": np.random.default_rng(0).standard_normal((16, 1, 28, 28)).astype(np.float32)}
+    data = {
+        "image": np.random.default_rng(0)
+        .standard_normal((16, 1, 28, 28))
+        .astype(np.float32)
+    }
     plain, fitted = (
-        pg.decompose(graph, method="auto", latency=0.6, round_to=4, data=each, timer=Computed(graph))
+        pg.decompose(
+            graph, method="auto", latency=0.6, round_to=4, data=each, timer=Computed(graph)
+        )
         for each in (None, data)
     )
-    assert [(row.name, row.ranks) for row in plain.layers] == [(row.name, row.ranks) for row in fitted.layers]
+    assert [(row.name, row.ranks) for row in plain.layers] == [
+        (row.name, row.ranks) for row in fitted.layers
+    ]
     assert plain.latency == fitted.latency
     assert all(row.output_error is not None for row in fitted.layers)
 
 
 def test_a_latency_that_cannot_be_met() -> None:
     graph = pg.load(FASHION)
-    with pytest.raises(BudgetError, match=r"cannot fall to 0\.3 by decomposition; the least measured is 0\.[4-9]"):
+    with pytest.raises(
+        BudgetError,
+        match=r"cannot fall to 0\.3 by decomposition; the least measured is 0\.[4-9]",
+    ):
         pg.decompose(graph, latency=0.3, timer=Computed(graph, each=3e5))
     with pytest.raises(OptionError, match="one of latency and macs"):
         pg.decompose(graph, latency=0.5, macs=0.5)
@@ -377,7 +480,11 @@ def test_a_latency_that_cannot_be_met() -> None:
 
 def test_a_latency_for_real() -> None:
     b = Builder()
-    graph = b.graph(b.conv(b.relu(b.conv(b.input(1, 192, 16, 16), 192, 192, name="a")), 192, 192, name="b"))
+    graph = b.graph(
+        b.conv(
+            b.relu(b.conv(b.input(1, 192, 16, 16), 192, 192, name="a")), 192, 192, name="b"
+        )
+    )
     decomposed = pg.decompose(graph, latency=0.9, threads=1)
     assert decomposed.latency is not None and 0 < decomposed.latency.kept <= 0.9
     assert {row.name for row in decomposed.layers} <= {"a", "b"} and decomposed.layers

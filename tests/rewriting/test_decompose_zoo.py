@@ -27,13 +27,15 @@ def test_decomposed(name: str) -> None:
         assert row.error**2 <= 0.1 * len(row.ranks) + 1e-6
         assert row.params[1] < row.params[0] and row.macs[1] < row.macs[0]
     ratios = dict(measured_by_bound(graph, decomposed))
-    assert ratios.keys() == {row.name for row in decomposed.layers} and all(0 < ratio <= 1 for ratio in ratios.values()), (
-        ratios
-    )
+    assert ratios.keys() == {row.name for row in decomposed.layers} and all(
+        0 < ratio <= 1 for ratio in ratios.values()
+    ), ratios
     saved = sum(row.params[0] - row.params[1] for row in decomposed.layers)
     assert decomposed.before.params - decomposed.after.params == saved
     given = random_inputs(decomposed.graph, batch=1)
-    before, after = (run_values(each, given, graph.outputs) for each in (graph, decomposed.graph))
+    before, after = (
+        run_values(each, given, graph.outputs) for each in (graph, decomposed.graph)
+    )
     for output, value in before.items():
         assert after[output].shape == value.shape and np.isfinite(after[output]).all()
 
@@ -46,5 +48,8 @@ def test_the_bound_of_a_small_network(method: str) -> None:
     ratios = dict(measured_by_bound(graph, decomposed))
     assert len(ratios) == len(decomposed.layers) > 8
     assert all(0.02 < ratio <= 1 for ratio in ratios.values()), ratios
-    wrong = replace(decomposed, layers=tuple(replace(row, error=row.error / 50) for row in decomposed.layers))
+    wrong = replace(
+        decomposed,
+        layers=tuple(replace(row, error=row.error / 50) for row in decomposed.layers),
+    )
     assert all(ratio > 1 for _, ratio in measured_by_bound(graph, wrong))

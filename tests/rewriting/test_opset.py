@@ -24,11 +24,16 @@ Array = np.ndarray
 Make = Callable[[Builder, str], str]
 
 
-def op(name: str, *more: object, shape: tuple[int, ...] = (2, 6, 4, 4), **attributes: object) -> Make:
+def op(
+    name: str, *more: object, shape: tuple[int, ...] = (2, 6, 4, 4), **attributes: object
+) -> Make:
     """An operator on a value, with constants behind it."""
 
     def make(b: Builder, x: str) -> str:
-        given = [b.const(each, None if isinstance(each, np.ndarray) else np.float32) for each in more]
+        given = [
+            b.const(each, None if isinstance(each, np.ndarray) else np.float32)
+            for each in more
+        ]
         return b.op(name, x, *given, **attributes)
 
     make.shape = shape  # type: ignore[attr-defined]
@@ -47,16 +52,33 @@ LESS = np.array([1, 1, 0.6, 0.5], np.float32)
 CASES: dict[str, tuple[int, Make]] = {
     "upsample 7 nearest": (7, op("Upsample", mode="nearest", scales=[1.0, 1.0, 2.0, 3.0])),
     "upsample 7 linear": (7, op("Upsample", mode="linear", scales=[1.0, 1.0, 2.0, 3.0])),
-    "upsample 9 nearest": (9, op("Upsample", np.array([1, 1, 1.5, 2.5], np.float32), mode="nearest")),
-    "upsample 9 linear": (9, op("Upsample", np.array([1, 1, 1.5, 2.5], np.float32), mode="linear")),
+    "upsample 9 nearest": (
+        9,
+        op("Upsample", np.array([1, 1, 1.5, 2.5], np.float32), mode="nearest"),
+    ),
+    "upsample 9 linear": (
+        9,
+        op("Upsample", np.array([1, 1, 1.5, 2.5], np.float32), mode="linear"),
+    ),
     "resize 10 nearest": (10, op("Resize", SCALES, mode="nearest")),
     "resize 10 linear": (10, op("Resize", SCALES, mode="linear")),
     "resize 10 nearest down": (10, op("Resize", LESS, mode="nearest")),
     "resize 10 linear down": (10, op("Resize", LESS, mode="linear")),
     **{
-        f"{name} {opset} axis {axis}": (opset, op(name, **({} if axis is None else {"axis": axis})))
+        f"{name} {opset} axis {axis}": (
+            opset,
+            op(name, **({} if axis is None else {"axis": axis})),
+        )
         for name in ("Softmax", "LogSoftmax", "Hardmax")
-        for opset, axis in ((9, None), (9, 3), (9, 2), (12, None), (12, 0), (12, -1), (12, -2))
+        for opset, axis in (
+            (9, None),
+            (9, 3),
+            (9, 2),
+            (12, None),
+            (12, 0),
+            (12, -1),
+            (12, -2),
+        )
     },
     "clip 10": (10, op("Clip", min=-0.3, max=0.4)),
     "clip 10 max": (10, op("Clip", max=0.4)),
@@ -72,51 +94,146 @@ CASES: dict[str, tuple[int, Make]] = {
     "squeeze 11 all": (11, op("Squeeze", shape=(2, 6, 1, 4))),
     "unsqueeze 11": (11, op("Unsqueeze", axes=[0, 2])),
     **{
-        f"{name} {opset} {axes}": (opset, op(name, keepdims=keep, **({} if axes is None else {"axes": axes})))
-        for name in ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceProd",
-                     "ReduceMin", "ReduceLogSumExp")
+        f"{name} {opset} {axes}": (
+            opset,
+            op(name, keepdims=keep, **({} if axes is None else {"axes": axes})),
+        )
+        for name in (
+            "ReduceSum",
+            "ReduceMean",
+            "ReduceMax",
+            "ReduceL1",
+            "ReduceL2",
+            "ReduceSumSquare",
+            "ReduceProd",
+            "ReduceMin",
+            "ReduceLogSumExp",
+        )
         for opset, axes, keep in ((9, None, 1), (9, [1, 3], 0), (12, [-1], 1))
     },
     "dropout 9": (9, op("Dropout", ratio=0.9)),
     "dropout 11": (11, op("Dropout", ratio=0.9)),
-    "batch normalization 8": (8, op("BatchNormalization", *(np.linspace(0.5, 1.5, 6, dtype=np.float32),) * 4,
-                                    spatial=1, epsilon=0.01)),
-    "gemm 9": (9, op("Gemm", np.ones((4, 3), np.float32), np.ones((5, 1), np.float32), alpha=0.5, beta=2.0,
-                     shape=(5, 4))),
+    "batch normalization 8": (
+        8,
+        op(
+            "BatchNormalization",
+            *(np.linspace(0.5, 1.5, 6, dtype=np.float32),) * 4,
+            spatial=1,
+            epsilon=0.01,
+        ),
+    ),
+    "gemm 9": (
+        9,
+        op(
+            "Gemm",
+            np.ones((4, 3), np.float32),
+            np.ones((5, 1), np.float32),
+            alpha=0.5,
+            beta=2.0,
+            shape=(5, 4),
+        ),
+    ),
     "depth to space 9": (9, op("DepthToSpace", blocksize=2, shape=(2, 8, 4, 4))),
-    "average pool 9": (9, op("AveragePool", kernel_shape=[3, 3], pads=[1] * 4, strides=[2, 2])),
-    "average pool 11 ceil": (11, op("AveragePool", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)),
+    "average pool 9": (
+        9,
+        op("AveragePool", kernel_shape=[3, 3], pads=[1] * 4, strides=[2, 2]),
+    ),
+    "average pool 11 ceil": (
+        11,
+        op("AveragePool", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1),
+    ),
     "max pool 7": (7, op("MaxPool", kernel_shape=[2, 3], auto_pad="SAME_UPPER")),
     "lp pool 11": (11, op("LpPool", kernel_shape=[2, 2], p=2)),
     "argmax 9": (9, op("ArgMax", axis=1, keepdims=0)),
     "flatten 9": (9, op("Flatten", axis=2)),
-    "onehot 9": (9, lambda b, x: b.op("OneHot", b.op("ArgMax", x, axis=1), b.const(6, np.int64),
-                                      b.const([0, 1], np.float32), axis=1)),
-    "scatter 9": (9, lambda b, x: b.op("Scatter", x, b.const(ints(0, 3, 1).reshape(1, 3, 1, 1), np.int64),
-                                       b.const(np.ones((1, 3, 1, 1)), np.float32), axis=1)),
+    "onehot 9": (
+        9,
+        lambda b, x: b.op(
+            "OneHot",
+            b.op("ArgMax", x, axis=1),
+            b.const(6, np.int64),
+            b.const([0, 1], np.float32),
+            axis=1,
+        ),
+    ),
+    "scatter 9": (
+        9,
+        lambda b, x: b.op(
+            "Scatter",
+            x,
+            b.const(ints(0, 3, 1).reshape(1, 3, 1, 1), np.int64),
+            b.const(np.ones((1, 3, 1, 1)), np.float32),
+            axis=1,
+        ),
+    ),
     "lrn 7": (7, op("LRN", size=3)),
-    "instance normalization 7": (7, op("InstanceNormalization", *(np.linspace(0.5, 1.5, 6, dtype=np.float32),) * 2)),
-    "group normalization 18": (18, op("GroupNormalization", *(np.linspace(0.5, 1.5, 3, dtype=np.float32),) * 2,
-                                      num_groups=3)),
+    "instance normalization 7": (
+        7,
+        op("InstanceNormalization", *(np.linspace(0.5, 1.5, 6, dtype=np.float32),) * 2),
+    ),
+    "group normalization 18": (
+        18,
+        op(
+            "GroupNormalization",
+            *(np.linspace(0.5, 1.5, 3, dtype=np.float32),) * 2,
+            num_groups=3,
+        ),
+    ),
     "dft 17": (17, op("DFT", axis=2, shape=(2, 6, 4, 1))),
     "dft 17 default": (17, op("DFT", shape=(2, 6, 4, 1))),
     "grid sample 16": (16, op("GridSample", GRID)),
     "grid sample 16 cubic": (16, op("GridSample", GRID, mode="bicubic")),
-    "roi align 10": (10, lambda b, x: b.op("RoiAlign", x, b.const([[0, 0, 3, 3], [1, 1, 2, 3]], np.float32),
-                                           b.const(ints(0, 1), np.int64), output_height=2, output_width=2,
-                                           sampling_ratio=2)),
-    "gru 7": (7, lambda b, x: b.op("GRU", x, b.weight(1, 9, 4), b.weight(1, 9, 3), hidden_size=3, outputs=2)),
+    "roi align 10": (
+        10,
+        lambda b, x: b.op(
+            "RoiAlign",
+            x,
+            b.const([[0, 0, 3, 3], [1, 1, 2, 3]], np.float32),
+            b.const(ints(0, 1), np.int64),
+            output_height=2,
+            output_width=2,
+            sampling_ratio=2,
+        ),
+    ),
+    "gru 7": (
+        7,
+        lambda b, x: b.op(
+            "GRU", x, b.weight(1, 9, 4), b.weight(1, 9, 3), hidden_size=3, outputs=2
+        ),
+    ),
     "cast 9": (9, op("Cast", to=TensorProto.INT32)),
     "pow 7": (7, op("Pow", np.array(2.0, np.float32))),
     "prelu 7": (7, op("PRelu", np.full((6, 1, 1), 0.3, np.float32))),
     "mean variance 9": (9, op("MeanVarianceNormalization")),
     "gather 9": (9, op("Gather", ints(0, 2, 1), axis=1)),
-    "constant of shape 9": (9, lambda b, x: b.op("Add", x, b.op("ConstantOfShape", b.op("Shape", x)))),
-    "where 9": (9, lambda b, x: b.op("Where", b.op("Greater", x, b.const(0, np.float32)), x, b.op("Abs", x))),
-    "compress 9": (9, lambda b, x: b.op("Compress", x, b.const([True, False, True, True, False, False], bool), axis=1)),
-    "resize 11": (11, lambda b, x: b.op("Resize", x, b.const([], np.float32), b.const(SCALES, np.float32),
-                                        mode="linear", coordinate_transformation_mode="align_corners")),
-}  # fmt: skip
+    "constant of shape 9": (
+        9,
+        lambda b, x: b.op("Add", x, b.op("ConstantOfShape", b.op("Shape", x))),
+    ),
+    "where 9": (
+        9,
+        lambda b, x: b.op(
+            "Where", b.op("Greater", x, b.const(0, np.float32)), x, b.op("Abs", x)
+        ),
+    ),
+    "compress 9": (
+        9,
+        lambda b, x: b.op(
+            "Compress", x, b.const([True, False, True, True, False, False], bool), axis=1
+        ),
+    ),
+    "resize 11": (
+        11,
+        lambda b, x: b.op(
+            "Resize",
+            x,
+            b.const([], np.float32),
+            b.const(SCALES, np.float32),
+            mode="linear",
+            coordinate_transformation_mode="align_corners",
+        ),
+    ),
+}
 
 SHAPES = {"gru 7": (3, 2, 4)}
 
@@ -156,7 +273,9 @@ def test_it_means_the_same(name: str) -> None:
             continue
         raised = raise_opset(graph, version)
         assert raised.opsets[""] == version
-        check(raised, expected, full=not name.startswith("mean variance"))  # its function is in another set
+        check(
+            raised, expected, full=not name.startswith("mean variance")
+        )  # its function is in another set
         for a, b in zip(expected, outputs(raised, shape), strict=True):
             assert a.dtype == b.dtype and a.shape == b.shape
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
@@ -166,22 +285,39 @@ def in_a_subgraph() -> Graph:
     """A Clip and a Softmax of operator set 10 inside an If."""
 
     def branch(name: str, *nodes: onnx.NodeProto) -> onnx.GraphProto:
-        return helper.make_graph(list(nodes), name, [], [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)])
+        return helper.make_graph(
+            list(nodes),
+            name,
+            [],
+            [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)],
+        )
 
-    then = branch("then", helper.make_node("Clip", ["x"], ["c"], min=-0.1, max=0.2),
-                  helper.make_node("Softmax", ["c"], ["z"], axis=1))  # fmt: skip
+    then = branch(
+        "then",
+        helper.make_node("Clip", ["x"], ["c"], min=-0.1, max=0.2),
+        helper.make_node("Softmax", ["c"], ["z"], axis=1),
+    )
     other = branch("else", helper.make_node("Neg", ["x"], ["z"]))
     b = Builder(opset=10, ir_version=4)
     x = b.input(2, 3, 4)
     total = b.op("ReduceSum", x, keepdims=0)
-    b.nodes.append(helper.make_node("If", [b.op("Less", total, b.const(1e9, np.float32))], ["y"],
-                                    then_branch=then, else_branch=other))  # fmt: skip
+    b.nodes.append(
+        helper.make_node(
+            "If",
+            [b.op("Less", total, b.const(1e9, np.float32))],
+            ["y"],
+            then_branch=then,
+            else_branch=other,
+        )
+    )
     return b.graph("y")
 
 
 def test_subgraphs_are_rewritten_too() -> None:
     graph = in_a_subgraph()
-    (expected,), (given_now,) = (outputs(each, (2, 3, 4)) for each in (graph, raise_opset(graph, 18)))
+    (expected,), (given_now,) = (
+        outputs(each, (2, 3, 4)) for each in (graph, raise_opset(graph, 18))
+    )
     np.testing.assert_allclose(expected, given_now, rtol=1e-5)
 
 
@@ -191,7 +327,11 @@ def test_external_weights_stay_where_they_are(tmp_path: object) -> None:
     path = f"{tmp_path}/m.onnx"
     onnx.save(b.model(b.conv(x, 64, 5)), path, save_as_external_data=True, size_threshold=0)
     graph = pg.load(path)
-    for a, b_ in zip(outputs(graph, (2, 3, 4, 4)), outputs(raise_opset(graph, 13), (2, 3, 4, 4)), strict=True):
+    for a, b_ in zip(
+        outputs(graph, (2, 3, 4, 4)),
+        outputs(raise_opset(graph, 13), (2, 3, 4, 4)),
+        strict=True,
+    ):
         np.testing.assert_allclose(a, b_, rtol=1e-5)
 
 
@@ -199,24 +339,46 @@ def test_subgraphs_with_the_same_names_for_other_values() -> None:
     """What is known of a value in one branch does not count in the other, which random inputs do not reach."""
 
     def branch(name: str, *nodes: onnx.NodeProto) -> onnx.GraphProto:
-        return helper.make_graph(list(nodes), name, [], [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)])
+        return helper.make_graph(
+            list(nodes),
+            name,
+            [],
+            [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)],
+        )
 
     soft = helper.make_node("Softmax", ["c"], ["z"], axis=1)
     then = branch("then", helper.make_node("Flatten", ["x"], ["c"]), soft)
     other = branch("else", helper.make_node("Relu", ["x"], ["c"]), soft)
     b = Builder(opset=11, ir_version=4)
     total = b.op("ReduceSum", b.input(2, 3, 4), keepdims=0)
-    b.nodes.append(helper.make_node("If", [b.op("Less", total, b.const(1e3, np.float32))], ["y"],
-                                    then_branch=then, else_branch=other))  # fmt: skip
+    b.nodes.append(
+        helper.make_node(
+            "If",
+            [b.op("Less", total, b.const(1e3, np.float32))],
+            ["y"],
+            then_branch=then,
+            else_branch=other,
+        )
+    )
     graph = b.graph("y")
     raised = raise_opset(graph, 13)
     for shift in (0, 1e3):
-        x = {"x": (np.random.default_rng(0).standard_normal((2, 3, 4)) + shift).astype(np.float32)}
+        x = {
+            "x": (np.random.default_rng(0).standard_normal((2, 3, 4)) + shift).astype(
+                np.float32
+            )
+        }
         (expected,), (given_now,) = (run(session(each), x) for each in (graph, raised))
         np.testing.assert_allclose(expected, given_now, rtol=1e-5)
 
 
-def refused(version: int, make: Make, message: str, shape: tuple[int, ...] = (2, 6, 4, 4), to: int = 13) -> None:
+def refused(
+    version: int,
+    make: Make,
+    message: str,
+    shape: tuple[int, ...] = (2, 6, 4, 4),
+    to: int = 13,
+) -> None:
     b = Builder(opset=version, ir_version=4)
     graph = b.graph(make(b, b.input(*shape)))
     with pytest.raises(ModelError, match=message):
@@ -226,19 +388,44 @@ def refused(version: int, make: Make, message: str, shape: tuple[int, ...] = (2,
 def test_what_is_not_known_is_refused() -> None:
     vector = np.linspace(0.5, 1.5, 6, dtype=np.float32)
     whole = np.linspace(0.5, 1.5, 96, dtype=np.float32).reshape(6, 4, 4)
-    refused(7, op("BatchNormalization", *(whole,) * 4, spatial=0), "statistics of each position")
-    refused(10, op("Resize", np.array([1, 1, 2, 0.5], np.float32), mode="nearest"), "larger and another one smaller")
-    refused(10, lambda b, x: b.op("Resize", x, b.op("Add", b.const(SCALES), b.op("ReduceMean", x, keepdims=0))),
-            "scales are computed")  # fmt: skip
-    refused(18, lambda b, x: b.op("GroupNormalization", x, b.op("ReduceMean", x, b.const(ints(0, 2, 3)), keepdims=0),
-                                  b.const(vector), num_groups=6), "computed", to=21)  # fmt: skip
+    refused(
+        7, op("BatchNormalization", *(whole,) * 4, spatial=0), "statistics of each position"
+    )
+    refused(
+        10,
+        op("Resize", np.array([1, 1, 2, 0.5], np.float32), mode="nearest"),
+        "larger and another one smaller",
+    )
+    refused(
+        10,
+        lambda b, x: b.op(
+            "Resize", x, b.op("Add", b.const(SCALES), b.op("ReduceMean", x, keepdims=0))
+        ),
+        "scales are computed",
+    )
+    refused(
+        18,
+        lambda b, x: b.op(
+            "GroupNormalization",
+            x,
+            b.op("ReduceMean", x, b.const(ints(0, 2, 3)), keepdims=0),
+            b.const(vector),
+            num_groups=6,
+        ),
+        "computed",
+        to=21,
+    )
 
 
-def test_a_conversion_that_changes_the_values_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_conversion_that_changes_the_values_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The check does not rely on the rewriting: a wrong step is caught, and its node is named."""
     from prunegraph.rewriting.upgrades import NOTHING, STEPS, Upgrade
 
-    def wrong(upgrade: Upgrade, node: onnx.NodeProto) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto]]:
+    def wrong(
+        upgrade: Upgrade, node: onnx.NodeProto
+    ) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto]]:
         return NOTHING
 
     monkeypatch.setitem(STEPS, ("Softmax", 13), wrong)
@@ -268,18 +455,28 @@ def old_networks(draw: st.DrawFn) -> Graph:
     x = b.conv(b.input("n", 3, 8, 8), 3, 8)
     between = {
         "clip": lambda y: b.op("Clip", y, min=0.0, max=6.0) if version < 11 else b.relu(y),
-        "upsample": lambda y: _larger(b, y, version, draw(st.sampled_from(["nearest", "linear"]))),
+        "upsample": lambda y: _larger(
+            b, y, version, draw(st.sampled_from(["nearest", "linear"]))
+        ),
         "softmax": lambda y: b.op("Mul", y, b.op("Softmax", y)),
-        "hardmax": lambda y: b.op("Add", y, b.op("Hardmax", y, axis=draw(st.integers(1, 3)))),
-        "slice": lambda y: b.op("Slice", y, starts=[1], ends=[7], axes=[2]) if version < 10 else b.op("Abs", y),
+        "hardmax": lambda y: b.op(
+            "Add", y, b.op("Hardmax", y, axis=draw(st.integers(1, 3)))
+        ),
+        "slice": lambda y: (
+            b.op("Slice", y, starts=[1], ends=[7], axes=[2])
+            if version < 10
+            else b.op("Abs", y)
+        ),
         "reduce": lambda y: b.op("Sub", y, b.op("ReduceMean", y, axes=[1], keepdims=1)),
         "sum": lambda y: b.op("Add", y, b.op("ReduceSum", y, axes=[3], keepdims=1)),
-        "pad": lambda y: b.op("Pad", y, pads=[0, 0, 1, 1, 0, 0, 1, 1]) if version < 11 else b.relu(y),
+        "pad": lambda y: (
+            b.op("Pad", y, pads=[0, 0, 1, 1, 0, 0, 1, 1]) if version < 11 else b.relu(y)
+        ),
         "bn": lambda y: b.bn(y, 8),
         "pool": lambda y: b.op("AveragePool", y, kernel_shape=[3, 3], pads=[1] * 4),
         "dropout": lambda y: b.op("Dropout", y),
         "split": lambda y: b.op("Add", *_halves(b, y)),
-    }  # fmt: skip
+    }
     for name in draw(st.lists(st.sampled_from(sorted(between)), min_size=1, max_size=3)):
         x = b.conv(between[name](x), 4 if name == "split" else 8, 8)
     return b.graph(x)
@@ -301,12 +498,16 @@ def _halves(b: Builder, x: str) -> tuple[str, str]:
 
 @settings(max_examples=12, deadline=None)
 @given(old_networks())
-def test_quantized_networks_of_old_operator_sets_stay_near_the_original(graph: Graph) -> None:
+def test_quantized_networks_of_old_operator_sets_stay_near_the_original(
+    graph: Graph,
+) -> None:
     """In the default session, by both forms; what is reported is what is there."""
     x = {"x": np.random.default_rng(0).standard_normal((16, 3, 8, 8)).astype(np.float32)}
     for options in ({}, {"target": "tensorrt"}):
         result = pg.quantize(graph, x, reduce_range=True, **options)  # type: ignore[arg-type]
         (a,), (b,) = (run(session(each), x) for each in (graph, result.graph))
-        really = 10 * np.log10(np.square(a, dtype=np.float64).sum() / np.square(a - b, dtype=np.float64).sum())
+        really = 10 * np.log10(
+            np.square(a, dtype=np.float64).sum() / np.square(a - b, dtype=np.float64).sum()
+        )
         assert really > 15
         assert abs(result.outputs[graph.outputs[0]] - really) < 3

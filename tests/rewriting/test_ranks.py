@@ -16,12 +16,19 @@ from prunegraph.selection.budget import Budget
 
 def test_rules() -> None:
     rng = np.random.default_rng(0)
-    low = rng.standard_normal((64, 12)) @ rng.standard_normal((12, 90)) + 0.01 * rng.standard_normal((64, 90))
+    low = rng.standard_normal((64, 12)) @ rng.standard_normal(
+        (12, 90)
+    ) + 0.01 * rng.standard_normal((64, 90))
     assert Rule.parse("evbmf:0").ranks(Svd(low)) == (12,)
     assert Rule.parse("evbmf").ranks(Svd(low)) == (28,), "12 + 0.3 (64 - 12) = 27.6"
     assert Rule.parse("evbmf:1").ranks(Svd(low)) == (64,)
-    assert Rule.parse("evbmf:0").ranks(Svd(rng.standard_normal((64, 90)))) == (8,), "noise has rank 0; 8 are the least"
-    assert Rule.parse("ratio:0.3").ranks(Tucker2(rng.standard_normal((20, 11, 3, 3)))) == (6, 4)
+    assert Rule.parse("evbmf:0").ranks(Svd(rng.standard_normal((64, 90)))) == (8,), (
+        "noise has rank 0; 8 are the least"
+    )
+    assert Rule.parse("ratio:0.3").ranks(Tucker2(rng.standard_normal((20, 11, 3, 3)))) == (
+        6,
+        4,
+    )
     with pytest.raises(OptionError):
         Rule.parse("ratio:0")
 
@@ -35,7 +42,8 @@ def cloud(seed: int, count: int = 40) -> list[RankChoice]:
     saved = rng.integers(1, 1000, count)
     errors = (saved / 1000) ** 2 + rng.uniform(0, 0.5, count)
     return [
-        RankChoice("svd", (i,), float(e), int(s), int(s)) for i, (s, e) in enumerate(zip(saved, errors, strict=True))
+        RankChoice("svd", (i,), float(e), int(s), int(s))
+        for i, (s, e) in enumerate(zip(saved, errors, strict=True))
     ]
 
 
@@ -54,7 +62,11 @@ def test_the_hull_lies_below_all_candidates(seed: int) -> None:
 def last_step(options: dict[str, list[RankChoice]], needed: int) -> float:
     """Error that the step adds with which steps along the hulls, cheapest first, save enough."""
     taken: dict[str, RankChoice] = {}
-    steps = [(slope, name, each) for name, match in options.items() for slope, each in hull(match, "params")]
+    steps = [
+        (slope, name, each)
+        for name, match in options.items()
+        for slope, each in hull(match, "params")
+    ]
     steps.sort(key=lambda step: step[0])
     for _, name, each in steps:
         before = taken.get(name)
@@ -74,10 +86,18 @@ def test_allocation_is_near_the_best_of_all(seed: int) -> None:
     assert saved >= 1200
     nothing = RankChoice("", (), 0.0, 0, 0)
     everything = itertools.product(*([nothing, *match] for match in options.values()))
-    best = min(sum(e.error for e in each) for each in everything if sum(e.params for e in each) >= 1200)
+    best = min(
+        sum(e.error for e in each)
+        for each in everything
+        if sum(e.params for e in each) >= 1200
+    )
     # Steps along the hulls, and a part of the last one, solve the problem with parts of steps allowed: no more error
     # than `best`. Taking all of the last step adds at most its error.
-    assert best <= sum(each.error for each in chosen.values()) + 1e-12 <= best + last_step(options, 1200) + 2e-12
+    assert (
+        best
+        <= sum(each.error for each in chosen.values()) + 1e-12
+        <= best + last_step(options, 1200) + 2e-12
+    )
 
 
 def test_a_budget_that_cannot_be_met_says_what_is_left() -> None:

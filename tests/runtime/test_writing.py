@@ -33,7 +33,9 @@ def unloadable() -> pg.Graph:
 def custom() -> pg.Graph:
     """A graph with an operator of somebody's own."""
     b = Builder()
-    model = b.graph(b.conv(b.op("Mine", b.input("n", 3, 4, 4), domain="com.example"), 3, 8)).model
+    model = b.graph(
+        b.conv(b.op("Mine", b.input("n", 3, 4, 4), domain="com.example"), 3, 8)
+    ).model
     model.opset_import.append(helper.make_opsetid("com.example", 1))
     return pg.load(model)
 
@@ -42,11 +44,15 @@ def custom() -> pg.Graph:
 def test_a_file_that_does_not_run_is_not_written(external: bool, tmp_path: Path) -> None:
     graph = unrunnable()
     if external:
-        onnx.save(graph.model, tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0)
+        onnx.save(
+            graph.model, tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0
+        )
         read = pg.load(tmp_path / "m.onnx")
         graph = type(read)(read.model, folder=read.folder)
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(ModelError, match=r"y\.onnx: .*cannot run.*though the model it was made from runs"):
+    with pytest.raises(
+        ModelError, match=r"y\.onnx: .*cannot run.*though the model it was made from runs"
+    ):
         pg.save(graph, tmp_path / "y.onnx", like=residual_net())
     assert sorted(tmp_path.iterdir()) == before
 
@@ -60,7 +66,9 @@ def test_an_older_result_stays(tmp_path: Path) -> None:
 
 
 def test_a_file_that_does_not_load_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"y\.onnx: ONNX Runtime cannot load it.*nothing was written"):
+    with pytest.raises(
+        ModelError, match=r"y\.onnx: ONNX Runtime cannot load it.*nothing was written"
+    ):
         pg.save(unloadable(), tmp_path / "y.onnx", like=residual_net())
     assert not list(tmp_path.iterdir())
 
@@ -79,14 +87,18 @@ def test_a_custom_operator_is_no_excuse_where_the_original_loads(tmp_path: Path)
         pg.save(custom(), tmp_path / "y.onnx", like=residual_net())
 
 
-def test_inputs_that_the_original_does_not_take_either(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_inputs_that_the_original_does_not_take_either(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     graph = unrunnable()
     pg.save(graph, tmp_path / "y.onnx", like=graph)
     assert (tmp_path / "y.onnx").exists()
     assert "not seen to run" in caplog.text
 
 
-def test_given_data_count_where_random_numbers_do_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_given_data_count_where_random_numbers_do_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     b = Builder()
     table = b.weight(2, 4)  # random numbers are up to 7
     b.input("n", name="x", kind=onnx.TensorProto.INT64)
@@ -96,14 +108,22 @@ def test_given_data_count_where_random_numbers_do_not(tmp_path: Path, caplog: py
     assert not caplog.records
 
 
-def test_it_runs_at_batch_one_and_at_its_own_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_runs_at_batch_one_and_at_its_own_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
-    monkeypatch.setattr(writing, "run", lambda opened, inputs: seen.append({k: v.shape for k, v in inputs.items()}))
+    monkeypatch.setattr(
+        writing,
+        "run",
+        lambda opened, inputs: seen.append({k: v.shape for k, v in inputs.items()}),
+    )
     pg.save(residual_net(), tmp_path / "y.onnx")
     assert [shapes["x"][0] for shapes in seen] == [1, 2]
 
 
-def test_unchanged_and_unchecked_files_are_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unchanged_and_unchecked_files_are_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pg.save(residual_net(), tmp_path / "x.onnx")
     monkeypatch.setattr(writing, "session", None)
     pg.save(pg.load(tmp_path / "x.onnx"), tmp_path / "y.onnx")
@@ -117,7 +137,10 @@ def test_commands_write_nothing_that_does_not_run(
 ) -> None:
     """Whatever a command has made: if it does not run, there is no file and one error."""
     pg.save(residual_net(), tmp_path / "m.onnx")
-    np.savez(tmp_path / "d.npz", x=np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32))
+    np.savez(
+        tmp_path / "d.npz",
+        x=np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32),
+    )
     model, out, data = (str(tmp_path / name) for name in ("m.onnx", "y.onnx", "d.npz"))
     options = {
         "prune": ["--ratio", "0.5", "--round-to", "1"],
@@ -141,4 +164,6 @@ def test_commands_write_nothing_that_does_not_run(
     done = CliRunner().invoke(main, [command, model, *options, "-o", out])
     assert done.exit_code == 2, done.output
     assert "nothing was written" in done.stderr.replace("\n", " ")
-    assert not Path(out).exists() and not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+    assert not Path(out).exists() and not [
+        p for p in tmp_path.iterdir() if p.name.startswith(".")
+    ]

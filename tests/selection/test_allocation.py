@@ -25,7 +25,15 @@ SCORES = np.asarray([4.0, 1.0, np.inf, 3.0, 2.0])
         ("max", [1, 0.25, 0.75, 0.5]),
         ("median", [1.6, 0.4, 1.2, 0.8]),
         ("standardise", [1, 0, 2 / 3, 1 / 3]),
-        ("gaussian", [1.5 / np.sqrt(1.25), -1.5 / np.sqrt(1.25), 0.5 / np.sqrt(1.25), -0.5 / np.sqrt(1.25)]),
+        (
+            "gaussian",
+            [
+                1.5 / np.sqrt(1.25),
+                -1.5 / np.sqrt(1.25),
+                0.5 / np.sqrt(1.25),
+                -0.5 / np.sqrt(1.25),
+            ],
+        ),
         ("lamp", [1, 1 / 10, 3 / 7, 2 / 9]),
     ],
 )
@@ -61,7 +69,13 @@ def uneven(factor: float = 100.0) -> Graph:
 
 
 def widths(graph: Graph, allocation: str) -> list[int]:
-    plan = pg.select(graph, algorithm="l2:producer", allocation=allocation, budget=pg.Budget(ratio=0.5), round_to=1)
+    plan = pg.select(
+        graph,
+        algorithm="l2:producer",
+        allocation=allocation,
+        budget=pg.Budget(ratio=0.5),
+        round_to=1,
+    )
     pruned = pg.apply(graph, plan)
     return [pruned.node(f"conv{i}").channels.outputs or 0 for i in range(3)]
 
@@ -69,28 +83,59 @@ def widths(graph: Graph, allocation: str) -> list[int]:
 def test_normalisation_decides_who_loses() -> None:
     graph = uneven()
     assert widths(graph, "global:none")[1] == 16
-    assert widths(graph, "global") == widths(graph, "global:mean") == widths(graph, "global:norm=mean")
+    assert (
+        widths(graph, "global")
+        == widths(graph, "global:mean")
+        == widths(graph, "global:norm=mean")
+    )
     for norm in set(NORMS) - {"none"}:
-        assert widths(graph, f"global:{norm}") == widths(chain(widths=(16, 16, 16)), f"global:{norm}")
+        assert widths(graph, f"global:{norm}") == widths(
+            chain(widths=(16, 16, 16)), f"global:{norm}"
+        )
 
 
 def test_scores_for_what_a_channel_saves() -> None:
     """Two layers of equal scores: the channel of the one that reads more inputs saves more, and goes first."""
     b = Builder()
     x = b.relu(b.conv(b.input("n", 3, 8, 8), 3, 16, name="conv0"))
-    x = b.op("MaxPool", b.relu(b.conv(x, 16, 16, name="conv1")), kernel_shape=[2, 2], strides=[2, 2])
+    x = b.op(
+        "MaxPool",
+        b.relu(b.conv(x, 16, 16, name="conv1")),
+        kernel_shape=[2, 2],
+        strides=[2, 2],
+    )
     graph = b.graph(b.head(b.relu(b.conv(x, 16, 16, name="conv2")), 16))
-    plan = pg.select(graph, algorithm="l2", allocation="global:max,per=macs", budget=pg.Budget(macs=0.6), round_to=1)
+    plan = pg.select(
+        graph,
+        algorithm="l2",
+        allocation="global:max,per=macs",
+        budget=pg.Budget(macs=0.6),
+        round_to=1,
+    )
     pruned = pg.apply(graph, plan)
     remaining = [pruned.node(f"conv{i}").channels.outputs or 0 for i in range(3)]
     assert remaining[2] == 16 and min(remaining[:2]) < 16
     assert pg.verify(graph, plan, pruned)
-    free = pg.select(graph, algorithm="l2", allocation="global:max,per=channel", budget=pg.Budget(macs=0.6), round_to=1)
+    free = pg.select(
+        graph,
+        algorithm="l2",
+        allocation="global:max,per=channel",
+        budget=pg.Budget(macs=0.6),
+        round_to=1,
+    )
     assert (
         free.remove
-        == pg.select(graph, algorithm="l2", allocation="global:max", budget=pg.Budget(macs=0.6), round_to=1).remove
+        == pg.select(
+            graph,
+            algorithm="l2",
+            allocation="global:max",
+            budget=pg.Budget(macs=0.6),
+            round_to=1,
+        ).remove
     )
-    with pytest.raises(OptionError, match="option 'per' of allocation 'global' must be one of"):
+    with pytest.raises(
+        OptionError, match="option 'per' of allocation 'global' must be one of"
+    ):
         pg.select(graph, allocation="global:per=watts", budget=pg.Budget(ratio=0.5))
 
 
@@ -107,7 +152,9 @@ def test_operators_between_layers_make_a_structure() -> None:
     """Values of attention and hidden channels of the two linear layers have the same members, not the same way."""
     coupling = pg.analyze(attention(), attention="head_dim")
     kinds = structures(coupling)
-    by_layer = {layer: kinds[group.id] for group in coupling.groups for layer in group.layers}
+    by_layer = {
+        layer: kinds[group.id] for group in coupling.groups for layer in group.layers
+    }
     assert by_layer["v"] != by_layer["fc1"]
     assert by_layer["q"] == by_layer["k"]
 
@@ -120,7 +167,13 @@ def test_every_structure_loses_the_same_share() -> None:
     for i in range(2):
         x = b.op("Sigmoid", b.bn(b.conv(x, 16, 16, name=f"normal{i}"), 16))
     graph = b.graph(b.head(b.relu(b.conv(x, 16, 16, name="last")), 16))
-    plan = pg.select(graph, algorithm="l2", allocation="isomorphic", budget=pg.Budget(ratio=0.5), round_to=1)
+    plan = pg.select(
+        graph,
+        algorithm="l2",
+        allocation="isomorphic",
+        budget=pg.Budget(ratio=0.5),
+        round_to=1,
+    )
     coupling = pg.analyze(graph)
     kinds = structures(coupling)
     gone: dict[str, list[int]] = {}
@@ -134,13 +187,21 @@ def test_every_structure_loses_the_same_share() -> None:
 @pytest.mark.parametrize("network", NETWORKS)
 def test_pruned_by_structure_and_proved(network: str) -> None:
     graph = NETWORKS[network](0)
-    plan = pg.select(graph, algorithm="l2", allocation="isomorphic:none", budget=pg.Budget(params=0.6), round_to=1)
+    plan = pg.select(
+        graph,
+        algorithm="l2",
+        allocation="isomorphic:none",
+        budget=pg.Budget(params=0.6),
+        round_to=1,
+    )
     pruned = pg.apply(graph, plan)
     assert pg.verify(graph, plan, pruned)
 
 
 def test_wrong_options() -> None:
-    with pytest.raises(OptionError, match=r"option 'norm' of allocation 'global' must be one of .*max"):
+    with pytest.raises(
+        OptionError, match=r"option 'norm' of allocation 'global' must be one of .*max"
+    ):
         pg.select(chain(), allocation="global:maximum", budget=pg.Budget(ratio=0.5))
     with pytest.raises(UnknownNameError, match="option of allocation 'uniform'"):
         pg.select(chain(), allocation="uniform:max", budget=pg.Budget(ratio=0.5))

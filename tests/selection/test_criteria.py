@@ -62,21 +62,31 @@ class LinearGradients:
 
     def batches(self, weight: str, axis: int) -> Array:
         g = self.gradients[weight]
-        return self._products(g.reshape(-1, self.size, *g.shape[1:]).mean(axis=1), weight, axis)
+        return self._products(
+            g.reshape(-1, self.size, *g.shape[1:]).mean(axis=1), weight, axis
+        )
 
     def squares(self, weight: str, axis: int) -> Array:
-        return (np.square(self.weights[weight]) * np.square(self.gradients[weight]).mean(axis=0)).sum(axis=1 - axis)
+        return (
+            np.square(self.weights[weight]) * np.square(self.gradients[weight]).mean(axis=0)
+        ).sum(axis=1 - axis)
 
 
 def context(graph: Graph, x: Mapping[str, Array] | None = None, seed: int = 0) -> Context:
-    return Context(pg.analyze(graph), seed, Statistics(graph, Data.of(x if x is not None else inputs(graph))))
+    return Context(
+        pg.analyze(graph),
+        seed,
+        Statistics(graph, Data.of(x if x is not None else inputs(graph))),
+    )
 
 
 def group_of(graph: Graph, layer: str) -> Group:
     return next(group for group in pg.analyze(graph).groups if layer in group.layers)
 
 
-def scored(graph: Graph, name: str, layer: str, x: Mapping[str, Array] | None = None) -> Array:
+def scored(
+    graph: Graph, name: str, layer: str, x: Mapping[str, Array] | None = None
+) -> Array:
     return score(name, context(graph, x))[group_of(graph, layer).id]
 
 
@@ -131,7 +141,11 @@ def test_copies_are_the_first_to_go(name: str) -> None:
     b = Builder()
     weight = rng.standard_normal((8, 3, 3, 3)).astype(np.float32)
     weight[1:4] = weight[0]
-    x = b.relu(b.op("Conv", b.input("n", 3, 8, 8), b.const(weight), pads=[1, 1, 1, 1], name="conv0"))
+    x = b.relu(
+        b.op(
+            "Conv", b.input("n", 3, 8, 8), b.const(weight), pads=[1, 1, 1, 1], name="conv0"
+        )
+    )
     graph = b.graph(b.head(b.relu(b.conv(x, 8, 6, name="conv1")), 6))
     scores = scored(graph, name, "conv0")
     lowest = set(np.argsort(scores)[:3])
@@ -160,19 +174,27 @@ def test_places_are_where_the_channels_are(network: str) -> None:
     for group in coupling.groups:
         numbers = group.channel_numbers(np.arange(group.channels))
         for place in places(coupling)[group.id]:
-            on_axis = coupling.channels.root(coupling.labels[place.value][place.axis]).array()
+            on_axis = coupling.channels.root(
+                coupling.labels[place.value][place.axis]
+            ).array()
             assert (on_axis[place.positions] == numbers[:, None]).all()
             assert np.isin(on_axis, numbers).sum() == place.positions.size
             seen += 1
-        assert all(place in places(coupling)[group.id] for place in makers(coupling)[group.id])
+        assert all(
+            place in places(coupling)[group.id] for place in makers(coupling)[group.id]
+        )
     assert seen > len(coupling.groups)
 
 
 def test_makers_are_before_and_readers_behind_the_activation() -> None:
     graph = residual_net()
     match, group = pg.analyze(graph), group_of(graph, "block1")
-    assert [place.value for place in makers(match)[group.id]] == [graph.node("block1").outputs[0]]
-    assert [place.value for place in readers(match)[group.id]] == [graph.node("block2").inputs[0]]
+    assert [place.value for place in makers(match)[group.id]] == [
+        graph.node("block1").outputs[0]
+    ]
+    assert [place.value for place in readers(match)[group.id]] == [
+        graph.node("block2").inputs[0]
+    ]
 
 
 # -- by weights -----------------------------------------------------------------------------
@@ -180,15 +202,23 @@ def test_makers_are_before_and_readers_behind_the_activation() -> None:
 
 def test_members_of_magnitudes() -> None:
     graph = residual_net()
-    output, read = (graph.weights[graph.node(n).inputs[1]].read() for n in ("block1", "block2"))
+    output, read = (
+        graph.weights[graph.node(n).inputs[1]].read() for n in ("block1", "block2")
+    )
     out, into = np.square(output).sum((1, 2, 3)), np.square(read).sum((0, 2, 3))
     for members, squares in (("producer", out), ("consumer", into), ("all", out + into)):
-        np.testing.assert_allclose(scored(graph, f"l2:{members}", "block1"), np.sqrt(squares), rtol=1e-6)
+        np.testing.assert_allclose(
+            scored(graph, f"l2:{members}", "block1"), np.sqrt(squares), rtol=1e-6
+        )
         rising = np.sort(squares)
         order = np.argsort(np.argsort(squares))
         shares = np.asarray([u / rising[i:].sum() for i, u in enumerate(rising)])
-        np.testing.assert_allclose(scored(graph, f"lamp:members={members}", "block1"), shares[order], rtol=1e-6)
-    np.testing.assert_allclose(scored(graph, "l1:producer", "block1"), abs(output).sum((1, 2, 3)), rtol=1e-6)
+        np.testing.assert_allclose(
+            scored(graph, f"lamp:members={members}", "block1"), shares[order], rtol=1e-6
+        )
+    np.testing.assert_allclose(
+        scored(graph, "l1:producer", "block1"), abs(output).sum((1, 2, 3)), rtol=1e-6
+    )
 
 
 def test_lamp_does_not_see_the_scale_and_the_largest_is_one() -> None:
@@ -199,12 +229,19 @@ def test_lamp_does_not_see_the_scale_and_the_largest_is_one() -> None:
     scaled.CopyFrom(graph.model)
     for tensor in scaled.graph.initializer:
         tensor.raw_data = (1000 * graph.weights[tensor.name].read()).tobytes()
-    np.testing.assert_allclose(scored(pg.load(scaled), "lamp", "conv0"), scored(graph, "lamp", "conv0"), rtol=1e-5)
+    np.testing.assert_allclose(
+        scored(pg.load(scaled), "lamp", "conv0"), scored(graph, "lamp", "conv0"), rtol=1e-5
+    )
 
 
 def test_fpgm_by_hand() -> None:
     graph = chain()
-    w = graph.weights[graph.node("conv0").inputs[1]].read().reshape(8, -1).astype(np.float64)
+    w = (
+        graph.weights[graph.node("conv0").inputs[1]]
+        .read()
+        .reshape(8, -1)
+        .astype(np.float64)
+    )
     expected = [sum(np.linalg.norm(a - b) for b in w) for a in w]
     np.testing.assert_allclose(scored(graph, "fpgm", "conv0"), expected, rtol=1e-9)
 
@@ -231,7 +268,11 @@ def test_a_scale_of_zero_kills_in_series_only() -> None:
     graph = inverted_residual()
     model = type(graph.model)()
     model.CopyFrom(graph.model)
-    zeroed = {n.inputs[1] for n in graph.nodes if n.op == "BatchNormalization" and n.layer in ("expand", "stem")}
+    zeroed = {
+        n.inputs[1]
+        for n in graph.nodes
+        if n.op == "BatchNormalization" and n.layer in ("expand", "stem")
+    }
     for tensor in model.graph.initializer:
         if tensor.name in zeroed:
             values = graph.weights[tensor.name].read().copy()
@@ -247,19 +288,25 @@ def test_scales_from_data_where_batch_normalization_is_folded() -> None:
     """F3: the deviation of a folded layer's output is |gamma| to 3 % at 10^4 positions."""
     rng = np.random.default_rng(0)
     w = rng.standard_normal((16, 3, 3, 3)).astype(np.float32)
-    scale = rng.uniform(0.2, 2, 16).astype(np.float32) * rng.choice([-1, 1], 16).astype(np.float32)
+    scale = rng.uniform(0.2, 2, 16).astype(np.float32) * rng.choice([-1, 1], 16).astype(
+        np.float32
+    )
     shift = rng.standard_normal(16).astype(np.float32)
 
     def net(weight: Array, bias: Array) -> Graph:
         b = Builder()
-        y = b.op("Conv", b.input("n", 3, 12, 12), b.const(weight), b.const(bias), name="conv")
+        y = b.op(
+            "Conv", b.input("n", 3, 12, 12), b.const(weight), b.const(bias), name="conv"
+        )
         return b.graph(b.head(b.relu(y), 16))
 
     plain = net(w, np.zeros(16, np.float32))
     training, fresh = (inputs(plain, 100, seed) for seed in (1, 2))
     y = run_values(plain, training, ["conv.out"])["conv.out"]
     mean, deviation = y.mean((0, 2, 3)), np.sqrt(y.var((0, 2, 3)) + 1e-5)
-    folded = net(w * (scale / deviation)[:, None, None, None], shift - mean * scale / deviation)
+    folded = net(
+        w * (scale / deviation)[:, None, None, None], shift - mean * scale / deviation
+    )
     result = scored(folded, "bn_scale", "conv", fresh)
     np.testing.assert_allclose(result, abs(scale), rtol=0.03)
 
@@ -276,7 +323,9 @@ def maps() -> tuple[Graph, Array]:
 
 
 def test_apoz_by_hand(maps: tuple[Graph, Array]) -> None:
-    np.testing.assert_allclose(scored(maps[0], "apoz", "conv0"), (maps[1] > 0).mean((0, 2, 3)))
+    np.testing.assert_allclose(
+        scored(maps[0], "apoz", "conv0"), (maps[1] > 0).mean((0, 2, 3))
+    )
 
 
 def test_apoz_keeps_what_no_relu_made() -> None:
@@ -297,20 +346,29 @@ def test_chip_by_hand(maps: tuple[Graph, Array]) -> None:
     for a in maps[1].reshape(len(maps[1]), 8, -1)[: chip_module.SAMPLES]:
         whole = np.linalg.norm(a, "nuc")
         falls = np.asarray(
-            [whole - np.linalg.norm(np.where(np.arange(8)[:, None] == c, 0, a), "nuc") for c in range(8)]
+            [
+                whole - np.linalg.norm(np.where(np.arange(8)[:, None] == c, 0, a), "nuc")
+                for c in range(8)
+            ]
         )
         shares.append(falls / falls.sum())
-    np.testing.assert_allclose(scored(maps[0], "chip", "conv0"), np.mean(shares, axis=0), rtol=1e-6)
+    np.testing.assert_allclose(
+        scored(maps[0], "chip", "conv0"), np.mean(shares, axis=0), rtol=1e-6
+    )
 
 
-@pytest.mark.parametrize("shape", [(4, 2, 30), (12, 1, 40), (10, 1, 6), (6, 2, 5), (6, 3, 18), (1, 1, 1)])
+@pytest.mark.parametrize(
+    "shape", [(4, 2, 30), (12, 1, 40), (10, 1, 6), (6, 2, 5), (6, 3, 18), (1, 1, 1)]
+)
 def test_nuclear_norms_of_wide_and_tall_maps(shape: tuple[int, int, int]) -> None:
     a = np.random.default_rng(0).standard_normal(shape)
     if shape[0] > 4:
         a[2], a[3] = 0, a[4]  # a dead channel and a copy
     flat = a.reshape(-1, shape[2])
     rows = np.arange(len(flat)).reshape(shape[:2])
-    without = [np.where(np.isin(np.arange(len(flat)), mine)[:, None], 0, flat) for mine in rows]
+    without = [
+        np.where(np.isin(np.arange(len(flat)), mine)[:, None], 0, flat) for mine in rows
+    ]
     falls = [np.linalg.norm(flat, "nuc") - np.linalg.norm(part, "nuc") for part in without]
     np.testing.assert_allclose(chip_module.independence(a), falls, rtol=1e-6, atol=1e-7)
     assert not chip_module.independence(np.zeros(shape)).any()
@@ -319,30 +377,42 @@ def test_nuclear_norms_of_wide_and_tall_maps(shape: tuple[int, int, int]) -> Non
 def test_wanda_by_hand(maps: tuple[Graph, Array]) -> None:
     graph, x = maps
     w = np.abs(graph.weights[graph.node("conv1").inputs[1]].read()).sum((0, 2, 3))
-    np.testing.assert_allclose(scored(graph, "wanda", "conv0"), w * np.sqrt(np.square(x).mean((0, 2, 3))), rtol=1e-5)
+    np.testing.assert_allclose(
+        scored(graph, "wanda", "conv0"),
+        w * np.sqrt(np.square(x).mean((0, 2, 3))),
+        rtol=1e-5,
+    )
 
 
 @pytest.mark.parametrize("centred", [False, True])
-def test_thinet_scores_are_errors_of_the_next_layer(maps: tuple[Graph, Array], centred: bool) -> None:
+def test_thinet_scores_are_errors_of_the_next_layer(
+    maps: tuple[Graph, Array], centred: bool
+) -> None:
     """Greedily grown: the k lowest channels' score is the mean squared error without them, by masking."""
     graph, x = maps
     node = graph.node("conv1")
     w = graph.weights[node.inputs[1]].read()
     b = Builder()
-    alone = b.graph(b.op("Conv", b.input("n", 8, 8, 8), b.const(w), pads=[1, 1, 1, 1], name="conv1"))
+    alone = b.graph(
+        b.op("Conv", b.input("n", 8, 8, 8), b.const(w), pads=[1, 1, 1, 1], name="conv1")
+    )
     scores = scored(graph, f"thinet:{centred}", "conv0")
 
     def energy(gone: Array) -> float:
         part = np.where(np.isin(np.arange(8), gone)[:, None, None], x, 0).astype(np.float32)
         y = run_values(alone, {"x": part}, ["conv1.out"])["conv1.out"].astype(np.float64)
-        return float(np.square(y - (y.mean((0, 2, 3), keepdims=True) if centred else 0)).mean())
+        return float(
+            np.square(y - (y.mean((0, 2, 3), keepdims=True) if centred else 0)).mean()
+        )
 
     order = np.argsort(scores)
     for count in range(1, 9):
         errors = [energy(np.append(order[: count - 1], c)) for c in order[count - 1 :]]
         assert errors[0] <= min(errors) * (1 + 1e-3)
         if count == 1 or scores[order[count - 1]] > 1.001 * scores[order[count - 2]]:
-            np.testing.assert_allclose(scores[order[count - 1]], errors[0] / energy(np.arange(8)), rtol=1e-3)
+            np.testing.assert_allclose(
+                scores[order[count - 1]], errors[0] / energy(np.arange(8)), rtol=1e-3
+            )
 
 
 # -- by gradients ---------------------------------------------------------------------------
@@ -351,7 +421,12 @@ def test_thinet_scores_are_errors_of_the_next_layer(maps: tuple[Graph, Array], c
 def test_taylor_and_fisher_in_closed_form() -> None:
     rng = np.random.default_rng(0)
     b = Builder()
-    y = b.op("MatMul", b.op("MatMul", b.input("n", 5), b.weight(5, 7), name="first"), b.weight(7, 3), name="second")
+    y = b.op(
+        "MatMul",
+        b.op("MatMul", b.input("n", 5), b.weight(5, 7), name="first"),
+        b.weight(7, 3),
+        name="second",
+    )
     graph = b.graph(y)
     x, t = rng.standard_normal((24, 5)), rng.standard_normal((24, 3))
     gradients = LinearGradients(graph, x, t, size=6)
@@ -365,14 +440,33 @@ def test_taylor_and_fisher_in_closed_form() -> None:
     np.testing.assert_allclose(score("taylor:producer", result)[name], batches)
     np.testing.assert_allclose(score("taylor:consumer", result)[name], batches)
     np.testing.assert_allclose(score("taylor", result)[name], 4 * batches)
-    np.testing.assert_allclose(score("fisher:members=producer", result)[name], np.square(slopes).mean(axis=0))
-    np.testing.assert_allclose(score("fisher", result)[name], 4 * np.square(slopes).mean(axis=0))
-    diagonal = np.square(w1) * np.square(gradients.gradients[gradients.names[0]]).mean(axis=0)
-    np.testing.assert_allclose(score("fisher:diagonal,members=producer", result)[name], diagonal.sum(axis=0) / 2)
-    plan = pg.select(graph, algorithm="fisher", gradients=gradients, budget=pg.Budget(ratio=0.3), round_to=1)
-    assert plan.remove[name] == tuple(sorted(np.argsort(np.square(slopes).mean(axis=0))[:2]))
+    np.testing.assert_allclose(
+        score("fisher:members=producer", result)[name], np.square(slopes).mean(axis=0)
+    )
+    np.testing.assert_allclose(
+        score("fisher", result)[name], 4 * np.square(slopes).mean(axis=0)
+    )
+    diagonal = np.square(w1) * np.square(gradients.gradients[gradients.names[0]]).mean(
+        axis=0
+    )
+    np.testing.assert_allclose(
+        score("fisher:diagonal,members=producer", result)[name], diagonal.sum(axis=0) / 2
+    )
+    plan = pg.select(
+        graph,
+        algorithm="fisher",
+        gradients=gradients,
+        budget=pg.Budget(ratio=0.3),
+        round_to=1,
+    )
+    assert plan.remove[name] == tuple(
+        sorted(np.argsort(np.square(slopes).mean(axis=0))[:2])
+    )
 
 
 def test_all_criteria_are_tested_here() -> None:
-    mine = {name.partition(":")[0] for name in (*BY_WEIGHTS, *BY_DATA, *GRADIENTS, *GATES, "bn_scale", "random")}
+    mine = {
+        name.partition(":")[0]
+        for name in (*BY_WEIGHTS, *BY_DATA, *GRADIENTS, *GATES, "bn_scale", "random")
+    }
     assert {name for name in CRITERIA if not name.startswith("test_")} == mine

@@ -21,7 +21,12 @@ Array = np.ndarray
 
 def hard_sigmoid(b: Builder, y: str) -> str:
     """As exporters write it out: relu6(y + 3) / 6."""
-    y = b.op("Clip", b.op("Add", y, b.const(3.0, np.float32)), b.const(0, np.float32), b.const(6, np.float32))
+    y = b.op(
+        "Clip",
+        b.op("Add", y, b.const(3.0, np.float32)),
+        b.const(0, np.float32),
+        b.const(6, np.float32),
+    )
     return b.op("Div", y, b.const(6.0, np.float32))
 
 
@@ -43,11 +48,15 @@ def se_net(form: str = "conv", bound: str = "Sigmoid") -> Graph:
 
 
 def images(count: int = 16) -> dict[str, Array]:
-    return {"x": np.random.default_rng(0).standard_normal((count, 3, 8, 8)).astype(np.float32)}
+    return {
+        "x": np.random.default_rng(0).standard_normal((count, 3, 8, 8)).astype(np.float32)
+    }
 
 
 def scores(graph: Graph, algorithm: str) -> dict[str, Array]:
-    return score(algorithm, Context(pg.analyze(graph), 0, Statistics(graph, Data.of(images()))))
+    return score(
+        algorithm, Context(pg.analyze(graph), 0, Statistics(graph, Data.of(images())))
+    )
 
 
 def group_of(graph: Graph, layer: str) -> Group:
@@ -56,10 +65,19 @@ def group_of(graph: Graph, layer: str) -> Group:
 
 def gate_means(graph: Graph) -> Array:
     (block,) = squeeze_and_excitation(graph, pg.analyze(graph).shape_info.shapes)
-    return next(iter(run_values(graph, images(), [block.gate]).values())).mean(axis=0).reshape(-1)
+    return (
+        next(iter(run_values(graph, images(), [block.gate]).values()))
+        .mean(axis=0)
+        .reshape(-1)
+    )
 
 
-FORMS = [("conv", "Sigmoid"), ("conv", "HardSigmoid"), ("conv", "written out"), ("linear", "Sigmoid")]
+FORMS = [
+    ("conv", "Sigmoid"),
+    ("conv", "HardSigmoid"),
+    ("conv", "written out"),
+    ("linear", "Sigmoid"),
+]
 
 
 @pytest.mark.parametrize(("form", "bound"), FORMS)
@@ -69,14 +87,23 @@ def test_the_score_is_scale_times_mean_gate(form: str, bound: str) -> None:
     gamma = abs(graph.weights[graph.node("bn").inputs[1]].read().astype(np.float64))
     sr = gate_means(graph)
     assert sr.shape == (12,) and np.ptp(sr) > 0.01
-    for exponents, expected in (("", gamma * sr), (":p=0", sr), (":q=0", gamma), (":p=2,q=0.5", gamma**2 * sr**0.5)):
-        np.testing.assert_allclose(scores(graph, f"existing_se{exponents}")[first], expected, rtol=1e-4)
+    for exponents, expected in (
+        ("", gamma * sr),
+        (":p=0", sr),
+        (":q=0", gamma),
+        (":p=2,q=0.5", gamma**2 * sr**0.5),
+    ):
+        np.testing.assert_allclose(
+            scores(graph, f"existing_se{exponents}")[first], expected, rtol=1e-4
+        )
 
 
 def test_groups_without_a_gate_go_by_their_scales() -> None:
     graph = se_net()
     second = group_of(graph, "second").id
-    np.testing.assert_array_equal(scores(graph, "existing_se")[second], scores(graph, "bn_scale")[second])
+    np.testing.assert_array_equal(
+        scores(graph, "existing_se")[second], scores(graph, "bn_scale")[second]
+    )
     assert np.isinf(scores(graph, "existing_se:p=0")[second]).all()
 
 
@@ -86,12 +113,21 @@ def test_the_block_loses_the_channel_too(form: str, bound: str) -> None:
     graph = se_net(form, bound)
     lowest = int(np.argmin(scores(graph, "existing_se")[group_of(graph, "first").id]))
     done = pg.prune(
-        graph, data=images(), algorithm="existing_se", round_to=1, repair="none", budget=pg.Budget(ratio=1 / 12),
+        graph,
+        data=images(),
+        algorithm="existing_se",
+        round_to=1,
+        repair="none",
+        budget=pg.Budget(ratio=1 / 12),
         keep=["second", "squeeze"],
-    )  # fmt: skip
+    )
     assert done.plan.remove == {group_of(graph, "first").id: (lowest,)}
     squeeze, excite = graph.node("squeeze"), graph.node("excite")
-    for name, axis in ((squeeze.inputs[1], 1), (excite.inputs[1], 0), (excite.inputs[2], 0)):
+    for name, axis in (
+        (squeeze.inputs[1], 1),
+        (excite.inputs[1], 0),
+        (excite.inputs[2], 0),
+    ):
         expected = np.delete(graph.weights[name].read(), lowest, axis)
         np.testing.assert_array_equal(done.small.weights[name].read(), expected)
     assert [node.op for node in done.small.nodes] == [node.op for node in graph.nodes]

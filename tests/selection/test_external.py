@@ -26,9 +26,12 @@ from tests.training.mixed import attention
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
-needs_jq = pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed (Debian: apt-get install jq)")
+needs_jq = pytest.mark.skipif(
+    shutil.which("jq") is None, reason="jq is not installed (Debian: apt-get install jq)"
+)
 needs_node = pytest.mark.skipif(
-    shutil.which("node") is None, reason="node is not installed (Debian: apt-get install nodejs)"
+    shutil.which("node") is None,
+    reason="node is not installed (Debian: apt-get install nodejs)",
 )
 
 #: Removes channel 0 of every group.
@@ -42,7 +45,9 @@ Prune = Callable[..., Result]
 
 def program(folder: Path, body: str, name: str = "choose.py") -> str:
     """`exec:` with a Python program that has read its input."""
-    (folder / name).write_text(f"import json, os, sys, time\ndocument = json.load(sys.stdin)\n{body}")
+    (folder / name).write_text(
+        f"import json, os, sys, time\ndocument = json.load(sys.stdin)\n{body}"
+    )
     return f"exec:{sys.executable} {name}"
 
 
@@ -52,7 +57,15 @@ def prune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prune:
     pg.save(residual_net(), tmp_path / "net.onnx")
     monkeypatch.chdir(tmp_path)
     return lambda algorithm, *words: in_process(
-        "prune", "net.onnx", "-o", "out.onnx", "--algorithm", algorithm, "--save-plan", "plan.json", *words
+        "prune",
+        "net.onnx",
+        "-o",
+        "out.onnx",
+        "--algorithm",
+        algorithm,
+        "--save-plan",
+        "plan.json",
+        *words,
     )
 
 
@@ -62,7 +75,9 @@ def failed(done: Result, folder: Path, message: str) -> None:
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and message in errors[0], done.stderr
     assert done.stderr.rstrip().splitlines()[-1] == errors[0]
-    assert "Traceback (most recent call last)" not in done.stderr.replace("Traceback of the program", "")
+    assert "Traceback (most recent call last)" not in done.stderr.replace(
+        "Traceback of the program", ""
+    )
     assert not {"out.onnx", "plan.json"} & {path.name for path in folder.iterdir()}
 
 
@@ -74,7 +89,14 @@ def test_a_jq_filter_removes_the_smallest(tmp_path: Path) -> None:
     """The half with the smallest producing weights, by numpy from the file itself."""
     algorithm = f"exec:jq -f '{EXAMPLES / 'smallest.jq'}'"
     done = cli(
-        "prune", MODEL, "-o", tmp_path / "out.onnx", "--algorithm", algorithm, "--save-plan", tmp_path / "p.json"
+        "prune",
+        MODEL,
+        "-o",
+        tmp_path / "out.onnx",
+        "--algorithm",
+        algorithm,
+        "--save-plan",
+        tmp_path / "p.json",
     )
     assert done.returncode == 0, done.stderr
     assert "proof: max |difference|" in done.stderr
@@ -86,9 +108,13 @@ def test_a_jq_filter_removes_the_smallest(tmp_path: Path) -> None:
         score = np.zeros(group.channels)
         for member in group.members:
             if member.role == "out" and tensors[member.weight].ndim > 1:
-                rows = np.moveaxis(tensors[member.weight].astype(np.float64), member.axis, 0)[member.positions]
+                rows = np.moveaxis(
+                    tensors[member.weight].astype(np.float64), member.axis, 0
+                )[member.positions]
                 score += (rows.reshape(group.channels, -1) ** 2).sum(axis=1)
-        assert sorted(plan.remove[group.id]) == sorted(np.argsort(score)[: group.channels // 2])
+        assert sorted(plan.remove[group.id]) == sorted(
+            np.argsort(score)[: group.channels // 2]
+        )
     assert plan.provenance["algorithm"] == algorithm
 
 
@@ -99,7 +125,9 @@ def test_a_jq_one_liner() -> None:
     graph = residual_net()
     plan = pg.select(graph, algorithm=f"exec:jq '{line}'", budget=pg.Budget(ratio="auto"))
     weight = graph.weights[graph.node("block1").inputs[1]].read()
-    assert plan.remove == {"g1": (int(np.linalg.norm(weight.reshape(16, -1), axis=1).argmin()),)}
+    assert plan.remove == {
+        "g1": (int(np.linalg.norm(weight.reshape(16, -1), axis=1).argmin()),)
+    }
 
 
 @needs_node
@@ -107,33 +135,63 @@ def test_a_node_script_meets_a_bound_with_the_quietest(tmp_path: Path) -> None:
     data = FIXTURES / "fashion_calibration.npz"
     words = ["prune", MODEL, "-o", tmp_path / "out.onnx", "--macs", "0.5", "--data", data]
     algorithm = f"exec:node '{EXAMPLES / 'quiet.js'}'"
-    done = cli(*words, "--algorithm", algorithm, "--keep", "/stem/stem.0/Conv", "--save-plan", tmp_path / "p.json")
+    done = cli(
+        *words,
+        "--algorithm",
+        algorithm,
+        "--keep",
+        "/stem/stem.0/Conv",
+        "--save-plan",
+        tmp_path / "p.json",
+    )
     assert done.returncode == 0, done.stderr
     assert "quiet.js: " in done.stderr
     graph, plan = pg.load(MODEL), pg.Plan.load(tmp_path / "p.json")
-    kept = next(group.id for group in pg.analyze(graph).groups if "/stem/stem.0/Conv" in group.layers)
+    kept = next(
+        group.id
+        for group in pg.analyze(graph).groups
+        if "/stem/stem.0/Conv" in group.layers
+    )
     assert plan.remove and kept not in plan.remove
     shares = pg.compare(graph, pg.load(tmp_path / "out.onnx"), runs=1).costs
     assert 0.47 < shares[1].macs / shares[0].macs <= 0.5
     context_mean = in_process("inspect", MODEL, "--json", "-", "--data", data)
     for group in json.loads(context_mean.stdout)["groups"]:
-        means = np.sum([np.abs(a["mean"]) for a in group["activations"] if a["role"] == "in"], axis=0)
+        means = np.sum(
+            [np.abs(a["mean"]) for a in group["activations"] if a["role"] == "in"], axis=0
+        )
         gone = list(plan.remove.get(group["id"], ()))
         assert set(np.argsort(means)[: len(gone)]) == set(gone)
 
 
 @needs_node
 def test_what_a_node_script_throws_is_the_error(prune: Prune, tmp_path: Path) -> None:
-    failed(prune(f"exec:node '{EXAMPLES / 'quiet.js'}'", "--macs", "0.5"), tmp_path, "Error: give --data FILE")
+    failed(
+        prune(f"exec:node '{EXAMPLES / 'quiet.js'}'", "--macs", "0.5"),
+        tmp_path,
+        "Error: give --data FILE",
+    )
 
 
 @needs_node
 def test_compress_asks_the_program_too(tmp_path: Path) -> None:
     data = FIXTURES / "fashion_calibration.npz"
     done = in_process(
-        "compress", MODEL, "-o", tmp_path / "out.onnx", "--macs", "0.6", "--data", data, "--method", "prune",
-        "--algorithm", f"exec:node '{EXAMPLES / 'quiet.js'}'", "--json", "-",
-    )  # fmt: skip
+        "compress",
+        MODEL,
+        "-o",
+        tmp_path / "out.onnx",
+        "--macs",
+        "0.6",
+        "--data",
+        data,
+        "--method",
+        "prune",
+        "--algorithm",
+        f"exec:node '{EXAMPLES / 'quiet.js'}'",
+        "--json",
+        "-",
+    )
     assert done.exit_code == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["remove"] and result["after"]["macs"] <= 0.6 * result["before"]["macs"]
@@ -144,27 +202,54 @@ def test_compress_asks_the_program_too(tmp_path: Path) -> None:
 
 def test_the_request(prune: Prune, tmp_path: Path) -> None:
     body = 'json.dump(document, open("seen.json", "w"))\n' + FIRST
-    done = prune(program(tmp_path, body), "--params", "0.9", "--min-channels", "2", "--seed", "7", "--keep", "head")
+    done = prune(
+        program(tmp_path, body),
+        "--params",
+        "0.9",
+        "--min-channels",
+        "2",
+        "--seed",
+        "7",
+        "--keep",
+        "head",
+    )
     assert done.exit_code == 0, done.stderr
     seen = json.loads((tmp_path / "seen.json").read_text())
     assert seen["format"] == "prunegraph/groups@1"
     assert seen["request"] == {
-        "budget": {"kind": "params", "value": "0.9", "bound": pytest.approx(0.9 * seen["cost"]["params"])},
-        "seed": 7, "protected": [], "min_channels": 2, "round_to": 8, "ratio_for": {},
-    }  # fmt: skip
+        "budget": {
+            "kind": "params",
+            "value": "0.9",
+            "bound": pytest.approx(0.9 * seen["cost"]["params"]),
+        },
+        "seed": 7,
+        "protected": [],
+        "min_channels": 2,
+        "round_to": 8,
+        "ratio_for": {},
+    }
     assert "activations" not in seen["groups"][0]
     assert pg.Plan.load("plan.json").remove == {"g0": (0,), "g1": (0,)}
-    body = 'assert document["request"]["budget"] == {"kind": "ratio", "value": "auto"}\n' + FIRST
-    assert prune(program(tmp_path, body)).exit_code == 0, "a program chooses how much goes where nobody says it"
+    body = (
+        'assert document["request"]["budget"] == {"kind": "ratio", "value": "auto"}\n'
+        + FIRST
+    )
+    assert prune(program(tmp_path, body)).exit_code == 0, (
+        "a program chooses how much goes where nobody says it"
+    )
     body = 'assert document["request"]["protected"] == ["g0"]\nprint("{}")'
     assert "'format' must be" in prune(program(tmp_path, body), "--keep", "stem").stderr
 
 
-def test_what_it_says_is_shown_and_its_input_may_be_left_unread(prune: Prune, tmp_path: Path) -> None:
+def test_what_it_says_is_shown_and_its_input_may_be_left_unread(
+    prune: Prune, tmp_path: Path
+) -> None:
     (tmp_path / "plan.txt").write_text("")
     sha = pg.load("net.onnx").sha256
     plan = {"format": "prunegraph/plan@2", "model": {"sha256": sha}, "remove": {"g0": [3]}}
-    (tmp_path / "choose.py").write_text(f"import sys\nprint('thinking', file=sys.stderr)\nprint({json.dumps(plan)!r})")
+    (tmp_path / "choose.py").write_text(
+        f"import sys\nprint('thinking', file=sys.stderr)\nprint({json.dumps(plan)!r})"
+    )
     done = prune(f"exec:{sys.executable} choose.py")
     assert done.exit_code == 0, done.stderr
     assert "thinking\n" in done.stderr
@@ -186,17 +271,25 @@ def test_groups_by_attention_come_back_as_such(tmp_path: Path) -> None:
     graph, groups = attention(heads=4, width=16), {}
     for unit in ("heads", "head_dim"):
         coupling = pg.analyze(graph, attention=unit)
-        algorithm = program(tmp_path, FIRST).replace("choose.py", str(tmp_path / "choose.py"))
-        plan = pg.select(graph, coupling, algorithm=algorithm, budget=pg.Budget(ratio="auto"))
+        algorithm = program(tmp_path, FIRST).replace(
+            "choose.py", str(tmp_path / "choose.py")
+        )
+        plan = pg.select(
+            graph, coupling, algorithm=algorithm, budget=pg.Budget(ratio="auto")
+        )
         assert plan.attention == unit
         groups[unit] = pg.apply(graph, plan)
         # The same from a file: the unit stands in the model's entry, which a program copies.
         entry = {"sha256": graph.sha256, "attention": unit}
-        bare = pg.Plan.from_json({"format": "prunegraph/plan@2", "model": entry, "remove": {"g0": [0]}})
+        bare = pg.Plan.from_json(
+            {"format": "prunegraph/plan@2", "model": entry, "remove": {"g0": [0]}}
+        )
         assert bare.attention == unit
     lie = FIRST.replace('"remove"', '"provenance": {"attention": "heads"}, "remove"')
     algorithm = program(tmp_path, lie).replace("choose.py", str(tmp_path / "choose.py"))
-    with pytest.raises(PluginError, match="its plan is for groups by attention 'heads'; those it was given"):
+    with pytest.raises(
+        PluginError, match="its plan is for groups by attention 'heads'; those it was given"
+    ):
         pg.select(graph, algorithm=algorithm, budget=pg.Budget(ratio="auto"))
 
 
@@ -211,23 +304,43 @@ def test_groups_by_attention_come_back_as_such(tmp_path: Path) -> None:
         ("os.kill(os.getpid(), 9)", "was ended by SIGKILL"),
         ("pass", "wrote nothing to its standard output"),
         ("print('half {')", "wrote no JSON to its standard output"),
-        ("sys.stdout.buffer.write(bytes([0xff, 0xfe, 0x00]))", "wrote no JSON to its standard output"),
+        (
+            "sys.stdout.buffer.write(bytes([0xff, 0xfe, 0x00]))",
+            "wrote no JSON to its standard output",
+        ),
         ("print('[' * 100_000)", "wrote no JSON to its standard output"),
         ("print('3')", "its 'format' must be 'prunegraph/plan@2'"),
         ("print('{}')", "its 'format' must be 'prunegraph/plan@2'"),
-        (FIRST.replace("[0]", "[99]"), "the plan removes channel 99 of group 'g0', which has 8 channels"),
+        (
+            FIRST.replace("[0]", "[99]"),
+            "the plan removes channel 99 of group 'g0', which has 8 channels",
+        ),
         (FIRST.replace("[0]", "[-1]"), "the plan removes channel -1 of group 'g0'"),
         (FIRST.replace("[0]", "[0, 0]"), "removes a channel of group 'g0' twice"),
-        (FIRST.replace("[0]", "list(range(g['channels']))"), "removes all 8 channels of group 'g0'"),
+        (
+            FIRST.replace("[0]", "list(range(g['channels']))"),
+            "removes all 8 channels of group 'g0'",
+        ),
         (FIRST.replace("[0]", "'0'"), "must be a list of whole numbers"),
         (FIRST.replace('g["id"]', '"x" + g["id"]'), "names group 'xg0'"),
-        (FIRST.replace('document["model"]', '{"sha256": "0" * 64}'), "the plan is for another model"),
+        (
+            FIRST.replace('document["model"]', '{"sha256": "0" * 64}'),
+            "the plan is for another model",
+        ),
         (FIRST.replace('document["model"]', "3"), "not a plan"),
-        (FIRST.replace('"remove"', '"cuts": [{"weight": "c1", "axis": 0, "removed": [5]}], "remove"'), "do not follow"),
-        ("print('{\"format\": 1, \"format\": 2}')", "'format' stands in it twice"),
+        (
+            FIRST.replace(
+                '"remove"',
+                '"cuts": [{"weight": "c1", "axis": 0, "removed": [5]}], "remove"',
+            ),
+            "do not follow",
+        ),
+        ('print(\'{"format": 1, "format": 2}\')', "'format' stands in it twice"),
     ],
-)  # fmt: skip
-def test_every_failure_is_one_error(prune: Prune, tmp_path: Path, body: str, message: str) -> None:
+)
+def test_every_failure_is_one_error(
+    prune: Prune, tmp_path: Path, body: str, message: str
+) -> None:
     algorithm = program(tmp_path, body)
     done = prune(algorithm, "--ratio", "0.5")
     failed(done, tmp_path, message)
@@ -238,7 +351,9 @@ def test_what_was_asked_for_is_checked(prune: Prune, tmp_path: Path) -> None:
     algorithm = program(tmp_path, FIRST)
     failed(prune(algorithm, "--macs", "0.5"), tmp_path, "above the budget of")
     failed(prune(algorithm, "--keep", "stem"), tmp_path, "group 'g0', which is protected")
-    failed(prune(algorithm, "--min-channels", "8"), tmp_path, "leaves 7 channels in group 'g0'")
+    failed(
+        prune(algorithm, "--min-channels", "8"), tmp_path, "leaves 7 channels in group 'g0'"
+    )
 
 
 @pytest.mark.parametrize(
@@ -247,15 +362,22 @@ def test_what_was_asked_for_is_checked(prune: Prune, tmp_path: Path) -> None:
         ("exec", "exec needs a command"),
         ("exec:", "exec needs a command"),
         ("exec:a 'b", "cannot be taken apart"),
-        ("exec:nowhere-to-be-found x", "cannot be started: nowhere-to-be-found: No such file"),
+        (
+            "exec:nowhere-to-be-found x",
+            "cannot be started: nowhere-to-be-found: No such file",
+        ),
         ("exec:./net.onnx", "cannot be started: ./net.onnx: Permission denied"),
     ],
 )
-def test_commands_that_cannot_run(prune: Prune, tmp_path: Path, algorithm: str, message: str) -> None:
+def test_commands_that_cannot_run(
+    prune: Prune, tmp_path: Path, algorithm: str, message: str
+) -> None:
     failed(prune(algorithm, "--ratio", "0.5"), tmp_path, message)
 
 
-def test_too_much_output_ends_the_program(prune: Prune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_much_output_ends_the_program(
+    prune: Prune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(external, "MAX_OUTPUT", 10_000)
     body = "while True:\n    print('x' * 1000)"
     failed(prune(program(tmp_path, body)), tmp_path, "wrote more than 10,000 bytes")
@@ -275,7 +397,9 @@ def test_nothing_is_left_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(external, "_read", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        pg.select(residual_net(), algorithm=program(tmp_path, body), budget=pg.Budget(ratio=0.5))
+        pg.select(
+            residual_net(), algorithm=program(tmp_path, body), budget=pg.Budget(ratio=0.5)
+        )
     sizes = [-1, mark.stat().st_size]
     while sizes[-1] != sizes[-2]:
         assert len(sizes) < 25, "what the program started still runs"
@@ -292,16 +416,27 @@ def test_nothing_is_left_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ],
     ids=lambda words: words[0],
 )
-def test_commands_that_need_ranked_channels(prune: Prune, tmp_path: Path, words: list[str]) -> None:
+def test_commands_that_need_ranked_channels(
+    prune: Prune, tmp_path: Path, words: list[str]
+) -> None:
     np.savez("data.npz", x=np.zeros((4, 3, 8, 8), np.float32))
-    failed(in_process(*words, "--algorithm", "exec:nobody"), tmp_path, "'exec:nobody' makes whole plans; ")
+    failed(
+        in_process(*words, "--algorithm", "exec:nobody"),
+        tmp_path,
+        "'exec:nobody' makes whole plans; ",
+    )
 
 
 def test_from_python() -> None:
     with pytest.raises(OptionError, match="exec needs a command"):
         pg.select(residual_net(), algorithm="exec", budget=pg.Budget(ratio=0.5))
     with pytest.raises(BudgetError, match="leave --allocation out"):
-        pg.select(residual_net(), algorithm="exec:x", budget=pg.Budget(ratio=0.5), allocation="global")
+        pg.select(
+            residual_net(),
+            algorithm="exec:x",
+            budget=pg.Budget(ratio=0.5),
+            allocation="global",
+        )
 
 
 # -- recipes ---------------------------------------------------------------------------------
@@ -313,7 +448,10 @@ def test_recipes_run_programs_that_are_trusted(prune: Prune, tmp_path: Path) -> 
     before = Path("out.onnx").read_bytes()
     Path("out.onnx").unlink()
     refused = in_process("run", "r.toml")
-    assert refused.exit_code == 2 and f"step 1 (prune) --algorithm {algorithm}" in refused.stderr
+    assert (
+        refused.exit_code == 2
+        and f"step 1 (prune) --algorithm {algorithm}" in refused.stderr
+    )
     assert not Path("out.onnx").exists()
     done = in_process("run", "r.toml", "--trust")
     assert done.exit_code == 0, done.stderr
@@ -321,12 +459,20 @@ def test_recipes_run_programs_that_are_trusted(prune: Prune, tmp_path: Path) -> 
 
 
 def test_programs_are_code_wherever_they_stand() -> None:
-    for given in ("exec:sh x", "cycles:algorithm=exec:sh x", "cycles:repair=bn, algorithm=exec:x", "exec:"):
+    for given in (
+        "exec:sh x",
+        "cycles:algorithm=exec:sh x",
+        "cycles:repair=bn, algorithm=exec:x",
+        "exec:",
+    ):
         assert plugins.code_in(given)
     for given in ("l2:members=producer", "executive:x", "cycles:algorithm=obs"):
         assert not plugins.code_in(given)
 
 
 def test_no_program_runs_where_no_code_may() -> None:
-    with plugins.no_code("not here"), pytest.raises(PluginError, match="not here: exec:touch x"):
+    with (
+        plugins.no_code("not here"),
+        pytest.raises(PluginError, match="not here: exec:touch x"),
+    ):
         pg.select(residual_net(), algorithm="exec:touch x", budget=pg.Budget(ratio=0.5))

@@ -20,10 +20,14 @@ from tests.builders import Builder, residual_net
 Array = np.ndarray
 
 
-def brute(errors: Sequence[Array], measure: Callable[[Sequence[int]], float], bound: float) -> float | None:
+def brute(
+    errors: Sequence[Array], measure: Callable[[Sequence[int]], float], bound: float
+) -> float | None:
     """The smallest sum of errors within the bound, by trying everything."""
     every = itertools.product(*(range(len(each)) for each in errors))
-    return min((total(errors, match) for match in every if measure(match) <= bound), default=None)
+    return min(
+        (total(errors, match) for match in every if measure(match) <= bound), default=None
+    )
 
 
 def total(errors: Sequence[Array], result: Sequence[int]) -> float:
@@ -54,7 +58,11 @@ def test_exact_where_costs_add_up(seed: int) -> None:
 
 def test_exact_with_integer_costs_on_the_bound() -> None:
     costs = [np.asarray([6.0, 3.0, 0.0])] * 3
-    errors = [np.asarray([0.0, 1.0, 5.0]), np.asarray([0.0, 2.0, 3.0]), np.asarray([0.0, 4.0, 6.0])]
+    errors = [
+        np.asarray([0.0, 1.0, 5.0]),
+        np.asarray([0.0, 2.0, 3.0]),
+        np.asarray([0.0, 4.0, 6.0]),
+    ]
     assert knapsack.choose(costs, errors, 9.0) == [1, 2, 0]
     assert knapsack.choose(costs, errors, 0.0) == [2, 2, 2]
     assert knapsack.choose(costs, errors, -0.1) is None
@@ -66,15 +74,21 @@ def test_a_thinned_front_meets_the_bound_and_comes_close() -> None:
     costs = [np.sort(rng.uniform(0, 10, 12))[::-1] for _ in range(20)]
     errors = [rising(rng, 12) for _ in range(20)]
     bound = 0.5 * sum(each[0] for each in costs)
-    thin, fine = (knapsack.choose(costs, errors, bound, resolution) for resolution in (200, 200_000))
+    thin, fine = (
+        knapsack.choose(costs, errors, bound, resolution) for resolution in (200, 200_000)
+    )
     assert thin is not None and fine is not None
     assert total(costs, thin) <= bound
     assert total(errors, fine) <= total(errors, thin) <= 1.05 * total(errors, fine)
 
 
-def chain_cost(rng: np.random.Generator, groups: int, options: int) -> Callable[[Sequence[int]], float]:
+def chain_cost(
+    rng: np.random.Generator, groups: int, options: int
+) -> Callable[[Sequence[int]], float]:
     """MACs of a chain of layers with shortcuts between some: products of neighbouring widths."""
-    weights = np.triu(rng.uniform(0, 1, (groups, groups)) * (rng.random((groups, groups)) < 0.3), 2)
+    weights = np.triu(
+        rng.uniform(0, 1, (groups, groups)) * (rng.random((groups, groups)) < 0.3), 2
+    )
     weights += np.diag(rng.uniform(0.5, 2, groups - 1), 1)
     ends = rng.uniform(0.2, 1, 2)
 
@@ -112,7 +126,10 @@ def test_coupled_solver_is_exact_for_costs_that_add_up() -> None:
         def measure(result: Sequence[int], costs: list[Array] = costs) -> float:
             return total(costs, result)
 
-        best, match = brute(errors, measure, bound), knapsack.choose_coupled(measure, errors, bound)
+        best, match = (
+            brute(errors, measure, bound),
+            knapsack.choose_coupled(measure, errors, bound),
+        )
         assert (match is None) == (best is None)
         if match is not None:
             assert total(errors, match) == pytest.approx(best, rel=1e-12)
@@ -122,7 +139,9 @@ def test_errors_between_and_beyond_measured_points() -> None:
     curve = [(0.5, 0.2), (0.25, 0.3), (0.75, 0.5)]
     shares = np.asarray([0.0, 0.125, 0.25, 0.5, 0.625, 0.75, 1.0])
     # Never falling: 0.2 after 0.3 counts as 0.3. Beyond the end the last slope, 0.8, goes on.
-    np.testing.assert_allclose(knapsack.error_at(curve, shares), [0, 0.15, 0.3, 0.3, 0.4, 0.5, 0.7])
+    np.testing.assert_allclose(
+        knapsack.error_at(curve, shares), [0, 0.15, 0.3, 0.3, 0.4, 0.5, 0.7]
+    )
     np.testing.assert_allclose(knapsack.error_at([], shares), 0)
     np.testing.assert_allclose(knapsack.error_at([(0.0, 0.0), (0.5, -1.0)], shares), 0)
 
@@ -140,11 +159,22 @@ def test_the_bound_is_met_and_used_and_cheap_groups_go_first(kind: str) -> None:
     graph = chain((32, 32, 32))
     coupling = pg.analyze(graph)
     scores = {group.id: np.arange(group.channels, dtype=float) for group in coupling.groups}
-    costly = {group.layers[0]: factor for group, factor in zip(coupling.groups, (100.0, 1.0, 1.0), strict=True)}
-    curves = {g.id: [(share, costly[g.layers[0]] * share) for share in (0.25, 0.5, 0.75)] for g in coupling.groups}
+    costly = {
+        group.layers[0]: factor
+        for group, factor in zip(coupling.groups, (100.0, 1.0, 1.0), strict=True)
+    }
+    curves = {
+        g.id: [(share, costly[g.layers[0]] * share) for share in (0.25, 0.5, 0.75)]
+        for g in coupling.groups
+    }
     budget = pg.Budget(**{kind: 0.5})
     remove = knapsack.allocate(coupling, scores, budget, Limits(round_to=1), curves)
-    pruned = pg.apply(graph, pg.Plan(graph.sha256, {g: tuple(int(c) for c in chosen) for g, chosen in remove.items()}))
+    pruned = pg.apply(
+        graph,
+        pg.Plan(
+            graph.sha256, {g: tuple(int(c) for c in chosen) for g, chosen in remove.items()}
+        ),
+    )
     assert 0.46 <= getattr(cost(pruned), kind) / getattr(cost(graph), kind) <= 0.5
     assert pruned.node("conv0").channels.outputs == 32
     for chosen in remove.values():
@@ -156,13 +186,18 @@ def test_pieces_add_up_to_what_the_meter_says() -> None:
     for graph in (chain((16, 24, 32)), residual_net(width=16)):
         coupling = pg.analyze(graph)
         meter = Meter(coupling)
-        options = {g.id: [np.arange(count) for count in (0, 1, g.channels // 2)] for g in coupling.groups}
+        options = {
+            g.id: [np.arange(count) for count in (0, 1, g.channels // 2)]
+            for g in coupling.groups
+        }
         options[coupling.groups[0].id] = [np.asarray([0, 3])]  # a ratio of its own
         for kind in ("macs", "params", "bytes"):
             pieces = Pieces(coupling, kind, options)
             rest = getattr(meter.original, kind) - pieces.original
             for _ in range(8):
-                chosen = {group: int(rng.integers(len(each))) for group, each in options.items()}
+                chosen = {
+                    group: int(rng.integers(len(each))) for group, each in options.items()
+                }
                 remove = {group: options[group][option] for group, option in chosen.items()}
                 assert rest + pieces.measure(chosen) == getattr(meter.measure(remove), kind)
     with pytest.raises(BudgetError, match="cannot bound latency"):
@@ -173,8 +208,12 @@ def test_a_ratio_is_a_share_of_all_channels() -> None:
     graph = chain((16, 32, 48))
     coupling = pg.analyze(graph)
     scores = {group.id: np.arange(group.channels, dtype=float) for group in coupling.groups}
-    curves = {g.id: [(0.5, 0.0 if g.layers[0] == "conv2" else 1.0)] for g in coupling.groups}
-    remove = knapsack.allocate(coupling, scores, pg.Budget(ratio=0.25), Limits(round_to=8), curves)
+    curves = {
+        g.id: [(0.5, 0.0 if g.layers[0] == "conv2" else 1.0)] for g in coupling.groups
+    }
+    remove = knapsack.allocate(
+        coupling, scores, pg.Budget(ratio=0.25), Limits(round_to=8), curves
+    )
     assert [len(remove[group.id]) for group in coupling.groups] == [0, 0, 24]
 
 

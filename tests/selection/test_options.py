@@ -15,7 +15,12 @@ THINGS: Registry[Any] = Registry("thing")
 
 @THINGS.register("paint")
 def paint(
-    x: int, *, colour: Literal["red", "blue"] = "red", coats: int = 2, share: float = 0.5, dry: bool = False
+    x: int,
+    *,
+    colour: Literal["red", "blue"] = "red",
+    coats: int = 2,
+    share: float = 0.5,
+    dry: bool = False,
 ) -> Any:
     return x, colour, coats, share, dry
 
@@ -45,8 +50,16 @@ def test_spellings(spelling: str, result: object) -> None:
     [
         ("pant", UnknownNameError, "did you mean 'paint'"),
         ("pant:blue", UnknownNameError, "did you mean 'paint'"),
-        ("paint:colr=blue", UnknownNameError, "unknown option of thing 'paint' 'colr', did you mean 'colour'"),
-        ("paint:green", OptionError, "option 'colour' of thing 'paint' must be one of red, blue; got 'green'"),
+        (
+            "paint:colr=blue",
+            UnknownNameError,
+            "unknown option of thing 'paint' 'colr', did you mean 'colour'",
+        ),
+        (
+            "paint:green",
+            OptionError,
+            "option 'colour' of thing 'paint' must be one of red, blue; got 'green'",
+        ),
         ("paint:coats=many", OptionError, "must be a whole number"),
         ("paint:share=half", OptionError, "must be a number"),
         ("paint:dry=maybe", OptionError, "must be one of true"),

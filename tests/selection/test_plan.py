@@ -33,16 +33,27 @@ def test_cuts_say_what_happens_to_every_weight() -> None:
     plan = make_plan(coupling, {group.id: [1, 4]})
     pruned = pg.apply(graph, plan)
     for cut in plan.cuts:
-        assert pruned.weights[cut.weight].shape[cut.axis] == graph.weights[cut.weight].shape[cut.axis] - 2
+        assert (
+            pruned.weights[cut.weight].shape[cut.axis]
+            == graph.weights[cut.weight].shape[cut.axis] - 2
+        )
     assert {(c.axis, c.removed) for c in plan.cuts} == {(0, (1, 4)), (1, (1, 4))}
-    changed = {name for name in pruned.weights if pruned.weights[name].shape != graph.weights[name].shape}
+    changed = {
+        name
+        for name in pruned.weights
+        if pruned.weights[name].shape != graph.weights[name].shape
+    }
     assert {c.weight for c in plan.cuts} == changed
 
 
 def test_hand_written_plan_without_cuts() -> None:
     graph = residual_net()
     plan = pg.Plan.from_json(
-        {"format": "prunegraph/plan@1", "model": {"sha256": graph.sha256}, "remove": {"g0": [0, 3]}}
+        {
+            "format": "prunegraph/plan@1",
+            "model": {"sha256": graph.sha256},
+            "remove": {"g0": [0, 3]},
+        }
     )
     pruned = pg.apply(graph, plan)
     assert pg.verify(graph, plan, pruned).relative < 1e-4
@@ -64,7 +75,12 @@ def test_hand_written_plan_without_cuts() -> None:
 )
 def test_wrong_plans(change: dict[str, object], message: str) -> None:
     graph = residual_net()
-    content = {"format": "prunegraph/plan@1", "model": {"sha256": graph.sha256}, "remove": {"g0": [0]}, **change}
+    content = {
+        "format": "prunegraph/plan@1",
+        "model": {"sha256": graph.sha256},
+        "remove": {"g0": [0]},
+        **change,
+    }
     with pytest.raises(PlanError, match=message):
         pg.apply(graph, pg.Plan.from_json(content))
 
@@ -85,7 +101,9 @@ def test_a_plan_survives_json() -> None:
 
 def test_group_ids_are_stable() -> None:
     first, second = (pg.analyze(pg.load(residual_net().model)) for _ in range(2))
-    assert [(g.id, g.layers, g.channels) for g in first.groups] == [(g.id, g.layers, g.channels) for g in second.groups]
+    assert [(g.id, g.layers, g.channels) for g in first.groups] == [
+        (g.id, g.layers, g.channels) for g in second.groups
+    ]
 
 
 # -- cuts name their readers --------------------------------------------------------------
@@ -95,7 +113,9 @@ def shared_bias_net() -> pg.Graph:
     """Three convolutions; the first two read one bias and lose different channels of it."""
     b = Builder()
     bias = b.weight(8)
-    x = b.relu(b.op("Conv", b.input("n", 3, 8, 8), b.weight(8, 3, 1, 1), bias, name="first"))
+    x = b.relu(
+        b.op("Conv", b.input("n", 3, 8, 8), b.weight(8, 3, 1, 1), bias, name="first")
+    )
     x = b.relu(b.op("Conv", x, b.weight(8, 8, 1, 1), bias, name="second"))
     return b.graph(b.op("Conv", x, b.weight(4, 8, 1, 1), name="third"))
 
@@ -104,13 +124,18 @@ def carried_out(graph: pg.Graph, plan: dict[str, object]) -> onnx.ModelProto:
     """A plan carried out by its cuts alone, by the words of docs/plugins.md."""
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
-    values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    values = {
+        tensor.name: onnx.numpy_helper.to_array(tensor)
+        for tensor in model.graph.initializer
+    }
     nodes = {node.name or node.output[0]: node for node in model.graph.node}
     cut: dict[tuple[str, int], np.ndarray] = {}
     for entry in plan["cuts"]:  # type: ignore[attr-defined]
         key = entry["node"], entry["input"]
         assert nodes[key[0]].input[key[1]] == entry["weight"]
-        cut[key] = np.delete(cut.get(key, values[entry["weight"]]), entry["removed"], entry["axis"])
+        cut[key] = np.delete(
+            cut.get(key, values[entry["weight"]]), entry["removed"], entry["axis"]
+        )
     for number, ((node, slot), array) in enumerate(cut.items()):
         nodes[node].input[slot] = f"cut {number}"
         model.graph.initializer.append(onnx.numpy_helper.from_array(array, f"cut {number}"))
@@ -142,7 +167,9 @@ def test_a_plan_of_the_first_form_is_read() -> None:
         del cut["node"], cut["input"]
     old = pg.Plan.from_json(json.loads(json.dumps(content)))
     pruned = pg.apply(graph, old)
-    assert pruned.model.SerializeToString() == pg.apply(graph, plan).model.SerializeToString()
+    assert (
+        pruned.model.SerializeToString() == pg.apply(graph, plan).model.SerializeToString()
+    )
     pg.verify(graph, old, pruned)
     wrong = replace(old.cuts[0], removed=(0,) if old.cuts[0].removed != (0,) else (1,))
     with pytest.raises(PlanError, match="'cuts' do not follow"):
@@ -151,11 +178,22 @@ def test_a_plan_of_the_first_form_is_read() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"node": "first"}, {"input": 2}, {"node": 3, "input": 2}, {"node": "first", "input": "2"}, {"axis": 0.5}],
+    [
+        {"node": "first"},
+        {"input": 2},
+        {"node": 3, "input": 2},
+        {"node": "first", "input": "2"},
+        {"axis": 0.5},
+    ],
 )
 def test_cuts_that_name_their_reader_badly(change: dict[str, object]) -> None:
     entry = {"weight": "w", "axis": 0, "removed": [0], **change}
-    content = {"format": "prunegraph/plan@2", "model": {"sha256": "0"}, "remove": {}, "cuts": [entry]}
+    content = {
+        "format": "prunegraph/plan@2",
+        "model": {"sha256": "0"},
+        "remove": {},
+        "cuts": [entry],
+    }
     with pytest.raises(PlanError, match="not a plan"):
         pg.Plan.from_json(content)
 
@@ -164,13 +202,17 @@ def test_a_reader_that_is_not_the_cut_s_is_refused() -> None:
     graph = shared_bias_net()
     plan = random_plan(pg.analyze(graph))
     swapped = tuple(
-        replace(c, node={"first": "second", "second": "first"}.get(c.node or "", c.node)) for c in plan.cuts
+        replace(c, node={"first": "second", "second": "first"}.get(c.node or "", c.node))
+        for c in plan.cuts
     )
     with pytest.raises(PlanError, match="'cuts' do not follow"):
         pg.apply(graph, replace(plan, cuts=swapped))
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example])
+@settings(
+    max_examples=40,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example],
+)
 @given(draw_graph(), st.integers(0, 2**16))
 def test_cuts_are_whole(graph: pg.Graph, seed: int) -> None:
     """Every float weight that a node reads is the original's without what the cuts say; unnamed ones are whole."""
@@ -186,14 +228,19 @@ def test_cuts_are_whole(graph: pg.Graph, seed: int) -> None:
                     if (cut.node, cut.input) == (node.name, slot):
                         assert cut.weight == value
                         array = np.delete(array, cut.removed, cut.axis)
-                np.testing.assert_array_equal(pruned.weights[twin.inputs[slot]].read(), array)
+                np.testing.assert_array_equal(
+                    pruned.weights[twin.inputs[slot]].read(), array
+                )
 
 
 def masked_by_hand(graph: pg.Graph, plan: pg.Plan) -> pg.Graph:
     """Every reader that a cut names reads a tensor of its own, with zeros where the cut is."""
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
-    values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    values = {
+        tensor.name: onnx.numpy_helper.to_array(tensor)
+        for tensor in model.graph.initializer
+    }
     nodes = {node.name: node for node in model.graph.node}
     own: dict[tuple[str | None, int | None], np.ndarray] = {}
     for cut in plan.cuts:
@@ -201,7 +248,9 @@ def masked_by_hand(graph: pg.Graph, plan: pg.Plan) -> pg.Graph:
         np.moveaxis(array, cut.axis, 0)[list(cut.removed)] = 0
     for number, ((node, slot), array) in enumerate(own.items()):
         nodes[str(node)].input[int(slot or 0)] = f"zeroed {number}"
-        model.graph.initializer.append(onnx.numpy_helper.from_array(array, f"zeroed {number}"))
+        model.graph.initializer.append(
+            onnx.numpy_helper.from_array(array, f"zeroed {number}")
+        )
     return pg.load(model)
 
 
@@ -209,12 +258,19 @@ def test_a_file_with_a_tensor_of_the_name_that_a_copy_would_get(tmp_path: Path) 
     """The copy of a bias for its second reader must not be taken for a tensor that is there, whatever it is called."""
     b = Builder()
     bias = b.weight(16)
-    b.tensors.append(onnx.numpy_helper.from_array(np.random.default_rng(1).random(16).astype(np.float32), f"{bias}/2"))
+    b.tensors.append(
+        onnx.numpy_helper.from_array(
+            np.random.default_rng(1).random(16).astype(np.float32), f"{bias}/2"
+        )
+    )
     x = b.relu(b.op("Conv", b.input("n", 3, 8, 8), b.weight(16, 3, 1, 1), bias))
     x = b.relu(b.op("Conv", x, b.weight(16, 16, 1, 1), bias))
     x = b.relu(b.op("Conv", x, b.weight(16, 16, 1, 1), f"{bias}/2"))
     graph = b.graph(b.op("Conv", x, b.weight(5, 16, 1, 1)))
     result = pg.prune(graph, tmp_path / "y.onnx", budget=pg.Budget(ratio=0.5), round_to=1)
-    written, expected = outputs(pg.load(tmp_path / "y.onnx")), outputs(masked_by_hand(graph, result.plan))
+    written, expected = (
+        outputs(pg.load(tmp_path / "y.onnx")),
+        outputs(masked_by_hand(graph, result.plan)),
+    )
     np.testing.assert_allclose(written[0], expected[0], atol=1e-5 * abs(expected[0]).max())
     assert result.plan.remove

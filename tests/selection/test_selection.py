@@ -30,12 +30,18 @@ def test_l2_by_hand() -> None:
     coupling = pg.analyze(graph)
     group = next(g for g in coupling.groups if g.layers == ("block1",))
     context = Context(coupling)
-    output, read = (graph.weights[graph.node(n).inputs[1]].read() for n in ("block1", "block2"))
-    np.testing.assert_allclose(
-        CRITERIA.get("l2")(group, context), np.sqrt((output**2).sum((1, 2, 3)) + (read**2).sum((0, 2, 3))), rtol=1e-6
+    output, read = (
+        graph.weights[graph.node(n).inputs[1]].read() for n in ("block1", "block2")
     )
     np.testing.assert_allclose(
-        CRITERIA.get("l1")(group, context), abs(output).sum((1, 2, 3)) + abs(read).sum((0, 2, 3)), rtol=1e-6
+        CRITERIA.get("l2")(group, context),
+        np.sqrt((output**2).sum((1, 2, 3)) + (read**2).sum((0, 2, 3))),
+        rtol=1e-6,
+    )
+    np.testing.assert_allclose(
+        CRITERIA.get("l1")(group, context),
+        abs(output).sum((1, 2, 3)) + abs(read).sum((0, 2, 3)),
+        rtol=1e-6,
     )
 
 
@@ -55,9 +61,13 @@ def test_bn_scale_by_hand_and_without_bn() -> None:
     graph = residual_net()
     coupling = pg.analyze(graph)
     group = next(g for g in coupling.groups if g.layers == ("block1",))
-    gamma = next(n for n in graph.nodes if n.op == "BatchNormalization" and n.layer == "block1").inputs[1]
+    gamma = next(
+        n for n in graph.nodes if n.op == "BatchNormalization" and n.layer == "block1"
+    ).inputs[1]
     values = abs(graph.weights[gamma].read())
-    np.testing.assert_allclose(score("bn_scale", Context(coupling))[group.id], values, rtol=1e-6)
+    np.testing.assert_allclose(
+        score("bn_scale", Context(coupling))[group.id], values, rtol=1e-6
+    )
     with pytest.raises(BudgetError, match="needs BatchNormalization nodes or --data"):
         pg.select(chain(), algorithm="bn_scale", budget=pg.Budget(ratio=0.5))
 
@@ -75,7 +85,9 @@ def test_random_depends_on_the_seed_only() -> None:
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.75, 0.9])
 def test_budgets_are_met_and_used(kind: str, share: float, allocation: str) -> None:
     graph = chain((48, 64, 96))
-    plan = pg.select(graph, budget=pg.Budget(**{kind: share}), allocation=allocation, round_to=1)
+    plan = pg.select(
+        graph, budget=pg.Budget(**{kind: share}), allocation=allocation, round_to=1
+    )
     before, after = cost(graph), cost(pg.apply(graph, plan))
     part = getattr(after, kind) / getattr(before, kind)
     assert share - 0.02 <= part <= share
@@ -103,14 +115,25 @@ def test_impossible_budget_says_what_is_possible() -> None:
 
 @pytest.mark.parametrize(
     "kwargs",
-    [{}, {"ratio": 1.0}, {"ratio": -0.1}, {"ratio": "half"}, {"macs": "x"}, {"macs": 0}, {"ratio": 0.5, "macs": 0.5}],
+    [
+        {},
+        {"ratio": 1.0},
+        {"ratio": -0.1},
+        {"ratio": "half"},
+        {"macs": "x"},
+        {"macs": 0},
+        {"ratio": 0.5, "macs": 0.5},
+    ],
 )
 def test_malformed_budgets(kwargs: dict[str, object]) -> None:
     with pytest.raises(BudgetError):
         Budget(**kwargs)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("text", "value"), [("2.1G", 2.1e9), ("12MB", 12e6), (0.5, 0.5), ("300k", 3e5), ("1e6", 1e6)])
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("2.1G", 2.1e9), ("12MB", 12e6), (0.5, 0.5), ("300k", 3e5), ("1e6", 1e6)],
+)
 def test_amounts(text: str | float, value: float) -> None:
     assert parse_amount(text, "macs") == pytest.approx(value)
 
@@ -136,7 +159,13 @@ def test_round_to_counts_whole_convolution_groups() -> None:
 
 def test_protected_layers_and_own_ratios() -> None:
     graph = chain((16, 32, 32))
-    plan = pg.select(graph, budget=pg.Budget(ratio=0.5), round_to=1, keep=["conv1"], ratio_for={"conv2": 0.25})
+    plan = pg.select(
+        graph,
+        budget=pg.Budget(ratio=0.5),
+        round_to=1,
+        keep=["conv1"],
+        ratio_for={"conv2": 0.25},
+    )
     pruned = pg.apply(graph, plan)
     assert [pruned.node(f"conv{i}").channels.outputs for i in range(3)] == [8, 32, 24]
     with pytest.raises(UnknownNameError, match="did you mean 'conv1'"):
@@ -154,7 +183,10 @@ def test_global_allocation_takes_where_it_hurts_least() -> None:
         if tensor.name == name:
             tensor.raw_data = weak.tobytes()
     graph = pg.load(graph.model)
-    pruned = pg.apply(graph, pg.select(graph, budget=pg.Budget(ratio=1 / 6), allocation="global", round_to=1))
+    pruned = pg.apply(
+        graph,
+        pg.select(graph, budget=pg.Budget(ratio=1 / 6), allocation="global", round_to=1),
+    )
     assert pruned.node("conv1").channels.outputs == 8
 
 

@@ -34,7 +34,11 @@ def cases() -> dict[str, object]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         result = collect_testcases(None)
-    return {case.name: case for case in result if case.model is not None and supported(case.model)}
+    return {
+        case.name: case
+        for case in result
+        if case.model is not None and supported(case.model)
+    }
 
 
 def supported(model: onnx.ModelProto) -> bool:
@@ -42,7 +46,9 @@ def supported(model: onnx.ModelProto) -> bool:
     return (
         len(nodes) == 1
         and not model.functions
-        and ((nodes[0].domain, nodes[0].op_type) in OPERATORS or nodes[0].op_type in CONTROL)
+        and (
+            (nodes[0].domain, nodes[0].op_type) in OPERATORS or nodes[0].op_type in CONTROL
+        )
     )
 
 
@@ -68,7 +74,9 @@ def value(given: object) -> object:
 def close(result: object, wanted: object, case: object) -> bool:
     """Whether values agree within the tolerances of the case."""
     if isinstance(wanted, list):
-        return len(result) == len(wanted) and all(close(f, w, case) for f, w in zip(result, wanted, strict=True))
+        return len(result) == len(wanted) and all(
+            close(f, w, case) for f, w in zip(result, wanted, strict=True)
+        )
     array, wanted = to_numpy(result), np.asarray(wanted)
     # Torch has no types of four bits: their values are held in eight.
     held = {"int4": "int8", "uint4": "uint8", "int2": "int8", "uint2": "uint8"}.get(
@@ -78,7 +86,11 @@ def close(result: object, wanted: object, case: object) -> bool:
         array.shape == wanted.shape
         and array.dtype.name == held
         and np.allclose(
-            array.astype(np.float64), wanted.astype(np.float64), rtol=case.rtol, atol=case.atol, equal_nan=True
+            array.astype(np.float64),
+            wanted.astype(np.float64),
+            rtol=case.rtol,
+            atol=case.atol,
+            equal_nan=True,
         )
     )
 
@@ -88,7 +100,13 @@ def problem(case: object) -> str | None:
     try:
         module = GraphModule(from_model(case.model)).eval()
         for inputs, outputs in case.data_sets:
-            given = dict(zip([i.name for i in case.model.graph.input], map(sequence, inputs), strict=False))
+            given = dict(
+                zip(
+                    [i.name for i in case.model.graph.input],
+                    map(sequence, inputs),
+                    strict=False,
+                )
+            )
             with torch.no_grad():
                 created = module({name: given[name] for name in module.graph.inputs})
             for match, wanted in zip(created, outputs, strict=True):
@@ -101,7 +119,11 @@ def problem(case: object) -> str | None:
 
 def sequence(given: object) -> object:
     result = value(given)
-    return [torch.from_numpy(np.array(v)) for v in result] if isinstance(result, list) else result
+    return (
+        [torch.from_numpy(np.array(v)) for v in result]
+        if isinstance(result, list)
+        else result
+    )
 
 
 def test_there_are_many_and_few_are_left_out() -> None:

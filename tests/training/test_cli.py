@@ -31,15 +31,56 @@ def right(path: Path) -> float:
 
 
 def test_train_prune_and_tune_without_labels(folder: Path) -> None:
-    done = cli("train", "net.onnx", "-o", "trained.onnx", "--data", "train.npz", "--eval", "test.npz", "--epochs", 8,
-               "--lr", 0.1, "--batch", 24, "--checkpoint", "run.pt")  # fmt: skip
+    done = cli(
+        "train",
+        "net.onnx",
+        "-o",
+        "trained.onnx",
+        "--data",
+        "train.npz",
+        "--eval",
+        "test.npz",
+        "--epochs",
+        8,
+        "--lr",
+        0.1,
+        "--batch",
+        24,
+        "--checkpoint",
+        "run.pt",
+    )
     assert done.exit_code == 0, done.stderr
-    assert "epoch   8" in done.stderr and (folder / "run.pt.plain").exists() and done.stdout == ""
+    assert (
+        "epoch   8" in done.stderr
+        and (folder / "run.pt.plain").exists()
+        and done.stdout == ""
+    )
     trained = right(folder / "trained.onnx")
     assert trained > 0.9 and f"metric {100 * trained:.4g}" in done.stderr
-    pg.prune(folder / "trained.onnx", folder / "small.onnx", budget=pg.Budget(ratio=0.5), round_to=1)
-    done = cli("train", "small.onnx", "-o", "tuned.onnx", "--data", "unlabelled.npz", "--original", "trained.onnx",
-               "--epochs", 8, "--lr", 0.1, "--batch", 24, "--method", "sparse:1e-4")  # fmt: skip
+    pg.prune(
+        folder / "trained.onnx",
+        folder / "small.onnx",
+        budget=pg.Budget(ratio=0.5),
+        round_to=1,
+    )
+    done = cli(
+        "train",
+        "small.onnx",
+        "-o",
+        "tuned.onnx",
+        "--data",
+        "unlabelled.npz",
+        "--original",
+        "trained.onnx",
+        "--epochs",
+        8,
+        "--lr",
+        0.1,
+        "--batch",
+        24,
+        "--method",
+        "sparse:1e-4",
+    )
     assert done.exit_code == 0, done.stderr
     assert right(folder / "tuned.onnx") > max(0.8, right(folder / "small.onnx"))
 
@@ -49,26 +90,45 @@ def test_joint_on_the_command_line(folder: Path) -> None:
     words = "train net.onnx -o int8.onnx --data train.npz --eval test.npz --epochs 4 --lr 0.1 --batch 24 --macs 0.6"
     done = cli(*words.split(), "--method", method)
     assert done.exit_code == 0, done.stderr
-    assert "prune: macs " in done.stderr and "  params " in done.stderr and "int8: metric " in done.stderr
+    assert (
+        "prune: macs " in done.stderr
+        and "  params " in done.stderr
+        and "int8: metric " in done.stderr
+    )
     assert any(node.op == "QuantizeLinear" for node in pg.load("int8.onnx").nodes)
     assert right(folder / "int8.onnx") > 0.7
-    failed = cli("train", "net.onnx", "-o", "none.onnx", "--data", "train.npz", "--method", "joint")
+    failed = cli(
+        "train", "net.onnx", "-o", "none.onnx", "--data", "train.npz", "--method", "joint"
+    )
     assert failed.exit_code == 2 and "give --macs, --params or --ratio" in failed.stderr
     assert not (folder / "none.onnx").exists()
 
 
 def test_what_is_wrong_is_one_line(folder: Path) -> None:
     b = Builder()
-    pg.save(b.graph(b.op("Bernoulli", b.head(b.input("n", 3, 8, 8), 3), name="dice")), folder / "dice.onnx")
+    pg.save(
+        b.graph(b.op("Bernoulli", b.head(b.input("n", 3, 8, 8), 3), name="dice")),
+        folder / "dice.onnx",
+    )
     for words, text in (
         ("net.onnx --data unlabelled.npz", "give --original"),
         ("net.onnx --data train.npz --batch 1000", "do not fill a batch"),
         ("net.onnx --data train.npz --patience 2", "patience needs a metric"),
-        ("net.onnx --data train.npz --lr 1e9 --epochs 5 --batch 24", "lower the learning rate"),
-        ("net.onnx --data train.npz --eval test.npz --metric best", "unknown metric 'best'"),
+        (
+            "net.onnx --data train.npz --lr 1e9 --epochs 5 --batch 24",
+            "lower the learning rate",
+        ),
+        (
+            "net.onnx --data train.npz --eval test.npz --metric best",
+            "unknown metric 'best'",
+        ),
         ("dice.onnx --data train.npz", "operator Bernoulli of node 'dice'"),
         ("net.onnx --data train.npz --checkpoint out.onnx", "out.onnx"),
     ):
         done = cli("train", *words.split(), "-o", "out.onnx")
-        assert done.exit_code == 2 and done.stderr.startswith("error: ") and text in done.stderr, done.stderr
+        assert (
+            done.exit_code == 2
+            and done.stderr.startswith("error: ")
+            and text in done.stderr
+        ), done.stderr
         assert done.stderr.count("\n") == 1 and not (folder / "out.onnx").exists()

@@ -17,7 +17,7 @@ import prunegraph as pg
 from prunegraph.errors import DataError, TrainingError
 from prunegraph.runtime import session
 from prunegraph.training.batches import Batches, mixed
-from prunegraph.training.fit import Callback, TrainingConfig, Run, fit
+from prunegraph.training.fit import Callback, Run, TrainingConfig, fit
 from prunegraph.training.losses import cross_entropy, distillation, mean_squared
 from prunegraph.training.module import GraphModule
 from tests.builders import residual_net
@@ -37,7 +37,9 @@ def task(count: int = 240, seed: int = 0) -> dict[str, Array]:
 
 def accuracy(module: torch.nn.Module) -> float:
     data = task(200, seed=1)
-    return float((module(torch.from_numpy(data["x"]))[0].argmax(1).numpy() == data["labels"]).mean())
+    return float(
+        (module(torch.from_numpy(data["x"]))[0].argmax(1).numpy() == data["labels"]).mean()
+    )
 
 
 def weights(module: torch.nn.Module) -> dict[str, bytes]:
@@ -47,8 +49,14 @@ def weights(module: torch.nn.Module) -> dict[str, bytes]:
 def test_a_graph_learns_and_is_written_back(tmp_path: Path) -> None:
     graph = residual_net()
     module = GraphModule(graph)
-    run = fit(module, Batches(task(), 24), TrainingConfig(epochs=6, lr=0.1), evaluate=accuracy)
-    assert accuracy(GraphModule(graph).eval()) < 0.5 and run.metric is not None and run.metric > 0.9
+    run = fit(
+        module, Batches(task(), 24), TrainingConfig(epochs=6, lr=0.1), evaluate=accuracy
+    )
+    assert (
+        accuracy(GraphModule(graph).eval()) < 0.5
+        and run.metric is not None
+        and run.metric > 0.9
+    )
     assert [record["epoch"] for record in run.history] == list(range(1, 7))
     assert run.history[-1]["loss"] < run.history[0]["loss"] / 2
     pg.save(module.write_back(), tmp_path / "trained.onnx")
@@ -76,7 +84,13 @@ def test_a_student_learns_from_the_original_without_labels(loss: str) -> None:
     del data["labels"]
     student = GraphModule(residual_net(seed=5))
     chosen = distillation(teacher) if loss == "distillation" else mean_squared(teacher)
-    run = fit(student, Batches(data, 24), TrainingConfig(epochs=12, lr=0.1), loss=chosen, evaluate=accuracy)
+    run = fit(
+        student,
+        Batches(data, 24),
+        TrainingConfig(epochs=12, lr=0.1),
+        loss=chosen,
+        evaluate=accuracy,
+    )
     assert run.metric is not None and run.metric > 0.85 and weights(teacher) == before
 
 
@@ -87,13 +101,19 @@ def test_distillation_is_zero_for_equal_outputs_and_grows() -> None:
     assert distillation(teacher)(outputs, x).item() == pytest.approx(0, abs=1e-6)
     p, q = (torch.softmax(y / 2, 1) for y in (outputs[0], outputs[0] * 3))
     wanted = (p * (p / q).log()).sum(1).mean() * 4
-    assert distillation(teacher, temperature=2)((outputs[0] * 3,), x).item() == pytest.approx(wanted.item(), rel=1e-4)
+    assert distillation(teacher, temperature=2)(
+        (outputs[0] * 3,), x
+    ).item() == pytest.approx(wanted.item(), rel=1e-4)
 
 
 def test_the_same_seed_gives_the_same_weights() -> None:
     def trained(seed: int) -> dict[str, bytes]:
         module = GraphModule(residual_net())
-        fit(module, Batches(task(), 24, seed=seed), TrainingConfig(epochs=2, mixup=0.2, seed=seed))
+        fit(
+            module,
+            Batches(task(), 24, seed=seed),
+            TrainingConfig(epochs=2, mixup=0.2, seed=seed),
+        )
         return weights(module)
 
     assert trained(0) == trained(0) != trained(1)
@@ -131,15 +151,28 @@ class Count(Callback):
 
 
 @pytest.mark.parametrize("mixup", [0.0, 0.4])
-def test_an_interrupted_run_ends_with_the_same_weights(tmp_path: Path, mixup: float) -> None:
+def test_an_interrupted_run_ends_with_the_same_weights(
+    tmp_path: Path, mixup: float
+) -> None:
     recipe = TrainingConfig(epochs=4, mixup=mixup, warmup=0.1, clip=1.0)
     whole, count = GraphModule(residual_net()), Count()
     fit(whole, Batches(task(96), 24), recipe, callbacks=[count, Callback()])
     with pytest.raises(StopError):
-        fit(GraphModule(residual_net()), Batches(task(96), 24), recipe, callbacks=[Count(), Killed(10)],
-            checkpoint=tmp_path / "run.pt")  # fmt: skip
+        fit(
+            GraphModule(residual_net()),
+            Batches(task(96), 24),
+            recipe,
+            callbacks=[Count(), Killed(10)],
+            checkpoint=tmp_path / "run.pt",
+        )
     resumed, again = GraphModule(residual_net()), Count()
-    run = fit(resumed, Batches(task(96), 24), recipe, callbacks=[again, Callback()], checkpoint=tmp_path / "run.pt")
+    run = fit(
+        resumed,
+        Batches(task(96), 24),
+        recipe,
+        callbacks=[again, Callback()],
+        checkpoint=tmp_path / "run.pt",
+    )
     assert weights(resumed) == weights(whole)
     assert len(run.history) == 4 and run.step == again.seen == count.seen == 16
     assert not list(tmp_path.glob("*.part"))
@@ -174,23 +207,50 @@ def test_a_killed_process_can_be_resumed(tmp_path: Path) -> None:
         time.sleep(0.05)
     first.send_signal(signal.SIGKILL)
     assert first.wait() == -signal.SIGKILL and not (tmp_path / "done.pt").exists()
-    subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path), "0"], cwd=ROOT, check=True, env=dict(os.environ))
+    subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path), "0"],
+        cwd=ROOT,
+        check=True,
+        env=dict(os.environ),
+    )
     whole = GraphModule(residual_net())
     fit(whole, Batches(task(96), 24), TrainingConfig(epochs=5), callbacks=[Callback()])
     resumed = torch.load(tmp_path / "done.pt", weights_only=True)
-    assert {name: tensor.numpy().tobytes() for name, tensor in resumed.items()} == weights(whole)
+    assert {name: tensor.numpy().tobytes() for name, tensor in resumed.items()} == weights(
+        whole
+    )
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "run.pt"
-    fit(GraphModule(residual_net()), Batches(task(48), 24), TrainingConfig(epochs=1), checkpoint=path)
+    fit(
+        GraphModule(residual_net()),
+        Batches(task(48), 24),
+        TrainingConfig(epochs=1),
+        checkpoint=path,
+    )
     with pytest.raises(TrainingError, match="another recipe"):
-        fit(GraphModule(residual_net()), Batches(task(48), 24), TrainingConfig(epochs=2), checkpoint=path)
+        fit(
+            GraphModule(residual_net()),
+            Batches(task(48), 24),
+            TrainingConfig(epochs=2),
+            checkpoint=path,
+        )
     with pytest.raises(TrainingError, match="other weights"):
-        fit(GraphModule(residual_net(seed=3)), Batches(task(48), 24), TrainingConfig(epochs=1), checkpoint=path)
+        fit(
+            GraphModule(residual_net(seed=3)),
+            Batches(task(48), 24),
+            TrainingConfig(epochs=1),
+            checkpoint=path,
+        )
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(TrainingError, match="damaged"):
-        fit(GraphModule(residual_net()), Batches(task(48), 24), TrainingConfig(epochs=1), checkpoint=path)
+        fit(
+            GraphModule(residual_net()),
+            Batches(task(48), 24),
+            TrainingConfig(epochs=1),
+            checkpoint=path,
+        )
 
 
 def test_early_stop_keeps_the_best_weights() -> None:
@@ -202,7 +262,9 @@ def test_early_stop_keeps_the_best_weights() -> None:
         return next(scores)
 
     module = GraphModule(residual_net())
-    run = fit(module, Batches(task(48), 24), TrainingConfig(epochs=5, patience=2), evaluate=metric)
+    run = fit(
+        module, Batches(task(48), 24), TrainingConfig(epochs=5, patience=2), evaluate=metric
+    )
     assert run.epoch == 4 and run.best == 0.9
     assert weights(module) == kept[1] != kept[3]
 
@@ -217,14 +279,24 @@ def test_the_schedule() -> None:
     recipe = TrainingConfig(epochs=4, lr=0.1, warmup=0.25)
     fit(GraphModule(residual_net()), Batches(task(48), 12), recipe, callbacks=[Watch()])
     assert rates[:5] == pytest.approx([0, 0.025, 0.05, 0.075, 0.1])
-    assert rates[4:] == pytest.approx([0.05 * (1 + np.cos(np.pi * i / 12)) for i in range(12)])
+    assert rates[4:] == pytest.approx(
+        [0.05 * (1 + np.cos(np.pi * i / 12)) for i in range(12)]
+    )
 
 
 def test_mixup_blends_inputs_and_leaves_labels() -> None:
-    batch = {"x": torch.arange(8.0).reshape(4, 2), "labels": torch.arange(4), "ids": torch.arange(4)}
+    batch = {
+        "x": torch.arange(8.0).reshape(4, 2),
+        "labels": torch.arange(4),
+        "ids": torch.arange(4),
+    }
     blended, others, share = mixed(batch, 0.4, np.random.default_rng(0))
-    torch.testing.assert_close(blended["x"], share * batch["x"] + (1 - share) * batch["x"][others])
-    assert torch.equal(blended["labels"], batch["labels"]) and torch.equal(blended["ids"], batch["ids"])
+    torch.testing.assert_close(
+        blended["x"], share * batch["x"] + (1 - share) * batch["x"][others]
+    )
+    assert torch.equal(blended["labels"], batch["labels"]) and torch.equal(
+        blended["ids"], batch["ids"]
+    )
     assert sorted(others.tolist()) == [0, 1, 2, 3] and 0 < share < 1
 
 
@@ -238,16 +310,29 @@ def test_any_module_optimizer_and_iterable() -> None:
             return self.head(x.flatten(1))
 
     data = {name: torch.from_numpy(array) for name, array in task().items()}
-    batches = [{name: tensor[i : i + 24] for name, tensor in data.items()} for i in range(0, 240, 24)]
+    batches = [
+        {name: tensor[i : i + 24] for name, tensor in data.items()}
+        for i in range(0, 240, 24)
+    ]
     torch.manual_seed(0)
     module = Plain()
-    run = fit(module, batches, TrainingConfig(epochs=5, bf16=True), optimizer=torch.optim.AdamW(module.parameters(), 3e-3))
+    run = fit(
+        module,
+        batches,
+        TrainingConfig(epochs=5, bf16=True),
+        optimizer=torch.optim.AdamW(module.parameters(), 3e-3),
+    )
     assert run.history[-1]["loss"] < 0.5 * run.history[0]["loss"]
 
 
 def test_bfloat16_on_the_cpu() -> None:
     module = GraphModule(residual_net())
-    run = fit(module, Batches(task(), 24), TrainingConfig(epochs=5, lr=0.1, bf16=True), evaluate=accuracy)
+    run = fit(
+        module,
+        Batches(task(), 24),
+        TrainingConfig(epochs=5, lr=0.1, bf16=True),
+        evaluate=accuracy,
+    )
     assert run.metric is not None and run.metric > 0.85
     assert {tensor.dtype for tensor in module.weights().values()} == {torch.float32}
 
@@ -261,16 +346,37 @@ def test_what_is_wrong_is_said() -> None:
     with pytest.raises(DataError, match="fill a batch"):
         Batches(task(4), 8)
     with pytest.raises(DataError, match="no parameters"):
-        fit(GraphModule(residual_net(), trainable=[]), Batches(task(24), 8), TrainingConfig(epochs=1))
+        fit(
+            GraphModule(residual_net(), trainable=[]),
+            Batches(task(24), 8),
+            TrainingConfig(epochs=1),
+        )
     with pytest.raises(DataError, match="evaluate="):
         fit(module, Batches(task(24), 8), TrainingConfig(epochs=1, patience=1))
     with pytest.raises(DataError, match="needs `labels`"):
-        fit(GraphModule(residual_net()), Batches({"x": task(24)["x"]}, 8), TrainingConfig(epochs=1), loss=cross_entropy())
+        fit(
+            GraphModule(residual_net()),
+            Batches({"x": task(24)["x"]}, 8),
+            TrainingConfig(epochs=1),
+            loss=cross_entropy(),
+        )
 
 
 def test_the_bar_shows_loss_and_metric(capfd: pytest.CaptureFixture[str]) -> None:
-    fit(GraphModule(residual_net()), Batches(task(24), 8), TrainingConfig(epochs=2), evaluate=accuracy, progress=False)
+    fit(
+        GraphModule(residual_net()),
+        Batches(task(24), 8),
+        TrainingConfig(epochs=2),
+        evaluate=accuracy,
+        progress=False,
+    )
     assert capfd.readouterr() == ("", "")
-    fit(GraphModule(residual_net()), Batches(task(24), 8), TrainingConfig(epochs=2), evaluate=accuracy, progress=True)
+    fit(
+        GraphModule(residual_net()),
+        Batches(task(24), 8),
+        TrainingConfig(epochs=2),
+        evaluate=accuracy,
+        progress=True,
+    )
     out, err = capfd.readouterr()
     assert out == "" and "epoch 2/2" in err and "metric" in err

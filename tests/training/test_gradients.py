@@ -33,7 +33,10 @@ def network(seed: int = 0) -> Graph:
 
 def samples(count: int, seed: int = 0) -> dict[str, Array]:
     rng = np.random.default_rng(seed)
-    return {"x": rng.standard_normal((count, 3, 6, 6)).astype(np.float32), "labels": rng.integers(0, 5, count)}
+    return {
+        "x": rng.standard_normal((count, 3, 6, 6)).astype(np.float32),
+        "labels": rng.integers(0, 5, count),
+    }
 
 
 def reference_loss(graph: Graph, data: dict[str, Array]) -> Array:
@@ -56,7 +59,12 @@ def scaled(graph: Graph, weight: str, axis: int, index: int, factor: float) -> G
 def test_closed_form() -> None:
     rng = np.random.default_rng(0)
     b = Builder()
-    y = b.op("MatMul", b.op("MatMul", b.input("n", 5), b.weight(5, 7), name="first"), b.weight(7, 3), name="second")
+    y = b.op(
+        "MatMul",
+        b.op("MatMul", b.input("n", 5), b.weight(5, 7), name="first"),
+        b.weight(7, 3),
+        name="second",
+    )
     graph = b.graph(y)
     x, t = rng.standard_normal((24, 5)).astype(np.float32), rng.standard_normal((24, 3))
     wanted = LinearGradients(graph, x.astype(np.float64), t, size=6)
@@ -68,7 +76,10 @@ def test_closed_form() -> None:
     for name in wanted.names:
         for axis in (0, 1):
             for kind in ("batches", "samples", "squares"):
-                got, want = getattr(result, kind)(name, axis), getattr(wanted, kind)(name, axis)
+                got, want = (
+                    getattr(result, kind)(name, axis),
+                    getattr(wanted, kind)(name, axis),
+                )
                 np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
     assert score("taylor", Context(pg.analyze(graph), gradients=result)).keys()
 
@@ -80,13 +91,20 @@ def test_finite_differences(layer: str) -> None:
     weight, step = graph.node(layer).inputs[1], 1e-2
     for axis in (0, 1):
         slopes = [
-            (reference_loss(scaled(graph, weight, axis, i, 1 + step), data)
-             - reference_loss(scaled(graph, weight, axis, i, 1 - step), data)) / (2 * step)
+            (
+                reference_loss(scaled(graph, weight, axis, i, 1 + step), data)
+                - reference_loss(scaled(graph, weight, axis, i, 1 - step), data)
+            )
+            / (2 * step)
             for i in range(graph.weights[weight].shape[axis])
-        ]  # fmt: skip
+        ]
         by_sample = np.stack(slopes, axis=1)
-        np.testing.assert_allclose(result.samples(weight, axis), by_sample, rtol=1e-2, atol=2e-4)
-        np.testing.assert_allclose(result.batches(weight, axis)[0], by_sample.mean(axis=0), rtol=1e-2, atol=2e-4)
+        np.testing.assert_allclose(
+            result.samples(weight, axis), by_sample, rtol=1e-2, atol=2e-4
+        )
+        np.testing.assert_allclose(
+            result.batches(weight, axis)[0], by_sample.mean(axis=0), rtol=1e-2, atol=2e-4
+        )
 
 
 def test_batches_are_means_of_samples_and_squares_do_not_cancel() -> None:
@@ -98,14 +116,22 @@ def test_batches_are_means_of_samples_and_squares_do_not_cancel() -> None:
     parts = [by_sample[:4].mean(0), by_sample[4:8].mean(0), by_sample[8:].mean(0)]
     np.testing.assert_allclose(by_batch, parts, rtol=1e-4, atol=1e-7)
     assert (result.squares(weight, 0) > 0).all()
-    np.testing.assert_allclose(result.squares(weight, 0).sum(), result.squares(weight, 1).sum())
+    np.testing.assert_allclose(
+        result.squares(weight, 0).sum(), result.squares(weight, 1).sum()
+    )
 
 
 @pytest.mark.parametrize("algorithm", ["taylor", "fisher", "fisher:diagonal"])
 def test_pruning_by_gradients(algorithm: str) -> None:
     graph = network()
     gradients = TaskGradients(GraphModule(graph), samples(12), cross_entropy(), batch=4)
-    result = pg.prune(graph, algorithm=algorithm, gradients=gradients, budget=pg.Budget(ratio=0.4), round_to=1)
+    result = pg.prune(
+        graph,
+        algorithm=algorithm,
+        gradients=gradients,
+        budget=pg.Budget(ratio=0.4),
+        round_to=1,
+    )
     assert result.proof is not None and result.after.params < result.before.params
 
 
@@ -120,13 +146,18 @@ def test_a_module_of_pytorch_gives_the_same() -> None:
 
         def forward(self, x: object) -> object:
             (w, b), (v, c) = self.names
-            hidden = torch.relu(torch.nn.functional.linear(x, getattr(self, w), getattr(self, b)))
+            hidden = torch.relu(
+                torch.nn.functional.linear(x, getattr(self, w), getattr(self, b))
+            )
             return torch.nn.functional.linear(hidden, getattr(self, v), getattr(self, c))
 
     b = Builder()
     graph = b.graph(b.linear(b.relu(b.linear(b.input("n", 4), 4, 6)), 6, 5))
     rng = np.random.default_rng(1)
-    data = {"x": rng.standard_normal((8, 4)).astype(np.float32), "labels": rng.integers(0, 5, 8)}
+    data = {
+        "x": rng.standard_normal((8, 4)).astype(np.float32),
+        "labels": rng.integers(0, 5, 8),
+    }
     mine = TaskGradients(GraphModule(graph), data, cross_entropy(), batch=4)
     theirs = TaskGradients(Net(graph), data, cross_entropy(), graph=graph, batch=4)
     for node in graph.layers:
@@ -142,7 +173,8 @@ def test_own_labels_need_none_and_are_the_same_for_a_seed() -> None:
     del data["labels"]
     weight = graph.node("point").inputs[1]
     first, again, other = (
-        TaskGradients(GraphModule(graph), data, own_labels(seed=s)).samples(weight, 0) for s in (0, 0, 1)
+        TaskGradients(GraphModule(graph), data, own_labels(seed=s)).samples(weight, 0)
+        for s in (0, 0, 1)
     )
     np.testing.assert_array_equal(first, again)
     assert np.abs(first).max() > 0 and not np.array_equal(first, other)
@@ -153,8 +185,12 @@ def test_the_module_is_as_it_was() -> None:
     before = {name: tensor.clone() for name, tensor in module.weights().items()}
     flags = {name: tensor.requires_grad for name, tensor in module.weights().items()}
     TaskGradients(module, samples(4), cross_entropy()).batches("c1", 0)
-    assert module.training and all(torch.equal(before[n], t) for n, t in module.weights().items())
-    assert flags == {name: tensor.requires_grad for name, tensor in module.weights().items()}
+    assert module.training and all(
+        torch.equal(before[n], t) for n, t in module.weights().items()
+    )
+    assert flags == {
+        name: tensor.requires_grad for name, tensor in module.weights().items()
+    }
     assert all(tensor.grad is None for tensor in module.weights().values())
 
 
@@ -169,13 +205,18 @@ def test_shared_weights_sum_over_their_readers() -> None:
     with torch.no_grad():
         for part in module.parts(bias):
             part.fill_(0.5)
-    data = {"x": rng.standard_normal((6, 4)).astype(np.float32), "labels": rng.integers(0, 4, 6)}
+    data = {
+        "x": rng.standard_normal((6, 4)).astype(np.float32),
+        "labels": rng.integers(0, 4, 6),
+    }
     result = TaskGradients(module, data, cross_entropy(), graph=graph)
     parts = module.parts(bias)
     assert len(parts) == 2
     loss = cross_entropy()(module(data["x"]), {"labels": torch.from_numpy(data["labels"])})
     slopes = torch.autograd.grad(loss, parts)
-    np.testing.assert_allclose(result.batches(bias, 0)[0], 0.5 * (slopes[0] + slopes[1]).numpy(), rtol=1e-5)
+    np.testing.assert_allclose(
+        result.batches(bias, 0)[0], 0.5 * (slopes[0] + slopes[1]).numpy(), rtol=1e-5
+    )
 
 
 def test_what_is_wrong_is_said() -> None:
@@ -183,7 +224,9 @@ def test_what_is_wrong_is_said() -> None:
     with pytest.raises(UnknownNameError, match="nothing"):
         TaskGradients(GraphModule(graph), data, cross_entropy()).batches("nothing", 0)
     with pytest.raises(DataError, match="labels"):
-        TaskGradients(GraphModule(graph), {"x": data["x"]}, cross_entropy()).batches("c1", 0)
+        TaskGradients(GraphModule(graph), {"x": data["x"]}, cross_entropy()).batches(
+            "c1", 0
+        )
     data["x"][0] = np.nan
     with pytest.raises(TrainingError, match="nan"):
         TaskGradients(GraphModule(graph), data, cross_entropy()).batches("c1", 0)
@@ -198,4 +241,8 @@ def test_what_is_wrong_is_said() -> None:
     soft = b.graph(b.op("Softmax", b.linear(b.input("n", 3), 3, 5)))
     with pytest.raises(DataError, match="probabilities=True"):
         TaskGradients(GraphModule(soft), x, cross_entropy()).batches("c1", 0)
-    assert TaskGradients(GraphModule(soft), x, cross_entropy(probabilities=True)).batches("c1", 0).any()
+    assert (
+        TaskGradients(GraphModule(soft), x, cross_entropy(probabilities=True))
+        .batches("c1", 0)
+        .any()
+    )

@@ -16,7 +16,15 @@ import torch
 import prunegraph as pg
 from prunegraph.errors import TrainingError
 from prunegraph.runtime.data import Data
-from prunegraph.training import Batches, GraphModule, TrainingConfig, TrainingOptions, fit, measure, train
+from prunegraph.training import (
+    Batches,
+    GraphModule,
+    TrainingConfig,
+    TrainingOptions,
+    fit,
+    measure,
+    train,
+)
 from prunegraph.training.identity import digest_of
 from prunegraph.training.losses import cross_entropy, distillation
 from tests.builders import residual_net
@@ -25,7 +33,9 @@ from tests.training.test_fit import task
 
 
 def setting(path: Path, **changes: Any) -> TrainingOptions:
-    plain = TrainingOptions(Data.of(task(48)), 24, cross_entropy(), TrainingConfig(epochs=1), checkpoint=path)
+    plain = TrainingOptions(
+        Data.of(task(48)), 24, cross_entropy(), TrainingConfig(epochs=1), checkpoint=path
+    )
     return replace(plain, **changes)
 
 
@@ -81,8 +91,13 @@ def test_a_loss_of_the_users_counts_with_its_code(tmp_path: Path) -> None:
         return lambda outputs, batch: factor * cross_entropy()(outputs, batch)
 
     def run(chosen: Any) -> None:
-        fit(GraphModule(residual_net()), Batches(task(48), 24), TrainingConfig(epochs=1), loss=chosen,
-            checkpoint=tmp_path / "run.pt")  # fmt: skip
+        fit(
+            GraphModule(residual_net()),
+            Batches(task(48), 24),
+            TrainingConfig(epochs=1),
+            loss=chosen,
+            checkpoint=tmp_path / "run.pt",
+        )
 
     run(loss(1.0))
     run(loss(1.0))
@@ -93,12 +108,24 @@ def test_a_loss_of_the_users_counts_with_its_code(tmp_path: Path) -> None:
 
 def test_lists_of_batches_count_by_their_content(tmp_path: Path) -> None:
     def batches(seed: int) -> list[dict[str, torch.Tensor]]:
-        return [{name: torch.from_numpy(array) for name, array in task(24, seed=seed).items()}]
+        return [
+            {name: torch.from_numpy(array) for name, array in task(24, seed=seed).items()}
+        ]
 
     for seed in (0, 0):
-        fit(GraphModule(residual_net()), batches(seed), TrainingConfig(epochs=1), checkpoint=tmp_path / "run.pt")
+        fit(
+            GraphModule(residual_net()),
+            batches(seed),
+            TrainingConfig(epochs=1),
+            checkpoint=tmp_path / "run.pt",
+        )
     with pytest.raises(TrainingError, match="another run"):
-        fit(GraphModule(residual_net()), batches(1), TrainingConfig(epochs=1), checkpoint=tmp_path / "run.pt")
+        fit(
+            GraphModule(residual_net()),
+            batches(1),
+            TrainingConfig(epochs=1),
+            checkpoint=tmp_path / "run.pt",
+        )
 
 
 SCRIPT = """
@@ -114,7 +141,13 @@ things = [Recipe(epochs=2), cross_entropy(smoothing=0.1), distillation(GraphModu
 def test_digests_are_the_same_in_another_process() -> None:
     words = [sys.executable, "-c", SCRIPT + "print(digest_of(*things))"]
     first, second = (
-        subprocess.run(words, capture_output=True, text=True, check=True, env={**_env(), "PYTHONHASHSEED": seed}).stdout
+        subprocess.run(
+            words,
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**_env(), "PYTHONHASHSEED": seed},
+        ).stdout
         for seed in ("1", "2")
     )
     assert first == second and len(first) == 65
@@ -134,17 +167,28 @@ def test_circles_end() -> None:
     assert digest_of(circle) != digest_of(other)
 
 
-def test_another_command_does_not_return_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_command_does_not_return_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     pg.save(residual_net(), "net.onnx")
     np.savez("one.npz", **task(48))
     np.savez("two.npz", **task(48, seed=7))
     words = "train net.onnx --epochs 1 --batch 24 --checkpoint run.pt --force"
     assert cli(*words.split(), "-o", "first.onnx", "--data", "one.npz").exit_code == 0
-    for more in ("--data two.npz", "--data one.npz --batch 12", "--data one.npz --method plain:learn_scales=true",
-                 "--data one.npz --original net.onnx", "--data one.npz --eval two.npz"):  # fmt: skip
+    for more in (
+        "--data two.npz",
+        "--data one.npz --batch 12",
+        "--data one.npz --method plain:learn_scales=true",
+        "--data one.npz --original net.onnx",
+        "--data one.npz --eval two.npz",
+    ):
         done = cli(*words.split(), "-o", "second.onnx", *more.split())
-        assert done.exit_code == 2 and "belongs to another run" in done.stderr and done.stderr.count("\n") == 1
+        assert (
+            done.exit_code == 2
+            and "belongs to another run" in done.stderr
+            and done.stderr.count("\n") == 1
+        )
         assert not Path("second.onnx").exists()
     assert cli(*words.split(), "-o", "second.onnx", "--data", "one.npz").exit_code == 0
     assert Path("second.onnx").read_bytes() == Path("first.onnx").read_bytes()

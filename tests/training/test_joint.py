@@ -9,7 +9,13 @@ import pytest
 import torch
 
 import prunegraph as pg
-from prunegraph.errors import BudgetError, DataError, ModelError, OptionError, UnknownNameError
+from prunegraph.errors import (
+    BudgetError,
+    DataError,
+    ModelError,
+    OptionError,
+    UnknownNameError,
+)
 from prunegraph.graph.model import Graph
 from prunegraph.measuring.sqnr import dequantized
 from prunegraph.ops.cost import cost
@@ -18,11 +24,20 @@ from prunegraph.quantization.scheme import TYPES, Params
 from prunegraph.rewriting.fold import fold
 from prunegraph.runtime.data import Data
 from prunegraph.selection.budget import Budget
-from prunegraph.training import METHODS, Batches, GraphModule, TrainingConfig, TrainingOptions, cross_entropy, fit, train
+from prunegraph.training import (
+    METHODS,
+    Batches,
+    GraphModule,
+    TrainingConfig,
+    TrainingOptions,
+    cross_entropy,
+    fit,
+    train,
+)
 from prunegraph.training.fake import FakeQuantize, FakeRound
 from prunegraph.training.fit import Callback, Run
-from prunegraph.training.qat import Phases, QuantizedModule
 from prunegraph.training.prune_stage import sampled
+from prunegraph.training.qat import Phases, QuantizedModule
 from tests.builders import Builder, residual_net
 from tests.quantization.networks import random_net, run_fast, samples
 from tests.training.test_fit import accuracy, task, weights
@@ -32,9 +47,13 @@ Array = np.ndarray
 
 def setting(**other: object) -> TrainingOptions:
     result: dict[str, object] = {
-        "data": Data.of(task()), "batch": 24, "loss": cross_entropy(), "recipe": TrainingConfig(epochs=4, lr=0.1),
-        "evaluate": accuracy, "budget": Budget(macs=0.5),
-    }  # fmt: skip
+        "data": Data.of(task()),
+        "batch": 24,
+        "loss": cross_entropy(),
+        "recipe": TrainingConfig(epochs=4, lr=0.1),
+        "evaluate": accuracy,
+        "budget": Budget(macs=0.5),
+    }
     return TrainingOptions(**{**result, **other})  # type: ignore[arg-type]
 
 
@@ -59,12 +78,17 @@ def test_a_fake_quantizer_is_quantize_and_dequantize() -> None:
     part = FakeQuantize(params).eval()
     x = torch.linspace(-20, 20, 999, requires_grad=True)
     y = part(x)
-    np.testing.assert_array_equal(y.detach().numpy(), params.values(params.codes(x.detach().numpy())))
+    np.testing.assert_array_equal(
+        y.detach().numpy(), params.values(params.codes(x.detach().numpy()))
+    )
     y.sum().backward()
     assert x.grad is not None
     codes = (x.detach() / np.float32(0.1)).round() + 100
     inside = (codes >= 0) & (codes <= 255)
-    assert torch.equal(x.grad[inside], torch.ones(int(inside.sum()))) and x.grad[~inside].abs().max() == 0
+    assert (
+        torch.equal(x.grad[inside], torch.ones(int(inside.sum())))
+        and x.grad[~inside].abs().max() == 0
+    )
 
 
 def test_ranges_follow_what_is_seen() -> None:
@@ -76,7 +100,9 @@ def test_ranges_follow_what_is_seen() -> None:
     low, high = -3 * (1 - 0.99**100), 2 + (1 - 2) * 0.99**100
     np.testing.assert_allclose(part.bounds.numpy(), [low, high], rtol=1e-6)
     scale = (high - low) / 255
-    assert part.params.scale == pytest.approx(scale) and part.params.zero_point == round(-low / scale)
+    assert part.params.scale == pytest.approx(scale) and part.params.zero_point == round(
+        -low / scale
+    )
     part.observing = False
     part(torch.tensor([100.0]))
     part.settle()
@@ -95,7 +121,9 @@ def test_learnt_scales_have_the_gradient_of_lsq() -> None:
 
 def test_weights_keep_their_gradients() -> None:
     w = torch.randn(4, 3, requires_grad=True)
-    FakeRound.apply(w, w.detach().abs().amax(1, keepdim=True) / 127, -127.0, 127.0).sum().backward()
+    FakeRound.apply(
+        w, w.detach().abs().amax(1, keepdim=True) / 127, -127.0, 127.0
+    ).sum().backward()
     assert w.grad is not None and torch.equal(w.grad, torch.ones(4, 3))
 
 
@@ -106,16 +134,29 @@ def codes_apart(graph: Graph, module: QuantizedModule, x: Array) -> dict[str, Ar
     """By how many codes ONNX Runtime's integers and the module differ, by value; outputs in float in 255ths."""
     match, ranges = module.quantized(), module.ranges()
     pairs = dequantized(match)
-    inner = {name: pairs.get(name, name) for name in ranges if pairs.get(name, name) in match.outer}
-    fast = run_fast(match, {"x": x}, [v for v in inner.values() if v not in (*match.outputs, *match.inputs)])
+    inner = {
+        name: pairs.get(name, name)
+        for name in ranges
+        if pairs.get(name, name) in match.outer
+    }
+    fast = run_fast(
+        match,
+        {"x": x},
+        [v for v in inner.values() if v not in (*match.outputs, *match.inputs)],
+    )
     with torch.no_grad():
-        own = {**module.values(list(inner), {"x": x}), **dict(zip(graph.outputs, module(x), strict=True))}
+        own = {
+            **module.values(list(inner), {"x": x}),
+            **dict(zip(graph.outputs, module(x), strict=True)),
+        }
     apart = {}
     for name, value in own.items():
         other = fast.get(inner.get(name, name))
         if other is not None:
             wide = float(value.max() - value.min()) / 255 or 1.0
-            apart[name] = np.abs(value.numpy() - other) / (ranges[name]["scale"] if name in ranges else wide)
+            apart[name] = np.abs(value.numpy() - other) / (
+                ranges[name]["scale"] if name in ranges else wide
+            )
     return apart
 
 
@@ -123,8 +164,12 @@ def codes_apart(graph: Graph, module: QuantizedModule, x: Array) -> dict[str, Ar
 def test_the_module_gives_what_onnx_runtime_gives_in_integers(seed: int) -> None:
     graph, data = random_net(seed), samples(64, seed=seed)
     module = QuantizedModule(graph, data)
-    fit(module, Batches({**data, "labels": np.arange(64) % 5}, 16), TrainingConfig(epochs=2, lr=0.01),
-        callbacks=[Phases(module, 8)])  # fmt: skip
+    fit(
+        module,
+        Batches({**data, "labels": np.arange(64) % 5}, 16),
+        TrainingConfig(epochs=2, lr=0.01),
+        callbacks=[Phases(module, 8)],
+    )
     apart = codes_apart(graph, module.eval(), samples(16, seed=100)["x"])
     assert set(graph.outputs) <= apart.keys() and len(apart) > 3
     every = np.concatenate([value.reshape(-1) for value in apart.values()])
@@ -139,40 +184,73 @@ def test_places_are_those_of_quantize(seed: int) -> None:
     module = QuantizedModule(graph, data)
     assert module.ranges() == wanted.ranges
     result = module.quantized()
-    assert [(n.op, n.outputs) for n in result.nodes] == [(n.op, n.outputs) for n in wanted.graph.nodes]
-    assert len(module.fake_layers()) == sum(layer.weights == "int8" for layer in wanted.layers)
+    assert [(n.op, n.outputs) for n in result.nodes] == [
+        (n.op, n.outputs) for n in wanted.graph.nodes
+    ]
+    assert len(module.fake_layers()) == sum(
+        layer.weights == "int8" for layer in wanted.layers
+    )
     one = result.weights
     for name, weight in wanted.graph.weights.items():
         gap = np.abs(weight.read().astype(np.float64) - one[name].read())
-        assert gap.max(initial=0) <= (1e-6 if weight.is_float else 1) and (gap > 1e-6).mean() < 0.01
+        assert (
+            gap.max(initial=0) <= (1e-6 if weight.is_float else 1)
+            and (gap > 1e-6).mean() < 0.01
+        )
 
 
 def test_learnt_ranges_are_the_exported_ones() -> None:
     module = QuantizedModule(residual_net(), task())
     before = module.ranges()
-    fit(module, Batches(task(), 24), TrainingConfig(epochs=2, lr=0.05), callbacks=[Phases(module, 20)])
+    fit(
+        module,
+        Batches(task(), 24),
+        TrainingConfig(epochs=2, lr=0.05),
+        callbacks=[Phases(module, 20)],
+    )
     after, match = module.ranges(), module.quantized()
     assert before.keys() == after.keys() and before != after
     pairs = dequantized(match)
     for value, entry in after.items():
         name = pairs.get(value, value)
-        reader = next(
-            node for node in match.nodes if node.op == "DequantizeLinear" and name in node.outputs
-        ) if name in match.producer else None  # fmt: skip
+        reader = (
+            next(
+                node
+                for node in match.nodes
+                if node.op == "DequantizeLinear" and name in node.outputs
+            )
+            if name in match.producer
+            else None
+        )
         if reader is not None and reader.op == "DequantizeLinear":
-            assert float(match.weights[reader.inputs[1]].read()) == pytest.approx(entry["scale"], rel=1e-7)
+            assert float(match.weights[reader.inputs[1]].read()) == pytest.approx(
+                entry["scale"], rel=1e-7
+            )
             assert int(match.weights[reader.inputs[2]].read()) == entry["zero_point"]
 
 
 def test_learnt_scales_are_the_exported_ones() -> None:
     module = QuantizedModule(residual_net(), task(), learn_scales=True)
     before = module.ranges()
-    fit(module, Batches(task(), 24), TrainingConfig(epochs=2, lr=0.05), callbacks=[Phases(module, 20)])
+    fit(
+        module,
+        Batches(task(), 24),
+        TrainingConfig(epochs=2, lr=0.05),
+        callbacks=[Phases(module, 20)],
+    )
     after = module.ranges()
-    assert all(after[value]["zero_point"] == before[value]["zero_point"] for value in before)
+    assert all(
+        after[value]["zero_point"] == before[value]["zero_point"] for value in before
+    )
     assert any(after[value]["scale"] != before[value]["scale"] for value in before)
-    scales = [float(w.read()) for w in module.quantized().weights.values() if w.is_float and w.shape == ()]
-    assert set(np.float32([entry["scale"] for entry in after.values()])) <= set(np.float32(scales))
+    scales = [
+        float(w.read())
+        for w in module.quantized().weights.values()
+        if w.is_float and w.shape == ()
+    ]
+    assert set(np.float32([entry["scale"] for entry in after.values()])) <= set(
+        np.float32(scales)
+    )
 
 
 def test_batch_statistics_of_a_folded_layer_are_those_of_batch_normalisation() -> None:
@@ -186,15 +264,24 @@ def test_batch_statistics_of_a_folded_layer_are_those_of_batch_normalisation() -
     x = {"x": torch.from_numpy(task(32)["x"])}
     wanted, match = plain(x)[0], module(x)[0]
     torch.testing.assert_close(match, wanted, rtol=1e-3, atol=1e-3)
-    for name in (node.inputs[slot] for node in graph.nodes if node.op == "BatchNormalization" for slot in (3, 4)):
-        torch.testing.assert_close(module.weight(name), plain.weight(name), rtol=1e-3, atol=1e-4)
+    for name in (
+        node.inputs[slot]
+        for node in graph.nodes
+        if node.op == "BatchNormalization"
+        for slot in (3, 4)
+    ):
+        torch.testing.assert_close(
+            module.weight(name), plain.weight(name), rtol=1e-3, atol=1e-4
+        )
     for each in (plain, module):
         each.zero_grad()
     wanted.square().mean().backward()
     match.square().mean().backward()
     for name, weight in plain.weights().items():
         if weight.grad is not None and weight.grad.abs().max() > 1e-4:
-            torch.testing.assert_close(module.weight(name).grad, weight.grad, rtol=0.02, atol=2e-3)
+            torch.testing.assert_close(
+                module.weight(name).grad, weight.grad, rtol=0.02, atol=2e-3
+            )
 
 
 def test_a_scale_of_zero_is_a_constant() -> None:
@@ -204,7 +291,12 @@ def test_a_scale_of_zero_is_a_constant() -> None:
     with torch.no_grad():
         module.weight(names[1])[:5] = 0
     module = QuantizedModule(module.write_back(), task())
-    fit(module, Batches(task(), 24), TrainingConfig(epochs=1, lr=0.05), callbacks=[Phases(module, 10)])
+    fit(
+        module,
+        Batches(task(), 24),
+        TrainingConfig(epochs=1, lr=0.05),
+        callbacks=[Phases(module, 10)],
+    )
     assert all(torch.isfinite(weight).all() for weight in module.weights().values())
 
 
@@ -217,14 +309,21 @@ def test_phases_follow_the_steps() -> None:
             part, layer = module.quantizers()[0], module.fake_layers()[0]
             seen.append((layer.batch, part.active, part.observing))
 
-    fit(module, Batches(task(), 24), TrainingConfig(epochs=3), callbacks=[Watch(), Phases(module, 30)])
+    fit(
+        module,
+        Batches(task(), 24),
+        TrainingConfig(epochs=3),
+        callbacks=[Watch(), Phases(module, 30)],
+    )
     assert seen == [(step < 10, step >= 3, step < 24) for step in range(30)]
 
 
 def test_nodes_that_are_kept_are_not_folded() -> None:
     graph = residual_net()
     normal = next(node for node in graph.nodes if node.op == "BatchNormalization")
-    assert [n.outputs for n in fold(graph, normal.outputs).nodes if n.op == "BatchNormalization"] == [normal.outputs]
+    assert [
+        n.outputs for n in fold(graph, normal.outputs).nodes if n.op == "BatchNormalization"
+    ] == [normal.outputs]
 
 
 # -- the methods --------------------------------------------------------------------------------
@@ -232,11 +331,18 @@ def test_nodes_that_are_kept_are_not_folded() -> None:
 
 def test_joint_meets_both_budgets_and_runs_in_integers() -> None:
     graph = trained()
-    done = train(graph, setting(), "joint:strength=0.05,params=0.4,round_to=1,min_channels=2,qat_epochs=3")
+    done = train(
+        graph,
+        setting(),
+        "joint:strength=0.05,params=0.4,round_to=1,min_channels=2,qat_epochs=3",
+    )
     stages = [record["stage"] for record in done.history]
     assert stages == ["sparse"] * 4 + ["prune"] + ["tune"] * 4 + ["qat"] * 3 + ["int8"]
     remaining, before = next(r for r in done.history if r["stage"] == "prune"), cost(graph)
-    assert remaining["macs"] <= 0.5 * before.macs and remaining["params"] <= 0.4 * before.params
+    assert (
+        remaining["macs"] <= 0.5 * before.macs
+        and remaining["params"] <= 0.4 * before.params
+    )
     assert sum(node.op == "QuantizeLinear" for node in done.graph.nodes) > 3
     assert right(done.graph) >= right(graph) - 0.1
     assert (
@@ -253,8 +359,16 @@ def test_joint_in_float_and_in_rounds() -> None:
         return arrays
 
     chosen = setting(recipe=TrainingConfig(epochs=1), augment=augment)
-    done = train(trained(epochs=2), chosen, "joint:quantize=none,min_channels=2,round_to=1,rounds=2")
-    assert [r["stage"] for r in done.history] == ["sparse", "prune1", "tune1", "prune2", "tune2"] and len(calls) == 30
+    done = train(
+        trained(epochs=2), chosen, "joint:quantize=none,min_channels=2,round_to=1,rounds=2"
+    )
+    assert [r["stage"] for r in done.history] == [
+        "sparse",
+        "prune1",
+        "tune1",
+        "prune2",
+        "tune2",
+    ] and len(calls) == 30
     assert done.history[1]["macs"] > done.history[3]["macs"]
     assert not any(node.op == "QuantizeLinear" for node in done.graph.nodes)
 
@@ -263,7 +377,9 @@ def test_joint_prunes_what_has_no_normalisation() -> None:
     """Strength 0 leaves sparse training out; the criterion then goes by deviations on data."""
     method = "joint:strength=0,min_channels=2,round_to=1,tune_epochs=1,qat_epochs=1,learn_scales=true"
     done = train(fold(trained()), setting(recipe=TrainingConfig(epochs=1, lr=0.01)), method)
-    assert {r["stage"] for r in done.history} == {"prune", "tune", "qat", "int8"} and right(done.graph) > 0.5
+    assert {r["stage"] for r in done.history} == {"prune", "tune", "qat", "int8"} and right(
+        done.graph
+    ) > 0.5
 
 
 def test_the_last_stage_takes_small_steps() -> None:
@@ -278,9 +394,17 @@ def test_the_last_stage_takes_small_steps() -> None:
 
     method = "joint:strength=0,min_channels=2,round_to=1"
     for clip in (None, 5.0, 0.5):
-        chosen = Watching(**vars(setting(recipe=TrainingConfig(epochs=1, lr=0.02, clip=clip), evaluate=None)))
+        chosen = Watching(
+            **vars(
+                setting(recipe=TrainingConfig(epochs=1, lr=0.02, clip=clip), evaluate=None)
+            )
+        )
         train(residual_net(), chosen, method)
-    assert seen == [(pytest.approx(0.002), 1.0), (pytest.approx(0.002), 1.0), (pytest.approx(0.002), 0.5)]
+    assert seen == [
+        (pytest.approx(0.002), 1.0),
+        (pytest.approx(0.002), 1.0),
+        (pytest.approx(0.002), 0.5),
+    ]
 
 
 class StopError(Exception):
@@ -313,7 +437,9 @@ def test_cycles_prune_and_train_in_turns(algorithm: str) -> None:
     graph = trained()
     method = f"cycles:algorithm={algorithm},steps=3,epochs=2,round_to=1,samples=48"
     done = train(graph, setting(budget=Budget(macs=0.3)), method)
-    remaining = [r["macs"] / cost(graph).macs for r in done.history if r["stage"].startswith("prune")]
+    remaining = [
+        r["macs"] / cost(graph).macs for r in done.history if r["stage"].startswith("prune")
+    ]
     assert [r["stage"] for r in done.history[:4]] == ["prune1", "tune1", "tune1", "prune2"]
     for share, bound in zip(remaining, (0.3 ** (1 / 3), 0.3 ** (2 / 3), 0.3), strict=True):
         assert bound - 0.12 < share <= bound
@@ -322,15 +448,25 @@ def test_cycles_prune_and_train_in_turns(algorithm: str) -> None:
 
 def test_cycles_share_a_ratio_among_the_rounds() -> None:
     graph = residual_net(width=16)
-    done = train(graph, setting(budget=Budget(ratio=0.75), recipe=TrainingConfig(epochs=1)), "cycles:steps=2,round_to=1")
+    done = train(
+        graph,
+        setting(budget=Budget(ratio=0.75), recipe=TrainingConfig(epochs=1)),
+        "cycles:steps=2,round_to=1",
+    )
     widths = [w.shape[0] for w in done.graph.weights.values() if len(w.shape) == 4]
-    assert sorted(widths) == sorted(w.shape[0] // 4 for w in graph.weights.values() if len(w.shape) == 4)
+    assert sorted(widths) == sorted(
+        w.shape[0] // 4 for w in graph.weights.values() if len(w.shape) == 4
+    )
 
 
 def test_samples_are_drawn_once_each() -> None:
     data = Data.of([{"x": np.arange(i, i + 10)} for i in range(0, 50, 10)])
     values = np.concatenate([chunk["x"] for chunk in sampled(data, 7, 1).chunks()])
-    assert len(set(values)) == 7 and (np.diff(values) > 0).all() and sampled(data, 50, 1) is data
+    assert (
+        len(set(values)) == 7
+        and (np.diff(values) > 0).all()
+        and sampled(data, 50, 1) is data
+    )
 
 
 def test_what_is_wrong_is_said_before_the_work() -> None:
@@ -339,7 +475,12 @@ def test_what_is_wrong_is_said_before_the_work() -> None:
     assert {"joint", "cycles"} <= set(METHODS)
     for changed, method, error, text in (
         ({"budget": None}, "joint", BudgetError, "no budget"),
-        ({"budget": Budget(latency="5ms")}, "joint", BudgetError, "cannot prune to latency"),
+        (
+            {"budget": Budget(latency="5ms")},
+            "joint",
+            BudgetError,
+            "cannot prune to latency",
+        ),
         ({"budget": Budget(ratio="auto")}, "cycles", BudgetError, "ratio auto"),
         ({}, "joint:params=-1", BudgetError, "params must be a positive"),
         ({}, "joint:qat_lr=0", OptionError, "qat_lr above 0"),
@@ -363,5 +504,7 @@ def test_what_is_wrong_is_said_before_the_work() -> None:
         QuantizedModule(graph, {"y": np.zeros((4, 3, 8, 8), np.float32)})
     b = Builder()
     with pytest.raises(DataError, match="no removable channel"):
-        train(b.graph(b.head(b.relu(b.conv(b.input("n", 3, 8, 8), 3, 6)), 6)), quick, "joint")
+        train(
+            b.graph(b.head(b.relu(b.conv(b.input("n", 3, 8, 8), 3, 6)), 6)), quick, "joint"
+        )
     assert weights(GraphModule(graph)) == weights(GraphModule(residual_net())) and pg.load

@@ -50,7 +50,9 @@ def test_a_bias_without_weight_may_hold_anything() -> None:
     nothing = b.const(np.full(OUTPUTS, np.nan), np.float32)
     graph = b.graph(b.op("Gemm", b.input("n", 8), b.weight(8, OUTPUTS), nothing, beta=0.0))
     x = {"x": np.ones((2, 8), np.float32)}
-    np.testing.assert_allclose(by_module(GraphModule(graph), x), run(session(graph), x)[0], rtol=1e-5)
+    np.testing.assert_allclose(
+        by_module(GraphModule(graph), x), run(session(graph), x)[0], rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("form", [form for form in GEMMS if not form.normal], ids=str)

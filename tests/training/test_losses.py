@@ -11,7 +11,16 @@ import prunegraph as pg
 from prunegraph.errors import DataError, UnknownNameError
 from prunegraph.graph.model import Graph
 from prunegraph.runtime.data import Data
-from prunegraph.training import Batches, GraphModule, TrainingConfig, TrainingOptions, Sparsify, fit, own_labels, train
+from prunegraph.training import (
+    Batches,
+    GraphModule,
+    Sparsify,
+    TrainingConfig,
+    TrainingOptions,
+    fit,
+    own_labels,
+    train,
+)
 from prunegraph.training.kinds import outputs_of_graph
 from prunegraph.training.losses import cross_entropy, distillation, mean_squared
 from tests.builders import Builder, residual_net
@@ -24,7 +33,9 @@ Tensor = torch.Tensor
 def positions() -> Graph:
     """Scores [n, positions, classes], as of a token classifier."""
     b = Builder()
-    return b.graph(b.op("Add", b.op("MatMul", b.input("n", 6, 12), b.weight(12, 9)), b.weight(9)))
+    return b.graph(
+        b.op("Add", b.op("MatMul", b.input("n", 6, 12), b.weight(12, 9)), b.weight(9))
+    )
 
 
 def positions_last() -> Graph:
@@ -42,7 +53,9 @@ def pixels() -> Graph:
 def turned() -> Graph:
     """Scores [n, h, w, classes]: a convolution and a Transpose."""
     b = Builder()
-    return b.graph(b.op("Transpose", b.conv(b.input("n", 3, 8, 8), 3, 9), perm=[0, 2, 3, 1]))
+    return b.graph(
+        b.op("Transpose", b.conv(b.input("n", 3, 8, 8), 3, 9), perm=[0, 2, 3, 1])
+    )
 
 
 def ends(*kinds: str) -> Graph:
@@ -52,11 +65,19 @@ def ends(*kinds: str) -> Graph:
     outputs = []
     for kind in kinds:
         if kind == "scores":
-            outputs.append(b.head(x, 8, 5) if "head" not in {n.name for n in b.nodes} else b.linear(pool(b, x), 8, 5))
+            outputs.append(
+                b.head(x, 8, 5)
+                if "head" not in {n.name for n in b.nodes}
+                else b.linear(pool(b, x), 8, 5)
+            )
         elif kind == "boxes":
-            outputs.append(b.op("Reshape", b.conv(x, 8, 12, 1), b.const([0, -1, 4], np.int64)))
+            outputs.append(
+                b.op("Reshape", b.conv(x, 8, 12, 1), b.const([0, -1, 4], np.int64))
+            )
         elif kind == "map":
-            outputs.append(b.conv(b.relu(b.bn(b.conv(x, 8, 8, strides=[2, 2]), 8)), 8, 7, 1))
+            outputs.append(
+                b.conv(b.relu(b.bn(b.conv(x, 8, 8, strides=[2, 2]), 8)), 8, 7, 1)
+            )
         elif kind == "embedding":
             outputs.append(b.linear(pool(b, x), 8, 6))
         elif kind == "chances":
@@ -79,15 +100,21 @@ def inputs_of(graph: Graph, count: int = 4) -> dict[str, Tensor]:
     return {"x": torch.randn(count, *shape, generator=torch.Generator().manual_seed(0))}
 
 
-@pytest.mark.parametrize(("make", "axis"), [(positions, 2), (positions_last, 1), (pixels, 1), (turned, 3)])
+@pytest.mark.parametrize(
+    ("make", "axis"), [(positions, 2), (positions_last, 1), (pixels, 1), (turned, 3)]
+)
 def test_scores_are_a_distribution_over_the_classes(make: object, axis: int) -> None:
     graph = make()  # type: ignore[operator]
     x = inputs_of(graph)
     (wanted,) = GraphModule(graph).eval()(x)
     wanted = wanted.detach()
-    mine = wanted + 0.5 * torch.randn(wanted.shape, generator=torch.Generator().manual_seed(1))
+    mine = wanted + 0.5 * torch.randn(
+        wanted.shape, generator=torch.Generator().manual_seed(1)
+    )
     moved = mine.clone()
-    moved.select(1 if axis == 2 else 2, 3).add_(10)  # all classes of a position, or of a row of pixels
+    moved.select(1 if axis == 2 else 2, 3).add_(
+        10
+    )  # all classes of a position, or of a row of pixels
     loss = distillation(GraphModule(graph), temperature=2)
     value = loss((mine,), x).item()
     assert loss((moved,), x).item() == pytest.approx(value, rel=1e-3)
@@ -95,16 +122,22 @@ def test_scores_are_a_distribution_over_the_classes(make: object, axis: int) -> 
     assert value == pytest.approx(4 * float((p * (p / q).log()).sum(axis).mean()), rel=1e-4)
 
 
-@pytest.mark.parametrize(("make", "axis"), [(positions, 2), (positions_last, 1), (pixels, 1), (turned, 3)])
+@pytest.mark.parametrize(
+    ("make", "axis"), [(positions, 2), (positions_last, 1), (pixels, 1), (turned, 3)]
+)
 def test_labels_are_for_the_classes(make: object, axis: int) -> None:
     graph = make()  # type: ignore[operator]
     x = inputs_of(graph)
     (scores,) = GraphModule(graph).eval()(x)
     cells = scores.movedim(axis, -1)
-    labels = torch.randint(0, 9, cells.shape[:-1], generator=torch.Generator().manual_seed(2))
+    labels = torch.randint(
+        0, 9, cells.shape[:-1], generator=torch.Generator().manual_seed(2)
+    )
     wanted = -torch.log_softmax(cells.double(), -1).gather(-1, labels[..., None]).mean()
     loss = cross_entropy(graph=graph)
-    assert loss((scores,), {**x, "labels": labels}).item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert loss((scores,), {**x, "labels": labels}).item() == pytest.approx(
+        wanted.item(), rel=1e-5
+    )
     assert own_labels()((scores,), x).requires_grad
 
 
@@ -116,7 +149,9 @@ def test_square_scores_are_told_by_the_graph() -> None:
     (scores,) = GraphModule(graph).eval()(x)
     wanted = torch.nn.functional.cross_entropy(scores.reshape(-1, 9), labels.reshape(-1))
     for loss in (cross_entropy(graph=graph), cross_entropy()):
-        assert loss((scores,), {**x, "labels": labels}).item() == pytest.approx(wanted.item(), rel=1e-5)
+        assert loss((scores,), {**x, "labels": labels}).item() == pytest.approx(
+            wanted.item(), rel=1e-5
+        )
 
 
 @pytest.mark.parametrize(
@@ -147,7 +182,10 @@ def test_kinds_of_outputs(kinds: tuple[str, ...], wanted: list[str]) -> None:
     assert loss(outputs, x).item() == pytest.approx(0, abs=1e-6)
     for index, kind in enumerate(wanted):
         if kind != "left out":
-            moved = [y + 10.0 if i == index and kinds[i] != "chances" else y for i, y in enumerate(outputs)]
+            moved = [
+                y + 10.0 if i == index and kinds[i] != "chances" else y
+                for i, y in enumerate(outputs)
+            ]
             assert (loss(moved, x).item() > 0.1) == (kind == "values")
 
 
@@ -157,9 +195,13 @@ def test_values_are_measured_by_their_variance() -> None:
     (wanted,) = (y.detach().double() for y in GraphModule(graph).eval()(x))
     mine = wanted + torch.randn(wanted.shape, dtype=torch.float64)
     value = distillation(GraphModule(graph))((mine.float(),), x).item()
-    assert value == pytest.approx(float(((mine - wanted) ** 2).mean() / wanted.var(correction=0)), rel=1e-4)
+    assert value == pytest.approx(
+        float(((mine - wanted) ** 2).mean() / wanted.var(correction=0)), rel=1e-4
+    )
     still = torch.full((4, 3), 2.0)
-    assert distillation(Still(still))((still, still + 1), x).item() == pytest.approx(0.125, rel=1e-4)
+    assert distillation(Still(still))((still, still + 1), x).item() == pytest.approx(
+        0.125, rel=1e-4
+    )
 
 
 class Still(torch.nn.Module):
@@ -210,11 +252,23 @@ def test_what_no_gradient_reaches_stays_and_is_named() -> None:
     run = fit(module, Batches(data, 4), recipe, callbacks=[Sparsify(module, 0.1)])
     # The head of the map: a convolution, its normalisation, a ReLU, a convolution.
     held = [node.channels.weights.items() for node in graph.nodes[-4:]]
-    missed = {name for weights in held for role, name in weights if role not in ("mean", "variance")}
-    assert set(run.unreached or ()) == {module.key(name) for name in missed} and len(missed) == 6
+    missed = {
+        name
+        for weights in held
+        for role, name in weights
+        if role not in ("mean", "variance")
+    }
+    assert (
+        set(run.unreached or ()) == {module.key(name) for name in missed}
+        and len(missed) == 6
+    )
     for name in missed:
         assert torch.equal(module.weight(name), before[name]), name
-    done = train(graph, TrainingOptions(Data.of(data), 4, cross_entropy(), recipe), "sparse:strength=0.1")
+    done = train(
+        graph,
+        TrainingOptions(Data.of(data), 4, cross_entropy(), recipe),
+        "sparse:strength=0.1",
+    )
     (note,) = done.notes
     assert all(name in note for name in missed) and "no gradient" in note
 
@@ -222,8 +276,15 @@ def test_what_no_gradient_reaches_stays_and_is_named() -> None:
 def test_all_parameters_are_reached_when_all_outputs_count() -> None:
     graph = ends("scores", "map", "boxes")
     data = {"x": inputs_of(graph, 8)["x"].numpy()}
-    done = train(graph, TrainingOptions(Data.of(data), 4, distillation(GraphModule(ends("scores", "map", "boxes"))),
-                                TrainingConfig(epochs=1, lr=1e-3)))  # fmt: skip
+    done = train(
+        graph,
+        TrainingOptions(
+            Data.of(data),
+            4,
+            distillation(GraphModule(ends("scores", "map", "boxes"))),
+            TrainingConfig(epochs=1, lr=1e-3),
+        ),
+    )
     assert not [note for note in done.notes if "no gradient" in note]
 
 
@@ -234,7 +295,10 @@ LABELS: dict[str, tuple[object, str]] = {
     "fractions": (np.full(24, 0.5), "they are fractions"),
     "one hot": (np.eye(5)[np.zeros(24, int)], "shape [24, 5]"),
     "text": (np.array(["cat"] * 24), "of type <U3"),
-    "ragged": (np.array([np.zeros((i % 3, 5)) for i in range(24)], dtype=object), "lists of different lengths"),
+    "ragged": (
+        np.array([np.zeros((i % 3, 5)) for i in range(24)], dtype=object),
+        "lists of different lengths",
+    ),
 }
 
 
@@ -252,14 +316,24 @@ def test_labels_of_some_samples_only_are_one_error() -> None:
     data = task(48)
     chunks = [{"x": data["x"][:24], "labels": data["labels"][:24]}, {"x": data["x"][24:]}]
     with pytest.raises(DataError, match="only a part"):
-        train(residual_net(), TrainingOptions(Data.of(chunks), 24, cross_entropy(), TrainingConfig(epochs=1)))
+        train(
+            residual_net(),
+            TrainingOptions(Data.of(chunks), 24, cross_entropy(), TrainingConfig(epochs=1)),
+        )
 
 
 def test_whole_numbers_of_any_type_and_ignored_ones_are_labels() -> None:
     outputs, x = (torch.randn(4, 5),), torch.zeros(4, 1)
-    wanted = torch.nn.functional.cross_entropy(outputs[0][:3], torch.tensor([1, 2, 3])).item()
-    for labels in (torch.tensor([1.0, 2.0, 3.0, -100.0]), np.array([1, 2, 3, -100], np.int32)):
-        assert cross_entropy()(outputs, {"x": x, "labels": labels}).item() == pytest.approx(wanted)  # type: ignore[dict-item]
+    wanted = torch.nn.functional.cross_entropy(
+        outputs[0][:3], torch.tensor([1, 2, 3])
+    ).item()
+    for labels in (
+        torch.tensor([1.0, 2.0, 3.0, -100.0]),
+        np.array([1, 2, 3, -100], np.int32),
+    ):
+        assert cross_entropy()(outputs, {"x": x, "labels": labels}).item() == pytest.approx(
+            wanted
+        )  # type: ignore[dict-item]
 
 
 def test_a_result_that_is_not_finite_is_refused() -> None:
@@ -271,4 +345,7 @@ def test_a_result_that_is_not_finite_is_refused() -> None:
 
     data = Data.of(task(24))
     with pytest.raises(TrainingError, match="lower the learning rate"):
-        train(residual_net(), TrainingOptions(data, 24, steep, TrainingConfig(epochs=1, lr=1e38)))
+        train(
+            residual_net(),
+            TrainingOptions(data, 24, steep, TrainingConfig(epochs=1, lr=1e38)),
+        )

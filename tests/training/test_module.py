@@ -25,10 +25,16 @@ Array = np.ndarray
 
 #: One of each kind, for the default run.
 FAST = [
-    "torchvision__mobilenet_v3_small__dynamo", "torchvision__shufflenet_v2_x1_0", "ultralytics__yolov8n__dynamo",
-    "timm__test_vit", "timm__pvt_v2_b0", "timm__levit_128s__dynamo", "timm__sequencer2d_s",
-    "timm__xcit_nano_12_p16_224", "torchvision__fasterrcnn_resnet50_fpn",
-]  # fmt: skip
+    "torchvision__mobilenet_v3_small__dynamo",
+    "torchvision__shufflenet_v2_x1_0",
+    "ultralytics__yolov8n__dynamo",
+    "timm__test_vit",
+    "timm__pvt_v2_b0",
+    "timm__levit_128s__dynamo",
+    "timm__sequencer2d_s",
+    "timm__xcit_nano_12_p16_224",
+    "torchvision__fasterrcnn_resnet50_fpn",
+]
 
 #: Its queries come in the order of scores that random weights make all but equal: rows are compared as a set.
 UNORDERED = {"ultralytics__rtdetr-l"}
@@ -82,16 +88,25 @@ def test_pruned_graphs_run_as_well() -> None:
     graph = residual_net()
     pruned = pg.prune(graph, budget=pg.Budget(ratio=0.5), round_to=1).small
     inputs = random_inputs(pruned)
-    assert difference(run(GraphModule(pruned).eval(), inputs)[0], reference(pruned, inputs)[0]) <= 1e-5
+    assert (
+        difference(run(GraphModule(pruned).eval(), inputs)[0], reference(pruned, inputs)[0])
+        <= 1e-5
+    )
 
 
-@pytest.mark.parametrize("name", ["timm__test_vit", "torchvision__shufflenet_v2_x1_0", "timm__edgenext_xx_small"])
+@pytest.mark.parametrize(
+    "name", ["timm__test_vit", "torchvision__shufflenet_v2_x1_0", "timm__edgenext_xx_small"]
+)
 def test_all_parameters_get_gradients(name: str) -> None:
     graph = pg.load(load(ZOO / f"{name}.light.xz"))
     module = GraphModule(graph)
     sum(y.square().mean() for y in module(random_inputs(graph, batch=2))).backward()
     for key, parameter in module.named_parameters():
-        assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), key
+        assert (
+            parameter.grad is not None
+            and parameter.grad.isfinite().all()
+            and parameter.grad.any()
+        ), key
 
 
 # -- BatchNormalization -----------------------------------------------------------------
@@ -105,7 +120,9 @@ class TorchTwin(torch.nn.Module):
         self.stem = torch.nn.Conv2d(3, width, 3, padding=1)
         self.block1 = torch.nn.Conv2d(width, width * 2, 3, padding=1)
         self.block2 = torch.nn.Conv2d(width * 2, width, 3, padding=1)
-        self.norms = torch.nn.ModuleList(torch.nn.BatchNorm2d(c) for c in (width, width * 2, width))
+        self.norms = torch.nn.ModuleList(
+            torch.nn.BatchNorm2d(c) for c in (width, width * 2, width)
+        )
         self.head = torch.nn.Linear(width, 5)
 
     def forward(self, x: object) -> object:
@@ -119,7 +136,11 @@ class TorchTwin(torch.nn.Module):
         for node in graph.layers:
             layer = getattr(self, node.name)
             pairs += [(node.inputs[1], layer.weight), (node.inputs[2], layer.bias)]
-        for node, norm in zip((n for n in graph.nodes if n.op == "BatchNormalization"), self.norms, strict=True):
+        for node, norm in zip(
+            (n for n in graph.nodes if n.op == "BatchNormalization"),
+            self.norms,
+            strict=True,
+        ):
             tensors = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
             pairs += list(zip(node.inputs[1:], tensors, strict=True))
         with torch.no_grad():
@@ -141,7 +162,9 @@ def test_training_steps_equal_those_of_pytorch() -> None:
         losses = []
         for module, step in zip((mine, theirs), steps, strict=True):
             y = module(x)
-            loss = torch.nn.functional.cross_entropy(y[0] if isinstance(y, tuple) else y, labels)
+            loss = torch.nn.functional.cross_entropy(
+                y[0] if isinstance(y, tuple) else y, labels
+            )
             step.zero_grad()
             loss.backward()
             step.step()
@@ -150,7 +173,10 @@ def test_training_steps_equal_those_of_pytorch() -> None:
     for name, tensor in pairs:
         torch.testing.assert_close(mine.weight(name), tensor, rtol=1e-4, atol=1e-5)
     before = [graph.weights[name].read() for name, _ in pairs]
-    assert not any(np.array_equal(b, mine.weight(n).detach().numpy()) for b, (n, _) in zip(before, pairs, strict=True))
+    assert not any(
+        np.array_equal(b, mine.weight(n).detach().numpy())
+        for b, (n, _) in zip(before, pairs, strict=True)
+    )
 
 
 def test_trained_weights_reach_the_graph() -> None:
@@ -182,10 +208,16 @@ def test_half_precision_input_keeps_statistics_up_to_date() -> None:
 
 
 def test_untouched_weights_are_written_bit_by_bit() -> None:
-    for name in ("timm__test_vit", "torchvision__mnasnet1_0__dynamo", "torchvision__ssdlite320_mobilenet_v3_large"):
+    for name in (
+        "timm__test_vit",
+        "torchvision__mnasnet1_0__dynamo",
+        "torchvision__ssdlite320_mobilenet_v3_large",
+    ):
         graph = pg.load(load(ZOO / f"{name}.light.xz"))
         written = GraphModule(graph).write_back(graph)
-        assert written.model.SerializeToString(deterministic=True) == graph.model.SerializeToString(deterministic=True)
+        assert written.model.SerializeToString(
+            deterministic=True
+        ) == graph.model.SerializeToString(deterministic=True)
 
 
 def test_one_changed_weight_changes_nothing_else() -> None:
@@ -198,7 +230,9 @@ def test_one_changed_weight_changes_nothing_else() -> None:
     for weight in graph.weights.values():
         same = np.array_equal(weight.read(), written.weights[weight.name].read())
         assert same == (weight.name != name)
-    np.testing.assert_array_equal(written.weights[name].read(), module.weight(name).detach().numpy())
+    np.testing.assert_array_equal(
+        written.weights[name].read(), module.weight(name).detach().numpy()
+    )
 
 
 def test_weights_cannot_go_where_they_do_not_fit() -> None:
@@ -219,10 +253,18 @@ def named_model(*tensors: str) -> Graph:
     for i, name in enumerate(tensors):
         nodes.append(helper.make_node("Add", [value, name], [f"y{i}"]))
         value = f"y{i}"
-    vectors = [onnx.numpy_helper.from_array(np.full(3, i + 1.0, np.float32), n) for i, n in enumerate(tensors)]
-    infos = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [2, 3]) for n in ("x", value)]
+    vectors = [
+        onnx.numpy_helper.from_array(np.full(3, i + 1.0, np.float32), n)
+        for i, n in enumerate(tensors)
+    ]
+    infos = [
+        helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [2, 3])
+        for n in ("x", value)
+    ]
     graph = helper.make_graph(nodes, "g", infos[:1], infos[1:], vectors)
-    return from_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    return from_model(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    )
 
 
 def test_keys_are_the_names_of_the_graph() -> None:
@@ -233,16 +275,34 @@ def test_keys_are_the_names_of_the_graph() -> None:
 
 
 def test_names_that_torch_does_not_take() -> None:
-    given = ("train", "forward.weight", "a.b", "a", "a..b", ".", "weights", "T_destination", "_owners.x")
+    given = (
+        "train",
+        "forward.weight",
+        "a.b",
+        "a",
+        "a..b",
+        ".",
+        "weights",
+        "T_destination",
+        "_owners.x",
+    )
     graph = named_model(*given)
     module = GraphModule(graph, trainable="all")
-    assert len({module.key(name) for name in given}) == len(given) == len(module.state_dict())
+    assert (
+        len({module.key(name) for name in given}) == len(given) == len(module.state_dict())
+    )
     for i, name in enumerate(given):
         assert torch.equal(module.weight(name), torch.full((3,), i + 1.0))
         assert torch.equal(module.state_dict()[module.key(name)], module.weight(name))
     with pytest.raises(UnknownNameError, match="floating-point weight 'b'"):
         module.key("b")
-    assert difference(run(module, {"x": np.zeros((2, 3), np.float32)})[0], np.full((2, 3), 45.0, np.float32)) == 0
+    assert (
+        difference(
+            run(module, {"x": np.zeros((2, 3), np.float32)})[0],
+            np.full((2, 3), 45.0, np.float32),
+        )
+        == 0
+    )
 
 
 def test_what_is_trained() -> None:
@@ -254,7 +314,9 @@ def test_what_is_trained() -> None:
     statistics = {v for n in norms for v in n.inputs[3:]}
     assert {name for name, _ in GraphModule(graph).named_buffers()} == statistics
     some = graph.node("head").inputs[1]
-    assert {name for name, _ in GraphModule(graph, trainable=[some]).named_parameters()} == {some}
+    assert {
+        name for name, _ in GraphModule(graph, trainable=[some]).named_parameters()
+    } == {some}
     with pytest.raises(UnknownNameError, match="weight to train"):
         GraphModule(graph, trainable=[norms[0].inputs[3]])
 
@@ -262,17 +324,29 @@ def test_what_is_trained() -> None:
 def test_biases_behind_matrix_products_and_tables_are_trained() -> None:
     b = Builder()
     table, w, bias, other = b.weight(9, 4), b.weight(4, 6), b.weight(6), b.weight(6)
-    y = b.op("MatMul", b.op("Gather", table, b.input("n", 5, kind=onnx.TensorProto.INT64)), w)
+    y = b.op(
+        "MatMul", b.op("Gather", table, b.input("n", 5, kind=onnx.TensorProto.INT64)), w
+    )
     graph = b.graph(b.op("Add", b.op("Relu", b.op("Add", y, bias)), other))
     assert {name for name, _ in GraphModule(graph).named_parameters()} == {table, w, bias}
-    assert {name for name, _ in GraphModule(graph, trainable="all").named_parameters()} == {table, w, bias, other}
+    assert {name for name, _ in GraphModule(graph, trainable="all").named_parameters()} == {
+        table,
+        w,
+        bias,
+        other,
+    }
 
 
 def test_ones_that_stand_in_for_weights_are_not_trained() -> None:
     """GroupNorm as the exporter writes it: InstanceNormalization with constants, then the real scale."""
     module = GraphModule(pg.load(load(ZOO / "timm__resnet50_gn.light.xz")))
     parameters = {name for name, _ in module.named_parameters()}
-    plain = {v for n in module.graph.nodes if n.op == "InstanceNormalization" for v in n.inputs[1:]}
+    plain = {
+        v
+        for n in module.graph.nodes
+        if n.op == "InstanceNormalization"
+        for v in n.inputs[1:]
+    }
     assert plain and not plain & parameters
 
 
@@ -289,7 +363,10 @@ def deduplicated(shared_kernel: bool) -> Graph:
 
 
 def test_vectors_that_only_happen_to_be_equal_are_taken_apart() -> None:
-    graph, x = deduplicated(shared_kernel=False), {"x": np.random.default_rng(0).standard_normal((2, 4, 6, 6))}
+    graph, x = (
+        deduplicated(shared_kernel=False),
+        {"x": np.random.default_rng(0).standard_normal((2, 4, 6, 6))},
+    )
     x = {name: value.astype(np.float32) for name, value in x.items()}
     module = GraphModule(graph)
     assert len(graph.weights) == 6 and len(module.weights()) == 2 + 2 * 4 + 2
@@ -300,7 +377,11 @@ def test_vectors_that_only_happen_to_be_equal_are_taken_apart() -> None:
     assert untouched.weights.keys() == graph.weights.keys()
     module.train()(x)
     module.eval()
-    means = [module.weight(n.inputs[3]) for n in module.graph.nodes if n.op == "BatchNormalization"]
+    means = [
+        module.weight(n.inputs[3])
+        for n in module.graph.nodes
+        if n.op == "BatchNormalization"
+    ]
     assert not torch.equal(*means)
     for written in (module.write_back(), module.write_back(graph)):
         assert difference(reference(written, x)[0], run(module, x)[0]) <= 1e-5
@@ -319,7 +400,10 @@ def test_copies_share_nothing_but_the_program() -> None:
     with torch.no_grad():
         twin.weight(name).fill_(3.0)
     assert dict(twin.named_parameters())[twin.key(name)].flatten()[0] == 3.0
-    assert not torch.equal(twin.weight(name), module.weight(name)) and twin.graph is module.graph
+    assert (
+        not torch.equal(twin.weight(name), module.weight(name))
+        and twin.graph is module.graph
+    )
 
 
 def test_functional_calls_replace_weights() -> None:
@@ -337,12 +421,17 @@ def quantized(per_channel: bool = False) -> tuple[Graph, str, str]:
     scale, zero = b.const(0.05, np.float32), b.const(10, np.uint8)
     weight = b.weight(4, 3, 3, 3)
     if per_channel:
-        pair, axis = (b.const([0.01, 0.02, 0.03, 0.04], np.float32), b.const([0] * 4, np.int8)), {"axis": 0}
+        pair, axis = (
+            (b.const([0.01, 0.02, 0.03, 0.04], np.float32), b.const([0] * 4, np.int8)),
+            {"axis": 0},
+        )
     else:
         pair, axis = (b.const(0.01, np.float32), b.const(0, np.int8)), {}
     x = b.op("QuantizeLinear", b.input("n", 3, 6, 6), scale, zero)
     x = b.op("DequantizeLinear", b.op("Transpose", x, perm=[0, 1, 3, 2]), scale, zero)
-    w = b.op("DequantizeLinear", b.op("QuantizeLinear", weight, *pair, **axis), *pair, **axis)
+    w = b.op(
+        "DequantizeLinear", b.op("QuantizeLinear", weight, *pair, **axis), *pair, **axis
+    )
     return b.graph(b.relu(b.op("Conv", x, w, pads=[1] * 4))), weight, scale
 
 
@@ -359,14 +448,20 @@ def test_quantized_graphs_have_gradients_straight_through(per_channel: bool) -> 
 def test_scales_are_trained_where_they_are_named() -> None:
     graph, weight, scale = quantized()
     assert scale not in dict(GraphModule(graph, trainable="all").named_parameters())
-    assert {name for name, _ in GraphModule(graph, trainable=[scale]).named_parameters()} == {scale}
-    assert {scale, weight} < {name for name, _ in GraphModule(graph, learn_scales=True).named_parameters()}
+    assert {
+        name for name, _ in GraphModule(graph, trainable=[scale]).named_parameters()
+    } == {scale}
+    assert {scale, weight} < {
+        name for name, _ in GraphModule(graph, learn_scales=True).named_parameters()
+    }
 
 
 def test_clipped_values_have_no_gradient() -> None:
     b = Builder()
     scale, zero = b.const(0.1, np.float32), b.const(0, np.int8)
-    y = b.op("DequantizeLinear", b.op("QuantizeLinear", b.input(5), scale, zero), scale, zero)
+    y = b.op(
+        "DequantizeLinear", b.op("QuantizeLinear", b.input(5), scale, zero), scale, zero
+    )
     module = GraphModule(b.graph(y))
     x = torch.tensor([-13.0, -12.8, 0.34, 12.7, 13.0], requires_grad=True)
     module(x)[0].sum().backward()
@@ -377,12 +472,16 @@ def test_learnt_scales_have_the_gradient_of_lsq() -> None:
     """Esser et al. 2020, equation 3: round(v/s) - v/s inside, the bound outside; times 1/sqrt(elements * top)."""
     b = Builder()
     scale, zero = b.const(0.1, np.float32), b.const(0, np.int8)
-    y = b.op("DequantizeLinear", b.op("QuantizeLinear", b.input(1, 5), scale, zero), scale, zero)
+    y = b.op(
+        "DequantizeLinear", b.op("QuantizeLinear", b.input(1, 5), scale, zero), scale, zero
+    )
     module = GraphModule(b.graph(y), learn_scales=True)
     v = torch.tensor([[-13.0, -0.26, 0.34, 0.51, 13.0]])
     module(v)[0].sum().backward()
     inside = (v / 0.1).round() - v / 0.1
-    wanted = torch.where(v < -12.8, -128.0, torch.where(v > 12.7, 127.0, inside)).sum() / np.sqrt(5 * 127)
+    wanted = torch.where(
+        v < -12.8, -128.0, torch.where(v > 12.7, 127.0, inside)
+    ).sum() / np.sqrt(5 * 127)
     torch.testing.assert_close(module.weight(scale).grad, wanted, rtol=1e-4, atol=1e-4)
     assert module.weight(scale).grad.item() == pytest.approx(wanted.item(), rel=1e-4)
 
@@ -408,14 +507,19 @@ def test_inputs_by_place_by_name_and_as_a_dict() -> None:
 def test_an_unknown_operator_is_named() -> None:
     b = Builder()
     graph = b.graph(b.op("Bernoulli", b.input(3), name="dice"))
-    with pytest.raises(ModelError, match="operator Bernoulli of node 'dice' cannot be run as a PyTorch module"):
+    with pytest.raises(
+        ModelError,
+        match="operator Bernoulli of node 'dice' cannot be run as a PyTorch module",
+    ):
         GraphModule(graph)
 
 
 def test_a_failing_operator_is_named_with_shapes() -> None:
     b = Builder()
     graph = b.graph(b.op("MatMul", b.input("n", 3), b.weight(4, 2), name="product"))
-    with pytest.raises(ModelError, match=r"MatMul 'product' fails on inputs \[\[2, 3\], \[4, 2\]\]"):
+    with pytest.raises(
+        ModelError, match=r"MatMul 'product' fails on inputs \[\[2, 3\], \[4, 2\]\]"
+    ):
         GraphModule(graph)(torch.ones(2, 3))
 
 
@@ -423,8 +527,17 @@ def test_weights_that_torch_has_no_type_for_are_named() -> None:
     b = Builder(opset=19, ir_version=9)
     codes = onnx.helper.make_tensor("codes", onnx.TensorProto.FLOAT8E4M3FN, [2], [1.0, 2.0])
     b.tensors.append(codes)
-    graph = b.graph(b.op("Add", b.input(2), b.op("DequantizeLinear", "codes", b.const(1, np.float32), name="wide")))
-    with pytest.raises(ModelError, match="DequantizeLinear 'wide' reads 'codes', which is sparse, text, or of a type"):
+    graph = b.graph(
+        b.op(
+            "Add",
+            b.input(2),
+            b.op("DequantizeLinear", "codes", b.const(1, np.float32), name="wide"),
+        )
+    )
+    with pytest.raises(
+        ModelError,
+        match="DequantizeLinear 'wide' reads 'codes', which is sparse, text, or of a type",
+    ):
         GraphModule(graph)(torch.ones(2))
 
 
@@ -470,13 +583,21 @@ def test_control_flow_has_gradients() -> None:
             helper.make_node("Identity", ["next"], ["row"]),
         ],
         "body",
-        [helper.make_tensor_value_info(n, k, []) for n, k in (("i", 7), ("go", 9), ("now", 1))],
-        [helper.make_tensor_value_info(n, k, []) for n, k in (("again", 9), ("next", 1), ("row", 1))],
+        [
+            helper.make_tensor_value_info(n, k, [])
+            for n, k in (("i", 7), ("go", 9), ("now", 1))
+        ],
+        [
+            helper.make_tensor_value_info(n, k, [])
+            for n, k in (("again", 9), ("next", 1), ("row", 1))
+        ],
     )
     b = Builder()
     count, start = b.const(3, np.int64), b.input(name="start")
     b.tensors.append(onnx.numpy_helper.from_array(np.float32(2.0), "w"))
-    b.nodes.append(helper.make_node("Loop", [count, "", start], ["last", "rows"], body=body))
+    b.nodes.append(
+        helper.make_node("Loop", [count, "", start], ["last", "rows"], body=body)
+    )
     module = GraphModule(b.graph("last", "rows"), trainable=["w"])
     last, rows = module(torch.tensor(5.0))
     assert last.item() == 40 and rows.tolist() == [10, 20, 40]
@@ -498,8 +619,19 @@ def test_dropout_drops_in_train_mode_only() -> None:
 def test_recurrent_layers_have_gradients(op: str) -> None:
     b = Builder()
     gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[op]
-    weights = b.weight(2, gates * 5, 3), b.weight(2, gates * 5, 5), b.weight(2, 2 * gates * 5)
-    y = b.op(op, b.input(4, "n", 3), *weights, outputs=2, hidden_size=5, direction="bidirectional")
+    weights = (
+        b.weight(2, gates * 5, 3),
+        b.weight(2, gates * 5, 5),
+        b.weight(2, 2 * gates * 5),
+    )
+    y = b.op(
+        op,
+        b.input(4, "n", 3),
+        *weights,
+        outputs=2,
+        hidden_size=5,
+        direction="bidirectional",
+    )
     graph = b.graph(y)
     module, inputs = GraphModule(graph), random_inputs(graph)
     assert difference(run(module, inputs)[0], reference(graph, inputs)[0]) <= 1e-5

@@ -17,14 +17,23 @@ from tests.frontends.mxnet import cases as cases
 from tests.quantization.networks import random_net, samples
 
 
-def tuned(graph: pg.Graph, original: pg.Graph, inputs: dict[str, np.ndarray]) -> tuple[pg.Graph, list[float]]:
+def tuned(
+    graph: pg.Graph, original: pg.Graph, inputs: dict[str, np.ndarray]
+) -> tuple[pg.Graph, list[float]]:
     """Trained for a little towards the original's outputs, with the loss of every epoch."""
     module = GraphModule(graph)
-    run = fit(module, Batches(inputs, 8), TrainingConfig(epochs=6, lr=0.02, clip=1.0), loss=mean_squared(GraphModule(original)))
+    run = fit(
+        module,
+        Batches(inputs, 8),
+        TrainingConfig(epochs=6, lr=0.02, clip=1.0),
+        loss=mean_squared(GraphModule(original)),
+    )
     return module.write_back(), [record["loss"] for record in run.history]
 
 
-@pytest.mark.parametrize("name", ["resnet_v1_basic_tiny", "vgg_bn_tiny", "mobilenetv2_tiny"])
+@pytest.mark.parametrize(
+    "name", ["resnet_v1_basic_tiny", "vgg_bn_tiny", "mobilenetv2_tiny"]
+)
 def test_a_network_from_mxnet_is_tuned_and_written_back(name: str, tmp_path: Path) -> None:
     folder = cases.ROOT / "tiny" / name
     shapes = {key: put.shape for key, put in cases.inputs(folder).items()}
@@ -35,15 +44,25 @@ def test_a_network_from_mxnet_is_tuned_and_written_back(name: str, tmp_path: Pat
     mxnet.apply(source, result.plan, result.small, reduced, params, input_shapes=shapes)
     pruned = pg.load(reduced, input_shapes=shapes)
     rng = np.random.default_rng(0)
-    inputs = {key: rng.standard_normal((32, *shape[1:])).astype(np.float32) for key, shape in shapes.items()}
+    inputs = {
+        key: rng.standard_normal((32, *shape[1:])).astype(np.float32)
+        for key, shape in shapes.items()
+    }
     trained, losses = tuned(pruned, graph, inputs)
     assert losses[-1] < losses[0]
     mxnet.store(reduced, trained, str(tmp_path / "small-0001.params"), input_shapes=shapes)
-    again = pg.load(reduced, input_shapes=shapes, params_file=str(tmp_path / "small-0001.params"))
+    again = pg.load(
+        reduced, input_shapes=shapes, params_file=str(tmp_path / "small-0001.params")
+    )
     one = {key: inputs[key][:1] for key in inputs} if session_batch(again) else inputs
-    for ours, theirs in zip(*(session.run(session.session(each), one) for each in (again, trained)), strict=True):
+    for ours, theirs in zip(
+        *(session.run(session.session(each), one) for each in (again, trained)), strict=True
+    ):
         np.testing.assert_array_equal(ours, theirs)
-    assert any(not np.array_equal(again.weights[k].read(), pruned.weights[k].read()) for k in again.weights)
+    assert any(
+        not np.array_equal(again.weights[k].read(), pruned.weights[k].read())
+        for k in again.weights
+    )
 
 
 def session_batch(graph: pg.Graph) -> bool:
@@ -89,7 +108,11 @@ def test_a_bare_onnx_file_is_tuned_and_written_back(tmp_path: Path) -> None:
     assert losses[-1] < losses[0]
     pg.save(trained, tmp_path / "tuned.onnx")
     again = pg.load(tmp_path / "tuned.onnx")
-    assert [n.op for n in again.nodes] == [n.op for n in pruned.nodes] and again.sha256 != pruned.sha256
+    assert [n.op for n in again.nodes] == [
+        n.op for n in pruned.nodes
+    ] and again.sha256 != pruned.sha256
     with torch.no_grad():
         wanted = GraphModule(trained).eval()(samples(4))[0].numpy()
-    np.testing.assert_allclose(session.run(session.session(again), samples(4))[0], wanted, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        session.run(session.session(again), samples(4))[0], wanted, rtol=1e-4, atol=1e-4
+    )

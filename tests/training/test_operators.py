@@ -36,16 +36,34 @@ REFUSED = {("", "SimplifiedLayerNormalization")}
 #: Operators with a rule that are not run as PyTorch modules, and why.
 UNTRAINED = {
     **dict.fromkeys(
-        [("", "ConvInteger"), ("", "DynamicQuantizeLinear"), ("", "MatMulInteger"), ("", "QLinearConv"),
-         ("", "QLinearMatMul"), (MS, "MatMulNBits")],
+        [
+            ("", "ConvInteger"),
+            ("", "DynamicQuantizeLinear"),
+            ("", "MatMulInteger"),
+            ("", "QLinearConv"),
+            ("", "QLinearMatMul"),
+            (MS, "MatMulNBits"),
+        ],
         "whole numbers have no gradients",
     ),
     **dict.fromkeys(
-        [("", op) for op in ("Bernoulli", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")],
+        [
+            ("", op)
+            for op in (
+                "Bernoulli",
+                "RandomNormal",
+                "RandomNormalLike",
+                "RandomUniform",
+                "RandomUniformLike",
+            )
+        ],
         "its outputs are random",
     ),
     **dict.fromkeys(
-        [("", op) for op in ("BlackmanWindow", "HammingWindow", "HannWindow", "MelWeightMatrix")],
+        [
+            ("", op)
+            for op in ("BlackmanWindow", "HammingWindow", "HannWindow", "MelWeightMatrix")
+        ],
         "exporters write its result",
     ),
     **dict.fromkeys(
@@ -53,11 +71,21 @@ UNTRAINED = {
         "not yet",
     ),
     **dict.fromkeys(
-        [(MS, op) for op in ("Attention", "FusedConv", "FusedGemm", "GridSample", "GroupQueryAttention",
-                             "MultiHeadAttention", "RotaryEmbedding")],
+        [
+            (MS, op)
+            for op in (
+                "Attention",
+                "FusedConv",
+                "FusedGemm",
+                "GridSample",
+                "GroupQueryAttention",
+                "MultiHeadAttention",
+                "RotaryEmbedding",
+            )
+        ],
         "not yet: train the graph before ONNX Runtime's optimizer has fused it",
     ),
-}  # fmt: skip
+}
 
 
 def check(operator: tuple[str, str], profile: settings) -> None:
@@ -89,7 +117,9 @@ def check(operator: tuple[str, str], profile: settings) -> None:
         loss = sum(y.sum() for y in created if y.requires_grad)
         loss.backward()
         used = [p for p in module.parameters() if p.grad is not None]
-        assert used and all(torch.isfinite(p.grad).all() for p in used if torch.isfinite(loss))
+        assert used and all(
+            torch.isfinite(p.grad).all() for p in used if torch.isfinite(loss)
+        )
 
     if profile.derandomize:
         compare = seed(zlib.crc32(".".join(operator).encode()))(compare)
@@ -108,16 +138,31 @@ def test_operator_often(operator: tuple[str, str]) -> None:
     check(operator, settings(FEW, max_examples=60))
 
 
-@pytest.mark.parametrize("sides", [{}, {"transA": 1}, {"transB": 1}, {"transA": 1, "transB": 1}])
+@pytest.mark.parametrize(
+    "sides", [{}, {"transA": 1}, {"transB": 1}, {"transA": 1, "transB": 1}]
+)
 def test_rows_before_the_batch(sides: dict[str, int]) -> None:
     b = Builder()
     shape = (3, 2, 5, 3)  # rows, batch, batch, columns; as many rows as columns
-    y = b.op("FusedMatMul", b.input(*shape), b.weight(*shape), domain=MS, transBatchA=1, transBatchB=1, **sides)
+    y = b.op(
+        "FusedMatMul",
+        b.input(*shape),
+        b.weight(*shape),
+        domain=MS,
+        transBatchA=1,
+        transBatchB=1,
+        **sides,
+    )
     graph = b.graph(y, domains=[(MS, 1)])
     inputs = random_inputs(graph)
-    (wanted,), (output,) = session.run(session.session(graph), inputs), GraphModule(graph)(inputs)
+    (wanted,), (output,) = (
+        session.run(session.session(graph), inputs),
+        GraphModule(graph)(inputs),
+    )
     np.testing.assert_allclose(output.detach().numpy(), wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_operators_are_run_or_the_reason_is_known() -> None:
-    assert set(CASES) == set(SUPPORTED) | set(UNTRAINED) and not set(SUPPORTED) & set(UNTRAINED)
+    assert set(CASES) == set(SUPPORTED) | set(UNTRAINED) and not set(SUPPORTED) & set(
+        UNTRAINED
+    )

@@ -46,7 +46,9 @@ def test_a_worse_result_is_not_written(folder: Path) -> None:
     words = "train net.onnx -o out.onnx --data wrong.npz --eval test.npz --epochs 3 --lr 0.1 --batch 24"
     done = cli(*words.split())
     assert done.exit_code == 1 and not Path("out.onnx").exists()
-    assert done.stderr.splitlines()[-1].startswith("error: the result is worse than what training started from: top1 ")
+    assert done.stderr.splitlines()[-1].startswith(
+        "error: the result is worse than what training started from: top1 "
+    )
     assert "--force" in done.stderr and "outputs against the start: " in done.stderr
     done = cli(*words.split(), "--force")
     assert done.exit_code == 0 and Path("out.onnx").exists()
@@ -80,15 +82,25 @@ def test_a_cut_that_was_asked_for_is_not_held_against_the_result(folder: Path) -
 def test_outputs_and_small_data_of_a_fixed_batch(folder: Path) -> None:
     """What is learnt of which output is said; five samples do not fill 64, and train a graph of batch one."""
     pg.save(ends("scores", "boxes", "numbers"), "heads.onnx")
-    np.savez("heads.npz", x=np.random.default_rng(0).standard_normal((8, 3, 32, 32)).astype(np.float32))
+    np.savez(
+        "heads.npz",
+        x=np.random.default_rng(0).standard_normal((8, 3, 32, 32)).astype(np.float32),
+    )
     words = "train heads.onnx -o out.onnx --data heads.npz --original heads.onnx --epochs 1 --batch 4 --lr 1e-4"
     done = cli(*words.split())
     assert done.exit_code == 0, done.stderr
-    for text in ("scores of classes: head.out", "values: ", "left out (no gradient): argmax", "no gradient reached 2 "):
+    for text in (
+        "scores of classes: head.out",
+        "values: ",
+        "left out (no gradient): argmax",
+        "no gradient reached 2 ",
+    ):
         assert text in done.stderr, text
     pg.save(fixed(residual_net()), "one.onnx")
     np.savez("few.npz", **task(5))
-    done = cli("train", "one.onnx", "-o", "out.onnx", "--data", "few.npz", "--epochs", 1, "--force")
+    done = cli(
+        "train", "one.onnx", "-o", "out.onnx", "--data", "few.npz", "--epochs", 1, "--force"
+    )
     assert done.exit_code == 0 and "free during training" in done.stderr, done.stderr
 
 
@@ -101,19 +113,43 @@ def test_labels_that_are_boxes_are_one_error(command: str, folder: Path) -> None
         "    labels = np.array([np.zeros((i % 3, 5)) for i in range(240)], dtype=object)\n"
         "    yield {'x': np.load('boxes.npz')['x'], 'labels': labels}\n"
     )
-    for data, text in (("boxes.npz", "`labels` have shape"), ("lists.py:read", "lists of different lengths")):
+    for data, text in (
+        ("boxes.npz", "`labels` have shape"),
+        ("lists.py:read", "lists of different lengths"),
+    ):
         done = cli(
-            command, "net.onnx", "-o", "out.onnx", "--data", data, *["--min-inputs", 16] * (command == "binarize")
+            command,
+            "net.onnx",
+            "-o",
+            "out.onnx",
+            "--data",
+            data,
+            *["--min-inputs", 16] * (command == "binarize"),
         )
-        assert done.exit_code == 2 and done.stderr.startswith("error: ") and text in done.stderr, done.stderr
+        assert (
+            done.exit_code == 2
+            and done.stderr.startswith("error: ")
+            and text in done.stderr
+        ), done.stderr
         assert done.stderr.count("\n") == 1 and not Path("out.onnx").exists()
-    done = cli("train", "net.onnx", "-o", "out.onnx", "--data", "good.npz", "--eval", "lists.py:read")
+    done = cli(
+        "train",
+        "net.onnx",
+        "-o",
+        "out.onnx",
+        "--data",
+        "good.npz",
+        "--eval",
+        "lists.py:read",
+    )
     assert done.exit_code == 2 and "lists of different lengths" in done.stderr
 
 
 def test_what_is_said_of_a_result_is_measured() -> None:
     start, other, data = residual_net(), residual_net(seed=4), task(100)
-    a, b = (session.run(session.session(graph), {"x": data["x"]})[0] for graph in (start, other))
+    a, b = (
+        session.run(session.session(graph), {"x": data["x"]})[0] for graph in (start, other)
+    )
     outcome = Judge(start, Data.of(data))(other)
     varies = np.square(a - a.mean(0)).sum()
     assert outcome.difference == pytest.approx(np.square(a - b).sum() / varies, rel=1e-4)
@@ -138,7 +174,9 @@ def test_a_metric_that_is_no_number_is_worse() -> None:
     with torch.no_grad():
         next(broken.parameters()).fill_(float("nan"))
     data = Data.of({"x": task(32)["x"]})
-    judge = Judge(start, data, evaluation=data, original=residual_net(seed=1), metric="error")
+    judge = Judge(
+        start, data, evaluation=data, original=residual_net(seed=1), metric="error"
+    )
     assert judge(broken.write_back()).is_worse
 
 
@@ -151,13 +189,28 @@ def read(source):
 """
 
 
-def test_models_are_read_as_by_every_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_are_read_as_by_every_command(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # What the plug-in registers is gone after the test.
     monkeypatch.setattr(FRONTENDS, "_entries", dict(FRONTENDS._entries))
     Path("plugin.py").write_text(PLUGIN)
     Path("my.network").write_text("")
-    done = cli("train", "my.network", "-o", "out.onnx", "--data", "good.npz", "--epochs", 1, "--plugin", "plugin.py",
-               "--force", "--lr", 1e-4)  # fmt: skip
+    done = cli(
+        "train",
+        "my.network",
+        "-o",
+        "out.onnx",
+        "--data",
+        "good.npz",
+        "--epochs",
+        1,
+        "--plugin",
+        "plugin.py",
+        "--force",
+        "--lr",
+        1e-4,
+    )
     assert done.exit_code == 0, done.stderr
     words = "binarize my.network -o out.onnx --data good.npz --plugin plugin.py --min-inputs 16 --samples 60"
     done = cli(*words.split())
@@ -167,7 +220,10 @@ def test_models_are_read_as_by_every_command(folder: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize("command", ["train", "binarize", "quantize", "decompose"])
 def test_reading_options_are_there(command: str) -> None:
     text = cli(command, "--help").stdout
-    assert all(option in text for option in ("--plugin", "--inputs", "--input-shape", "--params-file"))
+    assert all(
+        option in text
+        for option in ("--plugin", "--inputs", "--input-shape", "--params-file")
+    )
 
 
 @pytest.fixture
@@ -189,13 +245,29 @@ def test_a_network_from_mxnet_is_written_as_one(symbol: Path) -> None:
     words = [*text.split(), *given, "--original"]
     done = cli(*words, "net-symbol.json")
     # The original has no parameters of its own beside it.
-    assert done.exit_code == 2 and done.stderr.startswith("error: ") and not Path("out-symbol.json").exists()
-    pg.save(pg.load("net-symbol.json", params_file=params, input_shapes={"data": (1, 3, 32, 32)}), "net.onnx")
+    assert (
+        done.exit_code == 2
+        and done.stderr.startswith("error: ")
+        and not Path("out-symbol.json").exists()
+    )
+    pg.save(
+        pg.load(
+            "net-symbol.json", params_file=params, input_shapes={"data": (1, 3, 32, 32)}
+        ),
+        "net.onnx",
+    )
     done = cli(*words, "net.onnx")
     assert done.exit_code == 0, done.stderr
     assert Path("out-symbol.json").read_bytes() == Path("net-symbol.json").read_bytes()
-    before, after = pg.load("net.onnx"), pg.load("out-symbol.json", input_shapes={"data": (1, 3, 32, 32)})
-    assert any(not np.array_equal(w.read(), after.weights[n].read()) for n, w in before.weights.items() if w.is_float)
+    before, after = (
+        pg.load("net.onnx"),
+        pg.load("out-symbol.json", input_shapes={"data": (1, 3, 32, 32)}),
+    )
+    assert any(
+        not np.array_equal(w.read(), after.weights[n].read())
+        for n, w in before.weights.items()
+        if w.is_float
+    )
 
 
 COMMANDS = {
@@ -212,28 +284,48 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("out", ["y-symbol.json", "y.params", "y.json", "y.npz", "y.pt", "Y-SYMBOL.JSON"])
+@pytest.mark.parametrize(
+    "out", ["y-symbol.json", "y.params", "y.json", "y.npz", "y.pt", "Y-SYMBOL.JSON"]
+)
 def test_names_of_other_formats_are_refused(command: str, out: str, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     pg.save(residual_net(), path)
     np.savez(tmp_path / "data.npz", **task(48))
     data = [] if command in ("decompose", "convert") else ["--data", tmp_path / "data.npz"]
-    done = cli(command.split()[0], path, "-o", tmp_path / out, *data, *COMMANDS[command].split())
-    assert done.exit_code == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    done = cli(
+        command.split()[0], path, "-o", tmp_path / out, *data, *COMMANDS[command].split()
+    )
+    assert (
+        done.exit_code == 2
+        and done.stderr.startswith("error: ")
+        and done.stderr.count("\n") == 1
+    ), done.stderr
     assert out in done.stderr and ".onnx" in done.stderr and not (tmp_path / out).exists()
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS.keys() - {"train"}))
 def test_what_is_no_symbol_is_not_called_one(command: str, symbol: Path) -> None:
     data = [] if command in ("decompose", "convert") else ["--data", "data.npz"]
-    done = cli(command.split()[0], "net-symbol.json", "-o", "y-symbol.json", *data, *COMMANDS[command].split())
-    assert done.exit_code == 2 and "written as ONNX, not as an MXNet symbol" in done.stderr, done.stderr
+    done = cli(
+        command.split()[0],
+        "net-symbol.json",
+        "-o",
+        "y-symbol.json",
+        *data,
+        *COMMANDS[command].split(),
+    )
+    assert (
+        done.exit_code == 2 and "written as ONNX, not as an MXNet symbol" in done.stderr
+    ), done.stderr
     assert not Path("y-symbol.json").exists()
 
 
 def test_the_python_interface_refuses_them_too(tmp_path: Path) -> None:
     graph = residual_net()
-    for call in (lambda out: pg.save(graph, out), lambda out: pg.prune(graph, out, budget=pg.Budget(ratio=0.5))):
+    for call in (
+        lambda out: pg.save(graph, out),
+        lambda out: pg.prune(graph, out, budget=pg.Budget(ratio=0.5)),
+    ):
         with pytest.raises(ModelError, match="written as ONNX"):
             call(tmp_path / "y-symbol.json")
     assert not list(tmp_path.iterdir())

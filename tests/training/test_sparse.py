@@ -9,7 +9,7 @@ import torch
 import prunegraph as pg
 from prunegraph.errors import DataError
 from prunegraph.training.batches import Batches
-from prunegraph.training.fit import TrainingConfig, Run, fit
+from prunegraph.training.fit import Run, TrainingConfig, fit
 from prunegraph.training.module import GraphModule
 from prunegraph.training.sparse import Sparsify
 from tests.builders import Builder, residual_net
@@ -40,7 +40,9 @@ def test_a_scale_reaches_zero_and_stays() -> None:
     for _ in range(3):
         sparsify.after_step(state)
     assert module.weight(scale)[[0, 1, 3, 4]].tolist() == [0, 0, 0, 0]
-    np.testing.assert_allclose(module.weight(scale)[[2, 5]].detach().numpy(), [0.4798, 0.9798], rtol=1e-4)
+    np.testing.assert_allclose(
+        module.weight(scale)[[2, 5]].detach().numpy(), [0.4798, 0.9798], rtol=1e-4
+    )
     assert sparsify.gone() == pytest.approx(4 / 6)
 
 
@@ -53,9 +55,15 @@ def test_coupled_scales_shrink_together() -> None:
     Sparsify(module, 2.0).after_step(run(module, 0.05))
     norm = np.sqrt(before[0].numpy() ** 2 + before[2].numpy() ** 2)
     factor = np.maximum(0, 1 - 0.1 * np.sqrt(2) / norm)
-    np.testing.assert_allclose(module.weight(stem).detach(), before[0].numpy() * factor, rtol=1e-5)
-    np.testing.assert_allclose(module.weight(last).detach(), before[2].numpy() * factor, rtol=1e-5)
-    np.testing.assert_allclose(module.weight(inner).detach(), before[1].numpy() - 0.1, rtol=1e-5)
+    np.testing.assert_allclose(
+        module.weight(stem).detach(), before[0].numpy() * factor, rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        module.weight(last).detach(), before[2].numpy() * factor, rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        module.weight(inner).detach(), before[1].numpy() - 0.1, rtol=1e-5
+    )
     Sparsify(module, 100.0).after_step(run(module, 0.05))
     assert not any(module.weight(name).any() for name in normals)
 
@@ -65,7 +73,9 @@ def test_what_is_not_trained_stays() -> None:
     scale = module.graph.node("bn").inputs[1]
     before = module.weight(scale).detach().clone()
     others = [p for p in module.parameters() if p is not module.weight(scale)]
-    Sparsify(module, 1.0).after_step(Run(module, torch.optim.SGD(others, 1.0), TrainingConfig(epochs=1)))
+    Sparsify(module, 1.0).after_step(
+        Run(module, torch.optim.SGD(others, 1.0), TrainingConfig(epochs=1))
+    )
     assert torch.equal(module.weight(scale), before)
 
 
@@ -73,21 +83,35 @@ def test_sparse_training_leaves_channels_that_cost_nothing() -> None:
     """Channels with scale 0 are constants, which the next layers' statistics take over: nothing is lost."""
     module = GraphModule(residual_net(width=16))
     sparsify = Sparsify(module, 0.2)
-    fit(module, Batches(task(), 24), TrainingConfig(epochs=12, lr=0.1), callbacks=[sparsify])
+    fit(
+        module, Batches(task(), 24), TrainingConfig(epochs=12, lr=0.1), callbacks=[sparsify]
+    )
     trained = accuracy(module.eval())
     gone = sparsify.gone()
     assert trained > 0.95 and gone > 0.3
     pruned = pg.prune(
-        module.write_back(), algorithm="bn_scale", allocation="global", budget=pg.Budget(ratio=gone), round_to=1,
+        module.write_back(),
+        algorithm="bn_scale",
+        allocation="global",
+        budget=pg.Budget(ratio=gone),
+        round_to=1,
         repair="bn",
-    ).small  # fmt: skip
+    ).small
     assert accuracy(GraphModule(pruned).eval()) >= trained - 0.03
 
 
 def test_enough_ends_the_run() -> None:
     module = chain()
-    data = {name: array[..., :6, :6] if name == "x" else array for name, array in task(48).items()}
-    state = fit(module, Batches(data, 24), TrainingConfig(epochs=5), callbacks=[Sparsify(module, 1e3, enough=0.9)])
+    data = {
+        name: array[..., :6, :6] if name == "x" else array
+        for name, array in task(48).items()
+    }
+    state = fit(
+        module,
+        Batches(data, 24),
+        TrainingConfig(epochs=5),
+        callbacks=[Sparsify(module, 1e3, enough=0.9)],
+    )
     assert state.epoch == 1
 
 

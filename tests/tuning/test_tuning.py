@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 
 import prunegraph as pg
-from prunegraph.errors import BudgetError, DataError, ModelError, PluginError, UnknownNameError
+from prunegraph.errors import (
+    BudgetError,
+    DataError,
+    ModelError,
+    PluginError,
+    UnknownNameError,
+)
 from prunegraph.measuring.metrics import METRICS
 from prunegraph.ops.cost import cost
 from prunegraph.runtime.data import Data, read_data
@@ -22,7 +28,7 @@ from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.select import Ranking, rank
 from prunegraph.tuning import stages
 from prunegraph.tuning.evaluation import STUDY, Evaluator, Study, Trials, _write
-from prunegraph.tuning.search import SearchTrace, Goal, find
+from prunegraph.tuning.search import Goal, SearchTrace, find
 from tests.builders import Builder, residual_net
 from tests.paths import FIXTURES
 
@@ -33,7 +39,10 @@ Array = np.ndarray
 
 def batches(count: int = 3, samples: int = 16, seed: int = 0) -> list[dict[str, Array]]:
     rng = np.random.default_rng(seed)
-    return [{"x": rng.standard_normal((samples, 3, 8, 8)).astype(np.float32)} for _ in range(count)]
+    return [
+        {"x": rng.standard_normal((samples, 3, 8, 8)).astype(np.float32)}
+        for _ in range(count)
+    ]
 
 
 def dead_and_vital() -> pg.Graph:
@@ -67,14 +76,24 @@ def test_a_dead_group_costs_nothing_and_a_vital_one_much() -> None:
 def test_points_say_what_was_removed_and_what_is_left() -> None:
     graph = residual_net(width=16)
     coupling = pg.analyze(graph)
-    result = pg.sensitivity(graph, data=batches(1), ratios=[0.05, 0.5], algorithm="l2", jobs=1)
+    result = pg.sensitivity(
+        graph, data=batches(1), ratios=[0.05, 0.5], algorithm="l2", jobs=1
+    )
     assert [curve.id for curve in result.curves] == [group.id for group in coupling.groups]
     for curve, group in zip(result.curves, coupling.groups, strict=True):
-        assert [point.removed for point in curve.points] == [math.floor(0.05 * group.channels), group.channels // 2]
-        plan = pg.select(graph, coupling, algorithm="l2", budget=pg.Budget(ratio=0.5), round_to=1)
+        assert [point.removed for point in curve.points] == [
+            math.floor(0.05 * group.channels),
+            group.channels // 2,
+        ]
+        plan = pg.select(
+            graph, coupling, algorithm="l2", budget=pg.Budget(ratio=0.5), round_to=1
+        )
         alone = pg.Plan(graph.sha256, {group.id: plan.remove[group.id]})
         remaining = cost(pg.apply(graph, alone))
-        assert (curve.points[1].macs, curve.points[1].params) == (remaining.macs, remaining.params)
+        assert (curve.points[1].macs, curve.points[1].params) == (
+            remaining.macs,
+            remaining.params,
+        )
         if not curve.points[0].removed:
             assert curve.points[0].error == 0
 
@@ -84,14 +103,19 @@ def test_error_is_what_cutting_really_does() -> None:
     data = batches(2)
     result = pg.sensitivity(graph, data=data, ratios=[0.5], algorithm="l2", jobs=1)
     coupling = pg.analyze(graph)
-    plan = pg.select(graph, coupling, algorithm="l2", budget=pg.Budget(ratio=0.5), round_to=1)
+    plan = pg.select(
+        graph, coupling, algorithm="l2", budget=pg.Budget(ratio=0.5), round_to=1
+    )
     for curve in result.curves:
         pruned = pg.apply(graph, pg.Plan(graph.sha256, {curve.id: plan.remove[curve.id]}))
         expected, got = (
             np.concatenate([run(opened, batch)[0] for batch in data]).astype(np.float64)
             for opened in (session(graph), session(pruned))
         )
-        by_hand = np.square(got - expected).sum() / np.square(expected - expected.mean(axis=0)).sum()
+        by_hand = (
+            np.square(got - expected).sum()
+            / np.square(expected - expected.mean(axis=0)).sum()
+        )
         assert curve.points[0].error == pytest.approx(by_hand, rel=1e-3)
 
 
@@ -99,7 +123,12 @@ def test_repair_lowers_the_error() -> None:
     graph = residual_net(width=16)
     plain, repaired = (
         pg.sensitivity(
-            graph, data=batches(6, 32), evaluation=batches(1, 64, seed=1), ratios=[0.5], repair=repair, jobs=1
+            graph,
+            data=batches(6, 32),
+            evaluation=batches(1, 64, seed=1),
+            ratios=[0.5],
+            repair=repair,
+            jobs=1,
         )
         for repair in ("none", "least-squares")
     )
@@ -110,24 +139,47 @@ def test_repair_lowers_the_error() -> None:
 
 def test_the_file() -> None:
     graph = residual_net(width=16)
-    result = pg.sensitivity(graph, data=batches(1), metric="agreement", ratios=[0.5], algorithm="l1", jobs=1)
+    result = pg.sensitivity(
+        graph, data=batches(1), metric="agreement", ratios=[0.5], algorithm="l1", jobs=1
+    )
     content = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert content["format"] == "prunegraph/sensitivity@1"
     assert content["model"] == {"name": "model", "sha256": graph.sha256}
-    assert (content["metric"], content["original"], content["algorithm"]) == ("agreement", 100.0, "l1")
+    assert (content["metric"], content["original"], content["algorithm"]) == (
+        "agreement",
+        100.0,
+        "l1",
+    )
     assert content["groups"][0].keys() == {"id", "layers", "channels", "points"}
-    assert content["groups"][0]["points"][0].keys() == {"ratio", "removed", "macs", "params", "error"}
+    assert content["groups"][0]["points"][0].keys() == {
+        "ratio",
+        "removed",
+        "macs",
+        "params",
+        "error",
+    }
 
 
 def test_metrics_of_ones_own_and_processes() -> None:
     graph = residual_net(width=16)
 
-    def brightness(outputs: Sequence[Mapping[str, Array]], inputs: Sequence[Mapping[str, Array]]) -> float:
-        assert [batch["x"].shape[0] for batch in inputs] == [len(next(iter(o.values()))) for o in outputs]
+    def brightness(
+        outputs: Sequence[Mapping[str, Array]], inputs: Sequence[Mapping[str, Array]]
+    ) -> float:
+        assert [batch["x"].shape[0] for batch in inputs] == [
+            len(next(iter(o.values()))) for o in outputs
+        ]
         return -sum(float(np.square(next(iter(each.values()))).sum()) for each in outputs)
 
     here, there = (
-        pg.sensitivity(graph, data=batches(1), metric=brightness, ratios=[0.5], algorithm="l2", jobs=jobs).to_json()
+        pg.sensitivity(
+            graph,
+            data=batches(1),
+            metric=brightness,
+            ratios=[0.5],
+            algorithm="l2",
+            jobs=jobs,
+        ).to_json()
         for jobs in (1, 2)
     )
     assert here == there
@@ -155,7 +207,11 @@ def test_outputs_that_are_no_numbers_are_a_finite_error() -> None:
         return np.arange(group.channels, dtype=float)  # type: ignore[attr-defined]
 
     result = pg.sensitivity(
-        pg.load(graph.model), data=batches(1), algorithm="test_first_last", ratios=[0.25, 0.5], jobs=1
+        pg.load(graph.model),
+        data=batches(1),
+        algorithm="test_first_last",
+        ratios=[0.25, 0.5],
+        jobs=1,
     )
     first, last = by_layer(result, "a")
     assert first < 1e-9
@@ -176,14 +232,26 @@ class Network:
 
     def map(self, items: Sequence[tuple[tuple[str, tuple[int, ...]], ...]]) -> list[float]:
         self.measured += len(items)
-        kept = [self.meter.measure(dict(item)).macs / self.meter.original.macs for item in items]
+        kept = [
+            self.meter.measure(dict(item)).macs / self.meter.original.macs for item in items
+        ]
         return [93.0 if share >= 1 - self.cliff - 1e-9 else 40.0 for share in kept]
 
 
-def synthetic(cliff: float, min_channels: int = 1, **goal: object) -> tuple[SearchTrace, Network, Ranking]:
+def synthetic(
+    cliff: float, min_channels: int = 1, **goal: object
+) -> tuple[SearchTrace, Network, Ranking]:
     coupling = pg.analyze(residual_net(width=64))
     network = Network(coupling, cliff)
-    ranking = rank(coupling, SelectionOptions(budget=pg.Budget(ratio=0.5), round_to=1, algorithm="l2", min_channels=min_channels))
+    ranking = rank(
+        coupling,
+        SelectionOptions(
+            budget=pg.Budget(ratio=0.5),
+            round_to=1,
+            algorithm="l2",
+            min_channels=min_channels,
+        ),
+    )
     trials = Trials(network, METRICS["top1"], 93.0)  # type: ignore[arg-type]
     return find(trials, ranking, Goal(0.5, **goal), lambda text: None), network, ranking  # type: ignore[arg-type]
 
@@ -194,7 +262,10 @@ def test_grid_and_bisection_stop_before_the_cliff(cliff: float) -> None:
     bisected, network, _ = synthetic(cliff, method="bisection")
 
     def kept(strength: int) -> float:
-        return network.meter.measure(ranking.plan(Goal(0.5).budget(strength)).remove).macs / network.meter.original.macs
+        return (
+            network.meter.measure(ranking.plan(Goal(0.5).budget(strength)).remove).macs
+            / network.meter.original.macs
+        )
 
     # A bound may be undershot: the last strength whose plan does not go over the cliff.
     last = max(strength for strength in range(1, 100) if kept(strength) >= 1 - cliff)
@@ -223,14 +294,24 @@ def test_stages_are_told_apart_by_spatial_size() -> None:
     coupling = pg.analyze(pg.load(MODEL))
     parts = stages.stages(coupling)
     assert [len(part) for part in parts] == [3, 3, 3]
-    assert [part[0].layers[0].split(".")[0] for part in parts] == ["/stem/stem", "/stages/stages", "/stages/stages"]
-    assert sorted(g.id for part in parts for g in part) == sorted(g.id for g in coupling.groups)
+    assert [part[0].layers[0].split(".")[0] for part in parts] == [
+        "/stem/stem",
+        "/stages/stages",
+        "/stages/stages",
+    ]
+    assert sorted(g.id for part in parts for g in part) == sorted(
+        g.id for g in coupling.groups
+    )
     b = Builder()
     x = b.input("n", 8)
     for i in range(6):
         x = b.relu(b.linear(x, 8 if not i else 16, 16, name=f"fc{i}"))
     parts = stages.stages(pg.analyze(b.graph(b.linear(x, 16, 4))))
-    assert [[group.layers[0] for group in part] for part in parts] == [["fc0", "fc1"], ["fc2", "fc3"], ["fc4", "fc5"]]
+    assert [[group.layers[0] for group in part] for part in parts] == [
+        ["fc0", "fc1"],
+        ["fc2", "fc3"],
+        ["fc4", "fc5"],
+    ]
 
 
 def test_many_sizes_become_at_most_four_stages() -> None:
@@ -240,11 +321,16 @@ def test_many_sizes_become_at_most_four_stages() -> None:
         x, c = b.relu(b.conv(x, c, 8, name=f"conv{i}", strides=[2, 2] if i else [1, 1])), 8
     parts = stages.stages(pg.analyze(b.graph(b.head(x, 8))))
     assert len(parts) == stages.MOST
-    assert [group.layers[0] for part in parts for group in part] == [f"conv{i}" for i in range(6)]
+    assert [group.layers[0] for part in parts for group in part] == [
+        f"conv{i}" for i in range(6)
+    ]
 
 
 def test_nothing_within_the_tolerance_is_an_error() -> None:
-    with pytest.raises(BudgetError, match=r"no cut stays within the tolerance of 0.5: top1 is worse by 53 at strength"):
+    with pytest.raises(
+        BudgetError,
+        match=r"no cut stays within the tolerance of 0.5: top1 is worse by 53 at strength",
+    ):
         synthetic(0.0)
 
 
@@ -253,15 +339,24 @@ def test_strengths_out_of_reach_are_no_candidates() -> None:
     unmet = [each for each in match.candidates if each.cost is None]
     assert unmet
     assert not any(each.accepted for each in unmet)
-    assert match.best.strength == max(each.strength for each in match.candidates if each.cost is not None)
+    assert match.best.strength == max(
+        each.strength for each in match.candidates if each.cost is not None
+    )
 
 
 def test_search_prunes_proves_and_writes(tmp_path: Path) -> None:
     graph = residual_net(width=16)
     done = pg.search(
-        graph, tmp_path / "small.onnx", data=batches(4, 32), evaluation=batches(1, 64, seed=1), metric="error",
-        tolerance=0.05, round_to=1, save_plan=tmp_path / "plan.json", jobs=1,
-    )  # fmt: skip
+        graph,
+        tmp_path / "small.onnx",
+        data=batches(4, 32),
+        evaluation=batches(1, 64, seed=1),
+        metric="error",
+        tolerance=0.05,
+        round_to=1,
+        save_plan=tmp_path / "plan.json",
+        jobs=1,
+    )
     assert done.result.proof is not None
     assert done.found.best.loss <= 0.05
     kept = cost(pg.load(tmp_path / "small.onnx")).macs / done.result.before.macs
@@ -273,15 +368,25 @@ def test_search_prunes_proves_and_writes(tmp_path: Path) -> None:
     # What was written is what was measured.
     [again] = [each for each in done.found.candidates if each == done.found.best]
     x = batches(1, 64, seed=1)[0]
-    expected, got = (run(session(each), x)[0].astype(np.float64) for each in (graph, done.result.small))
+    expected, got = (
+        run(session(each), x)[0].astype(np.float64) for each in (graph, done.result.small)
+    )
     assert again.value == pytest.approx(
-        np.square(got - expected).sum() / np.square(expected - expected.mean(axis=0)).sum(), rel=0.05
+        np.square(got - expected).sum() / np.square(expected - expected.mean(axis=0)).sum(),
+        rel=0.05,
     )
 
 
 def test_processes_find_what_one_process_finds() -> None:
     graph = residual_net(width=16)
-    options = {"data": batches(), "metric": "error", "tolerance": 0.3, "round_to": 1, "repair": "none", "stages": True}
+    options = {
+        "data": batches(),
+        "metric": "error",
+        "tolerance": 0.3,
+        "round_to": 1,
+        "repair": "none",
+        "stages": True,
+    }
     alone, together = (pg.search(graph, jobs=jobs, **options) for jobs in (1, 2))
     assert alone.found == together.found
 
@@ -289,17 +394,26 @@ def test_processes_find_what_one_process_finds() -> None:
 def test_fashion_network_is_searched_and_keeps_its_accuracy() -> None:
     """Bisection by top-1 on 1,000 labelled images; the repair sees 256 unlabelled ones."""
     done = pg.search(
-        MODEL, data=read_data(str(FIXTURES / "fashion_calibration.npz")),
-        evaluation=read_data(str(FIXTURES / "fashion_eval.npz")), tolerance=1.0, method="bisection", round_to=1,
+        MODEL,
+        data=read_data(str(FIXTURES / "fashion_calibration.npz")),
+        evaluation=read_data(str(FIXTURES / "fashion_eval.npz")),
+        tolerance=1.0,
+        method="bisection",
+        round_to=1,
         algorithm="l2",
-    )  # fmt: skip
+    )
     assert done.found.metric == "top1"
     assert done.found.original == 94.6
     assert done.found.best.value >= 93.6
     assert len(done.found.candidates) <= 8
     assert done.result.proof is not None
     assert done.result.after.macs < 0.6 * done.result.before.macs
-    result = pg.compare(done.result.model, done.result.small, data=read_data(str(FIXTURES / "fashion_eval.npz")), runs=1)
+    result = pg.compare(
+        done.result.model,
+        done.result.small,
+        data=read_data(str(FIXTURES / "fashion_eval.npz")),
+        runs=1,
+    )
     assert result.accuracy is not None
     assert 100 * result.accuracy[1] == pytest.approx(done.found.best.value, abs=0.25)
 
@@ -310,7 +424,12 @@ def test_fashion_network_is_searched_and_keeps_its_accuracy() -> None:
 def test_the_allocation_by_sensitivity_spares_what_is_vital() -> None:
     graph = dead_and_vital()
     plan = pg.select(
-        graph, data=batches(), algorithm="l2", allocation="sensitivity", budget=pg.Budget(macs=0.5), round_to=1
+        graph,
+        data=batches(),
+        algorithm="l2",
+        allocation="sensitivity",
+        budget=pg.Budget(macs=0.5),
+        round_to=1,
     )
     pruned = pg.apply(graph, plan)
     assert cost(pruned).macs <= 0.5 * cost(graph).macs
@@ -327,27 +446,49 @@ def test_the_allocation_by_sensitivity_spares_what_is_vital() -> None:
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
-        ({"tolerance": -1.0}, BudgetError, "tolerance must be a number of at least 0, got -1"),
-        ({"tolerance": math.nan}, BudgetError, "tolerance must be a number of at least 0, got nan"),
+        (
+            {"tolerance": -1.0},
+            BudgetError,
+            "tolerance must be a number of at least 0, got -1",
+        ),
+        (
+            {"tolerance": math.nan},
+            BudgetError,
+            "tolerance must be a number of at least 0, got nan",
+        ),
         ({"metric": "accuracy"}, UnknownNameError, "unknown metric 'accuracy'"),
         ({"metric": "top1"}, DataError, "metric 'top1' needs labels"),
         ({"metric": "none.py:f"}, PluginError, "none.py:f"),
-        ({"metric": lambda outputs, batches: math.nan}, DataError, "metric '<lambda>' of the original is nan"),
+        (
+            {"metric": lambda outputs, batches: math.nan},
+            DataError,
+            "metric '<lambda>' of the original is nan",
+        ),
         ({"method": "binary"}, UnknownNameError, "unknown search method 'binary'"),
         ({"by": "latency!"}, UnknownNameError, "unknown measure of strength"),
         ({"repair": "magic"}, UnknownNameError, "unknown repair"),
         ({"algorithm": "l3"}, UnknownNameError, "unknown algorithm 'l3'"),
         ({"keep": ["nowhere"]}, UnknownNameError, "unknown layer 'nowhere'"),
-        ({"data": [{"y": np.zeros((2, 3), np.float32)}]}, DataError, "no array for model input 'x'"),
+        (
+            {"data": [{"y": np.zeros((2, 3), np.float32)}]},
+            DataError,
+            "no array for model input 'x'",
+        ),
         ({"out": "missing/out.onnx"}, ModelError, "does not exist"),
     ],
 )
-def test_bad_searches(options: dict[str, object], kind: type[Exception], message: str) -> None:
+def test_bad_searches(
+    options: dict[str, object], kind: type[Exception], message: str
+) -> None:
     with pytest.raises(kind, match=message):
-        pg.search(residual_net(), **{"data": batches(1), "tolerance": 1.0, "jobs": 1, **options})  # type: ignore[arg-type]
+        pg.search(
+            residual_net(), **{"data": batches(1), "tolerance": 1.0, "jobs": 1, **options}
+        )  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("ratios", [[], [0.5, 0.25], [0.0, 0.5], [0.5, 1.0], [0.5, 0.5], [math.nan]])
+@pytest.mark.parametrize(
+    "ratios", [[], [0.5, 0.25], [0.0, 0.5], [0.5, 1.0], [0.5, 0.5], [math.nan]]
+)
 def test_bad_ratios(ratios: list[float]) -> None:
     with pytest.raises(BudgetError, match="ratios must rise"):
         pg.sensitivity(residual_net(), data=batches(1), ratios=ratios, jobs=1)

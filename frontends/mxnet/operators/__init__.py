@@ -22,7 +22,24 @@ from prunegraph.frontends.mxnet.operators import (
 from prunegraph.frontends.mxnet.operators.base import OPERATORS, Call, label
 
 __all__ = [
-    "OPERATORS", "Call", "arithmetic", "attention", "constants", "deformable", "indexing", "label", "layers", "norm",
+    "OPERATORS",
+    "Call",
+    "arithmetic",
+    "attention",
+    "constants",
+    "deformable",
+    "indexing",
+    "label",
+    "layers",
+    "norm",
     "outputs",
-    "pool", "recurrent", "reduce", "resize", "shape", "slicing", "special", "suppress", "vision",
-]  # fmt: skip
+    "pool",
+    "recurrent",
+    "reduce",
+    "resize",
+    "shape",
+    "slicing",
+    "special",
+    "suppress",
+    "vision",
+]

@@ -13,11 +13,32 @@ from prunegraph.frontends.mxnet.operators.base import Call, operator
 
 #: Operators that are one ONNX operator.
 PLAIN = {
-    "abs": "Abs", "arccos": "Acos", "arccosh": "Acosh", "arcsin": "Asin", "arcsinh": "Asinh", "arctan": "Atan",
-    "arctanh": "Atanh", "ceil": "Ceil", "cos": "Cos", "cosh": "Cosh", "erf": "Erf", "exp": "Exp", "floor": "Floor",
-    "log": "Log", "negative": "Neg", "reciprocal": "Reciprocal", "relu": "Relu", "sigmoid": "Sigmoid", "sign": "Sign",
-    "sin": "Sin", "sinh": "Sinh", "softsign": "Softsign", "sqrt": "Sqrt", "tan": "Tan", "tanh": "Tanh",
-}  # fmt: skip
+    "abs": "Abs",
+    "arccos": "Acos",
+    "arccosh": "Acosh",
+    "arcsin": "Asin",
+    "arcsinh": "Asinh",
+    "arctan": "Atan",
+    "arctanh": "Atanh",
+    "ceil": "Ceil",
+    "cos": "Cos",
+    "cosh": "Cosh",
+    "erf": "Erf",
+    "exp": "Exp",
+    "floor": "Floor",
+    "log": "Log",
+    "negative": "Neg",
+    "reciprocal": "Reciprocal",
+    "relu": "Relu",
+    "sigmoid": "Sigmoid",
+    "sign": "Sign",
+    "sin": "Sin",
+    "sinh": "Sinh",
+    "softsign": "Softsign",
+    "sqrt": "Sqrt",
+    "tan": "Tan",
+    "tanh": "Tanh",
+}
 
 
 def _plain(onnx_op: str) -> Callable[[Call], Value]:
@@ -40,7 +61,9 @@ def _rint(build: Builder, x: Value) -> Value:
 
 def _round(build: Builder, x: Value) -> Value:
     """To the nearest; ties go away from zero."""
-    return _signed(build, x, lambda v: build.emit("Floor", build.emit("Add", v, build.number(0.5, x))))
+    return _signed(
+        build, x, lambda v: build.emit("Floor", build.emit("Add", v, build.number(0.5, x)))
+    )
 
 
 def _cbrt(build: Builder, x: Value) -> Value:
@@ -70,7 +93,9 @@ COMPOSED: dict[str, Callable[[Builder, Value], Value]] = {
     "log10": _scaled("Log", 1 / np.log(10)),
     "degrees": _scaled(None, 180 / np.pi),
     "radians": _scaled(None, np.pi / 180),
-    "logical_not": lambda build, x: build.cast(build.emit("Not", build.cast(x, np.bool_)), x.dtype),
+    "logical_not": lambda build, x: build.cast(
+        build.emit("Not", build.cast(x, np.bool_)), x.dtype
+    ),
 }
 
 
@@ -84,12 +109,16 @@ for _name, _convert in COMPOSED.items():
 
 @operator("hard_sigmoid")
 def hard_sigmoid(call: Call) -> Value:
-    return call.builder.emit("HardSigmoid", call.x, alpha=call.real("alpha", 0.2), beta=call.real("beta", 0.5))
+    return call.builder.emit(
+        "HardSigmoid", call.x, alpha=call.real("alpha", 0.2), beta=call.real("beta", 0.5)
+    )
 
 
 @operator("clip")
 def clip(call: Call) -> Value:
-    low, high = (call.builder.number(call.real(name), call.x) for name in ("a_min", "a_max"))
+    low, high = (
+        call.builder.number(call.real(name), call.x) for name in ("a_min", "a_max")
+    )
     return call.builder.emit("Clip", call.x, low, high)
 
 
@@ -101,19 +130,29 @@ def smooth_l1(call: Call) -> Value:
     size = build.emit("Abs", x)
     inner = build.emit("Mul", build.emit("Mul", x, x), build.number(0.5 * squared, x))
     outer = build.emit("Sub", size, build.number(0.5 / squared, x))
-    return build.emit("Where", build.emit("Less", size, build.number(1 / squared, x)), inner, outer)
+    return build.emit(
+        "Where", build.emit("Less", size, build.number(1 / squared, x)), inner, outer
+    )
 
 
 @operator("Cast", "amp_cast")
 def cast(call: Call) -> Value:
     kind = call.dtype()
-    return call.builder.cast(call.x, kind) if kind != call.x.dtype else call.builder.emit("Identity", call.x)
+    return (
+        call.builder.cast(call.x, kind)
+        if kind != call.x.dtype
+        else call.builder.emit("Identity", call.x)
+    )
 
 
 @operator("amp_multicast")
 def amp_multicast(call: Call) -> list[Value]:
     kinds = [value.dtype for value in call.inputs]
-    wanted = min(kinds, key=lambda k: k.itemsize) if call.flag("cast_narrow") else np.result_type(*kinds)
+    wanted = (
+        min(kinds, key=lambda k: k.itemsize)
+        if call.flag("cast_narrow")
+        else np.result_type(*kinds)
+    )
     return [call.builder.cast(value, wanted) for value in call.inputs]
 
 
@@ -121,7 +160,9 @@ def amp_multicast(call: Call) -> list[Value]:
 
 
 def _hypot(build: Builder, a: Value, b: Value) -> Value:
-    return build.emit("Sqrt", build.emit("Add", build.emit("Mul", a, a), build.emit("Mul", b, b)))
+    return build.emit(
+        "Sqrt", build.emit("Add", build.emit("Mul", a, a), build.emit("Mul", b, b))
+    )
 
 
 def _mod(build: Builder, a: Value, b: Value) -> Value:
@@ -141,9 +182,16 @@ def _one(op: str) -> Pair:
 
 #: Function of two tensors, by the stem of MXNet's names.
 ARITHMETIC: dict[str, Pair] = {
-    "add": _one("Add"), "sub": _one("Sub"), "mul": _one("Mul"), "div": _one("Div"), "power": _one("Pow"),
-    "maximum": _one("Max"), "minimum": _one("Min"), "mod": _mod, "hypot": _hypot,
-}  # fmt: skip
+    "add": _one("Add"),
+    "sub": _one("Sub"),
+    "mul": _one("Mul"),
+    "div": _one("Div"),
+    "power": _one("Pow"),
+    "maximum": _one("Max"),
+    "minimum": _one("Min"),
+    "mod": _mod,
+    "hypot": _hypot,
+}
 
 
 def _not_equal(build: Builder, a: Value, b: Value) -> Value:
@@ -151,29 +199,46 @@ def _not_equal(build: Builder, a: Value, b: Value) -> Value:
 
 
 def _truth(op: str) -> Pair:
-    return lambda build, a, b: build.emit(op, build.cast(a, np.bool_), build.cast(b, np.bool_))
+    return lambda build, a, b: build.emit(
+        op, build.cast(a, np.bool_), build.cast(b, np.bool_)
+    )
 
 
 #: Comparisons and logic: their results are truth values, which MXNet gives as 0 and 1 in the type of the input.
 TRUTH: dict[str, Pair] = {
-    "equal": _one("Equal"), "not_equal": _not_equal, "greater": _one("Greater"), "lesser": _one("Less"),
-    "greater_equal": _one("GreaterOrEqual"), "lesser_equal": _one("LessOrEqual"),
-    "logical_and": _truth("And"), "logical_or": _truth("Or"), "logical_xor": _truth("Xor"),
-}  # fmt: skip
+    "equal": _one("Equal"),
+    "not_equal": _not_equal,
+    "greater": _one("Greater"),
+    "lesser": _one("Less"),
+    "greater_equal": _one("GreaterOrEqual"),
+    "lesser_equal": _one("LessOrEqual"),
+    "logical_and": _truth("And"),
+    "logical_or": _truth("Or"),
+    "logical_xor": _truth("Xor"),
+}
 
 #: Stem to the name of the operator with a number, and of the one with the operands swapped.
 SCALAR = {
-    "add": ("_plus_scalar", ""), "sub": ("_minus_scalar", "_rminus_scalar"), "mul": ("_mul_scalar", ""),
-    "div": ("_div_scalar", "_rdiv_scalar"), "power": ("_power_scalar", "_rpower_scalar"),
-    "mod": ("_mod_scalar", "_rmod_scalar"), "maximum": ("_maximum_scalar", ""), "minimum": ("_minimum_scalar", ""),
+    "add": ("_plus_scalar", ""),
+    "sub": ("_minus_scalar", "_rminus_scalar"),
+    "mul": ("_mul_scalar", ""),
+    "div": ("_div_scalar", "_rdiv_scalar"),
+    "power": ("_power_scalar", "_rpower_scalar"),
+    "mod": ("_mod_scalar", "_rmod_scalar"),
+    "maximum": ("_maximum_scalar", ""),
+    "minimum": ("_minimum_scalar", ""),
     "hypot": ("_hypot_scalar", ""),
-}  # fmt: skip
+}
 
 #: The numpy front end's comparisons, whose results are booleans.
 NUMPY_TRUTH = {
-    "equal": "equal", "not_equal": "not_equal", "greater": "greater", "less": "lesser",
-    "greater_equal": "greater_equal", "less_equal": "lesser_equal",
-}  # fmt: skip
+    "equal": "equal",
+    "not_equal": "not_equal",
+    "greater": "greater",
+    "less": "lesser",
+    "greater_equal": "greater_equal",
+    "less_equal": "lesser_equal",
+}
 
 
 def _binary(function: Pair, truth: bool) -> Callable[[Call], Value]:
@@ -194,7 +259,11 @@ def _with_number(function: Pair, truth: bool, swapped: bool) -> Callable[[Call],
             call.fail(f"a {x.dtype} tensor and {value} give another type in numpy")
         # MXNet casts the number to the tensor's type: 1.5 is 1 beside int32.
         number = call.builder.number(value, x)
-        result = function(call.builder, number, x) if swapped else function(call.builder, x, number)
+        result = (
+            function(call.builder, number, x)
+            if swapped
+            else function(call.builder, x, number)
+        )
         return call.builder.cast(result, x.dtype) if truth else result
 
     return convert
@@ -202,7 +271,11 @@ def _with_number(function: Pair, truth: bool, swapped: bool) -> Callable[[Call],
 
 def _numpy_comparison(function: Pair, with_number: bool) -> Callable[[Call], Value]:
     def convert(call: Call) -> Value:
-        other = call.builder.number(call.real("scalar"), call.x) if with_number else call.inputs[1]
+        other = (
+            call.builder.number(call.real("scalar"), call.x)
+            if with_number
+            else call.inputs[1]
+        )
         return function(call.builder, call.x, other)
 
     return convert
@@ -235,7 +308,9 @@ def add_n(call: Call) -> Value:
 
 @operator("_contrib_div_sqrt_dim")
 def div_sqrt_dim(call: Call) -> Value:
-    return call.builder.emit("Div", call.x, call.builder.number(np.sqrt(call.x.size(-1)), call.x))
+    return call.builder.emit(
+        "Div", call.x, call.builder.number(np.sqrt(call.x.size(-1)), call.x)
+    )
 
 
 @operator("_np_cumsum")

@@ -19,7 +19,9 @@ def _swapped(call: Call, value: Value, flag: str) -> Value:
 
 def _product(call: Call) -> Value:
     a, b = call.inputs[:2]
-    return call.builder.emit("MatMul", _swapped(call, a, "transpose_a"), _swapped(call, b, "transpose_b"))
+    return call.builder.emit(
+        "MatMul", _swapped(call, a, "transpose_a"), _swapped(call, b, "transpose_b")
+    )
 
 
 @operator("batch_dot")
@@ -33,7 +35,11 @@ def gemm2(call: Call) -> Value:
         call.fail("only matrices in the two last axes are supported")
     result = _product(call)
     alpha = call.real("alpha", 1.0)
-    return result if alpha == 1 else call.builder.emit("Mul", result, call.builder.number(alpha, result))
+    return (
+        result
+        if alpha == 1
+        else call.builder.emit("Mul", result, call.builder.number(alpha, result))
+    )
 
 
 @operator("_npi_matmul")
@@ -55,7 +61,9 @@ def dot(call: Call) -> Value:
     if b.rank <= 2:
         return build.emit("MatMul", a, b)
     flat = build.emit("Reshape", b, [0, -1])
-    return build.emit("Reshape", build.emit("MatMul", a, flat), [*[0] * (a.rank - 1), *b.sizes[1:]])
+    return build.emit(
+        "Reshape", build.emit("MatMul", a, flat), [*[0] * (a.rank - 1), *b.sizes[1:]]
+    )
 
 
 # -- interleaved projections: [length, batch, heads * parts * head_dim] ----------------------
@@ -65,9 +73,11 @@ def _part(call: Call, value: Value, parts: int, which: int) -> Value:
     """One of the interleaved parts as [batch * heads, length, head_dim]."""
     build, heads = call.builder, call.integer("heads")
     split = build.emit("Reshape", value, [0, 0, heads, parts, -1])
-    part = build.emit("Gather", split, build.constant(np.array(which)), axis=3) if parts > 1 else build.emit(
-        "Squeeze", split, [3]
-    )  # fmt: skip
+    part = (
+        build.emit("Gather", split, build.constant(np.array(which)), axis=3)
+        if parts > 1
+        else build.emit("Squeeze", split, [3])
+    )
     moved = build.emit("Transpose", part, perm=[1, 2, 0, 3])
     return build.emit("Reshape", moved, [-1, *moved.sizes[2:]])
 

@@ -17,8 +17,19 @@ from prunegraph.registry import Registry
 
 #: Element types by MXNet's names.
 DTYPES = (
-    "float16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64", "bool",
-)  # fmt: skip
+    "float16",
+    "float32",
+    "float64",
+    "uint8",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint16",
+    "uint32",
+    "uint64",
+    "bool",
+)
 
 #: Elements of a constant that an attribute may ask for.
 MAX_ELEMENTS = 2**28
@@ -72,7 +83,9 @@ class Call:
     def flag(self, name: str, default: bool = False) -> bool:
         return bool(self.integer(name, int(default)))
 
-    def integers(self, name: str, default: Sequence[int] | None = None, length: int | None = None) -> tuple[int, ...]:
+    def integers(
+        self, name: str, default: Sequence[int] | None = None, length: int | None = None
+    ) -> tuple[int, ...]:
         """A tuple of whole numbers; () counts as absent. With `length`, of that length."""
         value = self._raw(name)
         if value in (None, ()):
@@ -108,7 +121,13 @@ class Call:
 
     def reals(self, name: str, default: Sequence[float]) -> tuple[float, ...]:
         value = self._raw(name)
-        items = default if value in (None, ()) else value if isinstance(value, tuple) else (value,)
+        items = (
+            default
+            if value in (None, ())
+            else value
+            if isinstance(value, tuple)
+            else (value,)
+        )
         if not all(isinstance(item, int | float) for item in items):
             self.fail(f"attribute {name!r} must hold numbers, not {value!r}")
         return tuple(float(item) for item in items)  # type: ignore[arg-type]
@@ -128,7 +147,9 @@ class Call:
         if math.prod(sizes) > MAX_ELEMENTS:
             self.fail(f"it makes a constant of {math.prod(sizes):.0f} elements")
 
-    def axis(self, name: str = "axis", default: int | None = None, rank: int | None = None) -> int:
+    def axis(
+        self, name: str = "axis", default: int | None = None, rank: int | None = None
+    ) -> int:
         """An axis of the first input (or of `rank`), counted from the front."""
         rank = self.x.rank if rank is None else rank
         result = self.integer(name, default)
@@ -167,6 +188,8 @@ def operator(*names: str) -> Callable[[Converter], Converter]:
 
 def label(node: Node) -> str:
     """An operator, its node and its attributes, for messages."""
-    own = {name: value for name, value in node.attributes.items() if not name.startswith("__")}
+    own = {
+        name: value for name, value in node.attributes.items() if not name.startswith("__")
+    }
     messages = ", ".join(f"{name}={value}" for name, value in own.items())
     return f"MXNet operator {node.written!r}, node {node.name!r} ({messages or 'no attributes'})"

@@ -22,7 +22,9 @@ def filled(call: Call) -> Value:
         shape = tuple(size if size > 0 else 1 for size in shape)
     call.affordable(*shape)
     value = {"_zeros": 0.0, "_ones": 1.0}.get(call.node.op)
-    return _labelled(call, np.full(shape, call.real("value") if value is None else value, call.dtype()))
+    return _labelled(
+        call, np.full(shape, call.real("value") if value is None else value, call.dtype())
+    )
 
 
 @operator("zeros_like", "ones_like")
@@ -45,14 +47,22 @@ def arange(call: Call) -> Value:
     start, stop = (0.0, start) if stop is None else (start, stop)
     step, times = call.real("step", 1.0), call.integer("repeat", 1)
     call.affordable((stop - start) / step, times)
-    return _labelled(call, np.repeat(np.arange(start, stop, step, dtype=np.float64), times).astype(call.dtype()))
+    return _labelled(
+        call,
+        np.repeat(np.arange(start, stop, step, dtype=np.float64), times).astype(
+            call.dtype()
+        ),
+    )
 
 
 @operator("_linspace")
 def linspace(call: Call) -> Value:
     call.affordable(call.integer("num"))
     values = np.linspace(
-        call.real("start"), call.real("stop"), call.integer("num"), endpoint=call.flag("endpoint", True)
+        call.real("start"),
+        call.real("stop"),
+        call.integer("num"),
+        endpoint=call.flag("endpoint", True),
     )
     return _labelled(call, values.astype(call.dtype()))
 

@@ -30,7 +30,9 @@ def deformable_convolution(call: Call) -> Value:
     return build.emit("Conv", columns, flat, *bias, kernel_shape=[1, 1])
 
 
-def _sample(call: Call, data: Value, offset: Value, number: int, row: int, column: int) -> Value:
+def _sample(
+    call: Call, data: Value, offset: Value, number: int, row: int, column: int
+) -> Value:
     """The input at one position of the kernel, moved by its offsets; 0 outside the image."""
     build = call.builder
     stride, dilate = call.integers("stride", (1, 1), 2), call.integers("dilate", (1, 1), 2)
@@ -38,17 +40,29 @@ def _sample(call: Call, data: Value, offset: Value, number: int, row: int, colum
     grids, inside = [], None
     for axis, tap in enumerate((row, column)):
         size, count = data.size(axis + 2), offset.size(axis + 2)
-        steps = (np.arange(count) * stride[axis] - pad[axis] + tap * dilate[axis]).astype(np.float32)
+        steps = (np.arange(count) * stride[axis] - pad[axis] + tap * dilate[axis]).astype(
+            np.float32
+        )
         start = build.constant(steps.reshape((1, -1, 1) if axis == 0 else (1, 1, -1)))
-        moved = build.emit("Gather", offset, build.constant(np.array(2 * number + axis)), axis=1)
+        moved = build.emit(
+            "Gather", offset, build.constant(np.array(2 * number + axis)), axis=1
+        )
         place = build.emit("Add", moved, start)
         low = build.emit("GreaterOrEqual", place, build.number(0.0, place))
         high = build.emit("Less", place, build.number(size, place))
         both = build.emit("And", low, high)
         inside = both if inside is None else build.emit("And", inside, both)
         scaled = build.emit("Mul", place, build.number(2.0 / max(size - 1, 1), place))
-        grids.append(build.emit("Unsqueeze", build.emit("Sub", scaled, build.number(1.0, place)), [3]))
+        grids.append(
+            build.emit(
+                "Unsqueeze", build.emit("Sub", scaled, build.number(1.0, place)), [3]
+            )
+        )
     grid = build.emit("Concat", grids[1], grids[0], axis=3)
-    sampled = build.emit("GridSample", data, grid, mode="bilinear", padding_mode="border", align_corners=1)
+    sampled = build.emit(
+        "GridSample", data, grid, mode="bilinear", padding_mode="border", align_corners=1
+    )
     assert inside is not None
-    return build.emit("Where", build.emit("Unsqueeze", inside, [1]), sampled, build.number(0.0, sampled))
+    return build.emit(
+        "Where", build.emit("Unsqueeze", inside, [1]), sampled, build.number(0.0, sampled)
+    )

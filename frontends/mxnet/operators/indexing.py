@@ -21,7 +21,12 @@ def positions(call: Call, index: Value, size: int, mode: str) -> Value:
 def take(call: Call) -> Value:
     axis = call.axis("axis", 0)
     mode = call.word("mode", "clip", ("clip", "wrap"))
-    return call.builder.emit("Gather", call.x, positions(call, call.inputs[1], call.x.size(axis), mode), axis=axis)
+    return call.builder.emit(
+        "Gather",
+        call.x,
+        positions(call, call.inputs[1], call.x.size(axis), mode),
+        axis=axis,
+    )
 
 
 @operator("pick")
@@ -31,7 +36,9 @@ def pick(call: Call) -> Value:
     mode = call.word("mode", "clip", ("clip", "wrap"))
     if index.rank < data.rank:
         index = build.emit("Unsqueeze", index, [axis])
-    picked = build.emit("GatherElements", data, positions(call, index, data.size(axis), mode), axis=axis)
+    picked = build.emit(
+        "GatherElements", data, positions(call, index, data.size(axis), mode), axis=axis
+    )
     return picked if call.flag("keepdims") else build.emit("Squeeze", picked, [axis])
 
 
@@ -49,7 +56,10 @@ def one_hot(call: Call) -> Value:
     call.affordable(depth)
     index = build.emit("Unsqueeze", build.cast(call.x, np.int64), [-1])
     hit = build.emit("Equal", index, build.constant(np.arange(depth)))
-    on, off = (np.array(call.real(name, default), dtype) for name, default in (("on_value", 1.0), ("off_value", 0.0)))
+    on, off = (
+        np.array(call.real(name, default), dtype)
+        for name, default in (("on_value", 1.0), ("off_value", 0.0))
+    )
     return build.emit("Where", hit, on, off)
 
 
@@ -73,7 +83,9 @@ def _flat(call: Call) -> tuple[Value, int]:
 
 
 def _top(call: Call, data: Value, axis: int, count: int, ascending: bool) -> list[Value]:
-    return call.builder.emit_many("TopK", data, [count], count=2, axis=axis, largest=int(not ascending), sorted=1)
+    return call.builder.emit_many(
+        "TopK", data, [count], count=2, axis=axis, largest=int(not ascending), sorted=1
+    )
 
 
 @operator("topk")
@@ -115,14 +127,18 @@ def arg_extreme(call: Call) -> Value:
     if call.has("axis"):
         result = build.emit(op, x, axis=call.axis(), keepdims=int(keep))
     else:
-        result = build.emit(op, build.emit("Reshape", x, [-1]), axis=0, keepdims=int(not call.numpy_shapes))
+        result = build.emit(
+            op, build.emit("Reshape", x, [-1]), axis=0, keepdims=int(not call.numpy_shapes)
+        )
         result = build.emit("Reshape", result, [1] * x.rank) if keep else result
     return result if call.is_numpy else build.cast(result, np.float32)
 
 
 @operator("argmax_channel")
 def argmax_channel(call: Call) -> Value:
-    return call.builder.cast(call.builder.emit("ArgMax", call.x, axis=1, keepdims=0), np.float32)
+    return call.builder.cast(
+        call.builder.emit("ArgMax", call.x, axis=1, keepdims=0), np.float32
+    )
 
 
 # -- sequences: [time, batch, ...] with axis 0, [batch, time, ...] with axis 1 --------------
@@ -134,10 +150,14 @@ def sequence_mask(call: Call) -> Value:
     if not call.flag("use_sequence_length"):
         return build.emit("Identity", x)
     axis = call.axis("axis", 0)
-    steps = build.constant(np.arange(x.size(axis), dtype=np.float32).reshape((-1, 1) if axis == 0 else (1, -1)))
+    steps = build.constant(
+        np.arange(x.size(axis), dtype=np.float32).reshape((-1, 1) if axis == 0 else (1, -1))
+    )
     lengths = build.emit("Unsqueeze", build.cast(call.inputs[1], np.float32), [axis])
     inside = build.emit("Less", steps, lengths)
-    inside = build.emit("Unsqueeze", inside, list(range(2, x.rank))) if x.rank > 2 else inside
+    inside = (
+        build.emit("Unsqueeze", inside, list(range(2, x.rank))) if x.rank > 2 else inside
+    )
     return build.emit("Where", inside, x, build.number(call.real("value", 0.0), x))
 
 
@@ -161,4 +181,10 @@ def sequence_reverse(call: Call) -> Value:
         return build.emit("Slice", x, [-1], [np.iinfo(np.int64).min], [axis], [-1])
     if axis != 0:
         call.fail("sequences of different lengths are reversed along axis 0 only")
-    return build.emit("ReverseSequence", x, build.cast(call.inputs[1], np.int64), time_axis=0, batch_axis=1)
+    return build.emit(
+        "ReverseSequence",
+        x,
+        build.cast(call.inputs[1], np.int64),
+        time_axis=0,
+        batch_axis=1,
+    )

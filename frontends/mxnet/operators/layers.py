@@ -9,7 +9,9 @@ from prunegraph.frontends.mxnet.operators.base import Call, operator
 from prunegraph.frontends.mxnet.operators.indexing import positions
 
 
-def _windows(call: Call) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+def _windows(
+    call: Call,
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """Kernel, stride, dilation and padding."""
     kernel = call.integers("kernel")
     rank = len(kernel)
@@ -28,9 +30,14 @@ def convolution(call: Call) -> Value:
     _channels_first(call)
     kernel, stride, dilate, pad = _windows(call)
     return call.builder.emit(
-        "Conv", *call.inputs[: 2 if call.flag("no_bias") else 3],
-        kernel_shape=kernel, strides=stride, dilations=dilate, pads=pad + pad, group=call.integer("num_group", 1),
-    )  # fmt: skip
+        "Conv",
+        *call.inputs[: 2 if call.flag("no_bias") else 3],
+        kernel_shape=kernel,
+        strides=stride,
+        dilations=dilate,
+        pads=pad + pad,
+        group=call.integer("num_group", 1),
+    )
 
 
 @operator("Deconvolution")
@@ -42,17 +49,24 @@ def deconvolution(call: Call) -> Value:
     if any(target):
         total = [
             s * (call.x.size(axis + 2) - 1) + d * (k - 1) + 1 - t
-            for axis, (s, d, k, t) in enumerate(zip(stride, dilate, kernel, target, strict=True))
+            for axis, (s, d, k, t) in enumerate(
+                zip(stride, dilate, kernel, target, strict=True)
+            )
         ]
         if min(total) < 0:
             call.fail("target_shape is larger than the result can be")
         adjust = tuple(size % 2 for size in total)
         pad = tuple((size + 1) // 2 for size in total)
     return call.builder.emit(
-        "ConvTranspose", *call.inputs[: 2 if call.flag("no_bias", True) else 3],
-        kernel_shape=kernel, strides=stride, dilations=dilate, pads=pad + pad, output_padding=adjust,
+        "ConvTranspose",
+        *call.inputs[: 2 if call.flag("no_bias", True) else 3],
+        kernel_shape=kernel,
+        strides=stride,
+        dilations=dilate,
+        pads=pad + pad,
+        output_padding=adjust,
         group=call.integer("num_group", 1),
-    )  # fmt: skip
+    )
 
 
 @operator("FullyConnected")
@@ -68,7 +82,9 @@ def fully_connected(call: Call) -> Value:
     return build.emit("Add", result, bias) if bias else result
 
 
-@operator("BatchNorm", "BatchNorm_v1", "_contrib_SyncBatchNorm", "_contrib_BatchNormWithReLU")
+@operator(
+    "BatchNorm", "BatchNorm_v1", "_contrib_SyncBatchNorm", "_contrib_BatchNormWithReLU"
+)
 def batch_norm(call: Call) -> Value:
     data, gamma, beta, mean, variance = call.inputs[:5]
     build = call.builder
@@ -78,9 +94,21 @@ def batch_norm(call: Call) -> Value:
     order = [0, *(other for other in range(data.rank) if other not in (0, axis))]
     order.insert(1, axis)
     moved = build.transpose(data, order) if axis != 1 else data
-    result = build.emit("BatchNormalization", moved, gamma, beta, mean, variance, epsilon=call.real("eps", 1e-3))
+    result = build.emit(
+        "BatchNormalization",
+        moved,
+        gamma,
+        beta,
+        mean,
+        variance,
+        epsilon=call.real("eps", 1e-3),
+    )
     result = build.transpose(result, np.argsort(order).tolist()) if axis != 1 else result
-    return build.emit("Relu", result) if call.node.op == "_contrib_BatchNormWithReLU" else result
+    return (
+        build.emit("Relu", result)
+        if call.node.op == "_contrib_BatchNormWithReLU"
+        else result
+    )
 
 
 def _ones(call: Call, gamma: Value) -> Value:
@@ -91,19 +119,27 @@ def _ones(call: Call, gamma: Value) -> Value:
 
 
 _ACTIVATIONS = {
-    "relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "softrelu": "Softplus", "softsign": "Softsign",
-}  # fmt: skip
+    "relu": "Relu",
+    "sigmoid": "Sigmoid",
+    "tanh": "Tanh",
+    "softrelu": "Softplus",
+    "softsign": "Softsign",
+}
 
 
 @operator("Activation")
 def activation(call: Call) -> Value:
-    return call.builder.emit(_ACTIVATIONS[call.word("act_type", "", tuple(_ACTIVATIONS))], call.x)
+    return call.builder.emit(
+        _ACTIVATIONS[call.word("act_type", "", tuple(_ACTIVATIONS))], call.x
+    )
 
 
 @operator("LeakyReLU")
 def leaky_relu(call: Call) -> Value:
     build = call.builder
-    kind = call.word("act_type", "leaky", ("leaky", "elu", "selu", "gelu", "prelu", "rrelu"))
+    kind = call.word(
+        "act_type", "leaky", ("leaky", "elu", "selu", "gelu", "prelu", "rrelu")
+    )
     slope = call.real("slope", 0.25)
     if kind == "leaky":
         return build.emit("LeakyRelu", call.x, alpha=slope)
@@ -113,7 +149,9 @@ def leaky_relu(call: Call) -> Value:
         return build.emit("Selu", call.x)
     if kind == "rrelu":
         return build.emit(
-            "LeakyRelu", call.x, alpha=(call.real("lower_bound", 0.125) + call.real("upper_bound", 0.334)) / 2
+            "LeakyRelu",
+            call.x,
+            alpha=(call.real("lower_bound", 0.125) + call.real("upper_bound", 0.334)) / 2,
         )
     return _gelu(call) if kind == "gelu" else _prelu(call)
 
@@ -136,4 +174,6 @@ def _prelu(call: Call) -> Value:
 @operator("Embedding", "_contrib_SparseEmbedding")
 def embedding(call: Call) -> Value:
     weight = call.inputs[1]
-    return call.builder.emit("Gather", weight, positions(call, call.x, weight.size(0), "clip"), axis=0)
+    return call.builder.emit(
+        "Gather", weight, positions(call, call.x, weight.size(0), "clip"), axis=0
+    )

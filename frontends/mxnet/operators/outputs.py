@@ -11,9 +11,17 @@ from prunegraph.frontends.mxnet.operators.base import Call, operator
 
 
 @operator(
-    "BlockGrad", "MakeLoss", "make_loss", "_copy", "LinearRegressionOutput", "MAERegressionOutput", "SVMOutput",
-    "IdentityAttachKLSparseReg", "_CrossDeviceCopy", "_contrib_gradientmultiplier",
-)  # fmt: skip
+    "BlockGrad",
+    "MakeLoss",
+    "make_loss",
+    "_copy",
+    "LinearRegressionOutput",
+    "MAERegressionOutput",
+    "SVMOutput",
+    "IdentityAttachKLSparseReg",
+    "_CrossDeviceCopy",
+    "_contrib_gradientmultiplier",
+)
 def identity(call: Call) -> Value:
     return call.builder.emit("Identity", call.x)
 
@@ -26,7 +34,10 @@ def identity_like(call: Call) -> Value:
 @operator("Dropout")
 def dropout(call: Call) -> Value:
     if call.word("mode", "training") == "always":
-        warnings.warn(f"Dropout {call.node.name!r} is random at inference in MXNet; it is left out", stacklevel=2)
+        warnings.warn(
+            f"Dropout {call.node.name!r} is random at inference in MXNet; it is left out",
+            stacklevel=2,
+        )
     return call.builder.emit("Identity", call.x)
 
 
@@ -65,7 +76,9 @@ def softmax(call: Call) -> Value:
     x = x if heat == 1 else build.emit("Div", x, build.number(heat, x))
     if call.flag("use_length"):
         return _masked(call, x, axis)
-    return build.emit("LogSoftmax" if call.node.op == "log_softmax" else "Softmax", x, axis=axis)
+    return build.emit(
+        "LogSoftmax" if call.node.op == "log_softmax" else "Softmax", x, axis=axis
+    )
 
 
 def _masked(call: Call, x: Value, axis: int) -> Value:
@@ -73,8 +86,12 @@ def _masked(call: Call, x: Value, axis: int) -> Value:
     if call.node.op == "log_softmax":
         call.fail("use_length is converted for softmax only")
     build = call.builder
-    steps = np.arange(x.size(axis)).reshape([-1 if other == axis else 1 for other in range(x.rank)])
+    steps = np.arange(x.size(axis)).reshape(
+        [-1 if other == axis else 1 for other in range(x.rank)]
+    )
     lengths = build.emit("Unsqueeze", build.cast(call.inputs[1], np.int64), [axis])
     inside = build.emit("Less", steps, lengths)
-    result = build.emit("Softmax", build.emit("Where", inside, x, build.number(-np.inf, x)), axis=axis)
+    result = build.emit(
+        "Softmax", build.emit("Where", inside, x, build.number(-np.inf, x)), axis=axis
+    )
     return build.emit("Where", inside, result, build.number(0.0, x))

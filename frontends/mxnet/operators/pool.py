@@ -44,16 +44,23 @@ def _windows(call: Call, x: Value) -> Value:
     pad = call.integers("pad", (0,) * rank, rank)
     convention = call.word("pooling_convention", "valid", ("valid", "full"))
     extra = (
-        tuple(_extra(x, *window) for window in zip(range(rank), kernel, stride, pad, strict=True))
+        tuple(
+            _extra(x, *window)
+            for window in zip(range(rank), kernel, stride, pad, strict=True)
+        )
         if (convention == "full")
         else (0,) * rank
     )
     if any(p + e >= k for p, e, k in zip(pad, extra, kernel, strict=True)):
-        call.fail("a window lies wholly in the padding, where MXNet gives 0 and ONNX has nothing")
+        call.fail(
+            "a window lies wholly in the padding, where MXNet gives 0 and ONNX has nothing"
+        )
     kind = call.word("pool_type", "max", KINDS)
     if kind == "max":
         ends = tuple(p + e for p, e in zip(pad, extra, strict=True))
-        return call.builder.emit("MaxPool", x, kernel_shape=kernel, strides=stride, pads=pad + ends)
+        return call.builder.emit(
+            "MaxPool", x, kernel_shape=kernel, strides=stride, pads=pad + ends
+        )
     if kind == "avg":
         return _average(call, x, kernel, stride, pad, extra)
     return _sum(call, x, kernel, stride, pad, extra, kind)
@@ -69,11 +76,18 @@ def _extra(x: Value, axis: int, kernel: int, stride: int, pad: int) -> int:
 def _padded(call: Call, x: Value, before: Sequence[int], after: Sequence[int]) -> Value:
     if not any((*before, *after)):
         return x
-    return call.builder.emit("Pad", x, [0, 0, *before, 0, 0, *after], call.builder.number(0.0, x))
+    return call.builder.emit(
+        "Pad", x, [0, 0, *before, 0, 0, *after], call.builder.number(0.0, x)
+    )
 
 
 def _average(
-    call: Call, x: Value, kernel: Sequence[int], stride: Sequence[int], pad: tuple[int, ...], extra: tuple[int, ...]
+    call: Call,
+    x: Value,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    pad: tuple[int, ...],
+    extra: tuple[int, ...],
 ) -> Value:
     """A window's divisor counts the padding of the attribute, never what "full" adds to it."""
     build = call.builder
@@ -90,23 +104,37 @@ def _average(
         )
     ends = tuple(p + e for p, e in zip(pad, extra, strict=True))
     return build.emit(
-        "AveragePool", x, kernel_shape=kernel, strides=stride, pads=pad + ends, count_include_pad=int(counted)
+        "AveragePool",
+        x,
+        kernel_shape=kernel,
+        strides=stride,
+        pads=pad + ends,
+        count_include_pad=int(counted),
     )
 
 
 def _sum(
-    call: Call, x: Value, kernel: Sequence[int], stride: Sequence[int],
-    pad: tuple[int, ...], extra: tuple[int, ...], kind: str,
-) -> Value:  # fmt: skip
+    call: Call,
+    x: Value,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    pad: tuple[int, ...],
+    extra: tuple[int, ...],
+    kind: str,
+) -> Value:
     build = call.builder
     power = call.integer("p_value", 2) if kind == "lp" else 1
     if power not in (1, 2):
         call.fail("Lp pooling is converted for p_value 1 and 2")
     ends = tuple(p + e for p, e in zip(pad, extra, strict=True))
     if power == 2:
-        return build.emit("LpPool", x, kernel_shape=kernel, strides=stride, pads=pad + ends, p=2)
+        return build.emit(
+            "LpPool", x, kernel_shape=kernel, strides=stride, pads=pad + ends, p=2
+        )
     # MXNet's L1 pooling takes no absolute values: it is a sum.
-    mean = build.emit("AveragePool", _padded(call, x, pad, ends), kernel_shape=kernel, strides=stride)
+    mean = build.emit(
+        "AveragePool", _padded(call, x, pad, ends), kernel_shape=kernel, strides=stride
+    )
     return build.emit("Mul", mean, build.number(math.prod(kernel), mean))
 
 
@@ -124,7 +152,10 @@ def adaptive_average(call: Call) -> Value:
     if min(size) < 1:
         call.fail("a size below 1")
     call.affordable(*given, *size)
-    rows, columns = (build.constant(_averages(have, want, x.dtype)) for have, want in zip(given, size, strict=True))
+    rows, columns = (
+        build.constant(_averages(have, want, x.dtype))
+        for have, want in zip(given, size, strict=True)
+    )
     result = build.emit("MatMul", x, build.transpose(columns, [1, 0]))
     return build.emit("MatMul", rows, result)
 

@@ -16,8 +16,11 @@ from prunegraph.frontends.mxnet.operators.base import Call, operator
 
 #: ONNX operator, and the order in which it wants MXNet's gates: i f g o -> i o f c, r z n -> z r h.
 MODES = {
-    "lstm": ("LSTM", (0, 3, 1, 2)), "gru": ("GRU", (1, 0, 2)), "rnn_tanh": ("RNN", (0,)), "rnn_relu": ("RNN", (0,)),
-}  # fmt: skip
+    "lstm": ("LSTM", (0, 3, 1, 2)),
+    "gru": ("GRU", (1, 0, 2)),
+    "rnn_tanh": ("RNN", (0,)),
+    "rnn_relu": ("RNN", (0,)),
+}
 
 
 @dataclass(frozen=True)
@@ -36,14 +39,20 @@ class Packing:
     def weights(self, layer: int, direction: int) -> tuple[int, int]:
         """Positions of W_i2h and W_h2h."""
         rows = self.gates * self.hidden
-        before = sum(self.directions * rows * (self.input_width(k) + self.hidden) for k in range(layer))
+        before = sum(
+            self.directions * rows * (self.input_width(k) + self.hidden)
+            for k in range(layer)
+        )
         start = before + direction * rows * (self.input_width(layer) + self.hidden)
         return start, start + rows * self.input_width(layer)
 
     def bias(self, layer: int, direction: int) -> int:
         """Position of b_i2h, which b_h2h follows."""
         rows = self.gates * self.hidden
-        return self.weights(self.layers, 0)[0] + (layer * self.directions + direction) * 2 * rows
+        return (
+            self.weights(self.layers, 0)[0]
+            + (layer * self.directions + direction) * 2 * rows
+        )
 
     @property
     def size(self) -> int:
@@ -54,15 +63,20 @@ class Packing:
 def rnn(call: Call) -> list[Value]:
     mode = call.word("mode", "", tuple(MODES))
     call.refuse("projection_size", "None", "projections are not supported")
-    call.refuse("use_sequence_length", "False", "sequences of different lengths are not supported")
+    call.refuse(
+        "use_sequence_length", "False", "sequences of different lengths are not supported"
+    )
     call.refuse("lstm_state_clip_min", "None", "clipped states are not supported")
     data, packed = call.inputs[:2]
     if packed.data is None:
         call.fail("its parameters must be constant")
     packing = Packing(
-        len(MODES[mode][1]), call.integer("state_size"), call.integer("num_layers"),
-        1 + call.flag("bidirectional"), data.size(2),
-    )  # fmt: skip
+        len(MODES[mode][1]),
+        call.integer("state_size"),
+        call.integer("num_layers"),
+        1 + call.flag("bidirectional"),
+        data.size(2),
+    )
     if not 0 < packing.layers <= packed.size(0):
         call.fail("its parameters do not fit num_layers")
     if packed.size(0) != packing.size:
@@ -75,20 +89,39 @@ def rnn(call: Call) -> list[Value]:
         return [data]
     joined = [list(parts) for parts in zip(*states, strict=True)]
     build = call.builder
-    return [data, *(parts[0] if len(parts) == 1 else build.emit("Concat", *parts, axis=0) for parts in joined)]
+    return [
+        data,
+        *(
+            parts[0] if len(parts) == 1 else build.emit("Concat", *parts, axis=0)
+            for parts in joined
+        ),
+    ]
 
 
-def _layer(call: Call, mode: str, packing: Packing, layer: int, data: Value) -> tuple[Value, list[Value]]:
+def _layer(
+    call: Call, mode: str, packing: Packing, layer: int, data: Value
+) -> tuple[Value, list[Value]]:
     """One layer in both directions: its result [time, batch, directions * H], and its states."""
     build, directions = call.builder, packing.directions
     op, _ = MODES[mode]
-    initial = [_initial(call, position, layer, directions) for position in ((2, 3) if op == "LSTM" else (2,))]
+    initial = [
+        _initial(call, position, layer, directions)
+        for position in ((2, 3) if op == "LSTM" else (2,))
+    ]
     outputs = build.emit_many(
-        op, data, *_weights(call, packing, layer, MODES[mode][1]), None, *initial, count=3 if op == "LSTM" else 2,
-        hidden_size=packing.hidden, direction="bidirectional" if directions == 2 else "forward",
+        op,
+        data,
+        *_weights(call, packing, layer, MODES[mode][1]),
+        None,
+        *initial,
+        count=3 if op == "LSTM" else 2,
+        hidden_size=packing.hidden,
+        direction="bidirectional" if directions == 2 else "forward",
         linear_before_reset=1 if op == "GRU" else None,
-        activations=["Relu" if mode == "rnn_relu" else "Tanh"] * directions if op == "RNN" else None,
-    )  # fmt: skip
+        activations=["Relu" if mode == "rnn_relu" else "Tanh"] * directions
+        if op == "RNN"
+        else None,
+    )
     if directions == 1:
         return build.emit("Squeeze", outputs[0], [1]), outputs[1:]
     side_by_side = build.emit("Transpose", outputs[0], perm=[0, 2, 1, 3])
@@ -102,7 +135,9 @@ def _initial(call: Call, position: int, layer: int, directions: int) -> Value | 
         return None
     if state.size(0) == directions:
         return state
-    return call.builder.emit("Slice", state, [layer * directions], [(layer + 1) * directions], [0])
+    return call.builder.emit(
+        "Slice", state, [layer * directions], [(layer + 1) * directions], [0]
+    )
 
 
 def _weights(call: Call, packing: Packing, layer: int, order: Sequence[int]) -> list[Value]:
@@ -114,9 +149,12 @@ def _weights(call: Call, packing: Packing, layer: int, order: Sequence[int]) -> 
     def matrix(which: int, width: int) -> Value:
         starts = [packing.weights(layer, direction)[which] for direction in parts]
         return call.builder.fold(
-            lambda flat: np.stack([flat[s : s + rows * width].reshape(rows, width)[turn] for s in starts]),
-            call.inputs[1], label=f"{call.node.name}_l{layer}_{'WR'[which]}",
-        )  # fmt: skip
+            lambda flat: np.stack(
+                [flat[s : s + rows * width].reshape(rows, width)[turn] for s in starts]
+            ),
+            call.inputs[1],
+            label=f"{call.node.name}_l{layer}_{'WR'[which]}",
+        )
 
     def bias(flat: np.ndarray) -> np.ndarray:
         pairs = [flat[s : s + 2 * rows].reshape(2, rows)[:, turn].ravel() for s in starts]

@@ -7,8 +7,15 @@ import numpy as np
 from prunegraph.frontends.mxnet.builder import Value
 from prunegraph.frontends.mxnet.operators.base import Call, operator
 
-_ONNX = {"mean": "ReduceMean", "max": "ReduceMax", "min": "ReduceMin", "prod": "ReduceProd", "sum": "ReduceSum",
-         "nansum": "ReduceSum", "nanprod": "ReduceProd"}  # fmt: skip
+_ONNX = {
+    "mean": "ReduceMean",
+    "max": "ReduceMax",
+    "min": "ReduceMin",
+    "prod": "ReduceProd",
+    "sum": "ReduceSum",
+    "nansum": "ReduceSum",
+    "nanprod": "ReduceProd",
+}
 
 
 def reduced_axes(call: Call) -> list[int]:
@@ -58,7 +65,9 @@ def moments(call: Call) -> list[Value]:
     mean = build.emit("ReduceMean", x, axes=axes, keepdims=1)
     apart = build.emit("Sub", x, mean)
     keep = call.flag("keepdims")
-    variance = build.emit("ReduceMean", build.emit("Mul", apart, apart), axes=axes, keepdims=int(keep))
+    variance = build.emit(
+        "ReduceMean", build.emit("Mul", apart, apart), axes=axes, keepdims=int(keep)
+    )
     return [mean if keep else build.emit("Squeeze", mean, axes), variance]
 
 

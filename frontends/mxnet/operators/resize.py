@@ -18,7 +18,10 @@ def upsampling(call: Call) -> Value:
     build = call.builder
     height = call.x.size(2) * scale
     scales = [height // value.size(2) for value in call.inputs]
-    parts = [_nearest(call, value, times) for value, times in zip(call.inputs, scales, strict=True)]
+    parts = [
+        _nearest(call, value, times)
+        for value, times in zip(call.inputs, scales, strict=True)
+    ]
     if call.word("multi_input_mode", "concat", ("concat", "sum")) == "sum":
         return build.emit("Sum", *parts)
     return build.emit("Concat", *parts, axis=1)
@@ -27,7 +30,13 @@ def upsampling(call: Call) -> Value:
 def _nearest(call: Call, x: Value, scale: int) -> Value:
     scales = np.array([1, 1, scale, scale], np.float32)
     return call.builder.emit(
-        "Resize", x, None, scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+        "Resize",
+        x,
+        None,
+        scales,
+        mode="nearest",
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
     )
 
 
@@ -36,9 +45,14 @@ def _bilinear(call: Call, scale: int) -> Value:
     kernel = 2 * scale - scale % 2
     pad = -(-(scale - 1) // 2)
     return call.builder.emit(
-        "ConvTranspose", call.x, call.inputs[1], kernel_shape=[kernel] * 2, strides=[scale] * 2, pads=[pad] * 4,
+        "ConvTranspose",
+        call.x,
+        call.inputs[1],
+        kernel_shape=[kernel] * 2,
+        strides=[scale] * 2,
+        pads=[pad] * 4,
         group=call.integer("num_filter"),
-    )  # fmt: skip
+    )
 
 
 @operator("_contrib_BilinearResize2D")
@@ -54,11 +68,17 @@ def bilinear_resize(call: Call) -> Value:
         height, width = call.integer("height", 1), call.integer("width", 1)
     aligned = call.flag("align_corners", True)
     # By scales, so that neither batch nor channels are written down.
-    scales = np.array([1, 1, _scale(x.size(2), height), _scale(x.size(3), width)], np.float32)
+    scales = np.array(
+        [1, 1, _scale(x.size(2), height), _scale(x.size(3), width)], np.float32
+    )
     return build.emit(
-        "Resize", x, None, scales, mode="linear",
+        "Resize",
+        x,
+        None,
+        scales,
+        mode="linear",
         coordinate_transformation_mode="align_corners" if aligned else "half_pixel",
-    )  # fmt: skip
+    )
 
 
 def _scale(have: int, want: int) -> np.float32:

@@ -45,7 +45,9 @@ def walk(codes: Sequence[int], shape: Shape) -> list[Dim]:
         elif code == -4:
             if len(codes) < position + 3:
                 raise ValueError("-4 must be followed by two sizes")
-            result += _split(codes[position + 1], codes[position + 2], shape[_axis(at, shape)], position)
+            result += _split(
+                codes[position + 1], codes[position + 2], shape[_axis(at, shape)], position
+            )
             position += 2
             at += 1
         elif code == 0:
@@ -101,11 +103,18 @@ def target(codes: Sequence[int], x: Value, reverse: bool) -> list[int]:
     shape = x.shape[::-1] if reverse else x.shape
     dims = walk(backwards(codes) if reverse else codes, shape)
     if reverse:
-        dims = [Dim(tuple(x.rank - 1 - axis for axis in dim.source), dim.literal) for dim in reversed(dims)]
+        dims = [
+            Dim(tuple(x.rank - 1 - axis for axis in dim.source), dim.literal)
+            for dim in reversed(dims)
+        ]
     open_ends = [k for k, dim in enumerate(dims) if dim.literal == INFER]
     copies = [k for k, dim in enumerate(dims) if dim.literal is None and dim.source != (k,)]
     # One size may be left open: the one that moves with the batch or the channels.
-    free = open_ends[0] if open_ends else min(copies, key=lambda k: _rank_of_use(dims[k]), default=-1)
+    free = (
+        open_ends[0]
+        if open_ends
+        else min(copies, key=lambda k: _rank_of_use(dims[k]), default=-1)
+    )
     result = []
     for k, dim in enumerate(dims):
         if k == free:
@@ -113,7 +122,9 @@ def target(codes: Sequence[int], x: Value, reverse: bool) -> list[int]:
         elif dim.literal is not None:
             result.append(dim.literal)
         else:
-            result.append(0 if dim.source == (k,) else math.prod(x.size(axis) for axis in dim.source))
+            result.append(
+                0 if dim.source == (k,) else math.prod(x.size(axis) for axis in dim.source)
+            )
     if result.count(INFER) > 1:
         raise ValueError("two sizes are left open")
     return result
@@ -130,7 +141,9 @@ def reshape(call: Call) -> Value:
     if not codes:
         return _old_reshape(call)
     try:
-        return call.builder.emit("Reshape", call.x, target(codes, call.x, call.flag("reverse")))
+        return call.builder.emit(
+            "Reshape", call.x, target(codes, call.x, call.flag("reverse"))
+        )
     except ValueError as error:
         call.fail(f"shape={codes} does not fit {call.x.shape}: {error}")
 
@@ -140,7 +153,9 @@ def _old_reshape(call: Call) -> Value:
     sizes = list(call.integers("target_shape"))
     if call.flag("keep_highest"):
         sizes[0] = 0
-        return call.builder.emit("Reshape", call.x, [0, *(size or INFER for size in sizes[1:])])
+        return call.builder.emit(
+            "Reshape", call.x, [0, *(size or INFER for size in sizes[1:])]
+        )
     return call.builder.emit("Reshape", call.x, [size or INFER for size in sizes])
 
 
@@ -150,7 +165,9 @@ def numpy_reshape(call: Call) -> Value:
     codes = call.integers("newshape")
     if any(code < -2 for code in codes) or call.flag("reverse"):
         call.fail("codes below -2 and reverse are not supported")
-    return call.builder.emit("Reshape", call.x, [0 if code == -2 else code for code in codes])
+    return call.builder.emit(
+        "Reshape", call.x, [0 if code == -2 else code for code in codes]
+    )
 
 
 @operator("_np_reshape")
@@ -193,7 +210,11 @@ def squeeze(call: Call) -> Value:
         ones = [axis for axis, size in enumerate(call.x.sizes) if size == 1]
         if len(ones) == call.x.rank and not call.numpy_shapes:
             ones = ones[1:]
-    return call.builder.emit("Squeeze", call.x, ones) if ones else call.builder.emit("Identity", call.x)
+    return (
+        call.builder.emit("Squeeze", call.x, ones)
+        if ones
+        else call.builder.emit("Identity", call.x)
+    )
 
 
 @operator("reshape_like")
@@ -210,7 +231,9 @@ def reshape_like(call: Call) -> Value:
 
 @operator("depth_to_space")
 def depth_to_space(call: Call) -> Value:
-    return call.builder.emit("DepthToSpace", call.x, blocksize=call.integer("block_size"), mode="DCR")
+    return call.builder.emit(
+        "DepthToSpace", call.x, blocksize=call.integer("block_size"), mode="DCR"
+    )
 
 
 @operator("space_to_depth")
@@ -229,13 +252,17 @@ def expand(call: Call, sizes: Sequence[int]) -> Value:
 @operator("broadcast_to")
 def broadcast_to(call: Call) -> Value:
     keep = () if call.is_numpy else (0,)
-    return expand(call, [1 if size in keep or size == -1 else size for size in call.integers("shape")])
+    return expand(
+        call, [1 if size in keep or size == -1 else size for size in call.integers("shape")]
+    )
 
 
 @operator("broadcast_axis")
 def broadcast_axis(call: Call) -> Value:
     sizes = [1] * call.x.rank
-    for axis, size in zip(call.integers("axis", ()), call.integers("size", ()), strict=True):
+    for axis, size in zip(
+        call.integers("axis", ()), call.integers("size", ()), strict=True
+    ):
         sizes[axis] = size
     return expand(call, sizes)
 
@@ -265,4 +292,6 @@ def repeat(call: Call) -> Value:
     build, x = call.builder, call.x
     x, axis = (x, call.axis()) if call.has("axis") else (build.emit("Reshape", x, [-1]), 0)
     call.affordable(x.size(axis), call.integer("repeats"))
-    return build.emit("Gather", x, np.repeat(np.arange(x.size(axis)), call.integer("repeats")), axis=axis)
+    return build.emit(
+        "Gather", x, np.repeat(np.arange(x.size(axis)), call.integer("repeats")), axis=axis
+    )

@@ -14,7 +14,9 @@ _START, _END = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 
 @operator("Concat", "_rnn_param_concat")
 def concat(call: Call) -> Value:
-    return call.builder.emit("Concat", *call.inputs, axis=call.axis("dim", 1 if call.x.rank > 1 else 0))
+    return call.builder.emit(
+        "Concat", *call.inputs, axis=call.axis("dim", 1 if call.x.rank > 1 else 0)
+    )
 
 
 @operator("_npi_concatenate")
@@ -34,10 +36,18 @@ def stack(call: Call) -> Value:
 
 def _split(call: Call, sizes: Sequence[int] | None, count: int, axis: int) -> list[Value]:
     build = call.builder
-    parts = [build.emit("Identity", call.x)] if count == 1 else build.emit_many(
-        "Split", call.x, *([sizes] if sizes else []), count=count, axis=axis
-    )  # fmt: skip
-    return [build.emit("Squeeze", part, [axis]) for part in parts] if call.flag("squeeze_axis") else parts
+    parts = (
+        [build.emit("Identity", call.x)]
+        if count == 1
+        else build.emit_many(
+            "Split", call.x, *([sizes] if sizes else []), count=count, axis=axis
+        )
+    )
+    return (
+        [build.emit("Squeeze", part, [axis]) for part in parts]
+        if call.flag("squeeze_axis")
+        else parts
+    )
 
 
 @operator("SliceChannel")
@@ -63,21 +73,37 @@ def split_v2(call: Call) -> list[Value]:
 @operator("slice")
 def slice_(call: Call) -> Value:
     begin, end = call.items("begin"), call.items("end")
-    step: Sequence[int | None] = call.items("step") if call.has("step") else (None,) * len(begin)
+    step: Sequence[int | None] = (
+        call.items("step") if call.has("step") else (None,) * len(begin)
+    )
     if not len(begin) == len(end) == len(step):
         call.fail("begin, end and step must have one number an axis")
     steps = [1 if s is None else s for s in step]
-    starts = [(0 if s > 0 else _END) if b is None else b for b, s in zip(begin, steps, strict=True)]
-    ends = [(_END if s > 0 else _START) if e is None else e for e, s in zip(end, steps, strict=True)]
+    starts = [
+        (0 if s > 0 else _END) if b is None else b
+        for b, s in zip(begin, steps, strict=True)
+    ]
+    ends = [
+        (_END if s > 0 else _START) if e is None else e
+        for e, s in zip(end, steps, strict=True)
+    ]
     return cut(call, starts, ends, range(len(begin)), steps)
 
 
 def cut(
-    call: Call, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int], steps: Sequence[int] | None = None
+    call: Call,
+    starts: Sequence[int],
+    ends: Sequence[int],
+    axes: Sequence[int],
+    steps: Sequence[int] | None = None,
 ) -> Value:
     """Slices along some axes; an axis that is taken whole is not named."""
     taken = steps or [1] * len(axes)
-    rows = [row for row in zip(starts, ends, axes, taken, strict=True) if row[:2] != (0, _END) or row[3] != 1]
+    rows = [
+        row
+        for row in zip(starts, ends, axes, taken, strict=True)
+        if row[:2] != (0, _END) or row[3] != 1
+    ]
     if not rows:
         return call.builder.emit("Identity", call.x)
     starts, ends, axes, taken = (list(column) for column in zip(*rows, strict=True))
@@ -87,14 +113,18 @@ def cut(
 @operator("slice_axis")
 def slice_axis(call: Call) -> Value:
     (end,) = call.items("end")
-    return cut(call, [call.integer("begin", 0)], [_END if end is None else end], [call.axis()])
+    return cut(
+        call, [call.integer("begin", 0)], [_END if end is None else end], [call.axis()]
+    )
 
 
 @operator("slice_like")
 def slice_like(call: Call) -> Value:
     x, like = call.x, call.inputs[1]
     axes = [axis % x.rank for axis in call.integers("axes", range(min(x.rank, like.rank)))]
-    axes = [axis for axis in axes if x.shape[axis] is None or x.shape[axis] != like.shape[axis]]
+    axes = [
+        axis for axis in axes if x.shape[axis] is None or x.shape[axis] != like.shape[axis]
+    ]
     return cut(call, [0] * len(axes), [like.size(axis) for axis in axes], axes)
 
 
@@ -102,7 +132,11 @@ def slice_like(call: Call) -> Value:
 def crop(call: Call) -> Value:
     """A window of the two last axes."""
     x = call.x
-    height, width = (call.inputs[1].size(2), call.inputs[1].size(3)) if len(call.inputs) > 1 else call.integers("h_w")
+    height, width = (
+        (call.inputs[1].size(2), call.inputs[1].size(3))
+        if len(call.inputs) > 1
+        else call.integers("h_w")
+    )
     top, remaining = call.integers("offset", (0, 0), 2)
     if call.flag("center_crop"):
         top, remaining = (x.size(2) - height) // 2, (x.size(3) - width) // 2
@@ -120,5 +154,9 @@ def reverse(call: Call) -> Value:
 def pad(call: Call) -> Value:
     mode = call.word("mode", "constant", ("constant", "edge", "reflect"))
     width = call.integers("pad_width")
-    value = [call.builder.number(call.real("constant_value", 0.0), call.x)] if mode == "constant" else []
+    value = (
+        [call.builder.number(call.real("constant_value", 0.0), call.x)]
+        if mode == "constant"
+        else []
+    )
     return call.builder.emit("Pad", call.x, [*width[::2], *width[1::2]], *value, mode=mode)

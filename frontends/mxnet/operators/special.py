@@ -12,9 +12,16 @@ from prunegraph.frontends.mxnet.operators.base import Call, operator
 #: Lanczos' approximation with g = 7: nine terms, good to 15 digits (Godfrey's coefficients).
 _G = 7
 _TERMS = (
-    0.99999999999980993, 676.5203681218851, -1259.1392167224028, 771.32342877765313, -176.61502916214059,
-    12.507343278686905, -0.13857109526572012, 9.9843695780195716e-6, 1.5056327351493116e-7,
-)  # fmt: skip
+    0.99999999999980993,
+    676.5203681218851,
+    -1259.1392167224028,
+    771.32342877765313,
+    -176.61502916214059,
+    12.507343278686905,
+    -0.13857109526572012,
+    9.9843695780195716e-6,
+    1.5056327351493116e-7,
+)
 
 
 def _log_gamma(call: Call, x: Value) -> Value:
@@ -24,10 +31,16 @@ def _log_gamma(call: Call, x: Value) -> Value:
     total = build.number(_TERMS[0], x)
     for k, term in enumerate(_TERMS[1:], 1):
         total = build.emit(
-            "Add", total, build.emit("Div", build.number(term, x), build.emit("Add", below, build.number(k, x)))
+            "Add",
+            total,
+            build.emit(
+                "Div", build.number(term, x), build.emit("Add", below, build.number(k, x))
+            ),
         )
     base = build.emit("Add", below, build.number(_G + 0.5, x))
-    power = build.emit("Mul", build.emit("Add", below, build.number(0.5, x)), build.emit("Log", base))
+    power = build.emit(
+        "Mul", build.emit("Add", below, build.number(0.5, x)), build.emit("Log", base)
+    )
     result = build.emit("Add", build.emit("Sub", power, base), build.emit("Log", total))
     return build.emit("Add", result, build.number(0.5 * math.log(2 * math.pi), x))
 
@@ -46,6 +59,10 @@ def gamma(call: Call) -> Value:
         other = build.emit("Div", build.number(math.pi, x), build.emit("Mul", sine, value))
     else:
         value = log
-        other = build.emit("Sub", build.number(math.log(math.pi), x), build.emit("Log", build.emit("Abs", sine)))
+        other = build.emit(
+            "Sub",
+            build.number(math.log(math.pi), x),
+            build.emit("Log", build.emit("Abs", sine)),
+        )
         other = build.emit("Sub", other, log)
     return build.cast(build.emit("Where", pruned, other, value), call.x.dtype)

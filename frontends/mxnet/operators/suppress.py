@@ -31,19 +31,25 @@ def _column(call: Call, rows: Value, index: int) -> Value:
 
 def _rows(call: Call, rows: Value, order: Value) -> Value:
     """Rows of [B, N, K] in the order of [B, M]."""
-    return call.builder.emit("GatherND", rows, call.builder.emit("Unsqueeze", order, [2]), batch_dims=1)
+    return call.builder.emit(
+        "GatherND", rows, call.builder.emit("Unsqueeze", order, [2]), batch_dims=1
+    )
 
 
 def _only(call: Call, rows: Value, keep: Value) -> Value:
     """Rows that are kept; the others are all -1."""
-    return call.builder.emit("Where", call.builder.emit("Unsqueeze", keep, [2]), rows, _number(call, _NONE))
+    return call.builder.emit(
+        "Where", call.builder.emit("Unsqueeze", keep, [2]), rows, _number(call, _NONE)
+    )
 
 
 def _sorted(call: Call, scores: Value, valid: Value, count: int) -> tuple[Value, Value]:
     """Positions [B, count] of the best valid scores, best first, and which of them are valid."""
     build = call.builder
     ranked = build.emit("Where", valid, scores, _number(call, -np.inf))
-    order = build.emit_many("TopK", ranked, [count], count=2, axis=1, largest=1, sorted=1)[1]
+    order = build.emit_many("TopK", ranked, [count], count=2, axis=1, largest=1, sorted=1)[
+        1
+    ]
     return order, build.emit("GatherElements", valid, order, axis=1)
 
 
@@ -66,11 +72,17 @@ def _overlap(call: Call, boxes: Value) -> Value:
         return build.emit("Transpose", value, perm=[0, 2, 1])
 
     def extent(low: Value, high: Value) -> Value:
-        length = build.emit("Sub", build.emit("Min", high, across(high)), build.emit("Max", low, across(low)))
+        length = build.emit(
+            "Sub",
+            build.emit("Min", high, across(high)),
+            build.emit("Max", low, across(low)),
+        )
         return build.emit("Max", length, zero)
 
     shared = build.emit("Mul", extent(remaining, right), extent(top, bottom))
-    area = build.emit("Mul", build.emit("Sub", right, remaining), build.emit("Sub", bottom, top))
+    area = build.emit(
+        "Mul", build.emit("Sub", right, remaining), build.emit("Sub", bottom, top)
+    )
     union = build.emit("Sub", build.emit("Add", area, across(area)), shared)
     positive = build.emit("Greater", union, zero)
     safe = build.emit("Where", positive, union, _number(call, 1.0))
@@ -86,26 +98,46 @@ def _step() -> onnx.GraphProto:
         helper.make_node("Not", ["dropped"], ["spared"]),
         helper.make_node("And", ["keep", "spared"], ["kept"]),
     ]
-    bools = [helper.make_tensor_value_info(name, TensorProto.BOOL, [None, None]) for name in ("keep", "drops", "kept")]
+    bools = [
+        helper.make_tensor_value_info(name, TensorProto.BOOL, [None, None])
+        for name in ("keep", "drops", "kept")
+    ]
     number = helper.make_tensor_value_info("number", TensorProto.INT64, [])
     last = helper.make_tensor("last", TensorProto.INT64, [1], [1])
-    return helper.make_graph(nodes, "suppress", [bools[0], number, bools[1]], [bools[2]], [last])
+    return helper.make_graph(
+        nodes, "suppress", [bools[0], number, bools[1]], [bools[2]], [last]
+    )
 
 
-def suppress(call: Call, boxes: Value, classes: Value | None, keep: Value, threshold: float) -> Value:
+def suppress(
+    call: Call, boxes: Value, classes: Value | None, keep: Value, threshold: float
+) -> Value:
     """Which of the sorted boxes [B, T, 4] stay: none that overlaps a better one of its class that stays."""
     build, count = call.builder, boxes.size(1)
     if count > MAX_BOXES:
-        call.fail(f"{count} boxes would be compared pair by pair; limit them (topk) to {MAX_BOXES}")
+        call.fail(
+            f"{count} boxes would be compared pair by pair; limit them (topk) to {MAX_BOXES}"
+        )
     drops = build.emit("GreaterOrEqual", _overlap(call, boxes), _number(call, threshold))
     later = build.constant(np.triu(np.ones((count, count), bool), 1)[None])
     drops = build.emit("And", drops, later)
     if classes is not None:
-        alike = build.emit("Equal", build.emit("Unsqueeze", classes, [2]), build.emit("Unsqueeze", classes, [1]))
+        alike = build.emit(
+            "Equal",
+            build.emit("Unsqueeze", classes, [2]),
+            build.emit("Unsqueeze", classes, [1]),
+        )
         drops = build.emit("And", drops, alike)
     numbers = build.constant(np.arange(count))
     by_box = build.emit("Transpose", drops, perm=[1, 0, 2])
-    return build.emit_as("Scan", [keep, numbers, by_box], keep.shape, keep.dtype, num_scan_inputs=2, body=_step())
+    return build.emit_as(
+        "Scan",
+        [keep, numbers, by_box],
+        keep.shape,
+        keep.dtype,
+        num_scan_inputs=2,
+        body=_step(),
+    )
 
 
 # -- operators ------------------------------------------------------------------------------
@@ -119,7 +151,9 @@ def multibox_detection(call: Call) -> Value:
     foreground = build.emit("Slice", probability, [1], [np.iinfo(np.int64).max], [1])
     scores = build.emit("ReduceMax", foreground, axes=[1], keepdims=0)
     classes = build.cast(build.emit("ArgMax", foreground, axis=1, keepdims=0), np.float32)
-    valid = build.emit("GreaterOrEqual", scores, _number(call, call.real("threshold", 0.01)))
+    valid = build.emit(
+        "GreaterOrEqual", scores, _number(call, call.real("threshold", 0.01))
+    )
     boxes = _corners(call, build.emit("Reshape", offsets, [0, -1, 4]), anchors)
     columns = [build.emit("Unsqueeze", value, [2]) for value in (classes, scores)]
     rows = build.emit("Concat", *columns, boxes, axis=2)
@@ -139,8 +173,12 @@ def multibox_detection(call: Call) -> Value:
     names = build.emit("Where", keep, _column(call, best, 0), _number(call, _NONE))
     names = build.emit("Unsqueeze", names, [2])
     if count < total:
-        best = build.emit("Concat", best, build.emit("Slice", compact, [count], [total], [1]), axis=1)
-        names = build.emit("Pad", names, [0, 0, 0, 0, total - count, 0], _number(call, _NONE))
+        best = build.emit(
+            "Concat", best, build.emit("Slice", compact, [count], [total], [1]), axis=1
+        )
+        names = build.emit(
+            "Pad", names, [0, 0, 0, 0, total - count, 0], _number(call, _NONE)
+        )
     return build.emit("Concat", names, build.emit("Slice", best, [1], [6], [2]), axis=2)
 
 
@@ -153,15 +191,25 @@ def _corners(call: Call, offsets: Value, anchors: Value) -> Value:
     low, high = [], []
     for k in range(2):
         extent = build.emit("Sub", edges[k + 2], edges[k])
-        centre = build.emit("Mul", build.emit("Add", edges[k], edges[k + 2]), _number(call, 0.5))
-        moved = build.emit("Mul", build.emit("Mul", shifts[k], _number(call, scale[k])), extent)
+        centre = build.emit(
+            "Mul", build.emit("Add", edges[k], edges[k + 2]), _number(call, 0.5)
+        )
+        moved = build.emit(
+            "Mul", build.emit("Mul", shifts[k], _number(call, scale[k])), extent
+        )
         centre = build.emit("Add", moved, centre)
-        grown = build.emit("Exp", build.emit("Mul", shifts[k + 2], _number(call, scale[k + 2])))
+        grown = build.emit(
+            "Exp", build.emit("Mul", shifts[k + 2], _number(call, scale[k + 2]))
+        )
         half = build.emit("Mul", build.emit("Mul", grown, extent), _number(call, 0.5))
         low.append(build.emit("Sub", centre, half))
         high.append(build.emit("Add", centre, half))
     boxes = build.emit("Concat", *low, *high, axis=2)
-    return build.emit("Clip", boxes, _number(call, 0.0), _number(call, 1.0)) if call.flag("clip", True) else boxes
+    return (
+        build.emit("Clip", boxes, _number(call, 0.0), _number(call, 1.0))
+        if call.flag("clip", True)
+        else boxes
+    )
 
 
 @operator("_contrib_box_nms")
@@ -176,19 +224,30 @@ def box_nms(call: Call) -> list[Value]:
     valid = build.emit("Greater", scores, _number(call, call.real("valid_thresh", 0.0)))
     background = call.integer("background_id", -1)
     if group >= 0:
-        other = build.emit("Not", build.emit("Equal", _column(call, rows, group), _number(call, background)))
+        other = build.emit(
+            "Not",
+            build.emit("Equal", _column(call, rows, group), _number(call, background)),
+        )
         valid = build.emit("And", valid, other)
     total, limit = rows.size(1), call.integer("topk", -1)
     count = min(limit, total) if limit > 0 else total
     order, there = _sorted(call, scores, valid, count)
     best = _rows(call, rows, order)
-    classes = _column(call, best, group) if group >= 0 and not call.flag("force_suppress") else None
-    keep = suppress(call, _boxes(call, best), classes, there, call.real("overlap_thresh", 0.5))
+    classes = (
+        _column(call, best, group)
+        if group >= 0 and not call.flag("force_suppress")
+        else None
+    )
+    keep = suppress(
+        call, _boxes(call, best), classes, there, call.real("overlap_thresh", 0.5)
+    )
     kept = _rows(call, _only(call, best, keep), _to_front(call, keep))
     if count < total:
         padding = build.constant(np.array(_NONE, np.float32))
         kept = build.emit("Pad", kept, [0, 0, 0, 0, total - count, 0], padding)
-    return [build.emit("Reshape", kept, [*_leading(x), *x.sizes[-2:]]) if x.rank != 3 else kept]
+    return [
+        build.emit("Reshape", kept, [*_leading(x), *x.sizes[-2:]]) if x.rank != 3 else kept
+    ]
 
 
 def _leading(x: Value) -> Sequence[int]:
@@ -203,4 +262,6 @@ def _boxes(call: Call, rows: Value) -> Value:
         return boxes
     centre, size = build.emit_many("Split", boxes, count=2, axis=2)
     half = build.emit("Mul", size, _number(call, 0.5))
-    return build.emit("Concat", build.emit("Sub", centre, half), build.emit("Add", centre, half), axis=2)
+    return build.emit(
+        "Concat", build.emit("Sub", centre, half), build.emit("Add", centre, half), axis=2
+    )

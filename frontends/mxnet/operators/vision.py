@@ -13,23 +13,37 @@ from prunegraph.frontends.mxnet.operators.base import Call, operator
 @operator("ROIPooling")
 def roi_pooling(call: Call) -> Value:
     return call.builder.emit(
-        "MaxRoiPool", *call.inputs[:2], pooled_shape=call.integers("pooled_size", length=2),
+        "MaxRoiPool",
+        *call.inputs[:2],
+        pooled_shape=call.integers("pooled_size", length=2),
         spatial_scale=call.real("spatial_scale"),
-    )  # fmt: skip
+    )
 
 
 @operator("_contrib_ROIAlign")
 def roi_align(call: Call) -> Value:
     build, rois = call.builder, call.inputs[1]
-    call.refuse("position_sensitive", "False", "position-sensitive regions are not supported")
+    call.refuse(
+        "position_sensitive", "False", "position-sensitive regions are not supported"
+    )
     height, width = call.integers("pooled_size", length=2)
-    batch = build.cast(build.emit("Gather", rois, build.constant(np.array(0)), axis=1), np.int64)
+    batch = build.cast(
+        build.emit("Gather", rois, build.constant(np.array(0)), axis=1), np.int64
+    )
     return build.emit(
-        "RoiAlign", call.x, build.emit("Slice", rois, [1], [5], [1]), batch,
-        mode="avg", output_height=height, output_width=width, spatial_scale=call.real("spatial_scale"),
+        "RoiAlign",
+        call.x,
+        build.emit("Slice", rois, [1], [5], [1]),
+        batch,
+        mode="avg",
+        output_height=height,
+        output_width=width,
+        spatial_scale=call.real("spatial_scale"),
         sampling_ratio=max(call.integer("sample_ratio", -1), 0),
-        coordinate_transformation_mode="half_pixel" if call.flag("aligned") else "output_half_pixel",
-    )  # fmt: skip
+        coordinate_transformation_mode="half_pixel"
+        if call.flag("aligned")
+        else "output_half_pixel",
+    )
 
 
 @operator("_contrib_MultiBoxPrior")
@@ -42,10 +56,16 @@ def multibox_prior(call: Call) -> Value:
         call.fail("sizes and ratios must be positive")
     step_y = 1 / height if steps[0] <= 0 else steps[0]
     step_x = 1 / width if steps[1] <= 0 else steps[1]
-    pairs = [(size, ratios[0]) for size in sizes] + [(sizes[0], ratio) for ratio in ratios[1:]]
-    half = np.array([[s * height / width * np.sqrt(r) / 2, s / np.sqrt(r) / 2] for s, r in pairs])
+    pairs = [(size, ratios[0]) for size in sizes] + [
+        (sizes[0], ratio) for ratio in ratios[1:]
+    ]
+    half = np.array(
+        [[s * height / width * np.sqrt(r) / 2, s / np.sqrt(r) / 2] for s, r in pairs]
+    )
     rows, columns = np.meshgrid(
-        (np.arange(height) + offsets[0]) * step_y, (np.arange(width) + offsets[1]) * step_x, indexing="ij"
+        (np.arange(height) + offsets[0]) * step_y,
+        (np.arange(width) + offsets[1]) * step_x,
+        indexing="ij",
     )
     centre = np.stack([columns, rows], -1)[:, :, None]
     boxes = np.concatenate([centre - half, centre + half], -1).reshape(1, -1, 4)
@@ -65,10 +85,14 @@ def box_decode(call: Call) -> Value:
     for k in range(2):
         if call.word("format", "center", ("center", "corner")) == "corner":
             extent = build.emit("Sub", a[k + 2], a[k])
-            centre = build.emit("Add", a[k], build.emit("Mul", extent, build.number(0.5, extent)))
+            centre = build.emit(
+                "Add", a[k], build.emit("Mul", extent, build.number(0.5, extent))
+            )
         else:
             centre, extent = a[k], a[k + 2]
-        shift = build.emit("Mul", build.emit("Mul", d[k], build.number(stds[k], d[k])), extent)
+        shift = build.emit(
+            "Mul", build.emit("Mul", d[k], build.number(stds[k], d[k])), extent
+        )
         grown = build.emit("Mul", d[k + 2], build.number(stds[k + 2], d[k]))
         grown = build.emit("Min", grown, build.number(limit, grown)) if limit > 0 else grown
         size = build.emit("Mul", build.emit("Exp", grown), extent)
@@ -80,8 +104,11 @@ def box_decode(call: Call) -> Value:
 
 
 @operator(
-    "_contrib_Proposal", "_contrib_MultiProposal", "_contrib_box_iou", "_contrib_bipartite_matching",
-)  # fmt: skip
+    "_contrib_Proposal",
+    "_contrib_MultiProposal",
+    "_contrib_box_iou",
+    "_contrib_bipartite_matching",
+)
 def suppression(call: Call) -> NoReturn:
     call.fail(
         "the selection of boxes is not converted; export the network up to its inputs "

@@ -17,10 +17,35 @@ from prunegraph.selection.criteria import (
     thinet,
     wanda,
     weight_stats,
-)  # fmt: skip
-from prunegraph.selection.criteria.base import CRITERIA, Context, Criterion, Gradients, criterion
+)
+from prunegraph.selection.criteria.base import (
+    CRITERIA,
+    Context,
+    Criterion,
+    Gradients,
+    criterion,
+)
 
 __all__ = [
-    "CRITERIA", "Context", "Criterion", "Gradients", "apoz", "bn_scale", "chip", "criterion", "existing_se", "fisher",
-    "fpgm", "gfr", "hrank", "lamp", "magnitude", "obs", "random", "taylor", "thinet", "wanda", "weight_stats",
-]  # fmt: skip
+    "CRITERIA",
+    "Context",
+    "Criterion",
+    "Gradients",
+    "apoz",
+    "bn_scale",
+    "chip",
+    "criterion",
+    "existing_se",
+    "fisher",
+    "fpgm",
+    "gfr",
+    "hrank",
+    "lamp",
+    "magnitude",
+    "obs",
+    "random",
+    "taylor",
+    "thinet",
+    "wanda",
+    "weight_stats",
+]

@@ -75,7 +75,9 @@ class Context:
     def need_statistics(self, name: str = "") -> Statistics:
         """What data show of the graph. Raises DataError without data; `name` is who asks."""
         if self.statistics is None:
-            raise DataError(f"algorithm {name or self.algorithm!r} needs data: give --data FILE (unlabelled inputs)")
+            raise DataError(
+                f"algorithm {name or self.algorithm!r} needs data: give --data FILE (unlabelled inputs)"
+            )
         return self.statistics
 
     def activations(self, value: str, samples: int = SAMPLES) -> Array:
@@ -99,7 +101,9 @@ class Context:
         statistics = self.need_statistics()
         rank = len(self.coupling.shape_info.shapes.get(self._computed(value), ()))
         key = (value, axis + rank if axis < 0 else axis)
-        return statistics.moments([key, *(each for each in self._channel_axes if each != key)])[0]
+        return statistics.moments(
+            [key, *(each for each in self._channel_axes if each != key)]
+        )[0]
 
     def gram(self, layer: str | Node) -> Gram | None:
         """Means of a layer's input rows, and of their products; None for a layer that is no matrix product.
@@ -137,13 +141,17 @@ class Context:
 
     def _computed(self, value: str) -> str:
         if value not in self.graph.producer and value not in self.graph.inputs:
-            raise UnknownNameError("value", value, [*self.graph.inputs, *self.graph.producer])
+            raise UnknownNameError(
+                "value", value, [*self.graph.inputs, *self.graph.producer]
+            )
         return value
 
     @cached_property
     def _channel_axes(self) -> list[tuple[str, int]]:
         """Where channels of groups run through inputs and outputs of layers."""
-        values = dict.fromkeys(v for node in self.graph.layers for v in (node.inputs[0], node.outputs[0]))
+        values = dict.fromkeys(
+            v for node in self.graph.layers for v in (node.inputs[0], node.outputs[0])
+        )
         return [
             (value, axis)
             for value in values
@@ -154,7 +162,10 @@ class Context:
 
 Criterion = Callable[[Group, Context], Array]
 CRITERIA: Registry[Criterion] = Registry(
-    "criterion", "prunegraph.algorithms", family="algorithm", parameters=("group", "context")
+    "criterion",
+    "prunegraph.algorithms",
+    family="algorithm",
+    parameters=("group", "context"),
 )
 
 
@@ -199,8 +210,14 @@ def _checked(scores: object, group: Group, who: str) -> Array:
     except (TypeError, ValueError):  # ragged
         array = np.asarray(None)
     if array.dtype.kind not in "fiub":
-        kind = f"{array.dtype} array" if isinstance(scores, np.ndarray) else type(scores).__name__
-        raise PluginError(f"{who} returned {kind} for group {group.id!r}, not an array of real numbers")
+        kind = (
+            f"{array.dtype} array"
+            if isinstance(scores, np.ndarray)
+            else type(scores).__name__
+        )
+        raise PluginError(
+            f"{who} returned {kind} for group {group.id!r}, not an array of real numbers"
+        )
     if array.shape != (group.channels,):
         raise PluginError(
             f"{who} returned shape {list(array.shape)} for group {group.id!r}, "

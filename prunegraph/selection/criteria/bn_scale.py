@@ -38,7 +38,9 @@ SUMS = frozenset({"Add", "Sub", "Sum", "Mean"})
 def bn_scale(group: Group, context: Context) -> Array:
     """Scale that BatchNormalization gives a channel; without one, its deviation on data."""
     graph = context.graph
-    if context.statistics is None and not any(node.op == "BatchNormalization" for node in graph.nodes):
+    if context.statistics is None and not any(
+        node.op == "BatchNormalization" for node in graph.nodes
+    ):
         raise BudgetError(
             f"algorithm 'bn_scale' needs BatchNormalization nodes or --data; {graph.source} has no such node. Use 'l2'"
         )
@@ -55,12 +57,18 @@ class Factor:
 
 def merged(sizes: Mapping[str, Array], group: Group, context: Context) -> Array:
     """Scores from deviations by value: the largest of those that layers read; inf where nothing is known."""
-    result = [sizes[place.value] for place in read(group, context) if place.value in sizes] or list(sizes.values())
+    result = [
+        sizes[place.value] for place in read(group, context) if place.value in sizes
+    ] or list(sizes.values())
     return np.max(result, axis=0) if result else np.full(group.channels, np.inf)
 
 
 def strengths(
-    group: Group, context: Context, *, power: float = 1.0, factors: Mapping[str, Factor] | None = None
+    group: Group,
+    context: Context,
+    *,
+    power: float = 1.0,
+    factors: Mapping[str, Factor] | None = None,
 ) -> dict[str, Array]:
     """Deviation of the group's channels on every value where it is known, merged along the graph.
 
@@ -81,17 +89,30 @@ def strengths(
             if output not in by_value:
                 continue
             factor = factors.get(output)
-            given = [value for value in dict.fromkeys(node.inputs) if factor is None or value != factor.operand]
+            given = [
+                value
+                for value in dict.fromkeys(node.inputs)
+                if factor is None or value != factor.operand
+            ]
             coming = [sizes[value] for value in given if value in sizes]
             size = _passed(node, coming, by_value[output], graph, power, factor)
-            size = deviations[output] ** power if size is None and output in deviations else size
+            size = (
+                deviations[output] ** power
+                if size is None and output in deviations
+                else size
+            )
             if size is not None:
                 sizes[output] = size
     return sizes
 
 
 def _passed(
-    node: Node, coming: list[Array], place: ChannelAxis, graph: Graph, power: float, factor: Factor | None
+    node: Node,
+    coming: list[Array],
+    place: ChannelAxis,
+    graph: Graph,
+    power: float,
+    factor: Factor | None,
 ) -> Array | None:
     """Deviation behind a node, from those before it; None where nothing is known."""
     if node.op == "BatchNormalization":
@@ -137,4 +158,6 @@ def _deviations(group: Group, context: Context) -> dict[str, Array]:
 
 
 def _is_plain(place: ChannelAxis, graph: Graph) -> bool:
-    return linear.batch_normalization(graph, graph.nodes[graph.producer[place.value]]) is None
+    return (
+        linear.batch_normalization(graph, graph.nodes[graph.producer[place.value]]) is None
+    )

@@ -59,7 +59,12 @@ def independence(a: Array) -> Array:
     if a.shape[1] == 1:
         return _of_rows(a[:, 0])
     whole = _nuclear(a)
-    return np.asarray([max(whole - _nuclear(np.delete(a, channel, axis=0)), 0.0) for channel in range(len(a))])
+    return np.asarray(
+        [
+            max(whole - _nuclear(np.delete(a, channel, axis=0)), 0.0)
+            for channel in range(len(a))
+        ]
+    )
 
 
 def _nuclear(a: Array) -> float:
@@ -77,7 +82,9 @@ def _of_rows(rows: Array) -> Array:
     rest[rest < ROUNDING] = 0
     nodes = np.sqrt(squares.max()) * np.exp(np.arange(-REACH, REACH, STEP))
     sums = squares[:, None] + np.square(nodes)
-    ratio = (weights @ (squares[:, None] / sums**2)) / (weights @ (1 / sums) + rest / np.square(nodes))
+    ratio = (weights @ (squares[:, None] / sums**2)) / (
+        weights @ (1 / sums) + rest / np.square(nodes)
+    )
     return 2 / np.pi * STEP * (ratio @ nodes)
 
 

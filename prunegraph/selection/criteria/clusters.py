@@ -33,7 +33,9 @@ def two_means(points: Array, rng: np.random.Generator) -> tuple[Array, Array]:
         first = points[rng.integers(len(points))]
         far = np.square(points - first).sum(axis=1)
         if far.any():
-            starts.append(np.stack([first, points[rng.choice(len(points), p=far / far.sum())]]))
+            starts.append(
+                np.stack([first, points[rng.choice(len(points), p=far / far.sum())]])
+            )
     for start in starts:
         centres = _lloyd(points, start)
         error = float(_distances(points, centres).min(axis=1).sum())
@@ -55,7 +57,12 @@ def _lloyd(points: Array, centres: Array) -> Array:
         if before is not None and np.array_equal(nearest, before):
             break
         before = nearest
-        centres = np.stack([points[nearest == i].mean(axis=0) if (nearest == i).any() else centres[i] for i in (0, 1)])
+        centres = np.stack(
+            [
+                points[nearest == i].mean(axis=0) if (nearest == i).any() else centres[i]
+                for i in (0, 1)
+            ]
+        )
     return centres
 
 
@@ -81,14 +88,23 @@ def two_gaussians(points: Array, start: Array) -> Mixture:
         weights = np.stack([1 - share, share])
         sizes = np.maximum(weights.sum(axis=1), np.finfo(np.float64).tiny)
         means = weights @ points / sizes[:, None]
-        variances = np.stack([w @ np.square(points - m) / s for w, m, s in zip(weights, means, sizes, strict=True)])
-        logs = np.log(sizes / count) + _log_density(points, means, np.maximum(variances, floor))
+        variances = np.stack(
+            [
+                w @ np.square(points - m) / s
+                for w, m, s in zip(weights, means, sizes, strict=True)
+            ]
+        )
+        logs = np.log(sizes / count) + _log_density(
+            points, means, np.maximum(variances, floor)
+        )
         total = np.logaddexp(logs[:, 0], logs[:, 1])
         share = np.exp(logs[:, 1] - total)
         if total.sum() - likelihood < 1e-9 * count:
             break
         likelihood = float(total.sum())
-    one = _log_density(points, points.mean(axis=0)[None], np.maximum(points.var(axis=0), floor)[None]).sum()
+    one = _log_density(
+        points, points.mean(axis=0)[None], np.maximum(points.var(axis=0), floor)[None]
+    ).sum()
     gain = 2 * (total.sum() - one) - (2 * dimensions + 1) * np.log(count)
     return Mixture(means, share, float(gain))
 

@@ -48,7 +48,9 @@ def existing_se(group: Group, context: Context, *, p: float = 1.0, q: float = 1.
             f"algorithm {WHO!r} needs squeeze-and-excitation blocks, and {context.graph.source} has none: "
             "use 'bn_scale', or gates that are trained (`train --method gfr`)"
         )
-    seen = context.need_statistics(WHO).moments([(block.gate, block.axis) for block in blocks])
+    seen = context.need_statistics(WHO).moments(
+        [(block.gate, block.axis) for block in blocks]
+    )
     factors = {
         block.product: Factor(np.maximum(moments.mean, 0) ** q, block.gate)
         for block, moments in zip(blocks, seen, strict=True)
@@ -59,26 +61,40 @@ def existing_se(group: Group, context: Context, *, p: float = 1.0, q: float = 1.
     sizes = strengths(group, context, power=p, factors=factors)
     # What the block itself reads is not gated yet.
     inner = frozenset().union(*(block.inner for block in blocks))
-    return merged({value: size for value, size in sizes.items() if value not in inner}, group, context)
+    return merged(
+        {value: size for value, size in sizes.items() if value not in inner}, group, context
+    )
 
 
 def _blocks(context: Context) -> list[Block]:
     """The graph's blocks, looked for once."""
     cache = context.graph.cache
     if WHO not in cache:
-        cache[WHO] = list(squeeze_and_excitation(context.graph, context.coupling.shape_info.shapes))
+        cache[WHO] = list(
+            squeeze_and_excitation(context.graph, context.coupling.shape_info.shapes)
+        )
     result: list[Block] = cache[WHO]
     return result
 
 
-def squeeze_and_excitation(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Block]:
+def squeeze_and_excitation(
+    graph: Graph, shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[Block]:
     """Products of a value with a bounded gate for each of its channels that is computed from the value alone."""
     for node in graph.nodes:
-        if node.op != "Mul" or node.domain or not all(value in graph.producer for value in node.inputs):
+        if (
+            node.op != "Mul"
+            or node.domain
+            or not all(value in graph.producer for value in node.inputs)
+        ):
             continue
         for gate, gated in (node.inputs, node.inputs[::-1]):
             axis = _channel_axis(shapes.get(gate, ()), shapes.get(gated, ()))
-            inner = _between(graph, gated, gate) if axis and _is_bounded(graph, gate) else frozenset()
+            inner = (
+                _between(graph, gated, gate)
+                if axis and _is_bounded(graph, gate)
+                else frozenset()
+            )
             if inner:
                 yield Block(node.outputs[0], gate, axis, inner)
 

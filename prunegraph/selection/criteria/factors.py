@@ -37,23 +37,32 @@ class Factors:
 
     def to_text(self) -> str:
         # Nine digits are all that single precision has.
-        factors = {value: [float(f"{f:.9g}") for f in each] for value, each in self.by_value.items()}
+        factors = {
+            value: [float(f"{f:.9g}") for f in each]
+            for value, each in self.by_value.items()
+        }
         return json.dumps({"format": FORMAT, "folded": self.folded, "factors": factors})
 
 
 def read_factors(graph: Graph) -> Factors | None:
     """A model's factors, or None where it has none. Raises ModelError where they are not what they should be."""
-    text = next((entry.value for entry in graph.model.metadata_props if entry.key == KEY), None)
+    text = next(
+        (entry.value for entry in graph.model.metadata_props if entry.key == KEY), None
+    )
     if text is None:
         return None
     try:
         content = json.loads(text)
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']!r}, expected {FORMAT!r}")
-        by_value = {str(v): np.asarray(each, np.float64) for v, each in content["factors"].items()}
+        by_value = {
+            str(v): np.asarray(each, np.float64) for v, each in content["factors"].items()
+        }
         folded = bool(content["folded"])
     except (*MALFORMED, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise ModelError(f"{graph.source}: its metadata {KEY!r} cannot be read: {error}; train it anew") from error
+        raise ModelError(
+            f"{graph.source}: its metadata {KEY!r} cannot be read: {error}; train it anew"
+        ) from error
     for value, each in by_value.items():
         _check(graph, value, each)
     return Factors(by_value, folded)
@@ -79,11 +88,16 @@ def _check(graph: Graph, value: str, factors: Array) -> None:
 def with_factors(graph: Graph, factors: Factors | None) -> Graph:
     """The graph with other factors in its metadata, or without any."""
     model = without_weights(graph.model)
-    remaining = [(entry.key, entry.value) for entry in model.metadata_props if entry.key != KEY]
+    remaining = [
+        (entry.key, entry.value) for entry in model.metadata_props if entry.key != KEY
+    ]
     if factors is None and len(remaining) == len(model.metadata_props):
         return graph
     del model.metadata_props[:]
-    for key, text in [*remaining, *([(KEY, factors.to_text())] if factors is not None else [])]:
+    for key, text in [
+        *remaining,
+        *([(KEY, factors.to_text())] if factors is not None else []),
+    ]:
         model.metadata_props.add(key=key, value=text)
     model.graph.initializer.extend(graph.model.graph.initializer)
     return Graph(model, folder=graph.folder, source=graph.source, keeps=graph)

@@ -19,12 +19,28 @@ from prunegraph.selection.criteria.members import Members, counted
 
 @criterion("fisher")
 def fisher(
-    group: Group, context: Context, *, kind: Literal["group", "diagonal"] = "group", members: Members = "all"
+    group: Group,
+    context: Context,
+    *,
+    kind: Literal["group", "diagonal"] = "group",
+    members: Members = "all",
 ) -> Array:
     """Mean squared derivative of the loss by a mask on a channel (needs gradients)."""
     gradients = context.need_gradients("fisher")
     chosen = counted(group, members)
     if kind == "diagonal":
-        return np.sum([gradients.squares(m.weight, m.axis)[m.positions].sum(axis=1) for m in chosen], axis=0) / 2
-    slopes = np.sum([gradients.samples(m.weight, m.axis)[:, m.positions].sum(axis=2) for m in chosen], axis=0)
+        return (
+            np.sum(
+                [
+                    gradients.squares(m.weight, m.axis)[m.positions].sum(axis=1)
+                    for m in chosen
+                ],
+                axis=0,
+            )
+            / 2
+        )
+    slopes = np.sum(
+        [gradients.samples(m.weight, m.axis)[:, m.positions].sum(axis=2) for m in chosen],
+        axis=0,
+    )
     return np.square(slopes).mean(axis=0)

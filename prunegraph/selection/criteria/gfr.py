@@ -27,7 +27,10 @@ def gfr(group: Group, context: Context, *, p: float = 1.0, q: float = 1.0) -> Ar
             f"algorithm 'gfr' needs factors that training leaves in the model, and {context.graph.source} has none: "
             "make them with `train --method gfr`, or use 'bn_scale'"
         )
-    factors = {value: Factor(_power(each, q - p * result.folded)) for value, each in result.by_value.items()}
+    factors = {
+        value: Factor(_power(each, q - p * result.folded))
+        for value, each in result.by_value.items()
+    }
     return merged(strengths(group, context, power=p, factors=factors), group, context)
 
 

@@ -48,12 +48,21 @@ class _Ranks:
 
     def score(self) -> Array:
         """Mean ranks of the group's channels; energies only decide between equal ones."""
-        ranks, energy = self.place.by_channel(np.asarray(self.ranks)), self.place.by_channel(np.asarray(self.energy))
-        return (ranks + 0.5 * energy / (energy.sum() or 1.0) / self.place.positions.shape[1]) / max(self.samples, 1)
+        ranks, energy = (
+            self.place.by_channel(np.asarray(self.ranks)),
+            self.place.by_channel(np.asarray(self.energy)),
+        )
+        return (
+            ranks + 0.5 * energy / (energy.sum() or 1.0) / self.place.positions.shape[1]
+        ) / max(self.samples, 1)
 
 
 @criterion("hrank")
 def hrank(group: Group, context: Context) -> Array:
     """Mean rank of a channel's feature maps (needs data)."""
     result = gathered(group, context, "hrank", _Ranks)
-    return np.mean([one.score() for one in result], axis=0) if result else np.full(group.channels, np.inf)
+    return (
+        np.mean([one.score() for one in result], axis=0)
+        if result
+        else np.full(group.channels, np.inf)
+    )

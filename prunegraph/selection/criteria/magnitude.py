@@ -20,7 +20,11 @@ def power_sum(group: Group, power: int, members: Members) -> Array:
     total = np.zeros(group.channels)
     for member in counted(group, members):
         values = by_channel(member)
-        total += np.einsum("ce,ce->c", values, values) if power == 2 else np.abs(values).sum(axis=1)
+        total += (
+            np.einsum("ce,ce->c", values, values)
+            if power == 2
+            else np.abs(values).sum(axis=1)
+        )
     return total
 
 

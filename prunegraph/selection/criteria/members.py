@@ -24,7 +24,11 @@ def counted(group: Group, which: Members = "all") -> list[Member]:
     A group without such a member (channels that nothing contracts) counts layers on the other side,
     and without any layer whatever there is.
     """
-    layers = [m for m in group.members if m.role in ("in", "out") and len(m.graph.weights[m.weight].shape) > 1]
+    layers = [
+        m
+        for m in group.members
+        if m.role in ("in", "out") and len(m.graph.weights[m.weight].shape) > 1
+    ]
     return [m for m in layers if m.role in ROLES[which]] or layers or list(group.members)
 
 
@@ -42,12 +46,19 @@ def folded(member: Member, graph: Graph) -> Array:
     """
     values = by_channel(member).astype(np.float64)
     nodes = [graph.nodes[index] for index in member.use.layers]
-    normal = linear.batch_normalization(graph, nodes[0]) if member.role == "out" and len(nodes) == 1 else None
+    normal = (
+        linear.batch_normalization(graph, nodes[0])
+        if member.role == "out" and len(nodes) == 1
+        else None
+    )
     if normal is None:
         return values
     factor = linear.normalisation(graph, normal)[0]
     size = graph.weights[member.weight].shape[member.axis]
     # A grouped transposed convolution has one index for a channel of every group.
     factor = np.sqrt(np.square(factor).reshape(-1, size).mean(axis=0))
-    parts = values.reshape(member.channels, member.per_channel, -1) * factor[member.positions][:, :, None]
+    parts = (
+        values.reshape(member.channels, member.per_channel, -1)
+        * factor[member.positions][:, :, None]
+    )
     return parts.reshape(member.channels, -1)

@@ -31,7 +31,11 @@ ROUNDS = 64
 def obs(group: Group, context: Context) -> Array:
     """Output error that remains when a channel goes and the layers that read it make up for it (needs data)."""
     statistics = context.need_statistics("obs")
-    readers = [reader for member in group.members for reader in _readers(member, group, context.graph, statistics)]
+    readers = [
+        reader
+        for member in group.members
+        for reader in _readers(member, group, context.graph, statistics)
+    ]
     if not readers:
         # Nothing with a Gram matrix reads these channels (attention scores, a recurrence).
         return l2(group, context)
@@ -74,18 +78,24 @@ class _Reader:
         rows = self.rows[channels]
         blocks = self.inverse[rows[:, :, None], rows[:, None, :]]
         weights = self.matrix[rows]
-        return np.einsum("cio,cio->c", weights, np.linalg.solve(blocks, weights)) / self.energy
+        return (
+            np.einsum("cio,cio->c", weights, np.linalg.solve(blocks, weights)) / self.energy
+        )
 
     def remove(self, channels: Array) -> None:
         """Remove channels, and let the others make up for it."""
         gone = self.rows[channels].reshape(-1)
         columns = self.inverse[:, gone]
-        step = np.linalg.solve(self.inverse[np.ix_(gone, gone)], np.hstack([columns.T, self.matrix[gone]]))
+        step = np.linalg.solve(
+            self.inverse[np.ix_(gone, gone)], np.hstack([columns.T, self.matrix[gone]])
+        )
         self.inverse -= columns @ step[:, : len(self.inverse)]
         self.matrix = self.matrix - columns @ step[:, len(self.inverse) :]
 
 
-def _readers(member: Member, group: Group, graph: Graph, statistics: Statistics) -> list[_Reader]:
+def _readers(
+    member: Member, group: Group, graph: Graph, statistics: Statistics
+) -> list[_Reader]:
     """The layers that read the group's channels along one axis of a weight."""
     result = []
     for index in member.use.layers if member.role == "in" else ():
@@ -94,7 +104,10 @@ def _readers(member: Member, group: Group, graph: Graph, statistics: Statistics)
         if gram is not None:
             rows = input_rows(node, member, graph)
             matrix = scaled_matrix(graph, node)
-            result += [_Reader(g.astype(np.float64), m, rows) for g, m in zip(gram.covariance, matrix, strict=True)]
+            result += [
+                _Reader(g.astype(np.float64), m, rows)
+                for g, m in zip(gram.covariance, matrix, strict=True)
+            ]
     return result
 
 

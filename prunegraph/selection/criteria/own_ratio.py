@@ -32,8 +32,12 @@ def own_ratios(name: str, context: Context) -> dict[str, float]:
             f"or use {', '.join(map(repr, OWN_RATIOS))}"
         )
     function = bound(OWN_RATIOS, name)
-    result = {group.id: float(function(group, context)) for group in context.coupling.groups}
+    result = {
+        group.id: float(function(group, context)) for group in context.coupling.groups
+    }
     for group, share in result.items():
         if not 0 <= share < 1:
-            raise PluginError(f"algorithm {name!r} wants to remove the share {share:g} of group {group!r}")
+            raise PluginError(
+                f"algorithm {name!r} wants to remove the share {share:g} of group {group!r}"
+            )
     return result

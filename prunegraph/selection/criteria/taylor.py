@@ -19,6 +19,10 @@ def taylor(group: Group, context: Context, *, members: Members = "all") -> Array
     """Squared first-order change of the loss without a channel (needs gradients)."""
     gradients = context.need_gradients("taylor")
     change = np.sum(
-        [gradients.batches(m.weight, m.axis)[:, m.positions].sum(axis=2) for m in counted(group, members)], axis=0
+        [
+            gradients.batches(m.weight, m.axis)[:, m.positions].sum(axis=2)
+            for m in counted(group, members)
+        ],
+        axis=0,
     )
     return np.square(change).mean(axis=0)

@@ -49,7 +49,9 @@ def greedy(products: Array) -> Array:
     return scores
 
 
-def _contributions(member: Member, graph: Graph, statistics: Statistics, centred: bool) -> list[Array]:
+def _contributions(
+    member: Member, graph: Graph, statistics: Statistics, centred: bool
+) -> list[Array]:
     """Mean products of channels' contributions to each layer that reads a weight [channels, channels]."""
     result = []
     for index in member.use.layers:
@@ -58,9 +60,16 @@ def _contributions(member: Member, graph: Graph, statistics: Statistics, centred
         if gram is None:
             continue
         rows = input_rows(node, member, graph)
-        for g, w in zip(gram.covariance if centred else gram.products, scaled_matrix(graph, node), strict=True):
+        for g, w in zip(
+            gram.covariance if centred else gram.products,
+            scaled_matrix(graph, node),
+            strict=True,
+        ):
             pairs = (w @ w.T) * g
             energy = float(pairs.sum()) or 1.0
             by_row = pairs[rows.reshape(-1)].reshape(*rows.shape, -1).sum(axis=1)
-            result.append(by_row[:, rows.reshape(-1)].reshape(len(rows), *rows.shape).sum(axis=2) / energy)
+            result.append(
+                by_row[:, rows.reshape(-1)].reshape(len(rows), *rows.shape).sum(axis=2)
+                / energy
+            )
     return result

@@ -30,16 +30,22 @@ def read(group: Group, context: Context) -> list[ChannelAxis]:
     return [place for place in result if is_float(place, context)]
 
 
-def moments(group: Group, context: Context, who: str) -> list[tuple[ChannelAxis, ChannelMoments]]:
+def moments(
+    group: Group, context: Context, who: str
+) -> list[tuple[ChannelAxis, ChannelMoments]]:
     """Moments along the axes on which the group is read; one pass gathers those of all groups."""
     statistics = context.need_statistics(who)
     every = [place for other in context.coupling.groups for place in read(other, context)]
     statistics.moments([(place.value, place.axis) for place in every])
     mine = read(group, context)
-    return list(zip(mine, statistics.moments([(p.value, p.axis) for p in mine]), strict=True))
+    return list(
+        zip(mine, statistics.moments([(p.value, p.axis) for p in mine]), strict=True)
+    )
 
 
-def gathered(group: Group, context: Context, who: str, make: Callable[[ChannelAxis], A]) -> Sequence[A]:
+def gathered(
+    group: Group, context: Context, who: str, make: Callable[[ChannelAxis], A]
+) -> Sequence[A]:
     """What accumulators saw of the group where it is read; one pass feeds those of all groups."""
     statistics = context.need_statistics(who)
     every = [place for other in context.coupling.groups for place in read(other, context)]

@@ -24,7 +24,9 @@ from prunegraph.selection.criteria.values import moments
 @criterion("wanda")
 def wanda(group: Group, context: Context) -> Array:
     """Absolute weights that read a channel, times the norm of what they read (needs data)."""
-    result = {place.value: (place, seen) for place, seen in moments(group, context, "wanda")}
+    result = {
+        place.value: (place, seen) for place, seen in moments(group, context, "wanda")
+    }
     scores = [
         _weights(member, index, context.graph) * _norm(*result[value])
         for member in group.members

@@ -42,32 +42,47 @@ LEAST = 8
 
 
 @criterion("weight_stats")
-def weight_stats(group: Group, context: Context, *, mode: Mode = "robust", cap: float = 0.5) -> Array:
+def weight_stats(
+    group: Group, context: Context, *, mode: Mode = "robust", cap: float = 0.5
+) -> Array:
     """Root mean square of the weights that make a channel, a weak cluster first; has ratios of its own."""
     means, deviations = statistics(group, context)
     scores = np.hypot(means, deviations)
     weak = weak_channels(means, deviations, mode, context.rng(group))
     if weak.any() and not weak.all():
-        scores[weak] *= min(1.0, scores[~weak].min() / (scores[weak].max() or 1.0)) * (1 - 1e-9)
+        scores[weak] *= min(1.0, scores[~weak].min() / (scores[weak].max() or 1.0)) * (
+            1 - 1e-9
+        )
     return scores
 
 
 @own_ratio("weight_stats")
-def weak_share(group: Group, context: Context, *, mode: Mode = "robust", cap: float = 0.5) -> float:
+def weak_share(
+    group: Group, context: Context, *, mode: Mode = "robust", cap: float = 0.5
+) -> float:
     """Share of a group's channels in its weak cluster, within the caps."""
     if not 0 <= cap <= 1:
-        raise OptionError(f"option 'cap' of algorithm 'weight_stats' must be between 0 and 1, got {cap:g}")
+        raise OptionError(
+            f"option 'cap' of algorithm 'weight_stats' must be between 0 and 1, got {cap:g}"
+        )
     weak = int(weak_channels(*statistics(group, context), mode, context.rng(group)).sum())
-    return max(0, min(weak, int(cap * group.channels), group.channels - LEAST)) / group.channels
+    return (
+        max(0, min(weak, int(cap * group.channels), group.channels - LEAST))
+        / group.channels
+    )
 
 
 def statistics(group: Group, context: Context) -> tuple[Array, Array]:
     """Mean and standard deviation of all weights that make each channel [channels]."""
-    values = np.hstack([folded(member, context.graph) for member in counted(group, "producer")])
+    values = np.hstack(
+        [folded(member, context.graph) for member in counted(group, "producer")]
+    )
     return values.mean(axis=1), values.std(axis=1)
 
 
-def weak_channels(means: Array, deviations: Array, mode: Mode, rng: np.random.Generator) -> Array:
+def weak_channels(
+    means: Array, deviations: Array, mode: Mode, rng: np.random.Generator
+) -> Array:
     """Which channels belong to the weak cluster [channels]; none where there is no such cluster."""
     if len(means) < 4:
         return np.zeros(len(means), bool)

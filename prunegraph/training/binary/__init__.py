@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from prunegraph.training.binary.binarize import BinarizeResult, BinarizeOptions, binarize, measured
+from prunegraph.training.binary.binarize import (
+    BinarizeOptions,
+    BinarizeResult,
+    binarize,
+    measured,
+)
 from prunegraph.training.binary.compression import Compression, compression
 from prunegraph.training.binary.lower import lower
 from prunegraph.training.binary.network import Quantizer, to_binary, trainable
@@ -10,6 +15,18 @@ from prunegraph.training.binary.statistics import estimate_statistics
 from prunegraph.training.binary.update import Samples, Update, alternate_update
 
 __all__ = [
-    "BinarizeResult", "Compression", "BinarizeOptions", "Quantizer", "Samples", "Update", "alternate_update", "binarize",
-    "compression", "estimate_statistics", "lower", "measured", "to_binary", "trainable",
-]  # fmt: skip
+    "BinarizeOptions",
+    "BinarizeResult",
+    "Compression",
+    "Quantizer",
+    "Samples",
+    "Update",
+    "alternate_update",
+    "binarize",
+    "compression",
+    "estimate_statistics",
+    "lower",
+    "measured",
+    "to_binary",
+    "trainable",
+]

@@ -11,16 +11,29 @@ import torch
 
 from prunegraph.errors import DataError
 from prunegraph.graph import linear
-from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.model import Graph
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.runtime.data import Data
 from prunegraph.training.batches import Batches
 from prunegraph.training.batching import batching
 from prunegraph.training.binary.compression import Compression, compression
 from prunegraph.training.binary.lower import Form, lower
-from prunegraph.training.binary.network import MIN_INPUTS, Last, Quantizer, final_layers, to_binary, trainable
+from prunegraph.training.binary.network import (
+    MIN_INPUTS,
+    Last,
+    Quantizer,
+    final_layers,
+    to_binary,
+    trainable,
+)
 from prunegraph.training.binary.statistics import estimate_statistics
-from prunegraph.training.binary.update import Samples, Targets, Update, alternate_update, mean_loss
+from prunegraph.training.binary.update import (
+    Samples,
+    Targets,
+    Update,
+    alternate_update,
+    mean_loss,
+)
 from prunegraph.training.evaluate import measure
 from prunegraph.training.fit import TrainingConfig, fit
 from prunegraph.training.labels import check as check_labels
@@ -121,14 +134,23 @@ def binarize(
     check_labels(source)
     how = batching(graph, source.fit(graph))
     if how.kind == "none":
-        raise DataError(f"{graph.source}: axis 0 of its inputs is no batch: export it with one, samples along axis 0")
+        raise DataError(
+            f"{graph.source}: axis 0 of its inputs is no batch: export it with one, samples along axis 0"
+        )
     graph = how.graph
     binary, remaining = to_binary(
-        graph, options.quantizer, affine=options.affine, last=options.last, keep=options.keep,
-        min_inputs=options.min_inputs, data=Data.of(data),
-    )  # fmt: skip
+        graph,
+        options.quantizer,
+        affine=options.affine,
+        last=options.last,
+        keep=options.keep,
+        min_inputs=options.min_inputs,
+        data=Data.of(data),
+    )
     source = source.fit(graph)
-    samples = Samples.of(source, graph, count=options.samples, held=options.held, seed=options.seed)
+    samples = Samples.of(
+        source, graph, count=options.samples, held=options.held, seed=options.seed
+    )
     teacher, module = GraphModule(graph), GraphModule(binary, trainable=trainable(binary))
     judge = _loss(graph, teacher, samples.labelled, options, task=1.0)
     say("statistics")
@@ -138,21 +160,42 @@ def binarize(
     updates: list[Update] = []
     if options.update:
         updates = alternate_update(
-            module, samples, teacher=teacher, targets=options.targets, loss=judge, guard=options.guard,
+            module,
+            samples,
+            teacher=teacher,
+            targets=options.targets,
+            loss=judge,
+            guard=options.guard,
             progress=lambda record: say(f"updated {record.layer}"),
-        )  # fmt: skip
+        )
         losses["update"] = mean_loss(module, samples.held, judge)
     if options.epochs:
         say("training")
-        losses["training"] = _train(module, graph, teacher, source, samples, judge, options, checkpoint)
+        losses["training"] = _train(
+            module, graph, teacher, source, samples, judge, options, checkpoint
+        )
     trained = module.write_back()
-    ends = [trained.nodes[index] for index in final_layers(trained)] if options.last == "int8" else []
+    ends = (
+        [trained.nodes[index] for index in final_layers(trained)]
+        if options.last == "int8"
+        else []
+    )
     int8 = [node.name for node in ends if linear.is_linear(trained, node)]
     lowered = how.restored(lower(trained, pack=options.pack, form=options.form, int8=int8))
-    return BinarizeResult(lowered, trained, tuple(updates), remaining, losses, compression(trained), (how.note,) * bool(how.note))
+    return BinarizeResult(
+        lowered,
+        trained,
+        tuple(updates),
+        remaining,
+        losses,
+        compression(trained),
+        (how.note,) * bool(how.note),
+    )
 
 
-def measured(graph: Graph, binary: Graph, data: Data, metric: str = "") -> tuple[float, float]:
+def measured(
+    graph: Graph, binary: Graph, data: Data, metric: str = ""
+) -> tuple[float, float]:
     """A metric of a network and of its binary form, larger is better; see `prunegraph.training.measure`."""
     evaluate = measure(data, graph, metric)
     with torch.no_grad():
@@ -160,29 +203,56 @@ def measured(graph: Graph, binary: Graph, data: Data, metric: str = "") -> tuple
     return first, second
 
 
-def _loss(graph: Graph, teacher: GraphModule, labelled: bool, options: BinarizeOptions, task: float) -> Loss:
+def _loss(
+    graph: Graph,
+    teacher: GraphModule,
+    labelled: bool,
+    options: BinarizeOptions,
+    task: float,
+) -> Loss:
     """Cross entropy for a share `task` with labels, else the distance from the teacher's outputs."""
     own = cross_entropy(probabilities=options.probabilities)
     if labelled and task == 1.0:
         return own
     if len(shape_info(graph).shapes.get(graph.outputs[0], (0, 0))) != 2 and labelled:
-        raise DataError("labels are for models whose first output is [samples, classes]: leave them out")
+        raise DataError(
+            "labels are for models whose first output is [samples, classes]: leave them out"
+        )
     share = task if labelled else 0.0
     warmth = 1.0 if task == 1.0 else TEMPERATURE
-    return distillation(teacher, temperature=warmth, labels=share, task=own, probabilities=options.probabilities)
+    return distillation(
+        teacher,
+        temperature=warmth,
+        labels=share,
+        task=own,
+        probabilities=options.probabilities,
+    )
 
 
 def _train(
-    module: GraphModule, graph: Graph, teacher: GraphModule, data: Data, samples: Samples, judge: Loss,
-    options: BinarizeOptions, checkpoint: str | Path | None,
-) -> float:  # fmt: skip
+    module: GraphModule,
+    graph: Graph,
+    teacher: GraphModule,
+    data: Data,
+    samples: Samples,
+    judge: Loss,
+    options: BinarizeOptions,
+    checkpoint: str | Path | None,
+) -> float:
     """Train through the quantizers; weights stay as they were if the loss on held-out samples rose. The loss."""
     before = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
     earlier = mean_loss(module.eval(), samples.held, judge)
     recipe = TrainingConfig(options.epochs, lr=options.lr, seed=options.seed)
     batches = Batches(data, batching(graph).batch(options.batch), seed=options.seed)
     loss = _loss(graph, teacher, samples.labelled, options, task=0.5)
-    fit(module, batches, recipe, loss=loss, checkpoint=checkpoint, identity=("binarize", options))
+    fit(
+        module,
+        batches,
+        recipe,
+        loss=loss,
+        checkpoint=checkpoint,
+        identity=("binarize", options),
+    )
     after = mean_loss(module.eval(), samples.held, judge)
     if after > earlier:
         module.load_state_dict(before)

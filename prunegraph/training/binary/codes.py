@@ -71,13 +71,20 @@ class Alternation:
             block = slice(start, start + BLOCK)
             waiting = (self._pull(block) * self.codes[:, block] < 0).any(0)
             for j in (start + np.flatnonzero(waiting)).tolist():
-                self._turn(j, np.flatnonzero(self._pull(slice(j, j + 1))[:, 0] * self.codes[:, j] < 0))
+                self._turn(
+                    j,
+                    np.flatnonzero(
+                        self._pull(slice(j, j + 1))[:, 0] * self.codes[:, j] < 0
+                    ),
+                )
         return self.flips - before
 
     def _pull(self, block: slice) -> Array:
         """For some columns, the sign that each code should have, times how much it matters."""
         own = np.diagonal(self.gram)[block] * self.codes[:, block]
-        return self.cross[:, block] - self.scales[:, None] * (self._products[:, block] - own)
+        return self.cross[:, block] - self.scales[:, None] * (
+            self._products[:, block] - own
+        )
 
     def _turn(self, j: int, filters: Array) -> None:
         self.codes[filters, j] *= -1

@@ -39,24 +39,43 @@ class Compression:
         """Ratio of the whole network with weights of the last layers in 32, 8 or 1 bit."""
         before = 32 * (self.binary + self.last + self.others)
         scales = self.last_filters if last_bits < 32 else 0
-        return before / (self.binary + last_bits * self.last + 32 * (self.filters + scales + self.others))
+        return before / (
+            self.binary + last_bits * self.last + 32 * (self.filters + scales + self.others)
+        )
 
 
 def compression(graph: Graph) -> Compression:
     """Count the numbers of a binary graph, as it is trained."""
     final = final_layers(graph)
     layers = [layer for layer in binary_layers(graph) if layer.node.index not in final]
-    binary = {layer.weight: graph.weights[layer.weight].shape[layer.axis] for layer in layers}
+    binary = {
+        layer.weight: graph.weights[layer.weight].shape[layer.axis] for layer in layers
+    }
     ends = {layer.weight for layer in binary_layers(graph) if layer.node.index in final}
-    last = {w: _filters(graph, w) for i in final if (w := graph.main_weight(graph.nodes[i]) or "") in graph.weights}
-    last |= {w: graph.weights[w].shape[layer.axis] for layer in binary_layers(graph) if (w := layer.weight) in ends}
-    plain = {v for n in graph.nodes if n.op == "BatchNormalization" and is_plain(graph, n) for v in n.inputs[1:3]}
+    last = {
+        w: _filters(graph, w)
+        for i in final
+        if (w := graph.main_weight(graph.nodes[i]) or "") in graph.weights
+    }
+    last |= {
+        w: graph.weights[w].shape[layer.axis]
+        for layer in binary_layers(graph)
+        if (w := layer.weight) in ends
+    }
+    plain = {
+        v
+        for n in graph.nodes
+        if n.op == "BatchNormalization" and is_plain(graph, n)
+        for v in n.inputs[1:3]
+    }
     rest = graph.weights.keys() - binary.keys() - last.keys() - plain
     return Compression(
-        sum(graph.weights[name].size for name in binary), sum(binary.values()),
-        sum(graph.weights[name].size for name in last), sum(last.values()),
+        sum(graph.weights[name].size for name in binary),
+        sum(binary.values()),
+        sum(graph.weights[name].size for name in last),
+        sum(last.values()),
         sum(graph.weights[name].size for name in rest if graph.weights[name].is_float),
-    )  # fmt: skip
+    )
 
 
 def _filters(graph: Graph, weight: str) -> int:

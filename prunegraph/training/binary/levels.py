@@ -94,7 +94,9 @@ def signed_step(bits: int) -> float:
     for _ in range(ROUNDS):
         edges = [*(i * step for i in range(count)), math.inf]
         cells = [(i + 0.5, edges[i], edges[i + 1]) for i in range(count)]
-        better = sum(i * (density(a) - density(b)) for i, a, b in cells) / sum(i * i * share(a, b) for i, a, b in cells)
+        better = sum(i * (density(a) - density(b)) for i, a, b in cells) / sum(
+            i * i * share(a, b) for i, a, b in cells
+        )
         step, change = better, abs(better - step)
         if change < SETTLED:
             break

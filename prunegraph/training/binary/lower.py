@@ -18,8 +18,8 @@ from onnx import helper, numpy_helper
 from prunegraph.errors import OptionError
 from prunegraph.graph import linear
 from prunegraph.graph.external import without_weights
-from prunegraph.graph.shape_info import shape_info
 from prunegraph.graph.model import Graph, Node
+from prunegraph.graph.shape_info import shape_info
 from prunegraph.rewriting.rewriter import Rewriter
 from prunegraph.training.binary.network import CARRIERS, POOLS, binary_layers, is_plain
 from prunegraph.training.binary.operators import DOMAIN
@@ -32,7 +32,9 @@ MASKS = np.left_shift(1, np.arange(8)).astype(np.uint8)[None]
 Form = Literal["arithmetic", "thresholds"]
 
 
-def lower(graph: Graph, *, pack: bool = True, form: Form = "arithmetic", int8: Sequence[str] = ()) -> Graph:
+def lower(
+    graph: Graph, *, pack: bool = True, form: Form = "arithmetic", int8: Sequence[str] = ()
+) -> Graph:
     """The graph without operators of its own.
 
     Args:
@@ -75,7 +77,9 @@ class _Lowering:
         self.graph, self.pack, self.form, self.int8 = graph, pack, form, int8
         self.layers = {layer.node.index: layer for layer in binary_layers(graph)}
         self.shapes = shape_info(_plain(graph)).shapes
-        self.behind = {index: self._normal(layer.node) for index, layer in self.layers.items()}
+        self.behind = {
+            index: self._normal(layer.node) for index, layer in self.layers.items()
+        }
         self.before = {n.index: index for index, n in self.behind.items() if n is not None}
         self.rewriter = Rewriter(graph)
         self.names = self.rewriter.names
@@ -83,14 +87,22 @@ class _Lowering:
         self.shared: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         # Quantizers that compare instead of their normalisation, and those whose codes stay whole numbers.
         self.compared = {} if form == "arithmetic" else self._compared()
-        self.whole = {index for index in self.compared if self._ends_folded(graph.nodes[index].outputs[0])}
+        self.whole = {
+            index
+            for index in self.compared
+            if self._ends_folded(graph.nodes[index].outputs[0])
+        }
 
     # -- what goes where --------------------------------------------------------------------
 
     def _normal(self, node: Node) -> Node | None:
         """The normalisation that alone reads a layer, maybe after a pool; None if the layer adds a bias itself."""
         value = node.outputs[0]
-        while not node.input(2) and value not in self.graph.outputs and len(self.graph.consumers.get(value, ())) == 1:
+        while (
+            not node.input(2)
+            and value not in self.graph.outputs
+            and len(self.graph.consumers.get(value, ())) == 1
+        ):
             reader = self.graph.nodes[self.graph.consumers[value][0][0]]
             if reader.op == "BatchNormalization" and not reader.domain:
                 return reader if self._has_numbers(reader) else None
@@ -105,27 +117,45 @@ class _Lowering:
         for node in self.graph.nodes:
             if node.domain == DOMAIN and node.op == "HalfWave":
                 value = node.inputs[0]
-                maker = self.graph.nodes[self.graph.producer[value]] if value in self.graph.producer else None
-                alone = len(self.graph.consumers[value]) == 1 and value not in self.graph.outputs
+                maker = (
+                    self.graph.nodes[self.graph.producer[value]]
+                    if value in self.graph.producer
+                    else None
+                )
+                alone = (
+                    len(self.graph.consumers[value]) == 1
+                    and value not in self.graph.outputs
+                )
                 if maker is not None and alone and self._is_folded(maker):
                     result[node.index] = maker
         return result
 
     def _is_folded(self, node: Node) -> bool:
         """Whether a normalisation becomes a product and a sum."""
-        if node.op != "BatchNormalization" or node.domain or node.subgraph is not None or not self._has_numbers(node):
+        if (
+            node.op != "BatchNormalization"
+            or node.domain
+            or node.subgraph is not None
+            or not self._has_numbers(node)
+        ):
             return False
         return node.index in self.before or is_plain(self.graph, node)
 
     def _has_numbers(self, node: Node) -> bool:
         """Whether a normalisation's vectors and its input's rank are known."""
-        return all(name in self.graph.weights for name in node.inputs[1:]) and node.inputs[0] in self.shapes
+        return (
+            all(name in self.graph.weights for name in node.inputs[1:])
+            and node.inputs[0] in self.shapes
+        )
 
     def _ends_folded(self, value: str) -> bool:
         """Whether a value ends only in layers whose scale goes into a normalisation."""
-        readers = [self.graph.nodes[index] for index, _ in self.graph.consumers.get(value, ())]
+        readers = [
+            self.graph.nodes[index] for index, _ in self.graph.consumers.get(value, ())
+        ]
         return value not in self.graph.outputs and all(
-            self.behind.get(n.index) is not None or (n.op in CARRIERS and self._ends_folded(n.outputs[0]))
+            self.behind.get(n.index) is not None
+            or (n.op in CARRIERS and self._ends_folded(n.outputs[0]))
             for n in readers
         )
 
@@ -177,7 +207,9 @@ class _Lowering:
         affine = self._affine(node)
         shape = (-1, *[1] * (len(self.shapes[node.inputs[0]]) - 2))
         scaled = self._op("Mul", node.inputs[0], self._tensor(affine.scale.reshape(shape)))
-        self._op("Add", scaled, self._tensor(affine.shift.reshape(shape)), output=node.outputs[0])
+        self._op(
+            "Add", scaled, self._tensor(affine.shift.reshape(shape)), output=node.outputs[0]
+        )
 
     def _half_wave(self, node: Node) -> None:
         step, top = np.float32(node.attributes["step"]), 2 ** node.attributes["bits"] - 1
@@ -187,7 +219,9 @@ class _Lowering:
             self._compare(node, float(step), top, deadzone)
         elif deadzone:
             scale, zero = self._tensor(step), self._tensor(np.uint8(0))
-            inside = self._op("Clip", value, self._tensor(0.0), self._tensor(step * np.float32(top)))
+            inside = self._op(
+                "Clip", value, self._tensor(0.0), self._tensor(step * np.float32(top))
+            )
             codes = self._op("QuantizeLinear", inside, scale, zero)
             self._op("DequantizeLinear", codes, scale, zero, output=output)
         else:
@@ -207,7 +241,10 @@ class _Lowering:
         value = normal.inputs[0]
         if (turned < 0).any():
             value = self._op("Mul", value, self._tensor(turned.reshape(shape)))
-        above = [self._op("Greater", value, self._tensor(limit.reshape(shape))) for limit in limits]
+        above = [
+            self._op("Greater", value, self._tensor(limit.reshape(shape)))
+            for limit in limits
+        ]
         codes = [self._op("Cast", each, to=onnx.TensorProto.FLOAT) for each in above]
         whole = node.index in self.whole
         total = self._op("Sum", *codes, output=node.outputs[0] if whole else "")
@@ -223,16 +260,25 @@ class _Lowering:
         readers = [index for index, _ in self.graph.consumers[node.outputs[0]]]
         folded = all(self.behind.get(index) is not None for index in readers)
         if not self.pack:
-            values = np.where(positive, 1.0, -1.0) * (1.0 if folded else gain.astype(np.float32).reshape(shape))
+            values = np.where(positive, 1.0, -1.0) * (
+                1.0 if folded else gain.astype(np.float32).reshape(shape)
+            )
             self.rewriter.redirect(node.outputs[0], self._tensor(values))
             return
         bits = np.packbits(positive.reshape(-1), bitorder="little")[:, None]
         result = self._op(
-            "Cast", self._op("BitwiseAnd", self._tensor(bits), self._tensor(MASKS)), to=onnx.TensorProto.BOOL
+            "Cast",
+            self._op("BitwiseAnd", self._tensor(bits), self._tensor(MASKS)),
+            to=onnx.TensorProto.BOOL,
         )
         if positive.size % 8:
             result = self._op("Reshape", result, self._tensor(np.array([-1])))
-            result = self._op("Slice", result, self._tensor(np.array([0])), self._tensor(np.array([positive.size])))
+            result = self._op(
+                "Slice",
+                result,
+                self._tensor(np.array([0])),
+                self._tensor(np.array([positive.size])),
+            )
         result = self._op("Reshape", result, self._tensor(np.array(positive.shape)))
         result = self._op("Where", result, self._tensor(1.0), self._tensor(-1.0))
         if not folded:
@@ -248,21 +294,25 @@ class _Lowering:
         scale = np.where(largest > 0, largest / 127, 1.0).astype(np.float32)
         shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
         codes = np.clip(np.rint(weight / scale.reshape(shape)), -127, 127).astype(np.int8)
-        return self._op("DequantizeLinear", self._tensor(codes), self._tensor(scale), axis=axis)
+        return self._op(
+            "DequantizeLinear", self._tensor(codes), self._tensor(scale), axis=axis
+        )
 
     def _op(self, op: str, *inputs: str, output: str = "", **attributes: int) -> str:
         output = output or self.names.short()
         proto = helper.make_node(op, inputs, [output])
-        proto.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
+        proto.attribute.extend(
+            helper.make_attribute(name, value) for name, value in attributes.items()
+        )
         self.nodes.append(proto)
         return output
 
     def _tensor(self, values: Array | np.generic | float) -> str:
         """An initializer, single precision unless it holds whole numbers; equal ones are stored once."""
         array = np.asarray(values)
-        array = np.ascontiguousarray(array.astype(np.float32) if array.dtype == np.float64 else array).reshape(
-            array.shape
-        )
+        array = np.ascontiguousarray(
+            array.astype(np.float32) if array.dtype == np.float64 else array
+        ).reshape(array.shape)
         key = (array.dtype.name, array.shape, array.tobytes())
         if key not in self.shared:
             self.shared[key] = self.names.short()
@@ -283,12 +333,18 @@ def _plain(graph: Graph) -> Graph:
     model = without_weights(graph.model)
     for proto in model.graph.node:
         if proto.domain == DOMAIN:
-            proto.CopyFrom(helper.make_node("Identity", list(proto.input), list(proto.output), name=proto.name))
+            proto.CopyFrom(
+                helper.make_node(
+                    "Identity", list(proto.input), list(proto.output), name=proto.name
+                )
+            )
     model.graph.initializer.extend(graph.model.graph.initializer)
     return Graph(model, folder=graph.folder, source=graph.source)
 
 
-def as_thresholds(affine: Affine, step: float, top: int, deadzone: bool = False) -> tuple[Array, list[Array]]:
+def as_thresholds(
+    affine: Affine, step: float, top: int, deadzone: bool = False
+) -> tuple[Array, list[Array]]:
     """A normalisation and a half-wave quantizer as comparisons with a layer's output.
 
     Returns:
@@ -304,4 +360,7 @@ def as_thresholds(affine: Affine, step: float, top: int, deadzone: bool = False)
         limits = [(edge - affine.shift) / size for edge in inner]
     # A channel of scale 0 has the same code everywhere.
     constant = [np.where(affine.shift > edge, -np.inf, np.inf) for edge in inner]
-    return sign, [np.where(size > 0, limit, other) for limit, other in zip(limits, constant, strict=True)]
+    return sign, [
+        np.where(size > 0, limit, other)
+        for limit, other in zip(limits, constant, strict=True)
+    ]

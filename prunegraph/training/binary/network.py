@@ -21,8 +21,8 @@ from onnx import helper
 from prunegraph.errors import ModelError, OptionError, UnknownNameError
 from prunegraph.graph import linear
 from prunegraph.graph.bounds import bounds
-from prunegraph.graph.shape_info import ShapeInfo, shape_info
 from prunegraph.graph.model import Graph, Node
+from prunegraph.graph.shape_info import ShapeInfo, shape_info
 from prunegraph.rewriting.gemm import plain_gemms
 from prunegraph.rewriting.opset import raise_opset
 from prunegraph.rewriting.rewriter import Rewriter
@@ -33,8 +33,17 @@ from prunegraph.training.roles import trainable_names
 
 #: Operators that move a rectifier's output, or take maxima of it: quantizing before them or after them is the same.
 CARRIERS = frozenset(
-    {"Dropout", "Flatten", "Identity", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
-)  # fmt: skip
+    {
+        "Dropout",
+        "Flatten",
+        "Identity",
+        "MaxPool",
+        "Reshape",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    }
+)
 
 #: Operators between a BatchNormalization and a rectifier through which its output stays normalised enough.
 POOLS = frozenset({"Dropout", "Identity", "MaxPool"})
@@ -67,9 +76,13 @@ class Quantizer:
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:
-            raise OptionError(f"activations of binary layers have 1 to 4 bits, not {self.bits}")
+            raise OptionError(
+                f"activations of binary layers have 1 to 4 bits, not {self.bits}"
+            )
         if self.backward not in BACKWARDS:
-            raise OptionError(f"backward is one of {', '.join(BACKWARDS)}, not {self.backward!r}")
+            raise OptionError(
+                f"backward is one of {', '.join(BACKWARDS)}, not {self.backward!r}"
+            )
 
     @property
     def step(self) -> float:
@@ -78,9 +91,16 @@ class Quantizer:
 
     def node(self, value: str, output: str, name: str) -> onnx.NodeProto:
         return helper.make_node(
-            "HalfWave", [value], [output], name=name, domain=DOMAIN,
-            bits=self.bits, step=self.step, deadzone=int(self.deadzone), backward=self.backward,
-        )  # fmt: skip
+            "HalfWave",
+            [value],
+            [output],
+            name=name,
+            domain=DOMAIN,
+            bits=self.bits,
+            step=self.step,
+            deadzone=int(self.deadzone),
+            backward=self.backward,
+        )
 
 
 @dataclass(frozen=True)
@@ -99,9 +119,18 @@ class BinaryLayer:
 
 def binary_layers(graph: Graph) -> list[BinaryLayer]:
     """Layers with binary weights, in the order in which they run."""
-    created = {n.outputs[0]: n for n in graph.nodes if n.domain == DOMAIN and n.op == "BinaryWeight"}
+    created = {
+        n.outputs[0]: n
+        for n in graph.nodes
+        if n.domain == DOMAIN and n.op == "BinaryWeight"
+    }
     return [
-        BinaryLayer(node, maker.inputs[0], maker.attributes.get("axis", 0), _is_quantized(graph, node))
+        BinaryLayer(
+            node,
+            maker.inputs[0],
+            maker.attributes.get("axis", 0),
+            _is_quantized(graph, node),
+        )
         for node in graph.nodes
         if (maker := created.get(node.input(1))) is not None
     ]
@@ -122,8 +151,14 @@ def trainable(graph: Graph) -> set[str]:
 
     Scale 1 and shift 0 of a BatchNormalization before a quantizer stay so: such a layer has none.
     """
-    names = trainable_names(graph, "layers") | {layer.weight for layer in binary_layers(graph)}
-    plain = (node for node in _normals(graph) if is_plain(graph, node) and _feeds_quantizers(graph, node.outputs[0]))
+    names = trainable_names(graph, "layers") | {
+        layer.weight for layer in binary_layers(graph)
+    }
+    plain = (
+        node
+        for node in _normals(graph)
+        if is_plain(graph, node) and _feeds_quantizers(graph, node.outputs[0])
+    )
     return names - {value for node in plain for value in node.inputs[1:3]}
 
 
@@ -134,26 +169,41 @@ def _feeds_quantizers(graph: Graph, value: str) -> bool:
         bool(readers)
         and value not in graph.outputs
         and all(
-            n.domain == DOMAIN or (n.op in POOLS and not n.domain and _feeds_quantizers(graph, n.outputs[0]))
+            n.domain == DOMAIN
+            or (n.op in POOLS and not n.domain and _feeds_quantizers(graph, n.outputs[0]))
             for n in readers
         )
     )
 
 
 def _normals(graph: Graph) -> Iterator[Node]:
-    return (node for node in graph.nodes if node.op == "BatchNormalization" and not node.domain and node.subgraph is None)
+    return (
+        node
+        for node in graph.nodes
+        if node.op == "BatchNormalization" and not node.domain and node.subgraph is None
+    )
 
 
 def is_plain(graph: Graph, node: Node) -> bool:
     """Whether a BatchNormalization only normalises: scale 1, shift 0."""
     scale, shift = (graph.weights.get(value) for value in node.inputs[1:3])
-    return scale is not None and shift is not None and bool((scale.read() == 1).all() and (shift.read() == 0).all())
+    return (
+        scale is not None
+        and shift is not None
+        and bool((scale.read() == 1).all() and (shift.read() == 0).all())
+    )
 
 
 def to_binary(
-    graph: Graph, quantizer: Quantizer | None = None, *, affine: bool = True, last: Last = "float",
-    keep: Sequence[str] = (), min_inputs: int = MIN_INPUTS, data: Data | None = None,
-) -> tuple[Graph, dict[str, str]]:  # fmt: skip
+    graph: Graph,
+    quantizer: Quantizer | None = None,
+    *,
+    affine: bool = True,
+    last: Last = "float",
+    keep: Sequence[str] = (),
+    min_inputs: int = MIN_INPUTS,
+    data: Data | None = None,
+) -> tuple[Graph, dict[str, str]]:
     """The graph in its binary form for training, and why layers are not binary, by name.
 
     Statistics of normalisations that are new have to be estimated (`estimate_statistics`) before it is of use.
@@ -182,8 +232,12 @@ def to_binary(
     graph = plain_gemms(raise_opset(graph, OPSET, data))
     plan = _Plan.of(graph, set(keep), last, min_inputs)
     if not plan.chains and not plan.ends:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(plan.left.items())[:5])
-        raise ModelError(f"{graph.source}: no layer can become binary ({reasons or 'there are none'})")
+        reasons = "; ".join(
+            f"{name}: {reason}" for name, reason in list(plan.left.items())[:5]
+        )
+        raise ModelError(
+            f"{graph.source}: no layer can become binary ({reasons or 'there are none'})"
+        )
     return _Writer(graph, plan, quantizer or Quantizer(), affine).run(), plan.left
 
 
@@ -210,14 +264,24 @@ class _Plan:
             if node.index in final and not reason and last == "binary":
                 plan.ends.add(node.index)
             elif reason or chain is None:
-                place = "the first layer" if node.index in first else "the last layer" if node.index in final else ""
-                plan.left[node.name] = place or reason or "its input is not the output of a rectifier"
+                place = (
+                    "the first layer"
+                    if node.index in first
+                    else "the last layer"
+                    if node.index in final
+                    else ""
+                )
+                plan.left[node.name] = (
+                    place or reason or "its input is not the output of a rectifier"
+                )
             elif not _has_channels(known, node, chain):
                 plan.left[node.name] = "its rectifier's input has no known channel axis"
             else:
                 plan.chains[node.index] = chain
         rectifiers = {chain[0].index for chain in plan.chains.values()}
-        plan.whole = {index for index in rectifiers if plan.read_alone(graph, graph.nodes[index])}
+        plan.whole = {
+            index for index in rectifiers if plan.read_alone(graph, graph.nodes[index])
+        }
         return plan
 
     def read_alone(self, graph: Graph, node: Node) -> bool:
@@ -225,9 +289,12 @@ class _Plan:
         value = node.outputs[0]
         if value in graph.outputs:
             return False
-        readers = [(graph.nodes[index], slot) for index, slot in graph.consumers.get(value, ())]
+        readers = [
+            (graph.nodes[index], slot) for index, slot in graph.consumers.get(value, ())
+        ]
         return all(
-            slot == 0 and (n.index in self.chains or (n.op in CARRIERS and self.read_alone(graph, n)))
+            slot == 0
+            and (n.index in self.chains or (n.op in CARRIERS and self.read_alone(graph, n)))
             for n, slot in readers
         )
 
@@ -255,7 +322,9 @@ def _ends(graph: Graph, layers: set[int]) -> tuple[set[int], set[int]]:
 
 def final_layers(graph: Graph) -> list[int]:
     """Indices of layers that no other layer comes after; in a binary graph too."""
-    layers = {node.index for node in graph.layers} | {layer.node.index for layer in binary_layers(graph)}
+    layers = {node.index for node in graph.layers} | {
+        layer.node.index for layer in binary_layers(graph)
+    }
     return sorted(_ends(graph, layers)[1])
 
 
@@ -264,7 +333,11 @@ def obstacle(graph: Graph, node: Node, min_inputs: int) -> str:
     if reason := linear.LinearLayer(graph, node).no_bits():
         return reason
     size = linear.matrix_size(node, graph.weights[node.inputs[1]].shape)
-    return f"its filters have {size} inputs, fewer than {min_inputs}" if size < min_inputs else ""
+    return (
+        f"its filters have {size} inputs, fewer than {min_inputs}"
+        if size < min_inputs
+        else ""
+    )
 
 
 def _chain(graph: Graph, node: Node) -> list[Node] | None:
@@ -299,7 +372,9 @@ def _has_channels(known: ShapeInfo, node: Node, chain: Sequence[Node]) -> bool:
     shape = known.shapes.get(chain[0].inputs[0])
     if shape is None or len(shape) < 2:
         return False
-    return len(shape) == 2 or (node.op != "MatMul" and all(mover.op != "Transpose" for mover in chain[1:]))
+    return len(shape) == 2 or (
+        node.op != "MatMul" and all(mover.op != "Transpose" for mover in chain[1:])
+    )
 
 
 class _Writer:
@@ -325,14 +400,18 @@ class _Writer:
     def _binarize(self, node: Node) -> None:
         axis = linear.output_axis(node)
         name = self.names.new(f"{node.name}/binary")
-        created = helper.make_node("BinaryWeight", [node.inputs[1]], [name], name=name, domain=DOMAIN, axis=axis)
+        created = helper.make_node(
+            "BinaryWeight", [node.inputs[1]], [name], name=name, domain=DOMAIN, axis=axis
+        )
         self.rewriter.insert_before(node, created)
         self.rewriter.set_input(node, 1, name)
         normal = linear.batch_normalization(self.graph, node)
         bias = self.graph.weights.get(node.input(2))
         if bias is not None and normal is not None and node.op == "Conv":
             # What the normalisation behind takes away again.
-            mean = self.graph.weights[normal.inputs[3]].read().astype(np.float64) - bias.read()
+            mean = (
+                self.graph.weights[normal.inputs[3]].read().astype(np.float64) - bias.read()
+            )
             self.rewriter.set_input(normal, 3, self._tensor(f"{node.name}/mean", mean))
             del self.rewriter.edit(node).input[2:]
 
@@ -343,7 +422,9 @@ class _Writer:
             if rectifier.index not in self.seen:
                 self.seen.add(rectifier.index)
                 self._settle(normal)
-                proto = self.quantizer.node(rectifier.inputs[0], rectifier.outputs[0], rectifier.name)
+                proto = self.quantizer.node(
+                    rectifier.inputs[0], rectifier.outputs[0], rectifier.name
+                )
                 self.rewriter.replace(rectifier, [proto])
             return
         self.rewriter.set_input(node, 0, self._copied(chain))
@@ -357,7 +438,11 @@ class _Writer:
             maker = self.graph.nodes[self.graph.producer[value]]
             known = all(name in self.graph.weights for name in maker.inputs[1:])
             if maker.op == "BatchNormalization" and not maker.domain:
-                return maker if known and not maker.attributes.get("training_mode", 0) else None
+                return (
+                    maker
+                    if known and not maker.attributes.get("training_mode", 0)
+                    else None
+                )
             if maker.op not in POOLS or maker.subgraph is not None:
                 return None
             value = maker.inputs[0]
@@ -365,7 +450,10 @@ class _Writer:
 
     def _settle(self, normal: Node) -> None:
         """Scale and shift before a quantizer: none, or such that channels have a mean square of 1."""
-        scale, shift = (self.graph.weights[value].read().astype(np.float64) for value in normal.inputs[1:3])
+        scale, shift = (
+            self.graph.weights[value].read().astype(np.float64)
+            for value in normal.inputs[1:3]
+        )
         size = math.sqrt(float((scale**2 + shift**2).mean()))
         if self.affine and size > 0:
             scale, shift = scale / size, shift / size
@@ -373,7 +461,9 @@ class _Writer:
             scale, shift = np.ones_like(scale), np.zeros_like(shift)
         for slot, role, values in ((1, "scale", scale), (2, "shift", shift)):
             if not np.array_equal(values, self.graph.weights[normal.inputs[slot]].read()):
-                self.rewriter.set_input(normal, slot, self._tensor(f"{normal.name}/{role}", values))
+                self.rewriter.set_input(
+                    normal, slot, self._tensor(f"{normal.name}/{role}", values)
+                )
 
     def _copied(self, chain: list[Node]) -> str:
         """A normalisation, a quantizer, and copies of what moves its output, once for all layers that share them."""
@@ -383,12 +473,19 @@ class _Writer:
             base = f"{rectifier.name}/half_wave"
             vectors = [
                 self._tensor(f"{base}/{role}", np.full(channels, value))
-                for role, value in (("scale", 1.0), ("shift", 0.0), ("mean", 0.0), ("variance", 1.0))
+                for role, value in (
+                    ("scale", 1.0),
+                    ("shift", 0.0),
+                    ("mean", 0.0),
+                    ("variance", 1.0),
+                )
             ]
             normal, output = self.names.new(f"{base}/normal"), self.names.new(base)
             self.rewriter.insert_before(
                 rectifier,
-                helper.make_node("BatchNormalization", [source, *vectors], [normal], name=normal),
+                helper.make_node(
+                    "BatchNormalization", [source, *vectors], [normal], name=normal
+                ),
                 self.quantizer.node(normal, output, output),
             )
             self.copies[rectifier.outputs[0]] = output
@@ -421,7 +518,11 @@ def normals_below(graph: Graph) -> list[Node]:
     for node in graph.nodes:
         if node.domain == DOMAIN or any(value in touched for value in node.inputs):
             touched.update(node.outputs)
-    own = [node for node in _normals(graph) if all(name in graph.weights for name in node.inputs[3:5])]
+    own = [
+        node
+        for node in _normals(graph)
+        if all(name in graph.weights for name in node.inputs[3:5])
+    ]
     return [node for node in own if node.inputs[0] in touched or _is_new(graph, node)]
 
 

@@ -27,7 +27,9 @@ class HalfWaveThrough(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, step: float, top: int, deadzone: bool, backward: str) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, step: float, top: int, deadzone: bool, backward: str
+    ) -> Tensor:
         ctx.limit, ctx.kind = step * top, backward
         ctx.save_for_backward((x > 0) & (x <= ctx.limit) if backward == "clipped" else x)
         return half_wave(x, step, top, deadzone)
@@ -39,7 +41,9 @@ class HalfWaveThrough(torch.autograd.Function):
             return gradients[0] * saved, None, None, None, None
         slope = (saved > 0).to(saved.dtype)
         if ctx.kind == "log":
-            slope = torch.where(saved > ctx.limit, 1 / (saved - (ctx.limit - 1)).clamp(min=1.0), slope)
+            slope = torch.where(
+                saved > ctx.limit, 1 / (saved - (ctx.limit - 1)).clamp(min=1.0), slope
+            )
         return gradients[0] * slope, None, None, None, None
 
 
@@ -77,7 +81,9 @@ def scales(w: Tensor, axis: int) -> Tensor:
 @operator("HalfWave", domain=DOMAIN)
 def run_half_wave(call: Call, x: Tensor) -> Tensor:
     top = 2 ** call.get("bits") - 1
-    return HalfWaveThrough.apply(x, call.get("step"), top, bool(call.get("deadzone", 0)), call.get("backward"))
+    return HalfWaveThrough.apply(
+        x, call.get("step"), top, bool(call.get("deadzone", 0)), call.get("backward")
+    )
 
 
 @operator("BinaryWeight", domain=DOMAIN)

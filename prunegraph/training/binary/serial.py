@@ -13,7 +13,9 @@ Array = np.ndarray
 
 def bit_planes(codes: Array, bits: int) -> Array:
     """Codes [..., D], whole numbers below 2^bits, as packed bits [bits, ..., ceil(D / 8)]."""
-    return np.stack([np.packbits((codes >> k & 1).astype(bool), axis=-1) for k in range(bits)])
+    return np.stack(
+        [np.packbits((codes >> k & 1).astype(bool), axis=-1) for k in range(bits)]
+    )
 
 
 def serial_product(planes: Array, positive: Array) -> Array:

@@ -14,14 +14,23 @@ import torch.nn.functional as nnf
 from prunegraph.graph.model import Node
 from prunegraph.training.binary.network import normals_below
 from prunegraph.training.module import GraphModule
-from prunegraph.training.operators.table import Call, Operator, Tensor, Value, auto_pads, pair_pads
+from prunegraph.training.operators.table import (
+    Call,
+    Operator,
+    Tensor,
+    Value,
+    auto_pads,
+    pair_pads,
+)
 from prunegraph.training.program import Block, execute
 
 Array = np.ndarray
 Batch = Mapping[str, Tensor]
 
 
-def estimate_statistics(module: GraphModule, batches: Sequence[Batch], after: str | None = None) -> None:
+def estimate_statistics(
+    module: GraphModule, batches: Sequence[Batch], after: str | None = None
+) -> None:
     """Running means and variances of normalisations that binary weights have changed, as plain averages over data.
 
     Weights stay; everything but BatchNormalization runs as in eval mode.
@@ -39,9 +48,14 @@ def estimate_statistics(module: GraphModule, batches: Sequence[Batch], after: st
         chosen = {index: moments for index, moments in chosen.items() if index > place}
     if not chosen:
         return
-    main = _until(module._program.main, {output for index in chosen for output in graph.nodes[index].outputs})
+    main = _until(
+        module._program.main,
+        {output for index in chosen for output in graph.nodes[index].outputs},
+    )
     steps = tuple(
-        replace(step, operator=Operator(_gathering(chosen[step.node.index]))) if step.node.index in chosen else step
+        replace(step, operator=Operator(_gathering(chosen[step.node.index])))
+        if step.node.index in chosen
+        else step
         for step in main.steps
     )
     with torch.no_grad():
@@ -50,7 +64,9 @@ def estimate_statistics(module: GraphModule, batches: Sequence[Batch], after: st
             known = {**dict(module._given((), inputs)), **module._fixed, **module.weights()}
             execute(replace(main, steps=steps), known, False)
         for index, moments in chosen.items():
-            mean, variance = (module.weight(name) for name in graph.nodes[index].inputs[3:5])
+            mean, variance = (
+                module.weight(name) for name in graph.nodes[index].inputs[3:5]
+            )
             centre, spread = moments.result()
             mean.copy_(centre)
             variance.copy_(spread)
@@ -67,8 +83,14 @@ def values(module: GraphModule, names: Collection[str], batch: Batch) -> dict[st
 
 def _until(block: Block, names: set[str]) -> Block:
     """The steps up to the last that makes one of some values, which are not dropped."""
-    last = max((i for i, step in enumerate(block.steps) if names.intersection(step.outputs)), default=-1)
-    steps = (replace(step, last=tuple(v for v in step.last if v not in names)) for step in block.steps[: last + 1])
+    last = max(
+        (i for i, step in enumerate(block.steps) if names.intersection(step.outputs)),
+        default=-1,
+    )
+    steps = (
+        replace(step, last=tuple(v for v in step.last if v not in names))
+        for step in block.steps[: last + 1]
+    )
     return replace(block, steps=tuple(steps))
 
 
@@ -100,7 +122,9 @@ def _gathering(moments: _Moments) -> Callable[..., Tensor]:
 
     def run(call: Call, x: Tensor, scale: Tensor, bias: Tensor, *_: Tensor) -> Tensor:
         mean, variance = moments.add(x)
-        return nnf.batch_norm(x, mean, variance, scale, bias, False, 0.0, call.get("epsilon", 1e-5))
+        return nnf.batch_norm(
+            x, mean, variance, scale, bias, False, 0.0, call.get("epsilon", 1e-5)
+        )
 
     return run
 
@@ -122,7 +146,13 @@ class LayerMoments:
 
     @classmethod
     def empty(cls, size: int, filters: int, targets: int) -> LayerMoments:
-        shapes = ((size,), (targets, filters), (size, size), (targets, size, filters), (targets, targets, filters))
+        shapes = (
+            (size,),
+            (targets, filters),
+            (size, size),
+            (targets, size, filters),
+            (targets, targets, filters),
+        )
         return cls(0, *(np.zeros(shape) for shape in shapes))
 
     def add(self, x: Tensor, outputs: Sequence[Tensor]) -> None:
@@ -139,16 +169,20 @@ class LayerMoments:
         """The same for inputs and outputs without their means, which the next normalisation sees to."""
         x, y = self.inputs / self.count, self.outputs / self.count
         return LayerMoments(
-            self.count, np.zeros_like(x), np.zeros_like(y),
+            self.count,
+            np.zeros_like(x),
+            np.zeros_like(y),
             self.gram - np.outer(x, x) * self.count,
             self.cross - x[None, :, None] * y[:, None, :] * self.count,
             self.energy - y[:, None] * y[None] * self.count,
-        )  # fmt: skip
+        )
 
     def target(self, weights: Sequence[float]) -> tuple[Array, Array]:
         """Products with inputs [D, filters], and energy [filters], of a weighted sum of the outputs."""
         w = np.asarray(weights)
-        return np.einsum("k,kdf->df", w, self.cross), np.einsum("a,b,abf->f", w, w, self.energy)
+        return np.einsum("k,kdf->df", w, self.cross), np.einsum(
+            "a,b,abf->f", w, w, self.energy
+        )
 
 
 def _array(values: Tensor) -> Array:
@@ -173,14 +207,22 @@ def places(
     step = max(1, PATCHES // max(each, 1))
     for start in range(0, len(x), step):
         rows = _patches(Call(node), kernel, x[start : start + step])
-        yield rows, [y[start : start + step].movedim(1, -1).reshape(-1, y.shape[1]) for y in outputs]
+        yield (
+            rows,
+            [
+                y[start : start + step].movedim(1, -1).reshape(-1, y.shape[1])
+                for y in outputs
+            ],
+        )
 
 
 def _patches(call: Call, kernel: Sequence[int], x: Tensor) -> Tensor:
     rank = len(kernel)
     strides, dilations = call.get("strides", [1] * rank), call.get("dilations", [1] * rank)
     x = nnf.pad(x, pair_pads(auto_pads(call, x.shape[2:], kernel, strides, dilations)))
-    for axis, (width, stride, dilation) in enumerate(zip(kernel, strides, dilations, strict=True), start=2):
+    for axis, (width, stride, dilation) in enumerate(
+        zip(kernel, strides, dilations, strict=True), start=2
+    ):
         # Windows over a span, every dilation-th element of it: a new last axis of the kernel's size.
         x = x.unfold(axis, (width - 1) * dilation + 1, stride)[..., ::dilation]
     order = [0, *range(2, 2 + rank), 1, *range(2 + rank, 2 + 2 * rank)]

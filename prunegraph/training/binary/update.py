@@ -20,8 +20,19 @@ from prunegraph.graph import linear
 from prunegraph.graph.model import Graph
 from prunegraph.runtime.data import LABELS, Data
 from prunegraph.training.binary.codes import Alternation
-from prunegraph.training.binary.network import POOLS, BinaryLayer, binary_layers, final_layers, obstacle
-from prunegraph.training.binary.statistics import LayerMoments, estimate_statistics, places, values
+from prunegraph.training.binary.network import (
+    POOLS,
+    BinaryLayer,
+    binary_layers,
+    final_layers,
+    obstacle,
+)
+from prunegraph.training.binary.statistics import (
+    LayerMoments,
+    estimate_statistics,
+    places,
+    values,
+)
 from prunegraph.training.losses import Loss, cross_entropy, distillation, outputs_of
 from prunegraph.training.module import GraphModule
 from prunegraph.training.operators.table import Tensor, to_torch
@@ -61,9 +72,15 @@ class Samples:
 
     @classmethod
     def of(
-        cls, data: Data | Mapping[str, Array] | Sequence[Mapping[str, Array]], graph: Graph, *, count: int = 2000,
-        held: float = 1 / 3, size: int = 250, seed: int = 0,
-    ) -> Samples:  # fmt: skip
+        cls,
+        data: Data | Mapping[str, Array] | Sequence[Mapping[str, Array]],
+        graph: Graph,
+        *,
+        count: int = 2000,
+        held: float = 1 / 3,
+        size: int = 250,
+        seed: int = 0,
+    ) -> Samples:
         """A draw of samples, part of them held out.
 
         Args:
@@ -82,16 +99,25 @@ class Samples:
         order = np.random.default_rng(seed).permutation(table.count)[:count]
         cut = round(len(order) * held)
         if not 0 < cut < len(order):
-            raise DataError(f"{len(order)} samples cannot be split into some to fit to and some held out: give more")
+            raise DataError(
+                f"{len(order)} samples cannot be split into some to fit to and some held out: give more"
+            )
         fixed = fitted.fixed(graph)
         size = 1 if fitted.is_whole else fixed or size
         parts = []
         for chosen in (order[cut:], order[:cut]):
             splits = [np.sort(chosen[i : i + size]) for i in range(0, len(chosen), size)]
             splits = [split for split in splits if not fixed or len(split) == fixed]
-            parts.append([{n: to_torch(array) for n, array in table.take(split).items()} for split in splits])
+            parts.append(
+                [
+                    {n: to_torch(array) for n, array in table.take(split).items()}
+                    for split in splits
+                ]
+            )
         if not all(parts):
-            raise DataError(f"{len(order)} samples do not fill a batch of {size} to fit to and one held out: give more")
+            raise DataError(
+                f"{len(order)} samples do not fill a batch of {size} to fit to and one held out: give more"
+            )
         return cls(*parts)
 
     @property
@@ -132,16 +158,28 @@ def alternate_update(
     if targets not in ("teacher", "descent", "latent"):
         raise OptionError(f"targets are teacher, descent or latent, not {targets!r}")
     if targets == "teacher" and teacher is None:
-        raise DataError("targets of a teacher need the network in full precision: give it, or other targets")
-    missing = [n for n in _outputs(module.graph) if teacher is not None and n not in teacher.graph.producer]
+        raise DataError(
+            "targets of a teacher need the network in full precision: give it, or other targets"
+        )
+    missing = [
+        n
+        for n in _outputs(module.graph)
+        if teacher is not None and n not in teacher.graph.producer
+    ]
     if targets == "teacher" and missing:
         raise DataError(
             f"the teacher makes no value {missing[0]!r}: it has to be the network the binary one was made from"
         )
     if loss is None:
         if not samples.labelled and teacher is None:
-            raise DataError("there is nothing to judge a layer by: give labels, a teacher, or a loss")
-        loss = cross_entropy() if samples.labelled or teacher is None else distillation(teacher, temperature=1.0)
+            raise DataError(
+                "there is nothing to judge a layer by: give labels, a teacher, or a loss"
+            )
+        loss = (
+            cross_entropy()
+            if samples.labelled or teacher is None
+            else distillation(teacher, temperature=1.0)
+        )
     module.eval()
     if teacher is not None:
         teacher.eval()
@@ -175,7 +213,11 @@ class _Updating:
     refit: bool
 
     def __post_init__(self) -> None:
-        self.last = _last_layers(self.module.graph) if self.refit and self.targets == "teacher" else []
+        self.last = (
+            _last_layers(self.module.graph)
+            if self.refit and self.targets == "teacher"
+            else []
+        )
         before = self._state()
         self.now = mean_loss(self.module, self.samples.held, self.loss)
         estimate_statistics(self.module, self.samples.fit)
@@ -190,7 +232,9 @@ class _Updating:
         before, moments = self._state(), self._moments(layer)
         centred = moments.centred() if _is_centred(self.module.graph, layer) else moments
         old = matrix(self.module.weight(layer.weight), layer.axis)
-        tried = [self._attempt(layer, moments, centred, shares, old) for shares in self._shares()]
+        tried = [
+            self._attempt(layer, moments, centred, shares, old) for shares in self._shares()
+        ]
         best = min(tried, key=lambda attempt: attempt.loss)
         self.module.load_state_dict(best.state)
         after = mean_loss(self.module, self.samples.held, self.loss)
@@ -203,10 +247,18 @@ class _Updating:
         return record
 
     def _state(self) -> dict[str, Tensor]:
-        return {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
+        return {
+            name: tensor.detach().clone()
+            for name, tensor in self.module.state_dict().items()
+        }
 
     def _attempt(
-        self, layer: BinaryLayer, moments: LayerMoments, centred: LayerMoments, shares: Sequence[float], old: Array
+        self,
+        layer: BinaryLayer,
+        moments: LayerMoments,
+        centred: LayerMoments,
+        shares: Sequence[float],
+        old: Array,
     ) -> _Attempt:
         """New weights towards one target, from the old ones [filters, D]."""
         cross, energy = self._target(centred, shares, old)
@@ -217,16 +269,26 @@ class _Updating:
         self._refit()
         ends = (start * np.abs(old).mean(1)[:, None], result.codes * result.scales[:, None])
         first, last = (_error(end, centred.gram, cross, energy) for end in ends)
-        loss = mean_loss(self.module, self.samples.fit, self.loss) if len(self._shares()) > 1 else 0.0
-        return _Attempt(loss, self._state(), (first, last), float((result.codes != start).mean()))
+        loss = (
+            mean_loss(self.module, self.samples.fit, self.loss)
+            if len(self._shares()) > 1
+            else 0.0
+        )
+        return _Attempt(
+            loss, self._state(), (first, last), float((result.codes != start).mean())
+        )
 
     def _refit(self) -> None:
         """Last layers in full precision, fitted to the teacher's outputs by least squares on what they now read."""
         for layer in self.last:
             moments = self._moments(layer)
-            centred = moments.centred() if _is_centred(self.module.graph, layer) else moments
+            centred = (
+                moments.centred() if _is_centred(self.module.graph, layer) else moments
+            )
             damping = DAMPING * np.trace(centred.gram) / len(centred.gram)
-            rows = np.linalg.solve(centred.gram + damping * np.eye(len(centred.gram)), centred.cross[0]).T
+            rows = np.linalg.solve(
+                centred.gram + damping * np.eye(len(centred.gram)), centred.cross[0]
+            ).T
             weight = self.module.weight(layer.weight)
             with torch.no_grad():
                 weight.copy_(from_matrix(rows, weight, layer.axis))
@@ -236,7 +298,9 @@ class _Updating:
         """Weights of the gathered outputs in the target; several where the best is to be found."""
         return [(1.0, -step) for step in STEPS] if self.targets == "descent" else [(1.0,)]
 
-    def _target(self, moments: LayerMoments, shares: Sequence[float], old: Array) -> tuple[Array, Array]:
+    def _target(
+        self, moments: LayerMoments, shares: Sequence[float], old: Array
+    ) -> tuple[Array, Array]:
         if self.targets == "latent":
             cross = moments.gram @ old.T
             return cross, (old.T * cross).sum(0)
@@ -254,7 +318,9 @@ class _Updating:
         weight = self.module.weight(layer.weight)
         filters = weight.shape[layer.axis]
         kernel = weight.shape[2:] if layer.node.op == "Conv" else ()
-        result = LayerMoments.empty(weight.numel() // filters, filters, 2 if self.targets == "descent" else 1)
+        result = LayerMoments.empty(
+            weight.numel() // filters, filters, 2 if self.targets == "descent" else 1
+        )
         for x, outputs in self._values(layer):
             for rows, columns in places(layer.node, kernel, x, outputs):
                 result.add(rows, columns)
@@ -272,12 +338,21 @@ class _Updating:
                 yield result[read].detach(), [result[output].detach(), gradient]
                 continue
             with torch.no_grad():
-                source = self.module if self.targets == "latent" or self.teacher is None else self.teacher
+                source = (
+                    self.module
+                    if self.targets == "latent" or self.teacher is None
+                    else self.teacher
+                )
                 x = values(self.module, [read], batch)[read]
                 yield x, [values(source, [output], batch)[output]]
 
     def _write(
-        self, layer: BinaryLayer, result: Alternation, old: Array, moments: LayerMoments, shares: Sequence[float]
+        self,
+        layer: BinaryLayer,
+        result: Alternation,
+        old: Array,
+        moments: LayerMoments,
+        shares: Sequence[float],
     ) -> None:
         """Weights whose signs and mean magnitudes are what was found; those near 0 stay near, to move when trained."""
         weight = self.module.weight(layer.weight)
@@ -291,14 +366,25 @@ class _Updating:
         if self.targets != "latent":
             self._set_bias(layer, result.codes * result.scales[:, None], moments, shares)
 
-    def _set_bias(self, layer: BinaryLayer, rows: Array, moments: LayerMoments, shares: Sequence[float]) -> None:
+    def _set_bias(
+        self,
+        layer: BinaryLayer,
+        rows: Array,
+        moments: LayerMoments,
+        shares: Sequence[float],
+    ) -> None:
         """A bias, where the layer has one, with which the outputs of its new weights have the mean they should have."""
         bias = layer.node.input(2)
         if bias in self.module.graph.weights:
-            target = np.tensordot(self._sized(moments, shares), moments.outputs, 1) / moments.count
+            target = (
+                np.tensordot(self._sized(moments, shares), moments.outputs, 1)
+                / moments.count
+            )
             rest = target - rows @ moments.inputs / moments.count
             with torch.no_grad():
-                self.module.weight(bias).copy_(torch.from_numpy(rest).reshape(self.module.weight(bias).shape))
+                self.module.weight(bias).copy_(
+                    torch.from_numpy(rest).reshape(self.module.weight(bias).shape)
+                )
 
 
 def _outputs(graph: Graph) -> list[str]:
@@ -325,7 +411,12 @@ def matrix(weight: Tensor, axis: int) -> Array:
 
 def from_matrix(values: Array, like: Tensor, axis: int) -> Tensor:
     """The inverse of `matrix`, in the shape and type of `like`."""
-    return torch.from_numpy(values).reshape(like.movedim(axis, 0).shape).movedim(0, axis).to(like)
+    return (
+        torch.from_numpy(values)
+        .reshape(like.movedim(axis, 0).shape)
+        .movedim(0, axis)
+        .to(like)
+    )
 
 
 def _error(weight: Array, gram: Array, cross: Array, energy: Array) -> float:
@@ -355,7 +446,9 @@ def mean_loss(module: GraphModule, batches: Sequence[Batch], loss: Loss) -> floa
     for batch in batches:
         size = len(next(iter(batch.values())))
         with torch.no_grad():
-            outputs = outputs_of(module, {name: value for name, value in batch.items() if name != LABELS})
+            outputs = outputs_of(
+                module, {name: value for name, value in batch.items() if name != LABELS}
+            )
             total += float(loss(outputs, batch)) * size
         count += size
     return total / count

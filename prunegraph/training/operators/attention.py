@@ -22,7 +22,12 @@ def _split_heads(x: Tensor, heads: int | None) -> Tensor:
 
 
 def _bias(
-    call: Call, like: Tensor, shape: tuple[int, int], mask: Tensor | None, past: int, valid: Tensor | None
+    call: Call,
+    like: Tensor,
+    shape: tuple[int, int],
+    mask: Tensor | None,
+    past: int,
+    valid: Tensor | None,
 ) -> Tensor:
     """What is added to the scores: 0 where a query may look, -inf where it may not, and the user's own mask."""
     queries, keys = shape
@@ -30,10 +35,16 @@ def _bias(
     bias = torch.zeros(shape, dtype=like.dtype, device=like.device)
     if mask is not None:
         short = keys - mask.shape[-1]
-        added = torch.where(mask, torch.zeros_like(nothing), nothing) if mask.dtype == torch.bool else mask
+        added = (
+            torch.where(mask, torch.zeros_like(nothing), nothing)
+            if mask.dtype == torch.bool
+            else mask
+        )
         bias = bias + (nnf.pad(added, (0, short), value=-math.inf) if short > 0 else added)
     # Position of a query among the keys: behind what the cache holds.
-    offset: Tensor | int = past if valid is None or past else valid.reshape(-1, 1, 1, 1) - queries
+    offset: Tensor | int = (
+        past if valid is None or past else valid.reshape(-1, 1, 1, 1) - queries
+    )
     place = torch.arange(queries, device=like.device).reshape(-1, 1) + offset
     ahead = torch.arange(keys, device=like.device) - place
     right = 0 if call.get("is_causal", 0) else call.get("right_window_size", -1)
@@ -80,14 +91,22 @@ def attention(
     weights = torch.softmax(torch.where(blind, 0.0, biased).to(precision), -1)
     weights = torch.where(blind, 0.0, weights).to(kind)
     created = weights @ values
-    shown = {CAPPED: capped, BIASED: biased, WEIGHTS: weights}.get(mode, capped if mode and cap else scores)
+    shown = {CAPPED: capped, BIASED: biased, WEIGHTS: weights}.get(
+        mode, capped if mode and cap else scores
+    )
     return (created.transpose(1, 2).flatten(2) if flat else created), k, v, shown.to(kind)
 
 
 @operator("RotaryEmbedding")
-def rotary_embedding(call: Call, x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor | None = None) -> Tensor:
+def rotary_embedding(
+    call: Call, x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor | None = None
+) -> Tensor:
     flat = x.dim() == 3
-    heads = x.reshape(x.shape[0], x.shape[1], call.get("num_heads"), -1) if flat else x.transpose(1, 2)
+    heads = (
+        x.reshape(x.shape[0], x.shape[1], call.get("num_heads"), -1)
+        if flat
+        else x.transpose(1, 2)
+    )
     size = call.get("rotary_embedding_dim", 0) or heads.shape[-1]
     turned, rest = heads[..., :size], heads[..., size:]
     if positions is not None:
@@ -98,6 +117,10 @@ def rotary_embedding(call: Call, x: Tensor, cos: Tensor, sin: Tensor, positions:
     else:
         first, second = turned.chunk(2, -1)
     parts = [cos * first - sin * second, sin * first + cos * second]
-    turned = torch.stack(parts, -1).flatten(-2) if call.get("interleaved", 0) else torch.cat(parts, -1)
+    turned = (
+        torch.stack(parts, -1).flatten(-2)
+        if call.get("interleaved", 0)
+        else torch.cat(parts, -1)
+    )
     created = torch.cat([turned, rest], -1)
     return created.flatten(2) if flat else created.transpose(1, 2)

@@ -14,7 +14,9 @@ MS = "com.microsoft"
 SAME = ("DequantizeLinear", "GatherND", "QuantizeLinear", "Trilu")
 
 for _name in SAME:
-    operator(_name, domain=MS, host=tuple(OPERATORS["", _name].host))(OPERATORS["", _name].function)
+    operator(_name, domain=MS, host=tuple(OPERATORS["", _name].host))(
+        OPERATORS["", _name].function
+    )
 
 
 @operator("Gelu", domain=MS)
@@ -54,7 +56,12 @@ def _skipped(x: Tensor, skip: Tensor, bias: Tensor | None) -> Tensor:
 
 @operator("SkipLayerNormalization", domain=MS)
 def skip_layer_normalization(
-    call: Call, x: Tensor, skip: Tensor, scale: Tensor, shift: Tensor | None = None, bias: Tensor | None = None
+    call: Call,
+    x: Tensor,
+    skip: Tensor,
+    scale: Tensor,
+    shift: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> tuple[Tensor | None, ...]:
     total = _skipped(x, skip, bias)
     eps = call.get("epsilon", 1e-12)
@@ -68,5 +75,7 @@ def skip_simplified_layer_normalization(
     call: Call, x: Tensor, skip: Tensor, scale: Tensor, bias: Tensor | None = None
 ) -> tuple[Tensor | None, ...]:
     total = _skipped(x, skip, bias)
-    inverse = torch.rsqrt(total.square().mean(-1, keepdim=True) + call.get("epsilon", 1e-12))
+    inverse = torch.rsqrt(
+        total.square().mean(-1, keepdim=True) + call.get("epsilon", 1e-12)
+    )
     return total * inverse * scale, None, inverse, total

@@ -9,18 +9,50 @@ from typing import Any
 import torch
 import torch.nn.functional as nnf
 
-from prunegraph.training.operators.table import DTYPES, STORED_ONLY, Call, Tensor, operator, scalar
+from prunegraph.training.operators.table import (
+    DTYPES,
+    STORED_ONLY,
+    Call,
+    Tensor,
+    operator,
+    scalar,
+)
 
 UNARY: dict[str, Callable[[Tensor], Tensor]] = {
-    "Abs": torch.abs, "Acos": torch.acos, "Acosh": torch.acosh, "Asin": torch.asin, "Asinh": torch.asinh,
-    "Atan": torch.atan, "Atanh": torch.atanh, "BitwiseNot": torch.bitwise_not, "Ceil": torch.ceil, "Cos": torch.cos,
-    "Cosh": torch.cosh, "Erf": torch.erf, "Exp": torch.exp, "Floor": torch.floor, "HardSwish": nnf.hardswish,
-    "Identity": lambda x: x, "IsNaN": torch.isnan, "Log": torch.log, "Mish": nnf.mish, "Neg": torch.neg,
-    "Not": torch.logical_not, "Reciprocal": torch.reciprocal, "Relu": torch.relu, "Round": torch.round,
-    "Sigmoid": torch.sigmoid, "Sign": torch.sign, "Sin": torch.sin, "Sinh": torch.sinh,
-    "Softplus": lambda x: nnf.softplus(x, threshold=100.0), "Softsign": nnf.softsign, "Sqrt": torch.sqrt,
-    "Tan": torch.tan, "Tanh": torch.tanh,
-}  # fmt: skip
+    "Abs": torch.abs,
+    "Acos": torch.acos,
+    "Acosh": torch.acosh,
+    "Asin": torch.asin,
+    "Asinh": torch.asinh,
+    "Atan": torch.atan,
+    "Atanh": torch.atanh,
+    "BitwiseNot": torch.bitwise_not,
+    "Ceil": torch.ceil,
+    "Cos": torch.cos,
+    "Cosh": torch.cosh,
+    "Erf": torch.erf,
+    "Exp": torch.exp,
+    "Floor": torch.floor,
+    "HardSwish": nnf.hardswish,
+    "Identity": lambda x: x,
+    "IsNaN": torch.isnan,
+    "Log": torch.log,
+    "Mish": nnf.mish,
+    "Neg": torch.neg,
+    "Not": torch.logical_not,
+    "Reciprocal": torch.reciprocal,
+    "Relu": torch.relu,
+    "Round": torch.round,
+    "Sigmoid": torch.sigmoid,
+    "Sign": torch.sign,
+    "Sin": torch.sin,
+    "Sinh": torch.sinh,
+    "Softplus": lambda x: nnf.softplus(x, threshold=100.0),
+    "Softsign": nnf.softsign,
+    "Sqrt": torch.sqrt,
+    "Tan": torch.tan,
+    "Tanh": torch.tanh,
+}
 
 
 def _divide(a: Tensor, b: Tensor) -> Tensor:
@@ -43,24 +75,44 @@ def widened(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         kind = next((x.dtype for x in inputs if x.dtype in STORED_ONLY), None)
         if kind is None:
             return function(*inputs)
-        created = function(*(x.to(torch.int64) if x.dtype in STORED_ONLY else x for x in inputs))
+        created = function(
+            *(x.to(torch.int64) if x.dtype in STORED_ONLY else x for x in inputs)
+        )
         # Comparisons stay, and a floating-point base keeps its type whatever its exponent is.
-        return created if created.dtype == torch.bool or created.is_floating_point() else created.to(kind)
+        return (
+            created
+            if created.dtype == torch.bool or created.is_floating_point()
+            else created.to(kind)
+        )
 
     return compute
 
 
 BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "Add": torch.add, "And": torch.logical_and, "BitwiseAnd": torch.bitwise_and, "BitwiseOr": torch.bitwise_or,
-    "BitwiseXor": torch.bitwise_xor, "Div": _divide, "Equal": torch.eq, "Greater": torch.gt,
-    "GreaterOrEqual": torch.ge, "Less": torch.lt, "LessOrEqual": torch.le, "Mul": torch.mul,
-    "Or": torch.logical_or, "PRelu": lambda x, slope: torch.where(x >= 0, x, x * slope), "Pow": _power,
-    "Sub": torch.sub, "Xor": torch.logical_xor,
-}  # fmt: skip
+    "Add": torch.add,
+    "And": torch.logical_and,
+    "BitwiseAnd": torch.bitwise_and,
+    "BitwiseOr": torch.bitwise_or,
+    "BitwiseXor": torch.bitwise_xor,
+    "Div": _divide,
+    "Equal": torch.eq,
+    "Greater": torch.gt,
+    "GreaterOrEqual": torch.ge,
+    "Less": torch.lt,
+    "LessOrEqual": torch.le,
+    "Mul": torch.mul,
+    "Or": torch.logical_or,
+    "PRelu": lambda x, slope: torch.where(x >= 0, x, x * slope),
+    "Pow": _power,
+    "Sub": torch.sub,
+    "Xor": torch.logical_xor,
+}
 
 VARIADIC: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "Max": torch.maximum, "Min": torch.minimum, "Sum": torch.add,
-}  # fmt: skip
+    "Max": torch.maximum,
+    "Min": torch.minimum,
+    "Sum": torch.add,
+}
 
 
 def _aligned(call: Call, a: Tensor, b: Tensor) -> Tensor:
@@ -76,7 +128,9 @@ def _register() -> None:
         wide = widened(function)
         return lambda call, x: wide(x) if isinstance(x, torch.Tensor) else x
 
-    def binary(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Call, Tensor, Tensor], Tensor]:
+    def binary(
+        function: Callable[[Tensor, Tensor], Tensor],
+    ) -> Callable[[Call, Tensor, Tensor], Tensor]:
         wide = widened(function)
         return lambda call, a, b: wide(a, _aligned(call, a, b))
 
@@ -108,7 +162,9 @@ def mod(call: Call, a: Tensor, b: Tensor) -> Tensor:
 @operator("BitShift")
 def bit_shift(call: Call, a: Tensor, b: Tensor) -> Tensor:
     remaining = call.get("direction") == "LEFT"
-    return widened(torch.bitwise_left_shift if remaining else torch.bitwise_right_shift)(a, b)
+    return widened(torch.bitwise_left_shift if remaining else torch.bitwise_right_shift)(
+        a, b
+    )
 
 
 @operator("LeakyRelu")
@@ -128,7 +184,10 @@ def celu(call: Call, x: Tensor) -> Tensor:
 
 @operator("Selu")
 def selu(call: Call, x: Tensor) -> Tensor:
-    alpha, gamma = call.get("alpha", 1.67326319217681884765625), call.get("gamma", 1.05070102214813232421875)
+    alpha, gamma = (
+        call.get("alpha", 1.67326319217681884765625),
+        call.get("gamma", 1.05070102214813232421875),
+    )
     return gamma * nnf.elu(x, alpha)
 
 
@@ -160,7 +219,9 @@ def swiglu(call: Call, gate: Tensor, x: Tensor) -> Tensor:
 @operator("Shrink")
 def shrink(call: Call, x: Tensor) -> Tensor:
     bias, limit = call.get("bias", 0.0), call.get("lambd", 0.5)
-    shrunk = torch.where(x < -limit, x + bias, torch.where(x > limit, x - bias, torch.zeros_like(x)))
+    shrunk = torch.where(
+        x < -limit, x + bias, torch.where(x > limit, x - bias, torch.zeros_like(x))
+    )
     return shrunk.to(x.dtype)
 
 
@@ -171,18 +232,31 @@ def is_inf(call: Call, x: Tensor) -> Tensor:
 
 
 @operator("Clip")
-def clip(call: Call, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+def clip(
+    call: Call, x: Tensor, low: Tensor | None = None, high: Tensor | None = None
+) -> Tensor:
     bounds: list[Any] = [low, high]
     if call.version < 11:
         bounds = [call.get("min"), call.get("max")]
     # Torch lets the upper bound win where they cross, as ONNX does.
-    given = [scalar(b) if isinstance(b, torch.Tensor) and not b.requires_grad else b for b in bounds]
+    given = [
+        scalar(b) if isinstance(b, torch.Tensor) and not b.requires_grad else b
+        for b in bounds
+    ]
     if given == [None, None]:
         return x
     if isinstance(given[0], torch.Tensor) or isinstance(given[1], torch.Tensor):
         # Learnt bounds: gradients reach them.
-        x = x if bounds[0] is None else torch.maximum(x, torch.as_tensor(bounds[0], dtype=x.dtype))
-        return x if bounds[1] is None else torch.minimum(x, torch.as_tensor(bounds[1], dtype=x.dtype))
+        x = (
+            x
+            if bounds[0] is None
+            else torch.maximum(x, torch.as_tensor(bounds[0], dtype=x.dtype))
+        )
+        return (
+            x
+            if bounds[1] is None
+            else torch.minimum(x, torch.as_tensor(bounds[1], dtype=x.dtype))
+        )
     return widened(lambda v: torch.clamp(v, given[0], given[1]))(x)
 
 

@@ -33,15 +33,24 @@ def gather_elements(call: Call, x: Tensor, index: Tensor) -> Tensor:
 
 def _points(index: Tensor, shape: torch.Size) -> tuple[Tensor, ...]:
     """The last axis of an index taken apart, one tensor an axis."""
-    return tuple(_positive(part, size) for part, size in zip(index.unbind(-1), shape, strict=False))
+    return tuple(
+        _positive(part, size) for part, size in zip(index.unbind(-1), shape, strict=False)
+    )
 
 
 @operator("GatherND")
 def gather_nd(call: Call, x: Tensor, index: Tensor) -> Tensor:
     batched = call.get("batch_dims", 0)
     lead = x.shape[:batched]
-    flat, points = x.reshape(-1, *x.shape[batched:]), index.reshape(-1, *index.shape[batched:])
-    rows = torch.arange(len(flat), device=x.device).reshape(-1, *[1] * (points.dim() - 2)).expand(points.shape[:-1])
+    flat, points = (
+        x.reshape(-1, *x.shape[batched:]),
+        index.reshape(-1, *index.shape[batched:]),
+    )
+    rows = (
+        torch.arange(len(flat), device=x.device)
+        .reshape(-1, *[1] * (points.dim() - 2))
+        .expand(points.shape[:-1])
+    )
     result = flat[(rows, *_points(points, x.shape[batched:]))]
     return result.reshape((*lead, *result.shape[1:]))
 
@@ -74,7 +83,9 @@ def scatter_nd(call: Call, x: Tensor, index: Tensor, updates: Tensor) -> Tensor:
 
 
 @operator("TensorScatter")
-def tensor_scatter(call: Call, cache: Tensor, update: Tensor, starts: Tensor | None = None) -> Tensor:
+def tensor_scatter(
+    call: Call, cache: Tensor, update: Tensor, starts: Tensor | None = None
+) -> Tensor:
     axis = call.get("axis", -2) % cache.dim()
     size, output = cache.shape[axis], cache.clone()
     for row in range(cache.shape[0]):
@@ -112,7 +123,9 @@ def _best(call: Call, x: Tensor, largest: bool) -> Tensor:
     last = call.get("select_last_index", 0)
     turned = x.flip(axis) if last else x
     # Of equal ones the first counts; torch promises that for a stable sort only.
-    best = torch.sort(turned, dim=axis, descending=largest, stable=True)[1].narrow(axis, 0, 1)
+    best = torch.sort(turned, dim=axis, descending=largest, stable=True)[1].narrow(
+        axis, 0, 1
+    )
     best = x.shape[axis] - 1 - best if last else best
     return best if call.get("keepdims", 1) else best.squeeze(axis)
 
@@ -139,12 +152,20 @@ def top_k(call: Call, x: Tensor, k: Tensor | None = None) -> tuple[Tensor, Tenso
 def unique(call: Call, x: Tensor) -> tuple[Tensor, ...]:
     axis = call.get("axis")
     x, axis = (x.reshape(-1), 0) if axis is None else (x, axis)
-    values, inverse, counts = torch.unique(x, return_inverse=True, return_counts=True, dim=axis)
+    values, inverse, counts = torch.unique(
+        x, return_inverse=True, return_counts=True, dim=axis
+    )
     order = torch.arange(len(inverse), device=x.device)
-    first = order.new_full((len(counts),), len(inverse)).scatter_reduce(0, inverse, order, "amin")
+    first = order.new_full((len(counts),), len(inverse)).scatter_reduce(
+        0, inverse, order, "amin"
+    )
     if not call.get("sorted", 1):
         by_place = torch.argsort(first)
-        values, counts, first = values.index_select(axis, by_place), counts[by_place], first[by_place]
+        values, counts, first = (
+            values.index_select(axis, by_place),
+            counts[by_place],
+            first[by_place],
+        )
         inverse = torch.argsort(by_place)[inverse]
     return values, first, inverse, counts
 
@@ -176,11 +197,17 @@ def _as_corners(boxes: np.ndarray, centred: bool) -> np.ndarray:
     if centred:
         middle, half = boxes[:, :2], boxes[:, 2:] / 2
         return np.concatenate([middle - half, middle + half], 1)
-    return np.concatenate([np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])], 1)
+    return np.concatenate(
+        [np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])], 1
+    )
 
 
 def _suppressed(
-    boxes: np.ndarray, scores: np.ndarray, count: int, limit: float, threshold: Tensor | None
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    count: int,
+    limit: float,
+    threshold: Tensor | None,
 ) -> Iterator[int]:
     """Boxes that stay, best first: one goes if it overlaps a better one that stays."""
     order = np.argsort(-scores, kind="stable")
@@ -195,7 +222,9 @@ def _suppressed(
         order, boxes, areas = order[1:][stays], boxes[1:][stays], areas[1:][stays]
 
 
-def _overlap(box: np.ndarray, area: np.ndarray, others: np.ndarray, areas: np.ndarray) -> np.ndarray:
+def _overlap(
+    box: np.ndarray, area: np.ndarray, others: np.ndarray, areas: np.ndarray
+) -> np.ndarray:
     """Intersection over union of a box with others."""
     sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
     common = np.maximum(sides[:, 0], 0) * np.maximum(sides[:, 1], 0)

@@ -23,7 +23,9 @@ def conv(call: Call, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     padding = pads[:rank]
     if padding != pads[rank:]:
         x, padding = nnf.pad(x, pair_pads(pads)), [0] * rank
-    return CONV[rank](x, w, b, list(strides), padding, list(dilations), call.get("group", 1))
+    return CONV[rank](
+        x, w, b, list(strides), padding, list(dilations), call.get("group", 1)
+    )
 
 
 @operator("ConvTranspose")
@@ -31,21 +33,31 @@ def conv_transpose(call: Call, x: Tensor, w: Tensor, b: Tensor | None = None) ->
     rank = x.dim() - 2
     if rank not in CONV_TRANSPOSE:
         raise call.refuse(f"a convolution over {rank} axes")
-    strides, dilations = list(call.get("strides", [1] * rank)), list(call.get("dilations", [1] * rank))
+    strides, dilations = (
+        list(call.get("strides", [1] * rank)),
+        list(call.get("dilations", [1] * rank)),
+    )
     extra = list(call.get("output_padding", [0] * rank))
     # Unpadded and then cropped, because torch knows only equal pads on both sides.
     full = [
-        (s - 1) * st + (k - 1) * d + 1 for s, st, k, d in zip(x.shape[2:], strides, w.shape[2:], dilations, strict=True)
+        (s - 1) * st + (k - 1) * d + 1
+        for s, st, k, d in zip(x.shape[2:], strides, w.shape[2:], dilations, strict=True)
     ]
     pads = _transposed_pads(call, list(x.shape[2:]), full, strides, extra)
     y = CONV_TRANSPOSE[rank](x, w, None, strides, 0, 0, call.get("group", 1), dilations)
-    crop = [-pads[axis + side * rank] + side * extra[axis] for axis in reversed(range(rank)) for side in (0, 1)]
+    crop = [
+        -pads[axis + side * rank] + side * extra[axis]
+        for axis in reversed(range(rank))
+        for side in (0, 1)
+    ]
     if any(crop):
         y = nnf.pad(y, crop)
     return y if b is None else y + b.reshape(-1, *[1] * rank)
 
 
-def _transposed_pads(call: Call, sizes: list[int], full: list[int], strides: list[int], extra: list[int]) -> list[int]:
+def _transposed_pads(
+    call: Call, sizes: list[int], full: list[int], strides: list[int], extra: list[int]
+) -> list[int]:
     """What a transposed convolution crops: [begins..., ends...]."""
     rank, mode = len(sizes), call.get("auto_pad", "NOTSET")
     target = call.get("output_shape")

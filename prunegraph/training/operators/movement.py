@@ -31,7 +31,9 @@ def constant(call: Call) -> Tensor:
 
 @operator("Shape")
 def shape(call: Call, x: Tensor) -> Tensor:
-    return torch.tensor(list(x.shape)[call.get("start", 0) : call.get("end")], dtype=torch.int64)
+    return torch.tensor(
+        list(x.shape)[call.get("start", 0) : call.get("end")], dtype=torch.int64
+    )
 
 
 @operator("Size")
@@ -112,17 +114,27 @@ def slice_(call: Call, x: Tensor, *given: Tensor | None) -> Tensor:
             # Torch slices forwards only: the same cells, then turned round.
             count = len(range(start, stop, step))
             first = start + (count - 1) * step
-            forward.append(slice(first, start + 1 if count else first, -step) if count else slice(0, 0))
-    turned = [axis for axis, part in enumerate(index) if part.step is not None and part.step < 0]
+            forward.append(
+                slice(first, start + 1 if count else first, -step) if count else slice(0, 0)
+            )
+    turned = [
+        axis for axis, part in enumerate(index) if part.step is not None and part.step < 0
+    ]
     x = x[tuple(forward)]
     return x.flip(turned) if turned else x
 
 
 @operator("Pad", host=(1, 2, 3))
 def pad(
-    call: Call, x: Tensor, pads: Tensor | None = None, value: Tensor | None = None, axes: Tensor | None = None
+    call: Call,
+    x: Tensor,
+    pads: Tensor | None = None,
+    value: Tensor | None = None,
+    axes: Tensor | None = None,
 ) -> Tensor:
-    amounts = ints(pads) if pads is not None else list(call.get("pads", call.get("paddings", [])))
+    amounts = (
+        ints(pads) if pads is not None else list(call.get("pads", call.get("paddings", [])))
+    )
     assert amounts is not None
     places = [axis % x.dim() for axis in ints(axes) or range(x.dim())]
     begins, ends = [0] * x.dim(), [0] * x.dim()
@@ -132,12 +144,16 @@ def pad(
     if mode == "constant":
         fill = scalar(value, call.get("value", 0))
         if x.dtype == torch.bool:
-            return nnf.pad(x.to(torch.uint8), pair_pads(begins + ends), value=int(fill)).to(torch.bool)
+            return nnf.pad(x.to(torch.uint8), pair_pads(begins + ends), value=int(fill)).to(
+                torch.bool
+            )
         return nnf.pad(x, pair_pads(begins + ends), value=fill)
     for axis, (begin, end) in enumerate(zip(begins, ends, strict=True)):
         if begin or end:
             # Of "reflect", "edge" and "wrap" numpy says which cell goes where; negative pads take cells away.
-            cells = np.pad(np.arange(x.shape[axis]), (max(begin, 0), max(end, 0)), mode=mode)
+            cells = np.pad(
+                np.arange(x.shape[axis]), (max(begin, 0), max(end, 0)), mode=mode
+            )
             cells = cells[max(-begin, 0) : len(cells) - max(-end, 0)]
             x = x.index_select(axis, torch.from_numpy(cells).to(x.device))
     return x

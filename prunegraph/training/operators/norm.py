@@ -11,7 +11,9 @@ from prunegraph.training.operators.table import Call, Tensor, operator, scalar
 
 
 @operator("BatchNormalization")
-def batch_normalization(call: Call, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> object:
+def batch_normalization(
+    call: Call, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor
+) -> object:
     """By running statistics, or in train mode by the batch's, with running ones brought up to date as torch does.
 
     A single sample is no batch: its own statistics would wipe out what tells it from others, and ruin the running ones.
@@ -23,18 +25,30 @@ def batch_normalization(call: Call, x: Tensor, scale: Tensor, bias: Tensor, mean
     if mean.dtype == var.dtype == scale.dtype == bias.dtype == x.dtype:
         return nnf.batch_norm(x, mean, var, scale, bias, by_batch, 1 - momentum, eps)
     kind = mean.dtype
-    y = nnf.batch_norm(x.to(kind), mean, var, scale.to(kind), bias.to(kind), by_batch, 1 - momentum, eps)
+    y = nnf.batch_norm(
+        x.to(kind), mean, var, scale.to(kind), bias.to(kind), by_batch, 1 - momentum, eps
+    )
     return y.to(x.dtype)
 
 
 def _trained_in_graph(
-    x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float, momentum: float
+    x: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    eps: float,
+    momentum: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A node that trains by itself: it returns the running statistics (with the population's variance)."""
     axes = [axis for axis in range(x.dim()) if axis != 1]
     now, spread = x.mean(axes), x.var(axes, correction=0)
     y = nnf.batch_norm(x, None, None, scale.to(x.dtype), bias.to(x.dtype), True, 0.0, eps)
-    return y, mean * momentum + now * (1 - momentum), var * momentum + spread * (1 - momentum)
+    return (
+        y,
+        mean * momentum + now * (1 - momentum),
+        var * momentum + spread * (1 - momentum),
+    )
 
 
 @operator("InstanceNormalization")
@@ -42,12 +56,16 @@ def instance_normalization(call: Call, x: Tensor, scale: Tensor, bias: Tensor) -
     axes = list(range(2, x.dim()))
     centred = x - x.mean(axes, keepdim=True)
     shape = (-1, *[1] * len(axes))
-    normal = centred * torch.rsqrt(centred.square().mean(axes, keepdim=True) + call.get("epsilon", 1e-5))
+    normal = centred * torch.rsqrt(
+        centred.square().mean(axes, keepdim=True) + call.get("epsilon", 1e-5)
+    )
     return normal * scale.reshape(shape) + bias.reshape(shape)
 
 
 @operator("LayerNormalization")
-def layer_normalization(call: Call, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> object:
+def layer_normalization(
+    call: Call, x: Tensor, scale: Tensor, bias: Tensor | None = None
+) -> object:
     axis, eps = call.get("axis", -1) % x.dim(), call.get("epsilon", 1e-5)
     shape = x.shape[axis:]
     plain = scale.shape == shape and (bias is None or bias.shape == shape)
@@ -79,16 +97,29 @@ def group_normalization(call: Call, x: Tensor, scale: Tensor, bias: Tensor) -> T
 @operator("LRN")
 def lrn(call: Call, x: Tensor) -> Tensor:
     size = call.get("size")
-    squares = nnf.pad(x.square().unsqueeze(1).flatten(3), (0, 0, (size - 1) // 2, math.ceil((size - 1) / 2)))
+    squares = nnf.pad(
+        x.square().unsqueeze(1).flatten(3),
+        (0, 0, (size - 1) // 2, math.ceil((size - 1) / 2)),
+    )
     sums = nnf.avg_pool2d(squares, (size, 1), 1, divisor_override=1).reshape(x.shape)
-    alpha, beta, bias = call.get("alpha", 1e-4), call.get("beta", 0.75), call.get("bias", 1.0)
+    alpha, beta, bias = (
+        call.get("alpha", 1e-4),
+        call.get("beta", 0.75),
+        call.get("bias", 1.0),
+    )
     return x / (bias + alpha / size * sums) ** beta
 
 
 @operator("LpNormalization")
 def lp_normalization(call: Call, x: Tensor) -> Tensor:
-    norm = torch.linalg.vector_norm(x, call.get("p", 2), dim=call.get("axis", -1), keepdim=True)
-    return torch.where(norm == 0, torch.zeros_like(x), x / torch.where(norm == 0, torch.ones_like(norm), norm))
+    norm = torch.linalg.vector_norm(
+        x, call.get("p", 2), dim=call.get("axis", -1), keepdim=True
+    )
+    return torch.where(
+        norm == 0,
+        torch.zeros_like(x),
+        x / torch.where(norm == 0, torch.ones_like(norm), norm),
+    )
 
 
 @operator("MeanVarianceNormalization")
@@ -126,7 +157,9 @@ def hardmax(call: Call, x: Tensor) -> Tensor:
 
 
 @operator("Dropout")
-def dropout(call: Call, x: Tensor, ratio: Tensor | None = None, training: Tensor | None = None) -> object:
+def dropout(
+    call: Call, x: Tensor, ratio: Tensor | None = None, training: Tensor | None = None
+) -> object:
     """Active where the graph says so, and in a module in train mode."""
     share = call.get("ratio", 0.5) if call.version < 12 else scalar(ratio, 0.5)
     active = (call.training or bool(scalar(training, False))) and share > 0

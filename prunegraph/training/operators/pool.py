@@ -23,7 +23,9 @@ class _Window:
         self.dilations = list(call.get("dilations", [1] * rank))
         self.pads = auto_pads(call, x.shape[2:], self.kernel, self.strides, self.dilations)
         ceil = call.get("ceil_mode", 0) and call.get("auto_pad", "NOTSET") == "NOTSET"
-        self.extra = [self._extra(axis, x.shape[2 + axis]) if ceil else 0 for axis in range(rank)]
+        self.extra = [
+            self._extra(axis, x.shape[2 + axis]) if ceil else 0 for axis in range(rank)
+        ]
 
     def _extra(self, axis: int, size: int) -> int:
         """Cells behind the padding that a last, incomplete window needs; it has to start inside of the padding."""
@@ -37,13 +39,17 @@ class _Window:
 
     def stretched(self) -> list[int]:
         rank = len(self.kernel)
-        return self.pads[:rank] + [p + e for p, e in zip(self.pads[rank:], self.extra, strict=True)]
+        return self.pads[:rank] + [
+            p + e for p, e in zip(self.pads[rank:], self.extra, strict=True)
+        ]
 
     def windows(self, x: Tensor, fill: float, pads: Sequence[int]) -> Tensor:
         """Cells of every window along a last axis [n, c, *positions, cells]."""
         x = nnf.pad(x, pair_pads(pads), value=fill)
         rank = len(self.kernel)
-        for axis, (width, stride, dilation) in enumerate(zip(self.kernel, self.strides, self.dilations, strict=True)):
+        for axis, (width, stride, dilation) in enumerate(
+            zip(self.kernel, self.strides, self.dilations, strict=True)
+        ):
             x = x.unfold(2 + axis, (width - 1) * dilation + 1, stride)[..., ::1]
             x = x[..., torch.arange(0, x.shape[-1], dilation, device=x.device)]
         return x.flatten(2 + rank)
@@ -60,7 +66,9 @@ def max_pool(call: Call, x: Tensor) -> object:
     if call.wanted(1):
         return _max_with_places(call, x, window, pads)
     half = [min(b, e) for b, e in zip(pads[:rank], pads[rank:], strict=True)]
-    fits = rank in MAX_POOL and all(p * 2 <= k for p, k in zip(half, window.kernel, strict=True))
+    fits = rank in MAX_POOL and all(
+        p * 2 <= k for p, k in zip(half, window.kernel, strict=True)
+    )
     if not fits or not x.is_floating_point():
         kind = x.dtype
         wide = x if x.is_floating_point() else x.to(torch.int64)
@@ -71,15 +79,24 @@ def max_pool(call: Call, x: Tensor) -> object:
     return MAX_POOL[rank](x, window.kernel, window.strides, half, window.dilations)
 
 
-def _max_with_places(call: Call, x: Tensor, window: _Window, pads: Sequence[int]) -> tuple[Tensor, Tensor]:
+def _max_with_places(
+    call: Call, x: Tensor, window: _Window, pads: Sequence[int]
+) -> tuple[Tensor, Tensor]:
     """Maxima, and where they are in the flattened input."""
     spatial = list(x.shape[2:])
     places = torch.arange(x.numel(), device=x.device)
     if call.get("storage_order", 0):
         last = list(reversed(range(x.dim() - 2)))
         size = math.prod(spatial)
-        columns = torch.arange(size, device=x.device).reshape(spatial[::-1]).permute(last).reshape(-1)
-        places = columns + size * torch.arange(x.shape[0] * x.shape[1], device=x.device)[:, None]
+        columns = (
+            torch.arange(size, device=x.device)
+            .reshape(spatial[::-1])
+            .permute(last)
+            .reshape(-1)
+        )
+        places = (
+            columns + size * torch.arange(x.shape[0] * x.shape[1], device=x.device)[:, None]
+        )
     wide = x if x.is_floating_point() else x.to(torch.int64)
     best, index = window.windows(wide, _lowest(wide), pads).max(-1)
     cells = window.windows(places.reshape(x.shape).double(), -1, pads).long()
@@ -89,12 +106,20 @@ def _max_with_places(call: Call, x: Tensor, window: _Window, pads: Sequence[int]
 @operator("AveragePool")
 def average_pool(call: Call, x: Tensor) -> Tensor:
     window = _Window(call, x)
-    if not any(window.pads) and not any(window.extra) and set(window.dilations) == {1} and x.dim() == 4:
+    if (
+        not any(window.pads)
+        and not any(window.extra)
+        and set(window.dilations) == {1}
+        and x.dim() == 4
+    ):
         return nnf.avg_pool2d(x, window.kernel, window.strides)
     pads = window.stretched()
     sums = window.windows(x, 0.0, pads).sum(-1)
     if call.get("count_include_pad", 0):
-        inside, rest = nnf.pad(torch.ones_like(x[:1, :1]), pair_pads(window.pads), value=1.0), window.extra
+        inside, rest = (
+            nnf.pad(torch.ones_like(x[:1, :1]), pair_pads(window.pads), value=1.0),
+            window.extra,
+        )
         counts = window.windows(inside, 0.0, [0] * len(rest) + list(rest)).sum(-1)
     else:
         counts = window.windows(torch.ones_like(x[:1, :1]), 0.0, pads).sum(-1)
@@ -125,10 +150,14 @@ def global_lp_pool(call: Call, x: Tensor) -> Tensor:
 
 @operator("GridSample")
 def grid_sample(call: Call, x: Tensor, grid: Tensor) -> Tensor:
-    mode = {"linear": "bilinear", "cubic": "bicubic"}.get(call.get("mode", "bilinear"), call.get("mode", "bilinear"))
+    mode = {"linear": "bilinear", "cubic": "bicubic"}.get(
+        call.get("mode", "bilinear"), call.get("mode", "bilinear")
+    )
     if mode == "bicubic" and x.dim() != 4:
         raise call.refuse("a cubic GridSample of volumes")
-    return nnf.grid_sample(x, grid, mode, call.get("padding_mode", "zeros"), bool(call.get("align_corners", 0)))
+    return nnf.grid_sample(
+        x, grid, mode, call.get("padding_mode", "zeros"), bool(call.get("align_corners", 0))
+    )
 
 
 @operator("AffineGrid", host=(1,))
@@ -140,7 +169,10 @@ def affine_grid(call: Call, theta: Tensor, size: Tensor) -> Tensor:
 def roi_align(call: Call, x: Tensor, rois: Tensor, batch: Tensor) -> Tensor:
     """Means (or maxima) of bilinear samples in the cells of each region."""
     high, wide = call.get("output_height", 1), call.get("output_width", 1)
-    half = call.get("coordinate_transformation_mode", "half_pixel" if call.version >= 16 else "output_half_pixel")
+    half = call.get(
+        "coordinate_transformation_mode",
+        "half_pixel" if call.version >= 16 else "output_half_pixel",
+    )
     corners = rois * call.get("spatial_scale", 1.0) - (0.5 if half == "half_pixel" else 0.0)
     created = []
     for (x1, y1, x2, y2), index in zip(corners.tolist(), batch.tolist(), strict=True):
@@ -161,7 +193,9 @@ def _samples(start: float, size: float, cells: int, ratio: int) -> Tensor:
     return torch.tensor(start, dtype=torch.float32) + steps * (size / cells)
 
 
-def _corners(positions: Tensor, size: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _corners(
+    positions: Tensor, size: int, like: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Lower and upper cell, weight of the upper one, and which positions are inside."""
     inside = (positions >= -1.0) & (positions <= size)
     positions = positions.clamp(min=0)
@@ -172,7 +206,9 @@ def _corners(positions: Tensor, size: int, like: Tensor) -> tuple[Tensor, Tensor
     return low.to(device), high.to(device), part.to(like), inside.to(device)
 
 
-def _pooled(call: Call, x: Tensor, rows: Tensor, columns: Tensor, cells: tuple[int, int]) -> Tensor:
+def _pooled(
+    call: Call, x: Tensor, rows: Tensor, columns: Tensor, cells: tuple[int, int]
+) -> Tensor:
     top, bottom, down, rows_in = _corners(rows, x.shape[1], x)
     remaining, right, along, columns_in = _corners(columns, x.shape[2], x)
     down = down[:, None]
@@ -180,11 +216,19 @@ def _pooled(call: Call, x: Tensor, rows: Tensor, columns: Tensor, cells: tuple[i
     parts = [
         x[:, row][:, :, column] * share
         for row, column, share in (
-            (top, remaining, (1 - down) * (1 - along)), (top, right, (1 - down) * along),
-            (bottom, remaining, down * (1 - along)), (bottom, right, down * along),
+            (top, remaining, (1 - down) * (1 - along)),
+            (top, right, (1 - down) * along),
+            (bottom, remaining, down * (1 - along)),
+            (bottom, right, down * along),
         )
-    ]  # fmt: skip
-    shape = (x.shape[0], cells[0], len(rows) // cells[0], cells[1], len(columns) // cells[1])
+    ]
+    shape = (
+        x.shape[0],
+        cells[0],
+        len(rows) // cells[0],
+        cells[1],
+        len(columns) // cells[1],
+    )
     if call.get("mode", "avg") == "max":
         # ONNX takes the largest of the four weighted corners, not of their sums.
         largest = torch.stack(parts).amax(0)

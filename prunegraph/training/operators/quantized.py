@@ -32,7 +32,12 @@ RANGES: dict[int, tuple[int, int]] = {
 }
 
 #: Types that are stored in a wider one.
-STORAGE = {onnx.TensorProto.INT4: torch.int8, onnx.TensorProto.UINT4: torch.uint8, INT2: torch.int8, UINT2: torch.uint8}
+STORAGE = {
+    onnx.TensorProto.INT4: torch.int8,
+    onnx.TensorProto.UINT4: torch.uint8,
+    INT2: torch.int8,
+    UINT2: torch.uint8,
+}
 
 
 class RoundThrough(torch.autograd.Function):
@@ -76,7 +81,9 @@ def _scale(call: Call, scale: Tensor, x: Tensor, top: int) -> Tensor:
     if scale.requires_grad:
         per_sample = x.numel() // max(x.shape[0], 1) if x.dim() else 1
         each = max(per_sample // scale.numel(), 1)
-        scale = ScaleGradient.apply(scale.clamp(min=torch.finfo(scale.dtype).tiny), 1 / math.sqrt(each * top))
+        scale = ScaleGradient.apply(
+            scale.clamp(min=torch.finfo(scale.dtype).tiny), 1 / math.sqrt(each * top)
+        )
     return _spread(call, scale, x)
 
 
@@ -88,7 +95,9 @@ def _code_type(call: Call, zero: Tensor | None) -> int:
 
 
 @operator("QuantizeLinear")
-def quantize_linear(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
+def quantize_linear(
+    call: Call, x: Tensor, scale: Tensor, zero: Tensor | None = None
+) -> Tensor:
     """Codes; as floating-point numbers with gradients where only DequantizeLinear reads them."""
     kind = call.code_type or _code_type(call, zero)
     if kind not in RANGES:
@@ -103,9 +112,17 @@ def quantize_linear(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None = 
 
 
 @operator("DequantizeLinear")
-def dequantize_linear(call: Call, codes: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
+def dequantize_linear(
+    call: Call, codes: Tensor, scale: Tensor, zero: Tensor | None = None
+) -> Tensor:
     kind = DTYPES[call.get("output_dtype")] if call.get("output_dtype", 0) else scale.dtype
-    wide = codes.dtype if codes.is_floating_point() else torch.float64 if codes.dtype == torch.int32 else torch.float32
+    wide = (
+        codes.dtype
+        if codes.is_floating_point()
+        else torch.float64
+        if codes.dtype == torch.int32
+        else torch.float32
+    )
     top = RANGES.get(_code_type(call, zero), (0, 127))[1]
     shift = 0 if zero is None else _spread(call, zero, codes).to(wide)
     centred = (codes.to(wide) - shift).to(torch.promote_types(scale.dtype, torch.float32))

@@ -40,11 +40,17 @@ def _sum(x: Tensor, axes: list[int]) -> Tensor:
 
 
 def _log_sum_exp(x: Tensor, axes: list[int]) -> Tensor:
-    return torch.logsumexp(x if x.is_floating_point() else x.double(), axes, keepdim=True).to(x.dtype)
+    return torch.logsumexp(
+        x if x.is_floating_point() else x.double(), axes, keepdim=True
+    ).to(x.dtype)
 
 
 def _mean(x: Tensor, axes: list[int]) -> Tensor:
-    return x.mean(axes, keepdim=True) if x.is_floating_point() else x.double().mean(axes, True).to(x.dtype)
+    return (
+        x.mean(axes, keepdim=True)
+        if x.is_floating_point()
+        else x.double().mean(axes, True).to(x.dtype)
+    )
 
 
 def _norm(x: Tensor, axes: list[int]) -> Tensor:
@@ -80,14 +86,20 @@ def _register(name: str, function: Reduction) -> None:
         if not places:
             return function(x.reshape(1), [0]).reshape(())
         created = function(x, places)
-        return created if call.get("keepdims", 1) else created.reshape([s for a, s in enumerate(x.shape) if a not in places])
+        return (
+            created
+            if call.get("keepdims", 1)
+            else created.reshape([s for a, s in enumerate(x.shape) if a not in places])
+        )
 
 
 for _name, _function in REDUCTIONS.items():
     _register(_name, _function)
 
 
-def _running(call: Call, x: Tensor, axis: int, function: Callable[..., Tensor], start: float) -> Tensor:
+def _running(
+    call: Call, x: Tensor, axis: int, function: Callable[..., Tensor], start: float
+) -> Tensor:
     """Running sums or products along an axis, with ONNX's two switches."""
     x = x.flip(axis) if call.get("reverse", 0) else x
     created = function(x, axis, dtype=x.dtype)

@@ -74,7 +74,9 @@ def _matrix(call: Call, axis: _Axis, positions: Array, mode: str) -> Array:
     shrink = min(axis.scale, 1.0) if call.get("antialias", 0) else 1.0
     reach = math.ceil(reach / shrink)
     cells = np.floor(positions)[:, None] + np.arange(-reach, reach + 2)
-    weights = kernel((cells - positions[:, None]) * shrink, call.get("cubic_coeff_a", -0.75))
+    weights = kernel(
+        (cells - positions[:, None]) * shrink, call.get("cubic_coeff_a", -0.75)
+    )
     if call.get("exclude_outside", 0):
         weights = np.where((cells >= 0) & (cells < axis.old), weights, 0.0)
     if call.get("exclude_outside", 0) or shrink < 1:
@@ -85,7 +87,9 @@ def _matrix(call: Call, axis: _Axis, positions: Array, mode: str) -> Array:
     return matrix
 
 
-def _resized(call: Call, x: Tensor, place: int, axis: _Axis, defaults: tuple[str, str]) -> Tensor:
+def _resized(
+    call: Call, x: Tensor, place: int, axis: _Axis, defaults: tuple[str, str]
+) -> Tensor:
     """A tensor with one axis resized."""
     coordinates = call.get("coordinate_transformation_mode", defaults[0])
     mode = call.get("mode", "nearest")
@@ -93,22 +97,33 @@ def _resized(call: Call, x: Tensor, place: int, axis: _Axis, defaults: tuple[str
         return x
     positions = _positions(axis, coordinates)
     if mode == "nearest":
-        cells = np.clip(_nearest(positions, call.get("nearest_mode", defaults[1])), 0, axis.old - 1)
+        cells = np.clip(
+            _nearest(positions, call.get("nearest_mode", defaults[1])), 0, axis.old - 1
+        )
         y = x.index_select(place, torch.from_numpy(cells.astype(np.int64)).to(x.device))
     else:
-        matrix = torch.from_numpy(_matrix(call, axis, positions, "cubic" if mode == "cubic" else "linear"))
+        matrix = torch.from_numpy(
+            _matrix(call, axis, positions, "cubic" if mode == "cubic" else "linear")
+        )
         kind = x.dtype if x.is_floating_point() else torch.float32
-        y = torch.matmul(x.movedim(place, -1).to(kind), matrix.T.to(x.device, kind)).movedim(-1, place)
+        y = torch.matmul(
+            x.movedim(place, -1).to(kind), matrix.T.to(x.device, kind)
+        ).movedim(-1, place)
         y = y if x.is_floating_point() else y.round().to(x.dtype)
     if coordinates == "tf_crop_and_resize":
-        outside = torch.from_numpy((positions < 0) | (positions > axis.old - 1)).to(x.device)
+        outside = torch.from_numpy((positions < 0) | (positions > axis.old - 1)).to(
+            x.device
+        )
         shape = [-1 if i == place else 1 for i in range(x.dim())]
         y = torch.where(outside.reshape(shape), call.get("extrapolation_value", 0.0), y)
     return y
 
 
 def _scaled(sizes: list[int], scales: list[float]) -> list[_Axis]:
-    return [_Axis(old, math.floor(old * scale), scale) for old, scale in zip(sizes, scales, strict=True)]
+    return [
+        _Axis(old, math.floor(old * scale), scale)
+        for old, scale in zip(sizes, scales, strict=True)
+    ]
 
 
 def _sized(sizes: list[int], wanted: list[int], policy: str) -> list[_Axis]:
@@ -121,7 +136,11 @@ def _sized(sizes: list[int], wanted: list[int], policy: str) -> list[_Axis]:
 
 @operator("Resize", host=(1, 2, 3))
 def resize(
-    call: Call, x: Tensor, roi: Tensor | None = None, scales: Tensor | None = None, sizes: Tensor | None = None
+    call: Call,
+    x: Tensor,
+    roi: Tensor | None = None,
+    scales: Tensor | None = None,
+    sizes: Tensor | None = None,
 ) -> Tensor:
     defaults = ("half_pixel", "round_prefer_floor")
     if call.version < 11:
@@ -129,13 +148,18 @@ def resize(
     places = [axis % x.dim() for axis in call.get("axes", range(x.dim()))]
     old = [x.shape[place] for place in places]
     if sizes is not None and sizes.numel():
-        axes = _sized(old, ints(sizes) or [], call.get("keep_aspect_ratio_policy", "stretch"))
+        axes = _sized(
+            old, ints(sizes) or [], call.get("keep_aspect_ratio_policy", "stretch")
+        )
     else:
         assert scales is not None
         axes = _scaled(old, scales.tolist())
     if roi is not None and roi.numel():
         given = roi.tolist()
-        axes = [_Axis(axis.old, axis.new, axis.scale, (given[i], given[i + len(axes)])) for i, axis in enumerate(axes)]
+        axes = [
+            _Axis(axis.old, axis.new, axis.scale, (given[i], given[i + len(axes)]))
+            for i, axis in enumerate(axes)
+        ]
     for place, axis in zip(places, axes, strict=True):
         x = _resized(call, x, place, axis, defaults)
     return x

@@ -28,14 +28,18 @@ def sequence_length(call: Call, sequence: list[Tensor]) -> Tensor:
 
 
 @operator("SequenceInsert", host=(2,))
-def sequence_insert(call: Call, sequence: list[Tensor], x: Tensor, position: Tensor | None = None) -> list[Tensor]:
+def sequence_insert(
+    call: Call, sequence: list[Tensor], x: Tensor, position: Tensor | None = None
+) -> list[Tensor]:
     at = int(scalar(position, len(sequence)))
     at = at + len(sequence) if at < 0 else at
     return [*sequence[:at], x, *sequence[at:]]
 
 
 @operator("SequenceErase", host=(1,))
-def sequence_erase(call: Call, sequence: list[Tensor], position: Tensor | None = None) -> list[Tensor]:
+def sequence_erase(
+    call: Call, sequence: list[Tensor], position: Tensor | None = None
+) -> list[Tensor]:
     at = int(scalar(position, -1)) % len(sequence)
     return [*sequence[:at], *sequence[at + 1 :]]
 
@@ -43,7 +47,11 @@ def sequence_erase(call: Call, sequence: list[Tensor], position: Tensor | None =
 @operator("ConcatFromSequence")
 def concat_from_sequence(call: Call, sequence: list[Tensor]) -> Tensor:
     axis = call.get("axis")
-    return torch.stack(sequence, axis) if call.get("new_axis", 0) else torch.cat(sequence, axis)
+    return (
+        torch.stack(sequence, axis)
+        if call.get("new_axis", 0)
+        else torch.cat(sequence, axis)
+    )
 
 
 @operator("SplitToSequence", host=(1,))

@@ -112,7 +112,9 @@ def operator(*names: str, domain: str = "", host: Sequence[int] = ()) -> Callabl
     def store(function: F) -> F:
         for name in names:
             if (domain, name) in OPERATORS:
-                raise PluginError(f"operator {name!r} of domain {domain!r} has a function already")
+                raise PluginError(
+                    f"operator {name!r} of domain {domain!r} has a function already"
+                )
             OPERATORS[domain, name] = Operator(function, frozenset(host))
         return function
 
@@ -166,18 +168,28 @@ def to_numpy(values: Tensor, dtype: np.dtype[Any] | None = None) -> np.ndarray:
     values = values.detach().cpu().contiguous()
     if values.dtype == torch.bfloat16:
         bits = values.view(torch.int16).numpy()
-        return bits.view(onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16) if dtype is None else dtype)
+        return bits.view(
+            onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16)
+            if dtype is None
+            else dtype
+        )
     return values.numpy()
 
 
 def pair_pads(pads: Sequence[int]) -> list[int]:
     """ONNX's pads [begins..., ends...] as torch's [last begin, last end, ..., first begin, first end]."""
     half = len(pads) // 2
-    return [pad for axis in reversed(range(half)) for pad in (pads[axis], pads[axis + half])]
+    return [
+        pad for axis in reversed(range(half)) for pad in (pads[axis], pads[axis + half])
+    ]
 
 
 def auto_pads(
-    call: Call, sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+    call: Call,
+    sizes: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
 ) -> list[int]:
     """Pads [begins..., ends...] of a convolution or a pool, as its attributes say."""
     mode = call.get("auto_pad", "NOTSET")
@@ -186,8 +198,12 @@ def auto_pads(
     if mode == "VALID":
         return [0] * (2 * len(kernel))
     begins, ends = [], []
-    for size, width, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
-        total = max((math.ceil(size / stride) - 1) * stride + (width - 1) * dilation + 1 - size, 0)
+    for size, width, stride, dilation in zip(
+        sizes, kernel, strides, dilations, strict=True
+    ):
+        total = max(
+            (math.ceil(size / stride) - 1) * stride + (width - 1) * dilation + 1 - size, 0
+        )
         pruned, large = total // 2, total - total // 2
         begins.append(large if mode == "SAME_LOWER" else pruned)
         ends.append(pruned if mode == "SAME_LOWER" else large)

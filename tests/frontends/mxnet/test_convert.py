@@ -33,10 +33,17 @@ def _id(folder: Path) -> str:
 @pytest.mark.parametrize("folder", FOLDERS, ids=_id)
 def test_networks(folder: Path) -> None:
     converted = cases.read(folder)
-    assert cases.difference(cases.run(converted.model, cases.inputs(folder)), cases.outputs(folder)) <= TOLERANCE
+    assert (
+        cases.difference(
+            cases.run(converted.model, cases.inputs(folder)), cases.outputs(folder)
+        )
+        <= TOLERANCE
+    )
     wrong = wrong_shapes(folder, converted)
     # An initial state of unknown batch has one row, which broadcasts.
-    assert all("begin_state" in name or "h0" in name or "h2h" in name for name in wrong), wrong
+    assert all("begin_state" in name or "h0" in name or "h2h" in name for name in wrong), (
+        wrong
+    )
 
 
 def wrong_shapes(folder: Path, converted: mxnet.Converted) -> dict[str, object]:
@@ -60,7 +67,8 @@ def test_single_operators(part: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "tolerance"), [("convnet_f32", 1e-4), ("convnet_amp_fp16", 5e-3), ("convnet_cast_fp16", 5e-3)]
+    ("name", "tolerance"),
+    [("convnet_f32", 1e-4), ("convnet_amp_fp16", 5e-3), ("convnet_cast_fp16", 5e-3)],
 )
 def test_half_precision(name: str, tolerance: float) -> None:
     """Of the two with float16 weights there is MXNet's float32 result only: MXNet does not run them on CPUs."""
@@ -94,10 +102,14 @@ def test_names_are_kept() -> None:
     operators = {node["name"] for node in symbol["nodes"] if node["op"] != "null"}
     variables = {node["name"] for node in symbol["nodes"] if node["op"] == "null"}
     assert operators <= {node.name for node in model.graph.node}
-    stored = {t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
+    stored = {
+        t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT
+    }
     assert stored <= variables and "conv1_weight" in stored | {"conv1_weight"}
     assert [put.name for put in model.graph.input] == ["data"]
-    assert [out.name for out in model.graph.output] == [f"{symbol['nodes'][symbol['heads'][0][0]]['name']}_output"]
+    assert [out.name for out in model.graph.output] == [
+        f"{symbol['nodes'][symbol['heads'][0][0]]['name']}_output"
+    ]
     values = [name for node in model.graph.node for name in node.output]
     assert len(values) == len(set(values))
 
@@ -115,7 +127,9 @@ def test_load_finds_the_parameters(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="net-0012"):
         mxnet.load(str(tmp_path / "net-symbol.json"), input_shapes=shape)
     second = mxnet.load(
-        str(tmp_path / "net-symbol.json"), params_file=str(tmp_path / "net-0003.params"), input_shapes=shape
+        str(tmp_path / "net-symbol.json"),
+        params_file=str(tmp_path / "net-0003.params"),
+        input_shapes=shape,
     )
     assert first.SerializeToString() == second.SerializeToString()
     with pytest.raises(ModelError, match="no such file"):
@@ -129,12 +143,19 @@ def test_pg_load_reads_it() -> None:
 
 def test_without_shapes() -> None:
     """A convolutional network needs none; an operator that does says which input and how."""
-    model = mxnet.load(str(cases.ROOT / "tiny" / "resnet_v1_basic_tiny" / "model-symbol.json"))
+    model = mxnet.load(
+        str(cases.ROOT / "tiny" / "resnet_v1_basic_tiny" / "model-symbol.json")
+    )
     folder = cases.ROOT / "tiny" / "resnet_v1_basic_tiny"
-    assert cases.difference(cases.run(model, cases.inputs(folder)), cases.outputs(folder)) <= TOLERANCE
+    assert (
+        cases.difference(cases.run(model, cases.inputs(folder)), cases.outputs(folder))
+        <= TOLERANCE
+    )
     with pytest.raises(ModelError, match=r"input 'data' .*--input-shape data="):
         mxnet.load(str(cases.ROOT / "tiny" / "encoder_tiny" / "model-symbol.json"))
-    with pytest.raises(ModelError, match=r"node 'fc1' .*needs the size of axis 1 .*--input-shape data="):
+    with pytest.raises(
+        ModelError, match=r"node 'fc1' .*needs the size of axis 1 .*--input-shape data="
+    ):
         mxnet.load(str(cases.ROOT / "sym" / "lenet" / "model-symbol.json"))
     with pytest.raises(ModelError, match="no input 'image'; its inputs are data"):
         mxnet.load(str(folder / "model-symbol.json"), input_shapes={"image": (1, 3, 8, 8)})
@@ -143,7 +164,9 @@ def test_without_shapes() -> None:
 def test_parameters_with_structural_names() -> None:
     folder = cases.ROOT / "np" / "v1.9.1"
     with pytest.raises(ModelError, match=r"export\(\)"):
-        mxnet.load(str(folder / "model-symbol.json"), params_file=str(folder / "net.params"))
+        mxnet.load(
+            str(folder / "model-symbol.json"), params_file=str(folder / "net.params")
+        )
 
 
 # -- errors -------------------------------------------------------------------------------
@@ -152,24 +175,47 @@ def test_parameters_with_structural_names() -> None:
 def one(op: str, *inputs: str, **attributes: str) -> dict[str, object]:
     """A symbol of one operator."""
     nodes = [{"op": "null", "name": name, "inputs": []} for name in inputs]
-    node = {"op": op, "name": "it", "attrs": attributes, "inputs": [[k, 0, 0] for k in range(len(inputs))]}
-    return {"nodes": [*nodes, node], "arg_nodes": list(range(len(inputs))), "heads": [[len(inputs), 0, 0]]}
+    node = {
+        "op": op,
+        "name": "it",
+        "attrs": attributes,
+        "inputs": [[k, 0, 0] for k in range(len(inputs))],
+    }
+    return {
+        "nodes": [*nodes, node],
+        "arg_nodes": list(range(len(inputs))),
+        "heads": [[len(inputs), 0, 0]],
+    }
 
 
 def converted(op: str, **attributes: str) -> onnx.ModelProto:
-    return mxnet.convert(parse(one(op, "data", **attributes)), {}, {"data": (2, 6, 5, 5)}).model
+    return mxnet.convert(
+        parse(one(op, "data", **attributes)), {}, {"data": (2, 6, 5, 5)}
+    ).model
 
 
 @pytest.mark.parametrize(
     ("op", "attributes", "told"),
     [
-        ("FancyOp", {"depth": "3"}, r"'FancyOp', node 'it' \(depth=3\): this operator is not known"),
+        (
+            "FancyOp",
+            {"depth": "3"},
+            r"'FancyOp', node 'it' \(depth=3\): this operator is not known",
+        ),
         ("Activation", {"act_type": "mish"}, "act_type='mish'"),
         ("Pooling", {}, "'kernel' is missing"),
         ("Pooling", {"kernel": "(2, x)"}, "kernel"),
         ("Pooling", {"kernel": "(2, 2)", "stride": "(1,)"}, "'stride' must have 2 numbers"),
-        ("Pooling", {"kernel": "(2, 2)", "stride": "(5, 5)", "pooling_convention": "full"}, "wholly in the padding"),
-        ("Pooling", {"kernel": "(2, 2)", "pooling_convention": "same"}, "pooling_convention='same'"),
+        (
+            "Pooling",
+            {"kernel": "(2, 2)", "stride": "(5, 5)", "pooling_convention": "full"},
+            "wholly in the padding",
+        ),
+        (
+            "Pooling",
+            {"kernel": "(2, 2)", "pooling_convention": "same"},
+            "pooling_convention='same'",
+        ),
         ("Reshape", {"shape": "(-3, -3, -3)"}, "names axis 4"),
         ("Reshape", {"shape": "(0, -4, 4, -1, -2)"}, "6 cannot be split by 4"),
         ("Reshape", {"shape": "(7, -1)"}, "do not fit"),
@@ -184,7 +230,9 @@ def converted(op: str, **attributes: str) -> onnx.ModelProto:
         ("Convolution", {"kernel": "(1, 1)", "layout": "NHWC"}, "channels last"),
     ],
 )
-def test_errors_name_operator_node_and_attributes(op: str, attributes: dict[str, str], messages: str) -> None:
+def test_errors_name_operator_node_and_attributes(
+    op: str, attributes: dict[str, str], messages: str
+) -> None:
     with pytest.raises(ModelError, match=messages) as caught:
         converted(op, **attributes)
     assert f"MXNet operator '{op}', node 'it'" in str(caught.value)
@@ -241,7 +289,10 @@ def damage(nodes: list[dict[str, Any]], rng: np.random.Generator) -> None:
     """Change a value, drop an attribute or an input, or read another node."""
     operators = [node for node in nodes if node["op"] != "null"]
     node = operators[rng.integers(len(operators))]
-    attributes, inputs = node.setdefault("attrs", node.get("attr", node.get("param", {}))), node["inputs"]
+    attributes, inputs = (
+        node.setdefault("attrs", node.get("attr", node.get("param", {}))),
+        node["inputs"],
+    )
     kind = rng.integers(4)
     if kind < 2 and attributes:
         name = list(attributes)[rng.integers(len(attributes))]
@@ -251,7 +302,11 @@ def damage(nodes: list[dict[str, Any]], rng: np.random.Generator) -> None:
     elif kind == 2 and inputs:
         inputs.pop(rng.integers(len(inputs)))
     elif inputs:
-        inputs[rng.integers(len(inputs))] = [int(rng.integers(-1, len(nodes))), int(rng.integers(2)), 0]
+        inputs[rng.integers(len(inputs))] = [
+            int(rng.integers(-1, len(nodes))),
+            int(rng.integers(2)),
+            0,
+        ]
 
 
 # -- sabotage: the comparison with MXNet would notice -----------------------------------------
@@ -259,14 +314,25 @@ def damage(nodes: list[dict[str, Any]], rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize(
     ("folder", "mode", "order"),
-    [("gluon_lstm_tiny", "lstm", ("LSTM", (0, 1, 2, 3))), ("gluon_gru_tiny", "gru", ("GRU", (0, 1, 2)))],
+    [
+        ("gluon_lstm_tiny", "lstm", ("LSTM", (0, 1, 2, 3))),
+        ("gluon_gru_tiny", "gru", ("GRU", (0, 1, 2))),
+    ],
 )
 def test_a_wrong_gate_order_is_noticed(
-    folder: str, mode: str, order: tuple[str, tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+    folder: str,
+    mode: str,
+    order: tuple[str, tuple[int, ...]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(recurrent.MODES, mode, order)
     path = cases.ROOT / "tiny" / folder
-    assert cases.difference(cases.run(cases.read(path).model, cases.inputs(path)), cases.outputs(path)) > 0.01
+    assert (
+        cases.difference(
+            cases.run(cases.read(path).model, cases.inputs(path)), cases.outputs(path)
+        )
+        > 0.01
+    )
 
 
 def test_a_gamma_that_is_not_fixed_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +340,12 @@ def test_a_gamma_that_is_not_fixed_is_noticed(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(layers, "_ones", lambda call, gamma: gamma)
     path = cases.ROOT / "tiny" / "resnet_v2_basic_tiny"
-    assert cases.difference(cases.run(cases.read(path).model, cases.inputs(path)), cases.outputs(path)) > 0.01
+    assert (
+        cases.difference(
+            cases.run(cases.read(path).model, cases.inputs(path)), cases.outputs(path)
+        )
+        > 0.01
+    )
 
 
 def test_a_baked_batch_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,40 +17,59 @@ from prunegraph.frontends.mxnet.operators import OPERATORS
 from prunegraph.frontends.mxnet.values import parse, whole, wholes
 from tests.frontends.mxnet.cases import ROOT
 
-EXPECTED = sorted(path for path in ROOT.glob("*/*/*_expected.npz") if path.stem != "net_expected" or "v2" in str(path))
+EXPECTED = sorted(
+    path
+    for path in ROOT.glob("*/*/*_expected.npz")
+    if path.stem != "net_expected" or "v2" in str(path)
+)
 
 
 def original(expected: Path) -> Path:
     stem = expected.stem.removesuffix("_expected")
-    names = ["model-0000.params"] if stem == "params" else [f"{stem}.nd", f"{stem}.params", f"{stem}.npz"]
+    names = (
+        ["model-0000.params"]
+        if stem == "params"
+        else [f"{stem}.nd", f"{stem}.params", f"{stem}.npz"]
+    )
     return next(path for name in names if (path := expected.parent / name).exists())
 
 
 # -- parameters ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("expected", EXPECTED, ids=lambda path: f"{path.parent.name}-{path.stem}")
+@pytest.mark.parametrize(
+    "expected", EXPECTED, ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
 def test_parameters_are_read_bit_by_bit(expected: Path) -> None:
     result = params.load(original(expected))
     with np.load(expected) as wanted:
         assert set(result) == set(wanted.files)
         for name in wanted.files:
-            assert result[name].dtype == wanted[name].dtype and result[name].shape == wanted[name].shape
+            assert (
+                result[name].dtype == wanted[name].dtype
+                and result[name].shape == wanted[name].shape
+            )
             assert result[name].tobytes() == wanted[name].tobytes(), name
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("legacy/*/list.nd")), ids=lambda path: path.parent.name)
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("legacy/*/list.nd")), ids=lambda path: path.parent.name
+)
 def test_lists_without_names(path: Path) -> None:
     assert [array.shape for array in params.load(path).values()] == [(2, 3), (4,)]
 
 
 def record(*parts: bytes) -> bytes:
     """A file of one array named "a"."""
-    return struct.pack("<QQQ", 0x112, 0, 1) + b"".join(parts) + struct.pack("<QQ", 1, 1) + b"a"
+    return (
+        struct.pack("<QQQ", 0x112, 0, 1) + b"".join(parts) + struct.pack("<QQ", 1, 1) + b"a"
+    )
 
 
 def header(storage: int, *shape: int, flag: int = 0) -> bytes:
-    return struct.pack(f"<Iii{len(shape)}qiii", params.V2, storage, len(shape), *shape, 1, 0, flag)
+    return struct.pack(
+        f"<Iii{len(shape)}qiii", params.V2, storage, len(shape), *shape, 1, 0, flag
+    )
 
 
 def test_bfloat16_is_widened() -> None:
@@ -62,7 +81,11 @@ def test_bfloat16_is_widened() -> None:
 
 @pytest.mark.parametrize("stale", [0, 2])
 def test_row_sparse_with_a_stale_storage_shape(stale: int) -> None:
-    parts = struct.pack("<Ii", params.V2, 1) + struct.pack("<iqq", 2, stale, 3) + struct.pack("<iqq", 2, 4, 3)
+    parts = (
+        struct.pack("<Ii", params.V2, 1)
+        + struct.pack("<iqq", 2, stale, 3)
+        + struct.pack("<iqq", 2, 4, 3)
+    )
     parts += struct.pack("<iii", 1, 0, 0) + struct.pack("<iiq", 6, 1, 2)
     data = np.arange(6, dtype="<f4").tobytes() + np.array([1, 3], "<i8").tobytes()
     dense = params.parse(record(parts, data))["a"]
@@ -70,8 +93,16 @@ def test_row_sparse_with_a_stale_storage_shape(stale: int) -> None:
 
 
 def test_csr() -> None:
-    parts = struct.pack("<Ii", params.V2, 2) + struct.pack("<iq", 1, 0) + struct.pack("<iqq", 2, 2, 3)
-    parts += struct.pack("<iii", 1, 0, 0) + struct.pack("<iiq", 6, 1, 3) + struct.pack("<iiq", 6, 1, 3)
+    parts = (
+        struct.pack("<Ii", params.V2, 2)
+        + struct.pack("<iq", 1, 0)
+        + struct.pack("<iqq", 2, 2, 3)
+    )
+    parts += (
+        struct.pack("<iii", 1, 0, 0)
+        + struct.pack("<iiq", 6, 1, 3)
+        + struct.pack("<iiq", 6, 1, 3)
+    )
     data = (
         np.array([5, 6, 7], "<f4").tobytes()
         + np.array([0, 1, 3], "<i8").tobytes()
@@ -104,14 +135,23 @@ def test_damage_is_one_clear_error(data: bytes, messages: str) -> None:
 
 def test_duplicate_names() -> None:
     array = header(0, 1) + struct.pack("<f", 1)
-    data = struct.pack("<QQQ", 0x112, 0, 2) + array * 2 + struct.pack("<Q", 2) + (struct.pack("<Q", 1) + b"a") * 2
+    data = (
+        struct.pack("<QQQ", 0x112, 0, 2)
+        + array * 2
+        + struct.pack("<Q", 2)
+        + (struct.pack("<Q", 1) + b"a") * 2
+    )
     with pytest.raises(ModelError, match="'a' is there twice"):
         params.parse(data)
 
 
-SEEDS = [ROOT / "legacy" / v / "dtypes.nd" for v in ("v0.9.5.post2", "v0.11.0", "v1.9.1", "v2.0.0b1")] + [
-    ROOT / "np" / "v1.9.1" / "npx.nd", ROOT / "np" / "v2.0.0b1" / "npx.npz",
-]  # fmt: skip
+SEEDS = [
+    ROOT / "legacy" / v / "dtypes.nd"
+    for v in ("v0.9.5.post2", "v0.11.0", "v1.9.1", "v2.0.0b1")
+] + [
+    ROOT / "np" / "v1.9.1" / "npx.nd",
+    ROOT / "np" / "v2.0.0b1" / "npx.npz",
+]
 
 
 @pytest.mark.parametrize("path", SEEDS, ids=lambda path: f"{path.parent.name}-{path.name}")
@@ -141,12 +181,16 @@ def test_flipped_bytes_give_arrays_or_a_clear_error(path: Path) -> None:
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     arrays = {
-        f"arg:{kind}": rng.integers(0, 100, (2, 3)).astype(kind) for kind in ("f4", "f8", "f2", "u1", "i4", "i1", "i8")
+        f"arg:{kind}": rng.integers(0, 100, (2, 3)).astype(kind)
+        for kind in ("f4", "f8", "f2", "u1", "i4", "i1", "i8")
     }
     params.save(arrays, tmp_path / "a.params")
     result = params.load(tmp_path / "a.params")
     assert list(result) == list(arrays)
-    assert all(result[k].dtype == v.dtype and np.array_equal(result[k], v) for k, v in arrays.items())
+    assert all(
+        result[k].dtype == v.dtype and np.array_equal(result[k], v)
+        for k, v in arrays.items()
+    )
     params.save({}, tmp_path / "b.params")
     assert (tmp_path / "b.params").stat().st_size == 32
 
@@ -171,11 +215,26 @@ def test_own_files_of_mxnet_are_written_alike(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("(3, 3)", (3, 3)), ("(3,)", (3,)), ("[3,3]", (3, 3)), ("(3L, 3L)", (3, 3)), ("()", ()), ("[]", ()),
-        ("-1", -1), ("1.0", 1.0), ("1e-05", 1e-5), ("None", None), ("True", 1), ("False", 0), ("0", 0),
-        ("(None, -3)", (None, -3)), ("relu", "relu"), ("inf", float("inf")), ("float32", "float32"), ("true", 1),
+        ("(3, 3)", (3, 3)),
+        ("(3,)", (3,)),
+        ("[3,3]", (3, 3)),
+        ("(3L, 3L)", (3, 3)),
+        ("()", ()),
+        ("[]", ()),
+        ("-1", -1),
+        ("1.0", 1.0),
+        ("1e-05", 1e-5),
+        ("None", None),
+        ("True", 1),
+        ("False", 0),
+        ("0", 0),
+        ("(None, -3)", (None, -3)),
+        ("relu", "relu"),
+        ("inf", float("inf")),
+        ("float32", "float32"),
+        ("true", 1),
     ],
-)  # fmt: skip
+)
 def test_values(text: str, value: object) -> None:
     assert parse(text) == value
 
@@ -195,8 +254,14 @@ def test_aliases_are_mxnets_own() -> None:
     names = {*known["ops"], *known["aliases"]}
     # These are of MXNet before 1.9 or of 2.0.
     newer = {"_npx_group_norm", "_npx_instance_norm", "Softmax"}
-    assert {name for name in ALIASES if name not in names} <= newer | {"_grad_add"} | set(names)
-    assert canonical("crop") == "slice" and canonical("Crop") == "Crop" and canonical("Softmax") == "SoftmaxOutput"
+    assert {name for name in ALIASES if name not in names} <= newer | {"_grad_add"} | set(
+        names
+    )
+    assert (
+        canonical("crop") == "slice"
+        and canonical("Crop") == "Crop"
+        and canonical("Softmax") == "SoftmaxOutput"
+    )
 
 
 def test_converters_are_for_real_operators() -> None:
@@ -206,9 +271,13 @@ def test_converters_are_for_real_operators() -> None:
 
 def minimal(**changes: Any) -> dict[str, Any]:
     content: dict[str, Any] = {
-        "nodes": [{"op": "null", "name": "data", "inputs": []}, {"op": "relu", "name": "r", "inputs": [[0, 0, 0]]}],
-        "arg_nodes": [0], "heads": [[1, 0, 0]],
-    }  # fmt: skip
+        "nodes": [
+            {"op": "null", "name": "data", "inputs": []},
+            {"op": "relu", "name": "r", "inputs": [[0, 0, 0]]},
+        ],
+        "arg_nodes": [0],
+        "heads": [[1, 0, 0]],
+    }
     return content | changes
 
 
@@ -219,8 +288,16 @@ def test_inputs_of_two_and_three_numbers() -> None:
 
 
 def test_attributes_of_all_releases() -> None:
-    node = {"op": "X", "name": "x", "param": {"a": "1", "b": "1"}, "attr": {"b": "2"}, "inputs": []}
-    assert dict(symbol.parse(minimal(nodes=[node], heads=[[0, 0]])).nodes[0].attributes) == {"a": "1", "b": "2"}
+    node = {
+        "op": "X",
+        "name": "x",
+        "param": {"a": "1", "b": "1"},
+        "attr": {"b": "2"},
+        "inputs": [],
+    }
+    assert dict(
+        symbol.parse(minimal(nodes=[node], heads=[[0, 0]])).nodes[0].attributes
+    ) == {"a": "1", "b": "2"}
 
 
 @pytest.mark.parametrize(
@@ -232,15 +309,36 @@ def test_attributes_of_all_releases() -> None:
         (minimal(heads=[[5, 0, 0]]), "reads node 5"),
         (minimal(heads=[[0, 1, 0]]), "output 1 of variable"),
         (minimal(heads="x"), "no list 'heads'"),
-        (minimal(nodes=[{"op": "relu", "name": "r", "inputs": [[0, 0, 0]]}]), "reads node 0"),
         (
-            minimal(nodes=[{"op": "null", "name": "d"}, {"op": "relu", "name": "r", "inputs": [[0, -1, 0]]}]),
+            minimal(nodes=[{"op": "relu", "name": "r", "inputs": [[0, 0, 0]]}]),
+            "reads node 0",
+        ),
+        (
+            minimal(
+                nodes=[
+                    {"op": "null", "name": "d"},
+                    {"op": "relu", "name": "r", "inputs": [[0, -1, 0]]},
+                ]
+            ),
             "output -1",
         ),
-        (minimal(nodes=[{"op": "null", "name": "d"}, {"op": "relu", "name": "r", "inputs": [["a"]]}]), "must be"),
+        (
+            minimal(
+                nodes=[
+                    {"op": "null", "name": "d"},
+                    {"op": "relu", "name": "r", "inputs": [["a"]]},
+                ]
+            ),
+            "must be",
+        ),
         (minimal(nodes=[{"op": "null"}, {"op": "relu", "name": "r"}]), "text 'name'"),
         (
-            minimal(nodes=[{"op": "null", "name": "d", "attrs": []}, {"op": "relu", "name": "r", "attrs": [1]}]),
+            minimal(
+                nodes=[
+                    {"op": "null", "name": "d", "attrs": []},
+                    {"op": "relu", "name": "r", "attrs": [1]},
+                ]
+            ),
             "object",
         ),
     ],
@@ -264,5 +362,6 @@ def test_states_that_old_files_leave_out() -> None:
     result = symbol.load(ROOT / "legacy" / "v0.8-style" / "model-symbol.json")
     norm = next(node for node in result.nodes if node.op == "BatchNorm")
     assert [result.nodes[source.node].name for source in norm.inputs[3:]] == [
-        f"{norm.name}_moving_mean", f"{norm.name}_moving_var",
-    ]  # fmt: skip
+        f"{norm.name}_moving_mean",
+        f"{norm.name}_moving_var",
+    ]

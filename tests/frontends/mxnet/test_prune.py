@@ -30,7 +30,9 @@ FIXED = ("attrs_shared", "foreach")
 
 def pruned(folder: Path, seed: int = 0, algorithm: str = "l2") -> tuple[Any, pg.Graph]:
     graph = pg.load(cases.read(folder).model)
-    return pg.prune(graph, algorithm=algorithm, budget=pg.Budget(ratio=0.5), round_to=1, seed=seed), graph
+    return pg.prune(
+        graph, algorithm=algorithm, budget=pg.Budget(ratio=0.5), round_to=1, seed=seed
+    ), graph
 
 
 def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -39,9 +41,13 @@ def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 def write(folder: Path, result: Any, to: Path) -> Path:
     mxnet.apply(
-        str(folder / "model-symbol.json"), result.plan, result.small,
-        str(to / "model-symbol.json"), str(to / "model-0000.params"), input_shapes=shapes(folder),
-    )  # fmt: skip
+        str(folder / "model-symbol.json"),
+        result.plan,
+        result.small,
+        str(to / "model-symbol.json"),
+        str(to / "model-0000.params"),
+        input_shapes=shapes(folder),
+    )
     return to
 
 
@@ -60,19 +66,29 @@ def test_pruned_with_proof_and_written_back(folder: Path, tmp_path: Path) -> Non
     write(folder, result, tmp_path)
     given = cases.inputs(folder)
     again = mxnet.load(
-        str(tmp_path / "model-symbol.json"), input_shapes={name: put.shape for name, put in given.items()}
+        str(tmp_path / "model-symbol.json"),
+        input_shapes={name: put.shape for name, put in given.items()},
     )
-    assert cases.difference(cases.run(again, given), cases.run(result.small.model, given)) <= 1e-6
+    assert (
+        cases.difference(cases.run(again, given), cases.run(result.small.model, given))
+        <= 1e-6
+    )
     if folder.name not in FIXED:
-        before = sum(a.size for a in params_file.load(folder / "model-0000.params").values())
-        after = sum(a.size for a in params_file.load(tmp_path / "model-0000.params").values())
+        before = sum(
+            a.size for a in params_file.load(folder / "model-0000.params").values()
+        )
+        after = sum(
+            a.size for a in params_file.load(tmp_path / "model-0000.params").values()
+        )
         assert after < 0.75 * before
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f"{f.parent.name}-{f.name}")
 def test_a_plan_without_cuts_writes_the_same_files(folder: Path, tmp_path: Path) -> None:
     graph = pg.load(str(folder / "model-symbol.json"), input_shapes=shapes(folder))
-    result = pg.prune(graph, algorithm="l2", budget=pg.Budget(ratio=0.5), round_to=1, check=False)
+    result = pg.prune(
+        graph, algorithm="l2", budget=pg.Budget(ratio=0.5), round_to=1, check=False
+    )
     bare = dataclasses.replace(result, plan=pg.Plan(graph.sha256, result.plan.remove))
     created = []
     for number, each in enumerate((result, bare)):
@@ -106,14 +122,19 @@ def test_attributes_follow(tmp_path: Path) -> None:
     result, _ = pruned(folder)
     write(folder, result, tmp_path)
     nodes = json.loads((tmp_path / "model-symbol.json").read_text())["nodes"]
-    arrays = {name[4:]: array for name, array in params_file.load(tmp_path / "model-0000.params").items()}
+    arrays = {
+        name[4:]: array
+        for name, array in params_file.load(tmp_path / "model-0000.params").items()
+    }
     checked = 0
     for node in nodes:
         attributes = node.get("attrs", {})
         if node["op"] == "Convolution":
             weight = arrays[nodes[node["inputs"][1][0]]["name"]]
             assert int(attributes["num_filter"]) == weight.shape[0]
-            checked += int(attributes["num_group"]) == weight.shape[0] and weight.shape[1] == 1
+            checked += (
+                int(attributes["num_group"]) == weight.shape[0] and weight.shape[1] == 1
+            )
         if node["op"] == "null" and node["name"] in arrays and "__shape__" in attributes:
             assert attributes["__shape__"] == str(arrays[node["name"]].shape)
     assert checked > 3, "depthwise convolutions"
@@ -127,7 +148,10 @@ def test_a_recurrent_layer_keeps_its_gate_order(tmp_path: Path) -> None:
     old, new = (params_file.load(path / "model-0000.params") for path in (folder, tmp_path))
     name = "arg:lstm0_lstm0_l0_h2h_bias"
     before, after = old[name].reshape(4, -1), new[name].reshape(4, -1)
-    kept = [[row.tolist().index(value) for value in short] for row, short in zip(before, after, strict=True)]
+    kept = [
+        [row.tolist().index(value) for value in short]
+        for row, short in zip(before, after, strict=True)
+    ]
     assert all(row == kept[0] for row in kept) and len(kept[0]) == 4
 
 
@@ -137,32 +161,60 @@ def test_squeezed_axes_are_those_of_the_original(size: int, tmp_path: Path) -> N
     nodes = [
         {"op": "null", "name": "data", "inputs": []},
         {"op": "null", "name": "a_weight", "inputs": []},
-        {"op": "Convolution", "name": "a", "inputs": [[0, 0, 0], [1, 0, 0]],
-         "attrs": {"kernel": "(1, 1)", "num_filter": "4", "no_bias": "True"}},
+        {
+            "op": "Convolution",
+            "name": "a",
+            "inputs": [[0, 0, 0], [1, 0, 0]],
+            "attrs": {"kernel": "(1, 1)", "num_filter": "4", "no_bias": "True"},
+        },
         {"op": "squeeze", "name": "squeezed", "inputs": [[2, 0, 0]]},
         {"op": "null", "name": "b_weight", "inputs": []},
-        {"op": "FullyConnected", "name": "b", "inputs": [[3, 0, 0], [4, 0, 0]],
-         "attrs": {"num_hidden": "3", "no_bias": "True"}},
-    ]  # fmt: skip
-    symbol = {"nodes": nodes, "arg_nodes": [0, 1, 4], "heads": [[5, 0, 0]], "attrs": {"mxnet_version": ["int", 10901]}}
+        {
+            "op": "FullyConnected",
+            "name": "b",
+            "inputs": [[3, 0, 0], [4, 0, 0]],
+            "attrs": {"num_hidden": "3", "no_bias": "True"},
+        },
+    ]
+    symbol = {
+        "nodes": nodes,
+        "arg_nodes": [0, 1, 4],
+        "heads": [[5, 0, 0]],
+        "attrs": {"mxnet_version": ["int", 10901]},
+    }
     (tmp_path / "net-symbol.json").write_text(json.dumps(symbol))
     rng = np.random.default_rng(0)
     arrays = {"a_weight": (4, 3, 1, 1), "b_weight": (3, 4 * size**2)}
     params_file.save(
-        {f"arg:{name}": rng.standard_normal(shape).astype(np.float32) for name, shape in arrays.items()},
+        {
+            f"arg:{name}": rng.standard_normal(shape).astype(np.float32)
+            for name, shape in arrays.items()
+        },
         tmp_path / "net-0000.params",
     )
     shape = {"data": (2, 3, size, size)}
     graph = mxnet.load(str(tmp_path / "net-symbol.json"), input_shapes=shape)
-    result = pg.prune(pg.load(graph), budget=pg.Budget(ratio=0.75), algorithm="l2", round_to=1)
+    result = pg.prune(
+        pg.load(graph), budget=pg.Budget(ratio=0.75), algorithm="l2", round_to=1
+    )
     assert result.small.node("a").channels.outputs == 1
     pruned = str(tmp_path / "small-symbol.json")
     mxnet.apply(
-        str(tmp_path / "net-symbol.json"), result.plan, result.small, pruned, str(tmp_path / "small-0000.params"),
+        str(tmp_path / "net-symbol.json"),
+        result.plan,
+        result.small,
+        pruned,
+        str(tmp_path / "small-0000.params"),
         input_shapes=shape,
-    )  # fmt: skip
-    again, given = mxnet.load(pruned, input_shapes=shape), {"data": np.ones(shape["data"], np.float32)}
-    assert cases.difference(cases.run(again, given), cases.run(result.small.model, given)) <= 1e-6
+    )
+    again, given = (
+        mxnet.load(pruned, input_shapes=shape),
+        {"data": np.ones(shape["data"], np.float32)},
+    )
+    assert (
+        cases.difference(cases.run(again, given), cases.run(result.small.model, given))
+        <= 1e-6
+    )
 
 
 # -- plans that cannot be written -------------------------------------------------------------
@@ -174,9 +226,13 @@ def test_a_weight_of_another_model(tmp_path: Path) -> None:
     plan = dataclasses.replace(result.plan, cuts=(Cut("nobody", 0, (0,)),))
     with pytest.raises(ModelError, match="'nobody'"):
         mxnet.apply(
-            str(folder / "model-symbol.json"), plan, result.small, str(tmp_path / "a-symbol.json"),
-            str(tmp_path / "a.params"), input_shapes={"data": cases.inputs(folder)["data"].shape},
-        )  # fmt: skip
+            str(folder / "model-symbol.json"),
+            plan,
+            result.small,
+            str(tmp_path / "a-symbol.json"),
+            str(tmp_path / "a.params"),
+            input_shapes={"data": cases.inputs(folder)["data"].shape},
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -185,10 +241,13 @@ def test_a_plan_that_is_not_the_pruned_models(tmp_path: Path) -> None:
     (l2, _), (other, _) = pruned(folder), pruned(folder, 1, "random")
     with pytest.raises(ModelError, match="would not be in MXNet's files what it is"):
         mxnet.apply(
-            str(folder / "model-symbol.json"), l2.plan, other.small,
-            str(tmp_path / "a-symbol.json"), str(tmp_path / "a.params"),
+            str(folder / "model-symbol.json"),
+            l2.plan,
+            other.small,
+            str(tmp_path / "a-symbol.json"),
+            str(tmp_path / "a.params"),
             input_shapes={"data": cases.inputs(folder)["data"].shape},
-        )  # fmt: skip
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -203,7 +262,13 @@ def test_a_plan_without_cuts_for_another_model(tmp_path: Path) -> None:
 
 def test_the_name_of_the_symbol() -> None:
     with pytest.raises(ModelError, match=r"ends in -symbol\.json"):
-        mxnet.apply("a-symbol.json", pg.Plan("", {}), pg.load(cases.read(FOLDERS[0]).model), "b.json", "b.params")
+        mxnet.apply(
+            "a-symbol.json",
+            pg.Plan("", {}),
+            pg.load(cases.read(FOLDERS[0]).model),
+            "b.json",
+            "b.params",
+        )
 
 
 def test_positions_are_followed_through_what_import_does() -> None:
@@ -236,25 +301,45 @@ def test_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     net = str(cases.ROOT / "tiny" / "resnet_v1_basic_tiny" / "model-symbol.json")
     runner, shape = CliRunner(), ["--input-shape", "data=1,3,32,32"]
     for words in (
-        ["prune", net, "-o", "small.onnx", "--ratio", "0.5", "--round-to", "1", "--save-plan", "plan.json", *shape],
+        [
+            "prune",
+            net,
+            "-o",
+            "small.onnx",
+            "--ratio",
+            "0.5",
+            "--round-to",
+            "1",
+            "--save-plan",
+            "plan.json",
+            *shape,
+        ],
         ["apply", net, "plan.json", "-o", "small-symbol.json", *shape],
         ["convert", "small-symbol.json", "-o", "again.onnx", *shape],
     ):
         created = runner.invoke(main, words)
         assert created.exit_code == 0, created.output
     again, pruned = pg.load("again.onnx"), pg.load("small.onnx")
-    assert {name: weight.shape for name, weight in again.weights.items() if weight.is_float} == {
-        name: weight.shape for name, weight in pruned.weights.items() if weight.is_float
-    }
+    assert {
+        name: weight.shape for name, weight in again.weights.items() if weight.is_float
+    } == {name: weight.shape for name, weight in pruned.weights.items() if weight.is_float}
     for words, messages in (
-        (["apply", "small.onnx", "plan.json", "-o", "x-symbol.json"], "the plan is for another model"),
+        (
+            ["apply", "small.onnx", "plan.json", "-o", "x-symbol.json"],
+            "the plan is for another model",
+        ),
         (["convert", net, "-o", "x.onnx", "--input-shape", "data"], "is not NAME=SIZE"),
-        (["convert", net, "-o", "x.onnx", "--params-file", "nowhere.params"], "nowhere.params: no such file"),
+        (
+            ["convert", net, "-o", "x.onnx", "--params-file", "nowhere.params"],
+            "nowhere.params: no such file",
+        ),
         (
             ["convert", "again.onnx", "-o", "x.onnx", "--params-file", "small-0000.params"],
             "is read without 'params_file'",
         ),
     ):
         failed = runner.invoke(main, words)
-        assert failed.exit_code == 2 and messages in " ".join(failed.output.split()), failed.output
+        assert failed.exit_code == 2 and messages in " ".join(failed.output.split()), (
+            failed.output
+        )
     assert not list(tmp_path.glob("x*"))

@@ -35,7 +35,9 @@ def image(size: int = 16, channels: int = 3, batch: int = 2) -> torch.Tensor:
     return torch.randn(batch, channels, size, size)
 
 
-def conv(cin: int, cout: int, size: int = 3, stride: int = 1, groups: int = 1) -> nn.Sequential:
+def conv(
+    cin: int, cout: int, size: int = 3, stride: int = 1, groups: int = 1
+) -> nn.Sequential:
     layer = nn.Conv2d(cin, cout, size, stride, size // 2, groups=groups, bias=False)
     return nn.Sequential(layer, nn.BatchNorm2d(cout), nn.ReLU())
 
@@ -57,31 +59,46 @@ class Residual(nn.Module):
 @model
 def vgg() -> Made:
     body = [conv(3, 8), nn.MaxPool2d(2), conv(8, 16), nn.MaxPool2d(2), nn.Flatten()]
-    return nn.Sequential(*body, nn.Linear(256, 24), nn.ReLU(), nn.Dropout(), nn.Linear(24, 5)), (image(),)
+    return nn.Sequential(
+        *body, nn.Linear(256, 24), nn.ReLU(), nn.Dropout(), nn.Linear(24, 5)
+    ), (image(),)
 
 
 @model
 def resnet() -> Made:
-    block = Residual(nn.Sequential(conv(8, 8), nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)))
-    down = Residual(nn.Sequential(conv(8, 16, stride=2), nn.Conv2d(16, 16, 3, padding=1)), nn.Conv2d(8, 16, 1, 2))
+    block = Residual(
+        nn.Sequential(conv(8, 8), nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8))
+    )
+    down = Residual(
+        nn.Sequential(conv(8, 16, stride=2), nn.Conv2d(16, 16, 3, padding=1)),
+        nn.Conv2d(8, 16, 1, 2),
+    )
     return nn.Sequential(conv(3, 8), block, down, Head(16)), (image(),)
 
 
 @model
 def bottleneck() -> Made:
-    block = Residual(nn.Sequential(conv(16, 8, 1), conv(8, 8), nn.Conv2d(8, 16, 1), nn.BatchNorm2d(16)))
+    block = Residual(
+        nn.Sequential(conv(16, 8, 1), conv(8, 8), nn.Conv2d(8, 16, 1), nn.BatchNorm2d(16))
+    )
     return nn.Sequential(conv(3, 16), block, Head(16)), (image(),)
 
 
 @model
 def mobilenet() -> Made:
-    inverted = Residual(nn.Sequential(conv(8, 24, 1), conv(24, 24, groups=24), nn.Conv2d(24, 8, 1)))
-    return nn.Sequential(conv(3, 8), inverted, nn.Conv2d(8, 16, 1), nn.ReLU6(), nn.Hardswish(), Head(16)), (image(),)
+    inverted = Residual(
+        nn.Sequential(conv(8, 24, 1), conv(24, 24, groups=24), nn.Conv2d(24, 8, 1))
+    )
+    return nn.Sequential(
+        conv(3, 8), inverted, nn.Conv2d(8, 16, 1), nn.ReLU6(), nn.Hardswish(), Head(16)
+    ), (image(),)
 
 
 @model
 def resnext() -> Made:
-    block = Residual(nn.Sequential(conv(16, 16, 1), conv(16, 16, groups=4), nn.Conv2d(16, 16, 1)))
+    block = Residual(
+        nn.Sequential(conv(16, 16, 1), conv(16, 16, groups=4), nn.Conv2d(16, 16, 1))
+    )
     return nn.Sequential(conv(3, 16), block, Head(16)), (image(),)
 
 
@@ -115,7 +132,13 @@ class Dense(nn.Module):
 
 @model
 def densenet() -> Made:
-    body = [nn.Conv2d(3, 8, 3, padding=1), Dense(8), Dense(16), nn.BatchNorm2d(24), nn.AvgPool2d(2)]
+    body = [
+        nn.Conv2d(3, 8, 3, padding=1),
+        Dense(8),
+        Dense(16),
+        nn.BatchNorm2d(24),
+        nn.AvgPool2d(2),
+    ]
     return nn.Sequential(*body, nn.Conv2d(24, 12, 1), nn.ReLU(), Head(12)), (image(),)
 
 
@@ -123,7 +146,11 @@ class UNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.down, self.deep = conv(3, 8), conv(8, 16)
-        self.up, self.last, self.out = nn.ConvTranspose2d(16, 8, 2, 2), conv(16, 8), nn.Conv2d(8, 2, 1)
+        self.up, self.last, self.out = (
+            nn.ConvTranspose2d(16, 8, 2, 2),
+            conv(16, 8),
+            nn.Conv2d(8, 2, 1),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         first = self.down(x)
@@ -148,7 +175,9 @@ class Squeeze(nn.Module):
 
 @model
 def squeeze_excite() -> Made:
-    return nn.Sequential(conv(3, 16), Squeeze(16), nn.SiLU(), conv(16, 8), Head(8)), (image(),)
+    return nn.Sequential(conv(3, 16), Squeeze(16), nn.SiLU(), conv(16, 8), Head(8)), (
+        image(),
+    )
 
 
 class Patches(nn.Module):
@@ -159,7 +188,11 @@ class Patches(nn.Module):
         self.embed = nn.Conv2d(3, width, 4, 4)
         self.token = nn.Parameter(torch.randn(1, 1, width))
         self.position = nn.Parameter(torch.randn(1, 17, width))
-        self.blocks, self.norm, self.head = nn.Sequential(*blocks), nn.LayerNorm(width), nn.Linear(width, 5)
+        self.blocks, self.norm, self.head = (
+            nn.Sequential(*blocks),
+            nn.LayerNorm(width),
+            nn.Linear(width, 5),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.embed(x).flatten(2).transpose(1, 2)
@@ -170,7 +203,11 @@ class Patches(nn.Module):
 class Mlp(nn.Module):
     def __init__(self, width: int = 16):
         super().__init__()
-        self.norm, self.fc1, self.fc2 = nn.LayerNorm(width), nn.Linear(width, 24), nn.Linear(24, width)
+        self.norm, self.fc1, self.fc2 = (
+            nn.LayerNorm(width),
+            nn.Linear(width, 24),
+            nn.Linear(24, width),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.fc2(functional.gelu(self.fc1(self.norm(x))))
@@ -179,7 +216,10 @@ class Mlp(nn.Module):
 class Torch(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.norm, self.attention = nn.LayerNorm(16), nn.MultiheadAttention(16, 4, batch_first=True)
+        self.norm, self.attention = (
+            nn.LayerNorm(16),
+            nn.MultiheadAttention(16, 4, batch_first=True),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.norm(x)
@@ -195,13 +235,23 @@ class Packed(nn.Module):
     def __init__(self, width: int = 16, heads: int = 4):
         super().__init__()
         self.num_heads, self.head_dim = heads, width // heads
-        self.norm, self.qkv, self.proj = nn.LayerNorm(width), nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.norm, self.qkv, self.proj = (
+            nn.LayerNorm(width),
+            nn.Linear(width, 3 * width),
+            nn.Linear(width, width),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         n, t, _ = x.shape
-        q, k, v = self.qkv(self.norm(x)).reshape(n, t, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        q, k, v = (
+            self.qkv(self.norm(x))
+            .reshape(n, t, 3, self.num_heads, self.head_dim)
+            .permute(2, 0, 3, 1, 4)
+        )
         y = functional.scaled_dot_product_attention(q, k, v)
-        return x + self.proj(y.transpose(1, 2).reshape(n, t, self.num_heads * self.head_dim))
+        return x + self.proj(
+            y.transpose(1, 2).reshape(n, t, self.num_heads * self.head_dim)
+        )
 
 
 @model
@@ -215,14 +265,24 @@ class Window(nn.Module):
     def __init__(self, width: int = 16, heads: int = 2, shift: int = 0):
         super().__init__()
         self.num_heads, self.shift, self.scale = heads, shift, (width // heads) ** -0.5
-        self.norm, self.qkv, self.proj = nn.LayerNorm(width), nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.norm, self.qkv, self.proj = (
+            nn.LayerNorm(width),
+            nn.Linear(width, 3 * width),
+            nn.Linear(width, width),
+        )
         self.bias = nn.Parameter(torch.randn(1, 1, 16, 16))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         n, h, w, _ = x.shape
-        y = torch.roll(self.norm(x), (-self.shift, -self.shift), (1, 2)) if self.shift else self.norm(x)
+        y = (
+            torch.roll(self.norm(x), (-self.shift, -self.shift), (1, 2))
+            if self.shift
+            else self.norm(x)
+        )
         y = y.view(n, h // 4, 4, w // 4, 4, -1).transpose(2, 3).flatten(1, 2).flatten(2, 3)
-        q, k, v = self.qkv(y).unflatten(-1, (3, self.num_heads, -1)).permute(3, 0, 1, 4, 2, 5)
+        q, k, v = (
+            self.qkv(y).unflatten(-1, (3, self.num_heads, -1)).permute(3, 0, 1, 4, 2, 5)
+        )
         y = ((q * self.scale) @ k.transpose(-2, -1) + self.bias).softmax(-1) @ v
         y = self.proj(y.transpose(2, 3).flatten(3))
         y = y.view(n, h // 4, w // 4, 4, 4, -1).transpose(2, 3).reshape(n, h, w, -1)
@@ -247,7 +307,13 @@ def swin() -> Made:
 
 @model
 def group_norm() -> Made:
-    body = [nn.Conv2d(3, 16, 3, padding=1), nn.GroupNorm(4, 16), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.GroupNorm(1, 8)]
+    body = [
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.GroupNorm(4, 16),
+        nn.ReLU(),
+        nn.Conv2d(16, 8, 3),
+        nn.GroupNorm(1, 8),
+    ]
     return nn.Sequential(*body, Head(8)), (image(),)
 
 
@@ -266,7 +332,9 @@ def tokens() -> torch.Tensor:
 
 @model
 def lstm() -> Made:
-    return Recurrent(nn.LSTM(6, 8, 2, batch_first=True, bidirectional=True), 16), (tokens(),)
+    return Recurrent(nn.LSTM(6, 8, 2, batch_first=True, bidirectional=True), 16), (
+        tokens(),
+    )
 
 
 @model
@@ -282,10 +350,16 @@ def rnn() -> Made:
 class Mixer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.norm, self.one, self.two = nn.LayerNorm(16), nn.Linear(17, 12), nn.Linear(12, 17)
+        self.norm, self.one, self.two = (
+            nn.LayerNorm(16),
+            nn.Linear(17, 12),
+            nn.Linear(12, 17),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.two(functional.gelu(self.one(self.norm(x).transpose(1, 2)))).transpose(1, 2)
+        return x + self.two(
+            functional.gelu(self.one(self.norm(x).transpose(1, 2)))
+        ).transpose(1, 2)
 
 
 @model
@@ -297,7 +371,11 @@ class ConvNeXt(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.depth, self.norm = nn.Conv2d(12, 12, 7, padding=3, groups=12), nn.LayerNorm(12)
-        self.one, self.two, self.gamma = nn.Linear(12, 24), nn.Linear(24, 12), nn.Parameter(torch.ones(12))
+        self.one, self.two, self.gamma = (
+            nn.Linear(12, 24),
+            nn.Linear(24, 12),
+            nn.Parameter(torch.ones(12)),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.norm(self.depth(x).permute(0, 2, 3, 1))
@@ -306,16 +384,24 @@ class ConvNeXt(nn.Module):
 
 @model
 def convnext() -> Made:
-    return nn.Sequential(nn.Conv2d(3, 12, 2, 2), ConvNeXt(), ConvNeXt(), Head(12)), (image(),)
+    return nn.Sequential(nn.Conv2d(3, 12, 2, 2), ConvNeXt(), ConvNeXt(), Head(12)), (
+        image(),
+    )
 
 
 class Branches(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.one, self.three, self.pool = conv(8, 6, 1), nn.Sequential(conv(8, 4, 1), conv(4, 6)), conv(8, 4, 1)
+        self.one, self.three, self.pool = (
+            conv(8, 6, 1),
+            nn.Sequential(conv(8, 4, 1), conv(4, 6)),
+            conv(8, 4, 1),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([self.one(x), self.three(x), self.pool(functional.avg_pool2d(x, 3, 1, 1))], 1)
+        return torch.cat(
+            [self.one(x), self.three(x), self.pool(functional.avg_pool2d(x, 3, 1, 1))], 1
+        )
 
 
 @model
@@ -326,7 +412,9 @@ def inception() -> Made:
 class Encoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        layer = nn.TransformerEncoderLayer(16, 4, 24, dropout=0.0, batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(
+            16, 4, 24, dropout=0.0, batch_first=True, norm_first=True
+        )
         self.embed = nn.Linear(6, 16)
         self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
         self.head = nn.Linear(16, 4)
@@ -359,33 +447,63 @@ def cross_attention() -> Made:
 
 @model
 def temporal() -> Made:
-    body = [nn.Conv1d(4, 8, 3, padding=1), nn.BatchNorm1d(8), nn.PReLU(8), nn.Conv1d(8, 8, 3, dilation=2, padding=2)]
-    return nn.Sequential(*body, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, 3)), (torch.randn(2, 4, 12),)
+    body = [
+        nn.Conv1d(4, 8, 3, padding=1),
+        nn.BatchNorm1d(8),
+        nn.PReLU(8),
+        nn.Conv1d(8, 8, 3, dilation=2, padding=2),
+    ]
+    return nn.Sequential(*body, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, 3)), (
+        torch.randn(2, 4, 12),
+    )
 
 
 @model
 def volume() -> Made:
-    body = [nn.Conv3d(1, 8, 3, padding=1), nn.BatchNorm3d(8), nn.ReLU(), nn.Conv3d(8, 6, 3, 2), nn.Flatten()]
+    body = [
+        nn.Conv3d(1, 8, 3, padding=1),
+        nn.BatchNorm3d(8),
+        nn.ReLU(),
+        nn.Conv3d(8, 6, 3, 2),
+        nn.Flatten(),
+    ]
     return nn.Sequential(*body, nn.Linear(162, 3)), (torch.randn(2, 1, 8, 8, 8),)
 
 
 @model
 def generator() -> Made:
     up = nn.Upsample(scale_factor=2)
-    body = [nn.Conv2d(3, 8, 3, padding=1), nn.InstanceNorm2d(8, affine=True), nn.LeakyReLU(0.2), up]
-    return nn.Sequential(*body, nn.Conv2d(8, 8, 3, padding=1), nn.ELU(), nn.Conv2d(8, 3, 1), nn.Tanh()), (image(8),)
+    body = [
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.InstanceNorm2d(8, affine=True),
+        nn.LeakyReLU(0.2),
+        up,
+    ]
+    return nn.Sequential(
+        *body, nn.Conv2d(8, 8, 3, padding=1), nn.ELU(), nn.Conv2d(8, 3, 1), nn.Tanh()
+    ), (image(8),)
 
 
 @model
 def super_resolution() -> Made:
-    body = [nn.Conv2d(3, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 24, 3, padding=1), nn.PixelShuffle(2), nn.ReLU()]
+    body = [
+        nn.Conv2d(3, 12, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(12, 24, 3, padding=1),
+        nn.PixelShuffle(2),
+        nn.ReLU(),
+    ]
     return nn.Sequential(*body, nn.Conv2d(6, 3, 3, padding=1)), (image(8),)
 
 
 class Gated(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.norm, self.gate, self.down = nn.LayerNorm(16), nn.Linear(16, 48, bias=False), nn.Linear(24, 16, bias=False)
+        self.norm, self.gate, self.down = (
+            nn.LayerNorm(16),
+            nn.Linear(16, 48, bias=False),
+            nn.Linear(24, 16, bias=False),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         gate, value = self.gate(self.norm(x)).chunk(2, dim=-1)
@@ -402,12 +520,18 @@ class Pyramid(nn.Module):
         super().__init__()
         self.first, self.second = conv(3, 8), conv(8, 16, stride=2)
         self.left, self.right = nn.Conv2d(8, 12, 1), nn.Conv2d(16, 12, 1)
-        self.smooth, self.boxes, self.scores = conv(12, 12), nn.Conv2d(12, 4, 1), nn.Conv2d(12, 2, 1)
+        self.smooth, self.boxes, self.scores = (
+            conv(12, 12),
+            nn.Conv2d(12, 4, 1),
+            nn.Conv2d(12, 2, 1),
+        )
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         first = self.first(x)
         top = self.right(self.second(first))
-        low = self.smooth(self.left(first) + functional.interpolate(top, scale_factor=2.0, mode="nearest"))
+        low = self.smooth(
+            self.left(first) + functional.interpolate(top, scale_factor=2.0, mode="nearest")
+        )
         return {"boxes": self.boxes(low), "scores": self.scores(low)}
 
 
@@ -422,7 +546,11 @@ class Tied(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embed = nn.Embedding(20, 16)
-        self.block, self.norm, self.head = Mlp(), nn.LayerNorm(16), nn.Linear(16, 20, bias=False)
+        self.block, self.norm, self.head = (
+            Mlp(),
+            nn.LayerNorm(16),
+            nn.Linear(16, 20, bias=False),
+        )
         self.head.weight = self.embed.weight
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -439,7 +567,11 @@ class Reshaped(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.one, self.two, self.three = nn.Conv2d(3, 16, 3), nn.Conv2d(8, 6, 3), nn.Linear(24, 10)
+        self.one, self.two, self.three = (
+            nn.Conv2d(3, 16, 3),
+            nn.Conv2d(8, 6, 3),
+            nn.Linear(24, 10),
+        )
         self.four = nn.Linear(10, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -447,8 +579,12 @@ class Reshaped(nn.Module):
         n, c, h, w = x.shape
         x = x.view(n, c // 2, 2, h, w).amax(2)
         x = functional.max_pool2d(torch.relu(self.two(x)), 6)
-        x = torch.stack([x.flatten(2), -x.flatten(2)], -1).sum(-1) + x.reshape(x.shape[0], -1, 4)
-        return self.four(torch.tanh(self.three(x.reshape(x.size(0), -1))).unsqueeze(1)).squeeze(1)
+        x = torch.stack([x.flatten(2), -x.flatten(2)], -1).sum(-1) + x.reshape(
+            x.shape[0], -1, 4
+        )
+        return self.four(
+            torch.tanh(self.three(x.reshape(x.size(0), -1))).unsqueeze(1)
+        ).squeeze(1)
 
 
 @model

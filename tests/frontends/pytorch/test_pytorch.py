@@ -28,14 +28,22 @@ SAMPLE = {"resnet", "shufflenet", "vit_multihead", "lstm", "pyramid", "tied"}
 AS_GRAPH = {("shufflenet", "torchscript"): "differs from the pruned graph"}
 
 CASES = [
-    pytest.param(name, exporter, marks=[pytest.mark.slow] if exporter == "dynamo" and name not in SAMPLE else [])
+    pytest.param(
+        name,
+        exporter,
+        marks=[pytest.mark.slow] if exporter == "dynamo" and name not in SAMPLE else [],
+    )
     for name in MODELS
     for exporter in ("torchscript", "dynamo")
 ]
 
 
 def leaves(created: Any) -> list[Any]:
-    return [leaf for leaf in torch.utils._pytree.tree_leaves(created) if isinstance(leaf, torch.Tensor)]
+    return [
+        leaf
+        for leaf in torch.utils._pytree.tree_leaves(created)
+        if isinstance(leaf, torch.Tensor)
+    ]
 
 
 def outputs(module: Any, inputs: Any) -> list[Any]:
@@ -45,7 +53,9 @@ def outputs(module: Any, inputs: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize(("name", "exporter"), CASES)
-def test_pruned_modules_are_the_pruned_graphs(name: str, exporter: str, tmp_path: Path) -> None:
+def test_pruned_modules_are_the_pruned_graphs(
+    name: str, exporter: str, tmp_path: Path
+) -> None:
     """Half of every group: proved, equal as a module, trainable, and the same again from its plan and state_dict."""
     module, inputs = MODELS[name]()
     training = module.training
@@ -55,7 +65,11 @@ def test_pruned_modules_are_the_pruned_graphs(name: str, exporter: str, tmp_path
         graph = pg.load(module, inputs, exporter=exporter)
     assert module.training == training
     result = pg.prune(
-        graph, budget=pg.Budget(ratio=0.5), round_to=1, attention="heads", save_plan=tmp_path / "plan.json"
+        graph,
+        budget=pg.Budget(ratio=0.5),
+        round_to=1,
+        attention="heads",
+        save_plan=tmp_path / "plan.json",
     )
     assert result.proof is not None
     assert result.after.params < 0.8 * result.before.params
@@ -67,7 +81,9 @@ def test_pruned_modules_are_the_pruned_graphs(name: str, exporter: str, tmp_path
         check(pruned, result.small, inputs)
     else:
         pruned = pytorch.apply(module, result.plan, pruned=result.small, inputs=inputs)
-    assert sum(p.numel() for p in pruned.parameters()) < 0.8 * sum(p.numel() for p in module.parameters())
+    assert sum(p.numel() for p in pruned.parameters()) < 0.8 * sum(
+        p.numel() for p in module.parameters()
+    )
 
     pruned.train()
     optimizer = torch.optim.SGD(pruned.parameters(), lr=0.1)
@@ -75,7 +91,13 @@ def test_pruned_modules_are_the_pruned_graphs(name: str, exporter: str, tmp_path
     sum(leaf.square().mean() for leaf in leaves(pruned(*inputs))).backward()
     optimizer.step()
     assert all(torch.isfinite(p).all() for p in pruned.parameters())
-    assert sum(not torch.equal(p, old) for p, old in zip(pruned.parameters(), before, strict=True)) >= len(before) / 2
+    assert (
+        sum(
+            not torch.equal(p, old)
+            for p, old in zip(pruned.parameters(), before, strict=True)
+        )
+        >= len(before) / 2
+    )
 
     file = io.BytesIO()
     torch.save(pruned.state_dict(), file)
@@ -84,7 +106,9 @@ def test_pruned_modules_are_the_pruned_graphs(name: str, exporter: str, tmp_path
     if (name, exporter) in AS_GRAPH:
         again.load_state_dict(state)
     else:
-        again = pytorch.load_pruned(MODELS[name], pg.Plan.load(tmp_path / "plan.json"), state)
+        again = pytorch.load_pruned(
+            MODELS[name], pg.Plan.load(tmp_path / "plan.json"), state
+        )
     for first, second in zip(outputs(pruned, inputs), outputs(again, inputs), strict=True):
         assert torch.equal(first, second)
 
@@ -96,7 +120,9 @@ def test_weights_have_the_names_of_the_module() -> None:
     floats = {name for name, value in state.items() if value.is_floating_point()}
     assert floats == set(graph.weights) & floats
     for name in floats:
-        np.testing.assert_array_equal(graph.weights[name].read(), state[name].detach().numpy())
+        np.testing.assert_array_equal(
+            graph.weights[name].read(), state[name].detach().numpy()
+        )
     assert {"0.0", "1.body.0.0", "3.2"} <= {node.name for node in graph.layers}
 
 
@@ -108,12 +134,16 @@ def test_the_batch_stays_free() -> None:
     expected = outputs(module, (torch.from_numpy(x),))[0].numpy()
     from prunegraph.runtime.session import run, session
 
-    np.testing.assert_allclose(run(session(graph), {graph.inputs[0]: x})[0], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        run(session(graph), {graph.inputs[0]: x})[0], expected, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_inputs_by_name_and_as_arrays() -> None:
     module, inputs = MODELS["cross_attention"]()
-    graph = pg.load(module, {"y": inputs[1].numpy(), "x": inputs[0].numpy()}, exporter="torchscript")
+    graph = pg.load(
+        module, {"y": inputs[1].numpy(), "x": inputs[0].numpy()}, exporter="torchscript"
+    )
     assert graph.inputs == ("x", "y")
 
 
@@ -143,8 +173,14 @@ def test_sizes_in_forward_code_are_named() -> None:
             return self.fc(self.conv(x).mean((2, 3)).view(-1, 8))
 
     module = torch.nn.Sequential(Fixed())
-    result = pg.prune(pg.load(module, image(), exporter="torchscript"), budget=pg.Budget(ratio=0.5), round_to=1)
-    with pytest.raises(ModelError, match=r"module '0' \(Fixed\) has sizes in its own forward code"):
+    result = pg.prune(
+        pg.load(module, image(), exporter="torchscript"),
+        budget=pg.Budget(ratio=0.5),
+        round_to=1,
+    )
+    with pytest.raises(
+        ModelError, match=r"module '0' \(Fixed\) has sizes in its own forward code"
+    ):
         pytorch.apply(module, result.plan, inputs=(image(),))
 
 
@@ -154,7 +190,9 @@ def test_masks_of_the_replaced_attention() -> None:
 
     torch.manual_seed(0)
     for batch_first in (False, True):
-        old = torch.nn.MultiheadAttention(8, 2, batch_first=batch_first, kdim=6, vdim=4).eval()
+        old = torch.nn.MultiheadAttention(
+            8, 2, batch_first=batch_first, kdim=6, vdim=4
+        ).eval()
         new = PrunedAttention(old, Heads(2, (8, 8, 8), 0.5))
         q, k, v = torch.randn(3, 5, 8), torch.randn(3, 4, 6), torch.randn(3, 4, 4)
         q, k, v = (q, k, v) if batch_first else (each.transpose(0, 1) for each in (q, k, v))
@@ -163,10 +201,16 @@ def test_masks_of_the_replaced_attention() -> None:
             {},
             {"key_padding_mask": padding},
             {"attn_mask": torch.randn(5, 4)},
-            {"attn_mask": torch.randn(6, 5, 4), "key_padding_mask": padding, "average_attn_weights": False},
+            {
+                "attn_mask": torch.randn(6, 5, 4),
+                "key_padding_mask": padding,
+                "average_attn_weights": False,
+            },
             {
                 "need_weights": False,
-                "attn_mask": torch.zeros(5, 4, dtype=torch.bool).index_fill(1, torch.tensor([1]), True),
+                "attn_mask": torch.zeros(5, 4, dtype=torch.bool).index_fill(
+                    1, torch.tensor([1]), True
+                ),
             },
         ):
             with warnings.catch_warnings():
@@ -181,7 +225,9 @@ def test_plans_that_do_not_fit() -> None:
     plan = pg.prune(graph, budget=pg.Budget(ratio=0.5), round_to=1).plan
     with pytest.raises(PlanError, match="does not have"):
         pytorch.apply(MODELS["resnet"]()[0], plan)
-    with pytest.raises(PlanError, match="does not say what goes from the module's parameters"):
+    with pytest.raises(
+        PlanError, match="does not say what goes from the module's parameters"
+    ):
         pytorch.apply(MODELS["vgg"]()[0], pg.Plan(plan.model, plan.remove))
     pruned = pytorch.apply(module, plan)
     with pytest.raises(PlanError, match="has the shape"):
@@ -256,7 +302,9 @@ def test_a_failed_exporter_is_told() -> None:
             y = self.net(x)
             return y if y.sum() > 0 else -y
 
-    with pytest.warns(UserWarning, match="exported by TorchScript, because the newer exporter failed"):
+    with pytest.warns(
+        UserWarning, match="exported by TorchScript, because the newer exporter failed"
+    ):
         pg.load(Branch(), image())
 
 
@@ -270,14 +318,18 @@ def test_exported_programs(tmp_path: Path) -> None:
         shutil.copy(tmp_path / "net.pt2", tmp_path / "code.pt2")
         with zipfile.ZipFile(tmp_path / "code.pt2", "a") as archive:
             archive.writestr(f"net/{name}", b"")
-        with pytest.raises(ModelError, match=f"holds 'net/{name}', a pickled object or compiled code"):
+        with pytest.raises(
+            ModelError, match=f"holds 'net/{name}', a pickled object or compiled code"
+        ):
             pg.load(tmp_path / "code.pt2")
     (tmp_path / "broken.pt2").write_bytes(b"no program")
     with pytest.raises(ModelError, match=r"broken\.pt2: cannot be exported"):
         pg.load(tmp_path / "broken.pt2")
 
 
-def test_factories_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_factories_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from click.testing import CliRunner
 
     from prunegraph.cli import main
@@ -296,18 +348,35 @@ def test_factories_on_the_command_line(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     np.savez("inputs.npz", input=np.ones((3, 4), np.float32))
     runner = CliRunner()
-    created = runner.invoke(main, ["prune", "nets:small", "-o", "out.onnx", "--ratio", "0.5", "--save-plan", "plan.json"])
+    created = runner.invoke(
+        main,
+        [
+            "prune",
+            "nets:small",
+            "-o",
+            "out.onnx",
+            "--ratio",
+            "0.5",
+            "--save-plan",
+            "plan.json",
+        ],
+    )
     assert created.exit_code == 0, created.output
-    assert {cut["weight"] for cut in json.loads(Path("plan.json").read_text())["source_cuts"]} == {
-        "0.weight", "0.bias", "2.weight"
-    }  # fmt: skip
-    created = runner.invoke(main, ["convert", "nets.py:bare", "-o", "whole.onnx", "--inputs", "inputs.npz"])
+    assert {
+        cut["weight"] for cut in json.loads(Path("plan.json").read_text())["source_cuts"]
+    } == {"0.weight", "0.bias", "2.weight"}
+    created = runner.invoke(
+        main, ["convert", "nets.py:bare", "-o", "whole.onnx", "--inputs", "inputs.npz"]
+    )
     assert created.exit_code == 0, created.output
     assert pg.load("whole.onnx").weights["0.weight"].shape == (16, 4)
     for source, messages in (
-        ("nets:bare", "needs example inputs"), ("nets:broken", "KeyError: 'weights'"), ("nets:none", "AttributeError"),
-        ("nowhere:small", "ModuleNotFoundError"), ("nowhere.py:small", "no such file"),
-    ):  # fmt: skip
+        ("nets:bare", "needs example inputs"),
+        ("nets:broken", "KeyError: 'weights'"),
+        ("nets:none", "AttributeError"),
+        ("nowhere:small", "ModuleNotFoundError"),
+        ("nowhere.py:small", "no such file"),
+    ):
         failed = runner.invoke(main, ["convert", source, "-o", "x.onnx"])
         assert failed.exit_code == 2
         assert messages in failed.output
@@ -316,7 +385,11 @@ def test_factories_on_the_command_line(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_shared_parameters_stay_shared() -> None:
     module, inputs = MODELS["tied"]()
-    result = pg.prune(pg.load(module, inputs, exporter="torchscript"), budget=pg.Budget(ratio=0.5), round_to=1)
+    result = pg.prune(
+        pg.load(module, inputs, exporter="torchscript"),
+        budget=pg.Budget(ratio=0.5),
+        round_to=1,
+    )
     pruned = pytorch.apply(module, result.plan, pruned=result.small, inputs=inputs)
     assert pruned.head.weight is pruned.embed.weight
 
@@ -325,6 +398,12 @@ def test_what_is_not_pruned_is_copied() -> None:
     """The original module is never touched."""
     module = Patches(Mlp())
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    result = pg.prune(pg.load(module, image(), exporter="torchscript"), budget=pg.Budget(ratio=0.5), round_to=1)
+    result = pg.prune(
+        pg.load(module, image(), exporter="torchscript"),
+        budget=pg.Budget(ratio=0.5),
+        round_to=1,
+    )
     pytorch.apply(module, result.plan)
-    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert all(
+        torch.equal(value, before[name]) for name, value in module.state_dict().items()
+    )

@@ -23,15 +23,47 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_network_is_trained_and_made_binary(folder: Path) -> None:
     done = cli(
-        "train", "net.onnx", "-o", "trained.onnx", "--data", "data.npz", "--epochs", 6, "--lr", 0.1, "--batch", 25
+        "train",
+        "net.onnx",
+        "-o",
+        "trained.onnx",
+        "--data",
+        "data.npz",
+        "--epochs",
+        6,
+        "--lr",
+        0.1,
+        "--batch",
+        25,
     )
     assert done.exit_code == 0, done.stderr
-    done = cli("binarize", "trained.onnx", "-o", "binary.onnx", "--data", "data.npz", "--eval", "data.npz", "--last",
-               "binary", "--min-inputs", 16, "--epochs", 1)  # fmt: skip
+    done = cli(
+        "binarize",
+        "trained.onnx",
+        "-o",
+        "binary.onnx",
+        "--data",
+        "data.npz",
+        "--eval",
+        "data.npz",
+        "--last",
+        "binary",
+        "--min-inputs",
+        16,
+        "--epochs",
+        1,
+    )
     assert done.exit_code == 0, done.stderr
     text = done.stderr
-    assert "not binary: first (the first layer)" in text and "head" in text and "metric: " in text and not done.stdout
-    before, after = ((folder / name).stat().st_size for name in ("trained.onnx", "binary.onnx"))
+    assert (
+        "not binary: first (the first layer)" in text
+        and "head" in text
+        and "metric: " in text
+        and not done.stdout
+    )
+    before, after = (
+        (folder / name).stat().st_size for name in ("trained.onnx", "binary.onnx")
+    )
     assert f"{before / after:.2f} times smaller" in text and before / after > 5
     (logits,) = session.run(session.session(folder / "binary.onnx"), {"x": task()["x"]})
     share = (logits.argmax(1) == task()["labels"]).mean()
@@ -47,5 +79,9 @@ def test_what_is_wrong_is_one_line(folder: Path) -> None:
         ("--data data.npz --eval data.npz --checkpoint out.onnx", "out.onnx"),
     ):
         done = cli("binarize", "net.onnx", "-o", "out.onnx", *words.split())
-        assert done.exit_code == 2 and done.stderr.startswith("error: ") and text in done.stderr, done.stderr
+        assert (
+            done.exit_code == 2
+            and done.stderr.startswith("error: ")
+            and text in done.stderr
+        ), done.stderr
         assert done.stderr.count("\n") == 1 and not (folder / "out.onnx").exists()

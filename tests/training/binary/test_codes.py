@@ -12,7 +12,9 @@ from prunegraph.training.binary.codes import Alternation, by_magnitude
 Array = np.ndarray
 
 
-def problem(seed: int, size: int, filters: int, places: int = 400) -> tuple[Array, Array, Array, Array]:
+def problem(
+    seed: int, size: int, filters: int, places: int = 400
+) -> tuple[Array, Array, Array, Array]:
     """Gram matrix and products of correlated half-wave inputs with outputs of real weights; these; their energy."""
     rng = np.random.default_rng(seed)
     mixing = rng.standard_normal((size, size)) / np.sqrt(size)
@@ -50,7 +52,10 @@ def test_error_falls_well_below_that_of_signs(size: int) -> None:
     signs, means = by_magnitude(weight)
     start, match = Alternation(gram, cross, signs), Alternation(gram, cross, signs).run()
     start.scales = means
-    before, after = (energy + start.losses()).sum() / energy.sum(), (energy + match.losses()).sum() / energy.sum()
+    before, after = (
+        (energy + start.losses()).sum() / energy.sum(),
+        (energy + match.losses()).sum() / energy.sum(),
+    )
     assert after < 0.7 * before
 
 

@@ -13,7 +13,14 @@ import prunegraph as pg
 from prunegraph.errors import OptionError
 from prunegraph.graph.model import Graph
 from prunegraph.runtime import session
-from prunegraph.training.binary import Quantizer, compression, estimate_statistics, lower, to_binary, trainable
+from prunegraph.training.binary import (
+    Quantizer,
+    compression,
+    estimate_statistics,
+    lower,
+    to_binary,
+    trainable,
+)
 from prunegraph.training.binary.compression import Compression
 from prunegraph.training.binary.levels import half_wave_step
 from prunegraph.training.binary.lower import Affine, as_thresholds
@@ -50,19 +57,25 @@ X = task(100, seed=3)["x"]
 @pytest.mark.parametrize("form", ["arithmetic", "thresholds"])
 @pytest.mark.parametrize("deadzone", [False, True])
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_packed_outputs_are_those_of_the_trained_network(bits: int, deadzone: bool, form: str) -> None:
+def test_packed_outputs_are_those_of_the_trained_network(
+    bits: int, deadzone: bool, form: str
+) -> None:
     graph = settled(plain_net(width=12), quantizer=Quantizer(bits, deadzone))
     wanted = in_torch(graph, X)
     packed = lower(graph, form=form)  # type: ignore[arg-type]
     assert {node.domain for node in packed.nodes} == {""}
-    np.testing.assert_allclose(in_runtime(packed, X), wanted, atol=2e-5 * np.abs(wanted).max())
+    np.testing.assert_allclose(
+        in_runtime(packed, X), wanted, atol=2e-5 * np.abs(wanted).max()
+    )
 
 
 @pytest.mark.parametrize("last", ["float", "binary"])
 def test_packing_changes_no_bit(last: str) -> None:
     for source in (plain_net(width=12), residual_net(width=16)):
         graph = settled(source, last=last, min_inputs=16)
-        np.testing.assert_array_equal(in_runtime(lower(graph), X), in_runtime(lower(graph, pack=False), X))
+        np.testing.assert_array_equal(
+            in_runtime(lower(graph), X), in_runtime(lower(graph, pack=False), X)
+        )
 
 
 def test_layers_without_a_normalisation_behind_keep_their_scales() -> None:
@@ -81,11 +94,19 @@ def test_matrix_products_become_binary_too() -> None:
     x = b.linear(b.op("Flatten", b.input("n", 3, 8, 8)), 192, 70)
     x = b.op("MatMul", b.relu(b.bn(x, 70)), b.weight(70, 65), name="middle")
     x = b.relu(b.bn(x, 65))
-    graph = settled(b.graph(b.linear(b.relu(b.bn(b.linear(x, 65, 66, name="second"), 66)), 66, 5, name="head")))
+    graph = settled(
+        b.graph(
+            b.linear(
+                b.relu(b.bn(b.linear(x, 65, 66, name="second"), 66)), 66, 5, name="head"
+            )
+        )
+    )
     wanted = in_torch(graph, X)
     packed = lower(graph)
     assert [node.op for node in packed.nodes].count("BitwiseAnd") == 2
-    np.testing.assert_allclose(in_runtime(packed, X), wanted, atol=2e-5 * np.abs(wanted).max())
+    np.testing.assert_allclose(
+        in_runtime(packed, X), wanted, atol=2e-5 * np.abs(wanted).max()
+    )
 
 
 def test_binary_layers_compute_with_whole_numbers_in_the_threshold_form() -> None:
@@ -125,7 +146,9 @@ def test_a_packed_layer_is_about_31_times_smaller(tmp_path: Path) -> None:
     x = b.relu(b.bn(b.conv(b.input("n", 3, 8, 8), 3, 256, k=1, pads=[0] * 4), 256))
     x = b.relu(b.bn(b.conv(x, 256, 512, bias=False, name="big"), 512))
     graph = b.graph(b.head(x, 512))
-    output = onnx.helper.make_tensor_value_info(graph.outputs[0], onnx.TensorProto.FLOAT, ["n", 5])
+    output = onnx.helper.make_tensor_value_info(
+        graph.outputs[0], onnx.TensorProto.FLOAT, ["n", 5]
+    )
     graph.model.graph.output[0].CopyFrom(output)
     sizes = []
     binary, _ = to_binary(graph)
@@ -133,7 +156,9 @@ def test_a_packed_layer_is_about_31_times_smaller(tmp_path: Path) -> None:
         pg.save(each, tmp_path / "net.onnx")
         onnx.checker.check_model(onnx.load(tmp_path / "net.onnx"), full_check=True)
         sizes.append((tmp_path / "net.onnx").stat().st_size)
-    assert 4 * 512 * 256 * 9 - (512 * 256 * 9 // 8) < sizes[0] - sizes[1] < 4 * 512 * 256 * 9
+    assert (
+        4 * 512 * 256 * 9 - (512 * 256 * 9 // 8) < sizes[0] - sizes[1] < 4 * 512 * 256 * 9
+    )
     assert compression(binary).layers == pytest.approx(32 / (1 + 32 / 2304))
 
 
@@ -142,11 +167,15 @@ def test_int8_weights_of_the_last_layer() -> None:
     packed = lower(graph, int8=["head"])
     assert {node.op for node in packed.nodes} >= {"DequantizeLinear"}
     wanted = in_runtime(lower(graph), X)
-    np.testing.assert_allclose(in_runtime(packed, X), wanted, atol=0.02 * np.abs(wanted).max())
+    np.testing.assert_allclose(
+        in_runtime(packed, X), wanted, atol=0.02 * np.abs(wanted).max()
+    )
 
 
 def test_ratios_of_the_network_for_cifar() -> None:
-    whole = Compression(binary=4_571_136, filters=1664, last=81_920, last_filters=10, others=3456 + 3584)
+    whole = Compression(
+        binary=4_571_136, filters=1664, last=81_920, last_filters=10, others=3456 + 3584
+    )
     result = [whole.whole(bits) for bits in (32, 8, 1)]
     assert result == pytest.approx([19.96, 27.09, 30.24], abs=5e-3)
     assert whole.layers == pytest.approx(31.6, abs=0.05)

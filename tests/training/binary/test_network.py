@@ -7,10 +7,21 @@ import pytest
 import torch
 
 from prunegraph.errors import ModelError, OptionError, UnknownNameError
-from prunegraph.training.binary import Quantizer, estimate_statistics, lower, to_binary, trainable
+from prunegraph.training.binary import (
+    Quantizer,
+    estimate_statistics,
+    lower,
+    to_binary,
+    trainable,
+)
 from prunegraph.training.binary.levels import half_wave_error, half_wave_step
 from prunegraph.training.binary.network import binary_layers, is_plain
-from prunegraph.training.binary.operators import DOMAIN, HalfWaveThrough, SignThrough, half_wave
+from prunegraph.training.binary.operators import (
+    DOMAIN,
+    HalfWaveThrough,
+    SignThrough,
+    half_wave,
+)
 from prunegraph.training.module import GraphModule
 from tests.builders import Builder, residual_net
 from tests.training.binary.networks import plain_net, task
@@ -20,7 +31,10 @@ Array = np.ndarray
 
 def by_definition(x: Array, step: float, top: int, deadzone: bool) -> Array:
     """Levels by comparing with every threshold."""
-    edges = [0.5 * step if deadzone else 0.0, *((i - 0.5) * step for i in range(2, top + 1))]
+    edges = [
+        0.5 * step if deadzone else 0.0,
+        *((i - 0.5) * step for i in range(2, top + 1)),
+    ]
     return step * sum((x > edge).astype(float) for edge in edges)
 
 
@@ -42,7 +56,9 @@ def test_edges_of_the_published_quantizer() -> None:
 
 @pytest.mark.parametrize("kind", ["clipped", "relu", "log"])
 def test_gradients(kind: str) -> None:
-    x = torch.tensor([-0.5, 0.0, 0.1, 1.6, 1.7, 5.0], dtype=torch.float64, requires_grad=True)
+    x = torch.tensor(
+        [-0.5, 0.0, 0.1, 1.6, 1.7, 5.0], dtype=torch.float64, requires_grad=True
+    )
     step, top = 0.5, 3
     HalfWaveThrough.apply(x, step, top, False, kind).sum().backward()
     above = {"clipped": [0, 0], "relu": [1, 1], "log": [1 / 1.2, 1 / 4.5]}[kind]
@@ -78,10 +94,25 @@ def test_layers_and_order_of_the_published_network() -> None:
     assert all(layer.quantized and layer.axis == 0 for layer in binary_layers(binary))
     ops = [node.op for node in binary.nodes if node.op != "BinaryWeight"]
     assert ops == [
-        "Conv", "BatchNormalization", "HalfWave", "Conv", "MaxPool", "BatchNormalization", "HalfWave",
-        "Conv", "BatchNormalization", "Relu", "GlobalAveragePool", "Flatten", "Gemm",
-    ]  # fmt: skip
-    plain = [node for node in binary.nodes if node.op == "BatchNormalization" and is_plain(binary, node)]
+        "Conv",
+        "BatchNormalization",
+        "HalfWave",
+        "Conv",
+        "MaxPool",
+        "BatchNormalization",
+        "HalfWave",
+        "Conv",
+        "BatchNormalization",
+        "Relu",
+        "GlobalAveragePool",
+        "Flatten",
+        "Gemm",
+    ]
+    plain = [
+        node
+        for node in binary.nodes
+        if node.op == "BatchNormalization" and is_plain(binary, node)
+    ]
     assert len(plain) == 2
     names = trainable(binary)
     assert not names & {value for node in plain for value in node.inputs[1:3]}
@@ -94,12 +125,16 @@ def test_the_last_layer_can_be_binary_with_inputs_as_they_are() -> None:
     assert remaining == {"first": "the first layer"}
 
 
-def test_a_rectifier_with_other_readers_stays_and_the_layer_gets_a_quantizer_of_its_own() -> None:
+def test_a_rectifier_with_other_readers_stays_and_the_layer_gets_a_quantizer_of_its_own() -> (
+    None
+):
     binary, _ = to_binary(residual_net(width=16))
     ops = [node.op for node in binary.nodes]
     assert "HalfWave" in ops and "Add" in ops and "Relu" in ops
     added = next(node for node in binary.nodes if node.op == "Add")
-    assert all(binary.nodes[binary.producer[value]].domain != DOMAIN for value in added.inputs)
+    assert all(
+        binary.nodes[binary.producer[value]].domain != DOMAIN for value in added.inputs
+    )
     module = GraphModule(binary, trainable=trainable(binary)).eval()
     x = torch.randn(200, 3, 8, 8)
     estimate_statistics(module, [{"x": x}])
@@ -118,9 +153,12 @@ def test_a_network_without_normalisation_gets_one() -> None:
     x = b.relu(b.conv(b.input("n", 3, 8, 8), 3, 16, name="first"))
     x = b.relu(b.conv(x, 16, 16, name="middle"))
     binary, _ = to_binary(b.graph(b.head(x, 16)))
-    assert [node.op for node in binary.nodes if node.op in ("BatchNormalization", "HalfWave")] == [
-        "BatchNormalization", "HalfWave",
-    ]  # fmt: skip
+    assert [
+        node.op for node in binary.nodes if node.op in ("BatchNormalization", "HalfWave")
+    ] == [
+        "BatchNormalization",
+        "HalfWave",
+    ]
     middle = binary.node("middle")
     assert middle.input(2), "without a normalisation behind it, the bias stays"
 
@@ -133,7 +171,9 @@ def test_a_bias_before_a_normalisation_goes_into_its_mean() -> None:
     binary, _ = to_binary(graph)
     assert binary.node("middle").input(2) == ""
     before, after = (g.weights[g.node("behind").inputs[3]].read() for g in (graph, binary))
-    np.testing.assert_allclose(before - graph.weights[graph.node("middle").inputs[2]].read(), after, rtol=1e-6)
+    np.testing.assert_allclose(
+        before - graph.weights[graph.node("middle").inputs[2]].read(), after, rtol=1e-6
+    )
 
 
 def test_scale_and_shift_are_kept_in_proportion_or_dropped() -> None:
@@ -187,7 +227,9 @@ def test_a_copy_stands_where_the_file_needs_it_first() -> None:
     assert [node.op for node in binary.nodes].count("MaxPool") == 2
     x = np.zeros((2, 3, 8, 8), np.float32)
     (match,) = session.run(session.session(lower(binary)), {"x": x})
-    np.testing.assert_allclose(match, GraphModule(binary).eval()(torch.from_numpy(x))[0].detach(), atol=1e-4)
+    np.testing.assert_allclose(
+        match, GraphModule(binary).eval()(torch.from_numpy(x))[0].detach(), atol=1e-4
+    )
 
 
 def test_bad_choices() -> None:

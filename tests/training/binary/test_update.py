@@ -52,15 +52,23 @@ def student(teacher: Graph) -> GraphModule:
 
 @pytest.mark.parametrize(
     ("kernel", "attributes"),
-    [((3, 3), {"pads": [1] * 4}), ((3, 2), {"pads": [0, 1, 2, 0], "strides": [2, 1]}), ((2, 3), {"dilations": [2, 1]})],
+    [
+        ((3, 3), {"pads": [1] * 4}),
+        ((3, 2), {"pads": [0, 1, 2, 0], "strides": [2, 1]}),
+        ((2, 3), {"dilations": [2, 1]}),
+    ],
 )
-def test_patches_give_a_convolution(kernel: tuple[int, int], attributes: dict[str, list[int]]) -> None:
+def test_patches_give_a_convolution(
+    kernel: tuple[int, int], attributes: dict[str, list[int]]
+) -> None:
     b = Builder(0)
     b.op("Conv", b.input(2, 4, 9, 8), b.weight(6, 4, *kernel), name="conv", **attributes)
     graph = b.graph("conv.out")
     x = torch.randn(2, 4, 9, 8)
     y = GraphModule(graph)(x)[0].detach()
-    weight = torch.from_numpy(graph.weights[graph.node("conv").inputs[1]].read().copy()).reshape(6, -1)
+    weight = torch.from_numpy(
+        graph.weights[graph.node("conv").inputs[1]].read().copy()
+    ).reshape(6, -1)
     for rows, (columns,) in places(graph.node("conv"), kernel, x, [y]):
         np.testing.assert_allclose(rows @ weight.T, columns, atol=1e-5)
 
@@ -90,9 +98,17 @@ def test_statistics_are_those_of_the_data_and_nothing_else_changes(teacher: Grap
     assert len(normals) == 2, "the first normalisation has nothing binary above it"
     for node in normals:
         values = module.values([node.inputs[0]], batch)[node.inputs[0]].detach()
-        np.testing.assert_allclose(module.weight(node.inputs[3]), values.mean((0, 2, 3)), atol=1e-5)
-        np.testing.assert_allclose(module.weight(node.inputs[4]), values.var((0, 2, 3), correction=0), rtol=1e-4)
-    changed = {name for name, tensor in module.state_dict().items() if not torch.equal(tensor, weights[name])}
+        np.testing.assert_allclose(
+            module.weight(node.inputs[3]), values.mean((0, 2, 3)), atol=1e-5
+        )
+        np.testing.assert_allclose(
+            module.weight(node.inputs[4]), values.var((0, 2, 3), correction=0), rtol=1e-4
+        )
+    changed = {
+        name
+        for name, tensor in module.state_dict().items()
+        if not torch.equal(tensor, weights[name])
+    }
     assert changed == {module.key(name) for node in normals for name in node.inputs[3:5]}
 
 
@@ -103,7 +119,9 @@ def test_update_without_training_recovers_most(teacher: Graph) -> None:
     before = right(module.write_back())
     records = alternate_update(module, samples, teacher=GraphModule(teacher))
     assert [record.layer for record in records] == ["second", "third"]
-    assert all(record.error[1] < record.error[0] and 0 < record.flips < 0.5 for record in records)
+    assert all(
+        record.error[1] < record.error[0] and 0 < record.flips < 0.5 for record in records
+    )
     assert right(module.write_back()) > before
     # What a layer computes with are its new codes with their scales.
     for layer in binary_layers(module.graph):
@@ -117,7 +135,9 @@ def test_with_the_guard_the_held_out_loss_never_rises(teacher: Graph) -> None:
     for targets in ("teacher", "descent", "latent"):
         estimate_statistics(module, samples.fit)
         loss = mean_loss(module.eval(), samples.held, cross_entropy())
-        records = alternate_update(module, samples, teacher=GraphModule(teacher), targets=targets)  # type: ignore[arg-type]
+        records = alternate_update(
+            module, samples, teacher=GraphModule(teacher), targets=targets
+        )  # type: ignore[arg-type]
         for record in records:
             assert record.loss[0] == pytest.approx(loss)
             assert record.kept == (record.loss[1] <= record.loss[0])
@@ -132,15 +152,23 @@ def test_a_layer_that_is_undone_has_its_old_weights(teacher: Graph) -> None:
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     calls = iter(range(1000))
     records = alternate_update(
-        module, samples, teacher=GraphModule(teacher), loss=lambda outputs, batch: torch.tensor(float(next(calls)))
+        module,
+        samples,
+        teacher=GraphModule(teacher),
+        loss=lambda outputs, batch: torch.tensor(float(next(calls))),
     )
     assert not any(record.kept for record in records)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+    assert all(
+        torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items()
+    )
     calls = iter(range(1000))
     records = alternate_update(
-        module, samples, teacher=GraphModule(teacher), guard=False,
+        module,
+        samples,
+        teacher=GraphModule(teacher),
+        guard=False,
         loss=lambda outputs, batch: torch.tensor(float(next(calls))),
-    )  # fmt: skip
+    )
     assert all(record.kept for record in records)
 
 
@@ -159,8 +187,15 @@ def test_a_last_binary_layer_gets_a_bias_that_fits(teacher: Graph) -> None:
 def test_binarize_from_graph_to_file(teacher: Graph) -> None:
     from prunegraph.runtime import session
 
-    result = binarize(teacher, task(), BinarizeOptions(last="binary", min_inputs=16, epochs=3, lr=0.02, batch=25))
-    assert result.losses["update"] <= result.losses["signs"] and result.losses["training"] <= result.losses["update"]
+    result = binarize(
+        teacher,
+        task(),
+        BinarizeOptions(last="binary", min_inputs=16, epochs=3, lr=0.02, batch=25),
+    )
+    assert (
+        result.losses["update"] <= result.losses["signs"]
+        and result.losses["training"] <= result.losses["update"]
+    )
     data = task(1000, seed=1)
     (logits,) = session.run(session.session(result.graph), {"x": data["x"]})
     assert (logits.argmax(1) == data["labels"]).mean() > 0.9 * right(teacher)
@@ -170,12 +205,18 @@ def test_binarize_from_graph_to_file(teacher: Graph) -> None:
     # A sum that is rounded otherwise may fall on the other side of a threshold; in this form that is rare.
     close = np.abs(logits - wanted).max(1) < 1e-4 * np.abs(wanted).max()
     assert close.mean() >= 0.99 and (logits.argmax(1) == wanted.argmax(1)).mean() >= 0.99
-    again = binarize(teacher, task(), BinarizeOptions(last="binary", min_inputs=16, epochs=3, lr=0.02, batch=25))
+    again = binarize(
+        teacher,
+        task(),
+        BinarizeOptions(last="binary", min_inputs=16, epochs=3, lr=0.02, batch=25),
+    )
     assert again.graph.sha256 == result.graph.sha256, "the same seed gives the same file"
 
 
 def test_without_labels_the_teacher_judges(teacher: Graph) -> None:
-    result = binarize(teacher, {"x": task()["x"]}, BinarizeOptions(form="thresholds", epochs=1))
+    result = binarize(
+        teacher, {"x": task()["x"]}, BinarizeOptions(form="thresholds", epochs=1)
+    )
     assert result.losses["update"] <= result.losses["signs"]
     assert right(result.trained) > 0.5
     assert lower(result.trained, form="thresholds").sha256 == result.graph.sha256
@@ -199,6 +240,8 @@ def test_what_is_wrong(teacher: Graph) -> None:
     with pytest.raises(OptionError, match="targets are"):
         alternate_update(student(teacher), samples, targets="best")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="nothing to judge"):
-        alternate_update(student(teacher), Samples.of({"x": task()["x"]}, teacher), targets="latent")
+        alternate_update(
+            student(teacher), Samples.of({"x": task()["x"]}, teacher), targets="latent"
+        )
     with pytest.raises(DataError, match="held out"):
         Samples.of({"x": task()["x"][:1]}, teacher)

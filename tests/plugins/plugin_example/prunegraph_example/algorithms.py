@@ -27,7 +27,11 @@ def _read(member, context: pg.Context) -> np.ndarray | float:
     gram = context.gram(member.layer) if member.layer else None
     if gram is None or len(gram.products) > 1:
         return 0.0
-    inputs = np.diagonal(gram.products[0]).reshape(context.weight(member.weight).shape[member.axis], -1).sum(axis=1)
+    inputs = (
+        np.diagonal(gram.products[0])
+        .reshape(context.weight(member.weight).shape[member.axis], -1)
+        .sum(axis=1)
+    )
     return inputs[member.positions].sum(axis=1) * (member.values() ** 2).sum(axis=1)
 
 
@@ -39,15 +43,22 @@ def _made(member, context: pg.Context) -> np.ndarray:
 
 
 @pg.selector("example_frugal")
-def frugal(coupling: pg.Coupling, context: pg.Context, budget: pg.Budget) -> dict[str, list[int]]:
+def frugal(
+    coupling: pg.Coupling, context: pg.Context, budget: pg.Budget
+) -> dict[str, list[int]]:
     """Channels with the least weight for the MACs they cost, over all groups, until the budget is met."""
     kept = set(context.choice.keep)
     free = [group for group in coupling.groups if not kept.intersection(group.layers)]
     scores = context.scores("l2")
     order = sorted(
-        ((scores[group.id][channel] / (group.macs or 1), group.id, channel) for group in free
-         for channel in np.argsort(scores[group.id])[: group.channels - context.choice.min_channels]),
-    )  # fmt: skip
+        (
+            (scores[group.id][channel] / (group.macs or 1), group.id, channel)
+            for group in free
+            for channel in np.argsort(scores[group.id])[
+                : group.channels - context.choice.min_channels
+            ]
+        ),
+    )
 
     def first(count: int) -> dict[str, list[int]]:
         remove: dict[str, list[int]] = {}
