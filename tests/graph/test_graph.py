@@ -78,7 +78,11 @@ def test_a_cut_keeps_what_it_does_not_touch() -> None:
     )
     assert pruned.model.graph.initializer[0].doc_string == "a weight"
     assert pruned.model.graph.input == graph.model.graph.input
-    assert not pruned.model.graph.value_info  # its declared shape is no longer true
+    # With the size it has now, and its symbols.
+    (declared,) = pruned.model.graph.value_info
+    dims = [dim.dim_param or dim.dim_value for dim in declared.type.tensor_type.shape.dim]
+    assert dims == ["batch", pruned.node("first").channels.outputs, "height", "width"]
+    assert pruned.node("first").channels.outputs == 4
 
 
 def test_wire_pieces_are_the_deterministic_serialization() -> None:
