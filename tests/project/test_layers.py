@@ -33,7 +33,7 @@ LAYERS = [
     ["pipeline"],
     ["report"],
     ["api"],
-    ["sweeps"],
+    ["studies"],
     ["hybrid"],
     ["recipes"],
     [

@@ -137,7 +137,7 @@ def test_dropping_one_tie_of_a_pattern_fails(
     entry = rules._RULES["", op][0]
     attributes = {"group": "g"} if op == "Conv" else {}
     careless = replace(
-        entry, spread=by_pattern(LOST_TIES[op], layer=op == "Conv", attributes=attributes)
+        entry, propagate=by_pattern(LOST_TIES[op], layer=op == "Conv", attributes=attributes)
     )
     monkeypatch.setitem(rules._RULES, ("", op), [careless])
     assert fails(two_graphs())
@@ -147,7 +147,7 @@ def test_dropping_one_tie_of_a_pattern_fails(
 def test_skipping_one_repair_fails(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
     entries = rules._RULES["", op]
     monkeypatch.setitem(
-        rules._RULES, ("", op), [replace(entry, repair=None) for entry in entries]
+        rules._RULES, ("", op), [replace(entry, fix_up=None) for entry in entries]
     )
     assert fails(two_graphs())
 
@@ -157,7 +157,7 @@ def test_a_wrong_rule_costs_its_groups_only(monkeypatch: pytest.MonkeyPatch) -> 
 
     def mirrored(site: rules.Site) -> None:
         n, c, *space = site.labels(0)
-        site.give([n, c.take(slice(None, None, -1)), *space])
+        site.set_output([n, c.take(slice(None, None, -1)), *space])
 
     monkeypatch.setitem(rules._RULES, ("", "Elu"), [rules.Rule(mirrored)])
     b = Builder()
@@ -179,7 +179,7 @@ def test_dropping_the_tie_of_a_rule_fails(monkeypatch: pytest.MonkeyPatch) -> No
 
     def careless(site: rules.Site) -> None:
         site.labels(1)
-        site.give(site.labels(0))
+        site.set_output(site.labels(0))
 
     monkeypatch.setitem(rules._RULES, ("", "Add"), [rules.Rule(careless)])
     assert fails([residual_net()])
@@ -276,7 +276,7 @@ def test_a_cut_that_does_not_fit_costs_its_groups_only(
     """Split without its repair: shapes do not fit, and what has nothing to do with it is pruned all the same."""
     entries = rules._RULES["", "Split"]
     monkeypatch.setitem(
-        rules._RULES, ("", "Split"), [replace(entry, repair=None) for entry in entries]
+        rules._RULES, ("", "Split"), [replace(entry, fix_up=None) for entry in entries]
     )
     b = Builder()
     x = b.relu(b.conv(b.input("n", 3, 8, 8), 3, 8, name="good"))
