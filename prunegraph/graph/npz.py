@@ -109,8 +109,11 @@ def member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
 def array(
     data: bytes, dtype: np.dtype, shape: tuple[int, ...], fortran: bool = False
 ) -> np.ndarray:
-    """Bytes as an array."""
-    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+    """Bytes as an array that may be written to."""
+    # PyTorch warns of arrays that may not.
+    return np.frombuffer(bytearray(data), dtype).reshape(
+        shape, order="F" if fortran else "C"
+    )
 
 
 def read(path: str | Path | IO[bytes]) -> dict[str, np.ndarray]:

@@ -26,15 +26,19 @@ def as_labels(labels: object) -> Tensor:
             f"`labels` have to be an array of class numbers, not {type(labels).__name__}: {_WHAT_TO_DO}"
         )
     if labels.dtype.kind not in "iufb":
-        what = (
-            "lists of different lengths (boxes?)"
-            if labels.dtype.kind == "O"
-            else f"of type {labels.dtype}"
-        )
+        what = _named(labels)
         raise DataError(
             f"`labels` have to be class numbers, they are {what}: {_WHAT_TO_DO}"
         )
     return to_torch(labels)
+
+
+def _named(labels: np.ndarray) -> str:
+    """What stands where class numbers should."""
+    if labels.dtype.kind != "O":
+        return f"of type {labels.dtype}"
+    is_text = all(isinstance(each, (str, bytes)) for each in labels.flat)
+    return "text" if is_text else "lists of different lengths (boxes?)"
 
 
 def class_numbers(labels: Tensor, classes: int) -> Tensor:

@@ -439,11 +439,12 @@ def test_it_is_checked_on_the_users_data() -> None:
     """Random indices do not run; the user's do."""
     b = Builder(opset=10)
     index = b.input("n", kind=TensorProto.INT64)
-    y = b.op("Softmax", b.op("Gather", b.weight(3, 4), index))
+    index = b.op("Sub", index, b.const(6, np.int64))
+    y = b.op("Softmax", b.op("Gather", b.weight(2, 4), index))
     graph = b.graph(y)
     with pytest.raises(ModelError, match="give --data"):
         raise_opset(graph, 13)
-    raised = raise_opset(graph, 13, opset.Data.of({"x": ints(0, 1, 2, 1)}))
+    raised = raise_opset(graph, 13, opset.Data.of({"x": ints(6, 7, 7, 6)}))
     assert raised.opsets[""] == 13
 
 

@@ -294,7 +294,7 @@ LABELS: dict[str, tuple[object, str]] = {
     "negative": (np.full(24, -1), "run from -1 to -1"),
     "fractions": (np.full(24, 0.5), "they are fractions"),
     "one hot": (np.eye(5)[np.zeros(24, int)], "shape [24, 5]"),
-    "text": (np.array(["cat"] * 24), "of type <U3"),
+    "text": (np.array(["cat"] * 24), "they are text"),
     "ragged": (
         np.array([np.zeros((i % 3, 5)) for i in range(24)], dtype=object),
         "lists of different lengths",

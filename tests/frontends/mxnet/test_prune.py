@@ -326,7 +326,7 @@ def test_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for words, messages in (
         (
             ["apply", "small.onnx", "plan.json", "-o", "x-symbol.json"],
-            "the plan is for another model",
+            "only a model from MXNet",
         ),
         (["convert", net, "-o", "x.onnx", "--input-shape", "data"], "is not NAME=SIZE"),
         (
