@@ -15,7 +15,8 @@ from prunegraph.coupling.uses import Use
 from prunegraph.errors import MISFIT, ModelError, UnknownNameError
 from prunegraph.graph.inference import element, elements
 from prunegraph.graph.model import Graph, Node
-from prunegraph.graph.shape_info import ShapeInfo, shape_info
+from prunegraph.graph.shape_info import ShapeInfo
+from prunegraph.graph.shapes import shape_info
 from prunegraph.labels.labels import Labels, LabelSpace, Reason, ResolvedLabels
 from prunegraph.ops import rule_for
 

@@ -13,7 +13,8 @@ import onnx
 from prunegraph.errors import PrunegraphError
 from prunegraph.graph.inference import infer_outputs
 from prunegraph.graph.model import Graph, Node
-from prunegraph.graph.shape_info import ShapeInfo, shape_info
+from prunegraph.graph.shape_info import ShapeInfo
+from prunegraph.graph.shapes import shape_info
 from prunegraph.ops import rule_for
 from prunegraph.ops.cost import Cost, cost
 from prunegraph.runtime.data import random_inputs

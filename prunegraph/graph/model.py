@@ -29,7 +29,6 @@ from prunegraph.graph.stored import stored
 
 if TYPE_CHECKING:
     import networkx
-    import onnx_graphsurgeon
 
 #: Names of inputs that hold weights, by operator; others take the schema's own names.
 ROLES = {
@@ -485,13 +484,6 @@ class Graph:
             value = node.inputs[0]
         return value
 
-    def to_json(self) -> list[dict[str, Any]]:
-        """Node records: index, name, op, attributes, parents, shapes, layer, channel data (see `graph.records`)."""
-        from prunegraph.graph.records import node_records
-        from prunegraph.graph.shape_info import shape_info
-
-        return node_records(self, shape_info(self).shapes)
-
     def to_networkx(self) -> networkx.DiGraph:
         """Nodes by index with `name`, `op`; edges with the `value` that flows along them."""
         import networkx
@@ -502,25 +494,6 @@ class Graph:
             for parent, slot in node.parents:
                 graph.add_edge(parent, node.index, value=self.nodes[parent].outputs[slot])
         return graph
-
-    def to_graphsurgeon(self) -> onnx_graphsurgeon.Graph:
-        """The model as an onnx-graphsurgeon graph (a copy). See `from_graphsurgeon`."""
-        from prunegraph.graph import surgeon
-
-        return surgeon.export(self)
-
-    @classmethod
-    def from_graphsurgeon(
-        cls, graph: onnx_graphsurgeon.Graph, like: Graph | None = None
-    ) -> Graph:
-        """A Graph from an onnx-graphsurgeon graph.
-
-        `like` is the graph it was made from: model-level facts that onnx-graphsurgeon drops
-        (metadata, doc strings, model version) are taken over from there.
-        """
-        from prunegraph.graph import surgeon
-
-        return surgeon.restore(graph, like)
 
 
 CONSTANT_DTYPES = {

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from prunegraph.graph.evaluate import resolve_reshape, slice_index
+from prunegraph.graph.varying import varies
 from prunegraph.labels.labels import REPEATED, Labels
 from prunegraph.ops.join import join_axis
 from prunegraph.ops.rule import Edit, Site, register
@@ -263,7 +264,7 @@ def _propagate_gather(site: Site) -> None:
     elif index is None or not data[axis].size:
         site.pin(data[axis], "looked up at run time")
         picked = list(site.labels(1))
-    elif site.shape_info.varies(site.node.inputs[1]).any():
+    elif varies(site.shape_info, site.node.inputs[1]).any():
         site.pin(data[axis], "looked up at positions that depend on run-time sizes")
         picked = [site.pinned_axis(size, "table of positions") for size in shape]
     elif rank == 0:

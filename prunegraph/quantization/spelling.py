@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 from prunegraph.graph.external import without_weights
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.names import Names
-from prunegraph.graph.shape_info import shape_info
+from prunegraph.graph.shapes import shape_info
 from prunegraph.rewriting.unused import sweep
 
 Array = np.ndarray
