@@ -23,7 +23,7 @@ _HOMES = {
     "Budget": "prunegraph.selection.budget",
     "CompressResult": "prunegraph.hybrid.compress",
     "Context": "prunegraph.selection.criteria.base",
-    "Coupling": "prunegraph.coupling.analysis",
+    "Coupling": "prunegraph.coupling.coupling",
     "DecomposeResult": "prunegraph.rewriting.decompose",
     "Graph": "prunegraph.graph.model",
     "Group": "prunegraph.coupling.groups",
@@ -88,7 +88,7 @@ __all__ = [
 if TYPE_CHECKING:
     from prunegraph import errors
     from prunegraph.api import analyze, apply, compare, load, prune, save, select, verify
-    from prunegraph.coupling.analysis import Coupling
+    from prunegraph.coupling.coupling import Coupling
     from prunegraph.coupling.groups import Group
     from prunegraph.frontends.base import frontend
     from prunegraph.graph.model import Graph

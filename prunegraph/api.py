@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prunegraph import frontends
-from prunegraph.coupling.analysis import Coupling
 from prunegraph.coupling.analysis import analyze as _analyze
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.errors import ModelError
 from prunegraph.frontends.outputs import beside, check_name, is_symbol
 from prunegraph.graph.model import Graph

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.sample import full_cost
 from prunegraph.errors import BudgetError, DataError, ExactnessError, ModelError
 from prunegraph.graph.model import Graph

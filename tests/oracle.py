@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from prunegraph.api import analyze, apply, verify
-from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.graph.model import Graph
 from prunegraph.proof import Proof
 from prunegraph.runtime.data import random_inputs

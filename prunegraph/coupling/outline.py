@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.groups import Group, Member
 from prunegraph.coupling.places import ChannelAxis, makers, readers
 from prunegraph.coupling.sample import full_cost

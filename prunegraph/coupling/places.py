@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.groups import Group
 from prunegraph.labels.labels import Labels
 

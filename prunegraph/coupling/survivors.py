@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.uses import Use
 from prunegraph.labels.labels import Labels
 

@@ -15,11 +15,11 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from prunegraph.labels.carriers import Candidate, choose
+from prunegraph.labels.reasons import Kind, Reason
 
 Array = np.ndarray
 
@@ -29,13 +29,6 @@ REPEATED = "repeated"
 
 #: Longer axes are not followed: nobody has that many channels.
 MAX_SIZE = 2**27
-
-
-class Reason(NamedTuple):
-    """Why labels are pinned: a sentence, and the node (or graph input/output) that causes it."""
-
-    text: str
-    because: str
 
 
 class Labels:
@@ -364,6 +357,7 @@ class LabelSpace:
                     Reason(
                         "another factor of the same axis is the unit of pruning",
                         product.where,
+                        Kind.OTHER_FACTOR,
                     ),
                 )
         self.tie(product.whole, product.spread(chosen))

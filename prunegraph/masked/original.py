@@ -22,7 +22,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from prunegraph.coupling.analysis import Coupling, Reduction
+from prunegraph.coupling.coupling import Coupling, Reduction
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.graph import control, order
 from prunegraph.graph.control import Subgraph

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from prunegraph.coupling.analysis import Reduction
+from prunegraph.coupling.coupling import Reduction
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.graph.model import Node
 

@@ -10,6 +10,7 @@ import numpy as np
 from prunegraph.graph.evaluate import resolve_reshape, slice_index
 from prunegraph.graph.varying import varies
 from prunegraph.labels.labels import REPEATED, Labels
+from prunegraph.labels.reasons import Kind
 from prunegraph.ops.join import join_axis
 from prunegraph.ops.rule import Edit, Site, register
 
@@ -420,12 +421,15 @@ def _tie_blocks(site: Site, depth: Labels, channels: Labels) -> None:
 def _set_block_output(site: Site, created: Labels) -> None:
     n, _, height, width = site.labels(0)
     for axis in (height, width):
-        site.pin(axis, "spatial axis")
+        site.pin(axis, "spatial axis", Kind.SPATIAL)
     site.set_output(
         [
             n,
             created,
-            *(site.pinned_axis(size, "spatial axis") for size in site.out_shape()[2:]),
+            *(
+                site.pinned_axis(size, "spatial axis", Kind.SPATIAL)
+                for size in site.out_shape()[2:]
+            ),
         ]
     )
 
@@ -436,12 +440,15 @@ def _propagate_col2im(site: Site) -> None:
     channels = site.space.fresh(site.out_shape()[1])
     block = site.pinned_axis(rows.size // channels.size, "block of pixels")
     site.space.product(rows, [channels, block], site.node.name)
-    site.pin(columns, "spatial axis")
+    site.pin(columns, "spatial axis", Kind.SPATIAL)
     site.set_output(
         [
             n,
             channels,
-            *(site.pinned_axis(size, "spatial axis") for size in site.out_shape()[2:]),
+            *(
+                site.pinned_axis(size, "spatial axis", Kind.SPATIAL)
+                for size in site.out_shape()[2:]
+            ),
         ]
     )
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from prunegraph.coupling.analysis import Coupling, analyze
+from prunegraph.coupling.analysis import analyze
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.graph.model import Graph
 from prunegraph.measuring.metrics import Metric

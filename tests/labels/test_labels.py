@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from prunegraph.labels.labels import Labels, LabelSpace, Reason, concatenate
+from prunegraph.labels.labels import Labels, LabelSpace, concatenate
+from prunegraph.labels.reasons import Reason
 
 WHY = Reason("because", "node")
 
