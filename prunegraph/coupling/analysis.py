@@ -16,8 +16,10 @@ from prunegraph.errors import MISFIT, ModelError, UnknownNameError
 from prunegraph.graph.inference import element, elements
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.shapes import shape_info
-from prunegraph.labels.labels import Labels, LabelSpace
+from prunegraph.labels.labels import Labels, Uniform
 from prunegraph.labels.reasons import Kind, Reason
+from prunegraph.labels.resolution import resolve
+from prunegraph.labels.space import LabelSpace
 from prunegraph.ops import rule_for
 
 #: Which factor of an attention axis is pruned, by name.
@@ -101,7 +103,7 @@ class _Walk:
             shuffles=self.shuffles,
             followed=frozenset(self.followed),
             attention=attention,
-            channels=self.space.resolve(self._used(), attention),
+            channels=resolve(self.space, self._used(), attention),
         )
 
     def _is_arithmetic(self, node: Node) -> bool:
@@ -297,7 +299,7 @@ class NodeSite:
                 f"its output has shape {list(shape)}, not {[each.size for each in labels]}"
             )
         for each in labels:
-            if each.size == 1 and not each.is_constant:
+            if each.size == 1 and not isinstance(each, Uniform):
                 # Without its only element the axis, and all that is broadcast over it, would be empty.
                 self.pin(each, "the only element of its axis")
         self.walk.labels[self.node.outputs[slot]] = tuple(labels)
@@ -311,7 +313,7 @@ class NodeSite:
         return self.space.pinned(size, self.reason(text, kind))
 
     def pin(self, labels: Labels, text: str, kind: Kind = Kind.OPERATOR) -> None:
-        if not labels.is_constant:
+        if not isinstance(labels, Uniform):
             self.space.pin(labels, self.reason(text, kind))
 
     def reason(self, text: str, kind: Kind = Kind.OPERATOR) -> Reason:

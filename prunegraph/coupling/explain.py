@@ -9,7 +9,7 @@ import networkx
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.errors import UnknownNameError
 from prunegraph.graph.model import Node
-from prunegraph.labels.labels import Labels
+from prunegraph.labels.labels import Labels, Listed, Uniform
 from prunegraph.labels.reasons import Kind, Reason
 
 #: What a person can do about a reason, by its kind.
@@ -106,5 +106,6 @@ def _path(coupling: Coupling, node: Node, because: str) -> tuple[str, ...]:
 def _carries_fixed(coupling: Coupling, value: str) -> bool:
     labels: tuple[Labels, ...] = coupling.labels.get(value, ())
     return any(
-        bool(coupling.channels.all_pinned(axis)) and not axis.is_constant for axis in labels
-    ) or any(axis.ids is not None for axis in labels)
+        bool(coupling.channels.all_pinned(axis)) and not isinstance(axis, Uniform)
+        for axis in labels
+    ) or any(isinstance(axis, Listed) for axis in labels)

@@ -11,6 +11,7 @@ import numpy as np
 from prunegraph.coupling.coupling import Labelling
 from prunegraph.coupling.groups import Fixed, Group, Member
 from prunegraph.coupling.uses import Use
+from prunegraph.labels.labels import Listed, Run
 from prunegraph.labels.reasons import Kind, Reason
 from prunegraph.ops.cost import node_macs
 
@@ -71,7 +72,10 @@ def _axes(labelling: Labelling) -> Iterator[_Axis]:
         for axis, labels in enumerate(use.labels):
             if labels.size > 1 and not labelling.channels.all_pinned(labels):
                 root = labelling.channels.root(labels)
-                yield _Axis(use, axis, root.first if root.ids is None else None, root.ids)
+                if isinstance(root, Listed):
+                    yield _Axis(use, axis, None, root.ids)
+                elif isinstance(root, Run):
+                    yield _Axis(use, axis, root.first, None)
 
 
 def _rank(use: Use, axis: int) -> int:
@@ -165,7 +169,7 @@ def _value_axes(labelling: Labelling) -> list[tuple[Array, int]]:
     }.values():
         if axis.size > 1 and not labelling.channels.all_pinned(axis):
             root = labelling.channels.compact(axis)
-            if root.ids is not None:
+            if isinstance(root, Listed):
                 result[root.key] = root.ids, root.repeat
     return list(result.values())
 
@@ -247,7 +251,10 @@ def _inexact_channels(labelling: Labelling) -> set[int]:
         for axis in reduction.axes:
             if not labelling.channels.all_pinned(labels[axis]):
                 root = labelling.channels.compact(labels[axis])
-                result.update([root.first] if root.ids is None else root.ids.tolist())
+                if isinstance(root, Listed):
+                    result.update(root.ids.tolist())
+                elif isinstance(root, Run):
+                    result.add(root.first)
     return result
 
 

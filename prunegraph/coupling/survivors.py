@@ -8,7 +8,7 @@ import numpy as np
 
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.uses import Use
-from prunegraph.labels.labels import Labels
+from prunegraph.labels.labels import Labels, Listed, Uniform
 
 Array = np.ndarray
 
@@ -45,13 +45,13 @@ class Survivors:
     def kept(self, labels: Labels) -> Array | None:
         """Indices of an axis that stay, or None where all do."""
         root = self.coupling.channels.root(labels)
-        if root.is_constant:
+        if isinstance(root, Uniform):
             return None
         if root.key not in self._kept:
             gone = (
-                self._runs.get(root.first)
-                if root.ids is None
-                else self._components[root.ids]
+                self._components[root.ids]
+                if isinstance(root, Listed)
+                else self._runs.get(root.first)
             )
             self._kept[root.key] = (
                 None if gone is None or not gone.any() else np.flatnonzero(~gone)

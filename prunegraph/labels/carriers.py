@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from prunegraph.labels.labels import Product, ResolvedLabels
+from prunegraph.labels.channels import Channels
+from prunegraph.labels.products import Product
 
 
 def choose(
@@ -62,7 +61,7 @@ class Candidate:
         cls,
         product: Product,
         free: list[int],
-        channels: ResolvedLabels,
+        channels: Channels,
         repeated: set[int],
         parts: set[int],
     ) -> Candidate:

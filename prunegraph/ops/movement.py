@@ -9,8 +9,9 @@ import numpy as np
 
 from prunegraph.graph.evaluate import resolve_reshape, slice_index
 from prunegraph.graph.varying import varies
-from prunegraph.labels.labels import REPEATED, Labels
+from prunegraph.labels.labels import Labels, Uniform
 from prunegraph.labels.reasons import Kind
+from prunegraph.labels.space import REPEATED
 from prunegraph.ops.join import join_axis
 from prunegraph.ops.rule import Edit, Site, register
 
@@ -50,8 +51,8 @@ def _propagate_reshape(site: Site) -> None:
         sizes = [size for size, i, _ in refined if i == axis]
         if len(sizes) == 1:
             parts.append(each)
-        elif each.is_constant:
-            parts += [Labels(size, each.first, 0) for size in sizes]
+        elif isinstance(each, Uniform):
+            parts += [each.resized(size) for size in sizes]
         elif sizes:
             split = [site.space.fresh(size) for size in sizes]
             site.space.product(each, split, site.node.name)
@@ -65,8 +66,10 @@ def _propagate_reshape(site: Site) -> None:
             given.append(site.pinned_axis(size, "axis of size 1"))
         elif len(factors) == 1:
             given.append(factors[0])
-        elif all(factor.is_constant for factor in factors):
-            given.append(Labels(size, factors[0].first, 0))
+        elif isinstance(factors[0], Uniform) and all(
+            isinstance(factor, Uniform) for factor in factors
+        ):
+            given.append(factors[0].resized(size))
         else:
             given.append(site.space.fresh(size))
             site.space.product(given[-1], factors, site.node.name)
@@ -144,10 +147,10 @@ def _propagate_tile(site: Site) -> None:
         raise ValueError("its repeats are computed at run time")
     given = []
     for each, repeat in zip(site.labels(0), repeats, strict=True):
-        if repeat == 1 or each.is_constant:
-            given.append(
-                each if repeat == 1 else Labels(each.size * int(repeat), each.first, 0)
-            )
+        if repeat == 1:
+            given.append(each)
+        elif isinstance(each, Uniform):
+            given.append(each.resized(each.size * int(repeat)))
         else:
             given.append(site.space.fresh(each.size * int(repeat)))
             site.space.product(
@@ -260,8 +263,8 @@ def _propagate_gather(site: Site) -> None:
         for other in range(len(data)):
             if other != axis:
                 site.role(0, other, "out")
-    if data[axis].is_constant:
-        picked = [Labels(size, data[axis].first, 0) for size in site.shape(1)]
+    if isinstance(data[axis], Uniform):
+        picked = [data[axis].resized(size) for size in site.shape(1)]
     elif index is None or not data[axis].size:
         site.pin(data[axis], "looked up at run time")
         picked = list(site.labels(1))
@@ -351,13 +354,15 @@ def _propagate_pad(site: Site) -> None:
     for axis, (before, after) in zip(axes, pads, strict=True):
         if before == after == 0:
             continue
-        if not fills or min(before, after) < 0 or labels[axis].is_constant:
+        if not fills or min(before, after) < 0 or isinstance(labels[axis], Uniform):
             site.pin(labels[axis], "padded axis")
             labels[axis] = site.pinned_axis(
                 labels[axis].size + before + after, "padded axis"
             )
         else:
-            parts = [site.space.fresh(size) for size in (before, after) if size]
+            parts: list[Labels] = [
+                site.space.fresh(size) for size in (before, after) if size
+            ]
             parts.insert(1 if before else 0, labels[axis])
             labels[axis] = join_axis(parts)
     site.set_output(labels)

@@ -19,8 +19,9 @@ from prunegraph import plugins
 from prunegraph.errors import PluginError
 from prunegraph.graph.model import Node
 from prunegraph.graph.shape_info import ShapeInfo
-from prunegraph.labels.labels import Labels, LabelSpace
+from prunegraph.labels.labels import Labels
 from prunegraph.labels.reasons import Kind, Reason
+from prunegraph.labels.space import LabelSpace
 
 Shape = tuple[int, ...]
 
