@@ -28,7 +28,7 @@ _HOMES = {
     "Graph": "prunegraph.graph.model",
     "Group": "prunegraph.coupling.groups",
     "Plan": "prunegraph.selection.plan",
-    "Proof": "prunegraph.proof",
+    "Proof": "prunegraph.proof.result",
     "QuantizeResult": "prunegraph.quantization.quantize",
     "PruneResult": "prunegraph.pipeline",
     "SearchResult": "prunegraph.studies",
@@ -95,7 +95,7 @@ if TYPE_CHECKING:
     from prunegraph.hybrid.compress import CompressResult, compress
     from prunegraph.latency.low_rank import decompose
     from prunegraph.pipeline import PruneResult
-    from prunegraph.proof import Proof
+    from prunegraph.proof.result import Proof
     from prunegraph.quantization.quantize import QuantizeResult, quantize
     from prunegraph.rewriting.decompose import DecomposeResult
     from prunegraph.selection.budget import Budget

@@ -30,7 +30,7 @@ from prunegraph.selection.plan import Plan, survivors
 
 if TYPE_CHECKING:
     from prunegraph.measuring.compare import Comparison
-    from prunegraph.proof import Proof
+    from prunegraph.proof.result import Proof
 
 Batch = Mapping[str, np.ndarray]
 
@@ -149,7 +149,7 @@ def verify(
     Raises:
         ExactnessError: they differ; the message names the first node that does.
     """
-    from prunegraph.proof import verify as _verify
+    from prunegraph.proof.verify import verify as _verify
 
     return _verify(model, plan, pruned, data=[dict(batch) for batch in data], seed=seed)
 

@@ -17,7 +17,8 @@ from prunegraph.latency.bench import PAIRS
 from prunegraph.latency.select import Selected, select
 from prunegraph.measuring.latency import Latency, Stopwatch
 from prunegraph.ops.cost import Cost
-from prunegraph.proof import Proof, verify
+from prunegraph.proof.result import Proof
+from prunegraph.proof.verify import verify
 from prunegraph.recovery import repairs
 from prunegraph.rewriting.cut import cut
 from prunegraph.runtime.data import Batch, Data

@@ -31,7 +31,7 @@ from prunegraph.selection.select import Ranking, select
 from prunegraph.selection.selectors import SELECTORS
 
 if TYPE_CHECKING:
-    from prunegraph.proof import Proof
+    from prunegraph.proof.result import Proof
     from prunegraph.quantization.quantize import QuantizeResult
 
 METHODS = ("hybrid", "prune", "decompose", "source-004")
