@@ -11,8 +11,8 @@ from prunegraph.coupling.shuffle import Shuffle
 from prunegraph.coupling.uses import Use
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.shape_info import ShapeInfo
-from prunegraph.labels.channels import Channels
 from prunegraph.labels.labels import Labels
+from prunegraph.labels.resolved import ResolvedLabels
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Labelling:
     shuffles: Mapping[int, Shuffle] = field(repr=False)
     followed: frozenset[int] = field(repr=False)
     attention: str | None
-    channels: Channels = field(repr=False)
+    channels: ResolvedLabels = field(repr=False)
 
     def value_labels(
         self, value: str, node: int = -1, slot: int = -1

@@ -11,7 +11,7 @@ import numpy as np
 from prunegraph.coupling.coupling import Labelling
 from prunegraph.coupling.groups import Fixed, Group, Member
 from prunegraph.coupling.uses import Use
-from prunegraph.labels.labels import Listed, Run
+from prunegraph.labels.labels import Listed, Span
 from prunegraph.labels.reasons import Kind, Reason
 from prunegraph.ops.cost import node_macs
 
@@ -22,7 +22,7 @@ ONE_CHANNEL = "its channels live or die together, and one has to stay"
 
 
 @dataclass
-class _Axis:
+class _UsedAxis:
     """An axis of a weight use, with the channel number of every index."""
 
     use: Use
@@ -61,21 +61,21 @@ class _Parts:
     channels: int
     first: int
     numbers: Array | None
-    members: list[tuple[_Axis, int | None, Array | None]]
+    members: list[tuple[_UsedAxis, int | None, Array | None]]
 
 
 Ranked = tuple[tuple[int, int], _Parts]
 
 
-def _axes(labelling: Labelling) -> Iterator[_Axis]:
+def _axes(labelling: Labelling) -> Iterator[_UsedAxis]:
     for use in labelling.uses:
         for axis, labels in enumerate(use.labels):
             if labels.size > 1 and not labelling.channels.all_pinned(labels):
                 root = labelling.channels.root(labels)
                 if isinstance(root, Listed):
-                    yield _Axis(use, axis, None, root.ids)
-                elif isinstance(root, Run):
-                    yield _Axis(use, axis, root.first, None)
+                    yield _UsedAxis(use, axis, None, root.ids)
+                elif isinstance(root, Span):
+                    yield _UsedAxis(use, axis, root.first, None)
 
 
 def _rank(use: Use, axis: int) -> int:
@@ -85,9 +85,9 @@ def _rank(use: Use, axis: int) -> int:
     return min(use.layers) + (0 if use.roles.get(axis) == "out" else 1_000_000)
 
 
-def _run_groups(labelling: Labelling, axes: list[_Axis]) -> Iterator[Ranked]:
+def _run_groups(labelling: Labelling, axes: list[_UsedAxis]) -> Iterator[Ranked]:
     """Groups whose channels are one untouched block of labels."""
-    runs: dict[int, list[_Axis]] = {}
+    runs: dict[int, list[_UsedAxis]] = {}
     for axis in axes:
         if axis.run is not None:
             runs.setdefault(axis.run, []).append(axis)
@@ -99,7 +99,7 @@ def _run_groups(labelling: Labelling, axes: list[_Axis]) -> Iterator[Ranked]:
         )
 
 
-def _component_groups(labelling: Labelling, axes: list[_Axis]) -> Iterator[Ranked]:
+def _component_groups(labelling: Labelling, axes: list[_UsedAxis]) -> Iterator[Ranked]:
     """Groups among expanded channels: those with the same number of indices on the same axes."""
     expanded = [(axis, axis.numbers) for axis in axes if axis.numbers is not None]
     count = labelling.channels.count
@@ -114,7 +114,7 @@ def _component_groups(labelling: Labelling, axes: list[_Axis]) -> Iterator[Ranke
     place_of = np.full(count, -1)
     place_of[free] = np.arange(len(free))
     sizes = np.bincount(groups)
-    members: list[list[tuple[_Axis, int | None, Array | None]]] = [[] for _ in sizes]
+    members: list[list[tuple[_UsedAxis, int | None, Array | None]]] = [[] for _ in sizes]
     for axis, numbers in expanded:
         place = place_of[numbers]
         sorting = np.argsort(place, kind="stable")[np.count_nonzero(place < 0) :]
@@ -132,7 +132,7 @@ def _component_groups(labelling: Labelling, axes: list[_Axis]) -> Iterator[Ranke
 
 
 def _signatures(
-    labelling: Labelling, axes: list[tuple[_Axis, Array]]
+    labelling: Labelling, axes: list[tuple[_UsedAxis, Array]]
 ) -> tuple[Array, Array, Array]:
     """For every channel: a number that is equal for equal members, its place, and its maker's rank."""
     parts = _value_axes(labelling)
@@ -253,7 +253,7 @@ def _inexact_channels(labelling: Labelling) -> set[int]:
                 root = labelling.channels.compact(labels[axis])
                 if isinstance(root, Listed):
                     result.update(root.ids.tolist())
-                elif isinstance(root, Run):
+                elif isinstance(root, Span):
                     result.add(root.first)
     return result
 

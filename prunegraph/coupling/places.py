@@ -10,7 +10,7 @@ import numpy as np
 
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.groups import Group
-from prunegraph.labels.labels import Listed, Run, Uniform
+from prunegraph.labels.labels import Listed, Span, Uniform
 
 Array = np.ndarray
 
@@ -22,12 +22,12 @@ class ChannelAxis:
     value: str
     axis: int
     group: Group = field(repr=False)
-    root: Run | Listed = field(repr=False)
+    root: Span | Listed = field(repr=False)
 
     @cached_property
     def positions(self) -> Array:
         """Row c holds the indices on the axis that belong to channel c [channels, per_channel]."""
-        if isinstance(self.root, Run):
+        if isinstance(self.root, Span):
             return np.arange(self.group.channels)[:, None]
         assert self.group.numbers is not None
         sorting = np.argsort(self.group.numbers)
@@ -102,7 +102,7 @@ def _find(coupling: Coupling) -> dict[str, list[ChannelAxis]]:
             if isinstance(root, Uniform) or labels.size < 2:
                 continue
             if root.key not in known:
-                if isinstance(root, Run):
+                if isinstance(root, Span):
                     known[root.key] = [runs[root.first]] if root.first in runs else []
                 else:
                     here = np.unique(group_of[root.ids])

@@ -143,7 +143,7 @@ def _leave_scan(node: Node, info: ShapeInfo) -> None:
 def _stack(
     info: ShapeInfo, returned: str, output: str, subgraph: Subgraph, axis: int
 ) -> None:
-    """One element of the result for every turn."""
+    """One element of the result for every iteration."""
     if not output or returned not in info.shapes:
         return
     shape = list(info.shapes[returned])

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prunegraph.labels.channels import Channels
 from prunegraph.labels.products import Product
+from prunegraph.labels.resolved import ResolvedLabels
 
 
 def choose(
@@ -61,7 +61,7 @@ class Candidate:
         cls,
         product: Product,
         free: list[int],
-        channels: Channels,
+        channels: ResolvedLabels,
         repeated: set[int],
         parts: set[int],
     ) -> Candidate:

@@ -17,7 +17,7 @@ import numpy as np
 Array = np.ndarray
 
 
-class _Axis(ABC):
+class _Form(ABC):
     """What the three forms of labels have in common."""
 
     __slots__ = ("size",)
@@ -45,7 +45,7 @@ class _Axis(ABC):
         return self is other or (type(self) is type(other) and self.key == other.key)
 
 
-class Run(_Axis):
+class Span(_Form):
     """Labels `first, first + 1, ...`: a block of labels, or a part of one."""
 
     __slots__ = ("first",)
@@ -54,7 +54,7 @@ class Run(_Axis):
         self.size, self.first = size, first
 
     def __repr__(self) -> str:
-        return f"Run({self.first}:{self.size})"
+        return f"Span({self.first}:{self.size})"
 
     def array(self) -> Array:
         return np.arange(self.first, self.first + self.size, dtype=np.int64)
@@ -67,11 +67,11 @@ class Run(_Axis):
         if isinstance(index, slice):
             start, stop, step = index.indices(self.size)
             if step == 1:
-                return Run(max(stop - start, 0), self.first + start)
+                return Span(max(stop - start, 0), self.first + start)
         return super().take(index)
 
 
-class Uniform(_Axis):
+class Uniform(_Form):
     """One label for all indices: how a pinned axis looks."""
 
     __slots__ = ("label",)
@@ -99,7 +99,7 @@ class Uniform(_Axis):
         return Uniform(size, self.label)
 
 
-class Listed(_Axis):
+class Listed(_Form):
     """Labels one by one, each `repeat` times in a row."""
 
     __slots__ = ("ids", "repeat")
@@ -120,7 +120,7 @@ class Listed(_Axis):
 
 
 #: The labels of one axis, in order.
-Labels = Run | Uniform | Listed
+Labels = Span | Uniform | Listed
 
 
 def concatenate(parts: Sequence[Labels]) -> Labels:

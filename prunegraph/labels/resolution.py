@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from prunegraph.labels.carriers import Candidate, choose
-from prunegraph.labels.channels import Channels
 from prunegraph.labels.labels import Labels, Uniform
 from prunegraph.labels.products import Product
 from prunegraph.labels.reasons import Reason
+from prunegraph.labels.resolved import ResolvedLabels
 from prunegraph.labels.space import REPEATED, LabelSpace
 
 
 def resolve(
     space: LabelSpace, used: Iterable[Labels], wanted: str | None = None
-) -> Channels:
+) -> ResolvedLabels:
     """Channels of all labels.
 
     Args:
@@ -24,7 +24,7 @@ def resolve(
             else the factor with the most elements does.
     """
     _Resolution(space, wanted).run()
-    return Channels(space, used)
+    return ResolvedLabels(space, used)
 
 
 class _Resolution:
@@ -44,7 +44,7 @@ class _Resolution:
         while pending:
             parts = [part for p in pending for part in (p.whole, *p.factors)]
             pending = self._round(
-                pending, Channels(space, (*parts, *self.carriers, *tagged))
+                pending, ResolvedLabels(space, (*parts, *self.carriers, *tagged))
             )
 
     def _settle_pinned(self, pending: list[Product]) -> list[Product]:
@@ -66,7 +66,7 @@ class _Resolution:
     def _round(
         self,
         pending: list[Product],
-        channels: Channels,
+        channels: ResolvedLabels,
     ) -> list[Product]:
         """Settle all products that are clear; if none is, choose carriers. Returns what is left."""
         clear, unclear = [], []
@@ -115,7 +115,7 @@ class _Resolution:
     def _choose(
         self,
         unclear: Sequence[tuple[Product, list[int]]],
-        channels: Channels,
+        channels: ResolvedLabels,
     ) -> list[Product]:
         """Choose carriers for products, each with its free factors; returns those that must wait for others."""
         repeated = channels.numbers(

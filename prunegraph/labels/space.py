@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import TypeGuard
 
-from prunegraph.labels.labels import Labels, Listed, Run, Uniform
+from prunegraph.labels.labels import Labels, Listed, Span, Uniform
 from prunegraph.labels.products import Product
 from prunegraph.labels.reasons import Reason
 
@@ -36,7 +36,7 @@ class LabelSpace:
         self._stay: dict[tuple[int, int], Labels] = {}
         self._pins: dict[Reason, int] = {}
 
-    def fresh(self, size: int) -> Run:
+    def fresh(self, size: int) -> Span:
         """A block of labels nobody else has. Raises ValueError for an impossible size."""
         if not 0 <= size <= MAX_SIZE:
             raise ValueError(f"an axis of size {size} is out of range")
@@ -44,7 +44,7 @@ class LabelSpace:
         self.starts.append(first)
         self.sizes[first] = size
         self.total += size
-        return Run(size, first)
+        return Span(size, first)
 
     def pinned(self, size: int, reason: Reason) -> Uniform:
         """An axis that must stay."""
@@ -98,7 +98,7 @@ class LabelSpace:
     def find(self, labels: Labels) -> Labels:
         """Follow whole-block ties to the end (and shorten the way for the next time)."""
         alias = self.alias
-        if not isinstance(labels, Run) or labels.first not in alias:
+        if not isinstance(labels, Span) or labels.first not in alias:
             return labels
         passed = []
         while self.is_block(labels) and labels.first in alias:
@@ -108,10 +108,10 @@ class LabelSpace:
             alias[first] = labels
         return labels
 
-    def block(self, first: int) -> Run:
+    def block(self, first: int) -> Span:
         """The block that begins with a label."""
-        return Run(self.sizes[first], first)
+        return Span(self.sizes[first], first)
 
-    def is_block(self, labels: Labels) -> TypeGuard[Run]:
+    def is_block(self, labels: Labels) -> TypeGuard[Span]:
         """Whether labels are one whole block."""
-        return isinstance(labels, Run) and self.sizes.get(labels.first) == labels.size
+        return isinstance(labels, Span) and self.sizes.get(labels.first) == labels.size

@@ -118,7 +118,7 @@ class _Comparison:
         tolerance: float,
         models: Models,
     ):
-        self.survivors, self.cuts, self.cut = survivors, cuts, pruned
+        self.survivors, self.cuts, self.pruned = survivors, cuts, pruned
         self.tolerance, self.models = tolerance, models
         self.graph = survivors.coupling.graph
         self.inputs: list[Batch] = []
@@ -140,7 +140,7 @@ class _Comparison:
         else:
             expected = self.models.values(self.models.masked, self.inputs, names)
         proof = self._prove(expected, names)
-        if (weight := wrong_weight(self.graph, self.cuts, self.cut)) is not None:
+        if (weight := wrong_weight(self.graph, self.cuts, self.pruned)) is not None:
             raise ExactnessError(
                 f"{self.graph.source}: the pruned graph has a wrong weight: {weight}"
             )
@@ -291,7 +291,7 @@ class _Comparison:
         A TopK among nearly equal scores falls one way or the other by rounding, and all
         behind it differs. What decides is compared by itself; its results are then inputs.
         """
-        present = self.cut.outer & self.graph.outer
+        present = self.pruned.outer & self.graph.outer
         deciding = [
             n
             for n in self.graph.nodes
@@ -327,7 +327,7 @@ class _Comparison:
 
     def _witnesses(self, saturated: Sequence[str]) -> list[str]:
         """Inner values that stand in for outputs: the last layers' outputs, and what saturated nodes read."""
-        both = (self.cut.outer & self.graph.outer) - set(self.graph.outputs)
+        both = (self.pruned.outer & self.graph.outer) - set(self.graph.outputs)
         read = [v for name in saturated for v in self._parents(name)]
         layers = [node.outputs[0] for node in self.graph.layers if node.subgraph is None][
             -WITNESSES:
@@ -346,8 +346,8 @@ class _Comparison:
             f"{self.graph.source}: output {worst.name!r} differs from the masked original by {worst.relative:.2e} "
             f"of its largest value ({self.tolerance:g} allowed)"
         )
-        created = {output: node for node in self.cut.nodes for output in node.outputs}
-        both = self.cut.outer & self.graph.outer
+        created = {output: node for node in self.pruned.nodes for output in node.outputs}
+        both = self.pruned.outer & self.graph.outer
         types = self.survivors.coupling.shape_info.types
         names = [
             output

@@ -45,7 +45,7 @@ class Operands:
 
     Args:
         graph: the original.
-        facts: of it.
+        shape_info: of it.
         survivors: what is left of every axis.
         renamed: weights that a node reads under another name from now on, by node index and slot.
         names: gives fresh names.

@@ -8,14 +8,14 @@ from typing import TypeGuard
 
 import numpy as np
 
-from prunegraph.labels.labels import Labels, Listed, Run, Uniform
+from prunegraph.labels.labels import Labels, Listed, Span, Uniform
 from prunegraph.labels.reasons import Reason
 from prunegraph.labels.space import LabelSpace
 
 Array = np.ndarray
 
 
-class Channels:
+class ResolvedLabels:
     """Resolved labels: every label belongs to one channel, pinned or free.
 
     Blocks that nothing touches index by index stay runs; all others are expanded into
@@ -168,7 +168,7 @@ class Channels:
                 return Uniform(match.size, int(self._component[self._base[match.label]]))
             return Uniform(match.size, self.count + match.label)
         if self._is_run(match):
-            return Run(match.size, self.count + match.first)
+            return Span(match.size, self.count + match.first)
         key = match.key
         if key not in self._compact:
             ids = self._component[self._elements_of(match)].astype(np.int64)
@@ -176,7 +176,7 @@ class Channels:
             self._compact[key] = match, Listed(ids, repeat)
         return self._compact[key][1]
 
-    def _is_run(self, labels: Labels) -> TypeGuard[Run]:
+    def _is_run(self, labels: Labels) -> TypeGuard[Span]:
         """Whether labels are a block that nothing looks at index by index."""
         return self.space.is_block(labels) and labels.first not in self._base
 
@@ -239,7 +239,7 @@ class Channels:
         return self._pin_of[int(self.root(match).array()[int(np.argmax(mask))])]
 
 
-def _first(labels: Run | Uniform) -> int:
+def _first(labels: Span | Uniform) -> int:
     """The first label of a run, or the one label of a uniform axis."""
     return labels.label if isinstance(labels, Uniform) else labels.first
 
