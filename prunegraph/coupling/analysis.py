@@ -107,7 +107,7 @@ class _Walk:
         )
 
     def _is_arithmetic(self, node: Node) -> bool:
-        """Whether the node is part of shape arithmetic, which carries no channels."""
+        """Tell whether the node is part of shape arithmetic, which carries no channels."""
         known = self.shape_info.known
         for output in node.outputs:
             if output not in known:
@@ -134,7 +134,7 @@ class _Walk:
         self.labels[shuffle.output] = tuple(labels)
 
     def _is_unknown(self, value: str) -> bool:
-        """Whether a value is there whose shape is not known."""
+        """Tell whether a value is there whose shape is not known."""
         shapes = self.shape_info.shapes
         return bool(value) and value not in shapes and element(value, 0) not in shapes
 
@@ -182,7 +182,7 @@ class _Walk:
             )
 
     def _pin_operands(self, site: NodeSite) -> None:
-        """What a rule did not look at is an operand (a scale, a region): it is read as it is."""
+        """Pin what a rule did not look at: an operand (a scale, a region), read as it is."""
         for slot, value in enumerate(site.node.inputs):
             if not value or slot in site.asked or value in self.shape_info.known:
                 continue

@@ -1,4 +1,4 @@
-"""What belongs together in a graph: what the walk over its nodes noted, and the groups found in it."""
+"""The result of an analysis: notes of the walk over the nodes, and the groups found in them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from prunegraph.labels.resolved import ResolvedLabels
 
 @dataclass(frozen=True)
 class Reduction:
-    """What becomes of a value along axes at a node's input; `kind` is that of `ops.rule.Site.reduces`, or "groups"."""
+    """The fate of a value along axes at a node's input; `kind` is that of `ops.rule.Site.reduces`, or "groups"."""
 
     node: int
     slot: int
@@ -28,7 +28,7 @@ class Reduction:
 
 @dataclass(frozen=True, eq=False)
 class Labelling:
-    """What the rules of all nodes say: labels on the axes of every value and weight, and their channels.
+    """The word of the rules of all nodes: labels on the axes of every value and weight, and their channels.
 
     By the index of a node: `attributes` that are sizes of axes (with a multiple), `operands` that list
     sizes, `shuffles` by their last node; `followed` are the nodes whose rules could follow the labels.
@@ -61,7 +61,7 @@ class Labelling:
         return {(use.weight, use.node, use.slot): use.labels for use in self.uses}
 
     def is_followed(self, node: Node) -> bool:
-        """Whether a node's rule could follow the labels through it."""
+        """Tell whether a node's rule could follow the labels through it."""
         return node.index in self.followed
 
     def labels_at(self, reduction: Reduction) -> tuple[Labels, ...]:
@@ -72,7 +72,7 @@ class Labelling:
 
 @dataclass(frozen=True, eq=False)
 class Coupling(Labelling):
-    """What belongs together in a graph.
+    """Channels of a graph that belong together.
 
     `groups` are the units an algorithm chooses from; `fixed` the layers that cannot be
     pruned, each with its reason. The rest serves the rewriter and the verifier.

@@ -1,4 +1,4 @@
-"""Why a layer cannot be pruned: the way from its channels to what pins them."""
+"""The explanation of a fixed layer: the way from its channels to what pins them."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def find_groups(labelling: Labelling) -> tuple[Group, ...]:
 
 @dataclass
 class _Parts:
-    """What a group is made of before it has a name."""
+    """The parts of a group before it has a name."""
 
     channels: int
     first: int

@@ -1,4 +1,4 @@
-"""What an analysis tells: groups of channels, the units an algorithm chooses from, and layers that are fixed."""
+"""The outcome of an analysis: groups of channels, the units an algorithm chooses from, and layers that are fixed."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def nodes_outline(coupling: Coupling) -> dict[str, Any]:
 
 
 def _head(coupling: Coupling) -> dict[str, Any]:
-    """Which model it is, to be copied into a plan, and what it costs."""
+    """Tell which model it is, to be copied into a plan, and what it costs."""
     graph = coupling.graph
     unit = {"attention": coupling.attention} if coupling.attention else {}
     return {

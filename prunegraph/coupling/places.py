@@ -1,4 +1,4 @@
-"""Where a group's channels appear: on which axes of which values, and at which positions."""
+"""Places of a group's channels: axes of values, and positions on them."""
 
 from __future__ import annotations
 

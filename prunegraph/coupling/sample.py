@@ -74,7 +74,7 @@ def full_cost(graph: Graph) -> Cost:
 
 
 def _is_open(node: Node, shape_info: ShapeInfo) -> bool:
-    """Whether a node has a rule and known inputs, but outputs that ONNX's inference says nothing of."""
+    """Tell whether a node has a rule and known inputs, but outputs that ONNX's inference says nothing of."""
     if all(v in shape_info.shapes for v in node.outputs if v) or (
         not node.domain and onnx.defs.has(node.op)
     ):

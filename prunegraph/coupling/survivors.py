@@ -1,4 +1,4 @@
-"""What is left of every axis when channels are removed."""
+"""The rest of every axis when channels are removed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Survivors:
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing is removed."""
+        """Tell whether nothing is removed."""
         return not self._runs and not self._components.any()
 
     def kept(self, labels: Labels) -> Array | None:
@@ -59,7 +59,7 @@ class Survivors:
         return self._kept[root.key]
 
     def size(self, labels: Labels) -> int:
-        """How many indices of an axis stay."""
+        """Number of indices of an axis that stay."""
         kept = self.kept(labels)
         return labels.size if kept is None else len(kept)
 

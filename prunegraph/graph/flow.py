@@ -1,4 +1,4 @@
-"""What is known of values that If, Loop and Scan hand into their subgraphs and out of them.
+"""Shapes and numbers that If, Loop and Scan hand into their subgraphs and out of them.
 
 A value that a Loop or Scan carries from iteration to iteration keeps its shape, or its shape is not
 known at all: the subgraph is looked at with the first iteration's shapes, and again without those that
@@ -16,7 +16,7 @@ from prunegraph.graph.shape_info import ShapeInfo
 
 
 def is_control(node: Node) -> bool:
-    """Whether a node hands values into subgraphs or out of them."""
+    """Tell whether a node hands values into subgraphs or out of them."""
     return node.domain == DOMAIN or bool(node.subgraphs)
 
 
@@ -153,7 +153,7 @@ def _stack(
 
 
 def _goes_on(enter: Node, subgraph: Subgraph, info: ShapeInfo) -> bool:
-    """Whether a Loop's condition is true from the first iteration to the last."""
+    """Tell whether a Loop's condition is true from the first iteration to the last."""
 
     def is_true(value: str) -> bool:
         constant = info.constant(value)

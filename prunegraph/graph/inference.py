@@ -95,7 +95,7 @@ def shape_info_at(
 def stepwise(
     graph: Graph, sizes: Mapping[str, Shape], dead: frozenset[Subgraph]
 ) -> tuple[ShapeInfo, Callable[[Node], None]]:
-    """What is known of weights and inputs alone, and a function that adds what is of a node's outputs.
+    """Begin with weights and inputs alone; the function given back adds a node's outputs.
 
     The function is called node by node, in the graph's order; shapes may be corrected in between.
     """
@@ -109,7 +109,7 @@ def given(
     iterations: int = ITERATIONS,
     dead: frozenset[Subgraph] = frozenset(),
 ) -> ShapeInfo:
-    """What is known of weights and inputs, before any node is visited."""
+    """Begin with weights and inputs, before any node is visited."""
     result = ShapeInfo({}, {}, {}, dict(sizes), graph, dead=dead, guess=iterations)
     for weight in graph.weights.values():
         result.shapes[weight.name] = weight.shape
@@ -178,7 +178,7 @@ def _note(value: np.ndarray, node: Node, result: ShapeInfo) -> None:
 
 
 def _is_list(value: np.ndarray) -> bool:
-    """Whether these are several numbers of a type that data have, too: floats, and what quantization makes."""
+    """Tell whether these are several numbers of a type that data have, too: floats, and what quantization makes."""
     return value.dtype not in INT_TYPES and value.size != 1
 
 
@@ -430,7 +430,7 @@ def _infer_node(node: Node, result: ShapeInfo) -> None:
 
 
 def _tensor(value: str, result: ShapeInfo) -> onnx.TensorProto | None:
-    """What `ShapeInfo.constant` says of a value, for inference to read."""
+    """A known value as a tensor, for inference to read."""
     weight = result.graph.weights.get(value)
     if weight is not None and weight.tensor.data_location != onnx.TensorProto.EXTERNAL:
         return weight.tensor if is_small(weight) else None

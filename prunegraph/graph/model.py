@@ -78,7 +78,7 @@ LAYER_OPS = frozenset(
 
 
 def is_layer_op(op: str, domain: str) -> bool:
-    """Whether an operator contracts its data with a weight; Attention does as ONNX Runtime fuses it."""
+    """Tell whether an operator contracts its data with a weight; Attention does as ONNX Runtime fuses it."""
     return op in LAYER_OPS or (op == "Attention" and domain == "com.microsoft")
 
 
@@ -407,7 +407,7 @@ class Graph:
 
     @property
     def is_file(self) -> bool:
-        """Whether the graph is what a file holds: nothing has been made of it."""
+        """Tell whether the graph is what a file holds: nothing has been made of it."""
         return self._from_file
 
     def in_file(self, subgraph: Subgraph | None = None) -> list[Node]:
@@ -442,7 +442,7 @@ class Graph:
         )
 
     def is_read(self, value: str) -> bool:
-        """Whether a node, a subgraph or the graph's caller reads a value."""
+        """Tell whether a node, a subgraph or the graph's caller reads a value."""
         return value in self.consumers or value in self.outputs
 
     def node(self, name: str) -> Node:
@@ -510,7 +510,7 @@ CARRIERS = frozenset(
 
 
 def _attribute(attribute: onnx.AttributeProto) -> Any:
-    """What `onnx.helper.get_attribute_value` gives; integers, which nearly all are, without its detours."""
+    """The result of `onnx.helper.get_attribute_value`; integers, which nearly all are, without its detours."""
     kind = attribute.type
     if kind == onnx.AttributeProto.INTS and not attribute.ref_attr_name:
         return attribute.ints[:]

@@ -1,4 +1,4 @@
-"""What is known of every value before anything runs: shape, type, and small constants."""
+"""Knowledge of every value before anything runs: shape, type, and small constants."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INT_TYPES = (np.dtype(np.int64), np.dtype(np.int32), np.dtype(np.bool_))
 
 
 def is_small(weight: Weight) -> bool:
-    """Whether a constant of the file may be a list of numbers that an operator reads."""
+    """Tell whether a constant of the file may be a list of numbers that an operator reads."""
     if weight.is_float:
         return weight.size <= MAX_FLOAT
     return weight.dtype in INT_TYPES and weight.size <= MAX_ELEMENTS
@@ -72,7 +72,7 @@ class ShapeInfo:
         return self._read[value]
 
     def is_dead(self, node: Node) -> bool:
-        """Whether a node is in a subgraph that never runs."""
+        """Tell whether a node is in a subgraph that never runs."""
         subgraph = node.subgraph if self.dead else None
         while subgraph is not None and subgraph not in self.dead:
             subgraph = subgraph.parent

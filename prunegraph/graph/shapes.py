@@ -1,4 +1,4 @@
-"""What is known of a graph's values at the smallest sizes that fit.
+"""Inference of a graph's values at the smallest sizes that fit.
 
 Symbolic sizes are made concrete (batch 1, other axes a common image size), so that every
 later stage works on plain numbers. Declared shapes of inner values and outputs are
@@ -47,5 +47,5 @@ def _best(graph: Graph, dead: frozenset[Subgraph]) -> ShapeInfo:
 
 
 def _is_left_open(node: Node, info: ShapeInfo) -> bool:
-    """Whether other sizes would not tell more about a node."""
+    """Tell whether other sizes would not tell more about a node."""
     return node.op == "If" or is_control(node) or info.is_dead(node)

@@ -1,4 +1,4 @@
-"""Which known values depend on sizes that are only known at run time, and the branches that no input takes.
+"""Known values that depend on sizes of the run, and branches that no input takes.
 
 Whether a number is the same whatever the inputs' sizes are shows at other sizes. A condition that is
 takes one branch for good; the other one is dead, and nothing in it counts.
@@ -28,7 +28,7 @@ MOVES = frozenset(
 
 
 def varies(info: ShapeInfo, value: str) -> np.ndarray:
-    """Which elements of a known value depend on sizes that are only known at run time."""
+    """Tell which elements of a known value depend on sizes that are only known at run time."""
     here = info.known.get(value)
     symbolic = symbolic_axes(info.graph)
     if here is None or not (info.guessed or any(symbolic.values())):
@@ -70,7 +70,7 @@ def _elsewhere(
 def _differing(
     info: ShapeInfo, sizes: Mapping[str, Shape], symbolic: Mapping[str, list[int]]
 ) -> int:
-    """How many symbolic axes of the inputs have another size than here."""
+    """Tell how many symbolic axes of the inputs have another size than here."""
     return sum(
         sizes[n][axis] != info.sizes[n][axis]
         for n, axes in symbolic.items()
@@ -110,7 +110,7 @@ def dead_branches(info: ShapeInfo) -> frozenset[Subgraph]:
 
 
 def open_elements(info: ShapeInfo, value: str, seen: dict[str, np.ndarray]) -> np.ndarray:
-    """Which elements of a known value were computed from sizes that inputs may have or not.
+    """Tell which elements of a known value were computed from sizes that inputs may have or not.
 
     Stricter than `varies`: a comparison of two sizes counts, whatever came out of it.
     """
@@ -134,7 +134,7 @@ def trace_elements(
     mark: Callable[[Node, str], np.ndarray | None],
     seen: dict[str, np.ndarray],
 ) -> np.ndarray:
-    """Which elements of a known value were computed from marked ones.
+    """Tell which elements of a known value were computed from marked ones.
 
     Args:
         info: what is known.

@@ -18,7 +18,7 @@ Array = np.ndarray
 
 
 class _Form(ABC):
-    """What the three forms of labels have in common."""
+    """The common part of the three forms of labels."""
 
     __slots__ = ("size",)
 
@@ -41,7 +41,7 @@ class _Form(ABC):
         return Listed(self.array()[index])
 
     def same(self, other: Labels) -> bool:
-        """Whether both say the same without a look at single indices."""
+        """Tell whether both say the same without a look at single indices."""
         return self is other or (type(self) is type(other) and self.key == other.key)
 
 

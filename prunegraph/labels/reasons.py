@@ -1,4 +1,4 @@
-"""Why labels are pinned: a kind that programs read, and a text that people do."""
+"""Reasons for pinned labels: a kind that programs read, and a text that people do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Kind(Enum):
-    """What keeps an axis as it is."""
+    """A cause that keeps an axis as it is."""
 
     GRAPH_INPUT = "the model's interface at its inputs"
     GRAPH_OUTPUT = "the model's interface at its outputs"
@@ -25,7 +25,7 @@ class Kind(Enum):
 
 
 class Reason(NamedTuple):
-    """Why labels are pinned: a sentence, the node (or graph input/output) that causes it, and the kind."""
+    """The cause of a pin: a sentence, the node (or graph input/output) that causes it, and the kind."""
 
     text: str
     because: str

@@ -168,7 +168,7 @@ class _Resolution:
         return True
 
     def _reason(self, labels: Labels) -> Reason:
-        """Why a uniform axis is pinned."""
+        """The reason of a uniform axis."""
         match = self.space.find(labels)
         assert isinstance(match, Uniform)
         return self.space.reasons[match.label]

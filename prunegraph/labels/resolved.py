@@ -177,7 +177,7 @@ class ResolvedLabels:
         return self._compact[key][1]
 
     def _is_run(self, labels: Labels) -> TypeGuard[Span]:
-        """Whether labels are a block that nothing looks at index by index."""
+        """Tell whether labels are a block that nothing looks at index by index."""
         return self.space.is_block(labels) and labels.first not in self._base
 
     def numbers(self, axes: Iterable[Labels]) -> set[int]:
@@ -199,11 +199,11 @@ class ResolvedLabels:
 
     @property
     def pinned_components(self) -> Array:
-        """Which of the first `count` channels are pinned."""
+        """Mask over the first `count` channels: those that are pinned."""
         return self._pinned
 
     def pinned(self, labels: Labels) -> Array | bool:
-        """Which channels are pinned: False or True for all, or a mask."""
+        """Channels of an axis that are pinned: False or True for all, or a mask."""
         root = self.compact(labels)
         if not isinstance(root, Listed):
             return isinstance(root, Uniform) and self._stays(root.label)
@@ -211,7 +211,7 @@ class ResolvedLabels:
         return mask if root.repeat == 1 else np.repeat(mask, root.repeat)
 
     def _stays(self, number: int) -> bool:
-        """Whether the one channel of a uniform axis is pinned."""
+        """Tell whether the one channel of a uniform axis is pinned."""
         return (
             bool(self._pinned[number])
             if number < self.count
@@ -219,7 +219,7 @@ class ResolvedLabels:
         )
 
     def all_pinned(self, labels: Labels) -> bool:
-        """Whether nothing of an axis can go."""
+        """Tell whether nothing of an axis can go."""
         root = self.compact(labels)
         if not isinstance(root, Listed):
             return isinstance(root, Uniform) and self._stays(root.label)
@@ -229,7 +229,7 @@ class ResolvedLabels:
         return self._whole[key][1]
 
     def reason(self, labels: Labels) -> Reason:
-        """Why the first pinned channel of an axis is pinned. Raises LookupError if none is."""
+        """The reason of the first pinned channel of an axis. Raises LookupError if none is."""
         match = self.space.find(labels)
         if isinstance(match, Uniform) and match.label in self.space.reasons:
             return self.space.reasons[match.label]

@@ -113,5 +113,5 @@ class LabelSpace:
         return Span(self.sizes[first], first)
 
     def is_block(self, labels: Labels) -> TypeGuard[Span]:
-        """Whether labels are one whole block."""
+        """Tell whether labels are one whole block."""
         return isinstance(labels, Span) and self.sizes.get(labels.first) == labels.size

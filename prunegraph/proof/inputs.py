@@ -1,4 +1,4 @@
-"""What a proof runs on: random inputs, inputs of other sizes, and data that are given."""
+"""Inputs of a proof: random inputs, inputs of other sizes, and data that are given."""
 
 from __future__ import annotations
 

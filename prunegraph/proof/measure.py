@@ -17,7 +17,7 @@ SATURATED = 1e-4
 
 
 def difference(name: str, pairs: Sequence[tuple[Array, Array]]) -> Difference:
-    """How far apart the pairs of an output's values are, at most."""
+    """The largest difference within pairs of an output's values."""
     absolute = relative = 0.0
     for expected, match in pairs:
         if expected.shape != match.shape:
@@ -59,7 +59,7 @@ def _distance(expected: Array, result: Array) -> tuple[float, float]:
 
 
 def reacts(values: Sequence[Array]) -> bool:
-    """Whether an output is there, finite, and not the same for two different inputs (all over, where there is one)."""
+    """Tell whether an output is finite, and not the same for two inputs (all over, where there is one)."""
     first, second = values if len(values) > 1 else (values[0], values[0].reshape(-1)[:1])
     if not first.size or first.dtype.kind == "O":
         return False
@@ -69,7 +69,7 @@ def reacts(values: Sequence[Array]) -> bool:
 
 
 def is_saturated(graph: Graph, name: str, values: Sequence[Array]) -> bool:
-    """Whether an output is so near the end of an activation's range that only rounding is left of it."""
+    """Tell whether an output is so near the end of an activation's range that only rounding is left of it."""
     if name not in graph.producer or graph.nodes[graph.producer[name]].op not in SATURATING:
         return False
     return all(
@@ -79,7 +79,7 @@ def is_saturated(graph: Graph, name: str, values: Sequence[Array]) -> bool:
 
 
 def all_finite(runs: Sequence[Sequence[Array]]) -> bool:
-    """Whether no value of any run is infinite or not a number."""
+    """Tell whether no value of any run is infinite or not a number."""
     return all(
         np.isfinite(value).all()
         for outputs in runs

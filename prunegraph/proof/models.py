@@ -64,7 +64,7 @@ class Models:
         return [run(opened, each, list(names)) for each in inputs]
 
     def runs(self, path: Path, inputs: Sequence[Batch]) -> bool:
-        """Whether a model runs in a default session."""
+        """Tell whether a model runs in a default session."""
         try:
             self.values(path, inputs, self.graph.outputs, "default")
         except ModelError:

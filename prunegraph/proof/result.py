@@ -1,4 +1,4 @@
-"""What a proof says: how far apart two graphs were."""
+"""The result of a proof: how far apart two graphs were."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Proof:
-    """What was compared and how far apart it was. `notes` say what was special."""
+    """Compared values and how far apart they were. `notes` say what was special."""
 
     differences: tuple[Difference, ...]
     tolerance: float

@@ -99,7 +99,7 @@ def verify(
 
 
 def default_tolerance(graph: Graph) -> float:
-    """How exact a proof can be with the graph's float types."""
+    """The tolerance that the graph's float types allow."""
     halves = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
     types = {
         weight.tensor.data_type for weight in graph.weights.values() if weight.size > 1
@@ -223,7 +223,7 @@ class _Comparison:
     def _default_allowance(
         self, expected: Sequence[Sequence[Array]]
     ) -> tuple[float, float]:
-        """What a default session may differ by, and what it differs by on the original."""
+        """The difference that a default session may make, and the one it makes on the original."""
         names = self.graph.outputs
         masked = differ(
             expected, self.models.values(self.models.masked, self.inputs, names, "default")

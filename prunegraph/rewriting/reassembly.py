@@ -96,7 +96,7 @@ class Reassembly:
             self._added.setdefault(subgraph, {})[name] = make
 
     def _is_replacing(self, subgraph: Subgraph) -> bool:
-        """Whether the subgraph takes the place of its If."""
+        """Tell whether the subgraph takes the place of its If."""
         return any(
             dead.owner is subgraph.owner and dead is not subgraph
             for dead in self.shape_info.dead
@@ -207,7 +207,7 @@ class Reassembly:
             yield make()
 
     def _declared(self, entry: onnx.ValueInfoProto, value: str) -> onnx.ValueInfoProto:
-        """What a subgraph declares of an input or output, with the sizes it has now."""
+        """The declaration of an input or output of a subgraph, with the sizes it has now."""
         declared = (
             entry if self.survivors is None else declare(entry, value, self.survivors)
         )
