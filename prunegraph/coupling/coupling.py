@@ -90,5 +90,8 @@ class Coupling(Labelling):
         return cls(**noted, groups=groups, fixed=fixed)
 
     def group(self, name: str) -> Group:
-        """The group of that id. Raises StopIteration."""
-        return next(group for group in self.groups if group.id == name)
+        """The group of that id. Raises KeyError."""
+        for group in self.groups:
+            if group.id == name:
+                return group
+        raise KeyError(name)
