@@ -173,7 +173,9 @@ def test_dead_branches_one_after_the_other() -> None:
     assert not [node for node in pruned.nodes if node.op == "If"]
 
 
-def recurrent(turns: object = 3, scanned: bool = False, share: bool = False) -> Builder:
+def recurrent(
+    iterations: object = 3, scanned: bool = False, share: bool = False
+) -> Builder:
     """conv a -> Loop (state = conv2(relu(conv1(state))) + a) -> conv last -> head."""
     b = Builder()
     x = b.conv(b.input("n", 3, 6, 6), 3, 8, name="a")
@@ -184,7 +186,9 @@ def recurrent(turns: object = 3, scanned: bool = False, share: bool = False) -> 
     outs = [i.op("Identity", "go1000"), y] + (
         [i.conv(y, 8, 7, name="out")] if scanned else []
     )
-    count = b.const(turns, np.int64) if isinstance(turns, int) else str(turns)
+    count = (
+        b.const(iterations, np.int64) if isinstance(iterations, int) else str(iterations)
+    )
     z = loop(b, i.body(*outs, kinds=[BOOL]), count, x, created=1 + scanned)
     if scanned:
         stacked = b.op("ReduceMax", "loop.out1", axes=[0], keepdims=0)
@@ -220,19 +224,19 @@ def test_loops_stack_what_every_turn_returns() -> None:
     assert pruned.node("out").channels.outputs == 4
 
 
-@pytest.mark.parametrize("turns", [1, 4])
-def test_turns_decided_at_run_time(turns: int) -> None:
-    b = recurrent("turns", scanned=True)
-    b.nodes[0:0] = [helper.make_node("ReduceSum", ["count"], ["turns"], keepdims=0)]
+@pytest.mark.parametrize("iterations", [1, 4])
+def test_iterations_decided_at_run_time(iterations: int) -> None:
+    b = recurrent("iterations", scanned=True)
+    b.nodes[0:0] = [helper.make_node("ReduceSum", ["count"], ["iterations"], keepdims=0)]
     b.inputs.append(helper.make_tensor_value_info("count", INT64, ["m"]))
     graph = finished(b)
     assert set(fixed_reasons(graph)) == {"head"}
     pruned, _ = prove(graph)
     assert pruned.node("out").channels.outputs == 4
-    rng = np.random.default_rng(turns)
+    rng = np.random.default_rng(iterations)
     data = {
         "x": rng.standard_normal((1, 3, 6, 6)).astype(np.float32),
-        "count": np.ones(turns, np.int64),
+        "count": np.ones(iterations, np.int64),
     }
     plan = random_plan(pg.analyze(graph))
     pg.verify(graph, plan, pg.apply(graph, plan), data=[data])
