@@ -23,12 +23,12 @@ _HOMES = {
     "Budget": "prunegraph.selection.budget",
     "CompressResult": "prunegraph.hybrid.compress",
     "Context": "prunegraph.selection.criteria.base",
-    "Coupling": "prunegraph.coupling.analysis",
+    "Coupling": "prunegraph.coupling.coupling",
     "DecomposeResult": "prunegraph.rewriting.decompose",
     "Graph": "prunegraph.graph.model",
     "Group": "prunegraph.coupling.groups",
     "Plan": "prunegraph.selection.plan",
-    "Proof": "prunegraph.proof",
+    "Proof": "prunegraph.proof.result",
     "QuantizeResult": "prunegraph.quantization.quantize",
     "PruneResult": "prunegraph.pipeline",
     "SearchResult": "prunegraph.studies",
@@ -88,14 +88,14 @@ __all__ = [
 if TYPE_CHECKING:
     from prunegraph import errors
     from prunegraph.api import analyze, apply, compare, load, prune, save, select, verify
-    from prunegraph.coupling.analysis import Coupling
+    from prunegraph.coupling.coupling import Coupling
     from prunegraph.coupling.groups import Group
     from prunegraph.frontends.base import frontend
     from prunegraph.graph.model import Graph
     from prunegraph.hybrid.compress import CompressResult, compress
     from prunegraph.latency.low_rank import decompose
     from prunegraph.pipeline import PruneResult
-    from prunegraph.proof import Proof
+    from prunegraph.proof.result import Proof
     from prunegraph.quantization.quantize import QuantizeResult, quantize
     from prunegraph.rewriting.decompose import DecomposeResult
     from prunegraph.selection.budget import Budget

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prunegraph import frontends
-from prunegraph.coupling.analysis import Coupling
 from prunegraph.coupling.analysis import analyze as _analyze
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.errors import ModelError
 from prunegraph.frontends.outputs import beside, check_name, is_symbol
 from prunegraph.graph.model import Graph
@@ -30,7 +30,7 @@ from prunegraph.selection.plan import Plan, survivors
 
 if TYPE_CHECKING:
     from prunegraph.measuring.compare import Comparison
-    from prunegraph.proof import Proof
+    from prunegraph.proof.result import Proof
 
 Batch = Mapping[str, np.ndarray]
 
@@ -149,7 +149,7 @@ def verify(
     Raises:
         ExactnessError: they differ; the message names the first node that does.
     """
-    from prunegraph.proof import verify as _verify
+    from prunegraph.proof.verify import verify as _verify
 
     return _verify(model, plan, pruned, data=[dict(batch) for batch in data], seed=seed)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.sample import full_cost
 from prunegraph.errors import BudgetError, DataError, ExactnessError, ModelError
 from prunegraph.graph.model import Graph
@@ -17,7 +17,8 @@ from prunegraph.latency.bench import PAIRS
 from prunegraph.latency.select import Selected, select
 from prunegraph.measuring.latency import Latency, Stopwatch
 from prunegraph.ops.cost import Cost
-from prunegraph.proof import Proof, verify
+from prunegraph.proof.result import Proof
+from prunegraph.proof.verify import verify
 from prunegraph.recovery import repairs
 from prunegraph.rewriting.cut import cut
 from prunegraph.runtime.data import Batch, Data

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from prunegraph.api import analyze, apply, verify
-from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.graph.model import Graph
-from prunegraph.proof import Proof
+from prunegraph.proof.result import Proof
 from prunegraph.runtime.data import random_inputs
 from prunegraph.runtime.session import run, session
 from prunegraph.selection.plan import Plan, make_plan

@@ -16,8 +16,9 @@ from onnx.reference import ReferenceEvaluator
 
 from prunegraph.graph import onnx_io
 from prunegraph.graph.names import names_in, redirect
-from prunegraph.graph.shape_info import shape_info
+from prunegraph.graph.shapes import shape_info
 from prunegraph.graph.sources import Packed, Sources, Whole
+from prunegraph.graph.varying import varies
 
 Array = np.ndarray
 
@@ -89,7 +90,7 @@ class _Folder:
             if name in names
         }
         self._numbers = Sources(shapes, {})
-        self._facts = shape_info(onnx_io.from_model(model))
+        self._info = shape_info(onnx_io.from_model(model))
 
     def run(self) -> None:
         graph = self.model.graph
@@ -133,8 +134,8 @@ class _Folder:
     def _value(self, name: str) -> Array | None:
         """A constant, or a size that is the same for all inputs."""
         if name not in self.values:
-            known = self._facts.known.get(name)
-            return None if known is None or self._facts.varies(name).any() else known
+            known = self._info.known.get(name)
+            return None if known is None or varies(self._info, name).any() else known
         return self.values[name]
 
     def _fold(self, node: onnx.NodeProto) -> None:

@@ -1,1 +1,1 @@
-"""Which channels live or die together: labels, the walk over the rules, groups."""
+"""Channels that live or die together: the walk over the rules, groups."""

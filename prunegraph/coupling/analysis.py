@@ -3,87 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 
 import numpy as np
 
-from prunegraph.coupling.groups import Fixed, Group, find_fixed, find_groups
+from prunegraph.coupling.coupling import Coupling, Labelling, Reduction
+from prunegraph.coupling.finding import find_fixed, find_groups
 from prunegraph.coupling.sample import complete
 from prunegraph.coupling.shuffle import Shuffle, find_shuffles
 from prunegraph.coupling.uses import Use
 from prunegraph.errors import MISFIT, ModelError, UnknownNameError
 from prunegraph.graph.inference import element, elements
 from prunegraph.graph.model import Graph, Node
-from prunegraph.graph.shape_info import ShapeInfo, shape_info
-from prunegraph.labels.labels import Labels, LabelSpace, Reason, ResolvedLabels
+from prunegraph.graph.shapes import shape_info
+from prunegraph.labels.labels import Labels, Uniform
+from prunegraph.labels.reasons import Kind, Reason
+from prunegraph.labels.resolution import resolve
+from prunegraph.labels.space import LabelSpace
 from prunegraph.ops import rule_for
 
 #: Which factor of an attention axis is pruned, by name.
 ATTENTION = ("heads", "head_dim")
-
-
-@dataclass(frozen=True)
-class Reduction:
-    """What becomes of a value along axes at a node's input; `kind` is that of `ops.rule.Site.reduces`, or "groups"."""
-
-    node: int
-    slot: int
-    axes: tuple[int, ...]
-    kind: str
-    zero: int | None = None
-
-
-@dataclass
-class Coupling:
-    """What belongs together in a graph.
-
-    `groups` are the units an algorithm chooses from; `fixed` the layers that cannot be
-    pruned, each with its reason. The rest serves the rewriter and the verifier.
-    """
-
-    graph: Graph = field(repr=False)
-    shape_info: ShapeInfo = field(repr=False)
-    groups: tuple[Group, ...] = ()
-    fixed: tuple[Fixed, ...] = ()
-    labels: dict[str, tuple[Labels, ...]] = field(default_factory=dict, repr=False)
-    uses: list[Use] = field(default_factory=list, repr=False)
-    reductions: list[Reduction] = field(default_factory=list, repr=False)
-    attributes: dict[int, dict[str, tuple[Labels, int]]] = field(
-        default_factory=dict, repr=False
-    )
-    operands: dict[int, list[int]] = field(default_factory=dict, repr=False)
-    shuffles: dict[int, Shuffle] = field(default_factory=dict, repr=False)
-    followed: set[int] = field(default_factory=set, repr=False)
-    attention: str | None = None
-    channels: ResolvedLabels = field(default=None, repr=False)  # type: ignore[assignment]
-
-    def group(self, name: str) -> Group:
-        """The group of that id. Raises KeyError."""
-        return next(group for group in self.groups if group.id == name)
-
-    def value_labels(
-        self, value: str, node: int = -1, slot: int = -1
-    ) -> tuple[Labels, ...] | None:
-        """Labels of a value as one input reads it; None where it carries none."""
-        if value in self.labels:
-            return self.labels[value]
-        return self._by_reader.get((value, node, slot)) or self._by_reader.get(
-            (value, -1, -1)
-        )
-
-    @cached_property
-    def _by_reader(self) -> dict[tuple[str, int, int], tuple[Labels, ...]]:
-        return {(use.weight, use.node, use.slot): use.labels for use in self.uses}
-
-    def is_followed(self, node: Node) -> bool:
-        """Whether a node's rule could follow the labels through it."""
-        return node.index in self.followed
-
-    def labels_at(self, reduction: Reduction) -> tuple[Labels, ...]:
-        """Labels of the value a reduction reads."""
-        value = self.graph.nodes[reduction.node].inputs[reduction.slot]
-        return self.value_labels(value, reduction.node, reduction.slot) or ()
 
 
 def analyze(graph: Graph, *, attention: str | None = None) -> Coupling:
@@ -122,40 +62,52 @@ class _Walk:
         self.space = LabelSpace()
         self.labels: dict[str, tuple[Labels, ...]] = {}
         self.uses: dict[tuple[str, int, int], Use] = {}
-        self.result = Coupling(
-            graph, self.shape_info, shuffles=find_shuffles(graph, self.shape_info)
-        )
+        self.reductions: list[Reduction] = []
+        self.attributes: dict[int, dict[str, tuple[Labels, int]]] = {}
+        self.operands: dict[int, list[int]] = {}
+        self.shuffles = find_shuffles(graph, self.shape_info)
+        self.followed: set[int] = set()
 
     def run(self, attention: str | None) -> Coupling:
-        result = self.result
-        result.attention = attention
         for name in self.graph.inputs:
-            reason = Reason("graph input", name)
+            reason = Reason("graph input", name, Kind.GRAPH_INPUT)
             self.labels[name] = tuple(
                 self.space.pinned(size, reason) for size in self.shape_info.shapes[name]
             )
-        inner = {index for shuffle in result.shuffles.values() for index in shuffle.inner}
+        inner = {index for shuffle in self.shuffles.values() for index in shuffle.inner}
         for node in self.graph.nodes:
             if self.shape_info.is_dead(node):
                 continue
-            if node.index in result.shuffles:
-                self._shuffle(result.shuffles[node.index])
+            if node.index in self.shuffles:
+                self._shuffle(self.shuffles[node.index])
             elif self._is_arithmetic(node):
                 self._pin_constants(node)
             elif node.index not in inner and node.op != "Constant":
                 self._visit(node)
         for name in self.graph.outputs:
             for labels in self.value_labels(name):
-                self.space.pin(labels, Reason("graph output", name))
-        result.labels = self.labels
-        result.uses = list(self.uses.values())
-        result.channels = self.space.resolve(self._used(), attention)
-        result.groups = find_groups(result)
-        result.fixed = find_fixed(result)
-        return result
+                self.space.pin(labels, Reason("graph output", name, Kind.GRAPH_OUTPUT))
+        labelling = self._labelling(attention)
+        groups = find_groups(labelling)
+        return Coupling.of(labelling, groups, find_fixed(labelling, groups))
+
+    def _labelling(self, attention: str | None) -> Labelling:
+        return Labelling(
+            graph=self.graph,
+            shape_info=self.shape_info,
+            labels=self.labels,
+            uses=tuple(self.uses.values()),
+            reductions=tuple(self.reductions),
+            attributes=self.attributes,
+            operands=self.operands,
+            shuffles=self.shuffles,
+            followed=frozenset(self.followed),
+            attention=attention,
+            channels=resolve(self.space, self._used(), attention),
+        )
 
     def _is_arithmetic(self, node: Node) -> bool:
-        """Whether the node is part of shape arithmetic, which carries no channels."""
+        """Tell whether the node is part of shape arithmetic, which carries no channels."""
         known = self.shape_info.known
         for output in node.outputs:
             if output not in known:
@@ -182,7 +134,7 @@ class _Walk:
         self.labels[shuffle.output] = tuple(labels)
 
     def _is_unknown(self, value: str) -> bool:
-        """Whether a value is there whose shape is not known."""
+        """Tell whether a value is there whose shape is not known."""
         shapes = self.shape_info.shapes
         return bool(value) and value not in shapes and element(value, 0) not in shapes
 
@@ -200,14 +152,15 @@ class _Walk:
         for value in node.captured:
             for labels in self.value_labels(value):
                 self.space.pin(
-                    labels, site.reason(f"used inside the subgraph of {node.op}")
+                    labels,
+                    site.reason(f"used inside the subgraph of {node.op}", Kind.CAPTURED),
                 )
         rule = rule_for(node)
         if rule is None or rule.propagate is None:
-            reason = rule.barrier if rule is not None else None
-            self._barrier(
-                site, f"{node.op}: {reason}" if reason else f"{node.op} has no rule"
-            )
+            if rule is not None and rule.barrier:
+                self._barrier(site, f"{node.op}: {rule.barrier}", rule.kind)
+            else:
+                self._barrier(site, f"{node.op} has no rule", Kind.NO_RULE)
             return
         unknown = [v for v in (*node.inputs, *site.node.outputs) if self._is_unknown(v)]
         if unknown and not rule.partial:
@@ -218,7 +171,7 @@ class _Walk:
         try:
             rule.propagate(site)
             self._pin_operands(site)
-            self.result.followed.add(node.index)
+            self.followed.add(node.index)
         except ValueError as error:
             self._barrier(site, f"{node.op} cannot be followed: {error}")
         except MISFIT as error:
@@ -229,7 +182,7 @@ class _Walk:
             )
 
     def _pin_operands(self, site: NodeSite) -> None:
-        """What a rule did not look at is an operand (a scale, a region): it is read as it is."""
+        """Pin what a rule did not look at: an operand (a scale, a region), read as it is."""
         for slot, value in enumerate(site.node.inputs):
             if not value or slot in site.asked or value in self.shape_info.known:
                 continue
@@ -237,17 +190,16 @@ class _Walk:
                 for labels in self.value_labels(value):
                     self.space.pin(labels, site.reason(f"an operand of {site.node.op}"))
 
-    def _barrier(self, site: NodeSite, text: str) -> None:
+    def _barrier(self, site: NodeSite, text: str, kind: Kind = Kind.OPERATOR) -> None:
         """Nothing is known of the node: all it touches must stay."""
+        reason = site.reason(text, kind)
         for slot, value in enumerate(site.node.inputs):
             if value:
                 for labels in site.labels(slot):
-                    self.space.pin(labels, site.reason(text))
+                    self.space.pin(labels, reason)
         for output in site.node.outputs:
             shape = self.shape_info.shapes.get(output, ())
-            self.labels[output] = tuple(
-                self.space.pinned(size, site.reason(text)) for size in shape
-            )
+            self.labels[output] = tuple(self.space.pinned(size, reason) for size in shape)
 
     def value_labels(self, value: str) -> tuple[Labels, ...]:
         """Labels of a value, whoever reads it. A sequence answers with those of all its elements."""
@@ -347,7 +299,7 @@ class NodeSite:
                 f"its output has shape {list(shape)}, not {[each.size for each in labels]}"
             )
         for each in labels:
-            if each.size == 1 and not each.is_constant:
+            if each.size == 1 and not isinstance(each, Uniform):
                 # Without its only element the axis, and all that is broadcast over it, would be empty.
                 self.pin(each, "the only element of its axis")
         self.walk.labels[self.node.outputs[slot]] = tuple(labels)
@@ -357,15 +309,15 @@ class NodeSite:
         for index, labels in enumerate(parts):
             self.walk.labels[element(self.node.outputs[0], index)] = tuple(labels)
 
-    def pinned_axis(self, size: int, text: str) -> Labels:
-        return self.space.pinned(size, self.reason(text))
+    def pinned_axis(self, size: int, text: str, kind: Kind = Kind.OPERATOR) -> Labels:
+        return self.space.pinned(size, self.reason(text, kind))
 
-    def pin(self, labels: Labels, text: str) -> None:
-        if not labels.is_constant:
-            self.space.pin(labels, self.reason(text))
+    def pin(self, labels: Labels, text: str, kind: Kind = Kind.OPERATOR) -> None:
+        if not isinstance(labels, Uniform):
+            self.space.pin(labels, self.reason(text, kind))
 
-    def reason(self, text: str) -> Reason:
-        return Reason(text, self.node.name)
+    def reason(self, text: str, kind: Kind = Kind.OPERATOR) -> Reason:
+        return Reason(text, self.node.name, kind)
 
     def role(self, slot: int, axis: int, role: str) -> None:
         graph = self.walk.graph
@@ -389,12 +341,12 @@ class NodeSite:
         value = self.node.inputs[slot]
         if value not in self.walk.labels and value not in self.walk.graph.weights:
             return  # numbers computed from sizes have no channels: all of them stay
-        self.walk.result.reductions.append(
+        self.walk.reductions.append(
             Reduction(self.node.index, slot, tuple(axes), kind, zero)
         )
 
     def bind_attribute(self, attribute: str, labels: Labels, times: int = 1) -> None:
-        self.walk.result.attributes.setdefault(self.node.index, {})[attribute] = (
+        self.walk.attributes.setdefault(self.node.index, {})[attribute] = (
             labels,
             times,
         )
@@ -403,4 +355,4 @@ class NodeSite:
         self.space.tag(labels, name)
 
     def sizes_operand(self, slot: int) -> None:
-        self.walk.result.operands.setdefault(self.node.index, []).append(slot)
+        self.walk.operands.setdefault(self.node.index, []).append(slot)

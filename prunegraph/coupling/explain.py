@@ -1,4 +1,4 @@
-"""Why a layer cannot be pruned: the way from its channels to what pins them."""
+"""The explanation of a fixed layer: the way from its channels to what pins them."""
 
 from __future__ import annotations
 
@@ -6,50 +6,28 @@ from dataclasses import dataclass
 
 import networkx
 
-from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.errors import UnknownNameError
 from prunegraph.graph.model import Node
-from prunegraph.labels.labels import Labels, Reason
+from prunegraph.labels.labels import Labels, Listed, Uniform
+from prunegraph.labels.reasons import Kind, Reason
 
-#: What a person can do about a reason, by the first words that fit.
-ADVICE = (
-    (
-        "graph output",
-        "the layer makes an output of the model; its width is the model's interface",
-    ),
-    (
-        "graph input",
-        "the axis comes from the model's input; its width is the model's interface",
-    ),
-    (
-        "has no rule",
-        "register a rule for the operator (docs/architecture.md), or replace it",
-    ),
-    ("spatial axis", "the axis is spatial here; its size follows from the input"),
-    (
-        "another factor",
-        "the axis is pruned in units of its other factor; --attention chooses in attention",
-    ),
-    (
-        "live or die together",
-        "what ties them (a lookup, a shared table, heads that share keys) would have to go first",
-    ),
-    ("control flow", "move the value out of the subgraph"),
-    (
-        "used inside the subgraph",
-        "the subgraph is not looked into; move the value's use out of it",
-    ),
-    (
-        "from iteration to iteration",
-        "let the subgraph hand the value back in the shape it got it in",
-    ),
-    ("different shapes", "let both branches return the same shape"),
-    (
-        "has an unknown shape",
-        "give the model's inputs fixed sizes, or the operator that makes the value a rule",
-    ),
-    ("runs along", "the axis is what the subgraph runs over, one element a turn"),
-)
+#: What a person can do about a reason, by its kind.
+ADVICE = {
+    Kind.GRAPH_OUTPUT: "the layer makes an output of the model; its width is the model's interface",
+    Kind.GRAPH_INPUT: "the axis comes from the model's input; its width is the model's interface",
+    Kind.NO_RULE: "register a rule for the operator (docs/architecture.md), or replace it",
+    Kind.SPATIAL: "the axis is spatial here; its size follows from the input",
+    Kind.OTHER_FACTOR: "the axis is pruned in units of its other factor; --attention chooses in attention",
+    Kind.ONE_CHANNEL: "what ties them (a lookup, a shared table, heads that share keys) would have to go first",
+    Kind.CONTROL_FLOW: "move the value out of the subgraph",
+    Kind.CAPTURED: "the subgraph is not looked into; move the value's use out of it",
+    Kind.CHANGES_SHAPE: "let the subgraph hand the value back in the shape it got it in",
+    Kind.BRANCHES_DIFFER: "let both branches return the same shape",
+    Kind.UNKNOWN_SHAPE: "give the model's inputs fixed sizes, or the operator that makes the value a rule",
+    Kind.RUNS_ALONG: "the axis is what the subgraph runs over, one element a turn",
+    Kind.OPERATOR: "the operator reads the axis as a whole",
+}
 
 
 @dataclass(frozen=True)
@@ -89,18 +67,13 @@ def explain(coupling: Coupling, layer: str) -> Why:
             (),
             f"all channels can be pruned (groups {groups or 'none'})",
         )
-    reason = Reason(fixed.reason, fixed.because)
-    advice = next(
-        (text for start, text in ADVICE if start in reason.text),
-        "the operator reads the axis as a whole",
-    )
     return Why(
         layer,
         fixed.channels,
         fixed.of,
-        reason,
+        Reason(fixed.reason, fixed.because, fixed.kind),
         _path(coupling, node, fixed.because),
-        advice,
+        ADVICE[fixed.kind],
     )
 
 
@@ -133,5 +106,6 @@ def _path(coupling: Coupling, node: Node, because: str) -> tuple[str, ...]:
 def _carries_fixed(coupling: Coupling, value: str) -> bool:
     labels: tuple[Labels, ...] = coupling.labels.get(value, ())
     return any(
-        bool(coupling.channels.all_pinned(axis)) and not axis.is_constant for axis in labels
-    ) or any(axis.ids is not None for axis in labels)
+        bool(coupling.channels.all_pinned(axis)) and not isinstance(axis, Uniform)
+        for axis in labels
+    ) or any(isinstance(axis, Listed) for axis in labels)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.groups import Group, Member
 from prunegraph.coupling.places import ChannelAxis, makers, readers
 from prunegraph.coupling.sample import full_cost
@@ -63,7 +63,7 @@ def nodes_outline(coupling: Coupling) -> dict[str, Any]:
 
 
 def _head(coupling: Coupling) -> dict[str, Any]:
-    """Which model it is, to be copied into a plan, and what it costs."""
+    """Tell which model it is, to be copied into a plan, and what it costs."""
     graph = coupling.graph
     unit = {"attention": coupling.attention} if coupling.attention else {}
     return {

@@ -1,4 +1,4 @@
-"""Where a group's channels appear: on which axes of which values, and at which positions."""
+"""Places of a group's channels: axes of values, and positions on them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from functools import cached_property
 
 import numpy as np
 
-from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.groups import Group
-from prunegraph.labels.labels import Labels
+from prunegraph.labels.labels import Listed, Span, Uniform
 
 Array = np.ndarray
 
@@ -22,12 +22,12 @@ class ChannelAxis:
     value: str
     axis: int
     group: Group = field(repr=False)
-    root: Labels = field(repr=False)
+    root: Span | Listed = field(repr=False)
 
     @cached_property
     def positions(self) -> Array:
         """Row c holds the indices on the axis that belong to channel c [channels, per_channel]."""
-        if self.root.ids is None:
+        if isinstance(self.root, Span):
             return np.arange(self.group.channels)[:, None]
         assert self.group.numbers is not None
         sorting = np.argsort(self.group.numbers)
@@ -99,10 +99,10 @@ def _find(coupling: Coupling) -> dict[str, list[ChannelAxis]]:
             continue  # an element of a sequence
         for axis, labels in enumerate(axes):
             root = coupling.channels.root(labels)
-            if root.is_constant or labels.size < 2:
+            if isinstance(root, Uniform) or labels.size < 2:
                 continue
             if root.key not in known:
-                if root.ids is None:
+                if isinstance(root, Span):
                     known[root.key] = [runs[root.first]] if root.first in runs else []
                 else:
                     here = np.unique(group_of[root.ids])

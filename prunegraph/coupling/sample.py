@@ -13,7 +13,8 @@ import onnx
 from prunegraph.errors import PrunegraphError
 from prunegraph.graph.inference import infer_outputs
 from prunegraph.graph.model import Graph, Node
-from prunegraph.graph.shape_info import ShapeInfo, shape_info
+from prunegraph.graph.shape_info import ShapeInfo
+from prunegraph.graph.shapes import shape_info
 from prunegraph.ops import rule_for
 from prunegraph.ops.cost import Cost, cost
 from prunegraph.runtime.data import random_inputs
@@ -73,7 +74,7 @@ def full_cost(graph: Graph) -> Cost:
 
 
 def _is_open(node: Node, shape_info: ShapeInfo) -> bool:
-    """Whether a node has a rule and known inputs, but outputs that ONNX's inference says nothing of."""
+    """Tell whether a node has a rule and known inputs, but outputs that ONNX's inference says nothing of."""
     if all(v in shape_info.shapes for v in node.outputs if v) or (
         not node.domain and onnx.defs.has(node.op)
     ):

@@ -1,4 +1,4 @@
-"""What is left of every axis when channels are removed."""
+"""The rest of every axis when channels are removed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.uses import Use
-from prunegraph.labels.labels import Labels
+from prunegraph.labels.labels import Labels, Listed, Uniform
 
 Array = np.ndarray
 
@@ -39,19 +39,19 @@ class Survivors:
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing is removed."""
+        """Tell whether nothing is removed."""
         return not self._runs and not self._components.any()
 
     def kept(self, labels: Labels) -> Array | None:
         """Indices of an axis that stay, or None where all do."""
         root = self.coupling.channels.root(labels)
-        if root.is_constant:
+        if isinstance(root, Uniform):
             return None
         if root.key not in self._kept:
             gone = (
-                self._runs.get(root.first)
-                if root.ids is None
-                else self._components[root.ids]
+                self._components[root.ids]
+                if isinstance(root, Listed)
+                else self._runs.get(root.first)
             )
             self._kept[root.key] = (
                 None if gone is None or not gone.any() else np.flatnonzero(~gone)
@@ -59,7 +59,7 @@ class Survivors:
         return self._kept[root.key]
 
     def size(self, labels: Labels) -> int:
-        """How many indices of an axis stay."""
+        """Number of indices of an axis that stay."""
         kept = self.kept(labels)
         return labels.size if kept is None else len(kept)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from prunegraph.labels.labels import Labels
 
 
-@dataclass
+@dataclass(frozen=True)
 class Use:
     """Labels of a weight's axes for one input of one node, or for all readers (`node` -1).
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from prunegraph.graph.model import Graph, Node
-from prunegraph.graph.shape_info import shape_info
+from prunegraph.graph.shapes import shape_info
 
 
 def bounds(graph: Graph, node: Node) -> tuple[float, float] | None:

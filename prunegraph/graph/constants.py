@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prunegraph.graph.model import Graph, Node
-from prunegraph.graph.shape_info import shape_info
+from prunegraph.graph.shapes import shape_info
 
 #: Operators whose outputs are not the same every time.
 RANDOM = frozenset(

@@ -51,7 +51,7 @@ class Subgraph:
 
 @dataclass(frozen=True)
 class NodeContext:
-    """What a node has besides its protobuf: its name, the subgraph it is in, and the subgraphs it runs.
+    """The surroundings of a node in the file: its name, the subgraph it is in, and the subgraphs it runs.
 
     `inputs` replaces those of the protobuf, where given; `enter` is the index of the `Enter` that
     belongs to a node with subgraphs.
@@ -70,7 +70,7 @@ PLAIN = NodeContext()
 
 @dataclass(frozen=True)
 class Scanned:
-    """How a Scan takes its inputs apart and puts its outputs together, by the numbers of its attributes."""
+    """The way a Scan takes its inputs apart and puts its outputs together, by the numbers of its attributes."""
 
     states: int
     input_axes: tuple[int, ...]
@@ -92,7 +92,7 @@ class Scanned:
 
 
 def obstacle(proto: onnx.NodeProto, opset: int) -> str | None:
-    """Why a node's subgraphs cannot be inlined, or None."""
+    """The reason why a node's subgraphs cannot be inlined, or None."""
     subgraphs = {
         a.name: a.g for a in proto.attribute if a.type == onnx.AttributeProto.GRAPH
     }
@@ -122,7 +122,7 @@ def obstacle(proto: onnx.NodeProto, opset: int) -> str | None:
 
 
 def _fits(proto: onnx.NodeProto, graph: onnx.GraphProto) -> bool:
-    """Whether a subgraph has as many inputs and outputs as its owner needs."""
+    """Tell whether a subgraph has as many inputs and outputs as its owner needs."""
     given, output, inputs, outputs = (
         len(proto.input),
         len(proto.output),

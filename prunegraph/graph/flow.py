@@ -1,35 +1,22 @@
-"""What is known of values that If, Loop and Scan hand into their subgraphs and out of them.
+"""Shapes and numbers that If, Loop and Scan hand into their subgraphs and out of them.
 
 A value that a Loop or Scan carries from iteration to iteration keeps its shape, or its shape is not
-known at all: the subgraph is looked at with the first turn's shapes, and again without those that
-it changes. Numbers are never known across turns. A condition that is the same whatever the
-inputs' sizes takes one branch for good; the other one is dead, and nothing in it counts.
+known at all: the subgraph is looked at with the first iteration's shapes, and again without those that
+it changes. Numbers are never known across iterations. Of a branch that is dead nothing counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from prunegraph.graph.control import DOMAIN, ENTER, LOOP_HEAD, RETURN, Scanned, Subgraph
-from prunegraph.graph.evaluate import evaluate
-
-if TYPE_CHECKING:
-    from prunegraph.graph.model import Node
-    from prunegraph.graph.shape_info import ShapeInfo
-
-Shape = tuple[int, ...]
-
-#: Operators whose result holds elements of their first input, unchanged.
-MOVES = frozenset(
-    {"Gather", "Slice", "Squeeze", "Unsqueeze", "Reshape", "Transpose", "Identity", "Cast"}
-)
+from prunegraph.graph.model import Node
+from prunegraph.graph.shape_info import ShapeInfo
 
 
 def is_control(node: Node) -> bool:
-    """Whether a node hands values into subgraphs or out of them."""
+    """Tell whether a node hands values into subgraphs or out of them."""
     return node.domain == DOMAIN or bool(node.subgraphs)
 
 
@@ -38,8 +25,8 @@ def hand_on(node: Node, info: ShapeInfo, visit: Callable[[Node], None]) -> None:
 
     Args:
         node: an `Enter`, a `Return`, or an If, Loop or Scan with subgraphs.
-        found: the facts so far; added to.
-        visit: finds the facts of a node.
+        info: what is known so far; added to.
+        visit: adds what is known of a node.
     """
     if node.op == ENTER:
         _enter(node, info)
@@ -92,7 +79,7 @@ def _enter(node: Node, info: ShapeInfo) -> None:
 
 
 def _settle(node: Node, info: ShapeInfo, visit: Callable[[Node], None]) -> None:
-    """Forget the shapes of carried values that a turn changes, and look at the subgraph again."""
+    """Forget the shapes of carried values that an iteration changes, and look at the subgraph again."""
     nodes = info.graph.nodes
     pairs = carried(node, nodes[node.enter])
     while True:
@@ -156,7 +143,7 @@ def _leave_scan(node: Node, info: ShapeInfo) -> None:
 def _stack(
     info: ShapeInfo, returned: str, output: str, subgraph: Subgraph, axis: int
 ) -> None:
-    """One element of the result for every turn."""
+    """One element of the result for every iteration."""
     if not output or returned not in info.shapes:
         return
     shape = list(info.shapes[returned])
@@ -166,7 +153,7 @@ def _stack(
 
 
 def _goes_on(enter: Node, subgraph: Subgraph, info: ShapeInfo) -> bool:
-    """Whether a Loop's condition is true from the first turn to the last."""
+    """Tell whether a Loop's condition is true from the first iteration to the last."""
 
     def is_true(value: str) -> bool:
         constant = info.constant(value)
@@ -178,94 +165,3 @@ def _goes_on(enter: Node, subgraph: Subgraph, info: ShapeInfo) -> bool:
         last = nodes[producer[last]].inputs[0]
     starts = not enter.inputs[1] or is_true(enter.inputs[1])
     return starts and (last == enter.outputs[1] or is_true(last))
-
-
-# -- branches that are never taken ------------------------------------------------------
-
-
-def dead_branches(info: ShapeInfo) -> frozenset[Subgraph]:
-    """Branches that no input takes, as far as these facts tell."""
-    dead = set(info.dead)
-    nodes = info.graph.nodes
-    for node in nodes:
-        if node.op == "If" and node.subgraphs and not info.is_dead(node):
-            condition = nodes[node.enter].inputs[0]
-            value = info.constant(condition)
-            if (
-                value is not None
-                and value.size == 1
-                and not open_elements(info, condition, {}).any()
-            ):
-                dead.add(node.subgraphs[1 if value.item() else 0])
-    return frozenset(dead)
-
-
-def open_elements(info: ShapeInfo, value: str, seen: dict[str, np.ndarray]) -> np.ndarray:
-    """Which elements of a known value were computed from sizes that inputs may have or not.
-
-    Stricter than `Facts.varies`: a comparison of two sizes counts, whatever came out of it.
-    """
-
-    def mark(node: Node, value: str) -> np.ndarray | None:
-        if node.op in ("Shape", "Size"):
-            return info.varies(value)
-        if node.op == "If" and node.subgraphs:
-            live = next(
-                subgraph for subgraph in node.subgraphs if subgraph not in info.dead
-            )
-            return trace_elements(info, live.outputs[node.outputs.index(value)], mark, seen)
-        return np.ones((), bool) if is_control(node) else None
-
-    return trace_elements(info, value, mark, seen)
-
-
-def trace_elements(
-    info: ShapeInfo,
-    value: str,
-    mark: Callable[[Node, str], np.ndarray | None],
-    seen: dict[str, np.ndarray],
-) -> np.ndarray:
-    """Which elements of a known value were computed from marked ones.
-
-    Args:
-        found: the facts.
-        value: the known value.
-        mark: gives the marks of a node's output of that name, in a shape that broadcasts to its own, or None where they
-            follow from those of its inputs.
-        seen: marks by value so far; added to.
-    """
-    if value not in seen:
-        constant = info.constant(value)
-        assert constant is not None
-        node = (
-            info.graph.nodes[info.graph.producer[value]]
-            if value in info.graph.producer
-            else None
-        )
-        if node is None or node.op == "Constant":
-            seen[value] = np.zeros(constant.shape, bool)
-        elif (marked := mark(node, value)) is not None:
-            seen[value] = np.broadcast_to(marked, constant.shape)
-        else:
-            flags = [trace_elements(info, v, mark, seen) for v in node.inputs if v]
-            seen[value] = _traced(info, node, constant, flags)
-    return seen[value]
-
-
-def _traced(
-    info: ShapeInfo, node: Node, constant: np.ndarray, flags: list[np.ndarray]
-) -> np.ndarray:
-    """The same of a node's result, from its inputs' elements."""
-    if not any(flag.any() for flag in flags):
-        return np.zeros(constant.shape, bool)
-    moved: np.ndarray | None = None
-    if node.op == "Concat":
-        moved = evaluate(node, [flag.astype(np.int64) for flag in flags])
-    elif node.op in MOVES and not any(flag.any() for flag in flags[1:]):
-        places = [info.constant(v) if v else None for v in node.inputs[1:]]
-        moved = evaluate(node, [flags[0].astype(np.int64), *places])
-    return (
-        np.ones(constant.shape, bool)
-        if moved is None or moved.shape != constant.shape
-        else moved.astype(bool)
-    )

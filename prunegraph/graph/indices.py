@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from prunegraph.graph.flow import MOVES
+from prunegraph.graph.inference import shape_info_at
 from prunegraph.graph.model import Graph, Node
-from prunegraph.graph.shape_info import Shape, ShapeInfo, shape_info, shape_info_at
+from prunegraph.graph.shape_info import Shape, ShapeInfo
+from prunegraph.graph.shapes import shape_info
+from prunegraph.graph.varying import MOVES
 
 #: Operators that move integers about besides `MOVES`, unchanged.
 CARRIERS = MOVES | {
@@ -55,7 +57,7 @@ def ranges(graph: Graph, sizes: Mapping[str, Shape]) -> dict[str, Range]:
         return {}
     known = shape_info(graph)
     if dict(known.sizes) != dict(sizes):
-        known = shape_info_at(graph, sizes)
+        known = shape_info_at(graph, sizes, dead=known.dead)
     result: dict[str, Range] = {}
     for name, node, slot in uses:
         allowed = _allowed(node, slot, known)

@@ -8,37 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 from onnx import numpy_helper, shape_inference
 
 from prunegraph.graph import flow
-from prunegraph.graph.control import DOMAIN
+from prunegraph.graph.control import DOMAIN, Subgraph
 from prunegraph.graph.evaluate import MAX_ELEMENTS, evaluate, is_arithmetic
-from prunegraph.graph.model import Graph, Node, Weight
+from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.numbers import read_as_numbers
-
-if TYPE_CHECKING:
-    from prunegraph.graph.shape_info import ShapeInfo
-
-Shape = tuple[int, ...]
-
-#: More floats than these are no list of scales or bounds: they are not read from the file as numbers.
-MAX_FLOAT = 16
-
-INT_TYPES = (np.dtype(np.int64), np.dtype(np.int32), np.dtype(np.bool_))
-
-
-def is_small(weight: Weight) -> bool:
-    """Whether a constant of the file may be a list of numbers that an operator reads."""
-    if weight.is_float:
-        return weight.size <= MAX_FLOAT
-    return weight.dtype in INT_TYPES and weight.size <= MAX_ELEMENTS
-
+from prunegraph.graph.shape_info import INT_TYPES, ITERATIONS, Shape, ShapeInfo, is_small
 
 #: Operators that ONNX defines as functions, which its inference does not open: outputs are like the first input.
 LIKE_INPUT = frozenset(
@@ -87,6 +69,61 @@ UNARY = frozenset(
 BINARY = frozenset({"Add", "Div", "Mul", "Pow", "Sub"})
 
 
+def shape_info_at(
+    graph: Graph,
+    sizes: Mapping[str, Shape],
+    iterations: int = ITERATIONS,
+    dead: frozenset[Subgraph] = frozenset(),
+) -> ShapeInfo:
+    """Infer all values for given shapes of the graph's inputs.
+
+    Args:
+        graph: the model.
+        sizes: shapes of its inputs.
+        iterations: how often a Loop runs that ends when it likes.
+        dead: subgraphs that never run.
+    """
+    result = given(graph, sizes, iterations, dead)
+    inferred = infer_all(graph, sizes)
+    for node in graph.nodes:
+        if not result.is_dead(node):
+            visit(node, result, inferred)
+    result.is_whole = True
+    return result
+
+
+def stepwise(
+    graph: Graph, sizes: Mapping[str, Shape], dead: frozenset[Subgraph]
+) -> tuple[ShapeInfo, Callable[[Node], None]]:
+    """Begin with weights and inputs alone; the function given back adds a node's outputs.
+
+    The function is called node by node, in the graph's order; shapes may be corrected in between.
+    """
+    result = given(graph, sizes, dead=dead)
+    return result, lambda node: visit(node, result, {})
+
+
+def given(
+    graph: Graph,
+    sizes: Mapping[str, Shape],
+    iterations: int = ITERATIONS,
+    dead: frozenset[Subgraph] = frozenset(),
+) -> ShapeInfo:
+    """Begin with weights and inputs, before any node is visited."""
+    result = ShapeInfo({}, {}, {}, dict(sizes), graph, dead=dead, guess=iterations)
+    for weight in graph.weights.values():
+        result.shapes[weight.name] = weight.shape
+        result.types[weight.name] = weight.tensor.data_type
+    for sparse in graph.model.graph.sparse_initializer:
+        result.shapes[sparse.values.name] = graph.sparse[sparse.values.name]
+        result.types[sparse.values.name] = sparse.values.data_type
+    for entry in graph.model.graph.input:
+        if entry.name in sizes:
+            result.shapes[entry.name] = tuple(sizes[entry.name])
+            result.types[entry.name] = entry.type.tensor_type.elem_type
+    return result
+
+
 def element(sequence: str, index: int) -> str:
     """The name under which one element of a sequence is known."""
     return f"{sequence}[{index}]"
@@ -103,6 +140,7 @@ def elements(sequence: str, known: Container[str]) -> list[str]:
 def visit(
     node: Node, result: ShapeInfo, inferred: Mapping[str, onnx.ValueInfoProto]
 ) -> None:
+    """Add what is known of a node's outputs, with what ONNX's inference of the whole graph says."""
     if node.op == "Constant" and node.outputs[0] in result.shapes:
         return
     value = known_value(node, result)
@@ -140,7 +178,7 @@ def _note(value: np.ndarray, node: Node, result: ShapeInfo) -> None:
 
 
 def _is_list(value: np.ndarray) -> bool:
-    """Whether these are several numbers of a type that data have, too: floats, and what quantization makes."""
+    """Tell whether these are several numbers of a type that data have, too: floats, and what quantization makes."""
     return value.dtype not in INT_TYPES and value.size != 1
 
 
@@ -392,7 +430,7 @@ def _infer_node(node: Node, result: ShapeInfo) -> None:
 
 
 def _tensor(value: str, result: ShapeInfo) -> onnx.TensorProto | None:
-    """What `Facts.constant` says of a value, for inference to read."""
+    """A known value as a tensor, for inference to read."""
     weight = result.graph.weights.get(value)
     if weight is not None and weight.tensor.data_location != onnx.TensorProto.EXTERNAL:
         return weight.tensor if is_small(weight) else None

@@ -29,7 +29,6 @@ from prunegraph.graph.stored import stored
 
 if TYPE_CHECKING:
     import networkx
-    import onnx_graphsurgeon
 
 #: Names of inputs that hold weights, by operator; others take the schema's own names.
 ROLES = {
@@ -79,7 +78,7 @@ LAYER_OPS = frozenset(
 
 
 def is_layer_op(op: str, domain: str) -> bool:
-    """Whether an operator contracts its data with a weight; Attention does as ONNX Runtime fuses it."""
+    """Tell whether an operator contracts its data with a weight; Attention does as ONNX Runtime fuses it."""
     return op in LAYER_OPS or (op == "Attention" and domain == "com.microsoft")
 
 
@@ -408,7 +407,7 @@ class Graph:
 
     @property
     def is_file(self) -> bool:
-        """Whether the graph is what a file holds: nothing has been made of it."""
+        """Tell whether the graph is what a file holds: nothing has been made of it."""
         return self._from_file
 
     def in_file(self, subgraph: Subgraph | None = None) -> list[Node]:
@@ -443,7 +442,7 @@ class Graph:
         )
 
     def is_read(self, value: str) -> bool:
-        """Whether a node, a subgraph or the graph's caller reads a value."""
+        """Tell whether a node, a subgraph or the graph's caller reads a value."""
         return value in self.consumers or value in self.outputs
 
     def node(self, name: str) -> Node:
@@ -485,13 +484,6 @@ class Graph:
             value = node.inputs[0]
         return value
 
-    def to_json(self) -> list[dict[str, Any]]:
-        """Node records: index, name, op, attributes, parents, shapes, layer, channel data (see `graph.records`)."""
-        from prunegraph.graph.records import node_records
-        from prunegraph.graph.shape_info import shape_info
-
-        return node_records(self, shape_info(self).shapes)
-
     def to_networkx(self) -> networkx.DiGraph:
         """Nodes by index with `name`, `op`; edges with the `value` that flows along them."""
         import networkx
@@ -502,25 +494,6 @@ class Graph:
             for parent, slot in node.parents:
                 graph.add_edge(parent, node.index, value=self.nodes[parent].outputs[slot])
         return graph
-
-    def to_graphsurgeon(self) -> onnx_graphsurgeon.Graph:
-        """The model as an onnx-graphsurgeon graph (a copy). See `from_graphsurgeon`."""
-        from prunegraph.graph import surgeon
-
-        return surgeon.export(self)
-
-    @classmethod
-    def from_graphsurgeon(
-        cls, graph: onnx_graphsurgeon.Graph, like: Graph | None = None
-    ) -> Graph:
-        """A Graph from an onnx-graphsurgeon graph.
-
-        `like` is the graph it was made from: model-level facts that onnx-graphsurgeon drops
-        (metadata, doc strings, model version) are taken over from there.
-        """
-        from prunegraph.graph import surgeon
-
-        return surgeon.restore(graph, like)
 
 
 CONSTANT_DTYPES = {
@@ -537,7 +510,7 @@ CARRIERS = frozenset(
 
 
 def _attribute(attribute: onnx.AttributeProto) -> Any:
-    """What `onnx.helper.get_attribute_value` gives; integers, which nearly all are, without its detours."""
+    """The result of `onnx.helper.get_attribute_value`; integers, which nearly all are, without its detours."""
     kind = attribute.type
     if kind == onnx.AttributeProto.INTS and not attribute.ref_attr_name:
         return attribute.ints[:]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import onnx
 
-if TYPE_CHECKING:
-    from prunegraph.graph.model import Graph, Node
+from prunegraph.graph.model import Graph, Node
+from prunegraph.graph.shapes import shape_info
 
 #: Sizes of values by name.
 Shapes = Mapping[str, Sequence[int]]
@@ -28,13 +28,15 @@ WINDOWS = {
 }
 
 
-def node_records(graph: Graph, shapes: Shapes) -> list[dict[str, Any]]:
+def node_records(graph: Graph, shapes: Shapes | None = None) -> list[dict[str, Any]]:
     """All nodes in topological order.
 
     Args:
         graph: the model.
-        shapes: sizes of values; what is not in there is null in the records.
+        shapes: sizes of values, by default the smallest that fit; what is not in there is null in the records.
     """
+    if shapes is None:
+        shapes = shape_info(graph).shapes
     return [_record(graph, node, shapes) for node in graph.nodes]
 
 

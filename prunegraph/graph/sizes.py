@@ -66,7 +66,7 @@ def input_shapes(graph: Graph, batch: int, size: int) -> dict[str, Shape]:
         names = symbols(dim.dim_param)
         if not names:
             return batch if axis == 0 else size
-        value = evaluate(
+        value = size_of(
             dim.dim_param, {name: batch if name in first else size for name in names}
         )
         return size if value is None else value
@@ -120,7 +120,7 @@ def symbols(text: str) -> frozenset[str]:
     return frozenset(node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
 
 
-def evaluate(text: str, values: Mapping[str, int]) -> int | None:
+def size_of(text: str, values: Mapping[str, int]) -> int | None:
     """The size that an axis has by its name, or None where its expression gives no size."""
     tree = _parse(text)
     if tree is None:

@@ -9,8 +9,8 @@ from prunegraph.graph import stored
 from prunegraph.graph.model import Graph
 
 
-def export(graph: Graph) -> gs.Graph:
-    """The model as an onnx-graphsurgeon graph (a copy)."""
+def to_graphsurgeon(graph: Graph) -> gs.Graph:
+    """The model as an onnx-graphsurgeon graph (a copy). See `from_graphsurgeon`."""
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
     if graph.folder is not None:
@@ -18,8 +18,12 @@ def export(graph: Graph) -> gs.Graph:
     return gs.import_onnx(model)
 
 
-def restore(surgeon: gs.Graph, like: Graph | None) -> Graph:
-    """A Graph from an onnx-graphsurgeon graph; dropped facts come from `like`."""
+def from_graphsurgeon(surgeon: gs.Graph, like: Graph | None = None) -> Graph:
+    """A Graph from an onnx-graphsurgeon graph.
+
+    `like` is the graph it was made from: model-level facts that onnx-graphsurgeon drops
+    (metadata, doc strings, model version) are taken over from there.
+    """
     model = gs.export_onnx(surgeon, do_type_check=False)
     if like is not None:
         _overlay(model, like.model)

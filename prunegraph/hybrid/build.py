@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.graph.model import Graph
 from prunegraph.options import base_name
 from prunegraph.pipeline import Cutting, cut_and_prove

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from prunegraph import api
-from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.sample import full_cost
 from prunegraph.errors import BudgetError, OptionError, UnknownNameError
 from prunegraph.graph.model import Graph
@@ -31,7 +31,7 @@ from prunegraph.selection.select import Ranking, select
 from prunegraph.selection.selectors import SELECTORS
 
 if TYPE_CHECKING:
-    from prunegraph.proof import Proof
+    from prunegraph.proof.result import Proof
     from prunegraph.quantization.quantize import QuantizeResult
 
 METHODS = ("hybrid", "prune", "decompose", "source-004")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.groups import Group
 from prunegraph.graph.model import Graph
 from prunegraph.rewriting.decomposable import Layer, layers

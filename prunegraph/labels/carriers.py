@@ -1,4 +1,4 @@
-"""Which factor of a product is the unit of pruning, where several are free.
+"""The choice of the factor of a product that is the unit of pruning, where several are free.
 
 Where query heads share key heads, what the queries are pruned by decides for keys and values: the hints (what
 is asked for, and what carries other products already) are handed down from query heads to key heads.
@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from prunegraph.labels.labels import Product, ResolvedLabels
+from prunegraph.labels.products import Product
+from prunegraph.labels.resolved import ResolvedLabels
 
 
 def choose(

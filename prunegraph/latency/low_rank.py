@@ -16,7 +16,7 @@ from onnx import helper
 from prunegraph.errors import MISFIT, BudgetError, OptionError, PrunegraphError
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.onnx_io import from_model
-from prunegraph.graph.shape_info import shape_info
+from prunegraph.graph.shapes import shape_info
 from prunegraph.measuring.latency import Stopwatch, Timer
 from prunegraph.rewriting.decompose import DecomposeResult, Known, Row, Samples, chain
 from prunegraph.rewriting.decompose import decompose as by_cost

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.latency.bench import Bench, TimedPlan
 from prunegraph.latency.cache import Cache
 from prunegraph.latency.rounding import Rounding, best_rounding

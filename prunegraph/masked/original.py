@@ -22,7 +22,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from prunegraph.coupling.analysis import Coupling, Reduction
+from prunegraph.coupling.coupling import Coupling, Reduction
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.graph import control, order
 from prunegraph.graph.control import Subgraph
@@ -56,7 +56,7 @@ def write_masked(
         roles: which channels of layers are zeroed, "out" and "in".
     """
     graph = survivors.coupling.graph
-    writer = _Writer(survivors, zeros(survivors.coupling, cuts, roles))
+    writer = _MaskedWriter(survivors, zeros(survivors.coupling, cuts, roles))
     model = without_graph(graph.model)
     # Initializers need not be declared as inputs from here on.
     model.ir_version = max(model.ir_version, 4)
@@ -96,7 +96,7 @@ def zeroed(weight: Weight, axes: Zeros, name: str) -> onnx.TensorProto:
     return tensor
 
 
-class _Writer:
+class _MaskedWriter:
     """Copies nodes of the original, graph by graph, with inputs redirected and statistics inserted."""
 
     def __init__(self, survivors: Survivors, zeros: Mapping[Reader, Zeros]):

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from prunegraph.coupling.analysis import Reduction
+from prunegraph.coupling.coupling import Reduction
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.graph.model import Node
 
@@ -42,7 +42,7 @@ WIDER: dict[int, int] = {
 
 
 def neutral(kind: str, dtype: np.dtype) -> np.ndarray:
-    """What a largest, a smallest or a product of numbers of a type does not notice."""
+    """The number that a largest, a smallest or a product of numbers of a type does not notice."""
     if kind == "product" or dtype.kind not in "iub":
         return np.asarray(NEUTRAL[kind], dtype)
     if dtype.kind == "b":

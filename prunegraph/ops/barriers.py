@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from prunegraph.labels.reasons import Kind
 from prunegraph.ops.rule import register_barriers
 
 _POSITIONS = "its result is positions in the data"
-_SUBGRAPH = "control flow decides at run time what is read"
 _SEQUENCE = "sequences are followed through SplitToSequence and SequenceAt only"
 _TEXT = "it works on text"
 _LOSS = "it is a loss"
@@ -22,7 +22,6 @@ register_barriers(
         "Multinomial": "it draws positions at random",
         "ReverseSequence": "lengths are decided at run time",
         "TensorScatter": "positions are decided at run time",
-        "SequenceMap": _SUBGRAPH,
         **dict.fromkeys(
             (
                 "SequenceConstruct",
@@ -60,4 +59,9 @@ register_barriers(
         "Shape": "the shape of its input is not known before the model runs",
         "Size": "the shape of its input is not known before the model runs",
     }
+)
+
+register_barriers(
+    {"SequenceMap": "control flow decides at run time what is read"},
+    kind=Kind.CONTROL_FLOW,
 )

@@ -2,13 +2,14 @@
 
 Both branches of an If return one axis. A value that a Loop or Scan carries is one axis at the
 start, in the subgraph, and at the end. The axis that a Scan or Loop runs along, or stacks its
-turns on, stays. See `graph.control` for the nodes around a subgraph.
+iterations on, stays. See `graph.control` for the nodes around a subgraph.
 """
 
 from __future__ import annotations
 
 from prunegraph.graph.control import DOMAIN, ENTER, LOOP_HEAD, RETURN, Scanned, obstacle
 from prunegraph.graph.flow import carried
+from prunegraph.labels.reasons import Kind
 from prunegraph.ops.rule import Site, register
 
 
@@ -23,18 +24,19 @@ def _enter(site: Site) -> None:
     for slot in range(head, len(site.node.outputs)):
         formal = site.node.outputs[slot]
         if formal not in site.shape_info.shapes:
-            what = (
-                "changes its shape from iteration to iteration"
+            what, kind = (
+                ("changes its shape from iteration to iteration", Kind.CHANGES_SHAPE)
                 if formal in site.shape_info.varying
-                else "has an unknown shape"
+                else ("has an unknown shape", Kind.UNKNOWN_SHAPE)
             )
-            _pin_slot(site, slot, f"{formal!r} in {subgraph.name} {what}")
+            _pin_slot(site, slot, f"{formal!r} in {subgraph.name} {what}", kind)
             continue
         labels = list(site.labels(slot))
         if scan is not None and slot >= scan.states:
             site.pin(
                 labels.pop(scan.input_axes[slot - scan.states]),
                 f"the axis that {operator} runs along",
+                Kind.RUNS_ALONG,
             )
         site.set_output(labels, slot)
 
@@ -49,6 +51,7 @@ def _return(site: Site) -> None:
                 site,
                 slot,
                 f"{value!r} returned by {site.node.subgraph.name} has an unknown shape",
+                Kind.UNKNOWN_SHAPE,
             )
 
 
@@ -65,7 +68,12 @@ def _leave_if(site: Site) -> None:
         slots = [number * count + index for number in live]
         if output and output not in shape_info.shapes:
             for slot in slots:
-                _pin_slot(site, slot, f"the branches return {output!r} in different shapes")
+                _pin_slot(
+                    site,
+                    slot,
+                    f"the branches return {output!r} in different shapes",
+                    Kind.BRANCHES_DIFFER,
+                )
         elif output:
             labels = site.labels(slots[0])
             for slot in slots[1:]:
@@ -96,7 +104,7 @@ def _look_inside(site: Site) -> None:
 
 
 def _tie_carried(site: Site) -> list[tuple[str, str]]:
-    """A carried value is the same axes when a turn begins and when it ends."""
+    """A carried value is the same axes when an iteration begins and when it ends."""
     enter = site.shape_info.graph.nodes[site.node.enter]
     pairs = carried(site.node, enter)
     first = len(site.node.inputs) - len(
@@ -108,6 +116,7 @@ def _tie_carried(site: Site) -> list[tuple[str, str]]:
                 site,
                 first + index,
                 f"{formal!r} in {site.node.subgraphs[0].name} has an unknown shape",
+                Kind.UNKNOWN_SHAPE,
             )
             continue
         labels = site.labels_of(formal)
@@ -119,13 +128,14 @@ def _tie_carried(site: Site) -> list[tuple[str, str]]:
 
 
 def _stack(site: Site, slot: int, index: int, axis: int) -> None:
-    """What every turn returns, stacked along a new axis."""
+    """What every iteration returns, stacked along a new axis."""
     output = site.node.outputs[index]
     if output and output not in site.shape_info.shapes:
         _pin_slot(
             site,
             slot,
             f"what {site.node.subgraphs[0].name} returns for {output!r} has an unknown shape",
+            Kind.UNKNOWN_SHAPE,
         )
     elif output:
         labels = list(site.labels(slot))
@@ -137,11 +147,11 @@ def _stack(site: Site, slot: int, index: int, axis: int) -> None:
         site.set_output(labels, index)
 
 
-def _pin_slot(site: Site, slot: int, text: str) -> None:
+def _pin_slot(site: Site, slot: int, text: str, kind: Kind = Kind.OPERATOR) -> None:
     """Pin all of an input."""
     if site.has(slot):
         for labels in site.labels(slot):
-            site.pin(labels, text)
+            site.pin(labels, text, kind)
 
 
 register(ENTER, propagate=_enter, domain=DOMAIN, partial=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import onnx
 
 from prunegraph.graph.model import Graph, Node, Weight
-from prunegraph.graph.shape_info import shape_info
+from prunegraph.graph.shapes import shape_info
 from prunegraph.ops.rule import Shape, rule_for
 
 #: Inputs that hold neither trained parameters nor data: running statistics, sizes, bounds.

@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from prunegraph.graph.inference import element, elements, split_sizes
-from prunegraph.labels.labels import Labels, concatenate
+from prunegraph.labels.labels import Labels, Uniform, concatenate
 from prunegraph.ops.rule import Edit, Site, register
 
 
 def join_axis(parts: list[Labels]) -> Labels:
     """Labels one after the other; pinned stays pinned as a whole where all of it is."""
-    if all(part.is_constant for part in parts):
-        return Labels(sum(part.size for part in parts), parts[0].first, 0)
+    first = parts[0]
+    if isinstance(first, Uniform) and all(isinstance(part, Uniform) for part in parts):
+        return first.resized(sum(part.size for part in parts))
     return concatenate(parts)
 
 

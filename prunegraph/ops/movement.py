@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 
 from prunegraph.graph.evaluate import resolve_reshape, slice_index
-from prunegraph.labels.labels import REPEATED, Labels
+from prunegraph.graph.varying import varies
+from prunegraph.labels.labels import Labels, Uniform
+from prunegraph.labels.reasons import Kind
+from prunegraph.labels.space import REPEATED
 from prunegraph.ops.join import join_axis
 from prunegraph.ops.rule import Edit, Site, register
 
@@ -48,8 +51,8 @@ def _propagate_reshape(site: Site) -> None:
         sizes = [size for size, i, _ in refined if i == axis]
         if len(sizes) == 1:
             parts.append(each)
-        elif each.is_constant:
-            parts += [Labels(size, each.first, 0) for size in sizes]
+        elif isinstance(each, Uniform):
+            parts += [each.resized(size) for size in sizes]
         elif sizes:
             split = [site.space.fresh(size) for size in sizes]
             site.space.product(each, split, site.node.name)
@@ -63,8 +66,10 @@ def _propagate_reshape(site: Site) -> None:
             given.append(site.pinned_axis(size, "axis of size 1"))
         elif len(factors) == 1:
             given.append(factors[0])
-        elif all(factor.is_constant for factor in factors):
-            given.append(Labels(size, factors[0].first, 0))
+        elif isinstance(factors[0], Uniform) and all(
+            isinstance(factor, Uniform) for factor in factors
+        ):
+            given.append(factors[0].resized(size))
         else:
             given.append(site.space.fresh(size))
             site.space.product(given[-1], factors, site.node.name)
@@ -142,10 +147,10 @@ def _propagate_tile(site: Site) -> None:
         raise ValueError("its repeats are computed at run time")
     given = []
     for each, repeat in zip(site.labels(0), repeats, strict=True):
-        if repeat == 1 or each.is_constant:
-            given.append(
-                each if repeat == 1 else Labels(each.size * int(repeat), each.first, 0)
-            )
+        if repeat == 1:
+            given.append(each)
+        elif isinstance(each, Uniform):
+            given.append(each.resized(each.size * int(repeat)))
         else:
             given.append(site.space.fresh(each.size * int(repeat)))
             site.space.product(
@@ -258,12 +263,12 @@ def _propagate_gather(site: Site) -> None:
         for other in range(len(data)):
             if other != axis:
                 site.role(0, other, "out")
-    if data[axis].is_constant:
-        picked = [Labels(size, data[axis].first, 0) for size in site.shape(1)]
+    if isinstance(data[axis], Uniform):
+        picked = [data[axis].resized(size) for size in site.shape(1)]
     elif index is None or not data[axis].size:
         site.pin(data[axis], "looked up at run time")
         picked = list(site.labels(1))
-    elif site.shape_info.varies(site.node.inputs[1]).any():
+    elif varies(site.shape_info, site.node.inputs[1]).any():
         site.pin(data[axis], "looked up at positions that depend on run-time sizes")
         picked = [site.pinned_axis(size, "table of positions") for size in shape]
     elif rank == 0:
@@ -349,13 +354,15 @@ def _propagate_pad(site: Site) -> None:
     for axis, (before, after) in zip(axes, pads, strict=True):
         if before == after == 0:
             continue
-        if not fills or min(before, after) < 0 or labels[axis].is_constant:
+        if not fills or min(before, after) < 0 or isinstance(labels[axis], Uniform):
             site.pin(labels[axis], "padded axis")
             labels[axis] = site.pinned_axis(
                 labels[axis].size + before + after, "padded axis"
             )
         else:
-            parts = [site.space.fresh(size) for size in (before, after) if size]
+            parts: list[Labels] = [
+                site.space.fresh(size) for size in (before, after) if size
+            ]
             parts.insert(1 if before else 0, labels[axis])
             labels[axis] = join_axis(parts)
     site.set_output(labels)
@@ -419,12 +426,15 @@ def _tie_blocks(site: Site, depth: Labels, channels: Labels) -> None:
 def _set_block_output(site: Site, created: Labels) -> None:
     n, _, height, width = site.labels(0)
     for axis in (height, width):
-        site.pin(axis, "spatial axis")
+        site.pin(axis, "spatial axis", Kind.SPATIAL)
     site.set_output(
         [
             n,
             created,
-            *(site.pinned_axis(size, "spatial axis") for size in site.out_shape()[2:]),
+            *(
+                site.pinned_axis(size, "spatial axis", Kind.SPATIAL)
+                for size in site.out_shape()[2:]
+            ),
         ]
     )
 
@@ -435,12 +445,15 @@ def _propagate_col2im(site: Site) -> None:
     channels = site.space.fresh(site.out_shape()[1])
     block = site.pinned_axis(rows.size // channels.size, "block of pixels")
     site.space.product(rows, [channels, block], site.node.name)
-    site.pin(columns, "spatial axis")
+    site.pin(columns, "spatial axis", Kind.SPATIAL)
     site.set_output(
         [
             n,
             channels,
-            *(site.pinned_axis(size, "spatial axis") for size in site.out_shape()[2:]),
+            *(
+                site.pinned_axis(size, "spatial axis", Kind.SPATIAL)
+                for size in site.out_shape()[2:]
+            ),
         ]
     )
 

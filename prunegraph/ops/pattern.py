@@ -24,6 +24,7 @@ from types import MappingProxyType
 from typing import Any
 
 from prunegraph.labels.labels import Labels
+from prunegraph.labels.reasons import Kind
 from prunegraph.ops.rule import Propagate, Shape, Site
 
 TOKEN = re.compile(r"\.\.\.|\*\w+'?|\([^()]*\)|\w+")
@@ -124,16 +125,16 @@ def by_pattern(
     text: str,
     *,
     layer: bool = False,
-    stays: str = "spatial axis",
+    stays: str | None = None,
     pinned: str = "",
     attributes: Mapping[str, str] = MappingProxyType({}),
 ) -> Propagate:
-    """A `spread` from a pattern.
+    """A `propagate` from a pattern.
 
     Args:
         text: the pattern.
         layer: the operator contracts data with a weight (its axes get roles).
-        stays: what to call the starred axes in reasons.
+        stays: what to call the starred axes in reasons; by default they are spatial.
         pinned: letters that must stay.
         attributes: attribute name -> letter whose size it is.
     """
@@ -173,16 +174,12 @@ class _Match:
         site: Site,
         attributes: Mapping[str, str],
         layer: bool,
-        stays: str,
+        stays: str | None,
         pinned: str,
     ):
-        self.site, self.attributes, self.layer, self.stays, self.pinned_letters = (
-            site,
-            attributes,
-            layer,
-            stays,
-            pinned,
-        )
+        self.site, self.attributes = site, attributes
+        self.layer, self.pinned_letters = layer, pinned
+        self.stays = (stays, Kind.OPERATOR) if stays else ("spatial axis", Kind.SPATIAL)
         self.pattern = pattern
         self.terms = {
             slot: operand.align(len(site.shape(slot)))
@@ -197,7 +194,7 @@ class _Match:
         self._join()
         for letter in self.pinned_letters:
             if letter in self.letters:
-                self.site.pin(self.letters[letter], self.stays)
+                self.site.pin(self.letters[letter], *self.stays)
         for attribute, letter in self.attributes.items():
             self.site.bind_attribute(attribute, self.letters[letter])
         if self.layer:
@@ -243,7 +240,7 @@ class _Match:
                 elif term.passes:
                     passing[-1].append(axis)
                 else:
-                    site.pin(axis, self.stays)
+                    site.pin(axis, *self.stays)
         for _, letters in products:
             self._complete(letters)
         for axis, letters in products:
@@ -303,7 +300,7 @@ class _Match:
             if term.passes:
                 given.append(next(passing))
             elif term.run:
-                given.append(site.pinned_axis(size, self.stays))
+                given.append(site.pinned_axis(size, *self.stays))
             else:
                 self._complete(term.letters)
                 factors = [self.letters[letter] for letter in term.letters]

@@ -19,7 +19,9 @@ from prunegraph import plugins
 from prunegraph.errors import PluginError
 from prunegraph.graph.model import Node
 from prunegraph.graph.shape_info import ShapeInfo
-from prunegraph.labels.labels import Labels, LabelSpace, Reason
+from prunegraph.labels.labels import Labels
+from prunegraph.labels.reasons import Kind, Reason
+from prunegraph.labels.space import LabelSpace
 
 Shape = tuple[int, ...]
 
@@ -67,13 +69,13 @@ class Site(Protocol):
     def give_sequence(self, parts: Sequence[Sequence[Labels]]) -> None:
         """Set the labels of the elements of a sequence output."""
 
-    def pinned_axis(self, size: int, text: str) -> Labels:
+    def pinned_axis(self, size: int, text: str, kind: Kind = Kind.OPERATOR) -> Labels:
         """A pinned axis."""
 
-    def pin(self, labels: Labels, text: str) -> None:
-        """Let labels stay."""
+    def pin(self, labels: Labels, text: str, kind: Kind = Kind.OPERATOR) -> None:
+        """Let labels stay: `text` says to people why, `kind` to programs."""
 
-    def reason(self, text: str) -> Reason:
+    def reason(self, text: str, kind: Kind = Kind.OPERATOR) -> Reason:
         """A reason that names this node."""
 
     def role(self, slot: int, axis: int, role: str) -> None:
@@ -137,8 +139,8 @@ Shapes = Callable[[Node, Sequence[Shape]], Sequence[Shape]]
 class Rule:
     """How an operator treats channels. `macs` gets the shapes of inputs and outputs.
 
-    `barrier` is the reason why the operator pins all it touches; it has no `spread` then. A
-    `partial` rule also follows nodes of which some shapes are not known. `shapes` gives the
+    `barrier` is the reason why the operator pins all it touches, of that `kind`; it has no
+    `propagate` then. A `partial` rule also follows nodes of which some shapes are not known. `shapes` gives the
     outputs' shapes from those of the inputs, for an operator that has no inference in ONNX and
     that ONNX Runtime cannot run (else a run shows them).
     """
@@ -148,6 +150,7 @@ class Rule:
     macs: Macs | None = None
     since: int = 1
     barrier: str | None = None
+    kind: Kind = Kind.OPERATOR
     partial: bool = False
     shapes: Shapes | None = None
 
@@ -168,7 +171,7 @@ def register(
 ) -> None:
     """Add one rule for operators of a domain, from an opset version on.
 
-    The functions are those of `Rule`. A `spread` that cannot follow a node raises ValueError; the
+    The functions are those of `Rule`. A `propagate` that cannot follow a node raises ValueError; the
     node then pins all it touches.
 
     Raises:
@@ -239,7 +242,9 @@ def _shaped(shapes: Shapes, what: str) -> Shapes:
     return call
 
 
-def register_barriers(reasons: Mapping[str, str], domain: str = "") -> None:
+def register_barriers(
+    reasons: Mapping[str, str], domain: str = "", kind: Kind = Kind.OPERATOR
+) -> None:
     """Say of operators that they pin all they touch, and why. Raises PluginError for a duplicate."""
     plugins.note_origin(register_barriers)
     for op, reason in reasons.items():
@@ -247,7 +252,7 @@ def register_barriers(reasons: Mapping[str, str], domain: str = "") -> None:
             raise PluginError(
                 f"operator {domain or 'ai.onnx'}::{op} has a rule and cannot be a barrier"
             )
-        _RULES[domain, op] = [Rule(barrier=reason)]
+        _RULES[domain, op] = [Rule(barrier=reason, kind=kind)]
 
 
 def rules() -> dict[tuple[str, str], list[Rule]]:

@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 
 from prunegraph.graph.constants import computed_constants, data_inputs
 from prunegraph.graph.model import Graph, Node
-from prunegraph.graph.shape_info import shape_info
+from prunegraph.graph.shapes import shape_info
 from prunegraph.quantization.placement import LAYERS
 from prunegraph.rewriting.rewriter import Rewriter
 from prunegraph.runtime.piece import run_piece

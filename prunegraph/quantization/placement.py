@@ -16,7 +16,7 @@ from prunegraph.errors import ModelError, UnknownNameError
 from prunegraph.graph.bounds import bounds
 from prunegraph.graph.linear import LINEAR, LinearLayer
 from prunegraph.graph.model import Graph, Node
-from prunegraph.graph.shape_info import shape_info
+from prunegraph.graph.shapes import shape_info
 from prunegraph.quantization.scheme import Scheme
 
 #: Layers that run in integers.

@@ -10,7 +10,7 @@ import onnx
 
 from prunegraph.graph.linear import LinearLayer
 from prunegraph.graph.model import Graph, Node
-from prunegraph.graph.shape_info import shape_info
+from prunegraph.graph.shapes import shape_info
 from prunegraph.measuring.sqnr import decibels
 from prunegraph.quantization.mixed import put_back
 from prunegraph.quantization.placement import Placement

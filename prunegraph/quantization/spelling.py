@@ -15,8 +15,8 @@ from onnx import helper, numpy_helper
 from prunegraph.graph.external import without_weights
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.names import Names
-from prunegraph.graph.shape_info import shape_info
-from prunegraph.rewriting.unused import sweep
+from prunegraph.graph.shapes import shape_info
+from prunegraph.rewriting.unused import drop_unused
 
 Array = np.ndarray
 
@@ -175,5 +175,5 @@ class _Speller:
         model.graph.node.extend(copies)
         model.graph.initializer.extend(graph.model.graph.initializer)
         model.graph.initializer.extend(self.tensors)
-        sweep(model.graph, graph.model.graph)
+        drop_unused(model.graph, graph.model.graph)
         return Graph(model, folder=graph.folder, source=graph.source, keeps=graph)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from prunegraph.coupling.analysis import Coupling
+    from prunegraph.coupling.coupling import Coupling
     from prunegraph.coupling.explain import Why
     from prunegraph.measuring.compare import Comparison
     from prunegraph.measuring.latency import Latency

@@ -24,9 +24,9 @@ from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.onnx_io import has_external
 from prunegraph.ops import rule_for
 from prunegraph.rewriting.declared import declare_values
-from prunegraph.rewriting.nest import Nest, Rewritten
 from prunegraph.rewriting.operands import Operands
-from prunegraph.rewriting.unused import sweep
+from prunegraph.rewriting.reassembly import Reassembly, Rewritten
+from prunegraph.rewriting.unused import drop_unused
 from prunegraph.rewriting.weights import LazyTensor, WeightEditor, sliced
 
 Array = np.ndarray
@@ -66,9 +66,9 @@ def cut(survivors: Survivors, scratch: Path | None = None) -> Graph:
         return [*edit.before, edit.proto, *edit.after], edit.tensors
 
     model = without_graph(graph.model)
-    nest = Nest(coupling.shape_info, editor, rewrite, survivors)
-    model.graph.node.extend(nest.nodes())
-    weights = place_weights(model, graph, nest.outside())
+    reassembly = Reassembly(coupling.shape_info, editor, rewrite, survivors)
+    model.graph.node.extend(reassembly.nodes())
+    weights = place_weights(model, graph, reassembly.outside())
     folder = graph.folder
     if has_external(graph):
         folder = Path(tempfile.mkdtemp(prefix=".prunegraph-", dir=scratch))
@@ -76,7 +76,7 @@ def cut(survivors: Survivors, scratch: Path | None = None) -> Graph:
     else:
         for tensor in weights:
             model.graph.initializer.append(tensor)
-    sweep(model.graph, graph.model.graph)
+    drop_unused(model.graph, graph.model.graph)
     declare_values(model.graph, survivors)
     result = Graph(
         model, folder=folder, source=graph.source, scratch=folder != graph.folder

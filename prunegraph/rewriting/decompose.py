@@ -14,7 +14,7 @@ from prunegraph.coupling.sample import complete, full_cost
 from prunegraph.errors import BudgetError, OptionError, UnknownNameError
 from prunegraph.graph.linear import LinearLayer
 from prunegraph.graph.model import Graph, Node, Weight
-from prunegraph.graph.shape_info import shape_info
+from prunegraph.graph.shapes import shape_info
 from prunegraph.ops.cost import Cost
 from prunegraph.rewriting.decomposable import (
     FORMS,

@@ -14,7 +14,7 @@ from prunegraph.graph.external import without_weights
 from prunegraph.graph.linear import LinearLayer
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.names import Names
-from prunegraph.rewriting.unused import sweep
+from prunegraph.rewriting.unused import drop_unused
 
 Array = np.ndarray
 
@@ -40,7 +40,7 @@ def plain_gemms(graph: Graph) -> Graph:
     del model.graph.node[:]
     model.graph.node.extend(protos)
     model.graph.initializer.extend([*graph.model.graph.initializer, *writer.tensors])
-    sweep(model.graph, graph.model.graph)
+    drop_unused(model.graph, graph.model.graph)
     return Graph(model, folder=graph.folder, source=graph.source, keeps=graph)
 
 

@@ -19,10 +19,11 @@ from onnx import helper, numpy_helper
 
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.graph.evaluate import evaluate
-from prunegraph.graph.flow import MOVES, is_control, open_elements, trace_elements
+from prunegraph.graph.flow import is_control
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.names import Names
 from prunegraph.graph.shape_info import ShapeInfo
+from prunegraph.graph.varying import MOVES, open_elements, trace_elements, varies
 
 Array = np.ndarray
 
@@ -44,7 +45,7 @@ class Operands:
 
     Args:
         graph: the original.
-        facts: of it.
+        shape_info: of it.
         survivors: what is left of every axis.
         renamed: weights that a node reads under another name from now on, by node index and slot.
         names: gives fresh names.
@@ -152,7 +153,7 @@ class Operands:
             return (
                 self._recomputed(value, name) if is_open else self._constant(constant, name)
             )
-        if now.shape != wanted.shape or not self.shape_info.varies(value).any():
+        if now.shape != wanted.shape or not varies(self.shape_info, value).any():
             return self._constant(constant, name)
         return self._scaled(value, wanted, name)
 
@@ -210,9 +211,9 @@ class Operands:
         """A value whose every number gets a factor of its own, or is replaced where it never varies."""
         now = self.now(value)
         assert now is not None
-        varies, dtype = self.shape_info.varies(value), now.dtype
+        varying, dtype = varies(self.shape_info, value), now.dtype
         changed = now != wanted
-        scale = changed & varies & (now != 0)
+        scale = changed & varying & (now != 0)
         factor, divisor, term = np.ones_like(now), np.ones_like(now), np.zeros_like(now)
         common = np.gcd(wanted, now)[scale]
         factor[scale], divisor[scale] = wanted[scale] // common, now[scale] // common

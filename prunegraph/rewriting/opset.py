@@ -19,7 +19,7 @@ from prunegraph.graph.constants import is_constant
 from prunegraph.graph.external import without_weights
 from prunegraph.graph.model import Graph
 from prunegraph.graph.names import Names
-from prunegraph.graph.shape_info import shape_info
+from prunegraph.graph.shapes import shape_info
 from prunegraph.graph.sizes import symbolic_axes
 from prunegraph.rewriting.upgrades import STANDARD, UnknownChangeError, Upgrade
 from prunegraph.runtime.data import Batch, Data, fixed_batch, random_inputs

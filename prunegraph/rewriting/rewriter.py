@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 from prunegraph.graph.external import without_graph
 from prunegraph.graph.model import Graph, Node, Weight
 from prunegraph.graph.names import Names, redirect
-from prunegraph.rewriting.unused import sweep
+from prunegraph.rewriting.unused import drop_unused
 from prunegraph.rewriting.weights import tensor_like
 
 Array = np.ndarray
@@ -162,7 +162,7 @@ class Rewriter:
         for tensor in self._initializers():
             model.graph.initializer.append(tensor)
         if swept:
-            sweep(model.graph, graph.model.graph)
+            drop_unused(model.graph, graph.model.graph)
         return Graph(model, folder=graph.folder, source=graph.source, keeps=graph)
 
     def _nodes(self) -> Iterator[onnx.NodeProto]:

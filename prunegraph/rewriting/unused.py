@@ -1,4 +1,4 @@
-"""Removing what a rewrite left without a reader."""
+"""Drop what a rewrite left without a reader."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def live_values(graph: onnx.GraphProto, roots: Iterable[str] = ()) -> set[str]:
     return live
 
 
-def sweep(graph: onnx.GraphProto, before: onnx.GraphProto) -> None:
+def drop_unused(graph: onnx.GraphProto, before: onnx.GraphProto) -> None:
     """Drop nodes and initializers without a reader, except those that had none in the graph `before`."""
     created = {t.name for t in before.initializer} | {
         o for node in before.node for o in node.output

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.uses import Use
 from prunegraph.graph.model import Graph, Weight
 from prunegraph.graph.names import Names

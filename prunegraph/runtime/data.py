@@ -22,7 +22,7 @@ from prunegraph import plugins
 from prunegraph.errors import DataError, PluginError
 from prunegraph.graph.indices import Range, ranges
 from prunegraph.graph.model import Graph
-from prunegraph.graph.shape_info import shape_info
+from prunegraph.graph.shapes import shape_info
 from prunegraph.graph.sizes import other_shapes
 from prunegraph.runtime import layout as layouts
 from prunegraph.runtime import sources

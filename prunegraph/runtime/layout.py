@@ -17,7 +17,7 @@ import numpy as np
 from prunegraph.errors import DataError
 from prunegraph.graph.indices import ranges
 from prunegraph.graph.model import Graph
-from prunegraph.graph.shape_info import shape_info
+from prunegraph.graph.shapes import shape_info
 
 #: The name under which a source holds targets; they are no input.
 LABELS = "labels"

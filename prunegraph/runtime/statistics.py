@@ -19,7 +19,7 @@ import numpy as np
 from prunegraph.errors import DataError
 from prunegraph.graph import linear
 from prunegraph.graph.model import Graph, Node
-from prunegraph.graph.shape_info import shape_info
+from prunegraph.graph.shapes import shape_info
 from prunegraph.runtime import patches
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.session import run_batches

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.groups import Group
 from prunegraph.errors import BudgetError, DataError
 from prunegraph.options import base_name, bound

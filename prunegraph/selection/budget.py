@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.errors import BudgetError
 from prunegraph.ops.cost import Cost, cost, is_parameter, node_macs, weight_bytes

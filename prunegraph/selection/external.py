@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from prunegraph import plugins
-from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.outline import outline
 from prunegraph.coupling.sample import full_cost
 from prunegraph.errors import MALFORMED, OptionError, PlanError, PluginError

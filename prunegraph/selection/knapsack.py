@@ -14,7 +14,7 @@ from functools import cache
 
 import numpy as np
 
-from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.groups import Group
 from prunegraph.errors import BudgetError
 from prunegraph.selection.allocation import Limits, Step, make_steps

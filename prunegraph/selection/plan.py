@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from prunegraph.coupling.analysis import Coupling, analyze
+from prunegraph.coupling.analysis import analyze
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.coupling.uses import Use
 from prunegraph.errors import MALFORMED, PlanError

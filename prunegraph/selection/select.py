@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.groups import Group
 from prunegraph.errors import BudgetError, UnknownNameError
 from prunegraph.options import base_name

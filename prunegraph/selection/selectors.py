@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from prunegraph import plugins
-from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.errors import PlanError, PluginError
 from prunegraph.options import Verbatim, base_name, bound
 from prunegraph.registry import Registry

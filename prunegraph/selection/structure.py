@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 
-from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.groups import Group
 from prunegraph.coupling.places import places
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
-from prunegraph.coupling.analysis import Coupling, analyze
+from prunegraph.coupling.analysis import analyze
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.graph.model import Graph
 from prunegraph.measuring.metrics import Metric
-from prunegraph.proof import verify
+from prunegraph.proof.verify import verify
 from prunegraph.recovery import repairs
 from prunegraph.rewriting.cut import cut
 from prunegraph.runtime.data import Data

@@ -15,9 +15,11 @@ import onnx
 from onnx import helper, numpy_helper
 
 from prunegraph.graph.external import without_weights
+from prunegraph.graph.inference import stepwise
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.names import Names
-from prunegraph.graph.shape_info import ShapeInfo, shape_info, stepwise
+from prunegraph.graph.shape_info import ShapeInfo
+from prunegraph.graph.shapes import shape_info
 
 Array = np.ndarray
 Shape = tuple[int, ...]
@@ -59,7 +61,7 @@ class _Walk:
         self.graph, self.size = graph, size
         self.here: ShapeInfo = shape_info(graph)
         sizes = {name: _doubled(shape, size) for name, shape in self.here.sizes.items()}
-        self.there, self.infer = stepwise(graph, sizes)
+        self.there, self.infer = stepwise(graph, sizes, self.here.dead)
         self.edits, self.names = _Edits(), Names(graph)
         self.rules: dict[str, Callable[[Node], None]] = {
             "Reshape": self._reshape,

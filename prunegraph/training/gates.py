@@ -23,7 +23,8 @@ import torch
 import torch.nn.functional as nnf
 from onnx import helper
 
-from prunegraph.coupling.analysis import Coupling, analyze
+from prunegraph.coupling.analysis import analyze
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.errors import DataError, OptionError
 from prunegraph.graph.model import Graph, Node
 from prunegraph.rewriting.reweight import Revision

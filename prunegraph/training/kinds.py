@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from prunegraph.graph.model import FLOAT_TYPES, Graph, Node
-from prunegraph.graph.shape_info import ShapeInfo, shape_info
+from prunegraph.graph.shape_info import ShapeInfo
+from prunegraph.graph.shapes import shape_info
 
 Kind = Literal["scores", "values", "left out"]
 

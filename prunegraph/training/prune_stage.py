@@ -11,7 +11,7 @@ from prunegraph.errors import BudgetError, OptionError
 from prunegraph.graph.model import Graph
 from prunegraph.ops.cost import Cost, cost
 from prunegraph.options import base_name, bound
-from prunegraph.proof import verify
+from prunegraph.proof.verify import verify
 from prunegraph.recovery import repairs
 from prunegraph.rewriting.cut import cut
 from prunegraph.runtime.data import Data

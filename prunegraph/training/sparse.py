@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import torch
 
-from prunegraph.coupling.analysis import Coupling, analyze
+from prunegraph.coupling.analysis import analyze
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.groups import Group
 from prunegraph.errors import DataError
 from prunegraph.training.fit import Callback, Run

@@ -21,7 +21,8 @@ from typing import Any
 import joblib
 import numpy as np
 
-from prunegraph.coupling.analysis import Coupling, analyze
+from prunegraph.coupling.analysis import analyze
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.errors import DataError, ModelError
 from prunegraph.graph import onnx_io

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.groups import Group
 from prunegraph.selection.budget import Meter
 from prunegraph.selection.select import Ranking

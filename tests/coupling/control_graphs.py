@@ -41,14 +41,14 @@ def condition(b: Builder, x: str) -> str:
 def loop(
     b: Builder,
     body: onnx.GraphProto,
-    turns: str,
+    iterations: str,
     *initial: str,
     created: int = 1,
     name: str = "loop",
 ) -> str:
     return b.op(
         "Loop",
-        turns,
+        iterations,
         b.const(True, np.bool_),
         *initial,
         body=body,
@@ -58,7 +58,7 @@ def loop(
 
 
 def head_inputs(i: Inner, *carried: Sequence[int | str]) -> list[str]:
-    """Inputs of a Loop's subgraph: number of the turn, condition, carried values."""
+    """Inputs of a Loop's subgraph: number of the iteration, condition, carried values."""
     n = i.count
     i.input(name=f"turn{n}", kind=INT64)
     i.input(name=f"go{n}", kind=BOOL)
@@ -138,16 +138,16 @@ class ControlGrower(Grower):
         stacked = self.flag()
         outs = [go, new, *([i.conv(Map(new, x.c, x.s), 5).name] if stacked else [])]
         body = i.b.body(*outs, kinds=[BOOL])
-        turns = self.b.const(self.integer(0 if not stacked else 1, 3), np.int64)
+        iterations = self.b.const(self.integer(0 if not stacked else 1, 3), np.int64)
         if self.flag():  # decided at run time: a sum over zeros and the number
             zero = self.b.op(
                 "Cast",
                 self.b.op("ReduceMax", self.b.op("Sub", x.name, x.name), keepdims=0),
                 to=INT64,
             )
-            turns = self.b.op("Add", turns, zero)
+            iterations = self.b.op("Add", iterations, zero)
         y = loop(
-            self.b, body, turns, x.name, created=1 + stacked, name=f"loop{self.number}"
+            self.b, body, iterations, x.name, created=1 + stacked, name=f"loop{self.number}"
         )
         if not stacked:
             return Map(y, x.c, x.s)

@@ -15,6 +15,8 @@ import prunegraph as pg
 from prunegraph.coupling.explain import explain
 from prunegraph.errors import ModelError
 from prunegraph.graph.model import Graph
+from prunegraph.graph.records import node_records
+from prunegraph.graph.shapes import shape_info
 from prunegraph.selection.plan import make_plan
 from tests.builders import Builder
 from tests.coupling.control_graphs import (
@@ -134,7 +136,7 @@ def test_a_condition_on_sizes_is_not_constant() -> None:
     branches = [conv_branch(b, x, 8, 6, 10, number) for number in (1, 2)]
     y = b.op("If", large, then_branch=branches[0], else_branch=branches[1])
     graph = b.graph(b.head(y, 10))
-    assert not graph.cache.get("dead")
+    assert not shape_info(graph).dead
     pruned, _ = prove(graph)
     assert {"first1", "first2"} <= {node.name for node in pruned.layers}
 
@@ -171,7 +173,9 @@ def test_dead_branches_one_after_the_other() -> None:
     assert not [node for node in pruned.nodes if node.op == "If"]
 
 
-def recurrent(turns: object = 3, scanned: bool = False, share: bool = False) -> Builder:
+def recurrent(
+    iterations: object = 3, scanned: bool = False, share: bool = False
+) -> Builder:
     """conv a -> Loop (state = conv2(relu(conv1(state))) + a) -> conv last -> head."""
     b = Builder()
     x = b.conv(b.input("n", 3, 6, 6), 3, 8, name="a")
@@ -182,7 +186,9 @@ def recurrent(turns: object = 3, scanned: bool = False, share: bool = False) -> 
     outs = [i.op("Identity", "go1000"), y] + (
         [i.conv(y, 8, 7, name="out")] if scanned else []
     )
-    count = b.const(turns, np.int64) if isinstance(turns, int) else str(turns)
+    count = (
+        b.const(iterations, np.int64) if isinstance(iterations, int) else str(iterations)
+    )
     z = loop(b, i.body(*outs, kinds=[BOOL]), count, x, created=1 + scanned)
     if scanned:
         stacked = b.op("ReduceMax", "loop.out1", axes=[0], keepdims=0)
@@ -218,19 +224,19 @@ def test_loops_stack_what_every_turn_returns() -> None:
     assert pruned.node("out").channels.outputs == 4
 
 
-@pytest.mark.parametrize("turns", [1, 4])
-def test_turns_decided_at_run_time(turns: int) -> None:
-    b = recurrent("turns", scanned=True)
-    b.nodes[0:0] = [helper.make_node("ReduceSum", ["count"], ["turns"], keepdims=0)]
+@pytest.mark.parametrize("iterations", [1, 4])
+def test_iterations_decided_at_run_time(iterations: int) -> None:
+    b = recurrent("iterations", scanned=True)
+    b.nodes[0:0] = [helper.make_node("ReduceSum", ["count"], ["iterations"], keepdims=0)]
     b.inputs.append(helper.make_tensor_value_info("count", INT64, ["m"]))
     graph = finished(b)
     assert set(fixed_reasons(graph)) == {"head"}
     pruned, _ = prove(graph)
     assert pruned.node("out").channels.outputs == 4
-    rng = np.random.default_rng(turns)
+    rng = np.random.default_rng(iterations)
     data = {
         "x": rng.standard_normal((1, 3, 6, 6)).astype(np.float32),
-        "count": np.ones(turns, np.int64),
+        "count": np.ones(iterations, np.int64),
     }
     plan = random_plan(pg.analyze(graph))
     pg.verify(graph, plan, pg.apply(graph, plan), data=[data])
@@ -543,7 +549,7 @@ def test_layers_in_subgraphs_are_named_and_explained() -> None:
     )
     graph = finished(branching())
     assert "g1" in explain(pg.analyze(graph), "first1").advice
-    records = {record["name"]: record for record in graph.to_json()}
+    records = {record["name"]: record for record in node_records(graph)}
     assert records["first1"]["body"] == "choice/then_branch"
     assert "body" not in records["a"]
     b = Builder()

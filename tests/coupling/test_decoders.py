@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto
 
 import prunegraph as pg
-from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.graph.model import Graph
 from tests.builders import Builder
 from tests.oracle import random_plan

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 import prunegraph as pg
-from prunegraph.coupling.explain import explain
+from prunegraph.coupling.explain import ADVICE, explain
 from prunegraph.errors import UnknownNameError
+from prunegraph.labels.reasons import Kind
 from tests.builders import Builder, residual_net
 from tests.commands import MODEL, cli
 
@@ -54,3 +55,7 @@ def test_on_the_command_line() -> None:
     done = cli("inspect", MODEL, "--why", "nothing")
     assert done.returncode == 2
     assert "unknown layer 'nothing'" in done.stderr
+
+
+def test_there_is_advice_for_every_kind_of_reason() -> None:
+    assert set(ADVICE) == set(Kind)

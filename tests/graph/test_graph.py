@@ -12,9 +12,10 @@ from onnx import helper, numpy_helper
 
 from prunegraph.api import analyze, apply, load, prune, save
 from prunegraph.errors import ModelError
-from prunegraph.graph.model import Graph
 from prunegraph.graph.onnx_io import from_model
-from prunegraph.graph.shape_info import shape_info
+from prunegraph.graph.records import node_records
+from prunegraph.graph.shapes import shape_info
+from prunegraph.graph.surgeon import from_graphsurgeon, to_graphsurgeon
 from prunegraph.graph.wire import pieces
 from prunegraph.selection.budget import Budget
 from prunegraph.selection.plan import make_plan
@@ -225,7 +226,7 @@ def test_external_data(tmp_path: Path) -> None:
 
 
 def test_node_records() -> None:
-    records = residual_net().to_json()
+    records = node_records(residual_net())
     stem = records[0]
     assert (stem["index"], stem["name"], stem["op"], stem["layer"]) == (
         0,
@@ -250,7 +251,7 @@ def test_to_networkx() -> None:
 
 def test_graphsurgeon_round_trip() -> None:
     graph = from_model(rich_model())
-    again = Graph.from_graphsurgeon(graph.to_graphsurgeon(), like=graph)
+    again = from_graphsurgeon(to_graphsurgeon(graph), like=graph)
     assert again.model.metadata_props == graph.model.metadata_props
     assert again.model.graph.node[0].doc_string == "a node"
     for a, b in zip(outputs(graph), outputs(again), strict=True):

@@ -14,7 +14,7 @@ import prunegraph as pg
 from prunegraph import pipeline
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.errors import BudgetError, ExactnessError, ModelError, UnknownNameError
-from prunegraph.graph.shape_info import shape_info
+from prunegraph.graph.shapes import shape_info
 from prunegraph.latency import rounding
 from prunegraph.latency.bench import PAIRS
 from prunegraph.latency.blends import blends

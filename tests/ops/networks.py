@@ -18,7 +18,7 @@ from hypothesis import note, reject
 from hypothesis import strategies as st
 
 import prunegraph as pg
-from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.errors import ModelError
 from prunegraph.runtime.session import run, session

@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 
 import prunegraph as pg
 from prunegraph.errors import ModelError
-from prunegraph.graph.shape_info import shape_info
+from prunegraph.graph.shapes import shape_info
 from tests.ops.networks import Network, networks, prove_network
 from tests.ops.test_properties import CASES, FEW, OPERATORS
 from tests.oracle import outputs, random_plan

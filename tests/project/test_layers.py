@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+import networkx
+
 from tests.paths import ROOT
 
 #: From the bottom to the top; a module may import from its own layer and those before it.
@@ -87,13 +89,17 @@ def at_run_time(path: Path) -> ast.Module:
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         if is_type_checking(node):
-            node.subgraph = []
+            node.body = []
     return tree
 
 
 def imported(path: Path) -> list[str]:
     """Modules of the package that a file imports, except for type checking only."""
-    tree = at_run_time(path)
+    return imported_by(at_run_time(path))
+
+
+def imported_by(tree: ast.Module) -> list[str]:
+    """Modules of the package, or names in them, that a tree imports anywhere."""
     result = []
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
@@ -115,6 +121,18 @@ def test_imports_point_down() -> None:
         if layer(target) > layer(module)
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_imports_make_no_circle() -> None:
+    """Nor do those inside of functions or for type checking; of the command line's files, that remains to be done."""
+    paths = {name: path for name, path in modules() if not name.startswith("cli")}
+    graph = networkx.DiGraph()
+    for name, path in paths.items():
+        for target in imported_by(ast.parse(path.read_text())):
+            known = target if target in paths else target.rpartition(".")[0]
+            if known in paths:
+                graph.add_edge(name, known)
+    assert list(networkx.simple_cycles(graph)) == []
 
 
 def test_the_masked_original_shares_nothing_with_the_cut() -> None:

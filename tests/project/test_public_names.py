@@ -49,7 +49,7 @@ def test_public_names() -> None:
 
 def test_verify_is_the_function_also_after_the_module_was_imported() -> None:
     code = (
-        "import prunegraph, prunegraph.proof\n"
+        "import prunegraph, prunegraph.proof.verify\n"
         "from prunegraph import verify\n"
         "import prunegraph as pg\n"
         "assert callable(pg.verify), type(pg.verify)\n"

@@ -12,12 +12,12 @@ import pytest
 from click.testing import CliRunner
 
 import prunegraph as pg
-from prunegraph import proof
 from prunegraph.cli import main
 from prunegraph.errors import ExactnessError, ModelError
 from prunegraph.graph.onnx_io import from_model
 from prunegraph.ops import rule as rules
 from prunegraph.ops.pattern import by_pattern
+from prunegraph.proof.models import Models
 from tests.builders import Builder, residual_net
 from tests.oracle import prove, random_plan
 
@@ -331,18 +331,18 @@ def test_a_graph_that_only_optimizations_break_is_not_right(
     graph = residual_net()
     plan = random_plan(pg.analyze(graph))
     pruned = pg.apply(graph, plan)
-    opened = proof._open
+    opened = Models.open
 
-    def broken(path: Path, name: str, level: str) -> object:
+    def broken(self: Models, path: Path, level: str | None = None) -> object:
         """A default session of the pruned graph that runs another graph."""
-        if level == "default" and "pruned" in name:
+        if level == "default" and "pruned" in path.stem:
             path.with_name("other.onnx").write_bytes(
                 spoiled(pruned, negated).model.SerializeToString()
             )
             path = path.with_name("other.onnx")
-        return opened(path, name, level)
+        return opened(self, path, level)
 
-    monkeypatch.setattr(proof, "_open", broken)
+    monkeypatch.setattr(Models, "open", broken)
     with pytest.raises(
         ExactnessError, match="an optimization of ONNX Runtime changes"
     ) as caught:
@@ -400,10 +400,10 @@ def test_equal_scores_may_be_decided_otherwise_by_a_default_session(
     b.op("TopK", scores, b.const([1], np.int64), outputs=2, axis=1)
     graph = b.graph(b.op("Cast", b.nodes[-1].output[1], to=onnx.TensorProto.FLOAT))
     plan = random_plan(pg.analyze(graph))
-    opened = proof._open
+    opened = Models.open
 
-    def rounded(path: Path, name: str, level: str) -> object:
-        if level == "default" and "pruned" in name:
+    def rounded(self: Models, path: Path, level: str | None = None) -> object:
+        if level == "default" and "pruned" in path.stem:
             model = onnx.load(path)
             (tensor,) = (t for t in model.graph.initializer if t.name == factor)
             tensor.CopyFrom(
@@ -411,9 +411,9 @@ def test_equal_scores_may_be_decided_otherwise_by_a_default_session(
             )
             path = path.with_name("rounded.onnx")
             onnx.save(model, path)
-        return opened(path, name, level)
+        return opened(self, path, level)
 
-    monkeypatch.setattr(proof, "_open", rounded)
+    monkeypatch.setattr(Models, "open", rounded)
     assert "decide alike" in str(pg.verify(graph, plan, pg.apply(graph, plan)))
 
 

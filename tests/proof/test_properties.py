@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prunegraph.api import analyze, apply
-from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.graph.model import Graph
 from prunegraph.selection.plan import Plan, make_plan
 from tests.oracle import outputs, prove, random_plan

@@ -11,7 +11,7 @@ import prunegraph as pg
 from prunegraph.errors import BudgetError, OptionError, UnknownNameError
 from prunegraph.graph.model import Graph
 from prunegraph.graph.onnx_io import from_model
-from prunegraph.graph.shape_info import shape_info
+from prunegraph.graph.shapes import shape_info
 from prunegraph.latency.low_rank import MEASUREMENTS, SLOWER
 from prunegraph.measuring.latency import Latency
 from prunegraph.ops.cost import node_macs

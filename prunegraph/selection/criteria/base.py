@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from prunegraph import plugins
-from prunegraph.coupling.analysis import Coupling
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.groups import Group
 from prunegraph.errors import BudgetError, DataError, PluginError, UnknownNameError
 from prunegraph.graph.linear import is_finite

@@ -12,7 +12,7 @@ import torch
 from prunegraph.errors import DataError
 from prunegraph.graph import linear
 from prunegraph.graph.model import Graph
-from prunegraph.graph.shape_info import shape_info
+from prunegraph.graph.shapes import shape_info
 from prunegraph.runtime.data import Data
 from prunegraph.training.batches import Batches
 from prunegraph.training.batching import batching

@@ -19,7 +19,7 @@ from prunegraph.errors import OptionError
 from prunegraph.graph import linear
 from prunegraph.graph.external import without_weights
 from prunegraph.graph.model import Graph, Node
-from prunegraph.graph.shape_info import shape_info
+from prunegraph.graph.shapes import shape_info
 from prunegraph.rewriting.rewriter import Rewriter
 from prunegraph.training.binary.network import CARRIERS, POOLS, binary_layers, is_plain
 from prunegraph.training.binary.operators import DOMAIN

@@ -22,7 +22,8 @@ from prunegraph.errors import ModelError, OptionError, UnknownNameError
 from prunegraph.graph import linear
 from prunegraph.graph.bounds import bounds
 from prunegraph.graph.model import Graph, Node
-from prunegraph.graph.shape_info import ShapeInfo, shape_info
+from prunegraph.graph.shape_info import ShapeInfo
+from prunegraph.graph.shapes import shape_info
 from prunegraph.rewriting.gemm import plain_gemms
 from prunegraph.rewriting.opset import raise_opset
 from prunegraph.rewriting.rewriter import Rewriter

@@ -19,18 +19,18 @@ from prunegraph.graph.control import Subgraph
 from prunegraph.graph.model import Node
 from prunegraph.graph.shape_info import ShapeInfo
 from prunegraph.rewriting.declared import declare
-from prunegraph.rewriting.unused import sweep
+from prunegraph.rewriting.unused import drop_unused
 from prunegraph.rewriting.weights import LazyTensor, WeightEditor
 
 #: What a node becomes (nodes before it, itself, and nodes after it), and new tensors they read.
 Rewritten = tuple[Sequence[onnx.NodeProto], Sequence[onnx.TensorProto]]
 
 
-class Nest:
-    """The graphs of a rewritten model.
+class Reassembly:
+    """The graphs of a rewritten model, put together again.
 
     Args:
-        facts: of the original.
+        shape_info: of the original.
         editor: weights that change; those of subgraphs are put there, see `outside`.
         rewrite: what a node becomes.
         survivors: what is left of every axis, for the shapes that subgraphs declare; None where
@@ -96,7 +96,7 @@ class Nest:
             self._added.setdefault(subgraph, {})[name] = make
 
     def _is_replacing(self, subgraph: Subgraph) -> bool:
-        """Whether the subgraph takes the place of its If."""
+        """Tell whether the subgraph takes the place of its If."""
         return any(
             dead.owner is subgraph.owner and dead is not subgraph
             for dead in self.shape_info.dead
@@ -192,7 +192,7 @@ class Nest:
             declared.name = self._own.get(new, new)
             graph.output.append(declared)
         graph.value_info.extend(self._inner_values(subgraph))
-        sweep(graph, subgraph.graph)
+        drop_unused(graph, subgraph.graph)
         return graph
 
     def _initializers(self, subgraph: Subgraph) -> Iterator[onnx.TensorProto]:
@@ -207,7 +207,7 @@ class Nest:
             yield make()
 
     def _declared(self, entry: onnx.ValueInfoProto, value: str) -> onnx.ValueInfoProto:
-        """What a subgraph declares of an input or output, with the sizes it has now."""
+        """The declaration of an input or output of a subgraph, with the sizes it has now."""
         declared = (
             entry if self.survivors is None else declare(entry, value, self.survivors)
         )

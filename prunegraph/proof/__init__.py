@@ -1,0 +1,1 @@
+"""The proof: a pruned graph computes what the masked original computes."""

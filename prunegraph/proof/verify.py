@@ -1,0 +1,371 @@
+"""The comparison: masked original against pruned graph, and what it says where they differ."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from prunegraph.coupling.analysis import analyze
+from prunegraph.coupling.survivors import Survivors
+from prunegraph.errors import ExactnessError, ModelError
+from prunegraph.graph.external import write_graph
+from prunegraph.graph.model import FLOAT_TYPES, Graph
+from prunegraph.masked.original import CONSUMED, write_masked
+from prunegraph.masked.weights import wrong_weight
+from prunegraph.proof.inputs import Inputs
+from prunegraph.proof.measure import all_finite, differ, difference, is_saturated, reacts
+from prunegraph.proof.models import Models, without_nodes
+from prunegraph.proof.result import Proof
+from prunegraph.runtime.data import Batch
+from prunegraph.selection.plan import Cut, Plan, derive_cuts, survivors
+
+Array = np.ndarray
+
+#: Largest difference allowed, relative to the largest value of the output.
+TOLERANCE = 1e-4
+TOLERANCE_HALF = 2e-2
+
+#: Operators that decide by the order of values.
+DECISIONS = frozenset({"TopK", "ArgMax", "ArgMin", "NonMaxSuppression", "NonZero"})
+
+#: Operators that give other results each time.
+RANDOM = frozenset(
+    {
+        "Bernoulli",
+        "Multinomial",
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+    }
+)
+
+#: What a session with all optimizations may differ by, as a multiple of what it does to the original,
+#: and at least where activations are rounded to integers: a code that flips is no fault of a cut.
+NOISE = 10
+ROUNDING = 0.05
+
+#: Whose fault it is when only optimized graphs differ.
+OPTIMIZER = "The cut is right, but ONNX Runtime's optimizations break the result"
+
+#: Inner values that stand in for outputs that prove nothing.
+WITNESSES = 8
+
+
+def verify(
+    model: Graph,
+    plan: Plan,
+    pruned: Graph,
+    *,
+    data: Sequence[Batch] = (),
+    seed: int = 0,
+    tolerance: float | None = None,
+) -> Proof:
+    """Compare a pruned graph with the masked original in ONNX Runtime.
+
+    Both run as the files have them, without optimizations; the pruned graph also in a session as users open it.
+    The weights that the plan cuts are compared with the original's as well, entry by entry.
+
+    Args:
+        model: the original.
+        plan: what was removed.
+        pruned: the pruned graph.
+        data: inputs to compare on besides two random ones.
+        seed: of the random inputs.
+        tolerance: largest difference allowed, relative to the largest value of each output;
+            by default 1e-4, or 2e-2 for models with 16-bit floats.
+
+    Returns:
+        The measured differences.
+
+    Raises:
+        ExactnessError: they differ, or only the pruned graph does not run; the message names the first node that does.
+        PlanError: the plan does not fit the model.
+        ModelError: the original does not run, or gives other results each time.
+        DataError: random inputs cannot be made for the model, and there are no others.
+    """
+    remaining = survivors(analyze(model, attention=plan.attention), plan)
+    named = plan.cuts and all(cut.node is not None for cut in plan.cuts)
+    cuts = plan.cuts if named else derive_cuts(remaining)
+    with tempfile.TemporaryDirectory(prefix="prunegraph-") as folder:
+        models = Models(model, pruned, Path(folder))
+        allowed = tolerance or default_tolerance(model)
+        return _Comparison(remaining, cuts, pruned, allowed, models).run(data, seed)
+
+
+def default_tolerance(graph: Graph) -> float:
+    """The tolerance that the graph's float types allow."""
+    halves = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+    types = {
+        weight.tensor.data_type for weight in graph.weights.values() if weight.size > 1
+    }
+    return TOLERANCE_HALF if types & set(halves) else TOLERANCE
+
+
+class _Comparison:
+    """Masked original against pruned graph."""
+
+    def __init__(
+        self,
+        survivors: Survivors,
+        cuts: Sequence[Cut],
+        pruned: Graph,
+        tolerance: float,
+        models: Models,
+    ):
+        self.survivors, self.cuts, self.pruned = survivors, cuts, pruned
+        self.tolerance, self.models = tolerance, models
+        self.graph = survivors.coupling.graph
+        self.inputs: list[Batch] = []
+        self.notes: list[str] = []
+
+    def run(self, data: Sequence[Batch], seed: int) -> Proof:
+        inputs = Inputs(self.models, data, seed, self.notes)
+        write_masked(self.survivors, self.cuts, self.models.masked)
+        every = inputs.run()
+        if not all_finite(every):
+            # Something divides by what is zero where it is made; zeros where it is consumed say the same.
+            write_masked(self.survivors, self.cuts, self.models.masked, CONSUMED)
+            every = inputs.run()
+        self.inputs = inputs.batches
+        names = self._choose(every)
+        outputs = list(self.graph.outputs)
+        if set(names) <= set(outputs):
+            expected = [[values[outputs.index(name)] for name in names] for values in every]
+        else:
+            expected = self.models.values(self.models.masked, self.inputs, names)
+        proof = self._prove(expected, names)
+        if (weight := wrong_weight(self.graph, self.cuts, self.pruned)) is not None:
+            raise ExactnessError(
+                f"{self.graph.source}: the pruned graph has a wrong weight: {weight}"
+            )
+        self._check_default(every)
+        return replace(proof, notes=tuple(dict.fromkeys(self.notes)))
+
+    def _prove(self, expected: Sequence[Sequence[Array]], names: Sequence[str]) -> Proof:
+        """The comparison without optimizations. Raises ExactnessError or ModelError."""
+        try:
+            proof = self._compare(expected, self.models.pruned, self.inputs, names)
+        except ModelError as error:
+            raise ExactnessError(
+                f"{self.graph.source}: the pruned graph does not run where the masked original does: {error}"
+            ) from error
+        if proof.relative <= self.tolerance:
+            return proof
+        given = self._given_decisions(names)
+        if given is not None and given.relative <= self.tolerance:
+            return given
+        self._check_repeatable()
+        raise ExactnessError(self._explain(proof))
+
+    def _check_repeatable(self) -> None:
+        """Raise ModelError where the original differs from itself: then a difference shows nothing."""
+        # In one session: another one would begin with the same random numbers.
+        first, second = self.models.values(
+            self.models.masked, [self.inputs[0]] * 2, self.graph.outputs
+        )
+        if differ([first], [second]) > self.tolerance:
+            random = next(
+                (f" (node {n.name!r}, {n.op})" for n in self.graph.nodes if n.op in RANDOM),
+                "",
+            )
+            raise ModelError(
+                f"{self.graph.source}: the original gives other results each time it runs{random}; "
+                "nothing can be proved for it"
+            )
+
+    def _check_default(self, expected: Sequence[Sequence[Array]]) -> None:
+        """Run the pruned graph as users do; a session's own rounding is measured on the original.
+
+        Raises:
+            ExactnessError: it does not run, or differs by more than optimizations change the original.
+        """
+        names = self.graph.outputs
+        if self.models.level == "default":
+            return
+        try:
+            proof = self._compare(
+                expected, self.models.pruned, self.inputs, names, "default"
+            )
+        except ModelError as error:
+            if self.models.runs(self.models.masked, self.inputs):
+                raise ExactnessError(
+                    f"{self.graph.source}: the pruned graph does not run in a default session of ONNX Runtime, "
+                    f"where the original does: {error}",
+                    blame=OPTIMIZER,
+                ) from error
+            self.notes.append(
+                "a default session of ONNX Runtime does not run the original: compared without one"
+            )
+            return
+        if proof.relative <= self.tolerance:
+            return
+        allowed, noise = self._default_allowance(expected)
+        if not proof.relative <= allowed:
+            given = self._given_decisions(names, "default")
+            if given is not None and given.relative <= allowed:
+                return
+            raise ExactnessError(
+                f"{self.graph.source}: an optimization of ONNX Runtime changes what the pruned graph computes: in a "
+                f"default session it differs by {proof.relative:.2e} of the largest value, the original by "
+                f"{noise:.2e}; without optimizations they agree",
+                blame=OPTIMIZER,
+            )
+        self.notes.append(
+            f"in a default session the pruned graph differs by {proof.relative:.1e}, the original by {noise:.1e}"
+        )
+
+    def _default_allowance(
+        self, expected: Sequence[Sequence[Array]]
+    ) -> tuple[float, float]:
+        """The difference that a default session may make, and the one it makes on the original."""
+        names = self.graph.outputs
+        masked = differ(
+            expected, self.models.values(self.models.masked, self.inputs, names, "default")
+        )
+        write_graph(self.graph, self.models.original)
+        plain, fast = (
+            self.models.values(self.models.original, self.inputs, names, level)
+            for level in (self.models.level, "default")
+        )
+        noise = max(masked, differ(plain, fast))
+        rounds = any(
+            "Quantize" in node.op or "Integer" in node.op or "QLinear" in node.op
+            for node in self.graph.nodes
+        )
+        return max(self.tolerance, NOISE * noise, ROUNDING if rounds else 0.0), noise
+
+    def _choose(self, expected: list[list[Array]]) -> list[str]:
+        """The values to compare: outputs, and inner values where outputs prove nothing."""
+        names = list(self.graph.outputs)
+        saturated = [
+            name
+            for name, *values in zip(names, *expected, strict=True)
+            if is_saturated(self.graph, name, values)
+        ]
+        vacuous = [
+            name
+            for name, *values in zip(names, *expected[:2], strict=True)
+            if not reacts(values)
+        ]
+        if not (saturated or vacuous):
+            return names
+        witnesses = self._witnesses(saturated)
+        self.notes.append(
+            f"{len({*saturated, *vacuous})} of {len(names)} outputs are empty, saturated or do not react to the "
+            f"input; {len(witnesses)} inner values were compared"
+        )
+        # Never nothing: an output without a stand-in is judged as it is.
+        return [
+            name for name in names if name not in saturated or not witnesses
+        ] + witnesses
+
+    def _compare(
+        self,
+        expected: Sequence[Sequence[Array]],
+        pruned: Path,
+        inputs: Sequence[Batch],
+        names: Sequence[str],
+        level: str | None = None,
+    ) -> Proof:
+        values = self.models.values(pruned, inputs, names, level)
+        differences = []
+        for index, name in enumerate(names):
+            pairs = [
+                (self._survive(name, e[index]), f[index])
+                for e, f in zip(expected, values, strict=True)
+            ]
+            differences.append(difference(name, pairs))
+        return Proof(tuple(differences), self.tolerance, len(inputs), tuple(self.notes))
+
+    def _given_decisions(
+        self, names: Sequence[str], level: str | None = None
+    ) -> Proof | None:
+        """The comparison with both graphs made to decide alike, where they decide at all.
+
+        A TopK among nearly equal scores falls one way or the other by rounding, and all
+        behind it differs. What decides is compared by itself; its results are then inputs.
+        """
+        present = self.pruned.outer & self.graph.outer
+        deciding = [
+            n
+            for n in self.graph.nodes
+            if n.op in DECISIONS and present.issuperset(o for o in n.outputs if o)
+        ]
+        if not deciding:
+            return None
+        results = [output for node in deciding for output in node.outputs if output]
+        read = [n.inputs[0] for n in deciding if n.inputs[0] in present]
+        values = self.models.values(self.models.masked, self.inputs, results)
+        inputs = [
+            {**each, **dict(zip(results, value, strict=True))}
+            for each, value in zip(self.inputs, values, strict=True)
+        ]
+        paths = [
+            without_nodes(path, deciding, inputs[0])
+            for path in (self.models.masked, self.models.pruned)
+        ]
+        self.notes.append(
+            f"{len(deciding)} nodes that decide by order ({deciding[0].op}) were made to decide alike"
+        )
+        names = list(dict.fromkeys([*names, *read]))
+        return self._compare(
+            self.models.values(paths[0], inputs, names), paths[1], inputs, names, level
+        )
+
+    def _survive(self, name: str, value: Array) -> Array:
+        """The part of an original value that the pruned graph still has."""
+        for axis, kept in enumerate(self.survivors.value(name)):
+            if kept is not None:
+                value = np.take(value, kept, axis)
+        return value
+
+    def _witnesses(self, saturated: Sequence[str]) -> list[str]:
+        """Inner values that stand in for outputs: the last layers' outputs, and what saturated nodes read."""
+        both = (self.pruned.outer & self.graph.outer) - set(self.graph.outputs)
+        read = [v for name in saturated for v in self._parents(name)]
+        layers = [node.outputs[0] for node in self.graph.layers if node.subgraph is None][
+            -WITNESSES:
+        ]
+        types = self.survivors.coupling.shape_info.types
+        result = dict.fromkeys([*read, *layers])
+        return [name for name in result if name in both and types.get(name) in FLOAT_TYPES]
+
+    def _parents(self, name: str) -> tuple[str, ...]:
+        return self.graph.nodes[self.graph.producer[name]].inputs
+
+    def _explain(self, proof: Proof) -> str:
+        """A message that names the first node whose value differs."""
+        worst = max(proof.differences, key=lambda d: d.relative)
+        text = (
+            f"{self.graph.source}: output {worst.name!r} differs from the masked original by {worst.relative:.2e} "
+            f"of its largest value ({self.tolerance:g} allowed)"
+        )
+        created = {output: node for node in self.pruned.nodes for output in node.outputs}
+        both = self.pruned.outer & self.graph.outer
+        types = self.survivors.coupling.shape_info.types
+        names = [
+            output
+            for node in self.graph.nodes
+            for output in node.outputs
+            if output in both
+            and output in self.survivors.coupling.labels
+            and types.get(output) in FLOAT_TYPES
+        ]
+        try:
+            expected = self.models.values(self.models.masked, self.inputs[:1], names)[0]
+            result = self.models.values(self.models.pruned, self.inputs[:1], names)[0]
+        except ModelError:
+            return text
+        for name, e, f in zip(names, expected, result, strict=True):
+            if (
+                not difference(name, [(self._survive(name, e), f)]).relative
+                <= self.tolerance
+            ):
+                return f"{text}; the first node that differs is {created[name].name!r} ({created[name].op})"
+        return text
