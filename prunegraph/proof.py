@@ -19,6 +19,7 @@ from prunegraph.graph.model import FLOAT_TYPES, Graph, Node
 from prunegraph.graph.sizes import symbolic_axes
 from prunegraph.masked.original import CONSUMED, write_masked
 from prunegraph.masked.weights import wrong_weight
+from prunegraph.operators import info
 from prunegraph.runtime.data import Batch, random_inputs
 from prunegraph.runtime.session import run, session
 from prunegraph.selection.plan import Cut, Plan, derive_cuts, survivors
@@ -32,24 +33,8 @@ Array = np.ndarray
 TOLERANCE = 1e-4
 TOLERANCE_HALF = 2e-2
 
-#: Operators that decide by the order of values.
-DECISIONS = frozenset({"TopK", "ArgMax", "ArgMin", "NonMaxSuppression", "NonZero"})
-
-#: Activations whose ends are flat, and below what an output of theirs is nothing but rounding.
-SATURATING = frozenset({"Sigmoid", "Softmax", "HardSigmoid"})
+#: Below this an output of an activation with flat ends is nothing but rounding.
 SATURATED = 1e-4
-
-#: Operators that give other results each time.
-RANDOM = frozenset(
-    {
-        "Bernoulli",
-        "Multinomial",
-        "RandomNormal",
-        "RandomNormalLike",
-        "RandomUniform",
-        "RandomUniformLike",
-    }
-)
 
 #: How ONNX Runtime runs a graph: as the file has it, with what it simplifies, and as users do.
 LEVELS = ("off", "basic", "default")
@@ -221,7 +206,11 @@ class _Comparison:
         first, second = self._inner(self.masked, [self.inputs[0]] * 2, self.graph.outputs)
         if self._differ([first], [second]) > self.tolerance:
             random = next(
-                (f" (node {n.name!r}, {n.op})" for n in self.graph.nodes if n.op in RANDOM),
+                (
+                    f" (node {n.name!r}, {n.op})"
+                    for n in self.graph.nodes
+                    if info(n).is_random
+                ),
                 "",
             )
             raise ModelError(
@@ -452,7 +441,7 @@ class _Comparison:
         deciding = [
             n
             for n in self.graph.nodes
-            if n.op in DECISIONS and present.issuperset(o for o in n.outputs if o)
+            if info(n).decides and present.issuperset(o for o in n.outputs if o)
         ]
         if not deciding:
             return None
@@ -515,7 +504,7 @@ class _Comparison:
         """Whether an output is so near the end of an activation's range that only rounding is left of it."""
         if (
             name not in self.graph.producer
-            or self.graph.nodes[self.graph.producer[name]].op not in SATURATING
+            or not info(self.graph.nodes[self.graph.producer[name]]).is_flat
         ):
             return False
         return all(

@@ -17,6 +17,7 @@ from prunegraph.graph.inference import element, elements
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.shape_info import ShapeInfo, shape_info
 from prunegraph.labels.labels import Labels, LabelSpace, Reason, ResolvedLabels
+from prunegraph.operators import is_constant, is_transpose, measures
 from prunegraph.ops import rule_for
 
 #: Which factor of an attention axis is pruned, by name.
@@ -142,7 +143,7 @@ class _Walk:
                 self._shuffle(result.shuffles[node.index])
             elif self._is_arithmetic(node):
                 self._pin_constants(node)
-            elif node.index not in inner and node.op != "Constant":
+            elif node.index not in inner and not is_constant(node):
                 self._visit(node)
         for name in self.graph.outputs:
             for labels in self.value_labels(name):
@@ -164,7 +165,7 @@ class _Walk:
 
     def _pin_constants(self, node: Node) -> None:
         """Shape arithmetic is evaluated once: constants with labels that it reads keep their values."""
-        if node.op in ("Shape", "Size"):
+        if measures(node):
             return
         weights = self.graph.weights
         for value in node.inputs:
@@ -374,7 +375,7 @@ class NodeSite:
         value, reader = self.node.inputs[slot], (self.node.index, slot)
         while value not in graph.weights:
             carrier = graph.nodes[graph.producer[value]]
-            if carrier.op == "Transpose":
+            if is_transpose(carrier):
                 rank = len(self.shape_info.shapes[value])
                 axis = (carrier.attributes.get("perm") or range(rank)[::-1])[axis]
             value, reader = carrier.inputs[0], (carrier.index, 0)

@@ -15,17 +15,20 @@ import numpy as np
 
 from prunegraph.graph.control import DOMAIN, ENTER, LOOP_HEAD, RETURN, Scanned, Subgraph
 from prunegraph.graph.evaluate import evaluate
+from prunegraph.operators import (
+    is_cast,
+    is_concat,
+    is_constant,
+    is_identity,
+    measures,
+    moves_data,
+)
 
 if TYPE_CHECKING:
     from prunegraph.graph.model import Node
     from prunegraph.graph.shape_info import ShapeInfo
 
 Shape = tuple[int, ...]
-
-#: Operators whose result holds elements of their first input, unchanged.
-MOVES = frozenset(
-    {"Gather", "Slice", "Squeeze", "Unsqueeze", "Reshape", "Transpose", "Identity", "Cast"}
-)
 
 
 def is_control(node: Node) -> bool:
@@ -104,7 +107,7 @@ def _settle(node: Node, info: ShapeInfo, visit: Callable[[Node], None]) -> None:
         info.varying.update(changed)
         inside = nodes[node.enter : node.index]
         for value in (
-            output for inner in inside if inner.op != "Constant" for output in inner.outputs
+            output for inner in inside if not is_constant(inner) for output in inner.outputs
         ):
             shape_info: dict[str, Any]
             for shape_info in (info.shapes, info.types, info.known, info.folded):
@@ -174,10 +177,14 @@ def _goes_on(enter: Node, subgraph: Subgraph, info: ShapeInfo) -> bool:
 
     last = subgraph.outputs[0]
     nodes, producer = info.graph.nodes, info.graph.producer
-    while last in producer and nodes[producer[last]].op in ("Identity", "Cast"):
+    while last in producer and _only_renames(nodes[producer[last]]):
         last = nodes[producer[last]].inputs[0]
     starts = not enter.inputs[1] or is_true(enter.inputs[1])
     return starts and (last == enter.outputs[1] or is_true(last))
+
+
+def _only_renames(node: Node) -> bool:
+    return is_identity(node) or is_cast(node)
 
 
 # -- branches that are never taken ------------------------------------------------------
@@ -207,7 +214,7 @@ def open_elements(info: ShapeInfo, value: str, seen: dict[str, np.ndarray]) -> n
     """
 
     def mark(node: Node, value: str) -> np.ndarray | None:
-        if node.op in ("Shape", "Size"):
+        if measures(node):
             return info.varies(value)
         if node.op == "If" and node.subgraphs:
             live = next(
@@ -242,7 +249,7 @@ def trace_elements(
             if value in info.graph.producer
             else None
         )
-        if node is None or node.op == "Constant":
+        if node is None or is_constant(node):
             seen[value] = np.zeros(constant.shape, bool)
         elif (marked := mark(node, value)) is not None:
             seen[value] = np.broadcast_to(marked, constant.shape)
@@ -259,9 +266,9 @@ def _traced(
     if not any(flag.any() for flag in flags):
         return np.zeros(constant.shape, bool)
     moved: np.ndarray | None = None
-    if node.op == "Concat":
+    if is_concat(node):
         moved = evaluate(node, [flag.astype(np.int64) for flag in flags])
-    elif node.op in MOVES and not any(flag.any() for flag in flags[1:]):
+    elif moves_data(node) and not any(flag.any() for flag in flags[1:]):
         places = [info.constant(v) if v else None for v in node.inputs[1:]]
         moved = evaluate(node, [flags[0].astype(np.int64), *places])
     return (

@@ -8,24 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
+from prunegraph.operators import info
+
 if TYPE_CHECKING:
     from prunegraph.graph.model import Graph, Node
 
 #: Sizes of values by name.
 Shapes = Mapping[str, Sequence[int]]
-
-#: Operators with a window that moves over the data: name -> which input slot holds a weight of the window's size.
-WINDOWS = {
-    "Conv": 1,
-    "ConvInteger": 1,
-    "ConvTranspose": 1,
-    "DeformConv": 1,
-    "FusedConv": 1,
-    "QLinearConv": 3,
-    "AveragePool": None,
-    "LpPool": None,
-    "MaxPool": None,
-}
 
 
 def node_records(graph: Graph, shapes: Shapes) -> list[dict[str, Any]]:
@@ -78,9 +67,10 @@ def _sizes(values: Sequence[str], shapes: Shapes) -> list[list[int] | None]:
 
 def _window(graph: Graph, node: Node, shapes: Shapes) -> dict[str, Any]:
     """Kernel, stride, dilation, pads and groups of a convolution or pooling, with the operator's defaults."""
-    if node.op not in WINDOWS:
+    operator = info(node)
+    if not operator.has_window:
         return {}
-    slot = WINDOWS[node.op]
+    slot = operator.weight_slots[0] if operator.is_layer else None
     kernel = node.attributes.get("kernel_shape")
     if not kernel and slot is not None:
         kernel = shapes.get(node.input(slot), ())[2:]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from prunegraph.graph.model import Node
 from prunegraph.labels.labels import Labels
+from prunegraph.operators import OperatorInfo, describe
 from prunegraph.ops.pattern import by_pattern
 from prunegraph.ops.rule import Edit, Shape, Site, register
 
@@ -235,3 +236,6 @@ register(
 )
 register("RotaryEmbedding", propagate=_propagate_rotary)
 register("RotaryEmbedding", propagate=_propagate_rotary, domain="com.microsoft")
+
+describe(OperatorInfo(roles=("", "weight", "bias")), "Attention")
+describe(OperatorInfo(shape="function"), "RotaryEmbedding")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from prunegraph.graph.model import Node
+from prunegraph.operators import OperatorInfo, describe
 from prunegraph.ops.attention import (
     Heads,
     attention_macs,
@@ -211,4 +212,8 @@ register(
     fix_up=fix_up_scale,
     macs=attention_macs,
     domain=MICROSOFT,
+)
+
+describe(
+    OperatorInfo(roles=("", "weight", "bias"), is_layer=True), "Attention", domain=MICROSOFT
 )

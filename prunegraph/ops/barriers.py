@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from prunegraph.operators import OperatorInfo, describe
 from prunegraph.ops.rule import register_barriers
 
 _POSITIONS = "its result is positions in the data"
@@ -61,3 +62,9 @@ register_barriers(
         "Size": "the shape of its input is not known before the model runs",
     }
 )
+
+describe(OperatorInfo(numbers=(1,)), "AffineGrid", "CenterCropPad")
+describe(OperatorInfo(is_random=True), "Multinomial")
+describe(OperatorInfo(decides=True), "NonMaxSuppression", "NonZero")
+describe(OperatorInfo(lengths=1), "ReverseSequence")
+describe(OperatorInfo(unread=(0,)), "Shape", "Size")

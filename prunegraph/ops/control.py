@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from prunegraph.graph.control import DOMAIN, ENTER, LOOP_HEAD, RETURN, Scanned, obstacle
 from prunegraph.graph.flow import carried
+from prunegraph.operators import OperatorInfo, describe
 from prunegraph.ops.rule import Site, register
 
 
@@ -149,3 +150,6 @@ register(RETURN, propagate=_return, domain=DOMAIN, partial=True)
 register("If", propagate=_leave_if, partial=True)
 register("Loop", propagate=_leave_loop, partial=True)
 register("Scan", propagate=_leave_scan, partial=True)
+
+describe(OperatorInfo(numbers=(0,)), "If")
+describe(OperatorInfo(numbers=(0, 1)), "Loop")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from prunegraph.graph.model import Node
+from prunegraph.operators import OperatorInfo, describe
 from prunegraph.ops.pattern import by_pattern
 from prunegraph.ops.rule import Shape, Site, register
 
@@ -60,4 +61,40 @@ register(
         attributes={"group": "g"},
     ),
     macs=_transposed_macs,
+)
+
+describe(
+    OperatorInfo(
+        kind="convolution",
+        roles=("", "weight", "bias"),
+        is_layer=True,
+        weight_form="filters",
+        channel_axis=1,
+        is_linear=True,
+        folds=True,
+        has_window=True,
+    ),
+    "Conv",
+)
+describe(
+    OperatorInfo(
+        kind="transposed convolution",
+        roles=("", "weight", "bias"),
+        is_layer=True,
+        weight_form="turned filters",
+        channel_axis=1,
+        folds=True,
+        has_window=True,
+    ),
+    "ConvTranspose",
+)
+describe(
+    OperatorInfo(
+        roles=("", "weight", "", "bias"),
+        is_layer=True,
+        weight_form="filters",
+        channel_axis=1,
+        has_window=True,
+    ),
+    "DeformConv",
 )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from prunegraph.graph.model import Node
+from prunegraph.operators import OperatorInfo, describe
 from prunegraph.ops.conv import conv_macs
 from prunegraph.ops.elementwise import propagate_nary, propagate_unary
 from prunegraph.ops.matmul import gemm_macs, propagate_gemm, propagate_product
@@ -96,3 +97,34 @@ register(
 )
 register("BiasGelu", "FastGelu", "BiasAdd", propagate=propagate_nary, domain=MICROSOFT)
 register("Gelu", "QuickGelu", propagate=propagate_unary, domain=MICROSOFT)
+
+describe(
+    OperatorInfo(
+        roles=("", "weight", "bias"),
+        is_layer=True,
+        weight_form="filters",
+        channel_axis=1,
+        has_window=True,
+    ),
+    "FusedConv",
+    domain=MICROSOFT,
+)
+describe(
+    OperatorInfo(
+        roles=("", "weight", "bias"), is_layer=True, weight_form="gemm", channel_axis=-1
+    ),
+    "FusedGemm",
+    domain=MICROSOFT,
+)
+describe(
+    OperatorInfo(
+        roles=("weight", "weight"), is_layer=True, weight_slots=(1, 0), channel_axis=-1
+    ),
+    "FusedMatMul",
+    domain=MICROSOFT,
+)
+describe(
+    OperatorInfo(is_layer=True, weight_slots=(1, 0), channel_axis=-1, is_integer=True),
+    "MatMulNBits",
+    domain=MICROSOFT,
+)

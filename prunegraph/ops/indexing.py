@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prunegraph.labels.labels import Labels
+from prunegraph.operators import OperatorInfo, describe
 from prunegraph.ops.rule import Propagate, Site, register
 
 
@@ -139,3 +140,19 @@ register(
     "MelWeightMatrix",
     propagate=_propagate_source,
 )
+
+describe(
+    OperatorInfo(is_random=True),
+    "Bernoulli",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+)
+describe(OperatorInfo(numbers=(1,)), "CumProd", "CumSum", "OneHot", "Trilu")
+describe(OperatorInfo(indices="axis"), "GatherElements", "Scatter")
+describe(OperatorInfo(indices="leading"), "GatherND")
+describe(OperatorInfo(numbers=(0, 1, 2)), "Range")
+describe(OperatorInfo(moves="joins", indices="axis"), "ScatterElements")
+describe(OperatorInfo(moves="joins", indices="leading"), "ScatterND")
+describe(OperatorInfo(numbers=(1,), decides=True), "TopK")

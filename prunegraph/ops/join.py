@@ -6,6 +6,7 @@ import numpy as np
 
 from prunegraph.graph.inference import element, elements, split_sizes
 from prunegraph.labels.labels import Labels, concatenate
+from prunegraph.operators import OperatorInfo, describe
 from prunegraph.ops.rule import Edit, Site, register
 
 
@@ -104,3 +105,12 @@ register(
     fix_up=_fix_up_split_to_sequence,
 )
 register("SequenceAt", propagate=_propagate_sequence_at)
+
+describe(OperatorInfo(kind="concatenation", moves="joins", passes=("codes",)), "Concat")
+describe(OperatorInfo(numbers=(1,)), "SequenceAt", "SplitToSequence")
+describe(
+    OperatorInfo(
+        kind="splitting", moves="part", passes=("codes",), quantized="moves", numbers=(1,)
+    ),
+    "Split",
+)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from prunegraph.graph.inference import einsum_terms
 from prunegraph.graph.model import Node
+from prunegraph.operators import OperatorInfo, describe
 from prunegraph.ops.elementwise import broadcast
 from prunegraph.ops.pattern import by_pattern
 from prunegraph.ops.rule import Shape, Site, register
@@ -120,3 +121,28 @@ def _einsum_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) 
 register("Gemm", propagate=propagate_gemm, macs=gemm_macs)
 register("MatMul", propagate=propagate_product, macs=_matmul_macs)
 register("Einsum", propagate=_propagate_einsum, macs=_einsum_macs)
+
+describe(OperatorInfo(is_layer=True), "Einsum")
+describe(
+    OperatorInfo(
+        kind="gemm",
+        roles=("", "weight", "bias"),
+        is_layer=True,
+        weight_form="gemm",
+        channel_axis=-1,
+        is_linear=True,
+        folds=True,
+    ),
+    "Gemm",
+)
+describe(
+    OperatorInfo(
+        kind="matrix product",
+        roles=("weight", "weight"),
+        is_layer=True,
+        weight_slots=(1, 0),
+        channel_axis=-1,
+        is_linear=True,
+    ),
+    "MatMul",
+)

@@ -9,6 +9,7 @@ import numpy as np
 
 from prunegraph.graph.evaluate import resolve_reshape, slice_index
 from prunegraph.labels.labels import REPEATED, Labels
+from prunegraph.operators import OperatorInfo, describe
 from prunegraph.ops.join import join_axis
 from prunegraph.ops.rule import Edit, Site, register
 
@@ -458,3 +459,54 @@ register("Pad", propagate=_propagate_pad, fix_up=_fix_up_pad)
 register("DepthToSpace", propagate=_propagate_depth_to_space)
 register("SpaceToDepth", propagate=_propagate_space_to_depth)
 register("Col2Im", propagate=_propagate_col2im)
+
+describe(OperatorInfo(kind="constant"), "Constant")
+describe(OperatorInfo(numbers=(1, 2)), "Col2Im")
+describe(OperatorInfo(numbers=(0,)), "ConstantOfShape")
+describe(OperatorInfo(moves="joins", numbers=(1,)), "Expand")
+describe(
+    OperatorInfo(
+        kind="flattening", moves="all", passes=("codes", "levels"), quantized="moves"
+    ),
+    "Flatten",
+)
+describe(
+    OperatorInfo(
+        kind="gathering", moves="part", passes=("codes",), quantized="moves", indices="axis"
+    ),
+    "Gather",
+)
+describe(OperatorInfo(numbers=(1, 3)), "Pad")
+describe(
+    OperatorInfo(
+        kind="reshaping",
+        moves="all",
+        passes=("codes", "levels", "scales"),
+        quantized="moves",
+        numbers=(1,),
+    ),
+    "Reshape",
+)
+describe(
+    OperatorInfo(
+        moves="part", passes=("codes", "scales"), quantized="moves", numbers=(1, 2, 3, 4)
+    ),
+    "Slice",
+)
+describe(
+    OperatorInfo(
+        moves="all", passes=("codes", "levels", "scales"), quantized="moves", numbers=(1,)
+    ),
+    "Squeeze",
+    "Unsqueeze",
+)
+describe(OperatorInfo(moves="joins", numbers=(1, 2)), "Tile")
+describe(
+    OperatorInfo(
+        kind="transposition",
+        moves="all",
+        passes=("weights", "codes", "levels", "scales"),
+        quantized="moves",
+    ),
+    "Transpose",
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from prunegraph.operators import OperatorInfo, describe
 from prunegraph.ops.elementwise import broadcast
 from prunegraph.ops.pattern import by_pattern
 from prunegraph.ops.rule import Site, register
@@ -129,3 +130,18 @@ register(
     ),
 )
 register("Softmax", "LogSoftmax", "Hardmax", propagate=_propagate_softmax)
+
+describe(
+    OperatorInfo(
+        kind="batch normalization",
+        roles=("", "scale", "bias", "mean", "variance"),
+        passes=("integers",),
+        shape="input",
+    ),
+    "BatchNormalization",
+)
+describe(OperatorInfo(roles=("", "scale", "bias"), shape="function"), "GroupNormalization")
+describe(OperatorInfo(roles=("", "scale", "bias")), "InstanceNormalization")
+describe(OperatorInfo(roles=("", "scale", "bias"), shape="input"), "LayerNormalization")
+describe(OperatorInfo(shape="function"), "MeanVarianceNormalization", "RMSNormalization")
+describe(OperatorInfo(shape="input", is_flat=True, is_bounded=True), "Softmax")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from prunegraph.graph.model import Node
 from prunegraph.labels.labels import Labels
+from prunegraph.operators import OperatorInfo, describe
 from prunegraph.ops.elementwise import broadcast
 from prunegraph.ops.pattern import Moved, by_pattern
 from prunegraph.ops.rule import Macs, Propagate, Shape, Site, register
@@ -112,3 +113,42 @@ register("QuantizeLinear", "DequantizeLinear", propagate=_propagate_qdq)
 register(
     "QuantizeLinear", "DequantizeLinear", propagate=_propagate_qdq, domain="com.microsoft"
 )
+
+describe(
+    OperatorInfo(
+        is_layer=True,
+        weight_form="filters",
+        channel_axis=1,
+        is_integer=True,
+        has_window=True,
+    ),
+    "ConvInteger",
+)
+describe(OperatorInfo(kind="dequantization", passes=("weights",)), "DequantizeLinear")
+describe(
+    OperatorInfo(is_layer=True, weight_slots=(1, 0), channel_axis=-1, is_integer=True),
+    "MatMulInteger",
+)
+describe(
+    OperatorInfo(
+        roles=("", "", "", "weight", "", "", "", "", "bias"),
+        is_layer=True,
+        weight_slots=(3,),
+        weight_form="filters",
+        channel_axis=1,
+        is_integer=True,
+        has_window=True,
+    ),
+    "QLinearConv",
+)
+describe(
+    OperatorInfo(
+        roles=("", "", "", "weight"),
+        is_layer=True,
+        weight_slots=(3,),
+        channel_axis=-1,
+        is_integer=True,
+    ),
+    "QLinearMatMul",
+)
+describe(OperatorInfo(kind="quantization", passes=("weights",)), "QuantizeLinear")

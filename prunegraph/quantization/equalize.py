@@ -13,6 +13,7 @@ import numpy as np
 
 from prunegraph.graph import linear
 from prunegraph.graph.model import Graph, Node
+from prunegraph.operators import is_convolution
 from prunegraph.rewriting.reweight import Revision
 
 Array = np.ndarray
@@ -57,7 +58,9 @@ def _after(graph: Graph, node: Node) -> Node | None:
     fits = reader is not None and _is_plain(graph, reader) and reader.inputs[0] == value
     return (
         reader
-        if fits and reader is not None and (reader.op == "Conv") == (node.op == "Conv")
+        if fits
+        and reader is not None
+        and (is_convolution(reader)) == (is_convolution(node))
         else None
     )
 

@@ -12,6 +12,7 @@ from onnx import helper
 
 from prunegraph.graph import linear
 from prunegraph.graph.model import Graph, Node, Weight
+from prunegraph.operators import is_convolution
 from prunegraph.ops.rule import Shape
 from prunegraph.rewriting.factorize import Form, Spatial, Svd, Tucker2
 
@@ -51,7 +52,7 @@ class Layer:
     def tensor(self) -> Array:
         """The weight as [O, I, *kernel], in double precision."""
         values = self.weight.read().astype(np.float64)
-        if self.node.op == "Conv" or self.node.attributes.get("transB"):
+        if is_convolution(self.node) or self.node.attributes.get("transB"):
             return values
         return values.T
 
@@ -110,7 +111,7 @@ def _layer(graph: Graph, node: Node, shapes: Mapping[str, Shape]) -> Layer:
     weight = graph.weights[node.inputs[1]]
     shape = (
         weight.shape
-        if node.op == "Conv" or node.attributes.get("transB")
+        if is_convolution(node) or node.attributes.get("transB")
         else weight.shape[::-1]
     )
     before = shapes.get(node.inputs[0])
@@ -126,7 +127,7 @@ def _positions(node: Node, shape: Shape | None) -> Shape | None:
     """A value's shape without its channels."""
     if shape is None:
         return None
-    return (shape[0], *shape[2:]) if node.op == "Conv" else shape[:-1]
+    return (shape[0], *shape[2:]) if is_convolution(node) else shape[:-1]
 
 
 def nodes(
@@ -150,7 +151,7 @@ def nodes(
     for part, name in enumerate(names):
         is_last = part == len(names) - 1
         inputs = [reads[part], weights[part], *(layer.node.inputs[2:] if is_last else ())]
-        if layer.node.op == "Conv":
+        if is_convolution(layer.node):
             node = helper.make_node("Conv", inputs, [makes[part]], name=name)
             node.attribute.extend(_attributes(layer, method, part))
         elif is_last:
@@ -172,9 +173,9 @@ def stored(layer: Layer, method: str, factors: Sequence[Array]) -> list[Array]:
     created = []
     for part, factor in enumerate(factors):
         values = factor
-        if layer.node.op == "Conv" and factor.ndim == 2:
+        if is_convolution(layer.node) and factor.ndim == 2:
             values = factor.reshape(*factor.shape, *(1 for _ in layer.shape[2:]))
-        elif layer.node.op != "Conv" and not (
+        elif not is_convolution(layer.node) and not (
             part == 1 and layer.node.attributes.get("transB")
         ):
             values = factor.T
