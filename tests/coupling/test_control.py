@@ -254,7 +254,7 @@ def test_a_value_that_grows_from_turn_to_turn_stays() -> None:
     assert set(reasons) == {"grown", "more", "head"}
     assert (
         reasons["grown"]
-        == "'carried1000_1' in loop/subgraph changes its shape from iteration to iteration"
+        == "'carried1000_1' in loop/body changes its shape from iteration to iteration"
     )
     assert "'carried1000_1'" in reasons["more"]
     prove(graph)

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 import prunegraph as pg
+from tests.paths import FIXTURES
 
 TESTS = Path(__file__).parent
-FIXTURES = TESTS.parent / "fixtures"
 MODEL = FIXTURES / "fashion_resnet.onnx"
 NETLIST = {"input": 12, "layers": [{"linear": 32}, {"scaler": 0.5}, "relu", {"linear": 4}]}
 

@@ -34,7 +34,7 @@ LAYERS = [
     ["pipeline"],
     ["report"],
     ["api"],
-    ["sweeps"],
+    ["studies"],
     ["hybrid"],
     ["recipes"],
     [

@@ -9,7 +9,7 @@ from prunegraph.ops.pattern import by_pattern
 from prunegraph.ops.rule import Edit, register
 
 
-def _repair(edit: Edit) -> None:
+def _fix_up(edit: Edit) -> None:
     """Keep the numbers of the channels that stay; one number serves all channels."""
     kept = edit.kept(edit.node.inputs[0], 1)
     for name in ("offset", "scale"):
@@ -18,4 +18,4 @@ def _repair(edit: Edit) -> None:
             edit.set_attribute(name, [numbers[index] for index in kept])
 
 
-register("Scaler", domain="ai.onnx.ml", propagate=by_pattern("n c -> n c"), repair=_repair)
+register("Scaler", domain="ai.onnx.ml", propagate=by_pattern("n c -> n c"), fix_up=_fix_up)
