@@ -114,8 +114,17 @@ register(
     "Cast",
     propagate=propagate_unary,
 )
-register("Dropout", propagate=_propagate_dropout)
-register("CastLike", propagate=_propagate_cast_like)
+register(
+    "Dropout",
+    propagate=_propagate_dropout,
+    info=OperatorInfo(
+        kind="dropout",
+        passes=("levels", "normals", "scores"),
+        quantized="moves",
+        numbers=(1, 2),
+    ),
+)
+register("CastLike", propagate=_propagate_cast_like, info=OperatorInfo(unread=(1,)))
 register(
     "Add",
     "Sub",
@@ -174,20 +183,10 @@ describe(
     "Add",
 )
 describe(OperatorInfo(kind="cast", moves="all", passes=("weights", "scores")), "Cast")
-describe(OperatorInfo(unread=(1,)), "CastLike")
 describe(
     OperatorInfo(passes=("integers",), shape="input", is_bounded=True), "Clip", "HardSwish"
 )
 describe(OperatorInfo(passes=("scores",), shape="broadcast"), "Div")
-describe(
-    OperatorInfo(
-        kind="dropout",
-        passes=("levels", "normals", "scores"),
-        quantized="moves",
-        numbers=(1, 2),
-    ),
-    "Dropout",
-)
 describe(OperatorInfo(shape="input", is_flat=True, is_bounded=True), "HardSigmoid")
 describe(
     OperatorInfo(

@@ -116,7 +116,7 @@ def _propagate_source(site: Site) -> None:
     )
 
 
-register("TopK", propagate=_propagate_top_k)
+register("TopK", propagate=_propagate_top_k, info=OperatorInfo(numbers=(1,), decides=True))
 register("CumSum", propagate=_accumulates("sum"))
 register("CumProd", propagate=_accumulates("product"))
 register("GatherElements", propagate=_propagate_gather_elements)
@@ -124,7 +124,11 @@ register("ScatterElements", "Scatter", propagate=_propagate_scatter_elements)
 for _domain in ("", "com.microsoft"):
     register("GatherND", propagate=_propagate_gather_nd, domain=_domain)
     register("Trilu", propagate=_propagate_trilu, domain=_domain)
-register("ScatterND", propagate=_propagate_scatter_nd)
+register(
+    "ScatterND",
+    propagate=_propagate_scatter_nd,
+    info=OperatorInfo(moves="joins", indices="leading"),
+)
 register("OneHot", propagate=_propagate_one_hot)
 register(
     "Range",
@@ -154,5 +158,3 @@ describe(OperatorInfo(indices="axis"), "GatherElements", "Scatter")
 describe(OperatorInfo(indices="leading"), "GatherND")
 describe(OperatorInfo(numbers=(0, 1, 2)), "Range")
 describe(OperatorInfo(moves="joins", indices="axis"), "ScatterElements")
-describe(OperatorInfo(moves="joins", indices="leading"), "ScatterND")
-describe(OperatorInfo(numbers=(1,), decides=True), "TopK")

@@ -97,8 +97,19 @@ def _propagate_sequence_at(site: Site) -> None:
     site.set_output(site.labels_of(elements(source, site.shape_info.shapes)[int(index)]))
 
 
-register("Concat", propagate=_propagate_concat)
-register("Split", propagate=_propagate_split, fix_up=_fix_up_split)
+register(
+    "Concat",
+    propagate=_propagate_concat,
+    info=OperatorInfo(kind="concatenation", moves="joins", passes=("codes",)),
+)
+register(
+    "Split",
+    propagate=_propagate_split,
+    fix_up=_fix_up_split,
+    info=OperatorInfo(
+        kind="splitting", moves="part", passes=("codes",), quantized="moves", numbers=(1,)
+    ),
+)
 register(
     "SplitToSequence",
     propagate=_propagate_split_to_sequence,
@@ -106,11 +117,4 @@ register(
 )
 register("SequenceAt", propagate=_propagate_sequence_at)
 
-describe(OperatorInfo(kind="concatenation", moves="joins", passes=("codes",)), "Concat")
 describe(OperatorInfo(numbers=(1,)), "SequenceAt", "SplitToSequence")
-describe(
-    OperatorInfo(
-        kind="splitting", moves="part", passes=("codes",), quantized="moves", numbers=(1,)
-    ),
-    "Split",
-)

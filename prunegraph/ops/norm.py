@@ -106,9 +106,26 @@ def _propagate_skip_norm(site: Site) -> None:
             )
 
 
-register("BatchNormalization", propagate=_propagate_batch_norm)
-register("InstanceNormalization", propagate=_propagate_instance_norm)
-register("GroupNormalization", propagate=_propagate_group_norm)
+register(
+    "BatchNormalization",
+    propagate=_propagate_batch_norm,
+    info=OperatorInfo(
+        kind="batch normalization",
+        roles=("", "scale", "bias", "mean", "variance"),
+        passes=("integers",),
+        shape="input",
+    ),
+)
+register(
+    "InstanceNormalization",
+    propagate=_propagate_instance_norm,
+    info=OperatorInfo(roles=("", "scale", "bias")),
+)
+register(
+    "GroupNormalization",
+    propagate=_propagate_group_norm,
+    info=OperatorInfo(roles=("", "scale", "bias"), shape="function"),
+)
 register(
     "LayerNormalization",
     "RMSNormalization",
@@ -131,17 +148,6 @@ register(
 )
 register("Softmax", "LogSoftmax", "Hardmax", propagate=_propagate_softmax)
 
-describe(
-    OperatorInfo(
-        kind="batch normalization",
-        roles=("", "scale", "bias", "mean", "variance"),
-        passes=("integers",),
-        shape="input",
-    ),
-    "BatchNormalization",
-)
-describe(OperatorInfo(roles=("", "scale", "bias"), shape="function"), "GroupNormalization")
-describe(OperatorInfo(roles=("", "scale", "bias")), "InstanceNormalization")
 describe(OperatorInfo(roles=("", "scale", "bias"), shape="input"), "LayerNormalization")
 describe(OperatorInfo(shape="function"), "MeanVarianceNormalization", "RMSNormalization")
 describe(OperatorInfo(shape="input", is_flat=True, is_bounded=True), "Softmax")

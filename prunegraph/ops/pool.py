@@ -59,7 +59,16 @@ def _fix_up_resize(edit: Edit) -> None:
         edit.want(3, np.asarray([edit.size(output, axis) for axis in axes], np.int64))
 
 
-register("MaxPool", propagate=_propagate_max_pool)
+register(
+    "MaxPool",
+    propagate=_propagate_max_pool,
+    info=OperatorInfo(
+        kind="maximum pooling",
+        has_window=True,
+        passes=("codes", "levels", "normals", "samples", "channels", "scales"),
+        quantized="moves",
+    ),
+)
 register(
     "AveragePool",
     "LpPool",
@@ -79,15 +88,6 @@ describe(
 )
 describe(OperatorInfo(passes=("samples", "channels")), "GlobalMaxPool")
 describe(OperatorInfo(has_window=True), "LpPool")
-describe(
-    OperatorInfo(
-        kind="maximum pooling",
-        has_window=True,
-        passes=("codes", "levels", "normals", "samples", "channels", "scales"),
-        quantized="moves",
-    ),
-    "MaxPool",
-)
 describe(
     OperatorInfo(
         kind="resizing",

@@ -75,9 +75,8 @@ register("ReduceMean", propagate=_reduction("mean"))
 register("ReduceMax", "ReduceLogSumExp", propagate=_reduction("max"))
 register("ReduceMin", propagate=_reduction("min"))
 register("ReduceProd", propagate=_reduction("product"))
-register("ArgMax", "ArgMin", propagate=_propagate_arg)
+register("ArgMax", "ArgMin", propagate=_propagate_arg, info=OperatorInfo(decides=True))
 
-describe(OperatorInfo(decides=True), "ArgMax", "ArgMin")
 describe(
     OperatorInfo(numbers=(1,)),
     "ReduceL1",

@@ -1,7 +1,7 @@
 """What a rule is, and the table of rules.
 
-A rule says how labels travel through an operator (`spread`), what to repair in the node
-after a cut (`repair`, for what the generic mechanisms do not cover), and how many
+A rule says how labels travel through an operator (`propagate`), what to repair in the node
+after a cut (`fix_up`, for what the generic mechanisms do not cover), and how many
 multiply-accumulates it costs (`macs`). Rules are found by domain and operator; a rule may
 start at a later opset version than another one for the same operator.
 """
@@ -20,6 +20,7 @@ from prunegraph.errors import PluginError
 from prunegraph.graph.model import Node
 from prunegraph.graph.shape_info import ShapeInfo
 from prunegraph.labels.labels import Labels, LabelSpace, Reason
+from prunegraph.operators import OperatorInfo, describe
 
 Shape = tuple[int, ...]
 
@@ -137,7 +138,7 @@ Shapes = Callable[[Node, Sequence[Shape]], Sequence[Shape]]
 class Rule:
     """How an operator treats channels. `macs` gets the shapes of inputs and outputs.
 
-    `barrier` is the reason why the operator pins all it touches; it has no `spread` then. A
+    `barrier` is the reason why the operator pins all it touches; it has no `propagate` then. A
     `partial` rule also follows nodes of which some shapes are not known. `shapes` gives the
     outputs' shapes from those of the inputs, for an operator that has no inference in ONNX and
     that ONNX Runtime cannot run (else a run shows them).
@@ -165,14 +166,16 @@ def register(
     since: int = 1,
     partial: bool = False,
     shapes: Shapes | None = None,
+    info: OperatorInfo | None = None,
 ) -> None:
     """Add one rule for operators of a domain, from an opset version on.
 
-    The functions are those of `Rule`. A `spread` that cannot follow a node raises ValueError; the
+    The functions are those of `Rule`; `info` is all else that is known of the operators, as by `describe`. A
+    `propagate` that cannot follow a node raises ValueError; the
     node then pins all it touches.
 
     Raises:
-        PluginError: there is a rule for that operator and version already, or a function has
+        PluginError: there is a rule for that operator and version already, or a record, or a function has
             other parameters than a rule's.
     """
     origin = plugins.note_origin(propagate)
@@ -186,6 +189,8 @@ def register(
             raise PluginError(f"operator {name} has two rules since version {since}")
         rules.append(rule)
         rules.sort(key=lambda rule: -rule.since)
+    if info is not None:
+        describe(info, *ops, domain=domain)
 
 
 def _guarded(rule: Rule, op: str, origin: str) -> Rule:
