@@ -100,6 +100,7 @@ register(
 )
 register(
     "FusedMatMul",
+    "TransposeMatMul",
     propagate=_propagate_fused_matmul,
     macs=_fused_matmul_macs,
     domain=MICROSOFT,
