@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import Literal, Protocol
-
-import onnx
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from prunegraph.errors import PluginError
+
+if TYPE_CHECKING:
+    import onnx
 
 #: Operators that are asked for one by one.
 Kind = Literal[
@@ -164,7 +165,7 @@ def described() -> dict[tuple[str, str], OperatorInfo]:
 
 def info(node: Named | onnx.NodeProto) -> OperatorInfo:
     """What is known of a node's operator; a record that claims nothing where it is not described."""
-    op = node.op_type if isinstance(node, onnx.NodeProto) else node.op
+    op: str = node.op_type if hasattr(node, "op_type") else node.op
     return lookup(op, node.domain)
 
 
