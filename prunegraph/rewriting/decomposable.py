@@ -52,9 +52,7 @@ class Layer:
     def tensor(self) -> Array:
         """The weight as [O, I, *kernel], in double precision."""
         values = self.weight.read().astype(np.float64)
-        if is_convolution(self.node) or self.node.attributes.get("transB"):
-            return values
-        return values.T
+        return values.T if linear.output_axis(self.node) else values
 
     def methods(self, wanted: str) -> tuple[str, ...]:
         """Methods that fit this layer. A matrix has one; the spatial split needs a kernel with two extents."""
@@ -109,11 +107,7 @@ def layers(graph: Graph, shapes: Mapping[str, Shape]) -> Iterator[tuple[Node, La
 
 def _layer(graph: Graph, node: Node, shapes: Mapping[str, Shape]) -> Layer:
     weight = graph.weights[node.inputs[1]]
-    shape = (
-        weight.shape
-        if is_convolution(node) or node.attributes.get("transB")
-        else weight.shape[::-1]
-    )
+    shape = weight.shape[::-1] if linear.output_axis(node) else weight.shape
     before = shapes.get(node.inputs[0])
     if before is not None and linear.LinearLayer(graph, node).is_transposed:
         before = before[::-1]

@@ -9,7 +9,7 @@ from onnx import helper, numpy_helper
 from prunegraph.graph import linear
 from prunegraph.graph.linear import LinearLayer
 from prunegraph.graph.model import Graph, Node
-from prunegraph.operators import is_gemm, is_matmul
+from prunegraph.operators import info, is_gemm, is_matmul
 from prunegraph.rewriting.rewriter import Rewriter
 
 Array = np.ndarray
@@ -114,7 +114,7 @@ class Revision:
         if is_matmul(node):
             return linear.add_behind(self.graph, node) is not None
         rest = LinearLayer(self.graph, node).rest
-        return node.op in ("Conv", "Gemm") and (not rest or rest in self.graph.weights)
+        return info(node).is_linear and (not rest or rest in self.graph.weights)
 
     def add_behind(self, node: Node, values: Array) -> None:
         """Let an Add behind a layer add `values`, which are broadcast with its output."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from prunegraph.graph.linear import groups
+from prunegraph.graph.linear import groups, output_axis
 from prunegraph.graph.model import Node
 from prunegraph.operators import is_convolution
 
@@ -97,7 +97,7 @@ class Rows:
         if is_convolution(self.node):
             return c.reshape(1, -1)
         rows = x.shape[1 if self.node.attributes.get("transA") else 0]
-        outputs = self.shape[0 if self.node.attributes.get("transB") else 1]
+        outputs = self.shape[output_axis(self.node)]
         return self.outputs(np.broadcast_to(c, (rows, outputs)), batch)
 
     def pads(self, sizes: Sequence[int]) -> list[int]:
