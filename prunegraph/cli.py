@@ -19,6 +19,7 @@ import click
 from prunegraph import __version__
 from prunegraph.cli_recipe import Writes, run
 from prunegraph.errors import FAILED, PrunegraphError
+from prunegraph.operators import is_batch_normalization, is_dequantize
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -242,7 +243,7 @@ def inspect(
     total = cost(graph)
     out.print(tables.groups_table(coupling, total))
     out.print(tables.fixed_table(coupling))
-    if any(node.op == "DequantizeLinear" for node in graph.nodes):
+    if any(is_dequantize(node) for node in graph.nodes):
         from prunegraph.report.quantized import types_table
 
         out.print(types_table(graph))
@@ -554,7 +555,7 @@ def show_result(
         )
         where.print(f"then repaired on {base}: {result.repair}")
     elif samples is None and any(
-        node.op == "BatchNormalization" for node in result.model.nodes
+        is_batch_normalization(node) for node in result.model.nodes
     ):
         where.print(
             "not repaired: --data refits the weights; without data --repair bn brings back much of it"

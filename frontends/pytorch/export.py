@@ -19,6 +19,7 @@ from prunegraph.frontends.pytorch import arguments
 from prunegraph.frontends.pytorch.fold import fold
 from prunegraph.graph import onnx_io
 from prunegraph.graph.model import Graph
+from prunegraph.operators import is_identity
 
 #: Written by both exporters, read by every ONNX Runtime that the project supports.
 OPSETS = {"dynamo": 20, "torchscript": 17}
@@ -209,7 +210,7 @@ def _restore_equal_tensors(
     """Give parameters that merely have equal values back their own weights: the exporter made one of them."""
     kept = []
     for node in model.graph.node:
-        name = node.output[0] if node.op_type == "Identity" else ""
+        name = node.output[0] if is_identity(node) else ""
         first = tensors.get(node.input[0]) if name else None
         if name in tensors and (
             first is None or first.data_ptr() != tensors[name].data_ptr()

@@ -15,44 +15,23 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from prunegraph.graph import onnx_io
+from prunegraph.graph.control import SUBGRAPHS
 from prunegraph.graph.names import names_in, redirect
 from prunegraph.graph.shapes import shape_info
 from prunegraph.graph.sources import Packed, Sources, Whole
 from prunegraph.graph.varying import varies
+from prunegraph.operators import (
+    info,
+    is_cast,
+    is_concat,
+    is_constant,
+    is_dropout,
+    is_identity,
+    is_transpose,
+    moves_data,
+)
 
 Array = np.ndarray
-
-#: Operators that move elements of their first input, or of all inputs.
-MOVES = {
-    "Identity",
-    "Transpose",
-    "Reshape",
-    "Squeeze",
-    "Unsqueeze",
-    "Slice",
-    "Split",
-    "Gather",
-    "Flatten",
-    "Cast",
-}
-JOINS = {"Concat"}
-
-#: Operators that look at an input's shape or type only, at these slots.
-BLIND = {"Shape": (0,), "Size": (0,), "CastLike": (1,)}
-
-#: Operators whose result is not the same every time, or that run other graphs.
-LEFT = {
-    "RandomNormal",
-    "RandomUniform",
-    "RandomNormalLike",
-    "RandomUniformLike",
-    "Bernoulli",
-    "Multinomial",
-    "Dropout",
-    "If",
-    "Loop",
-    "Scan",
-}
 
 
 def fold(
@@ -96,7 +75,7 @@ class _Folder:
         graph = self.model.graph
         old, kept, carriers = set(self.values), [], []
         for node in graph.node:
-            if node.op_type == "Constant":
+            if is_constant(node):
                 self.values.update(_constant(node, self.model))
                 carriers.append(node)
             elif self._is_foldable(node):
@@ -117,11 +96,11 @@ class _Folder:
 
     def _is_foldable(self, node: onnx.NodeProto) -> bool:
         given = [value for value in node.input if value]
-        if node.domain not in ("", "ai.onnx") or node.op_type in LEFT or not given:
+        if node.domain not in ("", "ai.onnx") or _is_left(node) or not given:
             return False
         if any(self._value(value) is None for value in given):
             return False
-        blind = BLIND.get(node.op_type, ())
+        blind = info(node).unread
         moved = [
             slot
             for slot, value in enumerate(node.input)
@@ -129,7 +108,7 @@ class _Folder:
         ]
         if not moved:
             return all(value in self.values for value in given)
-        return node.op_type in JOINS or (node.op_type in MOVES and moved == [0])
+        return is_concat(node) or (moves_data(node) and moved == [0])
 
     def _value(self, name: str) -> Array | None:
         """A constant, or a size that is the same for all inputs."""
@@ -139,7 +118,7 @@ class _Folder:
         return self.values[name]
 
     def _fold(self, node: onnx.NodeProto) -> None:
-        blind = BLIND.get(node.op_type, ())
+        blind = info(node).unread
         sources = [
             v
             for slot, v in enumerate(node.input)
@@ -153,11 +132,11 @@ class _Folder:
             self.origins[node.output[0]] = whole
             return
         given = [
-            self._elements(v) if node.op_type in JOINS or slot == 0 else self._constant(v)
+            self._elements(v) if is_concat(node) or slot == 0 else self._constant(v)
             for slot, v in enumerate(node.input)
             if v
         ]
-        moved = given if node.op_type == "Cast" else _run(node, given, self.model)
+        moved = given if is_cast(node) else _run(node, given, self.model)
         for output, elements in zip(node.output, moved, strict=True):
             self.origins[output] = Packed(elements)
 
@@ -174,14 +153,12 @@ class _Folder:
 
     def _transposed(self, node: onnx.NodeProto, source: str) -> Whole | None:
         origin = self.origins[source]
-        if not isinstance(origin, Whole) or node.op_type not in (
-            "Transpose",
-            "Identity",
-            "Cast",
+        if not isinstance(origin, Whole) or not (
+            is_transpose(node) or is_identity(node) or is_cast(node)
         ):
             return None
         axes = tuple(range(len(origin.order)))
-        if node.op_type == "Transpose":
+        if is_transpose(node):
             axes = next(
                 (tuple(a.ints) for a in node.attribute if a.name == "perm"), axes[::-1]
             )
@@ -240,6 +217,11 @@ class _Folder:
             for name, origin in self.origins.items()
             if name in read
         }
+
+
+def _is_left(node: onnx.NodeProto) -> bool:
+    """Whether a node's result is not the same every time, or it runs other graphs."""
+    return info(node).is_random or is_dropout(node) or node.op_type in SUBGRAPHS
 
 
 def _constant(node: onnx.NodeProto, model: onnx.ModelProto) -> dict[str, Array]:

@@ -20,6 +20,7 @@ from prunegraph.labels.labels import Labels, Uniform
 from prunegraph.labels.reasons import Kind, Reason
 from prunegraph.labels.resolution import resolve
 from prunegraph.labels.space import LabelSpace
+from prunegraph.operators import is_constant, is_transpose, measures
 from prunegraph.ops import rule_for
 
 #: Which factor of an attention axis is pruned, by name.
@@ -82,7 +83,7 @@ class _Walk:
                 self._shuffle(self.shuffles[node.index])
             elif self._is_arithmetic(node):
                 self._pin_constants(node)
-            elif node.index not in inner and node.op != "Constant":
+            elif node.index not in inner and not is_constant(node):
                 self._visit(node)
         for name in self.graph.outputs:
             for labels in self.value_labels(name):
@@ -116,7 +117,7 @@ class _Walk:
 
     def _pin_constants(self, node: Node) -> None:
         """Shape arithmetic is evaluated once: constants with labels that it reads keep their values."""
-        if node.op in ("Shape", "Size"):
+        if measures(node):
             return
         weights = self.graph.weights
         for value in node.inputs:
@@ -326,7 +327,7 @@ class NodeSite:
         value, reader = self.node.inputs[slot], (self.node.index, slot)
         while value not in graph.weights:
             carrier = graph.nodes[graph.producer[value]]
-            if carrier.op == "Transpose":
+            if is_transpose(carrier):
                 rank = len(self.shape_info.shapes[value])
                 axis = (carrier.attributes.get("perm") or range(rank)[::-1])[axis]
             value, reader = carrier.inputs[0], (carrier.index, 0)

@@ -13,6 +13,7 @@ import numpy as np
 
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.shape_info import ShapeInfo
+from prunegraph.operators import is_reshape, is_transpose
 from prunegraph.ops.movement import atoms
 
 
@@ -31,7 +32,7 @@ def find_shuffles(graph: Graph, shape_info: ShapeInfo) -> dict[int, Shuffle]:
     """Shuffles by the index of their last Reshape."""
     result = {}
     for node in graph.nodes:
-        if node.op == "Transpose":
+        if is_transpose(node):
             shuffle = _match(graph, shape_info, node)
             if shuffle is not None:
                 result[graph.consumers[node.outputs[0]][0][0]] = shuffle
@@ -45,12 +46,12 @@ def _match(graph: Graph, shape_info: ShapeInfo, transpose: Node) -> Shuffle | No
         else None
     )
     users = graph.consumers.get(transpose.outputs[0], [])
-    if first is None or first.op != "Reshape" or len(users) != 1:
+    if first is None or not is_reshape(first) or len(users) != 1:
         return None
     last = graph.nodes[users[0][0]]
     alone = len(graph.consumers[first.outputs[0]]) == 1
     hidden = not {first.outputs[0], transpose.outputs[0]} & set(graph.outputs)
-    if last.op != "Reshape" or users[0][1] != 0 or not (alone and hidden):
+    if not is_reshape(last) or users[0][1] != 0 or not (alone and hidden):
         return None
     shapes = [
         shape_info.shapes.get(v)

@@ -6,14 +6,16 @@ import math
 
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.shapes import shape_info
+from prunegraph.operators import info
 
 
 def bounds(graph: Graph, node: Node) -> tuple[float, float] | None:
     """The least and the most that a Relu or Clip lets through; None for other nodes, or bounds that are computed."""
-    if node.domain or node.op not in ("Relu", "Clip"):
+    fixed = info(node).bounds
+    if node.domain or not (fixed or node.op == "Clip"):
         return None
-    if node.op == "Relu":
-        return 0.0, math.inf
+    if fixed:
+        return fixed
     if node.version < 11:
         return float(node.attributes.get("min", -math.inf)), float(
             node.attributes.get("max", math.inf)

@@ -4,18 +4,7 @@ from __future__ import annotations
 
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.shapes import shape_info
-
-#: Operators whose outputs are not the same every time.
-RANDOM = frozenset(
-    {
-        "Bernoulli",
-        "Multinomial",
-        "RandomNormal",
-        "RandomNormalLike",
-        "RandomUniform",
-        "RandomUniformLike",
-    }
-)
+from prunegraph.operators import info
 
 
 def computed_constants(graph: Graph) -> frozenset[str]:
@@ -37,7 +26,7 @@ def is_constant(graph: Graph, value: str) -> bool:
 
 def data_inputs(graph: Graph, node: Node) -> tuple[str, ...]:
     """What a node's value depends on: of the second input of a CastLike only its type matters."""
-    known = node.op == "CastLike" and node.outputs[0] in shape_info(graph).types
+    known = 1 in info(node).unread and node.outputs[0] in shape_info(graph).types
     return node.inputs[:1] if known else node.inputs
 
 
@@ -48,7 +37,7 @@ def _computed(graph: Graph) -> set[str]:
             node.subgraph is None
             and not node.captured
             and not node.subgraphs
-            and node.op not in RANDOM
+            and not info(node).is_random
         )
         if not plain or not node.inputs:
             continue

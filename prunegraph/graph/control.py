@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 import onnx
 
 from prunegraph.graph import order
+from prunegraph.operators import is_constant
 
 DOMAIN = "prunegraph"
 ENTER, RETURN = "Enter", "Return"
@@ -311,6 +312,6 @@ def subgraph_weights(
     constants = [
         protos[i]
         for i, place in places.items()
-        if place.subgraph and protos[i].op_type == "Constant"
+        if place.subgraph and is_constant(protos[i])
     ]
     return tensors, constants

@@ -13,6 +13,7 @@ from typing import Any
 from prunegraph.graph.control import DOMAIN, ENTER, LOOP_HEAD, RETURN, Scanned, Subgraph
 from prunegraph.graph.model import Node
 from prunegraph.graph.shape_info import ShapeInfo
+from prunegraph.operators import is_cast, is_constant, is_identity
 
 
 def is_control(node: Node) -> bool:
@@ -91,7 +92,7 @@ def _settle(node: Node, info: ShapeInfo, visit: Callable[[Node], None]) -> None:
         info.varying.update(changed)
         inside = nodes[node.enter : node.index]
         for value in (
-            output for inner in inside if inner.op != "Constant" for output in inner.outputs
+            output for inner in inside if not is_constant(inner) for output in inner.outputs
         ):
             shape_info: dict[str, Any]
             for shape_info in (info.shapes, info.types, info.known, info.folded):
@@ -161,7 +162,11 @@ def _goes_on(enter: Node, subgraph: Subgraph, info: ShapeInfo) -> bool:
 
     last = subgraph.outputs[0]
     nodes, producer = info.graph.nodes, info.graph.producer
-    while last in producer and nodes[producer[last]].op in ("Identity", "Cast"):
+    while last in producer and _only_renames(nodes[producer[last]]):
         last = nodes[producer[last]].inputs[0]
     starts = not enter.inputs[1] or is_true(enter.inputs[1])
     return starts and (last == enter.outputs[1] or is_true(last))
+
+
+def _only_renames(node: Node) -> bool:
+    return is_identity(node) or is_cast(node)

@@ -12,28 +12,7 @@ from prunegraph.graph.inference import shape_info_at
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.shape_info import Shape, ShapeInfo
 from prunegraph.graph.shapes import shape_info
-from prunegraph.graph.varying import MOVES
-
-#: Operators that move integers about besides `MOVES`, unchanged.
-CARRIERS = MOVES | {
-    "Concat",
-    "Expand",
-    "Flatten",
-    "Split",
-    "Tile",
-    "ScatterElements",
-    "ScatterND",
-    "Where",
-}
-
-#: Operators whose second input holds places along one axis of the first.
-ALONG_AXIS = frozenset({"Gather", "GatherElements", "Scatter", "ScatterElements"})
-
-#: Operators whose second input holds places along several leading axes of the first.
-ALONG_LEADING = frozenset({"GatherND", "ScatterND"})
-
-#: Where an input holds lengths (at least 1, at most the size) of an axis: operator -> slot.
-LENGTHS = {"GRU": 4, "LSTM": 4, "RNN": 4, "ReverseSequence": 1}
+from prunegraph.operators import info
 
 #: Tables of com.microsoft's EmbedLayerNormalization: slot of the indices -> slot of the table.
 EMBEDDINGS = {0: 2, 1: 4}
@@ -97,18 +76,18 @@ def _reached(value: str, readers: Mapping[str, list[Node]]) -> Iterator[tuple[No
         for node in readers.get(now, ()):
             slots = [slot for slot, name in enumerate(node.inputs) if name == now]
             yield from ((node, slot) for slot in slots if _is_index(node, slot))
-            if node.op in CARRIERS and not all(_is_index(node, slot) for slot in slots):
+            if info(node).moves and not all(_is_index(node, slot) for slot in slots):
                 new = [output for output in node.outputs if output and output not in seen]
                 seen.update(new)
                 queue += new
 
 
 def _is_index(node: Node, slot: int) -> bool:
-    if node.op in ALONG_AXIS or node.op in ALONG_LEADING:
+    if info(node).indices:
         return slot == 1
     if node.op == "EmbedLayerNormalization":
         return slot in EMBEDDINGS
-    return LENGTHS.get(node.op) == slot
+    return info(node).lengths == slot
 
 
 def _allowed(node: Node, slot: int, known: ShapeInfo) -> Range | None:
@@ -117,11 +96,11 @@ def _allowed(node: Node, slot: int, known: ShapeInfo) -> Range | None:
     shape = known.shapes.get(table)
     if not shape:
         return None
-    if node.op in LENGTHS:
-        default = 0 if node.op == "ReverseSequence" else node.attributes.get("layout", 0)
+    if info(node).lengths is not None:
+        default = node.attributes.get("layout", 0) if info(node).is_recurrent else 0
         axis = int(node.attributes.get("time_axis", default))
         return Range(1, shape[axis] + 1)
-    if node.op in ALONG_LEADING:
+    if info(node).indices == "leading":
         places = known.shapes.get(node.inputs[1])
         if not places:
             return None

@@ -21,52 +21,8 @@ from prunegraph.graph.evaluate import MAX_ELEMENTS, evaluate, is_arithmetic
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.numbers import read_as_numbers
 from prunegraph.graph.shape_info import INT_TYPES, ITERATIONS, Shape, ShapeInfo, is_small
-
-#: Operators that ONNX defines as functions, which its inference does not open: outputs are like the first input.
-LIKE_INPUT = frozenset(
-    {
-        "GroupNormalization",
-        "MeanVarianceNormalization",
-        "RMSNormalization",
-        "RotaryEmbedding",
-    }
-)
-
-
-#: Operators whose one output is like the first input, and those that broadcast: known without asking ONNX's inference.
-UNARY = frozenset(
-    {
-        "Abs",
-        "BatchNormalization",
-        "Ceil",
-        "Clip",
-        "Cos",
-        "Elu",
-        "Erf",
-        "Exp",
-        "Floor",
-        "Gelu",
-        "HardSigmoid",
-        "HardSwish",
-        "Identity",
-        "LayerNormalization",
-        "LeakyRelu",
-        "Log",
-        "Neg",
-        "Reciprocal",
-        "Relu",
-        "Round",
-        "Sigmoid",
-        "Sin",
-        "Softmax",
-        "Softplus",
-        "Sqrt",
-        "Tanh",
-    }
-)
-
-
-BINARY = frozenset({"Add", "Div", "Mul", "Pow", "Sub"})
+from prunegraph.operators import info as operator_info
+from prunegraph.operators import is_constant
 
 
 def shape_info_at(
@@ -141,7 +97,7 @@ def visit(
     node: Node, result: ShapeInfo, inferred: Mapping[str, onnx.ValueInfoProto]
 ) -> None:
     """Add what is known of a node's outputs, with what ONNX's inference of the whole graph says."""
-    if node.op == "Constant" and node.outputs[0] in result.shapes:
+    if is_constant(node) and node.outputs[0] in result.shapes:
         return
     value = known_value(node, result)
     if value is not None:
@@ -209,7 +165,7 @@ def infer_outputs(node: Node, result: ShapeInfo) -> None:
             result,
             lambda inner: None if result.is_dead(inner) else visit(inner, result, {}),
         )
-    elif node.op in LIKE_INPUT and node.inputs[0] in result.shapes:
+    elif operator_info(node).shape == "function" and node.inputs[0] in result.shapes:
         result.shapes[node.outputs[0]] = result.shapes[node.inputs[0]]
         result.types[node.outputs[0]] = result.types[node.inputs[0]]
     elif node.op == "Einsum" and not node.domain:
@@ -250,9 +206,10 @@ def _attention_shapes(node: Node, result: ShapeInfo) -> None:
 
 def _elementwise_shape(node: Node, result: ShapeInfo) -> bool:
     """The output's shape, where an operator works on every element by itself; False for all others."""
-    if node.domain or len(node.outputs) != 1 or not (node.op in UNARY or node.op in BINARY):
+    kind = operator_info(node).shape
+    if node.domain or len(node.outputs) != 1 or kind not in ("input", "broadcast"):
         return False
-    shapes = [result.shapes.get(v) for v in node.inputs[: 1 if node.op in UNARY else 2]]
+    shapes = [result.shapes.get(v) for v in node.inputs[: 1 if kind == "input" else 2]]
     first, last = shapes[0], shapes[-1]
     if first is None or last is None or not (first == last or () in shapes):
         return False
@@ -370,7 +327,7 @@ def skeleton(graph: Graph, *, keep_declared: bool = False) -> onnx.ModelProto:
         ):
             continue
         if (
-            node.op == "Constant"
+            is_constant(node)
             and (weight := graph.weights.get(node.outputs[0]))
             and weight.size > MAX_ELEMENTS
         ):

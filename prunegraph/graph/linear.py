@@ -16,11 +16,16 @@ import onnx
 
 from prunegraph.graph.constants import is_constant
 from prunegraph.graph.model import Graph, Node, Weight
+from prunegraph.operators import (
+    info,
+    is_add,
+    is_batch_normalization,
+    is_convolution,
+    is_gemm,
+    is_matmul,
+)
 
 Array = np.ndarray
-
-#: Operators whose weights can be refitted and whose inputs have Gram matrices.
-LINEAR = ("Conv", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
@@ -42,21 +47,17 @@ class LinearLayer:
     @property
     def alpha(self) -> float:
         """Factor of the product."""
-        return (
-            float(self.node.attributes.get("alpha", 1.0)) if self.node.op == "Gemm" else 1.0
-        )
+        return float(self.node.attributes.get("alpha", 1.0)) if is_gemm(self.node) else 1.0
 
     @property
     def beta(self) -> float:
         """Factor of the bias."""
-        return (
-            float(self.node.attributes.get("beta", 1.0)) if self.node.op == "Gemm" else 1.0
-        )
+        return float(self.node.attributes.get("beta", 1.0)) if is_gemm(self.node) else 1.0
 
     @property
     def is_transposed(self) -> bool:
         """Whether its input has the channels along axis 0."""
-        return self.node.op == "Gemm" and bool(self.node.attributes.get("transA"))
+        return is_gemm(self.node) and bool(self.node.attributes.get("transA"))
 
     @property
     def outputs(self) -> int:
@@ -72,7 +73,7 @@ class LinearLayer:
     @property
     def bias(self) -> str:
         """The name of what it adds to its product; "" where that is nothing, as with a factor of 0."""
-        return self.node.input(2) if self.node.op != "MatMul" and self.beta else ""
+        return self.node.input(2) if not is_matmul(self.node) and self.beta else ""
 
     @property
     def has_vector(self) -> bool:
@@ -102,7 +103,7 @@ class LinearLayer:
     def no_product(self) -> str:
         """Why it is not the product of an input with a float matrix."""
         node, weight = self.node, self.weight
-        if node.op not in LINEAR or node.domain:
+        if not info(node).is_linear or node.domain:
             return f"{node.op} is no convolution or matrix product"
         if node.subgraph is not None:
             return "it is in the subgraph of an If, Loop or Scan"
@@ -113,7 +114,7 @@ class LinearLayer:
         if not weight.is_float:
             return "its weight is not in floating point"
         if weight.size == 0 or (
-            len(weight.shape) < 3 if node.op == "Conv" else len(weight.shape) != 2
+            len(weight.shape) < 3 if is_convolution(node) else len(weight.shape) != 2
         ):
             return f"its weight has shape {list(weight.shape)}"
         return ""
@@ -155,7 +156,7 @@ class LinearLayer:
 
     def no_parts(self) -> str:
         """Why it cannot be written as a chain of smaller layers."""
-        if self.node.op not in LINEAR or self.node.domain:
+        if not info(self.node).is_linear or self.node.domain:
             return f"{self.node.op} is not decomposed"
         weight = self.weight
         if weight is not None and self.node.subgraph is None and groups(self.node) > 1:
@@ -209,17 +210,17 @@ def is_linear(graph: Graph, node: Node) -> bool:
 
 def output_axis(node: Node) -> int:
     """The axis of a layer's weight that makes its outputs."""
-    return 0 if node.op == "Conv" or node.attributes.get("transB") else 1
+    return 0 if is_convolution(node) or node.attributes.get("transB") else 1
 
 
 def groups(node: Node) -> int:
     """Groups of a convolution; 1 for all others."""
-    return int(node.attributes.get("group", 1)) if node.op == "Conv" else 1
+    return int(node.attributes.get("group", 1)) if is_convolution(node) else 1
 
 
 def to_matrix(node: Node, weight: Array) -> Array:
     """A layer's weight as [groups, inputs, outputs]."""
-    if node.op == "Conv":
+    if is_convolution(node):
         return weight.reshape(groups(node), weight.shape[0] // groups(node), -1).swapaxes(
             1, 2
         )
@@ -228,14 +229,14 @@ def to_matrix(node: Node, weight: Array) -> Array:
 
 def from_matrix(node: Node, matrix: Array, shape: Sequence[int]) -> Array:
     """The inverse of `to_matrix`."""
-    if node.op == "Conv":
+    if is_convolution(node):
         return matrix.swapaxes(1, 2).reshape(shape)
     return (matrix[0].T if node.attributes.get("transB") else matrix[0]).reshape(shape)
 
 
 def matrix_size(node: Node, shape: Sequence[int]) -> int:
     """Inputs of a layer's matrix (per group), from its weight's shape."""
-    if node.op == "Conv":
+    if is_convolution(node):
         return math.prod(shape[1:])
     return shape[1] if node.attributes.get("transB") else shape[0]
 
@@ -246,7 +247,7 @@ def batch_normalization(graph: Graph, node: Node) -> Node | None:
     if len(readers) != 1 or node.outputs[0] in graph.outputs:
         return None
     reader = graph.nodes[readers[0][0]]
-    if reader.op != "BatchNormalization" or reader.attributes.get("training_mode", 0):
+    if not is_batch_normalization(reader) or reader.attributes.get("training_mode", 0):
         return None
     mean = reader.inputs[3]
     known = all(graph.weight_behind(value) for value in reader.inputs[1:])
@@ -263,7 +264,7 @@ def add_behind(graph: Graph, node: Node) -> tuple[Node, int] | None:
     if (
         len(readers) != 1
         or node.outputs[0] in graph.outputs
-        or graph.nodes[readers[0][0]].op != "Add"
+        or not is_add(graph.nodes[readers[0][0]])
     ):
         return None
     add, slot = graph.nodes[readers[0][0]], 1 - readers[0][1]

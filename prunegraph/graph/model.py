@@ -21,6 +21,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from prunegraph import operators
 from prunegraph.errors import ModelError
 from prunegraph.graph import control, order, wire
 from prunegraph.graph.control import Subgraph
@@ -29,57 +30,6 @@ from prunegraph.graph.stored import stored
 
 if TYPE_CHECKING:
     import networkx
-
-#: Names of inputs that hold weights, by operator; others take the schema's own names.
-ROLES = {
-    "Conv": ("", "weight", "bias"),
-    "ConvTranspose": ("", "weight", "bias"),
-    "Attention": ("", "weight", "bias"),
-    "FusedGemm": ("", "weight", "bias"),
-    "Gemm": ("", "weight", "bias"),
-    "MatMul": ("weight", "weight"),
-    "BatchNormalization": ("", "scale", "bias", "mean", "variance"),
-    "InstanceNormalization": ("", "scale", "bias"),
-    "LayerNormalization": ("", "scale", "bias"),
-    "GroupNormalization": ("", "scale", "bias"),
-    "PRelu": ("", "slope"),
-    "FusedConv": ("", "weight", "bias"),
-    "DeformConv": ("", "weight", "", "bias"),
-    "FusedMatMul": ("weight", "weight"),
-    "QLinearConv": ("", "", "", "weight", "", "", "", "", "bias"),
-    "QLinearMatMul": ("", "", "", "weight"),
-    "LSTM": ("", "weight", "recurrence", "bias"),
-    "GRU": ("", "weight", "recurrence", "bias"),
-    "RNN": ("", "weight", "recurrence", "bias"),
-}
-
-#: Operators whose weight is contracted with the data: the layers a user thinks in.
-LAYER_OPS = frozenset(
-    {
-        "Conv",
-        "ConvInteger",
-        "ConvTranspose",
-        "DeformConv",
-        "Einsum",
-        "FusedConv",
-        "FusedGemm",
-        "FusedMatMul",
-        "GRU",
-        "Gemm",
-        "LSTM",
-        "MatMul",
-        "MatMulInteger",
-        "MatMulNBits",
-        "QLinearConv",
-        "QLinearMatMul",
-        "RNN",
-    }
-)
-
-
-def is_layer_op(op: str, domain: str) -> bool:
-    """Tell whether an operator contracts its data with a weight; Attention does as ONNX Runtime fuses it."""
-    return op in LAYER_OPS or (op == "Attention" and domain == "com.microsoft")
 
 
 @dataclass(frozen=True)
@@ -251,7 +201,7 @@ class Graph:
 
     def _find_constants(self, protos: Iterable[onnx.NodeProto]) -> Iterator[Weight]:
         for proto in protos:
-            if proto.op_type == "Constant" and proto.domain in ("", "ai.onnx"):
+            if operators.is_constant(proto) and proto.domain in ("", "ai.onnx"):
                 for attribute in proto.attribute[:]:
                     if attribute.name == "value":
                         yield self._weight(proto.output[0], attribute.t, proto)
@@ -337,7 +287,7 @@ class Graph:
             captured = () if place.subgraphs else order.captured(proto)
             parents = tuple([created[v] for v in (*inputs, *captured) if v in created])
             channels = self._channels(proto, inputs)
-            is_layer = is_layer_op(proto.op_type, proto.domain) and bool(channels.weights)
+            is_layer = operators.info(proto).is_layer and bool(channels.weights)
             layers.append(
                 name
                 if is_layer
@@ -363,7 +313,8 @@ class Graph:
             )
 
     def _channels(self, proto: onnx.NodeProto, values: tuple[str, ...]) -> Channels:
-        roles = ROLES.get(proto.op_type, ())
+        operator = operators.info(proto)
+        roles = operator.roles
         weights: dict[str, str] = {}
         for slot, value in enumerate(values):
             if value in self.weights:
@@ -371,21 +322,17 @@ class Graph:
                 weights[role] = value
         inputs = outputs = None
         main = self.weights.get(weights.get("weight", ""))
-        if (
-            main is not None
-            and is_layer_op(proto.op_type, proto.domain)
-            and len(main.shape) >= 2
-        ):
+        if main is not None and operator.is_layer and len(main.shape) >= 2:
             numbers = {a.name: a.i for a in proto.attribute[:]}
             groups = numbers.get("group", 1) or 1
             first, second = main.shape[0], main.shape[1]
             if "hidden_size" in numbers:
                 inputs, outputs = main.shape[2], numbers["hidden_size"]
-            elif "Conv" in proto.op_type and proto.op_type != "ConvTranspose":
+            elif operator.weight_form == "filters":
                 inputs, outputs = second * groups, first
-            elif proto.op_type == "ConvTranspose":
+            elif operator.weight_form == "turned filters":
                 inputs, outputs = first, second * groups
-            elif proto.op_type in ("Gemm", "FusedGemm"):
+            elif operator.weight_form == "gemm":
                 inputs, outputs = (
                     (second, first) if numbers.get("transB", 0) else (first, second)
                 )
@@ -459,15 +406,12 @@ class Graph:
         return [
             node
             for node in self.nodes
-            if is_layer_op(node.op, node.domain) and self.main_weight(node)
+            if operators.info(node).is_layer and self.main_weight(node)
         ]
 
     def main_weight(self, node: Node) -> str | None:
         """The weight a layer contracts with, looked up through operators that only carry it."""
-        slots = {"QLinearConv": (3,), "QLinearMatMul": (3,)}.get(
-            node.op, (1, 0) if "MatMul" in node.op else (1,)
-        )
-        for slot in slots:
+        for slot in operators.info(node).weight_slots:
             weight = self.weight_behind(node.input(slot))
             if weight is not None:
                 return weight
@@ -479,7 +423,7 @@ class Graph:
             if value not in self.producer:
                 return None
             node = self.nodes[self.producer[value]]
-            if node.op not in CARRIERS:
+            if not operators.passes(node, "weights"):
                 return None
             value = node.inputs[0]
         return value
@@ -502,11 +446,6 @@ CONSTANT_DTYPES = {
     "value_int": np.int64,
     "value_ints": np.int64,
 }
-
-#: Operators that hand a weight on with its values in place or permuted.
-CARRIERS = frozenset(
-    {"Identity", "Transpose", "Cast", "DequantizeLinear", "QuantizeLinear"}
-)
 
 
 def _attribute(attribute: onnx.AttributeProto) -> Any:

@@ -8,50 +8,7 @@ from __future__ import annotations
 
 from prunegraph.graph.evaluate import is_arithmetic
 from prunegraph.graph.model import Graph, Node
-
-#: Input slots that say what an operator does, by operator; all others hold data.
-SLOTS: dict[str, tuple[int, ...]] = {
-    "Reshape": (1,),
-    "Expand": (1,),
-    "ConstantOfShape": (0,),
-    "Tile": (1, 2),
-    "Slice": (1, 2, 3, 4),
-    "Pad": (1, 3),
-    "Split": (1,),
-    "SplitToSequence": (1,),
-    "SequenceAt": (1,),
-    "Squeeze": (1,),
-    "Unsqueeze": (1,),
-    "Range": (0, 1, 2),
-    "Resize": (1, 2, 3),
-    "Upsample": (1,),
-    "TopK": (1,),
-    "OneHot": (1,),
-    "CumSum": (1,),
-    "CumProd": (1,),
-    "Trilu": (1,),
-    "CenterCropPad": (1,),
-    "AffineGrid": (1,),
-    "Col2Im": (1, 2),
-    "Dropout": (1, 2),
-    "If": (0,),
-    "Loop": (0, 1),
-    **dict.fromkeys(
-        (
-            "ReduceL1",
-            "ReduceL2",
-            "ReduceLogSum",
-            "ReduceLogSumExp",
-            "ReduceMax",
-            "ReduceMean",
-            "ReduceMin",
-            "ReduceProd",
-            "ReduceSum",
-            "ReduceSumSquare",
-        ),
-        (1,),
-    ),
-}
+from prunegraph.operators import info
 
 #: Domains whose operators are known; what an operator of another one does with its inputs, nobody here can say.
 KNOWN_DOMAINS = frozenset({"", "com.microsoft"})
@@ -81,7 +38,7 @@ def _find(graph: Graph) -> set[str]:
 def _operands(node: Node) -> tuple[str, ...]:
     """Values that a node reads as numbers."""
     if node.domain == "":
-        return tuple(node.input(slot) for slot in SLOTS.get(node.op, ()))
+        return tuple(node.input(slot) for slot in info(node).numbers)
     return (
         ()
         if node.domain in KNOWN_DOMAINS or node.subgraphs or node.enter >= 0

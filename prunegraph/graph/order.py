@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import onnx
 
 from prunegraph.errors import ModelError
+from prunegraph.operators import is_constant
 
 # Repeated fields are read as slices, `proto.input[:]`: going through one directly ends in an exception, which
 # costs more than the copy.
@@ -56,7 +57,7 @@ def sort(graph: onnx.GraphProto, given: set[str], source: str) -> list[onnx.Node
         )
         for output in proto.output[:]:
             # A Constant's output is among the weights already.
-            if output in created and not (output in given and proto.op_type == "Constant"):
+            if output in created and not (output in given and is_constant(proto)):
                 raise ModelError(
                     f"{source}: value {output!r} is made twice (node {proto.name or proto.op_type!r})"
                 )

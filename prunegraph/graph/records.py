@@ -10,22 +10,10 @@ import onnx
 
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.shapes import shape_info
+from prunegraph.operators import info
 
 #: Sizes of values by name.
 Shapes = Mapping[str, Sequence[int]]
-
-#: Operators with a window that moves over the data: name -> which input slot holds a weight of the window's size.
-WINDOWS = {
-    "Conv": 1,
-    "ConvInteger": 1,
-    "ConvTranspose": 1,
-    "DeformConv": 1,
-    "FusedConv": 1,
-    "QLinearConv": 3,
-    "AveragePool": None,
-    "LpPool": None,
-    "MaxPool": None,
-}
 
 
 def node_records(graph: Graph, shapes: Shapes | None = None) -> list[dict[str, Any]]:
@@ -80,9 +68,10 @@ def _sizes(values: Sequence[str], shapes: Shapes) -> list[list[int] | None]:
 
 def _window(graph: Graph, node: Node, shapes: Shapes) -> dict[str, Any]:
     """Kernel, stride, dilation, pads and groups of a convolution or pooling, with the operator's defaults."""
-    if node.op not in WINDOWS:
+    operator = info(node)
+    if not operator.has_window:
         return {}
-    slot = WINDOWS[node.op]
+    slot = operator.weight_slots[0] if operator.is_layer else None
     kernel = node.attributes.get("kernel_shape")
     if not kernel and slot is not None:
         kernel = shapes.get(node.input(slot), ())[2:]

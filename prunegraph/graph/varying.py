@@ -17,14 +17,10 @@ from prunegraph.graph.inference import given, shape_info_at, visit
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.shape_info import ITERATIONS, Shape, ShapeInfo
 from prunegraph.graph.sizes import candidate_sizes, symbolic_axes
+from prunegraph.operators import is_concat, is_constant, measures, moves_data
 
 #: Operators whose outputs depend on more than their inputs.
 CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
-
-#: Operators whose result holds elements of their first input, unchanged.
-MOVES = frozenset(
-    {"Gather", "Slice", "Squeeze", "Unsqueeze", "Reshape", "Transpose", "Identity", "Cast"}
-)
 
 
 def varies(info: ShapeInfo, value: str) -> np.ndarray:
@@ -116,7 +112,7 @@ def open_elements(info: ShapeInfo, value: str, seen: dict[str, np.ndarray]) -> n
     """
 
     def mark(node: Node, value: str) -> np.ndarray | None:
-        if node.op in ("Shape", "Size"):
+        if measures(node):
             return varies(info, value)
         if node.op == "If" and node.subgraphs:
             live = next(
@@ -151,7 +147,7 @@ def trace_elements(
             if value in info.graph.producer
             else None
         )
-        if node is None or node.op == "Constant":
+        if node is None or is_constant(node):
             seen[value] = np.zeros(constant.shape, bool)
         elif (marked := mark(node, value)) is not None:
             seen[value] = np.broadcast_to(marked, constant.shape)
@@ -168,9 +164,9 @@ def _traced(
     if not any(flag.any() for flag in flags):
         return np.zeros(constant.shape, bool)
     moved: np.ndarray | None = None
-    if node.op == "Concat":
+    if is_concat(node):
         moved = evaluate(node, [flag.astype(np.int64) for flag in flags])
-    elif node.op in MOVES and not any(flag.any() for flag in flags[1:]):
+    elif moves_data(node) and not any(flag.any() for flag in flags[1:]):
         places = [info.constant(v) if v else None for v in node.inputs[1:]]
         moved = evaluate(node, [flags[0].astype(np.int64), *places])
     return (

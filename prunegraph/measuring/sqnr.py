@@ -14,6 +14,7 @@ from itertools import tee
 import numpy as np
 
 from prunegraph.graph.model import Graph
+from prunegraph.operators import is_dequantize, is_quantize
 from prunegraph.runtime.data import Batch
 from prunegraph.runtime.session import run_batches
 
@@ -28,10 +29,10 @@ def dequantized(graph: Graph) -> dict[str, str]:
     """What stands for each value in a quantized graph, behind its QuantizeLinear and DequantizeLinear."""
     result = {}
     for node in graph.nodes:
-        if node.op != "DequantizeLinear" or node.inputs[0] not in graph.producer:
+        if not is_dequantize(node) or node.inputs[0] not in graph.producer:
             continue
         before = graph.nodes[graph.producer[node.inputs[0]]]
-        if before.op == "QuantizeLinear" and before.subgraph is None:
+        if is_quantize(before) and before.subgraph is None:
             value = (
                 node.outputs[0] if node.outputs[0] in graph.outputs else before.inputs[0]
             )

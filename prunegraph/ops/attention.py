@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from prunegraph.graph.model import Node
 from prunegraph.labels.labels import Labels
+from prunegraph.operators import OperatorInfo
 from prunegraph.ops.pattern import by_pattern
 from prunegraph.ops.rule import Edit, Shape, Site, register
 
@@ -231,7 +232,13 @@ def _heads_given(site: Site) -> bool:
 
 
 register(
-    "Attention", propagate=_propagate_attention, fix_up=fix_up_scale, macs=attention_macs
+    "Attention",
+    propagate=_propagate_attention,
+    fix_up=fix_up_scale,
+    macs=attention_macs,
+    info=OperatorInfo(roles=("", "weight", "bias")),
 )
-register("RotaryEmbedding", propagate=_propagate_rotary)
+register(
+    "RotaryEmbedding", propagate=_propagate_rotary, info=OperatorInfo(shape="function")
+)
 register("RotaryEmbedding", propagate=_propagate_rotary, domain="com.microsoft")

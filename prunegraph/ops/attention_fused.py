@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from prunegraph.graph.model import Node
+from prunegraph.operators import OperatorInfo
 from prunegraph.ops.attention import (
     Heads,
     attention_macs,
@@ -197,6 +198,7 @@ register(
     fix_up=_fix_up_packed,
     macs=_packed_macs,
     domain=MICROSOFT,
+    info=OperatorInfo(roles=("", "weight", "bias"), is_layer=True),
 )
 register(
     "MultiHeadAttention",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prunegraph.labels.reasons import Kind
+from prunegraph.operators import OperatorInfo, describe
 from prunegraph.ops.rule import register_barriers
 
 _POSITIONS = "its result is positions in the data"
@@ -65,3 +66,9 @@ register_barriers(
     {"SequenceMap": "control flow decides at run time what is read"},
     kind=Kind.CONTROL_FLOW,
 )
+
+describe(OperatorInfo(numbers=(1,)), "AffineGrid", "CenterCropPad")
+describe(OperatorInfo(is_random=True), "Multinomial")
+describe(OperatorInfo(decides=True), "NonMaxSuppression", "NonZero")
+describe(OperatorInfo(lengths=1), "ReverseSequence")
+describe(OperatorInfo(unread=(0,)), "Shape", "Size")

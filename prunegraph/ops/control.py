@@ -10,6 +10,7 @@ from __future__ import annotations
 from prunegraph.graph.control import DOMAIN, ENTER, LOOP_HEAD, RETURN, Scanned, obstacle
 from prunegraph.graph.flow import carried
 from prunegraph.labels.reasons import Kind
+from prunegraph.operators import OperatorInfo
 from prunegraph.ops.rule import Site, register
 
 
@@ -156,6 +157,6 @@ def _pin_slot(site: Site, slot: int, text: str, kind: Kind = Kind.OPERATOR) -> N
 
 register(ENTER, propagate=_enter, domain=DOMAIN, partial=True)
 register(RETURN, propagate=_return, domain=DOMAIN, partial=True)
-register("If", propagate=_leave_if, partial=True)
-register("Loop", propagate=_leave_loop, partial=True)
+register("If", propagate=_leave_if, partial=True, info=OperatorInfo(numbers=(0,)))
+register("Loop", propagate=_leave_loop, partial=True, info=OperatorInfo(numbers=(0, 1)))
 register("Scan", propagate=_leave_scan, partial=True)

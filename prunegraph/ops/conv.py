@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from prunegraph.graph.model import Node
+from prunegraph.operators import OperatorInfo
 from prunegraph.ops.pattern import by_pattern
 from prunegraph.ops.rule import Shape, Site, register
 
@@ -28,6 +29,16 @@ register(
         attributes={"group": "g"},
     ),
     macs=conv_macs,
+    info=OperatorInfo(
+        kind="convolution",
+        roles=("", "weight", "bias"),
+        is_layer=True,
+        weight_form="filters",
+        channel_axis=1,
+        is_linear=True,
+        folds=True,
+        has_window=True,
+    ),
 )
 
 
@@ -49,7 +60,18 @@ def _propagate_deform_conv(site: Site) -> None:
         site.space.product(channels, parts, site.node.name)
 
 
-register("DeformConv", propagate=_propagate_deform_conv, macs=conv_macs)
+register(
+    "DeformConv",
+    propagate=_propagate_deform_conv,
+    macs=conv_macs,
+    info=OperatorInfo(
+        roles=("", "weight", "", "bias"),
+        is_layer=True,
+        weight_form="filters",
+        channel_axis=1,
+        has_window=True,
+    ),
+)
 for _domain in ("", "com.microsoft"):
     register("GridSample", propagate=by_pattern("n c *s, n *g -> n c *s'"), domain=_domain)
 register(
@@ -60,4 +82,13 @@ register(
         attributes={"group": "g"},
     ),
     macs=_transposed_macs,
+    info=OperatorInfo(
+        kind="transposed convolution",
+        roles=("", "weight", "bias"),
+        is_layer=True,
+        weight_form="turned filters",
+        channel_axis=1,
+        folds=True,
+        has_window=True,
+    ),
 )

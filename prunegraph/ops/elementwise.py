@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from prunegraph.labels.labels import Labels
+from prunegraph.operators import OperatorInfo, describe
 from prunegraph.ops.rule import Shape, Site, register
 
 
@@ -112,8 +114,17 @@ register(
     "Cast",
     propagate=propagate_unary,
 )
-register("Dropout", propagate=_propagate_dropout)
-register("CastLike", propagate=_propagate_cast_like)
+register(
+    "Dropout",
+    propagate=_propagate_dropout,
+    info=OperatorInfo(
+        kind="dropout",
+        passes=("levels", "normals", "scores"),
+        quantized="moves",
+        numbers=(1, 2),
+    ),
+)
+register("CastLike", propagate=_propagate_cast_like, info=OperatorInfo(unread=(1,)))
 register(
     "Add",
     "Sub",
@@ -142,3 +153,71 @@ register(
     "SwiGLU",
     propagate=propagate_nary,
 )
+
+describe(
+    OperatorInfo(shape="input"),
+    "Abs",
+    "Ceil",
+    "Cos",
+    "Elu",
+    "Erf",
+    "Exp",
+    "Floor",
+    "Gelu",
+    "Log",
+    "Neg",
+    "Reciprocal",
+    "Round",
+    "Sin",
+    "Softplus",
+    "Sqrt",
+)
+describe(
+    OperatorInfo(
+        kind="addition",
+        passes=("scores",),
+        quantized="computes",
+        shape="broadcast",
+        adds=True,
+    ),
+    "Add",
+)
+describe(OperatorInfo(kind="cast", moves="all", passes=("weights", "scores")), "Cast")
+describe(
+    OperatorInfo(passes=("integers",), shape="input", is_bounded=True), "Clip", "HardSwish"
+)
+describe(OperatorInfo(passes=("scores",), shape="broadcast"), "Div")
+describe(OperatorInfo(shape="input", is_flat=True, is_bounded=True), "HardSigmoid")
+describe(
+    OperatorInfo(
+        kind="identity",
+        moves="all",
+        passes=("weights", "codes", "levels", "normals", "samples", "scores"),
+        quantized="moves",
+        shape="input",
+    ),
+    "Identity",
+)
+describe(
+    OperatorInfo(passes=("integers",), quantized="computes", shape="input"), "LeakyRelu"
+)
+describe(OperatorInfo(adds=True), "Mean", "Sum")
+describe(
+    OperatorInfo(
+        kind="multiplication", passes=("scores",), quantized="computes", shape="broadcast"
+    ),
+    "Mul",
+)
+describe(OperatorInfo(roles=("", "slope"), passes=("integers",)), "PRelu")
+describe(OperatorInfo(shape="broadcast"), "Pow")
+describe(
+    OperatorInfo(passes=("codes", "integers"), shape="input", bounds=(0.0, math.inf)),
+    "Relu",
+)
+describe(
+    OperatorInfo(quantized="computes", shape="input", is_flat=True, is_bounded=True),
+    "Sigmoid",
+)
+describe(OperatorInfo(passes=("scores",), shape="broadcast", adds=True), "Sub")
+describe(OperatorInfo(shape="input", is_bounded=True), "Tanh")
+describe(OperatorInfo(moves="joins"), "Where")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from prunegraph.graph.model import Node
+from prunegraph.operators import OperatorInfo
 from prunegraph.ops.conv import conv_macs
 from prunegraph.ops.elementwise import propagate_nary, propagate_unary
 from prunegraph.ops.matmul import gemm_macs, propagate_gemm, propagate_product
@@ -80,19 +81,39 @@ register(
     ),
     macs=conv_macs,
     domain=MICROSOFT,
+    info=OperatorInfo(
+        roles=("", "weight", "bias"),
+        is_layer=True,
+        weight_form="filters",
+        channel_axis=1,
+        has_window=True,
+    ),
 )
-register("FusedGemm", propagate=propagate_gemm, macs=gemm_macs, domain=MICROSOFT)
+register(
+    "FusedGemm",
+    propagate=propagate_gemm,
+    macs=gemm_macs,
+    domain=MICROSOFT,
+    info=OperatorInfo(
+        roles=("", "weight", "bias"), is_layer=True, weight_form="gemm", channel_axis=-1
+    ),
+)
 register(
     "FusedMatMul",
+    "TransposeMatMul",
     propagate=_propagate_fused_matmul,
     macs=_fused_matmul_macs,
     domain=MICROSOFT,
+    info=OperatorInfo(
+        roles=("weight", "weight"), is_layer=True, weight_slots=(1, 0), channel_axis=-1
+    ),
 )
 register(
     "MatMulNBits",
     propagate=_propagate_matmul_nbits,
     macs=_matmul_nbits_macs,
     domain=MICROSOFT,
+    info=OperatorInfo(is_layer=True, weight_slots=(1, 0), channel_axis=-1, is_integer=True),
 )
 register("BiasGelu", "FastGelu", "BiasAdd", propagate=propagate_nary, domain=MICROSOFT)
 register("Gelu", "QuickGelu", propagate=propagate_unary, domain=MICROSOFT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prunegraph.labels.labels import Labels
+from prunegraph.operators import OperatorInfo, describe
 from prunegraph.ops.rule import Propagate, Site, register
 
 
@@ -115,7 +116,7 @@ def _propagate_source(site: Site) -> None:
     )
 
 
-register("TopK", propagate=_propagate_top_k)
+register("TopK", propagate=_propagate_top_k, info=OperatorInfo(numbers=(1,), decides=True))
 register("CumSum", propagate=_accumulates("sum"))
 register("CumProd", propagate=_accumulates("product"))
 register("GatherElements", propagate=_propagate_gather_elements)
@@ -123,7 +124,11 @@ register("ScatterElements", "Scatter", propagate=_propagate_scatter_elements)
 for _domain in ("", "com.microsoft"):
     register("GatherND", propagate=_propagate_gather_nd, domain=_domain)
     register("Trilu", propagate=_propagate_trilu, domain=_domain)
-register("ScatterND", propagate=_propagate_scatter_nd)
+register(
+    "ScatterND",
+    propagate=_propagate_scatter_nd,
+    info=OperatorInfo(moves="joins", indices="leading"),
+)
 register("OneHot", propagate=_propagate_one_hot)
 register(
     "Range",
@@ -139,3 +144,17 @@ register(
     "MelWeightMatrix",
     propagate=_propagate_source,
 )
+
+describe(
+    OperatorInfo(is_random=True),
+    "Bernoulli",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+)
+describe(OperatorInfo(numbers=(1,)), "CumProd", "CumSum", "OneHot", "Trilu")
+describe(OperatorInfo(indices="axis"), "GatherElements", "Scatter")
+describe(OperatorInfo(indices="leading"), "GatherND")
+describe(OperatorInfo(numbers=(0, 1, 2)), "Range")
+describe(OperatorInfo(moves="joins", indices="axis"), "ScatterElements")

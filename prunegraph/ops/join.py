@@ -6,6 +6,7 @@ import numpy as np
 
 from prunegraph.graph.inference import element, elements, split_sizes
 from prunegraph.labels.labels import Labels, Uniform, concatenate
+from prunegraph.operators import OperatorInfo, describe
 from prunegraph.ops.rule import Edit, Site, register
 
 
@@ -97,11 +98,24 @@ def _propagate_sequence_at(site: Site) -> None:
     site.set_output(site.labels_of(elements(source, site.shape_info.shapes)[int(index)]))
 
 
-register("Concat", propagate=_propagate_concat)
-register("Split", propagate=_propagate_split, fix_up=_fix_up_split)
+register(
+    "Concat",
+    propagate=_propagate_concat,
+    info=OperatorInfo(kind="concatenation", moves="joins", passes=("codes",)),
+)
+register(
+    "Split",
+    propagate=_propagate_split,
+    fix_up=_fix_up_split,
+    info=OperatorInfo(
+        kind="splitting", moves="part", passes=("codes",), quantized="moves", numbers=(1,)
+    ),
+)
 register(
     "SplitToSequence",
     propagate=_propagate_split_to_sequence,
     fix_up=_fix_up_split_to_sequence,
 )
 register("SequenceAt", propagate=_propagate_sequence_at)
+
+describe(OperatorInfo(numbers=(1,)), "SequenceAt", "SplitToSequence")

@@ -12,6 +12,7 @@ from prunegraph.graph.varying import varies
 from prunegraph.labels.labels import Labels, Uniform
 from prunegraph.labels.reasons import Kind
 from prunegraph.labels.space import REPEATED
+from prunegraph.operators import OperatorInfo, describe
 from prunegraph.ops.join import join_axis
 from prunegraph.ops.rule import Edit, Site, register
 
@@ -458,16 +459,78 @@ def _propagate_col2im(site: Site) -> None:
     )
 
 
-register("Reshape", propagate=_propagate_reshape, fix_up=_fix_up_reshape)
+register(
+    "Reshape",
+    propagate=_propagate_reshape,
+    fix_up=_fix_up_reshape,
+    info=OperatorInfo(
+        kind="reshaping",
+        moves="all",
+        passes=("codes", "levels", "scales"),
+        quantized="moves",
+        numbers=(1,),
+    ),
+)
 register("Flatten", "Unsqueeze", propagate=_propagate_reshape)
 register("Squeeze", propagate=_propagate_reshape, fix_up=_fix_up_squeeze)
-register("Transpose", propagate=_propagate_transpose)
-register("Expand", propagate=_propagate_expand, fix_up=_fix_up_expand)
-register("ConstantOfShape", propagate=_propagate_constant_of_shape)
-register("Tile", propagate=_propagate_tile)
-register("Slice", propagate=_propagate_slice, fix_up=_fix_up_slice)
-register("Gather", propagate=_propagate_gather, fix_up=_fix_up_gather)
-register("Pad", propagate=_propagate_pad, fix_up=_fix_up_pad)
+register(
+    "Transpose",
+    propagate=_propagate_transpose,
+    info=OperatorInfo(
+        kind="transposition",
+        moves="all",
+        passes=("weights", "codes", "levels", "scales"),
+        quantized="moves",
+    ),
+)
+register(
+    "Expand",
+    propagate=_propagate_expand,
+    fix_up=_fix_up_expand,
+    info=OperatorInfo(moves="joins", numbers=(1,)),
+)
+register(
+    "ConstantOfShape",
+    propagate=_propagate_constant_of_shape,
+    info=OperatorInfo(numbers=(0,)),
+)
+register(
+    "Tile", propagate=_propagate_tile, info=OperatorInfo(moves="joins", numbers=(1, 2))
+)
+register(
+    "Slice",
+    propagate=_propagate_slice,
+    fix_up=_fix_up_slice,
+    info=OperatorInfo(
+        moves="part", passes=("codes", "scales"), quantized="moves", numbers=(1, 2, 3, 4)
+    ),
+)
+register(
+    "Gather",
+    propagate=_propagate_gather,
+    fix_up=_fix_up_gather,
+    info=OperatorInfo(
+        kind="gathering", moves="part", passes=("codes",), quantized="moves", indices="axis"
+    ),
+)
+register(
+    "Pad", propagate=_propagate_pad, fix_up=_fix_up_pad, info=OperatorInfo(numbers=(1, 3))
+)
 register("DepthToSpace", propagate=_propagate_depth_to_space)
 register("SpaceToDepth", propagate=_propagate_space_to_depth)
-register("Col2Im", propagate=_propagate_col2im)
+register("Col2Im", propagate=_propagate_col2im, info=OperatorInfo(numbers=(1, 2)))
+
+describe(OperatorInfo(kind="constant"), "Constant")
+describe(
+    OperatorInfo(
+        kind="flattening", moves="all", passes=("codes", "levels"), quantized="moves"
+    ),
+    "Flatten",
+)
+describe(
+    OperatorInfo(
+        moves="all", passes=("codes", "levels", "scales"), quantized="moves", numbers=(1,)
+    ),
+    "Squeeze",
+    "Unsqueeze",
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from prunegraph.operators import OperatorInfo, describe
 from prunegraph.ops.elementwise import broadcast
 from prunegraph.ops.pattern import by_pattern
 from prunegraph.ops.rule import Site, register
@@ -105,9 +106,26 @@ def _propagate_skip_norm(site: Site) -> None:
             )
 
 
-register("BatchNormalization", propagate=_propagate_batch_norm)
-register("InstanceNormalization", propagate=_propagate_instance_norm)
-register("GroupNormalization", propagate=_propagate_group_norm)
+register(
+    "BatchNormalization",
+    propagate=_propagate_batch_norm,
+    info=OperatorInfo(
+        kind="batch normalization",
+        roles=("", "scale", "bias", "mean", "variance"),
+        passes=("integers",),
+        shape="input",
+    ),
+)
+register(
+    "InstanceNormalization",
+    propagate=_propagate_instance_norm,
+    info=OperatorInfo(roles=("", "scale", "bias")),
+)
+register(
+    "GroupNormalization",
+    propagate=_propagate_group_norm,
+    info=OperatorInfo(roles=("", "scale", "bias"), shape="function"),
+)
 register(
     "LayerNormalization",
     "RMSNormalization",
@@ -129,3 +147,7 @@ register(
     ),
 )
 register("Softmax", "LogSoftmax", "Hardmax", propagate=_propagate_softmax)
+
+describe(OperatorInfo(roles=("", "scale", "bias"), shape="input"), "LayerNormalization")
+describe(OperatorInfo(shape="function"), "MeanVarianceNormalization", "RMSNormalization")
+describe(OperatorInfo(shape="input", is_flat=True, is_bounded=True), "Softmax")

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from prunegraph.operators import OperatorInfo, describe
 from prunegraph.ops.pattern import by_pattern
 from prunegraph.ops.rule import Edit, Site, register
 
@@ -58,7 +59,16 @@ def _fix_up_resize(edit: Edit) -> None:
         edit.want(3, np.asarray([edit.size(output, axis) for axis in axes], np.int64))
 
 
-register("MaxPool", propagate=_propagate_max_pool)
+register(
+    "MaxPool",
+    propagate=_propagate_max_pool,
+    info=OperatorInfo(
+        kind="maximum pooling",
+        has_window=True,
+        passes=("codes", "levels", "normals", "samples", "channels", "scales"),
+        quantized="moves",
+    ),
+)
 register(
     "AveragePool",
     "LpPool",
@@ -68,3 +78,25 @@ register(
     propagate=by_pattern("n c *s -> n c *s'"),
 )
 register("Resize", "Upsample", propagate=_propagate_resize, fix_up=_fix_up_resize)
+
+describe(
+    OperatorInfo(has_window=True, passes=("samples", "channels"), quantized="computes"),
+    "AveragePool",
+)
+describe(
+    OperatorInfo(passes=("samples", "channels"), quantized="computes"), "GlobalAveragePool"
+)
+describe(OperatorInfo(passes=("samples", "channels")), "GlobalMaxPool")
+describe(OperatorInfo(has_window=True), "LpPool")
+describe(
+    OperatorInfo(
+        kind="resizing",
+        passes=("samples", "channels"),
+        quantized="moves",
+        numbers=(1, 2, 3),
+    ),
+    "Resize",
+)
+describe(
+    OperatorInfo(kind="resizing", passes=("samples", "channels"), numbers=(1,)), "Upsample"
+)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from prunegraph.graph.model import Node
 from prunegraph.labels.labels import Labels
+from prunegraph.operators import OperatorInfo, describe
 from prunegraph.ops.elementwise import broadcast
 from prunegraph.ops.pattern import Moved, by_pattern
 from prunegraph.ops.rule import Macs, Propagate, Shape, Site, register
@@ -103,12 +104,55 @@ def _matmul_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) 
     return math.prod(outputs[0]) * inputs[0][-1]
 
 
-register("QLinearConv", propagate=_conv(3, 8, 2, (4, 5)), macs=_conv_macs(3))
-register("ConvInteger", propagate=_conv(1, None, 2, (3,)), macs=_conv_macs(1))
-register("QLinearMatMul", propagate=_matmul(3, 2, (4, 5)), macs=_matmul_macs)
-register("MatMulInteger", propagate=_matmul(1, 2, (3,)), macs=_matmul_macs)
+register(
+    "QLinearConv",
+    propagate=_conv(3, 8, 2, (4, 5)),
+    macs=_conv_macs(3),
+    info=OperatorInfo(
+        roles=("", "", "", "weight", "", "", "", "", "bias"),
+        is_layer=True,
+        weight_slots=(3,),
+        weight_form="filters",
+        channel_axis=1,
+        is_integer=True,
+        has_window=True,
+    ),
+)
+register(
+    "ConvInteger",
+    propagate=_conv(1, None, 2, (3,)),
+    macs=_conv_macs(1),
+    info=OperatorInfo(
+        is_layer=True,
+        weight_form="filters",
+        channel_axis=1,
+        is_integer=True,
+        has_window=True,
+    ),
+)
+register(
+    "QLinearMatMul",
+    propagate=_matmul(3, 2, (4, 5)),
+    macs=_matmul_macs,
+    info=OperatorInfo(
+        roles=("", "", "", "weight"),
+        is_layer=True,
+        weight_slots=(3,),
+        channel_axis=-1,
+        is_integer=True,
+    ),
+)
+register(
+    "MatMulInteger",
+    propagate=_matmul(1, 2, (3,)),
+    macs=_matmul_macs,
+    info=OperatorInfo(is_layer=True, weight_slots=(1, 0), channel_axis=-1, is_integer=True),
+)
 register("DynamicQuantizeLinear", propagate=_propagate_dynamic)
 register("QuantizeLinear", "DequantizeLinear", propagate=_propagate_qdq)
 register(
     "QuantizeLinear", "DequantizeLinear", propagate=_propagate_qdq, domain="com.microsoft"
 )
+
+describe(OperatorInfo(kind="dequantization", passes=("weights",)), "DequantizeLinear")
+describe(OperatorInfo(kind="quantization", passes=("weights",)), "QuantizeLinear")

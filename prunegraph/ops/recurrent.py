@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from prunegraph.graph.model import Node
+from prunegraph.operators import OperatorInfo, describe
 from prunegraph.ops.pattern import by_pattern
 from prunegraph.ops.rule import Macs, Propagate, Shape, Site, register
 
@@ -54,3 +55,25 @@ def _macs(gates: int) -> Macs:
 
 for _op, (_gates, _cell) in CELLS.items():
     register(_op, propagate=_spread(_gates, _cell), macs=_macs(_gates))
+
+describe(
+    OperatorInfo(
+        roles=("", "weight", "recurrence", "bias"),
+        is_layer=True,
+        is_recurrent=True,
+        states=(5,),
+        lengths=4,
+    ),
+    "GRU",
+    "RNN",
+)
+describe(
+    OperatorInfo(
+        roles=("", "weight", "recurrence", "bias"),
+        is_layer=True,
+        is_recurrent=True,
+        states=(5, 6),
+        lengths=4,
+    ),
+    "LSTM",
+)

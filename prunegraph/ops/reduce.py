@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prunegraph.graph.model import FLOAT_TYPES
+from prunegraph.operators import OperatorInfo, describe
 from prunegraph.ops.rule import Propagate, Site, register
 
 
@@ -74,4 +75,17 @@ register("ReduceMean", propagate=_reduction("mean"))
 register("ReduceMax", "ReduceLogSumExp", propagate=_reduction("max"))
 register("ReduceMin", propagate=_reduction("min"))
 register("ReduceProd", propagate=_reduction("product"))
-register("ArgMax", "ArgMin", propagate=_propagate_arg)
+register("ArgMax", "ArgMin", propagate=_propagate_arg, info=OperatorInfo(decides=True))
+
+describe(
+    OperatorInfo(numbers=(1,)),
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceSum",
+    "ReduceSumSquare",
+)
+describe(OperatorInfo(passes=("channels",), numbers=(1,)), "ReduceMax", "ReduceMean")

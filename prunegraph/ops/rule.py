@@ -1,7 +1,7 @@
 """What a rule is, and the table of rules.
 
-A rule says how labels travel through an operator (`spread`), what to repair in the node
-after a cut (`repair`, for what the generic mechanisms do not cover), and how many
+A rule says how labels travel through an operator (`propagate`), what to repair in the node
+after a cut (`fix_up`, for what the generic mechanisms do not cover), and how many
 multiply-accumulates it costs (`macs`). Rules are found by domain and operator; a rule may
 start at a later opset version than another one for the same operator.
 """
@@ -22,6 +22,7 @@ from prunegraph.graph.shape_info import ShapeInfo
 from prunegraph.labels.labels import Labels
 from prunegraph.labels.reasons import Kind, Reason
 from prunegraph.labels.space import LabelSpace
+from prunegraph.operators import OperatorInfo, describe
 
 Shape = tuple[int, ...]
 
@@ -168,14 +169,16 @@ def register(
     since: int = 1,
     partial: bool = False,
     shapes: Shapes | None = None,
+    info: OperatorInfo | None = None,
 ) -> None:
     """Add one rule for operators of a domain, from an opset version on.
 
-    The functions are those of `Rule`. A `propagate` that cannot follow a node raises ValueError; the
+    The functions are those of `Rule`; `info` is all else that is known of the operators, as by `describe`. A
+    `propagate` that cannot follow a node raises ValueError; the
     node then pins all it touches.
 
     Raises:
-        PluginError: there is a rule for that operator and version already, or a function has
+        PluginError: there is a rule for that operator and version already, or a record, or a function has
             other parameters than a rule's.
     """
     origin = plugins.note_origin(propagate)
@@ -189,6 +192,8 @@ def register(
             raise PluginError(f"operator {name} has two rules since version {since}")
         rules.append(rule)
         rules.sort(key=lambda rule: -rule.since)
+    if info is not None:
+        describe(info, *ops, domain=domain)
 
 
 def _guarded(rule: Rule, op: str, origin: str) -> Rule:

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from prunegraph.graph.model import Graph
+from prunegraph.operators import info
 from prunegraph.proof.result import Difference
 
 Array = np.ndarray
 
-#: Activations whose ends are flat, and below what an output of theirs is nothing but rounding.
-SATURATING = frozenset({"Sigmoid", "Softmax", "HardSigmoid"})
 SATURATED = 1e-4
 
 
@@ -70,7 +69,7 @@ def reacts(values: Sequence[Array]) -> bool:
 
 def is_saturated(graph: Graph, name: str, values: Sequence[Array]) -> bool:
     """Tell whether an output is so near the end of an activation's range that only rounding is left of it."""
-    if name not in graph.producer or graph.nodes[graph.producer[name]].op not in SATURATING:
+    if name not in graph.producer or not info(graph.nodes[graph.producer[name]]).is_flat:
         return False
     return all(
         value.size > 0 and float(np.minimum(abs(value), abs(1 - value)).max()) < SATURATED

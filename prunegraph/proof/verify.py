@@ -17,6 +17,7 @@ from prunegraph.graph.external import write_graph
 from prunegraph.graph.model import FLOAT_TYPES, Graph
 from prunegraph.masked.original import CONSUMED, write_masked
 from prunegraph.masked.weights import wrong_weight
+from prunegraph.operators import info
 from prunegraph.proof.inputs import Inputs
 from prunegraph.proof.measure import all_finite, differ, difference, is_saturated, reacts
 from prunegraph.proof.models import Models, without_nodes
@@ -29,21 +30,6 @@ Array = np.ndarray
 #: Largest difference allowed, relative to the largest value of the output.
 TOLERANCE = 1e-4
 TOLERANCE_HALF = 2e-2
-
-#: Operators that decide by the order of values.
-DECISIONS = frozenset({"TopK", "ArgMax", "ArgMin", "NonMaxSuppression", "NonZero"})
-
-#: Operators that give other results each time.
-RANDOM = frozenset(
-    {
-        "Bernoulli",
-        "Multinomial",
-        "RandomNormal",
-        "RandomNormalLike",
-        "RandomUniform",
-        "RandomUniformLike",
-    }
-)
 
 #: What a session with all optimizations may differ by, as a multiple of what it does to the original,
 #: and at least where activations are rounded to integers: a code that flips is no fault of a cut.
@@ -171,7 +157,11 @@ class _Comparison:
         )
         if differ([first], [second]) > self.tolerance:
             random = next(
-                (f" (node {n.name!r}, {n.op})" for n in self.graph.nodes if n.op in RANDOM),
+                (
+                    f" (node {n.name!r}, {n.op})"
+                    for n in self.graph.nodes
+                    if info(n).is_random
+                ),
                 "",
             )
             raise ModelError(
@@ -295,7 +285,7 @@ class _Comparison:
         deciding = [
             n
             for n in self.graph.nodes
-            if n.op in DECISIONS and present.issuperset(o for o in n.outputs if o)
+            if info(n).decides and present.issuperset(o for o in n.outputs if o)
         ]
         if not deciding:
             return None

@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 from prunegraph.graph.constants import computed_constants, data_inputs
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.shapes import shape_info
-from prunegraph.quantization.placement import LAYERS
+from prunegraph.operators import info, is_batch_normalization, is_constant
 from prunegraph.rewriting.rewriter import Rewriter
 from prunegraph.runtime.piece import run_piece
 
@@ -22,7 +22,7 @@ def settle(graph: Graph) -> Graph:
     wanted = {
         value: None
         for node in graph.nodes
-        if (node.op in LAYERS or node.op == "BatchNormalization") and node.subgraph is None
+        if (info(node).is_linear or is_batch_normalization(node)) and node.subgraph is None
         for value in node.inputs[1:]
         if value in constant and _is_single(graph, value)
     }
@@ -56,8 +56,8 @@ def _above(graph: Graph, values: set[str]) -> Iterator[Node]:
     """The nodes that values are computed by, in order."""
     needed = set(values)
     for node in reversed(graph.nodes):
-        if needed & set(node.outputs) and node.op != "Constant":
+        if needed & set(node.outputs) and not is_constant(node):
             needed.update(data_inputs(graph, node))
     return (
-        node for node in graph.nodes if needed & set(node.outputs) and node.op != "Constant"
+        node for node in graph.nodes if needed & set(node.outputs) and not is_constant(node)
     )

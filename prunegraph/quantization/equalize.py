@@ -13,6 +13,7 @@ import numpy as np
 
 from prunegraph.graph import linear
 from prunegraph.graph.model import Graph, Node
+from prunegraph.operators import is_convolution, is_matmul
 from prunegraph.rewriting.reweight import Revision
 
 Array = np.ndarray
@@ -57,19 +58,14 @@ def _after(graph: Graph, node: Node) -> Node | None:
     fits = reader is not None and _is_plain(graph, reader) and reader.inputs[0] == value
     return (
         reader
-        if fits and reader is not None and (reader.op == "Conv") == (node.op == "Conv")
+        if fits and reader is not None and is_convolution(reader) == is_convolution(node)
         else None
     )
 
 
 def _is_plain(graph: Graph, node: Node) -> bool:
     layer = linear.LinearLayer(graph, node)
-    if (
-        node.op not in ("Conv", "Gemm")
-        or layer.no_refit()
-        or layer.is_transposed
-        or layer.rest
-    ):
+    if is_matmul(node) or layer.no_refit() or layer.is_transposed or layer.rest:
         return False
     return not layer.bias or len(graph.consumers[layer.bias]) == 1
 

@@ -14,41 +14,21 @@ import networkx
 
 from prunegraph.errors import ModelError, UnknownNameError
 from prunegraph.graph.bounds import bounds
-from prunegraph.graph.linear import LINEAR, LinearLayer
+from prunegraph.graph.linear import LinearLayer
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.shapes import shape_info
+from prunegraph.operators import (
+    info,
+    is_concat,
+    is_convolution,
+    is_dequantize,
+    is_max_pool,
+    is_quantize,
+    is_resize,
+    is_split,
+    passes,
+)
 from prunegraph.quantization.scheme import Scheme
-
-#: Layers that run in integers.
-LAYERS = frozenset(LINEAR)
-
-#: Operators that move or select values: output and input have one scale. Only slot 0 is data.
-MOVES = frozenset(
-    {
-        "Dropout",
-        "Flatten",
-        "Gather",
-        "Identity",
-        "MaxPool",
-        "Reshape",
-        "Resize",
-        "Slice",
-        "Split",
-        "Squeeze",
-        "Transpose",
-        "Unsqueeze",
-    }
-)
-
-#: Operators that compute with one or two activations.
-COMPUTES = frozenset(
-    {"Add", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Mul", "Sigmoid"}
-)
-
-#: Operators in float through which a layer may read what others have moved in integers.
-PASSES = frozenset(
-    {"BatchNormalization", "Clip", "HardSwish", "LeakyRelu", "PRelu", "Relu"}
-)
 
 #: Words that stand for the first and the last layer in a list of layers.
 FIRST, LAST = "first", "last"
@@ -98,7 +78,7 @@ def place(graph: Graph, scheme: Scheme, keep: Iterable[str] = ()) -> Placement:
         UnknownNameError: no layer of that name.
         ModelError: the model is quantized already, or nothing in it can be.
     """
-    if any(node.op in ("QuantizeLinear", "DequantizeLinear") for node in graph.nodes):
+    if any(is_quantize(node) or is_dequantize(node) for node in graph.nodes):
         raise ModelError(f"{graph.source}: is quantized already; give the float model")
     placer = _Placer(graph, scheme, keep)
     if not placer.layers and not keep:
@@ -162,7 +142,7 @@ class _Placer:
 
     def _obstacle(self, node: Node) -> str:
         """Why a layer cannot be quantized, or ""."""
-        if node.op not in LAYERS or node.domain:
+        if not info(node).is_linear or node.domain:
             return f"{node.op} has no integer kernel"
         return LinearLayer(self.graph, node).no_integers()
 
@@ -189,7 +169,7 @@ class _Placer:
         value, source = node.inputs[0], self.graph.nodes[before]
         alone = len(self.graph.consumers[value]) == 1 and value not in self.graph.outputs
         computes = before in self.layers or (
-            before in self.computed and source.op in COMPUTES
+            before in self.computed and info(source).quantized == "computes"
         )
         return before if alone and computes and before not in self.absorbed else None
 
@@ -197,21 +177,21 @@ class _Placer:
         return bounds(self.graph, node) is not None
 
     def _computes(self, node: Node) -> bool:
-        if node.op in MOVES:
-            rest = [v for v in node.outputs[1:] if v and node.op != "Split"]
+        if info(node).quantized == "moves":
+            rest = [v for v in node.outputs[1:] if v and not is_split(node)]
             return node.input(0) in self.made and not rest and self._moves_plainly(node)
-        if node.op == "Concat" or node.op in COMPUTES:
+        if is_concat(node) or info(node).quantized == "computes":
             return all(value in self.made for value in node.inputs)
         return False
 
     def _moves_plainly(self, node: Node) -> bool:
-        if node.op == "Resize":
+        if is_resize(node):
             return node.attributes.get("mode", b"nearest") in (
                 b"nearest",
                 b"linear",
             ) and not self._extrapolates(node)
         # Before operator set 12 a MaxPool takes floats only.
-        return node.op != "MaxPool" or node.version >= 12
+        return not is_max_pool(node) or node.version >= 12
 
     def _extrapolates(self, node: Node) -> bool:
         return (
@@ -227,7 +207,7 @@ class _Placer:
         wanted: set[str] = set()
         reached: set[str] = set()
         for node in reversed(self.graph.nodes):
-            if node.op in PASSES and reached & set(node.outputs) and node.inputs:
+            if passes(node, "integers") and reached & set(node.outputs) and node.inputs:
                 reached.add(node.inputs[0])
             results = [v for v in node.outputs if v]
             after = self.absorbed.get(node.index)
@@ -236,10 +216,10 @@ class _Placer:
             if node.index in self.layers:
                 wanted.add(node.inputs[0])
                 reached.add(node.inputs[0])
-                if node.op != "Conv" and not wanted & set(results):
+                if not is_convolution(node) and not wanted & set(results):
                     self._leave_in_float(node, results)
             elif node.index in self.computed:
-                only_moves = node.op in MOVES or node.op == "Concat"
+                only_moves = _joins_scales(node)
                 if wanted & set(results) or (only_moves and reached & set(results)):
                     wanted.update(self.data(node))
                     reached.update(self.data(node))
@@ -256,7 +236,7 @@ class _Placer:
         """The activations a quantized node reads."""
         return (
             node.inputs[:1]
-            if node.index in self.layers or node.op in MOVES
+            if node.index in self.layers or info(node).quantized == "moves"
             else node.inputs
         )
 
@@ -277,7 +257,7 @@ class _Placer:
                     *(v for v in node.outputs[1:] if v),
                 ]
                 ties.add_nodes_from(values)
-                if node.op in MOVES or node.op == "Concat":
+                if _joins_scales(node):
                     ties.add_edges_from((values[0], other) for other in values[1:])
         order = {value: place for place, value in enumerate(ties)}
         return [
@@ -290,6 +270,11 @@ class _Placer:
         return self.graph.nodes[after].outputs[0] if after is not None else node.outputs[0]
 
 
+def _joins_scales(node: Node) -> bool:
+    """Whether what an operator reads and makes has one scale: it moves values, or joins them."""
+    return info(node).quantized == "moves" or is_concat(node)
+
+
 def sources(graph: Graph, value: str) -> Iterator[str]:
     """Where the numbers of a value come from, through operators that only move them."""
     queue = [value]
@@ -298,14 +283,14 @@ def sources(graph: Graph, value: str) -> Iterator[str]:
         node = graph.nodes[graph.producer[name]] if name in graph.producer else None
         if (
             node is not None
-            and node.op == "Concat"
+            and is_concat(node)
             and all(v in graph.producer for v in node.inputs)
         ):
             queue.extend(node.inputs)
         elif (
             node is not None
-            and node.op in MOVES
-            and (node.op != "Resize")
+            and info(node).quantized == "moves"
+            and (not is_resize(node))
             and node.inputs[0] in graph.producer
         ):
             queue.append(node.inputs[0])

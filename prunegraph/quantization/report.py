@@ -12,6 +12,7 @@ from prunegraph.graph.linear import LinearLayer
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.shapes import shape_info
 from prunegraph.measuring.sqnr import decibels
+from prunegraph.operators import is_dequantize
 from prunegraph.quantization.mixed import put_back
 from prunegraph.quantization.placement import Placement
 from prunegraph.quantization.saturation import held_type
@@ -111,7 +112,7 @@ def _held(graph: Graph, node: Node, types: Mapping[str, int]) -> int:
         (v for v in node.inputs if v and graph.weight_behind(v) is None), node.inputs[0]
     )
     before = graph.nodes[graph.producer[value]] if value in graph.producer else None
-    if before is not None and before.op == "DequantizeLinear":
+    if before is not None and is_dequantize(before):
         value = before.inputs[0]
     return types.get(value, onnx.TensorProto.UNDEFINED)
 

@@ -16,6 +16,7 @@ from prunegraph.graph.external import without_weights
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.names import Names
 from prunegraph.graph.shapes import shape_info
+from prunegraph.operators import is_resize
 from prunegraph.rewriting.unused import drop_unused
 
 Array = np.ndarray
@@ -49,7 +50,7 @@ class _Speller:
             self._average(node)
         elif node.op == "Pad" and node.input(3):
             self._pad(node)
-        elif node.op == "Resize" and node.attributes.get("axes") is not None:
+        elif is_resize(node) and node.attributes.get("axes") is not None:
             self._resize(node)
 
     def _average(self, node: Node) -> None:

@@ -18,6 +18,7 @@ from prunegraph.graph.linear import LinearLayer
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.names import redirect_subgraphs
 from prunegraph.graph.order import captured
+from prunegraph.operators import is_convolution, is_gemm, is_matmul, passes
 from prunegraph.quantization.placement import Placement
 from prunegraph.quantization.scheme import BIAS, IntType, Params, Scheme
 from prunegraph.quantization.weights import Codes, bias_codes
@@ -36,11 +37,6 @@ NEWEST = 25
 
 #: IR version that knows a type, by its bits.
 IR_VERSIONS = {4: 10, 8: 8, 16: 8}
-
-
-#: Operators through which ONNX Runtime moves a DequantizeLinear on. It ends the process (1.32, an index out of range)
-#: where what comes out of one is read inside a subgraph.
-PROPAGATES = frozenset({"MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 
 
 @dataclass(frozen=True)
@@ -149,7 +145,9 @@ class _Writer:
             proto, {value: self._in_subgraph(value) for value in captured(proto)}
         )
         self.nodes.append(proto)
-        if node.op in PROPAGATES and proto.input[0] in self.moved:
+        # ONNX Runtime ends the process (1.32, an index out of range) where what comes out of a DequantizeLinear that it
+        # has moved through is read inside a subgraph.
+        if passes(node, "scales") and proto.input[0] in self.moved:
             self.moved.update(node.outputs)
         for slot, value in enumerate(node.outputs):
             after = self.placement.absorbed.get(node.index)
@@ -265,11 +263,11 @@ class _Writer:
             **({"block_size": codes.block} if codes.block else {}),
         }
         # ONNX Runtime fuses a Gemm or MatMul only if its weight has a zero point.
-        zero = node.op != "Conv"
+        zero = not is_convolution(node)
         proto.input[1] = self._dequantized(
             name, codes.codes, codes.scales, layer.type, zero=zero, **attributes
         )
-        if node.op != "MatMul":
+        if not is_matmul(node):
             del proto.input[2:]
         if layer.bias is not None:
             base = node.input(2) or f"{node.name}/bias"
@@ -369,5 +367,5 @@ def _keep(field: object, entries: Iterable[onnx.ValueInfoProto]) -> None:
 def float_bias(graph: Graph, node: Node) -> Array | None:
     """A layer's bias [outputs] times its factor, or None where it has none."""
     layer = LinearLayer(graph, node)
-    needs_one = node.op == "Gemm" and node.version < 11
+    needs_one = is_gemm(node) and node.version < 11
     return layer.vector() if layer.bias or needs_one else None

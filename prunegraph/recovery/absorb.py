@@ -28,6 +28,7 @@ from prunegraph.errors import OptionError
 from prunegraph.graph import linear
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.sizes import symbolic_axes
+from prunegraph.operators import is_convolution
 from prunegraph.recovery.changes import channel_axis, original_of, taken
 from prunegraph.recovery.synthetic import samples
 from prunegraph.rewriting.reweight import Revision
@@ -150,7 +151,7 @@ class CutInput:
         index = [slice(None)] * mean.ndim
         index[self.axis] = self.gone  # type: ignore[call-overload]
         part[tuple(index)] = mean[tuple(index)]
-        if self.before.op != "Conv":
+        if not is_convolution(self.before):
             result = part @ self.matrix()[0]
         elif interior:
             constant = part.mean(axis=tuple(range(2, part.ndim)))

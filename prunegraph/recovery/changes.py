@@ -6,6 +6,7 @@ import numpy as np
 
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.graph.model import Graph, Node
+from prunegraph.operators import is_convolution
 
 Array = np.ndarray
 
@@ -38,7 +39,7 @@ def original_of(survivors: Survivors, node: Node) -> Node | None:
 
 def channel_axis(node: Node, shape: tuple[int, ...]) -> int:
     """The axis of a linear layer's input or output that its weight contracts or makes."""
-    return 1 if node.op == "Conv" else len(shape) - 1
+    return 1 if is_convolution(node) else len(shape) - 1
 
 
 def taken(values: Array, kept: list[Array | None]) -> Array:

@@ -22,6 +22,7 @@ from prunegraph.coupling.survivors import Survivors
 from prunegraph.graph import linear
 from prunegraph.graph.bounds import bounds
 from prunegraph.graph.model import Graph, Node
+from prunegraph.operators import is_add, is_batch_normalization
 from prunegraph.recovery.changes import changed
 from prunegraph.recovery.regression import Regression, rectified
 from prunegraph.rewriting.reweight import Revision
@@ -151,7 +152,7 @@ def _order(pruned: Graph) -> list[int]:
     for node in pruned.nodes:
         sides = (
             [side for value in node.inputs if (side := _layer_before(pruned, value))]
-            if node.op == "Add"
+            if is_add(node)
             else []
         )
         if len(sides) == 2:
@@ -183,7 +184,7 @@ def _order(pruned: Graph) -> list[int]:
 def _layer_before(pruned: Graph, value: str) -> Node | None:
     """The layer that makes a value, maybe through a BatchNormalization."""
     node = pruned.nodes[pruned.producer[value]] if value in pruned.producer else None
-    if node is not None and node.op == "BatchNormalization":
+    if node is not None and is_batch_normalization(node):
         return _layer_before(pruned, node.inputs[0])
     return node if node is not None and linear.is_linear(pruned, node) else None
 
@@ -228,7 +229,7 @@ def _other_side(
     )
     if (
         add is None
-        or add.op != "Add"
+        or not is_add(add)
         or survivors.coupling.value_labels(add.outputs[0]) is None
     ):
         return ""

@@ -24,6 +24,7 @@ import numpy as np
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.graph import linear
 from prunegraph.graph.model import Graph, Node
+from prunegraph.operators import is_batch_normalization
 from prunegraph.recovery.absorb import cut_inputs, known_means
 from prunegraph.recovery.changes import changed, taken
 from prunegraph.recovery.synthetic import samples
@@ -164,7 +165,7 @@ def _on_data(survivors: Survivors, pruned: Graph, data: Data, progress: Progress
 def _is_normal(pruned: Graph, node: Node) -> bool:
     """Whether a node is a BatchNormalization whose statistics are its own."""
     if (
-        node.op != "BatchNormalization"
+        not is_batch_normalization(node)
         or node.subgraph is not None
         or node.attributes.get("training_mode", 0)
     ):

@@ -18,6 +18,7 @@ import onnx
 from prunegraph.errors import DataError
 from prunegraph.graph.model import FLOAT_TYPES, Graph, Node
 from prunegraph.graph.shape_info import ShapeInfo
+from prunegraph.operators import is_batch_normalization, is_concat, is_flatten, passes
 from prunegraph.ops import elementwise, rule_for
 from prunegraph.runtime.piece import run_piece
 
@@ -26,23 +27,10 @@ Array = np.ndarray
 #: Samples of a channel. They are quantiles in random order, so means are nearly exact.
 SAMPLES = 512
 
-#: Operators that hand the distribution of a channel on, as far as this goes.
-PASSED = frozenset(
-    {
-        "AveragePool",
-        "GlobalAveragePool",
-        "GlobalMaxPool",
-        "Identity",
-        "MaxPool",
-        "Resize",
-        "Upsample",
-    }
-)
-
 
 def check(graph: Graph) -> None:
     """Raise DataError for a graph that has nothing to go by."""
-    if not any(node.op == "BatchNormalization" for node in graph.nodes):
+    if not any(is_batch_normalization(node) for node in graph.nodes):
         raise DataError(
             f"{graph.source} has no BatchNormalization to go by: give --data, or repair 'none'"
         )
@@ -63,7 +51,7 @@ def samples(graph: Graph, shape_info: ShapeInfo, seed: int = 0) -> dict[str, Arr
             np.random.default_rng([seed, i]),
         )
         for i, node in enumerate(graph.nodes)
-        if node.op == "BatchNormalization" and _is_known(graph, node)
+        if is_batch_normalization(node) and _is_known(graph, node)
     }
     known, protos = set(given), []
     for node in graph.nodes:
@@ -97,14 +85,14 @@ def _follows(graph: Graph, shape_info: ShapeInfo, node: Node, known: set[str]) -
     inputs = [value for value in node.inputs if value]
     if node.domain or not any(value in known for value in inputs) or len(node.outputs) != 1:
         return False
-    if node.op in PASSED:
+    if passes(node, "samples"):
         return node.inputs[0] in known
     if any(value not in known and value not in graph.weights for value in inputs):
         return False
-    if node.op == "Flatten":  # of single positions only: else channels are repeated
+    if is_flatten(node):  # of single positions only: else channels are repeated
         before = shape_info.shapes.get(node.inputs[0], ())
         return len(before) > 1 and shape_info.shapes.get(node.outputs[0]) == before[:2]
-    if node.op == "Concat":
+    if is_concat(node):
         return node.attributes["axis"] == 1 and all(value in known for value in inputs)
     rule = rule_for(node)
     by_element = rule is not None and rule.propagate in (
@@ -115,6 +103,6 @@ def _follows(graph: Graph, shape_info: ShapeInfo, node: Node, known: set[str]) -
 
 
 def _as_run(node: Node) -> onnx.NodeProto:
-    if node.op not in PASSED:
+    if not passes(node, "samples"):
         return node.proto
     return onnx.helper.make_node("Identity", [node.inputs[0]], [node.outputs[0]])

@@ -8,26 +8,11 @@ from typing import TYPE_CHECKING
 
 from prunegraph.graph.model import Node
 from prunegraph.graph.shapes import shape_info
+from prunegraph.operators import info
 from prunegraph.ops.cost import node_macs
 
 if TYPE_CHECKING:
     from prunegraph.pipeline import PruneResult
-
-#: Axis of the output that holds the channels, where the weight does not say: it comes through other nodes.
-CHANNEL_AXES = {
-    "Conv": 1,
-    "ConvInteger": 1,
-    "ConvTranspose": 1,
-    "DeformConv": 1,
-    "FusedConv": 1,
-    "QLinearConv": 1,
-    "Gemm": -1,
-    "MatMul": -1,
-    "MatMulInteger": -1,
-    "MatMulNBits": -1,
-    "FusedMatMul": -1,
-    "QLinearMatMul": -1,
-}
 
 #: A quantity before and after; None where it is not known, or where the layer is gone.
 Pair = tuple[int | None, int | None]
@@ -82,5 +67,5 @@ def _width(node: Node, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
     """Output channels of a layer, from its weight or else from the shape of its output."""
     if node.channels.outputs is not None:
         return node.channels.outputs
-    axis, shape = CHANNEL_AXES.get(node.op), shapes.get(node.outputs[0], ())
+    axis, shape = info(node).channel_axis, shapes.get(node.outputs[0], ())
     return shape[axis] if axis is not None and len(shape) > 1 else None

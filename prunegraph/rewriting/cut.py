@@ -22,6 +22,7 @@ from prunegraph.graph.external import SCRATCH, without_graph, write_stream
 from prunegraph.graph.inference import skeleton
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.onnx_io import has_external
+from prunegraph.operators import is_constant
 from prunegraph.ops import rule_for
 from prunegraph.rewriting.declared import declare_values
 from prunegraph.rewriting.operands import Operands
@@ -105,7 +106,7 @@ def place_weights(
     """
     remaining = dict(tensors)
     for node in model.graph.node:
-        if node.op_type == "Constant" and node.output[0] in remaining:
+        if is_constant(node) and node.output[0] in remaining:
             del node.attribute[:]
             node.attribute.append(
                 helper.make_attribute("value", remaining.pop(node.output[0])())
@@ -177,7 +178,7 @@ class NodeEdit:
 
     def run(self) -> None:
         node = self.node
-        if node.op == "Constant":
+        if is_constant(node):
             return
         for slot, value in enumerate(node.inputs):
             now = self.operands.as_cut.get(value, value)

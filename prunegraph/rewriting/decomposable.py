@@ -12,6 +12,7 @@ from onnx import helper
 
 from prunegraph.graph import linear
 from prunegraph.graph.model import Graph, Node, Weight
+from prunegraph.operators import is_convolution
 from prunegraph.ops.rule import Shape
 from prunegraph.rewriting.factorize import Form, Spatial, Svd, Tucker2
 
@@ -51,9 +52,7 @@ class Layer:
     def tensor(self) -> Array:
         """The weight as [O, I, *kernel], in double precision."""
         values = self.weight.read().astype(np.float64)
-        if self.node.op == "Conv" or self.node.attributes.get("transB"):
-            return values
-        return values.T
+        return values.T if linear.output_axis(self.node) else values
 
     def methods(self, wanted: str) -> tuple[str, ...]:
         """Methods that fit this layer. A matrix has one; the spatial split needs a kernel with two extents."""
@@ -108,11 +107,7 @@ def layers(graph: Graph, shapes: Mapping[str, Shape]) -> Iterator[tuple[Node, La
 
 def _layer(graph: Graph, node: Node, shapes: Mapping[str, Shape]) -> Layer:
     weight = graph.weights[node.inputs[1]]
-    shape = (
-        weight.shape
-        if node.op == "Conv" or node.attributes.get("transB")
-        else weight.shape[::-1]
-    )
+    shape = weight.shape[::-1] if linear.output_axis(node) else weight.shape
     before = shapes.get(node.inputs[0])
     if before is not None and linear.LinearLayer(graph, node).is_transposed:
         before = before[::-1]
@@ -126,7 +121,7 @@ def _positions(node: Node, shape: Shape | None) -> Shape | None:
     """A value's shape without its channels."""
     if shape is None:
         return None
-    return (shape[0], *shape[2:]) if node.op == "Conv" else shape[:-1]
+    return (shape[0], *shape[2:]) if is_convolution(node) else shape[:-1]
 
 
 def nodes(
@@ -150,7 +145,7 @@ def nodes(
     for part, name in enumerate(names):
         is_last = part == len(names) - 1
         inputs = [reads[part], weights[part], *(layer.node.inputs[2:] if is_last else ())]
-        if layer.node.op == "Conv":
+        if is_convolution(layer.node):
             node = helper.make_node("Conv", inputs, [makes[part]], name=name)
             node.attribute.extend(_attributes(layer, method, part))
         elif is_last:
@@ -172,9 +167,9 @@ def stored(layer: Layer, method: str, factors: Sequence[Array]) -> list[Array]:
     created = []
     for part, factor in enumerate(factors):
         values = factor
-        if layer.node.op == "Conv" and factor.ndim == 2:
+        if is_convolution(layer.node) and factor.ndim == 2:
             values = factor.reshape(*factor.shape, *(1 for _ in layer.shape[2:]))
-        elif layer.node.op != "Conv" and not (
+        elif not is_convolution(layer.node) and not (
             part == 1 and layer.node.attributes.get("transB")
         ):
             values = factor.T

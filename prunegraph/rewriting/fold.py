@@ -12,15 +12,20 @@ import numpy as np
 
 from prunegraph.graph import linear
 from prunegraph.graph.model import Graph, Node
+from prunegraph.operators import (
+    info,
+    is_add,
+    is_batch_normalization,
+    is_gemm,
+    is_multiply,
+    is_transposed_convolution,
+)
 from prunegraph.rewriting.rewriter import Rewriter
 
 Array = np.ndarray
 
 #: Factor and shift of each output.
 Affine = tuple[Array, Array]
-
-#: Layers that something is folded into; a transposed convolution only without groups.
-LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm"})
 
 
 def fold(graph: Graph, keep: Collection[str] = ()) -> Graph:
@@ -59,17 +64,17 @@ def _pairs(graph: Graph, keep: Collection[str]) -> Iterator[tuple[Node, Node, Af
     for node in graph.nodes:
         weight = graph.weights.get(node.input(1))
         if (
-            node.op not in LAYERS
+            not info(node).folds
             or node.domain
             or node.subgraph is not None
             or weight is None
             or not weight.is_float
         ):
             continue
-        if node.op == "ConvTranspose" and node.attributes.get("group", 1) != 1:
+        if is_transposed_convolution(node) and node.attributes.get("group", 1) != 1:
             continue
         # A bias that is a matrix differs from sample to sample; a Gemm without one may not be had.
-        if linear.LinearLayer(graph, node).rest or (node.op == "Gemm" and node.version < 7):
+        if linear.LinearLayer(graph, node).rest or (is_gemm(node) and node.version < 7):
             continue
         readers = graph.consumers.get(node.outputs[0], ())
         if len(readers) != 1 or node.outputs[0] in graph.outputs:
@@ -88,7 +93,7 @@ def _affine(graph: Graph, layer: Node, node: Node, slot: int) -> Affine | None:
         factor, mean, shift = linear.normalisation(graph, node)
         return factor, shift - mean * factor
     if (
-        node.op not in ("Add", "Mul")
+        not (is_add(node) or is_multiply(node))
         or node.domain
         or node.subgraph is not None
         or node.version < 7
@@ -107,12 +112,14 @@ def _affine(graph: Graph, layer: Node, node: Node, slot: int) -> Affine | None:
     if shape[1] not in (1, channels):
         return None
     values = np.broadcast_to(constant.read().astype(np.float64).reshape(-1), (channels,))
-    return (values, np.zeros(channels)) if node.op == "Mul" else (np.ones(channels), values)
+    return (
+        (values, np.zeros(channels)) if is_multiply(node) else (np.ones(channels), values)
+    )
 
 
 def _is_foldable(graph: Graph, node: Node) -> bool:
     if (
-        node.op != "BatchNormalization"
+        not is_batch_normalization(node)
         or node.subgraph is not None
         or node.attributes.get("training_mode", 0)
     ):

@@ -14,6 +14,7 @@ from prunegraph.graph.external import without_weights
 from prunegraph.graph.linear import LinearLayer
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.names import Names
+from prunegraph.operators import is_gemm
 from prunegraph.rewriting.unused import drop_unused
 
 Array = np.ndarray
@@ -49,7 +50,7 @@ def _is_odd(graph: Graph, node: Node) -> bool:
     layer = LinearLayer(graph, node)
     weight = layer.weight
     if (
-        node.op != "Gemm"
+        not is_gemm(node)
         or node.domain
         or node.subgraph is not None
         or weight is None

@@ -23,12 +23,10 @@ from prunegraph.graph.flow import is_control
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.names import Names
 from prunegraph.graph.shape_info import ShapeInfo
-from prunegraph.graph.varying import MOVES, open_elements, trace_elements, varies
+from prunegraph.graph.varying import open_elements, trace_elements, varies
+from prunegraph.operators import measures, moves_data
 
 Array = np.ndarray
-
-#: Operators that begin shape arithmetic.
-SIZES = frozenset({"Shape", "Size"})
 
 
 #: Operators whose result is a product of elements of their inputs, or a choice among these.
@@ -80,7 +78,7 @@ class Operands:
 
     def _marks(self, node: Node, value: str) -> Array | None:
         """Which sizes a cut changes."""
-        if node.op not in SIZES:
+        if not measures(node):
             # What leaves a subgraph has been set right there.
             return np.zeros((), bool) if is_control(node) else None
         new, old = (
@@ -109,7 +107,7 @@ class Operands:
     def _evaluate(self, index: int) -> None:
         node = self.graph.nodes[index]
         before = self.shape_info.known[node.outputs[0]]
-        if node.op in SIZES:
+        if measures(node):
             shape = self._shape(node)
             start, end = node.attributes.get("start", 0), node.attributes.get("end")
             size = np.asarray(math.prod(shape), np.int64)
@@ -170,16 +168,16 @@ class Operands:
             if current in self._affected and self.graph.producer[current] not in seen:
                 node = self.graph.nodes[self.graph.producer[current]]
                 seen.add(node.index)
-                queue += () if node.op in SIZES else node.inputs
+                queue += () if measures(node) else node.inputs
         return [self.graph.nodes[index] for index in sorted(seen)]
 
     def _is_product(self, value: str) -> bool:
         """Whether each number is a product of sizes, so that it changes by one factor at all sizes."""
 
         def keeps_factors(node: Node) -> bool:
-            if node.op in SIZES or node.op in PRODUCTS:
+            if measures(node) or node.op in PRODUCTS:
                 return True
-            return node.op in MOVES and self._affected.isdisjoint(node.inputs[1:])
+            return moves_data(node) and self._affected.isdisjoint(node.inputs[1:])
 
         is_whole = np.issubdtype(self.shape_info.known[value].dtype, np.integer)
         return is_whole and all(keeps_factors(node) for node in self._above(value))
@@ -191,7 +189,7 @@ class Operands:
         tensors: list[onnx.TensorProto] = []
         for node in self._above(value):
             output, label = node.outputs[0], f"{name}/{len(names)}"
-            if node.op in SIZES:
+            if measures(node):
                 names[output], new, sizes = self._scaled(
                     output, self.shape_info.known[output], label
                 )

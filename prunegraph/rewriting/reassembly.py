@@ -18,6 +18,7 @@ from prunegraph.graph import control
 from prunegraph.graph.control import Subgraph
 from prunegraph.graph.model import Node
 from prunegraph.graph.shape_info import ShapeInfo
+from prunegraph.operators import is_constant
 from prunegraph.rewriting.declared import declare
 from prunegraph.rewriting.unused import drop_unused
 from prunegraph.rewriting.weights import LazyTensor, WeightEditor
@@ -111,7 +112,7 @@ class Reassembly:
     def _plain(self, node: Node) -> Iterator[onnx.NodeProto]:
         for proto in self._rewritten(node):
             if node.subgraph is not None:
-                if node.op == "Constant" and node.outputs[0] in self.tensors:
+                if is_constant(node) and node.outputs[0] in self.tensors:
                     self._placed.add(node.outputs[0])
                     del proto.attribute[:]
                     proto.attribute.append(

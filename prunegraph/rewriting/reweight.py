@@ -9,6 +9,7 @@ from onnx import helper, numpy_helper
 from prunegraph.graph import linear
 from prunegraph.graph.linear import LinearLayer
 from prunegraph.graph.model import Graph, Node
+from prunegraph.operators import info, is_gemm, is_matmul
 from prunegraph.rewriting.rewriter import Rewriter
 
 Array = np.ndarray
@@ -81,7 +82,7 @@ class Revision:
             LinearLayer(self.graph, node),
             linear.batch_normalization(self.graph, node),
         )
-        behind = linear.add_behind(self.graph, node) if node.op == "MatMul" else None
+        behind = linear.add_behind(self.graph, node) if is_matmul(node) else None
         if layer.bias not in self.graph.weights and normal is not None:
             mean = self.graph.weights[normal.inputs[3]]
             self.set(mean.name, mean.read().astype(np.float64) - values)
@@ -110,10 +111,10 @@ class Revision:
         """
         if linear.batch_normalization(self.graph, node) is not None:
             return True
-        if node.op == "MatMul":
+        if is_matmul(node):
             return linear.add_behind(self.graph, node) is not None
         rest = LinearLayer(self.graph, node).rest
-        return node.op in ("Conv", "Gemm") and (not rest or rest in self.graph.weights)
+        return info(node).is_linear and (not rest or rest in self.graph.weights)
 
     def add_behind(self, node: Node, values: Array) -> None:
         """Let an Add behind a layer add `values`, which are broadcast with its output."""
@@ -144,7 +145,7 @@ class Revision:
         proto = self._new_input(node, 2, f"{node.name}/bias", values)
         for attribute in [each for each in proto.attribute if each.name == "beta"]:
             proto.attribute.remove(attribute)
-        if node.op == "Gemm" and node.version < 7 and "broadcast" not in node.attributes:
+        if is_gemm(node) and node.version < 7 and "broadcast" not in node.attributes:
             proto.attribute.append(helper.make_attribute("broadcast", 1))
 
     def _new_input(

@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 from prunegraph.graph.external import without_graph
 from prunegraph.graph.model import Graph, Node, Weight
 from prunegraph.graph.names import Names, redirect
+from prunegraph.operators import is_constant
 from prunegraph.rewriting.unused import drop_unused
 from prunegraph.rewriting.weights import tensor_like
 
@@ -177,7 +178,7 @@ class Rewriter:
 
     def _valued(self, node: Node, proto: onnx.NodeProto) -> onnx.NodeProto:
         """A node with the values it reads now; a `Constant` or a subgraph with those it holds now."""
-        if self._tensors and (node.op == "Constant" or node.subgraphs):
+        if self._tensors and (is_constant(node) or node.subgraphs):
             holder = onnx.NodeProto()
             holder.CopyFrom(proto)
             self._set_inside(node, holder)
@@ -186,7 +187,7 @@ class Rewriter:
 
     def _set_inside(self, node: Node, proto: onnx.NodeProto) -> None:
         """Give new values to the weight that a node holds, or to those of its subgraphs, in place."""
-        if node.op == "Constant" and node.outputs[0] in self._tensors:
+        if is_constant(node) and node.outputs[0] in self._tensors:
             del proto.attribute[:]
             proto.attribute.append(
                 helper.make_attribute("value", self._tensors[node.outputs[0]])

@@ -13,6 +13,7 @@ import onnx
 
 from prunegraph.graph.model import Graph
 from prunegraph.graph.order import subgraphs
+from prunegraph.operators import is_convolution
 
 #: Metadata of this project, which refer to values by name.
 OWN = "prunegraph."
@@ -127,7 +128,7 @@ def _is_default(
 
 def _is_idle(proto: onnx.NodeProto, attribute: onnx.AttributeProto) -> bool:
     """Defaults that schemas describe in words only: strides and dilations of 1, padding of 0."""
-    if proto.op_type != "Conv" or proto.domain not in ("", "ai.onnx"):
+    if not is_convolution(proto) or proto.domain not in ("", "ai.onnx"):
         return False
     idle = {"strides": 1, "dilations": 1, "pads": 0}.get(attribute.name)
     return (

@@ -18,15 +18,13 @@ from prunegraph.errors import DataError
 from prunegraph.graph.indices import ranges
 from prunegraph.graph.model import Graph
 from prunegraph.graph.shapes import shape_info
+from prunegraph.operators import info
 
 #: The name under which a source holds targets; they are no input.
 LABELS = "labels"
 
 Batch = dict[str, np.ndarray]
 Shape = tuple[int, ...]
-
-#: Recurrent operators, whose input has time before samples unless `layout` is 1.
-RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 
 
 @dataclass(frozen=True)
@@ -160,7 +158,7 @@ def lead(graph: Graph) -> tuple[str, int] | None:
     sequences = {
         node.inputs[0]
         for node in graph.nodes
-        if node.op in RECURRENT and not node.attributes.get("layout", 0)
+        if info(node).is_recurrent and not node.attributes.get("layout", 0)
     }
     axes = {
         name: 1 if name in sequences and each.rank == 3 else 0

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from prunegraph.graph.linear import groups
+from prunegraph.graph.linear import groups, output_axis
 from prunegraph.graph.model import Node
+from prunegraph.operators import is_convolution
 
 Array = np.ndarray
 
@@ -37,7 +38,7 @@ class Rows:
 
     def inputs(self, x: Array, batch: int) -> Array:
         """Rows [samples, groups, inputs] of an input value; `batch` numbers the batch."""
-        if self.node.op != "Conv":
+        if not is_convolution(self.node):
             x = x.T if self.node.attributes.get("transA") else x
             rows = x.reshape(-1, x.shape[-1])
             return rows[self._chosen(len(rows), len(x), batch)][:, None]
@@ -84,7 +85,7 @@ class Rows:
 
     def outputs(self, y: Array, batch: int) -> Array:
         """Rows [samples, outputs] of an output value, at the places of `inputs`."""
-        if self.node.op != "Conv":
+        if not is_convolution(self.node):
             rows = y.reshape(-1, y.shape[-1])
             return rows[self._chosen(len(rows), len(y), batch)]
         chosen = self._places(y.shape[2:], batch)
@@ -93,10 +94,10 @@ class Rows:
 
     def added(self, c: Array, x: Array, batch: int) -> Array:
         """Rows [samples, outputs] of a bias that is no constant vector, at the places of `inputs` of an input `x`."""
-        if self.node.op == "Conv":
+        if is_convolution(self.node):
             return c.reshape(1, -1)
         rows = x.shape[1 if self.node.attributes.get("transA") else 0]
-        outputs = self.shape[0 if self.node.attributes.get("transB") else 1]
+        outputs = self.shape[output_axis(self.node)]
         return self.outputs(np.broadcast_to(c, (rows, outputs)), batch)
 
     def pads(self, sizes: Sequence[int]) -> list[int]:

@@ -16,7 +16,8 @@ from onnx import ModelProto, ValueInfoProto, numpy_helper
 
 from prunegraph.errors import MISFIT, PrunegraphError
 from prunegraph.graph.external import without_weights
-from prunegraph.graph.model import Graph, is_layer_op
+from prunegraph.graph.model import Graph
+from prunegraph.operators import info
 from prunegraph.rewriting.reweight import Revision
 from prunegraph.runtime import session
 from prunegraph.runtime.data import Data, fixed_batch, random_inputs
@@ -238,7 +239,7 @@ def _watched(graph: Graph) -> list[str]:
         node.outputs[0]
         for node in graph.nodes
         if node.subgraph is None
-        and is_layer_op(node.op, node.domain)
+        and info(node).is_layer
         and node.outputs[0] not in graph.outputs
     ]
     step = max(1, -(-len(layers) // WATCHED))

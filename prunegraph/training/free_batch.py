@@ -20,12 +20,10 @@ from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.names import Names
 from prunegraph.graph.shape_info import ShapeInfo
 from prunegraph.graph.shapes import shape_info
+from prunegraph.operators import info
 
 Array = np.ndarray
 Shape = tuple[int, ...]
-
-#: Slots of initial states [directions, batch, hidden].
-STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}
 
 
 @dataclass(frozen=True)
@@ -67,11 +65,10 @@ class _Walk:
             "Reshape": self._reshape,
             "Resize": self._resize,
             "Concat": self._concat,
-            **dict.fromkeys(STATES, self._states),
         }
 
     def visit(self, node: Node) -> None:
-        rule = self.rules.get(node.op)
+        rule = self._states if info(node).is_recurrent else self.rules.get(node.op)
         if rule is not None and node.subgraph is None and not node.domain:
             rule(node)
         if node.outputs[0] not in self.there.shapes:
@@ -184,7 +181,7 @@ class _Walk:
     def _states(self, node: Node) -> None:
         """Initial states that are numbers of the file: zeros are what the operator starts with by itself."""
         axis = 0 if node.attributes.get("layout", 0) else 1
-        for slot in STATES[node.op]:
+        for slot in info(node).states:
             value = node.input(slot)
             shape = self.there.shapes.get(value)
             if (

@@ -27,6 +27,7 @@ from prunegraph.coupling.analysis import analyze
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.errors import DataError, OptionError
 from prunegraph.graph.model import Graph, Node
+from prunegraph.operators import is_batch_normalization
 from prunegraph.rewriting.reweight import Revision
 from prunegraph.rewriting.rewriter import Rewriter
 from prunegraph.training.module import GraphModule
@@ -214,7 +215,7 @@ def gated_nodes(graph: Graph, coupling: Coupling | None = None) -> list[Node]:
 def _can_be_gated(graph: Graph, node: Node) -> bool:
     """Whether a node is a BatchNormalization whose scale and shift are numbers of the file."""
     if (
-        node.op != "BatchNormalization"
+        not is_batch_normalization(node)
         or node.domain
         or node.subgraph is not None
         or any(node.outputs[1:])

@@ -15,36 +15,19 @@ from typing import Literal
 from prunegraph.graph.model import FLOAT_TYPES, Graph, Node
 from prunegraph.graph.shape_info import ShapeInfo
 from prunegraph.graph.shapes import shape_info
-
-Kind = Literal["scores", "values", "left out"]
-
-#: Operators that change no axis and leave scores scores.
-LIKE_INPUT = frozenset({"Add", "Sub", "Mul", "Div", "Identity", "Cast", "Dropout"})
-
-#: Operators that keep axes 0 and 1, and reduce or stretch the others.
-SPATIAL = frozenset(
-    {
-        "GlobalAveragePool",
-        "AveragePool",
-        "GlobalMaxPool",
-        "MaxPool",
-        "Resize",
-        "Upsample",
-        "ReduceMean",
-        "ReduceMax",
-    }
+from prunegraph.operators import (
+    info,
+    is_cast,
+    is_concat,
+    is_dropout,
+    is_identity,
+    is_reshape,
+    is_resize,
+    is_transpose,
+    passes,
 )
 
-#: Layers, with the axis of what they make on which their filters lie.
-FILTERS = {
-    "Conv": 1,
-    "ConvTranspose": 1,
-    "FusedConv": 1,
-    "Gemm": -1,
-    "FusedGemm": -1,
-    "MatMul": -1,
-    "FusedMatMul": -1,
-}
+Kind = Literal["scores", "values", "left out"]
 
 #: A map of scores is at least so large, relative to the input; what is coarser is taken for the map of a detector.
 COARSEST = 4
@@ -115,7 +98,7 @@ def _maker(graph: Graph, value: str) -> Node | None:
     """The node that makes a value; names that only pass it on are followed."""
     while value in graph.producer:
         node = graph.nodes[graph.producer[value]]
-        if node.op not in ("Identity", "Dropout", "Cast"):
+        if not (is_identity(node) or is_dropout(node) or is_cast(node)):
             return node
         value = node.inputs[0]
     return None
@@ -144,8 +127,13 @@ def _filters(graph: Graph, known: ShapeInfo, value: str) -> int | None:
     if value not in graph.producer or value not in known.shapes:
         return None
     node = graph.nodes[graph.producer[value]]
-    if node.op in FILTERS and node.channels.weights:
-        return FILTERS[node.op] % len(known.shapes[value])
+    operator = info(node)
+    if (
+        operator.channel_axis is not None
+        and not operator.is_integer
+        and node.channels.weights
+    ):
+        return operator.channel_axis % len(known.shapes[value])
     sources = _data(graph, node, len(known.shapes[value]))
     axes = {source: _filters(graph, known, source) for source in sources}
     places = {
@@ -159,14 +147,14 @@ def _filters(graph: Graph, known: ShapeInfo, value: str) -> int | None:
 
 def _data(graph: Graph, node: Node, rank: int) -> list[str]:
     """Inputs that hold the data, or none: one that is computed, all that are joined, or heads that are averaged."""
-    if node.op in ("Reshape", "Resize", "Upsample"):
+    if is_reshape(node) or is_resize(node):
         return [node.inputs[0]]
     computed = [
         value
         for value in node.inputs
         if value in graph.producer and value not in graph.weights
     ]
-    several = node.op == "Concat" or (node.op in ("Add", "Sub") and rank == 2)
+    several = is_concat(node) or (node.op in ("Add", "Sub") and rank == 2)
     return computed if len(computed) == 1 or several else []
 
 
@@ -174,20 +162,20 @@ def _moved(
     node: Node, axis: int, before: Sequence[int], after: Sequence[int]
 ) -> int | None:
     """Where an axis of a node's input is in its output."""
-    if node.op in LIKE_INPUT:
+    if passes(node, "scores"):
         return axis + len(after) - len(before)
     if (
-        node.op in SPATIAL
+        passes(node, "channels")
         and axis <= 1
         and (len(after) == len(before) or len(after) > axis)
     ):
         return axis if after[axis] == before[axis] else None
-    if node.op == "Transpose":
+    if is_transpose(node):
         order = list(node.attributes.get("perm", range(len(before))[::-1]))
         return order.index(axis)
-    if node.op == "Concat":
+    if is_concat(node):
         return axis if int(node.attributes["axis"]) % len(after) != axis else None
-    if node.op in ("Reshape", "Flatten", "Squeeze", "Unsqueeze"):
+    if info(node).moves == "all":
         ahead = math.prod(before[:axis])
         places = (
             k

@@ -15,6 +15,7 @@ import numpy as np
 
 from prunegraph.errors import TrainingError
 from prunegraph.graph.model import Graph
+from prunegraph.operators import is_batch_normalization
 from prunegraph.options import bound, options
 from prunegraph.registry import Registry
 from prunegraph.runtime.data import Data, fixed_batch
@@ -196,7 +197,7 @@ def _identity(method: Method, setting: TrainingOptions) -> str:
 
 def _single(graph: Graph, setting: TrainingOptions) -> str:
     """What to say of batches of one sample, where the batch is free."""
-    normalised = any(node.op == "BatchNormalization" for node in graph.nodes)
+    normalised = any(is_batch_normalization(node) for node in graph.nodes)
     if setting.batch > 1 or fixed_batch(graph) or not normalised:
         return ""
     return "batches hold one sample: statistics of BatchNormalization stay as they are"

@@ -12,26 +12,9 @@ from prunegraph.errors import MISFIT, ModelError
 from prunegraph.graph import control
 from prunegraph.graph.control import Subgraph
 from prunegraph.graph.model import Graph, Node
+from prunegraph.operators import is_dequantize, is_quantize, passes
 from prunegraph.training import operators  # noqa: F401  (fills the table)
 from prunegraph.training.operators.table import Call, Operator, Tensor, Value, lookup
-
-#: Operators that hand codes of a QuantizeLinear on unchanged.
-CARRIERS = frozenset(
-    {
-        "Concat",
-        "Flatten",
-        "Gather",
-        "Identity",
-        "MaxPool",
-        "Relu",
-        "Reshape",
-        "Slice",
-        "Split",
-        "Squeeze",
-        "Transpose",
-        "Unsqueeze",
-    }
-)
 
 #: Slot of the input whose ONNX type an operator asks for, where torch's type does not tell it.
 TYPED = {"QuantizeLinear": 2, "DequantizeLinear": 2, "CastLike": 1}
@@ -160,7 +143,7 @@ class _Compiler:
 
     def _options(self, node: Node) -> dict[str, Any]:
         if node.domain == "" and node.op in TYPED:
-            fake = node.op == "QuantizeLinear" and self._only_dequantized(node.outputs[0])
+            fake = is_quantize(node) and self._only_dequantized(node.outputs[0])
             return {
                 "fake": fake,
                 "code_type": self.types.get(node.input(TYPED[node.op]), 0),
@@ -175,9 +158,9 @@ class _Compiler:
         if value in self.graph.outputs or not readers:
             return False
         return all(
-            reader.op == "DequantizeLinear"
+            is_dequantize(reader)
             or (
-                reader.op in CARRIERS
+                passes(reader, "codes")
                 and all(self._only_dequantized(o) for o in reader.outputs)
             )
             for reader in readers

@@ -14,6 +14,7 @@ import torch
 
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.names import Names
+from prunegraph.operators import is_batch_normalization
 from prunegraph.quantization.placement import Placement, place
 from prunegraph.quantization.quantize import Samples, prepared, quantize
 from prunegraph.quantization.scheme import TYPES, Params, Scheme
@@ -156,7 +157,7 @@ def _kept(graph: Graph, placement: Placement) -> set[str]:
     """Outputs of the BatchNormalization nodes that are trained: those that are the last of what is folded."""
     layers = {placement.graph.nodes[index].outputs[0] for index in placement.layers}
     return {
-        node.outputs[0] for node in graph.nodes if node.op == "BatchNormalization"
+        node.outputs[0] for node in graph.nodes if is_batch_normalization(node)
     } & layers
 
 
@@ -212,7 +213,7 @@ class _Builder:
         return {
             output: steps[steps[output].node.inputs[0]]
             for output in self.quantized
-            if steps[output].node.op == "BatchNormalization"
+            if is_batch_normalization(steps[output].node)
         }
 
     def block(self) -> Block:

@@ -7,7 +7,15 @@ from typing import Literal
 
 from prunegraph.errors import UnknownNameError
 from prunegraph.graph import linear
-from prunegraph.graph.model import ROLES, Graph, Node
+from prunegraph.graph.model import Graph, Node
+from prunegraph.operators import (
+    info,
+    is_constant,
+    is_dequantize,
+    is_gather,
+    is_matmul,
+    is_quantize,
+)
 
 #: Running statistics: BatchNormalization writes them itself.
 STATISTICS = ("mean", "variance")
@@ -40,9 +48,7 @@ def trainable_names(
 def _of_main_graph(graph: Graph) -> Iterator[str]:
     """Weights that `write_back` reaches; those of subgraphs are not among them."""
     yield from (tensor.name for tensor in graph.model.graph.initializer)
-    yield from (
-        node.output[0] for node in graph.model.graph.node if node.op_type == "Constant"
-    )
+    yield from (node.output[0] for node in graph.model.graph.node if is_constant(node))
 
 
 def statistics(graph: Graph) -> set[str]:
@@ -55,16 +61,14 @@ def statistics(graph: Graph) -> set[str]:
 
 def scale_names(graph: Graph) -> set[str]:
     """Scales of QuantizeLinear and DequantizeLinear that `write_back` reaches."""
-    nodes = (
-        node for node in graph.nodes if node.op in ("QuantizeLinear", "DequantizeLinear")
-    )
+    nodes = (node for node in graph.nodes if is_quantize(node) or is_dequantize(node))
     return {node.inputs[1] for node in nodes} & set(_of_main_graph(graph))
 
 
 def _of_layer(graph: Graph, node: Node) -> Iterator[str]:
     """Weights that a node trains, looked up through operators that only carry them."""
-    if node.op in ROLES:
-        for slot, role in enumerate(ROLES[node.op]):
+    if roles := info(node).roles:
+        for slot, role in enumerate(roles):
             result = (
                 graph.weight_behind(node.input(slot))
                 if role and role not in STATISTICS
@@ -77,11 +81,11 @@ def _of_layer(graph: Graph, node: Node) -> Iterator[str]:
     elif node.op == "Einsum":
         yield from (value for value in node.inputs if value in graph.weights)
     elif (
-        node.op == "Gather"
+        is_gather(node)
         and len(getattr(graph.weights.get(node.inputs[0]), "shape", ())) == 2
     ):
         yield node.inputs[0]
-    bias = linear.bias_behind(graph, node) if node.op == "MatMul" else None
+    bias = linear.bias_behind(graph, node) if is_matmul(node) else None
     if (
         bias is not None
         and graph.weights[bias].size == graph.weights[node.inputs[1]].shape[-1]

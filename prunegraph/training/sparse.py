@@ -18,6 +18,7 @@ from prunegraph.coupling.analysis import analyze
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.groups import Group
 from prunegraph.errors import DataError
+from prunegraph.operators import is_batch_normalization
 from prunegraph.training.fit import Callback, Run
 from prunegraph.training.module import GraphModule
 from prunegraph.training.operators.table import Tensor
@@ -124,7 +125,7 @@ class Sparsify(Callback):
 
 def _scales(module: GraphModule, group: Group) -> _Scales | None:
     """The trained scales of a group's channels, or None."""
-    normals = {n.inputs[1] for n in module.graph.nodes if n.op == "BatchNormalization"}
+    normals = {n.inputs[1] for n in module.graph.nodes if is_batch_normalization(n)}
     trained = {name for name, _ in _trained(module)}
     members = tuple(
         (member.weight, torch.from_numpy(member.positions.copy()))

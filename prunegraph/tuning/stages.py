@@ -16,6 +16,7 @@ import numpy as np
 
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.groups import Group
+from prunegraph.operators import has_filters
 from prunegraph.selection.budget import Meter
 from prunegraph.selection.select import Ranking
 
@@ -64,7 +65,7 @@ def _positions(coupling: Coupling, group: Group) -> int:
     """Spatial positions at which a group's layers work, the most there are."""
     shapes = coupling.shape_info.shapes
     nodes = [coupling.graph.node(layer) for layer in group.layers]
-    result = [shapes.get(node.outputs[0], ()) for node in nodes if "Conv" in node.op]
+    result = [shapes.get(node.outputs[0], ()) for node in nodes if has_filters(node)]
     return max((int(np.prod(shape[2:], dtype=np.int64)) for shape in result), default=0)
 
 

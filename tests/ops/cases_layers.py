@@ -177,21 +177,22 @@ def matmul(n: Net) -> str:
     return n.op("MatMul", operand(n, remaining, first), operand(n, right, second))
 
 
-def fused_matmul(n: Net) -> str:
+def fused_matmul(n: Net, op: str = "FusedMatMul") -> str:
     remaining, right = matmul_shapes(n, vectors=False)
     a, b = n.pick(0, 1), n.pick(0, 1)
     remaining = [*remaining[:-2], remaining[-1], remaining[-2]] if a else remaining
     right = [*right[:-2], right[-1], right[-2]] if b else right
     first, second = n.pick(*KINDS)
     batches = {}
-    if len(remaining) == len(right) >= 3 and remaining[:-2] == right[:-2] and n.flag():
+    alike = len(remaining) == len(right) >= 3 and remaining[:-2] == right[:-2]
+    if op == "FusedMatMul" and alike and n.flag():
         batches = {"transBatchA": 1, "transBatchB": 1}
         remaining, right = (
             [shape[-2], *shape[:-2], shape[-1]] for shape in (remaining, right)
         )
     attributes = {"transA": a, "transB": b, **batches, **n.maybe(alpha=0.5)}
     return n.op(
-        "FusedMatMul",
+        op,
         operand(n, remaining, first),
         operand(n, right, second),
         domain=MS,
@@ -457,5 +458,6 @@ CASES: dict[tuple[str, str], Case] = {
     (MS, "FusedGemm"): partial(gemm, domain=MS),
     (MS, "GridSample"): partial(grid_sample, domain=MS),
     (MS, "FusedMatMul"): fused_matmul,
+    (MS, "TransposeMatMul"): partial(fused_matmul, op="TransposeMatMul"),
     (MS, "MatMulNBits"): matmul_nbits,
 }

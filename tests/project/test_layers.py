@@ -12,6 +12,7 @@ from tests.paths import ROOT
 #: From the bottom to the top; a module may import from its own layer and those before it.
 LAYERS = [
     ["errors"],
+    ["operators"],
     ["plugins"],
     ["registry"],
     ["options"],

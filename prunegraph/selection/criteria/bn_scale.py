@@ -27,11 +27,9 @@ from prunegraph.coupling.places import ChannelAxis, makers, places
 from prunegraph.errors import BudgetError
 from prunegraph.graph import linear
 from prunegraph.graph.model import Graph, Node
+from prunegraph.operators import info, is_batch_normalization, is_multiply
 from prunegraph.selection.criteria.base import Array, Context, criterion
 from prunegraph.selection.criteria.values import is_float, read
-
-#: Operators whose operands' variances add.
-SUMS = frozenset({"Add", "Sub", "Sum", "Mean"})
 
 
 @criterion("bn_scale")
@@ -39,7 +37,7 @@ def bn_scale(group: Group, context: Context) -> Array:
     """Scale that BatchNormalization gives a channel; without one, its deviation on data."""
     graph = context.graph
     if context.statistics is None and not any(
-        node.op == "BatchNormalization" for node in graph.nodes
+        is_batch_normalization(node) for node in graph.nodes
     ):
         raise BudgetError(
             f"algorithm 'bn_scale' needs BatchNormalization nodes or --data; {graph.source} has no such node. Use 'l2'"
@@ -115,7 +113,7 @@ def _passed(
     factor: Factor | None,
 ) -> Array | None:
     """Deviation behind a node, from those before it; None where nothing is known."""
-    if node.op == "BatchNormalization":
+    if is_batch_normalization(node):
         scale = graph.weight_behind(node.inputs[1])
         if scale is None:
             return None
@@ -126,9 +124,9 @@ def _passed(
         return place.by_channel(factor.values) * reduce(in_series, coming)
     if not coming:
         return None
-    if node.op in SUMS:
+    if info(node).adds:
         return np.sqrt(np.square(coming).sum(axis=0))
-    if node.op == "Mul":
+    if is_multiply(node):
         return reduce(in_series, coming)
     return np.max(coming, axis=0)
 

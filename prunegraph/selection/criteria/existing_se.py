@@ -14,13 +14,11 @@ import numpy as np
 from prunegraph.coupling.groups import Group
 from prunegraph.coupling.places import places
 from prunegraph.errors import BudgetError
-from prunegraph.graph.model import Graph, is_layer_op
+from prunegraph.graph.model import Graph
+from prunegraph.operators import info, is_multiply
 from prunegraph.selection.criteria.base import Array, Context, criterion
 from prunegraph.selection.criteria.bn_scale import Factor, merged, strengths
 from prunegraph.selection.criteria.factors import check_exponents
-
-#: Operators that bound a gate; one of them stands between its last layer and the product.
-BOUNDS = frozenset({"Clip", "HardSigmoid", "HardSwish", "Sigmoid", "Softmax", "Tanh"})
 
 #: A gate is made of no more values than this.
 LONGEST = 16
@@ -83,7 +81,7 @@ def squeeze_and_excitation(
     """Products of a value with a bounded gate for each of its channels that is computed from the value alone."""
     for node in graph.nodes:
         if (
-            node.op != "Mul"
+            not is_multiply(node)
             or node.domain
             or not all(value in graph.producer for value in node.inputs)
         ):
@@ -113,9 +111,9 @@ def _is_bounded(graph: Graph, gate: str) -> bool:
     bounded = False
     while value is not None:
         node = graph.nodes[graph.producer[value]]
-        if is_layer_op(node.op, node.domain):
+        if info(node).is_layer:
             return bounded
-        bounded = bounded or node.op in BOUNDS
+        bounded = bounded or info(node).is_bounded
         created = {given for given in node.inputs if given in graph.producer}
         value = created.pop() if len(created) == 1 else None
     return False

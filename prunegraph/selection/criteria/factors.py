@@ -19,6 +19,7 @@ import numpy as np
 from prunegraph.errors import MALFORMED, ModelError, OptionError
 from prunegraph.graph.external import without_weights
 from prunegraph.graph.model import Graph
+from prunegraph.operators import is_batch_normalization
 
 Array = np.ndarray
 
@@ -72,7 +73,7 @@ def _check(graph: Graph, value: str, factors: Array) -> None:
     """Raise ModelError where factors are not those of a node of the graph."""
     who = f"{graph.source}: its metadata {KEY!r}"
     node = graph.nodes[graph.producer[value]] if value in graph.producer else None
-    if node is None or node.op != "BatchNormalization":
+    if node is None or not is_batch_normalization(node):
         raise ModelError(f"{who} names {value!r}, which no BatchNormalization makes")
     scale = graph.weight_behind(node.inputs[1])
     width = graph.weights[scale].size if scale is not None else 0

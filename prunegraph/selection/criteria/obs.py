@@ -16,6 +16,7 @@ import numpy as np
 from prunegraph.coupling.groups import Group, Member
 from prunegraph.graph.linear import scaled_matrix
 from prunegraph.graph.model import Graph, Node
+from prunegraph.operators import is_convolution
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.criteria.base import Array, Context, criterion
 from prunegraph.selection.criteria.magnitude import l2
@@ -114,6 +115,6 @@ def _readers(
 def input_rows(node: Node, member: Member, graph: Graph) -> Array:
     """Rows of a layer's matrix that belong to each channel of a member [channels, rows]."""
     shape = graph.weights[member.weight].shape
-    each = int(np.prod(shape[2:], dtype=np.int64)) if node.op == "Conv" else 1
+    each = int(np.prod(shape[2:], dtype=np.int64)) if is_convolution(node) else 1
     rows = member.positions[:, :, None] * each + np.arange(each)
     return rows.reshape(member.channels, -1)

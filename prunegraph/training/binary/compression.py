@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from prunegraph.graph import linear
 from prunegraph.graph.model import Graph
+from prunegraph.operators import is_batch_normalization, is_matmul
 from prunegraph.training.binary.network import binary_layers, final_layers, is_plain
 
 #: Bits of a weight of the last layers.
@@ -65,7 +66,7 @@ def compression(graph: Graph) -> Compression:
     plain = {
         v
         for n in graph.nodes
-        if n.op == "BatchNormalization" and is_plain(graph, n)
+        if is_batch_normalization(n) and is_plain(graph, n)
         for v in n.inputs[1:3]
     }
     rest = graph.weights.keys() - binary.keys() - last.keys() - plain
@@ -81,4 +82,4 @@ def compression(graph: Graph) -> Compression:
 def _filters(graph: Graph, weight: str) -> int:
     node = graph.nodes[graph.consumers[weight][0][0]]
     shape = graph.weights[weight].shape
-    return shape[0] if node.op != "MatMul" and linear.is_linear(graph, node) else shape[-1]
+    return shape[0] if not is_matmul(node) and linear.is_linear(graph, node) else shape[-1]

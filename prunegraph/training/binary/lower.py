@@ -20,8 +20,9 @@ from prunegraph.graph import linear
 from prunegraph.graph.external import without_weights
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.shapes import shape_info
+from prunegraph.operators import is_batch_normalization, passes
 from prunegraph.rewriting.rewriter import Rewriter
-from prunegraph.training.binary.network import CARRIERS, POOLS, binary_layers, is_plain
+from prunegraph.training.binary.network import binary_layers, is_plain
 from prunegraph.training.binary.operators import DOMAIN
 
 Array = np.ndarray
@@ -104,9 +105,9 @@ class _Lowering:
             and len(self.graph.consumers.get(value, ())) == 1
         ):
             reader = self.graph.nodes[self.graph.consumers[value][0][0]]
-            if reader.op == "BatchNormalization" and not reader.domain:
+            if is_batch_normalization(reader) and not reader.domain:
                 return reader if self._has_numbers(reader) else None
-            if reader.op not in POOLS or any(reader.outputs[1:]):
+            if not passes(reader, "normals") or any(reader.outputs[1:]):
                 return None
             value = reader.outputs[0]
         return None
@@ -133,7 +134,7 @@ class _Lowering:
     def _is_folded(self, node: Node) -> bool:
         """Whether a normalisation becomes a product and a sum."""
         if (
-            node.op != "BatchNormalization"
+            not is_batch_normalization(node)
             or node.domain
             or node.subgraph is not None
             or not self._has_numbers(node)
@@ -155,7 +156,7 @@ class _Lowering:
         ]
         return value not in self.graph.outputs and all(
             self.behind.get(n.index) is not None
-            or (n.op in CARRIERS and self._ends_folded(n.outputs[0]))
+            or (passes(n, "levels") and self._ends_folded(n.outputs[0]))
             for n in readers
         )
 
@@ -177,7 +178,7 @@ class _Lowering:
             maker = self.graph.nodes[self.graph.producer[value]]
             if maker.domain == DOMAIN:
                 return maker
-            if maker.op not in CARRIERS:
+            if not passes(maker, "levels"):
                 return None
             value = maker.inputs[0]
         return None

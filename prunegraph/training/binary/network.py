@@ -24,6 +24,13 @@ from prunegraph.graph.bounds import bounds
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.shape_info import ShapeInfo
 from prunegraph.graph.shapes import shape_info
+from prunegraph.operators import (
+    is_batch_normalization,
+    is_convolution,
+    is_matmul,
+    is_transpose,
+    passes,
+)
 from prunegraph.rewriting.gemm import plain_gemms
 from prunegraph.rewriting.opset import raise_opset
 from prunegraph.rewriting.rewriter import Rewriter
@@ -31,23 +38,6 @@ from prunegraph.runtime.data import Data
 from prunegraph.training.binary.levels import BITS, half_wave_step
 from prunegraph.training.binary.operators import BACKWARDS, DOMAIN
 from prunegraph.training.roles import trainable_names
-
-#: Operators that move a rectifier's output, or take maxima of it: quantizing before them or after them is the same.
-CARRIERS = frozenset(
-    {
-        "Dropout",
-        "Flatten",
-        "Identity",
-        "MaxPool",
-        "Reshape",
-        "Squeeze",
-        "Transpose",
-        "Unsqueeze",
-    }
-)
-
-#: Operators between a BatchNormalization and a rectifier through which its output stays normalised enough.
-POOLS = frozenset({"Dropout", "Identity", "MaxPool"})
 
 #: The operator set with BitwiseAnd, which unpacks binary weights in the end.
 OPSET = 18
@@ -141,7 +131,7 @@ def _is_quantized(graph: Graph, node: Node) -> bool:
     value = node.inputs[0]
     while value in graph.producer:
         maker = graph.nodes[graph.producer[value]]
-        if maker.op not in CARRIERS:
+        if not passes(maker, "levels"):
             return maker.domain == DOMAIN
         value = maker.inputs[0]
     return False
@@ -171,7 +161,11 @@ def _feeds_quantizers(graph: Graph, value: str) -> bool:
         and value not in graph.outputs
         and all(
             n.domain == DOMAIN
-            or (n.op in POOLS and not n.domain and _feeds_quantizers(graph, n.outputs[0]))
+            or (
+                passes(n, "normals")
+                and not n.domain
+                and _feeds_quantizers(graph, n.outputs[0])
+            )
             for n in readers
         )
     )
@@ -181,7 +175,7 @@ def _normals(graph: Graph) -> Iterator[Node]:
     return (
         node
         for node in graph.nodes
-        if node.op == "BatchNormalization" and not node.domain and node.subgraph is None
+        if is_batch_normalization(node) and not node.domain and node.subgraph is None
     )
 
 
@@ -295,7 +289,10 @@ class _Plan:
         ]
         return all(
             slot == 0
-            and (n.index in self.chains or (n.op in CARRIERS and self.read_alone(graph, n)))
+            and (
+                n.index in self.chains
+                or (passes(n, "levels") and self.read_alone(graph, n))
+            )
             for n, slot in readers
         )
 
@@ -352,7 +349,7 @@ def _chain(graph: Graph, node: Node) -> list[Node] | None:
         chain.insert(0, maker)
         if _is_rectifier(graph, maker):
             return chain
-        if maker.op not in CARRIERS or any(maker.outputs[1:]):
+        if not passes(maker, "levels") or any(maker.outputs[1:]):
             return None
         value = maker.inputs[0]
     return None
@@ -374,7 +371,7 @@ def _has_channels(known: ShapeInfo, node: Node, chain: Sequence[Node]) -> bool:
     if shape is None or len(shape) < 2:
         return False
     return len(shape) == 2 or (
-        node.op != "MatMul" and all(mover.op != "Transpose" for mover in chain[1:])
+        not is_matmul(node) and all(not is_transpose(mover) for mover in chain[1:])
     )
 
 
@@ -408,7 +405,7 @@ class _Writer:
         self.rewriter.set_input(node, 1, name)
         normal = linear.batch_normalization(self.graph, node)
         bias = self.graph.weights.get(node.input(2))
-        if bias is not None and normal is not None and node.op == "Conv":
+        if bias is not None and normal is not None and is_convolution(node):
             # What the normalisation behind takes away again.
             mean = (
                 self.graph.weights[normal.inputs[3]].read().astype(np.float64) - bias.read()
@@ -438,13 +435,13 @@ class _Writer:
                 return None
             maker = self.graph.nodes[self.graph.producer[value]]
             known = all(name in self.graph.weights for name in maker.inputs[1:])
-            if maker.op == "BatchNormalization" and not maker.domain:
+            if is_batch_normalization(maker) and not maker.domain:
                 return (
                     maker
                     if known and not maker.attributes.get("training_mode", 0)
                     else None
                 )
-            if maker.op not in POOLS or maker.subgraph is not None:
+            if not passes(maker, "normals") or maker.subgraph is not None:
                 return None
             value = maker.inputs[0]
         return None

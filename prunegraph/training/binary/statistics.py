@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as nnf
 
 from prunegraph.graph.model import Node
+from prunegraph.operators import is_convolution
 from prunegraph.training.binary.network import normals_below
 from prunegraph.training.module import GraphModule
 from prunegraph.training.operators.table import (
@@ -200,7 +201,7 @@ def places(
 
     `kernel` are the extents of a convolution's weight. D runs as in the weight: channels, then the kernel.
     """
-    if node.op != "Conv":
+    if not is_convolution(node):
         yield x.reshape(-1, x.shape[-1]), [y.reshape(-1, y.shape[-1]) for y in outputs]
         return
     each = x.shape[1] * math.prod(kernel) * math.prod(outputs[0].shape[2:])

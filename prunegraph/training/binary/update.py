@@ -18,10 +18,10 @@ import torch
 from prunegraph.errors import DataError, OptionError
 from prunegraph.graph import linear
 from prunegraph.graph.model import Graph
+from prunegraph.operators import is_batch_normalization, is_convolution, passes
 from prunegraph.runtime.data import LABELS, Data
 from prunegraph.training.binary.codes import Alternation
 from prunegraph.training.binary.network import (
-    POOLS,
     BinaryLayer,
     binary_layers,
     final_layers,
@@ -317,7 +317,7 @@ class _Updating:
         """Moments of the layer's input as it is now and of the outputs that its target is made of."""
         weight = self.module.weight(layer.weight)
         filters = weight.shape[layer.axis]
-        kernel = weight.shape[2:] if layer.node.op == "Conv" else ()
+        kernel = weight.shape[2:] if is_convolution(layer.node) else ()
         result = LayerMoments.empty(
             weight.numel() // filters, filters, 2 if self.targets == "descent" else 1
         )
@@ -432,9 +432,9 @@ def _is_centred(graph: Graph, layer: BinaryLayer) -> bool:
     value = layer.node.outputs[0]
     while value not in graph.outputs and len(graph.consumers.get(value, ())) == 1:
         reader = graph.nodes[graph.consumers[value][0][0]]
-        if reader.op == "BatchNormalization":
+        if is_batch_normalization(reader):
             return True
-        if reader.op not in POOLS:
+        if not passes(reader, "normals"):
             return False
         value = reader.outputs[0]
     return False

@@ -39,7 +39,7 @@ def quick_gelu(call: Call, x: Tensor) -> Tensor:
     return x * torch.sigmoid(call.get("alpha", 1.702) * x)
 
 
-@operator("FusedMatMul", domain=MS)
+@operator("FusedMatMul", "TransposeMatMul", domain=MS)
 def fused_matmul(call: Call, a: Tensor, b: Tensor) -> Tensor:
     # Rows may stand before the batch.
     a = a.movedim(0, -2) if call.get("transBatchA", 0) else a
