@@ -26,6 +26,29 @@ OWN_VALUES = {
     "--round-to": "auto where latency is measured",
 }
 
+#: Options that mean the same everywhere, of which some command says more in a help of its own.
+OWN_HELP = {
+    "--batch",
+    "--checkpoint",
+    "--data",
+    "--epochs",
+    "--eval",
+    "--keep",
+    "--latency",
+    "--lr",
+    "--macs",
+    "--metric",
+    "--no-verify",
+    "--output",
+    "--params",
+    "--rank",
+    "--repair",
+    "--round-to",
+    "--seed",
+    "--threads",
+    "--tolerance",
+}
+
 #: Calls that declare an option.
 DECLARING = ("Option", "option", "shared")
 
@@ -79,3 +102,8 @@ def test_an_option_is_the_same_in_every_command(name: str) -> None:
             )
         )
     assert len(kinds) == 1, used()[name]
+
+
+def test_help_differs_where_it_is_meant_to() -> None:
+    texts = {name: {option.help for _, option in uses} for name, uses in used().items()}
+    assert {name for name in texts if len(texts[name]) > 1} == OWN_HELP | set(DIFFERENT)
