@@ -13,7 +13,7 @@ from click.testing import CliRunner
 import prunegraph as pg
 from prunegraph import recipes
 from prunegraph.cli import main
-from prunegraph.cli_recipe import Writes, key, line, lines, spelled
+from prunegraph.cli.recipe import Writes, key, line, lines, spelled
 from prunegraph.errors import RecipeError
 from prunegraph.recipes import Recipe, Step
 from tests.builders import residual_net

@@ -19,8 +19,8 @@ import onnx
 import prunegraph as pg
 from prunegraph import recipes
 from prunegraph.cli import main
-from prunegraph.cli_quantize import read_ranges
-from prunegraph.cli_recipe import lines
+from prunegraph.cli.quantize import read_ranges
+from prunegraph.cli.recipe import lines
 from prunegraph.frontends.arrays import read_arrays
 from prunegraph.graph.model import Graph
 from prunegraph.report import curves

@@ -6,22 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunegraph.cli import (
-    READING,
-    console,
+from prunegraph.cli.console import console, stages
+from prunegraph.cli.loading import load_model
+from prunegraph.cli.options import (
+    REFIT,
     data_option,
-    load_model,
     output_option,
     proof_options,
     quantize_option,
+    reading,
     reading_options,
     repair_option,
     report_options,
-    report_writer,
-    show_result,
-    stages,
+    seed_option,
 )
-from prunegraph.cli_recipe import Writes
+from prunegraph.cli.recipe import Writes
+from prunegraph.cli.results import report_writer, show_result
 
 if TYPE_CHECKING:
     from prunegraph.pipeline import PruneResult
@@ -30,19 +30,13 @@ if TYPE_CHECKING:
 @click.command(cls=Writes)
 @click.argument("model")
 @click.argument("plan")
-@output_option
-@data_option
-@repair_option
-@click.option(
-    "--seed",
-    type=int,
-    default=0,
-    show_default=True,
-    help="Of the random inputs of the proof.",
-)
+@output_option()
+@data_option(REFIT)
+@repair_option()
+@seed_option("Of the random inputs of the proof.")
 @proof_options
 @report_options
-@quantize_option
+@quantize_option()
 @reading_options
 def apply(
     model: str,
@@ -111,7 +105,7 @@ def _write_symbol(model: str, result: PruneResult, out: str) -> None:
     from prunegraph.frontends import mxnet
     from prunegraph.frontends.outputs import beside
 
-    options = click.get_current_context().meta.get(READING, {})
+    options = reading()
     if result.repair == "none":
         mxnet.apply(model, result.plan, result.small, out, beside(out), **options)
         return
@@ -119,8 +113,3 @@ def _write_symbol(model: str, result: PruneResult, out: str) -> None:
     mxnet.apply(
         model, result.plan, pruned, out, beside(out), repaired=result.small, **options
     )
-
-
-def command() -> click.Command:
-    """The command, for `prunegraph.cli` to add."""
-    return apply

@@ -6,15 +6,12 @@ Both go through the commands' own parameters: an option is defined once, where i
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunegraph import plugins
-from prunegraph.errors import FAILED, PrunegraphError, RecipeError, UnknownNameError
+from prunegraph.errors import RecipeError, UnknownNameError
 
 if TYPE_CHECKING:
     from prunegraph.recipes import Recipe, Step, Value
@@ -218,6 +215,8 @@ MODELS = ("model", "source", "original", "first", "second")
 
 def code(group: click.Group, matches: Sequence[list[str]]) -> list[str]:
     """What the command lines of a recipe would run of other people's code: one text for each option."""
+    from prunegraph import plugins
+
     result = []
     for number, words in enumerate(matches, 1):
         command = group.commands[words[0]]
@@ -237,59 +236,3 @@ def code(group: click.Group, matches: Sequence[list[str]]) -> list[str]:
                     option = name if isinstance(parameter, click.Argument) else f"--{name}"
                     result.append(f"step {number} ({words[0]}) {option} {each}")
     return result
-
-
-@click.command()
-@click.argument("recipe")
-@click.option(
-    "--dry-run",
-    is_flag=True,
-    help="Check the recipe and print its commands, and what code they would run.",
-)
-@click.option(
-    "--trust",
-    is_flag=True,
-    help="Run the code that the recipe names: plug-ins, Python files, commands.",
-)
-def run(recipe: str, dry_run: bool, trust: bool) -> None:
-    """Run the commands of a RECIPE file, one after the other."""
-    from prunegraph import recipes
-    from prunegraph.cli import main
-
-    result = lines(recipes.read(recipe), main)
-    foreign = code(main, result)
-    if foreign and not dry_run and not trust:
-        raise RecipeError(
-            f"{recipe} would run code: {'; '.join(foreign)}. Look at it, then give --trust"
-        )
-    with (
-        nullcontext() if trust else plugins.no_code("a recipe runs no code without --trust")
-    ):
-        _run(recipe, result, dry_run)
-    for each in foreign if dry_run else ():
-        click.echo(f"# runs code: {each}")
-
-
-def _run(recipe: str, result: Sequence[list[str]], dry_run: bool) -> None:
-    from prunegraph.cli import main
-
-    for number, words in enumerate(result, 1):
-        shown = shlex.join(["prunegraph", *(word for word in words if word != "--")])
-        if dry_run:
-            click.echo(shown)
-            continue
-        click.echo(f"step {number} of {len(result)}: {shown}", err=True)
-        _invoke(main, words, f"{recipe}, step {number} ({words[0]})")
-
-
-def _invoke(group: click.Group, words: list[str], where: str) -> None:
-    """Run one command; its errors say which step they are of. Raises PrunegraphError."""
-    try:
-        with group.make_context("prunegraph", words) as context:
-            click.Group.invoke(group, context)
-    except click.UsageError as error:
-        raise RecipeError(f"{where}: {error.format_message()}") from None
-    except FAILED as error:
-        raise type(error)(f"{where}: {error}") from error
-    except PrunegraphError as error:
-        raise RecipeError(f"{where}: {error}") from error

@@ -1,4 +1,4 @@
-"""The command `binarize`. It needs the extra `[torch]`, which is imported when it runs."""
+"""`prunegraph binarize`. It needs the extra `[torch]`, which is imported when it runs."""
 
 from __future__ import annotations
 
@@ -7,8 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunegraph.cli import console, load_model, reading_options, stages
-from prunegraph.cli_recipe import Writes
+from prunegraph.cli.console import console, stages
+from prunegraph.cli.loading import load_model
+from prunegraph.cli.options import (
+    batch_option,
+    checkpoint_option,
+    data_option,
+    epochs_option,
+    evaluation_option,
+    keep_option,
+    lr_option,
+    output_option,
+    probabilities_option,
+    reading_options,
+    seed_option,
+)
+from prunegraph.cli.recipe import Writes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,26 +32,9 @@ if TYPE_CHECKING:
 
 @click.command(cls=Writes)
 @click.argument("model")
-@click.option(
-    "-o",
-    "--output",
-    "out",
-    required=True,
-    metavar="OUT",
-    help="Where the binary model goes.",
-)
-@click.option(
-    "--data",
-    required=True,
-    metavar="FILE",
-    help="Inputs: .npz or file.py:function, with `labels` or without.",
-)
-@click.option(
-    "--eval",
-    "evaluation",
-    metavar="FILE",
-    help="What a metric of both models is measured on.",
-)
+@output_option("Where the binary model goes.")
+@data_option("Inputs: .npz or file.py:function, with `labels` or without.", required=True)
+@evaluation_option("What a metric of both models is measured on.")
 @click.option(
     "--bits",
     type=click.IntRange(1, 4),
@@ -69,12 +66,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Weights of the last layers.",
 )
-@click.option(
-    "--keep",
-    multiple=True,
-    metavar="LAYER",
-    help="A layer that stays as it is (repeatable).",
-)
+@keep_option("A layer that stays as it is (repeatable).")
 @click.option(
     "--min-inputs",
     type=click.IntRange(1),
@@ -102,37 +94,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="To update with, at most.",
 )
-@click.option(
-    "--epochs",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="Of training after the update.",
-)
-@click.option(
-    "--lr",
-    type=float,
-    default=0.01,
-    show_default=True,
-    help="Highest learning rate of the training.",
-)
-@click.option(
-    "--batch",
-    type=click.IntRange(1),
-    default=100,
-    show_default=True,
-    help="Samples in a batch of it.",
-)
-@click.option(
-    "--checkpoint",
-    metavar="FILE",
-    help="Written after every epoch; a run that was killed goes on from it.",
-)
-@click.option(
-    "--probabilities",
-    is_flag=True,
-    help="The first output holds probabilities, not logits.",
-)
+@epochs_option("Of training after the update.", type=click.IntRange(0), default=0)
+@lr_option("Highest learning rate of the training.")
+@batch_option("Samples in a batch of it.", default=100)
+@checkpoint_option("Written after every epoch; a run that was killed goes on from it.")
+@probabilities_option()
 @click.option(
     "--form",
     type=click.Choice(["arithmetic", "thresholds"]),
@@ -141,7 +107,7 @@ if TYPE_CHECKING:
     help="Levels computed, or layers' outputs compared: whole numbers in binary layers.",
 )
 @click.option("--no-pack", is_flag=True, help="Write binary weights as floats.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@seed_option()
 @reading_options
 def binarize(
     model: str,
@@ -231,8 +197,3 @@ def _report(where: Console, result: BinarizeResult) -> None:
     where.print(
         f"counted in bits: binary layers {bits.layers:.2f} times smaller; the whole, with the last layer {whole}"
     )
-
-
-def command() -> click.Command:
-    """The command, for `prunegraph.cli` to add."""
-    return binarize

@@ -7,16 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunegraph.cli import (
-    check_json,
-    console,
-    load_model,
+from prunegraph.cli.console import check_json, console, stages, write_json
+from prunegraph.cli.loading import load_model
+from prunegraph.cli.options import (
+    data_option,
+    json_option,
+    keep_option,
+    latency_option,
+    macs_option,
     output_option,
+    params_option,
+    provider_option,
+    rank_option,
     reading_options,
-    stages,
-    write_json,
+    round_to_option,
+    threads_option,
 )
-from prunegraph.cli_recipe import Writes
+from prunegraph.cli.recipe import Writes
 
 if TYPE_CHECKING:
     from prunegraph.rewriting.decompose import DecomposeResult
@@ -26,7 +33,7 @@ FORMAT = "prunegraph/decomposed@1"
 
 @click.command(cls=Writes)
 @click.argument("model")
-@output_option
+@output_option()
 @click.option(
     "--method",
     type=click.Choice(["tucker2", "svd", "spatial", "auto"]),
@@ -34,46 +41,17 @@ FORMAT = "prunegraph/decomposed@1"
     show_default=True,
     help="What becomes of convolutions; matrices and 1x1 convolutions become two by SVD.",
 )
-@click.option(
-    "--rank", metavar="RULE", help="evbmf, evbmf:W, energy:E or ratio:R.  [default: evbmf]"
-)
-@click.option(
-    "--params", metavar="X", help="Bound on the parameters instead of a rule: 0.5, 2.1M."
-)
-@click.option("--macs", metavar="X", help="Bound on the MACs instead of a rule: 0.5, 2.1G.")
-@click.option(
-    "--latency",
-    metavar="X",
-    help="Bound on the measured latency instead of a rule: 0.5, 12ms.",
-)
-@click.option(
-    "--provider",
-    help="ONNX Runtime's execution provider to measure latency on.  [default: CPU]",
-)
-@click.option(
-    "--threads",
-    type=int,
-    default=1,
-    show_default=True,
-    help="Threads to measure latency with; 0: all.",
-)
+@rank_option("evbmf, evbmf:W, energy:E or ratio:R.  [default: evbmf]")
+@params_option("Bound on the parameters instead of a rule: 0.5, 2.1M.", metavar="X")
+@macs_option("Bound on the MACs instead of a rule: 0.5, 2.1G.", metavar="X")
+@latency_option("Bound on the measured latency instead of a rule: 0.5, 12ms.", metavar="X")
+@provider_option()
+@threads_option()
 @click.option("--fold", is_flag=True, help="Fold BatchNormalization into the layers first.")
-@click.option("--keep", multiple=True, metavar="LAYER", help="Stays whole (repeatable).")
-@click.option(
-    "--round-to",
-    type=int,
-    default=8,
-    show_default=True,
-    help="Ranks are a multiple of this.",
-)
-@click.option(
-    "--data",
-    metavar="FILE",
-    help="Unlabelled inputs to fit the parts to: .npz or file.py:function.",
-)
-@click.option(
-    "--json", "json_path", metavar="FILE", help="Write the layers as JSON; - is stdout."
-)
+@keep_option("Stays whole (repeatable).")
+@round_to_option("Ranks are a multiple of this.", type=int, default=8)
+@data_option("Unlabelled inputs to fit the parts to: .npz or file.py:function.")
+@json_option("Write the layers as JSON; - is stdout.")
 @reading_options
 def decompose(
     model: str, out: str, data: str | None, json_path: str | None, **options: Any
@@ -100,11 +78,6 @@ def decompose(
     where.print(decomposed.outcome(result))
     where.print(f"wrote {out}")
     write_json(_content(result), json_path)
-
-
-def command() -> click.Command:
-    """The command, for `prunegraph.cli` to add."""
-    return decompose
 
 
 def _content(decomposed: DecomposeResult) -> dict[str, Any]:

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunegraph.cli import (
-    check_json,
-    console,
-    load_model,
+from prunegraph.cli.console import check_json, console, stages, write_json
+from prunegraph.cli.loading import load_model
+from prunegraph.cli.options import (
+    data_option,
+    json_option,
+    metric_option,
     output_option,
     reading_options,
-    stages,
-    write_json,
+    threads_option,
+    tolerance_option,
 )
-from prunegraph.cli_recipe import Writes
+from prunegraph.cli.recipe import Writes
 from prunegraph.errors import MALFORMED, OptionError
 
 if TYPE_CHECKING:
@@ -49,12 +51,8 @@ def read_ranges(path: str) -> dict[str, Any]:
 
 @click.command(cls=Writes)
 @click.argument("model")
-@output_option
-@click.option(
-    "--data",
-    metavar="FILE",
-    help="Unlabelled inputs to calibrate on: .npz or file.py:function.",
-)
+@output_option()
+@data_option("Unlabelled inputs to calibrate on: .npz or file.py:function.")
 @click.option(
     "--method",
     type=click.Choice(["mse", "minmax", "percentile", "entropy"]),
@@ -98,18 +96,8 @@ def read_ranges(path: str) -> dict[str, Any]:
     is_flag=True,
     help="Measure how many layers at the start are faster in float than in integers, and leave them in float.",
 )
-@click.option(
-    "--threads",
-    type=int,
-    default=1,
-    show_default=True,
-    help="Threads to measure latency with; 0: all.",
-)
-@click.option(
-    "--tolerance",
-    type=float,
-    help="How much worse the metric may be; layers are put back for it.",
-)
+@threads_option()
+@tolerance_option("How much worse the metric may be; layers are put back for it.")
 @click.option(
     "--fallback",
     type=click.Choice(["float", "int16"]),
@@ -117,11 +105,8 @@ def read_ranges(path: str) -> dict[str, Any]:
     show_default=True,
     help="What those go back to; int16: weights alone, half the bytes, slower than float.",
 )
-@click.option(
-    "--metric",
-    default="error",
-    show_default=True,
-    help="error, agreement, kl, top1, or file.py:function.",
+@metric_option(
+    "error, agreement, kl, top1, or file.py:function.", default="error", show_default=True
 )
 @click.option(
     "--ranges", metavar="JSON", help="Scales and zero points of tensors, taken as they are."
@@ -154,12 +139,7 @@ def read_ranges(path: str) -> dict[str, Any]:
     is_flag=True,
     help="Short names for all but inputs and outputs: a smaller file, which `compare` cannot take layer by layer.",
 )
-@click.option(
-    "--json",
-    "json_path",
-    metavar="FILE",
-    help="Write layers and ranges as JSON; - is stdout.",
-)
+@json_option("Write layers and ranges as JSON; - is stdout.")
 @reading_options
 def quantize(
     model: str,
@@ -206,11 +186,6 @@ def quantize(
         )
     where.print(f"wrote {out}")
     write_json(_content(result), json_path)
-
-
-def command() -> click.Command:
-    """The command, for `prunegraph.cli` to add."""
-    return quantize
 
 
 def _with_faster(

@@ -1,4 +1,4 @@
-"""The command `train`. It needs the extra `[torch]`, which is imported when it runs."""
+"""`prunegraph train`. It needs the extra `[torch]`, which is imported when it runs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunegraph.cli import console, load_beside, load_model, reading, reading_options
-from prunegraph.cli_recipe import Writes
+from prunegraph.cli.console import console
+from prunegraph.cli.loading import load_beside, load_model
+from prunegraph.cli.options import (
+    batch_option,
+    checkpoint_option,
+    data_option,
+    epochs_option,
+    evaluation_option,
+    lr_option,
+    macs_option,
+    metric_option,
+    output_option,
+    params_option,
+    probabilities_option,
+    reading,
+    reading_options,
+    seed_option,
+)
+from prunegraph.cli.recipe import Writes
 from prunegraph.errors import DataError
 
 if TYPE_CHECKING:
@@ -42,20 +59,8 @@ def _kinds(
 
 @click.command(cls=Writes)
 @click.argument("model")
-@click.option(
-    "-o",
-    "--output",
-    "out",
-    required=True,
-    metavar="OUT",
-    help="Where the trained model goes.",
-)
-@click.option(
-    "--data",
-    required=True,
-    metavar="FILE",
-    help="Training data: .npz or file.py:function, `labels` or not.",
-)
+@output_option("Where the trained model goes.")
+@data_option("Training data: .npz or file.py:function, `labels` or not.", required=True)
 @click.option(
     "--method",
     default="plain",
@@ -67,44 +72,22 @@ def _kinds(
     type=float,
     help="Share of channels that a method that prunes removes from every group.",
 )
-@click.option(
-    "--macs", help="Upper bound on MACs, for a method that prunes: a fraction or an amount."
-)
-@click.option(
-    "--params",
-    help="Upper bound on parameters, for a method that prunes: a fraction or an amount.",
+@macs_option("Upper bound on MACs, for a method that prunes: a fraction or an amount.")
+@params_option(
+    "Upper bound on parameters, for a method that prunes: a fraction or an amount."
 )
 @click.option(
     "--original",
     metavar="MODEL",
     help="Learn from this model's outputs; needed without labels.",
 )
-@click.option(
-    "--eval",
-    "evaluation",
-    metavar="FILE",
-    help="What a metric is measured on after every epoch.",
+@evaluation_option("What a metric is measured on after every epoch.")
+@metric_option(
+    "agreement, error, kl or top1. Default: top1 with labels, else agreement.", default=""
 )
-@click.option(
-    "--metric",
-    default="",
-    help="agreement, error, kl or top1. Default: top1 with labels, else agreement.",
-)
-@click.option("--epochs", type=click.IntRange(1), default=10, show_default=True)
-@click.option(
-    "--lr",
-    type=float,
-    default=0.01,
-    show_default=True,
-    help="Highest learning rate; it falls to 0.",
-)
-@click.option(
-    "--batch",
-    type=click.IntRange(1),
-    default=64,
-    show_default=True,
-    help="Samples in a batch.",
-)
+@epochs_option(type=click.IntRange(1), default=10)
+@lr_option("Highest learning rate; it falls to 0.")
+@batch_option("Samples in a batch.", default=64)
 @click.option(
     "--mixup",
     type=float,
@@ -117,16 +100,8 @@ def _kinds(
     type=click.IntRange(1),
     help="Stop after so many epochs without a better metric.",
 )
-@click.option(
-    "--probabilities",
-    is_flag=True,
-    help="The first output holds probabilities, not logits.",
-)
-@click.option(
-    "--checkpoint",
-    metavar="FILE",
-    help="Where epochs are kept: a run that was killed goes on.",
-)
+@probabilities_option()
+@checkpoint_option("Where epochs are kept: a run that was killed goes on.")
 @click.option("--device", metavar="NAME", help="As in cuda or cuda:1. Default: the CPU.")
 @click.option("--bf16", is_flag=True, help="Compute in bfloat16 where that is safe.")
 @click.option(
@@ -140,7 +115,7 @@ def _kinds(
 @click.option(
     "--force", is_flag=True, help="Write the result even if it is worse than the start."
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@seed_option()
 @reading_options
 def train(
     model: str,
@@ -303,8 +278,3 @@ def _loss(
         probabilities=probabilities,
         kinds=kinds,
     )
-
-
-def command() -> click.Command:
-    """The command, for `prunegraph.cli` to add."""
-    return train

@@ -6,34 +6,34 @@ from typing import Any
 
 import click
 
-from prunegraph.cli import (
-    check_json,
+from prunegraph.cli.console import check_json, console, stages, write_json
+from prunegraph.cli.loading import load_model
+from prunegraph.cli.options import (
+    allocation_option,
     choice_options,
-    console,
-    load_model,
+    data_option,
+    json_option,
+    macs_option,
+    min_channels_option,
+    no_verify_option,
     output_option,
+    params_option,
     quantize_option,
+    rank_option,
     reading_options,
     repair_option,
-    stages,
-    write_json,
+    round_to_option,
 )
-from prunegraph.cli_recipe import Writes
+from prunegraph.cli.recipe import Writes
 
 FORMAT = "prunegraph/compressed@1"
 
 
 @click.command(cls=Writes)
 @click.argument("model")
-@output_option
-@click.option(
-    "--macs", metavar="X", help="Upper bound on MACs: a fraction (0.5) or an amount (2.1G)."
-)
-@click.option(
-    "--params",
-    metavar="X",
-    help="Upper bound on parameters: a fraction or an amount (1.2M).",
-)
+@output_option()
+@macs_option(metavar="X")
+@params_option(metavar="X")
 @click.option(
     "--method",
     type=click.Choice(["hybrid", "prune", "decompose", "source-004"]),
@@ -41,16 +41,8 @@ FORMAT = "prunegraph/compressed@1"
     show_default=True,
     help="hybrid chooses between both; source-004 is the published rule, which needs no bound.",
 )
-@click.option(
-    "--data",
-    metavar="FILE",
-    help="Unlabelled inputs to choose by and recover with: .npz or file.py:function.",
-)
-@click.option(
-    "--rank",
-    metavar="RULE",
-    help="Of source-004: evbmf, evbmf:W, energy:E or ratio:R.  [default: evbmf]",
-)
+@data_option("Unlabelled inputs to choose by and recover with: .npz or file.py:function.")
+@rank_option("Of source-004: evbmf, evbmf:W, energy:E or ratio:R.  [default: evbmf]")
 @click.option(
     "--cluster",
     type=click.Choice(["robust", "paper"]),
@@ -59,32 +51,13 @@ FORMAT = "prunegraph/compressed@1"
     help="Of source-004: how weak filters are told.",
 )
 @choice_options
-@click.option(
-    "--allocation", help="How the budget is shared among groups, as in global:max."
-)
-@repair_option
-@click.option(
-    "--round-to",
-    type=int,
-    default=8,
-    show_default=True,
-    help="Channels and ranks are a multiple of this.",
-)
-@click.option(
-    "--min-channels",
-    type=int,
-    default=1,
-    show_default=True,
-    help="Channels that stay in every group.",
-)
-@quantize_option
-@click.option("--no-verify", is_flag=True, help="Skip the proof of the cut.")
-@click.option(
-    "--json",
-    "json_path",
-    metavar="FILE",
-    help="Write what was done to each layer as JSON; - is stdout.",
-)
+@allocation_option()
+@repair_option()
+@round_to_option("Channels and ranks are a multiple of this.", type=int, default=8)
+@min_channels_option()
+@quantize_option()
+@no_verify_option("Skip the proof of the cut.")
+@json_option("Write what was done to each layer as JSON; - is stdout.")
 @reading_options
 def compress(
     model: str,
@@ -120,8 +93,3 @@ def compress(
     where.print(compressed.outcome(result))
     where.print(f"wrote {out}")
     write_json({"format": FORMAT, **result.to_json()}, json_path)
-
-
-def command() -> click.Command:
-    """The command, for `prunegraph.cli` to add."""
-    return compress

@@ -1,0 +1,70 @@
+"""The group of all commands: the engine's errors become one line and an exit code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from prunegraph import __version__
+from prunegraph.cli.algorithms import algorithms
+from prunegraph.cli.apply import apply
+from prunegraph.cli.binarize import binarize
+from prunegraph.cli.compare import compare
+from prunegraph.cli.compress import compress
+from prunegraph.cli.console import keep_command
+from prunegraph.cli.convert import convert
+from prunegraph.cli.decompose import decompose
+from prunegraph.cli.inspect import inspect
+from prunegraph.cli.prune import prune
+from prunegraph.cli.quantize import quantize
+from prunegraph.cli.run import run
+from prunegraph.cli.search import search
+from prunegraph.cli.sensitivity import sensitivity
+from prunegraph.cli.train import train
+from prunegraph.cli.verify import verify
+from prunegraph.errors import FAILED, PrunegraphError
+
+COMMANDS: tuple[click.Command, ...] = (
+    algorithms,
+    apply,
+    binarize,
+    compare,
+    compress,
+    convert,
+    decompose,
+    inspect,
+    prune,
+    quantize,
+    run,
+    search,
+    sensitivity,
+    train,
+    verify,
+)
+
+
+class _Group(click.Group):
+    """A group whose errors are one line; it remembers the words it was called with."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        keep_command(ctx, args)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PrunegraphError as error:
+            text = " ".join(str(error).split())
+            click.echo(f"error: {text}", err=True)
+            ctx.exit(1 if isinstance(error, FAILED) else 2)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="prunegraph")
+def main() -> None:
+    """Structured pruning of neural networks on the graph itself, proved exact."""
+
+
+for _command in COMMANDS:
+    main.add_command(_command)

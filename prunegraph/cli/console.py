@@ -1,0 +1,64 @@
+"""Where a command writes: tables and stages to stderr, JSON to a file or stdout."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+#: Where a context keeps the command line, quoted for a shell.
+_COMMAND = "prunegraph.command"
+
+
+def keep_command(ctx: click.Context, words: Sequence[str]) -> None:
+    """Keep the words of the command line."""
+    ctx.meta[_COMMAND] = shlex.join(["prunegraph", *words])
+
+
+def command_line() -> str:
+    """The command line that runs, quoted for a shell."""
+    text: str = click.get_current_context().meta[_COMMAND]
+    return text
+
+
+def console() -> Console:
+    """Where tables go: stderr, wide enough for them where it is no terminal."""
+    from rich.console import Console
+
+    return Console(stderr=True, width=None if sys.stderr.isatty() else 140, highlight=False)
+
+
+@contextmanager
+def stages(where: Console) -> Iterator[Callable[[str], None]]:
+    """A status line that names the stage at work."""
+    with where.status("starting") as status:
+        yield lambda stage: status.update(stage)
+
+
+def check_json(path: str | None, model: str, *others: str) -> None:
+    """Raise before the work what a JSON file that cannot be written would raise after it; `others` are written too."""
+    from prunegraph.api import check_output
+
+    if path and path != "-":
+        check_output(path, model, others=others)
+
+
+def write_json(content: dict[str, Any], path: str | None) -> None:
+    """Write to a file whole, to stdout for -, or not at all."""
+    from pathlib import Path
+
+    from prunegraph.graph.onnx_io import write_whole
+
+    text = json.dumps(content, indent=1) + "\n"
+    if path == "-":
+        click.echo(text, nl=False)
+    elif path:
+        write_whole(Path(path), [text.encode()])

@@ -1,0 +1,85 @@
+"""`prunegraph inspect`: what can be pruned in a model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from prunegraph.cli.console import check_json, console, write_json
+from prunegraph.cli.loading import load_model
+from prunegraph.cli.options import (
+    attention_option,
+    data_option,
+    json_option,
+    reading_options,
+)
+
+if TYPE_CHECKING:
+    from prunegraph.graph.model import Graph
+    from prunegraph.runtime.statistics import Statistics
+
+
+@click.command()
+@click.argument("model")
+@json_option("Write groups and nodes as JSON; - is stdout.")
+@click.option(
+    "--nodes", "nodes_path", metavar="FILE", help="Write nodes alone as JSON; - is stdout."
+)
+@data_option("Unlabelled inputs: the groups then have moments of activations.")
+@attention_option()
+@click.option(
+    "--why", metavar="LAYER", help="Explain what keeps a layer from being pruned."
+)
+@reading_options
+def inspect(
+    model: str,
+    json_path: str | None,
+    nodes_path: str | None,
+    data: str | None,
+    attention: str | None,
+    why: str | None,
+) -> None:
+    """Show what can be pruned in MODEL, and why the rest cannot."""
+    from prunegraph import api
+    from prunegraph.coupling.explain import explain
+    from prunegraph.coupling.outline import nodes_outline, outline
+    from prunegraph.operators import is_dequantize
+    from prunegraph.ops.cost import cost
+    from prunegraph.report import tables
+
+    if json_path == nodes_path == "-":
+        raise click.UsageError("--json and --nodes cannot both be stdout")
+    if data and not json_path:
+        raise click.UsageError("--data is for the groups file: give --json FILE")
+    graph = load_model(model)
+    check_json(json_path, model)
+    check_json(nodes_path, model, *([json_path] if json_path else []))
+    coupling = api.analyze(graph, attention=attention)
+    out = console()
+    if why:
+        out.print(tables.why_text(explain(coupling, why)))
+        return
+    total = cost(graph)
+    out.print(tables.groups_table(coupling, total))
+    out.print(tables.fixed_table(coupling))
+    if any(is_dequantize(node) for node in graph.nodes):
+        from prunegraph.report.quantized import types_table
+
+        out.print(types_table(graph))
+    out.print(
+        f"{tables.amount(total.params)} parameters, {tables.amount(total.macs)} MACs, "
+        f"{tables.amount(total.bytes)} bytes of weights"
+    )
+    if json_path:
+        write_json(outline(coupling, _statistics(graph, data)), json_path)
+    if nodes_path:
+        write_json(nodes_outline(coupling), nodes_path)
+
+
+def _statistics(graph: Graph, data: str | None) -> Statistics | None:
+    """What a data file shows of a graph."""
+    from prunegraph.runtime.data import read_data
+    from prunegraph.runtime.statistics import Statistics
+
+    return Statistics(graph, read_data(data)) if data else None

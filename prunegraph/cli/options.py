@@ -1,0 +1,299 @@
+"""Options that several commands share, each declared once.
+
+An `*_option` is called where a command takes it, `@seed_option()`; a command may say more of it,
+such as its own help. `*_options` are groups of options, each one decorator.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+Decorator = Callable[[Any], Any]
+
+
+def shared(*names: str, **common: Any) -> Callable[..., Decorator]:
+    """Declare an option that several commands have."""
+
+    def option(text: str | None = None, **more: Any) -> Decorator:
+        if text is not None:
+            more["help"] = text
+        return click.option(*names, **{**common, **more})
+
+    return option
+
+
+def together(*options: Decorator) -> Decorator:
+    """Several options as one decorator."""
+
+    def add(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+# What a MODEL is read with; `loading` takes it from the context.
+
+#: Where a context keeps what a front end needs besides the model.
+READING = "prunegraph.reading"
+
+
+def reading() -> dict[str, Any]:
+    """What the reading options of a command say."""
+    return dict(click.get_current_context().meta.get(READING, {}))
+
+
+def _keep_reading(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
+    if value:
+        ctx.meta.setdefault(READING, {})[parameter.name] = value
+
+
+def _input_shapes(
+    ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> None:
+    shapes = {}
+    for value in values:
+        name, _, sizes = value.rpartition("=")
+        if not name or not re.fullmatch(r"\d+(,\d+)*", sizes):
+            raise click.BadParameter(f"{value!r} is not NAME=SIZE,SIZE,...")
+        shapes[name] = tuple(int(size) for size in sizes.split(","))
+    _keep_reading(ctx, parameter, shapes)
+
+
+def _load_plugins(
+    ctx: click.Context, parameter: click.Parameter, sources: tuple[str, ...]
+) -> None:
+    from prunegraph import plugins
+
+    for source in sources:
+        plugins.load(source)
+
+
+#: For every command that reads a model or chooses: what plug-ins register is there before the command runs.
+plugin_option = shared(
+    "--plugin",
+    multiple=True,
+    metavar="FILE_OR_MODULE",
+    expose_value=False,
+    callback=_load_plugins,
+    help="Python file or module that registers algorithms, front ends or rules (repeatable).",
+)
+
+#: For every command that reads a MODEL: what some front ends need besides it, and plug-ins.
+reading_options = together(
+    click.option(
+        "--inputs",
+        metavar="FILE",
+        expose_value=False,
+        callback=_keep_reading,
+        help="Example inputs (.npz) of a PyTorch model that package.module:factory makes without.",
+    ),
+    click.option(
+        "--params-file",
+        metavar="FILE",
+        expose_value=False,
+        callback=_keep_reading,
+        help="The .params file of an MXNet symbol, if it is not beside it.",
+    ),
+    click.option(
+        "--input-shape",
+        "input_shapes",
+        multiple=True,
+        metavar="NAME=1,3,224,224",
+        expose_value=False,
+        callback=_input_shapes,
+        help="The shape of an input that an MXNet symbol does not hold (repeatable).",
+    ),
+    plugin_option(),
+)
+
+
+# Files.
+
+output_option = shared(
+    "-o",
+    "--output",
+    "out",
+    required=True,
+    metavar="OUT",
+    help="Where the pruned model goes.",
+)
+data_option = shared("--data", metavar="FILE")
+evaluation_option = shared("--eval", "evaluation", metavar="FILE")
+json_option = shared("--json", "json_path", metavar="FILE")
+report_options = together(
+    click.option(
+        "--report",
+        metavar="FILE",
+        help="Write an HTML page: totals, widths, fixed layers, the proof.",
+    ),
+    click.option(
+        "--sensitivity",
+        metavar="FILE",
+        help="Sensitivity JSON whose curves the report shows.",
+    ),
+)
+
+#: What `prune` and `apply` do with data.
+REFIT = "Unlabelled inputs to refit and prove on: .npz or file.py:function."
+
+
+# Bounds.
+
+macs_option = shared(
+    "--macs", help="Upper bound on MACs: a fraction (0.5) or an amount (2.1G)."
+)
+params_option = shared(
+    "--params", help="Upper bound on parameters: a fraction or an amount (1.2M)."
+)
+latency_option = shared("--latency")
+metric_option = shared("--metric")
+tolerance_option = shared("--tolerance", type=float)
+rank_option = shared("--rank", metavar="RULE")
+
+
+# What is chosen, and how.
+
+keep_option = shared(
+    "--keep",
+    multiple=True,
+    metavar="LAYER",
+    help="A layer whose channels all stay (repeatable).",
+)
+attention_option = shared(
+    "--attention",
+    type=click.Choice(["heads", "head_dim"]),
+    help="What is pruned in attention.",
+)
+seed_option = shared("--seed", type=int, default=0, show_default=True)
+choice_options = together(
+    click.option(
+        "--algorithm",
+        help="What chooses channels, as in l2:producer. Default: obs with --data, else l2.",
+    ),
+    keep_option(),
+    attention_option(),
+    seed_option(),
+)
+allocation_option = shared(
+    "--allocation", help="How the budget is shared among groups, as in global:max."
+)
+round_to_option = shared("--round-to", show_default=True)
+min_channels_option = shared(
+    "--min-channels",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Channels that stay in every group.",
+)
+
+
+# What becomes of a result.
+
+repair_option = shared(
+    "--repair",
+    help="none, absorb, bn or least-squares. Default: least-squares with --data, else none.",
+)
+quantize_option = shared(
+    "--quantize",
+    type=click.Choice(["int8", "int4", "int16"]),
+    help="Then quantize; the type of weights.",
+)
+no_verify_option = shared("--no-verify", is_flag=True, help="Skip the proof.")
+proof_options = together(
+    click.option("--save-plan", metavar="FILE", help="Write the plan as JSON."),
+    no_verify_option(),
+)
+
+
+def _ratio_for(
+    ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> dict[str, float]:
+    result = {}
+    for value in values:
+        layer, equals, ratio = value.rpartition("=")
+        try:
+            result[layer] = float(ratio)
+        except ValueError:
+            equals = ""
+        if not equals or not layer:
+            raise click.BadParameter(f"{value!r} is not LAYER=RATIO")
+    return result
+
+
+def _round_to(ctx: click.Context, parameter: click.Parameter, value: str) -> int | str:
+    return int(value) if value.lstrip("-").isdigit() else value
+
+
+#: For commands that choose and cut.
+result_options = together(
+    allocation_option(),
+    repair_option(),
+    round_to_option(
+        "Kept channels are a multiple of this; auto measures which multiple is best.",
+        default="8",
+        metavar="N|auto",
+        callback=_round_to,
+    ),
+    min_channels_option(),
+    click.option(
+        "--ratio-for",
+        multiple=True,
+        metavar="LAYER=R",
+        callback=_ratio_for,
+        help="A ratio of its own (repeatable).",
+    ),
+    proof_options,
+)
+
+
+# Measuring.
+
+provider_option = shared(
+    "--provider",
+    help="ONNX Runtime's execution provider to measure latency on.  [default: CPU]",
+)
+threads_option = shared(
+    "--threads",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Threads to measure latency with; 0: all.",
+)
+
+#: For commands that measure many candidates.
+sweep_options = together(
+    data_option(
+        "Inputs from the training distribution: .npz or file.py:function.", required=True
+    ),
+    evaluation_option("What the metric is measured on. Default: --data."),
+    click.option(
+        "--jobs",
+        type=click.IntRange(1),
+        help="Worker processes. Default: one for each core.",
+    ),
+    click.option(
+        "--cluster",
+        metavar="ADDRESS",
+        help="A Dask scheduler, tcp://host:port, instead of processes.",
+    ),
+    json_option("Write all figures as JSON; - is stdout."),
+)
+
+
+# Training.
+
+epochs_option = shared("--epochs", show_default=True)
+lr_option = shared("--lr", type=float, default=0.01, show_default=True)
+batch_option = shared("--batch", type=click.IntRange(1), show_default=True)
+checkpoint_option = shared("--checkpoint", metavar="FILE")
+probabilities_option = shared(
+    "--probabilities",
+    is_flag=True,
+    help="The first output holds probabilities, not logits.",
+)

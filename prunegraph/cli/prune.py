@@ -1,0 +1,120 @@
+"""`prunegraph prune`: one run from a model to a smaller one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from prunegraph.cli.console import console, stages
+from prunegraph.cli.loading import load_model
+from prunegraph.cli.options import (
+    REFIT,
+    choice_options,
+    data_option,
+    latency_option,
+    macs_option,
+    output_option,
+    params_option,
+    provider_option,
+    quantize_option,
+    reading_options,
+    report_options,
+    result_options,
+    threads_option,
+)
+from prunegraph.cli.recipe import Writes
+from prunegraph.cli.results import report_writer, show_result
+
+if TYPE_CHECKING:
+    from prunegraph.selection.budget import Budget
+
+
+def _ratio(
+    ctx: click.Context, parameter: click.Parameter, value: str | None
+) -> float | str | None:
+    try:
+        return value if value in (None, "auto") else float(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a number nor auto") from None
+
+
+@click.command(cls=Writes)
+@click.argument("model")
+@output_option()
+@click.option(
+    "--ratio", callback=_ratio, help="Share of channels removed from every group, or auto."
+)
+@macs_option()
+@params_option()
+@click.option(
+    "--bytes",
+    "size",
+    help="Upper bound on bytes of weights: a fraction or an amount (12MB).",
+)
+@latency_option(
+    "Upper bound on latency measured in ONNX Runtime: a fraction or a time (12ms)."
+)
+@data_option(REFIT)
+@choice_options
+@result_options
+@provider_option()
+@threads_option()
+@report_options
+@quantize_option()
+@reading_options
+def prune(
+    model: str,
+    out: str,
+    ratio: float | Literal["auto"] | None,
+    macs: str | None,
+    params: str | None,
+    size: str | None,
+    latency: str | None,
+    data: str | None,
+    no_verify: bool,
+    report: str | None,
+    sensitivity: str | None,
+    **options: Any,
+) -> None:
+    """Make MODEL smaller, and prove that the result is the masked original."""
+    from prunegraph import api
+    from prunegraph.runtime.data import read_data
+
+    budget = _budget(
+        options["algorithm"],
+        ratio=ratio,
+        macs=macs,
+        params=params,
+        bytes=size,
+        latency=latency,
+    )
+    write_report = report_writer(report, sensitivity, model, (out, options["save_plan"]))
+    api.check_model_output(out, model)
+    where = console()
+    with stages(where) as progress:
+        samples = read_data(data) if data else None
+        progress("load")
+        result = api.prune(
+            load_model(model),
+            out,
+            budget=budget,
+            check=not no_verify,
+            data=samples,
+            progress=progress,
+            **options,
+        )
+    show_result(where, result, samples, out)
+    write_report(where, result)
+
+
+def _budget(algorithm: str | None, **bounds: Any) -> Budget:
+    """The budget of a command line; a selector may be left to choose how much goes. Raises BudgetError."""
+    from prunegraph.options import base_name
+    from prunegraph.selection.budget import Budget
+    from prunegraph.selection.selectors import SELECTORS
+
+    is_free = algorithm is not None and base_name(algorithm) in SELECTORS
+    if is_free and all(bound is None for bound in bounds.values()):
+        return Budget(ratio="auto")
+    return Budget(**bounds)

@@ -1,0 +1,82 @@
+"""What commands tell of a pruned model: tables and lines, and the HTML report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from prunegraph.cli.console import command_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from prunegraph.pipeline import PruneResult
+    from prunegraph.runtime.data import Data
+
+
+def report_writer(
+    report: str | None, sensitivity: str | None, model: str, others: Sequence[str | None]
+) -> Callable[[Console, PruneResult], None]:
+    """What writes the report of a result, if there is to be one; what it needs is checked now, before the work."""
+    from prunegraph import api
+    from prunegraph.report import curves, html
+
+    if sensitivity and not report:
+        raise click.UsageError("--sensitivity is shown in the report: give --report FILE")
+    if not report:
+        return lambda where, result: None
+    html.require()
+    api.check_output(report, model, others=others)
+    shown = curves.read(sensitivity) if sensitivity else None
+
+    def write(where: Console, result: PruneResult) -> None:
+        html.write(
+            result,
+            report,
+            command=command_line(),
+            sensitivity=shown,
+            latency=result.latency,
+        )
+        where.print(f"wrote {report}")
+
+    return write
+
+
+def show_result(
+    where: Console, result: PruneResult, samples: Data | None, out: str
+) -> None:
+    """What was done, as a table and lines; `samples` are the user's data."""
+    from prunegraph.operators import is_batch_normalization
+    from prunegraph.report import tables
+
+    where.print(tables.result_table(result))
+    if result.rounding is not None:
+        where.print(str(result.rounding))
+    if result.left_out:
+        where.print(
+            f"left whole, because the proof failed with them: groups {', '.join(result.left_out)}; the rest is proved. "
+            + result.blame
+        )
+    where.print(
+        f"proof: {result.proof}" if result.proof else "proof: skipped (--no-verify)"
+    )
+    if result.repair != "none":
+        base = (
+            f"{samples.fit(result.model).samples} samples"
+            if samples is not None
+            else "the model's BatchNormalization statistics"
+        )
+        where.print(f"then repaired on {base}: {result.repair}")
+    elif samples is None and any(
+        is_batch_normalization(node) for node in result.model.nodes
+    ):
+        where.print(
+            "not repaired: --data refits the weights; without data --repair bn brings back much of it"
+        )
+    if result.quantized is not None:
+        from prunegraph.report.quantized import outcome
+
+        where.print(outcome(result.quantized))
+    where.print(f"wrote {out}")

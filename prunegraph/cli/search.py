@@ -1,0 +1,84 @@
+"""`prunegraph search`: as small as a metric allows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from prunegraph.cli.console import check_json, console, stages, write_json
+from prunegraph.cli.loading import load_model
+from prunegraph.cli.options import (
+    choice_options,
+    metric_option,
+    output_option,
+    reading_options,
+    result_options,
+    sweep_options,
+    tolerance_option,
+)
+from prunegraph.cli.recipe import Writes
+from prunegraph.cli.results import show_result
+
+
+@click.command(cls=Writes)
+@click.argument("model")
+@output_option()
+@sweep_options
+@tolerance_option("How much worse the metric may be, in its own unit.", required=True)
+@metric_option(
+    "agreement, error, kl, top1 (needs labels), or file.py:function. Default: top1 with labels, else agreement "
+    "of the classes, else error."
+)
+@click.option(
+    "--method", type=click.Choice(["grid", "bisection"]), default="grid", show_default=True
+)
+@click.option(
+    "--by",
+    type=click.Choice(["macs", "params", "bytes", "ratio"]),
+    default="macs",
+    show_default=True,
+    help="What is reduced step by step; ratio is the share of channels.",
+)
+@click.option(
+    "--stages", is_flag=True, help="Then try a little more or less in parts of the network."
+)
+@choice_options
+@result_options
+@reading_options
+def search(
+    model: str,
+    out: str,
+    data: str,
+    evaluation: str | None,
+    json_path: str | None,
+    no_verify: bool,
+    **options: Any,
+) -> None:
+    """Prune MODEL as far as a metric stays within a tolerance. Nothing is trained."""
+    from prunegraph import api, studies
+    from prunegraph.report import tables
+    from prunegraph.runtime.data import read_data
+
+    api.check_model_output(out, model)
+    check_json(json_path, model, out)
+    where = console()
+    with stages(where) as progress:
+        samples, seen = read_data(data), read_data(evaluation) if evaluation else None
+        progress("load")
+        done = studies.search(
+            load_model(model),
+            out,
+            data=samples,
+            evaluation=seen,
+            check=not no_verify,
+            progress=progress,
+            **options,
+        )
+    where.print(tables.search_table(done.found, done.result.before))
+    if evaluation is None:
+        where.print(
+            "measured on the data of the repair, which flatters the result: give others with --eval"
+        )
+    show_result(where, done.result, samples, out)
+    write_json(done.found.to_json(model), json_path)

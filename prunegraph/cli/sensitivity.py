@@ -1,0 +1,70 @@
+"""`prunegraph sensitivity`: what it costs to prune each group alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from prunegraph.cli.console import check_json, console, stages, write_json
+from prunegraph.cli.loading import load_model
+from prunegraph.cli.options import (
+    choice_options,
+    metric_option,
+    reading_options,
+    repair_option,
+    round_to_option,
+    sweep_options,
+)
+
+
+def _ratios(ctx: click.Context, parameter: click.Parameter, value: str) -> list[float]:
+    try:
+        return [float(part) for part in value.split(",")]
+    except ValueError:
+        raise click.BadParameter(
+            f"{value!r} is not a list of numbers such as 0.1,0.25,0.5"
+        ) from None
+
+
+@click.command()
+@click.argument("model")
+@sweep_options
+@metric_option(
+    "error, agreement, kl, top1 (needs labels), or file.py:function.",
+    default="error",
+    show_default=True,
+)
+@click.option(
+    "--ratios",
+    default="0.1,0.25,0.5,0.75",
+    show_default=True,
+    callback=_ratios,
+    help="Shares to remove.",
+)
+@repair_option("How each candidate is repaired.", default="none", show_default=True)
+@round_to_option("Kept channels are a multiple of this.", type=int, default=1)
+@choice_options
+@reading_options
+def sensitivity(
+    model: str, data: str, evaluation: str | None, json_path: str | None, **options: Any
+) -> None:
+    """Show what it costs to prune each group of MODEL alone."""
+    from prunegraph import studies
+    from prunegraph.report import tables
+    from prunegraph.runtime.data import read_data
+
+    check_json(json_path, model)
+    where = console()
+    with stages(where) as progress:
+        seen = read_data(evaluation) if evaluation else None
+        progress("load")
+        result = studies.sensitivity(
+            load_model(model),
+            data=read_data(data),
+            evaluation=seen,
+            progress=progress,
+            **options,
+        )
+    where.print(tables.sensitivity_table(result))
+    write_json(result.to_json(), json_path)

@@ -1,0 +1,28 @@
+"""`prunegraph verify`: the proof alone."""
+
+from __future__ import annotations
+
+import click
+
+from prunegraph.cli.console import console
+from prunegraph.cli.loading import load_model
+from prunegraph.cli.options import data_option, reading_options
+
+
+@click.command()
+@click.argument("model")
+@click.argument("plan")
+@click.argument("pruned")
+@data_option("Inputs to compare on besides random ones: .npz or file.py:function.")
+@reading_options
+def verify(model: str, plan: str, pruned: str, data: str | None) -> None:
+    """Prove that PRUNED is MODEL without the channels of PLAN."""
+    from prunegraph import api
+    from prunegraph.pipeline import proof_batches
+    from prunegraph.runtime.data import read_data
+    from prunegraph.selection.plan import Plan
+
+    graph = load_model(model)
+    seen = proof_batches(graph, read_data(data) if data else None)
+    proof = api.verify(graph, Plan.load(plan), api.load(pruned), data=seen)
+    console().print(f"proof: {proof}")
