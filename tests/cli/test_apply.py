@@ -140,7 +140,7 @@ def test_a_plan_that_does_not_hold_is_not_carried_out_in_part(
         ("net.onnx plan.json -o out.onnx --repair least-squares", "needs data"),
         ("net.onnx plan.json -o out.onnx --repair more", "unknown repair 'more'"),
         ("net.onnx plan.json -o out.onnx --data none.npz", "none.npz"),
-        ("net.onnx plan.json -o x-symbol.json", "only a model that came from MXNet"),
+        ("net.onnx plan.json -o x-symbol.json", "only a model from MXNet"),
     ],
 )
 def test_bad_input(folder: Path, words: str, message: str) -> None:

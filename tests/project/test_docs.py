@@ -73,6 +73,13 @@ def need(page: Path) -> None:
             pytest.skip(f"{name} is not installed (Debian: apt-get install {package})")
 
 
+def run(programs: list[list[str]], folder: Path) -> None:
+    """Run programs of a page in its folder, in order."""
+    for words in programs:
+        done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, f"{' '.join(words)}\n{done.stderr}"
+
+
 @pytest.fixture
 def folder(tmp_path: Path, page: Path) -> Path:
     (tmp_path / "fixtures").symlink_to(ROOT / "fixtures")
@@ -86,9 +93,7 @@ def folder(tmp_path: Path, page: Path) -> Path:
 )
 def test_commands(page: Path, folder: Path) -> None:
     need(page)
-    for words in commands(page):
-        done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
-        assert done.returncode == 0, f"{' '.join(words)}\n{done.stderr}"
+    run(commands(page), folder)
 
 
 @pytest.mark.parametrize(
@@ -96,11 +101,7 @@ def test_commands(page: Path, folder: Path) -> None:
 )
 def test_snippets(page: Path, folder: Path) -> None:
     need(page)
-    for snippet in blocks(page, "python"):
-        done = subprocess.run(
-            [sys.executable, "-c", snippet], cwd=folder, capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"{snippet}\n{done.stderr}"
+    run([[sys.executable, "-c", snippet] for snippet in blocks(page, "python")], folder)
 
 
 def test_readme_has_two_set_up_and_go_commands() -> None:

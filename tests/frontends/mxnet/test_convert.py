@@ -195,7 +195,7 @@ def converted(op: str, **attributes: str) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize(
-    ("op", "attributes", "told"),
+    ("op", "attributes", "message"),
     [
         (
             "FancyOp",

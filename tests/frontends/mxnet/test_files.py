@@ -112,7 +112,7 @@ def test_csr() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (b"", "not an MXNet parameter file"),
         (b"hello world, no parameters", "not an MXNet parameter file"),
@@ -301,7 +301,7 @@ def test_attributes_of_all_releases() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ([], "no list 'nodes'"),
         ({}, "no list 'nodes'"),
