@@ -102,11 +102,11 @@ def select(
 
     Args:
         model: the graph.
-        found: its coupling; analysed if not given.
+        coupling: its coupling; analysed if not given.
         data: unlabelled inputs, for criteria that look at activations.
         statistics: what was gathered from data before, instead of `data`.
         gradients: of the task's loss, for criteria that need them.
-        options: those of `prunegraph.selection.options.Choice`: budget, algorithm, allocation, round_to, ...
+        options: those of `prunegraph.selection.options.SelectionOptions`: budget, algorithm, allocation, round_to, ...
 
     A budget on latency and `round_to="auto"` are measured here, in ONNX Runtime.
 
@@ -142,7 +142,7 @@ def verify(
     Args:
         model: the original.
         plan: what was removed.
-        small: the pruned graph.
+        pruned: the pruned graph.
         data: inputs to compare on besides random ones, arrays by input name.
         seed: of the random inputs.
 

@@ -603,9 +603,21 @@ def draw_control(draw: st.DrawFn) -> Graph:
     return grower.finish()
 
 
-@settings(SLOW, max_examples=300)
+@settings(SLOW, max_examples=60)
 @given(draw_control(), st.integers(0, 2**16), st.sampled_from([0.3, 0.5]))
 def test_random_subgraphs(graph: Graph, seed: int, ratio: float) -> None:
+    prove_subgraphs(graph, seed, ratio)
+
+
+@pytest.mark.slow
+@pytest.mark.often
+@settings(SLOW, max_examples=300)
+@given(draw_control(), st.integers(0, 2**16), st.sampled_from([0.3, 0.5]))
+def test_many_random_subgraphs(graph: Graph, seed: int, ratio: float) -> None:
+    prove_subgraphs(graph, seed, ratio)
+
+
+def prove_subgraphs(graph: Graph, seed: int, ratio: float) -> None:
     hidden = [node for node in graph.layers if node.name.startswith("hidden")]
     alive = {layer for group in pg.analyze(graph).groups for layer in group.layers}
     assert any(node.name in alive for node in hidden)

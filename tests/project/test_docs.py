@@ -15,9 +15,20 @@ from pathlib import Path
 
 import pytest
 
+import prunegraph as pg
 from tests.paths import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+
+#: Pages whose commands or snippets train, or read PyTorch modules.
+WITH_TORCH = {
+    "binary.md",
+    "pytorch.md",
+    "source-001.md",
+    "training.md",
+    "tutorial-pytorch.md",
+}
 
 #: Languages of programs that choose, with Debian's packages of them.
 LANGUAGES = {"jq": "jq", "node": "nodejs"}
@@ -52,12 +63,21 @@ def commands(page: Path) -> list[list[str]]:
     ]
 
 
-def need_languages(page: Path) -> None:
-    """Skip a page whose programs are in languages that are not installed."""
+def need(page: Path) -> None:
+    """Skip a page that needs PyTorch, or programs in other languages, where they are not installed."""
+    if page.name in WITH_TORCH:
+        pytest.importorskip("torch", reason="the extra [torch] is not installed")
     text = " ".join(word for command in commands(page) for word in command)
     for name, package in LANGUAGES.items():
         if re.search(rf"\b{name} ", text) and shutil.which(name) is None:
             pytest.skip(f"{name} is not installed (Debian: apt-get install {package})")
+
+
+def run(programs: list[list[str]], folder: Path) -> None:
+    """Run programs of a page in its folder, in order."""
+    for words in programs:
+        done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, f"{' '.join(words)}\n{done.stderr}"
 
 
 @pytest.fixture
@@ -68,25 +88,20 @@ def folder(tmp_path: Path, page: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if commands(page)], ids=lambda page: page.name
+)
 def test_commands(page: Path, folder: Path) -> None:
-    if page.name == "binary.md":
-        pytest.importorskip("torch", reason="the extra [torch] is not installed")
-    need_languages(page)
-    for words in commands(page):
-        done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
-        assert done.returncode == 0, f"{' '.join(words)}\n{done.stderr}"
+    need(page)
+    run(commands(page), folder)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name
+)
 def test_snippets(page: Path, folder: Path) -> None:
-    if page.name in ("binary.md", "pytorch.md", "source-001.md", "training.md"):
-        pytest.importorskip("torch", reason="the extra [torch] is not installed")
-    for snippet in blocks(page, "python"):
-        done = subprocess.run(
-            [sys.executable, "-c", snippet], cwd=folder, capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"{snippet}\n{done.stderr}"
+    need(page)
+    run([[sys.executable, "-c", snippet] for snippet in blocks(page, "python")], folder)
 
 
 def test_readme_has_two_set_up_and_go_commands() -> None:
@@ -97,10 +112,33 @@ def test_readme_has_two_set_up_and_go_commands() -> None:
     assert len(commands(ROOT / "README.md")) >= 6
 
 
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().split()) <= 700
+
+
 def test_links_resolve() -> None:
-    for page in PAGES:
-        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+    papers = [ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")]
+    for page in [*PAGES, *papers, *ROOT.glob("[!.]*/**/README.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_page_is_in_the_navigation_once() -> None:
+    text = (ROOT / "mkdocs.yml").read_text().split("\nnav:\n")[1]
+    listed = re.findall(r": ([\w/-]+\.md)$", text, re.MULTILINE)
+    assert sorted(listed) == sorted(
+        page.relative_to(DOCS).as_posix() for page in PAGES if page.is_relative_to(DOCS)
+    )
+
+
+def test_the_reference_lists_every_public_name() -> None:
+    listed = re.search(
+        r"::: prunegraph\n.*?members: \[(.*?)\]",
+        (DOCS / "reference-python.md").read_text(),
+        re.DOTALL,
+    )
+    assert listed is not None
+    assert sorted(listed[1].split(", ")) == sorted({*pg.__all__} - {"errors"})
 
 
 def test_every_file_of_the_plugins_page_is_used() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +15,7 @@ from tests.oracle import outputs, prove, random_plan
 from tests.random_graphs import draw_graph
 
 SLOW = settings(
-    max_examples=4000,
+    max_examples=600,
     suppress_health_check=[
         HealthCheck.too_slow,
         HealthCheck.data_too_large,
@@ -26,6 +27,14 @@ SLOW = settings(
 @SLOW
 @given(draw_graph(), st.integers(0, 2**16), st.sampled_from([0.3, 0.5, 0.8]))
 def test_masked_equals_pruned(graph: Graph, seed: int, ratio: float) -> None:
+    prove(graph, seed, ratio)
+
+
+@pytest.mark.slow
+@pytest.mark.often
+@settings(SLOW, max_examples=4000)
+@given(draw_graph(), st.integers(0, 2**16), st.sampled_from([0.3, 0.5, 0.8]))
+def test_masked_equals_pruned_on_many(graph: Graph, seed: int, ratio: float) -> None:
     prove(graph, seed, ratio)
 
 

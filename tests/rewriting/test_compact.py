@@ -32,9 +32,21 @@ def same(graph: Graph) -> Graph:
     return pruned
 
 
-@settings(SLOW, max_examples=150)
+@settings(SLOW, max_examples=40)
 @given(draw_graph(), st.integers(0, 2**16))
 def test_a_compact_graph_is_the_graph(graph: Graph, seed: int) -> None:
+    compact_and_prove(graph, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.often
+@settings(SLOW, max_examples=150)
+@given(draw_graph(), st.integers(0, 2**16))
+def test_many_compact_graphs_are_the_graph(graph: Graph, seed: int) -> None:
+    compact_and_prove(graph, seed)
+
+
+def compact_and_prove(graph: Graph, seed: int) -> None:
     before = graph.model.SerializeToString(deterministic=True)
     pruned = same(graph)
     assert len(pruned.model.SerializeToString()) < len(before)

@@ -130,10 +130,10 @@ def test_lists_of_batches_count_by_their_content(tmp_path: Path) -> None:
 
 SCRIPT = """
 import numpy as np
-from prunegraph.training import GraphModule, Recipe, cross_entropy, distillation
+from prunegraph.training import GraphModule, TrainingConfig, cross_entropy, distillation
 from prunegraph.training.identity import digest_of
 from tests.builders import residual_net
-things = [Recipe(epochs=2), cross_entropy(smoothing=0.1), distillation(GraphModule(residual_net())),
+things = [TrainingConfig(epochs=2), cross_entropy(smoothing=0.1), distillation(GraphModule(residual_net())),
           {"b": {1, 2, "x"}, "a": np.arange(3)}, lambda x: x in {1, 2, 3}]
 """
 

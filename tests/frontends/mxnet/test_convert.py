@@ -195,7 +195,7 @@ def converted(op: str, **attributes: str) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize(
-    ("op", "attributes", "told"),
+    ("op", "attributes", "message"),
     [
         (
             "FancyOp",
@@ -231,9 +231,9 @@ def converted(op: str, **attributes: str) -> onnx.ModelProto:
     ],
 )
 def test_errors_name_operator_node_and_attributes(
-    op: str, attributes: dict[str, str], messages: str
+    op: str, attributes: dict[str, str], message: str
 ) -> None:
-    with pytest.raises(ModelError, match=messages) as caught:
+    with pytest.raises(ModelError, match=message) as caught:
         converted(op, **attributes)
     assert f"MXNet operator '{op}', node 'it'" in str(caught.value)
 

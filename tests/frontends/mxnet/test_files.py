@@ -112,7 +112,7 @@ def test_csr() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (b"", "not an MXNet parameter file"),
         (b"hello world, no parameters", "not an MXNet parameter file"),
@@ -128,8 +128,8 @@ def test_csr() -> None:
         (b"\x93NUMPY\x01\x00 and nothing", "not a numpy array"),
     ],
 )
-def test_damage_is_one_clear_error(data: bytes, messages: str) -> None:
-    with pytest.raises(ModelError, match=messages):
+def test_damage_is_one_clear_error(data: bytes, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
         params.parse(data, "file.params")
 
 
@@ -301,7 +301,7 @@ def test_attributes_of_all_releases() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ([], "no list 'nodes'"),
         ({}, "no list 'nodes'"),
@@ -343,8 +343,8 @@ def test_attributes_of_all_releases() -> None:
         ),
     ],
 )
-def test_broken_symbols(content: Any, messages: str) -> None:
-    with pytest.raises(ModelError, match=messages):
+def test_broken_symbols(content: Any, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
         symbol.parse(content)
 
 
