@@ -13,6 +13,7 @@ from prunegraph import frontends
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.coupling.analysis import analyze as _analyze
 from prunegraph.errors import ModelError
+from prunegraph.execution import ExecutionOptions
 from prunegraph.frontends.outputs import beside, check_name, is_symbol
 from prunegraph.graph.model import Graph
 from prunegraph.latency.select import Selected
@@ -23,7 +24,7 @@ from prunegraph.rewriting.short_names import compact as _compact
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.session import provider_name
 from prunegraph.runtime.statistics import Statistics
-from prunegraph.runtime.writing import write
+from prunegraph.runtime.writing import first_sample, write
 from prunegraph.selection.criteria.base import Gradients
 from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.plan import Plan, survivors
@@ -119,13 +120,13 @@ def select(
     samples = Data.of(data) if data is not None else None
     if statistics is None and samples is not None:
         statistics = Statistics(model, samples)
-    repair, _ = repairs.find(None, statistics.data if statistics else None, model)
+    repair = repairs.find(None, statistics.data if statistics else None, model)
     return choose(
         coupling or analyze(model),
         SelectionOptions(**options),
         statistics,
         gradients,
-        repair,
+        repair.name,
     ).plan
 
 
@@ -220,26 +221,20 @@ def prune(
     progress("load")
     model = source if isinstance(source, Graph) else load(source)
     samples = samples.fit(model) if samples is not None else None
-    repair, _ = repairs.find(repair, samples, model)
+    bound = repairs.find(repair, samples, model)
     statistics = (
         Statistics(model, samples, progress=progress) if samples is not None else None
     )
     progress("analyze")
     coupling = analyze(model, attention=attention)
     progress("select")
-    chosen = choose(coupling, choice, statistics, gradients, repair, progress)
-    return finish(
-        coupling,
-        chosen,
-        choice,
-        samples,
-        repair,
-        out=out,
-        check=check,
-        save_plan=save_plan,
-        progress=progress,
-        quantize=quantize,
+    chosen = choose(coupling, choice, statistics, gradients, bound.name, progress)
+    how = ExecutionOptions(
+        bound, check, choice.seed, scratch=scratch(out), progress=progress
     )
+    result = finish(coupling, chosen, choice, samples, how, quantize=quantize)
+    write_result(result, samples, how, out, save_plan)
+    return result
 
 
 def apply_plan(
@@ -283,23 +278,37 @@ def apply_plan(
         check_output(save_plan, given)
     progress("load")
     model = source if isinstance(source, Graph) else load(source)
-    repair, _ = repairs.find(repair, samples, model)
+    bound = repairs.find(repair, samples, model)
     progress("analyze")
     coupling = analyze(model, attention=plan.attention)
     survivors(coupling, plan)
-    return finish(
-        coupling,
-        Selected(plan.complete(model)),
-        None,
-        samples,
-        repair,
-        out=out,
-        check=check,
-        save_plan=save_plan,
-        progress=progress,
-        quantize=quantize,
-        seed=seed,
-    )
+    samples = samples.fit(model) if samples is not None else None
+    how = ExecutionOptions(bound, check, seed, True, scratch(out), progress)
+    chosen = Selected(plan.complete(model))
+    result = finish(coupling, chosen, None, samples, how, quantize=quantize)
+    write_result(result, samples, how, out, save_plan)
+    return result
+
+
+def scratch(out: str | os.PathLike[str] | None) -> Path | None:
+    """Where weights wait that are too large for a file of their own: beside the result."""
+    return Path(out).absolute().parent if out is not None else None
+
+
+def write_result(
+    result: PruneResult,
+    samples: Data | None,
+    how: ExecutionOptions,
+    out: str | os.PathLike[str] | None,
+    save_plan: str | os.PathLike[str] | None,
+) -> None:
+    """Write the pruned model, then its plan: the model may turn out not to run."""
+    how.progress("write")
+    if out is not None:
+        first = first_sample(samples, result.model)
+        write(result.small, out, like=result.model, data=first, check=how.verify)
+    if save_plan is not None:
+        result.plan.save(save_plan)
 
 
 def check_model_output(

@@ -7,7 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prunegraph.api import Samples, analyze, check_model_output, check_output, load
+from prunegraph.api import (
+    Samples,
+    analyze,
+    check_model_output,
+    check_output,
+    load,
+    scratch,
+    write_result,
+)
+from prunegraph.execution import ExecutionOptions
 from prunegraph.graph.model import Graph
 from prunegraph.latency.select import Selected
 from prunegraph.measuring.metrics import Named, portable
@@ -66,16 +75,16 @@ def sensitivity(
     progress("load")
     model = source if isinstance(source, Graph) else load(source)
     samples = samples.fit(model)
-    repair, _ = repairs.find(repair, samples, model)
+    bound = repairs.find(repair, samples, model)
     progress("analyze")
     coupling = analyze(model, attention=attention)
     seen = Data.of(evaluation) if evaluation is not None else samples
     with trials(
-        Study(coupling, samples, seen, portable(metric), repair, jobs, cluster)
+        Study(coupling, samples, seen, portable(metric), bound.name, jobs, cluster)
     ) as measured:
         progress("score")
         ranked = rank(coupling, choice, Statistics(model, samples, progress=progress))
-        return sensitivities.measure(measured, ranked, ratios, repair, progress)
+        return sensitivities.measure(measured, ranked, ratios, bound.name, progress)
 
 
 @dataclass(frozen=True)
@@ -146,7 +155,7 @@ def search(
     progress("load")
     model = source if isinstance(source, Graph) else load(source)
     samples = samples.fit(model)
-    repair, _ = repairs.find(repair, samples, model)
+    bound = repairs.find(repair, samples, model)
     progress("analyze")
     coupling = analyze(model, attention=attention)
     seen = Data.of(evaluation) if evaluation is not None else samples
@@ -155,24 +164,18 @@ def search(
         samples,
         seen,
         portable(metric) if metric is not None else None,
-        repair,
+        bound.name,
         jobs,
         cluster,
     )
     with trials(study) as measured:
         progress("score")
         statistics = Statistics(model, samples, progress=progress)
-        ranked = ranking(coupling, choice, statistics, repair, progress, jobs, cluster)
+        ranked = ranking(coupling, choice, statistics, bound.name, progress, jobs, cluster)
         match = find(measured, ranked, goal, progress)
-    result = finish(
-        coupling,
-        Selected(match.plan),
-        choice,
-        samples,
-        repair,
-        out=out,
-        check=check,
-        save_plan=save_plan,
-        progress=progress,
+    how = ExecutionOptions(
+        bound, check, choice.seed, scratch=scratch(out), progress=progress
     )
+    result = finish(coupling, Selected(match.plan), choice, samples, how)
+    write_result(result, samples, how, out, save_plan)
     return SearchResult(result, match)

@@ -11,9 +11,9 @@ from prunegraph import api
 from prunegraph.coupling.analysis import Coupling
 from prunegraph.coupling.sample import full_cost
 from prunegraph.errors import BudgetError, OptionError, UnknownNameError
+from prunegraph.execution import Decomposition, ExecutionOptions, ExecutionResult, execute
 from prunegraph.graph.model import Graph
 from prunegraph.hybrid import mixes, published
-from prunegraph.hybrid.build import Built, build
 from prunegraph.hybrid.decisions import Decision, decisions
 from prunegraph.hybrid.mixes import Mix
 from prunegraph.ops.cost import Cost
@@ -229,11 +229,11 @@ def compress(
     progress("load")
     model = source if isinstance(source, Graph) else api.load(source)
     samples = samples.fit(model) if samples is not None else None
-    repair, _ = repairs.find(repair, samples, model)
-    progress("analyze")
-    work = _Work(
-        api.analyze(model, attention=attention), settings, samples, repair, check, progress
+    how = ExecutionOptions(
+        repairs.find(repair, samples, model), check, settings.seed, progress=progress
     )
+    progress("analyze")
+    work = _Work(api.analyze(model, attention=attention), settings, samples, how)
     created = work.by_rule() if settings.published else work.by_budget()
     if quantize is not None:
         from prunegraph.quantization.quantize import quantize as _quantize
@@ -254,21 +254,14 @@ class _Work:
         coupling: Coupling,
         settings: CompressOptions,
         samples: Data | None,
-        repair: str,
-        check: bool,
-        progress: Progress,
+        how: ExecutionOptions,
     ):
-        self.found, self.settings, self.samples, self.repair = (
-            coupling,
-            settings,
-            samples,
-            repair,
-        )
-        self.check, self.progress = check, progress
+        self.coupling, self.settings, self.samples = coupling, settings, samples
+        self.how, self.progress = how, how.progress
         self.model = coupling.graph
         self.before = full_cost(self.model)
         self.statistics = (
-            Statistics(self.model, samples, progress=progress)
+            Statistics(self.model, samples, progress=self.progress)
             if samples is not None
             else None
         )
@@ -288,7 +281,7 @@ class _Work:
             else [self._tried(share) for share in shares]
         )
         chosen = mixes.best(tried)
-        built = self._mixed(chosen.pruned, self.samples, self.check)
+        built = self._mixed(chosen.pruned, self.samples, self.how.verify)
         created = self._compressed(built, {}, tuple(tried), chosen)
         if len(shares) == 1:
             only = replace(chosen, cost=created.after)
@@ -300,12 +293,12 @@ class _Work:
         self.progress(f"try {share:.0%} of the way by pruning")
         fitting, held = mixes.parts(self.model, self.samples)
         try:
-            graph = self._mixed(share, fitting, False).graph
+            graph = self._mixed(share, fitting, False).model
         except BudgetError as error:
             return Mix(share, reason=str(error))
         return Mix(share, full_cost(graph), mixes.error(self.model, graph, held))
 
-    def _mixed(self, share: float, data: Data | None, check: bool) -> Built:
+    def _mixed(self, share: float, data: Data | None, verify: bool) -> ExecutionResult:
         """The graph that goes a share of the way (in logarithms) by pruning."""
         budget = self.settings.budget
         assert budget is not None
@@ -314,7 +307,7 @@ class _Work:
         plan = (
             self._plan(Budget(**{budget.kind: between}))
             if share
-            else make_plan(self.found, {})
+            else make_plan(self.coupling, {})
         )
 
         # An absolute figure, also for what was cut: above 1, or it would be a share.
@@ -330,16 +323,14 @@ class _Work:
                 **limit,
             )
 
-        return build(
-            self.found,
-            plan,
-            second if share < 1 else None,
-            data,
-            self.repair,
-            check=check,
-            seed=self.settings.seed,
-            progress=self.progress,
-        )
+        return self._executed(plan, data, second if share < 1 else None, verify)
+
+    def _executed(
+        self, plan: Plan, data: Data | None, second: Decomposition | None, verify: bool
+    ) -> ExecutionResult:
+        """A plan executed; where nothing is cut there is nothing to prove."""
+        how = replace(self.how, verify=verify and bool(plan.remove))
+        return execute(self.coupling, plan, data, how, second)
 
     def _plan(self, budget: Budget) -> Plan:
         choice = self.settings.choice(budget)
@@ -347,11 +338,11 @@ class _Work:
             base_name(choice.resolved(self.statistics is not None).algorithm or "")
             in SELECTORS
         ):
-            return select(self.found, choice, self.statistics)
+            return select(self.coupling, choice, self.statistics)
         if self._ranking is None:
             self.progress("score")
             self._ranking = ranking(
-                self.found, choice, self.statistics, self.repair, self.progress
+                self.coupling, choice, self.statistics, self.how.repair.name, self.progress
             )
         return self._ranking.plan(budget)
 
@@ -361,7 +352,7 @@ class _Work:
         """Clusters for layers of low dimension, low rank for those of high dimension."""
         settings = self.settings
         created = published.verdicts(
-            self.found, settings.cluster, settings.seed, settings.round_to
+            self.coupling, settings.cluster, settings.seed, settings.round_to
         )
         high = [name for name, verdict in created.items() if verdict.decompose]
         choice = settings.choice(
@@ -369,7 +360,7 @@ class _Work:
             algorithm=published.algorithm(settings.cluster),
             keep=[*settings.keep, *high],
         )
-        plan = select(self.found, choice)
+        plan = select(self.coupling, choice)
         budget = settings.budget
         limit: dict[str, Any] = (
             {} if budget is None else {budget.kind: max(budget.bound(self.before), 1.5)}
@@ -387,16 +378,7 @@ class _Work:
                 **limit,
             )
 
-        built = build(
-            self.found,
-            plan,
-            second,
-            self.samples,
-            self.repair,
-            check=self.check,
-            seed=settings.seed,
-            progress=self.progress,
-        )
+        built = self._executed(plan, self.samples, second, self.how.verify)
         remaining = built.decomposed.left if built.decomposed else {}
         reasons = {
             name: f"{verdict.reason}; {remaining[name]}"
@@ -408,22 +390,21 @@ class _Work:
 
     def _compressed(
         self,
-        built: Built,
+        built: ExecutionResult,
         reasons: Mapping[str, str],
         tried: tuple[Mix, ...],
         chosen: Mix | None,
     ) -> CompressResult:
-        cutting = built.cutting
         return CompressResult(
             self.model,
-            built.graph,
-            cutting.plan,
-            decisions(self.model, cutting.small, built.decomposed, reasons),
+            built.model,
+            built.plan,
+            decisions(self.model, built.pruned, built.decomposed, reasons),
             tried,
             chosen,
             self.before,
-            full_cost(built.graph),
-            cutting.proof,
-            cutting.left_out,
-            self.repair,
+            full_cost(built.model),
+            built.proof,
+            built.left_out,
+            self.how.repair.name,
         )

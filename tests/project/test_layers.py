@@ -27,13 +27,14 @@ LAYERS = [
     ["proof"],
     ["isolate"],
     ["recovery"],
+    ["execution"],
     ["quantization"],
     ["tuning"],
     ["training"],
     ["pipeline"],
     ["report"],
     ["api"],
-    ["sweeps"],
+    ["studies"],
     ["hybrid"],
     ["recipes"],
     [
@@ -87,7 +88,7 @@ def at_run_time(path: Path) -> ast.Module:
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         if is_type_checking(node):
-            node.subgraph = []
+            node.body = []
     return tree
 
 
