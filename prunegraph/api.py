@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from prunegraph.errors import ModelError
 from prunegraph.execution import ExecutionOptions
 from prunegraph.frontends.outputs import beside, check_name, is_symbol
 from prunegraph.graph.model import Graph
+from prunegraph.keywords import takes_options
 from prunegraph.latency.select import Selected
 from prunegraph.pipeline import PruneResult, check_quantize, choose, finish
 from prunegraph.recovery import repairs
@@ -26,7 +27,7 @@ from prunegraph.runtime.session import provider_name
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.runtime.writing import first_sample, write
 from prunegraph.selection.criteria.base import Gradients
-from prunegraph.selection.options import SelectionOptions
+from prunegraph.selection.options import SelectionKeywords, SelectionOptions
 from prunegraph.selection.plan import Plan, survivors
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ Batch = Mapping[str, np.ndarray]
 Samples = Data | Batch | Sequence[Batch]
 
 
-def load(source: object, inputs: Any = None, **options: Any) -> Graph:
+def load(source: object, inputs: object = None, **options: object) -> Graph:
     """A Graph from an ONNX file, an `onnx.ModelProto` (kept, not copied), or what a front end reads.
 
     Args:
@@ -90,6 +91,7 @@ def analyze(model: Graph, *, attention: str | None = None) -> Coupling:
     return _analyze(model, attention=attention)
 
 
+@takes_options(SelectionOptions)
 def select(
     model: Graph,
     coupling: Coupling | None = None,
@@ -97,17 +99,17 @@ def select(
     data: Samples | None = None,
     statistics: Statistics | None = None,
     gradients: Gradients | None = None,
-    **options: Any,
+    **options: Unpack[SelectionKeywords],
 ) -> Plan:
     """Choose channels to remove.
 
     Args:
         model: the graph.
-        found: its coupling; analysed if not given.
+        coupling: that of the graph; analysed if not given.
         data: unlabelled inputs, for criteria that look at activations.
         statistics: what was gathered from data before, instead of `data`.
         gradients: of the task's loss, for criteria that need them.
-        options: those of `prunegraph.selection.options.Choice`: budget, algorithm, allocation, round_to, ...
+        options: those of `prunegraph.selection.options.SelectionOptions`: budget, algorithm, allocation, round_to, ...
 
     A budget on latency and `round_to="auto"` are measured here, in ONNX Runtime.
 
@@ -143,7 +145,7 @@ def verify(
     Args:
         model: the original.
         plan: what was removed.
-        small: the pruned graph.
+        pruned: the pruned graph.
         data: inputs to compare on besides random ones, arrays by input name.
         seed: of the random inputs.
 
@@ -174,6 +176,7 @@ def compare(
     )
 
 
+@takes_options(SelectionOptions)
 def prune(
     source: object,
     out: str | os.PathLike[str] | None = None,
@@ -186,7 +189,7 @@ def prune(
     check: bool = True,
     save_plan: str | os.PathLike[str] | None = None,
     progress: Callable[[str], None] = lambda stage: None,
-    **options: Any,
+    **options: Unpack[SelectionKeywords],
 ) -> PruneResult:
     """Load, analyze, select, cut, verify, recover and write, in one call.
 
@@ -202,7 +205,7 @@ def prune(
         check: whether to verify; a failed proof raises and nothing is written.
         save_plan: where the plan goes.
         progress: called with the name of each stage as it begins.
-        options: those of `prunegraph.selection.options.Choice`: budget, algorithm, allocation, round_to, ...
+        options: those of `prunegraph.selection.options.SelectionOptions`: budget, algorithm, allocation, round_to, ...
 
     Raises:
         PrunegraphError: see `prunegraph.errors`; nothing has been written then.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Unpack
 
 from prunegraph.api import (
     Samples,
@@ -18,6 +18,7 @@ from prunegraph.api import (
 )
 from prunegraph.execution import ExecutionOptions
 from prunegraph.graph.model import Graph
+from prunegraph.keywords import takes_options
 from prunegraph.latency.select import Selected
 from prunegraph.measuring.metrics import Named, portable
 from prunegraph.pipeline import PruneResult, finish, ranking
@@ -25,7 +26,7 @@ from prunegraph.recovery import repairs
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.budget import Budget
-from prunegraph.selection.options import SelectionOptions
+from prunegraph.selection.options import LimitKeywords, SelectionOptions
 from prunegraph.selection.select import rank
 from prunegraph.tuning import sensitivity as sensitivities
 from prunegraph.tuning.evaluation import Study, trials
@@ -33,6 +34,7 @@ from prunegraph.tuning.search import Goal, SearchTrace, find
 from prunegraph.tuning.sensitivity import RATIOS, Sensitivity
 
 
+@takes_options(SelectionOptions, without=["budget"], defaults={"round_to": 1})
 def sensitivity(
     source: str | os.PathLike[str] | Graph,
     *,
@@ -45,7 +47,7 @@ def sensitivity(
     jobs: int | None = None,
     cluster: str | None = None,
     progress: Callable[[str], None] = lambda stage: None,
-    **options: Any,
+    **options: Unpack[LimitKeywords],
 ) -> Sensitivity:
     """What it costs to prune each group alone, at several ratios.
 
@@ -61,7 +63,7 @@ def sensitivity(
         jobs: worker processes; None is one for each core.
         cluster: address of a Dask scheduler, "tcp://host:port", instead of processes.
         progress: called with what is being done.
-        options: those of `prunegraph.selection.options.Choice` but the budget; `round_to` is 1
+        options: those of `prunegraph.selection.options.SelectionOptions` but the budget; `round_to` is 1
             unless it is given.
 
     Raises:
@@ -69,9 +71,8 @@ def sensitivity(
     """
     ratios = sensitivities.check_ratios(ratios)
     samples = Data.of(data)
-    choice = SelectionOptions(
-        **{"round_to": 1, **options, "budget": Budget(ratio=ratios[-1])}
-    )
+    options.setdefault("round_to", 1)
+    choice = SelectionOptions(Budget(ratio=ratios[-1]), **options)
     progress("load")
     model = source if isinstance(source, Graph) else load(source)
     samples = samples.fit(model)
@@ -95,6 +96,7 @@ class SearchResult:
     found: SearchTrace
 
 
+@takes_options(SelectionOptions, without=["budget"])
 def search(
     source: str | os.PathLike[str] | Graph,
     out: str | os.PathLike[str] | None = None,
@@ -113,7 +115,7 @@ def search(
     jobs: int | None = None,
     cluster: str | None = None,
     progress: Callable[[str], None] = lambda stage: None,
-    **options: Any,
+    **options: Unpack[LimitKeywords],
 ) -> SearchResult:
     """Find the largest cut whose metric stays within a tolerance of the original's, and prune like that.
 
@@ -138,7 +140,7 @@ def search(
         jobs: worker processes; None is one for each core.
         cluster: address of a Dask scheduler, "tcp://host:port", instead of processes.
         progress: called with what is being done.
-        options: those of `prunegraph.selection.options.Choice` but the budget.
+        options: those of `prunegraph.selection.options.SelectionOptions` but the budget.
 
     Raises:
         BudgetError: the tolerance is malformed, or no cut stays within it.
@@ -146,7 +148,7 @@ def search(
     """
     samples = Data.of(data)
     goal = Goal(tolerance, method, by, stages)
-    choice = SelectionOptions(**{**options, "budget": goal.budget(1)})
+    choice = SelectionOptions(goal.budget(1), **options)
     given = source if not isinstance(source, Graph) else None
     if out is not None:
         check_model_output(out, given)

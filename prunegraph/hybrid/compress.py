@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from prunegraph import api
 from prunegraph.coupling.analysis import Coupling
@@ -16,11 +16,16 @@ from prunegraph.graph.model import Graph
 from prunegraph.hybrid import mixes, published
 from prunegraph.hybrid.decisions import Decision, decisions
 from prunegraph.hybrid.mixes import Mix
+from prunegraph.keywords import takes_options
 from prunegraph.ops.cost import Cost
 from prunegraph.options import base_name
 from prunegraph.pipeline import check_quantize, ranking
 from prunegraph.recovery import repairs
-from prunegraph.rewriting.decompose import DecomposeResult, decompose
+from prunegraph.rewriting.decompose import (
+    DecomposeOptions,
+    DecomposeResult,
+    decompose_layers,
+)
 from prunegraph.rewriting.ranks import Rule
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.statistics import Statistics
@@ -90,9 +95,42 @@ class CompressResult:
         }
 
 
+class CompressKeywords(TypedDict, total=False):
+    """The options of `compress` but the budget, as keywords; see `CompressOptions`."""
+
+    method: str
+    rank: str | None
+    cluster: str
+    algorithm: str | None
+    allocation: str | None
+    keep: Sequence[str]
+    round_to: int
+    min_channels: int
+    seed: int
+
+
 @dataclass(frozen=True)
 class CompressOptions:
-    """How to compress: the options of `compress` that say so, checked. Raises PrunegraphError."""
+    """How to compress: options of `compress`, checked.
+
+    Args:
+        budget: on MACs or parameters; None for the rule of "source-004".
+        method: "hybrid", "prune" or "decompose" alone, or "source-004": layers of low dimension lose their weak
+            cluster of filters, those of high dimension are decomposed (see `prunegraph.hybrid.published`).
+        rank: of "source-004" without a budget: the rule for ranks (see `pg.decompose`).
+        cluster: of "source-004": "robust", or "paper" as published.
+        algorithm: what chooses channels (see `pg.prune`).
+        allocation: how a budget is shared among groups (see `pg.prune`).
+        keep: layers that stay as they are; inputs they lose to other layers are cut all the same.
+        round_to: kept channels and ranks are a multiple of this.
+        min_channels: at least this many channels stay in every group.
+        seed: of all that is random.
+
+    Raises:
+        BudgetError: there is no budget.
+        OptionError: options do not go together.
+        UnknownNameError: no such method.
+    """
 
     budget: Budget | None
     method: str = "hybrid"
@@ -131,41 +169,32 @@ class CompressOptions:
 
     def choice(self, budget: Budget, **others: Any) -> SelectionOptions:
         """A selection with these options."""
-        options = {
-            name: getattr(self, name)
-            for name in (
-                "algorithm",
-                "allocation",
-                "keep",
-                "round_to",
-                "min_channels",
-                "seed",
-            )
-        }
-        return SelectionOptions(**{**options, "budget": budget, **others})
+        choice = SelectionOptions(
+            budget,
+            self.algorithm,
+            self.allocation,
+            self.round_to,
+            self.min_channels,
+            self.keep,
+            seed=self.seed,
+        )
+        return replace(choice, **others)
 
 
+@takes_options(CompressOptions, without=["budget"])
 def compress(
     source: object,
     out: str | os.PathLike[str] | None = None,
     *,
     macs: float | str | None = None,
     params: float | str | None = None,
-    method: str = "hybrid",
     data: api.Samples | None = None,
-    rank: str | None = None,
-    cluster: str = "robust",
-    algorithm: str | None = None,
-    allocation: str | None = None,
-    keep: Sequence[str] = (),
     attention: str | None = None,
     repair: str | None = None,
-    round_to: int = 8,
-    min_channels: int = 1,
     quantize: str | None = None,
     check: bool = True,
-    seed: int = 0,
     progress: Progress = lambda stage: None,
+    **options: Unpack[CompressKeywords],
 ) -> CompressResult:
     """Keep, prune or decompose every layer so that one budget is met; recover, quantize and write.
 
@@ -178,22 +207,13 @@ def compress(
         out: where the result goes; None writes nothing.
         macs: upper bound on multiply-accumulates: a fraction up to 1, or an amount such as "2.1G".
         params: the same for parameters; one of both, which only "source-004" can do without.
-        method: "hybrid", "prune" or "decompose" alone, or "source-004": layers of low dimension lose their weak
-            cluster of filters, those of high dimension are decomposed (see `prunegraph.hybrid.published`).
         data: unlabelled inputs from the training distribution.
-        rank: of "source-004" without a budget: the rule for ranks (see `pg.decompose`).
-        cluster: of "source-004": "robust", or "paper" as published.
-        algorithm: what chooses channels (see `pg.prune`).
-        allocation: how a budget is shared among groups (see `pg.prune`).
-        keep: layers that stay as they are; inputs they lose to other layers are cut all the same.
         attention: "heads" or "head_dim"; by default whichever is finer.
         repair: how to get accuracy back; None is "least-squares" with data, else "none".
-        round_to: kept channels and ranks are a multiple of this.
-        min_channels: at least this many channels stay in every group.
         quantize: type of the weights of a quantized result, such as "int8" (see `pg.quantize`); needs data.
         check: whether the cut is proved; a failed proof raises and nothing is written.
-        seed: of all that is random.
         progress: called with the name of each stage as it begins.
+        options: those of `CompressOptions`: method, algorithm, round_to, ...
 
     Raises:
         BudgetError: the budget is malformed, missing, given twice, or cannot be met.
@@ -206,18 +226,7 @@ def compress(
     budget = (
         Budget(macs=macs, params=params) if macs is not None or params is not None else None
     )
-    settings = CompressOptions(
-        budget,
-        method,
-        rank,
-        cluster,
-        algorithm,
-        allocation,
-        keep,
-        round_to,
-        min_channels,
-        seed,
-    )
+    settings = CompressOptions(budget, **options)
     settings.choice(budget or Budget(ratio="auto"))
     samples = Data.of(data) if data is not None else None
     if quantize is not None:
@@ -314,14 +323,13 @@ class _Work:
         limit: dict[str, Any] = {budget.kind: max(bound, 1.5)}
 
         def second(graph: Graph, data: Data | None) -> DecomposeResult:
-            return decompose(
-                graph,
-                method="auto",
+            how = DecomposeOptions(
+                "auto",
                 keep=self.settings.keep,
                 round_to=self.settings.round_to,
-                data=data,
                 **limit,
             )
+            return decompose_layers(graph, how, data=data)
 
         return self._executed(plan, data, second if share < 1 else None, verify)
 
@@ -368,15 +376,14 @@ class _Work:
 
         def second(graph: Graph, data: Data | None) -> DecomposeResult:
             kept = dict.fromkeys([*settings.keep, *published.kept(graph, created)])
-            return decompose(
-                graph,
-                method=published.METHOD,
-                rank=settings.rank,
+            how = DecomposeOptions(
+                published.METHOD,
+                settings.rank,
                 keep=list(kept),
                 round_to=settings.round_to,
-                data=data,
                 **limit,
             )
+            return decompose_layers(graph, how, data=data)
 
         built = self._executed(plan, self.samples, second, self.how.verify)
         remaining = built.decomposed.left if built.decomposed else {}

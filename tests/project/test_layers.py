@@ -13,6 +13,7 @@ LAYERS = [
     ["plugins"],
     ["registry"],
     ["options"],
+    ["keywords"],
     ["graph"],
     ["frontends"],
     ["runtime"],
