@@ -57,29 +57,30 @@ def load(source: object, inputs: object = None, **options: object) -> Graph:
 
 
 def save(
-    graph: Graph,
+    model: Graph,
     path: str | os.PathLike[str],
     *,
     compact: bool = False,
     like: Graph | None = None,
     data: Sequence[Batch] = (),
-    check: bool = True,
+    verify: bool = True,
 ) -> None:
     """Write a model as ONNX; the file appears whole, and only if ONNX Runtime runs it.
 
     Args:
-        graph: the model.
+        model: what is written.
         path: where it goes.
         compact: use short names for all but inputs and outputs; see `prunegraph.rewriting.short_names`.
         like: the model it was made from: where that does not run either, the file is written with a warning.
         data: inputs to run it on, besides random ones.
-        check: whether to open the file; a graph that is just what a file held is never opened.
+        verify: whether to open the file; a graph that is just what a file held is never opened.
 
     Raises:
         ModelError: the file does not run, its name is another format's, or its destination cannot be written.
     """
     check_name(path)
-    write(_compact(graph) if compact else graph, path, like=like, data=data, check=check)
+    graph = _compact(model) if compact else model
+    write(graph, path, like=like, data=data, verify=verify)
 
 
 def analyze(model: Graph, *, attention: str | None = None) -> Coupling:
@@ -178,7 +179,7 @@ def compare(
 
 @takes_options(SelectionOptions)
 def prune(
-    source: object,
+    model: object,
     out: str | os.PathLike[str] | None = None,
     *,
     attention: str | None = None,
@@ -186,7 +187,7 @@ def prune(
     gradients: Gradients | None = None,
     repair: str | None = None,
     quantize: str | None = None,
-    check: bool = True,
+    verify: bool = True,
     save_plan: str | os.PathLike[str] | None = None,
     progress: Callable[[str], None] = lambda stage: None,
     **options: Unpack[SelectionKeywords],
@@ -194,7 +195,7 @@ def prune(
     """Load, analyze, select, cut, verify, recover and write, in one call.
 
     Args:
-        source: a Graph, or anything that `load` reads.
+        model: a Graph, or anything that `load` reads.
         out: where the pruned model goes; None writes nothing.
         attention: "heads" or "head_dim"; by default whichever is finer.
         data: unlabelled inputs from the training distribution; the first samples are also verified on.
@@ -202,7 +203,7 @@ def prune(
         repair: how to get accuracy back after the proof, a registered repair, with options as in
             "absorb:map"; None is "least-squares" with data, else "none".
         quantize: type of the weights of a quantized result, such as "int8" (see `pg.quantize`); needs data.
-        check: whether to verify; a failed proof raises and nothing is written.
+        verify: whether to verify; a failed proof raises and nothing is written.
         save_plan: where the plan goes.
         progress: called with the name of each stage as it begins.
         options: those of `prunegraph.selection.options.SelectionOptions`: budget, algorithm, allocation, round_to, ...
@@ -216,24 +217,24 @@ def prune(
     choice = SelectionOptions(**options)
     if choice.provider is not None:
         provider_name(choice.provider)
-    given = source if isinstance(source, str | os.PathLike) else None
+    given = model if isinstance(model, str | os.PathLike) else None
     if out is not None:
         check_model_output(out, given)
     if save_plan is not None:
         check_output(save_plan, given)
     progress("load")
-    model = source if isinstance(source, Graph) else load(source)
-    samples = samples.fit(model) if samples is not None else None
-    bound = repairs.find(repair, samples, model)
+    graph = model if isinstance(model, Graph) else load(model)
+    samples = samples.fit(graph) if samples is not None else None
+    bound = repairs.find(repair, samples, graph)
     statistics = (
-        Statistics(model, samples, progress=progress) if samples is not None else None
+        Statistics(graph, samples, progress=progress) if samples is not None else None
     )
     progress("analyze")
-    coupling = analyze(model, attention=attention)
+    coupling = analyze(graph, attention=attention)
     progress("select")
     chosen = choose(coupling, choice, statistics, gradients, bound.name, progress)
     how = ExecutionOptions(
-        bound, check, choice.seed, scratch=scratch(out), progress=progress
+        bound, verify, choice.seed, scratch=scratch(out), progress=progress
     )
     result = finish(coupling, chosen, choice, samples, how, quantize=quantize)
     write_result(result, samples, how, out, save_plan)
@@ -241,14 +242,14 @@ def prune(
 
 
 def apply_plan(
-    source: object,
+    model: object,
     plan: Plan,
     out: str | os.PathLike[str] | None = None,
     *,
     data: Samples | None = None,
     repair: str | None = None,
     quantize: str | None = None,
-    check: bool = True,
+    verify: bool = True,
     seed: int = 0,
     save_plan: str | os.PathLike[str] | None = None,
     progress: Callable[[str], None] = lambda stage: None,
@@ -256,13 +257,13 @@ def apply_plan(
     """Load, cut, verify, recover and write by a plan that is there: `prune` without the choice.
 
     Args:
-        source: a Graph, or anything that `load` reads.
+        model: a Graph, or anything that `load` reads.
         plan: what goes. It is carried out whole, or not at all.
         out: where the pruned model goes; None writes nothing.
         data: unlabelled inputs from the training distribution; the first samples are also verified on.
         repair: as for `prune`: None is "least-squares" with data, else "none".
         quantize: type of the weights of a quantized result, such as "int8"; needs data.
-        check: whether to verify; a failed proof raises and nothing is written.
+        verify: whether to verify; a failed proof raises and nothing is written.
         seed: of the random inputs of the proof.
         save_plan: where the plan goes, with all cuts.
         progress: called with the name of each stage as it begins.
@@ -274,20 +275,20 @@ def apply_plan(
     samples = Data.of(data) if data is not None else None
     if quantize is not None:
         check_quantize(quantize, samples)
-    given = source if isinstance(source, str | os.PathLike) else None
+    given = model if isinstance(model, str | os.PathLike) else None
     if out is not None:
         check_model_output(out, given)
     if save_plan is not None:
         check_output(save_plan, given)
     progress("load")
-    model = source if isinstance(source, Graph) else load(source)
-    bound = repairs.find(repair, samples, model)
+    graph = model if isinstance(model, Graph) else load(model)
+    bound = repairs.find(repair, samples, graph)
     progress("analyze")
-    coupling = analyze(model, attention=plan.attention)
+    coupling = analyze(graph, attention=plan.attention)
     survivors(coupling, plan)
-    samples = samples.fit(model) if samples is not None else None
-    how = ExecutionOptions(bound, check, seed, True, scratch(out), progress)
-    chosen = Selected(plan.complete(model))
+    samples = samples.fit(graph) if samples is not None else None
+    how = ExecutionOptions(bound, verify, seed, True, scratch(out), progress)
+    chosen = Selected(plan.complete(graph))
     result = finish(coupling, chosen, None, samples, how, quantize=quantize)
     write_result(result, samples, how, out, save_plan)
     return result
@@ -308,8 +309,8 @@ def write_result(
     """Write the pruned model, then its plan: the model may turn out not to run."""
     how.progress("write")
     if out is not None:
-        first = first_sample(samples, result.model)
-        write(result.small, out, like=result.model, data=first, check=how.verify)
+        first = first_sample(samples, result.original)
+        write(result.model, out, like=result.original, data=first, verify=how.verify)
     if save_plan is not None:
         result.plan.save(save_plan)
 

@@ -483,7 +483,7 @@ def prune(
             load_model(model),
             out,
             budget=budget,
-            check=not no_verify,
+            verify=not no_verify,
             data=samples,
             progress=progress,
             **options,
@@ -548,13 +548,13 @@ def show_result(
     )
     if result.repair != "none":
         base = (
-            f"{samples.fit(result.model).samples} samples"
+            f"{samples.fit(result.original).samples} samples"
             if samples is not None
             else "the model's BatchNormalization statistics"
         )
         where.print(f"then repaired on {base}: {result.repair}")
     elif samples is None and any(
-        node.op == "BatchNormalization" for node in result.model.nodes
+        node.op == "BatchNormalization" for node in result.original.nodes
     ):
         where.print(
             "not repaired: --data refits the weights; without data --repair bn brings back much of it"
@@ -704,17 +704,17 @@ def search(
             out,
             data=samples,
             evaluation=seen,
-            check=not no_verify,
+            verify=not no_verify,
             progress=progress,
             **options,
         )
-    where.print(tables.search_table(done.found, done.result.before))
+    where.print(tables.search_table(done.trace, done.result.before))
     if evaluation is None:
         where.print(
             "measured on the data of the repair, which flatters the result: give others with --eval"
         )
     show_result(where, done.result, samples, out)
-    write_json(done.found.to_json(model), json_path)
+    write_json(done.trace.to_json(model), json_path)
 
 
 @main.command(cls=Writes)

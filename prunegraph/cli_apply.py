@@ -79,7 +79,7 @@ def apply(
             chosen,
             None if symbol else out,
             data=samples,
-            check=not no_verify,
+            verify=not no_verify,
             progress=progress,
             **options,
         )
@@ -113,11 +113,11 @@ def _write_symbol(model: str, result: PruneResult, out: str) -> None:
 
     options = click.get_current_context().meta.get(READING, {})
     if result.repair == "none":
-        mxnet.apply(model, result.plan, result.small, out, beside(out), **options)
+        mxnet.apply(model, result.plan, result.model, out, beside(out), **options)
         return
-    pruned = api.apply(result.model, result.plan)
+    pruned = api.apply(result.original, result.plan)
     mxnet.apply(
-        model, result.plan, pruned, out, beside(out), repaired=result.small, **options
+        model, result.plan, pruned, out, beside(out), repaired=result.model, **options
     )
 
 

@@ -112,7 +112,7 @@ def execute(
     if decomposition is not None:
         options.progress("decompose")
         decomposed = decomposition(graph, data)
-        graph = decomposed.graph
+        graph = decomposed.model
     if repair.refits:
         graph = repair(done.survivors, graph, data, options.progress)
     return replace(done, model=graph, decomposed=decomposed)

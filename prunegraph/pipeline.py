@@ -38,8 +38,8 @@ class PruneResult:
     the budget, and `rounding` where `round_to` was "auto". `quantized` says what quantization did, if asked for.
     """
 
+    original: Graph
     model: Graph
-    small: Graph
     coupling: Coupling
     plan: Plan
     before: Cost
@@ -130,7 +130,7 @@ def finish(
         from prunegraph.quantization.quantize import quantize as _quantize
 
         quantized = _quantize(pruned, samples, weights=quantize, progress=options.progress)
-        pruned = quantized.graph
+        pruned = quantized.model
     return PruneResult(
         model,
         pruned,

@@ -119,7 +119,7 @@ def verify(
     Args:
         model: the original.
         plan: what was removed.
-        small: the pruned graph.
+        pruned: the pruned graph.
         data: inputs to compare on besides two random ones.
         seed: of the random inputs.
         tolerance: largest difference allowed, relative to the largest value of each output;
@@ -164,7 +164,7 @@ class _Comparison:
         tolerance: float,
         folder: Path,
     ):
-        self.left, self.cuts, self.small, self.tolerance = (
+        self.survivors, self.cuts, self.pruned_graph, self.tolerance = (
             survivors,
             cuts,
             pruned,
@@ -179,11 +179,11 @@ class _Comparison:
         write_graph(pruned, self.pruned)
 
     def run(self, data: list[Batch], seed: int) -> Proof:
-        write_masked(self.left, self.cuts, self.masked)
+        write_masked(self.survivors, self.cuts, self.masked)
         every = self._run_original(data, seed)
         if not _all_finite(every):
             # Something divides by what is zero where it is made; zeros where it is consumed say the same.
-            write_masked(self.left, self.cuts, self.masked, CONSUMED)
+            write_masked(self.survivors, self.cuts, self.masked, CONSUMED)
             every = self._run_original(data, seed)
         names = self._choose(every)
         outputs = list(self.graph.outputs)
@@ -192,7 +192,7 @@ class _Comparison:
         else:
             expected = self._inner(self.masked, self.inputs, names)
         proof = self._prove(expected, names)
-        if (weight := wrong_weight(self.graph, self.cuts, self.small)) is not None:
+        if (weight := wrong_weight(self.graph, self.cuts, self.pruned_graph)) is not None:
             raise ExactnessError(
                 f"{self.graph.source}: the pruned graph has a wrong weight: {weight}"
             )
@@ -448,7 +448,7 @@ class _Comparison:
         A TopK among nearly equal scores falls one way or the other by rounding, and all
         behind it differs. What decides is compared by itself; its results are then inputs.
         """
-        present = self.small.outer & self.graph.outer
+        present = self.pruned_graph.outer & self.graph.outer
         deciding = [
             n
             for n in self.graph.nodes
@@ -493,7 +493,7 @@ class _Comparison:
 
     def _survive(self, name: str, value: Array) -> Array:
         """The part of an original value that the pruned graph still has."""
-        for axis, kept in enumerate(self.left.value(name)):
+        for axis, kept in enumerate(self.survivors.value(name)):
             if kept is not None:
                 value = np.take(value, kept, axis)
         return value
@@ -526,12 +526,12 @@ class _Comparison:
 
     def _witnesses(self, saturated: Sequence[str]) -> list[str]:
         """Inner values that stand in for outputs: the last layers' outputs, and what saturated nodes read."""
-        both = (self.small.outer & self.graph.outer) - set(self.graph.outputs)
+        both = (self.pruned_graph.outer & self.graph.outer) - set(self.graph.outputs)
         read = [v for name in saturated for v in self._parents(name)]
         layers = [node.outputs[0] for node in self.graph.layers if node.subgraph is None][
             -WITNESSES:
         ]
-        types = self.left.coupling.shape_info.types
+        types = self.survivors.coupling.shape_info.types
         result = dict.fromkeys([*read, *layers])
         return [name for name in result if name in both and types.get(name) in FLOAT_TYPES]
 
@@ -545,15 +545,17 @@ class _Comparison:
             f"{self.graph.source}: output {worst.name!r} differs from the masked original by {worst.relative:.2e} "
             f"of its largest value ({self.tolerance:g} allowed)"
         )
-        created = {output: node for node in self.small.nodes for output in node.outputs}
-        both = self.small.outer & self.graph.outer
-        types = self.left.coupling.shape_info.types
+        created = {
+            output: node for node in self.pruned_graph.nodes for output in node.outputs
+        }
+        both = self.pruned_graph.outer & self.graph.outer
+        types = self.survivors.coupling.shape_info.types
         names = [
             output
             for node in self.graph.nodes
             for output in node.outputs
             if output in both
-            and output in self.left.coupling.labels
+            and output in self.survivors.coupling.labels
             and types.get(output) in FLOAT_TYPES
         ]
         try:

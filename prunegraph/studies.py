@@ -36,7 +36,7 @@ from prunegraph.tuning.sensitivity import RATIOS, Sensitivity
 
 @takes_options(SelectionOptions, without=["budget"], defaults={"round_to": 1})
 def sensitivity(
-    source: str | os.PathLike[str] | Graph,
+    model: str | os.PathLike[str] | Graph,
     *,
     data: Samples,
     evaluation: Samples | None = None,
@@ -52,7 +52,7 @@ def sensitivity(
     """What it costs to prune each group alone, at several ratios.
 
     Args:
-        source: the model, or its path.
+        model: the model, or its path.
         data: inputs from the training distribution, for the algorithm and the repair.
         evaluation: what the metric is measured on; `data` if not given.
         metric: "error", "agreement", "kl", "top1" (needs `labels`), "file.py:function", or a function;
@@ -74,31 +74,36 @@ def sensitivity(
     options.setdefault("round_to", 1)
     choice = SelectionOptions(Budget(ratio=ratios[-1]), **options)
     progress("load")
-    model = source if isinstance(source, Graph) else load(source)
-    samples = samples.fit(model)
-    bound = repairs.find(repair, samples, model)
+    graph = model if isinstance(model, Graph) else load(model)
+    samples = samples.fit(graph)
+    bound = repairs.find(repair, samples, graph)
     progress("analyze")
-    coupling = analyze(model, attention=attention)
+    coupling = analyze(graph, attention=attention)
     seen = Data.of(evaluation) if evaluation is not None else samples
     with trials(
         Study(coupling, samples, seen, portable(metric), bound.name, jobs, cluster)
     ) as measured:
         progress("score")
-        ranked = rank(coupling, choice, Statistics(model, samples, progress=progress))
+        ranked = rank(coupling, choice, Statistics(graph, samples, progress=progress))
         return sensitivities.measure(measured, ranked, ratios, bound.name, progress)
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What `search` did: `result` is like that of `prune`, `found` tells how its plan was found."""
+    """What `search` did: `result` is like that of `prune`, `trace` tells how its plan was found."""
 
     result: PruneResult
-    found: SearchTrace
+    trace: SearchTrace
+
+    @property
+    def model(self) -> Graph:
+        """The pruned graph."""
+        return self.result.model
 
 
 @takes_options(SelectionOptions, without=["budget"])
 def search(
-    source: str | os.PathLike[str] | Graph,
+    model: str | os.PathLike[str] | Graph,
     out: str | os.PathLike[str] | None = None,
     *,
     data: Samples,
@@ -110,7 +115,7 @@ def search(
     stages: bool = False,
     attention: str | None = None,
     repair: str | None = None,
-    check: bool = True,
+    verify: bool = True,
     save_plan: str | os.PathLike[str] | None = None,
     jobs: int | None = None,
     cluster: str | None = None,
@@ -122,7 +127,7 @@ def search(
     No candidate is trained. The fast compression of source 001.
 
     Args:
-        source: the model, or its path.
+        model: the model, or its path.
         out: where the pruned model goes; None writes nothing.
         data: inputs from the training distribution, for the algorithm and the repair.
         tolerance: how much worse the metric may be, in its unit: points for "top1" and "agreement".
@@ -135,7 +140,7 @@ def search(
         stages: whether parts of the network are then pruned a little more or less.
         attention: "heads" or "head_dim"; by default whichever is finer.
         repair: of every candidate, and of the result: "least-squares" (the default), "bn", "absorb" or "none".
-        check: whether to verify the result; a failed proof raises and nothing is written.
+        verify: whether to verify the result; a failed proof raises and nothing is written.
         save_plan: where the plan goes.
         jobs: worker processes; None is one for each core.
         cluster: address of a Dask scheduler, "tcp://host:port", instead of processes.
@@ -149,17 +154,17 @@ def search(
     samples = Data.of(data)
     goal = Goal(tolerance, method, by, stages)
     choice = SelectionOptions(goal.budget(1), **options)
-    given = source if not isinstance(source, Graph) else None
+    given = model if not isinstance(model, Graph) else None
     if out is not None:
         check_model_output(out, given)
     if save_plan is not None:
         check_output(save_plan, given)
     progress("load")
-    model = source if isinstance(source, Graph) else load(source)
-    samples = samples.fit(model)
-    bound = repairs.find(repair, samples, model)
+    graph = model if isinstance(model, Graph) else load(model)
+    samples = samples.fit(graph)
+    bound = repairs.find(repair, samples, graph)
     progress("analyze")
-    coupling = analyze(model, attention=attention)
+    coupling = analyze(graph, attention=attention)
     seen = Data.of(evaluation) if evaluation is not None else samples
     study = Study(
         coupling,
@@ -172,11 +177,11 @@ def search(
     )
     with trials(study) as measured:
         progress("score")
-        statistics = Statistics(model, samples, progress=progress)
+        statistics = Statistics(graph, samples, progress=progress)
         ranked = ranking(coupling, choice, statistics, bound.name, progress, jobs, cluster)
         match = find(measured, ranked, goal, progress)
     how = ExecutionOptions(
-        bound, check, choice.seed, scratch=scratch(out), progress=progress
+        bound, verify, choice.seed, scratch=scratch(out), progress=progress
     )
     result = finish(coupling, Selected(match.plan), choice, samples, how)
     write_result(result, samples, how, out, save_plan)

@@ -49,8 +49,8 @@ class CompressResult:
     """What `compress` did.
 
     Args:
-        model: the original.
-        graph: the result.
+        original: what was compressed.
+        model: the result.
         plan: what was cut; may be empty. `proof` is that of the cut (None where it was turned off), `left_out` are
             groups that broke it and stay whole.
         layers: what became of every layer of the original, in topological order.
@@ -64,8 +64,8 @@ class CompressResult:
         quantized: what quantization did, if it was asked for.
     """
 
+    original: Graph
     model: Graph
-    graph: Graph
     plan: Plan
     layers: tuple[Decision, ...]
     mixes: tuple[Mix, ...]
@@ -183,7 +183,7 @@ class CompressOptions:
 
 @takes_options(CompressOptions, without=["budget"])
 def compress(
-    source: object,
+    model: object,
     out: str | os.PathLike[str] | None = None,
     *,
     macs: float | str | None = None,
@@ -192,7 +192,7 @@ def compress(
     attention: str | None = None,
     repair: str | None = None,
     quantize: str | None = None,
-    check: bool = True,
+    verify: bool = True,
     progress: Progress = lambda stage: None,
     **options: Unpack[CompressKeywords],
 ) -> CompressResult:
@@ -203,7 +203,7 @@ def compress(
     original's on the rest (without data: on random inputs). The result is then made with all data.
 
     Args:
-        source: a Graph, or anything that `pg.load` reads.
+        model: a Graph, or anything that `load` reads.
         out: where the result goes; None writes nothing.
         macs: upper bound on multiply-accumulates: a fraction up to 1, or an amount such as "2.1G".
         params: the same for parameters; one of both, which only "source-004" can do without.
@@ -211,7 +211,7 @@ def compress(
         attention: "heads" or "head_dim"; by default whichever is finer.
         repair: how to get accuracy back; None is "least-squares" with data, else "none".
         quantize: type of the weights of a quantized result, such as "int8" (see `pg.quantize`); needs data.
-        check: whether the cut is proved; a failed proof raises and nothing is written.
+        verify: whether the cut is proved; a failed proof raises and nothing is written.
         progress: called with the name of each stage as it begins.
         options: those of `CompressOptions`: method, algorithm, round_to, ...
 
@@ -232,26 +232,24 @@ def compress(
     if quantize is not None:
         check_quantize(quantize, samples)
     if out is not None:
-        api.check_model_output(
-            out, source if isinstance(source, str | os.PathLike) else None
-        )
+        api.check_model_output(out, model if isinstance(model, str | os.PathLike) else None)
     progress("load")
-    model = source if isinstance(source, Graph) else api.load(source)
-    samples = samples.fit(model) if samples is not None else None
+    graph = model if isinstance(model, Graph) else api.load(model)
+    samples = samples.fit(graph) if samples is not None else None
     how = ExecutionOptions(
-        repairs.find(repair, samples, model), check, settings.seed, progress=progress
+        repairs.find(repair, samples, graph), verify, settings.seed, progress=progress
     )
     progress("analyze")
-    work = _Work(api.analyze(model, attention=attention), settings, samples, how)
+    work = _Work(api.analyze(graph, attention=attention), settings, samples, how)
     created = work.by_rule() if settings.published else work.by_budget()
     if quantize is not None:
         from prunegraph.quantization.quantize import quantize as _quantize
 
-        quantized = _quantize(created.graph, samples, weights=quantize, progress=progress)
-        created = replace(created, graph=quantized.graph, quantized=quantized)
+        quantized = _quantize(created.model, samples, weights=quantize, progress=progress)
+        created = replace(created, model=quantized.model, quantized=quantized)
     if out is not None:
         progress("write")
-        api.save(created.graph, out, like=model, check=check)
+        api.save(created.model, out, like=graph, verify=verify)
     return created
 
 

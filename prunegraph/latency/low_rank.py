@@ -43,7 +43,7 @@ SLOWER = "measured: its parts are no faster"
 
 @takes_options(DecomposeOptions)
 def decompose(
-    graph: Graph,
+    model: Graph,
     *,
     latency: float | str | None = None,
     data: Samples | None = None,
@@ -56,7 +56,7 @@ def decompose(
     """Replace layers by chains of smaller ones of low rank, so that a latency, a cost or a rule is met.
 
     Args:
-        graph: the model; it is not changed.
+        model: the model; it is not changed.
         latency: upper bound on what ONNX Runtime takes, measured at batch 1: a fraction of the original (0.5) or a
             time ("12ms"). Instead of `rank`, `params` or `macs`.
         data: unlabelled inputs: parts are fitted to what the layers make of them, by least squares.
@@ -73,18 +73,18 @@ def decompose(
         PrunegraphError: what `prunegraph.rewriting.decompose.decompose_layers` raises.
     """
     if latency is None:
-        return decompose_layers(graph, DecomposeOptions(**options), data=data)
+        return decompose_layers(model, DecomposeOptions(**options), data=data)
     bound, is_share = parse_latency(latency)
     given = dict(options)
     for name in ("rank", "params", "macs"):
         if given.get(name) is not None:
             raise OptionError(f"give one of latency and {name}, not both")
     how = DecomposeOptions(**options)
-    timer = timer or Stopwatch(graph, provider=provider_name(provider), threads=threads)
+    timer = timer or Stopwatch(model, provider=provider_name(provider), threads=threads)
     share = bound if is_share else bound / timer.original()
     if how.fold:
-        graph, how = fold(graph), replace(how, fold=False)
-    search = _Search(graph, share, str(latency), timer, progress, how)
+        model, how = fold(model), replace(how, fold=False)
+    search = _Search(model, share, str(latency), timer, progress, how)
     result = search.run()
     if data is None:
         return result
@@ -170,7 +170,7 @@ class _Search:
             except BudgetError:
                 return None
             slower = [
-                row.name for row in result.layers if not self._pays(result.graph, row)
+                row.name for row in result.layers if not self._pays(result.model, row)
             ]
             if not slower:
                 remaining = {
@@ -178,7 +178,7 @@ class _Search:
                     for name, reason in result.left.items()
                 }
                 return replace(
-                    result, left=remaining, latency=self.timer.against(result.graph, PAIRS)
+                    result, left=remaining, latency=self.timer.against(result.model, PAIRS)
                 )
             self.slower += slower
 

@@ -71,7 +71,7 @@ class QuantizeResult:
     """What `quantize` made.
 
     Args:
-        graph: the quantized graph.
+        model: the quantized graph.
         layers: a report of every layer, in order, also of those left in float.
         ranges: scale and zero point of every quantized value; `quantize(ranges=...)` takes them again.
         outputs: SQNR of the outputs in dB: of ONNX Runtime's default session of the quantized graph, on this
@@ -81,7 +81,7 @@ class QuantizeResult:
         weight_range: the codes of int8 weights, and why; None where layers multiply no 8-bit codes.
     """
 
-    graph: Graph
+    model: Graph
     layers: tuple[LayerReport, ...]
     ranges: dict[str, dict[str, float | int]] = field(repr=False)
     outputs: dict[str, float]
@@ -181,16 +181,16 @@ class QuantizeOptions:
 
 @takes_options(QuantizeOptions)
 def quantize(
-    graph: Graph,
+    model: Graph,
     data: Samples | None = None,
     *,
     progress: Progress = lambda stage: None,
     **options: Unpack[QuantizeKeywords],
 ) -> QuantizeResult:
-    """Quantize a float graph with unlabelled data; `graph` is not touched.
+    """Quantize a float graph with unlabelled data; `model` is not touched.
 
     Args:
-        graph: the model.
+        model: the model.
         data: inputs from the training distribution, a few hundred; not needed for weights alone.
         progress: called with a line for every step.
         options: those of `QuantizeOptions`: method, weights, activations, target, tolerance, ...
@@ -213,11 +213,11 @@ def quantize(
     how.check_tolerance()
     wide = _wide(scheme, how.fallback)
     find = finder(scheme, how.method, how.percentile)
-    kept_names(graph, how.float_layers)
-    samples = Data.of(data).fit(graph) if data is not None else None
-    measure = _Measure(graph, samples, how.metric) if how.tolerance is not None else None
+    kept_names(model, how.float_layers)
+    samples = Data.of(data).fit(model) if data is not None else None
+    measure = _Measure(model, samples, how.metric) if how.tolerance is not None else None
     progress("fold BatchNormalization")
-    base = prepared(graph, scheme, data=samples)
+    base = prepared(model, scheme, data=samples)
     if how.equalize:
         progress("equalize")
         base = equalized(base)
@@ -246,7 +246,7 @@ def quantize(
     result = make(placement)
     _check_opens(result)
     progress("measure the noise")
-    outputs, noise = _noise(graph, base, result, placement, samples)
+    outputs, noise = _noise(model, base, result, placement, samples)
     return QuantizeResult(
         result,
         layer_reports(placement, scheme, make.codes, noise, wide),

@@ -68,7 +68,7 @@ class DecomposeResult:
     `latency` was measured where it was the budget.
     """
 
-    graph: Graph
+    model: Graph
     layers: tuple[Row, ...]
     left: Mapping[str, str]
     before: Cost

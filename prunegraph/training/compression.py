@@ -35,10 +35,10 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class PrunedGraph:
+class CompressionResult:
     """A pruned graph, its plan, channels of all groups before and after, and how the search went, if there was one."""
 
-    graph: Graph
+    model: Graph
     plan: Plan
     channels: tuple[int, int]
     search: SearchTrace | None = None
@@ -75,7 +75,7 @@ class Compression:
     seed: int = 0
     progress: Progress = lambda stage: None
 
-    def to_budget(self, graph: Graph, budget: Budget) -> PrunedGraph:
+    def to_budget(self, graph: Graph, budget: Budget) -> CompressionResult:
         """The graph within a budget.
 
         Raises:
@@ -96,7 +96,7 @@ class Compression:
         by: str = "ratio",
         stages: bool = False,
         device: str | None = None,
-    ) -> PrunedGraph:
+    ) -> CompressionResult:
         """The largest cut whose metric is at most `tolerance` below the graph's own.
 
         Args:
@@ -137,13 +137,13 @@ class Compression:
 
     def _finished(
         self, coupling: Coupling, plan: Plan, search: SearchTrace | None = None
-    ) -> PrunedGraph:
+    ) -> CompressionResult:
         """Cut, prove, repair."""
         how = ExecutionOptions(self.bound_repair(coupling.graph))
         done = execute(coupling, plan, self.data, how)
         total = sum(group.channels for group in coupling.groups)
         gone = sum(len(channels) for channels in done.plan.remove.values())
-        created = PrunedGraph(
+        created = CompressionResult(
             done.model, done.plan, (total, total - gone), search, done.left_out
         )
         self.progress(str(created))

@@ -127,7 +127,7 @@ def rounds_of(
     if rounds < 1:
         raise OptionError(f"rounds must be at least 1, got {rounds}")
     original, data = (
-        cost(done.graph),
+        cost(done.model),
         sampled(setting.data, pruning.samples, setting.recipe.seed),
     )
     for turn in range(1, rounds + 1):
@@ -136,19 +136,19 @@ def rounds_of(
         left_out: list[str] = []
         for budget in bounds:
             target = _part(budget, original, turn, rounds)
-            if not _is_met(target, done.graph):
-                gradients = task_gradients(done.graph, data, setting)
-                result = pruning(done.graph, target, data, gradients, setting.recipe.seed)
+            if not _is_met(target, done.model):
+                gradients = task_gradients(done.model, data, setting)
+                result = pruning(done.model, target, data, gradients, setting.recipe.seed)
                 left_out += result.left_out
-                done = replace(done, graph=result.model)
-        record = pruned(f"prune{number}", done.graph, setting)
+                done = replace(done, model=result.model)
+        record = pruned(f"prune{number}", done.model, setting)
         if left_out:
             record["left_out"] = left_out
             done = done.with_note(_left_out(left_out))
         done = done.with_record(record)
-        module = GraphModule(done.graph)
+        module = GraphModule(done.model)
         run = setting.fit(module, f"tune{number}", recipe=recipe)
-        done = replace(done, graph=module.cpu().write_back(done.graph)).after(
+        done = replace(done, model=module.cpu().write_back(done.model)).after(
             f"tune{number}", run
         )
     return done

@@ -157,7 +157,7 @@ def test_from_python(folder: Path) -> None:
     assert (
         result.proof is not None and result.repair == "least-squares" and result.plan.cuts
     )
-    pruned = apply_plan(graph, plan, "out.onnx").small
+    pruned = apply_plan(graph, plan, "out.onnx").model
     assert pruned.sha256 == pg.apply(graph, plan).sha256 == pg.load("out.onnx").sha256
     with pytest.raises(PlanError, match="another model"):
         apply_plan(residual_net(1), plan, "other.onnx")

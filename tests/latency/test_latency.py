@@ -629,7 +629,7 @@ def test_a_real_choice_of_widths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.setenv("PRUNEGRAPH_CACHE", str(tmp_path))
     monkeypatch.setattr(timing, "SECONDS", (0.0, 0.1))
     result = pg.prune(
-        FASHION, budget=Budget(macs=0.5), round_to="auto", check=False, threads=2
+        FASHION, budget=Budget(macs=0.5), round_to="auto", verify=False, threads=2
     )
     assert result.rounding is not None
     assert result.rounding.chosen in result.rounding.per_mac

@@ -52,7 +52,9 @@ def test_keywords_are_the_fields(keywords: type, options: type, without: set[str
 
 def test_signatures_list_every_option() -> None:
     parameters = inspect.signature(pg.prune).parameters
-    assert {"out", "budget", "algorithm", "keep", "data"} <= set(parameters)
+    assert {"model", "out", "budget", "algorithm", "keep", "data", "verify"} <= set(
+        parameters
+    )
     assert "options" not in parameters
     assert parameters["budget"].default is inspect.Parameter.empty
     assert parameters["round_to"].default == 8
@@ -75,3 +77,36 @@ def test_a_wrong_option_is_named(name: str) -> None:
 def test_an_option_of_another_function_is_an_error(name: str) -> None:
     with pytest.raises(UnknownNameError, match=f"unknown option of {name} 'budget'"):
         getattr(pg, name)(residual_net(), budget=pg.Budget(ratio=0.5))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "analyze",
+        "apply",
+        "compress",
+        "decompose",
+        "prune",
+        "quantize",
+        "save",
+        "search",
+        "select",
+        "sensitivity",
+        "verify",
+    ],
+)
+def test_the_first_argument_is_the_model(name: str) -> None:
+    function = getattr(pg, name)
+    parameters = inspect.signature(function).parameters
+    assert next(iter(parameters)) == "model"
+    assert "check" not in parameters
+
+
+@pytest.mark.parametrize(
+    "name", sorted(each for each in pg.__all__ if each.endswith("Result"))
+)
+def test_results_have_the_new_graph_as_model(name: str) -> None:
+    result = getattr(pg, name)
+    fields = {each.name for each in dataclasses.fields(result)}
+    assert "model" in fields or isinstance(result.model, property)
+    assert not {"graph", "small", "check"} & fields

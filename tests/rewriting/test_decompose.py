@@ -72,7 +72,7 @@ def assert_same(first: Graph, second: Graph, tolerance: float = 1e-5) -> None:
 def checked(decomposed: DecomposeResult) -> DecomposeResult:
     """The graph is valid, and its cost is what the rows say."""
     onnx.shape_inference.infer_shapes(
-        decomposed.graph.model, check_type=True, strict_mode=True
+        decomposed.model.model, check_type=True, strict_mode=True
     )
     for index, kind in enumerate(("params", "macs")):
         saved = sum(
@@ -106,7 +106,7 @@ def test_a_convolution_of_low_rank_is_the_same(
     )
     (row,) = result.layers
     assert row.error < 1e-6 and set(row.ranks) == {2}
-    assert_same(graph, result.graph)
+    assert_same(graph, result.model)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_other_numbers_of_axes(kernel: tuple[int, ...], method: str) -> None:
         pg.decompose(graph, method=method, rank="energy:0.9999999", round_to=1)
     )
     assert [row.method for row in result.layers] == [method]
-    assert_same(graph, result.graph)
+    assert_same(graph, result.model)
     assert not pg.decompose(one_conv(low(24, 20, 5)), method="spatial").layers
 
 
@@ -129,7 +129,7 @@ def test_a_convolution_of_one_element_keeps_stride_and_padding() -> None:
     graph = one_conv(low(24, 20, 1, 1), strides=[2, 2], pads=[1, 0, 2, 1])
     result = checked(pg.decompose(graph, rank="energy:0.9999999", round_to=1))
     assert result.layers[0].method == "svd" and result.layers[0].ranks == (2,)
-    assert_same(graph, result.graph)
+    assert_same(graph, result.model)
 
 
 @pytest.mark.parametrize("opset", [9, 17])
@@ -156,8 +156,8 @@ def test_gemm_keeps_its_factors_and_matmul_its_axes(opset: int, transposed: int)
         ("matmul", (2,)),
         ("gemm", (2,)),
     ]
-    assert [node.name for node in result.graph.nodes if node.op == "Gemm"] == ["gemm/last"]
-    assert_same(graph, result.graph)
+    assert [node.name for node in result.model.nodes if node.op == "Gemm"] == ["gemm/last"]
+    assert_same(graph, result.model)
 
 
 def test_16_bit_weights_stay_16_bit() -> None:
@@ -165,9 +165,9 @@ def test_16_bit_weights_stay_16_bit() -> None:
     # Rounding to 16 bits gives a weight more ranks, with little energy.
     decomposed = pg.decompose(graph, rank="energy:0.99999", round_to=1)
     assert decomposed.layers and all(
-        weight.dtype == np.float16 for weight in decomposed.graph.weights.values()
+        weight.dtype == np.float16 for weight in decomposed.model.weights.values()
     )
-    assert_same(graph, decomposed.graph, 5e-3)
+    assert_same(graph, decomposed.model, 5e-3)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -183,7 +183,7 @@ def test_the_error_bounds_what_a_layer_makes(method: str, rank: str) -> None:
         given = random_inputs(graph, seed=3)
         (before,), (after,) = (
             run_values(each, given, each.outputs).values()
-            for each in (graph, decomposed.graph)
+            for each in (graph, decomposed.model)
         )
         bound = (
             row.error
@@ -204,15 +204,15 @@ def test_names() -> None:
     x = b.conv(b.input(1, 20, 8, 8), 20, 20, k=1, name="conv/first")
     graph = b.graph(b.conv(x, 20, 24, name="conv"))
     decomposed = pg.decompose(graph, rank="ratio:0.2", round_to=1)
-    assert names_of(decomposed.graph) == [
+    assert names_of(decomposed.model) == [
         "conv/first/first",
         "conv/first/last",
         "conv/first_",
         "conv/core",
         "conv/last",
     ]
-    assert len(set(decomposed.graph.weights)) == len(decomposed.graph.weights) == 7
-    assert decomposed.graph.outputs == graph.outputs
+    assert len(set(decomposed.model.weights)) == len(decomposed.model.weights) == 7
+    assert decomposed.model.outputs == graph.outputs
 
 
 def test_savings_of_tucker2_at_equal_ratio() -> None:
@@ -238,7 +238,7 @@ def left_net() -> Graph:
 def test_what_is_left_has_a_reason() -> None:
     graph = left_net()
     result = checked(pg.decompose(graph, rank="energy:0.3", keep=["last"]))
-    assert result.graph is graph and not result.layers
+    assert result.model is graph and not result.layers
     assert result.left == {
         "depthwise": "depthwise convolution",
         "grouped": "grouped convolution",
@@ -256,14 +256,14 @@ def test_what_is_left_has_a_reason() -> None:
 def test_a_weight_of_zeros() -> None:
     result = checked(pg.decompose(one_conv(np.zeros((32, 32, 3, 3)))))
     assert result.layers[0].error == 0
-    assert_same(one_conv(np.zeros((32, 32, 3, 3))), result.graph)
+    assert_same(one_conv(np.zeros((32, 32, 3, 3))), result.model)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_decomposed_graph_is_pruned_and_proved(method: str) -> None:
     graph = pg.decompose(
         residual_net(width=16), method=method, rank="ratio:0.4", round_to=2
-    ).graph
+    ).model
     groups = pg.analyze(graph).groups
     inner = [group for group in groups if any("/first" in layer for layer in group.layers)]
     assert inner, "ranks are channels"
@@ -335,9 +335,9 @@ def test_a_file_of_ir_version_3_stays_valid() -> None:
     model.graph.output[0].type.tensor_type.shape.CopyFrom(shape)
     graph = from_model(model)
     decomposed = pg.decompose(graph, rank="energy:0.9999999", round_to=1)
-    assert decomposed.layers and decomposed.graph.inputs == graph.inputs
-    onnx.checker.check_model(decomposed.graph.model, full_check=True)
-    assert_same(graph, decomposed.graph)
+    assert decomposed.layers and decomposed.model.inputs == graph.inputs
+    onnx.checker.check_model(decomposed.model.model, full_check=True)
+    assert_same(graph, decomposed.model)
 
 
 def test_layers_in_subgraphs_stay_whole() -> None:
@@ -356,7 +356,7 @@ def test_layers_in_subgraphs_stay_whole() -> None:
     assert len(decomposed.left) == 2 and set(decomposed.left.values()) == {
         "it is in the subgraph of an If, Loop or Scan"
     }
-    assert {value.shape for value in outputs(decomposed.graph).values()} == {(1, 16, 6, 6)}
+    assert {value.shape for value in outputs(decomposed.model).values()} == {(1, 16, 6, 6)}
 
 
 def test_external_weights_and_the_source_stay(tmp_path: object) -> None:
@@ -369,9 +369,9 @@ def test_external_weights_and_the_source_stay(tmp_path: object) -> None:
         graph.model, path, save_as_external_data=True, location="m.data", size_threshold=0
     )
     again = pg.decompose(pg.load(path), rank="energy:0.99")
-    for name, weight in decomposed.graph.weights.items():
+    for name, weight in decomposed.model.weights.items():
         np.testing.assert_array_equal(
-            numpy_helper.to_array(weight.tensor), again.graph.weights[name].read()
+            numpy_helper.to_array(weight.tensor), again.model.weights[name].read()
         )
 
 
@@ -420,8 +420,8 @@ def test_a_latency_is_met(bound: float, fold: bool) -> None:
     assert bound * 0.95 <= decomposed.latency.kept <= bound
     assert any(np.isclose(decomposed.latency.kept, each) for each in timer.measured)
     assert len(timer.measured) <= MEASUREMENTS
-    assert fold != any(node.op == "BatchNormalization" for node in decomposed.graph.nodes)
-    onnx.checker.check_model(decomposed.graph.model, full_check=True)
+    assert fold != any(node.op == "BatchNormalization" for node in decomposed.model.nodes)
+    onnx.checker.check_model(decomposed.model.model, full_check=True)
     time = pg.decompose(
         graph,
         method="auto",
