@@ -42,10 +42,10 @@ def quality(task: Task, share: float, data: Data, **options: object) -> float:
         data=data,
         budget=pg.Budget(macs=share),
         round_to=1,
-        check=False,
+        verify=False,
         **options,
     )
-    return task.quality(result.small)
+    return task.quality(result.model)
 
 
 def own_gradients(task: Task) -> Gradients:
@@ -129,7 +129,9 @@ def scale() -> None:
     )
     images = np.random.default_rng(0).standard_normal((256, 3, 224, 224)).astype(np.float32)
     start = time.perf_counter()
-    pg.prune(graph, data={graph.inputs[0]: images}, budget=pg.Budget(macs=0.5), check=False)
+    pg.prune(
+        graph, data={graph.inputs[0]: images}, budget=pg.Budget(macs=0.5), verify=False
+    )
     seconds, peak = (
         time.perf_counter() - start,
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,

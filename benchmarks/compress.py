@@ -76,16 +76,16 @@ def lenet(epochs: int = 5) -> None:
     for cluster in ("robust", "paper"):
         for rank in ("evbmf", "evbmf:0"):
             result = pg.compress(graph, method="source-004", cluster=cluster, rank=rank)
-            print(_lenet_row(f"{cluster}, {rank}", result.graph, timer), flush=True)
+            print(_lenet_row(f"{cluster}, {rank}", result.model, timer), flush=True)
             fitted = pg.compress(
                 graph, method="source-004", cluster=cluster, rank=rank, data=data
             )
             print(
-                _lenet_row("  with 256 unlabelled images", fitted.graph, timer), flush=True
+                _lenet_row("  with 256 unlabelled images", fitted.model, timer), flush=True
             )
             print(
                 _lenet_row(
-                    f"  tuned, {epochs} epochs", _tuned(result.graph, epochs), timer
+                    f"  tuned, {epochs} epochs", _tuned(result.model, epochs), timer
                 ),
                 flush=True,
             )
@@ -128,8 +128,8 @@ def detectors() -> None:
                 print(f"{name}, {options['method']}: {error}", flush=True)
                 continue
             spent = time.perf_counter() - start
-            sizes = [_stored(each) for each in (graph, result.graph)]
-            latency = timer.against(result.graph, PAIRS)
+            sizes = [_stored(each) for each in (graph, result.model)]
+            latency = timer.against(result.model, PAIRS)
             print(
                 f"{name}, {options['method']}: {sizes[0] / 1e6:.2f} -> {sizes[1] / 1e6:.2f} MB "
                 f"({sizes[1] / sizes[0] - 1:+.1%}), {latency.first:.0f} -> {latency.second:.0f} ms, "
@@ -137,9 +137,9 @@ def detectors() -> None:
             )
             print(f"  proof of the cut: {result.proof}")
             print(
-                f"  proposals: {_proposals(graph, inputs)} -> {_proposals(result.graph, inputs)}"
+                f"  proposals: {_proposals(graph, inputs)} -> {_proposals(result.model, inputs)}"
             )
-            print(f"  outputs of the same form: {_same_form(graph, result.graph, inputs)}")
+            print(f"  outputs of the same form: {_same_form(graph, result.model, inputs)}")
             for each in result.layers:
                 print(
                     f"  {each.name}: {each.action}; outputs {each.outputs[0]} -> {each.outputs[1]} {each.method} "
@@ -211,11 +211,11 @@ def equal() -> None:
         for method in METHODS:
             start = time.perf_counter()
             result = pg.compress(
-                graph, method=method, macs=share, round_to=1, data=data, check=False
+                graph, method=method, macs=share, round_to=1, data=data, verify=False
             )
             print(
                 _row(
-                    "fashion", share, method, fashion_accuracy(result.graph), result, start
+                    "fashion", share, method, fashion_accuracy(result.model), result, start
                 ),
                 flush=True,
             )
@@ -231,10 +231,10 @@ def tasks() -> None:
         for method in METHODS:
             start = time.perf_counter()
             result = pg.compress(
-                graph, method=method, macs=0.7, round_to=1, data=data, check=False
+                graph, method=method, macs=0.7, round_to=1, data=data, verify=False
             )
             print(
-                _row(wanted, 0.7, method, task.quality(result.graph), result, start),
+                _row(wanted, 0.7, method, task.quality(result.model), result, start),
                 flush=True,
             )
 
@@ -310,7 +310,7 @@ def measured_by_bound(
             _alone(each, nodes, node, x)
             for each, nodes in (
                 (graph, [node]),
-                (decomposed.graph, chain(decomposed.graph, node)),
+                (decomposed.model, chain(decomposed.model, node)),
             )
         ]
         axis = 1 if node.op == "Conv" else -1

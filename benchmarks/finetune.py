@@ -46,7 +46,7 @@ def tune_fashion(epochs: int = 2) -> None:
     share = result.after.macs / result.before.macs
     print(
         f"top-1: original {accuracy(module, *test):.2%}; {share:.1%} of MACs left: {accuracy(pruned, *test):.2%}, "
-        f"refitted without training {fashion_accuracy(result.small):.2%}",
+        f"refitted without training {fashion_accuracy(result.model):.2%}",
         flush=True,
     )
     train(pruned, *tensors("train"), epochs)
@@ -67,7 +67,7 @@ def tune_efficientnet(steps: int = 5, rate: float = 1e-4) -> None:
     inputs = torch.from_numpy(next(iter(photos.batches(source, 16)))["image"])
     graph = pg.load(module, inputs)
     result = pg.prune(graph, budget=pg.Budget(macs=0.9), round_to=1)
-    pruned = pytorch.apply(module, result.plan, pruned=result.small, inputs=inputs)
+    pruned = pytorch.apply(module, result.plan, pruned=result.model, inputs=inputs)
     print(
         f"{result.after.macs / cost(graph).macs:.1%} of MACs left; module and graph are equal"
     )

@@ -69,7 +69,7 @@ def theirs(graph: Graph, images: np.ndarray) -> Graph:
 def fastest(graph: Graph, data: Samples, threads: int) -> tuple[Graph, int]:
     """The model in integers, and how many layers at its start are left in float."""
     layers = faster_in_float(graph, data, threads=threads)
-    return pg.quantize(graph, data, float_layers=layers).graph, len(layers)
+    return pg.quantize(graph, data, float_layers=layers).model, len(layers)
 
 
 def row(name: str, threads: int, pairs: int, **choice: object) -> str:
@@ -87,9 +87,9 @@ def row(name: str, threads: int, pairs: int, **choice: object) -> str:
         budget=pg.Budget(macs=0.5),
         algorithm="l2",
         repair="none",
-        check=False,
+        verify=False,
         **choice,
-    ).small
+    ).model
     both, half_float = fastest(half, data, threads)
     duel = Stopwatch(other, one, threads=threads)
     races = [

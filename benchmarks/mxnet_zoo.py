@@ -39,12 +39,12 @@ def convert(folder: Path, pruned: Path) -> dict[str, float]:
     mxnet.apply(
         symbol,
         result.plan,
-        result.small,
+        result.model,
         str(pruned / "model-symbol.json"),
         str(pruned / "model-0000.params"),
         input_shapes=shapes,
     )
-    np.save(pruned / "wanted.npy", run(result.small.model, image)[0])
+    np.save(pruned / "wanted.npy", run(result.model.model, image)[0])
     return {
         "nodes": len(model.graph.node),
         "params": result.before.params,

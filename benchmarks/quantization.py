@@ -68,8 +68,8 @@ def methods() -> None:
         start = time.perf_counter()
         quantized = pg.quantize(graph, fashion_calibration(IMAGES, 0), **options)
         spent = time.perf_counter() - start
-        quality, noise = task.quality(quantized.graph), min(quantized.outputs.values())
-        share = size(quantized.graph) / whole_size
+        quality, noise = task.quality(quantized.model), min(quantized.outputs.values())
+        share = size(quantized.model) / whole_size
         print(
             f"{name:<20}{quality:>8.2%}{100 * (quality - whole):>+8.2f}{noise:>10.1f}{share:>7.3f}{spent:>9.1f}",
             flush=True,
@@ -84,13 +84,13 @@ def pruned() -> None:
         data = fashion_calibration(IMAGES, seed)
         alone = pg.quantize(graph, data)
         pruned = pg.prune(
-            graph, data=data, budget=pg.Budget(macs=0.5), round_to=1, check=False
-        ).small
+            graph, data=data, budget=pg.Budget(macs=0.5), round_to=1, verify=False
+        ).model
         both = pg.quantize(pruned, data)
-        parts = (graph, alone.graph, pruned, both.graph)
+        parts = (graph, alone.model, pruned, both.model)
         whole, int8, half, half_int8 = (task.quality(each) for each in parts)
         share, least = (
-            size(both.graph, compact=compact) / size(pruned) for compact in (False, True)
+            size(both.model, compact=compact) / size(pruned) for compact in (False, True)
         )
         lost = 100 * (half - half_int8)
         print(
@@ -107,7 +107,7 @@ def tasks() -> None:
         whole = task.quality(graph)
         plain = pg.quantize(graph, data)
         print(
-            f"{task.name:<20} {task.measure} {whole:.1%} -> int8 {task.quality(plain.graph):.1%}",
+            f"{task.name:<20} {task.measure} {whole:.1%} -> int8 {task.quality(plain.model):.1%}",
             flush=True,
         )
         if min(plain.outputs.values()) > -10 * np.log10(TOLERANCE):
@@ -115,7 +115,7 @@ def tasks() -> None:
         mixed = pg.quantize(graph, data, tolerance=TOLERANCE)
         names = [layer.name for layer in mixed.layers if "tolerance" in layer.reason]
         print(
-            f"{'':<20} tolerance {TOLERANCE}: {task.quality(mixed.graph):.1%}; in float: {', '.join(names) or '-'}"
+            f"{'':<20} tolerance {TOLERANCE}: {task.quality(mixed.model):.1%}; in float: {', '.join(names) or '-'}"
         )
 
 

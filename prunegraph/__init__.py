@@ -3,11 +3,11 @@
     import prunegraph as pg
 
     model = pg.load("resnet50.onnx")
-    found = pg.analyze(model)
-    plan = pg.select(model, found, algorithm="l2", budget=pg.Budget(macs=0.5))
-    small = pg.apply(model, plan)
-    proof = pg.verify(model, plan, small)
-    pg.save(small, "resnet50-half.onnx")
+    coupling = pg.analyze(model)
+    plan = pg.select(model, coupling, algorithm="l2", budget=pg.Budget(macs=0.5))
+    pruned = pg.apply(model, plan)
+    proof = pg.verify(model, plan, pruned)
+    pg.save(pruned, "resnet50-half.onnx")
 
 Public names are loaded when they are first used, so that importing the package is cheap.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
@@ -13,8 +13,10 @@ from prunegraph import frontends
 from prunegraph.coupling.analysis import analyze as _analyze
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.errors import ModelError
+from prunegraph.execution import ExecutionOptions
 from prunegraph.frontends.outputs import beside, check_name, is_symbol
 from prunegraph.graph.model import Graph
+from prunegraph.keywords import takes_options
 from prunegraph.latency.select import Selected
 from prunegraph.pipeline import PruneResult, check_quantize, choose, finish
 from prunegraph.recovery import repairs
@@ -23,9 +25,9 @@ from prunegraph.rewriting.short_names import compact as _compact
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.session import provider_name
 from prunegraph.runtime.statistics import Statistics
-from prunegraph.runtime.writing import write
+from prunegraph.runtime.writing import first_sample, write
 from prunegraph.selection.criteria.base import Gradients
-from prunegraph.selection.options import SelectionOptions
+from prunegraph.selection.options import SelectionKeywords, SelectionOptions
 from prunegraph.selection.plan import Plan, survivors
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ Batch = Mapping[str, np.ndarray]
 Samples = Data | Batch | Sequence[Batch]
 
 
-def load(source: object, inputs: Any = None, **options: Any) -> Graph:
+def load(source: object, inputs: object = None, **options: object) -> Graph:
     """A Graph from an ONNX file, an `onnx.ModelProto` (kept, not copied), or what a front end reads.
 
     Args:
@@ -55,29 +57,30 @@ def load(source: object, inputs: Any = None, **options: Any) -> Graph:
 
 
 def save(
-    graph: Graph,
+    model: Graph,
     path: str | os.PathLike[str],
     *,
     compact: bool = False,
     like: Graph | None = None,
     data: Sequence[Batch] = (),
-    check: bool = True,
+    verify: bool = True,
 ) -> None:
     """Write a model as ONNX; the file appears whole, and only if ONNX Runtime runs it.
 
     Args:
-        graph: the model.
+        model: what is written.
         path: where it goes.
         compact: use short names for all but inputs and outputs; see `prunegraph.rewriting.short_names`.
         like: the model it was made from: where that does not run either, the file is written with a warning.
         data: inputs to run it on, besides random ones.
-        check: whether to open the file; a graph that is just what a file held is never opened.
+        verify: whether to open the file; a graph that is just what a file held is never opened.
 
     Raises:
         ModelError: the file does not run, its name is another format's, or its destination cannot be written.
     """
     check_name(path)
-    write(_compact(graph) if compact else graph, path, like=like, data=data, check=check)
+    graph = _compact(model) if compact else model
+    write(graph, path, like=like, data=data, verify=verify)
 
 
 def analyze(model: Graph, *, attention: str | None = None) -> Coupling:
@@ -89,6 +92,7 @@ def analyze(model: Graph, *, attention: str | None = None) -> Coupling:
     return _analyze(model, attention=attention)
 
 
+@takes_options(SelectionOptions)
 def select(
     model: Graph,
     coupling: Coupling | None = None,
@@ -96,7 +100,7 @@ def select(
     data: Samples | None = None,
     statistics: Statistics | None = None,
     gradients: Gradients | None = None,
-    **options: Any,
+    **options: Unpack[SelectionKeywords],
 ) -> Plan:
     """Choose channels to remove.
 
@@ -119,13 +123,13 @@ def select(
     samples = Data.of(data) if data is not None else None
     if statistics is None and samples is not None:
         statistics = Statistics(model, samples)
-    repair, _ = repairs.find(None, statistics.data if statistics else None, model)
+    repair = repairs.find(None, statistics.data if statistics else None, model)
     return choose(
         coupling or analyze(model),
         SelectionOptions(**options),
         statistics,
         gradients,
-        repair,
+        repair.name,
     ).plan
 
 
@@ -173,8 +177,9 @@ def compare(
     )
 
 
+@takes_options(SelectionOptions)
 def prune(
-    source: object,
+    model: object,
     out: str | os.PathLike[str] | None = None,
     *,
     attention: str | None = None,
@@ -182,15 +187,15 @@ def prune(
     gradients: Gradients | None = None,
     repair: str | None = None,
     quantize: str | None = None,
-    check: bool = True,
+    verify: bool = True,
     save_plan: str | os.PathLike[str] | None = None,
     progress: Callable[[str], None] = lambda stage: None,
-    **options: Any,
+    **options: Unpack[SelectionKeywords],
 ) -> PruneResult:
     """Load, analyze, select, cut, verify, recover and write, in one call.
 
     Args:
-        source: a Graph, or anything that `load` reads.
+        model: a Graph, or anything that `load` reads.
         out: where the pruned model goes; None writes nothing.
         attention: "heads" or "head_dim"; by default whichever is finer.
         data: unlabelled inputs from the training distribution; the first samples are also verified on.
@@ -198,10 +203,10 @@ def prune(
         repair: how to get accuracy back after the proof, a registered repair, with options as in
             "absorb:map"; None is "least-squares" with data, else "none".
         quantize: type of the weights of a quantized result, such as "int8" (see `pg.quantize`); needs data.
-        check: whether to verify; a failed proof raises and nothing is written.
+        verify: whether to verify; a failed proof raises and nothing is written.
         save_plan: where the plan goes.
         progress: called with the name of each stage as it begins.
-        options: those of `prunegraph.selection.options.Choice`: budget, algorithm, allocation, round_to, ...
+        options: those of `prunegraph.selection.options.SelectionOptions`: budget, algorithm, allocation, round_to, ...
 
     Raises:
         PrunegraphError: see `prunegraph.errors`; nothing has been written then.
@@ -212,45 +217,39 @@ def prune(
     choice = SelectionOptions(**options)
     if choice.provider is not None:
         provider_name(choice.provider)
-    given = source if isinstance(source, str | os.PathLike) else None
+    given = model if isinstance(model, str | os.PathLike) else None
     if out is not None:
         check_model_output(out, given)
     if save_plan is not None:
         check_output(save_plan, given)
     progress("load")
-    model = source if isinstance(source, Graph) else load(source)
-    samples = samples.fit(model) if samples is not None else None
-    repair, _ = repairs.find(repair, samples, model)
+    graph = model if isinstance(model, Graph) else load(model)
+    samples = samples.fit(graph) if samples is not None else None
+    bound = repairs.find(repair, samples, graph)
     statistics = (
-        Statistics(model, samples, progress=progress) if samples is not None else None
+        Statistics(graph, samples, progress=progress) if samples is not None else None
     )
     progress("analyze")
-    coupling = analyze(model, attention=attention)
+    coupling = analyze(graph, attention=attention)
     progress("select")
-    chosen = choose(coupling, choice, statistics, gradients, repair, progress)
-    return finish(
-        coupling,
-        chosen,
-        choice,
-        samples,
-        repair,
-        out=out,
-        check=check,
-        save_plan=save_plan,
-        progress=progress,
-        quantize=quantize,
+    chosen = choose(coupling, choice, statistics, gradients, bound.name, progress)
+    how = ExecutionOptions(
+        bound, verify, choice.seed, scratch=scratch(out), progress=progress
     )
+    result = finish(coupling, chosen, choice, samples, how, quantize=quantize)
+    write_result(result, samples, how, out, save_plan)
+    return result
 
 
 def apply_plan(
-    source: object,
+    model: object,
     plan: Plan,
     out: str | os.PathLike[str] | None = None,
     *,
     data: Samples | None = None,
     repair: str | None = None,
     quantize: str | None = None,
-    check: bool = True,
+    verify: bool = True,
     seed: int = 0,
     save_plan: str | os.PathLike[str] | None = None,
     progress: Callable[[str], None] = lambda stage: None,
@@ -258,13 +257,13 @@ def apply_plan(
     """Load, cut, verify, recover and write by a plan that is there: `prune` without the choice.
 
     Args:
-        source: a Graph, or anything that `load` reads.
+        model: a Graph, or anything that `load` reads.
         plan: what goes. It is carried out whole, or not at all.
         out: where the pruned model goes; None writes nothing.
         data: unlabelled inputs from the training distribution; the first samples are also verified on.
         repair: as for `prune`: None is "least-squares" with data, else "none".
         quantize: type of the weights of a quantized result, such as "int8"; needs data.
-        check: whether to verify; a failed proof raises and nothing is written.
+        verify: whether to verify; a failed proof raises and nothing is written.
         seed: of the random inputs of the proof.
         save_plan: where the plan goes, with all cuts.
         progress: called with the name of each stage as it begins.
@@ -276,30 +275,44 @@ def apply_plan(
     samples = Data.of(data) if data is not None else None
     if quantize is not None:
         check_quantize(quantize, samples)
-    given = source if isinstance(source, str | os.PathLike) else None
+    given = model if isinstance(model, str | os.PathLike) else None
     if out is not None:
         check_model_output(out, given)
     if save_plan is not None:
         check_output(save_plan, given)
     progress("load")
-    model = source if isinstance(source, Graph) else load(source)
-    repair, _ = repairs.find(repair, samples, model)
+    graph = model if isinstance(model, Graph) else load(model)
+    bound = repairs.find(repair, samples, graph)
     progress("analyze")
-    coupling = analyze(model, attention=plan.attention)
+    coupling = analyze(graph, attention=plan.attention)
     survivors(coupling, plan)
-    return finish(
-        coupling,
-        Selected(plan.complete(model)),
-        None,
-        samples,
-        repair,
-        out=out,
-        check=check,
-        save_plan=save_plan,
-        progress=progress,
-        quantize=quantize,
-        seed=seed,
-    )
+    samples = samples.fit(graph) if samples is not None else None
+    how = ExecutionOptions(bound, verify, seed, True, scratch(out), progress)
+    chosen = Selected(plan.complete(graph))
+    result = finish(coupling, chosen, None, samples, how, quantize=quantize)
+    write_result(result, samples, how, out, save_plan)
+    return result
+
+
+def scratch(out: str | os.PathLike[str] | None) -> Path | None:
+    """Where weights wait that are too large for a file of their own: beside the result."""
+    return Path(out).absolute().parent if out is not None else None
+
+
+def write_result(
+    result: PruneResult,
+    samples: Data | None,
+    how: ExecutionOptions,
+    out: str | os.PathLike[str] | None,
+    save_plan: str | os.PathLike[str] | None,
+) -> None:
+    """Write the pruned model, then its plan: the model may turn out not to run."""
+    how.progress("write")
+    if out is not None:
+        first = first_sample(samples, result.original)
+        write(result.model, out, like=result.original, data=first, verify=how.verify)
+    if save_plan is not None:
+        result.plan.save(save_plan)
 
 
 def check_model_output(

@@ -23,7 +23,7 @@ def isolate(
     """The part of a plan that holds, and the groups left out of it.
 
     Args:
-        found: the coupling the plan was made for.
+        coupling: that the plan was made for.
         plan: a plan whose proof failed.
         attempt: cuts and proves a plan.
         failure: how the proof of the whole plan failed.

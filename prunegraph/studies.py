@@ -5,10 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Unpack
 
-from prunegraph.api import Samples, analyze, check_model_output, check_output, load
+from prunegraph.api import (
+    Samples,
+    analyze,
+    check_model_output,
+    check_output,
+    load,
+    scratch,
+    write_result,
+)
+from prunegraph.execution import ExecutionOptions
 from prunegraph.graph.model import Graph
+from prunegraph.keywords import takes_options
 from prunegraph.latency.select import Selected
 from prunegraph.measuring.metrics import Named, portable
 from prunegraph.pipeline import PruneResult, finish, ranking
@@ -16,7 +26,7 @@ from prunegraph.recovery import repairs
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.budget import Budget
-from prunegraph.selection.options import SelectionOptions
+from prunegraph.selection.options import LimitKeywords, SelectionOptions
 from prunegraph.selection.select import rank
 from prunegraph.tuning import sensitivity as sensitivities
 from prunegraph.tuning.evaluation import Study, trials
@@ -24,8 +34,9 @@ from prunegraph.tuning.search import Goal, SearchTrace, find
 from prunegraph.tuning.sensitivity import RATIOS, Sensitivity
 
 
+@takes_options(SelectionOptions, without=["budget"], defaults={"round_to": 1})
 def sensitivity(
-    source: str | os.PathLike[str] | Graph,
+    model: str | os.PathLike[str] | Graph,
     *,
     data: Samples,
     evaluation: Samples | None = None,
@@ -36,12 +47,12 @@ def sensitivity(
     jobs: int | None = None,
     cluster: str | None = None,
     progress: Callable[[str], None] = lambda stage: None,
-    **options: Any,
+    **options: Unpack[LimitKeywords],
 ) -> Sensitivity:
     """What it costs to prune each group alone, at several ratios.
 
     Args:
-        source: the model, or its path.
+        model: the model, or its path.
         data: inputs from the training distribution, for the algorithm and the repair.
         evaluation: what the metric is measured on; `data` if not given.
         metric: "error", "agreement", "kl", "top1" (needs `labels`), "file.py:function", or a function;
@@ -52,7 +63,7 @@ def sensitivity(
         jobs: worker processes; None is one for each core.
         cluster: address of a Dask scheduler, "tcp://host:port", instead of processes.
         progress: called with what is being done.
-        options: those of `prunegraph.selection.options.Choice` but the budget; `round_to` is 1
+        options: those of `prunegraph.selection.options.SelectionOptions` but the budget; `round_to` is 1
             unless it is given.
 
     Raises:
@@ -60,34 +71,39 @@ def sensitivity(
     """
     ratios = sensitivities.check_ratios(ratios)
     samples = Data.of(data)
-    choice = SelectionOptions(
-        **{"round_to": 1, **options, "budget": Budget(ratio=ratios[-1])}
-    )
+    options.setdefault("round_to", 1)
+    choice = SelectionOptions(Budget(ratio=ratios[-1]), **options)
     progress("load")
-    model = source if isinstance(source, Graph) else load(source)
-    samples = samples.fit(model)
-    repair, _ = repairs.find(repair, samples, model)
+    graph = model if isinstance(model, Graph) else load(model)
+    samples = samples.fit(graph)
+    bound = repairs.find(repair, samples, graph)
     progress("analyze")
-    coupling = analyze(model, attention=attention)
+    coupling = analyze(graph, attention=attention)
     seen = Data.of(evaluation) if evaluation is not None else samples
     with trials(
-        Study(coupling, samples, seen, portable(metric), repair, jobs, cluster)
+        Study(coupling, samples, seen, portable(metric), bound.name, jobs, cluster)
     ) as measured:
         progress("score")
-        ranked = rank(coupling, choice, Statistics(model, samples, progress=progress))
-        return sensitivities.measure(measured, ranked, ratios, repair, progress)
+        ranked = rank(coupling, choice, Statistics(graph, samples, progress=progress))
+        return sensitivities.measure(measured, ranked, ratios, bound.name, progress)
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What `search` did: `result` is like that of `prune`, `found` tells how its plan was found."""
+    """What `search` did: `result` is like that of `prune`, `trace` tells how its plan was found."""
 
     result: PruneResult
-    found: SearchTrace
+    trace: SearchTrace
+
+    @property
+    def model(self) -> Graph:
+        """The pruned graph."""
+        return self.result.model
 
 
+@takes_options(SelectionOptions, without=["budget"])
 def search(
-    source: str | os.PathLike[str] | Graph,
+    model: str | os.PathLike[str] | Graph,
     out: str | os.PathLike[str] | None = None,
     *,
     data: Samples,
@@ -99,19 +115,19 @@ def search(
     stages: bool = False,
     attention: str | None = None,
     repair: str | None = None,
-    check: bool = True,
+    verify: bool = True,
     save_plan: str | os.PathLike[str] | None = None,
     jobs: int | None = None,
     cluster: str | None = None,
     progress: Callable[[str], None] = lambda stage: None,
-    **options: Any,
+    **options: Unpack[LimitKeywords],
 ) -> SearchResult:
     """Find the largest cut whose metric stays within a tolerance of the original's, and prune like that.
 
     No candidate is trained. The fast compression of source 001.
 
     Args:
-        source: the model, or its path.
+        model: the model, or its path.
         out: where the pruned model goes; None writes nothing.
         data: inputs from the training distribution, for the algorithm and the repair.
         tolerance: how much worse the metric may be, in its unit: points for "top1" and "agreement".
@@ -124,12 +140,12 @@ def search(
         stages: whether parts of the network are then pruned a little more or less.
         attention: "heads" or "head_dim"; by default whichever is finer.
         repair: of every candidate, and of the result: "least-squares" (the default), "bn", "absorb" or "none".
-        check: whether to verify the result; a failed proof raises and nothing is written.
+        verify: whether to verify the result; a failed proof raises and nothing is written.
         save_plan: where the plan goes.
         jobs: worker processes; None is one for each core.
         cluster: address of a Dask scheduler, "tcp://host:port", instead of processes.
         progress: called with what is being done.
-        options: those of `prunegraph.selection.options.Choice` but the budget.
+        options: those of `prunegraph.selection.options.SelectionOptions` but the budget.
 
     Raises:
         BudgetError: the tolerance is malformed, or no cut stays within it.
@@ -137,42 +153,36 @@ def search(
     """
     samples = Data.of(data)
     goal = Goal(tolerance, method, by, stages)
-    choice = SelectionOptions(**{**options, "budget": goal.budget(1)})
-    given = source if not isinstance(source, Graph) else None
+    choice = SelectionOptions(goal.budget(1), **options)
+    given = model if not isinstance(model, Graph) else None
     if out is not None:
         check_model_output(out, given)
     if save_plan is not None:
         check_output(save_plan, given)
     progress("load")
-    model = source if isinstance(source, Graph) else load(source)
-    samples = samples.fit(model)
-    repair, _ = repairs.find(repair, samples, model)
+    graph = model if isinstance(model, Graph) else load(model)
+    samples = samples.fit(graph)
+    bound = repairs.find(repair, samples, graph)
     progress("analyze")
-    coupling = analyze(model, attention=attention)
+    coupling = analyze(graph, attention=attention)
     seen = Data.of(evaluation) if evaluation is not None else samples
     study = Study(
         coupling,
         samples,
         seen,
         portable(metric) if metric is not None else None,
-        repair,
+        bound.name,
         jobs,
         cluster,
     )
     with trials(study) as measured:
         progress("score")
-        statistics = Statistics(model, samples, progress=progress)
-        ranked = ranking(coupling, choice, statistics, repair, progress, jobs, cluster)
+        statistics = Statistics(graph, samples, progress=progress)
+        ranked = ranking(coupling, choice, statistics, bound.name, progress, jobs, cluster)
         match = find(measured, ranked, goal, progress)
-    result = finish(
-        coupling,
-        Selected(match.plan),
-        choice,
-        samples,
-        repair,
-        out=out,
-        check=check,
-        save_plan=save_plan,
-        progress=progress,
+    how = ExecutionOptions(
+        bound, verify, choice.seed, scratch=scratch(out), progress=progress
     )
+    result = finish(coupling, Selected(match.plan), choice, samples, how)
+    write_result(result, samples, how, out, save_plan)
     return SearchResult(result, match)

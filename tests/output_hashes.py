@@ -54,8 +54,8 @@ def models() -> Iterator[tuple[str, Callable[[], Graph]]]:
 
 def pruned(graph: Graph, **options: object) -> Graph:
     return pg.prune(
-        graph, budget=pg.Budget(ratio=0.5), round_to=1, check=False, **options
-    ).small
+        graph, budget=pg.Budget(ratio=0.5), round_to=1, verify=False, **options
+    ).model
 
 
 COMMANDS: dict[str, Command] = {
@@ -66,19 +66,19 @@ COMMANDS: dict[str, Command] = {
         graph, data=data, repair="absorb:form=map"
     ),
     "decompose": lambda graph, data: (
-        pg.decompose(graph, rank="ratio:0.25", round_to=1).graph
+        pg.decompose(graph, rank="ratio:0.25", round_to=1).model
     ),
     "decompose folded": lambda graph, data: (
-        pg.decompose(graph, rank="ratio:0.25", fold=True, data=data).graph
+        pg.decompose(graph, rank="ratio:0.25", fold=True, data=data).model
     ),
-    "quantize": lambda graph, data: pg.quantize(graph, data).graph,
+    "quantize": lambda graph, data: pg.quantize(graph, data).model,
     "quantize equalized": lambda graph, data: (
-        pg.quantize(graph, data, equalize=True, method="minmax").graph
+        pg.quantize(graph, data, equalize=True, method="minmax").model
     ),
     "quantize weights": lambda graph, data: (
-        pg.quantize(graph, weights="int4", activations="none").graph
+        pg.quantize(graph, weights="int4", activations="none").model
     ),
-    "compress": lambda graph, data: pg.compress(graph, data=data, params=0.5).graph,
+    "compress": lambda graph, data: pg.compress(graph, data=data, params=0.5).model,
 }
 
 

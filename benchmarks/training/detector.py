@@ -115,7 +115,7 @@ def main() -> None:
     )
     done = train(graph, chosen, METHOD)
     paths = [FOLDER / name for name in ("detector.onnx", "detector-int8.onnx")]
-    for each, path in zip((graph, done.graph), paths, strict=True):
+    for each, path in zip((graph, done.model), paths, strict=True):
         pg.save(each, path)
     remaining, before = next(r for r in done.history if r["stage"] == "prune"), cost(graph)
     for record in done.history:
@@ -129,7 +129,7 @@ def main() -> None:
         f"left: {remaining['params'] / before.params:.1%} of the parameters, "
         f"{remaining['macs'] / before.macs:.1%} of the MACs; "
         f"file {os.path.getsize(paths[0]) / os.path.getsize(paths[1]):.1f} times smaller; "
-        f"{sum(node.op == 'QuantizeLinear' for node in done.graph.nodes)} QuantizeLinear; "
+        f"{sum(node.op == 'QuantizeLinear' for node in done.model.nodes)} QuantizeLinear; "
         f"{(time.time() - start) / 60:.1f} minutes"
     )
     compare(pg.load(paths[1]), scenes(8, 1)["image"])

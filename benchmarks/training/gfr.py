@@ -34,7 +34,7 @@ from prunegraph.training import (
     measure,
     train,
 )
-from prunegraph.training.compression import Compression, CompressResult
+from prunegraph.training.compression import Compression, CompressionResult
 from prunegraph.training.gates import GatedModule
 from prunegraph.training.gfr import calibration
 
@@ -95,7 +95,7 @@ def trained(
         f"    {name}: {(time.perf_counter() - start) / 60:.1f} minutes in this process",
         flush=True,
     )
-    return done.graph
+    return done.model
 
 
 def fold_error(folded: Graph) -> tuple[float, float]:
@@ -121,10 +121,10 @@ def accuracy(graph: Graph) -> float:
     return 100 * fashion_accuracy(graph)
 
 
-def line(what: str, graph: Graph, created: CompressResult) -> None:
+def line(what: str, graph: Graph, created: CompressionResult) -> None:
     """One row: accuracy of the uncut graph and of the cut one, and what is left."""
-    macs = 100 * full_cost(created.graph).macs / full_cost(graph).macs
-    before, after = accuracy(graph), accuracy(created.graph)
+    macs = 100 * full_cost(created.model).macs / full_cost(graph).macs
+    before, after = accuracy(graph), accuracy(created.model)
     kept = f"{created.channels[1]} of {created.channels[0]}"
     print(
         f"| {what} | {before:.2f} | {after:.2f} | {before - after:+.2f} | {macs:.1f} | {kept} |",

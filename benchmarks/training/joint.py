@@ -202,7 +202,7 @@ def measured(case: Case, seed: int) -> list[str]:
     done = train(graph, setting(graph, case, seed), case.method())
     minutes = (time.time() - start) / 60
     pruned = FOLDER / f"{case.name}-{seed}.onnx"
-    pg.save(done.graph, pruned)
+    pg.save(done.model, pruned)
     match = next(record for record in done.history if record["stage"] == "prune")
     before, top1 = cost(graph), 100 * fashion_accuracy(graph)
     stages = [f"{last(done, stage):.2f}" for stage in ("sparse", "prune", "tune", "qat")]
@@ -211,11 +211,11 @@ def measured(case: Case, seed: int) -> list[str]:
         str(seed),
         f"{top1:.2f}",
         *stages,
-        f"{100 * fashion_accuracy(done.graph):.2f}",
+        f"{100 * fashion_accuracy(done.model):.2f}",
         f"{match['params'] / before.params:.1%}",
         f"{match['macs'] / before.macs:.1%}",
         f"{path.stat().st_size / pruned.stat().st_size:.1f}",
-        f"{within_a_code(done.graph, fashion('t10k')[0]):.2%}",
+        f"{within_a_code(done.model, fashion('t10k')[0]):.2%}",
         f"{minutes:.0f}",
     ]
 

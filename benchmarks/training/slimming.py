@@ -46,10 +46,10 @@ def pruned(graph: Graph, budget: tuple[float, float], **choice: object) -> float
                 budget=pg.Budget(**{kind: bound}),
                 round_to=1,
                 min_channels=4,
-                check=False,
+                verify=False,
                 data=fashion_calibration(512, 0),
                 **choice,
-            ).small  # type: ignore[arg-type]
+            ).model  # type: ignore[arg-type]
     return 100 * fashion_accuracy(pruned)
 
 
@@ -62,7 +62,7 @@ def sparse(graph: Graph, case: Case, seed: int) -> Graph:
         graph,
         replace(chosen, recipe=recipe, loss=cross_entropy(), checkpoint=checkpoint),
         f"sparse:strength={STRENGTH}",
-    ).graph
+    ).model
 
 
 def rows(case: Case, seed: int) -> list[list[str]]:

@@ -73,7 +73,7 @@ def apply(
             chosen,
             None if symbol else out,
             data=samples,
-            check=not no_verify,
+            verify=not no_verify,
             progress=progress,
             **options,
         )
@@ -107,9 +107,9 @@ def _write_symbol(model: str, result: PruneResult, out: str) -> None:
 
     options = reading()
     if result.repair == "none":
-        mxnet.apply(model, result.plan, result.small, out, beside(out), **options)
+        mxnet.apply(model, result.plan, result.model, out, beside(out), **options)
         return
-    pruned = api.apply(result.model, result.plan)
+    pruned = api.apply(result.original, result.plan)
     mxnet.apply(
-        model, result.plan, pruned, out, beside(out), repaired=result.small, **options
+        model, result.plan, pruned, out, beside(out), repaired=result.model, **options
     )

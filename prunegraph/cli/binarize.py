@@ -133,8 +133,8 @@ def binarize(
         result = run(
             graph, samples, _options(**options), checkpoint=checkpoint, progress=progress
         )
-        outcome = Judge(graph, samples)(result.graph)
-        api.save(result.graph, out, like=graph)
+        outcome = Judge(graph, samples)(result.model)
+        api.save(result.model, out, like=graph)
     _report(where, result)
     where.print(str(outcome))
     if metrics is not None:

@@ -83,7 +83,7 @@ def compress(
             load_model(model),
             out,
             data=samples,
-            check=not no_verify,
+            verify=not no_verify,
             progress=progress,
             **options,
         )

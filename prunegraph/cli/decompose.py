@@ -73,7 +73,7 @@ def decompose(
             graph, data=read_data(data) if data else None, progress=progress, **options
         )
         progress("write")
-        api.save(result.graph, out, like=graph)
+        api.save(result.model, out, like=graph)
     where.print(decomposed.layers_table(result))
     where.print(decomposed.outcome(result))
     where.print(f"wrote {out}")

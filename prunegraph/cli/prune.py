@@ -99,7 +99,7 @@ def prune(
             load_model(model),
             out,
             budget=budget,
-            check=not no_verify,
+            verify=not no_verify,
             data=samples,
             progress=progress,
             **options,

@@ -177,7 +177,7 @@ def quantize(
             progress=progress,
             **options,
         )
-        api.save(result.graph, out, compact=compact, like=graph)
+        api.save(result.model, out, compact=compact, like=graph)
     where.print(quantized.layers_table(result))
     where.print(quantized.outcome(result))
     if Path(model).is_file():

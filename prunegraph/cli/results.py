@@ -64,13 +64,13 @@ def show_result(
     )
     if result.repair != "none":
         base = (
-            f"{samples.fit(result.model).samples} samples"
+            f"{samples.fit(result.original).samples} samples"
             if samples is not None
             else "the model's BatchNormalization statistics"
         )
         where.print(f"then repaired on {base}: {result.repair}")
     elif samples is None and any(
-        is_batch_normalization(node) for node in result.model.nodes
+        is_batch_normalization(node) for node in result.original.nodes
     ):
         where.print(
             "not repaired: --data refits the weights; without data --repair bn brings back much of it"

@@ -71,14 +71,14 @@ def search(
             out,
             data=samples,
             evaluation=seen,
-            check=not no_verify,
+            verify=not no_verify,
             progress=progress,
             **options,
         )
-    where.print(tables.search_table(done.found, done.result.before))
+    where.print(tables.search_table(done.trace, done.result.before))
     if evaluation is None:
         where.print(
             "measured on the data of the repair, which flatters the result: give others with --eval"
         )
     show_result(where, done.result, samples, out)
-    write_json(done.found.to_json(model), json_path)
+    write_json(done.trace.to_json(model), json_path)

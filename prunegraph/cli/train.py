@@ -166,12 +166,12 @@ def train(
     for note in done.notes:
         where.print(f"note: {note}", markup=False, soft_wrap=True)
     before = _after_cut(done.history)
-    outcome = judge(done.graph, before=before)
+    outcome = judge(done.model, before=before)
     where.print(str(outcome), soft_wrap=True)
     # What a cut costs was asked for: training is judged by what it began with.
-    if not force and (before is not None or cost(done.graph).params >= cost(graph).params):
+    if not force and (before is not None or cost(done.model).params >= cost(graph).params):
         outcome.check()
-    _write(done.graph, graph, model, out)
+    _write(done.model, graph, model, out)
     where.print(f"written to {out}")
 
 

@@ -18,7 +18,7 @@ from prunegraph.cli.options import data_option, reading_options
 def verify(model: str, plan: str, pruned: str, data: str | None) -> None:
     """Prove that PRUNED is MODEL without the channels of PLAN."""
     from prunegraph import api
-    from prunegraph.pipeline import proof_batches
+    from prunegraph.execution import proof_batches
     from prunegraph.runtime.data import read_data
     from prunegraph.selection.plan import Plan
 

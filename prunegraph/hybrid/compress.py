@@ -5,22 +5,27 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from prunegraph import api
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.sample import full_cost
 from prunegraph.errors import BudgetError, OptionError, UnknownNameError
+from prunegraph.execution import Decomposition, ExecutionOptions, ExecutionResult, execute
 from prunegraph.graph.model import Graph
 from prunegraph.hybrid import mixes, published
-from prunegraph.hybrid.build import Built, build
 from prunegraph.hybrid.decisions import Decision, decisions
 from prunegraph.hybrid.mixes import Mix
+from prunegraph.keywords import takes_options
 from prunegraph.ops.cost import Cost
 from prunegraph.options import base_name
 from prunegraph.pipeline import check_quantize, ranking
 from prunegraph.recovery import repairs
-from prunegraph.rewriting.decompose import DecomposeResult, decompose
+from prunegraph.rewriting.decompose import (
+    DecomposeOptions,
+    DecomposeResult,
+    decompose_layers,
+)
 from prunegraph.rewriting.ranks import Rule
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.statistics import Statistics
@@ -44,8 +49,8 @@ class CompressResult:
     """What `compress` did.
 
     Args:
-        model: the original.
-        graph: the result.
+        original: what was compressed.
+        model: the result.
         plan: what was cut; may be empty. `proof` is that of the cut (None where it was turned off), `left_out` are
             groups that broke it and stay whole.
         layers: what became of every layer of the original, in topological order.
@@ -59,8 +64,8 @@ class CompressResult:
         quantized: what quantization did, if it was asked for.
     """
 
+    original: Graph
     model: Graph
-    graph: Graph
     plan: Plan
     layers: tuple[Decision, ...]
     mixes: tuple[Mix, ...]
@@ -90,9 +95,42 @@ class CompressResult:
         }
 
 
+class CompressKeywords(TypedDict, total=False):
+    """The options of `compress` but the budget, as keywords; see `CompressOptions`."""
+
+    method: str
+    rank: str | None
+    cluster: str
+    algorithm: str | None
+    allocation: str | None
+    keep: Sequence[str]
+    round_to: int
+    min_channels: int
+    seed: int
+
+
 @dataclass(frozen=True)
 class CompressOptions:
-    """How to compress: the options of `compress` that say so, checked. Raises PrunegraphError."""
+    """How to compress: options of `compress`, checked.
+
+    Args:
+        budget: on MACs or parameters; None for the rule of "source-004".
+        method: "hybrid", "prune" or "decompose" alone, or "source-004": layers of low dimension lose their weak
+            cluster of filters, those of high dimension are decomposed (see `prunegraph.hybrid.published`).
+        rank: of "source-004" without a budget: the rule for ranks (see `pg.decompose`).
+        cluster: of "source-004": "robust", or "paper" as published.
+        algorithm: what chooses channels (see `pg.prune`).
+        allocation: how a budget is shared among groups (see `pg.prune`).
+        keep: layers that stay as they are; inputs they lose to other layers are cut all the same.
+        round_to: kept channels and ranks are a multiple of this.
+        min_channels: at least this many channels stay in every group.
+        seed: of all that is random.
+
+    Raises:
+        BudgetError: there is no budget.
+        OptionError: options do not go together.
+        UnknownNameError: no such method.
+    """
 
     budget: Budget | None
     method: str = "hybrid"
@@ -131,41 +169,32 @@ class CompressOptions:
 
     def choice(self, budget: Budget, **others: Any) -> SelectionOptions:
         """A selection with these options."""
-        options = {
-            name: getattr(self, name)
-            for name in (
-                "algorithm",
-                "allocation",
-                "keep",
-                "round_to",
-                "min_channels",
-                "seed",
-            )
-        }
-        return SelectionOptions(**{**options, "budget": budget, **others})
+        choice = SelectionOptions(
+            budget,
+            self.algorithm,
+            self.allocation,
+            self.round_to,
+            self.min_channels,
+            self.keep,
+            seed=self.seed,
+        )
+        return replace(choice, **others)
 
 
+@takes_options(CompressOptions, without=["budget"])
 def compress(
-    source: object,
+    model: object,
     out: str | os.PathLike[str] | None = None,
     *,
     macs: float | str | None = None,
     params: float | str | None = None,
-    method: str = "hybrid",
     data: api.Samples | None = None,
-    rank: str | None = None,
-    cluster: str = "robust",
-    algorithm: str | None = None,
-    allocation: str | None = None,
-    keep: Sequence[str] = (),
     attention: str | None = None,
     repair: str | None = None,
-    round_to: int = 8,
-    min_channels: int = 1,
     quantize: str | None = None,
-    check: bool = True,
-    seed: int = 0,
+    verify: bool = True,
     progress: Progress = lambda stage: None,
+    **options: Unpack[CompressKeywords],
 ) -> CompressResult:
     """Keep, prune or decompose every layer so that one budget is met; recover, quantize and write.
 
@@ -174,26 +203,17 @@ def compress(
     original's on the rest (without data: on random inputs). The result is then made with all data.
 
     Args:
-        source: a Graph, or anything that `pg.load` reads.
+        model: a Graph, or anything that `load` reads.
         out: where the result goes; None writes nothing.
         macs: upper bound on multiply-accumulates: a fraction up to 1, or an amount such as "2.1G".
         params: the same for parameters; one of both, which only "source-004" can do without.
-        method: "hybrid", "prune" or "decompose" alone, or "source-004": layers of low dimension lose their weak
-            cluster of filters, those of high dimension are decomposed (see `prunegraph.hybrid.published`).
         data: unlabelled inputs from the training distribution.
-        rank: of "source-004" without a budget: the rule for ranks (see `pg.decompose`).
-        cluster: of "source-004": "robust", or "paper" as published.
-        algorithm: what chooses channels (see `pg.prune`).
-        allocation: how a budget is shared among groups (see `pg.prune`).
-        keep: layers that stay as they are; inputs they lose to other layers are cut all the same.
         attention: "heads" or "head_dim"; by default whichever is finer.
         repair: how to get accuracy back; None is "least-squares" with data, else "none".
-        round_to: kept channels and ranks are a multiple of this.
-        min_channels: at least this many channels stay in every group.
         quantize: type of the weights of a quantized result, such as "int8" (see `pg.quantize`); needs data.
-        check: whether the cut is proved; a failed proof raises and nothing is written.
-        seed: of all that is random.
+        verify: whether the cut is proved; a failed proof raises and nothing is written.
         progress: called with the name of each stage as it begins.
+        options: those of `CompressOptions`: method, algorithm, round_to, ...
 
     Raises:
         BudgetError: the budget is malformed, missing, given twice, or cannot be met.
@@ -206,43 +226,30 @@ def compress(
     budget = (
         Budget(macs=macs, params=params) if macs is not None or params is not None else None
     )
-    settings = CompressOptions(
-        budget,
-        method,
-        rank,
-        cluster,
-        algorithm,
-        allocation,
-        keep,
-        round_to,
-        min_channels,
-        seed,
-    )
+    settings = CompressOptions(budget, **options)
     settings.choice(budget or Budget(ratio="auto"))
     samples = Data.of(data) if data is not None else None
     if quantize is not None:
         check_quantize(quantize, samples)
     if out is not None:
-        api.check_model_output(
-            out, source if isinstance(source, str | os.PathLike) else None
-        )
+        api.check_model_output(out, model if isinstance(model, str | os.PathLike) else None)
     progress("load")
-    model = source if isinstance(source, Graph) else api.load(source)
-    samples = samples.fit(model) if samples is not None else None
-    repair, _ = repairs.find(repair, samples, model)
-    progress("analyze")
-    work = _Work(
-        api.analyze(model, attention=attention), settings, samples, repair, check, progress
+    graph = model if isinstance(model, Graph) else api.load(model)
+    samples = samples.fit(graph) if samples is not None else None
+    how = ExecutionOptions(
+        repairs.find(repair, samples, graph), verify, settings.seed, progress=progress
     )
+    progress("analyze")
+    work = _Work(api.analyze(graph, attention=attention), settings, samples, how)
     created = work.by_rule() if settings.published else work.by_budget()
     if quantize is not None:
         from prunegraph.quantization.quantize import quantize as _quantize
 
-        quantized = _quantize(created.graph, samples, weights=quantize, progress=progress)
-        created = replace(created, graph=quantized.graph, quantized=quantized)
+        quantized = _quantize(created.model, samples, weights=quantize, progress=progress)
+        created = replace(created, model=quantized.model, quantized=quantized)
     if out is not None:
         progress("write")
-        api.save(created.graph, out, like=model, check=check)
+        api.save(created.model, out, like=graph, verify=verify)
     return created
 
 
@@ -254,21 +261,14 @@ class _Work:
         coupling: Coupling,
         settings: CompressOptions,
         samples: Data | None,
-        repair: str,
-        check: bool,
-        progress: Progress,
+        how: ExecutionOptions,
     ):
-        self.found, self.settings, self.samples, self.repair = (
-            coupling,
-            settings,
-            samples,
-            repair,
-        )
-        self.check, self.progress = check, progress
+        self.coupling, self.settings, self.samples = coupling, settings, samples
+        self.how, self.progress = how, how.progress
         self.model = coupling.graph
         self.before = full_cost(self.model)
         self.statistics = (
-            Statistics(self.model, samples, progress=progress)
+            Statistics(self.model, samples, progress=self.progress)
             if samples is not None
             else None
         )
@@ -288,7 +288,7 @@ class _Work:
             else [self._tried(share) for share in shares]
         )
         chosen = mixes.best(tried)
-        built = self._mixed(chosen.pruned, self.samples, self.check)
+        built = self._mixed(chosen.pruned, self.samples, self.how.verify)
         created = self._compressed(built, {}, tuple(tried), chosen)
         if len(shares) == 1:
             only = replace(chosen, cost=created.after)
@@ -300,12 +300,12 @@ class _Work:
         self.progress(f"try {share:.0%} of the way by pruning")
         fitting, held = mixes.parts(self.model, self.samples)
         try:
-            graph = self._mixed(share, fitting, False).graph
+            graph = self._mixed(share, fitting, False).model
         except BudgetError as error:
             return Mix(share, reason=str(error))
         return Mix(share, full_cost(graph), mixes.error(self.model, graph, held))
 
-    def _mixed(self, share: float, data: Data | None, check: bool) -> Built:
+    def _mixed(self, share: float, data: Data | None, verify: bool) -> ExecutionResult:
         """The graph that goes a share of the way (in logarithms) by pruning."""
         budget = self.settings.budget
         assert budget is not None
@@ -314,32 +314,29 @@ class _Work:
         plan = (
             self._plan(Budget(**{budget.kind: between}))
             if share
-            else make_plan(self.found, {})
+            else make_plan(self.coupling, {})
         )
 
         # An absolute figure, also for what was cut: above 1, or it would be a share.
         limit: dict[str, Any] = {budget.kind: max(bound, 1.5)}
 
         def second(graph: Graph, data: Data | None) -> DecomposeResult:
-            return decompose(
-                graph,
-                method="auto",
+            how = DecomposeOptions(
+                "auto",
                 keep=self.settings.keep,
                 round_to=self.settings.round_to,
-                data=data,
                 **limit,
             )
+            return decompose_layers(graph, how, data=data)
 
-        return build(
-            self.found,
-            plan,
-            second if share < 1 else None,
-            data,
-            self.repair,
-            check=check,
-            seed=self.settings.seed,
-            progress=self.progress,
-        )
+        return self._executed(plan, data, second if share < 1 else None, verify)
+
+    def _executed(
+        self, plan: Plan, data: Data | None, second: Decomposition | None, verify: bool
+    ) -> ExecutionResult:
+        """A plan executed; where nothing is cut there is nothing to prove."""
+        how = replace(self.how, verify=verify and bool(plan.remove))
+        return execute(self.coupling, plan, data, how, second)
 
     def _plan(self, budget: Budget) -> Plan:
         choice = self.settings.choice(budget)
@@ -347,11 +344,11 @@ class _Work:
             base_name(choice.resolved(self.statistics is not None).algorithm or "")
             in SELECTORS
         ):
-            return select(self.found, choice, self.statistics)
+            return select(self.coupling, choice, self.statistics)
         if self._ranking is None:
             self.progress("score")
             self._ranking = ranking(
-                self.found, choice, self.statistics, self.repair, self.progress
+                self.coupling, choice, self.statistics, self.how.repair.name, self.progress
             )
         return self._ranking.plan(budget)
 
@@ -361,7 +358,7 @@ class _Work:
         """Clusters for layers of low dimension, low rank for those of high dimension."""
         settings = self.settings
         created = published.verdicts(
-            self.found, settings.cluster, settings.seed, settings.round_to
+            self.coupling, settings.cluster, settings.seed, settings.round_to
         )
         high = [name for name, verdict in created.items() if verdict.decompose]
         choice = settings.choice(
@@ -369,7 +366,7 @@ class _Work:
             algorithm=published.algorithm(settings.cluster),
             keep=[*settings.keep, *high],
         )
-        plan = select(self.found, choice)
+        plan = select(self.coupling, choice)
         budget = settings.budget
         limit: dict[str, Any] = (
             {} if budget is None else {budget.kind: max(budget.bound(self.before), 1.5)}
@@ -377,26 +374,16 @@ class _Work:
 
         def second(graph: Graph, data: Data | None) -> DecomposeResult:
             kept = dict.fromkeys([*settings.keep, *published.kept(graph, created)])
-            return decompose(
-                graph,
-                method=published.METHOD,
-                rank=settings.rank,
+            how = DecomposeOptions(
+                published.METHOD,
+                settings.rank,
                 keep=list(kept),
                 round_to=settings.round_to,
-                data=data,
                 **limit,
             )
+            return decompose_layers(graph, how, data=data)
 
-        built = build(
-            self.found,
-            plan,
-            second,
-            self.samples,
-            self.repair,
-            check=self.check,
-            seed=settings.seed,
-            progress=self.progress,
-        )
+        built = self._executed(plan, self.samples, second, self.how.verify)
         remaining = built.decomposed.left if built.decomposed else {}
         reasons = {
             name: f"{verdict.reason}; {remaining[name]}"
@@ -408,22 +395,21 @@ class _Work:
 
     def _compressed(
         self,
-        built: Built,
+        built: ExecutionResult,
         reasons: Mapping[str, str],
         tried: tuple[Mix, ...],
         chosen: Mix | None,
     ) -> CompressResult:
-        cutting = built.cutting
         return CompressResult(
             self.model,
-            built.graph,
-            cutting.plan,
-            decisions(self.model, cutting.small, built.decomposed, reasons),
+            built.model,
+            built.plan,
+            decisions(self.model, built.pruned, built.decomposed, reasons),
             tried,
             chosen,
             self.before,
-            full_cost(built.graph),
-            cutting.proof,
-            cutting.left_out,
-            self.repair,
+            full_cost(built.model),
+            built.proof,
+            built.left_out,
+            self.how.repair.name,
         )

@@ -6,9 +6,9 @@ whose chain is no faster stays whole. Then the bound on MACs is bisected until t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Unpack
 
 import onnx
 from onnx import helper
@@ -17,9 +17,18 @@ from prunegraph.errors import MISFIT, BudgetError, OptionError, PrunegraphError
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.onnx_io import from_model
 from prunegraph.graph.shapes import shape_info
+from prunegraph.keywords import takes_options
 from prunegraph.measuring.latency import Stopwatch, Timer
-from prunegraph.rewriting.decompose import DecomposeResult, Known, Row, Samples, chain
-from prunegraph.rewriting.decompose import decompose as by_cost
+from prunegraph.rewriting.decompose import (
+    DecomposeKeywords,
+    DecomposeOptions,
+    DecomposeResult,
+    Known,
+    Row,
+    Samples,
+    chain,
+    decompose_layers,
+)
 from prunegraph.rewriting.fold import fold
 from prunegraph.runtime.session import provider_name
 from prunegraph.selection.budget import parse_latency
@@ -32,8 +41,9 @@ MEASUREMENTS, PAIRS, NEAR = 8, 2, 0.04
 SLOWER = "measured: its parts are no faster"
 
 
+@takes_options(DecomposeOptions)
 def decompose(
-    graph: Graph,
+    model: Graph,
     *,
     latency: float | str | None = None,
     data: Samples | None = None,
@@ -41,12 +51,12 @@ def decompose(
     threads: int = 1,
     timer: Timer | None = None,
     progress: Progress = lambda stage: None,
-    **options: Any,
+    **options: Unpack[DecomposeKeywords],
 ) -> DecomposeResult:
     """Replace layers by chains of smaller ones of low rank, so that a latency, a cost or a rule is met.
 
     Args:
-        graph: the model; it is not changed.
+        model: the model; it is not changed.
         latency: upper bound on what ONNX Runtime takes, measured at batch 1: a fraction of the original (0.5) or a
             time ("12ms"). Instead of `rank`, `params` or `macs`.
         data: unlabelled inputs: parts are fitted to what the layers make of them, by least squares.
@@ -54,27 +64,27 @@ def decompose(
         threads: to measure with; 0 leaves it to ONNX Runtime.
         timer: what measures, instead of ONNX Runtime.
         progress: told what was measured.
-        **options: those of `prunegraph.rewriting.decompose.decompose`: method, rank, params, macs, keep, round_to
+        options: those of `prunegraph.rewriting.decompose.DecomposeOptions`: method, rank, params, macs, keep, round_to
             and fold.
 
     Raises:
         BudgetError: the budget is malformed, given twice, or cannot be met.
         ModelError: ONNX Runtime cannot run the model.
-        PrunegraphError: what `prunegraph.rewriting.decompose.decompose` raises.
+        PrunegraphError: what `prunegraph.rewriting.decompose.decompose_layers` raises.
     """
     if latency is None:
-        return by_cost(graph, data=data, **options)
+        return decompose_layers(model, DecomposeOptions(**options), data=data)
     bound, is_share = parse_latency(latency)
-    given = [
-        name for name in ("rank", "params", "macs") if options.pop(name, None) is not None
-    ]
-    if given:
-        raise OptionError(f"give one of latency and {given[0]}, not both")
-    timer = timer or Stopwatch(graph, provider=provider_name(provider), threads=threads)
+    given = dict(options)
+    for name in ("rank", "params", "macs"):
+        if given.get(name) is not None:
+            raise OptionError(f"give one of latency and {name}, not both")
+    how = DecomposeOptions(**options)
+    timer = timer or Stopwatch(model, provider=provider_name(provider), threads=threads)
     share = bound if is_share else bound / timer.original()
-    if options.pop("fold", False):
-        graph = fold(graph)
-    search = _Search(graph, share, str(latency), timer, progress, options)
+    if how.fold:
+        model, how = fold(model), replace(how, fold=False)
+    search = _Search(model, share, str(latency), timer, progress, how)
     result = search.run()
     if data is None:
         return result
@@ -92,7 +102,7 @@ class _Search:
         label: str,
         timer: Timer,
         progress: Progress,
-        options: Mapping[str, Any],
+        options: DecomposeOptions,
     ):
         self.graph, self.share, self.label, self.timer, self.progress = (
             graph,
@@ -101,7 +111,7 @@ class _Search:
             timer,
             progress,
         )
-        self.options = {**options, "keep": list(options.get("keep", ()))}
+        self.options = options
         self.slower: list[str] = []
         self.faster: dict[tuple[str, str, tuple[int, ...]], bool] = {}
         self.known = Known()
@@ -144,30 +154,23 @@ class _Search:
 
     def made(self, decomposed: DecomposeResult, data: Samples) -> DecomposeResult:
         """The same decomposition, fitted to data."""
-        options = {**self.options, "keep": [*self.options["keep"], *self.slower]}
-        return by_cost(
-            self.graph,
-            macs=float(max(decomposed.after.macs, 2)),
-            data=data,
-            known=self.known,
-            **options,
-        )
+        how = self._bounded(float(max(decomposed.after.macs, 2)))
+        return decompose_layers(self.graph, how, data=data, known=self.known)
+
+    def _bounded(self, macs: float) -> DecomposeOptions:
+        """The options with a bound on MACs; layers that were measured to be slower stay whole."""
+        keep = [*self.options.keep, *self.slower]
+        return replace(self.options, macs=macs, keep=keep)
 
     def _at(self, macs: float) -> DecomposeResult | None:
         """A decomposition under a bound on MACs, measured; None where that many MACs cannot go."""
         while True:
-            keep = [*self.options["keep"], *self.slower]
             try:
-                result = by_cost(
-                    self.graph,
-                    macs=macs,
-                    known=self.known,
-                    **{**self.options, "keep": keep},
-                )
+                result = decompose_layers(self.graph, self._bounded(macs), known=self.known)
             except BudgetError:
                 return None
             slower = [
-                row.name for row in result.layers if not self._pays(result.graph, row)
+                row.name for row in result.layers if not self._pays(result.model, row)
             ]
             if not slower:
                 remaining = {
@@ -175,7 +178,7 @@ class _Search:
                     for name, reason in result.left.items()
                 }
                 return replace(
-                    result, left=remaining, latency=self.timer.against(result.graph, PAIRS)
+                    result, left=remaining, latency=self.timer.against(result.model, PAIRS)
                 )
             self.slower += slower
 

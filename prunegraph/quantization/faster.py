@@ -70,11 +70,11 @@ def faster_in_float(
 
     base = quantized(())
     names = [layer.name for layer in base.layers if not layer.reason]
-    timer = (stopwatch or partial(Stopwatch, threads=threads))(base.graph)
+    timer = (stopwatch or partial(Stopwatch, threads=threads))(base.model)
     shares = [1.0]
     while True:
         counts = range(len(shares), min(_best(shares) + PATIENCE, len(names) - 1) + 1)
-        races = [partial(timer.against, quantized(names[:count]).graph) for count in counts]
+        races = [partial(timer.against, quantized(names[:count]).model) for count in counts]
         if not races:
             return tuple(names[: _best(shares)])
         for count, latency in zip(counts, interleaved(races, PAIRS), strict=True):

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypedDict, Unpack
 
 import numpy as np
 
 from prunegraph.errors import DataError, ModelError, OptionError, UnknownNameError
 from prunegraph.graph import linear
 from prunegraph.graph.model import Graph
+from prunegraph.keywords import takes_options
 from prunegraph.measuring import metrics
 from prunegraph.measuring.metrics import Seen
 from prunegraph.measuring.sqnr import FETCH, dequantized, sqnr
@@ -69,7 +71,7 @@ class QuantizeResult:
     """What `quantize` made.
 
     Args:
-        graph: the quantized graph.
+        model: the quantized graph.
         layers: a report of every layer, in order, also of those left in float.
         ranges: scale and zero point of every quantized value; `quantize(ranges=...)` takes them again.
         outputs: SQNR of the outputs in dB: of ONNX Runtime's default session of the quantized graph, on this
@@ -79,7 +81,7 @@ class QuantizeResult:
         weight_range: the codes of int8 weights, and why; None where layers multiply no 8-bit codes.
     """
 
-    graph: Graph
+    model: Graph
     layers: tuple[LayerReport, ...]
     ranges: dict[str, dict[str, float | int]] = field(repr=False)
     outputs: dict[str, float]
@@ -106,32 +108,31 @@ class _Ways:
     correct: bool
 
 
-def quantize(
-    graph: Graph,
-    data: Samples | None = None,
-    *,
-    method: str = "mse",
-    weights: str | None = None,
-    activations: str | None = None,
-    target: str = "cpu",
-    float_layers: Iterable[str] = (),
-    tolerance: float | None = None,
-    fallback: str = "float",
-    metric: metrics.Named = "error",
-    ranges: Given | None = None,
-    bias_correction: bool = True,
-    equalize: bool = False,
-    rounding: str | None = None,
-    percentile: float = 99.99,
-    block: int = 32,
-    reduce_range: str | bool = "auto",
-    progress: Progress = lambda stage: None,
-) -> QuantizeResult:
-    """Quantize a float graph with unlabelled data; `graph` is not touched.
+class QuantizeKeywords(TypedDict, total=False):
+    """The options of `quantize` as keywords; see `QuantizeOptions`."""
+
+    method: str
+    weights: str | None
+    activations: str | None
+    target: str
+    float_layers: Iterable[str]
+    tolerance: float | None
+    fallback: str
+    metric: metrics.Named
+    ranges: Given | None
+    bias_correction: bool
+    equalize: bool
+    rounding: str | None
+    percentile: float
+    block: int
+    reduce_range: str | bool
+
+
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """How a model is quantized.
 
     Args:
-        graph: the model.
-        data: inputs from the training distribution, a few hundred; not needed for weights alone.
         method: how ranges follow from what was seen: "mse", "minmax", "percentile" or "entropy".
         weights: "int8" (the default), "int4" (in blocks of `block` inputs) or "int16"; always symmetric.
         activations: "uint8" (the default on the CPU), "int8", "uint16", or "none" for weights alone.
@@ -152,7 +153,47 @@ def quantize(
         block: inputs that share a scale of 4-bit weights.
         reduce_range: 7-bit weights, whose products do not saturate on processors without VNNI: "yes" (or True), "no"
             (or False), or "auto": where the target has such processors; "native" is measured.
+    """
+
+    method: str = "mse"
+    weights: str | None = None
+    activations: str | None = None
+    target: str = "cpu"
+    float_layers: Iterable[str] = ()
+    tolerance: float | None = None
+    fallback: str = "float"
+    metric: metrics.Named = "error"
+    ranges: Given | None = None
+    bias_correction: bool = True
+    equalize: bool = False
+    rounding: str | None = None
+    percentile: float = 99.99
+    block: int = 32
+    reduce_range: str | bool = "auto"
+
+    def check_tolerance(self) -> None:
+        """Raise OptionError for one that is no number of at least 0."""
+        if self.tolerance is not None and not self.tolerance >= 0:
+            raise OptionError(
+                f"tolerance must be a number of at least 0, got {self.tolerance:g}"
+            )
+
+
+@takes_options(QuantizeOptions)
+def quantize(
+    model: Graph,
+    data: Samples | None = None,
+    *,
+    progress: Progress = lambda stage: None,
+    **options: Unpack[QuantizeKeywords],
+) -> QuantizeResult:
+    """Quantize a float graph with unlabelled data; `model` is not touched.
+
+    Args:
+        model: the model.
+        data: inputs from the training distribution, a few hundred; not needed for weights alone.
         progress: called with a line for every step.
+        options: those of `QuantizeOptions`: method, weights, activations, target, tolerance, ...
 
     Raises:
         DataError: there are no data where they are needed, they do not fit, or a value is infinite or not a number.
@@ -160,30 +201,33 @@ def quantize(
         OptionError: an option has a value it cannot have.
         UnknownNameError: no such type, target, method, metric, layer or tensor.
     """
-    reduced = reduction(reduce_range, target)
-    scheme = scheme_of(weights, activations, target, block=block, reduce_range=reduced)
-    ways = _Ways(
-        _rounding(rounding, scheme, data is not None), bias_correction and data is not None
+    how = QuantizeOptions(**options)
+    reduced = reduction(how.reduce_range, how.target)
+    scheme = scheme_of(
+        how.weights, how.activations, how.target, block=how.block, reduce_range=reduced
     )
-    if tolerance is not None and not tolerance >= 0:
-        raise OptionError(f"tolerance must be a number of at least 0, got {tolerance:g}")
-    wide = _wide(scheme, fallback)
-    find = finder(scheme, method, percentile)
-    kept_names(graph, float_layers)
-    samples = Data.of(data).fit(graph) if data is not None else None
-    measure = _Measure(graph, samples, metric) if tolerance is not None else None
+    ways = _Ways(
+        _rounding(how.rounding, scheme, data is not None),
+        how.bias_correction and data is not None,
+    )
+    how.check_tolerance()
+    wide = _wide(scheme, how.fallback)
+    find = finder(scheme, how.method, how.percentile)
+    kept_names(model, how.float_layers)
+    samples = Data.of(data).fit(model) if data is not None else None
+    measure = _Measure(model, samples, how.metric) if how.tolerance is not None else None
     progress("fold BatchNormalization")
-    base = prepared(graph, scheme, data=samples)
-    if equalize:
+    base = prepared(model, scheme, data=samples)
+    if how.equalize:
         progress("equalize")
         base = equalized(base)
-    placement = place(base, scheme, float_layers)
-    given = ranges or {}
+    placement = place(base, scheme, how.float_layers)
+    given = how.ranges or {}
     check_given(given, placement)
     statistics = (
         Statistics(base, samples, progress=progress) if samples is not None else None
     )
-    seen = _seen(placement, statistics, given, method)
+    seen = _seen(placement, statistics, given, how.method)
     make = _Maker(
         statistics,
         scheme,
@@ -194,15 +238,15 @@ def quantize(
         wide,
     )
     loss = None
-    if measure is not None and tolerance is not None:
+    if measure is not None and how.tolerance is not None:
         placement, loss = mixed.within(
-            placement, scheme, make, measure, tolerance, progress
+            placement, scheme, make, measure, how.tolerance, progress
         )
     progress("write")
     result = make(placement)
     _check_opens(result)
     progress("measure the noise")
-    outputs, noise = _noise(graph, base, result, placement, samples)
+    outputs, noise = _noise(model, base, result, placement, samples)
     return QuantizeResult(
         result,
         layer_reports(placement, scheme, make.codes, noise, wide),
@@ -210,7 +254,7 @@ def quantize(
         outputs,
         loss,
         measure.name if measure else "",
-        weight_range(scheme, reduce_range, target),
+        weight_range(scheme, how.reduce_range, how.target),
     )
 
 

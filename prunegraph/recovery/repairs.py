@@ -1,13 +1,14 @@
 """Repairs: ways to get accuracy back after a cut, by name.
 
-A repair is a function `(left, small, data, progress) -> Graph`: what the cut left of the original, the pruned graph,
-unlabelled inputs or None, and a callback that is told what goes on. Keyword-only parameters are options
+A repair is a function `(survivors, pruned, data, progress) -> Graph`: what the cut left of the original, the pruned
+graph, unlabelled inputs or None, and a callback that is told what goes on. Keyword-only parameters are options
 (`prunegraph.options`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.errors import DataError
@@ -66,8 +67,27 @@ def refitted(
     return least_squares.repair(survivors, pruned, data, progress)
 
 
-def find(name: str | None, data: Data | None, graph: Graph) -> tuple[str, Repair]:
-    """A repair of a graph by its name, which may have options; and that name.
+@dataclass(frozen=True)
+class BoundRepair:
+    """A repair with its options, by the name that it was found by."""
+
+    name: str
+    function: Repair
+
+    @property
+    def refits(self) -> bool:
+        """Whether layers are fitted to the original's outputs, which makes up for all that came before."""
+        return base_name(self.name) == "least-squares"
+
+    def __call__(
+        self, survivors: Survivors, pruned: Graph, data: Data | None, progress: Progress
+    ) -> Graph:
+        """The pruned graph, repaired."""
+        return self.function(survivors, pruned, data, progress)
+
+
+def find(name: str | None, data: Data | None, graph: Graph) -> BoundRepair:
+    """A repair of a graph by its name, which may have options.
 
     None is the default: "least-squares" where there are data. Without them "none", so that what is written is what
     was proved; "bn" gives more accuracy then, where the graph has BatchNormalization nodes.
@@ -83,4 +103,4 @@ def find(name: str | None, data: Data | None, graph: Graph) -> tuple[str, Repair
         raise DataError(f"repair {name!r} needs data: give --data, or repair 'none'")
     if data is None and base_name(name) in BY_STATISTICS:
         synthetic.check(graph)
-    return name, repair
+    return BoundRepair(name, repair)

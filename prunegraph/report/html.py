@@ -114,7 +114,7 @@ def render(
     )
     return environment.get_template("page.html").render(
         result=result,
-        name=Path(result.model.source).name,
+        name=Path(result.original.source).name,
         date=datetime.datetime.now(datetime.UTC),
         command=command,
         totals=list(_totals(result, latency)),
@@ -134,7 +134,7 @@ def _check_groups(result: PruneResult, matches: Sensitivity) -> None:
     for curve in matches.curves:
         if curve.group not in known:
             raise DataError(
-                f"sensitivity: group {curve.group!r} is not in {result.model.source}: another model?"
+                f"sensitivity: group {curve.group!r} is not in {result.original.source}: another model?"
             )
 
 

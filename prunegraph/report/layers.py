@@ -41,13 +41,13 @@ class LayerRow:
 
 def layer_rows(result: PruneResult) -> list[LayerRow]:
     """All layers of the original, in topological order."""
-    after = {node.name: node for node in result.small.layers}
+    after = {node.name: node for node in result.model.layers}
     groups: dict[str, list[str]] = {}
     for group in result.coupling.groups:
         for layer in group.layers:
             groups.setdefault(layer, []).append(group.id)
     fixed = {f.layer for f in result.coupling.fixed if f.channels == f.of}
-    old, new = shape_info(result.model).shapes, shape_info(result.small).shapes
+    old, new = shape_info(result.original).shapes, shape_info(result.model).shapes
     return [
         LayerRow(
             node.name,
@@ -58,7 +58,7 @@ def layer_rows(result: PruneResult) -> list[LayerRow]:
             (_width(node, old), _width(twin, new) if twin else None),
             (node_macs(node, old), node_macs(twin, new) if twin else None),
         )
-        for node in result.model.layers
+        for node in result.original.layers
         for twin in (after.get(node.name),)
     ]
 

@@ -114,8 +114,8 @@ def result_table(result: PruneResult) -> Table:
         )
         table.add_row("latency kept / MACs kept", "", "", f"{timing.kept / macs:.2f}")
     table.add_section()
-    after = {node.name: node.channels.outputs for node in result.small.layers}
-    for node in result.model.layers:
+    after = {node.name: node.channels.outputs for node in result.model.layers}
+    for node in result.original.layers:
         old, new = node.channels.outputs, after.get(node.name)
         if old is not None and new is not None and old != new:
             table.add_row(node.name, str(old), str(new), share(new, old))

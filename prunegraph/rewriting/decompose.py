@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import onnx
@@ -68,7 +68,7 @@ class DecomposeResult:
     `latency` was measured where it was the budget.
     """
 
-    graph: Graph
+    model: Graph
     layers: tuple[Row, ...]
     left: Mapping[str, str]
     before: Cost
@@ -91,16 +91,68 @@ class Known:
         return self.forms[key]
 
 
-def decompose(
+class DecomposeKeywords(TypedDict, total=False):
+    """The options of `decompose` as keywords; see `DecomposeOptions`."""
+
+    method: str
+    rank: str | None
+    params: float | str | None
+    macs: float | str | None
+    keep: Sequence[str]
+    round_to: int
+    fold: bool
+
+
+@dataclass(frozen=True)
+class DecomposeOptions:
+    """Which layers are decomposed, and how far.
+
+    Args:
+        method: "tucker2", "svd", "spatial", or "auto": for each layer what costs the least error for its saving.
+        rank: the rule for ranks: "evbmf" (the default; variational Bayes, weakened by 0.3, or by W with "evbmf:W"),
+            "energy:E" (share of the squared singular values) or "ratio:R" (share of the full rank).
+        params: instead of a rule, an upper bound for the model: a fraction up to 1, or an amount such as "2.1M".
+        macs: the same for multiply-accumulates. Ranks are shared out so that the relative errors are small in sum.
+        keep: names of layers that stay whole.
+        round_to: ranks are raised to a multiple of this.
+        fold: fold BatchNormalization (and constant factors and shifts) into the layers first; else it stays.
+
+    Raises:
+        BudgetError: the budget is malformed or given twice.
+        OptionError: the rule or `round_to` has a value it cannot have, or a rule and a budget are given.
+        UnknownNameError: no such method.
+    """
+
+    method: str = "tucker2"
+    rank: str | None = None
+    params: float | str | None = None
+    macs: float | str | None = None
+    keep: Sequence[str] = ()
+    round_to: int = 8
+    fold: bool = False
+
+    def __post_init__(self) -> None:
+        _ = self.budget, self.rule
+        if self.method not in METHODS:
+            raise UnknownNameError("method", self.method, METHODS)
+        if self.round_to < 1:
+            raise OptionError(f"round_to must be at least 1, got {self.round_to}")
+
+    @property
+    def budget(self) -> Budget | None:
+        """The bound that was given; None for a rule."""
+        return _budget(self.rank, self.params, self.macs)
+
+    @property
+    def rule(self) -> Rule:
+        """The rule for ranks without a bound."""
+        return Rule.parse("evbmf" if self.rank is None else self.rank)
+
+
+def decompose_layers(
     graph: Graph,
+    options: DecomposeOptions,
     *,
-    method: str = "tucker2",
-    rank: str | None = None,
-    params: float | str | None = None,
-    macs: float | str | None = None,
-    keep: Sequence[str] = (),
-    round_to: int = 8,
-    fold: bool = False,
     data: Samples | None = None,
     known: Known | None = None,
 ) -> DecomposeResult:
@@ -112,32 +164,24 @@ def decompose(
 
     Args:
         graph: the model; it is not changed.
-        method: "tucker2", "svd", "spatial", or "auto": for each layer what costs the least error for its saving.
-        rank: the rule for ranks: "evbmf" (the default; variational Bayes, weakened by 0.3, or by W with "evbmf:W"),
-            "energy:E" (share of the squared singular values) or "ratio:R" (share of the full rank).
-        params: instead of a rule, an upper bound for the model: a fraction up to 1, or an amount such as "2.1M".
-        macs: the same for multiply-accumulates. Ranks are shared out so that the relative errors are small in sum.
-        keep: names of layers that stay whole.
-        round_to: ranks are raised to a multiple of this.
-        fold: fold BatchNormalization (and constant factors and shifts) into the layers first; else it stays.
+        options: which layers, and how far.
         data: unlabelled inputs: parts are fitted to what the layers make of them, by least squares.
         known: factorisations by layer, filled and used by calls that differ in bound, `keep` and data alone.
 
     Raises:
         DataError: the data do not fit the model.
-        BudgetError: the budget is malformed, given twice, or cannot be met.
-        OptionError: the rule or `round_to` has a value it cannot have, or a rule and a budget are given.
-        UnknownNameError: no such method, or no layer of a name in `keep`.
+        BudgetError: the budget cannot be met.
+        UnknownNameError: no layer of a name in `keep`.
     """
-    budget = _budget(rank, params, macs)
-    rule = Rule.parse("evbmf" if rank is None else rank)
-    if method not in METHODS:
-        raise UnknownNameError("method", method, METHODS)
-    if round_to < 1:
-        raise OptionError(f"round_to must be at least 1, got {round_to}")
-    if fold:
+    budget, rule, method, round_to = (
+        options.budget,
+        options.rule,
+        options.method,
+        options.round_to,
+    )
+    if options.fold:
         graph = folded(graph)
-    match, remaining = _layers(graph, method, keep)
+    match, remaining = _layers(graph, method, options.keep)
     before = full_cost(graph)
     writer = _Writer(graph, Statistics(graph, Data.of(data)) if data is not None else None)
     if budget is None:
@@ -154,15 +198,15 @@ def decompose(
                 known.ladders[layer.node.name] = ladder(
                     layer, layer.methods(method), round_to, budget.kind
                 )
-        options = {layer.node.name: known.ladders[layer.node.name] for layer in match}
-        plan = allocate(options, budget, before)
+        ladders = {layer.node.name: known.ladders[layer.node.name] for layer in match}
+        plan = allocate(ladders, budget, before)
         for layer in match:
             name = layer.node.name
             if name in plan:
                 writer.add(layer, plan[name], known.form(layer, plan[name].method))
             else:
                 remaining[name] = (
-                    "the budget is met without it" if options[name] else "no rank would pay"
+                    "the budget is met without it" if ladders[name] else "no rank would pay"
                 )
     created = writer.graph()
     return DecomposeResult(

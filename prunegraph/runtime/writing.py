@@ -30,7 +30,7 @@ def write(
     *,
     like: Graph | None = None,
     data: Sequence[Mapping[str, np.ndarray]] = (),
-    check: bool = True,
+    verify: bool = True,
 ) -> None:
     """Write a model that a default session of ONNX Runtime loads and runs; else write nothing.
 
@@ -43,14 +43,14 @@ def write(
         path: where it goes.
         like: the model it was made from.
         data: inputs to run on, besides random ones.
-        check: whether to open it. A graph that is just what a file held is never opened.
+        verify: whether to open it. A graph that is just what a file held is never opened.
 
     Raises:
         ModelError: the file does not load, or does not run on what the model it was made from runs on; or the
             destination cannot be written.
     """
     opening = _Opening(graph, str(path), like, [dict(batch) for batch in data])
-    onnx_io.save(graph, Path(path), opening.check if check and not graph.is_file else None)
+    onnx_io.save(graph, Path(path), opening.check if verify and not graph.is_file else None)
 
 
 def first_sample(data: Data | None, graph: Graph) -> list[Batch]:

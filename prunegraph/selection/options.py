@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypedDict
 
 from prunegraph.errors import BudgetError
 from prunegraph.options import base_name
 from prunegraph.selection.budget import Budget
 
 
+class LimitKeywords(TypedDict, total=False):
+    """The options of a selection but the budget, as keywords; see `SelectionOptions`."""
+
+    algorithm: str | None
+    allocation: str | None
+    round_to: int | str
+    min_channels: int
+    keep: Sequence[str]
+    ratio_for: Mapping[str, float]
+    seed: int
+    provider: str | None
+    threads: int
+
+
+class SelectionKeywords(LimitKeywords):
+    """The options of a selection, as keywords; see `SelectionOptions`."""
+
+    budget: Budget
+
+
 @dataclass(frozen=True)
 class SelectionOptions:
-    """Options of `select`, `prune` and of the command line.
+    """Options of `select`, `prune`, `search`, `sensitivity` and of the command line.
 
     Args:
         budget: what the result must meet.
@@ -78,13 +98,7 @@ class SelectionOptions:
             if base_name(algorithm) == "obs" and self.budget.ratio is None
             else "uniform"
         )
-        return SelectionOptions(
-            **{
-                **vars(self),
-                "algorithm": algorithm,
-                "allocation": self.allocation or measured,
-            }
-        )
+        return replace(self, algorithm=algorithm, allocation=self.allocation or measured)
 
     def provenance(self) -> dict[str, Any]:
         """The choice as plain JSON, for a plan."""

@@ -15,16 +15,17 @@ import torch
 from prunegraph.coupling.analysis import analyze
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.survivors import Survivors
+from prunegraph.execution import ExecutionOptions, execute
 from prunegraph.graph.model import Graph
 from prunegraph.measuring.metrics import Metric
-from prunegraph.proof.verify import verify
 from prunegraph.recovery import repairs
+from prunegraph.recovery.repairs import BoundRepair
 from prunegraph.rewriting.cut import cut
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.budget import Budget
 from prunegraph.selection.options import SelectionOptions
-from prunegraph.selection.plan import Plan, survivors
+from prunegraph.selection.plan import Plan
 from prunegraph.selection.select import Ranking, rank
 from prunegraph.training.fit import Evaluate
 from prunegraph.training.module import GraphModule
@@ -33,22 +34,22 @@ from prunegraph.tuning.search import Goal, SearchTrace, find
 
 Progress = Callable[[str], None]
 
-#: Samples that a proof looks at.
-PROVED = 16
-
 
 @dataclass(frozen=True)
-class PrunedGraph:
+class CompressionResult:
     """A pruned graph, its plan, channels of all groups before and after, and how the search went, if there was one."""
 
-    graph: Graph
+    model: Graph
     plan: Plan
     channels: tuple[int, int]
     search: SearchTrace | None = None
+    left_out: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         before, after = self.channels
-        return f"{before - after} of {before} channels in groups removed"
+        text = f"{before - after} of {before} channels in groups removed"
+        broken = ", ".join(self.left_out)
+        return f"{text}; the proof failed with {broken}: left whole" if broken else text
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,12 @@ class Compression:
     seed: int = 0
     progress: Progress = lambda stage: None
 
-    def to_budget(self, graph: Graph, budget: Budget) -> PrunedGraph:
+    def to_budget(self, graph: Graph, budget: Budget) -> CompressionResult:
         """The graph within a budget.
 
         Raises:
             BudgetError: the budget cannot be met, or the algorithm does not apply.
-            ExactnessError: the proof failed.
+            ExactnessError: no part of the cut holds in the proof.
             PrunegraphError: a name, an option or the data do not fit.
         """
         ranked = self._ranked(graph, budget)
@@ -96,7 +97,7 @@ class Compression:
         by: str = "ratio",
         stages: bool = False,
         device: str | None = None,
-    ) -> PrunedGraph:
+    ) -> CompressionResult:
         """The largest cut whose metric is at most `tolerance` below the graph's own.
 
         Args:
@@ -121,10 +122,9 @@ class Compression:
         match = find(trials, ranked, goal, self.progress)
         return self._finished(ranked.coupling, match.plan, match)
 
-    def repaired(self, survivors: Survivors, pruned: Graph) -> Graph:
-        """A cut graph after the repair."""
-        _, repair = repairs.find(self.repair, self.data, survivors.coupling.graph)
-        return repair(survivors, pruned, self.data, lambda stage: None)
+    def bound_repair(self, graph: Graph) -> BoundRepair:
+        """The repair of what is cut from a graph."""
+        return repairs.find(self.repair, self.data, graph)
 
     def _ranked(self, graph: Graph, budget: Budget) -> Ranking:
         choice = SelectionOptions(
@@ -138,22 +138,14 @@ class Compression:
 
     def _finished(
         self, coupling: Coupling, plan: Plan, search: SearchTrace | None = None
-    ) -> PrunedGraph:
+    ) -> CompressionResult:
         """Cut, prove, repair."""
-        remaining = survivors(coupling, plan)
-        pruned = cut(remaining)
-        verify(
-            coupling.graph,
-            plan,
-            pruned,
-            data=list(
-                self.data.fit(coupling.graph).head(PROVED).batches(coupling.graph, PROVED)
-            ),
-        )
+        how = ExecutionOptions(self.bound_repair(coupling.graph))
+        done = execute(coupling, plan, self.data, how)
         total = sum(group.channels for group in coupling.groups)
-        gone = sum(len(channels) for channels in plan.remove.values())
-        created = PrunedGraph(
-            self.repaired(remaining, pruned), plan, (total, total - gone), search
+        gone = sum(len(channels) for channels in done.plan.remove.values())
+        created = CompressionResult(
+            done.model, done.plan, (total, total - gone), search, done.left_out
         )
         self.progress(str(created))
         return created
@@ -167,12 +159,15 @@ class _Measured:
     def __init__(
         self, coupling: Coupling, how: Compression, evaluate: Evaluate, device: str | None
     ):
-        self.found, self.how, self.evaluate, self.device = coupling, how, evaluate, device
+        self.coupling, self.data = coupling, how.data
+        self.repair = how.bound_repair(coupling.graph)
+        self.evaluate, self.device = evaluate, device
 
     def map(self, items: Sequence[Key]) -> Iterator[Any]:
         for key in items:
-            survivors = Survivors(self.found, dict(key))
-            yield self.value(self.how.repaired(survivors, cut(survivors)))
+            survivors = Survivors(self.coupling, dict(key))
+            pruned = cut(survivors)
+            yield self.value(self.repair(survivors, pruned, self.data, lambda stage: None))
 
     def value(self, graph: Graph) -> float:
         """The metric of a graph."""

@@ -142,7 +142,7 @@ def gfr(
     else:
         evaluate = setting.evaluate or measure(setting.data, graph)
         created = how.to_tolerance(trained, tolerance, evaluate, device=setting.device)
-    return replace(done, graph=with_factors(created.graph, None))
+    return replace(done, model=with_factors(created.model, None))
 
 
 def _check(

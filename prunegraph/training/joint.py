@@ -116,9 +116,9 @@ def quantized(
 ) -> TrainResult:
     """Train with fake quantization, and write in integers. Raises what `QuantizedModule` and `fit` raise."""
     data = sampled(setting.data, samples, setting.recipe.seed)
-    module = QuantizedModule(done.graph, data, learn_scales=learn_scales)
+    module = QuantizedModule(done.model, data, learn_scales=learn_scales)
     run = setting.fit(module, "qat", callbacks=[Phases(module, setting.steps)])
     pruned = module.cpu().quantized()
-    done = replace(done, graph=pruned).after("qat", run)
+    done = replace(done, model=pruned).after("qat", run)
     result = measured(pruned, setting)
     return done.with_record({"stage": "int8", **result}) if result else done

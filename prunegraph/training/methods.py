@@ -110,7 +110,7 @@ class TrainResult:
     should know of how it was trained.
     """
 
-    graph: Graph
+    model: Graph
     history: tuple[dict[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -143,36 +143,36 @@ METHODS: Registry[Method] = Registry(
 )
 
 
-def train(graph: Graph, setting: TrainingOptions, method: str = "plain") -> TrainResult:
-    """Train a graph by a method, spelt as on the command line: `sparse:strength=1e-4`.
+def train(model: Graph, setting: TrainingOptions, method: str = "plain") -> TrainResult:
+    """Train a model by a method, spelt as on the command line: `sparse:strength=1e-4`.
 
-    A batch axis that is fixed is freed while the graph is trained, where that gives the same values; the result has
-    the batch of `graph` again. Notes of the result say what was done.
+    A batch axis that is fixed is freed while the model is trained, where that gives the same values; the result has
+    the batch of `model` again. Notes of the result say what was done.
 
     Raises:
         UnknownNameError: no such method or option.
         OptionError: an option cannot have that value.
-        DataError: the data do not fit, labels are no class numbers, or the model has nothing to train.
+        DataError: the data do not fit, labels are no class numbers, or it has nothing to train.
         TrainingError: the loss is not finite, the result has weights that are not, or the checkpoint is of another run.
     """
     chosen = bound(METHODS, method)
     check_labels(setting.data)
-    how = batching(graph, setting.data)
+    how = batching(model, setting.data)
     fed = replace(
         setting,
         batch=_batch(how, setting),
-        data=rows_of(setting.data, graph).fit(how.graph),
-        feeds=feeds_of(setting.data, graph) if how.kind == "none" else None,
+        data=rows_of(setting.data, model).fit(how.graph),
+        feeds=feeds_of(setting.data, model) if how.kind == "none" else None,
         identity=_identity(chosen, setting),
     )
     done = chosen(how.graph, fed)
-    _check_finite(graph, done.graph)
+    _check_finite(model, done.model)
     notes = tuple(
         note
         for note in (how.note, _single(how.graph, fed), *getattr(setting.loss, "notes", ()))
         if note
     )
-    return replace(done, graph=how.restored(done.graph), notes=(*notes, *done.notes))
+    return replace(done, model=how.restored(done.model), notes=(*notes, *done.notes))
 
 
 def _batch(how: Batching, setting: TrainingOptions) -> int:

@@ -8,19 +8,17 @@ from typing import Any
 
 from prunegraph.coupling.analysis import analyze
 from prunegraph.errors import BudgetError, OptionError
+from prunegraph.execution import ExecutionOptions, ExecutionResult, execute
 from prunegraph.graph.model import Graph
 from prunegraph.ops.cost import Cost, cost
 from prunegraph.options import base_name, bound
-from prunegraph.proof.verify import verify
 from prunegraph.recovery import repairs
-from prunegraph.rewriting.cut import cut
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.allocation import ALLOCATIONS, Limits
 from prunegraph.selection.budget import Budget
 from prunegraph.selection.criteria.base import CRITERIA, Gradients
 from prunegraph.selection.options import SelectionOptions
-from prunegraph.selection.plan import survivors
 from prunegraph.selection.select import select
 from prunegraph.selection.selectors import SELECTORS
 from prunegraph.training.fit import TrainingConfig
@@ -31,7 +29,7 @@ from prunegraph.training.module import GraphModule
 
 @dataclass(frozen=True)
 class Pruning:
-    """How channels are chosen and what is left is repaired; see `Choice` and `prunegraph.recovery.repairs`.
+    """How channels are chosen and what is left is repaired; see `SelectionOptions` and `prunegraph.recovery.repairs`.
 
     `samples` are those on which statistics and gradients are taken; an empty `allocation` is the criterion's default.
     """
@@ -61,8 +59,8 @@ class Pruning:
         data: Data,
         gradients: Gradients | None,
         seed: int,
-    ) -> Graph:
-        """The pruned graph. Raises what `prunegraph.prune` raises."""
+    ) -> ExecutionResult:
+        """Select, cut, prove and repair. Raises what `prunegraph.prune` raises."""
         choice = SelectionOptions(
             budget=budget,
             algorithm=self.algorithm,
@@ -71,12 +69,10 @@ class Pruning:
             min_channels=self.min_channels,
             seed=seed,
         )
-        _, recover = repairs.find(self.repair, data, graph)
+        how = ExecutionOptions(repairs.find(self.repair, data, graph), seed=seed)
         coupling = analyze(graph)
         plan = select(coupling, choice, Statistics(graph, data), gradients)
-        pruned = cut(survivors(coupling, plan))
-        verify(graph, plan, pruned, seed=seed)
-        return recover(survivors(coupling, plan), pruned, data, lambda stage: None)
+        return execute(coupling, plan, data, how)
 
 
 def budgets(
@@ -131,24 +127,28 @@ def rounds_of(
     if rounds < 1:
         raise OptionError(f"rounds must be at least 1, got {rounds}")
     original, data = (
-        cost(done.graph),
+        cost(done.model),
         sampled(setting.data, pruning.samples, setting.recipe.seed),
     )
     for turn in range(1, rounds + 1):
         number = str(turn) if rounds > 1 else ""
         setting.progress(f"prune{number}")
+        left_out: list[str] = []
         for budget in bounds:
             target = _part(budget, original, turn, rounds)
-            if not _is_met(target, done.graph):
-                gradients = task_gradients(done.graph, data, setting)
-                done = replace(
-                    done,
-                    graph=pruning(done.graph, target, data, gradients, setting.recipe.seed),
-                )
-        done = done.with_record(pruned(f"prune{number}", done.graph, setting))
-        module = GraphModule(done.graph)
+            if not _is_met(target, done.model):
+                gradients = task_gradients(done.model, data, setting)
+                result = pruning(done.model, target, data, gradients, setting.recipe.seed)
+                left_out += result.left_out
+                done = replace(done, model=result.model)
+        record = pruned(f"prune{number}", done.model, setting)
+        if left_out:
+            record["left_out"] = left_out
+            done = done.with_note(_left_out(left_out))
+        done = done.with_record(record)
+        module = GraphModule(done.model)
         run = setting.fit(module, f"tune{number}", recipe=recipe)
-        done = replace(done, graph=module.cpu().write_back(done.graph)).after(
+        done = replace(done, model=module.cpu().write_back(done.model)).after(
             f"tune{number}", run
         )
     return done
@@ -187,6 +187,11 @@ def measured(graph: Graph, setting: TrainingOptions) -> dict[str, float]:
 def sampled(data: Data, count: int, seed: int) -> Data:
     """Some of the samples, drawn without replacement, in their order."""
     return data.draw(count, seed)
+
+
+def _left_out(groups: Sequence[str]) -> str:
+    """What a user should know of groups that broke a proof."""
+    return f"the proof failed with {', '.join(groups)}: left whole"
 
 
 def _part(budget: Budget, original: Cost, turn: int, rounds: int) -> Budget:

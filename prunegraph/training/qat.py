@@ -98,7 +98,7 @@ class QuantizedModule(GraphModule):
         """The graph in integers, with the weights and ranges as they are now. Raises what `quantize` raises."""
         return quantize(
             self.write_back(), ranges=self.ranges(), bias_correction=False
-        ).graph
+        ).model
 
     def set_phase(self, *, normalised: bool, rounded: bool, observing: bool) -> None:
         """What train mode does.

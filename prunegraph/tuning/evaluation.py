@@ -55,7 +55,7 @@ class Study:
     """What candidates are made from and measured by.
 
     Args:
-        found: the model's coupling.
+        coupling: the model's.
         calibration: what repairs are fitted on; only read where there is one.
         evaluation: what the metric is measured on.
         metric: the metric, as `metrics.portable` gives it; None is the one that says most.
@@ -64,7 +64,7 @@ class Study:
         cluster: address of a Dask scheduler, instead of processes.
     """
 
-    found: Coupling
+    coupling: Coupling
     calibration: Data
     evaluation: Data
     metric: str | metrics.CustomMetric | None = None
@@ -132,7 +132,7 @@ def trials(study: Study) -> Iterator[Trials]:
 
 def _write(study: Study, folder: Path) -> tuple[Metric, float]:
     """Write what workers need; returns the metric and the original's figure."""
-    graph = study.found.graph
+    graph = study.coupling.graph
     onnx_io.save(graph, str(folder / MODEL))
     whole = False
     if study.repair != "none":
@@ -147,10 +147,10 @@ def _write(study: Study, folder: Path) -> tuple[Metric, float]:
         "source": graph.source,
         "metric": metric,
         "repair": study.repair,
-        "attention": study.found.attention,
+        "attention": study.coupling.attention,
         "batches": batches,
         "whole": whole,
-        "groups": _digest(study.found),
+        "groups": _digest(study.coupling),
     }
     (folder / STUDY).write_bytes(pickle.dumps(content))
     measured = metrics.resolve(metric)
@@ -209,15 +209,12 @@ class Evaluator:
         content: dict[str, Any] = pickle.loads((folder / STUDY).read_bytes())
         graph = onnx_io.load(folder / MODEL)
         graph.source = content["source"]
-        self.folder, self.repair, self.batches = (
-            folder,
-            content["repair"],
-            content["batches"],
-        )
-        self.whole = content["whole"]
+        self.folder, self.batches = folder, content["batches"]
         self.metric = metrics.resolve(content["metric"])
-        self.found = analyze(graph, attention=content["attention"])
-        if _digest(self.found) != content["groups"]:
+        self.coupling = analyze(graph, attention=content["attention"])
+        self.data = Data(self._calibration, "calibration data", whole=content["whole"])
+        self.repair = repairs.find(content["repair"], self.data, graph)
+        if _digest(self.coupling) != content["groups"]:
             raise ModelError(
                 "a worker finds other groups in this model; operator rules have to be installed where workers run "
                 "(as an entry point), or use one process: --jobs 1"
@@ -225,22 +222,17 @@ class Evaluator:
 
     def __call__(self, key: Key) -> float:
         """The metric of the model without the channels of a candidate."""
-        survivors = Survivors(self.found, dict(key))
-        pruned = cut(survivors)
-        if self.repair != "none":
-            data = Data(self._calibration, "calibration data", whole=self.whole)
-            pruned = repairs.find(self.repair, data, survivors.coupling.graph)[1](
-                survivors, pruned, data, lambda stage: None
-            )
+        survivors = Survivors(self.coupling, dict(key))
+        pruned = self.repair(survivors, cut(survivors), self.data, lambda stage: None)
         opened = session(pruned, name=pruned.source)
-        names = self.found.graph.outputs
+        names = self.coupling.graph.outputs
 
-        def found(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        def outputs(inputs: Mapping[str, Array]) -> dict[str, Array]:
             given = {name: array for name, array in inputs.items() if name != LABELS}
             return dict(zip(names, run(opened, given), strict=True))
 
         with np.errstate(all="ignore"):
-            return self.metric.measure(_seen(self.folder, self.batches, found))
+            return self.metric.measure(_seen(self.folder, self.batches, outputs))
 
     def _calibration(self) -> Iterator[dict[str, Array]]:
         index = 0

@@ -317,7 +317,7 @@ def prune(before: Path, after: Path, rng: np.random.Generator) -> str:
 def quantize(before: Path, after: Path, rng: np.random.Generator) -> str:
     graph, x = pg.load(before), images(2)
     result = pg.quantize(graph, {"x": x})
-    pg.save(result.graph, after)
+    pg.save(result.model, after)
     wanted, match = run(before, x), run(after, x)
     for name, a, b in zip(graph.outputs, wanted, match, strict=True):
         messages = result.outputs.get(name)
@@ -337,7 +337,7 @@ def decompose(before: Path, after: Path, rng: np.random.Generator) -> str:
     data = {"x": x} if rng.integers(2) else None
     method = str(rng.choice(["tucker2", "svd", "auto"]))
     result = pg.decompose(graph, method=method, rank="ratio:0.5", round_to=1, data=data)
-    pg.save(result.graph, after)
+    pg.save(result.model, after)
     reference = recomposed(graph, onnx.load(after), result.layers)
     check_equal("decompose", run(reference, x), run(after, x), in_integers(graph.model))
     return f"decompose ({len(result.layers)} layers)"
@@ -355,9 +355,9 @@ def train(before: Path, after: Path, rng: np.random.Generator) -> str:
         data, SAMPLES, cross_entropy(), TrainingConfig(epochs=1, lr=1e-3)
     )
     done = _train(graph, setting)
-    pg.save(done.graph, after)
+    pg.save(done.model, after)
     # What the command prints: the file's outputs beside those it started from, in ONNX Runtime.
-    reported = Judge(graph, Data.of({"x": x}))(done.graph).difference
+    reported = Judge(graph, Data.of({"x": x}))(done.model).difference
     measured = error(run(before, x), run(after, x))
     if abs(reported - measured) > 1e-4 * max(reported, measured) + 1e-9:
         raise WrongError(f"train: the error is {measured:.3g}, not {reported:.3g}")

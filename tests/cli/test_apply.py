@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import prunegraph as pg
-from prunegraph import pipeline
+from prunegraph import proof
 from prunegraph.api import apply_plan
 from prunegraph.errors import ExactnessError, PlanError
 from prunegraph.frontends import mxnet
@@ -113,7 +113,7 @@ def test_a_plan_that_does_not_hold_is_not_carried_out_in_part(
     def fails(*args: object, **options: object) -> None:
         raise ExactnessError("node 'block1' differs")
 
-    monkeypatch.setattr(pipeline, "verify", fails)
+    monkeypatch.setattr(proof, "verify", fails)
     before = files(folder)
     done = in_process(
         "apply", "net.onnx", "plan.json", "-o", "out.onnx", "--save-plan", "again.json"
@@ -157,7 +157,7 @@ def test_from_python(folder: Path) -> None:
     assert (
         result.proof is not None and result.repair == "least-squares" and result.plan.cuts
     )
-    pruned = apply_plan(graph, plan, "out.onnx").small
+    pruned = apply_plan(graph, plan, "out.onnx").model
     assert pruned.sha256 == pg.apply(graph, plan).sha256 == pg.load("out.onnx").sha256
     with pytest.raises(PlanError, match="another model"):
         apply_plan(residual_net(1), plan, "other.onnx")

@@ -45,7 +45,7 @@ def test_a_file_with_fewer_macs(tmp_path: Path) -> None:
     assert [row["name"] for row in written["layers"]] == [
         row.name for row in decomposed.layers
     ]
-    assert pg.load(out).sha256 == decomposed.graph.sha256
+    assert pg.load(out).sha256 == decomposed.model.sha256
 
 
 def test_a_decomposed_network_still_recognises(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_decomposed_network_still_recognises(tmp_path: Path) -> None:
     decomposed = pg.decompose(pg.load(MODEL), method="auto", macs=0.7, round_to=4)
     both = pg.compare(
         pg.load(MODEL),
-        decomposed.graph,
+        decomposed.model,
         data=read_data(str(FIXTURES / "fashion_eval.npz")),
         runs=2,
     )

@@ -321,5 +321,5 @@ def test_shapes_that_are_declared_for_weights_go_with_them() -> None:
         graph.model.graph.value_info.append(
             onnx.helper.make_tensor_value_info(weight.name, 1, weight.shape)
         )
-    pruned = prune(graph, budget=Budget(ratio=0.5), round_to=1).small
+    pruned = prune(graph, budget=Budget(ratio=0.5), round_to=1).model
     assert not {entry.name for entry in pruned.model.graph.value_info} & set(pruned.weights)

@@ -45,7 +45,7 @@ def images(seed: int = 0, batch: int = 8, size: int = 8) -> Array:
 
 
 def half(graph: Graph, **options: object) -> Graph:
-    return pg.prune(graph, budget=pg.Budget(ratio=0.5), round_to=1, **options).small
+    return pg.prune(graph, budget=pg.Budget(ratio=0.5), round_to=1, **options).model
 
 
 def sqnr(wanted: Array, result: Array) -> float:
@@ -115,7 +115,7 @@ def test_a_copy_of_a_shared_bias_takes_no_name_that_is_there(biases: list[str]) 
     result = pg.prune(from_model(model), budget=pg.Budget(ratio=0.5), round_to=1)
     wanted, match = (
         in_runtime(masked(model, result.plan), images())[0],
-        in_runtime(result.small.model, images())[0],
+        in_runtime(result.model.model, images())[0],
     )
     np.testing.assert_allclose(match, wanted, atol=1e-4 * np.abs(wanted).max())
 
@@ -123,10 +123,10 @@ def test_a_copy_of_a_shared_bias_takes_no_name_that_is_there(biases: list[str]) 
 def test_pruned_again_with_layers_that_stayed_whole() -> None:
     graph = from_model(convolutions(["b", "b", "b"], [16] * 3))
     once = pg.prune(graph, budget=pg.Budget(ratio=0.5), round_to=1, keep=["conv0", "conv1"])
-    twice = pg.prune(once.small, budget=pg.Budget(ratio=0.5), round_to=1)
-    wanted = in_runtime(masked(once.small.model, twice.plan), images())[0]
+    twice = pg.prune(once.model, budget=pg.Budget(ratio=0.5), round_to=1)
+    wanted = in_runtime(masked(once.model.model, twice.plan), images())[0]
     np.testing.assert_allclose(
-        in_runtime(twice.small.model, images())[0], wanted, atol=1e-4 * np.abs(wanted).max()
+        in_runtime(twice.model.model, images())[0], wanted, atol=1e-4 * np.abs(wanted).max()
     )
 
 
@@ -150,7 +150,7 @@ def test_shape_arithmetic_is_set_right_again_and_again() -> None:
     for _ in range(3):
         result = pg.prune(graph, budget=pg.Budget(ratio=0.25), round_to=1)
         assert result.proof is not None and result.after.params < result.before.params
-        graph = result.small
+        graph = result.model
 
 
 # -- any name that a rewrite might want -------------------------------------------------------
@@ -228,12 +228,12 @@ COMMANDS: dict[str, Callable[[Graph, Data], Graph]] = {
     "refit": lambda graph, data: half(graph, data=data),
     "absorb": lambda graph, data: half(graph, data=data, repair="absorb:form=map"),
     "decompose": lambda graph, data: (
-        pg.decompose(graph, rank="ratio:0.5", round_to=1, data=data).graph
+        pg.decompose(graph, rank="ratio:0.5", round_to=1, data=data).model
     ),
     "fold": lambda graph, data: fold(graph),
-    "quantize": lambda graph, data: pg.quantize(graph, data).graph,
+    "quantize": lambda graph, data: pg.quantize(graph, data).model,
     "weights": lambda graph, data: (
-        pg.quantize(graph, weights="int8", activations="none").graph
+        pg.quantize(graph, weights="int8", activations="none").model
     ),
     "untie": lambda graph, data: untied(graph),
     "gates": lambda graph, data: gated(graph),
@@ -425,7 +425,7 @@ def test_subgraphs_read_the_activation_that_a_quantized_layer_absorbs(
     y = b.op("Add", b.conv(act, 16, 12, 1), pooled)
     graph = b.graph(b.conv(y, 12, 4, 1))
     x = images(1, 16)
-    result = pg.quantize(graph, {"x": x}).graph
+    result = pg.quantize(graph, {"x": x}).model
     assert not any(node.op == activation for node in result.nodes)
     assert sqnr(in_runtime(graph.model, x)[0], in_runtime(result.model, x)[0]) > 25
 
@@ -457,7 +457,7 @@ def test_quantized_values_that_are_moved_into_a_subgraph(moved: str) -> None:
     graph = b.graph(
         b.linear(b.op("ReduceMean", b.op("Flatten", z), axes=[1], keepdims=1), 1, 5)
     )
-    result = pg.quantize(graph, {"x": images(1, 16)}).graph
+    result = pg.quantize(graph, {"x": images(1, 16)}).model
     assert (
         sqnr(
             in_runtime(graph.model, images(1, 16))[0],

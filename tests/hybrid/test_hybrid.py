@@ -49,7 +49,7 @@ def test_a_budget_is_met_and_every_layer_accounted_for(
 ) -> None:
     result = pg.compress(net, method=method, data=samples(32), round_to=2, **{kind: 0.5})
     assert getattr(result.after, kind) <= 0.5 * getattr(result.before, kind)
-    assert result.after == full_cost(result.graph)
+    assert result.after == full_cost(result.model)
     assert [layer.name for layer in result.layers] == [node.name for node in net.layers]
     assert sum(layer.macs[0] for layer in result.layers) == result.before.macs
     assert sum(layer.macs[1] for layer in result.layers) == result.after.macs
@@ -61,20 +61,20 @@ def test_a_budget_is_met_and_every_layer_accounted_for(
     assert (result.proof is not None) == bool(result.plan.remove)
     assert (method == "decompose") <= (not result.plan.remove)
     assert {node.outputs[0] for node in net.layers} <= {
-        v for node in result.graph.nodes for v in node.outputs
+        v for node in result.model.nodes for v in node.outputs
     }
 
 
 def test_actions_are_what_was_done(net: Graph) -> None:
     result = pg.compress(net, method="hybrid", data=samples(32), macs=0.4, round_to=2)
-    parts = {node.name.rpartition("/")[0] for node in result.graph.layers}
-    smaller = {node.name: node for node in result.graph.layers}
+    parts = {node.name.rpartition("/")[0] for node in result.model.layers}
+    smaller = {node.name: node for node in result.model.layers}
     for layer in result.layers:
         assert ("decompose" in layer.action) == (layer.name in parts) == bool(layer.method)
         assert ("prune" in layer.action) == (layer.outputs[1] < layer.outputs[0])
         if layer.action in ("keep", "prune"):
             assert (
-                layer.params[1] == result.graph.weights[smaller[layer.name].inputs[1]].size
+                layer.params[1] == result.model.weights[smaller[layer.name].inputs[1]].size
             )
             assert layer.macs[1] < layer.macs[0] or layer.params[1] == layer.params[0]
         if layer.action == "keep":
@@ -97,10 +97,10 @@ def test_the_mix_of_the_least_error_is_taken(net: Graph) -> None:
         method="prune" if result.chosen.pruned == 1 else "decompose",
     )
     if result.chosen.pruned in (0.0, 1.0):
-        assert alone.graph.sha256 == result.graph.sha256
+        assert alone.model.sha256 == result.model.sha256
     assert (
-        pg.compress(net, macs=0.4, data=samples(64), round_to=2).graph.sha256
-        == result.graph.sha256
+        pg.compress(net, macs=0.4, data=samples(64), round_to=2).model.sha256
+        == result.model.sha256
     )
 
 
@@ -111,7 +111,7 @@ def test_recovery_reaches_through_decomposed_layers(net: Graph) -> None:
         result = pg.compress(
             net, macs=0.5, method="decompose", data=samples(256), round_to=2, repair=repair
         )
-        errors[repair] = mixes.error(net, result.graph, Data.of(samples(64, seed=1)))
+        errors[repair] = mixes.error(net, result.model, Data.of(samples(64, seed=1)))
     assert errors["least-squares"] < 0.8 * errors["none"]
 
 
@@ -151,12 +151,12 @@ def test_files_quantization_and_a_proof_turned_off(net: Graph, tmp_path: Path) -
         data=samples(32),
         quantize="int8",
         method="prune",
-        check=False,
+        verify=False,
     )
     assert result.quantized is not None and result.proof is None
-    assert pg.load(out).sha256 == result.graph.sha256
+    assert pg.load(out).sha256 == result.model.sha256
     assert any(node.op == "DequantizeLinear" for node in pg.load(out).nodes)
-    assert made_of(result.graph, samples(2)).shape == made_of(net, samples(2)).shape
+    assert made_of(result.model, samples(2)).shape == made_of(net, samples(2)).shape
 
 
 def test_bad_input(net: Graph, tmp_path: Path) -> None:
@@ -222,4 +222,4 @@ def test_a_fixed_batch_that_a_quarter_would_not_fill() -> None:
 def test_the_error_is_zero_for_the_original(net: Graph) -> None:
     data = Data.of(samples(8))
     assert mixes.error(net, net, data) == 0
-    assert mixes.error(net, pg.prune(net, budget=pg.Budget(ratio=0.5)).small, data) > 0
+    assert mixes.error(net, pg.prune(net, budget=pg.Budget(ratio=0.5)).model, data) > 0

@@ -167,5 +167,5 @@ def test_lenet(cluster: str) -> None:
     pruned = {width for width, row in rows.items() if "prune" in row.action}
     assert pruned == ({20, 50} if cluster == "paper" else set())
     assert result.after.params < 0.7 * 431_080
-    out = result.graph.model.graph.output[0].type.tensor_type.shape.dim
+    out = result.model.model.graph.output[0].type.tensor_type.shape.dim
     assert [d.dim_value or d.dim_param for d in out] == ["batch", 10]

@@ -99,13 +99,13 @@ def test_search_on_a_cluster_with_a_killed_worker_finds_what_one_process_finds(
     together = pg.search(graph, cluster=address, progress=arm, **options)
     assert marker.read_text() == "done", "no worker was killed"
     assert together.result.plan.remove == alone.result.plan.remove
-    assert len(together.found.candidates) == len(alone.found.candidates)
+    assert len(together.trace.candidates) == len(alone.trace.candidates)
     # A loss is the difference of two scores: it is as exact as those are, and kernels round by the threads they have.
     score = sum(
         float(np.square(run(session(graph), batch)[0], dtype=np.float64).sum())
         for batch in batches()
     )
-    for mine, other in zip(together.found.candidates, alone.found.candidates, strict=True):
+    for mine, other in zip(together.trace.candidates, alone.trace.candidates, strict=True):
         assert (mine.strength, mine.cost, mine.accepted) == (
             other.strength,
             other.cost,

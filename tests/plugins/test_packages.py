@@ -145,8 +145,8 @@ def test_a_selector_of_a_package_meets_the_budget(example: Path, tmp_path: Path)
     assert done.returncode == 0, done.stderr
     result = pg.prune(MODEL, budget=pg.Budget(ratio=0))
     pruned = pg.load(out)
-    assert pruned.node(keep).channels.outputs == result.model.node(keep).channels.outputs
-    proof = pg.verify(result.model, pg.Plan.load(plan), pruned)
+    assert pruned.node(keep).channels.outputs == result.original.node(keep).channels.outputs
+    proof = pg.verify(result.original, pg.Plan.load(plan), pruned)
     assert proof.relative <= 1e-4
     after = pg.prune(pruned, budget=pg.Budget(ratio=0)).before
     assert 0.55 <= after.macs / result.before.macs <= 0.6

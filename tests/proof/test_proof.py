@@ -170,7 +170,7 @@ def test_a_wrong_rule_costs_its_groups_only(monkeypatch: pytest.MonkeyPatch) -> 
     assert [groups[g] for g in result.left_out] == [("touched",)]
     assert result.proof is not None
     widths = [
-        result.small.node(name).channels.outputs for name in ("good", "touched", "fine")
+        result.model.node(name).channels.outputs for name in ("good", "touched", "fine")
     ]
     assert widths == [4, 8, 4]
 
@@ -292,7 +292,7 @@ def test_a_cut_that_does_not_fit_costs_its_groups_only(
     y = b.relu(b.op("Concat", two, b.conv(one, 4, 4, name="more"), axis=1))
     result = pg.prune(b.graph(b.head(y, 8)), budget=pg.Budget(ratio=0.5), round_to=1)
     assert result.left_out and "A rule is wrong" in result.blame
-    assert result.small.node("good").channels.outputs == 4
+    assert result.model.node("good").channels.outputs == 4
 
 
 # -- sessions ------------------------------------------------------------------------------
@@ -373,11 +373,11 @@ def test_a_weight_that_no_output_shows_is_compared_all_the_same() -> None:
 
 def test_the_command_takes_data(tmp_path: Path) -> None:
     graph = embedding_net()
-    pg.save(graph, tmp_path / "m.onnx", check=False)
+    pg.save(graph, tmp_path / "m.onnx", verify=False)
     graph = pg.load(tmp_path / "m.onnx")
     plan = random_plan(pg.analyze(graph))
     plan.save(tmp_path / "plan.json")
-    pg.save(pg.apply(graph, plan), tmp_path / "y.onnx", check=False)
+    pg.save(pg.apply(graph, plan), tmp_path / "y.onnx", verify=False)
     np.savez(tmp_path / "d.npz", x=np.asarray([6, 7, 7]))
     files = [str(tmp_path / name) for name in ("m.onnx", "plan.json", "y.onnx")]
     refused = CliRunner().invoke(main, ["verify", *files])

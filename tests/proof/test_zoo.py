@@ -50,7 +50,7 @@ def prune_and_prove(
     )
     assert result.proof is not None
     assert result.proof.relative <= 1e-4
-    assert result.small.outputs == graph.outputs
+    assert result.model.outputs == graph.outputs
     return result.after.params / result.before.params
 
 

@@ -447,7 +447,7 @@ def test_the_file_runs_as_it_is_opened(name: str, behind: str) -> None:
     graph = network(name, behind)
     quantized = pg.quantize(graph, inputs())
     expected = run(session(graph, fast=False), inputs())
-    given = run(session(quantized.graph), inputs())
+    given = run(session(quantized.model), inputs())
     for x, y in zip(expected, given, strict=True):
         assert decibels(float(np.square(x).sum()), float(np.square(x - y).sum())) > 18
 

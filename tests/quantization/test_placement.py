@@ -75,7 +75,7 @@ def test_any_layers_may_stay_in_float(data: st.DataObject) -> None:
     target = data.draw(st.sampled_from(["cpu", "openvino", "qnn"]))
     check(
         graph,
-        pg.quantize(graph, rows(), float_layers=keep, target=target).graph,
+        pg.quantize(graph, rows(), float_layers=keep, target=target).model,
         rows(),
         12,
     )
@@ -90,7 +90,7 @@ def test_a_tolerance_is_met_on_any_of_them(
     assert quantized.loss is not None
     if fallback == "float":
         assert quantized.loss <= tolerance
-    check(graph, quantized.graph, rows(), 12)
+    check(graph, quantized.model, rows(), 12)
 
 
 @settings(max_examples=20)
@@ -112,7 +112,7 @@ def test_what_nothing_reads_in_integers_is_not_quantized(kind: str, between: str
     graph = b.graph(
         b.op("Softmax", act(b, layer(b, b.input("n", 6), kind), between), axis=-1)
     )
-    created = pg.quantize(graph, rows()).graph
+    created = pg.quantize(graph, rows()).model
     assert [node.op for node in created.nodes].count("QuantizeLinear") == 1
 
 

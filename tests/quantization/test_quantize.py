@@ -58,7 +58,7 @@ def weight_scales(graph: Graph, node: Node) -> np.ndarray:
 @given(st.integers(0, 2**31))
 def test_onnx_runtime_agrees_with_the_integer_reference_within_one_code(seed: int) -> None:
     graph = random_net(seed)
-    created = pg.quantize(graph, samples(8)).graph
+    created = pg.quantize(graph, samples(8)).model
     names = [node.outputs[0] for node in created.nodes if node.op == "QuantizeLinear"]
     codes = run_fast(created, samples(2, seed=1), names)
     expected = Reference(created, codes).results()
@@ -75,15 +75,15 @@ def test_onnx_runtime_agrees_with_the_integer_reference_within_one_code(seed: in
 def test_random_networks_stay_near_the_float_ones(seed: int, method: str) -> None:
     graph = random_net(seed)
     quantized = pg.quantize(graph, samples(), method=method)
-    assert decibels_of(graph, quantized.graph, samples()) > 12
+    assert decibels_of(graph, quantized.model, samples()) > 12
     assert quantized.outputs["head.out"] == pytest.approx(
-        decibels_of(graph, quantized.graph, samples()), abs=0.01
+        decibels_of(graph, quantized.model, samples()), abs=0.01
     )
 
 
 def test_every_layer_of_a_residual_net_runs_in_integers(tmp_path: Path) -> None:
     quantized = pg.quantize(residual_net(), samples())
-    kinds = fused(quantized.graph, str(tmp_path / "optimized.onnx"))
+    kinds = fused(quantized.model, str(tmp_path / "optimized.onnx"))
     assert kinds["QLinearConv"] == 3 and kinds["QLinearAdd"] == 1 and kinds["QGemm"] == 1
     assert not {
         "Conv",
@@ -163,7 +163,7 @@ def test_bias_correction_brings_means_back() -> None:
     for on in (True, False):
         created = pg.quantize(
             graph, inputs, weights="int4", rounding="nearest", bias_correction=on
-        ).graph
+        ).model
         shift[on] = abs((outputs(created, inputs) - expected).mean(axis=(0, 2, 3))).max()
     assert shift[True] < 0.25 * shift[False]
 
@@ -214,7 +214,7 @@ def test_the_factor_that_gptq_uses() -> None:
 def test_every_scheme_runs(options: dict[str, object], least: float) -> None:
     graph = residual_net(width=8)
     quantized = pg.quantize(graph, samples(), **options)
-    assert decibels_of(graph, quantized.graph, samples()) > least
+    assert decibels_of(graph, quantized.model, samples()) > least
 
 
 @pytest.mark.parametrize("opset", [9, 10, 11, 12, 13, 21])
@@ -223,8 +223,8 @@ def test_old_operator_sets(opset: int) -> None:
     x = b.relu(b.conv(b.input("n", 3, 8, 8), 3, 8))
     graph = b.graph(b.head(b.relu(b.conv(x, 8, 8)), 8))
     quantized = pg.quantize(graph, samples())
-    assert quantized.graph.opsets[""] == (opset if opset >= 10 else 13)
-    assert decibels_of(graph, quantized.graph, samples()) > 25
+    assert quantized.model.opsets[""] == (opset if opset >= 10 else 13)
+    assert decibels_of(graph, quantized.model, samples()) > 25
 
 
 # -- placement --------------------------------------------------------------------------------
@@ -233,7 +233,7 @@ def test_old_operator_sets(opset: int) -> None:
 @settings(max_examples=10)
 @given(st.integers(0, 2**31))
 def test_what_meets_in_a_concat_or_is_moved_shares_one_scale(seed: int) -> None:
-    created = pg.quantize(random_net(seed), samples(4), method="minmax").graph
+    created = pg.quantize(random_net(seed), samples(4), method="minmax").model
     known = scales(created)
     for node in created.nodes:
         if node.op in ("Concat", "Reshape", "Transpose", "MaxPool"):
@@ -248,13 +248,13 @@ def test_what_meets_in_a_concat_or_is_moved_shares_one_scale(seed: int) -> None:
 
 def test_activations_are_absorbed_where_the_range_says_the_same() -> None:
     graph = residual_net()
-    created = pg.quantize(graph, samples()).graph
+    created = pg.quantize(graph, samples()).model
     assert not any(node.op == "Relu" for node in created.nodes)
     b = Builder()
     x = b.input("n", 3, 8, 8)
     both = b.op("Concat", b.relu(b.conv(x, 3, 4)), b.conv(x, 3, 4), axis=1)
     graph = b.graph(b.conv(both, 8, 4))
-    created = pg.quantize(graph, samples()).graph
+    created = pg.quantize(graph, samples()).model
     assert [node.op for node in created.nodes].count("Relu") == 1, (
         "half of the shared range is negative"
     )
@@ -266,10 +266,10 @@ def test_a_clip_that_the_range_implies_is_absorbed(tmp_path: Path) -> None:
     x = b.conv(b.input("n", 3, 8, 8), 3, 8)
     x = b.op("Clip", x, b.const(0, np.float32), b.const(6, np.float32))
     graph = b.graph(b.head(x, 8))
-    created = pg.quantize(graph, samples(), method="minmax").graph
+    created = pg.quantize(graph, samples(), method="minmax").model
     assert not any(node.op == "Clip" for node in created.nodes)
     assert fused(created, str(tmp_path / "o.onnx"))["QLinearConv"] == 1
-    wide = pg.quantize(graph, samples(), ranges={x: {"scale": 0.1, "zero_point": 10}}).graph
+    wide = pg.quantize(graph, samples(), ranges={x: {"scale": 0.1, "zero_point": 10}}).model
     assert any(node.op == "Clip" for node in wide.nodes)
     assert outputs(wide, samples()).shape == outputs(graph, samples()).shape
 
@@ -285,7 +285,7 @@ def test_layers_stay_in_float_where_asked() -> None:
     }
     assert {layer.reason for layer in quantized.layers} == {"", "asked for"}
     types = {
-        each.name: (each.weights, each.activations) for each in layer_types(quantized.graph)
+        each.name: (each.weights, each.activations) for each in layer_types(quantized.model)
     }
     assert types == {
         "stem": ("float32", "float32"),
@@ -308,7 +308,7 @@ def test_outputs_shared_weights_constants_and_values_with_readers_in_float() -> 
     b.nodes.insert(0, b.nodes.pop())
     graph = b.graph(y, z, b.op("Softmax", y, axis=1))
     quantized = pg.quantize(graph, samples())
-    assert quantized.graph.outputs == graph.outputs
+    assert quantized.model.outputs == graph.outputs
     assert min(quantized.outputs.values()) > 25
 
 
@@ -326,14 +326,14 @@ def test_normalisations_softmax_and_attention_stay_in_float() -> None:
     assert [layer.weights for layer in quantized.layers] == ["int8"] * 3
     read = {
         v
-        for node in quantized.graph.nodes
+        for node in quantized.model.nodes
         if node.op == "QuantizeLinear"
         for v in node.inputs
     }
     kinds = {
-        quantized.graph.nodes[quantized.graph.producer[v]].op
+        quantized.model.nodes[quantized.model.producer[v]].op
         for v in read
-        if v in quantized.graph.producer
+        if v in quantized.model.producer
     }
     assert kinds == {"LayerNormalization", "MatMul"}
     assert quantized.outputs[graph.outputs[0]] > 25
@@ -368,7 +368,7 @@ def test_a_bias_too_large_for_its_scale_raises_the_scale() -> None:
     )
     graph = b.graph(b.op("Conv", x, weight, bias, name="tiny"))
     quantized = pg.quantize(graph, samples())
-    assert decibels_of(graph, quantized.graph, samples()) > 40
+    assert decibels_of(graph, quantized.model, samples()) > 40
 
 
 def test_a_channel_of_zeros_and_a_constant_activation() -> None:
@@ -391,7 +391,7 @@ def test_a_channel_of_zeros_and_a_constant_activation() -> None:
         np.isfinite(entry["scale"]) and entry["scale"] > 0
         for entry in quantized.ranges.values()
     )
-    assert decibels_of(graph, quantized.graph, samples()) > 25
+    assert decibels_of(graph, quantized.model, samples()) > 25
 
 
 # -- ranges from outside, pruning, tolerance ------------------------------------------------------
@@ -403,12 +403,12 @@ def test_ranges_from_outside_are_taken_as_they_are() -> None:
     again = pg.quantize(graph, ranges=first.ranges)
     assert again.ranges == first.ranges
     np.testing.assert_array_equal(
-        outputs(again.graph, samples()), outputs(first.graph, samples())
+        outputs(again.model, samples()), outputs(first.model, samples())
     )
     value = graph.node("stem").inputs[0]
     mine = pg.quantize(graph, samples(), ranges={value: {"scale": 0.5, "zero_point": 3}})
     assert mine.ranges[value] == {"scale": 0.5, "zero_point": 3}
-    assert scales(mine.graph)[value] == (0.5, 3)
+    assert scales(mine.model)[value] == (0.5, 3)
 
 
 def test_scales_of_weights_from_outside() -> None:
@@ -417,11 +417,11 @@ def test_scales_of_weights_from_outside() -> None:
     quantized = pg.quantize(
         graph, samples(), ranges={weight: {"scale": [0.01, 0.02, 0.03, 0.04, 0.05]}}
     )
-    node = quantized.graph.nodes[
-        quantized.graph.producer[quantized.graph.node("head").inputs[1]]
+    node = quantized.model.nodes[
+        quantized.model.producer[quantized.model.node("head").inputs[1]]
     ]
     np.testing.assert_allclose(
-        quantized.graph.weights[node.inputs[1]].read(), [0.01, 0.02, 0.03, 0.04, 0.05]
+        quantized.model.weights[node.inputs[1]].read(), [0.01, 0.02, 0.03, 0.04, 0.05]
     )
     with pytest.raises(OptionError, match="5 outputs"):
         pg.quantize(graph, samples(), ranges={weight: {"scale": [0.01, 0.02]}})
@@ -455,7 +455,7 @@ def test_ranges_of_unknown_or_coupled_tensors() -> None:
 
 
 def test_a_quantized_model_that_is_pruned_keeps_its_scales() -> None:
-    created = pg.quantize(residual_net(width=16), samples()).graph
+    created = pg.quantize(residual_net(width=16), samples()).model
     plan = pg.select(created, budget=pg.Budget(ratio=0.5), round_to=1)
     pruned = pg.apply(created, plan)
     pg.verify(created, plan, pruned)
@@ -543,11 +543,11 @@ def test_layers_go_back_to_int16(tmp_path: Path) -> None:
         assert {layer.activations for layer in match.layers if layer.name in back} == {
             "float32"
         }
-        pg.save(match.graph, tmp_path / f"{kind}.onnx")
+        pg.save(match.model, tmp_path / f"{kind}.onnx")
         assert outputs(pg.load(tmp_path / f"{kind}.onnx"), data).shape == (32, 5)
-    held = {layer.name: layer.weights for layer in layer_types(mixed["int16"].graph)}
+    held = {layer.name: layer.weights for layer in layer_types(mixed["int16"].model)}
     assert set(held.values()) == {"int8", "int16"}
-    bytes_of = {kind: cost(match.graph).bytes for kind, match in mixed.items()}
+    bytes_of = {kind: cost(match.model).bytes for kind, match in mixed.items()}
     assert bytes_of["int16"] < bytes_of["float"]
 
 
@@ -562,7 +562,7 @@ def test_weights_in_external_files(tmp_path: Path) -> None:
     )
     graph = pg.load(tmp_path / "in.onnx")
     quantized = pg.quantize(graph, samples(), float_layers=["last"])
-    pg.save(quantized.graph, tmp_path / "out.onnx")
+    pg.save(quantized.model, tmp_path / "out.onnx")
     assert decibels_of(graph, pg.load(tmp_path / "out.onnx"), samples()) > 25
 
 
@@ -575,10 +575,10 @@ def test_parameters_computed_from_constants() -> None:
     graph = b.graph(b.bn(b.op("Conv", x, weight, bias), 4))
     quantized = pg.quantize(graph, samples())
     assert not {"Transpose", "Expand", "BatchNormalization"} & {
-        node.op for node in quantized.graph.nodes
+        node.op for node in quantized.model.nodes
     }
     assert [layer.weights for layer in quantized.layers] == ["int8"]
-    assert decibels_of(graph, quantized.graph, samples()) > 25
+    assert decibels_of(graph, quantized.model, samples()) > 25
 
 
 # -- bad input --------------------------------------------------------------------------------
@@ -611,7 +611,7 @@ def test_a_value_that_becomes_infinite_is_named() -> None:
 
 
 def test_models_that_cannot_be_quantized() -> None:
-    created = pg.quantize(residual_net(), samples()).graph
+    created = pg.quantize(residual_net(), samples()).model
     with pytest.raises(ModelError, match="quantized already"):
         pg.quantize(created, samples())
     b = Builder()
@@ -653,8 +653,8 @@ def test_decibels() -> None:
 def test_noise_is_measured_value_by_value() -> None:
     graph = residual_net()
     quantized = pg.quantize(graph, samples())
-    values = sqnr(graph, quantized.graph, [samples()])
+    values = sqnr(graph, quantized.model, [samples()])
     assert graph.outputs[0] in values and "x" not in graph.outer
-    assert set(dequantized(quantized.graph)) & graph.outer <= set(values)
+    assert set(dequantized(quantized.model)) & graph.outer <= set(values)
     assert all(20 < value < 60 for value in values.values()), values
     assert quantized.weakest in quantized.layers

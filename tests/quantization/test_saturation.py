@@ -78,7 +78,7 @@ def test_the_default_is_the_same_whether_a_processor_saturates_or_not(
 ) -> None:
     assert (
         differing(
-            pg.quantize(random_net(seed), samples(8)).graph, samples(2, seed=1), order
+            pg.quantize(random_net(seed), samples(8)).model, samples(2, seed=1), order
         )
         == 0
     )
@@ -88,14 +88,14 @@ def test_the_default_is_the_same_whether_a_processor_saturates_or_not(
 @pytest.mark.parametrize("options", [{}, {"rounding": "gptq"}, {"activations": "int8"}])
 def test_no_pair_of_products_leaves_16_bits(kind: str, options: dict[str, str]) -> None:
     graph = heavy_net(0, kind)
-    assert differing(pg.quantize(graph, large(), **options).graph, large(1), 0) == 0
-    whole = pg.quantize(graph, large(), reduce_range="no", **options).graph
+    assert differing(pg.quantize(graph, large(), **options).model, large(1), 0) == 0
+    whole = pg.quantize(graph, large(), reduce_range="no", **options).model
     assert differing(whole, large(1), 0) > 100, "or the test shows nothing"
 
 
 @pytest.mark.parametrize("kind", ["conv", "depthwise"])
 def test_onnx_runtime_sums_exactly_on_this_processor(kind: str) -> None:
-    created = pg.quantize(heavy_net(0, kind), large()).graph
+    created = pg.quantize(heavy_net(0, kind), large()).model
     names = [node.outputs[0] for node in created.nodes if node.op == "QuantizeLinear"]
     codes = run_fast(created, large(1), names)
     for name, expected in Reference(created, codes, exact).results().items():
@@ -111,12 +111,12 @@ def test_scales_from_outside_that_need_8_bits_are_held_so_that_nothing_saturates
         scales[node.inputs[1]] = {"scale": (rows / 127).tolist()}
     quantized = pg.quantize(graph, large(), ranges=scales)
     assert {layer.weights for layer in quantized.layers if layer.op == "Conv"} == {"uint8"}
-    assert {each.weights for each in layer_types(quantized.graph) if each.op == "Conv"} == {
+    assert {each.weights for each in layer_types(quantized.model) if each.op == "Conv"} == {
         "uint8"
     }
     assert "uint8 weights, since the scales given need 8 bits" in outcome(quantized)
-    assert differing(quantized.graph, large(1), 0) == 0
-    x, y = (run_fast(each, large(1))["head.out"] for each in (graph, quantized.graph))
+    assert differing(quantized.model, large(1), 0) == 0
+    x, y = (run_fast(each, large(1))["head.out"] for each in (graph, quantized.model))
     assert decibels(float(np.square(x).sum()), float(np.square(x - y).sum())) > 30
     native = pg.quantize(graph, large(), ranges=scales, reduce_range="no")
     assert {layer.weights for layer in native.layers} == {"int8"}
@@ -173,7 +173,7 @@ def test_which_range_is_taken_and_why(
     )
     largest = max(
         np.abs(weight.read().astype(int)).max()
-        for weight in quantized.graph.weights.values()
+        for weight in quantized.model.weights.values()
         if weight.dtype == np.int8 and weight.read().size > 1
     )
     assert largest == chosen.limit
@@ -198,7 +198,7 @@ def test_the_noise_is_that_of_the_file_as_it_is_opened(tmp_path: Path) -> None:
     graph = pg.load(FIXTURES / "fashion_resnet.onnx")
     for options in ({}, {"reduce_range": "no"}):
         quantized = pg.quantize(graph, {"image": data}, **options)
-        pg.save(quantized.graph, tmp_path / "int8.onnx")
+        pg.save(quantized.model, tmp_path / "int8.onnx")
         paths = (FIXTURES / "fashion_resnet.onnx", tmp_path / "int8.onnx")
         x, y = (
             onnxruntime.InferenceSession(str(path)).run(None, {"image": data})[0]

@@ -32,7 +32,7 @@ def test_pruned_and_quantized(name: str) -> None:
     quantized = pg.quantize(pruned, batches)
     assert not [layer for layer in quantized.layers if layer.reason]
     assert min(quantized.outputs.values()) > 20, quantized.weakest
-    created = quantized.graph
+    created = quantized.model
     names = [node.outputs[0] for node in created.nodes if node.op == "QuantizeLinear"]
     codes = run_fast(created, batches[0], names)
     for value, expected in Reference(created, codes).results().items():

@@ -133,8 +133,8 @@ def test_fashion_network_without_training() -> None:
             round_to=1,
             repair=name,
             data=data,
-            check=False,
-        ).small
+            verify=False,
+        ).model
         accuracy = pg.compare(model, pruned, data=evaluation, runs=1).accuracy
         assert accuracy is not None
         result[name, data is not None] = accuracy[1]

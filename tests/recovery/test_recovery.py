@@ -158,7 +158,7 @@ def test_fashion_network_keeps_its_accuracy(tmp_path: Path) -> None:
     )
     assert result.proof is not None
     matches = pg.compare(
-        model, result.small, data=read_data(str(FIXTURES / "fashion_eval.npz")), runs=1
+        model, result.model, data=read_data(str(FIXTURES / "fashion_eval.npz")), runs=1
     )
     assert matches.accuracy is not None
     assert matches.accuracy[1] > matches.accuracy[0] - 0.02

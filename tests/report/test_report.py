@@ -100,12 +100,12 @@ class Page(HTMLParser):
         ]
 
 
-def prune(graph: pg.Graph, ratio: float = 0.5, **options: Any) -> pg.Result:
+def prune(graph: pg.Graph, ratio: float = 0.5, **options: Any) -> pg.PruneResult:
     return pg.prune(graph, budget=pg.Budget(ratio=ratio), round_to=1, **options)
 
 
 @pytest.fixture(scope="module")
-def result() -> pg.Result:
+def result() -> pg.PruneResult:
     return prune(residual_net())
 
 
@@ -124,7 +124,7 @@ def chain(layers: int, names: tuple[str, ...] = ()) -> pg.Graph:
     return b.graph(x)
 
 
-def curve_content(result: pg.Result, **changes: Any) -> dict[str, Any]:
+def curve_content(result: pg.PruneResult, **changes: Any) -> dict[str, Any]:
     groups = [
         {
             "id": group.id,
@@ -144,7 +144,7 @@ def curve_content(result: pg.Result, **changes: Any) -> dict[str, Any]:
     return content | changes
 
 
-def test_every_section(result: pg.Result) -> None:
+def test_every_section(result: pg.PruneResult) -> None:
     page = Page(html.render(result, command=COMMAND))
     assert page.text(inside="h1") == "model"
     assert {"totals", "widths", "layers", "fixed", "proof", "repeat"} <= {
@@ -163,13 +163,13 @@ def test_every_section(result: pg.Result) -> None:
     assert result.proof is not None
     assert f"{result.proof.relative:.1e}" in page.text(inside="proof")
     assert COMMAND in page.text(inside="repeat")
-    assert pg.Graph is type(result.small) and result.model.sha256 in page.text(
+    assert pg.Graph is type(result.model) and result.original.sha256 in page.text(
         inside="repeat"
     )
     assert "Repair none" in page.text(inside="repeat")
 
 
-def test_the_page_is_sound(result: pg.Result) -> None:
+def test_the_page_is_sound(result: pg.PruneResult) -> None:
     """Elements nest, ids are unique, links lead somewhere, headings do not skip a level, tables say what they are."""
     page = Page(html.render(result, command=COMMAND, sensitivity=curve_content(result)))
     ids = [a["id"] for _, a in page.elements if "id" in a]
@@ -208,7 +208,7 @@ def assert_loads_nothing(page: Page) -> None:
     assert "default-src 'none'" in policy and "script" not in policy
 
 
-def test_nothing_is_loaded(result: pg.Result) -> None:
+def test_nothing_is_loaded(result: pg.PruneResult) -> None:
     text = html.render(result, command=COMMAND, sensitivity=curve_content(result))
     assert_loads_nothing(Page(text))
     assert "://" not in text
@@ -217,7 +217,7 @@ def test_nothing_is_loaded(result: pg.Result) -> None:
 def test_hostile_names() -> None:
     graph = chain(len(HOSTILE) + 1, HOSTILE)
     graph.source = f"folder/{HOSTILE[1]}.onnx"
-    result = prune(graph, check=False)
+    result = prune(graph, verify=False)
     content = curve_content(result, metric=HOSTILE[0])
     page = Page(
         html.render(result, command=f"prunegraph {HOSTILE[0]}", sensitivity=content)
@@ -237,7 +237,7 @@ def test_hostile_names() -> None:
     assert not re.search("[\x00\x1b\u202e]", page.source)
 
 
-def test_the_plan_makes_the_same_cut(result: pg.Result) -> None:
+def test_the_plan_makes_the_same_cut(result: pg.PruneResult) -> None:
     page = Page(html.render(result))
     link = next(a["href"] for a in page.attributes("a") if a.get("download") == "plan.json")
     content = json.loads(
@@ -249,13 +249,13 @@ def test_the_plan_makes_the_same_cut(result: pg.Result) -> None:
     assert content == {
         key: value for key, value in result.plan.to_json().items() if key != "cuts"
     }
-    again = pg.apply(result.model, pg.Plan.from_json(content))
+    again = pg.apply(result.original, pg.Plan.from_json(content))
     assert again.model.SerializeToString(
         deterministic=True
-    ) == result.small.model.SerializeToString(deterministic=True)
+    ) == result.model.model.SerializeToString(deterministic=True)
 
 
-def test_sensitivity(result: pg.Result) -> None:
+def test_sensitivity(result: pg.PruneResult) -> None:
     assert "sensitivity" not in {a.get("id") for _, a in Page(html.render(result)).elements}
     page = Page(html.render(result, sensitivity=curve_content(result)))
     text = page.text(inside="sensitivity")
@@ -280,7 +280,7 @@ def test_many_curves_and_missing_points() -> None:
     x = b.input("n", 3, 4, 4)
     for i in range(9):
         x = b.relu(b.conv(x, 4 if i else 3, 4, name=f"c{i}"))
-    result = prune(b.graph(x), check=False)
+    result = prune(b.graph(x), verify=False)
     content = curve_content(result)
     content["groups"][0]["points"] = content["groups"][0]["points"][:1]
     content["groups"][1]["points"] = []
@@ -325,7 +325,7 @@ def test_many_curves_and_missing_points() -> None:
     ],
 )
 def test_bad_sensitivity(
-    result: pg.Result, tmp_path: Path, changes: dict[str, Any]
+    result: pg.PruneResult, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     with pytest.raises(DataError, match="sensitivity"):
         html.write(
@@ -334,7 +334,7 @@ def test_bad_sensitivity(
     assert not list(tmp_path.iterdir())
 
 
-def test_sensitivity_files(result: pg.Result, tmp_path: Path) -> None:
+def test_sensitivity_files(result: pg.PruneResult, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such sensitivity file"):
         curves.read(tmp_path / "none.json")
     (tmp_path / "bad.json").write_text("{")
@@ -348,7 +348,7 @@ def test_sensitivity_files(result: pg.Result, tmp_path: Path) -> None:
 def test_few_and_many_layers(layers: int) -> None:
     result = prune(
         chain(layers, ("/a/very/long/prefix/of/a/module/path/that/goes/on/block.",)),
-        check=False,
+        verify=False,
     )
     page = Page(html.render(result))
     kinds = [a["class"] for a in page.attributes("svg")]
@@ -387,7 +387,7 @@ def test_widths_of_weights_that_come_through_other_nodes() -> None:
     assert second.is_fixed and not first.is_fixed
 
 
-def test_no_proof_left_out_groups_repair_latency(result: pg.Result) -> None:
+def test_no_proof_left_out_groups_repair_latency(result: pg.PruneResult) -> None:
     changed = dataclasses.replace(
         result, proof=None, left_out=("g1", "g2"), repair="least-squares"
     )
@@ -479,9 +479,9 @@ def test_command_line(tmp_path: Path) -> None:
     assert out.read_bytes() == written and page.exists()
 
 
-def test_command_line_with_sensitivity(result: pg.Result, tmp_path: Path) -> None:
+def test_command_line_with_sensitivity(result: pg.PruneResult, tmp_path: Path) -> None:
     model = tmp_path / "net.onnx"
-    pg.save(result.model, model)
+    pg.save(result.original, model)
     (tmp_path / "curves.json").write_text(json.dumps(curve_content(result)))
     args = (
         "prune",
@@ -511,14 +511,14 @@ def test_command_line_with_sensitivity(result: pg.Result, tmp_path: Path) -> Non
     ],
 )
 def test_bad_output_is_said_before_the_work(
-    result: pg.Result,
+    result: pg.PruneResult,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     options: str,
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    pg.save(result.model, "good.onnx")
+    pg.save(result.original, "good.onnx")
     code, said = invoke(
         "prune", "good.onnx", "-o", "out.onnx", "--ratio", "0.5", *options.split()
     )
@@ -528,7 +528,7 @@ def test_bad_output_is_said_before_the_work(
 
 @pytest.mark.parametrize("package", html.PACKAGES)
 def test_missing_extra(
-    result: pg.Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+    result: pg.PruneResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     matches = html.importlib.util.find_spec
     monkeypatch.setattr(
@@ -554,7 +554,7 @@ def test_missing_extra(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_failed_write_leaves_nothing(result: pg.Result, tmp_path: Path) -> None:
+def test_a_failed_write_leaves_nothing(result: pg.PruneResult, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be written"):
         html.write(result, tmp_path / "missing" / "report.html")
     assert not list(tmp_path.iterdir())
@@ -597,7 +597,7 @@ def browser() -> Iterator[Any]:
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report with everything in it, and hostile names."""
     graph = chain(40, ("/block/conv", *HOSTILE))
-    result = prune(graph, check=True)
+    result = prune(graph, verify=True)
     path = tmp_path_factory.mktemp("report") / "report.html"
     html.write(result, path, command=COMMAND, sensitivity=curve_content(result))
     return path

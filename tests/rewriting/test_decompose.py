@@ -16,7 +16,7 @@ from prunegraph.latency.low_rank import MEASUREMENTS, SLOWER
 from prunegraph.measuring.latency import Latency
 from prunegraph.ops.cost import node_macs
 from prunegraph.rewriting.decomposable import layers
-from prunegraph.rewriting.decompose import DecomposeResult, decompose
+from prunegraph.rewriting.decompose import DecomposeResult
 from prunegraph.runtime.data import random_inputs
 from prunegraph.runtime.session import run_values
 from tests.builders import Builder, residual_net
@@ -72,7 +72,7 @@ def assert_same(first: Graph, second: Graph, tolerance: float = 1e-5) -> None:
 def checked(decomposed: DecomposeResult) -> DecomposeResult:
     """The graph is valid, and its cost is what the rows say."""
     onnx.shape_inference.infer_shapes(
-        decomposed.graph.model, check_type=True, strict_mode=True
+        decomposed.model.model, check_type=True, strict_mode=True
     )
     for index, kind in enumerate(("params", "macs")):
         saved = sum(
@@ -101,10 +101,12 @@ def test_a_convolution_of_low_rank_is_the_same(
     method: str, attributes: dict[str, object]
 ) -> None:
     graph = one_conv(low(24, 20, 3, 5), **attributes)
-    result = checked(decompose(graph, method=method, rank="energy:0.9999999", round_to=1))
+    result = checked(
+        pg.decompose(graph, method=method, rank="energy:0.9999999", round_to=1)
+    )
     (row,) = result.layers
     assert row.error < 1e-6 and set(row.ranks) == {2}
-    assert_same(graph, result.graph)
+    assert_same(graph, result.model)
 
 
 @pytest.mark.parametrize(
@@ -115,17 +117,19 @@ def test_other_numbers_of_axes(kernel: tuple[int, ...], method: str) -> None:
     graph = one_conv(
         low(24, 20, *kernel), size=6, pads=[0] * len(kernel) + [1] * len(kernel)
     )
-    result = checked(decompose(graph, method=method, rank="energy:0.9999999", round_to=1))
+    result = checked(
+        pg.decompose(graph, method=method, rank="energy:0.9999999", round_to=1)
+    )
     assert [row.method for row in result.layers] == [method]
-    assert_same(graph, result.graph)
-    assert not decompose(one_conv(low(24, 20, 5)), method="spatial").layers
+    assert_same(graph, result.model)
+    assert not pg.decompose(one_conv(low(24, 20, 5)), method="spatial").layers
 
 
 def test_a_convolution_of_one_element_keeps_stride_and_padding() -> None:
     graph = one_conv(low(24, 20, 1, 1), strides=[2, 2], pads=[1, 0, 2, 1])
-    result = checked(decompose(graph, rank="energy:0.9999999", round_to=1))
+    result = checked(pg.decompose(graph, rank="energy:0.9999999", round_to=1))
     assert result.layers[0].method == "svd" and result.layers[0].ranks == (2,)
-    assert_same(graph, result.graph)
+    assert_same(graph, result.model)
 
 
 @pytest.mark.parametrize("opset", [9, 17])
@@ -147,23 +151,23 @@ def test_gemm_keeps_its_factors_and_matmul_its_axes(opset: int, transposed: int)
         transB=transposed,
     )
     graph = b.graph(y)
-    result = checked(decompose(graph, rank="energy:0.9999999", round_to=1))
+    result = checked(pg.decompose(graph, rank="energy:0.9999999", round_to=1))
     assert [(row.name, row.ranks) for row in result.layers] == [
         ("matmul", (2,)),
         ("gemm", (2,)),
     ]
-    assert [node.name for node in result.graph.nodes if node.op == "Gemm"] == ["gemm/last"]
-    assert_same(graph, result.graph)
+    assert [node.name for node in result.model.nodes if node.op == "Gemm"] == ["gemm/last"]
+    assert_same(graph, result.model)
 
 
 def test_16_bit_weights_stay_16_bit() -> None:
     graph = one_conv(low(24, 20, 3, 3), dtype=np.float16)
     # Rounding to 16 bits gives a weight more ranks, with little energy.
-    decomposed = decompose(graph, rank="energy:0.99999", round_to=1)
+    decomposed = pg.decompose(graph, rank="energy:0.99999", round_to=1)
     assert decomposed.layers and all(
-        weight.dtype == np.float16 for weight in decomposed.graph.weights.values()
+        weight.dtype == np.float16 for weight in decomposed.model.weights.values()
     )
-    assert_same(graph, decomposed.graph, 5e-3)
+    assert_same(graph, decomposed.model, 5e-3)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -174,12 +178,12 @@ def test_the_error_bounds_what_a_layer_makes(method: str, rank: str) -> None:
     for kernel in ((3, 3), (1, 1)):
         weight = low(32, 32, *kernel, rank=4) + 0.3 * rng.standard_normal((32, 32, *kernel))
         graph = one_conv(weight, pads=[kernel[0] // 2] * 4)
-        decomposed = decompose(graph, method=method, rank=rank)
+        decomposed = pg.decompose(graph, method=method, rank=rank)
         (row,) = decomposed.layers
         given = random_inputs(graph, seed=3)
         (before,), (after,) = (
             run_values(each, given, each.outputs).values()
-            for each in (graph, decomposed.graph)
+            for each in (graph, decomposed.model)
         )
         bound = (
             row.error
@@ -199,16 +203,16 @@ def test_names() -> None:
     b = Builder()
     x = b.conv(b.input(1, 20, 8, 8), 20, 20, k=1, name="conv/first")
     graph = b.graph(b.conv(x, 20, 24, name="conv"))
-    decomposed = decompose(graph, rank="ratio:0.2", round_to=1)
-    assert names_of(decomposed.graph) == [
+    decomposed = pg.decompose(graph, rank="ratio:0.2", round_to=1)
+    assert names_of(decomposed.model) == [
         "conv/first/first",
         "conv/first/last",
         "conv/first_",
         "conv/core",
         "conv/last",
     ]
-    assert len(set(decomposed.graph.weights)) == len(decomposed.graph.weights) == 7
-    assert decomposed.graph.outputs == graph.outputs
+    assert len(set(decomposed.model.weights)) == len(decomposed.model.weights) == 7
+    assert decomposed.model.outputs == graph.outputs
 
 
 def test_savings_of_tucker2_at_equal_ratio() -> None:
@@ -233,8 +237,8 @@ def left_net() -> Graph:
 
 def test_what_is_left_has_a_reason() -> None:
     graph = left_net()
-    result = checked(decompose(graph, rank="energy:0.3", keep=["last"]))
-    assert result.graph is graph and not result.layers
+    result = checked(pg.decompose(graph, rank="energy:0.3", keep=["last"]))
+    assert result.model is graph and not result.layers
     assert result.left == {
         "depthwise": "depthwise convolution",
         "grouped": "grouped convolution",
@@ -244,22 +248,22 @@ def test_what_is_left_has_a_reason() -> None:
         "swapped": "its weight is its first operand, or computed in the graph",
         "last": "kept",
     }
-    assert decompose(graph, rank="energy:1").left["last"] == "rank 16 x 16 would not pay"
+    assert pg.decompose(graph, rank="energy:1").left["last"] == "rank 16 x 16 would not pay"
     broken = one_conv(np.full((8, 8, 3, 3), np.nan))
-    assert "no number" in decompose(broken).left["conv"]
+    assert "no number" in pg.decompose(broken).left["conv"]
 
 
 def test_a_weight_of_zeros() -> None:
-    result = checked(decompose(one_conv(np.zeros((32, 32, 3, 3)))))
+    result = checked(pg.decompose(one_conv(np.zeros((32, 32, 3, 3)))))
     assert result.layers[0].error == 0
-    assert_same(one_conv(np.zeros((32, 32, 3, 3))), result.graph)
+    assert_same(one_conv(np.zeros((32, 32, 3, 3))), result.model)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_decomposed_graph_is_pruned_and_proved(method: str) -> None:
-    graph = decompose(
+    graph = pg.decompose(
         residual_net(width=16), method=method, rank="ratio:0.4", round_to=2
-    ).graph
+    ).model
     groups = pg.analyze(graph).groups
     inner = [group for group in groups if any("/first" in layer for layer in group.layers)]
     assert inner, "ranks are channels"
@@ -287,14 +291,14 @@ def test_budgets_are_met_and_cost_less_than_one_rule_for_all(
         x = b.op("Conv", x, b.const(weight, np.float32), pads=[1] * 4)
     graph = b.graph(x)
     for ratio in (0.4, 0.25):
-        rule = decompose(graph, method=method, rank=f"ratio:{ratio}", round_to=2)
+        rule = pg.decompose(graph, method=method, rank=f"ratio:{ratio}", round_to=2)
         bound = getattr(rule.after, kind)
-        result = checked(decompose(graph, method=method, round_to=2, **{kind: bound}))
+        result = checked(pg.decompose(graph, method=method, round_to=2, **{kind: bound}))
         assert 0.9 * bound < getattr(result.after, kind) <= bound
         assert sum(row.error**2 for row in result.layers) < sum(
             row.error**2 for row in rule.layers
         )
-        share = decompose(
+        share = pg.decompose(
             graph, method=method, round_to=2, **{kind: bound / getattr(result.before, kind)}
         )
         assert share.layers == result.layers
@@ -304,19 +308,19 @@ def test_bad_input() -> None:
     graph = residual_net()
     for rank in ("energy", "energy:0", "ratio:1.5", "evbmf:-1", "vbmf", "energy:nan", ""):
         with pytest.raises(OptionError, match="evbmf"):
-            decompose(graph, rank=rank)
+            pg.decompose(graph, rank=rank)
     with pytest.raises(OptionError, match="round_to"):
-        decompose(graph, round_to=0)
+        pg.decompose(graph, round_to=0)
     with pytest.raises(OptionError, match="not both"):
-        decompose(graph, rank="evbmf", macs=0.5)
+        pg.decompose(graph, rank="evbmf", macs=0.5)
     with pytest.raises(BudgetError, match="not both"):
-        decompose(graph, params=0.5, macs=0.5)
+        pg.decompose(graph, params=0.5, macs=0.5)
     with pytest.raises(BudgetError, match="cannot fall"):
-        decompose(graph, macs=0.01)
+        pg.decompose(graph, macs=0.01)
     with pytest.raises(UnknownNameError, match="tucker2"):
-        decompose(graph, method="tucker")
+        pg.decompose(graph, method="tucker")
     with pytest.raises(UnknownNameError, match="layer"):
-        decompose(graph, keep=["nothing"])
+        pg.decompose(graph, keep=["nothing"])
 
 
 def test_a_file_of_ir_version_3_stays_valid() -> None:
@@ -330,10 +334,10 @@ def test_a_file_of_ir_version_3_stays_valid() -> None:
     shape = helper.make_tensor_value_info("y", 1, (2, 24, 9, 9)).type.tensor_type.shape
     model.graph.output[0].type.tensor_type.shape.CopyFrom(shape)
     graph = from_model(model)
-    decomposed = decompose(graph, rank="energy:0.9999999", round_to=1)
-    assert decomposed.layers and decomposed.graph.inputs == graph.inputs
-    onnx.checker.check_model(decomposed.graph.model, full_check=True)
-    assert_same(graph, decomposed.graph)
+    decomposed = pg.decompose(graph, rank="energy:0.9999999", round_to=1)
+    assert decomposed.layers and decomposed.model.inputs == graph.inputs
+    onnx.checker.check_model(decomposed.model.model, full_check=True)
+    assert_same(graph, decomposed.model)
 
 
 def test_layers_in_subgraphs_stay_whole() -> None:
@@ -347,27 +351,27 @@ def test_layers_in_subgraphs_stay_whole() -> None:
     ]
     flag = b.op("Greater", b.op("ReduceMax", x, keepdims=0), b.const(0.0, np.float32))
     graph = b.graph(b.op("If", flag, then_branch=subgraphs[0], else_branch=subgraphs[1]))
-    decomposed = decompose(graph, rank="ratio:0.2", round_to=1)
+    decomposed = pg.decompose(graph, rank="ratio:0.2", round_to=1)
     assert [row.name for row in decomposed.layers] == ["outer"]
     assert len(decomposed.left) == 2 and set(decomposed.left.values()) == {
         "it is in the subgraph of an If, Loop or Scan"
     }
-    assert {value.shape for value in outputs(decomposed.graph).values()} == {(1, 16, 6, 6)}
+    assert {value.shape for value in outputs(decomposed.model).values()} == {(1, 16, 6, 6)}
 
 
 def test_external_weights_and_the_source_stay(tmp_path: object) -> None:
     graph = one_conv(low(24, 20, 3, 3))
     before = graph.model.SerializeToString()
-    decomposed = decompose(graph, rank="energy:0.99")
+    decomposed = pg.decompose(graph, rank="energy:0.99")
     assert graph.model.SerializeToString() == before
     path = f"{tmp_path}/m.onnx"
     onnx.save(
         graph.model, path, save_as_external_data=True, location="m.data", size_threshold=0
     )
-    again = decompose(pg.load(path), rank="energy:0.99")
-    for name, weight in decomposed.graph.weights.items():
+    again = pg.decompose(pg.load(path), rank="energy:0.99")
+    for name, weight in decomposed.model.weights.items():
         np.testing.assert_array_equal(
-            numpy_helper.to_array(weight.tensor), again.graph.weights[name].read()
+            numpy_helper.to_array(weight.tensor), again.model.weights[name].read()
         )
 
 
@@ -416,8 +420,8 @@ def test_a_latency_is_met(bound: float, fold: bool) -> None:
     assert bound * 0.95 <= decomposed.latency.kept <= bound
     assert any(np.isclose(decomposed.latency.kept, each) for each in timer.measured)
     assert len(timer.measured) <= MEASUREMENTS
-    assert fold != any(node.op == "BatchNormalization" for node in decomposed.graph.nodes)
-    onnx.checker.check_model(decomposed.graph.model, full_check=True)
+    assert fold != any(node.op == "BatchNormalization" for node in decomposed.model.nodes)
+    onnx.checker.check_model(decomposed.model.model, full_check=True)
     time = pg.decompose(
         graph,
         method="auto",

@@ -32,9 +32,9 @@ def test_decomposed(name: str) -> None:
     ), ratios
     saved = sum(row.params[0] - row.params[1] for row in decomposed.layers)
     assert decomposed.before.params - decomposed.after.params == saved
-    given = random_inputs(decomposed.graph, batch=1)
+    given = random_inputs(decomposed.model, batch=1)
     before, after = (
-        run_values(each, given, graph.outputs) for each in (graph, decomposed.graph)
+        run_values(each, given, graph.outputs) for each in (graph, decomposed.model)
     )
     for output, value in before.items():
         assert after[output].shape == value.shape and np.isfinite(after[output]).all()

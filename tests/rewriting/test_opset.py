@@ -506,7 +506,7 @@ def test_quantized_networks_of_old_operator_sets_stay_near_the_original(
     x = {"x": np.random.default_rng(0).standard_normal((16, 3, 8, 8)).astype(np.float32)}
     for options in ({}, {"target": "tensorrt"}):
         result = pg.quantize(graph, x, reduce_range=True, **options)  # type: ignore[arg-type]
-        (a,), (b,) = (run(session(each), x) for each in (graph, result.graph))
+        (a,), (b,) = (run(session(each), x) for each in (graph, result.model))
         really = 10 * np.log10(
             np.square(a, dtype=np.float64).sum() / np.square(a - b, dtype=np.float64).sum()
         )

@@ -71,7 +71,7 @@ def test_outputs_come_nearer(method: str) -> None:
     assert plain.layers[0].output_error is None and row.output_error is not None
     batch = {"x": data[:2]}
     (y,), (a,), (b,) = (
-        run_values(g, batch, g.outputs).values() for g in (graph, plain.graph, fitted.graph)
+        run_values(g, batch, g.outputs).values() for g in (graph, plain.model, fitted.model)
     )
     assert np.linalg.norm(y - b) < 0.8 * np.linalg.norm(y - a)
     assert row.output_error == pytest.approx(
@@ -98,7 +98,7 @@ def test_the_mean_of_a_gemm_stays(shape: tuple[int, ...]) -> None:
         "x": (np.random.default_rng(0).standard_normal((256, 30)) + 3).astype(np.float32)
     }
     plain, fitted = (
-        pg.decompose(graph, rank="ratio:0.3", data=given).graph for given in (None, data)
+        pg.decompose(graph, rank="ratio:0.3", data=given).model for given in (None, data)
     )
     means = [
         run_values(each, data, each.outputs)[y].mean(0) for each in (graph, plain, fitted)
@@ -115,7 +115,7 @@ def test_a_trained_network_keeps_more_of_its_accuracy() -> None:
     accuracies = []
     for data in (None, read_data(str(CALIBRATION))):
         decomposed = pg.decompose(graph, method="auto", macs=0.5, data=data)
-        both = pg.compare(graph, decomposed.graph, data=evaluation, runs=2)
+        both = pg.compare(graph, decomposed.model, data=evaluation, runs=2)
         assert both.accuracy is not None
         accuracies.append(both.accuracy[1])
     assert accuracies[1] >= max(accuracies[0] + 0.01, 0.936)

@@ -127,7 +127,7 @@ def test_unchanged_and_unchecked_files_are_not_opened(
     pg.save(residual_net(), tmp_path / "x.onnx")
     monkeypatch.setattr(writing, "session", None)
     pg.save(pg.load(tmp_path / "x.onnx"), tmp_path / "y.onnx")
-    pg.save(residual_net(), tmp_path / "z.onnx", check=False)
+    pg.save(residual_net(), tmp_path / "z.onnx", verify=False)
     assert (tmp_path / "y.onnx").read_bytes() == (tmp_path / "x.onnx").read_bytes()
 
 

@@ -129,8 +129,8 @@ def test_the_block_loses_the_channel_too(form: str, bound: str) -> None:
         (excite.inputs[2], 0),
     ):
         expected = np.delete(graph.weights[name].read(), lowest, axis)
-        np.testing.assert_array_equal(done.small.weights[name].read(), expected)
-    assert [node.op for node in done.small.nodes] == [node.op for node in graph.nodes]
+        np.testing.assert_array_equal(done.model.weights[name].read(), expected)
+    assert [node.op for node in done.model.nodes] == [node.op for node in graph.nodes]
 
 
 def test_products_that_are_no_gate_of_channels() -> None:

@@ -221,13 +221,13 @@ def test_a_network_of_batch_one_survives_distillation_from_itself(method: str) -
         data, 24, distillation(GraphModule(graph)), TrainingConfig(epochs=1, lr=0.05)
     )
     done = train(graph, setting, method)
-    assert right(done.graph) > right(graph) - 0.03
+    assert right(done.model) > right(graph) - 0.03
     assert any("is free during training" in note for note in done.notes)
     # The result is the graph that was given, with other weights.
-    assert [(n.op, n.inputs, n.outputs) for n in done.graph.nodes] == [
+    assert [(n.op, n.inputs, n.outputs) for n in done.model.nodes] == [
         (n.op, n.inputs, n.outputs) for n in graph.nodes
     ]
-    assert done.graph.model.graph.input == graph.model.graph.input
+    assert done.model.model.graph.input == graph.model.graph.input
 
 
 def test_pruning_while_training_keeps_the_batch_of_the_graph() -> None:
@@ -242,10 +242,10 @@ def test_pruning_while_training_keeps_the_batch_of_the_graph() -> None:
     )
     done = train(graph, setting, "cycles:steps=1,round_to=1")
     shape = [
-        d.dim_value for d in done.graph.model.graph.input[0].type.tensor_type.shape.dim
+        d.dim_value for d in done.model.model.graph.input[0].type.tensor_type.shape.dim
     ]
-    assert shape == [1, 3, 4, 4] and done.graph.weights["c1"].shape[0] == 3
-    (ours,) = session.run(session.session(done.graph), {"x": data["x"][:1]})
+    assert shape == [1, 3, 4, 4] and done.model.weights["c1"].shape[0] == 3
+    (ours,) = session.run(session.session(done.model), {"x": data["x"][:1]})
     assert ours.shape == (1, 5)
 
 
@@ -255,13 +255,13 @@ def test_a_graph_without_a_batch_learns() -> None:
         Data.of(data), 24, cross_entropy(graph=graph), TrainingConfig(epochs=12, lr=0.1)
     )
     done = train(graph, setting)
-    assert right(done.graph) > right(graph) + 0.2
+    assert right(done.model) > right(graph) + 0.2
     for name in ("mean", "variance"):
         held = next(
             n for n in graph.nodes if n.op == "BatchNormalization"
         ).channels.weights[name]
         np.testing.assert_array_equal(
-            done.graph.weights[held].read(), graph.weights[held].read()
+            done.model.weights[held].read(), graph.weights[held].read()
         )
 
 

@@ -68,7 +68,7 @@ def test_a_graph_learns_and_is_written_back(tmp_path: Path) -> None:
 def test_fine_tuning_a_pruned_graph() -> None:
     module = GraphModule(residual_net(width=16))
     fit(module, Batches(task(), 24), TrainingConfig(epochs=5))
-    pruned = pg.prune(module.write_back(), budget=pg.Budget(ratio=0.7), round_to=1).small
+    pruned = pg.prune(module.write_back(), budget=pg.Budget(ratio=0.7), round_to=1).model
     tuned = GraphModule(pruned)
     before = accuracy(tuned.eval())
     run = fit(tuned, Batches(task(), 24), TrainingConfig(epochs=4), evaluate=accuracy)

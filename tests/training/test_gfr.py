@@ -251,7 +251,7 @@ def test_a_closed_gate_goes_first_and_is_not_missed() -> None:
             repair="none",
         )
         assert list(done.plan.remove.values()) == [(1, 4)]
-        np.testing.assert_allclose(answer(done.small), answer(folded), rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(answer(done.model), answer(folded), rtol=1e-6, atol=1e-6)
 
 
 def test_moving_a_factor_from_gate_to_scale_changes_nothing() -> None:
@@ -402,13 +402,13 @@ def test_train_fold_and_cut_within_a_budget() -> None:
         ),
         "gfr:strength=0.1,round_to=1",
     )
-    assert full_cost(done.graph).macs <= 0.5 * full_cost(graph).macs
+    assert full_cost(done.model).macs <= 0.5 * full_cost(graph).macs
     assert (
-        read_factors(done.graph) is None
+        read_factors(done.model) is None
         and [record["stage"] for record in done.history] == ["gfr"] * 12
     )
     trained = done.history[-1]["metric"]
-    assert trained > 0.95 and accuracy(GraphModule(done.graph).eval()) >= trained - 0.03
+    assert trained > 0.95 and accuracy(GraphModule(done.model).eval()) >= trained - 0.03
 
 
 def test_without_a_budget_the_folded_network_is_the_result() -> None:
@@ -418,9 +418,9 @@ def test_without_a_budget_the_folded_network_is_the_result() -> None:
         setting(evaluate=accuracy, recipe=TrainingConfig(epochs=4, lr=0.1)),
         "gfr:mode=batch",
     )
-    assert full_cost(done.graph) == full_cost(graph)
-    assert accuracy(GraphModule(done.graph).eval()) == done.history[-1]["metric"]
-    result = read_factors(done.graph)
+    assert full_cost(done.model) == full_cost(graph)
+    assert accuracy(GraphModule(done.model).eval()) == done.history[-1]["metric"]
+    result = read_factors(done.model)
     assert result is not None and result.folded and len(result.by_value) == 3
     assert all((each > 0).all() and (each < 1).all() for each in result.by_value.values())
 
@@ -433,10 +433,10 @@ def test_a_tolerance_instead_of_a_budget(measured: bool) -> None:
         evaluate=(lambda m: 100 * accuracy(m)) if measured else None,
     )
     done = train(graph, given, "gfr:strength=0.1,round_to=1,tolerance=3,bn_recal=false")
-    assert full_cost(done.graph).macs < 0.9 * full_cost(graph).macs
+    assert full_cost(done.model).macs < 0.9 * full_cost(graph).macs
     if measured:
         assert (
-            100 * accuracy(GraphModule(done.graph).eval()) >= done.history[-1]["metric"] - 3
+            100 * accuracy(GraphModule(done.model).eval()) >= done.history[-1]["metric"] - 3
         )
 
 
@@ -444,7 +444,7 @@ def test_the_light_form_trains_gates_alone() -> None:
     """Labels are not needed, no weight of the network changes, a penalty closes gates, factors are not folded."""
     graph = train(
         residual_net(width=16), setting(recipe=TrainingConfig(epochs=6, lr=0.1))
-    ).graph
+    ).model
     data = Data.of({"x": task()["x"]})
     means = []
     for strength in (0, 5):
@@ -455,8 +455,8 @@ def test_the_light_form_trains_gates_alone() -> None:
         )
         done = train(graph, given, f"gfr:strength={strength},light=true")
         for name, weight in graph.weights.items():
-            assert done.graph.weights[name].read().tobytes() == weight.read().tobytes()
-        matches = read_factors(done.graph)
+            assert done.model.weights[name].read().tobytes() == weight.read().tobytes()
+        matches = read_factors(done.model)
         assert matches is not None and not matches.folded
         means.append(np.concatenate(list(matches.by_value.values())).mean())
     assert means[1] < means[0] - 0.05
@@ -467,8 +467,8 @@ def test_the_light_form_trains_gates_alone() -> None:
         ),
         "gfr:strength=5,light=true,round_to=1,refit=true",
     )
-    assert full_cost(result.graph).macs <= 0.7 * full_cost(graph).macs
-    assert accuracy(GraphModule(result.graph).eval()) > 0.9
+    assert full_cost(result.model).macs <= 0.7 * full_cost(graph).macs
+    assert accuracy(GraphModule(result.model).eval()) > 0.9
 
 
 class KilledError(Exception):
@@ -499,7 +499,7 @@ def test_a_killed_training_goes_on_exactly(tmp_path: Path, epoch: int) -> None:
     again = setting(recipe=recipe, evaluate=lambda m: 0.0, checkpoint=tmp_path / "run.pt")
     resumed = train(residual_net(), again, "gfr:strength=0.01")
     assert resumed.history == whole.history
-    assert resumed.graph.model.SerializeToString() == whole.graph.model.SerializeToString()
+    assert resumed.model.model.SerializeToString() == whole.model.model.SerializeToString()
     with pytest.raises(TrainingError, match="another recipe"):
         train(residual_net(seed=1), again, "gfr:strength=0.01")
 

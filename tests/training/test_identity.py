@@ -82,8 +82,8 @@ def test_the_same_run_goes_on(tmp_path: Path) -> None:
     first = train(residual_net(), setting(tmp_path / "run.pt"), "sparse")
     same = setting(tmp_path / "run.pt", device="cpu", progress=lambda stage: None)
     again = train(residual_net(), same, "sparse:strength=0.0001")
-    for name, weight in first.graph.weights.items():
-        np.testing.assert_array_equal(again.graph.weights[name].read(), weight.read())
+    for name, weight in first.model.weights.items():
+        np.testing.assert_array_equal(again.model.weights[name].read(), weight.read())
 
 
 def test_a_loss_of_the_users_counts_with_its_code(tmp_path: Path) -> None:

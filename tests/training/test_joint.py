@@ -185,13 +185,13 @@ def test_places_are_those_of_quantize(seed: int) -> None:
     assert module.ranges() == wanted.ranges
     result = module.quantized()
     assert [(n.op, n.outputs) for n in result.nodes] == [
-        (n.op, n.outputs) for n in wanted.graph.nodes
+        (n.op, n.outputs) for n in wanted.model.nodes
     ]
     assert len(module.fake_layers()) == sum(
         layer.weights == "int8" for layer in wanted.layers
     )
     one = result.weights
-    for name, weight in wanted.graph.weights.items():
+    for name, weight in wanted.model.weights.items():
         gap = np.abs(weight.read().astype(np.float64) - one[name].read())
         assert (
             gap.max(initial=0) <= (1e-6 if weight.is_float else 1)
@@ -343,11 +343,11 @@ def test_joint_meets_both_budgets_and_runs_in_integers() -> None:
         remaining["macs"] <= 0.5 * before.macs
         and remaining["params"] <= 0.4 * before.params
     )
-    assert sum(node.op == "QuantizeLinear" for node in done.graph.nodes) > 3
-    assert right(done.graph) >= right(graph) - 0.1
+    assert sum(node.op == "QuantizeLinear" for node in done.model.nodes) > 3
+    assert right(done.model) >= right(graph) - 0.1
     assert (
-        abs(done.history[-1]["metric"] - right(done.graph)) < 0.02
-        and abs(done.history[-2]["metric"] - right(done.graph)) < 0.02
+        abs(done.history[-1]["metric"] - right(done.model)) < 0.02
+        and abs(done.history[-2]["metric"] - right(done.model)) < 0.02
     )
 
 
@@ -370,7 +370,7 @@ def test_joint_in_float_and_in_rounds() -> None:
         "tune2",
     ] and len(calls) == 30
     assert done.history[1]["macs"] > done.history[3]["macs"]
-    assert not any(node.op == "QuantizeLinear" for node in done.graph.nodes)
+    assert not any(node.op == "QuantizeLinear" for node in done.model.nodes)
 
 
 def test_joint_prunes_what_has_no_normalisation() -> None:
@@ -378,7 +378,7 @@ def test_joint_prunes_what_has_no_normalisation() -> None:
     method = "joint:strength=0,min_channels=2,round_to=1,tune_epochs=1,qat_epochs=1,learn_scales=true"
     done = train(fold(trained()), setting(recipe=TrainingConfig(epochs=1, lr=0.01)), method)
     assert {r["stage"] for r in done.history} == {"prune", "tune", "qat", "int8"} and right(
-        done.graph
+        done.model
     ) > 0.5
 
 
@@ -429,7 +429,7 @@ def test_a_run_that_was_killed_goes_on(tmp_path: Path, stage: str) -> None:
         train(graph, setting(recipe=recipe, evaluate=dies, checkpoint=checkpoint), method)
     assert (tmp_path / f"run.pt.{stage}").exists()
     again = train(graph, setting(recipe=recipe, checkpoint=checkpoint), method)
-    assert again.graph.sha256 == whole.graph.sha256 and again.history == whole.history
+    assert again.model.sha256 == whole.model.sha256 and again.history == whole.history
 
 
 @pytest.mark.parametrize("algorithm", ["l2", "taylor", "fisher", "obs"])
@@ -443,7 +443,7 @@ def test_cycles_prune_and_train_in_turns(algorithm: str) -> None:
     assert [r["stage"] for r in done.history[:4]] == ["prune1", "tune1", "tune1", "prune2"]
     for share, bound in zip(remaining, (0.3 ** (1 / 3), 0.3 ** (2 / 3), 0.3), strict=True):
         assert bound - 0.12 < share <= bound
-    assert right(done.graph) > 0.8
+    assert right(done.model) > 0.8
 
 
 def test_cycles_share_a_ratio_among_the_rounds() -> None:
@@ -453,7 +453,7 @@ def test_cycles_share_a_ratio_among_the_rounds() -> None:
         setting(budget=Budget(ratio=0.75), recipe=TrainingConfig(epochs=1)),
         "cycles:steps=2,round_to=1",
     )
-    widths = [w.shape[0] for w in done.graph.weights.values() if len(w.shape) == 4]
+    widths = [w.shape[0] for w in done.model.weights.values() if len(w.shape) == 4]
     assert sorted(widths) == sorted(
         w.shape[0] // 4 for w in graph.weights.values() if len(w.shape) == 4
     )
@@ -497,9 +497,9 @@ def test_what_is_wrong_is_said_before_the_work() -> None:
         with pytest.raises(error, match=text):
             train(graph, TrainingOptions(**{**vars(quick), **changed}), method)
     with pytest.raises(ModelError, match="quantized already"):
-        train(quantize(graph, task()).graph, quick, "joint")
+        train(quantize(graph, task()).model, quick, "joint")
     with pytest.raises(ModelError, match="quantized already"):
-        QuantizedModule(quantize(graph, task()).graph, task())
+        QuantizedModule(quantize(graph, task()).model, task())
     with pytest.raises(DataError, match="no array for model input"):
         QuantizedModule(graph, {"y": np.zeros((4, 3, 8, 8), np.float32)})
     b = Builder()

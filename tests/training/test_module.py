@@ -86,7 +86,7 @@ def test_zoo(name: str) -> None:
 
 def test_pruned_graphs_run_as_well() -> None:
     graph = residual_net()
-    pruned = pg.prune(graph, budget=pg.Budget(ratio=0.5), round_to=1).small
+    pruned = pg.prune(graph, budget=pg.Budget(ratio=0.5), round_to=1).model
     inputs = random_inputs(pruned)
     assert (
         difference(run(GraphModule(pruned).eval(), inputs)[0], reference(pruned, inputs)[0])

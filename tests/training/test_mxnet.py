@@ -41,7 +41,7 @@ def test_a_network_from_mxnet_is_tuned_and_written_back(name: str, tmp_path: Pat
     result = pg.prune(graph, budget=pg.Budget(macs=0.6), round_to=1)
     source, reduced = str(folder / "model-symbol.json"), str(tmp_path / "small-symbol.json")
     params = str(tmp_path / "small-0000.params")
-    mxnet.apply(source, result.plan, result.small, reduced, params, input_shapes=shapes)
+    mxnet.apply(source, result.plan, result.model, reduced, params, input_shapes=shapes)
     pruned = pg.load(reduced, input_shapes=shapes)
     rng = np.random.default_rng(0)
     inputs = {
@@ -92,7 +92,7 @@ def test_what_mxnet_cannot_hold_is_refused(tmp_path: Path) -> None:
     shapes = {key: put.shape for key, put in cases.inputs(folder).items()}
     source, out = str(folder / "model-symbol.json"), str(tmp_path / "new.params")
     graph = pg.load(source, input_shapes=shapes)
-    pruned = pg.prune(graph, budget=pg.Budget(ratio=0.5), round_to=1).small
+    pruned = pg.prune(graph, budget=pg.Budget(ratio=0.5), round_to=1).model
     with pytest.raises(ModelError, match="is no weight of"):
         mxnet.store(source, pruned, out, input_shapes=shapes)
     with pytest.raises(ModelError, match="is no weight of"):
@@ -103,7 +103,7 @@ def test_what_mxnet_cannot_hold_is_refused(tmp_path: Path) -> None:
 def test_a_bare_onnx_file_is_tuned_and_written_back(tmp_path: Path) -> None:
     pg.save(random_net(3), tmp_path / "net.onnx")
     graph = pg.load(tmp_path / "net.onnx")
-    pruned = pg.prune(graph, budget=pg.Budget(macs=0.6), round_to=1).small
+    pruned = pg.prune(graph, budget=pg.Budget(macs=0.6), round_to=1).model
     trained, losses = tuned(pruned, graph, samples(32))
     assert losses[-1] < losses[0]
     pg.save(trained, tmp_path / "tuned.onnx")

@@ -96,7 +96,7 @@ def test_sparse_training_leaves_channels_that_cost_nothing() -> None:
         budget=pg.Budget(ratio=gone),
         round_to=1,
         repair="bn",
-    ).small
+    ).model
     assert accuracy(GraphModule(pruned).eval()) >= trained - 0.03
 
 

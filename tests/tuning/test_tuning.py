@@ -358,18 +358,18 @@ def test_search_prunes_proves_and_writes(tmp_path: Path) -> None:
         jobs=1,
     )
     assert done.result.proof is not None
-    assert done.found.best.loss <= 0.05
+    assert done.trace.best.loss <= 0.05
     kept = cost(pg.load(tmp_path / "small.onnx")).macs / done.result.before.macs
-    assert kept <= 1 - done.found.best.strength / 100
+    assert kept <= 1 - done.trace.best.strength / 100
     assert pg.Plan.load(tmp_path / "plan.json") == done.result.plan
-    content = json.loads(json.dumps(done.found.to_json("model.onnx"), allow_nan=False))
+    content = json.loads(json.dumps(done.trace.to_json("model.onnx"), allow_nan=False))
     assert content["format"] == "prunegraph/search@1"
     assert content["best"]["accepted"] and content["tolerance"] == 0.05
     # What was written is what was measured.
-    [again] = [each for each in done.found.candidates if each == done.found.best]
+    [again] = [each for each in done.trace.candidates if each == done.trace.best]
     x = batches(1, 64, seed=1)[0]
     expected, got = (
-        run(session(each), x)[0].astype(np.float64) for each in (graph, done.result.small)
+        run(session(each), x)[0].astype(np.float64) for each in (graph, done.result.model)
     )
     assert again.value == pytest.approx(
         np.square(got - expected).sum() / np.square(expected - expected.mean(axis=0)).sum(),
@@ -388,7 +388,7 @@ def test_processes_find_what_one_process_finds() -> None:
         "stages": True,
     }
     alone, together = (pg.search(graph, jobs=jobs, **options) for jobs in (1, 2))
-    assert alone.found == together.found
+    assert alone.trace == together.trace
 
 
 def test_fashion_network_is_searched_and_keeps_its_accuracy() -> None:
@@ -403,20 +403,20 @@ def test_fashion_network_is_searched_and_keeps_its_accuracy() -> None:
         round_to=1,
         algorithm="l2",
     )
-    assert done.found.metric == "top1"
-    assert done.found.original == 94.6
-    assert done.found.best.value >= 93.6
-    assert len(done.found.candidates) <= 8
+    assert done.trace.metric == "top1"
+    assert done.trace.original == 94.6
+    assert done.trace.best.value >= 93.6
+    assert len(done.trace.candidates) <= 8
     assert done.result.proof is not None
     assert done.result.after.macs < 0.6 * done.result.before.macs
     result = pg.compare(
+        done.result.original,
         done.result.model,
-        done.result.small,
         data=read_data(str(FIXTURES / "fashion_eval.npz")),
         runs=1,
     )
     assert result.accuracy is not None
-    assert 100 * result.accuracy[1] == pytest.approx(done.found.best.value, abs=0.25)
+    assert 100 * result.accuracy[1] == pytest.approx(done.trace.best.value, abs=0.25)
 
 
 # -- allocation -----------------------------------------------------------------------------

@@ -91,12 +91,12 @@ class BinarizeOptions:
 class BinarizeResult:
     """What `binarize` made.
 
-    `graph` has ONNX's operators only, `trained` is its form for training. `updates` has a record for each layer, `left`
+    `model` has ONNX's operators only, `trained` is its form for training. `updates` has a record for each layer, `left`
     why the others are not binary. `losses` are those on held-out samples: signs alone, after the update, after
     training (the last two only if they were asked for). `notes` are what a user should know of how it was fed.
     """
 
-    graph: Graph
+    model: Graph
     trained: Graph
     updates: tuple[Update, ...]
     left: Mapping[str, str]
@@ -106,7 +106,7 @@ class BinarizeResult:
 
 
 def binarize(
-    graph: Graph,
+    model: Graph,
     data: Data | Mapping[str, np.ndarray] | Sequence[Mapping[str, np.ndarray]],
     options: BinarizeOptions | None = None,
     *,
@@ -116,7 +116,7 @@ def binarize(
     """Give a trained network binary weights and activations of a few bits.
 
     Args:
-        graph: the network in full precision; it is not changed.
+        model: the network in full precision; it is not changed.
         data: inputs from the training distribution, with `labels` or without. Training uses all of them, the update
             a draw.
         options: the numbers.
@@ -124,18 +124,18 @@ def binarize(
         progress: called with what is being done.
 
     Raises:
-        ModelError: no layer can become binary, or the graph cannot be raised to operator set 18 or trained.
-        DataError: the data do not fit the graph.
+        ModelError: no layer can become binary, or the model cannot be raised to operator set 18 or trained.
+        DataError: the data do not fit the model.
         OptionError, UnknownNameError: an option has a value it cannot have.
         TrainingError: the training diverged.
     """
     options, say = options or BinarizeOptions(), progress or (lambda _: None)
     source = Data.of(data)
     check_labels(source)
-    how = batching(graph, source.fit(graph))
+    how = batching(model, source.fit(model))
     if how.kind == "none":
         raise DataError(
-            f"{graph.source}: axis 0 of its inputs is no batch: export it with one, samples along axis 0"
+            f"{model.source}: axis 0 of its inputs is no batch: export it with one, samples along axis 0"
         )
     graph = how.graph
     binary, remaining = to_binary(

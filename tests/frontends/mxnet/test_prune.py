@@ -43,7 +43,7 @@ def write(folder: Path, result: Any, to: Path) -> Path:
     mxnet.apply(
         str(folder / "model-symbol.json"),
         result.plan,
-        result.small,
+        result.model,
         str(to / "model-symbol.json"),
         str(to / "model-0000.params"),
         input_shapes=shapes(folder),
@@ -55,7 +55,7 @@ def write(folder: Path, result: Any, to: Path) -> Path:
 def test_pruned_with_proof_and_written_back(folder: Path, tmp_path: Path) -> None:
     result, graph = pruned(folder)
     assert result.proof is not None and result.proof.relative <= 1e-4
-    assert result.small.outputs == graph.outputs
+    assert result.model.outputs == graph.outputs
     if folder.name not in FIXED:
         assert result.after.params < 0.7 * result.before.params
     if folder.name in REFUSED:
@@ -70,7 +70,7 @@ def test_pruned_with_proof_and_written_back(folder: Path, tmp_path: Path) -> Non
         input_shapes={name: put.shape for name, put in given.items()},
     )
     assert (
-        cases.difference(cases.run(again, given), cases.run(result.small.model, given))
+        cases.difference(cases.run(again, given), cases.run(result.model.model, given))
         <= 1e-6
     )
     if folder.name not in FIXED:
@@ -87,7 +87,7 @@ def test_pruned_with_proof_and_written_back(folder: Path, tmp_path: Path) -> Non
 def test_a_plan_without_cuts_writes_the_same_files(folder: Path, tmp_path: Path) -> None:
     graph = pg.load(str(folder / "model-symbol.json"), input_shapes=shapes(folder))
     result = pg.prune(
-        graph, algorithm="l2", budget=pg.Budget(ratio=0.5), round_to=1, check=False
+        graph, algorithm="l2", budget=pg.Budget(ratio=0.5), round_to=1, verify=False
     )
     bare = dataclasses.replace(result, plan=pg.Plan(graph.sha256, result.plan.remove))
     created = []
@@ -197,12 +197,12 @@ def test_squeezed_axes_are_those_of_the_original(size: int, tmp_path: Path) -> N
     result = pg.prune(
         pg.load(graph), budget=pg.Budget(ratio=0.75), algorithm="l2", round_to=1
     )
-    assert result.small.node("a").channels.outputs == 1
+    assert result.model.node("a").channels.outputs == 1
     pruned = str(tmp_path / "small-symbol.json")
     mxnet.apply(
         str(tmp_path / "net-symbol.json"),
         result.plan,
-        result.small,
+        result.model,
         pruned,
         str(tmp_path / "small-0000.params"),
         input_shapes=shape,
@@ -212,7 +212,7 @@ def test_squeezed_axes_are_those_of_the_original(size: int, tmp_path: Path) -> N
         {"data": np.ones(shape["data"], np.float32)},
     )
     assert (
-        cases.difference(cases.run(again, given), cases.run(result.small.model, given))
+        cases.difference(cases.run(again, given), cases.run(result.model.model, given))
         <= 1e-6
     )
 
@@ -228,7 +228,7 @@ def test_a_weight_of_another_model(tmp_path: Path) -> None:
         mxnet.apply(
             str(folder / "model-symbol.json"),
             plan,
-            result.small,
+            result.model,
             str(tmp_path / "a-symbol.json"),
             str(tmp_path / "a.params"),
             input_shapes={"data": cases.inputs(folder)["data"].shape},
@@ -243,7 +243,7 @@ def test_a_plan_that_is_not_the_pruned_models(tmp_path: Path) -> None:
         mxnet.apply(
             str(folder / "model-symbol.json"),
             l2.plan,
-            other.small,
+            other.model,
             str(tmp_path / "a-symbol.json"),
             str(tmp_path / "a.params"),
             input_shapes={"data": cases.inputs(folder)["data"].shape},

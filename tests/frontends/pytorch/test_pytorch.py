@@ -76,11 +76,11 @@ def test_pruned_modules_are_the_pruned_graphs(
 
     if (name, exporter) in AS_GRAPH:
         with pytest.raises(ExactnessError, match=AS_GRAPH[name, exporter]):
-            pytorch.apply(module, result.plan, pruned=result.small, inputs=inputs)
-        pruned, again = GraphModule(result.small), GraphModule(result.small)
-        check(pruned, result.small, inputs)
+            pytorch.apply(module, result.plan, pruned=result.model, inputs=inputs)
+        pruned, again = GraphModule(result.model), GraphModule(result.model)
+        check(pruned, result.model, inputs)
     else:
-        pruned = pytorch.apply(module, result.plan, pruned=result.small, inputs=inputs)
+        pruned = pytorch.apply(module, result.plan, pruned=result.model, inputs=inputs)
     assert sum(p.numel() for p in pruned.parameters()) < 0.8 * sum(
         p.numel() for p in module.parameters()
     )
@@ -153,14 +153,14 @@ def test_a_width_of_heads_changes_the_scale_of_scores() -> None:
     graph = pg.load(module, inputs, exporter="torchscript")
     result = pg.prune(graph, budget=pg.Budget(ratio=0.5), round_to=1, attention="head_dim")
     with pytest.raises(ExactnessError, match="scale of attention scores"):
-        pytorch.apply(module, result.plan, pruned=result.small, inputs=inputs)
+        pytorch.apply(module, result.plan, pruned=result.model, inputs=inputs)
 
 
 def test_torchs_own_attention_keeps_its_scale() -> None:
     module, inputs = MODELS["vit_multihead"]()
     graph = pg.load(module, inputs, exporter="torchscript")
     result = pg.prune(graph, budget=pg.Budget(ratio=0.5), round_to=1, attention="head_dim")
-    pytorch.apply(module, result.plan, pruned=result.small, inputs=inputs)
+    pytorch.apply(module, result.plan, pruned=result.model, inputs=inputs)
 
 
 def test_sizes_in_forward_code_are_named() -> None:
@@ -248,7 +248,7 @@ def test_a_plan_without_cuts_says_as_much(name: str, exporter: str) -> None:
     bare = pg.Plan(result.plan.model, result.plan.remove)
     assert bare.complete(graph).source_cuts == result.plan.source_cuts != ()
     expected = pytorch.apply(module, result.plan).state_dict()
-    for given in ({}, {"graph": graph}, {"pruned": result.small, "inputs": inputs}):
+    for given in ({}, {"graph": graph}, {"pruned": result.model, "inputs": inputs}):
         pruned = pytorch.apply(module, bare, **given).state_dict()
         assert expected.keys() == pruned.keys()
         assert all(torch.equal(value, pruned[key]) for key, value in expected.items())
@@ -264,7 +264,7 @@ def test_a_module_is_one_model_whoever_loads_it() -> None:
 def test_a_module_is_loaded_again_for_a_plan_without_cuts() -> None:
     module, inputs = MODELS["vgg"]()
     result = pg.prune(pg.load(module, inputs), budget=pg.Budget(ratio=0.5), round_to=1)
-    plan, pruned = pg.Plan(result.plan.model, result.plan.remove), result.small
+    plan, pruned = pg.Plan(result.plan.model, result.plan.remove), result.model
     expected = pytorch.apply(module, result.plan).state_dict()
     del result
     same = MODELS["vgg"]()[0]
@@ -313,7 +313,7 @@ def test_exported_programs(tmp_path: Path) -> None:
     torch.export.save(torch.export.export(module.eval(), inputs), tmp_path / "net.pt2")
     graph = pg.load(tmp_path / "net.pt2")
     result = pg.prune(graph, budget=pg.Budget(ratio=0.5), round_to=1)
-    pytorch.apply(module, result.plan, pruned=result.small, inputs=inputs)
+    pytorch.apply(module, result.plan, pruned=result.model, inputs=inputs)
     for name in ("data/constants/opaque_obj_0", "data/aotinductor/model/x.so"):
         shutil.copy(tmp_path / "net.pt2", tmp_path / "code.pt2")
         with zipfile.ZipFile(tmp_path / "code.pt2", "a") as archive:
@@ -390,7 +390,7 @@ def test_shared_parameters_stay_shared() -> None:
         budget=pg.Budget(ratio=0.5),
         round_to=1,
     )
-    pruned = pytorch.apply(module, result.plan, pruned=result.small, inputs=inputs)
+    pruned = pytorch.apply(module, result.plan, pruned=result.model, inputs=inputs)
     assert pruned.head.weight is pruned.embed.weight
 
 

@@ -197,9 +197,9 @@ def test_binarize_from_graph_to_file(teacher: Graph) -> None:
         and result.losses["training"] <= result.losses["update"]
     )
     data = task(1000, seed=1)
-    (logits,) = session.run(session.session(result.graph), {"x": data["x"]})
+    (logits,) = session.run(session.session(result.model), {"x": data["x"]})
     assert (logits.argmax(1) == data["labels"]).mean() > 0.9 * right(teacher)
-    assert {node.domain for node in result.graph.nodes} == {""}
+    assert {node.domain for node in result.model.nodes} == {""}
     with torch.no_grad():
         wanted = GraphModule(result.trained).eval()(torch.from_numpy(data["x"]))[0].numpy()
     # A sum that is rounded otherwise may fall on the other side of a threshold; in this form that is rare.
@@ -210,7 +210,7 @@ def test_binarize_from_graph_to_file(teacher: Graph) -> None:
         task(),
         BinarizeOptions(last="binary", min_inputs=16, epochs=3, lr=0.02, batch=25),
     )
-    assert again.graph.sha256 == result.graph.sha256, "the same seed gives the same file"
+    assert again.model.sha256 == result.model.sha256, "the same seed gives the same file"
 
 
 def test_without_labels_the_teacher_judges(teacher: Graph) -> None:
@@ -219,7 +219,7 @@ def test_without_labels_the_teacher_judges(teacher: Graph) -> None:
     )
     assert result.losses["update"] <= result.losses["signs"]
     assert right(result.trained) > 0.5
-    assert lower(result.trained, form="thresholds").sha256 == result.graph.sha256
+    assert lower(result.trained, form="thresholds").sha256 == result.model.sha256
 
 
 def test_a_model_that_does_not_classify() -> None:
