@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import prunegraph as pg
-from prunegraph import proof
+from prunegraph import execution
 from prunegraph.api import apply_plan
 from prunegraph.errors import ExactnessError, PlanError
 from prunegraph.frontends import mxnet
@@ -113,7 +113,7 @@ def test_a_plan_that_does_not_hold_is_not_carried_out_in_part(
     def fails(*args: object, **options: object) -> None:
         raise ExactnessError("node 'block1' differs")
 
-    monkeypatch.setattr(proof, "verify", fails)
+    monkeypatch.setattr(execution, "verify", fails)
     before = files(folder)
     done = in_process(
         "apply", "net.onnx", "plan.json", "-o", "out.onnx", "--save-plan", "again.json"

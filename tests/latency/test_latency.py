@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import prunegraph as pg
-from prunegraph import pipeline, proof
+from prunegraph import execution, pipeline
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.errors import BudgetError, ExactnessError, ModelError, UnknownNameError
 from prunegraph.graph.shapes import shape_info
@@ -560,14 +560,14 @@ def test_what_a_failed_proof_leaves_is_measured_again(
     plan = pg.select(graph, budget=Budget(ratio=0.5), round_to=1)
     before = Latency(2.0, 1.0, 2.0, runs=0, threads=1)
     monkeypatch.setattr(pipeline, "select", lambda *args, **options: Selected(plan, before))
-    proved = proof.verify
+    proved = execution.verify
 
     def verify(model: pg.Graph, plan: Plan, pruned: pg.Graph, **options: Any) -> Any:
         if "g0" in plan.remove:
             raise ExactnessError("no")
         return proved(model, plan, pruned, **options)
 
-    monkeypatch.setattr(proof, "verify", verify)
+    monkeypatch.setattr(execution, "verify", verify)
     result = pg.prune(graph, budget=Budget(latency=0.5))
     assert result.left_out == ("g0",)
     assert result.latency is not None

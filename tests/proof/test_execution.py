@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 import prunegraph as pg
-from prunegraph import proof
+from prunegraph import execution
 from prunegraph.errors import ExactnessError
 from prunegraph.execution import PROOF_SAMPLES, ExecutionOptions, execute
 from prunegraph.graph.model import Graph
+from prunegraph.proof.result import Proof
 from prunegraph.recovery import repairs
 from prunegraph.runtime.data import Data
 from prunegraph.selection.plan import Plan
@@ -19,15 +20,15 @@ from tests.builders import residual_net
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A proof that fails with the group g0; the samples that every proof saw."""
-    right, seen = proof.verify, []
+    right, seen = execution.verify, []
 
-    def verify(model: Graph, plan: Plan, pruned: Graph, **options: object) -> proof.Proof:
+    def verify(model: Graph, plan: Plan, pruned: Graph, **options: object) -> Proof:
         seen.append(sum(len(batch["x"]) for batch in options["data"]))
         if "g0" in plan.remove:
             raise ExactnessError("no")
         return right(model, plan, pruned, **options)
 
-    monkeypatch.setattr(proof, "verify", verify)
+    monkeypatch.setattr(execution, "verify", verify)
     return seen
 
 

@@ -50,7 +50,7 @@ class Head(nn.Sequential):
 class Residual(nn.Module):
     def __init__(self, body: nn.Module, shortcut: nn.Module | None = None):
         super().__init__()
-        self.subgraph, self.shortcut = body, shortcut or nn.Identity()
+        self.body, self.shortcut = body, shortcut or nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return functional.relu(self.body(x) + self.shortcut(x))
