@@ -674,7 +674,7 @@ def test_browser_saves_the_plan_and_selects_the_command(
         page.click("a[download]")
     content = json.loads(Path(waiting.value.path()).read_text())
     assert waiting.value.suggested_filename == "plan.json"
-    assert content["format"] == "prunegraph/plan@1"
+    assert content["format"] == "prunegraph/plan@2"
     page.click("pre.command >> nth=0")
     assert page.evaluate("getSelection().toString().trim()") == COMMAND
     assert not page.locator("pre.plan").is_visible()
