@@ -101,7 +101,7 @@ COMMON = (
     "grow_matmul",
     "grow_residual",
     "grow_conv",
-    "grow_body",
+    "grow_subgraph",
 )
 
 
