@@ -1,0 +1,39 @@
+"""Words that say nothing of what they hold are no names of arguments and variables."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from tests.paths import ROOT
+
+#: The field has a word for each: coupling, survivors, pruned, result, message, ...
+WORDS = {"blamed", "found", "left", "made", "small", "told"}
+
+FILES = [
+    path
+    for folder in ("prunegraph", "frontends")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+    if "prunegraph/frontends" not in path.as_posix()
+]
+
+
+def names(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Arguments and variables of the functions of a module, with their lines."""
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef | ast.Lambda):
+            for node in ast.walk(function):
+                if isinstance(node, ast.arg):
+                    yield node.lineno, node.arg
+                elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                    yield node.lineno, node.id
+
+
+def test_names_say_what_they_hold() -> None:
+    bad = [
+        f"{path.relative_to(ROOT)}:{line}: {name}"
+        for path in FILES
+        for line, name in names(ast.parse(path.read_text()))
+        if name in WORDS
+    ]
+    assert not bad
