@@ -176,10 +176,15 @@ def lookup(op: str, domain: str = "") -> OperatorInfo:
     return _table.get((domain, op)) or _table.get(("", op), _UNKNOWN)
 
 
+#: Modules that fill the table when they are imported, as plug-ins do.
+FAMILIES = ("prunegraph.ops",)
+
+
 def _load() -> None:
-    """Import the families, which describe their operators; they stand above what asks here."""
+    """Import the families, which describe their operators; by name, since they stand above what asks here."""
     global _is_loaded
-    importlib.import_module("prunegraph.ops")
+    for family in FAMILIES:
+        importlib.import_module(family)
     _is_loaded = True
 
 
