@@ -78,6 +78,9 @@ COMMANDS: dict[str, Command] = {
     "quantize weights": lambda graph, data: (
         pg.quantize(graph, weights="int4", activations="none").model
     ),
+    "apply": lambda graph, data: pg.apply(
+        graph, pg.select(graph, algorithm="l1", budget=pg.Budget(ratio=0.25), round_to=1)
+    ),
     "compress": lambda graph, data: pg.compress(graph, data=data, params=0.5).model,
 }
 
