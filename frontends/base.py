@@ -71,7 +71,7 @@ def read(source: object, **options: Any) -> Graph:
 
 
 def takes(source: str, option: str) -> bool:
-    """Whether the front end that reads a file, or `package.module:factory`, has an option."""
+    """Tell whether the front end that reads a file, or `package.module:factory`, has an option."""
     if factory.is_factory(source):
         return option == "inputs"
     name = _suffix(source) or ONNX

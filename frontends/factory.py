@@ -17,7 +17,7 @@ _SPELLING = re.compile(r"(?P<module>[A-Za-z_][\w.]*|.*\.py):(?P<name>[A-Za-z_]\w
 
 
 def is_factory(text: str) -> bool:
-    """Whether a source names a function and no file."""
+    """Tell whether a source names a function and no file."""
     return _SPELLING.fullmatch(text) is not None and not Path(text).exists()
 
 

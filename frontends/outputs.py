@@ -85,7 +85,7 @@ def check_name(
 
 
 def is_symbol(out: str | os.PathLike[str]) -> bool:
-    """Whether a name is that of an MXNet symbol."""
+    """Tell whether a name is that of an MXNet symbol."""
     return os.fspath(out).endswith(SYMBOL)
 
 

@@ -120,7 +120,7 @@ def execute(
 
 
 def proof_batches(model: Graph, samples: Data | None) -> list[Batch]:
-    """What a proof looks at of the user's data. Raises DataError if they do not fit the model."""
+    """Say what a proof looks at of the user's data. Raises DataError if they do not fit the model."""
     if samples is None:
         return []
     return list(samples.fit(model).head(PROOF_SAMPLES).batches(model, PROOF_SAMPLES))

@@ -164,13 +164,13 @@ def described() -> dict[tuple[str, str], OperatorInfo]:
 
 
 def info(node: Named | onnx.NodeProto) -> OperatorInfo:
-    """What is known of a node's operator; a record that claims nothing where it is not described."""
+    """Say what is known of a node's operator; a record that claims nothing where it is not described."""
     op: str = node.op_type if hasattr(node, "op_type") else node.op
     return lookup(op, node.domain)
 
 
 def lookup(op: str, domain: str = "") -> OperatorInfo:
-    """What is known of an operator, by name."""
+    """Say what is known of an operator, by name."""
     if not _is_loaded:
         _load()
     return _table.get((domain, op)) or _table.get(("", op), _UNKNOWN)
@@ -192,125 +192,125 @@ def _load() -> None:
 
 
 def passes(node: Named | onnx.NodeProto, what: Passing) -> bool:
-    """Whether something goes through a node unharmed."""
+    """Tell whether something goes through a node unharmed."""
     return what in info(node).passes
 
 
 def moves_data(node: Named | onnx.NodeProto) -> bool:
-    """Whether a node's output holds elements of its first input alone, unchanged."""
+    """Tell whether a node's output holds elements of its first input alone, unchanged."""
     return info(node).moves in ("all", "part")
 
 
 def has_filters(node: Named | onnx.NodeProto) -> bool:
-    """Whether a node is a convolution of any kind: transposed, deformed, of integers."""
+    """Tell whether a node is a convolution of any kind: transposed, deformed, of integers."""
     return info(node).weight_form in ("filters", "turned filters")
 
 
 def is_add(node: Named | onnx.NodeProto) -> bool:
-    """Whether a node is an Add."""
+    """Tell whether a node is an Add."""
     return info(node).kind == "addition"
 
 
 def is_batch_normalization(node: Named | onnx.NodeProto) -> bool:
-    """Whether a node is a BatchNormalization."""
+    """Tell whether a node is a BatchNormalization."""
     return info(node).kind == "batch normalization"
 
 
 def is_cast(node: Named | onnx.NodeProto) -> bool:
-    """Whether a node is a Cast."""
+    """Tell whether a node is a Cast."""
     return info(node).kind == "cast"
 
 
 def is_concat(node: Named | onnx.NodeProto) -> bool:
-    """Whether a node is a Concat."""
+    """Tell whether a node is a Concat."""
     return info(node).kind == "concatenation"
 
 
 def is_constant(node: Named | onnx.NodeProto) -> bool:
-    """Whether a node is a Constant, which holds its tensor."""
+    """Tell whether a node is a Constant, which holds its tensor."""
     return info(node).kind == "constant"
 
 
 def is_convolution(node: Named | onnx.NodeProto) -> bool:
-    """Whether a node is a Conv."""
+    """Tell whether a node is a Conv."""
     return info(node).kind == "convolution"
 
 
 def is_transposed_convolution(node: Named | onnx.NodeProto) -> bool:
-    """Whether a node is a ConvTranspose."""
+    """Tell whether a node is a ConvTranspose."""
     return info(node).kind == "transposed convolution"
 
 
 def is_dequantize(node: Named | onnx.NodeProto) -> bool:
-    """Whether a node is a DequantizeLinear."""
+    """Tell whether a node is a DequantizeLinear."""
     return info(node).kind == "dequantization"
 
 
 def is_dropout(node: Named | onnx.NodeProto) -> bool:
-    """Whether a node is a Dropout."""
+    """Tell whether a node is a Dropout."""
     return info(node).kind == "dropout"
 
 
 def is_flatten(node: Named | onnx.NodeProto) -> bool:
-    """Whether a node is a Flatten."""
+    """Tell whether a node is a Flatten."""
     return info(node).kind == "flattening"
 
 
 def is_gather(node: Named | onnx.NodeProto) -> bool:
-    """Whether a node is a Gather."""
+    """Tell whether a node is a Gather."""
     return info(node).kind == "gathering"
 
 
 def is_gemm(node: Named | onnx.NodeProto) -> bool:
-    """Whether a node is a Gemm."""
+    """Tell whether a node is a Gemm."""
     return info(node).kind == "gemm"
 
 
 def is_identity(node: Named | onnx.NodeProto) -> bool:
-    """Whether a node is an Identity."""
+    """Tell whether a node is an Identity."""
     return info(node).kind == "identity"
 
 
 def is_matmul(node: Named | onnx.NodeProto) -> bool:
-    """Whether a node is a MatMul."""
+    """Tell whether a node is a MatMul."""
     return info(node).kind == "matrix product"
 
 
 def is_max_pool(node: Named | onnx.NodeProto) -> bool:
-    """Whether a node is a MaxPool."""
+    """Tell whether a node is a MaxPool."""
     return info(node).kind == "maximum pooling"
 
 
 def is_multiply(node: Named | onnx.NodeProto) -> bool:
-    """Whether a node is a Mul."""
+    """Tell whether a node is a Mul."""
     return info(node).kind == "multiplication"
 
 
 def is_quantize(node: Named | onnx.NodeProto) -> bool:
-    """Whether a node is a QuantizeLinear."""
+    """Tell whether a node is a QuantizeLinear."""
     return info(node).kind == "quantization"
 
 
 def is_reshape(node: Named | onnx.NodeProto) -> bool:
-    """Whether a node is a Reshape."""
+    """Tell whether a node is a Reshape."""
     return info(node).kind == "reshaping"
 
 
 def is_resize(node: Named | onnx.NodeProto) -> bool:
-    """Whether a node is a Resize, or an Upsample, as it was called before."""
+    """Tell whether a node is a Resize, or an Upsample, as it was called before."""
     return info(node).kind == "resizing"
 
 
 def is_split(node: Named | onnx.NodeProto) -> bool:
-    """Whether a node is a Split."""
+    """Tell whether a node is a Split."""
     return info(node).kind == "splitting"
 
 
 def is_transpose(node: Named | onnx.NodeProto) -> bool:
-    """Whether a node is a Transpose."""
+    """Tell whether a node is a Transpose."""
     return info(node).kind == "transposition"
 
 
 def measures(node: Named | onnx.NodeProto) -> bool:
-    """Whether a node tells the size of its input, and reads nothing else of it: Shape and Size."""
+    """Tell whether a node tells the size of its input, and reads nothing else of it: Shape and Size."""
     return 0 in info(node).unread

@@ -65,7 +65,7 @@ _contributions: Counter[str] = Counter()
 
 @contextmanager
 def coming_from(origin: str) -> Iterator[None]:
-    """What is registered meanwhile comes from there."""
+    """Say what is registered meanwhile comes from there."""
     token = _current.set(origin)
     try:
         yield
@@ -253,7 +253,7 @@ def package(point: EntryPoint) -> str:
 
 
 def load_point(point: EntryPoint) -> object:
-    """What an entry point names. Raises PluginError."""
+    """Say what an entry point names. Raises PluginError."""
     return _run(
         f"{package(point)} ({point.name} = {point.value})", package(point), point.load
     )

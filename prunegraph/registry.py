@@ -100,7 +100,7 @@ class Registry(Generic[T]):
         return thing
 
     def entry(self, name: str) -> Entry:
-        """What is registered under a name. Raises UnknownNameError, or PluginError if its package is broken."""
+        """Say what is registered under a name. Raises UnknownNameError, or PluginError if its package is broken."""
         result = self._find(name)
         if result is None:
             raise UnknownNameError(self.family, name, self.names())
@@ -116,7 +116,7 @@ class Registry(Generic[T]):
         return (entry.name for entry in self.entries())
 
     def entries(self) -> list[Entry]:
-        """What there is, by name, packages included; what is broken is left out (see `check`)."""
+        """Say what there is, by name, packages included; what is broken is left out (see `check`)."""
         for point in self._installed():
             self._load(point)
         return sorted(
@@ -166,7 +166,7 @@ class Registry(Generic[T]):
 
 
 def _is_rerun(old: object, new: object) -> bool:
-    """Whether a cell of a notebook, or a line of an interactive session, defines the same thing again."""
+    """Tell whether a cell of a notebook, or a line of an interactive session, defines the same thing again."""
 
     def place(thing: object) -> tuple[object, object]:
         return getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)

@@ -49,7 +49,7 @@ def sensitivity(
     progress: Callable[[str], None] = lambda stage: None,
     **options: Unpack[LimitKeywords],
 ) -> Sensitivity:
-    """What it costs to prune each group alone, at several ratios.
+    """Say what it costs to prune each group alone, at several ratios.
 
     Args:
         model: the model, or its path.

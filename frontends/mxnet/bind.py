@@ -137,7 +137,7 @@ def needs_shape(name: str) -> str:
 def _guess(
     symbol: Symbol, readers: Sequence[tuple[Node, int]], params: Mapping[str, np.ndarray]
 ) -> Shape | None:
-    """What the first layer's weight tells: rank and channels."""
+    """Say what the first layer's weight tells: rank and channels."""
     for node, position in readers:
         weight = params.get(_variable(symbol, node, 1) or "")
         if position or weight is None:

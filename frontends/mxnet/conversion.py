@@ -249,7 +249,7 @@ def _read(symbol: Symbol, results: Sequence[Sequence[Value]], source: Source) ->
 
 
 def _same(first: Pass, second: Pass) -> bool:
-    """Whether two passes gave the same network. Keys count up alike in both."""
+    """Tell whether two passes gave the same network. Keys count up alike in both."""
     return len(first.entries) == len(second.entries) and all(
         a.op == b.op
         and a.attributes == b.attributes

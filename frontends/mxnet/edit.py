@@ -316,7 +316,7 @@ def _bounds(change: Change) -> tuple[list[int], list[int], list[int]]:
 
 
 def _moved(change: Change) -> bool:
-    """Whether the bounds in the pruned model are others than before."""
+    """Tell whether the bounds in the pruned model are others than before."""
     before = Pruned(change.converted.model, shapes={})
     old, new = (
         before.nodes(change.node.name, "Slice"),

@@ -92,7 +92,7 @@ class Symbol:
         return result - {self.nodes[head.node].name for head in self.heads}
 
     def shape(self, name: str) -> tuple[int | None, ...] | None:
-        """What the file says of a variable's shape; None where it does not know."""
+        """Say what the file says of a variable's shape; None where it does not know."""
         from prunegraph.frontends.mxnet.values import parse, wholes
 
         for node in self.nodes:

@@ -19,7 +19,7 @@ Kept = list[np.ndarray]
 
 
 def kept_indices(shape: Sequence[int], removed: Mapping[int, Iterable[int]]) -> Kept:
-    """What stays of an array along each axis. Raises ModelError for indices it does not have."""
+    """Say what stays of an array along each axis. Raises ModelError for indices it does not have."""
     kept = []
     for axis, size in enumerate(shape):
         gone = set(removed.get(axis, ()))
@@ -34,7 +34,7 @@ def kept_indices(shape: Sequence[int], removed: Mapping[int, Iterable[int]]) -> 
 def back_to_params(
     weights: Mapping[str, Value], cuts: Mapping[str, Mapping[int, Sequence[int]]]
 ) -> dict[str, Kept]:
-    """What stays of each parameter that loses something.
+    """Say what stays of each parameter that loses something.
 
     Args:
         weights: initializers by name, with what they were made from.

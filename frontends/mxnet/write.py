@@ -168,7 +168,7 @@ def _by_weight(plan: Plan, weights: Mapping[str, Any]) -> dict[str, dict[int, li
 
 
 def is_stored(value: Any) -> bool:
-    """Whether a constant holds parameters, rather than numbers that an operator brought."""
+    """Tell whether a constant holds parameters, rather than numbers that an operator brought."""
     if value.made is None:
         return bool(value.stored)
     return all(is_stored(part) for part in value.made[1])

@@ -28,7 +28,7 @@ class Heads:
 
 
 def heads_left(module: nn.MultiheadAttention, kept: Mapping[str, Kept], path: str) -> Heads:
-    """What cuts of its parameters leave of an attention. Raises ModelError where heads would differ in width."""
+    """Say what cuts of its parameters leave of an attention. Raises ModelError where heads would differ in width."""
     if module.bias_k is not None or module.add_zero_attn:
         raise ModelError(
             f"module {path!r} (MultiheadAttention): extra keys (add_bias_kv, add_zero_attn) cannot be cut"
@@ -149,7 +149,7 @@ class PrunedAttention(nn.Module):
         k: torch.Tensor,
         is_causal: bool,
     ) -> torch.Tensor:
-        """What is added to scores, broadcast to [batch, heads, queries, keys]."""
+        """Say what is added to scores, broadcast to [batch, heads, queries, keys]."""
         added = torch.zeros((), dtype=q.dtype, device=q.device)
         if attn_mask is None and is_causal:
             attn_mask = torch.ones(

@@ -220,7 +220,7 @@ class _Folder:
 
 
 def _is_left(node: onnx.NodeProto) -> bool:
-    """Whether a node's result is not the same every time, or it runs other graphs."""
+    """Tell whether a node's result is not the same every time, or it runs other graphs."""
     return info(node).is_random or is_dropout(node) or node.op_type in SUBGRAPHS
 
 

@@ -70,7 +70,7 @@ def cut(module: nn.Module, plan: Plan) -> nn.Module:
 def _owners(
     module: nn.Module, plan: Plan
 ) -> dict[str, dict[str, dict[int, Sequence[int]]]]:
-    """What goes, by module, name of the tensor, and axis. Raises PlanError."""
+    """Say what goes, by module, name of the tensor, and axis. Raises PlanError."""
     result: dict[str, dict[str, dict[int, Sequence[int]]]] = {}
     for each in plan.source_cuts:
         path, _, name = each.weight.rpartition(".")

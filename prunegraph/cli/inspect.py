@@ -78,7 +78,7 @@ def inspect(
 
 
 def _statistics(graph: Graph, data: str | None) -> Statistics | None:
-    """What a data file shows of a graph."""
+    """Say what a data file shows of a graph."""
     from prunegraph.runtime.data import read_data
     from prunegraph.runtime.statistics import Statistics
 

@@ -44,7 +44,7 @@ READING = "prunegraph.reading"
 
 
 def reading() -> dict[str, Any]:
-    """What the reading options of a command say."""
+    """Say what the reading options of a command say."""
     return dict(click.get_current_context().meta.get(READING, {}))
 
 

@@ -91,7 +91,7 @@ def spelled(command: click.Command, words: Sequence[str]) -> Step:
 
 
 def key(parameter: click.Parameter) -> str:
-    """What a parameter is called in a recipe: an option's long name without dashes, an argument's name."""
+    """Say what a parameter is called in a recipe: an option's long name without dashes, an argument's name."""
     if isinstance(parameter, click.Argument):
         return parameter.name or ""
     return next(name for name in parameter.opts if name.startswith("--")).removeprefix("--")
@@ -214,7 +214,7 @@ MODELS = ("model", "source", "original", "first", "second")
 
 
 def code(group: click.Group, matches: Sequence[list[str]]) -> list[str]:
-    """What the command lines of a recipe would run of other people's code: one text for each option."""
+    """Say what the command lines of a recipe would run of other people's code: one text for each option."""
     from prunegraph import plugins
 
     result = []

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def report_writer(
     report: str | None, sensitivity: str | None, model: str, others: Sequence[str | None]
 ) -> Callable[[Console, PruneResult], None]:
-    """What writes the report of a result, if there is to be one; what it needs is checked now, before the work."""
+    """Say what writes the report of a result, if there is to be one; what it needs is checked now, before the work."""
     from prunegraph import api
     from prunegraph.report import curves, html
 
@@ -47,7 +47,7 @@ def report_writer(
 def show_result(
     where: Console, result: PruneResult, samples: Data | None, out: str
 ) -> None:
-    """What was done, as a table and lines; `samples` are the user's data."""
+    """Say what was done, as a table and lines; `samples` are the user's data."""
     from prunegraph.operators import is_batch_normalization
     from prunegraph.report import tables
 

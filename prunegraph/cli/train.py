@@ -224,7 +224,7 @@ def _setting(
     kinds: Mapping[str, Kind],
     **numbers: Any,
 ) -> TrainingOptions:
-    """What a method needs, by the options of the command. Raises PrunegraphError."""
+    """Say what a method needs, by the options of the command. Raises PrunegraphError."""
     from prunegraph.selection.budget import Budget
     from prunegraph.training import TrainingConfig, TrainingOptions, measure
     from prunegraph.training.batching import batching

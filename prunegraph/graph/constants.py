@@ -16,7 +16,7 @@ def computed_constants(graph: Graph) -> frozenset[str]:
 
 
 def is_constant(graph: Graph, value: str) -> bool:
-    """Whether a value is a weight, or computed from weights alone."""
+    """Tell whether a value is a weight, or computed from weights alone."""
     return (
         value in graph.weights
         or value in graph.sparse
@@ -25,7 +25,7 @@ def is_constant(graph: Graph, value: str) -> bool:
 
 
 def data_inputs(graph: Graph, node: Node) -> tuple[str, ...]:
-    """What a node's value depends on: of the second input of a CastLike only its type matters."""
+    """Say what a node's value depends on: of the second input of a CastLike only its type matters."""
     known = 1 in info(node).unread and node.outputs[0] in shape_info(graph).types
     return node.inputs[:1] if known else node.inputs
 

@@ -198,7 +198,7 @@ FUNCTIONS: dict[str, Function] = {
 
 
 def is_arithmetic(node: Node) -> bool:
-    """Whether `evaluate` knows the node's operator."""
+    """Tell whether `evaluate` knows the node's operator."""
     return node.op in FUNCTIONS and not node.domain
 
 

@@ -91,7 +91,7 @@ def _is_index(node: Node, slot: int) -> bool:
 
 
 def _allowed(node: Node, slot: int, known: ShapeInfo) -> Range | None:
-    """What the indices of a slot may be; None where the shape of what they point into is not known."""
+    """Say what the indices of a slot may be; None where the shape of what they point into is not known."""
     table = node.inputs[EMBEDDINGS[slot] if node.op == "EmbedLayerNormalization" else 0]
     shape = known.shapes.get(table)
     if not shape:

@@ -56,7 +56,7 @@ class LinearLayer:
 
     @property
     def is_transposed(self) -> bool:
-        """Whether its input has the channels along axis 0."""
+        """Tell whether its input has the channels along axis 0."""
         return is_gemm(self.node) and bool(self.node.attributes.get("transA"))
 
     @property
@@ -77,7 +77,7 @@ class LinearLayer:
 
     @property
     def has_vector(self) -> bool:
-        """Whether its bias is a constant with one value for each output, or one for all of them."""
+        """Tell whether its bias is a constant with one value for each output, or one for all of them."""
         weight = self.graph.weights.get(self.bias)
         return weight is not None and is_vector(weight.shape, self.outputs)
 
@@ -87,7 +87,7 @@ class LinearLayer:
         return "" if self.has_vector else self.bias
 
     def vector(self, values: Array | None = None) -> Array:
-        """What it adds to each of its outputs [outputs], factor included; zeros where that is no constant vector.
+        """Say what it adds to each of its outputs [outputs], factor included; zeros where that is no constant vector.
 
         `values` are the bias as it is now.
         """
@@ -188,14 +188,14 @@ class LinearLayer:
 
 
 def is_vector(shape: Sequence[int], outputs: int) -> bool:
-    """Whether an operand of that shape adds one value to each output, or one to all."""
+    """Tell whether an operand of that shape adds one value to each output, or one to all."""
     return all(size == 1 for size in shape[:-1]) and (
         not shape or shape[-1] in (1, outputs)
     )
 
 
 def is_finite(graph: Graph, name: str) -> bool:
-    """Whether all values of a weight are numbers."""
+    """Tell whether all values of a weight are numbers."""
     key, weight = ("finite", name), graph.weights[name]
     if key not in graph.cache:
         graph.cache[key] = not weight.is_float or bool(np.isfinite(weight.read()).all())

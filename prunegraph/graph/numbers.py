@@ -47,7 +47,7 @@ def _operands(node: Node) -> tuple[str, ...]:
 
 
 def _sources(node: Node, value: str) -> tuple[str, ...]:
-    """What a value is computed from, if by arithmetic or handed on by a branch."""
+    """Say what a value is computed from, if by arithmetic or handed on by a branch."""
     if node.op == "If" and node.subgraphs:
         slot = node.outputs.index(value)
         return tuple(subgraph.outputs[slot] for subgraph in node.subgraphs)

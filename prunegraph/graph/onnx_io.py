@@ -184,7 +184,7 @@ def write_whole(
 
 
 def has_external(graph: Graph) -> bool:
-    """Whether some weight lies outside the model's own bytes."""
+    """Tell whether some weight lies outside the model's own bytes."""
     return any(
         t.data_location == onnx.TensorProto.EXTERNAL for t in graph.model.graph.initializer
     )

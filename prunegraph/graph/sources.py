@@ -59,7 +59,7 @@ class Sources:
     def removed(
         self, cuts: Mapping[str, Mapping[int, Sequence[int]]]
     ) -> dict[str, dict[int, Array]]:
-        """What removing indices of weights (weight -> axis -> indices) removes from the source's tensors.
+        """Say what removing indices of weights (weight -> axis -> indices) removes from the source's tensors.
 
         Raises:
             PlanError: a tensor would lose elements that are no whole slices of it.

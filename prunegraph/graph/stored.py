@@ -211,7 +211,7 @@ def _is_inside(real: Path, folder: Path) -> bool:
 
 
 def _is_beside(real: Path, named: Path, model: Path | None) -> bool:
-    """Whether model and data are both links, into one folder."""
+    """Tell whether model and data are both links, into one folder."""
     if model is None or not model.is_symlink() or not named.is_symlink():
         return False
     return real.parent == model.resolve().parent

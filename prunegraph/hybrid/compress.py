@@ -164,7 +164,7 @@ class CompressOptions:
 
     @property
     def published(self) -> bool:
-        """Whether it is the rule of source 004."""
+        """Tell whether it is the rule of source 004."""
         return self.method == "source-004"
 
     def choice(self, budget: Budget, **others: Any) -> SelectionOptions:

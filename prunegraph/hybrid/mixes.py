@@ -45,7 +45,7 @@ class Mix:
 
 
 def parts(graph: Graph, data: Data | None) -> tuple[Data | None, Data]:
-    """What is fitted to and what is measured on.
+    """Say what is fitted to and what is measured on.
 
     Every fourth sample is measured on. Both are all of the data where a quarter would not fill a batch, and random
     inputs are measured on where there are no data.

@@ -44,7 +44,7 @@ def algorithm(cluster: str) -> str:
 def verdicts(
     coupling: Coupling, cluster: str, seed: int = 0, round_to: int = 8
 ) -> dict[str, Verdict]:
-    """What the rule says of every layer, by name.
+    """Say what the rule says of every layer, by name.
 
     Args:
         found: coupling of the model.

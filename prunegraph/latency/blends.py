@@ -18,7 +18,7 @@ Removal = Mapping[str, tuple[int, ...]]
 
 
 def blends(start: Plan, others: Sequence[Plan]) -> Iterator[Removal]:
-    """What `start` removes, with one group as in another plan, or two groups as in the nearest others.
+    """Say what `start` removes, with one group as in another plan, or two groups as in the nearest others.
 
     Args:
         start: most of the result.

@@ -183,7 +183,7 @@ class _Search:
             self.slower += slower
 
     def _pays(self, pruned: Graph, row: Row) -> bool:
-        """Whether a layer's parts were faster than the layer when they were timed."""
+        """Tell whether a layer's parts were faster than the layer when they were timed."""
         key = row.name, row.method, row.ranks
         if key not in self.faster:
             self.faster[key] = self._is_faster(pruned, row.name)

@@ -164,7 +164,7 @@ def interleaved(races: Sequence[Callable[[], Latency]], pairs: int) -> list[Late
 
 
 def clock(provider: str, threads: int) -> Clock:
-    """What to time a run with: the thread's CPU time where that one thread does all the work."""
+    """Say what to time a run with: the thread's CPU time where that one thread does all the work."""
     exact = time.get_clock_info("thread_time").resolution <= 1e-6
     return (
         time.thread_time

@@ -186,7 +186,7 @@ def scores(outputs: Mapping[str, Array], metric: str) -> Array:
 
 
 def has_classes(output: Array) -> bool:
-    """Whether an output may hold scores of classes along its last axis."""
+    """Tell whether an output may hold scores of classes along its last axis."""
     return output.ndim in (2, 3) and output.shape[-1] > 1 and output.dtype.kind == "f"
 
 

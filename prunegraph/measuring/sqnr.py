@@ -26,7 +26,7 @@ MOST = 200.0
 
 
 def dequantized(graph: Graph) -> dict[str, str]:
-    """What stands for each value in a quantized graph, behind its QuantizeLinear and DequantizeLinear."""
+    """Say what stands for each value in a quantized graph, behind its QuantizeLinear and DequantizeLinear."""
     result = {}
     for node in graph.nodes:
         if not is_dequantize(node) or node.inputs[0] not in graph.producer:

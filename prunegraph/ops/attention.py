@@ -81,7 +81,7 @@ class Heads:
                 self.site.pin(other, "one sample for all")
 
     def bias(self, slot: int, batch: Labels) -> None:
-        """What is added to the scores (or masks them): `[batch, heads, queries, keys]`, axes of size 1 stretch."""
+        """Say what is added to the scores (or masks them): `[batch, heads, queries, keys]`, axes of size 1 stretch."""
         names = (None, None, "heads", "samples")
         for name, each in zip(names, reversed(self.site.labels(slot)), strict=False):
             if each.size == 1 or name is None:

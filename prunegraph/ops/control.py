@@ -129,7 +129,7 @@ def _tie_carried(site: Site) -> list[tuple[str, str]]:
 
 
 def _stack(site: Site, slot: int, index: int, axis: int) -> None:
-    """What every iteration returns, stacked along a new axis."""
+    """Say what every iteration returns, stacked along a new axis."""
     output = site.node.outputs[index]
     if output and output not in site.shape_info.shapes:
         _pin_slot(

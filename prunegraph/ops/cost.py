@@ -66,7 +66,7 @@ def _all(values: Sequence[str], shapes: Mapping[str, Shape]) -> list[Shape]:
 
 
 def is_parameter(graph: Graph, weight: Weight) -> bool:
-    """Whether a constant is a trained parameter: no scalar, no size or index, no running statistic."""
+    """Tell whether a constant is a trained parameter: no scalar, no size or index, no running statistic."""
     if not weight.shape or weight.tensor.data_type in INDEX_TYPES:
         return False
     readers = graph.consumers.get(weight.name, ())

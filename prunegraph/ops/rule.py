@@ -53,16 +53,16 @@ class Site(Protocol):
         """Labels an output has been given."""
 
     def has(self, slot: int) -> bool:
-        """Whether an input is given."""
+        """Tell whether an input is given."""
 
     def is_read(self, slot: int) -> bool:
-        """Whether an output is given and anything reads it."""
+        """Tell whether an output is given and anything reads it."""
 
     def is_weight(self, slot: int) -> bool:
-        """Whether an input is a constant of the file."""
+        """Tell whether an input is a constant of the file."""
 
     def carries_weight(self, slot: int) -> bool:
-        """Whether an input is a weight, or a weight behind Identity, Transpose, Dequantize, ..."""
+        """Tell whether an input is a weight, or a weight behind Identity, Transpose, Dequantize, ..."""
 
     def set_output(self, labels: Sequence[Labels], slot: int = 0) -> None:
         """Set the labels of an output."""
@@ -114,7 +114,7 @@ class Edit(Protocol):
         """How many indices of an axis stay."""
 
     def is_cut(self, value: str, axis: int | None = None) -> bool:
-        """Whether anything of a value (of one axis) goes."""
+        """Tell whether anything of a value (of one axis) goes."""
 
     def set_attribute(self, name: str, value: Any) -> None:
         """Replace or add an attribute."""

@@ -144,7 +144,7 @@ class Scales:
 
 
 def finder(scheme: Scheme, method: str, percentile: float) -> Callable[[Histogram], Params]:
-    """What makes scale and zero point from a histogram. Raises UnknownNameError and OptionError."""
+    """Say what makes scale and zero point from a histogram. Raises UnknownNameError and OptionError."""
     ranges.check(method, percentile)
     kind, symmetric = scheme.activations, scheme.target.symmetric
 

@@ -47,7 +47,7 @@ def _plain(graph: Graph, node: Node) -> onnx.NodeProto:
 
 
 def _is_single(graph: Graph, value: str) -> bool:
-    """Whether a value is the only one its node makes, and no output of the graph."""
+    """Tell whether a value is the only one its node makes, and no output of the graph."""
     node = graph.nodes[graph.producer[value]]
     return len([v for v in node.outputs if v]) == 1 and value not in graph.outputs
 

@@ -47,7 +47,7 @@ def mean_rows(statistics: Statistics, nodes: list[Node]) -> dict[int, Array]:
 def shifts(
     graph: Graph, codes: Mapping[int, Codes], means: Mapping[int, Array]
 ) -> dict[int, Array]:
-    """What each layer's outputs lose on average by the rounding of its weight [outputs], by node index."""
+    """Say what each layer's outputs lose on average by the rounding of its weight [outputs], by node index."""
     result = {}
     for index, mean in means.items():
         node = graph.nodes[index]

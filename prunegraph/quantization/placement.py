@@ -57,7 +57,7 @@ class Placement:
     floats: dict[str, str]
 
     def is_quantized(self, node: Node) -> bool:
-        """Whether a node reads or makes integers."""
+        """Tell whether a node reads or makes integers."""
         return node.index in self.layers or node.index in self.computed
 
     def result(self, node: Node) -> str:
@@ -271,7 +271,7 @@ class _Placer:
 
 
 def _joins_scales(node: Node) -> bool:
-    """Whether what an operator reads and makes has one scale: it moves values, or joins them."""
+    """Tell whether what an operator reads and makes has one scale: it moves values, or joins them."""
     return info(node).quantized == "moves" or is_concat(node)
 
 

@@ -62,7 +62,7 @@ def processor_saturates() -> bool:
 
 
 def reduction(asked: str | bool, target: str) -> bool | None:
-    """Whether to reduce the range of weights: True, False, or None for the target's own rule.
+    """Tell whether to reduce the range of weights: True, False, or None for the target's own rule.
 
     Raises:
         UnknownNameError: `asked` is neither a boolean nor one of `CHOICES`.
@@ -111,7 +111,7 @@ def held_type(codes: Array, axis: int, scheme: Scheme) -> IntType:
 
 
 def can_saturate(codes: Array, axis: int) -> bool:
-    """Whether two codes of one output and one sign sum to more than twice `REDUCED`."""
+    """Tell whether two codes of one output and one sign sum to more than twice `REDUCED`."""
     if not codes.size:
         return False
     rows = np.moveaxis(codes, axis, 0).reshape(codes.shape[axis], -1)

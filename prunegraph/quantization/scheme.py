@@ -123,7 +123,7 @@ class Scheme:
 
     @property
     def integer_bias(self) -> bool:
-        """Whether biases are int32: where the target takes that, and adds them in integers."""
+        """Tell whether biases are int32: where the target takes that, and adds them in integers."""
         if (
             self.activations is None
             or not self.target.integer_bias
@@ -143,7 +143,7 @@ class Scheme:
 
     @property
     def multiplies_bytes(self) -> bool:
-        """Whether layers multiply 8-bit codes with 8-bit codes."""
+        """Tell whether layers multiply 8-bit codes with 8-bit codes."""
         return (
             self.weights.bits == 8
             and self.activations is not None

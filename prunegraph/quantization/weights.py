@@ -50,7 +50,7 @@ class Codes:
         return _each(self.codes.shape, self.scales, self.axis, self.block)
 
     def values(self) -> Array:
-        """What DequantizeLinear gives."""
+        """Say what DequantizeLinear gives."""
         return (self.codes * self.each()).astype(np.float32)
 
 

@@ -167,7 +167,7 @@ class _Writer:
                 self._pair_behind(value)
 
     def _in_subgraph(self, value: str) -> str:
-        """What a subgraph reads for a value: what the nodes around it read.
+        """Say what a subgraph reads for a value: what the nodes around it read.
 
         An activation may be in nothing but the range of a pair. What a DequantizeLinear would be moved behind is held
         by a Max of one input, which changes nothing and which it is not moved through.
@@ -185,7 +185,7 @@ class _Writer:
         return self.placement.group_of[self.graph.nodes[act].outputs[0]]
 
     def _reads(self, node: Node, slot: int) -> bool:
-        """Whether an input is data that a quantized node reads in integers."""
+        """Tell whether an input is data that a quantized node reads in integers."""
         if node.index in self.placement.layers:
             return slot == 0 and self.scheme.activations is not None
         return node.index in self.placement.computed
@@ -245,7 +245,7 @@ class _Writer:
         return self.zeros[key]
 
     def _is_implied(self, act: int) -> bool:
-        """Whether codes cannot say what an activation would not let through."""
+        """Tell whether codes cannot say what an activation would not let through."""
         node = self.graph.nodes[act]
         limits, given = bounds(self.graph, node), self.params[self._group(act)]
         assert limits is not None  # or it had not been absorbed

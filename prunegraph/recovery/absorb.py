@@ -146,7 +146,7 @@ class CutInput:
         )
 
     def lost(self, mean: Array, *, interior: bool = False) -> Array:
-        """What the removed channels gave to the outputs that stay, from the mean of the input [1, ...]."""
+        """Say what the removed channels gave to the outputs that stay, from the mean of the input [1, ...]."""
         part = np.zeros_like(mean)
         index = [slice(None)] * mean.ndim
         index[self.axis] = self.gone  # type: ignore[call-overload]

@@ -192,7 +192,7 @@ def _layer_before(pruned: Graph, value: str) -> Node | None:
 def _tail(
     survivors: Survivors, pruned: Graph, node: Node, place: Mapping[int, int]
 ) -> _Tail:
-    """What a layer feeds: maybe a BatchNormalization, maybe a sum whose other side is made before the layer."""
+    """Say what a layer feeds: maybe a BatchNormalization, maybe a sum whose other side is made before the layer."""
     normal = linear.batch_normalization(pruned, node)
     if normal is not None and survivors.coupling.value_labels(normal.outputs[0]) is None:
         normal = None

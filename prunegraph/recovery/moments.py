@@ -163,7 +163,7 @@ def _on_data(survivors: Survivors, pruned: Graph, data: Data, progress: Progress
 
 
 def _is_normal(pruned: Graph, node: Node) -> bool:
-    """Whether a node is a BatchNormalization whose statistics are its own."""
+    """Tell whether a node is a BatchNormalization whose statistics are its own."""
     if (
         not is_batch_normalization(node)
         or node.subgraph is not None
@@ -179,7 +179,7 @@ def _is_normal(pruned: Graph, node: Node) -> bool:
 def _is_matched(
     survivors: Survivors, pruned: Graph, node: Node, different: set[str]
 ) -> bool:
-    """Whether a layer sees a change and no BatchNormalization behind it takes care of that."""
+    """Tell whether a layer sees a change and no BatchNormalization behind it takes care of that."""
     if not linear.is_linear(pruned, node) or node.inputs[0] not in different:
         return False
     # The original's values are those of its main graph: a branch that took the place of its If has none there.

@@ -76,7 +76,7 @@ class BoundRepair:
 
     @property
     def refits(self) -> bool:
-        """Whether layers are fitted to the original's outputs, which makes up for all that came before."""
+        """Tell whether layers are fitted to the original's outputs, which makes up for all that came before."""
         return base_name(self.name) == "least-squares"
 
     def __call__(

@@ -81,7 +81,7 @@ def _normal(graph: Graph, node: Node, rank: int, rng: np.random.Generator) -> Ar
 
 
 def _follows(graph: Graph, shape_info: ShapeInfo, node: Node, known: set[str]) -> bool:
-    """Whether a node's output follows from samples of its inputs."""
+    """Tell whether a node's output follows from samples of its inputs."""
     inputs = [value for value in node.inputs if value]
     if node.domain or not any(value in known for value in inputs) or len(node.outputs) != 1:
         return False

@@ -166,7 +166,7 @@ def _heat(result: Sensitivity) -> Iterator[tuple[Curve, list[tuple[Point | None,
 
 
 def _totals(result: PruneResult, latency: Latency | None) -> Iterator[dict[str, Any]]:
-    """What the cards show: a quantity before and after as text, and the share that is left."""
+    """Say what the cards show: a quantity before and after as text, and the share that is left."""
     before, after = result.before, result.after
     for label, unit, a, b in (
         ("Multiply-accumulates", "", before.macs, after.macs),

@@ -43,7 +43,7 @@ def layers_table(quantized: QuantizeResult) -> Table:
 
 
 def outcome(quantized: QuantizeResult) -> str:
-    """What was quantized and how near the outputs are, in a few lines."""
+    """Say what was quantized and how near the outputs are, in a few lines."""
     kinds = Counter((layer.weights, layer.activations) for layer in quantized.layers)
     lines = [
         f"{count} layers: {weights} weights, {activations} activations"

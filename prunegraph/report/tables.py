@@ -93,7 +93,7 @@ def cost_rows(table: Table, first: Cost, second: Cost) -> None:
 
 
 def latency_label(timing: Latency) -> str:
-    """What was measured: runtime, provider, batch and threads."""
+    """Say what was measured: runtime, provider, batch and threads."""
     threads = f"{timing.threads or 'all'} thread{'' if timing.threads == 1 else 's'}"
     return f"latency, ms ({timing.provider.removesuffix('ExecutionProvider')}, batch 1, {threads})"
 

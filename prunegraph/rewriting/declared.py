@@ -33,7 +33,7 @@ def declare_values(graph: onnx.GraphProto, survivors: Survivors) -> None:
 def declare(
     entry: onnx.ValueInfoProto, value: str, survivors: Survivors
 ) -> onnx.ValueInfoProto | None:
-    """What an entry says of a value, with the sizes that a cut leaves; symbols stay.
+    """Say what an entry says of a value, with the sizes that a cut leaves; symbols stay.
 
     Args:
         entry: what the file declares.

@@ -46,7 +46,7 @@ class Layer:
 
     @property
     def is_matrix(self) -> bool:
-        """Whether it is a matrix product at every position: no convolution, or one of a single element."""
+        """Tell whether it is a matrix product at every position: no convolution, or one of a single element."""
         return math.prod(self.shape[2:]) == 1
 
     def tensor(self) -> Array:

@@ -262,7 +262,7 @@ def _layers(
 def _by_rule(
     layer: Layer, method: str, rule: Rule, round_to: int
 ) -> tuple[RankChoice, Form]:
-    """What a rule for ranks makes of a layer; with several methods the best of those that pay."""
+    """Say what a rule for ranks makes of a layer; with several methods the best of those that pay."""
     tensor = layer.tensor()
     forms = {each: FORMS[each](tensor) for each in layer.methods(method)}
     chosen = best(

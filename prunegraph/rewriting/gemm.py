@@ -46,7 +46,7 @@ def plain_gemms(graph: Graph) -> Graph:
 
 
 def _is_odd(graph: Graph, node: Node) -> bool:
-    """Whether a Gemm has another form, and can have the plain one."""
+    """Tell whether a Gemm has another form, and can have the plain one."""
     layer = LinearLayer(graph, node)
     weight = layer.weight
     if (
@@ -75,7 +75,7 @@ class _Writer:
         self.tensors: list[onnx.TensorProto] = []
 
     def nodes(self, layer: LinearLayer) -> list[onnx.NodeProto]:
-        """What stands in a Gemm's place."""
+        """Say what stands in a Gemm's place."""
         node, output = layer.node, []
         proto = _copy(node.proto)
         del proto.attribute[:]

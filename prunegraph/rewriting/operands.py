@@ -77,7 +77,7 @@ class Operands:
         }
 
     def _marks(self, node: Node, value: str) -> Array | None:
-        """Which sizes a cut changes."""
+        """Tell which sizes a cut changes."""
         if not measures(node):
             # What leaves a subgraph has been set right there.
             return np.zeros((), bool) if is_control(node) else None
@@ -96,7 +96,7 @@ class Operands:
         return shape
 
     def holds(self, value: str, wanted: Array) -> bool:
-        """Whether a value is what is wanted without any correction, at all sizes."""
+        """Tell whether a value is what is wanted without any correction, at all sizes."""
         now = self.now(value)
         if now is None:
             return True
@@ -172,7 +172,7 @@ class Operands:
         return [self.graph.nodes[index] for index in sorted(seen)]
 
     def _is_product(self, value: str) -> bool:
-        """Whether each number is a product of sizes, so that it changes by one factor at all sizes."""
+        """Tell whether each number is a product of sizes, so that it changes by one factor at all sizes."""
 
         def keeps_factors(node: Node) -> bool:
             if measures(node) or node.op in PRODUCTS:

@@ -166,7 +166,7 @@ def _agree(expected: Iterable[object], given: Iterable[object]) -> bool:
 
 
 def _is_same(a: object, b: object) -> bool:
-    """Whether two values are the same but for the order of sums."""
+    """Tell whether two values are the same but for the order of sums."""
     if not isinstance(a, np.ndarray) or not isinstance(b, np.ndarray):
         return (
             isinstance(a, list)

@@ -57,7 +57,7 @@ class Rule:
         return f"evbmf found rank {result}, {LEAST} is the least"
 
     def _weak(self, form: Form) -> list[float]:
-        """What variational Bayes finds, weakened."""
+        """Say what variational Bayes finds, weakened."""
         result = [
             Evbmf(*pair).rank for pair in zip(form.spectra, form.unfoldings, strict=True)
         ]
@@ -94,7 +94,7 @@ class RankChoice:
 
 
 def candidate(layer: Layer, form: Form, ranks: Sequence[int], multiple: int) -> RankChoice:
-    """What a layer costs and loses at ranks that are rounded first."""
+    """Say what a layer costs and loses at ranks that are rounded first."""
     chosen = rounded(ranks, multiple, form.full)
     params, macs = layer.cost()
     new_params, new_macs = layer.cost_with(form.method, chosen)

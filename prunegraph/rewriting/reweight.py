@@ -63,7 +63,7 @@ class Revision:
         )
 
     def intercept(self, node: Node) -> Array:
-        """What a layer adds to each output [outputs]: zeros where that is nothing, or no constant vector.
+        """Say what a layer adds to each output [outputs]: zeros where that is nothing, or no constant vector.
 
         What was set last counts.
         """
@@ -105,7 +105,7 @@ class Revision:
             self._new_bias(node, values)
 
     def can_intercept(self, node: Node) -> bool:
-        """Whether `set_intercept` has a place to write to.
+        """Tell whether `set_intercept` has a place to write to.
 
         A MatMul has none of its own, and one that is taken by a computed bias is none.
         """

@@ -133,7 +133,7 @@ class Rewriter:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing was asked for."""
+        """Tell whether nothing was asked for."""
         edits = (self._edited, self._instead, self._first, self._before, self._after)
         return not any((*edits, self._renamed, self._tensors, self._added, self._dropped))
 

@@ -185,7 +185,7 @@ class Data:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the data are whole feeds."""
+        """Tell whether the data are whole feeds."""
         return self._layout.whole
 
     @cached_property

@@ -80,7 +80,7 @@ class Layout:
         }
 
     def alike(self, parts: Sequence[Mapping[str, np.ndarray]]) -> bool:
-        """Whether batches can be joined: all has the same shape and what samples share is the same."""
+        """Tell whether batches can be joined: all has the same shape and what samples share is the same."""
         first = parts[0]
         return all(
             self._fits(name, first[name], part[name])
@@ -136,7 +136,7 @@ class Declared:
 
 
 def declared(graph: Graph) -> dict[str, Declared | None]:
-    """What a model says of its inputs' shapes, in its order; None for one of which it says nothing."""
+    """Say what a model says of its inputs' shapes, in its order; None for one of which it says nothing."""
     entries = {entry.name: entry.type.tensor_type for entry in graph.model.graph.input}
     result: dict[str, Declared | None] = {}
     for name in graph.inputs:
@@ -312,7 +312,7 @@ def _samples_axis(
 
 
 def _is_shared(shape: Shape, each: Declared, taken: set[str]) -> bool:
-    """Whether an input without samples is one for all: nothing about its size is free but what others have too."""
+    """Tell whether an input without samples is one for all: nothing about its size is free but what others have too."""
     return all(
         want or size == 1 or (name and name in taken)
         for size, want, name in zip(shape, each.sizes, each.names, strict=False)
@@ -320,7 +320,7 @@ def _is_shared(shape: Shape, each: Declared, taken: set[str]) -> bool:
 
 
 def _points_at_samples(graph: Graph, axes: Mapping[str, int | None]) -> bool:
-    """Whether some input holds indices into an axis that is longer with more samples."""
+    """Tell whether some input holds indices into an axis that is longer with more samples."""
     sizes = dict(shape_info(graph).sizes)
     known = declared(graph)
     more = {}
@@ -365,7 +365,7 @@ def shapes_of(batch: Mapping[str, np.ndarray]) -> dict[str, Shape]:
 
 
 def names_read(graph: Graph, given: Iterable[str]) -> list[str]:
-    """Which arrays are read for a model: its inputs, and labels where there are any."""
+    """Tell which arrays are read for a model: its inputs, and labels where there are any."""
     return [
         *graph.inputs,
         *(name for name in given if name == LABELS and name not in graph.inputs),

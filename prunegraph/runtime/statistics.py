@@ -229,7 +229,7 @@ class Statistics:
         return self._grams[node.name]
 
     def has_gram(self, node: Node) -> bool:
-        """Whether a layer is linear, with at most `MAX_INPUTS` inputs."""
+        """Tell whether a layer is linear, with at most `MAX_INPUTS` inputs."""
         return linear.is_linear(self.graph, node) and self._inputs(node) <= MAX_INPUTS
 
     def gather(self, nodes: Sequence[Node]) -> None:

@@ -204,7 +204,7 @@ class Stepper:
 
 
 def is_outer(node: Node) -> bool:
-    """Whether a node stands in the file's main graph."""
+    """Tell whether a node stands in the file's main graph."""
     return node.subgraph is None and node.domain != control.DOMAIN
 
 

@@ -96,7 +96,7 @@ def globally(
 
 
 def _saved(steps: Sequence[Step], coupling: Coupling, per: Per) -> dict[str, float]:
-    """What a channel of each group saves of the whole network's cost, while the other groups are as they were."""
+    """Say what a channel of each group saves of the whole network's cost, while the other groups are as they were."""
     first = {step.group: step.channels for step in reversed(steps)}
     if per == "channel":
         return dict.fromkeys(first, 1.0)

@@ -71,7 +71,7 @@ class Budget:
 
     @property
     def kind(self) -> str:
-        """Which quantity is bounded: "ratio" or one of `KINDS`."""
+        """Tell which quantity is bounded: "ratio" or one of `KINDS`."""
         return next(kind for kind in ("ratio", *KINDS) if getattr(self, kind) is not None)
 
     def bound(self, original: Cost) -> float:

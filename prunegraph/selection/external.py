@@ -86,7 +86,7 @@ def _words(command: str) -> list[str]:
 
 
 def _request(coupling: Coupling, context: Context, budget: Budget) -> dict[str, Any]:
-    """What the user asks for, as plain JSON."""
+    """Say what the user asks for, as plain JSON."""
     kind = budget.kind
     original = full_cost(coupling.graph)
     bound = {"bound": budget.bound(original)} if kind in vars(original) else {}
@@ -118,7 +118,7 @@ def _shown(answer: bytes) -> str:
 
 
 def _answer(words: Sequence[str], document: bytes, who: str) -> bytes:
-    """What a program writes to its standard output. Raises PluginError if it fails."""
+    """Say what a program writes to its standard output. Raises PluginError if it fails."""
     try:
         # A session of its own, so that it can be ended with all that it started.
         process = subprocess.Popen(

@@ -182,7 +182,7 @@ def _give_back(
 
 
 def _alternatives(measure: Measure, now: list[int], index: int, count: int) -> Array:
-    """What a choice costs with another option of one group."""
+    """Say what a choice costs with another option of one group."""
     return np.asarray(
         [measure([*now[:index], option, *now[index + 1 :]]) for option in range(count)],
         np.float64,

@@ -77,7 +77,7 @@ class SelectionOptions:
 
     @property
     def is_measured(self) -> bool:
-        """Whether models have to be timed before channels can be chosen."""
+        """Tell whether models have to be timed before channels can be chosen."""
         return self.budget.latency is not None or self.round_to == "auto"
 
     @property

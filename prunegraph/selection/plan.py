@@ -221,7 +221,7 @@ def make_plan(
 
 
 def survivors(coupling: Coupling, plan: Plan) -> Survivors:
-    """What is left of the graph under a plan.
+    """Say what is left of the graph under a plan.
 
     Raises:
         PlanError: the plan is for another model, or names a group or channel that is not
@@ -260,14 +260,14 @@ def survivors(coupling: Coupling, plan: Plan) -> Survivors:
 
 
 def _follow(cuts: Sequence[Cut], derived: Sequence[Cut]) -> bool:
-    """Whether cuts are those derived; cuts that name no reader are compared without it."""
+    """Tell whether cuts are those derived; cuts that name no reader are compared without it."""
     if any(cut.node is not None for cut in cuts):
         return set(cuts) == set(derived)
     return set(cuts) == {cut.for_all() for cut in derived}
 
 
 def derive_cuts(survivors: Survivors) -> tuple[Cut, ...]:
-    """What a choice means for every weight, for every input that reads it."""
+    """Say what a choice means for every weight, for every input that reads it."""
     coupling, cuts = survivors.coupling, dict[Cut, None]()
     own = {(use.weight, use.node, use.slot) for use in coupling.uses}
     for use in coupling.uses:
@@ -306,7 +306,7 @@ def _readers(
 
 
 def reader_name(node: Node) -> str:
-    """What a plan calls a node: a node with subgraphs by its own name, whichever part of it reads."""
+    """Say what a plan calls a node: a node with subgraphs by its own name, whichever part of it reads."""
     if node.domain == control.DOMAIN and node.op == control.ENTER:
         return node.name.removesuffix("/enter")
     return (
@@ -317,7 +317,7 @@ def reader_name(node: Node) -> str:
 
 
 def derive_source_cuts(sources: Sources | None, cuts: Sequence[Cut]) -> tuple[Cut, ...]:
-    """What cuts of a graph's weights mean for the tensors they come from.
+    """Say what cuts of a graph's weights mean for the tensors they come from.
 
     Raises:
         PlanError: a tensor that several layers share would be cut in two ways.

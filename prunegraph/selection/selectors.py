@@ -100,7 +100,7 @@ def choose(
 
 
 def _removal(result: object) -> dict[str, list[int]]:
-    """What a selector returned, as channels by group id. Raises PlanError."""
+    """Say what a selector returned, as channels by group id. Raises PlanError."""
     remove = result.remove if isinstance(result, Plan) else result
     if not isinstance(remove, Mapping):
         raise PlanError(

@@ -52,14 +52,14 @@ class Batches:
         self.epoch = 0
 
     def identity(self) -> object:
-        """What tells these batches from others: the arrays, and how they are drawn."""
+        """Say what tells these batches from others: the arrays, and how they are drawn."""
         return (self.samples.parts, self.size, self.shuffle, self.seed, self.augment)
 
     def __len__(self) -> int:
         return self.count // self.size
 
     def set_epoch(self, epoch: int) -> None:
-        """Which epoch's order comes next; `fit` says so."""
+        """Tell which epoch's order comes next; `fit` says so."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:

@@ -100,7 +100,7 @@ class Batching:
 
 
 def _nodes(graph: Graph) -> list[tuple[str, tuple[str, ...], tuple[str, ...]]]:
-    """What makes two graphs the same but for the numbers in them."""
+    """Say what makes two graphs the same but for the numbers in them."""
     return [(node.op, node.inputs, node.outputs) for node in graph.nodes]
 
 
@@ -168,7 +168,7 @@ def _fixed_note(size: int, why: str) -> str:
 
 
 def is_stacked(data: Data, graph: Graph) -> bool:
-    """Whether arrays hold whole feeds of a graph along an axis of their own, [feeds, *shape of the input]."""
+    """Tell whether arrays hold whole feeds of a graph along an axis of their own, [feeds, *shape of the input]."""
     first = next(iter(data.chunks()), None)
     ranks = _ranks(graph)
     return first is not None and all(
@@ -270,7 +270,7 @@ def _proved(
 
 
 def _is_both(whole: Array, parts: Sequence[Array], end: bool) -> bool:
-    """Whether a value holds both parts, an output one after the other, or does not depend on the batch."""
+    """Tell whether a value holds both parts, an output one after the other, or does not depend on the batch."""
     first, second = parts
     if whole.shape == first.shape == second.shape:
         return _same(whole, first) and _same(whole, second)
@@ -299,7 +299,7 @@ def _same(a: Array, b: Array) -> bool:
 
 
 def _moves_samples(graph: Graph, feed: Arrays, outputs: Sequence[Array], size: int) -> bool:
-    """Whether samples in another order give outputs in that order: then axis 0 holds samples."""
+    """Tell whether samples in another order give outputs in that order: then axis 0 holds samples."""
     order = np.roll(np.arange(size), 1)
     turned = {
         name: array[order] if _has_batch(array, size) else array

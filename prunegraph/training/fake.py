@@ -184,7 +184,7 @@ class FakeLayer(torch.nn.Module):
         mean: Tensor,
         variance: Tensor,
     ) -> Tensor:
-        """What BatchNormalization gives for `y / factor`, without dividing by a factor that may be 0."""
+        """Say what BatchNormalization gives for `y / factor`, without dividing by a factor that may be 0."""
         axes, shape = (
             [axis for axis in range(y.dim()) if axis != 1],
             [-1] + [1] * (y.dim() - 2),

@@ -53,7 +53,7 @@ class TrainingConfig:
     bf16: bool = False
 
     def factor(self, done: float) -> float:
-        """What the learning rate is multiplied with when a share of the run is done."""
+        """Say what the learning rate is multiplied with when a share of the run is done."""
         if done < self.warmup:
             return done / self.warmup
         return 0.5 * (
@@ -121,7 +121,7 @@ class Callback:
         """An epoch has ended, its metric is measured."""
 
     def identity(self) -> object:
-        """What of it decides how a run ends; a checkpoint of a run with another one is refused."""
+        """Say what of it decides how a run ends; a checkpoint of a run with another one is refused."""
         return None
 
     def state_dict(self) -> dict[str, Any]:

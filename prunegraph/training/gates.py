@@ -213,7 +213,7 @@ def gated_nodes(graph: Graph, coupling: Coupling | None = None) -> list[Node]:
 
 
 def _can_be_gated(graph: Graph, node: Node) -> bool:
-    """Whether a node is a BatchNormalization whose scale and shift are numbers of the file."""
+    """Tell whether a node is a BatchNormalization whose scale and shift are numbers of the file."""
     if (
         not is_batch_normalization(node)
         or node.domain

@@ -55,7 +55,7 @@ class Output:
 
 
 def outputs_of_graph(graph: Graph) -> tuple[Output, ...]:
-    """What every output is, in the graph's order.
+    """Say what every output is, in the graph's order.
 
     The first one may hold scores of classes, as in all of the project's metrics; another one does if it ends in a
     Softmax, or has the shape of a first one that does (auxiliary heads).
@@ -105,7 +105,7 @@ def _maker(graph: Graph, value: str) -> Node | None:
 
 
 def _is_fine(graph: Graph, known: ShapeInfo, shape: Sequence[int], axis: int) -> bool:
-    """Whether scores are for samples, for positions, or for pixels of a map that is not too coarse."""
+    """Tell whether scores are for samples, for positions, or for pixels of a map that is not too coarse."""
     spatial = shape[axis + 1 :]
     if math.prod(spatial) == 1:
         return True

@@ -34,7 +34,7 @@ def as_labels(labels: object) -> Tensor:
 
 
 def _named(labels: np.ndarray) -> str:
-    """What stands where class numbers should."""
+    """Say what stands where class numbers should."""
     if labels.dtype.kind != "O":
         return f"of type {labels.dtype}"
     is_text = all(isinstance(each, (str, bytes)) for each in labels.flat)
@@ -60,7 +60,7 @@ def class_numbers(labels: Tensor, classes: int) -> Tensor:
 
 
 def misfit(labels: Sequence[int], output: Sequence[int]) -> str:
-    """What is wrong where labels of one shape meet scores of another."""
+    """Say what is wrong where labels of one shape meet scores of another."""
     return (
         f"`labels` have shape {list(labels)}, the model's first output {list(output)}: they have to be class numbers, "
         f"of the output's shape without the axis of the classes. For others {_WHAT_TO_DO}"

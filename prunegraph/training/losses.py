@@ -188,7 +188,7 @@ def distillation(
 
 
 def _notes(known: Sequence[Output]) -> tuple[str, ...]:
-    """What is learnt of which outputs, where it is not one output's scores alone."""
+    """Say what is learnt of which outputs, where it is not one output's scores alone."""
     if [each.kind for each in known] in ([], ["scores"]):
         return ()
     kinds: dict[str, list[str]] = {}
@@ -217,7 +217,7 @@ def _kinds(graph: Graph, given: Mapping[str, Kind]) -> tuple[Output, ...]:
 
 
 def _by_rank(index: int, output: Tensor) -> Output:
-    """What an output of a module is that has no graph to ask."""
+    """Say what an output of a module is that has no graph to ask."""
     if index or output.dim() < 2 or output.shape[class_axis(output.dim())] < 2:
         return Output(str(index), "values", output.dim())
     return Output(str(index), "scores", output.dim(), class_axis(output.dim()))

@@ -186,7 +186,7 @@ def _batch(how: Batching, setting: TrainingOptions) -> int:
 
 
 def _identity(method: Method, setting: TrainingOptions) -> str:
-    """What tells a run by a method from others, besides what each of its trainings knows itself."""
+    """Say what tells a run by a method from others, besides what each of its trainings knows itself."""
     function = getattr(method, "func", method)
     given = {
         **{name: values[0] for name, values in options(function).items()},
@@ -196,7 +196,7 @@ def _identity(method: Method, setting: TrainingOptions) -> str:
 
 
 def _single(graph: Graph, setting: TrainingOptions) -> str:
-    """What to say of batches of one sample, where the batch is free."""
+    """Say what to say of batches of one sample, where the batch is free."""
     normalised = any(is_batch_normalization(node) for node in graph.nodes)
     if setting.batch > 1 or fixed_batch(graph) or not normalised:
         return ""

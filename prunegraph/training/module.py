@@ -120,7 +120,7 @@ class GraphModule(torch.nn.Module):
         return {name: self.weight(name) for name in self._owners}
 
     def parts(self, name: str) -> list[Tensor]:
-        """What a weight of the given graph has become: itself, and the copies that `untied` made of it."""
+        """Say what a weight of the given graph has become: itself, and the copies that `untied` made of it."""
         return [
             self.weight(name),
             *(self.weight(copy) for copy, of in self._copies.items() if of == name),
@@ -168,7 +168,7 @@ class GraphModule(torch.nn.Module):
         return {name: result[name] for name in names}
 
     def _known(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Value]:
-        """What is there before the first step: inputs and weights by name. Raises DataError."""
+        """Say what is there before the first step: inputs and weights by name. Raises DataError."""
         return {**dict(self._given(inputs, named)), **self._fixed, **self.weights()}
 
     def _given(

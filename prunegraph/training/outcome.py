@@ -51,7 +51,7 @@ class Outcome:
 
     @property
     def is_worse(self) -> bool:
-        """Whether the metric got worse, or is not a number any more."""
+        """Tell whether the metric got worse, or is not a number any more."""
         if self.metric is None or np.isnan(self.before):
             return False
         if self.samples:
@@ -153,7 +153,7 @@ class Judge:
         return float(self.metric.measure(_seen(self.judged, expected, graph)))
 
     def __call__(self, result: Graph, *, before: float | None = None) -> Outcome:
-        """What became of the start.
+        """Say what became of the start.
 
         Args:
             result: the trained network.

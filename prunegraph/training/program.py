@@ -110,7 +110,7 @@ class _Compiler:
         return self.graph.nodes[node.enter].inputs if node.enter >= 0 else node.inputs
 
     def _reads(self, node: Node) -> Iterator[str]:
-        """What a node and the nodes of its subgraphs read."""
+        """Say what a node and the nodes of its subgraphs read."""
         yield from self._given(node)
         for subgraph in node.subgraphs:
             yield from subgraph.outputs
@@ -151,7 +151,7 @@ class _Compiler:
         return {}
 
     def _only_dequantized(self, value: str) -> bool:
-        """Whether all that becomes of codes is that they are moved and dequantized."""
+        """Tell whether all that becomes of codes is that they are moved and dequantized."""
         readers = [
             self.graph.nodes[index] for index, _ in self.graph.consumers.get(value, ())
         ]

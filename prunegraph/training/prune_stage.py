@@ -190,7 +190,7 @@ def sampled(data: Data, count: int, seed: int) -> Data:
 
 
 def _left_out(groups: Sequence[str]) -> str:
-    """What a user should know of groups that broke a proof."""
+    """Say what a user should know of groups that broke a proof."""
     return f"the proof failed with {', '.join(groups)}: left whole"
 
 
@@ -205,7 +205,7 @@ def _part(budget: Budget, original: Cost, turn: int, rounds: int) -> Budget:
 
 
 def _is_met(budget: Budget, graph: Graph) -> bool:
-    """Whether a graph is within an absolute bound; channels that a ratio removes always have to go."""
+    """Tell whether a graph is within an absolute bound; channels that a ratio removes always have to go."""
     return budget.ratio is None and float(
         getattr(cost(graph), budget.kind)
     ) <= budget.bound(cost(graph))

@@ -101,7 +101,7 @@ class QuantizedModule(GraphModule):
         ).model
 
     def set_phase(self, *, normalised: bool, rounded: bool, observing: bool) -> None:
-        """What train mode does.
+        """Say what train mode does.
 
         Args:
             normalised: BatchNormalization uses the batch's statistics.

@@ -80,7 +80,7 @@ def _is_vector(node: Node, name: str, slot: int) -> bool:
 
 
 def _user(graph: Graph, node: Node) -> object:
-    """What says that two readers are one layer: its operator, and its kernel or that of the layer before it."""
+    """Say what says that two readers are one layer: its operator, and its kernel or that of the layer before it."""
     kernel = node.channels.weights.get("weight")
     if kernel is None and node.parents:
         kernel = graph.nodes[node.parents[0][0]].channels.weights.get("weight")

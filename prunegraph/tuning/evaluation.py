@@ -178,7 +178,7 @@ def _write_batches(graph: Graph, data: Data, folder: Path) -> int:
 
 
 def _digest(coupling: Coupling) -> str:
-    """What tells the groups of two analyses apart."""
+    """Say what tells the groups of two analyses apart."""
     return hashlib.sha256(
         json.dumps([group.to_json() for group in coupling.groups]).encode()
     ).hexdigest()

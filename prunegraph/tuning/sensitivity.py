@@ -154,7 +154,7 @@ def curves(
     jobs: int | None,
     cluster: str | None,
 ) -> dict[str, list[tuple[float, float]]]:
-    """What an allocation needs of a sensitivity: shares and errors of every group, measured at `DENSE` ratios."""
+    """Say what an allocation needs of a sensitivity: shares and errors of every group, measured at `DENSE` ratios."""
     with trials(
         Study(ranking.coupling, data, data, "error", repair, jobs, cluster)
     ) as measured:

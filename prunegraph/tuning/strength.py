@@ -26,7 +26,7 @@ class Strengths(Protocol):
         """Make trials that are likely to be asked for."""
 
     def accepts(self, strength: int) -> bool:
-        """Whether a strength is accepted; makes the trial if it has not been made."""
+        """Tell whether a strength is accepted; makes the trial if it has not been made."""
 
 
 def grid(trials: Strengths) -> int:

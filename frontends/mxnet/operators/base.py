@@ -66,7 +66,7 @@ class Call:
         return parse(self.node.attributes[name]) if name in self.node.attributes else None
 
     def has(self, name: str) -> bool:
-        """Whether an attribute is there, and not None or empty."""
+        """Tell whether an attribute is there, and not None or empty."""
         return self._raw(name) not in (None, ())
 
     def integer(self, name: str, default: int | None = None) -> int:

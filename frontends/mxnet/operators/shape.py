@@ -27,7 +27,7 @@ class Dim:
 
 
 def walk(codes: Sequence[int], shape: Shape) -> list[Dim]:
-    """What Reshape's codes mean for a tensor of that shape. Raises ValueError.
+    """Say what Reshape's codes mean for a tensor of that shape. Raises ValueError.
 
     Codes walk the source's axes: a number or -1 (infer) takes the place of one axis, 0 copies
     one, -2 copies all that are left, -3 merges two, -4 splits one in the two sizes that follow.

@@ -112,7 +112,7 @@ def _step() -> onnx.GraphProto:
 def suppress(
     call: Call, boxes: Value, classes: Value | None, keep: Value, threshold: float
 ) -> Value:
-    """Which of the sorted boxes [B, T, 4] stay: none that overlaps a better one of its class that stays."""
+    """Tell which of the sorted boxes [B, T, 4] stay: none that overlaps a better one of its class that stays."""
     build, count = call.builder, boxes.size(1)
     if count > MAX_BOXES:
         call.fail(

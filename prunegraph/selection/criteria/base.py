@@ -73,7 +73,7 @@ class Context:
         return self.graph.weights[name].read()
 
     def need_statistics(self, name: str = "") -> Statistics:
-        """What data show of the graph. Raises DataError without data; `name` is who asks."""
+        """Say what data show of the graph. Raises DataError without data; `name` is who asks."""
         if self.statistics is None:
             raise DataError(
                 f"algorithm {name or self.algorithm!r} needs data: give --data FILE (unlabelled inputs)"

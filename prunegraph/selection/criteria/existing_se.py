@@ -106,7 +106,7 @@ def _channel_axis(gate: tuple[int, ...], gated: tuple[int, ...]) -> int:
 
 
 def _is_bounded(graph: Graph, gate: str) -> bool:
-    """Whether something bounds a value behind the last layer before it."""
+    """Tell whether something bounds a value behind the last layer before it."""
     value: str | None = gate
     bounded = False
     while value is not None:

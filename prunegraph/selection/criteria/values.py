@@ -17,7 +17,7 @@ A = TypeVar("A", bound=Accumulator)
 
 
 def is_float(place: ChannelAxis, context: Context) -> bool:
-    """Whether a value holds floating-point numbers."""
+    """Tell whether a value holds floating-point numbers."""
     return context.coupling.shape_info.types.get(place.value) in FLOAT_TYPES
 
 
@@ -46,7 +46,7 @@ def moments(
 def gathered(
     group: Group, context: Context, who: str, make: Callable[[ChannelAxis], A]
 ) -> Sequence[A]:
-    """What accumulators saw of the group where it is read; one pass feeds those of all groups."""
+    """Say what accumulators saw of the group where it is read; one pass feeds those of all groups."""
     statistics = context.need_statistics(who)
     every = [place for other in context.coupling.groups for place in read(other, context)]
     # Places depend on what is pruned in attention.

@@ -83,7 +83,7 @@ def statistics(group: Group, context: Context) -> tuple[Array, Array]:
 def weak_channels(
     means: Array, deviations: Array, mode: Mode, rng: np.random.Generator
 ) -> Array:
-    """Which channels belong to the weak cluster [channels]; none where there is no such cluster."""
+    """Tell which channels belong to the weak cluster [channels]; none where there is no such cluster."""
     if len(means) < 4:
         return np.zeros(len(means), bool)
     if mode == "paper":

@@ -68,7 +68,7 @@ class Affine:
 
 
 def signs(weight: Array, axis: int) -> tuple[Array, Array]:
-    """Whether weights are positive (or 0), and the scale of each filter, as `BinaryWeight` has them."""
+    """Tell whether weights are positive (or 0), and the scale of each filter, as `BinaryWeight` has them."""
     others = tuple(i for i in range(weight.ndim) if i != axis)
     return weight >= 0, np.abs(weight).mean(others, dtype=np.float64)
 
@@ -132,7 +132,7 @@ class _Lowering:
         return result
 
     def _is_folded(self, node: Node) -> bool:
-        """Whether a normalisation becomes a product and a sum."""
+        """Tell whether a normalisation becomes a product and a sum."""
         if (
             not is_batch_normalization(node)
             or node.domain
@@ -143,14 +143,14 @@ class _Lowering:
         return node.index in self.before or is_plain(self.graph, node)
 
     def _has_numbers(self, node: Node) -> bool:
-        """Whether a normalisation's vectors and its input's rank are known."""
+        """Tell whether a normalisation's vectors and its input's rank are known."""
         return (
             all(name in self.graph.weights for name in node.inputs[1:])
             and node.inputs[0] in self.shapes
         )
 
     def _ends_folded(self, value: str) -> bool:
-        """Whether a value ends only in layers whose scale goes into a normalisation."""
+        """Tell whether a value ends only in layers whose scale goes into a normalisation."""
         readers = [
             self.graph.nodes[index] for index, _ in self.graph.consumers.get(value, ())
         ]

@@ -154,7 +154,7 @@ def trainable(graph: Graph) -> set[str]:
 
 
 def _feeds_quantizers(graph: Graph, value: str) -> bool:
-    """Whether a value ends in quantizers only, maybe after pools."""
+    """Tell whether a value ends in quantizers only, maybe after pools."""
     readers = [graph.nodes[index] for index, _ in graph.consumers.get(value, ())]
     return (
         bool(readers)
@@ -180,7 +180,7 @@ def _normals(graph: Graph) -> Iterator[Node]:
 
 
 def is_plain(graph: Graph, node: Node) -> bool:
-    """Whether a BatchNormalization only normalises: scale 1, shift 0."""
+    """Tell whether a BatchNormalization only normalises: scale 1, shift 0."""
     scale, shift = (graph.weights.get(value) for value in node.inputs[1:3])
     return (
         scale is not None
@@ -280,7 +280,7 @@ class _Plan:
         return plan
 
     def read_alone(self, graph: Graph, node: Node) -> bool:
-        """Whether a node's output ends in binary layers only."""
+        """Tell whether a node's output ends in binary layers only."""
         value = node.outputs[0]
         if value in graph.outputs:
             return False
@@ -356,13 +356,13 @@ def _chain(graph: Graph, node: Node) -> list[Node] | None:
 
 
 def _is_rectifier(graph: Graph, node: Node) -> bool:
-    """Whether a node is max(x, 0), whatever it does to large values."""
+    """Tell whether a node is max(x, 0), whatever it does to large values."""
     limits = bounds(graph, node)
     return limits is not None and limits[0] == 0
 
 
 def _has_channels(known: ShapeInfo, node: Node, chain: Sequence[Node]) -> bool:
-    """Whether axis 1 of what the rectifier reads is known to hold channels, over which to normalise.
+    """Tell whether axis 1 of what the rectifier reads is known to hold channels, over which to normalise.
 
     It does where there are two axes, and above convolutions (or a Gemm) as long as nothing is transposed; the rows of a
     MatMul have their channels elsewhere.
@@ -525,7 +525,7 @@ def normals_below(graph: Graph) -> list[Node]:
 
 
 def _is_new(graph: Graph, node: Node) -> bool:
-    """Whether a normalisation before a quantizer has mean 0 and variance 1: it has not seen data yet."""
+    """Tell whether a normalisation before a quantizer has mean 0 and variance 1: it has not seen data yet."""
     mean, variance = (graph.weights[name].read() for name in node.inputs[3:5])
     plain = is_plain(graph, node) and _feeds_quantizers(graph, node.outputs[0])
     return plain and bool((mean == 0).all() and (variance == 1).all())

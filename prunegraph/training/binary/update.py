@@ -426,7 +426,7 @@ def _error(weight: Array, gram: Array, cross: Array, energy: Array) -> float:
 
 
 def _is_centred(graph: Graph, layer: BinaryLayer) -> bool:
-    """Whether the mean of a layer's outputs does not matter: it has a bias, or a normalisation is behind it."""
+    """Tell whether the mean of a layer's outputs does not matter: it has a bias, or a normalisation is behind it."""
     if layer.node.input(2) in graph.weights:
         return True
     value = layer.node.outputs[0]

@@ -29,7 +29,7 @@ def _bias(
     past: int,
     valid: Tensor | None,
 ) -> Tensor:
-    """What is added to the scores: 0 where a query may look, -inf where it may not, and the user's own mask."""
+    """Say what is added to the scores: 0 where a query may look, -inf where it may not, and the user's own mask."""
     queries, keys = shape
     nothing = torch.full((), -math.inf, dtype=like.dtype, device=like.device)
     bias = torch.zeros(shape, dtype=like.dtype, device=like.device)

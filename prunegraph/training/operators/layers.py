@@ -58,7 +58,7 @@ def conv_transpose(call: Call, x: Tensor, w: Tensor, b: Tensor | None = None) ->
 def _transposed_pads(
     call: Call, sizes: list[int], full: list[int], strides: list[int], extra: list[int]
 ) -> list[int]:
-    """What a transposed convolution crops: [begins..., ends...]."""
+    """Say what a transposed convolution crops: [begins..., ends...]."""
     rank, mode = len(sizes), call.get("auto_pad", "NOTSET")
     target = call.get("output_shape")
     if target is not None:

@@ -72,7 +72,7 @@ class Call:
         return len(self.node.outputs)
 
     def wanted(self, slot: int) -> bool:
-        """Whether the node has an output at that slot."""
+        """Tell whether the node has an output at that slot."""
         return slot < len(self.node.outputs) and bool(self.node.outputs[slot])
 
     def refuse(self, what: str) -> ModelError:
