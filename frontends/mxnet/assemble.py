@@ -56,7 +56,7 @@ def model(
     names = Names()
     called = {value.key: names.take(value.label) for value in inputs.values()}
     # Parameters as they are in the file come first: what is made of them takes another name.
-    for value in sorted(constants.values(), key=lambda value: value.made is not None):
+    for value in sorted(constants.values(), key=lambda value: value.origin is not None):
         called[value.key] = names.take(value.label)
     for entry in entries:
         for position, value in enumerate(entry.outputs):

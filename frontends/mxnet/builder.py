@@ -32,7 +32,7 @@ class UnknownShapeError(Exception):
 class Value:
     """A tensor of the network. `shape` may have unknown sizes (None); `data` is there for constants.
 
-    `label` is the name to prefer. `made` says how a constant follows from others: the function
+    `label` is the name to prefer. `origin` says how a constant follows from others: the function
     that moves elements, and what it takes; `stored`, that it is a parameter of the file.
     """
 
@@ -41,7 +41,7 @@ class Value:
     dtype: np.dtype
     data: np.ndarray | None = None
     label: str = ""
-    made: tuple[Fold, tuple[Value, ...]] | None = None
+    origin: tuple[Fold, tuple[Value, ...]] | None = None
     stored: bool = False
 
     @property

@@ -92,8 +92,8 @@ def read_list(data: bytes, source: str = "params") -> tuple[list[np.ndarray], li
     if named not in (0, count):
         raise reader.error(f"{named} names for {count} arrays")
     names = [_name(reader) for _ in range(named)]
-    if reader.left:
-        raise reader.error(f"{reader.left} bytes after the end")
+    if reader.unread:
+        raise reader.error(f"{reader.unread} bytes after the end")
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise reader.error(f"the name {twice!r} is there twice")
@@ -108,7 +108,7 @@ class _Reader:
     dense: int = 0
 
     @property
-    def left(self) -> int:
+    def unread(self) -> int:
         return len(self.data) - self.at
 
     def error(self, what: str) -> ModelError:
@@ -117,9 +117,9 @@ class _Reader:
         )
 
     def take(self, size: int) -> memoryview:
-        if size > self.left:
+        if size > self.unread:
             raise self.error(
-                f"{size} bytes are needed, {self.left} are left; the file was cut off"
+                f"{size} bytes are needed, {self.unread} are left; the file was cut off"
             )
         self.at += size
         return memoryview(self.data)[self.at - size : self.at]
@@ -131,9 +131,9 @@ class _Reader:
     def count(self, what: str, least: int) -> int:
         """A number of things of at least so many bytes each."""
         value = self.integer("<Q")
-        if value * least > self.left:
+        if value * least > self.unread:
             raise self.error(
-                f"it announces {value} {what}, more than its {self.left} bytes hold"
+                f"it announces {value} {what}, more than its {self.unread} bytes hold"
             )
         return value
 

@@ -95,9 +95,9 @@ def params_from(
 
 def _parameters(value: Value) -> list[Value]:
     """The parameters that a constant was made from."""
-    if value.made is None:
+    if value.origin is None:
         return [value]
-    return [match for part in value.made[1] for match in _parameters(part)]
+    return [match for part in value.origin[1] for match in _parameters(part)]
 
 
 def _numbered(
@@ -115,9 +115,9 @@ def _numbered(
 
 
 def _positions(value: Value, numbered: Mapping[str, np.ndarray]) -> np.ndarray:
-    if value.made is None:
+    if value.origin is None:
         return numbered[value.key]
-    move, parts = value.made
+    move, parts = value.origin
     return move(*(_positions(part, numbered) for part in parts))
 
 

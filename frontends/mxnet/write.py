@@ -169,9 +169,9 @@ def _by_weight(plan: Plan, weights: Mapping[str, Any]) -> dict[str, dict[int, li
 
 def is_stored(value: Any) -> bool:
     """Tell whether a constant holds parameters, rather than numbers that an operator brought."""
-    if value.made is None:
+    if value.origin is None:
         return bool(value.stored)
-    return all(is_stored(part) for part in value.made[1])
+    return all(is_stored(part) for part in value.origin[1])
 
 
 def _edited(path: Path, changes: Mapping[int, Mapping[str, str]]) -> dict[str, Any]:

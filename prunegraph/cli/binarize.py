@@ -188,7 +188,7 @@ def _report(where: Console, result: BinarizeResult) -> None:
         where.print(table)
     for note in result.notes:
         where.print(f"note: {note}", markup=False, soft_wrap=True)
-    for name, reason in result.left.items():
+    for name, reason in result.skipped.items():
         where.print(f"not binary: {name} ({reason})", markup=False)
     losses = ", ".join(f"{name} {loss:.4f}" for name, loss in result.losses.items())
     where.print(f"loss on held-out samples: {losses}")

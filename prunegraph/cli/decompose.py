@@ -83,4 +83,4 @@ def decompose(
 def _content(decomposed: DecomposeResult) -> dict[str, Any]:
     layers = [asdict(layer) for layer in decomposed.layers]
     costs = {"before": asdict(decomposed.before), "after": asdict(decomposed.after)}
-    return {"format": FORMAT, "layers": layers, "left": decomposed.left, **costs}
+    return {"format": FORMAT, "layers": layers, "left": decomposed.skipped, **costs}

@@ -384,7 +384,7 @@ class _Work:
             return decompose_layers(graph, how, data=data)
 
         built = self._executed(plan, self.samples, second, self.how.verify)
-        remaining = built.decomposed.left if built.decomposed else {}
+        remaining = built.decomposed.skipped if built.decomposed else {}
         reasons = {
             name: f"{verdict.reason}; {remaining[name]}"
             if verdict.decompose and name in remaining

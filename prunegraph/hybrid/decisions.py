@@ -49,7 +49,7 @@ def decisions(
         reasons: why, by layer; where it says nothing, the decomposition's own reason against it.
     """
     rows = {row.name: row for row in decomposed.layers} if decomposed else {}
-    why = {**(decomposed.left if decomposed else {}), **reasons}
+    why = {**(decomposed.skipped if decomposed else {}), **reasons}
     smaller = {node.name: node for node in cut.layers}
     old, new = shape_info(original).shapes, shape_info(cut).shapes
     created = []

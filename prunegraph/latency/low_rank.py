@@ -89,7 +89,9 @@ def decompose(
     if data is None:
         return result
     # Parts that are fitted have the same shapes, so the measurement holds.
-    return replace(search.made(result, data), latency=result.latency, left=result.left)
+    return replace(
+        search.built(result, data), latency=result.latency, skipped=result.skipped
+    )
 
 
 class _Search:
@@ -152,7 +154,7 @@ class _Search:
             )
         return best
 
-    def made(self, decomposed: DecomposeResult, data: Samples) -> DecomposeResult:
+    def built(self, decomposed: DecomposeResult, data: Samples) -> DecomposeResult:
         """The same decomposition, fitted to data."""
         how = self._bounded(float(max(decomposed.after.macs, 2)))
         return decompose_layers(self.graph, how, data=data, known=self.known)
@@ -175,10 +177,12 @@ class _Search:
             if not slower:
                 remaining = {
                     name: SLOWER if name in self.slower else reason
-                    for name, reason in result.left.items()
+                    for name, reason in result.skipped.items()
                 }
                 return replace(
-                    result, left=remaining, latency=self.timer.against(result.model, PAIRS)
+                    result,
+                    skipped=remaining,
+                    latency=self.timer.against(result.model, PAIRS),
                 )
             self.slower += slower
 

@@ -31,7 +31,7 @@ class Seen:
 
     inputs: Mapping[str, Array]
     expected: Mapping[str, Array]
-    found: Mapping[str, Array]
+    actual: Mapping[str, Array]
 
     @property
     def labels(self) -> Array | None:
@@ -73,7 +73,9 @@ def error(batches: Iterable[Seen]) -> float:
     for seen in batches:
         for name, expected in seen.expected.items():
             if expected.dtype.kind in "fiub":
-                wrong[name] = wrong.get(name, 0.0) + _difference(expected, seen.found[name])
+                wrong[name] = wrong.get(name, 0.0) + _difference(
+                    expected, seen.actual[name]
+                )
                 energy.setdefault(name, _Variation()).add(_finite(expected, expected))
     if not wrong:
         raise DataError("metric 'error' needs an output that is a number")
@@ -125,7 +127,7 @@ def agreement(batches: Iterable[Seen]) -> float:
     for seen in batches:
         first, second = (
             scores(outputs, "agreement").argmax(axis=-1)
-            for outputs in (seen.expected, seen.found)
+            for outputs in (seen.expected, seen.actual)
         )
         same += int((first == second).sum())
         count += first.size
@@ -138,7 +140,7 @@ def kl(batches: Iterable[Seen]) -> float:
     for seen in batches:
         expected, match = (
             scores(outputs, "kl").astype(np.float64)
-            for outputs in (seen.expected, seen.found)
+            for outputs in (seen.expected, seen.actual)
         )
         # Outputs that are probabilities already are not to be made into some again.
         known = bool((expected >= 0).all() and (abs(expected.sum(axis=-1) - 1) < SUM).all())
@@ -159,7 +161,7 @@ def top1(batches: Iterable[Seen]) -> float:
     """Percent of samples whose top-1 class is the label."""
     right = count = 0
     for seen in batches:
-        classes = scores(seen.found, "top1").argmax(axis=-1)
+        classes = scores(seen.actual, "top1").argmax(axis=-1)
         if seen.labels is None:
             raise DataError(
                 f"metric 'top1' needs labels: the data have no array {LABELS!r}"
@@ -235,7 +237,7 @@ class CustomMetric:
             try:
                 return float(
                     function(
-                        [dict(each.found) for each in seen],
+                        [dict(each.actual) for each in seen],
                         [dict(each.inputs) for each in seen],
                     )
                 )

@@ -85,7 +85,7 @@ class Pattern:
         }
 
     @cached_property
-    def made(self) -> frozenset[str]:
+    def in_output(self) -> frozenset[str]:
         """Letters of the outputs."""
         return frozenset(
             letter
@@ -264,7 +264,7 @@ class _Match:
                 )
 
     def _assign_roles(self) -> None:
-        created = self.pattern.made
+        created = self.pattern.in_output
         covered: set[str] = set()
         for slot, terms in self.terms.items():
             if self.site.carries_weight(slot):

@@ -116,7 +116,7 @@ class _Placer:
                 self.floats[node.name] = reason
             else:
                 self.layers.add(node.index)
-        self.made: set[str] = set()
+        self.quantized: set[str] = set()
         self.computed: set[int] = set()
         self.absorbed: dict[int, int] = {}
 
@@ -151,15 +151,15 @@ class _Placer:
     def _forward(self) -> None:
         for node in self.graph.nodes:
             if node.index in self.layers:
-                self.made.add(node.outputs[0])
+                self.quantized.add(node.outputs[0])
             elif node.subgraph is not None or node.domain or node.captured:
                 continue
             elif (before := self._bounded(node)) is not None:
                 self.absorbed[before] = node.index
-                self.made.add(node.outputs[0])
+                self.quantized.add(node.outputs[0])
             elif self._computes(node):
                 self.computed.add(node.index)
-                self.made.update(v for v in node.outputs if v)
+                self.quantized.update(v for v in node.outputs if v)
 
     def _bounded(self, node: Node) -> int | None:
         """The node whose range an activation bounds, if that is all that happens to its output."""
@@ -179,9 +179,11 @@ class _Placer:
     def _computes(self, node: Node) -> bool:
         if info(node).quantized == "moves":
             rest = [v for v in node.outputs[1:] if v and not is_split(node)]
-            return node.input(0) in self.made and not rest and self._moves_plainly(node)
+            return (
+                node.input(0) in self.quantized and not rest and self._moves_plainly(node)
+            )
         if is_concat(node) or info(node).quantized == "computes":
-            return all(value in self.made for value in node.inputs)
+            return all(value in self.quantized for value in node.inputs)
         return False
 
     def _moves_plainly(self, node: Node) -> bool:
@@ -229,7 +231,7 @@ class _Placer:
 
     def _leave_in_float(self, node: Node, results: Sequence[str]) -> None:
         """Quantize neither what a node makes nor what the activation makes that it had absorbed."""
-        self.made -= {*node.outputs, *results}
+        self.quantized -= {*node.outputs, *results}
         self.absorbed.pop(node.index, None)
 
     def data(self, node: Node) -> Sequence[str]:
@@ -248,7 +250,7 @@ class _Placer:
         for node in self.graph.nodes:
             if node.index in self.layers:
                 ties.add_node(node.inputs[0])
-                if self._result(node) in self.made and self.scheme.target.around:
+                if self._result(node) in self.quantized and self.scheme.target.around:
                     ties.add_node(self._result(node))
             elif node.index in self.computed:
                 values = [

@@ -105,10 +105,10 @@ class _Writer:
         self.absorbed = {
             act: node for node, act in placement.absorbed.items() if self._is_implied(act)
         }
-        self.made = {
+        self.quantized = {
             self.placement.result(n) for n in graph.nodes if placement.is_quantized(n)
         }
-        self.made |= {
+        self.quantized |= {
             v for index in placement.computed for v in graph.nodes[index].outputs[1:] if v
         }
 
@@ -133,7 +133,7 @@ class _Writer:
             self._set_weights(node, proto, layer)
         for slot, value in enumerate(node.proto.input):
             if value in self.placement.group_of and (
-                value in self.made or self._reads(node, slot)
+                value in self.quantized or self._reads(node, slot)
             ):
                 proto.input[slot] = self._name_of_pair(value)
         before = next(
@@ -159,7 +159,7 @@ class _Writer:
             elif (
                 value in self.graph.outputs
                 and value in self.placement.group_of
-                and value in self.made
+                and value in self.quantized
             ):
                 proto.output[slot] = self.names.new(f"{value}/float")
                 self._pair(proto.output[slot], value, self.placement.group_of[value])
@@ -172,7 +172,7 @@ class _Writer:
         An activation may be in nothing but the range of a pair. What a DequantizeLinear would be moved behind is held
         by a Max of one input, which changes nothing and which it is not moved through.
         """
-        if value in self.placement.group_of and value in self.made:
+        if value in self.placement.group_of and value in self.quantized:
             return self._name_of_pair(value)
         if value not in self.moved:
             return value
@@ -191,7 +191,7 @@ class _Writer:
         return node.index in self.placement.computed
 
     def _name_of_pair(self, value: str) -> str:
-        if value in self.graph.outputs and value in self.made:
+        if value in self.graph.outputs and value in self.quantized:
             return value
         if value not in self.pairs:
             self.pairs[value] = self.names.numbered("d")

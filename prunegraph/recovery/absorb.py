@@ -104,7 +104,7 @@ class CutInput:
     that the layer transposes, as it is afterwards.
     """
 
-    left: Survivors
+    survivors: Survivors
     node: Node
     before: Node
     axis: int
@@ -117,14 +117,14 @@ class CutInput:
     @property
     def key(self) -> Key:
         return self.value, linear.LinearLayer(
-            self.left.coupling.graph, self.before
+            self.survivors.coupling.graph, self.before
         ).is_transposed
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The input's."""
         value, is_transposed = self.key
-        shape = self.left.coupling.shape_info.shapes[value]
+        shape = self.survivors.coupling.shape_info.shapes[value]
         return shape[::-1] if is_transposed else shape
 
     @property
@@ -136,13 +136,13 @@ class CutInput:
     def matrix(self) -> Array:
         """The original's weights [groups, inputs, outputs]."""
         weight = (
-            self.left.coupling.graph.weights[self.before.inputs[1]]
+            self.survivors.coupling.graph.weights[self.before.inputs[1]]
             .read()
             .astype(np.float64)
         )
         return (
             linear.to_matrix(self.before, weight)
-            * linear.LinearLayer(self.left.coupling.graph, self.before).alpha
+            * linear.LinearLayer(self.survivors.coupling.graph, self.before).alpha
         )
 
     def lost(self, mean: Array, *, interior: bool = False) -> Array:
@@ -158,11 +158,11 @@ class CutInput:
             result = self._by_rows(constant[0]).reshape(1, -1, *[1] * (part.ndim - 2))
         else:
             result = self._convolved(part)
-        return taken(result, self.left.value(self.before.outputs[0]))
+        return taken(result, self.survivors.value(self.before.outputs[0]))
 
     def _convolved(self, x: Array) -> Array:
         """The convolution of an input, without its bias."""
-        graph, proto = self.left.coupling.graph, onnx.NodeProto()
+        graph, proto = self.survivors.coupling.graph, onnx.NodeProto()
         proto.CopyFrom(self.before.proto)
         del proto.input[2:]
         given = {proto.input[0]: x.astype(graph.weights[proto.input[1]].dtype)}
@@ -177,7 +177,7 @@ class CutInput:
         """
         remaining = inputs.copy()
         remaining[self.gone] = 0
-        kept = self.left.value(self.before.outputs[0])[self.axis]
+        kept = self.survivors.value(self.before.outputs[0])[self.axis]
         sums = [self._by_rows(part, np.abs(self.matrix())) for part in (inputs, remaining)]
         before, now = (one if kept is None else one[kept] for one in sums)
         return before, now

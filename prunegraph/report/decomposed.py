@@ -36,7 +36,7 @@ def layers_table(decomposed: DecomposeResult) -> Table:
 def outcome(decomposed: DecomposeResult) -> str:
     """The cost of the whole model, and which layers stay whole."""
     reasons: dict[str, list[str]] = {}
-    for name, reason in decomposed.left.items():
+    for name, reason in decomposed.skipped.items():
         reasons.setdefault(reason, []).append(name)
     lines = [
         f"left whole: {', '.join(names)} ({reason})" for reason, names in reasons.items()

@@ -70,7 +70,7 @@ class DecomposeResult:
 
     model: Graph
     layers: tuple[Row, ...]
-    left: Mapping[str, str]
+    skipped: Mapping[str, str]
     before: Cost
     after: Cost
     latency: Latency | None = None

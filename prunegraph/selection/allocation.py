@@ -232,17 +232,17 @@ def _take_bound(
     meter = Meter(coupling)
     kind, bound = budget.kind, budget.bound(meter.original)
 
-    def left(count: int) -> int:
+    def remaining_of(count: int) -> int:
         value: int = getattr(meter.measure(_collect([*forced, *free[:count]])), kind)
         return value
 
-    least = left(len(free))
+    least = remaining_of(len(free))
     if least > bound:
         raise cannot_fall(kind, bound, least, meter.original)
     low, high = 0, len(free)
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if left(middle) <= bound else (middle + 1, high)
+        low, high = (low, middle) if remaining_of(middle) <= bound else (middle + 1, high)
     return list(free[:low])
 
 

@@ -156,8 +156,8 @@ class GraphModule(torch.nn.Module):
         """Inner values by name, for one run. Raises UnknownNameError, DataError, ModelError."""
         main = self._program.main
         for name in names:
-            if name not in main.made:
-                raise UnknownNameError("value", name, main.made)
+            if name not in main.produced:
+                raise UnknownNameError("value", name, main.produced)
         kept = set(names)
         steps = tuple(
             replace(step, last=tuple(v for v in step.last if v not in kept))

@@ -29,7 +29,7 @@ class Block:
     steps: tuple[Step, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    made: frozenset[str]
+    produced: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def _run_subgraph(
     values.update(zip(block.inputs, given, strict=True))
     execute(block, values, training)
     created = [values[name] for name in block.outputs]
-    for name in block.made:
+    for name in block.produced:
         values.pop(name, None)
     return created
 

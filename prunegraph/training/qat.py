@@ -199,10 +199,10 @@ class _Builder:
             nodes[index].outputs[0]: nodes[index] for index in placement.layers
         }
         self.computed = {nodes[index].outputs[0] for index in placement.computed}
-        self.made = {
+        self.in_codes = {
             placement.result(node) for node in nodes if placement.is_quantized(node)
         }
-        self.made |= {
+        self.in_codes |= {
             v for index in placement.computed for v in nodes[index].outputs[1:] if v
         }
         self.before = self._before()
@@ -223,8 +223,8 @@ class _Builder:
         for step in self.main.steps:
             if step.outputs not in merged:
                 steps += self._with(step)
-        created = self.main.made | {output for step in steps for output in step.outputs}
-        return replace(self.main, steps=tuple(steps), made=created)
+        created = self.main.produced | {output for step in steps for output in step.outputs}
+        return replace(self.main, steps=tuple(steps), produced=created)
 
     def _with(self, step: Step) -> Iterator[Step]:
         """A step, and rounding of what it makes."""
@@ -236,7 +236,7 @@ class _Builder:
         rounded = [
             value
             for value in step.outputs
-            if value in self.placement.group_of and value in self.made
+            if value in self.placement.group_of and value in self.in_codes
         ]
         yield replace(
             step, outputs=tuple(self._plain(v) if v in rounded else v for v in step.outputs)
@@ -248,7 +248,7 @@ class _Builder:
 
     def _behind(self, value: str) -> Iterator[Step]:
         """Rounding of a value in float, for those that read it in integers."""
-        if value in self.placement.group_of and value not in self.made:
+        if value in self.placement.group_of and value not in self.in_codes:
             producer = self.graph.nodes[0]
             yield replace(
                 self._rounding(producer, value, self._codes(value), value), last=()
@@ -261,7 +261,7 @@ class _Builder:
     def _read(self, value: str) -> str:
         return (
             self._codes(value)
-            if value in self.placement.group_of and value not in self.made
+            if value in self.placement.group_of and value not in self.in_codes
             else value
         )
 

@@ -37,7 +37,7 @@ class Combination:
 
     offsets: tuple[float, ...]
     remove: Mapping[str, Array]
-    left: int
+    remaining: int
 
 
 def stages(coupling: Coupling) -> list[list[Group]]:
@@ -97,7 +97,7 @@ def combinations(
                 tuple(channels.tobytes() for channels in remove.values()),
                 Combination(offsets, remove, remaining),
             )
-    return sorted(result.values(), key=lambda each: (each.left, each.offsets))
+    return sorted(result.values(), key=lambda each: (each.remaining, each.offsets))
 
 
 def _shifted(ranking: Ranking, group: Group, base: Sequence[int], offset: float) -> Array:

@@ -181,7 +181,7 @@ def test_layers_of_constants_are_left_out(extra: bool) -> None:
     for options in ({"rounding": "gptq"}, {"weights": "int4"}, {"activations": "none"}):
         assert pg.quantize(graph, x, **options).outputs  # type: ignore[arg-type]
     result = pg.decompose(graph, macs=0.8, round_to=1, data=x)
-    assert result.left["lora"] == "its input is a constant"
+    assert result.skipped["lora"] == "its input is a constant"
     pg.compress(graph, params=0.6, round_to=1, data=x)
 
 
@@ -280,7 +280,7 @@ def test_other_kinds_keep_their_weights(kind: str) -> None:
     a, b = run_all(graph, x, "n"), run_all(quantized.model, x, "n")
     assert 10 * np.log10(np.square(a).sum() / np.square(a - b).sum()) > 25
     decomposed = pg.decompose(graph, rank="energy:0.99", round_to=1, data=x)
-    assert "layer" in decomposed.left
+    assert "layer" in decomposed.skipped
 
 
 def test_a_constant_layer_in_measurements() -> None:

@@ -36,7 +36,7 @@ def test_error_is_relative_to_the_variation_over_all_batches() -> None:
     # An answer that does not depend on the input is off by 1; a constant added to all is not made light of.
     means = [seen([[3.0, 4.0]], [[1.5, 4.5]]), seen([[0.0, 5.0]], [[1.5, 4.5]])]
     assert metrics.error(means) == pytest.approx(1)
-    shifted = [seen(each.expected["y"] + 100, each.found["y"] + 100) for each in batches]
+    shifted = [seen(each.expected["y"] + 100, each.actual["y"] + 100) for each in batches]
     assert metrics.error(shifted) == pytest.approx(metrics.error(batches), rel=1e-3)
 
 

@@ -1,4 +1,4 @@
-"""Words that say nothing of what they hold are no names of arguments and variables."""
+"""Words that say nothing of what they hold are no names of anything."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ FILES = [
 
 
 def names(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Arguments and variables of the functions of a module, with their lines."""
-    for function in ast.walk(tree):
-        if isinstance(function, ast.FunctionDef | ast.Lambda):
-            for node in ast.walk(function):
-                if isinstance(node, ast.arg):
-                    yield node.lineno, node.arg
-                elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                    yield node.lineno, node.id
+    """Arguments, variables, fields, attributes that are set, functions and classes, with their lines."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg):
+            yield node.lineno, node.arg
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.attr
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.lineno, node.name
 
 
 def test_names_say_what_they_hold() -> None:

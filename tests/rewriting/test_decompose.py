@@ -239,7 +239,7 @@ def test_what_is_left_has_a_reason() -> None:
     graph = left_net()
     result = checked(pg.decompose(graph, rank="energy:0.3", keep=["last"]))
     assert result.model is graph and not result.layers
-    assert result.left == {
+    assert result.skipped == {
         "depthwise": "depthwise convolution",
         "grouped": "grouped convolution",
         "one": "its weight has other readers",
@@ -248,9 +248,11 @@ def test_what_is_left_has_a_reason() -> None:
         "swapped": "its weight is its first operand, or computed in the graph",
         "last": "kept",
     }
-    assert pg.decompose(graph, rank="energy:1").left["last"] == "rank 16 x 16 would not pay"
+    assert (
+        pg.decompose(graph, rank="energy:1").skipped["last"] == "rank 16 x 16 would not pay"
+    )
     broken = one_conv(np.full((8, 8, 3, 3), np.nan))
-    assert "no number" in pg.decompose(broken).left["conv"]
+    assert "no number" in pg.decompose(broken).skipped["conv"]
 
 
 def test_a_weight_of_zeros() -> None:
@@ -353,7 +355,7 @@ def test_layers_in_subgraphs_stay_whole() -> None:
     graph = b.graph(b.op("If", flag, then_branch=subgraphs[0], else_branch=subgraphs[1]))
     decomposed = pg.decompose(graph, rank="ratio:0.2", round_to=1)
     assert [row.name for row in decomposed.layers] == ["outer"]
-    assert len(decomposed.left) == 2 and set(decomposed.left.values()) == {
+    assert len(decomposed.skipped) == 2 and set(decomposed.skipped.values()) == {
         "it is in the subgraph of an If, Loop or Scan"
     }
     assert {value.shape for value in outputs(decomposed.model).values()} == {(1, 16, 6, 6)}
@@ -445,7 +447,7 @@ def test_layers_whose_parts_are_slower_stay_whole() -> None:
         graph, method="auto", latency=0.7, round_to=1, timer=Computed(graph, slow=(slow,))
     )
     assert slow not in {row.name for row in decomposed.layers}
-    assert decomposed.left[slow] == SLOWER
+    assert decomposed.skipped[slow] == SLOWER
     assert decomposed.latency is not None and decomposed.latency.kept <= 0.7
 
 

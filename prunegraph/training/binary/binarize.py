@@ -99,7 +99,7 @@ class BinarizeResult:
     model: Graph
     trained: Graph
     updates: tuple[Update, ...]
-    left: Mapping[str, str]
+    skipped: Mapping[str, str]
     losses: Mapping[str, float]
     compression: Compression
     notes: tuple[str, ...] = ()

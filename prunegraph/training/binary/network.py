@@ -228,12 +228,12 @@ def to_binary(
     plan = _Plan.of(graph, set(keep), last, min_inputs)
     if not plan.chains and not plan.ends:
         reasons = "; ".join(
-            f"{name}: {reason}" for name, reason in list(plan.left.items())[:5]
+            f"{name}: {reason}" for name, reason in list(plan.skipped.items())[:5]
         )
         raise ModelError(
             f"{graph.source}: no layer can become binary ({reasons or 'there are none'})"
         )
-    return _Writer(graph, plan, quantizer or Quantizer(), affine).run(), plan.left
+    return _Writer(graph, plan, quantizer or Quantizer(), affine).run(), plan.skipped
 
 
 @dataclass
@@ -247,7 +247,7 @@ class _Plan:
     chains: dict[int, list[Node]] = field(default_factory=dict)
     ends: set[int] = field(default_factory=set)
     whole: set[int] = field(default_factory=set)
-    left: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, graph: Graph, keep: set[str], last: Last, min_inputs: int) -> _Plan:
@@ -266,11 +266,11 @@ class _Plan:
                     if node.index in final
                     else ""
                 )
-                plan.left[node.name] = (
+                plan.skipped[node.name] = (
                     place or reason or "its input is not the output of a rectifier"
                 )
             elif not _has_channels(known, node, chain):
-                plan.left[node.name] = "its rectifier's input has no known channel axis"
+                plan.skipped[node.name] = "its rectifier's input has no known channel axis"
             else:
                 plan.chains[node.index] = chain
         rectifiers = {chain[0].index for chain in plan.chains.values()}
