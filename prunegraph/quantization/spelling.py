@@ -10,14 +10,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
-from prunegraph.graph.external import without_weights
 from prunegraph.graph.model import Graph, Node
-from prunegraph.graph.names import Names
 from prunegraph.graph.shapes import shape_info
 from prunegraph.operators import is_resize
-from prunegraph.rewriting.unused import drop_unused
+from prunegraph.rewriting.rewriter import Rewriter
 
 Array = np.ndarray
 
@@ -29,23 +27,20 @@ def spelled_out(graph: Graph) -> Graph:
 
 class _Speller:
     def __init__(self, graph: Graph):
-        self.graph, self.names, self.shape_info = graph, Names(graph), shape_info(graph)
-        self.tensors: list[onnx.TensorProto] = []
-        self.before: dict[int, list[onnx.NodeProto]] = {}
-        self.behind: dict[int, list[onnx.NodeProto]] = {}
-        self.changed: dict[int, onnx.NodeProto] = {}
+        self.graph, self.shape_info = graph, shape_info(graph)
+        self.rewriter = Rewriter(graph)
 
     def run(self) -> Graph:
         for node in self.graph.nodes:
             if node.subgraph is None and not node.domain:
                 self._spell(node)
-        return self._model() if self.changed else self.graph
+        return self.graph if self.rewriter.is_idle else self.rewriter.finish()
 
     def _spell(self, node: Node) -> None:
         """Every node on its own: outputs that nobody names, and the variants of an operator."""
         if node.outputs and not node.outputs[-1]:
             named = [slot for slot, value in enumerate(node.outputs) if value]
-            del self._proto(node).output[(named[-1] + 1 if named else 0) :]
+            del self.rewriter.edit(node).output[(named[-1] + 1 if named else 0) :]
         if node.op == "AveragePool":
             self._average(node)
         elif node.op == "Pad" and node.input(3):
@@ -72,7 +67,7 @@ class _Speller:
             return
         whole = np.zeros((2, rank), np.int64)
         whole[:, axes.astype(np.int64) % rank] = pads.reshape(2, -1)
-        proto = self._proto(node)
+        proto = self.rewriter.edit(node)
         proto.input[1] = self._tensor(node, "pads", whole.reshape(-1))
         del proto.input[3:]
         while not proto.input[-1]:
@@ -91,17 +86,18 @@ class _Speller:
         if scales is not None and scales.size:
             whole = np.ones(rank, np.float32)
             whole[axes] = scales.reshape(-1)
-            self._proto(node).input[2] = self._tensor(node, "scales", whole)
+            self.rewriter.edit(node).input[2] = self._tensor(node, "scales", whole)
         elif node.input(3):
             shape, sizes = self._value(node, "shape"), self._value(node, "sizes")
             places = self._tensor(node, "axes", np.asarray(axes, np.int64) % rank)
-            self.before[node.index] = [
+            self.rewriter.insert_before(
+                node,
                 helper.make_node("Shape", [node.inputs[0]], [shape]),
                 helper.make_node(
                     "ScatterElements", [shape, places, node.inputs[3]], [sizes]
                 ),
-            ]
-            self._proto(node).input[3] = sizes
+            )
+            self.rewriter.edit(node).input[3] = sizes
         else:
             return
         self._without(node, "axes")
@@ -129,52 +125,26 @@ class _Speller:
                 helper.make_node("Max", [same], [result]),
             ],
         )
-        proto = self._proto(node)
+        proto = self.rewriter.edit(node)
         proto.output[0] = self._value(node, "result")
-        self.behind[node.index] = [
-            helper.make_node("Max", [proto.output[0]], [node.outputs[0]])
-        ]
+        self.rewriter.insert_after(
+            node, helper.make_node("Max", [proto.output[0]], [node.outputs[0]])
+        )
 
     def _read(self, node: Node, before: Sequence[onnx.NodeProto]) -> None:
-        self.before[node.index] = list(before)
-        self._proto(node).input[0] = before[-1].output[0]
+        self.rewriter.insert_before(node, *before)
+        self.rewriter.edit(node).input[0] = before[-1].output[0]
 
     def _value(self, node: Node, what: str) -> str:
-        return self.names.new(f"{node.name or node.outputs[0]}/{what}")
+        return self.rewriter.names.new(f"{node.name or node.outputs[0]}/{what}")
 
     def _tensor(self, node: Node, what: str, values: Array) -> str:
-        name = self._value(node, what)
-        self.tensors.append(numpy_helper.from_array(values, name))
-        return name
-
-    def _proto(self, node: Node) -> onnx.NodeProto:
-        """The node's own copy, to be changed."""
-        if node.index not in self.changed:
-            self.changed[node.index] = onnx.NodeProto.FromString(
-                node.proto.SerializeToString()
-            )
-        return self.changed[node.index]
+        return self.rewriter.add_initializer(
+            f"{node.name or node.outputs[0]}/{what}", values
+        )
 
     def _without(self, node: Node, attribute: str) -> None:
-        proto = self._proto(node)
+        proto = self.rewriter.edit(node)
         kept = [each for each in proto.attribute if each.name != attribute]
         del proto.attribute[:]
         proto.attribute.extend(kept)
-
-    def _model(self) -> Graph:
-        graph, model = self.graph, without_weights(self.graph.model)
-        protos = []
-        for node in graph.in_file():
-            own = self.changed.get(node.index, node.proto)
-            protos += [
-                *self.before.get(node.index, ()),
-                own,
-                *self.behind.get(node.index, ()),
-            ]
-        copies = [onnx.NodeProto.FromString(proto.SerializeToString()) for proto in protos]
-        del model.graph.node[:]
-        model.graph.node.extend(copies)
-        model.graph.initializer.extend(graph.model.graph.initializer)
-        model.graph.initializer.extend(self.tensors)
-        drop_unused(model.graph, graph.model.graph)
-        return Graph(model, folder=graph.folder, source=graph.source, keeps=graph)

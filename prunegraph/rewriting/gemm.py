@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
-from prunegraph.graph.external import without_weights
 from prunegraph.graph.linear import LinearLayer
 from prunegraph.graph.model import Graph, Node
-from prunegraph.graph.names import Names
 from prunegraph.operators import is_gemm
-from prunegraph.rewriting.unused import drop_unused
+from prunegraph.rewriting.rewriter import Rewriter
 
 Array = np.ndarray
 
@@ -25,24 +23,11 @@ def plain_gemms(graph: Graph) -> Graph:
 
     The values they make keep their names; the graph itself where there is nothing to do.
     """
-    layers = {
-        node.outputs: LinearLayer(graph, node)
-        for node in graph.nodes
-        if _is_odd(graph, node)
-    }
-    if not layers:
-        return graph
     writer = _Writer(graph)
-    model = without_weights(graph.model)
-    protos: list[onnx.NodeProto] = []
-    for proto in model.graph.node:
-        layer = layers.get(tuple(proto.output))
-        protos += [_copy(proto)] if layer is None else writer.nodes(layer)
-    del model.graph.node[:]
-    model.graph.node.extend(protos)
-    model.graph.initializer.extend([*graph.model.graph.initializer, *writer.tensors])
-    drop_unused(model.graph, graph.model.graph)
-    return Graph(model, folder=graph.folder, source=graph.source, keeps=graph)
+    for node in graph.nodes:
+        if _is_odd(graph, node):
+            writer.replace(LinearLayer(graph, node))
+    return graph if writer.rewriter.is_idle else writer.rewriter.finish()
 
 
 def _is_odd(graph: Graph, node: Node) -> bool:
@@ -71,13 +56,14 @@ def _is_odd(graph: Graph, node: Node) -> bool:
 
 class _Writer:
     def __init__(self, graph: Graph):
-        self.graph, self.names = graph, Names(graph)
-        self.tensors: list[onnx.TensorProto] = []
+        self.graph, self.rewriter = graph, Rewriter(graph)
+        self.names = self.rewriter.names
 
-    def nodes(self, layer: LinearLayer) -> list[onnx.NodeProto]:
-        """Say what stands in a Gemm's place."""
+    def replace(self, layer: LinearLayer) -> None:
+        """Put the plain form in a Gemm's place."""
         node, output = layer.node, []
-        proto = _copy(node.proto)
+        proto = onnx.NodeProto()
+        proto.CopyFrom(node.proto)
         del proto.attribute[:]
         if node.attributes.get("transB"):
             proto.attribute.append(helper.make_attribute("transB", 1))
@@ -98,7 +84,7 @@ class _Writer:
             output += self._added(layer, proto.output[0])
         if layer.has_vector or node.version < 11:  # there, a Gemm has to have a bias
             proto.input.append(self._tensor(f"{node.name}/bias", layer.vector()))
-        return output
+        self.rewriter.replace(node, output)
 
     def _added(self, layer: LinearLayer, product: str) -> list[onnx.NodeProto]:
         """The sum of a product and a bias that is no constant vector."""
@@ -119,15 +105,5 @@ class _Writer:
         ]
 
     def _tensor(self, wanted: str, values: Array) -> str:
-        name = self.names.new(wanted)
-        tensor = numpy_helper.from_array(
-            np.ascontiguousarray(values, np.float32).reshape(values.shape), name
-        )
-        self.tensors.append(tensor)
-        return name
-
-
-def _copy(proto: onnx.NodeProto) -> onnx.NodeProto:
-    copy = onnx.NodeProto()
-    copy.CopyFrom(proto)
-    return copy
+        cast = np.ascontiguousarray(values, np.float32).reshape(values.shape)
+        return self.rewriter.add_initializer(wanted, cast)
