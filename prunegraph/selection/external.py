@@ -165,6 +165,7 @@ def _read(process: subprocess.Popen[bytes], who: str) -> bytes:
             parts.append(part)
             size += len(part)
             if size > MAX_OUTPUT:
+                _end(process)  # before its pipe is closed: it would complain of that
                 raise PluginError(
                     f"{who} wrote more than {MAX_OUTPUT:,} bytes to its standard output; it was ended"
                 )
