@@ -579,6 +579,10 @@ def test_no_front_end_for_a_source(folder: Path, cli: Cli) -> None:
         "a.unknown: not an ONNX file",
         "no front end is for its name: -symbol.json, .onnx, .pt2",
     )
+    (folder / "a.pt").write_bytes(b"text")
+    assert_one_error(
+        cli("inspect a.pt"), folder, "a.pt: no graph is read from a checkpoint"
+    )
     with pytest.raises(
         pg.errors.ModelError,
         match=r"object of class builtins\.dict: no front end reads it; there are -symbol.json, .onnx, .pt2",
