@@ -20,6 +20,9 @@ from prunegraph.registry import Registry
 #: The suffix of the front end that reads files of unknown suffixes.
 ONNX = ".onnx"
 
+#: Ends of names of files that hold weights, or pickled modules, and no graph.
+CHECKPOINTS = frozenset({".pt", ".pth", ".ckpt", ".safetensors"})
+
 #: Keyword-only parameters are options of a front end.
 Frontend = Callable[..., Graph | onnx.ModelProto]
 FRONTENDS: Registry[Frontend] = Registry(
@@ -100,6 +103,11 @@ def _read_file(path: str, options: Mapping[str, Any]) -> Graph:
     except ModelError as error:
         if suffix or not Path(path).is_file():
             raise
+        if Path(path).suffix in CHECKPOINTS:
+            raise ModelError(
+                f"{path}: no graph is read from a checkpoint; give file.py:function, a function that makes the "
+                "module and loads it"
+            ) from error
         raise ModelError(
             f"{error}; it was read as ONNX, because no front end is for its name: {_known()}"
         ) from error

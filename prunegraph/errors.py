@@ -54,7 +54,7 @@ class UnknownNameError(PrunegraphError):
     def __init__(self, kind: str, name: str, known: Iterable[str]):
         known = sorted(known)
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f", did you mean {near[0]!r}?" if near else ""
+        hint = f", did you mean {near[0]!r}?" if near else "."
         listed = ", ".join(known[:20]) + (
             f", ... ({len(known)} in all)" if len(known) > 20 else ""
         )

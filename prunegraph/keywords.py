@@ -27,7 +27,8 @@ def takes_options(
     """A decorator of functions whose `**options` are fields of a dataclass.
 
     Args:
-        options: the dataclass.
+        options: the dataclass. Its `INSTEAD`, where it has one, maps names that are no options to the option to
+            give, and how it is spelled.
         without: fields that are no options of the function.
         defaults: of the function, where they are not the dataclass's.
     """
@@ -35,6 +36,7 @@ def takes_options(
     def decorate(function: F) -> F:
         signature = _signature(function, options, without, defaults or {})
         parameters = signature.parameters
+        instead: Mapping[str, tuple[str, str]] = getattr(options, "INSTEAD", {})
         needed = [
             name
             for name, each in parameters.items()
@@ -44,10 +46,14 @@ def takes_options(
         @functools.wraps(function)
         def checked(*args: Any, **given: Any) -> Any:
             for name in given:
-                if name not in parameters:
-                    raise UnknownNameError(
-                        f"option of {function.__name__}", name, parameters
+                if name in parameters:
+                    continue
+                option, spelling = instead.get(name, ("", ""))
+                if option in parameters:
+                    raise OptionError(
+                        f"{function.__name__} has no option {name!r}; give {spelling}"
                     )
+                raise UnknownNameError(f"option of {function.__name__}", name, parameters)
             for name in needed:
                 if name not in given:
                     raise OptionError(f"{function.__name__} needs the option {name!r}")

@@ -74,12 +74,28 @@ def coming_from(origin: str) -> Iterator[None]:
 
 
 def note_origin(thing: object) -> str:
-    """Where a thing that is being registered comes from: the plug-in at work, else its module."""
+    """Where a thing that is being registered comes from: the plug-in at work, else its module.
+
+    What our own modules register is built in, also where it is a plug-in that is the first to import them.
+    """
     module = str(getattr(thing, "__module__", None) or "__main__")
-    own = module == "prunegraph" or module.startswith("prunegraph.")
-    origin = _current.get() or (BUILT_IN if own else f"module {module}")
+    origin = _current.get() or (BUILT_IN if _is_ours(module) else f"module {module}")
+    if _is_ours(_imported_now()):
+        origin = BUILT_IN
     _contributions[origin] += 1
     return origin
+
+
+def _is_ours(module: str) -> bool:
+    return module == "prunegraph" or module.startswith("prunegraph.")
+
+
+def _imported_now() -> str:
+    """The module whose import is the innermost one at work, or the program."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code.co_name != "<module>":
+        frame = frame.f_back
+    return str(frame.f_globals.get("__name__", "")) if frame is not None else ""
 
 
 # -- loading ------------------------------------------------------------------------------

@@ -22,7 +22,8 @@ def arguments(module: torch.nn.Module, inputs: Any) -> tuple[Any, ...]:
     label = type(module).__name__
     if inputs is None:
         raise ModelError(
-            f"{label}: an nn.Module needs example inputs: give inputs=(tensor, ...)"
+            f"{label}: an nn.Module needs example inputs: give inputs=(tensor, ...); on the command line --inputs "
+            "FILE.npz, or let its function return a pair (module, inputs)"
         )
     if isinstance(inputs, torch.Tensor | np.ndarray):
         inputs = (inputs,)

@@ -81,7 +81,7 @@ def apply(
             _write_symbol(model, result, symbol)
             if saved:
                 result.plan.save(saved)
-    show_result(where, result, samples, out)
+    show_result(where, result, samples, out, saved or options.get("save_plan"))
     write_report(where, result)
 
 

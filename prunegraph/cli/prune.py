@@ -104,7 +104,7 @@ def prune(
             progress=progress,
             **options,
         )
-    show_result(where, result, samples, out)
+    show_result(where, result, samples, out, options["save_plan"])
     write_report(where, result)
 
 

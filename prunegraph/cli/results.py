@@ -45,13 +45,19 @@ def report_writer(
 
 
 def show_result(
-    where: Console, result: PruneResult, samples: Data | None, out: str
+    where: Console,
+    result: PruneResult,
+    samples: Data | None,
+    out: str,
+    plan: str | None = None,
 ) -> None:
-    """Say what was done, as a table and lines; `samples` are the user's data."""
+    """Say what was done, as a table and lines; `samples` are the user's data, `plan` is where the plan went."""
     from prunegraph.operators import is_batch_normalization
     from prunegraph.report import tables
 
     where.print(tables.result_table(result))
+    if not any(result.plan.remove.values()) and not result.left_out:
+        where.print(_nothing_removed(result))
     if result.rounding is not None:
         where.print(str(result.rounding))
     if result.left_out:
@@ -80,3 +86,15 @@ def show_result(
 
         where.print(outcome(result.quantized))
     where.print(f"wrote {out}")
+    if plan is not None:
+        where.print(f"wrote {plan}")
+
+
+def _nothing_removed(result: PruneResult) -> str:
+    """Why a model is as wide as before, where it may be a surprise."""
+    if not result.coupling.groups:
+        return "nothing was removed: there is no group of channels; `prunegraph inspect` says what fixes them"
+    multiple = result.plan.provenance.get("round_to", 1)
+    if multiple in (1, "auto"):
+        return "nothing was removed"
+    return f"nothing was removed: kept channels are a multiple of {multiple}; --round-to 1 cuts to any width"

@@ -80,5 +80,5 @@ def search(
         where.print(
             "measured on the data of the repair, which flatters the result: give others with --eval"
         )
-    show_result(where, done.result, samples, out)
+    show_result(where, done.result, samples, out, options["save_plan"])
     write_json(done.trace.to_json(model), json_path)

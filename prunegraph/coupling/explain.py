@@ -16,7 +16,7 @@ from prunegraph.labels.reasons import Kind, Reason
 ADVICE = {
     Kind.GRAPH_OUTPUT: "the layer makes an output of the model; its width is the model's interface",
     Kind.GRAPH_INPUT: "the axis comes from the model's input; its width is the model's interface",
-    Kind.NO_RULE: "register a rule for the operator (docs/architecture.md), or replace it",
+    Kind.NO_RULE: "register a rule for the operator (docs/plugins.md), or replace it",
     Kind.SPATIAL: "the axis is spatial here; its size follows from the input",
     Kind.OTHER_FACTOR: "the axis is pruned in units of its other factor; --attention chooses in attention",
     Kind.ONE_CHANNEL: "what ties them (a lookup, a shared table, heads that share keys) would have to go first",

@@ -214,6 +214,7 @@ def _guarded(rule: Rule, op: str, origin: str) -> Rule:
         rule.fix_up and plugins.guard(rule.fix_up, what),
         rule.macs and _counted(plugins.guard(rule.macs, what), what),
         rule.since,
+        partial=rule.partial,
         shapes=rule.shapes and _shaped(plugins.guard(rule.shapes, what), what),
     )
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypedDict
+from typing import Any, ClassVar, TypedDict
 
 from prunegraph.errors import BudgetError
 from prunegraph.options import base_name
-from prunegraph.selection.budget import Budget
+from prunegraph.selection.budget import KINDS, Budget
 
 
 class LimitKeywords(TypedDict, total=False):
@@ -54,6 +54,11 @@ class SelectionOptions:
         BudgetError: `round_to` or `threads` is out of range.
     """
 
+    #: A bound is part of the budget.
+    INSTEAD: ClassVar[Mapping[str, tuple[str, str]]] = {
+        kind: ("budget", f"budget=pg.Budget({kind}=...)") for kind in ("ratio", *KINDS)
+    }
+
     budget: Budget
     algorithm: str | None = None
     allocation: str | None = None
@@ -66,6 +71,10 @@ class SelectionOptions:
     threads: int = 1
 
     def __post_init__(self) -> None:
+        if not isinstance(self.budget, Budget):
+            raise BudgetError(
+                f"budget must be a Budget, as in pg.Budget(macs=0.5); got {self.budget!r}"
+            )
         if self.round_to != "auto" and (
             not isinstance(self.round_to, int) or self.round_to < 1
         ):

@@ -11,7 +11,7 @@ import pytest
 
 import prunegraph as pg
 from prunegraph.selection.criteria import CRITERIA
-from tests.builders import residual_net
+from tests.builders import Builder, residual_net
 from tests.commands import FIXTURES, MODEL, check_refused, cli
 
 
@@ -52,6 +52,19 @@ def test_prune_verify_apply_compare(tmp_path: Path) -> None:
     assert figures["accuracy"][0] == 0.946
     assert figures["samples"] == 1000
     assert figures["latency"]["ratio"] > 0
+
+
+def test_nothing_removed_is_said(tmp_path: Path) -> None:
+    b = Builder()
+    narrow = b.linear(b.relu(b.linear(b.input("n", 4), 4, 8)), 8, 2)
+    model, out, plan = (tmp_path / name for name in ("m.onnx", "o.onnx", "p.json"))
+    pg.save(b.graph(narrow), model)
+    command = ("prune", model, "-o", out, "--ratio", "0.5")
+    done = cli(*command, "--save-plan", plan)
+    said = done.stderr
+    assert "nothing was removed: kept channels are a multiple of 8" in said
+    assert said.index("o.onnx") < said.index("p.json")
+    assert "nothing was removed" not in cli(*command, "--round-to", "1").stderr
 
 
 def test_inspect(tmp_path: Path) -> None:

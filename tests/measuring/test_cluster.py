@@ -57,7 +57,7 @@ def test_results_and_errors(address: str, folder: Path) -> None:
     with pool(adder, folder, cluster=address) as workers:
         assert workers.width == 2
         assert list(workers.map(range(8))) == list(range(10, 18))
-        with pytest.raises(UnknownNameError, match="unknown layer 'x' Known: y"):
+        with pytest.raises(UnknownNameError, match=r"unknown layer 'x'\. Known: y"):
             list(workers.map([1, "unknown"]))
         with pytest.raises(ZeroDivisionError, match="a bug"):
             list(workers.map(["bug"]))

@@ -63,7 +63,7 @@ def test_results_in_order_and_the_folder_opened_once_a_worker(
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_errors_arrive_as_they_were_raised(folder: Path, jobs: int) -> None:
     with pool(adder, folder, jobs=jobs) as workers:
-        with pytest.raises(UnknownNameError, match="unknown layer 'x' Known: y"):
+        with pytest.raises(UnknownNameError, match=r"unknown layer 'x'\. Known: y"):
             list(workers.map([1, "unknown", 2]))
         with pytest.raises(ZeroDivisionError, match="a bug"):
             list(workers.map(["bug"]))

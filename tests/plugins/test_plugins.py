@@ -579,6 +579,10 @@ def test_no_front_end_for_a_source(folder: Path, cli: Cli) -> None:
         "a.unknown: not an ONNX file",
         "no front end is for its name: -symbol.json, .onnx, .pt2",
     )
+    (folder / "a.pt").write_bytes(b"text")
+    assert_one_error(
+        cli("inspect a.pt"), folder, "a.pt: no graph is read from a checkpoint"
+    )
     with pytest.raises(
         pg.errors.ModelError,
         match=r"object of class builtins\.dict: no front end reads it; there are -symbol.json, .onnx, .pt2",
@@ -774,3 +778,36 @@ def test_origins() -> None:
     pg.criterion("test_here")(lambda group, context: np.zeros(1))
     assert CRITERIA.entry("test_here").origin == f"module {__name__}"
     assert plugins.BUILT_IN not in str(CRITERIA.entry("l2"))
+
+
+def test_what_a_plug_in_is_the_first_to_import_is_not_its_own(tmp_path: Path) -> None:
+    """In a process of its own, where nothing of ours was imported before."""
+    (tmp_path / "mine.py").write_text(
+        "import prunegraph as pg\n"
+        "from prunegraph.ops.pattern import by_pattern\n"
+        "from prunegraph.ops.rule import register\n"
+        "@pg.criterion('mine')\n"
+        "def mine(group, context): return [1.0] * group.channels\n"
+        "register('Mine', domain='test', propagate=by_pattern('n c *s -> n c *s'), partial=True)\n"
+    )
+    (tmp_path / "empty.py").write_text(
+        "import prunegraph as pg\nfrom prunegraph.ops.rule import register\npg.criterion\n"
+    )
+    code = (
+        "import sys\n"
+        "from prunegraph import plugins\n"
+        "from prunegraph.errors import PluginError\n"
+        "try: plugins.load('empty.py')\n"
+        "except PluginError as error: assert 'registers nothing' in str(error), error\n"
+        "else: sys.exit('an empty plug-in was taken')\n"
+        "plugins.load('mine.py')\n"
+        "from prunegraph.selection.criteria.base import CRITERIA\n"
+        "from prunegraph.ops.rule import rules\n"
+        "assert CRITERIA.entry('l2').origin == 'built in', CRITERIA.entry('l2')\n"
+        "assert CRITERIA.entry('mine').origin == 'file mine.py', CRITERIA.entry('mine')\n"
+        "assert rules()['', 'If'][0].partial and rules()['test', 'Mine'][0].partial\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ import typing
 import pytest
 
 import prunegraph as pg
-from prunegraph.errors import OptionError, UnknownNameError
+from prunegraph.errors import BudgetError, OptionError, UnknownNameError
 from prunegraph.hybrid.compress import CompressKeywords, CompressOptions
 from prunegraph.quantization.quantize import QuantizeKeywords, QuantizeOptions
 from prunegraph.rewriting.decompose import DecomposeKeywords, DecomposeOptions
@@ -110,3 +110,12 @@ def test_results_have_the_new_graph_as_model(name: str) -> None:
     fields = {each.name for each in dataclasses.fields(result)}
     assert "model" in fields or isinstance(result.model, property)
     assert not {"graph", "small", "check"} & fields
+
+
+def test_a_bound_belongs_to_the_budget() -> None:
+    with pytest.raises(OptionError, match=r"give budget=pg\.Budget\(macs=\.\.\.\)"):
+        pg.prune(residual_net(), macs=0.5)  # type: ignore[call-arg]
+    with pytest.raises(BudgetError, match=r"as in pg\.Budget\(macs=0\.5\); got 0\.5"):
+        pg.prune(residual_net(), budget=0.5)  # type: ignore[arg-type]
+    with pytest.raises(UnknownNameError, match="unknown option of search 'macs'"):
+        pg.search(residual_net(), data={}, macs=0.5)  # type: ignore[call-arg]
