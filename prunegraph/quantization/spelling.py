@@ -74,7 +74,7 @@ class _Speller:
             del proto.input[-1]
 
     def _resize(self, node: Node) -> None:
-        """All axes: scales of 1 and the sizes that others have, where some are given."""
+        """All axes: scales of 1 and the sizes that others have, where each can be said by itself."""
         axes, rank = [int(axis) for axis in node.attributes["axes"]], self._rank(node)
         scales = self.shape_info.constant(node.input(2)) if node.input(2) else None
         if (
@@ -82,6 +82,7 @@ class _Speller:
             or node.input(1)
             or node.attributes.get("keep_aspect_ratio_policy", b"stretch") != b"stretch"
         ):
+            self._stand_alone(node)
             return
         if scales is not None and scales.size:
             whole = np.ones(rank, np.float32)
@@ -99,6 +100,7 @@ class _Speller:
             )
             self.rewriter.edit(node).input[3] = sizes
         else:
+            self._stand_alone(node)
             return
         self._without(node, "axes")
 
@@ -113,15 +115,22 @@ class _Speller:
         )
 
     def _stand_alone(self, node: Node) -> None:
-        """Read and give floats, the first reshaped to its own shape: no transposition is moved through that."""
-        shape, same, result = (
-            self._value(node, what) for what in ("shape", "same", "float")
+        """Read and give floats, the first reshaped to its own shape: no transposition is moved through that.
+
+        A shape that is known drops out unless it is computed: here 0, as size minus size, is added to it.
+        """
+        shape, size, zero, own, same, result = (
+            self._value(node, what)
+            for what in ("shape", "size", "zero", "own", "same", "float")
         )
         self._read(
             node,
             [
                 helper.make_node("Shape", [node.inputs[0]], [shape]),
-                helper.make_node("Reshape", [node.inputs[0], shape], [same]),
+                helper.make_node("Size", [node.inputs[0]], [size]),
+                helper.make_node("Sub", [size, size], [zero]),
+                helper.make_node("Add", [shape, zero], [own]),
+                helper.make_node("Reshape", [node.inputs[0], own], [same]),
                 helper.make_node("Max", [same], [result]),
             ],
         )

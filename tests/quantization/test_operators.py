@@ -172,6 +172,53 @@ PARTS: dict[str, tuple[int, Part]] = {
         19,
         given("Resize", empty, of_floats(2, 3), axes=[-2, -1], mode="linear"),
     ),
+    "resize axes not larger": (
+        18,
+        given(
+            "Resize",
+            empty,
+            empty,
+            of_ints(9, 12),
+            axes=[2, 3],
+            keep_aspect_ratio_policy="not_larger",
+        ),
+    ),
+    "resize axes not smaller linear": (
+        19,
+        given(
+            "Resize",
+            empty,
+            empty,
+            of_ints(12, 9),
+            axes=[-1, 2],
+            keep_aspect_ratio_policy="not_smaller",
+            mode="linear",
+        ),
+    ),
+    "resize axes crop": (
+        18,
+        given(
+            "Resize",
+            of_floats(0.1, 0.2, 0.9, 0.8),
+            empty,
+            of_ints(9, 12),
+            axes=[2, 3],
+            mode="linear",
+            coordinate_transformation_mode="tf_crop_and_resize",
+        ),
+    ),
+    "resize axes unknown": (
+        18,
+        lambda b, x: b.op(
+            "Resize",
+            x,
+            "",
+            b.op(
+                "Sqrt", b.op("Cast", b.op("Gather", b.op("Shape", x), ints(b, 1, 1)), to=1)
+            ),
+            axes=[2, 3],
+        ),
+    ),
     "upsample 9": (9, given("Upsample", of_floats(1, 1, 2, 2))),
     "flatten": (13, op("Flatten")),
     "flatten 2": (13, op("Flatten", axis=2)),
