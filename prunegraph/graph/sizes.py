@@ -78,13 +78,13 @@ def input_shapes(graph: Graph, batch: int, size: int) -> dict[str, Shape]:
 
 
 def other_shapes(
-    graph: Graph, shapes: Mapping[str, Shape], batch: int, stretch: int = 1
+    graph: Graph, shapes: Mapping[str, Shape], batch: int, stretch: float = 1
 ) -> dict[str, Shape]:
     """Input shapes with another batch than `shapes`, and with all other symbols `stretch` times as large."""
     size = next(
         (size for size in SIZES if input_shapes(graph, 1, size) == shapes), SIZES[0]
     )
-    return input_shapes(graph, batch, size * stretch)
+    return input_shapes(graph, batch, max(int(size * stretch), 1))
 
 
 def _declared(graph: Graph) -> dict[str, Sequence[Dimension]]:

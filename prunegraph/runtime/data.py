@@ -52,7 +52,7 @@ RANDOM_SIZE = 2**28
 
 
 def random_inputs(
-    graph: Graph, *, seed: int = 0, batch: int = 2, stretch: int = 1
+    graph: Graph, *, seed: int = 0, batch: int = 2, stretch: float = 1
 ) -> Batch:
     """Random inputs: normal numbers, small whole numbers, booleans, or such numbers as text, by the input's type.
 

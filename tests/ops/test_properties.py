@@ -1,6 +1,6 @@
 """Every operator with a rule inside random networks: producer, operator, consumer, pruned at random and proved.
 
-The cases are in `tests/operator_cases*.py`. Few networks of each operator are drawn by default, always the
+The cases are in `tests/ops/cases*.py`. Few networks of each operator are drawn by default, always the
 same; `-m often` draws many.
 """
 

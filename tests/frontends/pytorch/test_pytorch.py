@@ -261,6 +261,27 @@ def test_a_module_is_one_model_whoever_loads_it() -> None:
     assert str(Path(__file__).parents[3]) not in str(first.model)
 
 
+def test_a_module_of_a_file_is_one_model_however_the_file_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "classes.py").write_text(
+        "import torch\n"
+        "class Mine(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.layer = torch.nn.Linear(4, 2)\n"
+        "    def forward(self, x):\n"
+        "        return self.layer(x)\n"
+        "def make():\n"
+        "    torch.manual_seed(0)\n"
+        "    return Mine(), torch.ones(2, 4)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    graphs = [pg.load(f"{name}:make") for name in ("classes", "classes.py")]
+    assert graphs[0].sha256 == graphs[1].sha256
+    assert not any(str(tmp_path) in str(graph.model) for graph in graphs)
+
+
 def test_a_module_is_loaded_again_for_a_plan_without_cuts() -> None:
     module, inputs = MODELS["vgg"]()
     result = pg.prune(pg.load(module, inputs), budget=pg.Budget(ratio=0.5), round_to=1)
