@@ -24,8 +24,10 @@ from prunegraph.operators import is_identity
 #: Written by both exporters, read by every ONNX Runtime that the project supports.
 OPSETS = {"dynamo": 20, "torchscript": 17}
 
-#: Metadata of the newer exporter that names files of this machine, from whoever loads the module on.
-TRACE = "pkg.torch.onnx.stack_trace"
+#: Metadata of the newer exporter that name files of this machine, or modules by the way they were imported.
+PLACES = frozenset(
+    {"namespace", "pkg.torch.onnx.class_hierarchy", "pkg.torch.onnx.stack_trace"}
+)
 
 #: Parts of names in an exported program that are pickled objects, or compiled code.
 CODE = ("opaque_obj_", "custom_obj_", "data/aotinductor/", "data/executorch/")
@@ -89,7 +91,7 @@ def from_file(path: str) -> Graph:
         raise ModelError(f"{path}: cannot be exported: {_first_line(error)}") from error
     assert created is not None
     model, sources = fold(
-        _without_traces(created.model_proto), *_named(dict(program.state_dict))
+        _without_places(created.model_proto), *_named(dict(program.state_dict))
     )
     return onnx_io.from_model(model, source=path, sources=sources)
 
@@ -123,18 +125,18 @@ def _without_pickles(path: str) -> Iterator[None]:
 def _graph(model: onnx.ModelProto, module: torch.nn.Module, label: str) -> Graph:
     tensors = _state(module)
     _restore_equal_tensors(model, tensors)
-    model, sources = fold(_without_traces(model), *_named(tensors))
+    model, sources = fold(_without_places(model), *_named(tensors))
     return onnx_io.from_model(model, source=label, sources=sources)
 
 
-def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model, changed in place, without stack traces: one module is one model, whoever loads it from where."""
+def _without_places(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model, changed in place, without names of places: one module is one model, whoever loads it from where."""
     nodes = [
         *model.graph.node,
         *(node for function in model.functions for node in function.node),
     ]
     for node in nodes:
-        kept = [entry for entry in node.metadata_props if entry.key != TRACE]
+        kept = [entry for entry in node.metadata_props if entry.key not in PLACES]
         if len(kept) < len(node.metadata_props):
             del node.metadata_props[:]
             node.metadata_props.extend(kept)

@@ -129,8 +129,9 @@ class _GramSum:
     def add(self, batch: int, *arrays: Array) -> None:
         x = self.rows.inputs(arrays[0].astype(np.float32, copy=False), batch).swapaxes(0, 1)
         self.count += x.shape[1]
-        self.sum = self.sum + x.sum(axis=1, dtype=np.float64)
-        self.products = self.products + x.swapaxes(1, 2) @ x
+        with np.errstate(invalid="ignore", over="ignore"):  # said once, at the end
+            self.sum = self.sum + x.sum(axis=1, dtype=np.float64)
+            self.products = self.products + x.swapaxes(1, 2) @ x
 
     def result(self) -> Gram:
         count = max(self.count, 1)
@@ -246,7 +247,13 @@ class Statistics:
             sums = {node.name: _GramSum(node, self.rows(node)) for node in now}
             self.collect(list[Accumulator](sums.values()), "Gram matrices")
             for node in now:
-                self._grams[node.name] = sums.pop(node.name).result()
+                gram = sums.pop(node.name).result()
+                if not np.isfinite(gram.products).all():
+                    raise DataError(
+                        f"{self.data.source}: what layer {node.name!r} reads is not a number, or too large to be "
+                        "squared; clean or scale the data"
+                    )
+                self._grams[node.name] = gram
                 self._store(node)
 
     def rows(self, node: Node) -> patches.Rows:

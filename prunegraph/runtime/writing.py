@@ -12,6 +12,7 @@ import numpy as np
 
 from prunegraph.errors import DataError, ModelError
 from prunegraph.graph import onnx_io
+from prunegraph.graph.linear import is_finite
 from prunegraph.graph.model import Graph
 from prunegraph.runtime.data import Batch, Data, random_inputs
 from prunegraph.runtime.session import run, session
@@ -66,6 +67,7 @@ class _Opening:
 
     def check(self, path: Path) -> None:
         """Raise ModelError unless the file runs, or nothing can be said."""
+        self._check_weights()
         try:
             opened = session(path, name=self.name)
         except ModelError as error:
@@ -88,6 +90,19 @@ class _Opening:
                 failure = str(error)
         if not ran:
             logger.warning("%s: written, but not seen to run: %s", self.name, failure)
+
+    def _check_weights(self) -> None:
+        """Raise ModelError for weights that are no numbers where all of the model's were that they come from."""
+        lost = [name for name in self.graph.weights if not is_finite(self.graph, name)]
+        if (
+            lost
+            and self.like is not None
+            and all(is_finite(self.like, name) for name in self.like.weights)
+        ):
+            raise ModelError(
+                f"{self.name}: weight {lost[0]!r} would be infinite or not a number, which no weight of "
+                f"{self.like.source} is; nothing was written: look at the data for values that are none, or too large"
+            )
 
     def _judge(self, inputs: Batch, error: ModelError) -> None:
         """Raise ModelError if the model that the file was made from does run on these inputs."""

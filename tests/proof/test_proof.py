@@ -212,6 +212,24 @@ def test_an_original_that_does_not_run_on_random_inputs_is_named_as_that() -> No
     assert "report" not in str(caught.value)
 
 
+@pytest.mark.parametrize("positions", [8, 16, 50, 64])
+def test_an_original_with_a_table_of_few_positions_runs_on_short_inputs(
+    positions: int,
+) -> None:
+    b = Builder()
+    length = b.op("Gather", b.op("Shape", b.input("n", "length", 6)), b.const(1, np.int64))
+    places = b.op("Range", b.const(0, np.int64), length, b.const(1, np.int64))
+    x = b.op("Add", "x", b.op("Gather", b.weight(positions, 6), places))
+    graph = b.graph(
+        b.op("MatMul", b.relu(b.op("MatMul", x, b.weight(6, 8))), b.weight(8, 3))
+    )
+    plan = random_plan(pg.analyze(graph))
+    pruned = pg.apply(graph, plan)
+    assert pg.verify(graph, plan, pruned).runs == 3
+    with pytest.raises(ExactnessError):
+        pg.verify(graph, plan, spoiled(pruned, negated))
+
+
 def test_given_data_are_enough_where_random_inputs_are_not() -> None:
     graph = embedding_net()
     plan = random_plan(pg.analyze(graph))

@@ -167,3 +167,46 @@ def test_commands_write_nothing_that_does_not_run(
     assert not Path(out).exists() and not [
         p for p in tmp_path.iterdir() if p.name.startswith(".")
     ]
+
+
+@pytest.mark.parametrize(
+    ("command", "value"),
+    [
+        (["prune", "--ratio", "0.25"], np.nan),
+        (["prune", "--ratio", "0.25"], np.inf),
+        (["prune", "--ratio", "0.25", "--algorithm", "l2"], np.nan),
+        (["prune", "--ratio", "0.25", "--algorithm", "l2", "--repair", "bn"], np.nan),
+        (["prune", "--ratio", "0.25", "--algorithm", "l2", "--repair", "absorb"], np.nan),
+        (["decompose", "--rank", "ratio:0.5"], np.nan),
+        (["decompose", "--rank", "ratio:0.5"], np.inf),
+        (["compress", "--params", "0.7"], np.nan),
+        (["compress", "--params", "0.7"], np.inf),
+        (["quantize"], np.inf),
+    ],
+)
+def test_data_that_are_no_numbers_make_no_weights(
+    command: list[str], value: float, tmp_path: Path
+) -> None:
+    pg.save(residual_net(), tmp_path / "m.onnx")
+    x = np.random.default_rng(0).standard_normal((8, 3, 8, 8)).astype(np.float32)
+    x[1, 2, 3, 4] = value
+    np.savez(tmp_path / "x.npz", x=x)
+    before = sorted(tmp_path.iterdir())
+    words = [tmp_path / "m.onnx", "-o", tmp_path / "y.onnx", "--data", tmp_path / "x.npz"]
+    rounding = [] if command[0] == "quantize" else ["--round-to", "1"]
+    done = CliRunner().invoke(main, [*command, *rounding, *map(str, words)])
+    assert done.exit_code == 2
+    assert "number" in done.output or "infinite" in done.output
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_weights_that_were_no_numbers_may_stay(tmp_path: Path) -> None:
+    def net(bias: float) -> pg.Graph:
+        b = Builder()
+        x = b.conv(b.input("n", 3, 4, 4), 3, 8)
+        return b.graph(b.op("Add", x, b.const(bias, np.float32)))
+
+    pg.save(net(-np.inf), tmp_path / "y.onnx", like=net(np.inf))
+    with pytest.raises(ModelError, match="would be infinite or not a number"):
+        pg.save(net(np.nan), tmp_path / "z.onnx", like=net(0))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["y.onnx"]
