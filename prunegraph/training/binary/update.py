@@ -286,6 +286,9 @@ class _Updating:
                 moments.centred() if _is_centred(self.module.graph, layer) else moments
             )
             damping = DAMPING * np.trace(centred.gram) / len(centred.gram)
+            damping += np.finfo(
+                np.float32
+            ).tiny  # inputs that never change have no products
             rows = np.linalg.solve(
                 centred.gram + damping * np.eye(len(centred.gram)), centred.cross[0]
             ).T

@@ -9,6 +9,7 @@ import pytest
 
 import prunegraph as pg
 from prunegraph.runtime import session
+from tests.builders import Builder
 from tests.commands import in_process as cli
 from tests.training.binary.networks import plain_net, task
 
@@ -85,3 +86,17 @@ def test_what_is_wrong_is_one_line(folder: Path) -> None:
             and text in done.stderr
         ), done.stderr
         assert done.stderr.count("\n") == 1 and not (folder / "out.onnx").exists()
+
+
+def test_data_on_which_nothing_reaches_the_last_layer(folder: Path) -> None:
+    """A dead last layer has no products to fit its weights to: what is left of it is its bias."""
+    b = Builder()
+    x = b.relu(b.bn(b.conv(b.input("n", 3, 8, 8), 3, 16, bias=False), 16))
+    x = b.relu(b.bn(b.conv(x, 16, 16, bias=False), 16))
+    x = b.op("Mul", x, b.op("ReduceMax", b.op("Abs", "x"), axes=[1, 2, 3]))
+    pg.save(b.graph(b.head(x, 16, 5)), folder / "net.onnx")
+    np.savez(folder / "data.npz", x=np.zeros((30, 3, 8, 8), np.float32))
+    done = cli("binarize", "net.onnx", "-o", "out.onnx", "--data", "data.npz")
+    assert done.exit_code == 0, done.output
+    (logits,) = session.run(session.session(folder / "out.onnx"), {"x": task(3)["x"]})
+    assert np.isfinite(logits).all()
