@@ -16,6 +16,7 @@ from prunegraph.errors import MISFIT, ModelError, UnknownNameError
 from prunegraph.graph.inference import element, elements
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.shapes import shape_info
+from prunegraph.graph.sources import Whole
 from prunegraph.labels.labels import Labels, Uniform
 from prunegraph.labels.reasons import Kind, Reason
 from prunegraph.labels.resolution import resolve
@@ -85,12 +86,28 @@ class _Walk:
                 self._pin_constants(node)
             elif node.index not in inner and not is_constant(node):
                 self._visit(node)
+        self._tie_sources()
         for name in self.graph.outputs:
             for labels in self.value_labels(name):
                 self.space.pin(labels, Reason("graph output", name, Kind.GRAPH_OUTPUT))
         labelling = self._labelling(attention)
         groups = find_groups(labelling)
         return Coupling.of(labelling, groups, find_fixed(labelling, groups))
+
+    def _tie_sources(self) -> None:
+        """Tie axes of matrices that are one tensor of the source: a module holds it once.
+
+        An unrolled recurrence has a copy of a weight for every step, and the first reads a state of its own.
+        """
+        if (sources := self.graph.sources) is None:
+            return
+        first: dict[tuple[str, int], Labels] = {}
+        for use in self.uses.values():
+            origin = sources.origins.get(use.weight)
+            shape = self.graph.weights[use.weight].shape
+            if isinstance(origin, Whole) and sum(size > 1 for size in shape) > 1:
+                for axis, labels in zip(origin.order, use.labels, strict=True):
+                    self.space.tie(first.setdefault((origin.tensor, axis), labels), labels)
 
     def _labelling(self, attention: str | None) -> Labelling:
         return Labelling(
