@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ROOT / "fixtures" / "packages"
 
 #: Where Debian's package puts Fashion-MNIST; PRUNEGRAPH_FASHION names another folder.
-FASHION = Path(os.environ.get("PRUNEGRAPH_FASHION", "/usr/share/dataset/fashion-mnist"))
+FASHION = Path(os.environ.get("PRUNEGRAPH_FASHION", "/usr/share/datasets/fashion-mnist"))
 
 WORDS = [
     "graph",
