@@ -26,7 +26,7 @@ from fixtures.light_models import load
 from prunegraph.graph.model import Graph
 from prunegraph.measuring.latency import Stopwatch, interleaved
 from prunegraph.quantization.faster import faster_in_float
-from prunegraph.quantization.quantize import Samples
+from prunegraph.runtime.data import Samples
 
 MODELS = ("torchvision__resnet18", "torchvision__resnet50", "torchvision__mobilenet_v2")
 

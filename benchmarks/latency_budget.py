@@ -20,8 +20,8 @@ from fixtures.light_models import load
 from prunegraph.errors import BudgetError
 from prunegraph.latency.bench import PAIRS
 from prunegraph.latency.cache import Cache
+from prunegraph.latency.measured import select_by_measuring
 from prunegraph.latency.rounding import Rounding
-from prunegraph.latency.select import select
 from prunegraph.measuring.latency import Stopwatch
 from prunegraph.ops.cost import cost
 from prunegraph.runtime.session import CPU
@@ -62,7 +62,7 @@ def entry(
         pg.Budget(latency=latency), round_to=round_to, threads=timer.threads
     )
     start = time.perf_counter()
-    chosen = select(coupling, choice, timer=timer, cache=cache)
+    chosen = select_by_measuring(coupling, choice, timer=timer, cache=cache)
     spent = time.perf_counter() - start
     pruned = pg.apply(graph, chosen.plan)
     again = timer.against(pruned, PAIRS)

@@ -17,12 +17,12 @@ from prunegraph.execution import ExecutionOptions
 from prunegraph.frontends.outputs import beside, check_name, is_symbol
 from prunegraph.graph.model import Graph
 from prunegraph.keywords import takes_options
-from prunegraph.latency.select import Selected
+from prunegraph.latency.measured import Selected
 from prunegraph.pipeline import PruneResult, check_quantize, choose, finish
 from prunegraph.recovery import repairs
 from prunegraph.rewriting.cut import cut
 from prunegraph.rewriting.short_names import compact as _compact
-from prunegraph.runtime.data import Data
+from prunegraph.runtime.data import Data, Samples
 from prunegraph.runtime.session import provider_name
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.runtime.writing import first_sample, write
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from prunegraph.proof.result import Proof
 
 Batch = Mapping[str, np.ndarray]
-
-#: Inputs of a model: arrays by input name (samples along axis 0), a sequence of such batches, or a `Data`.
-Samples = Data | Batch | Sequence[Batch]
 
 
 def load(source: object, inputs: object = None, **options: object) -> Graph:

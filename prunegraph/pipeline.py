@@ -12,7 +12,7 @@ from prunegraph.errors import BudgetError, DataError
 from prunegraph.execution import ExecutionOptions, execute
 from prunegraph.graph.model import Graph
 from prunegraph.latency.bench import PAIRS
-from prunegraph.latency.select import Selected, select
+from prunegraph.latency.measured import Selected, select_by_measuring
 from prunegraph.measuring.latency import Latency, Stopwatch
 from prunegraph.ops.cost import Cost
 from prunegraph.proof.result import Proof
@@ -64,7 +64,7 @@ def choose(
     """A plan, whatever has to be measured for it."""
     if choice.allocation != "sensitivity" or statistics is None:
         inputs = _sample(coupling.graph, choice, statistics.data if statistics else None)
-        return select(
+        return select_by_measuring(
             coupling, choice, statistics, gradients, inputs=inputs, progress=progress
         )
     if choice.is_measured:

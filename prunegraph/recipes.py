@@ -27,7 +27,7 @@ _LONG_KEY = re.compile(r"""(?<![\w\-"'.])(?:[\w\-"']++\s*+\.\s*+){100}""")
 
 
 @dataclass(frozen=True)
-class Step:
+class RecipeStep:
     """A command with its arguments and options, by the names they have on the command line."""
 
     command: str
@@ -38,7 +38,7 @@ class Step:
 class Recipe:
     """Steps in order; `source` is the file."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[RecipeStep, ...]
     source: str = "recipe"
 
 
@@ -74,7 +74,7 @@ def read(path: str | os.PathLike[str]) -> Recipe:
     )
 
 
-def _step(content: dict[str, Any], where: str) -> Step:
+def _step(content: dict[str, Any], where: str) -> RecipeStep:
     command = content.get("command")
     if not isinstance(command, str):
         raise RecipeError(f'{where}: says no command, as in command = "prune"')
@@ -85,10 +85,10 @@ def _step(content: dict[str, Any], where: str) -> Step:
             raise RecipeError(
                 f"{where} ({command}): {key!r} must be text, a number, true or false, or a list of such"
             )
-    return Step(command, options)
+    return RecipeStep(command, options)
 
 
-def text(steps: Sequence[Step]) -> str:
+def text(steps: Sequence[RecipeStep]) -> str:
     """Steps as TOML, which `read` reads back."""
     from prunegraph import __version__
 
@@ -99,7 +99,7 @@ def text(steps: Sequence[Step]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def save(steps: Sequence[Step], path: str | os.PathLike[str]) -> None:
+def save(steps: Sequence[RecipeStep], path: str | os.PathLike[str]) -> None:
     """Write steps as a recipe; the file appears whole or not at all. Raises ModelError."""
     from prunegraph.graph.onnx_io import write_whole
 

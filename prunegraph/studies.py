@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Unpack
 
 from prunegraph.api import (
-    Samples,
     analyze,
     check_model_output,
     check_output,
@@ -19,11 +18,11 @@ from prunegraph.api import (
 from prunegraph.execution import ExecutionOptions
 from prunegraph.graph.model import Graph
 from prunegraph.keywords import takes_options
-from prunegraph.latency.select import Selected
+from prunegraph.latency.measured import Selected
 from prunegraph.measuring.metrics import Named, portable
 from prunegraph.pipeline import PruneResult, finish, ranking
 from prunegraph.recovery import repairs
-from prunegraph.runtime.data import Data
+from prunegraph.runtime.data import Data, Samples
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.budget import Budget
 from prunegraph.selection.options import LimitKeywords, SelectionOptions

@@ -26,7 +26,7 @@ from benchmarks.tasks import fashion, fashion_accuracy
 from prunegraph.graph.model import Graph
 from prunegraph.training import Batches, GraphModule, TrainingConfig, distillation, fit
 from prunegraph.training.binary import (
-    Samples,
+    SampleSplit,
     alternate_update,
     compression,
     estimate_statistics,
@@ -244,7 +244,7 @@ def updated(
     images, labels = fashion("train")
     module = GraphModule(binary, trainable=sorted(trainable(binary)))
     arrays = {"x": images, "labels": labels.astype(np.int64)}
-    samples = Samples.of(arrays, binary, count=SAMPLES, seed=seed)
+    samples = SampleSplit.of(arrays, binary, count=SAMPLES, seed=seed)
     before = accuracy(module.eval())
     clock = Clock()
     records = alternate_update(module, samples, teacher=GraphModule(teacher), **options)  # type: ignore[arg-type]
@@ -267,7 +267,7 @@ def statistics_of(binary: Graph, seed: int) -> Graph:
     """A graph whose normalisations fit its binary weights."""
     images, labels = fashion("train")
     module = GraphModule(binary).eval()
-    samples = Samples.of(
+    samples = SampleSplit.of(
         {"x": images, "labels": labels.astype(np.int64)}, binary, count=SAMPLES, seed=seed
     )
     estimate_statistics(module, samples.fit)

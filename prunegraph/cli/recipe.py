@@ -14,7 +14,7 @@ import click
 from prunegraph.errors import RecipeError, UnknownNameError
 
 if TYPE_CHECKING:
-    from prunegraph.recipes import Recipe, Step, Value
+    from prunegraph.recipes import Recipe, RecipeStep, Value
 
 #: Where a context keeps a command's words, and the file of `--save-recipe`.
 WORDS, FILE = "prunegraph.words", "prunegraph.recipe"
@@ -74,9 +74,9 @@ def _keep_file(ctx: click.Context, parameter: click.Parameter, value: str | None
         ctx.meta[FILE] = value
 
 
-def spelled(command: click.Command, words: Sequence[str]) -> Step:
+def spelled(command: click.Command, words: Sequence[str]) -> RecipeStep:
     """A command line as a step of a recipe."""
-    from prunegraph.recipes import Step
+    from prunegraph.recipes import RecipeStep
 
     given, _, _ = command.make_parser(click.Context(command)).parse_args(list(words))
     options: dict[str, Value] = {}
@@ -87,7 +87,7 @@ def spelled(command: click.Command, words: Sequence[str]) -> Step:
                 options[key(parameter)] = (
                     [str(each) for each in value] if isinstance(value, list) else value
                 )
-    return Step(command.name or "", options)
+    return RecipeStep(command.name or "", options)
 
 
 def key(parameter: click.Parameter) -> str:
@@ -97,7 +97,7 @@ def key(parameter: click.Parameter) -> str:
     return next(name for name in parameter.opts if name.startswith("--")).removeprefix("--")
 
 
-def line(command: click.Command, step: Step, where: str) -> list[str]:
+def line(command: click.Command, step: RecipeStep, where: str) -> list[str]:
     """A step as the words of a command line. Raises RecipeError."""
     known = {
         key(parameter): parameter
@@ -147,7 +147,7 @@ def lines(recipe: Recipe, group: click.Group) -> list[list[str]]:
     Raises:
         RecipeError: an unknown command or option, a value it cannot have, or a file that is not there.
     """
-    from prunegraph.recipes import Step
+    from prunegraph.recipes import RecipeStep
 
     result: list[list[str]] = []
     written: list[str] = []
@@ -166,7 +166,7 @@ def lines(recipe: Recipe, group: click.Group) -> list[list[str]]:
         options = dict(step.options)
         if first is not None and first not in options and last is not None:
             options = {first: last, **options}
-        words = line(command, Step(step.command, options), where)
+        words = line(command, RecipeStep(step.command, options), where)
         given = _checked(command, words[1:], where)
         _check_files(given, written, where)
         created = [

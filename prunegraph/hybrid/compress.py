@@ -26,8 +26,8 @@ from prunegraph.rewriting.decompose import (
     DecomposeResult,
     decompose_layers,
 )
-from prunegraph.rewriting.ranks import Rule
-from prunegraph.runtime.data import Data
+from prunegraph.rewriting.ranks import RankRule
+from prunegraph.runtime.data import Data, Samples
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.budget import Budget
 from prunegraph.selection.options import SelectionOptions
@@ -160,7 +160,7 @@ class CompressOptions:
             raise OptionError("rank and cluster are options of method 'source-004'")
         if self.rank and self.budget:
             raise OptionError("give a rule for ranks or a budget, not both")
-        Rule.parse(self.rank or "evbmf")
+        RankRule.parse(self.rank or "evbmf")
 
     @property
     def published(self) -> bool:
@@ -188,7 +188,7 @@ def compress(
     *,
     macs: float | str | None = None,
     params: float | str | None = None,
-    data: api.Samples | None = None,
+    data: Samples | None = None,
     attention: str | None = None,
     repair: str | None = None,
     quantize: str | None = None,

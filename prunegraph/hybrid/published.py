@@ -16,7 +16,7 @@ import numpy as np
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.groups import Group
 from prunegraph.graph.model import Graph
-from prunegraph.rewriting.decomposable import Layer, layers
+from prunegraph.rewriting.decomposable import DecomposableLayer, layers
 from prunegraph.rewriting.ranks import ladder
 from prunegraph.selection.criteria.base import Context
 from prunegraph.selection.criteria.own_ratio import own_ratios
@@ -47,7 +47,7 @@ def verdicts(
     """Say what the rule says of every layer, by name.
 
     Args:
-        found: coupling of the model.
+        coupling: of the model.
         cluster: "robust", or "paper" as published.
         seed: of k-means.
         round_to: ranks are a multiple of this.
@@ -71,7 +71,11 @@ def verdicts(
 
 
 def _verdict(
-    layer: Layer, group: Group | None, share: float, context: Context, round_to: int
+    layer: DecomposableLayer,
+    group: Group | None,
+    share: float,
+    context: Context,
+    round_to: int,
 ) -> Verdict:
     outputs, inputs = layer.shape[:2]
     size = f"{outputs} x {inputs}"
@@ -93,7 +97,7 @@ def _energy(group: Group, share: float, context: Context) -> float:
     return float(energy[: round(share * len(energy))].sum() / (energy.sum() or 1.0))
 
 
-def _bound(layer: Layer, share: float, round_to: int) -> float:
+def _bound(layer: DecomposableLayer, share: float, round_to: int) -> float:
     """Least bound on the squared relative error among decompositions that save a share of the weight."""
     size, _ = layer.cost()
     result = ladder(layer, layer.methods(METHOD), round_to, "params")

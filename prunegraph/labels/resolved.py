@@ -28,7 +28,7 @@ class ResolvedLabels:
         # Kept with the labels they are of: a key holds the identity of an array.
         self._roots: dict[tuple[int, int], tuple[Labels, Labels]] = {}
         self._compact: dict[tuple[int, int], tuple[Labels, Labels]] = {}
-        self._found: dict[tuple[int, int], tuple[Labels, Array]] = {}
+        self._indices: dict[tuple[int, int], tuple[Labels, Array]] = {}
         self._whole: dict[tuple[int, int], tuple[Labels, bool]] = {}
         self._start_array = np.asarray(space.starts, np.int64)
         self._expand(used)
@@ -82,9 +82,9 @@ class ResolvedLabels:
         """Element numbers of labels whose blocks are all expanded; each stands for `labels.repeat` of them."""
         labels = self.space.find(labels)
         key = labels.key
-        if key not in self._found:
-            self._found[key] = labels, self._look_up(labels)
-        return self._found[key][1]
+        if key not in self._indices:
+            self._indices[key] = labels, self._look_up(labels)
+        return self._indices[key][1]
 
     def _all_elements_of(self, labels: Labels) -> Array:
         elements = self._elements_of(labels)

@@ -25,11 +25,11 @@ from prunegraph.rewriting.decompose import (
     DecomposeResult,
     Known,
     Row,
-    Samples,
     chain,
     decompose_layers,
 )
 from prunegraph.rewriting.fold import fold
+from prunegraph.runtime.data import Samples
 from prunegraph.runtime.session import provider_name
 from prunegraph.selection.budget import parse_latency
 
@@ -84,7 +84,7 @@ def decompose(
     share = bound if is_share else bound / timer.original()
     if how.fold:
         model, how = fold(model), replace(how, fold=False)
-    search = _Search(model, share, str(latency), timer, progress, how)
+    search = _RankSearch(model, share, str(latency), timer, progress, how)
     result = search.run()
     if data is None:
         return result
@@ -94,7 +94,7 @@ def decompose(
     )
 
 
-class _Search:
+class _RankSearch:
     """Looks for the decomposition whose measured latency is at the bound or a little below it."""
 
     def __init__(

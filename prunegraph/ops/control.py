@@ -143,7 +143,9 @@ def _stack(site: Site, slot: int, index: int, axis: int) -> None:
         rank = len(labels) + 1
         labels.insert(
             axis % rank,
-            site.pinned_axis(site.out_shape(index)[axis], f"the turns of {site.node.op}"),
+            site.pinned_axis(
+                site.out_shape(index)[axis], f"the iterations of {site.node.op}"
+            ),
         )
         site.set_output(labels, index)
 

@@ -13,8 +13,8 @@ from functools import partial
 from prunegraph.errors import OptionError
 from prunegraph.graph.model import Graph
 from prunegraph.measuring.latency import Stopwatch, Timer, interleaved
-from prunegraph.quantization.quantize import QuantizeResult, Samples, quantize
-from prunegraph.runtime.data import Data
+from prunegraph.quantization.quantize import QuantizeResult, quantize
+from prunegraph.runtime.data import Data, Samples
 
 Progress = Callable[[str], None]
 

@@ -64,14 +64,14 @@ def within(
     result = loss(make(whole))
     if result <= tolerance:
         return whole, result
-    search = _Search(whole, scheme, make, loss, tolerance, progress)
+    search = _FallbackSearch(whole, scheme, make, loss, tolerance, progress)
     search.bisect(search.by_harm())
     search.quantize_again()
     return _replaced(whole, search.back, scheme), search.loss_of_best
 
 
 @dataclass
-class _Search:
+class _FallbackSearch:
     """Which layers go back: `back`, the best known, and what it loses."""
 
     whole: Placement

@@ -6,7 +6,7 @@ rounded (to the nearest code or by GPTQ), biases corrected, layers put back into
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypedDict, Unpack
 
@@ -45,20 +45,17 @@ from prunegraph.quantization.scheme import TYPES, Params, Scheme
 from prunegraph.quantization.scheme import scheme as scheme_of
 from prunegraph.quantization.spelling import spelled_out
 from prunegraph.quantization.weights import Codes, least_scales, quantized
-from prunegraph.quantization.write import Layer, float_bias, needed_opset, write
+from prunegraph.quantization.write import QuantizedLayer, float_bias, needed_opset, write
 from prunegraph.rewriting.fold import fold
 from prunegraph.rewriting.gemm import plain_gemms
 from prunegraph.rewriting.opset import raise_opset
 from prunegraph.rewriting.reweight import Revision
-from prunegraph.runtime.data import Batch, Data
+from prunegraph.runtime.data import Batch, Data, Samples
 from prunegraph.runtime.session import run_batches, session
 from prunegraph.runtime.statistics import Statistics, batch_size
 
 Array = np.ndarray
 Progress = Callable[[str], None]
-
-#: Inputs of a model, see `prunegraph.api.Samples`.
-Samples = Data | Mapping[str, np.ndarray] | Sequence[Mapping[str, np.ndarray]]
 
 #: Samples on which noise is measured at most.
 REPORTED = 64
@@ -373,10 +370,10 @@ class _Maker:
                 layers[index] = self._layer(placement, index, self.wide)
         return write(placement, self.scheme, params, layers)
 
-    def _layer(self, placement: Placement, index: int, scheme: Scheme) -> Layer:
+    def _layer(self, placement: Placement, index: int, scheme: Scheme) -> QuantizedLayer:
         bias = float_bias(placement.graph, placement.graph.nodes[index])
         codes = self.codes[index]
-        return Layer(codes, held_type(codes.codes, codes.axis, scheme), bias)
+        return QuantizedLayer(codes, held_type(codes.codes, codes.axis, scheme), bias)
 
     def _rounded(self, placement: Placement, index: int, scheme: Scheme) -> Codes:
         """A weight with nothing else of its layer in integers."""

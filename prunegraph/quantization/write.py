@@ -40,7 +40,7 @@ IR_VERSIONS = {4: 10, 8: 8, 16: 8}
 
 
 @dataclass(frozen=True)
-class Layer:
+class QuantizedLayer:
     """What a quantized layer is written with: its weight, the weight's type, and its bias in float (None without)."""
 
     codes: Codes
@@ -60,7 +60,10 @@ def _opset_of(kinds: Iterable[IntType]) -> int:
 
 
 def write(
-    placement: Placement, scheme: Scheme, params: list[Params], layers: Mapping[int, Layer]
+    placement: Placement,
+    scheme: Scheme,
+    params: list[Params],
+    layers: Mapping[int, QuantizedLayer],
 ) -> Graph:
     """The quantized graph.
 
@@ -70,16 +73,16 @@ def write(
         params: scale and zero point of each of the placement's groups.
         layers: weights and biases by node index: of its layers, and of those whose weights alone are integers.
     """
-    return _Writer(placement, scheme, params, layers).run()
+    return _QdqWriter(placement, scheme, params, layers).run()
 
 
-class _Writer:
+class _QdqWriter:
     def __init__(
         self,
         placement: Placement,
         scheme: Scheme,
         params: list[Params],
-        layers: Mapping[int, Layer],
+        layers: Mapping[int, QuantizedLayer],
     ):
         self.placement, self.scheme, self.params, self.layers = (
             placement,
@@ -256,7 +259,9 @@ class _Writer:
 
     # -- weights ----------------------------------------------------------------------------
 
-    def _set_weights(self, node: Node, proto: onnx.NodeProto, layer: Layer) -> None:
+    def _set_weights(
+        self, node: Node, proto: onnx.NodeProto, layer: QuantizedLayer
+    ) -> None:
         codes, name = layer.codes, node.inputs[1]
         attributes = {
             "axis": codes.axis,
@@ -275,7 +280,7 @@ class _Writer:
         for attribute in [a for a in proto.attribute if a.name in ("alpha", "beta")]:
             proto.attribute.remove(attribute)
 
-    def _bias(self, node: Node, base: str, layer: Layer) -> str:
+    def _bias(self, node: Node, base: str, layer: QuantizedLayer) -> str:
         assert layer.bias is not None
         if not self.scheme.integer_bias or node.index not in self.placement.layers:
             return self._tensor(self._own(base), layer.bias.astype(np.float32))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 from xml.etree import ElementTree
 
-from prunegraph.report.curves import Sensitivity
+from prunegraph.report.curves import SensitivityCurves
 from prunegraph.report.layers import LayerRow
 from prunegraph.report.text import clean, exact, shorten
 
@@ -146,7 +146,7 @@ def profile(rows: Sequence[LayerRow]) -> str:
     )
 
 
-def sensitivity(result: Sensitivity) -> str:
+def sensitivity(result: SensitivityCurves) -> str:
     """Error over the share of channels removed, a curve a group; the most sensitive ones are coloured."""
     values = [
         {

@@ -15,7 +15,7 @@ FORMAT = "prunegraph/sensitivity@1"
 
 
 @dataclass(frozen=True)
-class Point:
+class ErrorPoint:
     """Error with a share `ratio` of a group's channels removed, and the whole model's MACs then."""
 
     ratio: float
@@ -24,12 +24,12 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Curve:
+class ErrorCurve:
     """Points of one group by rising ratio."""
 
     group: str
     layers: tuple[str, ...]
-    points: tuple[Point, ...]
+    points: tuple[ErrorPoint, ...]
 
     @property
     def mean(self) -> float:
@@ -38,11 +38,11 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Sensitivity:
+class SensitivityCurves:
     """`metric` says what the error is; the curves are sorted, most sensitive group first."""
 
     metric: str
-    curves: tuple[Curve, ...]
+    curves: tuple[ErrorCurve, ...]
 
     @property
     def ratios(self) -> tuple[float, ...]:
@@ -64,7 +64,7 @@ def read(path: str | os.PathLike[str]) -> Any:
     return content
 
 
-def parse(content: Any, source: str = "sensitivity") -> Sensitivity:
+def parse(content: Any, source: str = "sensitivity") -> SensitivityCurves:
     """Curves from `{"format", "metric", "groups": [{"id", "layers", "points": [{"ratio", "macs", "error"}]}]}`.
 
     Raises:
@@ -84,12 +84,13 @@ def parse(content: Any, source: str = "sensitivity") -> Sensitivity:
     ranked = sorted(
         (curve for curve in curves if curve.points), key=lambda curve: -curve.mean
     )
-    return Sensitivity(metric, tuple(ranked))
+    return SensitivityCurves(metric, tuple(ranked))
 
 
-def _curve(group: Any) -> Curve:
+def _curve(group: Any) -> ErrorCurve:
     points = [
-        Point(float(p["ratio"]), int(p["macs"]), float(p["error"])) for p in group["points"]
+        ErrorPoint(float(p["ratio"]), int(p["macs"]), float(p["error"]))
+        for p in group["points"]
     ]
     for point in points:
         if not (math.isfinite(point.ratio) and math.isfinite(point.error)):
@@ -97,6 +98,6 @@ def _curve(group: Any) -> Curve:
                 f"group {group['id']!r} has a point that is not finite: {point}"
             )
     points.sort(key=lambda point: point.ratio)
-    return Curve(
+    return ErrorCurve(
         str(group["id"]), tuple(str(layer) for layer in group["layers"]), tuple(points)
     )

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from prunegraph.measuring.latency import Latency
     from prunegraph.pipeline import PruneResult
-    from prunegraph.report.curves import Curve, Point, Sensitivity
+    from prunegraph.report.curves import ErrorCurve, ErrorPoint, SensitivityCurves
     from prunegraph.selection.plan import Plan
 
 #: Packages of the extra `report`, as they are imported.
@@ -129,7 +129,7 @@ def render(
     )
 
 
-def _check_groups(result: PruneResult, matches: Sensitivity) -> None:
+def _check_groups(result: PruneResult, matches: SensitivityCurves) -> None:
     known = {group.id for group in result.coupling.groups}
     for curve in matches.curves:
         if curve.group not in known:
@@ -151,7 +151,9 @@ def _layers(result: PruneResult) -> dict[str, Any]:
     }
 
 
-def _heat(result: Sensitivity) -> Iterator[tuple[Curve, list[tuple[Point | None, float]]]]:
+def _heat(
+    result: SensitivityCurves,
+) -> Iterator[tuple[ErrorCurve, list[tuple[ErrorPoint | None, float]]]]:
     """The table of sensitivities: for every ratio a curve's point, and its share of the largest error."""
     worst = max(
         (point.error for curve in result.curves for point in curve.points), default=0.0

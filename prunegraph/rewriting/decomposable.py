@@ -31,7 +31,7 @@ FORMS: dict[str, type[Form]] = {"tucker2": Tucker2, "svd": Svd, "spatial": Spati
 
 
 @dataclass(frozen=True)
-class Layer:
+class DecomposableLayer:
     """A layer that can be decomposed.
 
     `shape` is that of its weight as [O, I, *kernel]. `before` and `behind` are the spatial sizes of its input and
@@ -95,8 +95,10 @@ class Layer:
         )
 
 
-def layers(graph: Graph, shapes: Mapping[str, Shape]) -> Iterator[tuple[Node, Layer | str]]:
-    """Every layer with a weight: as a `Layer`, or with the reason why it stays whole."""
+def layers(
+    graph: Graph, shapes: Mapping[str, Shape]
+) -> Iterator[tuple[Node, DecomposableLayer | str]]:
+    """Every layer with a weight: as a `DecomposableLayer`, or with the reason why it stays whole."""
     for node in graph.nodes:
         if node.layer == node.name:
             yield (
@@ -105,7 +107,7 @@ def layers(graph: Graph, shapes: Mapping[str, Shape]) -> Iterator[tuple[Node, La
             )
 
 
-def _layer(graph: Graph, node: Node, shapes: Mapping[str, Shape]) -> Layer:
+def _layer(graph: Graph, node: Node, shapes: Mapping[str, Shape]) -> DecomposableLayer:
     weight = graph.weights[node.inputs[1]]
     shape = weight.shape[::-1] if linear.output_axis(node) else weight.shape
     before = shapes.get(node.inputs[0])
@@ -114,7 +116,7 @@ def _layer(graph: Graph, node: Node, shapes: Mapping[str, Shape]) -> Layer:
     before, behind = (
         _positions(node, each) for each in (before, shapes.get(node.outputs[0]))
     )
-    return Layer(node, weight, shape, before, behind)
+    return DecomposableLayer(node, weight, shape, before, behind)
 
 
 def _positions(node: Node, shape: Shape | None) -> Shape | None:
@@ -125,7 +127,7 @@ def _positions(node: Node, shape: Shape | None) -> Shape | None:
 
 
 def nodes(
-    layer: Layer,
+    layer: DecomposableLayer,
     method: str,
     names: Sequence[str],
     weights: Sequence[str],
@@ -162,7 +164,7 @@ def nodes(
     return created
 
 
-def stored(layer: Layer, method: str, factors: Sequence[Array]) -> list[Array]:
+def stored(layer: DecomposableLayer, method: str, factors: Sequence[Array]) -> list[Array]:
     """Factors in the shapes in which the nodes read them, in the type of the layer's weight."""
     created = []
     for part, factor in enumerate(factors):
@@ -177,7 +179,9 @@ def stored(layer: Layer, method: str, factors: Sequence[Array]) -> list[Array]:
     return created
 
 
-def _attributes(layer: Layer, method: str, part: int) -> list[onnx.AttributeProto]:
+def _attributes(
+    layer: DecomposableLayer, method: str, part: int
+) -> list[onnx.AttributeProto]:
     """Attributes of a convolution's part. Zero padding may come late because only the last part has a bias."""
     given = layer.node.attributes
     rank = len(layer.shape) - 2

@@ -20,25 +20,29 @@ from prunegraph.rewriting.decomposable import (
     FORMS,
     METHODS,
     PARTS,
-    Layer,
+    DecomposableLayer,
     layers,
     nodes,
     stored,
 )
 from prunegraph.rewriting.factorize import Form, relative_error
 from prunegraph.rewriting.fold import fold as folded
-from prunegraph.rewriting.ranks import RankChoice, Rule, allocate, best, candidate, ladder
+from prunegraph.rewriting.ranks import (
+    RankChoice,
+    RankRule,
+    allocate,
+    best,
+    candidate,
+    ladder,
+)
 from prunegraph.rewriting.refit import output_error, refitted
 from prunegraph.rewriting.rewriter import Rewriter
-from prunegraph.runtime.data import Data
+from prunegraph.runtime.data import Data, Samples
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.budget import Budget
 
 if TYPE_CHECKING:
     from prunegraph.measuring.latency import Latency
-
-#: Inputs of a model: arrays by input name (samples along axis 0), a sequence of such batches, or a `Data`.
-Samples = Data | Mapping[str, np.ndarray] | Sequence[Mapping[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ class Known:
     ladders: dict[str, list[RankChoice]] = field(default_factory=dict)
     forms: dict[tuple[str, str], Form] = field(default_factory=dict)
 
-    def form(self, layer: Layer, method: str) -> Form:
+    def form(self, layer: DecomposableLayer, method: str) -> Form:
         """A layer's weight, factorised."""
         key = layer.node.name, method
         if key not in self.forms:
@@ -144,9 +148,9 @@ class DecomposeOptions:
         return _budget(self.rank, self.params, self.macs)
 
     @property
-    def rule(self) -> Rule:
+    def rule(self) -> RankRule:
         """The rule for ranks without a bound."""
-        return Rule.parse("evbmf" if self.rank is None else self.rank)
+        return RankRule.parse("evbmf" if self.rank is None else self.rank)
 
 
 def decompose_layers(
@@ -183,7 +187,9 @@ def decompose_layers(
         graph = folded(graph)
     match, remaining = _layers(graph, method, options.keep)
     before = full_cost(graph)
-    writer = _Writer(graph, Statistics(graph, Data.of(data)) if data is not None else None)
+    writer = _FactorWriter(
+        graph, Statistics(graph, Data.of(data)) if data is not None else None
+    )
     if budget is None:
         for layer in match:
             chosen, form = _by_rule(layer, method, rule, round_to)
@@ -238,7 +244,7 @@ def _budget(
 
 def _layers(
     graph: Graph, method: str, keep: Sequence[str]
-) -> tuple[list[Layer], dict[str, str]]:
+) -> tuple[list[DecomposableLayer], dict[str, str]]:
     """Layers that the method fits, and reasons against the others."""
     known = shape_info(graph)
     complete(graph, known)
@@ -260,7 +266,7 @@ def _layers(
 
 
 def _by_rule(
-    layer: Layer, method: str, rule: Rule, round_to: int
+    layer: DecomposableLayer, method: str, rule: RankRule, round_to: int
 ) -> tuple[RankChoice, Form]:
     """Say what a rule for ranks makes of a layer; with several methods the best of those that pay."""
     tensor = layer.tensor()
@@ -272,7 +278,7 @@ def _by_rule(
     return chosen, forms[chosen.method]
 
 
-def _bias(graph: Graph, layer: Layer) -> Weight | None:
+def _bias(graph: Graph, layer: DecomposableLayer) -> Weight | None:
     """The bias that a layer adds to each of its outputs, if it is a constant."""
     known = LinearLayer(graph, layer.node)
     return graph.weights[known.bias] if known.has_vector else None
@@ -282,7 +288,7 @@ def _listed(ranks: Sequence[int]) -> str:
     return " x ".join(map(str, ranks))
 
 
-class _Writer:
+class _FactorWriter:
     """Collects decomposed layers, then makes the graph with them."""
 
     def __init__(self, source: Graph, statistics: Statistics | None):
@@ -290,7 +296,9 @@ class _Writer:
         self.rows: list[Row] = []
         self._rewriter = Rewriter(source)
 
-    def add(self, layer: Layer, chosen: RankChoice, form: Form, note: str = "") -> None:
+    def add(
+        self, layer: DecomposableLayer, chosen: RankChoice, form: Form, note: str = ""
+    ) -> None:
         """Put a layer's parts in its place."""
         factors, weight = form.factors(chosen.ranks), layer.tensor()
         gram = self.statistics.gram(layer.node) if self.statistics is not None else None

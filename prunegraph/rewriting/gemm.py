@@ -23,7 +23,7 @@ def plain_gemms(graph: Graph) -> Graph:
 
     The values they make keep their names; the graph itself where there is nothing to do.
     """
-    writer = _Writer(graph)
+    writer = _GemmWriter(graph)
     for node in graph.nodes:
         if _is_odd(graph, node):
             writer.replace(LinearLayer(graph, node))
@@ -54,7 +54,7 @@ def _is_odd(graph: Graph, node: Node) -> bool:
     return layer.is_transposed or layer.alpha != 1 or layer.beta != 1 or not plain
 
 
-class _Writer:
+class _GemmWriter:
     def __init__(self, graph: Graph):
         self.graph, self.rewriter = graph, Rewriter(graph)
         self.names = self.rewriter.names

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from prunegraph.errors import BudgetError, OptionError
 from prunegraph.ops.cost import Cost
-from prunegraph.rewriting.decomposable import FORMS, Layer
+from prunegraph.rewriting.decomposable import FORMS, DecomposableLayer
 from prunegraph.rewriting.factorize import Evbmf, Form, energy_rank
 from prunegraph.selection.budget import Budget
 
@@ -20,14 +20,14 @@ LEAST = 8
 
 
 @dataclass(frozen=True)
-class Rule:
+class RankRule:
     """How ranks follow from a form: "evbmf" (weakened by `value`), "energy" or "ratio" (with that share)."""
 
     name: str
     value: float
 
     @staticmethod
-    def parse(text: str) -> Rule:
+    def parse(text: str) -> RankRule:
         """A rule from `evbmf`, `evbmf:0`, `energy:0.9` or `ratio:0.5`. Raises OptionError."""
         name, _, number = text.partition(":")
         try:
@@ -39,7 +39,7 @@ class Rule:
             raise OptionError(
                 f"rank {text!r}: give evbmf, evbmf:W (0 to 1), energy:E or ratio:R (above 0, up to 1)"
             )
-        return Rule(name, value)
+        return RankRule(name, value)
 
     def ranks(self, form: Form) -> tuple[int, ...]:
         """Ranks before rounding."""
@@ -93,7 +93,9 @@ class RankChoice:
         return self.params if kind == "params" else self.macs
 
 
-def candidate(layer: Layer, form: Form, ranks: Sequence[int], multiple: int) -> RankChoice:
+def candidate(
+    layer: DecomposableLayer, form: Form, ranks: Sequence[int], multiple: int
+) -> RankChoice:
     """Say what a layer costs and loses at ranks that are rounded first."""
     chosen = rounded(ranks, multiple, form.full)
     params, macs = layer.cost()
@@ -103,7 +105,7 @@ def candidate(layer: Layer, form: Form, ranks: Sequence[int], multiple: int) -> 
     return RankChoice(form.method, chosen, form.bound(chosen), params - new_params, gained)
 
 
-def best(layer: Layer, candidates: Sequence[RankChoice]) -> RankChoice:
+def best(layer: DecomposableLayer, candidates: Sequence[RankChoice]) -> RankChoice:
     """The candidate with the least error for what it saves of elements and MACs, or one that does not pay."""
     params, macs = layer.cost()
 
@@ -114,7 +116,7 @@ def best(layer: Layer, candidates: Sequence[RankChoice]) -> RankChoice:
 
 
 def ladder(
-    layer: Layer, methods: Sequence[str], multiple: int, kind: str
+    layer: DecomposableLayer, methods: Sequence[str], multiple: int, kind: str
 ) -> list[RankChoice]:
     """Candidates of a layer that pay, of all methods, for a budget of a kind."""
     tensor = layer.tensor()
@@ -126,7 +128,9 @@ def ladder(
     return [each for each in result if each.pays]
 
 
-def _descent(layer: Layer, form: Form, multiple: int, kind: str) -> Iterator[RankChoice]:
+def _descent(
+    layer: DecomposableLayer, form: Form, multiple: int, kind: str
+) -> Iterator[RankChoice]:
     """From full ranks to the lowest, a multiple at a time: each time the rank that costs least for what it saves."""
 
     def price(each: RankChoice) -> float:

@@ -88,17 +88,17 @@ class Upgrade:
 
 #: Nodes before and behind a node that has been rewritten.
 Around = tuple[list[onnx.NodeProto], list[onnx.NodeProto]]
-Step = Callable[[Upgrade, onnx.NodeProto], Around]
+UpgradeStep = Callable[[Upgrade, onnx.NodeProto], Around]
 
-STEPS: dict[tuple[str, int], Step] = {}
+STEPS: dict[tuple[str, int], UpgradeStep] = {}
 
 NOTHING: Around = ([], [])
 
 
-def step(version: int, *ops: str) -> Callable[[Step], Step]:
+def step(version: int, *ops: str) -> Callable[[UpgradeStep], UpgradeStep]:
     """Register how operators are rewritten for a version of theirs."""
 
-    def register(function: Step) -> Step:
+    def register(function: UpgradeStep) -> UpgradeStep:
         STEPS.update({(op, version): function for op in ops})
         return function
 

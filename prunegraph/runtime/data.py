@@ -35,6 +35,7 @@ __all__ = [
     "RANDOM_LIMIT",
     "Batch",
     "Data",
+    "SampleTable",
     "Samples",
     "fixed_batch",
     "random_inputs",
@@ -111,7 +112,7 @@ def _random(
 
 
 @dataclass(frozen=True)
-class Samples:
+class SampleTable:
     """Samples in memory: all of some data, in their order; or whole feeds, of which each counts as one.
 
     `parts` holds one batch of all samples, or the feeds one by one.
@@ -159,15 +160,13 @@ class Data:
         layout: Layout | None = None,
     ):
         self.source = source
-        self._from: Source = sources.Batches(read, whole) if callable(read) else read
+        self._from: Source = sources.FunctionSource(read, whole) if callable(read) else read
         self._fitted = layout
         # The model that was checked last: a source may be slow to give its first batch.
         self._checked: Callable[[], Graph | None] = lambda: None
 
     @classmethod
-    def of(
-        cls, given: Data | Sequence[Mapping[str, np.ndarray]] | Mapping[str, np.ndarray]
-    ) -> Data:
+    def of(cls, given: Samples) -> Data:
         """Data from arrays by input name, or from a sequence of such batches."""
         if isinstance(given, Data):
             return given
@@ -358,10 +357,10 @@ class Data:
         parts = list(self._chosen(lambda numbers: mask[numbers]))
         return self._with(lambda: parts)
 
-    def in_memory(self) -> Samples:
+    def in_memory(self) -> SampleTable:
         """All samples at once. Raises DataError where batches differ in what samples share."""
         parts = tuple(self.chunks())
-        return Samples(
+        return SampleTable(
             parts if self._layout.whole or not parts else (self._layout.join(parts),),
             self._layout,
         )
@@ -379,6 +378,10 @@ class Data:
         part = Data(read, self.source, whole=self._layout.whole, layout=self._fitted)
         part._checked = self._checked
         return part
+
+
+#: Inputs of a model: arrays by input name (samples along axis 0), a sequence of such batches, or a `Data`.
+Samples = Data | Mapping[str, np.ndarray] | Sequence[Mapping[str, np.ndarray]]
 
 
 def _text(array: np.ndarray) -> np.ndarray:
@@ -448,7 +451,7 @@ def _folder(path: Path) -> Source:
         raise DataError(
             f"{path}: holds no .npy file; name them after the model's inputs (or .npz files, a feed each)"
         )
-    return sources.Feeds(feeds) if feeds else sources.Folder(path, arrays)
+    return sources.FeedFolder(feeds) if feeds else sources.Folder(path, arrays)
 
 
 def _function(text: str) -> Callable[[], Iterator[Batch]]:

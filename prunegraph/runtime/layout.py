@@ -124,7 +124,7 @@ def _lengths(source: str, lengths: Mapping[str, int], axes: Mapping[str, int]) -
 
 
 @dataclass(frozen=True)
-class Declared:
+class DeclaredShape:
     """Sizes of an input as the model declares them: 0 where free. `names` are those of free axes, "" without one."""
 
     sizes: Shape
@@ -135,16 +135,16 @@ class Declared:
         return len(self.sizes)
 
 
-def declared(graph: Graph) -> dict[str, Declared | None]:
+def declared(graph: Graph) -> dict[str, DeclaredShape | None]:
     """Say what a model says of its inputs' shapes, in its order; None for one of which it says nothing."""
     entries = {entry.name: entry.type.tensor_type for entry in graph.model.graph.input}
-    result: dict[str, Declared | None] = {}
+    result: dict[str, DeclaredShape | None] = {}
     for name in graph.inputs:
         tensor = entries[name]
         dims = list(tensor.shape.dim)
         sizes = tuple(max(d.dim_value, 0) for d in dims)
         free = tuple(d.dim_param if d.dim_value <= 0 else "" for d in dims)
-        result[name] = Declared(sizes, free) if tensor.HasField("shape") else None
+        result[name] = DeclaredShape(sizes, free) if tensor.HasField("shape") else None
     return result
 
 
@@ -229,7 +229,7 @@ def layout_of(
 
 
 def _lead_in(
-    known: Mapping[str, Declared | None],
+    known: Mapping[str, DeclaredShape | None],
     first: tuple[str, int] | None,
     shapes: Mapping[str, Shape],
 ) -> tuple[str, int] | None:
@@ -248,7 +248,7 @@ def _lead_in(
     return name, axis
 
 
-def _has_shape(shape: Shape, wanted: Declared, samples: int | None) -> bool:
+def _has_shape(shape: Shape, wanted: DeclaredShape, samples: int | None) -> bool:
     if len(shape) != wanted.rank:
         return False
     pairs = enumerate(zip(shape, wanted.sizes, strict=True))
@@ -257,7 +257,7 @@ def _has_shape(shape: Shape, wanted: Declared, samples: int | None) -> bool:
 
 def _sliced(
     graph: Graph,
-    known: Mapping[str, Declared | None],
+    known: Mapping[str, DeclaredShape | None],
     shapes: Mapping[str, Shape],
     first: tuple[str, int],
 ) -> Layout:
@@ -291,7 +291,7 @@ def _sliced(
 
 def _samples_axis(
     shape: Shape,
-    each: Declared | None,
+    each: DeclaredShape | None,
     symbol: str,
     fixed: int,
     count: int,
@@ -311,7 +311,7 @@ def _samples_axis(
     return None
 
 
-def _is_shared(shape: Shape, each: Declared, taken: set[str]) -> bool:
+def _is_shared(shape: Shape, each: DeclaredShape, taken: set[str]) -> bool:
     """Tell whether an input without samples is one for all: nothing about its size is free but what others have too."""
     return all(
         want or size == 1 or (name and name in taken)

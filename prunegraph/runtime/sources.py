@@ -37,7 +37,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Batches:
+class FunctionSource:
     """Batches that a function gives each time it is called."""
 
     function: Callable[[], Iterable[Mapping[str, np.ndarray]]]
@@ -126,7 +126,7 @@ class Folder:
             yield {name: np.asarray(array) for name, array in part.items()}
 
 
-class Feeds:
+class FeedFolder:
     """A folder of `.npz` files: each one whole feed, in the order of their names."""
 
     whole = True

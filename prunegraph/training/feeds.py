@@ -13,14 +13,14 @@ from prunegraph.training.operators.table import Value
 
 
 @dataclass(frozen=True)
-class Declared:
+class InputSizes:
     """Sizes of a graph's inputs, 0 where they are free; inputs without a declared shape are left out."""
 
     sizes: Mapping[str, tuple[int, ...]]
     source: str
 
     @classmethod
-    def of(cls, graph: Graph) -> Declared:
+    def of(cls, graph: Graph) -> InputSizes:
         entries = (entry for entry in graph.model.graph.input if entry.name in graph.inputs)
         tensors = {entry.name: entry.type.tensor_type for entry in entries}
         shapes = {

@@ -46,13 +46,13 @@ class _Edits:
 
 def freed(graph: Graph, size: int) -> tuple[Graph, dict[str, Replaced]]:
     """The graph with a symbolic batch where it has `size`, and which shapes were changed, by constant."""
-    walk = _Walk(graph, size)
+    walk = _BatchWalk(graph, size)
     for node in graph.nodes:
         walk.visit(node)
     return walk.graph_with(walk.edits), walk.edits.replaced
 
 
-class _Walk:
+class _BatchWalk:
     """Goes through the nodes once, with shapes at the batch and at twice the batch."""
 
     def __init__(self, graph: Graph, size: int):

@@ -98,7 +98,7 @@ class GatedModule(GraphModule):
 
     Args:
         graph: what to run.
-        found: its coupling; analysed if not given.
+        coupling: of the graph; analysed if not given.
         reduction: channels for one hidden unit of a gate.
         momentum: of the moving average.
         mode: whether every sample has gates of its own, or the batch's mean counts.

@@ -63,15 +63,15 @@ class TaskGradients:
 
     def batches(self, weight: str, axis: int) -> Array:
         """Products with the gradient of every batch's mean loss [batches, size of the axis]."""
-        return self._found(self._by_batch, weight)[axis]
+        return self._product(self._by_batch, weight)[axis]
 
     def samples(self, weight: str, axis: int) -> Array:
         """Products with the gradient of every sample's loss [samples, size of the axis]."""
-        return self._found(self._by_sample[0], weight)[axis]
+        return self._product(self._by_sample[0], weight)[axis]
 
     def squares(self, weight: str, axis: int) -> Array:
         """Sum over a slice's elements of w^2 * mean over samples of (dL/dw)^2 [size of the axis]."""
-        squares = self._found(self._by_sample[1], weight)
+        squares = self._product(self._by_sample[1], weight)
         return squares.sum(
             axis=tuple(a for a in range(squares.ndim) if a != axis % squares.ndim)
         )
@@ -158,7 +158,7 @@ class TaskGradients:
                 for name, parts in self._parts.items()
             }
 
-    def _found(self, products: Mapping[str, T], weight: str) -> T:
+    def _product(self, products: Mapping[str, T], weight: str) -> T:
         if weight not in products:
             raise UnknownNameError("weight with gradients", weight, products)
         return products[weight]

@@ -12,7 +12,7 @@ import torch
 from prunegraph.errors import DataError, ModelError, UnknownNameError
 from prunegraph.graph.model import Graph, Weight
 from prunegraph.rewriting.reweight import Revision
-from prunegraph.training.feeds import Declared
+from prunegraph.training.feeds import InputSizes
 from prunegraph.training.operators.table import DTYPES, Tensor, Value, to_numpy, to_torch
 from prunegraph.training.program import compiled, execute
 from prunegraph.training.roles import scale_names, trainable_names
@@ -50,7 +50,7 @@ class GraphModule(torch.nn.Module):
         self._owners: dict[str, tuple[torch.nn.Module, str]] = {}
         self._fixed: dict[str, Tensor] = {}
         self._keys: dict[str, str] = {}
-        self._declared = Declared.of(self.graph)
+        self._declared = InputSizes.of(self.graph)
         chosen = trainable_names(self.graph, trainable)
         chosen |= {copy for copy, name in self._copies.items() if name in chosen}
         chosen -= set(self.graph.outputs)  # layers read copies of these

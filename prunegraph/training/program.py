@@ -26,14 +26,14 @@ Values = dict[str, Value]
 class Block:
     """Steps of the main graph or of a subgraph, with the names of its inputs and outputs."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[ProgramStep, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     produced: frozenset[str]
 
 
 @dataclass(frozen=True)
-class Step:
+class ProgramStep:
     """One node: what runs it, what it reads and makes, which values nobody reads after it."""
 
     node: Node
@@ -117,7 +117,7 @@ class _Compiler:
             for inner in self.by_subgraph.get(id(subgraph), ()):
                 yield from self._reads(inner)
 
-    def _step(self, node: Node, last: list[str]) -> Step:
+    def _step(self, node: Node, last: list[str]) -> ProgramStep:
         subgraphs: tuple[Block, ...] = ()
         if node.subgraphs:
             entered = self.graph.nodes[node.enter].outputs
@@ -131,7 +131,7 @@ class _Compiler:
                 f"{node.op} {node.name!r} cannot be run as a PyTorch module: {reason}"
             )
         result = None if subgraphs else lookup(node)
-        return Step(
+        return ProgramStep(
             node,
             result,
             self._given(node),
@@ -193,7 +193,7 @@ def execute(block: Block, values: Values, training: bool) -> None:
             values.pop(name, None)
 
 
-def _made(step: Step, values: Values, training: bool) -> Sequence[Value]:
+def _made(step: ProgramStep, values: Values, training: bool) -> Sequence[Value]:
     missing = next((name for name in step.inputs if name and name not in values), None)
     if missing is not None:
         raise ModelError(
@@ -239,7 +239,9 @@ def _run_subgraph(
     return created
 
 
-def _if(step: Step, inputs: list[Value], values: Values, training: bool) -> Sequence[Value]:
+def _if(
+    step: ProgramStep, inputs: list[Value], values: Values, training: bool
+) -> Sequence[Value]:
     branch = {
         subgraph.attribute: block
         for subgraph, block in zip(step.node.subgraphs, step.subgraphs, strict=True)
@@ -249,7 +251,7 @@ def _if(step: Step, inputs: list[Value], values: Values, training: bool) -> Sequ
 
 
 def _loop(
-    step: Step, inputs: list[Value], values: Values, training: bool
+    step: ProgramStep, inputs: list[Value], values: Values, training: bool
 ) -> Sequence[Value]:
     (block,) = step.subgraphs
     most, condition, *carried = inputs
@@ -268,7 +270,7 @@ def _loop(
     return [*carried, *(_stacked(step, rows, 0) for rows in gathered)]
 
 
-def _stacked(step: Step, rows: list[Tensor], axis: int) -> Tensor:
+def _stacked(step: ProgramStep, rows: list[Tensor], axis: int) -> Tensor:
     if not rows:
         raise ModelError(
             f"{step.node.op} {step.node.name!r} did not run once: the shape of what it gathers is unknown"
@@ -277,7 +279,7 @@ def _stacked(step: Step, rows: list[Tensor], axis: int) -> Tensor:
 
 
 def _scan(
-    step: Step, inputs: list[Value], values: Values, training: bool
+    step: ProgramStep, inputs: list[Value], values: Values, training: bool
 ) -> Sequence[Value]:
     (block,) = step.subgraphs
     scanned = control.Scanned.of(step.node.proto)
@@ -301,7 +303,7 @@ def _scan(
     ]
 
 
-CONTROL: dict[str, Callable[[Step, list[Value], Values, bool], Sequence[Value]]] = {
+CONTROL: dict[str, Callable[[ProgramStep, list[Value], Values, bool], Sequence[Value]]] = {
     "If": _if,
     "Loop": _loop,
     "Scan": _scan,

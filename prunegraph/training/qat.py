@@ -16,14 +16,15 @@ from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.names import Names
 from prunegraph.operators import is_batch_normalization
 from prunegraph.quantization.placement import Placement, place
-from prunegraph.quantization.quantize import Samples, prepared, quantize
+from prunegraph.quantization.quantize import prepared, quantize
 from prunegraph.quantization.scheme import TYPES, Params, Scheme
 from prunegraph.quantization.scheme import scheme as scheme_of
+from prunegraph.runtime.data import Samples
 from prunegraph.training.fake import FakeLayer, FakeQuantize
 from prunegraph.training.fit import Callback, Run
 from prunegraph.training.module import GraphModule
 from prunegraph.training.operators.table import Call, Operator, Value
-from prunegraph.training.program import Block, Program, Step
+from prunegraph.training.program import Block, Program, ProgramStep
 
 #: Shares of the steps: until when BatchNormalization uses the batch's statistics, from when on activations are rounded,
 #: from when on ranges stay. Source: ALGORITHMS 1.5.
@@ -207,7 +208,7 @@ class _Builder:
         }
         self.before = self._before()
 
-    def _before(self) -> dict[str, Step]:
+    def _before(self) -> dict[str, ProgramStep]:
         """The layer's step before each BatchNormalization that is folded, by the latter's output."""
         steps = {output: step for step in self.main.steps for output in step.outputs}
         return {
@@ -226,7 +227,7 @@ class _Builder:
         created = self.main.produced | {output for step in steps for output in step.outputs}
         return replace(self.main, steps=tuple(steps), produced=created)
 
-    def _with(self, step: Step) -> Iterator[Step]:
+    def _with(self, step: ProgramStep) -> Iterator[ProgramStep]:
         """A step, and rounding of what it makes."""
         output = step.outputs[0]
         if output in self.quantized:
@@ -246,7 +247,7 @@ class _Builder:
         for value in step.outputs:
             yield from self._behind(value)
 
-    def _behind(self, value: str) -> Iterator[Step]:
+    def _behind(self, value: str) -> Iterator[ProgramStep]:
         """Rounding of a value in float, for those that read it in integers."""
         if value in self.placement.group_of and value not in self.in_codes:
             producer = self.graph.nodes[0]
@@ -254,9 +255,9 @@ class _Builder:
                 self._rounding(producer, value, self._codes(value), value), last=()
             )
 
-    def _rounding(self, node: Node, value: str, result: str, name: str) -> Step:
+    def _rounding(self, node: Node, value: str, result: str, name: str) -> ProgramStep:
         part = self.names[self.placement.group_of[name]]
-        return Step(node, Operator(_round), (part, value), (result,), (value,))
+        return ProgramStep(node, Operator(_round), (part, value), (result,), (value,))
 
     def _read(self, value: str) -> str:
         return (
@@ -265,7 +266,7 @@ class _Builder:
             else value
         )
 
-    def _layer(self, step: Step) -> Step:
+    def _layer(self, step: ProgramStep) -> ProgramStep:
         """A layer, with the BatchNormalization behind it."""
         before = self.before.get(step.outputs[0])
         layer, normal = (before, step.node) if before is not None else (step, None)
@@ -283,7 +284,7 @@ class _Builder:
             if before is None
             else (*before.last, *(v for v in step.last if v not in before.outputs))
         )
-        return Step(
+        return ProgramStep(
             layer.node,
             Operator(_apply),
             (name, given, self._read(x), w, bias, *more),

@@ -47,7 +47,7 @@ class Sparsify(Callback):
         module: the module that is trained.
         strength: of the penalty. Published: 1e-4 for plain networks, 1e-5 for residual ones, with a penalty
             on each scale by itself.
-        found: the coupling of `module.graph`; analysed if not given.
+        coupling: of `module.graph`; analysed if not given.
         enough: ends the run when this share of the channels is as good as gone; None trains on.
 
     Raises:

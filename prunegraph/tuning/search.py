@@ -122,7 +122,7 @@ def find(
         BudgetError: not even the smallest strength is accepted.
         PrunegraphError: a candidate cannot be made or measured.
     """
-    search = _Search(trials, ranking, goal, progress)
+    search = _CutSearch(trials, ranking, goal, progress)
     best = METHODS[goal.method](search)
     plan = search.plans.get(best)
     if plan is None or not plan.remove:
@@ -141,7 +141,7 @@ def find(
     )
 
 
-class _Search:
+class _CutSearch:
     """Candidates by strength, made and measured when they are asked for."""
 
     def __init__(

@@ -15,7 +15,7 @@ from prunegraph import recipes
 from prunegraph.cli import main
 from prunegraph.cli.recipe import Writes, key, line, lines, spelled
 from prunegraph.errors import RecipeError
-from prunegraph.recipes import Recipe, Step
+from prunegraph.recipes import Recipe, RecipeStep
 from tests.builders import residual_net
 from tests.commands import FIXTURES, MODEL, cli
 
@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_text_is_toml_of_the_same() -> None:
     steps = [
-        Step(
+        RecipeStep(
             "prune",
             {
                 "model": 'a "b"\\c\n\tü\x7f\x01.onnx',
@@ -39,7 +39,7 @@ def test_text_is_toml_of_the_same() -> None:
                 "seed": 3,
             },
         ),
-        Step("quantize", {"percentile": 99.9, "output": ""}),
+        RecipeStep("quantize", {"percentile": 99.9, "output": ""}),
     ]
     content = tomllib.loads(recipes.text(steps))
     assert content["format"] == recipes.FORMAT and content["version"] == pg.__version__
@@ -48,8 +48,8 @@ def test_text_is_toml_of_the_same() -> None:
 
 def test_read_gives_back_what_was_saved(tmp_path: Path) -> None:
     steps = (
-        Step("prune", {"model": "a.onnx", "macs": "0.5"}),
-        Step("inspect", {"json": "-"}),
+        RecipeStep("prune", {"model": "a.onnx", "macs": "0.5"}),
+        RecipeStep("inspect", {"json": "-"}),
     )
     recipes.save(steps, tmp_path / "r.toml")
     assert recipes.read(tmp_path / "r.toml") == Recipe(steps, str(tmp_path / "r.toml"))
@@ -271,7 +271,8 @@ def test_missing_files(tmp_path: Path) -> None:
         recipes.read(tmp_path / "binary.toml")
     with pytest.raises(RecipeError, match=r"step 1 \(prune\): none.onnx: no such file"):
         lines(
-            Recipe((Step("prune", {"model": "none.onnx", "output": "x"}),), "r.toml"), main
+            Recipe((RecipeStep("prune", {"model": "none.onnx", "output": "x"}),), "r.toml"),
+            main,
         )
 
 

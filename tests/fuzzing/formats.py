@@ -128,7 +128,7 @@ def _read_ranges(path: Path) -> object:
 def _recipe(folder: Path) -> Path:
     pg.save(net(), folder / "net.onnx")
     steps = [
-        recipes.Step(
+        recipes.RecipeStep(
             "prune",
             {
                 "model": str(folder / "net.onnx"),
@@ -137,7 +137,7 @@ def _recipe(folder: Path) -> Path:
                 "keep": ["x"],
             },
         ),
-        recipes.Step(
+        recipes.RecipeStep(
             "quantize",
             {"output": "b.onnx", "data": str(folder / "net.onnx"), "equalize": True},
         ),

@@ -20,8 +20,8 @@ from prunegraph.latency.bench import PAIRS
 from prunegraph.latency.blends import blends
 from prunegraph.latency.cache import Cache, folder, processor
 from prunegraph.latency.layers import LayerTable
+from prunegraph.latency.measured import Selected, select_by_measuring
 from prunegraph.latency.search import TOLERANCE
-from prunegraph.latency.select import Selected, select
 from prunegraph.measuring import latency as timing
 from prunegraph.measuring.latency import Latency, Stopwatch
 from prunegraph.ops.cost import cost, node_macs
@@ -101,7 +101,7 @@ def chain(widths: tuple[int, ...] = (48, 64, 96, 64)) -> pg.Graph:
 def choose(
     graph: pg.Graph, timer: Staircase, cache: Cache | None = None, **options: Any
 ) -> Selected:
-    return select(
+    return select_by_measuring(
         pg.analyze(graph), SelectionOptions(**options), timer=timer, cache=cache or Cache()
     )
 
@@ -559,7 +559,9 @@ def test_what_a_failed_proof_leaves_is_measured_again(
     graph = residual_net()
     plan = pg.select(graph, budget=Budget(ratio=0.5), round_to=1)
     before = Latency(2.0, 1.0, 2.0, runs=0, threads=1)
-    monkeypatch.setattr(pipeline, "select", lambda *args, **options: Selected(plan, before))
+    monkeypatch.setattr(
+        pipeline, "select_by_measuring", lambda *args, **options: Selected(plan, before)
+    )
     proved = execution.verify
 
     def verify(model: pg.Graph, plan: Plan, pruned: pg.Graph, **options: Any) -> Any:

@@ -10,7 +10,7 @@ import pytest
 from prunegraph.errors import BudgetError, OptionError
 from prunegraph.ops.cost import Cost
 from prunegraph.rewriting.factorize import Svd, Tucker2
-from prunegraph.rewriting.ranks import RankChoice, Rule, allocate, hull, rounded
+from prunegraph.rewriting.ranks import RankChoice, RankRule, allocate, hull, rounded
 from prunegraph.selection.budget import Budget
 
 
@@ -19,18 +19,20 @@ def test_rules() -> None:
     low = rng.standard_normal((64, 12)) @ rng.standard_normal(
         (12, 90)
     ) + 0.01 * rng.standard_normal((64, 90))
-    assert Rule.parse("evbmf:0").ranks(Svd(low)) == (12,)
-    assert Rule.parse("evbmf").ranks(Svd(low)) == (28,), "12 + 0.3 (64 - 12) = 27.6"
-    assert Rule.parse("evbmf:1").ranks(Svd(low)) == (64,)
-    assert Rule.parse("evbmf:0").ranks(Svd(rng.standard_normal((64, 90)))) == (8,), (
+    assert RankRule.parse("evbmf:0").ranks(Svd(low)) == (12,)
+    assert RankRule.parse("evbmf").ranks(Svd(low)) == (28,), "12 + 0.3 (64 - 12) = 27.6"
+    assert RankRule.parse("evbmf:1").ranks(Svd(low)) == (64,)
+    assert RankRule.parse("evbmf:0").ranks(Svd(rng.standard_normal((64, 90)))) == (8,), (
         "noise has rank 0; 8 are the least"
     )
-    assert Rule.parse("ratio:0.3").ranks(Tucker2(rng.standard_normal((20, 11, 3, 3)))) == (
+    assert RankRule.parse("ratio:0.3").ranks(
+        Tucker2(rng.standard_normal((20, 11, 3, 3)))
+    ) == (
         6,
         4,
     )
     with pytest.raises(OptionError):
-        Rule.parse("ratio:0")
+        RankRule.parse("ratio:0")
 
 
 def test_rounding_goes_up_to_the_full_rank() -> None:

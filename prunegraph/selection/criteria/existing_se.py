@@ -27,7 +27,7 @@ WHO = "existing_se"
 
 
 @dataclass(frozen=True)
-class Block:
+class GateBlock:
     """A gate: the product's value, the gate's and the axis its channels lie on, and all values the gate is made of."""
 
     product: str
@@ -64,20 +64,20 @@ def existing_se(group: Group, context: Context, *, p: float = 1.0, q: float = 1.
     )
 
 
-def _blocks(context: Context) -> list[Block]:
+def _blocks(context: Context) -> list[GateBlock]:
     """The graph's blocks, looked for once."""
     cache = context.graph.cache
     if WHO not in cache:
         cache[WHO] = list(
             squeeze_and_excitation(context.graph, context.coupling.shape_info.shapes)
         )
-    result: list[Block] = cache[WHO]
+    result: list[GateBlock] = cache[WHO]
     return result
 
 
 def squeeze_and_excitation(
     graph: Graph, shapes: Mapping[str, tuple[int, ...]]
-) -> Iterator[Block]:
+) -> Iterator[GateBlock]:
     """Products of a value with a bounded gate for each of its channels that is computed from the value alone."""
     for node in graph.nodes:
         if (
@@ -94,7 +94,7 @@ def squeeze_and_excitation(
                 else frozenset()
             )
             if inner:
-                yield Block(node.outputs[0], gate, axis, inner)
+                yield GateBlock(node.outputs[0], gate, axis, inner)
 
 
 def _channel_axis(gate: tuple[int, ...], gated: tuple[int, ...]) -> int:

@@ -8,18 +8,18 @@ from prunegraph.training.binary.binarize import (
     binarize,
     measured,
 )
-from prunegraph.training.binary.compression import Compression, compression
+from prunegraph.training.binary.compression import CompressionRatios, compression
 from prunegraph.training.binary.lower import lower
 from prunegraph.training.binary.network import Quantizer, to_binary, trainable
 from prunegraph.training.binary.statistics import estimate_statistics
-from prunegraph.training.binary.update import Samples, Update, alternate_update
+from prunegraph.training.binary.update import SampleSplit, Update, alternate_update
 
 __all__ = [
     "BinarizeOptions",
     "BinarizeResult",
-    "Compression",
+    "CompressionRatios",
     "Quantizer",
-    "Samples",
+    "SampleSplit",
     "Update",
     "alternate_update",
     "binarize",

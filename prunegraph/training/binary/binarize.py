@@ -16,7 +16,7 @@ from prunegraph.graph.shapes import shape_info
 from prunegraph.runtime.data import Data
 from prunegraph.training.batches import Batches
 from prunegraph.training.batching import batching
-from prunegraph.training.binary.compression import Compression, compression
+from prunegraph.training.binary.compression import CompressionRatios, compression
 from prunegraph.training.binary.lower import Form, lower
 from prunegraph.training.binary.network import (
     MIN_INPUTS,
@@ -28,7 +28,7 @@ from prunegraph.training.binary.network import (
 )
 from prunegraph.training.binary.statistics import estimate_statistics
 from prunegraph.training.binary.update import (
-    Samples,
+    SampleSplit,
     Targets,
     Update,
     alternate_update,
@@ -101,7 +101,7 @@ class BinarizeResult:
     updates: tuple[Update, ...]
     skipped: Mapping[str, str]
     losses: Mapping[str, float]
-    compression: Compression
+    compression: CompressionRatios
     notes: tuple[str, ...] = ()
 
 
@@ -148,7 +148,7 @@ def binarize(
         data=Data.of(data),
     )
     source = source.fit(graph)
-    samples = Samples.of(
+    samples = SampleSplit.of(
         source, graph, count=options.samples, held=options.held, seed=options.seed
     )
     teacher, module = GraphModule(graph), GraphModule(binary, trainable=trainable(binary))
@@ -234,7 +234,7 @@ def _train(
     graph: Graph,
     teacher: GraphModule,
     data: Data,
-    samples: Samples,
+    samples: SampleSplit,
     judge: Loss,
     options: BinarizeOptions,
     checkpoint: str | Path | None,

@@ -18,7 +18,7 @@ LAST_BITS = (32, 8, 1)
 
 
 @dataclass(frozen=True)
-class Compression:
+class CompressionRatios:
     """Numbers that a network consists of.
 
     `binary` are weights of binary layers, `filters` their filters, each with a scale; `last` and `last_filters` the
@@ -45,7 +45,7 @@ class Compression:
         )
 
 
-def compression(graph: Graph) -> Compression:
+def compression(graph: Graph) -> CompressionRatios:
     """Count the numbers of a binary graph, as it is trained."""
     final = final_layers(graph)
     layers = [layer for layer in binary_layers(graph) if layer.node.index not in final]
@@ -70,7 +70,7 @@ def compression(graph: Graph) -> Compression:
         for v in n.inputs[1:3]
     }
     rest = graph.weights.keys() - binary.keys() - last.keys() - plain
-    return Compression(
+    return CompressionRatios(
         sum(graph.weights[name].size for name in binary),
         sum(binary.values()),
         sum(graph.weights[name].size for name in last),

@@ -55,14 +55,14 @@ def lower(
 
 
 @dataclass(frozen=True)
-class Affine:
+class AffineMap:
     """What a normalisation does to each channel: y = x * scale + shift."""
 
     scale: Array
     shift: Array
 
     @classmethod
-    def of(cls, graph: Graph, node: Node) -> Affine:
+    def of(cls, graph: Graph, node: Node) -> AffineMap:
         factor, mean, shift = linear.normalisation(graph, node)
         return cls(factor, shift - mean * factor)
 
@@ -160,9 +160,9 @@ class _Lowering:
             for n in readers
         )
 
-    def _affine(self, node: Node) -> Affine:
+    def _affine(self, node: Node) -> AffineMap:
         """A normalisation with what the layer before it leaves to it: scales of filters, steps of its inputs."""
-        affine = Affine.of(self.graph, node)
+        affine = AffineMap.of(self.graph, node)
         if node.index not in self.before:
             return affine
         layer = self.layers[self.before[node.index]]
@@ -170,7 +170,7 @@ class _Lowering:
         quantizer = self._quantizer(layer.node)
         if quantizer is not None and quantizer.index in self.whole:
             gain = gain * quantizer.attributes["step"]
-        return Affine(affine.scale * gain, affine.shift)
+        return AffineMap(affine.scale * gain, affine.shift)
 
     def _quantizer(self, node: Node) -> Node | None:
         value = node.inputs[0]
@@ -344,7 +344,7 @@ def _plain(graph: Graph) -> Graph:
 
 
 def as_thresholds(
-    affine: Affine, step: float, top: int, deadzone: bool = False
+    affine: AffineMap, step: float, top: int, deadzone: bool = False
 ) -> tuple[Array, list[Array]]:
     """A normalisation and a half-wave quantizer as comparisons with a layer's output.
 

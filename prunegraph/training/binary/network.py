@@ -233,7 +233,7 @@ def to_binary(
         raise ModelError(
             f"{graph.source}: no layer can become binary ({reasons or 'there are none'})"
         )
-    return _Writer(graph, plan, quantizer or Quantizer(), affine).run(), plan.skipped
+    return _BinaryWriter(graph, plan, quantizer or Quantizer(), affine).run(), plan.skipped
 
 
 @dataclass
@@ -375,7 +375,7 @@ def _has_channels(known: ShapeInfo, node: Node, chain: Sequence[Node]) -> bool:
     )
 
 
-class _Writer:
+class _BinaryWriter:
     """Collects nodes and tensors of the binary graph."""
 
     def __init__(self, graph: Graph, plan: _Plan, quantizer: Quantizer, affine: bool):

@@ -64,7 +64,7 @@ class Update:
 
 
 @dataclass(frozen=True)
-class Samples:
+class SampleSplit:
     """Batches to fit to, and batches held out to judge by."""
 
     fit: Sequence[Batch]
@@ -80,7 +80,7 @@ class Samples:
         held: float = 1 / 3,
         size: int = 250,
         seed: int = 0,
-    ) -> Samples:
+    ) -> SampleSplit:
         """A draw of samples, part of them held out.
 
         Args:
@@ -127,7 +127,7 @@ class Samples:
 
 def alternate_update(
     module: GraphModule,
-    samples: Samples,
+    samples: SampleSplit,
     *,
     teacher: GraphModule | None = None,
     targets: Targets = "teacher",
@@ -205,7 +205,7 @@ class _Attempt:
 @dataclass
 class _Updating:
     module: GraphModule
-    samples: Samples
+    samples: SampleSplit
     teacher: GraphModule | None
     targets: Targets
     loss: Loss

@@ -13,7 +13,7 @@ from prunegraph.training.operators.table import Call, Tensor, operator
 
 Activation = Callable[[Tensor], Tensor]
 States = tuple[Tensor, ...]
-Step = Callable[[Tensor, States], States]
+CellStep = Callable[[Tensor, States], States]
 
 #: Activations by their names in lower case, with the defaults of alpha and beta.
 ACTIVATIONS: dict[str, Callable[[Tensor, float | None, float | None], Tensor]] = {
@@ -65,7 +65,7 @@ def _activations(
 
 
 def _run(
-    x: Tensor, states: States, step: Step, lengths: Tensor | None, backwards: bool
+    x: Tensor, states: States, step: CellStep, lengths: Tensor | None, backwards: bool
 ) -> tuple[Tensor, States]:
     """One direction over time: outputs [time, batch, hidden] and the last states."""
     steps, output = x.shape[0], [x.new_zeros(0)] * x.shape[0]
@@ -87,7 +87,7 @@ def _recurrent(
     inputs: tuple[Tensor | None, ...],
     gates: int,
     defaults: list[str],
-    cell: Callable[..., Step],
+    cell: Callable[..., CellStep],
     held: int,
 ) -> tuple[Tensor, ...]:
     """All directions of a layer; `held` is the number of states, `cell` makes the step of a direction."""
@@ -133,7 +133,7 @@ def _clipped(call: Call, x: Tensor) -> Tensor:
 
 def _lstm_cell(
     call: Call, r: Tensor, bias: Tensor, f: list[Activation], peepholes: Tensor | None
-) -> Step:
+) -> CellStep:
     def step(x: Tensor, states: States) -> States:
         h, c = states
         i, o, forget, new = (x + nnf.linear(h, r, bias)).chunk(4, -1)
@@ -151,7 +151,7 @@ def _lstm_cell(
 
 def _gru_cell(
     call: Call, r: Tensor, bias: Tensor, f: list[Activation], _: Tensor | None
-) -> Step:
+) -> CellStep:
     hidden = r.shape[1]
     after = call.get("linear_before_reset", 0)
 
@@ -173,7 +173,7 @@ def _gru_cell(
 
 def _rnn_cell(
     call: Call, r: Tensor, bias: Tensor, f: list[Activation], _: Tensor | None
-) -> Step:
+) -> CellStep:
     return lambda x, states: (f[0](_clipped(call, x + nnf.linear(states[0], r, bias))),)
 
 

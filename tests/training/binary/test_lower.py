@@ -21,9 +21,9 @@ from prunegraph.training.binary import (
     to_binary,
     trainable,
 )
-from prunegraph.training.binary.compression import Compression
+from prunegraph.training.binary.compression import CompressionRatios
 from prunegraph.training.binary.levels import half_wave_step
-from prunegraph.training.binary.lower import Affine, as_thresholds
+from prunegraph.training.binary.lower import AffineMap, as_thresholds
 from prunegraph.training.binary.serial import bit_planes, serial_product
 from prunegraph.training.module import GraphModule
 from tests.builders import Builder, residual_net
@@ -122,7 +122,7 @@ def test_binary_layers_compute_with_whole_numbers_in_the_threshold_form() -> Non
 @pytest.mark.parametrize("deadzone", [False, True])
 def test_thresholds_are_the_normalisation_and_the_quantizer(deadzone: bool) -> None:
     rng = np.random.default_rng(0)
-    affine = Affine(np.array([0.7, -1.3, 0.0, 0.0]), np.array([0.2, -0.4, 0.9, -0.9]))
+    affine = AffineMap(np.array([0.7, -1.3, 0.0, 0.0]), np.array([0.2, -0.4, 0.9, -0.9]))
     step = half_wave_step(2, deadzone)
     x = rng.standard_normal((5000, 4)) * 2
     sign, limits = as_thresholds(affine, step, 3, deadzone)
@@ -173,7 +173,7 @@ def test_int8_weights_of_the_last_layer() -> None:
 
 
 def test_ratios_of_the_network_for_cifar() -> None:
-    whole = Compression(
+    whole = CompressionRatios(
         binary=4_571_136, filters=1664, last=81_920, last_filters=10, others=3456 + 3584
     )
     result = [whole.whole(bits) for bits in (32, 8, 1)]

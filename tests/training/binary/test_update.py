@@ -11,7 +11,7 @@ from prunegraph.graph.model import Graph
 from prunegraph.training import Batches, GraphModule, TrainingConfig, cross_entropy, fit
 from prunegraph.training.binary import (
     BinarizeOptions,
-    Samples,
+    SampleSplit,
     alternate_update,
     binarize,
     estimate_statistics,
@@ -114,7 +114,7 @@ def test_statistics_are_those_of_the_data_and_nothing_else_changes(teacher: Grap
 
 def test_update_without_training_recovers_most(teacher: Graph) -> None:
     module = student(teacher)
-    samples = Samples.of(task(), teacher, size=50)
+    samples = SampleSplit.of(task(), teacher, size=50)
     estimate_statistics(module, samples.fit)
     before = right(module.write_back())
     records = alternate_update(module, samples, teacher=GraphModule(teacher))
@@ -131,7 +131,7 @@ def test_update_without_training_recovers_most(teacher: Graph) -> None:
 def test_with_the_guard_the_held_out_loss_never_rises(teacher: Graph) -> None:
     module = student(teacher)
     fit(module, Batches(task(), 25), TrainingConfig(12, lr=0.05), progress=False)
-    samples = Samples.of(task(200, seed=7), teacher, size=50)
+    samples = SampleSplit.of(task(200, seed=7), teacher, size=50)
     for targets in ("teacher", "descent", "latent"):
         estimate_statistics(module, samples.fit)
         loss = mean_loss(module.eval(), samples.held, cross_entropy())
@@ -147,7 +147,7 @@ def test_with_the_guard_the_held_out_loss_never_rises(teacher: Graph) -> None:
 
 def test_a_layer_that_is_undone_has_its_old_weights(teacher: Graph) -> None:
     module = student(teacher)
-    samples = Samples.of(task(), teacher, size=50)
+    samples = SampleSplit.of(task(), teacher, size=50)
     estimate_statistics(module, samples.fit)
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     calls = iter(range(1000))
@@ -175,7 +175,7 @@ def test_a_layer_that_is_undone_has_its_old_weights(teacher: Graph) -> None:
 def test_a_last_binary_layer_gets_a_bias_that_fits(teacher: Graph) -> None:
     binary, _ = to_binary(teacher, last="binary", min_inputs=16)
     module = GraphModule(binary, trainable=trainable(binary))
-    samples = Samples.of(task(), teacher, size=50)
+    samples = SampleSplit.of(task(), teacher, size=50)
     records = alternate_update(module, samples, teacher=GraphModule(teacher), guard=False)
     assert records[-1].layer == "head" and records[-1].error[1] < records[-1].error[0]
     x = torch.cat([batch["x"] for batch in samples.fit])
@@ -232,7 +232,7 @@ def test_a_model_that_does_not_classify() -> None:
 
 
 def test_what_is_wrong(teacher: Graph) -> None:
-    samples = Samples.of(task(), teacher)
+    samples = SampleSplit.of(task(), teacher)
     with pytest.raises(DataError, match="give it, or other targets"):
         alternate_update(student(teacher), samples)
     with pytest.raises(DataError, match="makes no value"):
@@ -241,7 +241,7 @@ def test_what_is_wrong(teacher: Graph) -> None:
         alternate_update(student(teacher), samples, targets="best")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="nothing to judge"):
         alternate_update(
-            student(teacher), Samples.of({"x": task()["x"]}, teacher), targets="latent"
+            student(teacher), SampleSplit.of({"x": task()["x"]}, teacher), targets="latent"
         )
     with pytest.raises(DataError, match="held out"):
-        Samples.of({"x": task()["x"][:1]}, teacher)
+        SampleSplit.of({"x": task()["x"][:1]}, teacher)

@@ -17,8 +17,7 @@ from prunegraph.selection.budget import parse_latency
 from prunegraph.selection.criteria.base import Gradients
 from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.plan import Plan
-from prunegraph.selection.select import Ranking, rank
-from prunegraph.selection.select import select as _select
+from prunegraph.selection.select import Ranking, rank, select
 
 Progress = Callable[[str], None]
 
@@ -32,7 +31,7 @@ class Selected:
     rounding: Rounding | None = None
 
 
-def select(
+def select_by_measuring(
     coupling: Coupling,
     choice: SelectionOptions,
     statistics: Statistics | None = None,
@@ -61,7 +60,7 @@ def select(
         ModelError: ONNX Runtime cannot run the model.
     """
     if not choice.is_measured:
-        return Selected(_select(coupling, choice, statistics, gradients))
+        return Selected(select(coupling, choice, statistics, gradients))
     provider = provider_name(choice.provider)
     timer = timer or Stopwatch(
         coupling.graph, inputs, provider=provider, threads=choice.threads
@@ -75,7 +74,7 @@ def select(
     if rounding is not None:
         choice = replace(choice, round_to=rounding.chosen)
     if choice.budget.latency is None:
-        return Selected(_select(coupling, choice, statistics, gradients), None, rounding)
+        return Selected(select(coupling, choice, statistics, gradients), None, rounding)
     ranking = rank(coupling, choice, statistics, gradients)
     result = _meet(ranking, timer, cache, progress)
     return Selected(_described(result, choice), result.latency, rounding)
