@@ -124,14 +124,10 @@ def load(source: str) -> None:
 
 
 def _load_file(path: Path) -> None:
-    if path.is_dir():
-        raise PluginError(
-            f"plug-in {path} is a folder; give a .py file, or the name of a module"
-        )
-    if not path.is_file():
-        raise PluginError(f"plug-in {path}: no such file")
-    if path.suffix != ".py":
-        raise PluginError(f"plug-in {path} is no Python file (.py)")
+    try:
+        _must_be_python(path)
+    except PluginError as error:
+        raise PluginError(f"plug-in {error}") from None
     if str(path.resolve()) in sys.modules:
         return
     _run(str(path), f"file {path}", functools.partial(module_of, path))
@@ -162,11 +158,9 @@ def module_of(path: Path, *, again: bool = False, text: str | None = None) -> Mo
     name = str(path.resolve())
     if name in sys.modules and not again and text is None:
         return sys.modules[name]
-    if text is None and not path.is_file():
-        raise PluginError(f"{path}: no such file")
+    _must_be_python(path, exists=text is None)
     spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise PluginError(f"{path} is no Python file (.py)")
+    assert spec is not None and spec.loader is not None, "a name that ends with .py"
     module, before = importlib.util.module_from_spec(spec), sys.modules.get(name)
     sys.modules[name] = module
     try:
@@ -180,6 +174,27 @@ def module_of(path: Path, *, again: bool = False, text: str | None = None) -> Mo
             sys.modules[name] = before
         raise
     return module
+
+
+def _must_be_python(path: Path, *, exists: bool = True) -> None:
+    """Raise PluginError for what is no Python file, or, unless it need not exist, is not there."""
+    if path.is_dir():
+        raise PluginError(f"{path} is a folder; give a .py file, or the name of a module")
+    if exists and not path.is_file():
+        raise PluginError(f"{path}: no such file")
+    if path.suffix != ".py":
+        raise PluginError(f"{path} is no Python file (.py)")
+
+
+@contextmanager
+def _loading(label: str) -> Iterator[None]:
+    """Turn what people's code raises while it is loaded into a PluginError."""
+    try:
+        yield
+    except PluginError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"{label} cannot be loaded: {reported(error)}") from error
 
 
 @contextmanager
@@ -205,12 +220,8 @@ def function(given: str, text: str | None = None) -> Callable[..., Any]:
         PluginError: there is no such file or function, or the file fails.
     """
     path, _, name = given.rpartition(":")
-    try:
+    with _loading(path):
         module = module_of(Path(path), again=True, text=text)
-    except PluginError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise PluginError(f"{path} cannot be loaded: {reported(error)}") from error
     result = getattr(module, name, None)
     if not callable(result):
         raise PluginError(f"{path}: has no function {name!r}")
@@ -232,13 +243,11 @@ def code_in(given: str, *, is_model: bool = False) -> bool:
 def _run(label: str, origin: str, work: Callable[[], object]) -> object:
     """Import code of a plug-in."""
     _contributions.pop(origin, None)
-    try:
-        with coming_from(origin):
+    with coming_from(origin), _loading(f"plug-in {label}"):
+        try:
             return work()
-    except PluginError as error:
-        raise PluginError(f"plug-in {label}: {error}") from error
-    except (Exception, SystemExit) as error:
-        raise PluginError(f"plug-in {label} cannot be loaded: {reported(error)}") from error
+        except PluginError as error:
+            raise PluginError(f"plug-in {label}: {error}") from error
 
 
 def _must_contribute(label: str, origin: str) -> None:

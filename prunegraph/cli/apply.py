@@ -9,8 +9,10 @@ import click
 from prunegraph.cli.console import console, stages
 from prunegraph.cli.loading import load_model
 from prunegraph.cli.options import (
+    READ,
     REFIT,
     data_option,
+    model_argument,
     output_option,
     proof_options,
     quantize_option,
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Writes)
-@click.argument("model")
-@click.argument("plan")
+@model_argument()
+@click.argument("plan", type=READ)
 @output_option()
 @data_option(REFIT)
 @repair_option()

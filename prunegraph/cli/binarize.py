@@ -17,6 +17,7 @@ from prunegraph.cli.options import (
     evaluation_option,
     keep_option,
     lr_option,
+    model_argument,
     output_option,
     probabilities_option,
     reading_options,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Writes)
-@click.argument("model")
+@model_argument()
 @output_option("Where the binary model goes.")
 @data_option("Inputs: .npz or file.py:function, with `labels` or without.", required=True)
 @evaluation_option("What a metric of both models is measured on.")

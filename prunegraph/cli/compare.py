@@ -9,6 +9,7 @@ import click
 from prunegraph.cli.console import console
 from prunegraph.cli.options import (
     data_option,
+    model_argument,
     plugin_option,
     provider_option,
     threads_option,
@@ -16,8 +17,8 @@ from prunegraph.cli.options import (
 
 
 @click.command()
-@click.argument("first", metavar="A")
-@click.argument("second", metavar="B")
+@model_argument("first", metavar="A")
+@model_argument("second", metavar="B")
 @data_option("Inputs (and labels): .npz or file.py:function.")
 @click.option(
     "--runs",

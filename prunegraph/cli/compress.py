@@ -15,6 +15,7 @@ from prunegraph.cli.options import (
     json_option,
     macs_option,
     min_channels_option,
+    model_argument,
     no_verify_option,
     output_option,
     params_option,
@@ -30,7 +31,7 @@ FORMAT = "prunegraph/compressed@1"
 
 
 @click.command(cls=Writes)
-@click.argument("model")
+@model_argument()
 @output_option()
 @macs_option(metavar="X")
 @params_option(metavar="X")

@@ -6,12 +6,16 @@ import click
 
 from prunegraph.cli.console import console, stages
 from prunegraph.cli.loading import load_model
-from prunegraph.cli.options import output_option, reading_options
+from prunegraph.cli.options import (
+    model_argument,
+    output_option,
+    reading_options,
+)
 from prunegraph.cli.recipe import Writes
 
 
 @click.command(cls=Writes)
-@click.argument("source")
+@model_argument("source")
 @output_option("Where the ONNX model goes.")
 @reading_options
 def convert(source: str, out: str) -> None:

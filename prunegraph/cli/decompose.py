@@ -15,6 +15,7 @@ from prunegraph.cli.options import (
     keep_option,
     latency_option,
     macs_option,
+    model_argument,
     output_option,
     params_option,
     provider_option,
@@ -32,7 +33,7 @@ FORMAT = "prunegraph/decomposed@1"
 
 
 @click.command(cls=Writes)
-@click.argument("model")
+@model_argument()
 @output_option()
 @click.option(
     "--method",

@@ -9,9 +9,11 @@ import click
 from prunegraph.cli.console import check_json, console, write_json
 from prunegraph.cli.loading import load_model
 from prunegraph.cli.options import (
+    WRITTEN,
     attention_option,
     data_option,
     json_option,
+    model_argument,
     reading_options,
 )
 
@@ -21,10 +23,14 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model")
+@model_argument()
 @json_option("Write groups and nodes as JSON; - is stdout.")
 @click.option(
-    "--nodes", "nodes_path", metavar="FILE", help="Write nodes alone as JSON; - is stdout."
+    "--nodes",
+    "nodes_path",
+    type=WRITTEN,
+    metavar="FILE",
+    help="Write nodes alone as JSON; - is stdout.",
 )
 @data_option("Unlabelled inputs: the groups then have moments of activations.")
 @attention_option()

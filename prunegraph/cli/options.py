@@ -15,6 +15,22 @@ import click
 Decorator = Callable[[Any], Any]
 
 
+class ReadFile(click.types.StringParamType):
+    """A file that a command reads; or code that makes what would be in it, as in `file.py:function`."""
+
+
+class ModelFile(ReadFile):
+    """A model that a command reads; or a factory that makes it, as in `package.module:function`."""
+
+
+class WrittenFile(click.types.StringParamType):
+    """A file that a command writes."""
+
+
+#: Types of parameters that name files; recipes go by them.
+READ, MODEL, WRITTEN = ReadFile(), ModelFile(), WrittenFile()
+
+
 def shared(*names: str, **common: Any) -> Callable[..., Decorator]:
     """Declare an option that several commands have."""
 
@@ -24,6 +40,11 @@ def shared(*names: str, **common: Any) -> Callable[..., Decorator]:
         return click.option(*names, **{**common, **more})
 
     return option
+
+
+def model_argument(name: str = "model", **more: Any) -> Decorator:
+    """An argument that names a model."""
+    return click.argument(name, type=MODEL, **more)
 
 
 def together(*options: Decorator) -> Decorator:
@@ -88,6 +109,7 @@ plugin_option = shared(
 reading_options = together(
     click.option(
         "--inputs",
+        type=READ,
         metavar="FILE",
         expose_value=False,
         callback=_keep_reading,
@@ -95,6 +117,7 @@ reading_options = together(
     ),
     click.option(
         "--params-file",
+        type=READ,
         metavar="FILE",
         expose_value=False,
         callback=_keep_reading,
@@ -119,21 +142,24 @@ output_option = shared(
     "-o",
     "--output",
     "out",
+    type=WRITTEN,
     required=True,
     metavar="OUT",
     help="Where the pruned model goes.",
 )
-data_option = shared("--data", metavar="FILE")
-evaluation_option = shared("--eval", "evaluation", metavar="FILE")
-json_option = shared("--json", "json_path", metavar="FILE")
+data_option = shared("--data", type=READ, metavar="FILE")
+evaluation_option = shared("--eval", "evaluation", type=READ, metavar="FILE")
+json_option = shared("--json", "json_path", type=WRITTEN, metavar="FILE")
 report_options = together(
     click.option(
         "--report",
+        type=WRITTEN,
         metavar="FILE",
         help="Write an HTML page: totals, widths, fixed layers, the proof.",
     ),
     click.option(
         "--sensitivity",
+        type=READ,
         metavar="FILE",
         help="Sensitivity JSON whose curves the report shows.",
     ),
@@ -206,7 +232,9 @@ quantize_option = shared(
 )
 no_verify_option = shared("--no-verify", is_flag=True, help="Skip the proof.")
 proof_options = together(
-    click.option("--save-plan", metavar="FILE", help="Write the plan as JSON."),
+    click.option(
+        "--save-plan", type=WRITTEN, metavar="FILE", help="Write the plan as JSON."
+    ),
     no_verify_option(),
 )
 
@@ -291,7 +319,7 @@ sweep_options = together(
 epochs_option = shared("--epochs", show_default=True)
 lr_option = shared("--lr", type=float, default=0.01, show_default=True)
 batch_option = shared("--batch", type=click.IntRange(1), show_default=True)
-checkpoint_option = shared("--checkpoint", metavar="FILE")
+checkpoint_option = shared("--checkpoint", type=WRITTEN, metavar="FILE")
 probabilities_option = shared(
     "--probabilities",
     is_flag=True,

@@ -14,6 +14,7 @@ from prunegraph.cli.options import (
     data_option,
     latency_option,
     macs_option,
+    model_argument,
     output_option,
     params_option,
     provider_option,
@@ -40,7 +41,7 @@ def _ratio(
 
 
 @click.command(cls=Writes)
-@click.argument("model")
+@model_argument()
 @output_option()
 @click.option(
     "--ratio", callback=_ratio, help="Share of channels removed from every group, or auto."

@@ -13,9 +13,11 @@ import click
 from prunegraph.cli.console import check_json, console, stages, write_json
 from prunegraph.cli.loading import load_model
 from prunegraph.cli.options import (
+    READ,
     data_option,
     json_option,
     metric_option,
+    model_argument,
     output_option,
     reading_options,
     threads_option,
@@ -50,7 +52,7 @@ def read_ranges(path: str) -> dict[str, Any]:
 
 
 @click.command(cls=Writes)
-@click.argument("model")
+@model_argument()
 @output_option()
 @data_option("Unlabelled inputs to calibrate on: .npz or file.py:function.")
 @click.option(
@@ -109,7 +111,10 @@ def read_ranges(path: str) -> dict[str, Any]:
     "error, agreement, kl, top1, or file.py:function.", default="error", show_default=True
 )
 @click.option(
-    "--ranges", metavar="JSON", help="Scales and zero points of tensors, taken as they are."
+    "--ranges",
+    type=READ,
+    metavar="JSON",
+    help="Scales and zero points of tensors, taken as they are.",
 )
 @click.option(
     "--rounding",

@@ -6,11 +6,12 @@ Both go through the commands' own parameters: an option is defined once, where i
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from prunegraph.cli.options import ModelFile, ReadFile, WrittenFile
 from prunegraph.errors import RecipeError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -18,21 +19,6 @@ if TYPE_CHECKING:
 
 #: Where a context keeps a command's words, and the file of `--save-recipe`.
 WORDS, FILE = "prunegraph.words", "prunegraph.recipe"
-
-#: Parameters that name files a command reads, and those that name files it writes.
-READ = (
-    "model",
-    "source",
-    "plan",
-    "data",
-    "evaluation",
-    "original",
-    "sensitivity",
-    "ranges",
-    "inputs",
-    "params_file",
-)
-WRITTEN = ("out", "save_plan", "json_path", "nodes_path", "report", "checkpoint")
 
 
 class Writes(click.Command):
@@ -61,7 +47,7 @@ class Writes(click.Command):
         from prunegraph import recipes
         from prunegraph.api import check_output
 
-        others = [name for key in WRITTEN if (name := ctx.params.get(key))]
+        others = list(_files(self, WrittenFile, ctx.params))
         check_output(path, ctx.params.get("model") or ctx.params.get("source"), others)
         created = super().invoke(ctx)
         recipes.save([spelled(self, ctx.meta[WORDS])], path)
@@ -168,13 +154,8 @@ def lines(recipe: Recipe, group: click.Group) -> list[list[str]]:
             options = {first: last, **options}
         words = line(command, RecipeStep(step.command, options), where)
         given = _checked(command, words[1:], where)
-        _check_files(given, written, where)
-        created = [
-            os.path.abspath(given[name])
-            for name in WRITTEN
-            if isinstance(given.get(name), str)
-        ]
-        written += created
+        _check_files(command, given, written, where)
+        written += [os.path.abspath(path) for path in _files(command, WrittenFile, given)]
         last = given.get("out", last)
         result.append(words)
     return result
@@ -195,22 +176,27 @@ def _checked(command: click.Command, words: list[str], where: str) -> dict[str, 
     return dict(given)
 
 
-def _check_files(given: dict[str, Any], written: Sequence[str], where: str) -> None:
+def _files(
+    command: click.Command,
+    kind: type[ReadFile] | type[WrittenFile],
+    given: Mapping[str, Any],
+) -> Iterator[str]:
+    """The files of a kind that are given: those that a command reads, or those that it writes."""
+    for parameter in command.params:
+        value = given.get(parameter.name or "")
+        if isinstance(parameter.type, kind) and isinstance(value, str) and value:
+            yield value
+
+
+def _check_files(
+    command: click.Command, given: Mapping[str, Any], written: Sequence[str], where: str
+) -> None:
     """Files that a step reads are there, or written by a step before it. Raises RecipeError."""
-    for (
-        name
-    ) in READ:  # of which `package.module:factory` and `file.py:function` are no files
-        path = given.get(name)
-        if not isinstance(path, str) or ":" in path:
+    for path in _files(command, ReadFile, given):
+        # `package.module:factory` and `file.py:function` are no files.
+        if ":" in path or os.path.abspath(path) in written or os.path.exists(path):
             continue
-        if os.path.abspath(path) not in written and not os.path.exists(path):
-            raise RecipeError(
-                f"{where}: {path}: no such file, and no step before it writes it"
-            )
-
-
-#: Parameters that name models.
-MODELS = ("model", "source", "original", "first", "second")
+        raise RecipeError(f"{where}: {path}: no such file, and no step before it writes it")
 
 
 def code(group: click.Group, matches: Sequence[list[str]]) -> list[str]:
@@ -227,7 +213,7 @@ def code(group: click.Group, matches: Sequence[list[str]]) -> list[str]:
             value = given.get(parameter.name or "")
             for each in value if isinstance(value, list | tuple) else [value]:
                 name = key(parameter)
-                is_model = parameter.name in MODELS or isinstance(parameter, click.Argument)
+                is_model = isinstance(parameter.type, ModelFile)
                 if not isinstance(each, str):
                     continue
                 # Schedulers and their workers exchange pickles.

@@ -11,6 +11,7 @@ from prunegraph.cli.loading import load_model
 from prunegraph.cli.options import (
     choice_options,
     metric_option,
+    model_argument,
     output_option,
     reading_options,
     result_options,
@@ -22,7 +23,7 @@ from prunegraph.cli.results import show_result
 
 
 @click.command(cls=Writes)
-@click.argument("model")
+@model_argument()
 @output_option()
 @sweep_options
 @tolerance_option("How much worse the metric may be, in its own unit.", required=True)

@@ -11,6 +11,7 @@ from prunegraph.cli.loading import load_model
 from prunegraph.cli.options import (
     choice_options,
     metric_option,
+    model_argument,
     reading_options,
     repair_option,
     round_to_option,
@@ -28,7 +29,7 @@ def _ratios(ctx: click.Context, parameter: click.Parameter, value: str) -> list[
 
 
 @click.command()
-@click.argument("model")
+@model_argument()
 @sweep_options
 @metric_option(
     "error, agreement, kl, top1 (needs labels), or file.py:function.",

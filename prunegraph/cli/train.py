@@ -11,6 +11,7 @@ import click
 from prunegraph.cli.console import console
 from prunegraph.cli.loading import load_beside, load_model
 from prunegraph.cli.options import (
+    MODEL,
     batch_option,
     checkpoint_option,
     data_option,
@@ -19,6 +20,7 @@ from prunegraph.cli.options import (
     lr_option,
     macs_option,
     metric_option,
+    model_argument,
     output_option,
     params_option,
     probabilities_option,
@@ -58,7 +60,7 @@ def _kinds(
 
 
 @click.command(cls=Writes)
-@click.argument("model")
+@model_argument()
 @output_option("Where the trained model goes.")
 @data_option("Training data: .npz or file.py:function, `labels` or not.", required=True)
 @click.option(
@@ -78,6 +80,7 @@ def _kinds(
 )
 @click.option(
     "--original",
+    type=MODEL,
     metavar="MODEL",
     help="Learn from this model's outputs; needed without labels.",
 )

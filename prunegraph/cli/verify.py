@@ -6,13 +6,18 @@ import click
 
 from prunegraph.cli.console import console
 from prunegraph.cli.loading import load_model
-from prunegraph.cli.options import data_option, reading_options
+from prunegraph.cli.options import (
+    READ,
+    data_option,
+    model_argument,
+    reading_options,
+)
 
 
 @click.command()
-@click.argument("model")
-@click.argument("plan")
-@click.argument("pruned")
+@model_argument()
+@click.argument("plan", type=READ)
+@model_argument("pruned")
 @data_option("Inputs to compare on besides random ones: .npz or file.py:function.")
 @reading_options
 def verify(model: str, plan: str, pruned: str, data: str | None) -> None:

@@ -10,6 +10,7 @@ import click
 import pytest
 
 from prunegraph.cli import main
+from prunegraph.cli.options import ReadFile, WrittenFile
 from tests.paths import ROOT
 
 #: Options of one name that are different things, with what they are.
@@ -107,3 +108,23 @@ def test_an_option_is_the_same_in_every_command(name: str) -> None:
 def test_help_differs_where_it_is_meant_to() -> None:
     texts = {name: {option.help for _, option in uses} for name, uses in used().items()}
     assert {name for name in texts if len(texts[name]) > 1} == OWN_HELP | set(DIFFERENT)
+
+
+def test_what_a_command_does_with_a_file_is_said_where_its_parameter_is_declared() -> None:
+    texts = [
+        f"{name} {option}"
+        for option, uses in used().items()
+        for name, parameter in uses
+        if parameter.metavar in ("FILE", "JSON")
+        and not isinstance(parameter.type, ReadFile | WrittenFile)
+        and option != "--save-recipe"
+    ]
+    assert not texts
+    arguments = {
+        f"{name} {parameter.name}"
+        for name, command in main.commands.items()
+        for parameter in command.params
+        if isinstance(parameter, click.Argument)
+        and not isinstance(parameter.type, ReadFile)
+    }
+    assert arguments == {"run recipe"}, "recipes hold no recipes"
