@@ -1,55 +1,93 @@
 """Hashes of written files, to compare two checkouts: a change of shape alone leaves all of them as they are.
 
-    python -m tests.output_hashes [NAME ...] > before.json
+    python -m tests.output_hashes [--limit ELEMENTS] [--models NAME,...] [--commands NAME,...] > before.txt
 
-Every model goes through every command with fixed options; what a command writes is hashed byte for byte, and a refusal
-is listed as its message. Hashes depend on the processor and on versions of libraries, so none are stored: run both
-checkouts on one machine and compare the two files. NAMEs choose models (by a part of their name).
+Every committed model goes through every command with fixed options, small models first; what a command writes is hashed
+byte for byte, and a refusal is listed as its message. One line a result: two checkouts are compared by `diff`. Hashes
+depend on the processor and on versions of libraries, so none are stored. Models with more weights than the limit are
+left out, and listed at the end; NAMEs choose models and commands by a part of their name.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
-import json
+import math
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 import prunegraph as pg
-from benchmarks.zoo import ZOO
 from fixtures import light_models
 from prunegraph.errors import PrunegraphError
 from prunegraph.graph.model import Graph
 from prunegraph.runtime.data import random_inputs
+from tests.frontends.mxnet import cases
 from tests.paths import FIXTURES
 
-#: Small graphs of different kinds: residual, depthwise, split and shuffled, dynamic shapes, attention.
-MODELS = (
-    "timm__test_resnet",
-    "timm__test_resnet__dynamo",
-    "timm__test_vit",
-    "timm__levit_128s__dynamo",
-    "torchvision__mobilenet_v3_small__dynamo",
-    "torchvision__shufflenet_v2_x1_0",
-    "ultralytics__yolov5n__dynamo",
-)
+#: Elements of all weights, above which a model is left out unless another limit is given.
+LIMIT = 1_500_000
 
 Samples = dict[str, np.ndarray]
 Command = Callable[[Graph, Samples], Graph]
 
 
-def models() -> Iterator[tuple[str, Callable[[], Graph]]]:
-    """Names of models, and what makes them."""
-    for name in ("fashion_resnet", "lenet5"):
-        yield name, lambda name=name: pg.load(FIXTURES / f"{name}.onnx")  # type: ignore[misc]
-    for name in MODELS:
-        yield (
-            name,
-            lambda name=name: pg.load(light_models.load(ZOO / f"{name}.light.xz", 0)),
-        )  # type: ignore[misc]
+@dataclass(frozen=True)
+class Fixture:
+    """A committed model: its name, the number of elements of its weights, and what makes it."""
+
+    name: str
+    size: int
+    make: Callable[[], Graph]
+
+
+def fixtures() -> Iterator[Fixture]:
+    """All committed models."""
+    for path in sorted(FIXTURES.glob("*.onnx")):
+        yield Fixture(path.stem, _size(onnx.load(path)), partial(pg.load, path))
+    for path in sorted(FIXTURES.glob("zoo*/*.light.xz")):
+        name = path.name.removesuffix(".light.xz")
+        yield Fixture(name, _size(light_models.read(path)), partial(_restored, path))
+    for folder in cases.folders():
+        name = f"mxnet {folder.parent.name} {folder.name}"
+        symbol = partial(_symbol, folder)
+        try:
+            yield Fixture(name, _size(symbol().model), symbol)
+        except PrunegraphError as error:
+            sys.stderr.write(f"not read: {name}: {error}\n")
+
+
+def _size(model: onnx.ModelProto) -> int:
+    return sum(math.prod(tensor.dims) for tensor in model.graph.initializer)
+
+
+def _restored(path: Path) -> Graph:
+    return pg.load(light_models.load(path, 0))
+
+
+def _symbol(folder: Path) -> Graph:
+    sizes = {name: array.shape for name, array in cases.inputs(folder).items()}
+    return pg.load(str(folder / "model-symbol.json"), input_shapes=sizes)
+
+
+def chosen(limit: int, parts: Sequence[str]) -> list[Fixture]:
+    """Models whose name has one of the parts, small ones first; those above the limit are named on stderr."""
+    result = [
+        fixture
+        for fixture in fixtures()
+        if not parts or any(part in fixture.name for part in parts)
+    ]
+    result.sort(key=lambda fixture: (fixture.size, fixture.name))
+    for fixture in result:
+        if fixture.size > limit:
+            sys.stderr.write(f"left out: {fixture.name}, {fixture.size:,} elements\n")
+    return [fixture for fixture in result if fixture.size <= limit]
 
 
 def pruned(graph: Graph, **options: object) -> Graph:
@@ -101,23 +139,35 @@ def digest(graph: Graph, folder: Path) -> str:
     return result.hexdigest()
 
 
-def hashes(wanted: list[str]) -> dict[str, str]:
-    """Hash or refusal by model and command."""
-    matches = {}
-    for name, make in models():
-        if wanted and not any(part in name for part in wanted):
-            continue
-        graph = make()
-        for command, run in COMMANDS.items():
-            with tempfile.TemporaryDirectory() as folder:
-                try:
-                    result = digest(run(graph, samples(graph)), Path(folder))
-                except (PrunegraphError, ValueError) as error:
-                    result = f"refused: {error}"
-            matches[f"{name}: {command}"] = result
-            sys.stderr.write(f"{name}: {command}: {result[:60]}\n")
-    return matches
+def lines(fixture: Fixture, commands: Iterable[str]) -> Iterator[str]:
+    """Model, command, and the hash of what it writes, or its refusal."""
+    graph = fixture.make()
+    for command in commands:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                data = samples(graph)
+                result = digest(COMMANDS[command](graph, data), Path(folder))
+            except (PrunegraphError, ValueError) as error:
+                result = f"refused: {' '.join(str(error).split())}"
+        yield f"{fixture.name}: {command}: {result}\n"
+
+
+def main() -> None:
+    """Write one line a result to stdout."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--limit", type=int, default=LIMIT)
+    parser.add_argument("--models", default="")
+    parser.add_argument("--commands", default="")
+    given = parser.parse_args()
+    parts = [part for part in given.commands.split(",") if part]
+    commands = [
+        name for name in COMMANDS if not parts or any(part in name for part in parts)
+    ]
+    for fixture in chosen(given.limit, [part for part in given.models.split(",") if part]):
+        for line in lines(fixture, commands):
+            sys.stdout.write(line)
+            sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(hashes(sys.argv[1:]), indent=1) + "\n")
+    main()
