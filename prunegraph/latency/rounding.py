@@ -21,8 +21,8 @@ from prunegraph.latency.cache import Cache
 from prunegraph.latency.layers import LayerTable
 from prunegraph.measuring.latency import Timer
 from prunegraph.rewriting.cut import cut
-from prunegraph.selection.allocation import Limits, make_steps
 from prunegraph.selection.budget import Meter
+from prunegraph.selection.units import Limits, channels_of, make_steps
 
 MULTIPLES = (1, 2, 4, 8, 16, 32)
 
@@ -119,7 +119,5 @@ def widths(coupling: Coupling, multiple: int, seed: int = 0) -> dict[str, tuple[
         shares = np.asarray([0.0, *(step.share for step in steps)])
         taken = int(abs(1 - shares - wanted).argmin())
         if taken:
-            remove[group.id] = tuple(
-                sorted(c for step in steps[:taken] for c in step.channels)
-            )
+            remove[group.id] = tuple(channels_of(steps[:taken], group.id))
     return remove

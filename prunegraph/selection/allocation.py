@@ -1,66 +1,39 @@
 """Allocations: in which order channels go, over all groups.
 
-An allocation turns scores into steps, each removing a few channels of one group (as many as
-`round_to` asks for). A budget then takes the shortest prefix of the steps that meets it.
+An allocation brings the steps of all units (`selection.units`: most often groups, a few channels a step) into
+one order. A budget then takes the shortest prefix of the steps that meets it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
 from prunegraph.coupling.coupling import Coupling
-from prunegraph.coupling.groups import Group
 from prunegraph.errors import BudgetError, DataError
 from prunegraph.options import base_name, bound
 from prunegraph.registry import Registry
 from prunegraph.selection.budget import Budget, Meter, cannot_fall
 from prunegraph.selection.normalise import Norm, normalised
 from prunegraph.selection.structure import structures
+from prunegraph.selection.units import (
+    Limits,
+    Removal,
+    Step,
+    Unit,
+    collect,
+    forced_share,
+    up_to,
+)
 
 Array = np.ndarray
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a choice must respect.
-
-    Args:
-        round_to: kept channels are a multiple of this, where a group is wide enough.
-        min_channels: at least this many channels stay in every group.
-        ratios: groups with a ratio of their own, by id (0: protected).
-    """
-
-    round_to: int = 8
-    min_channels: int = 1
-    ratios: Mapping[str, float] | None = None
-
-    def __post_init__(self) -> None:
-        if self.round_to < 1:
-            raise BudgetError(f"round_to must be at least 1, got {self.round_to}")
-        if self.min_channels < 1:
-            raise BudgetError(f"min_channels must be at least 1, got {self.min_channels}")
-
-
-@dataclass(frozen=True)
-class Step:
-    """Channels of one group that go together.
-
-    `share` is what part of the group is gone then, `scores` are those of all of the group's channels.
-    """
-
-    group: str
-    channels: tuple[int, ...]
-    share: float
-    scores: Array = field(repr=False)
-
-
-#: Brings steps into the order in which they are taken; a group's steps keep theirs. Keyword-only
-#: parameters are options (`prunegraph.options`).
+#: `(units, coupling) -> steps`: brings the steps of all units into the order in which they are taken; a unit's
+#: steps keep theirs. Keyword-only parameters are options (`prunegraph.options`).
 Allocation = Callable[..., list[Step]]
 ALLOCATIONS: Registry[Allocation] = Registry("allocation")
 
@@ -69,153 +42,139 @@ Per = Literal["channel", "macs", "params", "bytes"]
 
 
 @ALLOCATIONS.register("uniform")
-def uniform(steps: Sequence[Step], coupling: Coupling) -> list[Step]:
+def uniform(units: Sequence[Unit], coupling: Coupling) -> list[Step]:
     """Every group loses the same share."""
+    steps = [step for unit in units for step in unit.steps]
     return sorted(steps, key=lambda step: step.share)
 
 
 @ALLOCATIONS.register("global")
 def globally(
-    steps: Sequence[Step], coupling: Coupling, *, norm: Norm = "mean", per: Per = "channel"
+    units: Sequence[Unit],
+    coupling: Coupling,
+    *,
+    norm: Norm = "mean",
+    per: Per = "channel",
 ) -> list[Step]:
     """Lowest scores first, wherever they are, normalised in each group; `per` divides them by what a channel saves."""
-    saved = _saved(steps, coupling, per)
-    highest: dict[str, float] = {}
+    saved = _saved(units, coupling, per)
     comparable: dict[str, Array] = {}
-    keys = []
-    for step in steps:
-        if step.group not in comparable:
-            comparable[step.group] = normalised(step.scores, norm)
-        # A group's steps keep their order.
-        score = (
-            float(comparable[step.group][list(step.channels)].mean()) / saved[step.group]
-        )
-        highest[step.group] = max(highest.get(step.group, -math.inf), score)
-        keys.append(highest[step.group])
+    steps, keys = [], []
+    for unit in units:
+        highest = -math.inf
+        for step in unit.steps:
+            for group, scores in step.scores.items():
+                if group not in comparable:
+                    comparable[group] = normalised(scores, norm)
+            # A unit's steps keep their order. One that removes no channels has no score: it comes last.
+            highest = max(highest, _mean(step, comparable) / saved[unit.id])
+            steps.append(step)
+            keys.append(highest)
     return [steps[i] for i in sorted(range(len(steps)), key=lambda i: keys[i])]
 
 
-def _saved(steps: Sequence[Step], coupling: Coupling, per: Per) -> dict[str, float]:
-    """Say what a channel of each group saves of the whole network's cost, while the other groups are as they were."""
-    first = {step.group: step.channels for step in reversed(steps)}
+def _mean(step: Step, scores: Mapping[str, Array]) -> float:
+    """The mean score of the channels that go with a step."""
+    gone = [scores[group][list(channels)] for group, channels in step.gone.items()]
+    return float(np.concatenate(gone).mean()) if step.count else math.inf
+
+
+def _saved(units: Sequence[Unit], coupling: Coupling, per: Per) -> dict[str, float]:
+    """Say what a channel of each unit saves of the whole network's cost, while the others are as they were."""
+    first = {unit.id: unit.steps[0] for unit in units if unit.steps}
     if per == "channel":
         return dict.fromkeys(first, 1.0)
     meter = Meter(coupling)
     whole, least = float(getattr(meter.original, per)), np.finfo(float).tiny
     remaining = {
-        group: float(getattr(meter.measure({group: gone}), per))
-        for group, gone in first.items()
+        unit: float(getattr(meter.measure(step.gone), per)) for unit, step in first.items()
     }
     return {
-        group: max((whole - remaining[group]) / whole / len(gone), least)
-        for group, gone in first.items()
+        unit: max((whole - remaining[unit]) / whole / max(step.count, 1), least)
+        for unit, step in first.items()
     }
 
 
 @ALLOCATIONS.register("isomorphic")
 def isomorphic(
-    steps: Sequence[Step], coupling: Coupling, *, norm: Norm = "mean"
+    units: Sequence[Unit], coupling: Coupling, *, norm: Norm = "mean"
 ) -> list[Step]:
     """Groups of one structure are ranked together; every structure loses the same share (Fang et al. 2024)."""
     structure = structures(coupling)
+    kinds = {
+        unit.id: "+".join(sorted({structure[group] for group in unit.groups}))
+        for unit in units
+    }
+    competing = {group for unit in units for group in unit.groups}
     sizes: dict[str, int] = {}
-    for group in coupling.groups:
-        sizes[structure[group.id]] = sizes.get(structure[group.id], 0) + group.channels
+    for kind, channels in (
+        *((kinds[unit.id], unit.channels) for unit in units),
+        *(
+            (structure[group.id], group.channels)
+            for group in coupling.groups
+            if group.id not in competing
+        ),
+    ):
+        sizes[kind] = sizes.get(kind, 0) + channels
     gone = dict.fromkeys(sizes, 0)
     keys = []
-    ranked = globally(steps, coupling, norm=norm)
+    ranked = globally(units, coupling, norm=norm)
     for step in ranked:
-        kind = structure[step.group]
-        gone[kind] += len(step.channels)
+        kind = kinds[step.unit]
+        gone[kind] += step.count
         keys.append(gone[kind] / sizes[kind])
     return [ranked[i] for i in sorted(range(len(ranked)), key=lambda i: keys[i])]
 
 
 @ALLOCATIONS.register("sensitivity")
-def sensitivity(steps: Sequence[Step], coupling: Coupling) -> list[Step]:
+def sensitivity(units: Sequence[Unit], coupling: Coupling) -> list[Step]:
     """Widths with the smallest sum of measured errors (needs data; see `selection.knapsack`)."""
     raise DataError(
         "allocation 'sensitivity' needs data: give --data FILE (unlabelled inputs)"
     )
 
 
-def make_steps(group: Group, scores: Array, limits: Limits) -> list[Step]:
-    """A group's channels in the order of their scores, in steps that respect the limits."""
-    unit = round_unit(group, limits.round_to)
-    order = np.argsort(scores, kind="stable")
-    removable = int(np.isfinite(scores).sum())
-    steps: list[Step] = []
-    gone = 0
-    while True:
-        remaining = group.channels - gone
-        size = remaining % unit or unit
-        if remaining - size < limits.min_channels or gone + size > removable:
-            return steps
-        chosen = order[gone : gone + size]
-        gone += size
-        steps.append(
-            Step(group.id, tuple(int(c) for c in chosen), gone / group.channels, scores)
-        )
-
-
-def round_unit(group: Group, round_to: int) -> int:
-    """Channels of a group that together make a multiple of `round_to` on its layers' axes."""
-    widths = [member.per_channel for member in group.members if member.role == "out"]
-    return round_to // math.gcd(round_to, *widths) if widths else round_to
-
-
 def allocate(
     coupling: Coupling,
-    scores: Mapping[str, Array],
+    units: Sequence[Unit],
     budget: Budget,
     limits: Limits,
     allocation: str = "uniform",
-) -> dict[str, Array]:
-    """Channels to remove, by group id, so that the budget is met.
+) -> Removal:
+    """What to remove so that the budget is met.
 
     Raises:
         BudgetError: the budget cannot be met within the limits.
         UnknownNameError: no such allocation, or it has no such option.
         OptionError: an option cannot have that value.
     """
-    groups = {group.id: group for group in coupling.groups}
-    ratios = limits.ratios or {}
     forced: list[Step] = []
-    free: list[Step] = []
-    for group in coupling.groups:
-        steps = make_steps(group, scores[group.id], limits)
-        if group.id in ratios:
-            forced += [step for step in steps if step.share <= ratios[group.id] + 1e-9]
+    competing: list[Unit] = []
+    for unit in units:
+        share = forced_share(unit, limits)
+        if share is None:
+            competing.append(unit)
         else:
-            free += steps
-    free = bound(ALLOCATIONS, allocation)(free, coupling)
+            forced += up_to(unit.steps, share)
+    free = bound(ALLOCATIONS, allocation)(competing, coupling)
     if budget.ratio == "auto":
-        return _collect(forced)
+        return collect(forced)
     if budget.ratio is not None:
-        return _collect(
-            [*forced, *_take_ratio(free, budget.ratio, allocation, groups, ratios)]
-        )
-    return _collect([*forced, *_take_bound(coupling, forced, free, budget)])
+        total = sum(unit.channels for unit in competing)
+        return collect([*forced, *_take_ratio(free, budget.ratio, allocation, total)])
+    return collect([*forced, *_take_bound(coupling, forced, free, budget)])
 
 
 def _take_ratio(
-    steps: Sequence[Step],
-    ratio: float,
-    allocation: str,
-    groups: Mapping[str, Group],
-    ratios: Mapping[str, float],
+    steps: Sequence[Step], ratio: float, allocation: str, total: int
 ) -> list[Step]:
-    """Uniform: that share of each group. Otherwise: that share of all channels together."""
+    """Uniform: that share of each unit. Otherwise: that share of all channels, `total`, together."""
     if base_name(allocation) == "uniform":
-        return [step for step in steps if step.share <= ratio + 1e-9]
-    limit = (
-        ratio * sum(group.channels for group in groups.values() if group.id not in ratios)
-        + 1e-9
-    )
+        return up_to(steps, ratio)
     taken, gone = [], 0
     for step in steps:
-        gone += len(step.channels)
-        if gone > limit:
+        gone += step.count
+        if gone > ratio * total + 1e-9:
             break
         taken.append(step)
     return taken
@@ -233,7 +192,9 @@ def _take_bound(
     kind, bound = budget.kind, budget.bound(meter.original)
 
     def remaining_of(count: int) -> int:
-        value: int = getattr(meter.measure(_collect([*forced, *free[:count]])), kind)
+        value: int = getattr(
+            meter.measure(collect([*forced, *free[:count]]).channels), kind
+        )
         return value
 
     least = remaining_of(len(free))
@@ -244,12 +205,3 @@ def _take_bound(
         middle = (low + high) // 2
         low, high = (low, middle) if remaining_of(middle) <= bound else (middle + 1, high)
     return list(free[:low])
-
-
-def _collect(steps: Sequence[Step]) -> dict[str, Array]:
-    remove: dict[str, list[int]] = {}
-    for step in steps:
-        remove.setdefault(step.group, []).extend(step.channels)
-    return {
-        group: np.sort(np.asarray(channels, np.int64)) for group, channels in remove.items()
-    }

@@ -1,7 +1,7 @@
-"""Widths of all groups with the smallest sum of errors within a cost: a knapsack over measured sensitivities.
+"""Widths of all units with the smallest sum of errors within a cost: a knapsack over measured sensitivities.
 
-Each group has options (how many of its channels go), each with an error, measured or read off
-a measured curve. Where costs add up, a dynamic programme over the Pareto front of (cost,
+Each unit (`selection.units`, most often a group) has options (how many of its channels go), each with
+an error, measured or read off a measured curve. Where costs add up, a dynamic programme over the Pareto front of (cost,
 error) is exact. MACs of coupled layers do not add up (a layer costs its inputs times its outputs), so
 costs are made additive around the present choice, solved exactly, measured for real, and
 that is repeated until the choice stays. Source: ALGORITHMS 6.2; the iteration is HALP's.
@@ -10,26 +10,52 @@ that is repeated until the choice stays. Source: ALGORITHMS 6.2; the iteration i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
 from prunegraph.coupling.coupling import Coupling
-from prunegraph.coupling.groups import Group
 from prunegraph.errors import BudgetError
-from prunegraph.selection.allocation import Limits, Step, make_steps
 from prunegraph.selection.budget import Budget, Meter, cannot_fall
 from prunegraph.selection.pieces import Pieces
+from prunegraph.selection.units import (
+    Limits,
+    Removal,
+    Step,
+    Unit,
+    collect,
+    forced_share,
+    up_to,
+)
 
 Array = np.ndarray
 
 #: Error by the share of a group's channels that is gone.
 Curve = Sequence[tuple[float, float]]
 
+
+@dataclass(frozen=True)
+class Option:
+    """How far a unit goes: the steps that are taken."""
+
+    steps: tuple[Step, ...]
+
+    @property
+    def removal(self) -> Removal:
+        """What goes then."""
+        return collect(self.steps)
+
+    @property
+    def count(self) -> int:
+        """Channels that go."""
+        return sum(step.count for step in self.steps)
+
+
 #: What a choice of options costs in all.
 Measure = Callable[[Sequence[int]], float]
 
-#: Options of one group at most; more are thinned out evenly.
+#: Options of one unit at most; more are thinned out evenly.
 OPTIONS = 16
 
 #: Points of a Pareto front at most. Fewer points keep their exact cost, so a bound is met all the same.
@@ -210,43 +236,45 @@ def error_at(curve: Curve, shares: Array) -> Array:
 
 def allocate(
     coupling: Coupling,
-    scores: Mapping[str, Array],
+    units: Sequence[Unit],
     budget: Budget,
     limits: Limits,
     curves: Mapping[str, Curve],
-) -> dict[str, Array]:
-    """Channels to remove, by group id, so that the budget is met and the sum of the groups' errors is small.
+) -> Removal:
+    """What to remove so that the budget is met and the sum of the units' errors is small.
 
     Args:
         coupling: what can be pruned.
-        scores: which channels of a group go first.
+        units: what competes, and in which order its channels go.
         budget: a bound, or the share of all channels that goes at least, as far as the limits allow.
         limits: what has to be respected.
-        curves: measured errors of each group.
+        curves: measured errors of each unit, by its id.
 
     Raises:
         BudgetError: the budget cannot be met within the limits.
     """
-    forced = limits.ratios or {}
-    free = [group for group in coupling.groups if group.id not in forced]
-    choices: dict[str, list[Array]] = {}
-    for group in coupling.groups:
-        steps = make_steps(group, scores[group.id], limits)
-        shares = [forced[group.id]] if group.id in forced else _shares(steps)
-        choices[group.id] = [_channels(steps, share) for share in shares]
+    choices: dict[str, list[Option]] = {}
+    free = []
+    for unit in units:
+        share = forced_share(unit, limits)
+        if share is None:
+            free.append(unit)
+        shares = _shares(unit.steps) if share is None else [share]
+        choices[unit.id] = [_option(unit, share) for share in shares]
     errors = [
         error_at(
-            curves[group.id],
-            np.asarray([len(gone) / group.channels for gone in choices[group.id]]),
+            curves[unit.id],
+            np.asarray([option.count / unit.channels for option in choices[unit.id]]),
         )
-        for group in free
+        for unit in free
     ]
     measure, bound = _budget(coupling, budget, free, choices)
     last = [len(each) - 1 for each in errors]
     result = choose_coupled(measure, errors, bound)
     if result is None and budget.ratio is None:
         meter = Meter(coupling)
-        least = getattr(meter.measure(_removal(free, choices, last)), budget.kind)
+        everything = _removal(free, choices, last)
+        least = getattr(meter.measure(everything.channels), budget.kind)
         raise cannot_fall(budget.kind, bound, least, meter.original)
     return _removal(free, choices, result or last)
 
@@ -254,8 +282,8 @@ def allocate(
 def _budget(
     coupling: Coupling,
     budget: Budget,
-    free: Sequence[Group],
-    choices: Mapping[str, Sequence[Array]],
+    free: Sequence[Unit],
+    choices: Mapping[str, Sequence[Option]],
 ) -> tuple[Measure, float]:
     """How the cost of a choice is measured, and what it may be."""
     if budget.ratio == "auto":
@@ -263,8 +291,8 @@ def _budget(
             "ratio 'auto' is the algorithm's own choice: it leaves nothing for an allocation to share"
         )
     if budget.ratio is not None:
-        total = sum(group.channels for group in free)
-        sizes = [[len(gone) for gone in choices[group.id]] for group in free]
+        total = sum(unit.channels for unit in free)
+        sizes = [[option.count for option in choices[unit.id]] for unit in free]
         return (
             lambda result: (
                 total
@@ -272,14 +300,22 @@ def _budget(
             ),
             (1 - budget.ratio) * total,
         )
-    meter, pieces = Meter(coupling), Pieces(coupling, budget.kind, choices)
+    meter = Meter(coupling)
+    pieces = Pieces(
+        coupling,
+        budget.kind,
+        {
+            unit: [option.removal.channels for option in each]
+            for unit, each in choices.items()
+        },
+    )
     untouched = getattr(meter.original, budget.kind) - pieces.original
     fixed = dict.fromkeys(choices, 0)
 
     def measure(result: Sequence[int]) -> float:
         chosen = {
             **fixed,
-            **{group.id: option for group, option in zip(free, result, strict=True)},
+            **{unit.id: option for unit, option in zip(free, result, strict=True)},
         }
         return untouched + pieces.measure(chosen)
 
@@ -287,15 +323,17 @@ def _budget(
 
 
 def _removal(
-    free: Sequence[Group], choices: Mapping[str, Sequence[Array]], result: Sequence[int]
-) -> dict[str, Array]:
-    """Channels that go: of groups with a ratio of their own what that says, of the others what was chosen."""
-    chosen = {group.id: option for group, option in zip(free, result, strict=True)}
-    return {group: each[chosen.get(group, 0)] for group, each in choices.items()}
+    free: Sequence[Unit], choices: Mapping[str, Sequence[Option]], result: Sequence[int]
+) -> Removal:
+    """What goes: of units with a ratio of their own what that says, of the others what was chosen."""
+    chosen = {unit.id: option for unit, option in zip(free, result, strict=True)}
+    return collect(
+        step for unit, each in choices.items() for step in each[chosen.get(unit, 0)].steps
+    )
 
 
 def _shares(steps: Sequence[Step]) -> list[float]:
-    """Shares of a group that can go: none, and at most `OPTIONS` of its steps, the last among them."""
+    """Shares of a unit that can go: none, and at most `OPTIONS` of its steps, the last among them."""
     count = min(len(steps), OPTIONS)
     return [
         0.0,
@@ -303,10 +341,5 @@ def _shares(steps: Sequence[Step]) -> list[float]:
     ]
 
 
-def _channels(steps: Sequence[Step], share: float) -> Array:
-    return np.sort(
-        np.asarray(
-            [c for step in steps if step.share <= share + 1e-9 for c in step.channels],
-            np.int64,
-        )
-    )
+def _option(unit: Unit, share: float) -> Option:
+    return Option(tuple(up_to(unit.steps, share)))

@@ -24,19 +24,22 @@ KINDS = ("macs", "params", "bytes")
 
 
 class Pieces:
-    """What is left of a cost when groups lose channels; the same figure as `Meter`'s, less what no group touches.
+    """What is left of a cost when units lose channels; the same figure as `Meter`'s, less what no group touches.
 
     Args:
         coupling: the analysis of the graph.
         kind: "macs", "params" or "bytes".
-        options: by group id, the channels that each of its options removes, more and more.
+        options: by unit, what each of its options removes: channels by group id, more and more.
 
     Raises:
         BudgetError: the cost is not made of such pieces.
     """
 
     def __init__(
-        self, coupling: Coupling, kind: str, options: Mapping[str, Sequence[Array]]
+        self,
+        coupling: Coupling,
+        kind: str,
+        options: Mapping[str, Sequence[Mapping[str, Array]]],
     ):
         if kind not in KINDS:
             raise BudgetError(
@@ -45,25 +48,26 @@ class Pieces:
         self._coupling, self._kind, self._options = coupling, kind, options
         self._uses = {use.weight: use for use in coupling.uses}
         self._touching: dict[str, list[str]] = {}
-        for group, choices in options.items():
-            if len(choices[-1]):
-                survivors = Survivors(coupling, {group: choices[-1]})
+        for unit, choices in options.items():
+            survivors = Survivors(coupling, choices[-1])
+            if not survivors.is_whole:
                 for piece in self._touched(survivors):
-                    self._touching.setdefault(piece, []).append(group)
+                    self._touching.setdefault(piece, []).append(unit)
         self._known: dict[tuple[str, tuple[int, ...]], int] = {}
         whole = Survivors(coupling, {})
         #: What the pieces cost before anything is removed.
         self.original = sum(self._cost(piece, whole) for piece in self._touching)
 
     def measure(self, chosen: Mapping[str, int]) -> int:
-        """Cost of all pieces with an option for each group."""
+        """Cost of all pieces with an option for each unit."""
         total = 0
-        for piece, groups in self._touching.items():
-            key = piece, tuple(chosen[group] for group in groups)
+        for piece, units in self._touching.items():
+            key = piece, tuple(chosen[unit] for unit in units)
             if key not in self._known:
                 remove = {
-                    group: self._options[group][option]
-                    for group, option in zip(groups, key[1], strict=True)
+                    group: channels
+                    for unit, option in zip(units, key[1], strict=True)
+                    for group, channels in self._options[unit][option].items()
                 }
                 self._known[key] = self._cost(piece, Survivors(self._coupling, remove))
             total += self._known[key]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,21 +17,22 @@ from prunegraph.plugins import BUILT_IN
 from prunegraph.registry import Entry
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection import knapsack
-from prunegraph.selection.allocation import Limits, Step, allocate, make_steps
+from prunegraph.selection.allocation import allocate
 from prunegraph.selection.budget import Budget
 from prunegraph.selection.criteria.base import CRITERIA, Context, Gradients, score
 from prunegraph.selection.criteria.own_ratio import own_ratios
 from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.plan import Plan, make_plan
 from prunegraph.selection.selectors import SELECTORS, choose
+from prunegraph.selection.units import Limits, Removal, Step, Unit, make_steps, make_units
 
 
 @dataclass(frozen=True)
 class Ranking:
     """Scored channels and the limits of a choice: plans for any budget come from here without scoring again.
 
-    `curves` are what pruning each group alone costs, for the allocation that needs them:
-    `(share of the channels, error)` by group id (see `selection.knapsack`).
+    `curves` are what pruning each unit alone costs, for the allocation that needs them:
+    `(share of the channels, error)` by the unit's id (see `selection.knapsack`).
     """
 
     coupling: Coupling
@@ -38,6 +40,11 @@ class Ranking:
     limits: Limits
     scores: Mapping[str, np.ndarray]
     curves: Mapping[str, Sequence[tuple[float, float]]] | None = None
+
+    @cached_property
+    def units(self) -> list[Unit]:
+        """What competes for a budget."""
+        return make_units(self.coupling, self.scores, self.limits)
 
     def steps(self, group: Group) -> list[Step]:
         """A group's channels in the order in which they go."""
@@ -47,15 +54,15 @@ class Ranking:
         """A plan that meets a budget. Raises BudgetError."""
         choice = replace(self.choice, budget=budget)
         provenance = _provenance(choice, CRITERIA.entry(base_name(str(choice.algorithm))))
-        return make_plan(self.coupling, self._remove(budget), provenance)
+        return make_plan(self.coupling, self._remove(budget).channels, provenance)
 
-    def _remove(self, budget: Budget) -> Mapping[str, np.ndarray]:
+    def _remove(self, budget: Budget) -> Removal:
         if self.curves is not None:
             return knapsack.allocate(
-                self.coupling, self.scores, budget, self.limits, self.curves
+                self.coupling, self.units, budget, self.limits, self.curves
             )
         return allocate(
-            self.coupling, self.scores, budget, self.limits, str(self.choice.allocation)
+            self.coupling, self.units, budget, self.limits, str(self.choice.allocation)
         )
 
 

@@ -17,10 +17,10 @@ from prunegraph.coupling.coupling import Coupling
 from prunegraph.errors import PlanError, PluginError
 from prunegraph.options import Verbatim, base_name, bound
 from prunegraph.registry import Registry
-from prunegraph.selection.allocation import Limits
 from prunegraph.selection.budget import Budget, Meter
 from prunegraph.selection.criteria.base import CRITERIA, Context
 from prunegraph.selection.plan import Plan, make_plan, survivors
+from prunegraph.selection.units import Limits
 
 #: Channels to remove, by group id.
 Removal = Mapping[str, Sequence[int] | np.ndarray]

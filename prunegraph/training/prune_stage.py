@@ -15,12 +15,13 @@ from prunegraph.options import base_name, bound
 from prunegraph.recovery import repairs
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.statistics import Statistics
-from prunegraph.selection.allocation import ALLOCATIONS, Limits
+from prunegraph.selection.allocation import ALLOCATIONS
 from prunegraph.selection.budget import Budget
 from prunegraph.selection.criteria.base import CRITERIA, Gradients
 from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.select import select
 from prunegraph.selection.selectors import SELECTORS
+from prunegraph.selection.units import Limits
 from prunegraph.training.fit import TrainingConfig
 from prunegraph.training.gradients import TaskGradients
 from prunegraph.training.methods import TrainingOptions, TrainResult

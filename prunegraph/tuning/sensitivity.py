@@ -14,6 +14,7 @@ from prunegraph.errors import BudgetError
 from prunegraph.runtime.data import Data
 from prunegraph.selection.budget import Meter
 from prunegraph.selection.select import Ranking
+from prunegraph.selection.units import channels_of, up_to
 from prunegraph.tuning.evaluation import Study, Trials, trials
 
 FORMAT = "prunegraph/sensitivity@1"
@@ -163,9 +164,4 @@ def curves(
 
 def channels_below(ranking: Ranking, group: Group, ratio: float) -> list[int]:
     """The lowest-scored channels of a group, at most a share `ratio` of them."""
-    return sorted(
-        c
-        for step in ranking.steps(group)
-        if step.share <= ratio + 1e-9
-        for c in step.channels
-    )
+    return channels_of(up_to(ranking.steps(group), ratio), group.id)

@@ -19,6 +19,7 @@ from prunegraph.coupling.groups import Group
 from prunegraph.operators import has_filters
 from prunegraph.selection.budget import Meter
 from prunegraph.selection.select import Ranking
+from prunegraph.selection.units import channels_of
 
 Array = np.ndarray
 
@@ -108,6 +109,4 @@ def _shifted(ranking: Ranking, group: Group, base: Sequence[int], offset: float)
     wanted = len(base) / group.channels + offset
     shares = [0.0, *(step.share for step in steps)]
     count = int(np.argmin([abs(share - wanted) for share in shares]))
-    return np.sort(
-        np.asarray([c for step in steps[:count] for c in step.channels], np.int64)
-    )
+    return np.asarray(channels_of(steps[:count], group.id), np.int64)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pytest
 
 import prunegraph as pg
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.errors import BudgetError
 from prunegraph.ops.cost import cost
 from prunegraph.selection import knapsack
-from prunegraph.selection.allocation import Limits
 from prunegraph.selection.budget import Meter
 from prunegraph.selection.pieces import Pieces
+from prunegraph.selection.units import Limits, make_units
 from tests.builders import Builder, residual_net
 
 Array = np.ndarray
@@ -154,6 +155,17 @@ def chain(widths: Sequence[int]) -> pg.Graph:
     return b.graph(b.head(x, c))
 
 
+def allocated(
+    coupling: Coupling,
+    scores: Mapping[str, Array],
+    budget: pg.Budget,
+    limits: Limits,
+    curves: Mapping[str, knapsack.Curve],
+) -> Mapping[str, Array]:
+    units = make_units(coupling, scores, limits)
+    return knapsack.allocate(coupling, units, budget, limits, curves).channels
+
+
 @pytest.mark.parametrize("kind", ["macs", "params", "bytes"])
 def test_the_bound_is_met_and_used_and_cheap_groups_go_first(kind: str) -> None:
     graph = chain((32, 32, 32))
@@ -168,7 +180,7 @@ def test_the_bound_is_met_and_used_and_cheap_groups_go_first(kind: str) -> None:
         for g in coupling.groups
     }
     budget = pg.Budget(**{kind: 0.5})
-    remove = knapsack.allocate(coupling, scores, budget, Limits(round_to=1), curves)
+    remove = allocated(coupling, scores, budget, Limits(round_to=1), curves)
     pruned = pg.apply(
         graph,
         pg.Plan(
@@ -187,18 +199,26 @@ def test_pieces_add_up_to_what_the_meter_says() -> None:
         coupling = pg.analyze(graph)
         meter = Meter(coupling)
         options = {
-            g.id: [np.arange(count) for count in (0, 1, g.channels // 2)]
+            g.id: [{g.id: np.arange(count)} for count in (0, 1, g.channels // 2)]
             for g in coupling.groups
         }
-        options[coupling.groups[0].id] = [np.asarray([0, 3])]  # a ratio of its own
+        first, *others = (g.id for g in coupling.groups)
+        options[first] = [{first: np.asarray([0, 3])}]  # a ratio of its own
+        if len(others) > 1:  # groups that go together are one unit
+            parts = [options.pop(group) for group in others]
+            options["both"] = [{**a, **b} for a, b in zip(*parts, strict=True)]
         for kind in ("macs", "params", "bytes"):
             pieces = Pieces(coupling, kind, options)
             rest = getattr(meter.original, kind) - pieces.original
             for _ in range(8):
                 chosen = {
-                    group: int(rng.integers(len(each))) for group, each in options.items()
+                    unit: int(rng.integers(len(each))) for unit, each in options.items()
                 }
-                remove = {group: options[group][option] for group, option in chosen.items()}
+                remove = {
+                    group: channels
+                    for unit, option in chosen.items()
+                    for group, channels in options[unit][option].items()
+                }
                 assert rest + pieces.measure(chosen) == getattr(meter.measure(remove), kind)
     with pytest.raises(BudgetError, match="cannot bound latency"):
         Pieces(coupling, "latency", options)
@@ -211,10 +231,8 @@ def test_a_ratio_is_a_share_of_all_channels() -> None:
     curves = {
         g.id: [(0.5, 0.0 if g.layers[0] == "conv2" else 1.0)] for g in coupling.groups
     }
-    remove = knapsack.allocate(
-        coupling, scores, pg.Budget(ratio=0.25), Limits(round_to=8), curves
-    )
-    assert [len(remove[group.id]) for group in coupling.groups] == [0, 0, 24]
+    remove = allocated(coupling, scores, pg.Budget(ratio=0.25), Limits(round_to=8), curves)
+    assert [len(remove.get(group.id, ())) for group in coupling.groups] == [0, 0, 24]
 
 
 def test_protected_groups_and_bounds_out_of_reach() -> None:
@@ -224,7 +242,7 @@ def test_protected_groups_and_bounds_out_of_reach() -> None:
     curves = {group.id: [(0.5, 1.0)] for group in coupling.groups}
     first, second, _ = (group.id for group in coupling.groups)
     limits = Limits(round_to=1, ratios={first: 0.0, second: 0.25})
-    remove = knapsack.allocate(coupling, scores, pg.Budget(macs=0.6), limits, curves)
-    assert (len(remove[first]), len(remove[second])) == (0, 8)
+    remove = allocated(coupling, scores, pg.Budget(macs=0.6), limits, curves)
+    assert (len(remove.get(first, ())), len(remove[second])) == (0, 8)
     with pytest.raises(BudgetError, match=r"macs cannot fall to .* are left"):
-        knapsack.allocate(coupling, scores, pg.Budget(macs=0.01), limits, curves)
+        allocated(coupling, scores, pg.Budget(macs=0.01), limits, curves)

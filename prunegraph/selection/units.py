@@ -1,0 +1,164 @@
+"""Units: what competes for a budget, each with steps that go one after the other.
+
+A unit is most often one group of channels. Where groups (or whole branches) can only go together they
+are one unit: its steps then name channels of several groups, or branches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from prunegraph.coupling.coupling import Coupling
+from prunegraph.coupling.groups import Group
+from prunegraph.errors import BudgetError
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a choice must respect.
+
+    Args:
+        round_to: kept channels are a multiple of this, where a group is wide enough.
+        min_channels: at least this many channels stay in every group.
+        ratios: groups with a ratio of their own, by id (0: protected).
+    """
+
+    round_to: int = 8
+    min_channels: int = 1
+    ratios: Mapping[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.round_to < 1:
+            raise BudgetError(f"round_to must be at least 1, got {self.round_to}")
+        if self.min_channels < 1:
+            raise BudgetError(f"min_channels must be at least 1, got {self.min_channels}")
+
+
+@dataclass(frozen=True)
+class Step:
+    """Channels and branches that go together, after the steps of the same unit before it.
+
+    Args:
+        unit: id of the unit.
+        gone: channels that go with this step, by group id.
+        share: what part of the unit is gone then.
+        scores: those of all channels of the groups in `gone`, by group id.
+        branches: residual branches that go with this step.
+    """
+
+    unit: str
+    gone: Mapping[str, tuple[int, ...]]
+    share: float
+    scores: Mapping[str, Array] = field(repr=False)
+    branches: tuple[str, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """Channels that go with this step."""
+        return sum(len(channels) for channels in self.gone.values())
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What competes for a budget as one.
+
+    Args:
+        id: its name; that of its group where it is one.
+        groups: ids of the groups whose channels its steps remove.
+        channels: how many channels these have together.
+        steps: what may go, in order.
+    """
+
+    id: str
+    groups: tuple[str, ...]
+    channels: int
+    steps: tuple[Step, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Channels that go, by group id, and branches that go."""
+
+    channels: Mapping[str, Array]
+    branches: tuple[str, ...] = ()
+
+
+def make_units(
+    coupling: Coupling, scores: Mapping[str, Array], limits: Limits
+) -> list[Unit]:
+    """What competes for a budget: every group for itself, in the order of the groups."""
+    return [
+        Unit(
+            group.id,
+            (group.id,),
+            group.channels,
+            tuple(make_steps(group, scores[group.id], limits)),
+        )
+        for group in coupling.groups
+    ]
+
+
+def make_steps(group: Group, scores: Array, limits: Limits) -> list[Step]:
+    """A group's channels in the order of their scores, in steps that respect the limits."""
+    unit = round_unit(group, limits.round_to)
+    order = np.argsort(scores, kind="stable")
+    removable = int(np.isfinite(scores).sum())
+    steps: list[Step] = []
+    gone = 0
+    while True:
+        remaining = group.channels - gone
+        size = remaining % unit or unit
+        if remaining - size < limits.min_channels or gone + size > removable:
+            return steps
+        chosen = tuple(int(c) for c in order[gone : gone + size])
+        gone += size
+        steps.append(
+            Step(
+                group.id,
+                {group.id: chosen},
+                gone / group.channels,
+                {group.id: scores},
+            )
+        )
+
+
+def round_unit(group: Group, round_to: int) -> int:
+    """Channels of a group that together make a multiple of `round_to` on its layers' axes."""
+    widths = [member.per_channel for member in group.members if member.role == "out"]
+    return round_to // math.gcd(round_to, *widths) if widths else round_to
+
+
+def forced_share(unit: Unit, limits: Limits) -> float | None:
+    """The ratio of a unit with one of its own, the smallest of its groups'; None where it competes."""
+    ratios = limits.ratios or {}
+    return min((ratios[group] for group in unit.groups if group in ratios), default=None)
+
+
+def up_to(steps: Iterable[Step], share: float) -> list[Step]:
+    """The steps of a unit after which at most a share of it is gone."""
+    return [step for step in steps if step.share <= share + 1e-9]
+
+
+def collect(steps: Iterable[Step]) -> Removal:
+    """All that goes with some steps, channels by rising number."""
+    channels: dict[str, list[int]] = {}
+    branches: dict[str, None] = {}
+    for step in steps:
+        for group, gone in step.gone.items():
+            channels.setdefault(group, []).extend(gone)
+        branches.update(dict.fromkeys(step.branches))
+    return Removal(
+        {group: np.sort(np.asarray(gone, np.int64)) for group, gone in channels.items()},
+        tuple(branches),
+    )
+
+
+def channels_of(steps: Sequence[Step], group: str) -> list[int]:
+    """Channels of one group that go with some steps, by rising number."""
+    return sorted(c for step in steps for c in step.gone.get(group, ()))
