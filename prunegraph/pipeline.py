@@ -19,6 +19,7 @@ from prunegraph.proof.result import Proof
 from prunegraph.runtime.data import Batch, Data
 from prunegraph.runtime.session import provider_name
 from prunegraph.runtime.statistics import Statistics
+from prunegraph.selection.allocation import MEASURED
 from prunegraph.selection.criteria.base import Gradients
 from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.plan import Plan
@@ -62,14 +63,14 @@ def choose(
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Selected:
     """A plan, whatever has to be measured for it."""
-    if choice.allocation != "sensitivity" or statistics is None:
+    if choice.allocation not in MEASURED or statistics is None:
         inputs = _sample(coupling.graph, choice, statistics.data if statistics else None)
         return select_by_measuring(
             coupling, choice, statistics, gradients, inputs=inputs, progress=progress
         )
     if choice.is_measured:
         raise BudgetError(
-            "allocation 'sensitivity' needs a bound on macs, params or bytes, and a number for round_to"
+            f"allocation {choice.allocation!r} needs a bound on macs, params or bytes, and a number for round_to"
         )
     return Selected(
         ranking(coupling, choice, statistics, repair, progress, gradients=gradients).plan(
@@ -90,8 +91,13 @@ def ranking(
 ) -> Ranking:
     """Scored channels; for an allocation that needs it also what each group costs, measured with that repair."""
     ranked = rank(coupling, choice, statistics, gradients)
-    if choice.allocation != "sensitivity" or statistics is None:
+    if choice.allocation not in MEASURED or statistics is None:
         return ranked
+    if choice.allocation == "damage":
+        from prunegraph.tuning.damage import Damage
+
+        measured = Damage(coupling, statistics, progress).curves(ranked.units)
+        return replace(ranked, curves=measured)
     from prunegraph.tuning.sensitivity import curves
 
     return replace(

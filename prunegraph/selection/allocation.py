@@ -37,6 +37,9 @@ Array = np.ndarray
 Allocation = Callable[..., list[Step]]
 ALLOCATIONS: Registry[Allocation] = Registry("allocation")
 
+#: Allocations that measure a curve for each unit, which `selection.knapsack` then shares the budget by.
+MEASURED = ("damage", "sensitivity")
+
 #: What a score may be divided by: nothing, or the part of a cost that a channel saves.
 Per = Literal["channel", "macs", "params", "bytes"]
 
@@ -124,6 +127,12 @@ def isomorphic(
         gone[kind] += step.count
         keys.append(gone[kind] / sizes[kind])
     return [ranked[i] for i in sorted(range(len(ranked)), key=lambda i: keys[i])]
+
+
+@ALLOCATIONS.register("damage")
+def damage(units: Sequence[Unit], coupling: Coupling) -> list[Step]:
+    """Least damage at the outputs for what is saved, measured for every group (needs data; see `tuning.damage`)."""
+    raise DataError("allocation 'damage' needs data: give --data FILE (unlabelled inputs)")
 
 
 @ALLOCATIONS.register("sensitivity")

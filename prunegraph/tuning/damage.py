@@ -1,0 +1,148 @@
+"""Damage: what it costs at the network's outputs when a unit loses channels, for all units in seconds.
+
+Relative errors of layers say little of one another; what they do to the outputs does. Every unit is made
+smaller by itself, at a few strengths, the layers behind it compensated (`tuning.substitution`), and all
+that runs side by side from where it differs (`tuning.relay`). The curves are made of few points: between and beyond
+them damage is a power of the share that is gone. Source: ALGORITHMS 9.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from prunegraph.coupling.coupling import Coupling
+from prunegraph.ops.cost import cost
+from prunegraph.runtime.data import Batch
+from prunegraph.runtime.statistics import Statistics, batch_size
+from prunegraph.selection.units import Unit, collect, up_to
+from prunegraph.tuning.judging import judged_by
+from prunegraph.tuning.relay import Relay, Version
+from prunegraph.tuning.substitution import Channels, Substitution
+
+Array = np.ndarray
+Progress = Callable[[str], None]
+
+#: Shares of a unit at which it is measured, if its steps allow it.
+STRENGTHS = (0.15, 0.4, 0.75)
+
+#: Multiply-accumulates that are spent on measuring, and the samples that are looked at.
+WORK, SAMPLES = 4e12, (4, 64)
+
+#: Values of all versions that are kept at a time, in bytes.
+KEEP = 2**29
+
+#: Exponent of a curve with one point, and the least and largest of the others.
+POWER, POWERS = 2.0, (1.0, 4.0)
+
+#: Share, damage: a unit's curve.
+Curve = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Measures what removals do to the outputs, on a few samples.
+
+    Args:
+        coupling: what can be pruned.
+        statistics: what data show of the graph.
+        progress: told what goes on.
+    """
+
+    coupling: Coupling
+    statistics: Statistics
+    progress: Progress = lambda stage: None
+
+    def curves(self, units: Sequence[Unit]) -> dict[str, Curve]:
+        """Damage by the share of a unit that is gone, at every one of its steps; by the unit's id.
+
+        Raises:
+            DataError: the outputs are no numbers that could be compared.
+            ModelError: a part of the model cannot be run by itself.
+        """
+        wanted = [(unit, share) for unit in units for share in _shares(unit)]
+        removals = [collect(up_to(unit.steps, share)).channels for unit, share in wanted]
+        values = self.measure(removals)
+        points: dict[str, Curve] = {unit.id: [] for unit in units}
+        for (unit, share), value in zip(wanted, values, strict=True):
+            points[unit.id].append((share, value))
+        return {
+            unit.id: power_law(points[unit.id], [step.share for step in unit.steps])
+            for unit in units
+        }
+
+    def measure(self, removals: Sequence[Channels]) -> list[float]:
+        """The damage of each of several removals: 0 is the original.
+
+        Raises:
+            DataError: the outputs are no numbers that could be compared.
+            ModelError: a part of the model cannot be run by itself.
+        """
+        graph = self.coupling.graph
+        substitution = Substitution(self.coupling, self.statistics)
+        judge = judged_by(graph, self.coupling.shape_info.shapes)
+        relay = Relay(graph, self.coupling.shape_info.shapes, judge.wanted)
+        versions = [
+            Version(
+                frozenset(substitution.touched(removed)),
+                partial(substitution.revision, removed),
+            )
+            for removed in removals
+        ]
+        self.progress(f"damage: {len(versions)} removals at the outputs")
+        batches = self._batches(relay, versions)
+        expected = relay.run(batches, versions)
+        return [judge.damage(expected, each) for each in versions]
+
+    def _batches(self, relay: Relay, versions: Sequence[Version]) -> list[Batch]:
+        """As many samples as time and memory allow."""
+        graph, data = self.coupling.graph, self.statistics.data
+        size = data.fixed(graph)
+        each = cost(graph).macs / (size or 1)
+        least, most = SAMPLES
+        count = int(np.clip(WORK / max(each * len(versions) / 2, 1), least, most))
+        done: set[int] = set()
+        for stretch in relay.stretches:
+            started = sum(bool(version.nodes & done) for version in versions)
+            done |= stretch.indices
+            if started:
+                fits = batch_size(
+                    graph, data, _outer(relay, stretch.reads), KEEP // started
+                )
+                count = max(min(count, fits), 1)
+        chosen = data.head(max(count, size or 1))
+        return list(chosen.batches(graph, size or count))
+
+
+def _outer(relay: Relay, names: Sequence[str]) -> list[str]:
+    return [name for name in names if name not in relay.graph.inputs]
+
+
+def _shares(unit: Unit) -> list[float]:
+    """The shares of a unit's steps that come nearest to `STRENGTHS`."""
+    shares = np.asarray([step.share for step in unit.steps])
+    nearest = {int(abs(shares - wanted).argmin()) for wanted in STRENGTHS if len(shares)}
+    return [float(shares[index]) for index in sorted(nearest)]
+
+
+def power_law(points: Sequence[tuple[float, float]], shares: Sequence[float]) -> Curve:
+    """A rising curve through points, at shares: straight lines between logarithms, and beyond the ends as there.
+
+    Args:
+        points: (share, damage), by rising share.
+        shares: above 0, rising.
+    """
+    if not points:
+        return [(share, 0.0) for share in shares]
+    x = np.log([share for share, _ in points])
+    tiny = np.finfo(np.float64).tiny
+    y = np.log(np.maximum(np.maximum.accumulate([max(v, 0.0) for _, v in points]), tiny))
+    slopes = np.clip(np.diff(y) / np.diff(x), *POWERS) if len(x) > 1 else [POWER]
+    at = np.log(shares)
+    result = np.interp(at, x, y)
+    result = np.where(at < x[0], y[0] + slopes[0] * (at - x[0]), result)
+    result = np.where(at > x[-1], y[-1] + slopes[-1] * (at - x[-1]), result)
+    return list(zip(map(float, shares), map(float, np.exp(result)), strict=True))

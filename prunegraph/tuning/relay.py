@@ -1,0 +1,246 @@
+"""Many versions of one graph, run side by side: the graph is cut into stretches, and each is opened once.
+
+All versions advance together. In a stretch whose weights a version does not change it shares the
+original's session, and before its first change it is the original, so that nothing of that is run twice.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from prunegraph.graph import order
+from prunegraph.graph.external import declare_piece, write_stream
+from prunegraph.graph.model import Graph, Node
+from prunegraph.ops.cost import node_macs
+from prunegraph.ops.rule import Shape
+from prunegraph.rewriting.reweight import Revision
+from prunegraph.runtime.data import Batch
+from prunegraph.runtime.session import run, session
+from prunegraph.runtime.stepper import is_outer
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+Array = np.ndarray
+
+#: A value's arrays, one a batch.
+Arrays = list[Array]
+
+#: Stretches at most: sessions that are opened one after the other.
+STRETCHES = 32
+
+
+@dataclass
+class Version:
+    """The graph with other weights.
+
+    Args:
+        nodes: indices of the nodes that read them.
+        revise: makes the weights; called when the first of these nodes is reached.
+        values: what has become of it so far: values that differ from the original's, by batch.
+    """
+
+    nodes: frozenset[int]
+    revise: Callable[[], Revision]
+    values: dict[str, Arrays] = field(default_factory=dict)
+    revision: Revision | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Nodes that run together; the values they read from before, and those that are read behind."""
+
+    nodes: tuple[Node, ...]
+    reads: tuple[str, ...]
+    gives: tuple[str, ...]
+
+    @property
+    def indices(self) -> set[int]:
+        return {node.index for node in self.nodes}
+
+
+class Relay:
+    """A graph in stretches.
+
+    Args:
+        graph: the original.
+        shapes: of its values, all at the same sizes.
+        wanted: names of the values that are asked for in the end.
+    """
+
+    def __init__(self, graph: Graph, shapes: Mapping[str, Shape], wanted: Sequence[str]):
+        self.graph, self.wanted = graph, tuple(wanted)
+        self.stretches = _stretches(graph, shapes, set(wanted))
+
+    def run(
+        self, batches: Sequence[Batch], versions: Sequence[Version]
+    ) -> dict[str, Arrays]:
+        """Run all versions; in the end each holds those of the wanted values that differ, in `values`.
+
+        Returns:
+            The original's wanted values, by name and batch.
+
+        Raises:
+            ModelError: a stretch cannot be run by itself.
+        """
+        now: dict[str, Arrays] = {
+            name: [batch[name] for batch in batches] for name in self.graph.inputs
+        }
+        for place, stretch in enumerate(self.stretches):
+            behind = self.stretches[place + 1 :]
+            alive = {name for each in behind for name in each.reads}.union(self.wanted)
+            ahead = set().union(*(each.indices for each in behind))
+            with self._opened(stretch, now, None) as opened:
+                new = _run(opened, stretch, now, {})
+                for version in versions:
+                    self._advance(version, stretch, opened, now)
+                    if not version.nodes & ahead:
+                        version.revision = None
+            now.update(new)
+            for values in (now, *(version.values for version in versions)):
+                for name in values.keys() - alive:
+                    del values[name]
+        return now
+
+    def _advance(
+        self,
+        version: Version,
+        stretch: Stretch,
+        opened: InferenceSession,
+        now: Mapping[str, Arrays],
+    ) -> None:
+        """Run a stretch of one version, if anything differs there."""
+        if version.nodes & stretch.indices:
+            version.revision = version.revision or version.revise()
+            with self._opened(stretch, now, version.revision) as own:
+                version.values.update(_run(own, stretch, now, version.values))
+        elif version.values.keys() & set(stretch.reads):
+            version.values.update(_run(opened, stretch, now, version.values))
+
+    @contextmanager
+    def _opened(
+        self, stretch: Stretch, now: Mapping[str, Arrays], revision: Revision | None
+    ) -> Iterator[InferenceSession]:
+        """A session of a stretch, with the weights of a version or the original's."""
+        replaced = revision.protos if revision else {}
+        weights = revision.weights if revision else {}
+        protos = [replaced.get(node.index, node.proto) for node in stretch.nodes]
+        model = onnx.ModelProto(ir_version=self.graph.model.ir_version)
+        model.opset_import.extend(self.graph.model.opset_import)
+        model.graph.name = "stretch"
+        model.graph.node.extend(protos)
+        for name in stretch.reads:
+            first = now[name][0]
+            kind = helper.np_dtype_to_tensor_dtype(first.dtype)
+            sizes = [None] * first.ndim
+            model.graph.input.append(helper.make_tensor_value_info(name, kind, sizes))
+        declare_piece(model.graph, self.graph, stretch.gives)
+        read = {value for proto in protos for value in _read(proto)}
+        sparse = self.graph.model.graph.sparse_initializer
+        model.graph.sparse_initializer.extend(t for t in sparse if t.values.name in read)
+        tensors = (
+            numpy_helper.from_array(np.ascontiguousarray(weights[name]), name)
+            if name in weights
+            else named(self.graph.weights[name].tensor, name)
+            for name in sorted(read)
+            if name in weights or name in self.graph.weights
+        )
+        with tempfile.TemporaryDirectory(prefix="prunegraph-") as folder:
+            path = Path(folder) / "model.onnx"
+            write_stream(model, tensors, path, self.graph.folder)
+            yield session(path, name=self.graph.source)
+
+
+def _run(
+    opened: InferenceSession,
+    stretch: Stretch,
+    now: Mapping[str, Arrays],
+    own: Mapping[str, Arrays],
+) -> dict[str, Arrays]:
+    """What a stretch makes of the values before it, by name and batch; a version's own come first."""
+    batches = len(next(iter(now.values())))
+    created: dict[str, Arrays] = {name: [] for name in stretch.gives}
+    for batch in range(batches):
+        given = {name: own.get(name, now[name])[batch] for name in stretch.reads}
+        for name, array in zip(
+            stretch.gives, run(opened, given, list(stretch.gives)), strict=True
+        ):
+            created[name].append(array)
+    return created
+
+
+def _stretches(
+    graph: Graph, shapes: Mapping[str, Shape], wanted: set[str]
+) -> list[Stretch]:
+    """The nodes that wanted values need, cut where little crosses from one stretch to the next."""
+    nodes = _needed(graph, wanted)
+    produced = {
+        value: at for at, node in enumerate(nodes) for value in node.outputs if value
+    }
+    produced.update(dict.fromkeys(graph.inputs, -1))
+    last = dict.fromkeys(wanted, len(nodes))
+    for at, node in enumerate(nodes):
+        for value in _read(node.proto):
+            last[value] = max(last.get(value, -1), at)
+    # What stands between a node and the one before it.
+    crossing = np.zeros(len(nodes) + 1)
+    for value, at in produced.items():
+        size = float(np.prod(shapes.get(value) or (1,)))
+        crossing[at + 1 : last.get(value, at) + 1] += size
+    macs = np.cumsum([0, *(node_macs(node, shapes) for node in nodes)])
+    ends = sorted({*_ends(crossing, macs), len(nodes)} - {0})
+    result = []
+    for start, end in pairwise([0, *ends]):
+        part = nodes[start:end]
+        created = {value for node in part for value in node.outputs if value}
+        read = dict.fromkeys(v for node in part for v in _read(node.proto))
+        reads = [v for v in read if v in produced and v not in created]
+        gives = [v for v in sorted(created) if last.get(v, -1) >= end]
+        if gives:
+            result.append(Stretch(tuple(part), tuple(reads), tuple(gives)))
+    return result
+
+
+def _ends(crossing: Array, macs: Array) -> Iterator[int]:
+    """Where to cut: one place in every equal part of the work, where the least crosses."""
+    parts = np.minimum(macs * STRETCHES // max(macs[-1], 1), STRETCHES - 1)
+    for part in range(1, STRETCHES):
+        places = np.flatnonzero(parts == part)
+        if len(places):
+            yield int(places[crossing[places].argmin()])
+
+
+def _needed(graph: Graph, wanted: set[str]) -> list[Node]:
+    """The nodes of the main graph that wanted values depend on, in order; constants are weights."""
+    result, missing = [], set(wanted)
+    for node in reversed(graph.nodes):
+        if not is_outer(node) or node.outputs[0] in graph.weights:
+            continue
+        if missing.intersection(node.outputs):
+            result.append(node)
+            missing.update(_read(node.proto))
+    return result[::-1]
+
+
+def _read(proto: onnx.NodeProto) -> list[str]:
+    """Values a node reads, also in its subgraphs."""
+    return [value for value in (*proto.input, *order.captured(proto)) if value]
+
+
+def named(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
+    """A tensor by another name."""
+    if tensor.name == name:
+        return tensor
+    copy = onnx.TensorProto.FromString(tensor.SerializeToString())
+    copy.name = name
+    return copy

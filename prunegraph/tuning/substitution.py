@@ -1,0 +1,167 @@
+"""Weights that stand for a removal: the same graph, in which removed channels no longer say anything.
+
+What a layer reads of removed channels is replaced by its best linear guess from those that stay, which is
+what a layer-wise repair makes of it: with G the covariance of the layer's input rows, H its inverse and P
+the removed rows, W' = W - H[:,P] H[P,P]^-1 W[P], and the intercept takes up the means. Channels that no
+layer with a Gram matrix reads (queries and keys) are set to zero where they are made or held. Nothing is cut,
+so all shapes stay, and a removal costs two small products. Sources: Hassibi et al. 1993; ALGORITHMS F4 and 9.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from prunegraph.coupling.coupling import Coupling
+from prunegraph.coupling.groups import Group, Member
+from prunegraph.errors import DataError
+from prunegraph.graph import linear
+from prunegraph.graph.model import Node
+from prunegraph.rewriting.reweight import Revision
+from prunegraph.runtime.statistics import Statistics
+from prunegraph.runtime.stepper import is_outer
+from prunegraph.selection.criteria.obs import DAMPING, input_rows
+
+Array = np.ndarray
+
+#: Channels that go, by group id.
+Channels = Mapping[str, Sequence[int] | Array]
+
+
+class Substitution:
+    """Makes weights that stand for removals.
+
+    Args:
+        coupling: what can be pruned.
+        statistics: what data show of the graph: means and Gram matrices of layer inputs.
+    """
+
+    def __init__(self, coupling: Coupling, statistics: Statistics):
+        self._graph, self._statistics = coupling.graph, statistics
+        self._groups = {group.id: group for group in coupling.groups}
+        #: The inverse that was used last: the options of one unit come one after the other.
+        self._last: tuple[str, Array] = ("", np.zeros(0))
+
+    def touched(self, removed: Channels) -> set[int]:
+        """Indices of the nodes whose weights differ when channels of some groups go.
+
+        Raises:
+            DataError: one of them is in a subgraph, which does not run by itself.
+        """
+        result: set[int] = set()
+        for id in (group for group, gone in removed.items() if len(gone)):
+            group = self._groups[id]
+            layers = [node for node, _ in self._reads(group) or self._makes(group)]
+            for node in layers:
+                result.update({node.index, *self._behind(node)})
+            if not layers:
+                result.update(i for member in group.members for i in member.use.layers)
+        for node in map(self._graph.nodes.__getitem__, sorted(result)):
+            if not is_outer(node):
+                raise DataError(
+                    f"{self._graph.source}: damage cannot be measured of {node.name!r}, which is in a subgraph; "
+                    "choose another --allocation"
+                )
+        return result
+
+    def revision(self, removed: Channels) -> Revision:
+        """The graph's weights with channels of some groups removed."""
+        revision = Revision(self._graph)
+        rows: dict[int, list[Array]] = {}
+        for id, channels in removed.items():
+            group, gone = self._groups[id], np.asarray(channels, np.int64)
+            if not len(gone):
+                continue
+            reads = self._reads(group)
+            for node, member in reads:
+                read = input_rows(node, member, self._graph)[gone]
+                rows.setdefault(node.index, []).append(read.reshape(-1))
+            makes = [] if reads else self._makes(group)
+            for node, member in makes:
+                self._silence(revision, node, member.positions[gone].reshape(-1))
+            if not reads and not makes:
+                for member in group.members:
+                    self._erase(revision, member, gone)
+        for index, parts in rows.items():
+            self._guess(
+                revision, self._graph.nodes[index], np.unique(np.concatenate(parts))
+            )
+        return revision
+
+    def _reads(self, group: Group) -> list[tuple[Node, Member]]:
+        """The layers with a Gram matrix that read a group's channels."""
+        return [
+            (node, member)
+            for member in group.members
+            if member.role == "in"
+            for node in self._layers(member)
+            if self._statistics.has_gram(node)
+        ]
+
+    def _makes(self, group: Group) -> list[tuple[Node, Member]]:
+        """The layers that make a group's channels."""
+        return [
+            (node, member)
+            for member in group.members
+            if member.role == "out"
+            for node in self._layers(member)
+            if linear.is_linear(self._graph, node)
+            and member.axis == linear.output_axis(node)
+        ]
+
+    def _layers(self, member: Member) -> list[Node]:
+        nodes = (self._graph.nodes[index] for index in member.use.layers)
+        return [node for node in nodes if node.input(1) == member.weight]
+
+    def _behind(self, node: Node) -> set[int]:
+        """Nodes behind a layer that may hold its intercept."""
+        normal = linear.batch_normalization(self._graph, node)
+        add = linear.add_behind(self._graph, node)
+        return {
+            each.index for each in (normal, add[0] if add else None) if each is not None
+        }
+
+    def _guess(self, revision: Revision, node: Node, gone: Array) -> None:
+        """Let a layer do without some of its input rows."""
+        gram = self._statistics.gram(node)
+        assert gram is not None
+        old, centred = revision.matrix(node), revision.can_intercept(node)
+        inverse = self._inverse(node, gram.covariance if centred else gram.products)
+        new = np.empty_like(old)
+        for g, matrix in enumerate(old):
+            step = np.linalg.solve(inverse[g][np.ix_(gone, gone)], matrix[gone])
+            new[g] = matrix - inverse[g][:, gone] @ step
+            new[g][gone] = 0
+        revision.set_matrix(node, new)
+        if centred:
+            means = np.einsum("gi,gio->go", gram.mean.astype(np.float64), old - new)
+            revision.set_intercept(node, revision.intercept(node) + means.reshape(-1))
+
+    def _inverse(self, node: Node, covariance: Array) -> Array:
+        if self._last[0] != node.name:
+            matrices = covariance.astype(np.float64)
+            size = matrices.shape[-1]
+            damping = DAMPING * np.trace(matrices, axis1=1, axis2=2) / size
+            damping = np.where(damping > 0, damping, 1.0)
+            inverse = np.linalg.inv(matrices + damping[:, None, None] * np.eye(size))
+            self._last = (node.name, inverse)
+        return self._last[1]
+
+    def _silence(self, revision: Revision, node: Node, gone: Array) -> None:
+        """Let a layer make zeros for some of its outputs."""
+        old = revision.matrix(node)
+        flat = old.transpose(1, 0, 2).reshape(old.shape[1], -1).copy()
+        flat[:, gone] = 0
+        new = flat.reshape(old.shape[1], old.shape[0], old.shape[2]).transpose(1, 0, 2)
+        revision.set_matrix(node, new)
+        if revision.can_intercept(node):
+            intercept = np.array(revision.intercept(node), np.float64)
+            intercept[gone] = 0
+            revision.set_intercept(node, intercept)
+
+    def _erase(self, revision: Revision, member: Member, gone: Array) -> None:
+        """Set channels of a weight to zero."""
+        values = np.moveaxis(revision.value(member.weight), member.axis, 0).copy()
+        values[member.positions[gone].reshape(-1)] = 0
+        revision.set(member.weight, np.moveaxis(values, 0, member.axis))
