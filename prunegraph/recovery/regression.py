@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from prunegraph.graph import symmetric
+
 Array = np.ndarray
 
 #: Added to the diagonal, relative to its mean: keeps the weights near the old ones where inputs hardly vary.
@@ -20,39 +22,44 @@ class Regression:
 
     Args:
         x: inputs [groups, samples, inputs], float32.
-        anchor: weights [groups, inputs, outputs] to stay near to where the samples say nothing.
         centred: whether there is an intercept.
-        ridge: weight of the anchor, relative to the mean energy of an input.
+        ridge: weight of the weights to stay near to, relative to the mean energy of an input.
     """
 
-    def __init__(
-        self, x: Array, anchor: Array, *, centred: bool = True, ridge: float = RIDGE
-    ):
-        self.x, self.centred, self._anchor = x, centred, anchor
+    def __init__(self, x: Array, *, centred: bool = True, ridge: float = RIDGE):
+        self.x, self.centred = x, centred
         self.mean = (
             x.mean(axis=1, dtype=np.float64) if centred else np.zeros((len(x), x.shape[2]))
         )
-        gram = (x.swapaxes(1, 2) @ x).astype(np.float64) / x.shape[1]
+        gram = (x.swapaxes(1, 2) @ x).astype(np.float64)
+        gram /= x.shape[1]
         gram -= self.mean[:, :, None] * self.mean[:, None, :]
         damping = (
             ridge * np.trace(gram, axis1=1, axis2=2) / x.shape[2]
             + np.finfo(np.float32).tiny
         )
         self._damping = damping[:, None, None]
-        self._inverse = np.linalg.inv(gram + self._damping * np.eye(x.shape[2]))
+        diagonal = np.arange(x.shape[2])
+        gram[:, diagonal, diagonal] += damping[:, None]
+        self._inverse = symmetric.inverse(gram)
 
-    def solve(self, y: Array) -> tuple[Array, Array]:
-        """Weights [groups, inputs, outputs] and intercept [groups, outputs] for outputs [groups, samples, outputs]."""
+    def solve(self, y: Array, anchor: Array) -> tuple[Array, Array]:
+        """Weights [groups, inputs, outputs] and intercept [groups, outputs] for outputs [groups, samples, outputs].
+
+        `anchor` are weights to stay near to where the samples say nothing.
+        """
         mean = (
             y.mean(axis=1, dtype=np.float64)
             if self.centred
             else np.zeros((len(y), y.shape[2]))
         )
-        target = (self.x.swapaxes(1, 2) @ y.astype(np.float32)).astype(
+        target = (self.x.swapaxes(1, 2) @ y.astype(np.float32, copy=False)).astype(
             np.float64
-        ) / y.shape[1]
+        )
+        target /= y.shape[1]
         target -= self.mean[:, :, None] * mean[:, None, :]
-        weights = self._inverse @ (target + self._damping * self._anchor)
+        target += self._damping * anchor
+        weights = self._inverse @ target
         return weights, mean - np.einsum("gi,gio->go", self.mean, weights)
 
     def predict(self, weights: Array, intercept: Array) -> Array:
@@ -63,6 +70,7 @@ class Regression:
 def rectified(
     regression: Regression,
     y: Array,
+    anchor: Array,
     to_layer: Callable[[Array], Array],
     from_layer: Callable[[Array], Array],
     ceiling: float = np.inf,
@@ -75,16 +83,17 @@ def rectified(
 
     Args:
         regression: of the layer's inputs.
+        anchor: weights to stay near to where the samples say nothing.
         y: what the original has before the rectifier [groups, samples, outputs].
         to_layer: takes such values back to outputs of the layer.
         from_layer: the other way.
         ceiling: the rectifier passes values from 0 to this.
     """
-    weights, intercept = regression.solve(to_layer(y))
+    weights, intercept = regression.solve(to_layer(y), anchor)
     for strength in SCHEDULE:
         created = from_layer(regression.predict(weights, intercept))
         weights, intercept = regression.solve(
-            to_layer(_pulled(y, created, strength, ceiling))
+            to_layer(_pulled(y, created, strength, ceiling)), anchor
         )
     return weights, intercept
 
