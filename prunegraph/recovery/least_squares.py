@@ -210,72 +210,42 @@ def _source(
 
 
 def _refit(fit: _Fit, inputs: _Inputs, revision: Revision) -> None:
+    """Fit a layer in the scale of the value that is compared: `v = (x W + b + rest - mean) factor + shift + other`."""
     node, tail, stepper = fit.node, fit.tail, inputs.stepper
     old, centred = revision.matrix(node), revision.can_intercept(node)
     regression = inputs.regression(fit.rows, centred)
-    other = _other(fit, stepper, len(old))
-    rest = _rest(fit, stepper, revision, len(old))
     factor, mean, shift = (
-        _grouped(each[None], len(old)) for each in _normalisation(tail, revision, node)
+        _grouped(each[None], len(old)) for each in _behind(tail, revision, node)
     )
     dead = abs(factor) <= DEAD * abs(factor).max()
     factor = np.where(dead, 1, factor)
+    added = _added(fit, stepper, revision, factor)
     weights, intercepts = np.empty(old.shape), np.empty((len(old), old.shape[2]))
     for part, y in fit.targets(stepper.batches, len(old)):
-        link = _Link(
-            None if other is None else other[:, :, part],
-            None if rest is None else rest[:, :, part],
-            factor[:, :, part],
-            mean[:, :, part],
-            shift[:, :, part],
-            plain=tail.normal is None,
-        )
-        anchor = old[:, :, part]
+        anchor = old[:, :, part] * factor[:, :, part]
         if tail.ceiling is not None:
-            found = rectified(
-                regression, y, anchor, link.to_layer, link.from_layer, tail.ceiling
-            )
+            found = rectified(regression, y, anchor, added, tail.ceiling)
         else:
-            found = regression.solve(link.to_layer(y), anchor)
+            found = regression.solve(y if added is None else y - added, anchor)
         weights[:, :, part], intercepts[:, part] = found
+    weights /= factor
     np.copyto(weights, old, where=dead)
     revision.set_matrix(node, weights)
     if centred:
+        intercepts = ((intercepts[:, None] - shift) / factor + mean).reshape(-1)
         revision.set_intercept(
-            node,
-            np.where(dead.reshape(-1), revision.intercept(node), intercepts.reshape(-1)),
+            node, np.where(dead.reshape(-1), revision.intercept(node), intercepts)
         )
 
 
-@dataclass(frozen=True)
-class _Link:
-    """From a layer's outputs to the value that is compared, and back; all are [groups, samples, outputs].
-
-    `plain` says that there is no normalization: nothing but sums.
-    """
-
-    other: Array | None
-    rest: Array | None
-    factor: Array
-    mean: Array
-    shift: Array
-    plain: bool
-
-    def to_layer(self, z: Array) -> Array:
-        """Outputs of the layer from the value behind it."""
-        if self.other is not None:
-            z = z - self.other
-        if not self.plain:
-            z = (z - self.shift) / self.factor + self.mean
-        return z if self.rest is None else z - self.rest
-
-    def from_layer(self, p: Array) -> Array:
-        """The value behind a layer from its outputs."""
-        if self.rest is not None:
-            p = p + self.rest
-        if not self.plain:
-            p = (p - self.mean) * self.factor + self.shift
-        return p if self.other is None else p + self.other
+def _added(fit: _Fit, stepper: Stepper, revision: Revision, factor: Array) -> Array | None:
+    """What the value that is compared has besides the layer's own outputs [groups, samples, outputs]."""
+    other = _other(fit, stepper, len(factor))
+    rest = _rest(fit, stepper, revision, len(factor))
+    if rest is None:
+        return other
+    rest *= factor.astype(np.float32)
+    return rest if other is None else rest + other
 
 
 def _other(fit: _Fit, stepper: Stepper, groups: int) -> Array | None:
@@ -310,19 +280,12 @@ def _grouped(rows: Array, groups: int) -> Array:
     return rows.reshape(len(rows), groups, -1).swapaxes(0, 1)
 
 
-def _normalisation(
-    tail: Tail, revision: Revision, node: Node
-) -> tuple[Array, Array, Array]:
+def _behind(tail: Tail, revision: Revision, node: Node) -> tuple[Array, Array, Array]:
     """Factor, mean and shift [outputs] between a layer and the value behind it."""
-    if tail.normal is None:
-        size = revision.intercept(node).size
-        return (
-            np.ones(size, np.float32),
-            np.zeros(size, np.float32),
-            np.zeros(size, np.float32),
-        )
-    factor, mean, shift = (
-        each.astype(np.float32)
-        for each in linear.normalisation(revision.graph, tail.normal)
-    )
-    return factor, mean, shift
+    if tail.normal is not None:
+        return linear.normalisation(revision.graph, tail.normal)
+    size = linear.LinearLayer(revision.graph, node).outputs
+    shift = np.zeros(size)
+    if tail.bias:
+        shift += revision.graph.weights[tail.bias].read().reshape(-1)
+    return np.ones(size), np.zeros(size), shift

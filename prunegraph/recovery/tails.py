@@ -12,18 +12,19 @@ from prunegraph.coupling.survivors import Survivors
 from prunegraph.graph import linear
 from prunegraph.graph.bounds import bounds
 from prunegraph.graph.model import Graph, Node
-from prunegraph.operators import is_add, is_batch_normalization
+from prunegraph.operators import is_add, is_batch_normalization, is_matmul
 
 
 @dataclass(frozen=True)
 class Tail:
     """What comes behind a layer, up to the value that is compared with the original's.
 
-    `normal` is a BatchNormalization, `other` the other operand of a residual sum ("" without
-    one). Of the value only what is between 0 and `ceiling` passes; None where all does.
+    `bias` is a constant that an Add behind a MatMul adds, `normal` a BatchNormalization, `other` the other operand
+    of a residual sum ("" without one). Of the value only what is between 0 and `ceiling` passes; None where all does.
     """
 
     value: str
+    bias: str = ""
     normal: Node | None = None
     other: str = ""
     ceiling: float | None = None
@@ -68,25 +69,43 @@ def run_order(pruned: Graph) -> list[int]:
 
 
 def _layer_before(pruned: Graph, value: str) -> Node | None:
-    """The layer that makes a value, maybe through a BatchNormalization."""
+    """The layer that makes a value, maybe through a BatchNormalization or the Add of a bias."""
     node = pruned.nodes[pruned.producer[value]] if value in pruned.producer else None
-    if node is not None and is_batch_normalization(node):
+    if node is None or linear.is_linear(pruned, node):
+        return node
+    if is_batch_normalization(node):
         return _layer_before(pruned, node.inputs[0])
-    return node if node is not None and linear.is_linear(pruned, node) else None
+    for before, _ in node.parents if is_add(node) else ():
+        layer = pruned.nodes[before]
+        behind = _bias_behind(pruned, layer) if linear.is_linear(pruned, layer) else None
+        if behind is not None and behind[0] is node:
+            return layer
+    return None
+
+
+def _bias_behind(pruned: Graph, layer: Node) -> tuple[Node, int] | None:
+    return linear.add_behind(pruned, layer) if is_matmul(layer) else None
 
 
 def tail_of(
     survivors: Survivors, pruned: Graph, node: Node, place: Mapping[int, int]
 ) -> Tail:
-    """Say what a layer feeds: maybe a BatchNormalization, maybe a sum whose other side is made before the layer."""
-    normal = linear.batch_normalization(pruned, node)
-    if normal is not None and survivors.coupling.value_labels(normal.outputs[0]) is None:
+    """Say what a layer feeds.
+
+    Maybe a BatchNormalization or the Add of a bias, maybe a sum whose other side is made before the layer.
+    """
+    labels = survivors.coupling.value_labels
+    normal, behind = linear.batch_normalization(pruned, node), _bias_behind(pruned, node)
+    if normal is not None and labels(normal.outputs[0]) is None:
         normal = None
-    value = (normal or node).outputs[0]
+    if behind is not None and labels(behind[0].outputs[0]) is None:
+        behind = None
+    bias = "" if behind is None else behind[0].inputs[behind[1]]
+    value = (normal or (behind or [node])[0]).outputs[0]
     other = _other_side(survivors, pruned, value, node, place)
     if other:
         value = pruned.nodes[pruned.consumers[value][0][0]].outputs[0]
-    return Tail(value, normal, other, _ceiling(pruned, value))
+    return Tail(value, bias, normal, other, _ceiling(pruned, value))
 
 
 def _ceiling(pruned: Graph, value: str) -> float | None:

@@ -45,7 +45,7 @@ def test_what_a_rectifier_drops_need_not_be_right() -> None:
     seen = np.ascontiguousarray(x[:, :, :8])
     regression, anchor = Regression(seen), np.zeros((1, 8, 6))
     plain = regression.predict(*regression.solve(y, anchor))
-    fitted = regression.predict(*rectified(regression, y, anchor, lambda z: z, lambda p: p))
+    fitted = regression.predict(*rectified(regression, y, anchor))
     errors = [
         float(((np.maximum(output, 0) - np.maximum(y, 0)) ** 2).mean())
         for output in (plain, fitted)
