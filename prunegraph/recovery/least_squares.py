@@ -12,19 +12,18 @@ al. 2017 (asymmetric reconstruction); ALGORITHMS F4.
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.graph import linear
-from prunegraph.graph.bounds import bounds
 from prunegraph.graph.model import Graph, Node
-from prunegraph.operators import is_add, is_batch_normalization
-from prunegraph.recovery.changes import changed
+from prunegraph.operators import is_convolution
+from prunegraph.recovery.changes import changed, original_of
 from prunegraph.recovery.regression import Regression, rectified
+from prunegraph.recovery.tails import Tail, run_order, tail_of
 from prunegraph.rewriting.reweight import Revision
 from prunegraph.runtime import patches
 from prunegraph.runtime.data import Data
@@ -36,42 +35,62 @@ Array = np.ndarray
 #: An output whose BatchNormalization scales it by less than this, relative to the largest, is not fitted.
 DEAD = 1e-6
 
+#: A layer with this many times more outputs than inputs has its inputs kept instead of its outputs.
+WIDE = 4
 
-@dataclass(frozen=True)
-class _Tail:
-    """What comes behind a layer, up to the value that is compared with the original's.
-
-    `normal` is a BatchNormalization, `other` the other operand of a residual sum ("" without
-    one). Of the value only what is between 0 and `ceiling` passes; None where all does.
-    """
-
-    value: str
-    normal: Node | None = None
-    other: str = ""
-    ceiling: float | None = None
+#: Outputs times samples that are fitted at a time, where they are made of inputs.
+BLOCK = 2**25
 
 
 @dataclass
 class _Fit:
-    """A layer to refit, with the rows that are looked at and what its outputs are compared with."""
+    """A layer to refit, with the rows that are looked at and what its outputs are compared with.
+
+    `source` is the layer as the original has it, where it makes so many outputs that its inputs are kept instead.
+    """
 
     node: Node
     rows: patches.Rows
-    tail: _Tail
+    tail: Tail
     kept: Sequence[Array | None]
     store: Store = field(repr=False)
+    source: linear.LinearLayer | None = None
     values: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        self.values = (self.tail.value,)
+        self.values = (
+            self.source.node.inputs[0] if self.source is not None else self.tail.value,
+        )
 
     def add(self, batch: int, *arrays: Array) -> None:
-        """Keep the original's outputs at the places of the rows."""
-        y = arrays[0]
-        for axis, kept in enumerate(self.kept):
-            if kept is not None:
-                y = np.take(y, kept, axis)
-        self.store.put(batch, self.node.name, self.rows.outputs(y, batch))
+        """Keep what the original has at the places of the rows."""
+        if self.source is not None:
+            seen = self.rows.inputs(arrays[0], batch)[:, 0]
+        else:
+            y = arrays[0]
+            for axis, kept in enumerate(self.kept):
+                if kept is not None:
+                    y = np.take(y, kept, axis)
+            seen = self.rows.outputs(y, batch)
+        self.store.put(batch, self.node.name, seen.astype(np.float32, copy=False))
+
+    def targets(self, batches: int, groups: int) -> Iterator[tuple[slice, Array]]:
+        """Outputs of the original [groups, samples, outputs], a range of outputs at a time."""
+        name = self.node.name
+        seen = np.concatenate([self.store.get(batch, name) for batch in range(batches)])
+        self.store.drop([name])
+        if self.source is None:
+            yield slice(None), _grouped(seen, groups)
+            return
+        node = self.source.node
+        matrix = linear.to_matrix(node, self.source.weighted())[0].astype(np.float32)
+        vector = self.source.vector().astype(np.float32)
+        if (kept := self.kept[-1]) is not None:
+            matrix, vector = matrix[:, kept], vector[kept]
+        size = max(1, BLOCK // len(seen))
+        for start in range(0, len(vector), size):
+            part = slice(start, start + size)
+            yield part, (seen @ matrix[:, part] + vector[part])[None]
 
 
 def repair(
@@ -102,25 +121,54 @@ def repair(
         if not fits:
             return pruned
         original = survivors.coupling.graph
+        size = batch_size(original, data, list({fit.values[0]: None for fit in fits}))
         Statistics(original, data, progress=progress).collect(
-            fits, "outputs of the original"
+            fits, "outputs of the original", size
         )
-        size = batch_size(original, data, [fit.values[0] for fit in fits])
         revision, stepper = (
             Revision(pruned),
-            Stepper(pruned, data.batches(pruned, size), values, _order(pruned)),
+            Stepper(pruned, data.batches(pruned, size), values, run_order(pruned)),
         )
+        inputs = _Inputs(stepper)
         for done, fit in enumerate(fits):
             progress(f"least squares: layer {done + 1} of {len(fits)}, {fit.node.name}")
             stepper.advance(fit.node.index, revision.weights, revision.protos)
-            _refit(fit, stepper, revision)
+            _refit(fit, inputs, revision)
         return revision.apply()
+
+
+class _Inputs:
+    """Regressions on what layers of the pruned network read; layers in a row that read the same share one."""
+
+    def __init__(self, stepper: Stepper):
+        self.stepper = stepper
+        self._key: tuple[object, ...] = ()
+        self._regression: Regression | None = None
+
+    def regression(self, rows: patches.Rows, centred: bool) -> Regression:
+        """The regression on a layer's rows; see `Regression` for `centred`."""
+        key = (rows.key, centred)
+        if self._regression is None or key != self._key:
+            self._regression = None  # its memory is free before the next one takes some
+            value = rows.node.inputs[0]
+            x = np.concatenate(
+                [
+                    rows.inputs(self.stepper.value(value, batch), batch)
+                    for batch in range(self.stepper.batches)
+                ]
+            )
+            x = x.astype(np.float32, copy=False)
+            self._regression = Regression(
+                np.ascontiguousarray(x.swapaxes(0, 1)), centred=centred
+            )
+            self._key = key
+        return self._regression
 
 
 def _fits(survivors: Survivors, pruned: Graph, data: Data, targets: Store) -> list[_Fit]:
     """Layers that see a change of their inputs, in topological order."""
     different = changed(survivors, pruned)
-    place = {index: place for place, index in enumerate(_order(pruned))}
+    place = {index: place for place, index in enumerate(run_order(pruned))}
     per_sample = max(ROWS // data.samples, 16)
     fits = []
     for node in sorted(pruned.layers, key=lambda node: place[node.index]):
@@ -133,165 +181,98 @@ def _fits(survivors: Survivors, pruned: Graph, data: Data, targets: Store) -> li
         shape = pruned.weights[node.inputs[1]].shape
         if linear.matrix_size(node, shape) > MAX_INPUTS:
             continue
-        tail = _tail(survivors, pruned, node, place)
+        tail = tail_of(survivors, pruned, node, place)
         if (
             tail.value not in survivors.coupling.graph.outer
         ):  # of a branch that took the place of its If
             continue
-        rows = patches.Rows(node, shape, per_sample, seed=node.index)
-        fits.append(_Fit(node, rows, tail, survivors.value(tail.value), targets))
+        rows = patches.Rows(node, shape, per_sample)
+        source = _source(survivors, pruned, node, tail)
+        fits.append(_Fit(node, rows, tail, survivors.value(tail.value), targets, source))
     return fits
 
 
-def _order(pruned: Graph) -> list[int]:
-    """A topological order in which, of two layers that meet in a sum, the one with more inputs runs last.
-
-    That one is fitted to the sum, and can make up for more.
-    """
-    keys = [float(node.index) for node in pruned.nodes]
-    for node in pruned.nodes:
-        sides = (
-            [side for value in node.inputs if (side := _layer_before(pruned, value))]
-            if is_add(node)
-            else []
-        )
-        if len(sides) == 2:
-            weak, strong = sorted(
-                sides,
-                key=lambda side: linear.matrix_size(
-                    side, pruned.weights[side.inputs[1]].shape
-                ),
-            )
-            keys[strong.index] = max(keys[strong.index], weak.index + 0.5)
-    readers = {
-        n.index: {i for v in n.outputs for i, _ in pruned.consumers.get(v, ())}
-        for n in pruned.nodes
-    }
-    waiting = [len({parent for parent, _ in node.parents}) for node in pruned.nodes]
-    ready = [(keys[index], index) for index, count in enumerate(waiting) if not count]
-    heapq.heapify(ready)
-    order = []
-    while ready:
-        _, index = heapq.heappop(ready)
-        order.append(index)
-        for reader in readers[index]:
-            waiting[reader] -= 1
-            if not waiting[reader]:
-                heapq.heappush(ready, (keys[reader], reader))
-    return order
-
-
-def _layer_before(pruned: Graph, value: str) -> Node | None:
-    """The layer that makes a value, maybe through a BatchNormalization."""
-    node = pruned.nodes[pruned.producer[value]] if value in pruned.producer else None
-    if node is not None and is_batch_normalization(node):
-        return _layer_before(pruned, node.inputs[0])
-    return node if node is not None and linear.is_linear(pruned, node) else None
-
-
-def _tail(
-    survivors: Survivors, pruned: Graph, node: Node, place: Mapping[int, int]
-) -> _Tail:
-    """Say what a layer feeds: maybe a BatchNormalization, maybe a sum whose other side is made before the layer."""
-    normal = linear.batch_normalization(pruned, node)
-    if normal is not None and survivors.coupling.value_labels(normal.outputs[0]) is None:
-        normal = None
-    value = (normal or node).outputs[0]
-    other = _other_side(survivors, pruned, value, node, place)
-    if other:
-        value = pruned.nodes[pruned.consumers[value][0][0]].outputs[0]
-    return _Tail(value, normal, other, _ceiling(pruned, value))
-
-
-def _ceiling(pruned: Graph, value: str) -> float | None:
-    """The most of a value that passes its readers, if they all are ReLUs or clip at 0 and above; else None."""
-    readers = [pruned.nodes[index] for index, _ in pruned.consumers.get(value, ())]
-    bounds = [_passing(pruned, reader) for reader in readers]
-    if not bounds or value in pruned.outputs or any(bound is None for bound in bounds):
+def _source(
+    survivors: Survivors, pruned: Graph, node: Node, tail: Tail
+) -> linear.LinearLayer | None:
+    """The layer as the original has it, if it makes many outputs of few inputs and they are compared as they are."""
+    before = original_of(survivors, node)
+    if before is None or tail.value != node.outputs[0] or tail.ceiling is not None:
         return None
-    return max(bound for bound in bounds if bound is not None)
-
-
-def _passing(pruned: Graph, reader: Node) -> float | None:
-    limits = bounds(pruned, reader)
-    return limits[1] if limits is not None and limits[0] == 0 < limits[1] else None
-
-
-def _other_side(
-    survivors: Survivors, pruned: Graph, value: str, node: Node, place: Mapping[int, int]
-) -> str:
-    """The other operand of the Add that alone reads a value, if it is there before the layer runs; else ""."""
-    readers = pruned.consumers.get(value, ())
-    add = (
-        pruned.nodes[readers[0][0]]
-        if len(readers) == 1 and value not in pruned.outputs
-        else None
+    layer = linear.LinearLayer(survivors.coupling.graph, before)
+    if layer.no_product() or layer.rest or linear.groups(before) > 1:
+        return None
+    size = linear.matrix_size(
+        before, survivors.coupling.graph.weights[before.inputs[1]].shape
     )
-    if (
-        add is None
-        or not is_add(add)
-        or survivors.coupling.value_labels(add.outputs[0]) is None
-    ):
-        return ""
-    other = next((v for v in add.inputs if v != value), "")
-    if (
-        other in pruned.weights
-        or place.get(pruned.producer.get(other, -1), -1) >= place[node.index]
-    ):
-        return ""
-    shapes = survivors.coupling.shape_info.shapes
-    return (
-        other
-        if shapes.get(other) == shapes.get(value) == shapes.get(add.outputs[0])
-        else ""
-    )
+    is_wide = layer.outputs > WIDE * size
+    return layer if is_wide and not is_convolution(node) else None
 
 
-def _refit(fit: _Fit, stepper: Stepper, revision: Revision) -> None:
-    node, tail = fit.node, fit.tail
-    layer = linear.LinearLayer(revision.graph, node)
-    xs, ys, others, rests = [], [], [], []
-    for batch in range(stepper.batches):
-        x = stepper.value(node.inputs[0], batch)
-        xs.append(fit.rows.inputs(x, batch).astype(np.float32, copy=False))
-        ys.append(fit.store.get(batch, node.name).astype(np.float32, copy=False))
-        if tail.other:
-            others.append(fit.rows.outputs(stepper.value(tail.other, batch), batch))
-        if layer.rest:
-            known = layer.rest in revision.graph.weights
-            c = revision.value(layer.rest) if known else stepper.value(layer.rest, batch)
-            added = fit.rows.added(c * np.float32(layer.beta), x, batch)
-            rests.append(np.broadcast_to(added, ys[-1].shape).astype(np.float32))
-    fit.store.drop([node.name])
+def _refit(fit: _Fit, inputs: _Inputs, revision: Revision) -> None:
+    """Fit a layer in the scale of the value that is compared: `v = (x W + b + rest - mean) factor + shift + other`."""
+    node, tail, stepper = fit.node, fit.tail, inputs.stepper
     old, centred = revision.matrix(node), revision.can_intercept(node)
-    regression = Regression(
-        np.ascontiguousarray(np.concatenate(xs).swapaxes(0, 1)), old, centred=centred
-    )
-    y = _grouped(np.concatenate(ys), len(old))
-    other = _grouped(np.concatenate(others), len(old)) if others else np.float32(0)
-    rest = _grouped(np.concatenate(rests), len(old)) if rests else np.float32(0)
+    regression = inputs.regression(fit.rows, centred)
     factor, mean, shift = (
-        _grouped(each[None], len(old)) for each in _normalisation(tail, revision, node)
+        _grouped(each[None], len(old)) for each in _behind(tail, revision, node)
     )
     dead = abs(factor) <= DEAD * abs(factor).max()
     factor = np.where(dead, 1, factor)
-
-    def to_layer(z: Array) -> Array:
-        return (z - other - shift) / factor + mean - rest
-
-    def from_layer(p: Array) -> Array:
-        return (p + rest - mean) * factor + shift + other
-
-    if tail.ceiling is not None:
-        weights, intercept = rectified(regression, y, to_layer, from_layer, tail.ceiling)
-    else:
-        weights, intercept = regression.solve(to_layer(y))
-    revision.set_matrix(node, np.where(dead, old, weights))
+    added = _added(fit, stepper, revision, factor)
+    weights, intercepts = np.empty(old.shape), np.empty((len(old), old.shape[2]))
+    for part, y in fit.targets(stepper.batches, len(old)):
+        anchor = old[:, :, part] * factor[:, :, part]
+        if tail.ceiling is not None:
+            found = rectified(regression, y, anchor, added, tail.ceiling)
+        else:
+            found = regression.solve(y if added is None else y - added, anchor)
+        weights[:, :, part], intercepts[:, part] = found
+    weights /= factor
+    np.copyto(weights, old, where=dead)
+    revision.set_matrix(node, weights)
     if centred:
+        intercepts = ((intercepts[:, None] - shift) / factor + mean).reshape(-1)
         revision.set_intercept(
-            node,
-            np.where(dead.reshape(-1), revision.intercept(node), intercept.reshape(-1)),
+            node, np.where(dead.reshape(-1), revision.intercept(node), intercepts)
         )
+
+
+def _added(fit: _Fit, stepper: Stepper, revision: Revision, factor: Array) -> Array | None:
+    """What the value that is compared has besides the layer's own outputs [groups, samples, outputs]."""
+    other = _other(fit, stepper, len(factor))
+    rest = _rest(fit, stepper, revision, len(factor))
+    if rest is None:
+        return other
+    rest *= factor.astype(np.float32)
+    return rest if other is None else rest + other
+
+
+def _other(fit: _Fit, stepper: Stepper, groups: int) -> Array | None:
+    """The other side of a residual sum [groups, samples, outputs]."""
+    if not fit.tail.other:
+        return None
+    rows = [
+        fit.rows.outputs(stepper.value(fit.tail.other, batch), batch)
+        for batch in range(stepper.batches)
+    ]
+    return _grouped(np.concatenate(rows), groups)
+
+
+def _rest(fit: _Fit, stepper: Stepper, revision: Revision, groups: int) -> Array | None:
+    """A bias that is no constant vector [groups, samples, outputs]."""
+    node, layer = fit.node, linear.LinearLayer(revision.graph, fit.node)
+    if not layer.rest:
+        return None
+    rows = []
+    for batch in range(stepper.batches):
+        known = layer.rest in revision.graph.weights
+        c = revision.value(layer.rest) if known else stepper.value(layer.rest, batch)
+        x = stepper.value(node.inputs[0], batch)
+        added = fit.rows.added(c * np.float32(layer.beta), x, batch)
+        count = len(fit.rows.inputs(x, batch))
+        rows.append(np.broadcast_to(added, (count, layer.outputs)).astype(np.float32))
+    return _grouped(np.concatenate(rows), groups)
 
 
 def _grouped(rows: Array, groups: int) -> Array:
@@ -299,19 +280,12 @@ def _grouped(rows: Array, groups: int) -> Array:
     return rows.reshape(len(rows), groups, -1).swapaxes(0, 1)
 
 
-def _normalisation(
-    tail: _Tail, revision: Revision, node: Node
-) -> tuple[Array, Array, Array]:
+def _behind(tail: Tail, revision: Revision, node: Node) -> tuple[Array, Array, Array]:
     """Factor, mean and shift [outputs] between a layer and the value behind it."""
-    if tail.normal is None:
-        size = revision.intercept(node).size
-        return (
-            np.ones(size, np.float32),
-            np.zeros(size, np.float32),
-            np.zeros(size, np.float32),
-        )
-    factor, mean, shift = (
-        each.astype(np.float32)
-        for each in linear.normalisation(revision.graph, tail.normal)
-    )
-    return factor, mean, shift
+    if tail.normal is not None:
+        return linear.normalisation(revision.graph, tail.normal)
+    size = linear.LinearLayer(revision.graph, node).outputs
+    shift = np.zeros(size)
+    if tail.bias:
+        shift += revision.graph.weights[tail.bias].read().reshape(-1)
+    return np.ones(size), np.zeros(size), shift

@@ -126,9 +126,7 @@ def _on_data(survivors: Survivors, pruned: Graph, data: Data, progress: Progress
     targets = {
         node.index: _Target(
             node,
-            patches.Rows(
-                node, pruned.weights[node.inputs[1]].shape, per_sample, seed=node.index
-            ),
+            patches.Rows(node, pruned.weights[node.inputs[1]].shape, per_sample),
             survivors.value(node.outputs[0]),
             (node.outputs[0],),
             _rest(pruned, node),

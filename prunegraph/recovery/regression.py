@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
+
+from prunegraph.graph import symmetric
 
 Array = np.ndarray
 
@@ -14,57 +16,80 @@ RIDGE = 1e-3
 #: How firmly the outputs are held to what the weights make, while targets and weights are found in turn.
 SCHEDULE = (0.1, 0.1, 0.1, 0.3, 0.3, 1.0)
 
+#: Outputs that are worked on at a time, of at least `ROWS` samples: what stays in a processor's cache.
+CACHED = 2**19
+ROWS = 1024
+
 
 class Regression:
     """Least squares for one set of inputs and any outputs.
 
     Args:
         x: inputs [groups, samples, inputs], float32.
-        anchor: weights [groups, inputs, outputs] to stay near to where the samples say nothing.
         centred: whether there is an intercept.
-        ridge: weight of the anchor, relative to the mean energy of an input.
+        ridge: weight of the weights to stay near to, relative to the mean energy of an input.
     """
 
-    def __init__(
-        self, x: Array, anchor: Array, *, centred: bool = True, ridge: float = RIDGE
-    ):
-        self.x, self.centred, self._anchor = x, centred, anchor
+    def __init__(self, x: Array, *, centred: bool = True, ridge: float = RIDGE):
+        self.x, self.centred = x, centred
         self.mean = (
             x.mean(axis=1, dtype=np.float64) if centred else np.zeros((len(x), x.shape[2]))
         )
-        gram = (x.swapaxes(1, 2) @ x).astype(np.float64) / x.shape[1]
+        gram = (x.swapaxes(1, 2) @ x).astype(np.float64)
+        gram /= x.shape[1]
         gram -= self.mean[:, :, None] * self.mean[:, None, :]
         damping = (
             ridge * np.trace(gram, axis1=1, axis2=2) / x.shape[2]
             + np.finfo(np.float32).tiny
         )
         self._damping = damping[:, None, None]
-        self._inverse = np.linalg.inv(gram + self._damping * np.eye(x.shape[2]))
+        diagonal = np.arange(x.shape[2])
+        gram[:, diagonal, diagonal] += damping[:, None]
+        self._inverse = symmetric.inverse(gram)
 
-    def solve(self, y: Array) -> tuple[Array, Array]:
-        """Weights [groups, inputs, outputs] and intercept [groups, outputs] for outputs [groups, samples, outputs]."""
-        mean = (
-            y.mean(axis=1, dtype=np.float64)
-            if self.centred
-            else np.zeros((len(y), y.shape[2]))
-        )
-        target = (self.x.swapaxes(1, 2) @ y.astype(np.float32)).astype(
-            np.float64
-        ) / y.shape[1]
+    def solve(self, y: Array, anchor: Array) -> tuple[Array, Array]:
+        """Weights [groups, inputs, outputs] and intercept [groups, outputs] for outputs [groups, samples, outputs].
+
+        `anchor` are weights to stay near to where the samples say nothing.
+        """
+        return self.solve_parts(lambda part: y[:, part], anchor)
+
+    def solve_parts(
+        self, outputs: Callable[[slice], Array], anchor: Array
+    ) -> tuple[Array, Array]:
+        """The same for outputs [groups, samples, outputs] that are made for some samples at a time."""
+        products = np.zeros(anchor.shape, np.float32)
+        total = np.zeros((len(anchor), anchor.shape[2]))
+        for part in self._parts(anchor.shape[2]):
+            y = outputs(part).astype(np.float32, copy=False)
+            products += self.x[:, part].swapaxes(1, 2) @ y
+            total += y.sum(axis=1, dtype=np.float64)
+        count = self.x.shape[1]
+        mean = total / count if self.centred else np.zeros_like(total)
+        target = products.astype(np.float64)
+        target /= count
         target -= self.mean[:, :, None] * mean[:, None, :]
-        weights = self._inverse @ (target + self._damping * self._anchor)
+        target += self._damping * anchor
+        weights = self._inverse @ target
         return weights, mean - np.einsum("gi,gio->go", self.mean, weights)
 
-    def predict(self, weights: Array, intercept: Array) -> Array:
-        """Outputs [groups, samples, outputs]."""
-        return self.x @ weights.astype(np.float32) + intercept[:, None].astype(np.float32)
+    def predict(self, weights: Array, intercept: Array, part: slice = slice(None)) -> Array:
+        """Outputs [groups, samples, outputs] of some samples."""
+        result = self.x[:, part] @ weights.astype(np.float32, copy=False)
+        result += intercept[:, None].astype(np.float32)
+        return result
+
+    def _parts(self, outputs: int) -> Iterator[slice]:
+        size = max(ROWS, CACHED // outputs)
+        for start in range(0, self.x.shape[1], size):
+            yield slice(start, start + size)
 
 
 def rectified(
     regression: Regression,
     y: Array,
-    to_layer: Callable[[Array], Array],
-    from_layer: Callable[[Array], Array],
+    anchor: Array,
+    added: Array | None = None,
     ceiling: float = np.inf,
 ) -> tuple[Array, Array]:
     """Weights and intercept for outputs that a rectifier follows: only what passes it has to be right.
@@ -76,28 +101,46 @@ def rectified(
     Args:
         regression: of the layer's inputs.
         y: what the original has before the rectifier [groups, samples, outputs].
-        to_layer: takes such values back to outputs of the layer.
-        from_layer: the other way.
+        anchor: weights to stay near to where the samples say nothing.
+        added: what is added to the layer's outputs before the rectifier [groups, samples, outputs].
         ceiling: the rectifier passes values from 0 to this.
     """
-    weights, intercept = regression.solve(to_layer(y))
+
+    def wanted(part: slice) -> Array:
+        return y[:, part] if added is None else y[:, part] - added[:, part]
+
+    weights, intercept = regression.solve_parts(wanted, anchor)
     for strength in SCHEDULE:
-        created = from_layer(regression.predict(weights, intercept))
-        weights, intercept = regression.solve(
-            to_layer(_pulled(y, created, strength, ceiling))
-        )
+        now = weights.astype(np.float32), intercept
+
+        def pulled(
+            part: slice,
+            now: tuple[Array, Array] = now,
+            strength: float = strength,
+        ) -> Array:
+            made = regression.predict(*now, part)
+            if added is None:
+                return _pulled(y[:, part], made, strength, ceiling)
+            made += added[:, part]
+            return _pulled(y[:, part], made, strength, ceiling) - added[:, part]
+
+        weights, intercept = regression.solve_parts(pulled, anchor)
     return weights, intercept
 
 
-def _pulled(y: Array, created: Array, strength: float, ceiling: float) -> Array:
-    """For every element, the best target below, between and above the bounds of what passes."""
-    wanted = np.clip(y, 0, ceiling)
-    best = np.clip((wanted + strength * created) / (1 + strength), 0, ceiling)
-    cost = (wanted - best) ** 2 + strength * (best - created) ** 2
-    for z in (
-        np.minimum(created, 0),
-        *((np.maximum(created, ceiling),) if np.isfinite(ceiling) else ()),
-    ):
-        other = (wanted - np.clip(z, 0, ceiling)) ** 2 + strength * (z - created) ** 2
-        best, cost = np.where(other < cost, z, best), np.minimum(other, cost)
-    return best
+def _pulled(y: Array, made: Array, strength: float, ceiling: float) -> Array:
+    """For every element, the best target: what is made, or nearer to what is wanted where that passes.
+
+    Within the bounds the best is `(wanted + s made) / (1 + s)`. What is made beyond a bound stays if that costs
+    less: `s / (1 + s) (wanted - made)^2` is more than `(wanted - bound)^2` from `reach` times that distance on.
+    """
+    wanted = np.clip(y, 0, np.float32(ceiling))
+    reach = np.float32(np.sqrt((1 + strength) / strength) - 1)
+    moves = made > -reach * wanted
+    if np.isfinite(ceiling):
+        moves &= made < ceiling + reach * (ceiling - wanted)
+    wanted -= made
+    wanted *= moves
+    wanted *= np.float32(1 / (1 + strength))
+    wanted += made
+    return wanted

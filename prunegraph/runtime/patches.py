@@ -6,6 +6,7 @@ The weights as the matrix for them are in `graph.linear`.
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,21 +20,32 @@ Array = np.ndarray
 
 
 class Rows:
-    """Rows of a layer's input, at random places that are the same for the same seed.
+    """Rows of a layer's input, at random places that are the same for all layers that read the same rows.
 
     Args:
         node: a layer for which `is_linear` holds.
         shape: of its weight.
         per_sample: rows that are taken of each sample.
-        seed: of the places.
     """
 
-    def __init__(self, node: Node, shape: Sequence[int], per_sample: int, seed: int = 0):
-        self.node, self.shape, self.per_sample, self.seed = (
-            node,
-            tuple(shape),
-            per_sample,
-            seed,
+    def __init__(self, node: Node, shape: Sequence[int], per_sample: int):
+        self.node, self.shape, self.per_sample = node, tuple(shape), per_sample
+        self.seed = zlib.crc32(node.inputs[0].encode())
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal for layers of a graph that read the same rows."""
+        if not is_convolution(self.node):
+            return self.node.inputs[0], bool(self.node.attributes.get("transA"))
+        said = {
+            name: self.node.attributes.get(name) for name in ("auto_pad", "pads", "group")
+        }
+        return (
+            self.node.inputs[0],
+            self.shape[2:],
+            *self._list("strides"),
+            *self._list("dilations"),
+            repr(said),
         )
 
     def inputs(self, x: Array, batch: int) -> Array:

@@ -30,6 +30,9 @@ Progress = Callable[[str], None]
 #: Bytes of values that are fetched at a time.
 FETCH = 2**28
 
+#: Rows that are multiplied with each other at a time, at least.
+BUFFER = 512
+
 #: Samples that are run together at most.
 MAX_BATCH = 64
 
@@ -117,27 +120,49 @@ class Gram:
 
 
 class _GramSum:
-    """Accumulates one layer's Gram matrix."""
+    """Accumulates the Gram matrix of what layers read, all of them the same rows.
 
-    def __init__(self, node: Node, rows: patches.Rows):
-        self.values: tuple[str, ...] = (node.inputs[0],)
+    Rows are collected until there are `BUFFER` of them: a matrix is not touched for a few rows.
+    """
+
+    def __init__(self, value: str, rows: patches.Rows):
+        self.values: tuple[str, ...] = (value,)
         self.rows = rows
         self.count = 0
         self.sum: Array | float = 0.0
-        self.products: Array | float = 0.0
+        self._products: Array | None = None
+        self._waiting: list[Array] = []
 
     def add(self, batch: int, *arrays: Array) -> None:
-        x = self.rows.inputs(arrays[0].astype(np.float32, copy=False), batch).swapaxes(0, 1)
-        self.count += x.shape[1]
+        x = self.rows.inputs(arrays[0].astype(np.float32, copy=False), batch)
+        self.count += len(x)
+        self._waiting.append(np.ascontiguousarray(x.swapaxes(0, 1)))
         with np.errstate(invalid="ignore", over="ignore"):  # said once, at the end
-            self.sum = self.sum + x.sum(axis=1, dtype=np.float64)
-            self.products = self.products + x.swapaxes(1, 2) @ x
+            self.sum = self.sum + x.sum(axis=0, dtype=np.float64)
+            if sum(each.shape[1] for each in self._waiting) >= BUFFER:
+                self._multiply()
+
+    def _multiply(self) -> None:
+        x = (
+            self._waiting[0]
+            if len(self._waiting) == 1
+            else np.concatenate(self._waiting, axis=1)
+        )
+        self._waiting = []
+        products = x.swapaxes(1, 2) @ x
+        if self._products is None:
+            self._products = products
+        else:
+            self._products += products
 
     def result(self) -> Gram:
+        with np.errstate(invalid="ignore", over="ignore"):
+            if self._waiting or self._products is None:
+                self._multiply()
         count = max(self.count, 1)
-        return Gram(
-            self.count, np.asarray(self.sum) / count, np.asarray(self.products) / count
-        )
+        assert self._products is not None
+        self._products /= count
+        return Gram(self.count, np.asarray(self.sum) / count, self._products)
 
 
 class Statistics:
@@ -221,12 +246,16 @@ class Statistics:
                 del self._samples[next(iter(self._samples))]
         return self._samples[key]
 
-    def gram(self, node: Node) -> Gram | None:
-        """The Gram matrix of a layer's input rows; None for a layer that has none (see `has_gram`)."""
+    def gram(self, node: Node, others: Sequence[Node] | None = None) -> Gram | None:
+        """The Gram matrix of a layer's input rows; None for a layer that has none (see `has_gram`).
+
+        `others` are gathered in the same pass: the layers of which somebody will ask; None for all.
+        """
         if not self.has_gram(node):
             return None
         if node.name not in self._grams:
-            self.gather([other for other in self.graph.layers if self.has_gram(other)])
+            wanted = self.graph.layers if others is None else others
+            self.gather([node, *(other for other in wanted if self.has_gram(other))])
         return self._grams[node.name]
 
     def has_gram(self, node: Node) -> bool:
@@ -234,34 +263,38 @@ class Statistics:
         return linear.is_linear(self.graph, node) and self._inputs(node) <= MAX_INPUTS
 
     def gather(self, nodes: Sequence[Node]) -> None:
-        """Gather Gram matrices of layers, as many in one pass as memory allows."""
-        todo = [
-            node for node in nodes if node.name not in self._grams and not self._load(node)
-        ]
-        while todo:
-            now: list[Node] = []
+        """Gather Gram matrices of layers, as many in one pass as memory allows.
+
+        Layers that read the same rows share one.
+        """
+        todo: dict[tuple[object, ...], list[Node]] = {}
+        for node in {node.index: node for node in nodes}.values():
+            if node.name not in self._grams and not self._load(node):
+                todo.setdefault(self.rows(node).key, []).append(node)
+        waiting = list(todo.values())
+        while waiting:
+            now: list[list[Node]] = []
             size = 0
-            while todo and (not now or size + self._bytes(todo[0]) <= GATHER):
-                size += self._bytes(todo[0])
-                now.append(todo.pop(0))
-            sums = {node.name: _GramSum(node, self.rows(node)) for node in now}
-            self.collect(list[Accumulator](sums.values()), "Gram matrices")
-            for node in now:
-                gram = sums.pop(node.name).result()
+            while waiting and (not now or size + self._bytes(waiting[0][0]) <= GATHER):
+                size += self._bytes(waiting[0][0])
+                now.append(waiting.pop(0))
+            sums = [_GramSum(each[0].inputs[0], self.rows(each[0])) for each in now]
+            self.collect(sums, "Gram matrices")
+            for each in now:
+                gram = sums.pop(0).result()
                 if not np.isfinite(gram.products).all():
                     raise DataError(
-                        f"{self.data.source}: what layer {node.name!r} reads is not a number, or too large to be "
+                        f"{self.data.source}: what layer {each[0].name!r} reads is not a number, or too large to be "
                         "squared; clean or scale the data"
                     )
-                self._grams[node.name] = gram
-                self._store(node)
+                for node in each:
+                    self._grams[node.name] = gram
+                    self._store(node)
 
     def rows(self, node: Node) -> patches.Rows:
         """The rows that are looked at of a layer."""
         per_sample = max(ROWS // self.data.samples, 16)
-        return patches.Rows(
-            node, self.graph.weights[node.inputs[1]].shape, per_sample, seed=node.index
-        )
+        return patches.Rows(node, self.graph.weights[node.inputs[1]].shape, per_sample)
 
     def collected(self, name: str, make: Callable[[], Sequence[A]]) -> Sequence[A]:
         """Accumulators that were fed once and are kept under a name; `make` makes them for the first who asks."""
@@ -273,9 +306,12 @@ class Statistics:
         return cast("Sequence[A]", self._kept[name])
 
     def collect(
-        self, accumulators: Sequence[Accumulator], what: str = "statistics"
+        self,
+        accumulators: Sequence[Accumulator],
+        what: str = "statistics",
+        size: int | None = None,
     ) -> None:
-        """Run the data through the graph once, and feed the accumulators."""
+        """Run the data through the graph once, and feed the accumulators; `size` samples at a time."""
         names = list(dict.fromkeys(name for each in accumulators for name in each.values))
         given = [name for name in names if name in self.graph.inputs]
         fixed = {
@@ -291,7 +327,7 @@ class Statistics:
             raise DataError(
                 f"{self.graph.source}: no statistics of {inside[0]!r}: it is a value inside a subgraph"
             )
-        size = batch_size(self.graph, self.data, computed)
+        size = size or batch_size(self.graph, self.data, computed)
         total = self.data.samples if self.data.is_whole else -(-self.data.samples // size)
         batches, again = tee(self.data.batches(self.graph, size))
         index = -1
@@ -325,7 +361,7 @@ class Statistics:
     def _file(self, node: Node) -> Path | None:
         if self.cache is None:
             return None
-        key = f"{self.graph.sha256} {self.data.digest} {node.name} {ROWS}"
+        key = f"{self.graph.sha256} {self.data.digest} {node.name} {ROWS} 2"
         return self.cache / f"gram-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
 
     def _load(self, node: Node) -> bool:

@@ -23,7 +23,7 @@ from prunegraph.runtime.session import run, session
 Array = np.ndarray
 
 #: Bytes of values kept in memory; the rest goes to files.
-KEEP = 2**29
+KEEP = 2**28
 
 
 class Store:

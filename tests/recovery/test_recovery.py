@@ -28,8 +28,9 @@ def test_golden_formula() -> None:
     w = rng.standard_normal((8, 3))
     gone, kept = [1, 4], [0, 2, 3, 5, 6, 7]
     inputs = x[None, :, kept].astype(np.float32)
-    regression = Regression(inputs, np.zeros((1, len(kept), 3)), centred=False, ridge=1e-6)
-    match, intercept = (result[0] for result in regression.solve((x @ w)[None]))
+    regression = Regression(inputs, centred=False, ridge=1e-6)
+    anchor = np.zeros((1, len(kept), 3))
+    match, intercept = (result[0] for result in regression.solve((x @ w)[None], anchor))
     g = np.linalg.inv(x.T @ x)
     closed = (w - g[:, gone] @ np.linalg.inv(g[np.ix_(gone, gone)]) @ w[gone])[kept]
     np.testing.assert_allclose(match, closed, rtol=1e-3, atol=1e-3)
@@ -42,9 +43,9 @@ def test_what_a_rectifier_drops_need_not_be_right() -> None:
     x = rng.standard_normal((1, 4000, 12)).astype(np.float32)
     y = x @ rng.standard_normal((12, 6)).astype(np.float32)
     seen = np.ascontiguousarray(x[:, :, :8])
-    regression = Regression(seen, np.zeros((1, 8, 6)))
-    plain = regression.predict(*regression.solve(y))
-    fitted = regression.predict(*rectified(regression, y, lambda z: z, lambda p: p))
+    regression, anchor = Regression(seen), np.zeros((1, 8, 6))
+    plain = regression.predict(*regression.solve(y, anchor))
+    fitted = regression.predict(*rectified(regression, y, anchor))
     errors = [
         float(((np.maximum(output, 0) - np.maximum(y, 0)) ** 2).mean())
         for output in (plain, fitted)

@@ -11,13 +11,17 @@ graphs); ALGORITHMS F4 and 6.8.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.groups import Group, Member
+from prunegraph.graph import symmetric
 from prunegraph.graph.linear import scaled_matrix
 from prunegraph.graph.model import Graph, Node
 from prunegraph.operators import is_convolution
-from prunegraph.runtime.statistics import Statistics
+from prunegraph.runtime.statistics import Gram, Statistics
 from prunegraph.selection.criteria.base import Array, Context, criterion
 from prunegraph.selection.criteria.magnitude import l2
 
@@ -35,7 +39,7 @@ def obs(group: Group, context: Context) -> Array:
     readers = [
         reader
         for member in group.members
-        for reader in _readers(member, group, context.graph, statistics)
+        for reader in _readers(member, context.coupling, statistics)
     ]
     if not readers:
         # Nothing with a Gram matrix reads these channels (attention scores, a recurrence).
@@ -54,12 +58,17 @@ def obs(group: Group, context: Context) -> Array:
         alive = np.delete(alive, order)
         if len(alive):
             for reader in readers:
-                reader.remove(gone)
+                reader.remove(gone, alive)
     return scores
 
 
 class _Reader:
     """One layer (one group of a convolution) that reads a group's channels.
+
+    The inverse of the covariance is never updated as a whole. With `factor` the rows by which it has been
+    updated, the inverse now is `inverse - factor.T @ factor`; of that only the blocks of single
+    channels are kept up to date, and the rows of channels that go are made when they go: one
+    Cholesky factorization, in the order in which channels go.
 
     Args:
         gram: covariance of its input rows [inputs, inputs].
@@ -68,47 +77,92 @@ class _Reader:
     """
 
     def __init__(self, gram: Array, matrix: Array, rows: Array):
-        self.rows, self.matrix = rows, matrix
-        self.energy = float(np.einsum("io,io->", matrix, gram @ matrix)) or 1.0
-        size = len(gram)
-        damping = DAMPING * np.trace(gram) / size or 1.0
-        self.inverse = np.linalg.inv(gram + damping * np.eye(size))
+        self.energy = float(np.vdot(matrix, gram @ matrix)) or 1.0
+        damped = gram.copy()
+        damped[np.diag_indices(len(gram))] += DAMPING * np.trace(gram) / len(gram) or 1.0
+        inverse = symmetric.inverse(damped)
+        channels, self.each = rows.shape
+        self.blocks = inverse[rows[:, :, None], rows[:, None, :]]
+        self.matrix = matrix[rows]
+        # Rows of other channels stay: nothing need be known of them any more.
+        mine = rows.reshape(-1)
+        self.inverse = inverse[np.ix_(mine, mine)]
+        self.factor = np.empty(self.inverse.shape)
+        self.done = 0
+        self.place = np.arange(channels)
 
     def costs(self, channels: Array) -> Array:
         """Relative squared error of removing each of some channels by itself."""
-        rows = self.rows[channels]
-        blocks = self.inverse[rows[:, :, None], rows[:, None, :]]
-        weights = self.matrix[rows]
-        return (
-            np.einsum("cio,cio->c", weights, np.linalg.solve(blocks, weights)) / self.energy
+        weights, blocks = self.matrix[channels], self.blocks[channels]
+        solved = weights / blocks if self.each == 1 else np.linalg.solve(blocks, weights)
+        return np.einsum("cio,cio->c", weights, solved) / self.energy
+
+    def remove(self, gone: Array, alive: Array) -> None:
+        """Remove channels, and let those that are alive make up for it."""
+        columns, rest = self._rows(gone), self._rows(alive)
+        known = self.factor[: self.done]
+        update = self.inverse[columns] - known[:, columns].T @ known
+        root = np.linalg.cholesky(update[:, columns])
+        step = np.linalg.solve(root, update[:, rest])
+        weights = np.linalg.solve(root, self.matrix[gone].reshape(len(columns), -1))
+        by_channel = step.T.reshape(len(alive), self.each, -1)
+        self.blocks[alive] -= by_channel @ by_channel.swapaxes(1, 2)
+        self.matrix[alive] -= (step.T @ weights).reshape(len(alive), self.each, -1)
+        self.factor[self.done : self.done + len(columns), rest] = step
+        self.done += len(columns)
+        if 2 * len(rest) < len(self.inverse):
+            self._forget(alive, rest)
+
+    def _rows(self, channels: Array) -> Array:
+        """Where rows of channels lie in the inverse, in order."""
+        return (self.place[channels][:, None] * self.each + np.arange(self.each)).reshape(
+            -1
         )
 
-    def remove(self, channels: Array) -> None:
-        """Remove channels, and let the others make up for it."""
-        gone = self.rows[channels].reshape(-1)
-        columns = self.inverse[:, gone]
-        step = np.linalg.solve(
-            self.inverse[np.ix_(gone, gone)], np.hstack([columns.T, self.matrix[gone]])
-        )
-        self.inverse -= columns @ step[:, : len(self.inverse)]
-        self.matrix = self.matrix - columns @ step[:, len(self.inverse) :]
+    def _forget(self, alive: Array, rest: Array) -> None:
+        """Leave out what belongs to channels that are gone."""
+        self.inverse = self.inverse[np.ix_(rest, rest)]
+        factor = np.empty((self.done + len(rest), len(rest)))
+        factor[: self.done] = self.factor[: self.done, rest]
+        self.factor = factor
+        self.place[alive] = np.arange(len(alive))
 
 
-def _readers(
-    member: Member, group: Group, graph: Graph, statistics: Statistics
-) -> list[_Reader]:
+def _readers(member: Member, coupling: Coupling, statistics: Statistics) -> list[_Reader]:
     """The layers that read the group's channels along one axis of a weight."""
     result = []
-    for index in member.use.layers if member.role == "in" else ():
-        node = graph.nodes[index]
-        gram = statistics.gram(node) if node.input(1) == member.weight else None
+    for node, gram in grams(member, coupling, statistics):
+        rows = input_rows(node, member, coupling.graph)
+        matrix = scaled_matrix(coupling.graph, node)
+        result += [
+            _Reader(g, m, rows) for g, m in zip(gram.covariance, matrix, strict=True)
+        ]
+    return result
+
+
+def grams(
+    member: Member, coupling: Coupling, statistics: Statistics
+) -> Iterator[tuple[Node, Gram]]:
+    """Layers that read channels along one axis of a weight, with Gram matrices (one pass for those of all groups)."""
+    for node in _reading(member, coupling.graph):
+        gram = statistics.gram(node, _all_reading(coupling))
         if gram is not None:
-            rows = input_rows(node, member, graph)
-            matrix = scaled_matrix(graph, node)
-            result += [
-                _Reader(g.astype(np.float64), m, rows)
-                for g, m in zip(gram.covariance, matrix, strict=True)
-            ]
+            yield node, gram
+
+
+def _reading(member: Member, graph: Graph) -> list[Node]:
+    layers = member.use.layers if member.role == "in" else ()
+    nodes = [graph.nodes[index] for index in layers]
+    return [node for node in nodes if node.input(1) == member.weight]
+
+
+def _all_reading(coupling: Coupling) -> list[Node]:
+    key = ("reading", coupling.attention)
+    if key not in coupling.graph.cache:
+        members = (member for group in coupling.groups for member in group.members)
+        nodes = {n.index: n for m in members for n in _reading(m, coupling.graph)}
+        coupling.graph.cache[key] = list(nodes.values())
+    result: list[Node] = coupling.graph.cache[key]
     return result
 
 

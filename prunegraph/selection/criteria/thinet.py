@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.groups import Group, Member
 from prunegraph.graph.linear import scaled_matrix
-from prunegraph.graph.model import Graph
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.criteria.base import Array, Context, criterion
 from prunegraph.selection.criteria.magnitude import l2
-from prunegraph.selection.criteria.obs import input_rows
+from prunegraph.selection.criteria.obs import grams, input_rows
 
 
 @criterion("thinet")
@@ -28,8 +28,7 @@ def thinet(group: Group, context: Context, *, centred: bool = False) -> Array:
     products = [
         matrix
         for member in group.members
-        if member.role == "in"
-        for matrix in _contributions(member, context.graph, statistics, centred)
+        for matrix in _contributions(member, context.coupling, statistics, centred)
     ]
     return greedy(np.sum(products, axis=0)) if products else l2(group, context)
 
@@ -50,19 +49,15 @@ def greedy(products: Array) -> Array:
 
 
 def _contributions(
-    member: Member, graph: Graph, statistics: Statistics, centred: bool
+    member: Member, coupling: Coupling, statistics: Statistics, centred: bool
 ) -> list[Array]:
     """Mean products of channels' contributions to each layer that reads a weight [channels, channels]."""
     result = []
-    for index in member.use.layers:
-        node = graph.nodes[index]
-        gram = statistics.gram(node) if node.input(1) == member.weight else None
-        if gram is None:
-            continue
-        rows = input_rows(node, member, graph)
+    for node, gram in grams(member, coupling, statistics):
+        rows = input_rows(node, member, coupling.graph)
         for g, w in zip(
             gram.covariance if centred else gram.products,
-            scaled_matrix(graph, node),
+            scaled_matrix(coupling.graph, node),
             strict=True,
         ):
             pairs = (w @ w.T) * g
