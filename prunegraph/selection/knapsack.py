@@ -273,7 +273,7 @@ def _budget(
             (1 - budget.ratio) * total,
         )
     meter, pieces = Meter(coupling), Pieces(coupling, budget.kind, choices)
-    untouched = getattr(meter.original, budget.kind) - pieces.original
+    untouched = getattr(meter.measure({}), budget.kind) - pieces.original
     fixed = dict.fromkeys(choices, 0)
 
     def measure(result: Sequence[int]) -> float:
