@@ -35,9 +35,9 @@ def isolate(
     def part(groups: Sequence[str]) -> Plan:
         provenance = {
             **plan.provenance,
-            "left_out": [g for g in plan.remove if g not in groups],
+            "left_out": [g for g in plan.removal if g not in groups],
         }
-        return make_plan(coupling, {g: plan.remove[g] for g in groups}, provenance)
+        return make_plan(coupling, {g: plan.removal[g] for g in groups}, provenance)
 
     def holds(groups: Sequence[str]) -> bool:
         try:
@@ -57,8 +57,8 @@ def isolate(
         good = [g for g in suspects[:middle] if g not in first]
         return first + culprits(suspects[middle:], [*trusted, *good])
 
-    left_out = culprits(list(plan.remove), [])
-    rest = [group for group in plan.remove if group not in left_out]
+    left_out = culprits(list(plan.removal), [])
+    rest = [group for group in plan.removal if group not in left_out]
     if not rest:
         raise ExactnessError(
             f"the proof fails whichever groups are pruned. {failure.blame}. {failure}",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from prunegraph.errors import ModelError
+from prunegraph.errors import ModelError, PlanError
 from prunegraph.frontends.mxnet import params as params_file
 from prunegraph.frontends.mxnet import symbol as symbol_file
 from prunegraph.frontends.mxnet.bind import PREFIXES, SUFFIX, find_params
@@ -58,6 +58,11 @@ def apply(
     """
     if not out_symbol.endswith(SUFFIX):
         raise ModelError(f"{out_symbol}: the name of a symbol file ends in {SUFFIX}")
+    if plan.branches:
+        raise PlanError(
+            f"the plan drops branch {plan.branches[0]!r}, which a symbol file cannot be written without: write an "
+            "ONNX model, or use --depth never"
+        )
     path = Path(source)
     stored, prefixes = _stored(Path(params_file) if params_file else find_params(path))
     symbol = symbol_file.load(path)

@@ -34,6 +34,11 @@ INNER = ("inner_dim", "all_head_size", "attn_dim", "inner_size")
 
 def cut(module: nn.Module, plan: Plan) -> nn.Module:
     """A copy of a module without the plan's channels; see `prunegraph.frontends.pytorch.apply`."""
+    if plan.branches:
+        raise PlanError(
+            f"the plan drops branch {plan.branches[0]!r}; a module's forward is code, which still runs it: use the "
+            "ONNX model, or --depth never"
+        )
     if plan.remove and not plan.source_cuts:
         reason = plan.provenance.get(
             "source_error", "it was not made for a graph that was loaded from a module"

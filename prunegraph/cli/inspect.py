@@ -69,6 +69,8 @@ def inspect(
     total = cost(graph)
     out.print(tables.groups_table(coupling, total))
     out.print(tables.fixed_table(coupling))
+    if coupling.branches:
+        out.print(tables.branches_table(coupling, total))
     if any(is_dequantize(node) for node in graph.nodes):
         from prunegraph.report.quantized import types_table
 

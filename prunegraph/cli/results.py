@@ -56,7 +56,7 @@ def show_result(
     from prunegraph.report import tables
 
     where.print(tables.result_table(result))
-    if not any(result.plan.remove.values()) and not result.left_out:
+    if result.plan.is_empty and not result.left_out:
         where.print(_nothing_removed(result))
     if result.rounding is not None:
         where.print(str(result.rounding))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Collection, Mapping, Sequence, Set
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
+from prunegraph.coupling.branches import Branch, find_branches, needed_only_by
 from prunegraph.coupling.groups import Fixed, Group
 from prunegraph.coupling.shuffle import Shuffle
 from prunegraph.coupling.uses import Use
@@ -75,11 +76,13 @@ class Coupling(Labelling):
     """Channels of a graph that belong together.
 
     `groups` are the units an algorithm chooses from; `fixed` the layers that cannot be
-    pruned, each with its reason. The rest serves the rewriter and the verifier.
+    pruned, each with its reason. `dropped` are ids of branches that are gone whatever else is
+    removed. The rest serves the rewriter and the verifier.
     """
 
     groups: tuple[Group, ...]
     fixed: tuple[Fixed, ...]
+    dropped: frozenset[str] = frozenset()
 
     @classmethod
     def of(
@@ -88,6 +91,53 @@ class Coupling(Labelling):
         """The coupling of a labelled graph, with what was found in it."""
         noted = {each.name: getattr(labelling, each.name) for each in fields(labelling)}
         return cls(**noted, groups=groups, fixed=fixed)
+
+    @cached_property
+    def branches(self) -> tuple[Branch, ...]:
+        """Residual branches that may go as a whole, in topological order."""
+        return find_branches(self.graph, self.shape_info)
+
+    @cached_property
+    def branches_by_id(self) -> dict[str, Branch]:
+        """The branches, by what they are called among groups."""
+        return {branch.id: branch for branch in self.branches}
+
+    def without(self, branches: Collection[str]) -> Coupling:
+        """This coupling with some branches gone, by id; no channels are chosen from groups inside them."""
+        chosen = [branch for branch in self.branches if branch.id in branches]
+        gone = self.nodes_without(chosen)
+        groups = tuple(group for group in self.groups if not self.is_inside(group, gone))
+        return replace(self, groups=groups, dropped=frozenset(branches))
+
+    @property
+    def whole(self) -> Coupling:
+        """This coupling with all branches, and with the groups that it has."""
+        return replace(self, dropped=frozenset()) if self.dropped else self
+
+    def nodes_without(self, branches: Sequence[Branch]) -> frozenset[int]:
+        """Indices of the nodes that go with some branches, the sums included."""
+        if not branches:
+            return frozenset()
+        key = ("without", tuple(branch.add for branch in branches))
+        if key not in self.graph.cache:
+            ends = {(branch.add, branch.slot) for branch in branches}
+            adds = {branch.add for branch in branches}
+            self.graph.cache[key] = needed_only_by(self.graph, ends) | adds
+        result: frozenset[int] = self.graph.cache[key]
+        return result
+
+    def is_inside(self, group: Group, nodes: Set[int]) -> bool:
+        """Tell whether all that reads or makes a group's channels with a weight is among these nodes."""
+        for member in group.members:
+            use = member.use
+            readers = (
+                [use.node]
+                if use.node >= 0
+                else [node for node, _ in self.graph.consumers.get(use.weight, ())]
+            )
+            if not nodes >= {*use.layers, *readers}:
+                return False
+        return True
 
     def group(self, name: str) -> Group:
         """The group of that id. Raises KeyError."""

@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import onnx
 
+from prunegraph.coupling.branches import Branch
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.groups import Group, Member
 from prunegraph.coupling.places import ChannelAxis, makers, readers
 from prunegraph.coupling.sample import full_cost
+from prunegraph.coupling.survivors import Survivors
 from prunegraph.graph.model import FLOAT_TYPES
 from prunegraph.graph.records import node_records
-from prunegraph.ops.cost import node_macs
+from prunegraph.ops.cost import is_parameter, node_macs
 from prunegraph.runtime.statistics import ChannelMoments, Statistics
 
 Array = np.ndarray
@@ -53,7 +55,22 @@ def outline(coupling: Coupling, statistics: Statistics | None = None) -> dict[st
         **_head(coupling),
         "groups": [_group(coupling, group, statistics) for group in coupling.groups],
         "fixed": [fixed.to_json() for fixed in coupling.fixed],
+        "branches": [branch_record(coupling, branch) for branch in coupling.branches],
         "nodes": _nodes(coupling),
+    }
+
+
+def branch_record(coupling: Coupling, branch: Branch) -> dict[str, Any]:
+    """A residual branch as JSON: the Add that ends it, its layers, and what goes with it when it goes alone."""
+    gone = Survivors(coupling, {branch.id: (0,)})
+    graph, shapes = coupling.graph, coupling.shape_info.shapes
+    weights = [graph.weights[name] for name in gone.lost_weights]
+    return {
+        "name": branch.name,
+        "input": branch.slot,
+        "layers": list(branch.layers),
+        "macs": sum(node_macs(graph.nodes[node], shapes) for node in gone.gone),
+        "params": sum(each.size for each in weights if is_parameter(graph, each)),
     }
 
 

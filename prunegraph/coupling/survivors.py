@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 
+from prunegraph.coupling.branches import PREFIX, Branch
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.uses import Use
 from prunegraph.labels.labels import Labels, Listed, Uniform
@@ -18,7 +20,12 @@ class Survivors:
 
     Args:
         coupling: the analysis of the graph.
-        remove: channels to remove, by group id.
+        remove: channels to remove, by group id. A branch goes by its id, with any channels; those
+            that the coupling is without go too.
+
+    Attributes:
+        branches: the branches that go, in topological order; none is inside another one.
+        gone: indices of the nodes that go with them, the sums included.
     """
 
     def __init__(self, coupling: Coupling, remove: Mapping[str, Sequence[int] | Array]):
@@ -36,11 +43,32 @@ class Survivors:
             else:
                 self._components[group.numbers[indices]] = True
         self._kept: dict[tuple[int, int], Array | None] = {}
+        self.branches = _outermost(coupling, remove)
+        self.gone = coupling.nodes_without(self.branches)
 
     @property
     def is_whole(self) -> bool:
         """Tell whether nothing is removed."""
+        return self.has_all_channels and not self.branches
+
+    @property
+    def has_all_channels(self) -> bool:
+        """Tell whether no channel is removed, whatever branches are."""
         return not self._runs and not self._components.any()
+
+    @cached_property
+    def lost_weights(self) -> frozenset[str]:
+        """Weights that only nodes of removed branches read."""
+        if not self.gone:
+            return frozenset()
+        graph = self.coupling.graph
+        return frozenset(
+            weight
+            for weight in graph.weights
+            if weight not in graph.outputs
+            and (readers := graph.consumers.get(weight))
+            and self.gone.issuperset(node for node, _ in readers)
+        )
 
     def kept(self, labels: Labels) -> Array | None:
         """Indices of an axis that stay, or None where all do."""
@@ -79,3 +107,17 @@ class Survivors:
     def use(self, use: Use) -> list[Array | None]:
         """`kept` of every axis of a weight."""
         return [self.kept(each) for each in use.labels]
+
+
+def _outermost(
+    coupling: Coupling, remove: Mapping[str, Sequence[int] | Array]
+) -> tuple[Branch, ...]:
+    """The branches among what is removed, without those inside others."""
+    if not coupling.dropped and not any(name.startswith(PREFIX) for name in remove):
+        return ()
+    chosen = [
+        b
+        for b in coupling.branches
+        if b.id in coupling.dropped or len(remove.get(b.id, ()))
+    ]
+    return tuple(b for b in chosen if not any(other.holds(b) for other in chosen))

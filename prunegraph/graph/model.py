@@ -394,10 +394,11 @@ class Graph:
 
     def node(self, name: str) -> Node:
         """The node of that name. Raises KeyError."""
-        return self._by_name[name]
+        return self.named[name]
 
     @cached_property
-    def _by_name(self) -> dict[str, Node]:
+    def named(self) -> dict[str, Node]:
+        """All nodes by name."""
         return {node.name: node for node in self.nodes}
 
     @cached_property

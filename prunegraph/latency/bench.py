@@ -60,7 +60,7 @@ class Bench:
     def __init__(self, coupling: Coupling, timer: Timer, cache: Cache):
         self.coupling, self.timer = coupling, timer
         self._table, self._meter = LayerTable(coupling, timer, cache), Meter(coupling)
-        self._whole = self._table.predict(Survivors(coupling, {}))
+        self._whole = self._table.predict(Survivors(coupling.whole, {}))
         if not self._whole or not self._meter.original.macs:
             raise BudgetError(
                 f"{coupling.graph.source}: has no layer that ONNX Runtime can time; use another budget"
@@ -68,8 +68,8 @@ class Bench:
 
     def candidate(self, plan: Plan) -> TimedPlan:
         """A plan with its predicted latency."""
-        survivors = Survivors(self.coupling, plan.remove)
-        macs = self._meter.measure(plan.remove).macs / self._meter.original.macs
+        survivors = Survivors(self.coupling, plan.removal)
+        macs = self._meter.measure(plan.removal).macs / self._meter.original.macs
         return TimedPlan(plan, macs, self._table.predict(survivors) / self._whole)
 
     def like(

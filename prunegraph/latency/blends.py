@@ -26,15 +26,15 @@ def blends(start: Plan, others: Sequence[Plan]) -> Iterator[Removal]:
     """
     steps: dict[str, list[tuple[int, ...]]] = {}
     for plan in others:
-        for group in dict.fromkeys([*start.remove, *plan.remove]):
-            channels = plan.remove.get(group, ())
+        for group in dict.fromkeys([*start.removal, *plan.removal]):
+            channels = plan.removal.get(group, ())
             seen = steps.setdefault(group, [])
-            if channels not in (start.remove.get(group, ()), *seen) and len(seen) < DEPTH:
+            if channels not in (start.removal.get(group, ()), *seen) and len(seen) < DEPTH:
                 seen.append(channels)
     for group, sizes in steps.items():
         for channels in sizes:
-            yield {**start.remove, group: channels}
+            yield {**start.removal, group: channels}
     for first, second in combinations(
         [group for group, sizes in steps.items() if sizes], 2
     ):
-        yield {**start.remove, first: steps[first][0], second: steps[second][0]}
+        yield {**start.removal, first: steps[first][0], second: steps[second][0]}

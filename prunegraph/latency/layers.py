@@ -40,7 +40,11 @@ class LayerTable:
 
     def predict(self, survivors: Survivors) -> float:
         """Milliseconds of all layers, one after the other."""
-        return sum(self.time(node, survivors) for node in self.layers)
+        return sum(
+            self.time(node, survivors)
+            for node in self.layers
+            if node.index not in survivors.gone
+        )
 
     def time(self, node: Node, survivors: Survivors) -> float:
         """Milliseconds of one layer at the widths that are left."""

@@ -1,6 +1,7 @@
 """The masked original: a model of the original's shape that computes what the pruned one must.
 
-Every removed channel is zeroed where a layer makes it and where one consumes it. Where it is
+Of a removed branch, what it gives to the sum at its end is zeroed, right there. Every removed
+channel is zeroed where a layer makes it and where one consumes it. Where it is
 consumed by a sum over activations, it is zeroed right there; where by a mean or a
 normalisation, the statistics are taken over the survivors only (`masked.statistics`).
 
@@ -113,6 +114,7 @@ class _MaskedWriter:
         self._inside: dict[Subgraph, list[onnx.TensorProto]] = {}
         self._versions: dict[tuple[str, Zeros], str] = {}
         self._reductions = _reductions(survivors)
+        self._branches = {each.add: each.slot for each in survivors.branches}
 
     def nodes(
         self, protos: Iterable[onnx.NodeProto], subgraph: Subgraph | None
@@ -130,6 +132,8 @@ class _MaskedWriter:
                 masking = Masking(self.survivors, node, copy, self.fresh)
                 for reduction in self._reductions.get(node.index, ()):
                     masking.apply(reduction)
+                if node.index in self._branches:
+                    masking.zero(self._branches[node.index])
                 yield from self._placed(masking, subgraph)
 
     def _placed(

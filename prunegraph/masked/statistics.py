@@ -106,6 +106,14 @@ class Masking:
         elif reduction.kind == "groups":
             self._normalise_groups(name, fraction, mask.ndim)
 
+    def zero(self, slot: int) -> None:
+        """Let the node read zeros of its input's shape at a slot."""
+        kind = self.survivors.coupling.shape_info.types[self.node.inputs[slot]]
+        dtype = helper.tensor_dtype_to_np_dtype(kind)
+        self.proto.input[slot] = self._add(
+            "Mul", self.proto.input[slot], self._tensor(np.zeros((), dtype))
+        )
+
     def _mask(self, reduction: Reduction) -> tuple[np.ndarray, float]:
         """Ones for what stays, broadcast against the input; and the share of elements that stays."""
         labels = self.survivors.coupling.labels_at(reduction)

@@ -11,8 +11,13 @@ from prunegraph.masked.original import Reader, readers
 from prunegraph.selection.plan import Cut
 
 
-def wrong_weight(graph: Graph, cuts: Sequence[Cut], pruned: Graph) -> str | None:
+def wrong_weight(
+    graph: Graph, cuts: Sequence[Cut], pruned: Graph, has_moved: bool = False
+) -> str | None:
     """Say which weight of a pruned graph is not the original's without what its cuts remove.
+
+    Nodes are known by their outputs, and by their names too where some make what a sum made
+    that went (`has_moved`).
 
     Nothing is said of a graph most of whose nodes have been changed or renamed since it was cut.
     """
@@ -26,6 +31,10 @@ def wrong_weight(graph: Graph, cuts: Sequence[Cut], pruned: Graph) -> str | None
     for weight in dict.fromkeys(weight_of.values()):
         weight_of |= dict.fromkeys(graph.consumers[weight], weight)
     twins = {(node.op, node.outputs): node for node in pruned.nodes}
+    for each in graph.nodes if has_moved else ():
+        named = pruned.named.get(each.name)
+        if named is not None and named.op == each.op:
+            twins.setdefault((each.op, each.outputs), named)
     nodes = {node for node, _ in removed}
     # A node may go, one that only a branch that never runs reads; where most are gone, names have been changed.
     if 2 * sum(

@@ -127,7 +127,8 @@ class _Comparison:
         else:
             expected = self.models.values(self.models.masked, self.inputs, names)
         proof = self._prove(expected, names)
-        if (weight := wrong_weight(self.graph, self.cuts, self.pruned)) is not None:
+        moved = bool(self.survivors.branches)
+        if (weight := wrong_weight(self.graph, self.cuts, self.pruned, moved)) is not None:
             raise ExactnessError(
                 f"{self.graph.source}: the pruned graph has a wrong weight: {weight}"
             )

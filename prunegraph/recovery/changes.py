@@ -19,6 +19,7 @@ def changed(survivors: Survivors, pruned: Graph) -> set[str]:
         for name in survivors.coupling.labels
         if any(kept is not None for kept in survivors.value(name))
     }
+    result.update(branch.output for branch in survivors.branches)
     for node in pruned.nodes:
         is_new = any(value and value not in known for value in node.outputs)
         if is_new or any(value in result for value in (*node.inputs, *node.captured)):

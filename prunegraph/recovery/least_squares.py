@@ -5,7 +5,8 @@ network gives it, it makes the outputs the original made: with X the inputs and 
 outputs (both centred), W = (X'X + ridge)^-1 (X'Y + ridge W0), where W0 are the weights the cut
 left. The intercept goes into the layer's bias, or into the mean of the BatchNormalization behind
 it. The last layer before a residual sum is fitted to the original's sum, less what the
-pruned network already has on the other side, so that it makes up for that side's error too. Where
+pruned network already has on the other side, so that it makes up for that side's error too; the last layer before a
+branch that went, to the sum behind that branch. Where
 a ReLU or a clip at 0 and above follows, only what passes it has to be right (`regression.rectified`). Sources: He et
 al. 2017 (asymmetric reconstruction); ALGORITHMS F4.
 """
@@ -168,6 +169,7 @@ class _Inputs:
 def _fits(survivors: Survivors, pruned: Graph, data: Data, targets: Store) -> list[_Fit]:
     """Layers that see a change of their inputs, in topological order."""
     different = changed(survivors, pruned)
+    sums = {branch.output for branch in survivors.branches}
     place = {index: place for place, index in enumerate(run_order(pruned))}
     per_sample = max(ROWS // data.samples, 16)
     fits = []
@@ -176,12 +178,14 @@ def _fits(survivors: Survivors, pruned: Graph, data: Data, targets: Store) -> li
             linear.is_linear(pruned, node)
             and survivors.coupling.value_labels(node.outputs[0]) is not None
         )
-        if not known or node.inputs[0] not in different:
+        if not known:
             continue
         shape = pruned.weights[node.inputs[1]].shape
         if linear.matrix_size(node, shape) > MAX_INPUTS:
             continue
         tail = tail_of(survivors, pruned, node, place)
+        if node.inputs[0] not in different and tail.value not in sums:
+            continue
         if (
             tail.value not in survivors.coupling.graph.outer
         ):  # of a branch that took the place of its If

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from prunegraph.coupling.branches import PREFIX
+
 if TYPE_CHECKING:
     from prunegraph.coupling.coupling import Coupling
     from prunegraph.coupling.explain import Why
@@ -50,6 +52,27 @@ def groups_table(coupling: Coupling, total: Cost) -> Table:
             share(group.params, total.params),
             share(group.macs, total.macs),
             note,
+        )
+    return table
+
+
+def branches_table(coupling: Coupling, total: Cost) -> Table:
+    """One row a residual branch: its layers, and what would go with it."""
+    from prunegraph.coupling.outline import branch_record
+
+    table = Table(
+        title=f"{len(coupling.branches)} residual branches that can go as a whole (--depth)",
+        title_justify="left",
+    )
+    for name in ("sum", "layers", "params", "MACs"):
+        table.add_column(name, justify="right" if name in ("params", "MACs") else "left")
+    for branch in coupling.branches:
+        record = branch_record(coupling, branch)
+        table.add_row(
+            branch.name,
+            some(branch.layers),
+            share(record["params"], total.params),
+            share(record["macs"], total.macs),
         )
     return table
 
@@ -114,6 +137,9 @@ def result_table(result: PruneResult) -> Table:
         )
         table.add_row("latency kept / MACs kept", "", "", f"{timing.kept / macs:.2f}")
     table.add_section()
+    for name in result.plan.branches:
+        branch = result.coupling.branches_by_id[PREFIX + name]
+        table.add_row(f"branch {name}: {some(branch.layers)}", "", "dropped", "")
     after = {node.name: node.channels.outputs for node in result.model.layers}
     for node in result.original.layers:
         old, new = node.channels.outputs, after.get(node.name)

@@ -24,6 +24,7 @@ from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.onnx_io import has_external
 from prunegraph.operators import is_constant
 from prunegraph.ops import rule_for
+from prunegraph.rewriting.branches import drop_branches
 from prunegraph.rewriting.declared import declare_values
 from prunegraph.rewriting.operands import Operands
 from prunegraph.rewriting.reassembly import Reassembly, Rewritten
@@ -34,10 +35,10 @@ Array = np.ndarray
 
 
 def cut(survivors: Survivors, scratch: Path | None = None) -> Graph:
-    """The graph without its removed channels; the graph itself is not touched.
+    """The graph without its removed channels and branches; the graph itself is not touched.
 
     Args:
-        survivors: what is left of every axis.
+        survivors: what is left of every axis, and the branches that go.
         scratch: where to put weights of a model that has them in external files; they are
             written there one by one, and moved when the result is saved.
 
@@ -45,10 +46,16 @@ def cut(survivors: Survivors, scratch: Path | None = None) -> Graph:
         ModelError: the result's shapes do not fit together (a rule is wrong: nothing the
             caller did).
     """
+    graph = survivors.coupling.graph
+    if not survivors.has_all_channels:
+        graph = _without_channels(survivors, scratch)
+    return drop_branches(graph, survivors.branches)
+
+
+def _without_channels(survivors: Survivors, scratch: Path | None) -> Graph:
+    """The graph without its removed channels."""
     coupling = survivors.coupling
     graph = coupling.graph
-    if survivors.is_whole:
-        return graph
     editor = WeightEditor(coupling, survivors.use, sliced)
     editor.run()
     operands = Operands(graph, coupling.shape_info, survivors, editor.renamed, editor.names)

@@ -136,18 +136,26 @@ class Meter:
         self._rest_bytes = sum(weight_bytes(weight, weight.shape) for weight in rest)
 
     def measure(self, remove: Mapping[str, Sequence[int] | np.ndarray]) -> Cost:
-        """Cost of the graph without the given channels."""
+        """Cost of the graph without the given channels and branches."""
         survivors = Survivors(self.coupling, remove)
         params, size = self._rest_params, self._rest_bytes
+        for name in survivors.lost_weights - self._uses.keys():
+            weight = self.coupling.graph.weights[name]
+            params -= weight.size if name in self._params else 0
+            size -= weight_bytes(weight, weight.shape)
         weight_shapes: dict[str, Shape] = {}
         for name, use in self._uses.items():
             weight = self.coupling.graph.weights[name]
             shape = tuple(survivors.size(labels) for labels in use.labels)
             weight_shapes[name] = shape
+            if name in survivors.lost_weights:
+                continue
             params += int(np.prod(shape, dtype=np.int64)) if name in self._params else 0
             size += weight_bytes(weight, shape)
         macs = 0
         for node in self._layers:
+            if node.index in survivors.gone:
+                continue
             shapes: dict[str, Shape] = {}
             for value in (*node.inputs, *node.outputs):
                 if value:

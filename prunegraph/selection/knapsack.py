@@ -309,7 +309,7 @@ def _budget(
             for unit, each in choices.items()
         },
     )
-    untouched = getattr(meter.original, budget.kind) - pieces.original
+    untouched = getattr(meter.measure({}), budget.kind) - pieces.original
     fixed = dict.fromkeys(choices, 0)
 
     def measure(result: Sequence[int]) -> float:

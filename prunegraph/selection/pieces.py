@@ -90,8 +90,12 @@ class Pieces:
         ]
 
     def _cost(self, piece: str, survivors: Survivors) -> int:
+        if self._kind != "macs" and piece in survivors.lost_weights:
+            return 0
         if self._kind == "macs":
             node = self._coupling.graph.node(piece)
+            if node.index in survivors.gone:
+                return 0
             return node_macs(node, self._shapes(node, survivors))
         weight, shape = self._coupling.graph.weights[piece], self._shape(piece, survivors)
         if self._kind == "bytes":

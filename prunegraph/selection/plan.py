@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from prunegraph.coupling.analysis import analyze
+from prunegraph.coupling.branches import PREFIX
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.coupling.uses import Use
@@ -23,8 +24,11 @@ from prunegraph.graph.sources import Sources
 
 FORMAT = "prunegraph/plan@2"
 
+#: The form of plans that say more than channels.
+FORMAT_MORE = "prunegraph/plan@3"
+
 #: Forms that are read; in the first one, cuts do not say which reader of a weight they are for.
-FORMATS = ("prunegraph/plan@1", FORMAT)
+FORMATS = ("prunegraph/plan@1", FORMAT, FORMAT_MORE)
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ class Plan:
     `model` is the sha256 of the model the plan is for; `cuts` says what the choice means for
     every weight (derived, may be empty in a hand-written plan); `provenance` how it was made.
     `source_cuts` says the same for the tensors of a source that is no ONNX file (a module's
-    parameters and buffers): also derived, and empty for ONNX files.
+    parameters and buffers): also derived, and empty for ONNX files. `branches` are residual
+    branches that go as a whole, by the names of the Adds that end them.
     """
 
     model: str
@@ -70,6 +75,17 @@ class Plan:
     cuts: tuple[Cut, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
     source_cuts: tuple[Cut, ...] = ()
+    branches: tuple[str, ...] = ()
+
+    @property
+    def removal(self) -> dict[str, tuple[int, ...]]:
+        """All that goes, by id: channels of groups, and branches with one channel each."""
+        return {**self.remove, **{PREFIX + name: (0,) for name in self.branches}}
+
+    @property
+    def is_empty(self) -> bool:
+        """Tell whether nothing goes."""
+        return not self.remove and not self.branches
 
     @property
     def attention(self) -> str | None:
@@ -86,17 +102,18 @@ class Plan:
             PlanError: the plan is for another model, or names what is not there.
         """
         is_complete = self.cuts and (self.source_cuts or graph.sources is None)
-        if is_complete or not self.remove:
+        if is_complete or self.is_empty:
             return self
         coupling = analyze(graph, attention=self.attention)
         survivors(coupling, self)
-        return make_plan(coupling, self.remove, self.provenance)
+        return make_plan(coupling, self.removal, self.provenance)
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "format": FORMAT,
+            "format": FORMAT_MORE if self.branches else FORMAT,
             "model": {"sha256": self.model},
             "remove": {group: list(channels) for group, channels in self.remove.items()},
+            **({"branches": list(self.branches)} if self.branches else {}),
             "cuts": [cut.to_json() for cut in self.cuts],
             **(
                 {"source_cuts": [cut.to_json() for cut in self.source_cuts]}
@@ -124,6 +141,7 @@ class Plan:
                 _cuts(content.get("cuts", ())),
                 provenance,
                 _cuts(content.get("source_cuts", ())),
+                _names(content.get("branches", []), "branches"),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(
@@ -187,6 +205,15 @@ def _cut(entry: Any) -> Cut:
     )
 
 
+def _names(values: Any, what: str) -> tuple[str, ...]:
+    """A list of names, none of them twice. Raises ValueError."""
+    if not isinstance(values, list) or any(not isinstance(value, str) for value in values):
+        raise ValueError(f"{what} must be a list of names")
+    if len(set(values)) != len(values):
+        raise ValueError(f"{what} names one of them twice")
+    return tuple(values)
+
+
 def _whole(values: Any, what: str) -> tuple[int, ...]:
     """A list of whole numbers, as JSON has it: nothing is rounded, no text is taken apart. Raises ValueError."""
     if not isinstance(values, list) or any(type(value) is not int for value in values):
@@ -199,17 +226,34 @@ def make_plan(
     remove: Mapping[str, Sequence[int] | np.ndarray],
     provenance: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """A checked plan with its cuts derived. Raises PlanError."""
+    """A checked plan with its cuts derived. Raises PlanError.
+
+    Args:
+        coupling: that of the model.
+        remove: channels that go, by group id; a branch goes by its id, with any channels. What is
+            inside such a branch is left out: it goes anyway.
+        provenance: how the plan was made.
+    """
     chosen = {
         group: tuple(sorted(int(c) for c in channels))
         for group, channels in remove.items()
         if len(channels)
     }
+    branches = [name for name in chosen if name.startswith(PREFIX)]
+    gone = Survivors(coupling, remove)
+    for name in branches:
+        del chosen[name]
+        if name not in coupling.branches_by_id:
+            raise _no_branch(coupling, name.removeprefix(PREFIX))
+    for group in coupling.groups if branches else ():
+        if group.id in chosen and coupling.is_inside(group, gone.gone):
+            del chosen[group.id]
     origin = {
         **({"attention": coupling.attention} if coupling.attention else {}),
         **(provenance or {}),
     }
-    plan = Plan(coupling.graph.sha256, chosen, (), origin)
+    names = tuple(branch.name for branch in gone.branches)
+    plan = Plan(coupling.graph.sha256, chosen, (), origin, branches=names)
     cuts = derive_cuts(survivors(coupling, plan))
     try:
         return replace(
@@ -232,6 +276,9 @@ def survivors(coupling: Coupling, plan: Plan) -> Survivors:
             f"the plan is for another model (sha256 {plan.model[:12]}..., {coupling.graph.source} has "
             f"{coupling.graph.sha256[:12]}...)"
         )
+    for name in plan.branches:
+        if PREFIX + name not in coupling.branches_by_id:
+            raise _no_branch(coupling, name)
     groups = {group.id: group for group in coupling.groups}
     for name, channels in plan.remove.items():
         if name not in groups:
@@ -251,12 +298,21 @@ def survivors(coupling: Coupling, plan: Plan) -> Survivors:
             raise PlanError(
                 f"the plan removes all {size} channels of group {name!r}; one must stay"
             )
-    result = Survivors(coupling, plan.remove)
+    result = Survivors(coupling, plan.removal)
     if plan.cuts and not _follow(plan.cuts, derive_cuts(result)):
         raise PlanError(
             "the plan's 'cuts' do not follow from its 'remove'; leave them out to have them derived"
         )
     return result
+
+
+def _no_branch(coupling: Coupling, name: str) -> PlanError:
+    """The error for a branch that is not there."""
+    known = [branch.name for branch in coupling.branches]
+    text = f"{len(known)} branches, {known[0]!r} to {known[-1]!r}" if known else "none"
+    return PlanError(
+        f"the plan removes branch {name!r}; of those that may go the model has {text}"
+    )
 
 
 def _follow(cuts: Sequence[Cut], derived: Sequence[Cut]) -> bool:
@@ -277,6 +333,8 @@ def derive_cuts(survivors: Survivors) -> tuple[Cut, ...]:
         if not axes:
             continue
         for node, slot in _readers(coupling, use, own):
+            if node in survivors.gone:
+                continue
             name = reader_name(coupling.graph.nodes[node])
             for axis, kept in axes:
                 gone = np.ones(use.labels[axis].size, bool)

@@ -274,3 +274,39 @@ def test_a_file_with_a_tensor_of_the_name_that_a_copy_would_get(tmp_path: Path) 
     )
     np.testing.assert_allclose(written[0], expected[0], atol=1e-5 * abs(expected[0]).max())
     assert result.plan.remove
+
+
+def test_branches_make_it_a_plan_of_the_third_form() -> None:
+    graph = residual_net()
+    coupling = pg.analyze(graph)
+    [branch] = coupling.branches
+    plan = make_plan(coupling, {branch.id: (0,), "g0": [1]})
+    content = json.loads(json.dumps(plan.to_json()))
+    assert content["format"] == "prunegraph/plan@3"
+    assert content["branches"] == [branch.name]
+    assert pg.Plan.from_json(content) == plan
+    assert "branches" not in make_plan(coupling, {"g0": [1]}).to_json()
+
+
+@pytest.mark.parametrize(
+    ("branches", "match"),
+    [
+        ("add", "must be a list of names"),
+        ([3], "must be a list of names"),
+        (["add", "add"], "twice"),
+    ],
+)
+def test_branches_that_are_no_list_of_names(branches: object, match: str) -> None:
+    content = {"format": "prunegraph/plan@3", "model": {"sha256": "0"}, "remove": {}}
+    with pytest.raises(PlanError, match=match):
+        pg.Plan.from_json(content | {"branches": branches})
+
+
+@pytest.mark.parametrize("name", ["block1", "nobody"])
+def test_a_branch_that_is_not_there(name: str) -> None:
+    graph = residual_net()
+    plan = pg.Plan(graph.sha256, {}, branches=(name,))
+    with pytest.raises(PlanError, match=f"removes branch '{name}'; .* 1 branches"):
+        pg.apply(graph, plan)
+    with pytest.raises(PlanError, match=f"removes branch '{name}'"):
+        make_plan(pg.analyze(graph), {f"branch:{name}": (0,)})

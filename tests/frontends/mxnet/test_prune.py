@@ -236,6 +236,15 @@ def test_a_weight_of_another_model(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_plan_with_a_branch_is_refused(tmp_path: Path) -> None:
+    folder = cases.ROOT / "sym" / "mlp"
+    result, _ = pruned(folder)
+    deeper = dataclasses.replace(result.plan, branches=("plus0",))
+    with pytest.raises(PlanError, match="drops branch 'plus0'"):
+        write(folder, dataclasses.replace(result, plan=deeper), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_plan_that_is_not_the_pruned_models(tmp_path: Path) -> None:
     folder = cases.ROOT / "sym" / "mlp"
     (l2, _), (other, _) = pruned(folder), pruned(folder, 1, "random")

@@ -7,6 +7,7 @@ import json
 import shutil
 import warnings
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,8 @@ def test_plans_that_do_not_fit() -> None:
     module, inputs = MODELS["vgg"]()
     graph = pg.load(module, inputs, exporter="torchscript")
     plan = pg.prune(graph, budget=pg.Budget(ratio=0.5), round_to=1).plan
+    with pytest.raises(PlanError, match="drops branch 'sum'"):
+        pytorch.apply(module, replace(plan, branches=("sum",)))
     with pytest.raises(PlanError, match="does not have"):
         pytorch.apply(MODELS["resnet"]()[0], plan)
     with pytest.raises(
