@@ -80,13 +80,21 @@ def save(
     write(graph, path, like=like, data=data, verify=verify)
 
 
-def analyze(model: Graph, *, attention: str | None = None) -> Coupling:
+def analyze(
+    model: Graph, *, attention: str | None = None, allow_io: Sequence[str] = ()
+) -> Coupling:
     """Find the groups of channels that can be pruned, and the layers that cannot with the reason.
 
-    `attention` is what is pruned in attention: "heads" or "head_dim"; by default whichever is
-    finer. Raises UnknownNameError for anything else.
+    Args:
+        model: the graph.
+        attention: what is pruned in attention: "heads" or "head_dim"; by default whichever is finer.
+        allow_io: inputs and outputs, by name or pattern, whose axes of fixed size may lose indices: those of a
+            key/value cache (`("past*", "present*")`).
+
+    Raises:
+        UnknownNameError: there is no such unit, input or output.
     """
-    return _analyze(model, attention=attention)
+    return _analyze(model, attention=attention, allow_io=allow_io)
 
 
 @takes_options(SelectionOptions)
@@ -132,7 +140,7 @@ def select(
 
 def apply(model: Graph, plan: Plan) -> Graph:
     """The graph without the plan's channels; `model` is untouched. Raises PlanError."""
-    return cut(survivors(analyze(model, attention=plan.attention), plan))
+    return cut(survivors(plan.coupling(model), plan))
 
 
 def verify(
@@ -180,6 +188,7 @@ def prune(
     out: str | os.PathLike[str] | None = None,
     *,
     attention: str | None = None,
+    allow_io: Sequence[str] = (),
     data: Samples | None = None,
     gradients: Gradients | None = None,
     repair: str | None = None,
@@ -195,6 +204,8 @@ def prune(
         model: a Graph, or anything that `load` reads.
         out: where the pruned model goes; None writes nothing.
         attention: "heads" or "head_dim"; by default whichever is finer.
+        allow_io: inputs and outputs whose axes may lose indices, by name or pattern; see `analyze`. Data are given as
+            the original takes them.
         data: unlabelled inputs from the training distribution; the first samples are also verified on.
         gradients: of the task's loss, for criteria that need them.
         repair: how to get accuracy back after the proof, a registered repair, with options as in
@@ -227,7 +238,7 @@ def prune(
         Statistics(graph, samples, progress=progress) if samples is not None else None
     )
     progress("analyze")
-    coupling = analyze(graph, attention=attention)
+    coupling = analyze(graph, attention=attention, allow_io=allow_io)
     progress("select")
     chosen = choose(coupling, choice, statistics, gradients, bound.name, progress)
     how = ExecutionOptions(
@@ -281,7 +292,7 @@ def apply_plan(
     graph = model if isinstance(model, Graph) else load(model)
     bound = repairs.find(repair, samples, graph)
     progress("analyze")
-    coupling = analyze(graph, attention=plan.attention)
+    coupling = plan.coupling(graph)
     survivors(coupling, plan)
     samples = samples.fit(graph) if samples is not None else None
     how = ExecutionOptions(bound, verify, seed, True, scratch(out), progress)
@@ -306,7 +317,7 @@ def write_result(
     """Write the pruned model, then its plan: the model may turn out not to run."""
     how.progress("write")
     if out is not None:
-        first = first_sample(samples, result.original)
+        first = first_sample(samples, result.original, result.model)
         write(result.model, out, like=result.original, data=first, verify=how.verify)
     if save_plan is not None:
         result.plan.save(save_plan)

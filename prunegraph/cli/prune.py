@@ -10,6 +10,7 @@ from prunegraph.cli.console import console, stages
 from prunegraph.cli.loading import load_model
 from prunegraph.cli.options import (
     REFIT,
+    allow_io_option,
     choice_options,
     data_option,
     latency_option,
@@ -58,6 +59,7 @@ def _ratio(
 )
 @data_option(REFIT)
 @choice_options
+@allow_io_option()
 @result_options
 @provider_option()
 @threads_option()

@@ -54,6 +54,7 @@ def show_result(
     """Say what was done, as a table and lines; `samples` are the user's data, `plan` is where the plan went."""
     from prunegraph.operators import is_batch_normalization
     from prunegraph.report import tables
+    from prunegraph.report.text import interface_lines
 
     where.print(tables.result_table(result))
     if not any(result.plan.remove.values()) and not result.left_out:
@@ -85,6 +86,8 @@ def show_result(
         from prunegraph.report.quantized import outcome
 
         where.print(outcome(result.quantized))
+    if result.plan.interface:
+        where.print("changed: " + "; ".join(interface_lines(result.plan)))
     where.print(f"wrote {out}")
     if plan is not None:
         where.print(f"wrote {plan}")

@@ -16,6 +16,7 @@ from prunegraph.operators import info
 
 #: Tables of com.microsoft's EmbedLayerNormalization: slot of the indices -> slot of the table.
 EMBEDDINGS = {0: 2, 1: 4}
+EMBED_NORM = "EmbedLayerNormalization"
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,42 @@ def ranges(graph: Graph, sizes: Mapping[str, Shape]) -> dict[str, Range]:
         if allowed is not None:
             result[name] = result[name] & allowed if name in result else allowed
     return result
+
+
+@dataclass(frozen=True)
+class TableUse:
+    """A place where a graph input, unchanged, says which rows of a table are taken.
+
+    `node` and `slot` are where it is read as indices, `value` is what is read there; `table` is the value that it
+    points into, along `axis`.
+    """
+
+    input: str
+    node: int
+    slot: int
+    value: str
+    table: str
+    axis: int
+
+
+def table_uses(graph: Graph) -> list[TableUse]:
+    """All places where inputs of whole numbers pick rows of tables."""
+    return [
+        TableUse(
+            name,
+            node.index,
+            slot,
+            node.inputs[slot],
+            node.inputs[_table_slot(node, slot)],
+            0 if node.op == EMBED_NORM else int(node.attributes.get("axis", 0)),
+        )
+        for name, node, slot in _uses(graph)
+        if info(node).indices == "axis" or node.op == EMBED_NORM
+    ]
+
+
+def _table_slot(node: Node, slot: int) -> int:
+    return EMBEDDINGS[slot] if node.op == EMBED_NORM else 0
 
 
 def _uses(graph: Graph) -> list[tuple[str, Node, int]]:
@@ -85,14 +122,14 @@ def _reached(value: str, readers: Mapping[str, list[Node]]) -> Iterator[tuple[No
 def _is_index(node: Node, slot: int) -> bool:
     if info(node).indices:
         return slot == 1
-    if node.op == "EmbedLayerNormalization":
+    if node.op == EMBED_NORM:
         return slot in EMBEDDINGS
     return info(node).lengths == slot
 
 
 def _allowed(node: Node, slot: int, known: ShapeInfo) -> Range | None:
     """Say what the indices of a slot may be; None where the shape of what they point into is not known."""
-    table = node.inputs[EMBEDDINGS[slot] if node.op == "EmbedLayerNormalization" else 0]
+    table = node.inputs[_table_slot(node, slot)]
     shape = known.shapes.get(table)
     if not shape:
         return None
@@ -107,7 +144,5 @@ def _allowed(node: Node, slot: int, known: ShapeInfo) -> Range | None:
         first = int(node.attributes.get("batch_dims", 0))
         pointed = shape[first : first + places[-1]]
         return Range(0, min(pointed)) if pointed else None
-    axis = (
-        0 if node.op == "EmbedLayerNormalization" else int(node.attributes.get("axis", 0))
-    )
+    axis = 0 if node.op == EMBED_NORM else int(node.attributes.get("axis", 0))
     return Range(0, shape[axis]) if -len(shape) <= axis < len(shape) else None

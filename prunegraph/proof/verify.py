@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from prunegraph.coupling.analysis import analyze
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.errors import ExactnessError, ModelError
 from prunegraph.graph.external import write_graph
@@ -19,6 +18,7 @@ from prunegraph.graph.model import FLOAT_TYPES, Graph
 from prunegraph.masked.original import CONSUMED, write_masked
 from prunegraph.masked.weights import wrong_weight
 from prunegraph.operators import info
+from prunegraph.proof.feeds import Feeds
 from prunegraph.proof.inputs import Inputs
 from prunegraph.proof.measure import all_finite, differ, difference, is_saturated, reacts
 from prunegraph.proof.models import LEVELS, Models, without_nodes
@@ -76,11 +76,11 @@ def verify(
         ModelError: the original does not run, or gives other results each time.
         DataError: random inputs cannot be made for the model, and there are no others.
     """
-    remaining = survivors(analyze(model, attention=plan.attention), plan)
+    remaining = survivors(plan.coupling(model), plan)
     named = plan.cuts and all(cut.node is not None for cut in plan.cuts)
     cuts = plan.cuts if named else derive_cuts(remaining)
     with tempfile.TemporaryDirectory(prefix="prunegraph-") as folder:
-        models = Models(model, pruned, Path(folder))
+        models = Models(model, pruned, Path(folder), Feeds(remaining))
         allowed = tolerance or default_tolerance(model)
         return _Comparison(remaining, cuts, pruned, allowed, models).run(data, seed)
 

@@ -15,7 +15,7 @@ from prunegraph.coupling.analysis import analyze
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.coupling.uses import Use
-from prunegraph.errors import MALFORMED, PlanError
+from prunegraph.errors import MALFORMED, PlanError, UnknownNameError
 from prunegraph.graph import control
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.onnx_io import write_whole
@@ -23,8 +23,11 @@ from prunegraph.graph.sources import Sources
 
 FORMAT = "prunegraph/plan@2"
 
+#: The form of a plan that changes inputs or outputs of the model.
+EXTENDED = "prunegraph/plan@3"
+
 #: Forms that are read; in the first one, cuts do not say which reader of a weight they are for.
-FORMATS = ("prunegraph/plan@1", FORMAT)
+FORMATS = ("prunegraph/plan@1", FORMAT, EXTENDED)
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,26 @@ class Cut:
 
 
 @dataclass(frozen=True)
+class InterfaceCut:
+    """Indices that an axis of a graph input or output keeps."""
+
+    name: str
+    axis: int
+    kept: tuple[int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "axis": self.axis, "kept": list(self.kept)}
+
+
+@dataclass(frozen=True)
 class Plan:
     """Channels to remove, by group id.
 
     `model` is the sha256 of the model the plan is for; `cuts` says what the choice means for
     every weight (derived, may be empty in a hand-written plan); `provenance` how it was made.
     `source_cuts` says the same for the tensors of a source that is no ONNX file (a module's
-    parameters and buffers): also derived, and empty for ONNX files.
+    parameters and buffers): also derived, and empty for ONNX files. `interface` says what is left of inputs and
+    outputs of the model that lose indices: derived as well.
     """
 
     model: str
@@ -70,11 +86,29 @@ class Plan:
     cuts: tuple[Cut, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
     source_cuts: tuple[Cut, ...] = ()
+    interface: tuple[InterfaceCut, ...] = ()
 
     @property
     def attention(self) -> str | None:
         """What the plan's groups are in attention, "heads" or "head_dim"; None where that was left open."""
         return self.provenance.get("attention")
+
+    @property
+    def allow_io(self) -> tuple[str, ...]:
+        """Inputs and outputs whose axes could lose indices when the plan's groups were found. Raises PlanError."""
+        names = self.provenance.get("allow_io", ())
+        if not isinstance(names, list | tuple) or not all(
+            isinstance(n, str) for n in names
+        ):
+            raise PlanError("'allow_io' of a plan must be a list of names")
+        return tuple(names)
+
+    def coupling(self, graph: Graph) -> Coupling:
+        """The analysis that the plan's groups are from. Raises PlanError where its inputs and outputs are not there."""
+        try:
+            return analyze(graph, attention=self.attention, allow_io=self.allow_io)
+        except UnknownNameError as error:
+            raise PlanError(f"the plan does not fit {graph.source}: {error}") from error
 
     def complete(self, graph: Graph) -> Plan:
         """This plan with its cuts derived, where it leaves them out.
@@ -88,19 +122,24 @@ class Plan:
         is_complete = self.cuts and (self.source_cuts or graph.sources is None)
         if is_complete or not self.remove:
             return self
-        coupling = analyze(graph, attention=self.attention)
+        coupling = self.coupling(graph)
         survivors(coupling, self)
         return make_plan(coupling, self.remove, self.provenance)
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "format": FORMAT,
+            "format": EXTENDED if self.interface or self.allow_io else FORMAT,
             "model": {"sha256": self.model},
             "remove": {group: list(channels) for group, channels in self.remove.items()},
             "cuts": [cut.to_json() for cut in self.cuts],
             **(
                 {"source_cuts": [cut.to_json() for cut in self.source_cuts]}
                 if self.source_cuts
+                else {}
+            ),
+            **(
+                {"interface": [cut.to_json() for cut in self.interface]}
+                if self.interface
                 else {}
             ),
             "provenance": self.provenance,
@@ -113,8 +152,9 @@ class Plan:
             raise PlanError(f"{source}: not a plan: its 'format' must be {FORMAT!r}")
         try:
             provenance = dict(content.get("provenance", {}))
-            if unit := content["model"].get("attention"):
-                provenance["attention"] = unit
+            for key in ("attention", "allow_io"):
+                if given := content["model"].get(key):
+                    provenance[key] = given
             return cls(
                 str(content["model"]["sha256"]),
                 {
@@ -124,6 +164,7 @@ class Plan:
                 _cuts(content.get("cuts", ())),
                 provenance,
                 _cuts(content.get("source_cuts", ())),
+                tuple(_interface_cut(each) for each in content.get("interface", ())),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(
@@ -187,6 +228,14 @@ def _cut(entry: Any) -> Cut:
     )
 
 
+def _interface_cut(entry: Any) -> InterfaceCut:
+    """One entry of `interface`. Raises KeyError, TypeError or ValueError for what is none."""
+    what = f"interface of {entry['name']!r}"
+    if type(entry["axis"]) is not int:
+        raise ValueError(f"the axis in {what} must be a whole number")
+    return InterfaceCut(str(entry["name"]), entry["axis"], _whole(entry["kept"], what))
+
+
 def _whole(values: Any, what: str) -> tuple[int, ...]:
     """A list of whole numbers, as JSON has it: nothing is rounded, no text is taken apart. Raises ValueError."""
     if not isinstance(values, list) or any(type(value) is not int for value in values):
@@ -207,10 +256,13 @@ def make_plan(
     }
     origin = {
         **({"attention": coupling.attention} if coupling.attention else {}),
+        **({"allow_io": list(coupling.allow_io)} if coupling.allow_io else {}),
         **(provenance or {}),
     }
     plan = Plan(coupling.graph.sha256, chosen, (), origin)
-    cuts = derive_cuts(survivors(coupling, plan))
+    remaining = survivors(coupling, plan)
+    cuts = derive_cuts(remaining)
+    plan = replace(plan, interface=derive_interface(remaining))
     try:
         return replace(
             plan, cuts=cuts, source_cuts=derive_source_cuts(coupling.graph.sources, cuts)
@@ -256,6 +308,10 @@ def survivors(coupling: Coupling, plan: Plan) -> Survivors:
         raise PlanError(
             "the plan's 'cuts' do not follow from its 'remove'; leave them out to have them derived"
         )
+    if plan.interface and set(plan.interface) != set(derive_interface(result)):
+        raise PlanError(
+            "the plan's 'interface' does not follow from its 'remove'; leave it out to have it derived"
+        )
     return result
 
 
@@ -285,6 +341,18 @@ def derive_cuts(survivors: Survivors) -> tuple[Cut, ...]:
                     Cut(use.weight, axis, tuple(np.flatnonzero(gone).tolist()), name, slot)
                 ] = None
     return tuple(cuts)
+
+
+def derive_interface(survivors: Survivors) -> tuple[InterfaceCut, ...]:
+    """Say what a choice leaves of the model's inputs and outputs, where they lose indices."""
+    graph = survivors.coupling.graph
+    return tuple(
+        InterfaceCut(name, axis, tuple(kept.tolist()))
+        for name in dict.fromkeys((*graph.inputs, *graph.outputs))
+        if name in survivors.coupling.allow_io
+        for axis, kept in enumerate(survivors.value(name))
+        if kept is not None
+    )
 
 
 def _readers(
