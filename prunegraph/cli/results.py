@@ -52,6 +52,7 @@ def show_result(
     plan: str | None = None,
 ) -> None:
     """Say what was done, as a table and lines; `samples` are the user's data, `plan` is where the plan went."""
+    from prunegraph.decoders.vocabulary import map_path
     from prunegraph.operators import is_batch_normalization
     from prunegraph.report import tables
     from prunegraph.report.text import interface_lines
@@ -86,6 +87,11 @@ def show_result(
         from prunegraph.report.quantized import outcome
 
         where.print(outcome(result.quantized))
+    if result.vocabulary is not None:
+        kept, size = len(result.vocabulary.kept), result.vocabulary.size
+        where.print(
+            f"vocabulary: {kept} of {size} tokens stay, map of ids: {map_path(out)}"
+        )
     if result.plan.interface:
         where.print("changed: " + "; ".join(interface_lines(result.plan)))
     where.print(f"wrote {out}")

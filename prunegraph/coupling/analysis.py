@@ -15,7 +15,7 @@ from prunegraph.coupling.sample import complete
 from prunegraph.coupling.shuffle import Shuffle, find_shuffles
 from prunegraph.coupling.uses import Use
 from prunegraph.errors import MISFIT, ModelError, UnknownNameError
-from prunegraph.graph.indices import table_uses
+from prunegraph.graph.indices import table_of
 from prunegraph.graph.inference import element, elements
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.shapes import shape_info
@@ -36,7 +36,7 @@ def analyze(
     *,
     attention: str | None = None,
     allow_io: Sequence[str] = (),
-    ids: Sequence[str] = (),
+    tables: Sequence[str] = (),
 ) -> Coupling:
     """Find all channels that can be pruned, and why the others cannot.
 
@@ -46,7 +46,7 @@ def analyze(
             has more elements, the finer unit.
         allow_io: graph inputs and outputs, by name or pattern (`past*`), whose axes may lose indices: those of a fixed
             size behind the first axis. All other inputs and outputs stay as they are.
-        ids: inputs of whole numbers that will be numbered anew: rows of the tables that they point into are channels.
+        tables: weights whose rows are looked up by ids that will be numbered anew: the rows are channels.
 
     Returns:
         The coupling (cached on the graph).
@@ -57,10 +57,10 @@ def analyze(
     if attention not in (None, *ATTENTION):
         raise UnknownNameError("unit of attention", str(attention), ATTENTION)
     names = _matching(graph, allow_io)
-    key = ("coupling", attention, names, tuple(ids))
+    key = ("coupling", attention, names, tuple(tables))
     if key not in graph.cache:
         try:
-            graph.cache[key] = _Walk(graph, names, ids).run(attention)
+            graph.cache[key] = _Walk(graph, names, tables).run(attention)
         except MISFIT as error:
             raise ModelError(f"{graph.source}: cannot be analysed: {error!r}") from error
     coupling: Coupling = graph.cache[key]
@@ -79,11 +79,8 @@ def _matching(graph: Graph, patterns: Sequence[str]) -> tuple[str, ...]:
 class _Walk:
     """State of one analysis."""
 
-    def __init__(self, graph: Graph, allow_io: tuple[str, ...], ids: Sequence[str]):
-        self.graph, self.allow_io = graph, allow_io
-        self.looked_up = {
-            (use.node, use.slot) for use in table_uses(graph) if use.input in ids
-        }
+    def __init__(self, graph: Graph, allow_io: tuple[str, ...], tables: Sequence[str]):
+        self.graph, self.allow_io, self.tables = graph, allow_io, frozenset(tables)
         self.shape_info = shape_info(graph)
         complete(graph, self.shape_info)
         self.space = LabelSpace()
@@ -354,7 +351,7 @@ class NodeSite:
         return self.walk.graph.weight_behind(self.node.inputs[slot]) is not None
 
     def is_renumbered(self, slot: int) -> bool:
-        return (self.node.index, slot) in self.walk.looked_up
+        return slot == 1 and table_of(self.walk.graph, self.node) in self.walk.tables
 
     def set_output(self, labels: Sequence[Labels], slot: int = 0) -> None:
         shape = self.out_shape(slot)

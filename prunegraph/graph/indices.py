@@ -12,7 +12,7 @@ from prunegraph.graph.inference import shape_info_at
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.shape_info import Shape, ShapeInfo
 from prunegraph.graph.shapes import shape_info
-from prunegraph.operators import info
+from prunegraph.operators import info, is_gather, is_transpose, passes
 
 #: Tables of com.microsoft's EmbedLayerNormalization: slot of the indices -> slot of the table.
 EMBEDDINGS = {0: 2, 1: 4}
@@ -48,34 +48,34 @@ def ranges(graph: Graph, sizes: Mapping[str, Shape]) -> dict[str, Range]:
 
 @dataclass(frozen=True)
 class TableUse:
-    """A place where a graph input, unchanged, says which rows of a table are taken.
-
-    `node` and `slot` are where it is read as indices, `value` is what is read there; `table` is the value that it
-    points into, along `axis`.
-    """
+    """A place where a graph input, unchanged, says which rows of a weight are taken: axis 0 of `table`."""
 
     input: str
     node: int
-    slot: int
-    value: str
     table: str
-    axis: int
 
 
 def table_uses(graph: Graph) -> list[TableUse]:
-    """All places where inputs of whole numbers pick rows of tables."""
-    return [
-        TableUse(
-            name,
-            node.index,
-            slot,
-            node.inputs[slot],
-            node.inputs[_table_slot(node, slot)],
-            0 if node.op == EMBED_NORM else int(node.attributes.get("axis", 0)),
-        )
-        for name, node, slot in _uses(graph)
-        if info(node).indices == "axis" or node.op == EMBED_NORM
-    ]
+    """All places where inputs of whole numbers pick rows of weights."""
+    tables = (
+        (name, node, table_of(graph, node)) for name, node, slot in _uses(graph) if slot
+    )
+    return [TableUse(name, node.index, table) for name, node, table in tables if table]
+
+
+def table_of(graph: Graph, node: Node) -> str | None:
+    """The weight whose rows (along its axis 0) a node picks at positions that are not known before; None for others."""
+    if not is_gather(node) or node.attributes.get("axis", 0) or not node.input(1):
+        return None
+    if node.inputs[1] in graph.weights or node.inputs[1] in shape_info(graph).known:
+        return None
+    value = node.inputs[0]
+    while value in graph.producer:
+        carrier = graph.nodes[graph.producer[value]]
+        if is_transpose(carrier) or not passes(carrier, "weights"):
+            return None
+        value = carrier.inputs[0]
+    return value if value in graph.weights else None
 
 
 def _table_slot(node: Node, slot: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -17,25 +17,37 @@ class Feeds:
 
     Args:
         survivors: what is left of every value, inputs among them.
-        numbered: by input, the ids that a smaller vocabulary keeps, in the order of their new numbers.
+        ids: by input, the ids that a smaller vocabulary keeps, in the order of their new numbers.
+        renumbered: whether the pruned graph takes the new numbers.
     """
 
     def __init__(
-        self, survivors: Survivors, numbered: dict[str, Sequence[int]] | None = None
+        self,
+        survivors: Survivors,
+        ids: Mapping[str, Sequence[int]] | None = None,
+        renumbered: bool = True,
     ):
         graph = survivors.coupling.graph
         self._kept = {name: survivors.value(name) for name in graph.inputs}
-        self._ids = {name: np.asarray(ids) for name, ids in (numbered or {}).items()}
+        self._ids = {name: np.asarray(each) for name, each in (ids or {}).items()}
+        self._renumbered = renumbered
+
+    def random(self, batch: Batch, seed: int) -> Batch:
+        """Random inputs that both graphs can be asked: with ids from all of those that are kept."""
+        rng = np.random.default_rng(seed)
+        drawn = {
+            name: rng.choice(ids, batch[name].shape).astype(batch[name].dtype)
+            for name, ids in self._ids.items()
+        }
+        return {**batch, **drawn}
 
     def original(self, batch: Batch) -> Batch:
-        """Inputs that the pruned graph can be asked as well: ids are replaced by others that are kept."""
+        """Inputs that the pruned graph can be asked as well: ids that are gone are replaced by others."""
         result = dict(batch)
         for name, ids in self._ids.items():
             values = result[name]
-            lost = ~np.isin(values, ids)
-            result[name] = np.where(lost, ids[values % len(ids)], values).astype(
-                values.dtype
-            )
+            others = ids[values % len(ids)].astype(values.dtype)
+            result[name] = np.where(np.isin(values, ids), values, others)
         return result
 
     def pruned(self, batch: Batch) -> Batch:
@@ -45,7 +57,7 @@ class Feeds:
             for axis, kept in enumerate(self._kept.get(name, ())):
                 if kept is not None:
                     result[name] = values = np.take(values, kept, axis)
-        for name, ids in self._ids.items():
+        for name, ids in self._ids.items() if self._renumbered else ():
             # Each id is looked for among those that stay: its place there is its new number.
             order = np.argsort(ids, kind="stable")
             place = order[np.searchsorted(ids[order], result[name])]

@@ -81,9 +81,8 @@ class Inputs:
 
     def _random(self, seed: int, batch: int, stretch: float) -> Batch:
         """Random inputs that both graphs can be asked."""
-        return self.feeds.original(
-            random_inputs(self.graph, seed=seed, batch=batch, stretch=stretch)
-        )
+        inputs = random_inputs(self.graph, seed=seed, batch=batch, stretch=stretch)
+        return self.feeds.random(inputs, seed)
 
     def _blame(self, failure: ModelError) -> ModelError:
         """The error for a masked original that does not run: is it the original, or the mask?"""

@@ -79,10 +79,37 @@ def verify(
     remaining = survivors(plan.coupling(model), plan)
     named = plan.cuts and all(cut.node is not None for cut in plan.cuts)
     cuts = plan.cuts if named else derive_cuts(remaining)
+    return prove(remaining, cuts, pruned, Feeds(remaining), data, seed, tolerance)
+
+
+def prove(
+    survivors: Survivors,
+    cuts: Sequence[Cut],
+    pruned: Graph,
+    feeds: Feeds,
+    data: Sequence[Batch] = (),
+    seed: int = 0,
+    tolerance: float | None = None,
+) -> Proof:
+    """Compare a pruned graph with the masked original, as `verify` does.
+
+    Args:
+        survivors: what is left of the original.
+        cuts: what was removed from its weights.
+        pruned: the pruned graph.
+        feeds: what both are fed.
+        data: inputs of the original to compare on besides random ones.
+        seed: of the random inputs.
+        tolerance: as for `verify`.
+
+    Raises:
+        PrunegraphError: as `verify` does.
+    """
+    model = survivors.coupling.graph
     with tempfile.TemporaryDirectory(prefix="prunegraph-") as folder:
-        models = Models(model, pruned, Path(folder), Feeds(remaining))
+        models = Models(model, pruned, Path(folder), feeds)
         allowed = tolerance or default_tolerance(model)
-        return _Comparison(remaining, cuts, pruned, allowed, models).run(data, seed)
+        return _Comparison(survivors, cuts, pruned, allowed, models).run(data, seed)
 
 
 def default_tolerance(graph: Graph) -> float:

@@ -23,7 +23,7 @@ from prunegraph.graph.sources import Sources
 
 FORMAT = "prunegraph/plan@2"
 
-#: The form of a plan that changes inputs or outputs of the model.
+#: The form of a plan that changes inputs or outputs of the model, or its vocabulary.
 EXTENDED = "prunegraph/plan@3"
 
 #: Forms that are read; in the first one, cuts do not say which reader of a weight they are for.
@@ -71,6 +71,17 @@ class InterfaceCut:
 
 
 @dataclass(frozen=True)
+class KeptTokens:
+    """Ids that stay of a vocabulary, by new number; `old_ids` where the inputs still take old ones."""
+
+    kept: tuple[int, ...]
+    old_ids: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kept": list(self.kept), "old_ids": self.old_ids}
+
+
+@dataclass(frozen=True)
 class Plan:
     """Channels to remove, by group id.
 
@@ -78,7 +89,8 @@ class Plan:
     every weight (derived, may be empty in a hand-written plan); `provenance` how it was made.
     `source_cuts` says the same for the tensors of a source that is no ONNX file (a module's
     parameters and buffers): also derived, and empty for ONNX files. `interface` says what is left of inputs and
-    outputs of the model that lose indices: derived as well.
+    outputs of the model that lose indices: derived as well. Where there is a `vocabulary`, the plan is for the model
+    whose vocabulary was made smaller first, and so is `model`.
     """
 
     model: str
@@ -87,6 +99,7 @@ class Plan:
     provenance: dict[str, Any] = field(default_factory=dict)
     source_cuts: tuple[Cut, ...] = ()
     interface: tuple[InterfaceCut, ...] = ()
+    vocabulary: KeptTokens | None = None
 
     @property
     def attention(self) -> str | None:
@@ -128,7 +141,7 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "format": EXTENDED if self.interface or self.allow_io else FORMAT,
+            "format": EXTENDED if self.allow_io or self.vocabulary else FORMAT,
             "model": {"sha256": self.model},
             "remove": {group: list(channels) for group, channels in self.remove.items()},
             "cuts": [cut.to_json() for cut in self.cuts],
@@ -142,6 +155,7 @@ class Plan:
                 if self.interface
                 else {}
             ),
+            **({"vocabulary": self.vocabulary.to_json()} if self.vocabulary else {}),
             "provenance": self.provenance,
         }
 
@@ -165,6 +179,7 @@ class Plan:
                 provenance,
                 _cuts(content.get("source_cuts", ())),
                 tuple(_interface_cut(each) for each in content.get("interface", ())),
+                _kept_tokens(content.get("vocabulary")),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(
@@ -226,6 +241,15 @@ def _cut(entry: Any) -> Cut:
     return Cut(
         str(entry["weight"]), entry["axis"], _whole(entry["removed"], what), node, slot
     )
+
+
+def _kept_tokens(entry: Any) -> KeptTokens | None:
+    """The entry `vocabulary`. Raises KeyError, TypeError or ValueError for what is none."""
+    if entry is None:
+        return None
+    if type(entry["old_ids"]) is not bool:
+        raise ValueError("old_ids of the vocabulary must be true or false")
+    return KeptTokens(_whole(entry["kept"], "kept ids of the vocabulary"), entry["old_ids"])
 
 
 def _interface_cut(entry: Any) -> InterfaceCut:
