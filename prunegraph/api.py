@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -12,8 +13,10 @@ import numpy as np
 from prunegraph import frontends
 from prunegraph.coupling.analysis import analyze as _analyze
 from prunegraph.coupling.coupling import Coupling
-from prunegraph.errors import ModelError
-from prunegraph.execution import ExecutionOptions
+from prunegraph.coupling.sample import full_cost
+from prunegraph.decoders.vocabulary import map_path, read_ids, shrink, write_map
+from prunegraph.errors import ModelError, OptionError
+from prunegraph.execution import ExecutionOptions, proof_batches
 from prunegraph.frontends.outputs import beside, check_name, is_symbol
 from prunegraph.graph.model import Graph
 from prunegraph.keywords import takes_options
@@ -22,13 +25,14 @@ from prunegraph.pipeline import PruneResult, check_quantize, choose, finish
 from prunegraph.recovery import repairs
 from prunegraph.rewriting.cut import cut
 from prunegraph.rewriting.short_names import compact as _compact
+from prunegraph.rewriting.vocabulary import Vocabulary, shrink_vocabulary
 from prunegraph.runtime.data import Data, Samples
 from prunegraph.runtime.session import provider_name
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.runtime.writing import first_sample, write
 from prunegraph.selection.criteria.base import Gradients
 from prunegraph.selection.options import SelectionKeywords, SelectionOptions
-from prunegraph.selection.plan import Plan, survivors
+from prunegraph.selection.plan import KeptTokens, Plan, survivors
 
 if TYPE_CHECKING:
     from prunegraph.measuring.compare import Comparison
@@ -80,13 +84,21 @@ def save(
     write(graph, path, like=like, data=data, verify=verify)
 
 
-def analyze(model: Graph, *, attention: str | None = None) -> Coupling:
+def analyze(
+    model: Graph, *, attention: str | None = None, allow_io: Sequence[str] = ()
+) -> Coupling:
     """Find the groups of channels that can be pruned, and the layers that cannot with the reason.
 
-    `attention` is what is pruned in attention: "heads" or "head_dim"; by default whichever is
-    finer. Raises UnknownNameError for anything else.
+    Args:
+        model: the graph.
+        attention: what is pruned in attention: "heads" or "head_dim"; by default whichever is finer.
+        allow_io: inputs and outputs, by name or pattern, whose axes of fixed size may lose indices: those of a
+            key/value cache (`("past*", "present*")`).
+
+    Raises:
+        UnknownNameError: there is no such unit, input or output.
     """
-    return _analyze(model, attention=attention)
+    return _analyze(model, attention=attention, allow_io=allow_io)
 
 
 @takes_options(SelectionOptions)
@@ -132,7 +144,17 @@ def select(
 
 def apply(model: Graph, plan: Plan) -> Graph:
     """The graph without the plan's channels; `model` is untouched. Raises PlanError."""
-    return cut(survivors(analyze(model, attention=plan.attention), plan))
+    base = _base(model, plan)
+    return cut(survivors(plan.coupling(base), plan))
+
+
+def _base(model: Graph, plan: Plan) -> Graph:
+    """The graph that a plan is for: the model, or what is left of it with a smaller vocabulary."""
+    if plan.vocabulary is None:
+        return model
+    return shrink_vocabulary(
+        model, plan.vocabulary.kept, old_ids=plan.vocabulary.old_ids
+    ).model
 
 
 def verify(
@@ -152,7 +174,9 @@ def verify(
     """
     from prunegraph.proof.verify import verify as _verify
 
-    return _verify(model, plan, pruned, data=[dict(batch) for batch in data], seed=seed)
+    base = _base(model, plan)
+    batches = [base.intake.since(model.intake).read(batch) for batch in data]
+    return _verify(base, plan, pruned, data=batches, seed=seed)
 
 
 def compare(
@@ -180,6 +204,9 @@ def prune(
     out: str | os.PathLike[str] | None = None,
     *,
     attention: str | None = None,
+    allow_io: Sequence[str] = (),
+    vocabulary: str | os.PathLike[str] | Sequence[int] | None = None,
+    old_ids: bool = False,
     data: Samples | None = None,
     gradients: Gradients | None = None,
     repair: str | None = None,
@@ -195,6 +222,11 @@ def prune(
         model: a Graph, or anything that `load` reads.
         out: where the pruned model goes; None writes nothing.
         attention: "heads" or "head_dim"; by default whichever is finer.
+        allow_io: inputs and outputs whose axes may lose indices, by name or pattern; see `analyze`. Data are given as
+            the original takes them.
+        vocabulary: ids of the tokens that stay, or a file of them (see `prunegraph.decoders.vocabulary`). This goes
+            first: a budget counts from the model with the smaller vocabulary. Data hold old ids.
+        old_ids: whether the inputs go on to take old ids; one that is gone is read as the lowest that is kept.
         data: unlabelled inputs from the training distribution; the first samples are also verified on.
         gradients: of the task's loss, for criteria that need them.
         repair: how to get accuracy back after the proof, a registered repair, with options as in
@@ -219,23 +251,84 @@ def prune(
         check_model_output(out, given)
     if save_plan is not None:
         check_output(save_plan, given)
+    keep = _kept_ids(vocabulary, old_ids, gradients)
+    if keep is not None and out is not None:
+        check_output(map_path(out), given, others=(out, save_plan))
     progress("load")
-    graph = model if isinstance(model, Graph) else load(model)
+    whole = graph = model if isinstance(model, Graph) else load(model)
+    tokens = None
+    if keep is not None:
+        tokens = _shrink(whole, keep, samples, verify, choice.seed, scratch(out), progress)
+        graph = tokens.model
     samples = samples.fit(graph) if samples is not None else None
     bound = repairs.find(repair, samples, graph)
     statistics = (
         Statistics(graph, samples, progress=progress) if samples is not None else None
     )
     progress("analyze")
-    coupling = analyze(graph, attention=attention)
+    coupling = analyze(graph, attention=attention, allow_io=allow_io)
     progress("select")
     chosen = choose(coupling, choice, statistics, gradients, bound.name, progress)
     how = ExecutionOptions(
         bound, verify, choice.seed, scratch=scratch(out), progress=progress
     )
     result = finish(coupling, chosen, choice, samples, how, quantize=quantize)
+    if tokens is not None:
+        result = _with_vocabulary(result, tokens)
     write_result(result, samples, how, out, save_plan)
     return result
+
+
+def _kept_ids(
+    vocabulary: str | os.PathLike[str] | Sequence[int] | None,
+    old_ids: bool,
+    gradients: Gradients | None,
+) -> KeptTokens | None:
+    """The tokens that stay, as they are asked for. Raises DataError or OptionError."""
+    if vocabulary is None:
+        if old_ids:
+            raise OptionError("old ids are those of a smaller vocabulary: give one")
+        return None
+    if gradients is not None:
+        raise OptionError(
+            "gradients are those of the whole vocabulary: make it smaller first, and prune the result"
+        )
+    ids = (
+        read_ids(vocabulary)
+        if isinstance(vocabulary, str | os.PathLike)
+        else [int(each) for each in vocabulary]
+    )
+    return KeptTokens(tuple(ids), old_ids)
+
+
+def _shrink(
+    model: Graph,
+    keep: KeptTokens,
+    samples: Data | None,
+    verify: bool,
+    seed: int,
+    folder: Path | None,
+    progress: Callable[[str], None],
+) -> Vocabulary:
+    """A model with a smaller vocabulary, proved."""
+    progress("vocabulary")
+    data = proof_batches(model, samples) if verify else []
+    tokens, _ = shrink(
+        model,
+        keep.kept,
+        old_ids=keep.old_ids,
+        verify=verify,
+        data=data,
+        seed=seed,
+        scratch=folder,
+    )
+    return tokens
+
+
+def _with_vocabulary(result: PruneResult, tokens: Vocabulary) -> PruneResult:
+    """A result that says where it comes from."""
+    plan = replace(result.plan, vocabulary=KeptTokens(tokens.kept, tokens.old_ids))
+    return replace(result, plan=plan, before=full_cost(tokens.original), vocabulary=tokens)
 
 
 def apply_plan(
@@ -279,14 +372,20 @@ def apply_plan(
         check_output(save_plan, given)
     progress("load")
     graph = model if isinstance(model, Graph) else load(model)
+    tokens, keep = None, plan.vocabulary
+    if keep is not None:
+        tokens = _shrink(graph, keep, samples, verify, seed, scratch(out), progress)
+        graph = tokens.model
     bound = repairs.find(repair, samples, graph)
     progress("analyze")
-    coupling = analyze(graph, attention=plan.attention)
+    coupling = plan.coupling(graph)
     survivors(coupling, plan)
     samples = samples.fit(graph) if samples is not None else None
     how = ExecutionOptions(bound, verify, seed, True, scratch(out), progress)
     chosen = Selected(plan.complete(graph))
     result = finish(coupling, chosen, None, samples, how, quantize=quantize)
+    if tokens is not None:
+        result = _with_vocabulary(result, tokens)
     write_result(result, samples, how, out, save_plan)
     return result
 
@@ -306,8 +405,10 @@ def write_result(
     """Write the pruned model, then its plan: the model may turn out not to run."""
     how.progress("write")
     if out is not None:
-        first = first_sample(samples, result.original)
+        first = first_sample(samples, result.original, result.model)
         write(result.model, out, like=result.original, data=first, verify=how.verify)
+        if result.vocabulary is not None:
+            write_map(result.vocabulary, map_path(out))
     if save_plan is not None:
         result.plan.save(save_plan)
 

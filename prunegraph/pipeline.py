@@ -28,6 +28,7 @@ from prunegraph.selection.select import Ranking, rank
 if TYPE_CHECKING:
     from prunegraph.latency.rounding import Rounding
     from prunegraph.quantization.quantize import QuantizeResult
+    from prunegraph.rewriting.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class PruneResult:
     `left_out` are groups that were chosen but stay whole, because the proof failed with them; `blame` says why.
     `repair` says how accuracy was got back after the proof. `latency` was measured where it was
     the budget, and `rounding` where `round_to` was "auto". `quantized` says what quantization did, if asked for.
+    Where there is a `vocabulary`, it was made smaller first: `original` is what came of that, `before` is the cost of
+    the model that was given.
     """
 
     original: Graph
@@ -52,6 +55,7 @@ class PruneResult:
     rounding: Rounding | None = None
     quantized: QuantizeResult | None = None
     blame: str = ""
+    vocabulary: Vocabulary | None = None
 
 
 def choose(

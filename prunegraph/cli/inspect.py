@@ -10,6 +10,7 @@ from prunegraph.cli.console import check_json, console, write_json
 from prunegraph.cli.loading import load_model
 from prunegraph.cli.options import (
     WRITTEN,
+    allow_io_option,
     attention_option,
     data_option,
     json_option,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 )
 @data_option("Unlabelled inputs: the groups then have moments of activations.")
 @attention_option()
+@allow_io_option()
 @click.option(
     "--why", metavar="LAYER", help="Explain what keeps a layer from being pruned."
 )
@@ -44,6 +46,7 @@ def inspect(
     nodes_path: str | None,
     data: str | None,
     attention: str | None,
+    allow_io: tuple[str, ...],
     why: str | None,
 ) -> None:
     """Show what can be pruned in MODEL, and why the rest cannot."""
@@ -61,7 +64,7 @@ def inspect(
     graph = load_model(model)
     check_json(json_path, model)
     check_json(nodes_path, model, *([json_path] if json_path else []))
-    coupling = api.analyze(graph, attention=attention)
+    coupling = api.analyze(graph, attention=attention, allow_io=allow_io)
     out = console()
     if why:
         out.print(tables.why_text(explain(coupling, why)))

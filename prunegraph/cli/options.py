@@ -196,6 +196,12 @@ attention_option = shared(
     type=click.Choice(["heads", "head_dim"]),
     help="What is pruned in attention.",
 )
+allow_io_option = shared(
+    "--allow-io",
+    multiple=True,
+    metavar="NAME",
+    help="An input or output whose axes may lose indices (past*, present*): a key/value cache (repeatable).",
+)
 seed_option = shared("--seed", type=int, default=0, show_default=True)
 choice_options = together(
     click.option(

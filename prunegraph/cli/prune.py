@@ -9,7 +9,9 @@ import click
 from prunegraph.cli.console import console, stages
 from prunegraph.cli.loading import load_model
 from prunegraph.cli.options import (
+    READ,
     REFIT,
+    allow_io_option,
     choice_options,
     data_option,
     latency_option,
@@ -58,6 +60,16 @@ def _ratio(
 )
 @data_option(REFIT)
 @choice_options
+@allow_io_option()
+@click.option(
+    "--vocabulary",
+    type=READ,
+    metavar="FILE",
+    help="Ids of the tokens that stay, one a line (or TOKEN<tab>ID); all others go first.",
+)
+@click.option(
+    "--old-ids", is_flag=True, help="With --vocabulary: the inputs go on to take old ids."
+)
 @result_options
 @provider_option()
 @threads_option()
@@ -84,6 +96,7 @@ def prune(
 
     budget = _budget(
         options["algorithm"],
+        options["vocabulary"] is not None,
         ratio=ratio,
         macs=macs,
         params=params,
@@ -109,12 +122,18 @@ def prune(
     write_report(where, result)
 
 
-def _budget(algorithm: str | None, **bounds: Any) -> Budget:
-    """The budget of a command line; a selector may be left to choose how much goes. Raises BudgetError."""
+def _budget(algorithm: str | None, has_vocabulary: bool, **bounds: Any) -> Budget:
+    """The budget of a command line; none is needed where a selector chooses how much goes, or the vocabulary shrinks.
+
+    Raises:
+        BudgetError: none or several bounds are given.
+    """
     from prunegraph.options import base_name
     from prunegraph.selection.budget import Budget
     from prunegraph.selection.selectors import SELECTORS
 
+    if has_vocabulary and all(bound is None for bound in bounds.values()):
+        return Budget(ratio=0)
     is_free = algorithm is not None and base_name(algorithm) in SELECTORS
     if is_free and all(bound is None for bound in bounds.values()):
         return Budget(ratio="auto")

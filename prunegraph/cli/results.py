@@ -52,8 +52,10 @@ def show_result(
     plan: str | None = None,
 ) -> None:
     """Say what was done, as a table and lines; `samples` are the user's data, `plan` is where the plan went."""
+    from prunegraph.decoders.vocabulary import map_path
     from prunegraph.operators import is_batch_normalization
     from prunegraph.report import tables
+    from prunegraph.report.text import interface_lines
 
     where.print(tables.result_table(result))
     if result.plan.is_empty and not result.left_out:
@@ -85,6 +87,13 @@ def show_result(
         from prunegraph.report.quantized import outcome
 
         where.print(outcome(result.quantized))
+    if result.vocabulary is not None:
+        kept, size = len(result.vocabulary.kept), result.vocabulary.size
+        where.print(
+            f"vocabulary: {kept} of {size} tokens stay, map of ids: {map_path(out)}"
+        )
+    if result.plan.interface:
+        where.print("changed: " + "; ".join(interface_lines(result.plan)))
     where.print(f"wrote {out}")
     if plan is not None:
         where.print(f"wrote {plan}")

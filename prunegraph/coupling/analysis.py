@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
+from functools import cached_property
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from prunegraph.coupling.sample import complete
 from prunegraph.coupling.shuffle import Shuffle, find_shuffles
 from prunegraph.coupling.uses import Use
 from prunegraph.errors import MISFIT, ModelError, UnknownNameError
+from prunegraph.graph.indices import table_of
 from prunegraph.graph.inference import element, elements
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.shapes import shape_info
@@ -28,37 +31,56 @@ from prunegraph.ops import rule_for
 ATTENTION = ("heads", "head_dim")
 
 
-def analyze(graph: Graph, *, attention: str | None = None) -> Coupling:
+def analyze(
+    graph: Graph,
+    *,
+    attention: str | None = None,
+    allow_io: Sequence[str] = (),
+    tables: Sequence[str] = (),
+) -> Coupling:
     """Find all channels that can be pruned, and why the others cannot.
 
     Args:
         graph: the model.
         attention: what is pruned in attention, "heads" or "head_dim"; by default whichever
             has more elements, the finer unit.
+        allow_io: graph inputs and outputs, by name or pattern (`past*`), whose axes may lose indices: those of a fixed
+            size behind the first axis. All other inputs and outputs stay as they are.
+        tables: weights whose rows are looked up by ids that will be numbered anew: the rows are channels.
 
     Returns:
         The coupling (cached on the graph).
 
     Raises:
-        UnknownNameError: `attention` is neither.
+        UnknownNameError: `attention` is neither, or the model has no input or output of such a name.
     """
     if attention not in (None, *ATTENTION):
         raise UnknownNameError("unit of attention", str(attention), ATTENTION)
-    key = ("coupling", attention)
+    names = _matching(graph, allow_io)
+    key = ("coupling", attention, names, tuple(tables))
     if key not in graph.cache:
         try:
-            graph.cache[key] = _Walk(graph).run(attention)
+            graph.cache[key] = _Walk(graph, names, tables).run(attention)
         except MISFIT as error:
             raise ModelError(f"{graph.source}: cannot be analysed: {error!r}") from error
     coupling: Coupling = graph.cache[key]
     return coupling
 
 
+def _matching(graph: Graph, patterns: Sequence[str]) -> tuple[str, ...]:
+    """Names of inputs and outputs that match any of the patterns. Raises UnknownNameError for one that matches none."""
+    names = dict.fromkeys((*graph.inputs, *graph.outputs))
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UnknownNameError("input or output", pattern, names)
+    return tuple(n for n in names if any(fnmatchcase(n, pattern) for pattern in patterns))
+
+
 class _Walk:
     """State of one analysis."""
 
-    def __init__(self, graph: Graph):
-        self.graph = graph
+    def __init__(self, graph: Graph, allow_io: tuple[str, ...], tables: Sequence[str]):
+        self.graph, self.allow_io, self.tables = graph, allow_io, frozenset(tables)
         self.shape_info = shape_info(graph)
         complete(graph, self.shape_info)
         self.space = LabelSpace()
@@ -72,10 +94,7 @@ class _Walk:
 
     def run(self, attention: str | None) -> Coupling:
         for name in self.graph.inputs:
-            reason = Reason("graph input", name, Kind.GRAPH_INPUT)
-            self.labels[name] = tuple(
-                self.space.pinned(size, reason) for size in self.shape_info.shapes[name]
-            )
+            self.labels[name] = self._input(name)
         inner = {index for shuffle in self.shuffles.values() for index in shuffle.inner}
         for node in self.graph.nodes:
             if self.shape_info.is_dead(node):
@@ -88,11 +107,31 @@ class _Walk:
                 self._visit(node)
         self._tie_sources()
         for name in self.graph.outputs:
-            for labels in self.value_labels(name):
+            # The first axis counts samples, or parts of another kind.
+            for labels in self.value_labels(name)[: 1 if name in self.allow_io else None]:
                 self.space.pin(labels, Reason("graph output", name, Kind.GRAPH_OUTPUT))
         labelling = self._labelling(attention)
         groups = find_groups(labelling)
         return Coupling.of(labelling, groups, find_fixed(labelling, groups))
+
+    def _input(self, name: str) -> tuple[Labels, ...]:
+        """Labels of a graph input: pinned, but for axes of a fixed size of one that may change."""
+        reason = Reason("graph input", name, Kind.GRAPH_INPUT)
+        declared = self._declared.get(name, ()) if name in self.allow_io else ()
+        return tuple(
+            self.space.fresh(size)
+            if axis and axis < len(declared) and declared[axis] == size > 1
+            else self.space.pinned(size, reason)
+            for axis, size in enumerate(self.shape_info.shapes[name])
+        )
+
+    @cached_property
+    def _declared(self) -> dict[str, tuple[int, ...]]:
+        """Sizes that the file gives its inputs' axes; 0 for symbols."""
+        return {
+            entry.name: tuple(dim.dim_value for dim in entry.type.tensor_type.shape.dim)
+            for entry in self.graph.model.graph.input
+        }
 
     def _tie_sources(self) -> None:
         """Tie axes of matrices that are one tensor of the source: a module holds it once.
@@ -121,6 +160,7 @@ class _Walk:
             shuffles=self.shuffles,
             followed=frozenset(self.followed),
             attention=attention,
+            allow_io=self.allow_io,
             channels=resolve(self.space, self._used(), attention),
         )
 
@@ -309,6 +349,9 @@ class NodeSite:
 
     def carries_weight(self, slot: int) -> bool:
         return self.walk.graph.weight_behind(self.node.inputs[slot]) is not None
+
+    def is_renumbered(self, slot: int) -> bool:
+        return slot == 1 and table_of(self.walk.graph, self.node) in self.walk.tables
 
     def set_output(self, labels: Sequence[Labels], slot: int = 0) -> None:
         shape = self.out_shape(slot)

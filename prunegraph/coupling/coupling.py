@@ -33,6 +33,7 @@ class Labelling:
 
     By the index of a node: `attributes` that are sizes of axes (with a multiple), `operands` that list
     sizes, `shuffles` by their last node; `followed` are the nodes whose rules could follow the labels.
+    `allow_io` names the inputs and outputs whose axes may lose indices.
     """
 
     graph: Graph = field(repr=False)
@@ -45,6 +46,7 @@ class Labelling:
     shuffles: Mapping[int, Shuffle] = field(repr=False)
     followed: frozenset[int] = field(repr=False)
     attention: str | None
+    allow_io: tuple[str, ...]
     channels: ResolvedLabels = field(repr=False)
 
     def value_labels(

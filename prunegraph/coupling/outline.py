@@ -82,7 +82,11 @@ def nodes_outline(coupling: Coupling) -> dict[str, Any]:
 def _head(coupling: Coupling) -> dict[str, Any]:
     """Tell which model it is, to be copied into a plan, and what it costs."""
     graph = coupling.graph
-    unit = {"attention": coupling.attention} if coupling.attention else {}
+    unit: dict[str, Any] = {}
+    if coupling.attention:
+        unit["attention"] = coupling.attention
+    if coupling.allow_io:
+        unit["allow_io"] = list(coupling.allow_io)
     return {
         "model": {"name": Path(graph.source).name, "sha256": graph.sha256, **unit},
         "cost": vars(full_cost(graph)),

@@ -12,10 +12,11 @@ from prunegraph.graph.inference import shape_info_at
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.shape_info import Shape, ShapeInfo
 from prunegraph.graph.shapes import shape_info
-from prunegraph.operators import info
+from prunegraph.operators import info, is_gather, is_transpose, passes
 
 #: Tables of com.microsoft's EmbedLayerNormalization: slot of the indices -> slot of the table.
 EMBEDDINGS = {0: 2, 1: 4}
+EMBED_NORM = "EmbedLayerNormalization"
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,42 @@ def ranges(graph: Graph, sizes: Mapping[str, Shape]) -> dict[str, Range]:
         if allowed is not None:
             result[name] = result[name] & allowed if name in result else allowed
     return result
+
+
+@dataclass(frozen=True)
+class TableUse:
+    """A place where a graph input, unchanged, says which rows of a weight are taken: axis 0 of `table`."""
+
+    input: str
+    node: int
+    table: str
+
+
+def table_uses(graph: Graph) -> list[TableUse]:
+    """All places where inputs of whole numbers pick rows of weights."""
+    tables = (
+        (name, node, table_of(graph, node)) for name, node, slot in _uses(graph) if slot
+    )
+    return [TableUse(name, node.index, table) for name, node, table in tables if table]
+
+
+def table_of(graph: Graph, node: Node) -> str | None:
+    """The weight whose rows (along its axis 0) a node picks at positions that are not known before; None for others."""
+    if not is_gather(node) or node.attributes.get("axis", 0) or not node.input(1):
+        return None
+    if node.inputs[1] in graph.weights or node.inputs[1] in shape_info(graph).known:
+        return None
+    value = node.inputs[0]
+    while value in graph.producer:
+        carrier = graph.nodes[graph.producer[value]]
+        if is_transpose(carrier) or not passes(carrier, "weights"):
+            return None
+        value = carrier.inputs[0]
+    return value if value in graph.weights else None
+
+
+def _table_slot(node: Node, slot: int) -> int:
+    return EMBEDDINGS[slot] if node.op == EMBED_NORM else 0
 
 
 def _uses(graph: Graph) -> list[tuple[str, Node, int]]:
@@ -85,14 +122,14 @@ def _reached(value: str, readers: Mapping[str, list[Node]]) -> Iterator[tuple[No
 def _is_index(node: Node, slot: int) -> bool:
     if info(node).indices:
         return slot == 1
-    if node.op == "EmbedLayerNormalization":
+    if node.op == EMBED_NORM:
         return slot in EMBEDDINGS
     return info(node).lengths == slot
 
 
 def _allowed(node: Node, slot: int, known: ShapeInfo) -> Range | None:
     """Say what the indices of a slot may be; None where the shape of what they point into is not known."""
-    table = node.inputs[EMBEDDINGS[slot] if node.op == "EmbedLayerNormalization" else 0]
+    table = node.inputs[_table_slot(node, slot)]
     shape = known.shapes.get(table)
     if not shape:
         return None
@@ -107,7 +144,5 @@ def _allowed(node: Node, slot: int, known: ShapeInfo) -> Range | None:
         first = int(node.attributes.get("batch_dims", 0))
         pointed = shape[first : first + places[-1]]
         return Range(0, min(pointed)) if pointed else None
-    axis = (
-        0 if node.op == "EmbedLayerNormalization" else int(node.attributes.get("axis", 0))
-    )
+    axis = 0 if node.op == EMBED_NORM else int(node.attributes.get("axis", 0))
     return Range(0, shape[axis]) if -len(shape) <= axis < len(shape) else None

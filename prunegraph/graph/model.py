@@ -25,6 +25,7 @@ from prunegraph import operators
 from prunegraph.errors import ModelError
 from prunegraph.graph import control, order, wire
 from prunegraph.graph.control import Subgraph
+from prunegraph.graph.intake import Intake
 from prunegraph.graph.sources import Sources
 from prunegraph.graph.stored import stored
 
@@ -137,6 +138,7 @@ class Graph:
         digest: sha256 of the file the model was read from, if known.
         scratch: whether `folder` was made for this graph and goes with it.
         keeps: what has to live as long as this graph (the one whose folder it reads from).
+        intake: how it reads inputs made for the graph it comes from; by default as the graph that it `keeps`.
         sources: where its weights come from, if a front end made it from something else.
 
     Raises:
@@ -153,10 +155,13 @@ class Graph:
         scratch: bool = False,
         keeps: object = None,
         sources: Sources | None = None,
+        intake: Intake | None = None,
     ):
         self.model = model
         self.sources = sources
         self._keeps = keeps
+        inherited: Intake = keeps.intake if isinstance(keeps, Graph) else Intake()
+        self.intake: Intake = inherited if intake is None else intake
         self.scratch = scratch
         if scratch and folder is not None:
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)

@@ -116,8 +116,13 @@ class Stopwatch:
 
     def _pair(self, pruned: Graph) -> Latency:
         sessions = (self._open(self._graph), self._open(pruned))
+        translated = pruned.intake.since(self._graph.intake).read(self._inputs)
         return measure_pair(
-            sessions, self._inputs, threads=self.threads, provider=self.provider
+            sessions,
+            self._inputs,
+            translated,
+            threads=self.threads,
+            provider=self.provider,
         )
 
     def alone(self, model: Graph) -> float:
@@ -138,7 +143,9 @@ class Stopwatch:
         opened = self._open(self._graph)
         run(opened, self._inputs)
         return float(
-            np.median(_settled(_rounds((opened,), self._inputs, self._clock)), axis=0)[0]
+            np.median(
+                _settled(_rounds((opened,), [dict(self._inputs)], self._clock)), axis=0
+            )[0]
         )
 
 
@@ -176,6 +183,7 @@ def clock(provider: str, threads: int) -> Clock:
 def measure_pair(
     sessions: Sequence[onnxruntime.InferenceSession],
     inputs: Inputs,
+    others: Inputs | None = None,
     *,
     threads: int,
     provider: str = CPU,
@@ -183,12 +191,15 @@ def measure_pair(
 ) -> Latency:
     """Latency of two models measured in turn, `runs` rounds, or until the ratio's standard error is below `PRECISION`.
 
+    `others` are the inputs of the second model, where it takes other ones than the first.
+
     Raises:
         ModelError: a model does not run.
     """
-    for opened in sessions:
-        run(opened, inputs)
-    rounds = _rounds(sessions, inputs, clock(provider, threads))
+    feeds = [dict(inputs), dict(inputs if others is None else others)]
+    for opened, feed in zip(sessions, feeds, strict=True):
+        run(opened, feed)
+    rounds = _rounds(sessions, feeds, clock(provider, threads))
     times = _settled(rounds) if runs is None else np.asarray(list(islice(rounds, runs)))
     first, second = np.median(times, axis=0)
     ratios = times[:, 0] / times[:, 1]
@@ -204,14 +215,15 @@ def measure_pair(
 
 
 def _rounds(
-    sessions: Sequence[onnxruntime.InferenceSession], inputs: Inputs, tick: Clock
+    sessions: Sequence[onnxruntime.InferenceSession],
+    feeds: Sequence[dict[str, np.ndarray]],
+    tick: Clock,
 ) -> Iterator[tuple[float, ...]]:
-    """Milliseconds of every model, round by round; who goes first changes."""
-    feed = dict(inputs)
+    """Milliseconds of every model on its inputs, round by round; who goes first changes."""
     for turn in count():
         times = [0.0] * len(sessions)
         for index in range(len(sessions))[:: -1 if turn % 2 else 1]:
-            times[index] = _block(sessions[index], feed, tick)
+            times[index] = _block(sessions[index], feeds[index], tick)
         yield tuple(times)
 
 

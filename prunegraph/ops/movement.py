@@ -266,6 +266,8 @@ def _propagate_gather(site: Site) -> None:
                 site.role(0, other, "out")
     if isinstance(data[axis], Uniform):
         picked = [data[axis].resized(size) for size in site.shape(1)]
+    elif site.is_renumbered(1):
+        picked = list(site.labels(1))
     elif index is None or not data[axis].size:
         site.pin(data[axis], "looked up at run time")
         picked = list(site.labels(1))

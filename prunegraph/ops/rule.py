@@ -64,6 +64,9 @@ class Site(Protocol):
     def carries_weight(self, slot: int) -> bool:
         """Tell whether an input is a weight, or a weight behind Identity, Transpose, Dequantize, ..."""
 
+    def is_renumbered(self, slot: int) -> bool:
+        """Tell whether an input holds ids that are numbered anew when rows of their table go."""
+
     def set_output(self, labels: Sequence[Labels], slot: int = 0) -> None:
         """Set the labels of an output."""
 

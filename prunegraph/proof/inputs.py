@@ -34,8 +34,9 @@ class Inputs:
     """
 
     def __init__(self, models: Models, data: Sequence[Batch], seed: int, notes: list[str]):
-        self.models, self.graph = models, models.graph
-        self.data, self.seed, self.notes = list(data), seed, notes
+        self.models, self.graph, self.feeds = models, models.graph, models.feeds
+        self.data = [self.feeds.original(batch) for batch in data]
+        self.seed, self.notes = seed, notes
         self.batches: list[Batch] = []
 
     def run(self) -> list[list[Array]]:
@@ -59,10 +60,7 @@ class Inputs:
         failure: ModelError | DataError | None = None
         for batch, stretch in ((3, 1), (1, 1), (3, SHORT), (1, SHORT)):
             try:
-                self.batches = [
-                    random_inputs(self.graph, seed=seed + i, batch=batch, stretch=stretch)
-                    for i in range(2)
-                ]
+                self.batches = [self._random(seed + i, batch, stretch) for i in range(2)]
                 results = [run(opened, each) for each in self.batches]
                 break
             except (ModelError, DataError) as error:
@@ -80,6 +78,11 @@ class Inputs:
             results += self._run_other_sizes(opened, batch, stretch)
         self.batches += data
         return results + [run(opened, each) for each in data]
+
+    def _random(self, seed: int, batch: int, stretch: float) -> Batch:
+        """Random inputs that both graphs can be asked."""
+        inputs = random_inputs(self.graph, seed=seed, batch=batch, stretch=stretch)
+        return self.feeds.random(inputs, seed)
 
     def _blame(self, failure: ModelError) -> ModelError:
         """The error for a masked original that does not run: is it the original, or the mask?"""
@@ -115,7 +118,7 @@ class Inputs:
     ) -> list[list[Array]]:
         """Outputs on one random input of other sizes, where the model takes one."""
         for stretch in (2 * usual, usual):
-            other = random_inputs(self.graph, seed=self.seed, batch=1, stretch=stretch)
+            other = self._random(self.seed, 1, stretch)
             if all(
                 other[name].shape == value.shape for name, value in self.batches[0].items()
             ):

@@ -12,6 +12,7 @@ import onnx
 from prunegraph.errors import ModelError
 from prunegraph.graph.external import write_graph
 from prunegraph.graph.model import Graph, Node
+from prunegraph.proof.feeds import Feeds
 from prunegraph.runtime.data import Batch
 from prunegraph.runtime.session import run, session
 
@@ -31,10 +32,11 @@ class Models:
         graph: the original.
         pruned: the pruned graph; written at once, the masked original is by others.
         folder: where files are written.
+        feeds: what the pruned graph is fed, from what the original is.
     """
 
-    def __init__(self, graph: Graph, pruned: Graph, folder: Path):
-        self.graph = graph
+    def __init__(self, graph: Graph, pruned: Graph, folder: Path, feeds: Feeds):
+        self.graph, self.feeds = graph, feeds
         self.masked, self.pruned = folder / "masked.onnx", folder / "pruned.onnx"
         self.original = folder / "original.onnx"
         self.level = "off"
@@ -53,7 +55,9 @@ class Models:
         names: Sequence[str],
         level: str | None = None,
     ) -> list[list[Array]]:
-        """Values of a model by name, also inner ones, for every input."""
+        """Values of a model by name, also inner ones, for every input of the original."""
+        if path.name.endswith(self.pruned.name):
+            inputs = [self.feeds.pruned(each) for each in inputs]
         extra = [name for name in names if name not in self.graph.outputs]
         if extra:
             model = onnx.load(path, load_external_data=False)

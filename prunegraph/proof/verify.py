@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from prunegraph.coupling.analysis import analyze
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.errors import ExactnessError, ModelError
 from prunegraph.graph.external import write_graph
@@ -19,6 +18,7 @@ from prunegraph.graph.model import FLOAT_TYPES, Graph
 from prunegraph.masked.original import CONSUMED, write_masked
 from prunegraph.masked.weights import wrong_weight
 from prunegraph.operators import info
+from prunegraph.proof.feeds import Feeds
 from prunegraph.proof.inputs import Inputs
 from prunegraph.proof.measure import all_finite, differ, difference, is_saturated, reacts
 from prunegraph.proof.models import LEVELS, Models, without_nodes
@@ -76,13 +76,40 @@ def verify(
         ModelError: the original does not run, or gives other results each time.
         DataError: random inputs cannot be made for the model, and there are no others.
     """
-    remaining = survivors(analyze(model, attention=plan.attention), plan)
+    remaining = survivors(plan.coupling(model), plan)
     named = plan.cuts and all(cut.node is not None for cut in plan.cuts)
     cuts = plan.cuts if named else derive_cuts(remaining)
+    return prove(remaining, cuts, pruned, Feeds(remaining), data, seed, tolerance)
+
+
+def prove(
+    survivors: Survivors,
+    cuts: Sequence[Cut],
+    pruned: Graph,
+    feeds: Feeds,
+    data: Sequence[Batch] = (),
+    seed: int = 0,
+    tolerance: float | None = None,
+) -> Proof:
+    """Compare a pruned graph with the masked original, as `verify` does.
+
+    Args:
+        survivors: what is left of the original.
+        cuts: what was removed from its weights.
+        pruned: the pruned graph.
+        feeds: what both are fed.
+        data: inputs of the original to compare on besides random ones.
+        seed: of the random inputs.
+        tolerance: as for `verify`.
+
+    Raises:
+        PrunegraphError: as `verify` does.
+    """
+    model = survivors.coupling.graph
     with tempfile.TemporaryDirectory(prefix="prunegraph-") as folder:
-        models = Models(model, pruned, Path(folder))
+        models = Models(model, pruned, Path(folder), feeds)
         allowed = tolerance or default_tolerance(model)
-        return _Comparison(remaining, cuts, pruned, allowed, models).run(data, seed)
+        return _Comparison(survivors, cuts, pruned, allowed, models).run(data, seed)
 
 
 def default_tolerance(graph: Graph) -> float:

@@ -23,7 +23,7 @@ from prunegraph.graph.onnx_io import write_whole
 from prunegraph.report import charts, curves
 from prunegraph.report.layers import layer_rows
 from prunegraph.report.tables import amount, share
-from prunegraph.report.text import clean, count_of, exact, factor
+from prunegraph.report.text import clean, count_of, exact, factor, interface_lines
 
 if TYPE_CHECKING:
     import markupsafe
@@ -50,6 +50,7 @@ SETTINGS = {
     "ratio_for": "Own ratios",
     "seed": "Seed",
     "attention": "Unit in attention",
+    "allow_io": "Inputs and outputs that may change",
 }
 
 
@@ -216,7 +217,10 @@ def _settings(plan: Plan) -> list[tuple[str, str]]:
     given = {
         key: value for key, value in plan.provenance.items() if value not in (None, [], {})
     }
-    return [(SETTINGS.get(key, key), _setting(value)) for key, value in given.items()]
+    settings = [(SETTINGS.get(key, key), _setting(value)) for key, value in given.items()]
+    if plan.interface:
+        settings.append(("Changed inputs and outputs", "; ".join(interface_lines(plan))))
+    return settings
 
 
 def _setting(value: Any) -> str:

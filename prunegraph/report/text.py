@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prunegraph.selection.plan import Plan
 
 #: Not text: controls (which HTML and XML forbid), half characters, and marks that turn the direction of what follows.
 NOT_TEXT = re.compile(
@@ -22,6 +25,11 @@ def shorten(name: str, size: int) -> str:
     """At most `size` characters of a name; the end, which tells layers apart, is kept."""
     name = " ".join(clean(name).split())
     return name if len(name) <= size else "\u2026" + name[1 - size :]
+
+
+def interface_lines(plan: Plan) -> list[str]:
+    """What a plan leaves of the model's inputs and outputs, a line for each axis that loses indices."""
+    return [f"{cut.name} axis {cut.axis} keeps {len(cut.kept)}" for cut in plan.interface]
 
 
 def exact(value: int | None) -> str:

@@ -20,12 +20,13 @@ from prunegraph.coupling.survivors import Survivors
 from prunegraph.errors import MISFIT, ModelError
 from prunegraph.graph.external import SCRATCH, without_graph, write_stream
 from prunegraph.graph.inference import skeleton
+from prunegraph.graph.intake import Slicing
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.onnx_io import has_external
 from prunegraph.operators import is_constant
 from prunegraph.ops import rule_for
 from prunegraph.rewriting.branches import drop_branches
-from prunegraph.rewriting.declared import declare_values
+from prunegraph.rewriting.declared import declare_interface, declare_values
 from prunegraph.rewriting.operands import Operands
 from prunegraph.rewriting.reassembly import Reassembly, Rewritten
 from prunegraph.rewriting.unused import drop_unused
@@ -86,10 +87,30 @@ def _without_channels(survivors: Survivors, scratch: Path | None) -> Graph:
             model.graph.initializer.append(tensor)
     drop_unused(model.graph, graph.model.graph)
     declare_values(model.graph, survivors)
+    declare_interface(model.graph, survivors)
     result = Graph(
-        model, folder=folder, source=graph.source, scratch=folder != graph.folder
+        model,
+        folder=folder,
+        source=graph.source,
+        scratch=folder != graph.folder,
+        intake=graph.intake.then(_slicings(survivors)),
     )
     _check(result, graph)
+    return result
+
+
+def _slicings(survivors: Survivors) -> dict[str, Slicing]:
+    """What inputs lose, by name."""
+    result = {}
+    for name in survivors.coupling.graph.inputs:
+        shape = survivors.coupling.shape_info.shapes[name]
+        kept = {
+            axis: each
+            for axis, each in enumerate(survivors.value(name))
+            if each is not None
+        }
+        if kept:
+            result[name] = Slicing(kept, {axis: shape[axis] for axis in kept})
     return result
 
 

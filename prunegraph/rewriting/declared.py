@@ -30,6 +30,15 @@ def declare_values(graph: onnx.GraphProto, survivors: Survivors) -> None:
     graph.value_info.extend(copies)
 
 
+def declare_interface(graph: onnx.GraphProto, survivors: Survivors) -> None:
+    """Rewrite what a graph says of those of its inputs and outputs that may change, in place."""
+    for entry in (*graph.input, *graph.output):
+        if entry.name in survivors.coupling.allow_io:
+            new = declare(entry, entry.name, survivors)
+            if new is not None:
+                entry.CopyFrom(new)
+
+
 def declare(
     entry: onnx.ValueInfoProto, value: str, survivors: Survivors
 ) -> onnx.ValueInfoProto | None:

@@ -309,14 +309,17 @@ class Data:
     ) -> Iterator[Batch]:
         """A model's inputs in batches; a model with a fixed batch size gets that, the rest is left out.
 
-        Whole feeds come as they are. With `labels`, batches hold those too, where the source has them.
+        Whole feeds come as they are. With `labels`, batches hold those too, where the source has them. For a graph
+        that takes other inputs than the one it was made from, they are translated.
         """
         data = self._on(graph)
         layout, fixed = data._layout, data.fixed(graph)
         for batch in _rebatched(data.chunks(), layout, fixed or size):
             if not fixed or layout.count(batch) == fixed:
                 extra = (LABELS,) if labels and LABELS in batch else ()
-                yield {name: batch[name] for name in (*graph.inputs, *extra)}
+                yield graph.intake.read(
+                    {name: batch[name] for name in (*graph.inputs, *extra)}
+                )
 
     # -- some of the samples --------------------------------------------------------------
 

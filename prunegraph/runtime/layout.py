@@ -136,13 +136,16 @@ class DeclaredShape:
 
 
 def declared(graph: Graph) -> dict[str, DeclaredShape | None]:
-    """Say what a model says of its inputs' shapes, in its order; None for one of which it says nothing."""
+    """Say what a model says of its inputs' shapes, in its order; None for one of which it says nothing.
+
+    A graph that reads inputs made for another one says of them what that one does.
+    """
     entries = {entry.name: entry.type.tensor_type for entry in graph.model.graph.input}
     result: dict[str, DeclaredShape | None] = {}
     for name in graph.inputs:
         tensor = entries[name]
         dims = list(tensor.shape.dim)
-        sizes = tuple(max(d.dim_value, 0) for d in dims)
+        sizes = graph.intake.declared(name, tuple(max(d.dim_value, 0) for d in dims))
         free = tuple(d.dim_param if d.dim_value <= 0 else "" for d in dims)
         result[name] = DeclaredShape(sizes, free) if tensor.HasField("shape") else None
     return result

@@ -54,9 +54,22 @@ def write(
     onnx_io.save(graph, Path(path), opening.check if verify and not graph.is_file else None)
 
 
-def first_sample(data: Data | None, graph: Graph) -> list[Batch]:
-    """The first sample of the data, if there are any, as one batch. Raises DataError."""
-    return list(islice(data.fit(graph).batches(graph, 1), 1)) if data is not None else []
+def first_sample(
+    data: Data | None, graph: Graph, reader: Graph | None = None
+) -> list[Batch]:
+    """The first sample of the data, if there are any, as one batch.
+
+    Args:
+        data: that of a graph.
+        graph: the graph.
+        reader: a graph made from it, which may take other inputs; by default the graph itself.
+
+    Raises:
+        DataError: the data do not fit the graph.
+    """
+    if data is None:
+        return []
+    return list(islice(data.fit(graph).batches(reader or graph, 1), 1))
 
 
 class _Opening:

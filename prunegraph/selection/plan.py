@@ -16,7 +16,7 @@ from prunegraph.coupling.branches import PREFIX
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.coupling.uses import Use
-from prunegraph.errors import MALFORMED, PlanError
+from prunegraph.errors import MALFORMED, PlanError, UnknownNameError
 from prunegraph.graph import control
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.onnx_io import write_whole
@@ -24,11 +24,11 @@ from prunegraph.graph.sources import Sources
 
 FORMAT = "prunegraph/plan@2"
 
-#: The form of plans that say more than channels.
-FORMAT_MORE = "prunegraph/plan@3"
+#: The form of plans that say more than channels: branches that go, changed inputs or outputs, a smaller vocabulary.
+EXTENDED = "prunegraph/plan@3"
 
 #: Forms that are read; in the first one, cuts do not say which reader of a weight they are for.
-FORMATS = ("prunegraph/plan@1", FORMAT, FORMAT_MORE)
+FORMATS = ("prunegraph/plan@1", FORMAT, EXTENDED)
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,29 @@ class Cut:
 
 
 @dataclass(frozen=True)
+class InterfaceCut:
+    """Indices that an axis of a graph input or output keeps."""
+
+    name: str
+    axis: int
+    kept: tuple[int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "axis": self.axis, "kept": list(self.kept)}
+
+
+@dataclass(frozen=True)
+class KeptTokens:
+    """Ids that stay of a vocabulary, by new number; `old_ids` where the inputs still take old ones."""
+
+    kept: tuple[int, ...]
+    old_ids: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kept": list(self.kept), "old_ids": self.old_ids}
+
+
+@dataclass(frozen=True)
 class Plan:
     """Channels to remove, by group id.
 
@@ -67,7 +90,9 @@ class Plan:
     every weight (derived, may be empty in a hand-written plan); `provenance` how it was made.
     `source_cuts` says the same for the tensors of a source that is no ONNX file (a module's
     parameters and buffers): also derived, and empty for ONNX files. `branches` are residual
-    branches that go as a whole, by the names of the Adds that end them.
+    branches that go as a whole, by the names of the Adds that end them. `interface` says what is left of inputs and
+    outputs of the model that lose indices: derived as well. Where there is a `vocabulary`, the plan is for the model
+    whose vocabulary was made smaller first, and so is `model`.
     """
 
     model: str
@@ -76,6 +101,8 @@ class Plan:
     provenance: dict[str, Any] = field(default_factory=dict)
     source_cuts: tuple[Cut, ...] = ()
     branches: tuple[str, ...] = ()
+    interface: tuple[InterfaceCut, ...] = ()
+    vocabulary: KeptTokens | None = None
 
     @property
     def removal(self) -> dict[str, tuple[int, ...]]:
@@ -88,9 +115,31 @@ class Plan:
         return not self.remove and not self.branches
 
     @property
+    def is_extended(self) -> bool:
+        """Tell whether it says what older forms of plans cannot."""
+        return bool(self.branches or self.allow_io or self.vocabulary)
+
+    @property
     def attention(self) -> str | None:
         """What the plan's groups are in attention, "heads" or "head_dim"; None where that was left open."""
         return self.provenance.get("attention")
+
+    @property
+    def allow_io(self) -> tuple[str, ...]:
+        """Inputs and outputs whose axes could lose indices when the plan's groups were found. Raises PlanError."""
+        names = self.provenance.get("allow_io", ())
+        if not isinstance(names, list | tuple) or not all(
+            isinstance(n, str) for n in names
+        ):
+            raise PlanError("'allow_io' of a plan must be a list of names")
+        return tuple(names)
+
+    def coupling(self, graph: Graph) -> Coupling:
+        """The analysis that the plan's groups are from. Raises PlanError where its inputs and outputs are not there."""
+        try:
+            return analyze(graph, attention=self.attention, allow_io=self.allow_io)
+        except UnknownNameError as error:
+            raise PlanError(f"the plan does not fit {graph.source}: {error}") from error
 
     def complete(self, graph: Graph) -> Plan:
         """This plan with its cuts derived, where it leaves them out.
@@ -104,13 +153,13 @@ class Plan:
         is_complete = self.cuts and (self.source_cuts or graph.sources is None)
         if is_complete or self.is_empty:
             return self
-        coupling = analyze(graph, attention=self.attention)
+        coupling = self.coupling(graph)
         survivors(coupling, self)
         return make_plan(coupling, self.removal, self.provenance)
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "format": FORMAT_MORE if self.branches else FORMAT,
+            "format": EXTENDED if self.is_extended else FORMAT,
             "model": {"sha256": self.model},
             "remove": {group: list(channels) for group, channels in self.remove.items()},
             **({"branches": list(self.branches)} if self.branches else {}),
@@ -120,6 +169,12 @@ class Plan:
                 if self.source_cuts
                 else {}
             ),
+            **(
+                {"interface": [cut.to_json() for cut in self.interface]}
+                if self.interface
+                else {}
+            ),
+            **({"vocabulary": self.vocabulary.to_json()} if self.vocabulary else {}),
             "provenance": self.provenance,
         }
 
@@ -130,8 +185,9 @@ class Plan:
             raise PlanError(f"{source}: not a plan: its 'format' must be {FORMAT!r}")
         try:
             provenance = dict(content.get("provenance", {}))
-            if unit := content["model"].get("attention"):
-                provenance["attention"] = unit
+            for key in ("attention", "allow_io"):
+                if given := content["model"].get(key):
+                    provenance[key] = given
             return cls(
                 str(content["model"]["sha256"]),
                 {
@@ -142,6 +198,8 @@ class Plan:
                 provenance,
                 _cuts(content.get("source_cuts", ())),
                 _names(content.get("branches", []), "branches"),
+                tuple(_interface_cut(each) for each in content.get("interface", ())),
+                _kept_tokens(content.get("vocabulary")),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(
@@ -214,6 +272,23 @@ def _names(values: Any, what: str) -> tuple[str, ...]:
     return tuple(values)
 
 
+def _kept_tokens(entry: Any) -> KeptTokens | None:
+    """The entry `vocabulary`. Raises KeyError, TypeError or ValueError for what is none."""
+    if entry is None:
+        return None
+    if type(entry["old_ids"]) is not bool:
+        raise ValueError("old_ids of the vocabulary must be true or false")
+    return KeptTokens(_whole(entry["kept"], "kept ids of the vocabulary"), entry["old_ids"])
+
+
+def _interface_cut(entry: Any) -> InterfaceCut:
+    """One entry of `interface`. Raises KeyError, TypeError or ValueError for what is none."""
+    what = f"interface of {entry['name']!r}"
+    if type(entry["axis"]) is not int:
+        raise ValueError(f"the axis in {what} must be a whole number")
+    return InterfaceCut(str(entry["name"]), entry["axis"], _whole(entry["kept"], what))
+
+
 def _whole(values: Any, what: str) -> tuple[int, ...]:
     """A list of whole numbers, as JSON has it: nothing is rounded, no text is taken apart. Raises ValueError."""
     if not isinstance(values, list) or any(type(value) is not int for value in values):
@@ -250,11 +325,14 @@ def make_plan(
             del chosen[group.id]
     origin = {
         **({"attention": coupling.attention} if coupling.attention else {}),
+        **({"allow_io": list(coupling.allow_io)} if coupling.allow_io else {}),
         **(provenance or {}),
     }
     names = tuple(branch.name for branch in gone.branches)
     plan = Plan(coupling.graph.sha256, chosen, (), origin, branches=names)
-    cuts = derive_cuts(survivors(coupling, plan))
+    remaining = survivors(coupling, plan)
+    cuts = derive_cuts(remaining)
+    plan = replace(plan, interface=derive_interface(remaining))
     try:
         return replace(
             plan, cuts=cuts, source_cuts=derive_source_cuts(coupling.graph.sources, cuts)
@@ -303,6 +381,10 @@ def survivors(coupling: Coupling, plan: Plan) -> Survivors:
         raise PlanError(
             "the plan's 'cuts' do not follow from its 'remove'; leave them out to have them derived"
         )
+    if plan.interface and set(plan.interface) != set(derive_interface(result)):
+        raise PlanError(
+            "the plan's 'interface' does not follow from its 'remove'; leave it out to have it derived"
+        )
     return result
 
 
@@ -343,6 +425,18 @@ def derive_cuts(survivors: Survivors) -> tuple[Cut, ...]:
                     Cut(use.weight, axis, tuple(np.flatnonzero(gone).tolist()), name, slot)
                 ] = None
     return tuple(cuts)
+
+
+def derive_interface(survivors: Survivors) -> tuple[InterfaceCut, ...]:
+    """Say what a choice leaves of the model's inputs and outputs, where they lose indices."""
+    graph = survivors.coupling.graph
+    return tuple(
+        InterfaceCut(name, axis, tuple(kept.tolist()))
+        for name in dict.fromkeys((*graph.inputs, *graph.outputs))
+        if name in survivors.coupling.allow_io
+        for axis, kept in enumerate(survivors.value(name))
+        if kept is not None
+    )
 
 
 def _readers(

@@ -36,6 +36,7 @@ LAYERS = [
     ["tuning"],
     ["training"],
     ["pipeline"],
+    ["decoders"],
     ["report"],
     ["api"],
     ["studies"],

@@ -1,0 +1,1 @@
+"""What runtimes for language models require besides a graph."""
