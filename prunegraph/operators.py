@@ -66,6 +66,11 @@ Passing = Literal[
     "integers",
 ]
 
+#: How an operator mixes what goes through it, linearly: `alike` every element by itself, all by the same factor;
+#: `places` of axes behind axis 1, with the same factors for all channels; a `sum` of its operands; a `product` of one
+#: operand with the others; a `quotient`; a `reduction`: sum or mean over axes.
+Mixing = Literal["", "alike", "places", "sum", "product", "quotient", "reduction"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class OperatorInfo:
@@ -102,6 +107,7 @@ class OperatorInfo:
         bounds: the least and the most that it lets through, where that is always the same.
         is_bounded: what it makes is bounded, so that it makes a gate.
         adds: variances of its operands add.
+        mixes: how it mixes what goes through it, where its output is linear in each input (none is added to it).
     """
 
     kind: Kind = ""
@@ -130,6 +136,7 @@ class OperatorInfo:
     bounds: tuple[float, float] | None = None
     is_bounded: bool = False
     adds: bool = False
+    mixes: Mixing = ""
 
 
 class Named(Protocol):

@@ -138,7 +138,7 @@ class ResolvedLabels:
             base = self._base[first]
             remaining.append(np.arange(base, base + final.size))
             right.append(self._all_elements_of(final))
-        self.count, self._component = _components(self._elements, remaining, right)
+        self.count, self._component = components(self._elements, remaining, right)
         self._pin_of = {}
         for label, reason in self.space.reasons.items():
             if label in self._base:
@@ -249,9 +249,7 @@ def _distinct(numbers: Array) -> set[int]:
     return {*numbers[1:][numbers[1:] != numbers[:-1]].tolist(), int(numbers[0])}
 
 
-def _components(
-    count: int, remaining: list[Array], right: list[Array]
-) -> tuple[int, Array]:
+def components(count: int, remaining: list[Array], right: list[Array]) -> tuple[int, Array]:
     """Connected components of `count` elements under ties `left[i] ~ right[i]`.
 
     Every element points at the smallest it is known to be tied to, until nothing changes. Twice

@@ -122,6 +122,7 @@ register(
         passes=("levels", "normals", "scores"),
         quantized="moves",
         numbers=(1, 2),
+        mixes="alike",
     ),
 )
 register("CastLike", propagate=_propagate_cast_like, info=OperatorInfo(unread=(1,)))
@@ -165,13 +166,13 @@ describe(
     "Floor",
     "Gelu",
     "Log",
-    "Neg",
     "Reciprocal",
     "Round",
     "Sin",
     "Softplus",
     "Sqrt",
 )
+describe(OperatorInfo(shape="input", mixes="alike"), "Neg")
 describe(
     OperatorInfo(
         kind="addition",
@@ -179,14 +180,18 @@ describe(
         quantized="computes",
         shape="broadcast",
         adds=True,
+        mixes="sum",
     ),
     "Add",
 )
-describe(OperatorInfo(kind="cast", moves="all", passes=("weights", "scores")), "Cast")
+describe(
+    OperatorInfo(kind="cast", moves="all", passes=("weights", "scores"), mixes="alike"),
+    "Cast",
+)
 describe(
     OperatorInfo(passes=("integers",), shape="input", is_bounded=True), "Clip", "HardSwish"
 )
-describe(OperatorInfo(passes=("scores",), shape="broadcast"), "Div")
+describe(OperatorInfo(passes=("scores",), shape="broadcast", mixes="quotient"), "Div")
 describe(OperatorInfo(shape="input", is_flat=True, is_bounded=True), "HardSigmoid")
 describe(
     OperatorInfo(
@@ -195,16 +200,21 @@ describe(
         passes=("weights", "codes", "levels", "normals", "samples", "scores"),
         quantized="moves",
         shape="input",
+        mixes="alike",
     ),
     "Identity",
 )
 describe(
     OperatorInfo(passes=("integers",), quantized="computes", shape="input"), "LeakyRelu"
 )
-describe(OperatorInfo(adds=True), "Mean", "Sum")
+describe(OperatorInfo(adds=True, mixes="sum"), "Mean", "Sum")
 describe(
     OperatorInfo(
-        kind="multiplication", passes=("scores",), quantized="computes", shape="broadcast"
+        kind="multiplication",
+        passes=("scores",),
+        quantized="computes",
+        shape="broadcast",
+        mixes="product",
     ),
     "Mul",
 )
@@ -218,6 +228,6 @@ describe(
     OperatorInfo(quantized="computes", shape="input", is_flat=True, is_bounded=True),
     "Sigmoid",
 )
-describe(OperatorInfo(passes=("scores",), shape="broadcast", adds=True), "Sub")
+describe(OperatorInfo(passes=("scores",), shape="broadcast", adds=True, mixes="sum"), "Sub")
 describe(OperatorInfo(shape="input", is_bounded=True), "Tanh")
 describe(OperatorInfo(moves="joins"), "Where")

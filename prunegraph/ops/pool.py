@@ -80,11 +80,17 @@ register(
 register("Resize", "Upsample", propagate=_propagate_resize, fix_up=_fix_up_resize)
 
 describe(
-    OperatorInfo(has_window=True, passes=("samples", "channels"), quantized="computes"),
+    OperatorInfo(
+        has_window=True,
+        passes=("samples", "channels"),
+        quantized="computes",
+        mixes="places",
+    ),
     "AveragePool",
 )
 describe(
-    OperatorInfo(passes=("samples", "channels"), quantized="computes"), "GlobalAveragePool"
+    OperatorInfo(passes=("samples", "channels"), quantized="computes", mixes="places"),
+    "GlobalAveragePool",
 )
 describe(OperatorInfo(passes=("samples", "channels")), "GlobalMaxPool")
 describe(OperatorInfo(has_window=True), "LpPool")
@@ -94,9 +100,13 @@ describe(
         passes=("samples", "channels"),
         quantized="moves",
         numbers=(1, 2, 3),
+        mixes="places",
     ),
     "Resize",
 )
 describe(
-    OperatorInfo(kind="resizing", passes=("samples", "channels"), numbers=(1,)), "Upsample"
+    OperatorInfo(
+        kind="resizing", passes=("samples", "channels"), numbers=(1,), mixes="places"
+    ),
+    "Upsample",
 )

@@ -85,7 +85,8 @@ describe(
     "ReduceLogSumExp",
     "ReduceMin",
     "ReduceProd",
-    "ReduceSum",
     "ReduceSumSquare",
 )
-describe(OperatorInfo(passes=("channels",), numbers=(1,)), "ReduceMax", "ReduceMean")
+describe(OperatorInfo(numbers=(1,), mixes="reduction"), "ReduceSum")
+describe(OperatorInfo(passes=("channels",), numbers=(1,)), "ReduceMax")
+describe(OperatorInfo(passes=("channels",), numbers=(1,), mixes="reduction"), "ReduceMean")

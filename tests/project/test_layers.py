@@ -25,6 +25,7 @@ LAYERS = [
     ["coupling"],
     ["selection"],
     ["rewriting"],
+    ["rotation"],
     ["measuring"],
     ["latency"],
     ["masked"],

@@ -1,0 +1,132 @@
+"""Which spaces get another basis, and which one: from data, or from weights alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from prunegraph.graph.linear import LinearLayer
+from prunegraph.graph.model import Graph
+from prunegraph.operators import info
+from prunegraph.rewriting.fold import fold
+from prunegraph.rotation.basis import best_basis, mean_of
+from prunegraph.rotation.moments import SpaceMoments
+from prunegraph.rotation.rotate import folded, key
+from prunegraph.rotation.spaces import Space, WeightPart, find_spaces
+from prunegraph.runtime.statistics import Statistics
+from prunegraph.selection.rotation import Rotation, Turn
+
+Array = np.ndarray
+
+
+def prepare(graph: Graph) -> tuple[Graph, tuple[str, ...], tuple[Space, ...]]:
+    """Fold what stands between layers and spaces into the layers.
+
+    A BatchNormalization acts on single channels; folded into the layer before it, it is none of theirs.
+
+    Returns:
+        The graph, the first outputs of the nodes that were folded, and the graph's spaces.
+    """
+    whole = fold(graph)
+    if whole is graph:
+        return graph, (), find_spaces(graph)
+    makers = {
+        part.node.outputs[0]: None
+        for space in find_spaces(whole)
+        for part in space.weights
+        if not part.reads and info(part.node).folds
+    }
+    outputs = tuple(
+        dict.fromkeys(o for maker in makers for o in _folded_into(graph, maker))
+    )
+    result = folded(graph, outputs)
+    return result, outputs, find_spaces(result)
+
+
+def _folded_into(graph: Graph, output: str) -> list[str]:
+    """First outputs of the nodes from a layer down to a value, without that of the layer."""
+    result: list[str] = []
+    while not info(node := graph.nodes[graph.producer[output]]).folds:
+        result.append(output)
+        output = next(
+            value
+            for value in node.inputs
+            if value in graph.producer and graph.weight_behind(value) is None
+        )
+    return result[::-1]
+
+
+def choose_rotation(
+    graph: Graph, spaces: Sequence[Space], statistics: Statistics | None = None
+) -> Rotation:
+    """The best basis of each space.
+
+    Args:
+        graph: a graph that `prepare` gave.
+        spaces: those of it that are rotated.
+        statistics: what data show of that graph; None takes weights alone.
+    """
+    moments = SpaceMoments(spaces, statistics) if statistics is not None else None
+    turns = []
+    for space in spaces:
+        makers = _made(graph, space, moments)
+        basis = best_basis(makers, _read(graph, space, moments), rigid=space.is_rigid)
+        turns.append(Turn(*key(space), basis.matrix.astype(np.float32)))
+    return Rotation(tuple(turns))
+
+
+def _made(graph: Graph, space: Space, moments: SpaceMoments | None) -> Array:
+    """Covariance of a space's channels, or what its layers make of inputs that are all alike.
+
+    Where both sides of a contraction are there, second moments of the first side.
+    """
+    parts = [part for part in space.values if not part.dual]
+    if moments is not None and parts:
+        pairs = any(part.partner for part in space.values)
+        of = moments.second if pairs else moments.covariance
+        return mean_of([each for part in parts for each in of(part)])
+    return _of_weights(graph, space, dual=False)
+
+
+def _read(graph: Graph, space: Space, moments: SpaceMoments | None) -> Array:
+    """What is read of a space's channels, each layer relative to the energy of its outputs."""
+    result = np.zeros((space.size, space.size))
+    duals = [part for part in space.values if part.dual]
+    if duals and moments is not None:
+        return mean_of([each for part in duals for each in moments.second(part)])
+    if duals:
+        return _of_weights(graph, space, dual=True)
+    layers = {part.node.index: part for part in space.weights if part.reads}
+    for part in space.values:
+        if part.node.index not in layers or part.partner:
+            continue
+        weights = _vectors(graph, layers[part.node.index])
+        each = np.einsum("vip,vjp->vij", weights, weights)
+        energy = 1.0
+        if moments is not None:
+            energy = float(np.einsum("vij,vji->", moments.covariance(part), each))
+        total = each.sum(axis=0)
+        result += total / (energy if energy > 0 else 1.0)
+    return result if result.any() else np.eye(space.size)
+
+
+def _of_weights(graph: Graph, space: Space, *, dual: bool) -> Array:
+    """Products of the weights that make a space's channels on one side, each relative to its own."""
+    result = np.zeros((space.size, space.size))
+    for part in space.weights:
+        if part.reads or part.dual != dual or part.node.input(1) != part.weight:
+            continue
+        weights = _vectors(graph, part)
+        each = np.einsum("vip,vjp->ij", weights, weights)
+        result += each / max(float(np.trace(each)), np.finfo(np.float64).tiny)
+    return result if result.any() else np.eye(space.size)
+
+
+def _vectors(graph: Graph, part: WeightPart) -> Array:
+    """A weight's values by channel [vectors, channels, others]."""
+    layer = LinearLayer(graph, part.node)
+    values = layer.weighted()
+    rows = np.moveaxis(values, part.axes, range(len(part.axes)))
+    rows = rows.reshape(int(np.prod(rows.shape[: len(part.axes)])), -1)
+    return rows[part.columns]
