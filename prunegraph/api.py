@@ -15,7 +15,7 @@ from prunegraph.coupling.analysis import analyze as _analyze
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.sample import full_cost
 from prunegraph.decoders.vocabulary import map_path, read_ids, shrink, write_map
-from prunegraph.errors import ModelError, OptionError
+from prunegraph.errors import ExactnessError, ModelError, OptionError
 from prunegraph.execution import ExecutionOptions, proof_batches
 from prunegraph.frontends.outputs import beside, check_name, is_symbol
 from prunegraph.graph.model import Graph
@@ -26,6 +26,15 @@ from prunegraph.recovery import repairs
 from prunegraph.rewriting.cut import cut
 from prunegraph.rewriting.short_names import compact as _compact
 from prunegraph.rewriting.vocabulary import Vocabulary, shrink_vocabulary
+from prunegraph.rotation.rotate import rotate as _rotate
+from prunegraph.rotation.run import (
+    Rotated,
+    check_when,
+    find_rotation,
+    is_small_enough,
+    obstacle,
+    rotated,
+)
 from prunegraph.runtime.data import Data, Samples
 from prunegraph.runtime.session import provider_name
 from prunegraph.runtime.statistics import Statistics
@@ -149,12 +158,12 @@ def apply(model: Graph, plan: Plan) -> Graph:
 
 
 def _base(model: Graph, plan: Plan) -> Graph:
-    """The graph that a plan is for: the model, or what is left of it with a smaller vocabulary."""
-    if plan.vocabulary is None:
-        return model
-    return shrink_vocabulary(
-        model, plan.vocabulary.kept, old_ids=plan.vocabulary.old_ids
-    ).model
+    """The graph that a plan is for: the model, or what is left of it with a smaller vocabulary, rotated."""
+    if plan.vocabulary is not None:
+        model = shrink_vocabulary(
+            model, plan.vocabulary.kept, old_ids=plan.vocabulary.old_ids
+        ).model
+    return model if plan.rotation is None else _rotate(model, plan.rotation)
 
 
 def verify(
@@ -174,7 +183,10 @@ def verify(
     """
     from prunegraph.proof.verify import verify as _verify
 
-    base = _base(model, plan)
+    base = _base(model, replace(plan, rotation=None))
+    if plan.rotation is not None:
+        seen = [base.intake.since(model.intake).read(batch) for batch in data]
+        base = rotated(base, plan.rotation, data=seen, seed=seed).model
     batches = [base.intake.since(model.intake).read(batch) for batch in data]
     return _verify(base, plan, pruned, data=batches, seed=seed)
 
@@ -207,6 +219,7 @@ def prune(
     allow_io: Sequence[str] = (),
     vocabulary: str | os.PathLike[str] | Sequence[int] | None = None,
     old_ids: bool = False,
+    rotate: str = "auto",
     data: Samples | None = None,
     gradients: Gradients | None = None,
     repair: str | None = None,
@@ -227,6 +240,8 @@ def prune(
         vocabulary: ids of the tokens that stay, or a file of them (see `prunegraph.decoders.vocabulary`). This goes
             first: a budget counts from the model with the smaller vocabulary. Data hold old ids.
         old_ids: whether the inputs go on to take old ids; one that is gone is read as the lowest that is kept.
+        rotate: whether channels that pass only what is linear get another basis first (see `prunegraph.rotation`):
+            "never", "always", or "auto", which is where there are data and the algorithm is "obs".
         data: unlabelled inputs from the training distribution; the first samples are also verified on.
         gradients: of the task's loss, for criteria that need them.
         repair: how to get accuracy back after the proof, a registered repair, with options as in
@@ -244,6 +259,7 @@ def prune(
     if quantize is not None:
         check_quantize(quantize, samples)
     choice = SelectionOptions(**options)
+    check_when(rotate)
     if choice.provider is not None:
         provider_name(choice.provider)
     given = model if isinstance(model, str | os.PathLike) else None
@@ -261,6 +277,9 @@ def prune(
         tokens = _shrink(whole, keep, samples, verify, choice.seed, scratch(out), progress)
         graph = tokens.model
     samples = samples.fit(graph) if samples is not None else None
+    turned = _turn(graph, rotate, choice, samples, gradients, verify, progress)
+    if turned is not None:
+        graph = turned.model
     bound = repairs.find(repair, samples, graph)
     statistics = (
         Statistics(graph, samples, progress=progress) if samples is not None else None
@@ -275,8 +294,60 @@ def prune(
     result = finish(coupling, chosen, choice, samples, how, quantize=quantize)
     if tokens is not None:
         result = _with_vocabulary(result, tokens)
+    if turned is not None:
+        result = _with_rotation(result, turned)
     write_result(result, samples, how, out, save_plan)
     return result
+
+
+def _turn(
+    graph: Graph,
+    when: str,
+    choice: SelectionOptions,
+    samples: Data | None,
+    gradients: Gradients | None,
+    verify: bool,
+    progress: Callable[[str], None],
+) -> Rotated | None:
+    """A graph rotated; None where it is not, or has no channels that can be.
+
+    Raises:
+        OptionError: it should always be rotated, and cannot be.
+        ExactnessError: it should always be rotated, and the proof failed.
+    """
+    is_asked = when == "always"
+    reason = obstacle(graph, has_gradients=gradients is not None)
+    if is_asked and reason:
+        raise OptionError(f"{graph.source} cannot be rotated: {reason}")
+    scored = choice.resolved(samples is not None).algorithm == "obs"
+    wanted = samples is not None and scored and is_small_enough(graph)
+    if when == "never" or reason or not (is_asked or wanted):
+        return None
+    rotation = find_rotation(graph, samples, progress)
+    if not rotation.turns:
+        return None
+    try:
+        return rotated(
+            graph,
+            rotation,
+            verify=verify,
+            data=proof_batches(graph, samples) if verify else (),
+            seed=choice.seed,
+        )
+    except ExactnessError:
+        if is_asked:
+            raise
+        return None
+
+
+def _with_rotation(result: PruneResult, turned: Rotated) -> PruneResult:
+    """A result that says in which bases its plan is."""
+    return replace(
+        result,
+        plan=replace(result.plan, rotation=turned.rotation),
+        before=result.before if result.vocabulary else full_cost(turned.original),
+        rotated=turned,
+    )
 
 
 def _kept_ids(
@@ -376,6 +447,11 @@ def apply_plan(
     if keep is not None:
         tokens = _shrink(graph, keep, samples, verify, seed, scratch(out), progress)
         graph = tokens.model
+    turned = None
+    if plan.rotation is not None:
+        seen = proof_batches(graph, samples) if verify else []
+        turned = rotated(graph, plan.rotation, verify=verify, data=seen, seed=seed)
+        graph = turned.model
     bound = repairs.find(repair, samples, graph)
     progress("analyze")
     coupling = plan.coupling(graph)
@@ -386,6 +462,8 @@ def apply_plan(
     result = finish(coupling, chosen, None, samples, how, quantize=quantize)
     if tokens is not None:
         result = _with_vocabulary(result, tokens)
+    if turned is not None:
+        result = _with_rotation(result, turned)
     write_result(result, samples, how, out, save_plan)
     return result
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from prunegraph.latency.rounding import Rounding
     from prunegraph.quantization.quantize import QuantizeResult
     from prunegraph.rewriting.vocabulary import Vocabulary
+    from prunegraph.rotation.run import Rotated
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class PruneResult:
     `repair` says how accuracy was got back after the proof. `latency` was measured where it was
     the budget, and `rounding` where `round_to` was "auto". `quantized` says what quantization did, if asked for.
     Where there is a `vocabulary`, it was made smaller first: `original` is what came of that, `before` is the cost of
-    the model that was given.
+    the model that was given. Where it was `rotated`, `original` is the rotated graph.
     """
 
     original: Graph
@@ -56,6 +57,7 @@ class PruneResult:
     quantized: QuantizeResult | None = None
     blame: str = ""
     vocabulary: Vocabulary | None = None
+    rotated: Rotated | None = None
 
 
 def choose(

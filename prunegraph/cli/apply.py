@@ -55,6 +55,7 @@ def apply(
     OUT is an ONNX model or, for a MODEL from MXNet, NAME-symbol.json: NAME-0000.params goes beside it.
     """
     from prunegraph import api
+    from prunegraph.errors import ModelError
     from prunegraph.frontends.outputs import is_symbol
     from prunegraph.runtime.data import read_data
     from prunegraph.selection.plan import Plan
@@ -69,6 +70,8 @@ def apply(
     where = console()
     with stages(where) as progress:
         chosen, samples = Plan.load(plan), read_data(data) if data else None
+        if symbol is not None and chosen.rotation is not None:
+            raise ModelError(f"{plan}: rotated weights are written as ONNX: give OUT.onnx")
         progress("load")
         result = api.apply_plan(
             load_model(model),

@@ -70,6 +70,13 @@ def _ratio(
 @click.option(
     "--old-ids", is_flag=True, help="With --vocabulary: the inputs go on to take old ids."
 )
+@click.option(
+    "--rotate",
+    type=click.Choice(["never", "auto", "always"]),
+    default="auto",
+    show_default=True,
+    help="Give channels that pass only what is linear another basis first; auto: with --data, for obs.",
+)
 @result_options
 @provider_option()
 @threads_option()

@@ -92,6 +92,10 @@ def show_result(
         where.print(
             f"vocabulary: {kept} of {size} tokens stay, map of ids: {map_path(out)}"
         )
+    if result.rotated is not None:
+        count = len(result.rotated.rotation.turns)
+        shown = f"; {result.rotated.proof}" if result.rotated.proof else ""
+        where.print(f"rotated: {count} spaces of channels, before the cut{shown}")
     if result.plan.interface:
         where.print("changed: " + "; ".join(interface_lines(result.plan)))
     where.print(f"wrote {out}")

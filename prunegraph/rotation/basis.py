@@ -28,15 +28,18 @@ class Basis:
     strengths: Array
 
 
-def best_basis(makers: Array, readers: Array, *, rigid: bool = False) -> Basis:
+def best_basis(
+    makers: Array, readers: Array, *, rigid: bool = False, damping: float = DAMPING
+) -> Basis:
     """The basis in which the last channels carry the least.
 
     Args:
         makers: covariance C of the channels [channels, channels].
         readers: what is read of them, M [channels, channels].
-        rigid: whether the basis has to be orthogonal; it spans the same.
+        rigid: whether the basis has to be orthogonal; the first channels span the same.
+        damping: added to the diagonals of both, relative to their mean.
     """
-    left_root, right_root = (_root(_damped(each)) for each in (makers, readers))
+    left_root, right_root = (_root(_damped(each, damping)) for each in (makers, readers))
     _, strengths, right = np.linalg.svd(left_root @ right_root)
     matrix = right_root @ right.T / np.sqrt(strengths)
     if rigid:
@@ -51,11 +54,11 @@ def mean_of(matrices: Sequence[Array]) -> Array:
     return np.asarray((mean + mean.T) / 2)
 
 
-def _damped(matrix: Array) -> Array:
+def _damped(matrix: Array, damping: float) -> Array:
     """A matrix with a little of the identity; one of zeros says that all directions are alike."""
     size = len(matrix)
     level = float(np.trace(matrix)) / size
-    return matrix + DAMPING * level * np.eye(size) if level > 0 else np.eye(size)
+    return matrix + damping * level * np.eye(size) if level > 0 else np.eye(size)
 
 
 def _root(matrix: Array) -> Array:

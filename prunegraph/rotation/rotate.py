@@ -31,10 +31,12 @@ def folded(graph: Graph, outputs: tuple[str, ...]) -> Graph:
 def rotate(graph: Graph, rotation: Rotation) -> Graph:
     """The graph in the bases of a rotation: the same function, with other weights.
 
+    Its digest follows from those of the graph and of the rotation.
+
     Raises:
         PlanError: the rotation is not for this graph.
     """
-    graph = folded(graph, rotation.folded)
+    original, graph = graph, folded(graph, rotation.folded)
     spaces = {key(space): space for space in find_spaces(graph)}
     values: dict[str, Array] = {}
     for turn in rotation.turns:
@@ -56,7 +58,9 @@ def rotate(graph: Graph, rotation: Rotation) -> Graph:
     rewriter = Rewriter(graph)
     for name, each in values.items():
         rewriter.set_weight(name, each.astype(graph.weights[name].dtype))
-    return graph if rewriter.is_idle else rewriter.finish()
+    result = rewriter.finish()
+    result.identify(original.sha256, rotation.sha256)
+    return result
 
 
 def _mixed(values: Array, part: WeightPart, matrix: Array) -> Array:

@@ -21,10 +21,12 @@ from prunegraph.graph import control
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.onnx_io import write_whole
 from prunegraph.graph.sources import Sources
+from prunegraph.selection.rotation import Rotation
 
 FORMAT = "prunegraph/plan@2"
 
-#: The form of plans that say more than channels: branches that go, changed inputs or outputs, a smaller vocabulary.
+#: The form of plans that say more than channels: branches that go, changed inputs or outputs, a smaller vocabulary, a
+#: rotation.
 EXTENDED = "prunegraph/plan@3"
 
 #: Forms that are read; in the first one, cuts do not say which reader of a weight they are for.
@@ -92,7 +94,8 @@ class Plan:
     parameters and buffers): also derived, and empty for ONNX files. `branches` are residual
     branches that go as a whole, by the names of the Adds that end them. `interface` says what is left of inputs and
     outputs of the model that lose indices: derived as well. Where there is a `vocabulary`, the plan is for the model
-    whose vocabulary was made smaller first, and so is `model`.
+    whose vocabulary was made smaller first, and so is `model`. Where there is a `rotation`, the plan is for the rotated
+    model, and `model` is the digest of that.
     """
 
     model: str
@@ -103,6 +106,7 @@ class Plan:
     branches: tuple[str, ...] = ()
     interface: tuple[InterfaceCut, ...] = ()
     vocabulary: KeptTokens | None = None
+    rotation: Rotation | None = None
 
     @property
     def removal(self) -> dict[str, tuple[int, ...]]:
@@ -117,7 +121,9 @@ class Plan:
     @property
     def is_extended(self) -> bool:
         """Tell whether it says what older forms of plans cannot."""
-        return bool(self.branches or self.allow_io or self.vocabulary)
+        return bool(
+            self.branches or self.allow_io or self.vocabulary or self.rotation is not None
+        )
 
     @property
     def attention(self) -> str | None:
@@ -175,6 +181,7 @@ class Plan:
                 else {}
             ),
             **({"vocabulary": self.vocabulary.to_json()} if self.vocabulary else {}),
+            **({"rotation": self.rotation.to_json()} if self.rotation else {}),
             "provenance": self.provenance,
         }
 
@@ -200,6 +207,7 @@ class Plan:
                 _names(content.get("branches", []), "branches"),
                 tuple(_interface_cut(each) for each in content.get("interface", ())),
                 _kept_tokens(content.get("vocabulary")),
+                _rotation(content.get("rotation")),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(
@@ -270,6 +278,11 @@ def _names(values: Any, what: str) -> tuple[str, ...]:
     if len(set(values)) != len(values):
         raise ValueError(f"{what} names one of them twice")
     return tuple(values)
+
+
+def _rotation(content: Any) -> Rotation | None:
+    """The entry `rotation`. Raises PlanError for what is none."""
+    return None if content is None else Rotation.from_json(content)
 
 
 def _kept_tokens(entry: Any) -> KeptTokens | None:

@@ -1,0 +1,119 @@
+"""Rotation in a run: the plan carries it, `apply` repeats it, `verify` proves it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import prunegraph as pg
+from prunegraph import api
+from prunegraph.errors import ExactnessError, OptionError, PlanError
+from prunegraph.graph.model import Graph
+from prunegraph.pipeline import PruneResult
+from prunegraph.rotation import rotate as rotating
+from prunegraph.rotation.spaces import WeightPart
+from prunegraph.selection.plan import Plan
+from tests.rotation.networks import attention, outputs, random_inputs, stream
+
+STEPS = ["normalised layer", "constant", "block", "pooling"]
+
+
+def pruned(graph: Graph, ratio: float = 0.5, **options: object) -> PruneResult:
+    return pg.prune(
+        graph,
+        data=random_inputs(graph, 0, 32),
+        budget=pg.Budget(ratio=ratio),
+        round_to=1,
+        **options,
+    )
+
+
+def error(graph: Graph, result: PruneResult) -> float:
+    """Error of the outputs on other inputs, relative to their spread."""
+    inputs = random_inputs(graph, 9, 32)
+    expected, found = outputs(graph, inputs), outputs(result.model, inputs)
+    return float(
+        np.linalg.norm(expected - found) / np.linalg.norm(expected - expected.mean(0))
+    )
+
+
+def test_a_plan_carries_its_rotation_and_is_repeated_and_proved(tmp_path: Path) -> None:
+    graph = stream(6, STEPS, 2, 0)
+    result = pruned(graph)
+    assert result.rotated is not None and result.rotated.proof is not None
+    assert result.rotated.rotation.turns and result.plan.rotation is not None
+    path = tmp_path / "plan.json"
+    result.plan.save(path)
+    assert '"prunegraph/plan@3"' in path.read_text()
+    plan = Plan.load(path)
+    again = api.apply_plan(graph, plan, data=random_inputs(graph, 0, 32))
+    assert again.model.model.SerializeToString() == result.model.model.SerializeToString()
+    assert again.rotated is not None and again.plan.rotation is not None
+    cut = api.apply(graph, plan)
+    assert api.verify(graph, plan, cut).relative < 1e-4
+
+
+def test_without_rotation_plans_are_as_before() -> None:
+    graph = stream(6, STEPS, 2, 0)
+    for result in (
+        pruned(graph, rotate="never"),
+        pg.prune(graph, budget=pg.Budget(ratio=0.5), round_to=1),
+        pruned(graph, algorithm="l2"),
+    ):
+        assert result.rotated is None
+        assert result.plan.to_json()["format"] == "prunegraph/plan@2"
+        assert "rotation" not in result.plan.to_json()
+
+
+def test_a_plan_with_a_rotation_is_for_its_model_alone() -> None:
+    result = pruned(stream(6, STEPS, 2, 0))
+    with pytest.raises(PlanError, match="for another model"):
+        api.apply(stream(6, STEPS, 2, 1), result.plan)
+
+
+def test_a_wrong_rotation_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = stream(6, STEPS, 2, 0)
+    plan = pruned(graph).plan
+    right = rotating._mixed
+    cut = api.apply(graph, plan)
+
+    def wrong(values: np.ndarray, part: WeightPart, matrix: np.ndarray) -> np.ndarray:
+        return right(values, part, matrix.T if part.reads else matrix)
+
+    monkeypatch.setattr(rotating, "_mixed", wrong)
+    with pytest.raises(ExactnessError, match="rotated: "):
+        api.verify(graph, plan, cut)
+    with pytest.raises(ExactnessError, match="rotated: "):
+        pruned(graph, rotate="always")
+    # Unasked, the run goes on without.
+    assert pruned(graph).rotated is None
+
+
+def test_streams_lose_less_when_they_are_rotated() -> None:
+    errors = [
+        [
+            error(graph, pruned(graph, ratio=0, ratio_for={"maker": 0.5}, rotate=when))
+            for when in ("auto", "never")
+        ]
+        for graph in (stream(6, ["block", "block"], 3, seed) for seed in range(5))
+    ]
+    turned, plain = np.mean(errors, axis=0)
+    assert turned < plain
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_heads_lose_less_when_they_are_rotated(seed: int) -> None:
+    graph = attention(4, 1, 8, packed=False, bias=True, seed=seed)
+    turned, plain = (
+        error(graph, pruned(graph, rotate=when, attention="head_dim", repair="none"))
+        for when in ("auto", "never")
+    )
+    assert turned < plain
+
+
+def test_what_cannot_be_rotated_is_told() -> None:
+    graph = stream(6, STEPS, 2, 0)
+    with pytest.raises(OptionError, match="rotate must be never, auto or always"):
+        pruned(graph, rotate="sometimes")
