@@ -221,6 +221,7 @@ def prune(
     old_ids: bool = False,
     rotate: str = "auto",
     data: Samples | None = None,
+    mask_input: str | None = None,
     gradients: Gradients | None = None,
     repair: str | None = None,
     quantize: str | None = None,
@@ -243,6 +244,8 @@ def prune(
         rotate: whether channels that pass only what is linear get another basis first (see `prunegraph.rotation`):
             "never", "always", or "auto", which is where there are data and the algorithm is "obs".
         data: unlabelled inputs from the training distribution; the first samples are also verified on.
+        mask_input: the integer or boolean input that is 0 at positions which do not count; None is `attention_mask`
+            where there is one, "none" lets all count (see `prunegraph.runtime.row_mask`).
         gradients: of the task's loss, for criteria that need them.
         repair: how to get accuracy back after the proof, a registered repair, with options as in
             "absorb:map"; None is "least-squares" with data, else "none".
@@ -255,7 +258,7 @@ def prune(
     Raises:
         PrunegraphError: see `prunegraph.errors`; nothing has been written then.
     """
-    samples = Data.of(data) if data is not None else None
+    samples = Data.of(data).masked(mask_input) if data is not None else None
     if quantize is not None:
         check_quantize(quantize, samples)
     choice = SelectionOptions(**options)
@@ -408,6 +411,7 @@ def apply_plan(
     out: str | os.PathLike[str] | None = None,
     *,
     data: Samples | None = None,
+    mask_input: str | None = None,
     repair: str | None = None,
     quantize: str | None = None,
     verify: bool = True,
@@ -422,6 +426,7 @@ def apply_plan(
         plan: what goes. It is carried out whole, or not at all.
         out: where the pruned model goes; None writes nothing.
         data: unlabelled inputs from the training distribution; the first samples are also verified on.
+        mask_input: as for `prune`.
         repair: as for `prune`: None is "least-squares" with data, else "none".
         quantize: type of the weights of a quantized result, such as "int8"; needs data.
         verify: whether to verify; a failed proof raises and nothing is written.
@@ -433,7 +438,7 @@ def apply_plan(
         PlanError: the plan is for another model, or names what is not there.
         PrunegraphError: see `prunegraph.errors`; nothing has been written then.
     """
-    samples = Data.of(data) if data is not None else None
+    samples = Data.of(data).masked(mask_input) if data is not None else None
     if quantize is not None:
         check_quantize(quantize, samples)
     given = model if isinstance(model, str | os.PathLike) else None

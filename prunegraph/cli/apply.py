@@ -12,6 +12,7 @@ from prunegraph.cli.options import (
     READ,
     REFIT,
     data_option,
+    mask_input_option,
     model_argument,
     output_option,
     proof_options,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 @click.argument("plan", type=READ)
 @output_option()
 @data_option(REFIT)
+@mask_input_option()
 @repair_option()
 @seed_option("Of the random inputs of the proof.")
 @proof_options
@@ -86,7 +88,13 @@ def apply(
             _write_symbol(model, result, symbol)
             if saved:
                 result.plan.save(saved)
-    show_result(where, result, samples, out, saved or options.get("save_plan"))
+    show_result(
+        where,
+        result,
+        samples and samples.masked(options["mask_input"]),
+        out,
+        saved or options.get("save_plan"),
+    )
     write_report(where, result)
 
 

@@ -14,6 +14,7 @@ from prunegraph.cli.options import (
     data_option,
     json_option,
     macs_option,
+    mask_input_option,
     min_channels_option,
     model_argument,
     no_verify_option,
@@ -43,6 +44,7 @@ FORMAT = "prunegraph/compressed@1"
     help="hybrid chooses between both; source-004 is the published rule, which needs no bound.",
 )
 @data_option("Unlabelled inputs to choose by and recover with: .npz or file.py:function.")
+@mask_input_option()
 @rank_option("Of source-004: evbmf, evbmf:W, energy:E or ratio:R.  [default: evbmf]")
 @click.option(
     "--cluster",

@@ -148,6 +148,11 @@ output_option = shared(
     help="Where the pruned model goes.",
 )
 data_option = shared("--data", type=READ, metavar="FILE")
+mask_input_option = shared(
+    "--mask-input",
+    metavar="NAME",
+    help="The input that is 0 where data do not count, or none. Default: attention_mask, if there is one.",
+)
 evaluation_option = shared("--eval", "evaluation", type=READ, metavar="FILE")
 json_option = shared("--json", "json_path", type=WRITTEN, metavar="FILE")
 report_options = together(

@@ -16,6 +16,7 @@ from prunegraph.cli.options import (
     data_option,
     latency_option,
     macs_option,
+    mask_input_option,
     model_argument,
     output_option,
     params_option,
@@ -59,6 +60,7 @@ def _ratio(
     "Upper bound on latency measured in ONNX Runtime: a fraction or a time (12ms)."
 )
 @data_option(REFIT)
+@mask_input_option()
 @choice_options
 @allow_io_option()
 @click.option(
@@ -125,7 +127,13 @@ def prune(
             progress=progress,
             **options,
         )
-    show_result(where, result, samples, out, options["save_plan"])
+    show_result(
+        where,
+        result,
+        samples and samples.masked(options["mask_input"]),
+        out,
+        options["save_plan"],
+    )
     write_report(where, result)
 
 

@@ -77,6 +77,8 @@ def show_result(
             else "the model's BatchNormalization statistics"
         )
         where.print(f"then repaired on {base}: {result.repair}")
+        if samples is not None and (line := _masked(result, samples)):
+            where.print(line)
     elif samples is None and any(
         is_batch_normalization(node) for node in result.original.nodes
     ):
@@ -101,6 +103,17 @@ def show_result(
     where.print(f"wrote {out}")
     if plan is not None:
         where.print(f"wrote {plan}")
+
+
+def _masked(result: PruneResult, samples: Data) -> str:
+    """Say for how many layers a mask told which rows count; "" where there is no mask."""
+    from prunegraph.runtime.row_mask import find_mask
+
+    mask = find_mask(result.original, samples.mask_input)
+    if mask is None:
+        return ""
+    read = [bool(mask.of(node.inputs[0])) for node in result.original.layers]
+    return f"where {mask.input!r} is 0, data did not count: in {sum(read)} of {len(read)} layers"
 
 
 def _nothing_removed(result: PruneResult) -> str:

@@ -189,6 +189,7 @@ def compress(
     macs: float | str | None = None,
     params: float | str | None = None,
     data: Samples | None = None,
+    mask_input: str | None = None,
     attention: str | None = None,
     repair: str | None = None,
     quantize: str | None = None,
@@ -208,6 +209,7 @@ def compress(
         macs: upper bound on multiply-accumulates: a fraction up to 1, or an amount such as "2.1G".
         params: the same for parameters; one of both, which only "source-004" can do without.
         data: unlabelled inputs from the training distribution.
+        mask_input: the input that is 0 at positions which do not count, as for `pg.prune`.
         attention: "heads" or "head_dim"; by default whichever is finer.
         repair: how to get accuracy back; None is "least-squares" with data, else "none".
         quantize: type of the weights of a quantized result, such as "int8" (see `pg.quantize`); needs data.
@@ -228,7 +230,7 @@ def compress(
     )
     settings = CompressOptions(budget, **options)
     settings.choice(budget or Budget(ratio="auto"))
-    samples = Data.of(data) if data is not None else None
+    samples = Data.of(data).masked(mask_input) if data is not None else None
     if quantize is not None:
         check_quantize(quantize, samples)
     if out is not None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from prunegraph.coupling.survivors import Survivors
+from prunegraph.errors import DataError
 from prunegraph.graph import linear
 from prunegraph.graph.model import Graph, Node
 from prunegraph.operators import is_convolution
@@ -28,6 +29,7 @@ from prunegraph.recovery.tails import Tail, run_order, tail_of
 from prunegraph.rewriting.reweight import Revision
 from prunegraph.runtime import patches
 from prunegraph.runtime.data import Data
+from prunegraph.runtime.row_mask import counted
 from prunegraph.runtime.statistics import MAX_INPUTS, ROWS, Statistics, batch_size
 from prunegraph.runtime.stepper import Stepper, Store
 
@@ -53,26 +55,28 @@ class _Fit:
     node: Node
     rows: patches.Rows
     tail: Tail
+    mask: str
     kept: Sequence[Array | None]
     store: Store = field(repr=False)
     source: linear.LinearLayer | None = None
     values: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        self.values = (
-            self.source.node.inputs[0] if self.source is not None else self.tail.value,
-        )
+        source = self.source
+        seen = source.node.inputs[0] if source is not None else self.tail.value
+        self.values = (seen, self.mask) if self.mask else (seen,)
 
     def add(self, batch: int, *arrays: Array) -> None:
         """Keep what the original has at the places of the rows."""
+        counts = counted(arrays[1], arrays[0]) if self.mask else None
         if self.source is not None:
-            seen = self.rows.inputs(arrays[0], batch)[:, 0]
+            seen = self.rows.inputs(arrays[0], batch, counts)[:, 0]
         else:
             y = arrays[0]
             for axis, kept in enumerate(self.kept):
                 if kept is not None:
                     y = np.take(y, kept, axis)
-            seen = self.rows.outputs(y, batch)
+            seen = self.rows.outputs(y, batch, counts)
         self.store.put(batch, self.node.name, seen.astype(np.float32, copy=False))
 
     def targets(self, batches: int, groups: int) -> Iterator[tuple[slice, Array]]:
@@ -118,19 +122,21 @@ def repair(
     """
     data = data.fit(survivors.coupling.graph)
     with Store() as targets, Store() as values:
-        fits = _fits(survivors, pruned, data, targets)
+        original = survivors.coupling.graph
+        statistics = Statistics(original, data, progress=progress)
+        fits = _fits(survivors, pruned, statistics, targets)
         if not fits:
             return pruned
-        original = survivors.coupling.graph
         size = batch_size(original, data, list({fit.values[0]: None for fit in fits}))
-        Statistics(original, data, progress=progress).collect(
-            fits, "outputs of the original", size
-        )
+        statistics.collect(fits, "outputs of the original", size)
         revision, stepper = (
             Revision(pruned),
             Stepper(pruned, data.batches(pruned, size), values, run_order(pruned)),
         )
-        inputs = _Inputs(stepper)
+        masks: list[Array] = []
+        if (mask := statistics.mask) is not None:
+            masks = [batch[mask.input] for batch in data.batches(pruned, size)]
+        inputs = _Inputs(stepper, masks)
         for done, fit in enumerate(fits):
             progress(f"least squares: layer {done + 1} of {len(fits)}, {fit.node.name}")
             stepper.advance(fit.node.index, revision.weights, revision.protos)
@@ -139,39 +145,51 @@ def repair(
 
 
 class _Inputs:
-    """Regressions on what layers of the pruned network read; layers in a row that read the same share one."""
+    """What layers of the pruned network read; layers in a row that read the same share one regression.
 
-    def __init__(self, stepper: Stepper):
-        self.stepper = stepper
+    Args:
+        stepper: runs the pruned network.
+        masks: where each batch counts; empty where there is no mask.
+    """
+
+    def __init__(self, stepper: Stepper, masks: Sequence[Array]):
+        self.stepper, self.masks = stepper, masks
         self._key: tuple[object, ...] = ()
         self._regression: Regression | None = None
 
-    def regression(self, rows: patches.Rows, centred: bool) -> Regression:
-        """The regression on a layer's rows; see `Regression` for `centred`."""
-        key = (rows.key, centred)
+    def each(self, fit: _Fit, value: str) -> Iterator[tuple[int, Array, Array | None]]:
+        """Number, value, and where it counts, of every batch."""
+        for batch in range(self.stepper.batches):
+            array = self.stepper.value(value, batch)
+            yield batch, array, counted(self.masks[batch], array) if fit.mask else None
+
+    def regression(self, fit: _Fit, centred: bool) -> Regression:
+        """The regression on a layer's rows; see `Regression` for `centred`. Raises DataError where no row counts."""
+        key = (fit.rows.key, fit.mask, centred)
         if self._regression is None or key != self._key:
             self._regression = None  # its memory is free before the next one takes some
-            value = rows.node.inputs[0]
+            value = fit.node.inputs[0]
             x = np.concatenate(
-                [
-                    rows.inputs(self.stepper.value(value, batch), batch)
-                    for batch in range(self.stepper.batches)
-                ]
+                [fit.rows.inputs(x, batch, on) for batch, x, on in self.each(fit, value)]
             )
-            x = x.astype(np.float32, copy=False)
-            self._regression = Regression(
-                np.ascontiguousarray(x.swapaxes(0, 1)), centred=centred
-            )
+            if not len(x):
+                raise DataError(
+                    f"the mask {fit.mask!r} is 0 everywhere: no position counts"
+                )
+            x = np.ascontiguousarray(x.swapaxes(0, 1), np.float32)
+            self._regression = Regression(x, centred=centred)
             self._key = key
         return self._regression
 
 
-def _fits(survivors: Survivors, pruned: Graph, data: Data, targets: Store) -> list[_Fit]:
+def _fits(
+    survivors: Survivors, pruned: Graph, statistics: Statistics, targets: Store
+) -> list[_Fit]:
     """Layers that see a change of their inputs, in topological order."""
     different = changed(survivors, pruned)
     sums = {branch.output for branch in survivors.branches}
     place = {index: place for place, index in enumerate(run_order(pruned))}
-    per_sample = max(ROWS // data.samples, 16)
+    per_sample = max(ROWS // statistics.data.samples, 16)
     fits = []
     for node in sorted(pruned.layers, key=lambda node: place[node.index]):
         known = (
@@ -192,8 +210,18 @@ def _fits(survivors: Survivors, pruned: Graph, data: Data, targets: Store) -> li
             continue
         rows = patches.Rows(node, shape, per_sample)
         source = _source(survivors, pruned, node, tail)
-        fits.append(_Fit(node, rows, tail, survivors.value(tail.value), targets, source))
+        mask = _mask(statistics, rows, tail)
+        kept = survivors.value(tail.value)
+        fits.append(_Fit(node, rows, tail, mask, kept, targets, source))
     return fits
+
+
+def _mask(statistics: Statistics, rows: patches.Rows, tail: Tail) -> str:
+    """The input that says which rows of a layer count; "" where all do."""
+    mask, read = statistics.mask, rows.node.inputs[0]
+    if mask is None or not rows.is_masked or not mask.of(read):
+        return ""
+    return mask.of(tail.value)
 
 
 def _source(
@@ -215,23 +243,23 @@ def _source(
 
 def _refit(fit: _Fit, inputs: _Inputs, revision: Revision) -> None:
     """Fit a layer in the scale of the value that is compared: `v = (x W + b + rest - mean) factor + shift + other`."""
-    node, tail, stepper = fit.node, fit.tail, inputs.stepper
+    node, tail = fit.node, fit.tail
     old, centred = revision.matrix(node), revision.can_intercept(node)
-    regression = inputs.regression(fit.rows, centred)
+    regression = inputs.regression(fit, centred)
     factor, mean, shift = (
         _grouped(each[None], len(old)) for each in _behind(tail, revision, node)
     )
     dead = abs(factor) <= DEAD * abs(factor).max()
     factor = np.where(dead, 1, factor)
-    added = _added(fit, stepper, revision, factor)
+    added = _added(fit, inputs, revision, factor)
     weights, intercepts = np.empty(old.shape), np.empty((len(old), old.shape[2]))
-    for part, y in fit.targets(stepper.batches, len(old)):
+    for part, y in fit.targets(inputs.stepper.batches, len(old)):
         anchor = old[:, :, part] * factor[:, :, part]
         if tail.ceiling is not None:
-            found = rectified(regression, y, anchor, added, tail.ceiling)
+            fitted = rectified(regression, y, anchor, added, tail.ceiling)
         else:
-            found = regression.solve(y if added is None else y - added, anchor)
-        weights[:, :, part], intercepts[:, part] = found
+            fitted = regression.solve(y if added is None else y - added, anchor)
+        weights[:, :, part], intercepts[:, part] = fitted
     weights /= factor
     np.copyto(weights, old, where=dead)
     revision.set_matrix(node, weights)
@@ -242,39 +270,37 @@ def _refit(fit: _Fit, inputs: _Inputs, revision: Revision) -> None:
         )
 
 
-def _added(fit: _Fit, stepper: Stepper, revision: Revision, factor: Array) -> Array | None:
+def _added(fit: _Fit, inputs: _Inputs, revision: Revision, factor: Array) -> Array | None:
     """What the value that is compared has besides the layer's own outputs [groups, samples, outputs]."""
-    other = _other(fit, stepper, len(factor))
-    rest = _rest(fit, stepper, revision, len(factor))
+    other = _other(fit, inputs, len(factor))
+    rest = _rest(fit, inputs, revision, len(factor))
     if rest is None:
         return other
     rest *= factor.astype(np.float32)
     return rest if other is None else rest + other
 
 
-def _other(fit: _Fit, stepper: Stepper, groups: int) -> Array | None:
+def _other(fit: _Fit, inputs: _Inputs, groups: int) -> Array | None:
     """The other side of a residual sum [groups, samples, outputs]."""
     if not fit.tail.other:
         return None
     rows = [
-        fit.rows.outputs(stepper.value(fit.tail.other, batch), batch)
-        for batch in range(stepper.batches)
+        fit.rows.outputs(y, batch, on) for batch, y, on in inputs.each(fit, fit.tail.other)
     ]
     return _grouped(np.concatenate(rows), groups)
 
 
-def _rest(fit: _Fit, stepper: Stepper, revision: Revision, groups: int) -> Array | None:
+def _rest(fit: _Fit, inputs: _Inputs, revision: Revision, groups: int) -> Array | None:
     """A bias that is no constant vector [groups, samples, outputs]."""
-    node, layer = fit.node, linear.LinearLayer(revision.graph, fit.node)
+    layer = linear.LinearLayer(revision.graph, fit.node)
     if not layer.rest:
         return None
+    known = layer.rest in revision.graph.weights
     rows = []
-    for batch in range(stepper.batches):
-        known = layer.rest in revision.graph.weights
-        c = revision.value(layer.rest) if known else stepper.value(layer.rest, batch)
-        x = stepper.value(node.inputs[0], batch)
-        added = fit.rows.added(c * np.float32(layer.beta), x, batch)
-        count = len(fit.rows.inputs(x, batch))
+    for batch, x, on in inputs.each(fit, fit.node.inputs[0]):
+        c = revision.value(layer.rest) if known else inputs.stepper.value(layer.rest, batch)
+        added = fit.rows.added(c * np.float32(layer.beta), x, batch, on)
+        count = len(fit.rows.inputs(x, batch, on))
         rows.append(np.broadcast_to(added, (count, layer.outputs)).astype(np.float32))
     return _grouped(np.concatenate(rows), groups)
 

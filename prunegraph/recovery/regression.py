@@ -57,7 +57,7 @@ class Regression:
     def solve_parts(
         self, outputs: Callable[[slice], Array], anchor: Array
     ) -> tuple[Array, Array]:
-        """The same for outputs [groups, samples, outputs] that are made for some samples at a time."""
+        """The same for outputs [groups, samples, outputs] that are computed for some samples at a time."""
         products = np.zeros(anchor.shape, np.float32)
         total = np.zeros((len(anchor), anchor.shape[2]))
         for part in self._parts(anchor.shape[2]):
@@ -94,7 +94,7 @@ def rectified(
 ) -> tuple[Array, Array]:
     """Weights and intercept for outputs that a rectifier follows: only what passes it has to be right.
 
-    Targets and weights are found in turn: `z` minimises `(act(y) - act(z))^2 + s (z - made)^2`
+    Targets and weights are found in turn: `z` minimises `(act(y) - act(z))^2 + s (z - created)^2`
     for every sample by itself, then the weights are fitted to `z`. Source: Zhang et al. 2016
     (accelerating very deep networks, nonlinear case).
 
@@ -118,29 +118,29 @@ def rectified(
             now: tuple[Array, Array] = now,
             strength: float = strength,
         ) -> Array:
-            made = regression.predict(*now, part)
+            created = regression.predict(*now, part)
             if added is None:
-                return _pulled(y[:, part], made, strength, ceiling)
-            made += added[:, part]
-            return _pulled(y[:, part], made, strength, ceiling) - added[:, part]
+                return _pulled(y[:, part], created, strength, ceiling)
+            created += added[:, part]
+            return _pulled(y[:, part], created, strength, ceiling) - added[:, part]
 
         weights, intercept = regression.solve_parts(pulled, anchor)
     return weights, intercept
 
 
-def _pulled(y: Array, made: Array, strength: float, ceiling: float) -> Array:
-    """For every element, the best target: what is made, or nearer to what is wanted where that passes.
+def _pulled(y: Array, created: Array, strength: float, ceiling: float) -> Array:
+    """For every element, the best target: what is created, or nearer to what is wanted where that passes.
 
-    Within the bounds the best is `(wanted + s made) / (1 + s)`. What is made beyond a bound stays if that costs
-    less: `s / (1 + s) (wanted - made)^2` is more than `(wanted - bound)^2` from `reach` times that distance on.
+    Within the bounds the best is `(wanted + s created) / (1 + s)`. What is created beyond a bound stays if that costs
+    less: `s / (1 + s) (wanted - created)^2` is more than `(wanted - bound)^2` from `reach` times that distance on.
     """
     wanted = np.clip(y, 0, np.float32(ceiling))
     reach = np.float32(np.sqrt((1 + strength) / strength) - 1)
-    moves = made > -reach * wanted
+    moves = created > -reach * wanted
     if np.isfinite(ceiling):
-        moves &= made < ceiling + reach * (ceiling - wanted)
-    wanted -= made
+        moves &= created < ceiling + reach * (ceiling - wanted)
+    wanted -= created
     wanted *= moves
     wanted *= np.float32(1 / (1 + strength))
-    wanted += made
+    wanted += created
     return wanted

@@ -149,6 +149,7 @@ class Data:
         read: gives the samples in batches, from the first one, each time it is called; or a source.
         source: what to call the data in messages.
         whole: whether each batch is a whole feed, which is never cut or joined.
+        mask_input: the model's input that says which positions count (see `runtime.row_mask`).
     """
 
     def __init__(
@@ -158,8 +159,9 @@ class Data:
         *,
         whole: bool = False,
         layout: Layout | None = None,
+        mask_input: str | None = None,
     ):
-        self.source = source
+        self.source, self.mask_input = source, mask_input
         self._from: Source = sources.FunctionSource(read, whole) if callable(read) else read
         self._fitted = layout
         # The model that was checked last: a source may be slow to give its first batch.
@@ -268,6 +270,7 @@ class Data:
             self._from,
             self.source,
             layout=layouts.layout_of(graph, read, self.source, self._from.whole),
+            mask_input=self.mask_input,
         )
         first = next(iter(fitted.chunks()), None)
         if first is None:
@@ -368,6 +371,14 @@ class Data:
             self._layout,
         )
 
+    def masked(self, mask_input: str | None) -> Data:
+        """The same samples, with the input that says which positions count; None leaves that as it is."""
+        if mask_input is None or mask_input == self.mask_input:
+            return self
+        result = Data(self._from, self.source, layout=self._fitted, mask_input=mask_input)
+        result._checked = self._checked
+        return result
+
     def without_labels(self) -> Data:
         """The inputs alone."""
         return self._with(
@@ -378,7 +389,13 @@ class Data:
         )
 
     def _with(self, read: Callable[[], Iterable[Batch]]) -> Data:
-        part = Data(read, self.source, whole=self._layout.whole, layout=self._fitted)
+        part = Data(
+            read,
+            self.source,
+            whole=self._layout.whole,
+            layout=self._fitted,
+            mask_input=self.mask_input,
+        )
         part._checked = self._checked
         return part
 

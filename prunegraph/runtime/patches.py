@@ -48,12 +48,23 @@ class Rows:
             repr(said),
         )
 
-    def inputs(self, x: Array, batch: int) -> Array:
-        """Rows [samples, groups, inputs] of an input value; `batch` numbers the batch."""
+    @property
+    def is_masked(self) -> bool:
+        """Tell whether rows lie along the first axes of the input, so that a mask of these can say which count."""
+        return not is_convolution(self.node) and not self.node.attributes.get("transA")
+
+    def inputs(self, x: Array, batch: int, counts: Array | None = None) -> Array:
+        """Rows [samples, groups, inputs] of an input value.
+
+        Args:
+            x: the value.
+            batch: the number of the batch.
+            counts: where the value counts, along its first axes; None everywhere (see `is_masked`).
+        """
         if not is_convolution(self.node):
             x = x.T if self.node.attributes.get("transA") else x
             rows = x.reshape(-1, x.shape[-1])
-            return rows[self._chosen(len(rows), len(x), batch)][:, None]
+            return rows[self._chosen(len(rows), len(x), batch, counts)][:, None]
         rank = len(self.shape) - 2
         kernel, stride, dilation = (
             self.shape[2:],
@@ -95,22 +106,22 @@ class Rows:
         values = np.moveaxis(padded[index], 2, 1)  # [samples, places, channels, *kernel]
         return values.reshape(values.shape[0] * values.shape[1], groups(self.node), -1)
 
-    def outputs(self, y: Array, batch: int) -> Array:
+    def outputs(self, y: Array, batch: int, counts: Array | None = None) -> Array:
         """Rows [samples, outputs] of an output value, at the places of `inputs`."""
         if not is_convolution(self.node):
             rows = y.reshape(-1, y.shape[-1])
-            return rows[self._chosen(len(rows), len(y), batch)]
+            return rows[self._chosen(len(rows), len(y), batch, counts)]
         chosen = self._places(y.shape[2:], batch)
         result = y.reshape(*y.shape[:2], -1)[:, :, chosen]
         return np.moveaxis(result, 2, 1).reshape(-1, y.shape[1])
 
-    def added(self, c: Array, x: Array, batch: int) -> Array:
+    def added(self, c: Array, x: Array, batch: int, counts: Array | None = None) -> Array:
         """Rows [samples, outputs] of a bias that is no constant vector, at the places of `inputs` of an input `x`."""
         if is_convolution(self.node):
             return c.reshape(1, -1)
         rows = x.shape[1 if self.node.attributes.get("transA") else 0]
         outputs = self.shape[output_axis(self.node)]
-        return self.outputs(np.broadcast_to(c, (rows, outputs)), batch)
+        return self.outputs(np.broadcast_to(c, (rows, outputs)), batch, counts)
 
     def pads(self, sizes: Sequence[int]) -> list[int]:
         """Padding before all spatial axes, then after them; automatic padding follows from the sizes."""
@@ -141,9 +152,14 @@ class Rows:
             : self.per_sample
         ]
 
-    def _chosen(self, rows: int, samples: int, batch: int) -> Array:
-        """Rows of a linear layer: all of them, or a random part."""
+    def _chosen(
+        self, rows: int, samples: int, batch: int, counts: Array | None = None
+    ) -> Array:
+        """Rows of a linear layer that count: all of them, or a random part."""
+        chosen = np.arange(rows)
+        if counts is not None:
+            chosen = np.flatnonzero(np.repeat(counts.reshape(-1), rows // counts.size))
         limit = samples * self.per_sample
-        if rows <= limit:
-            return np.arange(rows)
-        return np.random.default_rng([self.seed, batch]).permutation(rows)[:limit]
+        if len(chosen) <= limit:
+            return chosen
+        return np.random.default_rng([self.seed, batch]).permutation(chosen)[:limit]

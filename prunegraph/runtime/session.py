@@ -83,6 +83,7 @@ def session(
     threads: int = 0,
     fast: bool = True,
     optimized: bool = True,
+    spins: bool = True,
     provider: str = CPU,
 ) -> onnxruntime.InferenceSession:
     """A session of ONNX Runtime.
@@ -93,6 +94,8 @@ def session(
         threads: how many threads an operator uses; 0 is the default (see `default_threads`).
         fast: all graph optimizations and pre-packed weights; off, loading is quicker and
             takes less memory, for a model that runs once or twice.
+        spins: threads wait for work by spinning, which is quickest; off, they sleep, and what
+            else runs on the processor gets on.
         optimized: off, the graph runs node by node as the file has it.
         provider: who runs the operators (see `provider_name`); the CPU runs those it cannot.
 
@@ -106,6 +109,8 @@ def session(
     options.intra_op_num_threads = threads or _threads.get()
     # Several sessions are often open: the threads of one must not spin while another runs.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if not spins:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not fast:
         options.graph_optimization_level = (
             onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -129,6 +134,7 @@ def session(
                 threads=threads,
                 fast=fast,
                 optimized=optimized,
+                spins=spins,
                 provider=provider,
             )
         except ModelError:
@@ -177,7 +183,7 @@ def run_batches(
     with tempfile.TemporaryDirectory(prefix="prunegraph-") as folder:
         path = Path(folder) / "model.onnx"
         _write_with_outputs(graph, names, path)
-        opened = session(path, name=graph.source, fast=fast)
+        opened = session(path, name=graph.source, fast=fast, spins=False)
         for batch in batches:
             yield run(opened, batch, list(names))
 

@@ -22,6 +22,7 @@ from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.shapes import shape_info
 from prunegraph.runtime import patches
 from prunegraph.runtime.data import Data
+from prunegraph.runtime.row_mask import counted, find_mask
 from prunegraph.runtime.session import run_batches
 
 Array = np.ndarray
@@ -63,7 +64,10 @@ A = TypeVar("A", bound=Accumulator)
 
 @dataclass
 class ChannelMoments:
-    """Of x over everything but one axis of a value: sums of x and its square, how many are zero or less, the lowest."""
+    """Of x over everything but one axis of a value: sums of x and its square, how many are zero or less, the lowest.
+
+    `values` names the value, and maybe a mask: where that is 0, the value does not count.
+    """
 
     values: tuple[str, ...]
     axis: int
@@ -74,11 +78,11 @@ class ChannelMoments:
     lowest: Array | float = np.inf
 
     def add(self, batch: int, *arrays: Array) -> None:
-        x = (
-            np.moveaxis(arrays[0], self.axis, 0)
-            .reshape(arrays[0].shape[self.axis], -1)
-            .astype(np.float64)
-        )
+        x, axis = arrays[0], self.axis
+        counts = counted(arrays[1], x) if len(arrays) > 1 else None
+        if counts is not None and axis >= counts.ndim:
+            x, axis = x[counts], axis - counts.ndim + 1
+        x = np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1).astype(np.float64)
         self.count += x.shape[1]
         self.total = self.total + x.sum(axis=1)
         self.squares = self.squares + (x**2).sum(axis=1)
@@ -125,8 +129,8 @@ class _GramSum:
     Rows are collected until there are `BUFFER` of them: a matrix is not touched for a few rows.
     """
 
-    def __init__(self, value: str, rows: patches.Rows):
-        self.values: tuple[str, ...] = (value,)
+    def __init__(self, values: tuple[str, ...], rows: patches.Rows):
+        self.values = values
         self.rows = rows
         self.count = 0
         self.sum: Array | float = 0.0
@@ -134,7 +138,8 @@ class _GramSum:
         self._waiting: list[Array] = []
 
     def add(self, batch: int, *arrays: Array) -> None:
-        x = self.rows.inputs(arrays[0].astype(np.float32, copy=False), batch)
+        counts = counted(arrays[1], arrays[0]) if len(arrays) > 1 else None
+        x = self.rows.inputs(arrays[0], batch, counts).astype(np.float32, copy=False)
         self.count += len(x)
         self._waiting.append(np.ascontiguousarray(x.swapaxes(0, 1)))
         with np.errstate(invalid="ignore", over="ignore"):  # said once, at the end
@@ -192,6 +197,7 @@ class Statistics:
             cache,
             progress,
         )
+        self.mask = find_mask(graph, self.data.mask_input)
         self._moments: dict[tuple[str, int], ChannelMoments] = {}
         self._grams: dict[str, Gram] = {}
         self._samples: dict[tuple[str, int], Array] = {}
@@ -200,7 +206,7 @@ class Statistics:
     def moments(self, wanted: Sequence[tuple[str, int]]) -> list[ChannelMoments]:
         """Moments along one axis of values, `(value, axis)` each."""
         missing = {
-            key: ChannelMoments((key[0],), key[1])
+            key: ChannelMoments(self.masked(key[0]), key[1])
             for key in wanted
             if key not in self._moments
         }
@@ -278,10 +284,14 @@ class Statistics:
             while waiting and (not now or size + self._bytes(waiting[0][0]) <= GATHER):
                 size += self._bytes(waiting[0][0])
                 now.append(waiting.pop(0))
-            sums = [_GramSum(each[0].inputs[0], self.rows(each[0])) for each in now]
+            sums = [_GramSum(self.read_by(each[0]), self.rows(each[0])) for each in now]
             self.collect(sums, "Gram matrices")
             for each in now:
                 gram = sums.pop(0).result()
+                if not gram.count:
+                    raise DataError(
+                        f"{self.data.source}: the mask is 0 everywhere, no position counts"
+                    )
                 if not np.isfinite(gram.products).all():
                     raise DataError(
                         f"{self.data.source}: what layer {each[0].name!r} reads is not a number, or too large to be "
@@ -295,6 +305,16 @@ class Statistics:
         """The rows that are looked at of a layer."""
         per_sample = max(ROWS // self.data.samples, 16)
         return patches.Rows(node, self.graph.weights[node.inputs[1]].shape, per_sample)
+
+    def masked(self, value: str) -> tuple[str, ...]:
+        """A value's name, and that of the mask where its first axes are the mask's."""
+        mask = self.mask.of(value) if self.mask is not None else ""
+        return (value, mask) if mask else (value,)
+
+    def read_by(self, node: Node) -> tuple[str, ...]:
+        """The name of what a layer reads, and that of the mask where it says which of the rows count."""
+        value = node.inputs[0]
+        return self.masked(value) if self.rows(node).is_masked else (value,)
 
     def collected(self, name: str, make: Callable[[], Sequence[A]]) -> Sequence[A]:
         """Accumulators that were fed once and are kept under a name; `make` makes them for the first who asks."""
@@ -361,7 +381,7 @@ class Statistics:
     def _file(self, node: Node) -> Path | None:
         if self.cache is None:
             return None
-        key = f"{self.graph.sha256} {self.data.digest} {node.name} {ROWS} 2"
+        key = f"{self.graph.sha256} {self.data.digest} {node.name} {ROWS} 2 {self.mask}"
         return self.cache / f"gram-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
 
     def _load(self, node: Node) -> bool:

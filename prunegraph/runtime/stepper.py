@@ -181,7 +181,7 @@ class Stepper:
         with tempfile.TemporaryDirectory(prefix="prunegraph-") as folder:
             path = Path(folder) / "model.onnx"
             write_stream(model, self._tensors(read, weights), path, self.graph.folder)
-            opened = session(path, name=self.graph.source)
+            opened = session(path, name=self.graph.source, spins=False)
             for batch in range(self.batches):
                 values = run(
                     opened, {name: self._store.get(batch, name) for name in given}, wanted

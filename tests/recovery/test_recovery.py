@@ -11,7 +11,7 @@ import prunegraph as pg
 from prunegraph.api import analyze
 from prunegraph.errors import DataError, UnknownNameError
 from prunegraph.recovery.least_squares import repair
-from prunegraph.recovery.regression import Regression, rectified
+from prunegraph.recovery.regression import Regression, _pulled, rectified
 from prunegraph.runtime.data import Data, read_data
 from prunegraph.runtime.session import run, session
 from prunegraph.selection.plan import survivors
@@ -51,6 +51,61 @@ def test_what_a_rectifier_drops_need_not_be_right() -> None:
         for output in (plain, fitted)
     ]
     assert errors[1] < 0.95 * errors[0]
+
+
+@pytest.mark.parametrize("ceiling", [np.inf, 6.0, 0.3])
+@pytest.mark.parametrize("strength", [0.1, 1.0])
+def test_targets_behind_a_rectifier_are_the_best_there_are(
+    strength: float, ceiling: float
+) -> None:
+    """No value on a fine grid costs less than the target that is pulled."""
+    y, made = np.random.default_rng(0).standard_normal((2, 1, 200, 5)) * 3
+
+    def cost(z: np.ndarray) -> np.ndarray:
+        passes = np.clip(y, 0, ceiling) - np.clip(z, 0, ceiling)
+        return passes**2 + strength * (z - made) ** 2
+
+    pulled = cost(_pulled(y, made, strength, ceiling))
+    grid = np.linspace(-12, 12, 4001)
+    best = np.min([cost(np.full_like(y, z)) for z in grid], axis=0)
+    assert (pulled <= best + 1e-6).all()
+
+
+@pytest.mark.parametrize("kind", ["sum", "relu"])
+def test_what_stands_behind_the_add_of_a_bias_counts(kind: str) -> None:
+    """A MatMul whose bias is added behind it is fitted like a Gemm that has its bias: to the sum, to what passes."""
+
+    def net(gemm: bool) -> pg.Graph:
+        b = Builder()
+        x = b.input("n", 12)
+        w1, b1, w2, b2 = b.weight(12, 24), b.weight(24), b.weight(24, 12), b.weight(12)
+
+        def layer(value: str, weight: str, bias: str, name: str) -> str:
+            if gemm:
+                return b.op("Gemm", value, weight, bias, name=name)
+            return b.op("Add", b.op("MatMul", value, weight, name=name), bias)
+
+        x = b.relu(layer(x, w1, b1, "first"))
+        z = layer(x, w2, b2, "second")
+        if kind == "sum":
+            z = b.op(
+                "Add", z, b.op("Sin", b.op("MatMul", x, b.weight(24, 12), name="side"))
+            )
+        return b.graph(b.op("MatMul", b.relu(z), b.weight(12, 3), name="last"))
+
+    x = np.random.default_rng(0).standard_normal((500, 12)).astype(np.float32)
+    first, second = (
+        pg.prune(
+            net(gemm),
+            data={"x": x},
+            budget=pg.Budget(ratio=0.5),
+            round_to=1,
+            keep=("second",),
+        )
+        for gemm in (True, False)
+    )
+    one, two = (run(session(each.model), {"x": x})[0] for each in (first, second))
+    np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-3)
 
 
 def test_redundant_channels_cost_nothing() -> None:

@@ -16,6 +16,7 @@ from prunegraph.runtime.data import Data
 from prunegraph.runtime.session import run_values
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.criteria import chip as chip_module
+from prunegraph.selection.criteria import obs as obs_module
 from prunegraph.selection.criteria.base import CRITERIA, Context, score
 from tests.builders import Builder
 from tests.training.mixed import NETWORKS, chain, inputs, inverted_residual, residual_net
@@ -152,6 +153,38 @@ def test_copies_are_the_first_to_go(name: str) -> None:
     assert lowest < {0, 1, 2, 3}, scores
     if name == "fpgm":
         assert np.ptp(scores[:4]) < 1e-9
+
+
+@pytest.mark.parametrize(("channels", "each", "others"), [(9, 1, 0), (12, 1, 5), (7, 3, 4)])
+def test_obs_removes_what_costs_least_when_the_rest_is_fitted_again(
+    channels: int, each: int, others: int
+) -> None:
+    """Each cost against a new regression on what is left, for channels of several rows between those of others."""
+    rng = np.random.default_rng(channels)
+    size = channels * each + others
+    x = rng.standard_normal((400, size)) @ rng.standard_normal((size, size))
+    y = x @ (w := rng.standard_normal((size, 4)))
+    damping = np.sqrt(obs_module.DAMPING * np.square(x).sum() / size)
+    # Damping is a row for each input that should be as it was.
+    x, y = np.vstack([x, damping * np.eye(size)]), np.vstack([y, damping * w])
+    rows = rng.permutation(size)[: channels * each].reshape(channels, each)
+    reader = obs_module._Reader(x[:400].T @ x[:400], w, rows)
+    alive, left = np.arange(channels), np.arange(size)
+
+    def error(gone: Array) -> float:
+        rest = np.setdiff1d(left, gone)
+        fitted = x[:, rest] @ np.linalg.lstsq(x[:, rest], y, rcond=None)[0]
+        return float(np.square(y - fitted).sum()) / reader.energy
+
+    before = 0.0
+    while len(alive) > 1:
+        costs = reader.costs(alive)
+        wanted = [error(rows[channel]) - before for channel in alive]
+        np.testing.assert_allclose(costs, wanted, rtol=1e-6, atol=1e-9)
+        gone = alive[np.argsort(costs)[:2]][: len(alive) - 1]
+        left, alive = np.setdiff1d(left, rows[gone]), np.setdiff1d(alive, gone)
+        reader.remove(gone, alive)
+        before = error(np.empty(0, int))
 
 
 def test_without_data_or_gradients() -> None:
