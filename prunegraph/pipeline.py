@@ -26,6 +26,7 @@ from prunegraph.selection.plan import Plan
 from prunegraph.selection.select import Ranking, rank
 
 if TYPE_CHECKING:
+    from prunegraph.decoders.config import Configured
     from prunegraph.latency.rounding import Rounding
     from prunegraph.quantization.quantize import QuantizeResult
     from prunegraph.rewriting.vocabulary import Vocabulary
@@ -39,7 +40,7 @@ class PruneResult:
     `repair` says how accuracy was got back after the proof. `latency` was measured where it was
     the budget, and `rounding` where `round_to` was "auto". `quantized` says what quantization did, if asked for.
     Where there is a `vocabulary`, it was made smaller first: `original` is what came of that, `before` is the cost of
-    the model that was given.
+    the model that was given. `configured` says which files that describe the model were written beside it.
     """
 
     original: Graph
@@ -56,6 +57,7 @@ class PruneResult:
     quantized: QuantizeResult | None = None
     blame: str = ""
     vocabulary: Vocabulary | None = None
+    configured: Configured | None = None
 
 
 def choose(
