@@ -14,6 +14,7 @@ from prunegraph import frontends
 from prunegraph.coupling.analysis import analyze as _analyze
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.sample import full_cost
+from prunegraph.decoders.config import check_ids, write_configs
 from prunegraph.decoders.vocabulary import map_path, read_ids, shrink, write_map
 from prunegraph.errors import ExactnessError, ModelError, OptionError
 from prunegraph.execution import ExecutionOptions, proof_batches
@@ -277,6 +278,8 @@ def prune(
     whole = graph = model if isinstance(model, Graph) else load(model)
     tokens = None
     if keep is not None:
+        if not old_ids and (described := _file_of(whole)) is not None:
+            check_ids(described, keep.kept)
         tokens = _shrink(whole, keep, samples, verify, choice.seed, scratch(out), progress)
         graph = tokens.model
     samples = samples.fit(graph) if samples is not None else None
@@ -299,8 +302,12 @@ def prune(
         result = _with_vocabulary(result, tokens)
     if turned is not None:
         result = _with_rotation(result, turned)
-    write_result(result, samples, how, out, save_plan)
-    return result
+    return write_result(result, samples, how, out, save_plan, _file_of(whole))
+
+
+def _file_of(model: Graph) -> str | None:
+    """The file that a graph was read from, if it was: what lies beside it may describe it."""
+    return model.source if model.is_file else None
 
 
 def _turn(
@@ -447,7 +454,7 @@ def apply_plan(
     if save_plan is not None:
         check_output(save_plan, given)
     progress("load")
-    graph = model if isinstance(model, Graph) else load(model)
+    whole = graph = model if isinstance(model, Graph) else load(model)
     tokens, keep = None, plan.vocabulary
     if keep is not None:
         tokens = _shrink(graph, keep, samples, verify, seed, scratch(out), progress)
@@ -469,8 +476,7 @@ def apply_plan(
         result = _with_vocabulary(result, tokens)
     if turned is not None:
         result = _with_rotation(result, turned)
-    write_result(result, samples, how, out, save_plan)
-    return result
+    return write_result(result, samples, how, out, save_plan, _file_of(whole))
 
 
 def scratch(out: str | os.PathLike[str] | None) -> Path | None:
@@ -484,16 +490,26 @@ def write_result(
     how: ExecutionOptions,
     out: str | os.PathLike[str] | None,
     save_plan: str | os.PathLike[str] | None,
-) -> None:
-    """Write the pruned model, then its plan: the model may turn out not to run."""
+    source: str | os.PathLike[str] | None = None,
+) -> PruneResult:
+    """Write the pruned model, then what goes beside it and its plan: the model may turn out not to run.
+
+    Where `source` is the file of the original, files that describe it there are written for the result, too. The
+    result is returned with their names.
+    """
     how.progress("write")
     if out is not None:
         first = first_sample(samples, result.original, result.model)
         write(result.model, out, like=result.original, data=first, verify=how.verify)
         if result.vocabulary is not None:
             write_map(result.vocabulary, map_path(out))
+        if source is not None:
+            remaining = survivors(result.coupling, result.plan)
+            described = write_configs(source, out, remaining, result.vocabulary)
+            result = replace(result, configured=described)
     if save_plan is not None:
         result.plan.save(save_plan)
+    return result
 
 
 def check_model_output(

@@ -26,6 +26,7 @@ from prunegraph.selection.plan import Plan
 from prunegraph.selection.select import Ranking, rank
 
 if TYPE_CHECKING:
+    from prunegraph.decoders.config import Configured
     from prunegraph.latency.rounding import Rounding
     from prunegraph.quantization.quantize import QuantizeResult
     from prunegraph.rewriting.vocabulary import Vocabulary
@@ -40,7 +41,8 @@ class PruneResult:
     `repair` says how accuracy was got back after the proof. `latency` was measured where it was
     the budget, and `rounding` where `round_to` was "auto". `quantized` says what quantization did, if asked for.
     Where there is a `vocabulary`, it was made smaller first: `original` is what came of that, `before` is the cost of
-    the model that was given. Where it was `rotated`, `original` is the rotated graph.
+    the model that was given. Where it was `rotated`, `original` is the rotated graph. `configured` says which files that
+    describe the model were written beside it.
     """
 
     original: Graph
@@ -58,6 +60,7 @@ class PruneResult:
     blame: str = ""
     vocabulary: Vocabulary | None = None
     rotated: Rotated | None = None
+    configured: Configured | None = None
 
 
 def choose(

@@ -183,5 +183,5 @@ def search(
         bound, verify, choice.seed, scratch=scratch(out), progress=progress
     )
     result = finish(coupling, Selected(match.plan), choice, samples, how)
-    write_result(result, samples, how, out, save_plan)
+    result = write_result(result, samples, how, out, save_plan)
     return SearchResult(result, match)

@@ -287,6 +287,11 @@ result_options = together(
         callback=_ratio_for,
         help="A ratio of its own (repeatable).",
     ),
+    click.option(
+        "--same-width",
+        is_flag=True,
+        help="All layers stay alike: as many channels, heads and head sizes in each.",
+    ),
     proof_options,
 )
 

@@ -100,6 +100,11 @@ def show_result(
         where.print(f"rotated: {count} spaces of channels, before the cut{shown}")
     if result.plan.interface:
         where.print("changed: " + "; ".join(interface_lines(result.plan)))
+    if result.configured is not None:
+        for line in result.configured.notes:
+            where.print(line)
+        for path in result.configured.paths:
+            where.print(f"wrote {path}")
     where.print(f"wrote {out}")
     if plan is not None:
         where.print(f"wrote {plan}")

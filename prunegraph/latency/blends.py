@@ -24,6 +24,8 @@ def blends(start: Plan, others: Sequence[Plan]) -> Iterator[Removal]:
         start: most of the result.
         others: weaker or stronger plans of the same path, the nearest first.
     """
+    if start.provenance.get("same_width"):
+        return  # another width in one group is what was not to be
     steps: dict[str, list[tuple[int, ...]]] = {}
     for plan in others:
         for group in dict.fromkeys([*start.removal, *plan.removal]):

@@ -50,6 +50,7 @@ SETTINGS = {
     "ratio_for": "Own ratios",
     "seed": "Seed",
     "attention": "Unit in attention",
+    "same_width": "All layers alike",
     "allow_io": "Inputs and outputs that may change",
 }
 

@@ -20,6 +20,7 @@ class LimitKeywords(TypedDict, total=False):
     min_channels: int
     keep: Sequence[str]
     ratio_for: Mapping[str, float]
+    same_width: bool
     seed: int
     provider: str | None
     threads: int
@@ -46,6 +47,8 @@ class SelectionOptions:
         min_channels: at least this many channels stay in every group.
         keep: layers whose output channels all stay.
         ratio_for: layer -> share of its output channels to remove, whatever the budget.
+        same_width: whether all layers stay alike: groups of one structure keep the same number of channels, each its
+            own.
         seed: for criteria that draw random numbers.
         provider: ONNX Runtime's execution provider that latency is measured on; None is the CPU.
         threads: how many threads it is measured with; 0 leaves it to ONNX Runtime.
@@ -66,6 +69,7 @@ class SelectionOptions:
     min_channels: int = 1
     keep: Sequence[str] = ()
     ratio_for: Mapping[str, float] = field(default_factory=dict)
+    same_width: bool = False
     seed: int = 0
     provider: str | None = None
     threads: int = 1
@@ -112,6 +116,8 @@ class SelectionOptions:
     def provenance(self) -> dict[str, Any]:
         """The choice as plain JSON, for a plan."""
         options = {**vars(self), "keep": list(self.keep), "ratio_for": dict(self.ratio_for)}
+        if not self.same_width:
+            del options["same_width"]
         return {
             **options,
             "budget": {self.budget.kind: getattr(self.budget, self.budget.kind)},

@@ -44,7 +44,7 @@ class Ranking:
     @cached_property
     def units(self) -> list[Unit]:
         """What competes for a budget."""
-        return make_units(self.coupling, self.scores, self.limits)
+        return make_units(self.coupling, self.scores, self.limits, self.choice.same_width)
 
     def steps(self, group: Group) -> list[Step]:
         """A group's channels in the order in which they go."""
@@ -103,7 +103,7 @@ def select(
         gradients: of the task's loss, for criteria that need them.
 
     Raises:
-        BudgetError: the budget is malformed or cannot be met, or an allocation is given to a selector.
+        BudgetError: the budget is malformed or cannot be met, or an allocation or same widths are asked of a selector.
         DataError: the algorithm needs data or gradients and there are none.
         UnknownNameError: no such algorithm, allocation, option or layer.
         OptionError: an option has a value it cannot have.
@@ -113,6 +113,10 @@ def select(
     name = str(choice.algorithm)
     if base_name(name) not in SELECTORS:
         return rank(coupling, choice, statistics, gradients).plan(choice.budget)
+    if choice.same_width:
+        raise BudgetError(
+            f"selector {name!r} chooses widths itself: leave --same-width out, or take a criterion"
+        )
     if given.allocation is not None:
         raise BudgetError(
             f"selector {name!r} shares the budget itself: leave --allocation out"

@@ -21,6 +21,35 @@ def structures(coupling: Coupling) -> dict[str, str]:
     return {group.id: _structure(coupling, group) for group in coupling.groups}
 
 
+def alike(coupling: Coupling) -> list[list[str]]:
+    """Groups that have to keep the same number of channels for all layers to be alike, by id.
+
+    These are groups of one structure and one width; and all that make out the size of a head, whether of queries and
+    keys or of values.
+    """
+    structure, sizes = structures(coupling), _head_sizes(coupling)
+    classes: dict[tuple[object, int], list[str]] = {}
+    for group in coupling.groups:
+        size = sizes.get(group.id)
+        key = (structure[group.id], group.channels) if size is None else ("", size)
+        classes.setdefault(key, []).append(group.id)
+    return list(classes.values())
+
+
+def _head_sizes(coupling: Coupling) -> dict[str, int]:
+    """Of groups whose channels run along the size of a head: what that size is."""
+    sizes: dict[int, int] = {}
+    for labels, name in coupling.channels.space.tags:
+        if name == "head_dim":
+            free = coupling.channels.free_numbers([labels])
+            sizes.update(dict.fromkeys(free, labels.size))
+    return {
+        group.id: sizes[number]
+        for group in coupling.groups
+        if (number := int(group.channel_numbers([0])[0])) in sizes
+    }
+
+
 def _structure(coupling: Coupling, group: Group) -> str:
     import networkx
 

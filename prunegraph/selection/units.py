@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import numpy as np
 
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.groups import Group
 from prunegraph.errors import BudgetError
+from prunegraph.selection.structure import alike
 
 Array = np.ndarray
 
@@ -90,10 +92,21 @@ class Removal:
 
 
 def make_units(
-    coupling: Coupling, scores: Mapping[str, Array], limits: Limits
+    coupling: Coupling,
+    scores: Mapping[str, Array],
+    limits: Limits,
+    same_width: bool = False,
 ) -> list[Unit]:
-    """What competes for a budget: every group for itself, in the order of the groups."""
-    return [
+    """What competes for a budget, in the order of the groups.
+
+    Args:
+        coupling: what can be pruned.
+        scores: of the channels of every group, by id.
+        limits: what steps respect.
+        same_width: whether groups that are alike in all layers keep the same number of channels, and so are one unit;
+            else every group is one for itself.
+    """
+    units = [
         Unit(
             group.id,
             (group.id,),
@@ -102,6 +115,37 @@ def make_units(
         )
         for group in coupling.groups
     ]
+    if not same_width:
+        return units
+    by_id = {unit.id: unit for unit in units}
+    return [join([by_id[group] for group in groups]) for groups in alike(coupling)]
+
+
+def join(units: Sequence[Unit]) -> Unit:
+    """Units as one, whose steps leave all of them the same share: each chooses its own channels, as many as others."""
+    if len(units) == 1:
+        return units[0]
+    name = "+".join(unit.id for unit in units)
+    shares = set.intersection(*({_exact(step.share) for step in u.steps} for u in units))
+    steps, before = [], Fraction(0)
+    for share in sorted(shares):
+        parts = [s for u in units for s in u.steps if before < _exact(s.share) <= share]
+        gone: dict[str, tuple[int, ...]] = {}
+        scores: dict[str, Array] = {}
+        for part in parts:
+            scores.update(part.scores)
+            for group, channels in part.gone.items():
+                gone[group] = (*gone.get(group, ()), *channels)
+        branches = tuple(branch for part in parts for branch in part.branches)
+        steps.append(Step(name, gone, float(share), scores, branches))
+        before = share
+    groups = tuple(group for unit in units for group in unit.groups)
+    return Unit(name, groups, sum(unit.channels for unit in units), tuple(steps))
+
+
+def _exact(share: float) -> Fraction:
+    """A share as the quotient of counts that it is."""
+    return Fraction(share).limit_denominator(1 << 20)
 
 
 def make_steps(group: Group, scores: Array, limits: Limits) -> list[Step]:

@@ -122,6 +122,10 @@ def find(
         BudgetError: not even the smallest strength is accepted.
         PrunegraphError: a candidate cannot be made or measured.
     """
+    if goal.stages and ranking.choice.same_width:
+        raise BudgetError(
+            "the second grid (stages) gives layers different widths: leave it or --same-width out"
+        )
     search = _CutSearch(trials, ranking, goal, progress)
     best = METHODS[goal.method](search)
     plan = search.plans.get(best)

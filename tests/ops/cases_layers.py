@@ -257,6 +257,56 @@ def matmul_nbits(n: Net) -> str:
     return n.op("MatMulNBits", x, packed, scales, zeros, None, bias, domain=MS, **sizes)
 
 
+def mixture(n: Net) -> str:
+    """Experts that a router chooses for each token; data of tokens, or of samples with tokens."""
+    batch, tokens, hidden = "n" if n.symbolic else 2, 3, n.int(3, 5)
+    experts, inner = n.int(2, 5), n.int(2, 5)
+    kind, fused = n.pick(
+        ("relu", 0), ("gelu", 0), ("silu", 0), ("identity", 0), ("swiglu", 1)
+    )
+    whole = n.flag()
+    data = n.x([batch, tokens, hidden] if whole else [batch, hidden], -1)
+    scores = data.name
+    if whole:
+        scores = n.b.op("Reshape", scores, n.b.const([-1, hidden]))
+    scores = n.b.op("MatMul", scores, n.b.weight(hidden, experts), name="router")
+    rows = inner * (2 if fused else 1)
+    weights = [
+        n.b.weight(experts, rows, hidden),
+        n.b.weight(experts, rows) if n.flag() else None,
+        n.b.weight(experts, hidden, inner),
+        n.b.weight(experts, hidden) if n.flag() else None,
+    ]
+    given = {"swiglu_fusion": 1} if fused else {}
+    given |= n.maybe(normalize_routing_weights=1)
+    k = n.int(1, experts)
+    return n.op(
+        "MoE", data, scores, *weights, domain=MS, k=k, activation_type=kind, **given
+    )
+
+
+def quantized_mixture(n: Net) -> str:
+    """Experts with weights of 4 or 8 bits, and a scale for every row."""
+    batch, hidden, inner = "n" if n.symbolic else 2, n.pick(16, 32), n.pick(16, 32)
+    experts, bits = n.int(2, 5), n.pick(4, 8)
+    data = n.x([batch, hidden], -1)
+    scores = n.b.op("MatMul", data.name, n.b.weight(hidden, experts), name="router")
+
+    def packed(rows: int, columns: int) -> list[str]:
+        codes = n.rng.integers(0, 256, (experts, rows, columns * bits // 8))
+        scales = n.rng.uniform(0.01, 0.05, (experts, rows)) * 2.0 ** (4 - bits)
+        return [n.b.const(codes, np.uint8), n.b.const(scales, np.float32)]
+
+    weights = [
+        *packed(2 * inner, hidden),
+        n.b.weight(experts, 2 * inner) if n.flag() else None,
+        *packed(hidden, inner),
+        n.b.weight(experts, hidden) if n.flag() else None,
+    ]
+    given = {"activation_type": "swiglu", "swiglu_fusion": 1, "expert_weight_bits": bits}
+    return n.op("QMoE", data, scores, *weights, domain=MS, k=n.int(1, experts), **given)
+
+
 # -- recurrence -----------------------------------------------------------------------
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -460,4 +510,6 @@ CASES: dict[tuple[str, str], Case] = {
     (MS, "FusedMatMul"): fused_matmul,
     (MS, "TransposeMatMul"): partial(fused_matmul, op="TransposeMatMul"),
     (MS, "MatMulNBits"): matmul_nbits,
+    (MS, "MoE"): mixture,
+    (MS, "QMoE"): quantized_mixture,
 }

@@ -43,6 +43,7 @@ UNTRAINED = {
             ("", "QLinearConv"),
             ("", "QLinearMatMul"),
             (MS, "MatMulNBits"),
+            (MS, "QMoE"),
         ],
         "whole numbers have no gradients",
     ),
@@ -79,6 +80,7 @@ UNTRAINED = {
                 "FusedGemm",
                 "GridSample",
                 "GroupQueryAttention",
+                "MoE",
                 "MultiHeadAttention",
                 "RotaryEmbedding",
             )
