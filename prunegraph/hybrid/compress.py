@@ -190,6 +190,7 @@ def compress(
     params: float | str | None = None,
     data: Samples | None = None,
     attention: str | None = None,
+    blocks: str = "alike",
     repair: str | None = None,
     quantize: str | None = None,
     verify: bool = True,
@@ -209,6 +210,7 @@ def compress(
         params: the same for parameters; one of both, which only "source-004" can do without.
         data: unlabelled inputs from the training distribution.
         attention: "heads" or "head_dim"; by default whichever is finer.
+        blocks: whether heads, and groups of a convolution, lose the same channels ("alike") or their "own".
         repair: how to get accuracy back; None is "least-squares" with data, else "none".
         quantize: type of the weights of a quantized result, such as "int8" (see `pg.quantize`); needs data.
         verify: whether the cut is proved; a failed proof raises and nothing is written.
@@ -240,7 +242,9 @@ def compress(
         repairs.find(repair, samples, graph), verify, settings.seed, progress=progress
     )
     progress("analyze")
-    work = _Work(api.analyze(graph, attention=attention), settings, samples, how)
+    work = _Work(
+        api.analyze(graph, attention=attention, blocks=blocks), settings, samples, how
+    )
     created = work.by_rule() if settings.published else work.by_budget()
     if quantize is not None:
         from prunegraph.quantization.quantize import quantize as _quantize
