@@ -95,20 +95,26 @@ def save(
 
 
 def analyze(
-    model: Graph, *, attention: str | None = None, allow_io: Sequence[str] = ()
+    model: Graph,
+    *,
+    attention: str | None = None,
+    blocks: str = "alike",
+    allow_io: Sequence[str] = (),
 ) -> Coupling:
     """Find the groups of channels that can be pruned, and the layers that cannot with the reason.
 
     Args:
         model: the graph.
         attention: what is pruned in attention: "heads" or "head_dim"; by default whichever is finer.
+        blocks: which channels go where heads, or groups of a convolution, lose some: the same ones everywhere
+            ("alike"), or its "own" in each, equally many.
         allow_io: inputs and outputs, by name or pattern, whose axes of fixed size may lose indices: those of a
             key/value cache (`("past*", "present*")`).
 
     Raises:
-        UnknownNameError: there is no such unit, input or output.
+        UnknownNameError: there is no such unit, choice, input or output.
     """
-    return _analyze(model, attention=attention, allow_io=allow_io)
+    return _analyze(model, attention=attention, blocks=blocks, allow_io=allow_io)
 
 
 @takes_options(SelectionOptions)
@@ -217,6 +223,7 @@ def prune(
     out: str | os.PathLike[str] | None = None,
     *,
     attention: str | None = None,
+    blocks: str = "alike",
     allow_io: Sequence[str] = (),
     vocabulary: str | os.PathLike[str] | Sequence[int] | None = None,
     old_ids: bool = False,
@@ -237,6 +244,7 @@ def prune(
         model: a Graph, or anything that `load` reads.
         out: where the pruned model goes; None writes nothing.
         attention: "heads" or "head_dim"; by default whichever is finer.
+        blocks: whether heads, and groups of a convolution, lose the same channels ("alike") or their "own".
         allow_io: inputs and outputs whose axes may lose indices, by name or pattern; see `analyze`. Data are given as
             the original takes them.
         vocabulary: ids of the tokens that stay, or a file of them (see `prunegraph.decoders.vocabulary`). This goes
@@ -291,7 +299,7 @@ def prune(
         Statistics(graph, samples, progress=progress) if samples is not None else None
     )
     progress("analyze")
-    coupling = analyze(graph, attention=attention, allow_io=allow_io)
+    coupling = analyze(graph, attention=attention, blocks=blocks, allow_io=allow_io)
     progress("select")
     chosen = choose(coupling, choice, statistics, gradients, bound.name, progress)
     how = ExecutionOptions(

@@ -41,8 +41,8 @@ class PruneResult:
     `repair` says how accuracy was got back after the proof. `latency` was measured where it was
     the budget, and `rounding` where `round_to` was "auto". `quantized` says what quantization did, if asked for.
     Where there is a `vocabulary`, it was made smaller first: `original` is what came of that, `before` is the cost of
-    the model that was given. Where it was `rotated`, `original` is the rotated graph. `configured` says which files that
-    describe the model were written beside it.
+    the model that was given. Where it was `rotated`, `original` is the rotated graph. `configured` says which
+    files that describe the model were written beside it.
     """
 
     original: Graph

@@ -43,6 +43,7 @@ def sensitivity(
     ratios: Sequence[float] = RATIOS,
     repair: str = "none",
     attention: str | None = None,
+    blocks: str = "alike",
     jobs: int | None = None,
     cluster: str | None = None,
     progress: Callable[[str], None] = lambda stage: None,
@@ -59,6 +60,7 @@ def sensitivity(
         ratios: shares of a group's channels to remove, rising.
         repair: "none", or how each candidate is repaired ("least-squares", "bn", "absorb"; slower).
         attention: "heads" or "head_dim"; by default whichever is finer.
+        blocks: whether heads, and groups of a convolution, lose the same channels ("alike") or their "own".
         jobs: worker processes; None is one for each core.
         cluster: address of a Dask scheduler, "tcp://host:port", instead of processes.
         progress: called with what is being done.
@@ -77,7 +79,7 @@ def sensitivity(
     samples = samples.fit(graph)
     bound = repairs.find(repair, samples, graph)
     progress("analyze")
-    coupling = analyze(graph, attention=attention)
+    coupling = analyze(graph, attention=attention, blocks=blocks)
     seen = Data.of(evaluation) if evaluation is not None else samples
     with trials(
         Study(coupling, samples, seen, portable(metric), bound.name, jobs, cluster)
@@ -113,6 +115,7 @@ def search(
     by: str = "macs",
     stages: bool = False,
     attention: str | None = None,
+    blocks: str = "alike",
     repair: str | None = None,
     verify: bool = True,
     save_plan: str | os.PathLike[str] | None = None,
@@ -138,6 +141,7 @@ def search(
         by: what a strength is the share of that goes: "macs", "params", "bytes", or "ratio" for channels.
         stages: whether parts of the network are then pruned a little more or less.
         attention: "heads" or "head_dim"; by default whichever is finer.
+        blocks: whether heads, and groups of a convolution, lose the same channels ("alike") or their "own".
         repair: of every candidate, and of the result: "least-squares" (the default), "bn", "absorb" or "none".
         verify: whether to verify the result; a failed proof raises and nothing is written.
         save_plan: where the plan goes.
@@ -163,7 +167,7 @@ def search(
     samples = samples.fit(graph)
     bound = repairs.find(repair, samples, graph)
     progress("analyze")
-    coupling = analyze(graph, attention=attention)
+    coupling = analyze(graph, attention=attention, blocks=blocks)
     seen = Data.of(evaluation) if evaluation is not None else samples
     study = Study(
         coupling,

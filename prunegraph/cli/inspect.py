@@ -12,6 +12,7 @@ from prunegraph.cli.options import (
     WRITTEN,
     allow_io_option,
     attention_option,
+    blocks_option,
     data_option,
     json_option,
     model_argument,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 )
 @data_option("Unlabelled inputs: the groups then have moments of activations.")
 @attention_option()
+@blocks_option()
 @allow_io_option()
 @click.option(
     "--why", metavar="LAYER", help="Explain what keeps a layer from being pruned."
@@ -46,6 +48,7 @@ def inspect(
     nodes_path: str | None,
     data: str | None,
     attention: str | None,
+    blocks: str,
     allow_io: tuple[str, ...],
     why: str | None,
 ) -> None:
@@ -64,7 +67,7 @@ def inspect(
     graph = load_model(model)
     check_json(json_path, model)
     check_json(nodes_path, model, *([json_path] if json_path else []))
-    coupling = api.analyze(graph, attention=attention, allow_io=allow_io)
+    coupling = api.analyze(graph, attention=attention, blocks=blocks, allow_io=allow_io)
     out = console()
     if why:
         out.print(tables.why_text(explain(coupling, why)))

@@ -201,6 +201,13 @@ attention_option = shared(
     type=click.Choice(["heads", "head_dim"]),
     help="What is pruned in attention.",
 )
+blocks_option = shared(
+    "--blocks",
+    type=click.Choice(["alike", "own"]),
+    default="alike",
+    show_default=True,
+    help="Which channels heads, and groups of a convolution, lose: the same ones, or each its own, equally many.",
+)
 allow_io_option = shared(
     "--allow-io",
     multiple=True,
@@ -215,6 +222,7 @@ choice_options = together(
     ),
     keep_option(),
     attention_option(),
+    blocks_option(),
     seed_option(),
 )
 allocation_option = shared(

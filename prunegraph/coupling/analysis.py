@@ -9,6 +9,8 @@ from functools import cached_property
 
 import numpy as np
 
+from prunegraph.coupling.blocks import BlockFinder
+from prunegraph.coupling.cells import find_uneven, with_cells
 from prunegraph.coupling.coupling import Coupling, Labelling, Reduction
 from prunegraph.coupling.finding import find_fixed, find_groups
 from prunegraph.coupling.sample import complete
@@ -20,6 +22,7 @@ from prunegraph.graph.inference import element, elements
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.shapes import shape_info
 from prunegraph.graph.sources import Whole
+from prunegraph.labels.blocks import Blocks
 from prunegraph.labels.labels import Labels, Uniform
 from prunegraph.labels.reasons import Kind, Reason
 from prunegraph.labels.resolution import resolve
@@ -30,11 +33,15 @@ from prunegraph.ops import rule_for
 #: Which factor of an attention axis is pruned, by name.
 ATTENTION = ("heads", "head_dim")
 
+#: Which channels of a head, or of a group of a convolution, go: everywhere the same, or everywhere its own.
+BLOCKS = ("alike", "own")
+
 
 def analyze(
     graph: Graph,
     *,
     attention: str | None = None,
+    blocks: str = "alike",
     allow_io: Sequence[str] = (),
     tables: Sequence[str] = (),
 ) -> Coupling:
@@ -44,6 +51,8 @@ def analyze(
         graph: the model.
         attention: what is pruned in attention, "heads" or "head_dim"; by default whichever
             has more elements, the finer unit.
+        blocks: where a head or a group of a convolution loses channels, "alike" removes the same ones from each;
+            with "own" each loses its own, equally many, where nothing needs them to be the same.
         allow_io: graph inputs and outputs, by name or pattern (`past*`), whose axes may lose indices: those of a fixed
             size behind the first axis. All other inputs and outputs stay as they are.
         tables: weights whose rows are looked up by ids that will be numbered anew: the rows are channels.
@@ -52,15 +61,17 @@ def analyze(
         The coupling (cached on the graph).
 
     Raises:
-        UnknownNameError: `attention` is neither, or the model has no input or output of such a name.
+        UnknownNameError: `attention` or `blocks` is none of these, or the model has no input or output of such a name.
     """
     if attention not in (None, *ATTENTION):
         raise UnknownNameError("unit of attention", str(attention), ATTENTION)
+    if blocks not in BLOCKS:
+        raise UnknownNameError("choice of channels in blocks", blocks, BLOCKS)
     names = _matching(graph, allow_io)
-    key = ("coupling", attention, names, tuple(tables))
+    key = ("coupling", attention, blocks, names, tuple(tables))
     if key not in graph.cache:
         try:
-            graph.cache[key] = _Walk(graph, names, tables).run(attention)
+            graph.cache[key] = _Walk(graph, names, tables).run(attention, blocks)
         except MISFIT as error:
             raise ModelError(f"{graph.source}: cannot be analysed: {error!r}") from error
     coupling: Coupling = graph.cache[key]
@@ -92,7 +103,7 @@ class _Walk:
         self.shuffles = find_shuffles(graph, self.shape_info)
         self.followed: set[int] = set()
 
-    def run(self, attention: str | None) -> Coupling:
+    def run(self, attention: str | None, blocks: str) -> Coupling:
         for name in self.graph.inputs:
             self.labels[name] = self._input(name)
         inner = {index for shuffle in self.shuffles.values() for index in shuffle.inner}
@@ -110,9 +121,22 @@ class _Walk:
             # The first axis counts samples, or parts of another kind.
             for labels in self.value_labels(name)[: 1 if name in self.allow_io else None]:
                 self.space.pin(labels, Reason("graph output", name, Kind.GRAPH_OUTPUT))
-        labelling = self._labelling(attention)
-        groups = find_groups(labelling)
+        pairs = self._pairs() if blocks == "own" else []
+        while True:
+            labelling = self._labelling(attention, blocks, pairs)
+            groups = find_groups(labelling)
+            uneven = find_uneven(labelling, groups)
+            if not uneven:
+                break
+            pairs = [pair for pair in pairs if pair not in uneven]
+        groups = with_cells(labelling, groups)
         return Coupling.of(labelling, groups, find_fixed(labelling, groups))
+
+    def _pairs(self) -> list[Blocks]:
+        """Pairs of factors of which the inner one may differ from block to block."""
+        return BlockFinder(
+            self.graph, self.space, self.labels, tuple(self.uses.values())
+        ).find()
 
     def _input(self, name: str) -> tuple[Labels, ...]:
         """Labels of a graph input: pinned, but for axes of a fixed size of one that may change."""
@@ -148,7 +172,9 @@ class _Walk:
                 for axis, labels in zip(origin.order, use.labels, strict=True):
                     self.space.tie(first.setdefault((origin.tensor, axis), labels), labels)
 
-    def _labelling(self, attention: str | None) -> Labelling:
+    def _labelling(
+        self, attention: str | None, blocks: str, pairs: Sequence[Blocks]
+    ) -> Labelling:
         return Labelling(
             graph=self.graph,
             shape_info=self.shape_info,
@@ -160,8 +186,9 @@ class _Walk:
             shuffles=self.shuffles,
             followed=frozenset(self.followed),
             attention=attention,
+            blocks=blocks,
             allow_io=self.allow_io,
-            channels=resolve(self.space, self._used(), attention),
+            channels=resolve(self.space.copy(), self._used(), attention, pairs),
         )
 
     def _is_arithmetic(self, node: Node) -> bool:

@@ -6,14 +6,19 @@ from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
+import numpy as np
+
 from prunegraph.coupling.branches import Branch, find_branches, needed_only_by
 from prunegraph.coupling.groups import Fixed, Group
 from prunegraph.coupling.shuffle import Shuffle
 from prunegraph.coupling.uses import Use
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.shape_info import ShapeInfo
+from prunegraph.labels.blocks import Blocks
 from prunegraph.labels.labels import Labels
 from prunegraph.labels.resolved import ResolvedLabels
+
+Array = np.ndarray
 
 
 @dataclass(frozen=True)
@@ -28,12 +33,26 @@ class Reduction:
 
 
 @dataclass(frozen=True, eq=False)
+class OwnChannels:
+    """Channels along an axis on which each block of another axis has its own.
+
+    `over` is that other axis, `block` the block of each of its indices [size of `over`], `numbers` the channel
+    numbers [size of `over`, size of the axis].
+    """
+
+    over: int
+    block: Array
+    numbers: Array
+    blocks: Blocks = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
 class Labelling:
     """The word of the rules of all nodes: labels on the axes of every value and weight, and their channels.
 
     By the index of a node: `attributes` that are sizes of axes (with a multiple), `operands` that list
-    sizes, `shuffles` by their last node; `followed` are the nodes whose rules could follow the labels.
-    `allow_io` names the inputs and outputs whose axes may lose indices.
+    sizes, `shuffles` by their last node; `followed` are the nodes whose rules could follow the labels. `attention` and
+    `blocks` are what `analyze` was asked for; `allow_io` names the inputs and outputs whose axes may lose indices.
     """
 
     graph: Graph = field(repr=False)
@@ -46,8 +65,24 @@ class Labelling:
     shuffles: Mapping[int, Shuffle] = field(repr=False)
     followed: frozenset[int] = field(repr=False)
     attention: str | None
+    blocks: str
     allow_io: tuple[str, ...]
     channels: ResolvedLabels = field(repr=False)
+
+    def own_channels(self, axes: Sequence[Labels], axis: int) -> OwnChannels | None:
+        """Channels along an axis on which each block of another axis has its own; None for any other axis."""
+        blocks = self.channels.blocks_of(axes[axis])
+        if blocks is None:
+            return None
+        over = blocks.over(axes)
+        assert over is not None  # what has the inner axis has the outer one beside it
+        numbers = self.channels.block_numbers(blocks)
+        return OwnChannels(over[0], over[1], numbers[over[1]], blocks)
+
+    def axis_labels(self, axes: Sequence[Labels], axis: int) -> Labels:
+        """Labels of an axis; where each block has its own, those of all blocks."""
+        blocks = self.channels.blocks_of(axes[axis])
+        return axes[axis] if blocks is None else blocks.elements
 
     def value_labels(
         self, value: str, node: int = -1, slot: int = -1

@@ -23,12 +23,16 @@ ONE_CHANNEL = "its channels live or die together, and one has to stay"
 
 @dataclass
 class _UsedAxis:
-    """An axis of a weight use, with the channel number of every index."""
+    """An axis of a weight use, with the channel number of every index.
+
+    With `over`, an axis on which each block of that axis has its own: numbers are of [`over`, axis], flat.
+    """
 
     use: Use
     axis: int
     run: int | None
     numbers: Array | None
+    over: int | None = None
 
     @property
     def size(self) -> int:
@@ -70,7 +74,12 @@ Ranked = tuple[tuple[int, int], _Parts]
 def _axes(labelling: Labelling) -> Iterator[_UsedAxis]:
     for use in labelling.uses:
         for axis, labels in enumerate(use.labels):
-            if labels.size > 1 and not labelling.channels.all_pinned(labels):
+            if labels.size < 2:
+                continue
+            own = labelling.own_channels(use.labels, axis)
+            if own is not None:
+                yield _UsedAxis(use, axis, None, own.numbers.reshape(-1), own.over)
+            elif not labelling.channels.all_pinned(labels):
                 root = labelling.channels.root(labels)
                 if isinstance(root, Listed):
                     yield _UsedAxis(use, axis, None, root.ids)
@@ -198,6 +207,7 @@ def _make(
                 table,
                 parts.channels,
                 graph,
+                axis.over,
             )
         )
     makers = dict.fromkeys(
@@ -221,10 +231,7 @@ def _make(
 def _params(members: list[Member]) -> int:
     total = 0
     for member in members:
-        weight = member.graph.weights[member.weight]
-        total += (
-            weight.size // weight.shape[member.axis] * member.channels * member.per_channel
-        )
+        total += round(member.graph.weights[member.weight].size * member.share)
     return total
 
 
@@ -232,12 +239,7 @@ def _macs(members: list[Member], macs: Mapping[int, int]) -> int:
     """Cost of all that reads or makes the channels: each layer's share along each axis of its main weight."""
     total = 0
     for member in members:
-        share = (
-            member.channels
-            * member.per_channel
-            / member.graph.weights[member.weight].shape[member.axis]
-        )
-        total += round(sum(macs[node] for node in member.main_layers) * share)
+        total += round(sum(macs[node] for node in member.main_layers) * member.share)
     return total
 
 
@@ -251,7 +253,10 @@ def _inexact_channels(labelling: Labelling) -> set[int]:
         for axis in reduction.axes:
             if not labelling.channels.all_pinned(labels[axis]):
                 root = labelling.channels.compact(labels[axis])
-                if isinstance(root, Listed):
+                own = labelling.own_channels(labels, axis)
+                if own is not None:
+                    result.update(own.numbers.reshape(-1).tolist())
+                elif isinstance(root, Listed):
                     result.update(root.ids.tolist())
                 elif isinstance(root, Span):
                     result.add(root.first)
@@ -264,12 +269,14 @@ def find_fixed(labelling: Labelling, groups: Sequence[Group]) -> tuple[Fixed, ..
     offered: dict[tuple[int, int], int] = {}
     for member in (member for group in groups for member in group.members):
         key = id(member.use), member.axis
-        offered[key] = offered.get(key, 0) + member.channels * member.per_channel
+        offered[key] = offered.get(key, 0) + round(
+            member.share * labelling.axis_labels(member.use.labels, member.axis).size
+        )
     for use in labelling.uses:
         for axis, role in use.roles.items():
             if role != "out":
                 continue
-            labels = use.labels[axis]
+            labels = labelling.axis_labels(use.labels, axis)
             mask = labelling.channels.pinned(labels)
             pinned = (
                 int(np.count_nonzero(mask))

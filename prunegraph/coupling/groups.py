@@ -22,7 +22,8 @@ class Member:
 
     `positions` is an integer array [channels, per_channel]: row c holds the indices on the
     axis that go when channel c goes. `role` is "out" where a layer makes the channels, "in"
-    where it consumes them, "param" for scales, biases and the like.
+    where it consumes them, "param" for scales, biases and the like. With `over`, each block of indices of that
+    other axis has channels of its own along `axis`: a channel's part of it are its `rows`.
     """
 
     weight: str
@@ -34,18 +35,44 @@ class Member:
     table: Array | None = field(repr=False)
     channels: int = field(repr=False)
     graph: Graph = field(repr=False)
+    over: int | None = None
 
     @cached_property
     def positions(self) -> Array:
+        if self.over is not None:
+            assert self.table is not None
+            return self.table[:, :1] % self._size
         if self.table is not None:
             return self.table
         assert self.first is not None
         return np.arange(self.first, self.first + self.channels)[:, None]
 
     @property
+    def _size(self) -> int:
+        return int(self.graph.weights[self.weight].shape[self.axis])
+
+    @property
+    def rows(self) -> Array:
+        """Indices of the axis `over` that belong to each channel [channels, rows]. Raises ValueError without one."""
+        if self.over is None or self.table is None:
+            raise ValueError("all indices of the other axes belong to each channel")
+        return self.table // self._size
+
+    @property
     def per_channel(self) -> int:
         """Indices of the axis that belong to one channel."""
-        return 1 if self.table is None else int(self.table.shape[1])
+        return (
+            1 if self.table is None or self.over is not None else int(self.table.shape[1])
+        )
+
+    @property
+    def share(self) -> float:
+        """Part of the weight that belongs to the channels."""
+        if self.over is None:
+            return self.channels * self.per_channel / self._size
+        assert self.table is not None
+        rows = self.graph.weights[self.weight].shape[self.over]
+        return float(self.table.size / (rows * self._size))
 
     @property
     def main_layers(self) -> list[int]:
@@ -68,10 +95,17 @@ class Member:
             "role": self.role,
             "per_channel": self.per_channel,
             **where,
+            **(
+                {} if self.over is None else {"over": self.over, "rows": self.rows.tolist()}
+            ),
         }
 
     def values(self) -> Array:
         """The weight's values by channel: [channels, elements of one channel]."""
+        if self.over is not None:
+            axes = self.axis, self.over
+            data = np.moveaxis(self.graph.weights[self.weight].read(), axes, (0, 1))
+            return data[self.positions, self.rows].reshape(self.channels, -1)
         data = np.moveaxis(self.graph.weights[self.weight].read(), self.axis, 0)
         if self.table is None and self.first == 0 and self.channels == data.shape[0]:
             return np.ascontiguousarray(data).reshape(self.channels, -1)
@@ -84,7 +118,8 @@ class Group:
 
     `channels` counts them; `layers` are the layers that make them. `params` and `macs` are
     what all of the group's channels together hold and cost at full width. `exact` is False
-    where a normalisation's statistics change with the width.
+    where a normalisation's statistics change with the width. `cells` are channels [cells, channels of one] of which
+    equally many have to go from each: every head, every group of a convolution has its own. None where any may go.
     """
 
     id: str
@@ -96,6 +131,7 @@ class Group:
     exact: bool
     numbers: Array | None = field(repr=False)
     first: int = field(repr=False)
+    cells: Array | None = field(repr=False, default=None)
 
     def channel_numbers(self, indices: Sequence[int] | Array) -> Array:
         """Numbers of channels among all channels of the coupling."""
@@ -111,6 +147,7 @@ class Group:
             "macs": self.macs,
             "params": self.params,
             "exact": self.exact,
+            **({} if self.cells is None else {"cells": self.cells.tolist()}),
         }
 
 

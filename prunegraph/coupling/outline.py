@@ -85,6 +85,8 @@ def _head(coupling: Coupling) -> dict[str, Any]:
     unit: dict[str, Any] = {}
     if coupling.attention:
         unit["attention"] = coupling.attention
+    if coupling.channels.blocks:
+        unit["blocks"] = coupling.blocks
     if coupling.allow_io:
         unit["allow_io"] = list(coupling.allow_io)
     return {

@@ -61,7 +61,7 @@ def readers(coupling: Coupling) -> dict[str, list[ChannelAxis]]:
 def _cached(
     coupling: Coupling, what: str, make: Callable[[Coupling], dict[str, list[ChannelAxis]]]
 ) -> dict[str, list[ChannelAxis]]:
-    key = (what, coupling.attention, coupling.dropped)
+    key = (what, coupling.attention, coupling.blocks, coupling.dropped)
     if key not in coupling.graph.cache:
         coupling.graph.cache[key] = make(coupling)
     result: dict[str, list[ChannelAxis]] = coupling.graph.cache[key]

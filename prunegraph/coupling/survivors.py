@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 from prunegraph.coupling.branches import PREFIX, Branch
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.uses import Use
+from prunegraph.errors import PlanError
+from prunegraph.labels.blocks import Blocks
 from prunegraph.labels.labels import Labels, Listed, Uniform
 
 Array = np.ndarray
@@ -45,6 +48,7 @@ class Survivors:
         self._kept: dict[tuple[int, int], Array | None] = {}
         self.branches = _outermost(coupling, remove)
         self.gone = coupling.nodes_without(self.branches)
+        self._counted: dict[int, Array | None] = {}
 
     @property
     def is_whole(self) -> bool:
@@ -71,7 +75,14 @@ class Survivors:
         )
 
     def kept(self, labels: Labels) -> Array | None:
-        """Indices of an axis that stay, or None where all do."""
+        """Indices of an axis that stay, or None where all do.
+
+        Where each block of another axis has its own, the first ones, as many as there are left: see `own`.
+        """
+        blocks = self.coupling.channels.blocks_of(labels)
+        if blocks is not None:
+            table = self._left(blocks)
+            return None if table is None else np.arange(table.shape[1])
         root = self.coupling.channels.root(labels)
         if isinstance(root, Uniform):
             return None
@@ -85,6 +96,46 @@ class Survivors:
                 None if gone is None or not gone.any() else np.flatnonzero(~gone)
             )
         return self._kept[root.key]
+
+    def _left(self, blocks: Blocks) -> Array | None:
+        """Elements of each block that stay [blocks, number that stay]; None where all do.
+
+        Raises PlanError for blocks of which some have more left than others.
+        """
+        first = blocks.inner.first
+        if first not in self._counted:
+            stays = ~self.removed(self.coupling.channels.block_numbers(blocks))
+            counts = stays.sum(axis=1)
+            if (counts != counts[0]).any():
+                raise PlanError(
+                    f"of {blocks.count} blocks of {blocks.size} channels, "
+                    f"{counts.min()} would be left in one and {counts.max()} in another"
+                )
+            self._counted[first] = (
+                None if stays.all() else np.nonzero(stays)[1].reshape(blocks.count, -1)
+            )
+        return self._counted[first]
+
+    def removed(self, numbers: Array) -> Array:
+        """Mask of channels, by number, that are removed; those of blocks that choose their own."""
+        return self._components[numbers]
+
+    def own(self, axes: Sequence[Labels], axis: int) -> Own | None:
+        """What stays on an axis on which each block of another has its own; None for any other, or if all does."""
+        blocks = self.coupling.channels.blocks_of(axes[axis])
+        table = None if blocks is None else self._left(blocks)
+        if blocks is None or table is None:
+            return None
+        over = blocks.over(axes)
+        assert over is not None
+        return Own(over[0], table[over[1]])
+
+    def taken(self, axes: Sequence[Labels], value: Array) -> Array:
+        """A value's or weight's elements that stay."""
+        return taken(value, self._axes(axes))
+
+    def _axes(self, axes: Sequence[Labels]) -> list[Array | Own | None]:
+        return [self.own(axes, i) or self.kept(labels) for i, labels in enumerate(axes)]
 
     def size(self, labels: Labels) -> int:
         """Number of indices of an axis that stay."""
@@ -104,9 +155,9 @@ class Survivors:
             return old
         return tuple(self.size(each) for each in labels)
 
-    def use(self, use: Use) -> list[Array | None]:
-        """`kept` of every axis of a weight."""
-        return [self.kept(each) for each in use.labels]
+    def use(self, use: Use) -> list[Array | Own | None]:
+        """`kept` of every axis of a weight, or `own`."""
+        return self._axes(use.labels)
 
 
 def _outermost(
@@ -121,3 +172,35 @@ def _outermost(
         if b.id in coupling.dropped or len(remove.get(b.id, ()))
     ]
     return tuple(b for b in chosen if not any(other.holds(b) for other in chosen))
+
+
+@dataclass(frozen=True, eq=False)
+class Own:
+    """What stays on an axis, for each index of the axis `over`: `kept` [size of `over`, number that stay]."""
+
+    over: int
+    kept: Array
+
+    def of(self, values: Array, axis: int) -> Array:
+        """Values with only what stays on an axis."""
+        shape = [1] * values.ndim
+        shape[self.over], shape[axis] = self.kept.shape
+        kept = self.kept if self.over < axis else self.kept.T
+        full = list(values.shape)
+        full[axis] = self.kept.shape[1]
+        return np.take_along_axis(values, np.broadcast_to(kept.reshape(shape), full), axis)
+
+    def tobytes(self) -> bytes:
+        """Equal for the same indices."""
+        return bytes([self.over]) + self.kept.tobytes()
+
+
+def taken(values: Array, axes: Sequence[Array | Own | None]) -> Array:
+    """Values with only the indices that stay."""
+    for axis, kept in enumerate(axes):
+        if isinstance(kept, Own):
+            values = kept.of(values, axis)
+    for axis, kept in enumerate(axes):
+        if isinstance(kept, np.ndarray):
+            values = np.take(values, kept, axis)
+    return np.ascontiguousarray(values)

@@ -191,6 +191,7 @@ def compress(
     data: Samples | None = None,
     mask_input: str | None = None,
     attention: str | None = None,
+    blocks: str = "alike",
     repair: str | None = None,
     quantize: str | None = None,
     verify: bool = True,
@@ -211,6 +212,7 @@ def compress(
         data: unlabelled inputs from the training distribution.
         mask_input: the input that is 0 at positions which do not count, as for `pg.prune`.
         attention: "heads" or "head_dim"; by default whichever is finer.
+        blocks: whether heads, and groups of a convolution, lose the same channels ("alike") or their "own".
         repair: how to get accuracy back; None is "least-squares" with data, else "none".
         quantize: type of the weights of a quantized result, such as "int8" (see `pg.quantize`); needs data.
         verify: whether the cut is proved; a failed proof raises and nothing is written.
@@ -242,7 +244,9 @@ def compress(
         repairs.find(repair, samples, graph), verify, settings.seed, progress=progress
     )
     progress("analyze")
-    work = _Work(api.analyze(graph, attention=attention), settings, samples, how)
+    work = _Work(
+        api.analyze(graph, attention=attention, blocks=blocks), settings, samples, how
+    )
     created = work.by_rule() if settings.published else work.by_budget()
     if quantize is not None:
         from prunegraph.quantization.quantize import quantize as _quantize

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from prunegraph.labels.blocks import Blocks
 from prunegraph.labels.carriers import Candidate, choose
-from prunegraph.labels.labels import Labels, Uniform
+from prunegraph.labels.labels import Labels, Listed, Uniform
 from prunegraph.labels.products import Product
 from prunegraph.labels.reasons import Reason
 from prunegraph.labels.resolved import ResolvedLabels
@@ -13,7 +14,10 @@ from prunegraph.labels.space import REPEATED, LabelSpace
 
 
 def resolve(
-    space: LabelSpace, used: Iterable[Labels], wanted: str | None = None
+    space: LabelSpace,
+    used: Iterable[Labels],
+    wanted: str | None = None,
+    blocks: Sequence[Blocks] = (),
 ) -> ResolvedLabels:
     """Channels of all labels.
 
@@ -22,17 +26,25 @@ def resolve(
         used: every `Labels` the caller will ask about.
         wanted: tag of the factors that carry their products, where several are free;
             else the factor with the most elements does.
+        blocks: pairs of factors; where the inner one carries its products, the elements of these do in its place.
     """
-    _Resolution(space, wanted).run()
-    return ResolvedLabels(space, used)
+    resolution = _Resolution(space, wanted, blocks)
+    resolution.run()
+    chosen = tuple(each for each in blocks if each.inner.first in resolution.apart)
+    # Their elements have numbers one by one.
+    elements = [Listed(each.elements.array()) for each in chosen]
+    return ResolvedLabels(space, (*used, *elements), chosen)
 
 
 class _Resolution:
     """The products of a space while they are settled."""
 
-    def __init__(self, space: LabelSpace, wanted: str | None):
+    def __init__(self, space: LabelSpace, wanted: str | None, blocks: Sequence[Blocks]):
         self.space = space
         self.carriers: list[Labels] = []
+        self.blocks = {each.inner.first: each for each in blocks}
+        #: Inner factors whose blocks choose channels of their own, by first label.
+        self.apart: set[int] = set()
         self.preferred = [labels for labels, name in space.tags if name == wanted]
 
     def run(self) -> None:
@@ -104,13 +116,22 @@ class _Resolution:
         for product, pinned, whole, reason in clear:
             if whole and reason:
                 for factor in product.factors:
-                    self.space.pin(factor, reason)
+                    self._pin(factor, product, reason)
             else:
                 self._settle(product, pinned, reason)
         self.carriers += units
         if clear:
             return [product for product, _ in unclear]
         return self._choose(unclear, channels)
+
+    def _pin(self, factor: Labels, product: Product, reason: Reason) -> None:
+        """Pin a factor of a product that stays; elements of its own in every block stay, too."""
+        root = self.space.find(factor)
+        blocks = self.blocks.get(root.first) if self.space.is_block(root) else None
+        elements = blocks.labels_of(product) if blocks is not None else None
+        if elements is not None:
+            self.space.pin(elements, reason)
+        self.space.pin(factor, reason)
 
     def _choose(
         self,
@@ -152,7 +173,18 @@ class _Resolution:
                         product.where,
                     ),
                 )
-        self.space.tie(product.whole, product.spread(chosen))
+        self._tie(product, chosen)
+
+    def _tie(self, product: Product, carrier: int) -> None:
+        """Tie a product to the factor that carries it, or to elements of its own in every block."""
+        root = self.space.find(product.factors[carrier])
+        blocks = self.blocks.get(root.first) if self.space.is_block(root) else None
+        elements = blocks.labels_of(product) if blocks is not None else None
+        if blocks is None or elements is None:
+            self.space.tie(product.whole, product.spread(carrier))
+            return
+        self.apart.add(blocks.inner.first)
+        self.space.tie(product.whole, elements)
 
     def _settle(
         self, product: Product, pinned: Sequence[bool], reason: Reason | None = None
@@ -162,7 +194,7 @@ class _Resolution:
         if len(free) > 1:
             return False
         if free:
-            self.space.tie(product.whole, product.spread(free[0]))
+            self._tie(product, free[0])
             return True
         self.space.pin(product.whole, reason or self._reason(product.factors[0]))
         return True

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypeGuard
 
 import numpy as np
 
+from prunegraph.labels.blocks import Blocks
 from prunegraph.labels.labels import Labels, Listed, Span, Uniform
 from prunegraph.labels.reasons import Reason
 from prunegraph.labels.space import LabelSpace
@@ -19,11 +20,16 @@ class ResolvedLabels:
     """Resolved labels: every label belongs to one channel, pinned or free.
 
     Blocks that nothing touches index by index stay runs; all others are expanded into
-    elements whose connected components are the channels.
+    elements whose connected components are the channels. `blocks` are the pairs of factors of which each block
+    has channels of its own.
     """
 
-    def __init__(self, space: LabelSpace, used: Iterable[Labels]):
+    def __init__(
+        self, space: LabelSpace, used: Iterable[Labels], blocks: Sequence[Blocks] = ()
+    ):
         self.space = space
+        self.blocks = tuple(blocks)
+        self._inner = {each.inner.first: each for each in self.blocks}
         self._starts = space.starts
         # Kept with the labels they are of: a key holds the identity of an array.
         self._roots: dict[tuple[int, int], tuple[Labels, Labels]] = {}
@@ -148,6 +154,18 @@ class ResolvedLabels:
 
     # -- questions ------------------------------------------------------------------
 
+    def block_numbers(self, blocks: Blocks) -> Array:
+        """Channel numbers of the elements of all blocks [blocks, elements of one]."""
+        return self.root(blocks.elements).array().reshape(blocks.count, blocks.size)
+
+    def blocks_of(self, labels: Labels) -> Blocks | None:
+        """The blocks whose elements an axis counts; None for an axis that has channels itself."""
+        if not self.blocks or not isinstance(labels, Span):
+            return None
+        before = self.blocks[0].outer.space
+        root = before.find(labels)
+        return self._inner.get(root.first) if before.is_block(root) else None
+
     def root(self, labels: Labels) -> Labels:
         """Labels as channel numbers: a run for an untouched block, else an array.
 
@@ -175,6 +193,10 @@ class ResolvedLabels:
             repeat = match.repeat if isinstance(match, Listed) else 1
             self._compact[key] = match, Listed(ids, repeat)
         return self._compact[key][1]
+
+    def is_untouched(self, labels: Labels) -> bool:
+        """Tell whether labels are a whole block that nothing looks at index by index."""
+        return self._is_run(self.space.find(labels))
 
     def _is_run(self, labels: Labels) -> TypeGuard[Span]:
         """Tell whether labels are a block that nothing looks at index by index."""

@@ -36,6 +36,20 @@ class LabelSpace:
         self._stay: dict[tuple[int, int], Labels] = {}
         self._pins: dict[Reason, int] = {}
 
+    def copy(self) -> LabelSpace:
+        """The same labels, to which more can be added without a trace in these."""
+        result = LabelSpace()
+        result.starts, result.sizes, result.total = (
+            list(self.starts),
+            dict(self.sizes),
+            self.total,
+        )
+        result.alias, result.ties = dict(self.alias), list(self.ties)
+        result.products, result.tags = list(self.products), list(self.tags)
+        result.reasons = dict(self.reasons)
+        result._stay, result._pins = dict(self._stay), dict(self._pins)
+        return result
+
     def fresh(self, size: int) -> Span:
         """A block of labels nobody else has. Raises ValueError for an impossible size."""
         if not 0 <= size <= MAX_SIZE:

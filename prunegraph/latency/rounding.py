@@ -66,7 +66,8 @@ def best_rounding(
     key = hashlib.sha256(
         "\n".join(table.key(node, whole) for node in table.layers).encode()
     ).hexdigest()[:32]
-    key = f"{coupling.attention or ''}{key}"
+    own = coupling.blocks if coupling.channels.blocks else ""
+    key = f"{coupling.attention or ''}{own}{key}"
     if key not in cache.rounding:
         figures = _measure(coupling, timer, progress)
         cache.rounding[key] = {

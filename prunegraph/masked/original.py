@@ -41,8 +41,8 @@ CONSUMED = frozenset({"in"})
 #: An input: the index of its node, and its number.
 Reader = tuple[int, int]
 
-#: What is zero in a weight: indices by axis.
-Zeros = tuple[tuple[int, tuple[int, ...]], ...]
+#: What is zero in a weight: cuts of its axes.
+Zeros = tuple[Cut, ...]
 
 
 def write_masked(
@@ -70,15 +70,18 @@ def zeros(coupling: Coupling, cuts: Sequence[Cut], roles: Set[str]) -> dict[Read
     """The zeros that each input reads: of a float weight that a layer contracts; scales, slopes and the like stay."""
     index = readers(coupling.graph)
     contracted = {(use.weight, use.node, use.slot): use.roles for use in coupling.uses}
-    result: dict[Reader, dict[int, tuple[int, ...]]] = {}
+    result: dict[Reader, dict[int, Cut]] = {}
     for cut in cuts:
         node, slot = index[cut.node or ""], cut.input if cut.input is not None else -1
         role = contracted.get(
             (cut.weight, node, slot), contracted.get((cut.weight, -1, -1), {})
         ).get(cut.axis)
         if role in roles and coupling.graph.weights[cut.weight].is_float:
-            result.setdefault((node, slot), {})[cut.axis] = cut.removed
-    return {reader: tuple(sorted(axes.items())) for reader, axes in result.items()}
+            result.setdefault((node, slot), {})[cut.axis] = cut.for_all()
+    return {
+        reader: tuple(axes[axis] for axis in sorted(axes))
+        for reader, axes in result.items()
+    }
 
 
 def readers(graph: Graph) -> dict[str, int]:
@@ -90,8 +93,13 @@ def readers(graph: Graph) -> dict[str, int]:
 def zeroed(weight: Weight, axes: Zeros, name: str) -> onnx.TensorProto:
     """A weight's tensor with zeros."""
     values = np.array(weight.read())
-    for axis, removed in axes:
-        values[(slice(None),) * axis + (list(removed),)] = 0
+    for cut in axes:
+        if cut.over is None:
+            values[(slice(None),) * cut.axis + (list(cut.removed),)] = 0
+            continue
+        rows = np.moveaxis(values, (cut.over, cut.axis), (0, 1))
+        for row, removed in zip(rows, cut.blocks, strict=True):
+            row[list(removed)] = 0
     tensor = numpy_helper.from_array(values, name)
     tensor.data_type = weight.tensor.data_type
     return tensor

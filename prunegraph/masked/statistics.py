@@ -119,6 +119,14 @@ class Masking:
         labels = self.survivors.coupling.labels_at(reduction)
         mask, fraction = np.ones([1] * len(labels), self.dtype), 1.0
         for axis in reduction.axes:
+            own = self.survivors.coupling.own_channels(labels, axis)
+            if own is not None:
+                one = np.asarray(~self.survivors.removed(own.numbers), self.dtype)
+                fraction *= float(one[0].mean())
+                shape = [1] * len(labels)
+                shape[own.over], shape[axis] = one.shape
+                mask = mask * (one if own.over < axis else one.T).reshape(shape)
+                continue
             kept = self.survivors.kept(labels[axis])
             if kept is not None:
                 one = np.zeros(labels[axis].size, self.dtype)

@@ -22,11 +22,11 @@ def wrong_weight(
     Nothing is said of a graph most of whose nodes have been changed or renamed since it was cut.
     """
     index = readers(graph)
-    removed: dict[Reader, dict[int, tuple[int, ...]]] = {}
+    removed: dict[Reader, dict[int, Cut]] = {}
     weight_of: dict[Reader, str] = {}
     for cut in cuts:
         reader = index[cut.node or ""], cut.input or 0
-        removed.setdefault(reader, {})[cut.axis] = cut.removed
+        removed.setdefault(reader, {})[cut.axis] = cut
         weight_of[reader] = cut.weight
     for weight in dict.fromkeys(weight_of.values()):
         weight_of |= dict.fromkeys(graph.consumers[weight], weight)
@@ -53,15 +53,24 @@ def wrong_weight(
 def _is_right(
     graph: Graph,
     weight: str,
-    removed: Mapping[int, Sequence[int]],
+    removed: Mapping[int, Cut],
     pruned: Graph,
     node: Node,
     slot: int,
 ) -> bool:
     values = graph.weights[weight].read()
-    for axis, gone in removed.items():
-        stays = np.setdiff1d(np.arange(values.shape[axis]), gone)
-        values = np.take(values, stays, axis)
+    # Blocks are counted along axes as they were.
+    for axis, cut in sorted(removed.items(), key=lambda item: item[1].over is None):
+        if cut.over is None:
+            stays = np.setdiff1d(np.arange(values.shape[axis]), cut.removed)
+            values = np.take(values, stays, axis)
+            continue
+        rows = np.moveaxis(values, (cut.over, axis), (0, 1))
+        remaining = [
+            np.delete(row, list(gone), axis=0)
+            for row, gone in zip(rows, cut.blocks, strict=True)
+        ]
+        values = np.moveaxis(np.stack(remaining), (0, 1), (cut.over, axis))
     own = pruned.weights.get(_behind_identity(pruned, node.input(slot)))
     if own is None:
         return not removed

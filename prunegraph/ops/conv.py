@@ -29,6 +29,7 @@ register(
         attributes={"group": "g"},
     ),
     macs=conv_macs,
+    blocks="apart",
     info=OperatorInfo(
         kind="convolution",
         roles=("", "weight", "bias"),
@@ -82,6 +83,7 @@ register(
         attributes={"group": "g"},
     ),
     macs=_transposed_macs,
+    blocks="apart",
     info=OperatorInfo(
         kind="transposed convolution",
         roles=("", "weight", "bias"),

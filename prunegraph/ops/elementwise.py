@@ -113,10 +113,12 @@ register(
     "Identity",
     "Cast",
     propagate=propagate_unary,
+    blocks="apart",
 )
 register(
     "Dropout",
     propagate=_propagate_dropout,
+    blocks="apart",
     info=OperatorInfo(
         kind="dropout",
         passes=("levels", "normals", "scores"),
@@ -153,6 +155,7 @@ register(
     "PRelu",
     "SwiGLU",
     propagate=propagate_nary,
+    blocks="apart",
 )
 
 describe(

@@ -101,12 +101,14 @@ def _propagate_sequence_at(site: Site) -> None:
 register(
     "Concat",
     propagate=_propagate_concat,
+    blocks="apart",
     info=OperatorInfo(kind="concatenation", moves="joins", passes=("codes",)),
 )
 register(
     "Split",
     propagate=_propagate_split,
     fix_up=_fix_up_split,
+    blocks="apart",
     info=OperatorInfo(
         kind="splitting", moves="part", passes=("codes",), quantized="moves", numbers=(1,)
     ),

@@ -136,6 +136,7 @@ register(
     "MatMul",
     propagate=propagate_product,
     macs=_matmul_macs,
+    blocks="batches",
     info=OperatorInfo(
         kind="matrix product",
         roles=("weight", "weight"),

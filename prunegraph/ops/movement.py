@@ -465,6 +465,7 @@ register(
     "Reshape",
     propagate=_propagate_reshape,
     fix_up=_fix_up_reshape,
+    blocks="apart",
     info=OperatorInfo(
         kind="reshaping",
         moves="all",
@@ -473,11 +474,12 @@ register(
         numbers=(1,),
     ),
 )
-register("Flatten", "Unsqueeze", propagate=_propagate_reshape)
-register("Squeeze", propagate=_propagate_reshape, fix_up=_fix_up_squeeze)
+register("Flatten", "Unsqueeze", propagate=_propagate_reshape, blocks="apart")
+register("Squeeze", propagate=_propagate_reshape, fix_up=_fix_up_squeeze, blocks="apart")
 register(
     "Transpose",
     propagate=_propagate_transpose,
+    blocks="apart",
     info=OperatorInfo(
         kind="transposition",
         moves="all",
@@ -489,6 +491,7 @@ register(
     "Expand",
     propagate=_propagate_expand,
     fix_up=_fix_up_expand,
+    blocks="apart",
     info=OperatorInfo(moves="joins", numbers=(1,)),
 )
 register(
@@ -503,6 +506,7 @@ register(
     "Slice",
     propagate=_propagate_slice,
     fix_up=_fix_up_slice,
+    blocks="apart",
     info=OperatorInfo(
         moves="part", passes=("codes", "scales"), quantized="moves", numbers=(1, 2, 3, 4)
     ),
@@ -511,6 +515,7 @@ register(
     "Gather",
     propagate=_propagate_gather,
     fix_up=_fix_up_gather,
+    blocks="apart",
     info=OperatorInfo(
         kind="gathering", moves="part", passes=("codes",), quantized="moves", indices="axis"
     ),

@@ -146,7 +146,7 @@ register(
         "n *c -> n *c", stays="channels within reach of each other in LRN"
     ),
 )
-register("Softmax", "LogSoftmax", "Hardmax", propagate=_propagate_softmax)
+register("Softmax", "LogSoftmax", "Hardmax", propagate=_propagate_softmax, blocks="apart")
 
 describe(OperatorInfo(roles=("", "scale", "bias"), shape="input"), "LayerNormalization")
 describe(OperatorInfo(shape="function"), "MeanVarianceNormalization", "RMSNormalization")

@@ -70,11 +70,12 @@ register(
     "ReduceSumSquare",
     "ReduceLogSum",
     propagate=_reduction("sum"),
+    blocks="apart",
 )
-register("ReduceMean", propagate=_reduction("mean"))
-register("ReduceMax", "ReduceLogSumExp", propagate=_reduction("max"))
-register("ReduceMin", propagate=_reduction("min"))
-register("ReduceProd", propagate=_reduction("product"))
+register("ReduceMean", propagate=_reduction("mean"), blocks="apart")
+register("ReduceMax", "ReduceLogSumExp", propagate=_reduction("max"), blocks="apart")
+register("ReduceMin", propagate=_reduction("min"), blocks="apart")
+register("ReduceProd", propagate=_reduction("product"), blocks="apart")
 register("ArgMax", "ArgMin", propagate=_propagate_arg, info=OperatorInfo(decides=True))
 
 describe(

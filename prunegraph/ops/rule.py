@@ -11,7 +11,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -136,6 +136,10 @@ Propagate = Callable[[Site], None]
 FixUp = Callable[[Edit], None]
 Macs = Callable[[Node, Sequence[Shape], Sequence[Shape]], int]
 MACS = ("node", "inputs", "outputs")
+
+#: How an operator treats an axis that has other channels in each block of another axis: it mixes them (""), it keeps
+#: blocks apart wherever both axes stand ("apart"), or where the other one stands before the last two ("batches").
+BlockHandling = Literal["", "apart", "batches"]
 Shapes = Callable[[Node, Sequence[Shape]], Sequence[Shape]]
 
 
@@ -146,7 +150,8 @@ class Rule:
     `barrier` is the reason why the operator pins all it touches, of that `kind`; it has no
     `propagate` then. A `partial` rule also follows nodes of which some shapes are not known. `shapes` gives the
     outputs' shapes from those of the inputs, for an operator that has no inference in ONNX and
-    that ONNX Runtime cannot run (else a run shows them).
+    that ONNX Runtime cannot run (else a run shows them). `blocks` tells whether blocks of an axis may have channels of
+    their own there (`labels.blocks`); a rule that says nothing of it is taken to mix them.
     """
 
     propagate: Propagate | None = None
@@ -157,6 +162,7 @@ class Rule:
     kind: Kind = Kind.OPERATOR
     partial: bool = False
     shapes: Shapes | None = None
+    blocks: BlockHandling = ""
 
 
 _RULES: dict[tuple[str, str], list[Rule]] = {}
@@ -172,6 +178,7 @@ def register(
     since: int = 1,
     partial: bool = False,
     shapes: Shapes | None = None,
+    blocks: BlockHandling = "",
     info: OperatorInfo | None = None,
 ) -> None:
     """Add one rule for operators of a domain, from an opset version on.
@@ -187,7 +194,9 @@ def register(
     origin = plugins.note_origin(propagate)
     for op in ops:
         name = f"{domain or 'ai.onnx'}::{op}"
-        rule = Rule(propagate, fix_up, macs, since, partial=partial, shapes=shapes)
+        rule = Rule(
+            propagate, fix_up, macs, since, partial=partial, shapes=shapes, blocks=blocks
+        )
         if origin != plugins.BUILT_IN:
             rule = _guarded(rule, name, origin)
         rules = _RULES.setdefault((domain, op), [])
@@ -219,6 +228,7 @@ def _guarded(rule: Rule, op: str, origin: str) -> Rule:
         rule.since,
         partial=rule.partial,
         shapes=rule.shapes and _shaped(plugins.guard(rule.shapes, what), what),
+        blocks=rule.blocks,
     )
 
 

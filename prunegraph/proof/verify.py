@@ -378,10 +378,8 @@ class _Comparison:
 
     def _survive(self, name: str, value: Array) -> Array:
         """The part of an original value that the pruned graph still has."""
-        for axis, kept in enumerate(self.survivors.value(name)):
-            if kept is not None:
-                value = np.take(value, kept, axis)
-        return value
+        axes = self.survivors.coupling.value_labels(name)
+        return value if axes is None else self.survivors.taken(axes, value)
 
     def _witnesses(self, saturated: Sequence[str]) -> list[str]:
         """Inner values that stand in for outputs: the last layers' outputs, and what saturated nodes read."""

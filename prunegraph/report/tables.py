@@ -44,14 +44,16 @@ def groups_table(coupling: Coupling, total: Cost) -> Table:
         )
     for group in coupling.groups:
         layers = some(group.layers)
-        note = "" if group.exact else "statistics over survivors"
+        notes = [] if group.exact else ["statistics over survivors"]
+        if group.cells is not None:
+            notes.append(f"equally many in each of {len(group.cells)} blocks")
         table.add_row(
             group.id,
             layers or group.members[0].weight,
             str(group.channels),
             share(group.params, total.params),
             share(group.macs, total.macs),
-            note,
+            "; ".join(notes),
         )
     return table
 

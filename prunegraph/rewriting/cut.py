@@ -16,7 +16,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from prunegraph.coupling.shuffle import Shuffle
-from prunegraph.coupling.survivors import Survivors
+from prunegraph.coupling.survivors import Survivors, taken
 from prunegraph.errors import MISFIT, ModelError
 from prunegraph.graph.external import SCRATCH, without_graph, write_stream
 from prunegraph.graph.inference import skeleton
@@ -30,7 +30,7 @@ from prunegraph.rewriting.declared import declare_interface, declare_values
 from prunegraph.rewriting.operands import Operands
 from prunegraph.rewriting.reassembly import Reassembly, Rewritten
 from prunegraph.rewriting.unused import drop_unused
-from prunegraph.rewriting.weights import LazyTensor, WeightEditor, sliced
+from prunegraph.rewriting.weights import LazyTensor, WeightEditor
 
 Array = np.ndarray
 
@@ -57,7 +57,7 @@ def _without_channels(survivors: Survivors, scratch: Path | None) -> Graph:
     """The graph without its removed channels."""
     coupling = survivors.coupling
     graph = coupling.graph
-    editor = WeightEditor(coupling, survivors.use, sliced)
+    editor = WeightEditor(coupling, survivors.use, taken)
     editor.run()
     operands = Operands(graph, coupling.shape_info, survivors, editor.renamed, editor.names)
     replaced = _replaced_by_gathers(survivors)

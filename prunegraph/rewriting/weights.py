@@ -9,6 +9,7 @@ import onnx
 from onnx import numpy_helper
 
 from prunegraph.coupling.coupling import Coupling
+from prunegraph.coupling.survivors import Own
 from prunegraph.coupling.uses import Use
 from prunegraph.graph.model import Graph, Weight
 from prunegraph.graph.names import Names
@@ -17,21 +18,13 @@ Array = np.ndarray
 Key = tuple[bytes | None, ...]
 
 #: What to do to each axis of a weight: None for nothing, else the indices that stay.
-Axes = list[Array | None]
+Axes = list[Array | Own | None]
 
 #: A tensor that is made when it is written, so that one is in memory at a time.
 LazyTensor = Callable[[], onnx.TensorProto]
 
 #: Makes the new values from the old ones.
 Change = Callable[[Array, Axes], Array]
-
-
-def sliced(values: Array, axes: Axes) -> Array:
-    """Values with only the indices that stay."""
-    for axis, kept in enumerate(axes):
-        if kept is not None:
-            values = np.take(values, kept, axis)
-    return np.ascontiguousarray(values)
 
 
 class WeightEditor:

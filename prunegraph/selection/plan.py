@@ -14,7 +14,8 @@ import numpy as np
 from prunegraph.coupling.analysis import analyze
 from prunegraph.coupling.branches import PREFIX
 from prunegraph.coupling.coupling import Coupling
-from prunegraph.coupling.survivors import Survivors
+from prunegraph.coupling.groups import Group
+from prunegraph.coupling.survivors import Own, Survivors
 from prunegraph.coupling.uses import Use
 from prunegraph.errors import MALFORMED, PlanError, UnknownNameError
 from prunegraph.graph import control
@@ -25,8 +26,8 @@ from prunegraph.selection.rotation import Rotation
 
 FORMAT = "prunegraph/plan@2"
 
-#: The form of plans that say more than channels: branches that go, changed inputs or outputs, a smaller vocabulary, a
-#: rotation.
+#: The form of plans that say more than channels: branches that go, changed inputs or outputs, a smaller vocabulary,
+#: blocks that choose channels of their own, a rotation.
 EXTENDED = "prunegraph/plan@3"
 
 #: Forms that are read; in the first one, cuts do not say which reader of a weight they are for.
@@ -39,6 +40,9 @@ class Cut:
 
     `node` is the reader's name and `input` the number of its input. A reader that no cut names reads the
     weight whole. Without a node (in plan@1, and in tensors of a source) the cut is for every reader.
+
+    Where each block of another axis `over` loses indices of its own, `blocks` lists them for every index of that
+    axis as it is in the original; `removed` is empty then.
     """
 
     weight: str
@@ -46,10 +50,12 @@ class Cut:
     removed: tuple[int, ...]
     node: str | None = None
     input: int | None = None
+    over: int | None = None
+    blocks: tuple[tuple[int, ...], ...] = ()
 
     def for_all(self) -> Cut:
         """The same cut without its reader."""
-        return Cut(self.weight, self.axis, self.removed)
+        return replace(self, node=None, input=None)
 
     def to_json(self) -> dict[str, Any]:
         reader = {"node": self.node, "input": self.input} if self.node is not None else {}
@@ -57,7 +63,11 @@ class Cut:
             "weight": self.weight,
             **reader,
             "axis": self.axis,
-            "removed": list(self.removed),
+            **(
+                {"removed": list(self.removed)}
+                if self.over is None
+                else {"over": self.over, "blocks": [list(each) for each in self.blocks]}
+            ),
         }
 
 
@@ -122,13 +132,22 @@ class Plan:
     def is_extended(self) -> bool:
         """Tell whether it says what older forms of plans cannot."""
         return bool(
-            self.branches or self.allow_io or self.vocabulary or self.rotation is not None
+            self.branches
+            or self.allow_io
+            or self.vocabulary
+            or self.rotation is not None
+            or self.blocks != "alike"
         )
 
     @property
     def attention(self) -> str | None:
         """What the plan's groups are in attention, "heads" or "head_dim"; None where that was left open."""
         return self.provenance.get("attention")
+
+    @property
+    def blocks(self) -> str:
+        """Which channels of each block the plan's groups are about: "own" or "alike"."""
+        return str(self.provenance.get("blocks", "alike"))
 
     @property
     def allow_io(self) -> tuple[str, ...]:
@@ -143,7 +162,12 @@ class Plan:
     def coupling(self, graph: Graph) -> Coupling:
         """The analysis that the plan's groups are from. Raises PlanError where its inputs and outputs are not there."""
         try:
-            return analyze(graph, attention=self.attention, allow_io=self.allow_io)
+            return analyze(
+                graph,
+                attention=self.attention,
+                blocks=self.blocks,
+                allow_io=self.allow_io,
+            )
         except UnknownNameError as error:
             raise PlanError(f"the plan does not fit {graph.source}: {error}") from error
 
@@ -192,7 +216,7 @@ class Plan:
             raise PlanError(f"{source}: not a plan: its 'format' must be {FORMAT!r}")
         try:
             provenance = dict(content.get("provenance", {}))
-            for key in ("attention", "allow_io"):
+            for key in ("attention", "blocks", "allow_io"):
                 if given := content["model"].get(key):
                     provenance[key] = given
             return cls(
@@ -266,9 +290,14 @@ def _cut(entry: Any) -> Cut:
         )
     if type(entry["axis"]) is not int:
         raise ValueError(f"the axis in {what} must be a whole number")
-    return Cut(
-        str(entry["weight"]), entry["axis"], _whole(entry["removed"], what), node, slot
-    )
+    if "over" not in entry:
+        return Cut(
+            str(entry["weight"]), entry["axis"], _whole(entry["removed"], what), node, slot
+        )
+    if type(entry["over"]) is not int or not isinstance(entry["blocks"], list):
+        raise ValueError(f"{what} by block need a whole number 'over' and lists 'blocks'")
+    blocks = tuple(_whole(each, what) for each in entry["blocks"])
+    return Cut(str(entry["weight"]), entry["axis"], (), node, slot, entry["over"], blocks)
 
 
 def _names(values: Any, what: str) -> tuple[str, ...]:
@@ -338,6 +367,7 @@ def make_plan(
             del chosen[group.id]
     origin = {
         **({"attention": coupling.attention} if coupling.attention else {}),
+        **({"blocks": coupling.blocks} if coupling.channels.blocks else {}),
         **({"allow_io": list(coupling.allow_io)} if coupling.allow_io else {}),
         **(provenance or {}),
     }
@@ -389,6 +419,7 @@ def survivors(coupling: Coupling, plan: Plan) -> Survivors:
             raise PlanError(
                 f"the plan removes all {size} channels of group {name!r}; one must stay"
             )
+        _check_cells(groups[name], channels)
     result = Survivors(coupling, plan.removal)
     if plan.cuts and not _follow(plan.cuts, derive_cuts(result)):
         raise PlanError(
@@ -410,6 +441,18 @@ def _no_branch(coupling: Coupling, name: str) -> PlanError:
     )
 
 
+def _check_cells(group: Group, channels: Sequence[int]) -> None:
+    """Blocks lose equally many channels. Raises PlanError."""
+    if group.cells is None or not channels:
+        return
+    gone = np.isin(group.cells, channels).sum(axis=1)
+    if (gone != gone[0]).any():
+        raise PlanError(
+            f"the plan removes {gone.min()} channels of one block of group {group.id!r} and {gone.max()} of another; "
+            f"each of its {len(gone)} blocks has to lose equally many"
+        )
+
+
 def _follow(cuts: Sequence[Cut], derived: Sequence[Cut]) -> bool:
     """Tell whether cuts are those derived; cuts that name no reader are compared without it."""
     if any(cut.node is not None for cut in cuts):
@@ -425,6 +468,7 @@ def derive_cuts(survivors: Survivors) -> tuple[Cut, ...]:
         axes = [
             (axis, kept) for axis, kept in enumerate(survivors.use(use)) if kept is not None
         ]
+        shape = [labels.size for labels in use.labels]
         if not axes:
             continue
         for node, slot in _readers(coupling, use, own):
@@ -432,11 +476,7 @@ def derive_cuts(survivors: Survivors) -> tuple[Cut, ...]:
                 continue
             name = reader_name(coupling.graph.nodes[node])
             for axis, kept in axes:
-                gone = np.ones(use.labels[axis].size, bool)
-                gone[kept] = False
-                cuts[
-                    Cut(use.weight, axis, tuple(np.flatnonzero(gone).tolist()), name, slot)
-                ] = None
+                cuts[_derived(use.weight, shape, axis, kept, name, slot)] = None
     return tuple(cuts)
 
 
@@ -450,6 +490,25 @@ def derive_interface(survivors: Survivors) -> tuple[InterfaceCut, ...]:
         for axis, kept in enumerate(survivors.value(name))
         if kept is not None
     )
+
+
+def _derived(
+    weight: str,
+    shape: Sequence[int],
+    axis: int,
+    kept: np.ndarray | Own,
+    node: str,
+    slot: int,
+) -> Cut:
+    """The cut of one axis of a weight [shape], from what stays there."""
+    if isinstance(kept, np.ndarray):
+        gone = np.ones(shape[axis], bool)
+        gone[kept] = False
+        return Cut(weight, axis, tuple(np.flatnonzero(gone).tolist()), node, slot)
+    mask = np.ones((shape[kept.over], shape[axis]), bool)
+    np.put_along_axis(mask, kept.kept, False, 1)
+    blocks = tuple(tuple(np.flatnonzero(row).tolist()) for row in mask)
+    return Cut(weight, axis, (), node, slot, kept.over, blocks)
 
 
 def _readers(
@@ -491,6 +550,11 @@ def derive_source_cuts(sources: Sources | None, cuts: Sequence[Cut]) -> tuple[Cu
         return ()
     axes: dict[str, dict[int, tuple[int, ...]]] = {}
     for cut in cuts:
+        if cut.over is not None:
+            raise PlanError(
+                f"weight {cut.weight!r} would lose other channels in each block, which is no whole slice of a tensor; "
+                "choose the same in all (--blocks alike)"
+            )
         before = axes.setdefault(cut.weight, {}).setdefault(cut.axis, cut.removed)
         if before != cut.removed:
             raise PlanError(

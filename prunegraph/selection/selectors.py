@@ -83,7 +83,7 @@ def choose(
     try:
         remove = _removal(result)
         if isinstance(result, Plan):
-            _check_attention(coupling, result)
+            _check_units(coupling, result)
             survivors(
                 coupling,
                 replace(
@@ -131,12 +131,17 @@ def _numbers(group: str, channels: object) -> list[int]:
     return [int(channel) for channel in array]
 
 
-def _check_attention(coupling: Coupling, plan: Plan) -> None:
-    """A plan's groups are the coupling's: what is pruned in attention decides which there are."""
+def _check_units(coupling: Coupling, plan: Plan) -> None:
+    """A plan's groups are the coupling's: what is pruned in attention and in blocks decides which there are."""
     if plan.attention not in (None, coupling.attention):
         given = repr(coupling.attention) if coupling.attention else "the default"
         raise PlanError(
             f"its plan is for groups by attention {plan.attention!r}; those it was given are by {given}"
+        )
+    if plan.remove and coupling.channels.blocks and plan.blocks != coupling.blocks:
+        raise PlanError(
+            f"its plan is for groups with {plan.blocks} channels in all blocks; those it was given are by "
+            f"{coupling.blocks}: copy 'model' into the plan as it is"
         )
 
 

@@ -149,16 +149,24 @@ def _exact(share: float) -> Fraction:
 
 
 def make_steps(group: Group, scores: Array, limits: Limits) -> list[Step]:
-    """A group's channels in the order of their scores, in steps that respect the limits."""
+    """A group's channels in the order of their scores, in steps that respect the limits.
+
+    Where equally many have to go from each cell, the lowest score of every cell goes, then the second lowest.
+    """
     unit = round_unit(group, limits.round_to)
-    order = np.argsort(scores, kind="stable")
-    removable = int(np.isfinite(scores).sum())
+    cells = np.arange(group.channels)[None] if group.cells is None else group.cells
+    unit = math.lcm(unit, len(cells))
+    order = np.take_along_axis(
+        cells, np.argsort(scores[cells], axis=1, kind="stable"), axis=1
+    ).T.reshape(-1)
+    removable = len(cells) * int(np.isfinite(scores[cells]).sum(axis=1).min())
+    least = max(limits.min_channels, len(cells))
     steps: list[Step] = []
     gone = 0
     while True:
         remaining = group.channels - gone
         size = remaining % unit or unit
-        if remaining - size < limits.min_channels or gone + size > removable:
+        if remaining - size < least or gone + size > removable:
             return steps
         chosen = tuple(int(c) for c in order[gone : gone + size])
         gone += size

@@ -148,6 +148,7 @@ def _write(study: Study, folder: Path) -> tuple[Metric, float]:
         "metric": metric,
         "repair": study.repair,
         "attention": study.coupling.attention,
+        "blocks": study.coupling.blocks,
         "batches": batches,
         "whole": whole,
         "groups": _digest(study.coupling),
@@ -211,7 +212,9 @@ class Evaluator:
         graph.source = content["source"]
         self.folder, self.batches = folder, content["batches"]
         self.metric = metrics.resolve(content["metric"])
-        self.coupling = analyze(graph, attention=content["attention"])
+        self.coupling = analyze(
+            graph, attention=content["attention"], blocks=content["blocks"]
+        )
         self.data = Data(self._calibration, "calibration data", whole=content["whole"])
         self.repair = repairs.find(content["repair"], self.data, graph)
         if _digest(self.coupling) != content["groups"]:

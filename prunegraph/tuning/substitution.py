@@ -21,7 +21,8 @@ from prunegraph.graph.model import Node
 from prunegraph.rewriting.reweight import Revision
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.runtime.stepper import is_outer
-from prunegraph.selection.criteria.obs import DAMPING, input_rows
+from prunegraph.selection.criteria.obs import DAMPING
+from prunegraph.selection.criteria.parts import rows_of
 
 Array = np.ndarray
 
@@ -68,15 +69,16 @@ class Substitution:
     def revision(self, removed: Channels) -> Revision:
         """The graph's weights with channels of some groups removed."""
         revision = Revision(self._graph)
-        rows: dict[int, list[Array]] = {}
+        rows: dict[int, list[list[Array]]] = {}
         for id, channels in removed.items():
             group, gone = self._groups[id], np.asarray(channels, np.int64)
             if not len(gone):
                 continue
             reads = self._reads(group)
             for node, member in reads:
-                read = input_rows(node, member, self._graph)[gone]
-                rows.setdefault(node.index, []).append(read.reshape(-1))
+                count = len(revision.matrix(node))
+                read = rows_of(node, member, self._graph, count, gone)
+                rows.setdefault(node.index, []).append(read)
             makes = [] if reads else self._makes(group)
             for node, member in makes:
                 self._silence(revision, node, member.positions[gone].reshape(-1))
@@ -84,9 +86,8 @@ class Substitution:
                 for member in group.members:
                     self._erase(revision, member, gone)
         for index, parts in rows.items():
-            self._guess(
-                revision, self._graph.nodes[index], np.unique(np.concatenate(parts))
-            )
+            read = [np.unique(np.concatenate(each)) for each in zip(*parts, strict=True)]
+            self._guess(revision, self._graph.nodes[index], read)
         return revision
 
     def _reads(self, group: Group) -> list[tuple[Node, Member]]:
@@ -122,14 +123,14 @@ class Substitution:
             each.index for each in (normal, add[0] if add else None) if each is not None
         }
 
-    def _guess(self, revision: Revision, node: Node, gone: Array) -> None:
-        """Let a layer do without some of its input rows."""
+    def _guess(self, revision: Revision, node: Node, rows: Sequence[Array]) -> None:
+        """Let a layer do without some of its input rows, those of each group of a convolution."""
         gram = self._statistics.gram(node)
         assert gram is not None
         old, centred = revision.matrix(node), revision.can_intercept(node)
         inverse = self._inverse(node, gram.covariance if centred else gram.products)
         new = np.empty_like(old)
-        for g, matrix in enumerate(old):
+        for g, (matrix, gone) in enumerate(zip(old, rows, strict=True)):
             step = np.linalg.solve(inverse[g][np.ix_(gone, gone)], matrix[gone])
             new[g] = matrix - inverse[g][:, gone] @ step
             new[g][gone] = 0
@@ -163,5 +164,10 @@ class Substitution:
     def _erase(self, revision: Revision, member: Member, gone: Array) -> None:
         """Set channels of a weight to zero."""
         values = np.moveaxis(revision.value(member.weight), member.axis, 0).copy()
+        if member.over is not None:
+            part = np.moveaxis(values, member.over + (member.over < member.axis), 1)
+            part[member.positions[gone], member.rows[gone]] = 0
+            revision.set(member.weight, np.moveaxis(values, 0, member.axis))
+            return
         values[member.positions[gone].reshape(-1)] = 0
         revision.set(member.weight, np.moveaxis(values, 0, member.axis))

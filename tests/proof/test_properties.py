@@ -30,6 +30,14 @@ def test_masked_equals_pruned(graph: Graph, seed: int, ratio: float) -> None:
     prove(graph, seed, ratio)
 
 
+@settings(SLOW, max_examples=200)
+@given(draw_graph(), st.integers(0, 2**16), st.sampled_from([0.3, 0.5, 0.8]))
+def test_groups_of_convolutions_choose_channels_of_their_own(
+    graph: Graph, seed: int, ratio: float
+) -> None:
+    prove(graph, seed, ratio, "own")
+
+
 @pytest.mark.slow
 @pytest.mark.often
 @settings(SLOW, max_examples=4000)

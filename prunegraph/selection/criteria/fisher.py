@@ -14,7 +14,7 @@ import numpy as np
 
 from prunegraph.coupling.groups import Group
 from prunegraph.selection.criteria.base import Array, Context, criterion
-from prunegraph.selection.criteria.members import Members, counted
+from prunegraph.selection.criteria.members import Members, whole_slices
 
 
 @criterion("fisher")
@@ -27,7 +27,7 @@ def fisher(
 ) -> Array:
     """Mean squared derivative of the loss by a mask on a channel (needs gradients)."""
     gradients = context.need_gradients("fisher")
-    chosen = counted(group, members)
+    chosen = whole_slices(group, members)
     if kind == "diagonal":
         return (
             np.sum(

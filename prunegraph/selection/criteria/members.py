@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from prunegraph.coupling.groups import Group, Member
+from prunegraph.errors import DataError
 from prunegraph.graph import linear
 from prunegraph.graph.model import Graph
 
@@ -32,6 +33,21 @@ def counted(group: Group, which: Members = "all") -> list[Member]:
     return [m for m in layers if m.role in ROLES[which]] or layers or list(group.members)
 
 
+def whole_slices(group: Group, which: Members = "all") -> list[Member]:
+    """Counted members whose channels are whole slices of the weight: all that gradients are known of.
+
+    Raises:
+        DataError: there are none, since each block of every weight has channels of its own.
+    """
+    result = [m for m in counted(group, which) if m.over is None]
+    if not result:
+        raise DataError(
+            f"gradients say nothing of group {group.id!r}, whose blocks have channels of their own in every weight "
+            "that counts: choose the same channels in all blocks (--blocks alike)"
+        )
+    return result
+
+
 def by_channel(member: Member) -> Array:
     """A member's values by channel [channels, elements], in at least single precision."""
     values = member.values()
@@ -55,6 +71,14 @@ def folded(member: Member, graph: Graph) -> Array:
         return values
     factor = linear.normalisation(graph, normal)[0]
     size = graph.weights[member.weight].shape[member.axis]
+    if member.over is not None:
+        # Each group of a transposed convolution has channels of its own.
+        block = (
+            member.rows[:, :1]
+            * (len(factor) // size)
+            // graph.weights[member.weight].shape[member.over]
+        )
+        return values * factor[block * size + member.positions]
     # A grouped transposed convolution has one index for a channel of every group.
     factor = np.sqrt(np.square(factor).reshape(-1, size).mean(axis=0))
     parts = (

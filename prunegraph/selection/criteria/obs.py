@@ -20,10 +20,10 @@ from prunegraph.coupling.groups import Group, Member
 from prunegraph.graph import symmetric
 from prunegraph.graph.linear import scaled_matrix
 from prunegraph.graph.model import Graph, Node
-from prunegraph.operators import is_convolution
 from prunegraph.runtime.statistics import Gram, Statistics
 from prunegraph.selection.criteria.base import Array, Context, criterion
 from prunegraph.selection.criteria.magnitude import l2
+from prunegraph.selection.criteria.parts import PartReader, cheapest, parts
 
 #: Added to the diagonal of a covariance, relative to its mean.
 DAMPING = 1e-2
@@ -39,7 +39,7 @@ def obs(group: Group, context: Context) -> Array:
     readers = [
         reader
         for member in group.members
-        for reader in _readers(member, context.coupling, statistics)
+        for reader in _readers(member, group, context.coupling, statistics)
     ]
     if not readers:
         # Nothing with a Gram matrix reads these channels (attention scores, a recurrence).
@@ -50,7 +50,7 @@ def obs(group: Group, context: Context) -> Array:
     size = max(1, group.channels // ROUNDS)
     while len(alive):
         costs = np.sum([reader.costs(alive) for reader in readers], axis=0)
-        order = np.argsort(costs, kind="stable")[:size]
+        order = cheapest(costs, group, alive, size)
         for index in order:
             spent += max(float(costs[index]), np.finfo(np.float64).tiny)
             scores[alive[index]] = spent = np.nextafter(spent, np.inf)
@@ -128,15 +128,16 @@ class _Reader:
         self.place[alive] = np.arange(len(alive))
 
 
-def _readers(member: Member, coupling: Coupling, statistics: Statistics) -> list[_Reader]:
+def _readers(
+    member: Member, group: Group, coupling: Coupling, statistics: Statistics
+) -> list[PartReader]:
     """The layers that read the group's channels along one axis of a weight."""
     result = []
     for node, gram in grams(member, coupling, statistics):
-        rows = input_rows(node, member, coupling.graph)
         matrix = scaled_matrix(coupling.graph, node)
-        result += [
-            _Reader(g, m, rows) for g, m in zip(gram.covariance, matrix, strict=True)
-        ]
+        for i, channels, rows in parts(node, member, coupling.graph, len(matrix)):
+            reader = _Reader(gram.covariance[i], matrix[i], rows)
+            result.append(PartReader(reader, channels, group.channels))
     return result
 
 
@@ -157,18 +158,10 @@ def _reading(member: Member, graph: Graph) -> list[Node]:
 
 
 def _all_reading(coupling: Coupling) -> list[Node]:
-    key = ("reading", coupling.attention)
+    key = ("reading", coupling.attention, coupling.blocks)
     if key not in coupling.graph.cache:
         members = (member for group in coupling.groups for member in group.members)
         nodes = {n.index: n for m in members for n in _reading(m, coupling.graph)}
         coupling.graph.cache[key] = list(nodes.values())
     result: list[Node] = coupling.graph.cache[key]
     return result
-
-
-def input_rows(node: Node, member: Member, graph: Graph) -> Array:
-    """Rows of a layer's matrix that belong to each channel of a member [channels, rows]."""
-    shape = graph.weights[member.weight].shape
-    each = int(np.prod(shape[2:], dtype=np.int64)) if is_convolution(node) else 1
-    rows = member.positions[:, :, None] * each + np.arange(each)
-    return rows.reshape(member.channels, -1)

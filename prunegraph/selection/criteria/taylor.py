@@ -11,7 +11,7 @@ import numpy as np
 
 from prunegraph.coupling.groups import Group
 from prunegraph.selection.criteria.base import Array, Context, criterion
-from prunegraph.selection.criteria.members import Members, counted
+from prunegraph.selection.criteria.members import Members, whole_slices
 
 
 @criterion("taylor")
@@ -21,7 +21,7 @@ def taylor(group: Group, context: Context, *, members: Members = "all") -> Array
     change = np.sum(
         [
             gradients.batches(m.weight, m.axis)[:, m.positions].sum(axis=2)
-            for m in counted(group, members)
+            for m in whole_slices(group, members)
         ],
         axis=0,
     )

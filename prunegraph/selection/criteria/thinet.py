@@ -18,7 +18,8 @@ from prunegraph.graph.linear import scaled_matrix
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.criteria.base import Array, Context, criterion
 from prunegraph.selection.criteria.magnitude import l2
-from prunegraph.selection.criteria.obs import grams, input_rows
+from prunegraph.selection.criteria.obs import grams
+from prunegraph.selection.criteria.parts import parts
 
 
 @criterion("thinet")
@@ -54,17 +55,16 @@ def _contributions(
     """Mean products of channels' contributions to each layer that reads a weight [channels, channels]."""
     result = []
     for node, gram in grams(member, coupling, statistics):
-        rows = input_rows(node, member, coupling.graph)
-        for g, w in zip(
-            gram.covariance if centred else gram.products,
-            scaled_matrix(coupling.graph, node),
-            strict=True,
-        ):
-            pairs = (w @ w.T) * g
+        matrices = scaled_matrix(coupling.graph, node)
+        products = gram.covariance if centred else gram.products
+        for i, channels, rows in parts(node, member, coupling.graph, len(matrices)):
+            pairs = (matrices[i] @ matrices[i].T) * products[i]
             energy = float(pairs.sum()) or 1.0
             by_row = pairs[rows.reshape(-1)].reshape(*rows.shape, -1).sum(axis=1)
-            result.append(
+            shared = np.zeros((member.channels, member.channels))
+            shared[np.ix_(channels, channels)] = (
                 by_row[:, rows.reshape(-1)].reshape(len(rows), *rows.shape).sum(axis=2)
                 / energy
             )
+            result.append(shared)
     return result

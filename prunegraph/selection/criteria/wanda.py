@@ -17,7 +17,7 @@ from prunegraph.runtime.statistics import ChannelMoments
 from prunegraph.selection.criteria.base import Array, Context, criterion
 from prunegraph.selection.criteria.magnitude import l2
 from prunegraph.selection.criteria.members import by_channel
-from prunegraph.selection.criteria.obs import input_rows
+from prunegraph.selection.criteria.parts import parts
 from prunegraph.selection.criteria.values import moments
 
 
@@ -46,5 +46,8 @@ def _weights(member: Member, index: int, graph: Graph) -> Array:
     node = graph.nodes[index]
     if not linear.is_linear(graph, node) or node.input(1) != member.weight:
         return np.abs(by_channel(member)).sum(axis=1)
-    matrix = np.abs(linear.scaled_matrix(graph, node)).sum(axis=(0, 2))
-    return matrix[input_rows(node, member, graph)].sum(axis=1)
+    matrices = np.abs(linear.scaled_matrix(graph, node))
+    result = np.zeros(member.channels)
+    for i, channels, rows in parts(node, member, graph, len(matrices)):
+        result[channels] += matrices[i].sum(axis=1)[rows].sum(axis=1)
+    return result
