@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from prunegraph.frontends.mxnet.builder import IR_VERSION, OPSET, Entry, Value
+from prunegraph.frontends.mxnet.builder import IR_VERSION, OPSET, BuiltNode, Value
 
 
-class Names:
+class UniqueNames:
     """Unique names; a name that is taken gets a number."""
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class Names:
         return name
 
 
-def alive(entries: Sequence[Entry], outputs: Sequence[Value]) -> list[Entry]:
+def alive(entries: Sequence[BuiltNode], outputs: Sequence[Value]) -> list[BuiltNode]:
     """Nodes that an output depends on."""
     needed = {value.key for value in outputs}
     kept = []
@@ -37,7 +37,7 @@ def alive(entries: Sequence[Entry], outputs: Sequence[Value]) -> list[Entry]:
 
 
 def model(
-    entries: Sequence[Entry],
+    entries: Sequence[BuiltNode],
     inputs: Mapping[str, Value],
     outputs: Sequence[Value],
     finals: Mapping[str, tuple[str, int, int]],
@@ -53,7 +53,7 @@ def model(
         for v in entry.inputs
         if v is not None and v.data is not None
     }
-    names = Names()
+    names = UniqueNames()
     called = {value.key: names.take(value.label) for value in inputs.values()}
     # Parameters as they are in the file come first: what is made of them takes another name.
     for value in sorted(constants.values(), key=lambda value: value.origin is not None):
@@ -101,7 +101,10 @@ def _add_weight(created: onnx.ModelProto, name: str, value: Value) -> None:
 
 
 def _value_name(
-    entry: Entry, position: int, value: Value, finals: Mapping[str, tuple[str, int, int]]
+    entry: BuiltNode,
+    position: int,
+    value: Value,
+    finals: Mapping[str, tuple[str, int, int]],
 ) -> str:
     """MXNet's name of a node's output; what lies between has the ONNX operator's name behind the node's."""
     if value.key in finals:
@@ -110,10 +113,10 @@ def _value_name(
     return f"{entry.origin}/{entry.op.lower()}{position or ''}"
 
 
-def _nodes(entries: Sequence[Entry], called: Mapping[str, str]) -> list[onnx.NodeProto]:
+def _nodes(entries: Sequence[BuiltNode], called: Mapping[str, str]) -> list[onnx.NodeProto]:
     """The last node of an operator has its name."""
     last = {entry.origin: index for index, entry in enumerate(entries)}
-    names = Names()
+    names = UniqueNames()
     own = {index: names.take(origin) for origin, index in last.items()}
     return [
         helper.make_node(

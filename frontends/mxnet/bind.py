@@ -12,7 +12,7 @@ import numpy as np
 from prunegraph.errors import ModelError
 from prunegraph.frontends.mxnet import params as params_file
 from prunegraph.frontends.mxnet.builder import Shape
-from prunegraph.frontends.mxnet.symbol import NORMALISATIONS, Node, Symbol
+from prunegraph.frontends.mxnet.symbol import NORMALISATIONS, Symbol, SymbolNode
 
 SUFFIX = "-symbol.json"
 
@@ -135,7 +135,9 @@ def needs_shape(name: str) -> str:
 
 
 def _guess(
-    symbol: Symbol, readers: Sequence[tuple[Node, int]], params: Mapping[str, np.ndarray]
+    symbol: Symbol,
+    readers: Sequence[tuple[SymbolNode, int]],
+    params: Mapping[str, np.ndarray],
 ) -> Shape | None:
     """Say what the first layer's weight tells: rank and channels."""
     for node, position in readers:
@@ -150,7 +152,7 @@ def _guess(
     return None
 
 
-def _variable(symbol: Symbol, node: Node, position: int) -> str | None:
+def _variable(symbol: Symbol, node: SymbolNode, position: int) -> str | None:
     """The name of the variable at an input of a node."""
     if position >= len(node.inputs):
         return None
@@ -161,7 +163,7 @@ def _variable(symbol: Symbol, node: Node, position: int) -> str | None:
 def _dtype(
     symbol: Symbol,
     name: str,
-    readers: Sequence[tuple[Node, int]],
+    readers: Sequence[tuple[SymbolNode, int]],
     params: Mapping[str, np.ndarray],
 ) -> np.dtype:
     """An input's type: what the file says, else that of the parameters beside it."""

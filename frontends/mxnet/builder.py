@@ -62,7 +62,7 @@ class Value:
 
 
 @dataclass
-class Entry:
+class BuiltNode:
     """A node of the result, with the MXNet node it is part of."""
 
     op: str
@@ -79,7 +79,7 @@ Operand = Value | np.ndarray | Sequence[int] | None
 class Builder:
     """The network so far. `origin` is the MXNet node that is being converted."""
 
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[BuiltNode] = field(default_factory=list)
     origin: str = ""
     _keys: itertools.count[int] = field(default_factory=itertools.count)
 
@@ -141,7 +141,7 @@ class Builder:
                     ),
                 )
             ]
-        self.entries.append(Entry(op, inputs, outputs, attributes, self.origin))
+        self.entries.append(BuiltNode(op, inputs, outputs, attributes, self.origin))
         return outputs
 
     def emit_as(
@@ -149,7 +149,7 @@ class Builder:
     ) -> Value:
         """A node whose one result has this shape and type: one with a subgraph, say."""
         result = Value(self.key(), shape, dtype)
-        self.entries.append(Entry(op, [*inputs], [result], attributes, self.origin))
+        self.entries.append(BuiltNode(op, [*inputs], [result], attributes, self.origin))
         return result
 
     def _operand(self, operand: Operand) -> Value | None:

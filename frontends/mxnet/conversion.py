@@ -13,13 +13,13 @@ from prunegraph.frontends.mxnet import assemble
 from prunegraph.frontends.mxnet.bind import Input, find_inputs, needs_shape
 from prunegraph.frontends.mxnet.builder import (
     Builder,
-    Entry,
+    BuiltNode,
     Shape,
     UnknownShapeError,
     Value,
 )
-from prunegraph.frontends.mxnet.operators import OPERATORS, Call, label
-from prunegraph.frontends.mxnet.symbol import Source, Symbol
+from prunegraph.frontends.mxnet.operators import OPERATORS, SymbolCall, label
+from prunegraph.frontends.mxnet.symbol import Symbol, SymbolOutput
 
 #: The name of a batch axis of any size.
 BATCH = "batch"
@@ -44,7 +44,7 @@ class Pass:
 
     inputs: dict[str, Value]
     outputs: list[Value]
-    entries: list[Entry]
+    entries: list[BuiltNode]
     results: list[list[Value]]
     finals: dict[str, tuple[str, int, int]] = field(default_factory=dict)
 
@@ -153,16 +153,16 @@ def _convert_nodes(
         build.origin = prefix + node.name
         if node.op == "_foreach" and len(node.subgraphs) == 1:
             results[index] = _unroll(
-                Call(build, node, tuple(given), symbol.numpy_shapes), names, prefix
+                SymbolCall(build, node, tuple(given), symbol.numpy_shapes), names, prefix
             )
         else:
             results[index] = _convert_node(
-                Call(build, node, tuple(given), symbol.numpy_shapes), names
+                SymbolCall(build, node, tuple(given), symbol.numpy_shapes), names
             )
     return results
 
 
-def _convert_node(call: Call, names: Sequence[str]) -> list[Value]:
+def _convert_node(call: SymbolCall, names: Sequence[str]) -> list[Value]:
     node = call.node
     if node.subgraphs:
         call.fail("this control flow is not supported")
@@ -191,7 +191,7 @@ def _convert_node(call: Call, names: Sequence[str]) -> list[Value]:
     return [created] if isinstance(created, Value) else list(created)
 
 
-def _unroll(call: Call, names: Sequence[str], prefix: str) -> list[Value]:
+def _unroll(call: SymbolCall, names: Sequence[str], prefix: str) -> list[Value]:
     """A loop over the first axis of its data, step by step; results are stacked, states handed on."""
     build, node, body = call.builder, call.node, call.node.subgraphs[0]
     slots = [inner.name for inner in body.nodes if inner.is_variable]
@@ -238,7 +238,9 @@ def _unroll(call: Call, names: Sequence[str], prefix: str) -> list[Value]:
     ]
 
 
-def _read(symbol: Symbol, results: Sequence[Sequence[Value]], source: Source) -> Value:
+def _read(
+    symbol: Symbol, results: Sequence[Sequence[Value]], source: SymbolOutput
+) -> Value:
     result = results[source.node]
     if source.output >= len(result):
         node = symbol.nodes[source.node]

@@ -15,7 +15,7 @@ from prunegraph.frontends.mxnet.check import shapes_of
 from prunegraph.frontends.mxnet.conversion import Converted
 from prunegraph.frontends.mxnet.operators import label
 from prunegraph.frontends.mxnet.operators.shape import walk
-from prunegraph.frontends.mxnet.symbol import Node, Symbol
+from prunegraph.frontends.mxnet.symbol import Symbol, SymbolNode
 from prunegraph.frontends.mxnet.values import parse, whole, wholes
 
 RECURRENT = ("LSTM", "GRU", "RNN")
@@ -63,7 +63,7 @@ class Change:
     params: Mapping[str, np.ndarray]
 
     @property
-    def node(self) -> Node:
+    def node(self) -> SymbolNode:
         return self.symbol.nodes[self.index]
 
     def fail(self, why: str) -> NoReturn:
@@ -127,7 +127,7 @@ def edits(
     }
 
 
-def _changed(node: Node, attributes: Mapping[str, str]) -> dict[str, str]:
+def _changed(node: SymbolNode, attributes: Mapping[str, str]) -> dict[str, str]:
     """The attributes that say something else than before."""
     return {
         name: value

@@ -81,7 +81,7 @@ def parse(data: bytes, source: str = "params") -> dict[str, np.ndarray]:
 
 def read_list(data: bytes, source: str = "params") -> tuple[list[np.ndarray], list[str]]:
     """Arrays and names of an NDArray list; without names the second list is empty. Raises ModelError."""
-    reader = _Reader(data, source)
+    reader = _ParamsReader(data, source)
     if reader.integer("<Q") != MAGIC:
         raise reader.error("not an NDArray list")
     if reader.integer("<Q"):
@@ -101,7 +101,7 @@ def read_list(data: bytes, source: str = "params") -> tuple[list[np.ndarray], li
 
 
 @dataclass
-class _Reader:
+class _ParamsReader:
     data: bytes
     source: str
     at: int = 0
@@ -173,7 +173,7 @@ class _Reader:
         )
 
 
-def _name(reader: _Reader) -> str:
+def _name(reader: _ParamsReader) -> str:
     size = reader.integer("<Q")
     try:
         return bytes(reader.take(size)).decode()
@@ -181,7 +181,7 @@ def _name(reader: _Reader) -> str:
         raise reader.error("a name is not UTF-8") from None
 
 
-def _record(reader: _Reader) -> np.ndarray:
+def _record(reader: _ParamsReader) -> np.ndarray:
     magic = reader.integer("<I")
     if magic in (V2, V3):
         return _new_record(reader, magic)
@@ -191,7 +191,7 @@ def _record(reader: _Reader) -> np.ndarray:
     return _dense(reader, reader.sizes(magic, "<I"))
 
 
-def _dense(reader: _Reader, shape: tuple[int, ...]) -> np.ndarray:
+def _dense(reader: _ParamsReader, shape: tuple[int, ...]) -> np.ndarray:
     """The rest of a dense record of old versions: device, dtype and data, unless it is empty."""
     if not shape:
         return np.empty(0, np.float32)
@@ -200,7 +200,7 @@ def _dense(reader: _Reader, shape: tuple[int, ...]) -> np.ndarray:
     return reader.array(shape, dtype)
 
 
-def _new_record(reader: _Reader, magic: int) -> np.ndarray:
+def _new_record(reader: _ParamsReader, magic: int) -> np.ndarray:
     storage = reader.integer("<i")
     if storage not in (DENSE, ROW_SPARSE, CSR) or (magic == V3 and storage):
         raise reader.error(f"storage type {storage}, which is unknown")
@@ -217,7 +217,7 @@ def _new_record(reader: _Reader, magic: int) -> np.ndarray:
 
 
 def _sparse(
-    reader: _Reader, storage: int, shape: tuple[int, ...], dtype: tuple[np.dtype, int]
+    reader: _ParamsReader, storage: int, shape: tuple[int, ...], dtype: tuple[np.dtype, int]
 ) -> np.ndarray:
     """A sparse record as a dense array."""
     if storage == CSR and len(shape) != 2:

@@ -32,7 +32,7 @@ LABELLED = (
 
 
 @dataclass(frozen=True)
-class Source:
+class SymbolOutput:
     """One output of a node: what an input reads."""
 
     node: int
@@ -40,13 +40,13 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Node:
+class SymbolNode:
     """A variable or an operator. `op` is the canonical name, `written` the one in the file."""
 
     name: str
     op: str
     written: str
-    inputs: tuple[Source, ...] = ()
+    inputs: tuple[SymbolOutput, ...] = ()
     attributes: Mapping[str, str] = field(default_factory=dict)
     subgraphs: tuple[Symbol, ...] = ()
 
@@ -63,8 +63,8 @@ class Symbol:
     MXNet's own number, major * 10000 + minor * 100 + patch, 0 where the file does not say.
     """
 
-    nodes: tuple[Node, ...]
-    heads: tuple[Source, ...]
+    nodes: tuple[SymbolNode, ...]
+    heads: tuple[SymbolOutput, ...]
     version: int = 0
     numpy_shapes: bool = False
     source: str = "symbol"
@@ -73,7 +73,7 @@ class Symbol:
         """Names of variables, each once: two of the same name are one."""
         return list(dict.fromkeys(node.name for node in self.nodes if node.is_variable))
 
-    def readers(self, name: str) -> list[tuple[Node, int]]:
+    def readers(self, name: str) -> list[tuple[SymbolNode, int]]:
         """Operators that read a variable, with the position among their inputs."""
         return [
             (node, position)
@@ -105,7 +105,7 @@ class Symbol:
         return None
 
 
-def _is_label(reader: tuple[Node, int]) -> bool:
+def _is_label(reader: tuple[SymbolNode, int]) -> bool:
     return reader[0].op in LABELLED and reader[1] == 1
 
 
@@ -165,7 +165,7 @@ def _graph_attribute(extra: Any, key: str) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _node(raw: Any, index: int, source: str) -> Node:
+def _node(raw: Any, index: int, source: str) -> SymbolNode:
     where = f"{source}: node {index}"
     if (
         not isinstance(raw, dict)
@@ -189,7 +189,7 @@ def _node(raw: Any, index: int, source: str) -> Node:
     subgraphs = tuple(
         parse(body, f"{where}: its subgraph") for body in raw.get("subgraphs") or ()
     )
-    return Node(
+    return SymbolNode(
         raw["name"],
         canonical(raw["op"]),
         raw["op"],
@@ -199,7 +199,7 @@ def _node(raw: Any, index: int, source: str) -> Node:
     )
 
 
-def _source(raw: Any, limit: int, where: str) -> Source:
+def _source(raw: Any, limit: int, where: str) -> SymbolOutput:
     """An input [node, output] or [node, output, version]; the node must come before `limit`."""
     if (
         not isinstance(raw, Sequence)
@@ -214,10 +214,10 @@ def _source(raw: Any, limit: int, where: str) -> Source:
         raise ModelError(f"{where} reads node {node}, which does not come before it")
     if output < 0:
         raise ModelError(f"{where} reads output {output} of node {node}")
-    return Source(node, output)
+    return SymbolOutput(node, output)
 
 
-def _with_states(nodes: list[Node]) -> list[Node]:
+def _with_states(nodes: list[SymbolNode]) -> list[SymbolNode]:
     """Nodes with the auxiliary states of a normalisation, which files up to 0.8 leave out.
 
     The new variables come last: inputs of other nodes keep their numbers.
@@ -225,12 +225,12 @@ def _with_states(nodes: list[Node]) -> list[Node]:
     result = list(nodes)
     for index, node in enumerate(nodes):
         if node.op in NORMALISATIONS and len(node.inputs) == 3:
-            states = tuple(Source(len(result) + k, 0) for k in range(2))
+            states = tuple(SymbolOutput(len(result) + k, 0) for k in range(2))
             result += [
-                Node(f"{node.name}_moving_{what}", VARIABLE, VARIABLE)
+                SymbolNode(f"{node.name}_moving_{what}", VARIABLE, VARIABLE)
                 for what in ("mean", "var")
             ]
-            result[index] = Node(
+            result[index] = SymbolNode(
                 node.name,
                 node.op,
                 node.written,

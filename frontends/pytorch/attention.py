@@ -19,7 +19,7 @@ Kept = Mapping[int, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Heads:
+class RemainingHeads:
     """What is left of an attention: heads, rows of queries, keys and values, and the original's scale of scores."""
 
     count: int
@@ -27,7 +27,9 @@ class Heads:
     scale: float
 
 
-def heads_left(module: nn.MultiheadAttention, kept: Mapping[str, Kept], path: str) -> Heads:
+def heads_left(
+    module: nn.MultiheadAttention, kept: Mapping[str, Kept], path: str
+) -> RemainingHeads:
     """Say what cuts of its parameters leave of an attention. Raises ModelError where heads would differ in width."""
     if module.bias_k is not None or module.add_zero_attn:
         raise ModelError(
@@ -54,7 +56,9 @@ def heads_left(module: nn.MultiheadAttention, kept: Mapping[str, Kept], path: st
             "train the pruned graph instead (prunegraph.training.GraphModule)"
         )
     rows = tuple(int(part.sum()) for part in stays)
-    return Heads(int(remaining.sum()), (rows[0], rows[1], rows[2]), 1 / math.sqrt(width))
+    return RemainingHeads(
+        int(remaining.sum()), (rows[0], rows[1], rows[2]), 1 / math.sqrt(width)
+    )
 
 
 def _mask(kept: Kept, size: int) -> np.ndarray:
@@ -71,7 +75,7 @@ class PrunedAttention(nn.Module):
         heads: what is left.
     """
 
-    def __init__(self, cut: nn.MultiheadAttention, heads: Heads):
+    def __init__(self, cut: nn.MultiheadAttention, heads: RemainingHeads):
         super().__init__()
         self.num_heads, self.rows, self.scale = heads.count, heads.rows, heads.scale
         self.batch_first, self.dropout = cut.batch_first, cut.dropout

@@ -25,7 +25,7 @@ ADVICE = {
     Kind.CHANGES_SHAPE: "let the subgraph hand the value back in the shape it got it in",
     Kind.BRANCHES_DIFFER: "let both branches return the same shape",
     Kind.UNKNOWN_SHAPE: "give the model's inputs fixed sizes, or the operator that makes the value a rule",
-    Kind.RUNS_ALONG: "the axis is what the subgraph runs over, one element a turn",
+    Kind.RUNS_ALONG: "the axis is what the subgraph runs over, one element an iteration",
     Kind.OPERATOR: "the operator reads the axis as a whole",
 }
 

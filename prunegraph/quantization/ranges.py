@@ -157,7 +157,7 @@ class _Error:
 
 
 def _sweep(error: _Error, at: Callable[[float], Range]) -> Range:
-    """The best range of a coarse sweep over shares of the full one, then of a fine one around it."""
+    """The best range of a coarse search over shares of the full one, then of a fine one around it."""
     coarse = [at((k + 1) / POINTS) for k in range(POINTS)]
     errors = [error(tried) for tried in coarse]
     k = int(np.argmin(errors))

@@ -223,6 +223,11 @@ STEP = HEAD + '[[step]]\ncommand = "decompose"\nmodel = "net.onnx"\noutput = "ou
             STEP + 'data = "none.npz"\n',
             "step 1 (decompose): none.npz: no such file, and no step before it",
         ),
+        (
+            HEAD
+            + '[[step]]\ncommand = "compare"\nfirst = "net.onnx"\nsecond = "gone.onnx"\n',
+            "step 1 (compare): gone.onnx: no such file, and no step before it",
+        ),
         (HEAD + '[[step]]\ncommand = "decompose"\noutput = "o.onnx"\n', "says no 'model'"),
         (
             HEAD + '[[step]]\ncommand = "decompose"\nmodel = "net.onnx"\n',

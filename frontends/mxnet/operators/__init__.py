@@ -19,11 +19,11 @@ from prunegraph.frontends.mxnet.operators import (
     suppress,
     vision,
 )
-from prunegraph.frontends.mxnet.operators.base import OPERATORS, Call, label
+from prunegraph.frontends.mxnet.operators.base import OPERATORS, SymbolCall, label
 
 __all__ = [
     "OPERATORS",
-    "Call",
+    "SymbolCall",
     "arithmetic",
     "attention",
     "constants",

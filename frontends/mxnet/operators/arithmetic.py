@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from prunegraph.frontends.mxnet.builder import Builder, Value
-from prunegraph.frontends.mxnet.operators.base import Call, operator
+from prunegraph.frontends.mxnet.operators.base import SymbolCall, operator
 
 # -- of one tensor --------------------------------------------------------------------------
 
@@ -41,7 +41,7 @@ PLAIN = {
 }
 
 
-def _plain(onnx_op: str) -> Callable[[Call], Value]:
+def _plain(onnx_op: str) -> Callable[[SymbolCall], Value]:
     return lambda call: call.builder.emit(onnx_op, call.x)
 
 
@@ -99,7 +99,7 @@ COMPOSED: dict[str, Callable[[Builder, Value], Value]] = {
 }
 
 
-def _composed(convert: Callable[[Builder, Value], Value]) -> Callable[[Call], Value]:
+def _composed(convert: Callable[[Builder, Value], Value]) -> Callable[[SymbolCall], Value]:
     return lambda call: convert(call.builder, call.x)
 
 
@@ -108,14 +108,14 @@ for _name, _convert in COMPOSED.items():
 
 
 @operator("hard_sigmoid")
-def hard_sigmoid(call: Call) -> Value:
+def hard_sigmoid(call: SymbolCall) -> Value:
     return call.builder.emit(
         "HardSigmoid", call.x, alpha=call.real("alpha", 0.2), beta=call.real("beta", 0.5)
     )
 
 
 @operator("clip")
-def clip(call: Call) -> Value:
+def clip(call: SymbolCall) -> Value:
     low, high = (
         call.builder.number(call.real(name), call.x) for name in ("a_min", "a_max")
     )
@@ -123,7 +123,7 @@ def clip(call: Call) -> Value:
 
 
 @operator("smooth_l1")
-def smooth_l1(call: Call) -> Value:
+def smooth_l1(call: SymbolCall) -> Value:
     """0.5 (s x)^2 where |x| < 1 / s^2, else |x| - 0.5 / s^2."""
     build, x = call.builder, call.x
     squared = call.real("scalar", 1.0) ** 2
@@ -136,7 +136,7 @@ def smooth_l1(call: Call) -> Value:
 
 
 @operator("Cast", "amp_cast")
-def cast(call: Call) -> Value:
+def cast(call: SymbolCall) -> Value:
     kind = call.dtype()
     return (
         call.builder.cast(call.x, kind)
@@ -146,7 +146,7 @@ def cast(call: Call) -> Value:
 
 
 @operator("amp_multicast")
-def amp_multicast(call: Call) -> list[Value]:
+def amp_multicast(call: SymbolCall) -> list[Value]:
     kinds = [value.dtype for value in call.inputs]
     wanted = (
         min(kinds, key=lambda k: k.itemsize)
@@ -241,8 +241,8 @@ NUMPY_TRUTH = {
 }
 
 
-def _binary(function: Pair, truth: bool) -> Callable[[Call], Value]:
-    def convert(call: Call) -> Value:
+def _binary(function: Pair, truth: bool) -> Callable[[SymbolCall], Value]:
+    def convert(call: SymbolCall) -> Value:
         a, b = call.inputs[:2]
         if a.dtype != b.dtype:
             call.fail(f"its inputs have different types, {a.dtype} and {b.dtype}")
@@ -252,8 +252,10 @@ def _binary(function: Pair, truth: bool) -> Callable[[Call], Value]:
     return convert
 
 
-def _with_number(function: Pair, truth: bool, swapped: bool) -> Callable[[Call], Value]:
-    def convert(call: Call) -> Value:
+def _with_number(
+    function: Pair, truth: bool, swapped: bool
+) -> Callable[[SymbolCall], Value]:
+    def convert(call: SymbolCall) -> Value:
         x, value = call.x, call.real("scalar", 1.0)
         if call.is_numpy and x.dtype.kind != "f" and not value.is_integer():
             call.fail(f"a {x.dtype} tensor and {value} give another type in numpy")
@@ -269,8 +271,8 @@ def _with_number(function: Pair, truth: bool, swapped: bool) -> Callable[[Call],
     return convert
 
 
-def _numpy_comparison(function: Pair, with_number: bool) -> Callable[[Call], Value]:
-    def convert(call: Call) -> Value:
+def _numpy_comparison(function: Pair, with_number: bool) -> Callable[[SymbolCall], Value]:
+    def convert(call: SymbolCall) -> Value:
         other = (
             call.builder.number(call.real("scalar"), call.x)
             if with_number
@@ -302,19 +304,19 @@ _register()
 
 
 @operator("add_n")
-def add_n(call: Call) -> Value:
+def add_n(call: SymbolCall) -> Value:
     return call.builder.emit("Sum", *call.inputs)
 
 
 @operator("_contrib_div_sqrt_dim")
-def div_sqrt_dim(call: Call) -> Value:
+def div_sqrt_dim(call: SymbolCall) -> Value:
     return call.builder.emit(
         "Div", call.x, call.builder.number(np.sqrt(call.x.size(-1)), call.x)
     )
 
 
 @operator("_np_cumsum")
-def cumsum(call: Call) -> Value:
+def cumsum(call: SymbolCall) -> Value:
     build, x = call.builder, call.x
     x, axis = (x, call.axis()) if call.has("axis") else (build.emit("Reshape", x, [-1]), 0)
     x = build.cast(x, call.dtype()) if call.has("dtype") else x

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from prunegraph.frontends.mxnet.builder import Value
-from prunegraph.frontends.mxnet.operators.base import Call, operator
+from prunegraph.frontends.mxnet.operators.base import SymbolCall, operator
 
 
-def _swapped(call: Call, value: Value, flag: str) -> Value:
+def _swapped(call: SymbolCall, value: Value, flag: str) -> Value:
     """A tensor with its two last axes swapped, where the flag says so."""
     order = [*range(value.rank - 2), value.rank - 1, value.rank - 2]
     return call.builder.transpose(value, order) if call.flag(flag) else value
 
 
-def _product(call: Call) -> Value:
+def _product(call: SymbolCall) -> Value:
     a, b = call.inputs[:2]
     return call.builder.emit(
         "MatMul", _swapped(call, a, "transpose_a"), _swapped(call, b, "transpose_b")
@@ -25,12 +25,12 @@ def _product(call: Call) -> Value:
 
 
 @operator("batch_dot")
-def batch_dot(call: Call) -> Value:
+def batch_dot(call: SymbolCall) -> Value:
     return _product(call)
 
 
 @operator("_linalg_gemm2")
-def gemm2(call: Call) -> Value:
+def gemm2(call: SymbolCall) -> Value:
     if call.has("axis") and call.integer("axis") != -2:
         call.fail("only matrices in the two last axes are supported")
     result = _product(call)
@@ -43,12 +43,12 @@ def gemm2(call: Call) -> Value:
 
 
 @operator("_npi_matmul")
-def matmul(call: Call) -> Value:
+def matmul(call: SymbolCall) -> Value:
     return call.builder.emit("MatMul", *call.inputs[:2])
 
 
 @operator("dot")
-def dot(call: Call) -> Value:
+def dot(call: SymbolCall) -> Value:
     """The last axis of the left with the first of the right; transposing moves a whole axis."""
     build, a, b = call.builder, *call.inputs[:2]
     if call.flag("transpose_a"):
@@ -69,7 +69,7 @@ def dot(call: Call) -> Value:
 # -- interleaved projections: [length, batch, heads * parts * head_dim] ----------------------
 
 
-def _part(call: Call, value: Value, parts: int, which: int) -> Value:
+def _part(call: SymbolCall, value: Value, parts: int, which: int) -> Value:
     """One of the interleaved parts as [batch * heads, length, head_dim]."""
     build, heads = call.builder, call.integer("heads")
     split = build.emit("Reshape", value, [0, 0, heads, parts, -1])
@@ -82,13 +82,13 @@ def _part(call: Call, value: Value, parts: int, which: int) -> Value:
     return build.emit("Reshape", moved, [-1, *moved.sizes[2:]])
 
 
-def _scores(call: Call, query: Value, key: Value) -> Value:
+def _scores(call: SymbolCall, query: Value, key: Value) -> Value:
     build = call.builder
     scaled = build.emit("Div", query, build.number(math.sqrt(query.size(-1)), query))
     return build.emit("MatMul", scaled, build.transpose(key, [0, 2, 1]))
 
 
-def _weighted(call: Call, weights: Value, values: Value) -> Value:
+def _weighted(call: SymbolCall, weights: Value, values: Value) -> Value:
     """Attention times values, back as [length, batch, heads * head_dim]."""
     build, heads = call.builder, call.integer("heads")
     result = build.emit("MatMul", weights, values)
@@ -99,20 +99,20 @@ def _weighted(call: Call, weights: Value, values: Value) -> Value:
 
 
 @operator("_contrib_interleaved_matmul_selfatt_qk")
-def self_scores(call: Call) -> Value:
+def self_scores(call: SymbolCall) -> Value:
     return _scores(call, _part(call, call.x, 3, 0), _part(call, call.x, 3, 1))
 
 
 @operator("_contrib_interleaved_matmul_selfatt_valatt")
-def self_values(call: Call) -> Value:
+def self_values(call: SymbolCall) -> Value:
     return _weighted(call, call.inputs[1], _part(call, call.x, 3, 2))
 
 
 @operator("_contrib_interleaved_matmul_encdec_qk")
-def cross_scores(call: Call) -> Value:
+def cross_scores(call: SymbolCall) -> Value:
     return _scores(call, _part(call, call.x, 1, 0), _part(call, call.inputs[1], 2, 0))
 
 
 @operator("_contrib_interleaved_matmul_encdec_valatt")
-def cross_values(call: Call) -> Value:
+def cross_values(call: SymbolCall) -> Value:
     return _weighted(call, call.inputs[1], _part(call, call.x, 2, 1))

@@ -11,7 +11,7 @@ import numpy as np
 
 from prunegraph.errors import ModelError
 from prunegraph.frontends.mxnet.builder import Builder, Value
-from prunegraph.frontends.mxnet.symbol import Node
+from prunegraph.frontends.mxnet.symbol import SymbolNode
 from prunegraph.frontends.mxnet.values import Parsed, parse, whole, wholes
 from prunegraph.registry import Registry
 
@@ -36,7 +36,7 @@ MAX_ELEMENTS = 2**28
 
 
 @dataclass(frozen=True)
-class Call:
+class SymbolCall:
     """One operator of the symbol on its way to ONNX: its inputs are converted already.
 
     `numpy_shapes` says that full reductions have rank 0. The getters read attributes in all
@@ -44,7 +44,7 @@ class Call:
     """
 
     builder: Builder
-    node: Node
+    node: SymbolNode
     inputs: tuple[Value, ...]
     numpy_shapes: bool = False
 
@@ -171,7 +171,7 @@ class Call:
             self.fail(f"{name}={self.node.attributes[name]}: {why}")
 
 
-Converter = Callable[[Call], Value | Sequence[Value]]
+Converter = Callable[[SymbolCall], Value | Sequence[Value]]
 OPERATORS: Registry[Converter] = Registry("MXNet operator", parameters=("call",))
 
 
@@ -186,7 +186,7 @@ def operator(*names: str) -> Callable[[Converter], Converter]:
     return store
 
 
-def label(node: Node) -> str:
+def label(node: SymbolNode) -> str:
     """An operator, its node and its attributes, for messages."""
     own = {
         name: value for name, value in node.attributes.items() if not name.startswith("__")

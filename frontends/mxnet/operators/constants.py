@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from prunegraph.frontends.mxnet.builder import Value
-from prunegraph.frontends.mxnet.operators.base import Call, operator
+from prunegraph.frontends.mxnet.operators.base import SymbolCall, operator
 
 
-def _labelled(call: Call, data: np.ndarray) -> Value:
+def _labelled(call: SymbolCall, data: np.ndarray) -> Value:
     return call.builder.constant(data, call.node.name)
 
 
 @operator("_zeros", "_ones", "_full")
-def filled(call: Call) -> Value:
+def filled(call: SymbolCall) -> Value:
     """A constant. An unknown size (0) is 1: the batch of an initial state, which broadcasts."""
     shape = call.integers("shape")
     if min(shape, default=1) <= 0:
@@ -28,19 +28,19 @@ def filled(call: Call) -> Value:
 
 
 @operator("zeros_like", "ones_like")
-def filled_like(call: Call) -> Value:
+def filled_like(call: SymbolCall) -> Value:
     value = float(call.node.op == "ones_like")
     return _labelled(call, np.full(call.x.sizes, value, call.x.dtype))
 
 
 @operator("_npi_full_like")
-def numpy_full_like(call: Call) -> Value:
+def numpy_full_like(call: SymbolCall) -> Value:
     kind = call.dtype() if call.has("dtype") else call.x.dtype
     return _labelled(call, np.full(call.x.sizes, call.real("fill_value"), kind))
 
 
 @operator("_arange")
-def arange(call: Call) -> Value:
+def arange(call: SymbolCall) -> Value:
     start, stop = call.real("start", 0.0), call.real("stop") if call.has("stop") else None
     if call.flag("infer_range"):
         call.fail("a range whose length follows from its use is not supported")
@@ -56,7 +56,7 @@ def arange(call: Call) -> Value:
 
 
 @operator("_linspace")
-def linspace(call: Call) -> Value:
+def linspace(call: SymbolCall) -> Value:
     call.affordable(call.integer("num"))
     values = np.linspace(
         call.real("start"),
@@ -68,7 +68,7 @@ def linspace(call: Call) -> Value:
 
 
 @operator("_contrib_arange_like")
-def arange_like(call: Call) -> Value:
+def arange_like(call: SymbolCall) -> Value:
     x, times = call.x, call.integer("repeat", 1)
     sizes = (x.size(call.axis()),) if call.has("axis") else x.sizes
     count = int(np.prod(sizes))
@@ -79,5 +79,5 @@ def arange_like(call: Call) -> Value:
 
 
 @operator("shape_array")
-def shape_array(call: Call) -> Value:
+def shape_array(call: SymbolCall) -> Value:
     return call.builder.emit("Shape", call.x)

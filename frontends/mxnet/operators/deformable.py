@@ -7,11 +7,11 @@ from itertools import product
 import numpy as np
 
 from prunegraph.frontends.mxnet.builder import Value
-from prunegraph.frontends.mxnet.operators.base import Call, operator
+from prunegraph.frontends.mxnet.operators.base import SymbolCall, operator
 
 
 @operator("_contrib_DeformableConvolution")
-def deformable_convolution(call: Call) -> Value:
+def deformable_convolution(call: SymbolCall) -> Value:
     build = call.builder
     data, offset, weight = call.inputs[:3]
     kernel = call.integers("kernel", length=2)
@@ -31,7 +31,7 @@ def deformable_convolution(call: Call) -> Value:
 
 
 def _sample(
-    call: Call, data: Value, offset: Value, number: int, row: int, column: int
+    call: SymbolCall, data: Value, offset: Value, number: int, row: int, column: int
 ) -> Value:
     """The input at one position of the kernel, moved by its offsets; 0 outside the image."""
     build = call.builder

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from prunegraph.frontends.mxnet.builder import Value
-from prunegraph.frontends.mxnet.operators.base import Call, operator
+from prunegraph.frontends.mxnet.operators.base import SymbolCall, operator
 
 
-def positions(call: Call, index: Value, size: int, mode: str) -> Value:
+def positions(call: SymbolCall, index: Value, size: int, mode: str) -> Value:
     """Indices as int64 within an axis of that size, clipped or wrapped; fractions are cut off."""
     build = call.builder
     whole = build.cast(index, np.int64)
@@ -18,7 +18,7 @@ def positions(call: Call, index: Value, size: int, mode: str) -> Value:
 
 
 @operator("take")
-def take(call: Call) -> Value:
+def take(call: SymbolCall) -> Value:
     axis = call.axis("axis", 0)
     mode = call.word("mode", "clip", ("clip", "wrap"))
     return call.builder.emit(
@@ -30,7 +30,7 @@ def take(call: Call) -> Value:
 
 
 @operator("pick")
-def pick(call: Call) -> Value:
+def pick(call: SymbolCall) -> Value:
     build, data, index = call.builder, *call.inputs[:2]
     axis = call.axis("axis", -1)
     mode = call.word("mode", "clip", ("clip", "wrap"))
@@ -43,14 +43,14 @@ def pick(call: Call) -> Value:
 
 
 @operator("gather_nd")
-def gather_nd(call: Call) -> Value:
+def gather_nd(call: SymbolCall) -> Value:
     build, data, index = call.builder, *call.inputs[:2]
     index = build.transpose(build.cast(index, np.int64), [*range(1, index.rank), 0])
     return build.emit("GatherND", data, index)
 
 
 @operator("one_hot")
-def one_hot(call: Call) -> Value:
+def one_hot(call: SymbolCall) -> Value:
     build = call.builder
     depth, dtype = call.integer("depth"), call.dtype()
     call.affordable(depth)
@@ -64,7 +64,7 @@ def one_hot(call: Call) -> Value:
 
 
 @operator("where")
-def where(call: Call) -> Value:
+def where(call: SymbolCall) -> Value:
     build, condition, yes, no = call.builder, *call.inputs[:3]
     chosen = build.cast(condition, np.bool_)
     if condition.rank == 1 and yes.rank > 1 and not call.is_numpy:
@@ -75,21 +75,23 @@ def where(call: Call) -> Value:
 # -- order --------------------------------------------------------------------------------
 
 
-def _flat(call: Call) -> tuple[Value, int]:
+def _flat(call: SymbolCall) -> tuple[Value, int]:
     """The data and the axis to sort along; without an axis the data is a vector."""
     if "axis" in call.node.attributes and not call.has("axis"):
         return call.builder.emit("Reshape", call.x, [-1]), 0
     return call.x, call.axis("axis", -1)
 
 
-def _top(call: Call, data: Value, axis: int, count: int, ascending: bool) -> list[Value]:
+def _top(
+    call: SymbolCall, data: Value, axis: int, count: int, ascending: bool
+) -> list[Value]:
     return call.builder.emit_many(
         "TopK", data, [count], count=2, axis=axis, largest=int(not ascending), sorted=1
     )
 
 
 @operator("topk")
-def topk(call: Call) -> Value | list[Value]:
+def topk(call: SymbolCall) -> Value | list[Value]:
     build = call.builder
     data, axis = _flat(call)
     count = call.integer("k", 1)
@@ -107,20 +109,20 @@ def topk(call: Call) -> Value | list[Value]:
 
 
 @operator("sort")
-def sort(call: Call) -> Value:
+def sort(call: SymbolCall) -> Value:
     data, axis = _flat(call)
     return _top(call, data, axis, data.size(axis), call.flag("is_ascend", True))[0]
 
 
 @operator("argsort")
-def argsort(call: Call) -> Value:
+def argsort(call: SymbolCall) -> Value:
     data, axis = _flat(call)
     index = _top(call, data, axis, data.size(axis), call.flag("is_ascend", True))[1]
     return call.builder.cast(index, call.dtype())
 
 
 @operator("argmax", "argmin")
-def arg_extreme(call: Call) -> Value:
+def arg_extreme(call: SymbolCall) -> Value:
     build, x = call.builder, call.x
     op = "ArgMax" if call.node.op == "argmax" else "ArgMin"
     keep = call.flag("keepdims")
@@ -135,7 +137,7 @@ def arg_extreme(call: Call) -> Value:
 
 
 @operator("argmax_channel")
-def argmax_channel(call: Call) -> Value:
+def argmax_channel(call: SymbolCall) -> Value:
     return call.builder.cast(
         call.builder.emit("ArgMax", call.x, axis=1, keepdims=0), np.float32
     )
@@ -145,7 +147,7 @@ def argmax_channel(call: Call) -> Value:
 
 
 @operator("SequenceMask")
-def sequence_mask(call: Call) -> Value:
+def sequence_mask(call: SymbolCall) -> Value:
     build, x = call.builder, call.x
     if not call.flag("use_sequence_length"):
         return build.emit("Identity", x)
@@ -162,7 +164,7 @@ def sequence_mask(call: Call) -> Value:
 
 
 @operator("SequenceLast")
-def sequence_last(call: Call) -> Value:
+def sequence_last(call: SymbolCall) -> Value:
     build, x = call.builder, call.x
     axis = call.axis("axis", 0)
     if not call.flag("use_sequence_length"):
@@ -174,7 +176,7 @@ def sequence_last(call: Call) -> Value:
 
 
 @operator("SequenceReverse")
-def sequence_reverse(call: Call) -> Value:
+def sequence_reverse(call: SymbolCall) -> Value:
     build, x = call.builder, call.x
     axis = call.axis("axis", 0)
     if not call.flag("use_sequence_length"):

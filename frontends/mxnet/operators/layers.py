@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from prunegraph.frontends.mxnet.builder import Value
-from prunegraph.frontends.mxnet.operators.base import Call, operator
+from prunegraph.frontends.mxnet.operators.base import SymbolCall, operator
 from prunegraph.frontends.mxnet.operators.indexing import positions
 
 
 def _windows(
-    call: Call,
+    call: SymbolCall,
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """Kernel, stride, dilation and padding."""
     kernel = call.integers("kernel")
@@ -20,13 +20,13 @@ def _windows(
     return kernel, stride, dilate, call.integers("pad", (0,) * rank, rank)
 
 
-def _channels_first(call: Call) -> None:
+def _channels_first(call: SymbolCall) -> None:
     if call.word("layout", "None") not in ("None", "NCW", "NCHW", "NCDHW"):
         call.fail("layers with channels last run on GPUs only and are not converted")
 
 
 @operator("Convolution", "Convolution_v1")
-def convolution(call: Call) -> Value:
+def convolution(call: SymbolCall) -> Value:
     _channels_first(call)
     kernel, stride, dilate, pad = _windows(call)
     return call.builder.emit(
@@ -41,7 +41,7 @@ def convolution(call: Call) -> Value:
 
 
 @operator("Deconvolution")
-def deconvolution(call: Call) -> Value:
+def deconvolution(call: SymbolCall) -> Value:
     _channels_first(call)
     kernel, stride, dilate, pad = _windows(call)
     adjust = call.integers("adj", (0,) * len(kernel), len(kernel))
@@ -70,7 +70,7 @@ def deconvolution(call: Call) -> Value:
 
 
 @operator("FullyConnected")
-def fully_connected(call: Call) -> Value:
+def fully_connected(call: SymbolCall) -> Value:
     data, weight = call.inputs[:2]
     bias = None if call.flag("no_bias") else call.optional(2)
     build = call.builder
@@ -85,7 +85,7 @@ def fully_connected(call: Call) -> Value:
 @operator(
     "BatchNorm", "BatchNorm_v1", "_contrib_SyncBatchNorm", "_contrib_BatchNormWithReLU"
 )
-def batch_norm(call: Call) -> Value:
+def batch_norm(call: SymbolCall) -> Value:
     data, gamma, beta, mean, variance = call.inputs[:5]
     build = call.builder
     if call.flag("fix_gamma", True):
@@ -111,7 +111,7 @@ def batch_norm(call: Call) -> Value:
     )
 
 
-def _ones(call: Call, gamma: Value) -> Value:
+def _ones(call: SymbolCall, gamma: Value) -> Value:
     """Ones in place of a stored gamma, which MXNet ignores."""
     if gamma.data is None:
         call.fail("fix_gamma=True with a gamma that is no parameter")
@@ -128,14 +128,14 @@ _ACTIVATIONS = {
 
 
 @operator("Activation")
-def activation(call: Call) -> Value:
+def activation(call: SymbolCall) -> Value:
     return call.builder.emit(
         _ACTIVATIONS[call.word("act_type", "", tuple(_ACTIVATIONS))], call.x
     )
 
 
 @operator("LeakyReLU")
-def leaky_relu(call: Call) -> Value:
+def leaky_relu(call: SymbolCall) -> Value:
     build = call.builder
     kind = call.word(
         "act_type", "leaky", ("leaky", "elu", "selu", "gelu", "prelu", "rrelu")
@@ -156,14 +156,14 @@ def leaky_relu(call: Call) -> Value:
     return _gelu(call) if kind == "gelu" else _prelu(call)
 
 
-def _gelu(call: Call) -> Value:
+def _gelu(call: SymbolCall) -> Value:
     build, x = call.builder, call.x
     inner = build.emit("Erf", build.emit("Div", x, build.number(np.sqrt(2.0), x)))
     product = build.emit("Mul", x, build.emit("Add", inner, build.number(1.0, x)))
     return build.emit("Mul", product, build.number(0.5, x))
 
 
-def _prelu(call: Call) -> Value:
+def _prelu(call: SymbolCall) -> Value:
     slope = call.inputs[1]
     trailing = call.x.rank - 2
     if slope.rank == 1 and trailing > 0 and slope.size(0) != 1:
@@ -172,7 +172,7 @@ def _prelu(call: Call) -> Value:
 
 
 @operator("Embedding", "_contrib_SparseEmbedding")
-def embedding(call: Call) -> Value:
+def embedding(call: SymbolCall) -> Value:
     weight = call.inputs[1]
     return call.builder.emit(
         "Gather", weight, positions(call, call.x, weight.size(0), "clip"), axis=0

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from prunegraph.frontends.mxnet.builder import Value
-from prunegraph.frontends.mxnet.operators.base import Call, operator
+from prunegraph.frontends.mxnet.operators.base import SymbolCall, operator
 
 
 @operator("LayerNorm")
-def layer_norm(call: Call) -> Value:
+def layer_norm(call: SymbolCall) -> Value:
     build, x = call.builder, call.x
     axis = call.axis("axis", -1)
     order = [*(other for other in range(x.rank) if other != axis), axis]
@@ -25,14 +25,14 @@ def layer_norm(call: Call) -> Value:
 
 
 @operator("InstanceNorm")
-def instance_norm(call: Call) -> Value:
+def instance_norm(call: SymbolCall) -> Value:
     return call.builder.emit(
         "InstanceNormalization", *call.inputs[:3], epsilon=call.real("eps", 1e-3)
     )
 
 
 @operator("GroupNorm")
-def group_norm(call: Call) -> Value:
+def group_norm(call: SymbolCall) -> Value:
     """Groups as instances, then scale and shift by channel."""
     build, x = call.builder, call.x
     groups, channels = call.integer("num_groups", 1), x.size(1)
@@ -48,7 +48,7 @@ def group_norm(call: Call) -> Value:
     return build.emit("Add", build.emit("Mul", result, scale), shift)
 
 
-def _by_channel(call: Call, value: Value, channels: int) -> Value:
+def _by_channel(call: SymbolCall, value: Value, channels: int) -> Value:
     """Gamma or beta as [C, 1, ...]; up to 1.9 there is one number a group."""
     build = call.builder
     if value.size(0) != channels:
@@ -62,7 +62,7 @@ def _by_channel(call: Call, value: Value, channels: int) -> Value:
 
 
 @operator("L2Normalization")
-def l2_normalization(call: Call) -> Value:
+def l2_normalization(call: SymbolCall) -> Value:
     build, x = call.builder, call.x
     mode = call.word("mode", "instance", ("instance", "channel", "spatial"))
     axes = {"instance": range(1, x.rank), "channel": [1], "spatial": range(2, x.rank)}[mode]
@@ -74,7 +74,7 @@ def l2_normalization(call: Call) -> Value:
 
 
 @operator("LRN")
-def local_response(call: Call) -> Value:
+def local_response(call: SymbolCall) -> Value:
     return call.builder.emit(
         "LRN",
         call.x,

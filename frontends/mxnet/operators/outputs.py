@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 
 from prunegraph.frontends.mxnet.builder import Value
-from prunegraph.frontends.mxnet.operators.base import Call, operator
+from prunegraph.frontends.mxnet.operators.base import SymbolCall, operator
 
 
 @operator(
@@ -22,17 +22,17 @@ from prunegraph.frontends.mxnet.operators.base import Call, operator
     "_CrossDeviceCopy",
     "_contrib_gradientmultiplier",
 )
-def identity(call: Call) -> Value:
+def identity(call: SymbolCall) -> Value:
     return call.builder.emit("Identity", call.x)
 
 
 @operator("_identity_with_attr_like_rhs")
-def identity_like(call: Call) -> Value:
+def identity_like(call: SymbolCall) -> Value:
     return call.builder.emit("Identity", call.x)
 
 
 @operator("Dropout")
-def dropout(call: Call) -> Value:
+def dropout(call: SymbolCall) -> Value:
     if call.word("mode", "training") == "always":
         warnings.warn(
             f"Dropout {call.node.name!r} is random at inference in MXNet; it is left out",
@@ -42,12 +42,12 @@ def dropout(call: Call) -> Value:
 
 
 @operator("LogisticRegressionOutput")
-def logistic(call: Call) -> Value:
+def logistic(call: SymbolCall) -> Value:
     return call.builder.emit("Sigmoid", call.x)
 
 
 @operator("SoftmaxOutput")
-def softmax_output(call: Call) -> Value:
+def softmax_output(call: SymbolCall) -> Value:
     if call.flag("multi_output"):
         return call.builder.emit("Softmax", call.x, axis=1)
     if call.flag("preserve_shape") or call.x.rank == 2:
@@ -59,14 +59,14 @@ def softmax_output(call: Call) -> Value:
 
 
 @operator("SoftmaxActivation")
-def softmax_activation(call: Call) -> Value:
+def softmax_activation(call: SymbolCall) -> Value:
     """Of an instance, MXNet 1.9.1 takes the last axis only, whatever its documentation says."""
     mode = call.word("mode", "instance", ("instance", "channel"))
     return call.builder.emit("Softmax", call.x, axis=1 if mode == "channel" else -1)
 
 
 @operator("softmax", "log_softmax", "softmin")
-def softmax(call: Call) -> Value:
+def softmax(call: SymbolCall) -> Value:
     build, x = call.builder, call.x
     axis = call.axis("axis", -1)
     x = build.cast(x, call.dtype()) if call.has("dtype") else x
@@ -81,7 +81,7 @@ def softmax(call: Call) -> Value:
     )
 
 
-def _masked(call: Call, x: Value, axis: int) -> Value:
+def _masked(call: SymbolCall, x: Value, axis: int) -> Value:
     """Softmax over the first `length` elements; the others are exactly 0."""
     if call.node.op == "log_softmax":
         call.fail("use_length is converted for softmax only")

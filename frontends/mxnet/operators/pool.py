@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from prunegraph.frontends.mxnet.builder import Value
-from prunegraph.frontends.mxnet.operators.base import Call, operator
+from prunegraph.frontends.mxnet.operators.base import SymbolCall, operator
 
 KINDS = ("max", "avg", "sum", "lp")
 
 
 @operator("Pooling", "Pooling_v1")
-def pooling(call: Call) -> Value:
+def pooling(call: SymbolCall) -> Value:
     last = call.word("layout", "None") in ("NWC", "NHWC", "NDHWC")
     x, rank, build = call.x, call.x.rank, call.builder
     x = build.transpose(x, [0, rank - 1, *range(1, rank - 1)]) if last else x
@@ -22,7 +22,7 @@ def pooling(call: Call) -> Value:
     return build.transpose(result, [0, *range(2, rank), 1]) if last else result
 
 
-def _global(call: Call, x: Value) -> Value:
+def _global(call: SymbolCall, x: Value) -> Value:
     build = call.builder
     kind = call.word("pool_type", "max", KINDS)
     axes = list(range(2, x.rank))
@@ -37,7 +37,7 @@ def _global(call: Call, x: Value) -> Value:
     return build.emit("ReduceSum", x, axes, keepdims=1)
 
 
-def _windows(call: Call, x: Value) -> Value:
+def _windows(call: SymbolCall, x: Value) -> Value:
     kernel = call.integers("kernel")
     rank = len(kernel)
     stride = call.integers("stride", (1,) * rank, rank)
@@ -73,7 +73,9 @@ def _extra(x: Value, axis: int, kernel: int, stride: int, pad: int) -> int:
     return max(0, (windows - 1) * stride + kernel - size)
 
 
-def _padded(call: Call, x: Value, before: Sequence[int], after: Sequence[int]) -> Value:
+def _padded(
+    call: SymbolCall, x: Value, before: Sequence[int], after: Sequence[int]
+) -> Value:
     if not any((*before, *after)):
         return x
     return call.builder.emit(
@@ -82,7 +84,7 @@ def _padded(call: Call, x: Value, before: Sequence[int], after: Sequence[int]) -
 
 
 def _average(
-    call: Call,
+    call: SymbolCall,
     x: Value,
     kernel: Sequence[int],
     stride: Sequence[int],
@@ -114,7 +116,7 @@ def _average(
 
 
 def _sum(
-    call: Call,
+    call: SymbolCall,
     x: Value,
     kernel: Sequence[int],
     stride: Sequence[int],
@@ -139,7 +141,7 @@ def _sum(
 
 
 @operator("_contrib_AdaptiveAvgPooling2D")
-def adaptive_average(call: Call) -> Value:
+def adaptive_average(call: SymbolCall) -> Value:
     build, x = call.builder, call.x
     size = call.integers("output_size", (1, 1))
     size = size * 2 if len(size) == 1 else size

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from prunegraph.frontends.mxnet.builder import Value
-from prunegraph.frontends.mxnet.operators.base import Call, operator
+from prunegraph.frontends.mxnet.operators.base import SymbolCall, operator
 
 #: ONNX operator, and the order in which it wants MXNet's gates: i f g o -> i o f c, r z n -> z r h.
 MODES = {
@@ -60,7 +60,7 @@ class Packing:
 
 
 @operator("RNN")
-def rnn(call: Call) -> list[Value]:
+def rnn(call: SymbolCall) -> list[Value]:
     mode = call.word("mode", "", tuple(MODES))
     call.refuse("projection_size", "None", "projections are not supported")
     call.refuse(
@@ -99,7 +99,7 @@ def rnn(call: Call) -> list[Value]:
 
 
 def _layer(
-    call: Call, mode: str, packing: Packing, layer: int, data: Value
+    call: SymbolCall, mode: str, packing: Packing, layer: int, data: Value
 ) -> tuple[Value, list[Value]]:
     """One layer in both directions: its result [time, batch, directions * H], and its states."""
     build, directions = call.builder, packing.directions
@@ -128,7 +128,7 @@ def _layer(
     return build.emit("Reshape", side_by_side, [0, 0, -1]), outputs[1:]
 
 
-def _initial(call: Call, position: int, layer: int, directions: int) -> Value | None:
+def _initial(call: SymbolCall, position: int, layer: int, directions: int) -> Value | None:
     """A layer's part of an initial state; zeros are left out."""
     state = call.optional(position)
     if state is None or (state.data is not None and not state.data.any()):
@@ -140,7 +140,9 @@ def _initial(call: Call, position: int, layer: int, directions: int) -> Value | 
     )
 
 
-def _weights(call: Call, packing: Packing, layer: int, order: Sequence[int]) -> list[Value]:
+def _weights(
+    call: SymbolCall, packing: Packing, layer: int, order: Sequence[int]
+) -> list[Value]:
     """W [D, G H, in], R [D, G H, H] and B [D, 2 G H] with the gates in ONNX's order."""
     hidden, rows = packing.hidden, packing.gates * packing.hidden
     turn = (np.array(order)[:, None] * hidden + np.arange(hidden)).ravel()

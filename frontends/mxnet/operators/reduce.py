@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from prunegraph.frontends.mxnet.builder import Value
-from prunegraph.frontends.mxnet.operators.base import Call, operator
+from prunegraph.frontends.mxnet.operators.base import SymbolCall, operator
 
 _ONNX = {
     "mean": "ReduceMean",
@@ -18,7 +18,7 @@ _ONNX = {
 }
 
 
-def reduced_axes(call: Call) -> list[int]:
+def reduced_axes(call: SymbolCall) -> list[int]:
     """The axes that go; `exclude` names those that stay."""
     axes = call.axes()
     if call.flag("exclude"):
@@ -27,7 +27,7 @@ def reduced_axes(call: Call) -> list[int]:
     return axes
 
 
-def reduce(call: Call, op: str, x: Value) -> Value:
+def reduce(call: SymbolCall, op: str, x: Value) -> Value:
     """A reduction; of all axes it has shape (1,) outside numpy's semantics."""
     build, axes, keep = call.builder, reduced_axes(call), call.flag("keepdims")
     if not axes:
@@ -41,7 +41,7 @@ def reduce(call: Call, op: str, x: Value) -> Value:
 
 
 @operator(*_ONNX)
-def reduction(call: Call) -> Value:
+def reduction(call: SymbolCall) -> Value:
     build, x = call.builder, call.x
     x = build.cast(x, call.dtype()) if call.has("dtype") else x
     if call.node.op.startswith("nan"):
@@ -51,7 +51,7 @@ def reduction(call: Call) -> Value:
 
 
 @operator("norm")
-def norm(call: Call) -> Value:
+def norm(call: SymbolCall) -> Value:
     order = call.integer("ord", 2)
     if order not in (1, 2):
         call.fail("norms of order 1 and 2 are converted")
@@ -59,7 +59,7 @@ def norm(call: Call) -> Value:
 
 
 @operator("moments")
-def moments(call: Call) -> list[Value]:
+def moments(call: SymbolCall) -> list[Value]:
     build, x = call.builder, call.x
     axes = call.axes("axes")
     mean = build.emit("ReduceMean", x, axes=axes, keepdims=1)
@@ -72,5 +72,5 @@ def moments(call: Call) -> list[Value]:
 
 
 @operator("size_array")
-def size_array(call: Call) -> Value:
+def size_array(call: SymbolCall) -> Value:
     return call.builder.constant(np.array([np.prod(call.x.sizes)], np.int64))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from prunegraph.frontends.mxnet.builder import Value
-from prunegraph.frontends.mxnet.operators.base import Call, operator
+from prunegraph.frontends.mxnet.operators.base import SymbolCall, operator
 
 
 @operator("UpSampling")
-def upsampling(call: Call) -> Value:
+def upsampling(call: SymbolCall) -> Value:
     scale = call.integer("scale")
     if call.word("sample_type", "nearest", ("nearest", "bilinear")) == "bilinear":
         return _bilinear(call, scale)
@@ -27,7 +27,7 @@ def upsampling(call: Call) -> Value:
     return build.emit("Concat", *parts, axis=1)
 
 
-def _nearest(call: Call, x: Value, scale: int) -> Value:
+def _nearest(call: SymbolCall, x: Value, scale: int) -> Value:
     scales = np.array([1, 1, scale, scale], np.float32)
     return call.builder.emit(
         "Resize",
@@ -40,7 +40,7 @@ def _nearest(call: Call, x: Value, scale: int) -> Value:
     )
 
 
-def _bilinear(call: Call, scale: int) -> Value:
+def _bilinear(call: SymbolCall, scale: int) -> Value:
     """A transposed convolution by channel, whose weight is input 1."""
     kernel = 2 * scale - scale % 2
     pad = -(-(scale - 1) // 2)
@@ -56,7 +56,7 @@ def _bilinear(call: Call, scale: int) -> Value:
 
 
 @operator("_contrib_BilinearResize2D")
-def bilinear_resize(call: Call) -> Value:
+def bilinear_resize(call: SymbolCall) -> Value:
     build, x = call.builder, call.x
     mode = call.word("mode", "size", ("size", "like"))
     if mode == "like":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from prunegraph.frontends.mxnet.builder import Shape, Value
-from prunegraph.frontends.mxnet.operators.base import Call, operator
+from prunegraph.frontends.mxnet.operators.base import SymbolCall, operator
 
 INFER = -1
 
@@ -136,7 +136,7 @@ def _rank_of_use(dim: Dim) -> int:
 
 
 @operator("Reshape")
-def reshape(call: Call) -> Value:
+def reshape(call: SymbolCall) -> Value:
     codes = call.integers("shape", ())
     if not codes:
         return _old_reshape(call)
@@ -148,7 +148,7 @@ def reshape(call: Call) -> Value:
         call.fail(f"shape={codes} does not fit {call.x.shape}: {error}")
 
 
-def _old_reshape(call: Call) -> Value:
+def _old_reshape(call: SymbolCall) -> Value:
     """`target_shape` of old files: 0 is inferred; `keep_highest` keeps the first axis."""
     sizes = list(call.integers("target_shape"))
     if call.flag("keep_highest"):
@@ -160,7 +160,7 @@ def _old_reshape(call: Call) -> Value:
 
 
 @operator("_npx_reshape")
-def numpy_reshape(call: Call) -> Value:
+def numpy_reshape(call: SymbolCall) -> Value:
     """Codes of numpy's reshape: -2 copies an axis, the others are as in numpy."""
     codes = call.integers("newshape")
     if any(code < -2 for code in codes) or call.flag("reverse"):
@@ -171,17 +171,17 @@ def numpy_reshape(call: Call) -> Value:
 
 
 @operator("_np_reshape")
-def plain_reshape(call: Call) -> Value:
+def plain_reshape(call: SymbolCall) -> Value:
     return call.builder.emit("Reshape", call.x, call.integers("newshape"))
 
 
 @operator("Flatten")
-def flatten(call: Call) -> Value:
+def flatten(call: SymbolCall) -> Value:
     return call.builder.emit("Flatten", call.x, axis=1)
 
 
 @operator("transpose")
-def transpose(call: Call) -> Value:
+def transpose(call: SymbolCall) -> Value:
     rank = call.x.rank
     axes = [axis % rank for axis in call.integers("axes", range(rank - 1, -1, -1))]
     if sorted(axes) != list(range(rank)):
@@ -190,7 +190,7 @@ def transpose(call: Call) -> Value:
 
 
 @operator("SwapAxis")
-def swap_axes(call: Call) -> Value:
+def swap_axes(call: SymbolCall) -> Value:
     order = list(range(call.x.rank))
     a, b = call.axis("dim1", 0), call.axis("dim2", 0)
     order[a], order[b] = order[b], order[a]
@@ -198,12 +198,12 @@ def swap_axes(call: Call) -> Value:
 
 
 @operator("expand_dims")
-def expand_dims(call: Call) -> Value:
+def expand_dims(call: SymbolCall) -> Value:
     return call.builder.emit("Unsqueeze", call.x, list(call.integers("axis")))
 
 
 @operator("squeeze")
-def squeeze(call: Call) -> Value:
+def squeeze(call: SymbolCall) -> Value:
     if call.node.attributes.get("axis", "None") != "None":
         ones = call.axes() if call.has("axis") else []  # () squeezes nothing
     else:
@@ -218,7 +218,7 @@ def squeeze(call: Call) -> Value:
 
 
 @operator("reshape_like")
-def reshape_like(call: Call) -> Value:
+def reshape_like(call: SymbolCall) -> Value:
     if any(call.has(name) for name in ("lhs_begin", "lhs_end", "rhs_begin", "rhs_end")):
         call.fail("parts of shapes (lhs_begin and so on) are not supported")
     x, like = call.x, call.inputs[1].sizes
@@ -230,27 +230,27 @@ def reshape_like(call: Call) -> Value:
 
 
 @operator("depth_to_space")
-def depth_to_space(call: Call) -> Value:
+def depth_to_space(call: SymbolCall) -> Value:
     return call.builder.emit(
         "DepthToSpace", call.x, blocksize=call.integer("block_size"), mode="DCR"
     )
 
 
 @operator("space_to_depth")
-def space_to_depth(call: Call) -> Value:
+def space_to_depth(call: SymbolCall) -> Value:
     return call.builder.emit("SpaceToDepth", call.x, blocksize=call.integer("block_size"))
 
 
 # -- larger shapes ----------------------------------------------------------------------------
 
 
-def expand(call: Call, sizes: Sequence[int]) -> Value:
+def expand(call: SymbolCall, sizes: Sequence[int]) -> Value:
     """The tensor broadcast; a size of 1 leaves an axis as it is."""
     return call.builder.emit("Expand", call.x, list(sizes))
 
 
 @operator("broadcast_to")
-def broadcast_to(call: Call) -> Value:
+def broadcast_to(call: SymbolCall) -> Value:
     keep = () if call.is_numpy else (0,)
     return expand(
         call, [1 if size in keep or size == -1 else size for size in call.integers("shape")]
@@ -258,7 +258,7 @@ def broadcast_to(call: Call) -> Value:
 
 
 @operator("broadcast_axis")
-def broadcast_axis(call: Call) -> Value:
+def broadcast_axis(call: SymbolCall) -> Value:
     sizes = [1] * call.x.rank
     for axis, size in zip(
         call.integers("axis", ()), call.integers("size", ()), strict=True
@@ -268,7 +268,7 @@ def broadcast_axis(call: Call) -> Value:
 
 
 @operator("broadcast_like")
-def broadcast_like(call: Call) -> Value:
+def broadcast_like(call: SymbolCall) -> Value:
     x, like = call.x, call.inputs[1]
     own = [axis % x.rank for axis in call.integers("lhs_axes", range(x.rank))]
     other = call.integers("rhs_axes", range(like.rank))
@@ -279,7 +279,7 @@ def broadcast_like(call: Call) -> Value:
 
 
 @operator("tile")
-def tile(call: Call) -> Value:
+def tile(call: SymbolCall) -> Value:
     build, x = call.builder, call.x
     times = list(call.integers("reps"))
     if len(times) > x.rank:
@@ -288,7 +288,7 @@ def tile(call: Call) -> Value:
 
 
 @operator("repeat")
-def repeat(call: Call) -> Value:
+def repeat(call: SymbolCall) -> Value:
     build, x = call.builder, call.x
     x, axis = (x, call.axis()) if call.has("axis") else (build.emit("Reshape", x, [-1]), 0)
     call.affordable(x.size(axis), call.integer("repeats"))

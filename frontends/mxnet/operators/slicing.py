@@ -7,20 +7,20 @@ from collections.abc import Sequence
 import numpy as np
 
 from prunegraph.frontends.mxnet.builder import Value
-from prunegraph.frontends.mxnet.operators.base import Call, operator
+from prunegraph.frontends.mxnet.operators.base import SymbolCall, operator
 
 _START, _END = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 
 
 @operator("Concat", "_rnn_param_concat")
-def concat(call: Call) -> Value:
+def concat(call: SymbolCall) -> Value:
     return call.builder.emit(
         "Concat", *call.inputs, axis=call.axis("dim", 1 if call.x.rank > 1 else 0)
     )
 
 
 @operator("_npi_concatenate")
-def numpy_concatenate(call: Call) -> Value:
+def numpy_concatenate(call: SymbolCall) -> Value:
     if "axis" in call.node.attributes and not call.has("axis"):
         flat = [call.builder.emit("Reshape", value, [-1]) for value in call.inputs]
         return call.builder.emit("Concat", *flat, axis=0)
@@ -28,13 +28,15 @@ def numpy_concatenate(call: Call) -> Value:
 
 
 @operator("stack")
-def stack(call: Call) -> Value:
+def stack(call: SymbolCall) -> Value:
     axis = call.axis("axis", 0, rank=call.x.rank + 1)
     parts = [call.builder.emit("Unsqueeze", value, [axis]) for value in call.inputs]
     return call.builder.emit("Concat", *parts, axis=axis)
 
 
-def _split(call: Call, sizes: Sequence[int] | None, count: int, axis: int) -> list[Value]:
+def _split(
+    call: SymbolCall, sizes: Sequence[int] | None, count: int, axis: int
+) -> list[Value]:
     build = call.builder
     parts = (
         [build.emit("Identity", call.x)]
@@ -51,7 +53,7 @@ def _split(call: Call, sizes: Sequence[int] | None, count: int, axis: int) -> li
 
 
 @operator("SliceChannel")
-def slice_channel(call: Call) -> list[Value]:
+def slice_channel(call: SymbolCall) -> list[Value]:
     count, axis = call.integer("num_outputs"), call.axis("axis", 1)
     if count < 1 or call.x.size(axis) % count:
         call.fail(f"an axis of {call.x.size(axis)} cannot be split in {count}")
@@ -59,7 +61,7 @@ def slice_channel(call: Call) -> list[Value]:
 
 
 @operator("_split_v2")
-def split_v2(call: Call) -> list[Value]:
+def split_v2(call: SymbolCall) -> list[Value]:
     axis, sections = call.axis("axis", 0), call.integer("sections", 0)
     if sections:
         if sections < 0 or call.x.size(axis) % sections:
@@ -71,7 +73,7 @@ def split_v2(call: Call) -> list[Value]:
 
 
 @operator("slice")
-def slice_(call: Call) -> Value:
+def slice_(call: SymbolCall) -> Value:
     begin, end = call.items("begin"), call.items("end")
     step: Sequence[int | None] = (
         call.items("step") if call.has("step") else (None,) * len(begin)
@@ -91,7 +93,7 @@ def slice_(call: Call) -> Value:
 
 
 def cut(
-    call: Call,
+    call: SymbolCall,
     starts: Sequence[int],
     ends: Sequence[int],
     axes: Sequence[int],
@@ -111,7 +113,7 @@ def cut(
 
 
 @operator("slice_axis")
-def slice_axis(call: Call) -> Value:
+def slice_axis(call: SymbolCall) -> Value:
     (end,) = call.items("end")
     return cut(
         call, [call.integer("begin", 0)], [_END if end is None else end], [call.axis()]
@@ -119,7 +121,7 @@ def slice_axis(call: Call) -> Value:
 
 
 @operator("slice_like")
-def slice_like(call: Call) -> Value:
+def slice_like(call: SymbolCall) -> Value:
     x, like = call.x, call.inputs[1]
     axes = [axis % x.rank for axis in call.integers("axes", range(min(x.rank, like.rank)))]
     axes = [
@@ -129,7 +131,7 @@ def slice_like(call: Call) -> Value:
 
 
 @operator("Crop")
-def crop(call: Call) -> Value:
+def crop(call: SymbolCall) -> Value:
     """A window of the two last axes."""
     x = call.x
     height, width = (
@@ -144,14 +146,14 @@ def crop(call: Call) -> Value:
 
 
 @operator("reverse")
-def reverse(call: Call) -> Value:
+def reverse(call: SymbolCall) -> Value:
     axes = call.axes()
     count = len(axes)
     return cut(call, [-1] * count, [_START] * count, axes, [-1] * count)
 
 
 @operator("Pad")
-def pad(call: Call) -> Value:
+def pad(call: SymbolCall) -> Value:
     mode = call.word("mode", "constant", ("constant", "edge", "reflect"))
     width = call.integers("pad_width")
     value = (

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from prunegraph.frontends.mxnet.builder import Value
-from prunegraph.frontends.mxnet.operators.base import Call, operator
+from prunegraph.frontends.mxnet.operators.base import SymbolCall, operator
 
 #: Lanczos' approximation with g = 7: nine terms, good to 15 digits (Godfrey's coefficients).
 _G = 7
@@ -24,7 +24,7 @@ _TERMS = (
 )
 
 
-def _log_gamma(call: Call, x: Value) -> Value:
+def _log_gamma(call: SymbolCall, x: Value) -> Value:
     """log(gamma(x)) for x >= 0.5, in float64."""
     build = call.builder
     below = build.emit("Sub", x, build.number(1.0, x))
@@ -46,7 +46,7 @@ def _log_gamma(call: Call, x: Value) -> Value:
 
 
 @operator("gamma", "gammaln")
-def gamma(call: Call) -> Value:
+def gamma(call: SymbolCall) -> Value:
     """Below 0.5 by reflection: gamma(x) gamma(1 - x) = pi / sin(pi x)."""
     build = call.builder
     x = build.cast(call.x, np.float64)

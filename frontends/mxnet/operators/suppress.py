@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from prunegraph.frontends.mxnet.builder import Value
-from prunegraph.frontends.mxnet.operators.base import Call, operator
+from prunegraph.frontends.mxnet.operators.base import SymbolCall, operator
 
 #: Boxes whose overlaps are compared pair by pair; more would need a matrix too large.
 MAX_BOXES = 6000
@@ -20,30 +20,32 @@ MAX_BOXES = 6000
 _NONE = -1.0
 
 
-def _number(call: Call, value: float) -> Value:
+def _number(call: SymbolCall, value: float) -> Value:
     return call.builder.constant(np.array(value, np.float32))
 
 
-def _column(call: Call, rows: Value, index: int) -> Value:
+def _column(call: SymbolCall, rows: Value, index: int) -> Value:
     """A column of [B, N, K] as [B, N]."""
     return call.builder.emit("Gather", rows, call.builder.constant(np.array(index)), axis=2)
 
 
-def _rows(call: Call, rows: Value, order: Value) -> Value:
+def _rows(call: SymbolCall, rows: Value, order: Value) -> Value:
     """Rows of [B, N, K] in the order of [B, M]."""
     return call.builder.emit(
         "GatherND", rows, call.builder.emit("Unsqueeze", order, [2]), batch_dims=1
     )
 
 
-def _only(call: Call, rows: Value, keep: Value) -> Value:
+def _only(call: SymbolCall, rows: Value, keep: Value) -> Value:
     """Rows that are kept; the others are all -1."""
     return call.builder.emit(
         "Where", call.builder.emit("Unsqueeze", keep, [2]), rows, _number(call, _NONE)
     )
 
 
-def _sorted(call: Call, scores: Value, valid: Value, count: int) -> tuple[Value, Value]:
+def _sorted(
+    call: SymbolCall, scores: Value, valid: Value, count: int
+) -> tuple[Value, Value]:
     """Positions [B, count] of the best valid scores, best first, and which of them are valid."""
     build = call.builder
     ranked = build.emit("Where", valid, scores, _number(call, -np.inf))
@@ -53,7 +55,7 @@ def _sorted(call: Call, scores: Value, valid: Value, count: int) -> tuple[Value,
     return order, build.emit("GatherElements", valid, order, axis=1)
 
 
-def _to_front(call: Call, keep: Value) -> Value:
+def _to_front(call: SymbolCall, keep: Value) -> Value:
     """Positions [B, N] that put what is kept before the rest, each in the order it has."""
     build, count = call.builder, keep.size(1)
     steps = build.constant(np.arange(count, dtype=np.float32)[None])
@@ -62,7 +64,7 @@ def _to_front(call: Call, keep: Value) -> Value:
     return build.emit_many("TopK", key, [count], count=2, axis=1, largest=0, sorted=1)[1]
 
 
-def _overlap(call: Call, boxes: Value) -> Value:
+def _overlap(call: SymbolCall, boxes: Value) -> Value:
     """Intersection over union of all pairs of corners [B, T, 4], as [B, T, T]; 0 for empty boxes."""
     build = call.builder
     remaining, top, right, bottom = build.emit_many("Split", boxes, count=4, axis=2)
@@ -110,7 +112,7 @@ def _step() -> onnx.GraphProto:
 
 
 def suppress(
-    call: Call, boxes: Value, classes: Value | None, keep: Value, threshold: float
+    call: SymbolCall, boxes: Value, classes: Value | None, keep: Value, threshold: float
 ) -> Value:
     """Tell which of the sorted boxes [B, T, 4] stay: none that overlaps a better one of its class that stays."""
     build, count = call.builder, boxes.size(1)
@@ -144,7 +146,7 @@ def suppress(
 
 
 @operator("_contrib_MultiBoxDetection")
-def multibox_detection(call: Call) -> Value:
+def multibox_detection(call: SymbolCall) -> Value:
     """Rows [class, score, corners]: the best `nms_topk` sorted, then the other valid ones as they come."""
     build = call.builder
     probability, offsets, anchors = call.inputs[:3]
@@ -182,7 +184,7 @@ def multibox_detection(call: Call) -> Value:
     return build.emit("Concat", names, build.emit("Slice", best, [1], [6], [2]), axis=2)
 
 
-def _corners(call: Call, offsets: Value, anchors: Value) -> Value:
+def _corners(call: SymbolCall, offsets: Value, anchors: Value) -> Value:
     """Corners [B, N, 4] from offsets and anchors as corners [1, N, 4]."""
     build = call.builder
     scale = call.reals("variances", (0.1, 0.1, 0.2, 0.2))
@@ -213,7 +215,7 @@ def _corners(call: Call, offsets: Value, anchors: Value) -> Value:
 
 
 @operator("_contrib_box_nms")
-def box_nms(call: Call) -> list[Value]:
+def box_nms(call: SymbolCall) -> list[Value]:
     """Rows that stay, sorted by score; the others are all -1, at the end."""
     build, x = call.builder, call.x
     if call.word("in_format", "corner") != call.word("out_format", "corner"):
@@ -254,7 +256,7 @@ def _leading(x: Value) -> Sequence[int]:
     return x.sizes[:-2]
 
 
-def _boxes(call: Call, rows: Value) -> Value:
+def _boxes(call: SymbolCall, rows: Value) -> Value:
     """Corners [B, T, 4] of rows, whose boxes may be centres and sizes."""
     build, start = call.builder, call.integer("coord_start", 2)
     boxes = build.emit("Slice", rows, [start], [start + 4], [2])

@@ -7,11 +7,11 @@ from typing import NoReturn
 import numpy as np
 
 from prunegraph.frontends.mxnet.builder import Value
-from prunegraph.frontends.mxnet.operators.base import Call, operator
+from prunegraph.frontends.mxnet.operators.base import SymbolCall, operator
 
 
 @operator("ROIPooling")
-def roi_pooling(call: Call) -> Value:
+def roi_pooling(call: SymbolCall) -> Value:
     return call.builder.emit(
         "MaxRoiPool",
         *call.inputs[:2],
@@ -21,7 +21,7 @@ def roi_pooling(call: Call) -> Value:
 
 
 @operator("_contrib_ROIAlign")
-def roi_align(call: Call) -> Value:
+def roi_align(call: SymbolCall) -> Value:
     build, rois = call.builder, call.inputs[1]
     call.refuse(
         "position_sensitive", "False", "position-sensitive regions are not supported"
@@ -47,7 +47,7 @@ def roi_align(call: Call) -> Value:
 
 
 @operator("_contrib_MultiBoxPrior")
-def multibox_prior(call: Call) -> Value:
+def multibox_prior(call: SymbolCall) -> Value:
     """Anchors [1, H * W * n, 4]: the sizes at the first ratio, then the other ratios at the first size."""
     height, width = call.x.size(2), call.x.size(3)
     sizes, ratios = call.reals("sizes", (1.0,)), call.reals("ratios", (1.0,))
@@ -74,7 +74,7 @@ def multibox_prior(call: Call) -> Value:
 
 
 @operator("_contrib_box_decode")
-def box_decode(call: Call) -> Value:
+def box_decode(call: SymbolCall) -> Value:
     """Boxes as corners from offsets [B, N, 4] and anchors [1, N, 4]."""
     build = call.builder
     d = build.emit_many("Split", call.x, count=4, axis=2)
@@ -109,7 +109,7 @@ def box_decode(call: Call) -> Value:
     "_contrib_box_iou",
     "_contrib_bipartite_matching",
 )
-def suppression(call: Call) -> NoReturn:
+def suppression(call: SymbolCall) -> NoReturn:
     call.fail(
         "the selection of boxes is not converted; export the network up to its inputs "
         "(mxnet: symbol.get_internals()[...]) and select boxes outside"

@@ -187,14 +187,14 @@ def test_sizes_in_forward_code_are_named() -> None:
 
 def test_masks_of_the_replaced_attention() -> None:
     """Whatever `nn.MultiheadAttention` is given, its replacement answers alike, before anything is pruned."""
-    from prunegraph.frontends.pytorch.attention import Heads, PrunedAttention
+    from prunegraph.frontends.pytorch.attention import PrunedAttention, RemainingHeads
 
     torch.manual_seed(0)
     for batch_first in (False, True):
         old = torch.nn.MultiheadAttention(
             8, 2, batch_first=batch_first, kdim=6, vdim=4
         ).eval()
-        new = PrunedAttention(old, Heads(2, (8, 8, 8), 0.5))
+        new = PrunedAttention(old, RemainingHeads(2, (8, 8, 8), 0.5))
         q, k, v = torch.randn(3, 5, 8), torch.randn(3, 4, 6), torch.randn(3, 4, 4)
         q, k, v = (q, k, v) if batch_first else (each.transpose(0, 1) for each in (q, k, v))
         padding = torch.tensor([[False, False, False, True]] * 3)
