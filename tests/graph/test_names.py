@@ -19,7 +19,7 @@ from prunegraph.rewriting.rewriter import Rewriter
 from prunegraph.runtime.session import run, session
 from tests.builders import Builder, residual_net
 from tests.coupling.control_graphs import Inner, condition
-from tests.coupling.test_control import branching, finished, recurrent
+from tests.coupling.control_networks import branching, finished, recurrent
 from tests.oracle import prove
 from tests.renaming import all_names, draw
 from tests.training.binary.networks import plain_net

@@ -1,4 +1,4 @@
-"""The HTML report: what is on the page, that nothing in a model can break out of it, and how a browser shows it."""
+"""The HTML report: what is on the page, and that nothing in a model can break out of it."""
 
 from __future__ import annotations
 
@@ -9,139 +9,22 @@ import json
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 import prunegraph as pg
 from prunegraph import cli
-from prunegraph.errors import DataError, MissingExtraError, ModelError
+from prunegraph.errors import MissingExtraError, ModelError
 from prunegraph.measuring.latency import Latency
-from prunegraph.report import curves, html
+from prunegraph.report import html
 from prunegraph.report.layers import layer_rows
-from tests.builders import Builder, residual_net
+from tests.builders import Builder
 from tests.paths import FIXTURES
+from tests.report.page import COMMAND, HOSTILE, Page, chain, curve_content, palettes, prune
 
 MODEL = str(FIXTURES / "fashion_resnet.onnx")
-
-COMMAND = "prunegraph prune 'my model.onnx' -o half.onnx --ratio 0.5 --report report.html"
-
-#: What a name in a model file may be.
-HOSTILE = (
-    "</title><script>alert(1)</script>",
-    '"><img src=x onerror=alert(1)>',
-    "' onmouseover='alert(1)",
-    "{{ 7 * 7 }}{% raw %}",
-    "</style></svg><iframe src=//example.com>",
-    "a\x00b\x1b[31m\u202ec",
-    "]]>&lt;&#60;b&#62;",
-)
-
-VOID = {"meta", "link", "br", "hr", "img", "input", "wbr"}
-
-
-class Page(HTMLParser):
-    """A parsed page: elements with their attributes, and text by the elements it is in."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.source = text
-        self.open: list[tuple[str, dict[str, str]]] = []
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.texts: list[tuple[tuple[str, ...], tuple[str, ...], str]] = []
-        self.feed(text)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        result = {key: value or "" for key, value in attrs}
-        self.elements.append((tag, result))
-        if tag not in VOID:
-            self.open.append((tag, result))
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, {key: value or "" for key, value in attrs}))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open and self.open[-1][0] == tag, f"</{tag}> closes {self.open[-1:]}"
-        if tag in ("td", "th", "dt"):
-            self.handle_data(" ")
-        self.open.pop()
-
-    def handle_data(self, data: str) -> None:
-        tags, ids = (
-            tuple(tag for tag, _ in self.open),
-            tuple(a["id"] for _, a in self.open if "id" in a),
-        )
-        self.texts.append((tags, ids, data))
-
-    def text(self, *, inside: str) -> str:
-        """All text inside an element or the section of an id, spaces made single."""
-        result = "".join(
-            text
-            for tags, ids, text in self.texts
-            if inside in (*tags, *ids) and "style" not in tags
-        )
-        return " ".join(result.split())
-
-    def attributes(self, tag: str) -> list[dict[str, str]]:
-        return [attributes for name, attributes in self.elements if name == tag]
-
-    def titles(self) -> list[str]:
-        """Tooltips of the marks of all charts."""
-        return [
-            text
-            for tags, _, text in self.texts
-            if tags[-1:] == ("title",) and "svg" in tags
-        ]
-
-
-def prune(graph: pg.Graph, ratio: float = 0.5, **options: Any) -> pg.PruneResult:
-    return pg.prune(graph, budget=pg.Budget(ratio=ratio), round_to=1, **options)
-
-
-@pytest.fixture(scope="module")
-def result() -> pg.PruneResult:
-    return prune(residual_net())
-
-
-def chain(layers: int, names: tuple[str, ...] = ()) -> pg.Graph:
-    """Convolutions in a row, named in turn by `names`."""
-    b = Builder()
-    x = b.input("n", 3, 4, 4)
-    for i in range(layers):
-        x = b.conv(
-            x,
-            4 if i else 3,
-            4,
-            k=1,
-            name=f"{names[i % len(names)]}{i}" if names else f"/block.{i}/conv/Conv",
-        )
-    return b.graph(x)
-
-
-def curve_content(result: pg.PruneResult, **changes: Any) -> dict[str, Any]:
-    groups = [
-        {
-            "id": group.id,
-            "layers": list(group.layers),
-            "points": [
-                {"ratio": r / 10, "macs": 1000 - 100 * r, "error": 0.01 * r * (i + 1)}
-                for r in (5, 2, 8)
-            ],
-        }
-        for i, group in enumerate(result.coupling.groups)
-    ]
-    content = {
-        "format": "prunegraph/sensitivity@1",
-        "metric": "relative error of the output",
-        "groups": groups,
-    }
-    return content | changes
 
 
 def test_every_section(result: pg.PruneResult) -> None:
@@ -255,95 +138,6 @@ def test_the_plan_makes_the_same_cut(result: pg.PruneResult) -> None:
     ) == result.model.model.SerializeToString(deterministic=True)
 
 
-def test_sensitivity(result: pg.PruneResult) -> None:
-    assert "sensitivity" not in {a.get("id") for _, a in Page(html.render(result)).elements}
-    page = Page(html.render(result, sensitivity=curve_content(result)))
-    text = page.text(inside="sensitivity")
-    assert "relative error of the output" in text
-    assert "20% 50% 80%" in text
-    last = result.coupling.groups[-1]
-    removed = f"{len(result.plan.remove[last.id]) / last.channels:.1%}"
-    rank = len(result.coupling.groups)
-    row = f"{last.id} {last.layers[0]} {removed} {0.02 * rank:.2g} {0.05 * rank:.2g} {0.08 * rank:.2g}"
-    assert row in text, "the most sensitive group, with points by rising ratio"
-    assert text.index(row) < text.rindex(
-        f"{result.coupling.groups[0].id} {result.coupling.groups[0].layers[0]} "
-    )
-    assert (
-        f"{last.id}: error {0.08 * rank:.3g} with 80% removed, 200 MACs left"
-        in page.titles()
-    )
-
-
-def test_many_curves_and_missing_points() -> None:
-    b = Builder()
-    x = b.input("n", 3, 4, 4)
-    for i in range(9):
-        x = b.relu(b.conv(x, 4 if i else 3, 4, name=f"c{i}"))
-    result = prune(b.graph(x), verify=False)
-    content = curve_content(result)
-    content["groups"][0]["points"] = content["groups"][0]["points"][:1]
-    content["groups"][1]["points"] = []
-    text = Page(html.render(result, sensitivity=content)).text(inside="sensitivity")
-    assert "1 other group" in text
-    assert "g0 c0 50.0% \u2013 0.05 \u2013" in text
-    assert "g1 c1" not in text
-    assert "No group has a point." in Page(
-        html.render(result, sensitivity=curve_content(result, groups=[]))
-    ).text(inside="sensitivity")
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"format": "prunegraph/sensitivity@2"},
-        {"groups": {"g0": 1}},
-        {"groups": [{"id": "g0", "layers": ["stem"]}]},
-        {
-            "groups": [
-                {"id": "g0", "layers": ["stem"], "points": [{"ratio": 0.5, "macs": 1}]}
-            ]
-        },
-        {
-            "groups": [
-                {
-                    "id": "g0",
-                    "layers": ["stem"],
-                    "points": [{"ratio": 0.5, "macs": 1, "error": float("nan")}],
-                }
-            ]
-        },
-        {
-            "groups": [
-                {
-                    "id": "g77",
-                    "layers": [],
-                    "points": [{"ratio": 0.5, "macs": 1, "error": 1}],
-                }
-            ]
-        },
-    ],
-)
-def test_bad_sensitivity(
-    result: pg.PruneResult, tmp_path: Path, changes: dict[str, Any]
-) -> None:
-    with pytest.raises(DataError, match="sensitivity"):
-        html.write(
-            result, tmp_path / "report.html", sensitivity=curve_content(result, **changes)
-        )
-    assert not list(tmp_path.iterdir())
-
-
-def test_sensitivity_files(result: pg.PruneResult, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such sensitivity file"):
-        curves.read(tmp_path / "none.json")
-    (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(DataError, match="not a sensitivity file"):
-        curves.read(tmp_path / "bad.json")
-    (tmp_path / "good.json").write_text(json.dumps(curve_content(result)))
-    assert curves.read(tmp_path / "good.json") == curve_content(result)
-
-
 @pytest.mark.parametrize("layers", [5, 300])
 def test_few_and_many_layers(layers: int) -> None:
     result = prune(
@@ -410,18 +204,6 @@ def test_a_model_without_layers() -> None:
     page = Page(html.render(prune(b.graph(b.relu(b.input("n", 3))), 0.0)))
     assert "no layer with a width" in page.text(inside="widths")
     assert "every layer's channels can be pruned" in page.text(inside="fixed")
-
-
-def palettes() -> list[dict[str, str]]:
-    """Colours of the light and the dark theme by name."""
-    style = (Path(html.__file__).parent / "page" / "page.css").read_text()
-    light, dark = style.split("@media (prefers-color-scheme: dark)")
-    result = [
-        dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", part.split("}")[0]))
-        for part in (light, dark)
-    ]
-    assert result[0].keys() == result[1].keys() and result[0] != result[1]
-    return result
 
 
 def contrast(first: str, second: str) -> float:
@@ -558,126 +340,3 @@ def test_a_failed_write_leaves_nothing(result: pg.PruneResult, tmp_path: Path) -
     with pytest.raises(ModelError, match="cannot be written"):
         html.write(result, tmp_path / "missing" / "report.html")
     assert not list(tmp_path.iterdir())
-
-
-# -- a real browser ---------------------------------------------------------------------
-
-#: Names under which systems install a browser of Chromium's family.
-BROWSERS = (
-    "chromium-headless-shell",
-    "chromium",
-    "chromium-browser",
-    "google-chrome",
-    "google-chrome-stable",
-)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip(
-        "playwright.sync_api", reason="no browser driver: pip install 'prunegraph[browser]'"
-    )
-    pytest.importorskip("PIL", reason="no Pillow: pip install 'prunegraph[browser]'")
-    with sync_api.sync_playwright() as driver:
-        own = driver.chromium.executable_path
-        path = next(
-            (result for name in BROWSERS if (result := shutil.which(name))),
-            own if Path(own).exists() else None,
-        )
-        if path is None:
-            pytest.skip(
-                "no browser: install Debian's chromium-headless-shell, or run `playwright install chromium`"
-            )
-        opened = driver.chromium.launch(executable_path=path)
-        yield opened
-        opened.close()
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report with everything in it, and hostile names."""
-    graph = chain(40, ("/block/conv", *HOSTILE))
-    result = prune(graph, verify=True)
-    path = tmp_path_factory.mktemp("report") / "report.html"
-    html.write(result, path, command=COMMAND, sensitivity=curve_content(result))
-    return path
-
-
-def open_page(browser: Any, path: Path, scheme: str, width: int) -> tuple[Any, list[str]]:
-    """The page without network, and all that went wrong or was asked for."""
-    context = browser.new_context(
-        color_scheme=scheme,
-        viewport={"width": width, "height": 900},
-        offline=True,
-        reduced_motion="reduce",
-    )
-    page, events = context.new_page(), []
-    page.on("console", lambda message: events.append(f"console: {message.text}"))
-    page.on("pageerror", lambda error: events.append(f"error: {error}"))
-    page.on("dialog", lambda dialog: events.append(f"dialog: {dialog.message}"))
-    page.on("request", lambda request: events.append(f"request: {request.url}"))
-    page.goto(path.as_uri())
-    page.wait_for_load_state("networkidle")
-    return page, events
-
-
-def test_browser_shows_light_and_dark(browser: Any, written: Path, tmp_path: Path) -> None:
-    import numpy as np
-    from PIL import Image
-
-    pictures = {}
-    for scheme, colors in zip(("light", "dark"), palettes(), strict=True):
-        page, events = open_page(browser, written, scheme, 1200)
-        page.screenshot(path=tmp_path / f"{scheme}.png", full_page=True)
-        pictures[scheme] = np.asarray(Image.open(tmp_path / f"{scheme}.png").convert("RGB"))
-        assert events == [f"request: {written.as_uri()}"]
-        colours = pictures[scheme].astype(np.uint32)
-        drawn = {
-            f"#{color:06x}"
-            for color in np.unique(
-                colours[..., 0] << 16 | colours[..., 1] << 8 | colours[..., 2]
-            )
-        }
-        assert {
-            colors[name] for name in ("page", "panel", "after", "before", "same", "c1")
-        } <= drawn
-        assert len(drawn) > 100
-        page.context.close()
-    light, dark = pictures["light"], pictures["dark"]
-    assert light.shape == dark.shape
-    assert (light != dark).any(axis=2).mean() > 0.9
-    assert light.mean() > 200 and dark.mean() < 60
-    rows = light.std(axis=(1, 2)) > 0
-    assert rows.mean() > 0.5, "most of the page has something on it"
-
-
-@pytest.mark.parametrize("width", [390, 1200])
-def test_browser_layout(browser: Any, written: Path, width: int) -> None:
-    page, _ = open_page(browser, written, "light", width)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    for kind in ("profile", "widths", "curves"):
-        box = page.locator(f"svg.{kind}").bounding_box()
-        assert box["width"] >= 800 and box["height"] > 100, kind
-    names = page.evaluate(
-        "[...document.querySelectorAll('svg.widths .names_marks text')].map(t => t.getBoundingClientRect().x"
-        " - t.ownerSVGElement.getBoundingClientRect().x)"
-    )
-    assert len(names) == 40 and min(names) >= 0, "no name is cut off at the left"
-    page.context.close()
-
-
-def test_browser_saves_the_plan_and_selects_the_command(
-    browser: Any, written: Path
-) -> None:
-    page, _ = open_page(browser, written, "light", 1200)
-    with page.expect_download() as waiting:
-        page.click("a[download]")
-    content = json.loads(Path(waiting.value.path()).read_text())
-    assert waiting.value.suggested_filename == "plan.json"
-    assert content["format"] == "prunegraph/plan@2"
-    page.click("pre.command >> nth=0")
-    assert page.evaluate("getSelection().toString().trim()") == COMMAND
-    assert not page.locator("pre.plan").is_visible()
-    page.click("summary")
-    assert page.locator("pre.plan").is_visible()
-    page.context.close()

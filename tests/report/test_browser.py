@@ -1,0 +1,123 @@
+"""The page in a real browser."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.report.page import COMMAND, palettes
+
+#: Names under which systems install a browser of Chromium's family.
+BROWSERS = (
+    "chromium-headless-shell",
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="no browser driver: pip install 'prunegraph[browser]'"
+    )
+    pytest.importorskip("PIL", reason="no Pillow: pip install 'prunegraph[browser]'")
+    with sync_api.sync_playwright() as driver:
+        own = driver.chromium.executable_path
+        path = next(
+            (result for name in BROWSERS if (result := shutil.which(name))),
+            own if Path(own).exists() else None,
+        )
+        if path is None:
+            pytest.skip(
+                "no browser: install Debian's chromium-headless-shell, or run `playwright install chromium`"
+            )
+        opened = driver.chromium.launch(executable_path=path)
+        yield opened
+        opened.close()
+
+
+def open_page(browser: Any, path: Path, scheme: str, width: int) -> tuple[Any, list[str]]:
+    """The page without network, and all that went wrong or was asked for."""
+    context = browser.new_context(
+        color_scheme=scheme,
+        viewport={"width": width, "height": 900},
+        offline=True,
+        reduced_motion="reduce",
+    )
+    page, events = context.new_page(), []
+    page.on("console", lambda message: events.append(f"console: {message.text}"))
+    page.on("pageerror", lambda error: events.append(f"error: {error}"))
+    page.on("dialog", lambda dialog: events.append(f"dialog: {dialog.message}"))
+    page.on("request", lambda request: events.append(f"request: {request.url}"))
+    page.goto(path.as_uri())
+    page.wait_for_load_state("networkidle")
+    return page, events
+
+
+def test_browser_shows_light_and_dark(browser: Any, written: Path, tmp_path: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    pictures = {}
+    for scheme, colors in zip(("light", "dark"), palettes(), strict=True):
+        page, events = open_page(browser, written, scheme, 1200)
+        page.screenshot(path=tmp_path / f"{scheme}.png", full_page=True)
+        pictures[scheme] = np.asarray(Image.open(tmp_path / f"{scheme}.png").convert("RGB"))
+        assert events == [f"request: {written.as_uri()}"]
+        colours = pictures[scheme].astype(np.uint32)
+        drawn = {
+            f"#{color:06x}"
+            for color in np.unique(
+                colours[..., 0] << 16 | colours[..., 1] << 8 | colours[..., 2]
+            )
+        }
+        assert {
+            colors[name] for name in ("page", "panel", "after", "before", "same", "c1")
+        } <= drawn
+        assert len(drawn) > 100
+        page.context.close()
+    light, dark = pictures["light"], pictures["dark"]
+    assert light.shape == dark.shape
+    assert (light != dark).any(axis=2).mean() > 0.9
+    assert light.mean() > 200 and dark.mean() < 60
+    rows = light.std(axis=(1, 2)) > 0
+    assert rows.mean() > 0.5, "most of the page has something on it"
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_browser_layout(browser: Any, written: Path, width: int) -> None:
+    page, _ = open_page(browser, written, "light", width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for kind in ("profile", "widths", "curves"):
+        box = page.locator(f"svg.{kind}").bounding_box()
+        assert box["width"] >= 800 and box["height"] > 100, kind
+    names = page.evaluate(
+        "[...document.querySelectorAll('svg.widths .names_marks text')].map(t => t.getBoundingClientRect().x"
+        " - t.ownerSVGElement.getBoundingClientRect().x)"
+    )
+    assert len(names) == 40 and min(names) >= 0, "no name is cut off at the left"
+    page.context.close()
+
+
+def test_browser_saves_the_plan_and_selects_the_command(
+    browser: Any, written: Path
+) -> None:
+    page, _ = open_page(browser, written, "light", 1200)
+    with page.expect_download() as waiting:
+        page.click("a[download]")
+    content = json.loads(Path(waiting.value.path()).read_text())
+    assert waiting.value.suggested_filename == "plan.json"
+    assert content["format"] == "prunegraph/plan@2"
+    page.click("pre.command >> nth=0")
+    assert page.evaluate("getSelection().toString().trim()") == COMMAND
+    assert not page.locator("pre.plan").is_visible()
+    page.click("summary")
+    assert page.locator("pre.plan").is_visible()
+    page.context.close()
