@@ -123,7 +123,7 @@ def binarize(
     from prunegraph.runtime.data import read_data
     from prunegraph.training.binary import binarize as run
     from prunegraph.training.binary import measured
-    from prunegraph.training.outcome import Judge
+    from prunegraph.training.outcome import OutcomeJudge
 
     api.check_model_output(out, model, [checkpoint] if checkpoint else [])
     where = console()
@@ -134,7 +134,7 @@ def binarize(
         result = run(
             graph, samples, _options(**options), checkpoint=checkpoint, progress=progress
         )
-        outcome = Judge(graph, samples)(result.model)
+        outcome = OutcomeJudge(graph, samples)(result.model)
         api.save(result.model, out, like=graph)
     _report(where, result)
     where.print(str(outcome))

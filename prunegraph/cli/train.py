@@ -142,7 +142,7 @@ def train(
     from prunegraph.runtime.data import read_data
     from prunegraph.training import train as _train
     from prunegraph.training.batching import rows_of
-    from prunegraph.training.outcome import Judge
+    from prunegraph.training.outcome import OutcomeJudge
 
     api.check_model_output(
         out,
@@ -157,7 +157,7 @@ def train(
     setting = _setting(
         graph, samples, teacher, checkpoint, judged=judged, metric=metric, **options
     )
-    judge = Judge(
+    judge = OutcomeJudge(
         graph, rows_of(samples, graph), evaluation=judged, original=teacher, metric=metric
     )
     where = console()

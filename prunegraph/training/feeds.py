@@ -33,7 +33,7 @@ class InputSizes:
             graph.source,
         )
 
-    def apart(self, inputs: Mapping[str, Value]) -> Feeds | None:
+    def apart(self, inputs: Mapping[str, Value]) -> SizedFeeds | None:
         """The feeds of inputs that hold more than one; None where they are one feed. Raises DataError."""
         fixed = {name: sizes[0] for name, sizes in self.sizes.items() if sizes and sizes[0]}
         tensors = {
@@ -47,12 +47,12 @@ class InputSizes:
                 raise DataError(
                     f"{self.source}: inputs hold different numbers of feeds: {sorted(count)}"
                 )
-            return Feeds(
+            return SizedFeeds(
                 [{n: t[i] for n, t in tensors.items()} for i in range(count.pop())], 0
             )
         return self._by_rows(tensors, max(fixed.values()))
 
-    def _by_rows(self, tensors: Mapping[str, Value], size: int) -> Feeds | None:
+    def _by_rows(self, tensors: Mapping[str, Value], size: int) -> SizedFeeds | None:
         batched = [name for name, sizes in self.sizes.items() if sizes and sizes[0] == size]
         count = {len(tensors[name]) for name in batched if tensors[name].dim()}
         if count in ({size}, set()) or len(count) != 1:
@@ -63,7 +63,7 @@ class InputSizes:
                 f"{self.source}: its batch is fixed at {size}, which {rows} samples do not fill"
             )
         starts = range(0, rows, size)
-        return Feeds(
+        return SizedFeeds(
             [
                 {n: t[i : i + size] if n in batched else t for n, t in tensors.items()}
                 for i in starts
@@ -73,7 +73,7 @@ class InputSizes:
 
 
 @dataclass(frozen=True)
-class Feeds:
+class SizedFeeds:
     """Feeds of a graph's own sizes; `size` is their batch, 0 where they have no batch axis."""
 
     inputs: Sequence[Mapping[str, Value]]

@@ -88,7 +88,7 @@ class Outcome:
             )
 
 
-class Judge:
+class OutcomeJudge:
     """Compares results of training with the network it started from.
 
     Args:

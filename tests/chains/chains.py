@@ -347,7 +347,7 @@ def train(before: Path, after: Path, rng: np.random.Generator) -> str:
     from prunegraph.runtime.data import Data
     from prunegraph.training import TrainingConfig, TrainingOptions, cross_entropy
     from prunegraph.training import train as _train
-    from prunegraph.training.outcome import Judge
+    from prunegraph.training.outcome import OutcomeJudge
 
     graph, x = pg.load(before), images(4)
     data = Data.of({"x": x, "labels": rng.integers(0, 5, SAMPLES)})
@@ -357,7 +357,7 @@ def train(before: Path, after: Path, rng: np.random.Generator) -> str:
     done = _train(graph, setting)
     pg.save(done.model, after)
     # What the command prints: the file's outputs beside those it started from, in ONNX Runtime.
-    reported = Judge(graph, Data.of({"x": x}))(done.model).difference
+    reported = OutcomeJudge(graph, Data.of({"x": x}))(done.model).difference
     measured = error(run(before, x), run(after, x))
     if abs(reported - measured) > 1e-4 * max(reported, measured) + 1e-9:
         raise WrongError(f"train: the error is {measured:.3g}, not {reported:.3g}")

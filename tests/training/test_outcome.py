@@ -14,7 +14,7 @@ from prunegraph.frontends import FRONTENDS
 from prunegraph.runtime import session
 from prunegraph.runtime.data import Data
 from prunegraph.training import Batches, GraphModule, TrainingConfig, fit
-from prunegraph.training.outcome import Judge
+from prunegraph.training.outcome import OutcomeJudge
 from tests.builders import residual_net
 from tests.commands import in_process as cli
 from tests.frontends.mxnet import cases as cases
@@ -66,7 +66,7 @@ def test_without_eval_the_training_data_judge(folder: Path) -> None:
     words = "train net.onnx -o out.onnx --data good.npz --epochs 1 --batch 24 --lr 1e-3"
     done = cli(*words.split())
     assert done.exit_code == 0 and "top1" in done.stderr and Path("out.onnx").exists()
-    judge = Judge(pg.load("net.onnx"), Data.of(task()))
+    judge = OutcomeJudge(pg.load("net.onnx"), Data.of(task()))
     assert judge(residual_net()).is_worse and not judge(pg.load("net.onnx")).is_worse
 
 
@@ -150,7 +150,7 @@ def test_what_is_said_of_a_result_is_measured() -> None:
     a, b = (
         session.run(session.session(graph), {"x": data["x"]})[0] for graph in (start, other)
     )
-    outcome = Judge(start, Data.of(data))(other)
+    outcome = OutcomeJudge(start, Data.of(data))(other)
     varies = np.square(a - a.mean(0)).sum()
     assert outcome.difference == pytest.approx(np.square(a - b).sum() / varies, rel=1e-4)
     assert outcome.same == pytest.approx(100 * (a.argmax(1) == b.argmax(1)).mean())
@@ -159,13 +159,16 @@ def test_what_is_said_of_a_result_is_measured() -> None:
     # Measured on training data, of which 3 standard deviations may be chance.
     chance = 3 * np.sqrt(sum(p * (100 - p) for p in (first, second)) / 100)
     assert outcome.is_worse == (first - second > chance)
-    judged = Judge(start, Data.of({"x": data["x"]}), evaluation=Data.of(data))(other)
+    judged = OutcomeJudge(start, Data.of({"x": data["x"]}), evaluation=Data.of(data))(other)
     assert judged.is_worse == (second < first)
-    alone = Judge(start, Data.of({"x": data["x"]}), original=start)(other)
+    alone = OutcomeJudge(start, Data.of({"x": data["x"]}), original=start)(other)
     assert alone.metric is None and not alone.is_worse
-    towards = Judge(start, Data.of({"x": data["x"]}), original=other)(other)
+    towards = OutcomeJudge(start, Data.of({"x": data["x"]}), original=other)(other)
     assert towards.metric is not None and not towards.is_worse
-    assert Judge(other, Data.of({"x": data["x"]}), original=other)(other).difference == 0
+    assert (
+        OutcomeJudge(other, Data.of({"x": data["x"]}), original=other)(other).difference
+        == 0
+    )
 
 
 def test_a_metric_that_is_no_number_is_worse() -> None:
@@ -174,7 +177,7 @@ def test_a_metric_that_is_no_number_is_worse() -> None:
     with torch.no_grad():
         next(broken.parameters()).fill_(float("nan"))
     data = Data.of({"x": task(32)["x"]})
-    judge = Judge(
+    judge = OutcomeJudge(
         start, data, evaluation=data, original=residual_net(seed=1), metric="error"
     )
     assert judge(broken.write_back()).is_worse
