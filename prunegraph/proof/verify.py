@@ -353,7 +353,9 @@ class _Comparison:
         deciding = [
             n
             for n in self.graph.nodes
-            if info(n).decides and present.issuperset(o for o in n.outputs if o)
+            if info(n).decides
+            and present.issuperset(o for o in n.outputs if o)
+            and all(kept is None for kept in self.survivors.value(n.inputs[0]))
         ]
         if not deciding:
             return None
