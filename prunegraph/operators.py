@@ -39,6 +39,8 @@ Kind = Literal[
     "quantization",
     "reshaping",
     "resizing",
+    "selection of the largest",
+    "softmax",
     "splitting",
     "transposed convolution",
     "transposition",
@@ -306,6 +308,16 @@ def is_reshape(node: Named | onnx.NodeProto) -> bool:
 def is_resize(node: Named | onnx.NodeProto) -> bool:
     """Tell whether a node is a Resize, or an Upsample, as it was called before."""
     return info(node).kind == "resizing"
+
+
+def is_softmax(node: Named | onnx.NodeProto) -> bool:
+    """Tell whether a node is a Softmax."""
+    return info(node).kind == "softmax"
+
+
+def is_top_k(node: Named | onnx.NodeProto) -> bool:
+    """Tell whether a node is a TopK."""
+    return info(node).kind == "selection of the largest"
 
 
 def is_split(node: Named | onnx.NodeProto) -> bool:

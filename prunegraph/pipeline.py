@@ -16,6 +16,7 @@ from prunegraph.latency.measured import Selected, select_by_measuring
 from prunegraph.measuring.latency import Latency, Stopwatch
 from prunegraph.ops.cost import Cost
 from prunegraph.proof.result import Proof
+from prunegraph.rewriting.tied import tie_copies
 from prunegraph.runtime.data import Batch, Data
 from prunegraph.runtime.session import provider_name
 from prunegraph.runtime.statistics import Statistics
@@ -146,6 +147,8 @@ def finish(
 
         quantized = _quantize(pruned, samples, weights=quantize, progress=options.progress)
         pruned = quantized.model
+    if model.sources is None:
+        pruned = tie_copies(pruned)
     return PruneResult(
         model,
         pruned,

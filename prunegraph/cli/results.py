@@ -58,7 +58,7 @@ def show_result(
     from prunegraph.report.text import interface_lines
 
     where.print(tables.result_table(result))
-    if result.plan.is_empty and not result.left_out:
+    if result.plan.is_empty and not result.left_out and result.vocabulary is None:
         where.print(_nothing_removed(result))
     if result.rounding is not None:
         where.print(str(result.rounding))

@@ -13,6 +13,8 @@ from prunegraph.coupling.blocks import BlockFinder
 from prunegraph.coupling.cells import find_uneven, with_cells
 from prunegraph.coupling.coupling import Coupling, Labelling, Reduction
 from prunegraph.coupling.finding import find_fixed, find_groups
+from prunegraph.coupling.groups import Group
+from prunegraph.coupling.routers import find_routers
 from prunegraph.coupling.sample import complete
 from prunegraph.coupling.shuffle import Shuffle, find_shuffles
 from prunegraph.coupling.uses import Use
@@ -101,6 +103,7 @@ class _Walk:
         self.attributes: dict[int, dict[str, tuple[Labels, int]]] = {}
         self.operands: dict[int, list[int]] = {}
         self.shuffles = find_shuffles(graph, self.shape_info)
+        self.routers = find_routers(graph, self.shape_info)
         self.followed: set[int] = set()
 
     def run(self, attention: str | None, blocks: str) -> Coupling:
@@ -129,8 +132,22 @@ class _Walk:
             if not uneven:
                 break
             pairs = [pair for pair in pairs if pair not in uneven]
-        groups = with_cells(labelling, groups)
+        groups = self._routed(labelling, with_cells(labelling, groups))
         return Coupling.of(labelling, groups, find_fixed(labelling, groups))
+
+    def _routed(self, labelling: Labelling, groups: tuple[Group, ...]) -> tuple[Group, ...]:
+        """The groups, of which those that a router chooses from keep as many channels as it takes."""
+        least: dict[int, int] = {}
+        for router in self.routers:
+            experts = labelling.labels[router.scores][-1]
+            for number in labelling.channels.free_numbers([experts]):
+                least[number] = max(router.count, least.get(number, 1))
+        return tuple(
+            replace(group, least=count)
+            if (count := least.get(int(group.channel_numbers([0])[0]), 1)) > 1
+            else group
+            for group in groups
+        )
 
     def _pairs(self) -> list[Blocks]:
         """Pairs of factors of which the inner one may differ from block to block."""
@@ -379,6 +396,15 @@ class NodeSite:
 
     def is_renumbered(self, slot: int) -> bool:
         return slot == 1 and table_of(self.walk.graph, self.node) in self.walk.tables
+
+    def is_routing(self) -> bool:
+        return any(self.node.index in router.nodes for router in self.walk.routers)
+
+    def routed_labels(self) -> Labels | None:
+        for router in self.walk.routers:
+            if self.node.index in router.lookups:
+                return self.walk.value_labels(router.scores)[-1]
+        return None
 
     def set_output(self, labels: Sequence[Labels], slot: int = 0) -> None:
         shape = self.out_shape(slot)

@@ -120,6 +120,7 @@ class Group:
     what all of the group's channels together hold and cost at full width. `exact` is False
     where a normalisation's statistics change with the width. `cells` are channels [cells, channels of one] of which
     equally many have to go from each: every head, every group of a convolution has its own. None where any may go.
+    `least` is how many channels stay: as many experts as a router takes.
     """
 
     id: str
@@ -132,6 +133,7 @@ class Group:
     numbers: Array | None = field(repr=False)
     first: int = field(repr=False)
     cells: Array | None = field(repr=False, default=None)
+    least: int = 1
 
     def channel_numbers(self, indices: Sequence[int] | Array) -> Array:
         """Numbers of channels among all channels of the coupling."""
@@ -148,6 +150,7 @@ class Group:
             "params": self.params,
             "exact": self.exact,
             **({} if self.cells is None else {"cells": self.cells.tolist()}),
+            **({} if self.least == 1 else {"least": self.least}),
         }
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from prunegraph.coupling.survivors import Survivors
-from prunegraph.decoders.sizes import Described, sizes_after
+from prunegraph.decoders.sizes import Described, lost_layers, sizes_after
 from prunegraph.errors import MALFORMED, ModelError
 from prunegraph.graph.onnx_io import write_whole
 from prunegraph.rewriting.vocabulary import Vocabulary
@@ -47,6 +47,9 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "key_heads": ("num_key_value_heads",),
     "head_size": ("head_dim", "head_size", "d_kv"),
 }
+
+#: How many layers there are.
+LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 
 #: Entries that hold ids of tokens: one, or a list.
 IDS = ("_token_id", "_token_index")
@@ -186,6 +189,7 @@ def _updated(
         described = _described(part)
         if any(value is not None for value in vars(described).values()):
             notes += _set_sizes(part, described, sizes_after(described, survivors))
+        _drop_layers(part, survivors)
         if vocabulary is not None:
             notes += _set_ids(part, vocabulary)
     if name == GENAI and "filename" in new["model"]["decoder"]:
@@ -242,6 +246,21 @@ def _set_sizes(
         *notes,
         f"it has no entry for the head size, which is {now['head_size']}, not {now['hidden']} / {now['heads']}",
     ]
+
+
+def _drop_layers(part: Content, survivors: Survivors) -> None:
+    """Count the layers that are left, also in lists with an entry for each. Raises _DifferentError."""
+    for name in LAYERS:
+        count = part.get(name)
+        if type(count) is not int:
+            continue
+        whole, parts = lost_layers(count, survivors)
+        if parts:
+            raise _DifferentError(f"layer {min(parts)} of {name} {count} is gone in part")
+        part[name] = count - len(whole)
+        for key, value in part.items():
+            if whole and isinstance(value, list) and len(value) == count:
+                part[key] = [each for i, each in enumerate(value) if i not in whole]
 
 
 def _name(part: Content, field: str) -> str:

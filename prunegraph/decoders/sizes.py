@@ -44,6 +44,23 @@ def sizes_after(described: Described, survivors: Survivors) -> dict[str, set[int
     return result
 
 
+def lost_layers(count: int, survivors: Survivors) -> tuple[set[int], set[int]]:
+    """Layers of a model of so many that are gone as a whole, and those that are gone in part, by number.
+
+    A layer is as many residual branches as come on each: an attention and an MLP, or both side by side. Nothing is
+    said where branches cannot be shared out so.
+    """
+    branches = survivors.coupling.branches
+    outer = [b for b in branches if not any(other.holds(b) for other in branches)]
+    if not survivors.branches or not count or len(outer) % count:
+        return set(), set()
+    each = len(outer) // count
+    names = {branch.name for branch in survivors.branches}
+    gone = [sum(b.name in names for b in outer[i * each :][:each]) for i in range(count)]
+    whole = {layer for layer, lost in enumerate(gone) if lost == each}
+    return whole, {layer for layer, lost in enumerate(gone) if 0 < lost < each}
+
+
 def _stream(described: Described, survivors: Survivors) -> Iterator[tuple[str, int]]:
     """The columns of the tables of tokens."""
     graph = survivors.coupling.graph
@@ -60,6 +77,8 @@ def _inner(described: Described, survivors: Survivors) -> Iterator[tuple[str, in
     if described.inner is None or described.inner in _head_widths(described):
         return
     for node in graph.layers:
+        if node.index in survivors.gone:
+            continue
         data = _data(graph, node)
         shape = survivors.coupling.shape_info.shapes.get(data, ())
         output = survivors.coupling.shape_info.shapes.get(node.outputs[0], ())
@@ -90,7 +109,7 @@ def _reshaped(described: Described, survivors: Survivors) -> Iterator[tuple[str,
     """Heads as an axis of their own: a Reshape parts an axis into heads and head size."""
     shapes = survivors.coupling.shape_info.shapes
     for node in survivors.coupling.graph.nodes:
-        if not is_reshape(node):
+        if not is_reshape(node) or node.index in survivors.gone:
             continue
         merged, parted = (
             shapes.get(value, ()) for value in (node.inputs[0], node.outputs[0])
@@ -109,6 +128,8 @@ def _operators(described: Described, survivors: Survivors) -> Iterator[tuple[str
     """Heads that attention as one operator has as attributes, and the size of those of its query."""
     coupling = survivors.coupling
     for node in coupling.graph.nodes:
+        if node.index in survivors.gone:
+            continue
         bound = coupling.attributes.get(node.index, {})
         counts = {
             name: survivors.size(labels) * times for name, (labels, times) in bound.items()

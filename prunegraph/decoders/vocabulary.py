@@ -13,7 +13,7 @@ from prunegraph.errors import DataError, ExactnessError, ModelError
 from prunegraph.graph.indices import table_of
 from prunegraph.graph.model import Graph
 from prunegraph.graph.onnx_io import write_whole
-from prunegraph.proof.feeds import Feeds
+from prunegraph.proof.feeds import PairedInputs
 from prunegraph.proof.result import Proof
 from prunegraph.proof.verify import prove
 from prunegraph.rewriting.vocabulary import Vocabulary, shrink_vocabulary
@@ -81,7 +81,9 @@ def shrink(
     result = shrink_vocabulary(graph, keep, old_ids=old_ids, scratch=scratch)
     if not verify or len(result.kept) == result.size:
         return result, None
-    feeds = Feeds(result.survivors, dict.fromkeys(result.inputs, result.kept), not old_ids)
+    feeds = PairedInputs(
+        result.survivors, dict.fromkeys(result.inputs, result.kept), not old_ids
+    )
     cuts = derive_cuts(result.survivors)
     try:
         proof = prove(result.survivors, cuts, result.model, feeds, data, seed)
@@ -96,7 +98,7 @@ def shrink(
     return result, proof
 
 
-def _asked_for(result: Vocabulary, feeds: Feeds, seed: int) -> int | None:
+def _asked_for(result: Vocabulary, feeds: PairedInputs, seed: int) -> int | None:
     """A token that is not kept and that the original looks up all the same, where inputs hold kept ones alone."""
     graph = result.original
     names = [

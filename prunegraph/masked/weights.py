@@ -71,18 +71,24 @@ def _is_right(
             for row, gone in zip(rows, cut.blocks, strict=True)
         ]
         values = np.moveaxis(np.stack(remaining), (0, 1), (cut.over, axis))
-    own = pruned.weights.get(_behind_identity(pruned, node.input(slot)))
+    own = _constant(pruned, node.input(slot))
     if own is None:
         return not removed
     return (
         own.dtype == values.dtype
         and own.shape == values.shape
-        and own.read().tobytes() == values.tobytes()
+        and own.tobytes() == values.tobytes()
     )
 
 
-def _behind_identity(graph: Graph, value: str) -> str:
-    """The value that Identity nodes hand on: a subgraph returns a weight through one."""
-    while value in graph.producer and graph.nodes[graph.producer[value]].op == "Identity":
-        value = graph.nodes[graph.producer[value]].inputs[0]
-    return value
+def _constant(graph: Graph, value: str) -> np.ndarray | None:
+    """The numbers at an input, where they are a weight: as it is, turned, or handed on as a subgraph returns it."""
+    if value in graph.weights:
+        return graph.weights[value].read()
+    node = graph.nodes[graph.producer[value]] if value in graph.producer else None
+    if node is None or node.op not in ("Identity", "Transpose"):
+        return None
+    read = _constant(graph, node.inputs[0])
+    if read is None or node.op == "Identity":
+        return read
+    return np.transpose(read, node.attributes.get("perm"))

@@ -13,7 +13,10 @@ def _propagate_top_k(site: Site) -> None:
     labels = site.labels(0)
     axis = site.node.attributes.get("axis", -1) % len(labels)
     reason = "order along the axis matters to TopK"
-    site.pin(labels[axis], reason)
+    if site.is_routing():
+        site.reduces(0, [axis], "max")
+    else:
+        site.pin(labels[axis], reason)
     for slot, output in enumerate(site.node.outputs):
         if output:
             size = site.out_shape(slot)[axis]
@@ -87,8 +90,12 @@ def _propagate_gather_nd(site: Site) -> None:
     data, index = site.labels(0), site.labels(1)
     batch = int(site.node.attributes.get("batch_dims", 0))
     depth = site.shape(1)[-1]
+    routed = site.routed_labels()
     for each in (*data[: batch + depth], *index[:batch], index[-1]):
-        site.pin(each, "looked up by position")
+        if routed is None or each is not data[0]:
+            site.pin(each, "looked up by position")
+    if routed is not None:
+        site.space.tie(data[0], routed)
     site.set_output([*index[:-1], *data[batch + depth :]])
 
 
@@ -116,7 +123,11 @@ def _propagate_source(site: Site) -> None:
     )
 
 
-register("TopK", propagate=_propagate_top_k, info=OperatorInfo(numbers=(1,), decides=True))
+register(
+    "TopK",
+    propagate=_propagate_top_k,
+    info=OperatorInfo(kind="selection of the largest", numbers=(1,), decides=True),
+)
 register("CumSum", propagate=_accumulates("sum"))
 register("CumProd", propagate=_accumulates("product"))
 register("GatherElements", propagate=_propagate_gather_elements)

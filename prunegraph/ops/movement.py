@@ -268,6 +268,9 @@ def _propagate_gather(site: Site) -> None:
         picked = [data[axis].resized(size) for size in site.shape(1)]
     elif site.is_renumbered(1):
         picked = list(site.labels(1))
+    elif (routed := site.routed_labels()) is not None:
+        site.space.tie(data[axis], routed)
+        picked = list(site.labels(1))
     elif index is None or not data[axis].size:
         site.pin(data[axis], "looked up at run time")
         picked = list(site.labels(1))

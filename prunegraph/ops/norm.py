@@ -85,6 +85,11 @@ def _propagate_softmax(site: Site) -> None:
     axis = site.node.attributes.get("axis", -1 if site.node.version >= 13 else 1) % len(
         labels
     )
+    if site.is_routing():
+        # What is gone has a score of minus infinity, and no share.
+        site.reduces(0, [axis], "max")
+        site.set_output(labels)
+        return
     last = axis + 1 if site.node.version >= 13 else len(labels)
     for each in labels[axis:last]:
         site.pin(each, f"normalised together by {site.node.op}")
@@ -150,4 +155,6 @@ register("Softmax", "LogSoftmax", "Hardmax", propagate=_propagate_softmax, block
 
 describe(OperatorInfo(roles=("", "scale", "bias"), shape="input"), "LayerNormalization")
 describe(OperatorInfo(shape="function"), "MeanVarianceNormalization", "RMSNormalization")
-describe(OperatorInfo(shape="input", is_flat=True, is_bounded=True), "Softmax")
+describe(
+    OperatorInfo(kind="softmax", shape="input", is_flat=True, is_bounded=True), "Softmax"
+)

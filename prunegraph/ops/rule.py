@@ -67,6 +67,12 @@ class Site(Protocol):
     def is_renumbered(self, slot: int) -> bool:
         """Tell whether an input holds ids that are numbered anew when rows of their table go."""
 
+    def is_routing(self) -> bool:
+        """Tell whether the node chooses among experts, whose numbers nothing reads but lookups of their weights."""
+
+    def routed_labels(self) -> Labels | None:
+        """Labels of the experts whose numbers say what the node looks up; None where they are other numbers."""
+
     def set_output(self, labels: Sequence[Labels], slot: int = 0) -> None:
         """Set the labels of an output."""
 

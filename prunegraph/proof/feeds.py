@@ -12,7 +12,7 @@ from prunegraph.runtime.data import Batch
 Array = np.ndarray
 
 
-class Feeds:
+class PairedInputs:
     """Inputs of the original, and the same for the pruned graph, which may take parts of them.
 
     Args:

@@ -12,7 +12,7 @@ import onnx
 from prunegraph.errors import ModelError
 from prunegraph.graph.external import write_graph
 from prunegraph.graph.model import Graph, Node
-from prunegraph.proof.feeds import Feeds
+from prunegraph.proof.feeds import PairedInputs
 from prunegraph.runtime.data import Batch
 from prunegraph.runtime.session import run, session
 
@@ -35,7 +35,7 @@ class Models:
         feeds: what the pruned graph is fed, from what the original is.
     """
 
-    def __init__(self, graph: Graph, pruned: Graph, folder: Path, feeds: Feeds):
+    def __init__(self, graph: Graph, pruned: Graph, folder: Path, feeds: PairedInputs):
         self.graph, self.feeds = graph, feeds
         self.masked, self.pruned = folder / "masked.onnx", folder / "pruned.onnx"
         self.original = folder / "original.onnx"

@@ -18,7 +18,7 @@ from prunegraph.graph.model import FLOAT_TYPES, Graph
 from prunegraph.masked.original import CONSUMED, write_masked
 from prunegraph.masked.weights import wrong_weight
 from prunegraph.operators import info
-from prunegraph.proof.feeds import Feeds
+from prunegraph.proof.feeds import PairedInputs
 from prunegraph.proof.inputs import Inputs
 from prunegraph.proof.measure import all_finite, differ, difference, is_saturated, reacts
 from prunegraph.proof.models import LEVELS, Models, without_nodes
@@ -79,14 +79,14 @@ def verify(
     remaining = survivors(plan.coupling(model), plan)
     named = plan.cuts and all(cut.node is not None for cut in plan.cuts)
     cuts = plan.cuts if named else derive_cuts(remaining)
-    return prove(remaining, cuts, pruned, Feeds(remaining), data, seed, tolerance)
+    return prove(remaining, cuts, pruned, PairedInputs(remaining), data, seed, tolerance)
 
 
 def prove(
     survivors: Survivors,
     cuts: Sequence[Cut],
     pruned: Graph,
-    feeds: Feeds,
+    feeds: PairedInputs,
     data: Sequence[Batch] = (),
     seed: int = 0,
     tolerance: float | None = None,
@@ -353,7 +353,9 @@ class _Comparison:
         deciding = [
             n
             for n in self.graph.nodes
-            if info(n).decides and present.issuperset(o for o in n.outputs if o)
+            if info(n).decides
+            and present.issuperset(o for o in n.outputs if o)
+            and all(kept is None for kept in self.survivors.value(n.inputs[0]))
         ]
         if not deciding:
             return None

@@ -10,7 +10,7 @@ from prunegraph.coupling.analysis import analyze
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.errors import ExactnessError, OptionError
 from prunegraph.graph.model import Graph
-from prunegraph.proof.feeds import Feeds
+from prunegraph.proof.feeds import PairedInputs
 from prunegraph.proof.result import Proof
 from prunegraph.proof.verify import prove
 from prunegraph.rotation.choose import choose_rotation, prepare
@@ -96,7 +96,7 @@ def rotated(
         return Rotated(graph, result, rotation, None)
     whole = Survivors(analyze(graph), {})
     try:
-        proof = prove(whole, (), result, Feeds(whole), data, seed)
+        proof = prove(whole, (), result, PairedInputs(whole), data, seed)
     except ExactnessError as error:
         raise ExactnessError(f"rotated: {error}") from error
     return Rotated(graph, result, rotation, proof)

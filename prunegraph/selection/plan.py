@@ -415,9 +415,16 @@ def survivors(coupling: Coupling, plan: Plan) -> Survivors:
             )
         if len(set(channels)) != len(channels):
             raise PlanError(f"the plan removes a channel of group {name!r} twice")
+        least = groups[name].least
         if len(channels) == size:
             raise PlanError(
-                f"the plan removes all {size} channels of group {name!r}; one must stay"
+                f"the plan removes all {size} channels of group {name!r}; "
+                f"{'one' if least == 1 else least} must stay"
+            )
+        if size - len(channels) < least:
+            raise PlanError(
+                f"the plan removes {len(channels)} of {size} channels of group {name!r}; {least} must stay, "
+                "as many as a router takes"
             )
         _check_cells(groups[name], channels)
     result = Survivors(coupling, plan.removal)

@@ -41,7 +41,12 @@ def _head_sizes(coupling: Coupling) -> dict[str, int]:
     sizes: dict[int, int] = {}
     for labels, name in coupling.channels.space.tags:
         if name == "head_dim":
-            free = coupling.channels.free_numbers([labels])
+            blocks = coupling.channels.blocks_of(labels)
+            free = (
+                coupling.channels.free_numbers([labels])
+                if blocks is None
+                else coupling.channels.block_numbers(blocks).reshape(-1).tolist()
+            )
             sizes.update(dict.fromkeys(free, labels.size))
     return {
         group.id: sizes[number]

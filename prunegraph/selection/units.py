@@ -160,7 +160,7 @@ def make_steps(group: Group, scores: Array, limits: Limits) -> list[Step]:
         cells, np.argsort(scores[cells], axis=1, kind="stable"), axis=1
     ).T.reshape(-1)
     removable = len(cells) * int(np.isfinite(scores[cells]).sum(axis=1).min())
-    least = max(limits.min_channels, len(cells))
+    least = max(limits.min_channels, len(cells), group.least)
     steps: list[Step] = []
     gone = 0
     while True:

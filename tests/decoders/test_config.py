@@ -10,6 +10,7 @@ import pytest
 
 import prunegraph as pg
 from fixtures.light_models import load
+from prunegraph.api import apply_plan
 from prunegraph.errors import ModelError
 from prunegraph.selection.plan import make_plan
 from tests.commands import cli, files
@@ -120,6 +121,30 @@ def test_layers_of_different_widths_cannot_be_described(folder):
     assert "intermediate_size differs between layers (54 to 64); --same-width" in said
     assert files(folder / "out") == {"small.onnx", "genai_config.json"}
     assert read(folder / "out/genai_config.json")["model"]["decoder"]["hidden_size"] == 32
+
+
+def test_layers_that_are_gone(folder):
+    """A layer is an attention and an MLP: both go, or no file can say it."""
+    model = pg.load(folder / "model.onnx")
+    coupling = pg.analyze(model)
+    branches = [branch.name for branch in coupling.branches]
+    assert len(branches) == 4
+    content = {**LLAMA, "layer_types": ["full_attention", "sliding_attention"]}
+    (folder / "config.json").write_text(json.dumps(content))
+    for lost, message in ((branches[:2], None), (branches[1:2], "layer 0")):
+        plan = make_plan(coupling, {f"branch:{name}": [0] for name in lost})
+        result = apply_plan(model, plan, folder / "out/small.onnx")
+        assert result.configured is not None
+        if message is None:
+            config = read(folder / "out/config.json")
+            assert config["num_hidden_layers"] == 1
+            assert config["layer_types"] == ["sliding_attention"]
+            assert config["intermediate_size"] == 64
+            decoder = read(folder / "out/genai_config.json")["model"]["decoder"]
+            assert decoder["num_hidden_layers"] == 1
+        else:
+            assert all(message in note for note in result.configured.notes)
+            assert len(result.configured.notes) == 2
 
 
 def test_ids_are_numbered_anew(folder):

@@ -78,11 +78,12 @@ def test_each_layer_chooses_its_own_channels():
 @pytest.mark.parametrize(
     "name", ["llama_kv__ts", "qwen3__dynamo", "gemma3__ts", "gpt2__ts", "bert__ts"]
 )
-def test_head_sizes_of_queries_and_values_are_one(name):
+@pytest.mark.parametrize("blocks", ["alike", "own"])
+def test_head_sizes_of_queries_and_values_are_one(name, blocks):
     """A head of keys is as wide as one of values in every layer: files and caches know one size."""
     graph = zoo(name)
     cache = (*graph.inputs[1:], *graph.outputs[1:]) if "kv" in name else ()
-    coupling = pg.analyze(graph, attention="head_dim", allow_io=cache)
+    coupling = pg.analyze(graph, attention="head_dim", allow_io=cache, blocks=blocks)
     # Two layers, each with keys and with values; rotary tables that layers share make the keys one group.
     assert max(len(groups) for groups in alike(coupling)) in (3, 4)
     plan = pg.select(
