@@ -7,7 +7,7 @@ left. The intercept goes into the layer's bias, or into the mean of the BatchNor
 it. The last layer before a residual sum is fitted to the original's sum, less what the
 pruned network already has on the other side, so that it makes up for that side's error too; the last layer before a
 branch that went, to the sum behind that branch. Where
-a ReLU or a clip at 0 and above follows, only what passes it has to be right (`regression.rectified`). Sources: He et
+a ReLU, a clip or another activation follows, only what passes it has to be right (`recovery.passing`). Sources: He et
 al. 2017 (asymmetric reconstruction); ALGORITHMS F4.
 """
 
@@ -24,7 +24,7 @@ from prunegraph.graph import linear
 from prunegraph.graph.model import Graph, Node
 from prunegraph.operators import is_convolution
 from prunegraph.recovery.changes import changed, original_of
-from prunegraph.recovery.regression import Regression, rectified
+from prunegraph.recovery.regression import Regression, behind
 from prunegraph.recovery.tails import Tail, run_order, tail_of
 from prunegraph.rewriting.reweight import Revision
 from prunegraph.runtime import patches
@@ -103,14 +103,17 @@ def repair(
     pruned: Graph,
     data: Data,
     progress: Callable[[str], None] = lambda stage: None,
+    *,
+    activations: bool = False,
 ) -> Graph:
     """The pruned graph with the weights of its layers refitted.
 
     Args:
-        left: what the cut left of the original.
-        small: the pruned graph; not touched.
+        survivors: what the cut left of the original.
+        pruned: the pruned graph; not touched.
         data: inputs from the training distribution, without labels.
         progress: called with the name of each layer as it is refitted.
+        activations: whether to look at what passes activations that are no rectifiers, such as GELU.
 
     Returns:
         A new graph with the same nodes. Layers that come before every cut, that have more than
@@ -124,7 +127,7 @@ def repair(
     with Store() as targets, Store() as values:
         original = survivors.coupling.graph
         statistics = Statistics(original, data, progress=progress)
-        fits = _fits(survivors, pruned, statistics, targets)
+        fits = _fits(survivors, pruned, statistics, targets, activations)
         if not fits:
             return pruned
         size = batch_size(original, data, list({fit.values[0]: None for fit in fits}))
@@ -183,7 +186,11 @@ class _Inputs:
 
 
 def _fits(
-    survivors: Survivors, pruned: Graph, statistics: Statistics, targets: Store
+    survivors: Survivors,
+    pruned: Graph,
+    statistics: Statistics,
+    targets: Store,
+    activations: bool,
 ) -> list[_Fit]:
     """Layers that see a change of their inputs, in topological order."""
     different = changed(survivors, pruned)
@@ -201,7 +208,7 @@ def _fits(
         shape = pruned.weights[node.inputs[1]].shape
         if linear.matrix_size(node, shape) > MAX_INPUTS:
             continue
-        tail = tail_of(survivors, pruned, node, place)
+        tail = tail_of(survivors, pruned, node, place, activations=activations)
         if node.inputs[0] not in different and tail.value not in sums:
             continue
         if (
@@ -229,7 +236,7 @@ def _source(
 ) -> linear.LinearLayer | None:
     """The layer as the original has it, if it makes many outputs of few inputs and they are compared as they are."""
     before = original_of(survivors, node)
-    if before is None or tail.value != node.outputs[0] or tail.ceiling is not None:
+    if before is None or tail.value != node.outputs[0] or tail.passing is not None:
         return None
     layer = linear.LinearLayer(survivors.coupling.graph, before)
     if layer.no_product() or layer.rest or linear.groups(before) > 1:
@@ -255,8 +262,8 @@ def _refit(fit: _Fit, inputs: _Inputs, revision: Revision) -> None:
     weights, intercepts = np.empty(old.shape), np.empty((len(old), old.shape[2]))
     for part, y in fit.targets(inputs.stepper.batches, len(old)):
         anchor = old[:, :, part] * factor[:, :, part]
-        if tail.ceiling is not None:
-            fitted = rectified(regression, y, anchor, added, tail.ceiling)
+        if tail.passing is not None:
+            fitted = behind(regression, y, anchor, tail.passing, added)
         else:
             fitted = regression.solve(y if added is None else y - added, anchor)
         weights[:, :, part], intercepts[:, part] = fitted

@@ -1,4 +1,4 @@
-"""Linear regression of a layer's outputs on its inputs, with or without a rectifier behind it."""
+"""Linear regression of a layer's outputs on its inputs, with or without an activation behind it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from prunegraph.graph import symmetric
+from prunegraph.recovery.passing import Passing
 
 Array = np.ndarray
 
 #: Added to the diagonal, relative to its mean: keeps the weights near the old ones where inputs hardly vary.
 RIDGE = 1e-3
-
-#: How firmly the outputs are held to what the weights make, while targets and weights are found in turn.
-SCHEDULE = (0.1, 0.1, 0.1, 0.3, 0.3, 1.0)
 
 #: Outputs that are worked on at a time, of at least `ROWS` samples: what stays in a processor's cache.
 CACHED = 2**19
@@ -25,19 +23,19 @@ class Regression:
     """Least squares for one set of inputs and any outputs.
 
     Args:
-        x: inputs [groups, samples, inputs], float32.
+        x: inputs [groups, samples, inputs], float32; taken over, and centred in place.
         centred: whether there is an intercept.
         ridge: weight of the weights to stay near to, relative to the mean energy of an input.
     """
 
     def __init__(self, x: Array, *, centred: bool = True, ridge: float = RIDGE):
         self.x, self.centred = x, centred
-        self.mean = (
-            x.mean(axis=1, dtype=np.float64) if centred else np.zeros((len(x), x.shape[2]))
-        )
+        self.mean = np.zeros((len(x), x.shape[2]))
+        if centred:
+            self.mean = x.mean(axis=1, dtype=np.float64)
+            x -= self.mean[:, None].astype(np.float32)
         gram = (x.swapaxes(1, 2) @ x).astype(np.float64)
         gram /= x.shape[1]
-        gram -= self.mean[:, :, None] * self.mean[:, None, :]
         damping = (
             ridge * np.trace(gram, axis1=1, axis2=2) / x.shape[2]
             + np.finfo(np.float32).tiny
@@ -65,18 +63,18 @@ class Regression:
             products += self.x[:, part].swapaxes(1, 2) @ y
             total += y.sum(axis=1, dtype=np.float64)
         count = self.x.shape[1]
-        mean = total / count if self.centred else np.zeros_like(total)
         target = products.astype(np.float64)
         target /= count
-        target -= self.mean[:, :, None] * mean[:, None, :]
         target += self._damping * anchor
         weights = self._inverse @ target
+        mean = total / count if self.centred else np.zeros_like(total)
         return weights, mean - np.einsum("gi,gio->go", self.mean, weights)
 
     def predict(self, weights: Array, intercept: Array, part: slice = slice(None)) -> Array:
         """Outputs [groups, samples, outputs] of some samples."""
         result = self.x[:, part] @ weights.astype(np.float32, copy=False)
-        result += intercept[:, None].astype(np.float32)
+        shift = intercept + np.einsum("gi,gio->go", self.mean, weights)
+        result += shift[:, None].astype(np.float32)
         return result
 
     def _parts(self, outputs: int) -> Iterator[slice]:
@@ -85,32 +83,32 @@ class Regression:
             yield slice(start, start + size)
 
 
-def rectified(
+def behind(
     regression: Regression,
     y: Array,
     anchor: Array,
+    passing: Passing,
     added: Array | None = None,
-    ceiling: float = np.inf,
 ) -> tuple[Array, Array]:
-    """Weights and intercept for outputs that a rectifier follows: only what passes it has to be right.
+    """Weights and intercept for outputs that something follows: only what passes it has to be right.
 
-    Targets and weights are found in turn: `z` minimises `(act(y) - act(z))^2 + s (z - created)^2`
+    Targets and weights are found in turn: `z` minimises `(f(y) - f(z))^2 + s (z - created)^2`
     for every sample by itself, then the weights are fitted to `z`. Source: Zhang et al. 2016
     (accelerating very deep networks, nonlinear case).
 
     Args:
         regression: of the layer's inputs.
-        y: what the original has before the rectifier [groups, samples, outputs].
+        y: what the original has before what follows [groups, samples, outputs].
         anchor: weights to stay near to where the samples say nothing.
-        added: what is added to the layer's outputs before the rectifier [groups, samples, outputs].
-        ceiling: the rectifier passes values from 0 to this.
+        passing: what follows.
+        added: what is added to the layer's outputs before that [groups, samples, outputs].
     """
 
     def wanted(part: slice) -> Array:
         return y[:, part] if added is None else y[:, part] - added[:, part]
 
     weights, intercept = regression.solve_parts(wanted, anchor)
-    for strength in SCHEDULE:
+    for strength in passing.schedule:
         now = weights.astype(np.float32), intercept
 
         def pulled(
@@ -120,27 +118,9 @@ def rectified(
         ) -> Array:
             created = regression.predict(*now, part)
             if added is None:
-                return _pulled(y[:, part], created, strength, ceiling)
+                return passing.pulled(y[:, part], created, strength)
             created += added[:, part]
-            return _pulled(y[:, part], created, strength, ceiling) - added[:, part]
+            return passing.pulled(y[:, part], created, strength) - added[:, part]
 
         weights, intercept = regression.solve_parts(pulled, anchor)
     return weights, intercept
-
-
-def _pulled(y: Array, created: Array, strength: float, ceiling: float) -> Array:
-    """For every element, the best target: what is created, or nearer to what is wanted where that passes.
-
-    Within the bounds the best is `(wanted + s created) / (1 + s)`. What is created beyond a bound stays if that costs
-    less: `s / (1 + s) (wanted - created)^2` is more than `(wanted - bound)^2` from `reach` times that distance on.
-    """
-    wanted = np.clip(y, 0, np.float32(ceiling))
-    reach = np.float32(np.sqrt((1 + strength) / strength) - 1)
-    moves = created > -reach * wanted
-    if np.isfinite(ceiling):
-        moves &= created < ceiling + reach * (ceiling - wanted)
-    wanted -= created
-    wanted *= moves
-    wanted *= np.float32(1 / (1 + strength))
-    wanted += created
-    return wanted

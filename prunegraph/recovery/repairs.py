@@ -60,11 +60,16 @@ def matched(
 
 @REPAIRS.register("least-squares")
 def refitted(
-    survivors: Survivors, pruned: Graph, data: Data | None, progress: Progress
+    survivors: Survivors,
+    pruned: Graph,
+    data: Data | None,
+    progress: Progress,
+    *,
+    activations: bool = False,
 ) -> Graph:
     """Refit the layers behind a cut to the original's outputs (needs data)."""
     assert data is not None  # `find` has seen to that
-    return least_squares.repair(survivors, pruned, data, progress)
+    return least_squares.repair(survivors, pruned, data, progress, activations=activations)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.graph import linear
-from prunegraph.graph.bounds import bounds
 from prunegraph.graph.model import Graph, Node
 from prunegraph.operators import is_add, is_batch_normalization, is_matmul
+from prunegraph.recovery.passing import Passing, passing
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,14 @@ class Tail:
     """What comes behind a layer, up to the value that is compared with the original's.
 
     `bias` is a constant that an Add behind a MatMul adds, `normal` a BatchNormalization, `other` the other operand
-    of a residual sum ("" without one). Of the value only what is between 0 and `ceiling` passes; None where all does.
+    of a residual sum ("" without one), `passing` what lets only part of the value through; None where all counts.
     """
 
     value: str
     bias: str = ""
     normal: Node | None = None
     other: str = ""
-    ceiling: float | None = None
+    passing: Passing | None = None
 
 
 def run_order(pruned: Graph) -> list[int]:
@@ -88,7 +88,12 @@ def _bias_behind(pruned: Graph, layer: Node) -> tuple[Node, int] | None:
 
 
 def tail_of(
-    survivors: Survivors, pruned: Graph, node: Node, place: Mapping[int, int]
+    survivors: Survivors,
+    pruned: Graph,
+    node: Node,
+    place: Mapping[int, int],
+    *,
+    activations: bool = False,
 ) -> Tail:
     """Say what a layer feeds.
 
@@ -105,21 +110,7 @@ def tail_of(
     other = _other_side(survivors, pruned, value, node, place)
     if other:
         value = pruned.nodes[pruned.consumers[value][0][0]].outputs[0]
-    return Tail(value, bias, normal, other, _ceiling(pruned, value))
-
-
-def _ceiling(pruned: Graph, value: str) -> float | None:
-    """The most of a value that passes its readers, if they all are ReLUs or clip at 0 and above; else None."""
-    readers = [pruned.nodes[index] for index, _ in pruned.consumers.get(value, ())]
-    bounds = [_passing(pruned, reader) for reader in readers]
-    if not bounds or value in pruned.outputs or any(bound is None for bound in bounds):
-        return None
-    return max(bound for bound in bounds if bound is not None)
-
-
-def _passing(pruned: Graph, reader: Node) -> float | None:
-    limits = bounds(pruned, reader)
-    return limits[1] if limits is not None and limits[0] == 0 < limits[1] else None
+    return Tail(value, bias, normal, other, passing(pruned, value, activations=activations))
 
 
 def _other_side(

@@ -111,63 +111,75 @@ class ChannelMoments:
 
 @dataclass(frozen=True)
 class Gram:
-    """Means of a layer's input rows [groups, inputs] and of their products [groups, inputs, inputs]."""
+    """Means of a layer's input rows [groups, inputs], and of products of the centred rows [groups, inputs, inputs]."""
 
     count: int
     mean: Array
-    products: Array
+    centred: Array
 
     @property
     def covariance(self) -> Array:
-        """Products of the centred rows [groups, inputs, inputs]."""
-        return self.products - self.mean[:, :, None] * self.mean[:, None, :]
+        """Means of products of the centred rows [groups, inputs, inputs], in double precision."""
+        return self.centred.astype(np.float64)
+
+    @property
+    def products(self) -> Array:
+        """Means of products of the rows as they are [groups, inputs, inputs], in double precision."""
+        return self.centred + self.mean[:, :, None] * self.mean[:, None, :]
 
 
 class _GramSum:
     """Accumulates the Gram matrix of what layers read, all of them the same rows.
 
-    Rows are collected until there are `BUFFER` of them: a matrix is not touched for a few rows.
+    Rows are collected until there are `BUFFER` of them: a matrix is not touched for a few rows. The mean of the
+    first of them is subtracted from all: means that are large beside what varies would leave nothing of it.
     """
 
     def __init__(self, values: tuple[str, ...], rows: patches.Rows):
         self.values = values
         self.rows = rows
         self.count = 0
-        self.sum: Array | float = 0.0
+        self._shift: Array | None = None
+        self._sum: Array | float = 0.0
         self._products: Array | None = None
         self._waiting: list[Array] = []
 
     def add(self, batch: int, *arrays: Array) -> None:
         counts = counted(arrays[1], arrays[0]) if len(arrays) > 1 else None
-        x = self.rows.inputs(arrays[0], batch, counts).astype(np.float32, copy=False)
-        self.count += len(x)
-        self._waiting.append(np.ascontiguousarray(x.swapaxes(0, 1)))
-        with np.errstate(invalid="ignore", over="ignore"):  # said once, at the end
-            self.sum = self.sum + x.sum(axis=0, dtype=np.float64)
-            if sum(each.shape[1] for each in self._waiting) >= BUFFER:
-                self._multiply()
+        x = self.rows.inputs(arrays[0], batch, counts)
+        x = np.ascontiguousarray(x.swapaxes(0, 1), np.float32)
+        self.count += x.shape[1]
+        self._waiting.append(x)
+        if sum(each.shape[1] for each in self._waiting) >= BUFFER:
+            self._multiply()
 
     def _multiply(self) -> None:
-        x = (
-            self._waiting[0]
-            if len(self._waiting) == 1
-            else np.concatenate(self._waiting, axis=1)
-        )
+        x = np.concatenate(self._waiting, axis=1)
         self._waiting = []
-        products = x.swapaxes(1, 2) @ x
-        if self._products is None:
-            self._products = products
-        else:
-            self._products += products
+        with np.errstate(invalid="ignore", over="ignore"):  # said once, at the end
+            if self._shift is None:
+                mean = x.sum(axis=1, keepdims=True, dtype=np.float64) / max(x.shape[1], 1)
+                self._shift = mean.astype(np.float32)
+            x -= self._shift
+            self._sum = self._sum + x.sum(axis=1, dtype=np.float64)
+            products = x.swapaxes(1, 2) @ x
+            if self._products is None:
+                self._products = products
+            else:
+                self._products += products
 
-    def result(self) -> Gram:
+    def result(self) -> Gram | None:
+        """The means; None of no rows."""
+        if self._waiting:
+            self._multiply()
+        if not self.count or self._products is None or self._shift is None:
+            return None
         with np.errstate(invalid="ignore", over="ignore"):
-            if self._waiting or self._products is None:
-                self._multiply()
-        count = max(self.count, 1)
-        assert self._products is not None
-        self._products /= count
-        return Gram(self.count, np.asarray(self.sum) / count, self._products)
+            rest = np.asarray(self._sum) / self.count
+            self._products /= self.count
+            for group, each in zip(self._products, rest, strict=True):
+                group -= np.outer(each, each)
+            return Gram(self.count, rest + self._shift[:, 0], self._products)
 
 
 class Statistics:
@@ -288,11 +300,11 @@ class Statistics:
             self.collect(sums, "Gram matrices")
             for each in now:
                 gram = sums.pop(0).result()
-                if not gram.count:
+                if gram is None:
                     raise DataError(
                         f"{self.data.source}: the mask is 0 everywhere, no position counts"
                     )
-                if not np.isfinite(gram.products).all():
+                if not np.isfinite(gram.centred).all():
                     raise DataError(
                         f"{self.data.source}: what layer {each[0].name!r} reads is not a number, or too large to be "
                         "squared; clean or scale the data"
@@ -381,7 +393,9 @@ class Statistics:
     def _file(self, node: Node) -> Path | None:
         if self.cache is None:
             return None
-        key = f"{self.graph.sha256} {self.data.digest} {node.name} {ROWS} 2 {self.mask}"
+        key = (
+            f"{self.graph.sha256} {self.data.digest} {node.name} {ROWS} centred {self.mask}"
+        )
         return self.cache / f"gram-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
 
     def _load(self, node: Node) -> bool:
@@ -389,9 +403,7 @@ class Statistics:
         if path is None or not path.is_file():
             return False
         with np.load(path, allow_pickle=False) as file:
-            self._grams[node.name] = Gram(
-                int(file["count"]), file["mean"], file["products"]
-            )
+            self._grams[node.name] = Gram(int(file["count"]), file["mean"], file["centred"])
         return True
 
     def _store(self, node: Node) -> None:
@@ -399,7 +411,7 @@ class Statistics:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             beside = path.with_suffix(".part.npz")
-            np.savez(beside, count=gram.count, mean=gram.mean, products=gram.products)
+            np.savez(beside, count=gram.count, mean=gram.mean, centred=gram.centred)
             beside.replace(path)
 
 

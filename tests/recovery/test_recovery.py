@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import prunegraph as pg
 from prunegraph.api import analyze
 from prunegraph.errors import DataError, UnknownNameError
 from prunegraph.recovery.least_squares import repair
-from prunegraph.recovery.regression import Regression, _pulled, rectified
+from prunegraph.recovery.passing import Curve, Rectifier, passing
+from prunegraph.recovery.regression import Regression, behind
 from prunegraph.runtime.data import Data, read_data
 from prunegraph.runtime.session import run, session
 from prunegraph.selection.plan import survivors
@@ -45,7 +47,7 @@ def test_what_a_rectifier_drops_need_not_be_right() -> None:
     seen = np.ascontiguousarray(x[:, :, :8])
     regression, anchor = Regression(seen), np.zeros((1, 8, 6))
     plain = regression.predict(*regression.solve(y, anchor))
-    fitted = regression.predict(*rectified(regression, y, anchor))
+    fitted = regression.predict(*behind(regression, y, anchor, Rectifier()))
     errors = [
         float(((np.maximum(output, 0) - np.maximum(y, 0)) ** 2).mean())
         for output in (plain, fitted)
@@ -65,7 +67,7 @@ def test_targets_behind_a_rectifier_are_the_best_there_are(
         passes = np.clip(y, 0, ceiling) - np.clip(z, 0, ceiling)
         return passes**2 + strength * (z - made) ** 2
 
-    pulled = cost(_pulled(y, made, strength, ceiling))
+    pulled = cost(Rectifier(ceiling).pulled(y, made, strength))
     grid = np.linspace(-12, 12, 4001)
     best = np.min([cost(np.full_like(y, z)) for z in grid], axis=0)
     assert (pulled <= best + 1e-6).all()
@@ -227,3 +229,69 @@ def test_wrong_requests() -> None:
         pg.prune(graph, budget=pg.Budget(ratio=0.5), repair="least-squares")
     with pytest.raises(UnknownNameError, match="least-squares"):
         pg.prune(graph, budget=pg.Budget(ratio=0.5), repair="least-square")
+
+
+def gelu(b: Builder, x: str) -> str:
+    """GELU as exporters spell it."""
+    scaled = b.op("Erf", b.op("Div", x, b.const(np.sqrt(2), np.float32)))
+    inner = b.op("Mul", x, b.op("Add", scaled, b.const(1, np.float32)))
+    return b.op("Mul", inner, b.const(0.5, np.float32))
+
+
+def silu(b: Builder, x: str) -> str:
+    return b.op("Mul", b.op("Sigmoid", x), x)
+
+
+FUNCTIONS = {
+    "gelu": (gelu, lambda x: x / 2 * (1 + np.vectorize(math.erf)(x / np.sqrt(2)))),
+    "silu": (silu, lambda x: x / (1 + np.exp(-x))),
+    "hardswish": (
+        lambda b, x: b.op("HardSwish", x),
+        lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_activations_are_told_however_they_are_spelled(name: str) -> None:
+    build, formula = FUNCTIONS[name]
+    b = Builder()
+    x = b.input("n", 4)
+    graph = b.graph(b.op("MatMul", build(b, x), b.weight(4, 2)))
+    curve = passing(graph, x, activations=True)
+    assert isinstance(curve, Curve)
+    at = np.linspace(-40, 40, 1001).astype(np.float32)
+    np.testing.assert_allclose(curve(at), formula(at.astype(np.float64)), atol=1e-3)
+    assert passing(graph, x) is None
+
+
+@pytest.mark.parametrize("op", ["Softmax", "ReduceMean", "Identity", "Neg"])
+def test_what_is_no_activation(op: str) -> None:
+    """Elements that look at others, and those that all pass; nor where something reads the value itself."""
+    b = Builder()
+    x = b.input("n", 4)
+    options = {"axes": [1], "keepdims": 1} if op == "ReduceMean" else {}
+    value = b.op("Mul", b.op(op, x, **options), b.const(2, np.float32))
+    assert passing(b.graph(b.op("Flatten", value)), x, activations=True) is None
+    b = Builder()
+    x = b.input("n", 4)
+    both = b.op("Add", silu(b, x), b.op("MatMul", x, b.weight(4, 4)))
+    assert passing(b.graph(both), x, activations=True) is None
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_fits_look_at_what_passes_an_activation(name: str) -> None:
+    """The fit that looks at the activation is nearer behind it than the plain one."""
+    build, formula = FUNCTIONS[name]
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, 4000, 12)).astype(np.float32)
+    y = 3 * x @ rng.standard_normal((12, 6)).astype(np.float32)
+    b = Builder()
+    value = b.input("n", 6)
+    curve = passing(b.graph(build(b, value)), value, activations=True)
+    assert curve is not None
+    regression, anchor = Regression(np.ascontiguousarray(x[:, :, :8])), np.zeros((1, 8, 6))
+    plain = regression.predict(*regression.solve(y, anchor))
+    fitted = regression.predict(*behind(regression, y, anchor, curve))
+    errors = [np.square(formula(each) - formula(y)).mean() for each in (plain, fitted)]
+    assert errors[1] < 0.97 * errors[0]

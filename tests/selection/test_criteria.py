@@ -11,7 +11,7 @@ import prunegraph as pg
 from prunegraph.coupling.groups import Group
 from prunegraph.coupling.places import makers, places, readers
 from prunegraph.errors import BudgetError, DataError
-from prunegraph.graph.model import Graph
+from prunegraph.graph.model import Graph, Node
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.session import run_values
 from prunegraph.runtime.statistics import Statistics
@@ -185,6 +185,40 @@ def test_obs_removes_what_costs_least_when_the_rest_is_fitted_again(
         left, alive = np.setdiff1d(left, rows[gone]), np.setdiff1d(alive, gone)
         reader.remove(gone, alive)
         before = error(np.empty(0, int))
+
+
+def test_obs_of_channels_that_hardly_vary() -> None:
+    """Inputs with a mean a thousand times their deviation are scored as those without a mean."""
+    rng = np.random.default_rng(0)
+    b = Builder()
+    hidden = b.op(
+        "MatMul", b.input("n", 6), b.const(np.eye(6, 40), np.float32), name="first"
+    )
+    weights = rng.standard_normal((40, 3)).astype(np.float32)
+    hidden = b.op("Mul", hidden, b.const(1 + rng.random(40), np.float32))
+    far = b.op("Add", hidden, b.const(1000 * np.ones(40), np.float32))
+    both = [b.op("MatMul", each, b.const(weights)) for each in (hidden, far)]
+    x = {"x": rng.standard_normal((4096, 6)).astype(np.float32)}
+    near, high = (
+        obs_module._Reader(
+            gram.covariance[0], weights.astype(np.float64), np.arange(40)[:, None]
+        )
+        for graph in [b.graph(*both)]
+        for value in (hidden, far)
+        if (gram := Statistics(graph, Data.of(x)).gram(_reader_of(graph, value)))
+        is not None
+    )
+    alive = np.arange(40)
+    for _ in range(30):
+        costs = near.costs(alive)
+        np.testing.assert_allclose(high.costs(alive), costs, rtol=1e-2, atol=1e-4)
+        gone, alive = alive[[np.argmin(costs)]], np.delete(alive, np.argmin(costs))
+        for reader in (near, high):
+            reader.remove(gone, alive)
+
+
+def _reader_of(graph: Graph, value: str) -> Node:
+    return next(node for node in graph.layers if node.inputs[0] == value)
 
 
 def test_without_data_or_gradients() -> None:
