@@ -170,10 +170,10 @@ class BlockFinder:
         for slot, value in enumerate(node.inputs):
             axes = self._read(node, slot, value)
             if self._has_inner(blocks, axes):
-                side = blocks.over(axes)
-                if side is None or (value in self.graph.weights):
+                over = blocks.over(axes)
+                if over is None or value in self.graph.weights:
                     return False
-                places.add(len(axes) - side[0])
+                places.add(len(axes) - over[0])
         return len(places) < 2 and all(place > 2 for place in places)
 
     def _has_inner(self, blocks: Blocks, axes: Axes) -> bool:

@@ -115,12 +115,12 @@ class Blocks:
 
     def over(self, axes: Sequence[Labels]) -> tuple[int, Array] | None:
         """The axis that says which block it is, and the block of each of its indices; None without just one."""
-        matches = [
+        candidates = [
             (axis, index)
             for axis, labels in enumerate(axes)
             if (index := self.outer.along(labels)) is not None
         ]
-        return matches[0] if len(matches) == 1 else None
+        return candidates[0] if len(candidates) == 1 else None
 
     def table(self, index: Array) -> Array:
         """Numbers of the elements at some blocks [*index, size]."""
