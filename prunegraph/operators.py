@@ -39,6 +39,7 @@ Kind = Literal[
     "quantization",
     "reshaping",
     "resizing",
+    "softmax",
     "splitting",
     "transposed convolution",
     "transposition",
@@ -306,6 +307,11 @@ def is_reshape(node: Named | onnx.NodeProto) -> bool:
 def is_resize(node: Named | onnx.NodeProto) -> bool:
     """Tell whether a node is a Resize, or an Upsample, as it was called before."""
     return info(node).kind == "resizing"
+
+
+def is_softmax(node: Named | onnx.NodeProto) -> bool:
+    """Tell whether a node is a Softmax."""
+    return info(node).kind == "softmax"
 
 
 def is_split(node: Named | onnx.NodeProto) -> bool:

@@ -150,4 +150,6 @@ register("Softmax", "LogSoftmax", "Hardmax", propagate=_propagate_softmax, block
 
 describe(OperatorInfo(roles=("", "scale", "bias"), shape="input"), "LayerNormalization")
 describe(OperatorInfo(shape="function"), "MeanVarianceNormalization", "RMSNormalization")
-describe(OperatorInfo(shape="input", is_flat=True, is_bounded=True), "Softmax")
+describe(
+    OperatorInfo(kind="softmax", shape="input", is_flat=True, is_bounded=True), "Softmax"
+)
