@@ -1,6 +1,7 @@
 """Inverses of symmetric positive definite matrices, by blocks.
 
-Nearly all the work is in products of matrices, about half of what LU factorization and n right sides take.
+Nearly all the work is in products of matrices. The triangular factor is inverted and not the matrix itself: blocks of
+an ill-conditioned matrix, such as a covariance of fewer rows than columns, lose digits with every level of halving.
 """
 
 from __future__ import annotations
@@ -9,15 +10,15 @@ import numpy as np
 
 Array = np.ndarray
 
-#: Matrices up to this size are inverted as a whole.
+#: Triangular matrices up to this size are inverted as a whole.
 BLOCK = 256
 
 
 def inverse(matrix: Array) -> Array:
     """The inverse of a symmetric positive definite matrix [..., n, n], in double precision.
 
-    With `[[A, B], [B', D]]` and `S = D - B' A^-1 B` it is
-    `[[A^-1 + T S^-1 T', -T S^-1], [-S^-1 T', S^-1]]`, T = A^-1 B.
+    With the Cholesky factor L it is `L^-T L^-1`, and with `L = [[A, 0], [C, D]]` the inverse of that is
+    `[[A^-1, 0], [-D^-1 C A^-1, D^-1]]`.
 
     Raises:
         np.linalg.LinAlgError: a matrix is singular.
@@ -27,22 +28,23 @@ def inverse(matrix: Array) -> Array:
         for index in np.ndindex(*matrix.shape[:-2]):
             result[index] = inverse(matrix[index])
         return result
-    result = np.array(matrix, np.float64, order="C")
-    _invert(result)
-    return result
+    matrix = np.asarray(matrix, np.float64)
+    try:
+        factor = np.linalg.cholesky(matrix)
+    except np.linalg.LinAlgError:  # rounding has made it indefinite
+        return np.linalg.inv(matrix)
+    _invert(factor)
+    return np.asarray(factor.T @ factor)
 
 
-def _invert(matrix: Array) -> None:
-    size = len(matrix)
+def _invert(factor: Array) -> None:
+    """Invert a lower triangular matrix in place."""
+    size = len(factor)
     if size <= BLOCK:
-        matrix[...] = np.linalg.inv(matrix)
+        factor[...] = np.tril(np.linalg.inv(factor))
         return
     half = size // 2
-    first, corner, last = matrix[:half, :half], matrix[:half, half:], matrix[half:, half:]
+    first, corner, last = factor[:half, :half], factor[half:, :half], factor[half:, half:]
     _invert(first)
-    reduced = first @ corner
-    last -= corner.T @ reduced
     _invert(last)
-    np.negative(reduced @ last, out=corner)
-    first -= corner @ reduced.T
-    matrix[half:, :half] = corner.T
+    np.negative(last @ (corner @ first), out=corner)

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from prunegraph.graph.linear import LinearLayer
-from prunegraph.graph.model import Graph
-from prunegraph.operators import info
+from prunegraph.graph.model import Graph, Node
+from prunegraph.graph.shapes import shape_info
+from prunegraph.operators import info, is_softmax
 from prunegraph.rewriting.fold import fold
 from prunegraph.rotation.basis import best_basis, mean_of
 from prunegraph.rotation.moments import SpaceMoments
 from prunegraph.rotation.rotate import folded, key
-from prunegraph.rotation.spaces import Space, WeightPart, find_spaces
+from prunegraph.rotation.spaces import Space, ValuePart, WeightPart, find_spaces
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.rotation import Rotation, Turn
 
@@ -84,8 +85,15 @@ def _made(graph: Graph, space: Space, moments: SpaceMoments | None) -> Array:
     parts = [part for part in space.values if not part.dual]
     if moments is not None and parts:
         pairs = any(part.partner for part in space.values)
-        of = moments.second if pairs else moments.covariance
-        return mean_of([each for part in parts for each in of(part)])
+        return mean_of(
+            [
+                each
+                for part in parts
+                for each in (
+                    _factor(graph, part, moments) if pairs else moments.covariance(part)
+                )
+            ]
+        )
     return _of_weights(graph, space, dual=False)
 
 
@@ -94,7 +102,7 @@ def _read(graph: Graph, space: Space, moments: SpaceMoments | None) -> Array:
     result = np.zeros((space.size, space.size))
     duals = [part for part in space.values if part.dual]
     if duals and moments is not None:
-        return mean_of([each for part in duals for each in moments.second(part)])
+        return mean_of([each for part in duals for each in _factor(graph, part, moments)])
     if duals:
         return _of_weights(graph, space, dual=True)
     layers = {part.node.index: part for part in space.weights if part.reads}
@@ -109,6 +117,35 @@ def _read(graph: Graph, space: Space, moments: SpaceMoments | None) -> Array:
         total = each.sum(axis=0)
         result += total / (energy if energy > 0 else 1.0)
     return result if result.any() else np.eye(space.size)
+
+
+def _factor(graph: Graph, part: ValuePart, moments: SpaceMoments) -> Array:
+    """Second moments of one side of a contraction [vectors, channels, channels].
+
+    What is the same for all keys of a query does nothing behind a Softmax over the keys: their mean does not count.
+    """
+    node = part.node
+    is_key = part.value == node.inputs[1]
+    of = moments.covariance if is_key and _is_normalised(graph, node) else moments.second
+    return of(part)
+
+
+def _is_normalised(graph: Graph, node: Node) -> bool:
+    """Tell whether the last axis of a product goes through factors and sums to a Softmax over it, and nowhere else."""
+    readers = graph.consumers.get(node.outputs[0], ())
+    while len(readers) == 1 and node.outputs[0] not in graph.outputs:
+        value, node = node.outputs[0], graph.nodes[readers[0][0]]
+        if is_softmax(node):
+            last = node.attributes.get("axis", -1 if node.version >= 13 else 1)
+            return bool(last in (-1, len(shape_info(graph).shapes[value]) - 1))
+        if info(node).mixes in ("product", "quotient"):
+            other = node.inputs[1 - node.inputs.index(value)]
+            if int(np.prod(shape_info(graph).shapes.get(other, (2,)))) != 1:
+                return False
+        elif info(node).mixes not in ("alike", "sum"):
+            return False
+        readers = graph.consumers.get(node.outputs[0], ())
+    return False
 
 
 def _of_weights(graph: Graph, space: Space, *, dual: bool) -> Array:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from prunegraph.rotation.spaces import Space, ValuePart
+from prunegraph.runtime.row_mask import counted
 from prunegraph.runtime.statistics import ROWS, Statistics
 
 Array = np.ndarray
@@ -17,11 +18,14 @@ class ValueMoments:
 
     Args:
         parts: where the value holds the channels, each with the same value and axes.
+        values: the name of the value, and maybe that of a mask: where that is 0, the value does not count.
         per_sample: places that are looked at of each sample at most.
     """
 
-    def __init__(self, parts: Sequence[ValuePart], per_sample: int):
-        self.values: tuple[str, ...] = (parts[0].value,)
+    def __init__(
+        self, parts: Sequence[ValuePart], values: tuple[str, ...], per_sample: int
+    ):
+        self.values: tuple[str, ...] = values
         self.axes, self.per_sample = parts[0].axes, per_sample
         self.columns = [part.columns for part in parts]
         self.count = 0
@@ -35,7 +39,12 @@ class ValueMoments:
         samples = value.shape[0] if value.ndim > len(self.axes) else 1
         size = int(np.prod([value.shape[axis] for axis in self.axes]))
         rest = range(value.ndim - len(self.axes), value.ndim)
-        rows = np.moveaxis(value, self.axes, rest).reshape(-1, size)
+        moved = np.moveaxis(value, self.axes, rest)
+        # Behind it are the channels: what is in front may be the mask's axes, also where heads stood between.
+        counts = counted(arrays[1], moved) if len(arrays) > 1 else None
+        if counts is not None and counts.ndim <= value.ndim - len(self.axes):
+            moved = moved[counts]
+        rows = moved.reshape(-1, size)
         most = self.per_sample * samples
         if len(rows) > most:
             random = np.random.default_rng(batch)
@@ -76,8 +85,12 @@ class SpaceMoments:
                 same = parts.setdefault((part.value, part.axes), [])
                 self._index[id(part)] = (part.value, part.axes), len(same)
                 same.append(part)
+        mask = (statistics.mask.input,) if statistics.mask is not None else ()
         per_sample = max(ROWS // statistics.data.samples, 16)
-        self._moments = {key: ValueMoments(each, per_sample) for key, each in parts.items()}
+        self._moments = {
+            key: ValueMoments(each, (key[0], *mask), per_sample)
+            for key, each in parts.items()
+        }
         if self._moments:
             statistics.collect(list(self._moments.values()), "moments of rotated channels")
 

@@ -27,3 +27,14 @@ def test_inverse(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     single = symmetric.inverse(np.eye(size, dtype=np.float32) * 4)
     assert single.dtype == np.float64
     np.testing.assert_array_equal(single, np.eye(size) / 4)
+
+
+@pytest.mark.parametrize("size", [300, 700])
+@pytest.mark.parametrize("rank", [20, 1000])
+def test_a_covariance_of_few_rows_keeps_its_digits(size: int, rank: int) -> None:
+    """Damped by a hundredth of its mean, as for `obs`; by halving, digits could be lost with every level."""
+    rows = np.random.default_rng(0).standard_normal((rank, size))
+    matrix = rows.T @ rows / rank
+    matrix += 1e-2 * np.trace(matrix) / size * np.eye(size)
+    inverse = symmetric.inverse(matrix)
+    assert abs(inverse @ matrix - np.eye(size)).max() < 1e-11

@@ -22,6 +22,7 @@ from prunegraph.graph.linear import scaled_matrix
 from prunegraph.graph.model import Graph, Node
 from prunegraph.runtime.statistics import Gram, Statistics
 from prunegraph.selection.criteria.base import Array, Context, criterion
+from prunegraph.selection.criteria.contractions import product_error
 from prunegraph.selection.criteria.magnitude import l2
 from prunegraph.selection.criteria.parts import PartReader, cheapest, parts
 
@@ -42,8 +43,9 @@ def obs(group: Group, context: Context) -> Array:
         for reader in _readers(member, group, context.coupling, statistics)
     ]
     if not readers:
-        # Nothing with a Gram matrix reads these channels (attention scores, a recurrence).
-        return l2(group, context)
+        # Nothing with a Gram matrix reads these channels: attention scores, or a recurrence.
+        scores = product_error(group, context)
+        return scores if scores is not None else l2(group, context)
     scores = np.zeros(group.channels)
     alive = np.arange(group.channels)
     spent = 0.0
