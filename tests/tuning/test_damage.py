@@ -18,6 +18,7 @@ from prunegraph.runtime.data import Data
 from prunegraph.runtime.session import run_values
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.criteria.obs import DAMPING
+from prunegraph.selection.units import Removal
 from prunegraph.tuning import judging
 from prunegraph.tuning.damage import Damage, power_law
 from prunegraph.tuning.relay import Relay, Version
@@ -137,7 +138,7 @@ def test_damage_rises_and_nothing_costs_nothing(network: str) -> None:
     coupling, seen = pg.analyze(graph), statistics(graph)
     measured = Damage(coupling, seen)
     removals = [
-        {group.id: np.arange(count)}
+        Removal({group.id: np.arange(count)})
         for group in coupling.groups
         for count in (0, 1, group.channels - 1)
     ]
@@ -159,7 +160,7 @@ def test_scores_of_words_are_compared_without_the_last_layer(
     monkeypatch.setattr(judging, "VOCABULARY", 40)
     judge = judging.judged_by(graph, coupling.shape_info.shapes)
     assert judge.last is not None and judge.last.name == "words"
-    (value,) = Damage(coupling, seen).measure([removed])
+    (value,) = Damage(coupling, seen).measure([Removal(removed)])
     fed = inputs(graph, samples=8, seed=5)
     revised = Substitution(coupling, seen).revision(removed).apply()
     first, second = (run_values(each, fed, graph.outputs) for each in (graph, revised))
