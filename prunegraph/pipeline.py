@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.sample import full_cost
-from prunegraph.errors import BudgetError, DataError
+from prunegraph.errors import BudgetError, DataError, ModelError
 from prunegraph.execution import ExecutionOptions, execute
 from prunegraph.graph.model import Graph
 from prunegraph.latency.bench import PAIRS
 from prunegraph.latency.measured import Selected, select_by_measuring
 from prunegraph.measuring.latency import Latency, Stopwatch
 from prunegraph.ops.cost import Cost
+from prunegraph.options import base_name
 from prunegraph.proof.result import Proof
 from prunegraph.rewriting.tied import tie_copies
 from prunegraph.runtime.data import Batch, Data
@@ -73,7 +74,11 @@ def choose(
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Selected:
     """A plan, whatever has to be measured for it."""
-    if choice.allocation not in MEASURED or statistics is None:
+    if statistics is not None and competes(choice):
+        return Selected(
+            competing(coupling, choice, statistics, gradients, progress).plan(choice.budget)
+        )
+    if base_name(choice.allocation or "") not in MEASURED or statistics is None:
         inputs = _sample(coupling.graph, choice, statistics.data if statistics else None)
         return select_by_measuring(
             coupling, choice, statistics, gradients, inputs=inputs, progress=progress
@@ -101,9 +106,10 @@ def ranking(
 ) -> Ranking:
     """Scored channels; for an allocation that needs it also what each group costs, measured with that repair."""
     ranked = rank(coupling, choice, statistics, gradients)
-    if choice.allocation not in MEASURED or statistics is None:
+    allocation = base_name(choice.allocation or "")
+    if allocation not in MEASURED or statistics is None:
         return ranked
-    if choice.allocation == "damage":
+    if allocation == "damage":
         from prunegraph.tuning.damage import Damage
 
         measured = Damage(coupling, statistics, progress).curves(ranked.units)
@@ -113,6 +119,38 @@ def ranking(
     return replace(
         ranked, curves=curves(ranked, statistics.data, repair, progress, jobs, cluster)
     )
+
+
+def competes(choice: SelectionOptions) -> bool:
+    """Tell whether the allocation is left open, and could be measured: scores of "obs", a bound on what is counted."""
+    return (
+        choice.allocation is None
+        and base_name(choice.algorithm or "obs") == "obs"
+        and choice.budget.ratio is None
+        and not choice.is_measured
+    )
+
+
+def competing(
+    coupling: Coupling,
+    choice: SelectionOptions,
+    statistics: Statistics,
+    gradients: Gradients | None,
+    progress: Callable[[str], None] = lambda stage: None,
+) -> Ranking:
+    """Scored channels, and what measures the damage of choices: of several allocations the best one is taken.
+
+    Where damage cannot be measured (parts of the graph do not run by themselves), the default allocation stays.
+    """
+    from prunegraph.tuning.damage import Damage
+
+    ranked = rank(coupling, choice, statistics, gradients)
+    damage = Damage(coupling, statistics, progress)
+    try:
+        return replace(ranked, curves=damage.curves(ranked.units), damage=damage.measure)
+    except (DataError, ModelError) as error:
+        progress(f"damage is not measured: {error}")
+        return ranked
 
 
 def _sample(model: Graph, choice: SelectionOptions, data: Data | None) -> Batch | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -60,6 +60,12 @@ def show_result(
     where.print(tables.result_table(result))
     if result.plan.is_empty and not result.left_out and result.vocabulary is None:
         where.print(_nothing_removed(result))
+    if (binding := result.plan.provenance.get("binding")) is not None:
+        where.print(f"all bounds are met; the one that binds: {binding}")
+    if (measured := result.plan.provenance.get("damage")) is not None:
+        where.print(
+            f"shared among groups by the least damage measured at the outputs: {damages(measured)}"
+        )
     if result.rounding is not None:
         where.print(str(result.rounding))
     if result.left_out:
@@ -129,3 +135,9 @@ def _nothing_removed(result: PruneResult) -> str:
     if multiple in (1, "auto"):
         return "nothing was removed"
     return f"nothing was removed: kept channels are a multiple of {multiple}; --round-to 1 cuts to any width"
+
+
+def damages(measured: Mapping[str, float]) -> str:
+    """Damage by allocation, the least first."""
+    ordered = sorted(measured.items(), key=lambda each: each[1])
+    return ", ".join(f"{name} {value:.3g}" for name, value in ordered)

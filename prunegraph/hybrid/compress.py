@@ -19,7 +19,7 @@ from prunegraph.hybrid.mixes import Mix
 from prunegraph.keywords import takes_options
 from prunegraph.ops.cost import Cost
 from prunegraph.options import base_name
-from prunegraph.pipeline import check_quantize, ranking
+from prunegraph.pipeline import check_quantize, competes, competing, ranking
 from prunegraph.recovery import repairs
 from prunegraph.rewriting.decompose import (
     DecomposeOptions,
@@ -353,8 +353,16 @@ class _Work:
             return select(self.coupling, choice, self.statistics)
         if self._ranking is None:
             self.progress("score")
-            self._ranking = ranking(
-                self.coupling, choice, self.statistics, self.how.repair.name, self.progress
+            self._ranking = (
+                competing(self.coupling, choice, self.statistics, None, self.progress)
+                if self.statistics is not None and competes(choice)
+                else ranking(
+                    self.coupling,
+                    choice,
+                    self.statistics,
+                    self.how.repair.name,
+                    self.progress,
+                )
             )
         return self._ranking.plan(budget)
 

@@ -11,9 +11,10 @@ from prunegraph.latency.cache import Cache
 from prunegraph.latency.rounding import Rounding, best_rounding
 from prunegraph.latency.search import LatencySearch
 from prunegraph.measuring.latency import Inputs, Latency, Stopwatch, Timer
+from prunegraph.ops.cost import Cost, cost
 from prunegraph.runtime.session import provider_name
 from prunegraph.runtime.statistics import Statistics
-from prunegraph.selection.budget import parse_latency
+from prunegraph.selection.budget import Budget, Meter, parse_latency
 from prunegraph.selection.criteria.base import Gradients
 from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.plan import Plan
@@ -77,7 +78,7 @@ def select_by_measuring(
         return Selected(select(coupling, choice, statistics, gradients), None, rounding)
     ranking = rank(coupling, choice, statistics, gradients)
     result = _meet(ranking, timer, cache, progress)
-    return Selected(_described(result, choice), result.latency, rounding)
+    return Selected(_described(result, choice, coupling), result.latency, rounding)
 
 
 def _meet(ranking: Ranking, timer: Timer, cache: Cache, progress: Progress) -> TimedPlan:
@@ -87,10 +88,20 @@ def _meet(ranking: Ranking, timer: Timer, cache: Cache, progress: Progress) -> T
     label = f"{share:.3g} of the original"
     if not is_share:
         label = f"{bound:g} ms ({label}'s {original:.3f} ms)"
+    asked = ranking.choice.budget
+    others = replace(asked, latency=None) if asked.counted else None
+
+    def planner(strength: Budget) -> Plan:
+        """A plan of some strength that meets the other bounds, too."""
+        if others is None or strength.macs is None:
+            return ranking.plan(strength)
+        return ranking.plan(_joined(strength, others, cost(ranking.coupling.graph)))
+
     try:
-        result = LatencySearch(
-            ranking.plan, Bench(ranking.coupling, timer, cache), share, label, progress
-        ).run()
+        bench = Bench(ranking.coupling, timer, cache)
+        result = LatencySearch(planner, bench, share, label, progress).run(
+            may_be_below=others is not None
+        )
     finally:
         cache.save()
     if is_share or result.latency is None:
@@ -102,7 +113,13 @@ def _meet(ranking: Ranking, timer: Timer, cache: Cache, progress: Progress) -> T
     )
 
 
-def _described(result: TimedPlan, choice: SelectionOptions) -> Plan:
+def _joined(strength: Budget, others: Budget, original: Cost) -> Budget:
+    """A strength, which is a share of the MACs, together with other bounds."""
+    macs = others.bounds(original).get("macs", original.macs) / original.macs
+    return replace(others, macs=min(float(strength.macs or 1.0), macs))
+
+
+def _described(result: TimedPlan, choice: SelectionOptions, coupling: Coupling) -> Plan:
     """The plan with the budget it was made for, and what was measured."""
     assert result.latency is not None
     measured = {
@@ -112,8 +129,23 @@ def _described(result: TimedPlan, choice: SelectionOptions) -> Plan:
         "provider": result.latency.provider,
         "threads": result.latency.threads,
     }
-    budget = {"latency": choice.budget.latency}
-    return replace(
-        result.plan,
-        provenance={**result.plan.provenance, "budget": budget, "latency": measured},
-    )
+    provenance = {
+        **result.plan.provenance,
+        "budget": choice.budget.given(),
+        "latency": measured,
+    }
+    if choice.budget.counted:
+        provenance["binding"] = _binding(result, choice.budget, coupling)
+    return replace(result.plan, provenance=provenance)
+
+
+def _binding(result: TimedPlan, budget: Budget, coupling: Coupling) -> str:
+    """The quantity that is nearest to its bound."""
+    meter = Meter(coupling)
+    remaining = meter.measure(result.plan.remove)
+    kind = budget.binding(remaining, meter.original)
+    nearness = getattr(remaining, kind) / budget.bounds(meter.original)[kind]
+    bound, is_share = parse_latency(budget.latency or 1.0)
+    assert result.latency is not None
+    measured = result.latency.kept if is_share else result.latency.second
+    return "latency" if measured / bound >= nearness else kind

@@ -14,9 +14,10 @@ import numpy as np
 
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.errors import BudgetError, DataError
+from prunegraph.ops.cost import Cost
 from prunegraph.options import base_name, bound
 from prunegraph.registry import Registry
-from prunegraph.selection.budget import Budget, Meter, cannot_fall
+from prunegraph.selection.budget import Budget, Meter, unmet
 from prunegraph.selection.normalise import Norm, normalised
 from prunegraph.selection.structure import structures
 from prunegraph.selection.units import (
@@ -39,6 +40,9 @@ ALLOCATIONS: Registry[Allocation] = Registry("allocation")
 
 #: Allocations that measure a curve for each unit, which `selection.knapsack` then shares the budget by.
 MEASURED = ("damage", "sensitivity")
+
+#: Allocations whose choices compete by their damage, where that can be measured and none is asked for.
+COMPETING = ("damage", "damage:power=0.5", "isomorphic")
 
 #: What a score may be divided by: nothing, or the part of a cost that a channel saves.
 Per = Literal["channel", "macs", "params", "bytes"]
@@ -130,8 +134,8 @@ def isomorphic(
 
 
 @ALLOCATIONS.register("damage")
-def damage(units: Sequence[Unit], coupling: Coupling) -> list[Step]:
-    """Least damage at the outputs for what is saved, measured for every group (needs data; see `tuning.damage`)."""
+def damage(units: Sequence[Unit], coupling: Coupling, *, power: float = 1.0) -> list[Step]:
+    """Least damage at the outputs, measured for every group (needs data); below 1, `power` spreads it less evenly."""
     raise DataError("allocation 'damage' needs data: give --data FILE (unlabelled inputs)")
 
 
@@ -192,25 +196,24 @@ def _take_ratio(
 def _take_bound(
     coupling: Coupling, forced: Sequence[Step], free: Sequence[Step], budget: Budget
 ) -> list[Step]:
-    """The shortest prefix of the steps whose cost is at or below the bound."""
-    if budget.kind == "latency":
+    """The shortest prefix of the steps whose costs are at or below all bounds."""
+    if budget.latency is not None:
         raise BudgetError(
             "a latency budget is met by measuring, in prunegraph.latency; selection alone runs nothing"
         )
     meter = Meter(coupling)
-    kind, bound = budget.kind, budget.bound(meter.original)
+    bounds = budget.bounds(meter.original)
 
-    def remaining_of(count: int) -> int:
-        value: int = getattr(
-            meter.measure(collect([*forced, *free[:count]]).channels), kind
-        )
-        return value
+    def remaining_of(count: int) -> Cost:
+        return meter.measure(collect([*forced, *free[:count]]).channels)
 
-    least = remaining_of(len(free))
-    if least > bound:
-        raise cannot_fall(kind, bound, least, meter.original)
+    error = unmet(budget, remaining_of(len(free)), meter.original)
+    if error is not None:
+        raise error
     low, high = 0, len(free)
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if remaining_of(middle) <= bound else (middle + 1, high)
+        remaining = remaining_of(middle)
+        is_met = all(getattr(remaining, kind) <= bound for kind, bound in bounds.items())
+        low, high = (low, middle) if is_met else (middle + 1, high)
     return list(free[:low])

@@ -35,14 +35,14 @@ TIMES = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
 @dataclass(frozen=True)
 class Budget:
-    """What the result must meet: exactly one of these.
+    """What the result must meet: a ratio, or one or more upper bounds, all of which are met.
 
     `ratio` is the share of channels removed from every group, 0 <= ratio < 1, or "auto": what the
     algorithm itself chooses for each group. The others are upper bounds: a fraction of the original
     up to 1 (`0.5`), or an absolute figure (`2_100_000_000`, `"2.1G"`, `"12MB"`; a latency is a time, `"12ms"`).
 
     Raises:
-        BudgetError: none or several are given, or a value is out of range.
+        BudgetError: none is given, a ratio and a bound are, or a value is out of range.
     """
 
     ratio: float | Literal["auto"] | None = None
@@ -52,11 +52,12 @@ class Budget:
     latency: float | str | None = None
 
     def __post_init__(self) -> None:
-        given = [kind for kind in ("ratio", *KINDS) if getattr(self, kind) is not None]
-        if len(given) != 1:
-            names = ", ".join(KINDS)
+        names = ", ".join(KINDS)
+        if self.ratio is None and not self.kinds:
+            raise BudgetError(f"give a ratio or a bound on {names}; got none")
+        if self.ratio is not None and self.kinds:
             raise BudgetError(
-                f"give exactly one of ratio, {names}; got {', '.join(given) or 'none'}"
+                f"give a ratio or bounds on {names}, not both; got ratio, {', '.join(self.kinds)}"
             )
         if self.ratio not in (None, "auto") and (
             isinstance(self.ratio, str) or not 0 <= self.ratio < 1
@@ -66,18 +67,49 @@ class Budget:
             )
         if self.latency is not None:
             parse_latency(self.latency)
-        elif self.ratio is None:
-            parse_amount(getattr(self, self.kind), self.kind)
+        for kind in self.counted:
+            parse_amount(getattr(self, kind), kind)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Quantities that are bounded, of `KINDS`; empty with a ratio."""
+        return tuple(kind for kind in KINDS if getattr(self, kind) is not None)
+
+    @property
+    def counted(self) -> tuple[str, ...]:
+        """Those of them that are counted, not measured: all but the latency."""
+        return tuple(kind for kind in self.kinds if kind != "latency")
 
     @property
     def kind(self) -> str:
-        """Tell which quantity is bounded: "ratio" or one of `KINDS`."""
-        return next(kind for kind in ("ratio", *KINDS) if getattr(self, kind) is not None)
+        """The one quantity that is bounded, or "ratio". Raises BudgetError where there are several."""
+        if len(self.kinds) > 1:
+            raise BudgetError(
+                f"bounds on {' and '.join(self.kinds)} together are met by prune alone, by criteria; give one here"
+            )
+        return self.kinds[0] if self.kinds else "ratio"
+
+    def bounds(self, original: Cost) -> dict[str, float]:
+        """The upper bounds on MACs, parameters and bytes as absolute figures, by quantity."""
+        amounts = {kind: parse_amount(getattr(self, kind), kind) for kind in self.counted}
+        return {
+            kind: amount * float(getattr(original, kind)) if amount <= 1 else amount
+            for kind, amount in amounts.items()
+        }
 
     def bound(self, original: Cost) -> float:
-        """The upper bound on MACs, parameters or bytes as an absolute figure."""
-        amount = parse_amount(getattr(self, self.kind), self.kind)
-        return amount * float(getattr(original, self.kind)) if amount <= 1 else amount
+        """The one upper bound on MACs, parameters or bytes as an absolute figure. Raises BudgetError."""
+        return self.bounds(original)[self.kind]
+
+    def given(self) -> dict[str, float | str]:
+        """What was given, by quantity."""
+        kinds = self.kinds or ("ratio",)
+        return {kind: getattr(self, kind) for kind in kinds}
+
+    def binding(self, remaining: Cost, original: Cost) -> str:
+        """The counted quantity that is nearest to its bound, of several."""
+        limits = self.bounds(original)
+        return max(limits, key=lambda kind: getattr(remaining, kind) / limits[kind])
 
 
 def parse_amount(value: float | str, kind: str) -> float:
@@ -105,6 +137,14 @@ def parse_latency(value: float | str) -> tuple[float, bool]:
             f"latency must be a fraction up to 1 such as 0.5, or a time such as 12ms, got {value!r}"
         )
     return (amount, True) if match[2] is None else (amount * TIMES[match[2]], False)
+
+
+def unmet(budget: Budget, least: Cost, original: Cost) -> BudgetError | None:
+    """The error for a bound below what is left when everything that may go is gone; None where all can be met."""
+    for kind, bound in budget.bounds(original).items():
+        if getattr(least, kind) > bound:
+            return cannot_fall(kind, bound, getattr(least, kind), original)
+    return None
 
 
 def cannot_fall(kind: str, bound: float, least: float, original: Cost) -> BudgetError:

@@ -17,7 +17,7 @@ import numpy as np
 
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.errors import BudgetError
-from prunegraph.selection.budget import Budget, Meter, cannot_fall
+from prunegraph.selection.budget import Budget, Meter, unmet
 from prunegraph.selection.pieces import Pieces
 from prunegraph.selection.units import (
     Limits,
@@ -268,24 +268,42 @@ def allocate(
         )
         for unit in free
     ]
-    measure, bound = _budget(coupling, budget, free, choices)
+    measures = _measures(coupling, budget, free, choices)
     last = [len(each) - 1 for each in errors]
-    result = choose_coupled(measure, errors, bound)
+    result = _choose_within(measures, errors)
     if result is None and budget.ratio is None:
         meter = Meter(coupling)
         everything = _removal(free, choices, last)
-        least = getattr(meter.measure(everything.channels), budget.kind)
-        raise cannot_fall(budget.kind, bound, least, meter.original)
+        error = unmet(budget, meter.measure(everything.channels), meter.original)
+        assert error is not None
+        raise error
     return _removal(free, choices, result or last)
 
 
-def _budget(
+def _choose_within(
+    measures: Sequence[tuple[Measure, float]], errors: Sequence[Array]
+) -> list[int] | None:
+    """The best choice within several bounds: what meets the others too when one is met, or all at once."""
+
+    def worst(result: Sequence[int]) -> float:
+        """What a choice costs of the bound it comes nearest to."""
+        return max(measure(result) / bound for measure, bound in measures)
+
+    if len(measures) == 1:
+        return choose_coupled(measures[0][0], errors, measures[0][1])
+    tried = [choose_coupled(measure, errors, bound) for measure, bound in measures]
+    results = [*tried, choose_coupled(worst, errors, 1.0)]
+    met = [each for each in results if each is not None and worst(each) <= 1 + ROUNDING]
+    return min(met, key=lambda each: _sum(errors, each), default=None)
+
+
+def _measures(
     coupling: Coupling,
     budget: Budget,
     free: Sequence[Unit],
     choices: Mapping[str, Sequence[Option]],
-) -> tuple[Measure, float]:
-    """How the cost of a choice is measured, and what it may be."""
+) -> list[tuple[Measure, float]]:
+    """How the costs of a choice are measured, and what each may be."""
     if budget.ratio == "auto":
         raise BudgetError(
             "ratio 'auto' is the algorithm's own choice: it leaves nothing for an allocation to share"
@@ -293,23 +311,36 @@ def _budget(
     if budget.ratio is not None:
         total = sum(unit.channels for unit in free)
         sizes = [[option.count for option in choices[unit.id]] for unit in free]
-        return (
-            lambda result: (
-                total
-                - sum(each[option] for each, option in zip(sizes, result, strict=True))
-            ),
-            (1 - budget.ratio) * total,
-        )
-    meter = Meter(coupling)
+
+        def remaining(result: Sequence[int]) -> float:
+            gone = (each[option] for each, option in zip(sizes, result, strict=True))
+            return total - sum(gone)
+
+        return [(remaining, (1 - budget.ratio) * total)]
+    bounds = budget.bounds(Meter(coupling).original)
+    unknown = next((kind for kind in budget.kinds if kind not in bounds), None)
+    return [
+        (_cost(coupling, kind, free, choices), bounds.get(kind, 0.0))
+        for kind in ([unknown] if unknown else bounds)
+    ]
+
+
+def _cost(
+    coupling: Coupling,
+    kind: str,
+    free: Sequence[Unit],
+    choices: Mapping[str, Sequence[Option]],
+) -> Measure:
+    """What a choice costs in one quantity. Raises BudgetError for one that is not counted."""
     pieces = Pieces(
         coupling,
-        budget.kind,
+        kind,
         {
             unit: [option.removal.channels for option in each]
             for unit, each in choices.items()
         },
     )
-    untouched = getattr(meter.measure({}), budget.kind) - pieces.original
+    untouched = getattr(Meter(coupling).original, kind) - pieces.original
     fixed = dict.fromkeys(choices, 0)
 
     def measure(result: Sequence[int]) -> float:
@@ -319,7 +350,7 @@ def _budget(
         }
         return untouched + pieces.measure(chosen)
 
-    return measure, budget.bound(meter.original)
+    return measure
 
 
 def _removal(

@@ -120,5 +120,5 @@ class SelectionOptions:
             del options["same_width"]
         return {
             **options,
-            "budget": {self.budget.kind: getattr(self.budget, self.budget.kind)},
+            "budget": self.budget.given(),
         }

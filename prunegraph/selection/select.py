@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,13 +12,13 @@ import numpy as np
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.groups import Group
 from prunegraph.errors import BudgetError, UnknownNameError
-from prunegraph.options import base_name
+from prunegraph.options import base_name, bound
 from prunegraph.plugins import BUILT_IN
 from prunegraph.registry import Entry
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection import knapsack
-from prunegraph.selection.allocation import allocate
-from prunegraph.selection.budget import Budget
+from prunegraph.selection.allocation import ALLOCATIONS, COMPETING, MEASURED, allocate
+from prunegraph.selection.budget import Budget, Meter
 from prunegraph.selection.criteria.base import CRITERIA, Context, Gradients, score
 from prunegraph.selection.criteria.own_ratio import own_ratios
 from prunegraph.selection.options import SelectionOptions
@@ -32,7 +32,8 @@ class Ranking:
     """Scored channels and the limits of a choice: plans for any budget come from here without scoring again.
 
     `curves` are what pruning each unit alone costs, for the allocation that needs them:
-    `(share of the channels, error)` by the unit's id (see `selection.knapsack`).
+    `(share of the channels, error)` by the unit's id (see `selection.knapsack`). `damage` measures what whole
+    choices do to the outputs; where it is given, those of several allocations compete.
     """
 
     coupling: Coupling
@@ -40,6 +41,7 @@ class Ranking:
     limits: Limits
     scores: Mapping[str, np.ndarray]
     curves: Mapping[str, Sequence[tuple[float, float]]] | None = None
+    damage: Callable[[Sequence[Removal]], Sequence[float]] | None = None
 
     @cached_property
     def units(self) -> list[Unit]:
@@ -53,17 +55,48 @@ class Ranking:
     def plan(self, budget: Budget) -> Plan:
         """A plan that meets a budget. Raises BudgetError."""
         choice = replace(self.choice, budget=budget)
-        provenance = _provenance(choice, CRITERIA.entry(base_name(str(choice.algorithm))))
-        return make_plan(self.coupling, self._remove(budget).channels, provenance)
+        if self.damage is not None:
+            candidates = self._candidates(budget)
+            damages = self.damage(list(candidates.values()))
+            measured = dict(zip(candidates, map(float, damages), strict=True))
+            best = min(measured, key=measured.__getitem__)
+            removal, reason = candidates[best], {"damage": measured}
+            choice = replace(choice, allocation=best)
+        else:
+            removal, reason = self._remove(budget, str(self.choice.allocation)), {}
+        criterion = CRITERIA.entry(base_name(str(choice.algorithm)))
+        provenance = {**_provenance(choice, criterion), **reason}
+        if len(budget.counted) > 1:
+            meter = Meter(self.coupling)
+            remaining = meter.measure(removal.channels)
+            provenance["binding"] = budget.binding(remaining, meter.original)
+        return make_plan(self.coupling, removal.channels, provenance)
 
-    def _remove(self, budget: Budget) -> Removal:
-        if self.curves is not None:
+    def _candidates(self, budget: Budget) -> dict[str, Removal]:
+        """What allocations that compete remove, by their names."""
+        return {name: self._remove(budget, name) for name in COMPETING}
+
+    def _remove(self, budget: Budget, allocation: str) -> Removal:
+        if base_name(allocation) in MEASURED and self.curves is not None:
             return knapsack.allocate(
-                self.coupling, self.units, budget, self.limits, self.curves
+                self.coupling,
+                self.units,
+                budget,
+                self.limits,
+                _bent(self.curves, allocation),
             )
-        return allocate(
-            self.coupling, self.units, budget, self.limits, str(self.choice.allocation)
-        )
+        return allocate(self.coupling, self.units, budget, self.limits, allocation)
+
+
+def _bent(
+    curves: Mapping[str, Sequence[tuple[float, float]]], allocation: str
+) -> Mapping[str, Sequence[tuple[float, float]]]:
+    """Curves as an allocation reads them: "damage:power=0.5" takes the root of every error."""
+    power = getattr(bound(ALLOCATIONS, allocation), "keywords", {}).get("power", 1.0)
+    return {
+        unit: [(share, max(error, 0.0) ** power) for share, error in curve]
+        for unit, curve in curves.items()
+    }
 
 
 def rank(

@@ -162,13 +162,9 @@ def _check_limits(coupling: Coupling, plan: Plan, limits: Limits) -> None:
 def _check_bound(coupling: Coupling, plan: Plan, budget: Budget) -> None:
     """Upper bounds on cost hold."""
     meter = Meter(coupling)
-    if budget.kind not in vars(meter.original):
-        return
-    remaining, bound = (
-        getattr(meter.measure(plan.remove), budget.kind),
-        budget.bound(meter.original),
-    )
-    if remaining > bound:
-        raise PlanError(
-            f"it leaves {remaining:,} {budget.kind}, above the budget of {bound:,.0f}"
-        )
+    cost = meter.measure(plan.remove)
+    for kind, most in budget.bounds(meter.original).items():
+        if getattr(cost, kind) > most:
+            raise PlanError(
+                f"it leaves {getattr(cost, kind):,} {kind}, above the budget of {most:,.0f}"
+            )

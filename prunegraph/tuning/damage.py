@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -18,10 +18,10 @@ from prunegraph.coupling.coupling import Coupling
 from prunegraph.ops.cost import cost
 from prunegraph.runtime.data import Batch
 from prunegraph.runtime.statistics import Statistics, batch_size
-from prunegraph.selection.units import Unit, collect, up_to
+from prunegraph.selection.units import Removal, Unit, collect, up_to
 from prunegraph.tuning.judging import judged_by
 from prunegraph.tuning.relay import Relay, Version
-from prunegraph.tuning.substitution import Channels, Substitution
+from prunegraph.tuning.substitution import Substitution
 
 Array = np.ndarray
 Progress = Callable[[str], None]
@@ -56,6 +56,10 @@ class Damage:
     statistics: Statistics
     progress: Progress = lambda stage: None
 
+    @cached_property
+    def _substitution(self) -> Substitution:
+        return Substitution(self.coupling, self.statistics)
+
     def curves(self, units: Sequence[Unit]) -> dict[str, Curve]:
         """Damage by the share of a unit that is gone, at every one of its steps; by the unit's id.
 
@@ -64,7 +68,7 @@ class Damage:
             ModelError: a part of the model cannot be run by itself.
         """
         wanted = [(unit, share) for unit in units for share in _shares(unit)]
-        removals = [collect(up_to(unit.steps, share)).channels for unit, share in wanted]
+        removals = [collect(up_to(unit.steps, share)) for unit, share in wanted]
         values = self.measure(removals)
         points: dict[str, Curve] = {unit.id: [] for unit in units}
         for (unit, share), value in zip(wanted, values, strict=True):
@@ -74,7 +78,7 @@ class Damage:
             for unit in units
         }
 
-    def measure(self, removals: Sequence[Channels]) -> list[float]:
+    def measure(self, removals: Sequence[Removal]) -> list[float]:
         """The damage of each of several removals: 0 is the original.
 
         Raises:
@@ -82,13 +86,13 @@ class Damage:
             ModelError: a part of the model cannot be run by itself.
         """
         graph = self.coupling.graph
-        substitution = Substitution(self.coupling, self.statistics)
+        substitution = self._substitution
         judge = judged_by(graph, self.coupling.shape_info.shapes)
         relay = Relay(graph, self.coupling.shape_info.shapes, judge.wanted)
         versions = [
             Version(
-                frozenset(substitution.touched(removed)),
-                partial(substitution.revision, removed),
+                frozenset(substitution.touched(removed.channels)),
+                partial(substitution.revision, removed.channels),
             )
             for removed in removals
         ]

@@ -26,6 +26,9 @@ from prunegraph.selection.criteria.parts import rows_of
 
 Array = np.ndarray
 
+#: Bytes of inverses that are kept.
+KEEP = 2**29
+
 #: Channels that go, by group id.
 Channels = Mapping[str, Sequence[int] | Array]
 
@@ -41,8 +44,8 @@ class Substitution:
     def __init__(self, coupling: Coupling, statistics: Statistics):
         self._graph, self._statistics = coupling.graph, statistics
         self._groups = {group.id: group for group in coupling.groups}
-        #: The inverse that was used last: the options of one unit come one after the other.
-        self._last: tuple[str, Array] = ("", np.zeros(0))
+        #: Inverses by layer, in single precision, as many as memory allows.
+        self._inverses: dict[str, Array] = {}
 
     def touched(self, removed: Channels) -> set[int]:
         """Indices of the nodes whose weights differ when channels of some groups go.
@@ -140,14 +143,19 @@ class Substitution:
             revision.set_intercept(node, revision.intercept(node) + means.reshape(-1))
 
     def _inverse(self, node: Node, covariance: Array) -> Array:
-        if self._last[0] != node.name:
-            matrices = covariance.astype(np.float64)
-            size = matrices.shape[-1]
-            damping = DAMPING * np.trace(matrices, axis1=1, axis2=2) / size
-            damping = np.where(damping > 0, damping, 1.0)
-            inverse = np.linalg.inv(matrices + damping[:, None, None] * np.eye(size))
-            self._last = (node.name, inverse)
-        return self._last[1]
+        """The inverse of a layer's damped covariance [groups, inputs, inputs]."""
+        if node.name in self._inverses:
+            return self._inverses[node.name].astype(np.float64)
+        matrices = covariance.astype(np.float64)
+        size = matrices.shape[-1]
+        damping = DAMPING * np.trace(matrices, axis1=1, axis2=2) / size
+        damping = np.where(damping > 0, damping, 1.0)
+        inverse = np.linalg.inv(matrices + damping[:, None, None] * np.eye(size))
+        held = sum(each.nbytes for each in self._inverses.values())
+        if held + inverse.nbytes // 2 <= KEEP:
+            self._inverses[node.name] = inverse.astype(np.float32)
+        result: Array = inverse
+        return result
 
     def _silence(self, revision: Revision, node: Node, gone: Array) -> None:
         """Let a layer make zeros for some of its outputs."""

@@ -261,8 +261,12 @@ def folder(tmp_path: Path) -> Path:
         ("prune good.onnx -o out.onnx --ratio 0.5 --repair least-squares", "needs data"),
         ("prune good.onnx -o out.onnx --ratio 1.5", "ratio must be"),
         ("prune good.onnx -o out.onnx --macs 0.0001", "cannot fall to"),
-        ("prune good.onnx -o out.onnx", "give exactly one of"),
-        ("prune good.onnx -o out.onnx --ratio 0.5 --macs 0.5", "give exactly one of"),
+        ("prune good.onnx -o out.onnx", "give a ratio or a bound on macs"),
+        ("prune good.onnx -o out.onnx --ratio 0.5 --macs 0.5", "not both; got ratio, macs"),
+        (
+            "prune good.onnx -o out.onnx --macs 0.9 --params 0.0001 --bytes 0.9",
+            "params cannot fall to",
+        ),
         ("prune good.onnx -o out.onnx --ratio 0.5 --keep stemm", "did you mean 'stem'"),
         (
             "prune good.onnx -o out.onnx --ratio 0.5 --data wrong.npz",
@@ -292,7 +296,10 @@ def folder(tmp_path: Path) -> Path:
             "prune good.onnx -o out.onnx --macs 0.5 --round-to 0",
             "round_to must be a whole number",
         ),
-        ("prune good.onnx -o out.onnx --latency 0.5 --macs 0.5", "give exactly one of"),
+        (
+            "prune good.onnx -o out.onnx --latency 0.0001 --macs 0.5",
+            "latency cannot fall to 0.0001 of the original",
+        ),
         ("compare good.onnx good.onnx --provider abacus", "unknown execution provider"),
         ("prune good.onnx -o . --ratio 0.5", "is a folder"),
         ("apply good.onnx other.json -o out.onnx", "another model"),

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import prunegraph as pg
 from prunegraph.coupling.coupling import Coupling
+from prunegraph.errors import BudgetError
+from prunegraph.ops.cost import Cost
 from prunegraph.selection import knapsack
 from prunegraph.selection.allocation import allocate
 from prunegraph.selection.budget import Meter
@@ -77,3 +81,59 @@ def test_steps_collect_channels_and_branches() -> None:
     assert removal.channels["a"].tolist() == [0, 1, 2, 3]
     assert removal.branches == ("block",)
     assert collect(up_to(steps, 0.5)).branches == ()
+
+
+KINDS = ("macs", "params", "bytes")
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "global", "isomorphic", "knapsack"])
+@settings(max_examples=8, deadline=None)
+@given(
+    shares=st.dictionaries(
+        st.sampled_from(KINDS), st.floats(0.3, 1.0), min_size=2, max_size=3
+    )
+)
+def test_all_of_several_bounds_are_met_and_one_binds(
+    allocation: str, shares: dict[str, float]
+) -> None:
+    coupling = pg.analyze(chain(widths=(16, 24, 32)))
+    rng = np.random.default_rng(0)
+    scores = {group.id: rng.random(group.channels) for group in coupling.groups}
+    units, limits = make_units(coupling, scores, Limits(round_to=1)), Limits(round_to=1)
+    meter = Meter(coupling)
+
+    def removed(budget: pg.Budget) -> Cost:
+        if allocation == "knapsack":
+            curves = {unit.id: [(0.5, 0.1)] for unit in units}
+            removal = knapsack.allocate(coupling, units, budget, limits, curves)
+        else:
+            removal = allocate(coupling, units, budget, limits, allocation)
+        return meter.measure(removal.channels)
+
+    budget = pg.Budget(**shares)
+    remaining = removed(budget)
+    for kind, bound in budget.bounds(meter.original).items():
+        assert getattr(remaining, kind) <= bound
+    assert budget.binding(remaining, meter.original) in shares
+    if allocation != "knapsack":
+        # One order of steps, and no step more than the bound that binds asks for.
+        assert remaining in [removed(pg.Budget(**{k: v})) for k, v in shares.items()]
+
+
+def test_budgets_of_several_bounds_and_their_mistakes() -> None:
+    budget = pg.Budget(macs=0.7, bytes="20MB", latency="8ms")
+    assert budget.kinds == ("macs", "bytes", "latency")
+    assert budget.counted == ("macs", "bytes")
+    assert budget.given() == {"macs": 0.7, "bytes": "20MB", "latency": "8ms"}
+    original = Cost(1000, 10, 50_000_000)
+    assert budget.bounds(original) == {"macs": 700, "bytes": 20_000_000}
+    assert budget.binding(Cost(600, 10, 20_000_000), original) == "bytes"
+    with pytest.raises(BudgetError, match="bounds on macs and bytes and latency together"):
+        _ = budget.kind
+    with pytest.raises(BudgetError, match="not both; got ratio, macs"):
+        pg.Budget(ratio=0.5, macs=0.5)
+    with pytest.raises(BudgetError, match="params must be a positive fraction"):
+        pg.Budget(macs=0.5, params=-1)
+    coupling = pg.analyze(chain())
+    with pytest.raises(BudgetError, match="params cannot fall to"):
+        pg.select(coupling.graph, budget=pg.Budget(macs=0.9, params=0.001))

@@ -1,0 +1,197 @@
+"""Damage at the outputs: versions side by side, weights that stand for removals, curves, the allocation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import prunegraph as pg
+from prunegraph.errors import DataError
+from prunegraph.graph.model import Graph
+from prunegraph.measuring import metrics
+from prunegraph.measuring.metrics import Seen
+from prunegraph.ops.cost import cost
+from prunegraph.rewriting.reweight import Revision
+from prunegraph.runtime.data import Data
+from prunegraph.runtime.session import run_values
+from prunegraph.runtime.statistics import Statistics
+from prunegraph.selection.criteria.obs import DAMPING
+from prunegraph.selection.units import Removal
+from prunegraph.tuning import judging
+from prunegraph.tuning.damage import Damage, power_law
+from prunegraph.tuning.relay import Relay, Version
+from prunegraph.tuning.substitution import Substitution
+from tests.builders import Builder, residual_net
+from tests.training.mixed import NETWORKS, attention, inputs
+from tests.tuning.test_tuning import batches, dead_and_vital
+
+GRAPHS = {**NETWORKS, "residual": lambda seed: residual_net(seed)}
+
+
+def changed(graph: Graph, nodes: list[int], seed: int) -> Revision:
+    """The graph with noise on the weights of some layers."""
+    rng, revision = np.random.default_rng(seed), Revision(graph)
+    for index in nodes:
+        matrix = revision.matrix(graph.nodes[index])
+        noise = rng.standard_normal(matrix.shape) * matrix.std()
+        revision.set_matrix(graph.nodes[index], matrix + noise)
+    return revision
+
+
+@pytest.mark.parametrize("network", GRAPHS)
+@settings(max_examples=3, deadline=None)
+@given(seed=st.integers(0, 2**20))
+def test_versions_side_by_side_are_what_each_would_be_by_itself(
+    network: str, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    graph = GRAPHS[network](seed % 7)
+    shapes = pg.analyze(graph).shape_info.shapes
+    layers = [node.index for node in graph.layers]
+    chosen = [
+        sorted(rng.choice(layers, size=rng.integers(1, len(layers) + 1), replace=False))
+        for _ in range(3)
+    ]
+    revisions = [changed(graph, nodes, seed + i) for i, nodes in enumerate(chosen)]
+    versions = [
+        Version(frozenset(map(int, nodes)), lambda each=each: each)  # type: ignore[misc]
+        for nodes, each in zip(chosen, revisions, strict=True)
+    ]
+    fed = [inputs(graph, samples=4, seed=i) for i in range(2)]
+    relay = Relay(graph, shapes, graph.outputs)
+    expected = relay.run(fed, versions)
+    for batch, given_inputs in enumerate(fed):
+        whole = run_values(graph, given_inputs, graph.outputs)
+        for name, value in whole.items():
+            np.testing.assert_allclose(expected[name][batch], value, rtol=1e-4, atol=1e-5)
+        for version, revision in zip(versions, revisions, strict=True):
+            alone = run_values(revision.apply(), given_inputs, graph.outputs)
+            for name, value in alone.items():
+                np.testing.assert_allclose(
+                    version.values[name][batch], value, rtol=1e-4, atol=1e-4
+                )
+                assert abs(value - whole[name]).max() > 1e-4
+
+
+def test_a_graph_is_opened_in_several_stretches_and_the_prefix_is_shared() -> None:
+    graph = NETWORKS["attention"](0)
+    relay = Relay(graph, pg.analyze(graph).shape_info.shapes, graph.outputs)
+    assert len(relay.stretches) > 3
+    indices = [node.index for stretch in relay.stretches for node in stretch.nodes]
+    assert indices == sorted(set(indices))
+    last = relay.stretches[-1].indices
+    unchanged = Version(frozenset(), lambda: pytest.fail("nothing changes"))
+    late = Version(frozenset(last), lambda: Revision(graph))
+    relay.run([inputs(graph, samples=2)], [unchanged, late])
+    assert not unchanged.values and set(late.values) == set(graph.outputs)
+
+
+def statistics(graph: Graph, samples: int = 64) -> Statistics:
+    return Statistics(graph, Data.of(inputs(graph, samples=samples, seed=5)))
+
+
+def test_what_is_removed_is_guessed_from_what_stays() -> None:
+    """Against ridge regression by numpy of the removed rows on the others."""
+    b = Builder()
+    x = b.relu(b.linear(b.input("n", 6), 6, 12, name="first"))
+    graph = b.graph(b.linear(x, 12, 5, name="second"))
+    coupling, seen = pg.analyze(graph), statistics(graph, 400)
+    (group,) = coupling.groups
+    gone = np.asarray([1, 4, 7])
+    fed = inputs(graph, samples=400, seed=5)
+    node = graph.node("second")
+    rows = run_values(graph, fed, [node.inputs[0]])[node.inputs[0]].astype(np.float64)
+    stay = np.setdiff1d(np.arange(12), gone)
+    centred = rows - rows.mean(axis=0)
+    covariance = centred.T @ centred / len(rows)
+    damped = covariance + DAMPING * np.trace(covariance) / 12 * np.eye(12)
+    guess = np.linalg.solve(damped[np.ix_(stay, stay)], damped[np.ix_(stay, gone)])
+    replaced = rows.copy()
+    replaced[:, gone] = rows[:, gone].mean(axis=0) + centred[:, stay] @ guess
+    revision = Revision(graph)
+    expected = replaced @ revision.matrix(node)[0] + revision.intercept(node)
+    revised = Substitution(coupling, seen).revision({group.id: gone}).apply()
+    result = run_values(revised, fed, graph.outputs)[graph.outputs[0]]
+    np.testing.assert_allclose(result, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_queries_and_keys_that_go_are_zero() -> None:
+    """No layer reads them: the graph with other weights is the graph that was cut."""
+    graph = attention()
+    coupling, seen = pg.analyze(graph, attention="head_dim"), statistics(graph)
+    group = next(each for each in coupling.groups if "q" in each.layers)
+    plan = pg.Plan(graph.sha256, {group.id: (0, 2)}, provenance={"attention": "head_dim"})
+    fed = inputs(graph, samples=3, seed=1)
+    revised = Substitution(coupling, seen).revision({group.id: (0, 2)}).apply()
+    cut = pg.apply(graph, plan)
+    for name, value in run_values(cut, fed, graph.outputs).items():
+        np.testing.assert_allclose(
+            run_values(revised, fed, [name])[name], value, rtol=1e-4, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("network", GRAPHS)
+def test_damage_rises_and_nothing_costs_nothing(network: str) -> None:
+    graph = GRAPHS[network](0)
+    coupling, seen = pg.analyze(graph), statistics(graph)
+    measured = Damage(coupling, seen)
+    removals = [
+        Removal({group.id: np.arange(count)})
+        for group in coupling.groups
+        for count in (0, 1, group.channels - 1)
+    ]
+    values = np.asarray(measured.measure(removals)).reshape(-1, 3)
+    assert (values[:, 0] == 0).all()
+    assert (values[:, 1] > 0).any() and (values[:, 2] > 0).all()
+    assert (values[:, 2] >= values[:, 1]).mean() > 0.7
+
+
+def test_scores_of_words_are_compared_without_the_last_layer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    b = Builder()
+    x = b.op("MatMul", b.input("n", 6, 8), b.weight(8, 16), name="hidden")
+    graph = b.graph(b.op("MatMul", b.relu(x), b.weight(16, 40), name="words"))
+    coupling, seen = pg.analyze(graph), statistics(graph, 8)
+    (group,) = coupling.groups
+    removed = {group.id: np.arange(9)}
+    monkeypatch.setattr(judging, "VOCABULARY", 40)
+    judge = judging.judged_by(graph, coupling.shape_info.shapes)
+    assert judge.last is not None and judge.last.name == "words"
+    (value,) = Damage(coupling, seen).measure([Removal(removed)])
+    fed = inputs(graph, samples=8, seed=5)
+    revised = Substitution(coupling, seen).revision(removed).apply()
+    first, second = (run_values(each, fed, graph.outputs) for each in (graph, revised))
+    expected = metrics.kl([Seen(fed, first, second)])
+    assert value == pytest.approx(expected, rel=1e-3) and value > 1e-3
+
+
+def test_curves_are_powers_of_the_share() -> None:
+    shares = np.asarray([0.05, 0.1, 0.25, 0.5, 0.8, 0.95])
+    points = [(share, 3 * share**2.5) for share in (0.1, 0.5, 0.8)]
+    curve = power_law(points, list(shares))
+    np.testing.assert_allclose([share for share, _ in curve], shares)
+    np.testing.assert_allclose([value for _, value in curve], 3 * shares**2.5, rtol=1e-9)
+    noisy = power_law([(0.2, 0.3), (0.5, 0.1), (0.9, 0.7)], list(shares))
+    assert bool((np.diff([value for _, value in noisy]) >= 0).all())
+    assert [value for _, value in power_law([], [0.5])] == [0.0]
+
+
+def test_the_allocation_by_damage_spares_what_is_vital() -> None:
+    graph = dead_and_vital()
+    plan = pg.select(
+        graph,
+        data=batches(),
+        algorithm="l2",
+        allocation="damage",
+        budget=pg.Budget(macs=0.5),
+        round_to=1,
+    )
+    pruned = pg.apply(graph, plan)
+    assert cost(pruned).macs <= 0.5 * cost(graph).macs
+    assert pruned.node("vital").channels.outputs == 16
+    assert pruned.node("dead").channels.outputs < 12
+    with pytest.raises(DataError, match="allocation 'damage' needs data"):
+        pg.select(graph, allocation="damage", budget=pg.Budget(macs=0.5))
