@@ -16,6 +16,7 @@ from prunegraph.latency.measured import Selected, select_by_measuring
 from prunegraph.measuring.latency import Latency, Stopwatch
 from prunegraph.ops.cost import Cost
 from prunegraph.proof.result import Proof
+from prunegraph.recovery import repairs
 from prunegraph.runtime.data import Batch, Data
 from prunegraph.runtime.session import provider_name
 from prunegraph.runtime.statistics import Statistics
@@ -72,6 +73,8 @@ def choose(
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Selected:
     """A plan, whatever has to be measured for it."""
+    if choice.depth != "never":
+        return _with_depth(coupling, choice, statistics, gradients, repair, progress)
     if choice.allocation not in MEASURED or statistics is None:
         inputs = _sample(coupling.graph, choice, statistics.data if statistics else None)
         return select_by_measuring(
@@ -85,6 +88,31 @@ def choose(
         ranking(coupling, choice, statistics, repair, progress, gradients=gradients).plan(
             choice.budget
         )
+    )
+
+
+def _with_depth(
+    coupling: Coupling,
+    choice: SelectionOptions,
+    statistics: Statistics | None,
+    gradients: Gradients | None,
+    repair: str,
+    progress: Callable[[str], None],
+) -> Selected:
+    """A plan in which residual branches may go."""
+    from prunegraph.depth import choose as depth
+
+    data = statistics.data if statistics is not None else None
+    depth.check(choice, data)
+    assert data is not None
+    bound, widths = (
+        repairs.find(repair, data, coupling.graph),
+        replace(choice, depth="never"),
+    )
+    inputs = _sample(coupling.graph, choice, data)
+    return depth.choose(
+        depth.Depth(coupling, choice, data, bound, inputs, progress),
+        lambda rest: choose(rest, widths, statistics, gradients, repair),
     )
 
 
