@@ -111,7 +111,7 @@ def _with_depth(
     )
     inputs = _sample(coupling.graph, choice, data)
     return depth.choose(
-        depth.Depth(coupling, choice, data, bound, inputs, progress),
+        depth.Depth(coupling, choice, data, bound, inputs, progress=progress),
         lambda rest: choose(rest, widths, statistics, gradients, repair),
     )
 

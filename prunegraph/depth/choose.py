@@ -24,7 +24,7 @@ from prunegraph.latency.bench import PAIRS, Bench
 from prunegraph.latency.cache import Cache
 from prunegraph.latency.measured import Selected
 from prunegraph.measuring import metrics
-from prunegraph.measuring.latency import Latency, Stopwatch
+from prunegraph.measuring.latency import Latency, Stopwatch, Timer
 from prunegraph.measuring.metrics import Seen
 from prunegraph.ops.cost import cost
 from prunegraph.recovery.repairs import BoundRepair
@@ -62,6 +62,8 @@ class Depth:
         data: unlabelled inputs.
         repair: how accuracy is recovered.
         inputs: what models are run on when they are timed.
+        timer: what measures; None is ONNX Runtime with the choice's provider and threads.
+        cache: where layer times are kept; None is this machine's.
         progress: told what is being measured.
     """
 
@@ -70,6 +72,8 @@ class Depth:
     data: Data
     repair: BoundRepair
     inputs: Batch | None = None
+    timer: Timer | None = None
+    cache: Cache | None = None
     progress: Callable[[str], None] = field(default=lambda stage: None, repr=False)
 
     @property
@@ -150,8 +154,7 @@ def _goal(depth: Depth, meter: Meter) -> Callable[[Sequence[str]], bool]:
             getattr(meter.measure(dict.fromkeys(gone, (0,))), budget.kind) <= bound
         )
     timer = _timer(depth)
-    cache = Cache.here(timer.provider, timer.threads)
-    bench = Bench(depth.coupling, timer, cache)
+    bench = Bench(depth.coupling, timer, _cache(depth))
     amount, is_share = parse_latency(str(budget.latency))
     share = amount if is_share else amount / timer.original()
 
@@ -162,8 +165,14 @@ def _goal(depth: Depth, meter: Meter) -> Callable[[Sequence[str]], bool]:
     return is_enough
 
 
-def _timer(depth: Depth) -> Stopwatch:
-    return Stopwatch(
+def _cache(depth: Depth) -> Cache:
+    if depth.cache is not None:
+        return depth.cache
+    return Cache.here(provider_name(depth.choice.provider), depth.choice.threads)
+
+
+def _timer(depth: Depth) -> Timer:
+    return depth.timer or Stopwatch(
         depth.coupling.graph,
         depth.inputs,
         provider=provider_name(depth.choice.provider),

@@ -127,7 +127,7 @@ def _gated(
         rewriter.insert_before(
             add,
             helper.make_node("Mul", [value, gate.factor], [product], name=product),
-            helper.make_node("Add", [product, gate.shift], [total], name=total),
+            helper.make_node("Sum", [product, gate.shift], [total], name=total),
         )
         rewriter.set_input(add, branch.slot, total)
         gates[branch.id] = gate
