@@ -17,6 +17,7 @@ from prunegraph.measuring.latency import Latency, Stopwatch
 from prunegraph.ops.cost import Cost
 from prunegraph.options import base_name
 from prunegraph.proof.result import Proof
+from prunegraph.recovery import repairs
 from prunegraph.rewriting.tied import tie_copies
 from prunegraph.runtime.data import Batch, Data
 from prunegraph.runtime.session import provider_name
@@ -74,6 +75,8 @@ def choose(
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Selected:
     """A plan, whatever has to be measured for it."""
+    if choice.depth != "never":
+        return _with_depth(coupling, choice, statistics, gradients, repair, progress)
     if statistics is not None and competes(choice):
         return Selected(
             competing(coupling, choice, statistics, gradients, progress).plan(choice.budget)
@@ -91,6 +94,31 @@ def choose(
         ranking(coupling, choice, statistics, repair, progress, gradients=gradients).plan(
             choice.budget
         )
+    )
+
+
+def _with_depth(
+    coupling: Coupling,
+    choice: SelectionOptions,
+    statistics: Statistics | None,
+    gradients: Gradients | None,
+    repair: str,
+    progress: Callable[[str], None],
+) -> Selected:
+    """A plan in which residual branches may go."""
+    from prunegraph.depth import choose as depth
+
+    data = statistics.data if statistics is not None else None
+    depth.check(choice, data)
+    assert data is not None
+    bound, widths = (
+        repairs.find(repair, data, coupling.graph),
+        replace(choice, depth="never"),
+    )
+    inputs = _sample(coupling.graph, choice, data)
+    return depth.choose(
+        depth.Depth(coupling, choice, data, bound, inputs, progress=progress),
+        lambda rest: choose(rest, widths, statistics, gradients, repair),
     )
 
 

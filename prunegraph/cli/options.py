@@ -225,6 +225,13 @@ choice_options = together(
     blocks_option(),
     seed_option(),
 )
+depth_option = shared(
+    "--depth",
+    type=click.Choice(["never", "auto", "only"]),
+    default="never",
+    show_default=True,
+    help="Whether residual branches go as a whole: auto weighs them against channels, only takes nothing else.",
+)
 allocation_option = shared(
     "--allocation", help="How the budget is shared among groups, as in global:max."
 )

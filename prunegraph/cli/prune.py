@@ -14,6 +14,7 @@ from prunegraph.cli.options import (
     allow_io_option,
     choice_options,
     data_option,
+    depth_option,
     latency_option,
     macs_option,
     mask_input_option,
@@ -80,6 +81,7 @@ def _ratio(
     help="Give channels that pass only what is linear another basis first; auto: with --data, for obs.",
 )
 @result_options
+@depth_option()
 @provider_option()
 @threads_option()
 @report_options

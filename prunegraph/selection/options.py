@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypedDict
 
-from prunegraph.errors import BudgetError
+from prunegraph.errors import BudgetError, UnknownNameError
 from prunegraph.options import base_name
 from prunegraph.selection.budget import KINDS, Budget
+
+#: Whether residual branches go: none, as many as are best beside channels, or nothing else.
+DEPTHS = ("never", "auto", "only")
 
 
 class LimitKeywords(TypedDict, total=False):
@@ -21,6 +24,7 @@ class LimitKeywords(TypedDict, total=False):
     keep: Sequence[str]
     ratio_for: Mapping[str, float]
     same_width: bool
+    depth: str
     seed: int
     provider: str | None
     threads: int
@@ -49,12 +53,15 @@ class SelectionOptions:
         ratio_for: layer -> share of its output channels to remove, whatever the budget.
         same_width: whether all layers stay alike: groups of one structure keep the same number of channels, each its
             own.
+        depth: whether residual branches go as a whole: "never", "auto" beside channels, or "only"
+            (see `prunegraph.depth`; needs data, and a bound).
         seed: for criteria that draw random numbers.
         provider: ONNX Runtime's execution provider that latency is measured on; None is the CPU.
         threads: how many threads it is measured with; 0 leaves it to ONNX Runtime.
 
     Raises:
         BudgetError: `round_to` or `threads` is out of range.
+        UnknownNameError: no such `depth`.
     """
 
     #: A bound is part of the budget.
@@ -70,6 +77,7 @@ class SelectionOptions:
     keep: Sequence[str] = ()
     ratio_for: Mapping[str, float] = field(default_factory=dict)
     same_width: bool = False
+    depth: str = "never"
     seed: int = 0
     provider: str | None = None
     threads: int = 1
@@ -85,6 +93,8 @@ class SelectionOptions:
             raise BudgetError(
                 f"round_to must be a whole number of at least 1, or 'auto', got {self.round_to!r}"
             )
+        if self.depth not in DEPTHS:
+            raise UnknownNameError("depth", str(self.depth), DEPTHS)
         if self.threads < 0:
             raise BudgetError(f"threads must be at least 0, got {self.threads}")
 
@@ -118,6 +128,8 @@ class SelectionOptions:
         options = {**vars(self), "keep": list(self.keep), "ratio_for": dict(self.ratio_for)}
         if not self.same_width:
             del options["same_width"]
+        if self.depth == "never":
+            del options["depth"]
         return {
             **options,
             "budget": self.budget.given(),

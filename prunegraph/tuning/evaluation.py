@@ -149,6 +149,7 @@ def _write(study: Study, folder: Path) -> tuple[Metric, float]:
         "repair": study.repair,
         "attention": study.coupling.attention,
         "blocks": study.coupling.blocks,
+        "dropped": study.coupling.dropped,
         "batches": batches,
         "whole": whole,
         "groups": _digest(study.coupling),
@@ -212,9 +213,8 @@ class Evaluator:
         graph.source = content["source"]
         self.folder, self.batches = folder, content["batches"]
         self.metric = metrics.resolve(content["metric"])
-        self.coupling = analyze(
-            graph, attention=content["attention"], blocks=content["blocks"]
-        )
+        coupling = analyze(graph, attention=content["attention"], blocks=content["blocks"])
+        self.coupling = coupling.without(content["dropped"])
         self.data = Data(self._calibration, "calibration data", whole=content["whole"])
         self.repair = repairs.find(content["repair"], self.data, graph)
         if _digest(self.coupling) != content["groups"]:

@@ -35,6 +35,7 @@ LAYERS = [
     ["execution"],
     ["quantization"],
     ["tuning"],
+    ["depth"],
     ["training"],
     ["pipeline"],
     ["decoders"],

@@ -10,6 +10,9 @@ import pytest
 import prunegraph as pg
 from benchmarks.zoo import ZOO, entry, is_convolutional, names
 from fixtures.light_models import load
+from prunegraph.ops.cost import cost
+from prunegraph.selection.budget import Meter
+from prunegraph.selection.plan import make_plan
 
 #: One of each kind of coupling, for the default run.
 FAST = [
@@ -67,6 +70,42 @@ def test_zoo(name: str) -> None:
         *(prune_and_prove(name, "random", seed) for seed in (1, 2, 3)),
     ]
     assert max(shares) <= (0.55 if is_convolutional(name) else 0.6)
+
+
+def drop_and_prove(path: Path, share: float) -> int:
+    """Drop all branches, or half of them and half of the channels; returns how many branches went."""
+    graph = pg.load(load(path, 0))
+    coupling = pg.analyze(graph)
+    rng = np.random.default_rng(0)
+    chosen = [b.id for b in coupling.branches if rng.random() < share]
+    channels = {
+        g.id: rng.permutation(g.channels)[: int(g.channels * (1 - share))]
+        for g in coupling.groups
+    }
+    plan = make_plan(coupling, {**channels, **dict.fromkeys(chosen, (0,))})
+    pruned = pg.apply(graph, plan)
+    assert pg.verify(graph, plan, pruned).relative <= 1e-4
+    assert cost(pruned).macs == Meter(coupling).measure(plan.removal).macs
+    return len(plan.branches)
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+@pytest.mark.parametrize(
+    "name", ["zoo/torchvision__mobilenet_v2", "zoo_transformers/hf__whisper__dynamo"]
+)
+def test_branches_of_the_fast_zoo(name: str, share: float) -> None:
+    assert drop_and_prove(ZOO.parent / f"{name}.light.xz", share)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.5, 1.0])
+@pytest.mark.parametrize(
+    "path",
+    sorted([*ZOO.glob("*.light.xz"), *TRANSFORMERS.glob("*.light.xz")]),
+    ids=lambda path: path.name.removesuffix(".light.xz"),
+)
+def test_branches_of_the_zoo(path: Path, share: float) -> None:
+    drop_and_prove(path, share)
 
 
 @pytest.mark.slow

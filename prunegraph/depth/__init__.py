@@ -1,0 +1,1 @@
+"""Depth: which residual branches go, and how many of them beside channels."""
