@@ -31,6 +31,7 @@ Kind = Literal[
     "dropout",
     "flattening",
     "gathering",
+    "gathering from blocks",
     "gemm",
     "identity",
     "matrix product",
@@ -268,6 +269,11 @@ def is_flatten(node: Named | onnx.NodeProto) -> bool:
 def is_gather(node: Named | onnx.NodeProto) -> bool:
     """Tell whether a node is a Gather."""
     return info(node).kind == "gathering"
+
+
+def is_block_gather(node: Named | onnx.NodeProto) -> bool:
+    """Tell whether a node picks rows of a table that is quantized in blocks: GatherBlockQuantized."""
+    return info(node).kind == "gathering from blocks"
 
 
 def is_gemm(node: Named | onnx.NodeProto) -> bool:

@@ -12,7 +12,14 @@ from prunegraph.graph.inference import shape_info_at
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.shape_info import Shape, ShapeInfo
 from prunegraph.graph.shapes import shape_info
-from prunegraph.operators import info, is_gather, is_transpose, passes
+from prunegraph.operators import (
+    info,
+    is_block_gather,
+    is_gather,
+    is_reshape,
+    is_transpose,
+    passes,
+)
 
 #: Tables of com.microsoft's EmbedLayerNormalization: slot of the indices -> slot of the table.
 EMBEDDINGS = {0: 2, 1: 4}
@@ -65,14 +72,20 @@ def table_uses(graph: Graph) -> list[TableUse]:
 
 def table_of(graph: Graph, node: Node) -> str | None:
     """The weight whose rows (along its axis 0) a node picks at positions that are not known before; None for others."""
-    if not is_gather(node) or node.attributes.get("axis", 0) or not node.input(1):
+    is_plain, in_blocks = is_gather(node), is_block_gather(node)
+    if not (is_plain or in_blocks) or not node.input(1):
         return None
-    if node.inputs[1] in graph.weights or node.inputs[1] in shape_info(graph).known:
+    if node.attributes.get("axis" if is_plain else "gather_axis", 0):
+        return None
+    known = shape_info(graph)
+    if node.inputs[1] in graph.weights or node.inputs[1] in known.known:
         return None
     value = node.inputs[0]
     while value in graph.producer:
         carrier = graph.nodes[graph.producer[value]]
-        if is_transpose(carrier) or not passes(carrier, "weights"):
+        sizes = [known.shapes.get(each, ())[:1] for each in (carrier.inputs[0], value)]
+        keeps_rows = is_reshape(carrier) and sizes[0] == sizes[1] != ()
+        if is_transpose(carrier) or not (passes(carrier, "weights") or keeps_rows):
             return None
         value = carrier.inputs[0]
     return value if value in graph.weights else None

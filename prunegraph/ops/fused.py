@@ -108,6 +108,32 @@ register(
         roles=("weight", "weight"), is_layer=True, weight_slots=(1, 0), channel_axis=-1
     ),
 )
+
+
+def _propagate_block_gather(site: Site) -> None:
+    """Rows of a table that is quantized in blocks: all of a row stays; rows go with ids that are numbered anew."""
+    data = site.labels(0)
+    axis = site.node.attributes.get("gather_axis", 0) % len(data)
+    for slot in (0, 2, 3):
+        for place, each in enumerate(site.labels(slot) if site.has(slot) else ()):
+            if place == axis and each.size == data[axis].size:
+                site.space.tie(each, data[axis])
+            else:
+                site.pin(each, "packed in blocks of bits")
+    if not site.is_renumbered(1):
+        site.pin(data[axis], "looked up at run time")
+    picked = site.labels(1)
+    shape = site.out_shape()
+    others = [site.pinned_axis(size, "packed in blocks of bits") for size in shape]
+    site.set_output([*others[:axis], *picked, *others[axis + len(picked) :]])
+
+
+register(
+    "GatherBlockQuantized",
+    propagate=_propagate_block_gather,
+    domain=MICROSOFT,
+    info=OperatorInfo(kind="gathering from blocks", indices="axis"),
+)
 register(
     "MatMulNBits",
     propagate=_propagate_matmul_nbits,

@@ -17,6 +17,7 @@ from onnx import helper
 from prunegraph.coupling.analysis import analyze
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.places import places
+from prunegraph.coupling.sample import complete
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.errors import ModelError
 from prunegraph.graph.indices import table_of, table_uses
@@ -82,6 +83,7 @@ def shrink_vocabulary(
     Raises:
         ModelError: the graph has no such table, or something else depends on its rows; or an id is none of it.
     """
+    complete(graph, shape_info(graph))
     table, inputs = _find_table(graph)
     size = graph.weights[table].shape[0]
     kept = _checked(graph, keep, size)

@@ -26,6 +26,7 @@ from prunegraph.rewriting.vocabulary import shrink_vocabulary
 from prunegraph.runtime.session import run, session
 from tests.builders import Builder
 from tests.commands import check_refused, cli, files
+from tests.ops.networks import MS
 from tests.paths import ROOT
 
 TOKENS, STREAM = 20, 6
@@ -119,6 +120,53 @@ def test_exported_models(path, old_ids):
     assert result.model.weights[result.table].shape[0] == len(keep)
     has_scores = any(kind in path.name for kind in ("bert", "clip"))
     assert len(result.outputs) == (0 if has_scores else 1)
+
+
+def in_blocks(shared: bool, bits: int = 4) -> Graph:
+    """A model whose table and head are quantized in blocks, as ONNX Runtime's builder of such models writes them."""
+    hidden, block, tokens = 32, 16, 24
+    b = Builder(opset=21, ir_version=10)
+    ids = b.input("batch", "length", name="ids", kind=onnx.TensorProto.INT64)
+    size = [hidden // block, block * bits // 8]
+    codes = b.const(b.rng.integers(0, 256, (tokens, *size)), np.uint8)
+    scales = b.const(b.rng.uniform(0.01, 0.1, (tokens, hidden // block)), np.float32)
+    table = b.op("Reshape", codes, b.const([tokens, -1]), name="table")
+    if not shared:
+        table = b.const(b.rng.integers(0, 256, (tokens, hidden * bits // 8)), np.uint8)
+    given = {"bits": bits, "block_size": block}
+    x = b.op(
+        "GatherBlockQuantized",
+        table,
+        ids,
+        scales,
+        domain="com.microsoft",
+        quantize_axis=1,
+        gather_axis=0,
+        **given,
+    )
+    x = b.op("Relu", b.op("MatMul", x, b.weight(hidden, hidden)))
+    y = b.op("MatMulNBits", x, codes, scales, domain=MS, K=hidden, N=tokens, **given)
+    return pg.load(b.model(y, domains=[(MS, 1)]))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("old_ids", [True, False])
+def test_tables_that_are_quantized_in_blocks(shared, bits, old_ids):
+    graph, kept = in_blocks(shared, bits), np.asarray([0, 2, 3, 11, 23])
+    result, proof = shrink(graph, kept, old_ids=old_ids)
+    assert proof is not None and result.outputs
+    new = np.random.default_rng(0).integers(0, len(kept), (3, 4))
+    [before] = run(session(graph), {"ids": kept[new]})
+    [after] = run(session(result.model), {"ids": kept[new] if old_ids else new})
+    np.testing.assert_allclose(
+        after, before[..., kept], rtol=0, atol=1e-4 * abs(before).max()
+    )
+    assert all(
+        24 not in weight.shape[:1]
+        for weight in result.model.weights.values()
+        if weight.dtype == np.uint8
+    )
 
 
 def test_an_old_id_that_is_gone_is_read_as_the_lowest_kept():

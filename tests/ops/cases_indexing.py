@@ -207,6 +207,21 @@ SOURCES = (
     "MelWeightMatrix",
 )
 
+
+def block_gather(n: Net) -> str:
+    """Rows of a table of 4 or 8 bits, picked by numbers that a graph input holds, added to what a layer makes."""
+    rows, block, blocks, bits = n.int(3, 6), 16, n.int(1, 2), n.pick(4, 8)
+    batch = "n" if n.symbolic else 2
+    data = n.x([batch, 3, block * blocks], -1)
+    ids = n.b.input(batch, 3, name="ids", kind=7)
+    codes = n.rng.integers(0, 256, (rows, block * blocks * bits // 8))
+    scales = n.rng.uniform(0.01, 0.1, (rows, blocks))
+    packed = [n.b.const(codes, np.uint8), ids, n.b.const(scales, np.float32)]
+    given = {"bits": bits, "block_size": block, "quantize_axis": 1, "gather_axis": 0}
+    rows_of = n.op("GatherBlockQuantized", *packed, domain=MS, **given)
+    return n.op("Add", data, rows_of)
+
+
 CASES: dict[tuple[str, str], Case] = {
     **{("", op): partial(source, op) for op in SOURCES},
     **{("", op): partial(cumulative, op) for op in ("CumSum", "CumProd")},
@@ -217,6 +232,7 @@ CASES: dict[tuple[str, str], Case] = {
     ("", "ScatterND"): scatter_nd,
     ("", "TopK"): top_k,
     ("", "Trilu"): trilu,
+    (MS, "GatherBlockQuantized"): block_gather,
     (MS, "GatherND"): partial(gather_nd, domain=MS),
     (MS, "Trilu"): partial(trilu, domain=MS),
 }

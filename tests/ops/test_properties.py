@@ -43,6 +43,7 @@ CONTROL = {("", op) for op in ("If", "Loop", "Scan")} | {
 
 #: Operators that nothing passes through, whatever the network, and why.
 ALWAYS_PINNED = {
+    (MS, "GatherBlockQuantized"): "a row of its table is packed in blocks",
     ("", "LRN"): "a channel is scaled by those beside it, which a cut would change",
     **{
         ("", op): "it makes data of its own, as wide as it says; what is added to it stays"

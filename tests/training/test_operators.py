@@ -42,6 +42,7 @@ UNTRAINED = {
             ("", "MatMulInteger"),
             ("", "QLinearConv"),
             ("", "QLinearMatMul"),
+            (MS, "GatherBlockQuantized"),
             (MS, "MatMulNBits"),
             (MS, "QMoE"),
         ],
