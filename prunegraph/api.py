@@ -178,6 +178,8 @@ def verify(
 ) -> Proof:
     """Prove that a pruned graph computes what the masked original computes.
 
+    A smaller vocabulary and a rotation that the plan has are proved on the way.
+
     Args:
         model: the original.
         plan: what was removed.
@@ -190,7 +192,12 @@ def verify(
     """
     from prunegraph.proof.verify import verify as _verify
 
-    base = _base(model, replace(plan, rotation=None))
+    base, tokens = model, plan.vocabulary
+    if tokens is not None:
+        whole = [dict(batch) for batch in data]
+        base = shrink(model, tokens.kept, old_ids=tokens.old_ids, data=whole, seed=seed)[
+            0
+        ].model
     if plan.rotation is not None:
         seen = [base.intake.since(model.intake).read(batch) for batch in data]
         base = rotated(base, plan.rotation, data=seen, seed=seed).model

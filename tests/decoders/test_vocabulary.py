@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 
 import prunegraph as pg
 from fixtures.light_models import load
+from prunegraph import api
+from prunegraph.decoders import vocabulary
 from prunegraph.decoders.vocabulary import read_ids, shrink
 from prunegraph.errors import (
     BudgetError,
@@ -22,7 +25,7 @@ from prunegraph.errors import (
     PlanError,
 )
 from prunegraph.graph.model import Graph
-from prunegraph.rewriting.vocabulary import shrink_vocabulary
+from prunegraph.rewriting.vocabulary import Vocabulary, shrink_vocabulary
 from prunegraph.runtime.session import run, session
 from tests.builders import Builder
 from tests.commands import check_refused, cli, files
@@ -183,28 +186,35 @@ def test_a_token_that_the_model_itself_asks_for():
         shrink(language_model("start"), [0, 1, 2])
 
 
+def turned(graph: Graph, keep: object, **options: object) -> Vocabulary:
+    """A rewrite that is wrong: it writes the scores in another order."""
+    result = shrink_vocabulary(graph, keep, **options)
+    [head] = [n for n, w in result.model.weights.items() if w.shape == (STREAM, 3)]
+    values = np.ascontiguousarray(result.model.weights[head].read()[:, ::-1])
+    model = onnx.ModelProto.FromString(result.model.model.SerializeToString())
+    for tensor in model.graph.initializer:
+        if tensor.name == head:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, head))
+    model = Graph(model, source="turned", intake=result.model.intake)
+    return replace(result, model=model)
+
+
 def test_a_wrong_head_fails_the_proof(monkeypatch):
     """The proof compares with the original: another order of the scores is noticed."""
-    from prunegraph.decoders import vocabulary
-
-    def turned(graph, keep, **options):
-        result = shrink_vocabulary(graph, keep, **options)
-        [head] = [n for n, w in result.model.weights.items() if w.shape == (STREAM, 3)]
-        values = result.model.weights[head].read()[:, ::-1]
-        model = onnx.ModelProto.FromString(result.model.model.SerializeToString())
-        for tensor in model.graph.initializer:
-            if tensor.name == head:
-                tensor.CopyFrom(
-                    onnx.numpy_helper.from_array(np.ascontiguousarray(values), head)
-                )
-        return vocabulary.replace(result, model=pg.load(model))
-
     monkeypatch.setattr(vocabulary, "shrink_vocabulary", turned)
-    monkeypatch.setattr(
-        vocabulary, "replace", __import__("dataclasses").replace, raising=False
-    )
     with pytest.raises(ExactnessError):
         shrink(language_model(head="own"), [1, 7, 9])
+
+
+def test_verifying_a_plan_proves_its_vocabulary(monkeypatch):
+    """What is left of the vocabulary is held against the original, not against the same rewrite once more."""
+    graph = language_model(head="own")
+    for module in (vocabulary, api):
+        if hasattr(module, "shrink_vocabulary"):
+            monkeypatch.setattr(module, "shrink_vocabulary", turned)
+    result = pg.prune(graph, vocabulary=[1, 7, 9], budget=pg.Budget(ratio=0), verify=False)
+    with pytest.raises(ExactnessError):
+        pg.verify(graph, result.plan, result.model)
 
 
 def test_what_is_no_vocabulary():
