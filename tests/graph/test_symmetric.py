@@ -13,17 +13,24 @@ def test_inverse(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of well and of badly conditioned matrices, in float32 as well, several at a time; what is given stays."""
     monkeypatch.setattr(symmetric, "BLOCK", 4)
     rng = np.random.default_rng(size)
-    rows = rng.standard_normal((3, size + 2, size))
-    rows[1, :, size // 2 :] *= 1e-3
+    rows = rng.standard_normal((4, size + 2, size))
+    rows[1] *= np.geomspace(1, 1e-3, size)
     rows[2] *= 1e4
-    matrices = rows.swapaxes(1, 2) @ rows + 1e-6 * np.eye(size)
+    # Directions of all sizes, none along an axis: errors of one block must not be multiplied by the next.
+    rows[3] = (
+        np.geomspace(1, 1e-4, size + 2)[:, None] * rows[3] @ np.linalg.qr(rows[3][:size])[0]
+    )
+    matrices = rows.swapaxes(1, 2) @ rows + 1e-9 * np.eye(size)
     given = matrices.copy()
     inverses = symmetric.inverse(matrices)
     np.testing.assert_array_equal(matrices, given)
     for matrix, inverse in zip(matrices, inverses, strict=True):
-        limit = 1e-13 * np.linalg.cond(matrix) * size
+        limit = 1e-15 * np.linalg.cond(matrix) * size
         np.testing.assert_allclose(matrix @ inverse, np.eye(size), atol=limit)
         np.testing.assert_array_equal(symmetric.inverse(matrix), inverse)
+    np.testing.assert_array_equal(symmetric.inverse(-np.eye(size)), -np.eye(size))
+    with pytest.raises(np.linalg.LinAlgError):
+        symmetric.inverse(np.zeros((size, size)))
     single = symmetric.inverse(np.eye(size, dtype=np.float32) * 4)
     assert single.dtype == np.float64
     np.testing.assert_array_equal(single, np.eye(size) / 4)
