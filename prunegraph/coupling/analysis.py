@@ -134,7 +134,12 @@ class _Walk:
             uneven, mixed = find_uneven(labelling, groups), find_mixed(labelling)
             if not uneven and not mixed:
                 break
-            pairs = [pair for pair in pairs if pair not in uneven]
+            stuck = mixed - whole
+            pairs = [
+                pair
+                for pair in pairs
+                if pair not in uneven and pair.outer.first not in stuck
+            ]
             whole -= mixed
         groups = self._routed(labelling, with_cells(labelling, groups))
         return Coupling.of(labelling, groups, find_fixed(labelling, groups))
