@@ -35,7 +35,7 @@ Array = np.ndarray
 RATIOS = (0.25, 0.5)
 
 #: Images the networks learn, and how often.
-IMAGES, EPOCHS, BATCH = 12_000, 2, 64
+IMAGES, EPOCHS, BATCH = 12_000, 5, 64
 
 
 def error(graph: Graph, pruned: Graph, data: Data) -> float:

@@ -107,7 +107,7 @@ def analyze(
         model: the graph.
         attention: what is pruned in attention: "heads" or "head_dim"; by default whichever is finer.
         blocks: which channels go where heads, or groups of a convolution, lose some: the same ones everywhere
-            ("alike"), or its "own" in each, equally many.
+            ("alike"), or its "own" in each, equally many; with "both", whole heads or groups can go besides.
         allow_io: inputs and outputs, by name or pattern, whose axes of fixed size may lose indices: those of a
             key/value cache (`("past*", "present*")`).
 
@@ -251,7 +251,8 @@ def prune(
         model: a Graph, or anything that `load` reads.
         out: where the pruned model goes; None writes nothing.
         attention: "heads" or "head_dim"; by default whichever is finer.
-        blocks: whether heads, and groups of a convolution, lose the same channels ("alike") or their "own".
+        blocks: whether heads, and groups of a convolution, lose the same channels ("alike") or their "own"; "both" also
+            takes whole ones.
         allow_io: inputs and outputs whose axes may lose indices, by name or pattern; see `analyze`. Data are given as
             the original takes them.
         vocabulary: ids of the tokens that stay, or a file of them (see `prunegraph.decoders.vocabulary`). This goes

@@ -60,7 +60,8 @@ def sensitivity(
         ratios: shares of a group's channels to remove, rising.
         repair: "none", or how each candidate is repaired ("least-squares", "bn", "absorb"; slower).
         attention: "heads" or "head_dim"; by default whichever is finer.
-        blocks: whether heads, and groups of a convolution, lose the same channels ("alike") or their "own".
+        blocks: whether heads, and groups of a convolution, lose the same channels ("alike") or their "own"; "both" also
+            takes whole ones.
         jobs: worker processes; None is one for each core.
         cluster: address of a Dask scheduler, "tcp://host:port", instead of processes.
         progress: called with what is being done.
@@ -141,7 +142,8 @@ def search(
         by: what a strength is the share of that goes: "macs", "params", "bytes", or "ratio" for channels.
         stages: whether parts of the network are then pruned a little more or less.
         attention: "heads" or "head_dim"; by default whichever is finer.
-        blocks: whether heads, and groups of a convolution, lose the same channels ("alike") or their "own".
+        blocks: whether heads, and groups of a convolution, lose the same channels ("alike") or their "own"; "both" also
+            takes whole ones.
         repair: of every candidate, and of the result: "least-squares" (the default), "bn", "absorb" or "none".
         verify: whether to verify the result; a failed proof raises and nothing is written.
         save_plan: where the plan goes.

@@ -54,7 +54,8 @@ def apply(
 
     Raises:
         ModelError: an operator cannot take the cut, or a file cannot be read or written.
-        PlanError: a plan without cuts is for another model, or names what is not there.
+        PlanError: a plan without cuts is for another model, or names what is not there; or it says what a symbol file
+            cannot be written with: branches that go, blocks that lose channels of their own.
     """
     if not out_symbol.endswith(SUFFIX):
         raise ModelError(f"{out_symbol}: the name of a symbol file ends in {SUFFIX}")
@@ -161,9 +162,18 @@ def _stored(path: Path | None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 
 def _by_weight(plan: Plan, weights: Mapping[str, Any]) -> dict[str, dict[int, list[int]]]:
-    """Cuts of what came from parameters; those of constants follow from attributes."""
+    """Cuts of what came from parameters; those of constants follow from attributes.
+
+    Raises:
+        PlanError: blocks of a weight lose channels of their own.
+    """
     result: dict[str, dict[int, list[int]]] = defaultdict(dict)
     for cut in plan.cuts:
+        if cut.over is not None:
+            raise PlanError(
+                f"weight {cut.weight!r} would lose other channels in each block, which no parameter file is written "
+                "with: write an ONNX model, or use --blocks alike"
+            )
         result[cut.weight][cut.axis] = list(cut.removed)
     return {
         name: axes

@@ -203,10 +203,11 @@ attention_option = shared(
 )
 blocks_option = shared(
     "--blocks",
-    type=click.Choice(["alike", "own"]),
+    type=click.Choice(["alike", "own", "both"]),
     default="alike",
     show_default=True,
-    help="Which channels heads, and groups of a convolution, lose: the same ones, or each its own, equally many.",
+    help="Which channels heads, and groups of a convolution, lose: the same ones, or each its own, equally many; "
+    "both: and whole heads or groups besides.",
 )
 allow_io_option = shared(
     "--allow-io",

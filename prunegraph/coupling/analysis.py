@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from prunegraph.coupling.blocks import BlockFinder
-from prunegraph.coupling.cells import find_uneven, with_cells
+from prunegraph.coupling.cells import find_mixed, find_uneven, with_cells
 from prunegraph.coupling.coupling import Coupling, Labelling, Reduction
 from prunegraph.coupling.finding import find_fixed, find_groups
 from prunegraph.coupling.groups import Group
@@ -36,7 +36,8 @@ from prunegraph.ops import rule_for
 ATTENTION = ("heads", "head_dim")
 
 #: Which channels of a head, or of a group of a convolution, go: everywhere the same, or everywhere its own.
-BLOCKS = ("alike", "own")
+#: With "both" it can also go as a whole, whichever costs less.
+BLOCKS = ("alike", "own", "both")
 
 
 def analyze(
@@ -54,7 +55,8 @@ def analyze(
         attention: what is pruned in attention, "heads" or "head_dim"; by default whichever
             has more elements, the finer unit.
         blocks: where a head or a group of a convolution loses channels, "alike" removes the same ones from each;
-            with "own" each loses its own, equally many, where nothing needs them to be the same.
+            with "own" each loses its own, equally many, where nothing needs them to be the same; with "both"
+            whole heads or groups can go besides.
         allow_io: graph inputs and outputs, by name or pattern (`past*`), whose axes may lose indices: those of a fixed
             size behind the first axis. All other inputs and outputs stay as they are.
         tables: weights whose rows are looked up by ids that will be numbered anew: the rows are channels.
@@ -124,14 +126,21 @@ class _Walk:
             # The first axis counts samples, or parts of another kind.
             for labels in self.value_labels(name)[: 1 if name in self.allow_io else None]:
                 self.space.pin(labels, Reason("graph output", name, Kind.GRAPH_OUTPUT))
-        pairs = self._pairs() if blocks == "own" else []
+        pairs = [] if blocks == "alike" else self._pairs()
+        whole = {pair.outer.first for pair in pairs} if blocks == "both" else set()
         while True:
-            labelling = self._labelling(attention, blocks, pairs)
+            labelling = self._labelling(attention, blocks, pairs, whole)
             groups = find_groups(labelling)
-            uneven = find_uneven(labelling, groups)
-            if not uneven:
+            uneven, mixed = find_uneven(labelling, groups), find_mixed(labelling)
+            if not uneven and not mixed:
                 break
-            pairs = [pair for pair in pairs if pair not in uneven]
+            stuck = mixed - whole
+            pairs = [
+                pair
+                for pair in pairs
+                if pair not in uneven and pair.outer.first not in stuck
+            ]
+            whole -= mixed
         groups = self._routed(labelling, with_cells(labelling, groups))
         return Coupling.of(labelling, groups, find_fixed(labelling, groups))
 
@@ -190,7 +199,11 @@ class _Walk:
                     self.space.tie(first.setdefault((origin.tensor, axis), labels), labels)
 
     def _labelling(
-        self, attention: str | None, blocks: str, pairs: Sequence[Blocks]
+        self,
+        attention: str | None,
+        blocks: str,
+        pairs: Sequence[Blocks],
+        whole: Collection[int],
     ) -> Labelling:
         return Labelling(
             graph=self.graph,
@@ -205,7 +218,7 @@ class _Walk:
             attention=attention,
             blocks=blocks,
             allow_io=self.allow_io,
-            channels=resolve(self.space.copy(), self._used(), attention, pairs),
+            channels=resolve(self.space.copy(), self._used(), attention, pairs, whole),
         )
 
     def _is_arithmetic(self, node: Node) -> bool:

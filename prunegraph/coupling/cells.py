@@ -24,6 +24,28 @@ def find_uneven(labelling: Labelling, groups: Sequence[Group]) -> list[Blocks]:
     return list(result.values())
 
 
+def find_mixed(labelling: Labelling) -> set[int]:
+    """First labels of the outer factors whose blocks cannot go as a whole: others would lose a part of theirs."""
+    channels = labelling.channels
+    tables = {blocks: channels.block_numbers(blocks) for blocks in channels.blocks}
+    result = set()
+    for blocks, table in tables.items():
+        if channels.all_pinned(blocks.factor):
+            continue
+        is_apart = np.unique(table).size == table.size and all(
+            other is blocks
+            or not np.isin(table, numbers).any()
+            or (
+                other.outer.first == blocks.outer.first
+                and np.array_equal(np.sort(table, axis=1), np.sort(numbers, axis=1))
+            )
+            for other, numbers in tables.items()
+        )
+        if not is_apart:
+            result.add(blocks.outer.first)
+    return result
+
+
 def with_cells(labelling: Labelling, groups: Sequence[Group]) -> tuple[Group, ...]:
     """Groups that know their cells, where blocks choose channels of their own and no blocks are uneven."""
     result = []

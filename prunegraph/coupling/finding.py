@@ -83,8 +83,28 @@ def _axes(labelling: Labelling) -> Iterator[_UsedAxis]:
                 root = labelling.channels.root(labels)
                 if isinstance(root, Listed):
                     yield _UsedAxis(use, axis, None, root.ids)
+                    yield from _covering(labelling, use, axis, root.ids)
                 elif isinstance(root, Span):
                     yield _UsedAxis(use, axis, root.first, None)
+
+
+def _covering(
+    labelling: Labelling, use: Use, axis: int, numbers: Array
+) -> Iterator[_UsedAxis]:
+    """The same axis with the channels that take its own with them: whole blocks."""
+    for covering in _covers(labelling, numbers):
+        yield _UsedAxis(use, axis, None, covering)
+
+
+def _covers(labelling: Labelling, numbers: Array) -> Iterator[Array]:
+    """Channels that take some others with them, one for each of these; `count` where none does."""
+    count = labelling.channels.count
+    for whole, elements in labelling.channels.covers:
+        cover = np.full(count + 1, count)
+        cover[elements] = whole[:, None]
+        covering = cover[np.minimum(numbers, count)]
+        if (covering < count).any():
+            yield covering
 
 
 def _rank(use: Use, axis: int) -> int:
@@ -115,12 +135,12 @@ def _component_groups(labelling: Labelling, axes: list[_UsedAxis]) -> Iterator[R
     if not expanded or not count:
         return
     signature, order, ranks = _signatures(labelling, expanded)
-    free = np.flatnonzero((signature != 0) & ~labelling.channels.pinned_components)
+    free = np.flatnonzero((signature[:count] != 0) & ~labelling.channels.pinned_components)
     _, groups = np.unique(signature[free], return_inverse=True)
     sorting = np.lexsort((order[free], groups))
     free, groups = free[sorting], groups[sorting]
     starts = np.searchsorted(groups, np.arange(groups[-1] + 1 if len(groups) else 0))
-    place_of = np.full(count, -1)
+    place_of = np.full(count + 1, -1)
     place_of[free] = np.arange(len(free))
     sizes = np.bincount(groups)
     members: list[list[tuple[_UsedAxis, int | None, Array | None]]] = [[] for _ in sizes]
@@ -147,8 +167,9 @@ def _signatures(
     parts = _value_axes(labelling)
     random = np.random.default_rng(0).integers(1, 2**63, len(axes) + len(parts), np.uint64)
     count = labelling.channels.count
-    signature = np.zeros(count, np.uint64)
-    order, ranks = np.full(count, np.iinfo(np.int64).max), np.zeros(count, np.int64)
+    signature = np.zeros(count + 1, np.uint64)
+    order = np.full(count + 1, np.iinfo(np.int64).max)
+    ranks = np.zeros(count + 1, np.int64)
     rank = np.asarray([_rank(axis.use, axis.axis) for axis, _ in axes])
     # What is written last stays: the first place on the axis of the first maker.
     sorting = np.argsort(-rank, kind="stable")
@@ -180,7 +201,12 @@ def _value_axes(labelling: Labelling) -> list[tuple[Array, int]]:
             root = labelling.channels.compact(axis)
             if isinstance(root, Listed):
                 result[root.key] = root.ids, root.repeat
-    return list(result.values())
+    covers = [
+        (covering, repeat)
+        for numbers, repeat in result.values()
+        for covering in _covers(labelling, numbers)
+    ]
+    return [*result.values(), *covers]
 
 
 def _make(
@@ -283,7 +309,8 @@ def find_fixed(labelling: Labelling, groups: Sequence[Group]) -> tuple[Fixed, ..
                 if isinstance(mask, np.ndarray)
                 else labels.size * mask
             )
-            single = labels.size - pinned - offered.get((id(use), axis), 0)
+            # Channels that can go alone or in a whole block are offered twice.
+            single = max(labels.size - pinned - offered.get((id(use), axis), 0), 0)
             if not pinned and (not single or labels.size == 1):
                 continue
             for node in use.layers:

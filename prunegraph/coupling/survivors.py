@@ -45,6 +45,8 @@ class Survivors:
                 self._runs[group.first] = gone
             else:
                 self._components[group.numbers[indices]] = True
+        for whole, elements in coupling.channels.covers:
+            self._components[elements[self._components[whole]]] = True
         self._kept: dict[tuple[int, int], Array | None] = {}
         self.branches = _outermost(coupling, remove)
         self.gone = coupling.nodes_without(self.branches)
@@ -105,6 +107,11 @@ class Survivors:
         first = blocks.inner.first
         if first not in self._counted:
             stays = ~self.removed(self.coupling.channels.block_numbers(blocks))
+            remaining = self.kept(blocks.factor)
+            if remaining is not None:
+                # Nothing is left of a block that goes as a whole: what stands for it here goes with its axis.
+                gone = np.setdiff1d(np.arange(blocks.count), remaining)
+                stays[gone] = stays[remaining[0]]
             counts = stays.sum(axis=1)
             if (counts != counts[0]).any():
                 raise PlanError(

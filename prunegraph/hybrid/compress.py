@@ -212,7 +212,8 @@ def compress(
         data: unlabelled inputs from the training distribution.
         mask_input: the input that is 0 at positions which do not count, as for `pg.prune`.
         attention: "heads" or "head_dim"; by default whichever is finer.
-        blocks: whether heads, and groups of a convolution, lose the same channels ("alike") or their "own".
+        blocks: whether heads, and groups of a convolution, lose the same channels ("alike") or their "own"; "both" also
+            takes whole ones.
         repair: how to get accuracy back; None is "least-squares" with data, else "none".
         quantize: type of the weights of a quantized result, such as "int8" (see `pg.quantize`); needs data.
         verify: whether the cut is proved; a failed proof raises and nothing is written.

@@ -99,6 +99,11 @@ class Blocks:
     wholes: Mapping[int, tuple[Product, Array]] = field(repr=False)
 
     @property
+    def factor(self) -> Span:
+        """The outer factor: the axis of the blocks themselves."""
+        return self.outer.space.block(self.outer.first)
+
+    @property
     def size(self) -> int:
         """Elements of a block, before anything goes."""
         return self.inner.size

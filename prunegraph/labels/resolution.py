@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from prunegraph.labels.blocks import Blocks
 from prunegraph.labels.carriers import Candidate, choose
@@ -18,6 +18,7 @@ def resolve(
     used: Iterable[Labels],
     wanted: str | None = None,
     blocks: Sequence[Blocks] = (),
+    whole: Collection[int] = (),
 ) -> ResolvedLabels:
     """Channels of all labels.
 
@@ -27,20 +28,28 @@ def resolve(
         wanted: tag of the factors that carry their products, where several are free;
             else the factor with the most elements does.
         blocks: pairs of factors; where the inner one carries its products, the elements of these do in its place.
+        whole: first labels of the outer factors that stay free: their blocks can also go as a whole.
     """
-    resolution = _Resolution(space, wanted, blocks)
+    resolution = _Resolution(space, wanted, blocks, whole)
     resolution.run()
     chosen = tuple(each for each in blocks if each.inner.first in resolution.apart)
     # Their elements have numbers one by one.
-    elements = [Listed(each.elements.array()) for each in chosen]
-    return ResolvedLabels(space, (*used, *elements), chosen)
+    apart = [Listed(each.elements.array()) for each in chosen]
+    apart += [Listed(each.factor.array()) for each in chosen if each.outer.first in whole]
+    return ResolvedLabels(space, (*used, *apart), chosen)
 
 
 class _Resolution:
     """The products of a space while they are settled."""
 
-    def __init__(self, space: LabelSpace, wanted: str | None, blocks: Sequence[Blocks]):
-        self.space = space
+    def __init__(
+        self,
+        space: LabelSpace,
+        wanted: str | None,
+        blocks: Sequence[Blocks],
+        whole: Collection[int],
+    ):
+        self.space, self.whole = space, whole
         self.carriers: list[Labels] = []
         self.blocks = {each.inner.first: each for each in blocks}
         #: Inner factors whose blocks choose channels of their own, by first label.
@@ -164,8 +173,15 @@ class _Resolution:
 
     def _carry(self, product: Product, chosen: int, free: Sequence[int]) -> None:
         """Let one factor carry a product and pin the others."""
+        root = self.space.find(product.factors[chosen])
+        blocks = self.blocks.get(root.first) if self.space.is_block(root) else None
         for i in free:
-            if i != chosen:
+            stays_free = (
+                blocks is not None
+                and blocks.outer.first in self.whole
+                and blocks.outer.along(product.factors[i]) is not None
+            )
+            if i != chosen and not stays_free:
                 self.space.pin(
                     product.factors[i],
                     Reason(

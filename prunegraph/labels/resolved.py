@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import TypeGuard
 
 import numpy as np
@@ -157,6 +158,16 @@ class ResolvedLabels:
     def block_numbers(self, blocks: Blocks) -> Array:
         """Channel numbers of the elements of all blocks [blocks, elements of one]."""
         return self.root(blocks.elements).array().reshape(blocks.count, blocks.size)
+
+    @cached_property
+    def covers(self) -> list[tuple[Array, Array]]:
+        """Channels of whole blocks [blocks], and of the elements that go with them [blocks, elements of one]."""
+        result = []
+        for blocks in self.blocks:
+            if not self.all_pinned(blocks.factor):
+                whole = self.root(blocks.factor).array()
+                result.append((whole, self.block_numbers(blocks)))
+        return result
 
     def blocks_of(self, labels: Labels) -> Blocks | None:
         """The blocks whose elements an axis counts; None for an axis that has channels itself."""

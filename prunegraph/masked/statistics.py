@@ -121,8 +121,11 @@ class Masking:
         for axis in reduction.axes:
             own = self.survivors.coupling.own_channels(labels, axis)
             if own is not None:
-                one = np.asarray(~self.survivors.removed(own.numbers), self.dtype)
-                fraction *= float(one[0].mean())
+                stays = ~self.survivors.removed(own.numbers)
+                # Of a block that goes as a whole nothing is masked here, since its zeros might be divided by.
+                stays[~stays.any(axis=1)] = True
+                one = np.asarray(stays, self.dtype)
+                fraction *= float(one.mean(axis=1).min())
                 shape = [1] * len(labels)
                 shape[own.over], shape[axis] = one.shape
                 mask = mask * (one if own.over < axis else one.T).reshape(shape)

@@ -146,7 +146,7 @@ class Plan:
 
     @property
     def blocks(self) -> str:
-        """Which channels of each block the plan's groups are about: "own" or "alike"."""
+        """What the plan's groups say of blocks: "alike", "own" or "both"; see `analyze`."""
         return str(self.provenance.get("blocks", "alike"))
 
     @property

@@ -156,8 +156,8 @@ def cells(coupling: Coupling) -> dict[str, tuple[int, ...]]:
     }
 
 
-def prove(graph: Graph, seed: int, ratio: float) -> None:
-    coupling = pg.analyze(graph, attention="head_dim", blocks="own")
+def prove(graph: Graph, seed: int, ratio: float, blocks: str = "own") -> None:
+    coupling = pg.analyze(graph, attention="head_dim", blocks=blocks)
     plan = random_plan(coupling, seed, ratio)
     pruned = pg.apply(graph, plan)
     pg.verify(graph, plan, pruned, seed=seed)
@@ -175,11 +175,12 @@ def prove(graph: Graph, seed: int, ratio: float) -> None:
     table=st.booleans(),
     seed=st.integers(0, 999),
     ratio=st.sampled_from([0.3, 0.5, 0.8]),
+    blocks=st.sampled_from(["own", "both"]),
 )
 def test_heads_of_random_attention(
-    seed: int, ratio: float, **options: int | bool | str
+    seed: int, ratio: float, blocks: str, **options: int | bool | str
 ) -> None:
-    prove(attention(seed=seed, **options), seed, ratio)  # type: ignore[arg-type]
+    prove(attention(seed=seed, **options), seed, ratio, blocks)  # type: ignore[arg-type]
 
 
 @FEW
@@ -191,11 +192,13 @@ def test_heads_of_random_attention(
     residual=st.booleans(),
     seed=st.integers(0, 999),
     ratio=st.sampled_from([0.3, 0.5, 0.8]),
+    blocks=st.sampled_from(["own", "both"]),
 )
 def test_random_convolutions_in_groups(
-    groups: list[int], seed: int, ratio: float, **options: int | bool
+    groups: list[int], seed: int, ratio: float, blocks: str, **options: int | bool
 ) -> None:
-    prove(convolutions(groups=tuple(groups), seed=seed, **options), seed, ratio)  # type: ignore[arg-type]
+    graph = convolutions(groups=tuple(groups), seed=seed, **options)  # type: ignore[arg-type]
+    prove(graph, seed, ratio, blocks)
 
 
 @pytest.mark.parametrize(
@@ -253,6 +256,20 @@ def test_each_group_of_a_convolution_has_its_own(
     graph = convolutions(**options)  # type: ignore[arg-type]
     assert cells(pg.analyze(graph, blocks="own")) == expected
     prove(graph, 1, 0.5)
+
+
+def test_whole_blocks_go_beside_channels_of_the_others() -> None:
+    graph = attention(heads=3, size=4)
+    coupling = pg.analyze(graph, attention="head_dim", blocks="both")
+    heads = next(group for group in coupling.groups if group.channels == 3)
+    assert heads.layers == ("q", "k", "v") and heads.cells is None
+    queries = next(group for group in coupling.groups if group.layers == ("q", "k"))
+    plan = make_plan(coupling, {heads.id: [1], queries.id: [0, 1, 4, 5, 8, 11]})
+    pruned = pg.apply(graph, plan)
+    pg.verify(graph, plan, pruned)
+    # Two of four channels of two of three heads; the values keep theirs.
+    widths = [pruned.node(name).channels.outputs for name in ("q", "k", "v")]
+    assert widths == [4, 4, 8]
 
 
 def test_blocks_lose_different_channels_and_each_its_worst() -> None:

@@ -339,7 +339,7 @@ def prove_network(network: Network, domain: str, op: str) -> bool:
     """Prune and prove; whether channels that pass through the operator were removed."""
     graph = network.graph
     note(onnx.printer.to_text(graph.model))
-    blocks = "alike" if network.seed % 3 else "own"
+    blocks = ("alike", "own", "both")[network.seed % 3]
     coupling = pg.analyze(graph, attention=network.attention, blocks=blocks)
     if not coupling.groups:
         return False

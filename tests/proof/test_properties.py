@@ -31,11 +31,16 @@ def test_masked_equals_pruned(graph: Graph, seed: int, ratio: float) -> None:
 
 
 @settings(SLOW, max_examples=200)
-@given(draw_graph(), st.integers(0, 2**16), st.sampled_from([0.3, 0.5, 0.8]))
+@given(
+    draw_graph(),
+    st.integers(0, 2**16),
+    st.sampled_from([0.3, 0.5, 0.8]),
+    st.sampled_from(["own", "both"]),
+)
 def test_groups_of_convolutions_choose_channels_of_their_own(
-    graph: Graph, seed: int, ratio: float
+    graph: Graph, seed: int, ratio: float, blocks: str
 ) -> None:
-    prove(graph, seed, ratio, "own")
+    prove(graph, seed, ratio, blocks)
 
 
 @pytest.mark.slow

@@ -40,7 +40,12 @@ FREE = [name for name in LANGUAGE if "bert" not in name]
 
 
 def prune_and_prove(
-    name: str, algorithm: str, seed: int, attention: str | None = None, folder: Path = ZOO
+    name: str,
+    algorithm: str,
+    seed: int,
+    attention: str | None = None,
+    folder: Path = ZOO,
+    blocks: str = "alike",
 ) -> float:
     graph = pg.load(load(folder / f"{name}.light.xz", seed))
     result = pg.prune(
@@ -50,6 +55,7 @@ def prune_and_prove(
         round_to=1,
         seed=seed,
         attention=attention,
+        blocks=blocks,
     )
     assert result.proof is not None
     assert result.proof.relative <= 1e-4
@@ -60,6 +66,21 @@ def prune_and_prove(
 @pytest.mark.parametrize("name", FAST)
 def test_fast_zoo(name: str) -> None:
     assert prune_and_prove(name, "l2", 0) <= 0.42
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("blocks", ["own", "both"])
+@pytest.mark.parametrize("folder", [ZOO, TRANSFORMERS])
+def test_blocks_of_the_zoo_choose_channels_of_their_own(folder: Path, blocks: str) -> None:
+    choosing = 0
+    for path in sorted(folder.glob("*.light.xz")):
+        name = path.name.removesuffix(".light.xz")
+        coupling = pg.analyze(pg.load(load(path, 1)), blocks=blocks)
+        if any(group.cells is not None for group in coupling.groups):
+            prune_and_prove(name, "random", 1, None, folder, blocks)
+            choosing += 1
+    # Heads, and groups of convolutions, that nothing keeps alike.
+    assert choosing >= (13 if folder == TRANSFORMERS else 18)
 
 
 @pytest.mark.slow

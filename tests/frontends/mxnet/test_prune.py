@@ -245,6 +245,18 @@ def test_a_plan_with_a_branch_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_plan_with_blocks_of_their_own_is_refused(tmp_path: Path) -> None:
+    folder = cases.ROOT / "sym" / "mlp"
+    result, _ = pruned(folder)
+    first = result.plan.cuts[0]
+    blocks = ((0,), (1,))
+    own = dataclasses.replace(first, removed=(), over=1 - first.axis, blocks=blocks)
+    plan = dataclasses.replace(result.plan, cuts=(own, *result.plan.cuts[1:]))
+    with pytest.raises(PlanError, match="other channels in each block"):
+        write(folder, dataclasses.replace(result, plan=plan), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_plan_that_is_not_the_pruned_models(tmp_path: Path) -> None:
     folder = cases.ROOT / "sym" / "mlp"
     (l2, _), (other, _) = pruned(folder), pruned(folder, 1, "random")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import prunegraph as pg
 from prunegraph.errors import ExactnessError, ModelError, PlanError
@@ -431,3 +432,18 @@ def test_what_is_not_pruned_is_copied() -> None:
     assert all(
         torch.equal(value, before[name]) for name, value in module.state_dict().items()
     )
+
+
+def test_blocks_that_lose_channels_of_their_own_are_no_slices_of_a_parameter() -> None:
+    module = nn.Sequential(
+        nn.Conv2d(3, 12, 1), nn.ReLU(), nn.Conv2d(12, 4, 3, groups=2)
+    ).eval()
+    x = torch.randn(2, 3, 8, 8)
+    graph = pg.load(module, inputs=(x,))
+    options = {"budget": pg.Budget(ratio=0.5), "round_to": 1}
+    result = pg.prune(graph, blocks="own", **options)
+    assert any(cut.over == 0 for cut in result.plan.cuts)
+    with pytest.raises(PlanError, match="other channels in each block"):
+        pytorch.apply(module, result.plan, inputs=(x,))
+    alike = pytorch.apply(module, pg.prune(graph, **options).plan, inputs=(x,))
+    assert alike[0].out_channels == 6
