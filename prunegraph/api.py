@@ -363,6 +363,7 @@ def _turn(
     except ExactnessError:
         if is_asked:
             raise
+        progress("the proof of the rotation failed, going on without")
         return None
 
 

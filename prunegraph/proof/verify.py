@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,6 +90,7 @@ def prove(
     data: Sequence[Batch] = (),
     seed: int = 0,
     tolerance: float | None = None,
+    unlike: Collection[str] = (),
 ) -> Proof:
     """Compare a pruned graph with the masked original, as `verify` does.
 
@@ -101,6 +102,7 @@ def prove(
         data: inputs of the original to compare on besides random ones.
         seed: of the random inputs.
         tolerance: as for `verify`.
+        unlike: inner values that are others on purpose, and show nothing.
 
     Raises:
         PrunegraphError: as `verify` does.
@@ -109,7 +111,8 @@ def prove(
     with tempfile.TemporaryDirectory(prefix="prunegraph-") as folder:
         models = Models(model, pruned, Path(folder), feeds)
         allowed = tolerance or default_tolerance(model)
-        return _Comparison(survivors, cuts, pruned, allowed, models).run(data, seed)
+        comparison = _Comparison(survivors, cuts, pruned, allowed, models, unlike)
+        return comparison.run(data, seed)
 
 
 def default_tolerance(graph: Graph) -> float:
@@ -131,10 +134,13 @@ class _Comparison:
         pruned: Graph,
         tolerance: float,
         models: Models,
+        unlike: Collection[str] = (),
     ):
         self.survivors, self.cuts, self.pruned = survivors, cuts, pruned
         self.tolerance, self.models = tolerance, models
         self.graph = survivors.coupling.graph
+        # Inner values that can be compared.
+        self.both = (self.pruned.outer & self.graph.outer) - set(unlike)
         self.inputs: list[Batch] = []
         self.notes: list[str] = []
 
@@ -349,7 +355,7 @@ class _Comparison:
         A TopK among nearly equal scores falls one way or the other by rounding, and all
         behind it differs. What decides is compared by itself; its results are then inputs.
         """
-        present = self.pruned.outer & self.graph.outer
+        present = self.both
         deciding = [
             n
             for n in self.graph.nodes
@@ -385,7 +391,7 @@ class _Comparison:
 
     def _witnesses(self, saturated: Sequence[str]) -> list[str]:
         """Inner values that stand in for outputs: the last layers' outputs, and what saturated nodes read."""
-        both = (self.pruned.outer & self.graph.outer) - set(self.graph.outputs)
+        both = self.both - set(self.graph.outputs)
         read = [v for name in saturated for v in self._parents(name)]
         layers = [node.outputs[0] for node in self.graph.layers if node.subgraph is None][
             -WITNESSES:
@@ -405,7 +411,7 @@ class _Comparison:
             f"of its largest value ({self.tolerance:g} allowed)"
         )
         created = {output: node for node in self.pruned.nodes for output in node.outputs}
-        both = self.pruned.outer & self.graph.outer
+        both = self.both
         types = self.survivors.coupling.shape_info.types
         names = [
             output

@@ -54,6 +54,7 @@ class Notes:
         dual: pairs of arrays of channels that are multiplied and summed: the matrix of one side is undone by the other.
         rows: channels and rows of elements; channels may be mixed that are in the same rows, wherever they are.
         fixed: channels that nothing may mix.
+        values: channels in every value that has any.
     """
 
     channels: int = 0
@@ -62,6 +63,7 @@ class Notes:
     dual: list[tuple[Array, Array]] = field(default_factory=list)
     rows: list[tuple[Array, Array]] = field(default_factory=list)
     fixed: list[Array] = field(default_factory=list)
+    values: dict[str, Array] = field(default_factory=dict)
     touches: list[Touch] = field(default_factory=list)
     readings: list[Reading] = field(default_factory=list)
 

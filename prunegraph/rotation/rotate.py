@@ -63,6 +63,15 @@ def rotate(graph: Graph, rotation: Rotation) -> Graph:
     return result
 
 
+def inside(graph: Graph, rotation: Rotation) -> frozenset[str]:
+    """Values that a rotation changes: those that hold rotated channels, and what layers made before folding."""
+    turned = {turn.key for turn in rotation.turns}
+    spaces = find_spaces(folded(graph, rotation.folded))
+    values = [space.inside for space in spaces if key(space) in turned]
+    before = (graph.nodes[graph.producer[output]].inputs for output in rotation.folded)
+    return frozenset().union(*values, rotation.folded, *before)
+
+
 def _mixed(values: Array, part: WeightPart, matrix: Array) -> Array:
     """A weight whose vectors on a part's columns are multiplied by a matrix from the right."""
     rest = range(values.ndim - len(part.axes), values.ndim)

@@ -14,7 +14,7 @@ from prunegraph.proof.feeds import PairedInputs
 from prunegraph.proof.result import Proof
 from prunegraph.proof.verify import prove
 from prunegraph.rotation.choose import choose_rotation, prepare
-from prunegraph.rotation.rotate import rotate
+from prunegraph.rotation.rotate import inside, rotate
 from prunegraph.runtime.data import Batch, Data
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.rotation import Rotation
@@ -96,7 +96,8 @@ def rotated(
         return Rotated(graph, result, rotation, None)
     whole = Survivors(analyze(graph), {})
     try:
-        proof = prove(whole, (), result, PairedInputs(whole), data, seed)
+        paired, unlike = PairedInputs(whole), inside(graph, rotation)
+        proof = prove(whole, (), result, paired, data, seed, unlike=unlike)
     except ExactnessError as error:
         raise ExactnessError(f"rotated: {error}") from error
     return Rotated(graph, result, rotation, proof)

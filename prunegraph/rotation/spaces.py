@@ -52,13 +52,14 @@ class ValuePart:
 class Space:
     """Channels that any one invertible matrix may mix, without a change of what the graph computes.
 
-    `is_rigid` where only an orthogonal one may.
+    `is_rigid` where only an orthogonal one may. `inside` are all values that hold them, read or not.
     """
 
     size: int
     weights: tuple[WeightPart, ...]
     values: tuple[ValuePart, ...]
     is_rigid: bool
+    inside: frozenset[str] = field(repr=False)
 
     @property
     def name(self) -> str:
@@ -115,6 +116,12 @@ class _Solution:
                 values[index].append(
                     ValuePart(read.value, read.axes, columns, dual, read.node, read.partner)
                 )
+        inside: list[list[str]] = [[] for _ in blocks]
+        number = self._numbers(blocks)
+        for value, ids in self.notes.values.items():
+            for index in np.unique(number[self.root[ids]]):
+                if index >= 0:
+                    inside[index].append(value)
         for index, roots in enumerate(blocks):
             is_made = any(not part.reads for part in weights[index])
             if is_made and values[index]:
@@ -123,6 +130,7 @@ class _Solution:
                     tuple(weights[index]),
                     tuple(values[index]),
                     bool(self.rigid[roots].any()),
+                    frozenset(inside[index]),
                 )
 
     def _sign(self) -> tuple[Array, Array]:
@@ -165,9 +173,7 @@ class _Solution:
         self, each: Touch | Reading, blocks: Sequence[Array]
     ) -> Iterator[tuple[int, Array]]:
         """Space and elements of all vectors on a weight or value: what is in one row there, and everywhere else."""
-        number = np.full(len(self.root), -1)
-        for index, roots in enumerate(blocks):
-            number[roots] = index
+        number = self._numbers(blocks)
         spaces = number[self.root[each.ids]]
         where = np.flatnonzero(spaces >= 0)
         own = self.signatures[0][each.ids]
@@ -177,6 +183,13 @@ class _Solution:
         for elements in np.split(order, np.flatnonzero(np.any(changes, axis=0)) + 1):
             if len(elements):
                 yield int(spaces[elements[0]]), elements
+
+    def _numbers(self, blocks: Sequence[Array]) -> Array:
+        """The space of every root; -1 where it is in none."""
+        number = np.full(len(self.root), -1)
+        for index, roots in enumerate(blocks):
+            number[roots] = index
+        return number
 
     def _parts(
         self, each: Touch | Reading, blocks: Sequence[Array]

@@ -59,6 +59,9 @@ class _Walk:
             self._visit(node)
         for value in self.graph.outputs:
             self.notes.fix(self.carried.get(value))
+        self.notes.values = {
+            value: np.unique(carried.ids) for value, carried in self.carried.items()
+        }
         return self.notes
 
     def _visit(self, node: Node) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import prunegraph as pg
@@ -117,3 +118,20 @@ def test_what_cannot_be_rotated_is_told() -> None:
     graph = stream(6, STEPS, 2, 0)
     with pytest.raises(OptionError, match="rotate must be never, auto or always"):
         pruned(graph, rotate="sometimes")
+
+
+def test_outputs_that_show_nothing_are_proved_by_values_that_are_the_same() -> None:
+    """Behind a sigmoid that is saturated inner values are compared: those that are rotated differ on purpose."""
+    graph = stream(6, ["layer", "block"], 2, 0)
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    output = model.graph.output[0].name
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32([1e6]), "far"))
+    model.graph.node.append(onnx.helper.make_node("Abs", [output], ["abs"]))
+    model.graph.node.append(onnx.helper.make_node("Add", ["abs", "far"], ["added"]))
+    model.graph.node.append(onnx.helper.make_node("Sigmoid", ["added"], ["flat"]))
+    model.graph.output[0].name = "flat"
+    result = pruned(pg.load(model), rotate="always")
+    assert result.rotated is not None and result.rotated.proof is not None
+    names = [each.name for each in result.rotated.proof.differences]
+    assert names != ["flat"] and result.rotated.proof.relative < 1e-4
