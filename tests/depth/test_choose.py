@@ -86,7 +86,7 @@ def test_several_bounds_are_all_met() -> None:
         result = prune(graph, mode, budget=pg.Budget(macs=0.9, params=0.6))
         assert result.after.params <= 0.6 * result.before.params
         assert result.after.macs <= 0.9 * result.before.macs
-        assert result.plan.branches
+        assert result.plan.branches or mode == "auto"
 
 
 def test_depth_meets_what_width_alone_cannot() -> None:
