@@ -32,7 +32,7 @@ from prunegraph.rewriting.cut import cut
 from prunegraph.runtime.data import Batch, Data
 from prunegraph.runtime.session import provider_name, run, session
 from prunegraph.runtime.statistics import batch_size
-from prunegraph.selection.budget import Meter, cannot_fall, parse_latency
+from prunegraph.selection.budget import Meter, parse_latency, unmet
 from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.plan import make_plan, survivors
 
@@ -120,9 +120,8 @@ def choose(depth: Depth, widths: Widths) -> Selected:
 def _order(depth: Depth) -> list[str]:
     """Branches in the order in which they go, until they alone meet the budget."""
     coupling, branches = depth.coupling, depth.branches
-    kind = depth.choice.budget.kind
     meter = Meter(coupling)
-    by = kind if kind != "latency" else "macs"
+    by = (*depth.choice.budget.counted, "macs")[0]
     whole = float(getattr(meter.original, by))
 
     def saved(gone: Collection[str]) -> float:
@@ -148,21 +147,30 @@ def _samples(depth: Depth) -> int:
 def _goal(depth: Depth, meter: Meter) -> Callable[[Sequence[str]], bool]:
     """Tells whether branches alone meet the budget; a latency is predicted."""
     budget = depth.choice.budget
-    if budget.kind != "latency":
-        bound = budget.bound(meter.original)
-        return lambda gone: (
-            getattr(meter.measure(dict.fromkeys(gone, (0,))), budget.kind) <= bound
-        )
+    if budget.latency is None:
+        return lambda gone: _unmet(depth, meter, gone) is None
     timer = _timer(depth)
     bench = Bench(depth.coupling, timer, _cache(depth))
-    amount, is_share = parse_latency(str(budget.latency))
-    share = amount if is_share else amount / timer.original()
+    share = _share(depth, timer)
 
     def is_enough(gone: Sequence[str]) -> bool:
         plan = make_plan(depth.coupling, dict.fromkeys(gone, (0,)))
-        return bench.candidate(plan).predicted <= share
+        is_fast = bench.candidate(plan).predicted <= share
+        return is_fast and _unmet(depth, meter, gone) is None
 
     return is_enough
+
+
+def _unmet(depth: Depth, meter: Meter, gone: Sequence[str]) -> BudgetError | None:
+    """The error for a counted bound that is not met without some branches."""
+    remaining = meter.measure(dict.fromkeys(gone, (0,)))
+    return unmet(depth.choice.budget, remaining, meter.original)
+
+
+def _share(depth: Depth, timer: Timer) -> float:
+    """The bound on latency as a share of the original's."""
+    amount, is_share = parse_latency(str(depth.choice.budget.latency))
+    return amount if is_share else amount / timer.original()
 
 
 def _cache(depth: Depth) -> Cache:
@@ -184,7 +192,10 @@ def _by_depth_alone(depth: Depth, order: Sequence[str]) -> Selected:
     """The fewest branches in order that meet the budget."""
     coupling, budget = depth.coupling, depth.choice.budget
     origin = {**depth.choice.provenance(), "algorithm": None, "allocation": None}
-    if budget.kind == "latency":
+    error = _unmet(depth, Meter(coupling), order)
+    if error is not None:
+        raise error
+    if budget.latency is not None:
         gone, latency = _measured(depth, order)
         measured = {
             "original_ms": latency.first,
@@ -197,20 +208,13 @@ def _by_depth_alone(depth: Depth, order: Sequence[str]) -> Selected:
             coupling, dict.fromkeys(gone, (0,)), {**origin, "latency": measured}
         )
         return Selected(plan, latency)
-    meter = Meter(coupling)
-    remaining = getattr(meter.measure(dict.fromkeys(order, (0,))), budget.kind)
-    if remaining > budget.bound(meter.original):
-        raise cannot_fall(
-            budget.kind, budget.bound(meter.original), remaining, meter.original
-        )
     return Selected(make_plan(coupling, dict.fromkeys(order, (0,)), origin))
 
 
 def _measured(depth: Depth, order: Sequence[str]) -> tuple[Sequence[str], Latency]:
     """The fewest branches in order whose measured latency meets the bound. Raises BudgetError."""
-    timer = _timer(depth)
-    amount, is_share = parse_latency(str(depth.choice.budget.latency))
-    share = amount if is_share else amount / timer.original()
+    timer, meter = _timer(depth), Meter(depth.coupling)
+    share = _share(depth, timer)
     results: dict[int, Latency] = {}
 
     def is_met(count: int) -> bool:
@@ -221,7 +225,8 @@ def _measured(depth: Depth, order: Sequence[str]) -> tuple[Sequence[str], Latenc
             depth.progress(
                 f"depth: {results[count].kept:.3f} of the original's latency without {count} branches"
             )
-        return results[count].kept <= share
+        is_small = _unmet(depth, meter, order[:count]) is None
+        return is_small and results[count].kept <= share
 
     if not is_met(len(order)):
         raise BudgetError(

@@ -340,7 +340,7 @@ def _cost(
             for unit, each in choices.items()
         },
     )
-    untouched = getattr(Meter(coupling).original, kind) - pieces.original
+    untouched = getattr(Meter(coupling).measure({}), kind) - pieces.original
     fixed = dict.fromkeys(choices, 0)
 
     def measure(result: Sequence[int]) -> float:

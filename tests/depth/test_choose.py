@@ -80,6 +80,15 @@ def test_depth_alone_takes_no_more_than_it_must() -> None:
     assert prune(graph, "only", budget=pg.Budget(macs=1.0)).plan.is_empty
 
 
+def test_several_bounds_are_all_met() -> None:
+    graph = network()
+    for mode in ("only", "auto"):
+        result = prune(graph, mode, budget=pg.Budget(macs=0.9, params=0.6))
+        assert result.after.params <= 0.6 * result.before.params
+        assert result.after.macs <= 0.9 * result.before.macs
+        assert result.plan.branches or mode == "auto"
+
+
 def test_depth_meets_what_width_alone_cannot() -> None:
     graph = network()
     options: dict[str, Any] = {"budget": pg.Budget(macs=0.6), "round_to": 8}

@@ -16,11 +16,13 @@ from click.testing import CliRunner
 
 import prunegraph as pg
 from prunegraph import cli
+from prunegraph.api import apply_plan
 from prunegraph.errors import MissingExtraError, ModelError
 from prunegraph.measuring.latency import Latency
 from prunegraph.report import html
 from prunegraph.report.layers import layer_rows
-from tests.builders import Builder
+from prunegraph.selection.plan import make_plan
+from tests.builders import Builder, residual_net
 from tests.paths import FIXTURES
 from tests.report.page import COMMAND, HOSTILE, Page, chain, curve_content, palettes, prune
 
@@ -197,6 +199,14 @@ def test_no_proof_left_out_groups_repair_latency(result: pg.PruneResult) -> None
     )
     assert "Command line" not in page.text(inside="repeat")
     assert "Proved." in Page(html.render(result)).text(inside="header")
+
+
+def test_branches_that_went() -> None:
+    graph = residual_net()
+    coupling = pg.analyze(graph)
+    plan = make_plan(coupling, {coupling.branches[0].id: (0,)})
+    text = Page(html.render(apply_plan(graph, plan))).text(inside="totals")
+    assert f"by the sums they ended in: {coupling.branches[0].name}." in text
 
 
 def test_a_model_without_layers() -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import prunegraph as pg
+from prunegraph.coupling.branches import Branch
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.errors import ExactnessError
+from prunegraph.execution import ExecutionOptions, execute
 from prunegraph.graph.model import Graph
 from prunegraph.ops.cost import cost
+from prunegraph.recovery.repairs import find
 from prunegraph.rewriting import branches as module
 from prunegraph.selection.budget import Meter
 from prunegraph.selection.plan import Plan, make_plan
@@ -155,6 +160,59 @@ def test_branches_inside_a_dropped_one_are_left_out_of_the_plan() -> None:
     coupling = pg.analyze(net.graph())
     plan = make_plan(coupling, {b.id: (0,) for b in coupling.branches})
     assert plan.branches == (coupling.branches[1].name,)
+
+
+def test_a_branch_between_integers() -> None:
+    """The stream and the branch read copies of the same codes, and the sum is rounded again."""
+    b = Builder(0)
+    fine, coarse = b.const(0.02, np.float32), b.const(0.05, np.float32)
+    zero = b.const(0, np.int8)
+    x = b.conv(b.input("n", 3, 8, 8), 3, 6)
+    codes = b.op("QuantizeLinear", x, fine, zero)
+    first, second = (b.op("DequantizeLinear", codes, fine, zero) for _ in range(2))
+    y = b.op("Add", b.conv(second, 6, 6), first)
+    y = b.op("QuantizeLinear", y, coarse, zero)
+    graph = b.graph(b.op("DequantizeLinear", y, coarse, zero))
+    coupling = pg.analyze(graph)
+    plan = make_plan(coupling, {coupling.branches[0].id: (0,)})
+    pruned = pg.apply(graph, plan)
+    assert pg.verify(graph, plan, pruned).relative == 0
+    assert sum(node.op == "Conv" for node in pruned.nodes) == 1
+
+
+def test_a_branch_of_half_floats() -> None:
+    b = Builder(0)
+    x = b.op("Cast", b.input("n", 8), to=10)
+    weights = [b.const(b.rng.standard_normal((8, 8)) / 3, np.float16) for _ in range(3)]
+    x = b.op("MatMul", x, weights[0])
+    y = b.op("MatMul", b.op("Relu", b.op("MatMul", x, weights[1])), weights[2])
+    graph = b.graph(b.op("Cast", b.op("Add", x, y), to=1))
+    coupling = pg.analyze(graph)
+    plan = make_plan(coupling, {coupling.branches[0].id: (0,)})
+    assert pg.verify(graph, plan, pg.apply(graph, plan)).relative <= 2e-2
+
+
+def test_a_branch_that_breaks_the_proof_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Residuals(3)
+    net.grow("plain", False)
+    net.grow("plain", True)
+    graph = net.graph()
+    coupling = pg.analyze(graph)
+    first, second = coupling.branches
+    plan = make_plan(coupling, {first.id: (0,), second.id: (0,)})
+    right = module._slots
+
+    def wrong(graph: Graph, branches: Sequence[Branch]) -> dict[int, int]:
+        slots = right(graph, branches)
+        add = graph.producer[second.output]
+        return {**slots, add: 1 - slots[add]} if add in slots else slots
+
+    monkeypatch.setattr(module, "_slots", wrong)
+    how = ExecutionOptions(find("none", None, graph))
+    result = execute(coupling, plan, None, how)
+    assert result.left_out == (second.id,)
+    assert result.plan.branches == (first.name,)
+    assert result.proof is not None
 
 
 @pytest.mark.parametrize("broken", ["another branch", "no branch", "the stream"])
