@@ -19,12 +19,10 @@ from prunegraph.ops.cost import Cost
 from prunegraph.runtime.data import Data, random_inputs
 from prunegraph.runtime.session import run, session
 from prunegraph.runtime.statistics import batch_size
+from prunegraph.tuning import damage
 
 #: Shares of the way that are pruned: from decomposition alone to pruning alone.
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-
-#: Every so many-th sample is kept for measuring.
-HELD = 4
 
 #: Random inputs that are measured on where there are no data.
 RANDOM = 8
@@ -54,12 +52,7 @@ def parts(graph: Graph, data: Data | None) -> tuple[Data | None, Data]:
         return None, Data.feeds(
             [random_inputs(graph, seed=seed, batch=1) for seed in range(RANDOM)]
         )
-    fitted = data.fit(graph)
-    if fitted.samples // HELD < max(fitted.fixed(graph), 2):
-        return data, data
-    return fitted.where(lambda index: index % HELD != HELD - 1), fitted.where(
-        lambda index: index % HELD == HELD - 1
-    )
+    return damage.parts(graph, data)
 
 
 def error(original: Graph, other: Graph, data: Data) -> float:

@@ -25,10 +25,13 @@ class Regression:
     Args:
         x: inputs [groups, samples, inputs], float32; taken over, and centred in place.
         centred: whether there is an intercept.
-        ridge: weight of the weights to stay near to, relative to the mean energy of an input.
+        ridge: weight of the weights to stay near to, relative to the mean energy of an input. None is
+            what samples say nothing of: inputs for each sample, and `RIDGE` at least.
     """
 
-    def __init__(self, x: Array, *, centred: bool = True, ridge: float = RIDGE):
+    def __init__(self, x: Array, *, centred: bool = True, ridge: float | None = None):
+        if ridge is None:
+            ridge = max(RIDGE, x.shape[2] / max(x.shape[1], 1))
         self.x, self.centred = x, centred
         self.mean = np.zeros((len(x), x.shape[2]))
         if centred:

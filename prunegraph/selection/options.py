@@ -45,7 +45,8 @@ class SelectionOptions:
         algorithm: a registered criterion or selector, with options as in "l2:members=producer"; None is the
             best measured one: "obs" where there are data, else "l2".
         allocation: how the budget is shared among groups, a registered allocation, with options as in
-            "global:max"; None is the best measured one: "isomorphic" for "obs" under a bound, else "uniform".
+            "global:max"; None is the best measured one: for "obs" under a bound on what is counted the one of
+            several that does the least damage at the outputs, under one on latency "isomorphic", else "uniform".
         round_to: kept channels are a multiple of this, where a group is wide enough; "auto" is
             the multiple that measures best on this model (see `prunegraph.latency.rounding`).
         min_channels: at least this many channels stay in every group.

@@ -15,8 +15,9 @@ from functools import cached_property, partial
 import numpy as np
 
 from prunegraph.coupling.coupling import Coupling
+from prunegraph.graph.model import Graph
 from prunegraph.ops.cost import cost
-from prunegraph.runtime.data import Batch
+from prunegraph.runtime.data import Batch, Data
 from prunegraph.runtime.statistics import Statistics, batch_size
 from prunegraph.selection.units import Removal, Unit, collect, up_to
 from prunegraph.tuning.judging import judged_by
@@ -28,6 +29,9 @@ Progress = Callable[[str], None]
 
 #: Shares of a unit at which it is measured, if its steps allow it.
 STRENGTHS = (0.15, 0.4, 0.75)
+
+#: Every so many-th sample is kept for measuring.
+HELD = 4
 
 #: Multiply-accumulates that are spent on measuring, and the samples that are looked at.
 WORK, SAMPLES = 4e12, (4, 64)
@@ -44,7 +48,7 @@ Curve = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Damage:
-    """Measures what removals do to the outputs, on a few samples.
+    """Measures what removals do to the outputs, on a few samples that the substitution was not fitted to.
 
     Args:
         coupling: what can be pruned.
@@ -58,7 +62,17 @@ class Damage:
 
     @cached_property
     def _substitution(self) -> Substitution:
-        return Substitution(self.coupling, self.statistics)
+        fitted, _ = self._parts
+        if fitted is self.statistics.data:
+            return Substitution(self.coupling, self.statistics)
+        graph = self.coupling.graph
+        return Substitution(
+            self.coupling, Statistics(graph, fitted, progress=self.progress)
+        )
+
+    @cached_property
+    def _parts(self) -> tuple[Data, Data]:
+        return parts(self.coupling.graph, self.statistics.data)
 
     def curves(self, units: Sequence[Unit]) -> dict[str, Curve]:
         """Damage by the share of a unit that is gone, at every one of its steps; by the unit's id.
@@ -103,7 +117,7 @@ class Damage:
 
     def _batches(self, relay: Relay, versions: Sequence[Version]) -> list[Batch]:
         """As many samples as time and memory allow."""
-        graph, data = self.coupling.graph, self.statistics.data
+        graph, data = self.coupling.graph, self._parts[1]
         size = data.fixed(graph)
         each = cost(graph).macs / (size or 1)
         least, most = SAMPLES
@@ -119,6 +133,20 @@ class Damage:
                 count = max(min(count, fits), 1)
         chosen = data.head(max(count, size or 1))
         return list(chosen.batches(graph, size or count))
+
+
+def parts(graph: Graph, data: Data) -> tuple[Data, Data]:
+    """What is fitted to, and what is measured on: every fourth sample.
+
+    Both are all of the data where a quarter would not fill a batch.
+    """
+    fitted = data.fit(graph)
+    if fitted.samples // HELD < max(fitted.fixed(graph), 2):
+        return data, data
+    return (
+        fitted.where(lambda index: index % HELD != HELD - 1),
+        fitted.where(lambda index: index % HELD == HELD - 1),
+    )
 
 
 def _outer(relay: Relay, names: Sequence[str]) -> list[str]:

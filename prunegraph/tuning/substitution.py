@@ -16,12 +16,12 @@ import numpy as np
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.groups import Group, Member
 from prunegraph.errors import DataError
-from prunegraph.graph import linear
+from prunegraph.graph import linear, symmetric
 from prunegraph.graph.model import Node
 from prunegraph.rewriting.reweight import Revision
-from prunegraph.runtime.statistics import Statistics
+from prunegraph.runtime.statistics import Gram, Statistics
 from prunegraph.runtime.stepper import is_outer
-from prunegraph.selection.criteria.obs import DAMPING
+from prunegraph.selection.criteria.obs import DAMPING, reading
 from prunegraph.selection.criteria.parts import rows_of
 
 Array = np.ndarray
@@ -43,6 +43,7 @@ class Substitution:
 
     def __init__(self, coupling: Coupling, statistics: Statistics):
         self._graph, self._statistics = coupling.graph, statistics
+        self._readers = reading(coupling)
         self._groups = {group.id: group for group in coupling.groups}
         #: Inverses by layer, in single precision, as many as memory allows.
         self._inverses: dict[str, Array] = {}
@@ -128,12 +129,17 @@ class Substitution:
 
     def _guess(self, revision: Revision, node: Node, rows: Sequence[Array]) -> None:
         """Let a layer do without some of its input rows, those of each group of a convolution."""
-        gram = self._statistics.gram(node)
-        assert gram is not None
+        gram = self._statistics.gram(node, self._readers)
+        if gram is None:
+            raise DataError(
+                f"{self._graph.source}: the data show nothing of what {node.name!r} reads"
+            )
         old, centred = revision.matrix(node), revision.can_intercept(node)
-        inverse = self._inverse(node, gram.covariance if centred else gram.products)
-        new = np.empty_like(old)
+        inverse = self._inverse(node, gram, centred)
+        new = np.array(old)
         for g, (matrix, gone) in enumerate(zip(old, rows, strict=True)):
+            if not len(gone):
+                continue
             step = np.linalg.solve(inverse[g][np.ix_(gone, gone)], matrix[gone])
             new[g] = matrix - inverse[g][:, gone] @ step
             new[g][gone] = 0
@@ -142,15 +148,15 @@ class Substitution:
             means = np.einsum("gi,gio->go", gram.mean.astype(np.float64), old - new)
             revision.set_intercept(node, revision.intercept(node) + means.reshape(-1))
 
-    def _inverse(self, node: Node, covariance: Array) -> Array:
+    def _inverse(self, node: Node, gram: Gram, centred: bool) -> Array:
         """The inverse of a layer's damped covariance [groups, inputs, inputs]."""
         if node.name in self._inverses:
             return self._inverses[node.name].astype(np.float64)
-        matrices = covariance.astype(np.float64)
+        matrices = gram.covariance if centred else gram.products
         size = matrices.shape[-1]
-        damping = DAMPING * np.trace(matrices, axis1=1, axis2=2) / size
-        damping = np.where(damping > 0, damping, 1.0)
-        inverse = np.linalg.inv(matrices + damping[:, None, None] * np.eye(size))
+        damping = np.trace(matrices, axis1=1, axis2=2) / size
+        damping = max(DAMPING, size / gram.count) * np.where(damping > 0, damping, 1.0)
+        inverse = symmetric.inverse(matrices + damping[:, None, None] * np.eye(size))
         held = sum(each.nbytes for each in self._inverses.values())
         if held + inverse.nbytes // 2 <= KEEP:
             self._inverses[node.name] = inverse.astype(np.float32)

@@ -19,7 +19,7 @@ from prunegraph.runtime.session import run_values
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.criteria.obs import DAMPING
 from prunegraph.selection.units import Removal
-from prunegraph.tuning import judging
+from prunegraph.tuning import damage, judging
 from prunegraph.tuning.damage import Damage, power_law
 from prunegraph.tuning.relay import Relay, Version
 from prunegraph.tuning.substitution import Substitution
@@ -106,7 +106,9 @@ def test_what_is_removed_is_guessed_from_what_stays() -> None:
     stay = np.setdiff1d(np.arange(12), gone)
     centred = rows - rows.mean(axis=0)
     covariance = centred.T @ centred / len(rows)
-    damped = covariance + DAMPING * np.trace(covariance) / 12 * np.eye(12)
+    # Inputs for each sample: what so few samples say nothing of.
+    damping = max(DAMPING, 12 / 400) * np.trace(covariance) / 12
+    damped = covariance + damping * np.eye(12)
     guess = np.linalg.solve(damped[np.ix_(stay, stay)], damped[np.ix_(stay, gone)])
     replaced = rows.copy()
     replaced[:, gone] = rows[:, gone].mean(axis=0) + centred[:, stay] @ guess
@@ -161,8 +163,9 @@ def test_scores_of_words_are_compared_without_the_last_layer(
     judge = judging.judged_by(graph, coupling.shape_info.shapes)
     assert judge.last is not None and judge.last.name == "words"
     (value,) = Damage(coupling, seen).measure([Removal(removed)])
-    fed = inputs(graph, samples=8, seed=5)
-    revised = Substitution(coupling, seen).revision(removed).apply()
+    fitted, held = damage.parts(graph, seen.data)
+    (fed,) = held.batches(graph, 8)
+    revised = Substitution(coupling, Statistics(graph, fitted)).revision(removed).apply()
     first, second = (run_values(each, fed, graph.outputs) for each in (graph, revised))
     expected = metrics.kl([Seen(fed, first, second)])
     assert value == pytest.approx(expected, rel=1e-3) and value > 1e-3

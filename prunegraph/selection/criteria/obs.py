@@ -148,7 +148,7 @@ def grams(
 ) -> Iterator[tuple[Node, Gram]]:
     """Layers that read channels along one axis of a weight, with Gram matrices (one pass for those of all groups)."""
     for node in _reading(member, coupling.graph):
-        gram = statistics.gram(node, _all_reading(coupling))
+        gram = statistics.gram(node, reading(coupling))
         if gram is not None:
             yield node, gram
 
@@ -159,7 +159,8 @@ def _reading(member: Member, graph: Graph) -> list[Node]:
     return [node for node in nodes if node.input(1) == member.weight]
 
 
-def _all_reading(coupling: Coupling) -> list[Node]:
+def reading(coupling: Coupling) -> list[Node]:
+    """The layers that read channels of groups along one axis of a weight."""
     key = ("reading", coupling.attention, coupling.blocks)
     if key not in coupling.graph.cache:
         members = (member for group in coupling.groups for member in group.members)
