@@ -107,7 +107,7 @@ def slices(change: Callable[[np.ndarray, Axes], np.ndarray]) -> Callable[[Patch]
     """A mutation of how a tensor is sliced."""
 
     def patch(monkeypatch: Patch) -> None:
-        monkeypatch.setattr(cutting, "sliced", change)
+        monkeypatch.setattr(cutting, "taken", change)
 
     return patch
 
