@@ -3,9 +3,9 @@
     python -m benchmarks.blocks convolutions            groups of convolutions, two networks trained here in minutes
     python -m benchmarks.blocks attention MODEL DATA    heads of a transformer, an ONNX file and its inputs (.npz)
 
-Prints the relative error of the outputs before any repair, in percent, when one group of channels is pruned: the mean
-over all groups that have blocks. The networks for `convolutions`, one with convolutions in groups as in ResNeXt
-and one with shuffles as in ShuffleNet, learn Fashion-MNIST (see `benchmarks.tasks`); needs
+Prints the energy of the outputs' error before any repair, in percent of the outputs' own, when one group of channels is
+pruned: the mean over all groups that have blocks. The networks for `convolutions`, one with convolutions in groups as
+in ResNeXt and one with shuffles as in ShuffleNet, learn Fashion-MNIST (see `benchmarks.tasks`); needs
 `pip install prunegraph[bench,torch]`.
 """
 
@@ -39,7 +39,7 @@ IMAGES, EPOCHS, BATCH = 12_000, 5, 64
 
 
 def error(graph: Graph, pruned: Graph, data: Data) -> float:
-    """Norm of the difference of all outputs, relative to that of the outputs."""
+    """Energy of the difference of all outputs, relative to that of the outputs."""
     before, after = session(graph), session(pruned)
     parts = [
         (a.astype(np.float64), b.astype(np.float64))
@@ -47,7 +47,7 @@ def error(graph: Graph, pruned: Graph, data: Data) -> float:
         for a, b in zip(run(before, batch), run(after, batch), strict=True)
     ]
     lost = sum(float(np.square(a - b).sum()) for a, b in parts)
-    return float(np.sqrt(lost / sum(float(np.square(a).sum()) for a, _ in parts)))
+    return lost / sum(float(np.square(a).sum()) for a, _ in parts)
 
 
 def compare(name: str, graph: Graph, data: Data) -> None:
