@@ -357,11 +357,11 @@ def make_plan(
         if len(channels)
     }
     branches = [name for name in chosen if name.startswith(PREFIX)]
-    gone = Survivors(coupling, remove)
     for name in branches:
         del chosen[name]
         if name not in coupling.branches_by_id:
             raise _no_branch(coupling, name.removeprefix(PREFIX))
+    gone = Survivors(coupling, {name: remove[name] for name in branches})
     for group in coupling.groups if branches else ():
         if group.id in chosen and coupling.is_inside(group, gone.gone):
             del chosen[group.id]

@@ -22,7 +22,7 @@ PLUGIN = (
     + """
 import numpy as np
 import prunegraph as pg
-@pg.criterion("mine-of-{number}")
+@pg.criterion("test_mine_of_{number}")
 def mine(group, context):
     return np.arange(group.channels)
 """
