@@ -71,7 +71,7 @@ class Rectifier:
 
 
 @dataclass(frozen=True)
-class Activation:
+class ActivationCurve:
     """An activation by its values at evenly spaced points from -REACH to REACH, with straight lines between."""
 
     table: Array = field(repr=False)
@@ -117,7 +117,7 @@ def _ceiling(graph: Graph, reader: Node) -> float | None:
     return limits[1] if limits is not None and limits[0] == 0 < limits[1] else None
 
 
-def _activation(graph: Graph, value: str) -> Activation | None:
+def _activation(graph: Graph, value: str) -> ActivationCurve | None:
     """The function of single elements that a value goes through, if it goes through one alone; None else."""
     nodes, end = _function(graph, value)
     if not end:
@@ -140,7 +140,7 @@ def _activation(graph: Graph, value: str) -> Activation | None:
     line = np.polyval(np.polyfit(x, table, 1), x)
     if np.abs(table - line).max() <= STRAIGHT * largest:
         return None
-    return Activation(table.astype(np.float32))
+    return ActivationCurve(table.astype(np.float32))
 
 
 def _function(graph: Graph, value: str) -> tuple[list[Node], str]:

@@ -12,7 +12,7 @@ import prunegraph as pg
 from prunegraph.api import analyze
 from prunegraph.errors import DataError, UnknownNameError
 from prunegraph.recovery.least_squares import repair
-from prunegraph.recovery.passing import Curve, Rectifier, passing
+from prunegraph.recovery.passing import ActivationCurve, Rectifier, passing
 from prunegraph.recovery.regression import Regression, behind
 from prunegraph.runtime.data import Data, read_data
 from prunegraph.runtime.session import run, session
@@ -259,7 +259,7 @@ def test_activations_are_told_however_they_are_spelled(name: str) -> None:
     x = b.input("n", 4)
     graph = b.graph(b.op("MatMul", build(b, x), b.weight(4, 2)))
     curve = passing(graph, x, activations=True)
-    assert isinstance(curve, Curve)
+    assert isinstance(curve, ActivationCurve)
     at = np.linspace(-40, 40, 1001).astype(np.float32)
     np.testing.assert_allclose(curve(at), formula(at.astype(np.float64)), atol=1e-3)
     assert passing(graph, x) is None
