@@ -24,7 +24,7 @@ def inverse(matrix: Array) -> Array:
     """
     result = np.zeros(matrix.shape)
     for index in np.ndindex(*matrix.shape[:-2]):
-        whole = matrix[index].astype(np.float64)
+        whole = np.asarray(matrix[index], np.float64)
         try:
             factor = np.linalg.cholesky(whole)
         except np.linalg.LinAlgError:

@@ -16,8 +16,9 @@ import numpy as np
 import onnx
 
 from prunegraph.errors import ModelError, UnknownNameError
-from prunegraph.graph.external import without_weights, write_graph, write_stream
+from prunegraph.graph.external import without_graph, write_graph, write_stream
 from prunegraph.graph.model import Graph
+from prunegraph.graph.order import captured
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -189,12 +190,26 @@ def run_batches(
 
 
 def _write_with_outputs(graph: Graph, names: Sequence[str], path: Path) -> None:
-    model = without_weights(graph.model)
-    present = {output.name for output in model.graph.output}
+    """Write what of a graph is needed for some of its values: ONNX Runtime would compute the rest too."""
+    model = without_graph(graph.model)
+    declared = {output.name: output for output in graph.model.graph.output}
+    needed, nodes = set(names), []
+    for proto in reversed(graph.model.graph.node):
+        if needed.intersection(proto.output):
+            nodes.append(proto)
+            needed.update(proto.input, captured(proto))
+    # Old files declare weights as inputs too: one that is left out must not be asked for.
+    weights = [each for each in graph.model.graph.initializer if each.name in needed]
+    held = {each.name for each in graph.model.graph.initializer}.difference(needed)
+    inputs = [entry for entry in graph.model.graph.input if entry.name not in held]
+    del model.graph.input[:], model.graph.output[:]
+    model.graph.input.extend(inputs)
+    model.graph.node.extend(reversed(nodes))
     model.graph.output.extend(
-        onnx.ValueInfoProto(name=name) for name in names if name not in present
+        declared.get(name) or onnx.ValueInfoProto(name=name)
+        for name in dict.fromkeys(names)
     )
-    write_stream(model, graph.model.graph.initializer, path, graph.folder)
+    write_stream(model, weights, path, graph.folder)
 
 
 def run(

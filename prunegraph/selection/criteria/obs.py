@@ -73,22 +73,22 @@ class _Reader:
     Cholesky factorization, in the order in which channels go.
 
     Args:
-        gram: covariance of its input rows [inputs, inputs].
+        gram: covariance of its input rows [inputs, inputs], float64; taken over, and damped in place.
         matrix: its weights [inputs, outputs].
         rows: input rows of every channel [channels, rows].
     """
 
     def __init__(self, gram: Array, matrix: Array, rows: Array):
         self.energy = float(np.vdot(matrix, gram @ matrix)) or 1.0
-        damped = gram.copy()
-        damped[np.diag_indices(len(gram))] += DAMPING * np.trace(gram) / len(gram) or 1.0
-        inverse = symmetric.inverse(damped)
+        gram[np.diag_indices(len(gram))] += DAMPING * np.trace(gram) / len(gram) or 1.0
+        inverse = symmetric.inverse(gram)
         channels, self.each = rows.shape
         self.blocks = inverse[rows[:, :, None], rows[:, None, :]]
         self.matrix = matrix[rows]
         # Rows of other channels stay: nothing need be known of them any more.
         mine = rows.reshape(-1)
-        self.inverse = inverse[np.ix_(mine, mine)]
+        whole = np.array_equal(mine, np.arange(len(gram)))
+        self.inverse = inverse if whole else inverse[np.ix_(mine, mine)]
         self.factor = np.empty(self.inverse.shape)
         self.done = 0
         self.place = np.arange(channels)
@@ -138,7 +138,7 @@ def _readers(
     for node, gram in grams(member, coupling, statistics):
         matrix = scaled_matrix(coupling.graph, node)
         for i, channels, rows in parts(node, member, coupling.graph, len(matrix)):
-            reader = _Reader(gram.covariance[i], matrix[i], rows)
+            reader = _Reader(gram.centred[i].astype(np.float64), matrix[i], rows)
             result.append(PartReader(reader, channels, group.channels))
     return result
 
