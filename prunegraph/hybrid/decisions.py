@@ -75,12 +75,22 @@ def decisions(
                 row.error if row else None,
                 "; ".join(
                     each
-                    for each in (why.get(node.name, ""), row.note if row else "")
+                    for each in (
+                        why.get(node.name, "" if done else _untouched(node, twin)),
+                        row.note if row else "",
+                    )
                     if each
                 ),
             )
         )
     return tuple(created)
+
+
+def _untouched(old: Node, new: Node) -> str:
+    """Why a layer keeps its outputs where nothing else says so."""
+    if _width(new, 1) < _width(old, 1):
+        return "it lost inputs to other layers; its outputs stay within the budget"
+    return "the budget is met without it"
 
 
 def _width(node: Node, side: int) -> int:
