@@ -297,7 +297,7 @@ def folder(tmp_path: Path) -> Path:
             "round_to must be a whole number",
         ),
         (
-            "prune good.onnx -o out.onnx --latency 0.0001 --macs 0.5",
+            "prune good.onnx -o out.onnx --latency 0.0001 --macs 0.9",
             "latency cannot fall to 0.0001 of the original",
         ),
         ("compare good.onnx good.onnx --provider abacus", "unknown execution provider"),
