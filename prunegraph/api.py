@@ -13,27 +13,23 @@ import numpy as np
 from prunegraph import frontends
 from prunegraph.coupling.analysis import analyze as _analyze
 from prunegraph.coupling.coupling import Coupling
-from prunegraph.coupling.sample import full_cost
 from prunegraph.decoders.config import check_ids, write_configs
-from prunegraph.decoders.vocabulary import map_path, read_ids, shrink, write_map
-from prunegraph.errors import ExactnessError, ModelError, OptionError
-from prunegraph.execution import ExecutionOptions, proof_batches
+from prunegraph.decoders.vocabulary import map_path, shrink, write_map
+from prunegraph.errors import ModelError
+from prunegraph.execution import ExecutionOptions
 from prunegraph.frontends.outputs import beside, check_name, is_symbol
 from prunegraph.graph.model import Graph
 from prunegraph.keywords import takes_options
 from prunegraph.latency.measured import Selected
 from prunegraph.pipeline import PruneResult, check_quantize, choose, finish
+from prunegraph.preparation import Preparer, kept_tokens
 from prunegraph.recovery import repairs
 from prunegraph.rewriting.cut import cut
 from prunegraph.rewriting.short_names import compact as _compact
-from prunegraph.rewriting.vocabulary import Vocabulary, shrink_vocabulary
+from prunegraph.rewriting.vocabulary import shrink_vocabulary
 from prunegraph.rotation.rotate import rotate as _rotate
 from prunegraph.rotation.run import (
-    Rotated,
     check_when,
-    find_rotation,
-    is_small_enough,
-    obstacle,
     rotated,
 )
 from prunegraph.runtime.data import Data, Samples
@@ -42,7 +38,7 @@ from prunegraph.runtime.statistics import Statistics
 from prunegraph.runtime.writing import first_sample, write
 from prunegraph.selection.criteria.base import Gradients
 from prunegraph.selection.options import SelectionKeywords, SelectionOptions
-from prunegraph.selection.plan import KeptTokens, Plan, survivors
+from prunegraph.selection.plan import Plan, survivors
 
 if TYPE_CHECKING:
     from prunegraph.measuring.compare import Comparison
@@ -287,21 +283,19 @@ def prune(
         check_model_output(out, given)
     if save_plan is not None:
         check_output(save_plan, given)
-    keep = _kept_ids(vocabulary, old_ids, gradients)
+    keep = kept_tokens(vocabulary, old_ids, gradients is not None)
     if keep is not None and out is not None:
         check_output(map_path(out), given, others=(out, save_plan))
     progress("load")
-    whole = graph = model if isinstance(model, Graph) else load(model)
-    tokens = None
-    if keep is not None:
-        if not old_ids and (described := _file_of(whole)) is not None:
-            check_ids(described, keep.kept)
-        tokens = _shrink(whole, keep, samples, verify, choice.seed, scratch(out), progress)
-        graph = tokens.model
-    samples = samples.fit(graph) if samples is not None else None
-    turned = _turn(graph, rotate, choice, samples, gradients, verify, progress)
-    if turned is not None:
-        graph = turned.model
+    whole = model if isinstance(model, Graph) else load(model)
+    if keep is not None and not old_ids and (described := _file_of(whole)) is not None:
+        check_ids(described, keep.kept)
+    preparer = Preparer(samples, verify, choice.seed, scratch(out), progress)
+    ready = preparer.with_vocabulary(whole, keep)
+    samples = samples.fit(ready.graph) if samples is not None else None
+    preparer = replace(preparer, samples=samples)
+    ready = preparer.in_best_bases(ready, rotate, choice, gradients is not None)
+    graph = ready.graph
     bound = repairs.find(repair, samples, graph)
     statistics = (
         Statistics(graph, samples, progress=progress) if samples is not None else None
@@ -314,119 +308,13 @@ def prune(
         bound, verify, choice.seed, scratch=scratch(out), progress=progress
     )
     result = finish(coupling, chosen, choice, samples, how, quantize=quantize)
-    if tokens is not None:
-        result = _with_vocabulary(result, tokens)
-    if turned is not None:
-        result = _with_rotation(result, turned)
+    result = ready.complete(result)
     return write_result(result, samples, how, out, save_plan, _file_of(whole))
 
 
 def _file_of(model: Graph) -> str | None:
     """The file that a graph was read from, if it was: what lies beside it may describe it."""
     return model.source if model.is_file else None
-
-
-def _turn(
-    graph: Graph,
-    when: str,
-    choice: SelectionOptions,
-    samples: Data | None,
-    gradients: Gradients | None,
-    verify: bool,
-    progress: Callable[[str], None],
-) -> Rotated | None:
-    """A graph rotated; None where it is not, or has no channels that can be.
-
-    Raises:
-        OptionError: it should always be rotated, and cannot be.
-        ExactnessError: it should always be rotated, and the proof failed.
-    """
-    is_asked = when == "always"
-    reason = obstacle(graph, has_gradients=gradients is not None)
-    if is_asked and reason:
-        raise OptionError(f"{graph.source} cannot be rotated: {reason}")
-    scored = choice.resolved(samples is not None).algorithm == "obs"
-    wanted = samples is not None and scored and is_small_enough(graph)
-    if when == "never" or reason or not (is_asked or wanted):
-        return None
-    rotation = find_rotation(graph, samples, progress)
-    if not rotation.turns:
-        return None
-    try:
-        return rotated(
-            graph,
-            rotation,
-            verify=verify,
-            data=proof_batches(graph, samples) if verify else (),
-            seed=choice.seed,
-        )
-    except ExactnessError:
-        if is_asked:
-            raise
-        progress("the proof of the rotation failed, going on without")
-        return None
-
-
-def _with_rotation(result: PruneResult, turned: Rotated) -> PruneResult:
-    """A result that says in which bases its plan is."""
-    return replace(
-        result,
-        plan=replace(result.plan, rotation=turned.rotation),
-        before=result.before if result.vocabulary else full_cost(turned.original),
-        rotated=turned,
-    )
-
-
-def _kept_ids(
-    vocabulary: str | os.PathLike[str] | Sequence[int] | None,
-    old_ids: bool,
-    gradients: Gradients | None,
-) -> KeptTokens | None:
-    """The tokens that stay, as they are asked for. Raises DataError or OptionError."""
-    if vocabulary is None:
-        if old_ids:
-            raise OptionError("old ids are those of a smaller vocabulary: give one")
-        return None
-    if gradients is not None:
-        raise OptionError(
-            "gradients are those of the whole vocabulary: make it smaller first, and prune the result"
-        )
-    ids = (
-        read_ids(vocabulary)
-        if isinstance(vocabulary, str | os.PathLike)
-        else [int(each) for each in vocabulary]
-    )
-    return KeptTokens(tuple(ids), old_ids)
-
-
-def _shrink(
-    model: Graph,
-    keep: KeptTokens,
-    samples: Data | None,
-    verify: bool,
-    seed: int,
-    folder: Path | None,
-    progress: Callable[[str], None],
-) -> Vocabulary:
-    """A model with a smaller vocabulary, proved."""
-    progress("vocabulary")
-    data = proof_batches(model, samples) if verify else []
-    tokens, _ = shrink(
-        model,
-        keep.kept,
-        old_ids=keep.old_ids,
-        verify=verify,
-        data=data,
-        seed=seed,
-        scratch=folder,
-    )
-    return tokens
-
-
-def _with_vocabulary(result: PruneResult, tokens: Vocabulary) -> PruneResult:
-    """A result that says where it comes from."""
-    plan = replace(result.plan, vocabulary=KeptTokens(tokens.kept, tokens.old_ids))
-    return replace(result, plan=plan, before=full_cost(tokens.original), vocabulary=tokens)
 
 
 def apply_plan(
@@ -471,16 +359,11 @@ def apply_plan(
     if save_plan is not None:
         check_output(save_plan, given)
     progress("load")
-    whole = graph = model if isinstance(model, Graph) else load(model)
-    tokens, keep = None, plan.vocabulary
-    if keep is not None:
-        tokens = _shrink(graph, keep, samples, verify, seed, scratch(out), progress)
-        graph = tokens.model
-    turned = None
-    if plan.rotation is not None:
-        seen = proof_batches(graph, samples) if verify else []
-        turned = rotated(graph, plan.rotation, verify=verify, data=seen, seed=seed)
-        graph = turned.model
+    whole = model if isinstance(model, Graph) else load(model)
+    preparer = Preparer(samples, verify, seed, scratch(out), progress)
+    ready = preparer.with_vocabulary(whole, plan.vocabulary)
+    ready = preparer.in_bases(ready, plan.rotation)
+    graph = ready.graph
     bound = repairs.find(repair, samples, graph)
     progress("analyze")
     coupling = plan.coupling(graph)
@@ -489,10 +372,7 @@ def apply_plan(
     how = ExecutionOptions(bound, verify, seed, True, scratch(out), progress)
     chosen = Selected(plan.complete(graph))
     result = finish(coupling, chosen, None, samples, how, quantize=quantize)
-    if tokens is not None:
-        result = _with_vocabulary(result, tokens)
-    if turned is not None:
-        result = _with_rotation(result, turned)
+    result = ready.complete(result)
     return write_result(result, samples, how, out, save_plan, _file_of(whole))
 
 

@@ -39,6 +39,7 @@ LAYERS = [
     ["training"],
     ["pipeline"],
     ["decoders"],
+    ["preparation"],
     ["report"],
     ["api"],
     ["studies"],
