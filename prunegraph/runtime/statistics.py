@@ -227,6 +227,10 @@ class Statistics:
             self._moments.update(missing)
         return [self._moments[key] for key in wanted]
 
+    def has_moments(self, wanted: Sequence[tuple[str, int]]) -> bool:
+        """Tell whether moments have been gathered: whoever asks for others then should ask for many."""
+        return all(key in self._moments for key in wanted)
+
     def sample(self, value: str, samples: int) -> Array:
         """A value on the first samples (all in one batch, unless the model's batch size is fixed); read-only.
 

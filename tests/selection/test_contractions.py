@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 import prunegraph as pg
+from fixtures.light_models import load
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.criteria.base import Context
 from prunegraph.selection.criteria.contractions import product_error
+from tests.paths import ROOT
 from tests.rotation.networks import attention, random_inputs, stream
 
 
@@ -45,6 +47,22 @@ def test_scores_are_the_errors_of_products(bias: bool, shared: int) -> None:
     scores = [product_error(group, here) for group in here.coupling.groups]
     (own,) = [each for each in scores if each is not None]
     np.testing.assert_allclose(own, expected, rtol=1e-4)
+
+
+def test_all_layers_are_looked_at_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = pg.load(load(ROOT / "fixtures/zoo_transformers/hf__bert__ts.light.xz"))
+    ids = {name: np.arange(24).reshape(2, 12) for name in graph.inputs}
+    here = context(graph, ids)
+    passes = []
+    collect = Statistics.collect
+    monkeypatch.setattr(
+        Statistics,
+        "collect",
+        lambda self, *args: passes.append(args) or collect(self, *args),
+    )
+    scores = [product_error(group, here) for group in here.coupling.groups]
+    assert sum(each is not None for each in scores) > 1
+    assert len(passes) == 1
 
 
 def test_other_groups_have_no_such_scores() -> None:

@@ -13,6 +13,7 @@ from prunegraph.coupling.groups import Group, Member
 from prunegraph.graph.linear import add_behind
 from prunegraph.graph.model import Graph, Node
 from prunegraph.operators import info, is_concat, is_matmul
+from prunegraph.runtime.statistics import ChannelMoments, Statistics
 from prunegraph.selection.criteria.base import Array, Context
 
 #: Nodes that are looked through between a layer and the product of what it makes.
@@ -30,10 +31,7 @@ def product_error(group: Group, context: Context) -> Array | None:
         return None
     first, second = (_positions(member) for _, member in sides)
     statistics = context.need_statistics()
-    nodes = [node for node, _ in sides]
-    queries, keys = statistics.moments(
-        [(_output(context.graph, node), _channel_axis(context, node)) for node in nodes]
-    )
+    queries, keys = _moments(_places(context, sides), context, statistics)
     energies, variances = queries.energy[first], (keys.std**2)[second]
     # Several heads of queries may read one of keys: those that stand together.
     if energies.shape[1] % variances.shape[1]:
@@ -48,6 +46,30 @@ def product_error(group: Group, context: Context) -> Array | None:
         spent = np.nextafter(spent + float(costs[channel]) / total, np.inf)
         scores[channel] = spent
     return scores
+
+
+def _places(context: Context, sides: list[tuple[Node, Member]]) -> list[tuple[str, int]]:
+    """The values that are multiplied, each with the axis of its channels."""
+    return [
+        (_output(context.graph, node), _channel_axis(context, node)) for node, _ in sides
+    ]
+
+
+def _moments(
+    places: list[tuple[str, int]], context: Context, statistics: Statistics
+) -> list[ChannelMoments]:
+    """Moments of a group's values; those of all groups of this kind come from the same pass over the data."""
+    if not statistics.has_moments(places):
+        sides = (_sides(group, context.graph) for group in context.coupling.groups)
+        statistics.moments(
+            [
+                place
+                for each in sides
+                if each is not None
+                for place in _places(context, each)
+            ]
+        )
+    return statistics.moments(places)
 
 
 def _sides(group: Group, graph: Graph) -> list[tuple[Node, Member]] | None:
