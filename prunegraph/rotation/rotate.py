@@ -24,7 +24,7 @@ def folded(graph: Graph, outputs: tuple[str, ...]) -> Graph:
     """The graph with those nodes, by their first outputs, folded into the layers before them."""
     if not outputs:
         return graph
-    others = {node.outputs[0] for node in graph.nodes} - set(outputs)
+    others = {output for node in graph.nodes for output in node.outputs} - set(outputs)
     return fold(graph, keep=others)
 
 

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from prunegraph.errors import PlanError
 from prunegraph.graph.model import Graph
 from prunegraph.rotation.choose import choose_rotation, prepare
-from prunegraph.rotation.rotate import key, rotate
+from prunegraph.rotation.rotate import folded, key, rotate
 from prunegraph.rotation.spaces import Space, find_spaces
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.rotation import Rotation, Turn
 from tests.builders import Builder
+from tests.coupling.control_networks import branching, finished
 from tests.rotation.networks import (
     OBSTACLES,
     STEPS,
@@ -198,3 +199,11 @@ def test_a_rotation_is_for_its_own_graph() -> None:
     wrong = replace(rotation, turns=(replace(rotation.turns[0], first=1),))
     with pytest.raises(PlanError, match="rotates 3 channels of layer"):
         rotate(graph, wrong)
+
+
+def test_where_there_are_subgraphs_too_nodes_are_folded() -> None:
+    graph = finished(branching())
+    assert any(not node.outputs for node in graph.nodes)
+    first = graph.nodes[0].outputs[0]
+    same = folded(graph, (first,))
+    assert [node.name for node in same.nodes] == [node.name for node in graph.nodes]
