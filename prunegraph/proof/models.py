@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,12 +76,25 @@ class Models:
         return True
 
 
-def without_nodes(path: Path, nodes: Sequence[Node], values: Batch) -> Path:
-    """The model of a file with nodes taken out; their outputs are inputs of it now."""
+def own(value: str) -> str:
+    """The name of what a node makes by itself of a value that is given."""
+    return f"{value}/own"
+
+
+def without_nodes(
+    path: Path, nodes: Sequence[Node], values: Batch, watched: Collection[str] = ()
+) -> Path:
+    """The model of a file with nodes taken out; their outputs are inputs of it now.
+
+    Nodes that make a `watched` value stay, and make it under another name (`own`), which nothing reads.
+    """
     model = onnx.load(path, load_external_data=False)
     gone = {output for node in nodes for output in node.outputs}
     for proto in [proto for proto in model.graph.node if gone.intersection(proto.output)]:
-        model.graph.node.remove(proto)
+        if proto.output[0] in watched:
+            proto.output[0] = own(proto.output[0])
+        else:
+            model.graph.node.remove(proto)
     for name in sorted(gone - {""}):
         kind = onnx.helper.np_dtype_to_tensor_dtype(values[name].dtype)
         model.graph.input.append(

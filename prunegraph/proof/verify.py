@@ -17,11 +17,11 @@ from prunegraph.graph.external import write_graph
 from prunegraph.graph.model import FLOAT_TYPES, Graph
 from prunegraph.masked.original import CONSUMED, write_masked
 from prunegraph.masked.weights import wrong_weight
-from prunegraph.operators import info
+from prunegraph.operators import info, is_quantize
 from prunegraph.proof.feeds import PairedInputs
 from prunegraph.proof.inputs import Inputs
 from prunegraph.proof.measure import all_finite, differ, difference, is_saturated, reacts
-from prunegraph.proof.models import LEVELS, Models, without_nodes
+from prunegraph.proof.models import LEVELS, Models, own, without_nodes
 from prunegraph.proof.result import Proof
 from prunegraph.runtime.data import Batch
 from prunegraph.selection.plan import Cut, Plan, derive_cuts, survivors
@@ -36,6 +36,16 @@ TOLERANCE_HALF = 2e-2
 #: and at least where activations are rounded to integers: a code that flips is no fault of a cut.
 NOISE = 10
 ROUNDING = 0.05
+
+#: Types of codes that are compared by themselves; ONNX Runtime hands over no narrower ones.
+CODES = frozenset(
+    {
+        onnx.TensorProto.UINT8,
+        onnx.TensorProto.INT8,
+        onnx.TensorProto.UINT16,
+        onnx.TensorProto.INT16,
+    }
+)
 
 #: Whose fault it is when only optimized graphs differ.
 OPTIMIZER = "The cut is right, but ONNX Runtime's optimizations break the result"
@@ -353,36 +363,68 @@ class _Comparison:
         """The comparison with both graphs made to decide alike, where they decide at all.
 
         A TopK among nearly equal scores falls one way or the other by rounding, and all
-        behind it differs. What decides is compared by itself; its results are then inputs.
+        behind it differs; so does a value between two codes of a QuantizeLinear. What decides is compared by
+        itself; its results are then inputs. (In a default session codes differ anyway: layers run in integers there.)
         """
-        present = self.both
-        deciding = [
+        ordering = [
             n
             for n in self.graph.nodes
             if info(n).decides
-            and present.issuperset(o for o in n.outputs if o)
+            and self.both.issuperset(o for o in n.outputs if o)
             and all(kept is None for kept in self.survivors.value(n.inputs[0]))
         ]
+        rounding = [
+            n
+            for n in self.graph.nodes
+            if level is None
+            and is_quantize(n)
+            and self.both.issuperset(n.outputs)
+            and self.survivors.coupling.shape_info.types.get(n.outputs[0]) in CODES
+        ]
+        deciding = [*ordering, *rounding]
         if not deciding:
             return None
         results = [output for node in deciding for output in node.outputs if output]
-        read = [n.inputs[0] for n in deciding if n.inputs[0] in present]
+        codes = [n.outputs[0] for n in rounding]
+        read = [n.inputs[0] for n in deciding if n.inputs[0] in self.both]
         values = self.models.values(self.models.masked, self.inputs, results)
-        inputs = [
-            {**each, **dict(zip(results, value, strict=True))}
-            for each, value in zip(self.inputs, values, strict=True)
+        given = [dict(zip(results, value, strict=True)) for value in values]
+        inputs = [{**a, **b} for a, b in zip(self.inputs, given, strict=True)]
+        kept = [
+            {**a, **{name: self._survive(name, value) for name, value in b.items()}}
+            for a, b in zip(self.inputs, given, strict=True)
         ]
-        paths = [
-            without_nodes(path, deciding, inputs[0])
+        masked, pruned = (
+            without_nodes(path, deciding, inputs[0], codes)
             for path in (self.models.masked, self.models.pruned)
-        ]
-        self.notes.append(
-            f"{len(deciding)} nodes that decide by order ({deciding[0].op}) were made to decide alike"
         )
+        for nodes, how in ((ordering, "decide by order"), (rounding, "round")):
+            if nodes:
+                self.notes.append(
+                    f"{len(nodes)} nodes that {how} ({nodes[0].op}) were made to {how.split()[0]} alike"
+                )
+        if codes and self._furthest(codes, pruned, given, kept) > 1:
+            return None
         names = list(dict.fromkeys([*names, *read]))
         return self._compare(
-            self.models.values(paths[0], inputs, names), paths[1], inputs, names, level
+            self.models.values(masked, inputs, names), pruned, kept, names, level
         )
+
+    def _furthest(
+        self,
+        codes: Sequence[str],
+        pruned: Path,
+        given: Sequence[Batch],
+        kept: Sequence[Batch],
+    ) -> int:
+        """How many steps codes that the pruned graph makes by itself are from those that are given, at most."""
+        results = self.models.values(pruned, kept, [own(name) for name in codes])
+        steps = [
+            np.abs(self._survive(name, a[name]).astype(np.int64) - b.astype(np.int64))
+            for a, values in zip(given, results, strict=True)
+            for name, b in zip(codes, values, strict=True)
+        ]
+        return max((int(each.max(initial=0)) for each in steps), default=0)
 
     def _survive(self, name: str, value: Array) -> Array:
         """The part of an original value that the pruned graph still has."""

@@ -465,3 +465,67 @@ def test_a_file_with_other_names_is_compared_by_its_outputs(tmp_path: Path) -> N
     pruned = pg.apply(graph, plan)
     pg.save(pruned, tmp_path / "compact.onnx", compact=True)
     assert pg.verify(graph, plan, pg.load(tmp_path / "compact.onnx")).relative < 1e-4
+
+
+# -- rounding ------------------------------------------------------------------------------
+
+
+def rounding(b: Builder) -> tuple[pg.Graph, str, str]:
+    """Two layers with integers between them; the names of the factor before the rounding, and of its step."""
+    x = b.relu(b.conv(b.input("n", 3, 8, 8), 3, 8))
+    x = b.op("Mul", x, b.const(np.float32(1), np.float32))
+    factor = b.nodes[-1].input[1]
+    step, zero = b.const(0.03, np.float32), b.const(0, np.uint8)
+    x = b.op("QuantizeLinear", x, step, zero)
+    x = b.op("DequantizeLinear", x, b.const(0.03, np.float32), zero)
+    return b.graph(b.conv(x, 8, 4)), factor, step
+
+
+def with_scalar(
+    monkeypatch: pytest.MonkeyPatch, which: str, name: str, value: float
+) -> None:
+    """Let a model of the proof have another value in a weight of one element."""
+    opened = Models.open
+
+    def changed(self: Models, path: Path, level: str | None = None) -> object:
+        if which in path.stem:
+            model = onnx.load(path)
+            (tensor,) = (t for t in model.graph.initializer if t.name == name)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.float32(value), name))
+            path = path.with_name(f"changed_{path.name}")
+            onnx.save(model, path)
+        return opened(self, path, level)
+
+    monkeypatch.setattr(Models, "open", changed)
+
+
+def test_a_value_between_two_codes_may_fall_on_either_side(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    graph, factor, _ = rounding(Builder())
+    plan = random_plan(pg.analyze(graph))
+    assert plan.remove
+    with_scalar(monkeypatch, "pruned", factor, 1 + 5e-5)
+    proof = pg.verify(graph, plan, pg.apply(graph, plan))
+    assert proof.relative < 1e-4 and "round alike" in str(proof)
+
+
+def test_codes_that_flip_are_no_excuse_for_what_is_rounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    graph, factor, _ = rounding(Builder())
+    plan = random_plan(pg.analyze(graph))
+    with_scalar(monkeypatch, "pruned", factor, 1.001)
+    with pytest.raises(ExactnessError, match="differs from the masked original"):
+        pg.verify(graph, plan, pg.apply(graph, plan))
+
+
+def test_codes_that_flip_are_no_excuse_for_another_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing behind the rounding shows its step where both graphs are given the same codes."""
+    graph, _, step = rounding(Builder())
+    plan = random_plan(pg.analyze(graph))
+    with_scalar(monkeypatch, "pruned", step, 0.04)
+    with pytest.raises(ExactnessError, match="differs from the masked original"):
+        pg.verify(graph, plan, pg.apply(graph, plan))
