@@ -22,7 +22,6 @@ from prunegraph.selection.normalise import Norm, normalised
 from prunegraph.selection.structure import structures
 from prunegraph.selection.units import (
     Limits,
-    Removal,
     Step,
     Unit,
     collect,
@@ -153,7 +152,7 @@ def allocate(
     budget: Budget,
     limits: Limits,
     allocation: str = "uniform",
-) -> Removal:
+) -> dict[str, Array]:
     """What to remove so that the budget is met.
 
     Raises:
@@ -205,7 +204,7 @@ def _take_bound(
     bounds = budget.bounds(meter.original)
 
     def remaining_of(count: int) -> Cost:
-        return meter.measure(collect([*forced, *free[:count]]).channels)
+        return meter.measure(collect([*forced, *free[:count]]))
 
     error = unmet(budget, remaining_of(len(free)), meter.original)
     if error is not None:

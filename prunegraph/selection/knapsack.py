@@ -21,7 +21,6 @@ from prunegraph.selection.budget import Budget, Meter, unmet
 from prunegraph.selection.pieces import Pieces
 from prunegraph.selection.units import (
     Limits,
-    Removal,
     Step,
     Unit,
     collect,
@@ -42,7 +41,7 @@ class Option:
     steps: tuple[Step, ...]
 
     @property
-    def removal(self) -> Removal:
+    def removal(self) -> dict[str, Array]:
         """What goes then."""
         return collect(self.steps)
 
@@ -240,7 +239,7 @@ def allocate(
     budget: Budget,
     limits: Limits,
     curves: Mapping[str, Curve],
-) -> Removal:
+) -> dict[str, Array]:
     """What to remove so that the budget is met and the sum of the units' errors is small.
 
     Args:
@@ -274,7 +273,7 @@ def allocate(
     if result is None and budget.ratio is None:
         meter = Meter(coupling)
         everything = _removal(free, choices, last)
-        error = unmet(budget, meter.measure(everything.channels), meter.original)
+        error = unmet(budget, meter.measure(everything), meter.original)
         assert error is not None
         raise error
     return _removal(free, choices, result or last)
@@ -335,10 +334,7 @@ def _cost(
     pieces = Pieces(
         coupling,
         kind,
-        {
-            unit: [option.removal.channels for option in each]
-            for unit, each in choices.items()
-        },
+        {unit: [option.removal for option in each] for unit, each in choices.items()},
     )
     untouched = getattr(Meter(coupling).measure({}), kind) - pieces.original
     fixed = dict.fromkeys(choices, 0)
@@ -355,7 +351,7 @@ def _cost(
 
 def _removal(
     free: Sequence[Unit], choices: Mapping[str, Sequence[Option]], result: Sequence[int]
-) -> Removal:
+) -> dict[str, Array]:
     """What goes: of units with a ratio of their own what that says, of the others what was chosen."""
     chosen = {unit.id: option for unit, option in zip(free, result, strict=True)}
     return collect(

@@ -68,9 +68,9 @@ class Ranking:
         provenance = {**_provenance(choice, criterion), **reason}
         if len(budget.counted) > 1:
             meter = Meter(self.coupling)
-            remaining = meter.measure(removal.channels)
+            remaining = meter.measure(removal)
             provenance["binding"] = budget.binding(remaining, meter.original)
-        return make_plan(self.coupling, removal.channels, provenance)
+        return make_plan(self.coupling, removal, provenance)
 
     def _candidates(self, budget: Budget) -> dict[str, Removal]:
         """What allocations that compete remove, by their names."""

@@ -6,7 +6,7 @@ an upper bound, protected layers, the channels that stay in every group.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,10 +20,7 @@ from prunegraph.registry import Registry
 from prunegraph.selection.budget import Budget, Meter
 from prunegraph.selection.criteria.base import CRITERIA, Context
 from prunegraph.selection.plan import Plan, make_plan, survivors
-from prunegraph.selection.units import Limits
-
-#: Channels to remove, by group id.
-Removal = Mapping[str, Sequence[int] | np.ndarray]
+from prunegraph.selection.units import Limits, Removal
 
 Selector = Callable[[Coupling, Context, Budget], Plan | Removal]
 SELECTORS: Registry[Selector] = Registry(

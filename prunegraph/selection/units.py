@@ -1,7 +1,7 @@
 """Units: what competes for a budget, each with steps that go one after the other.
 
-A unit is most often one group of channels. Where groups (or whole branches) can only go together they
-are one unit: its steps then name channels of several groups, or branches.
+A unit is most often one group of channels. Where groups can only go together they are one
+unit: its steps then name channels of several groups.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from prunegraph.errors import BudgetError
 from prunegraph.selection.structure import alike
 
 Array = np.ndarray
+
+#: Channels that go, by group id.
+Removal = Mapping[str, Sequence[int] | Array]
 
 
 @dataclass(frozen=True)
@@ -44,21 +47,19 @@ class Limits:
 
 @dataclass(frozen=True)
 class Step:
-    """Channels and branches that go together, after the steps of the same unit before it.
+    """Channels that go together, after the steps of the same unit before it.
 
     Args:
         unit: id of the unit.
         gone: channels that go with this step, by group id.
         share: what part of the unit is gone then.
         scores: those of all channels of the groups in `gone`, by group id.
-        branches: residual branches that go with this step.
     """
 
     unit: str
     gone: Mapping[str, tuple[int, ...]]
     share: float
     scores: Mapping[str, Array] = field(repr=False)
-    branches: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
@@ -81,14 +82,6 @@ class Unit:
     groups: tuple[str, ...]
     channels: int
     steps: tuple[Step, ...] = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Removal:
-    """Channels that go, by group id, and branches that go."""
-
-    channels: Mapping[str, Array]
-    branches: tuple[str, ...] = ()
 
 
 def make_units(
@@ -136,8 +129,7 @@ def join(units: Sequence[Unit]) -> Unit:
             scores.update(part.scores)
             for group, channels in part.gone.items():
                 gone[group] = (*gone.get(group, ()), *channels)
-        branches = tuple(branch for part in parts for branch in part.branches)
-        steps.append(Step(name, gone, float(share), scores, branches))
+        steps.append(Step(name, gone, float(share), scores))
         before = share
     groups = tuple(group for unit in units for group in unit.groups)
     return Unit(name, groups, sum(unit.channels for unit in units), tuple(steps))
@@ -197,18 +189,13 @@ def up_to(steps: Iterable[Step], share: float) -> list[Step]:
     return [step for step in steps if step.share <= share + 1e-9]
 
 
-def collect(steps: Iterable[Step]) -> Removal:
+def collect(steps: Iterable[Step]) -> dict[str, Array]:
     """All that goes with some steps, channels by rising number."""
     channels: dict[str, list[int]] = {}
-    branches: dict[str, None] = {}
     for step in steps:
         for group, gone in step.gone.items():
             channels.setdefault(group, []).extend(gone)
-        branches.update(dict.fromkeys(step.branches))
-    return Removal(
-        {group: np.sort(np.asarray(gone, np.int64)) for group, gone in channels.items()},
-        tuple(branches),
-    )
+    return {group: np.sort(np.asarray(gone, np.int64)) for group, gone in channels.items()}
 
 
 def channels_of(steps: Sequence[Step], group: str) -> list[int]:

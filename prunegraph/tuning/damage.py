@@ -105,8 +105,8 @@ class Damage:
         relay = Relay(graph, self.coupling.shape_info.shapes, judge.wanted)
         versions = [
             Version(
-                frozenset(substitution.touched(removed.channels)),
-                partial(substitution.revision, removed.channels),
+                frozenset(substitution.touched(removed)),
+                partial(substitution.revision, removed),
             )
             for removed in removals
         ]

@@ -35,11 +35,11 @@ from prunegraph.rewriting.cut import cut
 from prunegraph.runtime.data import LABELS, Data
 from prunegraph.runtime.session import run, session
 from prunegraph.runtime.statistics import batch_size
+from prunegraph.selection.units import Removal
 
 Array = np.ndarray
 
-#: Channels to remove, by group id: what stands for a candidate.
-Removal = Mapping[str, Sequence[int] | Array]
+#: What stands for a candidate: the channels it removes, by group id.
 Key = tuple[tuple[str, tuple[int, ...]], ...]
 
 MODEL, STUDY, CALIBRATION, BATCH = (

@@ -9,7 +9,7 @@ so all shapes stay, and a removal costs two small products. Sources: Hassibi et 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -23,14 +23,12 @@ from prunegraph.runtime.statistics import Gram, Statistics
 from prunegraph.runtime.stepper import is_outer
 from prunegraph.selection.criteria.obs import DAMPING, reading
 from prunegraph.selection.criteria.parts import rows_of
+from prunegraph.selection.units import Removal
 
 Array = np.ndarray
 
 #: Bytes of inverses that are kept.
 KEEP = 2**29
-
-#: Channels that go, by group id.
-Channels = Mapping[str, Sequence[int] | Array]
 
 
 class Substitution:
@@ -48,7 +46,7 @@ class Substitution:
         #: Inverses by layer, in single precision, as many as memory allows.
         self._inverses: dict[str, Array] = {}
 
-    def touched(self, removed: Channels) -> set[int]:
+    def touched(self, removed: Removal) -> set[int]:
         """Indices of the nodes whose weights differ when channels of some groups go.
 
         Raises:
@@ -70,7 +68,7 @@ class Substitution:
                 )
         return result
 
-    def revision(self, removed: Channels) -> Revision:
+    def revision(self, removed: Removal) -> Revision:
         """The graph's weights with channels of some groups removed."""
         revision = Revision(self._graph)
         rows: dict[int, list[list[Array]]] = {}

@@ -163,7 +163,7 @@ def allocated(
     curves: Mapping[str, knapsack.Curve],
 ) -> Mapping[str, Array]:
     units = make_units(coupling, scores, limits)
-    return knapsack.allocate(coupling, units, budget, limits, curves).channels
+    return knapsack.allocate(coupling, units, budget, limits, curves)
 
 
 @pytest.mark.parametrize("kind", ["macs", "params", "bytes"])

@@ -47,11 +47,11 @@ def test_groups_of_a_unit_go_together(allocation: str) -> None:
     seen = set()
     for macs in (0.9, 0.6, 0.4):
         removal = allocate(coupling, units, pg.Budget(macs=macs), Limits(), allocation)
-        first, second = (len(removal.channels.get(g, ())) for g in units[0].groups)
+        first, second = (len(removal.get(g, ())) for g in units[0].groups)
         assert first == second
         seen.add(first)
         meter = Meter(coupling)
-        assert meter.measure(removal.channels).macs <= macs * meter.original.macs
+        assert meter.measure(removal).macs <= macs * meter.original.macs
     assert len(seen) > 1
 
 
@@ -60,27 +60,24 @@ def test_the_knapsack_takes_units_whole() -> None:
     units = together(coupling)
     curves = {"both": [(0.5, 0.1)], units[1].id: [(0.5, 10.0)]}
     removal = knapsack.allocate(coupling, units, pg.Budget(macs=0.6), Limits(), curves)
-    first, second = (removal.channels[group] for group in units[0].groups)
-    assert len(first) == len(second) > 0 and not len(
-        removal.channels.get(units[1].groups[0], ())
-    )
+    first, second = (removal[group] for group in units[0].groups)
+    assert len(first) == len(second) > 0 and not len(removal.get(units[1].groups[0], ()))
     kept = Limits(ratios={units[0].groups[1]: 0.25})
     assert forced_share(units[0], kept) == 0.25 and forced_share(units[1], kept) is None
     removal = knapsack.allocate(coupling, units, pg.Budget(macs=0.9), kept, curves)
-    assert [len(removal.channels[group]) for group in units[0].groups] == [4, 4]
+    assert [len(removal[group]) for group in units[0].groups] == [4, 4]
 
 
-def test_steps_collect_channels_and_branches() -> None:
+def test_steps_collect_channels() -> None:
     scores = {"a": np.arange(4.0)}
     steps = [
         Step("a", {"a": (3, 1)}, 0.5, scores),
-        Step("a", {"a": (0, 2)}, 1.0, scores, branches=("block",)),
+        Step("a", {"a": (0, 2)}, 1.0, scores),
     ]
     assert [step.count for step in steps] == [2, 2]
     removal = collect(steps)
-    assert removal.channels["a"].tolist() == [0, 1, 2, 3]
-    assert removal.branches == ("block",)
-    assert collect(up_to(steps, 0.5)).branches == ()
+    assert removal["a"].tolist() == [0, 1, 2, 3]
+    assert collect(up_to(steps, 0.5))["a"].tolist() == [1, 3]
 
 
 KINDS = ("macs", "params", "bytes")
@@ -108,7 +105,7 @@ def test_all_of_several_bounds_are_met_and_one_binds(
             removal = knapsack.allocate(coupling, units, budget, limits, curves)
         else:
             removal = allocate(coupling, units, budget, limits, allocation)
-        return meter.measure(removal.channels)
+        return meter.measure(removal)
 
     budget = pg.Budget(**shares)
     remaining = removed(budget)

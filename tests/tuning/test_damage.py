@@ -18,7 +18,6 @@ from prunegraph.runtime.data import Data
 from prunegraph.runtime.session import run_values
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.criteria.obs import DAMPING
-from prunegraph.selection.units import Removal
 from prunegraph.tuning import damage, judging
 from prunegraph.tuning.damage import Damage, power_law
 from prunegraph.tuning.relay import Relay, Version
@@ -140,7 +139,7 @@ def test_damage_rises_and_nothing_costs_nothing(network: str) -> None:
     coupling, seen = pg.analyze(graph), statistics(graph)
     measured = Damage(coupling, seen)
     removals = [
-        Removal({group.id: np.arange(count)})
+        {group.id: np.arange(count)}
         for group in coupling.groups
         for count in (0, 1, group.channels - 1)
     ]
@@ -162,7 +161,7 @@ def test_scores_of_words_are_compared_without_the_last_layer(
     monkeypatch.setattr(judging, "VOCABULARY", 40)
     judge = judging.judged_by(graph, coupling.shape_info.shapes)
     assert judge.last is not None and judge.last.name == "words"
-    (value,) = Damage(coupling, seen).measure([Removal(removed)])
+    (value,) = Damage(coupling, seen).measure([removed])
     fitted, held = damage.parts(graph, seen.data)
     (fed,) = held.batches(graph, 8)
     revised = Substitution(coupling, Statistics(graph, fitted)).revision(removed).apply()
