@@ -12,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
 
-from prunegraph.graph import control, order
-from prunegraph.graph.external import declare_piece, write_stream
+from prunegraph.graph import control
 from prunegraph.graph.model import Graph, Node
 from prunegraph.runtime.data import Batch
-from prunegraph.runtime.session import run, session
+from prunegraph.runtime.piece import opened_piece, read_by
+from prunegraph.runtime.session import run
 
 Array = np.ndarray
 
@@ -118,7 +117,7 @@ class Stepper:
         self._last = {
             value: self.place[node.index]
             for node in self._outer()
-            for value in _read(node.proto)
+            for value in read_by(node.proto)
         }
 
     def _outer(self) -> list[Node]:
@@ -144,7 +143,7 @@ class Stepper:
         nodes = [node for node in self._outer() if self.at <= self.place[node.index] < stop]
         now = [protos.get(node.index, node.proto) for node in nodes]
         created = {output for proto in now for output in proto.output if output}
-        read = {value for proto in now for value in _read(proto)}
+        read = {value for proto in now for value in read_by(proto)}
         needed = sorted(v for v in created if self._last.get(v, -1) >= stop)
         self.at = stop
         if needed:
@@ -163,51 +162,20 @@ class Stepper:
         wanted: list[str],
         weights: Mapping[str, Array],
     ) -> None:
-        given = sorted(read & self._store.names())
-        model = onnx.ModelProto(ir_version=self.graph.model.ir_version)
-        model.opset_import.extend(self.graph.model.opset_import)
-        model.graph.name = "piece"
-        model.graph.node.extend(protos)
-        for name in given:
-            kind = helper.np_dtype_to_tensor_dtype(self._store.get(0, name).dtype)
-            model.graph.input.append(
-                helper.make_tensor_value_info(name, kind, self._store.shape(name))
-            )
-        declare_piece(model.graph, self.graph, wanted)
-        sparse = self.graph.model.graph.sparse_initializer
-        model.graph.sparse_initializer.extend(
-            tensor for tensor in sparse if tensor.values.name in read
-        )
-        with tempfile.TemporaryDirectory(prefix="prunegraph-") as folder:
-            path = Path(folder) / "model.onnx"
-            write_stream(model, self._tensors(read, weights), path, self.graph.folder)
-            opened = session(path, name=self.graph.source, spins=False)
+        given = {
+            name: (self._store.get(0, name).dtype, self._store.shape(name))
+            for name in sorted(read & self._store.names())
+        }
+        with opened_piece(
+            self.graph, protos, given, wanted, weights, spins=False
+        ) as opened:
             for batch in range(self.batches):
-                values = run(
-                    opened, {name: self._store.get(batch, name) for name in given}, wanted
-                )
+                inputs = {name: self._store.get(batch, name) for name in given}
+                values = run(opened, inputs, wanted)
                 for name, array in zip(wanted, values, strict=True):
                     self._store.put(batch, name, array)
-
-    def _tensors(
-        self, read: set[str], weights: Mapping[str, Array]
-    ) -> Iterable[onnx.TensorProto]:
-        for name in sorted(read):
-            if name in weights:
-                yield numpy_helper.from_array(np.ascontiguousarray(weights[name]), name)
-            elif name in self.graph.weights:
-                tensor = self.graph.weights[name].tensor
-                if tensor.name != name:
-                    tensor = onnx.TensorProto.FromString(tensor.SerializeToString())
-                    tensor.name = name
-                yield tensor
 
 
 def is_outer(node: Node) -> bool:
     """Tell whether a node stands in the file's main graph."""
     return node.subgraph is None and node.domain != control.DOMAIN
-
-
-def _read(proto: onnx.NodeProto) -> list[str]:
-    """Values a node reads, also in its subgraphs."""
-    return [value for value in (*proto.input, *order.captured(proto)) if value]

@@ -6,26 +6,21 @@ original's session, and before its first change it is the original, so that noth
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
-from onnx import helper, numpy_helper
 
-from prunegraph.graph import order
-from prunegraph.graph.external import declare_piece, write_stream
 from prunegraph.graph.model import Graph, Node
 from prunegraph.ops.cost import node_macs
 from prunegraph.ops.rule import Shape
 from prunegraph.rewriting.reweight import Revision
 from prunegraph.runtime.data import Batch
-from prunegraph.runtime.session import run, session
+from prunegraph.runtime.piece import opened_piece, read_by
+from prunegraph.runtime.session import run
 from prunegraph.runtime.stepper import is_outer
 
 if TYPE_CHECKING:
@@ -127,38 +122,17 @@ class Relay:
         elif version.values.keys() & set(stretch.reads):
             version.values.update(_run(opened, stretch, now, version.values))
 
-    @contextmanager
     def _opened(
         self, stretch: Stretch, now: Mapping[str, Arrays], revision: Revision | None
-    ) -> Iterator[InferenceSession]:
+    ) -> AbstractContextManager[InferenceSession]:
         """A session of a stretch, with the weights of a version or the original's."""
         replaced = revision.protos if revision else {}
-        weights = revision.weights if revision else {}
         protos = [replaced.get(node.index, node.proto) for node in stretch.nodes]
-        model = onnx.ModelProto(ir_version=self.graph.model.ir_version)
-        model.opset_import.extend(self.graph.model.opset_import)
-        model.graph.name = "stretch"
-        model.graph.node.extend(protos)
-        for name in stretch.reads:
-            first = now[name][0]
-            kind = helper.np_dtype_to_tensor_dtype(first.dtype)
-            sizes = [None] * first.ndim
-            model.graph.input.append(helper.make_tensor_value_info(name, kind, sizes))
-        declare_piece(model.graph, self.graph, stretch.gives)
-        read = {value for proto in protos for value in _read(proto)}
-        sparse = self.graph.model.graph.sparse_initializer
-        model.graph.sparse_initializer.extend(t for t in sparse if t.values.name in read)
-        tensors = (
-            numpy_helper.from_array(np.ascontiguousarray(weights[name]), name)
-            if name in weights
-            else named(self.graph.weights[name].tensor, name)
-            for name in sorted(read)
-            if name in weights or name in self.graph.weights
-        )
-        with tempfile.TemporaryDirectory(prefix="prunegraph-") as folder:
-            path = Path(folder) / "model.onnx"
-            write_stream(model, tensors, path, self.graph.folder)
-            yield session(path, name=self.graph.source)
+        given = {
+            name: (now[name][0].dtype, [None] * now[name][0].ndim) for name in stretch.reads
+        }
+        weights = revision.weights if revision else {}
+        return opened_piece(self.graph, protos, given, stretch.gives, weights)
 
 
 def _run(
@@ -190,7 +164,7 @@ def _stretches(
     produced.update(dict.fromkeys(graph.inputs, -1))
     last = dict.fromkeys(wanted, len(nodes))
     for at, node in enumerate(nodes):
-        for value in _read(node.proto):
+        for value in read_by(node.proto):
             last[value] = max(last.get(value, -1), at)
     # What stands between a node and the one before it.
     crossing = np.zeros(len(nodes) + 1)
@@ -203,7 +177,7 @@ def _stretches(
     for start, end in pairwise([0, *ends]):
         part = nodes[start:end]
         created = {value for node in part for value in node.outputs if value}
-        read = dict.fromkeys(v for node in part for v in _read(node.proto))
+        read = dict.fromkeys(v for node in part for v in read_by(node.proto))
         reads = [v for v in read if v in produced and v not in created]
         gives = [v for v in sorted(created) if last.get(v, -1) >= end]
         if gives:
@@ -228,19 +202,5 @@ def _needed(graph: Graph, wanted: set[str]) -> list[Node]:
             continue
         if missing.intersection(node.outputs):
             result.append(node)
-            missing.update(_read(node.proto))
+            missing.update(read_by(node.proto))
     return result[::-1]
-
-
-def _read(proto: onnx.NodeProto) -> list[str]:
-    """Values a node reads, also in its subgraphs."""
-    return [value for value in (*proto.input, *order.captured(proto)) if value]
-
-
-def named(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
-    """A tensor by another name."""
-    if tensor.name == name:
-        return tensor
-    copy = onnx.TensorProto.FromString(tensor.SerializeToString())
-    copy.name = name
-    return copy
