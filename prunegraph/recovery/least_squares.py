@@ -2,8 +2,9 @@
 
 From shallow to deep, a layer's weights are refitted so that, from the inputs the pruned
 network gives it, it makes the outputs the original made: with X the inputs and Y the
-outputs (both centred), W = (X'X + ridge)^-1 (X'Y + ridge W0), where W0 are the weights the cut
-left. The intercept goes into the layer's bias, or into the mean of the BatchNormalization behind
+outputs (both centred), W = (X'X + ridge)^-1 (X'Y + ridge W0). W0 are the weights the cut left, which make up for the
+inputs that went (`recovery.compensation`); each layer's ridge is chosen on samples left out (`recovery.ridge`). The
+intercept goes into the layer's bias, or into the mean of the BatchNormalization behind
 it. The last layer before a residual sum is fitted to the original's sum, less what the
 pruned network already has on the other side, so that it makes up for that side's error too; the last layer before a
 branch that went, to the sum behind that branch. Where
@@ -24,7 +25,9 @@ from prunegraph.graph import linear
 from prunegraph.graph.model import Graph, Node
 from prunegraph.operators import is_convolution
 from prunegraph.recovery.changes import changed, original_of
+from prunegraph.recovery.compensation import Compensation
 from prunegraph.recovery.regression import Regression, behind
+from prunegraph.recovery.ridge import choose_ridge
 from prunegraph.recovery.tails import Tail, run_order, tail_of
 from prunegraph.rewriting.reweight import Revision
 from prunegraph.runtime import patches
@@ -126,7 +129,7 @@ def repair(
     data = data.fit(survivors.coupling.graph)
     with Store() as targets, Store() as values:
         original = survivors.coupling.graph
-        statistics = Statistics(original, data, progress=progress)
+        statistics = Statistics.of(original, data, progress)
         fits = _fits(survivors, pruned, statistics, targets, activations)
         if not fits:
             return pruned
@@ -140,10 +143,11 @@ def repair(
         if (mask := statistics.mask) is not None:
             masks = [batch[mask.input] for batch in data.batches(pruned, size)]
         inputs = _Inputs(stepper, masks)
+        compensation = Compensation(survivors, pruned, statistics)
         for done, fit in enumerate(fits):
             progress(f"least squares: layer {done + 1} of {len(fits)}, {fit.node.name}")
             stepper.advance(fit.node.index, revision.weights, revision.protos)
-            _refit(fit, inputs, revision)
+            _refit(fit, inputs, revision, compensation)
         return revision.apply()
 
 
@@ -252,10 +256,14 @@ def _source(
     return layer if is_wide and not is_convolution(node) else None
 
 
-def _refit(fit: _Fit, inputs: _Inputs, revision: Revision) -> None:
+def _refit(
+    fit: _Fit, inputs: _Inputs, revision: Revision, compensation: Compensation
+) -> None:
     """Fit a layer in the scale of the value that is compared: `v = (x W + b + rest - mean) factor + shift + other`."""
     node, tail = fit.node, fit.tail
     old, centred = revision.matrix(node), revision.can_intercept(node)
+    near = compensation.matrix(node, centred=centred)
+    near = old if near is None else near * linear.LinearLayer(revision.graph, node).alpha
     regression = inputs.regression(fit, centred)
     factor, mean, shift = (
         _grouped(each[None], len(old)) for each in _behind(tail, revision, node)
@@ -265,7 +273,9 @@ def _refit(fit: _Fit, inputs: _Inputs, revision: Revision) -> None:
     added = _added(fit, inputs, revision, factor)
     weights, intercepts = np.empty(old.shape), np.empty((len(old), old.shape[2]))
     for part, y in fit.targets(inputs.stepper.batches, len(old)):
-        anchor = old[:, :, part] * factor[:, :, part]
+        anchor = near[:, :, part] * factor[:, :, part]
+        if not part.start:
+            regression.ridge = choose_ridge(regression, y, anchor, tail.passing, added)
         if tail.passing is not None:
             fitted = behind(regression, y, anchor, tail.passing, added)
         else:

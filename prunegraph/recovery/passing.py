@@ -37,6 +37,9 @@ class Passing(Protocol):
     def schedule(self) -> Sequence[float]:
         """How firmly outputs are held to what the weights create, round by round."""
 
+    def of(self, values: Array) -> Array:
+        """What comes through of values."""
+
     def pulled(self, y: Array, created: Array, strength: float) -> Array:
         """Targets for elements that the original has as `y`, float32.
 
@@ -50,6 +53,10 @@ class Rectifier:
 
     ceiling: float = np.inf
     schedule: Sequence[float] = (0.1, 0.1, 0.1, 0.3, 0.3, 1.0)
+
+    def of(self, values: Array) -> Array:
+        """What comes through of values."""
+        return np.clip(values, 0, np.float32(self.ceiling))
 
     def pulled(self, y: Array, created: Array, strength: float) -> Array:
         """The best targets.
@@ -77,9 +84,9 @@ class ActivationCurve:
     table: Array = field(repr=False)
     schedule: Sequence[float] = (0.1, 0.1, 0.3)
 
-    def __call__(self, x: Array) -> Array:
-        """Its values."""
-        at = (x + np.float32(REACH)) * np.float32(POINTS)
+    def of(self, values: Array) -> Array:
+        """What comes through of values."""
+        at = (values + np.float32(REACH)) * np.float32(POINTS)
         below = np.clip(at, 0, len(self.table) - 2).astype(np.int32)
         at -= below
         at *= np.diff(self.table)[below]
@@ -90,7 +97,7 @@ class ActivationCurve:
         """Targets by the secant between what is and what should be, in whose slope k the cost is `k^2 (y - z)^2`."""
         missing = y - created
         near = np.abs(missing) < 1e-6
-        slope = (self(y) - self(created)) / np.where(near, np.float32(1), missing)
+        slope = (self.of(y) - self.of(created)) / np.where(near, np.float32(1), missing)
         slope *= slope
         slope /= slope + np.float32(strength)
         missing *= slope

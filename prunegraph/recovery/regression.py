@@ -11,7 +11,7 @@ from prunegraph.recovery.passing import Passing
 
 Array = np.ndarray
 
-#: Added to the diagonal, relative to its mean: keeps the weights near the old ones where inputs hardly vary.
+#: How firmly weights are held to those that are known before, relative to the mean energy of an input, at least.
 RIDGE = 1e-3
 
 #: Outputs that are worked on at a time, of at least `ROWS` samples: what stays in a processor's cache.
@@ -20,33 +20,41 @@ ROWS = 1024
 
 
 class Regression:
-    """Least squares for one set of inputs and any outputs.
+    """Least squares for one set of inputs and any outputs, near to weights that are known before.
 
     Args:
         x: inputs [groups, samples, inputs], float32; taken over, and centred in place.
         centred: whether there is an intercept.
-        ridge: weight of the weights to stay near to, relative to the mean energy of an input. None is
-            what samples say nothing of: inputs for each sample, and `RIDGE` at least.
+        ridge: weight of the weights to stay near to, relative to the mean energy of an input; may be
+            set anew for other outputs (`recovery.ridge`).
     """
 
-    def __init__(self, x: Array, *, centred: bool = True, ridge: float | None = None):
-        if ridge is None:
-            ridge = max(RIDGE, x.shape[2] / max(x.shape[1], 1))
-        self.x, self.centred = x, centred
+    def __init__(self, x: Array, *, centred: bool = True, ridge: float = RIDGE):
+        self.x, self.centred, self.ridge = x, centred, ridge
         self.mean = np.zeros((len(x), x.shape[2]))
         if centred:
             self.mean = x.mean(axis=1, dtype=np.float64)
             x -= self.mean[:, None].astype(np.float32)
-        gram = (x.swapaxes(1, 2) @ x).astype(np.float64)
-        gram /= x.shape[1]
-        damping = (
-            ridge * np.trace(gram, axis1=1, axis2=2) / x.shape[2]
-            + np.finfo(np.float32).tiny
-        )
-        self._damping = damping[:, None, None]
-        diagonal = np.arange(x.shape[2])
-        gram[:, diagonal, diagonal] += damping[:, None]
-        self._inverse = symmetric.inverse(gram)
+        #: Means of products of the inputs [groups, inputs, inputs].
+        self.gram: Array = x.swapaxes(1, 2) @ x
+        self.gram /= x.shape[1]
+        level = np.trace(self.gram, axis1=1, axis2=2, dtype=np.float64) / x.shape[2]
+        self._level: Array = level + np.finfo(np.float32).tiny
+        self._known: tuple[float, Array] | None = None
+
+    def damping(self, ridge: float) -> Array:
+        """What a ridge adds to the diagonal of each Gram matrix [groups]."""
+        return ridge * self._level
+
+    @property
+    def _inverse(self) -> Array:
+        """The inverse of the damped Gram matrices [groups, inputs, inputs]."""
+        if self._known is None or self._known[0] != self.ridge:
+            gram = self.gram.astype(np.float64)
+            diagonal = np.arange(gram.shape[1])
+            gram[:, diagonal, diagonal] += self.damping(self.ridge)[:, None]
+            self._known = self.ridge, symmetric.inverse(gram)
+        return self._known[1]
 
     def solve(self, y: Array, anchor: Array) -> tuple[Array, Array]:
         """Weights [groups, inputs, outputs] and intercept [groups, outputs] for outputs [groups, samples, outputs].
@@ -68,7 +76,7 @@ class Regression:
         count = self.x.shape[1]
         target = products.astype(np.float64)
         target /= count
-        target += self._damping * anchor
+        target += self.damping(self.ridge)[:, None, None] * anchor
         weights = self._inverse @ target
         mean = total / count if self.centred else np.zeros_like(total)
         return weights, mean - np.einsum("gi,gio->go", self.mean, weights)

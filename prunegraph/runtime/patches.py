@@ -162,4 +162,7 @@ class Rows:
         limit = samples * self.per_sample
         if len(chosen) <= limit:
             return chosen
-        return np.random.default_rng([self.seed, batch]).permutation(chosen)[:limit]
+        # Rows of a sample stay together: whoever holds out some rows holds out samples.
+        return np.sort(
+            np.random.default_rng([self.seed, batch]).permutation(chosen)[:limit]
+        )

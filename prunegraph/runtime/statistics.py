@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import tee
@@ -214,6 +215,18 @@ class Statistics:
         self._grams: dict[str, Gram] = {}
         self._samples: dict[tuple[str, int], Array] = {}
         self._kept: dict[str, Sequence[Accumulator]] = {}
+        graph.cache["statistics"] = weakref.ref(self)
+
+    @classmethod
+    def of(
+        cls, graph: Graph, data: Data, progress: Progress = lambda stage: None
+    ) -> Statistics:
+        """The statistics of a graph on these data that somebody still has, or new ones. Raises DataError."""
+        reference = graph.cache.get("statistics")
+        known = reference() if reference is not None else None
+        if isinstance(known, Statistics) and known.data is data.fit(graph):
+            return known
+        return cls(graph, data, progress=progress)
 
     def moments(self, wanted: Sequence[tuple[str, int]]) -> list[ChannelMoments]:
         """Moments along one axis of values, `(value, axis)` each."""

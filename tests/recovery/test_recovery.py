@@ -261,7 +261,7 @@ def test_activations_are_told_however_they_are_spelled(name: str) -> None:
     curve = passing(graph, x, activations=True)
     assert isinstance(curve, ActivationCurve)
     at = np.linspace(-40, 40, 1001).astype(np.float32)
-    np.testing.assert_allclose(curve(at), formula(at.astype(np.float64)), atol=1e-3)
+    np.testing.assert_allclose(curve.of(at), formula(at.astype(np.float64)), atol=1e-3)
     assert passing(graph, x) is None
 
 
