@@ -23,8 +23,8 @@ from prunegraph.training.binary import (
 )
 from prunegraph.training.binary.compression import CompressionRatios
 from prunegraph.training.binary.levels import half_wave_step
-from prunegraph.training.binary.lower import AffineMap, as_thresholds
 from prunegraph.training.binary.serial import bit_planes, serial_product
+from prunegraph.training.binary.thresholds import AffineMap, as_thresholds
 from prunegraph.training.module import GraphModule
 from tests.builders import Builder, residual_net
 from tests.training.binary.networks import plain_net, task
