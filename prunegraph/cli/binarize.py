@@ -107,7 +107,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="Levels computed, or layers' outputs compared: whole numbers in binary layers.",
 )
-@click.option("--no-pack", is_flag=True, help="Write binary weights as floats.")
+@click.option(
+    "--runtime",
+    type=click.Choice(["integers", "packed", "float"]),
+    help="How binary layers multiply: in integers (default), or floats, stored in a bit or in a float each.",
+)
 @seed_option()
 @reading_options
 def binarize(
@@ -158,7 +162,6 @@ def _options(
     no_affine: bool,
     no_update: bool,
     no_guard: bool,
-    no_pack: bool,
     **plain: Any,
 ) -> Any:
     from prunegraph.training.binary import BinarizeOptions, Quantizer
@@ -168,7 +171,6 @@ def _options(
         affine=not no_affine,
         update=not no_update,
         guard=not no_guard,
-        pack=not no_pack,
         **plain,
     )
 

@@ -34,9 +34,11 @@ class NodeWriter:
     ) -> str:
         """Add a node of ONNX's own domain, and name its output."""
         output = output or self._rewriter.names.short()
-        self._nodes.append(
-            helper.make_node(op, inputs, [output], name or None, **attributes)
+        proto = helper.make_node(op, inputs, [output], name or None)
+        proto.attribute.extend(
+            helper.make_attribute(key, value) for key, value in attributes.items()
         )
+        self._nodes.append(proto)
         return output
 
     def like(self, node: onnx.NodeProto, op: str, *inputs: str, output: str = "") -> str:

@@ -134,9 +134,11 @@ def _shifts(affine: AffineMap, table: CodeTable, factor: Array, reach: int) -> A
         upper = value - MAGNITUDE * np.floor(np.where(reached, limit, 0))
         most = np.where(reached, np.minimum(most, upper), most)
         least = np.where(reached, np.maximum(least, upper - MAGNITUDE), least)
+    shifts = (affine.shift / table.step * FINE + 0.5) / factor
     # What no sum reaches does not have to be exact.
-    plain = (affine.shift / table.step * FINE + 0.5) / factor
-    return np.where(np.isfinite(least), (least + most) / 2, plain)
+    bound = np.isfinite(least)
+    shifts[bound] = (least[bound] + most[bound]) / 2
+    return shifts
 
 
 def is_exact(reach: int) -> bool:

@@ -39,7 +39,7 @@ def as_thresholds(
     if not deadzone:
         inner[0] = 0.0
     size = np.abs(affine.scale)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         limits = [(edge - affine.shift) / size for edge in inner]
     # A channel of scale 0 has the same code everywhere.
     constant = [np.where(affine.shift > edge, -np.inf, np.inf) for edge in inner]
