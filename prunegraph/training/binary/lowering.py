@@ -14,7 +14,7 @@ from prunegraph.graph import linear
 from prunegraph.graph.external import without_weights
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.shapes import shape_info
-from prunegraph.operators import is_batch_normalization, passes
+from prunegraph.operators import is_batch_normalization, is_convolution, passes
 from prunegraph.rewriting.rewriter import Rewriter
 from prunegraph.training.binary.network import binary_layers, is_plain
 from prunegraph.training.binary.nodes import NodeWriter
@@ -69,8 +69,13 @@ class Lowering:
     # -- what goes where --------------------------------------------------------------------
 
     def _normal(self, node: Node) -> Node | None:
-        """The normalisation that alone reads a layer, maybe after a pool; None if the layer adds a bias itself."""
+        """The normalisation that alone reads a layer, maybe after a pool, and whose channels are the layer's filters.
+
+        None if the layer adds a bias itself.
+        """
         value = node.outputs[0]
+        if not is_convolution(node) and len(self.shapes.get(value, ())) != 2:
+            return None
         while (
             not node.input(2)
             and value not in self.graph.outputs

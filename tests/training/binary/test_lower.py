@@ -112,6 +112,20 @@ def test_matrix_products_become_binary_too() -> None:
     )
 
 
+def test_filters_are_not_on_the_axis_that_is_normalised() -> None:
+    """A matrix product of three axes has its filters on the last, a normalisation its channels on the second."""
+    b = Builder(0, opset=18)
+    x = b.relu(b.bn(b.linear(b.op("Flatten", b.input("n", 3, 8, 8)), 192, 90), 90))
+    x = b.op("Reshape", x, b.const(np.array([-1, 3, 30])))
+    x = b.op("MatMul", x, b.weight(30, 3), name="middle")
+    x = b.op("Flatten", b.relu(b.bn(x, 3)))
+    graph = settled(b.graph(b.linear(x, 9, 5, name="head")), min_inputs=16)
+    wanted = in_torch(graph, X)
+    for options in ({"runtime": "packed"}, {"form": "thresholds"}, {}):
+        result = in_runtime(lower(graph, **options), X)  # type: ignore[arg-type]
+        np.testing.assert_allclose(result, wanted, atol=2e-5 * np.abs(wanted).max())
+
+
 def test_binary_layers_compute_with_whole_numbers_in_the_threshold_form() -> None:
     graph = settled(plain_net(width=12))
     packed = lower(graph, form="thresholds")
