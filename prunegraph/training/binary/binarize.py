@@ -17,7 +17,7 @@ from prunegraph.runtime.data import Data
 from prunegraph.training.batches import Batches
 from prunegraph.training.batching import batching
 from prunegraph.training.binary.compression import CompressionRatios, compression
-from prunegraph.training.binary.lower import Form, Runtime, lower
+from prunegraph.training.binary.lower import Form, Runtime, lower, runtime_of
 from prunegraph.training.binary.network import (
     MIN_INPUTS,
     Last,
@@ -66,6 +66,9 @@ class BinarizeOptions:
         form: "arithmetic" or "thresholds"; see `lower`.
         runtime: "integers", "packed" or "float": how layers compute; see `lower`.
         seed: of draws and orders.
+
+    Raises:
+        OptionError: a form that the runtime does not have.
     """
 
     quantizer: Quantizer = field(default_factory=Quantizer)
@@ -85,6 +88,9 @@ class BinarizeOptions:
     form: Form = "arithmetic"
     runtime: Runtime | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        runtime_of(self.runtime, self.form)
 
 
 @dataclass(frozen=True)

@@ -38,20 +38,29 @@ def lower(
     Raises:
         OptionError: an argument has a value it cannot have, or thresholds are asked for in integers.
     """
+    if runtime_of(runtime, form) == "integers":
+        return IntegerLowering(graph, int8=frozenset(int8)).run()
+    return Lowering(
+        graph,
+        pack=runtime != "float",
+        compare=form == "thresholds",
+        int8=frozenset(int8),
+    ).run()
+
+
+def runtime_of(runtime: Runtime | None, form: Form) -> Runtime:
+    """The runtime that is meant where none is named.
+
+    Raises:
+        OptionError: as `lower`.
+    """
     if form not in ("arithmetic", "thresholds"):
         raise OptionError(f"form is arithmetic or thresholds, not {form!r}")
     runtime = runtime or ("integers" if form == "arithmetic" else "packed")
     if runtime not in ("integers", "packed", "float"):
         raise OptionError(f"runtime is integers, packed or float, not {runtime!r}")
-    if runtime == "integers":
-        if form == "thresholds":
-            raise OptionError(
-                "thresholds are for runtime packed or float: integers have their own"
-            )
-        return IntegerLowering(graph, int8=frozenset(int8)).run()
-    return Lowering(
-        graph,
-        pack=runtime == "packed",
-        compare=form == "thresholds",
-        int8=frozenset(int8),
-    ).run()
+    if runtime == "integers" and form == "thresholds":
+        raise OptionError(
+            "thresholds are for runtime packed or float: integers have their own"
+        )
+    return runtime
