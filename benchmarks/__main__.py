@@ -1,10 +1,10 @@
-"""List the benchmarks, or write tables of them into docs/benchmarks.md.
+"""List the benchmarks, or write tables of them into the pages that show them (docs/benchmarks.md, docs/binary.md).
 
     python -m benchmarks                      what there is
-    python -m benchmarks write                every table of the page anew (hours)
+    python -m benchmarks write                every table of the pages anew (hours)
     python -m benchmarks write zoo latency    the tables of these alone
 
-A table is what a command prints; the page keeps it with the command, the date and the processor.
+A table is what a command prints; a page keeps it with the command, the date and the processor.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-PAGE = FOLDER.parent / "docs" / "benchmarks.md"
+PAGES = [FOLDER.parent / "docs" / name for name in ("benchmarks.md", "binary.md")]
 
-#: A table of the page: the comment holds the command that prints it.
+#: A table of a page: the comment holds the command that prints it.
 TABLE = re.compile(
     r"<!-- (?P<command>python -m benchmarks\.[^>]*?) -->\n(?P<content>.*?)<!-- end -->",
     re.DOTALL,
@@ -69,24 +69,29 @@ def measure(command: str) -> str:
 
 
 def write(names: list[str]) -> None:
-    """Replace tables of the page; each as soon as it is measured."""
-    chosen = [match["command"] for match in TABLE.finditer(PAGE.read_text())]
+    """Replace tables of the pages; each as soon as it is measured."""
+    chosen = [
+        (page, match["command"])
+        for page in PAGES
+        for match in TABLE.finditer(page.read_text())
+    ]
     if names:
         chosen = [
-            c
-            for c in chosen
+            (page, c)
+            for page, c in chosen
             if any(re.fullmatch(rf"python -m benchmarks\.{n}( .*)?", c) for n in names)
         ]
     if not chosen:
-        sys.exit(f"error: {PAGE.name} has no table of {', '.join(names)}")
-    for command in chosen:
+        pages = " and ".join(page.name for page in PAGES)
+        sys.exit(f"error: {pages} have no table of {', '.join(names)}")
+    for page, command in chosen:
         print(command, flush=True)
         content = measure(command)
         table = f"<!-- {command} -->\n{content}<!-- end -->"
-        PAGE.write_text(
+        page.write_text(
             TABLE.sub(
                 lambda m, t=table, c=command: t if m["command"] == c else m[0],
-                PAGE.read_text(),
+                page.read_text(),
             )
         )
 

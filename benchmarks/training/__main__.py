@@ -1,8 +1,12 @@
-"""Runs the benchmarks named on the command line: modules beside this one with a function `main`."""
+"""Runs the benchmarks named on the command line: modules beside this one with a function `main`.
+
+What follows the names are options, which each of them gets.
+"""
 
 from __future__ import annotations
 
 import importlib
+import itertools
 import pkgutil
 import sys
 
@@ -14,8 +18,10 @@ NAMES = sorted(
 )
 
 if __name__ == "__main__":
-    unknown = [name for name in sys.argv[1:] if name not in NAMES]
-    if unknown:
-        sys.exit(f"no benchmark {', '.join(unknown)}; there are {', '.join(NAMES)}")
-    for name in sys.argv[1:] or NAMES:
+    words = sys.argv[1:]
+    names = list(itertools.takewhile(lambda word: word in NAMES, words))
+    if words and not names:
+        sys.exit(f"no benchmark {words[0]}; there are {', '.join(NAMES)}")
+    for name in names or NAMES:
+        sys.argv = [sys.argv[0], name, *words[len(names) :]]
         importlib.import_module(f"benchmarks.training.{name}").main()

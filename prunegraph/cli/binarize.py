@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunegraph.cli.console import console, stages
+from prunegraph.cli.console import command_line, console, stages
 from prunegraph.cli.loading import load_model
 from prunegraph.cli.options import (
     batch_option,
@@ -21,14 +21,22 @@ from prunegraph.cli.options import (
     output_option,
     probabilities_option,
     reading_options,
+    report_option,
     seed_option,
 )
 from prunegraph.cli.recipe import Writes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.console import Console
 
-    from prunegraph.training.binary import BinarizeResult
+    from prunegraph.graph.model import Graph
+    from prunegraph.measuring.latency import Latency
+    from prunegraph.training.binary import BinarizeResult, CompressionRatios
+
+#: Pairs of sessions in which the latency is measured.
+PAIRS = 3
 
 
 @click.command(cls=Writes)
@@ -107,8 +115,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Levels computed, or layers' outputs compared: whole numbers in binary layers.",
 )
-@click.option("--no-pack", is_flag=True, help="Write binary weights as floats.")
+@click.option(
+    "--runtime",
+    type=click.Choice(["integers", "packed", "float"]),
+    help="How binary layers multiply: in integers (default), or floats, stored in a bit or in a float each.",
+)
 @seed_option()
+@report_option("Write an HTML page: file, latency, layers and why some are not binary.")
 @reading_options
 def binarize(
     model: str,
@@ -116,16 +129,21 @@ def binarize(
     data: str,
     evaluation: str | None,
     checkpoint: str | None,
+    report: str | None,
     **options: Any,
 ) -> None:
     """Give MODEL weights of one bit and activations of a few, layer by layer in closed form."""
     from prunegraph import api
+    from prunegraph.report import binarized, html
     from prunegraph.runtime.data import read_data
     from prunegraph.training.binary import binarize as run
     from prunegraph.training.binary import measured
     from prunegraph.training.outcome import OutcomeJudge
 
-    api.check_model_output(out, model, [checkpoint] if checkpoint else [])
+    api.check_model_output(out, model, [name for name in (checkpoint, report) if name])
+    if report:
+        html.require()
+        api.check_output(report, model, others=[out])
     where = console()
     with stages(where) as progress:
         graph = load_model(model)
@@ -134,20 +152,68 @@ def binarize(
         result = run(
             graph, samples, _options(**options), checkpoint=checkpoint, progress=progress
         )
+        progress("comparing")
         outcome = OutcomeJudge(graph, samples)(result.model)
         api.save(result.model, out, like=graph)
-    _report(where, result)
-    where.print(str(outcome))
+        progress("measuring latency")
+        latency = _latency(graph, result.model)
+    lines = [
+        *(f"note: {note}" for note in result.notes),
+        _counted(result.compression),
+        str(outcome),
+    ]
     if metrics is not None:
-        where.print(
-            "metric: {:.4g} -> {:.4g}".format(*measured(graph, result.trained, metrics))
-        )
-    if Path(model).is_file():
-        size, before = Path(out).stat().st_size, Path(model).stat().st_size
-        where.print(
-            f"file: {before:,} -> {size:,} bytes, {before / size:.2f} times smaller"
-        )
+        before, after = measured(graph, result.trained, metrics)
+        lines.append(f"metric: {before:.4g} -> {after:.4g}")
+    sizes = _sizes(model, out)
+    _show(where, result)
+    for line in [*lines, *_gains(sizes, latency)]:
+        where.print(line, markup=False, soft_wrap=True)
     where.print(f"wrote {out}")
+    if report:
+        content = binarized.BinaryReport(
+            graph,
+            sizes,
+            latency,
+            result.updates,
+            result.skipped,
+            result.losses,
+            lines,
+            command_line(),
+        )
+        binarized.write(content, report)
+        where.print(f"wrote {report}")
+
+
+def _latency(graph: Graph, binary: Graph) -> Latency | None:
+    """Latency of both, None where they cannot be run on random numbers."""
+    from prunegraph.errors import PrunegraphError
+    from prunegraph.measuring.latency import Stopwatch
+
+    try:
+        return Stopwatch(graph).against(binary, PAIRS)
+    except PrunegraphError:
+        return None
+
+
+def _sizes(model: str, out: str) -> tuple[int, int] | None:
+    """Bytes of both files, None where the model was not read from one."""
+    if not Path(model).is_file():
+        return None
+    return Path(model).stat().st_size, Path(out).stat().st_size
+
+
+def _gains(sizes: tuple[int, int] | None, latency: Latency | None) -> Iterator[str]:
+    if latency is not None:
+        yield (
+            f"latency: {latency.first:.3g} -> {latency.second:.3g} ms at batch 1 and one thread, "
+            f"{latency.kept:.2f} times the original's"
+        )
+    else:
+        yield "latency: not measured, since the model does not run on random inputs"
+    if sizes is not None:
+        before, after = sizes
+        yield f"file: {before:,} -> {after:,} bytes, {before / after:.2f} times smaller"
 
 
 def _options(
@@ -158,7 +224,6 @@ def _options(
     no_affine: bool,
     no_update: bool,
     no_guard: bool,
-    no_pack: bool,
     **plain: Any,
 ) -> Any:
     from prunegraph.training.binary import BinarizeOptions, Quantizer
@@ -168,12 +233,12 @@ def _options(
         affine=not no_affine,
         update=not no_update,
         guard=not no_guard,
-        pack=not no_pack,
         **plain,
     )
 
 
-def _report(where: Console, result: BinarizeResult) -> None:
+def _show(where: Console, result: BinarizeResult) -> None:
+    """Say what became of each layer."""
     from rich.table import Table
 
     if result.updates:
@@ -187,14 +252,12 @@ def _report(where: Console, result: BinarizeResult) -> None:
                 "kept" if row.kept else "undone",
             )
         where.print(table)
-    for note in result.notes:
-        where.print(f"note: {note}", markup=False, soft_wrap=True)
     for name, reason in result.skipped.items():
         where.print(f"not binary: {name} ({reason})", markup=False)
     losses = ", ".join(f"{name} {loss:.4f}" for name, loss in result.losses.items())
     where.print(f"loss on held-out samples: {losses}")
-    bits = result.compression
-    whole = ", ".join(f"{bits.whole(last):.2f} at {last} bit" for last in (32, 8, 1))
-    where.print(
-        f"counted in bits: binary layers {bits.layers:.2f} times smaller; the whole, with the last layer {whole}"
-    )
+
+
+def _counted(ratios: CompressionRatios) -> str:
+    whole = ", ".join(f"{ratios.whole(last):.2f} at {last} bit" for last in (32, 8, 1))
+    return f"counted in bits: binary layers {ratios.layers:.2f} times smaller; the whole, with the last layer {whole}"

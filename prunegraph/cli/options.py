@@ -155,13 +155,9 @@ mask_input_option = shared(
 )
 evaluation_option = shared("--eval", "evaluation", type=READ, metavar="FILE")
 json_option = shared("--json", "json_path", type=WRITTEN, metavar="FILE")
+report_option = shared("--report", type=WRITTEN, metavar="FILE")
 report_options = together(
-    click.option(
-        "--report",
-        type=WRITTEN,
-        metavar="FILE",
-        help="Write an HTML page: totals, widths, fixed layers, the proof.",
-    ),
+    report_option("Write an HTML page: totals, widths, fixed layers, the proof."),
     click.option(
         "--sensitivity",
         type=READ,

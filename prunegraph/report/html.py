@@ -96,12 +96,35 @@ def render(
     latency: Latency | None = None,
 ) -> str:
     """The page as text; see `write`."""
-    require()
-    import jinja2
-
     matches = curves.parse(sensitivity) if sensitivity is not None else None
     if matches is not None:
         _check_groups(result, matches)
+    return filled(
+        "page.html",
+        result=result,
+        kind="Pruning report",
+        name=Path(result.original.source).name,
+        command=command,
+        totals=list(_totals(result, latency)),
+        plan=_plan_text(result.plan),
+        plan_link=_data_link(_plan_text(result.plan)),
+        settings=_settings(result.plan),
+        **_layers(result),
+        sensitivity=matches,
+        heat=list(_heat(matches)) if matches else [],
+        curve_chart=charts.sensitivity(matches) if matches and matches.curves else None,
+    )
+
+
+def filled(template: str, **content: Any) -> str:
+    """A page of this folder's templates as text, with the date and the versions of packages.
+
+    Raises:
+        MissingExtraError: the packages of the extra `report` are not installed.
+    """
+    require()
+    import jinja2
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "page"),
         autoescape=True,
@@ -114,20 +137,8 @@ def render(
     environment.globals.update(
         share=share, exact=exact, short=_short, curve_color=charts.curve_color
     )
-    return environment.get_template("page.html").render(
-        result=result,
-        name=Path(result.original.source).name,
-        date=datetime.datetime.now(datetime.UTC),
-        command=command,
-        totals=list(_totals(result, latency)),
-        plan=_plan_text(result.plan),
-        plan_link=_data_link(_plan_text(result.plan)),
-        settings=_settings(result.plan),
-        versions=_versions(),
-        **_layers(result),
-        sensitivity=matches,
-        heat=list(_heat(matches)) if matches else [],
-        curve_chart=charts.sensitivity(matches) if matches and matches.curves else None,
+    return environment.get_template(template).render(
+        date=datetime.datetime.now(datetime.UTC), versions=_versions(), **content
     )
 
 
@@ -185,14 +196,19 @@ def _totals(result: PruneResult, latency: Latency | None) -> Iterator[dict[str, 
             "note": f"{exact(a)} to {exact(b)}",
         }
     if latency is not None:
-        threads = count_of(latency.threads, "thread")
-        yield {
-            "label": "Latency",
-            "before": f"{latency.first:.3g} ms",
-            "after": f"{latency.second:.3g} ms",
-            "part": latency.second / latency.first,
-            "note": f"batch 1, {threads}, median of {latency.runs} runs",
-        }
+        yield latency_card(latency)
+
+
+def latency_card(latency: Latency) -> dict[str, Any]:
+    """Say what the card of the latency shows."""
+    threads = count_of(latency.threads, "thread")
+    return {
+        "label": "Latency",
+        "before": f"{latency.first:.3g} ms",
+        "after": f"{latency.second:.3g} ms",
+        "part": latency.second / latency.first,
+        "note": f"batch 1, {threads}, median of {latency.runs} runs",
+    }
 
 
 def _path(name: str) -> markupsafe.Markup:

@@ -207,11 +207,11 @@ def gated(graph: Graph) -> Graph:
     return GatedModule(graph).eval().folded()
 
 
-def binary(graph: Graph, pack: bool = True) -> Graph:
+def binary(graph: Graph, runtime: str = "integers") -> Graph:
     pytest.importorskip("torch", reason="the extra [torch] is not installed")
     from prunegraph.training.binary import lower, to_binary
 
-    return lower(to_binary(graph, min_inputs=1)[0], pack=pack)
+    return lower(to_binary(graph, min_inputs=1)[0], runtime=runtime)  # type: ignore[arg-type]
 
 
 def untied(graph: Graph) -> Graph:
@@ -238,7 +238,8 @@ COMMANDS: dict[str, Callable[[Graph, Data], Graph]] = {
     "untie": lambda graph, data: untied(graph),
     "gates": lambda graph, data: gated(graph),
     "binary": lambda graph, data: binary(graph),
-    "binary as floats": lambda graph, data: binary(graph, pack=False),
+    "binary, packed": lambda graph, data: binary(graph, "packed"),
+    "binary as floats": lambda graph, data: binary(graph, "float"),
 }
 
 NETS: dict[str, Callable[[], Graph]] = {

@@ -1,11 +1,11 @@
-"""The list of benchmarks is whole, and every table of the page is printed by one of them."""
+"""The list of benchmarks is whole, and every table of the pages is printed by one of them."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
-from benchmarks.__main__ import FOLDER, PAGE, TABLE, modules
+from benchmarks.__main__ import FOLDER, PAGES, TABLE, modules
 from tests.paths import ROOT
 
 #: Run by another Python, with MXNet, for `mxnet_zoo`.
@@ -38,7 +38,9 @@ def test_the_list_says_what_each_shows() -> None:
 
 
 def test_every_table_is_printed_by_a_benchmark() -> None:
-    commands = [match["command"] for match in TABLE.finditer(PAGE.read_text())]
-    assert len(commands) == len(set(commands)) == PAGE.read_text().count("<!-- end -->")
+    texts = [page.read_text() for page in PAGES]
+    commands = [match["command"] for text in texts for match in TABLE.finditer(text)]
+    ends = sum(text.count("<!-- end -->") for text in texts)
+    assert len(commands) == len(set(commands)) == ends
     for command in commands:
         assert any(f"{command} ".startswith(f"python -m {name} ") for name in modules())

@@ -17,7 +17,7 @@ from prunegraph.runtime.data import Data
 from prunegraph.training.batches import Batches
 from prunegraph.training.batching import batching
 from prunegraph.training.binary.compression import CompressionRatios, compression
-from prunegraph.training.binary.lower import Form, lower
+from prunegraph.training.binary.lower import Form, Runtime, lower, runtime_of
 from prunegraph.training.binary.network import (
     MIN_INPUTS,
     Last,
@@ -64,8 +64,11 @@ class BinarizeOptions:
         batch: samples in a batch of it.
         probabilities: the model ends in a Softmax.
         form: "arithmetic" or "thresholds"; see `lower`.
-        pack: weights in a bit each.
+        runtime: "integers", "packed" or "float": how layers compute; see `lower`.
         seed: of draws and orders.
+
+    Raises:
+        OptionError: a form that the runtime does not have.
     """
 
     quantizer: Quantizer = field(default_factory=Quantizer)
@@ -83,8 +86,11 @@ class BinarizeOptions:
     batch: int = 100
     probabilities: bool = False
     form: Form = "arithmetic"
-    pack: bool = True
+    runtime: Runtime | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        runtime_of(self.runtime, self.form)
 
 
 @dataclass(frozen=True)
@@ -181,7 +187,9 @@ def binarize(
         else []
     )
     int8 = [node.name for node in ends if linear.is_linear(trained, node)]
-    lowered = how.restored(lower(trained, pack=options.pack, form=options.form, int8=int8))
+    lowered = how.restored(
+        lower(trained, runtime=options.runtime, form=options.form, int8=int8)
+    )
     return BinarizeResult(
         lowered,
         trained,

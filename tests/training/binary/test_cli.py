@@ -11,6 +11,7 @@ import prunegraph as pg
 from prunegraph.runtime import session
 from tests.builders import Builder
 from tests.commands import in_process as cli
+from tests.report.page import Page
 from tests.training.binary.networks import plain_net, task
 
 
@@ -71,11 +72,56 @@ def test_a_network_is_trained_and_made_binary(folder: Path) -> None:
     assert f"-> {100 * share:.4g}" in text and share > 0.8
 
 
+def test_one_command_from_a_float_file_to_a_page(folder: Path) -> None:
+    """Unlabelled data alone: what is printed of layers, file and latency is on the page too."""
+    np.savez(folder / "inputs.npz", x=task()["x"])
+    done = cli(
+        *("binarize", "net.onnx", "-o", "binary.onnx", "--data", "inputs.npz"),
+        *("--report", "page.html", "--last", "int8", "--samples", 60),
+    )
+    assert done.exit_code == 0, done.stderr
+    page = Page((folder / "page.html").read_text())
+    assert page.text(inside="h1") == "net.onnx"
+    before, after = ((folder / name).stat().st_size for name in ("net.onnx", "binary.onnx"))
+    for text in (f"{before:,} B", f"{after:,} B", f"{before / after:.2f} times smaller"):
+        assert text in page.text(inside="totals")
+    assert "Latency" in page.text(inside="totals") and "latency: " in done.stderr
+    assert "Loss on held-out samples, update" in page.text(inside="totals")
+    rows = page.text(inside="layers")
+    assert "second" in rows and "third" in rows and ("kept" in rows or "undone" in rows)
+    assert "first the first layer" in page.text(inside="skipped")
+    assert "--report page.html" in page.text(inside="repeat")
+    ops = {node.op for node in pg.load(folder / "binary.onnx").nodes}
+    assert {"QLinearConv", "DequantizeLinear"} <= ops
+
+
+@pytest.mark.parametrize(
+    ("words", "ops"),
+    [
+        ("--runtime integers", {"QLinearConv"}),
+        ("--runtime packed", {"Conv", "Gather"}),
+        ("--runtime float", {"Conv"}),
+        ("--form thresholds", {"Conv", "Gather", "Greater"}),
+    ],
+)
+def test_how_layers_multiply(folder: Path, words: str, ops: set[str]) -> None:
+    done = cli(
+        *("binarize", "net.onnx", "-o", "out.onnx", "--data", "data.npz", "--no-update"),
+        *("--samples", 60, *words.split()),
+    )
+    assert done.exit_code == 0, done.stderr
+    result = {node.op for node in pg.load(folder / "out.onnx").nodes}
+    assert ops <= result
+    assert result & {"QLinearConv", "Gather", "Greater"} - {"Gather", "Greater"} <= ops
+
+
 def test_what_is_wrong_is_one_line(folder: Path) -> None:
     for words, text in (
         ("--data data.npz --keep secnd", "unknown layer 'secnd'"),
         ("--data data.npz --min-inputs 9999", "no layer can become binary"),
         ("--data none.npz", "none.npz"),
+        ("--data data.npz --runtime integers --form thresholds", "thresholds are for"),
+        ("--data data.npz --report out.onnx", "out.onnx"),
         ("--data data.npz --epochs 2 --lr 1e9", "lower the learning rate"),
         ("--data data.npz --eval data.npz --checkpoint out.onnx", "out.onnx"),
     ):

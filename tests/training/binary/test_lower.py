@@ -23,8 +23,8 @@ from prunegraph.training.binary import (
 )
 from prunegraph.training.binary.compression import CompressionRatios
 from prunegraph.training.binary.levels import half_wave_step
-from prunegraph.training.binary.lower import AffineMap, as_thresholds
 from prunegraph.training.binary.serial import bit_planes, serial_product
+from prunegraph.training.binary.thresholds import AffineMap, as_thresholds
 from prunegraph.training.module import GraphModule
 from tests.builders import Builder, residual_net
 from tests.training.binary.networks import plain_net, task
@@ -54,15 +54,17 @@ def in_runtime(graph: Graph, x: Array) -> Array:
 X = task(100, seed=3)["x"]
 
 
-@pytest.mark.parametrize("form", ["arithmetic", "thresholds"])
+@pytest.mark.parametrize(
+    "form", [{"runtime": "packed"}, {"form": "thresholds"}, {"runtime": "integers"}]
+)
 @pytest.mark.parametrize("deadzone", [False, True])
-@pytest.mark.parametrize("bits", [1, 2, 4])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
 def test_packed_outputs_are_those_of_the_trained_network(
-    bits: int, deadzone: bool, form: str
+    bits: int, deadzone: bool, form: dict[str, str]
 ) -> None:
     graph = settled(plain_net(width=12), quantizer=Quantizer(bits, deadzone))
     wanted = in_torch(graph, X)
-    packed = lower(graph, form=form)  # type: ignore[arg-type]
+    packed = lower(graph, **form)  # type: ignore[arg-type]
     assert {node.domain for node in packed.nodes} == {""}
     np.testing.assert_allclose(
         in_runtime(packed, X), wanted, atol=2e-5 * np.abs(wanted).max()
@@ -74,7 +76,8 @@ def test_packing_changes_no_bit(last: str) -> None:
     for source in (plain_net(width=12), residual_net(width=16)):
         graph = settled(source, last=last, min_inputs=16)
         np.testing.assert_array_equal(
-            in_runtime(lower(graph), X), in_runtime(lower(graph, pack=False), X)
+            in_runtime(lower(graph, runtime="packed"), X),
+            in_runtime(lower(graph, runtime="float"), X),
         )
 
 
@@ -84,8 +87,8 @@ def test_layers_without_a_normalisation_behind_keep_their_scales() -> None:
     x = b.relu(b.conv(x, 9, 11, name="middle"))
     graph = settled(b.graph(b.head(x, 11)))
     wanted = in_torch(graph, X)
-    for form in ("arithmetic", "thresholds"):
-        result = in_runtime(lower(graph, form=form), X)  # type: ignore[arg-type]
+    for options in ({"runtime": "packed"}, {"form": "thresholds"}, {}):
+        result = in_runtime(lower(graph, **options), X)  # type: ignore[arg-type]
         np.testing.assert_allclose(result, wanted, atol=2e-5 * np.abs(wanted).max())
 
 
@@ -103,10 +106,24 @@ def test_matrix_products_become_binary_too() -> None:
     )
     wanted = in_torch(graph, X)
     packed = lower(graph)
-    assert [node.op for node in packed.nodes].count("BitwiseAnd") == 2
+    assert [node.op for node in packed.nodes].count("MatMulInteger") == 2
     np.testing.assert_allclose(
         in_runtime(packed, X), wanted, atol=2e-5 * np.abs(wanted).max()
     )
+
+
+def test_filters_are_not_on_the_axis_that_is_normalised() -> None:
+    """A matrix product of three axes has its filters on the last, a normalisation its channels on the second."""
+    b = Builder(0, opset=18)
+    x = b.relu(b.bn(b.linear(b.op("Flatten", b.input("n", 3, 8, 8)), 192, 90), 90))
+    x = b.op("Reshape", x, b.const(np.array([-1, 3, 30])))
+    x = b.op("MatMul", x, b.weight(30, 3), name="middle")
+    x = b.op("Flatten", b.relu(b.bn(x, 3)))
+    graph = settled(b.graph(b.linear(x, 9, 5, name="head")), min_inputs=16)
+    wanted = in_torch(graph, X)
+    for options in ({"runtime": "packed"}, {"form": "thresholds"}, {}):
+        result = in_runtime(lower(graph, **options), X)  # type: ignore[arg-type]
+        np.testing.assert_allclose(result, wanted, atol=2e-5 * np.abs(wanted).max())
 
 
 def test_binary_layers_compute_with_whole_numbers_in_the_threshold_form() -> None:
@@ -194,5 +211,10 @@ def test_counts_are_those_of_the_file() -> None:
 
 def test_no_such_form() -> None:
     binary, _ = to_binary(plain_net())
-    with pytest.raises(OptionError, match="form is"):
-        lower(binary, form="serial")  # type: ignore[arg-type]
+    for options, message in (
+        ({"form": "serial"}, "form is"),
+        ({"runtime": "bits"}, "runtime is"),
+        ({"runtime": "integers", "form": "thresholds"}, "thresholds are for"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            lower(binary, **options)  # type: ignore[arg-type]
