@@ -133,15 +133,17 @@ def ranking(
     gradients: Gradients | None = None,
 ) -> Ranking:
     """Scored channels; for an allocation that needs it also what each group costs, measured with that repair."""
-    ranked = rank(coupling, choice, statistics, gradients)
     allocation = base_name(choice.allocation or "")
+    if allocation == "damage" and statistics is not None:
+        from prunegraph.tuning.damage import Damage, divided
+
+        fitted, held = divided(statistics)
+        ranked = rank(coupling, choice, fitted, gradients)
+        measured = Damage(coupling, fitted, held, progress).curves(ranked.units)
+        return replace(ranked, curves=measured)
+    ranked = rank(coupling, choice, statistics, gradients)
     if allocation not in MEASURED or statistics is None:
         return ranked
-    if allocation == "damage":
-        from prunegraph.tuning.damage import Damage
-
-        measured = Damage(coupling, statistics, progress).curves(ranked.units)
-        return replace(ranked, curves=measured)
     from prunegraph.tuning.sensitivity import curves
 
     return replace(
@@ -170,10 +172,11 @@ def competing(
 
     Where damage cannot be measured (parts of the graph do not run by themselves), the default allocation stays.
     """
-    from prunegraph.tuning.damage import Damage
+    from prunegraph.tuning.damage import Damage, divided
 
-    ranked = rank(coupling, choice, statistics, gradients)
-    damage = Damage(coupling, statistics, progress)
+    fitted, held = divided(statistics)
+    ranked = rank(coupling, choice, fitted, gradients)
+    damage = Damage(coupling, fitted, held, progress)
     try:
         return replace(ranked, curves=damage.curves(ranked.units), damage=damage.measure)
     except (DataError, ModelError) as error:
