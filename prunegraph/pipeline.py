@@ -20,6 +20,7 @@ from prunegraph.proof.result import Proof
 from prunegraph.recovery import repairs
 from prunegraph.rewriting.tied import tie_copies
 from prunegraph.runtime.data import Batch, Data
+from prunegraph.runtime.division import divided
 from prunegraph.runtime.session import provider_name
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.allocation import MEASURED
@@ -133,15 +134,17 @@ def ranking(
     gradients: Gradients | None = None,
 ) -> Ranking:
     """Scored channels; for an allocation that needs it also what each group costs, measured with that repair."""
-    ranked = rank(coupling, choice, statistics, gradients)
     allocation = base_name(choice.allocation or "")
-    if allocation not in MEASURED or statistics is None:
-        return ranked
-    if allocation == "damage":
+    if allocation == "damage" and statistics is not None:
         from prunegraph.tuning.damage import Damage
 
-        measured = Damage(coupling, statistics, progress).curves(ranked.units)
+        fitted, held = divided(statistics)
+        ranked = rank(coupling, choice, fitted, gradients)
+        measured = Damage(coupling, fitted, held, progress).curves(ranked.units)
         return replace(ranked, curves=measured)
+    ranked = rank(coupling, choice, statistics, gradients)
+    if allocation not in MEASURED or statistics is None:
+        return ranked
     from prunegraph.tuning.sensitivity import curves
 
     return replace(
@@ -172,8 +175,9 @@ def competing(
     """
     from prunegraph.tuning.damage import Damage
 
-    ranked = rank(coupling, choice, statistics, gradients)
-    damage = Damage(coupling, statistics, progress)
+    fitted, held = divided(statistics)
+    ranked = rank(coupling, choice, fitted, gradients)
+    damage = Damage(coupling, fitted, held, progress)
     try:
         return replace(ranked, curves=damage.curves(ranked.units), damage=damage.measure)
     except (DataError, ModelError) as error:

@@ -17,9 +17,9 @@ from prunegraph.measuring import metrics
 from prunegraph.measuring.metrics import Seen
 from prunegraph.ops.cost import Cost
 from prunegraph.runtime.data import Data, random_inputs
+from prunegraph.runtime.division import parts
 from prunegraph.runtime.session import run, session
 from prunegraph.runtime.statistics import batch_size
-from prunegraph.tuning import damage
 
 #: Shares of the way that are pruned: from decomposition alone to pruning alone.
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -52,7 +52,7 @@ def parts(graph: Graph, data: Data | None) -> tuple[Data | None, Data]:
         return None, Data.feeds(
             [random_inputs(graph, seed=seed, batch=1) for seed in range(RANDOM)]
         )
-    return damage.parts(graph, data)
+    return parts(graph, data)
 
 
 def error(original: Graph, other: Graph, data: Data) -> float:

@@ -15,6 +15,7 @@ from prunegraph.coupling.uses import Use
 from prunegraph.graph import linear, symmetric
 from prunegraph.graph.model import Graph, Node
 from prunegraph.recovery.changes import original_of
+from prunegraph.runtime.division import divided
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.criteria.obs import reading
 
@@ -30,11 +31,13 @@ class Compensation:
     Args:
         survivors: what the cut left of the original.
         pruned: the pruned graph.
-        statistics: what data show of the original.
+        statistics: what data show of the original; samples that damage is measured on do not count, so that
+            what was gathered to choose channels serves here too.
     """
 
     def __init__(self, survivors: Survivors, pruned: Graph, statistics: Statistics):
-        self._survivors, self._pruned, self._statistics = survivors, pruned, statistics
+        self._survivors, self._pruned = survivors, pruned
+        self._statistics, _ = divided(statistics)
         self._original = survivors.coupling.graph
         self._uses = {
             (use.weight, use.node, use.slot): use for use in survivors.coupling.uses

@@ -129,7 +129,7 @@ def repair(
     data = data.fit(survivors.coupling.graph)
     with Store() as targets, Store() as values:
         original = survivors.coupling.graph
-        statistics = Statistics.of(original, data, progress)
+        statistics = Statistics.shared(original, data, progress)
         fits = _fits(survivors, pruned, statistics, targets, activations)
         if not fits:
             return pruned

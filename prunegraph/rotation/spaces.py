@@ -68,11 +68,15 @@ class Space:
 
 
 def find_spaces(graph: Graph) -> tuple[Space, ...]:
-    """All spaces of a graph that a layer makes and a layer or contraction reads, in the order of their layers."""
-    notes = walk(graph)
-    if not notes.channels:
-        return ()
-    return tuple(_Solution(notes).spaces())
+    """All spaces of a graph that a layer makes and a layer or contraction reads, in the order of their layers.
+
+    They are cached on the graph.
+    """
+    if "spaces" not in graph.cache:
+        notes = walk(graph)
+        graph.cache["spaces"] = tuple(_Solution(notes).spaces()) if notes.channels else ()
+    result: tuple[Space, ...] = graph.cache["spaces"]
+    return result
 
 
 class _Solution:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import tee
 from pathlib import Path
@@ -23,6 +23,7 @@ from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.shapes import shape_info
 from prunegraph.runtime import patches
 from prunegraph.runtime.data import Data
+from prunegraph.runtime.memory import release
 from prunegraph.runtime.row_mask import counted, find_mask
 from prunegraph.runtime.session import run_batches
 
@@ -30,7 +31,7 @@ Array = np.ndarray
 Progress = Callable[[str], None]
 
 #: Bytes of values that are fetched at a time.
-FETCH = 2**28
+FETCH = 2**27
 
 #: Rows that are multiplied with each other at a time, at least.
 BUFFER = 512
@@ -61,6 +62,7 @@ class Accumulator(Protocol):
 
 
 A = TypeVar("A", bound=Accumulator)
+T = TypeVar("T")
 
 
 @dataclass
@@ -86,7 +88,7 @@ class ChannelMoments:
         x = np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1).astype(np.float64)
         self.count += x.shape[1]
         self.total = self.total + x.sum(axis=1)
-        self.squares = self.squares + (x**2).sum(axis=1)
+        self.squares = self.squares + np.einsum("cn,cn->c", x, x)
         self.inactive = self.inactive + (x <= 0).sum(axis=1)
         self.lowest = np.minimum(self.lowest, x.min(axis=1, initial=np.inf))
 
@@ -215,10 +217,11 @@ class Statistics:
         self._grams: dict[str, Gram] = {}
         self._samples: dict[tuple[str, int], Array] = {}
         self._kept: dict[str, Sequence[Accumulator]] = {}
+        self._once: dict[str, object] = {}
         graph.cache["statistics"] = weakref.ref(self)
 
     @classmethod
-    def of(
+    def shared(
         cls, graph: Graph, data: Data, progress: Progress = lambda stage: None
     ) -> Statistics:
         """The statistics of a graph on these data that somebody still has, or new ones. Raises DataError."""
@@ -228,17 +231,32 @@ class Statistics:
             return known
         return cls(graph, data, progress=progress)
 
+    def of(self, data: Data) -> Statistics:
+        """The same of other data."""
+        return Statistics(self.graph, data, cache=self.cache, progress=self.progress)
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What was made under a name for the first who asked."""
+        if name not in self._once:
+            self._once[name] = make()
+        return cast("T", self._once[name])
+
     def moments(self, wanted: Sequence[tuple[str, int]]) -> list[ChannelMoments]:
         """Moments along one axis of values, `(value, axis)` each."""
-        missing = {
+        if missing := self._missing(wanted):
+            self.collect(list(missing.values()), "moments")
+            self._moments.update(missing)
+        return [self._moments[key] for key in wanted]
+
+    def _missing(
+        self, wanted: Iterable[tuple[str, int]]
+    ) -> dict[tuple[str, int], ChannelMoments]:
+        """Accumulators of moments that have not been gathered."""
+        return {
             key: ChannelMoments(self.masked(key[0]), key[1])
             for key in wanted
             if key not in self._moments
         }
-        if missing:
-            self.collect(list(missing.values()), "moments")
-            self._moments.update(missing)
-        return [self._moments[key] for key in wanted]
 
     def has_moments(self, wanted: Sequence[tuple[str, int]]) -> bool:
         """Tell whether moments have been gathered: whoever asks for others then should ask for many."""
@@ -297,11 +315,16 @@ class Statistics:
         """Tell whether a layer is linear, with at most `MAX_INPUTS` inputs."""
         return linear.is_linear(self.graph, node) and self._inputs(node) <= MAX_INPUTS
 
-    def gather(self, nodes: Sequence[Node]) -> None:
+    def has_grams(self, nodes: Iterable[Node]) -> bool:
+        """Tell whether the Gram matrices of layers, as far as they have any, have been gathered."""
+        return all(node.name in self._grams or not self.has_gram(node) for node in nodes)
+
+    def gather(self, nodes: Sequence[Node], places: Iterable[tuple[str, int]] = ()) -> None:
         """Gather Gram matrices of layers, as many in one pass as memory allows.
 
-        Layers that read the same rows share one.
+        Layers that read the same rows share one. Moments at `places`, `(value, axis)` each, come from the first pass.
         """
+        moments = self._missing(places)
         todo: dict[tuple[object, ...], list[Node]] = {}
         for node in {node.index: node for node in nodes}.values():
             if node.name not in self._grams and not self._load(node):
@@ -314,7 +337,9 @@ class Statistics:
                 size += self._bytes(waiting[0][0])
                 now.append(waiting.pop(0))
             sums = [_GramSum(self.read_by(each[0]), self.rows(each[0])) for each in now]
-            self.collect(sums, "Gram matrices")
+            self.collect([*sums, *moments.values()], "Gram matrices")
+            self._moments.update(moments)
+            moments = {}
             for each in now:
                 gram = sums.pop(0).result()
                 if gram is None:
@@ -394,6 +419,10 @@ class Statistics:
             }
             for each in accumulators:
                 each.add(index, *(values[name] for name in each.values))
+            # Nothing of this batch is held while the next one runs.
+            match.clear()
+            values.clear()
+        release()
         if index < 0:
             raise DataError(
                 f"{self.data.source}: has fewer samples than the model's batch size"

@@ -16,13 +16,14 @@ import onnx
 from prunegraph.graph import control
 from prunegraph.graph.model import Graph, Node
 from prunegraph.runtime.data import Batch
+from prunegraph.runtime.memory import release
 from prunegraph.runtime.piece import opened_piece, read_by
 from prunegraph.runtime.session import run
 
 Array = np.ndarray
 
 #: Bytes of values kept in memory; the rest goes to files.
-KEEP = 2**28
+KEEP = 2**27
 
 
 class Store:
@@ -150,6 +151,7 @@ class Stepper:
             self._run(now, read - created, needed, weights)
         alive = {name for name in self._store.names() if self._last.get(name, -1) >= stop}
         self._store.drop(self._store.names() - alive)
+        release()
 
     def value(self, name: str, batch: int) -> Array:
         """A value that has been made and is still needed, for one batch."""

@@ -15,9 +15,9 @@ from functools import cached_property, partial
 import numpy as np
 
 from prunegraph.coupling.coupling import Coupling
-from prunegraph.graph.model import Graph
 from prunegraph.ops.cost import cost
 from prunegraph.runtime.data import Batch, Data
+from prunegraph.runtime.division import MEASURED
 from prunegraph.runtime.statistics import Statistics, batch_size
 from prunegraph.selection.units import Removal, Unit, collect, up_to
 from prunegraph.tuning.judging import judged_by
@@ -30,14 +30,14 @@ Progress = Callable[[str], None]
 #: Shares of a unit at which it is measured, if its steps allow it.
 STRENGTHS = (0.15, 0.4, 0.75)
 
-#: Every so many-th sample is kept for measuring.
-HELD = 4
-
 #: Multiply-accumulates that are spent on measuring, and the samples that are looked at.
-WORK, SAMPLES = 4e12, (4, 64)
+WORK, SAMPLES = 4e12, (4, MEASURED)
+
+#: Samples that curves are made from at most: there are many of them, and each point is one of several.
+SKETCHED = 32
 
 #: Values of all versions that are kept at a time, in bytes.
-KEEP = 2**29
+KEEP = 2**28
 
 #: Exponent of a curve with one point, and the least and largest of the others.
 POWER, POWERS = 2.0, (1.0, 4.0)
@@ -52,27 +52,19 @@ class Damage:
 
     Args:
         coupling: what can be pruned.
-        statistics: what data show of the graph.
+        statistics: what data show of the graph, without the samples that are measured on (see `runtime.division`).
+        held: the samples that are measured on.
         progress: told what goes on.
     """
 
     coupling: Coupling
     statistics: Statistics
+    held: Data
     progress: Progress = lambda stage: None
 
     @cached_property
     def _substitution(self) -> Substitution:
-        fitted, _ = self._parts
-        if fitted is self.statistics.data:
-            return Substitution(self.coupling, self.statistics)
-        graph = self.coupling.graph
-        return Substitution(
-            self.coupling, Statistics(graph, fitted, progress=self.progress)
-        )
-
-    @cached_property
-    def _parts(self) -> tuple[Data, Data]:
-        return parts(self.coupling.graph, self.statistics.data)
+        return Substitution(self.coupling, self.statistics)
 
     def curves(self, units: Sequence[Unit]) -> dict[str, Curve]:
         """Damage by the share of a unit that is gone, at every one of its steps; by the unit's id.
@@ -83,7 +75,7 @@ class Damage:
         """
         wanted = [(unit, share) for unit in units for share in _shares(unit)]
         removals = [collect(up_to(unit.steps, share)) for unit, share in wanted]
-        values = self.measure(removals)
+        values = self.measure(removals, SKETCHED)
         points: dict[str, Curve] = {unit.id: [] for unit in units}
         for (unit, share), value in zip(wanted, values, strict=True):
             points[unit.id].append((share, value))
@@ -92,8 +84,8 @@ class Damage:
             for unit in units
         }
 
-    def measure(self, removals: Sequence[Removal]) -> list[float]:
-        """The damage of each of several removals: 0 is the original.
+    def measure(self, removals: Sequence[Removal], most: int = SAMPLES[1]) -> list[float]:
+        """The damage of each of several removals, on `most` samples at most: 0 is the original.
 
         Raises:
             DataError: the outputs are no numbers that could be compared.
@@ -111,17 +103,16 @@ class Damage:
             for removed in removals
         ]
         self.progress(f"damage: {len(versions)} removals at the outputs")
-        batches = self._batches(relay, versions)
+        batches = self._batches(relay, versions, most)
         expected = relay.run(batches, versions)
         return [judge.damage(expected, each) for each in versions]
 
-    def _batches(self, relay: Relay, versions: Sequence[Version]) -> list[Batch]:
+    def _batches(self, relay: Relay, versions: Sequence[Version], most: int) -> list[Batch]:
         """As many samples as time and memory allow."""
-        graph, data = self.coupling.graph, self._parts[1]
+        graph, data = self.coupling.graph, self.held
         size = data.fixed(graph)
         each = cost(graph).macs / (size or 1)
-        least, most = SAMPLES
-        count = int(np.clip(WORK / max(each * len(versions) / 2, 1), least, most))
+        count = int(np.clip(WORK / max(each * len(versions) / 2, 1), SAMPLES[0], most))
         done: set[int] = set()
         for stretch in relay.stretches:
             started = sum(bool(version.nodes & done) for version in versions)
@@ -133,20 +124,6 @@ class Damage:
                 count = max(min(count, fits), 1)
         chosen = data.head(max(count, size or 1))
         return list(chosen.batches(graph, size or count))
-
-
-def parts(graph: Graph, data: Data) -> tuple[Data, Data]:
-    """What is fitted to, and what is measured on: every fourth sample.
-
-    Both are all of the data where a quarter would not fill a batch.
-    """
-    fitted = data.fit(graph)
-    if fitted.samples // HELD < max(fitted.fixed(graph), 2):
-        return data, data
-    return (
-        fitted.where(lambda index: index % HELD != HELD - 1),
-        fitted.where(lambda index: index % HELD == HELD - 1),
-    )
 
 
 def _outer(relay: Relay, names: Sequence[str]) -> list[str]:

@@ -19,6 +19,7 @@ from prunegraph.ops.cost import node_macs
 from prunegraph.ops.rule import Shape
 from prunegraph.rewriting.reweight import Revision
 from prunegraph.runtime.data import Batch
+from prunegraph.runtime.memory import release
 from prunegraph.runtime.piece import opened_piece, read_by
 from prunegraph.runtime.session import run
 from prunegraph.runtime.stepper import is_outer
@@ -33,6 +34,9 @@ Arrays = list[Array]
 
 #: Stretches at most: sessions that are opened one after the other.
 STRETCHES = 32
+
+#: Between two stretches at most this many times more values cross than so many parts of the work before or behind.
+WIDE, NEARBY = 1.5, 2
 
 
 @dataclass
@@ -105,6 +109,7 @@ class Relay:
             for values in (now, *(version.values for version in versions)):
                 for name in values.keys() - alive:
                     del values[name]
+            release()
         return now
 
     def _advance(
@@ -186,12 +191,20 @@ def _stretches(
 
 
 def _ends(crossing: Array, macs: Array) -> Iterator[int]:
-    """Where to cut: one place in every equal part of the work, where the least crosses."""
+    """Where to cut: one place in every equal part of the work, where the least crosses.
+
+    There is none in a part where far more crosses than nearby: every version has to hold what crosses.
+    """
     parts = np.minimum(macs * STRETCHES // max(macs[-1], 1), STRETCHES - 1)
-    for part in range(1, STRETCHES):
-        places = np.flatnonzero(parts == part)
-        if len(places):
-            yield int(places[crossing[places].argmin()])
+    best = {
+        part: int(places[crossing[places].argmin()])
+        for part in range(1, STRETCHES)
+        if len(places := np.flatnonzero(parts == part))
+    }
+    for part, place in best.items():
+        nearby = [crossing[at] for other, at in best.items() if abs(other - part) <= NEARBY]
+        if crossing[place] <= WIDE * min(nearby):
+            yield place
 
 
 def _needed(graph: Graph, wanted: set[str]) -> list[Node]:

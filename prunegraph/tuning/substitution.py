@@ -27,8 +27,8 @@ from prunegraph.selection.units import Removal
 
 Array = np.ndarray
 
-#: Bytes of inverses that are kept.
-KEEP = 2**29
+#: Bytes of inverses that are kept, those that were asked for last.
+KEEP = 2**27
 
 
 class Substitution:
@@ -43,7 +43,7 @@ class Substitution:
         self._graph, self._statistics = coupling.graph, statistics
         self._readers = reading(coupling)
         self._groups = {group.id: group for group in coupling.groups}
-        #: Inverses by layer, in single precision, as many as memory allows.
+        #: Inverses by layer, those that were asked for last at the end.
         self._inverses: dict[str, Array] = {}
 
     def touched(self, removed: Removal) -> set[int]:
@@ -138,8 +138,9 @@ class Substitution:
         for g, (matrix, gone) in enumerate(zip(old, rows, strict=True)):
             if not len(gone):
                 continue
-            step = np.linalg.solve(inverse[g][np.ix_(gone, gone)], matrix[gone])
-            new[g] = matrix - inverse[g][:, gone] @ step
+            block = inverse[g][np.ix_(gone, gone)].astype(np.float64)
+            step = np.linalg.solve(block, matrix[gone])
+            new[g] -= inverse[g][:, gone].astype(np.float64) @ step
             new[g][gone] = 0
         revision.set_matrix(node, new)
         if centred:
@@ -147,19 +148,23 @@ class Substitution:
             revision.set_intercept(node, revision.intercept(node) + means.reshape(-1))
 
     def _inverse(self, node: Node, gram: Gram, centred: bool) -> Array:
-        """The inverse of a layer's damped covariance [groups, inputs, inputs]."""
+        """The inverse of a layer's damped covariance [groups, inputs, inputs], float32."""
         if node.name in self._inverses:
-            return self._inverses[node.name].astype(np.float64)
+            known = self._inverses[node.name] = self._inverses.pop(node.name)
+            return known
         matrices = gram.covariance if centred else gram.products
         size = matrices.shape[-1]
         damping = np.trace(matrices, axis1=1, axis2=2) / size
         damping = max(DAMPING, size / gram.count) * np.where(damping > 0, damping, 1.0)
-        inverse = symmetric.inverse(matrices + damping[:, None, None] * np.eye(size))
-        held = sum(each.nbytes for each in self._inverses.values())
-        if held + inverse.nbytes // 2 <= KEEP:
-            self._inverses[node.name] = inverse.astype(np.float32)
-        result: Array = inverse
-        return result
+        diagonal = np.arange(size)
+        matrices[:, diagonal, diagonal] += damping[:, None]
+        inverse = symmetric.inverse(matrices).astype(np.float32)
+        self._inverses[node.name] = inverse
+        while len(self._inverses) > 1 and (
+            sum(each.nbytes for each in self._inverses.values()) > KEEP
+        ):
+            del self._inverses[next(iter(self._inverses))]
+        return inverse
 
     def _silence(self, revision: Revision, node: Node, gone: Array) -> None:
         """Let a layer make zeros for some of its outputs."""

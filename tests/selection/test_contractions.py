@@ -9,8 +9,8 @@ import prunegraph as pg
 from fixtures.light_models import load
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.statistics import Statistics
-from prunegraph.selection.criteria.base import Context
-from prunegraph.selection.criteria.contractions import product_error
+from prunegraph.selection.criteria.base import Context, score
+from prunegraph.selection.criteria.contractions import product_error, product_places
 from tests.paths import ROOT
 from tests.rotation.networks import attention, random_inputs, stream
 
@@ -63,6 +63,31 @@ def test_all_layers_are_looked_at_in_one_pass(monkeypatch: pytest.MonkeyPatch) -
     scores = [product_error(group, here) for group in here.coupling.groups]
     assert sum(each is not None for each in scores) > 1
     assert len(passes) == 1
+
+
+def test_scores_of_all_groups_come_from_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gram matrices and moments; they are those of passes of their own."""
+    graph = attention(4, 1, 3, packed=False, bias=True, seed=2)
+    here = context(graph, random_inputs(graph, 0, 40))
+    apart = context(graph, random_inputs(graph, 0, 40))
+    places = product_places(here)
+    assert len(places) == 2
+    expected = apart.need_statistics().moments(places)
+    passes = []
+    collect = Statistics.collect
+    monkeypatch.setattr(
+        Statistics,
+        "collect",
+        lambda self, *args: passes.append(args) or collect(self, *args),
+    )
+    scores = score("obs", here)
+    assert len(passes) == 1
+    for seen, wanted in zip(here.need_statistics().moments(places), expected, strict=True):
+        np.testing.assert_allclose(seen.energy, wanted.energy, rtol=1e-5)
+        np.testing.assert_allclose(seen.std, wanted.std, rtol=1e-5)
+    assert len(passes) == 1
+    for id, values in score("obs", apart).items():
+        np.testing.assert_allclose(scores[id], values, rtol=1e-4)
 
 
 def test_other_groups_have_no_such_scores() -> None:

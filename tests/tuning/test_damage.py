@@ -15,10 +15,11 @@ from prunegraph.measuring.metrics import Seen
 from prunegraph.ops.cost import cost
 from prunegraph.rewriting.reweight import Revision
 from prunegraph.runtime.data import Data
+from prunegraph.runtime.division import divided
 from prunegraph.runtime.session import run_values
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.criteria.obs import DAMPING
-from prunegraph.tuning import damage, judging
+from prunegraph.tuning import judging
 from prunegraph.tuning.damage import Damage, power_law
 from prunegraph.tuning.relay import Relay, Version
 from prunegraph.tuning.substitution import Substitution
@@ -137,7 +138,7 @@ def test_queries_and_keys_that_go_are_zero() -> None:
 def test_damage_rises_and_nothing_costs_nothing(network: str) -> None:
     graph = GRAPHS[network](0)
     coupling, seen = pg.analyze(graph), statistics(graph)
-    measured = Damage(coupling, seen)
+    measured = Damage(coupling, *divided(seen))
     removals = [
         {group.id: np.arange(count)}
         for group in coupling.groups
@@ -161,13 +162,43 @@ def test_scores_of_words_are_compared_without_the_last_layer(
     monkeypatch.setattr(judging, "VOCABULARY", 40)
     judge = judging.judged_by(graph, coupling.shape_info.shapes)
     assert judge.last is not None and judge.last.name == "words"
-    (value,) = Damage(coupling, seen).measure([removed])
-    fitted, held = damage.parts(graph, seen.data)
+    fitted, held = divided(seen)
+    (value,) = Damage(coupling, fitted, held).measure([removed])
     (fed,) = held.batches(graph, 8)
-    revised = Substitution(coupling, Statistics(graph, fitted)).revision(removed).apply()
+    revised = Substitution(coupling, fitted).revision(removed).apply()
     first, second = (run_values(each, fed, graph.outputs) for each in (graph, revised))
     expected = metrics.kl([Seen(fed, first, second)])
     assert value == pytest.approx(expected, rel=1e-3) and value > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("samples", "every"), [(1, 0), (7, 0), (8, 4), (127, 4), (128, 8), (1024, 16)]
+)
+def test_few_samples_are_held_back(samples: int, every: int) -> None:
+    graph = residual_net(0)
+    fed = inputs(graph, samples=samples)
+    seen = Statistics(graph, Data.of(fed))
+    fitted, held = divided(seen)
+    assert divided(seen) == (fitted, held), "one pass serves all who ask"
+    numbers = np.arange(samples)
+    mine = numbers % every == every - 1 if every else numbers >= 0
+    (name,) = graph.inputs
+    for data, chosen in ((held, mine), (fitted.data, ~mine if every else mine)):
+        kept = np.concatenate([batch[name] for batch in data.batches(graph)])
+        np.testing.assert_array_equal(kept, fed[name][chosen])
+
+
+def test_stretches_end_where_little_crosses() -> None:
+    """Inner values of each block are eight times as many as those between blocks."""
+    b = Builder()
+    x = b.input("n", 4)
+    for block in range(8):
+        x = b.relu(b.linear(x, 4, 32, name=f"up{block}"))
+        x = b.linear(x, 32, 4, name=f"down{block}")
+    graph = b.graph(x)
+    relay = Relay(graph, pg.analyze(graph).shape_info.shapes, graph.outputs)
+    ends = [each.gives for each in relay.stretches]
+    assert ends == [graph.node(f"down{block}").outputs for block in range(8)]
 
 
 def test_curves_are_powers_of_the_share() -> None:

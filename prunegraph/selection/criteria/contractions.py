@@ -60,16 +60,14 @@ def _moments(
 ) -> list[ChannelMoments]:
     """Moments of a group's values; those of all groups of this kind come from the same pass over the data."""
     if not statistics.has_moments(places):
-        sides = (_sides(group, context.graph) for group in context.coupling.groups)
-        statistics.moments(
-            [
-                place
-                for each in sides
-                if each is not None
-                for place in _places(context, each)
-            ]
-        )
+        statistics.moments(product_places(context))
     return statistics.moments(places)
+
+
+def product_places(context: Context) -> list[tuple[str, int]]:
+    """The values, each with the axis of its channels, that are multiplied with each other, of all groups."""
+    sides = (_sides(group, context.graph) for group in context.coupling.groups)
+    return [place for each in sides if each is not None for place in _places(context, each)]
 
 
 def _sides(group: Group, graph: Graph) -> list[tuple[Node, Member]] | None:

@@ -22,7 +22,7 @@ from prunegraph.graph.linear import scaled_matrix
 from prunegraph.graph.model import Graph, Node
 from prunegraph.runtime.statistics import Gram, Statistics
 from prunegraph.selection.criteria.base import Array, Context, criterion
-from prunegraph.selection.criteria.contractions import product_error
+from prunegraph.selection.criteria.contractions import product_error, product_places
 from prunegraph.selection.criteria.magnitude import l2
 from prunegraph.selection.criteria.parts import PartReader, cheapest, parts
 
@@ -37,6 +37,7 @@ ROUNDS = 64
 def obs(group: Group, context: Context) -> Array:
     """Output error that remains when a channel goes and the layers that read it make up for it (needs data)."""
     statistics = context.need_statistics("obs")
+    _gather(context, statistics)
     readers = [
         reader
         for member in group.members
@@ -62,6 +63,13 @@ def obs(group: Group, context: Context) -> Array:
             for reader in readers:
                 reader.remove(gone, alive)
     return scores
+
+
+def _gather(context: Context, statistics: Statistics) -> None:
+    """Gather what the scores of all groups need, in one pass over the data."""
+    nodes = [node for node in reading(context.coupling) if statistics.has_gram(node)]
+    if not statistics.has_grams(nodes):
+        statistics.gather(nodes, product_places(context))
 
 
 class _Reader:
