@@ -16,8 +16,8 @@ from prunegraph.graph.model import Graph
 from prunegraph.measuring import metrics
 from prunegraph.measuring.metrics import Seen
 from prunegraph.ops.cost import Cost
+from prunegraph.runtime import division
 from prunegraph.runtime.data import Data, random_inputs
-from prunegraph.runtime.division import parts
 from prunegraph.runtime.session import run, session
 from prunegraph.runtime.statistics import batch_size
 
@@ -52,7 +52,7 @@ def parts(graph: Graph, data: Data | None) -> tuple[Data | None, Data]:
         return None, Data.feeds(
             [random_inputs(graph, seed=seed, batch=1) for seed in range(RANDOM)]
         )
-    return parts(graph, data)
+    return division.parts(graph, data)
 
 
 def error(original: Graph, other: Graph, data: Data) -> float:
