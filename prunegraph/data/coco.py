@@ -94,10 +94,11 @@ def _size(image: Mapping[str, Any]) -> Size | None:
 
 def _folder(path: Path, names: Sequence[str]) -> Path:
     """The folder that the names of images are relative to. Raises DataError where none has the first one."""
-    above = path.absolute().parent
-    beside = [each for each in sorted(above.parent.iterdir()) if each.is_dir()]
+    above = path.parent
+    outer = above.parent if above != above.parent else Path("..")
+    beside = [each for each in sorted(outer.iterdir()) if each.is_dir()]
     ends = [each for each in beside if path.stem.endswith(each.name)]
-    for folder in (above, above / "images", *ends, above.parent, *beside):
+    for folder in (above, above / "images", *ends, outer, *beside):
         if (folder / names[0]).is_file():
             return folder
     raise DataError(

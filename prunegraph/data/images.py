@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import islice, pairwise
 
@@ -144,7 +144,7 @@ class ImageSource:
         boxes = listing.targets if listing.has_boxes else None
         return Work(
             [listing.images[n] for n in numbers],
-            [boxes[n] for n in numbers] if boxes is not None else None,  # type: ignore[misc]
+            [boxes[n] for n in numbers] if boxes is not None else None,
             listing.most,
             self.chain,
         )
@@ -156,7 +156,7 @@ class ImageSource:
 
     def _decoded(
         self, parts: Sequence[np.ndarray], workers: int | None = None
-    ) -> Iterator[Samples8]:
+    ) -> Generator[Samples8, None, None]:
         """Samples of each part: from the file of pixels, else decoded and put there."""
         store = self._kept()
         # Said now: another reader may put images there while this one waits.
@@ -186,7 +186,7 @@ class ImageSource:
 
     def _by_workers(
         self, parts: Sequence[np.ndarray], workers: int | None
-    ) -> Iterator[Samples8]:
+    ) -> Generator[Samples8, None, None]:
         """Decode parts in their order, a few ahead of the one that is asked for."""
         if not parts:
             return

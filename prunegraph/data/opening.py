@@ -68,13 +68,15 @@ def open_data(
             note=note,
             progress=progress,
         )
+    if path.suffix == ".npy" and path.is_file():
+        arrays = Data(Folder(path.parent, _single_array(path, model)), text)
+    else:
+        arrays = read_data(text)
     if preprocess:
         raise OptionError(
             f"{text}: arrays are taken as they are; --preprocess is for images and texts"
         )
-    if path.suffix == ".npy" and path.is_file():
-        return Data(Folder(path.parent, _single_array(path, model)), text)
-    return read_data(text)
+    return arrays
 
 
 def open_images(

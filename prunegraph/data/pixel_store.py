@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import shutil
-import tempfile
 from collections.abc import Sequence
 
 import numpy as np
 
 from prunegraph.data.samples import Samples8
+from prunegraph.data.scratch import free_bytes, scratch_file
 
 #: Bytes of a file at most; beyond, and where the disk has not twice as much, images are decoded each time.
 LIMIT = 2**35
@@ -30,12 +29,8 @@ class PixelStore:
         self._bytes = self._pixels + 4 * math.prod(self._rows)
         self._there = np.zeros(count, bool)
         whole = count * self._bytes
-        free = shutil.disk_usage(tempfile.gettempdir()).free
-        self._file = (
-            tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - as long as the store
-            if whole <= min(LIMIT, free // 2)
-            else None
-        )
+        has_room = whole <= min(LIMIT, free_bytes() // 2)
+        self._file = scratch_file(self) if has_room else None
 
     @property
     def has_room(self) -> bool:

@@ -271,7 +271,7 @@ NAMES = (*_STEPS, "fill", *_FIELDS)
 
 def _spelled(number: float) -> str:
     """A number as one would write it; 1/255 stays a fraction."""
-    if number and number == 1 / round(1 / number) and abs(number) < 1:
+    if 1e-6 < abs(number) < 1 and number == 1 / round(1 / number):
         return f"1/{round(1 / number)}"
     return repr(number).removesuffix(".0")
 

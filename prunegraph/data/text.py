@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import onnx
 
+from prunegraph.data.scratch import scratch_file
 from prunegraph.errors import DataError, MissingExtraError, OptionError
 from prunegraph.graph.indices import ranges
 from prunegraph.graph.model import Graph
@@ -169,7 +169,7 @@ class TextSource:
         self._pad = _pad(tokenizer)
         self._lengths: list[int] = []
         self._labels: list[int | None] = []
-        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - as long as the source
+        self._file = scratch_file(self)
         rows = (
             self._blocks(tokenizer) if options.cut == "blocks" else self._lines(tokenizer)
         )
