@@ -39,15 +39,15 @@ if TYPE_CHECKING:
     help="Draw samples as the model gets them, with labels and boxes: a PNG.",
 )
 @click.option(
-    "--samples",
+    "--number",
     type=click.IntRange(1, 256),
     default=16,
     show_default=True,
-    help="Samples that are drawn.",
+    help="Samples that are drawn; which, --seed says.",
 )
-@seed_option(help="Which samples are drawn.")
+@seed_option()
 @reading_options
-def data(source: str, model: str, show: str | None, samples: int, seed: int) -> None:
+def data(source: str, model: str, show: str | None, number: int, seed: int) -> None:
     """Show what MODEL gets of SOURCE: as many samples, which classes, and how they look."""
     from prunegraph.data.looking import look
 
@@ -57,9 +57,9 @@ def data(source: str, model: str, show: str | None, samples: int, seed: int) -> 
         graph = load_model(model)
         if show:
             _check_picture(show, source, model)
-        found = load_data(source, graph, progress).fit(graph)
-        seen: Look = look(found, graph)
-        picture = seen.picture(samples, seed) if show else b""
+        samples = load_data(source, graph, progress).fit(graph)
+        seen: Look = look(samples, graph)
+        picture = seen.picture(number, seed) if show else b""
     for line in seen.lines():
         where.print(line, markup=False, soft_wrap=True)
     if show:

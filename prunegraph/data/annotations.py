@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from prunegraph.data.geometry import Placement, Size
+from prunegraph.data.geometry import Affine, Size
 from prunegraph.data.targets import Boxes
 from prunegraph.errors import MALFORMED, DataError
 
@@ -57,7 +57,7 @@ class SourceBoxes:
     def __len__(self) -> int:
         return len(self.classes)
 
-    def placed(self, placement: Placement, size: Size, name: str) -> Boxes:
+    def placed(self, placement: Affine, size: Size, name: str) -> Boxes:
         """These boxes in what is made of an image of that size. Raises DataError where its labels say another size."""
         if self.size is not None and self.size != size:
             raise DataError(
@@ -174,13 +174,7 @@ def _voc_row(element: ElementTree.Element) -> tuple[float, ...]:
     box = element.find("bndbox")
     if box is None:
         raise ValueError("an object without 'bndbox'")
-    left, top, right, bottom = (
-        float(_text(box, name)) for name in ("xmin", "ymin", "xmax", "ymax")
-    )
-    if (
-        not all(map(math.isfinite, (left, top, right, bottom)))
-        or right < left
-        or bottom < top
-    ):
+    x1, y1, x2, y2 = (float(_text(box, name)) for name in ("xmin", "ymin", "xmax", "ymax"))
+    if not all(map(math.isfinite, (x1, y1, x2, y2))) or x2 < x1 or y2 < y1:
         raise ValueError("a box that ends before it starts")
-    return left - 1, top - 1, right, bottom
+    return x1 - 1, y1 - 1, x2, y2

@@ -39,7 +39,7 @@ class Picture(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class ImageFile:
     """The bytes of an image: a file, or a part of one (an archive of images).
 
     Args:

@@ -29,7 +29,7 @@ PIXELS = 2**26
 
 
 @dataclass(frozen=True)
-class Placement:
+class Affine:
     """Where points of an image are in what is made of it: `point * scale + shift`, x before y.
 
     Args:
@@ -43,13 +43,13 @@ class Placement:
     size: Size
 
     @classmethod
-    def of(cls, size: Size) -> Placement:
+    def of(cls, size: Size) -> Affine:
         """The placement of an image in itself."""
         return cls((1.0, 1.0), (0.0, 0.0), size)
 
-    def then(self, other: Placement) -> Placement:
+    def then(self, other: Affine) -> Affine:
         """This placement, and another one behind it."""
-        return Placement(
+        return Affine(
             (self.scale[0] * other.scale[0], self.scale[1] * other.scale[1]),
             (
                 self.shift[0] * other.scale[0] + other.shift[0],
@@ -72,10 +72,10 @@ class Placement:
         return Boxes(moved[seen], classes[seen])
 
 
-class Step(Protocol):
+class GeometryStep(Protocol):
     """One step from an image to what a network gets."""
 
-    def place(self, size: Size) -> Placement:
+    def place(self, size: Size) -> Affine:
         """Where points of an image of that size go."""
 
     def apply(self, image: Image, interpolation: Interpolation) -> Image:
@@ -88,7 +88,7 @@ class Resize:
 
     size: Size
 
-    def place(self, size: Size) -> Placement:
+    def place(self, size: Size) -> Affine:
         return _resized(size, self.size)
 
     def apply(self, image: Image, interpolation: Interpolation) -> Image:
@@ -105,7 +105,7 @@ class ShorterSide:
     side: int
     longest: int | None = None
 
-    def place(self, size: Size) -> Placement:
+    def place(self, size: Size) -> Affine:
         shorter, longer = min(size), max(size)
         now, then = self.side, int(self.side * longer / shorter)
         if self.longest is not None and then > self.longest:
@@ -131,13 +131,13 @@ class Letterbox:
         height, width = (max(round(side * ratio), 1) for side in size)
         return height, width
 
-    def place(self, size: Size) -> Placement:
+    def place(self, size: Size) -> Affine:
         inner = self._inner(size)
-        top, left = (
+        y, x = (
             round((all_of - part) / 2 - 0.1)
             for all_of, part in zip(self.size, inner, strict=True)
         )
-        moved = Placement((1.0, 1.0), (float(left), float(top)), self.size)
+        moved = Affine((1.0, 1.0), (float(x), float(y)), self.size)
         return _resized(size, inner).then(moved)
 
     def apply(self, image: Image, interpolation: Interpolation) -> Image:
@@ -157,21 +157,19 @@ class CenterCrop:
     size: Size
     is_rounded_down: bool = False
 
-    def place(self, size: Size) -> Placement:
+    def place(self, size: Size) -> Affine:
         spare = [(old - new) / 2 for old, new in zip(size, self.size, strict=True)]
-        top, left = (
-            int(each // 1) if self.is_rounded_down else round(each) for each in spare
-        )
-        return Placement((1.0, 1.0), (float(-left), float(-top)), self.size)
+        y, x = (int(each // 1) if self.is_rounded_down else round(each) for each in spare)
+        return Affine((1.0, 1.0), (float(-x), float(-y)), self.size)
 
     def apply(self, image: Image, interpolation: Interpolation) -> Image:
-        left, top = self.place((image.height, image.width)).shift
-        return _pasted(image, self.size, (int(left), int(top)), 0)
+        x, y = self.place((image.height, image.width)).shift
+        return _pasted(image, self.size, (int(x), int(y)), 0)
 
 
-def placement(steps: Sequence[Step], size: Size) -> Placement:
+def placement(steps: Sequence[GeometryStep], size: Size) -> Affine:
     """Where points of an image of that size are after some steps. Raises OptionError for results that are too large."""
-    result = Placement.of(size)
+    result = Affine.of(size)
     for step in steps:
         result = result.then(step.place(result.size))
         if result.size[0] * result.size[1] > PIXELS:
@@ -181,14 +179,14 @@ def placement(steps: Sequence[Step], size: Size) -> Placement:
     return result
 
 
-def fixed_size(steps: Sequence[Step]) -> Size | None:
+def fixed_size(steps: Sequence[GeometryStep]) -> Size | None:
     """The size that every image has after some steps; None where it depends on the image."""
     last = steps[-1] if steps else None
     return last.size if isinstance(last, Resize | Letterbox | CenterCrop) else None
 
 
-def _resized(old: Size, new: Size) -> Placement:
-    return Placement((new[1] / old[1], new[0] / old[0]), (0.0, 0.0), new)
+def _resized(old: Size, new: Size) -> Affine:
+    return Affine((new[1] / old[1], new[0] / old[0]), (0.0, 0.0), new)
 
 
 def _resample(image: Image, size: Size, interpolation: Interpolation) -> Image:

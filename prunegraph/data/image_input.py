@@ -80,8 +80,8 @@ def image_input(graph: Graph) -> ImageInput | None:
 
 def need_image_input(graph: Graph, source: str) -> ImageInput:
     """The input of a graph that takes images. Raises DataError that says what its inputs are instead."""
-    found = image_input(graph)
-    if found is None:
+    target = image_input(graph)
+    if target is None:
         shapes = layouts.declared(graph)
         listed = ", ".join(
             f"{name!r} {list(shape.sizes) if shape is not None else ''}".strip()
@@ -91,7 +91,7 @@ def need_image_input(graph: Graph, source: str) -> ImageInput:
             f"{source}: images are for models with one input [N, 1 or 3, height, width] (or channels last), and "
             f"this one has {listed}; give file.py:function, which makes its inputs"
         )
-    return found
+    return target
 
 
 # -- presets --------------------------------------------------------------------------------

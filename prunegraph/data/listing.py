@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from prunegraph.data.annotations import SourceBoxes, read_voc, read_yolo
-from prunegraph.data.decoding import Picture, Stored, is_image
+from prunegraph.data.decoding import ImageFile, Picture, is_image
 from prunegraph.errors import MALFORMED, DataError
 
 #: A file in a folder of images that gives the names of classes in their order, one a line.
@@ -55,9 +55,9 @@ class Listing:
         return max(1, max(counts, default=1))
 
 
-def stored(path: Path) -> Stored:
+def stored(path: Path) -> ImageFile:
     """An image in a file of its own."""
-    return Stored(str(path), str(path))
+    return ImageFile(str(path), str(path))
 
 
 # -- folders --------------------------------------------------------------------------------
@@ -145,9 +145,9 @@ def _with_voc(images: Path, labels: Path, root: Path) -> Listing:
             f"{missing}: no such file of labels, and there is an image of that name"
         )
     objects = [read_voc(place) for place in places]
-    found = {name for each in objects for name in each.names}
-    classes = _names(root) or sorted(found)
-    unknown = sorted(found - set(classes))
+    named = {name for each in objects for name in each.names}
+    classes = _names(root) or sorted(named)
+    unknown = sorted(named - set(classes))
     if unknown:
         raise DataError(
             f"{root / CLASSES}: has no class {unknown[0]!r}, which an object has"

@@ -99,8 +99,8 @@ def open_images(
         note(str(guess))
     for line in images.notes:
         note(line)
-    found = ImageSource(images, chain, target, source, workers=workers, progress=progress)
-    return Data(found, source)
+    reader = ImageSource(images, chain, target, source, workers=workers, progress=progress)
+    return Data(reader, source)
 
 
 def _images(path: Path) -> Listing | None:
@@ -110,12 +110,12 @@ def _images(path: Path) -> Listing | None:
         if archives:
             return shards(archives)
         is_arrays = any(next(path.glob(f"*.{kind}"), None) for kind in ("npy", "npz"))
-        found = None if is_arrays else listings.folder(path)
-        if found is None and not is_arrays:
+        images = None if is_arrays else listings.folder(path)
+        if images is None and not is_arrays:
             raise DataError(
                 f"{path}: holds no image ({', '.join(sorted(SUFFIXES))}), no .npy or .npz file, and no .tar"
             )
-        return found
+        return images
     if not path.is_file():
         return None
     readers: Mapping[str, Callable[[Path], Listing]] = {

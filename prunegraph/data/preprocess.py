@@ -18,14 +18,14 @@ import numpy as np
 
 from prunegraph.data import geometry
 from prunegraph.data.geometry import (
+    Affine,
     CenterCrop,
+    GeometryStep,
     Interpolation,
     Letterbox,
-    Placement,
     Resize,
     ShorterSide,
     Size,
-    Step,
 )
 from prunegraph.errors import OptionError, UnknownNameError
 
@@ -50,7 +50,7 @@ class Preprocessing:
         layout: order of axes.
     """
 
-    steps: tuple[Step, ...] = ()
+    steps: tuple[GeometryStep, ...] = ()
     interpolation: Interpolation = "bilinear"
     color: Color = "rgb"
     scale: float = 1.0
@@ -68,7 +68,7 @@ class Preprocessing:
         """Height and width of every result; None where they depend on the image."""
         return geometry.fixed_size(self.steps)
 
-    def place(self, size: Size) -> Placement:
+    def place(self, size: Size) -> Affine:
         """Where points of an image of that height and width go. Raises OptionError for results that are too large."""
         return geometry.placement(self.steps, size)
 
@@ -131,7 +131,7 @@ def parse(text: str, start: Preprocessing) -> Preprocessing:
         UnknownNameError: there is no such name.
     """
     fields: dict[str, object] = {}
-    steps: list[Step] = []
+    steps: list[GeometryStep] = []
     for name, values in _words(text):
         if name in _STEPS:
             steps.append(_STEPS[name](name, values))
@@ -218,7 +218,7 @@ def _size(name: str, values: Sequence[str]) -> Size:
     return height, width
 
 
-def _resize(name: str, values: Sequence[str]) -> Step:
+def _resize(name: str, values: Sequence[str]) -> GeometryStep:
     """`resize=256`: the shorter side; `224x224`: both; `800,1333`: the shorter side, the longer at most so long."""
     if len(values) == 2:
         side, longest = (_whole(name, [value], 1, 99_999) for value in values)
@@ -227,14 +227,14 @@ def _resize(name: str, values: Sequence[str]) -> Step:
     return Resize(size) if "x" in values[0] else ShorterSide(size[0])
 
 
-def _crop(name: str, values: Sequence[str]) -> Step:
+def _crop(name: str, values: Sequence[str]) -> GeometryStep:
     """`crop=224`; `crop=224,down` rounds half a pixel down."""
     is_rounded_down = values[1:] == ["down"]
     size = _size(name, values[:1] if is_rounded_down else values)
     return CenterCrop(size, is_rounded_down)
 
 
-def _filled(steps: Sequence[Step], fill: int) -> list[Step]:
+def _filled(steps: Sequence[GeometryStep], fill: int) -> list[GeometryStep]:
     if not steps or not isinstance(steps[-1], Letterbox):
         raise OptionError("preprocessing: fill=... stands behind letterbox=...")
     return [*steps[:-1], dataclasses.replace(steps[-1], fill=fill)]
@@ -250,7 +250,7 @@ def _choice(allowed: Sequence[str]) -> Callable[[str, Sequence[str]], str]:
     return read
 
 
-_STEPS: Mapping[str, Callable[[str, Sequence[str]], Step]] = {
+_STEPS: Mapping[str, Callable[[str, Sequence[str]], GeometryStep]] = {
     "resize": _resize,
     "letterbox": lambda name, values: Letterbox(_size(name, values)),
     "crop": _crop,

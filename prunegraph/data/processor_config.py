@@ -10,11 +10,11 @@ from typing import Any
 
 from prunegraph.data.geometry import (
     CenterCrop,
+    GeometryStep,
     Interpolation,
     Resize,
     ShorterSide,
     Size,
-    Step,
 )
 from prunegraph.data.preprocess import Preprocessing, checked
 from prunegraph.errors import MALFORMED, OptionError
@@ -96,12 +96,12 @@ def _numbers(given: Any, start: Preprocessing) -> tuple[float, ...]:
     return (sum(numbers) / len(numbers),) if start.channels == 1 else numbers
 
 
-def _steps(content: Mapping[str, Any]) -> list[Step]:
+def _steps(content: Mapping[str, Any]) -> list[GeometryStep]:
     crops = bool(content.get("do_center_crop", "crop_size" in content))
     kind = str(
         content.get("image_processor_type") or content.get("feature_extractor_type") or ""
     )
-    steps: list[Step] = []
+    steps: list[GeometryStep] = []
     if content.get("do_resize", "size" in content):
         if kind.startswith("ConvNext") and content.get("crop_pct") is not None:
             return _convnext(content)
@@ -113,7 +113,7 @@ def _steps(content: Mapping[str, Any]) -> list[Step]:
     return steps
 
 
-def _resize(size: Any, *, is_shorter: bool) -> Step:
+def _resize(size: Any, *, is_shorter: bool) -> GeometryStep:
     if isinstance(size, dict) and "shortest_edge" in size:
         longest = size.get("longest_edge")
         return ShorterSide(
@@ -143,7 +143,7 @@ def _side(value: Any) -> int:
     return side
 
 
-def _convnext(content: Mapping[str, Any]) -> list[Step]:
+def _convnext(content: Mapping[str, Any]) -> list[GeometryStep]:
     size = content["size"]
     side = _side(size["shortest_edge"] if isinstance(size, dict) else size)
     if side >= CONVNEXT_LARGE:

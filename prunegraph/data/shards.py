@@ -8,7 +8,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from prunegraph.data.decoding import Stored, is_image
+from prunegraph.data.decoding import ImageFile, is_image
 from prunegraph.data.listing import Listing
 from prunegraph.errors import DataError
 
@@ -24,7 +24,7 @@ def shards(paths: Sequence[Path]) -> Listing:
     Raises:
         DataError: an archive cannot be read, or only some images have a class.
     """
-    images: list[Stored] = []
+    images: list[ImageFile] = []
     classes: list[int | None] = []
     for path in paths:
         for image, label in _samples(path):
@@ -41,9 +41,9 @@ def shards(paths: Sequence[Path]) -> Listing:
     return Listing(images)
 
 
-def _samples(path: Path) -> Iterator[tuple[Stored, int | None]]:
+def _samples(path: Path) -> Iterator[tuple[ImageFile, int | None]]:
     """The images of an archive with their classes."""
-    image: Stored | None = None
+    image: ImageFile | None = None
     label: int | None = None
     key = ""
     try:
@@ -57,7 +57,7 @@ def _samples(path: Path) -> Iterator[tuple[Stored, int | None]]:
                     key, image, label = now, None, None
                 if is_image(Path(member.name)):
                     name = f"{path}, {member.name}"
-                    image = Stored(str(path), name, member.offset_data, member.size)
+                    image = ImageFile(str(path), name, member.offset_data, member.size)
                 else:
                     label = _label(archive, member, path, label)
         if image is not None:

@@ -75,10 +75,11 @@ def text_input(graph: Graph) -> TextInput | None:
         name: onnx.helper.tensor_dtype_to_np_dtype(types[name].elem_type)
         for name in graph.inputs
     }
-    sizes = dict(shape_info(graph).sizes)
+    info = shape_info(graph)
+    sizes = dict(info.sizes)
     limit = ranges(graph, sizes).get(IDS)
     end = limit.end if limit is not None else 0
-    shape = sizes.get(graph.outputs[0], ())
+    shape = info.shapes.get(graph.outputs[0], ())
     says_next = len(shape) == 3 and shape[-1] == end
     return TextInput(dtypes, ids.sizes[1], end, "blocks" if says_next else "lines")
 

@@ -10,11 +10,11 @@ from PIL import Image
 
 from prunegraph.data.geometry import (
     CenterCrop,
+    GeometryStep,
     Letterbox,
     Resize,
     ShorterSide,
     Size,
-    Step,
     placement,
 )
 from prunegraph.errors import OptionError
@@ -29,7 +29,7 @@ STEPS = st.one_of(
 )
 
 
-def applied(steps: list[Step], image: Image.Image) -> Image.Image:
+def applied(steps: list[GeometryStep], image: Image.Image) -> Image.Image:
     for step in steps:
         image = step.apply(image, "nearest")
     return image
@@ -37,7 +37,7 @@ def applied(steps: list[Step], image: Image.Image) -> Image.Image:
 
 @given(st.lists(STEPS, max_size=3), SIZES)
 def test_an_image_has_the_size_that_its_placement_says(
-    steps: list[Step], size: Size
+    steps: list[GeometryStep], size: Size
 ) -> None:
     # A long strip, resized by its shorter side, becomes too long.
     try:
@@ -57,7 +57,7 @@ def test_an_image_has_the_size_that_its_placement_says(
     st.lists(st.floats(0, 1), min_size=4, max_size=4),
 )
 def test_boxes_come_back_from_a_letterbox(
-    steps: list[Step], size: Size, room: Size, shares: list[float]
+    steps: list[GeometryStep], size: Size, room: Size, shares: list[float]
 ) -> None:
     try:
         placed = placement([*steps, Letterbox(room)], size)
@@ -95,7 +95,7 @@ def test_a_painted_box_lies_where_its_corners_go(
     # Room on one axis alone, so that the factor stays whole.
     room = (height * factor + spare[0], width * factor)
     crop = (height * factor - min(spare[1], 7), width * factor + 3)
-    steps: list[Step] = [Letterbox(room, 0), CenterCrop(crop)]
+    steps: list[GeometryStep] = [Letterbox(room, 0), CenterCrop(crop)]
     seen = np.argwhere(np.asarray(applied(steps, Image.fromarray(pixels)))[:, :, 0] == 255)
     boxes = placement(steps, size).boxes(np.array([[x1, y1, x2, y2]]), np.array([0]))
     if not len(seen):
@@ -125,7 +125,9 @@ def test_a_painted_box_lies_where_its_corners_go(
         (CenterCrop((224, 224), True), (255, 257), ((1, 1), (-16, -15), (224, 224))),
     ],
 )
-def test_sizes_are_rounded_as_elsewhere(step: Step, size: Size, expected: object) -> None:
+def test_sizes_are_rounded_as_elsewhere(
+    step: GeometryStep, size: Size, expected: object
+) -> None:
     placed = step.place(size)
     assert (placed.scale, placed.shift, placed.size) == expected
 
