@@ -10,7 +10,6 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import tee
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
 
@@ -22,6 +21,7 @@ from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.shapes import shape_info
 from prunegraph.runtime import patches
 from prunegraph.runtime.data import Data
+from prunegraph.runtime.pairing import with_results
 from prunegraph.runtime.row_mask import counted, find_mask
 from prunegraph.runtime.session import run_batches
 
@@ -365,14 +365,16 @@ class Statistics:
             )
         size = size or batch_size(self.graph, self.data, computed)
         total = self.data.samples if self.data.is_whole else -(-self.data.samples // size)
-        batches, again = tee(self.data.batches(self.graph, size))
         index = -1
-        runs = (
-            run_batches(self.graph, batches, computed)
-            if computed
-            else ([] for _ in batches)
+        runs = with_results(
+            self.data.batches(self.graph, size),
+            lambda batches: (
+                run_batches(self.graph, batches, computed)
+                if computed
+                else ([] for _ in batches)
+            ),
         )
-        for index, (match, batch) in enumerate(zip(runs, again, strict=True)):
+        for index, (batch, match) in enumerate(runs):
             self.progress(f"{what}: batch {index + 1} of {total}")
             values = {
                 **fixed,
