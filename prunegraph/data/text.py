@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -35,7 +35,7 @@ TOKENIZER = "tokenizer.json"
 LENGTH = 128
 
 #: Suffixes of files of texts: a text on each line.
-SUFFIXES = frozenset((".jsonl", ".txt"))
+TEXT_SUFFIXES = frozenset((".jsonl", ".txt"))
 
 #: Inputs that follow from a text, by the names that exporters give them.
 IDS, MASK, KINDS, PLACES = "input_ids", "attention_mask", "token_type_ids", "position_ids"
@@ -45,6 +45,10 @@ LINES = 512
 
 #: What is a sample: a line, filled up or cut; or a stretch of all lines one behind the other.
 Cut = Literal["lines", "blocks"]
+
+
+#: Texts with their class numbers, or with None, from the first one each time it is called.
+Texts = Callable[[], Iterator[tuple[str, int | None]]]
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ class TextSource:
     """Texts as inputs of a model; a source that can be read in any order.
 
     Args:
-        files: texts, one on each line; of `.jsonl` the field `text`, with `label` a class number.
+        texts: gives texts with their class numbers, or with None, when it is called.
         options: how they become samples.
         target: the inputs that take them.
         source: what to call the data in messages.
@@ -158,14 +162,14 @@ class TextSource:
 
     def __init__(
         self,
-        files: list[Path],
+        texts: Texts,
         options: TextOptions,
         target: TextInput,
         source: str,
         *,
         progress: Callable[[str], None] | None = None,
     ):
-        self.files, self.options, self.target, self.source = files, options, target, source
+        self._texts, self.options, self.target = texts, options, target
         tokenizer = _tokenizer(options.tokenizer)
         self._pad = _pad(tokenizer)
         self._lengths: list[int] = []
@@ -187,17 +191,7 @@ class TextSource:
         if len({label is None for label in self._labels}) > 1:
             raise DataError(f"{source}: only a part of the texts has a label")
 
-    # -- reading files ----------------------------------------------------------------------
-
-    def _texts(self) -> Iterator[tuple[str, int | None]]:
-        for file in self.files:
-            for number, line in enumerate(_lines_of(file), 1):
-                if line.strip():
-                    yield (
-                        _record(line, f"{file}, line {number}")
-                        if file.suffix == ".jsonl"
-                        else (line.rstrip("\r\n"), None)
-                    )
+    # -- tokens -----------------------------------------------------------------------------
 
     def _lines(self, tokenizer: Tokenizer) -> Iterator[np.ndarray]:
         """Ids of each text, cut at the length and filled up."""
@@ -306,6 +300,20 @@ def _pad(tokenizer: Tokenizer) -> int:
         return int(tokenizer.padding["pad_id"])
     named = (tokenizer.token_to_id(token) for token in ("[PAD]", "<pad>", "<|endoftext|>"))
     return next((number for number in named if number is not None), 0)
+
+
+def texts_of(files: Sequence[Path]) -> Texts:
+    """Texts of files: one on each line; of `.jsonl` the field `text`, with `label`, a class number."""
+
+    def read() -> Iterator[tuple[str, int | None]]:
+        for file in files:
+            for number, line in enumerate(_lines_of(file), 1):
+                if line.strip() and file.suffix == ".jsonl":
+                    yield _record(line, f"{file}, line {number}")
+                elif line.strip():
+                    yield line.rstrip("\r\n"), None
+
+    return read
 
 
 def _lines_of(path: Path) -> Iterator[str]:
