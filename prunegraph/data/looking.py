@@ -88,7 +88,9 @@ class Look:
         kinds, counts = np.unique(numbers, return_counts=True)
         names = self._classes
         listed = [
-            f"{kind} {names[kind]} ({count:,})" if kind in names else f"{kind} ({count:,})"
+            f"{kind} {names[kind]} ({count:,})"
+            if names.get(kind, str(kind)) != str(kind)
+            else f"{kind} ({count:,})"
             for kind, count in zip(kinds.tolist(), counts.tolist(), strict=True)
         ]
         more = f", ... {len(listed)} in all" if len(listed) > LISTED else ""
