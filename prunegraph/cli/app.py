@@ -14,6 +14,7 @@ from prunegraph.cli.compare import compare
 from prunegraph.cli.compress import compress
 from prunegraph.cli.console import keep_command
 from prunegraph.cli.convert import convert
+from prunegraph.cli.data import data
 from prunegraph.cli.decompose import decompose
 from prunegraph.cli.inspect import inspect
 from prunegraph.cli.prune import prune
@@ -32,6 +33,7 @@ COMMANDS: tuple[click.Command, ...] = (
     compare,
     compress,
     convert,
+    data,
     decompose,
     inspect,
     prune,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunegraph.cli.console import console, stages
-from prunegraph.cli.loading import load_model
+from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
     READ,
     REFIT,
@@ -59,7 +59,6 @@ def apply(
     from prunegraph import api
     from prunegraph.errors import ModelError
     from prunegraph.frontends.outputs import is_symbol
-    from prunegraph.runtime.data import read_data
     from prunegraph.selection.plan import Plan
 
     symbol, saved = (out, options.pop("save_plan")) if is_symbol(out) else (None, None)
@@ -71,12 +70,14 @@ def apply(
     api.check_model_output(out, model, symbol=True)
     where = console()
     with stages(where) as progress:
-        chosen, samples = Plan.load(plan), read_data(data) if data else None
+        chosen = Plan.load(plan)
         if symbol is not None and chosen.rotation is not None:
             raise ModelError(f"{plan}: rotated weights are written as ONNX: give OUT.onnx")
         progress("load")
+        graph = load_model(model)
+        samples = load_data(data, graph, progress)
         result = api.apply_plan(
-            load_model(model),
+            graph,
             chosen,
             None if symbol else out,
             data=samples,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunegraph.cli.console import command_line, console, stages
-from prunegraph.cli.loading import load_model
+from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
     batch_option,
     checkpoint_option,
@@ -135,7 +135,6 @@ def binarize(
     """Give MODEL weights of one bit and activations of a few, layer by layer in closed form."""
     from prunegraph import api
     from prunegraph.report import binarized, html
-    from prunegraph.runtime.data import read_data
     from prunegraph.training.binary import binarize as run
     from prunegraph.training.binary import measured
     from prunegraph.training.outcome import OutcomeJudge
@@ -147,8 +146,9 @@ def binarize(
     where = console()
     with stages(where) as progress:
         graph = load_model(model)
-        metrics = read_data(evaluation).fit(graph) if evaluation else None
-        samples = read_data(data)
+        judged = load_data(evaluation, graph, progress)
+        metrics = judged.fit(graph) if judged is not None else None
+        samples = load_data(data, graph, progress)
         result = run(
             graph, samples, _options(**options), checkpoint=checkpoint, progress=progress
         )

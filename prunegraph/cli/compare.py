@@ -7,6 +7,7 @@ import json
 import click
 
 from prunegraph.cli.console import console
+from prunegraph.cli.loading import load_data
 from prunegraph.cli.options import (
     data_option,
     model_argument,
@@ -47,12 +48,12 @@ def compare(
 
     from prunegraph import api
     from prunegraph.report import tables
-    from prunegraph.runtime.data import read_data
 
+    graph = api.load(first)
     result = api.compare(
-        api.load(first),
+        graph,
         api.load(second),
-        data=read_data(data) if data else None,
+        data=load_data(data, graph),
         runs=runs,
         threads=threads,
         provider=provider,

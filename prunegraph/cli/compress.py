@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from prunegraph.cli.console import check_json, console, stages, write_json
-from prunegraph.cli.loading import load_model
+from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
     allocation_option,
     choice_options,
@@ -74,16 +74,16 @@ def compress(
     from prunegraph import api
     from prunegraph.hybrid.compress import compress as run
     from prunegraph.report import compressed
-    from prunegraph.runtime.data import read_data
 
     api.check_model_output(out, model)
     check_json(json_path, model, out)
     where = console()
     with stages(where) as progress:
-        samples = read_data(data) if data else None
         progress("load")
+        graph = load_model(model)
+        samples = load_data(data, graph, progress)
         result = run(
-            load_model(model),
+            graph,
             out,
             data=samples,
             verify=not no_verify,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunegraph.cli.console import check_json, console, stages, write_json
-from prunegraph.cli.loading import load_model
+from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
     data_option,
     json_option,
@@ -61,7 +61,6 @@ def decompose(
     from prunegraph import api
     from prunegraph.latency.low_rank import decompose as run
     from prunegraph.report import decomposed
-    from prunegraph.runtime.data import read_data
 
     api.check_model_output(out, model)
     check_json(json_path, model, out)
@@ -71,7 +70,7 @@ def decompose(
         graph = load_model(model)
         progress("decompose")
         result = run(
-            graph, data=read_data(data) if data else None, progress=progress, **options
+            graph, data=load_data(data, graph, progress), progress=progress, **options
         )
         progress("write")
         api.save(result.model, out, like=graph)

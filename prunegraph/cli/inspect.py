@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from prunegraph.cli.console import check_json, console, write_json
-from prunegraph.cli.loading import load_model
+from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
     WRITTEN,
     allow_io_option,
@@ -93,7 +93,7 @@ def inspect(
 
 def _statistics(graph: Graph, data: str | None) -> Statistics | None:
     """Say what a data file shows of a graph."""
-    from prunegraph.runtime.data import read_data
     from prunegraph.runtime.statistics import Statistics
 
-    return Statistics(graph, read_data(data)) if data else None
+    samples = load_data(data, graph)
+    return Statistics(graph, samples) if samples is not None else None

@@ -1,14 +1,17 @@
-"""Models as a command names them, read with what its reading options say."""
+"""Models and data as a command names them, read with what its options say."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, overload
 
-from prunegraph.cli.options import reading
+import click
+
+from prunegraph.cli.options import preprocess_said, reading
 
 if TYPE_CHECKING:
     from prunegraph.graph.model import Graph
+    from prunegraph.runtime.data import Data
 
 
 def load_model(model: str) -> Graph:
@@ -36,3 +39,33 @@ def _load(model: str, options: Mapping[str, Any]) -> Graph:
     if "inputs" in given:
         given["inputs"] = read_arrays(given["inputs"])
     return api.load(model, **given)
+
+
+@overload
+def load_data(
+    text: str, graph: Graph, progress: Callable[[str], None] | None = None
+) -> Data: ...
+
+
+@overload
+def load_data(
+    text: str | None, graph: Graph, progress: Callable[[str], None] | None = None
+) -> Data | None: ...
+
+
+def load_data(
+    text: str | None, graph: Graph, progress: Callable[[str], None] | None = None
+) -> Data | None:
+    """Data for a model, as `--preprocess` says; notes of what was guessed go to stderr. None where none is given."""
+    from prunegraph.data.opening import open_data
+
+    if text is None:
+        return None
+    return open_data(
+        text, graph, preprocess=preprocess_said(), note=note_line, progress=progress
+    )
+
+
+def note_line(text: str) -> None:
+    """Write a note to stderr, in one line."""
+    click.echo(f"note: {' '.join(text.split())}", err=True)

@@ -147,13 +147,46 @@ output_option = shared(
     metavar="OUT",
     help="Where the pruned model goes.",
 )
-data_option = shared("--data", type=READ, metavar="FILE")
+
+
+#: Where a context keeps what becomes of images and texts before a model gets them.
+PREPROCESS = "prunegraph.preprocess"
+
+
+def preprocess_said() -> str:
+    """What `--preprocess` says; nothing where it is not given."""
+    text: str = click.get_current_context().meta.get(PREPROCESS, "")
+    return text
+
+
+def _keep_preprocess(
+    ctx: click.Context, parameter: click.Parameter, value: str | None
+) -> None:
+    ctx.meta[PREPROCESS] = value or ""
+
+
+preprocess_option = shared(
+    "--preprocess",
+    metavar="CHAIN",
+    expose_value=False,
+    callback=_keep_preprocess,
+    help="What becomes of images: imagenet, yolo, clip, none, a chain (resize=256,crop=224,scale=1/255,...) or a "
+    "preprocessor_config.json; of texts: a tokenizer.json. Guessed without.",
+)
+
+
+def data_option(text: str | None = None, **more: Any) -> Decorator:
+    """Declare `--data`, and what becomes of it."""
+    data = shared("--data", type=READ, metavar="SOURCE")
+    return together(data(text, **more), preprocess_option())
+
+
 mask_input_option = shared(
     "--mask-input",
     metavar="NAME",
     help="The input that is 0 where data do not count, or none. Default: attention_mask, if there is one.",
 )
-evaluation_option = shared("--eval", "evaluation", type=READ, metavar="FILE")
+evaluation_option = shared("--eval", "evaluation", type=READ, metavar="SOURCE")
 json_option = shared("--json", "json_path", type=WRITTEN, metavar="FILE")
 report_option = shared("--report", type=WRITTEN, metavar="FILE")
 report_options = together(
@@ -167,7 +200,7 @@ report_options = together(
 )
 
 #: What `prune` and `apply` do with data.
-REFIT = "Unlabelled inputs to refit and prove on: .npz or file.py:function."
+REFIT = "Unlabelled inputs to refit and prove on: images, texts, .npz or file.py:function."
 
 
 # Bounds.
@@ -325,7 +358,8 @@ threads_option = shared(
 #: For commands that measure many candidates.
 sweep_options = together(
     data_option(
-        "Inputs from the training distribution: .npz or file.py:function.", required=True
+        "Inputs from the training distribution: images, texts, .npz or file.py:function.",
+        required=True,
     ),
     evaluation_option("What the metric is measured on. Default: --data."),
     click.option(

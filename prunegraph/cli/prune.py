@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from prunegraph.cli.console import console, stages
-from prunegraph.cli.loading import load_model
+from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
     READ,
     REFIT,
@@ -103,7 +103,6 @@ def prune(
 ) -> None:
     """Make MODEL smaller, and prove that the result is the masked original."""
     from prunegraph import api
-    from prunegraph.runtime.data import read_data
 
     budget = _budget(
         options["algorithm"],
@@ -118,10 +117,11 @@ def prune(
     api.check_model_output(out, model)
     where = console()
     with stages(where) as progress:
-        samples = read_data(data) if data else None
         progress("load")
+        graph = load_model(model)
+        samples = load_data(data, graph, progress)
         result = api.prune(
-            load_model(model),
+            graph,
             out,
             budget=budget,
             verify=not no_verify,

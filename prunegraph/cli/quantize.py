@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunegraph.cli.console import check_json, console, stages, write_json
-from prunegraph.cli.loading import load_model
+from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
     READ,
     data_option,
@@ -162,14 +162,13 @@ def quantize(
     from prunegraph import api
     from prunegraph.quantization.quantize import quantize as run
     from prunegraph.report import quantized, tables
-    from prunegraph.runtime.data import read_data
 
     api.check_model_output(out, model)
     check_json(json_path, model, out)
     where = console()
     with stages(where) as progress:
         graph = load_model(model)
-        samples = read_data(data) if data else None
+        samples = load_data(data, graph, progress)
         if fastest:
             options["float_layers"] = _with_faster(
                 graph, samples, threads, progress, options

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from prunegraph.cli.console import check_json, console, stages, write_json
-from prunegraph.cli.loading import load_model
+from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
     choice_options,
     metric_option,
@@ -59,16 +59,17 @@ def search(
     """Prune MODEL as far as a metric stays within a tolerance. Nothing is trained."""
     from prunegraph import api, studies
     from prunegraph.report import tables
-    from prunegraph.runtime.data import read_data
 
     api.check_model_output(out, model)
     check_json(json_path, model, out)
     where = console()
     with stages(where) as progress:
-        samples, seen = read_data(data), read_data(evaluation) if evaluation else None
         progress("load")
+        graph = load_model(model)
+        samples = load_data(data, graph, progress)
+        seen = load_data(evaluation, graph, progress)
         done = studies.search(
-            load_model(model),
+            graph,
             out,
             data=samples,
             evaluation=seen,

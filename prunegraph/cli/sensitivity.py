@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from prunegraph.cli.console import check_json, console, stages, write_json
-from prunegraph.cli.loading import load_model
+from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
     choice_options,
     metric_option,
@@ -53,16 +53,16 @@ def sensitivity(
     """Show what it costs to prune each group of MODEL alone."""
     from prunegraph import studies
     from prunegraph.report import tables
-    from prunegraph.runtime.data import read_data
 
     check_json(json_path, model)
     where = console()
     with stages(where) as progress:
-        seen = read_data(evaluation) if evaluation else None
         progress("load")
+        graph = load_model(model)
+        seen = load_data(evaluation, graph, progress)
         result = studies.sensitivity(
-            load_model(model),
-            data=read_data(data),
+            graph,
+            data=load_data(data, graph, progress),
             evaluation=seen,
             progress=progress,
             **options,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunegraph.cli.console import console
-from prunegraph.cli.loading import load_beside, load_model
+from prunegraph.cli.loading import load_beside, load_data, load_model
 from prunegraph.cli.options import (
     MODEL,
     batch_option,
@@ -139,7 +139,6 @@ def train(
     """
     from prunegraph import api
     from prunegraph.ops.cost import cost
-    from prunegraph.runtime.data import read_data
     from prunegraph.training import train as _train
     from prunegraph.training.batching import rows_of
     from prunegraph.training.outcome import OutcomeJudge
@@ -150,10 +149,12 @@ def train(
         [checkpoint] if checkpoint else [],
         symbol=method.partition(":")[0] in KEEPING,
     )
-    graph, samples = load_model(model), read_data(data)
+    graph = load_model(model)
+    samples = load_data(data, graph)
     rows_of(samples, graph).fit(graph)
     teacher = load_beside(original) if original else None
-    judged = rows_of(read_data(evaluation), graph) if evaluation else None
+    held = load_data(evaluation, graph)
+    judged = rows_of(held, graph) if held is not None else None
     setting = _setting(
         graph, samples, teacher, checkpoint, judged=judged, metric=metric, **options
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from prunegraph.cli.console import console
-from prunegraph.cli.loading import load_model
+from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
     READ,
     data_option,
@@ -24,10 +24,9 @@ def verify(model: str, plan: str, pruned: str, data: str | None) -> None:
     """Prove that PRUNED is MODEL without the channels of PLAN."""
     from prunegraph import api
     from prunegraph.execution import proof_batches
-    from prunegraph.runtime.data import read_data
     from prunegraph.selection.plan import Plan
 
     graph = load_model(model)
-    seen = proof_batches(graph, read_data(data) if data else None)
+    seen = proof_batches(graph, load_data(data, graph))
     proof = api.verify(graph, Plan.load(plan), api.load(pruned), data=seen)
     console().print(f"proof: {proof}")

@@ -70,12 +70,13 @@ def compare(
         for graph in (first, second)
     ]
     data = data.fit(first) if data else None
-    batches = (
-        list(data.batches(first)) if data else [random_inputs(first, seed=seed, batch=1)]
-    )
-    results = [[run(opened, batch) for batch in batches] for opened in sessions]
+    drawn = [] if data else [random_inputs(first, seed=seed, batch=1)]
+    results = [
+        [run(opened, batch) for batch in (data.batches(first) if data else drawn)]
+        for opened in sessions
+    ]
     outputs = [list(zip(*result, strict=True)) for result in results]
-    one = next(data.batches(first, 1)) if data else batches[0]
+    one = next(data.batches(first, 1)) if data else drawn[0]
     return Comparison(
         (full_cost(first), full_cost(second)),
         {n: _difference(a, b) for n, a, b in zip(first.outputs, *outputs, strict=True)},
@@ -83,7 +84,7 @@ def compare(
         _accuracy(outputs, data),
         _agreement(outputs),
         data.samples if data else 1,
-        _noise(first, second, data, batches),
+        _noise(first, second, data, drawn),
     )
 
 

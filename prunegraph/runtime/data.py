@@ -27,7 +27,7 @@ from prunegraph.graph.sizes import other_shapes
 from prunegraph.runtime import layout as layouts
 from prunegraph.runtime import sources
 from prunegraph.runtime.layout import LABELS, Batch, Layout, fixed_batch
-from prunegraph.runtime.sources import CHUNK, Source
+from prunegraph.runtime.sources import CHUNK, IndexedSource, Part, Source
 
 __all__ = [
     "CHUNK",
@@ -35,6 +35,7 @@ __all__ = [
     "RANDOM_LIMIT",
     "Batch",
     "Data",
+    "IndexedTable",
     "SampleTable",
     "Samples",
     "fixed_batch",
@@ -140,6 +141,29 @@ class SampleTable:
         return self.layout.take(self.parts[0], chosen)
 
 
+@dataclass(frozen=True)
+class IndexedTable:
+    """Samples that are read when they are taken, in any order."""
+
+    data: Data
+    source: IndexedSource
+    layout: Layout
+
+    @property
+    def count(self) -> int:
+        """Number of samples."""
+        return self.source.count()
+
+    @property
+    def parts(self) -> tuple[Data, ...]:
+        """The data, by which samples are told from others."""
+        return (self.data,)
+
+    def take(self, chosen: np.ndarray) -> Batch:
+        """A batch of the samples of these numbers."""
+        return self.source.take(chosen)
+
+
 class Data:
     """Inputs by name and perhaps `labels`, with samples along an axis of each; read in a stream, any number of times.
 
@@ -189,6 +213,11 @@ class Data:
         """Tell whether the data are whole feeds."""
         return self._layout.whole
 
+    @property
+    def reader(self) -> Source:
+        """Where samples are read from."""
+        return self._from
+
     @cached_property
     def _layout(self) -> Layout:
         if self._fitted is not None:
@@ -212,11 +241,15 @@ class Data:
     @cached_property
     def samples(self) -> int:
         """Number of samples; of whole feeds, how many there are."""
+        if isinstance(self._from, IndexedSource):
+            return self._from.count()
         return sum(self._layout.count(chunk) for chunk in self.chunks())
 
     @cached_property
     def labels(self) -> np.ndarray | None:
         """Targets of all samples, or None where the source has none."""
+        if isinstance(self._from, IndexedSource):
+            return self._from.labels()
         parts = [chunk[LABELS] for chunk in self.chunks() if LABELS in chunk]
         return np.concatenate(parts) if parts else None
 
@@ -328,6 +361,8 @@ class Data:
 
     def head(self, samples: int) -> Data:
         """The first samples alone."""
+        if isinstance(self._from, IndexedSource):
+            return self._part(np.arange(min(samples, self.samples)))
         return self._with(lambda: self._first(samples))
 
     def _first(self, samples: int) -> Iterator[Batch]:
@@ -341,6 +376,9 @@ class Data:
 
     def where(self, wanted: Callable[[np.ndarray], np.ndarray]) -> Data:
         """The samples of some numbers: `wanted` gets numbers, and says True for those to keep."""
+        if isinstance(self._from, IndexedSource):
+            numbers = np.arange(self.samples)
+            return self._part(numbers[wanted(numbers)])
         return self._with(lambda: self._chosen(wanted))
 
     def _chosen(self, wanted: Callable[[np.ndarray], np.ndarray]) -> Iterator[Batch]:
@@ -355,12 +393,18 @@ class Data:
                 yield self._layout.take(chunk, mine)
 
     def draw(self, count: int, seed: int) -> Data:
-        """So many samples at most, drawn without replacement, in their order; held in memory."""
+        """So many samples at most, drawn without replacement, in their order.
+
+        They are held in memory, unless the source can read them in any order.
+        """
         if self.samples <= count:
             return self
+        numbers = drawn(self.samples, count, seed)
+        if isinstance(self._from, IndexedSource):
+            return self._part(numbers)
         mask = np.zeros(self.samples, bool)
-        mask[np.random.default_rng(seed).permutation(self.samples)[:count]] = True
-        parts = list(self._chosen(lambda numbers: mask[numbers]))
+        mask[numbers] = True
+        parts = list(self._chosen(lambda asked: mask[asked]))
         return self._with(lambda: parts)
 
     def in_memory(self) -> SampleTable:
@@ -370,6 +414,13 @@ class Data:
             parts if self._layout.whole or not parts else (self._layout.join(parts),),
             self._layout,
         )
+
+    def by_number(self) -> SampleTable | IndexedTable:
+        """All samples, to be taken in any order: read where they lie, if they can be, else held in memory."""
+        if not isinstance(self._from, IndexedSource):
+            return self.in_memory()
+        self._from.prepare()
+        return IndexedTable(self, self._from, self._layout)
 
     def masked(self, mask_input: str | None) -> Data:
         """The same samples, with the input that says which positions count; None leaves that as it is."""
@@ -381,6 +432,8 @@ class Data:
 
     def without_labels(self) -> Data:
         """The inputs alone."""
+        if isinstance(self._from, IndexedSource):
+            return self._part(np.arange(self.samples), labels=False)
         return self._with(
             lambda: (
                 {name: array for name, array in chunk.items() if name != LABELS}
@@ -388,7 +441,11 @@ class Data:
             )
         )
 
-    def _with(self, read: Callable[[], Iterable[Batch]]) -> Data:
+    def _part(self, numbers: np.ndarray, *, labels: bool = True) -> Data:
+        assert isinstance(self._from, IndexedSource)
+        return self._with(Part(self._from, numbers, labels))
+
+    def _with(self, read: Callable[[], Iterable[Batch]] | Source) -> Data:
         part = Data(
             read,
             self.source,
@@ -402,6 +459,11 @@ class Data:
 
 #: Inputs of a model: arrays by input name (samples along axis 0), a sequence of such batches, or a `Data`.
 Samples = Data | Mapping[str, np.ndarray] | Sequence[Mapping[str, np.ndarray]]
+
+
+def drawn(samples: int, count: int, seed: int) -> np.ndarray:
+    """Numbers of at most `count` of so many samples, drawn without replacement, ascending."""
+    return np.sort(np.random.default_rng(seed).permutation(samples)[:count])
 
 
 def _text(array: np.ndarray) -> np.ndarray:

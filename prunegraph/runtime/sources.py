@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from prunegraph.errors import DataError
 from prunegraph.graph import npz
-from prunegraph.runtime.layout import Batch, Layout, Shape, shapes_of
+from prunegraph.runtime.layout import LABELS, Batch, Layout, Shape, shapes_of
 
 #: Samples read from a source at a time.
 CHUNK = 64
@@ -34,6 +34,60 @@ class Source(Protocol):
 
     def read(self, layout: Layout) -> Iterator[Batch]:
         """Batches, from the first one, each time it is called."""
+
+
+@runtime_checkable
+class IndexedSource(Source, Protocol):
+    """Samples that can be read in any order, one array of a fixed shape an input; none of them is a whole feed."""
+
+    def count(self) -> int:
+        """Number of samples."""
+
+    def labels(self) -> np.ndarray | None:
+        """Targets of all samples, or None where there are none."""
+
+    def take(self, numbers: np.ndarray) -> Batch:
+        """A batch of the samples of these numbers, in this order."""
+
+    def prepare(self) -> None:
+        """Make ready for samples to be taken again and again."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some samples of another source, with labels or without."""
+
+    source: IndexedSource
+    numbers: np.ndarray
+    has_labels: bool = True
+    whole = False
+
+    def _names(self, names: Iterable[str]) -> list[str]:
+        return [name for name in names if self.has_labels or name != LABELS]
+
+    def shapes(self) -> Mapping[str, Shape] | None:
+        known = self.source.shapes()
+        if known is None or not len(self.numbers):
+            return None
+        return {name: (len(self.numbers), *known[name][1:]) for name in self._names(known)}
+
+    def read(self, layout: Layout) -> Iterator[Batch]:
+        for start in range(0, len(self.numbers), CHUNK):
+            yield self.take(np.arange(start, min(start + CHUNK, len(self.numbers))))
+
+    def count(self) -> int:
+        return len(self.numbers)
+
+    def labels(self) -> np.ndarray | None:
+        known = self.source.labels() if self.has_labels else None
+        return None if known is None else known[self.numbers]
+
+    def take(self, numbers: np.ndarray) -> Batch:
+        batch = self.source.take(self.numbers[numbers])
+        return {name: batch[name] for name in self._names(batch)}
+
+    def prepare(self) -> None:
+        self.source.prepare()
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import math
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import tee
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
 
@@ -24,6 +23,7 @@ from prunegraph.graph.shapes import shape_info
 from prunegraph.runtime import patches
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.memory import release
+from prunegraph.runtime.pairing import with_results
 from prunegraph.runtime.row_mask import counted, find_mask
 from prunegraph.runtime.session import run_batches
 
@@ -403,14 +403,16 @@ class Statistics:
             )
         size = size or batch_size(self.graph, self.data, computed)
         total = self.data.samples if self.data.is_whole else -(-self.data.samples // size)
-        batches, again = tee(self.data.batches(self.graph, size))
         index = -1
-        runs = (
-            run_batches(self.graph, batches, computed)
-            if computed
-            else ([] for _ in batches)
+        runs = with_results(
+            self.data.batches(self.graph, size),
+            lambda batches: (
+                run_batches(self.graph, batches, computed)
+                if computed
+                else ([] for _ in batches)
+            ),
         )
-        for index, (match, batch) in enumerate(zip(runs, again, strict=True)):
+        for index, (batch, match) in enumerate(runs):
             self.progress(f"{what}: batch {index + 1} of {total}")
             values = {
                 **fixed,

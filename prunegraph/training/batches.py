@@ -41,7 +41,7 @@ class Batches:
         seed: int = 0,
         augment: Augment | None = None,
     ):
-        self.samples = Data.of(data).in_memory()
+        self.samples = Data.of(data).by_number()
         self.count = self.samples.count
         size = 1 if self.samples.layout.whole else size  # of whole feeds each is a batch
         if self.count < size:

@@ -24,6 +24,7 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 #: Pages whose commands or snippets train, or read PyTorch modules.
 WITH_TORCH = {
     "binary.md",
+    "data.md",
     "pytorch.md",
     "source-001.md",
     "training.md",

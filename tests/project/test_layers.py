@@ -20,6 +20,7 @@ LAYERS = [
     ["graph"],
     ["frontends"],
     ["runtime"],
+    ["data"],
     ["labels"],
     ["ops"],
     ["coupling"],
