@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from prunegraph.cli.command import Command
 from prunegraph.cli.options import plugin_option
 
 if TYPE_CHECKING:
     from prunegraph.registry import Registry
 
 
-@click.command()
+@click.command(cls=Command, examples=["algorithms", "algorithms --plugin mine.py"])
 @plugin_option()
 def algorithms() -> None:
     """List criteria, selectors, allocations and repairs, with their options and where they come from."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 import click
@@ -10,6 +11,7 @@ from prunegraph import __version__
 from prunegraph.cli.algorithms import algorithms
 from prunegraph.cli.apply import apply
 from prunegraph.cli.binarize import binarize
+from prunegraph.cli.command import VERBOSE
 from prunegraph.cli.compare import compare
 from prunegraph.cli.compress import compress
 from prunegraph.cli.console import keep_command
@@ -55,12 +57,17 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except PrunegraphError as error:
+            if ctx.meta.get(VERBOSE):
+                click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
             text = " ".join(str(error).split())
             click.echo(f"error: {text}", err=True)
             ctx.exit(1 if isinstance(error, FAILED) else 2)
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="prunegraph")
 def main() -> None:
     """Structured pruning of neural networks on the graph itself, proved exact."""

@@ -30,7 +30,13 @@ if TYPE_CHECKING:
     from prunegraph.pipeline import PruneResult
 
 
-@click.command(cls=Writes)
+@click.command(
+    cls=Writes,
+    examples=[
+        "apply model.onnx plan.json -o small.onnx",
+        "apply model.onnx plan.json -o small.onnx --data images.npz",
+    ],
+)
 @model_argument()
 @click.argument("plan", type=READ)
 @output_option()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from prunegraph.cli.command import Section, option
 from prunegraph.cli.console import command_line, console, stages
 from prunegraph.cli.loading import load_model
 from prunegraph.cli.options import (
@@ -39,36 +40,47 @@ if TYPE_CHECKING:
 PAIRS = 3
 
 
-@click.command(cls=Writes)
+@click.command(
+    cls=Writes,
+    examples=[
+        "binarize model.onnx -o binary.onnx --data images.npz",
+        "binarize model.onnx -o binary.onnx --data images.npz --bits 1 --epochs 20",
+    ],
+)
 @model_argument()
 @output_option("Where the binary model goes.")
 @data_option("Inputs: .npz or file.py:function, with `labels` or without.", required=True)
 @evaluation_option("What a metric of both models is measured on.")
-@click.option(
+@option(
+    Section.METHOD,
     "--bits",
     type=click.IntRange(1, 4),
     default=2,
     show_default=True,
     help="Of activations.",
 )
-@click.option(
+@option(
+    Section.METHOD,
     "--deadzone",
     is_flag=True,
     help="Small positive activations become 0 too: less error without training.",
 )
-@click.option(
+@option(
+    Section.METHOD,
     "--backward",
     type=click.Choice(["clipped", "relu", "log"]),
     default="clipped",
     show_default=True,
     help="What stands in for the quantizer's gradient.",
 )
-@click.option(
+@option(
+    Section.METHOD,
     "--no-affine",
     is_flag=True,
     help="Normalisations before quantizers lose scale and shift, as published.",
 )
-@click.option(
+@option(
+    Section.METHOD,
     "--last",
     type=click.Choice(["float", "int8", "binary"]),
     default="float",
@@ -76,27 +88,33 @@ PAIRS = 3
     help="Weights of the last layers.",
 )
 @keep_option("A layer that stays as it is (repeatable).")
-@click.option(
+@option(
+    Section.METHOD,
     "--min-inputs",
     type=click.IntRange(1),
     default=64,
     show_default=True,
     help="Layers whose filters have fewer inputs stay as they are.",
 )
-@click.option(
+@option(
+    Section.METHOD,
     "--targets",
     type=click.Choice(["teacher", "descent", "latent"]),
     default="teacher",
     show_default=True,
     help="What the update wants of a layer's outputs.",
 )
-@click.option("--no-update", is_flag=True, help="Signs and mean magnitudes alone.")
-@click.option(
+@option(
+    Section.METHOD, "--no-update", is_flag=True, help="Signs and mean magnitudes alone."
+)
+@option(
+    Section.METHOD,
     "--no-guard",
     is_flag=True,
     help="Keep a layer's update even if the loss on held-out samples rises.",
 )
-@click.option(
+@option(
+    Section.METHOD,
     "--samples",
     type=click.IntRange(2),
     default=2000,
@@ -108,14 +126,16 @@ PAIRS = 3
 @batch_option("Samples in a batch of it.", default=100)
 @checkpoint_option("Written after every epoch; a run that was killed goes on from it.")
 @probabilities_option()
-@click.option(
+@option(
+    Section.METHOD,
     "--form",
     type=click.Choice(["arithmetic", "thresholds"]),
     default="arithmetic",
     show_default=True,
     help="Levels computed, or layers' outputs compared: whole numbers in binary layers.",
 )
-@click.option(
+@option(
+    Section.OUTPUT,
     "--runtime",
     type=click.Choice(["integers", "packed", "float"]),
     help="How binary layers multiply: in integers (default), or floats, stored in a bit or in a float each.",

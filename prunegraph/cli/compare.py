@@ -6,6 +6,7 @@ import json
 
 import click
 
+from prunegraph.cli.command import Command, Section, option
 from prunegraph.cli.console import console
 from prunegraph.cli.options import (
     data_option,
@@ -16,11 +17,18 @@ from prunegraph.cli.options import (
 )
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=[
+        "compare model.onnx small.onnx",
+        "compare model.onnx small.onnx --data test.npz --threads 0",
+    ],
+)
 @model_argument("first", metavar="A")
 @model_argument("second", metavar="B")
 @data_option("Inputs (and labels): .npz or file.py:function.")
-@click.option(
+@option(
+    Section.MEASURING,
     "--runs",
     type=click.IntRange(1),
     default=30,
@@ -29,8 +37,12 @@ from prunegraph.cli.options import (
 )
 @threads_option("Threads of each session.")
 @provider_option()
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print the figures as JSON on stdout."
+@option(
+    Section.OUTPUT,
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print the figures as JSON on stdout.",
 )
 @plugin_option()
 def compare(

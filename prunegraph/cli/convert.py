@@ -14,7 +14,13 @@ from prunegraph.cli.options import (
 from prunegraph.cli.recipe import Writes
 
 
-@click.command(cls=Writes)
+@click.command(
+    cls=Writes,
+    examples=[
+        "convert net.py:net -o net.onnx",
+        "convert net-symbol.json -o net.onnx --input-shape data=1,3,224,224",
+    ],
+)
 @model_argument("source")
 @output_option("Where the ONNX model goes.")
 @reading_options

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from prunegraph.cli.command import Command, Section, option
 from prunegraph.cli.console import check_json, console, write_json
 from prunegraph.cli.loading import load_model
 from prunegraph.cli.options import (
@@ -24,10 +25,18 @@ if TYPE_CHECKING:
     from prunegraph.runtime.statistics import Statistics
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=[
+        "inspect model.onnx",
+        "inspect model.onnx --why /layer4/conv2/Conv",
+        "inspect model.onnx --json groups.json",
+    ],
+)
 @model_argument()
 @json_option("Write groups and nodes as JSON; - is stdout.")
-@click.option(
+@option(
+    Section.OUTPUT,
     "--nodes",
     "nodes_path",
     type=WRITTEN,
@@ -38,8 +47,11 @@ if TYPE_CHECKING:
 @attention_option()
 @blocks_option()
 @allow_io_option()
-@click.option(
-    "--why", metavar="LAYER", help="Explain what keeps a layer from being pruned."
+@option(
+    Section.OUTPUT,
+    "--why",
+    metavar="LAYER",
+    help="Explain what keeps a layer from being pruned.",
 )
 @reading_options
 def inspect(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from prunegraph.cli.command import Section, option
 from prunegraph.cli.console import console, stages
 from prunegraph.cli.loading import load_model
 from prunegraph.cli.options import (
@@ -44,17 +45,30 @@ def _ratio(
         raise click.BadParameter(f"{value!r} is neither a number nor auto") from None
 
 
-@click.command(cls=Writes)
+@click.command(
+    cls=Writes,
+    examples=[
+        "prune model.onnx -o small.onnx --macs 0.5 --data images.npz",
+        "prune model.onnx -o small.onnx --latency 0.6 --round-to auto",
+        "prune model.onnx -o small.onnx --macs 0.5 --quantize int8 --data images.npz --report small.html",
+    ],
+)
 @model_argument()
 @output_option()
-@click.option(
-    "--ratio", callback=_ratio, help="Share of channels removed from every group, or auto."
+@option(
+    Section.REMOVE,
+    "--ratio",
+    metavar="R",
+    callback=_ratio,
+    help="Share of channels removed from every group, or auto.",
 )
 @macs_option()
 @params_option()
-@click.option(
+@option(
+    Section.REMOVE,
     "--bytes",
     "size",
+    metavar="X",
     help="Upper bound on bytes of weights: a fraction or an amount (12MB).",
 )
 @latency_option(
@@ -64,16 +78,21 @@ def _ratio(
 @mask_input_option()
 @choice_options
 @allow_io_option()
-@click.option(
+@option(
+    Section.REMOVE,
     "--vocabulary",
     type=READ,
     metavar="FILE",
     help="Ids of the tokens that stay, one a line (or TOKEN<tab>ID); all others go first.",
 )
-@click.option(
-    "--old-ids", is_flag=True, help="With --vocabulary: the inputs go on to take old ids."
+@option(
+    Section.REMOVE,
+    "--old-ids",
+    is_flag=True,
+    help="With --vocabulary: the inputs go on to take old ids.",
 )
-@click.option(
+@option(
+    Section.CHOOSE,
     "--rotate",
     type=click.Choice(["never", "auto", "always"]),
     default="auto",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from prunegraph.cli.command import Section, option
 from prunegraph.cli.console import check_json, console, stages, write_json
 from prunegraph.cli.loading import load_model
 from prunegraph.cli.options import (
@@ -51,56 +52,73 @@ def read_ranges(path: str) -> dict[str, Any]:
     return content
 
 
-@click.command(cls=Writes)
+@click.command(
+    cls=Writes,
+    examples=[
+        "quantize model.onnx -o int8.onnx --data images.npz",
+        "quantize model.onnx -o int8.onnx --data images.npz --metric top1 --tolerance 0.01",
+        "quantize model.onnx -o weights.onnx --weights int4 --activations none",
+    ],
+)
 @model_argument()
 @output_option()
 @data_option("Unlabelled inputs to calibrate on: .npz or file.py:function.")
-@click.option(
+@option(
+    Section.METHOD,
     "--method",
     type=click.Choice(["mse", "minmax", "percentile", "entropy"]),
     default="mse",
     show_default=True,
     help="How ranges follow from what was seen.",
 )
-@click.option(
+@option(
+    Section.METHOD,
     "--percentile",
     type=float,
     default=99.99,
     show_default=True,
     help="Of the elements, for that method.",
 )
-@click.option(
+@option(
+    Section.METHOD,
     "--weights",
     type=click.Choice(["int8", "int4", "int16"]),
     help="Type of weights.  [default: int8]",
 )
-@click.option(
+@option(
+    Section.METHOD,
     "--activations",
     type=click.Choice(["uint8", "int8", "uint16", "none"]),
     help="Type of activations; none quantizes weights alone.  [default: the target's]",
 )
-@click.option(
+@option(
+    Section.METHOD,
     "--target",
     type=click.Choice(["cpu", "native", "tensorrt", "openvino", "qnn"]),
     default="cpu",
     show_default=True,
     help="Whose rules to follow; cpu is any processor, native this one.",
 )
-@click.option(
+@option(
+    Section.METHOD,
     "--float",
     "float_layers",
     multiple=True,
     metavar="LAYER",
     help="Stays in float: a name, first or last.",
 )
-@click.option(
+@option(
+    Section.METHOD,
     "--fastest",
     is_flag=True,
     help="Measure how many layers at the start are faster in float than in integers, and leave them in float.",
 )
 @threads_option()
-@tolerance_option("How much worse the metric may be; layers are put back for it.")
-@click.option(
+@tolerance_option(
+    "How much worse the metric may be; layers are put back for it.", section=Section.METHOD
+)
+@option(
+    Section.METHOD,
     "--fallback",
     type=click.Choice(["float", "int16"]),
     default="float",
@@ -110,27 +128,35 @@ def read_ranges(path: str) -> dict[str, Any]:
 @metric_option(
     "error, agreement, kl, top1, or file.py:function.", default="error", show_default=True
 )
-@click.option(
+@option(
+    Section.METHOD,
     "--ranges",
     type=READ,
     metavar="JSON",
     help="Scales and zero points of tensors, taken as they are.",
 )
-@click.option(
+@option(
+    Section.METHOD,
     "--rounding",
     type=click.Choice(["nearest", "gptq"]),
     help="Of weights.  [default: gptq for int4]",
 )
-@click.option("--equalize", is_flag=True, help="Equalize ranges between layers first.")
-@click.option("--no-bias-correction", is_flag=True, help="Leave biases as they are.")
-@click.option(
+@option(
+    Section.METHOD, "--equalize", is_flag=True, help="Equalize ranges between layers first."
+)
+@option(
+    Section.METHOD, "--no-bias-correction", is_flag=True, help="Leave biases as they are."
+)
+@option(
+    Section.METHOD,
     "--block",
     type=click.IntRange(1),
     default=32,
     show_default=True,
     help="Inputs a scale of int4 weights.",
 )
-@click.option(
+@option(
+    Section.METHOD,
     "--reduce-range",
     type=click.Choice(["auto", "yes", "no"]),
     default="auto",
@@ -139,7 +165,8 @@ def read_ranges(path: str) -> dict[str, Any]:
     flag_value="yes",
     help="7-bit weights, right on processors without VNNI; auto: unless --target rules those out.",
 )
-@click.option(
+@option(
+    Section.OUTPUT,
     "--compact",
     is_flag=True,
     help="Short names for all but inputs and outputs: a smaller file, which `compare` cannot take layer by layer.",

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from prunegraph.cli.command import Command, Section, SectionOption
+from prunegraph.cli.console import console
 from prunegraph.cli.options import ModelFile, ReadFile, WrittenFile
 from prunegraph.errors import RecipeError, UnknownNameError
 
@@ -21,14 +23,15 @@ if TYPE_CHECKING:
 WORDS, FILE = "prunegraph.words", "prunegraph.recipe"
 
 
-class Writes(click.Command):
+class Writes(Command):
     """A command that writes a model: with `--save-recipe` also the recipe that repeats it."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.params.append(
-            click.Option(
+            SectionOption(
                 ["--save-recipe"],
+                section=Section.OUTPUT,
                 metavar="FILE",
                 expose_value=False,
                 callback=_keep_file,
@@ -51,7 +54,7 @@ class Writes(click.Command):
         check_output(path, ctx.params.get("model") or ctx.params.get("source"), others)
         created = super().invoke(ctx)
         recipes.save([spelled(self, ctx.meta[WORDS])], path)
-        click.echo(f"wrote {path}", err=True)
+        console().print(f"wrote {path}", markup=False, soft_wrap=True)
         return created
 
 

@@ -9,18 +9,22 @@ from typing import cast
 
 import click
 
+from prunegraph.cli.command import QUIET, VERBOSE, Command, Section, option
+from prunegraph.cli.console import is_quiet
 from prunegraph.cli.recipe import code, lines
 from prunegraph.errors import FAILED, PrunegraphError, RecipeError
 
 
-@click.command()
+@click.command(cls=Command, examples=["run recipe.toml --dry-run", "run recipe.toml"])
 @click.argument("recipe")
-@click.option(
+@option(
+    Section.GENERAL,
     "--dry-run",
     is_flag=True,
     help="Check the recipe and print its commands, and what code they would run.",
 )
-@click.option(
+@option(
+    Section.READING,
     "--trust",
     is_flag=True,
     help="Run the code that the recipe names: plug-ins, Python files, commands.",
@@ -52,14 +56,20 @@ def _run(
         if dry_run:
             click.echo(shown)
             continue
-        click.echo(f"step {number} of {len(result)}: {shown}", err=True)
+        if not is_quiet():
+            click.echo(f"step {number} of {len(result)}: {shown}", err=True)
         _invoke(group, words, f"{recipe}, step {number} ({words[0]})")
 
 
 def _invoke(group: click.Group, words: list[str], where: str) -> None:
     """Run one command; its errors say which step they are of. Raises PrunegraphError."""
+    outer = click.get_current_context()
     try:
         with group.make_context("prunegraph", words) as context:
+            # What the command line of the recipe says holds for every step.
+            context.meta.update(
+                {key: True for key in (QUIET, VERBOSE) if outer.meta.get(key)}
+            )
             click.Group.invoke(group, context)
     except click.UsageError as error:
         raise RecipeError(f"{where}: {error.format_message()}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from prunegraph.cli.command import Command
 from prunegraph.cli.console import console
 from prunegraph.cli.loading import load_model
 from prunegraph.cli.options import (
@@ -14,7 +15,7 @@ from prunegraph.cli.options import (
 )
 
 
-@click.command()
+@click.command(cls=Command, examples=["verify model.onnx plan.json small.onnx"])
 @model_argument()
 @click.argument("plan", type=READ)
 @model_argument("pruned")

@@ -51,7 +51,7 @@ OWN_HELP = {
 }
 
 #: Calls that declare an option.
-DECLARING = ("Option", "option", "shared")
+DECLARING = ("SectionOption", "option", "shared")
 
 
 def declared() -> Iterator[tuple[str, str]]:

@@ -45,6 +45,7 @@ LAYERS = [
     ["studies"],
     ["hybrid"],
     ["recipes"],
+    ["cli.command", "cli.progress"],
     ["cli.console", "cli.options"],
     ["cli.loading", "cli.recipe", "cli.results"],
     ["cli"],
