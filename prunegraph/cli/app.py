@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from typing import Any
 
@@ -18,6 +19,7 @@ from prunegraph.cli.console import keep_command
 from prunegraph.cli.convert import convert
 from prunegraph.cli.decompose import decompose
 from prunegraph.cli.inspect import inspect
+from prunegraph.cli.overview import overview
 from prunegraph.cli.prune import prune
 from prunegraph.cli.quantize import quantize
 from prunegraph.cli.run import run
@@ -36,6 +38,7 @@ COMMANDS: tuple[click.Command, ...] = (
     convert,
     decompose,
     inspect,
+    overview,
     prune,
     quantize,
     run,
@@ -51,6 +54,8 @@ class _Group(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         keep_command(ctx, args)
+        if args and args[0] not in self.commands and _names_a_model(args[0]):
+            args = [overview.name or "", *args]
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -64,13 +69,23 @@ class _Group(click.Group):
             ctx.exit(1 if isinstance(error, FAILED) else 2)
 
 
+def _names_a_model(word: str) -> bool:
+    """Tell whether a first word is a model rather than a mistyped command: commands are plain words."""
+    return not word.startswith("-") and (
+        any(sign in word for sign in "./\\:") or os.path.exists(word)
+    )
+
+
 @click.group(
     cls=_Group,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="prunegraph")
 def main() -> None:
-    """Structured pruning of neural networks on the graph itself, proved exact."""
+    """Structured pruning of neural networks on the graph itself, proved exact.
+
+    `prunegraph MODEL` shows what a model costs, what of it can be pruned, and what would help most.
+    """
 
 
 for _command in COMMANDS:

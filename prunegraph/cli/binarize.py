@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunegraph.cli.command import Section, option
-from prunegraph.cli.console import command_line, console, stages
+from prunegraph.cli.console import check_json, command_line, console, stages, write_json
 from prunegraph.cli.loading import load_model
 from prunegraph.cli.options import (
     batch_option,
@@ -16,6 +16,7 @@ from prunegraph.cli.options import (
     data_option,
     epochs_option,
     evaluation_option,
+    json_option,
     keep_option,
     lr_option,
     model_argument,
@@ -142,6 +143,7 @@ PAIRS = 3
 )
 @seed_option()
 @report_option("Write an HTML page: file, latency, layers and why some are not binary.")
+@json_option()
 @reading_options
 def binarize(
     model: str,
@@ -150,11 +152,12 @@ def binarize(
     evaluation: str | None,
     checkpoint: str | None,
     report: str | None,
+    json_path: str | None,
     **options: Any,
 ) -> None:
     """Give MODEL weights of one bit and activations of a few, layer by layer in closed form."""
     from prunegraph import api
-    from prunegraph.report import binarized, html
+    from prunegraph.report import binarized, content, html
     from prunegraph.runtime.data import read_data
     from prunegraph.training.binary import binarize as run
     from prunegraph.training.binary import measured
@@ -164,6 +167,7 @@ def binarize(
     if report:
         html.require()
         api.check_output(report, model, others=[out])
+    check_json(json_path, model, out)
     where = console()
     with stages(where) as progress:
         graph = load_model(model)
@@ -191,7 +195,7 @@ def binarize(
         where.print(line, markup=False, soft_wrap=True)
     where.print(f"wrote {out}")
     if report:
-        content = binarized.BinaryReport(
+        page = binarized.BinaryReport(
             graph,
             sizes,
             latency,
@@ -201,8 +205,9 @@ def binarize(
             lines,
             command_line(),
         )
-        binarized.write(content, report)
+        binarized.write(page, report)
         where.print(f"wrote {report}")
+    write_json(content.binarized(result, outcome, latency, out), json_path)
 
 
 def _latency(graph: Graph, binary: Graph) -> Latency | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from prunegraph.cli.command import Command, Section, option
-from prunegraph.cli.console import console
+from prunegraph.cli.console import check_json, console, write_json
 from prunegraph.cli.options import (
     data_option,
+    json_option,
     model_argument,
     plugin_option,
     provider_option,
@@ -37,13 +36,7 @@ from prunegraph.cli.options import (
 )
 @threads_option("Threads of each session.")
 @provider_option()
-@option(
-    Section.OUTPUT,
-    "--json",
-    "as_json",
-    is_flag=True,
-    help="Print the figures as JSON on stdout.",
-)
+@json_option()
 @plugin_option()
 def compare(
     first: str,
@@ -52,15 +45,14 @@ def compare(
     runs: int,
     threads: int,
     provider: str | None,
-    as_json: bool,
+    json_path: str | None,
 ) -> None:
     """Show cost, outputs, latency and accuracy of two models side by side."""
-    import dataclasses
-
     from prunegraph import api
-    from prunegraph.report import tables
+    from prunegraph.report import content, tables
     from prunegraph.runtime.data import read_data
 
+    check_json(json_path, first, second)
     result = api.compare(
         api.load(first),
         api.load(second),
@@ -74,5 +66,4 @@ def compare(
         from prunegraph.report.quantized import sqnr_table
 
         console().print(sqnr_table(result.sqnr))
-    if as_json:
-        click.echo(json.dumps(dataclasses.asdict(result), indent=1))
+    write_json(content.compared(result), json_path)

@@ -69,7 +69,7 @@ FORMAT = "prunegraph/compressed@1"
 @min_channels_option()
 @quantize_option()
 @no_verify_option("Skip the proof of the cut.")
-@json_option("Write what was done to each layer as JSON; - is stdout.")
+@json_option()
 @reading_options
 def compress(
     model: str,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -71,8 +72,19 @@ def write_json(content: dict[str, Any], path: str | None) -> None:
 
     from prunegraph.graph.onnx_io import write_whole
 
-    text = json.dumps(content, indent=1) + "\n"
+    text = json.dumps(_finite(content), indent=1, allow_nan=False) + "\n"
     if path == "-":
         click.echo(text, nl=False)
     elif path:
         write_whole(Path(path), [text.encode()])
+
+
+def _finite(value: Any) -> Any:
+    """A value with null for numbers that JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return value

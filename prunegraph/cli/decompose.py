@@ -65,7 +65,7 @@ FORMAT = "prunegraph/decomposed@1"
 @keep_option("Stays whole (repeatable).")
 @round_to_option("Ranks are a multiple of this.", type=int, default=8)
 @data_option("Unlabelled inputs to fit the parts to: .npz or file.py:function.")
-@json_option("Write the layers as JSON; - is stdout.")
+@json_option()
 @reading_options
 def decompose(
     model: str, out: str, data: str | None, json_path: str | None, **options: Any
@@ -88,8 +88,8 @@ def decompose(
         )
         progress("write")
         api.save(result.model, out, like=graph)
-    where.print(decomposed.layers_table(result))
-    where.print(decomposed.outcome(result))
+    where.print(decomposed.layers_table(result, graph))
+    where.print(decomposed.outcome(result, graph))
     where.print(f"wrote {out}")
     write_json(_content(result), json_path)
 

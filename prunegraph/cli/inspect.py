@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     ],
 )
 @model_argument()
-@json_option("Write groups and nodes as JSON; - is stdout.")
+@json_option()
 @option(
     Section.OUTPUT,
     "--nodes",
@@ -82,7 +82,7 @@ def inspect(
     coupling = api.analyze(graph, attention=attention, blocks=blocks, allow_io=allow_io)
     out = console()
     if why:
-        out.print(tables.why_text(explain(coupling, why)))
+        out.print(tables.why_text(explain(coupling, why), graph))
         return
     total = cost(graph)
     out.print(tables.groups_table(coupling, total))

@@ -198,7 +198,18 @@ mask_input_option = shared(
 evaluation_option = shared(
     Section.REPAIR, "--eval", "evaluation", type=READ, metavar="FILE"
 )
-json_option = shared(Section.OUTPUT, "--json", "json_path", type=WRITTEN, metavar="FILE")
+json_option = shared(
+    Section.OUTPUT,
+    "--json",
+    "json_path",
+    type=WRITTEN,
+    metavar="[FILE]",
+    is_flag=False,
+    flag_value="-",
+    help="Write what was done as JSON; without FILE, or with -, to stdout.",
+)
+#: What would be done, and nothing else.
+dry_run_option = shared(Section.GENERAL, "--dry-run", is_flag=True)
 report_option = shared(Section.OUTPUT, "--report", type=WRITTEN, metavar="FILE")
 report_options = together(
     report_option("Write an HTML page: totals, widths, fixed layers, the proof."),
@@ -242,7 +253,7 @@ keep_option = shared(
     "--keep",
     multiple=True,
     metavar="LAYER",
-    help="A layer whose channels all stay (repeatable).",
+    help="A layer, module or pattern (encoder.layer.0.*, re:...) whose channels all stay (repeatable).",
 )
 attention_option = shared(
     Section.CHOOSE,
@@ -380,7 +391,7 @@ result_options = together(
         multiple=True,
         metavar="LAYER=R",
         callback=_ratio_for,
-        help="A ratio of its own (repeatable).",
+        help="A ratio of its own for a layer, module or pattern (repeatable).",
     ),
     option(
         Section.CHOOSE,
@@ -426,7 +437,7 @@ sweep_options = together(
         metavar="ADDRESS",
         help="A Dask scheduler, tcp://host:port, instead of processes.",
     ),
-    json_option("Write all figures as JSON; - is stdout."),
+    json_option(),
 )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,19 +28,18 @@ from prunegraph.errors import MALFORMED, OptionError
 
 if TYPE_CHECKING:
     from prunegraph.graph.model import Graph
-    from prunegraph.quantization.quantize import QuantizeResult
     from prunegraph.runtime.data import Data
-
-FORMAT = "prunegraph/quantized@1"
 
 
 def read_ranges(path: str) -> dict[str, Any]:
     """Scales and zero points by tensor, from a JSON file of them or from what `--json` wrote. Raises OptionError."""
+    from prunegraph.report.content import QUANTIZED
+
     try:
         content = json.loads(Path(path).read_text())
     except MALFORMED as error:
         raise OptionError(f"{path}: not a JSON file of ranges ({error})") from error
-    if isinstance(content, dict) and content.get("format") == FORMAT:
+    if isinstance(content, dict) and content.get("format") == QUANTIZED:
         content = content.get("ranges")
     if not isinstance(content, dict) or not all(
         isinstance(entry, dict) for entry in content.values()
@@ -171,7 +169,7 @@ def read_ranges(path: str) -> dict[str, Any]:
     is_flag=True,
     help="Short names for all but inputs and outputs: a smaller file, which `compare` cannot take layer by layer.",
 )
-@json_option("Write layers and ranges as JSON; - is stdout.")
+@json_option()
 @reading_options
 def quantize(
     model: str,
@@ -188,7 +186,7 @@ def quantize(
     """Quantize MODEL: integers where the target runs them. Nothing is trained."""
     from prunegraph import api
     from prunegraph.quantization.quantize import quantize as run
-    from prunegraph.report import quantized, tables
+    from prunegraph.report import content, quantized, tables
     from prunegraph.runtime.data import read_data
 
     api.check_model_output(out, model)
@@ -210,14 +208,14 @@ def quantize(
             **options,
         )
         api.save(result.model, out, compact=compact, like=graph)
-    where.print(quantized.layers_table(result))
-    where.print(quantized.outcome(result))
+    where.print(quantized.layers_table(result, graph))
+    where.print(quantized.outcome(result, graph))
     if Path(model).is_file():
         where.print(
             f"file: {tables.share(Path(out).stat().st_size, max(Path(model).stat().st_size, 1))} of the bytes"
         )
     where.print(f"wrote {out}")
-    write_json(_content(result), json_path)
+    write_json(content.quantized(result), json_path)
 
 
 def _with_faster(
@@ -244,15 +242,3 @@ def _with_faster(
             graph, samples, float_layers=kept, threads=threads, progress=progress, **kinds
         ),
     )
-
-
-def _content(quantized: QuantizeResult) -> dict[str, Any]:
-    layers = [asdict(layer) for layer in quantized.layers]
-    reach = asdict(quantized.weight_range) if quantized.weight_range is not None else None
-    return {
-        "format": FORMAT,
-        "layers": layers,
-        "outputs": quantized.outputs,
-        "weight_range": reach,
-        "ranges": quantized.ranges,
-    }

@@ -72,6 +72,9 @@ def spelled(command: click.Command, words: Sequence[str]) -> RecipeStep:
     for parameter in command.params:
         if parameter.name in given and key(parameter) != "save-recipe":
             value = given[parameter.name]
+            if not isinstance(value, str | bool | list):
+                # The option was given without the value that it may have.
+                value = getattr(parameter, "flag_value", None)
             if isinstance(value, str | bool | list):
                 options[key(parameter)] = (
                     [str(each) for each in value] if isinstance(value, list) else value

@@ -64,12 +64,13 @@ def sensitivity(
     with stages(where) as progress:
         seen = read_data(evaluation) if evaluation else None
         progress("load")
+        graph = load_model(model)
         result = studies.sensitivity(
-            load_model(model),
+            graph,
             data=read_data(data),
             evaluation=seen,
             progress=progress,
             **options,
         )
-    where.print(tables.sensitivity_table(result))
+    where.print(tables.sensitivity_table(result, graph))
     write_json(result.to_json(), json_path)

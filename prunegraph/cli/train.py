@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunegraph.cli.command import Section, option
-from prunegraph.cli.console import console
+from prunegraph.cli.console import check_json, console, write_json
 from prunegraph.cli.loading import load_beside, load_model
 from prunegraph.cli.options import (
     MODEL,
@@ -19,6 +19,7 @@ from prunegraph.cli.options import (
     data_option,
     epochs_option,
     evaluation_option,
+    json_option,
     lr_option,
     macs_option,
     metric_option,
@@ -146,6 +147,7 @@ def _kinds(
     help="Write the result even if it is worse than the start.",
 )
 @seed_option()
+@json_option()
 @reading_options
 def train(
     model: str,
@@ -157,6 +159,7 @@ def train(
     method: str,
     checkpoint: str | None,
     force: bool,
+    json_path: str | None,
     **options: Any,
 ) -> None:
     """Train MODEL, whatever made it: with labels, or towards the outputs of an original.
@@ -166,6 +169,7 @@ def train(
     """
     from prunegraph import api
     from prunegraph.ops.cost import cost
+    from prunegraph.report import content
     from prunegraph.runtime.data import read_data
     from prunegraph.training import train as _train
     from prunegraph.training.batching import rows_of
@@ -177,6 +181,7 @@ def train(
         [checkpoint] if checkpoint else [],
         symbol=method.partition(":")[0] in KEEPING,
     )
+    check_json(json_path, model, out)
     graph, samples = load_model(model), read_data(data)
     rows_of(samples, graph).fit(graph)
     teacher = load_beside(original) if original else None
@@ -203,6 +208,7 @@ def train(
         outcome.check()
     _write(done.model, graph, model, out)
     where.print(f"written to {out}")
+    write_json(content.trained(done, outcome, out), json_path)
 
 
 #: Methods after which a network has the layers it had.

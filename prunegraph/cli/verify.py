@@ -5,11 +5,12 @@ from __future__ import annotations
 import click
 
 from prunegraph.cli.command import Command
-from prunegraph.cli.console import console
+from prunegraph.cli.console import check_json, console, write_json
 from prunegraph.cli.loading import load_model
 from prunegraph.cli.options import (
     READ,
     data_option,
+    json_option,
     model_argument,
     reading_options,
 )
@@ -20,15 +21,21 @@ from prunegraph.cli.options import (
 @click.argument("plan", type=READ)
 @model_argument("pruned")
 @data_option("Inputs to compare on besides random ones: .npz or file.py:function.")
+@json_option()
 @reading_options
-def verify(model: str, plan: str, pruned: str, data: str | None) -> None:
+def verify(
+    model: str, plan: str, pruned: str, data: str | None, json_path: str | None
+) -> None:
     """Prove that PRUNED is MODEL without the channels of PLAN."""
     from prunegraph import api
     from prunegraph.execution import proof_batches
+    from prunegraph.report import content
     from prunegraph.runtime.data import read_data
     from prunegraph.selection.plan import Plan
 
+    check_json(json_path, model, plan, pruned)
     graph = load_model(model)
     seen = proof_batches(graph, read_data(data) if data else None)
     proof = api.verify(graph, Plan.load(plan), api.load(pruned), data=seen)
     console().print(f"proof: {proof}")
+    write_json(content.proof(proof), json_path)

