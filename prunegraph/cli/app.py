@@ -7,6 +7,7 @@ import traceback
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from prunegraph import __version__
 from prunegraph.cli.algorithms import algorithms
@@ -14,10 +15,12 @@ from prunegraph.cli.apply import apply
 from prunegraph.cli.binarize import binarize
 from prunegraph.cli.command import VERBOSE
 from prunegraph.cli.compare import compare
+from prunegraph.cli.completion import completion
 from prunegraph.cli.compress import compress
 from prunegraph.cli.console import keep_command
 from prunegraph.cli.convert import convert
 from prunegraph.cli.decompose import decompose
+from prunegraph.cli.init import init
 from prunegraph.cli.inspect import inspect
 from prunegraph.cli.overview import overview
 from prunegraph.cli.prune import prune
@@ -34,9 +37,11 @@ COMMANDS: tuple[click.Command, ...] = (
     apply,
     binarize,
     compare,
+    completion,
     compress,
     convert,
     decompose,
+    init,
     inspect,
     overview,
     prune,
@@ -57,6 +62,13 @@ class _Group(click.Group):
         if args and args[0] not in self.commands and _names_a_model(args[0]):
             args = [overview.name or "", *args]
         return super().parse_args(ctx, args)
+
+    def shell_complete(
+        self, ctx: click.Context, incomplete: str
+    ) -> list[CompletionItem[str]]:
+        # A model may stand in the place of a command. Shells take commands or files, not both.
+        commands = super().shell_complete(ctx, incomplete)
+        return commands or [CompletionItem(incomplete, type="file")]
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

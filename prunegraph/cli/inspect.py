@@ -10,6 +10,7 @@ from prunegraph.cli.command import Command, Section, option
 from prunegraph.cli.console import check_json, console, write_json
 from prunegraph.cli.loading import load_model
 from prunegraph.cli.options import (
+    LAYER,
     WRITTEN,
     allow_io_option,
     attention_option,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 @option(
     Section.OUTPUT,
     "--why",
+    type=LAYER,
     metavar="LAYER",
     help="Explain what keeps a layer from being pruned.",
 )

@@ -36,6 +36,29 @@ class WrittenFile(_File):
     """A file that a command writes."""
 
 
+class LayerName(click.types.StringParamType):
+    """A layer, a module or a pattern; shells complete the layers of an ONNX file that stands before."""
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem[str]]:
+        from prunegraph import api
+        from prunegraph.errors import PrunegraphError
+        from prunegraph.graph.layer_names import layer_names
+
+        # What is in front of an option without its value is not parsed yet.
+        words = [str(ctx.params.get("model") or ""), *ctx.args]
+        model = next((word for word in words if word.endswith(".onnx")), None)
+        if model is None:
+            return []
+        try:
+            names = layer_names(api.load(model))
+        except PrunegraphError:
+            return []
+        known = dict.fromkeys([*names.values(), *names])
+        return [CompletionItem(name) for name in known if name.startswith(incomplete)]
+
+
 class Registered(click.types.StringParamType):
     """A registered name, perhaps with options (`l2:producer`); plug-ins add others to the `names` built in."""
 
@@ -76,6 +99,8 @@ TRAINING_METHODS = Registered("plain", "sparse", "gfr", "joint", "cycles")
 
 #: Types of parameters that name files; recipes go by them.
 READ, MODEL, WRITTEN = ReadFile(), ModelFile(), WrittenFile()
+
+LAYER = LayerName()
 
 
 def model_argument(name: str = "model", **more: Any) -> Decorator:
@@ -125,6 +150,8 @@ def _input_shapes(
 def _load_plugins(
     ctx: click.Context, parameter: click.Parameter, sources: tuple[str, ...]
 ) -> None:
+    if ctx.resilient_parsing:  # a shell completes
+        return
     from prunegraph import plugins
 
     for source in sources:
@@ -251,6 +278,7 @@ rank_option = shared(Section.REMOVE, "--rank", metavar="RULE")
 keep_option = shared(
     Section.CHOOSE,
     "--keep",
+    type=LAYER,
     multiple=True,
     metavar="LAYER",
     help="A layer, module or pattern (encoder.layer.0.*, re:...) whose channels all stay (repeatable).",
@@ -388,6 +416,7 @@ result_options = together(
     option(
         Section.CHOOSE,
         "--ratio-for",
+        type=LAYER,
         multiple=True,
         metavar="LAYER=R",
         callback=_ratio_for,

@@ -13,6 +13,7 @@ from prunegraph.cli.command import Section, option
 from prunegraph.cli.console import check_json, console, stages, write_json
 from prunegraph.cli.loading import load_model
 from prunegraph.cli.options import (
+    LAYER,
     READ,
     data_option,
     json_option,
@@ -101,6 +102,7 @@ def read_ranges(path: str) -> dict[str, Any]:
     Section.METHOD,
     "--float",
     "float_layers",
+    type=LAYER,
     multiple=True,
     metavar="LAYER",
     help="Stays in float: a name, first or last.",

@@ -48,12 +48,12 @@ COMMANDS = {
     "quantized": "quantize m.onnx -o o.onnx --data d.npz --json",
     "decomposed": "decompose m.onnx -o o.onnx --rank ratio:0.5 --round-to 1 --json",
     "compressed": "compress m.onnx -o o.onnx --params 0.7 --round-to 1 --data d.npz --json",
-    "trained": "train m.onnx -o o.onnx --original m.onnx --data d.npz --epochs 1 --force --json",
+    "trained": "train m.onnx -o o.onnx --original m.onnx --data d.npz --epochs 1 --batch 16 --force --json",
     "binarized": "binarize m.onnx -o o.onnx --data d.npz --min-inputs 1 --samples 16 --json",
     "converted": "convert m.onnx -o o.onnx --json",
     "algorithms": "algorithms --json",
     "run": "run r.toml --dry-run --json",
-    "init": "init m.onnx --goal smaller --data d.npz -o new.toml --json",
+    "init": "init m.onnx --goal smaller --share 0.7 --data d.npz -o new.toml --json",
 }
 
 

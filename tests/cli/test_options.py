@@ -127,4 +127,4 @@ def test_what_a_command_does_with_a_file_is_said_where_its_parameter_is_declared
         if isinstance(parameter, click.Argument)
         and not isinstance(parameter.type, ReadFile)
     }
-    assert arguments == {"run recipe"}, "recipes hold no recipes"
+    assert arguments == {"run recipe", "completion shell"}, "recipes hold no recipes"
