@@ -19,6 +19,7 @@ from prunegraph.cli.options import (
     output_option,
     reading,
     reading_options,
+    target_option,
 )
 from prunegraph.cli.recipe import lines
 from prunegraph.errors import BudgetError, DataError
@@ -57,12 +58,10 @@ TARGETS = ("cpu", "native", "tensorrt", "openvino", "qnn", "float")
     help="How much of that may be left, before quantization.  [asked, else 0.5]",
 )
 @data_option("Inputs for choosing, repairing and calibrating: .npz or file.py:function.")
-@option(
-    Section.METHOD,
-    "--for",
-    "target",
+@target_option(
+    "Where integers are to run; float: no integers.  [asked, else cpu with data and float without]",
     type=click.Choice(TARGETS),
-    help="Where integers are to run; float: no integers.  [asked, else cpu with data and float without]",
+    show_default=False,
 )
 @output_option("Where the recipe goes.  [default: MODEL's name with .toml]", required=False)
 @json_option()
@@ -102,7 +101,7 @@ def init(
         target = _ask("target", list(TARGETS), default) if asks else default
     if target != "float" and data is None:
         raise DataError(
-            f"integers for {target} need data to calibrate on: give --data FILE, or --for float"
+            f"integers for {target} need data to calibrate on: give --data FILE, or --target float"
         )
     share = share or (_ask_share() if asks else 0.5)
     bound = _feasible(graph, GOALS[goal], share)

@@ -270,6 +270,7 @@ params_option = shared(
 latency_option = shared(Section.REMOVE, "--latency", metavar="X")
 metric_option = shared(Section.MEASURING, "--metric", type=METRICS, metavar="NAME")
 tolerance_option = shared(Section.REMOVE, "--tolerance", type=float)
+target_option = shared(Section.METHOD, "--target", show_default=True)
 rank_option = shared(Section.REMOVE, "--rank", metavar="RULE")
 
 

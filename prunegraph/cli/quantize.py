@@ -21,6 +21,7 @@ from prunegraph.cli.options import (
     model_argument,
     output_option,
     reading_options,
+    target_option,
     threads_option,
     tolerance_option,
 )
@@ -90,13 +91,10 @@ def read_ranges(path: str) -> dict[str, Any]:
     type=click.Choice(["uint8", "int8", "uint16", "none"]),
     help="Type of activations; none quantizes weights alone.  [default: the target's]",
 )
-@option(
-    Section.METHOD,
-    "--target",
+@target_option(
+    "Whose rules to follow; cpu is any processor, native this one.",
     type=click.Choice(["cpu", "native", "tensorrt", "openvino", "qnn"]),
     default="cpu",
-    show_default=True,
-    help="Whose rules to follow; cpu is any processor, native this one.",
 )
 @option(
     Section.METHOD,

@@ -184,7 +184,7 @@ def test_a_recipe_from_flags_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     sizes = [each.dim_value or 1 for each in shape][1:]
     x = np.random.default_rng(0).standard_normal((32, *sizes)).astype(np.float32)
     np.savez("d.npz", x=x)
-    words = "init m.onnx --goal cheaper --share 0.6 --data d.npz --for cpu"
+    words = "init m.onnx --goal cheaper --share 0.6 --data d.npz --target cpu"
     assert invoke(*words.split()).exit_code == 0
     done = invoke("run", "m.toml")
     assert done.exit_code == 0, done.output
@@ -211,7 +211,7 @@ def test_a_share_that_widths_do_not_allow_is_raised(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--for", "openvino"), "need data to calibrate on"),
+        (("--target", "openvino"), "need data to calibrate on"),
         (("--data", "none.npz"), "no such data file"),
         (("--share", "1.5"), "1.5"),
         (("-o", "missing/r.toml"), "does not exist"),

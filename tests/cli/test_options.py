@@ -23,6 +23,7 @@ DIFFERENT = {
 #: Options declared once whose values each command restricts in its own way.
 OWN_VALUES = {
     "--epochs": "training needs one, binarize none",
+    "--target": "init can also do without integers",
     "--round-to": "auto where latency is measured",
 }
 
@@ -46,6 +47,7 @@ OWN_HELP = {
     "--repair",
     "--round-to",
     "--seed",
+    "--target",
     "--threads",
     "--tolerance",
 }
