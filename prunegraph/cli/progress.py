@@ -41,7 +41,7 @@ class Progress:
     def __call__(self, stage: str) -> None:
         """Begin a stage, or go on with one that counts."""
         count = _COUNT.search(stage)
-        kind = _COUNT.sub("", stage, count=1) if count else stage
+        kind = stage[: count.start()] if count else stage
         done, total = (int(count[1]), int(count[2])) if count else (0, 0)
         if kind != self._kind or total != self._total or done < self._count:
             self._since, self._first = self._clock(), done

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from prunegraph.cli.command import Command
-from prunegraph.cli.console import check_json, console, write_json
+from prunegraph.cli.console import check_json, console, stages, write_json
 from prunegraph.cli.loading import load_model
 from prunegraph.cli.options import (
     READ,
@@ -34,8 +34,13 @@ def verify(
     from prunegraph.selection.plan import Plan
 
     check_json(json_path, model, plan, pruned)
-    graph = load_model(model)
-    seen = proof_batches(graph, read_data(data) if data else None)
-    proof = api.verify(graph, Plan.load(plan), api.load(pruned), data=seen)
-    console().print(f"proof: {proof}")
+    where = console()
+    with stages(where) as progress:
+        progress("load")
+        graph = load_model(model)
+        seen = proof_batches(graph, read_data(data) if data else None)
+        proof = api.verify(
+            graph, Plan.load(plan), api.load(pruned), data=seen, progress=progress
+        )
+    where.print(f"proof: {proof}")
     write_json(content.proof(proof), json_path)

@@ -6,7 +6,9 @@ import threading
 
 import pytest
 
+import prunegraph as pg
 from prunegraph.cli.progress import Progress, duration, lines
+from tests.builders import residual_net
 
 
 class Clock:
@@ -68,6 +70,25 @@ def test_a_stage_of_at_most_so_many_counts_too() -> None:
     clock.now += 10
     progress("sensitivity: 10 of at most 40 candidates")
     assert progress.remaining == pytest.approx(30)
+
+
+def test_what_is_said_behind_a_count_may_change() -> None:
+    clock = Clock()
+    progress = Progress(clock)
+    progress("least squares: layer 1 of 5, first.conv")
+    clock.now += 6
+    progress("least squares: layer 2 of 5, second.conv")
+    assert progress.remaining == pytest.approx(18)
+
+
+def test_the_proof_counts_its_steps() -> None:
+    graph = residual_net()
+    plan = pg.select(graph, budget=pg.Budget(ratio=0.5), round_to=1)
+    stages: list[str] = []
+    pg.verify(graph, plan, pg.apply(graph, plan), progress=stages.append)
+    assert [stage.partition(",")[0] for stage in stages] == [
+        f"proof: {step} of 4" for step in (1, 2, 3, 4)
+    ]
 
 
 @pytest.mark.parametrize(
