@@ -2,4 +2,4 @@
 
 from prunegraph.cli import main
 
-main()
+main(prog_name="prunegraph")

@@ -170,7 +170,13 @@ def _base(model: Graph, plan: Plan) -> Graph:
 
 
 def verify(
-    model: Graph, plan: Plan, pruned: Graph, *, data: Sequence[Batch] = (), seed: int = 0
+    model: Graph,
+    plan: Plan,
+    pruned: Graph,
+    *,
+    data: Sequence[Batch] = (),
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda stage: None,
 ) -> Proof:
     """Prove that a pruned graph computes what the masked original computes.
 
@@ -182,6 +188,7 @@ def verify(
         pruned: the pruned graph.
         data: inputs to compare on besides random ones, arrays by input name.
         seed: of the random inputs.
+        progress: called with each step of the proof as it begins.
 
     Raises:
         ExactnessError: they differ; the message names the first node that does.
@@ -198,7 +205,7 @@ def verify(
         seen = [base.intake.since(model.intake).read(batch) for batch in data]
         base = rotated(base, plan.rotation, data=seen, seed=seed).model
     batches = [base.intake.since(model.intake).read(batch) for batch in data]
-    return _verify(base, plan, pruned, data=batches, seed=seed)
+    return _verify(base, plan, pruned, data=batches, seed=seed, progress=progress)
 
 
 def compare(

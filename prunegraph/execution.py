@@ -144,7 +144,9 @@ def _cut_and_prove(
         pruned = _cut(remaining, scratch)
         if stage:
             options.progress(stage)
-        result = verify(model, part, pruned, data=seen, seed=options.seed)
+        result = verify(
+            model, part, pruned, data=seen, seed=options.seed, progress=options.progress
+        )
         return ExecutionResult(pruned, part, remaining, pruned, result)
 
     try:

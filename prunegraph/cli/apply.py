@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunegraph.cli.console import console, stages
+from prunegraph.cli.console import check_json, console, stages, write_json
 from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
     READ,
     REFIT,
     data_option,
+    json_option,
     mask_input_option,
     model_argument,
     output_option,
@@ -30,7 +31,13 @@ if TYPE_CHECKING:
     from prunegraph.pipeline import PruneResult
 
 
-@click.command(cls=Writes)
+@click.command(
+    cls=Writes,
+    examples=[
+        "apply model.onnx plan.json -o small.onnx",
+        "apply model.onnx plan.json -o small.onnx --data images.npz",
+    ],
+)
 @model_argument()
 @click.argument("plan", type=READ)
 @output_option()
@@ -41,6 +48,7 @@ if TYPE_CHECKING:
 @proof_options
 @report_options
 @quantize_option()
+@json_option()
 @reading_options
 def apply(
     model: str,
@@ -50,6 +58,7 @@ def apply(
     no_verify: bool,
     report: str | None,
     sensitivity: str | None,
+    json_path: str | None,
     **options: Any,
 ) -> None:
     """Cut the channels that a PLAN file names out of MODEL.
@@ -59,6 +68,7 @@ def apply(
     from prunegraph import api
     from prunegraph.errors import ModelError
     from prunegraph.frontends.outputs import is_symbol
+    from prunegraph.report import content
     from prunegraph.selection.plan import Plan
 
     symbol, saved = (out, options.pop("save_plan")) if is_symbol(out) else (None, None)
@@ -68,6 +78,7 @@ def apply(
         report, sensitivity, model, (out, saved or options.get("save_plan"))
     )
     api.check_model_output(out, model, symbol=True)
+    check_json(json_path, model, out)
     where = console()
     with stages(where) as progress:
         chosen = Plan.load(plan)
@@ -97,6 +108,7 @@ def apply(
         saved or options.get("save_plan"),
     )
     write_report(where, result)
+    write_json(content.pruned(result, out), json_path)
 
 
 def _check_symbol(model: str, out: str, plan: str | None, quantize: str | None) -> None:

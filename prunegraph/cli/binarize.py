@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunegraph.cli.console import command_line, console, stages
+from prunegraph.cli.command import Section, option
+from prunegraph.cli.console import check_json, command_line, console, stages, write_json
 from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
     batch_option,
@@ -15,6 +16,7 @@ from prunegraph.cli.options import (
     data_option,
     epochs_option,
     evaluation_option,
+    json_option,
     keep_option,
     lr_option,
     model_argument,
@@ -39,36 +41,47 @@ if TYPE_CHECKING:
 PAIRS = 3
 
 
-@click.command(cls=Writes)
+@click.command(
+    cls=Writes,
+    examples=[
+        "binarize model.onnx -o binary.onnx --data images.npz",
+        "binarize model.onnx -o binary.onnx --data images.npz --bits 1 --epochs 20",
+    ],
+)
 @model_argument()
 @output_option("Where the binary model goes.")
 @data_option("Inputs: .npz or file.py:function, with `labels` or without.", required=True)
 @evaluation_option("What a metric of both models is measured on.")
-@click.option(
+@option(
+    Section.METHOD,
     "--bits",
     type=click.IntRange(1, 4),
     default=2,
     show_default=True,
     help="Of activations.",
 )
-@click.option(
+@option(
+    Section.METHOD,
     "--deadzone",
     is_flag=True,
     help="Small positive activations become 0 too: less error without training.",
 )
-@click.option(
+@option(
+    Section.METHOD,
     "--backward",
     type=click.Choice(["clipped", "relu", "log"]),
     default="clipped",
     show_default=True,
     help="What stands in for the quantizer's gradient.",
 )
-@click.option(
+@option(
+    Section.METHOD,
     "--no-affine",
     is_flag=True,
     help="Normalisations before quantizers lose scale and shift, as published.",
 )
-@click.option(
+@option(
+    Section.METHOD,
     "--last",
     type=click.Choice(["float", "int8", "binary"]),
     default="float",
@@ -76,27 +89,33 @@ PAIRS = 3
     help="Weights of the last layers.",
 )
 @keep_option("A layer that stays as it is (repeatable).")
-@click.option(
+@option(
+    Section.METHOD,
     "--min-inputs",
     type=click.IntRange(1),
     default=64,
     show_default=True,
     help="Layers whose filters have fewer inputs stay as they are.",
 )
-@click.option(
+@option(
+    Section.METHOD,
     "--targets",
     type=click.Choice(["teacher", "descent", "latent"]),
     default="teacher",
     show_default=True,
     help="What the update wants of a layer's outputs.",
 )
-@click.option("--no-update", is_flag=True, help="Signs and mean magnitudes alone.")
-@click.option(
+@option(
+    Section.METHOD, "--no-update", is_flag=True, help="Signs and mean magnitudes alone."
+)
+@option(
+    Section.METHOD,
     "--no-guard",
     is_flag=True,
     help="Keep a layer's update even if the loss on held-out samples rises.",
 )
-@click.option(
+@option(
+    Section.METHOD,
     "--samples",
     type=click.IntRange(2),
     default=2000,
@@ -108,20 +127,23 @@ PAIRS = 3
 @batch_option("Samples in a batch of it.", default=100)
 @checkpoint_option("Written after every epoch; a run that was killed goes on from it.")
 @probabilities_option()
-@click.option(
+@option(
+    Section.METHOD,
     "--form",
     type=click.Choice(["arithmetic", "thresholds"]),
     default="arithmetic",
     show_default=True,
     help="Levels computed, or layers' outputs compared: whole numbers in binary layers.",
 )
-@click.option(
+@option(
+    Section.OUTPUT,
     "--runtime",
     type=click.Choice(["integers", "packed", "float"]),
     help="How binary layers multiply: in integers (default), or floats, stored in a bit or in a float each.",
 )
 @seed_option()
 @report_option("Write an HTML page: file, latency, layers and why some are not binary.")
+@json_option()
 @reading_options
 def binarize(
     model: str,
@@ -130,11 +152,12 @@ def binarize(
     evaluation: str | None,
     checkpoint: str | None,
     report: str | None,
+    json_path: str | None,
     **options: Any,
 ) -> None:
     """Give MODEL weights of one bit and activations of a few, layer by layer in closed form."""
     from prunegraph import api
-    from prunegraph.report import binarized, html
+    from prunegraph.report import binarized, content, html
     from prunegraph.training.binary import binarize as run
     from prunegraph.training.binary import measured
     from prunegraph.training.outcome import OutcomeJudge
@@ -143,6 +166,7 @@ def binarize(
     if report:
         html.require()
         api.check_output(report, model, others=[out])
+    check_json(json_path, model, out)
     where = console()
     with stages(where) as progress:
         graph = load_model(model)
@@ -171,7 +195,7 @@ def binarize(
         where.print(line, markup=False, soft_wrap=True)
     where.print(f"wrote {out}")
     if report:
-        content = binarized.BinaryReport(
+        page = binarized.BinaryReport(
             graph,
             sizes,
             latency,
@@ -181,8 +205,9 @@ def binarize(
             lines,
             command_line(),
         )
-        binarized.write(content, report)
+        binarized.write(page, report)
         where.print(f"wrote {report}")
+    write_json(content.binarized(result, outcome, latency, out), json_path)
 
 
 def _latency(graph: Graph, binary: Graph) -> Latency | None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
-from prunegraph.cli.console import console
+from prunegraph.cli.command import Command, Section, option
+from prunegraph.cli.console import check_json, console, write_json
 from prunegraph.cli.loading import load_data
 from prunegraph.cli.options import (
     data_option,
+    json_option,
     model_argument,
     plugin_option,
     provider_option,
@@ -17,11 +17,18 @@ from prunegraph.cli.options import (
 )
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=[
+        "compare model.onnx small.onnx",
+        "compare model.onnx small.onnx --data test.npz --threads 0",
+    ],
+)
 @model_argument("first", metavar="A")
 @model_argument("second", metavar="B")
 @data_option("Inputs (and labels): .npz or file.py:function.")
-@click.option(
+@option(
+    Section.MEASURING,
     "--runs",
     type=click.IntRange(1),
     default=30,
@@ -30,9 +37,7 @@ from prunegraph.cli.options import (
 )
 @threads_option("Threads of each session.")
 @provider_option()
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print the figures as JSON on stdout."
-)
+@json_option()
 @plugin_option()
 def compare(
     first: str,
@@ -41,14 +46,13 @@ def compare(
     runs: int,
     threads: int,
     provider: str | None,
-    as_json: bool,
+    json_path: str | None,
 ) -> None:
     """Show cost, outputs, latency and accuracy of two models side by side."""
-    import dataclasses
-
     from prunegraph import api
-    from prunegraph.report import tables
+    from prunegraph.report import content, tables
 
+    check_json(json_path, first, second)
     graph = api.load(first)
     result = api.compare(
         graph,
@@ -63,5 +67,4 @@ def compare(
         from prunegraph.report.quantized import sqnr_table
 
         console().print(sqnr_table(result.sqnr))
-    if as_json:
-        click.echo(json.dumps(dataclasses.asdict(result), indent=1))
+    write_json(content.compared(result), json_path)

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from prunegraph.cli.command import Section, option
 from prunegraph.cli.console import check_json, console, stages, write_json
 from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
@@ -31,12 +32,19 @@ from prunegraph.cli.recipe import Writes
 FORMAT = "prunegraph/compressed@1"
 
 
-@click.command(cls=Writes)
+@click.command(
+    cls=Writes,
+    examples=[
+        "compress model.onnx -o small.onnx --macs 0.5 --data images.npz",
+        "compress model.onnx -o small.onnx --params 0.4 --quantize int8 --data images.npz",
+    ],
+)
 @model_argument()
 @output_option()
-@macs_option(metavar="X")
-@params_option(metavar="X")
-@click.option(
+@macs_option()
+@params_option()
+@option(
+    Section.METHOD,
     "--method",
     type=click.Choice(["hybrid", "prune", "decompose", "source-004"]),
     default="hybrid",
@@ -46,7 +54,8 @@ FORMAT = "prunegraph/compressed@1"
 @data_option("Unlabelled inputs to choose by and recover with: .npz or file.py:function.")
 @mask_input_option()
 @rank_option("Of source-004: evbmf, evbmf:W, energy:E or ratio:R.  [default: evbmf]")
-@click.option(
+@option(
+    Section.CHOOSE,
     "--cluster",
     type=click.Choice(["robust", "paper"]),
     default="robust",
@@ -60,7 +69,7 @@ FORMAT = "prunegraph/compressed@1"
 @min_channels_option()
 @quantize_option()
 @no_verify_option("Skip the proof of the cut.")
-@json_option("Write what was done to each layer as JSON; - is stdout.")
+@json_option()
 @reading_options
 def compress(
     model: str,

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prunegraph.cli.console import console, stages
+from prunegraph.cli.command import Command, Section, option
+from prunegraph.cli.console import check_json, console, stages, write_json
 from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
     MODEL,
     READ,
     WRITTEN,
+    json_option,
     preprocess_option,
     reading_options,
     seed_option,
@@ -22,9 +24,16 @@ if TYPE_CHECKING:
     from prunegraph.data.looking import Look
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=[
+        "data photos --model model.onnx --show seen.png",
+        "data instances.json --model detector.onnx --preprocess yolo",
+    ],
+)
 @click.argument("source", type=READ)
-@click.option(
+@option(
+    Section.READING,
     "--model",
     type=MODEL,
     required=True,
@@ -32,13 +41,15 @@ if TYPE_CHECKING:
     help="The model that they are for.",
 )
 @preprocess_option()
-@click.option(
+@option(
+    Section.OUTPUT,
     "--show",
     type=WRITTEN,
     metavar="FILE",
     help="Draw samples as the model gets them, with labels and boxes: a PNG.",
 )
-@click.option(
+@option(
+    Section.OUTPUT,
     "--number",
     type=click.IntRange(1, 256),
     default=16,
@@ -46,11 +57,20 @@ if TYPE_CHECKING:
     help="Samples that are drawn; which, --seed says.",
 )
 @seed_option()
+@json_option()
 @reading_options
-def data(source: str, model: str, show: str | None, number: int, seed: int) -> None:
+def data(
+    source: str,
+    model: str,
+    show: str | None,
+    number: int,
+    seed: int,
+    json_path: str | None,
+) -> None:
     """Show what MODEL gets of SOURCE: as many samples, which classes, and how they look."""
     from prunegraph.data.looking import look
 
+    check_json(json_path, model)
     where = console()
     with stages(where) as progress:
         progress("load")
@@ -67,6 +87,7 @@ def data(source: str, model: str, show: str | None, number: int, seed: int) -> N
 
         write_whole(Path(show), [picture])
         where.print(f"wrote {show}")
+    write_json(seen.to_json(), json_path)
 
 
 def _check_picture(show: str, source: str, model: str) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from prunegraph.cli.command import Section, option
 from prunegraph.cli.console import check_json, console, stages, write_json
 from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
@@ -32,10 +33,17 @@ if TYPE_CHECKING:
 FORMAT = "prunegraph/decomposed@1"
 
 
-@click.command(cls=Writes)
+@click.command(
+    cls=Writes,
+    examples=[
+        "decompose model.onnx -o low.onnx --data images.npz",
+        "decompose model.onnx -o low.onnx --method auto --macs 0.6",
+    ],
+)
 @model_argument()
 @output_option()
-@click.option(
+@option(
+    Section.METHOD,
     "--method",
     type=click.Choice(["tucker2", "svd", "spatial", "auto"]),
     default="tucker2",
@@ -43,16 +51,21 @@ FORMAT = "prunegraph/decomposed@1"
     help="What becomes of convolutions; matrices and 1x1 convolutions become two by SVD.",
 )
 @rank_option("evbmf, evbmf:W, energy:E or ratio:R.  [default: evbmf]")
-@params_option("Bound on the parameters instead of a rule: 0.5, 2.1M.", metavar="X")
-@macs_option("Bound on the MACs instead of a rule: 0.5, 2.1G.", metavar="X")
-@latency_option("Bound on the measured latency instead of a rule: 0.5, 12ms.", metavar="X")
+@params_option("Bound on the parameters instead of a rule: 0.5, 2.1M.")
+@macs_option("Bound on the MACs instead of a rule: 0.5, 2.1G.")
+@latency_option("Bound on the measured latency instead of a rule: 0.5, 12ms.")
 @provider_option()
 @threads_option()
-@click.option("--fold", is_flag=True, help="Fold BatchNormalization into the layers first.")
+@option(
+    Section.METHOD,
+    "--fold",
+    is_flag=True,
+    help="Fold BatchNormalization into the layers first.",
+)
 @keep_option("Stays whole (repeatable).")
 @round_to_option("Ranks are a multiple of this.", type=int, default=8)
 @data_option("Unlabelled inputs to fit the parts to: .npz or file.py:function.")
-@json_option("Write the layers as JSON; - is stdout.")
+@json_option()
 @reading_options
 def decompose(
     model: str, out: str, data: str | None, json_path: str | None, **options: Any
@@ -74,8 +87,8 @@ def decompose(
         )
         progress("write")
         api.save(result.model, out, like=graph)
-    where.print(decomposed.layers_table(result))
-    where.print(decomposed.outcome(result))
+    where.print(decomposed.layers_table(result, graph))
+    where.print(decomposed.outcome(result, graph))
     where.print(f"wrote {out}")
     write_json(_content(result), json_path)
 

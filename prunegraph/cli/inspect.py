@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from prunegraph.cli.command import Command, Section, option
 from prunegraph.cli.console import check_json, console, write_json
 from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
+    LAYER,
     WRITTEN,
     allow_io_option,
     attention_option,
@@ -24,10 +26,18 @@ if TYPE_CHECKING:
     from prunegraph.runtime.statistics import Statistics
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=[
+        "inspect model.onnx",
+        "inspect model.onnx --why /layer4/conv2/Conv",
+        "inspect model.onnx --json groups.json",
+    ],
+)
 @model_argument()
-@json_option("Write groups and nodes as JSON; - is stdout.")
-@click.option(
+@json_option()
+@option(
+    Section.OUTPUT,
     "--nodes",
     "nodes_path",
     type=WRITTEN,
@@ -38,8 +48,12 @@ if TYPE_CHECKING:
 @attention_option()
 @blocks_option()
 @allow_io_option()
-@click.option(
-    "--why", metavar="LAYER", help="Explain what keeps a layer from being pruned."
+@option(
+    Section.OUTPUT,
+    "--why",
+    type=LAYER,
+    metavar="LAYER",
+    help="Explain what keeps a layer from being pruned.",
 )
 @reading_options
 def inspect(
@@ -70,7 +84,7 @@ def inspect(
     coupling = api.analyze(graph, attention=attention, blocks=blocks, allow_io=allow_io)
     out = console()
     if why:
-        out.print(tables.why_text(explain(coupling, why)))
+        out.print(tables.why_text(explain(coupling, why), graph))
         return
     total = cost(graph)
     out.print(tables.groups_table(coupling, total))

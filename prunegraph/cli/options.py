@@ -7,15 +7,24 @@ such as its own help. `*_options` are groups of options, each one decorator.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
-Decorator = Callable[[Any], Any]
+from prunegraph.cli.command import Decorator, Section, option, shared
 
 
-class ReadFile(click.types.StringParamType):
+class _File(click.types.StringParamType):
+    """The name of a file; shells complete it."""
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem[str]]:
+        return [CompletionItem(incomplete, type="file")]
+
+
+class ReadFile(_File):
     """A file that a command reads; or code that makes what would be in it, as in `file.py:function`."""
 
 
@@ -23,23 +32,75 @@ class ModelFile(ReadFile):
     """A model that a command reads; or a factory that makes it, as in `package.module:function`."""
 
 
-class WrittenFile(click.types.StringParamType):
+class WrittenFile(_File):
     """A file that a command writes."""
+
+
+class LayerName(click.types.StringParamType):
+    """A layer, a module or a pattern; shells complete the layers of an ONNX file that stands before."""
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem[str]]:
+        from prunegraph import api
+        from prunegraph.errors import PrunegraphError
+        from prunegraph.graph.layer_names import layer_names
+
+        # What is in front of an option without its value is not parsed yet.
+        words = [str(ctx.params.get("model") or ""), *ctx.args]
+        model = next((word for word in words if word.endswith(".onnx")), None)
+        if model is None:
+            return []
+        try:
+            names = layer_names(api.load(model))
+        except PrunegraphError:
+            return []
+        known = dict.fromkeys([*names.values(), *names])
+        return [CompletionItem(name) for name in known if name.startswith(incomplete)]
+
+
+class Registered(click.types.StringParamType):
+    """A registered name, perhaps with options (`l2:producer`); plug-ins add others to the `names` built in."""
+
+    def __init__(self, *names: str):
+        self.names = names
+
+    def __str__(self) -> str:
+        return ", ".join(self.names)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem[str]]:
+        return [CompletionItem(name) for name in self.names if name.startswith(incomplete)]
+
+
+# Named here, because help must not wait for the modules that register them; a test compares.
+
+ALGORITHMS = Registered(
+    *(
+        "apoz",
+        "bn_scale",
+        "chip",
+        "existing_se",
+        "exec",
+        "fisher",
+        "fpgm",
+        "gfr",
+        "hrank",
+        "l1",
+    ),
+    *("l2", "lamp", "obs", "random", "taylor", "thinet", "wanda", "weight_stats"),
+)
+ALLOCATIONS = Registered("damage", "global", "isomorphic", "sensitivity", "uniform")
+REPAIRS = Registered("none", "absorb", "bn", "least-squares")
+METRICS = Registered("error", "agreement", "kl", "top1")
+TRAINING_METHODS = Registered("plain", "sparse", "gfr", "joint", "cycles")
 
 
 #: Types of parameters that name files; recipes go by them.
 READ, MODEL, WRITTEN = ReadFile(), ModelFile(), WrittenFile()
 
-
-def shared(*names: str, **common: Any) -> Callable[..., Decorator]:
-    """Declare an option that several commands have."""
-
-    def option(text: str | None = None, **more: Any) -> Decorator:
-        if text is not None:
-            more["help"] = text
-        return click.option(*names, **{**common, **more})
-
-    return option
+LAYER = LayerName()
 
 
 def model_argument(name: str = "model", **more: Any) -> Decorator:
@@ -51,8 +112,8 @@ def together(*options: Decorator) -> Decorator:
     """Several options as one decorator."""
 
     def add(function: Any) -> Any:
-        for option in reversed(options):
-            function = option(function)
+        for each in reversed(options):
+            function = each(function)
         return function
 
     return add
@@ -89,6 +150,8 @@ def _input_shapes(
 def _load_plugins(
     ctx: click.Context, parameter: click.Parameter, sources: tuple[str, ...]
 ) -> None:
+    if ctx.resilient_parsing:  # a shell completes
+        return
     from prunegraph import plugins
 
     for source in sources:
@@ -97,6 +160,7 @@ def _load_plugins(
 
 #: For every command that reads a model or chooses: what plug-ins register is there before the command runs.
 plugin_option = shared(
+    Section.READING,
     "--plugin",
     multiple=True,
     metavar="FILE_OR_MODULE",
@@ -107,7 +171,8 @@ plugin_option = shared(
 
 #: For every command that reads a MODEL: what some front ends need besides it, and plug-ins.
 reading_options = together(
-    click.option(
+    option(
+        Section.READING,
         "--inputs",
         type=READ,
         metavar="FILE",
@@ -115,7 +180,8 @@ reading_options = together(
         callback=_keep_reading,
         help="Example inputs (.npz) of a PyTorch model that package.module:factory makes without.",
     ),
-    click.option(
+    option(
+        Section.READING,
         "--params-file",
         type=READ,
         metavar="FILE",
@@ -123,7 +189,8 @@ reading_options = together(
         callback=_keep_reading,
         help="The .params file of an MXNet symbol, if it is not beside it.",
     ),
-    click.option(
+    option(
+        Section.READING,
         "--input-shape",
         "input_shapes",
         multiple=True,
@@ -139,6 +206,7 @@ reading_options = together(
 # Files.
 
 output_option = shared(
+    Section.OUTPUT,
     "-o",
     "--output",
     "out",
@@ -166,6 +234,7 @@ def _keep_preprocess(
 
 
 preprocess_option = shared(
+    Section.REPAIR,
     "--preprocess",
     metavar="CHAIN",
     expose_value=False,
@@ -177,21 +246,36 @@ preprocess_option = shared(
 
 def data_option(text: str | None = None, **more: Any) -> Decorator:
     """Declare `--data`, and what becomes of it."""
-    data = shared("--data", type=READ, metavar="SOURCE")
+    data = shared(Section.REPAIR, "--data", type=READ, metavar="SOURCE")
     return together(data(text, **more), preprocess_option())
 
 
 mask_input_option = shared(
+    Section.REPAIR,
     "--mask-input",
     metavar="NAME",
     help="The input that is 0 where data do not count, or none. Default: attention_mask, if there is one.",
 )
-evaluation_option = shared("--eval", "evaluation", type=READ, metavar="SOURCE")
-json_option = shared("--json", "json_path", type=WRITTEN, metavar="FILE")
-report_option = shared("--report", type=WRITTEN, metavar="FILE")
+evaluation_option = shared(
+    Section.REPAIR, "--eval", "evaluation", type=READ, metavar="SOURCE"
+)
+json_option = shared(
+    Section.OUTPUT,
+    "--json",
+    "json_path",
+    type=WRITTEN,
+    metavar="[FILE]",
+    is_flag=False,
+    flag_value="-",
+    help="Write what was done as JSON; without FILE, or with -, to stdout.",
+)
+#: What would be done, and nothing else.
+dry_run_option = shared(Section.GENERAL, "--dry-run", is_flag=True)
+report_option = shared(Section.OUTPUT, "--report", type=WRITTEN, metavar="FILE")
 report_options = together(
     report_option("Write an HTML page: totals, widths, fixed layers, the proof."),
-    click.option(
+    option(
+        Section.OUTPUT,
         "--sensitivity",
         type=READ,
         metavar="FILE",
@@ -206,31 +290,42 @@ REFIT = "Unlabelled inputs to refit and prove on: images, texts, .npz or file.py
 # Bounds.
 
 macs_option = shared(
-    "--macs", help="Upper bound on MACs: a fraction (0.5) or an amount (2.1G)."
+    Section.REMOVE,
+    "--macs",
+    metavar="X",
+    help="Upper bound on MACs: a fraction (0.5) or an amount (2.1G).",
 )
 params_option = shared(
-    "--params", help="Upper bound on parameters: a fraction or an amount (1.2M)."
+    Section.REMOVE,
+    "--params",
+    metavar="X",
+    help="Upper bound on parameters: a fraction or an amount (1.2M).",
 )
-latency_option = shared("--latency")
-metric_option = shared("--metric")
-tolerance_option = shared("--tolerance", type=float)
-rank_option = shared("--rank", metavar="RULE")
+latency_option = shared(Section.REMOVE, "--latency", metavar="X")
+metric_option = shared(Section.MEASURING, "--metric", type=METRICS, metavar="NAME")
+tolerance_option = shared(Section.REMOVE, "--tolerance", type=float)
+target_option = shared(Section.METHOD, "--target", show_default=True)
+rank_option = shared(Section.REMOVE, "--rank", metavar="RULE")
 
 
 # What is chosen, and how.
 
 keep_option = shared(
+    Section.CHOOSE,
     "--keep",
+    type=LAYER,
     multiple=True,
     metavar="LAYER",
-    help="A layer whose channels all stay (repeatable).",
+    help="A layer, module or pattern (encoder.layer.0.*, re:...) whose channels all stay (repeatable).",
 )
 attention_option = shared(
+    Section.CHOOSE,
     "--attention",
     type=click.Choice(["heads", "head_dim"]),
     help="What is pruned in attention.",
 )
 blocks_option = shared(
+    Section.CHOOSE,
     "--blocks",
     type=click.Choice(["alike", "own", "both"]),
     default="alike",
@@ -239,16 +334,28 @@ blocks_option = shared(
     "both: and whole heads or groups besides.",
 )
 allow_io_option = shared(
+    Section.CHOOSE,
     "--allow-io",
     multiple=True,
     metavar="NAME",
     help="An input or output whose axes may lose indices (past*, present*): a key/value cache (repeatable).",
 )
-seed_option = shared("--seed", type=int, default=0, show_default=True)
+seed_option = shared(
+    Section.CHOOSE,
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Of random numbers.",
+)
 choice_options = together(
-    click.option(
+    option(
+        Section.CHOOSE,
         "--algorithm",
-        help="What chooses channels, as in l2:producer. Default: obs with --data, else l2.",
+        type=ALGORITHMS,
+        metavar="NAME",
+        help=f"What chooses channels, as in l2:producer: {ALGORITHMS} (`prunegraph algorithms`). "
+        "Default: obs with --data, else l2.",
     ),
     keep_option(),
     attention_option(),
@@ -256,6 +363,7 @@ choice_options = together(
     seed_option(),
 )
 depth_option = shared(
+    Section.REMOVE,
     "--depth",
     type=click.Choice(["never", "auto", "only"]),
     default="never",
@@ -263,10 +371,15 @@ depth_option = shared(
     help="Whether residual branches go as a whole: auto weighs them against channels, only takes nothing else.",
 )
 allocation_option = shared(
-    "--allocation", help="How the budget is shared among groups, as in global:max."
+    Section.CHOOSE,
+    "--allocation",
+    type=ALLOCATIONS,
+    metavar="NAME",
+    help=f"How the budget is shared among groups, as in global:max: {ALLOCATIONS}.",
 )
-round_to_option = shared("--round-to", show_default=True)
+round_to_option = shared(Section.CHOOSE, "--round-to", show_default=True)
 min_channels_option = shared(
+    Section.CHOOSE,
     "--min-channels",
     type=int,
     default=1,
@@ -278,18 +391,28 @@ min_channels_option = shared(
 # What becomes of a result.
 
 repair_option = shared(
+    Section.REPAIR,
     "--repair",
-    help="none, absorb, bn or least-squares. Default: least-squares with --data, else none.",
+    type=REPAIRS,
+    metavar="NAME",
+    help=f"How accuracy is recovered: {REPAIRS}. Default: least-squares with --data, else none.",
 )
 quantize_option = shared(
+    Section.OUTPUT,
     "--quantize",
     type=click.Choice(["int8", "int4", "int16"]),
     help="Then quantize; the type of weights.",
 )
-no_verify_option = shared("--no-verify", is_flag=True, help="Skip the proof.")
+no_verify_option = shared(
+    Section.OUTPUT, "--no-verify", is_flag=True, help="Skip the proof."
+)
 proof_options = together(
-    click.option(
-        "--save-plan", type=WRITTEN, metavar="FILE", help="Write the plan as JSON."
+    option(
+        Section.OUTPUT,
+        "--save-plan",
+        type=WRITTEN,
+        metavar="FILE",
+        help="Write the plan as JSON.",
     ),
     no_verify_option(),
 )
@@ -325,14 +448,17 @@ result_options = together(
         callback=_round_to,
     ),
     min_channels_option(),
-    click.option(
+    option(
+        Section.CHOOSE,
         "--ratio-for",
+        type=LAYER,
         multiple=True,
         metavar="LAYER=R",
         callback=_ratio_for,
-        help="A ratio of its own (repeatable).",
+        help="A ratio of its own for a layer, module or pattern (repeatable).",
     ),
-    click.option(
+    option(
+        Section.CHOOSE,
         "--same-width",
         is_flag=True,
         help="All layers stay alike: as many channels, heads and head sizes in each.",
@@ -344,10 +470,12 @@ result_options = together(
 # Measuring.
 
 provider_option = shared(
+    Section.MEASURING,
     "--provider",
     help="ONNX Runtime's execution provider to measure latency on.  [default: CPU]",
 )
 threads_option = shared(
+    Section.MEASURING,
     "--threads",
     type=int,
     default=1,
@@ -362,27 +490,32 @@ sweep_options = together(
         required=True,
     ),
     evaluation_option("What the metric is measured on. Default: --data."),
-    click.option(
+    option(
+        Section.MEASURING,
         "--jobs",
         type=click.IntRange(1),
         help="Worker processes. Default: one for each core.",
     ),
-    click.option(
+    option(
+        Section.MEASURING,
         "--cluster",
         metavar="ADDRESS",
         help="A Dask scheduler, tcp://host:port, instead of processes.",
     ),
-    json_option("Write all figures as JSON; - is stdout."),
+    json_option(),
 )
 
 
 # Training.
 
-epochs_option = shared("--epochs", show_default=True)
-lr_option = shared("--lr", type=float, default=0.01, show_default=True)
-batch_option = shared("--batch", type=click.IntRange(1), show_default=True)
-checkpoint_option = shared("--checkpoint", type=WRITTEN, metavar="FILE")
+epochs_option = shared(Section.TRAINING, "--epochs", show_default=True)
+lr_option = shared(Section.TRAINING, "--lr", type=float, default=0.01, show_default=True)
+batch_option = shared(
+    Section.TRAINING, "--batch", type=click.IntRange(1), show_default=True
+)
+checkpoint_option = shared(Section.TRAINING, "--checkpoint", type=WRITTEN, metavar="FILE")
 probabilities_option = shared(
+    Section.TRAINING,
     "--probabilities",
     is_flag=True,
     help="The first output holds probabilities, not logits.",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from prunegraph.cli.console import console, stages
+from prunegraph.cli.command import Section, option
+from prunegraph.cli.console import check_json, console, stages, write_json
 from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
     READ,
@@ -15,6 +17,8 @@ from prunegraph.cli.options import (
     choice_options,
     data_option,
     depth_option,
+    dry_run_option,
+    json_option,
     latency_option,
     macs_option,
     mask_input_option,
@@ -35,6 +39,10 @@ if TYPE_CHECKING:
     from prunegraph.selection.budget import Budget
 
 
+#: Options of the run that a preview has no use for.
+UNUSED = ("mask_input", "rotate", "repair", "save_plan", "quantize")
+
+
 def _ratio(
     ctx: click.Context, parameter: click.Parameter, value: str | None
 ) -> float | str | None:
@@ -44,17 +52,34 @@ def _ratio(
         raise click.BadParameter(f"{value!r} is neither a number nor auto") from None
 
 
-@click.command(cls=Writes)
+@click.command(
+    cls=Writes,
+    examples=[
+        "prune model.onnx -o small.onnx --macs 0.5 --data images.npz",
+        "prune model.onnx --macs 0.5 --dry-run",
+        "prune model.onnx -o small.onnx --latency 0.6 --round-to auto",
+        "prune model.onnx -o small.onnx --macs 0.5 --quantize int8 --data images.npz --report small.html",
+    ],
+)
 @model_argument()
-@output_option()
-@click.option(
-    "--ratio", callback=_ratio, help="Share of channels removed from every group, or auto."
+@output_option(required=False)
+@dry_run_option(
+    "Say widths and cost of the result, and the latency if layers were timed before; write nothing."
+)
+@option(
+    Section.REMOVE,
+    "--ratio",
+    metavar="R",
+    callback=_ratio,
+    help="Share of channels removed from every group, or auto.",
 )
 @macs_option()
 @params_option()
-@click.option(
+@option(
+    Section.REMOVE,
     "--bytes",
     "size",
+    metavar="X",
     help="Upper bound on bytes of weights: a fraction or an amount (12MB).",
 )
 @latency_option(
@@ -64,16 +89,21 @@ def _ratio(
 @mask_input_option()
 @choice_options
 @allow_io_option()
-@click.option(
+@option(
+    Section.REMOVE,
     "--vocabulary",
     type=READ,
     metavar="FILE",
     help="Ids of the tokens that stay, one a line (or TOKEN<tab>ID); all others go first.",
 )
-@click.option(
-    "--old-ids", is_flag=True, help="With --vocabulary: the inputs go on to take old ids."
+@option(
+    Section.REMOVE,
+    "--old-ids",
+    is_flag=True,
+    help="With --vocabulary: the inputs go on to take old ids.",
 )
-@click.option(
+@option(
+    Section.CHOOSE,
     "--rotate",
     type=click.Choice(["never", "auto", "always"]),
     default="auto",
@@ -86,10 +116,11 @@ def _ratio(
 @threads_option()
 @report_options
 @quantize_option()
+@json_option()
 @reading_options
 def prune(
     model: str,
-    out: str,
+    out: str | None,
     ratio: float | Literal["auto"] | None,
     macs: str | None,
     params: str | None,
@@ -99,10 +130,13 @@ def prune(
     no_verify: bool,
     report: str | None,
     sensitivity: str | None,
+    dry_run: bool,
+    json_path: str | None,
     **options: Any,
 ) -> None:
     """Make MODEL smaller, and prove that the result is the masked original."""
     from prunegraph import api
+    from prunegraph.report import content
 
     budget = _budget(
         options["algorithm"],
@@ -113,8 +147,14 @@ def prune(
         bytes=size,
         latency=latency,
     )
+    if dry_run:
+        _preview(model, budget, data, json_path, options)
+        return
+    if out is None:
+        raise click.UsageError("Missing option '-o' / '--output', where the result goes.")
     write_report = report_writer(report, sensitivity, model, (out, options["save_plan"]))
     api.check_model_output(out, model)
+    check_json(json_path, model, out)
     where = console()
     with stages(where) as progress:
         progress("load")
@@ -137,6 +177,33 @@ def prune(
         options["save_plan"],
     )
     write_report(where, result)
+    write_json(content.pruned(result, out), json_path)
+
+
+def _preview(
+    model: str,
+    budget: Budget,
+    data: str | None,
+    json_path: str | None,
+    options: Mapping[str, Any],
+) -> None:
+    """Say what would be done."""
+    from prunegraph.preview import preview
+    from prunegraph.report import previews
+
+    check_json(json_path, model)
+    known = {name: each for name, each in options.items() if name not in UNUSED}
+    where = console()
+    with stages(where) as progress:
+        progress("load")
+        graph = load_model(model)
+        seen = load_data(data, graph, progress)
+        samples = seen.masked(options["mask_input"]) if seen is not None else None
+        result = preview(graph, budget=budget, data=samples, progress=progress, **known)
+    where.print(previews.widths_table(result))
+    for line in previews.remarks(result):
+        where.print(line, soft_wrap=True)
+    write_json(result.to_json(), json_path)
 
 
 def _budget(algorithm: str | None, has_vocabulary: bool, **bounds: Any) -> Budget:

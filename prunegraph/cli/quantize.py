@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from prunegraph.cli.command import Section, option
 from prunegraph.cli.console import check_json, console, stages, write_json
 from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
+    LAYER,
     READ,
     data_option,
     json_option,
@@ -20,6 +21,7 @@ from prunegraph.cli.options import (
     model_argument,
     output_option,
     reading_options,
+    target_option,
     threads_option,
     tolerance_option,
 )
@@ -28,19 +30,18 @@ from prunegraph.errors import MALFORMED, OptionError
 
 if TYPE_CHECKING:
     from prunegraph.graph.model import Graph
-    from prunegraph.quantization.quantize import QuantizeResult
     from prunegraph.runtime.data import Data
-
-FORMAT = "prunegraph/quantized@1"
 
 
 def read_ranges(path: str) -> dict[str, Any]:
     """Scales and zero points by tensor, from a JSON file of them or from what `--json` wrote. Raises OptionError."""
+    from prunegraph.report.content import QUANTIZED
+
     try:
         content = json.loads(Path(path).read_text())
     except MALFORMED as error:
         raise OptionError(f"{path}: not a JSON file of ranges ({error})") from error
-    if isinstance(content, dict) and content.get("format") == FORMAT:
+    if isinstance(content, dict) and content.get("format") == QUANTIZED:
         content = content.get("ranges")
     if not isinstance(content, dict) or not all(
         isinstance(entry, dict) for entry in content.values()
@@ -51,56 +52,71 @@ def read_ranges(path: str) -> dict[str, Any]:
     return content
 
 
-@click.command(cls=Writes)
+@click.command(
+    cls=Writes,
+    examples=[
+        "quantize model.onnx -o int8.onnx --data images.npz",
+        "quantize model.onnx -o int8.onnx --data images.npz --metric top1 --tolerance 0.01",
+        "quantize model.onnx -o weights.onnx --weights int4 --activations none",
+    ],
+)
 @model_argument()
 @output_option()
 @data_option("Unlabelled inputs to calibrate on: .npz or file.py:function.")
-@click.option(
+@option(
+    Section.METHOD,
     "--method",
     type=click.Choice(["mse", "minmax", "percentile", "entropy"]),
     default="mse",
     show_default=True,
     help="How ranges follow from what was seen.",
 )
-@click.option(
+@option(
+    Section.METHOD,
     "--percentile",
     type=float,
     default=99.99,
     show_default=True,
     help="Of the elements, for that method.",
 )
-@click.option(
+@option(
+    Section.METHOD,
     "--weights",
     type=click.Choice(["int8", "int4", "int16"]),
     help="Type of weights.  [default: int8]",
 )
-@click.option(
+@option(
+    Section.METHOD,
     "--activations",
     type=click.Choice(["uint8", "int8", "uint16", "none"]),
     help="Type of activations; none quantizes weights alone.  [default: the target's]",
 )
-@click.option(
-    "--target",
+@target_option(
+    "Whose rules to follow; cpu is any processor, native this one.",
     type=click.Choice(["cpu", "native", "tensorrt", "openvino", "qnn"]),
     default="cpu",
-    show_default=True,
-    help="Whose rules to follow; cpu is any processor, native this one.",
 )
-@click.option(
+@option(
+    Section.METHOD,
     "--float",
     "float_layers",
+    type=LAYER,
     multiple=True,
     metavar="LAYER",
     help="Stays in float: a name, first or last.",
 )
-@click.option(
+@option(
+    Section.METHOD,
     "--fastest",
     is_flag=True,
     help="Measure how many layers at the start are faster in float than in integers, and leave them in float.",
 )
 @threads_option()
-@tolerance_option("How much worse the metric may be; layers are put back for it.")
-@click.option(
+@tolerance_option(
+    "How much worse the metric may be; layers are put back for it.", section=Section.METHOD
+)
+@option(
+    Section.METHOD,
     "--fallback",
     type=click.Choice(["float", "int16"]),
     default="float",
@@ -110,27 +126,35 @@ def read_ranges(path: str) -> dict[str, Any]:
 @metric_option(
     "error, agreement, kl, top1, or file.py:function.", default="error", show_default=True
 )
-@click.option(
+@option(
+    Section.METHOD,
     "--ranges",
     type=READ,
     metavar="JSON",
     help="Scales and zero points of tensors, taken as they are.",
 )
-@click.option(
+@option(
+    Section.METHOD,
     "--rounding",
     type=click.Choice(["nearest", "gptq"]),
     help="Of weights.  [default: gptq for int4]",
 )
-@click.option("--equalize", is_flag=True, help="Equalize ranges between layers first.")
-@click.option("--no-bias-correction", is_flag=True, help="Leave biases as they are.")
-@click.option(
+@option(
+    Section.METHOD, "--equalize", is_flag=True, help="Equalize ranges between layers first."
+)
+@option(
+    Section.METHOD, "--no-bias-correction", is_flag=True, help="Leave biases as they are."
+)
+@option(
+    Section.METHOD,
     "--block",
     type=click.IntRange(1),
     default=32,
     show_default=True,
     help="Inputs a scale of int4 weights.",
 )
-@click.option(
+@option(
+    Section.METHOD,
     "--reduce-range",
     type=click.Choice(["auto", "yes", "no"]),
     default="auto",
@@ -139,12 +163,13 @@ def read_ranges(path: str) -> dict[str, Any]:
     flag_value="yes",
     help="7-bit weights, right on processors without VNNI; auto: unless --target rules those out.",
 )
-@click.option(
+@option(
+    Section.OUTPUT,
     "--compact",
     is_flag=True,
     help="Short names for all but inputs and outputs: a smaller file, which `compare` cannot take layer by layer.",
 )
-@json_option("Write layers and ranges as JSON; - is stdout.")
+@json_option()
 @reading_options
 def quantize(
     model: str,
@@ -161,7 +186,7 @@ def quantize(
     """Quantize MODEL: integers where the target runs them. Nothing is trained."""
     from prunegraph import api
     from prunegraph.quantization.quantize import quantize as run
-    from prunegraph.report import quantized, tables
+    from prunegraph.report import content, quantized, tables
 
     api.check_model_output(out, model)
     check_json(json_path, model, out)
@@ -182,14 +207,14 @@ def quantize(
             **options,
         )
         api.save(result.model, out, compact=compact, like=graph)
-    where.print(quantized.layers_table(result))
-    where.print(quantized.outcome(result))
+    where.print(quantized.layers_table(result, graph))
+    where.print(quantized.outcome(result, graph))
     if Path(model).is_file():
         where.print(
             f"file: {tables.share(Path(out).stat().st_size, max(Path(model).stat().st_size, 1))} of the bytes"
         )
     where.print(f"wrote {out}")
-    write_json(_content(result), json_path)
+    write_json(content.quantized(result), json_path)
 
 
 def _with_faster(
@@ -216,15 +241,3 @@ def _with_faster(
             graph, samples, float_layers=kept, threads=threads, progress=progress, **kinds
         ),
     )
-
-
-def _content(quantized: QuantizeResult) -> dict[str, Any]:
-    layers = [asdict(layer) for layer in quantized.layers]
-    reach = asdict(quantized.weight_range) if quantized.weight_range is not None else None
-    return {
-        "format": FORMAT,
-        "layers": layers,
-        "outputs": quantized.outputs,
-        "weight_range": reach,
-        "ranges": quantized.ranges,
-    }

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from prunegraph.cli.command import Command, Section, SectionOption
+from prunegraph.cli.console import console
 from prunegraph.cli.options import ModelFile, ReadFile, WrittenFile
 from prunegraph.errors import RecipeError, UnknownNameError
 
@@ -21,14 +23,15 @@ if TYPE_CHECKING:
 WORDS, FILE = "prunegraph.words", "prunegraph.recipe"
 
 
-class Writes(click.Command):
+class Writes(Command):
     """A command that writes a model: with `--save-recipe` also the recipe that repeats it."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.params.append(
-            click.Option(
+            SectionOption(
                 ["--save-recipe"],
+                section=Section.OUTPUT,
                 metavar="FILE",
                 expose_value=False,
                 callback=_keep_file,
@@ -51,7 +54,7 @@ class Writes(click.Command):
         check_output(path, ctx.params.get("model") or ctx.params.get("source"), others)
         created = super().invoke(ctx)
         recipes.save([spelled(self, ctx.meta[WORDS])], path)
-        click.echo(f"wrote {path}", err=True)
+        console().print(f"wrote {path}", markup=False, soft_wrap=True)
         return created
 
 
@@ -69,6 +72,9 @@ def spelled(command: click.Command, words: Sequence[str]) -> RecipeStep:
     for parameter in command.params:
         if parameter.name in given and key(parameter) != "save-recipe":
             value = given[parameter.name]
+            if not isinstance(value, str | bool | list):
+                # The option was given without the value that it may have.
+                value = getattr(parameter, "flag_value", None)
             if isinstance(value, str | bool | list):
                 options[key(parameter)] = (
                     [str(each) for each in value] if isinstance(value, list) else value

@@ -94,7 +94,7 @@ def show_result(
     if result.quantized is not None:
         from prunegraph.report.quantized import outcome
 
-        where.print(outcome(result.quantized))
+        where.print(outcome(result.quantized, result.original))
     if result.vocabulary is not None:
         kept, size = len(result.vocabulary.kept), result.vocabulary.size
         where.print(

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from prunegraph.cli.command import Section, option
 from prunegraph.cli.console import check_json, console, stages, write_json
 from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
@@ -22,7 +23,12 @@ from prunegraph.cli.recipe import Writes
 from prunegraph.cli.results import show_result
 
 
-@click.command(cls=Writes)
+@click.command(
+    cls=Writes,
+    examples=[
+        "search model.onnx -o small.onnx --data images.npz --eval test.npz --tolerance 0.01"
+    ],
+)
 @model_argument()
 @output_option()
 @sweep_options
@@ -31,18 +37,27 @@ from prunegraph.cli.results import show_result
     "agreement, error, kl, top1 (needs labels), or file.py:function. Default: top1 with labels, else agreement "
     "of the classes, else error."
 )
-@click.option(
-    "--method", type=click.Choice(["grid", "bisection"]), default="grid", show_default=True
+@option(
+    Section.METHOD,
+    "--method",
+    type=click.Choice(["grid", "bisection"]),
+    default="grid",
+    show_default=True,
+    help="How the tolerance is approached: step by step from the original, or by halving.",
 )
-@click.option(
+@option(
+    Section.REMOVE,
     "--by",
     type=click.Choice(["macs", "params", "bytes", "ratio"]),
     default="macs",
     show_default=True,
     help="What is reduced step by step; ratio is the share of channels.",
 )
-@click.option(
-    "--stages", is_flag=True, help="Then try a little more or less in parts of the network."
+@option(
+    Section.METHOD,
+    "--stages",
+    is_flag=True,
+    help="Then try a little more or less in parts of the network.",
 )
 @choice_options
 @result_options

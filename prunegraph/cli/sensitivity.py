@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from prunegraph.cli.command import Command, Section, option
 from prunegraph.cli.console import check_json, console, stages, write_json
 from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
@@ -28,7 +29,9 @@ def _ratios(ctx: click.Context, parameter: click.Parameter, value: str) -> list[
         ) from None
 
 
-@click.command()
+@click.command(
+    cls=Command, examples=["sensitivity model.onnx --data images.npz --json curves.json"]
+)
 @model_argument()
 @sweep_options
 @metric_option(
@@ -36,7 +39,8 @@ def _ratios(ctx: click.Context, parameter: click.Parameter, value: str) -> list[
     default="error",
     show_default=True,
 )
-@click.option(
+@option(
+    Section.METHOD,
     "--ratios",
     default="0.1,0.25,0.5,0.75",
     show_default=True,
@@ -67,5 +71,5 @@ def sensitivity(
             progress=progress,
             **options,
         )
-    where.print(tables.sensitivity_table(result))
+    where.print(tables.sensitivity_table(result, graph))
     write_json(result.to_json(), json_path)

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunegraph.cli.console import console
+from prunegraph.cli.command import Section, option
+from prunegraph.cli.console import check_json, console, write_json
 from prunegraph.cli.loading import load_beside, load_data, load_model
 from prunegraph.cli.options import (
     MODEL,
+    TRAINING_METHODS,
     batch_option,
     checkpoint_option,
     data_option,
     epochs_option,
     evaluation_option,
+    json_option,
     lr_option,
     macs_option,
     metric_option,
@@ -59,18 +62,29 @@ def _kinds(
     return kinds
 
 
-@click.command(cls=Writes)
+@click.command(
+    cls=Writes,
+    examples=[
+        "train model.onnx -o trained.onnx --data train.npz --eval test.npz",
+        "train small.onnx -o trained.onnx --data images.npz --original model.onnx",
+    ],
+)
 @model_argument()
 @output_option("Where the trained model goes.")
 @data_option("Training data: .npz or file.py:function, `labels` or not.", required=True)
-@click.option(
+@option(
+    Section.METHOD,
     "--method",
+    type=TRAINING_METHODS,
+    metavar="NAME",
     default="plain",
     show_default=True,
-    help="How, with options, as in sparse:strength=1e-4.",
+    help=f"How, with options, as in sparse:strength=1e-4: {TRAINING_METHODS}.",
 )
-@click.option(
+@option(
+    Section.REMOVE,
     "--ratio",
+    metavar="R",
     type=float,
     help="Share of channels that a method that prunes removes from every group.",
 )
@@ -78,7 +92,8 @@ def _kinds(
 @params_option(
     "Upper bound on parameters, for a method that prunes: a fraction or an amount."
 )
-@click.option(
+@option(
+    Section.TRAINING,
     "--original",
     type=MODEL,
     metavar="MODEL",
@@ -88,26 +103,36 @@ def _kinds(
 @metric_option(
     "agreement, error, kl or top1. Default: top1 with labels, else agreement.", default=""
 )
-@epochs_option(type=click.IntRange(1), default=10)
+@epochs_option("Passes over the data.", type=click.IntRange(1), default=10)
 @lr_option("Highest learning rate; it falls to 0.")
 @batch_option("Samples in a batch.", default=64)
-@click.option(
+@option(
+    Section.TRAINING,
     "--mixup",
     type=float,
     default=0.0,
     show_default=True,
     help="Blend samples; 0.2 is usual.",
 )
-@click.option(
+@option(
+    Section.TRAINING,
     "--patience",
     type=click.IntRange(1),
     help="Stop after so many epochs without a better metric.",
 )
 @probabilities_option()
 @checkpoint_option("Where epochs are kept: a run that was killed goes on.")
-@click.option("--device", metavar="NAME", help="As in cuda or cuda:1. Default: the CPU.")
-@click.option("--bf16", is_flag=True, help="Compute in bfloat16 where that is safe.")
-@click.option(
+@option(
+    Section.TRAINING,
+    "--device",
+    metavar="NAME",
+    help="As in cuda or cuda:1. Default: the CPU.",
+)
+@option(
+    Section.TRAINING, "--bf16", is_flag=True, help="Compute in bfloat16 where that is safe."
+)
+@option(
+    Section.TRAINING,
     "--kind",
     "kinds",
     multiple=True,
@@ -115,10 +140,14 @@ def _kinds(
     callback=_kinds,
     help="What an output of --original is learnt as: scores, values, or left out (repeatable).",
 )
-@click.option(
-    "--force", is_flag=True, help="Write the result even if it is worse than the start."
+@option(
+    Section.TRAINING,
+    "--force",
+    is_flag=True,
+    help="Write the result even if it is worse than the start.",
 )
 @seed_option()
+@json_option()
 @reading_options
 def train(
     model: str,
@@ -130,6 +159,7 @@ def train(
     method: str,
     checkpoint: str | None,
     force: bool,
+    json_path: str | None,
     **options: Any,
 ) -> None:
     """Train MODEL, whatever made it: with labels, or towards the outputs of an original.
@@ -139,6 +169,7 @@ def train(
     """
     from prunegraph import api
     from prunegraph.ops.cost import cost
+    from prunegraph.report import content
     from prunegraph.training import train as _train
     from prunegraph.training.batching import rows_of
     from prunegraph.training.outcome import OutcomeJudge
@@ -149,6 +180,7 @@ def train(
         [checkpoint] if checkpoint else [],
         symbol=method.partition(":")[0] in KEEPING,
     )
+    check_json(json_path, model, out)
     graph = load_model(model)
     samples = load_data(data, graph)
     rows_of(samples, graph).fit(graph)
@@ -177,6 +209,7 @@ def train(
         outcome.check()
     _write(done.model, graph, model, out)
     where.print(f"written to {out}")
+    write_json(content.trained(done, outcome, out), json_path)
 
 
 #: Methods after which a network has the layers it had.

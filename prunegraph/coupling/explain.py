@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import networkx
 
 from prunegraph.coupling.coupling import Coupling
-from prunegraph.errors import UnknownNameError
+from prunegraph.errors import OptionError
+from prunegraph.graph.layer_names import named_layers
 from prunegraph.graph.model import Node
 from prunegraph.labels.labels import Labels, Listed, Uniform
 from prunegraph.labels.reasons import Kind, Reason
@@ -47,12 +48,15 @@ def explain(coupling: Coupling, layer: str) -> Why:
 
     Raises:
         UnknownNameError: no such layer.
+        OptionError: several layers are called so.
     """
     graph = coupling.graph
-    layers = {node.name: node for node in graph.layers}
-    if layer not in layers:
-        raise UnknownNameError("layer", layer, layers)
-    node = layers[layer]
+    layer, *others = named_layers(graph, [layer])
+    if others:
+        raise OptionError(
+            f"give one layer to explain: {layer}, {', '.join(others[:3])}, ... are called so"
+        )
+    node = graph.node(layer)
     fixed = next((f for f in coupling.fixed if f.layer == layer), None)
     width = node.channels.outputs or _width(coupling, node)
     if fixed is None and coupling.shape_info.is_dead(node):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from prunegraph.runtime.layout import LABELS, Shape, shapes_of
 
 #: Classes that are listed by name, at most.
 LISTED = 20
+
+FORMAT = "prunegraph/data@1"
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,33 @@ class Look:
         if isinstance(self.data.reader, TextSource):
             yield f"preprocessing: {self.data.reader.options}"
         yield from self._label_lines()
+
+    def to_json(self) -> dict[str, Any]:
+        """The same in the form `prunegraph/data@1`."""
+        reader = self.data.reader
+        first = next(iter(self.data.chunks()))
+        chain: object = reader.chain if isinstance(reader, ImageSource) else None
+        if isinstance(reader, TextSource):
+            chain = reader.options
+        labels = self.data.labels
+        return {
+            "format": FORMAT,
+            "samples": self.data.samples,
+            "inputs": [
+                {
+                    "name": name,
+                    "shape": [
+                        None if size is None else int(size) for size in self.shapes[name]
+                    ],
+                    "dtype": str(first[name].dtype),
+                }
+                for name in self.graph.inputs
+            ],
+            "labels": None
+            if labels is None
+            else {"shape": list(labels.shape), "dtype": str(labels.dtype)},
+            "preprocessing": None if chain is None else str(chain),
+        }
 
     def _label_lines(self) -> Iterator[str]:
         labels = self.data.labels

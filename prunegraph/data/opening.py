@@ -12,7 +12,7 @@ from prunegraph.data.decoding import SUFFIXES, is_image
 from prunegraph.data.image_input import guessed, need_image_input, preprocessing
 from prunegraph.data.images import ImageSource
 from prunegraph.data.listing import Listing, path_list, stored
-from prunegraph.data.rows import Columns, ParquetRows, Rows, image_rows, text_rows
+from prunegraph.data.rows import Columns, ParquetRows, TableRows, image_rows, text_rows
 from prunegraph.data.shards import shards
 from prunegraph.data.text import (
     TEXT_SUFFIXES,
@@ -88,7 +88,7 @@ def open_data(
 
 
 def open_rows(
-    rows: Rows,
+    rows: TableRows,
     model: Graph,
     *,
     columns: Columns | None = None,
@@ -116,7 +116,7 @@ def open_rows(
 
 
 def _open_rows(
-    rows: Rows, model: Graph, columns: Columns, source: str, asked: _Asked
+    rows: TableRows, model: Graph, columns: Columns, source: str, asked: _Asked
 ) -> Data:
     target = text_input(model)
     texts = text_rows(rows, columns, source) if target is not None else None

@@ -24,7 +24,7 @@ TEXT_COLUMNS = ("text", "sentence", "content")
 BOX_COLUMNS = ("objects",)
 
 
-class Rows(Protocol):
+class TableRows(Protocol):
     """A table that is read by row."""
 
     def __len__(self) -> int: ...
@@ -53,7 +53,7 @@ class Columns:
 class RowImage:
     """The image of a row."""
 
-    rows: Rows
+    rows: TableRows
     number: int
     column: str
     source: str
@@ -86,7 +86,7 @@ class RowImage:
         return converted(ImageOps.exif_transpose(value), self.name, is_gray=is_gray)
 
 
-def image_rows(rows: Rows, columns: Columns, source: str) -> Listing | None:
+def image_rows(rows: TableRows, columns: Columns, source: str) -> Listing | None:
     """Images of a table with their labels; None where no column holds images. Raises DataError."""
     need_pillow()
     first = _first(rows, source)
@@ -108,7 +108,7 @@ def image_rows(rows: Rows, columns: Columns, source: str) -> Listing | None:
 
 
 def text_rows(
-    rows: Rows, columns: Columns, source: str
+    rows: TableRows, columns: Columns, source: str
 ) -> Callable[[], Iterator[tuple[str, int | None]]] | None:
     """Texts of a table with their class numbers; None where no column holds texts. Raises DataError."""
     first = _first(rows, source)
@@ -126,7 +126,7 @@ def text_rows(
     return read
 
 
-def _row(rows: Rows, number: int, source: str) -> Mapping[str, Any]:
+def _row(rows: TableRows, number: int, source: str) -> Mapping[str, Any]:
     row = rows[number]
     if not isinstance(row, Mapping):
         raise DataError(
@@ -135,7 +135,7 @@ def _row(rows: Rows, number: int, source: str) -> Mapping[str, Any]:
     return row
 
 
-def _first(rows: Rows, source: str) -> Mapping[str, Any]:
+def _first(rows: TableRows, source: str) -> Mapping[str, Any]:
     if not len(rows):
         raise DataError(f"{source}: has no samples")
     return _row(rows, 0, source)
@@ -159,7 +159,7 @@ def _is_image(value: Any) -> bool:
     return hasattr(value, "getexif") and hasattr(value, "mode")
 
 
-def _column(rows: Rows, name: str, source: str) -> Iterator[Any]:
+def _column(rows: TableRows, name: str, source: str) -> Iterator[Any]:
     """Values of a column, without decoding the images of others where the table can do that."""
     if hasattr(rows, "column_names"):
         yield from rows[name]  # type: ignore[index]
@@ -168,7 +168,7 @@ def _column(rows: Rows, name: str, source: str) -> Iterator[Any]:
         yield _row(rows, number, source)[name]
 
 
-def _classes(rows: Rows, name: str, source: str) -> Iterator[int]:
+def _classes(rows: TableRows, name: str, source: str) -> Iterator[int]:
     for number, value in enumerate(_column(rows, name, source)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
             raise DataError(
@@ -177,7 +177,7 @@ def _classes(rows: Rows, name: str, source: str) -> Iterator[int]:
         yield int(value)
 
 
-def _class_names(rows: Rows, name: str) -> list[str]:
+def _class_names(rows: TableRows, name: str) -> list[str]:
     """Names of classes where the table says them, as `datasets` does."""
     feature = (getattr(rows, "features", None) or {}).get(name)
     return [str(each) for each in getattr(feature, "names", None) or ()]

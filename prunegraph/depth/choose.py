@@ -19,6 +19,7 @@ from prunegraph.coupling.coupling import Coupling
 from prunegraph.depth.gates import GatedNetwork
 from prunegraph.depth.order import greedy
 from prunegraph.errors import BudgetError, DataError
+from prunegraph.graph.layer_names import named_layers
 from prunegraph.graph.model import Graph
 from prunegraph.latency.bench import PAIRS, Bench
 from prunegraph.latency.cache import Cache
@@ -79,7 +80,8 @@ class Depth:
     @property
     def branches(self) -> list[Branch]:
         """Branches that may go: those without a layer that is to be kept whole."""
-        kept = {*self.choice.keep, *(n for n, r in self.choice.ratio_for.items() if not r)}
+        whole = [pattern for pattern, ratio in self.choice.ratio_for.items() if not ratio]
+        kept = set(named_layers(self.coupling.graph, [*self.choice.keep, *whole]))
         return [b for b in self.coupling.branches if kept.isdisjoint(b.layers)]
 
 

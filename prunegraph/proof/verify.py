@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +27,8 @@ from prunegraph.runtime.data import Batch
 from prunegraph.selection.plan import Cut, Plan, derive_cuts, survivors
 
 Array = np.ndarray
+
+Progress = Callable[[str], None]
 
 #: Largest difference allowed, relative to the largest value of the output.
 TOLERANCE = 1e-4
@@ -62,6 +64,7 @@ def verify(
     data: Sequence[Batch] = (),
     seed: int = 0,
     tolerance: float | None = None,
+    progress: Progress = lambda stage: None,
 ) -> Proof:
     """Compare a pruned graph with the masked original in ONNX Runtime.
 
@@ -76,6 +79,7 @@ def verify(
         seed: of the random inputs.
         tolerance: largest difference allowed, relative to the largest value of each output;
             by default 1e-4, or 2e-2 for models with 16-bit floats.
+        progress: called with each step as it begins.
 
     Returns:
         The measured differences.
@@ -89,7 +93,8 @@ def verify(
     remaining = survivors(plan.coupling(model), plan)
     named = plan.cuts and all(cut.node is not None for cut in plan.cuts)
     cuts = plan.cuts if named else derive_cuts(remaining)
-    return prove(remaining, cuts, pruned, PairedInputs(remaining), data, seed, tolerance)
+    feeds = PairedInputs(remaining)
+    return prove(remaining, cuts, pruned, feeds, data, seed, tolerance, progress=progress)
 
 
 def prove(
@@ -101,6 +106,7 @@ def prove(
     seed: int = 0,
     tolerance: float | None = None,
     unlike: Collection[str] = (),
+    progress: Progress = lambda stage: None,
 ) -> Proof:
     """Compare a pruned graph with the masked original, as `verify` does.
 
@@ -113,6 +119,7 @@ def prove(
         seed: of the random inputs.
         tolerance: as for `verify`.
         unlike: inner values that are others on purpose, and show nothing.
+        progress: called with each step as it begins.
 
     Raises:
         PrunegraphError: as `verify` does.
@@ -121,7 +128,7 @@ def prove(
     with tempfile.TemporaryDirectory(prefix="prunegraph-") as folder:
         models = Models(model, pruned, Path(folder), feeds)
         allowed = tolerance or default_tolerance(model)
-        comparison = _Comparison(survivors, cuts, pruned, allowed, models, unlike)
+        comparison = _Comparison(survivors, cuts, pruned, allowed, models, unlike, progress)
         return comparison.run(data, seed)
 
 
@@ -145,6 +152,7 @@ class _Comparison:
         tolerance: float,
         models: Models,
         unlike: Collection[str] = (),
+        progress: Progress = lambda stage: None,
     ):
         self.survivors, self.cuts, self.pruned = survivors, cuts, pruned
         self.tolerance, self.models = tolerance, models
@@ -152,9 +160,11 @@ class _Comparison:
         # Inner values that can be compared.
         self.both = (self.pruned.outer & self.graph.outer) - set(unlike)
         self.inputs: list[Batch] = []
+        self.progress = progress
         self.notes: list[str] = []
 
     def run(self, data: Sequence[Batch], seed: int) -> Proof:
+        self.progress("proof: 1 of 4, the masked original")
         inputs = Inputs(self.models, data, seed, self.notes)
         write_masked(self.survivors, self.cuts, self.models.masked)
         every = inputs.run()
@@ -169,12 +179,15 @@ class _Comparison:
             expected = [[values[outputs.index(name)] for name in names] for values in every]
         else:
             expected = self.models.values(self.models.masked, self.inputs, names)
+        self.progress("proof: 2 of 4, the pruned graph")
         proof = self._prove(expected, names)
+        self.progress("proof: 3 of 4, weights")
         moved = bool(self.survivors.branches)
         if (weight := wrong_weight(self.graph, self.cuts, self.pruned, moved)) is not None:
             raise ExactnessError(
                 f"{self.graph.source}: the pruned graph has a wrong weight: {weight}"
             )
+        self.progress("proof: 4 of 4, a default session")
         self._check_default(every)
         return replace(proof, notes=tuple(dict.fromkeys(self.notes)))
 
@@ -198,6 +211,7 @@ class _Comparison:
             simplified = self._simplified(names)
             if simplified is not None:
                 return simplified
+        self.progress("the proof failed, looking for the first node that differs")
         raise ExactnessError(self._explain(proof))
 
     def _simplified(self, names: Sequence[str]) -> Proof | None:

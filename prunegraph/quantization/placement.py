@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 import networkx
 
-from prunegraph.errors import ModelError, UnknownNameError
+from prunegraph.errors import ModelError
 from prunegraph.graph.bounds import bounds
+from prunegraph.graph.layer_names import named_layers
 from prunegraph.graph.linear import LinearLayer
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.shapes import shape_info
@@ -88,16 +89,14 @@ def place(graph: Graph, scheme: Scheme, keep: Iterable[str] = ()) -> Placement:
 
 
 def kept_names(graph: Graph, keep: Iterable[str]) -> set[str]:
-    """Names of layers, with "first" and "last" resolved. Raises UnknownNameError."""
+    """Names of layers that patterns name; "first" and "last" stand for those. Raises UnknownNameError, OptionError."""
     names = [node.name for node in graph.layers]
     result = set()
-    for name in keep:
-        if name in names:
-            result.add(name)
-        elif name in (FIRST, LAST) and names:
-            result.add(names[0 if name == FIRST else -1])
+    for pattern in keep:
+        if pattern in (FIRST, LAST) and names and pattern not in names:
+            result.add(names[0 if pattern == FIRST else -1])
         else:
-            raise UnknownNameError("layer", name, [*names, FIRST, LAST])
+            result.update(named_layers(graph, [pattern]))
     return result
 
 

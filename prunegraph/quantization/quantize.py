@@ -210,7 +210,7 @@ def quantize(
     how.check_tolerance()
     wide = _wide(scheme, how.fallback)
     find = finder(scheme, how.method, how.percentile)
-    kept_names(model, how.float_layers)
+    kept = kept_names(model, how.float_layers)
     samples = Data.of(data).fit(model) if data is not None else None
     measure = _Measure(model, samples, how.metric) if how.tolerance is not None else None
     progress("fold BatchNormalization")
@@ -218,7 +218,7 @@ def quantize(
     if how.equalize:
         progress("equalize")
         base = equalized(base)
-    placement = place(base, scheme, how.float_layers)
+    placement = place(base, scheme, kept)
     given = how.ranges or {}
     check_given(given, placement)
     statistics = (

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from prunegraph.graph.layer_names import shown
 from prunegraph.report.tables import amount, share
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def layers_table(result: CompressResult) -> Table:
         )
     for row in result.layers:
         table.add_row(
-            row.name,
+            shown(result.original, row.name),
             row.action,
             _pair(*row.inputs),
             _pair(*row.outputs),
@@ -91,7 +92,7 @@ def outcome(result: CompressResult) -> str:
     if result.quantized is not None:
         from prunegraph.report.quantized import outcome as quantized
 
-        lines.append(quantized(result.quantized))
+        lines.append(quantized(result.quantized, result.original))
     return "\n".join(lines)
 
 

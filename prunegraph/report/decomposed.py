@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from prunegraph.graph.layer_names import shown
 from prunegraph.report.tables import amount, share
 
 if TYPE_CHECKING:
+    from prunegraph.graph.model import Graph
     from prunegraph.rewriting.decompose import DecomposeResult
 
 
-def layers_table(decomposed: DecomposeResult) -> Table:
+def layers_table(decomposed: DecomposeResult, original: Graph) -> Table:
     """One row a decomposed layer: method, ranks, what is left of its cost, error of its weight."""
     table = Table(title="decomposed layers", title_justify="left")
     for name in ("layer", "method", "ranks", "params", "MACs", "error", "output error", ""):
@@ -21,7 +23,7 @@ def layers_table(decomposed: DecomposeResult) -> Table:
         )
     for row in decomposed.layers:
         table.add_row(
-            row.name,
+            shown(original, row.name),
             row.method,
             " x ".join(map(str, row.ranks)),
             _change(*row.params),
@@ -33,11 +35,11 @@ def layers_table(decomposed: DecomposeResult) -> Table:
     return table
 
 
-def outcome(decomposed: DecomposeResult) -> str:
+def outcome(decomposed: DecomposeResult, original: Graph) -> str:
     """The cost of the whole model, and which layers stay whole."""
     reasons: dict[str, list[str]] = {}
     for name, reason in decomposed.skipped.items():
-        reasons.setdefault(reason, []).append(name)
+        reasons.setdefault(reason, []).append(shown(original, name))
     lines = [
         f"left whole: {', '.join(names)} ({reason})" for reason, names in reasons.items()
     ]

@@ -13,12 +13,14 @@ import importlib.util
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prunegraph import __version__
 from prunegraph.errors import DataError, MissingExtraError
+from prunegraph.graph.layer_names import shown
 from prunegraph.graph.onnx_io import write_whole
 from prunegraph.report import charts, curves
 from prunegraph.report.layers import layer_rows
@@ -28,6 +30,7 @@ from prunegraph.report.text import clean, count_of, exact, factor, interface_lin
 if TYPE_CHECKING:
     import markupsafe
 
+    from prunegraph.graph.model import Graph
     from prunegraph.measuring.latency import Latency
     from prunegraph.pipeline import PruneResult
     from prunegraph.report.curves import ErrorCurve, ErrorPoint, SensitivityCurves
@@ -101,6 +104,7 @@ def render(
         _check_groups(result, matches)
     return filled(
         "page.html",
+        partial(_path, result.original),
         result=result,
         kind="Pruning report",
         name=Path(result.original.source).name,
@@ -116,7 +120,7 @@ def render(
     )
 
 
-def filled(template: str, **content: Any) -> str:
+def filled(template: str, path: Callable[[str], Any] = clean, **content: Any) -> str:
     """A page of this folder's templates as text, with the date and the versions of packages.
 
     Raises:
@@ -133,7 +137,7 @@ def filled(template: str, **content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(exact=exact, factor=factor, path=_path, count_of=count_of)
+    environment.filters.update(exact=exact, factor=factor, path=path, count_of=count_of)
     environment.globals.update(
         share=share, exact=exact, short=_short, curve_color=charts.curve_color
     )
@@ -211,12 +215,14 @@ def latency_card(latency: Latency) -> dict[str, Any]:
     }
 
 
-def _path(name: str) -> markupsafe.Markup:
-    """A layer's name that may break after its slashes."""
+def _path(graph: Graph, name: str) -> markupsafe.Markup:
+    """A layer's name in the framework, which may break after its slashes and dots."""
     import markupsafe
 
     return markupsafe.Markup(
-        markupsafe.escape(clean(name)).replace("/", markupsafe.Markup("/<wbr>"))
+        markupsafe.escape(clean(shown(graph, name)))
+        .replace("/", markupsafe.Markup("/<wbr>"))
+        .replace(".", markupsafe.Markup(".<wbr>"))
     )
 
 

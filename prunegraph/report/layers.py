@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from prunegraph.graph.layer_names import shown
 from prunegraph.graph.model import Node
 from prunegraph.graph.shapes import shape_info
 from prunegraph.operators import info
@@ -50,7 +51,7 @@ def layer_rows(result: PruneResult) -> list[LayerRow]:
     old, new = shape_info(result.original).shapes, shape_info(result.model).shapes
     return [
         LayerRow(
-            node.name,
+            shown(result.original, node.name),
             node.op,
             tuple(groups.get(node.name, ())),
             node.name in fixed,

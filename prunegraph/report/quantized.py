@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from prunegraph.graph.layer_names import shown
 from prunegraph.quantization.report import layer_types
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 POOR = 15.0
 
 
-def layers_table(quantized: QuantizeResult) -> Table:
+def layers_table(quantized: QuantizeResult, original: Graph) -> Table:
     """One row a layer: types, noise of its weight and of what it makes, why it stays in float."""
     table = Table(title="layers", title_justify="left")
     for name in (
@@ -32,7 +33,7 @@ def layers_table(quantized: QuantizeResult) -> Table:
         table.add_column(name, justify="right" if "dB" in name else "left")
     for layer in quantized.layers:
         table.add_row(
-            layer.name,
+            shown(original, layer.name),
             layer.weights,
             layer.activations,
             _decibels(layer.weight_sqnr),
@@ -42,7 +43,7 @@ def layers_table(quantized: QuantizeResult) -> Table:
     return table
 
 
-def outcome(quantized: QuantizeResult) -> str:
+def outcome(quantized: QuantizeResult, original: Graph) -> str:
     """Say what was quantized and how near the outputs are, in a few lines."""
     kinds = Counter((layer.weights, layer.activations) for layer in quantized.layers)
     lines = [
@@ -51,7 +52,7 @@ def outcome(quantized: QuantizeResult) -> str:
     ]
     lines += _weight_range(quantized)
     lines += [
-        f"in float: {layer.name} ({layer.reason})"
+        f"in float: {shown(original, layer.name)} ({layer.reason})"
         for layer in quantized.layers
         if layer.reason
     ]
@@ -61,7 +62,7 @@ def outcome(quantized: QuantizeResult) -> str:
     weakest = quantized.weakest
     if weakest is not None and min(quantized.outputs.values(), default=POOR) < POOR:
         lines.append(
-            f"most of the noise comes in at layer {weakest.name} (--float leaves it in float)"
+            f"most of the noise comes in at layer {shown(original, weakest.name)} (--float leaves it in float)"
         )
     if quantized.loss is not None:
         lines.append(
@@ -91,7 +92,7 @@ def types_table(graph: Graph) -> Table:
     for name in ("layer", "operator", "weights", "activations"):
         table.add_column(name)
     for layer in layer_types(graph):
-        table.add_row(layer.name, layer.op, layer.weights, layer.activations)
+        table.add_row(shown(graph, layer.name), layer.op, layer.weights, layer.activations)
     return table
 
 

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from prunegraph.coupling.branches import PREFIX
+from prunegraph.graph.layer_names import layer_names, shown
 
 if TYPE_CHECKING:
     from prunegraph.coupling.coupling import Coupling
     from prunegraph.coupling.explain import Why
+    from prunegraph.graph.model import Graph
     from prunegraph.measuring.compare import Comparison
     from prunegraph.measuring.latency import Latency
     from prunegraph.ops.cost import Cost
@@ -43,7 +45,7 @@ def groups_table(coupling: Coupling, total: Cost) -> Table:
             name, justify="right" if name in ("channels", "params", "MACs") else "left"
         )
     for group in coupling.groups:
-        layers = some(group.layers)
+        layers = some(group.layers, coupling.graph)
         notes = [] if group.exact else ["statistics over survivors"]
         if group.cells is not None:
             notes.append(f"equally many in each of {len(group.cells)} blocks")
@@ -72,24 +74,28 @@ def branches_table(coupling: Coupling, total: Cost) -> Table:
         record = branch_record(coupling, branch)
         table.add_row(
             branch.name,
-            some(branch.layers),
+            some(branch.layers, coupling.graph),
             share(record["params"], total.params),
             share(record["macs"], total.macs),
         )
     return table
 
 
-def some(layers: Sequence[str]) -> str:
-    """The first layers of a group, and how many more there are."""
-    return ", ".join(layers[:2]) + (f" + {len(layers) - 2}" if len(layers) > 2 else "")
+def some(layers: Sequence[str], graph: Graph | None = None) -> str:
+    """The first layers of a group, as the framework calls them if the graph is known, and how many more there are."""
+    names = layer_names(graph) if graph is not None else {}
+    first = ", ".join(names.get(each, each) for each in layers[:2])
+    return first + (f" + {len(layers) - 2}" if len(layers) > 2 else "")
 
 
-def why_text(why: Why) -> str:
+def why_text(why: Why, graph: Graph) -> str:
     """An explanation as lines: the reason, the way to the cause, what can be done."""
+    layer = shown(graph, why.layer)
+    title = layer if layer == why.layer else f"{layer} ({why.layer})"
     if why.reason is None:
-        return f"{why.layer}: {why.advice}"
+        return f"{title}: {why.advice}"
     lines = [
-        f"{why.layer}: {why.channels} of {why.of} channels are fixed",
+        f"{title}: {why.channels} of {why.of} channels are fixed",
         f"reason: {why.reason.text}",
         f"because of: {why.reason.because}",
         "way: " + " -> ".join(why.path),
@@ -105,7 +111,10 @@ def fixed_table(coupling: Coupling) -> Table:
         table.add_column(name, justify="right" if name == "channels" else "left")
     for fixed in coupling.fixed:
         table.add_row(
-            fixed.layer, f"{fixed.channels} of {fixed.of}", fixed.because, fixed.reason
+            shown(coupling.graph, fixed.layer),
+            f"{fixed.channels} of {fixed.of}",
+            shown(coupling.graph, fixed.because),
+            fixed.reason,
         )
     return table
 
@@ -141,12 +150,15 @@ def result_table(result: PruneResult) -> Table:
     table.add_section()
     for name in result.plan.branches:
         branch = result.coupling.branches_by_id[PREFIX + name]
-        table.add_row(f"branch {name}: {some(branch.layers)}", "", "dropped", "")
+        table.add_row(
+            f"branch {name}: {some(branch.layers, result.original)}", "", "dropped", ""
+        )
     after = {node.name: node.channels.outputs for node in result.model.layers}
     for node in result.original.layers:
         old, new = node.channels.outputs, after.get(node.name)
         if old is not None and new is not None and old != new:
-            table.add_row(node.name, str(old), str(new), share(new, old))
+            name = shown(result.original, node.name)
+            table.add_row(name, str(old), str(new), share(new, old))
     return table
 
 
@@ -181,7 +193,7 @@ def comparison_table(result: Comparison) -> Table:
     return table
 
 
-def sensitivity_table(result: Sensitivity) -> Table:
+def sensitivity_table(result: Sensitivity, graph: Graph) -> Table:
     """One row a group, the most sensitive first: how much worse the metric is at each ratio."""
     unit = f", {result.unit}" if result.unit else ""
     repair = "" if result.repair == "none" else f", after {result.repair}"
@@ -198,7 +210,7 @@ def sensitivity_table(result: Sensitivity) -> Table:
         result.curves, key=lambda each: -sum(point.error for point in each.points)
     ):
         losses = [f"{point.error:.4g}" if point.removed else "-" for point in curve.points]
-        table.add_row(curve.id, some(curve.layers), str(curve.channels), *losses)
+        table.add_row(curve.id, some(curve.layers, graph), str(curve.channels), *losses)
     return table
 
 

@@ -12,6 +12,7 @@ from onnx import numpy_helper
 
 from prunegraph.coupling.sample import complete, full_cost
 from prunegraph.errors import BudgetError, OptionError, UnknownNameError
+from prunegraph.graph.layer_names import named_layers
 from prunegraph.graph.linear import LinearLayer
 from prunegraph.graph.model import Graph, Node, Weight
 from prunegraph.graph.shapes import shape_info
@@ -248,10 +249,11 @@ def _layers(
     """Layers that the method fits, and reasons against the others."""
     known = shape_info(graph)
     complete(graph, known)
-    match, remaining, names = [], {}, []
-    for node, layer in layers(graph, known.shapes):
-        names.append(node.name)
-        if node.name in keep:
+    match, remaining = [], {}
+    result = list(layers(graph, known.shapes))
+    kept = named_layers(graph, keep, [node.name for node, _ in result])
+    for node, layer in result:
+        if node.name in kept:
             remaining[node.name] = "kept"
         elif isinstance(layer, str):
             remaining[node.name] = layer
@@ -259,9 +261,6 @@ def _layers(
             remaining[node.name] = "its kernel has no two extents to split"
         else:
             match.append(layer)
-    for name in keep:
-        if name not in names:
-            raise UnknownNameError("layer", name, names)
     return match, remaining
 
 

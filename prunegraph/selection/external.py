@@ -18,6 +18,7 @@ from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.outline import outline
 from prunegraph.coupling.sample import full_cost
 from prunegraph.errors import MALFORMED, OptionError, PlanError, PluginError
+from prunegraph.graph.layer_names import named_layers
 from prunegraph.selection.budget import Budget
 from prunegraph.selection.criteria.base import Context
 from prunegraph.selection.plan import Plan, parse_json
@@ -95,9 +96,15 @@ def _request(coupling: Coupling, context: Context, budget: Budget) -> dict[str, 
     choice = context.choice
     if choice is None:
         return request
+    graph = coupling.graph
+    ratios = {
+        layer: ratio
+        for pattern, ratio in choice.ratio_for.items()
+        for layer in named_layers(graph, [pattern])
+    }
     protected = {
-        *choice.keep,
-        *(layer for layer, ratio in choice.ratio_for.items() if ratio == 0),
+        *named_layers(graph, choice.keep),
+        *(layer for layer, ratio in ratios.items() if ratio == 0),
     }
     return {
         **request,
@@ -106,7 +113,7 @@ def _request(coupling: Coupling, context: Context, budget: Budget) -> dict[str, 
         ],
         "min_channels": choice.min_channels,
         "round_to": choice.round_to,
-        "ratio_for": dict(choice.ratio_for),
+        "ratio_for": ratios,
     }
 
 

@@ -50,8 +50,8 @@ class SelectionOptions:
         round_to: kept channels are a multiple of this, where a group is wide enough; "auto" is
             the multiple that measures best on this model (see `prunegraph.latency.rounding`).
         min_channels: at least this many channels stay in every group.
-        keep: layers whose output channels all stay.
-        ratio_for: layer -> share of its output channels to remove, whatever the budget.
+        keep: layers whose output channels all stay, by name or pattern (see `prunegraph.graph.layer_names`).
+        ratio_for: layer or pattern -> share of its output channels to remove, whatever the budget.
         same_width: whether all layers stay alike: groups of one structure keep the same number of channels, each its
             own.
         depth: whether residual branches go as a whole: "never", "auto" beside channels, or "only"

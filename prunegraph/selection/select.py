@@ -11,7 +11,8 @@ import numpy as np
 
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.groups import Group
-from prunegraph.errors import BudgetError, UnknownNameError
+from prunegraph.errors import BudgetError
+from prunegraph.graph.layer_names import named_layers
 from prunegraph.options import base_name, bound
 from prunegraph.plugins import BUILT_IN
 from prunegraph.registry import Entry
@@ -177,15 +178,14 @@ def _group_ratios(
     coupling: Coupling, keep: Sequence[str], ratio_for: Mapping[str, float]
 ) -> dict[str, float]:
     """Ratios of groups from ratios of layers; where layers of one group differ the smallest holds."""
-    layers = {node.name for node in coupling.graph.layers}
-    wanted = {**ratio_for, **dict.fromkeys(keep, 0.0)}
-    for layer, ratio in wanted.items():
-        if layer not in layers:
-            raise UnknownNameError("layer", layer, layers)
+    graph, wanted = coupling.graph, {}
+    for pattern, ratio in ratio_for.items():
         if not 0 <= ratio < 1:
             raise BudgetError(
-                f"the ratio for layer {layer!r} must be at least 0 and below 1, got {ratio:g}"
+                f"the ratio for layer {pattern!r} must be at least 0 and below 1, got {ratio:g}"
             )
+        wanted.update(dict.fromkeys(named_layers(graph, [pattern]), ratio))
+    wanted.update(dict.fromkeys(named_layers(graph, keep), 0.0))
     result: dict[str, float] = {}
     for group in coupling.groups:
         mine = [wanted[layer] for layer in group.layers if layer in wanted]

@@ -32,8 +32,7 @@ def test_a_file_with_fewer_macs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert not done.stdout
     assert (
-        "MACs: 20.18 M ->" in done.stderr
-        and "left whole: /classifier/Gemm (kept)" in done.stderr
+        "MACs: 20.18 M ->" in done.stderr and "left whole: classifier (kept)" in done.stderr
     )
     onnx.checker.check_model(onnx.load(out), full_check=True)
     written = json.loads(report.read_text())

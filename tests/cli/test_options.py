@@ -16,7 +16,6 @@ from tests.paths import ROOT
 #: Options of one name that are different things, with what they are.
 DIFFERENT = {
     "--cluster": "a Dask scheduler of sweeps; how source-004 tells weak filters",
-    "--json": "a file; a flag of compare, which prints",
     "--method": "each command has its own methods",
     "--ratio": "prune takes auto too, training a number alone",
 }
@@ -24,6 +23,7 @@ DIFFERENT = {
 #: Options declared once whose values each command restricts in its own way.
 OWN_VALUES = {
     "--epochs": "training needs one, binarize none",
+    "--target": "init can also do without integers",
     "--round-to": "auto where latency is measured",
 }
 
@@ -32,6 +32,7 @@ OWN_HELP = {
     "--batch",
     "--checkpoint",
     "--data",
+    "--dry-run",
     "--epochs",
     "--eval",
     "--keep",
@@ -46,12 +47,13 @@ OWN_HELP = {
     "--repair",
     "--round-to",
     "--seed",
+    "--target",
     "--threads",
     "--tolerance",
 }
 
 #: Calls that declare an option.
-DECLARING = ("Option", "option", "shared")
+DECLARING = ("SectionOption", "option", "shared")
 
 
 def declared() -> Iterator[tuple[str, str]]:
@@ -127,4 +129,4 @@ def test_what_a_command_does_with_a_file_is_said_where_its_parameter_is_declared
         if isinstance(parameter, click.Argument)
         and not isinstance(parameter.type, ReadFile)
     }
-    assert arguments == {"run recipe"}, "recipes hold no recipes"
+    assert arguments == {"run recipe", "completion shell"}, "recipes hold no recipes"

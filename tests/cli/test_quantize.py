@@ -127,7 +127,7 @@ def test_prune_and_quantize(tmp_path: Path) -> None:
     [
         ((), "needs data"),
         (("--data", "nowhere.npz"), "no such data file"),
-        (("--data", DATA, "--float", "stem"), "unknown layer 'stem'"),
+        (("--data", DATA, "--float", "stemm"), "unknown layer 'stemm'"),
         (("--data", DATA, "--ranges", MODEL), "not a JSON file of ranges"),
         (
             ("--data", DATA, "--target", "tensorrt", "--activations", "uint8"),

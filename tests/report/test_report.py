@@ -157,7 +157,7 @@ def test_few_and_many_layers(layers: int) -> None:
     table = page.text(inside="layers")
     for i in range(layers):
         assert (
-            f" {i + 1} /a/very/long/prefix/of/a/module/path/that/goes/on/block.{i} Conv "
+            f" {i + 1} a.very.long.prefix.of.a.module.path.that.goes.on/block.{i} Conv "
             in table
         )
     labels = [

@@ -18,9 +18,10 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from prunegraph.errors import ModelError, OptionError, UnknownNameError
+from prunegraph.errors import ModelError, OptionError
 from prunegraph.graph import linear
 from prunegraph.graph.bounds import bounds
+from prunegraph.graph.layer_names import named_layers
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.shape_info import ShapeInfo
 from prunegraph.graph.shapes import shape_info
@@ -221,11 +222,9 @@ def to_binary(
     """
     if last not in ("float", "int8", "binary"):
         raise OptionError(f"last is float, int8 or binary, not {last!r}")
-    for name in keep:
-        if name not in {node.name for node in graph.layers}:
-            raise UnknownNameError("layer", name, [node.name for node in graph.layers])
+    kept = set(named_layers(graph, keep))
     graph = plain_gemms(raise_opset(graph, OPSET, data))
-    plan = _Plan.of(graph, set(keep), last, min_inputs)
+    plan = _Plan.of(graph, kept, last, min_inputs)
     if not plan.chains and not plan.ends:
         reasons = "; ".join(
             f"{name}: {reason}" for name, reason in list(plan.skipped.items())[:5]

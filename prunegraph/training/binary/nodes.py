@@ -41,6 +41,12 @@ class NodeWriter:
         self._nodes.append(proto)
         return output
 
+    def plus(
+        self, value: str, summand: Array | np.generic | float, output: str = ""
+    ) -> str:
+        """Add a constant to a value, and name the sum."""
+        return self.op("Add", value, self.tensor(summand), output=output)
+
     def like(self, node: onnx.NodeProto, op: str, *inputs: str, output: str = "") -> str:
         """Add a node with the name and the attributes of another one, and name its output."""
         output = output or self._rewriter.names.short()
