@@ -67,7 +67,8 @@ class Run:
 
     `loss` is the mean of the epoch so far, `metric` the last measured one; `stop` ends the run after the epoch.
     `history` has a record of every epoch. `unreached` are keys of parameters to which no loss has given a gradient
-    so far (None before the first): the optimizer leaves them as they are, and so does sparse training.
+    so far (None before the first): the optimizer leaves them as they are, and so does sparse training. `length` is the
+    number of steps in an epoch, 0 where batches do not tell.
     """
 
     module: torch.nn.Module
@@ -83,6 +84,18 @@ class Run:
     history: list[dict[str, float]] = field(default_factory=list)
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     unreached: list[str] | None = None
+    length: int = 0
+
+    def done(self) -> float:
+        """Part of the whole run's steps that were taken before the present one.
+
+        Raises DataError where batches do not tell how many they are.
+        """
+        if not self.length:
+            raise DataError(
+                "how long the run is has to be known: give batches with a length, or a strength of the penalty"
+            )
+        return min(self.step / (self.recipe.epochs * self.length), 1.0)
 
     def waiting(self) -> set[int]:
         """Ids of parameters that have had no gradient, once there was a backward pass."""
@@ -226,7 +239,7 @@ def _epoch(
     rng = np.random.default_rng([recipe.seed, run.epoch])
     if hasattr(batches, "set_epoch"):
         batches.set_epoch(run.epoch)
-    length = len(batches) if isinstance(batches, Sized) else 0
+    length = run.length = len(batches) if isinstance(batches, Sized) else 0
     device = next(run.module.parameters()).device
     run.module.train()
     for batch in batches:

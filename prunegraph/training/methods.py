@@ -27,7 +27,8 @@ from prunegraph.training.identity import digest_of
 from prunegraph.training.labels import check as check_labels
 from prunegraph.training.losses import Loss
 from prunegraph.training.module import GraphModule
-from prunegraph.training.sparse import Sparsify
+from prunegraph.training.sparse import Sparsify, penalty
+from prunegraph.training.unfold import unfold
 
 Progress = Callable[[str], None]
 
@@ -239,9 +240,20 @@ def plain(
 
 @METHODS.register("sparse")
 def sparse(
-    graph: Graph, setting: TrainingOptions, *, strength: float = 1e-4
+    graph: Graph, setting: TrainingOptions, *, strength: str | float = "auto"
 ) -> TrainResult:
-    """Train while scales of BatchNormalization shrink (network slimming), so that `bn_scale` finds what can go."""
-    module = GraphModule(graph)
-    run = setting.fit(module, "sparse", callbacks=[Sparsify(module, strength)])
-    return TrainResult(module.cpu().write_back(graph)).after("sparse", run)
+    """Train while scales of BatchNormalization shrink (network slimming), so that `bn_scale` finds what can go.
+
+    BatchNormalization that was folded into the weights is put back, and stays for `bn_scale`; see
+    `prunegraph.training.unfold`. `strength` is that of `Sparsify`, "auto" its relative penalty.
+
+    Raises:
+        OptionError: `strength` is neither "auto" nor a number of at least 0.
+        DataError: no removable channel has a BatchNormalization, or a layer that can have one.
+    """
+    chosen = penalty(strength, "sparse")
+    unfolded = unfold(graph, setting.data, seed=setting.recipe.seed)
+    module = GraphModule(unfolded.graph)
+    run = setting.fit(module, "sparse", callbacks=[Sparsify(module, chosen)])
+    done = TrainResult(module.cpu().write_back(unfolded.graph)).after("sparse", run)
+    return done.with_note(unfolded.note)
