@@ -115,16 +115,16 @@ def _has_scales(group: Group, scales: set[str | None]) -> bool:
     return any(member.weight in scales for member in group.members)
 
 
-def _of_group(coupling: Coupling, made: Sequence[ChannelAxis]) -> set[str]:
+def _of_group(coupling: Coupling, outputs: Sequence[ChannelAxis]) -> set[str]:
     """Outputs of the layers that make a group's channels; none if one of them cannot be normalised."""
     graph, shapes = coupling.graph, coupling.shape_info.shapes
     able = all(
         place.axis == 1
         and not _is_pooled(shapes.get(place.value, ()))
         and _is_plain(graph, graph.nodes[graph.producer[place.value]])
-        for place in made
+        for place in outputs
     )
-    return {place.value for place in made} if able else set()
+    return {place.value for place in outputs} if able else set()
 
 
 def _is_pooled(shape: Sequence[int]) -> bool:
