@@ -116,6 +116,20 @@ def _kinds(
     help="What an output of --original is learnt as: scores, values, or left out (repeatable).",
 )
 @click.option(
+    "--loss",
+    "losses",
+    multiple=True,
+    metavar="LOSS",
+    help="What is made small: a name with options, WEIGHT*NAME, or file.py:function; several are added (repeatable). "
+    "Default: cross_entropy with labels, distill with --original, half of each with both.",
+)
+@click.option(
+    "--match",
+    multiple=True,
+    metavar="VALUE",
+    help="An inner value that the loss `features` learns from --original (repeatable). Default: the ends of stages.",
+)
+@click.option(
     "--force", is_flag=True, help="Write the result even if it is worse than the start."
 )
 @seed_option()
@@ -226,6 +240,8 @@ def _setting(
     macs: str | None,
     params: str | None,
     kinds: Mapping[str, Kind],
+    losses: Sequence[str],
+    match: Sequence[str],
     **numbers: Any,
 ) -> TrainingOptions:
     """Say what a method needs, by the options of the command. Raises PrunegraphError."""
@@ -241,7 +257,16 @@ def _setting(
     return TrainingOptions(
         data=data,
         batch=batch,
-        loss=_loss(graph, teacher, data, probabilities, device, kinds),
+        loss=_loss(
+            graph,
+            teacher,
+            data,
+            losses,
+            match,
+            probabilities=probabilities,
+            device=device,
+            kinds=kinds,
+        ),
         recipe=TrainingConfig(**numbers),
         evaluate=measure(judged, free, metric) if judged is not None else None,
         budget=Budget(**bounds)
@@ -256,29 +281,38 @@ def _loss(
     graph: Graph,
     teacher: Graph | None,
     data: Data,
+    losses: Sequence[str],
+    match: Sequence[str],
+    *,
     probabilities: bool,
     device: str | None,
     kinds: Mapping[str, Kind],
 ) -> Loss:
-    """Cross entropy with labels, distillation with a teacher, half of each with both. Raises DataError."""
-    from prunegraph.training import GraphModule, cross_entropy, distillation
+    """The losses that are named; cross entropy with labels, distillation with a teacher, half of each with both.
+
+    Raises DataError, and what `loss_of` raises.
+    """
+    from prunegraph.training import GraphModule
     from prunegraph.training.batching import batching
     from prunegraph.training.labels import check
+    from prunegraph.training.tasks import LossContext, loss_of
 
     labelled = check(data)
-    if teacher is None and not labelled:
-        raise DataError(
-            "the data have no labels: give --original, the model whose outputs to learn"
-        )
     if teacher is None and kinds:
         raise DataError("--kind says what outputs of --original are learnt as: give that")
-    task = cross_entropy(probabilities=probabilities, graph=graph)
-    if teacher is None:
-        return task
-    return distillation(
-        GraphModule(batching(teacher, data).graph).to(device),
-        labels=0.5 if labelled else 0.0,
-        task=task,
-        probabilities=probabilities,
-        kinds=kinds,
+    if teacher is None and not labelled and not losses:
+        raise DataError(
+            "the data have no labels: give --original, the model whose outputs to learn, or a --loss of your own"
+        )
+    if match and not any("features" in loss for loss in losses):
+        raise DataError("--match names values for the loss features: give --loss features")
+    original = None
+    if teacher is not None:
+        original = GraphModule(batching(teacher, data).graph).to(device).eval()
+    context = LossContext(
+        batching(graph, data).graph, original, probabilities, kinds, match
+    )
+    usual = ["0.5*distill", "0.5*cross_entropy"] if labelled else ["distill"]
+    return loss_of(
+        losses or (usual if original is not None else ["cross_entropy"]), context
     )

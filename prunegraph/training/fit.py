@@ -17,7 +17,7 @@ from prunegraph.errors import DataError, TrainingError
 from prunegraph.runtime.data import LABELS
 from prunegraph.training.batches import mixed
 from prunegraph.training.identity import digest_of
-from prunegraph.training.losses import Loss, cross_entropy, outputs_of
+from prunegraph.training.losses import Loss, cross_entropy, inner_of, outputs_with
 from prunegraph.training.operators.table import Tensor
 
 #: Measures a module, larger is better.
@@ -303,20 +303,21 @@ def _loss(
     run: Run, batch: dict[str, Tensor], loss: Loss, rng: np.random.Generator
 ) -> Tensor:
     if not run.recipe.mixup:
-        return loss(_outputs(run.module, batch), batch)
+        return loss(_outputs(run.module, batch, loss), batch)
     batch, others, share = mixed(batch, run.recipe.mixup, rng)
-    outputs = _outputs(run.module, batch)
+    outputs = _outputs(run.module, batch, loss)
     if LABELS not in batch:
         return loss(outputs, batch)
     turned = {**batch, LABELS: batch[LABELS][others.to(batch[LABELS].device)]}
     return share * loss(outputs, batch) + (1 - share) * loss(outputs, turned)
 
 
-def _outputs(module: torch.nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-    """Outputs in single precision at least, where losses are computed."""
-    created = outputs_of(
-        module, {name: value for name, value in batch.items() if name != LABELS}
-    )
+def _outputs(
+    module: torch.nn.Module, batch: Mapping[str, Tensor], loss: Loss
+) -> tuple[Tensor, ...]:
+    """What a loss looks at, in single precision at least, where losses are computed."""
+    inputs = {name: value for name, value in batch.items() if name != LABELS}
+    created = outputs_with(module, inputs, inner_of(loss))
     return tuple(
         y.float() if y.dtype in (torch.bfloat16, torch.float16) else y for y in created
     )

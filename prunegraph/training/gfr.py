@@ -28,7 +28,7 @@ from prunegraph.training.compression import Compression
 from prunegraph.training.evaluate import measure
 from prunegraph.training.fit import Callback, Run
 from prunegraph.training.gates import GatedModule, Mode
-from prunegraph.training.losses import Batch, Loss
+from prunegraph.training.losses import Batch, Loss, inner_of
 from prunegraph.training.methods import METHODS, TrainingOptions, TrainResult
 from prunegraph.training.operators.table import Tensor
 from prunegraph.training.sparse import Sparsify, penalty
@@ -191,6 +191,7 @@ def _closing(module: GatedModule, loss: Loss, strength: float) -> Loss:
     def penalised(outputs: Sequence[Tensor], batch: Batch) -> Tensor:
         return loss(outputs, batch) + strength * torch.cat(module.means).mean()
 
+    penalised.inner = inner_of(loss)  # type: ignore[attr-defined]
     return penalised
 
 
