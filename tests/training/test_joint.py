@@ -483,7 +483,7 @@ def test_what_is_wrong_is_said_before_the_work() -> None:
         ),
         ({"budget": Budget(ratio="auto")}, "cycles", BudgetError, "ratio auto"),
         ({}, "joint:params=-1", BudgetError, "params must be a positive"),
-        ({}, "joint:qat_lr=0", OptionError, "qat_lr above 0"),
+        ({}, "joint:qat_lr=0", OptionError, "qat_lr must be above 0"),
         ({}, "joint:quantize=int3", OptionError, "must be one of int8, none"),
         ({}, "cycles:steps=0", OptionError, "at least 1"),
         ({}, "cycles:repair=glue", UnknownNameError, "glue"),
