@@ -34,8 +34,11 @@ from prunegraph.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from rich.console import Console
+
     from prunegraph.graph.model import Graph
     from prunegraph.runtime.data import Data
+    from prunegraph.training.journal import Journal
     from prunegraph.training.kinds import Kind
     from prunegraph.training.losses import Loss
     from prunegraph.training.methods import TrainingOptions
@@ -103,6 +106,49 @@ def _kinds(
     type=click.IntRange(1),
     help="Stop after so many epochs without a better metric.",
 )
+@click.option(
+    "--optimizer",
+    default="sgd",
+    show_default=True,
+    help="sgd (with Nesterov momentum) or adamw, for which 0.001 is a usual --lr.",
+)
+@click.option("--momentum", type=float, default=0.9, show_default=True)
+@click.option(
+    "--weight-decay",
+    type=float,
+    default=5e-4,
+    show_default=True,
+    help="Of matrices and filters; vectors have none.",
+)
+@click.option(
+    "--warmup",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Share of the run in which the learning rate rises from 0.",
+)
+@click.option("--clip", type=float, help="Largest norm of all gradients together.")
+@click.option(
+    "--ema",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Write a moving average of the weights with this decay, as in 0.99.",
+)
+@click.option(
+    "--accumulate",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Batches whose mean gradient makes one step.",
+)
+@click.option(
+    "--log",
+    "logs",
+    multiple=True,
+    metavar="WHERE",
+    help="Keep the epochs in FILE.csv, tensorboard:FOLDER or mlflow:EXPERIMENT (repeatable).",
+)
 @probabilities_option()
 @checkpoint_option("Where epochs are kept: a run that was killed goes on.")
 @click.option("--device", metavar="NAME", help="As in cuda or cuda:1. Default: the CPU.")
@@ -144,6 +190,7 @@ def train(
     method: str,
     checkpoint: str | None,
     force: bool,
+    logs: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Train MODEL, whatever made it: with labels, or towards the outputs of an original.
@@ -155,6 +202,7 @@ def train(
     from prunegraph.ops.cost import cost
     from prunegraph.training import train as _train
     from prunegraph.training.batching import rows_of
+    from prunegraph.training.journal import journal_of, together
     from prunegraph.training.outcome import OutcomeJudge
 
     api.check_model_output(
@@ -176,11 +224,16 @@ def train(
         graph, rows_of(samples, graph), evaluation=judged, original=teacher, metric=metric
     )
     where = console()
-    if where.is_terminal:
-        setting = replace(setting, progress=where.print)
+    live = None if where.is_terminal else _told(where)
+    setting = replace(
+        setting,
+        progress=where.print if where.is_terminal else setting.progress,
+        journal=together(live, *map(journal_of, logs)),
+    )
     done = _train(graph, setting, method)
     for record in done.history:
-        where.print(_line(record))
+        if live is None or "epoch" not in record:
+            where.print(_line(record))
     for note in done.notes:
         where.print(f"note: {note}", markup=False, soft_wrap=True)
     before = _after_cut(done.history)
@@ -217,7 +270,12 @@ def _after_cut(history: Sequence[Mapping[str, Any]]) -> float | None:
     return abs(cuts[-1]) if cuts else None
 
 
-def _line(record: dict[str, Any]) -> str:
+def _told(where: Console) -> Journal:
+    """Print every epoch as it ends: where there is no terminal, there is no bar."""
+    return lambda record: where.print(_line(record))
+
+
+def _line(record: Mapping[str, Any]) -> str:
     """A record of a method's history as text."""
     forms = {"epoch": ">3", "loss": ".4g", "macs": ",", "params": ",", "metric": ".4g"}
     return f"{record['stage']}: " + "  ".join(

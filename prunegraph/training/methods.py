@@ -24,6 +24,7 @@ from prunegraph.training.batches import Augment, Batches
 from prunegraph.training.batching import Batching, batching, feeds_of, rows_of
 from prunegraph.training.fit import Callback, Evaluate, Run, TrainingConfig, fit
 from prunegraph.training.identity import digest_of
+from prunegraph.training.journal import EpochRecords, Journal
 from prunegraph.training.labels import check as check_labels
 from prunegraph.training.losses import Loss
 from prunegraph.training.module import GraphModule
@@ -51,6 +52,7 @@ class TrainingOptions:
         feeds: samples of a graph without a batch axis, as whole feeds [feeds, *shape of the input]; `data` are then its
             rows, as the graph takes them.
         identity: what tells this run from others, for checkpoints; `train` sets it.
+        journal: told the records of all epochs as they end, with their stage.
     """
 
     data: Data
@@ -65,12 +67,13 @@ class TrainingOptions:
     progress: Progress = lambda stage: None
     feeds: Data | None = None
     identity: str = ""
+    journal: Journal | None = None
 
     @property
     def steps(self) -> int:
         """Steps of one training: batches in the data, times epochs."""
         samples = self.data if self.feeds is None else self.feeds
-        return self.recipe.epochs * (samples.samples // self.batch)
+        return self.recipe.epochs * self.recipe.steps(samples.samples // self.batch)
 
     def fit(
         self,
@@ -95,6 +98,7 @@ class TrainingOptions:
             recipe,
             loss=self.loss,
             callbacks=callbacks,
+            watchers=[EpochRecords(stage, self.journal)] if self.journal else [],
             evaluate=self.evaluate,
             checkpoint=own,
             device=self.device,

@@ -41,7 +41,7 @@ def ssd(
 ) -> Loss:
     """A head with priors: `priors` is a .npy of [priors, 4], centre, width and height in pixels.
 
-    `offsets` and `scores` name the outputs; by default the first one with 4 numbers a prior holds offsets, another scores.
+    `offsets` and `scores` name the outputs; by default those of fitting shapes, offsets first.
     """
     if not priors:
         raise OptionError(
