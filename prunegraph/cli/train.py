@@ -89,7 +89,9 @@ def _kinds(
 )
 @evaluation_option("What a metric is measured on after every epoch.")
 @metric_option(
-    "agreement, error, kl or top1. Default: top1 with labels, else agreement.", default=""
+    "agreement, cosine, error, f1, kl, map, map50, miou, perplexity, top1, word_accuracy or file.py:function. "
+    "Default: map50 with boxes, top1 with other labels, else agreement.",
+    default="",
 )
 @epochs_option(type=click.IntRange(1), default=10)
 @lr_option("Highest learning rate; it falls to 0.")

@@ -106,12 +106,12 @@ def _tensorboard(folder: str) -> Journal:
         raise MissingExtraError(
             "--log tensorboard", "tensorboard", "tensorboard"
         ) from error
-    writer = SummaryWriter(folder)  # type: ignore[no-untyped-call]
+    writer = SummaryWriter(folder)
 
     def tell(record: Mapping[str, object]) -> None:
         for name, value in _numbers(record).items():
-            writer.add_scalar(name, value, record["epoch"])  # type: ignore[no-untyped-call]
-        writer.flush()  # type: ignore[no-untyped-call]
+            writer.add_scalar(name, value, record["epoch"])
+        writer.flush()
 
     return tell
 

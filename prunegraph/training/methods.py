@@ -197,7 +197,16 @@ def _identity(method: Method, setting: TrainingOptions) -> str:
         **{name: values[0] for name, values in options(function).items()},
         **getattr(method, "keywords", {}),
     }
-    return digest_of(function.__qualname__, given, setting.budget, setting.data)
+    plain = {name: _number(value) for name, value in given.items()}
+    return digest_of(function.__qualname__, plain, setting.budget, setting.data)
+
+
+def _number(value: object) -> object:
+    """A number for a text that spells one: 1e-4 and 0.0001 are the same option."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _single(graph: Graph, setting: TrainingOptions) -> str:
