@@ -217,13 +217,24 @@ def compare(
     threads: int = 1,
     seed: int = 0,
     provider: str | None = None,
+    metric: str = "",
 ) -> Comparison:
-    """Cost, output difference, latency and (with labels) accuracy of two models side by side."""
+    """Cost, output difference, latency and (with labels) accuracy of two models side by side.
+
+    `metric` is another one than top-1, as in `search`; it needs data.
+    """
     from prunegraph.measuring.compare import compare as _compare
 
     name = provider_name(provider)
     return _compare(
-        first, second, data=data, runs=runs, threads=threads, seed=seed, provider=name
+        first,
+        second,
+        data=data,
+        runs=runs,
+        threads=threads,
+        seed=seed,
+        provider=name,
+        metric=metric,
     )
 
 

@@ -10,6 +10,7 @@ from prunegraph.cli.loading import load_data
 from prunegraph.cli.options import (
     data_option,
     json_option,
+    metric_option,
     model_argument,
     plugin_option,
     provider_option,
@@ -27,6 +28,10 @@ from prunegraph.cli.options import (
 @model_argument("first", metavar="A")
 @model_argument("second", metavar="B")
 @data_option("Inputs (and labels): .npz or file.py:function.")
+@metric_option(
+    "What else is measured on the data, as in search. Default: top1 with labels.",
+    default="",
+)
 @option(
     Section.MEASURING,
     "--runs",
@@ -43,6 +48,7 @@ def compare(
     first: str,
     second: str,
     data: str | None,
+    metric: str,
     runs: int,
     threads: int,
     provider: str | None,
@@ -61,6 +67,7 @@ def compare(
         runs=runs,
         threads=threads,
         provider=provider,
+        metric=metric,
     )
     console().print(tables.comparison_table(result))
     if result.sqnr:

@@ -34,8 +34,8 @@ from prunegraph.cli.results import show_result
 @sweep_options
 @tolerance_option("How much worse the metric may be, in its own unit.", required=True)
 @metric_option(
-    "agreement, error, kl, top1 (needs labels), or file.py:function. Default: top1 with labels, else agreement "
-    "of the classes, else error."
+    "agreement, error, kl, cosine, top1, f1, miou, map, map50, perplexity, word_accuracy or file.py:function. "
+    "Default: top1 with labels, else agreement of the classes, else error."
 )
 @option(
     Section.METHOD,

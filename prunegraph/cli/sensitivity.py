@@ -35,7 +35,7 @@ def _ratios(ctx: click.Context, parameter: click.Parameter, value: str) -> list[
 @model_argument()
 @sweep_options
 @metric_option(
-    "error, agreement, kl, top1 (needs labels), or file.py:function.",
+    "error, agreement, kl, cosine, top1, f1, miou, map, map50, perplexity, word_accuracy or file.py:function.",
     default="error",
     show_default=True,
 )

@@ -37,8 +37,11 @@ from prunegraph.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from rich.console import Console
+
     from prunegraph.graph.model import Graph
     from prunegraph.runtime.data import Data
+    from prunegraph.training.journal import Journal
     from prunegraph.training.kinds import Kind
     from prunegraph.training.losses import Loss
     from prunegraph.training.methods import TrainingOptions
@@ -101,7 +104,9 @@ def _kinds(
 )
 @evaluation_option("What a metric is measured on after every epoch.")
 @metric_option(
-    "agreement, error, kl or top1. Default: top1 with labels, else agreement.", default=""
+    "agreement, cosine, error, f1, kl, map, map50, miou, perplexity, top1, word_accuracy or file.py:function. "
+    "Default: map50 with boxes, top1 with other labels, else agreement.",
+    default="",
 )
 @epochs_option("Passes over the data.", type=click.IntRange(1), default=10)
 @lr_option("Highest learning rate; it falls to 0.")
@@ -119,6 +124,57 @@ def _kinds(
     "--patience",
     type=click.IntRange(1),
     help="Stop after so many epochs without a better metric.",
+)
+@option(
+    Section.TRAINING,
+    "--optimizer",
+    default="sgd",
+    show_default=True,
+    help="sgd (with Nesterov momentum) or adamw, for which 0.001 is a usual --lr.",
+)
+@option(Section.TRAINING, "--momentum", type=float, default=0.9, show_default=True)
+@option(
+    Section.TRAINING,
+    "--weight-decay",
+    type=float,
+    default=5e-4,
+    show_default=True,
+    help="Of matrices and filters; vectors have none.",
+)
+@option(
+    Section.TRAINING,
+    "--warmup",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Share of the run in which the learning rate rises from 0.",
+)
+@option(
+    Section.TRAINING, "--clip", type=float, help="Largest norm of all gradients together."
+)
+@option(
+    Section.TRAINING,
+    "--ema",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Write a moving average of the weights with this decay, as in 0.99.",
+)
+@option(
+    Section.TRAINING,
+    "--accumulate",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Batches whose mean gradient makes one step.",
+)
+@option(
+    Section.TRAINING,
+    "--log",
+    "logs",
+    multiple=True,
+    metavar="WHERE",
+    help="Keep the epochs in FILE.csv, tensorboard:FOLDER or mlflow:EXPERIMENT (repeatable).",
 )
 @probabilities_option()
 @checkpoint_option("Where epochs are kept: a run that was killed goes on.")
@@ -142,6 +198,22 @@ def _kinds(
 )
 @option(
     Section.TRAINING,
+    "--loss",
+    "losses",
+    multiple=True,
+    metavar="LOSS",
+    help="What is made small: a name with options, WEIGHT*NAME, or file.py:function; several are added (repeatable). "
+    "Default: cross_entropy with labels, distill with --original, half of each with both.",
+)
+@option(
+    Section.TRAINING,
+    "--match",
+    multiple=True,
+    metavar="VALUE",
+    help="An inner value that the loss `features` learns from --original (repeatable). Default: the ends of stages.",
+)
+@option(
+    Section.TRAINING,
     "--force",
     is_flag=True,
     help="Write the result even if it is worse than the start.",
@@ -159,6 +231,7 @@ def train(
     method: str,
     checkpoint: str | None,
     force: bool,
+    logs: tuple[str, ...],
     json_path: str | None,
     **options: Any,
 ) -> None:
@@ -172,6 +245,7 @@ def train(
     from prunegraph.report import content
     from prunegraph.training import train as _train
     from prunegraph.training.batching import rows_of
+    from prunegraph.training.journal import journal_of, together
     from prunegraph.training.outcome import OutcomeJudge
 
     api.check_model_output(
@@ -194,11 +268,16 @@ def train(
         graph, rows_of(samples, graph), evaluation=judged, original=teacher, metric=metric
     )
     where = console()
-    if where.is_terminal:
-        setting = replace(setting, progress=where.print)
+    live = None if where.is_terminal else _told(where)
+    setting = replace(
+        setting,
+        progress=where.print if where.is_terminal else setting.progress,
+        journal=together(live, *map(journal_of, logs)),
+    )
     done = _train(graph, setting, method)
     for record in done.history:
-        where.print(_line(record))
+        if live is None or "epoch" not in record:
+            where.print(_line(record))
     for note in done.notes:
         where.print(f"note: {note}", markup=False, soft_wrap=True)
     before = _after_cut(done.history)
@@ -236,7 +315,12 @@ def _after_cut(history: Sequence[Mapping[str, Any]]) -> float | None:
     return abs(cuts[-1]) if cuts else None
 
 
-def _line(record: dict[str, Any]) -> str:
+def _told(where: Console) -> Journal:
+    """Print every epoch as it ends: where there is no terminal, there is no bar."""
+    return lambda record: where.print(_line(record))
+
+
+def _line(record: Mapping[str, Any]) -> str:
     """A record of a method's history as text."""
     forms = {"epoch": ">3", "loss": ".4g", "macs": ",", "params": ",", "metric": ".4g"}
     return f"{record['stage']}: " + "  ".join(
@@ -259,6 +343,8 @@ def _setting(
     macs: str | None,
     params: str | None,
     kinds: Mapping[str, Kind],
+    losses: Sequence[str],
+    match: Sequence[str],
     **numbers: Any,
 ) -> TrainingOptions:
     """Say what a method needs, by the options of the command. Raises PrunegraphError."""
@@ -274,7 +360,16 @@ def _setting(
     return TrainingOptions(
         data=data,
         batch=batch,
-        loss=_loss(graph, teacher, data, probabilities, device, kinds),
+        loss=_loss(
+            graph,
+            teacher,
+            data,
+            losses,
+            match,
+            probabilities=probabilities,
+            device=device,
+            kinds=kinds,
+        ),
         recipe=TrainingConfig(**numbers),
         evaluate=measure(judged, free, metric) if judged is not None else None,
         budget=Budget(**bounds)
@@ -289,29 +384,38 @@ def _loss(
     graph: Graph,
     teacher: Graph | None,
     data: Data,
+    losses: Sequence[str],
+    match: Sequence[str],
+    *,
     probabilities: bool,
     device: str | None,
     kinds: Mapping[str, Kind],
 ) -> Loss:
-    """Cross entropy with labels, distillation with a teacher, half of each with both. Raises DataError."""
-    from prunegraph.training import GraphModule, cross_entropy, distillation
+    """The losses that are named; cross entropy with labels, distillation with a teacher, half of each with both.
+
+    Raises DataError, and what `loss_of` raises.
+    """
+    from prunegraph.training import GraphModule
     from prunegraph.training.batching import batching
     from prunegraph.training.labels import check
+    from prunegraph.training.tasks import LossContext, loss_of
 
     labelled = check(data)
-    if teacher is None and not labelled:
-        raise DataError(
-            "the data have no labels: give --original, the model whose outputs to learn"
-        )
     if teacher is None and kinds:
         raise DataError("--kind says what outputs of --original are learnt as: give that")
-    task = cross_entropy(probabilities=probabilities, graph=graph)
-    if teacher is None:
-        return task
-    return distillation(
-        GraphModule(batching(teacher, data).graph).to(device),
-        labels=0.5 if labelled else 0.0,
-        task=task,
-        probabilities=probabilities,
-        kinds=kinds,
+    if teacher is None and not labelled and not losses:
+        raise DataError(
+            "the data have no labels: give --original, the model whose outputs to learn, or a --loss of your own"
+        )
+    if match and not any("features" in loss for loss in losses):
+        raise DataError("--match names values for the loss features: give --loss features")
+    original = None
+    if teacher is not None:
+        original = GraphModule(batching(teacher, data).graph).to(device).eval()
+    context = LossContext(
+        batching(graph, data).graph, original, probabilities, kinds, match
+    )
+    usual = ["0.5*distill", "0.5*cross_entropy"] if labelled else ["distill"]
+    return loss_of(
+        losses or (usual if original is not None else ["cross_entropy"]), context
     )

@@ -11,6 +11,7 @@ from prunegraph.coupling.sample import full_cost
 from prunegraph.errors import DataError, ModelError
 from prunegraph.graph.model import Graph
 from prunegraph.measuring.latency import Latency, measure_pair
+from prunegraph.measuring.metrics import Metric, Named, Seen, portable, resolve
 from prunegraph.measuring.sqnr import FETCH, dequantized, sqnr
 from prunegraph.ops.cost import Cost
 from prunegraph.runtime.data import Batch, Data, random_inputs
@@ -31,7 +32,8 @@ class Comparison:
     `differences` are, per output, the largest absolute difference and the same over the
     output's largest value. `accuracy` is top-1 of both, where the data has labels;
     `agreement` the share of samples with the same top-1 class, where an output has classes. `sqnr`
-    is, where the second model is quantized, the signal to noise of its values and outputs in dB.
+    is, where the second model is quantized, the signal to noise of its values and outputs in dB. `measured` is a metric
+    that was asked for, of both: its name, two figures and their unit; top-1 is left out then.
     """
 
     costs: tuple[Cost, Cost]
@@ -41,6 +43,7 @@ class Comparison:
     agreement: float | None
     samples: int
     sqnr: dict[str, float] = field(default_factory=dict)
+    measured: tuple[str, float, float, str] | None = None
 
 
 def compare(
@@ -52,10 +55,15 @@ def compare(
     threads: int,
     seed: int,
     provider: str = CPU,
+    metric: Named = "",
 ) -> Comparison:
     """Compare two models with the same inputs and outputs.
 
+    `metric` is that of both, towards the first where it compares outputs; it needs data.
+
     Raises:
+        UnknownNameError: no such metric.
+        PluginError: the metric's file cannot be read, or fails.
         ModelError: they have other inputs or outputs, or do not run.
         DataError: the data does not fit.
     """
@@ -69,6 +77,9 @@ def compare(
         session(graph, name=graph.source, threads=threads, provider=provider)
         for graph in (first, second)
     ]
+    if metric and data is None:
+        raise DataError("a metric is measured on data: give --data")
+    chosen = resolve(portable(metric)) if metric else None
     data = data.fit(first) if data else None
     drawn = [] if data else [random_inputs(first, seed=seed, batch=1)]
     results = [
@@ -81,11 +92,30 @@ def compare(
         (full_cost(first), full_cost(second)),
         {n: _difference(a, b) for n, a, b in zip(first.outputs, *outputs, strict=True)},
         measure_pair(sessions, one, runs=runs, threads=threads, provider=provider),
-        _accuracy(outputs, data),
+        _accuracy(outputs, data) if chosen is None else None,
         _agreement(outputs),
         data.samples if data else 1,
         _noise(first, second, data, drawn),
+        None if chosen is None or data is None else _measured(chosen, first, results, data),
     )
+
+
+def _measured(
+    metric: Metric, graph: Graph, results: list[list[list[np.ndarray]]], data: Data
+) -> tuple[str, float, float, str]:
+    """A metric of both models' outputs: its name, the figures, its unit."""
+    named = [
+        [dict(zip(graph.outputs, values, strict=True)) for values in parts]
+        for parts in results
+    ]
+    figures = [
+        metric.measure(
+            Seen(*each)
+            for each in zip(data.batches(graph, labels=True), named[0], own, strict=True)
+        )
+        for own in named
+    ]
+    return metric.name, figures[0], figures[1], metric.unit
 
 
 def _noise(

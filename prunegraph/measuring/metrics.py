@@ -11,53 +11,36 @@ import numpy as np
 
 from prunegraph import plugins
 from prunegraph.errors import DataError, PluginError, UnknownNameError
+from prunegraph.measuring import detection, tasks
+from prunegraph.measuring.seen import (
+    USELESS,
+    Metric,
+    Seen,
+    are_probabilities,
+    has_classes,
+    log_probabilities,
+    scores,
+)
 from prunegraph.runtime.data import LABELS
+
+__all__ = [
+    "METRICS",
+    "USELESS",
+    "Metric",
+    "Seen",
+    "agreement",
+    "default",
+    "error",
+    "has_classes",
+    "kl",
+    "scores",
+    "top1",
+]
 
 Array = np.ndarray
 
-#: The error of a candidate whose outputs are no numbers.
-USELESS = float(np.finfo(np.float32).max)
-
 #: An output whose variation is a smaller part of its energy than this does not vary.
 VARIES = 1e-9
-
-#: How far a row of probabilities may be from a sum of 1.
-SUM = 1e-3
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One batch: inputs (and `labels`, where the data have them), outputs by name of the original and the candidate."""
-
-    inputs: Mapping[str, Array]
-    expected: Mapping[str, Array]
-    actual: Mapping[str, Array]
-
-    @property
-    def labels(self) -> Array | None:
-        return self.inputs.get(LABELS)
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A figure over all batches.
-
-    Args:
-        name: what it is called.
-        measure: makes the figure from the batches.
-        rises: whether higher is better.
-        unit: of the figure, for tables; "" where it has none.
-    """
-
-    name: str
-    measure: Callable[[Iterable[Seen]], float]
-    rises: bool
-    unit: str = ""
-
-    def loss(self, value: float, original: float) -> float:
-        """How much worse a candidate is than the original, in the metric's unit; at most `USELESS`."""
-        loss = original - value if self.rises else value - original
-        return loss if math.isfinite(loss) else USELESS
 
 
 def error(batches: Iterable[Seen]) -> float:
@@ -143,18 +126,11 @@ def kl(batches: Iterable[Seen]) -> float:
             for outputs in (seen.expected, seen.actual)
         )
         # Outputs that are probabilities already are not to be made into some again.
-        known = bool((expected >= 0).all() and (abs(expected.sum(axis=-1) - 1) < SUM).all())
-        p, q = (_log_probabilities(each, known) for each in (expected, match))
+        known = are_probabilities(expected)
+        p, q = (log_probabilities(each, known) for each in (expected, match))
         total += float((np.exp(p) * (p - q)).sum())
         count += math.prod(expected.shape[:-1])
     return total / count
-
-
-def _log_probabilities(values: Array, known: bool) -> Array:
-    if known:
-        return np.log(np.maximum(values, np.finfo(np.float32).tiny))
-    shifted = values - values.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def top1(batches: Iterable[Seen]) -> float:
@@ -176,29 +152,20 @@ def top1(batches: Iterable[Seen]) -> float:
     return 100.0 * right / count
 
 
-def scores(outputs: Mapping[str, Array], metric: str) -> Array:
-    """The first output, as scores of classes along its last axis. Raises DataError where it cannot be that."""
-    name, match = next(iter(outputs.items()))
-    if not has_classes(match):
-        raise DataError(
-            f"metric {metric!r} needs scores of classes, [samples, classes] or [samples, positions, classes]; "
-            f"the first output {name!r} is {match.dtype} {list(match.shape)}. Metric 'error' fits every model"
-        )
-    return match
-
-
-def has_classes(output: Array) -> bool:
-    """Tell whether an output may hold scores of classes along its last axis."""
-    return output.ndim in (2, 3) and output.shape[-1] > 1 and output.dtype.kind == "f"
-
-
 METRICS = {
     metric.name: metric
     for metric in (
         Metric("agreement", agreement, True, "%"),
         Metric("error", error, False),
         Metric("kl", kl, False, "nats"),
-        Metric("top1", top1, True, "%"),
+        Metric("top1", top1, True, "%", by="labels"),
+        Metric("cosine", tasks.cosine, True),
+        Metric("f1", tasks.f1, True, "%", by="labels"),
+        Metric("map", detection.mean_precision, True, "%", by="labels"),
+        Metric("map50", detection.precision_at_half, True, "%", by="labels"),
+        Metric("miou", tasks.mean_overlap, True, "%", by="labels"),
+        Metric("perplexity", tasks.perplexity, False, by="labels"),
+        Metric("word_accuracy", tasks.word_accuracy, True, "%", by="either"),
     )
 }
 
@@ -284,8 +251,15 @@ def resolve(metric: str | CustomMetric) -> Metric:
     return metric.metric() if isinstance(metric, CustomMetric) else METRICS[metric]
 
 
-def default(outputs: Mapping[str, Array], labelled: bool) -> str:
-    """The metric that says most: top-1 with labels, agreement of the classes without, else the outputs' error."""
+def default(
+    outputs: Mapping[str, Array], labelled: bool, labels: Array | None = None
+) -> str:
+    """The metric that says most: top-1 with labels, agreement of the classes without, else the outputs' error.
+
+    Where `labels` are boxes of a detector it is their mean average precision.
+    """
+    if detection.are_boxes(labels) and detection.can_decode(outputs):
+        return "map50"
     first = next(iter(outputs.values()))
     if first.ndim != 2 or not has_classes(first):
         return "error"

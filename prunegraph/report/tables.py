@@ -183,6 +183,14 @@ def comparison_table(result: Comparison) -> Table:
             f"{b:.2%}",
             f"{(b - a) * 100:+.2f} points",
         )
+    if result.measured is not None:
+        name, a, b, unit = result.measured
+        table.add_row(
+            f"{name} on {result.samples} samples",
+            f"{a:.4g}",
+            f"{b:.4g}",
+            f"{b - a:+.4g} {unit}",
+        )
     if result.agreement is not None:
         table.add_row("same top-1 class", "", "", f"{result.agreement:.2%}")
     table.add_section()

@@ -62,19 +62,7 @@ def _fold(graph: Graph, keep: Collection[str]) -> Graph:
 def _pairs(graph: Graph, keep: Collection[str]) -> Iterator[tuple[Node, Node, Affine]]:
     """Layers with something affine as their only reader."""
     for node in graph.nodes:
-        weight = graph.weights.get(node.input(1))
-        if (
-            not info(node).folds
-            or node.domain
-            or node.subgraph is not None
-            or weight is None
-            or not weight.is_float
-        ):
-            continue
-        if is_transposed_convolution(node) and node.attributes.get("group", 1) != 1:
-            continue
-        # A bias that is a matrix differs from sample to sample; a Gemm without one may not be had.
-        if linear.LinearLayer(graph, node).rest or (is_gemm(node) and node.version < 7):
+        if not takes_affine(graph, node):
             continue
         readers = graph.consumers.get(node.outputs[0], ())
         if len(readers) != 1 or node.outputs[0] in graph.outputs:
@@ -85,6 +73,25 @@ def _pairs(graph: Graph, keep: Collection[str]) -> Iterator[tuple[Node, Node, Af
         affine = _affine(graph, node, reader, readers[0][1])
         if affine is not None:
             yield node, reader, affine
+
+
+def takes_affine(graph: Graph, node: Node) -> bool:
+    """Tell whether a node is a layer that can take a factor and a shift of its outputs into its weights."""
+    weight = graph.weights.get(node.input(1))
+    if (
+        not info(node).folds
+        or node.domain
+        or node.subgraph is not None
+        or weight is None
+        or not weight.is_float
+    ):
+        return False
+    if is_transposed_convolution(node) and node.attributes.get("group", 1) != 1:
+        return False
+    # A bias that is a matrix differs from sample to sample; a Gemm without one may not be had.
+    return not linear.LinearLayer(graph, node).rest and not (
+        is_gemm(node) and node.version < 7
+    )
 
 
 def _affine(graph: Graph, layer: Node, node: Node, slot: int) -> Affine | None:

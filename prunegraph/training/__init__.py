@@ -9,7 +9,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("prunegraph.training", "torch", "torch") from error
 
-from prunegraph.training import gfr, iterative, joint  # noqa: F401  (methods that register themselves)
+from prunegraph.training import detection, gfr, iterative, joint  # noqa: F401  (register themselves)
 from prunegraph.training.batches import Batches
 from prunegraph.training.evaluate import measure
 from prunegraph.training.fit import Callback, Run, TrainingConfig, fit

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
-from prunegraph.errors import UnknownNameError
 from prunegraph.graph.model import Graph
-from prunegraph.measuring.metrics import METRICS, Seen
+from prunegraph.measuring.detection import are_boxes
+from prunegraph.measuring.metrics import Named, Seen, portable, resolve
 from prunegraph.runtime import session
-from prunegraph.runtime.data import CHUNK, Data
+from prunegraph.runtime.data import CHUNK, LABELS, Data
 from prunegraph.training.fit import Evaluate
 from prunegraph.training.losses import outputs_of
 from prunegraph.training.operators.table import to_numpy, to_torch
@@ -23,34 +23,35 @@ Array = np.ndarray
 def measure(
     data: Data | Sequence[Mapping[str, Array]] | Mapping[str, Array],
     original: Graph,
-    metric: str = "",
+    metric: Named = "",
     *,
     size: int = CHUNK,
 ) -> Evaluate:
     """A function for `fit(evaluate=...)`: a metric of a module against the original, larger is better.
 
     Args:
-        data: inputs, and `labels` for "top1".
-        original: gives names of inputs and outputs, and what "agreement", "error" and "kl" compare with.
-        metric: one of these four; those that fall as a model gets better are negated. By default "top1" with
-            labels, else "agreement".
+        data: inputs, and `labels` for metrics that need them.
+        original: gives names of inputs and outputs, and what metrics without labels compare with.
+        metric: one of `prunegraph.measuring.metrics.METRICS`, `file.py:function` or a function; those that fall as a
+            model gets better are negated. By default "map50" with boxes, "top1" with other labels, else "agreement".
         size: samples that are run at a time.
 
     Raises:
         UnknownNameError: no such metric.
+        PluginError: the metric's file cannot be read.
         DataError: the data do not fit.
     """
     samples = Data.of(data).fit(original)
-    name = metric or ("top1" if samples.labels is not None else "agreement")
-    if name not in METRICS:
-        raise UnknownNameError("metric", name, METRICS)
-    chosen = METRICS[name]
 
     def batches() -> Iterator[dict[str, Array]]:
         return samples.batches(original, size, labels=True)
 
-    # Labels say enough for top1; the other metrics need the original's outputs, which never change.
-    outputs = [] if name == "top1" else list(_outputs(original, batches()))
+    labelled = samples.labels is not None
+    name = portable(metric or _usual(next(batches(), {}), labelled))
+    chosen = resolve(name)
+    # Labels say enough for some; the other metrics need the original's outputs, which never change.
+    needed = chosen.needs_original(labelled)
+    outputs = list(_outputs(original, batches())) if needed else []
     expected: Iterable[dict[str, Array]] = outputs or itertools.repeat({})
 
     def evaluate(module: torch.nn.Module) -> float:
@@ -74,6 +75,13 @@ def measure(
     # For checkpoints: what is measured, not what the original gave for it on this machine.
     evaluate.identity = (name, samples, size)  # type: ignore[attr-defined]
     return evaluate
+
+
+def _usual(batch: Mapping[str, Array], labelled: bool) -> str:
+    """The metric where none is named."""
+    if not labelled:
+        return "agreement"
+    return "map50" if are_boxes(batch.get(LABELS)) else "top1"
 
 
 def _outputs(

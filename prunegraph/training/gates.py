@@ -206,8 +206,7 @@ def gated_nodes(graph: Graph, coupling: Coupling | None = None) -> list[Node]:
     ]
     if not nodes:
         raise DataError(
-            f"{graph.source}: no removable channel has a BatchNormalization to put a gate behind "
-            "(exporters fold it into the weights: export in training mode, or keep it)"
+            f"{graph.source}: no removable channel has a BatchNormalization to put a gate behind"
         )
     return nodes
 

@@ -28,13 +28,17 @@ from prunegraph.training.compression import Compression
 from prunegraph.training.evaluate import measure
 from prunegraph.training.fit import Callback, Run
 from prunegraph.training.gates import GatedModule, Mode
-from prunegraph.training.losses import Batch, Loss
+from prunegraph.training.losses import Batch, Loss, inner_of
 from prunegraph.training.methods import METHODS, TrainingOptions, TrainResult
 from prunegraph.training.operators.table import Tensor
-from prunegraph.training.sparse import Sparsify
+from prunegraph.training.sparse import Sparsify, penalty
+from prunegraph.training.unfold import unfold
 
 #: Share of the training after which gates are frozen.
 LIVE = 0.9
+
+#: Strength of the light form's penalty where none is given.
+LIGHT = 1e-4
 
 #: Samples on which statistics are counted anew.
 CALIBRATION = 1024
@@ -66,7 +70,7 @@ def gfr(
     graph: Graph,
     setting: TrainingOptions,
     *,
-    strength: float = 1e-4,
+    strength: str | float = "auto",
     light: bool = False,
     mode: Mode = "sample",
     reduction: int = 16,
@@ -84,7 +88,8 @@ def gfr(
     Args:
         graph: what is trained.
         setting: with a budget, the graph is cut to it.
-        strength: of the penalty: on scales, or in the light form on the mean of the gates.
+        strength: of the penalty: on scales (see `Sparsify`; "auto" is its relative one), or in the light form on the
+            mean of the gates ("auto" is 1e-4).
         light: train the gates alone, and let them only rank channels.
         mode: whether every sample has gates of its own, or the batch's mean counts.
         reduction: channels for one hidden unit of a gate; there are at least 8.
@@ -106,9 +111,11 @@ def gfr(
         TrainingError: the loss is not finite, or the checkpoint is of another run.
         ExactnessError: the proof of the cut failed.
     """
-    _check(setting, strength, tolerance, p, q)
+    chosen = penalty(strength, "gfr")
+    _check(setting, tolerance, p, q)
+    unfolded = unfold(graph, setting.data, seed=setting.recipe.seed)
     module = GatedModule(
-        graph,
+        unfolded.graph,
         light=light,
         reduction=reduction,
         momentum=momentum,
@@ -116,15 +123,16 @@ def gfr(
         seed=setting.recipe.seed,
     )
     run = (
-        _train_gates(module, setting, strength)
+        _train_gates(module, setting, LIGHT if chosen is None else chosen)
         if light
-        else _train_sparse(module, setting, strength)
+        else _train_sparse(module, setting, chosen)
     )
     module.cpu()
     trained = with_factors(
-        graph if light else module.folded(), Factors(module.factors(), folded=not light)
+        unfolded.graph if light else module.folded(),
+        Factors(module.factors(), folded=not light),
     )
-    done = TrainResult(trained).after("gfr", run)
+    done = TrainResult(trained).after("gfr", run).with_note(unfolded.note)
     if setting.budget is None and not tolerance:
         return done
     repair = "least-squares" if refit else "bn" if bn_recal else "absorb"
@@ -142,19 +150,16 @@ def gfr(
     else:
         evaluate = setting.evaluate or measure(setting.data, graph)
         created = how.to_tolerance(trained, tolerance, evaluate, device=setting.device)
-    return replace(done, model=with_factors(created.model, None))
+    return replace(done, model=unfolded.folded(with_factors(created.model, None)))
 
 
-def _check(
-    setting: TrainingOptions, strength: float, tolerance: float, p: float, q: float
-) -> None:
+def _check(setting: TrainingOptions, tolerance: float, p: float, q: float) -> None:
     """Raise for what could only fail after the training."""
     check_exponents("gfr", p, q)
-    for name, value in (("strength", strength), ("tolerance", tolerance)):
-        if not (math.isfinite(value) and value >= 0):
-            raise OptionError(
-                f"option {name!r} of training method 'gfr' must be a number of at least 0, got {value:g}"
-            )
+    if not (math.isfinite(tolerance) and tolerance >= 0):
+        raise OptionError(
+            f"option 'tolerance' of training method 'gfr' must be a number of at least 0, got {tolerance:g}"
+        )
     if setting.budget is not None and tolerance:
         raise OptionError(
             "training method 'gfr' cuts to a budget or as far as a tolerance allows: give one of them"
@@ -165,7 +170,9 @@ def _check(
         )
 
 
-def _train_sparse(module: GatedModule, setting: TrainingOptions, strength: float) -> Run:
+def _train_sparse(
+    module: GatedModule, setting: TrainingOptions, strength: float | None
+) -> Run:
     sparsify = Sparsify(module, strength, coupling=analyze(module.base))
     return setting.fit(
         module, "gfr", callbacks=[sparsify, FreezeGates(module, setting.steps)]
@@ -184,6 +191,7 @@ def _closing(module: GatedModule, loss: Loss, strength: float) -> Loss:
     def penalised(outputs: Sequence[Tensor], batch: Batch) -> Tensor:
         return loss(outputs, batch) + strength * torch.cat(module.means).mean()
 
+    penalised.inner = inner_of(loss)  # type: ignore[attr-defined]
     return penalised
 
 

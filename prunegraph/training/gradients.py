@@ -13,7 +13,7 @@ import torch
 from prunegraph.errors import DataError, TrainingError, UnknownNameError
 from prunegraph.graph.model import Graph
 from prunegraph.runtime.data import Data
-from prunegraph.training.losses import Loss, outputs_of
+from prunegraph.training.losses import Loss, inner_of, outputs_with
 from prunegraph.training.module import GraphModule
 from prunegraph.training.operators.table import Tensor, to_torch
 from prunegraph.training.roles import statistics
@@ -139,8 +139,10 @@ class TaskGradients:
         for arrays in self.data.batches(self.graph, size, labels=True):
             batch = {name: to_torch(array).to(device) for name, array in arrays.items()}
             with _differentiable(self.module, tensors):
-                outputs = outputs_of(
-                    self.module, {name: batch[name] for name in self.graph.inputs}
+                outputs = outputs_with(
+                    self.module,
+                    {name: batch[name] for name in self.graph.inputs},
+                    inner_of(self.loss),
                 )
                 loss = self.loss(outputs, batch)
                 if not bool(torch.isfinite(loss)):

@@ -1,6 +1,6 @@
 """The method `joint`: sparse training, pruning, fine-tuning, quantization-aware training (source 000).
 
-1. Scales of BatchNormalization shrink (`Sparsify`).
+1. Scales of BatchNormalization shrink (`Sparsify`); where it was folded into the weights it is put back for that.
 2. Channels with small scales go, over all layers in one list; what is left is repaired from shallow to deep.
 3. The smaller model is trained on.
 4. It is trained with fake quantization, and written in integers (`QuantizedModule`).
@@ -19,7 +19,8 @@ from prunegraph.training.methods import METHODS, TrainingOptions, TrainResult
 from prunegraph.training.module import GraphModule
 from prunegraph.training.prune_stage import Pruning, budgets, measured, rounds_of, sampled
 from prunegraph.training.qat import Phases, QuantizedModule, check
-from prunegraph.training.sparse import Sparsify
+from prunegraph.training.sparse import Sparsify, penalty
+from prunegraph.training.unfold import Unfolded, unfold
 
 #: Largest norm of the gradients in the last stage; a recipe may have a smaller one.
 QAT_CLIP = 1.0
@@ -30,7 +31,7 @@ def joint(
     graph: Graph,
     setting: TrainingOptions,
     *,
-    strength: float = 1e-4,
+    strength: str | float = "auto",
     sparse_epochs: int = 0,
     tune_epochs: int = 0,
     qat_epochs: int = 0,
@@ -53,7 +54,7 @@ def joint(
         graph: the model.
         setting: with a budget, or give `macs` or `params`. Its loss is that of all stages: one that distils from the
             original does so in all.
-        strength: of the penalty on scales; 0 leaves the first stage out.
+        strength: of the penalty on scales, see `Sparsify`; "auto" is its relative one, 0 leaves the first stage out.
         sparse_epochs: of the first stage; 0 is the recipe's, as for the others.
         tune_epochs: of the third stage, in each round.
         qat_epochs: of the last stage.
@@ -74,10 +75,9 @@ def joint(
         OptionError: an option is out of range.
         PrunegraphError: what `prunegraph.prune`, `prunegraph.quantize` and `fit` raise.
     """
-    if strength < 0 or qat_lr <= 0:
-        raise OptionError(
-            f"strength must be at least 0 and qat_lr above 0, got {strength:g} and {qat_lr:g}"
-        )
+    chosen = penalty(strength, "joint")
+    if qat_lr <= 0:
+        raise OptionError(f"qat_lr must be above 0, got {qat_lr:g}")
     bounds = budgets(setting, macs=macs, params=params)
     pruning = Pruning(algorithm, allocation, repair, round_to, min_channels, samples)
     pruning.check(graph, setting.data)
@@ -85,19 +85,22 @@ def joint(
         check(graph)
     recipe = setting.recipe
     done = TrainResult(graph)
-    if strength:
-        module = GraphModule(graph)
+    unfolded = Unfolded(graph)
+    if chosen != 0:
+        unfolded = unfold(graph, setting.data, seed=recipe.seed)
+        module = GraphModule(unfolded.graph)
         run = setting.fit(
             module,
             "sparse",
             recipe=replace(recipe, epochs=sparse_epochs or recipe.epochs),
-            callbacks=[Sparsify(module, strength)],
+            callbacks=[Sparsify(module, chosen)],
         )
-        done = TrainResult(module.cpu().write_back(graph)).after("sparse", run)
+        trained = module.cpu().write_back(unfolded.graph)
+        done = TrainResult(trained).after("sparse", run).with_note(unfolded.note)
     tuning = replace(recipe, epochs=tune_epochs or recipe.epochs)
     done = rounds_of(done, setting, bounds, pruning, tuning, rounds)
     if quantize == "none":
-        return done
+        return replace(done, model=unfolded.folded(done.model))
     # Without batch statistics to normalise by, one large step is enough to lose the network.
     clip = min(recipe.clip or QAT_CLIP, QAT_CLIP)
     last = replace(

@@ -120,6 +120,7 @@ def distillation(
     task: Loss | None = None,
     probabilities: bool = False,
     kinds: Mapping[str, Kind] | None = None,
+    by_size: bool = False,
 ) -> Loss:
     """How far outputs are from the original's: the mean over all of them, each by its kind.
 
@@ -136,6 +137,8 @@ def distillation(
         probabilities: the first output of the models ends in a Softmax.
         kinds: of outputs by name where they are not what `prunegraph.training.kinds` takes them for: "scores", "values"
             or "left out".
+        by_size: outputs are weighted by how many elements they have: maps of one detector at several sizes. By default
+            all count the same.
 
     Raises UnknownNameError for an output that is not there; the loss raises DataError where outputs do not fit.
 
@@ -152,7 +155,7 @@ def distillation(
                 original, {name: value for name, value in batch.items() if name != LABELS}
             )
         pairs = _paired(outputs, wanted)
-        parts = []
+        parts, sizes = [], []
         for index, (student, teacher) in enumerate(pairs):
             kind = known[index] if known else _by_rank(index, teacher)
             if (
@@ -161,6 +164,7 @@ def distillation(
                 or not teacher.numel()
             ):
                 continue
+            sizes.append(teacher.numel() if by_size else 1)
             if kind.kind == "values":
                 parts.append(squared_error(student, teacher))
             else:
@@ -178,7 +182,9 @@ def distillation(
             raise DataError(
                 "no output of the original is a floating-point number: there is nothing to learn from it"
             )
-        far = torch.stack(parts).mean()
+        shares = torch.tensor(sizes, dtype=torch.float64)
+        shares = (shares / shares.sum()).to(parts[0])
+        far = (torch.stack(parts) * shares).sum() if by_size else torch.stack(parts).mean()
         return (
             far if labels == 0 else (1 - labels) * far + labels * by_labels(outputs, batch)
         )
@@ -293,6 +299,30 @@ def mean_squared(original: torch.nn.Module) -> Loss:
         return torch.stack([nnf.mse_loss(y, t) for y, t in pairs]).mean()
 
     return loss
+
+
+def inner_of(loss: Loss) -> tuple[str, ...]:
+    """Names of the inner values that a loss is given behind the outputs."""
+    return tuple(getattr(loss, "inner", ()))
+
+
+def outputs_with(
+    module: torch.nn.Module, inputs: Mapping[str, Tensor], inner: Sequence[str]
+) -> tuple[Tensor, ...]:
+    """All outputs of a module, and inner values by name behind them.
+
+    Raises DataError where the module is none of a graph, UnknownNameError where it has no such value.
+    """
+    if not inner:
+        return outputs_of(module, inputs)
+    if not isinstance(module, GraphModule):
+        raise DataError("inner values can be had of a GraphModule alone")
+    module.watch(inner)
+    try:
+        created: Any = outputs_of(module, inputs)
+        return (*created, *(module.observed[name] for name in inner))
+    finally:
+        module.watch(())
 
 
 def outputs_of(module: torch.nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:

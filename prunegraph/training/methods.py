@@ -24,10 +24,12 @@ from prunegraph.training.batches import Augment, Batches
 from prunegraph.training.batching import Batching, batching, feeds_of, rows_of
 from prunegraph.training.fit import Callback, Evaluate, Run, TrainingConfig, fit
 from prunegraph.training.identity import digest_of
+from prunegraph.training.journal import EpochRecords, Journal
 from prunegraph.training.labels import check as check_labels
 from prunegraph.training.losses import Loss
 from prunegraph.training.module import GraphModule
-from prunegraph.training.sparse import Sparsify
+from prunegraph.training.sparse import Sparsify, penalty
+from prunegraph.training.unfold import unfold
 
 Progress = Callable[[str], None]
 
@@ -50,6 +52,7 @@ class TrainingOptions:
         feeds: samples of a graph without a batch axis, as whole feeds [feeds, *shape of the input]; `data` are then its
             rows, as the graph takes them.
         identity: what tells this run from others, for checkpoints; `train` sets it.
+        journal: told the records of all epochs as they end, with their stage.
     """
 
     data: Data
@@ -64,12 +67,13 @@ class TrainingOptions:
     progress: Progress = lambda stage: None
     feeds: Data | None = None
     identity: str = ""
+    journal: Journal | None = None
 
     @property
     def steps(self) -> int:
         """Steps of one training: batches in the data, times epochs."""
         samples = self.data if self.feeds is None else self.feeds
-        return self.recipe.epochs * (samples.samples // self.batch)
+        return self.recipe.epochs * self.recipe.steps(samples.samples // self.batch)
 
     def fit(
         self,
@@ -94,6 +98,7 @@ class TrainingOptions:
             recipe,
             loss=self.loss,
             callbacks=callbacks,
+            watchers=[EpochRecords(stage, self.journal)] if self.journal else [],
             evaluate=self.evaluate,
             checkpoint=own,
             device=self.device,
@@ -192,7 +197,16 @@ def _identity(method: Method, setting: TrainingOptions) -> str:
         **{name: values[0] for name, values in options(function).items()},
         **getattr(method, "keywords", {}),
     }
-    return digest_of(function.__qualname__, given, setting.budget, setting.data)
+    plain = {name: _number(value) for name, value in given.items()}
+    return digest_of(function.__qualname__, plain, setting.budget, setting.data)
+
+
+def _number(value: object) -> object:
+    """A number for a text that spells one: 1e-4 and 0.0001 are the same option."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _single(graph: Graph, setting: TrainingOptions) -> str:
@@ -239,9 +253,20 @@ def plain(
 
 @METHODS.register("sparse")
 def sparse(
-    graph: Graph, setting: TrainingOptions, *, strength: float = 1e-4
+    graph: Graph, setting: TrainingOptions, *, strength: str | float = "auto"
 ) -> TrainResult:
-    """Train while scales of BatchNormalization shrink (network slimming), so that `bn_scale` finds what can go."""
-    module = GraphModule(graph)
-    run = setting.fit(module, "sparse", callbacks=[Sparsify(module, strength)])
-    return TrainResult(module.cpu().write_back(graph)).after("sparse", run)
+    """Train while scales of BatchNormalization shrink (network slimming), so that `bn_scale` finds what can go.
+
+    BatchNormalization that was folded into the weights is put back, and stays for `bn_scale`; see
+    `prunegraph.training.unfold`. `strength` is that of `Sparsify`, "auto" its relative penalty.
+
+    Raises:
+        OptionError: `strength` is neither "auto" nor a number of at least 0.
+        DataError: no removable channel has a BatchNormalization, or a layer that can have one.
+    """
+    chosen = penalty(strength, "sparse")
+    unfolded = unfold(graph, setting.data, seed=setting.recipe.seed)
+    module = GraphModule(unfolded.graph)
+    run = setting.fit(module, "sparse", callbacks=[Sparsify(module, chosen)])
+    done = TrainResult(module.cpu().write_back(unfolded.graph)).after("sparse", run)
+    return done.with_note(unfolded.note)

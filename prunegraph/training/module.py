@@ -14,7 +14,7 @@ from prunegraph.graph.model import Graph, Weight
 from prunegraph.rewriting.reweight import Revision
 from prunegraph.training.feeds import InputSizes
 from prunegraph.training.operators.table import DTYPES, Tensor, Value, to_numpy, to_torch
-from prunegraph.training.program import compiled, execute
+from prunegraph.training.program import Block, compiled, execute
 from prunegraph.training.roles import scale_names, trainable_names
 from prunegraph.training.unshare import copies, untied
 
@@ -51,6 +51,9 @@ class GraphModule(torch.nn.Module):
         self._fixed: dict[str, Tensor] = {}
         self._keys: dict[str, str] = {}
         self._declared = InputSizes.of(self.graph)
+        self._watched: tuple[str, ...] = ()
+        #: Values that `watch` asked for, of the last run.
+        self.observed: dict[str, Value] = {}
         chosen = trainable_names(self.graph, trainable)
         chosen |= {copy for copy, name in self._copies.items() if name in chosen}
         chosen -= set(self.graph.outputs)  # layers read copies of these
@@ -144,27 +147,47 @@ class GraphModule(torch.nn.Module):
         """
         values = self._known(inputs, named)
         feeds = self._declared.apart({name: values[name] for name in self.graph.inputs})
-        if feeds is None:
-            return self._run(values)
-        return feeds.joined([self._run({**values, **feed}) for feed in feeds.inputs])
+        created = (
+            self._run(values)
+            if feeds is None
+            else feeds.joined([self._run({**values, **feed}) for feed in feeds.inputs])
+        )
+        count = len(self.graph.outputs)
+        self.observed = dict(zip(self._watched, created[count:], strict=True))
+        return created[:count]
 
     def _run(self, values: dict[str, Value]) -> tuple[Value, ...]:
-        execute(self._program.main, values, self.training)
-        return tuple(values[name] for name in self.graph.outputs)
+        execute(self._keeping(self._watched), values, self.training)
+        return tuple(values[name] for name in (*self.graph.outputs, *self._watched))
 
-    def values(self, names: Sequence[str], inputs: Mapping[str, Any]) -> dict[str, Value]:
-        """Inner values by name, for one run. Raises UnknownNameError, DataError, ModelError."""
-        main = self._program.main
+    def watch(self, names: Sequence[str]) -> None:
+        """Keep inner values of every run from now on, in `observed`. Raises UnknownNameError."""
+        self._check_produced(names)
+        self._watched = tuple(names)
+
+    def _check_produced(self, names: Sequence[str]) -> None:
+        produced = self._program.main.produced
         for name in names:
-            if name not in main.produced:
-                raise UnknownNameError("value", name, main.produced)
+            if name not in produced:
+                raise UnknownNameError("value", name, produced)
+
+    def _keeping(self, names: Sequence[str]) -> Block:
+        """The program, without letting go of values."""
+        main = self._program.main
+        if not names:
+            return main
         kept = set(names)
         steps = tuple(
             replace(step, last=tuple(v for v in step.last if v not in kept))
             for step in main.steps
         )
+        return replace(main, steps=steps)
+
+    def values(self, names: Sequence[str], inputs: Mapping[str, Any]) -> dict[str, Value]:
+        """Inner values by name, for one run. Raises UnknownNameError, DataError, ModelError."""
+        self._check_produced(names)
         result = self._known((), dict(inputs))
-        execute(replace(main, steps=steps), result, self.training)
+        execute(self._keeping(names), result, self.training)
         return {name: result[name] for name in names}
 
     def _known(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Value]:

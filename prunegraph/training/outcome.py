@@ -13,7 +13,15 @@ import numpy as np
 
 from prunegraph.errors import DataError, WorseError
 from prunegraph.graph.model import Graph
-from prunegraph.measuring.metrics import METRICS, Metric, Seen, agreement, default, error
+from prunegraph.measuring.metrics import (
+    Metric,
+    Seen,
+    agreement,
+    default,
+    error,
+    portable,
+    resolve,
+)
 from prunegraph.runtime import session
 from prunegraph.runtime.data import CHUNK, LABELS, Data
 from prunegraph.training.batching import batching
@@ -116,6 +124,7 @@ class OutcomeJudge:
         self.asked = evaluation is not None
         self.before: float | None = None
         self.metric: Metric | None = None
+        self._compares = False
         self._original = batching(original, data).graph if original is not None else None
         self._choose(metric)
 
@@ -127,17 +136,26 @@ class OutcomeJudge:
         if first is None:
             return
         labelled = LABELS in first
-        name = name or default(_named(self.start, _run(self.start, first)), labelled)
-        if name != "top1" and (self._original is None or self._is_start(first)):
+        name = name or default(
+            _named(self.start, _run(self.start, first)), labelled, first.get(LABELS)
+        )
+        chosen = resolve(portable(name))
+        self._compares = chosen.needs_original(labelled) and not self._is_own(name)
+        if self._compares and (self._original is None or self._is_start(first)):
             # Nothing is nearer to the start than the start: there is no worse and better.
             return
-        self.metric = METRICS[name]
+        self.metric = chosen
         try:
             self.before = self._measured(self.start)
         except DataError:
             if self.asked:
                 raise
             self.metric = None
+
+    @staticmethod
+    def _is_own(name: str) -> bool:
+        """Tell whether a metric is a function of the user's: it is given no outputs of the original."""
+        return name.rpartition(":")[0].endswith(".py")
 
     def _is_start(self, batch: Values) -> bool:
         assert self._original is not None
@@ -149,7 +167,7 @@ class OutcomeJudge:
 
     def _measured(self, graph: Graph) -> float:
         assert self.metric is not None
-        expected = None if self.metric.name == "top1" else self._original
+        expected = self._original if self._compares else None
         return float(self.metric.measure(_seen(self.judged, expected, graph)))
 
     def __call__(self, result: Graph, *, before: float | None = None) -> Outcome:

@@ -3,7 +3,12 @@
 After each step of the optimizer `gamma <- sign(gamma) * max(|gamma| - lr * strength, 0)`: scales become exactly 0,
 with any optimizer. Scales that belong to one channel, because Add or a depthwise convolution couples their
 layers, shrink together: `gamma <- gamma * max(0, 1 - lr * strength * sqrt(m) / |gamma|)` for the m scales of a channel.
-Sources: Liu et al. 2017 (network slimming); Yuan, Lin 2006 (group lasso).
+
+Without a strength the penalty is relative to the group and to the length of the run: the smallest `SHARE` of a group's
+channels, by the norm of their scales at every step, shrink to 0 over the first part of the run (`FADED`); others stay.
+Which ones are the smallest is up to the loss until then, and the rest of the run makes up for them. So a short run, in
+which losses hardly resist, does not shrink the whole network, and a long one does not resist for ever.
+Sources: Liu et al. 2017 (network slimming); Yuan, Lin 2006 (group lasso); Wang et al. 2021 (growing regularization).
 """
 
 from __future__ import annotations
@@ -17,11 +22,17 @@ import torch
 from prunegraph.coupling.analysis import analyze
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.groups import Group
-from prunegraph.errors import DataError
+from prunegraph.errors import DataError, OptionError
 from prunegraph.operators import is_batch_normalization
 from prunegraph.training.fit import Callback, Run
 from prunegraph.training.module import GraphModule
 from prunegraph.training.operators.table import Tensor
+
+#: Part of every group's channels that the relative penalty takes away.
+SHARE = 1 / 3
+
+#: Part of the run after which they are gone.
+FADED = 0.5
 
 #: A scale is as good as gone below this share of its layer's median.
 GONE = 1e-2
@@ -40,13 +51,31 @@ class _Scales:
         return sum(places.shape[1] for _, places in self.members)
 
 
+def penalty(strength: str | float, method: str) -> float | None:
+    """The strength in a method's option: a number of at least 0, or None for "auto", the relative penalty.
+
+    Raises OptionError for anything else.
+    """
+    if strength == "auto":
+        return None
+    try:
+        number = float(strength)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number >= 0):
+        raise OptionError(
+            f"option 'strength' of training method {method!r} must be auto or a number of at least 0, got {strength!r}"
+        )
+    return number
+
+
 class Sparsify(Callback):
     """Shrinks scales of channels that can be removed while `fit` trains.
 
     Args:
         module: the module that is trained.
-        strength: of the penalty. Published: 1e-4 for plain networks, 1e-5 for residual ones, with a penalty
-            on each scale by itself.
+        strength: of the penalty, as published: 1e-4 for plain networks, 1e-5 for residual ones. None is the relative
+            penalty, for which batches have to have a length.
         coupling: of `module.graph`; analysed if not given.
         enough: ends the run when this share of the channels is as good as gone; None trains on.
 
@@ -57,7 +86,7 @@ class Sparsify(Callback):
     def __init__(
         self,
         module: GraphModule,
-        strength: float,
+        strength: float | None = None,
         *,
         coupling: Coupling | None = None,
         enough: float | None = None,
@@ -69,8 +98,7 @@ class Sparsify(Callback):
         ]
         if not self.scales:
             raise DataError(
-                f"{module.graph.source}: no removable channel has a BatchNormalization whose scales are trained "
-                "(exporters fold it into the weights: export in training mode, or keep it)"
+                f"{module.graph.source}: no removable channel has a BatchNormalization whose scales are trained"
             )
 
     def identity(self) -> object:
@@ -85,9 +113,10 @@ class Sparsify(Callback):
             for p in group["params"]
             if id(p) not in waiting
         }
+        kept = _kept(run) if self.strength is None else 1.0
         with torch.no_grad():
             for scales in self.scales:
-                self._shrink(scales, rates)
+                self._shrink(scales, rates, kept)
 
     def on_epoch(self, run: Run) -> None:
         run.stop = run.stop or (self.enough is not None and self.gone() >= self.enough)
@@ -105,22 +134,36 @@ class Sparsify(Callback):
             lost, total = lost + int(channels.sum()), total + len(channels)
         return lost / total
 
-    def _shrink(self, scales: _Scales, rates: dict[int, float]) -> None:
+    def _shrink(self, scales: _Scales, rates: dict[int, float], kept: float) -> None:
         """The proximal step for one group. Scales that the optimizer does not train stay as they are."""
         parts = [(self.module.weight(name), places) for name, places in scales.members]
         parts = [(weight, places) for weight, places in parts if id(weight) in rates]
         if not parts:
             return
-        rate = max(rates[id(weight)] for weight, _ in parts)
         together = torch.cat([weight[places] for weight, places in parts], 1)
-        bound = rate * self.strength * math.sqrt(together.shape[1])
         norm = torch.linalg.vector_norm(together, dim=1, keepdim=True)
+        if self.strength is None:
+            count = math.ceil(SHARE * len(norm))
+            highest = norm.flatten().sort().values[count - 1]
+            bound = torch.where(norm <= highest, (1 - kept) * norm, 0.0)
+        else:
+            rate = max(rates[id(weight)] for weight, _ in parts)
+            bound = torch.full_like(
+                norm, rate * self.strength * math.sqrt(together.shape[1])
+            )
         # Written so that what falls below the bound is 0 and not nearly 0.
         factor = torch.where(
             norm > bound, 1 - bound / norm.clamp(min=torch.finfo(norm.dtype).tiny), 0.0
         )
         for weight, places in parts:
             weight[places] = weight[places] * factor
+
+
+def _kept(run: Run) -> float:
+    """Share of a fading scale that one step keeps; the product over the steps falls along a line to 0."""
+    before = run.done()
+    after = before + 1 / (run.recipe.epochs * run.length)
+    return max(0.0, (FADED - after) / (FADED - before)) if before < FADED else 0.0
 
 
 def _scales(module: GraphModule, group: Group) -> _Scales | None:

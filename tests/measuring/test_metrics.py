@@ -166,6 +166,6 @@ def test_a_function_as_metric() -> None:
 def test_unknown_names() -> None:
     with pytest.raises(
         UnknownNameError,
-        match=r"unknown metric 'top', did you mean 'top1'\? Known: agreement, error",
+        match=r"unknown metric 'top', did you mean 'top1'\? Known: agreement, cosine, error",
     ):
         portable("top")

@@ -483,7 +483,7 @@ def test_what_is_wrong_is_said_before_the_work() -> None:
         ),
         ({"budget": Budget(ratio="auto")}, "cycles", BudgetError, "ratio auto"),
         ({}, "joint:params=-1", BudgetError, "params must be a positive"),
-        ({}, "joint:qat_lr=0", OptionError, "qat_lr above 0"),
+        ({}, "joint:qat_lr=0", OptionError, "qat_lr must be above 0"),
         ({}, "joint:quantize=int3", OptionError, "must be one of int8, none"),
         ({}, "cycles:steps=0", OptionError, "at least 1"),
         ({}, "cycles:repair=glue", UnknownNameError, "glue"),
@@ -503,8 +503,7 @@ def test_what_is_wrong_is_said_before_the_work() -> None:
     with pytest.raises(DataError, match="no array for model input"):
         QuantizedModule(graph, {"y": np.zeros((4, 3, 8, 8), np.float32)})
     b = Builder()
+    inner = b.relu(b.op("MatMul", b.input("n", 3, 8, 8), b.weight(8, 6)))
     with pytest.raises(DataError, match="no removable channel"):
-        train(
-            b.graph(b.head(b.relu(b.conv(b.input("n", 3, 8, 8), 3, 6)), 6)), quick, "joint"
-        )
+        train(b.graph(b.op("MatMul", inner, b.weight(6, 5))), quick, "joint")
     assert weights(GraphModule(graph)) == weights(GraphModule(residual_net())) and pg.load

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 import prunegraph as pg
-from prunegraph.errors import DataError
+from prunegraph.errors import DataError, OptionError
 from prunegraph.training.batches import Batches
 from prunegraph.training.fit import Run, TrainingConfig, fit
+from prunegraph.training.methods import train
 from prunegraph.training.module import GraphModule
 from prunegraph.training.sparse import Sparsify
 from tests.builders import Builder, residual_net
@@ -120,3 +121,57 @@ def test_without_normalisation_there_is_nothing_to_shrink() -> None:
     module = GraphModule(b.graph(b.head(b.relu(b.conv(b.input("n", 3, 6, 6), 3, 6)), 6)))
     with pytest.raises(DataError, match="no removable channel has a BatchNormalization"):
         Sparsify(module, 1e-4)
+
+
+@pytest.mark.parametrize("steps", [10, 300])
+@pytest.mark.parametrize("size", [1e-3, 50.0])
+def test_the_relative_penalty_takes_a_third_however_long_the_run_and_large_the_scales(
+    steps: int, size: float
+) -> None:
+    module = chain()
+    scale = module.graph.node("bn").inputs[1]
+    start = size * torch.tensor([0.4, -0.5, 0.9, 1.0, 2.0, -3.0])
+    with torch.no_grad():
+        module.weight(scale).copy_(start)
+    sparsify, state = Sparsify(module), run(module, 0.1)
+    state.length = steps
+    for step in range(steps):
+        state.step = step
+        sparsify.after_step(state)
+        # Along a line: half of the way after a quarter of the run.
+        if step + 1 == steps // 4 and steps % 4 == 0:
+            torch.testing.assert_close(module.weight(scale)[:2], start[:2] / 2)
+    assert module.weight(scale)[:2].tolist() == [0, 0]
+    assert torch.equal(module.weight(scale)[2:], start[2:])
+    assert sparsify.gone() == pytest.approx(1 / 3)
+
+
+def test_a_channel_that_the_loss_holds_is_not_taken() -> None:
+    """The smallest is looked for at every step."""
+    module = chain()
+    scale = module.graph.node("bn").inputs[1]
+    with torch.no_grad():
+        module.weight(scale).copy_(torch.tensor([0.4, 0.5, 0.6, 1, 2, 3]))
+    sparsify, state = Sparsify(module), run(module, 0.1)
+    state.length = 20
+    for step in range(20):
+        state.step = step
+        sparsify.after_step(state)
+        with torch.no_grad():
+            module.weight(scale)[0] += 0.2
+    assert (module.weight(scale) == 0).tolist() == [False, True, True, False, False, False]
+
+
+def test_a_relative_penalty_needs_the_length_of_the_run() -> None:
+    module = chain()
+    with pytest.raises(DataError, match="how long the run is"):
+        Sparsify(module).after_step(run(module, 0.1))
+
+
+@pytest.mark.parametrize("strength", ["-1", "nan", "much"])
+@pytest.mark.parametrize("method", ["sparse", "joint", "gfr"])
+def test_a_strength_is_auto_or_a_number(strength: str, method: str) -> None:
+    from tests.training.test_joint import setting
+
+    with pytest.raises(OptionError, match=r"'strength'.*auto or a number"):
+        train(residual_net(), setting(), f"{method}:strength={strength}")

@@ -1,0 +1,210 @@
+"""Mean average precision of detectors, counted by pycocotools from the boxes in a network's outputs.
+
+Labels are float32 [samples, most, 5]: class, left, top, right, bottom in pixels of the input, rows of class -1 padding.
+Outputs are one of
+
+* [n, 4 + classes, places]: centre, width and height in pixels, a probability for each class (YOLO v8 and later);
+* [n, places, 5 + classes]: the same with a probability of an object behind the box (YOLO v5, v7);
+* [n, boxes, 6]: left, top, right, bottom, score, class, without overlaps already;
+* [n, boxes, 4] and [n, boxes, classes]: corners and scores.
+
+Source: the rules of COCO (Lin et al. 2014), and greedy suppression of overlaps within a class.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from prunegraph.errors import DataError, MissingExtraError
+from prunegraph.measuring.seen import Array, Seen
+from prunegraph.runtime.data import LABELS
+
+#: Boxes with a lower score are left out, and those that overlap a better one of their class by more than this.
+SCORE, OVERLAP = 1e-3, 0.7
+
+#: Boxes of an image: before overlaps are suppressed, and those that count.
+BEFORE, MOST = 3000, 100
+
+#: Numbers of a box of labels.
+COLUMNS = 5
+
+#: Numbers of a box without overlaps.
+FINISHED = 6
+
+
+def are_boxes(labels: Array | None) -> bool:
+    """Tell whether labels are boxes."""
+    return labels is not None and labels.ndim == 3 and labels.shape[2] == COLUMNS
+
+
+def can_decode(outputs: Mapping[str, Array]) -> bool:
+    """Tell whether outputs are boxes in a form that is known."""
+    return _form(list(outputs.values())) != ""
+
+
+def mean_precision(batches: Iterable[Seen]) -> float:
+    """Average precision in percent, the mean over classes and overlaps of 0.5 to 0.95."""
+    return _evaluated(batches, "map")[0]
+
+
+def precision_at_half(batches: Iterable[Seen]) -> float:
+    """Average precision in percent at an overlap of 0.5, the mean over classes."""
+    return _evaluated(batches, "map50")[1]
+
+
+def _form(outputs: list[Array]) -> str:
+    first = outputs[0]
+    if first.ndim != 3 or first.dtype.kind != "f":
+        return ""
+    if len(outputs) >= 2:
+        other = outputs[1]
+        able = other.ndim == 3 and other.shape[:2] == first.shape[:2]
+        if first.shape[2] == 4 and able:
+            return "corners and scores"
+        return "scores and corners" if able and other.shape[2] == 4 else ""
+    if first.shape[2] == FINISHED and first.shape[1] <= BEFORE:
+        return "finished"
+    if first.shape[1] < first.shape[2]:
+        return "places last" if first.shape[1] > 4 else ""
+    return "places first" if first.shape[2] > COLUMNS else ""
+
+
+def decoded(
+    outputs: Mapping[str, Array], metric: str = "map"
+) -> list[tuple[Array, Array, Array]]:
+    """Corners [boxes, 4], scores and classes of every sample, the best first. Raises DataError."""
+    values = list(outputs.values())
+    form = _form(values)
+    if not form:
+        raise DataError(
+            f"metric {metric!r} does not know boxes in outputs of the shapes {[list(v.shape) for v in values]}; a "
+            "function of yours does: --metric file.py:function"
+        )
+    first = values[0].astype(np.float64)
+    if form == "finished":
+        return [_best(row[:, :4], row[:, 4], row[:, 5].astype(int)) for row in first]
+    if form == "corners and scores":
+        boxes, scores = first, values[1]
+    elif form == "scores and corners":
+        boxes, scores = values[1].astype(np.float64), values[0]
+    elif form == "places last":
+        boxes, scores = _corners(first[:, :4].swapaxes(1, 2)), first[:, 4:].swapaxes(1, 2)
+    else:
+        boxes, scores = _corners(first[..., :4]), first[..., 4:5] * first[..., 5:]
+    return [_suppressed(b, s) for b, s in zip(boxes, scores, strict=True)]
+
+
+def _corners(boxes: Array) -> Array:
+    half = boxes[..., 2:] / 2
+    return np.concatenate([boxes[..., :2] - half, boxes[..., :2] + half], -1)
+
+
+def _best(boxes: Array, scores: Array, classes: Array) -> tuple[Array, Array, Array]:
+    order = np.argsort(-scores, kind="stable")
+    order = order[scores[order] > SCORE][:MOST]
+    return boxes[order], scores[order], classes[order]
+
+
+def _suppressed(boxes: Array, scores: Array) -> tuple[Array, Array, Array]:
+    """The best boxes of each class that overlap no better one of it."""
+    place, named = np.nonzero(scores > SCORE)
+    values = scores[place, named]
+    order = np.argsort(-values, kind="stable")[:BEFORE]
+    place, named, values = place[order], named[order], values[order]
+    corners = boxes[place]
+    kept = np.ones(len(place), bool)
+    count = 0
+    for i in range(len(place)):
+        if not kept[i]:
+            continue
+        count += 1
+        if count == MOST:
+            kept[i + 1 :] = False
+            break
+        rest = np.flatnonzero(kept[i + 1 :] & (named[i + 1 :] == named[i])) + i + 1
+        kept[rest[_overlap(corners[i], corners[rest]) > OVERLAP]] = False
+    return corners[kept], values[kept], named[kept]
+
+
+def _overlap(box: Array, others: Array) -> Array:
+    least, most = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
+    common = np.clip(most - least, 0, None).prod(1)
+    sizes = (box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1)
+    return common / np.maximum(sizes - common, 1e-12)
+
+
+def _evaluated(batches: Iterable[Seen], metric: str) -> tuple[float, float]:
+    """Average precision over all overlaps and at one half, in percent. Raises DataError, MissingExtraError."""
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        raise MissingExtraError(f"metric {metric!r}", "pycocotools", "detection") from error
+    wanted, results, images = _collected(batches, metric)
+    if not wanted:
+        raise DataError(f"metric {metric!r} needs samples with boxes: the labels have none")
+    if not results:
+        return 0.0, 0.0
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = {
+            "images": [{"id": i} for i in range(1, images + 1)],
+            "categories": [{"id": c} for c in sorted({w["category_id"] for w in wanted})],
+            "annotations": wanted,
+        }
+        truth.createIndex()
+        judge = COCOeval(truth, truth.loadRes(results), "bbox")
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    return 100.0 * float(judge.stats[0]), 100.0 * float(judge.stats[1])
+
+
+def _collected(
+    batches: Iterable[Seen], metric: str
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], int]:
+    """Boxes of labels and of outputs as COCO has them, and the number of images."""
+    wanted: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
+    image = 0
+    for seen in batches:
+        labels = seen.labels
+        if labels is None or not are_boxes(labels):
+            shape = "none" if labels is None else list(labels.shape)
+            raise DataError(
+                f"metric {metric!r} needs {LABELS!r} [samples, boxes, 5] (class, left, top, right, bottom), "
+                f"the data have {shape}"
+            )
+        for row, (boxes, scores, classes) in zip(
+            labels, decoded(seen.actual, metric), strict=True
+        ):
+            image += 1
+            for named, *box in row[row[:, 0] >= 0].astype(np.float64).tolist():
+                size = (box[2] - box[0], box[3] - box[1])
+                wanted.append(
+                    {
+                        "id": len(wanted) + 1,
+                        "image_id": image,
+                        "category_id": int(named),
+                        "bbox": [box[0], box[1], *size],
+                        "area": size[0] * size[1],
+                        "iscrowd": 0,
+                    }
+                )
+            for box, score, named in zip(
+                boxes.tolist(), scores.tolist(), classes.tolist(), strict=True
+            ):
+                results.append(
+                    {
+                        "image_id": image,
+                        "category_id": int(named),
+                        "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
+                        "score": score,
+                    }
+                )
+    return wanted, results, image
