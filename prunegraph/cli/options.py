@@ -262,6 +262,13 @@ depth_option = shared(
     show_default=True,
     help="Whether residual branches go as a whole: auto weighs them against channels, only takes nothing else.",
 )
+ranks_option = shared(
+    "--ranks",
+    type=click.Choice(["never", "auto"]),
+    default="auto",
+    show_default=True,
+    help="Whether layers may be written as several of low rank; auto: with --data, where that leaves least error.",
+)
 allocation_option = shared(
     "--allocation", help="How the budget is shared among groups, as in global:max."
 )
