@@ -23,8 +23,10 @@ from prunegraph.keywords import takes_options
 from prunegraph.latency.measured import Selected
 from prunegraph.pipeline import PruneResult, check_quantize, choose, finish
 from prunegraph.preparation import Preparer, kept_tokens
+from prunegraph.proof.factors import prove_factors
 from prunegraph.recovery import repairs
 from prunegraph.rewriting.cut import cut
+from prunegraph.rewriting.decompose import decompose_to
 from prunegraph.rewriting.short_names import compact as _compact
 from prunegraph.rewriting.vocabulary import shrink_vocabulary
 from prunegraph.rotation.rotate import rotate as _rotate
@@ -155,9 +157,10 @@ def select(
 
 
 def apply(model: Graph, plan: Plan) -> Graph:
-    """The graph without the plan's channels; `model` is untouched. Raises PlanError."""
+    """The graph without the plan's channels, its layers at the plan's ranks; `model` is untouched. Raises PlanError."""
     base = _base(model, plan)
-    return cut(survivors(plan.coupling(base), plan))
+    pruned = cut(survivors(plan.coupling(base), plan))
+    return decompose_to(pruned, plan.ranks).model if plan.ranks else pruned
 
 
 def _base(model: Graph, plan: Plan) -> Graph:
@@ -180,7 +183,8 @@ def verify(
 ) -> Proof:
     """Prove that a pruned graph computes what the masked original computes.
 
-    A smaller vocabulary and a rotation that the plan has are proved on the way.
+    A smaller vocabulary and a rotation that the plan has are proved on the way. Where the plan has ranks, the cut is
+    proved before them, and then that the graph computes what its factors multiply to, whatever these are.
 
     Args:
         model: the original.
@@ -205,7 +209,15 @@ def verify(
         seen = [base.intake.since(model.intake).read(batch) for batch in data]
         base = rotated(base, plan.rotation, data=seen, seed=seed).model
     batches = [base.intake.since(model.intake).read(batch) for batch in data]
-    return _verify(base, plan, pruned, data=batches, seed=seed, progress=progress)
+    if not plan.ranks:
+        return _verify(base, plan, pruned, data=batches, seed=seed, progress=progress)
+    narrow = cut(survivors(plan.coupling(base), plan))
+    proof = _verify(base, plan, narrow, data=batches, seed=seed)
+    names = [each.layer for each in plan.ranks]
+    factors = prove_factors(
+        narrow, pruned, names, data=[] if plan.interface else batches, seed=seed
+    )
+    return max(proof, factors, key=lambda each: each.relative)
 
 
 def compare(

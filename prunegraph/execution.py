@@ -8,29 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.errors import ExactnessError, ModelError
 from prunegraph.graph.model import Graph
 from prunegraph.isolate import isolate
+from prunegraph.proof.factors import prove_factors
 from prunegraph.proof.result import Proof
 from prunegraph.proof.verify import verify
 from prunegraph.recovery.repairs import BoundRepair
 from prunegraph.rewriting.cut import cut
+from prunegraph.rewriting.decompose import DecomposeResult, decompose_to
 from prunegraph.runtime.data import Batch, Data
 from prunegraph.selection.plan import Plan, survivors
-
-if TYPE_CHECKING:
-    from prunegraph.rewriting.decompose import DecomposeResult
 
 #: Samples of the user's data that a proof looks at.
 PROOF_SAMPLES = 16
 
 #: Decomposes a graph that has been cut, on data or without.
-Decomposition = Callable[[Graph, Data | None], "DecomposeResult"]
+Decomposition = Callable[[Graph, Data | None], DecomposeResult]
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,7 @@ class ExecutionResult:
         left_out: groups that broke the proof and stay whole.
         blame: whose fault that is.
         decomposed: what decomposition did, if there was one.
+        factors: the proof that its chains compute what their products say; None where it was turned off.
     """
 
     model: Graph
@@ -77,6 +77,7 @@ class ExecutionResult:
     left_out: tuple[str, ...] = ()
     blame: str = ""
     decomposed: DecomposeResult | None = None
+    factors: Proof | None = None
 
 
 def execute(
@@ -98,25 +99,41 @@ def execute(
         plan: what is cut; it may be empty.
         data: unlabelled inputs to verify on and to fit to.
         options: how.
-        decomposition: decomposes the cut graph; None leaves it.
+        decomposition: decomposes the cut graph; None is what the plan says of ranks.
 
     Raises:
         BudgetError: `decomposition` cannot meet its budget.
         DataError: the data do not fit the model.
-        ExactnessError: no part of the plan holds; with `whole`, the plan does not hold.
+        ExactnessError: no part of the plan holds; with `whole`, the plan does not hold. Or decomposed layers are not
+            what their parts multiply to.
         PlanError: the plan does not fit the model.
     """
+    if decomposition is None and plan.ranks:
+        decomposition = partial(_to_ranks, plan)
     done = _cut_and_prove(coupling, plan, data, options)
-    graph, decomposed, repair = done.pruned, None, options.repair
+    graph, decomposed, factors, repair = done.pruned, None, None, options.repair
     if not repair.refits:
         graph = repair(done.survivors, graph, data, options.progress)
     if decomposition is not None:
         options.progress("decompose")
         decomposed = decomposition(graph, data)
+        if options.verify and decomposed.layers:
+            options.progress("verify what was decomposed")
+            names = [row.name for row in decomposed.layers]
+            # Inputs are those of the cut graph, which takes less where inputs were cut: random ones will do then.
+            seen = proof_batches(graph, data) if not done.plan.interface else []
+            factors = prove_factors(
+                graph, decomposed.model, names, data=seen, seed=options.seed
+            )
         graph = decomposed.model
     if repair.refits:
         graph = repair(done.survivors, graph, data, options.progress)
-    return replace(done, model=graph, decomposed=decomposed)
+    return replace(done, model=graph, decomposed=decomposed, factors=factors)
+
+
+def _to_ranks(plan: Plan, graph: Graph, data: Data | None) -> DecomposeResult:
+    """A cut graph with the layers of low rank that a plan names."""
+    return decompose_to(graph, plan.ranks, data=data)
 
 
 def proof_batches(model: Graph, samples: Data | None) -> list[Batch]:
@@ -159,7 +176,9 @@ def _cut_and_prove(
         def attempt(part: Plan) -> None:
             proved(part, survivors(coupling, part), None)
 
+        ranks = plan.ranks
         plan, left_out = isolate(coupling, plan, attempt, failure)
+        plan = replace(plan, ranks=ranks)
         rest = proved(plan, survivors(coupling, plan), options.scratch)
         return replace(rest, left_out=left_out, blame=failure.blame)
 

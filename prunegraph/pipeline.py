@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from prunegraph.ops.cost import Cost
 from prunegraph.options import base_name
 from prunegraph.proof.result import Proof
 from prunegraph.recovery import repairs
+from prunegraph.rewriting.decompose import DecomposeResult
 from prunegraph.rewriting.tied import tie_copies
 from prunegraph.runtime.data import Batch, Data
 from prunegraph.runtime.division import divided
@@ -28,6 +29,7 @@ from prunegraph.selection.criteria.base import Gradients
 from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.plan import Plan
 from prunegraph.selection.select import Ranking, rank
+from prunegraph.selection.units import Candidate
 
 if TYPE_CHECKING:
     from prunegraph.decoders.config import Configured
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from prunegraph.quantization.quantize import QuantizeResult
     from prunegraph.rewriting.vocabulary import Vocabulary
     from prunegraph.rotation.run import Rotated
+    from prunegraph.tuning.damage import Damage
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class PruneResult:
     the budget, and `rounding` where `round_to` was "auto". `quantized` says what quantization did, if asked for.
     Where there is a `vocabulary`, it was made smaller first: `original` is what came of that, `before` is the cost of
     the model that was given. Where it was `rotated`, `original` is the rotated graph. `configured` says which
-    files that describe the model were written beside it.
+    files that describe the model were written beside it. `decomposed` are layers that were written as several of low
+    rank after the cut, `factors` is the proof that these compute what their factors multiply to.
     """
 
     original: Graph
@@ -65,6 +69,8 @@ class PruneResult:
     vocabulary: Vocabulary | None = None
     rotated: Rotated | None = None
     configured: Configured | None = None
+    decomposed: DecomposeResult | None = None
+    factors: Proof | None = None
 
 
 def choose(
@@ -80,7 +86,9 @@ def choose(
         return _with_depth(coupling, choice, statistics, gradients, repair, progress)
     if statistics is not None and competes(choice):
         return Selected(
-            competing(coupling, choice, statistics, gradients, progress).plan(choice.budget)
+            competing(coupling, choice, statistics, gradients, repair, progress).plan(
+                choice.budget
+            )
         )
     if base_name(choice.allocation or "") not in MEASURED or statistics is None:
         inputs = _sample(coupling.graph, choice, statistics.data if statistics else None)
@@ -112,10 +120,9 @@ def _with_depth(
     data = statistics.data if statistics is not None else None
     depth.check(choice, data)
     assert data is not None
-    bound, widths = (
-        repairs.find(repair, data, coupling.graph),
-        replace(choice, depth="never"),
-    )
+    bound = repairs.find(repair, data, coupling.graph)
+    # Ranks are tried with whole repairs, which would be done anew for every number of branches.
+    widths = replace(choice, depth="never", ranks="never")
     inputs = _sample(coupling.graph, choice, data)
     return depth.choose(
         depth.Depth(coupling, choice, data, bound, inputs, progress=progress),
@@ -167,22 +174,39 @@ def competing(
     choice: SelectionOptions,
     statistics: Statistics,
     gradients: Gradients | None,
+    repair: str,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Ranking:
     """Scored channels, and what measures the damage of choices: of several allocations the best one is taken.
 
-    Where damage cannot be measured (parts of the graph do not run by themselves), the default allocation stays.
+    Layers of low rank compete as well where the choice lets them, and the graph is not that of a source whose own
+    tensors a plan has to name. Where damage cannot be measured (parts of the graph do not run by themselves), the
+    default allocation stays.
     """
+    from prunegraph.ranks.choose import rank_candidates
+    from prunegraph.ranks.trial import RepairTrial
     from prunegraph.tuning.damage import Damage
 
     fitted, held = divided(statistics)
     ranked = rank(coupling, choice, fitted, gradients)
     damage = Damage(coupling, fitted, held, progress)
     try:
-        return replace(ranked, curves=damage.curves(ranked.units), damage=damage.measure)
+        ranked = replace(ranked, curves=damage.curves(ranked.units), damage=_of(damage))
+        if choice.ranks == "never" or choice.same_width or coupling.graph.sources:
+            return ranked
+        others, measured = rank_candidates(ranked, damage, statistics, choice)
+        if others is None or measured is None:
+            return ranked
+        trial = RepairTrial(coupling, statistics.data, repair, progress)
+        return replace(ranked, others=others, damage=measured.measure, trial=trial)
     except (DataError, ModelError) as error:
         progress(f"damage is not measured: {error}")
         return ranked
+
+
+def _of(damage: Damage) -> Callable[[Sequence[Candidate]], list[float]]:
+    """What measures candidates that are channels alone."""
+    return lambda candidates: damage.measure([each.removal for each in candidates])
 
 
 def _sample(model: Graph, choice: SelectionOptions, data: Data | None) -> Batch | None:
@@ -233,6 +257,8 @@ def finish(
         chosen.rounding,
         quantized,
         executed.blame,
+        decomposed=executed.decomposed,
+        factors=executed.factors,
     )
 
 

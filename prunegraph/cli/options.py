@@ -370,6 +370,14 @@ depth_option = shared(
     show_default=True,
     help="Whether residual branches go as a whole: auto weighs them against channels, only takes nothing else.",
 )
+ranks_option = shared(
+    Section.REMOVE,
+    "--ranks",
+    type=click.Choice(["never", "auto"]),
+    default="auto",
+    show_default=True,
+    help="Whether layers may be written as several of low rank; auto: with --data, where that leaves least error.",
+)
 allocation_option = shared(
     Section.CHOOSE,
     "--allocation",

@@ -27,6 +27,7 @@ from prunegraph.cli.options import (
     params_option,
     provider_option,
     quantize_option,
+    ranks_option,
     reading_options,
     report_options,
     result_options,
@@ -112,6 +113,7 @@ def _ratio(
 )
 @result_options
 @depth_option()
+@ranks_option()
 @provider_option()
 @threads_option()
 @report_options

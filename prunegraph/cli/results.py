@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from prunegraph.pipeline import PruneResult
+    from prunegraph.proof.result import Proof
+    from prunegraph.rewriting.decompose import DecomposeResult
     from prunegraph.runtime.data import Data
 
 
@@ -66,6 +68,10 @@ def show_result(
         where.print(
             f"shared among groups by the least damage measured at the outputs: {damages(measured)}"
         )
+    if (repaired := result.plan.provenance.get("repaired")) is not None:
+        where.print(f"the error that is left behind the repair: {damages(repaired)}")
+    if result.decomposed is not None:
+        where.print(low_rank(result.decomposed, result.factors))
     if result.rounding is not None:
         where.print(str(result.rounding))
     if result.left_out:
@@ -135,6 +141,16 @@ def _nothing_removed(result: PruneResult) -> str:
     if multiple in (1, "auto"):
         return "nothing was removed"
     return f"nothing was removed: kept channels are a multiple of {multiple}; --round-to 1 cuts to any width"
+
+
+def low_rank(decomposed: DecomposeResult, factors: Proof | None) -> str:
+    """Which layers are several of low rank now, and what their proof showed."""
+    ranks = ", ".join(
+        f"{row.name} ({row.method} {' x '.join(map(str, row.ranks))})"
+        for row in decomposed.layers
+    )
+    shown = f"; each computes the product of its factors: {factors}" if factors else ""
+    return f"{len(decomposed.layers)} layers of low rank: {ranks}{shown}"
 
 
 def damages(measured: Mapping[str, float]) -> str:

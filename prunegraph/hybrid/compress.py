@@ -17,6 +17,7 @@ from prunegraph.hybrid import mixes, published
 from prunegraph.hybrid.decisions import Decision, decisions
 from prunegraph.hybrid.mixes import Mix
 from prunegraph.keywords import takes_options
+from prunegraph.measuring.deviation import deviation
 from prunegraph.ops.cost import Cost
 from prunegraph.options import base_name
 from prunegraph.pipeline import check_quantize, competes, competing, ranking
@@ -310,7 +311,7 @@ class _Work:
             graph = self._mixed(share, fitting, False).model
         except BudgetError as error:
             return Mix(share, reason=str(error))
-        return Mix(share, full_cost(graph), mixes.error(self.model, graph, held))
+        return Mix(share, full_cost(graph), deviation(self.model, graph, held))
 
     def _mixed(self, share: float, data: Data | None, verify: bool) -> ExecutionResult:
         """The graph that goes a share of the way (in logarithms) by pruning."""
@@ -355,7 +356,14 @@ class _Work:
         if self._ranking is None:
             self.progress("score")
             self._ranking = (
-                competing(self.coupling, choice, self.statistics, None, self.progress)
+                competing(
+                    self.coupling,
+                    replace(choice, ranks="never"),
+                    self.statistics,
+                    None,
+                    self.how.repair.name,
+                    self.progress,
+                )
                 if self.statistics is not None and competes(choice)
                 else ranking(
                     self.coupling,

@@ -6,20 +6,13 @@ three quarters of the data and measured on the others; the error decides.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-
-import numpy as np
 
 from prunegraph.errors import BudgetError
 from prunegraph.graph.model import Graph
-from prunegraph.measuring import metrics
-from prunegraph.measuring.metrics import Seen
 from prunegraph.ops.cost import Cost
 from prunegraph.runtime import division
 from prunegraph.runtime.data import Data, random_inputs
-from prunegraph.runtime.session import run, session
-from prunegraph.runtime.statistics import batch_size
 
 #: Shares of the way that are pruned: from decomposition alone to pruning alone.
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -53,29 +46,6 @@ def parts(graph: Graph, data: Data | None) -> tuple[Data | None, Data]:
             [random_inputs(graph, seed=seed, batch=1) for seed in range(RANDOM)]
         )
     return division.parts(graph, data)
-
-
-def error(original: Graph, other: Graph, data: Data) -> float:
-    """Squared error of the outputs by their variation (metric "error")."""
-    first, second = session(original), session(other)
-    # Few enough samples at a time that all values of one fit in memory.
-    size = batch_size(
-        original,
-        data.fit(original),
-        [value for node in original.nodes for value in node.outputs if value],
-    )
-
-    def seen() -> Iterator[Seen]:
-        for batch in data.batches(original, size):
-            expected, match = (
-                dict(zip(original.outputs, run(opened, batch), strict=True))
-                for opened in (first, second)
-            )
-            yield Seen(batch, expected, match)
-
-    with np.errstate(all="ignore"):
-        value = metrics.error(seen())
-    return value if np.isfinite(value) else metrics.USELESS
 
 
 def best(mixes: list[Mix]) -> Mix:

@@ -11,7 +11,7 @@ import onnx
 from onnx import numpy_helper
 
 from prunegraph.coupling.sample import complete, full_cost
-from prunegraph.errors import BudgetError, OptionError, UnknownNameError
+from prunegraph.errors import BudgetError, OptionError, PlanError, UnknownNameError
 from prunegraph.graph.layer_names import named_layers
 from prunegraph.graph.linear import LinearLayer
 from prunegraph.graph.model import Graph, Node, Weight
@@ -41,6 +41,7 @@ from prunegraph.rewriting.rewriter import Rewriter
 from prunegraph.runtime.data import Data, Samples
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.budget import Budget
+from prunegraph.selection.ranks import LayerRanks
 
 if TYPE_CHECKING:
     from prunegraph.measuring.latency import Latency
@@ -218,6 +219,52 @@ def decompose_layers(
     created = writer.graph()
     return DecomposeResult(
         created, tuple(writer.rows), remaining, before, full_cost(created)
+    )
+
+
+def decompose_to(
+    graph: Graph, wanted: Sequence[LayerRanks], *, data: Samples | None = None
+) -> DecomposeResult:
+    """Replace some layers by chains of given ranks, or of the full ones where these are lower.
+
+    Args:
+        graph: the model; it is not changed.
+        wanted: which layers, how, and their ranks. A layer that would not have fewer parameters stays as it is.
+        data: unlabelled inputs: parts are fitted to what the layers make of them, by least squares.
+
+    Raises:
+        DataError: the data do not fit the model.
+        PlanError: there is no such layer, it cannot be decomposed, or its method has another number of ranks.
+    """
+    fitting, remaining = _layers(graph, "auto", ())
+    by_name = {layer.node.name: layer for layer in fitting}
+    writer = _FactorWriter(
+        graph, Statistics(graph, Data.of(data)) if data is not None else None
+    )
+    skipped = {}
+    for each in wanted:
+        layer = by_name.get(each.layer)
+        if layer is None or each.method not in layer.methods("auto"):
+            reason = remaining.get(each.layer, f"method {each.method!r} does not fit it")
+            if each.layer not in by_name and each.layer not in remaining:
+                reason = "there is no such layer"
+            raise PlanError(
+                f"{graph.source}: layer {each.layer!r} cannot have low rank: {reason}"
+            )
+        form = FORMS[each.method](layer.tensor())
+        if len(form.full) != len(each.ranks):
+            raise PlanError(
+                f"{graph.source}: layer {each.layer!r} by {each.method} has {len(form.full)} ranks, "
+                f"the plan gives {len(each.ranks)}"
+            )
+        chosen = candidate(layer, form, each.ranks, 1)
+        if chosen.pays:
+            writer.add(layer, chosen, form)
+        else:
+            skipped[each.layer] = f"rank {_listed(chosen.ranks)} would not pay"
+    created = writer.graph()
+    return DecomposeResult(
+        created, tuple(writer.rows), skipped, full_cost(graph), full_cost(created)
     )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Protocol
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from prunegraph.selection.budget import Budget, Meter, unmet
 from prunegraph.selection.pieces import Pieces
 from prunegraph.selection.units import (
     Limits,
+    Removal,
     Step,
     Unit,
     collect,
@@ -233,6 +235,19 @@ def error_at(curve: Curve, shares: Array) -> Array:
     return values + np.maximum(shares - x[-1], 0) * max(last, y[-1] / x[-1])
 
 
+class Beside(Protocol):
+    """What competes with channels and is none: each of it with options, of which the first is to leave it as it is."""
+
+    @property
+    def errors(self) -> Sequence[Array]:
+        """Errors of the options of each; those of the first are 0."""
+
+    def saving(
+        self, kind: str, options: Mapping[str, Sequence[Removal]]
+    ) -> Callable[[Mapping[str, int], Sequence[int]], float]:
+        """What some options save of a cost, beside what units of channels have chosen of their own options."""
+
+
 def allocate(
     coupling: Coupling,
     units: Sequence[Unit],
@@ -252,6 +267,21 @@ def allocate(
     Raises:
         BudgetError: the budget cannot be met within the limits.
     """
+    return allocate_beside(coupling, units, budget, limits, curves)[0]
+
+
+def allocate_beside(
+    coupling: Coupling,
+    units: Sequence[Unit],
+    budget: Budget,
+    limits: Limits,
+    curves: Mapping[str, Curve],
+    beside: Beside | None = None,
+) -> tuple[dict[str, Array], list[int]]:
+    """The same where something competes with channels: what to remove, and an option for each of the others.
+
+    `beside` is for bounds, not for a ratio, which counts channels. Raises as `allocate` does.
+    """
     choices: dict[str, list[Option]] = {}
     free = []
     for unit in units:
@@ -268,15 +298,41 @@ def allocate(
         for unit in free
     ]
     measures = _measures(coupling, budget, free, choices)
+    if beside is not None:
+        errors += beside.errors
+        measures = [
+            (_with_saving(measure, kind, free, choices, beside), bound)
+            for kind, (measure, bound) in zip(budget.counted, measures, strict=True)
+        ]
     last = [len(each) - 1 for each in errors]
     result = _choose_within(measures, errors)
     if result is None and budget.ratio is None:
         meter = Meter(coupling)
-        everything = _removal(free, choices, last)
+        everything = _removal(free, choices, last[: len(free)])
         error = unmet(budget, meter.measure(everything), meter.original)
-        assert error is not None
-        raise error
-    return _removal(free, choices, result or last)
+        raise error or BudgetError("the bounds cannot be met together")
+    chosen = result or last
+    return _removal(free, choices, chosen[: len(free)]), chosen[len(free) :]
+
+
+def _with_saving(
+    measure: Measure,
+    kind: str,
+    free: Sequence[Unit],
+    choices: Mapping[str, Sequence[Option]],
+    beside: Beside,
+) -> Measure:
+    """What a choice costs where something beside channels saves a part of it."""
+    saving = beside.saving(
+        kind, {unit: [option.removal for option in each] for unit, each in choices.items()}
+    )
+    fixed, count = dict.fromkeys(choices, 0), len(free)
+
+    def cost(result: Sequence[int]) -> float:
+        units = {unit.id: option for unit, option in zip(free, result[:count], strict=True)}
+        return measure(result[:count]) - saving({**fixed, **units}, result[count:])
+
+    return cost
 
 
 def _choose_within(

@@ -13,6 +13,9 @@ from prunegraph.selection.budget import KINDS, Budget
 #: Whether residual branches go: none, as many as are best beside channels, or nothing else.
 DEPTHS = ("never", "auto", "only")
 
+#: Whether layers are written as several of low rank: none, or as many as are best beside channels.
+RANKS = ("never", "auto")
+
 
 class LimitKeywords(TypedDict, total=False):
     """The options of a selection but the budget, as keywords; see `SelectionOptions`."""
@@ -25,6 +28,7 @@ class LimitKeywords(TypedDict, total=False):
     ratio_for: Mapping[str, float]
     same_width: bool
     depth: str
+    ranks: str
     seed: int
     provider: str | None
     threads: int
@@ -56,13 +60,15 @@ class SelectionOptions:
             own.
         depth: whether residual branches go as a whole: "never", "auto" beside channels, or "only"
             (see `prunegraph.depth`; needs data, and a bound).
+        ranks: whether layers may be written as several of low rank, where that does less damage at the outputs than
+            channels that go: "never", or "auto": where damage is measured (see `prunegraph.ranks`).
         seed: for criteria that draw random numbers.
         provider: ONNX Runtime's execution provider that latency is measured on; None is the CPU.
         threads: how many threads it is measured with; 0 leaves it to ONNX Runtime.
 
     Raises:
         BudgetError: `round_to` or `threads` is out of range.
-        UnknownNameError: no such `depth`.
+        UnknownNameError: no such `depth` or `ranks`.
     """
 
     #: A bound is part of the budget.
@@ -79,6 +85,7 @@ class SelectionOptions:
     ratio_for: Mapping[str, float] = field(default_factory=dict)
     same_width: bool = False
     depth: str = "never"
+    ranks: str = "auto"
     seed: int = 0
     provider: str | None = None
     threads: int = 1
@@ -96,6 +103,8 @@ class SelectionOptions:
             )
         if self.depth not in DEPTHS:
             raise UnknownNameError("depth", str(self.depth), DEPTHS)
+        if self.ranks not in RANKS:
+            raise UnknownNameError("ranks", str(self.ranks), RANKS)
         if self.threads < 0:
             raise BudgetError(f"threads must be at least 0, got {self.threads}")
 
@@ -131,6 +140,8 @@ class SelectionOptions:
             del options["same_width"]
         if self.depth == "never":
             del options["depth"]
+        # What came of it is in the plan itself.
+        del options["ranks"]
         return {
             **options,
             "budget": self.budget.given(),

@@ -22,12 +22,13 @@ from prunegraph.graph import control
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.onnx_io import write_whole
 from prunegraph.graph.sources import Sources
+from prunegraph.selection.ranks import LayerRanks
 from prunegraph.selection.rotation import Rotation
 
 FORMAT = "prunegraph/plan@2"
 
 #: The form of plans that say more than channels: branches that go, changed inputs or outputs, a smaller vocabulary,
-#: blocks that choose channels of their own, a rotation.
+#: blocks that choose channels of their own, a rotation, layers of low rank.
 EXTENDED = "prunegraph/plan@3"
 
 #: Forms that are read; in the first one, cuts do not say which reader of a weight they are for.
@@ -105,7 +106,8 @@ class Plan:
     branches that go as a whole, by the names of the Adds that end them. `interface` says what is left of inputs and
     outputs of the model that lose indices: derived as well. Where there is a `vocabulary`, the plan is for the model
     whose vocabulary was made smaller first, and so is `model`. Where there is a `rotation`, the plan is for the rotated
-    model, and `model` is the digest of that.
+    model, and `model` is the digest of that. `ranks` are layers that are written as several of low rank after the cut:
+    an approximation, which is no part of what the proof of the cut shows.
     """
 
     model: str
@@ -117,6 +119,7 @@ class Plan:
     interface: tuple[InterfaceCut, ...] = ()
     vocabulary: KeptTokens | None = None
     rotation: Rotation | None = None
+    ranks: tuple[LayerRanks, ...] = ()
 
     @property
     def removal(self) -> dict[str, tuple[int, ...]]:
@@ -136,6 +139,7 @@ class Plan:
             or self.allow_io
             or self.vocabulary
             or self.rotation is not None
+            or self.ranks
             or self.blocks != "alike"
         )
 
@@ -185,7 +189,8 @@ class Plan:
             return self
         coupling = self.coupling(graph)
         survivors(coupling, self)
-        return make_plan(coupling, self.removal, self.provenance)
+        complete = make_plan(coupling, self.removal, self.provenance)
+        return replace(complete, ranks=self.ranks)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -206,6 +211,7 @@ class Plan:
             ),
             **({"vocabulary": self.vocabulary.to_json()} if self.vocabulary else {}),
             **({"rotation": self.rotation.to_json()} if self.rotation else {}),
+            **({"ranks": [each.to_json() for each in self.ranks]} if self.ranks else {}),
             "provenance": self.provenance,
         }
 
@@ -232,6 +238,7 @@ class Plan:
                 tuple(_interface_cut(each) for each in content.get("interface", ())),
                 _kept_tokens(content.get("vocabulary")),
                 _rotation(content.get("rotation")),
+                tuple(LayerRanks.from_json(each) for each in content.get("ranks", ())),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(

@@ -25,7 +25,18 @@ from prunegraph.selection.criteria.own_ratio import own_ratios
 from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.plan import Plan, make_plan
 from prunegraph.selection.selectors import SELECTORS, choose
-from prunegraph.selection.units import Limits, Removal, Step, Unit, make_steps, make_units
+from prunegraph.selection.units import (
+    Candidate,
+    Limits,
+    Removal,
+    Step,
+    Unit,
+    make_steps,
+    make_units,
+)
+
+#: Choices with layers of low rank that are compared after their repair.
+TRIED = 2
 
 
 @dataclass(frozen=True)
@@ -34,7 +45,9 @@ class Ranking:
 
     `curves` are what pruning each unit alone costs, for the allocation that needs them:
     `(share of the channels, error)` by the unit's id (see `selection.knapsack`). `damage` measures what whole
-    choices do to the outputs; where it is given, those of several allocations compete.
+    choices do to the outputs; where it is given, those of several allocations compete, and what `others` says of a
+    budget, by name: choices that are no allocation's of channels alone. Where one of these does the least damage, it
+    is compared with the next ones by `trial`, which measures what is left after the repair.
     """
 
     coupling: Coupling
@@ -42,7 +55,9 @@ class Ranking:
     limits: Limits
     scores: Mapping[str, np.ndarray]
     curves: Mapping[str, Sequence[tuple[float, float]]] | None = None
-    damage: Callable[[Sequence[Removal]], Sequence[float]] | None = None
+    damage: Callable[[Sequence[Candidate]], Sequence[float]] | None = None
+    others: Callable[[Budget], Mapping[str, Candidate]] | None = None
+    trial: Callable[[Sequence[Candidate]], Sequence[float]] | None = None
 
     @cached_property
     def units(self) -> list[Unit]:
@@ -55,27 +70,48 @@ class Ranking:
 
     def plan(self, budget: Budget) -> Plan:
         """A plan that meets a budget. Raises BudgetError."""
-        choice = replace(self.choice, budget=budget)
+        choice, reason = replace(self.choice, budget=budget), dict[str, Any]()
         if self.damage is not None:
             candidates = self._candidates(budget)
             damages = self.damage(list(candidates.values()))
             measured = dict(zip(candidates, map(float, damages), strict=True))
             best = min(measured, key=measured.__getitem__)
-            removal, reason = candidates[best], {"damage": measured}
-            choice = replace(choice, allocation=best)
+            reason = {"damage": measured}
+            if candidates[best].ranks and self.trial is not None:
+                names = contenders(candidates, measured)
+                errors = self.trial([candidates[name] for name in names])
+                repaired = dict(zip(names, map(float, errors), strict=True))
+                best = min(repaired, key=repaired.__getitem__)
+                reason["repaired"] = repaired
+            chosen = candidates[best]
+            # One with ranks is named by the allocation that channels have beside them, if any goes.
+            shared = best.partition(" + ")[0]
+            choice = replace(choice, allocation=shared if shared in COMPETING else None)
         else:
-            removal, reason = self._remove(budget, str(self.choice.allocation)), {}
+            chosen = Candidate(self._remove(budget, str(self.choice.allocation)))
         criterion = CRITERIA.entry(base_name(str(choice.algorithm)))
         provenance = {**_provenance(choice, criterion), **reason}
-        if len(budget.counted) > 1:
+        if len(budget.counted) > 1 and not chosen.ranks:
             meter = Meter(self.coupling)
-            remaining = meter.measure(removal)
+            remaining = meter.measure(chosen.removal)
             provenance["binding"] = budget.binding(remaining, meter.original)
-        return make_plan(self.coupling, removal, provenance)
+        plan = make_plan(self.coupling, chosen.removal, provenance)
+        return replace(plan, ranks=chosen.ranks)
 
-    def _candidates(self, budget: Budget) -> dict[str, Removal]:
-        """What allocations that compete remove, by their names."""
-        return {name: self._remove(budget, name) for name in COMPETING}
+    def _candidates(self, budget: Budget) -> dict[str, Candidate]:
+        """What allocations that compete come to, by their names. Raises BudgetError where none meets the budget."""
+        result: dict[str, Candidate] = {}
+        failure: BudgetError | None = None
+        for name in COMPETING:
+            try:
+                result[name] = Candidate(self._remove(budget, name))
+            except BudgetError as error:
+                failure = failure or error
+        if self.others is not None:
+            result.update(self.others(budget))
+        if failure is not None and not result:
+            raise failure
+        return result
 
     def _remove(self, budget: Budget, allocation: str) -> Removal:
         if base_name(allocation) in MEASURED and self.curves is not None:
@@ -87,6 +123,15 @@ class Ranking:
                 _bent(self.curves, allocation),
             )
         return allocate(self.coupling, self.units, budget, self.limits, allocation)
+
+
+def contenders(
+    candidates: Mapping[str, Candidate], damage: Mapping[str, float]
+) -> list[str]:
+    """The names of the best candidate of channels alone, and of the best `TRIED` with layers of low rank."""
+    ordered = sorted(candidates, key=damage.__getitem__)
+    alone = [name for name in ordered if not candidates[name].ranks]
+    return [*(n for n in ordered if candidates[n].ranks)][:TRIED] + alone[:1]
 
 
 def _bent(

@@ -16,12 +16,26 @@ import numpy as np
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.groups import Group
 from prunegraph.errors import BudgetError
+from prunegraph.selection.ranks import LayerRanks
 from prunegraph.selection.structure import alike
 
 Array = np.ndarray
 
 #: Channels that go, by group id.
 Removal = Mapping[str, Sequence[int] | Array]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What one way to share a budget comes to.
+
+    Args:
+        removal: channels that go.
+        ranks: layers that are written as several of low rank then.
+    """
+
+    removal: Removal
+    ranks: tuple[LayerRanks, ...] = ()
 
 
 @dataclass(frozen=True)

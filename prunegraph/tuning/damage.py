@@ -63,7 +63,8 @@ class Damage:
     progress: Progress = lambda stage: None
 
     @cached_property
-    def _substitution(self) -> Substitution:
+    def substitution(self) -> Substitution:
+        """What makes the weights of versions, from the samples that are not measured on."""
         return Substitution(self.coupling, self.statistics)
 
     def curves(self, units: Sequence[Unit]) -> dict[str, Curve]:
@@ -91,18 +92,19 @@ class Damage:
             DataError: the outputs are no numbers that could be compared.
             ModelError: a part of the model cannot be run by itself.
         """
+        return self.judged([self.version(removed) for removed in removals], most)
+
+    def version(self, removed: Removal) -> Version:
+        """The graph with a removal. Raises DataError where a part of it does not run by itself."""
+        touched = self.substitution.touched(removed)
+        return Version(frozenset(touched), partial(self.substitution.revision, removed))
+
+    def judged(self, versions: Sequence[Version], most: int = SAMPLES[1]) -> list[float]:
+        """The damage of each of several versions of the graph, on `most` samples at most; raises as `measure` does."""
         graph = self.coupling.graph
-        substitution = self._substitution
         judge = judged_by(graph, self.coupling.shape_info.shapes)
         relay = Relay(graph, self.coupling.shape_info.shapes, judge.wanted)
-        versions = [
-            Version(
-                frozenset(substitution.touched(removed)),
-                partial(substitution.revision, removed),
-            )
-            for removed in removals
-        ]
-        self.progress(f"damage: {len(versions)} removals at the outputs")
+        self.progress(f"damage: {len(versions)} versions at the outputs")
         batches = self._batches(relay, versions, most)
         expected = relay.run(batches, versions)
         return [judge.damage(expected, each) for each in versions]

@@ -57,7 +57,7 @@ class Substitution:
             group = self._groups[id]
             layers = [node for node, _ in self._reads(group) or self._makes(group)]
             for node in layers:
-                result.update({node.index, *self._behind(node)})
+                result.update({node.index, *self.behind(node)})
             if not layers:
                 result.update(i for member in group.members for i in member.use.layers)
         for node in map(self._graph.nodes.__getitem__, sorted(result)):
@@ -67,6 +67,14 @@ class Substitution:
                     "choose another --allocation"
                 )
         return result
+
+    def gram(self, node: Node) -> Gram | None:
+        """What the data show of a layer's input rows; None for a layer that has no Gram matrix."""
+        return self._statistics.gram(node, self._readers)
+
+    def gather(self, nodes: Sequence[Node]) -> None:
+        """Look at what some layers read, all of them in as few passes over the data as memory allows."""
+        self._statistics.gather(nodes)
 
     def revision(self, removed: Removal) -> Revision:
         """The graph's weights with channels of some groups removed."""
@@ -117,7 +125,7 @@ class Substitution:
         nodes = (self._graph.nodes[index] for index in member.use.layers)
         return [node for node in nodes if node.input(1) == member.weight]
 
-    def _behind(self, node: Node) -> set[int]:
+    def behind(self, node: Node) -> set[int]:
         """Nodes behind a layer that may hold its intercept."""
         normal = linear.batch_normalization(self._graph, node)
         add = linear.add_behind(self._graph, node)
@@ -127,7 +135,7 @@ class Substitution:
 
     def _guess(self, revision: Revision, node: Node, rows: Sequence[Array]) -> None:
         """Let a layer do without some of its input rows, those of each group of a convolution."""
-        gram = self._statistics.gram(node, self._readers)
+        gram = self.gram(node)
         if gram is None:
             raise DataError(
                 f"{self._graph.source}: the data show nothing of what {node.name!r} reads"

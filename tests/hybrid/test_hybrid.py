@@ -18,6 +18,7 @@ from prunegraph.errors import (
 )
 from prunegraph.graph.model import Graph
 from prunegraph.hybrid import mixes
+from prunegraph.measuring.deviation import deviation
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.session import run, session
 from tests.builders import Builder, residual_net
@@ -111,7 +112,7 @@ def test_recovery_reaches_through_decomposed_layers(net: Graph) -> None:
         result = pg.compress(
             net, macs=0.5, method="decompose", data=samples(256), round_to=2, repair=repair
         )
-        errors[repair] = mixes.error(net, result.model, Data.of(samples(64, seed=1)))
+        errors[repair] = deviation(net, result.model, Data.of(samples(64, seed=1)))
     assert errors["least-squares"] < 0.8 * errors["none"]
 
 
@@ -221,5 +222,5 @@ def test_a_fixed_batch_that_a_quarter_would_not_fill() -> None:
 
 def test_the_error_is_zero_for_the_original(net: Graph) -> None:
     data = Data.of(samples(8))
-    assert mixes.error(net, net, data) == 0
-    assert mixes.error(net, pg.prune(net, budget=pg.Budget(ratio=0.5)).model, data) > 0
+    assert deviation(net, net, data) == 0
+    assert deviation(net, pg.prune(net, budget=pg.Budget(ratio=0.5)).model, data) > 0

@@ -36,6 +36,7 @@ LAYERS = [
     ["execution"],
     ["quantization"],
     ["tuning"],
+    ["ranks"],
     ["depth"],
     ["training"],
     ["pipeline"],

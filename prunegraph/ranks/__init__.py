@@ -1,0 +1,1 @@
+"""Layers of low rank beside channels that go, under one budget."""
