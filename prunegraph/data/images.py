@@ -11,7 +11,8 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from concurrent.futures import BrokenExecutor, Future
+from contextlib import closing, suppress
 from itertools import islice, pairwise
 
 import numpy as np
@@ -199,20 +200,29 @@ class ImageSource:
         if not wanted:
             yield from (decode(self._work(part)) for part in parts[1:])
             return
+        yield from self._pooled(parts[1:], wanted)
+
+    def _pooled(self, parts: Sequence[np.ndarray], workers: int) -> Iterator[Samples8]:
+        """Decode parts by worker processes."""
         from joblib.externals.loky import ProcessPoolExecutor
 
-        pool = ProcessPoolExecutor(wanted)
-        rest = iter(parts[1:])
+        pool = ProcessPoolExecutor(workers)
+        rest = iter(parts)
+        ahead: deque[tuple[Work, Future[Samples8] | None]] = deque()
+
+        def submit(count: int) -> None:
+            for part in islice(rest, count):
+                work = self._work(part)
+                try:
+                    ahead.append((work, pool.submit(decode, work)))
+                except BrokenExecutor:
+                    ahead.append((work, None))
+
         try:
-            ahead = deque(
-                pool.submit(decode, self._work(part)) for part in islice(rest, 2 * wanted)
-            )
+            submit(2 * workers)
             while ahead:
-                samples = ahead.popleft().result()
-                ahead.extend(
-                    pool.submit(decode, self._work(part)) for part in islice(rest, 1)
-                )
-                yield samples
+                yield _result(*ahead.popleft())
+                submit(1)
         finally:
             pool.shutdown(wait=True, kill_workers=True)
 
@@ -233,3 +243,11 @@ class ImageSource:
             self.progress(
                 f"decoding images: {done:,} of {total:,}, {rest // 60}:{rest % 60:02} left"
             )
+
+
+def _result(work: Work, future: Future[Samples8] | None) -> Samples8:
+    """What a worker gives back; where one died (killed for want of memory), work is done here."""
+    if future is not None:
+        with suppress(BrokenExecutor):
+            return future.result()
+    return decode(work)

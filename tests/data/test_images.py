@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 
 from prunegraph.data.images import ImageSource
 from prunegraph.data.opening import open_data
+from prunegraph.data.samples import Samples8, Work, decode
 from prunegraph.data.targets import Boxes, unpadded
 from prunegraph.graph.model import Graph
 from prunegraph.runtime.data import Data
@@ -266,6 +268,26 @@ def test_errors_of_workers_are_ours(photos: Path, tmp_path: Path) -> None:
     damaged.write_bytes(damaged.read_bytes()[:200])
     with pytest.raises(DataError, match=r"0031\.jpg: not an image that can be read"):
         list(opened(folder, workers=2).chunks())
+
+
+def test_workers_that_die_are_done_without(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prunegraph.data import images
+
+    expected = whole(opened(photos, workers=0))
+    monkeypatch.setattr(images, "decode", decode_or_die)
+    monkeypatch.setenv("MAIN_PROCESS", str(os.getpid()))
+    read = whole(opened(photos, workers=2))
+    for name in expected:
+        np.testing.assert_array_equal(read[name], expected[name])
+
+
+def decode_or_die(work: Work) -> Samples8:
+    """Decode, but not in a worker."""
+    if os.environ["MAIN_PROCESS"] != str(os.getpid()):
+        os._exit(1)
+    return decode(work)
 
 
 def test_each_image_is_decoded_once(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
