@@ -93,7 +93,10 @@ ALGORITHMS = Registered(
 )
 ALLOCATIONS = Registered("damage", "global", "isomorphic", "sensitivity", "uniform")
 REPAIRS = Registered("none", "absorb", "bn", "least-squares")
-METRICS = Registered("error", "agreement", "kl", "top1")
+METRICS = Registered(
+    *("error", "agreement", "kl", "cosine", "top1", "f1", "miou", "map", "map50"),
+    *("perplexity", "word_accuracy"),
+)
 TRAINING_METHODS = Registered("plain", "sparse", "gfr", "joint", "cycles")
 
 

@@ -14,6 +14,7 @@ from prunegraph.cli.console import check_json, console, stages, write_json
 from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
     LAYER,
+    METRICS,
     READ,
     data_option,
     json_option,
@@ -123,9 +124,7 @@ def read_ranges(path: str) -> dict[str, Any]:
     show_default=True,
     help="What those go back to; int16: weights alone, half the bytes, slower than float.",
 )
-@metric_option(
-    "error, agreement, kl, top1, or file.py:function.", default="error", show_default=True
-)
+@metric_option(f"{METRICS} or file.py:function.", default="error", show_default=True)
 @option(
     Section.METHOD,
     "--ranges",

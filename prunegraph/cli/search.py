@@ -10,6 +10,7 @@ from prunegraph.cli.command import Section, option
 from prunegraph.cli.console import check_json, console, stages, write_json
 from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
+    METRICS,
     choice_options,
     metric_option,
     model_argument,
@@ -34,7 +35,7 @@ from prunegraph.cli.results import show_result
 @sweep_options
 @tolerance_option("How much worse the metric may be, in its own unit.", required=True)
 @metric_option(
-    "agreement, error, kl, cosine, top1, f1, miou, map, map50, perplexity, word_accuracy or file.py:function. "
+    f"{METRICS} or file.py:function. "
     "Default: top1 with labels, else agreement of the classes, else error."
 )
 @option(

@@ -12,6 +12,7 @@ from prunegraph.cli.command import Section, option
 from prunegraph.cli.console import check_json, console, write_json
 from prunegraph.cli.loading import load_beside, load_data, load_model
 from prunegraph.cli.options import (
+    METRICS,
     MODEL,
     TRAINING_METHODS,
     batch_option,
@@ -104,7 +105,7 @@ def _kinds(
 )
 @evaluation_option("What a metric is measured on after every epoch.")
 @metric_option(
-    "agreement, cosine, error, f1, kl, map, map50, miou, perplexity, top1, word_accuracy or file.py:function. "
+    f"{METRICS} or file.py:function. "
     "Default: map50 with boxes, top1 with other labels, else agreement.",
     default="",
 )
@@ -132,7 +133,14 @@ def _kinds(
     show_default=True,
     help="sgd (with Nesterov momentum) or adamw, for which 0.001 is a usual --lr.",
 )
-@option(Section.TRAINING, "--momentum", type=float, default=0.9, show_default=True)
+@option(
+    Section.TRAINING,
+    "--momentum",
+    type=float,
+    default=0.9,
+    show_default=True,
+    help="Of sgd.",
+)
 @option(
     Section.TRAINING,
     "--weight-decay",

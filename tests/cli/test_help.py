@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shlex
 import subprocess
 import sys
@@ -60,10 +61,7 @@ def test_every_option_stands_in_a_section(name: str) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_is_shown_once(name: str) -> None:
-    words = [
-        line.split()[0].rstrip(",") for line in help_of(name).splitlines() if "  -" in line
-    ]
-    shown = [word for word in words if word.startswith("-")]
+    shown = re.findall(r"^  (-[-\w]+)", help_of(name), re.MULTILINE)
     assert len(shown) == len(set(shown))
     declared = {
         each.opts[0] for each in main.commands[name].params if each.opts[0][0] == "-"

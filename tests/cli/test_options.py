@@ -45,6 +45,7 @@ OWN_HELP = {
     "--params",
     "--rank",
     "--repair",
+    "--report",
     "--round-to",
     "--seed",
     "--target",
