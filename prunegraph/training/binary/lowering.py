@@ -198,7 +198,7 @@ class Lowering:
             for vector in (affine.scale, affine.shift)
         )
         scaled = self.writer.op("Mul", normal.inputs[0], scale)
-        return self.writer.op("Add", scaled, shift, output=output)
+        return self.writer.add(scaled, shift, output=output)
 
     def _half_wave(self, node: Node) -> None:
         step, top = np.float32(node.attributes["step"]), 2 ** node.attributes["bits"] - 1
