@@ -1,13 +1,13 @@
 """Files of binary networks: size, latency, load time, memory and accuracy, against those of the float network.
 
     pip install torch==2.13.0 && pip install prunegraph[bench,torch]
-    python -m benchmarks.training binary [--pairs 6] [--loads 9] [--folder runs/hwgq] [NAME ...]
+    python -m benchmarks.training binary [--pairs 4] [--loads 5] [--folder runs/hwgq] [NAME ...]
 
 Shares of the float file's latency (ONNX Runtime, batch 1, one thread, CPU time, median over pairs of sessions that
 run in turn), of the CPU time in which a session is made, and of what the process grows by at most while a session is
 made and run once (fresh processes in turn, Linux only). The networks: that of HWGQ for CIFAR-10 at two widths,
-untrained; the one of `python -m benchmarks.training hwgq`, trained, updated and trained again (kept in the folder,
-made first where it is missing, in some minutes); the residual network of the fixtures, from 256 images without labels.
+untrained; the one of `python -m benchmarks.training hwgq`, trained in full precision (kept in the folder, made first
+where it is missing, in some minutes) and updated; the residual network of the fixtures, from 256 images without labels.
 """
 
 from __future__ import annotations
@@ -106,12 +106,11 @@ def untrained(width: int) -> Forms:
 
 
 def learned(folder: Path) -> Forms:
-    """The network of `hwgq`: trained in full precision, updated, trained towards it; the last layer updated too."""
+    """The network of `hwgq`: trained in full precision, then updated; the last layer too."""
     folder.mkdir(parents=True, exist_ok=True)
     graph, _ = trained(small_net(0), 10, 0.1, folder, "float", 0)
     signs = statistics_of(to_binary(graph)[0], 0)
-    start, _ = updated("update", signs, graph, 0)
-    binary, _ = trained(start, 3, 0.05, folder, "update-distil3", 0, graph)
+    binary, _ = updated("update", signs, graph, 0)
     ends, _ = updated("last layer", to_binary(binary, last="binary")[0], graph, 0)
     images, labels = fashion("t10k")
     int8 = pg.quantize(graph, {"x": fashion("train")[0][:256]}).model
@@ -120,7 +119,7 @@ def learned(folder: Path) -> Forms:
         *lowered(binary),
         ("the same, last layer 1 bit", lower(ends)),
     ]
-    title = "for Fashion-MNIST, width 32, trained"
+    title = "for Fashion-MNIST, width 32, nothing trained but the float network"
     return Forms(title, graph, others, lambda each: top1(each, images, labels))
 
 
@@ -193,10 +192,10 @@ def main() -> None:
         "names", nargs="*", help="wide, narrow, fashion, residual; all by default"
     )
     parser.add_argument(
-        "--pairs", type=int, default=6, help="pairs of sessions for a latency"
+        "--pairs", type=int, default=4, help="pairs of sessions for a latency"
     )
     parser.add_argument(
-        "--loads", type=int, default=9, help="processes for load and memory"
+        "--loads", type=int, default=5, help="processes for load and memory"
     )
     parser.add_argument("--folder", type=Path, default=Path("runs/hwgq"))
     given = parser.parse_args()

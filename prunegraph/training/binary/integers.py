@@ -142,7 +142,7 @@ class IntegerLowering(Lowering):
         """What the look-up of a quantizer reads: given by the layer before, or made of real values."""
         normal, half = self.compared.get(quantizer.index), float(table.scale) / 2
         if normal is None:
-            value = self.writer.plus(quantizer.inputs[0], half)
+            value = self.writer.add(quantizer.inputs[0], self.writer.tensor(half))
         elif self.before.get(normal.index) in self.requantized:
             return normal.inputs[0]
         else:
@@ -194,7 +194,8 @@ class IntegerLowering(Lowering):
             output=node.outputs[0] if bias is None else "",
         )
         if bias is not None:
-            writer.plus(result, bias.reshape(shape), node.outputs[0])
+            vector = writer.tensor(bias.reshape(shape))
+            writer.add(result, vector, output=node.outputs[0])
 
     def _bias(self, node: Node) -> Array | None:
         """What a layer adds to each of its outputs; it is a constant, else the layer would not take codes."""

@@ -193,9 +193,12 @@ class Lowering:
     def _map(self, normal: Node, affine: AffineMap, output: str = "") -> str:
         """A product and a sum in place of a normalisation."""
         shape = (-1, *[1] * (len(self.shapes[normal.inputs[0]]) - 2))
-        scale = self.writer.tensor(affine.scale.reshape(shape))
+        scale, shift = (
+            self.writer.tensor(vector.reshape(shape))
+            for vector in (affine.scale, affine.shift)
+        )
         scaled = self.writer.op("Mul", normal.inputs[0], scale)
-        return self.writer.plus(scaled, affine.shift.reshape(shape), output)
+        return self.writer.add(scaled, shift, output=output)
 
     def _half_wave(self, node: Node) -> None:
         step, top = np.float32(node.attributes["step"]), 2 ** node.attributes["bits"] - 1

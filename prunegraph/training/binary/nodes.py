@@ -41,11 +41,9 @@ class NodeWriter:
         self._nodes.append(proto)
         return output
 
-    def plus(
-        self, value: str, summand: Array | np.generic | float, output: str = ""
-    ) -> str:
-        """Add a constant to a value, and name the sum."""
-        return self.op("Add", value, self.tensor(summand), output=output)
+    def add(self, value: str, other: str, output: str = "") -> str:
+        """Add a sum of two values, and name it."""
+        return self.op("Add", value, other, output=output)
 
     def like(self, node: onnx.NodeProto, op: str, *inputs: str, output: str = "") -> str:
         """Add a node with the name and the attributes of another one, and name its output."""
