@@ -29,7 +29,7 @@ from prunegraph.selection.criteria.base import Gradients
 from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.plan import Plan
 from prunegraph.selection.select import Ranking, rank
-from prunegraph.selection.units import Candidate
+from prunegraph.selection.units import SharedChoice
 
 if TYPE_CHECKING:
     from prunegraph.decoders.config import Configured
@@ -204,7 +204,7 @@ def competing(
         return ranked
 
 
-def _of(damage: Damage) -> Callable[[Sequence[Candidate]], list[float]]:
+def _of(damage: Damage) -> Callable[[Sequence[SharedChoice]], list[float]]:
     """What measures candidates that are channels alone."""
     return lambda candidates: damage.measure([each.removal for each in candidates])
 

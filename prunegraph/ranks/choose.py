@@ -24,7 +24,7 @@ from prunegraph.selection.budget import Budget, Meter
 from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.ranks import LayerRanks
 from prunegraph.selection.select import Ranking
-from prunegraph.selection.units import Candidate, Removal
+from prunegraph.selection.units import Removal, SharedChoice
 from prunegraph.tuning.damage import Damage
 
 Array = np.ndarray
@@ -52,7 +52,7 @@ class RankCandidates:
     def _curves(self) -> dict[str, list[float]]:
         return self.damage.curves()
 
-    def __call__(self, budget: Budget) -> dict[str, Candidate]:
+    def __call__(self, budget: Budget) -> dict[str, SharedChoice]:
         """Choices that meet a budget, by name; those that come to channels alone are left out.
 
         Raises:
@@ -69,7 +69,7 @@ class RankCandidates:
             result[ALONE] = alone
         return result
 
-    def _alone(self, budget: Budget) -> Candidate | None:
+    def _alone(self, budget: Budget) -> SharedChoice | None:
         """Ranks that meet one bound without channels that go, with little error of the weights; None where they cannot.
 
         Behind the repair that is as good as what does the least damage before it.
@@ -85,7 +85,7 @@ class RankCandidates:
             chosen = allocate(ladders, budget, Meter(ranking.coupling).original)
         except BudgetError:
             return None
-        return Candidate(
+        return SharedChoice(
             {},
             tuple(
                 LayerRanks(name, each.method, each.ranks) for name, each in chosen.items()
@@ -97,7 +97,7 @@ class RankCandidates:
         budget: Budget,
         power: float,
         curves: Mapping[str, Sequence[tuple[float, float]]],
-    ) -> Candidate | None:
+    ) -> SharedChoice | None:
         """The best choice by the sum of damages to a power; None where the budget cannot be met."""
         ranking = self.ranking
         units = ranking.units
@@ -114,12 +114,12 @@ class RankCandidates:
         except BudgetError:
             return None
         widths = Widths(ranking.coupling, {}, layers)
-        found = (
+        wanted = (
             each.ranks(each.options[pick - 1], widths.under(each, removal))
             for each, pick in zip(layers, picks, strict=True)
             if pick
         )
-        return Candidate(removal, tuple(each for each in found if each is not None))
+        return SharedChoice(removal, tuple(each for each in wanted if each is not None))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from prunegraph.rewriting.decomposable import FORMS
 from prunegraph.rewriting.refit import refitted
 from prunegraph.rewriting.reweight import Revision
 from prunegraph.selection.ranks import LayerRanks
-from prunegraph.selection.units import Candidate, Removal
+from prunegraph.selection.units import Removal, SharedChoice
 from prunegraph.tuning.damage import SAMPLES, SKETCHED, Curve, Damage, power_law
 from prunegraph.tuning.relay import Version
 
@@ -56,7 +56,7 @@ class RankDamage:
         for each, place in wanted:
             option = each.options[place]
             ranks = LayerRanks(each.name, option.method, option.ranks)
-            candidates.append(Candidate({}, (ranks,)))
+            candidates.append(SharedChoice({}, (ranks,)))
         values = self.measure(candidates, SKETCHED)
         points: dict[str, Curve] = {name: [] for name in self.layers}
         for (each, place), value in zip(wanted, values, strict=True):
@@ -72,12 +72,12 @@ class RankDamage:
         }
 
     def measure(
-        self, candidates: Sequence[Candidate], most: int = SAMPLES[1]
+        self, candidates: Sequence[SharedChoice], most: int = SAMPLES[1]
     ) -> list[float]:
         """The damage of each candidate, on `most` samples at most: 0 is the original. Raises as `curves` does."""
         return self.damage.judged([self._version(each) for each in candidates], most)
 
-    def _version(self, candidate: Candidate) -> Version:
+    def _version(self, candidate: SharedChoice) -> Version:
         if not candidate.ranks:
             return self.damage.version(candidate.removal)
         substitution = self.damage.substitution
@@ -87,7 +87,7 @@ class RankDamage:
             touched |= {node.index, *substitution.behind(node)}
         return Version(frozenset(touched), partial(self._revision, candidate))
 
-    def _revision(self, candidate: Candidate) -> Revision:
+    def _revision(self, candidate: SharedChoice) -> Revision:
         revision = self.damage.substitution.revision(candidate.removal)
         survivors = Survivors(self.damage.coupling, candidate.removal)
         for each in candidate.ranks:

@@ -16,7 +16,7 @@ from prunegraph.recovery import repairs
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.division import parts
 from prunegraph.selection.plan import make_plan
-from prunegraph.selection.units import Candidate
+from prunegraph.selection.units import SharedChoice
 
 #: Samples that choices are fitted to before they are compared, and that they are compared on, at most.
 FITTED, HELD = 512, 256
@@ -38,7 +38,7 @@ class RepairTrial:
     repair: str
     progress: Callable[[str], None] = field(default=lambda stage: None, repr=False)
 
-    def __call__(self, candidates: Sequence[Candidate]) -> list[float]:
+    def __call__(self, candidates: Sequence[SharedChoice]) -> list[float]:
         """Squared error of the outputs by their variation, of each candidate after its repair."""
         fitted, held = parts(self.coupling.graph, self.data)
         return [
@@ -46,7 +46,9 @@ class RepairTrial:
             for number, each in enumerate(candidates, 1)
         ]
 
-    def _error(self, candidate: Candidate, number: int, fitted: Data, held: Data) -> float:
+    def _error(
+        self, candidate: SharedChoice, number: int, fitted: Data, held: Data
+    ) -> float:
         graph = self.coupling.graph
         self.progress(f"trial {number}: {len(candidate.ranks)} layers of low rank")
         plan = replace(make_plan(self.coupling, candidate.removal), ranks=candidate.ranks)

@@ -189,8 +189,8 @@ class Plan:
             return self
         coupling = self.coupling(graph)
         survivors(coupling, self)
-        made = make_plan(coupling, self.removal, self.provenance)
-        return replace(made, ranks=self.ranks)
+        completed = make_plan(coupling, self.removal, self.provenance)
+        return replace(completed, ranks=self.ranks)
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -25,9 +25,9 @@ from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.plan import Plan, make_plan
 from prunegraph.selection.selectors import SELECTORS, choose
 from prunegraph.selection.units import (
-    Candidate,
     Limits,
     Removal,
+    SharedChoice,
     Step,
     Unit,
     make_steps,
@@ -54,9 +54,9 @@ class Ranking:
     limits: Limits
     scores: Mapping[str, np.ndarray]
     curves: Mapping[str, Sequence[tuple[float, float]]] | None = None
-    damage: Callable[[Sequence[Candidate]], Sequence[float]] | None = None
-    others: Callable[[Budget], Mapping[str, Candidate]] | None = None
-    trial: Callable[[Sequence[Candidate]], Sequence[float]] | None = None
+    damage: Callable[[Sequence[SharedChoice]], Sequence[float]] | None = None
+    others: Callable[[Budget], Mapping[str, SharedChoice]] | None = None
+    trial: Callable[[Sequence[SharedChoice]], Sequence[float]] | None = None
 
     @cached_property
     def units(self) -> list[Unit]:
@@ -87,7 +87,7 @@ class Ranking:
             shared = best.partition(" + ")[0]
             choice = replace(choice, allocation=shared if shared in COMPETING else None)
         else:
-            chosen = Candidate(self._remove(budget, str(self.choice.allocation)))
+            chosen = SharedChoice(self._remove(budget, str(self.choice.allocation)))
         criterion = CRITERIA.entry(base_name(str(choice.algorithm)))
         provenance = {**_provenance(choice, criterion), **reason}
         if len(budget.counted) > 1 and not chosen.ranks:
@@ -97,13 +97,13 @@ class Ranking:
         plan = make_plan(self.coupling, chosen.removal, provenance)
         return replace(plan, ranks=chosen.ranks)
 
-    def _candidates(self, budget: Budget) -> dict[str, Candidate]:
+    def _candidates(self, budget: Budget) -> dict[str, SharedChoice]:
         """What allocations that compete come to, by their names. Raises BudgetError where none meets the budget."""
-        result: dict[str, Candidate] = {}
+        result: dict[str, SharedChoice] = {}
         failure: BudgetError | None = None
         for name in COMPETING:
             try:
-                result[name] = Candidate(self._remove(budget, name))
+                result[name] = SharedChoice(self._remove(budget, name))
             except BudgetError as error:
                 failure = failure or error
         if self.others is not None:
@@ -125,7 +125,7 @@ class Ranking:
 
 
 def contenders(
-    candidates: Mapping[str, Candidate], damage: Mapping[str, float]
+    candidates: Mapping[str, SharedChoice], damage: Mapping[str, float]
 ) -> list[str]:
     """The names of the best candidate of channels alone, and of the best `TRIED` with layers of low rank."""
     ordered = sorted(candidates, key=damage.__getitem__)

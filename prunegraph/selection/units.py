@@ -26,7 +26,7 @@ Removal = Mapping[str, Sequence[int] | Array]
 
 
 @dataclass(frozen=True)
-class Candidate:
+class SharedChoice:
     """What one way to share a budget comes to.
 
     Args:
