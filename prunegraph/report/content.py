@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +86,11 @@ def _latency(timing: Latency) -> dict[str, Any]:
 
 def compared(result: Comparison) -> dict[str, Any]:
     """What `compare` measured."""
-    return {"format": COMPARED, **dataclasses.asdict(result)}
+    measured = None
+    if result.measured is not None:
+        names = ("metric", "first", "second", "unit")
+        measured = dict(zip(names, result.measured, strict=True))
+    return {"format": COMPARED, **asdict(result), "measured": measured}
 
 
 def trained(result: TrainResult, outcome: Outcome, out: str) -> dict[str, Any]:
