@@ -207,15 +207,13 @@ class Lowering:
         if node.index in self.compared:
             self._compare(node, float(step), top, deadzone)
         elif deadzone:
-            scale, zero = self.writer.tensor(step), self.writer.tensor(np.uint8(0))
-            inside = self.writer.op(
-                "Clip",
-                value,
-                self.writer.tensor(0.0),
-                self.writer.tensor(step * np.float32(top)),
+            # No QuantizeLinear: ONNX Runtime would give layers between it and a DequantizeLinear 8-bit weights.
+            size = self.writer.tensor(step)
+            codes = self.writer.op("Round", self.writer.op("Div", value, size))
+            codes = self.writer.op(
+                "Clip", codes, self.writer.tensor(0.0), self.writer.tensor(float(top))
             )
-            codes = self.writer.op("QuantizeLinear", inside, scale, zero)
-            self.writer.op("DequantizeLinear", codes, scale, zero, output=output)
+            self.writer.op("Mul", codes, size, output=output)
         else:
             steps = self.writer.op("Mul", value, self.writer.tensor(1 / float(step)))
             codes = self.writer.op(

@@ -71,6 +71,20 @@ def test_packed_outputs_are_those_of_the_trained_network(
     )
 
 
+@pytest.mark.parametrize("runtime", ["float", "packed", "integers"])
+def test_no_weight_is_quantized_between_two_dead_zones(runtime: str) -> None:
+    """ONNX Runtime gives a layer between a DequantizeLinear and a QuantizeLinear 8-bit weights, one scale for all."""
+    b = Builder(4, opset=18)
+    x = b.relu(b.bn(b.conv(b.input("n", 3, 8, 8), 3, 12), 12))
+    x = b.relu(b.bn(b.conv(x, 12, 12, bias=False), 12))
+    x = b.relu(b.bn(b.conv(x, 12, 12, bias=False), 12))
+    graph = settled(b.graph(b.head(x, 12)), quantizer=Quantizer(3, True))
+    wanted = in_torch(graph, X)
+    result = in_runtime(lower(graph, runtime=runtime), X)  # type: ignore[arg-type]
+    far = np.abs(result - wanted).max(1) > 2e-5 * np.abs(wanted).max()
+    assert far.sum() <= 1
+
+
 @pytest.mark.parametrize("last", ["float", "binary"])
 def test_packing_changes_no_bit(last: str) -> None:
     for source in (plain_net(width=12), residual_net(width=16)):
