@@ -218,21 +218,19 @@ class Statistics:
         self._samples: dict[tuple[str, int], Array] = {}
         self._kept: dict[str, Sequence[Accumulator]] = {}
         self._once: dict[str, object] = {}
-        graph.cache["statistics"] = weakref.ref(self)
+        graph.cache.setdefault("statistics", weakref.WeakSet()).add(self)
 
     @classmethod
     def shared(
         cls, graph: Graph, data: Data, progress: Progress = lambda stage: None
     ) -> Statistics:
         """The statistics of a graph on these data that somebody still has, or new ones. Raises DataError."""
-        reference = graph.cache.get("statistics")
-        known = reference() if reference is not None else None
-        if (
-            isinstance(known, Statistics)
-            and known.data.reader is data.reader
-            and known.data.mask_input == data.mask_input
-        ):
-            return known
+        for known in list(graph.cache.get("statistics", ())):
+            if (
+                known.data.reader is data.reader
+                and known.data.mask_input == data.mask_input
+            ):
+                return cast("Statistics", known)
         return cls(graph, data, progress=progress)
 
     def of(self, data: Data) -> Statistics:

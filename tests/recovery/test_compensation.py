@@ -107,6 +107,8 @@ def test_statistics_that_somebody_has_are_shared() -> None:
     graph, _ = layers("matmul", 0)
     data = Data.of({"x": np.ones((4, 10), np.float32)}).fit(graph)
     first = Statistics(graph, data)
+    part = first.of(data.head(2))
     assert Statistics.shared(graph, data) is first
+    assert Statistics.shared(graph, part.data) is part
     other = Data.of({"x": np.zeros((4, 10), np.float32)}).fit(graph)
     assert Statistics.shared(graph, other) is not first
