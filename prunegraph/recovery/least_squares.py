@@ -30,6 +30,7 @@ from prunegraph.recovery.regression import Regression, behind
 from prunegraph.recovery.ridge import choose_ridge
 from prunegraph.recovery.tails import Tail, run_order, tail_of
 from prunegraph.rewriting.reweight import Revision
+from prunegraph.rewriting.tied import copies
 from prunegraph.runtime import patches
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.row_mask import counted
@@ -120,7 +121,7 @@ def repair(
 
     Returns:
         A new graph with the same nodes. Layers that come before every cut, that have more than
-        `MAX_INPUTS` inputs, or whose weights others read, stay as they are.
+        `MAX_INPUTS` inputs, whose weights others read, or that hold a copy of a table of tokens, stay as they are.
 
     Raises:
         DataError: the data do not fit the model.
@@ -223,12 +224,24 @@ def _fits(
             tail.value not in survivors.coupling.graph.outer
         ):  # of a branch that took the place of its If
             continue
+        if _is_tied(survivors, pruned, node):
+            continue
         rows = patches.Rows(node, shape, per_sample)
         source = _source(survivors, pruned, node, tail)
         mask = _mask(statistics, rows, tail)
         kept = survivors.value(tail.value)
         fits.append(_Fit(node, rows, tail, mask, kept, targets, source))
     return fits
+
+
+def _is_tied(survivors: Survivors, pruned: Graph, node: Node) -> bool:
+    """Tell whether a layer's weight is a table of tokens once more, and lost nothing: the file holds them once."""
+    before = original_of(survivors, node)
+    if before is None:
+        return False
+    original, name = survivors.coupling.graph, before.input(1)
+    weight = pruned.weights[node.inputs[1]]
+    return name in copies(original) and original.weights[name].shape == weight.shape
 
 
 def _mask(statistics: Statistics, rows: patches.Rows, tail: Tail) -> str:

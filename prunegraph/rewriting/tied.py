@@ -6,6 +6,8 @@ matrix product reads it: the largest weight of a small language model stands in 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from onnx import helper
 
 from prunegraph.graph.indices import table_of
@@ -30,23 +32,42 @@ def tie_copies(graph: Graph, least: int = LEAST) -> Graph:
         least: how many bytes a table has at least.
     """
     rewriter = Rewriter(graph)
+    for table, other, turned in _copies(graph, least):
+        _share(rewriter, table, other, turned=turned)
+    return graph if rewriter.is_idle else rewriter.finish()
+
+
+def copies(graph: Graph, least: int = LEAST) -> frozenset[str]:
+    """Names of the weights that are copies of a table of tokens, turned or not; see `tie_copies`."""
+    key = ("copies", least)
+    if key not in graph.cache:
+        graph.cache[key] = frozenset(other.name for _, other, _ in _copies(graph, least))
+    result: frozenset[str] = graph.cache[key]
+    return result
+
+
+def _copies(graph: Graph, least: int) -> Iterator[tuple[Weight, Weight, bool]]:
+    """Tables of tokens, a copy of each, and whether it is turned; every copy once."""
     tables = dict.fromkeys(filter(None, (table_of(graph, node) for node in graph.nodes)))
-    shared: set[str] = set()
+    known: set[str] = set(tables)
     for name in tables:
         table = graph.weights[name]
         if not _is_shareable(graph, table) or table.size * table.dtype.itemsize < least:
             continue
         for other in graph.weights.values():
-            if other.name in {*tables, *shared} or not _is_shareable(graph, other):
+            if other.name in known or not _is_shareable(graph, other):
                 continue
-            if _is_copy(table, other, turned=False):
-                _share(rewriter, table, other, turned=False)
-            elif _is_copy(table, other, turned=True):
-                _share(rewriter, table, other, turned=True)
-            else:
-                continue
-            shared.add(other.name)
-    return graph if rewriter.is_idle else rewriter.finish()
+            turned = next(
+                (
+                    turned
+                    for turned in (False, True)
+                    if _is_copy(table, other, turned=turned)
+                ),
+                None,
+            )
+            if turned is not None:
+                known.add(other.name)
+                yield table, other, turned
 
 
 def _is_shareable(graph: Graph, weight: Weight) -> bool:

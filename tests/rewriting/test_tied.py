@@ -130,3 +130,13 @@ def test_fewer_tokens_stay_tied():
     result = pg.prune(graph, vocabulary=range(60), budget=pg.Budget(ratio=0))
     shapes = [w.shape for w in result.model.weights.values() if 60 in w.shape]
     assert shapes == [(60, STREAM)]
+
+
+def test_a_copy_that_loses_nothing_is_not_refitted():
+    """Channels of the inner layer go, with data: the output layer still is the table."""
+    graph = language_model()
+    data = {"ids": np.random.default_rng(0).integers(0, TOKENS, (64, 8))}
+    result = pg.prune(graph, data=data, budget=pg.Budget(ratio=0.5), keep=["down"])
+    assert result.after.macs < result.before.macs
+    shapes = [w.shape for w in result.model.weights.values() if TOKENS in w.shape]
+    assert shapes == [(TOKENS, STREAM)]
