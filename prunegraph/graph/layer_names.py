@@ -131,7 +131,8 @@ def _unique(graph: Graph) -> Iterator[tuple[str, str]]:
 
 def _candidates(graph: Graph, node: Node) -> list[str]:
     """The module of a layer, and that with the operation's name, as far as they are known."""
-    module, operation = _by_path(node.name)
+    # A damaged file may have names that are no text.
+    module, operation = _by_path(str(node.name))
     scopes = _scopes(node)
     if len(scopes) > 1:
         module, operation = scopes[-2], scopes[-1]

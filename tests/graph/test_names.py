@@ -262,7 +262,7 @@ NOT = {
     ("absorb", "heads"): pg.errors.OptionError,
     **{
         (each, name): pg.errors.ModelError
-        for each in ("binary", "binary as floats")
+        for each in ("binary", "binary, packed", "binary as floats")
         for name in ("nested", "loop")
     },
 }
@@ -297,7 +297,7 @@ def test_names_do_not_change_a_result(command: str, net: str) -> None:
 
 
 #: Commands that change what is trained: see the test below.
-TRAINED = ("untie", "gates", "binary", "binary as floats")
+TRAINED = ("untie", "gates", "binary", "binary, packed", "binary as floats")
 
 
 def with_outputs(graph: Graph, names: Mapping[str, tuple[int, ...]]) -> Graph:

@@ -114,7 +114,7 @@ def test_scales_from_outside_that_need_8_bits_are_held_so_that_nothing_saturates
     assert {each.weights for each in layer_types(quantized.model) if each.op == "Conv"} == {
         "uint8"
     }
-    assert "uint8 weights, since the scales given need 8 bits" in outcome(quantized)
+    assert "uint8 weights, since the scales given need 8 bits" in outcome(quantized, graph)
     assert differing(quantized.model, large(1), 0) == 0
     x, y = (run_fast(each, large(1))["head.out"] for each in (graph, quantized.model))
     assert decibels(float(np.square(x).sum()), float(np.square(x - y).sum())) > 30
@@ -165,7 +165,8 @@ def test_the_probe_knows_the_right_answer() -> None:
 def test_which_range_is_taken_and_why(
     options: dict[str, object], limits: tuple[int, int], processor: bool
 ) -> None:
-    quantized = pg.quantize(residual_net(), samples(), **options)
+    graph = residual_net()
+    quantized = pg.quantize(graph, samples(), **options)
     chosen = quantized.weight_range
     assert chosen is not None and (chosen.limit, chosen.saturates) == (
         limits[0 if processor else 1],
@@ -177,7 +178,7 @@ def test_which_range_is_taken_and_why(
         if weight.dtype == np.int8 and weight.read().size > 1
     )
     assert largest == chosen.limit
-    assert chosen.reason in outcome(quantized)
+    assert chosen.reason in outcome(quantized, graph)
 
 
 def test_ranges_where_no_bytes_are_multiplied() -> None:

@@ -79,7 +79,7 @@ def test_a_run_with_another_option_or_model_is_refused(tmp_path: Path) -> None:
 
 def test_the_same_run_goes_on(tmp_path: Path) -> None:
     """Options that are spelt and defaults, another device or progress: the same run."""
-    first = train(residual_net(), setting(tmp_path / "run.pt"), "sparse")
+    first = train(residual_net(), setting(tmp_path / "run.pt"), "sparse:strength=1e-4")
     same = setting(tmp_path / "run.pt", device="cpu", progress=lambda stage: None)
     again = train(residual_net(), same, "sparse:strength=0.0001")
     for name, weight in first.model.weights.items():
