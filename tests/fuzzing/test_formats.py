@@ -83,7 +83,7 @@ def test_text_that_is_nested_without_end_or_is_nothing(
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
     from prunegraph.errors import TrainingError
     from prunegraph.training import Batches, GraphModule, TrainingConfig, fit
     from tests.builders import residual_net
@@ -127,7 +127,7 @@ def _written(path: Path, data: bytes) -> Path:
 
 
 def test_a_pickled_checkpoint_runs_nothing(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
+    pytest.importorskip("torch", reason="the extra [torch] is not installed")
     import pickle
 
     from prunegraph.errors import TrainingError

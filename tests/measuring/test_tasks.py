@@ -182,7 +182,7 @@ def drawn(seed: int = 0) -> Array:
     ).astype(np.float32)
 
 
-pytest.importorskip("pycocotools")
+pytest.importorskip("pycocotools", reason="the extra [detection] is not installed")
 
 
 def test_boxes_that_are_right_are_all_of_it() -> None:
@@ -243,7 +243,7 @@ def test_compare_and_train_measure_them_alike(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One figure, by numpy: F1 of a network on labels that it gets half right."""
-    pytest.importorskip("torch")
+    pytest.importorskip("torch", reason="the extra [torch] is not installed")
     monkeypatch.chdir(tmp_path)
     pg.save(residual_net(), "net.onnx")
     x = np.random.default_rng(1).standard_normal((20, 3, 8, 8)).astype(np.float32)

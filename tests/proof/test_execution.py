@@ -92,7 +92,7 @@ def test_a_repair_that_refits_goes_last(repair: str, order: list[str]) -> None:
 
 
 def test_training_leaves_out_what_breaks_the_proof(broken: list[int]) -> None:
-    pytest.importorskip("torch")
+    pytest.importorskip("torch", reason="the extra [torch] is not installed")
     from prunegraph.training.compression import Compression
     from prunegraph.training.prune_stage import Pruning
 
@@ -108,7 +108,7 @@ def test_training_leaves_out_what_breaks_the_proof(broken: list[int]) -> None:
 
 
 def test_a_stage_of_training_says_what_was_left_out(broken: list[int]) -> None:
-    pytest.importorskip("torch")
+    pytest.importorskip("torch", reason="the extra [torch] is not installed")
     from prunegraph.training import TrainingConfig, train
     from tests.training.test_joint import setting
 
