@@ -17,12 +17,9 @@ from prunegraph.graph.model import Graph, Node
 from prunegraph.recovery.changes import original_of
 from prunegraph.runtime.division import divided
 from prunegraph.runtime.statistics import Statistics
-from prunegraph.selection.criteria.obs import reading
+from prunegraph.selection.criteria.obs import DAMPING, reading
 
 Array = np.ndarray
-
-#: Added to the diagonal of a covariance, relative to its mean, at least; else inputs for each row that was seen.
-DAMPING = 1e-2
 
 
 class Compensation:
@@ -83,6 +80,7 @@ class Compensation:
         if gram is None:
             return
         products = gram.centred if centred else gram.products
+        # Where rows are few they say less: inputs for each row.
         damping = max(DAMPING, whole.shape[1] / max(gram.count, 1))
         for matrix, stay, seen in zip(whole, rows, products, strict=True):
             if stay.all() or not stay.any():

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 import prunegraph as pg
 from prunegraph.graph.model import Graph
-from prunegraph.recovery.compensation import DAMPING, Compensation
+from prunegraph.recovery.compensation import Compensation
 from prunegraph.rewriting.cut import cut
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.session import run_batches
 from prunegraph.runtime.statistics import Statistics
+from prunegraph.selection.criteria.obs import DAMPING
 from prunegraph.selection.plan import survivors
 from tests.builders import Builder
 from tests.oracle import random_plan
