@@ -328,7 +328,9 @@ def prune(
     graph = ready.graph
     bound = repairs.find(repair, samples, graph)
     statistics = (
-        Statistics(graph, samples, progress=progress) if samples is not None else None
+        Statistics(graph, samples, progress=progress, metrics=ready.metrics)
+        if samples is not None
+        else None
     )
     progress("analyze")
     coupling = analyze(graph, attention=attention, blocks=blocks, allow_io=allow_io)

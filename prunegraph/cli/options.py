@@ -381,6 +381,15 @@ ranks_option = shared(
     show_default=True,
     help="Whether layers may be written as several of low rank; auto: with --data, where that leaves least error.",
 )
+curvature_option = shared(
+    Section.CHOOSE,
+    "--curvature",
+    type=click.Choice(["never", "auto"]),
+    default="auto",
+    show_default=True,
+    help="Weigh errors of a layer by what they do at the outputs (gradients); auto: with --data, for obs, where "
+    "PyTorch is installed.",
+)
 allocation_option = shared(
     Section.CHOOSE,
     "--allocation",

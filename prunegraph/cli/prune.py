@@ -15,6 +15,7 @@ from prunegraph.cli.options import (
     REFIT,
     allow_io_option,
     choice_options,
+    curvature_option,
     data_option,
     depth_option,
     dry_run_option,
@@ -114,6 +115,7 @@ def _ratio(
 @result_options
 @depth_option()
 @ranks_option()
+@curvature_option()
 @provider_option()
 @threads_option()
 @report_options

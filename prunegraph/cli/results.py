@@ -64,6 +64,10 @@ def show_result(
         where.print(_nothing_removed(result))
     if (binding := result.plan.provenance.get("binding")) is not None:
         where.print(f"all bounds are met; the one that binds: {binding}")
+    if result.plan.provenance.get("curvature"):
+        where.print(
+            "errors of layers count by what they do at the outputs (gradients; --curvature never: without)"
+        )
     if (measured := result.plan.provenance.get("damage")) is not None:
         where.print(
             f"shared among groups by the least damage measured at the outputs: {damages(measured)}"

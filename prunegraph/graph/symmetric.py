@@ -1,6 +1,6 @@
-"""Inverses of symmetric positive definite matrices, by blocks.
+"""Inverses of symmetric positive definite matrices, by blocks, and factors of them.
 
-Nearly all the work is in products of matrices, and less than LU factorization and n right sides take.
+Of inverses nearly all the work is in products of matrices, and it is less than LU factorization and n right sides take.
 """
 
 from __future__ import annotations
@@ -32,6 +32,21 @@ def inverse(matrix: Array) -> Array:
         else:
             _invert(factor, result[index])
     return result
+
+
+def root(matrix: Array, damping: float = 0.0) -> Array:
+    """A factor L with `L L' = matrix` [n, n], of a symmetric matrix without negative eigenvalues.
+
+    `damping` is added to the diagonal, relative to its mean; a matrix of zeros has none.
+    """
+    whole = np.asarray(matrix, np.float64)
+    level = float(np.trace(whole)) / max(len(whole), 1)
+    whole = whole + damping * level * np.eye(len(whole))
+    try:
+        return np.linalg.cholesky(whole)
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(whole)
+        return np.asarray(vectors * np.sqrt(np.maximum(values, 0)))
 
 
 def _invert(factor: Array, result: Array) -> None:

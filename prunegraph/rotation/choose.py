@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from prunegraph.graph.linear import LinearLayer
+from prunegraph.graph import symmetric
+from prunegraph.graph.linear import LinearLayer, groups
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.shapes import shape_info
 from prunegraph.operators import info, is_softmax
@@ -72,7 +73,8 @@ def choose_rotation(
     turns = []
     for space in spaces:
         makers = _made(graph, space, moments)
-        basis = best_basis(makers, _read(graph, space, moments), rigid=space.is_rigid)
+        readers = _read(graph, space, moments, statistics)
+        basis = best_basis(makers, readers, rigid=space.is_rigid)
         turns.append(Turn(*key(space), basis.matrix.astype(np.float32)))
     return Rotation(tuple(turns))
 
@@ -97,26 +99,79 @@ def _made(graph: Graph, space: Space, moments: SpaceMoments | None) -> Array:
     return _of_weights(graph, space, dual=False)
 
 
-def _read(graph: Graph, space: Space, moments: SpaceMoments | None) -> Array:
-    """What is read of a space's channels, each layer relative to the energy of its outputs."""
+def _read(
+    graph: Graph,
+    space: Space,
+    moments: SpaceMoments | None,
+    statistics: Statistics | None,
+) -> Array:
+    """What is read of a space's channels: what errors of them do at the outputs, as far as that is known.
+
+    Else each layer's errors count relative to the energy of its outputs.
+    """
     result = np.zeros((space.size, space.size))
     duals = [part for part in space.values if part.dual]
     if duals and moments is not None:
+        if (known := _slopes(space, statistics)) is not None:
+            return known
         return mean_of([each for part in duals for each in _factor(graph, part, moments)])
     if duals:
         return _of_weights(graph, space, dual=True)
     layers = {part.node.index: part for part in space.weights if part.reads}
+    roots = {
+        node: _metric_root(layers[node].node, statistics)
+        for node in {part.node.index for part in space.values if not part.partner}
+        if node in layers
+    }
+    is_known = all(each is not None for each in roots.values())
     for part in space.values:
-        if part.node.index not in layers or part.partner:
+        if part.node.index not in roots:
             continue
         weights = _vectors(graph, layers[part.node.index])
+        metric = roots[part.node.index] if is_known else None
+        if metric is not None:
+            weights = _weighted(weights, metric)
         each = np.einsum("vip,vjp->vij", weights, weights)
         energy = 1.0
-        if moments is not None:
+        if moments is not None and not is_known:
             energy = float(np.einsum("vij,vji->", moments.covariance(part), each))
         total = each.sum(axis=0)
         result += total / (energy if energy > 0 else 1.0)
     return result if result.any() else np.eye(space.size)
+
+
+def _slopes(space: Space, statistics: Statistics | None) -> Array | None:
+    """Second moments of the outputs' gradients by the first side of a contraction [channels, channels].
+
+    They say what the other side does with an error, behind the Softmax and all that follows. None where they are not
+    known.
+    """
+    makers = [
+        part
+        for part in space.weights
+        if not part.reads and not part.dual and part.node.input(1) == part.weight
+    ]
+    if len(makers) != 1 or statistics is None:
+        return None
+    metric = statistics.error_metric(makers[0].node)
+    if metric is None:
+        return None
+    return mean_of([metric[np.ix_(each, each)] for each in makers[0].columns])
+
+
+def _metric_root(node: Node, statistics: Statistics | None) -> Array | None:
+    """A factor of what errors of a layer do at the outputs [outputs, outputs]; None where that is not known."""
+    metric = statistics.error_metric(node) if statistics is not None else None
+    if metric is None or groups(node) > 1:
+        return None
+    return symmetric.root(metric)
+
+
+def _weighted(vectors: Array, root: Array) -> Array:
+    """A layer's weights by channel [vectors, channels, outputs x kernel], outputs times a factor."""
+    shape = vectors.shape
+    apart = vectors.reshape(*shape[:2], len(root), -1)
+    return np.einsum("vcok,op->vcpk", apart, root, optimize=True).reshape(shape)
 
 
 def _factor(graph: Graph, part: ValuePart, moments: SpaceMoments) -> Array:

@@ -15,8 +15,9 @@ from prunegraph.proof.result import Proof
 from prunegraph.proof.verify import prove
 from prunegraph.rotation.choose import choose_rotation, prepare
 from prunegraph.rotation.rotate import inside, rotate
+from prunegraph.rotation.turned import TurnedMetrics
 from prunegraph.runtime.data import Batch, Data
-from prunegraph.runtime.statistics import Statistics
+from prunegraph.runtime.statistics import ErrorMetrics, Statistics
 from prunegraph.selection.rotation import Rotation
 
 #: When a graph is rotated: "auto" where there are data, and where it is not known to be of no use.
@@ -59,15 +60,34 @@ def obstacle(graph: Graph, *, has_gradients: bool) -> str:
 
 
 def find_rotation(
-    graph: Graph, data: Data | None, progress: Callable[[str], None]
-) -> Rotation:
-    """The best rotation of a graph; one without turns where none of its channels can have another basis."""
+    graph: Graph,
+    data: Data | None,
+    progress: Callable[[str], None],
+    metrics: Callable[[Graph], ErrorMetrics | None] = lambda graph: None,
+) -> tuple[Rotation, ErrorMetrics | None]:
+    """The best rotation of a graph; one without turns where none of its channels can have another basis.
+
+    Args:
+        graph: the model.
+        data: unlabelled inputs; without, weights alone say which basis is the best.
+        progress: called with the name of each stage.
+        metrics: what says what errors of a graph's layers do.
+
+    Returns:
+        The rotation, and what `metrics` says, of the rotated graph.
+    """
     progress("rotate")
     ready, outputs, spaces = prepare(graph)
     if not spaces:
-        return Rotation(())
-    statistics = Statistics(ready, data, progress=progress) if data is not None else None
-    return replace(choose_rotation(ready, spaces, statistics), folded=outputs)
+        return Rotation(()), metrics(graph)
+    known = metrics(ready)
+    statistics = (
+        Statistics(ready, data, progress=progress, metrics=known)
+        if data is not None
+        else None
+    )
+    rotation = replace(choose_rotation(ready, spaces, statistics), folded=outputs)
+    return rotation, TurnedMetrics(known, spaces, rotation) if known is not None else None
 
 
 def rotated(

@@ -61,6 +61,17 @@ class Accumulator(Protocol):
         """Take in the values of one batch."""
 
 
+class ErrorMetrics(Protocol):
+    """Says what errors of layers' outputs do at the network's outputs."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is known of any layer."""
+
+    def of(self, node: Node) -> Array | None:
+        """M [outputs, outputs], float64: an error v of a layer's outputs counts `v' M v`. None where not known."""
+
+
 A = TypeVar("A", bound=Accumulator)
 T = TypeVar("T")
 
@@ -193,6 +204,7 @@ class Statistics:
         data: unlabelled samples.
         cache: a folder to keep results in; None keeps them in memory only.
         progress: called with a line for every batch.
+        metrics: what says what errors of layers' outputs do; None where nothing does.
 
     Raises:
         DataError: the data do not fit the model.
@@ -205,7 +217,9 @@ class Statistics:
         *,
         cache: Path | None = None,
         progress: Progress = lambda stage: None,
+        metrics: ErrorMetrics | None = None,
     ):
+        self.metrics = metrics
         self.graph, self.data, self.cache, self.progress = (
             graph,
             data.fit(graph),
@@ -235,7 +249,17 @@ class Statistics:
 
     def of(self, data: Data) -> Statistics:
         """The same of other data."""
-        return Statistics(self.graph, data, cache=self.cache, progress=self.progress)
+        return Statistics(
+            self.graph,
+            data,
+            cache=self.cache,
+            progress=self.progress,
+            metrics=self.metrics,
+        )
+
+    def error_metric(self, node: Node) -> Array | None:
+        """What errors of a layer's outputs do at the network's outputs (see `ErrorMetrics`); None where not known."""
+        return self.metrics.of(node) if self.metrics is not None else None
 
     def once(self, name: str, make: Callable[[], T]) -> T:
         """What was made under a name for the first who asked."""

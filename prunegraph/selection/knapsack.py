@@ -57,7 +57,7 @@ class Option:
 Measure = Callable[[Sequence[int]], float]
 
 #: Options of one unit at most; more are thinned out evenly.
-OPTIONS = 16
+OPTIONS = 64
 
 #: Points of a Pareto front at most. Fewer points keep their exact cost, so a bound is met all the same.
 RESOLUTION = 4096

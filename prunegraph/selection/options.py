@@ -16,6 +16,9 @@ DEPTHS = ("never", "auto", "only")
 #: Whether layers are written as several of low rank: none, or as many as are best beside channels.
 RANKS = ("never", "auto")
 
+#: Whether errors of layers are weighed by gradients: never, or where PyTorch is there and can run the graph.
+CURVATURES = ("never", "auto")
+
 
 class LimitKeywords(TypedDict, total=False):
     """The options of a selection but the budget, as keywords; see `SelectionOptions`."""
@@ -29,6 +32,7 @@ class LimitKeywords(TypedDict, total=False):
     same_width: bool
     depth: str
     ranks: str
+    curvature: str
     seed: int
     provider: str | None
     threads: int
@@ -62,13 +66,16 @@ class SelectionOptions:
             (see `prunegraph.depth`; needs data, and a bound).
         ranks: whether layers may be written as several of low rank, where that does less damage at the outputs than
             channels that go: "never", or "auto": where damage is measured (see `prunegraph.ranks`).
+        curvature: whether scores of "obs" and rotations weigh errors of a layer by what they do at the outputs, from
+            gradients: "never", or "auto": where there are data, PyTorch is installed and can run the graph (see
+            `prunegraph.training.curvature`). Without, errors count relative to what the layer makes.
         seed: for criteria that draw random numbers.
         provider: ONNX Runtime's execution provider that latency is measured on; None is the CPU.
         threads: how many threads it is measured with; 0 leaves it to ONNX Runtime.
 
     Raises:
         BudgetError: `round_to` or `threads` is out of range.
-        UnknownNameError: no such `depth` or `ranks`.
+        UnknownNameError: no such `depth`, `ranks` or `curvature`.
     """
 
     #: A bound is part of the budget.
@@ -86,6 +93,7 @@ class SelectionOptions:
     same_width: bool = False
     depth: str = "never"
     ranks: str = "auto"
+    curvature: str = "auto"
     seed: int = 0
     provider: str | None = None
     threads: int = 1
@@ -105,6 +113,8 @@ class SelectionOptions:
             raise UnknownNameError("depth", str(self.depth), DEPTHS)
         if self.ranks not in RANKS:
             raise UnknownNameError("ranks", str(self.ranks), RANKS)
+        if self.curvature not in CURVATURES:
+            raise UnknownNameError("curvature", str(self.curvature), CURVATURES)
         if self.threads < 0:
             raise BudgetError(f"threads must be at least 0, got {self.threads}")
 
@@ -140,8 +150,8 @@ class SelectionOptions:
             del options["same_width"]
         if self.depth == "never":
             del options["depth"]
-        # What came of it is in the plan itself.
-        del options["ranks"]
+        # What came of these is in the plan itself.
+        del options["ranks"], options["curvature"]
         return {
             **options,
             "budget": self.budget.given(),

@@ -47,7 +47,8 @@ class Ranking:
     `(share of the channels, error)` by the unit's id (see `selection.knapsack`). `damage` measures what whole
     choices do to the outputs; where it is given, those of several allocations compete, and what `others` says of a
     budget, by name: choices that are no allocation's of channels alone. Where one of these does the least damage, it
-    is compared with the next ones by `trial`, which measures what is left after the repair.
+    is compared with the next ones by `trial`, which measures what is left after the repair. `is_weighed` tells
+    whether scores weigh errors by what they do at the outputs.
     """
 
     coupling: Coupling
@@ -58,6 +59,7 @@ class Ranking:
     damage: Callable[[Sequence[Contender]], Sequence[float]] | None = None
     others: Callable[[Budget], Mapping[str, Contender]] | None = None
     trial: Callable[[Sequence[Contender]], Sequence[float]] | None = None
+    is_weighed: bool = False
 
     @cached_property
     def units(self) -> list[Unit]:
@@ -91,6 +93,8 @@ class Ranking:
             chosen = Contender(self._remove(budget, str(self.choice.allocation)))
         criterion = CRITERIA.entry(base_name(str(choice.algorithm)))
         provenance = {**_provenance(choice, criterion), **reason}
+        if self.is_weighed:
+            provenance["curvature"] = "gradients"
         if len(budget.counted) > 1 and not chosen.ranks:
             meter = Meter(self.coupling)
             remaining = meter.measure(chosen.removal)
@@ -164,7 +168,10 @@ def rank(
     if choice.budget.ratio == "auto":
         ratios = {**own_ratios(name, context), **ratios}
     limits = Limits(choice.rounding, choice.min_channels, ratios)
-    return Ranking(coupling, choice, limits, score(name, context))
+    scores = score(name, context)
+    metrics = statistics.metrics if statistics is not None else None
+    is_weighed = metrics is not None and metrics.is_known
+    return Ranking(coupling, choice, limits, scores, is_weighed=is_weighed)
 
 
 def select(

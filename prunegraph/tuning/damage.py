@@ -32,7 +32,7 @@ STRENGTHS = (0.15, 0.4, 0.75)
 
 #: Multiply-accumulates that are spent on measuring, and the samples that are looked at: two texts have as many
 #: positions as are judged.
-WORK, SAMPLES = 4e12, (2, MEASURED)
+WORK, SAMPLES = 2e12, (2, MEASURED)
 
 #: Samples that curves are made from at most: there are many of them, and each point is one of several.
 SKETCHED = 32

@@ -37,6 +37,9 @@ def product_error(group: Group, context: Context) -> Array | None:
     if energies.shape[1] % variances.shape[1]:
         return None
     variances = np.repeat(variances, energies.shape[1] // variances.shape[1], axis=1)
+    metric = statistics.error_metric(sides[0][0])
+    if metric is not None:
+        variances = np.diag(metric)[first]
     costs = np.einsum("cp,cp->c", energies, variances)
     order = np.argsort(costs, kind="stable")
     total = float(costs.sum()) or 1.0

@@ -11,14 +11,14 @@ graphs); ALGORITHMS F4 and 6.8.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.groups import Group, Member
 from prunegraph.graph import symmetric
-from prunegraph.graph.linear import scaled_matrix
+from prunegraph.graph.linear import LinearLayer, scaled_matrix, to_matrix
 from prunegraph.graph.model import Graph, Node
 from prunegraph.runtime.statistics import Gram, Statistics
 from prunegraph.selection.criteria.base import Array, Context, criterion
@@ -29,6 +29,9 @@ from prunegraph.selection.criteria.parts import PartReader, cheapest, parts
 #: Added to the diagonal of a covariance, relative to its mean.
 DAMPING = 1e-2
 
+#: Added to the diagonal of what says what errors do at the outputs, relative to its mean.
+METRIC_DAMPING = 1e-3
+
 #: A group's channels go in this many rounds at most; scores are updated after each.
 ROUNDS = 64
 
@@ -38,10 +41,11 @@ def obs(group: Group, context: Context) -> Array:
     """Output error that remains when a channel goes and the layers that read it make up for it (needs data)."""
     statistics = context.need_statistics("obs")
     _gather(context, statistics)
+    metric = _metric(group, context.coupling, statistics)
     readers = [
         reader
         for member in group.members
-        for reader in _readers(member, group, context.coupling, statistics)
+        for reader in _readers(member, group, context.coupling, statistics, metric)
     ]
     if not readers:
         # Nothing with a Gram matrix reads these channels: attention scores, or a recurrence.
@@ -84,10 +88,12 @@ class _Reader:
         gram: covariance of its input rows [inputs, inputs], float64; taken over, and damped in place.
         matrix: its weights [inputs, outputs].
         rows: input rows of every channel [channels, rows].
+        relative: whether costs are relative to the energy of its outputs.
     """
 
-    def __init__(self, gram: Array, matrix: Array, rows: Array):
-        self.energy = float(np.vdot(matrix, gram @ matrix)) or 1.0
+    def __init__(self, gram: Array, matrix: Array, rows: Array, relative: bool):
+        self.energy = float(np.vdot(matrix, gram @ matrix)) if relative else 1.0
+        self.energy = self.energy or 1.0
         gram[np.diag_indices(len(gram))] += DAMPING * np.trace(gram) / len(gram) or 1.0
         inverse = symmetric.inverse(gram)
         channels, self.each = rows.shape
@@ -139,16 +145,51 @@ class _Reader:
 
 
 def _readers(
-    member: Member, group: Group, coupling: Coupling, statistics: Statistics
+    member: Member,
+    group: Group,
+    coupling: Coupling,
+    statistics: Statistics,
+    metric: Mapping[str, Array],
 ) -> list[PartReader]:
     """The layers that read the group's channels along one axis of a weight."""
     result = []
     for node, gram in grams(member, coupling, statistics):
-        matrix = scaled_matrix(coupling.graph, node)
+        matrix = _matrix(coupling.graph, node, metric)
         for i, channels, rows in parts(node, member, coupling.graph, len(matrix)):
-            reader = _Reader(gram.centred[i].astype(np.float64), matrix[i], rows)
+            reader = _Reader(
+                gram.centred[i].astype(np.float64), matrix[i], rows, not metric
+            )
             result.append(PartReader(reader, channels, group.channels))
     return result
+
+
+def _metric(group: Group, coupling: Coupling, statistics: Statistics) -> dict[str, Array]:
+    """What errors of the layers that read a group do at the outputs, by name; empty if it is not known of all."""
+    result = {}
+    for node in (n for m in group.members for n in _reading(m, coupling.graph)):
+        if not statistics.has_gram(node):
+            continue
+        known = statistics.error_metric(node)
+        if known is None:
+            return {}
+        result[node.name] = known
+    return result
+
+
+def _matrix(graph: Graph, node: Node, metric: Mapping[str, Array]) -> Array:
+    """A layer's matrix [groups, inputs, outputs], its outputs such that squared errors of them are comparable."""
+    if node.name not in metric:
+        return scaled_matrix(graph, node)
+    weight = graph.weights[node.inputs[1]].read().astype(np.float64)
+    matrix = to_matrix(node, weight) * LinearLayer(graph, node).alpha
+    count = matrix.shape[2]
+    each = [
+        metric[node.name][i * count : (i + 1) * count, i * count : (i + 1) * count]
+        for i in range(len(matrix))
+    ]
+    return np.stack(
+        [m @ symmetric.root(e, METRIC_DAMPING) for m, e in zip(matrix, each, strict=True)]
+    )
 
 
 def grams(

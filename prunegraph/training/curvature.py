@@ -1,0 +1,201 @@
+"""What an error of a layer's outputs does at the outputs of the network: curvature, from gradients.
+
+A small error v at a layer's outputs moves the network's by J v, squared v' J'J v. Rows of J are as many as there are
+outputs: gradients of random projections of the outputs have the same second moments, E[g g'] = J'J. Where the
+outputs are scores of words or probabilities, the projection is that whose second moments are the curvature of the
+divergence: the gradient of the log-probability of a word that is drawn from them. This is the second factor of K-FAC's
+blocks; the first is the Gram matrix of the layer's inputs. Sources: Martens & Grosse 2015, sections 2 and 3;
+Hutchinson 1989.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from prunegraph.errors import ModelError
+from prunegraph.graph.linear import is_linear
+from prunegraph.graph.model import Graph, Node
+from prunegraph.graph.shapes import shape_info
+from prunegraph.operators import info
+from prunegraph.ops.cost import cost
+from prunegraph.runtime.data import Data
+from prunegraph.runtime.row_mask import RowMask, counted, find_mask
+from prunegraph.runtime.statistics import batch_size
+from prunegraph.training.module import GraphModule
+from prunegraph.training.operators.table import Tensor, to_torch
+from prunegraph.tuning.judging import judged_by
+
+Array = np.ndarray
+
+#: Samples whose gradients are looked at, at most and at least, and multiply-accumulates that forward passes may take.
+SAMPLES, FEW, WORK = 256, 8, 2e11
+
+#: Layers with more outputs than this are left out.
+MAX_OUTPUTS = 4096
+
+#: Bytes of values that are kept for a backward pass.
+KEEP = 2**29
+
+
+class Curvature:
+    """What errors of a graph's layers do at its outputs, computed for the first who asks.
+
+    Metrics are sums over a layer's positions, so that they compare between layers: squared errors at the network's
+    outputs, relative to their variation. Of a graph that PyTorch cannot run nothing is known.
+
+    Args:
+        graph: the model.
+        data: unlabelled inputs; the first ones are looked at.
+        progress: called with a line for every batch.
+    """
+
+    def __init__(
+        self, graph: Graph, data: Data, progress: Callable[[str], None] = lambda stage: None
+    ):
+        self.graph, self.data, self.progress = graph, data.fit(graph), progress
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is known of any layer."""
+        return bool(self._known)
+
+    def of(self, node: Node) -> Array | None:
+        """Second moments of the gradients at a linear layer's outputs [outputs, outputs], float64.
+
+        None of a layer that is not linear, too wide, or not differentiated through.
+
+        Raises:
+            DataError: the data do not fit the model.
+        """
+        return self._known.get(node.name)
+
+    @cached_property
+    def _known(self) -> dict[str, Array]:
+        try:
+            return self._measured()
+        except (ModelError, RuntimeError) as error:
+            self.progress(f"curvature is not measured: {str(error).splitlines()[0]}")
+            return {}
+
+    def _measured(self) -> dict[str, Array]:
+        graph, data = self.graph, self.data
+        layers = [node for node in graph.layers if _is_looked_at(graph, node)]
+        run = _Run(graph, layers, find_mask(graph, data.mask_input))
+        count = int(np.clip(WORK / max(cost(graph).macs, 1), FEW, SAMPLES))
+        size = min(batch_size(graph, data, run.values, KEEP), count)
+        total: dict[str, Tensor] = {}
+        for index, batch in enumerate(data.head(max(count, size)).batches(graph, size)):
+            self.progress(f"curvature: batch {index + 1} of {-(-count // size)}")
+            for name, product in run.products(batch).items():
+                total[name] = total[name] + product if name in total else product
+        result = {name: each.double().numpy() for name, each in total.items()}
+        return {name: m for name, m in result.items() if np.isfinite(m).all() and m.any()}
+
+
+class _Run:
+    """Runs a graph forwards and backwards.
+
+    Args:
+        graph: the model.
+        layers: whose outputs' gradients are wanted.
+        mask: which positions of the outputs count.
+    """
+
+    def __init__(self, graph: Graph, layers: Sequence[Node], mask: RowMask | None):
+        self.graph, self.layers, self.mask = graph, layers, mask
+        shapes = shape_info(graph).shapes
+        self.values = [v for node in graph.nodes for v in node.outputs if v in shapes]
+        self.is_words = judged_by(graph, shapes).last is not None
+        self.module = GraphModule(graph)
+        self.module.eval()
+        self.random = torch.Generator().manual_seed(0)
+
+    def products(self, batch: Mapping[str, Array]) -> dict[str, Tensor]:
+        """Products of the gradients at layers' outputs, summed over samples and positions, by layer name."""
+        names = [node.outputs[0] for node in self.layers]
+        feed = {name: to_torch(array) for name, array in batch.items()}
+        with torch.enable_grad():
+            values = self.module.values([*names, *self.graph.outputs], feed)
+            reached = [n for n in self.layers if _has_gradient(values[n.outputs[0]])]
+            projection = self._projection(values, batch)
+            if projection is None or not reached:
+                return {}
+            slopes = torch.autograd.grad(
+                projection, [values[n.outputs[0]] for n in reached], allow_unused=True
+            )
+        rows = {
+            node.name: _rows(node, slope)
+            for node, slope in zip(reached, slopes, strict=True)
+            if slope is not None
+        }
+        return {name: each.T @ each for name, each in rows.items()}
+
+    def _projection(
+        self, values: Mapping[str, Tensor], batch: Mapping[str, Array]
+    ) -> Tensor | None:
+        """A random projection of the outputs, a number; None of outputs without gradients."""
+        parts = []
+        for name in self.graph.outputs:
+            output = values[name]
+            if not _has_gradient(output):
+                continue
+            make = _of_words if self.is_words else _of_values
+            weights = make(output, self.random)
+            of = self.mask.of(name) if self.mask is not None else ""
+            counts = counted(batch[of], output.detach().numpy()) if of else None
+            if counts is not None:
+                rest = [1] * (weights.dim() - counts.ndim)
+                weights = weights * torch.from_numpy(counts).reshape(*counts.shape, *rest)
+            parts.append((output * weights).sum())
+        return torch.stack(parts).sum() if parts else None
+
+
+def _has_gradient(value: object) -> bool:
+    return (
+        isinstance(value, torch.Tensor)
+        and value.requires_grad
+        and value.is_floating_point()
+    )
+
+
+def _is_looked_at(graph: Graph, node: Node) -> bool:
+    """Tell whether a layer is linear, of a size that can be looked at, outside of subgraphs."""
+    if not is_linear(graph, node) or node.outputs[0] not in graph.producer:
+        return False
+    shape = shape_info(graph).shapes.get(node.outputs[0], ())
+    axis = info(node).channel_axis
+    return bool(shape) and axis is not None and shape[int(axis)] <= MAX_OUTPUTS
+
+
+def _rows(node: Node, slope: Tensor) -> Tensor:
+    """Gradients at a layer's outputs [positions, outputs]."""
+    moved = slope.movedim(int(info(node).channel_axis or 0), -1)
+    return moved.reshape(-1, moved.shape[-1]).float()
+
+
+def _of_words(scores: Tensor, random: torch.Generator) -> Tensor:
+    """The gradient by scores [..., words] of the log-probability of words that are drawn from them."""
+    chances = torch.softmax(scores.detach(), dim=-1)
+    flat = chances.reshape(-1, chances.shape[-1])
+    drawn = torch.multinomial(flat, 1, generator=random)
+    return -(flat.scatter_add(1, drawn, -torch.ones_like(flat[:, :1]))).reshape(
+        chances.shape
+    )
+
+
+def _of_values(output: Tensor, random: torch.Generator) -> Tensor:
+    """Normal numbers, relative to an output's variation; to that of probabilities where it holds these."""
+    known = output.detach()
+    result = torch.randn(known.shape, generator=random)
+    if (
+        known.dim() > 1
+        and bool((known >= 0).all())
+        and bool(((known.sum(dim=-1) - 1).abs() < 1e-3).all())
+    ):
+        return result / known.clamp(min=1e-3).sqrt()
+    varies = float(known.float().std(dim=0).square().sum()) if len(known) > 1 else 0.0
+    return result / max(varies, 1e-12) ** 0.5
