@@ -188,6 +188,8 @@ def search(
     how = ExecutionOptions(
         bound, verify, choice.seed, scratch=scratch(out), progress=progress
     )
-    result = finish(coupling, Selected(match.plan), choice, samples, how)
+    result = finish(
+        coupling, Selected(match.plan, grounds=ranked.grounds), choice, samples, how
+    )
     result = write_result(result, samples, how, out, save_plan)
     return SearchResult(result, match)
