@@ -19,7 +19,7 @@ from prunegraph.report import html, inspected
 from prunegraph.report.layers import layer_rows
 from prunegraph.report.model_explorer import FIXED, node_data
 from prunegraph.report.network.diagram import diagram
-from prunegraph.report.network.layout import BESIDE, Layout, Size, gutter, layout
+from prunegraph.report.network.layout import BESIDE, Arrangement, Size, gutter, layout
 from prunegraph.report.remarks import group_rows
 from prunegraph.selection.plan import make_plan
 from tests.builders import Builder, residual_net
@@ -41,7 +41,7 @@ def graphs(draw: st.DrawFn) -> tuple[list[Size], list[tuple[int, int]]]:
     return sizes, edges
 
 
-def drawn_edges(result: Layout, count: int) -> set[tuple[int, int]]:
+def drawn_edges(result: Arrangement, count: int) -> set[tuple[int, int]]:
     """Edges between vertices that the picture has, followed through the points of long ones."""
     edges = set()
     for source in range(count):
@@ -72,8 +72,8 @@ def test_every_edge_goes_down_and_nothing_overlaps(
         half = e.size.width / 2
         rows.setdefault(e.row, []).append((e.x - half, e.x + half, e.size.width))
         column = result.columns[result.column(e.row)]
-        assert column.left - 1e-6 <= e.x - half
-        assert e.x + half <= column.left + column.width + 1e-6
+        assert column.start - 1e-6 <= e.x - half
+        assert e.x + half <= column.start + column.width + 1e-6
         assert e.top >= 0 and e.bottom <= column.height + 1e-6
     for row in rows.values():
         for (_, end, _), (start, _, _) in itertools.pairwise(sorted(row)):
@@ -81,7 +81,7 @@ def test_every_edge_goes_down_and_nothing_overlaps(
     spans = [(c.first, c.last) for c in result.columns]
     assert spans[0][0] == 0 and all(b[0] == a[1] + 1 for a, b in itertools.pairwise(spans))
     for a, b in itertools.pairwise(result.columns):
-        assert b.left >= a.left + a.width + gutter(1) - 1e-6
+        assert b.start >= a.start + a.width + gutter(1) - 1e-6
 
 
 def test_edges_beyond_all_measure_are_counted() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
 
-from prunegraph.report.network.layout import BELOW, LANE, Element, Layout, Size
+from prunegraph.report.network.layout import BELOW, LANE, Arrangement, Element, Size
 from prunegraph.report.text import clean
 
 #: Radius of the corners of edges that go on in the next column, and what the picture has around it.
@@ -40,11 +40,11 @@ class Box:
     link: str = ""
 
 
-def drawing(layout: Layout, boxes: Sequence[Box], label: str) -> str:
+def drawing(layout: Arrangement, boxes: Sequence[Box], label: str) -> str:
     """The picture; `boxes` are those of the vertices, `label` says to a screen reader what it is."""
     breaks = [_lanes(layout, column.last) for column in layout.columns]
     above = MARGIN + max((LANE * len(each) for each in breaks), default=0)
-    width = max((c.left + c.width for c in layout.columns), default=0) + 2 * MARGIN
+    width = max((c.start + c.width for c in layout.columns), default=0) + 2 * MARGIN
     height = max((c.height for c in layout.columns), default=0) + 2 * above
     parts = [
         f'<svg class="network" role="group" aria-label={quoteattr(label)} '
@@ -63,7 +63,7 @@ def _text(text: str) -> str:
 
 
 def _box(element: Element, box: Box) -> str:
-    left, top = element.x - box.size.width / 2, element.top
+    start, top = element.x - box.size.width / 2, element.top
     w, h = box.size.width, box.size.height
     # Inside of a link positions are of its own corner: they are short, and much the same everywhere.
     parts = [f'<rect class="b" width="{w:.0f}" height="{h:.0f}" rx="5"/>']
@@ -77,7 +77,7 @@ def _box(element: Element, box: Box) -> str:
             place = f'x="{w / 2:.0f}" y="{first + LINE * i:.0f}"'
             parts.append(f"<text {place}>{_text(line)}</text>")
     tip = f"<title>{_text(box.tip)}</title>" if box.tip else ""
-    place = f'class={quoteattr(box.kind)} transform="translate({left:.0f} {top:.0f})"'
+    place = f'class={quoteattr(box.kind)} transform="translate({start:.0f} {top:.0f})"'
     if box.link:
         return f'<a href="#{box.link}" {place}>{tip}{"".join(parts)}</a>'
     return f"<g {place}>{tip}{''.join(parts)}</g>"
@@ -86,13 +86,13 @@ def _box(element: Element, box: Box) -> str:
 # -- edges ----------------------------------------------------------------------------------
 
 
-def _lanes(layout: Layout, row: int) -> list[int]:
+def _lanes(layout: Arrangement, row: int) -> list[int]:
     """Elements of a row with edges to the next one, from left to right."""
     lanes = [i for i, e in enumerate(layout.elements) if e.row == row and e.below]
     return sorted(lanes, key=lambda i: layout.elements[i].x)
 
 
-def _edges(layout: Layout, breaks: Sequence[Sequence[int]]) -> Iterator[str]:
+def _edges(layout: Arrangement, breaks: Sequence[Sequence[int]]) -> Iterator[str]:
     elements = layout.elements
     ends = {column.last: number for number, column in enumerate(layout.columns)}
     for index, element in enumerate(elements):
@@ -114,14 +114,14 @@ def _curve(first: Element, second: Element) -> str:
     return f"M{x:.0f} {y:.0f}C{x:.0f} {y + bend:.0f} {u:.0f} {v - bend:.0f} {u:.0f} {v:.0f}"
 
 
-def _around(layout: Layout, lanes: Sequence[int], index: int, target: int) -> str:
+def _around(layout: Arrangement, lanes: Sequence[int], index: int, target: int) -> str:
     """The way from the end of a column, up beside it, to the start of the next one."""
     first, second = layout.elements[index], layout.elements[target]
     number = lanes.index(index)
     here = layout.columns[layout.column(first.row)]
     low = here.height + CORNER + LANE * (len(lanes) - 1 - number)
     high = -CORNER - LANE * (len(lanes) - 1 - number)
-    middle = here.left + here.width + 17 + LANE * (len(lanes) - 1 - number)
+    middle = here.start + here.width + 17 + LANE * (len(lanes) - 1 - number)
     points = [
         (first.x, first.bottom),
         (first.x, low),

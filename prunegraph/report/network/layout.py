@@ -54,17 +54,17 @@ class Element:
 
 @dataclass(frozen=True)
 class Column:
-    """Rows `first` to `last`, from `top` to `bottom` of what they are in."""
+    """Rows `first` to `last`; `start` is the left edge, within the picture."""
 
     first: int
     last: int
-    left: float
+    start: float
     width: float
     height: float
 
 
 @dataclass(frozen=True)
-class Layout:
+class Arrangement:
     """Elements with their places (those of the vertices first), columns, and edges that are not drawn."""
 
     elements: tuple[Element, ...]
@@ -76,7 +76,7 @@ class Layout:
         return next(i for i, column in enumerate(self.columns) if row <= column.last)
 
 
-def layout(sizes: Sequence[Size], edges: Sequence[tuple[int, int]]) -> Layout:
+def layout(sizes: Sequence[Size], edges: Sequence[tuple[int, int]]) -> Arrangement:
     """Places for vertices.
 
     Args:
@@ -87,7 +87,7 @@ def layout(sizes: Sequence[Size], edges: Sequence[tuple[int, int]]) -> Layout:
     rows = _rows(elements)
     _order(elements, rows)
     _place(elements, rows)
-    return Layout(tuple(elements), tuple(_columns(elements, rows)), left_out)
+    return Arrangement(tuple(elements), tuple(_columns(elements, rows)), left_out)
 
 
 # -- rows -----------------------------------------------------------------------------------
@@ -282,12 +282,12 @@ def _columns(elements: Sequence[Element], rows: Sequence[Sequence[int]]) -> list
         sum(1 for index in row if elements[index].below) for row in rows
     ]  # lanes from a row to the next
     result: list[Column] = []
-    first, left = 0, 0.0
+    first, start = 0, 0.0
     while first < len(rows):
         last = _break(heights, passing, first)
-        column = _column(elements, rows, (first, last), left, heights)
+        column = _column(elements, rows, (first, last), start, heights)
         result.append(column)
-        left += column.width + gutter(passing[last])
+        start += column.width + gutter(passing[last])
         first = last + 1
     return result
 
@@ -319,7 +319,7 @@ def _column(
     elements: Sequence[Element],
     rows: Sequence[Sequence[int]],
     span: tuple[int, int],
-    left: float,
+    start: float,
     heights: Sequence[float],
 ) -> Column:
     first, last = span
@@ -330,9 +330,9 @@ def _column(
     for number in range(first, last + 1):
         for index in rows[number]:
             element = elements[index]
-            element.x += left - low
+            element.x += start - low
             if element.vertex is None:  # straight down through the row
                 element.size = Size(0, heights[number])
             element.top = top + (heights[number] - element.size.height) / 2
         top += heights[number] + BELOW
-    return Column(first, last, left, high - low, top - BELOW)
+    return Column(first, last, start, high - low, top - BELOW)
