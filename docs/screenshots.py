@@ -1,6 +1,6 @@
 """Take the pictures of docs/images anew, from real runs: `python docs/screenshots.py`.
 
-The report needs Debian's chromium-headless-shell, or chromium.
+The report needs Debian's chromium-headless-shell, or chromium, and the extra `browser`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from playwright.sync_api import sync_playwright
 from rich.console import Console
 from rich.text import Text
 
@@ -23,7 +26,7 @@ IMAGES = ROOT / "docs" / "images"
 #: What the terminal shows; the second command writes the report.
 COMMANDS = [
     "prunegraph inspect fixtures/fashion_resnet.onnx",
-    "prunegraph prune fixtures/fashion_resnet.onnx -o half.onnx --macs 0.5 --round-to 1"
+    "prunegraph prune fixtures/fashion_resnet.onnx -o half.onnx --macs 0.5 --round-to 1 --ranks never"
     " --data fixtures/fashion_calibration.npz --report report.html",
 ]
 COLUMNS = 120
@@ -31,8 +34,26 @@ COLUMNS = 120
 #: A line of progress, which a terminal wipes out.
 SPINNER = re.compile("[\u2800-\u28ff] ")
 
-#: Chromium's number of a color scheme, by the name of the picture.
-SCHEMES = {"report.png": 1, "report-dark.png": 0}
+
+@dataclass(frozen=True)
+class Shot:
+    """A picture of the report: colour scheme, size of the window, the section it begins with, what is clicked on."""
+
+    scheme: str
+    width: int
+    height: int
+    section: str = ""
+    click: str = ""
+
+
+#: Pictures of the report by file.
+SHOTS = {
+    "report.png": Shot("light", 1000, 1200),
+    "report-dark.png": Shot("dark", 1000, 1200),
+    "network.png": Shot("light", 1400, 860, "network", "why-4"),
+    "network-dark.png": Shot("dark", 1400, 860, "network", "why-4"),
+    "report-narrow.png": Shot("light", 390, 820, "network", "why-1"),
+}
 
 
 def terminal(folder: Path) -> str:
@@ -64,23 +85,23 @@ def terminal(folder: Path) -> str:
     return re.sub(r"@font-face \{.*?\}\n?", "", svg, flags=re.DOTALL)
 
 
-def photograph(page: Path, picture: Path, scheme: int) -> None:
-    """Open a page in a browser without a window; the top of it as PNG."""
-    browser = shutil.which("chromium-headless-shell") or shutil.which("chromium")
-    if browser is None:
-        sys.exit("error: no browser: install Debian's chromium-headless-shell")
-    words = [
-        browser,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--hide-scrollbars",
-        "--window-size=1000,1200",
-        f"--blink-settings=preferredColorScheme={scheme}",
-        f"--screenshot={picture}",
-        page.as_uri(),
-    ]
-    subprocess.run(words, check=True, capture_output=True)
+def photograph(browser: Any, page: Path, picture: Path, shot: Shot) -> None:
+    """Open a page in a browser without a window and without network, and keep what it shows."""
+    context = browser.new_context(
+        color_scheme=shot.scheme,
+        viewport={"width": shot.width, "height": shot.height},
+        reduced_motion="reduce",
+        offline=True,
+    )
+    tab = context.new_page()
+    tab.goto(page.as_uri())
+    if shot.section:
+        tab.evaluate("id => document.getElementById(id).scrollIntoView()", shot.section)
+    if shot.click:
+        tab.click(f"a[href='#{shot.click}'] >> nth=0")
+        tab.mouse.move(0, 0)
+    tab.screenshot(path=picture)
+    context.close()
 
 
 def main() -> None:
@@ -89,8 +110,12 @@ def main() -> None:
         folder = Path(name)
         (folder / "fixtures").symlink_to(ROOT / "fixtures")
         (IMAGES / "terminal.svg").write_text(terminal(folder))
-        for picture, scheme in SCHEMES.items():
-            photograph(folder / "report.html", IMAGES / picture, scheme)
+        with sync_playwright() as driver:
+            path = shutil.which("chromium-headless-shell") or shutil.which("chromium")
+            browser = driver.chromium.launch(executable_path=path)
+            for picture, shot in SHOTS.items():
+                photograph(browser, folder / "report.html", IMAGES / picture, shot)
+            browser.close()
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from prunegraph.selection.allocation import MEASURED
 from prunegraph.selection.criteria.base import Gradients
 from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.plan import Plan
-from prunegraph.selection.select import Ranking, rank
+from prunegraph.selection.select import Grounds, Ranking, rank
 from prunegraph.selection.units import Contender
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ class PruneResult:
     Where there is a `vocabulary`, it was made smaller first: `original` is what came of that, `before` is the cost of
     the model that was given. Where it was `rotated`, `original` is the rotated graph. `configured` says which
     files that describe the model were written beside it. `decomposed` are layers that were written as several of low
-    rank after the cut, `factors` is the proof that these compute what their factors multiply to.
+    rank after the cut, `factors` is the proof that these compute what their factors multiply to. `grounds` say what the
+    plan rests on, where channels were scored for it.
     """
 
     original: Graph
@@ -71,6 +72,7 @@ class PruneResult:
     configured: Configured | None = None
     decomposed: DecomposeResult | None = None
     factors: Proof | None = None
+    grounds: Grounds | None = None
 
 
 def choose(
@@ -85,10 +87,9 @@ def choose(
     if choice.depth != "never":
         return _with_depth(coupling, choice, statistics, gradients, repair, progress)
     if statistics is not None and competes(choice):
-        return Selected(
-            competing(coupling, choice, statistics, gradients, repair, progress).plan(
-                choice.budget
-            )
+        return Selected.of(
+            competing(coupling, choice, statistics, gradients, repair, progress),
+            choice.budget,
         )
     if base_name(choice.allocation or "") not in MEASURED or statistics is None:
         inputs = _sample(coupling.graph, choice, statistics.data if statistics else None)
@@ -99,10 +100,9 @@ def choose(
         raise BudgetError(
             f"allocation {choice.allocation!r} needs a bound on macs, params or bytes, and a number for round_to"
         )
-    return Selected(
-        ranking(coupling, choice, statistics, repair, progress, gradients=gradients).plan(
-            choice.budget
-        )
+    return Selected.of(
+        ranking(coupling, choice, statistics, repair, progress, gradients=gradients),
+        choice.budget,
     )
 
 
@@ -259,6 +259,7 @@ def finish(
         executed.blame,
         decomposed=executed.decomposed,
         factors=executed.factors,
+        grounds=chosen.grounds,
     )
 
 

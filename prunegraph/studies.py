@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Unpack
 
 from prunegraph.api import (
@@ -46,6 +47,7 @@ def sensitivity(
     blocks: str = "alike",
     jobs: int | None = None,
     cluster: str | None = None,
+    resume: str | os.PathLike[str] | None = None,
     progress: Callable[[str], None] = lambda stage: None,
     **options: Unpack[LimitKeywords],
 ) -> Sensitivity:
@@ -64,6 +66,8 @@ def sensitivity(
             takes whole ones.
         jobs: worker processes; None is one for each core.
         cluster: address of a Dask scheduler, "tcp://host:port", instead of processes.
+        resume: a file that keeps each candidate as it is measured; what it has of the same model, data, metric and
+            repair is not measured again, so that a run that was killed goes on.
         progress: called with what is being done.
         options: those of `prunegraph.selection.options.SelectionOptions` but the budget; `round_to` is 1
             unless it is given.
@@ -83,7 +87,16 @@ def sensitivity(
     coupling = analyze(graph, attention=attention, blocks=blocks)
     seen = Data.of(evaluation) if evaluation is not None else samples
     with trials(
-        Study(coupling, samples, seen, portable(metric), bound.name, jobs, cluster)
+        Study(
+            coupling,
+            samples,
+            seen,
+            portable(metric),
+            bound.name,
+            jobs,
+            cluster,
+            Path(resume) if resume else None,
+        )
     ) as measured:
         progress("score")
         ranked = rank(coupling, choice, Statistics(graph, samples, progress=progress))
@@ -122,6 +135,7 @@ def search(
     save_plan: str | os.PathLike[str] | None = None,
     jobs: int | None = None,
     cluster: str | None = None,
+    resume: str | os.PathLike[str] | None = None,
     progress: Callable[[str], None] = lambda stage: None,
     **options: Unpack[LimitKeywords],
 ) -> SearchResult:
@@ -149,6 +163,7 @@ def search(
         save_plan: where the plan goes.
         jobs: worker processes; None is one for each core.
         cluster: address of a Dask scheduler, "tcp://host:port", instead of processes.
+        resume: as for `sensitivity`.
         progress: called with what is being done.
         options: those of `prunegraph.selection.options.SelectionOptions` but the budget.
 
@@ -179,6 +194,7 @@ def search(
         bound.name,
         jobs,
         cluster,
+        Path(resume) if resume else None,
     )
     with trials(study) as measured:
         progress("score")
@@ -188,6 +204,8 @@ def search(
     how = ExecutionOptions(
         bound, verify, choice.seed, scratch=scratch(out), progress=progress
     )
-    result = finish(coupling, Selected(match.plan), choice, samples, how)
+    result = finish(
+        coupling, Selected(match.plan, grounds=ranked.grounds), choice, samples, how
+    )
     result = write_result(result, samples, how, out, save_plan)
     return SearchResult(result, match)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from prunegraph.cli.command import Command, Section, option
-from prunegraph.cli.console import check_json, console, write_json
+from prunegraph.cli.console import check_json, command_line, console, write_json
 from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
     LAYER,
@@ -19,6 +19,7 @@ from prunegraph.cli.options import (
     json_option,
     model_argument,
     reading_options,
+    report_option,
 )
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         "inspect model.onnx",
         "inspect model.onnx --why /layer4/conv2/Conv",
         "inspect model.onnx --json groups.json",
+        "inspect model.onnx --report model.html",
     ],
 )
 @model_argument()
@@ -43,6 +45,14 @@ if TYPE_CHECKING:
     type=WRITTEN,
     metavar="FILE",
     help="Write nodes alone as JSON; - is stdout.",
+)
+@report_option("Write an HTML page: the network as a graph, groups, fixed layers.")
+@option(
+    Section.OUTPUT,
+    "--model-explorer",
+    type=WRITTEN,
+    metavar="FILE",
+    help="Write node data for Google's Model Explorer: groups as colours, MACs as numbers.",
 )
 @data_option("Unlabelled inputs: the groups then have moments of activations.")
 @attention_option()
@@ -60,6 +70,8 @@ def inspect(
     model: str,
     json_path: str | None,
     nodes_path: str | None,
+    report: str | None,
+    model_explorer: str | None,
     data: str | None,
     attention: str | None,
     blocks: str,
@@ -72,7 +84,8 @@ def inspect(
     from prunegraph.coupling.outline import nodes_outline, outline
     from prunegraph.operators import is_dequantize
     from prunegraph.ops.cost import cost
-    from prunegraph.report import tables
+    from prunegraph.report import html, inspected, tables
+    from prunegraph.report.model_explorer import node_data
 
     if json_path == nodes_path == "-":
         raise click.UsageError("--json and --nodes cannot both be stdout")
@@ -81,6 +94,11 @@ def inspect(
     graph = load_model(model)
     check_json(json_path, model)
     check_json(nodes_path, model, *([json_path] if json_path else []))
+    if model_explorer:
+        check_json(model_explorer, model)
+    if report:
+        html.require()
+        api.check_output(report, model, others=(json_path, nodes_path, model_explorer))
     coupling = api.analyze(graph, attention=attention, blocks=blocks, allow_io=allow_io)
     out = console()
     if why:
@@ -103,6 +121,11 @@ def inspect(
         write_json(outline(coupling, _statistics(graph, data)), json_path)
     if nodes_path:
         write_json(nodes_outline(coupling), nodes_path)
+    if model_explorer:
+        write_json(node_data(coupling), model_explorer)
+    if report:
+        inspected.write(coupling, report, command=command_line())
+        out.print(f"wrote {report}")
 
 
 def _statistics(graph: Graph, data: str | None) -> Statistics | None:

@@ -522,6 +522,13 @@ sweep_options = together(
         metavar="ADDRESS",
         help="A Dask scheduler, tcp://host:port, instead of processes.",
     ),
+    option(
+        Section.MEASURING,
+        "--resume",
+        type=WRITTEN,
+        metavar="FILE",
+        help="Keep what is measured in FILE, and go on from what it has.",
+    ),
     json_option(),
 )
 

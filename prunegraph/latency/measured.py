@@ -12,24 +12,35 @@ from prunegraph.latency.rounding import Rounding, best_rounding
 from prunegraph.latency.search import LatencySearch
 from prunegraph.measuring.latency import Inputs, Latency, Stopwatch, Timer
 from prunegraph.ops.cost import Cost, cost
+from prunegraph.options import base_name
 from prunegraph.runtime.session import provider_name
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.budget import Budget, Meter, parse_latency
 from prunegraph.selection.criteria.base import Gradients
 from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.plan import Plan
-from prunegraph.selection.select import Ranking, rank, select
+from prunegraph.selection.select import Grounds, Ranking, rank, select
+from prunegraph.selection.selectors import SELECTORS
 
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Selected:
-    """A plan, the latency measured for it where that is the budget, and what "auto" measured of widths."""
+    """A plan, the latency measured for it where that is the budget, and what "auto" measured of widths.
+
+    `grounds` say what the plan rests on, where channels were scored for it.
+    """
 
     plan: Plan
     latency: Latency | None = None
     rounding: Rounding | None = None
+    grounds: Grounds | None = None
+
+    @classmethod
+    def of(cls, ranking: Ranking, budget: Budget) -> Selected:
+        """A plan of a ranking. Raises BudgetError."""
+        return cls(ranking.plan(budget), grounds=ranking.grounds)
 
 
 def select_by_measuring(
@@ -61,7 +72,7 @@ def select_by_measuring(
         ModelError: ONNX Runtime cannot run the model.
     """
     if not choice.is_measured:
-        return Selected(select(coupling, choice, statistics, gradients))
+        return _select(coupling, choice, statistics, gradients)
     provider = provider_name(choice.provider)
     timer = timer or Stopwatch(
         coupling.graph, inputs, provider=provider, threads=choice.threads
@@ -75,10 +86,24 @@ def select_by_measuring(
     if rounding is not None:
         choice = replace(choice, round_to=rounding.chosen)
     if choice.budget.latency is None:
-        return Selected(select(coupling, choice, statistics, gradients), None, rounding)
+        chosen = _select(coupling, choice, statistics, gradients)
+        return replace(chosen, rounding=rounding)
     ranking = rank(coupling, choice, statistics, gradients)
     result = _meet(ranking, timer, cache, progress)
-    return Selected(_described(result, choice, coupling), result.latency, rounding)
+    plan = _described(result, choice, coupling)
+    return Selected(plan, result.latency, rounding, ranking.grounds)
+
+
+def _select(
+    coupling: Coupling,
+    choice: SelectionOptions,
+    statistics: Statistics | None,
+    gradients: Gradients | None,
+) -> Selected:
+    """A plan that nothing has to be measured for, with its grounds where a criterion makes it."""
+    if base_name(str(choice.resolved(statistics is not None).algorithm)) in SELECTORS:
+        return Selected(select(coupling, choice, statistics, gradients))
+    return Selected.of(rank(coupling, choice, statistics, gradients), choice.budget)
 
 
 def _meet(ranking: Ranking, timer: Timer, cache: Cache, progress: Progress) -> TimedPlan:

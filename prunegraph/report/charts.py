@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from prunegraph.report.curves import SensitivityCurves
 from prunegraph.report.layers import LayerRow
 from prunegraph.report.text import clean, exact, shorten
+
+if TYPE_CHECKING:
+    from prunegraph.quantization.report import LayerReport
 
 #: Width of a chart in CSS pixels, names included.
 WIDTH = 1000
@@ -193,6 +196,45 @@ def sensitivity(result: SensitivityCurves) -> str:
         f"Sensitivity of {len(result.curves)} groups: error over share of channels removed",
         "curves",
     )
+
+
+def noise(rows: Sequence[tuple[str, LayerReport]]) -> str | None:
+    """SQNR of what layers make, a bar each, in the order of the graph; None without any."""
+    values = [
+        {
+            "index": index,
+            "sqnr": layer.sqnr,
+            "changed": bool(layer.reason),
+            "tip": f"{clean(name)}: {layer.sqnr:.1f} dB, {layer.weights} weights"
+            + (f", in float: {clean(layer.reason)}" if layer.reason else ""),
+        }
+        for index, (name, layer) in enumerate(rows)
+        if layer.sqnr is not None
+    ]
+    if not values:
+        return None
+    y = {"field": "sqnr", "type": "quantitative", "title": "dB"}
+    spec = {
+        **_frame(190),
+        "data": {"values": values},
+        "encoding": {
+            "x": {
+                "field": "index",
+                "type": "ordinal",
+                "title": "layers, from input to output",
+                "scale": {"paddingInner": 0.15, "paddingOuter": 0},
+                "axis": {"labels": False},
+            },
+        },
+        "layer": [
+            _bar(color, {"y": y, "description": {"field": "tip"}}, only)
+            for color, only in (
+                ("var(--after)", "!datum.changed"),
+                ("var(--same)", "datum.changed"),
+            )
+        ],
+    }
+    return _svg(spec, f"Signal to quantization noise of {len(values)} layers", "noise")
 
 
 def curve_color(rank: int) -> str:

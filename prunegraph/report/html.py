@@ -24,6 +24,12 @@ from prunegraph.graph.layer_names import shown
 from prunegraph.graph.onnx_io import write_whole
 from prunegraph.report import charts, curves
 from prunegraph.report.layers import layer_rows
+from prunegraph.report.network.notes import picture
+from prunegraph.report.remarks import (
+    group_rows,
+    layer_times,
+    remarks,
+)
 from prunegraph.report.tables import amount, share
 from prunegraph.report.text import clean, count_of, exact, factor, interface_lines
 
@@ -104,8 +110,9 @@ def render(
         _check_groups(result, matches)
     return filled(
         "page.html",
-        partial(_path, result.original),
+        partial(layer_path, result.original),
         result=result,
+        coupling=result.coupling,
         kind="Pruning report",
         name=Path(result.original.source).name,
         command=command,
@@ -114,6 +121,7 @@ def render(
         plan_link=_data_link(_plan_text(result.plan)),
         settings=_settings(result.plan),
         **_layers(result),
+        show_kept=True,
         sensitivity=matches,
         heat=list(_heat(matches)) if matches else [],
         curve_chart=charts.sensitivity(matches) if matches and matches.curves else None,
@@ -139,7 +147,13 @@ def filled(template: str, path: Callable[[str], Any] = clean, **content: Any) ->
     )
     environment.filters.update(exact=exact, factor=factor, path=path, count_of=count_of)
     environment.globals.update(
-        share=share, exact=exact, short=_short, curve_color=charts.curve_color
+        share=share,
+        exact=exact,
+        short=_short,
+        curve_color=charts.curve_color,
+        score=partial(_number, form="{:.3g}"),
+        decibels=partial(_number, form="{:.1f}"),
+        milliseconds="{:.3g}".format,
     )
     return environment.get_template(template).render(
         date=datetime.datetime.now(datetime.UTC), versions=_versions(), **content
@@ -157,9 +171,20 @@ def _check_groups(result: PruneResult, matches: SensitivityCurves) -> None:
 
 def _layers(result: PruneResult) -> dict[str, Any]:
     """Rows of the table of layers, and their charts."""
-    rows = layer_rows(result)
+    rows, groups = layer_rows(result), group_rows(result)
     drawn = [row for row in rows if charts.has_width(row)]
+    removed = {name: len(gone) for name, gone in result.plan.remove.items()}
+    notes = remarks(result, groups)
+    noise = result.quantized.layers if result.quantized is not None else ()
+    named = [(shown(result.original, layer.name), layer) for layer in noise]
     return {
+        "network": picture(result.coupling, rows, removed, notes) if rows else None,
+        "groups": groups,
+        "has_scores": any(group.kept_score is not None for group in groups),
+        "has_damage": any(group.damage is not None for group in groups),
+        "noise": noise,
+        "noise_chart": charts.noise(named),
+        "times": layer_times(result),
         "rows": rows,
         "narrower": sum(row.is_narrower for row in rows),
         "undrawn": len(rows) - len(drawn),
@@ -215,7 +240,7 @@ def latency_card(latency: Latency) -> dict[str, Any]:
     }
 
 
-def _path(graph: Graph, name: str) -> markupsafe.Markup:
+def layer_path(graph: Graph, name: str) -> markupsafe.Markup:
     """A layer's name in the framework, which may break after its slashes and dots."""
     import markupsafe
 
@@ -224,6 +249,10 @@ def _path(graph: Graph, name: str) -> markupsafe.Markup:
         .replace("/", markupsafe.Markup("/<wbr>"))
         .replace(".", markupsafe.Markup(".<wbr>"))
     )
+
+
+def _number(value: float | None, form: str) -> str:
+    return "\u2013" if value is None else form.format(value)
 
 
 def _short(value: int | None) -> str:

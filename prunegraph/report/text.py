@@ -44,6 +44,6 @@ def factor(value: float) -> str:
     )
 
 
-def count_of(number: int, noun: str) -> str:
-    """A count and what is counted: 1 layer, 2 layers."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def count_of(number: int, noun: str, several: str = "") -> str:
+    """A count and what is counted: 1 layer, 2 layers; `several` where that is no "s" more."""
+    return f"{number:,} {noun if number == 1 else several or f'{noun}s'}"

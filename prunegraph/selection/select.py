@@ -40,6 +40,20 @@ TRIED = 2
 
 
 @dataclass(frozen=True)
+class Grounds:
+    """What a choice rests on.
+
+    Args:
+        scores: of the channels of every group, by its id; the least go first.
+        curves: error at the outputs by the share of a unit's channels that is gone, by the unit's id, where
+            that was measured.
+    """
+
+    scores: Mapping[str, np.ndarray]
+    curves: Mapping[str, Sequence[tuple[float, float]]]
+
+
+@dataclass(frozen=True)
 class Ranking:
     """Scored channels and the limits of a choice: plans for any budget come from here without scoring again.
 
@@ -60,6 +74,11 @@ class Ranking:
     others: Callable[[Budget], Mapping[str, Contender]] | None = None
     trial: Callable[[Sequence[Contender]], Sequence[float]] | None = None
     is_weighed: bool = False
+
+    @property
+    def grounds(self) -> Grounds:
+        """What plans of this ranking rest on."""
+        return Grounds(self.scores, self.curves or {})
 
     @cached_property
     def units(self) -> list[Unit]:

@@ -36,11 +36,9 @@ from prunegraph.runtime.data import LABELS, Data
 from prunegraph.runtime.session import run, session
 from prunegraph.runtime.statistics import batch_size
 from prunegraph.selection.units import Removal
+from prunegraph.tuning.resume import Key, MeasuredFile, digest
 
 Array = np.ndarray
-
-#: What stands for a candidate: the channels it removes, by group id.
-Key = tuple[tuple[str, tuple[int, ...]], ...]
 
 MODEL, STUDY, CALIBRATION, BATCH = (
     "model.onnx",
@@ -62,6 +60,7 @@ class Study:
         repair: one of `prunegraph.recovery.repairs`, by name.
         jobs: worker processes; None is one for each core.
         cluster: address of a Dask scheduler, instead of processes.
+        resume: a file that keeps what was measured, and gives it again; None keeps nothing.
     """
 
     coupling: Coupling
@@ -71,19 +70,27 @@ class Study:
     repair: str = "none"
     jobs: int | None = None
     cluster: str | None = None
+    resume: Path | None = None
 
 
 class Trials:
     """The metric of candidates, each measured once however often it is asked for.
 
     `metric` is what measures, `original` the original's own figure, `width` how many
-    candidates are measured at a time.
+    candidates are measured at a time. What `kept` has of earlier runs is not measured again.
     """
 
-    def __init__(self, workers: Pool, metric: Metric, original: float):
+    def __init__(
+        self,
+        workers: Pool,
+        metric: Metric,
+        original: float,
+        kept: MeasuredFile | None = None,
+    ):
         self.metric, self.original, self.width = metric, original, workers.width
         self._workers = workers
-        self._values: dict[Key, float] = {(): original}
+        self._kept = kept
+        self._values: dict[Key, float] = {**(kept.values if kept else {}), (): original}
 
     def measure(
         self, candidates: Sequence[Removal], done: Callable[[], None] = lambda: None
@@ -93,6 +100,8 @@ class Trials:
         new = [key for key in dict.fromkeys(keys) if key not in self._values]
         for key, value in zip(new, self._workers.map(new) if new else (), strict=True):
             self._values[key] = value
+            if self._kept is not None:
+                self._kept.add(key, value)
             done()
         return [self._values[key] for key in keys]
 
@@ -123,15 +132,16 @@ def trials(study: Study) -> Iterator[Trials]:
     ) as name:
         folder = Path(name)
         with pool(Evaluator, folder, jobs=study.jobs, cluster=study.cluster) as workers:
-            metric, original = _write(study, folder)
-            yield Trials(workers, metric, original)
+            metric, original, name = _write(study, folder)
+            kept = MeasuredFile(study.resume, name) if study.resume else None
+            yield Trials(workers, metric, original, kept)
 
 
 # -- writing the folder -----------------------------------------------------------------
 
 
-def _write(study: Study, folder: Path) -> tuple[Metric, float]:
-    """Write what workers need; returns the metric and the original's figure."""
+def _write(study: Study, folder: Path) -> tuple[Metric, float, str]:
+    """Write what workers need; returns the metric, the original's figure, and a digest where it is asked for."""
     graph = study.coupling.graph
     onnx_io.save(graph, str(folder / MODEL))
     whole = False
@@ -154,6 +164,12 @@ def _write(study: Study, folder: Path) -> tuple[Metric, float]:
         "whole": whole,
         "groups": _digest(study.coupling),
     }
+    name = ""
+    if study.resume:
+        told = {
+            k: v for k, v in content.items() if k not in ("source", "metric", "dropped")
+        }
+        name = digest(folder, {**told, "dropped": sorted(study.coupling.dropped)}, metric)
     (folder / STUDY).write_bytes(pickle.dumps(content))
     measured = metrics.resolve(metric)
     with np.errstate(all="ignore"):
@@ -162,7 +178,7 @@ def _write(study: Study, folder: Path) -> tuple[Metric, float]:
         raise DataError(
             f"metric {measured.name!r} of the original is {original}: nothing can be compared with that"
         )
-    return measured, original
+    return measured, original, name
 
 
 def _write_batches(graph: Graph, data: Data, folder: Path) -> int:

@@ -106,6 +106,24 @@ def test_browser_layout(browser: Any, written: Path, width: int) -> None:
     page.context.close()
 
 
+def test_browser_tells_the_reasons_of_a_layer(browser: Any, written: Path) -> None:
+    """A click on a box opens its note over the page, where it is, and the cross closes it."""
+    page, events = open_page(browser, written, "light", 1200)
+    box, note = page.locator("svg.network a.layer").nth(1), page.locator("#why-1")
+    assert not note.is_visible()
+    page.evaluate("document.querySelector('#network').scrollIntoView()")
+    before = page.evaluate("scrollY")
+    box.click()
+    assert note.is_visible() and page.locator(".why:visible").count() == 1
+    assert page.evaluate("scrollY") == before, "the page stays where it is"
+    place = note.bounding_box()
+    assert place["x"] + place["width"] <= 1200 and place["y"] + place["height"] <= 900
+    note.locator("a.close").click()
+    assert not note.is_visible() and page.evaluate("scrollY") == before
+    assert events == [f"request: {written.as_uri()}"]
+    page.context.close()
+
+
 def test_browser_saves_the_plan_and_selects_the_command(
     browser: Any, written: Path
 ) -> None:

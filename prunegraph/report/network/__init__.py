@@ -1,0 +1,1 @@
+"""A network drawn as a graph: what is drawn, where it goes, the picture."""
