@@ -97,6 +97,7 @@ METRICS = Registered(
     *("error", "agreement", "kl", "cosine", "top1", "f1", "miou", "map", "map50"),
     *("perplexity", "word_accuracy"),
 )
+RUNTIMES = Registered("onnxruntime", "openvino")
 TRAINING_METHODS = Registered("plain", "sparse", "gfr", "joint", "cycles")
 
 
@@ -483,7 +484,16 @@ result_options = together(
 provider_option = shared(
     Section.MEASURING,
     "--provider",
-    help="ONNX Runtime's execution provider to measure latency on.  [default: CPU]",
+    help="The runtime's device to measure latency on: an execution provider, or OpenVINO's.  [default: CPU]",
+)
+runtime_option = shared(
+    Section.MEASURING,
+    "--runtime",
+    type=RUNTIMES,
+    metavar="NAME",
+    default="onnxruntime",
+    show_default=True,
+    help=f"Where models are measured, and the result is opened besides: {RUNTIMES}.",
 )
 threads_option = shared(
     Section.MEASURING,

@@ -32,6 +32,7 @@ class LimitKeywords(TypedDict, total=False):
     seed: int
     provider: str | None
     threads: int
+    runtime: str
 
 
 class SelectionKeywords(LimitKeywords):
@@ -63,8 +64,11 @@ class SelectionOptions:
         ranks: whether layers may be written as several of low rank, where that does less damage at the outputs than
             channels that go: "never", or "auto": where damage is measured (see `prunegraph.ranks`).
         seed: for criteria that draw random numbers.
-        provider: ONNX Runtime's execution provider that latency is measured on; None is the CPU.
-        threads: how many threads it is measured with; 0 leaves it to ONNX Runtime.
+        provider: the runtime's device that latency is measured on, such as an execution provider of ONNX Runtime; None
+            is the CPU.
+        threads: how many threads it is measured with; 0 leaves it to the runtime.
+        runtime: where models are timed, and the result is opened besides: "onnxruntime" or "openvino" (see
+            `prunegraph.runtime.runtimes`).
 
     Raises:
         BudgetError: `round_to` or `threads` is out of range.
@@ -89,6 +93,7 @@ class SelectionOptions:
     seed: int = 0
     provider: str | None = None
     threads: int = 1
+    runtime: str = "onnxruntime"
 
     def __post_init__(self) -> None:
         if not isinstance(self.budget, Budget):
@@ -140,6 +145,8 @@ class SelectionOptions:
             del options["same_width"]
         if self.depth == "never":
             del options["depth"]
+        if self.runtime == type(self).runtime:
+            del options["runtime"]
         # What came of it is in the plan itself.
         del options["ranks"]
         return {
