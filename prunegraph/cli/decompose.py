@@ -65,7 +65,7 @@ FORMAT = "prunegraph/decomposed@1"
     help="Fold BatchNormalization into the layers first.",
 )
 @keep_option("Stays whole (repeatable).")
-@round_to_option("Ranks are a multiple of this.", type=int, default=8)
+@round_to_option("Ranks are a multiple of this.", default="8")
 @data_option("Unlabelled inputs to fit the parts to: .npz or file.py:function.")
 @json_option()
 @reading_options
