@@ -221,7 +221,8 @@ class Evaluator:
         self.coupling = coupling.without(content["dropped"])
         self.data = Data(self._calibration, "calibration data", whole=content["whole"])
         # As many threads as the pool gives a worker.
-        self.runtime = find(*content["runtime"], 0)
+        name, device = content["runtime"]
+        self.runtime = find(name, device, 0)
         self.repair = repairs.find(content["repair"], self.data, graph)
         if _digest(self.coupling) != content["groups"]:
             raise ModelError(
