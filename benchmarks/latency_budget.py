@@ -24,7 +24,6 @@ from prunegraph.latency.measured import select_by_measuring
 from prunegraph.latency.rounding import Rounding
 from prunegraph.measuring.latency import Stopwatch
 from prunegraph.ops.cost import cost
-from prunegraph.runtime.session import CPU
 from prunegraph.selection.options import SelectionOptions
 
 MODELS = ("torchvision__resnet50", "torchvision__mobilenet_v2")
@@ -86,7 +85,7 @@ def main() -> None:
     for name in args.names:
         graph = pg.load(load(ZOO / f"{name}.light.xz"))
         timer = Stopwatch(graph, threads=args.threads)
-        cache = Cache() if args.fresh else Cache.here(CPU, args.threads)
+        cache = Cache() if args.fresh else Cache.here(timer.runtime)
         for round_to in (1, 8, "auto"):
             try:
                 line = str(entry(graph, timer, cache, args.latency, round_to))

@@ -20,7 +20,7 @@ from prunegraph.execution import ExecutionOptions
 from prunegraph.frontends.outputs import beside, check_name, is_symbol
 from prunegraph.graph.model import Graph
 from prunegraph.keywords import takes_options
-from prunegraph.latency.measured import Selected
+from prunegraph.latency.measured import Selected, runtime_of
 from prunegraph.pipeline import PruneResult, check_quantize, choose, finish
 from prunegraph.preparation import Preparer, kept_tokens
 from prunegraph.proof.factors import prove_factors
@@ -35,7 +35,8 @@ from prunegraph.rotation.run import (
     rotated,
 )
 from prunegraph.runtime.data import Data, Samples
-from prunegraph.runtime.session import provider_name
+from prunegraph.runtime.engine import Runtime
+from prunegraph.runtime.runtimes import DEFAULT, find
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.runtime.writing import first_sample, write
 from prunegraph.selection.criteria.base import Gradients
@@ -73,6 +74,7 @@ def save(
     like: Graph | None = None,
     data: Sequence[Batch] = (),
     verify: bool = True,
+    runtime: str = DEFAULT,
 ) -> None:
     """Write a model as ONNX; the file appears whole, and only if ONNX Runtime runs it.
 
@@ -83,13 +85,16 @@ def save(
         like: the model it was made from: where that does not run either, the file is written with a warning.
         data: inputs to run it on, besides random ones.
         verify: whether to open the file; a graph that is just what a file held is never opened.
+        runtime: where it is opened and run besides: "openvino".
 
     Raises:
+        MissingExtraError: the runtime is not installed.
         ModelError: the file does not run, its name is another format's, or its destination cannot be written.
     """
     check_name(path)
     graph = _compact(model) if compact else model
-    write(graph, path, like=like, data=data, verify=verify)
+    where = find(runtime)
+    write(graph, path, like=like, data=data, verify=verify, runtime=where)
 
 
 def analyze(
@@ -140,7 +145,7 @@ def select(
     Raises:
         BudgetError: the budget is malformed or cannot be met.
         DataError: the algorithm needs data or gradients and there are none, or they do not fit.
-        UnknownNameError: no such algorithm, allocation, option, layer or execution provider.
+        UnknownNameError: no such algorithm, allocation, option, layer, runtime or device.
         OptionError: an option of the algorithm or allocation has a value it cannot have.
     """
     samples = Data.of(data) if data is not None else None
@@ -229,23 +234,23 @@ def compare(
     threads: int = 1,
     seed: int = 0,
     provider: str | None = None,
+    runtime: str = DEFAULT,
     metric: str = "",
 ) -> Comparison:
     """Cost, output difference, latency and (with labels) accuracy of two models side by side.
 
-    `metric` is another one than top-1, as in `search`; it needs data.
+    `runtime` is where both run ("onnxruntime" or "openvino"), `provider` its device. `metric` is another one than
+    top-1, as in `search`; it needs data.
     """
     from prunegraph.measuring.compare import compare as _compare
 
-    name = provider_name(provider)
     return _compare(
         first,
         second,
         data=data,
         runs=runs,
-        threads=threads,
         seed=seed,
-        provider=name,
+        runtime=find(runtime, provider, threads),
         metric=metric,
     )
 
@@ -306,8 +311,7 @@ def prune(
         check_quantize(quantize, samples)
     choice = SelectionOptions(**options)
     check_when(rotate)
-    if choice.provider is not None:
-        provider_name(choice.provider)
+    runtime = runtime_of(choice)
     given = model if isinstance(model, str | os.PathLike) else None
     if out is not None:
         check_model_output(out, given)
@@ -341,7 +345,9 @@ def prune(
     )
     result = finish(coupling, chosen, choice, samples, how, quantize=quantize)
     result = ready.complete(result)
-    return write_result(result, samples, how, out, save_plan, _file_of(whole))
+    return write_result(
+        result, samples, how, out, save_plan, _file_of(whole), runtime=runtime
+    )
 
 
 def _file_of(model: Graph) -> str | None:
@@ -420,16 +426,25 @@ def write_result(
     out: str | os.PathLike[str] | None,
     save_plan: str | os.PathLike[str] | None,
     source: str | os.PathLike[str] | None = None,
+    *,
+    runtime: Runtime | None = None,
 ) -> PruneResult:
     """Write the pruned model, then what goes beside it and its plan: the model may turn out not to run.
 
     Where `source` is the file of the original, files that describe it there are written for the result, too. The
-    result is returned with their names.
+    result is returned with their names. `runtime` is where the model is opened besides.
     """
     how.progress("write")
     if out is not None:
         first = first_sample(samples, result.original, result.model)
-        write(result.model, out, like=result.original, data=first, verify=how.verify)
+        write(
+            result.model,
+            out,
+            like=result.original,
+            data=first,
+            verify=how.verify,
+            runtime=runtime,
+        )
         if result.vocabulary is not None:
             write_map(result.vocabulary, map_path(out))
         if source is not None:

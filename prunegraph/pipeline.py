@@ -12,7 +12,7 @@ from prunegraph.errors import BudgetError, DataError, ModelError
 from prunegraph.execution import ExecutionOptions, execute
 from prunegraph.graph.model import Graph
 from prunegraph.latency.bench import PAIRS
-from prunegraph.latency.measured import Selected, select_by_measuring
+from prunegraph.latency.measured import Selected, runtime_of, select_by_measuring
 from prunegraph.measuring.latency import Latency, Stopwatch
 from prunegraph.ops.cost import Cost
 from prunegraph.options import base_name
@@ -22,7 +22,6 @@ from prunegraph.rewriting.decompose import DecomposeResult
 from prunegraph.rewriting.tied import tie_copies
 from prunegraph.runtime.data import Batch, Data
 from prunegraph.runtime.division import divided
-from prunegraph.runtime.session import provider_name
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.allocation import MEASURED
 from prunegraph.selection.criteria.base import Gradients
@@ -284,8 +283,5 @@ def _measured_again(
     """The latency of what is left of a plan."""
     if chosen.latency is None:
         return chosen
-    provider = provider_name(choice.provider)
-    timer = Stopwatch(
-        model, _sample(model, choice, data), provider=provider, threads=choice.threads
-    )
+    timer = Stopwatch(model, _sample(model, choice, data), runtime=runtime_of(choice))
     return replace(chosen, latency=timer.against(pruned, PAIRS))

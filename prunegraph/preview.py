@@ -15,12 +15,12 @@ from prunegraph.graph.model import Graph
 from prunegraph.keywords import takes_options
 from prunegraph.latency.cache import Cache
 from prunegraph.latency.layers import LayerTable
+from prunegraph.latency.measured import runtime_of
 from prunegraph.ops.cost import Cost
 from prunegraph.pipeline import choose
 from prunegraph.preparation import Preparer, kept_tokens
 from prunegraph.rewriting.cut import cut
 from prunegraph.runtime.data import Data
-from prunegraph.runtime.session import provider_name
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.options import SelectionKeywords, SelectionOptions
 from prunegraph.selection.plan import Plan, survivors
@@ -145,7 +145,7 @@ def preview(
     progress("cut")
     remaining = survivors(coupling, plan)
     pruned = cut(remaining)
-    cache = Cache.here(provider_name(choice.provider), choice.threads)
+    cache = Cache.here(runtime_of(choice))
     return Preview(
         plan,
         before,

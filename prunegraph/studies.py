@@ -19,7 +19,7 @@ from prunegraph.api import (
 from prunegraph.execution import ExecutionOptions
 from prunegraph.graph.model import Graph
 from prunegraph.keywords import takes_options
-from prunegraph.latency.measured import Selected
+from prunegraph.latency.measured import Selected, runtime_of
 from prunegraph.measuring.metrics import Named, portable
 from prunegraph.pipeline import PruneResult, finish, ranking
 from prunegraph.recovery import repairs
@@ -79,6 +79,8 @@ def sensitivity(
     samples = Data.of(data)
     options.setdefault("round_to", 1)
     choice = SelectionOptions(Budget(ratio=ratios[-1]), **options)
+    runtime_of(choice)
+    where = choice.runtime, choice.provider
     progress("load")
     graph = model if isinstance(model, Graph) else load(model)
     samples = samples.fit(graph)
@@ -86,18 +88,18 @@ def sensitivity(
     progress("analyze")
     coupling = analyze(graph, attention=attention, blocks=blocks)
     seen = Data.of(evaluation) if evaluation is not None else samples
-    with trials(
-        Study(
-            coupling,
-            samples,
-            seen,
-            portable(metric),
-            bound.name,
-            jobs,
-            cluster,
-            Path(resume) if resume else None,
-        )
-    ) as measured:
+    study = Study(
+        coupling,
+        samples,
+        seen,
+        portable(metric),
+        bound.name,
+        jobs,
+        cluster,
+        Path(resume) if resume else None,
+        where,
+    )
+    with trials(study) as measured:
         progress("score")
         ranked = rank(coupling, choice, Statistics(graph, samples, progress=progress))
         return sensitivities.measure(measured, ranked, ratios, bound.name, progress)
@@ -174,6 +176,7 @@ def search(
     samples = Data.of(data)
     goal = Goal(tolerance, method, by, stages)
     choice = SelectionOptions(goal.budget(1), **options)
+    runtime = runtime_of(choice)
     given = model if not isinstance(model, Graph) else None
     if out is not None:
         check_model_output(out, given)
@@ -195,6 +198,7 @@ def search(
         jobs,
         cluster,
         Path(resume) if resume else None,
+        (choice.runtime, choice.provider),
     )
     with trials(study) as measured:
         progress("score")
@@ -204,8 +208,7 @@ def search(
     how = ExecutionOptions(
         bound, verify, choice.seed, scratch=scratch(out), progress=progress
     )
-    result = finish(
-        coupling, Selected(match.plan, grounds=ranked.grounds), choice, samples, how
-    )
-    result = write_result(result, samples, how, out, save_plan)
+    chosen = Selected(match.plan, grounds=ranked.grounds)
+    result = finish(coupling, chosen, choice, samples, how)
+    result = write_result(result, samples, how, out, save_plan, runtime=runtime)
     return SearchResult(result, match)

@@ -14,6 +14,7 @@ from prunegraph.cli.options import (
     model_argument,
     plugin_option,
     provider_option,
+    runtime_option,
     threads_option,
 )
 
@@ -41,6 +42,7 @@ from prunegraph.cli.options import (
     help="Timed runs of each model.",
 )
 @threads_option("Threads of each session.")
+@runtime_option("Where both run: onnxruntime or openvino.")
 @provider_option()
 @json_option()
 @plugin_option()
@@ -51,6 +53,7 @@ def compare(
     metric: str,
     runs: int,
     threads: int,
+    runtime: str,
     provider: str | None,
     json_path: str | None,
 ) -> None:
@@ -66,6 +69,7 @@ def compare(
         data=load_data(data, graph),
         runs=runs,
         threads=threads,
+        runtime=runtime,
         provider=provider,
         metric=metric,
     )

@@ -65,7 +65,7 @@ FORMAT = "prunegraph/compressed@1"
 @choice_options
 @allocation_option()
 @repair_option()
-@round_to_option("Channels and ranks are a multiple of this.", type=int, default=8)
+@round_to_option("Channels and ranks are a multiple of this.", default="8")
 @min_channels_option()
 @quantize_option()
 @no_verify_option("Skip the proof of the cut.")

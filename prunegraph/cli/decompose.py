@@ -23,6 +23,7 @@ from prunegraph.cli.options import (
     rank_option,
     reading_options,
     round_to_option,
+    runtime_option,
     threads_option,
 )
 from prunegraph.cli.recipe import Writes
@@ -54,6 +55,7 @@ FORMAT = "prunegraph/decomposed@1"
 @params_option("Bound on the parameters instead of a rule: 0.5, 2.1M.")
 @macs_option("Bound on the MACs instead of a rule: 0.5, 2.1G.")
 @latency_option("Bound on the measured latency instead of a rule: 0.5, 12ms.")
+@runtime_option()
 @provider_option()
 @threads_option()
 @option(
@@ -63,7 +65,7 @@ FORMAT = "prunegraph/decomposed@1"
     help="Fold BatchNormalization into the layers first.",
 )
 @keep_option("Stays whole (repeatable).")
-@round_to_option("Ranks are a multiple of this.", type=int, default=8)
+@round_to_option("Ranks are a multiple of this.", default="8")
 @data_option("Unlabelled inputs to fit the parts to: .npz or file.py:function.")
 @json_option()
 @reading_options
@@ -74,7 +76,9 @@ def decompose(
     from prunegraph import api
     from prunegraph.latency.low_rank import decompose as run
     from prunegraph.report import decomposed
+    from prunegraph.runtime.runtimes import find
 
+    find(options["runtime"], options["provider"])
     api.check_model_output(out, model)
     check_json(json_path, model, out)
     where = console()
@@ -86,7 +90,7 @@ def decompose(
             graph, data=load_data(data, graph, progress), progress=progress, **options
         )
         progress("write")
-        api.save(result.model, out, like=graph)
+        api.save(result.model, out, like=graph, runtime=options["runtime"])
     where.print(decomposed.layers_table(result, graph))
     where.print(decomposed.outcome(result, graph))
     where.print(f"wrote {out}")

@@ -97,6 +97,8 @@ METRICS = Registered(
     *("error", "agreement", "kl", "cosine", "top1", "f1", "miou", "map", "map50"),
     *("perplexity", "word_accuracy"),
 )
+RUNTIMES = Registered("onnxruntime", "openvino")
+WIDTHS = ("tensorrt", "openvino", "ncnn", "qnn", "coreml", "litert")
 TRAINING_METHODS = Registered("plain", "sparse", "gfr", "joint", "cycles")
 
 
@@ -397,7 +399,33 @@ allocation_option = shared(
     metavar="NAME",
     help=f"How the budget is shared among groups, as in global:max: {ALLOCATIONS}.",
 )
-round_to_option = shared(Section.CHOOSE, "--round-to", show_default=True)
+
+
+def _width(ctx: click.Context, parameter: click.Parameter, value: str) -> int:
+    """A multiple of channels, as a number or as the name of a runtime."""
+    from prunegraph.selection.widths import PRESETS, multiple
+
+    width = _number(multiple(value))
+    if isinstance(width, str):
+        raise click.BadParameter(
+            f"{value!r} is neither a number nor one of {', '.join(PRESETS)}"
+        )
+    return width
+
+
+def _number(value: int | str) -> int | str:
+    """Digits as a number."""
+    text = str(value)
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
+round_to_option = shared(
+    Section.CHOOSE,
+    "--round-to",
+    show_default=True,
+    metavar="N|RUNTIME",
+    callback=_width,
+)
 min_channels_option = shared(
     Section.CHOOSE,
     "--min-channels",
@@ -454,7 +482,7 @@ def _ratio_for(
 
 
 def _round_to(ctx: click.Context, parameter: click.Parameter, value: str) -> int | str:
-    return int(value) if value.lstrip("-").isdigit() else value
+    return _number(value)
 
 
 #: For commands that choose and cut.
@@ -462,9 +490,10 @@ result_options = together(
     allocation_option(),
     repair_option(),
     round_to_option(
-        "Kept channels are a multiple of this; auto measures which multiple is best.",
+        "Kept channels are a multiple of this; auto measures which multiple is best, a name stands for what that "
+        f"runtime likes: {', '.join(WIDTHS)}.",
         default="8",
-        metavar="N|auto",
+        metavar="N|auto|RUNTIME",
         callback=_round_to,
     ),
     min_channels_option(),
@@ -492,7 +521,16 @@ result_options = together(
 provider_option = shared(
     Section.MEASURING,
     "--provider",
-    help="ONNX Runtime's execution provider to measure latency on.  [default: CPU]",
+    help="The runtime's device to measure latency on: an execution provider, or OpenVINO's.  [default: CPU]",
+)
+runtime_option = shared(
+    Section.MEASURING,
+    "--runtime",
+    type=RUNTIMES,
+    metavar="NAME",
+    default="onnxruntime",
+    show_default=True,
+    help=f"Where models are measured, and the result is opened besides: {RUNTIMES}.",
 )
 threads_option = shared(
     Section.MEASURING,

@@ -32,6 +32,7 @@ from prunegraph.cli.options import (
     reading_options,
     report_options,
     result_options,
+    runtime_option,
     threads_option,
 )
 from prunegraph.cli.recipe import Writes
@@ -84,9 +85,7 @@ def _ratio(
     metavar="X",
     help="Upper bound on bytes of weights: a fraction or an amount (12MB).",
 )
-@latency_option(
-    "Upper bound on latency measured in ONNX Runtime: a fraction or a time (12ms)."
-)
+@latency_option("Upper bound on measured latency: a fraction or a time (12ms).")
 @data_option(REFIT)
 @mask_input_option()
 @choice_options
@@ -116,6 +115,7 @@ def _ratio(
 @depth_option()
 @ranks_option()
 @curvature_option()
+@runtime_option()
 @provider_option()
 @threads_option()
 @report_options

@@ -22,6 +22,7 @@ from prunegraph.cli.options import (
     model_argument,
     output_option,
     reading_options,
+    runtime_option,
     target_option,
     threads_option,
     tolerance_option,
@@ -32,6 +33,11 @@ from prunegraph.errors import MALFORMED, OptionError
 if TYPE_CHECKING:
     from prunegraph.graph.model import Graph
     from prunegraph.runtime.data import Data
+    from prunegraph.runtime.engine import Runtime
+
+
+#: Targets that say what is fast in a runtime.
+MEASURED = {"onnxruntime": ("cpu", "native"), "openvino": ("openvino", "cpu", "native")}
 
 
 def read_ranges(path: str) -> dict[str, Any]:
@@ -112,6 +118,9 @@ def read_ranges(path: str) -> dict[str, Any]:
     is_flag=True,
     help="Measure how many layers at the start are faster in float than in integers, and leave them in float.",
 )
+@runtime_option(
+    "Where --fastest measures, and the result is opened besides: onnxruntime or openvino."
+)
 @threads_option()
 @tolerance_option(
     "How much worse the metric may be; layers are put back for it.", section=Section.METHOD
@@ -179,6 +188,7 @@ def quantize(
     compact: bool,
     json_path: str | None,
     fastest: bool,
+    runtime: str,
     threads: int,
     **options: Any,
 ) -> None:
@@ -186,16 +196,18 @@ def quantize(
     from prunegraph import api
     from prunegraph.quantization.quantize import quantize as run
     from prunegraph.report import content, quantized, tables
+    from prunegraph.runtime.runtimes import find
 
     api.check_model_output(out, model)
     check_json(json_path, model, out)
+    engine = find(runtime, threads=threads)
     where = console()
     with stages(where) as progress:
         graph = load_model(model)
         samples = load_data(data, graph, progress)
         if fastest:
             options["float_layers"] = _with_faster(
-                graph, samples, threads, progress, options
+                graph, samples, engine, progress, options
             )
         result = run(
             graph,
@@ -205,7 +217,7 @@ def quantize(
             progress=progress,
             **options,
         )
-        api.save(result.model, out, compact=compact, like=graph)
+        api.save(result.model, out, compact=compact, like=graph, runtime=runtime)
     where.print(quantized.layers_table(result, graph))
     where.print(quantized.outcome(result, graph))
     if Path(model).is_file():
@@ -219,24 +231,27 @@ def quantize(
 def _with_faster(
     graph: Graph,
     samples: Data | None,
-    threads: int,
+    runtime: Runtime,
     progress: Callable[[str], None],
     options: Mapping[str, Any],
 ) -> tuple[str, ...]:
     """Layers that stay in float, with those that are faster there."""
     from prunegraph.quantization.faster import faster_in_float
 
-    if options["target"] not in ("cpu", "native"):
+    target = options["target"]
+    if target not in MEASURED.get(runtime.name, (target,)):
+        other = next((name for name, known in MEASURED.items() if target in known), None)
         raise OptionError(
-            "--fastest measures on the CPU: it does not say what is fast on another target"
+            f"--fastest measures in {runtime.title}: it does not say what is fast on target {target}"
+            + (f", give --runtime {other}" if other else "")
         )
     if samples is None:
         raise OptionError("--fastest measures with activations in integers: give --data")
     kept: tuple[str, ...] = options["float_layers"]
-    kinds = {name: options[name] for name in ("weights", "activations")}
+    kinds = {name: options[name] for name in ("weights", "activations", "target")}
     return (
         *kept,
         *faster_in_float(
-            graph, samples, float_layers=kept, threads=threads, progress=progress, **kinds
+            graph, samples, float_layers=kept, runtime=runtime, progress=progress, **kinds
         ),
     )

@@ -17,6 +17,7 @@ from prunegraph.cli.options import (
     output_option,
     reading_options,
     result_options,
+    runtime_option,
     sweep_options,
     tolerance_option,
 )
@@ -62,6 +63,9 @@ from prunegraph.cli.results import show_result
 )
 @choice_options
 @result_options
+@runtime_option(
+    "Where the original and the candidates run, and the result is opened besides: onnxruntime or openvino."
+)
 @reading_options
 def search(
     model: str,

@@ -16,6 +16,7 @@ from prunegraph.cli.options import (
     reading_options,
     repair_option,
     round_to_option,
+    runtime_option,
     sweep_options,
 )
 
@@ -48,7 +49,8 @@ def _ratios(ctx: click.Context, parameter: click.Parameter, value: str) -> list[
     help="Shares to remove.",
 )
 @repair_option("How each candidate is repaired.", default="none", show_default=True)
-@round_to_option("Kept channels are a multiple of this.", type=int, default=1)
+@round_to_option("Kept channels are a multiple of this.", default="1")
+@runtime_option("Where the original and the candidates run: onnxruntime or openvino.")
 @choice_options
 @reading_options
 def sensitivity(

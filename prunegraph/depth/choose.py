@@ -23,7 +23,7 @@ from prunegraph.graph.layer_names import named_layers
 from prunegraph.graph.model import Graph
 from prunegraph.latency.bench import PAIRS, Bench
 from prunegraph.latency.cache import Cache
-from prunegraph.latency.measured import Selected
+from prunegraph.latency.measured import Selected, runtime_of
 from prunegraph.measuring import metrics
 from prunegraph.measuring.latency import Latency, Stopwatch, Timer
 from prunegraph.measuring.metrics import Seen
@@ -31,7 +31,7 @@ from prunegraph.ops.cost import cost
 from prunegraph.recovery.repairs import BoundRepair
 from prunegraph.rewriting.cut import cut
 from prunegraph.runtime.data import Batch, Data
-from prunegraph.runtime.session import provider_name, run, session
+from prunegraph.runtime.session import run, session
 from prunegraph.runtime.statistics import batch_size
 from prunegraph.selection.budget import Meter, parse_latency, unmet
 from prunegraph.selection.options import SelectionOptions
@@ -63,7 +63,7 @@ class Depth:
         data: unlabelled inputs.
         repair: how accuracy is recovered.
         inputs: what models are run on when they are timed.
-        timer: what measures; None is ONNX Runtime with the choice's provider and threads.
+        timer: what measures; None is the choice's runtime.
         cache: where layer times are kept; None is this machine's.
         progress: told what is being measured.
     """
@@ -178,15 +178,12 @@ def _share(depth: Depth, timer: Timer) -> float:
 def _cache(depth: Depth) -> Cache:
     if depth.cache is not None:
         return depth.cache
-    return Cache.here(provider_name(depth.choice.provider), depth.choice.threads)
+    return Cache.here(runtime_of(depth.choice))
 
 
 def _timer(depth: Depth) -> Timer:
     return depth.timer or Stopwatch(
-        depth.coupling.graph,
-        depth.inputs,
-        provider=provider_name(depth.choice.provider),
-        threads=depth.choice.threads,
+        depth.coupling.graph, depth.inputs, runtime=runtime_of(depth.choice)
     )
 
 
@@ -199,15 +196,10 @@ def _by_depth_alone(depth: Depth, order: Sequence[str]) -> Selected:
         raise error
     if budget.latency is not None:
         gone, latency = _measured(depth, order)
-        measured = {
-            "original_ms": latency.first,
-            "pruned_ms": latency.second,
-            "share": latency.kept,
-            "provider": latency.provider,
-            "threads": latency.threads,
-        }
         plan = make_plan(
-            coupling, dict.fromkeys(gone, (0,)), {**origin, "latency": measured}
+            coupling,
+            dict.fromkeys(gone, (0,)),
+            {**origin, "latency": latency.provenance()},
         )
         return Selected(plan, latency)
     return Selected(make_plan(coupling, dict.fromkeys(order, (0,)), origin))

@@ -63,7 +63,7 @@ class Bench:
         self._whole = self._table.predict(Survivors(coupling.whole, {}))
         if not self._whole or not self._meter.original.macs:
             raise BudgetError(
-                f"{coupling.graph.source}: has no layer that ONNX Runtime can time; use another budget"
+                f"{coupling.graph.source}: has no layer that can be timed by itself; use another budget"
             )
 
     def candidate(self, plan: Plan) -> TimedPlan:

@@ -1,6 +1,6 @@
 """Measured figures, kept on disk for the next time: one file for each environment.
 
-Layer times and the best multiple of widths depend on the processor, ONNX Runtime's version,
+Layer times and the best multiple of widths depend on the processor, the runtime with its version,
 the provider and the threads, and on nothing else of the machine.
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 
 from prunegraph.errors import MALFORMED, ModelError
 from prunegraph.graph.onnx_io import write_whole
+from prunegraph.runtime.engine import Runtime
 
 FORMAT = "prunegraph/latency@1"
 
@@ -48,12 +49,9 @@ class Cache:
         self.rounding: dict[str, dict[str, float]] = content.get("rounding", {})
 
     @classmethod
-    def here(cls, provider: str, threads: int) -> Cache:
-        """The cache of this machine for a provider and a number of threads."""
-        import onnxruntime
-
-        environment = {"cpu": processor(), "onnxruntime": str(onnxruntime.__version__)}
-        return cls({**environment, "provider": provider, "threads": str(threads)}, folder())
+    def here(cls, runtime: Runtime) -> Cache:
+        """The cache of this machine for a runtime with its device and threads."""
+        return cls({"cpu": processor(), **runtime.environment()}, folder())
 
     def save(self) -> None:
         """Write the file, with what other processes put there in the meantime, where its folder can be written."""
@@ -95,7 +93,7 @@ def folder() -> Path:
 
 
 def processor() -> str:
-    """Model and instruction sets of the processor: what ONNX Runtime picks its kernels by."""
+    """Model and instruction sets of the processor: what runtimes pick their kernels by."""
     lines: dict[str, str] = {}
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():

@@ -30,7 +30,7 @@ from prunegraph.rewriting.decompose import (
 )
 from prunegraph.rewriting.fold import fold
 from prunegraph.runtime.data import Samples
-from prunegraph.runtime.session import provider_name
+from prunegraph.runtime.runtimes import DEFAULT, find
 from prunegraph.selection.budget import parse_latency
 
 Progress = Callable[[str], None]
@@ -49,6 +49,7 @@ def decompose(
     data: Samples | None = None,
     provider: str | None = None,
     threads: int = 1,
+    runtime: str = DEFAULT,
     timer: Timer | None = None,
     progress: Progress = lambda stage: None,
     **options: Unpack[DecomposeKeywords],
@@ -57,19 +58,20 @@ def decompose(
 
     Args:
         model: the model; it is not changed.
-        latency: upper bound on what ONNX Runtime takes, measured at batch 1: a fraction of the original (0.5) or a
+        latency: upper bound on what the runtime takes, measured at batch 1: a fraction of the original (0.5) or a
             time ("12ms"). Instead of `rank`, `params` or `macs`.
         data: unlabelled inputs: parts are fitted to what the layers make of them, by least squares.
-        provider: ONNX Runtime's execution provider to measure with; the CPU by default.
-        threads: to measure with; 0 leaves it to ONNX Runtime.
-        timer: what measures, instead of ONNX Runtime.
+        provider: the runtime's device to measure on (see `prunegraph.runtime.runtimes`); the CPU by default.
+        threads: to measure with; 0 leaves it to the runtime.
+        runtime: what to measure in: "onnxruntime" or "openvino".
+        timer: what measures, instead of that runtime.
         progress: told what was measured.
         options: those of `prunegraph.rewriting.decompose.DecomposeOptions`: method, rank, params, macs, keep, round_to
             and fold.
 
     Raises:
         BudgetError: the budget is malformed, given twice, or cannot be met.
-        ModelError: ONNX Runtime cannot run the model.
+        ModelError: the runtime cannot run the model.
         PrunegraphError: what `prunegraph.rewriting.decompose.decompose_layers` raises.
     """
     if latency is None:
@@ -80,7 +82,7 @@ def decompose(
         if given.get(name) is not None:
             raise OptionError(f"give one of latency and {name}, not both")
     how = DecomposeOptions(**options)
-    timer = timer or Stopwatch(model, provider=provider_name(provider), threads=threads)
+    timer = timer or Stopwatch(model, runtime=find(runtime, provider, threads))
     share = bound if is_share else bound / timer.original()
     if how.fold:
         model, how = fold(model), replace(how, fold=False)

@@ -13,7 +13,8 @@ from prunegraph.latency.search import LatencySearch
 from prunegraph.measuring.latency import Inputs, Latency, Stopwatch, Timer
 from prunegraph.ops.cost import Cost, cost
 from prunegraph.options import base_name
-from prunegraph.runtime.session import provider_name
+from prunegraph.runtime.engine import Runtime
+from prunegraph.runtime.runtimes import find
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.budget import Budget, Meter, parse_latency
 from prunegraph.selection.criteria.base import Gradients
@@ -62,22 +63,21 @@ def select_by_measuring(
         statistics: what data show of the graph, for criteria that need it.
         gradients: of the task's loss, for criteria that need them.
         inputs: what models are run on when they are timed; None is random numbers at batch 1.
-        timer: what measures; None is ONNX Runtime with the choice's provider and threads.
+        timer: what measures; None is the choice's runtime.
         cache: where layer times and widths are kept; None is this machine's.
         progress: told what is being measured.
 
     Raises:
         BudgetError: the budget is malformed or cannot be met.
         UnknownNameError: no such provider, algorithm, allocation or layer.
-        ModelError: ONNX Runtime cannot run the model.
+        ModelError: the runtime cannot run the model.
+        MissingExtraError: the runtime is not installed.
     """
     if not choice.is_measured:
         return _select(coupling, choice, statistics, gradients)
-    provider = provider_name(choice.provider)
-    timer = timer or Stopwatch(
-        coupling.graph, inputs, provider=provider, threads=choice.threads
-    )
-    cache = cache or Cache.here(provider, choice.threads)
+    runtime = runtime_of(choice)
+    timer = timer or Stopwatch(coupling.graph, inputs, runtime=runtime)
+    cache = cache or Cache.here(runtime)
     rounding = (
         best_rounding(coupling, timer, cache, progress)
         if choice.round_to == "auto"
@@ -104,6 +104,11 @@ def _select(
     if base_name(str(choice.resolved(statistics is not None).algorithm)) in SELECTORS:
         return Selected(select(coupling, choice, statistics, gradients))
     return Selected.of(rank(coupling, choice, statistics, gradients), choice.budget)
+
+
+def runtime_of(choice: SelectionOptions) -> Runtime:
+    """What models are timed in for a choice. Raises UnknownNameError or MissingExtraError."""
+    return find(choice.runtime, choice.provider, choice.threads)
 
 
 def _meet(ranking: Ranking, timer: Timer, cache: Cache, progress: Progress) -> TimedPlan:
@@ -147,17 +152,10 @@ def _joined(strength: Budget, others: Budget, original: Cost) -> Budget:
 def _described(result: TimedPlan, choice: SelectionOptions, coupling: Coupling) -> Plan:
     """The plan with the budget it was made for, and what was measured."""
     assert result.latency is not None
-    measured = {
-        "original_ms": result.latency.first,
-        "pruned_ms": result.latency.second,
-        "share": result.latency.kept,
-        "provider": result.latency.provider,
-        "threads": result.latency.threads,
-    }
     provenance = {
         **result.plan.provenance,
         "budget": choice.budget.given(),
-        "latency": measured,
+        "latency": result.latency.provenance(),
     }
     if choice.budget.counted:
         provenance["binding"] = _binding(result, choice.budget, coupling)

@@ -15,7 +15,7 @@ from prunegraph.measuring.metrics import Metric, Named, Seen, portable, resolve
 from prunegraph.measuring.sqnr import FETCH, dequantized, sqnr
 from prunegraph.ops.cost import Cost
 from prunegraph.runtime.data import Batch, Data, random_inputs
-from prunegraph.runtime.session import CPU, run, session
+from prunegraph.runtime.engine import Runtime
 from prunegraph.runtime.statistics import batch_size
 
 #: One output, batch by batch.
@@ -52,12 +52,11 @@ def compare(
     *,
     data: Data | None,
     runs: int,
-    threads: int,
     seed: int,
-    provider: str = CPU,
+    runtime: Runtime,
     metric: Named = "",
 ) -> Comparison:
-    """Compare two models with the same inputs and outputs.
+    """Compare two models with the same inputs and outputs, which both run in `runtime`.
 
     `metric` is that of both, towards the first where it compares outputs; it needs data.
 
@@ -73,25 +72,22 @@ def compare(
             raise ModelError(
                 f"the models have different {what}: {', '.join(a)} and {', '.join(b)}"
             )
-    sessions = [
-        session(graph, name=graph.source, threads=threads, provider=provider)
-        for graph in (first, second)
-    ]
+    models = [runtime.open(graph, graph.source) for graph in (first, second)]
     if metric and data is None:
         raise DataError("a metric is measured on data: give --data")
     chosen = resolve(portable(metric)) if metric else None
     data = data.fit(first) if data else None
     drawn = [] if data else [random_inputs(first, seed=seed, batch=1)]
     results = [
-        [run(opened, batch) for batch in (data.batches(first) if data else drawn)]
-        for opened in sessions
+        [opened.run(batch) for batch in (data.batches(first) if data else drawn)]
+        for opened in models
     ]
     outputs = [list(zip(*result, strict=True)) for result in results]
     one = next(data.batches(first, 1)) if data else drawn[0]
     return Comparison(
         (full_cost(first), full_cost(second)),
         {n: _difference(a, b) for n, a, b in zip(first.outputs, *outputs, strict=True)},
-        measure_pair(sessions, one, runs=runs, threads=threads, provider=provider),
+        measure_pair(models, one, runs=runs, runtime=runtime),
         _accuracy(outputs, data) if chosen is None else None,
         _agreement(outputs),
         data.samples if data else 1,

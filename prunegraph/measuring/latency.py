@@ -1,4 +1,4 @@
-"""Latency in ONNX Runtime, measured so that it holds on a busy machine.
+"""Latency in a runtime, measured so that it holds on a busy machine.
 
 Two models run in turn and what counts is the median of the paired ratios: a machine that is
 slow now is slow for both. Where one thread of the CPU does all the work its CPU time is taken,
@@ -15,19 +15,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, islice
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from prunegraph.graph.model import Graph
 from prunegraph.runtime.data import random_inputs
-from prunegraph.runtime.session import CPU, run, session
-
-if TYPE_CHECKING:
-    import onnxruntime
+from prunegraph.runtime.engine import Clock, OpenModel, Runtime, clock
+from prunegraph.runtime.runtimes import DEFAULT, OnnxRuntime
+from prunegraph.runtime.session import CPU
 
 Inputs = Mapping[str, np.ndarray]
-Clock = Callable[[], float]
 
 #: Timed runs of a model before the other one's turn; one more run before them fills the caches.
 BLOCK = 2
@@ -50,7 +48,8 @@ class Latency:
     """Milliseconds of two models measured alternately, and the median of the paired ratios first/second.
 
     `error` is the standard error of the ratio, as a share of it: over rounds, or over pairs of
-    sessions where there were several. `runs` says how many rounds were measured.
+    sessions where there were several. `runs` says how many rounds were measured, `runtime`, `provider` and `threads`
+    say where.
     """
 
     first: float
@@ -60,11 +59,23 @@ class Latency:
     threads: int
     provider: str = CPU
     error: float = 0.0
+    runtime: str = DEFAULT
 
     @property
     def kept(self) -> float:
         """Share of the first model's latency that the second one takes."""
         return 1 / self.ratio
+
+    def provenance(self) -> dict[str, Any]:
+        """What was measured as plain JSON, for a plan; ONNX Runtime goes without saying."""
+        result: dict[str, Any] = {
+            "original_ms": self.first,
+            "pruned_ms": self.second,
+            "share": self.kept,
+            "provider": self.provider,
+            "threads": self.threads,
+        }
+        return result if self.runtime == DEFAULT else {**result, "runtime": self.runtime}
 
 
 class Timer(Protocol):
@@ -86,11 +97,11 @@ class Stopwatch:
     Args:
         graph: the original.
         inputs: what it is run on; None is random numbers at batch 1 (symbolic axes at the size of the analysis).
-        provider: ONNX Runtime's execution provider, by its full name.
-        threads: of a session; 0 leaves it to ONNX Runtime.
+        threads: of an operator; 0 leaves it to ONNX Runtime.
+        runtime: what models run in, instead of ONNX Runtime on the CPU; it has its own number of threads.
 
     Raises:
-        ModelError: ONNX Runtime cannot load or run a model.
+        ModelError: the runtime cannot load or run a model.
     """
 
     def __init__(
@@ -98,41 +109,33 @@ class Stopwatch:
         graph: Graph,
         inputs: Inputs | None = None,
         *,
-        provider: str = CPU,
         threads: int = 1,
+        runtime: Runtime | None = None,
     ):
-        self.provider, self.threads = provider, threads
+        self.runtime = runtime or OnnxRuntime(threads=threads)
         self._graph = graph
         self._inputs = random_inputs(graph, batch=1) if inputs is None else inputs
-        self._clock = clock(provider, threads)
+        self._clock = clock(self.runtime)
 
-    def _open(self, graph: Graph) -> onnxruntime.InferenceSession:
-        return session(
-            graph, name=graph.source, threads=self.threads, provider=self.provider
-        )
+    def _open(self, graph: Graph) -> OpenModel:
+        return self.runtime.open(graph, graph.source)
 
     def against(self, pruned: Graph, pairs: int = 1) -> Latency:
         return combined([self._pair(pruned) for _ in range(pairs)])
 
     def _pair(self, pruned: Graph) -> Latency:
-        sessions = (self._open(self._graph), self._open(pruned))
+        models = (self._open(self._graph), self._open(pruned))
         translated = pruned.intake.since(self._graph.intake).read(self._inputs)
-        return measure_pair(
-            sessions,
-            self._inputs,
-            translated,
-            threads=self.threads,
-            provider=self.provider,
-        )
+        return measure_pair(models, self._inputs, translated, runtime=self.runtime)
 
     def alone(self, model: Graph) -> float:
         opened, inputs = self._open(model), random_inputs(model, batch=1)
-        run(opened, inputs)
+        opened.run(inputs)
         least, most = LAYER_RUNS
         best, end = float("inf"), time.perf_counter() + LAYER_SECONDS
         for turn in range(most):
             start = self._clock()
-            run(opened, inputs)
+            opened.run(inputs)
             # Noise only adds: the shortest run is the layer's.
             best = min(best, self._clock() - start)
             if turn + 1 >= least and time.perf_counter() > end:
@@ -141,7 +144,7 @@ class Stopwatch:
 
     def original(self) -> float:
         opened = self._open(self._graph)
-        run(opened, self._inputs)
+        opened.run(self._inputs)
         return float(
             np.median(
                 _settled(_rounds((opened,), [dict(self._inputs)], self._clock)), axis=0
@@ -170,36 +173,25 @@ def interleaved(races: Sequence[Callable[[], Latency]], pairs: int) -> list[Late
     return [combined(parts) for parts in zip(*rounds, strict=True)]
 
 
-def clock(provider: str, threads: int) -> Clock:
-    """Say what to time a run with: the thread's CPU time where that one thread does all the work."""
-    exact = time.get_clock_info("thread_time").resolution <= 1e-6
-    return (
-        time.thread_time
-        if provider == CPU and threads == 1 and exact
-        else time.perf_counter
-    )
-
-
 def measure_pair(
-    sessions: Sequence[onnxruntime.InferenceSession],
+    models: Sequence[OpenModel],
     inputs: Inputs,
     others: Inputs | None = None,
     *,
-    threads: int,
-    provider: str = CPU,
+    runtime: Runtime,
     runs: int | None = None,
 ) -> Latency:
     """Latency of two models measured in turn, `runs` rounds, or until the ratio's standard error is below `PRECISION`.
 
-    `others` are the inputs of the second model, where it takes other ones than the first.
+    `others` are the inputs of the second model, where it takes other ones than the first. `runtime` has opened both.
 
     Raises:
         ModelError: a model does not run.
     """
     feeds = [dict(inputs), dict(inputs if others is None else others)]
-    for opened, feed in zip(sessions, feeds, strict=True):
-        run(opened, feed)
-    rounds = _rounds(sessions, feeds, clock(provider, threads))
+    for opened, feed in zip(models, feeds, strict=True):
+        opened.run(feed)
+    rounds = _rounds(models, feeds, clock(runtime))
     times = _settled(rounds) if runs is None else np.asarray(list(islice(rounds, runs)))
     first, second = np.median(times, axis=0)
     ratios = times[:, 0] / times[:, 1]
@@ -208,33 +200,32 @@ def measure_pair(
         float(second),
         float(np.median(ratios)),
         len(times),
-        threads,
-        provider,
+        runtime.threads,
+        runtime.provider,
         _median_error(ratios),
+        runtime.name,
     )
 
 
 def _rounds(
-    sessions: Sequence[onnxruntime.InferenceSession],
+    models: Sequence[OpenModel],
     feeds: Sequence[dict[str, np.ndarray]],
     tick: Clock,
 ) -> Iterator[tuple[float, ...]]:
     """Milliseconds of every model on its inputs, round by round; who goes first changes."""
     for turn in count():
-        times = [0.0] * len(sessions)
-        for index in range(len(sessions))[:: -1 if turn % 2 else 1]:
-            times[index] = _block(sessions[index], feeds[index], tick)
+        times = [0.0] * len(models)
+        for index in range(len(models))[:: -1 if turn % 2 else 1]:
+            times[index] = _block(models[index], feeds[index], tick)
         yield tuple(times)
 
 
-def _block(
-    opened: onnxruntime.InferenceSession, feed: dict[str, np.ndarray], tick: Clock
-) -> float:
-    run(opened, feed)
+def _block(opened: OpenModel, feed: dict[str, np.ndarray], tick: Clock) -> float:
+    opened.run(feed)
     best = float("inf")
     for _ in range(BLOCK):
         start = tick()
-        run(opened, feed)
+        opened.run(feed)
         best = min(best, tick() - start)
     return best * 1e3
 

@@ -15,6 +15,7 @@ from prunegraph.graph.model import Graph
 from prunegraph.measuring.latency import Stopwatch, Timer, interleaved
 from prunegraph.quantization.quantize import QuantizeResult, quantize
 from prunegraph.runtime.data import Data, Samples
+from prunegraph.runtime.engine import Runtime
 
 Progress = Callable[[str], None]
 
@@ -30,11 +31,13 @@ def faster_in_float(
     float_layers: Sequence[str] = (),
     weights: str | None = None,
     activations: str | None = None,
+    target: str = "cpu",
     threads: int = 1,
+    runtime: Runtime | None = None,
     stopwatch: Callable[[Graph], Timer] | None = None,
     progress: Progress = lambda stage: None,
 ) -> tuple[str, ...]:
-    """Layers at the start that ONNX Runtime runs faster in float than in integers, for `quantize(float_layers=...)`.
+    """Layers at the start that a runtime runs faster in float than in integers, for `quantize(float_layers=...)`.
 
     Args:
         graph: the float model.
@@ -43,7 +46,9 @@ def faster_in_float(
         weights: type of the weights, as `quantize` takes it.
         activations: type of activations, as `quantize` takes it.
         threads: to measure with; 0 leaves it to ONNX Runtime.
-        stopwatch: gives the timer of a model that others are measured against, instead of ONNX Runtime's.
+        runtime: what to measure in, instead of ONNX Runtime; it has its own number of threads.
+        target: see `quantize`.
+        stopwatch: gives the timer of a model that others are measured against, instead of the runtime's.
         progress: told what was measured.
 
     Raises:
@@ -64,13 +69,14 @@ def faster_in_float(
             float_layers=[*float_layers, *keep],
             weights=weights,
             activations=activations,
+            target=target,
             method="minmax",
             bias_correction=False,
         )
 
     base = quantized(())
     names = [layer.name for layer in base.layers if not layer.reason]
-    timer = (stopwatch or partial(Stopwatch, threads=threads))(base.model)
+    timer = (stopwatch or partial(Stopwatch, threads=threads, runtime=runtime))(base.model)
     shares = [1.0]
     while True:
         counts = range(len(shares), min(_best(shares) + PATIENCE, len(names) - 1) + 1)

@@ -93,7 +93,7 @@ _CPU = Target(
 #: The target that is the processor prunegraph runs on.
 NATIVE = "native"
 
-#: Only "cpu" and "native" are run by tests; the others follow the documentation of the providers.
+#: "cpu", "native" and "openvino" are run by tests; the others follow the documentation of the providers.
 TARGETS = {
     "cpu": _CPU,
     NATIVE: _CPU,

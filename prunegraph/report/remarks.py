@@ -12,6 +12,7 @@ from prunegraph.coupling.survivors import Survivors
 from prunegraph.latency.cache import Cache
 from prunegraph.latency.layers import LayerTable
 from prunegraph.report.network.notes import Remarks
+from prunegraph.runtime.runtimes import find
 from prunegraph.selection.plan import survivors
 
 if TYPE_CHECKING:
@@ -144,7 +145,9 @@ def layer_times(result: PruneResult) -> dict[str, Times]:
     """Milliseconds of layers by themselves, by name, as far as they were measured for this result's latency."""
     if result.latency is None:
         return {}
-    cache = Cache.here(result.latency.provider, result.latency.threads)
+    measured = result.latency
+    runtime = find(measured.runtime, measured.provider, measured.threads)
+    cache = Cache.here(runtime)
     table = LayerTable(result.coupling, None, cache)
     whole, remaining = (
         Survivors(result.coupling, {}),

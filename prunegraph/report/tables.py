@@ -9,6 +9,7 @@ from rich.table import Table
 
 from prunegraph.coupling.branches import PREFIX
 from prunegraph.graph.layer_names import layer_names, shown
+from prunegraph.runtime.runtimes import DEFAULT
 
 if TYPE_CHECKING:
     from prunegraph.coupling.coupling import Coupling
@@ -129,7 +130,10 @@ def cost_rows(table: Table, first: Cost, second: Cost) -> None:
 def latency_label(timing: Latency) -> str:
     """Say what was measured: runtime, provider, batch and threads."""
     threads = f"{timing.threads or 'all'} thread{'' if timing.threads == 1 else 's'}"
-    return f"latency, ms ({timing.provider.removesuffix('ExecutionProvider')}, batch 1, {threads})"
+    device = timing.provider.removesuffix("ExecutionProvider")
+    if timing.runtime != DEFAULT:
+        device = f"{timing.runtime} {device}"
+    return f"latency, ms ({device}, batch 1, {threads})"
 
 
 def result_table(result: PruneResult) -> Table:

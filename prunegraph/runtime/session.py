@@ -55,6 +55,11 @@ def default_threads(threads: int) -> Iterator[None]:
         _threads.reset(token)
 
 
+def asked_threads(threads: int) -> int:
+    """How many threads to ask for: those given, or those of `default_threads`; 0 leaves it to the runtime."""
+    return threads or _threads.get()
+
+
 #: The execution provider that every installation has.
 CPU = "CPUExecutionProvider"
 
@@ -107,7 +112,7 @@ def session(
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    options.intra_op_num_threads = threads or _threads.get()
+    options.intra_op_num_threads = asked_threads(threads)
     # Several sessions are often open: the threads of one must not spin while another runs.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if not spins:

@@ -15,12 +15,18 @@ from prunegraph.graph import onnx_io
 from prunegraph.graph.linear import is_finite
 from prunegraph.graph.model import Graph
 from prunegraph.runtime.data import Batch, Data, random_inputs
+from prunegraph.runtime.engine import Runtime
+from prunegraph.runtime.onnx_runtime import OnnxRuntime
 from prunegraph.runtime.session import run, session
 
 #: Domains whose operators ONNX Runtime brings with it.
 DOMAINS = frozenset(
     {"", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview.training", "com.microsoft"}
 )
+
+#: Outputs of two runtimes that are further apart than this share of the largest value are not the same model's. Codes
+#: of a model in integers may flip.
+FAR = 0.1
 
 logger = logging.getLogger("prunegraph")
 
@@ -32,6 +38,7 @@ def write(
     like: Graph | None = None,
     data: Sequence[Mapping[str, np.ndarray]] = (),
     verify: bool = True,
+    runtime: Runtime | None = None,
 ) -> None:
     """Write a model that a default session of ONNX Runtime loads and runs; else write nothing.
 
@@ -45,12 +52,14 @@ def write(
         like: the model it was made from.
         data: inputs to run on, besides random ones.
         verify: whether to open it. A graph that is just what a file held is never opened.
+        runtime: where it is opened and run besides. Outputs that are far from ONNX Runtime's there are a warning.
 
     Raises:
-        ModelError: the file does not load, or does not run on what the model it was made from runs on; or the
-            destination cannot be written.
+        ModelError: the file does not load, or does not run on what the model it was made from runs on; it does not
+            load or run in the other runtime; or the destination cannot be written.
     """
-    opening = _Opening(graph, str(path), like, [dict(batch) for batch in data])
+    other = None if isinstance(runtime, OnnxRuntime) else runtime
+    opening = _Opening(graph, str(path), like, [dict(batch) for batch in data], other)
     onnx_io.save(graph, Path(path), opening.check if verify and not graph.is_file else None)
 
 
@@ -72,11 +81,63 @@ def first_sample(
     return list(islice(data.fit(graph).batches(reader or graph, 1), 1))
 
 
+class _Elsewhere:
+    """The file in another runtime. Raises ModelError where that does not load or run it."""
+
+    def __init__(self, runtime: Runtime, path: Path, name: str):
+        self._runtime, self._name = runtime, name
+        try:
+            self._opened = runtime.open(path, name)
+        except ModelError as error:
+            raise self._failed(error) from error
+
+    def compare(self, inputs: Batch, expected: Sequence[np.ndarray]) -> None:
+        """Run the file, and warn where its outputs are far from ONNX Runtime's."""
+        try:
+            outputs = self._opened.run(inputs)
+        except ModelError as error:
+            raise self._failed(error) from error
+        for index, (own, other) in enumerate(zip(expected, outputs, strict=True)):
+            if (far := _distance(own, other)) > FAR:
+                logger.warning(
+                    "%s: %s computes something else than ONNX Runtime: output %d differs by %.2g of its largest value",
+                    self._name,
+                    self._runtime.title,
+                    index,
+                    far,
+                )
+
+    def _failed(self, error: ModelError) -> ModelError:
+        return ModelError(f"{error}; nothing was written: without --runtime it would be")
+
+
+def _distance(first: np.ndarray, second: np.ndarray) -> float:
+    """The largest difference of two arrays as a share of the largest value; 0 where they hold no numbers."""
+    if first.shape != second.shape:
+        return float("inf")
+    if first.dtype.kind not in "fiu" or not first.size:
+        return 0.0
+    a, b = first.astype(np.float64), second.astype(np.float64)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    with np.errstate(invalid="ignore"):
+        difference = float(np.where(same, 0.0, np.abs(a - b)).max())
+    largest = float(np.abs(a[np.isfinite(a)]).max(initial=0.0))
+    return difference / largest if largest else difference
+
+
 class _Opening:
     """One finished file, opened."""
 
-    def __init__(self, graph: Graph, name: str, like: Graph | None, data: list[Batch]):
+    def __init__(
+        self,
+        graph: Graph,
+        name: str,
+        like: Graph | None,
+        data: list[Batch],
+        runtime: Runtime | None,
+    ):
         self.graph, self.name, self.like, self.data = graph, name, like, data
+        self.runtime = runtime
 
     def check(self, path: Path) -> None:
         """Raise ModelError unless the file runs, or nothing can be said."""
@@ -93,14 +154,18 @@ class _Opening:
                 self.name,
             )
             return
+        other = None if self.runtime is None else _Elsewhere(self.runtime, path, self.name)
         ran, failure = False, "random inputs cannot be made for it"
         for inputs in self._inputs():
             try:
-                run(opened, inputs)
-                ran = True
+                expected = run(opened, inputs)
             except ModelError as error:
                 self._judge(inputs, error)
                 failure = str(error)
+                continue
+            ran = True
+            if other is not None:
+                other.compare(inputs, expected)
         if not ran:
             logger.warning("%s: written, but not seen to run: %s", self.name, failure)
 

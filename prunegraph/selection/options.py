@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypedDict
 from prunegraph.errors import BudgetError, UnknownNameError
 from prunegraph.options import base_name
 from prunegraph.selection.budget import KINDS, Budget
+from prunegraph.selection.widths import PRESETS, multiple
 
 #: Whether residual branches go: none, as many as are best beside channels, or nothing else.
 DEPTHS = ("never", "auto", "only")
@@ -36,6 +37,7 @@ class LimitKeywords(TypedDict, total=False):
     seed: int
     provider: str | None
     threads: int
+    runtime: str
 
 
 class SelectionKeywords(LimitKeywords):
@@ -56,7 +58,9 @@ class SelectionOptions:
             "global:max"; None is the best measured one: for "obs" under a bound on what is counted the one of
             several that does the least damage at the outputs, under one on latency "isomorphic", else "uniform".
         round_to: kept channels are a multiple of this, where a group is wide enough; "auto" is
-            the multiple that measures best on this model (see `prunegraph.latency.rounding`).
+            the multiple that measures best on this model (see `prunegraph.latency.rounding`), the name of a runtime
+            what that likes ("tensorrt", "openvino", "ncnn", "qnn", "coreml", "litert"; see
+            `prunegraph.selection.widths`).
         min_channels: at least this many channels stay in every group.
         keep: layers whose output channels all stay, by name or pattern (see `prunegraph.graph.layer_names`).
         ratio_for: layer or pattern -> share of its output channels to remove, whatever the budget.
@@ -70,8 +74,11 @@ class SelectionOptions:
             gradients: "never", or "auto": where there are data, PyTorch is installed and can run the graph (see
             `prunegraph.training.curvature`). Without, errors count relative to what the layer makes.
         seed: for criteria that draw random numbers.
-        provider: ONNX Runtime's execution provider that latency is measured on; None is the CPU.
-        threads: how many threads it is measured with; 0 leaves it to ONNX Runtime.
+        provider: the runtime's device that latency is measured on, such as an execution provider of ONNX Runtime; None
+            is the CPU.
+        threads: how many threads it is measured with; 0 leaves it to the runtime.
+        runtime: where models are timed, and the result is opened besides: "onnxruntime" or "openvino" (see
+            `prunegraph.runtime.runtimes`).
 
     Raises:
         BudgetError: `round_to` or `threads` is out of range.
@@ -97,17 +104,20 @@ class SelectionOptions:
     seed: int = 0
     provider: str | None = None
     threads: int = 1
+    runtime: str = "onnxruntime"
 
     def __post_init__(self) -> None:
         if not isinstance(self.budget, Budget):
             raise BudgetError(
                 f"budget must be a Budget, as in pg.Budget(macs=0.5); got {self.budget!r}"
             )
+        object.__setattr__(self, "round_to", multiple(self.round_to))
         if self.round_to != "auto" and (
             not isinstance(self.round_to, int) or self.round_to < 1
         ):
             raise BudgetError(
-                f"round_to must be a whole number of at least 1, or 'auto', got {self.round_to!r}"
+                f"round_to must be a whole number of at least 1, 'auto' or one of {', '.join(PRESETS)}, "
+                f"got {self.round_to!r}"
             )
         if self.depth not in DEPTHS:
             raise UnknownNameError("depth", str(self.depth), DEPTHS)
@@ -150,6 +160,8 @@ class SelectionOptions:
             del options["same_width"]
         if self.depth == "never":
             del options["depth"]
+        if self.runtime == type(self).runtime:
+            del options["runtime"]
         # What came of these is in the plan itself.
         del options["ranks"], options["curvature"]
         return {

@@ -29,7 +29,8 @@ from prunegraph.selection.plan import Plan
 from prunegraph.selection.select import Ranking, rank
 from prunegraph.training.fit import Evaluate
 from prunegraph.training.module import GraphModule
-from prunegraph.tuning.evaluation import Key, Trials
+from prunegraph.tuning.evaluation import Trials
+from prunegraph.tuning.resume import Key
 from prunegraph.tuning.search import Goal, SearchTrace, find
 
 Progress = Callable[[str], None]

@@ -33,7 +33,8 @@ from prunegraph.measuring.parallel import Pool, pool
 from prunegraph.recovery import repairs
 from prunegraph.rewriting.cut import cut
 from prunegraph.runtime.data import LABELS, Data
-from prunegraph.runtime.session import run, session
+from prunegraph.runtime.engine import Runtime
+from prunegraph.runtime.runtimes import DEFAULT, find
 from prunegraph.runtime.statistics import batch_size
 from prunegraph.selection.units import Removal
 from prunegraph.tuning.resume import Key, MeasuredFile, digest
@@ -61,6 +62,7 @@ class Study:
         jobs: worker processes; None is one for each core.
         cluster: address of a Dask scheduler, instead of processes.
         resume: a file that keeps what was measured, and gives it again; None keeps nothing.
+        runtime: where the original and the candidates run: its name, and its device or None.
     """
 
     coupling: Coupling
@@ -71,6 +73,7 @@ class Study:
     jobs: int | None = None
     cluster: str | None = None
     resume: Path | None = None
+    runtime: tuple[str, str | None] = (DEFAULT, None)
 
 
 class Trials:
@@ -150,7 +153,7 @@ def _write(study: Study, folder: Path) -> tuple[Metric, float, str]:
         whole = calibration.is_whole
         for index, chunk in enumerate(calibration.chunks()):
             joblib.dump(chunk, folder / CALIBRATION.format(index))
-    batches = _write_batches(graph, study.evaluation, folder)
+    batches = _write_batches(graph, study.evaluation, folder, find(*study.runtime))
     first = next(_seen(folder, batches))
     metric = study.metric or metrics.default(first.expected, LABELS in first.inputs)
     content = {
@@ -163,6 +166,7 @@ def _write(study: Study, folder: Path) -> tuple[Metric, float, str]:
         "batches": batches,
         "whole": whole,
         "groups": _digest(study.coupling),
+        "runtime": study.runtime,
     }
     name = ""
     if study.resume:
@@ -181,14 +185,14 @@ def _write(study: Study, folder: Path) -> tuple[Metric, float, str]:
     return measured, original, name
 
 
-def _write_batches(graph: Graph, data: Data, folder: Path) -> int:
+def _write_batches(graph: Graph, data: Data, folder: Path, runtime: Runtime) -> int:
     """Write batches of inputs, labels where there are any, and the original's outputs; returns how many."""
-    opened = session(graph, name=graph.source, threads=1)
+    opened = runtime.open(graph, graph.source)
     every = [output for node in graph.nodes for output in node.outputs if output]
     size, index = batch_size(graph, data.fit(graph), every), 0
     for index, batch in enumerate(data.batches(graph, size, labels=True), 1):
         given = {name: batch[name] for name in graph.inputs}
-        expected = dict(zip(graph.outputs, run(opened, given), strict=True))
+        expected = dict(zip(graph.outputs, opened.run(given), strict=True))
         joblib.dump((batch, expected), folder / BATCH.format(index - 1))
     if not index:
         raise DataError(f"{data.source}: has fewer samples than the model's batch size")
@@ -232,6 +236,9 @@ class Evaluator:
         coupling = analyze(graph, attention=content["attention"], blocks=content["blocks"])
         self.coupling = coupling.without(content["dropped"])
         self.data = Data(self._calibration, "calibration data", whole=content["whole"])
+        # As many threads as the pool gives a worker.
+        name, device = content["runtime"]
+        self.runtime = find(name, device, 0)
         self.repair = repairs.find(content["repair"], self.data, graph)
         if _digest(self.coupling) != content["groups"]:
             raise ModelError(
@@ -243,12 +250,12 @@ class Evaluator:
         """The metric of the model without the channels of a candidate."""
         survivors = Survivors(self.coupling, dict(key))
         pruned = self.repair(survivors, cut(survivors), self.data, lambda stage: None)
-        opened = session(pruned, name=pruned.source)
+        opened = self.runtime.open(pruned, pruned.source)
         names = self.coupling.graph.outputs
 
         def outputs(inputs: Mapping[str, Array]) -> dict[str, Array]:
             given = {name: array for name, array in inputs.items() if name != LABELS}
-            return dict(zip(names, run(opened, given), strict=True))
+            return dict(zip(names, opened.run(given), strict=True))
 
         with np.errstate(all="ignore"):
             return self.metric.measure(_seen(self.folder, self.batches, outputs))

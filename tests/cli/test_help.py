@@ -18,6 +18,7 @@ from prunegraph.cli.command import Command, Section, SectionOption
 from prunegraph.measuring.metrics import METRICS
 from prunegraph.recovery.repairs import REPAIRS
 from prunegraph.registry import Registry
+from prunegraph.runtime.runtimes import RUNTIMES
 from prunegraph.selection.allocation import ALLOCATIONS
 from prunegraph.selection.criteria import CRITERIA
 from prunegraph.selection.selectors import SELECTORS
@@ -122,6 +123,7 @@ def test_help_names_all_that_is_registered() -> None:
     assert set(options.ALLOCATIONS.names) == built_in(ALLOCATIONS)
     assert set(options.REPAIRS.names) == built_in(REPAIRS)
     assert set(options.METRICS.names) == set(METRICS)
+    assert set(options.RUNTIMES.names) == built_in(RUNTIMES)
     text = " ".join(help_of("prune").split())
     for kind in (options.ALGORITHMS, options.ALLOCATIONS, options.REPAIRS):
         assert str(kind) in text.replace("least- squares", "least-squares")

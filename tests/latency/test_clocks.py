@@ -15,14 +15,16 @@ from prunegraph.errors import BudgetError, ExactnessError, ModelError, UnknownNa
 from prunegraph.latency.measured import Selected
 from prunegraph.latency.search import TOLERANCE
 from prunegraph.measuring import latency as timing
-from prunegraph.measuring.latency import Latency, Stopwatch
-from prunegraph.ops.cost import cost
+from prunegraph.measuring.latency import Latency
 from prunegraph.runtime.data import Data, random_inputs
-from prunegraph.runtime.session import provider_name, run, session
+from prunegraph.runtime.engine import clock
+from prunegraph.runtime.runtimes import OnnxRuntime
+from prunegraph.runtime.session import provider_name, session
 from prunegraph.selection.budget import Budget, parse_latency
 from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.plan import Plan
 from tests.builders import residual_net
+from tests.latency.counting import count_instead_of_time
 from tests.paths import FIXTURES
 
 FASHION = FIXTURES / "fashion_resnet.onnx"
@@ -96,8 +98,9 @@ def test_a_provider_that_does_not_start_is_an_error() -> None:
 
 def test_rounds_are_paired_and_their_error_is_known() -> None:
     graph = residual_net()
-    pair = [session(graph, threads=1), session(graph, threads=1)]
-    result = timing.measure_pair(pair, random_inputs(graph), runs=5, threads=1)
+    runtime = OnnxRuntime()
+    pair = [runtime.open(graph), runtime.open(graph)]
+    result = timing.measure_pair(pair, random_inputs(graph), runs=5, runtime=runtime)
     assert (result.runs, result.threads, result.provider) == (5, 1, "CPUExecutionProvider")
     assert min(result.first, result.second, result.ratio) > 0
     assert result.kept == 1 / result.ratio
@@ -120,9 +123,11 @@ def test_a_measurement_ends_when_it_is_known_well_enough_or_takes_too_long(
 def test_one_thread_of_the_cpu_is_timed_by_its_own_clock() -> None:
     import time
 
-    assert timing.clock("CPUExecutionProvider", 2) is time.perf_counter
-    assert timing.clock("CUDAExecutionProvider", 1) is time.perf_counter
-    assert timing.clock("CPUExecutionProvider", 1) in (time.thread_time, time.perf_counter)
+    runtime = OnnxRuntime()
+    assert clock(runtime) in (time.thread_time, time.perf_counter)
+    assert clock(OnnxRuntime(threads=2)) is time.perf_counter
+    runtime.provider = "CUDAExecutionProvider"
+    assert clock(runtime) is time.perf_counter
 
 
 def test_what_a_failed_proof_leaves_is_measured_again(
@@ -146,24 +151,6 @@ def test_what_a_failed_proof_leaves_is_measured_again(
     assert result.left_out == ("g0",)
     assert result.latency is not None
     assert result.latency.runs >= timing.ROUNDS
-
-
-def count_instead_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sessions run for real, but take a millisecond for every million MACs: no figure depends on the machine's load."""
-    now, costs, opened = [0.0], {}, Stopwatch._open
-
-    def remember(self: Stopwatch, graph: pg.Graph) -> Any:
-        created = opened(self, graph)
-        costs[created] = cost(graph).macs / 1e9
-        return created
-
-    def spend(session: Any, inputs: Any, outputs: Any = None) -> Any:
-        now[0] += costs[session]
-        return run(session, inputs, outputs)
-
-    monkeypatch.setattr(Stopwatch, "_open", remember)
-    monkeypatch.setattr(timing, "run", spend)
-    monkeypatch.setattr(timing, "clock", lambda provider, threads: lambda: now[0])
 
 
 # -- for real -----------------------------------------------------------------------------------

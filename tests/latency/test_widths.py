@@ -15,6 +15,7 @@ from prunegraph.latency import rounding
 from prunegraph.latency.cache import Cache, folder, processor
 from prunegraph.latency.layers import LayerTable
 from prunegraph.measuring.latency import Stopwatch
+from prunegraph.runtime.runtimes import OnnxRuntime
 from prunegraph.selection.budget import Budget
 from tests.builders import Builder, residual_net
 from tests.latency.staircase import Staircase, chain, choose
@@ -180,5 +181,5 @@ def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert folder() == tmp_path / "prunegraph"
     assert processor()
-    environment = Cache.here("CPUExecutionProvider", 2).environment
+    environment = Cache.here(OnnxRuntime(threads=2)).environment
     assert environment.keys() == {"cpu", "onnxruntime", "provider", "threads"}

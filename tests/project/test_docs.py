@@ -31,6 +31,9 @@ WITH_TORCH = {
     "tutorial-pytorch.md",
 }
 
+#: Pages whose commands run OpenVINO.
+WITH_OPENVINO = {"targets.md"}
+
 #: Languages of programs that choose, with Debian's packages of them.
 LANGUAGES = {"jq": "jq", "node": "nodejs"}
 
@@ -65,9 +68,11 @@ def commands(page: Path) -> list[list[str]]:
 
 
 def need(page: Path) -> None:
-    """Skip a page that needs PyTorch, or programs in other languages, where they are not installed."""
+    """Skip a page that needs PyTorch, OpenVINO, or programs in other languages, where they are not installed."""
     if page.name in WITH_TORCH:
         pytest.importorskip("torch", reason="the extra [torch] is not installed")
+    if page.name in WITH_OPENVINO:
+        pytest.importorskip("openvino", reason="the extra [openvino] is not installed")
     text = " ".join(word for command in commands(page) for word in command)
     for name, package in LANGUAGES.items():
         if re.search(rf"\b{name} ", text) and shutil.which(name) is None:

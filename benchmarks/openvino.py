@@ -1,0 +1,177 @@
+"""Pruned and quantized models in OpenVINO, beside ONNX Runtime.
+
+    python -m benchmarks.openvino latency [--threads 1] [--pairs 4] [--round-to 16] [NAME ...]
+    python -m benchmarks.openvino accuracy
+
+`latency`: shares of the float original's latency in the same runtime at batch 1, each paired with it run by run
+(median) over several pairs of opened models, all in turn. int8 is quantized for the runtime (`--target openvino`,
+`cpu`), no layer is left in float. "gain / product" is the gain of pruned and int8 over the product of the two single
+gains, with its standard error over pairs. Both runtimes compute floats in 32 bits; what OpenVINO chooses by itself
+(bfloat16 where the processor has it) is in the last column.
+
+`accuracy`: top-1 of the Fashion-MNIST network in int8 on the 10,000 test images in both runtimes, and how far its
+outputs are apart. Needs what `benchmarks.accuracy` needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+import prunegraph as pg
+from benchmarks.tasks import ROOT, fashion, fashion_calibration
+from benchmarks.zoo import ZOO
+from fixtures.light_models import load
+from prunegraph.graph.model import Graph
+from prunegraph.measuring.latency import Latency, Stopwatch, interleaved
+from prunegraph.runtime.engine import Runtime
+from prunegraph.runtime.runtimes import OnnxRuntime, OpenVino
+
+MODELS = ("torchvision__resnet18", "torchvision__resnet50", "torchvision__mobilenet_v2")
+
+#: Calibration images of `latency`, where the ranges do not count, and of `accuracy`.
+FEW, MANY = 4, 256
+
+#: Images at a time.
+BATCH = 500
+
+COLUMNS = ("int8", "50 % MACs", "and int8")
+
+
+def rows(name: str, args: argparse.Namespace) -> Sequence[str]:
+    """A line for each runtime."""
+    graph = pg.load(load(ZOO / f"{name}.light.xz"))
+    rng = np.random.default_rng(0)
+    data = {graph.inputs[0]: rng.standard_normal((FEW, 3, 224, 224)).astype(np.float32)}
+    half = pg.prune(
+        graph,
+        budget=pg.Budget(macs=0.5),
+        algorithm="l2",
+        allocation="global",
+        round_to=args.round_to,
+        repair="none",
+        verify=False,
+    ).model
+    runtimes: tuple[tuple[str, Runtime], ...] = (
+        ("openvino", OpenVino(threads=args.threads)),
+        ("cpu", OnnxRuntime(threads=args.threads)),
+    )
+    return [
+        row(
+            name,
+            runtime,
+            [_int8(graph, data, target), half, _int8(half, data, target)],
+            graph,
+            args,
+        )
+        for target, runtime in runtimes
+    ]
+
+
+def _int8(graph: Graph, data: dict[str, np.ndarray], target: str) -> Graph:
+    return pg.quantize(
+        graph, data, target=target, method="minmax", bias_correction=False
+    ).model
+
+
+def row(
+    name: str,
+    runtime: Runtime,
+    models: Sequence[Graph],
+    graph: Graph,
+    args: argparse.Namespace,
+) -> str:
+    """Latencies of models as shares of the float original's in one runtime."""
+    timer = Stopwatch(graph, runtime=runtime)
+    races = [partial(timer.against, each) for each in models]
+    if isinstance(runtime, OpenVino):
+        races.append(partial(_by_itself, graph, args.threads))
+    quantized, pruned, joint, *own = interleaved(races, args.pairs)
+    gain = quantized.kept * pruned.kept / joint.kept
+    error = gain * math.hypot(quantized.error, pruned.error, joint.error)
+    shares = "".join(f"{each.kept:>12.3f}" for each in (quantized, pruned, joint))
+    chosen = f"{own[0].kept:>12.3f}" if own else f"{'':>12}"
+    return (
+        f"{name.partition('__')[2]:<14}{runtime.title:<14}{quantized.first:>10.2f}{shares}"
+        f"{f'{gain:.2f} +- {error:.2f}':>18}{chosen}"
+    )
+
+
+def _by_itself(graph: Graph, threads: int) -> Latency:
+    """The float original as OpenVINO runs it by itself, against itself in 32 bits."""
+    from prunegraph.measuring.latency import measure_pair
+    from prunegraph.runtime.data import random_inputs
+
+    runtimes = OpenVino(threads=threads), OpenVino(threads=threads, precision=None)
+    models = [each.open(graph) for each in runtimes]
+    return measure_pair(models, random_inputs(graph, batch=1), runtime=runtimes[0])
+
+
+def latency(args: argparse.Namespace) -> None:
+    heads = "".join(f"{head:>12}" for head in COLUMNS)
+    print(
+        f"{'model':<14}{'runtime':<14}{'float, ms':>10}{heads}{'gain / product':>18}{'by itself':>12}"
+    )
+    for name in args.names or MODELS:
+        for line in rows(name, args):
+            print(line, flush=True)
+
+
+def accuracy() -> None:
+    graph = pg.load(ROOT / "fixtures" / "fashion_resnet.onnx")
+    data = fashion_calibration(MANY, 0)
+    half = pg.prune(graph, data=data, budget=pg.Budget(macs=0.5), verify=False).model
+    images, labels = fashion("t10k")
+    print(
+        f"{'':<22}{'ONNX Runtime':>14}{'OpenVINO':>10}{'points':>8}{'same class':>12}{'SQNR, dB':>10}"
+    )
+    for title, base in (("whole", graph), ("50 % of the MACs", half)):
+        for kind, model in (
+            ("float", base),
+            ("int8", pg.quantize(base, data, target="openvino").model),
+        ):
+            first, second = (
+                _outputs(runtime, model, images) for runtime in (OnnxRuntime(), OpenVino())
+            )
+            right = [float((each.argmax(1) == labels).mean()) for each in (first, second)]
+            same = float((first.argmax(1) == second.argmax(1)).mean())
+            noise = np.square(first).sum() / max(np.square(first - second).sum(), 1e-30)
+            print(
+                f"{title + ', ' + kind:<22}{right[0]:>14.2%}{right[1]:>10.2%}{100 * (right[1] - right[0]):>+8.2f}"
+                f"{same:>12.2%}{10 * math.log10(noise):>10.1f}",
+                flush=True,
+            )
+
+
+def _outputs(runtime: Runtime, graph: Graph, images: np.ndarray) -> np.ndarray:
+    opened = runtime.open(graph)
+    name = graph.inputs[0]
+    parts = [
+        opened.run({name: images[start : start + BATCH]})[0]
+        for start in range(0, len(images), BATCH)
+    ]
+    return np.concatenate(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=["latency", "accuracy"])
+    parser.add_argument("names", nargs="*", help="of graphs in the zoo")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--pairs", type=int, default=4)
+    parser.add_argument("--round-to", type=int, default=16, help="of the pruned models")
+    args = parser.parse_args()
+    if args.what == "latency":
+        latency(args)
+    else:
+        accuracy()
+
+
+if __name__ == "__main__":
+    main()
