@@ -33,7 +33,7 @@ JUDGED = 1000
 COMMANDS = {
     "data": "data {photos} --model {model} --show seen.png",
     "prune": "prune {model} -o half.onnx --macs 0.5 --data {photos}",
-    "train": "train half.onnx -o tuned.onnx --original {model} --data {photos} --loss distill --epochs 2",
+    "train": "train half.onnx -o tuned.onnx --original {model} --data {photos} --loss distill --epochs 1",
     "quantize": "quantize tuned.onnx -o int8.onnx --data {photos}",
 }
 
