@@ -124,8 +124,7 @@ def _kinds(
     Section.TRAINING,
     "--augment",
     metavar="CHAIN",
-    help="Other pictures of the same things in every batch: flip, crop, shift, color, mosaic, mixup, as in "
-    "flip,crop=0.2,color; boxes follow.",
+    help="Other pictures in every batch, as in flip,crop=0.2,color,mosaic; boxes follow.",
 )
 @option(
     Section.TRAINING,

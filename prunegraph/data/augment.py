@@ -240,20 +240,20 @@ class _Patch:
 
     def paste(self, image: Array, result: Array) -> None:
         """Put the window of an image [channels, height, width] into the result, in straight lines between pixels."""
-        left, top, right, bottom = self.target
+        x1, y1, x2, y2 = self.target
         part = image
         for axis in (2, 1):
             part = _interpolated(part, self._positions(axis), axis)
-        result[:, top:bottom, left:right] = part
+        result[:, y1:y2, x1:x2] = part
 
     def paste_numbers(self, image: Array, result: Array) -> None:
         """The same of numbers [height, width] between which there is nothing: those of the nearest pixels."""
-        left, top, right, bottom = self.target
+        x1, y1, x2, y2 = self.target
         part = image
         for axis in (1, 0):
             nearest = np.floor(self._positions(axis + 1) + 0.5).astype(int)
             part = part.take(nearest.clip(0, image.shape[axis] - 1), axis)
-        result[top:bottom, left:right] = part
+        result[y1:y2, x1:x2] = part
 
     def _positions(self, axis: int) -> Array:
         """Where in the source the pixels of the result are, along the axis of the width (2) or height (1)."""
@@ -340,10 +340,13 @@ def _blended(
     if labels is None or kind != "boxes":
         return result, labels
     rows = [row[row[:, 0] != NO_BOX] for row in labels]
-    blended = {
-        i: np.concatenate([rows[i], rows[o]]) for i, o in zip(chosen, others, strict=True)
-    }
-    return result, _filled([blended.get(i, row) for i, row in enumerate(rows)])
+    both = dict(zip(chosen.tolist(), others.tolist(), strict=True))
+    return result, _filled(
+        [
+            np.concatenate([row, rows[both[index]]]) if index in both else row
+            for index, row in enumerate(rows)
+        ]
+    )
 
 
 def _typed(images: Array, dtype: np.dtype) -> Array:
