@@ -124,7 +124,7 @@ def _kinds(
     Section.TRAINING,
     "--augment",
     metavar="CHAIN",
-    help="Other pictures in every batch, as in flip,crop=0.2,color,mosaic; boxes follow.",
+    help="Other pictures, as in flip,crop=0.2,mosaic.",
 )
 @option(
     Section.TRAINING,
