@@ -170,7 +170,7 @@ def binarize(
     where = console()
     with stages(where) as progress:
         graph = load_model(model)
-        judged = load_data(evaluation, graph, progress)
+        judged = load_data(evaluation, graph, progress, part="val")
         metrics = judged.fit(graph) if judged is not None else None
         samples = load_data(data, graph, progress)
         result = run(

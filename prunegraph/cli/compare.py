@@ -30,7 +30,7 @@ from prunegraph.cli.options import (
 @model_argument("second", metavar="B")
 @data_option("Inputs (and labels): .npz or file.py:function.")
 @metric_option(
-    "What else is measured on the data, as in search. Default: top1 with labels.",
+    "What else is measured on the data, as in search. Default: map50 with boxes, top1 with other labels.",
     default="",
 )
 @option(

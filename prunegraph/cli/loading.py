@@ -43,26 +43,46 @@ def _load(model: str, options: Mapping[str, Any]) -> Graph:
 
 @overload
 def load_data(
-    text: str, graph: Graph, progress: Callable[[str], None] | None = None
+    text: str,
+    graph: Graph,
+    progress: Callable[[str], None] | None = None,
+    *,
+    part: str = "train",
 ) -> Data: ...
 
 
 @overload
 def load_data(
-    text: str | None, graph: Graph, progress: Callable[[str], None] | None = None
+    text: str | None,
+    graph: Graph,
+    progress: Callable[[str], None] | None = None,
+    *,
+    part: str = "train",
 ) -> Data | None: ...
 
 
 def load_data(
-    text: str | None, graph: Graph, progress: Callable[[str], None] | None = None
+    text: str | None,
+    graph: Graph,
+    progress: Callable[[str], None] | None = None,
+    *,
+    part: str = "train",
 ) -> Data | None:
-    """Data for a model, as `--preprocess` says; notes of what was guessed go to stderr. None where none is given."""
+    """Data for a model, as `--preprocess` says; notes of what was guessed go to stderr. None where none is given.
+
+    Of a data set with several parts it is `part`, unless the text says another.
+    """
     from prunegraph.data.opening import open_data
 
     if text is None:
         return None
     return open_data(
-        text, graph, preprocess=preprocess_said(), note=note_line, progress=progress
+        text,
+        graph,
+        preprocess=preprocess_said(),
+        note=note_line,
+        progress=progress,
+        part=part,
     )
 
 

@@ -87,7 +87,7 @@ def search(
         progress("load")
         graph = load_model(model)
         samples = load_data(data, graph, progress)
-        seen = load_data(evaluation, graph, progress)
+        seen = load_data(evaluation, graph, progress, part="val")
         done = studies.search(
             graph,
             out,

@@ -65,7 +65,7 @@ def sensitivity(
     with stages(where) as progress:
         progress("load")
         graph = load_model(model)
-        seen = load_data(evaluation, graph, progress)
+        seen = load_data(evaluation, graph, progress, part="val")
         result = studies.sensitivity(
             graph,
             data=load_data(data, graph, progress),

@@ -122,6 +122,12 @@ def _kinds(
 )
 @option(
     Section.TRAINING,
+    "--augment",
+    metavar="CHAIN",
+    help="Other pictures, as in flip,crop=0.2,mosaic.",
+)
+@option(
+    Section.TRAINING,
     "--patience",
     type=click.IntRange(1),
     help="Stop after so many epochs without a better metric.",
@@ -267,7 +273,7 @@ def train(
     samples = load_data(data, graph)
     rows_of(samples, graph).fit(graph)
     teacher = load_beside(original) if original else None
-    held = load_data(evaluation, graph)
+    held = load_data(evaluation, graph, part="val")
     judged = rows_of(held, graph) if held is not None else None
     setting = _setting(
         graph, samples, teacher, checkpoint, judged=judged, metric=metric, **options
@@ -353,9 +359,12 @@ def _setting(
     kinds: Mapping[str, Kind],
     losses: Sequence[str],
     match: Sequence[str],
+    augment: str | None,
     **numbers: Any,
 ) -> TrainingOptions:
     """Say what a method needs, by the options of the command. Raises PrunegraphError."""
+    from prunegraph.data.augment import augmentation
+    from prunegraph.data.image_input import need_image_input
     from prunegraph.selection.budget import Budget
     from prunegraph.training import TrainingConfig, TrainingOptions, measure
     from prunegraph.training.batching import batching
@@ -382,6 +391,9 @@ def _setting(
         evaluate=measure(judged, free, metric) if judged is not None else None,
         budget=Budget(**bounds)
         if any(value is not None for value in bounds.values())
+        else None,
+        augment=augmentation(augment, need_image_input(graph, "--augment"))
+        if augment
         else None,
         checkpoint=Path(checkpoint) if checkpoint else None,
         device=device,

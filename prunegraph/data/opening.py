@@ -23,6 +23,8 @@ from prunegraph.data.text import (
     text_options,
     texts_of,
 )
+from prunegraph.data.yolo_yaml import SUFFIXES as YAML_SUFFIXES
+from prunegraph.data.yolo_yaml import data_yaml, is_part
 from prunegraph.errors import DataError, OptionError
 from prunegraph.graph.model import Graph
 from prunegraph.runtime.data import Data, read_data
@@ -54,18 +56,21 @@ def open_data(
     workers: int | None = None,
     note: Say = _nothing,
     progress: Say | None = None,
+    part: str = "train",
 ) -> Data:
     """Data of any kind as inputs of a model: images, texts, arrays, what a function yields.
 
     Args:
-        text: a folder of images; a file of paths, of COCO annotations; a `.tar` or `.parquet` file, or a folder of
-            these; a file or folder of texts; an `.npz` or `.npy` file, a folder of these; or `file.py:function`.
+        text: a folder of images; a file of paths, of COCO annotations; ultralytics' `data.yaml`; a `.tar` or `.parquet`
+            file, or a folder of these; a file or folder of texts; an `.npz` or `.npy` file, a folder of these; or
+            `file.py:function`.
         model: the model that they are for.
         preprocess: what becomes of images (`imagenet`, `yolo`, `clip`, `none`, a chain, a
             `preprocessor_config.json`) or of texts (a `tokenizer.json`); guessed where it is not given.
         workers: processes that decode images; by default as many as there are cores, where there is much to decode.
         note: told what was guessed, and what else a user should know.
         progress: told how decoding goes on.
+        part: of a data set whose `data.yaml` has several (train, val, test); `data.yaml:val` says it in the text.
 
     Raises:
         DataError: the source cannot be read, or does not fit the model.
@@ -81,7 +86,7 @@ def open_data(
     target = text_input(model)
     if target is not None and (files := _text_files(path)):
         return _open_texts(texts_of(files), target, model, text, asked)
-    images = _images(path)
+    images = _of_yaml(text, part) or _images(path)
     if images is not None:
         return _open_images(images, model, text, asked)
     return _open_arrays(text, model, asked)
@@ -183,6 +188,15 @@ def _text_files(path: Path) -> list[Path]:
     if path.is_dir():
         return [file for file in sorted(path.iterdir()) if file.suffix in TEXT_SUFFIXES]
     return [path] if path.suffix in TEXT_SUFFIXES and path.is_file() else []
+
+
+def _of_yaml(text: str, part: str) -> Listing | None:
+    """The images of a part of a data set that a YAML file describes; None for other sources."""
+    if is_part(text):
+        text, _, part = text.rpartition(":")
+    path = Path(text)
+    is_file = path.suffix in YAML_SUFFIXES and path.is_file()
+    return data_yaml(path, part) if is_file else None
 
 
 def _images(path: Path) -> Listing | None:

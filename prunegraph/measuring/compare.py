@@ -10,11 +10,12 @@ import numpy as np
 from prunegraph.coupling.sample import full_cost
 from prunegraph.errors import DataError, ModelError
 from prunegraph.graph.model import Graph
+from prunegraph.measuring.detection import are_boxes, can_decode
 from prunegraph.measuring.latency import Latency, measure_pair
 from prunegraph.measuring.metrics import Metric, Named, Seen, portable, resolve
 from prunegraph.measuring.sqnr import FETCH, dequantized, sqnr
 from prunegraph.ops.cost import Cost
-from prunegraph.runtime.data import Batch, Data, random_inputs
+from prunegraph.runtime.data import LABELS, Batch, Data, random_inputs
 from prunegraph.runtime.engine import Runtime
 from prunegraph.runtime.statistics import batch_size
 
@@ -58,7 +59,8 @@ def compare(
 ) -> Comparison:
     """Compare two models with the same inputs and outputs, which both run in `runtime`.
 
-    `metric` is that of both, towards the first where it compares outputs; it needs data.
+    `metric` is that of both, towards the first where it compares outputs; it needs data. Without one it is top-1 with
+    class numbers, and map50 with boxes where the outputs are some.
 
     Raises:
         UnknownNameError: no such metric.
@@ -82,6 +84,8 @@ def compare(
         [opened.run(batch) for batch in (data.batches(first) if data else drawn)]
         for opened in models
     ]
+    if chosen is None and data and _has_boxes(first, data, results[0][0]):
+        chosen = resolve("map50")
     outputs = [list(zip(*result, strict=True)) for result in results]
     one = next(data.batches(first, 1)) if data else drawn[0]
     return Comparison(
@@ -94,6 +98,13 @@ def compare(
         _noise(first, second, data, drawn),
         None if chosen is None or data is None else _measured(chosen, first, results, data),
     )
+
+
+def _has_boxes(graph: Graph, data: Data, values: Sequence[np.ndarray]) -> bool:
+    """Tell whether data are labelled with boxes, and outputs are boxes in a form that is known."""
+    labels = next(data.batches(graph, 1, labels=True)).get(LABELS)
+    named = dict(zip(graph.outputs, values, strict=True))
+    return are_boxes(labels) and can_decode(named)
 
 
 def _measured(
@@ -164,7 +175,7 @@ def _agreement(outputs: list[list[Parts]]) -> float | None:
 
 
 def _accuracy(outputs: list[list[Parts]], data: Data | None) -> tuple[float, float] | None:
-    if data is None or data.labels is None:
+    if data is None or data.labels is None or are_boxes(data.labels):
         return None
     classes = _classes(outputs)
     if classes is None:

@@ -205,7 +205,8 @@ def _fits(
     different = changed(survivors, pruned)
     sums = {branch.output for branch in survivors.branches}
     place = {index: place for place, index in enumerate(run_order(pruned))}
-    per_sample = max(ROWS // statistics.data.samples, 16)
+    # Rows are held: of many samples fewer are looked at each.
+    per_sample = max(ROWS // statistics.data.samples, 1)
     fits = []
     for node in sorted(pruned.layers, key=lambda node: place[node.index]):
         known = (
