@@ -39,7 +39,7 @@ WIDTHS = (16, 32, 64, 128, 256, 256)
 MAPS = ((8, slice(0, 9)), (4, slice(6, 9)))
 
 #: Epochs of the network, and of tuning.
-EPOCHS = (12, 6)
+EPOCHS = (10, 5)
 
 #: Share of the parameters that may be left.
 PARAMS = 0.44
