@@ -258,10 +258,10 @@ def page(
 def _pages(count: int, seed: int) -> tuple[Array, list[list[tuple[int, int, int, int]]]]:
     rng = np.random.default_rng(seed)
     pairs = [page(rng) for _ in range(count)]
-    return np.stack([_enlarged(image) for image, _ in pairs]), [boxes for _, boxes in pairs]
+    return np.stack([enlarged(image) for image, _ in pairs]), [boxes for _, boxes in pairs]
 
 
-def _enlarged(page: Array) -> Array:
+def enlarged(page: Array) -> Array:
     """A page as the detector reads it [3, size, size] in [-1, 1], `ZOOM` times larger."""
     from PIL import Image
 
@@ -373,7 +373,7 @@ def face_accuracy(graph: Graph) -> float:
 
 
 @cache
-def _photos() -> list[Array]:
+def photos() -> list[Array]:
     """Photos that scikit-image and scikit-learn ship, 0..255."""
     import skimage
     import sklearn.datasets
@@ -413,10 +413,10 @@ def _prepared(image: Array) -> Array:
 def photo_calibration(count: int, seed: int) -> Data:
     """Random crops of the photos, some mirrored; the centres are kept for evaluation."""
     rng = np.random.default_rng(seed)
-    photos = _photos()
+    shown = photos()
     crops = []
     for _ in range(count):
-        photo = photos[rng.integers(len(photos))]
+        photo = shown[rng.integers(len(shown))]
         side = int(min(photo.shape[:2]) * rng.uniform(0.25, 0.9))
         top, remaining = (int(rng.integers(0, size - side + 1)) for size in photo.shape[:2])
         crop = photo[top : top + side, remaining : remaining + side]
@@ -431,7 +431,7 @@ def _evaluation_photos() -> Array:
 
     centres = []
     for photo in (
-        *_photos(),
+        *photos(),
         *(
             np.asarray(Image.open(p).convert("RGB"))
             for p in sorted(PACKAGES.glob("imagenet_*"))

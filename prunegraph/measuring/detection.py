@@ -6,7 +6,8 @@ Outputs are one of
 * [n, 4 + classes, places]: centre, width and height in pixels, a probability for each class (YOLO v8 and later);
 * [n, places, 5 + classes]: the same with a probability of an object behind the box (YOLO v5, v7);
 * [n, boxes, 6]: left, top, right, bottom, score, class, without overlaps already;
-* [n, boxes, 4] and [n, boxes, classes]: corners and scores.
+* [n, boxes, 4] and [n, boxes, classes]: corners and scores;
+* with `anchors` or `priors` given, the heads of `prunegraph.measuring.heads`.
 
 Source: the rules of COCO (Lin et al. 2014), and greedy suppression of overlaps within a class.
 """
@@ -15,13 +16,15 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from prunegraph.errors import DataError, MissingExtraError
+from prunegraph.errors import DataError, MissingExtraError, OptionError
+from prunegraph.measuring import heads
 from prunegraph.measuring.seen import Array, Seen
+from prunegraph.registry import Registry
 from prunegraph.runtime.data import LABELS
 
 #: Boxes with a lower score are left out, and those that overlap a better one of their class by more than this.
@@ -47,14 +50,53 @@ def can_decode(outputs: Mapping[str, Array]) -> bool:
     return _form(list(outputs.values())) != ""
 
 
-def mean_precision(batches: Iterable[Seen]) -> float:
+#: Metrics that have options: `map50:anchors=WxH+WxH/WxH`, `map:priors=FILE.npy`.
+PRECISIONS: Registry[Callable[..., float]] = Registry("metric", parameters=("batches",))
+
+
+@PRECISIONS.register("map")
+def mean_precision(
+    batches: Iterable[Seen], *, anchors: str = "", priors: str = ""
+) -> float:
     """Average precision in percent, the mean over classes and overlaps of 0.5 to 0.95."""
-    return _evaluated(batches, "map")[0]
+    return _evaluated(batches, "map", _head("map", anchors, priors))[0]
 
 
-def precision_at_half(batches: Iterable[Seen]) -> float:
+@PRECISIONS.register("map50")
+def precision_at_half(
+    batches: Iterable[Seen], *, anchors: str = "", priors: str = ""
+) -> float:
     """Average precision in percent at an overlap of 0.5, the mean over classes."""
-    return _evaluated(batches, "map50")[1]
+    return _evaluated(batches, "map50", _head("map50", anchors, priors))[1]
+
+
+#: Corners [n, places, 4] and scores [n, places, classes] from what a head gives.
+Head = Callable[[Seen], tuple[Array, Array]]
+
+
+def _head(metric: str, anchors: str, priors: str) -> Head | None:
+    """How boxes are read from outputs that are none; None for outputs that are. Raises OptionError, DataError."""
+    if anchors and priors:
+        raise OptionError(f"metric {metric!r}: a head has anchors or priors, not both")
+    if anchors:
+        sizes = heads.anchor_sizes(anchors, f"metric {metric!r}")
+        return lambda seen: heads.from_anchors(
+            list(seen.actual.values()), sizes, _image_size(seen, metric)
+        )
+    if priors:
+        boxes = heads.read_priors(priors)
+        return lambda seen: heads.from_priors(list(seen.actual.values()), boxes)
+    return None
+
+
+def _image_size(seen: Seen, metric: str) -> tuple[int, int]:
+    """Height and width of a batch's images, with channels in front. Raises DataError."""
+    images = [v for name, v in seen.inputs.items() if name != LABELS and v.ndim == 4]
+    if len(images) != 1:
+        raise DataError(
+            f"metric {metric!r} needs one input of images [samples, channels, height, width] for its anchors"
+        )
+    return int(images[0].shape[2]), int(images[0].shape[3])
 
 
 def _form(outputs: list[Array]) -> str:
@@ -82,8 +124,9 @@ def decoded(
     form = _form(values)
     if not form:
         raise DataError(
-            f"metric {metric!r} does not know boxes in outputs of the shapes {[list(v.shape) for v in values]}; a "
-            "function of yours does: --metric file.py:function"
+            f"metric {metric!r} does not know boxes in outputs of the shapes {[list(v.shape) for v in values]}: say "
+            f"{metric}:anchors=WxH+WxH/WxH+WxH (YOLO v3) or {metric}:priors=FILE.npy (SSD), or give a function of "
+            "yours, --metric file.py:function"
         )
     first = values[0].astype(np.float64)
     if form == "finished":
@@ -138,14 +181,16 @@ def _overlap(box: Array, others: Array) -> Array:
     return common / np.maximum(sizes - common, 1e-12)
 
 
-def _evaluated(batches: Iterable[Seen], metric: str) -> tuple[float, float]:
+def _evaluated(
+    batches: Iterable[Seen], metric: str, head: Head | None
+) -> tuple[float, float]:
     """Average precision over all overlaps and at one half, in percent. Raises DataError, MissingExtraError."""
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
     except ImportError as error:
         raise MissingExtraError(f"metric {metric!r}", "pycocotools", "detection") from error
-    wanted, results, images = _collected(batches, metric)
+    wanted, results, images = _collected(batches, metric, head)
     if not wanted:
         raise DataError(f"metric {metric!r} needs samples with boxes: the labels have none")
     if not results:
@@ -166,7 +211,7 @@ def _evaluated(batches: Iterable[Seen], metric: str) -> tuple[float, float]:
 
 
 def _collected(
-    batches: Iterable[Seen], metric: str
+    batches: Iterable[Seen], metric: str, head: Head | None
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], int]:
     """Boxes of labels and of outputs as COCO has them, and the number of images."""
     wanted: list[dict[str, Any]] = []
@@ -180,9 +225,11 @@ def _collected(
                 f"metric {metric!r} needs {LABELS!r} [samples, boxes, 5] (class, left, top, right, bottom), "
                 f"the data have {shape}"
             )
-        for row, (boxes, scores, classes) in zip(
-            labels, decoded(seen.actual, metric), strict=True
-        ):
+        if head is None:
+            results_of = decoded(seen.actual, metric)
+        else:
+            results_of = [_suppressed(b, s) for b, s in zip(*head(seen), strict=True)]
+        for row, (boxes, scores, classes) in zip(labels, results_of, strict=True):
             image += 1
             for named, *box in row[row[:, 0] >= 0].astype(np.float64).tolist():
                 size = (box[2] - box[0], box[3] - box[1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from prunegraph.measuring.seen import (
     log_probabilities,
     scores,
 )
+from prunegraph.options import base_name, bound
 from prunegraph.runtime.data import LABELS
 
 __all__ = [
@@ -225,7 +226,8 @@ def portable(metric: Named) -> str | CustomMetric:
 
     Raises:
         PluginError: its file cannot be read.
-        UnknownNameError: no such metric.
+        UnknownNameError: no such metric, or it has no such option.
+        OptionError: an option cannot have that value.
     """
     if callable(metric):
         import joblib
@@ -241,14 +243,26 @@ def portable(metric: Named) -> str | CustomMetric:
             raise PluginError(
                 f"metric {metric}: {problem.strerror or problem}"
             ) from problem
-    if metric not in METRICS:
+    if base_name(metric) not in METRICS:
         raise UnknownNameError("metric", metric, METRICS)
+    _with_options(metric)
     return metric
+
+
+def _with_options(metric: str) -> Metric:
+    """A metric of `METRICS`, with the options behind its name. Raises UnknownNameError, OptionError."""
+    name = base_name(metric)
+    if metric == name:
+        return METRICS[name]
+    if name not in detection.PRECISIONS:
+        option = metric.partition(":")[2].partition("=")[0]
+        raise UnknownNameError(f"option of metric {name!r}", option, ())
+    return replace(METRICS[name], measure=bound(detection.PRECISIONS, metric))
 
 
 def resolve(metric: str | CustomMetric) -> Metric:
     """The metric behind its portable form. Raises PluginError."""
-    return metric.metric() if isinstance(metric, CustomMetric) else METRICS[metric]
+    return metric.metric() if isinstance(metric, CustomMetric) else _with_options(metric)
 
 
 def default(

@@ -15,6 +15,7 @@ from prunegraph.runtime.data import LABELS
 from prunegraph.training.batches import mixed
 from prunegraph.training.checkpoint import Checkpoint
 from prunegraph.training.losses import Loss, cross_entropy, inner_of, outputs_with
+from prunegraph.training.module import GraphModule
 from prunegraph.training.operators.table import Tensor
 from prunegraph.training.optimizers import Averaging, optimizer_of
 from prunegraph.training.run import Callback, Run, TrainingConfig
@@ -126,7 +127,7 @@ def _epoch(
             group["lr"] = group["initial_lr"] * recipe.factor(
                 (run.epoch + share) / recipe.epochs
             )
-        moved = [{name: t.to(device) for name, t in batch.items()} for batch in parts]
+        moved = [_moved(batch, run.module, device) for batch in parts]
         value = _step(run, moved, loss, rng, callbacks)
         steps += 1
         run.step += 1
@@ -138,6 +139,22 @@ def _epoch(
             "there are no batches to train on; an iterator can be read only once: give a list"
         )
     run.epoch += 1
+
+
+def _moved(
+    batch: Mapping[str, Tensor], module: torch.nn.Module, device: torch.device
+) -> dict[str, Tensor]:
+    """A batch where it is trained. Images go with channels last on a CPU, where convolutions are faster so.
+
+    Only for graphs, all of whose operators take any strides: modules that call `view` would not run.
+    """
+    last = device.type == "cpu" and isinstance(module, GraphModule)
+    return {
+        name: t.to(device, memory_format=torch.channels_last)
+        if last and t.dim() == 4 and name != LABELS
+        else t.to(device)
+        for name, t in batch.items()
+    }
 
 
 def _parts(

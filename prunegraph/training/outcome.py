@@ -177,7 +177,11 @@ class OutcomeJudge:
             result: the trained network.
             before: the metric that counts as the start's, where the method changed the network before it trained it.
         """
-        seen = list(_seen(self.data, self.start, result))
+        # Without the inputs, which are large.
+        seen = [
+            Seen({}, each.expected, each.actual)
+            for each in _seen(self.data, self.start, result)
+        ]
         difference = error(seen)
         try:
             same = agreement(seen)
@@ -204,7 +208,8 @@ def _seen(data: Data, expected: Graph | None, candidate: Graph) -> Iterator[Seen
             else {}
         )
         labels = {LABELS: batch[LABELS]} if LABELS in batch else {}
-        yield Seen(labels, wanted, _named(candidate, session.run(opened, inputs)))
+        outputs = _named(candidate, session.run(opened, inputs))
+        yield Seen({**inputs, **labels}, wanted, outputs)
 
 
 def _named(graph: Graph, values: Sequence[Array]) -> dict[str, Array]:

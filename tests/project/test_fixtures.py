@@ -15,6 +15,7 @@ from fixtures.packages import DEFAULT, PACKAGES, RENAMED
 from prunegraph.graph.onnx_io import from_model
 from prunegraph.ops.cost import cost
 from prunegraph.runtime.data import read_data
+from prunegraph.runtime.session import run, session
 from tests.paths import FIXTURES
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
@@ -56,6 +57,14 @@ def test_the_network_of_source_000() -> None:
     coupling = pg.analyze(graph)
     assert len(coupling.groups) == 45
     assert [fixed.reason for fixed in coupling.fixed] == ["graph output"] * 3
+
+
+def test_the_network_of_source_000_narrowed() -> None:
+    graph = pg.load(build(64, width=0.5, classes=10))
+    assert cost(graph).params == 1_740_295
+    assert len(pg.analyze(graph).groups) == 45
+    outputs = run(session(graph), {"image": np.zeros((2, 3, 64, 64), np.float32)})
+    assert [y.shape for y in outputs] == [(2, 45, side, side) for side in (2, 4, 8)]
 
 
 def test_the_network_of_source_000_with_half_its_head() -> None:

@@ -212,6 +212,31 @@ def test_maps_with_anchors_that_are_right_lose_little() -> None:
             assert float(task(wrong, batch)) > lost + 0.05
 
 
+def test_samples_of_a_batch_lose_what_each_loses_alone() -> None:
+    """Anchors: a batch's loss times its boxes is the sum over samples; one of them has none, boxes share cells."""
+    rng = np.random.default_rng(0)
+    labels = drawn(6, 5, seed=3)
+    labels[2, :, 0] = -1
+    labels[4, 1] = labels[4, 0]
+    maps = [
+        torch.from_numpy(rng.normal(0, 1, (6, 16, side, side)).astype(np.float32))
+        for side in (8, 2)
+    ]
+    x = torch.zeros(6, 3, 64, 64)
+    task = loss("yolo_anchors:anchors=4x4+12x10/30x20+36x30")
+    count = (labels[..., 0] >= 0).sum(1)
+    together = float(task(maps, {"x": x, "labels": T(labels)})) * count.sum()
+    alone = sum(
+        float(
+            task([y[i : i + 1] for y in maps], {"x": x[:1], "labels": T(labels[i : i + 1])})
+        )
+        * max(count[i], 1)
+        for i in range(6)
+    )
+    assert count.min() == 0 and count.max() > 2
+    assert together == pytest.approx(alone, rel=1e-5)
+
+
 def test_priors_that_are_right_lose_little(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     priors = np.concatenate([rng.uniform(8, 56, (50, 2)), rng.uniform(8, 30, (50, 2))], 1)

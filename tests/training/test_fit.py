@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ from prunegraph.errors import DataError, TrainingError
 from prunegraph.runtime import session
 from prunegraph.training.batches import Batches, mixed
 from prunegraph.training.fit import Callback, Run, TrainingConfig, fit
-from prunegraph.training.losses import cross_entropy, distillation, mean_squared
+from prunegraph.training.losses import Batch, cross_entropy, distillation, mean_squared
 from prunegraph.training.module import GraphModule
+from prunegraph.training.optimizers import optimizer_of
 from tests.builders import residual_net
 from tests.paths import ROOT
 
@@ -379,3 +381,41 @@ def test_the_bar_shows_loss_and_metric(capfd: pytest.CaptureFixture[str]) -> Non
     )
     out, err = capfd.readouterr()
     assert out == "" and "epoch 2/2" in err and "metric" in err
+
+
+class Viewing(torch.nn.Module):
+    """A module that would not run on images with channels last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(144, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.conv(x).view(len(x), -1))
+
+
+def test_graphs_take_images_with_channels_last_and_learn_the_same() -> None:
+    seen: list[bool] = []
+    names = []
+
+    def noting(outputs: Sequence[torch.Tensor], batch: Batch) -> torch.Tensor:
+        seen.append(batch["x"].is_contiguous(memory_format=torch.channels_last))
+        names.append(set(batch))
+        return cross_entropy()(outputs, batch)
+
+    module, plain = GraphModule(residual_net()), GraphModule(residual_net())
+    recipe = TrainingConfig(epochs=1, lr=0.05)
+    batches = list(Batches(task(72), 24))
+    fit(module, batches, recipe, loss=noting)
+    assert seen == [True] * 3 and names[0] == {"x", "labels"}
+    optimizer = optimizer_of(plain, recipe)
+    for step, batch in enumerate(batches):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.05 * recipe.factor(step / 3)
+        optimizer.zero_grad()
+        cross_entropy()(plain.train()(x=batch["x"]), batch).backward()
+        optimizer.step()
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(module.state_dict()[name], value, rtol=1e-3, atol=1e-4)
+    fit(Viewing(), batches, recipe, loss=noting)
+    assert seen[3:] == [False] * 3

@@ -11,11 +11,12 @@ import torch
 import prunegraph as pg
 from prunegraph.errors import ModelError
 from prunegraph.frontends import FRONTENDS
+from prunegraph.rewriting.reweight import Revision
 from prunegraph.runtime import session
 from prunegraph.runtime.data import Data
 from prunegraph.training import Batches, GraphModule, TrainingConfig, fit
 from prunegraph.training.outcome import OutcomeJudge
-from tests.builders import residual_net
+from tests.builders import Builder, residual_net
 from tests.commands import in_process as cli
 from tests.frontends.mxnet import cases as cases
 from tests.training.test_batching import fixed
@@ -332,3 +333,30 @@ def test_the_python_interface_refuses_them_too(tmp_path: Path) -> None:
         with pytest.raises(ModelError, match="written as ONNX"):
             call(tmp_path / "y-symbol.json")
     assert not list(tmp_path.iterdir())
+
+
+def test_metrics_are_given_inputs(tmp_path: Path) -> None:
+    """Heads with anchors need the size of images, as a metric by options; it falls to 0 with the objects."""
+    pytest.importorskip("pycocotools", reason="the extra [detection] is not installed")
+    b = Builder()
+    image = b.input("n", 3, 32, 32)
+    pooled = b.op("AveragePool", image, kernel_shape=[8, 8], strides=[8, 8])
+    graph = b.graph(b.conv(pooled, 3, 7, 1, name="head"))
+    weight, bias = np.zeros((7, 3, 1, 1), np.float32), np.zeros(7, np.float32)
+    weight[4, 0], bias[4:] = 20, (-10, 9, -9)
+    names = graph.layers[0].inputs[1:]
+    revision = Revision(graph)
+    for name, value in zip(names, (weight, bias), strict=True):
+        revision.set(name, value)
+    graph = revision.apply()
+    x = np.zeros((6, 3, 32, 32), np.float32)
+    labels = np.zeros((6, 1, 5), np.float32)
+    for index, (row, column) in enumerate(((0, 0), (1, 2), (3, 3), (2, 1), (0, 3), (3, 0))):
+        x[index, 0, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8] = 1
+        labels[index, 0, 1:] = 8 * np.array([column, row, column + 1, row + 1])
+    data = Data.of({"x": x, "labels": labels})
+    judge = OutcomeJudge(graph, data, evaluation=data, metric="map50:anchors=8x8")
+    assert judge(graph).before == judge(graph).after == pytest.approx(100)
+    revision = Revision(graph)
+    revision.set(names[0], -weight)
+    assert judge(revision.apply()).is_worse

@@ -18,7 +18,8 @@ from functools import partial
 import torch
 import torch.nn.functional as nnf
 
-from prunegraph.errors import DataError, OptionError
+from prunegraph.errors import DataError
+from prunegraph.measuring.heads import LARGEST, Sizes, anchor_sizes
 from prunegraph.training.detection.boxes import (
     complete_iou,
     corners,
@@ -36,12 +37,6 @@ COCO = "10x13+16x30+33x23/30x61+62x45+59x119/116x90+156x198+373x326"
 #: Anchors that overlap a box by more than this are no background.
 IGNORE = 0.5
 
-#: Logarithms of sizes are kept below this.
-LARGEST = 8.0
-
-#: Width and height of the anchors of each map.
-Sizes = tuple[tuple[tuple[float, float], ...], ...]
-
 
 @LOSSES.register("yolo_anchors")
 def yolo_anchors(
@@ -53,26 +48,11 @@ def yolo_anchors(
     classes: float = 1.0,
 ) -> Loss:
     """A head with anchors: `WxH+WxH/WxH+WxH` in pixels, a group for each map, small ones first."""
-    return partial(_loss, sizes=_sizes(anchors), gains=(box, objects, classes))
-
-
-def _sizes(text: str) -> Sizes:
-    """Anchors as they are spelt. Raises OptionError."""
-    try:
-        sizes = tuple(
-            tuple(
-                (float(each.split("x")[0]), float(each.split("x")[1]))
-                for each in part.split("+")
-            )
-            for part in text.split("/")
-        )
-    except (ValueError, IndexError):
-        sizes = ()
-    if not sizes or any(min(pair) <= 0 for part in sizes for pair in part):
-        raise OptionError(
-            f"loss 'yolo_anchors': anchors are spelt WxH+WxH/WxH+WxH, in pixels, a group for each map; got {text!r}"
-        )
-    return sizes
+    return partial(
+        _loss,
+        sizes=anchor_sizes(anchors, "loss 'yolo_anchors'"),
+        gains=(box, objects, classes),
+    )
 
 
 def _loss(
@@ -86,14 +66,26 @@ def _loss(
     maps = _maps(outputs, sizes)
     rows = labels_of(batch, "yolo_anchors", maps[0].shape[-1] - 5)
     flat = torch.tensor([pair for part in sizes for pair in part]).to(maps[0])
-    count = max(sum(len(row) for row in rows), 1)
+    every = torch.cat(rows)
+    owners = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(r) for r in rows]))
+    best = _best(every, flat)
     total = maps[0].new_zeros(())
     first = 0
     for values, part in zip(maps, sizes, strict=True):
-        of_map = range(first, first + len(part))
-        total = total + _of_map(values, flat, of_map, rows, image, gains) / count
+        anchors = flat[first : first + len(part)]
+        stride = torch.tensor([image[1] / values.shape[3], image[0] / values.shape[2]]).to(
+            values
+        )
+        mine = (best >= first) & (best < first + len(part))
+        answers = _answers(
+            every[mine], owners.to(best.device)[mine], best[mine] - first, values, stride
+        )
+        counted = _counted(values.detach(), anchors, stride, rows)
+        total = total + _of_map(
+            values, anchors, stride, every[mine], answers, counted, gains
+        )
         first += len(part)
-    return total
+    return total / max(len(every), 1)
 
 
 def _maps(outputs: Sequence[Tensor], sizes: Sizes) -> list[Tensor]:
@@ -114,61 +106,69 @@ def _maps(outputs: Sequence[Tensor], sizes: Sizes) -> list[Tensor]:
     ]
 
 
-def _of_map(
-    values: Tensor,
-    anchors: Tensor,
-    of_map: range,
-    rows: Sequence[Tensor],
-    image: tuple[int, int],
-    gains: tuple[float, float, float],
-) -> Tensor:
-    """What one map loses, summed over the samples."""
+def _answers(
+    boxes: Tensor, owners: Tensor, anchors: Tensor, values: Tensor, stride: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Where a map answers for boxes of labels: sample, anchor, row and column of each [boxes]."""
     height, width = values.shape[2:4]
-    stride = torch.tensor([image[1] / width, image[0] / height]).to(values)
-    boxes = _decoded(values, anchors[of_map.start : of_map.stop], stride)
-    objects = torch.zeros_like(values[..., 4])
-    counted = torch.ones_like(objects)
-    apart, wrong = values.new_zeros(()), values.new_zeros(())
-    for index, row in enumerate(rows):
-        if not len(row):
-            continue
-        with torch.no_grad():
-            overlap = iou(boxes[index][..., None, :], row[:, 1:]).amax(-1)
-            counted[index][overlap > IGNORE] = 0
-        best = _best(row, anchors)
-        mine = torch.tensor([int(b) in of_map for b in best], device=row.device)
-        row, best = row[mine], best[mine] - of_map.start
-        cells = ((row[:, 1:3] + row[:, 3:]) / 2 / stride).long()
-        at = (
-            index,
-            best,
-            cells[:, 1].clamp(0, height - 1),
-            cells[:, 0].clamp(0, width - 1),
-        )
-        objects[at], counted[at] = 1.0, 1.0
-        apart = apart + (1 - complete_iou(boxes[at], row[:, 1:])).sum()
-        named = nnf.one_hot(row[:, 0].long(), values.shape[-1] - 5).to(values)
-        wrong = wrong + nnf.binary_cross_entropy_with_logits(
-            values[at][:, 5:], named, reduction="sum"
-        )
-    missed = nnf.binary_cross_entropy_with_logits(
-        values[..., 4], objects, weight=counted, reduction="sum"
+    cells = ((boxes[:, 1:3] + boxes[:, 3:]) / 2 / stride).long()
+    return (
+        owners,
+        anchors,
+        cells[:, 1].clamp(0, height - 1),
+        cells[:, 0].clamp(0, width - 1),
     )
-    return gains[0] * apart + gains[1] * missed + gains[2] * wrong
 
 
-def _decoded(values: Tensor, anchors: Tensor, stride: Tensor) -> Tensor:
-    """Boxes in pixels [n, anchors, height, width, 4]."""
+def _counted(
+    values: Tensor, anchors: Tensor, stride: Tensor, rows: Sequence[Tensor]
+) -> Tensor:
+    """1 where an anchor without an object is asked for that, 0 where it overlaps a box [n, anchors, height, width]."""
+    counted = torch.ones_like(values[..., 4])
     height, width = values.shape[2:4]
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     cells = torch.stack([x, y], -1).to(values)
+    boxes = _decoded(values, cells, anchors[:, None, None], stride)
+    # Sample by sample: all pairs of a batch at once would take much memory.
+    for mine, of_sample, row in zip(counted, boxes, rows, strict=True):
+        if len(row):
+            mine[iou(of_sample[..., None, :], row[:, 1:]).amax(-1) > IGNORE] = 0
+    return counted
+
+
+def _of_map(
+    values: Tensor,
+    anchors: Tensor,
+    stride: Tensor,
+    boxes: Tensor,
+    answers: tuple[Tensor, Tensor, Tensor, Tensor],
+    counted: Tensor,
+    gains: tuple[float, float, float],
+) -> Tensor:
+    """What one map loses, summed over the samples; `boxes` are the labels [boxes, 5] that it answers for."""
+    objects = torch.zeros_like(counted)
+    objects[answers], counted[answers] = 1.0, 1.0
+    missed = nnf.binary_cross_entropy_with_logits(
+        values[..., 4], objects, weight=counted, reduction="sum"
+    )
+    given = values[answers]
+    cells = torch.stack([answers[3], answers[2]], -1).to(values)
+    decoded = _decoded(given, cells, anchors[answers[1]], stride)
+    apart = (1 - complete_iou(decoded, boxes[:, 1:])).sum()
+    named = nnf.one_hot(boxes[:, 0].long(), values.shape[-1] - 5).to(values)
+    wrong = nnf.binary_cross_entropy_with_logits(given[:, 5:], named, reduction="sum")
+    return gains[0] * apart + gains[1] * missed + gains[2] * wrong
+
+
+def _decoded(values: Tensor, cells: Tensor, anchors: Tensor, stride: Tensor) -> Tensor:
+    """Boxes in pixels [..., 4] of values [..., 5 + classes] in cells (x, y) [..., 2] with anchors [..., 2]."""
     centre = (values[..., :2].sigmoid() + cells) * stride
-    size = values[..., 2:4].clamp(max=LARGEST).exp() * anchors[:, None, None]
+    size = values[..., 2:4].clamp(max=LARGEST).exp() * anchors
     return corners(torch.cat([centre, size], -1))
 
 
-def _best(row: Tensor, anchors: Tensor) -> Tensor:
+def _best(boxes: Tensor, anchors: Tensor) -> Tensor:
     """The anchor of all maps whose size overlaps each box most [boxes]."""
-    size = row[:, None, 3:] - row[:, None, 1:3]
+    size = boxes[:, None, 3:] - boxes[:, None, 1:3]
     common = torch.minimum(size, anchors).prod(-1)
     return (common / (size.prod(-1) + anchors.prod(-1) - common)).argmax(1)

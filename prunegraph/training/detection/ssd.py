@@ -13,20 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as nnf
 
 from prunegraph.errors import DataError, OptionError
+from prunegraph.measuring.heads import SPREAD, read_priors
 from prunegraph.training.detection.boxes import centred, corners, iou, labels_of
 from prunegraph.training.losses import Batch, Loss
 from prunegraph.training.operators.table import Tensor
 from prunegraph.training.tasks import LOSSES, LossContext
-
-#: What offsets of centres and of sizes are divided by.
-SPREAD = (0.1, 0.1, 0.2, 0.2)
 
 #: Least overlap with which a prior answers for a box.
 OVERLAP = 0.5
@@ -47,16 +43,9 @@ def ssd(
         raise OptionError(
             "loss 'ssd' needs its prior boxes: ssd:priors=FILE.npy, [priors, 4] as centre, width and height in pixels"
         )
-    try:
-        values = np.load(Path(priors), allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{priors}: not a file of prior boxes ({error})") from error
-    if values.ndim != 2 or values.shape[1] != 4 or not (values[:, 2:] > 0).all():
-        raise DataError(
-            f"{priors}: prior boxes are [priors, 4], centre, width and height; it holds {list(values.shape)}"
-        )
+    values = torch.from_numpy(read_priors(priors))
     places = (context.place(offsets), context.place(scores)) if offsets and scores else None
-    return partial(_loss, priors=torch.from_numpy(values.astype(np.float32)), places=places)
+    return partial(_loss, priors=values, places=places)
 
 
 def _loss(

@@ -1,0 +1,93 @@
+"""The PP-OCRv4 detector after 30 % of its MACs are pruned, tuned towards the unpruned one, without labels.
+
+    python fixtures/packages.py && python -m benchmarks.training text_detector [--seed 0] [--pages 128] [--epochs 8]
+
+Pruned by default options, then trained as `prunegraph train --original` does where data have no labels: by its distance
+from the original's map. Rendered pages of 336 x 336 pixels; lines that are found on twelve other pages of 672 x 672, as
+in `benchmarks.accuracy`. One thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+import prunegraph as pg
+from benchmarks.scenes import table, told, told_epoch
+from benchmarks.tasks import TASKS, enlarged, line_recall, page
+from prunegraph.ops.cost import cost
+from prunegraph.runtime.data import Data
+from prunegraph.selection.budget import Budget
+from prunegraph.training import GraphModule, TrainingConfig, TrainingOptions, train
+from prunegraph.training.tasks import LossContext, loss_of
+
+#: Side of the pages that are trained on, before they are enlarged.
+SIDE = 224
+
+#: Share of the MACs that is left.
+MACS = 0.7
+
+RECIPE = TrainingConfig(epochs=1, lr=5e-4, optimizer="adamw", warmup=0.05, clip=1.0)
+
+COLUMNS = (
+    *("seed", "lines found by the original", "pruned", "tuned"),
+    *("MACs left", "params left", "minutes"),
+)
+
+
+def pages(count: int, seed: int) -> Data:
+    """Pages without labels, as the detector reads them; others than those it is measured on."""
+    rng = np.random.default_rng([seed, 7])
+    return Data.of({"x": np.stack([enlarged(page(rng, SIDE)[0]) for _ in range(count)])})
+
+
+def row(given: argparse.Namespace) -> list[str]:
+    """The row of the table."""
+    start = time.time()
+    graph = next(task for task in TASKS if task.name == "detector").load()
+    data = pages(given.pages, given.seed)
+    pruned = pg.prune(
+        graph, data=data.head(32), budget=Budget(macs=MACS), seed=given.seed
+    ).model
+    before = line_recall(pruned)
+    print(f"pruned: {before:.1%} of the lines", file=sys.stderr, flush=True)
+    how = TrainingOptions(
+        data=data,
+        batch=8,
+        loss=loss_of(["distill"], LossContext(pruned, GraphModule(graph))),
+        recipe=replace(RECIPE, epochs=given.epochs, lr=given.lr, seed=given.seed),
+        progress=told("text detector"),
+        journal=told_epoch,
+    )
+    tuned = train(pruned, how).model
+    whole, left = cost(graph), cost(tuned)
+    return [
+        str(given.seed),
+        *(f"{line_recall(graph):.1%}", f"{before:.1%}", f"{line_recall(tuned):.1%}"),
+        f"{left.macs / whole.macs:.1%}",
+        f"{left.params / whole.params:.1%}",
+        f"{(time.time() - start) / 60:.0f}",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("benchmark", nargs="?", help="text_detector, by its name")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pages", type=int, default=128, help="to train on")
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--lr", type=float, default=RECIPE.lr, help="learning rate")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    table(COLUMNS, [row(given)])
+
+
+if __name__ == "__main__":
+    main()
