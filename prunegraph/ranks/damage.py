@@ -7,7 +7,7 @@ the intercept takes up the means.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -87,11 +87,13 @@ class RankDamage:
             touched |= {node.index, *substitution.behind(node)}
         return Version(frozenset(touched), partial(self._revision, candidate))
 
-    def _revision(self, candidate: Contender) -> Revision:
-        revision = self.damage.substitution.revision(candidate.removal)
+    def _revision(self, candidate: Contender, nodes: Collection[int]) -> Revision:
+        substitution = self.damage.substitution
+        revision = substitution.revision(candidate.removal, nodes)
         survivors = Survivors(self.damage.coupling, candidate.removal)
         for each in candidate.ranks:
-            self._approximate(revision, each, survivors, candidate.removal)
+            if substitution.concerns(self.layers[each.layer].layer.node, nodes):
+                self._approximate(revision, each, survivors, candidate.removal)
         return revision
 
     def _approximate(

@@ -86,7 +86,7 @@ class Judge:
         intercept = old.vector()
         own, added = matrix, intercept
         if self.last.index in version.nodes:
-            revision = version.revise()
+            revision = version.revise({self.last.index})
             own, added = revision.matrix(self.last)[0], revision.intercept(self.last)
         first, second = (
             _positions(rows)

@@ -6,7 +6,7 @@ original's session, and before its first change it is the original, so that noth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -45,14 +45,14 @@ class Version:
 
     Args:
         nodes: indices of the nodes that read them.
-        revise: makes the weights; called when the first of these nodes is reached.
+        revise: makes the weights that some of these nodes read; called for each stretch, so that no version's weights
+            are held as a whole.
         values: what has become of it so far: values that differ from the original's, by batch.
     """
 
     nodes: frozenset[int]
-    revise: Callable[[], Revision]
+    revise: Callable[[Collection[int]], Revision]
     values: dict[str, Arrays] = field(default_factory=dict)
-    revision: Revision | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -98,13 +98,10 @@ class Relay:
         for place, stretch in enumerate(self.stretches):
             behind = self.stretches[place + 1 :]
             alive = {name for each in behind for name in each.reads}.union(self.wanted)
-            ahead = set().union(*(each.indices for each in behind))
             with self._opened(stretch, now, None) as opened:
                 new = _run(opened, stretch, now, {})
                 for version in versions:
                     self._advance(version, stretch, opened, now)
-                    if not version.nodes & ahead:
-                        version.revision = None
             now.update(new)
             for values in (now, *(version.values for version in versions)):
                 for name in values.keys() - alive:
@@ -120,9 +117,8 @@ class Relay:
         now: Mapping[str, Arrays],
     ) -> None:
         """Run a stretch of one version, if anything differs there."""
-        if version.nodes & stretch.indices:
-            version.revision = version.revision or version.revise()
-            with self._opened(stretch, now, version.revision) as own:
+        if touched := version.nodes & stretch.indices:
+            with self._opened(stretch, now, version.revise(touched)) as own:
                 version.values.update(_run(own, stretch, now, version.values))
         elif version.values.keys() & set(stretch.reads):
             version.values.update(_run(opened, stretch, now, version.values))

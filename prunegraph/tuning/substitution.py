@@ -9,7 +9,7 @@ so all shapes stay, and a removal costs two small products. Sources: Hassibi et 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -76,8 +76,8 @@ class Substitution:
         """Look at what some layers read, all of them in as few passes over the data as memory allows."""
         self._statistics.gather(nodes)
 
-    def revision(self, removed: Removal) -> Revision:
-        """The graph's weights with channels of some groups removed."""
+    def revision(self, removed: Removal, nodes: Collection[int] | None = None) -> Revision:
+        """The graph's weights with channels of some groups removed: those that some nodes read; None are all."""
         revision = Revision(self._graph)
         rows: dict[int, list[list[Array]]] = {}
         for id, channels in removed.items():
@@ -86,19 +86,28 @@ class Substitution:
                 continue
             reads = self._reads(group)
             for node, member in reads:
-                count = len(revision.matrix(node))
-                read = rows_of(node, member, self._graph, count, gone)
-                rows.setdefault(node.index, []).append(read)
+                if self.concerns(node, nodes):
+                    read = rows_of(node, member, self._graph, linear.groups(node), gone)
+                    rows.setdefault(node.index, []).append(read)
             makes = [] if reads else self._makes(group)
             for node, member in makes:
-                self._silence(revision, node, member.positions[gone].reshape(-1))
+                if self.concerns(node, nodes):
+                    self._silence(revision, node, member.positions[gone].reshape(-1))
             if not reads and not makes:
                 for member in group.members:
-                    self._erase(revision, member, gone)
+                    layers = map(self._graph.nodes.__getitem__, member.use.layers)
+                    if any(self.concerns(node, nodes) for node in layers):
+                        self._erase(revision, member, gone)
         for index, parts in rows.items():
             read = [np.unique(np.concatenate(each)) for each in zip(*parts, strict=True)]
             self._guess(revision, self._graph.nodes[index], read)
         return revision
+
+    def concerns(self, node: Node, nodes: Collection[int] | None) -> bool:
+        """Tell whether some nodes read what stands for other weights of a layer: itself, or those behind it."""
+        return nodes is None or any(
+            index in nodes for index in (node.index, *self.behind(node))
+        )
 
     def _reads(self, group: Group) -> list[tuple[Node, Member]]:
         """The layers with a Gram matrix that read a group's channels."""

@@ -56,7 +56,7 @@ def test_versions_side_by_side_are_what_each_would_be_by_itself(
     ]
     revisions = [changed(graph, nodes, seed + i) for i, nodes in enumerate(chosen)]
     versions = [
-        Version(frozenset(map(int, nodes)), lambda each=each: each)  # type: ignore[misc]
+        Version(frozenset(map(int, nodes)), lambda nodes, each=each: each)  # type: ignore[misc]
         for nodes, each in zip(chosen, revisions, strict=True)
     ]
     fed = [inputs(graph, samples=4, seed=i) for i in range(2)]
@@ -82,8 +82,8 @@ def test_a_graph_is_opened_in_several_stretches_and_the_prefix_is_shared() -> No
     indices = [node.index for stretch in relay.stretches for node in stretch.nodes]
     assert indices == sorted(set(indices))
     last = relay.stretches[-1].indices
-    unchanged = Version(frozenset(), lambda: pytest.fail("nothing changes"))
-    late = Version(frozenset(last), lambda: Revision(graph))
+    unchanged = Version(frozenset(), lambda nodes: pytest.fail("nothing changes"))
+    late = Version(frozenset(last), lambda nodes: Revision(graph))
     relay.run([inputs(graph, samples=2)], [unchanged, late])
     assert not unchanged.values and set(late.values) == set(graph.outputs)
 
@@ -228,3 +228,25 @@ def test_the_allocation_by_damage_spares_what_is_vital() -> None:
     assert pruned.node("dead").channels.outputs < 12
     with pytest.raises(DataError, match="allocation 'damage' needs data"):
         pg.select(graph, allocation="damage", budget=pg.Budget(macs=0.5))
+
+
+@pytest.mark.parametrize("name", sorted(GRAPHS))
+def test_weights_of_a_stretch_are_those_of_the_whole(name: str) -> None:
+    """No version is held as a whole: what the nodes of a stretch read is made for them alone."""
+    graph = GRAPHS[name](0)
+    coupling = pg.analyze(graph)
+    relay = Relay(graph, coupling.shape_info.shapes, graph.outputs)
+    substitution = Substitution(coupling, statistics(graph))
+    removed = {group.id: tuple(range(group.channels // 3 + 1)) for group in coupling.groups}
+    whole = substitution.revision(removed)
+    made: set[str] = set()
+    for stretch in relay.stretches:
+        part = substitution.revision(removed, stretch.indices)
+        read = {value for node in stretch.nodes for value in node.inputs}
+        for weight in read & whole.weights.keys():
+            assert np.array_equal(part.weights[weight], whole.weights[weight])
+        assert {i: whole.protos[i] for i in stretch.indices & whole.protos.keys()} == {
+            i: part.protos[i] for i in stretch.indices & part.protos.keys()
+        }
+        made |= read & part.weights.keys()
+    assert made >= {w for w in whole.weights if w in graph.weights}
