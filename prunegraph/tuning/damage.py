@@ -107,8 +107,8 @@ class Damage:
         relay = Relay(graph, self.coupling.shape_info.shapes, judge.wanted)
         self.progress(f"damage: {len(versions)} versions at the outputs")
         batches = self._batches(relay, versions, most)
-        expected = relay.run(batches, versions)
-        return [judge.damage(expected, each) for each in versions]
+        reference = judge.against(relay.run(batches, versions))
+        return [reference.damage(each) for each in versions]
 
     def _batches(self, relay: Relay, versions: Sequence[Version], most: int) -> list[Batch]:
         """As many samples as time and memory allow."""
