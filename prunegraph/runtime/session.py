@@ -99,7 +99,8 @@ def session(
         name: what to call it in messages.
         threads: how many threads an operator uses; 0 is the default (see `default_threads`).
         fast: all graph optimizations and pre-packed weights; off, loading is quicker and
-            takes less memory, for a model that runs once or twice.
+            takes less memory, for a model that runs once or twice. Values come from ONNX Runtime's arena either way:
+            the C library's heap grows to four times of what it needs, and is slower.
         spins: threads wait for work by spinning, which is quickest; off, they sleep, and what
             else runs on the processor gets on.
         optimized: off, the graph runs node by node as the file has it.
@@ -122,8 +123,6 @@ def session(
             onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         )
         options.add_session_config_entry("session.disable_prepacking", "1")
-        options.enable_cpu_mem_arena = False
-        options.enable_mem_pattern = False
     if not optimized:
         options.graph_optimization_level = (
             onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

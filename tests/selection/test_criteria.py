@@ -174,13 +174,13 @@ def test_obs_removes_what_costs_least_when_the_rest_is_fitted_again(
     def error(gone: Array) -> float:
         rest = np.setdiff1d(left, gone)
         fitted = x[:, rest] @ np.linalg.lstsq(x[:, rest], y, rcond=None)[0]
-        return float(np.square(y - fitted).sum()) / reader.energy
+        return float(np.square(y - fitted).sum())
 
     before = 0.0
     while len(alive) > 1:
         costs = reader.costs(alive)
         wanted = [error(rows[channel]) - before for channel in alive]
-        np.testing.assert_allclose(costs, wanted, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(costs, wanted, rtol=1e-6, atol=1e-9 * np.square(y).sum())
         gone = alive[np.argsort(costs)[:2]][: len(alive) - 1]
         left, alive = np.setdiff1d(left, rows[gone]), np.setdiff1d(alive, gone)
         reader.remove(gone, alive)
@@ -201,7 +201,9 @@ def test_obs_of_channels_that_hardly_vary() -> None:
     x = {"x": rng.standard_normal((4096, 6)).astype(np.float32)}
     near, high = (
         obs_module._Reader(
-            gram.covariance[0], weights.astype(np.float64), np.arange(40)[:, None]
+            gram.covariance[0],
+            obs_module._relative(weights.astype(np.float64), gram.centred[0]),
+            np.arange(40)[:, None],
         )
         for graph in [b.graph(*both)]
         for value in (hidden, far)
@@ -537,3 +539,36 @@ def test_all_criteria_are_tested_here() -> None:
         for name in (*BY_WEIGHTS, *BY_DATA, *GRADIENTS, *GATES, "bn_scale", "random")
     }
     assert {name for name in CRITERIA if not name.startswith("test_")} == mine
+
+
+def test_obs_of_layers_that_read_the_same_rows_is_the_sum_of_each() -> None:
+    """Queries, keys and values are one reader; of more outputs than inputs as many are kept as there are inputs."""
+    rng = np.random.default_rng(3)
+    b = Builder(1)
+    hidden = b.relu(b.linear(b.input("n", 6), 6, 12, name="first"))
+    weights = [rng.standard_normal((12, n)) for n in (5, 20, 9)]
+    graph = b.graph(
+        *(b.op("MatMul", hidden, b.const(each, np.float32)) for each in weights)
+    )
+    data = Data.of({"x": rng.standard_normal((512, 6)).astype(np.float32)})
+    coupling, statistics = pg.analyze(graph), Statistics(graph, data)
+    (group,) = coupling.groups
+    (together,) = obs_module._readers(group, coupling, statistics)
+    assert together.reader.matrix.shape == (12, 1, 12)
+    gram = statistics.gram(_reader_of(graph, hidden))
+    apart = [
+        obs_module._Reader(
+            gram.covariance[0],
+            obs_module._relative(each, gram.centred[0]),
+            np.arange(12)[:, None],
+        )
+        for each in weights
+    ]
+    alive = np.arange(12)
+    for _ in range(6):
+        costs = together.costs(alive)
+        np.testing.assert_allclose(costs, sum(r.costs(alive) for r in apart), rtol=1e-5)
+        gone = alive[[np.argmin(costs)]]
+        alive = np.setdiff1d(alive, gone)
+        for reader in (together, *apart):
+            reader.remove(gone, alive)

@@ -12,6 +12,7 @@ graphs); ALGORITHMS F4 and 6.8.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -41,12 +42,7 @@ def obs(group: Group, context: Context) -> Array:
     """Output error that remains when a channel goes and the layers that read it make up for it (needs data)."""
     statistics = context.need_statistics("obs")
     _gather(context, statistics)
-    metric = _metric(group, context.coupling, statistics)
-    readers = [
-        reader
-        for member in group.members
-        for reader in _readers(member, group, context.coupling, statistics, metric)
-    ]
+    readers = _readers(group, context.coupling, statistics)
     if not readers:
         # Nothing with a Gram matrix reads these channels: attention scores, or a recurrence.
         scores = product_error(group, context)
@@ -77,7 +73,7 @@ def _gather(context: Context, statistics: Statistics) -> None:
 
 
 class _Reader:
-    """One layer (one group of a convolution) that reads a group's channels.
+    """Layers (or one group of a convolution each) that read a group's channels in the same rows.
 
     The inverse of the covariance is never updated as a whole. With `factor` the rows by which it has been
     updated, the inverse now is `inverse - factor.T @ factor`; of that only the blocks of single
@@ -85,15 +81,12 @@ class _Reader:
     Cholesky factorization, in the order in which channels go.
 
     Args:
-        gram: covariance of its input rows [inputs, inputs], float64; taken over, and damped in place.
-        matrix: its weights [inputs, outputs].
+        gram: covariance of their input rows [inputs, inputs], float64; taken over, and damped in place.
+        matrix: their weights [inputs, outputs], or what has the same products of rows.
         rows: input rows of every channel [channels, rows].
-        relative: whether costs are relative to the energy of its outputs.
     """
 
-    def __init__(self, gram: Array, matrix: Array, rows: Array, relative: bool):
-        self.energy = float(np.vdot(matrix, gram @ matrix)) if relative else 1.0
-        self.energy = self.energy or 1.0
+    def __init__(self, gram: Array, matrix: Array, rows: Array):
         gram[np.diag_indices(len(gram))] += DAMPING * np.trace(gram) / len(gram) or 1.0
         inverse = symmetric.inverse(gram)
         channels, self.each = rows.shape
@@ -108,10 +101,10 @@ class _Reader:
         self.place = np.arange(channels)
 
     def costs(self, channels: Array) -> Array:
-        """Relative squared error of removing each of some channels by itself."""
+        """Squared error of removing each of some channels by itself."""
         weights, blocks = self.matrix[channels], self.blocks[channels]
         solved = weights / blocks if self.each == 1 else np.linalg.solve(blocks, weights)
-        return np.einsum("cio,cio->c", weights, solved) / self.energy
+        return np.einsum("cio,cio->c", weights, solved)
 
     def remove(self, gone: Array, alive: Array) -> None:
         """Remove channels, and let those that are alive make up for it."""
@@ -144,23 +137,57 @@ class _Reader:
         self.place[alive] = np.arange(len(alive))
 
 
-def _readers(
-    member: Member,
-    group: Group,
-    coupling: Coupling,
-    statistics: Statistics,
-    metric: Mapping[str, Array],
-) -> list[PartReader]:
-    """The layers that read the group's channels along one axis of a weight."""
-    result = []
-    for node, gram in grams(member, coupling, statistics):
-        matrix = _matrix(coupling.graph, node, metric)
-        for i, channels, rows in parts(node, member, coupling.graph, len(matrix)):
-            reader = _Reader(
-                gram.centred[i].astype(np.float64), matrix[i], rows, not metric
-            )
-            result.append(PartReader(reader, channels, group.channels))
-    return result
+@dataclass
+class _Rows:
+    """What layers read in the same rows: channels of a group at places of a Gram matrix, and weights.
+
+    An error of the outputs is one of the weights' products `W W'` with each other, whatever the outputs are: of more
+    outputs than inputs as many are kept as there are inputs, by a QR factorization of the transpose.
+    """
+
+    gram: Gram
+    which: int
+    channels: Array
+    rows: Array
+    matrix: Array
+
+    def add(self, matrix: Array) -> None:
+        """Take in another layer's weights [inputs, outputs]."""
+        self.matrix = _narrow(np.concatenate([self.matrix, matrix], axis=1))
+
+    def reader(self, channels: int) -> PartReader:
+        """What removing channels of a group of so many costs."""
+        gram = self.gram.centred[self.which].astype(np.float64)
+        return PartReader(_Reader(gram, self.matrix, self.rows), self.channels, channels)
+
+
+def _narrow(matrix: Array) -> Array:
+    """A matrix with no more columns than rows, whose rows have the same products."""
+    inputs, outputs = matrix.shape
+    return matrix if outputs <= inputs else np.asarray(np.linalg.qr(matrix.T, mode="r")).T
+
+
+def _readers(group: Group, coupling: Coupling, statistics: Statistics) -> list[PartReader]:
+    """The layers that read the group's channels along one axis of a weight; those that read the same rows as one."""
+    metric = _metric(group, coupling, statistics)
+    result: dict[tuple[int, int, bytes, bytes], _Rows] = {}
+    for member in group.members:
+        for node, gram in grams(member, coupling, statistics):
+            whole = _matrix(coupling.graph, node, metric)
+            for i, channels, rows in parts(node, member, coupling.graph, len(whole)):
+                matrix = whole[i] if metric else _relative(whole[i], gram.centred[i])
+                key = id(gram), i, channels.tobytes(), rows.tobytes()
+                if key in result:
+                    result[key].add(matrix)
+                else:
+                    result[key] = _Rows(gram, i, channels, rows, _narrow(matrix))
+    return [each.reader(group.channels) for each in result.values()]
+
+
+def _relative(matrix: Array, gram: Array) -> Array:
+    """Weights [inputs, outputs] for which the energy of the outputs is 1."""
+    energy = float(np.vdot(matrix, gram.astype(np.float64) @ matrix))
+    return matrix / np.sqrt(energy) if energy > 0 else matrix
 
 
 def _metric(group: Group, coupling: Coupling, statistics: Statistics) -> dict[str, Array]:
