@@ -117,9 +117,9 @@ def render(
         name=Path(result.original.source).name,
         command=command,
         totals=list(_totals(result, latency)),
-        plan=_plan_text(result.plan),
-        plan_link=_data_link(_plan_text(result.plan)),
-        settings=_settings(result.plan),
+        plan=plan_text(result.plan),
+        plan_link=_data_link(plan_text(result.plan)),
+        settings=settings(result.plan),
         **_layers(result),
         show_kept=True,
         sensitivity=matches,
@@ -264,7 +264,7 @@ def _with_unit(value: int, unit: str) -> str:
     return text if not unit else text + unit if " " in text else f"{text} {unit}"
 
 
-def _settings(plan: Plan) -> list[tuple[str, str]]:
+def settings(plan: Plan) -> list[tuple[str, str]]:
     """How the plan was made, as label and text; empty settings are left out."""
     given = {
         key: value for key, value in plan.provenance.items() if value not in (None, [], {})
@@ -283,7 +283,7 @@ def _setting(value: Any) -> str:
     )
 
 
-def _plan_text(plan: Plan) -> str:
+def plan_text(plan: Plan) -> str:
     """The plan as JSON, a line a group, in ASCII. Its `cuts` follow from the rest and are left out."""
     content = plan.to_json()
     parts = {key: json.dumps(value) for key, value in content.items() if key != "cuts"}
