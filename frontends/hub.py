@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from prunegraph.errors import MissingExtraError, ModelError
 
 _ADDRESS = re.compile(
-    r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^/@]+))?(/(?P<file>.+))?"
+    r"hf://(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[^/@]+))?(/(?P<file>.+))?"
 )
 
 #: Files that stand for the model where a repository has several, the first that is there.
