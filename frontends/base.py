@@ -12,7 +12,7 @@ import onnx
 
 from prunegraph import plugins
 from prunegraph.errors import ModelError, PluginError
-from prunegraph.frontends import factory
+from prunegraph.frontends import factory, hub
 from prunegraph.graph import onnx_io
 from prunegraph.graph.model import Graph
 from prunegraph.registry import Registry
@@ -60,6 +60,8 @@ def read(source: object, **options: Any) -> Graph:
         return onnx_io.from_model(source)
     if isinstance(source, str | os.PathLike):
         path = os.fsdecode(source)
+        if hub.is_address(path):
+            path = hub.fetch(path)
         if factory.is_factory(path):
             output, options["inputs"] = factory.call(path, options.get("inputs"))
             return read(output, **options)

@@ -43,6 +43,7 @@ _HOMES = {
     "frontend": "prunegraph.frontends.base",
     "load": "prunegraph.api",
     "prune": "prunegraph.api",
+    "push": "prunegraph.report.publish",
     "quantize": "prunegraph.quantization.quantize",
     "save": "prunegraph.api",
     "search": "prunegraph.studies",
@@ -76,6 +77,7 @@ __all__ = [
     "frontend",
     "load",
     "prune",
+    "push",
     "quantize",
     "save",
     "search",
@@ -97,6 +99,7 @@ if TYPE_CHECKING:
     from prunegraph.pipeline import PruneResult
     from prunegraph.proof.result import Proof
     from prunegraph.quantization.quantize import QuantizeResult, quantize
+    from prunegraph.report.publish import push
     from prunegraph.rewriting.decompose import DecomposeResult
     from prunegraph.selection.budget import Budget
     from prunegraph.selection.criteria.base import Context, criterion

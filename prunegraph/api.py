@@ -229,7 +229,7 @@ def compare(
     first: Graph,
     second: Graph,
     *,
-    data: Data | None = None,
+    data: Samples | None = None,
     runs: int = 30,
     threads: int = 1,
     seed: int = 0,
@@ -247,7 +247,7 @@ def compare(
     return _compare(
         first,
         second,
-        data=data,
+        data=Data.of(data) if data is not None else None,
         runs=runs,
         seed=seed,
         runtime=find(runtime, provider, threads),

@@ -65,7 +65,7 @@ def sensitivity(
         blocks: whether heads, and groups of a convolution, lose the same channels ("alike") or their "own"; "both" also
             takes whole ones.
         jobs: worker processes; None is one for each core.
-        cluster: address of a Dask scheduler, "tcp://host:port", instead of processes.
+        cluster: a Dask scheduler, "tcp://host:port", or Ray, "ray:host:port", instead of processes.
         resume: a file that keeps each candidate as it is measured; what it has of the same model, data, metric and
             repair is not measured again, so that a run that was killed goes on.
         progress: called with what is being done.
@@ -164,7 +164,7 @@ def search(
         verify: whether to verify the result; a failed proof raises and nothing is written.
         save_plan: where the plan goes.
         jobs: worker processes; None is one for each core.
-        cluster: address of a Dask scheduler, "tcp://host:port", instead of processes.
+        cluster: a Dask scheduler, "tcp://host:port", or Ray, "ray:host:port", instead of processes.
         resume: as for `sensitivity`.
         progress: called with what is being done.
         options: those of `prunegraph.selection.options.SelectionOptions` but the budget.

@@ -107,7 +107,7 @@ def apply(
         out,
         saved or options.get("save_plan"),
     )
-    write_report(where, result)
+    write_report(where, result, samples)
     write_json(content.pruned(result, out), json_path)
 
 

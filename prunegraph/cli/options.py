@@ -558,7 +558,7 @@ sweep_options = together(
         Section.MEASURING,
         "--cluster",
         metavar="ADDRESS",
-        help="A Dask scheduler, tcp://host:port, instead of processes.",
+        help="A Dask scheduler (tcp://host:port) or Ray (ray:host:port), instead of processes.",
     ),
     option(
         Section.MEASURING,

@@ -180,7 +180,7 @@ def prune(
         out,
         options["save_plan"],
     )
-    write_report(where, result)
+    write_report(where, result, samples)
     write_json(content.pruned(result, out), json_path)
 
 

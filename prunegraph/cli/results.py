@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def report_writer(
     report: str | None, sensitivity: str | None, model: str, others: Sequence[str | None]
-) -> Callable[[Console, PruneResult], None]:
+) -> Callable[[Console, PruneResult, Data | None], None]:
     """Say what writes the report of a result, if there is to be one; what it needs is checked now, before the work."""
     from prunegraph import api
     from prunegraph.report import curves, html
@@ -28,18 +28,19 @@ def report_writer(
     if sensitivity and not report:
         raise click.UsageError("--sensitivity is shown in the report: give --report FILE")
     if not report:
-        return lambda where, result: None
+        return lambda where, result, samples: None
     html.require()
     api.check_output(report, model, others=others)
     shown = curves.read(sensitivity) if sensitivity else None
 
-    def write(where: Console, result: PruneResult) -> None:
+    def write(where: Console, result: PruneResult, samples: Data | None) -> None:
         html.write(
             result,
             report,
             command=command_line(),
             sensitivity=shown,
             latency=result.latency,
+            samples=samples,
         )
         where.print(f"wrote {report}")
 

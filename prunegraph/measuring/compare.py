@@ -125,13 +125,31 @@ def _measured(
     return metric.name, figures[0], figures[1], metric.unit
 
 
+def _is_narrower(first: Graph, second: Graph) -> bool:
+    """Tell whether layers of the second model have other sizes than those of the same name in the first one."""
+    for node in first.layers:
+        twin = second.named.get(node.name)
+        name, other = first.main_weight(node), second.main_weight(twin) if twin else None
+        if name and other and first.weights[name].size != second.weights[other].size:
+            return True
+    return False
+
+
 def _noise(
     first: Graph, second: Graph, data: Data | None, batches: list[Batch]
 ) -> dict[str, float]:
-    """SQNR of every value of the first model that is quantized in the second one, and of the outputs."""
+    """SQNR of every value of the first model that is quantized in the second one, and of the outputs.
+
+    Of the outputs alone where the second model is pruned as well: what its layers make is something else then.
+    """
     values = dequantized(second)
     if not values:
         return {}
+    if _is_narrower(first, second):
+        outputs = {name: name for name in first.outputs if name in second.outputs}
+        return sqnr(
+            first, second, data.head(NOISE).batches(first) if data else batches, outputs
+        )
     size = (
         batch_size(first, data, [name for name in values if name in first.outer], FETCH)
         if data

@@ -1,4 +1,4 @@
-"""Independent pieces of work side by side: in this process, in worker processes, or on a Dask cluster.
+"""Independent pieces of work side by side: in this process, in worker processes, on a cluster of Dask or Ray.
 
 What all pieces need (model, data, reference outputs) lies in one folder of files. A worker
 opens it once; then it gets small items. Processes of this machine read the folder itself, a
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import socket
 import tempfile
 import threading
 import time
@@ -48,6 +49,9 @@ CONNECT = 5.0
 LOOK = 5.0
 PATIENCE = 60.0
 
+#: What the address of a Ray cluster begins with.
+RAY = "ray:"
+
 #: How a scheduler is addressed: protocol://host:port.
 ADDRESS = re.compile(r"[a-z]+://([^\s/:]+|\[[0-9a-f:.]+\]):\d+/?", re.IGNORECASE)
 
@@ -76,12 +80,17 @@ def pool(
         opener: makes the work from the folder, once in each worker.
         folder: what the work needs, in files; read when the first work is done.
         jobs: worker processes; None is one for each core, 1 works in this process.
-        cluster: address of a Dask scheduler, "tcp://host:port"; `jobs` says nothing then.
+        cluster: address of a Dask scheduler, "tcp://host:port", or of a Ray cluster: "ray:host:port", "ray:auto" for
+            the one that runs here, "ray://host:port" through Ray's client; `jobs` says nothing then.
 
     Raises:
         ClusterError: the cluster cannot be reached within seconds, or has no workers.
-        MissingExtraError: Dask is not installed.
+        MissingExtraError: Dask or Ray is not installed.
     """
+    if cluster is not None and cluster.startswith(RAY):
+        with _ray_cluster(opener, folder, cluster) as workers:
+            yield workers
+        return
     if cluster is not None:
         with _cluster(opener, folder, cluster) as match:
             yield match
@@ -144,13 +153,24 @@ def _call(opener: Opener, folder: Path, item: Any) -> Any:
 def _call_remote(opener: Opener, name: str, files: dict[str, bytes], item: Any) -> Any:
     """One piece of work, in a worker anywhere: the folder comes as bytes and is unpacked once."""
 
-    def make() -> _Opened:
-        from distributed import get_worker
+    from distributed import get_worker
 
-        # Dask clears up the folder of a worker that was killed.
-        folder = Path(
-            tempfile.mkdtemp(prefix="prunegraph-", dir=get_worker().local_directory)
-        )
+    # Dask clears up the folder of a worker that was killed.
+    return _unpacked(opener, name, files, item, get_worker().local_directory)
+
+
+def _call_ray(opener: Opener, name: str, files: dict[str, bytes], item: Any) -> Any:
+    """One piece of work, in a worker of Ray."""
+    return _unpacked(opener, name, files, item, None)
+
+
+def _unpacked(
+    opener: Opener, name: str, files: dict[str, bytes], item: Any, base: str | None
+) -> Any:
+    """One piece of work on files that come as bytes, which are unpacked once below a folder of this machine."""
+
+    def make() -> _Opened:
+        folder = Path(tempfile.mkdtemp(prefix="prunegraph-", dir=base))
         for file, content in files.items():
             (folder / file).write_bytes(content)
         created = _Opened(opener(folder))
@@ -354,3 +374,77 @@ class _Cluster:
                 f"the Dask scheduler at {self._address!r} does not answer any more: {error}"
             ) from error
         return result
+
+
+# -- on a cluster of Ray ----------------------------------------------------------------------
+
+
+@contextmanager
+def _ray_cluster(opener: Opener, folder: Path, address: str) -> Iterator[Pool]:
+    try:
+        import ray
+    except ImportError:
+        raise MissingExtraError("--cluster", "ray", "ray") from None
+    is_ours = not ray.is_initialized()
+    if is_ours:
+        where = address if "://" in address else address.removeprefix(RAY)
+        try:
+            _knock(where)
+            ray.init(address=where, log_to_driver=False, logging_level="ERROR")
+        except Exception as error:  # whatever a socket or gRPC raises
+            reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+            raise ClusterError(
+                f"no Ray cluster answers at {address!r} ({reason})"
+            ) from error
+    try:
+        yield _RayCluster(opener, folder, address)
+    finally:
+        if is_ours:
+            ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nothing listens at host:port: Ray itself takes minutes to say so."""
+    host, _, port = address.rpartition("//")[2].rstrip("/").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT).close()
+
+
+class _RayCluster:
+    """Workers of a Ray cluster. Ray itself repeats what a dead worker had."""
+
+    def __init__(self, opener: Opener, folder: Path, address: str):
+        import ray
+
+        self._opener, self._folder, self._address = opener, folder, address
+        self.width = int(ray.cluster_resources().get("CPU", 0))
+        if not self.width:
+            raise ClusterError(f"the Ray cluster at {address!r} has no processors")
+        self._files: Any = None
+
+    def map(self, items: Sequence[Any]) -> Iterator[Any]:
+        import ray
+
+        if self._files is None:
+            files = {path.name: path.read_bytes() for path in self._folder.iterdir()}
+            self._name, self._files = uuid.uuid4().hex, ray.put(files)
+        call = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1)(_call_ray)
+        waiting = deque(
+            call.remote(self._opener, self._name, self._files, item) for item in items
+        )
+        while waiting:
+            try:
+                value = ray.get(waiting.popleft())
+            except ImportError as error:
+                raise ClusterError(
+                    f"a worker of {self._address!r} lacks a package: {error}"
+                ) from error
+            except ray.exceptions.WorkerCrashedError as error:
+                raise ClusterError(
+                    f"a piece of work killed worker after worker (out of memory?): {error}"
+                ) from error
+            except ray.exceptions.RaySystemError as error:
+                raise ClusterError(
+                    f"the Ray cluster at {self._address!r} does not answer any more: {error}"
+                ) from error
+            yield _result(value)

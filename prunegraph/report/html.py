@@ -23,6 +23,7 @@ from prunegraph.errors import DataError, MissingExtraError
 from prunegraph.graph.layer_names import shown
 from prunegraph.graph.onnx_io import write_whole
 from prunegraph.report import charts, curves
+from prunegraph.report.examples import examples
 from prunegraph.report.layers import layer_rows
 from prunegraph.report.network.notes import picture
 from prunegraph.report.remarks import (
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from prunegraph.measuring.latency import Latency
     from prunegraph.pipeline import PruneResult
     from prunegraph.report.curves import ErrorCurve, ErrorPoint, SensitivityCurves
+    from prunegraph.runtime.data import Data
     from prunegraph.selection.plan import Plan
 
 #: Packages of the extra `report`, as they are imported.
@@ -78,6 +80,7 @@ def write(
     command: str | None = None,
     sensitivity: Any = None,
     latency: Latency | None = None,
+    samples: Data | None = None,
 ) -> None:
     """Write the report of a pruned model.
 
@@ -87,13 +90,16 @@ def write(
         command: the command line that repeats the work, quoted for a shell.
         sensitivity: curves in the form of `prunegraph.report.curves.parse`.
         latency: of the original and the pruned model.
+        samples: the user's data; where they are images, the first ones are shown with what both models make of them.
 
     Raises:
         MissingExtraError: the packages of the extra `report` are not installed.
         DataError: the sensitivity has another form, or is of another model.
         ModelError: the page cannot be written.
     """
-    page = render(result, command=command, sensitivity=sensitivity, latency=latency)
+    page = render(
+        result, command=command, sensitivity=sensitivity, latency=latency, samples=samples
+    )
     write_whole(Path(path), [page.encode()])
 
 
@@ -103,6 +109,7 @@ def render(
     command: str | None = None,
     sensitivity: Any = None,
     latency: Latency | None = None,
+    samples: Data | None = None,
 ) -> str:
     """The page as text; see `write`."""
     matches = curves.parse(sensitivity) if sensitivity is not None else None
@@ -117,9 +124,10 @@ def render(
         name=Path(result.original.source).name,
         command=command,
         totals=list(_totals(result, latency)),
-        plan=_plan_text(result.plan),
-        plan_link=_data_link(_plan_text(result.plan)),
-        settings=_settings(result.plan),
+        plan=plan_text(result.plan),
+        plan_link=_data_link(plan_text(result.plan)),
+        settings=settings(result.plan),
+        examples=examples(result, samples),
         **_layers(result),
         show_kept=True,
         sensitivity=matches,
@@ -264,7 +272,7 @@ def _with_unit(value: int, unit: str) -> str:
     return text if not unit else text + unit if " " in text else f"{text} {unit}"
 
 
-def _settings(plan: Plan) -> list[tuple[str, str]]:
+def settings(plan: Plan) -> list[tuple[str, str]]:
     """How the plan was made, as label and text; empty settings are left out."""
     given = {
         key: value for key, value in plan.provenance.items() if value not in (None, [], {})
@@ -283,7 +291,7 @@ def _setting(value: Any) -> str:
     )
 
 
-def _plan_text(plan: Plan) -> str:
+def plan_text(plan: Plan) -> str:
     """The plan as JSON, a line a group, in ASCII. Its `cuts` follow from the rest and are left out."""
     content = plan.to_json()
     parts = {key: json.dumps(value) for key, value in content.items() if key != "cuts"}

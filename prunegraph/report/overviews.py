@@ -44,7 +44,10 @@ def lines(overview: Overview) -> Iterator[str]:
         yield f"  {suggestion.command}"
         yield f"      {_effect(suggestion)}"
     if any(suggestion.command.endswith(" DATA") for suggestion in overview.suggestions):
-        yield "DATA: a few hundred inputs of the model, without labels: .npz or file.py:function"
+        yield (
+            "DATA: a few hundred inputs of the model, without labels: a folder of images, texts, .npz or "
+            "file.py:function"
+        )
 
 
 def _fixed(overview: Overview) -> Iterator[str]:

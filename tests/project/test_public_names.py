@@ -31,6 +31,7 @@ PUBLIC = {
     "frontend",
     "load",
     "prune",
+    "push",
     "quantize",
     "save",
     "search",
