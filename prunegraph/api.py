@@ -13,6 +13,7 @@ import numpy as np
 from prunegraph import frontends
 from prunegraph.coupling.analysis import analyze as _analyze
 from prunegraph.coupling.coupling import Coupling
+from prunegraph.coupling.sample import full_cost
 from prunegraph.decoders.config import check_ids, write_configs
 from prunegraph.decoders.vocabulary import map_path, shrink, write_map
 from prunegraph.errors import ModelError
@@ -24,6 +25,7 @@ from prunegraph.latency.measured import Selected, runtime_of
 from prunegraph.pipeline import PruneResult, check_quantize, choose, finish
 from prunegraph.preparation import Preparer, kept_tokens
 from prunegraph.proof.factors import prove_factors
+from prunegraph.quantization.precision import check_dtype, to_dtype
 from prunegraph.recovery import repairs
 from prunegraph.rewriting.cut import cut
 from prunegraph.rewriting.decompose import decompose_to
@@ -271,6 +273,7 @@ def prune(
     gradients: Gradients | None = None,
     repair: str | None = None,
     quantize: str | None = None,
+    dtype: str | None = None,
     verify: bool = True,
     save_plan: str | os.PathLike[str] | None = None,
     progress: Callable[[str], None] = lambda stage: None,
@@ -298,6 +301,7 @@ def prune(
         repair: how to get accuracy back after the proof, a registered repair, with options as in
             "absorb:map"; None is "least-squares" with data, else "none".
         quantize: type of the weights of a quantized result, such as "int8" (see `pg.quantize`); needs data.
+        dtype: type of the floats of the result, "float16" or "bfloat16" (see `prunegraph.quantization.precision`).
         verify: whether to verify; a failed proof raises and nothing is written.
         save_plan: where the plan goes.
         progress: called with the name of each stage as it begins.
@@ -309,6 +313,7 @@ def prune(
     samples = Data.of(data).masked(mask_input) if data is not None else None
     if quantize is not None:
         check_quantize(quantize, samples)
+    check_dtype(dtype, quantize)
     choice = SelectionOptions(**options)
     check_when(rotate)
     runtime = runtime_of(choice)
@@ -344,10 +349,21 @@ def prune(
         bound, verify, choice.seed, scratch=scratch(out), progress=progress
     )
     result = finish(coupling, chosen, choice, samples, how, quantize=quantize)
+    if dtype is not None:
+        result = _in_dtype(result, dtype, samples, progress)
     result = ready.complete(result)
     return write_result(
         result, samples, how, out, save_plan, _file_of(whole), runtime=runtime
     )
+
+
+def _in_dtype(
+    result: PruneResult, dtype: str, samples: Data | None, progress: Callable[[str], None]
+) -> PruneResult:
+    """The result in 16-bit floats."""
+    precision = to_dtype(result.model, dtype, samples, progress=progress)
+    model = precision.model
+    return replace(result, model=model, after=full_cost(model), precision=precision)
 
 
 def _file_of(model: Graph) -> str | None:

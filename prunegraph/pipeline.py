@@ -33,6 +33,7 @@ from prunegraph.selection.units import Contender
 if TYPE_CHECKING:
     from prunegraph.decoders.config import Configured
     from prunegraph.latency.rounding import Rounding
+    from prunegraph.quantization.precision import PrecisionResult
     from prunegraph.quantization.quantize import QuantizeResult
     from prunegraph.rewriting.vocabulary import Vocabulary
     from prunegraph.rotation.run import Rotated
@@ -51,6 +52,7 @@ class PruneResult:
     files that describe the model were written beside it. `decomposed` are layers that were written as several of low
     rank after the cut, `factors` is the proof that these compute what their factors multiply to. `grounds` say what the
     plan rests on, where channels were scored for it.
+    `precision` says what came of 16-bit floats, if asked for.
     """
 
     original: Graph
@@ -72,6 +74,7 @@ class PruneResult:
     decomposed: DecomposeResult | None = None
     factors: Proof | None = None
     grounds: Grounds | None = None
+    precision: PrecisionResult | None = None
 
 
 def choose(

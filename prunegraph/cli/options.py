@@ -451,6 +451,12 @@ quantize_option = shared(
     type=click.Choice(["int8", "int4", "int16"]),
     help="Then quantize; the type of weights.",
 )
+dtype_option = shared(
+    Section.OUTPUT,
+    "--dtype",
+    type=click.Choice(["float16", "bfloat16"]),
+    help="Then floats of 16 bits: the graph in float16, or its weights in bfloat16.",
+)
 no_verify_option = shared(
     Section.OUTPUT, "--no-verify", is_flag=True, help="Skip the proof."
 )

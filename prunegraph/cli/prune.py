@@ -19,6 +19,7 @@ from prunegraph.cli.options import (
     data_option,
     depth_option,
     dry_run_option,
+    dtype_option,
     json_option,
     latency_option,
     macs_option,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 
 #: Options of the run that a preview has no use for.
-UNUSED = ("mask_input", "rotate", "repair", "save_plan", "quantize")
+UNUSED = ("mask_input", "rotate", "repair", "save_plan", "quantize", "dtype")
 
 
 def _ratio(
@@ -120,6 +121,7 @@ def _ratio(
 @threads_option()
 @report_options
 @quantize_option()
+@dtype_option()
 @json_option()
 @reading_options
 def prune(

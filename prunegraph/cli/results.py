@@ -58,7 +58,7 @@ def show_result(
     from prunegraph.decoders.vocabulary import map_path
     from prunegraph.operators import is_batch_normalization
     from prunegraph.report import tables
-    from prunegraph.report.text import interface_lines
+    from prunegraph.report.text import interface_lines, precision_line
 
     where.print(tables.result_table(result))
     if result.plan.is_empty and not result.left_out and result.vocabulary is None:
@@ -106,6 +106,8 @@ def show_result(
         from prunegraph.report.quantized import outcome
 
         where.print(outcome(result.quantized, result.original))
+    if result.precision is not None:
+        where.print(precision_line(result.precision))
     if result.vocabulary is not None:
         kept, size = len(result.vocabulary.kept), result.vocabulary.size
         where.print(

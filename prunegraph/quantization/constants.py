@@ -41,9 +41,13 @@ def _plain(graph: Graph, node: Node) -> onnx.NodeProto:
     """The node, a CastLike as the Cast that it is."""
     if data_inputs(graph, node) == node.inputs:
         return node.proto
-    return helper.make_node(
-        "Cast", node.inputs[:1], node.outputs, to=shape_info(graph).types[node.outputs[0]]
-    )
+    output = node.outputs[0]
+    return conversion(node.inputs[0], output, shape_info(graph).types[output])
+
+
+def conversion(value: str, output: str, kind: int, name: str = "") -> onnx.NodeProto:
+    """A node that makes `output` of a value, in another type of ONNX."""
+    return helper.make_node("Cast", [value], [output], name=name, to=kind)
 
 
 def _is_single(graph: Graph, value: str) -> bool:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from prunegraph.measuring.latency import Latency
     from prunegraph.pipeline import PruneResult
     from prunegraph.proof.result import Proof
+    from prunegraph.quantization.precision import PrecisionResult
     from prunegraph.quantization.quantize import QuantizeResult
     from prunegraph.registry import Entry
     from prunegraph.training.binary.binarize import BinarizeResult
@@ -53,6 +54,7 @@ def pruned(result: PruneResult, out: str) -> dict[str, Any]:
         if result.vocabulary is not None
         else None,
         "quantized": quantized(result.quantized) if result.quantized is not None else None,
+        "precision": precision(result.precision),
         "files": [str(path) for path in result.configured.paths]
         if result.configured
         else [],
@@ -133,10 +135,26 @@ def binarized(
     }
 
 
-def converted(graph: Graph, out: str) -> dict[str, Any]:
-    """What `convert` wrote."""
+def converted(
+    graph: Graph, out: str, precise: PrecisionResult | None = None
+) -> dict[str, Any]:
+    """What `convert` wrote, and what came of 16-bit floats."""
     counts = {"nodes": len(graph.nodes), "weights": len(graph.weights)}
-    return {"format": CONVERTED, "output": out, **counts}
+    return {"format": CONVERTED, "output": out, **counts, "precision": precision(precise)}
+
+
+def precision(result: PrecisionResult | None) -> dict[str, Any] | None:
+    """What 16-bit floats did: how much became of them, what stayed in float32 and why, and the error."""
+    if result is None:
+        return None
+    return {
+        "dtype": result.dtype,
+        "converted": result.converted,
+        "kept": dict(result.kept),
+        "outputs": dict(result.outputs),
+        "differences": dict(result.differences),
+        "samples": result.samples,
+    }
 
 
 def algorithms(entries: Iterable[Entry], options: Mapping[str, str]) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prunegraph.quantization.precision import PrecisionResult
     from prunegraph.selection.plan import Plan
 
 #: Not text: controls (which HTML and XML forbid), half characters, and marks that turn the direction of what follows.
@@ -25,6 +27,20 @@ def shorten(name: str, size: int) -> str:
     """At most `size` characters of a name; the end, which tells layers apart, is kept."""
     name = " ".join(clean(name).split())
     return name if len(name) <= size else "\u2026" + name[1 - size :]
+
+
+def precision_line(result: PrecisionResult) -> str:
+    """What came of 16-bit floats, in one line."""
+    what = "nodes" if result.dtype == "float16" else "weights"
+    far = max(result.differences.values(), default=0.0)
+    noise = min(result.outputs.values(), default=0.0)
+    samples = f"{result.samples} sample{'' if result.samples == 1 else 's'}"
+    reasons = Counter(result.kept.values())
+    kept = "; ".join(f"{count} in float32: {reason}" for reason, count in reasons.items())
+    return (
+        f"{result.dtype}: {result.converted} {what}; outputs within {far:.2g} of their largest value, {noise:.1f} dB "
+        f"(measured against float32 on {samples})" + (f"; {kept}" if kept else "")
+    )
 
 
 def interface_lines(plan: Plan) -> list[str]:

@@ -153,7 +153,8 @@ def _write(study: Study, folder: Path) -> tuple[Metric, float, str]:
         whole = calibration.is_whole
         for index, chunk in enumerate(calibration.chunks()):
             joblib.dump(chunk, folder / CALIBRATION.format(index))
-    batches = _write_batches(graph, study.evaluation, folder, find(*study.runtime))
+    runtime = find(*study.runtime)
+    batches = _write_batches(graph, study.evaluation, folder, runtime)
     first = next(_seen(folder, batches))
     metric = study.metric or metrics.default(first.expected, LABELS in first.inputs)
     content = {
@@ -173,7 +174,10 @@ def _write(study: Study, folder: Path) -> tuple[Metric, float, str]:
         told = {
             k: v for k, v in content.items() if k not in ("source", "metric", "dropped")
         }
-        name = digest(folder, {**told, "dropped": sorted(study.coupling.dropped)}, metric)
+        told["dropped"] = sorted(study.coupling.dropped)
+        # Its version counts as well.
+        told["runtime"] = runtime.environment()
+        name = digest(folder, told, metric)
     (folder / STUDY).write_bytes(pickle.dumps(content))
     measured = metrics.resolve(metric)
     with np.errstate(all="ignore"):

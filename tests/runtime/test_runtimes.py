@@ -153,6 +153,25 @@ def test_candidates_run_in_the_runtime(
     assert len(abacus.opened) == 1 + len(pg.analyze(graph).groups)
 
 
+def test_what_another_runtime_measured_is_not_resumed(
+    abacus: type[Abacus], tmp_path: Path
+) -> None:
+    graph, file = residual_net(), tmp_path / "measured.jsonl"
+    data = np.random.default_rng(0).standard_normal((4, *input_shape(graph)))
+    given: dict[str, Any] = {
+        "data": {graph.inputs[0]: data.astype(np.float32)},
+        "ratios": [0.5],
+        "jobs": 1,
+        "resume": file,
+    }
+    studies.sensitivity(graph, **given)
+    groups = len(pg.analyze(graph).groups)
+    for opened in (1 + groups, 1):  # then its own figures are there
+        abacus.opened.clear()
+        studies.sensitivity(graph, **given, runtime="abacus")
+        assert len(abacus.opened) == opened
+
+
 def input_shape(graph: pg.Graph) -> tuple[int, ...]:
     declared = graph.model.graph.input[0].type.tensor_type.shape.dim
     return tuple(each.dim_value for each in declared[1:])
