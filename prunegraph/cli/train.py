@@ -54,7 +54,7 @@ KINDS = ("scores", "values", "left out")
 #: an original. That does not learn samples by heart as labels are learnt, and few samples make few steps.
 EPOCHS, STEPS = 10, 240
 
-#: How such a training blends samples: an original has an answer to any input.
+#: How such a training blends images: an original has an answer to any picture.
 BLEND = 1.0
 
 
@@ -126,7 +126,7 @@ def _kinds(
     Section.TRAINING,
     "--mixup",
     type=float,
-    help="Blend samples. Default: 0, and 1 without labels.",
+    help="Blend samples. Default: 0; images without labels 1.",
 )
 @option(
     Section.TRAINING,
@@ -387,7 +387,7 @@ def _setting(
 ) -> TrainingOptions:
     """Say what a method needs, by the options of the command. Raises PrunegraphError."""
     from prunegraph.data.augment import augmentation
-    from prunegraph.data.image_input import need_image_input
+    from prunegraph.data.image_input import image_input, need_image_input
     from prunegraph.selection.budget import Budget
     from prunegraph.training import TrainingConfig, TrainingOptions, measure
     from prunegraph.training.batching import batching
@@ -402,7 +402,8 @@ def _setting(
         steps = max(data.samples // batch, 1) if only_outputs else STEPS
         epochs = max(EPOCHS, -(-STEPS // steps))
     if mixup is None:
-        mixup = BLEND if only_outputs else 0.0
+        blends = only_outputs and image_input(graph) is not None
+        mixup = BLEND if blends else 0.0
     return TrainingOptions(
         data=data,
         batch=batch,
