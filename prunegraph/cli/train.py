@@ -50,6 +50,13 @@ if TYPE_CHECKING:
 
 KINDS = ("scores", "values", "left out")
 
+#: Passes over the data where nothing else is said; and steps that a training takes at least that only learns outputs of
+#: an original. That does not learn samples by heart as labels are learnt, and few samples make few steps.
+EPOCHS, STEPS = 10, 240
+
+#: How such a training blends images: an original has an answer to any picture.
+BLEND = 1.0
+
 
 def _kinds(
     ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]
@@ -109,16 +116,17 @@ def _kinds(
     "Default: map50 with boxes, top1 with other labels, else agreement.",
     default="",
 )
-@epochs_option("Passes over the data.", type=click.IntRange(1), default=10)
+@epochs_option(
+    f"Default: {EPOCHS}, and {STEPS} steps without labels.",
+    type=click.IntRange(1),
+)
 @lr_option("Highest learning rate; it falls to 0.")
 @batch_option("Samples in a batch.", default=64)
 @option(
     Section.TRAINING,
     "--mixup",
     type=float,
-    default=0.0,
-    show_default=True,
-    help="Blend samples; 0.2 is usual.",
+    help="Blend samples. Default: 0; images without labels 1.",
 )
 @option(
     Section.TRAINING,
@@ -294,11 +302,14 @@ def train(
             where.print(_line(record))
     for note in done.notes:
         where.print(f"note: {note}", markup=False, soft_wrap=True)
-    before = _after_cut(done.history)
+    is_pruned = cost(done.model).params < cost(graph).params
+    cuts = _cuts(done.history, is_pruned)
+    before = cuts[-1] if cuts else None
     outcome = judge(done.model, before=before)
     where.print(str(outcome), soft_wrap=True)
     # What a cut costs was asked for: training is judged by what it began with.
-    if not force and (before is not None or cost(done.model).params >= cost(graph).params):
+    is_cut = is_pruned or any("faded" in record for record in done.history)
+    if not force and (before is not None or not is_cut):
         outcome.check()
     _write(done.model, graph, model, out)
     where.print(f"written to {out}")
@@ -319,14 +330,17 @@ def _write(graph: Graph, original: Graph, model: str, out: str) -> None:
         api.save(graph, out, like=original)
 
 
-def _after_cut(history: Sequence[Mapping[str, Any]]) -> float | None:
-    """The metric after the last cut, where a method measured it: what came before was another network."""
-    cuts = [
-        record["metric"]
+def _cuts(history: Sequence[Mapping[str, Any]], is_pruned: bool) -> list[float]:
+    """The metric behind every cut, where a method measured it: what came before was another network.
+
+    Scales that shrank to 0 are a cut as well, unless they are cut out later.
+    """
+    return [
+        abs(record["metric"])
         for record in history
-        if record["stage"].startswith("prune") and "metric" in record
+        if (record["stage"].startswith("prune") or ("faded" in record and not is_pruned))
+        and "metric" in record
     ]
-    return abs(cuts[-1]) if cuts else None
 
 
 def _told(where: Console) -> Journal:
@@ -336,7 +350,14 @@ def _told(where: Console) -> Journal:
 
 def _line(record: Mapping[str, Any]) -> str:
     """A record of a method's history as text."""
-    forms = {"epoch": ">3", "loss": ".4g", "macs": ",", "params": ",", "metric": ".4g"}
+    forms = {
+        "epoch": ">3",
+        "loss": ".4g",
+        "macs": ",",
+        "params": ",",
+        "metric": ".4g",
+        "faded": ".1%",
+    }
     return f"{record['stage']}: " + "  ".join(
         f"{k} {record[k]:{form}}" for k, form in forms.items() if k in record
     )
@@ -360,11 +381,13 @@ def _setting(
     losses: Sequence[str],
     match: Sequence[str],
     augment: str | None,
+    epochs: int | None,
+    mixup: float | None,
     **numbers: Any,
 ) -> TrainingOptions:
     """Say what a method needs, by the options of the command. Raises PrunegraphError."""
     from prunegraph.data.augment import augmentation
-    from prunegraph.data.image_input import need_image_input
+    from prunegraph.data.image_input import image_input, need_image_input
     from prunegraph.selection.budget import Budget
     from prunegraph.training import TrainingConfig, TrainingOptions, measure
     from prunegraph.training.batching import batching
@@ -374,6 +397,13 @@ def _setting(
     free = batching(teacher or graph, data).graph
     if judged is not None:
         check(judged)
+    only_outputs = teacher is not None and not losses and not check(data)
+    if epochs is None:
+        steps = max(data.samples // batch, 1) if only_outputs else STEPS
+        epochs = max(EPOCHS, -(-STEPS // steps))
+    if mixup is None:
+        blends = only_outputs and image_input(graph) is not None
+        mixup = BLEND if blends else 0.0
     return TrainingOptions(
         data=data,
         batch=batch,
@@ -387,7 +417,7 @@ def _setting(
             device=device,
             kinds=kinds,
         ),
-        recipe=TrainingConfig(**numbers),
+        recipe=TrainingConfig(epochs=epochs, mixup=mixup, **numbers),
         evaluate=measure(judged, free, metric) if judged is not None else None,
         budget=Budget(**bounds)
         if any(value is not None for value in bounds.values())

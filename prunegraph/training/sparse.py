@@ -8,6 +8,8 @@ Without a strength the penalty is relative to the group and to the length of the
 channels, by the norm of their scales at every step, shrink to 0 over the first part of the run (`FADED`); others stay.
 Which ones are the smallest is up to the loss until then, and the rest of the run makes up for them. So a short run, in
 which losses hardly resist, does not shrink the whole network, and a long one does not resist for ever.
+The epoch in which they are gone says so in its record (`faded`, the share of all channels): what comes behind it is
+judged by what the network was then, as behind a cut.
 Sources: Liu et al. 2017 (network slimming); Yuan, Lin 2006 (group lasso); Wang et al. 2021 (growing regularization).
 """
 
@@ -119,7 +121,14 @@ class Sparsify(Callback):
                 self._shrink(scales, rates, kept)
 
     def on_epoch(self, run: Run) -> None:
+        if self.strength is None and self._ends_fading(run):
+            run.history[-1]["faded"] = self.gone()
         run.stop = run.stop or (self.enough is not None and self.gone() >= self.enough)
+
+    @staticmethod
+    def _ends_fading(run: Run) -> bool:
+        """Tell whether the epoch that has ended is the one by whose end the scales had shrunk to 0."""
+        return run.done() >= FADED > run.done() - 1 / run.recipe.epochs
 
     def gone(self) -> float:
         """Share of channels whose scales are all below a hundredth of their layer's median."""

@@ -191,3 +191,45 @@ def test_parquet(tmp_path: Path) -> None:
     (tmp_path / "b.parquet").write_bytes(b"PAR1nothingPAR1")
     with pytest.raises(DataError, match="not a Parquet file"):
         open_data(str(tmp_path), GRAPH)
+
+
+def test_the_library_datasets() -> None:
+    """Real data sets of the library: images with classes, images with boxes, texts."""
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    made = scenes(6)
+    labels = [number % 3 for number in range(6)]
+    images = [{"bytes": png(scene.image), "path": None} for scene in made]
+    classes = datasets.Dataset.from_dict(
+        {"image": images, "label": labels},
+        features=datasets.Features(
+            {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(NAMES))}
+        ),
+    )
+    data = opened(classes)
+    wanted = whole(
+        opened([{"image": s.image, "label": n} for s, n in zip(made, labels, strict=True)])
+    )
+    for name, array in whole(data).items():
+        np.testing.assert_array_equal(array, wanted[name])
+    assert isinstance(data.reader, ImageSource)
+    assert list(data.reader.listing.classes) == list(NAMES)
+    some = whole(opened(classes.select([3, 1])))
+    for name, array in some.items():
+        np.testing.assert_array_equal(array, wanted[name][[3, 1]])
+    objects = [
+        {
+            "bbox": [
+                [float(x1), float(y1), float(x2 - x1), float(y2 - y1)]
+                for x1, y1, x2, y2 in scene.boxes
+            ],
+            "category": [int(kind) for kind in scene.classes],
+        }
+        for scene in made
+    ]
+    boxes = datasets.Dataset.from_dict({"image": images, "objects": objects}).cast_column(
+        "image", datasets.Image()
+    )
+    for scene, each in zip(made, unpadded(whole(opened(boxes))[LABELS]), strict=True):
+        assert each.classes.tolist() == list(scene.classes)
+        np.testing.assert_allclose(each.xyxy, true_boxes(scene, 32).xyxy, atol=1e-4)

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import prunegraph as pg
+from prunegraph.errors import DataError
 from prunegraph.runtime import session
+from prunegraph.training import TrainingOptions
 from tests.builders import Builder, residual_net
 from tests.commands import in_process as cli
 from tests.training.test_fit import task
@@ -132,3 +134,34 @@ def test_what_is_wrong_is_one_line(folder: Path) -> None:
             and text in done.stderr
         ), done.stderr
         assert done.stderr.count("\n") == 1 and not (folder / "out.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "epochs", "mixup"),
+    [
+        ("--data unlabelled.npz --original net.onnx --batch 24", 24, 1.0),
+        ("--data unlabelled.npz --original net.onnx --batch 2", 10, 1.0),
+        (
+            "--data unlabelled.npz --original net.onnx --batch 24 --epochs 2 --mixup 0",
+            2,
+            0.0,
+        ),
+        ("--data unlabelled.npz --original net.onnx --batch 24 --loss distill", 10, 0.0),
+        ("--data train.npz --original net.onnx --batch 24", 10, 0.0),
+        ("--data train.npz --batch 24", 10, 0.0),
+    ],
+)
+def test_without_labels_there_are_more_steps_and_samples_are_blended(
+    words: str, epochs: int, mixup: float, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is learnt from an original alone is learnt in 240 steps at least: 10 a pass here."""
+    seen = []
+
+    def train(graph: object, setting: TrainingOptions, method: str) -> None:
+        seen.append(setting.recipe)
+        raise DataError("seen")
+
+    monkeypatch.setattr("prunegraph.training.train", train)
+    done = cli("train", "net.onnx", "-o", "trained.onnx", *words.split())
+    assert done.exit_code == 2 and done.stderr.endswith("error: seen\n")
+    assert [(recipe.epochs, recipe.mixup) for recipe in seen] == [(epochs, mixup)]

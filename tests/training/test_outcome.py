@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,30 @@ def test_a_cut_that_was_asked_for_is_not_held_against_the_result(folder: Path) -
     assert done.exit_code == 0, done.stderr
     before, after = (figure(Path(name)) for name in ("net.onnx", "out.onnx"))
     assert after < before and f"top1 {before:.4g} -> {after:.4g} %" in done.stderr
+
+
+@pytest.mark.parametrize("method", ["sparse", "gfr"])
+def test_sparse_training_is_judged_from_where_scales_are_gone(
+    method: str, folder: Path
+) -> None:
+    """A third of the channels goes on purpose; what the rest of the run makes of that counts."""
+    words = "train net.onnx -o out.onnx --data good.npz --eval test.npz --epochs 6 --batch 24 --lr 0.02"
+    done = cli(*words.split(), "--method", method, "--json", "run.json")
+    history = json.loads(Path("run.json").read_text())["history"]
+    gone = [record for record in history if "faded" in record]
+    assert [record["epoch"] for record in gone] == [3] and gone[0]["faded"] > 0.25
+    assert done.exit_code == 0, done.stderr
+    after = figure(Path("out.onnx"))
+    assert f"top1 {gone[0]['metric']:.4g} -> {after:.4g} %" in done.stderr
+    lines = [line for line in done.stderr.splitlines() if "faded" in line]
+    assert len(lines) == 1 and lines[0].startswith(f"{method}: epoch   3")
+
+
+def test_a_strength_of_ones_own_is_judged_by_the_start(folder: Path) -> None:
+    words = "train net.onnx -o out.onnx --data good.npz --eval test.npz --epochs 2 --batch 24 --lr 0.05"
+    done = cli(*words.split(), "--method", "sparse:strength=30")
+    assert done.exit_code == 1 and not Path("out.onnx").exists()
+    assert f"top1 {figure(Path('net.onnx')):.4g} -> " in done.stderr
 
 
 def test_outputs_and_small_data_of_a_fixed_batch(folder: Path) -> None:

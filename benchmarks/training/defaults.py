@@ -1,0 +1,116 @@
+"""Every method with its defaults on Fashion-MNIST's network: where it ends, beside where it starts.
+
+    python -m benchmarks.training defaults [SEED ...] [METHOD ...]
+
+`train` from the command line with 2,000 labelled training images and `--original`, the network itself; nothing else is
+said but a budget of half of the MACs for methods that prune. Those are compared with what they have behind the cut, and
+sparse training with what it has when a third of the scales is gone; the others with the network. Top-1 of the first
+2,000 test images, by which epochs are measured (`--eval`), and of the others.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from click.testing import CliRunner
+from rich.console import Console
+from rich.table import Table
+
+import prunegraph as pg
+from benchmarks.tasks import ROOT, fashion, outputs
+from prunegraph.cli import main as prunegraph
+from prunegraph.graph.model import Graph
+from prunegraph.operators import is_batch_normalization
+
+MODEL = ROOT / "fixtures" / "fashion_resnet.onnx"
+
+SEEDS = (0, 1, 2)
+
+COUNT, JUDGED = 2000, 2000
+
+#: Methods, and what each is told beside the defaults.
+METHODS = {
+    "plain": "",
+    "sparse": "",
+    "gfr": "--macs 0.5",
+    "gfr:light=true": "--macs 0.5",
+    "cycles": "--macs 0.5",
+    "joint": "--macs 0.5",
+}
+
+
+def accuracy(graph: Graph) -> float:
+    """Top-1 in percent of the test images by which no epoch was measured."""
+    images, labels = (part[JUDGED:] for part in fashion("t10k"))
+    return 100 * float((outputs(graph, images, 500).argmax(1) == labels).mean())
+
+
+def nothing_left(graph: Graph) -> str:
+    """Percent of all scales of BatchNormalization below a hundredth of the largest."""
+    names = [node.inputs[1] for node in graph.nodes if is_batch_normalization(node)]
+    if not names:
+        return ""
+    scales = np.concatenate([abs(graph.weights[name].read()) for name in names])
+    return f"{100 * (scales < scales.max() / 100).mean():.1f}"
+
+
+def main() -> None:
+    images, labels = fashion("train")
+    tests, answers = (part[:JUDGED] for part in fashion("t10k"))
+    table = Table(title=f"defaults, {COUNT:,} labelled images, top-1 in percent")
+    for name in (
+        "seed",
+        "method",
+        "start",
+        "behind the cut",
+        "end",
+        "end, 8,000 others",
+        "small scales, %",
+    ):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    start = pg.load(MODEL)
+    seeds = [int(word) for word in sys.argv[2:] if word.isdecimal()] or SEEDS
+    wanted = [word for word in sys.argv[2:] if word in METHODS] or list(METHODS)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        np.savez(folder / "e.npz", image=tests, labels=answers.astype(np.int64))
+        for seed in seeds:
+            chosen = np.random.default_rng(100 + seed).permutation(len(images))[:COUNT]
+            np.savez(
+                folder / "d.npz",
+                image=images[chosen],
+                labels=labels[chosen].astype(np.int64),
+            )
+            for method in wanted:
+                line = (
+                    f"train {MODEL} -o {folder}/out.onnx --data {folder}/d.npz --original {MODEL} --seed {seed} "
+                    f"--eval {folder}/e.npz --method {method} --json {folder}/run.json --force {METHODS[method]}"
+                )
+                done = CliRunner().invoke(prunegraph, line.split())
+                if done.exit_code:
+                    raise SystemExit(f"{line}\n{done.output}")
+                run = json.loads((folder / "run.json").read_text())
+                cuts = [
+                    f"{record['metric']:.2f}"
+                    for record in run["history"]
+                    if record["stage"].startswith("prune") or "faded" in record
+                ]
+                graph = pg.load(folder / "out.onnx")
+                row = [
+                    str(seed),
+                    method,
+                    f"{accuracy(start):.2f}",
+                    cuts[-1] if cuts else "",
+                ]
+                row += [
+                    f"{run['outcome']['after']:.2f}",
+                    f"{accuracy(graph):.2f}",
+                    nothing_left(graph),
+                ]
+                print(*row, sep=" | ", flush=True)
+                table.add_row(*row)
+    Console(width=120).print(table)

@@ -1,0 +1,98 @@
+"""Tuned without labels: Fashion-MNIST's network at 30 % of its MACs, from 256 images and the network's own outputs.
+
+    python -m benchmarks.training unlabelled [SEED ...]
+
+For each seed 256 training images are drawn; with them the network is pruned and repaired (`prune --data`), then trained
+towards the outputs of the whole network (`train --original`). How that is done is chosen by what can be known without
+labels: the divergence from those outputs on 5,000 other training images. Top-1 is of the 10,000 test images.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from click.testing import CliRunner
+from rich.console import Console
+from rich.table import Table
+
+import prunegraph as pg
+from benchmarks.tasks import ROOT, fashion, fashion_accuracy, outputs
+from prunegraph.cli import main as prunegraph
+from prunegraph.graph.model import Graph
+
+MODEL = ROOT / "fixtures" / "fashion_resnet.onnx"
+
+SEEDS = (0, 1, 2)
+
+COUNT, HELD_OUT = 256, 5000
+
+#: Options of `train` besides its defaults, one row each.
+SETTINGS = ("--epochs 10 --mixup 0", "--mixup 0", "", "--augment flip,shift")
+
+
+def drawn(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images to work with, and others to choose by; none has a label."""
+    images = fashion("train")[0]
+    order = np.random.default_rng(1000 + seed).permutation(len(images))
+    return images[order[:COUNT]], images[order[COUNT : COUNT + HELD_OUT]]
+
+
+def shares(graph: Graph, images: np.ndarray) -> np.ndarray:
+    """Probabilities of the classes [n, classes]."""
+    logits = outputs(graph, images, 500)
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
+def divergence(graph: Graph, images: np.ndarray) -> tuple[float, float]:
+    """Kullback-Leibler divergence from the whole network's outputs, and percent of the classes that are the same."""
+    wanted, given = (shares(each, images) for each in (pg.load(MODEL), graph))
+    apart = (wanted * np.log((wanted + 1e-12) / (given + 1e-12))).sum(1).mean()
+    return float(apart), 100 * float((wanted.argmax(1) == given.argmax(1)).mean())
+
+
+def command(line: str) -> None:
+    """Run a command line in this process."""
+    done = CliRunner().invoke(prunegraph, line.split())
+    if done.exit_code:
+        raise SystemExit(f"{line}\n{done.output}")
+
+
+def main() -> None:
+    table = Table(title=f"{COUNT} images without labels, 30 % of the MACs left")
+    names = ("seed", "tuned", "divergence", "classes as before, %", "top-1, %", "gain")
+    for name in names:
+        table.add_column(name, justify="left" if name == "tuned" else "right")
+    seeds = [int(word) for word in sys.argv[2:]] or SEEDS
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for seed in seeds:
+            images, others = drawn(seed)
+            np.savez(folder / "images.npz", image=images)
+            command(
+                f"prune {MODEL} -o {folder}/small.onnx --macs 0.3 --data {folder}/images.npz"
+            )
+            start = 100 * fashion_accuracy(pg.load(folder / "small.onnx"))
+            rows = [("repaired only", "small")]
+            for number, options in enumerate(SETTINGS):
+                command(
+                    f"train {folder}/small.onnx -o {folder}/tuned{number}.onnx --data {folder}/images.npz "
+                    f"--original {MODEL} --seed {seed} --force {options}"
+                )
+                rows.append((options or "defaults", f"tuned{number}"))
+            for what, file in rows:
+                graph = pg.load(folder / f"{file}.onnx")
+                apart, same = divergence(graph, others)
+                top1 = 100 * fashion_accuracy(graph)
+                table.add_row(
+                    str(seed),
+                    what,
+                    f"{apart:.4f}",
+                    f"{same:.2f}",
+                    f"{top1:.2f}",
+                    f"{top1 - start:+.2f}",
+                )
+    Console(width=110).print(table)
