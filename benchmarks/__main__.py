@@ -1,4 +1,4 @@
-"""List the benchmarks, or write tables of them into the pages that show them (docs/benchmarks.md, docs/binary.md).
+"""List the benchmarks, or write tables of them into the pages of docs/ that show them.
 
     python -m benchmarks                      what there is
     python -m benchmarks write                every table of the pages anew (hours)
@@ -20,7 +20,9 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-PAGES = [FOLDER.parent / "docs" / name for name in ("benchmarks.md", "binary.md")]
+PAGES = [
+    FOLDER.parent / "docs" / name for name in ("benchmarks.md", "binary.md", "training.md")
+]
 
 #: A table of a page: the comment holds the command that prints it.
 TABLE = re.compile(
