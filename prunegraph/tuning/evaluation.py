@@ -171,7 +171,7 @@ def _write(study: Study, folder: Path) -> tuple[Metric, float, str]:
     }
     name = ""
     if study.resume:
-        told = {
+        told: dict[str, object] = {
             k: v for k, v in content.items() if k not in ("source", "metric", "dropped")
         }
         told["dropped"] = sorted(study.coupling.dropped)
