@@ -50,6 +50,9 @@ PACKAGES = ("jinja2", "vl_convert")
 #: Above so many layers the widths are also shown at a glance.
 GLANCE = 30
 
+#: Characters of a plan that a page holds at most: matrices of a rotation may have many more.
+PLAN = 500_000
+
 #: What the criterion's and the budget's settings are called on the page.
 SETTINGS = {
     "algorithm": "Criterion",
@@ -124,8 +127,7 @@ def render(
         name=Path(result.original.source).name,
         command=command,
         totals=list(_totals(result, latency)),
-        plan=plan_text(result.plan),
-        plan_link=_data_link(plan_text(result.plan)),
+        **_plan(result.plan),
         settings=settings(result.plan),
         examples=examples(result, samples),
         **_layers(result),
@@ -289,6 +291,17 @@ def _setting(value: Any) -> str:
     return (
         ", ".join(map(_setting, value)) if isinstance(value, (list, tuple)) else str(value)
     )
+
+
+def _plan(plan: Plan) -> dict[str, Any]:
+    """The plan as text and as an address; neither where it is too large for a page, and its size."""
+    text = plan_text(plan)
+    fits = len(text) <= PLAN
+    return {
+        "plan": text if fits else None,
+        "plan_link": _data_link(text) if fits else None,
+        "plan_size": _with_unit(len(text), "B"),
+    }
 
 
 def plan_text(plan: Plan) -> str:

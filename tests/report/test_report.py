@@ -144,6 +144,18 @@ def test_the_plan_makes_the_same_cut(result: pg.PruneResult) -> None:
     ) == result.model.model.SerializeToString(deterministic=True)
 
 
+def test_a_plan_that_is_too_large_is_not_in_the_page(
+    result: pg.PruneResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = len(html.plan_text(result.plan))
+    monkeypatch.setattr(html, "PLAN", size)
+    assert Page(html.render(result)).text(inside="details")
+    monkeypatch.setattr(html, "PLAN", size - 1)
+    page = Page(html.render(result))
+    assert not page.text(inside="details") and "download" not in page.source
+    assert f"The plan has {size} B" in page.text(inside="repeat")
+
+
 @pytest.mark.parametrize("layers", [5, 300])
 def test_few_and_many_layers(layers: int) -> None:
     result = prune(

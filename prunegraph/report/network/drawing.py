@@ -40,8 +40,8 @@ class Box:
     link: str = ""
 
 
-def drawing(layout: Arrangement, boxes: Sequence[Box], label: str) -> str:
-    """The picture; `boxes` are those of the vertices, `label` says to a screen reader what it is."""
+def drawing(layout: Arrangement, boxes: Sequence[Box], label: str) -> tuple[str, int]:
+    """The picture and its height; `boxes` are those of the vertices, `label` says to a screen reader what it is."""
     breaks = [_lanes(layout, column.last) for column in layout.columns]
     above = MARGIN + max((LANE * len(each) for each in breaks), default=0)
     width = max((c.start + c.width for c in layout.columns), default=0) + 2 * MARGIN
@@ -55,7 +55,7 @@ def drawing(layout: Arrangement, boxes: Sequence[Box], label: str) -> str:
         (e for e in layout.elements if e.vertex is not None), key=lambda e: (e.row, e.x)
     )
     parts += [_box(e, boxes[e.vertex]) for e in order if e.vertex is not None]
-    return "".join([*parts, "</svg>"])
+    return "".join([*parts, "</svg>"]), round(height)
 
 
 def _text(text: str) -> str:

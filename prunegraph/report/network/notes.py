@@ -67,9 +67,10 @@ class LayerNote:
 
 @dataclass(frozen=True)
 class NetworkPicture:
-    """The picture, what clicks on it show, and what its legend needs to know."""
+    """The picture with its height, what clicks on it show, and what its legend needs to know."""
 
     svg: str
+    height: int
     notes: tuple[LayerNote, ...]
     colors: int
     coupled: int
@@ -106,9 +107,12 @@ def picture(
     boxes = [content.box(vertex) for vertex in drawn.vertices]
     places = layout([box.size for box in boxes], drawn.edges)
     layers = sum(vertex.role == "layer" for vertex in drawn.vertices)
-    svg = drawing(places, boxes, f"Graph of {layers} layers; each is a link to its reasons")
+    svg, height = drawing(
+        places, boxes, f"Graph of {layers} layers; each is a link to its reasons"
+    )
     return NetworkPicture(
         svg,
+        height,
         tuple(content.notes(drawn)),
         len(set(content.hues.values())),
         len(content.hues),
