@@ -171,13 +171,13 @@ def _write(study: Study, folder: Path) -> tuple[Metric, float, str]:
     }
     name = ""
     if study.resume:
-        said: dict[str, object] = {
+        record: dict[str, object] = {
             k: v for k, v in content.items() if k not in ("source", "metric", "dropped")
         }
-        said["dropped"] = sorted(study.coupling.dropped)
+        record["dropped"] = sorted(study.coupling.dropped)
         # Its version counts as well.
-        said["runtime"] = runtime.environment()
-        name = digest(folder, said, metric)
+        record["runtime"] = runtime.environment()
+        name = digest(folder, record, metric)
     (folder / STUDY).write_bytes(pickle.dumps(content))
     measured = metrics.resolve(metric)
     with np.errstate(all="ignore"):

@@ -1,8 +1,7 @@
-"""Pruned files go on to other runtimes through these runtimes' own converters."""
+"""Pruned files go on to ncnn through its own converter."""
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -19,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 Array = np.ndarray
 
-#: Models by name, with the width of their inputs.
+#: Models by name: a fixture, and graphs of the zoo.
 MODELS = ("fashion", "torchvision__mobilenet_v2", "torchvision__resnet18")
 
 
@@ -60,33 +59,3 @@ def test_ncnn(name: str, tmp_path: Path) -> None:
     status, values = extractor.extract("out0")
     assert status == 0
     assert np.abs(np.array(values) - expected[0]).max() <= 1e-3 * np.abs(expected).max()
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_litert(name: str, tmp_path: Path) -> None:
-    """By onnx2tf, which pins older versions of what this project needs: a program in an environment of its own."""
-    program = shutil.which("onnx2tf")
-    if program is None:
-        pytest.skip("onnx2tf is not installed (in an environment of its own, on the PATH)")
-    path, inputs, expected = pruned(name, tmp_path)
-    run(program, "-i", path.name, "-o", "out", "-b", "1", "-n", folder=tmp_path)
-    python = Path(program).resolve().with_name("python")
-    image = next(iter(inputs.values()))
-    np.save(tmp_path / "image.npy", image.transpose(0, 2, 3, 1))
-    (tmp_path / "run.py").write_text(LITERT)
-    run(str(python), "run.py", folder=tmp_path)
-    values = np.load(tmp_path / "values.npy")
-    assert np.abs(values - expected).max() <= 1e-3 * np.abs(expected).max()
-
-
-#: Runs a file of LiteRT on an image; a program of onnx2tf's environment.
-LITERT = """
-import numpy as np
-from ai_edge_litert.interpreter import Interpreter
-
-model = Interpreter("out/half_float32.tflite")
-model.allocate_tensors()
-model.set_tensor(model.get_input_details()[0]["index"], np.load("image.npy"))
-model.invoke()
-np.save("values.npy", model.get_tensor(model.get_output_details()[0]["index"]))
-"""
