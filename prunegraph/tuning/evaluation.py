@@ -171,13 +171,13 @@ def _write(study: Study, folder: Path) -> tuple[Metric, float, str]:
     }
     name = ""
     if study.resume:
-        told: dict[str, object] = {
+        described: dict[str, object] = {
             k: v for k, v in content.items() if k not in ("source", "metric", "dropped")
         }
-        told["dropped"] = sorted(study.coupling.dropped)
+        described["dropped"] = sorted(study.coupling.dropped)
         # Its version counts as well.
-        told["runtime"] = runtime.environment()
-        name = digest(folder, told, metric)
+        described["runtime"] = runtime.environment()
+        name = digest(folder, described, metric)
     (folder / STUDY).write_bytes(pickle.dumps(content))
     measured = metrics.resolve(metric)
     with np.errstate(all="ignore"):
