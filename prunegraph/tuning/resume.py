@@ -103,7 +103,8 @@ def _read(path: Path, study: str) -> Iterator[tuple[Key, float]]:
 def _is_cut_off(line: str) -> bool:
     """Tell whether a line begins as one of these and does not end."""
     start = json.dumps({"format": FORMAT})[:-1]
-    return line[: len(start)] == start[: len(line)] and not line.endswith("}")
+    opened = line.count("{") > line.count("}")
+    return line[: len(start)] == start[: len(line)] and (opened or not line.endswith("}"))
 
 
 def digest(folder: Path, content: Mapping[str, Any], metric: str | CustomMetric) -> str:
