@@ -103,8 +103,13 @@ def _read(path: Path, study: str) -> Iterator[tuple[Key, float]]:
 def _is_cut_off(line: str) -> bool:
     """Tell whether a line begins as one of these and does not end."""
     start = json.dumps({"format": FORMAT})[:-1]
-    opened = line.count("{") > line.count("}")
-    return line[: len(start)] == start[: len(line)] and (opened or not line.endswith("}"))
+    if line[: len(start)] != start[: len(line)]:
+        return False
+    try:
+        json.loads(line)
+    except ValueError:
+        return True
+    return False
 
 
 def digest(folder: Path, content: Mapping[str, Any], metric: str | CustomMetric) -> str:
