@@ -17,6 +17,7 @@ from prunegraph.errors import ExactnessError, ModelError
 from prunegraph.graph.onnx_io import from_model
 from prunegraph.ops import rule as rules
 from prunegraph.ops.pattern import by_pattern
+from prunegraph.proof import verify
 from prunegraph.proof.models import Models
 from tests.builders import Builder, residual_net
 from tests.oracle import prove, random_plan
@@ -72,6 +73,60 @@ def test_outputs_that_do_not_react_are_not_a_proof() -> None:
 
     with pytest.raises(ExactnessError):
         pg.verify(graph, plan, spoiled(pruned, change))
+
+
+def steep() -> pg.Graph:
+    """Half of the places that a Sigmoid reads are 0, the others around a thousand million."""
+    b = Builder()
+    x = b.relu(b.conv(b.input("n", 3, 8, 8), 3, 8, name="a"))
+    half = np.zeros((1, 1, 8, 8), np.float32)
+    half[..., :4] = 1e9
+    read = b.op("Mul", b.conv(x, 8, 8, name="b", bias=False), b.const(half), name="read")
+    return b.graph(b.op("Sigmoid", read, name="steep"))
+
+
+def shifted(by: float) -> Callable[[onnx.ModelProto], None]:
+    """Add a number to what the Sigmoid reads."""
+
+    def change(model: onnx.ModelProto) -> None:
+        nodes = model.graph.node
+        index = next(i for i, node in enumerate(nodes) if node.name == "read")
+        nodes[index].output[0] = "read.before"
+        value = onnx.numpy_helper.from_array(np.float32(by), "by")
+        model.graph.initializer.append(value)
+        added = onnx.helper.make_node("Add", ["read.before", "by"], ["read.out"], "shift")
+        nodes.insert(index + 1, added)
+
+    return change
+
+
+def test_what_turns_with_rounding_is_judged_by_what_its_activation_reads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rounding of thousands turns a Sigmoid from one end to the other: here a shift by less than the proof allows."""
+    graph = steep()
+    plan = random_plan(pg.analyze(graph))
+    pruned = pg.apply(graph, plan)
+    # In a default session the original does not turn, as it has not been shifted.
+    monkeypatch.setattr(verify._Comparison, "_check_default", lambda self, expected: None)
+    proof = pg.verify(graph, plan, spoiled(pruned, shifted(300.0)))
+    assert "1 of 1 outputs turn with the rounding" in str(proof)
+    assert {"read.out", "b.out"} <= {d.name for d in proof.differences}
+    with pytest.raises(ExactnessError):
+        pg.verify(graph, plan, spoiled(pruned, shifted(1e6)))
+
+
+def test_another_activation_is_no_rounding() -> None:
+    graph = steep()
+    plan = random_plan(pg.analyze(graph))
+
+    def change(model: onnx.ModelProto) -> None:
+        node = next(node for node in model.graph.node if node.name == "steep")
+        node.op_type = "HardSigmoid"
+        node.attribute.append(onnx.helper.make_attribute("beta", 0.25))
+
+    with pytest.raises(ExactnessError):
+        pg.verify(graph, plan, spoiled(pg.apply(graph, plan), change))
 
 
 def test_a_model_that_takes_batch_one_only() -> None:
