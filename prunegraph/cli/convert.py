@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import click
 
-from prunegraph.cli.command import Section, option
 from prunegraph.cli.console import check_json, console, stages, write_json
 from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
-    LAYER,
     data_option,
     dtype_option,
+    float_option,
     json_option,
     model_argument,
     output_option,
@@ -31,15 +30,7 @@ from prunegraph.cli.recipe import Writes
 @output_option("Where the ONNX model goes.")
 @dtype_option("Floats of 16 bits: the graph in float16, or its weights in bfloat16.")
 @data_option("With --dtype: inputs on which ranges and the error are measured.")
-@option(
-    Section.METHOD,
-    "--float",
-    "float_layers",
-    type=LAYER,
-    multiple=True,
-    metavar="LAYER",
-    help="With --dtype: stays in float32, a layer, module or pattern (repeatable).",
-)
+@float_option("With --dtype: stays in float32, a layer, module or pattern (repeatable).")
 @json_option()
 @reading_options
 def convert(

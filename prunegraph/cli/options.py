@@ -313,6 +313,11 @@ target_option = shared(Section.METHOD, "--target", show_default=True)
 rank_option = shared(Section.REMOVE, "--rank", metavar="RULE")
 
 
+float_option = shared(
+    Section.METHOD, "--float", "float_layers", type=LAYER, multiple=True, metavar="LAYER"
+)
+
+
 # What is chosen, and how.
 
 keep_option = shared(

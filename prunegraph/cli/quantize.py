@@ -13,10 +13,10 @@ from prunegraph.cli.command import Section, option
 from prunegraph.cli.console import check_json, console, stages, write_json
 from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
-    LAYER,
     METRICS,
     READ,
     data_option,
+    float_option,
     json_option,
     metric_option,
     model_argument,
@@ -103,15 +103,7 @@ def read_ranges(path: str) -> dict[str, Any]:
     type=click.Choice(["cpu", "native", "tensorrt", "openvino", "qnn"]),
     default="cpu",
 )
-@option(
-    Section.METHOD,
-    "--float",
-    "float_layers",
-    type=LAYER,
-    multiple=True,
-    metavar="LAYER",
-    help="Stays in float: a name, first or last.",
-)
+@float_option("Stays in float: a name, first or last.")
 @option(
     Section.METHOD,
     "--fastest",

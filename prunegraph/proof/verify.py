@@ -240,10 +240,10 @@ class _Comparison:
 
     def _is_same_activation(self, name: str) -> bool:
         """Tell whether both graphs make an output by the same flat activation of a value that both have."""
-        made = {output: node for node in self.pruned.nodes for output in node.outputs}
-        if name not in self.graph.producer or name not in made:
+        created = {output: node for node in self.pruned.nodes for output in node.outputs}
+        if name not in self.graph.producer or name not in created:
             return False
-        first, second = self.graph.nodes[self.graph.producer[name]], made[name]
+        first, second = self.graph.nodes[self.graph.producer[name]], created[name]
         return (
             info(first).is_flat
             and (first.domain, first.op) == (second.domain, second.op)

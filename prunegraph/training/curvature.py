@@ -77,7 +77,8 @@ class Curvature:
     def _known(self) -> dict[str, Array]:
         try:
             return self._measured()
-        except (ModelError, RuntimeError) as error:
+        except (ModelError, RuntimeError, TypeError) as error:
+            # PyTorch has no text, and not every operator.
             self.progress(f"curvature is not measured: {str(error).splitlines()[0]}")
             return {}
 
@@ -116,10 +117,12 @@ class _Run:
 
     def products(self, batch: Mapping[str, Array]) -> dict[str, Tensor]:
         """Products of the gradients at layers' outputs, summed over samples and positions, by layer name."""
+        # Inputs and weights may be outputs as well: nothing that a layer makes reaches them.
+        computed = [name for name in self.graph.outputs if name in self.graph.producer]
         names = [node.outputs[0] for node in self.layers]
         feed = {name: to_torch(array) for name, array in batch.items()}
         with torch.enable_grad():
-            values = self.module.values([*names, *self.graph.outputs], feed)
+            values = self.module.values([*names, *computed], feed)
             reached = [n for n in self.layers if _has_gradient(values[n.outputs[0]])]
             projection = self._projection(values, batch)
             if projection is None or not reached:
@@ -140,8 +143,8 @@ class _Run:
         """A random projection of the outputs, a number; None of outputs without gradients."""
         parts = []
         for name in self.graph.outputs:
-            output = values[name]
-            if not _has_gradient(output):
+            output = values.get(name)
+            if output is None or not _has_gradient(output):
                 continue
             make = _of_words if self.is_words else _of_values
             weights = make(output, self.random)

@@ -25,6 +25,7 @@ from prunegraph.preview import preview
 from prunegraph.runtime.data import Data
 from tests.builders import Builder, residual_net
 from tests.commands import cli
+from tests.latency.counting import count_instead_of_time
 from tests.paths import FIXTURES
 
 MODEL = str(FIXTURES / "fashion_resnet.onnx")
@@ -163,7 +164,10 @@ def test_without_dry_run_an_output_is_needed() -> None:
     assert "Missing option '-o'" in done.output
 
 
-def test_latency_is_estimated_from_layers_that_were_timed(tmp_path: Path) -> None:
+def test_latency_is_estimated_from_layers_that_were_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count_instead_of_time(monkeypatch)
     graph = residual_net()
     before = preview(graph, budget=pg.Budget(macs=0.5), round_to=1)
     assert before.latency is None

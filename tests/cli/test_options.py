@@ -17,6 +17,7 @@ from tests.paths import ROOT
 DIFFERENT = {
     "--cluster": "a Dask scheduler of sweeps; how source-004 tells weak filters",
     "--method": "each command has its own methods",
+    "--runtime": "where models are measured, but for binarize: what their layers run in",
     "--ratio": "prune takes auto too, training a number alone",
 }
 
@@ -33,8 +34,10 @@ OWN_HELP = {
     "--checkpoint",
     "--data",
     "--dry-run",
+    "--dtype",
     "--epochs",
     "--eval",
+    "--float",
     "--keep",
     "--latency",
     "--lr",

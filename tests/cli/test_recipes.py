@@ -214,7 +214,7 @@ STEP = HEAD + '[[step]]\ncommand = "decompose"\nmodel = "net.onnx"\noutput = "ou
         ),
         (STEP + "save-recipe = 'x'\n", "unknown option 'save-recipe'"),
         (STEP + 'method = "tucker"\n', "'tucker' is not one of 'tucker2'"),
-        (STEP + 'round-to = "many"\n', "'many' is not a valid integer"),
+        (STEP + 'round-to = "many"\n', "'many' is neither a number nor one of"),
         (STEP + "round-to = true\n", "'round-to' must be text or a number"),
         (STEP + "macs = [0.5, 0.6]\n", "'macs' must be one value, not a list"),
         (STEP + "macs = 1979-05-27\n", "'macs' must be text, a number"),

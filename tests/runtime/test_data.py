@@ -17,6 +17,7 @@ from prunegraph.graph.model import Graph
 from prunegraph.graph.onnx_io import from_model
 from prunegraph.measuring.compare import compare
 from prunegraph.runtime.data import Data, random_inputs, read_data
+from prunegraph.runtime.runtimes import find
 from prunegraph.runtime.session import run, run_values, session
 from prunegraph.runtime.statistics import Statistics
 from tests.builders import Builder
@@ -265,7 +266,7 @@ def test_outputs_with_samples_on_another_axis_are_compared_batch_by_batch() -> N
     arrays = voice_samples(100)
     wanted, output = (run(session(g), arrays) for g in (graph, from_model(model)))
     result = compare(
-        graph, from_model(model), data=Data.of(arrays), runs=1, threads=1, seed=0
+        graph, from_model(model), data=Data.of(arrays), runs=1, seed=0, runtime=find()
     )
     for name, a, b in zip(graph.outputs, wanted, output, strict=True):
         assert result.differences[name][0] == pytest.approx(np.abs(a - b).max(), rel=1e-4)
