@@ -22,7 +22,13 @@ from prunegraph.frontends.outputs import beside, check_name, is_symbol
 from prunegraph.graph.model import Graph
 from prunegraph.keywords import takes_options
 from prunegraph.latency.measured import Selected, runtime_of
-from prunegraph.pipeline import PruneResult, check_quantize, choose, finish
+from prunegraph.pipeline import (
+    PruneResult,
+    check_quantize,
+    choose,
+    error_metrics,
+    finish,
+)
 from prunegraph.preparation import Preparer, kept_tokens
 from prunegraph.proof.factors import prove_factors
 from prunegraph.quantization.precision import check_dtype, to_dtype
@@ -150,13 +156,15 @@ def select(
         UnknownNameError: no such algorithm, allocation, option, layer, runtime or device.
         OptionError: an option of the algorithm or allocation has a value it cannot have.
     """
+    choice = SelectionOptions(**options)
     samples = Data.of(data) if data is not None else None
     if statistics is None and samples is not None:
-        statistics = Statistics(model, samples)
+        metrics = error_metrics(model, samples, choice)
+        statistics = Statistics(model, samples, metrics=metrics)
     repair = repairs.find(None, statistics.data if statistics else None, model)
     return choose(
         coupling or analyze(model),
-        SelectionOptions(**options),
+        choice,
         statistics,
         gradients,
         repair.name,

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 from prunegraph.coupling.sample import full_cost
@@ -14,8 +13,7 @@ from prunegraph.decoders.vocabulary import read_ids, shrink
 from prunegraph.errors import ExactnessError, OptionError
 from prunegraph.execution import proof_batches
 from prunegraph.graph.model import Graph
-from prunegraph.options import base_name
-from prunegraph.pipeline import PruneResult
+from prunegraph.pipeline import PruneResult, error_metrics
 from prunegraph.rewriting.vocabulary import Vocabulary
 from prunegraph.rotation.run import (
     Rotated,
@@ -23,17 +21,12 @@ from prunegraph.rotation.run import (
     is_small_enough,
     obstacle,
     rotated,
-    weight_bytes,
 )
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.statistics import ErrorMetrics
 from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.plan import KeptTokens
 from prunegraph.selection.rotation import Rotation
-
-#: Curvature is measured of models whose weights take at most as many bytes: PyTorch holds a copy of them, and what a
-#: backward pass needs. (A language model of 655 MB was not better for it: perplexity 102.1 for 100.3.)
-MOST = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -139,7 +132,9 @@ class Preparer:
             ExactnessError: it should always be rotated, and the proof failed.
         """
         graph, is_asked = ready.graph, when == "always"
-        metrics = partial(self.error_metrics, choice)
+        metrics = partial(
+            error_metrics, samples=self.samples, choice=choice, progress=self.progress
+        )
         reason = obstacle(graph, has_gradients=has_gradients)
         if is_asked and reason:
             raise OptionError(f"{graph.source} cannot be rotated: {reason}")
@@ -157,24 +152,6 @@ class Preparer:
                 raise
             self.progress("the proof of the rotation failed, going on without")
             return replace(ready, metrics=metrics(graph))
-
-    def error_metrics(self, choice: SelectionOptions, graph: Graph) -> ErrorMetrics | None:
-        """What errors of a graph's layers do at the outputs, if the choice of channels asks for it and it can be had.
-
-        Nothing is computed before somebody asks.
-        """
-        algorithm = choice.resolved(self.samples is not None).algorithm
-        if (
-            self.samples is None
-            or choice.curvature == "never"
-            or base_name(algorithm or "") != "obs"
-            or find_spec("torch") is None
-            or weight_bytes(graph) > MOST
-        ):
-            return None
-        from prunegraph.training.curvature import Curvature
-
-        return Curvature(graph, self.samples, self.progress)
 
 
 def kept_tokens(

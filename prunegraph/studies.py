@@ -21,7 +21,7 @@ from prunegraph.graph.model import Graph
 from prunegraph.keywords import takes_options
 from prunegraph.latency.measured import Selected, runtime_of
 from prunegraph.measuring.metrics import Named, portable
-from prunegraph.pipeline import PruneResult, finish, ranking
+from prunegraph.pipeline import PruneResult, error_metrics, finish, ranking
 from prunegraph.recovery import repairs
 from prunegraph.runtime.data import Data, Samples
 from prunegraph.runtime.statistics import Statistics
@@ -101,7 +101,9 @@ def sensitivity(
     )
     with trials(study) as measured:
         progress("score")
-        ranked = rank(coupling, choice, Statistics(graph, samples, progress=progress))
+        metrics = error_metrics(graph, samples, choice, progress)
+        statistics = Statistics(graph, samples, progress=progress, metrics=metrics)
+        ranked = rank(coupling, choice, statistics)
         return sensitivities.measure(measured, ranked, ratios, bound.name, progress)
 
 
@@ -202,7 +204,8 @@ def search(
     )
     with trials(study) as measured:
         progress("score")
-        statistics = Statistics(graph, samples, progress=progress)
+        metrics = error_metrics(graph, samples, choice, progress)
+        statistics = Statistics(graph, samples, progress=progress, metrics=metrics)
         ranked = ranking(coupling, choice, statistics, bound.name, progress, jobs, cluster)
         match = find(measured, ranked, goal, progress)
     how = ExecutionOptions(

@@ -20,6 +20,7 @@ from prunegraph.errors import ModelError
 from prunegraph.graph.linear import is_linear
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.shapes import shape_info
+from prunegraph.measuring.seen import are_probabilities
 from prunegraph.operators import info
 from prunegraph.ops.cost import cost
 from prunegraph.runtime.data import Data
@@ -36,6 +37,9 @@ SAMPLES, FEW, WORK = 256, 8, 2e11
 
 #: Layers with more outputs than this are left out.
 MAX_OUTPUTS = 4096
+
+#: Probabilities below this count as if they were that.
+RAREST = 1e-3
 
 #: Bytes of values that are kept for a backward pass.
 KEEP = 2**29
@@ -77,8 +81,7 @@ class Curvature:
     def _known(self) -> dict[str, Array]:
         try:
             return self._measured()
-        except (ModelError, RuntimeError, TypeError) as error:
-            # PyTorch has no text, and not every operator.
+        except (ModelError, RuntimeError) as error:
             self.progress(f"curvature is not measured: {str(error).splitlines()[0]}")
             return {}
 
@@ -88,9 +91,10 @@ class Curvature:
         run = _Run(graph, layers, find_mask(graph, data.mask_input))
         count = int(np.clip(WORK / max(cost(graph).macs, 1), FEW, SAMPLES))
         size = min(batch_size(graph, data, run.values, KEEP), count)
+        chosen = data.head(max(count, size))
         total: dict[str, Tensor] = {}
-        for index, batch in enumerate(data.head(max(count, size)).batches(graph, size)):
-            self.progress(f"curvature: batch {index + 1} of {-(-count // size)}")
+        for index, batch in enumerate(chosen.batches(graph, size)):
+            self.progress(f"curvature: batch {index + 1} of {-(-chosen.samples // size)}")
             for name, product in run.products(batch).items():
                 total[name] = total[name] + product if name in total else product
         result = {name: each.double().numpy() for name, each in total.items()}
@@ -120,7 +124,10 @@ class _Run:
         # Inputs and weights may be outputs as well: nothing that a layer makes reaches them.
         computed = [name for name in self.graph.outputs if name in self.graph.producer]
         names = [node.outputs[0] for node in self.layers]
-        feed = {name: to_torch(array) for name, array in batch.items()}
+        try:
+            feed = {name: to_torch(array) for name, array in batch.items()}
+        except TypeError as error:
+            raise ModelError(f"PyTorch does not take an input: {error}") from error
         with torch.enable_grad():
             values = self.module.values([*names, *computed], feed)
             reached = [n for n in self.layers if _has_gradient(values[n.outputs[0]])]
@@ -194,11 +201,7 @@ def _of_values(output: Tensor, random: torch.Generator) -> Tensor:
     """Normal numbers, relative to an output's variation; to that of probabilities where it holds these."""
     known = output.detach()
     result = torch.randn(known.shape, generator=random)
-    if (
-        known.dim() > 1
-        and bool((known >= 0).all())
-        and bool(((known.sum(dim=-1) - 1).abs() < 1e-3).all())
-    ):
-        return result / known.clamp(min=1e-3).sqrt()
-    varies = float(known.float().std(dim=0).square().sum()) if len(known) > 1 else 0.0
-    return result / max(varies, 1e-12) ** 0.5
+    if known.dim() > 1 and are_probabilities(known.numpy()):
+        return result / known.clamp(min=RAREST).sqrt()
+    varies = known.float().var(dim=0).sum() if len(known) > 1 else torch.ones(())
+    return result / varies.clamp(min=torch.finfo(torch.float32).tiny).sqrt()
