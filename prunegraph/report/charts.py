@@ -109,21 +109,23 @@ def widths(rows: Sequence[LayerRow]) -> str:
     )
 
 
+#: One thin column a layer.
+_LAYERS = {
+    "field": "index",
+    "type": "ordinal",
+    "title": "layers, from input to output",
+    "scale": {"paddingInner": 0.15, "paddingOuter": 0},
+    "axis": {"labels": False},
+}
+
+
 def profile(rows: Sequence[LayerRow]) -> str:
     """The same widths at a glance: one thin column a layer, in the order of the graph."""
     values = _width_values(rows)
     spec = {
         **_frame(170),
         "data": {"values": values},
-        "encoding": {
-            "x": {
-                "field": "index",
-                "type": "ordinal",
-                "title": "layers, from input to output",
-                "scale": {"paddingInner": 0.15, "paddingOuter": 0},
-                "axis": {"labels": False},
-            },
-        },
+        "encoding": {"x": _LAYERS},
         "layer": [
             _bar(
                 "var(--before)",
@@ -217,15 +219,7 @@ def noise(rows: Sequence[tuple[str, LayerReport]]) -> str | None:
     spec = {
         **_frame(190),
         "data": {"values": values},
-        "encoding": {
-            "x": {
-                "field": "index",
-                "type": "ordinal",
-                "title": "layers, from input to output",
-                "scale": {"paddingInner": 0.15, "paddingOuter": 0},
-                "axis": {"labels": False},
-            },
-        },
+        "encoding": {"x": _LAYERS},
         "layer": [
             _bar(color, {"y": y, "description": {"field": "tip"}}, only)
             for color, only in (

@@ -47,12 +47,6 @@ def address() -> Iterator[str]:
         yield cluster.scheduler_address
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "number").write_text("10")
-    return tmp_path
-
-
 def test_results_and_errors(address: str, folder: Path) -> None:
     with pool(adder, folder, cluster=address) as workers:
         assert workers.width == 2

@@ -40,12 +40,6 @@ def adder(folder: Path) -> Callable[[object], object]:
     return work
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "number").write_text("10")
-    return tmp_path
-
-
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_results_in_order_and_the_folder_opened_once_a_worker(
     folder: Path, jobs: int

@@ -16,12 +16,11 @@ from prunegraph.measuring.latency import Stopwatch
 from prunegraph.ops.cost import cost
 from prunegraph.runtime.data import random_inputs
 from prunegraph.runtime.runtimes import OnnxRuntime, OpenVino, find
-from prunegraph.selection.budget import Budget
 from prunegraph.tuning.sensitivity import Sensitivity
 from tests.builders import Builder, residual_net
-from tests.latency.counting import count_instead_of_time
 from tests.paths import FIXTURES
 from tests.random_graphs import draw_graph
+from tests.runtime.budgets import pruned_in
 
 pytest.importorskip("openvino", reason="the extra [openvino] is not installed")
 
@@ -119,18 +118,9 @@ def test_kernels_of_a_profiled_model() -> None:
 def test_a_latency_budget_is_met_there(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    count_instead_of_time(monkeypatch)
-    monkeypatch.setenv("PRUNEGRAPH_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "small.onnx"
-    result = pg.prune(
-        residual_net(width=32),
-        out,
-        budget=Budget(latency=0.6),
-        round_to=1,
-        runtime="openvino",
-    )
-    assert result.latency is not None
-    assert (result.latency.runtime, result.latency.provider) == ("openvino", "CPU")
+    result = pruned_in("openvino", out, monkeypatch)
+    assert result.latency.provider == "CPU"
     assert result.latency.kept == pytest.approx(
         cost(result.model).macs / result.before.macs
     )

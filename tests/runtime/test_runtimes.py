@@ -24,6 +24,7 @@ from prunegraph.runtime.session import default_threads
 from prunegraph.selection.budget import Budget
 from tests.builders import residual_net
 from tests.latency.counting import count_instead_of_time
+from tests.runtime.budgets import pruned_in
 
 
 class Abacus:
@@ -100,18 +101,9 @@ def test_figures_of_onnx_runtime_are_kept_as_before() -> None:
 def test_a_latency_budget_is_met_in_the_runtime_that_is_asked_for(
     abacus: type[Abacus], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    count_instead_of_time(monkeypatch)
-    monkeypatch.setenv("PRUNEGRAPH_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "small.onnx"
-    result = pg.prune(
-        residual_net(width=32),
-        out,
-        budget=Budget(latency=0.6),
-        round_to=1,
-        runtime="abacus",
-    )
-    assert result.latency is not None
-    assert (result.latency.runtime, result.latency.provider) == ("abacus", "wood")
+    result = pruned_in("abacus", out, monkeypatch)
+    assert result.latency.provider == "wood"
     assert result.plan.provenance["runtime"] == "abacus"
     assert result.plan.provenance["latency"]["runtime"] == "abacus"
     assert str(out) in abacus.opened  # and the written file
