@@ -26,6 +26,7 @@ from prunegraph.data.samples import Samples8, Work, decode
 from prunegraph.errors import DataError
 from prunegraph.runtime.layout import LABELS, Batch, Layout, Shape
 from prunegraph.runtime.sources import CHUNK
+from prunegraph.runtime.workers import stopped_quietly
 
 #: Seconds of decoding from which on workers are worth their start.
 WORTH = 10
@@ -224,7 +225,8 @@ class ImageSource:
                 yield _result(*ahead.popleft())
                 submit(1)
         finally:
-            pool.shutdown(wait=True, kill_workers=True)
+            with stopped_quietly():
+                pool.shutdown(wait=True, kill_workers=True)
 
     def _wanted(self, seconds: float) -> int:
         """Worker processes for so much work; none in a process that is a worker itself."""

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from prunegraph.errors import ClusterError, MissingExtraError, PrunegraphError
 from prunegraph.runtime.session import default_threads
+from prunegraph.runtime.workers import stopped_quietly
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -245,7 +246,7 @@ class _Processes:
 
 def _close(values: Generator[Any, None, None]) -> None:
     """Stop what still runs after an error, or when nobody wants more; joblib warns of the work that is lost."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), stopped_quietly():
         warnings.simplefilter("ignore", UserWarning)
         values.close()
 

@@ -73,8 +73,6 @@ def test_an_error_stops_what_still_runs(folder: Path) -> None:
     assert not (folder / "finished").exists()
 
 
-# A process that is stopped in the middle of its work may take its entry along before loky's thread looks for it.
-@pytest.mark.filterwarnings("ignore:Exception in thread ExecutorManagerThread")
 def test_results_that_nobody_wants_any_more_are_not_waited_for(folder: Path) -> None:
     with pool(adder, folder, jobs=2) as workers:
         results = workers.map([1, "slow", "slow"])
