@@ -29,6 +29,12 @@ VOCABULARY = 4096
 #: Positions at which scores of words are compared.
 POSITIONS = 128
 
+#: Share of all probability that the words have which are looked at: the rest is most of a vocabulary.
+LIKELY = 0.999
+
+#: Scores that rise by more count as if they rose by that: its exponential is still a number of single precision.
+LARGEST = 80
+
 #: How far a row of probabilities may be from a sum of 1.
 SUM = 1e-3
 
@@ -98,45 +104,64 @@ class Reference:
             yield Seen({}, first, second)
 
     def _divergence(self, last: Node, version: Version) -> float:
-        """The mean divergence of words' probabilities from the original's, in nats; as `metrics.kl`, in one pass.
+        """The mean divergence of words' probabilities from the original's, in nats; as `metrics.kl` says it.
 
-        The original's probabilities are computed once.
+        With p the original's probabilities and d what scores differ by, it is log(sum p exp(d - sum p d)). Words that
+        hardly ever come (`LIKELY`) are left out.
         """
-        matrix, shift = self._layer
+        words, name = self._words, self.judge.wanted[0]
+        rows = _positions(version.values.get(name, self.expected[name]))
         if last.index in version.nodes:
             revision = version.revise({last.index})
-            matrix = revision.matrix(last)[0].astype(np.float32)
-            shift = revision.intercept(last).astype(np.float32)
-        name = self.judge.wanted[0]
-        rows = _positions(version.values.get(name, self.expected[name]))
-        chances, logs = self._chances
-        lost = logs - _scores(rows, matrix, shift)
-        return float(np.einsum("pw,pw->p", chances, lost).mean(dtype=np.float64))
+            moved = revision.matrix(last)[0][:, words.chosen].astype(np.float32)
+            shift = revision.intercept(last)[words.chosen].astype(np.float32)
+            moves = rows @ moved + shift - words.scores
+        else:
+            moves = (rows - words.rows) @ words.matrix
+        # What all words of a position move by says nothing, and would be most of what is rounded.
+        moves -= np.einsum("pw,pw->p", words.chances, moves)[:, None]
+        np.exp(np.minimum(moves, LARGEST, out=moves), out=moves)
+        moves -= 1
+        gained = np.einsum("pw,pw->p", words.chances, moves)
+        return float(np.log1p(gained).mean(dtype=np.float64))
 
     @cached_property
-    def _layer(self) -> tuple[Array, Array]:
-        """The original's last layer: its matrix [inputs, words] and intercept [words], in single precision."""
-        assert self.judge.last is not None
-        layer = linear.LinearLayer(self.judge.graph, self.judge.last)
-        matrix = linear.scaled_matrix(self.judge.graph, self.judge.last)[0]
-        return matrix.astype(np.float32), layer.vector().astype(np.float32)
+    def _words(self) -> Words:
+        graph, last = self.judge.graph, self.judge.last
+        assert last is not None
+        layer = linear.LinearLayer(graph, last)
+        matrix = linear.scaled_matrix(graph, last)[0].astype(np.float32)
+        rows = _positions(self.expected[self.judge.wanted[0]])
+        scores = rows @ matrix + layer.vector().astype(np.float32)
+        chances = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        chances /= chances.sum(axis=-1, keepdims=True, dtype=np.float64).astype(np.float32)
+        common = chances.mean(axis=0, dtype=np.float64)
+        order = np.argsort(-common, kind="stable")
+        count = int(np.searchsorted(np.cumsum(common[order]), LIKELY)) + 1
+        chosen = np.sort(order[:count])
+        chances = chances[:, chosen]
+        chances /= chances.sum(axis=-1, keepdims=True)
+        narrow = np.ascontiguousarray(matrix[:, chosen])
+        return Words(chosen, rows, narrow, scores[:, chosen], chances)
 
-    @cached_property
-    def _chances(self) -> tuple[Array, Array]:
-        """Probabilities of the original's words and their logarithms [positions, words]."""
-        logs = _scores(_positions(self.expected[self.judge.wanted[0]]), *self._layer)
-        return np.exp(logs), logs
 
+@dataclass(frozen=True)
+class Words:
+    """What the original says of the words that come at all.
 
-def _scores(rows: Array, matrix: Array, shift: Array) -> Array:
-    """Logarithms of words' probabilities [positions, words]."""
-    scores = rows.astype(np.float32) @ matrix
-    scores += shift
-    scores -= scores.max(axis=-1, keepdims=True)
-    scores -= np.log(np.exp(scores).sum(axis=-1, keepdims=True, dtype=np.float64)).astype(
-        np.float32
-    )
-    return scores
+    Args:
+        chosen: their numbers.
+        rows: what the last layer reads [positions, inputs].
+        matrix: the last layer's [inputs, words].
+        scores: what it makes of the rows [positions, words].
+        chances: probabilities among them [positions, words].
+    """
+
+    chosen: Array
+    rows: Array
+    matrix: Array
+    scores: Array
+    chances: Array
 
 
 def judged_by(graph: Graph, shapes: Mapping[str, Shape]) -> Judge:
@@ -167,7 +192,7 @@ def _positions(rows: Sequence[Array]) -> Array:
     """Some rows [positions, inputs], evenly from all batches."""
     flat = np.concatenate([each.reshape(-1, each.shape[-1]) for each in rows])
     chosen = np.linspace(0, len(flat) - 1, min(POSITIONS, len(flat))).astype(np.int64)
-    result: Array = flat[chosen]
+    result: Array = flat[chosen].astype(np.float32, copy=False)
     return result
 
 
