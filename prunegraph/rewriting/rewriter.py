@@ -9,6 +9,7 @@ it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 
 import numpy as np
 import onnx
@@ -32,13 +33,10 @@ class Rewriter:
 
     Nodes keep their places, and values and weights their names, unless told otherwise. Nodes that are put in read what
     they were given: `redirect` does not concern them.
-
-    Attributes:
-        names: gives fresh names; everything that is added has one of them.
     """
 
     def __init__(self, graph: Graph):
-        self.graph, self.names = graph, Names(graph)
+        self.graph = graph
         self._edited: dict[int, onnx.NodeProto] = {}
         self._instead: dict[int, list[onnx.NodeProto]] = {}
         self._first: list[onnx.NodeProto] = []
@@ -48,6 +46,11 @@ class Rewriter:
         self._tensors: dict[str, onnx.TensorProto] = {}
         self._added: list[onnx.TensorProto] = []
         self._dropped: set[str] = set()
+
+    @cached_property
+    def names(self) -> Names:
+        """Gives fresh names; everything that is added has one of them. Many edits add nothing."""
+        return Names(self.graph)
 
     # -- nodes ------------------------------------------------------------------------------
 

@@ -43,6 +43,7 @@ class Substitution:
         self._graph, self._statistics = coupling.graph, statistics
         self._readers = reading(coupling)
         self._groups = {group.id: group for group in coupling.groups}
+        self._read: dict[str, list[tuple[Node, Member]]] = {}
         #: Inverses by layer, those that were asked for last at the end.
         self._inverses: dict[str, Array] = {}
 
@@ -111,13 +112,15 @@ class Substitution:
 
     def _reads(self, group: Group) -> list[tuple[Node, Member]]:
         """The layers with a Gram matrix that read a group's channels."""
-        return [
-            (node, member)
-            for member in group.members
-            if member.role == "in"
-            for node in self._layers(member)
-            if self._statistics.has_gram(node)
-        ]
+        if group.id not in self._read:
+            self._read[group.id] = [
+                (node, member)
+                for member in group.members
+                if member.role == "in"
+                for node in self._layers(member)
+                if self._statistics.has_gram(node)
+            ]
+        return self._read[group.id]
 
     def _makes(self, group: Group) -> list[tuple[Node, Member]]:
         """The layers that make a group's channels."""
