@@ -1,30 +1,51 @@
 """A cost as a sum of pieces, for solvers that ask often.
 
-A layer's MACs, or a weight's size, depend only on the few groups that touch it. Each piece is
-worked out once for every combination of their options that comes up.
+A layer's MACs, or a weight's size, depend only on the few units that touch it. Each piece is
+worked out once for every combination of their options that comes up, and only those are looked at
+that differ from what was asked last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.errors import BudgetError
-from prunegraph.graph.model import Node
+from prunegraph.graph.model import Node, Weight
 from prunegraph.ops.cost import is_parameter, node_macs, weight_bytes
 from prunegraph.ops.rule import Shape
-
-Array = np.ndarray
+from prunegraph.selection.sizes import Sizes
+from prunegraph.selection.units import Removal
 
 #: Costs that are made of pieces.
 KINDS = ("macs", "params", "bytes")
 
 
+@dataclass(eq=False)
+class _Piece:
+    """A layer, with the values that it reads and makes, or a weight.
+
+    Args:
+        counted: which it is.
+        axes: numbers of the axes of each value whose channels are known.
+        fixed: shapes of the other values.
+        units: those that change it.
+        known: what it costs, by their options.
+    """
+
+    counted: Node | Weight
+    axes: dict[str, list[int]]
+    fixed: dict[str, Shape]
+    units: tuple[str, ...]
+    known: dict[tuple[int, ...], int] = field(default_factory=dict)
+
+
 class Pieces:
-    """What is left of a cost when units lose channels; the same figure as `Meter`'s, less what no group touches.
+    """What is left of a cost when units lose channels; the same figure as `Meter`'s, less what no unit touches.
 
     Args:
         coupling: the analysis of the graph.
@@ -36,89 +57,81 @@ class Pieces:
     """
 
     def __init__(
-        self,
-        coupling: Coupling,
-        kind: str,
-        options: Mapping[str, Sequence[Mapping[str, Array]]],
+        self, coupling: Coupling, kind: str, options: Mapping[str, Sequence[Removal]]
     ):
         if kind not in KINDS:
             raise BudgetError(
                 f"this allocation cannot bound {kind}; choose another, or one of {', '.join(KINDS)}"
             )
-        self._coupling, self._kind, self._options = coupling, kind, options
+        self._coupling, self._kind = coupling, kind
         self._uses = {use.weight: use for use in coupling.uses}
-        self._touching: dict[str, list[str]] = {}
-        for unit, choices in options.items():
-            survivors = Survivors(coupling, choices[-1])
-            if not survivors.is_whole:
-                for piece in self._touched(survivors):
-                    self._touching.setdefault(piece, []).append(unit)
-        self._known: dict[tuple[str, tuple[int, ...]], int] = {}
-        whole = Survivors(coupling, {})
+        self._sizes = Sizes(coupling, options)
+        pieces = [piece for piece in self._found() if piece.units]
+        self._touched: dict[str, list[_Piece]] = {
+            unit: [piece for piece in pieces if unit in piece.units] for unit in options
+        }
         #: What the pieces cost before anything is removed.
-        self.original = sum(self._cost(piece, whole) for piece in self._touching)
+        self.original = sum(
+            self._cost(
+                piece, {v: self._sizes.whole(axes) for v, axes in piece.axes.items()}
+            )
+            for piece in pieces
+        )
+        #: What was asked last, and what it costs.
+        self._last = dict.fromkeys(options, 0)
+        self._total = sum(self._measured(piece, self._last) for piece in pieces)
 
     def measure(self, chosen: Mapping[str, int]) -> int:
         """Cost of all pieces with an option for each unit."""
-        total = 0
-        for piece, units in self._touching.items():
-            key = piece, tuple(chosen[unit] for unit in units)
-            if key not in self._known:
-                remove = {
-                    group: channels
-                    for unit, option in zip(units, key[1], strict=True)
-                    for group, channels in self._options[unit][option].items()
-                }
-                self._known[key] = self._cost(piece, Survivors(self._coupling, remove))
-            total += self._known[key]
-        return total
+        changed = [unit for unit, last in self._last.items() if chosen[unit] != last]
+        touched = dict.fromkeys(piece for unit in changed for piece in self._touched[unit])
+        for piece in touched:
+            self._total -= self._measured(piece, self._last)
+        self._last.update({unit: chosen[unit] for unit in changed})
+        for piece in touched:
+            self._total += self._measured(piece, self._last)
+        return self._total
 
-    def _touched(self, survivors: Survivors) -> Iterable[str]:
-        """Pieces whose shapes change: names of layers, or of weights."""
-        if self._kind != "macs":
-            return [
-                name
-                for name, use in self._uses.items()
-                if any(k is not None for k in survivors.use(use))
-            ]
-        shapes, whole = self._coupling.shape_info.shapes, Survivors(self._coupling, {})
-        layers = [node for node in self._coupling.graph.nodes if node_macs(node, shapes)]
-        return [
-            node.name
-            for node in layers
-            if self._shapes(node, survivors) != self._shapes(node, whole)
-        ]
-
-    def _cost(self, piece: str, survivors: Survivors) -> int:
-        if self._kind != "macs" and piece in survivors.lost_weights:
-            return 0
+    def _found(self) -> Iterator[_Piece]:
+        """What counts, and stays whatever is chosen."""
+        graph, shapes = self._coupling.graph, self._coupling.shape_info.shapes
+        whole = Survivors(self._coupling, {})
         if self._kind == "macs":
-            node = self._coupling.graph.node(piece)
-            if node.index in survivors.gone:
-                return 0
-            return node_macs(node, self._shapes(node, survivors))
-        weight, shape = self._coupling.graph.weights[piece], self._shape(piece, survivors)
+            for node in graph.nodes:
+                if node.index not in whole.gone and node_macs(node, shapes):
+                    yield self._piece(node, [*node.inputs, *node.outputs])
+            return
+        for name in self._uses:
+            weight = graph.weights[name]
+            if name in whole.lost_weights:
+                continue
+            if self._kind == "bytes" or is_parameter(graph, weight):
+                yield self._piece(weight, [name])
+
+    def _piece(self, counted: Node | Weight, values: Sequence[str]) -> _Piece:
+        axes: dict[str, list[int]] = {}
+        fixed: dict[str, Shape] = {}
+        for value in filter(None, values):
+            use = self._uses.get(value)
+            labels = use.labels if use else self._coupling.labels.get(value)
+            if labels is None:
+                fixed[value] = self._coupling.shape_info.shapes[value]
+            else:
+                axes[value] = [self._sizes.axis(each) for each in labels]
+        all_axes = [axis for each in axes.values() for axis in each]
+        return _Piece(counted, axes, fixed, self._sizes.units(all_axes))
+
+    def _measured(self, piece: _Piece, chosen: Mapping[str, int]) -> int:
+        key = tuple([chosen[unit] for unit in piece.units])
+        if key not in piece.known:
+            shapes = {v: self._sizes.shape(axes, chosen) for v, axes in piece.axes.items()}
+            piece.known[key] = self._cost(piece, shapes)
+        return piece.known[key]
+
+    def _cost(self, piece: _Piece, shapes: Mapping[str, Shape]) -> int:
+        if isinstance(piece.counted, Node):
+            return node_macs(piece.counted, {**piece.fixed, **shapes})
+        (shape,) = shapes.values()
         if self._kind == "bytes":
-            return weight_bytes(weight, shape)
-        return (
-            int(np.prod(shape, dtype=np.int64))
-            if is_parameter(self._coupling.graph, weight)
-            else 0
-        )
-
-    def _shapes(self, node: Node, survivors: Survivors) -> dict[str, Shape]:
-        return {
-            value: self._shape(value, survivors)
-            for value in (*node.inputs, *node.outputs)
-            if value
-        }
-
-    def _shape(self, value: str, survivors: Survivors) -> Shape:
-        use = self._uses.get(value)
-        result = (
-            tuple(survivors.size(labels) for labels in use.labels)
-            if use is not None
-            else survivors.shape(value)
-        )
-        assert result is not None
-        return result
+            return weight_bytes(piece.counted, shape)
+        return int(np.prod(shape, dtype=np.int64))

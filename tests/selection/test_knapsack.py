@@ -15,8 +15,9 @@ from prunegraph.ops.cost import cost
 from prunegraph.selection import knapsack
 from prunegraph.selection.budget import Meter
 from prunegraph.selection.pieces import Pieces
-from prunegraph.selection.units import Limits, make_units
+from prunegraph.selection.units import Limits, collect, make_units
 from tests.builders import Builder, residual_net
+from tests.training.mixed import NETWORKS
 
 Array = np.ndarray
 
@@ -222,6 +223,32 @@ def test_pieces_add_up_to_what_the_meter_says() -> None:
                 assert rest + pieces.measure(chosen) == getattr(meter.measure(remove), kind)
     with pytest.raises(BudgetError, match="cannot bound latency"):
         Pieces(coupling, "latency", options)
+
+
+@pytest.mark.parametrize("blocks", ["alike", "own"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_pieces_follow_the_meter_from_choice_to_choice(network: str, blocks: str) -> None:
+    """Few units change from one question to the next, as solvers ask; blocks may choose their own channels."""
+    rng = np.random.default_rng(1)
+    graph = NETWORKS[network](0)
+    coupling = pg.analyze(graph, blocks=blocks)
+    meter = Meter(coupling)
+    scores = {group.id: rng.random(group.channels) for group in coupling.groups}
+    units = make_units(coupling, scores, Limits(round_to=1))
+    options = {
+        unit.id: [collect(unit.steps[:count]) for count in range(len(unit.steps) + 1)]
+        for unit in units
+    }
+    for kind in ("macs", "params", "bytes"):
+        pieces, chosen = Pieces(coupling, kind, options), dict.fromkeys(options, 0)
+        rest = getattr(meter.original, kind) - pieces.original
+        for _ in range(12):
+            for unit in rng.permutation(list(options))[:2]:
+                chosen[unit] = int(rng.integers(len(options[unit])))
+            removal = collect(
+                step for unit in units for step in unit.steps[: chosen[unit.id]]
+            )
+            assert rest + pieces.measure(chosen) == getattr(meter.measure(removal), kind)
 
 
 def test_a_ratio_is_a_share_of_all_channels() -> None:
