@@ -84,6 +84,7 @@ def write(
     sensitivity: Any = None,
     latency: Latency | None = None,
     samples: Data | None = None,
+    metric: str | None = None,
 ) -> None:
     """Write the report of a pruned model.
 
@@ -94,6 +95,7 @@ def write(
         sensitivity: curves in the form of `prunegraph.report.curves.parse`.
         latency: of the original and the pruned model.
         samples: the user's data; where they are images, the first ones are shown with what both models make of them.
+        metric: by name, where one was asked for: that of a detector says how its boxes are read.
 
     Raises:
         MissingExtraError: the packages of the extra `report` are not installed.
@@ -101,7 +103,12 @@ def write(
         ModelError: the page cannot be written.
     """
     page = render(
-        result, command=command, sensitivity=sensitivity, latency=latency, samples=samples
+        result,
+        command=command,
+        sensitivity=sensitivity,
+        latency=latency,
+        samples=samples,
+        metric=metric,
     )
     write_whole(Path(path), [page.encode()])
 
@@ -113,6 +120,7 @@ def render(
     sensitivity: Any = None,
     latency: Latency | None = None,
     samples: Data | None = None,
+    metric: str | None = None,
 ) -> str:
     """The page as text; see `write`."""
     matches = curves.parse(sensitivity) if sensitivity is not None else None
@@ -129,7 +137,7 @@ def render(
         totals=list(_totals(result, latency)),
         **_plan(result.plan),
         settings=settings(result.plan),
-        examples=examples(result, samples),
+        examples=examples(result, samples, metric),
         **_layers(result),
         show_kept=True,
         sensitivity=matches,
