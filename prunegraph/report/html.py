@@ -24,13 +24,10 @@ from prunegraph.graph.layer_names import shown
 from prunegraph.graph.onnx_io import write_whole
 from prunegraph.report import charts, curves
 from prunegraph.report.examples import examples
+from prunegraph.report.layer_times import columns, roofline, timed_layers
 from prunegraph.report.layers import layer_rows
 from prunegraph.report.network.notes import picture
-from prunegraph.report.remarks import (
-    group_rows,
-    layer_times,
-    remarks,
-)
+from prunegraph.report.remarks import group_rows, remarks
 from prunegraph.report.tables import amount, share
 from prunegraph.report.text import clean, count_of, exact, factor, interface_lines
 
@@ -192,7 +189,8 @@ def _layers(result: PruneResult) -> dict[str, Any]:
     rows, groups = layer_rows(result), group_rows(result)
     drawn = [row for row in rows if charts.has_width(row)]
     removed = {name: len(gone) for name, gone in result.plan.remove.items()}
-    notes = remarks(result, groups)
+    timed = timed_layers(result)
+    notes = remarks(result, groups, timed)
     noise = result.quantized.layers if result.quantized is not None else ()
     named = [(shown(result.original, layer.name), layer) for layer in noise]
     return {
@@ -202,7 +200,10 @@ def _layers(result: PruneResult) -> dict[str, Any]:
         "has_damage": any(group.damage is not None for group in groups),
         "noise": noise,
         "noise_chart": charts.noise(named),
-        "times": layer_times(result),
+        "times": {each.layer: each.times for each in timed},
+        "timed": timed,
+        "time_chart": columns(timed) if timed else None,
+        "roofline": roofline(timed) if timed else None,
         "rows": rows,
         "narrower": sum(row.is_narrower for row in rows),
         "undrawn": len(rows) - len(drawn),
