@@ -28,6 +28,7 @@ from prunegraph.report.layer_times import columns, roofline, timed_layers
 from prunegraph.report.layers import layer_rows
 from prunegraph.report.network.notes import picture
 from prunegraph.report.remarks import group_rows, remarks
+from prunegraph.report.study_sections import search_content, sensitivity_content
 from prunegraph.report.tables import amount, share
 from prunegraph.report.text import clean, count_of, exact, factor, interface_lines
 
@@ -37,9 +38,10 @@ if TYPE_CHECKING:
     from prunegraph.graph.model import Graph
     from prunegraph.measuring.latency import Latency
     from prunegraph.pipeline import PruneResult
-    from prunegraph.report.curves import ErrorCurve, ErrorPoint, SensitivityCurves
+    from prunegraph.report.curves import SensitivityCurves
     from prunegraph.runtime.data import Data
     from prunegraph.selection.plan import Plan
+    from prunegraph.tuning.search import SearchTrace
 
 #: Packages of the extra `report`, as they are imported.
 PACKAGES = ("jinja2", "vl_convert")
@@ -82,6 +84,7 @@ def write(
     latency: Latency | None = None,
     samples: Data | None = None,
     metric: str | None = None,
+    search: SearchTrace | None = None,
 ) -> None:
     """Write the report of a pruned model.
 
@@ -93,6 +96,7 @@ def write(
         latency: of the original and the pruned model.
         samples: the user's data; where they are images, the first ones are shown with what both models make of them.
         metric: by name, where one was asked for: that of a detector says how its boxes are read.
+        search: the way to the plan, where it was searched for.
 
     Raises:
         MissingExtraError: the packages of the extra `report` are not installed.
@@ -106,6 +110,7 @@ def write(
         latency=latency,
         samples=samples,
         metric=metric,
+        search=search,
     )
     write_whole(Path(path), [page.encode()])
 
@@ -118,6 +123,7 @@ def render(
     latency: Latency | None = None,
     samples: Data | None = None,
     metric: str | None = None,
+    search: SearchTrace | None = None,
 ) -> str:
     """The page as text; see `write`."""
     matches = curves.parse(sensitivity) if sensitivity is not None else None
@@ -137,9 +143,9 @@ def render(
         examples=examples(result, samples, metric),
         **_layers(result),
         show_kept=True,
-        sensitivity=matches,
-        heat=list(_heat(matches)) if matches else [],
-        curve_chart=charts.sensitivity(matches) if matches and matches.curves else None,
+        plan_shares=_plan_shares(result),
+        **sensitivity_content(matches),
+        **search_content(search, result.before),
     )
 
 
@@ -184,6 +190,14 @@ def _check_groups(result: PruneResult, matches: SensitivityCurves) -> None:
             )
 
 
+def _plan_shares(result: PruneResult) -> dict[str, str]:
+    """The share of every group's channels that the plan removes, as text."""
+    return {
+        group.id: share(len(result.plan.remove.get(group.id, ())), group.channels)
+        for group in result.coupling.groups
+    }
+
+
 def _layers(result: PruneResult) -> dict[str, Any]:
     """Rows of the table of layers, and their charts."""
     rows, groups = layer_rows(result), group_rows(result)
@@ -210,22 +224,6 @@ def _layers(result: PruneResult) -> dict[str, Any]:
         "width_chart": charts.widths(drawn) if drawn else None,
         "profile_chart": charts.profile(drawn) if len(drawn) > GLANCE else None,
     }
-
-
-def _heat(
-    result: SensitivityCurves,
-) -> Iterator[tuple[ErrorCurve, list[tuple[ErrorPoint | None, float]]]]:
-    """The table of sensitivities: for every ratio a curve's point, and its share of the largest error."""
-    worst = max(
-        (point.error for curve in result.curves for point in curve.points), default=0.0
-    )
-    for curve in result.curves:
-        points = {point.ratio: point for point in curve.points}
-        cells = [points.get(ratio) for ratio in result.ratios]
-        yield (
-            curve,
-            [(p, max(p.error, 0.0) / worst if p and worst > 0 else 0.0) for p in cells],
-        )
 
 
 def _totals(result: PruneResult, latency: Latency | None) -> Iterator[dict[str, Any]]:
