@@ -40,12 +40,7 @@ class StudyPage:
 
     def search(self, progress: SearchProgress) -> None:
         """Show a search that goes on."""
-        total = cost(self.graph)
-        self.page.show(
-            lambda standing: self._render(
-                "Search", standing, sensitivity=None, **search_content(progress, total)
-            )
-        )
+        self.page.show(partial(self._candidates, progress))
 
     def sensitivity(self, so_far: Sensitivity) -> None:
         """Show a sensitivity that goes on."""
@@ -54,6 +49,10 @@ class StudyPage:
     def finished(self, result: Sensitivity) -> None:
         """Show a sensitivity that is done. Raises ModelError where the page cannot be written."""
         self.page.finish(partial(self._curves, result))
+
+    def _candidates(self, progress: SearchProgress, standing: Standing) -> str:
+        content = search_content(progress, cost(self.graph))
+        return self._render("Search", standing, sensitivity=None, **content)
 
     def _curves(self, result: Sensitivity, standing: Standing) -> str:
         content = curves.parse(result.to_json())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -124,19 +125,18 @@ def measure(
         {group.id: channels_below(ranking, group, ratio)} for group, ratio in wanted
     ]
     meter = Meter(ranking.coupling)
-    costs = [meter.measure(remove) for remove in removals]
+    points: dict[str, list[Point]] = {group.id: [] for group in groups}
+    rest = deque(zip(wanted, removals, strict=True))
     count = 0
 
     def result() -> Sensitivity:
-        """With the points that are measured."""
-        points: dict[str, list[Point]] = {group.id: [] for group in groups}
-        for (group, ratio), remove, cost in zip(wanted, removals, costs, strict=True):
-            value = measured.known(remove)
-            if value is not None:
-                gone = len(remove[group.id])
-                points[group.id].append(
-                    Point(ratio, gone, cost.macs, cost.params, measured.loss(value))
-                )
+        """With the points that are measured, up to the first that is not."""
+        while rest and (value := measured.known(rest[0][1])) is not None:
+            (group, ratio), remove = rest.popleft()
+            cost, gone = meter.measure(remove), len(remove[group.id])
+            points[group.id].append(
+                Point(ratio, gone, cost.macs, cost.params, measured.loss(value))
+            )
         return _sensitivity(measured, ranking, repair, points)
 
     def done() -> None:
