@@ -156,11 +156,11 @@ def chart(records: Sequence[Record], metric: str) -> str | None:
         "axis": {"tickMinStep": 1, "format": "d", "grid": False},
         "scale": {"zero": False, "nice": False, "padding": 10},
     }
-    left = _scale("loss", "loss", "left", LOSS)
-    right = _scale("metric", clean(metric) or "metric", "right", METRIC)
-    layers = [*_curve([p for p in points if "loss" in p], x, left, LOSS)]
+    by_loss = _scale("loss", "loss", "left", LOSS)
+    by_metric = _scale("metric", clean(metric) or "metric", "right", METRIC)
+    layers = [*_curve([p for p in points if "loss" in p], x, by_loss, LOSS)]
     if with_metric:
-        layers += _curve(with_metric, x, right, METRIC)
+        layers += _curve(with_metric, x, by_metric, METRIC)
     stages: dict[str, Any] = {
         "data": {"values": starts},
         "mark": {"type": "rule", "color": SOFT, "strokeDash": [3, 4], "aria": False},
