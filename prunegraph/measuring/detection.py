@@ -181,7 +181,7 @@ def are_evident(outputs: Mapping[str, Array], image: tuple[int, int]) -> bool:
             return False
     else:
         boxes, scores = _boxes_and_scores(values, form)
-    if scores.min() < -SLACK or scores.max() > 1 + SLACK:
+    if not scores.size or scores.min() < -SLACK or scores.max() > 1 + SLACK:
         return False
     counted = boxes[scores.max(-1) >= SHOWN]
     sides = counted[:, 2:] - counted[:, :2]

@@ -82,6 +82,8 @@ def examples(
     if batch is None or images is None:
         return []
     outputs = _answers(result.original, batch), _answers(result.model, batch)
+    if not all(outputs):
+        return []
     images, labels = images[:IMAGES], batch.get(LABELS)
     boxes = _boxes(images, batch, outputs, labels, metric)
     if boxes is not None:
@@ -108,10 +110,13 @@ def examples(
 
 
 def _answers(graph: Graph, batch: Batch) -> dict[str, Array]:
+    """Outputs of a model that are tensors of numbers, by name, in order; none where the first is something else."""
     values = run(session(graph, threads=1), {name: batch[name] for name in graph.inputs})
-    return {
-        name: np.asarray(value) for name, value in zip(graph.outputs, values, strict=True)
-    }
+    numbers = [isinstance(v, np.ndarray) and v.dtype.kind in "fiub" for v in values]
+    if not numbers[0]:
+        return {}
+    named = zip(graph.outputs, values, numbers, strict=True)
+    return {name: value for name, value, is_number in named if is_number}
 
 
 def _boxes(

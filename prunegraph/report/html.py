@@ -145,7 +145,7 @@ def render(
         show_kept=True,
         plan_shares=_plan_shares(result),
         **sensitivity_content(matches),
-        **search_content(search, result.before),
+        **search_content(search, result.before, search.best if search else None),
     )
 
 

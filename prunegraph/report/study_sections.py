@@ -45,15 +45,17 @@ class TrialRow:
     verdict: str
 
 
-def search_content(search: Searched | None, original: Cost) -> dict[str, Any]:
-    """What the section of a search shows; nothing where there was none."""
+def search_content(
+    search: Searched | None, original: Cost, best: Trial | None = None
+) -> dict[str, Any]:
+    """What the section of a search shows, with its `best` candidate once it is done; nothing where there was none."""
     if search is None:
         return {"search": None}
-    best = getattr(search, "best", None)
     return {
         "search": search,
+        "has_best": best is not None,
         "trials": [_row(each, original, each == best) for each in search.candidates],
-        "search_chart": search_chart(search, original),
+        "search_chart": search_chart(search, original, best),
     }
 
 
@@ -73,9 +75,8 @@ def _row(trial: Trial, original: Cost, is_best: bool) -> TrialRow:
     )
 
 
-def search_chart(search: Searched, original: Cost) -> str | None:
+def search_chart(search: Searched, original: Cost, best: Trial | None = None) -> str | None:
     """How much worse each candidate is over the MACs it keeps, with the tolerance; None without candidates."""
-    best = getattr(search, "best", None)
     unit = f", {search.unit}" if search.unit else ""
     values = [
         {

@@ -272,6 +272,36 @@ def test_the_page_draws_boxes(
     assert_loads_nothing(page)
 
 
+def test_a_detector_that_finds_nothing_shows_nothing() -> None:
+    nothing = [np.zeros((1, 0, 6), np.float32)]
+    images = {"x": np.zeros((1, 3, 64, 96), np.float32)}
+    assert examples(answering(nothing, nothing), Data.of(images)) == []
+    labelled = Data.of({**images, LABELS: np.zeros((1, 1, 5), np.float32)})
+    [each] = examples(answering(nothing, nothing), labelled)
+    assert each.views is not None and each.agreement == 1
+    assert [view.text for view in each.views] == ["no box", "no box"]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_outputs_that_are_no_tensors_are_left_out(first: bool) -> None:
+    """A sequence of tensors of unlike shapes beside classes; where it comes first, nothing is known."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])
+    scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 3])
+    kind = helper.make_tensor_type_proto(TensorProto.FLOAT, None)
+    parts = helper.make_value_info("parts", helper.make_sequence_type_proto(kind))
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["scores"], axes=[2, 3], keepdims=0),
+        helper.make_node("SequenceConstruct", ["x", "scores"], ["parts"]),
+    ]
+    outputs = [parts, scores] if first else [scores, parts]
+    graph = helper.make_graph(nodes, "sequence", [x], outputs)
+    opsets = [helper.make_opsetid("", 17)]
+    model = from_model(helper.make_model(graph, opset_imports=opsets, ir_version=8))
+    result = dataclasses.replace(prune(residual_net()), original=model, model=model)
+    images = Data.of({"x": np.random.default_rng(0).random((2, 3, 8, 8), np.float32)})
+    assert len(examples(result, images)) == (0 if first else 2)
+
+
 def test_few_of_many_boxes_are_drawn() -> None:
     rows = np.zeros((1, 60, 6), np.float32)
     rows[0, :, :4] = [[i, i, i + 5, i + 5] for i in range(60)]
