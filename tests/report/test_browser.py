@@ -14,7 +14,8 @@ import pytest
 
 import prunegraph as pg
 from prunegraph.ops.cost import cost
-from prunegraph.report import html
+from prunegraph.report import binarized, html, inspected
+from prunegraph.report.binarized import BinaryReport
 from prunegraph.report.examples import examples
 from prunegraph.report.live import LivePage
 from prunegraph.report.studied import StudyPage
@@ -158,6 +159,17 @@ def test_browser_saves_the_plan_and_selects_the_command(
 # -- for everybody --------------------------------------------------------------------------
 
 
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """What became of a layer that is binary now, as a page reads it."""
+
+    layer: str
+    error: tuple[float, float]
+    flips: float
+    loss: tuple[float, float]
+    kept: bool
+
+
 def trace(result: pg.PruneResult) -> SearchTrace:
     """A search that looked at two candidates."""
     whole, half = cost(result.original), cost(result.model)
@@ -184,13 +196,27 @@ def pages(tmp_path_factory: pytest.TempPathFactory, written: Path) -> dict[str, 
     training = TrainingPage(LivePage(folder / "train.html", 0.0), graph, "top1", COMMAND)
     for record in RECORDS:
         training(record)
-    names = ("all", "search", "train")
+    inspected.write(pg.analyze(graph), folder / "inspected.html", command=COMMAND)
+    updates = [
+        Update(f"/block.{i}/conv/Conv", (0.5, 0.25), 0.01, (1.5, 1.25), i > 0)
+        for i in (0, 1)
+    ]
+    binarized.write(
+        BinaryReport(
+            graph, (2000, 100), LATENCY, updates, {"stem": "the first layer"},
+            {"start": 2.5, "end": 1.5}, ["Outputs differ."], COMMAND,
+        ),
+        folder / "binary.html",
+    )  # fmt: skip
+    names = ("all", "search", "train", "inspected", "binary")
     return {"written": written, **{name: folder / f"{name}.html" for name in names}}
 
 
 @pytest.mark.parametrize("width", [390, 1200])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["written", "all", "search", "train"])
+@pytest.mark.parametrize(
+    "name", ["written", "all", "search", "train", "inspected", "binary"]
+)
 def test_axe_finds_nothing(
     browser: Any, pages: dict[str, Path], name: str, scheme: str, width: int
 ) -> None:
