@@ -31,19 +31,26 @@ COMMANDS = [
 ]
 COLUMNS = 120
 
+#: What writes the page with times of layers.
+TIMED = (
+    "prunegraph prune fixtures/fashion_resnet.onnx -o fast.onnx --latency 0.6 --round-to 1"
+    " --data fixtures/fashion_calibration.npz --report times.html"
+)
+
 #: A line of progress, which a terminal wipes out.
 SPINNER = re.compile("[\u2800-\u28ff] ")
 
 
 @dataclass(frozen=True)
 class Shot:
-    """A picture of the report: colour scheme, size of the window, the section it begins with, what is clicked on."""
+    """A picture of a report: colour scheme, size of the window, the section it begins with, what is clicked on."""
 
     scheme: str
     width: int
     height: int
     section: str = ""
     click: str = ""
+    page: str = "report.html"
 
 
 #: Pictures of the report by file.
@@ -53,31 +60,37 @@ SHOTS = {
     "network.png": Shot("light", 1400, 860, "network", "why-4"),
     "network-dark.png": Shot("dark", 1400, 860, "network", "why-4"),
     "report-narrow.png": Shot("light", 390, 820, "network", "why-1"),
+    "times.png": Shot("light", 1000, 960, "times", page="times.html"),
+    "times-dark.png": Shot("dark", 1000, 960, "times", page="times.html"),
 }
 
 
-def terminal(folder: Path) -> str:
-    """Run the commands in a folder; the screen as SVG."""
+def run(command: str, folder: Path) -> str:
+    """Run a command in a folder; what it said."""
     environment = {
         **os.environ,
         "COLUMNS": str(COLUMNS),
         "FORCE_COLOR": "1",
         "PYTHONPATH": str(ROOT),
     }
+    done = subprocess.run(
+        [sys.executable, "-m", *shlex.split(command)],
+        cwd=folder,
+        env=environment,
+        text=True,
+        check=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    return done.stdout
+
+
+def terminal(folder: Path) -> str:
+    """Run the commands in a folder; the screen as SVG."""
     screen = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"))  # noqa: SIM115
     for command in COMMANDS:
         screen.print(Text(f"$ {command}", style="bold"))
-        words = [sys.executable, "-m", *shlex.split(command)]
-        done = subprocess.run(
-            words,
-            cwd=folder,
-            env=environment,
-            text=True,
-            check=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        for line in Text.from_ansi(done.stdout.strip()).split():
+        for line in Text.from_ansi(run(command, folder).strip()).split():
             if not SPINNER.match(line.plain):
                 screen.print(line)
     svg = screen.export_svg(title="prunegraph", unique_id="terminal")
@@ -110,11 +123,12 @@ def main() -> None:
         folder = Path(name)
         (folder / "fixtures").symlink_to(ROOT / "fixtures")
         (IMAGES / "terminal.svg").write_text(terminal(folder))
+        run(TIMED, folder)
         with sync_playwright() as driver:
             path = shutil.which("chromium-headless-shell") or shutil.which("chromium")
             browser = driver.chromium.launch(executable_path=path)
             for picture, shot in SHOTS.items():
-                photograph(browser, folder / "report.html", IMAGES / picture, shot)
+                photograph(browser, folder / shot.page, IMAGES / picture, shot)
             browser.close()
 
 

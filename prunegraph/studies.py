@@ -30,8 +30,8 @@ from prunegraph.selection.options import LimitKeywords, SelectionOptions
 from prunegraph.selection.select import rank
 from prunegraph.tuning import sensitivity as sensitivities
 from prunegraph.tuning.evaluation import Study, trials
-from prunegraph.tuning.search import Goal, SearchTrace, find
-from prunegraph.tuning.sensitivity import RATIOS, Sensitivity
+from prunegraph.tuning.search import Goal, SearchTrace, SearchWatch, find
+from prunegraph.tuning.sensitivity import RATIOS, Sensitivity, SensitivityWatch
 
 
 @takes_options(SelectionOptions, without=["budget"], defaults={"round_to": 1})
@@ -49,6 +49,7 @@ def sensitivity(
     cluster: str | None = None,
     resume: str | os.PathLike[str] | None = None,
     progress: Callable[[str], None] = lambda stage: None,
+    watch: SensitivityWatch | None = None,
     **options: Unpack[LimitKeywords],
 ) -> Sensitivity:
     """Say what it costs to prune each group alone, at several ratios.
@@ -69,6 +70,7 @@ def sensitivity(
         resume: a file that keeps each candidate as it is measured; what it has of the same model, data, metric and
             repair is not measured again, so that a run that was killed goes on.
         progress: called with what is being done.
+        watch: called after every candidate that is new, with the curves as far as they are measured.
         options: those of `prunegraph.selection.options.SelectionOptions` but the budget; `round_to` is 1
             unless it is given.
 
@@ -104,7 +106,7 @@ def sensitivity(
         metrics = error_metrics(graph, samples, choice, progress)
         statistics = Statistics(graph, samples, progress=progress, metrics=metrics)
         ranked = rank(coupling, choice, statistics)
-        return sensitivities.measure(measured, ranked, ratios, bound.name, progress)
+        return sensitivities.measure(measured, ranked, ratios, bound.name, progress, watch)
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,7 @@ def search(
     cluster: str | None = None,
     resume: str | os.PathLike[str] | None = None,
     progress: Callable[[str], None] = lambda stage: None,
+    watch: SearchWatch | None = None,
     **options: Unpack[LimitKeywords],
 ) -> SearchResult:
     """Find the largest cut whose metric stays within a tolerance of the original's, and prune like that.
@@ -169,6 +172,7 @@ def search(
         cluster: a Dask scheduler, "tcp://host:port", or Ray, "ray:host:port", instead of processes.
         resume: as for `sensitivity`.
         progress: called with what is being done.
+        watch: called after every candidate, with all that were looked at so far.
         options: those of `prunegraph.selection.options.SelectionOptions` but the budget.
 
     Raises:
@@ -207,7 +211,7 @@ def search(
         metrics = error_metrics(graph, samples, choice, progress)
         statistics = Statistics(graph, samples, progress=progress, metrics=metrics)
         ranked = ranking(coupling, choice, statistics, bound.name, progress, jobs, cluster)
-        match = find(measured, ranked, goal, progress)
+        match = find(measured, ranked, goal, progress, watch)
     how = ExecutionOptions(
         bound, verify, choice.seed, scratch=scratch(out), progress=progress
     )

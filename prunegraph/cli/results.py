@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -12,8 +13,10 @@ from prunegraph.cli.console import command_line
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from prunegraph.graph.model import Graph
     from prunegraph.pipeline import PruneResult
     from prunegraph.proof.result import Proof
+    from prunegraph.report.studied import StudyPage
     from prunegraph.rewriting.decompose import DecomposeResult
     from prunegraph.runtime.data import Data
 
@@ -22,15 +25,13 @@ def report_writer(
     report: str | None, sensitivity: str | None, model: str, others: Sequence[str | None]
 ) -> Callable[[Console, PruneResult, Data | None], None]:
     """Say what writes the report of a result, if there is to be one; what it needs is checked now, before the work."""
-    from prunegraph import api
     from prunegraph.report import curves, html
 
     if sensitivity and not report:
         raise click.UsageError("--sensitivity is shown in the report: give --report FILE")
+    check_report(report, model, others)
     if not report:
         return lambda where, result, samples: None
-    html.require()
-    api.check_output(report, model, others=others)
     shown = curves.read(sensitivity) if sensitivity else None
 
     def write(where: Console, result: PruneResult, samples: Data | None) -> None:
@@ -45,6 +46,29 @@ def report_writer(
         where.print(f"wrote {report}")
 
     return write
+
+
+def check_report(report: str | None, model: str, others: Sequence[str | None]) -> None:
+    """Raise before the work what a report that cannot be written would raise after it; `others` are written too."""
+    from prunegraph import api
+    from prunegraph.report import html
+
+    if report:
+        html.require()
+        api.check_output(report, model, others=others)
+
+
+@contextmanager
+def watching(report: str | None, graph: Graph) -> Iterator[StudyPage | None]:
+    """The page of a study while it goes on, if there is to be one; it says what stopped a study that fails."""
+    if not report:
+        yield None
+        return
+    from prunegraph.report.studied import StudyPage
+
+    page = StudyPage.at(report, graph, command_line())
+    with page.page.watching():
+        yield page
 
 
 def show_result(

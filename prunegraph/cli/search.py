@@ -7,7 +7,13 @@ from typing import Any
 import click
 
 from prunegraph.cli.command import Section, option
-from prunegraph.cli.console import check_json, console, stages, write_json
+from prunegraph.cli.console import (
+    check_json,
+    command_line,
+    console,
+    stages,
+    write_json,
+)
 from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
     METRICS,
@@ -16,13 +22,14 @@ from prunegraph.cli.options import (
     model_argument,
     output_option,
     reading_options,
+    report_option,
     result_options,
     runtime_option,
     sweep_options,
     tolerance_option,
 )
 from prunegraph.cli.recipe import Writes
-from prunegraph.cli.results import show_result
+from prunegraph.cli.results import check_report, show_result, watching
 
 
 @click.command(
@@ -66,6 +73,9 @@ from prunegraph.cli.results import show_result
 @runtime_option(
     "Where the original and the candidates run, and the result is opened besides: onnxruntime or openvino."
 )
+@report_option(
+    "Write an HTML page: the candidates, anew while the search goes on; then all of the result."
+)
 @reading_options
 def search(
     model: str,
@@ -73,6 +83,7 @@ def search(
     data: str,
     evaluation: str | None,
     json_path: str | None,
+    report: str | None,
     no_verify: bool,
     **options: Any,
 ) -> None:
@@ -82,25 +93,41 @@ def search(
 
     api.check_model_output(out, model)
     check_json(json_path, model, out)
+    check_report(report, model, (out, options["save_plan"], options["resume"], json_path))
     where = console()
     with stages(where) as progress:
         progress("load")
         graph = load_model(model)
         samples = load_data(data, graph, progress)
         seen = load_data(evaluation, graph, progress, part="val")
-        done = studies.search(
-            graph,
-            out,
-            data=samples,
-            evaluation=seen,
-            verify=not no_verify,
-            progress=progress,
-            **options,
-        )
+        with watching(report, graph) as page:
+            done = studies.search(
+                graph,
+                out,
+                data=samples,
+                evaluation=seen,
+                verify=not no_verify,
+                progress=progress,
+                watch=page.search if page else None,
+                **options,
+            )
     where.print(tables.search_table(done.trace, done.result.before))
     if evaluation is None:
         where.print(
             "measured on the data of the repair, which flatters the result: give others with --eval"
         )
     show_result(where, done.result, samples, out, options["save_plan"])
+    if report:
+        from prunegraph.report import html
+
+        html.write(
+            done.result,
+            report,
+            command=command_line(),
+            latency=done.result.latency,
+            samples=seen if seen is not None else samples,
+            metric=options["metric"],
+            search=done.trace,
+        )
+        where.print(f"wrote {report}")
     write_json(done.trace.to_json(model), json_path)

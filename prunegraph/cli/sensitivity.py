@@ -15,10 +15,12 @@ from prunegraph.cli.options import (
     model_argument,
     reading_options,
     repair_option,
+    report_option,
     round_to_option,
     runtime_option,
     sweep_options,
 )
+from prunegraph.cli.results import check_report, watching
 
 
 def _ratios(ctx: click.Context, parameter: click.Parameter, value: str) -> list[float]:
@@ -52,26 +54,39 @@ def _ratios(ctx: click.Context, parameter: click.Parameter, value: str) -> list[
 @round_to_option("Kept channels are a multiple of this.", default="1")
 @runtime_option("Where the original and the candidates run: onnxruntime or openvino.")
 @choice_options
+@report_option("Write an HTML page of the curves, anew while they are measured.")
 @reading_options
 def sensitivity(
-    model: str, data: str, evaluation: str | None, json_path: str | None, **options: Any
+    model: str,
+    data: str,
+    evaluation: str | None,
+    json_path: str | None,
+    report: str | None,
+    **options: Any,
 ) -> None:
     """Show what it costs to prune each group of MODEL alone."""
     from prunegraph import studies
     from prunegraph.report import tables
 
     check_json(json_path, model)
+    check_report(report, model, (options["resume"], json_path))
     where = console()
     with stages(where) as progress:
         progress("load")
         graph = load_model(model)
         seen = load_data(evaluation, graph, progress, part="val")
-        result = studies.sensitivity(
-            graph,
-            data=load_data(data, graph, progress),
-            evaluation=seen,
-            progress=progress,
-            **options,
-        )
+        samples = load_data(data, graph, progress)
+        with watching(report, graph) as page:
+            result = studies.sensitivity(
+                graph,
+                data=samples,
+                evaluation=seen,
+                progress=progress,
+                watch=page.sensitivity if page else None,
+                **options,
+            )
     where.print(tables.sensitivity_table(result, graph))
+    if page is not None:
+        page.finished(result)
+        where.print(f"wrote {report}")
     write_json(result.to_json(), json_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunegraph.cli.command import Section, option
-from prunegraph.cli.console import check_json, console, write_json
+from prunegraph.cli.console import check_json, command_line, console, write_json
 from prunegraph.cli.loading import load_beside, load_data, load_model
 from prunegraph.cli.options import (
     METRICS,
@@ -30,9 +31,11 @@ from prunegraph.cli.options import (
     probabilities_option,
     reading,
     reading_options,
+    report_option,
     seed_option,
 )
 from prunegraph.cli.recipe import Writes
+from prunegraph.cli.results import check_report
 from prunegraph.errors import DataError
 
 if TYPE_CHECKING:
@@ -242,6 +245,7 @@ def _kinds(
 )
 @seed_option()
 @json_option()
+@report_option("Write an HTML page: loss and metric, anew after every epoch.")
 @reading_options
 def train(
     model: str,
@@ -255,6 +259,7 @@ def train(
     force: bool,
     logs: tuple[str, ...],
     json_path: str | None,
+    report: str | None,
     **options: Any,
 ) -> None:
     """Train MODEL, whatever made it: with labels, or towards the outputs of an original.
@@ -277,6 +282,7 @@ def train(
         symbol=method.partition(":")[0] in KEEPING,
     )
     check_json(json_path, model, out)
+    check_report(report, model, (out, checkpoint, json_path))
     graph = load_model(model)
     samples = load_data(data, graph)
     rows_of(samples, graph).fit(graph)
@@ -290,29 +296,41 @@ def train(
         graph, rows_of(samples, graph), evaluation=judged, original=teacher, metric=metric
     )
     where = console()
+    page = None
+    if report:
+        from prunegraph.report.trained import TrainingPage
+
+        measured = judge.metric.name if judge.metric is not None else ""
+        page = TrainingPage.at(report, graph, measured, command_line())
     live = None if where.is_terminal else _told(where)
     setting = replace(
         setting,
         progress=where.print if where.is_terminal else setting.progress,
-        journal=together(live, *map(journal_of, logs)),
+        journal=together(live, page, *map(journal_of, logs)),
     )
-    done = _train(graph, setting, method)
-    for record in done.history:
-        if live is None or "epoch" not in record:
-            where.print(_line(record))
-    for note in done.notes:
-        where.print(f"note: {note}", markup=False, soft_wrap=True)
-    is_pruned = cost(done.model).params < cost(graph).params
-    cuts = _cuts(done.history, is_pruned)
-    before = cuts[-1] if cuts else None
-    outcome = judge(done.model, before=before)
-    where.print(str(outcome), soft_wrap=True)
-    # What a cut costs was asked for: training is judged by what it began with.
-    is_cut = is_pruned or any("faded" in record for record in done.history)
-    if not force and (before is not None or not is_cut):
-        outcome.check()
-    _write(done.model, graph, model, out)
+    with page.page.watching() if page is not None else nullcontext():
+        done = _train(graph, setting, method)
+        for record in done.history:
+            if live is None or "epoch" not in record:
+                where.print(_line(record))
+        for note in done.notes:
+            where.print(f"note: {note}", markup=False, soft_wrap=True)
+        is_pruned = cost(done.model).params < cost(graph).params
+        cuts = _cuts(done.history, is_pruned)
+        before = cuts[-1] if cuts else None
+        outcome = judge(done.model, before=before)
+        where.print(str(outcome), soft_wrap=True)
+        if page is not None:
+            page.measured(done, outcome)
+        # What a cut costs was asked for: training is judged by what it began with.
+        is_cut = is_pruned or any("faded" in record for record in done.history)
+        if not force and (before is not None or not is_cut):
+            outcome.check()
+        _write(done.model, graph, model, out)
     where.print(f"written to {out}")
+    if page is not None:
+        page.finished(done, outcome)
+        where.print(f"wrote {report}")
     write_json(content.trained(done, outcome, out), json_path)
 
 

@@ -6,6 +6,7 @@ no layer are not in it; what counts is measured on whole models (`prunegraph.lat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -81,8 +82,25 @@ class LayerTable:
             after += now
         return before, after, guessed
 
+    def work(self, node: Node, survivors: Survivors) -> tuple[int, int]:
+        """MACs of a layer at the widths that are left, and the bytes of all it reads and writes, weights included."""
+        shapes = self._shapes(node, survivors)
+        types, weights = self.coupling.shape_info.types, self.coupling.graph.weights
+        moved = 0
+        for value in {*node.inputs, *node.outputs} - {""}:
+            kind = (
+                weights[value].tensor.data_type if value in weights else types.get(value, 0)
+            )
+            size = helper.tensor_dtype_to_np_dtype(kind).itemsize if kind else 0
+            moved += math.prod(shapes.get(value, ())) * size
+        return node_macs(node, shapes), moved
+
     def _macs(self, node: Node, survivors: Survivors) -> int:
         """MACs of a layer at the widths that are left."""
+        return node_macs(node, self._shapes(node, survivors))
+
+    def _shapes(self, node: Node, survivors: Survivors) -> dict[str, Shape]:
+        """Shapes of all values, those of the layer at the widths that are left."""
         shapes = dict(self.coupling.shape_info.shapes)
         for slot, value in enumerate(node.inputs):
             if value:
@@ -91,7 +109,7 @@ class LayerTable:
             labels = self.coupling.labels.get(value)
             if labels is not None:
                 shapes[value] = tuple(survivors.size(each) for each in labels)
-        return node_macs(node, shapes)
+        return shapes
 
     def key(self, node: Node, survivors: Survivors) -> str:
         """Operator, attributes, types and shapes: all that a layer's time depends on."""

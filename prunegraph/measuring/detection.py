@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ import numpy as np
 from prunegraph.errors import DataError, MissingExtraError, OptionError
 from prunegraph.measuring import heads
 from prunegraph.measuring.seen import Array, Seen
+from prunegraph.options import base_name, bound
 from prunegraph.registry import Registry
 from prunegraph.runtime.data import LABELS
 
@@ -32,6 +33,15 @@ SCORE, OVERLAP = 1e-3, 0.7
 
 #: Boxes of an image: before overlaps are suppressed, and those that count.
 BEFORE, MOST = 3000, 100
+
+#: Boxes with a score of less are not shown to anybody.
+SHOWN = 0.25
+
+#: How far scores may be beyond 0 and 1, and the share of boxes that must have sides and lie in the image.
+SLACK, MOSTLY = 1e-3, 0.95
+
+#: Overlap of two boxes that are the same.
+SAME = 0.5
 
 #: Numbers of a box of labels.
 COLUMNS = 5
@@ -116,9 +126,11 @@ def _form(outputs: list[Array]) -> str:
     return "places first" if first.shape[2] > COLUMNS else ""
 
 
-def decoded(
-    outputs: Mapping[str, Array], metric: str = "map"
-) -> list[tuple[Array, Array, Array]]:
+#: Corners [boxes, 4], scores and classes of one image, the best first.
+ImageBoxes = tuple[Array, Array, Array]
+
+
+def decoded(outputs: Mapping[str, Array], metric: str = "map") -> list[ImageBoxes]:
     """Corners [boxes, 4], scores and classes of every sample, the best first. Raises DataError."""
     values = list(outputs.values())
     form = _form(values)
@@ -128,18 +140,89 @@ def decoded(
             f"{metric}:anchors=WxH+WxH/WxH+WxH (YOLO v3) or {metric}:priors=FILE.npy (SSD), or give a function of "
             "yours, --metric file.py:function"
         )
-    first = values[0].astype(np.float64)
     if form == "finished":
+        first = values[0].astype(np.float64)
         return [_best(row[:, :4], row[:, 4], row[:, 5].astype(int)) for row in first]
+    return [
+        _suppressed(b, s) for b, s in zip(*_boxes_and_scores(values, form), strict=True)
+    ]
+
+
+def _boxes_and_scores(values: Sequence[Array], form: str) -> tuple[Array, Array]:
+    """Corners [n, places, 4] and scores [n, places, classes], whose form is not "finished"."""
+    first = values[0].astype(np.float64)
     if form == "corners and scores":
-        boxes, scores = first, values[1]
-    elif form == "scores and corners":
-        boxes, scores = values[1].astype(np.float64), values[0]
-    elif form == "places last":
-        boxes, scores = _corners(first[:, :4].swapaxes(1, 2)), first[:, 4:].swapaxes(1, 2)
+        return first, values[1]
+    if form == "scores and corners":
+        return values[1].astype(np.float64), values[0]
+    if form == "places last":
+        return _corners(first[:, :4].swapaxes(1, 2)), first[:, 4:].swapaxes(1, 2)
+    return _corners(first[..., :4]), first[..., 4:5] * first[..., 5:]
+
+
+def are_evident(outputs: Mapping[str, Array], image: tuple[int, int]) -> bool:
+    """Tell whether outputs cannot well be anything but boxes: their form, their scores, where the boxes are.
+
+    Args:
+        outputs: of a model that is as good as it was, by name.
+        image: height and width of its images.
+
+    Scores are shares. Boxes that count have a height and a width in pixels, and their centres lie in the image. Where
+    no box has a score of `SHOWN`, nothing is evident.
+    """
+    values = list(outputs.values())
+    form = _form(values)
+    if not form or not all(np.isfinite(v).all() for v in values[:2]):
+        return False
+    if form == "finished":
+        rows = values[0].astype(np.float64)
+        boxes, scores = rows[..., :4], rows[..., 4:5]
+        if (rows[..., 5] % 1).any():
+            return False
     else:
-        boxes, scores = _corners(first[..., :4]), first[..., 4:5] * first[..., 5:]
-    return [_suppressed(b, s) for b, s in zip(boxes, scores, strict=True)]
+        boxes, scores = _boxes_and_scores(values, form)
+    if not scores.size or scores.min() < -SLACK or scores.max() > 1 + SLACK:
+        return False
+    counted = boxes[scores.max(-1) >= SHOWN]
+    sides = counted[:, 2:] - counted[:, :2]
+    centres = (counted[:, 2:] + counted[:, :2]) / 2
+    bounds = np.array([image[1], image[0]])
+    return bool(
+        len(counted)
+        and (sides >= 1).mean() > MOSTLY
+        and ((centres >= 0) & (centres <= bounds)).all(1).mean() > MOSTLY
+    )
+
+
+def reader(metric: str) -> Callable[[Seen], list[ImageBoxes]]:
+    """What reads the boxes of a batch's outputs, as a metric spelt so does: `map50:anchors=10x13+16x30`.
+
+    Raises:
+        UnknownNameError: that is no metric of boxes, or it has no such option.
+        OptionError, DataError: its options are none, or their file.
+    """
+    given = getattr(bound(PRECISIONS, metric), "keywords", {})
+    name = base_name(metric)
+    return _reader(name, _head(name, given.get("anchors", ""), given.get("priors", "")))
+
+
+def _reader(metric: str, head: Head | None) -> Callable[[Seen], list[ImageBoxes]]:
+    if head is None:
+        return lambda seen: decoded(seen.actual, metric)
+    return lambda seen: [_suppressed(b, s) for b, s in zip(*head(seen), strict=True)]
+
+
+def matches(first: ImageBoxes, second: ImageBoxes) -> int:
+    """The number of boxes of one image that another model has too: one of that class that overlaps by half."""
+    boxes, _, classes = second
+    free = np.ones(len(boxes), bool)
+    count = 0
+    for box, named in zip(first[0], first[2], strict=True):
+        overlaps = np.where(free & (classes == named), _overlap(box, boxes), 0.0)
+        if len(overlaps) and overlaps.max() >= SAME:
+            free[overlaps.argmax()] = False
+            count += 1
+    return count
 
 
 def _corners(boxes: Array) -> Array:
@@ -147,13 +230,13 @@ def _corners(boxes: Array) -> Array:
     return np.concatenate([boxes[..., :2] - half, boxes[..., :2] + half], -1)
 
 
-def _best(boxes: Array, scores: Array, classes: Array) -> tuple[Array, Array, Array]:
+def _best(boxes: Array, scores: Array, classes: Array) -> ImageBoxes:
     order = np.argsort(-scores, kind="stable")
     order = order[scores[order] > SCORE][:MOST]
     return boxes[order], scores[order], classes[order]
 
 
-def _suppressed(boxes: Array, scores: Array) -> tuple[Array, Array, Array]:
+def _suppressed(boxes: Array, scores: Array) -> ImageBoxes:
     """The best boxes of each class that overlap no better one of it."""
     place, named = np.nonzero(scores > SCORE)
     values = scores[place, named]
@@ -217,6 +300,7 @@ def _collected(
     wanted: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
     image = 0
+    read = _reader(metric, head)
     for seen in batches:
         labels = seen.labels
         if labels is None or not are_boxes(labels):
@@ -225,11 +309,7 @@ def _collected(
                 f"metric {metric!r} needs {LABELS!r} [samples, boxes, 5] (class, left, top, right, bottom), "
                 f"the data have {shape}"
             )
-        if head is None:
-            results_of = decoded(seen.actual, metric)
-        else:
-            results_of = [_suppressed(b, s) for b, s in zip(*head(seen), strict=True)]
-        for row, (boxes, scores, classes) in zip(labels, results_of, strict=True):
+        for row, (boxes, scores, classes) in zip(labels, read(seen), strict=True):
             image += 1
             for named, *box in row[row[:, 0] >= 0].astype(np.float64).tolist():
                 size = (box[2] - box[0], box[3] - box[1])

@@ -1,25 +1,17 @@
-"""Charts of a report: Vega-Lite specifications, rendered to SVG without a browser.
-
-An SVG has no script and loads nothing. Its colours are variables of the page's style sheet, so that
-one picture serves light and dark. What a mark shows is its `<title>`: browsers show it as a tooltip.
-"""
+"""Charts of a report: widths, sensitivities, noise, times."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree
 
 from prunegraph.report.curves import SensitivityCurves
 from prunegraph.report.layers import LayerRow
 from prunegraph.report.text import clean, exact, shorten
+from prunegraph.report.vega import TEXT, WIDTH, bar, dots, frame, line, svg
 
 if TYPE_CHECKING:
     from prunegraph.quantization.report import LayerReport
-
-#: Width of a chart in CSS pixels, names included.
-WIDTH = 1000
 
 #: Height of a row, characters of a layer's name beside it, and pixels of one of them.
 ROW = 20
@@ -29,30 +21,6 @@ LETTER = 7
 #: Curves with a colour and a dash of their own; the others are grey.
 HIGHLIGHTS = 6
 DASHES = ([1, 0], [7, 3], [2, 2], [9, 3, 2, 3], [5, 5], [12, 3])
-
-INK, SOFT, GRID = "var(--ink)", "var(--soft)", "var(--line)"
-
-TEXT = {"type": "text", "color": INK, "fontSize": 11.5, "aria": False}
-
-#: The page's own fonts replace these; they decide how much room text is given.
-CONFIG: dict[str, Any] = {
-    "background": "transparent",
-    "font": "sans-serif",
-    "view": {"stroke": None},
-    "axis": {
-        "labelColor": SOFT,
-        "titleColor": SOFT,
-        "gridColor": GRID,
-        "domain": False,
-        "ticks": False,
-        "labelFontSize": 11.5,
-        "titleFontSize": 12,
-        "titleFontWeight": "normal",
-        "labelPadding": 6,
-        "titlePadding": 8,
-        "labelFlush": False,
-    },
-}
 
 
 def widths(rows: Sequence[LayerRow]) -> str:
@@ -76,16 +44,16 @@ def widths(rows: Sequence[LayerRow]) -> str:
             },
         },
         "layer": [
-            _bar(
+            bar(
                 "var(--before)",
                 {"x": _channels(largest, "top"), "description": {"field": "tip"}},
             ),
-            _bar(
+            bar(
                 "var(--after)",
                 {"x": {"field": "after", "type": "quantitative"}},
                 "datum.changed",
             ),
-            _bar(
+            bar(
                 "var(--same)",
                 {"x": {"field": "after", "type": "quantitative"}},
                 "!datum.changed",
@@ -104,7 +72,7 @@ def widths(rows: Sequence[LayerRow]) -> str:
             },
         ],
     }
-    return _svg(
+    return svg(
         spec, f"Width of {len(values)} layers before and after, in channels", "widths"
     )
 
@@ -123,30 +91,30 @@ def profile(rows: Sequence[LayerRow]) -> str:
     """The same widths at a glance: one thin column a layer, in the order of the graph."""
     values = _width_values(rows)
     spec = {
-        **_frame(170),
+        **frame(170),
         "data": {"values": values},
         "encoding": {"x": _LAYERS},
         "layer": [
-            _bar(
+            bar(
                 "var(--before)",
                 {
                     "y": {**_channels(None, "left"), "title": "channels"},
                     "description": {"field": "tip"},
                 },
             ),
-            _bar(
+            bar(
                 "var(--after)",
                 {"y": {"field": "after", "type": "quantitative"}},
                 "datum.changed",
             ),
-            _bar(
+            bar(
                 "var(--same)",
                 {"y": {"field": "after", "type": "quantitative"}},
                 "!datum.changed",
             ),
         ],
     }
-    return _svg(
+    return svg(
         spec, f"Profile of the widths of {len(values)} layers before and after", "profile"
     )
 
@@ -183,17 +151,17 @@ def sensitivity(result: SensitivityCurves) -> str:
     }
     top, rest = f"datum.rank < {HIGHLIGHTS}", f"datum.rank >= {HIGHLIGHTS}"
     spec = {
-        **_frame(380),
+        **frame(380),
         "data": {"values": values},
         "encoding": {"x": x, "y": y, "detail": {"field": "rank"}},
         "layer": [
-            _line(rest, {"color": "var(--faint)", "strokeWidth": 1.25}, {}),
-            _line(top, {"strokeWidth": 2.25}, {"color": color, "strokeDash": dash}),
-            _dots(rest, {"color": "var(--faint)", "size": 14}, {}),
-            _dots(top, {"size": 34}, {"color": color}),
+            line(rest, {"color": "var(--faint)", "strokeWidth": 1.25}, {}),
+            line(top, {"strokeWidth": 2.25}, {"color": color, "strokeDash": dash}),
+            dots(rest, {"color": "var(--faint)", "size": 14}, {}),
+            dots(top, {"size": 34}, {"color": color}),
         ],
     }
-    return _svg(
+    return svg(
         spec,
         f"Sensitivity of {len(result.curves)} groups: error over share of channels removed",
         "curves",
@@ -217,18 +185,18 @@ def noise(rows: Sequence[tuple[str, LayerReport]]) -> str | None:
         return None
     y = {"field": "sqnr", "type": "quantitative", "title": "dB"}
     spec = {
-        **_frame(190),
+        **frame(190),
         "data": {"values": values},
         "encoding": {"x": _LAYERS},
         "layer": [
-            _bar(color, {"y": y, "description": {"field": "tip"}}, only)
+            bar(color, {"y": y, "description": {"field": "tip"}}, only)
             for color, only in (
                 ("var(--after)", "!datum.changed"),
                 ("var(--same)", "datum.changed"),
             )
         ],
     }
-    return _svg(spec, f"Signal to quantization noise of {len(values)} layers", "noise")
+    return svg(spec, f"Signal to quantization noise of {len(values)} layers", "noise")
 
 
 def curve_color(rank: int) -> str:
@@ -261,15 +229,6 @@ def _width_values(rows: Sequence[LayerRow]) -> list[dict[str, Any]]:
     return values
 
 
-def _frame(height: int) -> dict[str, Any]:
-    return {
-        "width": WIDTH,
-        "height": height,
-        "autosize": {"type": "fit-x", "contains": "padding"},
-        "padding": 2,
-    }
-
-
 def _channels(largest: int | None, orient: str) -> dict[str, Any]:
     """The axis of widths; `largest` leaves room for the text behind the longest bar."""
     axis = {"orient": orient, "tickCount": 6, "format": ",d", "tickMinStep": 1}
@@ -281,61 +240,3 @@ def _channels(largest: int | None, orient: str) -> dict[str, Any]:
         "axis": axis,
         "scale": scale,
     }
-
-
-def _bar(color: str, encoding: dict[str, Any], only: str | None = None) -> dict[str, Any]:
-    mark = {"type": "bar", "color": color, "aria": "description" in encoding}
-    return {
-        **({"transform": [{"filter": only}]} if only else {}),
-        "mark": mark,
-        "encoding": encoding,
-    }
-
-
-def _line(only: str, mark: dict[str, Any], encoding: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "transform": [{"filter": only}],
-        "mark": {"type": "line", "aria": False, **mark},
-        "encoding": encoding,
-    }
-
-
-def _dots(only: str, mark: dict[str, Any], encoding: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "transform": [{"filter": only}],
-        "mark": {"type": "point", "filled": True, "opacity": 1, **mark},
-        "encoding": {**encoding, "description": {"field": "tip"}},
-    }
-
-
-def _svg(spec: dict[str, Any], label: str, kind: str) -> str:
-    """Render a chart; a picture with one label to a screen reader, which has the tables."""
-    import vl_convert
-
-    root = ElementTree.fromstring(
-        vl_convert.vegalite_to_svg({**spec, "config": CONFIG}, allowed_base_urls=[])
-    )
-    for element in root.iter():
-        element.tag = element.tag.rpartition("}")[2]
-        tip = element.get("aria-label")
-        if tip is not None and element.tag == "path":
-            ElementTree.SubElement(element, "title").text = tip
-        if element.get("aria-hidden"):
-            element.set("pointer-events", "none")  # what lies below has the tooltip
-        for name in [
-            n
-            for n in element.attrib
-            if n.startswith("aria-") or n in ("role", "version", "font-family")
-        ]:
-            del element.attrib[name]
-        for name in element.attrib.keys() & {"d", "transform"}:
-            element.set(
-                name,
-                re.sub(
-                    r"\d+\.\d{3,}",
-                    lambda number: f"{float(number[0]):.2f}",
-                    element.attrib[name],
-                ),
-            )
-    root.attrib.update({"class": f"chart {kind}", "role": "img", "aria-label": label})
-    return ElementTree.tostring(root, encoding="unicode")

@@ -1,17 +1,27 @@
-"""A few of the user's images, with what both models make of them: classes, or maps of classes."""
+"""A few of the user's images, with what both models make of them: classes, boxes, or maps of classes."""
 
 from __future__ import annotations
 
-import base64
-import struct
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prunegraph.measuring.seen import has_classes
+from prunegraph.measuring import detection
+from prunegraph.measuring.seen import Seen, has_classes
+from prunegraph.options import base_name
+from prunegraph.report.png import png
+from prunegraph.report.views import (
+    SIDE,
+    View,
+    are_maps,
+    box_view,
+    map_view,
+    marked,
+    sure,
+)
+from prunegraph.runtime.data import LABELS
 from prunegraph.runtime.session import run, session
 
 if TYPE_CHECKING:
@@ -21,16 +31,11 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 
-#: Images that are shown, classes of each, and the longer side of a picture in pixels.
-IMAGES, CLASSES, SIDE = 6, 3, 160
+#: Images that are shown, classes of each, and the longer side of a picture that nothing is drawn on in pixels.
+IMAGES, CLASSES, THUMB = 6, 3, 160
 
-#: Colours of classes in a map, in turn.
-PALETTE = np.frombuffer(
-    bytes.fromhex(
-        "282c34 0b62b0 a8410a 0f766e 8b2f8f 7a5c00 444fbd b3261e 3f7d20 74839a e69f00 009e73"
-    ),
-    np.uint8,
-).reshape(-1, 3)
+#: What the answers of two models are.
+Outputs = tuple[Mapping[str, Array], Mapping[str, Array]]
 
 
 @dataclass(frozen=True)
@@ -39,56 +44,136 @@ class Example:
 
     Args:
         image: the picture of the input.
+        size: height and width of the input.
         before: most probable classes of the original with their shares, or none.
         after: the same of the new model.
-        maps: pictures of the classes of both, place by place; None where the output is no map.
-        agreement: share of places (or 1 and 0 for one class) where both say the same.
+        views: what each model says, drawn on the picture; None where the answers are classes.
+        agreement: share of places of one class, of boxes that both have, of the union of two masks; 1 or 0 for a class.
+        is_mask: whether a map says of every place only whether it is in.
     """
 
     image: str
-    before: tuple[tuple[int, float], ...]
-    after: tuple[tuple[int, float], ...]
-    maps: tuple[str, str] | None
-    agreement: float
+    size: tuple[int, int]
+    before: tuple[tuple[int, float], ...] = ()
+    after: tuple[tuple[int, float], ...] = ()
+    views: tuple[View, View] | None = None
+    agreement: float = 1.0
+    is_mask: bool = False
 
 
-def examples(result: PruneResult, data: Data | None) -> list[Example]:
+def examples(
+    result: PruneResult, data: Data | None, metric: str | None = None
+) -> list[Example]:
     """The first images of the data with the answers of both models.
 
-    None where there are no data, the model does not read one batch of images, its first output is neither classes nor a
-    map of them, or its inputs or outputs changed.
+    None where there are no data, the model does not read one batch of images, nothing tells that its outputs are
+    classes, boxes or a map of classes, or its inputs or outputs changed.
+
+    Args:
+        result: what was done.
+        data: the user's.
+        metric: the one that was asked for; of detectors it says how boxes are read (`map50:anchors=...`).
     """
     if data is None or result.plan.interface or len(result.original.inputs) != 1:
         return []
-    batch = next(
-        data.head(IMAGES).fit(result.original).batches(result.original, IMAGES), None
-    )
+    few = data.head(IMAGES).fit(result.original)
+    batch = next(few.batches(result.original, IMAGES, labels=True), None)
     images = _images(batch[result.original.inputs[0]]) if batch is not None else None
     if batch is None or images is None:
         return []
-    before, after = (
-        _first_output(graph, batch) for graph in (result.original, result.model)
-    )
-    if before.shape != after.shape or len(before) != len(images):
+    outputs = _answers(result.original, batch), _answers(result.model, batch)
+    if not all(outputs):
+        return []
+    images, labels = images[:IMAGES], batch.get(LABELS)
+    boxes = _boxes(images, batch, outputs, labels, metric)
+    if boxes is not None:
+        return boxes
+    before, after = (next(iter(each.values())).astype(np.float64) for each in outputs)
+    if before.shape != after.shape or len(before) < len(images):
         return []
     if before.ndim == 2 and has_classes(before):
         return [
-            Example(png(i), _best(b), _best(a), None, float(b.argmax() == a.argmax()))
-            for i, b, a in zip(images[:IMAGES], before, after, strict=False)
+            Example(
+                png(i, THUMB),
+                i.shape[:2],
+                _best(b),
+                _best(a),
+                agreement=float(b.argmax() == a.argmax()),
+            )
+            for i, b, a in zip(images, before, after, strict=False)
         ]
-    if before.ndim == 4 and before.shape[1] > 1 and min(before.shape[2:]) >= 8:
-        return list(_maps(images[:IMAGES], before, after))
+    if not detection.are_boxes(labels) and are_maps(
+        list(outputs[0].values()), images[0].shape[:2]
+    ):
+        return list(_maps(images, before, after))
     return []
 
 
-def _first_output(graph: Graph, batch: Batch) -> Array:
-    return np.asarray(run(session(graph, threads=1), batch)[0], np.float64)
+def _answers(graph: Graph, batch: Batch) -> dict[str, Array]:
+    """Outputs of a model that are tensors of numbers, by name, in order; none where the first is something else."""
+    values = run(session(graph, threads=1), {name: batch[name] for name in graph.inputs})
+    numbers = [isinstance(v, np.ndarray) and v.dtype.kind in "fiub" for v in values]
+    if not numbers[0]:
+        return {}
+    named = zip(graph.outputs, values, numbers, strict=True)
+    return {name: value for name, value, is_number in named if is_number}
+
+
+def _boxes(
+    images: Sequence[Array],
+    batch: Batch,
+    outputs: Outputs,
+    labels: Array | None,
+    metric: str | None,
+) -> list[Example] | None:
+    """Examples of a detector; None where nothing says that outputs are boxes, or how they are read."""
+    size = images[0].shape[:2]
+    if metric is not None and base_name(metric) in detection.PRECISIONS:
+        read = detection.reader(metric)
+    elif (
+        detection.are_boxes(labels) and detection.can_decode(outputs[0])
+    ) or detection.are_evident(outputs[0], size):
+        read = detection.reader("map50")
+    else:
+        return None
+    first, second = (read(Seen(batch, outputs[0], each)) for each in outputs)
+    return [
+        _box_example(image, sure(before), sure(after))
+        for image, before, after in zip(images, first, second, strict=False)
+    ]
+
+
+def _box_example(
+    image: Array, before: detection.ImageBoxes, after: detection.ImageBoxes
+) -> Example:
+    count = max(len(before[0]), len(after[0]))
+    return Example(
+        png(image, SIDE),
+        image.shape[:2],
+        views=(box_view(before), box_view(after)),
+        agreement=detection.matches(before, after) / count if count else 1.0,
+    )
 
 
 def _maps(images: Sequence[Array], before: Array, after: Array) -> Iterator[Example]:
-    for image, one, other in zip(images, before.argmax(1), after.argmax(1), strict=False):
-        pictures = png(PALETTE[one % len(PALETTE)]), png(PALETTE[other % len(PALETTE)])
-        yield Example(png(image), (), (), pictures, float((one == other).mean()))
+    is_mask = before.shape[1] == 1
+    for image, one, other in zip(images, before, after, strict=False):
+        first, second = marked(one), marked(other)
+        yield Example(
+            png(image, SIDE),
+            image.shape[:2],
+            views=(map_view(first, is_mask), map_view(second, is_mask)),
+            agreement=_overlap(first, second)
+            if is_mask
+            else float((first == second).mean()),
+            is_mask=is_mask,
+        )
+
+
+def _overlap(first: Array, second: Array) -> float:
+    """Intersection over union of what is in; 1 where nothing is."""
+    both, either = (first & second).sum(), (first | second).sum()
+    return float(both / either) if either else 1.0
 
 
 def _best(scores: Array) -> tuple[tuple[int, float], ...]:
@@ -116,29 +201,3 @@ def _stretched(image: Array) -> Array:
     low, high = image.min(), image.max()
     scaled = (image - low) / (high - low) if high > low else np.zeros_like(image)
     return (255 * scaled).round().astype(np.uint8)
-
-
-def png(image: Array) -> str:
-    """An image [h, w, 1 or 3] of 8 bits as the address of a PNG, thinned out where it is large."""
-    step = max(1, -(-max(image.shape[:2]) // SIDE))
-    image = np.ascontiguousarray(image[::step, ::step])
-    height, width, channels = image.shape
-    rows = np.concatenate(
-        [np.zeros((height, 1), np.uint8), image.reshape(height, width * channels)], axis=1
-    )
-    header = struct.pack(">IIBBBBB", width, height, 8, 2 if channels == 3 else 0, 0, 0, 0)
-    content = b"\x89PNG\r\n\x1a\n" + b"".join(
-        _chunk(kind, data)
-        for kind, data in (
-            (b"IHDR", header),
-            (b"IDAT", zlib.compress(rows.tobytes(), 9)),
-            (b"IEND", b""),
-        )
-    )
-    return "data:image/png;base64," + base64.b64encode(content).decode()
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    """A part of a PNG: length, kind, data, checksum (PNG, third edition, section 5.3)."""
-    check = zlib.crc32(kind + data)
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check)

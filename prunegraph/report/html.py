@@ -24,13 +24,11 @@ from prunegraph.graph.layer_names import shown
 from prunegraph.graph.onnx_io import write_whole
 from prunegraph.report import charts, curves
 from prunegraph.report.examples import examples
+from prunegraph.report.layer_times import columns, roofline, timed_layers
 from prunegraph.report.layers import layer_rows
 from prunegraph.report.network.notes import picture
-from prunegraph.report.remarks import (
-    group_rows,
-    layer_times,
-    remarks,
-)
+from prunegraph.report.remarks import group_rows, remarks
+from prunegraph.report.study_sections import search_content, sensitivity_content
 from prunegraph.report.tables import amount, share
 from prunegraph.report.text import clean, count_of, exact, factor, interface_lines
 
@@ -40,9 +38,10 @@ if TYPE_CHECKING:
     from prunegraph.graph.model import Graph
     from prunegraph.measuring.latency import Latency
     from prunegraph.pipeline import PruneResult
-    from prunegraph.report.curves import ErrorCurve, ErrorPoint, SensitivityCurves
+    from prunegraph.report.curves import SensitivityCurves
     from prunegraph.runtime.data import Data
     from prunegraph.selection.plan import Plan
+    from prunegraph.tuning.search import SearchTrace
 
 #: Packages of the extra `report`, as they are imported.
 PACKAGES = ("jinja2", "vl_convert")
@@ -84,6 +83,8 @@ def write(
     sensitivity: Any = None,
     latency: Latency | None = None,
     samples: Data | None = None,
+    metric: str | None = None,
+    search: SearchTrace | None = None,
 ) -> None:
     """Write the report of a pruned model.
 
@@ -94,6 +95,8 @@ def write(
         sensitivity: curves in the form of `prunegraph.report.curves.parse`.
         latency: of the original and the pruned model.
         samples: the user's data; where they are images, the first ones are shown with what both models make of them.
+        metric: by name, where one was asked for: that of a detector says how its boxes are read.
+        search: the way to the plan, where it was searched for.
 
     Raises:
         MissingExtraError: the packages of the extra `report` are not installed.
@@ -101,7 +104,13 @@ def write(
         ModelError: the page cannot be written.
     """
     page = render(
-        result, command=command, sensitivity=sensitivity, latency=latency, samples=samples
+        result,
+        command=command,
+        sensitivity=sensitivity,
+        latency=latency,
+        samples=samples,
+        metric=metric,
+        search=search,
     )
     write_whole(Path(path), [page.encode()])
 
@@ -113,6 +122,8 @@ def render(
     sensitivity: Any = None,
     latency: Latency | None = None,
     samples: Data | None = None,
+    metric: str | None = None,
+    search: SearchTrace | None = None,
 ) -> str:
     """The page as text; see `write`."""
     matches = curves.parse(sensitivity) if sensitivity is not None else None
@@ -129,12 +140,12 @@ def render(
         totals=list(_totals(result, latency)),
         **_plan(result.plan),
         settings=settings(result.plan),
-        examples=examples(result, samples),
+        examples=examples(result, samples, metric),
         **_layers(result),
         show_kept=True,
-        sensitivity=matches,
-        heat=list(_heat(matches)) if matches else [],
-        curve_chart=charts.sensitivity(matches) if matches and matches.curves else None,
+        plan_shares=_plan_shares(result),
+        **sensitivity_content(matches),
+        **search_content(search, result.before, search.best if search else None),
     )
 
 
@@ -179,12 +190,21 @@ def _check_groups(result: PruneResult, matches: SensitivityCurves) -> None:
             )
 
 
+def _plan_shares(result: PruneResult) -> dict[str, str]:
+    """The share of every group's channels that the plan removes, as text."""
+    return {
+        group.id: share(len(result.plan.remove.get(group.id, ())), group.channels)
+        for group in result.coupling.groups
+    }
+
+
 def _layers(result: PruneResult) -> dict[str, Any]:
     """Rows of the table of layers, and their charts."""
     rows, groups = layer_rows(result), group_rows(result)
     drawn = [row for row in rows if charts.has_width(row)]
     removed = {name: len(gone) for name, gone in result.plan.remove.items()}
-    notes = remarks(result, groups)
+    timed = timed_layers(result)
+    notes = remarks(result, groups, timed)
     noise = result.quantized.layers if result.quantized is not None else ()
     named = [(shown(result.original, layer.name), layer) for layer in noise]
     return {
@@ -194,29 +214,16 @@ def _layers(result: PruneResult) -> dict[str, Any]:
         "has_damage": any(group.damage is not None for group in groups),
         "noise": noise,
         "noise_chart": charts.noise(named),
-        "times": layer_times(result),
+        "times": {each.layer: each.times for each in timed},
+        "timed": timed,
+        "time_chart": columns(timed) if timed else None,
+        "roofline": roofline(timed) if timed else None,
         "rows": rows,
         "narrower": sum(row.is_narrower for row in rows),
         "undrawn": len(rows) - len(drawn),
         "width_chart": charts.widths(drawn) if drawn else None,
         "profile_chart": charts.profile(drawn) if len(drawn) > GLANCE else None,
     }
-
-
-def _heat(
-    result: SensitivityCurves,
-) -> Iterator[tuple[ErrorCurve, list[tuple[ErrorPoint | None, float]]]]:
-    """The table of sensitivities: for every ratio a curve's point, and its share of the largest error."""
-    worst = max(
-        (point.error for curve in result.curves for point in curve.points), default=0.0
-    )
-    for curve in result.curves:
-        points = {point.ratio: point for point in curve.points}
-        cells = [points.get(ratio) for ratio in result.ratios]
-        yield (
-            curve,
-            [(p, max(p.error, 0.0) / worst if p and worst > 0 else 0.0) for p in cells],
-        )
 
 
 def _totals(result: PruneResult, latency: Latency | None) -> Iterator[dict[str, Any]]:

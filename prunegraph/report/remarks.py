@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prunegraph.coupling.survivors import Survivors
-from prunegraph.latency.cache import Cache
-from prunegraph.latency.layers import LayerTable
 from prunegraph.report.network.notes import Remarks
-from prunegraph.runtime.runtimes import find
-from prunegraph.selection.plan import survivors
 
 if TYPE_CHECKING:
     from prunegraph.coupling.groups import Group
     from prunegraph.pipeline import PruneResult
     from prunegraph.quantization.report import LayerReport
+    from prunegraph.report.layer_times import TimedLayer
     from prunegraph.rewriting.decompose import Row
-
-#: Milliseconds of a layer by itself, before and after.
-Times = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -77,13 +70,15 @@ def _damage(curve: Sequence[tuple[float, float]], share: float) -> float | None:
     return float(np.interp(share, shares, errors))
 
 
-def remarks(result: PruneResult, rows: Sequence[GroupRow]) -> Remarks:
+def remarks(
+    result: PruneResult, rows: Sequence[GroupRow], timed: Sequence[TimedLayer] = ()
+) -> Remarks:
     """What notes on layers and groups say besides widths and costs."""
     layers: dict[str, list[tuple[str, str]]] = {}
     for name, label, text in (
         *_low_rank(result),
         *_integers(result),
-        *_times(layer_times(result)),
+        *_times(timed),
     ):
         layers.setdefault(name, []).append((label, text))
     groups = {row.id: list(_why(row)) for row in rows}
@@ -136,33 +131,10 @@ def _integers(result: PruneResult) -> Iterator[tuple[str, str, str]]:
         yield layer.name, "quantized", text
 
 
-def _times(times: Mapping[str, Times]) -> Iterator[tuple[str, str, str]]:
-    for name, (before, after) in times.items():
-        yield name, "by itself", f"{before:.3g} → {after:.3g} ms"
-
-
-def layer_times(result: PruneResult) -> dict[str, Times]:
-    """Milliseconds of layers by themselves, by name, as far as they were measured for this result's latency."""
-    if result.latency is None:
-        return {}
-    measured = result.latency
-    runtime = find(measured.runtime, measured.provider, measured.threads)
-    cache = Cache.here(runtime)
-    table = LayerTable(result.coupling, None, cache)
-    whole, remaining = (
-        Survivors(result.coupling, {}),
-        survivors(result.coupling, result.plan),
-    )
-    times: dict[str, Times] = {}
-    for node in table.layers:
-        before = cache.layers.get(table.key(node, whole))
-        if node.index in remaining.gone:
-            after: float | None = 0.0
-        else:
-            after = cache.layers.get(table.key(node, remaining))
-        if before and after is not None:
-            times[node.name] = before, after
-    return times
+def _times(timed: Sequence[TimedLayer]) -> Iterator[tuple[str, str, str]]:
+    for each in timed:
+        before, after = each.times
+        yield each.layer, "by itself", f"{before:.3g} → {after:.3g} ms"
 
 
 def _rotated(result: PruneResult) -> Iterator[str]:

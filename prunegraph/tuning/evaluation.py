@@ -108,6 +108,10 @@ class Trials:
             done()
         return [self._values[key] for key in keys]
 
+    def known(self, candidate: Removal) -> float | None:
+        """The metric of a candidate that was measured already; None of others."""
+        return self._values.get(_key(candidate))
+
     def loss(self, value: float) -> float:
         """How much worse a value is than the original's."""
         return self.metric.loss(value, self.original)

@@ -80,6 +80,21 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class SearchProgress:
+    """A search on its way: what is searched for, the unpruned model's metric, and what was looked at so far."""
+
+    goal: Goal
+    metric: str
+    unit: str
+    original: float
+    candidates: tuple[Trial, ...]
+
+
+#: Is told of a search after every candidate.
+SearchWatch = Callable[[SearchProgress], None]
+
+
+@dataclass(frozen=True)
 class SearchTrace:
     """The plan that was found, and the way to it. `original` is the unpruned model's metric."""
 
@@ -114,9 +129,13 @@ def _json(candidate: Trial) -> dict[str, Any]:
 
 
 def find(
-    trials: Trials, ranking: Ranking, goal: Goal, progress: Callable[[str], None]
+    trials: Trials,
+    ranking: Ranking,
+    goal: Goal,
+    progress: Callable[[str], None],
+    watch: SearchWatch | None = None,
 ) -> SearchTrace:
-    """Search.
+    """Search. `watch` is told after every candidate that was looked at.
 
     Raises:
         BudgetError: not even the smallest strength is accepted.
@@ -126,7 +145,7 @@ def find(
         raise BudgetError(
             "the second grid (stages) gives layers different widths: leave it or --same-width out"
         )
-    search = _CutSearch(trials, ranking, goal, progress)
+    search = _CutSearch(trials, ranking, goal, progress, watch)
     best = METHODS[goal.method](search)
     plan = search.plans.get(best)
     if plan is None or not plan.remove:
@@ -139,9 +158,9 @@ def find(
         "search": {**asdict(goal), "metric": trials.metric.name, **_json(chosen)},
     }
     plan = replace(plan, provenance=origin)
-    looked = (*search.candidates.values(), *search.combinations)
+    now = search.now
     return SearchTrace(
-        plan, chosen, goal, trials.metric.name, trials.metric.unit, trials.original, looked
+        plan, chosen, goal, now.metric, now.unit, now.original, now.candidates
     )
 
 
@@ -149,7 +168,12 @@ class _CutSearch:
     """Candidates by strength, made and measured when they are asked for."""
 
     def __init__(
-        self, trials: Trials, ranking: Ranking, goal: Goal, progress: Callable[[str], None]
+        self,
+        trials: Trials,
+        ranking: Ranking,
+        goal: Goal,
+        progress: Callable[[str], None],
+        watch: SearchWatch | None,
     ):
         self.width = trials.width
         self.plans: dict[int, Plan | None] = {}
@@ -164,6 +188,16 @@ class _CutSearch:
         )
         self._meter = Meter(ranking.coupling)
         self._unmet: BudgetError | None = None
+        self._watch = watch
+
+    @property
+    def now(self) -> SearchProgress:
+        """What was looked at so far."""
+        metric = self._trials.metric
+        looked = (*self.candidates.values(), *self.combinations)
+        return SearchProgress(
+            self._goal, metric.name, metric.unit, self._trials.original, looked
+        )
 
     def fetch(self, strengths: Sequence[int]) -> None:
         names = ", ".join(f"{strength / 100:.2f}" for strength in strengths)
@@ -175,6 +209,7 @@ class _CutSearch:
         if strength not in self.candidates:
             plan = self._plan(strength)
             self.candidates[strength] = self._judge(strength, plan)
+            self._tell()
         return self.candidates[strength].accepted
 
     def _plan(self, strength: int) -> Plan | None:
@@ -201,6 +236,10 @@ class _CutSearch:
         accepted = loss <= self._goal.tolerance + ROUNDING * abs(self._trials.original)
         return Trial(strength, offsets, cost, shown, loss, accepted)
 
+    def _tell(self) -> None:
+        if self._watch is not None:
+            self._watch(self.now)
+
     def second(self, plan: Plan, chosen: Trial) -> tuple[Plan, Trial]:
         """The best combination of offsets around a plan, or the plan itself."""
         kind = self._goal.by if self._goal.by in KINDS else "macs"
@@ -216,6 +255,7 @@ class _CutSearch:
                 self.combinations.append(
                     self._judge(chosen.strength, created, each.offsets)
                 )
+                self._tell()
                 if self.combinations[-1].accepted:
                     return created, self.combinations[-1]
         return plan, chosen

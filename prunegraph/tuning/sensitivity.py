@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -102,35 +103,56 @@ def check_ratios(ratios: Sequence[float]) -> tuple[float, ...]:
     return result
 
 
+#: Is told of a sensitivity after every candidate, with the points that were measured so far.
+SensitivityWatch = Callable[[Sensitivity], None]
+
+
 def measure(
     measured: Trials,
     ranking: Ranking,
     ratios: Sequence[float],
     repair: str,
     progress: Callable[[str], None],
+    watch: SensitivityWatch | None = None,
 ) -> Sensitivity:
-    """Remove each ratio's lowest-scored channels of each group alone, and measure."""
+    """Remove each ratio's lowest-scored channels of each group alone, and measure.
+
+    `watch` is told after every candidate that is new.
+    """
     groups = ranking.coupling.groups
     wanted = [(group, ratio) for group in groups for ratio in ratios]
     removals = [
         {group.id: channels_below(ranking, group, ratio)} for group, ratio in wanted
     ]
+    meter = Meter(ranking.coupling)
+    points: dict[str, list[Point]] = {group.id: [] for group in groups}
+    rest = deque(zip(wanted, removals, strict=True))
     count = 0
+
+    def result() -> Sensitivity:
+        """With the points that are measured, up to the first that is not."""
+        while rest and (value := measured.known(rest[0][1])) is not None:
+            (group, ratio), remove = rest.popleft()
+            cost, gone = meter.measure(remove), len(remove[group.id])
+            points[group.id].append(
+                Point(ratio, gone, cost.macs, cost.params, measured.loss(value))
+            )
+        return _sensitivity(measured, ranking, repair, points)
 
     def done() -> None:
         nonlocal count
         count += 1
         progress(f"sensitivity: {count} of at most {len(removals)} candidates")
+        if watch is not None:
+            watch(result())
 
-    values = measured.measure(removals, done)
-    meter = Meter(ranking.coupling)
-    points: dict[str, list[Point]] = {group.id: [] for group in groups}
-    for (group, ratio), remove, value in zip(wanted, removals, values, strict=True):
-        remaining = meter.measure(remove)
-        gone = len(remove[group.id])
-        points[group.id].append(
-            Point(ratio, gone, remaining.macs, remaining.params, measured.loss(value))
-        )
+    measured.measure(removals, done)
+    return result()
+
+
+def _sensitivity(
+    measured: Trials, ranking: Ranking, repair: str, points: Mapping[str, Sequence[Point]]
+) -> Sensitivity:
     graph = ranking.coupling.graph
     return Sensitivity(
         graph.source,
@@ -142,7 +164,7 @@ def measure(
         repair,
         tuple(
             Curve(group.id, group.layers, group.channels, tuple(points[group.id]))
-            for group in groups
+            for group in ranking.coupling.groups
         ),
     )
 

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from tests.report.page import COMMAND, palettes
+import prunegraph as pg
+from prunegraph.ops.cost import cost
+from prunegraph.report import binarized, html, inspected
+from prunegraph.report.binarized import BinaryReport
+from prunegraph.report.examples import examples
+from prunegraph.report.live import LivePage
+from prunegraph.report.studied import StudyPage
+from prunegraph.report.trained import TrainingPage
+from prunegraph.runtime.data import Data
+from prunegraph.tuning.search import Goal, SearchTrace, Trial
+from tests.report.page import COMMAND, chain, palettes, prune
+from tests.report.test_examples import Objects, answering
+from tests.report.test_layer_times import LATENCY, timed
+from tests.report.test_trained import RECORDS
 
 #: Names under which systems install a browser of Chromium's family.
 BROWSERS = (
@@ -138,4 +153,96 @@ def test_browser_saves_the_plan_and_selects_the_command(
     assert not page.locator("pre.plan").is_visible()
     page.click("summary")
     assert page.locator("pre.plan").is_visible()
+    page.context.close()
+
+
+# -- for everybody --------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """What became of a layer that is binary now, as a page reads it."""
+
+    layer: str
+    error: tuple[float, float]
+    flips: float
+    loss: tuple[float, float]
+    kept: bool
+
+
+def trace(result: pg.PruneResult) -> SearchTrace:
+    """A search that looked at two candidates."""
+    whole, half = cost(result.original), cost(result.model)
+    trials = Trial(5, (), whole, 90.0, 0.0, True), Trial(50, (0.1,), half, 88.0, 2.0, False)
+    return SearchTrace(result.plan, trials[0], Goal(1.0), "top1", "%", 90.0, trials)
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory, written: Path) -> dict[str, Path]:
+    """Pages with all sections there are, by name."""
+    folder = tmp_path_factory.mktemp("pages")
+    graph = chain(12)
+    result = dataclasses.replace(prune(graph), latency=LATENCY)
+    objects = [Objects((0, 7), (3, 1), (0.9, 0.6)).outputs("finished")] * 2
+    images = {"x": np.random.default_rng(0).random((2, 3, 64, 96)).astype(np.float32)}
+    shown = examples(answering(*objects), Data.of(images))
+    search = trace(result)
+    with pytest.MonkeyPatch.context() as patch:
+        timed(result, folder, patch)
+        patch.setattr(html, "examples", lambda *given: shown)
+        html.write(result, folder / "all.html", latency=LATENCY, search=search)
+    study = StudyPage(LivePage(folder / "search.html"), graph, COMMAND)
+    study.search(search)  # type: ignore[arg-type]
+    training = TrainingPage(LivePage(folder / "train.html", 0.0), graph, "top1", COMMAND)
+    for record in RECORDS:
+        training(record)
+    inspected.write(pg.analyze(graph), folder / "inspected.html", command=COMMAND)
+    updates = [
+        Update(f"/block.{i}/conv/Conv", (0.5, 0.25), 0.01, (1.5, 1.25), i > 0)
+        for i in (0, 1)
+    ]
+    binarized.write(
+        BinaryReport(
+            graph, (2000, 100), LATENCY, updates, {"stem": "the first layer"},
+            {"start": 2.5, "end": 1.5}, ["Outputs differ."], COMMAND,
+        ),
+        folder / "binary.html",
+    )  # fmt: skip
+    names = ("all", "search", "train", "inspected", "binary")
+    return {"written": written, **{name: folder / f"{name}.html" for name in names}}
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    "name", ["written", "all", "search", "train", "inspected", "binary"]
+)
+def test_axe_finds_nothing(
+    browser: Any, pages: dict[str, Path], name: str, scheme: str, width: int
+) -> None:
+    """Names, contrast, keyboard: what axe-core tests; and nothing is wider than the screen."""
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright",
+        reason="no axe: pip install 'prunegraph[browser]'",
+    )
+    page, events = open_page(browser, pages[name], scheme, width)
+    found = axe.Axe().run(page).response["violations"]
+    assert not [(each["id"], [n["html"] for n in each["nodes"]]) for each in found]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert events == [f"request: {pages[name].as_uri()}"]
+    page.context.close()
+
+
+def test_what_is_drawn_on_pictures_is_seen(browser: Any, pages: dict[str, Path]) -> None:
+    """The second view shows the picture of the first by reference, as large, and boxes over it."""
+    page, _ = open_page(browser, pages["all"], "light", 1200)
+    views = page.locator("svg.view")
+    boxes = [views.nth(i).bounding_box() for i in (0, 1)]
+    assert boxes[0]["width"] == boxes[1]["width"] > 150
+    assert boxes[0]["y"] == boxes[1]["y"]
+    sizes = page.evaluate(
+        "[...document.querySelectorAll('svg.view image, svg.view use')].map(e => e.getBoundingClientRect().width)"
+    )
+    assert len(sizes) == 4 and min(sizes) > 150
+    assert views.nth(1).locator("rect.halo").count() == 2
     page.context.close()
