@@ -17,15 +17,15 @@ def stopped_quietly() -> Iterator[None]:
     A pool that is told to kill its workers forgets its work first, and looks for more of it afterwards: what was
     handed in a moment ago is then missing (`KeyError`). The workers are gone by then, and nobody waits for anything.
     """
-    told = threading.excepthook
+    usual = threading.excepthook
 
     def tell(fault: threading.ExceptHookArgs) -> None:
         name = fault.thread.name if fault.thread is not None else ""
         if not (name.startswith(MANAGER) and fault.exc_type is KeyError):
-            told(fault)
+            usual(fault)
 
     threading.excepthook = tell
     try:
         yield
     finally:
-        threading.excepthook = told
+        threading.excepthook = usual
