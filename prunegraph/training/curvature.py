@@ -42,7 +42,7 @@ MAX_OUTPUTS = 4096
 RAREST = 1e-3
 
 #: Bytes of values that are kept for a backward pass.
-KEEP = 2**29
+KEEP = 2**28
 
 
 class Curvature:
@@ -137,12 +137,11 @@ class _Run:
             slopes = torch.autograd.grad(
                 projection, [values[n.outputs[0]] for n in reached], allow_unused=True
             )
-        rows = {
-            node.name: _rows(node, slope)
+        return {
+            node.name: _products(node, slope)
             for node, slope in zip(reached, slopes, strict=True)
             if slope is not None
         }
-        return {name: each.T @ each for name, each in rows.items()}
 
     def _projection(
         self, values: Mapping[str, Tensor], batch: Mapping[str, Array]
@@ -181,10 +180,11 @@ def _is_looked_at(graph: Graph, node: Node) -> bool:
     return bool(shape) and axis is not None and shape[int(axis)] <= MAX_OUTPUTS
 
 
-def _rows(node: Node, slope: Tensor) -> Tensor:
-    """Gradients at a layer's outputs [positions, outputs]."""
+def _products(node: Node, slope: Tensor) -> Tensor:
+    """Products of the gradients at a layer's outputs, summed over positions [outputs, outputs]."""
     moved = slope.movedim(int(info(node).channel_axis or 0), -1)
-    return moved.reshape(-1, moved.shape[-1]).float()
+    rows = moved.reshape(-1, moved.shape[-1]).float()
+    return rows.T @ rows
 
 
 def _of_words(scores: Tensor, random: torch.Generator) -> Tensor:
