@@ -12,25 +12,33 @@ Array = np.ndarray
 #: Rows of a factor that are inverted at a time.
 BLOCK = 128
 
+#: Rows of an inverse that are added to at a time.
+STRIPE = 1024
 
-def inverse(matrix: Array) -> Array:
+
+def inverse(matrix: Array, *, in_place: bool = False) -> Array:
     """The inverse of a symmetric positive definite matrix [..., n, n], in double precision.
 
     With the Cholesky factor L and `X = L^-1`, by forward substitution, it is `X' X`. (Inverting blocks of the matrix
     itself loses digits with every level of halving.) A matrix that rounding has made indefinite is inverted as it is.
 
+    Args:
+        matrix: the matrix, or several.
+        in_place: whether they may be overwritten, which they are if they are of double precision.
+
     Raises:
         np.linalg.LinAlgError: a matrix is singular.
     """
-    result = np.zeros(matrix.shape)
-    for index in np.ndindex(*matrix.shape[:-2]):
-        whole = np.asarray(matrix[index], np.float64)
+    result: Array = (np.asarray if in_place else np.array)(matrix, np.float64)
+    for index in np.ndindex(*result.shape[:-2]):
+        whole = result[index]
         try:
             factor = np.linalg.cholesky(whole)
         except np.linalg.LinAlgError:
-            result[index] = np.linalg.inv(whole)
+            whole[...] = np.linalg.inv(whole)
         else:
-            _invert(factor, result[index])
+            whole[...] = 0
+            _invert(factor, whole)
     return result
 
 
@@ -57,4 +65,7 @@ def _invert(factor: Array, result: Array) -> None:
         own = np.linalg.inv(rows[:, start:])
         rows[:, :start] = -own @ (rows[:, :start] @ factor[:start, :start])
         rows[:, start:] = own
-        result[:stop, :stop] += rows.T @ rows
+        # In stripes: the product as a whole would take as much memory as the matrix.
+        for low in range(0, stop, STRIPE):
+            high = min(low + STRIPE, stop)
+            result[low:high, :stop] += rows[:, low:high].T @ rows

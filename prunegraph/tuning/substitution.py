@@ -178,7 +178,7 @@ class Substitution:
         damping = max(DAMPING, size / gram.count) * np.where(damping > 0, damping, 1.0)
         diagonal = np.arange(size)
         matrices[:, diagonal, diagonal] += damping[:, None]
-        inverse = symmetric.inverse(matrices).astype(np.float32)
+        inverse = symmetric.inverse(matrices, in_place=True).astype(np.float32)
         self._inverses[node.name] = inverse
         while len(self._inverses) > 1 and (
             sum(each.nbytes for each in self._inverses.values()) > KEEP

@@ -12,6 +12,7 @@ from prunegraph.graph import symmetric
 def test_inverse(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of well and of badly conditioned matrices, in float32 as well, several at a time; what is given stays."""
     monkeypatch.setattr(symmetric, "BLOCK", 4)
+    monkeypatch.setattr(symmetric, "STRIPE", 6)
     rng = np.random.default_rng(size)
     rows = rng.standard_normal((4, size + 2, size))
     rows[1] *= np.geomspace(1, 1e-3, size)
@@ -28,6 +29,8 @@ def test_inverse(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
         limit = 1e-15 * np.linalg.cond(matrix) * size
         np.testing.assert_allclose(matrix @ inverse, np.eye(size), atol=limit)
         np.testing.assert_array_equal(symmetric.inverse(matrix), inverse)
+    assert symmetric.inverse(matrices, in_place=True) is matrices
+    np.testing.assert_array_equal(matrices, inverses)
     np.testing.assert_array_equal(symmetric.inverse(-np.eye(size)), -np.eye(size))
     with pytest.raises(np.linalg.LinAlgError):
         symmetric.inverse(np.zeros((size, size)))

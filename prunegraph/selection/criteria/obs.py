@@ -88,7 +88,7 @@ class _Reader:
 
     def __init__(self, gram: Array, matrix: Array, rows: Array):
         gram[np.diag_indices(len(gram))] += DAMPING * np.trace(gram) / len(gram) or 1.0
-        inverse = symmetric.inverse(gram)
+        inverse = symmetric.inverse(gram, in_place=True)
         channels, self.each = rows.shape
         self.blocks = inverse[rows[:, :, None], rows[:, None, :]]
         self.matrix = matrix[rows]
