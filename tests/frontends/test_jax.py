@@ -93,6 +93,31 @@ def test_functions(given: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @needs_jax
+def test_loops() -> None:
+    """A scan over time, which stays a loop; its hidden state is pruned."""
+    import jax
+    from jax import numpy as jnp
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    sizes = ((24, 16), (16, 16), (16, 5))
+    first, inner, last = (
+        jax.random.normal(key, size) * 0.2 for key, size in zip(keys, sizes, strict=True)
+    )
+
+    @jax.jit
+    def recurrent(x: Any) -> Any:
+        def step(hidden: Any, row: Any) -> Any:
+            return jnp.tanh(row @ first + hidden @ inner), None
+
+        rows = x.reshape(x.shape[0], 8, 24).transpose(1, 0, 2)
+        return jax.lax.scan(step, jnp.zeros((x.shape[0], 16)), rows)[0] @ last
+
+    check(pg.load(recurrent, IMAGES), recurrent(IMAGES), IMAGES)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@needs_jax
 def test_modules_of_flax() -> None:
     from flax import nnx
 

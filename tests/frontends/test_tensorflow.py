@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from prunegraph.frontends.base import takes
 from prunegraph.runtime.session import run, session
 from tests.builders import residual_net
 from tests.oracle import prove
+from tests.paths import ROOT
 
 needs_tensorflow = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("tensorflow", "tf2onnx")),
@@ -236,6 +239,29 @@ def test_a_model_that_declares_no_inputs() -> None:
         pg.load(net)
     net(values)
     check(pg.load(net, values), net, values)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("backend", "package"), [("torch", "torch"), ("jax", "jax2onnx")])
+def test_other_backends_of_keras(backend: str, package: str) -> None:
+    """Keras takes one backend for the life of a process."""
+    for name, extra in (("keras", "tensorflow"), (package, backend)):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"the extra [{extra}] is not installed")
+    code = (
+        "import keras, prunegraph as pg, tests.frontends.test_tensorflow as these\n"
+        f"assert keras.backend.backend() == {backend!r}\n"
+        "net, values = these.image_net(keras)\n"
+        "these.check(pg.load(net), net, values)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "KERAS_BACKEND": backend},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
