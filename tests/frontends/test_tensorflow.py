@@ -272,3 +272,17 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"not a model")
         with pytest.raises(ModelError, match=rf"{name}: cannot be converted"):
             pg.load(tmp_path / name)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@needs_tensorflow
+@pytest.mark.parametrize("name", ["net.keras", "net.h5"])
+def test_code_in_a_file_is_not_run(name: str, tmp_path: Path) -> None:
+    import keras
+
+    layers = keras.layers
+    net = keras.Sequential([keras.Input((4,)), layers.Lambda(lambda x: x), layers.Dense(3)])
+    net.save(tmp_path / name)
+    with pytest.raises(ModelError, match="arbitrary code"):
+        pg.load(tmp_path / name)
