@@ -3,7 +3,17 @@
 Importing this package registers the built-in ones.
 """
 
-from prunegraph.frontends import mxnet, onnx_file, pytorch
+from prunegraph.frontends import jax, mxnet, onnx_file, pytorch, tensorflow
 from prunegraph.frontends.base import FRONTENDS, frontend, read, takes
 
-__all__ = ["FRONTENDS", "frontend", "mxnet", "onnx_file", "pytorch", "read", "takes"]
+__all__ = [
+    "FRONTENDS",
+    "frontend",
+    "jax",
+    "mxnet",
+    "onnx_file",
+    "pytorch",
+    "read",
+    "takes",
+    "tensorflow",
+]

@@ -62,6 +62,7 @@ def read(source: object, **options: Any) -> Graph:
         path = os.fsdecode(source)
         if hub.is_address(path):
             path = hub.fetch(path)
+        path = _inside(path)
         if factory.is_factory(path):
             output, options["inputs"] = factory.call(path, options.get("inputs"))
             return read(output, **options)
@@ -79,8 +80,16 @@ def takes(source: str, option: str) -> bool:
     """Tell whether the front end that reads a file, or `package.module:factory`, has an option."""
     if factory.is_factory(source):
         return option == "inputs"
-    name = _suffix(source) or ONNX
+    name = _suffix(_inside(source)) or ONNX
     return option in [each.name for each in _options(name)]
+
+
+def _inside(path: str) -> str:
+    """A folder's file that a front end reads by its whole name (`saved_model.pb`); all else as it is."""
+    if not Path(path).is_dir():
+        return path
+    names = (name for name in FRONTENDS.names() if (Path(path) / name).is_file())
+    return next((str(Path(path) / name) for name in names), path)
 
 
 def _suffix(path: str) -> str:

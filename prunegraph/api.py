@@ -358,17 +358,17 @@ def prune(
     )
     result = finish(coupling, chosen, choice, samples, how, quantize=quantize)
     if dtype is not None:
-        result = _in_dtype(result, dtype, samples, progress)
+        result = in_dtype(result, dtype, samples, progress)
     result = ready.complete(result)
     return write_result(
         result, samples, how, out, save_plan, _file_of(whole), runtime=runtime
     )
 
 
-def _in_dtype(
+def in_dtype(
     result: PruneResult, dtype: str, samples: Data | None, progress: Callable[[str], None]
 ) -> PruneResult:
-    """The result in 16-bit floats."""
+    """The result in 16-bit floats. Raises ModelError."""
     precision = to_dtype(result.model, dtype, samples, progress=progress)
     model = precision.model
     return replace(result, model=model, after=full_cost(model), precision=precision)
@@ -388,6 +388,7 @@ def apply_plan(
     mask_input: str | None = None,
     repair: str | None = None,
     quantize: str | None = None,
+    dtype: str | None = None,
     verify: bool = True,
     seed: int = 0,
     save_plan: str | os.PathLike[str] | None = None,
@@ -403,6 +404,7 @@ def apply_plan(
         mask_input: as for `prune`.
         repair: as for `prune`: None is "least-squares" with data, else "none".
         quantize: type of the weights of a quantized result, such as "int8"; needs data.
+        dtype: as for `prune`: "float16" or "bfloat16".
         verify: whether to verify; a failed proof raises and nothing is written.
         seed: of the random inputs of the proof.
         save_plan: where the plan goes, with all cuts.
@@ -415,6 +417,7 @@ def apply_plan(
     samples = Data.of(data).masked(mask_input) if data is not None else None
     if quantize is not None:
         check_quantize(quantize, samples)
+    check_dtype(dtype, quantize)
     given = model if isinstance(model, str | os.PathLike) else None
     if out is not None:
         check_model_output(out, given)
@@ -434,6 +437,8 @@ def apply_plan(
     how = ExecutionOptions(bound, verify, seed, True, scratch(out), progress)
     chosen = Selected(plan.complete(graph))
     result = finish(coupling, chosen, None, samples, how, quantize=quantize)
+    if dtype is not None:
+        result = in_dtype(result, dtype, samples, progress)
     result = ready.complete(result)
     return write_result(result, samples, how, out, save_plan, _file_of(whole))
 

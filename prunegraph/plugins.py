@@ -52,6 +52,12 @@ _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 #: A program of any language as an algorithm: alone, or as the option of a method (`cycles:algorithm=exec:...`).
 _PROGRAM = re.compile(r"(^|[=:,]\s*)exec:")
 
+#: The file in a folder of TensorFlow's by which it is one.
+SAVED_MODEL = "saved_model.pb"
+
+#: Ends of models that only their framework can read, which may run what is in them: pickles, layers of others, a graph.
+PROGRAMS = (".pt2", ".keras", ".h5", ".tflite", SAVED_MODEL)
+
 #: Characters of a foreign message that are repeated.
 MESSAGE = 300
 
@@ -230,12 +236,13 @@ def function(given: str, text: str | None = None) -> Callable[..., Any]:
 
 def code_in(given: str, *, is_model: bool = False) -> bool:
     """Whether an option's value names code: `file.py:function`, `exec:...`; as a model also `package.module:factory`,
-    and an exported program (`.pt2`), which holds pickles.
+    and files that frameworks read as programs (`PROGRAMS`).
     """
     if ".py:" in given or _PROGRAM.search(given):
         return True
     return is_model and (
-        given.endswith(".pt2")
+        given.endswith(PROGRAMS)
+        or (Path(given) / SAVED_MODEL).is_file()
         or (_FACTORY.fullmatch(given) and not Path(given).exists()) is True
     )
 

@@ -12,6 +12,7 @@ from prunegraph.api import (
     analyze,
     check_model_output,
     check_output,
+    in_dtype,
     load,
     scratch,
     write_result,
@@ -22,6 +23,7 @@ from prunegraph.keywords import takes_options
 from prunegraph.latency.measured import Selected, runtime_of
 from prunegraph.measuring.metrics import Named, portable
 from prunegraph.pipeline import PruneResult, error_metrics, finish, ranking
+from prunegraph.quantization.precision import check_dtype
 from prunegraph.recovery import repairs
 from prunegraph.runtime.data import Data, Samples
 from prunegraph.runtime.statistics import Statistics
@@ -137,6 +139,7 @@ def search(
     attention: str | None = None,
     blocks: str = "alike",
     repair: str | None = None,
+    dtype: str | None = None,
     verify: bool = True,
     save_plan: str | os.PathLike[str] | None = None,
     jobs: int | None = None,
@@ -166,6 +169,8 @@ def search(
         blocks: whether heads, and groups of a convolution, lose the same channels ("alike") or their "own"; "both" also
             takes whole ones.
         repair: of every candidate, and of the result: "least-squares" (the default), "bn", "absorb" or "none".
+        dtype: type of the floats of the result, "float16" or "bfloat16", as for `pg.prune`; candidates are measured in
+            the model's own.
         verify: whether to verify the result; a failed proof raises and nothing is written.
         save_plan: where the plan goes.
         jobs: worker processes; None is one for each core.
@@ -179,6 +184,7 @@ def search(
         BudgetError: the tolerance is malformed, or no cut stays within it.
         PrunegraphError: see `prunegraph.errors`; nothing has been written then.
     """
+    check_dtype(dtype)
     samples = Data.of(data)
     goal = Goal(tolerance, method, by, stages)
     choice = SelectionOptions(goal.budget(1), **options)
@@ -217,5 +223,7 @@ def search(
     )
     chosen = Selected(match.plan, grounds=ranked.grounds)
     result = finish(coupling, chosen, choice, samples, how)
+    if dtype is not None:
+        result = in_dtype(result, dtype, samples, progress)
     result = write_result(result, samples, how, out, save_plan, runtime=runtime)
     return SearchResult(result, match)

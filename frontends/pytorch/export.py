@@ -15,8 +15,8 @@ import onnx
 import torch
 
 from prunegraph.errors import MissingExtraError, ModelError
+from prunegraph.frontends.fold import fold
 from prunegraph.frontends.pytorch import arguments
-from prunegraph.frontends.pytorch.fold import fold
 from prunegraph.graph import onnx_io
 from prunegraph.graph.model import Graph
 from prunegraph.operators import is_identity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +13,7 @@ from prunegraph.cli.options import (
     READ,
     REFIT,
     data_option,
+    dtype_option,
     json_option,
     mask_input_option,
     model_argument,
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 @proof_options
 @report_options
 @quantize_option()
+@dtype_option()
 @json_option()
 @reading_options
 def apply(
@@ -73,7 +76,7 @@ def apply(
 
     symbol, saved = (out, options.pop("save_plan")) if is_symbol(out) else (None, None)
     if symbol is not None:
-        _check_symbol(model, symbol, saved, options["quantize"])
+        _check_symbol(model, symbol, saved, options)
     write_report = report_writer(
         report, sensitivity, model, (out, saved or options.get("save_plan"))
     )
@@ -111,16 +114,22 @@ def apply(
     write_json(content.pruned(result, out), json_path)
 
 
-def _check_symbol(model: str, out: str, plan: str | None, quantize: str | None) -> None:
+def _check_symbol(
+    model: str, out: str, plan: str | None, options: Mapping[str, Any]
+) -> None:
     """Raise ModelError where a result cannot be a symbol, or cannot be written."""
     from prunegraph import api
     from prunegraph.errors import ModelError
     from prunegraph.frontends.outputs import beside
 
-    if quantize:
-        raise ModelError(
-            f"{out}: a quantized model is written as ONNX: give OUT.onnx, or leave --quantize out"
-        )
+    for option, what in (
+        ("quantize", "a quantized model"),
+        ("dtype", "one of 16-bit floats"),
+    ):
+        if options[option]:
+            raise ModelError(
+                f"{out}: {what} is written as ONNX: give OUT.onnx, or leave --{option} out"
+            )
     if plan:
         api.check_output(plan, model, others=(out, beside(out)))
 

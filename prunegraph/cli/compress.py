@@ -13,6 +13,7 @@ from prunegraph.cli.options import (
     allocation_option,
     choice_options,
     data_option,
+    dtype_option,
     json_option,
     macs_option,
     mask_input_option,
@@ -68,6 +69,7 @@ FORMAT = "prunegraph/compressed@1"
 @round_to_option("Channels and ranks are a multiple of this.", default="8")
 @min_channels_option()
 @quantize_option()
+@dtype_option()
 @no_verify_option("Skip the proof of the cut.")
 @json_option()
 @reading_options
@@ -82,7 +84,8 @@ def compress(
     """Keep, prune or decompose each layer of MODEL so that one budget is met. Nothing is trained."""
     from prunegraph import api
     from prunegraph.hybrid.compress import compress as run
-    from prunegraph.report import compressed
+    from prunegraph.report import compressed, content
+    from prunegraph.report.text import precision_line
 
     api.check_model_output(out, model)
     check_json(json_path, model, out)
@@ -103,5 +106,8 @@ def compress(
     if len(result.mixes) > 1:
         where.print(compressed.mixes_table(result))
     where.print(compressed.outcome(result))
+    if result.precision is not None:
+        where.print(precision_line(result.precision))
     where.print(f"wrote {out}")
-    write_json({"format": FORMAT, **result.to_json()}, json_path)
+    precise = content.precision(result.precision)
+    write_json({"format": FORMAT, **result.to_json(), "precision": precise}, json_path)

@@ -41,7 +41,7 @@ def convert(
     float_layers: tuple[str, ...],
     json_path: str | None,
 ) -> None:
-    """Write what a front end reads (ONNX, PyTorch, MXNet, a plug-in's format) as an ONNX model."""
+    """Write what a front end reads (ONNX, PyTorch, MXNet, TensorFlow, JAX, a plug-in's format) as an ONNX model."""
     from prunegraph import api
     from prunegraph.quantization.precision import to_dtype
     from prunegraph.report import content

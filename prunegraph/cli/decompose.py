@@ -12,6 +12,7 @@ from prunegraph.cli.console import check_json, console, stages, write_json
 from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
     data_option,
+    dtype_option,
     json_option,
     keep_option,
     latency_option,
@@ -29,6 +30,7 @@ from prunegraph.cli.options import (
 from prunegraph.cli.recipe import Writes
 
 if TYPE_CHECKING:
+    from prunegraph.quantization.precision import PrecisionResult
     from prunegraph.rewriting.decompose import DecomposeResult
 
 FORMAT = "prunegraph/decomposed@1"
@@ -67,15 +69,23 @@ FORMAT = "prunegraph/decomposed@1"
 @keep_option("Stays whole (repeatable).")
 @round_to_option("Ranks are a multiple of this.", default="8")
 @data_option("Unlabelled inputs to fit the parts to: .npz or file.py:function.")
+@dtype_option()
 @json_option()
 @reading_options
 def decompose(
-    model: str, out: str, data: str | None, json_path: str | None, **options: Any
+    model: str,
+    out: str,
+    data: str | None,
+    dtype: str | None,
+    json_path: str | None,
+    **options: Any,
 ) -> None:
     """Write layers of MODEL as chains of smaller ones of low rank. Nothing is trained."""
     from prunegraph import api
     from prunegraph.latency.low_rank import decompose as run
+    from prunegraph.quantization.precision import to_dtype
     from prunegraph.report import decomposed
+    from prunegraph.report.text import precision_line
     from prunegraph.runtime.runtimes import find
 
     find(options["runtime"], options["provider"])
@@ -86,18 +96,33 @@ def decompose(
         progress("load")
         graph = load_model(model)
         progress("decompose")
-        result = run(
-            graph, data=load_data(data, graph, progress), progress=progress, **options
-        )
+        samples, precision = load_data(data, graph, progress), None
+        result = run(graph, data=samples, progress=progress, **options)
+        written = result.model
+        if dtype is not None:
+            precision = to_dtype(written, dtype, samples, progress=progress)
+            written = precision.model
         progress("write")
-        api.save(result.model, out, like=graph, runtime=options["runtime"])
+        api.save(written, out, like=graph, runtime=options["runtime"])
     where.print(decomposed.layers_table(result, graph))
     where.print(decomposed.outcome(result, graph))
+    if precision is not None:
+        where.print(precision_line(precision))
     where.print(f"wrote {out}")
-    write_json(_content(result), json_path)
+    write_json(_content(result, precision), json_path)
 
 
-def _content(decomposed: DecomposeResult) -> dict[str, Any]:
+def _content(
+    decomposed: DecomposeResult, precision: PrecisionResult | None
+) -> dict[str, Any]:
+    from prunegraph.report import content
+
     layers = [asdict(layer) for layer in decomposed.layers]
     costs = {"before": asdict(decomposed.before), "after": asdict(decomposed.after)}
-    return {"format": FORMAT, "layers": layers, "left": decomposed.skipped, **costs}
+    return {
+        "format": FORMAT,
+        "layers": layers,
+        "left": decomposed.skipped,
+        **costs,
+        "precision": content.precision(precision),
+    }

@@ -532,7 +532,7 @@ result_options = together(
 provider_option = shared(
     Section.MEASURING,
     "--provider",
-    help="The runtime's device to measure latency on: an execution provider, or OpenVINO's.  [default: CPU]",
+    help="The runtime's device to measure on: an execution provider, or OpenVINO's.  [default: CPU]",
 )
 runtime_option = shared(
     Section.MEASURING,

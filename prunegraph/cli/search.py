@@ -18,9 +18,11 @@ from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
     METRICS,
     choice_options,
+    dtype_option,
     metric_option,
     model_argument,
     output_option,
+    provider_option,
     reading_options,
     report_option,
     result_options,
@@ -76,6 +78,8 @@ from prunegraph.cli.results import check_report, show_result, watching
 @report_option(
     "Write an HTML page: the candidates, anew while the search goes on; then all of the result."
 )
+@provider_option()
+@dtype_option()
 @reading_options
 def search(
     model: str,

@@ -13,6 +13,7 @@ from prunegraph.cli.options import (
     choice_options,
     metric_option,
     model_argument,
+    provider_option,
     reading_options,
     repair_option,
     report_option,
@@ -53,6 +54,7 @@ def _ratios(ctx: click.Context, parameter: click.Parameter, value: str) -> list[
 @repair_option("How each candidate is repaired.", default="none", show_default=True)
 @round_to_option("Kept channels are a multiple of this.", default="1")
 @runtime_option("Where the original and the candidates run: onnxruntime or openvino.")
+@provider_option()
 @choice_options
 @report_option("Write an HTML page of the curves, anew while they are measured.")
 @reading_options

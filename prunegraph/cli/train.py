@@ -199,7 +199,7 @@ def _kinds(
     "logs",
     multiple=True,
     metavar="WHERE",
-    help="Keep the epochs in FILE.csv, tensorboard:FOLDER or mlflow:EXPERIMENT (repeatable).",
+    help="Keep the epochs in FILE.csv, tensorboard:FOLDER, mlflow:EXPERIMENT or wandb:PROJECT (repeatable).",
 )
 @probabilities_option()
 @checkpoint_option("Where epochs are kept: a run that was killed goes on.")

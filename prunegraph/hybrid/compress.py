@@ -21,6 +21,7 @@ from prunegraph.measuring.deviation import deviation
 from prunegraph.ops.cost import Cost
 from prunegraph.options import base_name
 from prunegraph.pipeline import check_quantize, competes, competing, ranking
+from prunegraph.quantization.precision import PrecisionResult, check_dtype, to_dtype
 from prunegraph.recovery import repairs
 from prunegraph.rewriting.decompose import (
     DecomposeOptions,
@@ -58,11 +59,12 @@ class CompressResult:
         mixes: how much was pruned and how much decomposed, of all ways that were tried; empty for "source-004".
         chosen: the mix that was taken.
         before: cost of the original.
-        after: cost of the result, before quantization.
+        after: cost of the result, before quantization and 16-bit floats.
         proof: see `plan`.
         left_out: see `plan`.
         repair: how accuracy was got back.
         quantized: what quantization did, if it was asked for.
+        precision: what 16-bit floats did, if they were asked for.
     """
 
     original: Graph
@@ -77,6 +79,7 @@ class CompressResult:
     left_out: tuple[str, ...] = ()
     repair: str = "none"
     quantized: QuantizeResult | None = None
+    precision: PrecisionResult | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the graphs and the proof, as plain JSON."""
@@ -195,6 +198,7 @@ def compress(
     blocks: str = "alike",
     repair: str | None = None,
     quantize: str | None = None,
+    dtype: str | None = None,
     verify: bool = True,
     progress: Progress = lambda stage: None,
     **options: Unpack[CompressKeywords],
@@ -217,6 +221,7 @@ def compress(
             takes whole ones.
         repair: how to get accuracy back; None is "least-squares" with data, else "none".
         quantize: type of the weights of a quantized result, such as "int8" (see `pg.quantize`); needs data.
+        dtype: type of the floats of the result, "float16" or "bfloat16", as for `pg.prune`.
         verify: whether the cut is proved; a failed proof raises and nothing is written.
         progress: called with the name of each stage as it begins.
         options: those of `CompressOptions`: method, algorithm, round_to, ...
@@ -237,6 +242,7 @@ def compress(
     samples = Data.of(data).masked(mask_input) if data is not None else None
     if quantize is not None:
         check_quantize(quantize, samples)
+    check_dtype(dtype, quantize)
     if out is not None:
         api.check_model_output(out, model if isinstance(model, str | os.PathLike) else None)
     progress("load")
@@ -255,6 +261,9 @@ def compress(
 
         quantized = _quantize(created.model, samples, weights=quantize, progress=progress)
         created = replace(created, model=quantized.model, quantized=quantized)
+    if dtype is not None:
+        precise = to_dtype(created.model, dtype, samples, progress=progress)
+        created = replace(created, model=precise.model, precision=precise)
     if out is not None:
         progress("write")
         api.save(created.model, out, like=graph, verify=verify)

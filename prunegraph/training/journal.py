@@ -1,4 +1,4 @@
-"""Records of epochs as they end: for a terminal, a CSV file, TensorBoard or MLflow."""
+"""Records of epochs as they end: for a terminal, a CSV file, TensorBoard, MLflow or Weights & Biases."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def together(*journals: Journal | None) -> Journal | None:
 
 
 def journal_of(where: str) -> Journal:
-    """A journal that is spelt `FILE.csv`, `tensorboard:FOLDER` or `mlflow:EXPERIMENT`.
+    """A journal that is spelt `FILE.csv`, `tensorboard:FOLDER`, `mlflow:EXPERIMENT` or `wandb:PROJECT`.
 
     Raises:
         OptionError: it is none of these.
@@ -63,8 +63,10 @@ def journal_of(where: str) -> Journal:
         return _tensorboard(place)
     if kind == "mlflow" and place:
         return _mlflow(place)
+    if kind == "wandb" and place:
+        return _wandb(place)
     raise OptionError(
-        f"a log is FILE.csv, tensorboard:FOLDER or mlflow:EXPERIMENT, not {where!r}"
+        f"a log is FILE.csv, tensorboard:FOLDER, mlflow:EXPERIMENT or wandb:PROJECT, not {where!r}"
     )
 
 
@@ -128,5 +130,24 @@ def _mlflow(experiment: str) -> Journal:
     def tell(record: Mapping[str, object]) -> None:
         for name, value in _numbers(record).items():
             client.log_metric(run.info.run_id, name, value, step=int(str(record["epoch"])))
+
+    return tell
+
+
+def _wandb(project: str) -> Journal:
+    """A run of a project. Its steps are the records; charts of a stage are drawn over that stage's epochs."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise MissingExtraError("--log wandb", "wandb", "wandb") from error
+    run = wandb.init(project=project)
+    stages: set[object] = set()
+
+    def tell(record: Mapping[str, object]) -> None:
+        stage = record["stage"]
+        if stage not in stages:
+            stages.add(stage)
+            run.define_metric(f"{stage}/*", step_metric=f"{stage}/epoch")
+        run.log({**_numbers(record), f"{stage}/epoch": record["epoch"]})
 
     return tell

@@ -212,6 +212,10 @@ def test_a_symbol_that_cannot_be_written(folder: Path) -> None:
             "a quantized model is written as ONNX",
         ),
         (
+            ["-o", "out-symbol.json", "--dtype", "float16"],
+            "one of 16-bit floats is written as ONNX",
+        ),
+        (
             ["-o", "out-symbol.json", "--save-plan", "out-0000.params"],
             "two outputs are the same file",
         ),

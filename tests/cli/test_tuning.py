@@ -245,3 +245,20 @@ def test_help() -> None:
         "not a list of numbers"
         in cli("sensitivity", "x.onnx", "--data", "y.npz", "--ratios", "a").stderr
     )
+
+
+def test_candidates_run_on_a_device(folder: Path) -> None:
+    """The device that is the default gives the same figures; one that is not here is refused before the work."""
+    words = ("sensitivity", "net.onnx", "--data", "data.npz", "--jobs", 1)
+    words = (*words, "--ratios", "0.5", "--algorithm", "l2", "--json")
+    plain = cli(*words, cwd=folder)
+    named = cli(*words, "--provider", "CPUExecutionProvider", cwd=folder)
+    assert (named.returncode, named.stdout) == (0, plain.stdout), named.stderr
+    search = ("search", "net.onnx", "-o", "small.onnx", "--data", "data.npz", "--jobs", 1)
+    search = (*search, "--tolerance", 0.5, "--method", "bisection", "--algorithm", "l2")
+    done = cli(*search, "--provider", "CPUExecutionProvider", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (folder / "small.onnx").unlink()
+    for command in (words, search):
+        line = " ".join(map(str, (*command, "--provider", "NoSuchDevice")))
+        check_refused(folder, line, "unknown execution provider 'NoSuchDevice'")

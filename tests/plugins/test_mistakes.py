@@ -347,7 +347,7 @@ def test_no_front_end_for_a_source(folder: Path, cli: Cli) -> None:
         cli("inspect a.unknown"),
         folder,
         "a.unknown: not an ONNX file",
-        "no front end is for its name: -symbol.json, .onnx, .pt2",
+        "no front end is for its name: -symbol.json, .h5, .keras, .onnx, .pt2, .tflite",
     )
     (folder / "a.pt").write_bytes(b"text")
     assert_one_error(
@@ -355,6 +355,6 @@ def test_no_front_end_for_a_source(folder: Path, cli: Cli) -> None:
     )
     with pytest.raises(
         pg.errors.ModelError,
-        match=r"object of class builtins\.dict: no front end reads it; there are -symbol.json, .onnx, .pt2",
+        match=r"object of class builtins\.dict: no front end reads it; there are -symbol.json, .h5, .keras, .onnx",
     ):
         pg.load({})

@@ -186,7 +186,7 @@ def test_without_the_package_nobody_knows_its_things(example: Path, tmp_path: Pa
     (tmp_path / "net.netlist.json").write_text(json.dumps(NETLIST))
     done = cli(tmp_path, "inspect", "net.netlist.json", cwd=tmp_path)
     assert done.returncode == 2
-    assert "no front end is for its name: -symbol.json, .onnx, .pt2" in done.stderr
+    assert "no front end is for its name: -symbol.json, .h5, .keras, .onnx" in done.stderr
     cli(
         example,
         "prune",

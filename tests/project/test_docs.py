@@ -5,6 +5,7 @@ A block with a title (```python title="mine.py") is a file of that name: it is t
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 import shutil
@@ -21,18 +22,20 @@ from tests.paths import ROOT
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 
-#: Pages whose commands or snippets train, or read PyTorch modules.
-WITH_TORCH = {
-    "binary.md",
-    "data.md",
-    "pytorch.md",
-    "source-001.md",
-    "training.md",
-    "tutorial-pytorch.md",
+#: Pages whose commands or snippets need an extra: its name, a package of it, and the pages.
+EXTRAS = {
+    ("torch", "torch"): {
+        "binary.md",
+        "data.md",
+        "pytorch.md",
+        "source-001.md",
+        "training.md",
+        "tutorial-pytorch.md",
+    },
+    ("openvino", "openvino"): {"targets.md"},
+    ("tensorflow", "tf2onnx"): {"tensorflow.md"},
+    ("jax", "jax2onnx"): {"jax.md"},
 }
-
-#: Pages whose commands run OpenVINO.
-WITH_OPENVINO = {"targets.md"}
 
 #: Languages of programs that choose, with Debian's packages of them.
 LANGUAGES = {"jq": "jq", "node": "nodejs"}
@@ -68,11 +71,10 @@ def commands(page: Path) -> list[list[str]]:
 
 
 def need(page: Path) -> None:
-    """Skip a page that needs PyTorch, OpenVINO, or programs in other languages, where they are not installed."""
-    if page.name in WITH_TORCH:
-        pytest.importorskip("torch", reason="the extra [torch] is not installed")
-    if page.name in WITH_OPENVINO:
-        pytest.importorskip("openvino", reason="the extra [openvino] is not installed")
+    """Skip a page that needs an extra, or programs in other languages, where they are not installed."""
+    for (extra, package), pages in EXTRAS.items():
+        if page.name in pages and importlib.util.find_spec(package) is None:
+            pytest.skip(f"the extra [{extra}] is not installed")
     text = " ".join(word for command in commands(page) for word in command)
     for name, package in LANGUAGES.items():
         if re.search(rf"\b{name} ", text) and shutil.which(name) is None:

@@ -184,11 +184,15 @@ def test_what_does_not_run_is_not_written(
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_commands(dtype: str, tmp_path: Path) -> None:
-    model = tmp_path / "model.onnx"
+    model, plan = tmp_path / "model.onnx", tmp_path / "plan.json"
     pg.save(residual_net(width=32), model)
+    pg.select(pg.load(model), budget=pg.Budget(macs=0.5)).save(plan)
     for words in (
         f"convert {model} -o {tmp_path}/half.onnx --dtype {dtype} --float head",
         f"prune {model} -o {tmp_path}/half.onnx --macs 0.5 --dtype {dtype}",
+        f"apply {model} {plan} -o {tmp_path}/half.onnx --dtype {dtype}",
+        f"decompose {model} -o {tmp_path}/half.onnx --rank ratio:0.5 --dtype {dtype}",
+        f"compress {model} -o {tmp_path}/half.onnx --params 0.6 --dtype {dtype}",
     ):
         done = CliRunner().invoke(main, [*words.split(), "--json"])
         assert done.exit_code == 0, done.output
@@ -202,3 +206,30 @@ def test_commands(dtype: str, tmp_path: Path) -> None:
     )
     assert done.exit_code == 2
     assert "for --dtype" in done.stderr
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_results_in_python(dtype: str, tmp_path: Path) -> None:
+    """What other functions make is made first in the model's own type: the same cut, by the same figures."""
+    graph, data = residual_net(width=32), samples(8)
+    searched = pg.search(graph, data=data, tolerance=0.5, method="bisection", jobs=1)
+    halved = pg.search(
+        graph, data=data, tolerance=0.5, method="bisection", jobs=1, dtype=dtype
+    )
+    assert halved.trace == searched.trace
+    assert halved.result.plan.remove == searched.result.plan.remove
+    compressed = pg.compress(graph, params=0.6, data=data, dtype=dtype)
+    for result in (halved.result, compressed):
+        assert result.precision is not None
+        assert result.precision.dtype == dtype and result.precision.samples == 8
+        path = tmp_path / "result.onnx"
+        pg.save(result.model, path)
+        assert dtype.upper() in kinds(path)
+    for call in (
+        lambda: pg.search(graph, data=data, tolerance=1, dtype="float8"),
+        lambda: pg.compress(graph, params=0.6, dtype="float8"),
+    ):
+        with pytest.raises(UnknownNameError, match="float8"):
+            call()
+    with pytest.raises(OptionError, match="one of quantize and dtype"):
+        pg.compress(graph, params=0.6, data=data, quantize="int8", dtype=dtype)

@@ -144,8 +144,13 @@ def test_a_wider_network_takes_longer() -> None:
 def test_sensitivities_are_those_of_onnx_runtime() -> None:
     graph = residual_net()
     few = random_inputs(graph, batch=8)
-    first, second = (
-        studies.sensitivity(graph, data=few, ratios=[0.5], jobs=1, runtime=name)
-        for name in ("onnxruntime", "openvino")
+    first, second, third = (
+        studies.sensitivity(
+            graph, data=few, ratios=[0.5], jobs=1, runtime=name, provider=device
+        )
+        for name, device in (("onnxruntime", None), ("openvino", None), ("openvino", "CPU"))
     )
     assert errors(first) == pytest.approx(errors(second), rel=1e-3)
+    assert errors(third) == pytest.approx(errors(second), rel=1e-6)
+    with pytest.raises(UnknownNameError, match="NPU7"):
+        studies.sensitivity(graph, data=few, jobs=1, runtime="openvino", provider="NPU7")

@@ -229,9 +229,9 @@ def test_what_is_kept_of_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_journals_of_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert together(None, None) is None
-    for name in ("mlflow", "torch.utils.tensorboard"):
+    for name in ("mlflow", "torch.utils.tensorboard", "wandb"):
         monkeypatch.setitem(sys.modules, name, None)
-    for spelling in ("mlflow:mine", f"tensorboard:{tmp_path}"):
+    for spelling in ("mlflow:mine", f"tensorboard:{tmp_path}", "wandb:mine"):
         with pytest.raises(MissingExtraError, match="pip install"):
             journal_of(spelling)
     with pytest.raises(TrainingError):
@@ -259,3 +259,59 @@ def test_tensorboard_is_given_every_number(monkeypatch: pytest.MonkeyPatch) -> N
         {"stage": "tune", "epoch": 2, "loss": 0.5, "metric": 91.0}
     )
     assert written == [("tune/loss", 0.5, 2), ("tune/metric", 91.0, 2), ("flush", 0, 0)]
+
+
+RECORDS = (
+    {"stage": "sparse", "epoch": 1, "loss": 0.9},
+    {"stage": "tune", "epoch": 1, "loss": 0.7},
+    {"stage": "tune", "epoch": 2, "loss": 0.5, "metric": 91.0},
+)
+
+
+def test_wandb_is_given_every_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for the package, which is an extra: epochs of a stage are its own axis."""
+    written: list[object] = []
+
+    class Run:
+        def define_metric(self, name: str, step_metric: str) -> None:
+            written.append((name, step_metric))
+
+        def log(self, values: dict[str, float]) -> None:
+            written.append(values)
+
+    module = type(sys)("wandb")
+    module.init = lambda project: written.append(project) or Run()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    tell = journal_of("wandb:mine")
+    for record in RECORDS:
+        tell(record)
+    assert written == [
+        "mine",
+        ("sparse/*", "sparse/epoch"),
+        {"sparse/loss": 0.9, "sparse/epoch": 1},
+        ("tune/*", "tune/epoch"),
+        {"tune/loss": 0.7, "tune/epoch": 1},
+        {"tune/loss": 0.5, "tune/metric": 91.0, "tune/epoch": 2},
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_wandb_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The package itself, without a network: a run's file is written, and its summary has the last numbers."""
+    wandb = pytest.importorskip("wandb", reason="the extra [wandb] is not installed")
+    for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    tell = journal_of("wandb:mine")
+    run = wandb.run
+    try:
+        for record in RECORDS:
+            tell(record)
+        assert run.project == "mine"
+        assert run.summary["tune/loss"] == 0.5 and run.summary["sparse/epoch"] == 1
+    finally:
+        wandb.finish()
+    [written] = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    assert written.stat().st_size > 0

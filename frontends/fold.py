@@ -202,7 +202,8 @@ class _Folder:
         old = {tensor.name: tensor for tensor in graph.initializer}
         tensors = [
             old.get(name)
-            or numpy_helper.from_array(np.ascontiguousarray(self.values[name]), name)
+            # Not by ascontiguousarray: it makes vectors of scalars.
+            or numpy_helper.from_array(np.asarray(self.values[name], order="C"), name)
             for name in read
         ]
         for tensor in tensors:
