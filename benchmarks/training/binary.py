@@ -1,13 +1,14 @@
 """Files of binary networks: size, latency, load time, memory and accuracy, against those of the float network.
 
     pip install torch==2.13.0 && pip install prunegraph[bench,torch]
-    python -m benchmarks.training binary [--pairs 4] [--loads 5] [--folder runs/hwgq] [NAME ...]
+    python -m benchmarks.training binary [--pairs 4] [--loads 5] [--folder runs/binary] [NAME ...]
 
 Shares of the float file's latency (ONNX Runtime, batch 1, one thread, CPU time, median over pairs of sessions that
 run in turn), of the CPU time in which a session is made, and of what the process grows by at most while a session is
 made and run once (fresh processes in turn, Linux only). The networks: that of HWGQ for CIFAR-10 at two widths,
 untrained; the one of `python -m benchmarks.training hwgq`, trained in full precision (kept in the folder, made first
 where it is missing, in some minutes) and updated; the residual network of the fixtures, from 256 images without labels.
+Then accuracy for time, and what options give (`benchmarks.training.layerwise`). Any of the tables by its name.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import torch
 import prunegraph as pg
 from benchmarks.tasks import ROOT, fashion, outputs
 from benchmarks.training.hwgq import Net, small_net, statistics_of, trained, updated
+from benchmarks.training.layerwise import options, times
 from prunegraph.graph.model import Graph
 from prunegraph.measuring.latency import Stopwatch
 from prunegraph.training import GraphModule
@@ -189,7 +191,9 @@ def main() -> None:
     )
     parser.add_argument("benchmark", nargs="?", help="binary, where chosen by its name")
     parser.add_argument(
-        "names", nargs="*", help="wide, narrow, fashion, residual; all by default"
+        "names",
+        nargs="*",
+        help="wide, narrow, fashion, residual, time, options; all by default",
     )
     parser.add_argument(
         "--pairs", type=int, default=4, help="pairs of sessions for a latency"
@@ -197,7 +201,11 @@ def main() -> None:
     parser.add_argument(
         "--loads", type=int, default=5, help="processes for load and memory"
     )
-    parser.add_argument("--folder", type=Path, default=Path("runs/hwgq"))
+    parser.add_argument("--folder", type=Path, default=Path("runs/binary"))
+    parser.add_argument(
+        "--images", type=int, default=20_000, help="trained on: time, options"
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="of those")
     given = parser.parse_args()
     torch.set_num_threads(1)
     networks: dict[str, Callable[[], Forms]] = {
@@ -206,13 +214,27 @@ def main() -> None:
         "fashion": lambda: learned(given.folder),
         "residual": residual,
     }
-    print("| network | file | bytes | times smaller | latency | load | memory | top-1 |")
-    print("|---|---|--:|--:|--:|--:|--:|--:|")
-    for name in given.names or networks:
+    tables = {
+        name: table(given.folder, given.images, given.seeds)
+        for name, table in (("time", times), ("options", options))
+    }
+    asked = given.names or [*networks, *tables]
+    files = [name for name in asked if name in networks]
+    if files:
+        print(
+            "| network | file | bytes | times smaller | latency | load | memory | top-1 |"
+        )
+        print("|---|---|--:|--:|--:|--:|--:|--:|")
+    for name in files:
         with contextlib.redirect_stdout(sys.stderr):
             forms = networks[name]()
         for line in rows(forms, given.pairs, given.loads):
             print(line, flush=True)
+    for name in asked:
+        if name in tables:
+            print()
+            for line in tables[name]:
+                print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,10 @@ from prunegraph.training.binary.network import (
     to_binary,
     trainable,
 )
-from prunegraph.training.binary.statistics import estimate_statistics
+from prunegraph.training.binary.statistics import (
+    estimate_statistics,
+    part_constant_channels,
+)
 from prunegraph.training.binary.tuning import ActivationsFirst, Tuning
 from prunegraph.training.binary.update import (
     SampleSplit,
@@ -296,6 +299,7 @@ def _train(
     )
     if first is not None:
         first.end()
+    part_constant_channels(module)
     after = mean_loss(module.eval(), samples.held, judge)
     if after > earlier:
         module.load_state_dict(before)

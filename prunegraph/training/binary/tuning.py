@@ -28,7 +28,7 @@ from prunegraph.training.program import Program, ProgramStep
 from prunegraph.training.run import Callback, Run, TrainingConfig
 
 #: Learning rate of AdamW at the first step.
-LR = 1e-3
+LR = 2e-3
 
 
 @dataclass(frozen=True)
