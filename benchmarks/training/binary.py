@@ -1,7 +1,7 @@
 """Files of binary networks: size, latency, load time, memory and accuracy, against those of the float network.
 
     pip install torch==2.13.0 && pip install prunegraph[bench,torch]
-    python -m benchmarks.training binary [--pairs 4] [--loads 5] [--folder runs/binary] [NAME ...]
+    python -m benchmarks.training binary [--pairs 4] [--loads 5] [--folder runs/hwgq] [NAME ...]
 
 Shares of the float file's latency (ONNX Runtime, batch 1, one thread, CPU time, median over pairs of sessions that
 run in turn), of the CPU time in which a session is made, and of what the process grows by at most while a session is
@@ -28,7 +28,7 @@ import torch
 import prunegraph as pg
 from benchmarks.tasks import ROOT, fashion, outputs
 from benchmarks.training.hwgq import Net, small_net, statistics_of, trained, updated
-from benchmarks.training.layerwise import options, times
+from benchmarks.training.layerwise import TABLES
 from prunegraph.graph.model import Graph
 from prunegraph.measuring.latency import Stopwatch
 from prunegraph.training import GraphModule
@@ -201,7 +201,7 @@ def main() -> None:
     parser.add_argument(
         "--loads", type=int, default=5, help="processes for load and memory"
     )
-    parser.add_argument("--folder", type=Path, default=Path("runs/binary"))
+    parser.add_argument("--folder", type=Path, default=Path("runs/hwgq"))
     parser.add_argument(
         "--images", type=int, default=20_000, help="trained on: time, options"
     )
@@ -216,7 +216,7 @@ def main() -> None:
     }
     tables = {
         name: table(given.folder, given.images, given.seeds)
-        for name, table in (("time", times), ("options", options))
+        for name, table in TABLES.items()
     }
     asked = given.names or [*networks, *tables]
     files = [name for name in asked if name in networks]
@@ -232,7 +232,7 @@ def main() -> None:
             print(line, flush=True)
     for name in asked:
         if name in tables:
-            print()
+            print("\n" * bool(files or name != asked[0]), end="")
             for line in tables[name]:
                 print(line, flush=True)
 

@@ -1,7 +1,7 @@
 """Accuracy for time: alternate update with what follows tuned, against training through the quantizers; and options.
 
     pip install torch==2.13.0 && pip install prunegraph[bench,torch]
-    python -m benchmarks.training binary time options [--images 20000] [--seeds 3] [--folder runs/binary]
+    python -m benchmarks.training layerwise [--images 20000] [--seeds 3] [--folder runs/hwgq] [time] [options]
 
 The network of `python -m benchmarks.training hwgq` on the first images of Fashion-MNIST, batches of 100; top-1 on the
 10,000 test images, means over seeds. Seconds are of CPU time of one thread, with everything that a result needs: the
@@ -10,6 +10,7 @@ network it starts from, the teacher, and drawing data. Runs are kept in the fold
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -50,7 +51,7 @@ BATCH, RATE = 100, 0.05
 FINE, COARSE = 1e-3, 5e-3
 
 #: Images that an update uses, a third of them held out.
-SAMPLES = 1500
+SAMPLES = 2000
 
 #: Epochs of the runs that give the curve of plain training.
 CURVE = (1, 2, 3, 4, 6, 10)
@@ -314,3 +315,30 @@ def options(folder: Path, images: int, seeds: int, epochs: int = 3) -> Iterator[
         right, seconds = means(rows)
         each = ", ".join(f"{100 * row.accuracy:.2f}" for row in rows)
         yield f"| {title} | {right:.2%} | {each} | {seconds:.1f} |"
+
+
+TABLES: dict[str, Callable[[Path, int, int], Iterator[str]]] = {
+    "time": times,
+    "options": options,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("benchmark", nargs="?", help="layerwise, where chosen by its name")
+    parser.add_argument("names", nargs="*", help="time, options; both by default")
+    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--folder", type=Path, default=Path("runs/hwgq"))
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    for number, name in enumerate(given.names or TABLES):
+        print("\n" * bool(number), end="")
+        for line in TABLES[name](given.folder, given.images, given.seeds):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,14 +1,13 @@
 """Training of what follows: after each layer's update its codes are settled, and the rest of the network is tuned.
 
 What is settled runs as it will when the network is used: by running statistics, without gradients, which makes a step
-cheaper the further the update has come. Learning rates fall along one cosine over all layers together.
+cheaper the further the update has come. Each time learning rates fall to 0, so that what comes of it can be judged.
 Sources: source 003 (layer by layer); Zhou, Yao, Guo, Xu, Chen 2017 (INQ: settled weights, the rest retrained).
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -69,10 +68,9 @@ class Tuner:
         self.recipe = TrainingConfig(1, lr=tuning.lr, optimizer="adamw")
         self.optimizer = optimizer_of(module, self.recipe)
         self.batches = _endless(tuning.batches)
-        self.total = max(round(tuning.epochs * len(tuning.batches)), layers)
+        total = max(round(tuning.epochs * len(tuning.batches)), layers)
         # The first layers get a step more where the total does not divide.
-        self.steps = [(self.total + layers - 1 - i) // layers for i in range(layers)]
-        self.done = 0
+        self.steps = [(total + layers - 1 - i) // layers for i in range(layers)]
 
     def after(self, layer: BinaryLayer) -> None:
         """Train all that a layer's output does not depend on, for the layer's share of the steps."""
@@ -81,14 +79,12 @@ class Tuner:
             if any(p.requires_grad for p in self.module.parameters()):
                 fit(
                     self.module,
-                    itertools.islice(self.batches, steps),
+                    _Next(self.batches, steps),
                     self.recipe,
                     loss=self.tuning.loss,
                     optimizer=self.optimizer,
-                    callbacks=[_Falling(self.done, self.total)],
                     progress=False,
                 )
-        self.done += steps
         self.module.eval()
 
 
@@ -99,16 +95,17 @@ def _endless(batches: Batches) -> Iterator[dict[str, Tensor]]:
         yield from batches
 
 
-class _Falling(Callback):
-    """Learning rates along a cosine over `total` steps, of which `done` were taken in runs before."""
+class _Next:
+    """The next so many of some batches, once."""
 
-    def __init__(self, done: int, total: int):
-        self.done, self.total = done, total
+    def __init__(self, batches: Iterator[dict[str, Tensor]], count: int):
+        self.batches, self.count = batches, count
 
-    def before_step(self, run: Run) -> None:
-        factor = 0.5 * (1 + math.cos(math.pi * (self.done + run.step) / self.total))
-        for group in run.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        return itertools.islice(self.batches, self.count)
 
 
 @contextmanager
