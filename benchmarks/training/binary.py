@@ -193,7 +193,7 @@ def main() -> None:
     parser.add_argument(
         "names",
         nargs="*",
-        help="wide, narrow, fashion, residual, time, options; all by default",
+        help="wide, narrow, fashion, residual, time, teacher, options; all by default",
     )
     parser.add_argument(
         "--pairs", type=int, default=4, help="pairs of sessions for a latency"
@@ -203,7 +203,7 @@ def main() -> None:
     )
     parser.add_argument("--folder", type=Path, default=Path("runs/hwgq"))
     parser.add_argument(
-        "--images", type=int, default=20_000, help="trained on: time, options"
+        "--images", type=int, default=20_000, help="trained on: time, teacher, options"
     )
     parser.add_argument("--seeds", type=int, default=3, help="of those")
     given = parser.parse_args()

@@ -123,7 +123,7 @@ class SampleSplit:
             raise DataError(
                 f"{len(order)} samples do not fill a batch of {size} to fit to and one held out: give more"
             )
-        return cls(*parts, np.sort(order[:cut]))
+        return cls(parts[0], parts[1], np.sort(order[:cut]))
 
     @property
     def labelled(self) -> bool:
