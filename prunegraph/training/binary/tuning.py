@@ -111,7 +111,7 @@ class _Next:
 @contextmanager
 def settled(module: GraphModule, value: str) -> Iterator[None]:
     """Hold all that makes a value: weights it depends on are not trained, its nodes run as in eval mode."""
-    made, read = _above(module.graph, value)
+    created, read = _above(module.graph, value)
     tensors = [module.weight(name) for name in read & module.weights().keys()]
     held = [tensor for tensor in tensors if tensor.requires_grad]
     for parameter in held:
@@ -119,7 +119,7 @@ def settled(module: GraphModule, value: str) -> Iterator[None]:
         parameter.grad = None
     before = module._program
     module._program = _stepped(
-        before, lambda step: _evaluated(step) if made & {*step.outputs} else step
+        before, lambda step: _evaluated(step) if created & {*step.outputs} else step
     )
     try:
         yield
@@ -173,12 +173,12 @@ def _stepped(program: Program, change: Callable[[ProgramStep], ProgramStep]) -> 
 
 def _above(graph: Graph, value: str) -> tuple[set[str], set[str]]:
     """Values of nodes that a value depends on, itself among them, and all that those nodes read."""
-    made, read = {value}, {value}
+    created, read = {value}, {value}
     for node in reversed(graph.nodes):
         if read.intersection(node.outputs):
-            made.update(node.outputs)
+            created.update(node.outputs)
             read.update((*node.inputs, *node.captured))
-    return made, read
+    return created, read
 
 
 def _evaluated(step: ProgramStep) -> ProgramStep:
