@@ -214,11 +214,7 @@ def main() -> None:
         "fashion": lambda: learned(given.folder),
         "residual": residual,
     }
-    tables = {
-        name: table(given.folder, given.images, given.seeds)
-        for name, table in TABLES.items()
-    }
-    asked = given.names or [*networks, *tables]
+    asked = given.names or [*networks, *TABLES]
     files = [name for name in asked if name in networks]
     if files:
         print(
@@ -231,9 +227,9 @@ def main() -> None:
         for line in rows(forms, given.pairs, given.loads):
             print(line, flush=True)
     for name in asked:
-        if name in tables:
+        if name in TABLES:
             print("\n" * bool(files or name != asked[0]), end="")
-            for line in tables[name]:
+            for line in TABLES[name](given.folder, given.images, given.seeds):
                 print(line, flush=True)
 
 
