@@ -8,6 +8,7 @@ run in turn), of the CPU time in which a session is made, and of what the proces
 made and run once (fresh processes in turn, Linux only). The networks: that of HWGQ for CIFAR-10 at two widths,
 untrained; the one of `python -m benchmarks.training hwgq`, trained in full precision (kept in the folder, made first
 where it is missing, in some minutes) and updated; the residual network of the fixtures, from 256 images without labels.
+Then accuracy for time, and what options give (`benchmarks.training.layerwise`). Any of the tables by its name.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import torch
 import prunegraph as pg
 from benchmarks.tasks import ROOT, fashion, outputs
 from benchmarks.training.hwgq import Net, small_net, statistics_of, trained, updated
+from benchmarks.training.layerwise import TABLES
 from prunegraph.graph.model import Graph
 from prunegraph.measuring.latency import Stopwatch
 from prunegraph.training import GraphModule
@@ -189,7 +191,9 @@ def main() -> None:
     )
     parser.add_argument("benchmark", nargs="?", help="binary, where chosen by its name")
     parser.add_argument(
-        "names", nargs="*", help="wide, narrow, fashion, residual; all by default"
+        "names",
+        nargs="*",
+        help="wide, narrow, fashion, residual, time, teacher, options; all by default",
     )
     parser.add_argument(
         "--pairs", type=int, default=4, help="pairs of sessions for a latency"
@@ -198,6 +202,10 @@ def main() -> None:
         "--loads", type=int, default=5, help="processes for load and memory"
     )
     parser.add_argument("--folder", type=Path, default=Path("runs/hwgq"))
+    parser.add_argument(
+        "--images", type=int, default=20_000, help="trained on: time, teacher, options"
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="of those")
     given = parser.parse_args()
     torch.set_num_threads(1)
     networks: dict[str, Callable[[], Forms]] = {
@@ -206,13 +214,23 @@ def main() -> None:
         "fashion": lambda: learned(given.folder),
         "residual": residual,
     }
-    print("| network | file | bytes | times smaller | latency | load | memory | top-1 |")
-    print("|---|---|--:|--:|--:|--:|--:|--:|")
-    for name in given.names or networks:
+    asked = given.names or [*networks, *TABLES]
+    files = [name for name in asked if name in networks]
+    if files:
+        print(
+            "| network | file | bytes | times smaller | latency | load | memory | top-1 |"
+        )
+        print("|---|---|--:|--:|--:|--:|--:|--:|")
+    for name in files:
         with contextlib.redirect_stdout(sys.stderr):
             forms = networks[name]()
         for line in rows(forms, given.pairs, given.loads):
             print(line, flush=True)
+    for name in asked:
+        if name in TABLES:
+            print("\n" * bool(files or name != asked[0]), end="")
+            for line in TABLES[name](given.folder, given.images, given.seeds):
+                print(line, flush=True)
 
 
 if __name__ == "__main__":

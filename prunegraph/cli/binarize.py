@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from prunegraph.graph.model import Graph
     from prunegraph.measuring.latency import Latency
-    from prunegraph.training.binary import BinarizeResult, CompressionRatios
+    from prunegraph.training.binary import BinarizeResult, CompressionRatios, Update
 
 #: Pairs of sessions in which the latency is measured.
 PAIRS = 3
@@ -84,9 +84,15 @@ PAIRS = 3
     Section.METHOD,
     "--last",
     type=click.Choice(["float", "int8", "binary"]),
-    default="float",
+    default="int8",
     show_default=True,
     help="Weights of the last layers.",
+)
+@option(
+    Section.METHOD,
+    "--shifts",
+    is_flag=True,
+    help="Train scale and shift of normalisations before quantizers that have none.",
 )
 @keep_option("A layer that stays as it is (repeatable).")
 @option(
@@ -122,7 +128,21 @@ PAIRS = 3
     show_default=True,
     help="To update with, at most.",
 )
+@option(
+    Section.METHOD,
+    "--tune",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="Epochs in which the update trains what follows the layers that are done; fractions too.",
+)
 @epochs_option("Of training after the update.", type=click.IntRange(0), default=0)
+@option(
+    Section.METHOD,
+    "--activations-first",
+    is_flag=True,
+    help="Weights become binary in the second half of the training.",
+)
 @lr_option("Highest learning rate of the training.")
 @batch_option("Samples in a batch of it.", default=100)
 @checkpoint_option("Written after every epoch; a run that was killed goes on from it.")
@@ -267,7 +287,8 @@ def _show(where: Console, result: BinarizeResult) -> None:
     from rich.table import Table
 
     if result.updates:
-        table = Table("layer", "output error", "codes changed", "held-out loss", "")
+        tuned = ["after tuning"] if result.updates[0].tuned is not None else []
+        table = Table("layer", "output error", "codes changed", "held-out loss", "", *tuned)
         for row in result.updates:
             table.add_row(
                 row.layer,
@@ -275,12 +296,18 @@ def _show(where: Console, result: BinarizeResult) -> None:
                 f"{row.flips:.1%}",
                 f"{row.loss[0]:.4f} -> {row.loss[1]:.4f}",
                 "kept" if row.kept else "undone",
+                *([] if row.tuned is None else [_tuned(row)]),
             )
         where.print(table)
     for name, reason in result.skipped.items():
         where.print(f"not binary: {name} ({reason})", markup=False)
     losses = ", ".join(f"{name} {loss:.4f}" for name, loss in result.losses.items())
     where.print(f"loss on held-out samples: {losses}")
+
+
+def _tuned(row: Update) -> str:
+    """The held-out loss once what follows a layer was tuned, and whether that stays."""
+    return f"{row.tuned:.4f}, {'kept' if row.tuning_kept else 'undone'}"
 
 
 def _counted(ratios: CompressionRatios) -> str:

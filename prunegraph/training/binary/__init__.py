@@ -12,14 +12,17 @@ from prunegraph.training.binary.compression import CompressionRatios, compressio
 from prunegraph.training.binary.lower import lower
 from prunegraph.training.binary.network import Quantizer, to_binary, trainable
 from prunegraph.training.binary.statistics import estimate_statistics
+from prunegraph.training.binary.tuning import ActivationsFirst, Tuning
 from prunegraph.training.binary.update import SampleSplit, Update, alternate_update
 
 __all__ = [
+    "ActivationsFirst",
     "BinarizeOptions",
     "BinarizeResult",
     "CompressionRatios",
     "Quantizer",
     "SampleSplit",
+    "Tuning",
     "Update",
     "alternate_update",
     "binarize",

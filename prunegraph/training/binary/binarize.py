@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from prunegraph.errors import DataError
+from prunegraph.errors import DataError, OptionError
 from prunegraph.graph import linear
 from prunegraph.graph.model import Graph
 from prunegraph.graph.shapes import shape_info
@@ -26,7 +26,11 @@ from prunegraph.training.binary.network import (
     to_binary,
     trainable,
 )
-from prunegraph.training.binary.statistics import estimate_statistics
+from prunegraph.training.binary.statistics import (
+    estimate_statistics,
+    part_constant_channels,
+)
+from prunegraph.training.binary.tuning import ActivationsFirst, Tuning
 from prunegraph.training.binary.update import (
     SampleSplit,
     Targets,
@@ -52,6 +56,7 @@ class BinarizeOptions:
         quantizer: of activations.
         affine: keep scales and shifts of normalisations before quantizers; see `to_binary`.
         last: "float", "int8" or "binary": weights of layers that no other comes after.
+        shifts: train scale and shift of every normalisation before a quantizer, those that have none too.
         keep: names of layers that stay as they are.
         min_inputs: layers whose filters have fewer inputs stay as they are.
         update: alternate update; without it signs and mean magnitudes stay.
@@ -59,7 +64,9 @@ class BinarizeOptions:
         guard: undo a layer's update if the loss on held-out samples rises.
         samples: how many are used to update and to judge, at most.
         held: share of them to judge by.
+        tune: epochs, fractions too, in which the update trains what follows the layers that are done; see `Tuning`.
         epochs: of training through the quantizers, after the update; the better of before and after stays.
+        activations_first: in the first half of that training weights are not binary, activations are.
         lr: highest learning rate of that training.
         batch: samples in a batch of it.
         probabilities: the model ends in a Softmax.
@@ -68,12 +75,13 @@ class BinarizeOptions:
         seed: of draws and orders.
 
     Raises:
-        OptionError: a form that the runtime does not have.
+        OptionError: a form that the runtime does not have; tuning without an update, or for less than no time.
     """
 
     quantizer: Quantizer = field(default_factory=Quantizer)
     affine: bool = True
-    last: Last = "float"
+    last: Last = "int8"
+    shifts: bool = False
     keep: Sequence[str] = ()
     min_inputs: int = MIN_INPUTS
     update: bool = True
@@ -81,7 +89,9 @@ class BinarizeOptions:
     guard: bool = True
     samples: int = 2000
     held: float = 1 / 3
+    tune: float = 0.0
     epochs: int = 0
+    activations_first: bool = False
     lr: float = 0.01
     batch: int = 100
     probabilities: bool = False
@@ -91,6 +101,10 @@ class BinarizeOptions:
 
     def __post_init__(self) -> None:
         runtime_of(self.runtime, self.form)
+        if self.tune < 0 or (self.tune and not self.update):
+            raise OptionError(
+                "layers are tuned after their update: give epochs of at least 0, and leave the update on"
+            )
 
 
 @dataclass(frozen=True)
@@ -157,7 +171,8 @@ def binarize(
     samples = SampleSplit.of(
         source, graph, count=options.samples, held=options.held, seed=options.seed
     )
-    teacher, module = GraphModule(graph), GraphModule(binary, trainable=trainable(binary))
+    teacher = GraphModule(graph)
+    module = GraphModule(binary, trainable=trainable(binary, shifts=options.shifts))
     judge = _loss(graph, teacher, samples.labelled, options, task=1.0)
     say("statistics")
     module.eval()
@@ -172,6 +187,7 @@ def binarize(
             targets=options.targets,
             loss=judge,
             guard=options.guard,
+            tuning=_tuning(graph, teacher, source, samples, options),
             progress=lambda record: say(f"updated {record.layer}"),
         )
         losses["update"] = mean_loss(module, samples.held, judge)
@@ -237,6 +253,25 @@ def _loss(
     )
 
 
+def _tuning(
+    graph: Graph,
+    teacher: GraphModule,
+    data: Data,
+    samples: SampleSplit,
+    options: BinarizeOptions,
+) -> Tuning | None:
+    """How layers are tuned, on all data but what they are judged by; None if they are not."""
+    if not options.tune:
+        return None
+    rest = data.where(lambda numbers: ~np.isin(numbers, samples.numbers))
+    size = batching(graph).batch(options.batch)
+    return Tuning(
+        Batches(rest, min(size, rest.samples), seed=options.seed),
+        options.tune,
+        _loss(graph, teacher, samples.labelled, options, task=0.5),
+    )
+
+
 def _train(
     module: GraphModule,
     graph: Graph,
@@ -250,17 +285,21 @@ def _train(
     """Train through the quantizers; weights stay as they were if the loss on held-out samples rose. The loss."""
     before = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
     earlier = mean_loss(module.eval(), samples.held, judge)
-    recipe = TrainingConfig(options.epochs, lr=options.lr, seed=options.seed)
     batches = Batches(data, batching(graph).batch(options.batch), seed=options.seed)
     loss = _loss(graph, teacher, samples.labelled, options, task=0.5)
+    first = ActivationsFirst(module) if options.activations_first else None
     fit(
         module,
         batches,
-        recipe,
+        TrainingConfig(options.epochs, lr=options.lr, seed=options.seed),
         loss=loss,
+        callbacks=[first] if first is not None else [],
         checkpoint=checkpoint,
         identity=("binarize", options),
     )
+    if first is not None:
+        first.end()
+    part_constant_channels(module)
     after = mean_loss(module.eval(), samples.held, judge)
     if after > earlier:
         module.load_state_dict(before)

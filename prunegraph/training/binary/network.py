@@ -138,14 +138,21 @@ def _is_quantized(graph: Graph, node: Node) -> bool:
     return False
 
 
-def trainable(graph: Graph) -> set[str]:
+def trainable(graph: Graph, *, shifts: bool = False) -> set[str]:
     """Weights of a binary graph that are trained: those of layers, but not what is left of a plain normalisation.
 
     Scale 1 and shift 0 of a BatchNormalization before a quantizer stay so: such a layer has none.
+
+    Args:
+        graph: a binary graph.
+        shifts: train those too; each channel learns where its levels begin and how far apart they are. It costs
+            nothing when the network is used. Source: Liu, Shen, Savvides, Cheng 2020 (ReActNet, RSign).
     """
     names = trainable_names(graph, "layers") | {
         layer.weight for layer in binary_layers(graph)
     }
+    if shifts:
+        return names
     plain = (
         node
         for node in _normals(graph)

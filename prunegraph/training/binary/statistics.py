@@ -28,6 +28,9 @@ from prunegraph.training.program import Block, execute
 Array = np.ndarray
 Batch = Mapping[str, Tensor]
 
+#: A channel whose standard deviation is at most this share of its mean is constant: single precision has not much more.
+CONSTANT = 1e-5
+
 
 def estimate_statistics(
     module: GraphModule, batches: Sequence[Batch], after: str | None = None
@@ -71,6 +74,20 @@ def estimate_statistics(
             centre, spread = moments.result()
             mean.copy_(centre)
             variance.copy_(spread)
+    part_constant_channels(module)
+
+
+def part_constant_channels(module: GraphModule) -> None:
+    """Move means of channels that do not vary a little up, so that they are below them whatever is rounded.
+
+    A quantizer that reads such a channel jumps at the mean itself: what a runtime rounds there would decide over the
+    whole channel.
+    """
+    with torch.no_grad():
+        for node in normals_below(module.graph):
+            mean, variance = (module.weight(name) for name in node.inputs[3:5])
+            margin = CONSTANT * mean.abs()
+            mean += torch.where(variance <= margin**2, margin, 0.0)
 
 
 def values(module: GraphModule, names: Collection[str], batch: Batch) -> dict[str, Value]:

@@ -9,7 +9,7 @@ Sources: Hu, Wang, Cheng 2018 (BWNH); Wang et al. 2018 (two-step quantization).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -33,6 +33,7 @@ from prunegraph.training.binary.statistics import (
     places,
     values,
 )
+from prunegraph.training.binary.tuning import Tuner, Tuning
 from prunegraph.training.losses import Loss, cross_entropy, distillation, outputs_of
 from prunegraph.training.module import GraphModule
 from prunegraph.training.operators.table import Tensor, to_torch
@@ -54,6 +55,7 @@ class Update:
 
     `error` is the squared error of its outputs by their squared size (without means), before and after; `flips` the
     share of codes that changed; `loss` that on held-out samples, before and after; `kept` whether the new weights stay.
+    `tuned` is that loss once what follows was trained (None if it was not), `tuning_kept` whether that stays.
     """
 
     layer: str
@@ -61,14 +63,17 @@ class Update:
     flips: float
     loss: tuple[float, float]
     kept: bool
+    tuned: float | None = None
+    tuning_kept: bool = False
 
 
 @dataclass(frozen=True)
 class SampleSplit:
-    """Batches to fit to, and batches held out to judge by."""
+    """Batches to fit to, and batches held out to judge by; `numbers` are those of the held-out samples in the data."""
 
     fit: Sequence[Batch]
     held: Sequence[Batch]
+    numbers: Array = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @classmethod
     def of(
@@ -118,7 +123,7 @@ class SampleSplit:
             raise DataError(
                 f"{len(order)} samples do not fill a batch of {size} to fit to and one held out: give more"
             )
-        return cls(*parts)
+        return cls(parts[0], parts[1], np.sort(order[:cut]))
 
     @property
     def labelled(self) -> bool:
@@ -134,6 +139,7 @@ def alternate_update(
     loss: Loss | None = None,
     guard: bool = True,
     refit: bool = True,
+    tuning: Tuning | None = None,
     progress: Callable[[Update], None] | None = None,
 ) -> list[Update]:
     """Set the binary weights of a module, in place, and statistics of normalisations with them.
@@ -148,6 +154,7 @@ def alternate_update(
             the teacher's outputs.
         guard: restore a layer if the loss on held-out samples rises; the same for statistics before the first one.
         refit: with each layer, fit the last layers, if they are in full precision, to the teacher's outputs too.
+        tuning: after each layer, train what does not come before it; undone like the update if the loss rises.
         progress: called with each layer's record.
 
     Raises:
@@ -184,9 +191,11 @@ def alternate_update(
     if teacher is not None:
         teacher.eval()
     run = _Updating(module, samples, teacher, targets, loss, guard, refit)
-    records = []
-    for layer in binary_layers(module.graph):
-        records.append(run.update(layer))
+    records, layers = [], binary_layers(module.graph)
+    tuner = Tuner(module, tuning, len(layers)) if tuning is not None else None
+    for layer in layers:
+        record = run.update(layer)
+        records.append(record if tuner is None else run.tune(tuner, layer, record))
         if progress is not None:
             progress(records[-1])
     return records
@@ -245,6 +254,18 @@ class _Updating:
         else:
             self.module.load_state_dict(before)
         return record
+
+    def tune(self, tuner: Tuner, layer: BinaryLayer, record: Update) -> Update:
+        """Train what follows a layer that was updated; the layer's record with what came of it."""
+        before = self._state()
+        tuner.after(layer)
+        after = mean_loss(self.module, self.samples.held, self.loss)
+        kept = not self.guard or after <= self.now
+        if kept:
+            self.now = after
+        else:
+            self.module.load_state_dict(before)
+        return replace(record, tuned=after, tuning_kept=kept)
 
     def _state(self) -> dict[str, Tensor]:
         return {

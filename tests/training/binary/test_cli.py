@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,22 @@ def test_one_command_from_a_float_file_to_a_page(folder: Path) -> None:
     assert {"QLinearConv", "DequantizeLinear"} <= ops
 
 
+def test_tuning_is_shown_layer_by_layer(folder: Path) -> None:
+    done = cli(
+        *("binarize", "net.onnx", "-o", "binary.onnx", "--data", "data.npz", "--shifts"),
+        *("--tune", "1.5", "--epochs", 2, "--activations-first", "--batch", 25),
+        *("--report", "page.html", "--json", "binary.json"),
+    )
+    assert done.exit_code == 0, done.stderr
+    assert "after tuning" in done.stderr and "training " in done.stderr
+    known = json.loads((folder / "binary.json").read_text())
+    rows = Page((folder / "page.html").read_text()).text(inside="layers")
+    assert "Loss after tuning" in rows and len(known["layers"]) == 2
+    for layer in known["layers"]:
+        assert f"{layer['tuned']:.4f}" in rows and isinstance(layer["tuning_kept"], bool)
+    assert known["losses"]["training"] <= known["losses"]["update"]
+
+
 @pytest.mark.parametrize(
     ("words", "ops"),
     [
@@ -122,6 +139,7 @@ def test_what_is_wrong_is_one_line(folder: Path) -> None:
         ("--data none.npz", "none.npz"),
         ("--data data.npz --runtime integers --form thresholds", "thresholds are for"),
         ("--data data.npz --report out.onnx", "out.onnx"),
+        ("--data data.npz --tune 1 --no-update", "leave the update on"),
         ("--data data.npz --epochs 2 --lr 1e9", "lower the learning rate"),
         ("--data data.npz --eval data.npz --checkpoint out.onnx", "out.onnx"),
     ):

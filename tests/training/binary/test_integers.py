@@ -150,7 +150,32 @@ def deep_net() -> Graph:
     return b.graph(b.linear(x, 66, 5, name="head"))
 
 
+def mobile_net() -> Graph:
+    """Two inverted residual blocks as exporters write them: no normalisations, Clip to 6, some channels constant."""
+    b = Builder(5, opset=18)
+    zero, six = b.const(0.0, np.float32), b.const(6.0, np.float32)
+    x = b.op("Clip", b.conv(b.input("n", 3, 8, 8), 3, 16, name="first"), zero, six)
+    for block in range(2):
+        y = b.op("Clip", b.conv(x, 16, 24, k=1, name=f"expand{block}"), zero, six)
+        weight = b.rng.standard_normal((24, 1, 3, 3)).astype(np.float32)
+        weight[::4] = 0
+        bias = b.rng.uniform(0.1, 0.9, 24).astype(np.float32)
+        y = b.op(
+            "Conv",
+            y,
+            b.const(weight),
+            b.const(bias),
+            group=24,
+            pads=[1] * 4,
+            name=f"depthwise{block}",
+        )
+        y = b.conv(b.op("Clip", y, zero, six), 24, 16, k=1, name=f"project{block}")
+        x = b.op("Add", x, y)
+    return b.graph(b.head(x, 16))
+
+
 NETS = {
+    "inverted residuals": mobile_net,
     "plain": lambda: plain_net(width=12),
     "negative scales behind pools and without": lambda: turned(plain_net(width=12)),
     "residual": lambda: residual_net(width=16),

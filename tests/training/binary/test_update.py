@@ -215,7 +215,9 @@ def test_binarize_from_graph_to_file(teacher: Graph) -> None:
 
 def test_without_labels_the_teacher_judges(teacher: Graph) -> None:
     result = binarize(
-        teacher, {"x": task()["x"]}, BinarizeOptions(form="thresholds", epochs=1)
+        teacher,
+        {"x": task()["x"]},
+        BinarizeOptions(last="float", form="thresholds", epochs=1),
     )
     assert result.losses["update"] <= result.losses["signs"]
     assert right(result.trained) > 0.5
