@@ -30,7 +30,7 @@ VOCABULARY = 4096
 POSITIONS = 128
 
 #: Share of all probability that the words have which are looked at: the rest is most of a vocabulary.
-LIKELY = 0.999
+LIKELY = 0.99
 
 #: Scores that rise by more count as if they rose by that: its exponential is still a number of single precision.
 LARGEST = 80
@@ -116,10 +116,13 @@ class Reference:
             moved = revision.matrix(last)[0][:, words.chosen].astype(np.float32)
             shift = revision.intercept(last)[words.chosen].astype(np.float32)
             moves = rows @ moved + shift - words.scores
+            common = np.einsum("pw,pw->p", words.chances, moves)
         else:
-            moves = (rows - words.rows) @ words.matrix
+            step = rows - words.rows
+            moves = step @ words.matrix
+            common = np.einsum("pi,pi->p", words.means, step)
         # What all words of a position move by says nothing, and would be most of what is rounded.
-        moves -= np.einsum("pw,pw->p", words.chances, moves)[:, None]
+        moves -= common[:, None]
         np.exp(np.minimum(moves, LARGEST, out=moves), out=moves)
         moves -= 1
         gained = np.einsum("pw,pw->p", words.chances, moves)
@@ -135,14 +138,14 @@ class Reference:
         scores = rows @ matrix + layer.vector().astype(np.float32)
         chances = np.exp(scores - scores.max(axis=-1, keepdims=True))
         chances /= chances.sum(axis=-1, keepdims=True, dtype=np.float64).astype(np.float32)
-        common = chances.mean(axis=0, dtype=np.float64)
-        order = np.argsort(-common, kind="stable")
-        count = int(np.searchsorted(np.cumsum(common[order]), LIKELY)) + 1
+        share = chances.mean(axis=0, dtype=np.float64)
+        order = np.argsort(-share, kind="stable")
+        count = int(np.searchsorted(np.cumsum(share[order]), LIKELY)) + 1
         chosen = np.sort(order[:count])
         chances = chances[:, chosen]
         chances /= chances.sum(axis=-1, keepdims=True)
         narrow = np.ascontiguousarray(matrix[:, chosen])
-        return Words(chosen, rows, narrow, scores[:, chosen], chances)
+        return Words(chosen, rows, narrow, scores[:, chosen], chances, chances @ narrow.T)
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,7 @@ class Words:
         matrix: the last layer's [inputs, words].
         scores: what it makes of the rows [positions, words].
         chances: probabilities among them [positions, words].
+        means: what the matrix is on average, by these [positions, inputs].
     """
 
     chosen: Array
@@ -162,6 +166,7 @@ class Words:
     matrix: Array
     scores: Array
     chances: Array
+    means: Array
 
 
 def judged_by(graph: Graph, shapes: Mapping[str, Shape]) -> Judge:

@@ -44,8 +44,9 @@ class Substitution:
         self._readers = reading(coupling)
         self._groups = {group.id: group for group in coupling.groups}
         self._read: dict[str, list[tuple[Node, Member]]] = {}
-        #: Inverses by layer, those that were asked for last at the end.
-        self._inverses: dict[str, Array] = {}
+        #: Inverses by what layers read (many read the same) and whether means are taken off, those that were asked for
+        #: last at the end.
+        self._inverses: dict[tuple[int, bool], tuple[Gram, Array]] = {}
 
     def touched(self, removed: Removal) -> set[int]:
         """Indices of the nodes whose weights differ when channels of some groups go.
@@ -153,7 +154,7 @@ class Substitution:
                 f"{self._graph.source}: the data show nothing of what {node.name!r} reads"
             )
         old, centred = revision.matrix(node), revision.can_intercept(node)
-        inverse = self._inverse(node, gram, centred)
+        inverse = self._inverse(gram, centred)
         new = np.array(old)
         for g, (matrix, gone) in enumerate(zip(old, rows, strict=True)):
             if not len(gone):
@@ -167,11 +168,12 @@ class Substitution:
             means = np.einsum("gi,gio->go", gram.mean.astype(np.float64), old - new)
             revision.set_intercept(node, revision.intercept(node) + means.reshape(-1))
 
-    def _inverse(self, node: Node, gram: Gram, centred: bool) -> Array:
-        """The inverse of a layer's damped covariance [groups, inputs, inputs], float32."""
-        if node.name in self._inverses:
-            known = self._inverses[node.name] = self._inverses.pop(node.name)
-            return known
+    def _inverse(self, gram: Gram, centred: bool) -> Array:
+        """The inverse of a damped covariance [groups, inputs, inputs], float32."""
+        key = id(gram), centred
+        if key in self._inverses:
+            known = self._inverses[key] = self._inverses.pop(key)
+            return known[1]
         matrices = gram.covariance if centred else gram.products
         size = matrices.shape[-1]
         damping = np.trace(matrices, axis1=1, axis2=2) / size
@@ -179,9 +181,9 @@ class Substitution:
         diagonal = np.arange(size)
         matrices[:, diagonal, diagonal] += damping[:, None]
         inverse = symmetric.inverse(matrices, in_place=True).astype(np.float32)
-        self._inverses[node.name] = inverse
+        self._inverses[key] = gram, inverse
         while len(self._inverses) > 1 and (
-            sum(each.nbytes for each in self._inverses.values()) > KEEP
+            sum(each.nbytes for _, each in self._inverses.values()) > KEEP
         ):
             del self._inverses[next(iter(self._inverses))]
         return inverse
