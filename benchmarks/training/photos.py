@@ -33,7 +33,7 @@ JUDGED = 1000
 COMMANDS = {
     "data": "data {photos} --model {model} --show seen.png",
     "prune": "prune {model} -o half.onnx --macs 0.5 --data {photos}",
-    "train": "train half.onnx -o tuned.onnx --original {model} --data {photos} --loss distill --epochs 1",
+    "train": "train half.onnx -o tuned.onnx --original {model} --data {photos} --loss distill --epochs 1 --force",
     "quantize": "quantize tuned.onnx -o int8.onnx --data {photos}",
 }
 
@@ -120,7 +120,7 @@ def main() -> None:
                 peaks = [peak(c.format(**places), folder) for c in COMMANDS.values()]
                 files = [model, *(folder / f"{n}.onnx" for n in ("half", "tuned", "int8"))]
                 judged = [f"{accuracy(f):.2f}" for f in files if make is render]
-                table.add_row(
-                    what, f"{count:,}", *(f"{p / 1e6:.0f}" for p in peaks), *judged
-                )
+                row = [what, f"{count:,}", *(f"{p / 1e6:.0f}" for p in peaks), *judged]
+                print(*row, sep=" | ", file=sys.stderr, flush=True)
+                table.add_row(*row)
     Console(width=140).print(table)
