@@ -92,8 +92,8 @@ def blended(
 ) -> dict[str, Tensor]:
     """A batch without labels, blended like `mixed`, but with a share of its own for every sample.
 
-    Losses take means over a batch, so that labels need one share. Without them statistics of a batch need not be those of
-    halves alone, or of nearly whole samples alone.
+    Losses take means over a batch, so that labels need one share. Without them a batch, and its statistics, need not be
+    of halves alone or of nearly whole samples alone.
     """
     others = torch.from_numpy(rng.permutation(_count(batch)))
     shares = rng.beta(alpha, alpha, len(others)).astype(np.float32)
