@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import torch
 from click.testing import CliRunner
 from rich.console import Console
 from rich.table import Table
@@ -49,13 +50,26 @@ def accuracy(graph: Graph) -> float:
     return 100 * float((outputs(graph, images, 500).argmax(1) == labels).mean())
 
 
-def nothing_left(graph: Graph) -> str:
-    """Percent of all scales of BatchNormalization below a hundredth of the largest."""
-    names = [node.inputs[1] for node in graph.nodes if is_batch_normalization(node)]
-    if not names:
+def small_scales(graph: Graph, trained: Path) -> str:
+    """Percent of all scales of BatchNormalization below a hundredth of the largest, of a sparse stage if there is one.
+
+    Args:
+        graph: the result, which has no BatchNormalization where a method folds it.
+        trained: the checkpoint of a sparse stage before the cut, of the network's own scales.
+    """
+    if trained.exists():
+        weights = torch.load(trained, weights_only=True)["module"]
+        scales = [weights[name].numpy() for name in scale_names(pg.load(MODEL))]
+    else:
+        scales = [graph.weights[name].read() for name in scale_names(graph)]
+    if not scales:
         return ""
-    scales = np.concatenate([abs(graph.weights[name].read()) for name in names])
-    return f"{100 * (scales < scales.max() / 100).mean():.1f}"
+    sizes = abs(np.concatenate(scales))
+    return f"{100 * (sizes < sizes.max() / 100).mean():.1f}"
+
+
+def scale_names(graph: Graph) -> list[str]:
+    return [node.inputs[1] for node in graph.nodes if is_batch_normalization(node)]
 
 
 def main() -> None:
@@ -88,8 +102,11 @@ def main() -> None:
             for method in wanted:
                 line = (
                     f"train {MODEL} -o {folder}/out.onnx --data {folder}/d.npz --original {MODEL} --seed {seed} "
-                    f"--eval {folder}/e.npz --method {method} --json {folder}/run.json --force {METHODS[method]}"
+                    f"--eval {folder}/e.npz --method {method} --json {folder}/run.json --force {METHODS[method]} "
+                    f"--checkpoint {folder}/{seed}.pt"
                 )
+                for old in folder.glob("*.pt*"):
+                    old.unlink()
                 done = CliRunner().invoke(prunegraph, line.split())
                 if done.exit_code:
                     raise SystemExit(f"{line}\n{done.output}")
@@ -109,8 +126,8 @@ def main() -> None:
                 row += [
                     f"{run['outcome']['after']:.2f}",
                     f"{accuracy(graph):.2f}",
-                    nothing_left(graph),
+                    small_scales(graph, folder / f"{seed}.pt.sparse"),
                 ]
-                print(*row, sep=" | ", flush=True)
+                print(*row, sep=" | ", file=sys.stderr, flush=True)
                 table.add_row(*row)
     Console(width=120).print(table)

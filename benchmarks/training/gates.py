@@ -80,7 +80,6 @@ def rows(given: argparse.Namespace, seed: int) -> Iterator[list[str]]:
         ("scales", sparse, "bn_scale", "global:mean"),
         ("scales", sparse, "obs", "auto"),
         ("scales and gates", gates, "gfr", "global:mean"),
-        ("scales and gates", gates, "gfr:q=0", "global:mean"),
         ("scales and gates", gates, "gfr:p=0", "global:mean"),
         ("scales and gates", gates, "obs", "auto"),
     ):
