@@ -18,10 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from click.testing import CliRunner
-from rich.console import Console
-from rich.table import Table
 
 import prunegraph as pg
+from benchmarks.scenes import table
 from benchmarks.tasks import ROOT, fashion, outputs
 from prunegraph.cli import main as prunegraph
 from prunegraph.graph.model import Graph
@@ -44,6 +43,12 @@ METHODS = {
 }
 
 
+COLUMNS = (
+    *("seed", "method", "start", "behind the cut", "end", "end, 8,000 others"),
+    "scales below a hundredth of the largest",
+)
+
+
 def accuracy(graph: Graph) -> float:
     """Top-1 in percent of the test images by which no epoch was measured."""
     images, labels = (part[JUDGED:] for part in fashion("t10k"))
@@ -51,7 +56,7 @@ def accuracy(graph: Graph) -> float:
 
 
 def small_scales(graph: Graph, trained: Path) -> str:
-    """Percent of all scales of BatchNormalization below a hundredth of the largest, of a sparse stage if there is one.
+    """Share of all scales of BatchNormalization below a hundredth of the largest, of a sparse stage if there is one.
 
     Args:
         graph: the result, which has no BatchNormalization where a method folds it.
@@ -65,7 +70,7 @@ def small_scales(graph: Graph, trained: Path) -> str:
     if not scales:
         return ""
     sizes = abs(np.concatenate(scales))
-    return f"{100 * (sizes < sizes.max() / 100).mean():.1f}"
+    return f"{(sizes < sizes.max() / 100).mean():.1%}"
 
 
 def scale_names(graph: Graph) -> list[str]:
@@ -75,17 +80,7 @@ def scale_names(graph: Graph) -> list[str]:
 def main() -> None:
     images, labels = fashion("train")
     tests, answers = (part[:JUDGED] for part in fashion("t10k"))
-    table = Table(title=f"defaults, {COUNT:,} labelled images, top-1 in percent")
-    for name in (
-        "seed",
-        "method",
-        "start",
-        "behind the cut",
-        "end",
-        "end, 8,000 others",
-        "small scales, %",
-    ):
-        table.add_column(name, justify="left" if name == "method" else "right")
+    lines: list[list[str]] = []
     start = pg.load(MODEL)
     seeds = [int(word) for word in sys.argv[2:] if word.isdecimal()] or SEEDS
     wanted = [word for word in sys.argv[2:] if word in METHODS] or list(METHODS)
@@ -119,7 +114,7 @@ def main() -> None:
                 graph = pg.load(folder / "out.onnx")
                 row = [
                     str(seed),
-                    method,
+                    f"`{method}`",
                     f"{accuracy(start):.2f}",
                     cuts[-1] if cuts else "",
                 ]
@@ -129,5 +124,5 @@ def main() -> None:
                     small_scales(graph, folder / f"{seed}.pt.sparse"),
                 ]
                 print(*row, sep=" | ", file=sys.stderr, flush=True)
-                table.add_row(*row)
-    Console(width=120).print(table)
+                lines.append(row)
+    table(COLUMNS, lines)

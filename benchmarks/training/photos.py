@@ -16,10 +16,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
 import prunegraph as pg
+from benchmarks.scenes import table
 from benchmarks.tasks import ROOT, fashion
 from prunegraph.graph.model import Graph
 from prunegraph.graph.onnx_io import from_model
@@ -103,9 +102,9 @@ def accuracy(path: Path) -> float:
 
 
 def main() -> None:
-    table = Table(title="peak memory of each command, MB")
-    for name in ("network", "JPEGs", *COMMANDS, "top-1: start", *list(COMMANDS)[1:]):
-        table.add_column(name, justify="left" if name == "network" else "right")
+    columns = ("network", "JPEGs", *(f"{name}, MB" for name in COMMANDS))
+    columns += ("top-1: start", *list(COMMANDS)[1:])
+    lines: list[list[str]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pg.save(network(), folder / "small.onnx")
@@ -119,8 +118,8 @@ def main() -> None:
                 places = {"photos": source, "model": model}
                 peaks = [peak(c.format(**places), folder) for c in COMMANDS.values()]
                 files = [model, *(folder / f"{n}.onnx" for n in ("half", "tuned", "int8"))]
-                judged = [f"{accuracy(f):.2f}" for f in files if make is render]
+                judged = [f"{accuracy(f):.2f}" if make is render else "" for f in files]
                 row = [what, f"{count:,}", *(f"{p / 1e6:.0f}" for p in peaks), *judged]
                 print(*row, sep=" | ", file=sys.stderr, flush=True)
-                table.add_row(*row)
-    Console(width=140).print(table)
+                lines.append(row)
+    table(columns, lines)

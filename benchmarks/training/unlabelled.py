@@ -15,10 +15,9 @@ from pathlib import Path
 
 import numpy as np
 from click.testing import CliRunner
-from rich.console import Console
-from rich.table import Table
 
 import prunegraph as pg
+from benchmarks.scenes import table
 from benchmarks.tasks import ROOT, fashion, fashion_accuracy, outputs
 from prunegraph.cli import main as prunegraph
 from prunegraph.graph.model import Graph
@@ -32,6 +31,9 @@ COUNT, HELD_OUT = 256, 5000
 
 #: Options of `train` besides its defaults, one row each.
 SETTINGS = ("--epochs 60 --mixup 0 --augment none", "--epochs 60", "")
+
+
+COLUMNS = ("seed", "tuned", "divergence", "classes as before", "top-1", "gain")
 
 
 def drawn(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -68,10 +70,7 @@ def main() -> None:
     model = ROOT / "fixtures" / f"{chosen}.onnx"
     whole = pg.load(model)
     print(f"{chosen}, top-1 {100 * fashion_accuracy(whole):.2f} %", file=sys.stderr)
-    table = Table(title=f"{chosen}, {COUNT} images without labels, 30 % of the MACs left")
-    names = ("seed", "tuned", "divergence", "classes as before, %", "top-1, %", "gain")
-    for name in names:
-        table.add_column(name, justify="left" if name == "tuned" else "right")
+    lines: list[list[str]] = []
     seeds = [int(word) for word in words if word.isdecimal()] or SEEDS
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -93,8 +92,9 @@ def main() -> None:
                 graph = pg.load(folder / f"{file}.onnx")
                 apart, same = divergence(whole, graph, others)
                 top1 = 100 * fashion_accuracy(graph)
-                row = [str(seed), what, f"{apart:.4f}", f"{same:.2f}", f"{top1:.2f}"]
+                what = f"`{what}`" if what.startswith("-") else what
+                row = [str(seed), what, f"{apart:.4f}", f"{same:.2f}%", f"{top1:.2f}"]
                 row.append(f"{top1 - start:+.2f}")
                 print(*row, sep=" | ", file=sys.stderr, flush=True)
-                table.add_row(*row)
-    Console(width=110).print(table)
+                lines.append(row)
+    table(COLUMNS, lines)
