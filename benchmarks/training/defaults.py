@@ -16,11 +16,11 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import torch
 from click.testing import CliRunner
-from rich.console import Console
-from rich.table import Table
 
 import prunegraph as pg
+from benchmarks.scenes import table
 from benchmarks.tasks import ROOT, fashion, outputs
 from prunegraph.cli import main as prunegraph
 from prunegraph.graph.model import Graph
@@ -43,35 +43,44 @@ METHODS = {
 }
 
 
+COLUMNS = (
+    *("seed", "method", "start", "behind the cut", "end", "end, 8,000 others"),
+    "scales below a hundredth of the largest",
+)
+
+
 def accuracy(graph: Graph) -> float:
     """Top-1 in percent of the test images by which no epoch was measured."""
     images, labels = (part[JUDGED:] for part in fashion("t10k"))
     return 100 * float((outputs(graph, images, 500).argmax(1) == labels).mean())
 
 
-def nothing_left(graph: Graph) -> str:
-    """Percent of all scales of BatchNormalization below a hundredth of the largest."""
-    names = [node.inputs[1] for node in graph.nodes if is_batch_normalization(node)]
-    if not names:
+def small_scales(graph: Graph, trained: Path) -> str:
+    """Share of all scales of BatchNormalization below a hundredth of the largest, of a sparse stage if there is one.
+
+    Args:
+        graph: the result, which has no BatchNormalization where a method folds it.
+        trained: the checkpoint of a sparse stage before the cut, of the network's own scales.
+    """
+    if trained.exists():
+        weights = torch.load(trained, weights_only=True)["module"]
+        scales = [weights[name].numpy() for name in scale_names(pg.load(MODEL))]
+    else:
+        scales = [graph.weights[name].read() for name in scale_names(graph)]
+    if not scales:
         return ""
-    scales = np.concatenate([abs(graph.weights[name].read()) for name in names])
-    return f"{100 * (scales < scales.max() / 100).mean():.1f}"
+    sizes = abs(np.concatenate(scales))
+    return f"{(sizes < sizes.max() / 100).mean():.1%}"
+
+
+def scale_names(graph: Graph) -> list[str]:
+    return [node.inputs[1] for node in graph.nodes if is_batch_normalization(node)]
 
 
 def main() -> None:
     images, labels = fashion("train")
     tests, answers = (part[:JUDGED] for part in fashion("t10k"))
-    table = Table(title=f"defaults, {COUNT:,} labelled images, top-1 in percent")
-    for name in (
-        "seed",
-        "method",
-        "start",
-        "behind the cut",
-        "end",
-        "end, 8,000 others",
-        "small scales, %",
-    ):
-        table.add_column(name, justify="left" if name == "method" else "right")
+    lines: list[list[str]] = []
     start = pg.load(MODEL)
     seeds = [int(word) for word in sys.argv[2:] if word.isdecimal()] or SEEDS
     wanted = [word for word in sys.argv[2:] if word in METHODS] or list(METHODS)
@@ -88,8 +97,11 @@ def main() -> None:
             for method in wanted:
                 line = (
                     f"train {MODEL} -o {folder}/out.onnx --data {folder}/d.npz --original {MODEL} --seed {seed} "
-                    f"--eval {folder}/e.npz --method {method} --json {folder}/run.json --force {METHODS[method]}"
+                    f"--eval {folder}/e.npz --method {method} --json {folder}/run.json --force {METHODS[method]} "
+                    f"--checkpoint {folder}/{seed}.pt"
                 )
+                for old in folder.glob("*.pt*"):
+                    old.unlink()
                 done = CliRunner().invoke(prunegraph, line.split())
                 if done.exit_code:
                     raise SystemExit(f"{line}\n{done.output}")
@@ -102,15 +114,15 @@ def main() -> None:
                 graph = pg.load(folder / "out.onnx")
                 row = [
                     str(seed),
-                    method,
+                    f"`{method}`",
                     f"{accuracy(start):.2f}",
                     cuts[-1] if cuts else "",
                 ]
                 row += [
                     f"{run['outcome']['after']:.2f}",
                     f"{accuracy(graph):.2f}",
-                    nothing_left(graph),
+                    small_scales(graph, folder / f"{seed}.pt.sparse"),
                 ]
-                print(*row, sep=" | ", flush=True)
-                table.add_row(*row)
-    Console(width=120).print(table)
+                print(*row, sep=" | ", file=sys.stderr, flush=True)
+                lines.append(row)
+    table(COLUMNS, lines)

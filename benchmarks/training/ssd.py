@@ -39,10 +39,10 @@ WIDTHS = (16, 32, 64, 128, 256, 256)
 MAPS = ((8, slice(0, 9)), (4, slice(6, 9)))
 
 #: Epochs of the network, and of tuning.
-EPOCHS = (10, 5)
+EPOCHS = (10, 15)
 
 #: Share of the parameters that may be left.
-PARAMS = 0.44
+PARAMS = 0.46
 
 #: Pairs of sessions of a latency.
 PAIRS = 8
@@ -130,10 +130,9 @@ def row(given: argparse.Namespace) -> list[str]:
     graph, tests = pg.load(path), arrays("t10k", given.test, given.seed)
     result = compressed(graph, given)
     context = LossContext(graph, GraphModule(graph))
-    how = options(
-        [loss, "distill"], context, given.train, given.seed, f"{path.stem}-{given.cluster}"
-    )
-    recipe = replace(how.recipe, epochs=EPOCHS[1], lr=how.recipe.lr / 2)
+    name = f"{path.stem}-{given.cluster}-{PARAMS}-{EPOCHS[1]}"
+    how = options([loss, "distill"], context, given.train, given.seed, name)
+    recipe = replace(how.recipe, epochs=EPOCHS[1])
     tuned = train(result.model, replace(how, recipe=recipe)).model
     small = path.with_name(f"{path.stem}-small.onnx")
     pg.save(tuned, small)

@@ -1,6 +1,6 @@
 """Tuned without labels: Fashion-MNIST's network at 30 % of its MACs, from 256 images and the network's own outputs.
 
-    python -m benchmarks.training unlabelled [SEED ...]
+    python -m benchmarks.training unlabelled [SEED ...] [lenet5]
 
 For each seed 256 training images are drawn; with them the network is pruned and repaired (`prune --data`), then trained
 towards the outputs of the whole network (`train --original`). How that is done is chosen by what can be known without
@@ -15,22 +15,25 @@ from pathlib import Path
 
 import numpy as np
 from click.testing import CliRunner
-from rich.console import Console
-from rich.table import Table
 
 import prunegraph as pg
+from benchmarks.scenes import table
 from benchmarks.tasks import ROOT, fashion, fashion_accuracy, outputs
 from prunegraph.cli import main as prunegraph
 from prunegraph.graph.model import Graph
 
-MODEL = ROOT / "fixtures" / "fashion_resnet.onnx"
+#: Networks, of which the first is taken where none is named.
+NETWORKS = ("fashion_resnet", "lenet5")
 
 SEEDS = (0, 1, 2)
 
 COUNT, HELD_OUT = 256, 5000
 
 #: Options of `train` besides its defaults, one row each.
-SETTINGS = ("--epochs 10 --mixup 0", "--mixup 0", "", "--augment flip,shift")
+SETTINGS = ("--epochs 60 --mixup 0 --augment none", "--epochs 60", "")
+
+
+COLUMNS = ("seed", "tuned", "divergence", "classes as before", "top-1", "gain")
 
 
 def drawn(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -47,9 +50,9 @@ def shares(graph: Graph, images: np.ndarray) -> np.ndarray:
     return powers / powers.sum(1, keepdims=True)
 
 
-def divergence(graph: Graph, images: np.ndarray) -> tuple[float, float]:
+def divergence(whole: Graph, graph: Graph, images: np.ndarray) -> tuple[float, float]:
     """Kullback-Leibler divergence from the whole network's outputs, and percent of the classes that are the same."""
-    wanted, given = (shares(each, images) for each in (pg.load(MODEL), graph))
+    wanted, given = (shares(each, images) for each in (whole, graph))
     apart = (wanted * np.log((wanted + 1e-12) / (given + 1e-12))).sum(1).mean()
     return float(apart), 100 * float((wanted.argmax(1) == given.argmax(1)).mean())
 
@@ -62,37 +65,36 @@ def command(line: str) -> None:
 
 
 def main() -> None:
-    table = Table(title=f"{COUNT} images without labels, 30 % of the MACs left")
-    names = ("seed", "tuned", "divergence", "classes as before, %", "top-1, %", "gain")
-    for name in names:
-        table.add_column(name, justify="left" if name == "tuned" else "right")
-    seeds = [int(word) for word in sys.argv[2:]] or SEEDS
+    words = sys.argv[2:]
+    chosen = next((word for word in words if word in NETWORKS), NETWORKS[0])
+    model = ROOT / "fixtures" / f"{chosen}.onnx"
+    whole = pg.load(model)
+    print(f"{chosen}, top-1 {100 * fashion_accuracy(whole):.2f} %", file=sys.stderr)
+    lines: list[list[str]] = []
+    seeds = [int(word) for word in words if word.isdecimal()] or SEEDS
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for seed in seeds:
             images, others = drawn(seed)
-            np.savez(folder / "images.npz", image=images)
+            np.savez(folder / "images.npz", **{whole.inputs[0]: images})
             command(
-                f"prune {MODEL} -o {folder}/small.onnx --macs 0.3 --data {folder}/images.npz"
+                f"prune {model} -o {folder}/small.onnx --macs 0.3 --data {folder}/images.npz"
             )
             start = 100 * fashion_accuracy(pg.load(folder / "small.onnx"))
             rows = [("repaired only", "small")]
             for number, options in enumerate(SETTINGS):
                 command(
                     f"train {folder}/small.onnx -o {folder}/tuned{number}.onnx --data {folder}/images.npz "
-                    f"--original {MODEL} --seed {seed} --force {options}"
+                    f"--original {model} --seed {seed} --force {options}"
                 )
                 rows.append((options or "defaults", f"tuned{number}"))
             for what, file in rows:
                 graph = pg.load(folder / f"{file}.onnx")
-                apart, same = divergence(graph, others)
+                apart, same = divergence(whole, graph, others)
                 top1 = 100 * fashion_accuracy(graph)
-                table.add_row(
-                    str(seed),
-                    what,
-                    f"{apart:.4f}",
-                    f"{same:.2f}",
-                    f"{top1:.2f}",
-                    f"{top1 - start:+.2f}",
-                )
-    Console(width=110).print(table)
+                what = f"`{what}`" if what.startswith("-") else what
+                row = [str(seed), what, f"{apart:.4f}", f"{same:.2f}%", f"{top1:.2f}"]
+                row.append(f"{top1 - start:+.2f}")
+                print(*row, sep=" | ", file=sys.stderr, flush=True)
+                lines.append(row)
+    table(COLUMNS, lines)

@@ -55,10 +55,10 @@ KINDS = ("scores", "values", "left out")
 
 #: Passes over the data where nothing else is said; and steps that a training takes at least that only learns outputs of
 #: an original. That does not learn samples by heart as labels are learnt, and few samples make few steps.
-EPOCHS, STEPS = 10, 240
+EPOCHS, STEPS = 10, 960
 
-#: How such a training blends images: an original has an answer to any picture.
-BLEND = 1.0
+#: How such a training blends and moves images: an original has an answer to any picture.
+BLEND, MOVES = 1.0, "flip,shift"
 
 
 def _kinds(
@@ -111,7 +111,7 @@ def _kinds(
     "--original",
     type=MODEL,
     metavar="MODEL",
-    help="Learn from this model's outputs; needed without labels.",
+    help="Learn from its outputs; needed without labels.",
 )
 @evaluation_option("What a metric is measured on after every epoch.")
 @metric_option(
@@ -135,7 +135,7 @@ def _kinds(
     Section.TRAINING,
     "--augment",
     metavar="CHAIN",
-    help="Other pictures, as in flip,crop=0.2,mosaic.",
+    help=f"As in flip,crop=0.2. Default: none; without labels {MOVES}.",
 )
 @option(
     Section.TRAINING,
@@ -419,9 +419,11 @@ def _setting(
     if epochs is None:
         steps = max(data.samples // batch, 1) if only_outputs else STEPS
         epochs = max(EPOCHS, -(-STEPS // steps))
+    invents = only_outputs and image_input(graph) is not None
     if mixup is None:
-        blends = only_outputs and image_input(graph) is not None
-        mixup = BLEND if blends else 0.0
+        mixup = BLEND if invents else 0.0
+    if augment is None:
+        augment = MOVES if invents else "none"
     return TrainingOptions(
         data=data,
         batch=batch,
@@ -441,7 +443,7 @@ def _setting(
         if any(value is not None for value in bounds.values())
         else None,
         augment=augmentation(augment, need_image_input(graph, "--augment"))
-        if augment
+        if augment not in ("", "none")
         else None,
         checkpoint=Path(checkpoint) if checkpoint else None,
         device=device,

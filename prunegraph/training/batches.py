@@ -83,15 +83,42 @@ def mixed(
     Source: Zhang, Cisse, Dauphin, Lopez-Paz 2018.
     """
     share = float(rng.beta(alpha, alpha))
-    count = len(batch[LABELS] if LABELS in batch else next(iter(batch.values())))
-    others = torch.from_numpy(rng.permutation(count))
-    blended = {
-        name: share * value + (1 - share) * value[others.to(value.device)]
+    others = torch.from_numpy(rng.permutation(_count(batch)))
+    return _blend(batch, others, torch.full((len(others),), share)), others, share
+
+
+def blended(
+    batch: Mapping[str, Tensor], alpha: float, rng: np.random.Generator
+) -> dict[str, Tensor]:
+    """A batch without labels, blended like `mixed`, but with a share of its own for every sample.
+
+    Losses take means over a batch, so that labels need one share. Without them a batch, and its statistics, need not be
+    of halves alone or of nearly whole samples alone.
+    """
+    others = torch.from_numpy(rng.permutation(_count(batch)))
+    shares = rng.beta(alpha, alpha, len(others)).astype(np.float32)
+    return _blend(batch, others, torch.from_numpy(shares))
+
+
+def _count(batch: Mapping[str, Tensor]) -> int:
+    return len(batch[LABELS] if LABELS in batch else next(iter(batch.values())))
+
+
+def _blend(
+    batch: Mapping[str, Tensor], others: Tensor, shares: Tensor
+) -> dict[str, Tensor]:
+    """Inputs times the shares [samples] plus those of the others times what is left; labels stay."""
+
+    def blend(value: Tensor) -> Tensor:
+        share = shares.to(value).reshape(-1, *[1] * (value.dim() - 1))
+        return share * value + (1 - share) * value[others.to(value.device)]
+
+    return {
+        name: blend(value)
         if value.is_floating_point()
         and name != LABELS
         and value.dim()
-        and len(value) == count
+        and len(value) == len(others)
         else value
         for name, value in batch.items()
     }
-    return blended, others, share

@@ -12,7 +12,7 @@ import torch
 
 from prunegraph.errors import DataError, TrainingError
 from prunegraph.runtime.data import LABELS
-from prunegraph.training.batches import mixed
+from prunegraph.training.batches import blended, mixed
 from prunegraph.training.checkpoint import Checkpoint
 from prunegraph.training.losses import Loss, cross_entropy, inner_of, outputs_with
 from prunegraph.training.module import GraphModule
@@ -214,10 +214,11 @@ def _loss(
 ) -> Tensor:
     if not run.recipe.mixup:
         return loss(_outputs(run.module, batch, loss), batch)
+    if LABELS not in batch:
+        batch = blended(batch, run.recipe.mixup, rng)
+        return loss(_outputs(run.module, batch, loss), batch)
     batch, others, share = mixed(batch, run.recipe.mixup, rng)
     outputs = _outputs(run.module, batch, loss)
-    if LABELS not in batch:
-        return loss(outputs, batch)
     turned = {**batch, LABELS: batch[LABELS][others.to(batch[LABELS].device)]}
     return share * loss(outputs, batch) + (1 - share) * loss(outputs, turned)
 

@@ -7,12 +7,16 @@ For a BatchNormalization's output u [n, channels, ...]:
     training:   y = e * u  (mode "sample", squeeze and excitation),  or  y = mean * u  (mode "batch")
     inference:  y = factor * u, which folds into the node: scale * factor, shift * factor
 
+With a neutral start e is divided by its first value, so that the network starts as it was, up to the spread of the
+gates' first weights.
+
 A gate is a node of the graph that a `GatedModule` runs, so that its numbers are weights like others: they are
 trained, moved and kept in checkpoints with them. Hu et al. 2018 (squeeze and excitation).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -46,6 +50,9 @@ NARROWEST = 8
 #: Bias of the last layer: gates start near 0.88 and do not halve every signal.
 OPEN = 2.0
 
+#: What a neutral start multiplies gates with.
+FIRST = 1 + math.exp(-OPEN)
+
 #: Spread of the first outputs around that, before the sigmoid.
 SPREAD = 0.1
 
@@ -68,7 +75,7 @@ def channel_gate(
         return x * factors.to(x.dtype).reshape(shape), factors
     pooled = x.flatten(2).mean(2) if x.dim() > 2 else x
     hidden = torch.relu(nnf.linear(pooled.to(w1.dtype), w1, b1))
-    gates = torch.sigmoid(nnf.linear(hidden, w2, b2))
+    gates = torch.sigmoid(nnf.linear(hidden, w2, b2)) * call.get("unit")
     mean = gates.mean(0)
     with torch.no_grad():
         # The first batch's mean is where the average starts.
@@ -103,6 +110,7 @@ class GatedModule(GraphModule):
         momentum: of the moving average.
         mode: whether every sample has gates of its own, or the batch's mean counts.
         light: only the gates are trained: all else stays as it is, statistics included, and runs as in eval mode.
+        neutral: gates start at 1 instead of 0.88.
         seed: of the gates' first weights.
 
     Raises:
@@ -120,6 +128,7 @@ class GatedModule(GraphModule):
         momentum: float = 0.9,
         mode: Mode = "sample",
         light: bool = False,
+        neutral: bool = False,
         seed: int = 0,
     ):
         if reduction < 1:
@@ -139,7 +148,9 @@ class GatedModule(GraphModule):
         #: Means of the gates in the last run, one tensor a gate.
         self.means: tuple[Tensor, ...] = ()
         self._live = inserted.live
-        with_gates = inserted.graph({"momentum": momentum, "mode": mode})
+        with_gates = inserted.graph(
+            {"momentum": momentum, "mode": mode, "unit": FIRST if neutral else 1.0}
+        )
         names = {name for gate in inserted.gates for name in gate.trained}
         super().__init__(
             with_gates,

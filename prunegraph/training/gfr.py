@@ -13,7 +13,7 @@ those that the loss does not miss, and what comes out only ranks channels: nothi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -75,6 +75,8 @@ def gfr(
     mode: Mode = "sample",
     reduction: int = 16,
     momentum: float = 0.9,
+    closing: float = 0.0,
+    neutral: bool = False,
     p: float = 1.0,
     q: float = 1.0,
     tolerance: float = 0.0,
@@ -94,6 +96,8 @@ def gfr(
         mode: whether every sample has gates of its own, or the batch's mean counts.
         reduction: channels for one hidden unit of a gate; there are at least 8.
         momentum: of the moving average of the gates.
+        closing: strength of a penalty on the gates, beside that on scales; every layer's mean counts the same.
+        neutral: gates start at 1 instead of 0.88.
         p: exponent of the scale in the ranking.
         q: exponent of the factor in the ranking.
         tolerance: instead of a budget, how much worse `setting.evaluate` may become: the largest cut on a grid that
@@ -112,7 +116,11 @@ def gfr(
         ExactnessError: the proof of the cut failed.
     """
     chosen = penalty(strength, "gfr")
-    _check(setting, tolerance, p, q)
+    _check(setting, tolerance, closing, p, q)
+    if light and closing:
+        raise OptionError(
+            "training method 'gfr' with light=true closes gates by 'strength': leave 'closing' out"
+        )
     unfolded = unfold(graph, setting.data, seed=setting.recipe.seed)
     module = GatedModule(
         unfolded.graph,
@@ -120,12 +128,13 @@ def gfr(
         reduction=reduction,
         momentum=momentum,
         mode=mode,
+        neutral=neutral,
         seed=setting.recipe.seed,
     )
     run = (
         _train_gates(module, setting, LIGHT if chosen is None else chosen)
         if light
-        else _train_sparse(module, setting, chosen)
+        else _train_sparse(module, setting, chosen, closing)
     )
     module.cpu()
     trained = with_factors(
@@ -153,13 +162,16 @@ def gfr(
     return replace(done, model=unfolded.folded(with_factors(created.model, None)))
 
 
-def _check(setting: TrainingOptions, tolerance: float, p: float, q: float) -> None:
+def _check(
+    setting: TrainingOptions, tolerance: float, closing: float, p: float, q: float
+) -> None:
     """Raise for what could only fail after the training."""
     check_exponents("gfr", p, q)
-    if not (math.isfinite(tolerance) and tolerance >= 0):
-        raise OptionError(
-            f"option 'tolerance' of training method 'gfr' must be a number of at least 0, got {tolerance:g}"
-        )
+    for name, value in (("tolerance", tolerance), ("closing", closing)):
+        if not (math.isfinite(value) and value >= 0):
+            raise OptionError(
+                f"option {name!r} of training method 'gfr' must be a number of at least 0, got {value:g}"
+            )
     if setting.budget is not None and tolerance:
         raise OptionError(
             "training method 'gfr' cuts to a budget or as far as a tolerance allows: give one of them"
@@ -171,9 +183,11 @@ def _check(setting: TrainingOptions, tolerance: float, p: float, q: float) -> No
 
 
 def _train_sparse(
-    module: GatedModule, setting: TrainingOptions, strength: float | None
+    module: GatedModule, setting: TrainingOptions, strength: float | None, closing: float
 ) -> Run:
     sparsify = Sparsify(module, strength, coupling=analyze(module.base))
+    if closing:
+        setting = replace(setting, loss=_by_layer(module, setting.loss, closing))
     return setting.fit(
         module, "gfr", callbacks=[sparsify, FreezeGates(module, setting.steps)]
     )
@@ -187,9 +201,19 @@ def _train_gates(module: GatedModule, setting: TrainingOptions, strength: float)
 
 def _closing(module: GatedModule, loss: Loss, strength: float) -> Loss:
     """A loss with a penalty on open gates: the mean over all channels of the network."""
+    return _penalised(loss, lambda: strength * torch.cat(module.means).mean())
 
+
+def _by_layer(module: GatedModule, loss: Loss, strength: float) -> Loss:
+    """A loss with a penalty on open gates: the sum over layers of the mean over their channels."""
+    return _penalised(
+        loss, lambda: strength * torch.stack([each.mean() for each in module.means]).sum()
+    )
+
+
+def _penalised(loss: Loss, term: Callable[[], Tensor]) -> Loss:
     def penalised(outputs: Sequence[Tensor], batch: Batch) -> Tensor:
-        return loss(outputs, batch) + strength * torch.cat(module.means).mean()
+        return loss(outputs, batch) + term()
 
     penalised.inner = inner_of(loss)  # type: ignore[attr-defined]
     return penalised

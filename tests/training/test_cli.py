@@ -137,31 +137,59 @@ def test_what_is_wrong_is_one_line(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "epochs", "mixup"),
+    ("words", "epochs", "mixup", "augment"),
     [
-        ("--data unlabelled.npz --original net.onnx --batch 24", 24, 1.0),
-        ("--data unlabelled.npz --original net.onnx --batch 2", 10, 1.0),
         (
-            "--data unlabelled.npz --original net.onnx --batch 24 --epochs 2 --mixup 0",
+            "--data unlabelled.npz --original net.onnx --batch 24",
+            96,
+            1.0,
+            "flip=0.5,shift=0.1",
+        ),
+        (
+            "--data unlabelled.npz --original net.onnx --batch 2",
+            10,
+            1.0,
+            "flip=0.5,shift=0.1",
+        ),
+        (
+            "--data unlabelled.npz --original net.onnx --batch 24 --epochs 2 --mixup 0 --augment none",
             2,
             0.0,
+            "None",
         ),
-        ("--data unlabelled.npz --original net.onnx --batch 24 --loss distill", 10, 0.0),
-        ("--data train.npz --original net.onnx --batch 24", 10, 0.0),
-        ("--data train.npz --batch 24", 10, 0.0),
+        (
+            "--data unlabelled.npz --original net.onnx --batch 24 --augment color",
+            96,
+            1.0,
+            "color=0.2",
+        ),
+        (
+            "--data unlabelled.npz --original net.onnx --batch 24 --loss distill",
+            10,
+            0.0,
+            "None",
+        ),
+        ("--data train.npz --original net.onnx --batch 24", 10, 0.0, "None"),
+        ("--data train.npz --batch 24", 10, 0.0, "None"),
     ],
 )
-def test_without_labels_there_are_more_steps_and_samples_are_blended(
-    words: str, epochs: int, mixup: float, folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_without_labels_there_are_more_steps_and_other_pictures(
+    words: str,
+    epochs: int,
+    mixup: float,
+    augment: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What is learnt from an original alone is learnt in 240 steps at least: 10 a pass here."""
+    """What is learnt from an original alone is learnt in 960 steps at least: 10 a pass here."""
     seen = []
 
     def train(graph: object, setting: TrainingOptions, method: str) -> None:
-        seen.append(setting.recipe)
+        seen.append((setting.recipe, setting.augment))
         raise DataError("seen")
 
     monkeypatch.setattr("prunegraph.training.train", train)
     done = cli("train", "net.onnx", "-o", "trained.onnx", *words.split())
     assert done.exit_code == 2 and done.stderr.endswith("error: seen\n")
-    assert [(recipe.epochs, recipe.mixup) for recipe in seen] == [(epochs, mixup)]
+    [(recipe, moves)] = seen
+    assert (recipe.epochs, recipe.mixup, str(moves)) == (epochs, mixup, augment)

@@ -17,7 +17,7 @@ import torch
 import prunegraph as pg
 from prunegraph.errors import DataError, TrainingError
 from prunegraph.runtime import session
-from prunegraph.training.batches import Batches, mixed
+from prunegraph.training.batches import Batches, blended, mixed
 from prunegraph.training.fit import Callback, Run, TrainingConfig, fit
 from prunegraph.training.losses import Batch, cross_entropy, distillation, mean_squared
 from prunegraph.training.module import GraphModule
@@ -291,14 +291,49 @@ def test_mixup_blends_inputs_and_leaves_labels() -> None:
         "labels": torch.arange(4),
         "ids": torch.arange(4),
     }
-    blended, others, share = mixed(batch, 0.4, np.random.default_rng(0))
+    changed, others, share = mixed(batch, 0.4, np.random.default_rng(0))
     torch.testing.assert_close(
-        blended["x"], share * batch["x"] + (1 - share) * batch["x"][others]
+        changed["x"], share * batch["x"] + (1 - share) * batch["x"][others]
     )
-    assert torch.equal(blended["labels"], batch["labels"]) and torch.equal(
-        blended["ids"], batch["ids"]
+    assert torch.equal(changed["labels"], batch["labels"]) and torch.equal(
+        changed["ids"], batch["ids"]
     )
     assert sorted(others.tolist()) == [0, 1, 2, 3] and 0 < share < 1
+
+
+def test_samples_without_labels_have_shares_of_their_own() -> None:
+    """Rows are known by their first column: where two were blended, the second one says in which shares."""
+    count = 64
+    x = torch.zeros(count, 2, 3)
+    x[:, 0], x[:, 1] = 1.0, torch.arange(count)[:, None]
+    mask = torch.arange(count)
+    seen = blended({"x": x, "mask": mask}, 1.0, np.random.default_rng(0))
+    torch.testing.assert_close(seen["x"][:, 0], x[:, 0])
+    assert torch.equal(seen["mask"], mask)
+    rng = np.random.default_rng(0)
+    others = rng.permutation(count)
+    shares = rng.beta(1.0, 1.0, count)
+    wanted = shares * np.arange(count) + (1 - shares) * others
+    for column in seen["x"][:, 1].T:
+        np.testing.assert_allclose(column, wanted, rtol=1e-5, atol=1e-5)
+    assert shares.min() < 0.1 and shares.max() > 0.9
+
+
+def test_a_run_without_labels_blends_each_sample_by_itself() -> None:
+    """What the network is given is nearly a sample of the data here, and half of two there, in every batch."""
+    data = {"x": task()["x"]}
+    known = torch.from_numpy(data["x"])
+    seen = []
+
+    def loss(outputs: Sequence[torch.Tensor], batch: Batch) -> torch.Tensor:
+        far = (batch["x"][:, None] - known[None]).abs().mean((2, 3, 4))
+        seen.append(far.min(1).values)
+        return outputs[0].square().mean()
+
+    recipe = TrainingConfig(epochs=1, mixup=1.0, lr=1e-3)
+    fit(GraphModule(residual_net()), Batches(data, 24), recipe, loss=loss)
+    assert len(seen) == 10
+    assert all(far.quantile(0.9) > 2 * far.quantile(0.2) for far in seen)
 
 
 def test_any_module_optimizer_and_iterable() -> None:

@@ -153,6 +153,43 @@ def test_the_moving_average_of_a_constant_gate_converges() -> None:
         )
 
 
+@pytest.mark.parametrize("mode", ["sample", "batch"])
+def test_gates_with_a_neutral_start_change_little(mode: str) -> None:
+    """A gate whose last layer gives its bias alone lets everything through: factors are 1."""
+    module = GatedModule(residual_net(), mode=mode, neutral=True).eval()  # type: ignore[arg-type]
+    wanted = module(torch.from_numpy(images()))[0].detach()
+    with torch.no_grad():
+        for gate in module.gates:
+            module.weight(gate.trained[2]).zero_()
+        module.weight(module._live).fill_(1.0)
+        y = module(torch.from_numpy(images()))[0]
+    torch.testing.assert_close(y, wanted, rtol=1e-5, atol=1e-6)
+    for factors in module.factors().values():
+        np.testing.assert_allclose(factors, 1, rtol=1e-6)
+
+
+def test_a_penalty_closes_gates_of_every_layer() -> None:
+    """Means of every layer's gates fall below those of a run without the penalty."""
+    graph = residual_net(width=16)
+    means = []
+    for closing in (0.0, 3.0):
+        done = train(
+            graph,
+            setting(recipe=TrainingConfig(epochs=6, lr=0.1)),
+            f"gfr:strength=0,closing={closing},neutral=true",
+        )
+        result = read_factors(done.model)
+        assert result is not None and result.folded
+        means.append([float(each.mean()) for each in result.by_value.values()])
+    assert all(closed < 0.9 * free for free, closed in zip(*means, strict=True))
+
+
+@pytest.mark.parametrize("option", ["closing=-1", "closing=nan", "light=true,closing=1"])
+def test_a_penalty_on_gates_that_cannot_be(option: str) -> None:
+    with pytest.raises(OptionError, match="closing"):
+        train(residual_net(), setting(), f"gfr:{option}")
+
+
 def test_frozen_gates_stay() -> None:
     module = GatedModule(chain())
     (gate,) = module.gates
