@@ -110,8 +110,8 @@ def choose(
 
 def _front(cost: Array, error: Array, limit: float, resolution: int) -> Array:
     """Indices of points within the limit for which no cheaper one is as good, by rising cost."""
-    order = np.lexsort((error, cost))
-    order = order[cost[order] <= limit]
+    within = np.flatnonzero(cost <= limit)
+    order = within[np.lexsort((error[within], cost[within]))]
     best = np.minimum.accumulate(error[order])
     order = order[np.append(True, error[order][1:] < best[:-1])[: len(order)]]
     if len(order) <= resolution:
