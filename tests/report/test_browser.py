@@ -168,6 +168,8 @@ class Update:
     flips: float
     loss: tuple[float, float]
     kept: bool
+    tuned: float
+    tuning_kept: bool
 
 
 def trace(result: pg.PruneResult) -> SearchTrace:
@@ -198,7 +200,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory, written: Path) -> dict[str, 
         training(record)
     inspected.write(pg.analyze(graph), folder / "inspected.html", command=COMMAND)
     updates = [
-        Update(f"/block.{i}/conv/Conv", (0.5, 0.25), 0.01, (1.5, 1.25), i > 0)
+        Update(f"/block.{i}/conv/Conv", (0.5, 0.25), 0.01, (1.5, 1.25), i > 0, 1.2, i > 1)
         for i in (0, 1)
     ]
     binarized.write(
