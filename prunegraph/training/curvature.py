@@ -42,7 +42,7 @@ MAX_OUTPUTS = 4096
 RAREST = 1e-3
 
 #: Bytes of values that are kept for a backward pass.
-KEEP = 2**28
+KEEP = 2**29
 
 
 class Curvature:
