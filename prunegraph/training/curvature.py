@@ -118,6 +118,8 @@ class _Run:
         self.module = GraphModule(graph)
         self.module.eval()
         self.random = torch.Generator().manual_seed(0)
+        #: How much outputs vary, by name, as the first batch says: the last one may have a single sample.
+        self.spread: dict[str, Tensor] = {}
 
     def products(self, batch: Mapping[str, Array]) -> dict[str, Tensor]:
         """Products of the gradients at layers' outputs, summed over samples and positions, by layer name."""
@@ -152,8 +154,7 @@ class _Run:
             output = values.get(name)
             if output is None or not _has_gradient(output):
                 continue
-            make = _of_words if self.is_words else _of_values
-            weights = make(output, self.random)
+            weights = self._weights(name, output.detach())
             of = self.mask.of(name) if self.mask is not None else ""
             counts = counted(batch[of], output.detach().numpy()) if of else None
             if counts is not None:
@@ -161,6 +162,20 @@ class _Run:
                 weights = weights * torch.from_numpy(counts).reshape(*counts.shape, *rest)
             parts.append((output * weights).sum())
         return torch.stack(parts).sum() if parts else None
+
+    def _weights(self, name: str, output: Tensor) -> Tensor:
+        """What an output's values are added up with.
+
+        Normal numbers, relative to the output's spread; to that of each probability where it holds these.
+        """
+        if self.is_words:
+            return _of_words(output, self.random)
+        result = torch.randn(output.shape, generator=self.random)
+        if output.dim() > 1 and are_probabilities(output.numpy()):
+            return result / output.clamp(min=RAREST).sqrt()
+        if name not in self.spread:
+            self.spread[name] = _spread(output)
+        return result / self.spread[name]
 
 
 def _has_gradient(value: object) -> bool:
@@ -189,7 +204,7 @@ def _products(node: Node, slope: Tensor) -> Tensor:
 
 def _of_words(scores: Tensor, random: torch.Generator) -> Tensor:
     """The gradient by scores [..., words] of the log-probability of words that are drawn from them."""
-    chances = torch.softmax(scores.detach(), dim=-1)
+    chances = torch.softmax(scores, dim=-1)
     flat = chances.reshape(-1, chances.shape[-1])
     drawn = torch.multinomial(flat, 1, generator=random)
     return -(flat.scatter_add(1, drawn, -torch.ones_like(flat[:, :1]))).reshape(
@@ -197,11 +212,7 @@ def _of_words(scores: Tensor, random: torch.Generator) -> Tensor:
     )
 
 
-def _of_values(output: Tensor, random: torch.Generator) -> Tensor:
-    """Normal numbers, relative to an output's variation; to that of probabilities where it holds these."""
-    known = output.detach()
-    result = torch.randn(known.shape, generator=random)
-    if known.dim() > 1 and are_probabilities(known.numpy()):
-        return result / known.clamp(min=RAREST).sqrt()
-    varies = known.float().var(dim=0).sum() if len(known) > 1 else torch.ones(())
-    return result / varies.clamp(min=torch.finfo(torch.float32).tiny).sqrt()
+def _spread(output: Tensor) -> Tensor:
+    """Root of the sum of the variances over samples, a number; 1 of a single sample."""
+    varies = output.float().var(dim=0).sum() if len(output) > 1 else torch.ones(())
+    return varies.clamp(min=torch.finfo(torch.float32).tiny).sqrt()

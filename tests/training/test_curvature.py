@@ -91,6 +91,19 @@ def test_probabilities_and_values_are_looked_at() -> None:
         assert np.linalg.eigvalsh(metric).min() > -1e-6 * np.trace(metric)
 
 
+def test_a_last_batch_of_one_sample_counts_as_much_as_any_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Errors are relative to how much outputs vary, which one sample by itself does not say."""
+    graph = network(lambda net, y: net.op("Mul", y, net.const(1e3, np.float32)))
+    node, data = graph.layers[1], samples(graph, 66)
+    whole = Curvature(graph, data.head(64)).of(node)
+    monkeypatch.setattr(curvature, "batch_size", lambda *_: 16)
+    parts = Curvature(graph, data.head(65)).of(node)
+    assert whole is not None and parts is not None
+    assert np.trace(parts) == pytest.approx(np.trace(whole), rel=0.5)
+
+
 def test_masked_positions_of_outputs_do_not_count() -> None:
     """Errors at padding reach nothing that counts: what they say is as if the padding were not there."""
     net = Builder(5)
