@@ -25,6 +25,7 @@ from prunegraph.runtime.session import run, session
 from prunegraph.selection.plan import Plan, make_plan
 from prunegraph.selection.ranks import LayerRanks
 from prunegraph.selection.select import COMPETING
+from prunegraph.selection.units import Removal
 from tests.builders import Builder
 
 
@@ -203,6 +204,14 @@ def test_savings_are_those_of_the_written_graph() -> None:
             )
             for group in coupling.groups
         }
+        options: dict[str, list[Removal]] = {
+            id: [{}, {id: gone}] for id, gone in removal.items()
+        }
+        by_option = Widths(coupling, options, layers)
+        for each in layers:
+            shape = by_option.of(each, dict.fromkeys(options, 1))
+            assert shape == widths.under(each, removal)
+            assert by_option.of(each, dict.fromkeys(options, 0)) == each.layer.shape
         plan = make_plan(coupling, removal)
         narrow = pg.apply(graph, plan)
         chosen, saved = [], {"macs": 0, "params": 0}
