@@ -4,7 +4,7 @@ Importing this package registers the built-in ones.
 """
 
 from prunegraph.frontends import jax, mxnet, onnx_file, pytorch, tensorflow
-from prunegraph.frontends.base import FRONTENDS, frontend, read, takes
+from prunegraph.frontends.base import FRONTENDS, frontend, read, runs_code, takes
 
 __all__ = [
     "FRONTENDS",
@@ -14,6 +14,7 @@ __all__ = [
     "onnx_file",
     "pytorch",
     "read",
+    "runs_code",
     "takes",
     "tensorflow",
 ]

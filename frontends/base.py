@@ -29,18 +29,30 @@ FRONTENDS: Registry[Frontend] = Registry(
     "front end", "prunegraph.frontends", parameters=("source",)
 )
 
+#: Names of the front ends that read programs: reading a file may run what is in it.
+_PROGRAMS: set[str] = set()
 
-def frontend(name: str) -> Callable[[Frontend], Frontend]:
+
+def frontend(name: str, *, runs_code: bool = False) -> Callable[[Frontend], Frontend]:
     """Decorator that registers a front end, a function `(source) -> Graph or onnx.ModelProto`.
 
     `name` is what it reads: the end of a file's name (".netlist.json"; the longest match reads a
     file), or the qualified name of a class (one of a source's own or inherited classes,
     "torch.nn.modules.module.Module"). Keyword-only parameters with defaults are its options: what
-    `read` is given besides the source. It raises ModelError for a source it cannot read.
+    `read` is given besides the source. It raises ModelError for a source it cannot read. With `runs_code` reading a
+    file may run what is in it (pickles, layers of others): recipes read none without `--trust`.
 
     Raises PluginError for a name that is taken, or a function with other parameters.
     """
-    return FRONTENDS.register(name)
+    register = FRONTENDS.register(name)
+    if runs_code:
+        _PROGRAMS.add(name)
+    return register
+
+
+def runs_code(source: str) -> bool:
+    """Tell whether reading a path, or what else names a model, may run code that is not this package's."""
+    return factory.is_factory(source) or _suffix(_inside(source)) in _PROGRAMS
 
 
 def read(source: object, **options: Any) -> Graph:
@@ -137,6 +149,8 @@ def _check_options(who: str, known: Iterable[str], options: Mapping[str, Any]) -
 def _run(name: str, source: object, label: str, options: Mapping[str, Any]) -> Graph:
     """A Graph by the front end of that name. `label` is what to call the source."""
     entry = FRONTENDS.entry(name)
+    if name in _PROGRAMS:
+        plugins.may_run(label)
     known = [each.name for each in _options(name)]
     _check_options(f"{label} ({entry.kind} {name!r})", known, options)
     with plugins.attributed(f"{entry}, reading {label},"):

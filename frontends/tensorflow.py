@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +22,8 @@ from prunegraph.frontends import jax
 from prunegraph.frontends.base import frontend
 from prunegraph.frontends.converters import MESSAGE, converting, need
 from prunegraph.frontends.fold import fold
-from prunegraph.graph.names import names_in
-from prunegraph.graph.order import subgraphs
-from prunegraph.plugins import SAVED_MODEL
+from prunegraph.graph.names import Names
+from prunegraph.graph.order import nested
 
 if TYPE_CHECKING:
     import keras
@@ -35,6 +33,9 @@ OPSET = 17
 
 #: Keras' other backends: the package that exports a model there, the extra that brings it, and the operator set.
 BACKENDS = {"jax": ("jax2onnx", "jax", jax.OPSET), "torch": ("torch", "torch", OPSET)}
+
+#: The file in a folder of TensorFlow's by which it is one.
+SAVED_MODEL = "saved_model.pb"
 
 #: TensorFlow's complementary error function.
 ERFC = "Erfc"
@@ -56,8 +57,8 @@ def load(source: keras.Model, *, inputs: Any = None) -> onnx.ModelProto:
     return _model(source, inputs)
 
 
-@frontend(".keras")
-@frontend(".h5")
+@frontend(".keras", runs_code=True)
+@frontend(".h5", runs_code=True)
 def load_file(source: str) -> onnx.ModelProto:
     """An ONNX model of a file that `keras.Model.save` wrote. Raises ModelError, MissingExtraError."""
     need("a Keras model", "tensorflow", "keras")
@@ -70,13 +71,13 @@ def load_file(source: str) -> onnx.ModelProto:
     return _model(model)
 
 
-@frontend(SAVED_MODEL)
+@frontend(SAVED_MODEL, runs_code=True)
 def load_saved_model(source: str) -> onnx.ModelProto:
     """A SavedModel's first signature, by the file in its folder, as ONNX. Raises ModelError, MissingExtraError."""
     return _converted(source, "--saved-model", str(Path(source).parent))
 
 
-@frontend(".tflite")
+@frontend(".tflite", runs_code=True)
 def load_tflite(source: str) -> onnx.ModelProto:
     """An ONNX model of a TensorFlow Lite file. Raises ModelError, MissingExtraError."""
     return _converted(source, "--tflite", source)
@@ -159,11 +160,11 @@ def _converted(label: str, *options: str) -> onnx.ModelProto:
 
 def _replace_erfc(model: onnx.ModelProto) -> None:
     """Write 1 - erf(x) for erfc(x), by which Keras computes GELU: ONNX has no such operator, and tf2onnx leaves it."""
-    holders = [graph for graph in _graphs(model.graph) if _operators(graph) & {ERFC}]
+    holders = [graph for graph in nested(model.graph) if ERFC in _operators(graph)]
     if not holders:
         return
-    taken = set(names_in(model.graph))
-    one = _unlike("one", taken)
+    names = Names(model.graph)
+    one = names.new("one")
     model.graph.initializer.append(numpy_helper.from_array(np.ones((), np.float32), one))
     # The inner ones first: nodes are copied into a graph when they are put there.
     for graph in reversed(holders):
@@ -172,7 +173,7 @@ def _replace_erfc(model: onnx.ModelProto) -> None:
             if node.op_type != ERFC:
                 nodes.append(node)
                 continue
-            erf = _unlike(f"{node.output[0]}_erf", taken)
+            erf = names.new(f"{node.output[0]}_erf")
             nodes.append(helper.make_node("Erf", node.input, [erf], name=erf))
             nodes.append(helper.make_node("Sub", [one, erf], node.output, name=node.name))
         del graph.node[:]
@@ -183,7 +184,7 @@ def _check_operators(model: onnx.ModelProto, label: str) -> None:
     """Raise ModelError where tf2onnx left operators that ONNX does not have; it writes the file all the same."""
     unknown = {
         name
-        for graph in _graphs(model.graph)
+        for graph in nested(model.graph)
         for name in _operators(graph)
         if not onnx.defs.has(name)
     }
@@ -193,22 +194,6 @@ def _check_operators(model: onnx.ModelProto, label: str) -> None:
         )
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """A graph and all graphs inside its nodes."""
-    yield graph
-    for node in graph.node:
-        for inner in subgraphs(node):
-            yield from _graphs(inner)
-
-
 def _operators(graph: onnx.GraphProto) -> set[str]:
     """Names of the operators of ONNX's own domain in a graph, those inside its nodes left out."""
     return {node.op_type for node in graph.node if node.domain in ("", "ai.onnx")}
-
-
-def _unlike(wanted: str, taken: set[str]) -> str:
-    """The name, with underscores behind it where something has it; it is taken from then on."""
-    while wanted in taken:
-        wanted += "_"
-    taken.add(wanted)
-    return wanted

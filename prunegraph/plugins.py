@@ -46,17 +46,8 @@ INPUT_ERRORS = (
     PluginError,
 )
 
-#: A function in a module, as `package.module:function`.
-_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-
 #: A program of any language as an algorithm: alone, or as the option of a method (`cycles:algorithm=exec:...`).
 _PROGRAM = re.compile(r"(^|[=:,]\s*)exec:")
-
-#: The file in a folder of TensorFlow's by which it is one.
-SAVED_MODEL = "saved_model.pb"
-
-#: Ends of models that only their framework can read, which may run what is in them: pickles, layers of others, a graph.
-PROGRAMS = (".pt2", ".keras", ".h5", ".tflite", SAVED_MODEL)
 
 #: Characters of a foreign message that are repeated.
 MESSAGE = 300
@@ -234,17 +225,9 @@ def function(given: str, text: str | None = None) -> Callable[..., Any]:
     return cast("Callable[..., Any]", result)
 
 
-def code_in(given: str, *, is_model: bool = False) -> bool:
-    """Whether an option's value names code: `file.py:function`, `exec:...`; as a model also `package.module:factory`,
-    and files that frameworks read as programs (`PROGRAMS`).
-    """
-    if ".py:" in given or _PROGRAM.search(given):
-        return True
-    return is_model and (
-        given.endswith(PROGRAMS)
-        or (Path(given) / SAVED_MODEL).is_file()
-        or (_FACTORY.fullmatch(given) and not Path(given).exists()) is True
-    )
+def code_in(given: str) -> bool:
+    """Whether an option's value names code: `file.py:function`, `exec:...`."""
+    return ".py:" in given or _PROGRAM.search(given) is not None
 
 
 def _run(label: str, origin: str, work: Callable[[], object]) -> object:

@@ -51,7 +51,7 @@ def load(
     return graph
 
 
-@frontend(".pt2")
+@frontend(".pt2", runs_code=True)
 def load_program(source: str) -> Graph:
     """A Graph from a file that `torch.export.save` wrote. Raises ModelError, MissingExtraError."""
     _need_torch()

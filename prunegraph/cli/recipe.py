@@ -207,7 +207,7 @@ def _check_files(
 
 def code(group: click.Group, matches: Sequence[list[str]]) -> list[str]:
     """Say what the command lines of a recipe would run of other people's code: one text for each option."""
-    from prunegraph import plugins
+    from prunegraph import frontends, plugins
 
     result = []
     for number, words in enumerate(matches, 1):
@@ -224,7 +224,8 @@ def code(group: click.Group, matches: Sequence[list[str]]) -> list[str]:
                     continue
                 # Schedulers and their workers exchange pickles.
                 is_code = name == "plugin" or (name == "cluster" and "://" in each)
-                if is_code or plugins.code_in(each, is_model=is_model):
+                is_code |= is_model and frontends.runs_code(each)
+                if is_code or plugins.code_in(each):
                     option = name if isinstance(parameter, click.Argument) else f"--{name}"
                     result.append(f"step {number} ({words[0]}) {option} {each}")
     return result

@@ -18,7 +18,11 @@ class Names:
     same are in it too.
     """
 
-    def __init__(self, graph: Graph):
+    def __init__(self, graph: Graph | onnx.GraphProto):
+        self._count = 0
+        if isinstance(graph, onnx.GraphProto):
+            self._taken = set(names_in(graph))
+            return
         self._taken = {
             *names_in(graph.model.graph),
             *graph.weights,
@@ -26,7 +30,6 @@ class Names:
             *graph.inputs,
         }
         self._taken.update(node.name for node in graph.nodes)
-        self._count = 0
 
     def new(self, wanted: str) -> str:
         """The name that is wanted, with underscores behind it where something has it."""

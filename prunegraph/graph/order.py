@@ -27,6 +27,14 @@ def subgraphs(proto: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
             yield from attribute.graphs
 
 
+def nested(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and all graphs inside its nodes, outer ones first."""
+    yield graph
+    for node in graph.node:
+        for inner in subgraphs(node):
+            yield from nested(inner)
+
+
 def _free(graph: onnx.GraphProto) -> Iterator[str]:
     """Values a subgraph uses but does not make."""
     created = {i.name for i in graph.input} | {t.name for t in graph.initializer}

@@ -210,17 +210,9 @@ def _tensors(
         yield make()
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """A graph and all graphs inside it."""
-    yield graph
-    for node in graph.node:
-        for inner in order.subgraphs(node):
-            yield from _graphs(inner)
-
-
 def _mentioned(graph: onnx.GraphProto) -> Iterator[str]:
     """Names that something reads, in a graph or inside it."""
-    for each in _graphs(graph):
+    for each in order.nested(graph):
         yield from (entry.name for entry in each.output)
         for node in each.node:
             yield from node.input
@@ -228,7 +220,7 @@ def _mentioned(graph: onnx.GraphProto) -> Iterator[str]:
 
 def _given(graph: onnx.GraphProto) -> Iterator[str]:
     """Names that something has, in a graph or inside it."""
-    for each in _graphs(graph):
+    for each in order.nested(graph):
         yield from (
             entry.name
             for entry in (*each.input, *each.output, *each.value_info, *each.initializer)

@@ -16,8 +16,8 @@ import onnx
 import pytest
 
 import prunegraph as pg
-from prunegraph import plugins
-from prunegraph.errors import MissingExtraError, ModelError
+from prunegraph import frontends, plugins
+from prunegraph.errors import MissingExtraError, ModelError, PluginError
 from prunegraph.frontends.base import takes
 from prunegraph.runtime.session import run, session
 from tests.builders import residual_net
@@ -128,11 +128,12 @@ def test_without_the_extra_it_is_said_what_to_install(
 
 def test_files_of_programs_are_code(tmp_path: Path) -> None:
     """A recipe that names one needs trust."""
-    (tmp_path / "saved_model.pb").touch()
-    for name in ("net.keras", "net.h5", "net.tflite", "saved_model.pb", str(tmp_path)):
-        assert plugins.code_in(name, is_model=True)
-        assert not plugins.code_in(name)
-    assert not plugins.code_in(str(tmp_path.parent), is_model=True)
+    for name in ("net.keras", "net.h5", "net.tflite", "saved_model.pb", "."):
+        (tmp_path / name).touch()
+        assert frontends.runs_code(str(tmp_path / name))
+        with plugins.no_code("no"), pytest.raises(PluginError, match="no: "):
+            pg.load(tmp_path / name)
+    assert not frontends.runs_code(str(tmp_path.parent))
 
 
 def image_net(keras: Any) -> tuple[Any, Any]:
