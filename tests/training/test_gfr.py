@@ -1,4 +1,4 @@
-"""Source 001: gates behind BatchNormalization, their factors, what is ranked by them and cut (ALGORITHMS 2.7)."""
+"""Source 001: factors of gates, what is ranked by them and cut (ALGORITHMS 2.7)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from prunegraph.cli import main
 from prunegraph.coupling.sample import full_cost
 from prunegraph.errors import BudgetError, DataError, ModelError, OptionError, TrainingError
 from prunegraph.graph.model import Graph
-from prunegraph.rewriting.reweight import Revision
 from prunegraph.runtime.data import Data
-from prunegraph.runtime.session import run, session
 from prunegraph.selection.criteria.base import Context, score
 from prunegraph.selection.criteria.factors import Factors, read_factors, with_factors
 from prunegraph.training import (
@@ -29,51 +27,14 @@ from prunegraph.training import (
     train,
 )
 from prunegraph.training.compression import Compression
-from prunegraph.training.fit import Run
 from prunegraph.training.gates import GatedModule
 from prunegraph.training.gfr import FreezeGates
 from tests.builders import Builder, residual_net
+from tests.training.gated import answer, chain, unfolded, with_random_factors
 from tests.training.mixed import inverted_residual
 from tests.training.test_fit import accuracy, task
 
 Array = np.ndarray
-
-
-def chain(width: int = 6) -> Graph:
-    """One removable group with one BatchNormalization."""
-    b = Builder()
-    y = b.relu(b.bn(b.conv(b.input("n", 3, 8, 8), 3, width), width, name="bn"))
-    return b.graph(b.head(y, width))
-
-
-def with_random_factors(graph: Graph, seed: int = 0) -> GatedModule:
-    """A module in eval mode whose factors are anything from 0.1 to 1."""
-    module = GatedModule(graph).eval()
-    rng = np.random.default_rng(seed)
-    with torch.no_grad():
-        for gate in module.gates:
-            factors = module.weight(gate.factors)
-            factors.copy_(
-                torch.from_numpy(rng.uniform(0.1, 1, factors.shape).astype(np.float32))
-            )
-    return module
-
-
-def unfolded(module: GatedModule) -> Graph:
-    """The network's own weights, without gates."""
-    revision = Revision(module.base)
-    for gate in module.gates:
-        for name in (gate.scale, gate.shift):
-            revision.set(name, module.weight(name).detach().numpy())
-    return revision.apply()
-
-
-def images(count: int = 4) -> Array:
-    return np.random.default_rng(0).standard_normal((count, 3, 8, 8)).astype(np.float32)
-
-
-def answer(graph: Graph) -> Array:
-    return run(session(graph), {"x": images()})[0]
 
 
 def setting(**options: object) -> TrainingOptions:
@@ -93,79 +54,25 @@ def scores(graph: Graph, algorithm: str) -> dict[str, Array]:
 # -- the gate --------------------------------------------------------------------------------
 
 
-def test_insertion_changes_nothing() -> None:
-    graph = residual_net()
-    x = torch.from_numpy(images())
-    assert torch.equal(GatedModule(graph).eval()(x)[0], GraphModule(graph).eval()(x)[0])
-    assert len(GatedModule(graph).gates) == 3
-
-
-@pytest.mark.parametrize("mode", ["sample", "batch"])
-def test_a_gate_computes_what_the_source_says(mode: str) -> None:
-    """Against numpy: pooling, two layers, sigmoid, product; the factor starts at the first batch's mean."""
-    module = GatedModule(chain(), mode=mode)  # type: ignore[arg-type]
-    (gate,) = module.gates
-    module.eval()
-    u = module.values([gate.value], {"x": images()})[gate.value].detach().numpy()
-    with torch.no_grad():
-        # In train mode BatchNormalization would see the batch.
-        module.weight(module._live).fill_(1.0)
-        y = module.values([gate.value], {"x": images()})[gate.value].numpy()
-    w1, b1, w2, b2 = (module.weight(name).detach().numpy() for name in gate.trained)
-    assert w1.shape == (8, 6)
-    hidden = np.maximum(u.mean((2, 3)) @ w1.T + b1, 0)
-    e = 1 / (1 + np.exp(-(hidden @ w2.T + b2)))
-    wanted = e if mode == "sample" else e.mean(0, keepdims=True)
-    np.testing.assert_allclose(y, u * wanted[:, :, None, None], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(module.factors()[gate.value], e.mean(0), rtol=1e-6)
-    assert abs(e - 0.88).max() < 0.05
-
-
-@pytest.mark.parametrize("network", [chain, residual_net, inverted_residual])
-def test_folding_is_exact(network: object) -> None:
-    """BatchNormalization and gate in inference equal one with (scale * factor, shift * factor), to 1e-6."""
+@pytest.mark.parametrize("network", [residual_net, inverted_residual])
+def test_the_product_is_the_folded_scale(network: object) -> None:
+    """In series, in parallel and alone (F1): with p = q the folded graph's scales say it all."""
     module = with_random_factors(network())  # type: ignore[operator]
-    folded = module.folded()
-    assert {node.op for node in folded.nodes} == {node.op for node in module.base.nodes}
-    values = [gate.value for gate in module.gates]
-    before = module.values(values, {"x": images()})
-    after = GraphModule(folded).eval().values(values, {"x": images()})
-    for value in values:
-        first, second = (match[value].detach().numpy() for match in (before, after))
-        assert abs(first - second).max() <= 1e-6 * max(1.0, abs(first).max())
-    wanted = module(torch.from_numpy(images()))[0].detach().numpy()
-    np.testing.assert_allclose(answer(folded), wanted, rtol=1e-5, atol=1e-6)
-
-
-def test_the_moving_average_of_a_constant_gate_converges() -> None:
-    """After k steps the error is momentum^k times the first one."""
-    module = GatedModule(chain(), momentum=0.8)
-    (gate,) = module.gates
-    with torch.no_grad():
-        for name in gate.trained:
-            module.weight(name).zero_()
-        module(torch.from_numpy(images()))
-        module.weight(gate.factors).fill_(1.0)
-    for step in range(1, 6):
-        module(torch.from_numpy(images()))
+    folded = with_factors(module.folded(), Factors(module.factors(), True))
+    apart = with_factors(module.base, Factors(module.factors(), False))
+    for group, expected in scores(folded, "bn_scale").items():
+        np.testing.assert_allclose(scores(folded, "gfr")[group], expected, rtol=1e-6)
+        np.testing.assert_allclose(scores(apart, "gfr")[group], expected, rtol=1e-5)
         np.testing.assert_allclose(
-            module.factors()[gate.value] - 0.5, 0.5 * 0.8**step, rtol=1e-5
+            scores(folded, "gfr:q=0")[group],
+            scores(module.base, "bn_scale")[group],
+            rtol=1e-5,
         )
-
-
-@pytest.mark.parametrize("mode", ["sample", "batch"])
-def test_gates_with_a_neutral_start_change_little(mode: str) -> None:
-    """A gate whose last layer gives its bias alone lets everything through: factors are 1."""
-    module = GatedModule(residual_net(), mode=mode, neutral=True).eval()  # type: ignore[arg-type]
-    wanted = module(torch.from_numpy(images()))[0].detach()
-    with torch.no_grad():
-        for gate in module.gates:
-            module.weight(gate.trained[2]).zero_()
-        module.weight(module._live).fill_(1.0)
-        y = module(torch.from_numpy(images()))[0]
-    torch.testing.assert_close(y, wanted, rtol=1e-5, atol=1e-6)
-    for factors in module.factors().values():
-        np.testing.assert_allclose(factors, 1, rtol=1e-6)
+        for exponents in ("p=2,q=0.5", "p=0,q=1", "p=1,q=3"):
+            first, second = (
+                scores(graph, f"gfr:{exponents}")[group] for graph in (folded, apart)
+            )
+            np.testing.assert_allclose(first, second, rtol=1e-4)
 
 
 def test_a_penalty_closes_gates_of_every_layer() -> None:
@@ -188,76 +95,6 @@ def test_a_penalty_closes_gates_of_every_layer() -> None:
 def test_a_penalty_on_gates_that_cannot_be(option: str) -> None:
     with pytest.raises(OptionError, match="closing"):
         train(residual_net(), setting(), f"gfr:{option}")
-
-
-def test_frozen_gates_stay() -> None:
-    module = GatedModule(chain())
-    (gate,) = module.gates
-    module(torch.from_numpy(images()))
-    state = Run(module, torch.optim.SGD(module.parameters(), 0.1), TrainingConfig(epochs=1))
-    callback = FreezeGates(module, 20)
-    for state.step in range(20):
-        callback.after_step(state)
-        assert module.frozen == (state.step + 1 >= 18)
-    before = module.factors()[gate.value]
-    module.train()
-    y = module(torch.from_numpy(images(8)))[0]
-    assert np.array_equal(module.factors()[gate.value], before)
-    y.sum().backward()
-    assert all(module.weight(name).grad is None for name in gate.trained)
-
-
-def test_shared_shifts_are_taken_apart() -> None:
-    """Exporters store equal tensors once, one behind an Identity; each gate folds into a shift of its own."""
-    b = Builder()
-    x, shift = b.input("n", 3, 8, 8), b.const(np.linspace(-1, 1, 6), np.float32)
-
-    def bn(y: str, shift: str) -> str:
-        return b.op(
-            "BatchNormalization",
-            y,
-            *(b.const(np.full(6, v), np.float32) for v in (0.5,)),
-            shift,
-            b.const(np.zeros(6), np.float32),
-            b.const(np.ones(6), np.float32),
-        )
-
-    y = b.relu(bn(b.conv(x, 3, 6), shift))
-    y = b.relu(bn(b.conv(y, 6, 6), b.op("Identity", shift)))
-    graph = b.graph(b.head(y, 6))
-    module = with_random_factors(graph)
-    assert len({gate.shift for gate in module.gates}) == 2
-    np.testing.assert_allclose(
-        answer(module.folded()),
-        module(torch.from_numpy(images()))[0].detach().numpy(),
-        rtol=1e-5,
-        atol=1e-6,
-    )
-    np.testing.assert_array_equal(answer(module.base), answer(graph))
-
-
-# -- ranking ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("network", [residual_net, inverted_residual])
-def test_the_product_is_the_folded_scale(network: object) -> None:
-    """In series, in parallel and alone (F1): with p = q the folded graph's scales say it all."""
-    module = with_random_factors(network())  # type: ignore[operator]
-    folded = with_factors(module.folded(), Factors(module.factors(), True))
-    apart = with_factors(module.base, Factors(module.factors(), False))
-    for group, expected in scores(folded, "bn_scale").items():
-        np.testing.assert_allclose(scores(folded, "gfr")[group], expected, rtol=1e-6)
-        np.testing.assert_allclose(scores(apart, "gfr")[group], expected, rtol=1e-5)
-        np.testing.assert_allclose(
-            scores(folded, "gfr:q=0")[group],
-            scores(module.base, "bn_scale")[group],
-            rtol=1e-5,
-        )
-        for exponents in ("p=2,q=0.5", "p=0,q=1", "p=1,q=3"):
-            first, second = (
-                scores(graph, f"gfr:{exponents}")[group] for graph in (folded, apart)
-            )
-            np.testing.assert_allclose(first, second, rtol=1e-4)
 
 
 def test_exponents() -> None:
