@@ -55,7 +55,7 @@ def compare(name: str, graph: Graph, data: Data) -> None:
     own = pg.analyze(graph, attention="head_dim", blocks="own")
     blocks = [group for group in own.groups if group.cells is not None]
     layers = {layer for group in own.groups for layer in group.layers}
-    for algorithm in ("l2", "thinet", "obs"):
+    for algorithm in ("l2", "thinet", "thinet:error=outputs", "obs"):
         for ratio in RATIOS:
             errors: dict[str, list[float]] = {"alike": [], "own": []}
             for group in blocks:

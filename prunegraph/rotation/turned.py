@@ -32,10 +32,13 @@ class TurnedMetrics:
         matrices = {turn.key: turn.matrix.astype(np.float64) for turn in rotation.turns}
         #: By layer: a part of a space that it makes, and what gradients there are multiplied by.
         self._parts: dict[str, list[tuple[WeightPart, Array]]] = {}
+        #: Layers that read channels in another basis.
+        self._readers: set[str] = set()
         for space in spaces:
             if (matrix := matrices.get(key(space))) is None:
                 continue
             inverse = matrix.T if space.is_rigid else np.linalg.inv(matrix)
+            self._readers.update(part.node.name for part in space.weights if part.reads)
             for part in space.weights:
                 if not part.reads and part.node.input(1) == part.weight:
                     each = (part, matrix.T if part.dual else inverse)
@@ -57,3 +60,7 @@ class TurnedMetrics:
                 metric[columns] = turn @ metric[columns]
                 metric[:, columns] = metric[:, columns] @ turn.T
         return metric
+
+    def contributions(self, node: Node) -> Array | None:
+        """Contributions of a layer's input channels; None where these are in another basis, or it is not known."""
+        return None if node.name in self._readers else self._metrics.contributions(node)

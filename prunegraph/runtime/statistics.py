@@ -71,6 +71,12 @@ class ErrorMetrics(Protocol):
     def of(self, node: Node) -> Array | None:
         """M [outputs, outputs], float64: an error v of a layer's outputs counts `v' M v`. None where not known."""
 
+    def contributions(self, node: Node) -> Array | None:
+        """What each input channel of a layer adds to the network's outputs through it [samples, channels], float64.
+
+        To first order, in a random direction of the outputs, relative to their variation. None where not known.
+        """
+
 
 A = TypeVar("A", bound=Accumulator)
 T = TypeVar("T")
@@ -260,6 +266,10 @@ class Statistics:
     def error_metric(self, node: Node) -> Array | None:
         """What errors of a layer's outputs do at the network's outputs (see `ErrorMetrics`); None where not known."""
         return self.metrics.of(node) if self.metrics is not None else None
+
+    def contributions(self, node: Node) -> Array | None:
+        """What a layer's input channels add to the network's outputs (see `ErrorMetrics`); None where not known."""
+        return self.metrics.contributions(node) if self.metrics is not None else None
 
     def once(self, name: str, make: Callable[[], T]) -> T:
         """What was made under a name for the first who asked."""

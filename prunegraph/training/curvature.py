@@ -4,13 +4,14 @@ A small error v at a layer's outputs moves the network's by J v, squared v' J'J 
 outputs: gradients of random projections of the outputs have the same second moments, E[g g'] = J'J. Where the
 outputs are scores of words or probabilities, the projection is that whose second moments are the curvature of the
 divergence: the gradient of the log-probability of a word that is drawn from them. This is the second factor of K-FAC's
-blocks; the first is the Gram matrix of the layer's inputs. Sources: Martens & Grosse 2015, sections 2 and 3;
+blocks; the first is the Gram matrix of the layer's inputs. Where samples are told apart, the same gradients say what
+channels add to the outputs together: `Curvature.contributions`. Sources: Martens & Grosse 2015, sections 2 and 3;
 Hutchinson 1989.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -77,28 +78,55 @@ class Curvature:
         """
         return self._known.get(node.name)
 
+    def contributions(self, node: Node) -> Array | None:
+        """What each input channel of a linear layer adds to the outputs through it [samples, channels], float64.
+
+        To first order: its values times the gradient that comes to them through this layer, summed over positions. So
+        that of channels in `T` the network's outputs lose, squared and relative to their variation, about the mean
+        over samples of `(sum over T)^2`.
+
+        None of a layer that is not linear, too wide, or not differentiated through, and where samples are not the
+        first axis of its input.
+
+        Raises:
+            DataError: the data do not fit the model.
+        """
+        return self._contributed.get(node.name)
+
     @cached_property
     def _known(self) -> dict[str, Array]:
-        try:
-            return self._measured()
-        except (ModelError, RuntimeError) as error:
-            self.progress(f"curvature is not measured: {str(error).splitlines()[0]}")
-            return {}
+        total: dict[str, Tensor] = {}
+        for products in self._each("curvature", _Run.products):
+            for name, product in products.items():
+                total[name] = total[name] + product if name in total else product
+        return _finite({name: each.double().numpy() for name, each in total.items()})
 
-    def _measured(self) -> dict[str, Array]:
+    @cached_property
+    def _contributed(self) -> dict[str, Array]:
+        parts: dict[str, list[Array]] = {}
+        for contributed in self._each(
+            "what channels add to the outputs", _Run.contributions
+        ):
+            for name, part in contributed.items():
+                parts.setdefault(name, []).append(part.double().numpy())
+        return _finite({name: np.concatenate(part) for name, part in parts.items()})
+
+    def _each(
+        self, what: str, of: Callable[[_Run, Mapping[str, Array]], dict[str, Tensor]]
+    ) -> Iterator[dict[str, Tensor]]:
+        """What a run finds of each batch; nothing of a graph that PyTorch cannot run."""
         graph, data = self.graph, self.data
         layers = [node for node in graph.layers if _is_looked_at(graph, node)]
-        run = _Run(graph, layers, find_mask(graph, data.mask_input))
-        count = int(np.clip(WORK / max(cost(graph).macs, 1), FEW, SAMPLES))
-        size = min(batch_size(graph, data, run.values, KEEP), count)
-        chosen = data.head(max(count, size))
-        total: dict[str, Tensor] = {}
-        for index, batch in enumerate(chosen.batches(graph, size)):
-            self.progress(f"curvature: batch {index + 1} of {-(-chosen.samples // size)}")
-            for name, product in run.products(batch).items():
-                total[name] = total[name] + product if name in total else product
-        result = {name: each.double().numpy() for name, each in total.items()}
-        return {name: m for name, m in result.items() if np.isfinite(m).all() and m.any()}
+        try:
+            run = _Run(graph, layers, find_mask(graph, data.mask_input))
+            count = int(np.clip(WORK / max(cost(graph).macs, 1), FEW, SAMPLES))
+            size = min(batch_size(graph, data, run.values, KEEP), count)
+            chosen = data.head(max(count, size))
+            for index, batch in enumerate(chosen.batches(graph, size)):
+                self.progress(f"{what}: batch {index + 1} of {-(-chosen.samples // size)}")
+                yield of(run, batch)
+        except (ModelError, RuntimeError) as error:
+            self.progress(f"{what} is not measured: {str(error).splitlines()[0]}")
 
 
 class _Run:
@@ -123,27 +151,59 @@ class _Run:
 
     def products(self, batch: Mapping[str, Array]) -> dict[str, Tensor]:
         """Products of the gradients at layers' outputs, summed over samples and positions, by layer name."""
+        with torch.enable_grad():
+            values = self._values(batch)
+            slopes = self._slopes(values, batch)
+        return {node.name: _products(node, slope) for node, slope in slopes}
+
+    def contributions(self, batch: Mapping[str, Array]) -> dict[str, Tensor]:
+        """Inputs of layers times the gradient through each layer [samples, channels], by layer name."""
+        count = min((len(array) for array in batch.values() if array.ndim), default=0)
+        result = {}
+        with torch.enable_grad():
+            values = self._values(batch)
+            for node, slope in self._slopes(values, batch, keep=True):
+                read = values.get(node.inputs[0])
+                if read is None or not _has_gradient(read):
+                    continue
+                (through,) = torch.autograd.grad(
+                    values[node.outputs[0]], [read], slope, retain_graph=True
+                )
+                part = _by_sample(node, (read * through).detach(), count)
+                if part is not None:
+                    result[node.name] = part
+        return result
+
+    def _values(self, batch: Mapping[str, Array]) -> dict[str, Tensor]:
+        """Inputs and outputs of the layers, and the graph's outputs, as far as they are computed."""
+        wanted = [v for node in self.layers for v in (node.inputs[0], node.outputs[0])]
         # Inputs and weights may be outputs as well: nothing that a layer makes reaches them.
-        computed = [name for name in self.graph.outputs if name in self.graph.producer]
-        names = [node.outputs[0] for node in self.layers]
+        computed = [v for v in (*wanted, *self.graph.outputs) if v in self.graph.producer]
         try:
             feed = {name: to_torch(array) for name, array in batch.items()}
         except TypeError as error:
             raise ModelError(f"PyTorch does not take an input: {error}") from error
-        with torch.enable_grad():
-            values = self.module.values([*names, *computed], feed)
-            reached = [n for n in self.layers if _has_gradient(values[n.outputs[0]])]
-            projection = self._projection(values, batch)
-            if projection is None or not reached:
-                return {}
-            slopes = torch.autograd.grad(
-                projection, [values[n.outputs[0]] for n in reached], allow_unused=True
-            )
-        return {
-            node.name: _products(node, slope)
+        return self.module.values(list(dict.fromkeys(computed)), feed)
+
+    def _slopes(
+        self,
+        values: Mapping[str, Tensor],
+        batch: Mapping[str, Array],
+        *,
+        keep: bool = False,
+    ) -> list[tuple[Node, Tensor]]:
+        """Gradients of a random projection of the outputs at layers' outputs; `keep` what a second pass needs."""
+        reached = [n for n in self.layers if _has_gradient(values[n.outputs[0]])]
+        projection = self._projection(values, batch)
+        if projection is None or not reached:
+            return []
+        made = [values[node.outputs[0]] for node in reached]
+        slopes = torch.autograd.grad(projection, made, allow_unused=True, retain_graph=keep)
+        return [
+            (node, slope)
             for node, slope in zip(reached, slopes, strict=True)
             if slope is not None
-        }
+        ]
 
     def _projection(
         self, values: Mapping[str, Tensor], batch: Mapping[str, Array]
@@ -200,6 +260,21 @@ def _products(node: Node, slope: Tensor) -> Tensor:
     moved = slope.movedim(int(info(node).channel_axis or 0), -1)
     rows = moved.reshape(-1, moved.shape[-1]).float()
     return rows.T @ rows
+
+
+def _by_sample(node: Node, product: Tensor, count: int) -> Tensor | None:
+    """A product of values, summed over the positions of each of `count` samples [samples, channels]."""
+    # A Gemm may have its input transposed: samples lie along its other axis.
+    axis = 0 if node.attributes.get("transA") else int(info(node).channel_axis or 0)
+    moved = product.movedim(axis, -1)
+    if not count or not moved.numel() or len(moved) % count:
+        return None
+    return moved.reshape(count, -1, moved.shape[-1]).sum(dim=1)
+
+
+def _finite(known: Mapping[str, Array]) -> dict[str, Array]:
+    """What is known of layers, without those of which nothing is."""
+    return {name: m for name, m in known.items() if np.isfinite(m).all() and m.any()}
 
 
 def _of_words(scores: Tensor, random: torch.Generator) -> Tensor:

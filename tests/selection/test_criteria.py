@@ -484,6 +484,25 @@ def test_thinet_scores_are_errors_of_the_next_layer(
             )
 
 
+@pytest.mark.parametrize("algorithm", ["thinet", "obs"])
+def test_where_blocks_choose_their_own_equally_many_of_each_go(algorithm: str) -> None:
+    """What a channel costs counts those that go with it, not more of a neighbour's than may go."""
+    b = Builder()
+    y = b.op("Conv", b.input("n", 3, 6, 6), b.weight(12, 3, 3, 3), name="first")
+    y = b.op("Conv", b.op("Relu", y), b.weight(12, 4, 3, 3), group=3, name="second")
+    graph = b.graph(y)
+    coupling = pg.analyze(graph, blocks="own")
+    (group,) = (g for g in coupling.groups if "first" in g.layers)
+    assert group.cells is not None
+    x = np.random.default_rng(0).standard_normal((16, 3, 6, 6), np.float32)
+    context = Context(coupling, statistics=Statistics(graph, Data.of({"x": x})))
+    order = np.argsort(score(algorithm, context)[group.id])
+    cell = np.empty(group.channels, np.int64)
+    cell[group.cells] = np.arange(len(group.cells))[:, None]
+    for several in order.reshape(-1, len(group.cells)):
+        assert sorted(cell[several]) == list(range(len(group.cells)))
+
+
 # -- by gradients ---------------------------------------------------------------------------
 
 

@@ -11,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import prunegraph as pg
+from prunegraph.errors import DataError
 from prunegraph.graph.model import Graph
 from prunegraph.rotation.choose import choose_rotation, prepare
 from prunegraph.rotation.rotate import rotate
 from prunegraph.rotation.turned import TurnedMetrics
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.statistics import Statistics
+from prunegraph.selection.criteria.base import Context, score
 from tests.builders import Builder
 from tests.rotation.networks import STEPS, attention, random_inputs, stream
 
@@ -181,3 +183,73 @@ def test_prune_says_that_it_weighs_errors() -> None:
     assert weighed.plan.provenance["curvature"] == "gradients"
     plain = pg.prune(graph, curvature="never", **options)
     assert "curvature" not in plain.plan.provenance
+
+
+def test_contributions_are_what_channels_add_to_the_outputs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of linear layers exactly: without some channels the outputs lose what these contribute together."""
+    monkeypatch.setattr(curvature, "SAMPLES", 4096)
+    graph = network()
+    data = samples(graph, 4096)
+    found = Curvature(graph, data)
+    layers = {node.name: node for node in graph.layers}
+    matrices = {
+        name: graph.weights[node.inputs[1]].read().astype(np.float64)
+        for name, node in layers.items()
+    }
+    x = np.concatenate([batch["x"] for batch in data.batches(graph, 4096)])
+    read = np.maximum(x.astype(np.float64) @ matrices["first"], 0)
+    behind = matrices["middle"] @ matrices["last"]
+    parts = found.contributions(layers["middle"])
+    assert parts is not None and parts.shape == (4096, 4)
+    whole = np.square(read @ behind).sum() / np.square(parts.sum(axis=1)).sum()
+    for gone in ([0], [1, 3], [0, 2, 3]):
+        lost = np.square(read[:, gone] @ behind[gone]).sum()
+        assert whole * np.square(parts[:, gone].sum(axis=1)).sum() == pytest.approx(
+            lost, rel=0.15
+        )
+    assert (
+        found.contributions(layers["first"]) is None
+    )  # an input of the network has no gradient
+
+
+@pytest.mark.parametrize("blocks", ["own", "alike"])
+def test_channels_that_reach_no_output_go_first(blocks: str) -> None:
+    """The channels of a convolution in groups are told apart: those that the next one does not read score lowest."""
+    net = Builder(1)
+    y = net.op("Conv", net.input("n", 3, 5, 5), net.weight(8, 3, 1, 1), name="first")
+    weight = np.random.default_rng(0).standard_normal((8, 4, 3, 3), np.float32)
+    weight[:4, 2] = weight[4:, 2] = 0
+    y = net.op("Conv", net.op("Relu", y), net.const(weight), group=2, name="second")
+    graph = net.graph(net.op("GlobalAveragePool", y))
+    coupling = pg.analyze(graph, blocks=blocks)
+    data = samples(graph, 64)
+    statistics = Statistics(graph, data, metrics=Curvature(graph, data))
+    group = next(g for g in coupling.groups if "first" in g.layers)
+    scores = score("thinet:error=outputs", Context(coupling, statistics=statistics))[
+        group.id
+    ]
+    dead = [2, 6] if blocks == "own" else [2]
+    assert sorted(np.argsort(scores)[: len(dead)]) == dead
+    assert scores[dead].max() < 1e-6 * np.delete(scores, dead).min()
+
+
+def test_errors_at_the_outputs_need_gradients() -> None:
+    graph = network()
+    with pytest.raises(DataError, match=r"\[torch\]"):
+        pg.prune(
+            graph,
+            data=samples(graph, 16),
+            budget=pg.Budget(macs=0.9),
+            algorithm="thinet:error=outputs",
+            curvature="never",
+        )
+    result = pg.prune(
+        graph,
+        data=samples(graph, 16),
+        budget=pg.Budget(ratio=0.5),
+        algorithm="thinet:error=outputs",
+        round_to=1,
+    )
+    assert result.proof is not None and result.after.macs < result.before.macs

@@ -193,7 +193,7 @@ def _relative(matrix: Array, gram: Array) -> Array:
 def _metric(group: Group, coupling: Coupling, statistics: Statistics) -> dict[str, Array]:
     """What errors of the layers that read a group do at the outputs, by name; empty if it is not known of all."""
     result = {}
-    for node in (n for m in group.members for n in _reading(m, coupling.graph)):
+    for node in (n for m in group.members for n in reading_member(m, coupling.graph)):
         if not statistics.has_gram(node):
             continue
         known = statistics.error_metric(node)
@@ -223,13 +223,14 @@ def grams(
     member: Member, coupling: Coupling, statistics: Statistics
 ) -> Iterator[tuple[Node, Gram]]:
     """Layers that read channels along one axis of a weight, with Gram matrices (one pass for those of all groups)."""
-    for node in _reading(member, coupling.graph):
+    for node in reading_member(member, coupling.graph):
         gram = statistics.gram(node, reading(coupling))
         if gram is not None:
             yield node, gram
 
 
-def _reading(member: Member, graph: Graph) -> list[Node]:
+def reading_member(member: Member, graph: Graph) -> list[Node]:
+    """The layers that read a member's channels along one axis of their weight."""
     layers = member.use.layers if member.role == "in" else ()
     nodes = [graph.nodes[index] for index in layers]
     return [node for node in nodes if node.input(1) == member.weight]
@@ -240,7 +241,7 @@ def reading(coupling: Coupling) -> list[Node]:
     key = ("reading", coupling.attention, coupling.blocks)
     if key not in coupling.graph.cache:
         members = (member for group in coupling.groups for member in group.members)
-        nodes = {n.index: n for m in members for n in _reading(m, coupling.graph)}
+        nodes = {n.index: n for m in members for n in reading_member(m, coupling.graph)}
         coupling.graph.cache[key] = list(nodes.values())
     result: list[Node] = coupling.graph.cache[key]
     return result
