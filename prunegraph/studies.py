@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Unpack
 
@@ -23,8 +23,10 @@ from prunegraph.keywords import takes_options
 from prunegraph.latency.measured import Selected, runtime_of
 from prunegraph.measuring.metrics import Named, portable
 from prunegraph.pipeline import PruneResult, error_metrics, finish, ranking
+from prunegraph.preparation import Preparation, Preparer
 from prunegraph.quantization.precision import check_dtype
 from prunegraph.recovery import repairs
+from prunegraph.rotation.run import check_when
 from prunegraph.runtime.data import Data, Samples
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.budget import Budget
@@ -138,6 +140,7 @@ def search(
     stages: bool = False,
     attention: str | None = None,
     blocks: str = "alike",
+    rotate: str = "auto",
     repair: str | None = None,
     dtype: str | None = None,
     verify: bool = True,
@@ -168,6 +171,7 @@ def search(
         attention: "heads" or "head_dim"; by default whichever is finer.
         blocks: whether heads, and groups of a convolution, lose the same channels ("alike") or their "own"; "both" also
             takes whole ones.
+        rotate: whether channels get another basis first, as for `pg.prune`.
         repair: of every candidate, and of the result: "least-squares" (the default), "bn", "absorb" or "none".
         dtype: type of the floats of the result, "float16" or "bfloat16", as for `pg.prune`; candidates are measured in
             the model's own.
@@ -188,6 +192,7 @@ def search(
     samples = Data.of(data)
     goal = Goal(tolerance, method, by, stages)
     choice = SelectionOptions(goal.budget(1), **options)
+    check_when(rotate)
     runtime = runtime_of(choice)
     given = model if not isinstance(model, Graph) else None
     if out is not None:
@@ -195,8 +200,11 @@ def search(
     if save_plan is not None:
         check_output(save_plan, given)
     progress("load")
-    graph = model if isinstance(model, Graph) else load(model)
-    samples = samples.fit(graph)
+    whole = model if isinstance(model, Graph) else load(model)
+    samples = samples.fit(whole)
+    preparer = Preparer(samples, verify, choice.seed, scratch(out), progress)
+    ready = preparer.in_best_bases(Preparation(whole), rotate, choice, False)
+    graph = ready.graph
     bound = repairs.find(repair, samples, graph)
     progress("analyze")
     coupling = analyze(graph, attention=attention, blocks=blocks)
@@ -214,8 +222,7 @@ def search(
     )
     with trials(study) as measured:
         progress("score")
-        metrics = error_metrics(graph, samples, choice, progress)
-        statistics = Statistics(graph, samples, progress=progress, metrics=metrics)
+        statistics = Statistics(graph, samples, progress=progress, metrics=ready.metrics)
         ranked = ranking(coupling, choice, statistics, bound.name, progress, jobs, cluster)
         match = find(measured, ranked, goal, progress, watch)
     how = ExecutionOptions(
@@ -225,5 +232,6 @@ def search(
     result = finish(coupling, chosen, choice, samples, how)
     if dtype is not None:
         result = in_dtype(result, dtype, samples, progress)
+    result = ready.complete(result)
     result = write_result(result, samples, how, out, save_plan, runtime=runtime)
-    return SearchResult(result, match)
+    return SearchResult(result, replace(match, plan=result.plan, sha256=whole.sha256))

@@ -343,6 +343,14 @@ blocks_option = shared(
     help="Which channels heads, and groups of a convolution, lose: the same ones, or each its own, equally many; "
     "both: and whole heads or groups besides.",
 )
+rotate_option = shared(
+    Section.CHOOSE,
+    "--rotate",
+    type=click.Choice(["never", "auto", "always"]),
+    default="auto",
+    show_default=True,
+    help="Give channels that pass only what is linear another basis first; auto: with --data, for obs.",
+)
 allow_io_option = shared(
     Section.CHOOSE,
     "--allow-io",

@@ -33,6 +33,7 @@ from prunegraph.cli.options import (
     reading_options,
     report_options,
     result_options,
+    rotate_option,
     runtime_option,
     threads_option,
 )
@@ -104,14 +105,7 @@ def _ratio(
     is_flag=True,
     help="With --vocabulary: the inputs go on to take old ids.",
 )
-@option(
-    Section.CHOOSE,
-    "--rotate",
-    type=click.Choice(["never", "auto", "always"]),
-    default="auto",
-    show_default=True,
-    help="Give channels that pass only what is linear another basis first; auto: with --data, for obs.",
-)
+@rotate_option()
 @result_options
 @depth_option()
 @ranks_option()

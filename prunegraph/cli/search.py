@@ -26,6 +26,7 @@ from prunegraph.cli.options import (
     reading_options,
     report_option,
     result_options,
+    rotate_option,
     runtime_option,
     sweep_options,
     tolerance_option,
@@ -71,6 +72,7 @@ from prunegraph.cli.results import check_report, show_result, watching
     help="Then try a little more or less in parts of the network.",
 )
 @choice_options
+@rotate_option()
 @result_options
 @runtime_option(
     "Where the original and the candidates run, and the result is opened besides: onnxruntime or openvino."

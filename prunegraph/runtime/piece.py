@@ -46,7 +46,7 @@ def opened_piece(
     Args:
         graph: where the nodes and the weights are from.
         protos: the nodes, in order.
-        given: values that are inputs now.
+        given: values that are inputs now; weights of the graph may be among them.
         wanted: names of values that the nodes make.
         weights: values that replace those of the graph.
         spins: whether threads wait busily (see `runtime.session`).
@@ -62,7 +62,7 @@ def opened_piece(
         kind = helper.np_dtype_to_tensor_dtype(dtype)
         model.graph.input.append(helper.make_tensor_value_info(name, kind, sizes))
     declare_piece(model.graph, graph, wanted)
-    read = {value for proto in protos for value in read_by(proto)}
+    read = {value for proto in protos for value in read_by(proto)}.difference(given)
     sparse = graph.model.graph.sparse_initializer
     model.graph.sparse_initializer.extend(t for t in sparse if t.values.name in read)
     tensors = (

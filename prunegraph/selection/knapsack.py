@@ -60,7 +60,7 @@ Measure = Callable[[Sequence[int]], float]
 OPTIONS = 64
 
 #: Points of a Pareto front at most. Fewer points keep their exact cost, so a bound is met all the same.
-RESOLUTION = 4096
+RESOLUTION = 2048
 
 #: Times that coupled costs are made additive again.
 ROUNDS = 12

@@ -1,26 +1,30 @@
 """Many versions of one graph, run side by side: the graph is cut into stretches, and each is opened once.
 
 All versions advance together. In a stretch whose weights a version does not change it shares the
-original's session, and before its first change it is the original, so that nothing of that is run twice.
+original's session, and before its first change it is the original, so that nothing of that is run twice. Versions that
+change weights of a stretch share a session too, which has these weights as inputs: it takes longer to open one than to
+run it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from prunegraph.graph.model import Graph, Node
+from prunegraph.operators import is_add, is_gemm, is_matmul
 from prunegraph.ops.cost import node_macs
 from prunegraph.ops.rule import Shape
 from prunegraph.rewriting.reweight import Revision
 from prunegraph.runtime.data import Batch
 from prunegraph.runtime.memory import release
-from prunegraph.runtime.piece import opened_piece, read_by
+from prunegraph.runtime.piece import Kind, opened_piece, read_by
 from prunegraph.runtime.session import run
 from prunegraph.runtime.stepper import is_outer
 
@@ -98,10 +102,12 @@ class Relay:
         for place, stretch in enumerate(self.stretches):
             behind = self.stretches[place + 1 :]
             alive = {name for each in behind for name in each.reads}.union(self.wanted)
-            with self._opened(stretch, now, None) as opened:
+            with ExitStack() as stack:
+                opened = stack.enter_context(self._opened(stretch, now))
                 new = _run(opened, stretch, now, {})
+                shared = _Shared(self, stretch, versions, now, stack)
                 for version in versions:
-                    self._advance(version, stretch, opened, now)
+                    self._advance(version, stretch, opened, shared, now)
             now.update(new)
             for values in (now, *(version.values for version in versions)):
                 for name in values.keys() - alive:
@@ -114,26 +120,104 @@ class Relay:
         version: Version,
         stretch: Stretch,
         opened: InferenceSession,
+        shared: _Shared,
         now: Mapping[str, Arrays],
     ) -> None:
         """Run a stretch of one version, if anything differs there."""
         if touched := version.nodes & stretch.indices:
-            with self._opened(stretch, now, version.revise(touched)) as own:
+            revision = version.revise(touched)
+            if shared.takes(revision):
+                weights = shared.weights(revision)
+                version.values.update(
+                    _run(shared.opened, stretch, now, version.values, weights)
+                )
+                return
+            with self._opened(stretch, now, revision) as own:
                 version.values.update(_run(own, stretch, now, version.values))
         elif version.values.keys() & set(stretch.reads):
             version.values.update(_run(opened, stretch, now, version.values))
 
     def _opened(
-        self, stretch: Stretch, now: Mapping[str, Arrays], revision: Revision | None
+        self,
+        stretch: Stretch,
+        now: Mapping[str, Arrays],
+        revision: Revision | None = None,
+        fed: Mapping[str, Kind] | None = None,
     ) -> AbstractContextManager[InferenceSession]:
-        """A session of a stretch, with the weights of a version or the original's."""
+        """A session of a stretch, with the weights of a version or the original's; those that are `fed` are inputs."""
         replaced = revision.protos if revision else {}
         protos = [replaced.get(node.index, node.proto) for node in stretch.nodes]
-        given = {
+        given: dict[str, Kind] = {
             name: (now[name][0].dtype, [None] * now[name][0].ndim) for name in stretch.reads
         }
         weights = revision.weights if revision else {}
-        return opened_piece(self.graph, protos, given, stretch.gives, weights)
+        return opened_piece(
+            self.graph, protos, {**given, **(fed or {})}, stretch.gives, weights
+        )
+
+
+class _Shared:
+    """A session of a stretch that takes the weights of versions as inputs.
+
+    Only for matrix products and what is added to them: ONNX Runtime lays out a convolution's weights when it opens it.
+
+    Args:
+        relay: the relay.
+        stretch: the stretch.
+        versions: all of them.
+        now: values of the original before the stretch.
+        stack: closes the session.
+    """
+
+    def __init__(
+        self,
+        relay: Relay,
+        stretch: Stretch,
+        versions: Sequence[Version],
+        now: Mapping[str, Arrays],
+        stack: ExitStack,
+    ):
+        self._relay, self._stretch, self._now, self._stack = relay, stretch, now, stack
+        touched = {index for version in versions for index in version.nodes}
+        nodes = [node for node in stretch.nodes if node.index in touched]
+        graph = relay.graph
+        self._read = {value for node in stretch.nodes for value in read_by(node.proto)}
+        self._known = {
+            name: graph.weights[name]
+            for node in nodes
+            if is_matmul(node) or is_gemm(node) or is_add(node)
+            for name in node.inputs
+            if name in graph.weights and graph.weights[name].dtype == np.float32
+        }
+
+    def takes(self, revision: Revision) -> bool:
+        """Tell whether a version differs here in nothing but weights that are inputs."""
+        return (
+            not revision.protos.keys() & self._stretch.indices
+            and (revision.weights.keys() & self._read) <= self._known.keys()
+        )
+
+    def weights(self, revision: Revision) -> dict[str, Array]:
+        """All weights that are inputs, as a version has them."""
+        own = {name: revision.weights.get(name) for name in self._known}
+        return {
+            name: self._original[name] if array is None else np.ascontiguousarray(array)
+            for name, array in own.items()
+        }
+
+    @cached_property
+    def _original(self) -> dict[str, Array]:
+        return {name: weight.read() for name, weight in self._known.items()}
+
+    @cached_property
+    def opened(self) -> InferenceSession:
+        """The session, opened for the first who asks."""
+        fed: dict[str, Kind] = {
+            name: (weight.dtype, weight.shape) for name, weight in self._known.items()
+        }
+        return self._stack.enter_context(
+            self._relay._opened(self._stretch, self._now, fed=fed)
+        )
 
 
 def _run(
@@ -141,12 +225,17 @@ def _run(
     stretch: Stretch,
     now: Mapping[str, Arrays],
     own: Mapping[str, Arrays],
+    weights: Mapping[str, Array] | None = None,
 ) -> dict[str, Arrays]:
-    """What a stretch makes of the values before it, by name and batch; a version's own come first."""
+    """What a stretch makes of the values before it, by name and batch; a version's own come first.
+
+    `weights` are those that the session has as inputs.
+    """
     batches = len(next(iter(now.values())))
     created: dict[str, Arrays] = {name: [] for name in stretch.gives}
     for batch in range(batches):
         given = {name: own.get(name, now[name])[batch] for name in stretch.reads}
+        given.update(weights or {})
         for name, array in zip(
             stretch.gives, run(opened, given, list(stretch.gives)), strict=True
         ):

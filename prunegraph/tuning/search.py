@@ -96,7 +96,10 @@ SearchWatch = Callable[[SearchProgress], None]
 
 @dataclass(frozen=True)
 class SearchTrace:
-    """The plan that was found, and the way to it. `original` is the unpruned model's metric."""
+    """The plan that was found, and the way to it.
+
+    `original` is the unpruned model's metric, `sha256` that model's digest; "" is the one the plan is for.
+    """
 
     plan: Plan
     best: Trial
@@ -105,12 +108,13 @@ class SearchTrace:
     unit: str
     original: float
     candidates: tuple[Trial, ...]
+    sha256: str = ""
 
     def to_json(self, source: str) -> dict[str, Any]:
         """The search as plain JSON; `source` names the model."""
         return {
             "format": FORMAT,
-            "model": {"name": Path(source).name, "sha256": self.plan.model},
+            "model": {"name": Path(source).name, "sha256": self.sha256 or self.plan.model},
             **asdict(self.goal),
             "metric": self.metric,
             "unit": self.unit,

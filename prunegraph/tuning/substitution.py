@@ -161,7 +161,7 @@ class Substitution:
                 continue
             block = inverse[g][np.ix_(gone, gone)].astype(np.float64)
             step = np.linalg.solve(block, matrix[gone])
-            new[g] -= inverse[g][:, gone].astype(np.float64) @ step
+            new[g] -= inverse[g][:, gone] @ step.astype(np.float32)
             new[g][gone] = 0
         revision.set_matrix(node, new)
         if centred:

@@ -135,3 +135,36 @@ def test_outputs_that_show_nothing_are_proved_by_values_that_are_the_same() -> N
     assert result.rotated is not None and result.rotated.proof is not None
     names = [each.name for each in result.rotated.proof.differences]
     assert names != ["flat"] and result.rotated.proof.relative < 1e-4
+
+
+def test_a_search_rotates_as_prune_does(tmp_path: Path) -> None:
+    """The plan of a search carries the bases, is for the model as it was given, and is repeated and proved."""
+    graph = stream(6, STEPS, 2, 0)
+    file = tmp_path / "searched.onnx"
+    done = pg.search(
+        graph,
+        file,
+        data=random_inputs(graph, 0, 32),
+        tolerance=0.5,
+        metric="error",
+        jobs=1,
+        round_to=1,
+        repair="none",
+    )
+    plan = done.result.plan
+    assert done.result.rotated is not None and plan.rotation is not None
+    assert done.result.before == pruned(graph, rotate="never").before
+    again = api.apply_plan(graph, plan, data=random_inputs(graph, 0, 32), repair="none")
+    assert again.model.model.SerializeToString() == done.model.model.SerializeToString()
+    assert api.verify(graph, plan, pg.load(file)).relative < 1e-4
+    assert done.trace.to_json(graph.source)["model"]["sha256"] == graph.sha256
+    never = pg.search(
+        graph,
+        data=random_inputs(graph, 0, 32),
+        tolerance=0.5,
+        metric="error",
+        jobs=1,
+        round_to=1,
+        rotate="never",
+    )
+    assert never.result.rotated is None
