@@ -111,9 +111,10 @@ class _Reader:
         columns, rest = self._rows(gone), self._rows(alive)
         known = self.factor[: self.done]
         update = self.inverse[columns] - known[:, columns].T @ known
-        root = np.linalg.cholesky(update[:, columns])
-        step = np.linalg.solve(root, update[:, rest])
-        weights = np.linalg.solve(root, self.matrix[gone].reshape(len(columns), -1))
+        # Small, with many right sides: to multiply with its inverse is several times faster than to solve.
+        inverse = np.linalg.inv(np.linalg.cholesky(update[:, columns]))
+        step = inverse @ update[:, rest]
+        weights = inverse @ self.matrix[gone].reshape(len(columns), -1)
         by_channel = step.T.reshape(len(alive), self.each, -1)
         self.blocks[alive] -= by_channel @ by_channel.swapaxes(1, 2)
         self.matrix[alive] -= (step.T @ weights).reshape(len(alive), self.each, -1)
