@@ -299,34 +299,41 @@ class _Work:
         shares = (
             mixes.SHARES if method == "hybrid" else (1.0 if method == "prune" else 0.0,)
         )
-        tried = (
-            [mixes.Mix(shares[0])]
-            if len(shares) == 1
-            else [self._tried(share) for share in shares]
-        )
+        ways = [mixes.Mix(share) for share in shares]
+        if len(ways) > 1 and self._has_ranks:
+            ways.append(mixes.Mix(1.0, together=True))
+        tried = ways if len(ways) == 1 else [self._tried(way) for way in ways]
         chosen = mixes.best(tried)
-        built = self._mixed(chosen.pruned, self.samples, self.how.verify)
+        built = self._mixed(chosen, self.samples, self.how.verify)
         created = self._compressed(built, {}, tuple(tried), chosen)
         if len(shares) == 1:
             only = replace(chosen, cost=created.after)
             return replace(created, mixes=(only,), chosen=only)
         return created
 
-    def _tried(self, share: float) -> Mix:
+    def _tried(self, way: Mix) -> Mix:
         """A mix, recovered on a part of the data and measured on the rest."""
-        self.progress(f"try {share:.0%} of the way by pruning")
+        what = (
+            "channels and ranks together"
+            if way.together
+            else f"{way.pruned:.0%} of the way by pruning"
+        )
+        self.progress(f"try {what}")
         fitting, held = mixes.parts(self.model, self.samples)
         try:
-            graph = self._mixed(share, fitting, False).model
+            graph = self._mixed(way, fitting, False).model
         except BudgetError as error:
-            return Mix(share, reason=str(error))
-        return Mix(share, full_cost(graph), deviation(self.model, graph, held))
+            return replace(way, reason=str(error))
+        return replace(way, cost=full_cost(graph), error=deviation(self.model, graph, held))
 
-    def _mixed(self, share: float, data: Data | None, verify: bool) -> ExecutionResult:
-        """The graph that goes a share of the way (in logarithms) by pruning."""
-        budget = self.settings.budget
+    def _mixed(self, way: Mix, data: Data | None, verify: bool) -> ExecutionResult:
+        """The graph that goes a share of the way (in logarithms) by pruning, or the whole way by both together."""
+        budget, share = self.settings.budget, way.pruned
         assert budget is not None
         whole, bound = float(getattr(self.before, budget.kind)), budget.bound(self.before)
+        if way.together:
+            plan = self._ranked(budget).plan(Budget(**{budget.kind: bound}))
+            return self._executed(plan, data, None, verify)
         between = whole * min(bound / whole, 1.0) ** share
         plan = (
             self._plan(Budget(**{budget.kind: between}))
@@ -362,27 +369,36 @@ class _Work:
             in SELECTORS
         ):
             return select(self.coupling, choice, self.statistics)
+        # Channels alone: what is left of the way goes by decomposition.
+        return replace(self._ranked(budget), others=None, trial=None).plan(budget)
+
+    @property
+    def _has_ranks(self) -> bool:
+        """Tell whether channels and ranks can share one allocation."""
+        budget = self.settings.budget
+        return (
+            budget is not None
+            and self.statistics is not None
+            and competes(self.settings.choice(budget))
+            and self._ranked(budget).others is not None
+        )
+
+    def _ranked(self, budget: Budget) -> Ranking:
+        """Scored channels, and layers of low rank where they share an allocation; the same for every budget."""
         if self._ranking is None:
             self.progress("score")
-            self._ranking = (
-                competing(
-                    self.coupling,
-                    replace(choice, ranks="never"),
-                    self.statistics,
-                    None,
-                    self.how.repair.name,
-                    self.progress,
+            choice, repair = self.settings.choice(budget), self.how.repair.name
+            if self.settings.method != "hybrid":
+                choice = replace(choice, ranks="never")
+            if self.statistics is not None and competes(choice):
+                self._ranking = competing(
+                    self.coupling, choice, self.statistics, None, repair, self.progress
                 )
-                if self.statistics is not None and competes(choice)
-                else ranking(
-                    self.coupling,
-                    choice,
-                    self.statistics,
-                    self.how.repair.name,
-                    self.progress,
+            else:
+                self._ranking = ranking(
+                    self.coupling, choice, self.statistics, repair, self.progress
                 )
-            )
-        return self._ranking.plan(budget)
+        return self._ranking
 
     # -- source 004 -----------------------------------------------------------------------
 

@@ -25,7 +25,8 @@ RANDOM = 8
 class Mix:
     """A way to meet the budget.
 
-    `pruned` is the share of the way that is pruned. `error` is the squared error of the outputs by their variation
+    `pruned` is the share of the way that is pruned; with `together` channels and ranks share the whole way in one
+    allocation, as in `prune`. `error` is the squared error of the outputs by their variation
     on samples that nothing was fitted to; None where it was not measured. `reason` says why a mix is impossible.
     """
 
@@ -33,6 +34,7 @@ class Mix:
     cost: Cost | None = None
     error: float | None = None
     reason: str = ""
+    together: bool = False
 
 
 def parts(graph: Graph, data: Data | None) -> tuple[Data | None, Data]:

@@ -54,6 +54,8 @@ def mixes_table(result: CompressResult) -> Table:
         table.add_column(name, justify="left" if not name else "right")
     for mix in result.mixes:
         cells = [share(mix.pruned, 1), share(1 - mix.pruned, 1)]
+        if mix.together:
+            cells = ["together", ""]
         if mix.cost is None or mix.error is None:
             table.add_row(*cells, "", "", "", mix.reason)
             continue

@@ -179,15 +179,23 @@ class _Shared:
     ):
         self._relay, self._stretch, self._now, self._stack = relay, stretch, now, stack
         touched = {index for version in versions for index in version.nodes}
-        nodes = [node for node in stretch.nodes if node.index in touched]
-        graph = relay.graph
-        self._read = {value for node in stretch.nodes for value in read_by(node.proto)}
+        takes = [
+            node
+            for node in stretch.nodes
+            if node.index in touched and (is_matmul(node) or is_gemm(node) or is_add(node))
+        ]
+        graph, taken = relay.graph, {node.index for node in takes}
+        others = [node for node in stretch.nodes if node.index not in taken]
+        # What other nodes read as well may have to be a constant.
+        fixed = {value for node in others for value in read_by(node.proto)}
+        self._read = fixed.union(*(read_by(node.proto) for node in takes))
         self._known = {
             name: graph.weights[name]
-            for node in nodes
-            if is_matmul(node) or is_gemm(node) or is_add(node)
+            for node in takes
             for name in node.inputs
-            if name in graph.weights and graph.weights[name].dtype == np.float32
+            if name in graph.weights
+            and name not in fixed
+            and graph.weights[name].dtype == np.float32
         }
 
     def takes(self, revision: Revision) -> bool:

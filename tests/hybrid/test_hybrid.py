@@ -84,7 +84,8 @@ def test_actions_are_what_was_done(net: Graph) -> None:
 
 def test_the_mix_of_the_least_error_is_taken(net: Graph) -> None:
     result = pg.compress(net, macs=0.4, data=samples(64), round_to=2)
-    assert [mix.pruned for mix in result.mixes] == list(mixes.SHARES)
+    *apart, together = result.mixes
+    assert [mix.pruned for mix in apart] == list(mixes.SHARES) and together.together
     assert result.chosen in result.mixes and result.chosen is not None
     measured = [mix.error for mix in result.mixes if mix.error is not None]
     assert result.chosen.error == min(measured) and len(set(measured)) > 1
@@ -97,12 +98,29 @@ def test_the_mix_of_the_least_error_is_taken(net: Graph) -> None:
         round_to=2,
         method="prune" if result.chosen.pruned == 1 else "decompose",
     )
-    if result.chosen.pruned in (0.0, 1.0):
+    if result.chosen.pruned in (0.0, 1.0) and not result.chosen.together:
         assert alone.model.sha256 == result.model.sha256
     assert (
         pg.compress(net, macs=0.4, data=samples(64), round_to=2).model.sha256
         == result.model.sha256
     )
+
+
+def test_together_is_what_prune_does(net: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One allocation for channels and ranks, by the damage at the outputs: what `prune` has in the same bases."""
+    monkeypatch.setattr(mixes, "best", lambda tried: tried[-1])
+    together = pg.compress(net, macs=0.4, data=samples(64), round_to=2)
+    assert together.chosen is not None and together.chosen.together
+    pruned = pg.prune(
+        net,
+        budget=pg.Budget(macs=0.4),
+        data=samples(64),
+        round_to=2,
+        rotate="never",
+        curvature="never",
+    )
+    assert together.model.sha256 == pruned.model.sha256
+    assert together.plan.ranks == pruned.plan.ranks
 
 
 def test_recovery_reaches_through_decomposed_layers(net: Graph) -> None:
