@@ -32,7 +32,7 @@ def test_one_command_meets_a_budget(tmp_path: Path) -> None:
     written = json.loads(report.read_text())
     assert written["format"] == "prunegraph/compressed@1"
     assert written["after"]["macs"] <= 0.5 * written["before"]["macs"]
-    assert len(written["layers"]) == 16 and len(written["mixes"]) == 5
+    assert len(written["layers"]) == 16 and len(written["mixes"]) == 6
     actions = {row["name"]: row["action"] for row in written["layers"]}
     assert actions["/classifier/Gemm"] == "keep"
     both = pg.compare(
