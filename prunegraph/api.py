@@ -64,7 +64,8 @@ def load(source: object, inputs: object = None, **options: object) -> Graph:
     Args:
         source: a path, `package.module:factory`, an `onnx.ModelProto`, or a framework's model.
         inputs: example inputs of a model that has to be run to be read (an `nn.Module`).
-        options: further ones of the front end: `params_file` and `input_shapes` for MXNet.
+        options: further ones of the front end: `input_shapes` for ONNX files (axes they leave open become fixed) and
+            for MXNet, `params_file` for MXNet.
 
     Raises:
         ModelError: it cannot be read, is no valid model, or its front end has no such option.

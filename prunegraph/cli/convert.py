@@ -23,6 +23,7 @@ from prunegraph.cli.recipe import Writes
     examples=[
         "convert net.py:net -o net.onnx",
         "convert net.onnx -o half.onnx --dtype float16 --data images.npz",
+        "convert net.onnx -o one.onnx --input-shape images=1,3,224,224",
         "convert net-symbol.json -o net.onnx --input-shape data=1,3,224,224",
     ],
 )

@@ -202,7 +202,8 @@ reading_options = together(
         metavar="NAME=1,3,224,224",
         expose_value=False,
         callback=_input_shapes,
-        help="The shape of an input that an MXNet symbol does not hold (repeatable).",
+        help="The shape of an input: sizes that an ONNX file leaves open become fixed, an MXNet symbol "
+        "gets what it does not hold (repeatable).",
     ),
     plugin_option(),
 )
