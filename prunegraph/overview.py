@@ -193,7 +193,7 @@ def _pruned(ranking: Ranking, meter: Meter, model: str) -> Iterator[Suggestion]:
     """Narrower layers, by half of the MACs where widths allow it; and the same in integers."""
     before, coupling = meter.original, ranking.coupling
     plan = next(_plans(ranking), None)
-    if plan is None:
+    if plan is None or plan.is_empty:
         return
     after = meter.measure(plan.removal)
     bound = f"--macs {plan.provenance['budget']['macs']:g}"

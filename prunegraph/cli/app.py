@@ -55,6 +55,9 @@ COMMANDS: tuple[click.Command, ...] = (
     verify,
 )
 
+#: Exit code where the user stopped a command, as shells have it: 128 and the number of SIGINT.
+INTERRUPTED = 130
+
 
 class _Group(click.Group):
     """A group whose errors are one line; it remembers the words it was called with."""
@@ -81,6 +84,18 @@ class _Group(click.Group):
             text = " ".join(str(error).split())
             click.echo(f"error: {text}", err=True)
             ctx.exit(1 if isinstance(error, FAILED) else 2)
+        except (KeyboardInterrupt, click.Abort) as error:
+            if not _is_interrupt(error):
+                raise
+            click.echo("\ninterrupted: nothing more is written", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    """Tell whether a user stopped the command: at a question, click makes an Abort of it (and of the input's end)."""
+    return isinstance(error, KeyboardInterrupt) or isinstance(
+        error.__context__, KeyboardInterrupt
+    )
 
 
 def _names_a_model(word: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -27,6 +26,7 @@ from prunegraph.cli.options import (
     seed_option,
 )
 from prunegraph.cli.recipe import Writes
+from prunegraph.cli.results import file_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -209,7 +209,7 @@ def binarize(
     if metrics is not None:
         before, after = measured(graph, result.trained, metrics)
         lines.append(f"metric: {before:.4g} -> {after:.4g}")
-    sizes = _sizes(model, out)
+    sizes = file_sizes(model, out)
     _show(where, result)
     for line in [*lines, *_gains(sizes, latency)]:
         where.print(line, markup=False, soft_wrap=True)
@@ -239,13 +239,6 @@ def _latency(graph: Graph, binary: Graph) -> Latency | None:
         return Stopwatch(graph).against(binary, PAIRS)
     except PrunegraphError:
         return None
-
-
-def _sizes(model: str, out: str) -> tuple[int, int] | None:
-    """Bytes of both files, None where the model was not read from one."""
-    if not Path(model).is_file():
-        return None
-    return Path(model).stat().st_size, Path(out).stat().st_size
 
 
 def _gains(sizes: tuple[int, int] | None, latency: Latency | None) -> Iterator[str]:

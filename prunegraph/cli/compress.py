@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from prunegraph.cli.command import Section, option
-from prunegraph.cli.console import check_json, console, stages, write_json
+from prunegraph.cli.console import check_json, command_line, console, stages, write_json
 from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
     allocation_option,
@@ -26,9 +26,11 @@ from prunegraph.cli.options import (
     rank_option,
     reading_options,
     repair_option,
+    report_option,
     round_to_option,
 )
 from prunegraph.cli.recipe import Writes
+from prunegraph.cli.results import check_report, file_sizes, write_report
 
 FORMAT = "prunegraph/compressed@1"
 
@@ -71,6 +73,9 @@ FORMAT = "prunegraph/compressed@1"
 @quantize_option()
 @dtype_option()
 @no_verify_option("Skip the proof of the cut.")
+@report_option(
+    "Write an HTML page: totals, what became of each layer, pictures with both answers."
+)
 @json_option()
 @reading_options
 def compress(
@@ -78,16 +83,19 @@ def compress(
     out: str,
     data: str | None,
     no_verify: bool,
+    report: str | None,
     json_path: str | None,
     **options: Any,
 ) -> None:
     """Keep, prune or decompose each layer of MODEL so that one budget is met. Nothing is trained."""
     from prunegraph import api
     from prunegraph.hybrid.compress import compress as run
-    from prunegraph.report import compressed, content
+    from prunegraph.report import compressed, content, html
     from prunegraph.report.text import precision_line
+    from prunegraph.report.written import WrittenReport
 
     api.check_model_output(out, model)
+    check_report(report, model, (out,))
     check_json(json_path, model, out)
     where = console()
     with stages(where) as progress:
@@ -102,12 +110,29 @@ def compress(
             progress=progress,
             **options,
         )
-    where.print(compressed.layers_table(result))
+    tables = [compressed.layers_table(result)]
     if len(result.mixes) > 1:
-        where.print(compressed.mixes_table(result))
-    where.print(compressed.outcome(result))
+        tables.append(compressed.mixes_table(result))
+    lines = compressed.outcome(result).splitlines()
     if result.precision is not None:
-        where.print(precision_line(result.precision))
+        lines.append(precision_line(result.precision))
+    for part in (*tables, *lines):
+        where.print(part)
     where.print(f"wrote {out}")
+    write_report(
+        where,
+        report,
+        lambda: WrittenReport(
+            graph,
+            result.model,
+            "Report of compression",
+            command_line(),
+            html.cards(result.before, result.after, sizes=file_sizes(model, out)),
+            lines,
+            tables,
+            result.quantized,
+            samples,
+        ),
+    )
     precise = content.precision(result.precision)
     write_json({"format": FORMAT, **result.to_json(), "precision": precise}, json_path)

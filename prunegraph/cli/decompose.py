@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunegraph.cli.command import Section, option
-from prunegraph.cli.console import check_json, console, stages, write_json
+from prunegraph.cli.console import check_json, command_line, console, stages, write_json
 from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
     data_option,
@@ -23,11 +23,13 @@ from prunegraph.cli.options import (
     provider_option,
     rank_option,
     reading_options,
+    report_option,
     round_to_option,
     runtime_option,
     threads_option,
 )
 from prunegraph.cli.recipe import Writes
+from prunegraph.cli.results import check_report, file_sizes, write_report
 
 if TYPE_CHECKING:
     from prunegraph.quantization.precision import PrecisionResult
@@ -70,6 +72,9 @@ FORMAT = "prunegraph/decomposed@1"
 @round_to_option("Ranks are a multiple of this.", default="8")
 @data_option("Unlabelled inputs to fit the parts to: .npz or file.py:function.")
 @dtype_option()
+@report_option(
+    "Write an HTML page: totals, layers with their ranks, pictures with both answers."
+)
 @json_option()
 @reading_options
 def decompose(
@@ -77,6 +82,7 @@ def decompose(
     out: str,
     data: str | None,
     dtype: str | None,
+    report: str | None,
     json_path: str | None,
     **options: Any,
 ) -> None:
@@ -84,12 +90,14 @@ def decompose(
     from prunegraph import api
     from prunegraph.latency.low_rank import decompose as run
     from prunegraph.quantization.precision import to_dtype
-    from prunegraph.report import decomposed
+    from prunegraph.report import decomposed, html
     from prunegraph.report.text import precision_line
+    from prunegraph.report.written import WrittenReport
     from prunegraph.runtime.runtimes import find
 
     find(options["runtime"], options["provider"])
     api.check_model_output(out, model)
+    check_report(report, model, (out,))
     check_json(json_path, model, out)
     where = console()
     with stages(where) as progress:
@@ -104,11 +112,29 @@ def decompose(
             written = precision.model
         progress("write")
         api.save(written, out, like=graph, runtime=options["runtime"])
-    where.print(decomposed.layers_table(result, graph))
-    where.print(decomposed.outcome(result, graph))
+    table, lines = (
+        decomposed.layers_table(result, graph),
+        decomposed.outcome(result, graph).splitlines(),
+    )
     if precision is not None:
-        where.print(precision_line(precision))
+        lines.append(precision_line(precision))
+    for part in (table, *lines):
+        where.print(part)
     where.print(f"wrote {out}")
+    write_report(
+        where,
+        report,
+        lambda: WrittenReport(
+            graph,
+            written,
+            "Report of low rank",
+            command_line(),
+            html.cards(result.before, result.after, result.latency, file_sizes(model, out)),
+            lines,
+            [table],
+            samples=samples,
+        ),
+    )
     write_json(_content(result, precision), json_path)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunegraph.cli.command import Section, option
-from prunegraph.cli.console import check_json, console, stages, write_json
+from prunegraph.cli.console import check_json, command_line, console, stages, write_json
 from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
     METRICS,
@@ -22,12 +22,14 @@ from prunegraph.cli.options import (
     model_argument,
     output_option,
     reading_options,
+    report_option,
     runtime_option,
     target_option,
     threads_option,
     tolerance_option,
 )
 from prunegraph.cli.recipe import Writes
+from prunegraph.cli.results import check_report, file_sizes, write_report
 from prunegraph.errors import MALFORMED, OptionError
 
 if TYPE_CHECKING:
@@ -169,6 +171,9 @@ def read_ranges(path: str) -> dict[str, Any]:
     is_flag=True,
     help="Short names for all but inputs and outputs: a smaller file, which `compare` cannot take layer by layer.",
 )
+@report_option(
+    "Write an HTML page: bytes, noise and types by layer, pictures with both answers."
+)
 @json_option()
 @reading_options
 def quantize(
@@ -178,6 +183,7 @@ def quantize(
     ranges: str | None,
     no_bias_correction: bool,
     compact: bool,
+    report: str | None,
     json_path: str | None,
     fastest: bool,
     runtime: str,
@@ -187,10 +193,12 @@ def quantize(
     """Quantize MODEL: integers where the target runs them. Nothing is trained."""
     from prunegraph import api
     from prunegraph.quantization.quantize import quantize as run
-    from prunegraph.report import content, quantized, tables
+    from prunegraph.report import content, html, quantized, tables
+    from prunegraph.report.written import WrittenReport
     from prunegraph.runtime.runtimes import find
 
     api.check_model_output(out, model)
+    check_report(report, model, (out,))
     check_json(json_path, model, out)
     engine = find(runtime, threads=threads)
     where = console()
@@ -212,11 +220,25 @@ def quantize(
         api.save(result.model, out, compact=compact, like=graph, runtime=runtime)
     where.print(quantized.layers_table(result, graph))
     where.print(quantized.outcome(result, graph))
-    if Path(model).is_file():
-        where.print(
-            f"file: {tables.share(Path(out).stat().st_size, max(Path(model).stat().st_size, 1))} of the bytes"
-        )
+    sizes = file_sizes(model, out)
+    if sizes is not None:
+        where.print(f"file: {tables.share(sizes[1], sizes[0])} of the bytes")
     where.print(f"wrote {out}")
+    write_report(
+        where,
+        report,
+        lambda: WrittenReport(
+            graph,
+            result.model,
+            "Report of quantization",
+            command_line(),
+            [html.file_card(sizes)] if sizes is not None else [],
+            quantized.outcome(result, graph).splitlines(),
+            quantized=result,
+            samples=samples,
+            metric=options["metric"],
+        ),
+    )
     write_json(content.quantized(result), json_path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from prunegraph.pipeline import PruneResult
     from prunegraph.proof.result import Proof
     from prunegraph.report.studied import StudyPage
+    from prunegraph.report.written import WrittenReport
     from prunegraph.rewriting.decompose import DecomposeResult
     from prunegraph.runtime.data import Data
 
@@ -46,6 +48,25 @@ def report_writer(
         where.print(f"wrote {report}")
 
     return write
+
+
+def file_sizes(model: str, out: str) -> tuple[int, int] | None:
+    """Bytes of both files, None where the model was not read from one (or from an empty one)."""
+    if not Path(model).is_file() or not Path(model).stat().st_size:
+        return None
+    return Path(model).stat().st_size, Path(out).stat().st_size
+
+
+def write_report(
+    where: Console, path: str | None, page: Callable[[], WrittenReport]
+) -> None:
+    """Write the page of a model that was written, if there is to be one."""
+    if path is None:
+        return
+    from prunegraph.report import written
+
+    written.write(page(), path)
+    where.print(f"wrote {path}")
 
 
 def check_report(report: str | None, model: str, others: Sequence[str | None]) -> None:
@@ -168,6 +189,8 @@ def _nothing_removed(result: PruneResult) -> str:
     """Why a model is as wide as before, where it may be a surprise."""
     if not result.coupling.groups:
         return "nothing was removed: there is no group of channels; `prunegraph inspect` says what fixes them"
+    if result.decomposed is not None and result.decomposed.layers:
+        return "no channels were removed: layers of low rank do less damage (--allocation chooses channels alone)"
     multiple = result.plan.provenance.get("round_to", 1)
     if multiple in (1, "auto"):
         return "nothing was removed"

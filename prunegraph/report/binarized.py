@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from prunegraph.graph.onnx_io import write_whole
-from prunegraph.report.html import filled, latency_card
-from prunegraph.report.text import exact
+from prunegraph.report.html import file_card, filled, latency_card
 
 if TYPE_CHECKING:
     from prunegraph.graph.model import Graph
@@ -81,13 +80,6 @@ def write(report: BinaryReport, path: str | os.PathLike[str]) -> None:
 def _totals(report: BinaryReport) -> Iterator[dict[str, Any]]:
     """Say what the cards show."""
     if report.sizes is not None:
-        before, after = report.sizes
-        yield {
-            "label": "File",
-            "before": f"{exact(before)} B",
-            "after": f"{exact(after)} B",
-            "part": after / before,
-            "note": f"{before / after:.2f} times smaller",
-        }
+        yield file_card(report.sizes)
     if report.latency is not None:
         yield latency_card(report.latency)

@@ -74,14 +74,23 @@ def examples(
         data: the user's.
         metric: the one that was asked for; of detectors it says how boxes are read (`map50:anchors=...`).
     """
-    if data is None or result.plan.interface or len(result.original.inputs) != 1:
+    if result.plan.interface:
         return []
-    few = data.head(IMAGES).fit(result.original)
-    batch = next(few.batches(result.original, IMAGES, labels=True), None)
-    images = _images(batch[result.original.inputs[0]]) if batch is not None else None
+    return side_by_side(result.original, result.model, data, metric)
+
+
+def side_by_side(
+    original: Graph, model: Graph, data: Data | None, metric: str | None = None
+) -> list[Example]:
+    """The same of two models with the same inputs and outputs."""
+    if data is None or len(original.inputs) != 1:
+        return []
+    few = data.head(IMAGES).fit(original)
+    batch = next(few.batches(original, IMAGES, labels=True), None)
+    images = _images(batch[original.inputs[0]]) if batch is not None else None
     if batch is None or images is None:
         return []
-    outputs = _answers(result.original, batch), _answers(result.model, batch)
+    outputs = _answers(original, batch), _answers(model, batch)
     if not all(outputs):
         return []
     images, labels = images[:IMAGES], batch.get(LABELS)

@@ -13,7 +13,7 @@ import importlib.util
 import json
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 
     from prunegraph.graph.model import Graph
     from prunegraph.measuring.latency import Latency
+    from prunegraph.ops.cost import Cost
     from prunegraph.pipeline import PruneResult
+    from prunegraph.quantization.quantize import QuantizeResult
     from prunegraph.report.curves import SensitivityCurves
     from prunegraph.runtime.data import Data
     from prunegraph.selection.plan import Plan
@@ -137,7 +139,7 @@ def render(
         kind="Pruning report",
         name=Path(result.original.source).name,
         command=command,
-        totals=list(_totals(result, latency)),
+        totals=cards(result.before, result.after, latency),
         **_plan(result.plan),
         settings=settings(result.plan),
         examples=examples(result, samples, metric),
@@ -205,15 +207,12 @@ def _layers(result: PruneResult) -> dict[str, Any]:
     removed = {name: len(gone) for name, gone in result.plan.remove.items()}
     timed = timed_layers(result)
     notes = remarks(result, groups, timed)
-    noise = result.quantized.layers if result.quantized is not None else ()
-    named = [(shown(result.original, layer.name), layer) for layer in noise]
     return {
         "network": picture(result.coupling, rows, removed, notes) if rows else None,
         "groups": groups,
         "has_scores": any(group.kept_score is not None for group in groups),
         "has_damage": any(group.damage is not None for group in groups),
-        "noise": noise,
-        "noise_chart": charts.noise(named),
+        **noise_content(result.original, result.quantized),
         "times": {each.layer: each.times for each in timed},
         "timed": timed,
         "time_chart": columns(timed) if timed else None,
@@ -226,23 +225,52 @@ def _layers(result: PruneResult) -> dict[str, Any]:
     }
 
 
-def _totals(result: PruneResult, latency: Latency | None) -> Iterator[dict[str, Any]]:
-    """Say what the cards show: a quantity before and after as text, and the share that is left."""
-    before, after = result.before, result.after
-    for label, unit, a, b in (
-        ("Multiply-accumulates", "", before.macs, after.macs),
-        ("Parameters", "", before.params, after.params),
-        ("Bytes of weights", "B", before.bytes, after.bytes),
-    ):
-        yield {
+def noise_content(graph: Graph, quantized: QuantizeResult | None) -> dict[str, Any]:
+    """Layers of a quantized model and the chart of their noise, for `noise.html`."""
+    noise = quantized.layers if quantized is not None else ()
+    named = [(shown(graph, layer.name), layer) for layer in noise]
+    return {"noise": noise, "noise_chart": charts.noise(named)}
+
+
+def cards(
+    before: Cost,
+    after: Cost,
+    latency: Latency | None = None,
+    sizes: tuple[int, int] | None = None,
+) -> list[dict[str, Any]]:
+    """Say what the cards show: a quantity before and after as text, and the share that is left.
+
+    `sizes` are the bytes of both files, where they are worth a card.
+    """
+    costs = [
+        {
             "label": label,
             "before": _with_unit(a, unit),
             "after": _with_unit(b, unit),
             "part": b / a if a else 1.0,
             "note": f"{exact(a)} to {exact(b)}",
         }
-    if latency is not None:
-        yield latency_card(latency)
+        for label, unit, a, b in (
+            ("Multiply-accumulates", "", before.macs, after.macs),
+            ("Parameters", "", before.params, after.params),
+            ("Bytes of weights", "B", before.bytes, after.bytes),
+        )
+    ]
+    if sizes is not None:
+        costs.append(file_card(sizes))
+    return [*costs, latency_card(latency)] if latency is not None else costs
+
+
+def file_card(sizes: tuple[int, int]) -> dict[str, Any]:
+    """Say what the card of a file's bytes, before and after, shows."""
+    before, after = sizes
+    return {
+        "label": "File",
+        "before": f"{exact(before)} B",
+        "after": f"{exact(after)} B",
+        "part": after / before,
+        "note": f"{before / after:.2f} times smaller",
+    }
 
 
 def latency_card(latency: Latency) -> dict[str, Any]:

@@ -53,6 +53,16 @@ def test_a_model_without_a_command() -> None:
     assert invoke(MODEL, "--json").stdout == invoke("overview", MODEL, "--json").stdout
 
 
+def test_nothing_is_suggested_where_nothing_would_change(tmp_path: Path) -> None:
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["x"], ["y"])],
+        "relu",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 3])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 3])],
+    )
+    assert overview(pg.load(onnx.helper.make_model(graph))).suggestions == ()
+
+
 @pytest.mark.parametrize("word", ["none.onnx", "folder/none", "module:function"])
 def test_what_names_a_model_is_read_as_one(word: str) -> None:
     done = invoke(word)

@@ -15,7 +15,9 @@ import pytest
 import prunegraph as pg
 from prunegraph.ops.cost import cost
 from prunegraph.report import binarized, html, inspected
+from prunegraph.report import written as report
 from prunegraph.report.binarized import BinaryReport
+from prunegraph.report.decomposed import layers_table
 from prunegraph.report.examples import examples
 from prunegraph.report.live import LivePage
 from prunegraph.report.studied import StudyPage
@@ -210,14 +212,23 @@ def pages(tmp_path_factory: pytest.TempPathFactory, written: Path) -> dict[str, 
         ),
         folder / "binary.html",
     )  # fmt: skip
-    names = ("all", "search", "train", "inspected", "binary")
+    low_rank = pg.decompose(graph, rank="ratio:0.5")
+    cards = html.cards(low_rank.before, low_rank.after, LATENCY, (2000, 500))
+    report.write(
+        report.WrittenReport(
+            graph, low_rank.model, "Report of low rank", COMMAND, cards, ["Outputs differ."],
+            [layers_table(low_rank, graph)], pg.quantize(graph, {"x": images["x"][:, :, :4, :4]}),
+        ),
+        folder / "low-rank.html",
+    )  # fmt: skip
+    names = ("all", "search", "train", "inspected", "binary", "low-rank")
     return {"written": written, **{name: folder / f"{name}.html" for name in names}}
 
 
 @pytest.mark.parametrize("width", [390, 1200])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(
-    "name", ["written", "all", "search", "train", "inspected", "binary"]
+    "name", ["written", "all", "search", "train", "inspected", "binary", "low-rank"]
 )
 def test_axe_finds_nothing(
     browser: Any, pages: dict[str, Path], name: str, scheme: str, width: int
