@@ -84,18 +84,22 @@ class _Group(click.Group):
             text = " ".join(str(error).split())
             click.echo(f"error: {text}", err=True)
             ctx.exit(1 if isinstance(error, FAILED) else 2)
-        except (KeyboardInterrupt, click.Abort) as error:
+        except (KeyboardInterrupt, click.Abort, ImportError) as error:
             if not _is_interrupt(error):
                 raise
             click.echo("\ninterrupted: nothing more is written", err=True)
             ctx.exit(INTERRUPTED)
 
 
-def _is_interrupt(error: BaseException) -> bool:
-    """Tell whether a user stopped the command: at a question, click makes an Abort of it (and of the input's end)."""
-    return isinstance(error, KeyboardInterrupt) or isinstance(
-        error.__context__, KeyboardInterrupt
-    )
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Tell whether a user stopped the command.
+
+    At a question, click makes an Abort of it (as of the input's end); a module in C that was being imported makes an
+    ImportError of it.
+    """
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _names_a_model(word: str) -> bool:

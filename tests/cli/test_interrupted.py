@@ -31,6 +31,20 @@ def test_stopped_at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "Traceback" not in done.output
 
 
+def test_stopped_while_a_module_in_c_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        try:
+            stop()
+        except KeyboardInterrupt as error:
+            raise ImportError("initialization failed") from error
+
+    monkeypatch.setattr("prunegraph.api.prune", fail)
+    words = ("prune", MODEL, "-o", tmp_path / "out.onnx", "--ratio", 0.2)
+    assert in_process(*words).exit_code == 130
+
+
 @pytest.mark.parametrize(("read", "code"), [(stop, 130), (end, 1)])
 def test_stopped_at_a_question_but_not_at_the_end_of_input(
     monkeypatch: pytest.MonkeyPatch, read: Callable[..., str], code: int
