@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from prunegraph.measuring import detection
 from prunegraph.measuring.seen import Seen, has_classes
 from prunegraph.options import base_name
+from prunegraph.report.class_names import class_names, read_text
 from prunegraph.report.png import png
 from prunegraph.report.views import (
     SIDE,
@@ -50,6 +51,8 @@ class Example:
         views: what each model says, drawn on the picture; None where the answers are classes.
         agreement: share of places of one class, of boxes that both have, of the union of two masks; 1 or 0 for a class.
         is_mask: whether a map says of every place only whether it is in.
+        texts: what both models read, of those that read text.
+        names: of classes, by number, where the model has them.
     """
 
     image: str
@@ -59,6 +62,12 @@ class Example:
     views: tuple[View, View] | None = None
     agreement: float = 1.0
     is_mask: bool = False
+    texts: tuple[str, str] | None = None
+    names: Mapping[int, str] = field(default_factory=dict)
+
+    def named(self, index: int) -> str:
+        """What a class is called: its name, or its number."""
+        return self.names.get(index, str(index))
 
 
 def examples(
@@ -96,11 +105,19 @@ def side_by_side(
     images, labels = images[:IMAGES], batch.get(LABELS)
     boxes = _boxes(images, batch, outputs, labels, metric)
     if boxes is not None:
-        return boxes
+        names = class_names(original)
+        return [replace(each, names=names) for each in boxes]
     before, after = (next(iter(each.values())).astype(np.float64) for each in outputs)
     if before.shape != after.shape or len(before) < len(images):
         return []
+    texts = [read_text(original, each) for each in (before, after)]
+    if texts[0] is not None and texts[1] is not None:
+        return [
+            Example(png(i, SIDE), i.shape[:2], texts=(b, a), agreement=float(b == a))
+            for i, b, a in zip(images, *texts, strict=False)
+        ]
     if before.ndim == 2 and has_classes(before):
+        names = class_names(original, before.shape[1])
         return [
             Example(
                 png(i, THUMB),
@@ -108,6 +125,7 @@ def side_by_side(
                 _best(b),
                 _best(a),
                 agreement=float(b.argmax() == a.argmax()),
+                names=names,
             )
             for i, b, a in zip(images, before, after, strict=False)
         ]

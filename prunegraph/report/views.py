@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,12 +56,14 @@ class View:
     boxes: tuple[DrawnBox, ...] = ()
     map: str | None = None
 
-    @property
-    def text(self) -> str:
-        """The boxes in words; "" for a map."""
+    def said(self, names: Mapping[int, str]) -> str:
+        """The boxes in words, with the names that classes have; "" for a map."""
         if self.map is not None:
             return ""
-        each = (f"class {box.named} ({box.score:.0%})" for box in self.boxes)
+        each = (
+            f"{names.get(box.named, f'class {box.named}')} ({box.score:.0%})"
+            for box in self.boxes
+        )
         return ", ".join(each) or "no box"
 
 

@@ -279,7 +279,7 @@ def test_a_detector_that_finds_nothing_shows_nothing() -> None:
     labelled = Data.of({**images, LABELS: np.zeros((1, 1, 5), np.float32)})
     [each] = examples(answering(nothing, nothing), labelled)
     assert each.views is not None and each.agreement == 1
-    assert [view.text for view in each.views] == ["no box", "no box"]
+    assert [view.said({}) for view in each.views] == ["no box", "no box"]
 
 
 @pytest.mark.parametrize("first", [True, False])
