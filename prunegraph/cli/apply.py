@@ -20,12 +20,12 @@ from prunegraph.cli.options import (
     output_option,
     proof_options,
     quantize_option,
-    reading,
     reading_options,
     repair_option,
     report_options,
     seed_option,
 )
+from prunegraph.cli.reading import reading
 from prunegraph.cli.recipe import Writes
 from prunegraph.cli.results import report_writer, show_result
 

@@ -17,10 +17,10 @@ from prunegraph.cli.options import (
     json_option,
     model_argument,
     output_option,
-    reading,
     reading_options,
     target_option,
 )
+from prunegraph.cli.reading import reading
 from prunegraph.cli.recipe import lines
 from prunegraph.errors import BudgetError, DataError
 

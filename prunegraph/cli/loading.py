@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, overload
 
 import click
 
-from prunegraph.cli.options import preprocess_said, reading
+from prunegraph.cli.options import preprocess_said
+from prunegraph.cli.reading import reading
 
 if TYPE_CHECKING:
     from prunegraph.graph.model import Graph

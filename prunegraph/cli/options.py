@@ -6,13 +6,13 @@ such as its own help. `*_options` are groups of options, each one decorator.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from prunegraph.cli.command import Decorator, Section, option, shared
+from prunegraph.cli.reading import keep_reading, keep_shapes, load_plugins
 
 
 class _File(click.types.StringParamType):
@@ -126,43 +126,6 @@ def together(*options: Decorator) -> Decorator:
 
 # What a MODEL is read with; `loading` takes it from the context.
 
-#: Where a context keeps what a front end needs besides the model.
-READING = "prunegraph.reading"
-
-
-def reading() -> dict[str, Any]:
-    """Say what the reading options of a command say."""
-    return dict(click.get_current_context().meta.get(READING, {}))
-
-
-def _keep_reading(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
-    if value:
-        ctx.meta.setdefault(READING, {})[parameter.name] = value
-
-
-def _input_shapes(
-    ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]
-) -> None:
-    shapes = {}
-    for value in values:
-        name, _, sizes = value.rpartition("=")
-        if not name or not re.fullmatch(r"\d+(,\d+)*", sizes):
-            raise click.BadParameter(f"{value!r} is not NAME=SIZE,SIZE,...")
-        shapes[name] = tuple(int(size) for size in sizes.split(","))
-    _keep_reading(ctx, parameter, shapes)
-
-
-def _load_plugins(
-    ctx: click.Context, parameter: click.Parameter, sources: tuple[str, ...]
-) -> None:
-    if ctx.resilient_parsing:  # a shell completes
-        return
-    from prunegraph import plugins
-
-    for source in sources:
-        plugins.load(source)
-
-
 #: For every command that reads a model or chooses: what plug-ins register is there before the command runs.
 plugin_option = shared(
     Section.READING,
@@ -170,7 +133,7 @@ plugin_option = shared(
     multiple=True,
     metavar="FILE_OR_MODULE",
     expose_value=False,
-    callback=_load_plugins,
+    callback=load_plugins,
     help="Python file or module that registers algorithms, front ends or rules (repeatable).",
 )
 
@@ -182,7 +145,7 @@ reading_options = together(
         type=READ,
         metavar="FILE",
         expose_value=False,
-        callback=_keep_reading,
+        callback=keep_reading,
         help="Example inputs (.npz) of a PyTorch model that package.module:factory makes without.",
     ),
     option(
@@ -191,7 +154,7 @@ reading_options = together(
         type=READ,
         metavar="FILE",
         expose_value=False,
-        callback=_keep_reading,
+        callback=keep_reading,
         help="The .params file of an MXNet symbol, if it is not beside it.",
     ),
     option(
@@ -201,7 +164,7 @@ reading_options = together(
         multiple=True,
         metavar="NAME=1,3,224,224",
         expose_value=False,
-        callback=_input_shapes,
+        callback=keep_shapes,
         help="The shape of an input: sizes that an ONNX file leaves open become fixed, an MXNet symbol "
         "gets what it does not hold (repeatable).",
     ),

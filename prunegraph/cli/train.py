@@ -29,11 +29,11 @@ from prunegraph.cli.options import (
     output_option,
     params_option,
     probabilities_option,
-    reading,
     reading_options,
     report_option,
     seed_option,
 )
+from prunegraph.cli.reading import reading
 from prunegraph.cli.recipe import Writes
 from prunegraph.cli.results import check_report
 from prunegraph.errors import DataError

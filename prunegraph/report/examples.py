@@ -110,11 +110,11 @@ def side_by_side(
     before, after = (next(iter(each.values())).astype(np.float64) for each in outputs)
     if before.shape != after.shape or len(before) < len(images):
         return []
-    texts = [read_text(original, each) for each in (before, after)]
-    if texts[0] is not None and texts[1] is not None:
+    first, second = (read_text(original, each) for each in (before, after))
+    if first is not None and second is not None:
         return [
             Example(png(i, SIDE), i.shape[:2], texts=(b, a), agreement=float(b == a))
-            for i, b, a in zip(images, *texts, strict=False)
+            for i, b, a in zip(images, first, second, strict=False)
         ]
     if before.ndim == 2 and has_classes(before):
         names = class_names(original, before.shape[1])

@@ -48,7 +48,7 @@ LAYERS = [
     ["studies"],
     ["hybrid"],
     ["recipes"],
-    ["cli.command", "cli.progress"],
+    ["cli.command", "cli.progress", "cli.reading"],
     ["cli.console", "cli.options"],
     ["cli.loading", "cli.recipe", "cli.results"],
     ["cli"],
