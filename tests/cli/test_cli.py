@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 
 import prunegraph as pg
+from prunegraph.cli.results import _nothing_removed
 from prunegraph.selection.criteria import CRITERIA
 from tests.builders import Builder, residual_net
 from tests.commands import FIXTURES, MODEL, check_refused, cli
@@ -65,6 +67,16 @@ def test_nothing_removed_is_said(tmp_path: Path) -> None:
     assert "nothing was removed: kept channels are a multiple of 8" in said
     assert said.index("o.onnx") < said.index("p.json")
     assert "nothing was removed" not in cli(*command, "--round-to", "1").stderr
+
+
+def test_layers_of_low_rank_are_no_reason_to_cut_finer() -> None:
+    factors = SimpleNamespace(layers=["conv"])
+    plan = SimpleNamespace(provenance={"round_to": 8})
+    coupling = SimpleNamespace(groups=["g0"])
+    whole = SimpleNamespace(coupling=coupling, plan=plan, decomposed=None)
+    assert "--round-to 1" in _nothing_removed(whole)  # type: ignore[arg-type]
+    whole.decomposed = factors
+    assert "low rank do less damage" in _nothing_removed(whole)  # type: ignore[arg-type]
 
 
 def test_inspect(tmp_path: Path) -> None:
