@@ -183,12 +183,17 @@ def test_options_of_one_step_do_not_reach_the_next(
     Path("r.toml").write_text(
         HEAD
         + '[[step]]\ncommand = "convert"\nsource = "net.onnx"\noutput = "a.onnx"\ninput-shape = ["x=1,3,8,8"]\n'
-        '[[step]]\ncommand = "convert"\noutput = "b.onnx"\n'
+        '[[step]]\ncommand = "convert"\nsource = "net.onnx"\noutput = "b.onnx"\n'
+    )
+    assert CliRunner().invoke(main, ["run", "r.toml"]).exit_code == 0
+    shapes = [pg.load(name).model.graph.input[0].type for name in ("a.onnx", "b.onnx")]
+    batches = [each.tensor_type.shape.dim[0].dim_value for each in shapes]
+    assert batches == [1, 0]
+    Path("r.toml").write_text(
+        Path("r.toml").read_text().replace("input-shape", "params-file")
     )
     done = CliRunner().invoke(main, ["run", "r.toml"])
-    assert "r.toml, step 1 (convert)" in done.output, "an ONNX file takes no shapes"
-    Path("r.toml").write_text(Path("r.toml").read_text().replace("input-shape", "#"))
-    assert CliRunner().invoke(main, ["run", "r.toml"]).exit_code == 0
+    assert "r.toml, step 1 (convert)" in done.output, "an ONNX file takes no parameters"
 
 
 STEP = HEAD + '[[step]]\ncommand = "decompose"\nmodel = "net.onnx"\noutput = "out.onnx"\n'
