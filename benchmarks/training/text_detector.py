@@ -35,7 +35,7 @@ SIDE = 192
 #: Share of the MACs that is left.
 MACS = 0.7
 
-RECIPE = TrainingConfig(epochs=1, lr=5e-4, optimizer="adamw", warmup=0.05, clip=1.0)
+RECIPE = TrainingConfig(epochs=1, lr=1e-4, optimizer="adamw", warmup=0.05, clip=1.0)
 
 #: Pages by which the result is judged, their seed, and pages on which maps are compared.
 JUDGED, SEED, COMPARED = 36, 21, 12
