@@ -23,7 +23,8 @@ from prunegraph.runtime.session import run
 Array = np.ndarray
 
 #: Bytes of values that a store keeps in memory; the rest goes to files, which the system keeps in memory as long as it
-#: has some to spare. Few enough that a few hundred small images have more, so that the peak depends on no number of them.
+#: has some to spare. Few enough that a few hundred small images have more, so that the peak does not depend on how many
+#: there are.
 KEEP = 2**24
 
 

@@ -310,7 +310,7 @@ def _scan(
     ]
 
 
-CONTROL: dict[str, Callable[[ProgramStep, list[Value], Values, bool], Sequence[Value]]] = {
+CONTROL: dict[str, Callable[[ProgramStep, list[Value], Values, Mode], Sequence[Value]]] = {
     "If": _if,
     "Loop": _loop,
     "Scan": _scan,
