@@ -45,14 +45,14 @@ METHODS = {
 }
 
 
-#: How `prune` cuts by the same rule, to the same size; "" where nothing goes.
+#: How `prune` cuts by the same rule, to what the method left; "" where nothing goes.
 CUTS = {
     "plain": "",
     "sparse": "--ratio 0.3333 --algorithm bn_scale --allocation uniform --round-to 1",
-    "gfr": "--macs 0.5 --algorithm bn_scale --allocation global:mean",
-    "gfr:light=true": "--macs 0.5 --algorithm bn_scale --allocation global:mean",
-    "cycles": "--macs 0.5 --algorithm l2",
-    "joint": "--macs 0.5 --algorithm bn_scale --allocation global --min-channels 8",
+    "gfr": "--macs {macs} --algorithm bn_scale --allocation global:mean",
+    "gfr:light=true": "--macs {macs} --algorithm bn_scale --allocation global:mean",
+    "cycles": "--macs {macs} --algorithm l2",
+    "joint": "--macs {macs} --algorithm bn_scale --allocation global --min-channels 8",
 }
 
 #: How it is repaired: as all methods do but `gfr`, which counts statistics anew.
@@ -77,13 +77,12 @@ def command(line: str) -> None:
         raise SystemExit(f"{line}\n{done.output}")
 
 
-def untrained(folder: Path, method: str) -> str:
-    """Top-1 of the network cut by a method's rule and repaired; "" where nothing goes."""
+def untrained(folder: Path, method: str, left: float) -> str:
+    """Top-1 of the network cut by a method's rule to a share of its MACs and repaired; "" where nothing goes."""
     if not CUTS[method]:
         return ""
-    command(
-        f"prune {MODEL} -o {folder}/cut.onnx --data {folder}/d.npz {REPAIR} {CUTS[method]}"
-    )
+    how = CUTS[method].format(macs=f"{left:.4f}")
+    command(f"prune {MODEL} -o {folder}/cut.onnx --data {folder}/d.npz {REPAIR} {how}")
     return f"{accuracy(pg.load(folder / 'cut.onnx')):.2f}"
 
 
@@ -138,10 +137,11 @@ def main() -> None:
                 command(line)
                 minutes = (time.process_time() - began) / 60
                 graph = pg.load(folder / "out.onnx")
+                left = cost(graph).macs / cost(start).macs
                 row = [
                     *(str(seed), f"`{method}`", f"{accuracy(start):.2f}"),
-                    *(untrained(folder, method), f"{accuracy(graph):.2f}"),
-                    f"{cost(graph).macs / cost(start).macs:.1%}",
+                    *(untrained(folder, method, left), f"{accuracy(graph):.2f}"),
+                    f"{left:.1%}",
                     *(small_scales(graph, folder / f"{seed}.pt.sparse"), f"{minutes:.0f}"),
                 ]
                 print(*row, sep=" | ", file=sys.stderr, flush=True)
