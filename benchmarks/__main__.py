@@ -21,7 +21,8 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 PAGES = [
-    FOLDER.parent / "docs" / name for name in ("benchmarks.md", "binary.md", "training.md")
+    FOLDER.parent / "docs" / name
+    for name in ("benchmarks.md", "binary.md", "training.md", "data.md")
 ]
 
 #: A table of a page: the comment holds the command that prints it.

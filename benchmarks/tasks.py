@@ -272,15 +272,21 @@ def enlarged(page: Array) -> Array:
     return np.asarray(pixels, np.float32).transpose(2, 0, 1) / 127.5 - 1
 
 
-def line_recall(graph: Graph) -> float:
-    """Share of the lines of 12 pages that a detected box covers with an intersection over union of 0.5."""
-    images, truth = _pages(12, 1)
+def line_recall(graph: Graph, pages: int = 12, seed: int = 1) -> float:
+    """Share of the lines of some pages that a detected box covers with an intersection over union of 0.5."""
+    hit, total = lines_found(graph, pages, seed)
+    return hit / total
+
+
+def lines_found(graph: Graph, pages: int, seed: int) -> tuple[int, int]:
+    """Lines of rendered pages that a detected box covers with an intersection over union of 0.5, and all lines."""
+    images, truth = _pages(pages, seed)
     hit = total = 0
     for score, boxes in zip(outputs(graph, images, 4)[:, 0], truth, strict=True):
         result = [tuple(side / ZOOM for side in box) for box in _boxes(score)]
         hit += sum(any(_overlap(box, other) >= 0.5 for other in result) for box in boxes)
         total += len(boxes)
-    return hit / total
+    return hit, total
 
 
 def _boxes(score: Array) -> Iterator[tuple[float, float, float, float]]:

@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--images", type=int, default=2000, help="to train on")
     parser.add_argument("--closing", type=float, default=1.0, help="strength on the gates")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     torch.set_num_threads(1)
     lines = []
     for seed in given.seeds:

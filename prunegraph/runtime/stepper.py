@@ -22,8 +22,10 @@ from prunegraph.runtime.session import run
 
 Array = np.ndarray
 
-#: Bytes of values kept in memory; the rest goes to files.
-KEEP = 2**27
+#: Bytes of values that a store keeps in memory; the rest goes to files, which the system keeps in memory as long as it
+#: has some to spare. Few enough that a few hundred small images have more, so that the peak does not depend on how many
+#: there are.
+KEEP = 2**24
 
 
 class Store:
@@ -44,6 +46,11 @@ class Store:
     def __exit__(self, *error: object) -> None:
         self._arrays.clear()
         self._folder.cleanup()
+
+    @property
+    def held(self) -> int:
+        """Bytes of the arrays that are in memory."""
+        return self._held
 
     def put(self, batch: int, name: str, array: Array) -> None:
         key = batch, name

@@ -81,7 +81,7 @@ def gfr(
     q: float = 1.0,
     tolerance: float = 0.0,
     bn_recal: bool = True,
-    refit: bool = False,
+    refit: bool = True,
     round_to: int = 8,
     allocation: str = "global:mean",
 ) -> TrainResult:
@@ -102,9 +102,10 @@ def gfr(
         q: exponent of the factor in the ranking.
         tolerance: instead of a budget, how much worse `setting.evaluate` may become: the largest cut on a grid that
             keeps to it; 0 is off. Without `evaluate` the training data are measured.
-        bn_recal: count BatchNormalization statistics anew after the cut; else removed constants are absorbed.
-        refit: instead of either, refit the layers behind the cut by least squares (`prunegraph.recovery`): closed form,
-            no gradients, no labels.
+        refit: refit the layers behind the cut by least squares (`prunegraph.recovery`): closed form, no gradients, no
+            labels.
+        bn_recal: without `refit`, count BatchNormalization statistics anew after the cut; without either, removed
+            constants are absorbed. False leaves `refit` out as well.
         round_to: kept channels are a multiple of this.
         allocation: shares the budget among groups; "global:none" compares the scores of all channels as they are.
 
@@ -144,7 +145,7 @@ def gfr(
     done = TrainResult(trained).after("gfr", run).with_note(unfolded.note)
     if setting.budget is None and not tolerance:
         return done
-    repair = "least-squares" if refit else "bn" if bn_recal else "absorb"
+    repair = "absorb" if not bn_recal else "least-squares" if refit else "bn"
     how = Compression(
         calibration(setting.data, setting.recipe.seed),
         f"gfr:p={p!r},q={q!r}",

@@ -28,6 +28,7 @@ from prunegraph.training.journal import EpochRecords, Journal
 from prunegraph.training.labels import check as check_labels
 from prunegraph.training.losses import Loss
 from prunegraph.training.module import GraphModule
+from prunegraph.training.normalising import keep_statistics
 from prunegraph.training.sparse import Sparsify, penalty
 from prunegraph.training.unfold import unfold
 
@@ -75,6 +76,12 @@ class TrainingOptions:
         samples = self.data if self.feeds is None else self.feeds
         return self.recipe.epochs * self.recipe.steps(samples.samples // self.batch)
 
+    def batches(self, seed: int | None = None) -> Batches:
+        """Batches of the data, of the recipe's seed if no other is given."""
+        samples = self.data if self.feeds is None else self.feeds
+        seed = self.recipe.seed if seed is None else seed
+        return Batches(samples, self.batch, seed=seed, augment=self.augment)
+
     def fit(
         self,
         module: GraphModule,
@@ -91,10 +98,9 @@ class TrainingOptions:
             if self.checkpoint is None
             else self.checkpoint.with_name(f"{self.checkpoint.name}.{stage}")
         )
-        samples = self.data if self.feeds is None else self.feeds
         return fit(
             module,
-            Batches(samples, self.batch, seed=recipe.seed, augment=self.augment),
+            self.batches(recipe.seed),
             recipe,
             loss=self.loss,
             callbacks=callbacks,
@@ -247,8 +253,10 @@ def plain(
 ) -> TrainResult:
     """Train the weights; `learn_scales` trains scales of QuantizeLinear as well (LSQ)."""
     module = GraphModule(graph, learn_scales=learn_scales)
+    note = keep_statistics(module.to(setting.device), setting.batches(), setting.loss)
     run = setting.fit(module, "plain")
-    return TrainResult(module.cpu().write_back(graph)).after("plain", run)
+    done = TrainResult(module.cpu().write_back(graph)).after("plain", run)
+    return done.with_note(note)
 
 
 @METHODS.register("sparse")

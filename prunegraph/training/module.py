@@ -13,7 +13,13 @@ from prunegraph.errors import DataError, ModelError, UnknownNameError
 from prunegraph.graph.model import Graph, Weight
 from prunegraph.rewriting.reweight import Revision
 from prunegraph.training.feeds import InputSizes
-from prunegraph.training.operators.table import DTYPES, Tensor, Value, to_numpy, to_torch
+from prunegraph.training.operators.table import (
+    DTYPES,
+    Tensor,
+    Value,
+    to_numpy,
+    to_torch,
+)
 from prunegraph.training.program import Block, compiled, execute
 from prunegraph.training.roles import scale_names, trainable_names
 from prunegraph.training.unshare import copies, untied
@@ -27,7 +33,8 @@ class GraphModule(torch.nn.Module):
     Weights have the graph's names: `a.b.c` is the parameter `c` of the submodule `b` of `a`, so that the
     keys of `state_dict` are the names of the graph (`key` says so where torch does not take a name as it
     is). In train mode BatchNormalization uses the batch's statistics and brings the running ones up to date, and
-    Dropout drops. A single sample says nothing of a batch: it is normalised by the running statistics.
+    Dropout drops. A single sample says nothing of a batch: it is normalised by the running statistics. With
+    `keeps_statistics` every batch is.
 
     Args:
         graph: what to run. It is not changed; `write_back` makes a new one.
@@ -52,6 +59,8 @@ class GraphModule(torch.nn.Module):
         self._keys: dict[str, str] = {}
         self._declared = InputSizes.of(self.graph)
         self._watched: tuple[str, ...] = ()
+        #: Whether BatchNormalization keeps to its running statistics, and leaves them, in train mode too.
+        self.keeps_statistics = False
         #: Values that `watch` asked for, of the last run.
         self.observed: dict[str, Value] = {}
         chosen = trainable_names(self.graph, trainable)
@@ -157,8 +166,13 @@ class GraphModule(torch.nn.Module):
         return created[:count]
 
     def _run(self, values: dict[str, Value]) -> tuple[Value, ...]:
-        execute(self._keeping(self._watched), values, self.training)
+        self._execute(values, self._watched)
         return tuple(values[name] for name in (*self.graph.outputs, *self._watched))
+
+    def _execute(self, values: dict[str, Value], kept: Sequence[str]) -> None:
+        """Run all steps on what is there, without letting go of some values."""
+        block, by_batch = self._keeping(kept), not self.keeps_statistics
+        execute(block, values, self.training, by_batch=by_batch)
 
     def watch(self, names: Sequence[str]) -> None:
         """Keep inner values of every run from now on, in `observed`. Raises UnknownNameError."""
@@ -187,7 +201,7 @@ class GraphModule(torch.nn.Module):
         """Inner values by name, for one run. Raises UnknownNameError, DataError, ModelError."""
         self._check_produced(names)
         result = self._known((), dict(inputs))
-        execute(self._keeping(names), result, self.training)
+        self._execute(result, names)
         return {name: result[name] for name in names}
 
     def _known(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Value]:

@@ -35,6 +35,9 @@ SAMPLES = 2048
 #: Standard deviations beyond which a difference on training data is no chance.
 CERTAIN = 3.0
 
+#: How many times larger an error on the data that were trained on is clearly larger, and errors that say nothing.
+LARGER, ROUNDING = 1.1, 1e-6
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -47,7 +50,8 @@ class Outcome:
         before: of the start.
         after: of the result.
         samples: on which that was measured, where it was on training data alone: then a share of them counts as worse
-            only where chance does not explain it. 0 is for data that were given to judge by: any loss counts.
+            only where chance does not explain it, and an error where it is clearly larger. 0 is for data that were
+            given to judge by: any loss counts.
     """
 
     difference: float
@@ -62,11 +66,11 @@ class Outcome:
         """Tell whether the metric got worse, or is not a number any more."""
         if self.metric is None or np.isnan(self.before):
             return False
+        if self.samples and self.metric.unit == "%":
+            return not self.before - self.after <= CERTAIN * self._deviation()
         if self.samples:
-            return (
-                self.metric.unit == "%"
-                and not self.before - self.after <= CERTAIN * self._deviation()
-            )
+            limit = LARGER * max(self.before, ROUNDING)
+            return not self.metric.rises and not self.after <= limit
         better = (
             self.after >= self.before if self.metric.rises else self.after <= self.before
         )

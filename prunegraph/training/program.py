@@ -14,7 +14,7 @@ from prunegraph.graph.control import Subgraph
 from prunegraph.graph.model import Graph, Node
 from prunegraph.operators import is_dequantize, is_quantize, passes
 from prunegraph.training import operators  # noqa: F401  (fills the table)
-from prunegraph.training.operators.table import Call, Operator, Tensor, Value, lookup
+from prunegraph.training.operators.table import Call, Mode, Operator, Tensor, Value, lookup
 
 #: Slot of the input whose ONNX type an operator asks for, where torch's type does not tell it.
 TYPED = {"QuantizeLinear": 2, "DequantizeLinear": 2, "CastLike": 1}
@@ -44,8 +44,8 @@ class ProgramStep:
     subgraphs: tuple[Block, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
 
-    def call(self, training: bool) -> Call:
-        return Call(self.node, training, **self.options)
+    def call(self, mode: Mode) -> Call:
+        return Call(self.node, mode.training, by_batch=mode.by_batch, **self.options)
 
 
 @dataclass(frozen=True)
@@ -167,11 +167,18 @@ class _Compiler:
         )
 
 
-def execute(block: Block, values: Values, training: bool) -> None:
-    """Run the steps of a block: `values` is read, and filled. Raises ModelError, which names the node."""
+def execute(block: Block, values: Values, training: bool, *, by_batch: bool = True) -> None:
+    """Run the steps of a block: `values` is read, and filled. Raises ModelError, which names the node.
+
+    While it is trained, `by_batch` says whether BatchNormalization uses the batch's statistics.
+    """
+    _execute(block, values, Mode(training, by_batch))
+
+
+def _execute(block: Block, values: Values, mode: Mode) -> None:
     for step in block.steps:
         try:
-            created = _made(step, values, training)
+            created = _made(step, values, mode)
         except ModelError:
             raise
         except (*MISFIT, RuntimeError) as error:
@@ -193,7 +200,7 @@ def execute(block: Block, values: Values, training: bool) -> None:
             values.pop(name, None)
 
 
-def _made(step: ProgramStep, values: Values, training: bool) -> Sequence[Value]:
+def _made(step: ProgramStep, values: Values, mode: Mode) -> Sequence[Value]:
     missing = next((name for name in step.inputs if name and name not in values), None)
     if missing is not None:
         raise ModelError(
@@ -202,9 +209,9 @@ def _made(step: ProgramStep, values: Values, training: bool) -> Sequence[Value]:
         )
     inputs = [values[name] if name else None for name in step.inputs]
     if step.operator is None:
-        return CONTROL[step.node.op](step, inputs, values, training)
+        return CONTROL[step.node.op](step, inputs, values, mode)
     created = step.operator.function(
-        step.call(training), *_together(inputs, step.operator.host)
+        step.call(mode), *_together(inputs, step.operator.host)
     )
     return created if isinstance(created, tuple) else (created,)
 
@@ -228,11 +235,11 @@ def _together(inputs: list[Value], host: frozenset[int]) -> list[Value]:
 
 
 def _run_subgraph(
-    block: Block, given: Iterable[Value], values: Values, training: bool
+    block: Block, given: Iterable[Value], values: Values, mode: Mode
 ) -> list[Value]:
     """Outputs of a subgraph for some inputs; what it made is gone afterwards."""
     values.update(zip(block.inputs, given, strict=True))
-    execute(block, values, training)
+    _execute(block, values, mode)
     created = [values[name] for name in block.outputs]
     for name in block.produced:
         values.pop(name, None)
@@ -240,18 +247,18 @@ def _run_subgraph(
 
 
 def _if(
-    step: ProgramStep, inputs: list[Value], values: Values, training: bool
+    step: ProgramStep, inputs: list[Value], values: Values, mode: Mode
 ) -> Sequence[Value]:
     branch = {
         subgraph.attribute: block
         for subgraph, block in zip(step.node.subgraphs, step.subgraphs, strict=True)
     }
     block = branch["then_branch" if bool(inputs[0].reshape(-1)[0]) else "else_branch"]
-    return _run_subgraph(block, (), values, training)
+    return _run_subgraph(block, (), values, mode)
 
 
 def _loop(
-    step: ProgramStep, inputs: list[Value], values: Values, training: bool
+    step: ProgramStep, inputs: list[Value], values: Values, mode: Mode
 ) -> Sequence[Value]:
     (block,) = step.subgraphs
     most, condition, *carried = inputs
@@ -260,7 +267,7 @@ def _loop(
     turn, gathered = 0, [[] for _ in range(len(block.outputs) - 1 - len(carried))]  # type: ignore[var-annotated]
     while runs and (count is None or turn < count):
         created = _run_subgraph(
-            block, [torch.tensor(turn), torch.tensor(runs), *carried], values, training
+            block, [torch.tensor(turn), torch.tensor(runs), *carried], values, mode
         )
         runs = bool(created[0])
         carried = created[1 : 1 + len(carried)]
@@ -279,7 +286,7 @@ def _stacked(step: ProgramStep, rows: list[Tensor], axis: int) -> Tensor:
 
 
 def _scan(
-    step: ProgramStep, inputs: list[Value], values: Values, training: bool
+    step: ProgramStep, inputs: list[Value], values: Values, mode: Mode
 ) -> Sequence[Value]:
     (block,) = step.subgraphs
     scanned = control.Scanned.of(step.node.proto)
@@ -291,7 +298,7 @@ def _scan(
     ]
     gathered: list[list[Tensor]] = [[] for _ in scanned.output_axes]
     for given in zip(*rows, strict=True):
-        created = _run_subgraph(block, [*states, *given], values, training)
+        created = _run_subgraph(block, [*states, *given], values, mode)
         states = created[: scanned.states]
         for kept, row in zip(gathered, created[scanned.states :], strict=True):
             kept.append(row)
@@ -303,7 +310,7 @@ def _scan(
     ]
 
 
-CONTROL: dict[str, Callable[[ProgramStep, list[Value], Values, bool], Sequence[Value]]] = {
+CONTROL: dict[str, Callable[[ProgramStep, list[Value], Values, Mode], Sequence[Value]]] = {
     "If": _if,
     "Loop": _loop,
     "Scan": _scan,

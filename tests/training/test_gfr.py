@@ -345,6 +345,23 @@ def test_the_light_form_trains_gates_alone() -> None:
     assert accuracy(GraphModule(result.model).eval()) > 0.9
 
 
+def test_what_is_behind_the_cut_is_refitted_unless_it_is_left_out() -> None:
+    """Least squares is the default; bn_recal=false absorbs, and refit=false counts statistics anew."""
+    graph = residual_net(width=16)
+
+    def weights(options: str) -> dict[str, bytes]:
+        given = setting(
+            recipe=TrainingConfig(epochs=1, lr=0.05), budget=pg.Budget(macs=0.7)
+        )
+        model = train(graph, given, f"gfr:round_to=1{options}").model
+        return {name: weight.read().tobytes() for name, weight in model.weights.items()}
+
+    refitted = weights("")
+    assert refitted == weights(",refit=true")
+    counted, absorbed = weights(",refit=false"), weights(",bn_recal=false")
+    assert refitted != counted and counted != absorbed and refitted != absorbed
+
+
 class KilledError(Exception):
     pass
 

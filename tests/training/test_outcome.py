@@ -23,6 +23,7 @@ from tests.frontends.mxnet import cases as cases
 from tests.training.test_batching import fixed
 from tests.training.test_fit import task
 from tests.training.test_losses import ends
+from tests.training.test_normalising import images, nearly, net
 
 MXNET = cases.ROOT / "tiny" / "resnet_v1_basic_tiny"
 
@@ -385,3 +386,15 @@ def test_metrics_are_given_inputs(tmp_path: Path) -> None:
     revision = Revision(graph)
     revision.set(names[0], -weight)
     assert judge(revision.apply()).is_worse
+
+
+def test_maps_that_are_clearly_further_off_are_worse() -> None:
+    """Without classes there is no share to be judged by: the error towards the original is."""
+    original = net()
+    data = Data.of(images(32, 0.0))
+    start = nearly(net(), 0.01)
+    judge = OutcomeJudge(start, data, original=original)
+    assert not judge(start).is_worse and not judge(nearly(net(), 0.005)).is_worse
+    far = judge(nearly(net(), 0.02))
+    assert far.is_worse and far.metric is not None and far.metric.name == "error"
+    assert not OutcomeJudge(original, data, original=original)(original).is_worse

@@ -21,7 +21,7 @@ def batch_normalization(
     eps, momentum = call.get("epsilon", 1e-5), call.get("momentum", 0.9)
     if call.get("training_mode", 0):
         return _trained_in_graph(x, scale, bias, mean, var, eps, momentum)
-    by_batch = call.training and x.shape[0] > 1
+    by_batch = call.training and call.by_batch and x.shape[0] > 1
     if mean.dtype == var.dtype == scale.dtype == bias.dtype == x.dtype:
         return nnf.batch_norm(x, mean, var, scale, bias, by_batch, 1 - momentum, eps)
     kind = mean.dtype

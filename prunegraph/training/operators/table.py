@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import onnx
@@ -42,6 +42,13 @@ DTYPES: dict[int, torch.dtype] = {
 STORED_ONLY = (torch.uint16, torch.uint32, torch.uint64)
 
 
+class Mode(NamedTuple):
+    """How a module runs: whether it is trained, and then whether BatchNormalization uses the batch's statistics."""
+
+    training: bool = False
+    by_batch: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One execution of a node: its attributes, its operator's version, and the module's mode."""
@@ -52,6 +59,8 @@ class Call:
     fake: bool = False
     #: ONNX type of the input that gives the output's type, where it is known: 4 bits are stored in 8.
     code_type: int = 0
+    #: Whether statistics of BatchNormalization are the batch's while the module is trained.
+    by_batch: bool = True
 
     @property
     def version(self) -> int:
