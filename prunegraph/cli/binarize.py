@@ -105,6 +105,14 @@ PAIRS = 3
 )
 @option(
     Section.METHOD,
+    "--scales",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Of each filter, at most: a byte more for each, for as many input channels.",
+)
+@option(
+    Section.METHOD,
     "--targets",
     type=click.Choice(["teacher", "descent", "latent"]),
     default="teacher",

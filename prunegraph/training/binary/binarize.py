@@ -59,6 +59,7 @@ class BinarizeOptions:
         shifts: train scale and shift of every normalisation before a quantizer, those that have none too.
         keep: names of layers that stay as they are.
         min_inputs: layers whose filters have fewer inputs stay as they are.
+        scales: of each filter, for groups of input channels; see `to_binary`.
         update: alternate update; without it signs and mean magnitudes stay.
         targets: of the update; see `alternate_update`.
         guard: undo a layer's update if the loss on held-out samples rises.
@@ -84,6 +85,7 @@ class BinarizeOptions:
     shifts: bool = False
     keep: Sequence[str] = ()
     min_inputs: int = MIN_INPUTS
+    scales: int = 1
     update: bool = True
     targets: Targets = "teacher"
     guard: bool = True
@@ -165,6 +167,7 @@ def binarize(
         last=options.last,
         keep=options.keep,
         min_inputs=options.min_inputs,
+        scales=options.scales,
         data=Data.of(data),
     )
     source = source.fit(graph)

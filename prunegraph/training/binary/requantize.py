@@ -7,7 +7,8 @@ others' spacing would have it. `base` lets y saturate at the highest code; the l
 lost by the 8 bits in between, and the look-up is a DequantizeLinear, a LeakyRelu and a QuantizeLinear, which ONNX
 Runtime runs as one table.
 
-Weights are +-127 and not +-1, so that a shift, which is a whole number too, can be as fine as 1/127 of a product.
+Weights are +-127 and not +-1, so that a shift, which is a whole number too, can be as fine as 1/127 of a product; where
+groups of inputs have sizes of their own, those go up to 127 and shifts are as fine as a product of size 1.
 Products of two pairs still fit in 16 bits by far: 2 * 15 * 127 = 3,810 with 4-bit codes, against 32,767 that processors
 without VNNI saturate at (they add up pairs of 8-bit products in 16 bits).
 """
@@ -80,7 +81,7 @@ class CodeTable:
 class Requantization:
     """What an 8-bit layer needs to give y: which filters change their sign, scales of weights, and shifts.
 
-    All have shape [channels]; scales are those of weights of magnitude `MAGNITUDE`, for inputs in codes with the scale
+    All have shape [channels]; scales are those of whole weights times the factor, for inputs in codes with the scale
     `step`.
     """
 
@@ -90,17 +91,23 @@ class Requantization:
 
     @classmethod
     def of(
-        cls, affine: AffineMap, step: float, table: CodeTable, reach: int
+        cls,
+        affine: AffineMap,
+        step: float,
+        table: CodeTable,
+        reach: int,
+        magnitude: int = MAGNITUDE,
     ) -> Requantization:
-        """From the map of sums of codes times +-1 to x.
+        """From the map of sums of codes times whole weights to x.
 
         Args:
             affine: that map; its scale has the inputs' step in it.
             step: of the inputs.
             table: of the quantizer of x.
             reach: the largest sum.
+            magnitude: by which whole weights are multiplied.
         """
-        scales = (np.abs(affine.scale) / (step * MAGNITUDE)).astype(np.float32)
+        scales = (np.abs(affine.scale) / (step * magnitude)).astype(np.float32)
         dead = _factor(scales, step, table) < LEAST
         scales[dead] = np.float32(LEAST) * table.scale / np.float32(step)
         factor = _factor(scales, step, table)
@@ -108,7 +115,7 @@ class Requantization:
         # In the middle between two thresholds, whatever a dead channel's sums are.
         middle = FINE / 2 * (np.floor(wanted / FINE * 2) + 0.5)
         shifts = np.where(
-            dead, (middle + 0.5) / factor, _shifts(affine, table, factor, reach)
+            dead, (middle + 0.5) / factor, _shifts(affine, table, factor, reach, magnitude)
         )
         rounded = np.clip(np.rint(shifts), -MOST, MOST).astype(np.int32)
         return cls(affine.scale < 0, scales, rounded)
@@ -119,10 +126,12 @@ def _factor(scales: Array, step: float, table: CodeTable) -> Array:
     return (np.float32(step) * scales / table.scale).astype(np.float64)
 
 
-def _shifts(affine: AffineMap, table: CodeTable, factor: Array, reach: int) -> Array:
+def _shifts(
+    affine: AffineMap, table: CodeTable, factor: Array, reach: int, magnitude: int
+) -> Array:
     """Shifts with which all thresholds lie between the whole sums that they lie between exactly.
 
-    Each leaves a range of shifts, `MAGNITUDE` wide; the middle of what all leave is farthest from changing a code.
+    Each leaves a range of shifts, `magnitude` wide; the middle of what all leave is farthest from changing a code.
     """
     _, limits = as_thresholds(affine, table.step, table.top, table.deadzone)
     first = 0.5 if table.deadzone else 0.0
@@ -131,9 +140,9 @@ def _shifts(affine: AffineMap, table: CodeTable, factor: Array, reach: int) -> A
     least, most = np.full(len(factor), -np.inf), np.full(len(factor), np.inf)
     for value, limit in zip(exact, limits, strict=True):
         reached = np.abs(limit) <= reach + 1
-        upper = value - MAGNITUDE * np.floor(np.where(reached, limit, 0))
+        upper = value - magnitude * np.floor(np.where(reached, limit, 0))
         most = np.where(reached, np.minimum(most, upper), most)
-        least = np.where(reached, np.maximum(least, upper - MAGNITUDE), least)
+        least = np.where(reached, np.maximum(least, upper - magnitude), least)
     shifts = (affine.shift / table.step * FINE + 0.5) / factor
     # What no sum reaches does not have to be exact.
     bound = np.isfinite(least)
@@ -141,6 +150,6 @@ def _shifts(affine: AffineMap, table: CodeTable, factor: Array, reach: int) -> A
     return shifts
 
 
-def is_exact(reach: int) -> bool:
-    """Tell whether sums up to a largest one are exact in single precision, weights having their magnitude."""
-    return reach * MAGNITUDE < EXACT
+def is_exact(reach: int, magnitude: int) -> bool:
+    """Tell whether sums up to a largest one are exact in single precision, weights having a magnitude."""
+    return reach * magnitude < EXACT

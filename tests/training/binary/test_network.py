@@ -86,6 +86,34 @@ def test_binary_weights_and_their_gradient() -> None:
     np.testing.assert_allclose(SignThrough.apply(w, 1)[:, 1].detach(), [-2.5, 2.5])
 
 
+def test_a_scale_for_each_group_of_inputs() -> None:
+    """By definition: the largest mean magnitude is 127 steps, the others whole numbers of them."""
+    w = torch.randn(5, 12, 3, 3) * torch.rand(5, 12, 1, 1)
+    w.requires_grad_(True)
+    means = w.detach().abs().reshape(5, 4, 27).mean(2).numpy().astype(np.float64)
+    step = means.max(1, keepdims=True) / 127
+    sizes = np.rint(means / step) * step
+    wanted = np.where(w.detach().reshape(5, 4, 27) >= 0, 1, -1) * sizes[..., None]
+    result = SignThrough.apply(w, 0, 4)
+    np.testing.assert_allclose(
+        result.detach(), wanted.reshape(5, 12, 3, 3), rtol=1e-5, atol=1e-9
+    )
+    result.sum().backward()
+    assert w.grad is not None and bool((w.grad == 1).all())
+    turned = SignThrough.apply(w[:, :, 0, 0].T, 1, 4).T
+    np.testing.assert_array_equal(
+        turned.detach(), SignThrough.apply(w[:, :, 0, 0], 0, 4).detach()
+    )
+    assert bool((SignThrough.apply(torch.zeros(2, 4), 0, 2) == 0).all())
+
+
+def test_numbers_of_scales_divide_the_channels() -> None:
+    binary, _ = to_binary(plain_net(width=12), scales=5)
+    assert [layer.scales for layer in binary_layers(binary)] == [4, 4]
+    with pytest.raises(OptionError, match="at least 1 scale"):
+        to_binary(plain_net(), scales=0)
+
+
 def test_layers_and_order_of_the_published_network() -> None:
     graph = plain_net()
     binary, remaining = to_binary(graph)
