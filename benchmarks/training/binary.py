@@ -1,13 +1,13 @@
 """Files of binary networks: size, latency, load time, memory and accuracy, against those of the float network.
 
     pip install torch==2.13.0 && pip install prunegraph[bench,torch]
-    python -m benchmarks.training binary [--pairs 4] [--loads 5] [--folder runs/hwgq] [NAME ...]
+    python -m benchmarks.training binary [--pairs 4] [--loads 5] [--seeds 3] [--folder runs/hwgq] [NAME ...]
 
 Shares of the float file's latency (ONNX Runtime, batch 1, one thread, CPU time, median over pairs of sessions that
 run in turn), of the CPU time in which a session is made, and of what the process grows by at most while a session is
 made and run once (fresh processes in turn, Linux only). The networks: that of HWGQ for CIFAR-10 at two widths,
-untrained; the one of `python -m benchmarks.training hwgq`, trained in full precision (kept in the folder, made first
-where it is missing, in some minutes) and updated; the residual network of the fixtures, from 256 images without labels.
+untrained; the one for Fashion-MNIST, trained in full precision (kept in the folder, made first where it is missing, in
+a minute) and updated; the residual network of the fixtures, from 256 images without labels.
 Then accuracy for time, and what options give (`benchmarks.training.layerwise`). Any of the tables by its name.
 """
 
@@ -27,8 +27,8 @@ import torch
 
 import prunegraph as pg
 from benchmarks.tasks import ROOT, fashion, outputs
-from benchmarks.training.hwgq import Net, small_net, statistics_of, trained, updated
-from benchmarks.training.layerwise import TABLES
+from benchmarks.training.hwgq import Net
+from benchmarks.training.layerwise import TABLES, Bench
 from prunegraph.graph.model import Graph
 from prunegraph.measuring.latency import Stopwatch
 from prunegraph.training import GraphModule
@@ -103,23 +103,26 @@ def untrained(width: int) -> Forms:
     others = lowered(settled(to_binary(graph)[0], images))
     ends = settled(to_binary(graph, last="binary")[0], images)
     others.append(("the same, last layer 1 bit", lower(ends)))
+    scales = settled(to_binary(graph, scales=4)[0], images)
+    others.append(("last layer 8 bit, `--scales 4`", lowered(scales)[-1][1]))
     title = f"for CIFAR-10, width {width}, untrained"
     return Forms(title, graph, [("int8", int8), *others])
 
 
-def learned(folder: Path) -> Forms:
-    """The network of `hwgq`: trained in full precision, then updated; the last layer too."""
-    folder.mkdir(parents=True, exist_ok=True)
-    graph, _ = trained(small_net(0), 10, 0.1, folder, "float", 0)
-    signs = statistics_of(to_binary(graph)[0], 0)
-    binary, _ = updated("update", signs, graph, 0)
-    ends, _ = updated("last layer", to_binary(binary, last="binary")[0], graph, 0)
+def learned(folder: Path, count: int) -> Forms:
+    """The network for Fashion-MNIST: trained in full precision, then updated; the last layer too."""
+    bench = Bench(folder, count, 0)
+    teacher = bench.plain(10, quantized=False)
+    graph, update = teacher.graph, bench.closed("-ten", start=teacher)
+    scales = bench.closed("-ten-scales", scales=4, start=teacher)
+    ends = bench.last_binary("closed-last", update, teacher).graph
     images, labels = fashion("t10k")
     int8 = pg.quantize(graph, {"x": fashion("train")[0][:256]}).model
     others = [
         ("int8", int8),
-        *lowered(binary),
+        *lowered(update.graph),
         ("the same, last layer 1 bit", lower(ends)),
+        ("last layer 8 bit, `--scales 4`", lowered(scales.graph)[-1][1]),
     ]
     title = "for Fashion-MNIST, width 32, nothing trained but the float network"
     return Forms(title, graph, others, lambda each: top1(each, images, labels))
@@ -193,7 +196,7 @@ def main() -> None:
     parser.add_argument(
         "names",
         nargs="*",
-        help="wide, narrow, fashion, residual, time, teacher, options; all by default",
+        help=f"wide, narrow, fashion, residual, {', '.join(TABLES)}; all by default",
     )
     parser.add_argument(
         "--pairs", type=int, default=4, help="pairs of sessions for a latency"
@@ -203,15 +206,15 @@ def main() -> None:
     )
     parser.add_argument("--folder", type=Path, default=Path("runs/hwgq"))
     parser.add_argument(
-        "--images", type=int, default=20_000, help="trained on: time, teacher, options"
+        "--images", type=int, default=20_000, help="of Fashion-MNIST that are trained on"
     )
-    parser.add_argument("--seeds", type=int, default=3, help="of those")
+    parser.add_argument("--seeds", type=int, default=3, help="of trainings")
     given = parser.parse_args()
     torch.set_num_threads(1)
     networks: dict[str, Callable[[], Forms]] = {
         "wide": lambda: untrained(128),
         "narrow": lambda: untrained(32),
-        "fashion": lambda: learned(given.folder),
+        "fashion": lambda: learned(given.folder, given.images),
         "residual": residual,
     }
     asked = given.names or [*networks, *TABLES]

@@ -94,6 +94,12 @@ PAIRS = 3
     is_flag=True,
     help="Train scale and shift of normalisations before quantizers that have none.",
 )
+@option(
+    Section.METHOD,
+    "--rprelu",
+    is_flag=True,
+    help="Train shifts and slopes of rectifiers that stay real-valued, before shortcuts and last layers.",
+)
 @keep_option("A layer that stays as it is (repeatable).")
 @option(
     Section.METHOD,

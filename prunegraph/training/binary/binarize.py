@@ -57,6 +57,7 @@ class BinarizeOptions:
         affine: keep scales and shifts of normalisations before quantizers; see `to_binary`.
         last: "float", "int8" or "binary": weights of layers that no other comes after.
         shifts: train scale and shift of every normalisation before a quantizer, those that have none too.
+        rprelu: train shifts and slopes of real-valued rectifiers behind binary layers; see `to_binary`.
         keep: names of layers that stay as they are.
         min_inputs: layers whose filters have fewer inputs stay as they are.
         scales: of each filter, for groups of input channels; see `to_binary`.
@@ -83,6 +84,7 @@ class BinarizeOptions:
     affine: bool = True
     last: Last = "int8"
     shifts: bool = False
+    rprelu: bool = False
     keep: Sequence[str] = ()
     min_inputs: int = MIN_INPUTS
     scales: int = 1
@@ -168,6 +170,7 @@ def binarize(
         keep=options.keep,
         min_inputs=options.min_inputs,
         scales=options.scales,
+        rprelu=options.rprelu,
         data=Data.of(data),
     )
     source = source.fit(graph)

@@ -38,6 +38,11 @@ from prunegraph.rewriting.rewriter import Rewriter
 from prunegraph.runtime.data import Data
 from prunegraph.training.binary.levels import BITS, half_wave_step
 from prunegraph.training.binary.operators import BACKWARDS, DOMAIN
+from prunegraph.training.binary.rectifiers import (
+    real_rectifiers,
+    shifted,
+    weights_of_shifted,
+)
 from prunegraph.training.roles import trainable_names
 
 #: The operator set with BitwiseAnd, which unpacks binary weights in the end.
@@ -153,6 +158,7 @@ def trainable(graph: Graph, *, shifts: bool = False) -> set[str]:
     names = trainable_names(graph, "layers") | {
         layer.weight for layer in binary_layers(graph)
     }
+    names |= set(weights_of_shifted(graph))
     if shifts:
         return names
     plain = (
@@ -208,6 +214,7 @@ def to_binary(
     keep: Sequence[str] = (),
     min_inputs: int = MIN_INPUTS,
     scales: int = 1,
+    rprelu: bool = False,
     data: Data | None = None,
 ) -> tuple[Graph, dict[str, str]]:
     """The graph in its binary form for training, and why layers are not binary, by name.
@@ -225,6 +232,8 @@ def to_binary(
         min_inputs: layers whose filters have fewer inputs stay as they are.
         scales: of each filter, at most, each for as many input channels that follow each other; the largest number that
             divides a layer's channels.
+        rprelu: rectifiers behind binary layers whose outputs stay real-valued (before shortcuts and last layers) get
+            shifts and slopes of their own, 0 until they are trained; see `rectifiers`.
         data: inputs on which a conversion to a newer operator set is checked; else they are random.
 
     Raises:
@@ -246,7 +255,7 @@ def to_binary(
         raise ModelError(
             f"{graph.source}: no layer can become binary ({reasons or 'there are none'})"
         )
-    writer = _BinaryWriter(graph, plan, quantizer or Quantizer(), affine, scales)
+    writer = _BinaryWriter(graph, plan, quantizer or Quantizer(), affine, scales, rprelu)
     return writer.run(), plan.skipped
 
 
@@ -399,9 +408,10 @@ class _BinaryWriter:
         quantizer: Quantizer,
         affine: bool,
         scales: int,
+        rprelu: bool,
     ):
         self.graph, self.plan, self.quantizer, self.affine = graph, plan, quantizer, affine
-        self.scales = scales
+        self.scales, self.rprelu = scales, rprelu
         self.shapes = shape_info(graph).shapes
         self.rewriter = Rewriter(graph)
         self.names = self.rewriter.names
@@ -415,6 +425,9 @@ class _BinaryWriter:
             self._binarize(node)
         for index in self.plan.ends:
             self._binarize(self.graph.nodes[index])
+        if self.rprelu:
+            for node in real_rectifiers(self.graph, self.plan.chains, self.plan.whole):
+                self.rewriter.replace(node, shifted(self.rewriter, node))
         return self.rewriter.finish(change=_declare)
 
     def _binarize(self, node: Node) -> None:

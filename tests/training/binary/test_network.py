@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from prunegraph.errors import ModelError, OptionError, UnknownNameError
+from prunegraph.runtime import session
 from prunegraph.training.binary import (
     Quantizer,
     estimate_statistics,
@@ -22,6 +23,7 @@ from prunegraph.training.binary.operators import (
     SignThrough,
     half_wave,
 )
+from prunegraph.training.binary.rectifiers import weights_of_shifted
 from prunegraph.training.module import GraphModule
 from tests.builders import Builder, residual_net
 from tests.training.binary.networks import plain_net, task
@@ -281,3 +283,44 @@ def test_a_binary_network_learns() -> None:
     module = GraphModule(binary, trainable=trainable(binary))
     run = fit(module, Batches(task(), 25), TrainingConfig(6, lr=0.05), progress=False)
     assert run.history[-1]["loss"] < 0.5 * run.history[0]["loss"]
+
+
+def test_real_valued_rectifiers_get_shifts_and_slopes() -> None:
+    """They start as plain ones, are trained, and are written as they are; those before quantizers stay quantizers."""
+    source = residual_net(width=16)
+    plain, _ = to_binary(source, min_inputs=16)
+    binary, _ = to_binary(source, min_inputs=16, rprelu=True)
+    names = set(weights_of_shifted(binary))
+    bends = [node for node in binary.nodes if node.op == "PRelu"]
+    rectifiers = [node for node in binary.nodes if node.op == "Relu"]
+    assert bends and len(names) == 3 * len(bends)
+    assert len(rectifiers) + len(bends) == sum(node.op == "Relu" for node in plain.nodes)
+    assert names <= trainable(binary) and names <= binary.weights.keys()
+    x = torch.from_numpy(task(40)["x"])
+    module = GraphModule(binary, trainable=trainable(binary)).eval()
+    with torch.no_grad():
+        before = GraphModule(plain).eval()(x)[0]
+        np.testing.assert_array_equal(module(x)[0], before)
+    module(x)[0].square().sum().backward()
+    gradients = [module.weight(name).grad for name in names]
+    assert all(bool((each != 0).any()) for each in gradients if each is not None)
+    assert all(each is not None for each in gradients)
+    rng = np.random.default_rng(0)
+    with torch.no_grad():
+        for name in sorted(names):
+            weight = module.weight(name)
+            weight.copy_(torch.from_numpy(rng.standard_normal(tuple(weight.shape)) * 0.3))
+        wanted = module(x)[0].numpy()
+    assert np.abs(wanted - before.numpy()).max() > 0.01 * np.abs(wanted).max()
+    for runtime in ("float", "packed", "integers"):
+        written = lower(module.write_back(), runtime=runtime)
+        result = session.run(session.session(written), {"x": x.numpy()})[0]
+        off = np.abs(result - wanted).max(1)
+        assert (off > 2e-5 * np.abs(wanted).max()).sum() <= 1
+
+
+def test_rectifiers_of_a_chain_stay_quantizers() -> None:
+    binary, _ = to_binary(plain_net(), rprelu=True)
+    ops = [node.op for node in binary.nodes]
+    assert ops.count("HalfWave") == 2 and ops.count("PRelu") == 1
+    assert list(weights_of_shifted(to_binary(plain_net())[0])) == []
