@@ -8,7 +8,8 @@ run in turn), of the CPU time in which a session is made, and of what the proces
 made and run once (fresh processes in turn, Linux only). The networks: that of HWGQ for CIFAR-10 at two widths,
 untrained; the one for Fashion-MNIST, trained in full precision (kept in the folder, made first where it is missing, in
 a minute) and updated; the residual network of the fixtures, from 256 images without labels.
-Then accuracy for time, and what options give (`benchmarks.training.layerwise`). Any of the tables by its name.
+Then accuracy for time, and what options give (`benchmarks.training.layerwise`), and the residual network (`shortcuts`):
+updated, and trained on 5,000 images without labels. Any of the tables by its name.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 import prunegraph as pg
-from benchmarks.tasks import ROOT, fashion, outputs
+from benchmarks.tasks import ROOT, fashion, fashion_accuracy
 from benchmarks.training.hwgq import Net
 from benchmarks.training.layerwise import TABLES, Bench
 from prunegraph.graph.model import Graph
@@ -116,7 +118,6 @@ def learned(folder: Path, count: int) -> Forms:
     graph, update = teacher.graph, bench.closed("-ten", start=teacher)
     scales = bench.closed("-ten-scales", scales=4, start=teacher)
     ends = bench.last_binary("closed-last", update, teacher).graph
-    images, labels = fashion("t10k")
     int8 = pg.quantize(graph, {"x": fashion("train")[0][:256]}).model
     others = [
         ("int8", int8),
@@ -125,25 +126,52 @@ def learned(folder: Path, count: int) -> Forms:
         ("last layer 8 bit, `--scales 4`", lowered(scales.graph)[-1][1]),
     ]
     title = "for Fashion-MNIST, width 32, nothing trained but the float network"
-    return Forms(title, graph, others, lambda each: top1(each, images, labels))
+    return Forms(title, graph, others, fashion_accuracy)
 
 
 def residual() -> Forms:
-    graph = pg.load(ROOT / "fixtures" / "fashion_resnet.onnx")
-    test = np.load(ROOT / "fixtures" / "fashion_eval.npz")
-    images = {"image": np.load(ROOT / "fixtures" / "fashion_calibration.npz")["image"]}
+    graph, images = fixture()
     binary = binarize(graph, images, BinarizeOptions(Quantizer(deadzone=True))).trained
     others = [("int8", pg.quantize(graph, images).model), *lowered(binary)]
     return Forms(
         "residual, 16 to 64 wide, nothing trained",
         graph,
         others,
-        lambda each: top1(each, test["image"], test["labels"]),
+        fashion_accuracy,
     )
 
 
-def top1(graph: Graph, images: Array, labels: Array) -> float:
-    return float((outputs(graph, images, 500).argmax(1) == labels).mean())
+def fixture() -> tuple[Graph, dict[str, Array]]:
+    """The residual network of the fixtures, and its 256 images without labels."""
+    graph = pg.load(ROOT / "fixtures" / "fashion_resnet.onnx")
+    file = ROOT / "fixtures" / "fashion_calibration.npz"
+    return graph, {"image": np.load(file)["image"]}
+
+
+def shortcuts(seeds: int, images: int = 5000, epochs: int = 2) -> Iterator[str]:
+    """Lines of the table of the residual network: from few images, and trained towards the original for a while."""
+    graph, few = fixture()
+    many = {"image": fashion("train")[0][:images]}
+    dead = Quantizer(deadzone=True)
+    plain = BinarizeOptions(dead, update=False, epochs=epochs)
+    yield "| network | divergence | top-1 | by seed |"
+    yield "|---|--:|--:|---|"
+    yield f"| original | 0 | {fashion_accuracy(graph):.2%} | |"
+    for title, data, options in (
+        ("signs", few, BinarizeOptions(update=False)),
+        ("update", few, BinarizeOptions()),
+        ("signs, `--deadzone`", few, BinarizeOptions(dead, update=False)),
+        ("update, `--deadzone`", few, BinarizeOptions(dead)),
+        ("update, `--deadzone --scales 4`", few, BinarizeOptions(dead, scales=4)),
+        (f"`--deadzone --no-update --epochs {epochs}`", many, plain),
+        ("the same with `--rprelu`", many, replace(plain, rprelu=True)),
+    ):
+        drawn = range(seeds if options.epochs else 1)
+        results = [binarize(graph, data, replace(options, seed=seed)) for seed in drawn]
+        losses = [list(result.losses.values())[-1] for result in results]
+        rights = [fashion_accuracy(result.model) for result in results]
+        each = ", ".join(f"{100 * right:.2f}" for right in rights) if len(drawn) > 1 else ""
+        yield f"| {title} | {np.mean(losses):.3f} | {np.mean(rights):.2%} | {each} |"
 
 
 def opened(paths: list[Path], trivial: Path, count: int) -> Array:
@@ -196,7 +224,7 @@ def main() -> None:
     parser.add_argument(
         "names",
         nargs="*",
-        help=f"wide, narrow, fashion, residual, {', '.join(TABLES)}; all by default",
+        help=f"wide, narrow, fashion, residual, {', '.join(TABLES)}, shortcuts; all by default",
     )
     parser.add_argument(
         "--pairs", type=int, default=4, help="pairs of sessions for a latency"
@@ -217,7 +245,12 @@ def main() -> None:
         "fashion": lambda: learned(given.folder, given.images),
         "residual": residual,
     }
-    asked = given.names or [*networks, *TABLES]
+    tables = {
+        name: partial(make, given.folder, given.images, given.seeds)
+        for name, make in TABLES.items()
+    }
+    tables["shortcuts"] = partial(shortcuts, given.seeds)
+    asked = given.names or [*networks, *tables]
     files = [name for name in asked if name in networks]
     if files:
         print(
@@ -230,9 +263,9 @@ def main() -> None:
         for line in rows(forms, given.pairs, given.loads):
             print(line, flush=True)
     for name in asked:
-        if name in TABLES:
+        if name in tables:
             print("\n" * bool(files or name != asked[0]), end="")
-            for line in TABLES[name](given.folder, given.images, given.seeds):
+            for line in tables[name]():
                 print(line, flush=True)
 
 

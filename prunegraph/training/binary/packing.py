@@ -46,10 +46,8 @@ class Unpacking:
                 op("Cast", stored, to=onnx.TensorProto.INT32),
                 tensor(np.int32(centre)),
             )
-            high, low = (
-                op("Cast", op(sign, zero, wide), to=onnx.TensorProto.UINT8)
-                for sign in ("Add", "Sub")
-            )
+            pair = (self._writer.add(zero, wide), op("Sub", zero, wide))
+            high, low = (op("Cast", each, to=onnx.TensorProto.UINT8) for each in pair)
         else:
             floats = dtype is np.float32
             high = op("Cast", stored, to=onnx.TensorProto.FLOAT) if floats else stored

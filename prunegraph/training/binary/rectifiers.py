@@ -1,4 +1,4 @@
-"""Rectifiers whose outputs stay real-valued, with two shifts and a slope for each channel: y = PReLU(x - a) + b.
+"""Rectifiers whose outputs stay real-valued, with two shifts and a slope for each channel: y = PReLU(x - a) - b.
 
 They stand where a shortcut or a layer in full precision reads a rectifier: before a quantizer, shifts and slopes would
 be part of its thresholds, which the normalisation there has already. At first they are plain rectifiers, all weights
@@ -18,10 +18,9 @@ from onnx import helper
 from prunegraph.graph.bounds import bounds
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.shapes import shape_info
-from prunegraph.operators import is_add
 from prunegraph.rewriting.rewriter import Rewriter
 
-#: The operators before and at the bend.
+#: The operators before and behind the bend, and that of it.
 SHIFT, BEND = "Sub", "PRelu"
 
 
@@ -47,16 +46,16 @@ def shifted(rewriter: Rewriter, node: Node) -> list[onnx.NodeProto]:
     """Nodes that take a rectifier's place; their weights are 0."""
     shape = shape_info(rewriter.graph).shapes[node.inputs[0]]
     zeros = np.zeros((shape[1], *[1] * (len(shape) - 2)), np.float32)
-    shift, slope, rise = (
+    shift, slope, drop = (
         rewriter.add_initializer(f"{node.name}/{role}", zeros)
-        for role in ("shift", "slope", "rise")
+        for role in ("shift", "slope", "drop")
     )
     names = rewriter.names
     moved, bent = names.new(f"{node.name}/shifted"), names.new(f"{node.name}/bent")
     return [
         helper.make_node(SHIFT, [node.inputs[0], shift], [moved], name=moved),
         helper.make_node(BEND, [moved, slope], [bent], name=bent),
-        helper.make_node("Add", [bent, rise], [node.outputs[0]], name=node.name),
+        helper.make_node(SHIFT, [bent, drop], [node.outputs[0]], name=node.name),
     ]
 
 
@@ -69,6 +68,6 @@ def weights_of_shifted(graph: Graph) -> Iterator[str]:
             continue
         first, last = graph.nodes[before], graph.nodes[readers[0][0]]
         names = [first.input(1), node.input(1), last.input(1)]
-        alike = first.op == SHIFT and is_add(last)
+        alike = first.op == SHIFT == last.op
         if alike and all(name in graph.weights for name in names):
             yield from names
