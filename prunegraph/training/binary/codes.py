@@ -73,10 +73,14 @@ class Alternation:
         energies = self._energies(parts)
         # Inputs that cancel under the codes: a little of G's diagonal keeps the scales finite.
         floor, damping = 1e-9 * np.trace(self.gram), 0.01 * np.trace(self.gram)
-        least = np.linalg.eigvalsh(energies)[:, 0]
-        weak = np.where(least > floor, 0.0, damping)
-        energies += (weak + 1e-300)[:, None, None] * np.eye(groups)
-        self.set_scales(np.linalg.solve(energies, pulls[..., None])[..., 0])
+        own = np.einsum("fkk->fk", energies)
+        own += np.where(own > floor, 0.0, damping) + 1e-300
+        if groups == 1:
+            self.set_scales(pulls / own)
+            return
+        # Groups that say the same share what they say.
+        inverse = np.linalg.pinv(energies, rcond=1e-9, hermitian=True)
+        self.set_scales((inverse @ pulls[..., None])[..., 0])
 
     def _energies(self, parts: Array) -> Array:
         """B'GB of each filter, [filters, groups, groups], from codes [filters, groups, D / groups]."""

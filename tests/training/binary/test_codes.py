@@ -129,6 +129,22 @@ def test_inputs_that_cancel_do_not_blow_up_the_scale() -> None:
     assert np.isfinite(result.scales).all() and result.scales[0] < 1
 
 
+def test_groups_that_are_dead_or_alike_have_finite_scales() -> None:
+    """Those without input get nothing, two with the same input half each; the error is the least there is."""
+    x = np.random.default_rng(0).standard_normal((50, 4))
+    x = np.concatenate([x, x, np.zeros((50, 4))], 1)
+    weight = np.array([[1.0, -2.0, 1.5, -0.5, *[0.0] * 8]])
+    gram, cross = x.T @ x, x.T @ (x @ weight.T)
+    codes = np.where(np.tile(weight[:, :4], 3) >= 0, 1.0, -1.0)
+    result = Alternation(gram, cross, codes, 3)
+    result.update_scales()
+    np.testing.assert_allclose(result.scales[:, 0], result.scales[:, 1])
+    np.testing.assert_array_equal(result.scales[:, 2], 0)
+    one = Alternation(gram[:4, :4], cross[:4], codes[:, :4])
+    one.update_scales()
+    np.testing.assert_allclose(result.losses(), one.losses())
+
+
 def test_zero_has_the_sign_one() -> None:
     codes, scales = by_magnitude(np.array([[0.0, -0.0, -1.0]]))
     np.testing.assert_array_equal(codes, [[1, 1, -1]])
