@@ -19,8 +19,9 @@ DOMAIN = "prunegraph.binary"
 #: What stands in for the gradient of a half-wave quantizer.
 BACKWARDS = ("clipped", "relu", "log")
 
-#: The size of the group of inputs that has a filter's largest scale; the others' are whole numbers below.
-LEVELS = 127
+#: The size of the group of inputs that has a filter's largest scale; the others' are whole numbers below. The coarser
+#: they are, the finer a layer's bias can be beside them (`requantize`).
+LEVELS = 15
 
 
 class HalfWaveThrough(torch.autograd.Function):

@@ -8,7 +8,8 @@ lost by the 8 bits in between, and the look-up is a DequantizeLinear, a LeakyRel
 Runtime runs as one table.
 
 Weights are +-127 and not +-1, so that a shift, which is a whole number too, can be as fine as 1/127 of a product; where
-groups of inputs have sizes of their own, those go up to 127 and shifts are as fine as a product of size 1.
+groups of inputs have sizes of their own, those times 8. A channel for which no whole shift is right at all thresholds
+gets another scale, as near as is, with which one is.
 Products of two pairs still fit in 16 bits by far: 2 * 15 * 127 = 3,810 with 4-bit codes, against 32,767 that processors
 without VNNI saturate at (they add up pairs of 8-bit products in 16 bits).
 """
@@ -114,9 +115,14 @@ class Requantization:
         wanted = affine.shift / table.step * FINE
         # In the middle between two thresholds, whatever a dead channel's sums are.
         middle = FINE / 2 * (np.floor(wanted / FINE * 2) + 0.5)
-        shifts = np.where(
-            dead, (middle + 0.5) / factor, _shifts(affine, table, factor, reach, magnitude)
-        )
+        fitting = _Fit(affine, table, reach, magnitude)
+        found, unsettled = fitting.shifts(factor)
+        for channel in np.flatnonzero(unsettled & ~dead):
+            better = fitting.rescaled(channel, found[channel])
+            if better is not None:
+                found[channel] = better[0]
+                scales[channel] = np.float32(better[1] * table.scale / np.float32(step))
+        shifts = np.where(dead, (middle + 0.5) / factor, found)
         rounded = np.clip(np.rint(shifts), -MOST, MOST).astype(np.int32)
         return cls(affine.scale < 0, scales, rounded)
 
@@ -126,28 +132,55 @@ def _factor(scales: Array, step: float, table: CodeTable) -> Array:
     return (np.float32(step) * scales / table.scale).astype(np.float64)
 
 
-def _shifts(
-    affine: AffineMap, table: CodeTable, factor: Array, reach: int, magnitude: int
-) -> Array:
-    """Shifts with which all thresholds lie between the whole sums that they lie between exactly.
+class _Fit:
+    """Shifts, and scales, with which all thresholds lie between the whole sums that they lie between exactly.
 
-    Each leaves a range of shifts, `magnitude` wide; the middle of what all leave is farthest from changing a code.
+    A threshold at y = e, with sums n and n + 1 on its sides, is right for a factor f from sums to y and a shift s if
+    n M + s <= e / f < (n + 1) M + s, M being the magnitude of weights.
     """
-    _, limits = as_thresholds(affine, table.step, table.top, table.deadzone)
-    first = 0.5 if table.deadzone else 0.0
-    edges = np.array([first, *(i + 0.5 for i in range(1, table.top))])
-    exact = (edges[:, None] * FINE + 0.5) / factor
-    least, most = np.full(len(factor), -np.inf), np.full(len(factor), np.inf)
-    for value, limit in zip(exact, limits, strict=True):
-        reached = np.abs(limit) <= reach + 1
-        upper = value - magnitude * np.floor(np.where(reached, limit, 0))
-        most = np.where(reached, np.minimum(most, upper), most)
-        least = np.where(reached, np.maximum(least, upper - magnitude), least)
-    shifts = (affine.shift / table.step * FINE + 0.5) / factor
-    # What no sum reaches does not have to be exact.
-    bound = np.isfinite(least)
-    shifts[bound] = (least[bound] + most[bound]) / 2
-    return shifts
+
+    def __init__(self, affine: AffineMap, table: CodeTable, reach: int, magnitude: int):
+        _, limits = as_thresholds(affine, table.step, table.top, table.deadzone)
+        first = 0.5 if table.deadzone else 0.0
+        inner = np.array([first, *(i + 0.5 for i in range(1, table.top))])
+        self.edges, self.limits = inner * FINE + 0.5, np.array(limits)
+        self.reach, self.magnitude = reach, magnitude
+        self.wanted = affine.shift / table.step * FINE + 0.5
+
+    def shifts(self, factor: Array) -> tuple[Array, Array]:
+        """Shifts [channels] for factors, and whether no whole number is right there.
+
+        Each threshold leaves a range of shifts, `magnitude` wide; the middle of what all leave is farthest from
+        changing a code.
+        """
+        least, most = np.full(len(factor), -np.inf), np.full(len(factor), np.inf)
+        for value, limit in zip(self.edges[:, None] / factor, self.limits, strict=True):
+            reached = np.abs(limit) <= self.reach + 1
+            upper = value - self.magnitude * np.floor(np.where(reached, limit, 0))
+            most = np.where(reached, np.minimum(most, upper), most)
+            least = np.where(reached, np.maximum(least, upper - self.magnitude), least)
+        shifts = self.wanted / factor
+        # What no sum reaches does not have to be exact.
+        bound = np.isfinite(least)
+        shifts[bound] = (least[bound] + most[bound]) / 2
+        whole = np.rint(shifts)
+        return shifts, bound & ~((least < whole) & (whole <= most))
+
+    def rescaled(self, channel: int, near: float) -> tuple[float, float] | None:
+        """The whole shift and the factor that are right at all of a channel's thresholds, by the widest margin."""
+        below = np.floor(np.clip(self.limits[:, channel], -self.reach - 1, self.reach))
+        tried = np.rint(near) + np.arange(-self.magnitude, self.magnitude + 1)
+        sums = below[:, None] * self.magnitude + tried
+        most = (sums + self.magnitude) / self.edges[:, None]
+        most[below == self.reach] = np.inf
+        least = sums / self.edges[:, None]
+        least[below == -self.reach - 1] = -np.inf
+        low, high = least.max(0), most.min(0)
+        fits = np.isfinite(low) & np.isfinite(high) & (low > 0) & (low < high)
+        if not fits.any():
+            return None
+        best = int(np.argmax(np.where(fits, high - low, -1.0)))
+        return float(tried[best]), 2 / float(low[best] + high[best])
 
 
 def is_exact(reach: int, magnitude: int) -> bool:

@@ -28,6 +28,7 @@ from prunegraph.training.binary import (
 from prunegraph.training.binary import integers as module
 from prunegraph.training.binary.levels import BITS, half_wave_step
 from prunegraph.training.binary.network import binary_layers
+from prunegraph.training.binary.operators import LEVELS
 from prunegraph.training.binary.requantize import MAGNITUDE, CodeTable, Requantization
 from prunegraph.training.binary.thresholds import AffineMap
 from prunegraph.training.module import GraphModule
@@ -214,7 +215,7 @@ def test_outputs_are_those_of_the_trained_network(
 def test_outputs_with_scales_of_groups(
     net: str, bits: int, scales: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In floats as it is; in integers, where shifts are whole sums, a code in ten thousand may differ by one."""
+    """In floats as it is; in integers shifts are coarser than with one scale, and 4 bits have 15 thresholds to meet."""
     options = {"quantizer": Quantizer(bits), "last": "binary", "min_inputs": 16}
     graph = settled(uneven(NETS[net]()), scales=scales, **options)
     assert max(layer.scales for layer in binary_layers(graph)) >= min(scales, 3)
@@ -229,7 +230,8 @@ def test_outputs_with_scales_of_groups(
         monkeypatch.setattr(module, "WORTH", worth)
         packed = lower(graph, runtime="packed" if worth is None else "integers")
         off = np.abs(session.run(session.session(packed), {"x": x})[0] - wanted).max(1)
-        assert np.median(off) <= near and (worth is not None or (off > near).sum() <= 1)
+        exact = worth is None or bits <= 2
+        assert np.median(off) <= near and ((off > near).sum() <= 1 or not exact)
         assert off.max() < 0.01 * np.abs(wanted).max() < apart
 
 
@@ -249,22 +251,24 @@ def uneven(graph: Graph, seed: int = 0) -> Graph:
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 4), st.booleans(), st.integers(0, 2**32 - 1))
 def test_sums_of_uneven_weights_become_codes(bits: int, deadzone: bool, seed: int) -> None:
-    """Where shifts are as fine as a sum, a code is wrong at one sum of a threshold at most."""
+    """Where shifts are coarser: up to 2 bits all codes are right, then all but those at one sum of a threshold."""
     rng = np.random.default_rng(seed)
     table = CodeTable(half_wave_step(bits, deadzone), 2**bits - 1, deadzone)
-    reach, step, channels = 127 * 3 * 600, 0.5388, 20
-    affine = AffineMap(rng.standard_normal(channels) * 1e-3, rng.standard_normal(channels))
-    numbers = Requantization.of(affine, step, table, reach, 1)
-    sums = np.arange(-20_000, 20_001)[:, None]
+    reach, step, channels, factor = 15 * 3 * 600, 0.5388, 20, MAGNITUDE // LEVELS
+    affine = AffineMap(rng.standard_normal(channels) * 1e-2, rng.standard_normal(channels))
+    numbers = Requantization.of(affine, step, table, reach, factor)
+    sums = np.arange(-reach, reach + 1)[:, None]
     codes = half_wave_codes(
         (sums * affine.scale + affine.shift).astype(np.float64), bits, deadzone
     )
-    total = sums * np.where(numbers.turned, -1, 1) + numbers.shifts.astype(np.int64)
-    factor = (np.float32(step) * numbers.scales / table.scale).astype(np.float32)
-    y = np.clip(np.rint(total.astype(np.float32) * factor) + table.base, 0, 255)
+    signed = sums * np.where(numbers.turned, -factor, factor)
+    total = signed + numbers.shifts.astype(np.int64)
+    gain = (np.float32(step) * numbers.scales / table.scale).astype(np.float32)
+    y = np.clip(np.rint(total.astype(np.float32) * gain) + table.base, 0, 255)
     result = looked_up(y, table)
     assert np.abs(result - codes).max() <= 1
-    assert ((result != codes).sum(0) <= table.top).all()
+    wrong = (result != codes).sum(0)
+    assert (wrong <= table.top).all() and (bits > 2 or wrong.sum() <= 1)
 
 
 def kinds(graph: Graph) -> dict[str, str]:

@@ -89,11 +89,11 @@ def test_binary_weights_and_their_gradient() -> None:
 
 
 def test_a_scale_for_each_group_of_inputs() -> None:
-    """By definition: the largest mean magnitude is 127 steps, the others whole numbers of them."""
+    """By definition: the largest mean magnitude is 15 steps, the others whole numbers of them."""
     w = torch.randn(5, 12, 3, 3) * torch.rand(5, 12, 1, 1)
     w.requires_grad_(True)
     means = w.detach().abs().reshape(5, 4, 27).mean(2).numpy().astype(np.float64)
-    step = means.max(1, keepdims=True) / 127
+    step = means.max(1, keepdims=True) / 15
     sizes = np.rint(means / step) * step
     wanted = np.where(w.detach().reshape(5, 4, 27) >= 0, 1, -1) * sizes[..., None]
     result = SignThrough.apply(w, 0, 4)
