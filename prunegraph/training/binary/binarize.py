@@ -77,7 +77,8 @@ class BinarizeOptions:
         seed: of draws and orders.
 
     Raises:
-        OptionError: a form that the runtime does not have; tuning without an update, or for less than no time.
+        OptionError: a form that the runtime does not have; tuning without an update, or for less than no time;
+            rectifiers with shifts where nothing is trained.
     """
 
     quantizer: Quantizer = field(default_factory=Quantizer)
@@ -108,6 +109,10 @@ class BinarizeOptions:
         if self.tune < 0 or (self.tune and not self.update):
             raise OptionError(
                 "layers are tuned after their update: give epochs of at least 0, and leave the update on"
+            )
+        if self.rprelu and not (self.tune or self.epochs):
+            raise OptionError(
+                "rprelu: shifts and slopes of rectifiers come from training: give epochs, or tune"
             )
 
 

@@ -164,6 +164,7 @@ def test_what_is_wrong_is_one_line(folder: Path) -> None:
         ("--data data.npz --runtime integers --form thresholds", "thresholds are for"),
         ("--data data.npz --report out.onnx", "out.onnx"),
         ("--data data.npz --tune 1 --no-update", "leave the update on"),
+        ("--data data.npz --rprelu", "come from training"),
         ("--data data.npz --epochs 2 --lr 1e9", "lower the learning rate"),
         ("--data data.npz --eval data.npz --checkpoint out.onnx", "out.onnx"),
     ):
