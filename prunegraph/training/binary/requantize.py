@@ -117,7 +117,7 @@ class Requantization:
         middle = FINE / 2 * (np.floor(wanted / FINE * 2) + 0.5)
         fitting = _Fit(affine, table, reach, magnitude)
         found, unsettled = fitting.shifts(factor)
-        for channel in np.flatnonzero(unsettled & ~dead):
+        for channel in np.flatnonzero(unsettled & ~dead).tolist():
             better = fitting.rescaled(channel, found[channel])
             if better is not None:
                 found[channel] = better[0]
