@@ -116,13 +116,13 @@ class Requantization:
         # In the middle between two thresholds, whatever a dead channel's sums are.
         middle = FINE / 2 * (np.floor(wanted / FINE * 2) + 0.5)
         fitting = _Fit(affine, table, reach, magnitude)
-        found, unsettled = fitting.shifts(factor)
+        fitted, unsettled = fitting.shifts(factor)
         for channel in np.flatnonzero(unsettled & ~dead).tolist():
-            better = fitting.rescaled(channel, found[channel])
+            better = fitting.rescaled(channel, fitted[channel])
             if better is not None:
-                found[channel] = better[0]
+                fitted[channel] = better[0]
                 scales[channel] = np.float32(better[1] * table.scale / np.float32(step))
-        shifts = np.where(dead, (middle + 0.5) / factor, found)
+        shifts = np.where(dead, (middle + 0.5) / factor, fitted)
         rounded = np.clip(np.rint(shifts), -MOST, MOST).astype(np.int32)
         return cls(affine.scale < 0, scales, rounded)
 
