@@ -396,6 +396,9 @@ def path_of(bench: Bench) -> dict[str, Made]:
         result[f"with `--bits 4 --shifts`, {epochs} epochs"] = bench.option(
             "bits-shifts", epochs, Quantizer(bits=4), shifts=True
         )
+    result[f"with `--bits 4 --shifts --scales {SCALES}`, 3 epochs"] = bench.option(
+        "bits-shifts-scales", 3, Quantizer(bits=4), shifts=True, scales=SCALES
+    )
     return result
 
 
