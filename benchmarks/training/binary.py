@@ -29,7 +29,7 @@ import torch
 
 import prunegraph as pg
 from benchmarks.tasks import ROOT, fashion, fashion_accuracy
-from benchmarks.training.hwgq import Net
+from benchmarks.training.hwgq import Net, file_size
 from benchmarks.training.layerwise import TABLES, Bench
 from prunegraph.graph.model import Graph
 from prunegraph.measuring.latency import Stopwatch
@@ -148,15 +148,19 @@ def fixture() -> tuple[Graph, dict[str, Array]]:
     return graph, {"image": np.load(file)["image"]}
 
 
-def shortcuts(seeds: int, images: int = 5000, epochs: int = 2) -> Iterator[str]:
+def shortcuts(seeds: int, pairs: int, images: int = 5000, epochs: int = 2) -> Iterator[str]:
     """Lines of the table of the residual network: from few images, and trained towards the original for a while."""
     graph, few = fixture()
     many = {"image": fashion("train")[0][:images]}
     dead = Quantizer(deadzone=True)
     plain = BinarizeOptions(dead, update=False, epochs=epochs)
-    yield "| network | divergence | top-1 | by seed |"
-    yield "|---|--:|--:|---|"
-    yield f"| original | 0 | {fashion_accuracy(graph):.2%} | |"
+    watch = Stopwatch(graph)
+    yield "| network | divergence | top-1 | by seed | bytes | latency |"
+    yield "|---|--:|--:|---|--:|--:|"
+    yield (
+        f"| original | 0 | {fashion_accuracy(graph):.2%} | | {file_size(graph):,} | "
+        f"{watch.original():.2f} ms |"
+    )
     for title, data, options in (
         ("signs", few, BinarizeOptions(update=False)),
         ("update", few, BinarizeOptions()),
@@ -171,7 +175,11 @@ def shortcuts(seeds: int, images: int = 5000, epochs: int = 2) -> Iterator[str]:
         losses = [list(result.losses.values())[-1] for result in results]
         rights = [fashion_accuracy(result.model) for result in results]
         each = ", ".join(f"{100 * right:.2f}" for right in rights) if len(drawn) > 1 else ""
-        yield f"| {title} | {np.mean(losses):.3f} | {np.mean(rights):.2%} | {each} |"
+        model = results[0].model
+        yield (
+            f"| {title} | {np.mean(losses):.3f} | {np.mean(rights):.2%} | {each} | {file_size(model):,} | "
+            f"{watch.against(model, pairs).kept:.2f} |"
+        )
 
 
 def opened(paths: list[Path], trivial: Path, count: int) -> Array:
@@ -249,7 +257,7 @@ def main() -> None:
         name: partial(make, given.folder, given.images, given.seeds)
         for name, make in TABLES.items()
     }
-    tables["shortcuts"] = partial(shortcuts, given.seeds)
+    tables["shortcuts"] = partial(shortcuts, given.seeds, given.pairs)
     asked = given.names or [*networks, *tables]
     files = [name for name in asked if name in networks]
     if files:
