@@ -1,14 +1,15 @@
 """Files of binary networks: size, latency, load time, memory and accuracy, against those of the float network.
 
     pip install torch==2.13.0 && pip install prunegraph[bench,torch]
-    python -m benchmarks.training binary [--pairs 4] [--loads 5] [--folder runs/hwgq] [NAME ...]
+    python -m benchmarks.training binary [--pairs 4] [--loads 5] [--seeds 3] [--folder runs/hwgq] [NAME ...]
 
 Shares of the float file's latency (ONNX Runtime, batch 1, one thread, CPU time, median over pairs of sessions that
 run in turn), of the CPU time in which a session is made, and of what the process grows by at most while a session is
 made and run once (fresh processes in turn, Linux only). The networks: that of HWGQ for CIFAR-10 at two widths,
-untrained; the one of `python -m benchmarks.training hwgq`, trained in full precision (kept in the folder, made first
-where it is missing, in some minutes) and updated; the residual network of the fixtures, from 256 images without labels.
-Then accuracy for time, and what options give (`benchmarks.training.layerwise`). Any of the tables by its name.
+untrained; the one for Fashion-MNIST, trained in full precision (kept in the folder, made first where it is missing, in
+a minute) and updated; the residual network of the fixtures, from 256 images without labels.
+Then accuracy for time, and what options give (`benchmarks.training.layerwise`), and the residual network (`shortcuts`):
+updated, and trained on 5,000 images without labels. Any of the tables by its name.
 """
 
 from __future__ import annotations
@@ -19,16 +20,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 import prunegraph as pg
-from benchmarks.tasks import ROOT, fashion, outputs
-from benchmarks.training.hwgq import Net, small_net, statistics_of, trained, updated
-from benchmarks.training.layerwise import TABLES
+from benchmarks.tasks import ROOT, fashion, fashion_accuracy
+from benchmarks.training.hwgq import Net, file_size
+from benchmarks.training.layerwise import TABLES, Bench
 from prunegraph.graph.model import Graph
 from prunegraph.measuring.latency import Stopwatch
 from prunegraph.training import GraphModule
@@ -103,44 +105,81 @@ def untrained(width: int) -> Forms:
     others = lowered(settled(to_binary(graph)[0], images))
     ends = settled(to_binary(graph, last="binary")[0], images)
     others.append(("the same, last layer 1 bit", lower(ends)))
+    scales = settled(to_binary(graph, scales=4)[0], images)
+    others.append(("last layer 8 bit, `--scales 4`", lowered(scales)[-1][1]))
     title = f"for CIFAR-10, width {width}, untrained"
     return Forms(title, graph, [("int8", int8), *others])
 
 
-def learned(folder: Path) -> Forms:
-    """The network of `hwgq`: trained in full precision, then updated; the last layer too."""
-    folder.mkdir(parents=True, exist_ok=True)
-    graph, _ = trained(small_net(0), 10, 0.1, folder, "float", 0)
-    signs = statistics_of(to_binary(graph)[0], 0)
-    binary, _ = updated("update", signs, graph, 0)
-    ends, _ = updated("last layer", to_binary(binary, last="binary")[0], graph, 0)
-    images, labels = fashion("t10k")
+def learned(folder: Path, count: int) -> Forms:
+    """The network for Fashion-MNIST: trained in full precision, then updated; the last layer too."""
+    bench = Bench(folder, count, 0)
+    teacher = bench.plain(10, quantized=False)
+    graph, update = teacher.graph, bench.closed("-ten", start=teacher)
+    scales = bench.closed("-ten-scales", scales=4, start=teacher)
+    ends = bench.last_binary("closed-last", update, teacher).graph
     int8 = pg.quantize(graph, {"x": fashion("train")[0][:256]}).model
     others = [
         ("int8", int8),
-        *lowered(binary),
+        *lowered(update.graph),
         ("the same, last layer 1 bit", lower(ends)),
+        ("last layer 8 bit, `--scales 4`", lowered(scales.graph)[-1][1]),
     ]
     title = "for Fashion-MNIST, width 32, nothing trained but the float network"
-    return Forms(title, graph, others, lambda each: top1(each, images, labels))
+    return Forms(title, graph, others, fashion_accuracy)
 
 
 def residual() -> Forms:
-    graph = pg.load(ROOT / "fixtures" / "fashion_resnet.onnx")
-    test = np.load(ROOT / "fixtures" / "fashion_eval.npz")
-    images = {"image": np.load(ROOT / "fixtures" / "fashion_calibration.npz")["image"]}
+    graph, images = fixture()
     binary = binarize(graph, images, BinarizeOptions(Quantizer(deadzone=True))).trained
     others = [("int8", pg.quantize(graph, images).model), *lowered(binary)]
     return Forms(
         "residual, 16 to 64 wide, nothing trained",
         graph,
         others,
-        lambda each: top1(each, test["image"], test["labels"]),
+        fashion_accuracy,
     )
 
 
-def top1(graph: Graph, images: Array, labels: Array) -> float:
-    return float((outputs(graph, images, 500).argmax(1) == labels).mean())
+def fixture() -> tuple[Graph, dict[str, Array]]:
+    """The residual network of the fixtures, and its 256 images without labels."""
+    graph = pg.load(ROOT / "fixtures" / "fashion_resnet.onnx")
+    file = ROOT / "fixtures" / "fashion_calibration.npz"
+    return graph, {"image": np.load(file)["image"]}
+
+
+def shortcuts(seeds: int, pairs: int, images: int = 5000, epochs: int = 2) -> Iterator[str]:
+    """Lines of the table of the residual network: from few images, and trained towards the original for a while."""
+    graph, few = fixture()
+    many = {"image": fashion("train")[0][:images]}
+    dead = Quantizer(deadzone=True)
+    plain = BinarizeOptions(dead, update=False, epochs=epochs)
+    watch = Stopwatch(graph)
+    yield "| network | divergence | top-1 | by seed | bytes | latency |"
+    yield "|---|--:|--:|---|--:|--:|"
+    yield (
+        f"| original | 0 | {fashion_accuracy(graph):.2%} | | {file_size(graph):,} | "
+        f"{watch.original():.2f} ms |"
+    )
+    for title, data, options in (
+        ("signs", few, BinarizeOptions(update=False)),
+        ("update", few, BinarizeOptions()),
+        ("signs, `--deadzone`", few, BinarizeOptions(dead, update=False)),
+        ("update, `--deadzone`", few, BinarizeOptions(dead)),
+        ("update, `--deadzone --scales 4`", few, BinarizeOptions(dead, scales=4)),
+        (f"`--deadzone --no-update --epochs {epochs}`", many, plain),
+        ("the same with `--rprelu`", many, replace(plain, rprelu=True)),
+    ):
+        drawn = range(seeds if options.epochs else 1)
+        results = [binarize(graph, data, replace(options, seed=seed)) for seed in drawn]
+        losses = [list(result.losses.values())[-1] for result in results]
+        rights = [fashion_accuracy(result.model) for result in results]
+        each = ", ".join(f"{100 * right:.2f}" for right in rights) if len(drawn) > 1 else ""
+        model = results[0].model
+        yield (
+            f"| {title} | {np.mean(losses):.3f} | {np.mean(rights):.2%} | {each} | {file_size(model):,} | "
+            f"{watch.against(model, pairs).kept:.2f} |"
+        )
 
 
 def opened(paths: list[Path], trivial: Path, count: int) -> Array:
@@ -193,7 +232,7 @@ def main() -> None:
     parser.add_argument(
         "names",
         nargs="*",
-        help="wide, narrow, fashion, residual, time, teacher, options; all by default",
+        help=f"wide, narrow, fashion, residual, {', '.join(TABLES)}, shortcuts; all by default",
     )
     parser.add_argument(
         "--pairs", type=int, default=4, help="pairs of sessions for a latency"
@@ -203,18 +242,23 @@ def main() -> None:
     )
     parser.add_argument("--folder", type=Path, default=Path("runs/hwgq"))
     parser.add_argument(
-        "--images", type=int, default=20_000, help="trained on: time, teacher, options"
+        "--images", type=int, default=20_000, help="of Fashion-MNIST that are trained on"
     )
-    parser.add_argument("--seeds", type=int, default=3, help="of those")
+    parser.add_argument("--seeds", type=int, default=3, help="of trainings")
     given = parser.parse_args()
     torch.set_num_threads(1)
     networks: dict[str, Callable[[], Forms]] = {
         "wide": lambda: untrained(128),
         "narrow": lambda: untrained(32),
-        "fashion": lambda: learned(given.folder),
+        "fashion": lambda: learned(given.folder, given.images),
         "residual": residual,
     }
-    asked = given.names or [*networks, *TABLES]
+    tables = {
+        name: partial(make, given.folder, given.images, given.seeds)
+        for name, make in TABLES.items()
+    }
+    tables["shortcuts"] = partial(shortcuts, given.seeds, given.pairs)
+    asked = given.names or [*networks, *tables]
     files = [name for name in asked if name in networks]
     if files:
         print(
@@ -227,9 +271,9 @@ def main() -> None:
         for line in rows(forms, given.pairs, given.loads):
             print(line, flush=True)
     for name in asked:
-        if name in TABLES:
+        if name in tables:
             print("\n" * bool(files or name != asked[0]), end="")
-            for line in TABLES[name](given.folder, given.images, given.seeds):
+            for line in tables[name]():
                 print(line, flush=True)
 
 

@@ -94,6 +94,12 @@ PAIRS = 3
     is_flag=True,
     help="Train scale and shift of normalisations before quantizers that have none.",
 )
+@option(
+    Section.METHOD,
+    "--rprelu",
+    is_flag=True,
+    help="Train shifts and slopes of rectifiers that stay real-valued, before shortcuts and last layers.",
+)
 @keep_option("A layer that stays as it is (repeatable).")
 @option(
     Section.METHOD,
@@ -102,6 +108,14 @@ PAIRS = 3
     default=64,
     show_default=True,
     help="Layers whose filters have fewer inputs stay as they are.",
+)
+@option(
+    Section.METHOD,
+    "--scales",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Of each filter, at most: a byte more for each, for as many input channels.",
 )
 @option(
     Section.METHOD,

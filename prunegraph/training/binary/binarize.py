@@ -57,8 +57,10 @@ class BinarizeOptions:
         affine: keep scales and shifts of normalisations before quantizers; see `to_binary`.
         last: "float", "int8" or "binary": weights of layers that no other comes after.
         shifts: train scale and shift of every normalisation before a quantizer, those that have none too.
+        rprelu: train shifts and slopes of real-valued rectifiers behind binary layers; see `to_binary`.
         keep: names of layers that stay as they are.
         min_inputs: layers whose filters have fewer inputs stay as they are.
+        scales: of each filter, for groups of input channels; see `to_binary`.
         update: alternate update; without it signs and mean magnitudes stay.
         targets: of the update; see `alternate_update`.
         guard: undo a layer's update if the loss on held-out samples rises.
@@ -75,15 +77,18 @@ class BinarizeOptions:
         seed: of draws and orders.
 
     Raises:
-        OptionError: a form that the runtime does not have; tuning without an update, or for less than no time.
+        OptionError: a form that the runtime does not have; tuning without an update, or for less than no time;
+            rectifiers with shifts where nothing is trained.
     """
 
     quantizer: Quantizer = field(default_factory=Quantizer)
     affine: bool = True
     last: Last = "int8"
     shifts: bool = False
+    rprelu: bool = False
     keep: Sequence[str] = ()
     min_inputs: int = MIN_INPUTS
+    scales: int = 1
     update: bool = True
     targets: Targets = "teacher"
     guard: bool = True
@@ -104,6 +109,10 @@ class BinarizeOptions:
         if self.tune < 0 or (self.tune and not self.update):
             raise OptionError(
                 "layers are tuned after their update: give epochs of at least 0, and leave the update on"
+            )
+        if self.rprelu and not (self.tune or self.epochs):
+            raise OptionError(
+                "rprelu: shifts and slopes of rectifiers come from training: give epochs, or tune"
             )
 
 
@@ -165,6 +174,8 @@ def binarize(
         last=options.last,
         keep=options.keep,
         min_inputs=options.min_inputs,
+        scales=options.scales,
+        rprelu=options.rprelu,
         data=Data.of(data),
     )
     source = source.fit(graph)

@@ -23,6 +23,7 @@ class CompressionRatios:
 
     `binary` are weights of binary layers, `filters` their filters, each with a scale; `last` and `last_filters` the
     same of the last layers; `others` all else: other layers, biases, normalisations (without scales 1 and shifts 0).
+    `sizes` are those of groups of inputs, 8 bits each; none where a filter has one scale.
     """
 
     binary: int
@@ -30,18 +31,22 @@ class CompressionRatios:
     last: int
     last_filters: int
     others: int
+    sizes: int = 0
 
     @property
     def layers(self) -> float:
-        """Ratio of the binary layers alone: 32 bits a weight against 1, and 32 a filter."""
-        return 32 * self.binary / (self.binary + 32 * self.filters)
+        """Ratio of the binary layers alone: 32 bits a weight against 1, and 32 a filter, 8 a size."""
+        return 32 * self.binary / (self.binary + 32 * self.filters + 8 * self.sizes)
 
     def whole(self, last_bits: int) -> float:
         """Ratio of the whole network with weights of the last layers in 32, 8 or 1 bit."""
         before = 32 * (self.binary + self.last + self.others)
         scales = self.last_filters if last_bits < 32 else 0
         return before / (
-            self.binary + last_bits * self.last + 32 * (self.filters + scales + self.others)
+            self.binary
+            + last_bits * self.last
+            + 32 * (self.filters + scales + self.others)
+            + 8 * self.sizes
         )
 
 
@@ -76,6 +81,11 @@ def compression(graph: Graph) -> CompressionRatios:
         sum(graph.weights[name].size for name in last),
         sum(last.values()),
         sum(graph.weights[name].size for name in rest if graph.weights[name].is_float),
+        sum(
+            layer.scales * graph.weights[layer.weight].shape[layer.axis]
+            for layer in binary_layers(graph)
+            if layer.scales > 1
+        ),
     )
 
 

@@ -17,7 +17,7 @@ import onnx
 from prunegraph.graph import linear
 from prunegraph.graph.model import Graph, Node
 from prunegraph.operators import is_convolution, passes
-from prunegraph.training.binary.lowering import Lowering, signs
+from prunegraph.training.binary.lowering import Lowering
 from prunegraph.training.binary.operators import DOMAIN
 from prunegraph.training.binary.requantize import (
     MAGNITUDE,
@@ -26,6 +26,7 @@ from prunegraph.training.binary.requantize import (
     is_exact,
 )
 from prunegraph.training.binary.thresholds import AffineMap
+from prunegraph.training.binary.whole import WholeWeight
 
 Array = np.ndarray
 
@@ -91,15 +92,17 @@ class IntegerLowering(Lowering):
             # A pool keeps the largest sum, which is the largest y only where y rises with it.
             pooled = normal.inputs[0] != layer.node.outputs[0]
             size = linear.matrix_size(layer.node, self.graph.weights[layer.weight].shape)
-            reach = size * code_table(source).top
+            weight = self.weight_of(layer)
+            reach = size * code_table(source).top * weight.largest
             if (
                 is_convolution(layer.node)
                 and self._codes_reach(normal.inputs[0], layer.node.outputs[0])
                 and not (pooled and (affine.scale < 0).any())
-                and is_exact(reach)
+                and is_exact(reach, factor := MAGNITUDE // weight.largest)
             ):
                 step = source.attributes["step"]
-                result[index] = Requantization.of(affine, step, table, reach), table
+                numbers = Requantization.of(affine, step, table, reach, factor)
+                result[index] = numbers, table
         return result
 
     def _codes_reach(self, value: str, source: str) -> bool:
@@ -157,12 +160,8 @@ class IntegerLowering(Lowering):
     def _requantizing(self, node: Node, numbers: Requantization, table: CodeTable) -> None:
         """A convolution from codes to what the look-up of the quantizer behind it reads."""
         layer, tensor = self.layers[node.index], self.writer.tensor
-        positive, _ = signs(self.graph.weights[layer.weight].read(), layer.axis)
-        shape = [-1, *[1] * (positive.ndim - 1)]
-        weight = self.unpacking.weight(
-            positive ^ numbers.turned.reshape(shape),
-            (np.int8(-MAGNITUDE), np.int8(MAGNITUDE)),
-        )
+        whole = self.weight_of(layer).turned(numbers.turned)
+        weight = self.unpacking.whole(whole, np.int8, MAGNITUDE // whole.largest)
         self.writer.like(
             node.proto,
             "QLinearConv",
@@ -181,15 +180,15 @@ class IntegerLowering(Lowering):
     def _summing(self, node: Node) -> None:
         """A layer from codes to whole sums in floating point; scaled where no normalisation behind it does that."""
         layer, writer = self.layers[node.index], self.writer
-        positive, gain = signs(self.graph.weights[layer.weight].read(), layer.axis)
+        weight = self.weight_of(layer)
         if self.behind.get(node.index) is not None:
-            self._sums(node, positive, node.outputs[0])
+            self._sums(node, weight, node.outputs[0])
             return
-        bias, shape = self._bias(node), (-1, *[1] * (positive.ndim - 2))
-        gain = gain * self.quantizers[node.index].attributes["step"]
+        bias, shape = self._bias(node), (-1, *[1] * (weight.positive.ndim - 2))
+        gain = weight.gain * self.quantizers[node.index].attributes["step"]
         result = writer.op(
             "Mul",
-            self._sums(node, positive),
+            self._sums(node, weight),
             writer.tensor(gain.reshape(shape)),
             output=node.outputs[0] if bias is None else "",
         )
@@ -202,23 +201,24 @@ class IntegerLowering(Lowering):
         bias = self.graph.weights.get(node.input(2))
         return None if bias is None or node.attributes.get("beta", 1) == 0 else bias.read()
 
-    def _sums(self, node: Node, positive: Array, output: str = "") -> str:
+    def _sums(self, node: Node, whole: WholeWeight, output: str = "") -> str:
         """What a layer adds up, without scales."""
         writer = self.writer
         if not is_convolution(node):
-            turned = positive.T if node.attributes.get("transB") else positive
-            weight = self.unpacking.weight(turned, (np.int8(-1), np.int8(1)))
+            rows = whole.transposed() if node.attributes.get("transB") else whole
+            weight = self.unpacking.whole(rows, np.int8)
             sums = writer.op("MatMulInteger", node.inputs[0], weight, name=node.name)
-        elif self._products(node, positive.size) < WORTH:
+        elif self._products(node, whole.positive.size) < WORTH:
             codes = writer.op("Cast", node.inputs[0], to=onnx.TensorProto.FLOAT)
-            weight = self.unpacking.weight(positive, (np.float32(-1), np.float32(1)))
+            weight = self.unpacking.whole(whole, np.float32)
             return writer.like(node.proto, "Conv", codes, weight, output=output)
         else:
             # ONNX Runtime multiplies weights from the left here, and has a fast product for unsigned times signed bytes
-            # only: weights are 0 and 2 around 1.
+            # only: weights are 0 and 2 around 1, or sizes around a byte's middle.
             codes = writer.op("Cast", node.inputs[0], to=onnx.TensorProto.INT8)
-            weight = self.unpacking.weight(positive, (np.uint8(0), np.uint8(2)))
-            zeros = (writer.tensor(zero) for zero in (np.int8(0), np.uint8(1)))
+            weight = self.unpacking.whole(whole, np.uint8)
+            middle = np.uint8(self.unpacking.centre(whole))
+            zeros = (writer.tensor(zero) for zero in (np.int8(0), middle))
             sums = writer.like(node.proto, "ConvInteger", codes, weight, *zeros)
         return writer.op("Cast", sums, to=onnx.TensorProto.FLOAT, output=output)
 

@@ -16,19 +16,14 @@ from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.shapes import shape_info
 from prunegraph.operators import is_batch_normalization, is_convolution, passes
 from prunegraph.rewriting.rewriter import Rewriter
-from prunegraph.training.binary.network import binary_layers, is_plain
+from prunegraph.training.binary.network import BinaryLayer, binary_layers, is_plain
 from prunegraph.training.binary.nodes import NodeWriter
 from prunegraph.training.binary.operators import DOMAIN
 from prunegraph.training.binary.packing import Unpacking
 from prunegraph.training.binary.thresholds import AffineMap, as_thresholds
+from prunegraph.training.binary.whole import WholeWeight
 
 Array = np.ndarray
-
-
-def signs(weight: Array, axis: int) -> tuple[Array, Array]:
-    """Tell whether weights are positive (or 0), and the scale of each filter, as `BinaryWeight` has them."""
-    others = tuple(i for i in range(weight.ndim) if i != axis)
-    return weight >= 0, np.abs(weight).mean(others, dtype=np.float64)
 
 
 class Lowering:
@@ -143,11 +138,16 @@ class Lowering:
         if node.index not in self.before:
             return affine
         layer = self.layers[self.before[node.index]]
-        gain = signs(self.graph.weights[layer.weight].read(), layer.axis)[1]
+        gain = self.weight_of(layer).gain
         quantizer = self._quantizer(layer.node)
         if quantizer is not None and quantizer.index in self.whole:
             gain = gain * quantizer.attributes["step"]
         return AffineMap(affine.scale * gain, affine.shift)
+
+    def weight_of(self, layer: BinaryLayer) -> WholeWeight:
+        """What a layer computes with."""
+        weight = self.graph.weights[layer.weight].read()
+        return WholeWeight.of(weight, layer.axis, layer.scales)
 
     def _quantizer(self, node: Node) -> Node | None:
         value = node.inputs[0]
@@ -249,21 +249,22 @@ class Lowering:
 
     def _weight(self, node: Node) -> None:
         """A layer's weights from their bits; with their scales where no normalisation takes these."""
-        weight = self.graph.weights[node.inputs[0]]
-        axis = node.attributes.get("axis", 0)
-        positive, gain = signs(weight.read(), axis)
-        shape = [-1 if i == axis else 1 for i in range(positive.ndim)]
+        trained = self.graph.weights[node.inputs[0]].read()
+        axis, scales = (node.attributes.get(*each) for each in (("axis", 0), ("scales", 1)))
+        weight = WholeWeight.of(trained, axis, scales)
+        shape = [-1 if i == axis else 1 for i in range(trained.ndim)]
         readers = [index for index, _ in self.graph.consumers[node.outputs[0]]]
         folded = all(self.behind.get(index) is not None for index in readers)
         if not self.pack:
-            values = np.where(positive, 1.0, -1.0) * (
-                1.0 if folded else gain.astype(np.float32).reshape(shape)
+            values = weight.values() * (
+                1.0 if folded else weight.gain.astype(np.float32).reshape(shape)
             )
             self.rewriter.redirect(node.outputs[0], self.writer.tensor(values))
             return
-        result = self.unpacking.weight(positive, (np.float32(-1), np.float32(1)))
+        result = self.unpacking.whole(weight, np.float32)
         if not folded:
-            result = self.writer.op("Mul", result, self.writer.tensor(gain.reshape(shape)))
+            gain = self.writer.tensor(weight.gain.reshape(shape))
+            result = self.writer.op("Mul", result, gain)
         self.rewriter.redirect(node.outputs[0], result)
 
     def _dequantized(self, node: Node) -> str:

@@ -38,6 +38,11 @@ from prunegraph.rewriting.rewriter import Rewriter
 from prunegraph.runtime.data import Data
 from prunegraph.training.binary.levels import BITS, half_wave_step
 from prunegraph.training.binary.operators import BACKWARDS, DOMAIN
+from prunegraph.training.binary.rectifiers import (
+    real_rectifiers,
+    shifted,
+    weights_of_shifted,
+)
 from prunegraph.training.roles import trainable_names
 
 #: The operator set with BitwiseAnd, which unpacks binary weights in the end.
@@ -100,13 +105,14 @@ class BinaryLayer:
     """A layer with binary weights in a graph that is trained.
 
     `node` is the layer, `weight` the name of the trained weights, `axis` that of its filters; `quantized` says whether
-    its input is, too.
+    its input is, too. A filter has `scales` of them, each for a group of inputs.
     """
 
     node: Node
     weight: str
     axis: int
     quantized: bool
+    scales: int = 1
 
 
 def binary_layers(graph: Graph) -> list[BinaryLayer]:
@@ -122,6 +128,7 @@ def binary_layers(graph: Graph) -> list[BinaryLayer]:
             maker.inputs[0],
             maker.attributes.get("axis", 0),
             _is_quantized(graph, node),
+            maker.attributes.get("scales", 1),
         )
         for node in graph.nodes
         if (maker := created.get(node.input(1))) is not None
@@ -151,6 +158,7 @@ def trainable(graph: Graph, *, shifts: bool = False) -> set[str]:
     names = trainable_names(graph, "layers") | {
         layer.weight for layer in binary_layers(graph)
     }
+    names |= set(weights_of_shifted(graph))
     if shifts:
         return names
     plain = (
@@ -205,6 +213,8 @@ def to_binary(
     last: Last = "float",
     keep: Sequence[str] = (),
     min_inputs: int = MIN_INPUTS,
+    scales: int = 1,
+    rprelu: bool = False,
     data: Data | None = None,
 ) -> tuple[Graph, dict[str, str]]:
     """The graph in its binary form for training, and why layers are not binary, by name.
@@ -220,15 +230,21 @@ def to_binary(
             stay as they are. "int8" is seen to when the graph is written.
         keep: names of layers that stay as they are.
         min_inputs: layers whose filters have fewer inputs stay as they are.
+        scales: of each filter, at most, each for as many input channels that follow each other; the largest number that
+            divides a layer's channels.
+        rprelu: rectifiers behind binary layers whose outputs stay real-valued (before shortcuts and last layers) get
+            shifts and slopes of their own, 0 until they are trained; see `rectifiers`.
         data: inputs on which a conversion to a newer operator set is checked; else they are random.
 
     Raises:
         UnknownNameError: no layer of a name in `keep`.
-        OptionError: `last` has a value it cannot have.
+        OptionError: `last` or `scales` has a value it cannot have.
         ModelError: no layer can become binary, or the graph cannot be raised to operator set 18.
     """
     if last not in ("float", "int8", "binary"):
         raise OptionError(f"last is float, int8 or binary, not {last!r}")
+    if scales < 1:
+        raise OptionError(f"a filter has at least 1 scale, not {scales}")
     kept = set(named_layers(graph, keep))
     graph = plain_gemms(raise_opset(graph, OPSET, data))
     plan = _Plan.of(graph, kept, last, min_inputs)
@@ -239,7 +255,8 @@ def to_binary(
         raise ModelError(
             f"{graph.source}: no layer can become binary ({reasons or 'there are none'})"
         )
-    return _BinaryWriter(graph, plan, quantizer or Quantizer(), affine).run(), plan.skipped
+    writer = _BinaryWriter(graph, plan, quantizer or Quantizer(), affine, scales, rprelu)
+    return writer.run(), plan.skipped
 
 
 @dataclass
@@ -384,8 +401,17 @@ def _has_channels(known: ShapeInfo, node: Node, chain: Sequence[Node]) -> bool:
 class _BinaryWriter:
     """Collects nodes and tensors of the binary graph."""
 
-    def __init__(self, graph: Graph, plan: _Plan, quantizer: Quantizer, affine: bool):
+    def __init__(
+        self,
+        graph: Graph,
+        plan: _Plan,
+        quantizer: Quantizer,
+        affine: bool,
+        scales: int,
+        rprelu: bool,
+    ):
         self.graph, self.plan, self.quantizer, self.affine = graph, plan, quantizer, affine
+        self.scales, self.rprelu = scales, rprelu
         self.shapes = shape_info(graph).shapes
         self.rewriter = Rewriter(graph)
         self.names = self.rewriter.names
@@ -399,6 +425,9 @@ class _BinaryWriter:
             self._binarize(node)
         for index in self.plan.ends:
             self._binarize(self.graph.nodes[index])
+        if self.rprelu:
+            for node in real_rectifiers(self.graph, self.plan.chains, self.plan.whole):
+                self.rewriter.replace(node, shifted(self.rewriter, node))
         return self.rewriter.finish(change=_declare)
 
     def _binarize(self, node: Node) -> None:
@@ -407,6 +436,10 @@ class _BinaryWriter:
         created = helper.make_node(
             "BinaryWeight", [node.inputs[1]], [name], name=name, domain=DOMAIN, axis=axis
         )
+        channels = self.graph.weights[node.inputs[1]].shape[1 - axis]
+        scales = max(n for n in range(1, self.scales + 1) if channels % n == 0)
+        if scales > 1:
+            created.attribute.append(helper.make_attribute("scales", scales))
         self.rewriter.insert_before(node, created)
         self.rewriter.set_input(node, 1, name)
         normal = linear.batch_normalization(self.graph, node)

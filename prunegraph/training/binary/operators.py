@@ -19,6 +19,10 @@ DOMAIN = "prunegraph.binary"
 #: What stands in for the gradient of a half-wave quantizer.
 BACKWARDS = ("clipped", "relu", "log")
 
+#: The size of the group of inputs that has a filter's largest scale; the others' are whole numbers below. The coarser
+#: they are, the finer a layer's bias can be beside them (`requantize`).
+LEVELS = 15
+
 
 class HalfWaveThrough(torch.autograd.Function):
     """The quantizer `half_wave`; its gradient is that of the function named `backward`.
@@ -60,22 +64,41 @@ def half_wave(x: Tensor, step: float, top: int, deadzone: bool = False) -> Tenso
 
 
 class SignThrough(torch.autograd.Function):
-    """Scale times sign of a weight, the scale being the mean magnitude of each filter; gradients pass unchanged."""
+    """Scale times sign of a weight, the scale being the mean magnitude of each filter; gradients pass unchanged.
+
+    With more than one scale, those of groups of a filter's inputs, by `group_scales`.
+    """
 
     @staticmethod
-    def forward(ctx: Any, w: Tensor, axis: int) -> Tensor:
+    def forward(ctx: Any, w: Tensor, axis: int, count: int = 1) -> Tensor:
         # Adding 0 makes +0 of -0: the sign of 0 is 1.
-        return torch.copysign(scales(w, axis), w + 0.0)
+        if count == 1:
+            return torch.copysign(scales(w, axis), w + 0.0)
+        sizes, gain = group_scales(w, axis, count)
+        rows = w.movedim(axis, 0)
+        each = (sizes * gain[:, None])[:, :, None].expand(-1, -1, rows[0].numel() // count)
+        return torch.copysign(each.reshape(rows.shape).movedim(0, axis), w + 0.0)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0], None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return gradients[0], None, None
 
 
 def scales(w: Tensor, axis: int) -> Tensor:
     """Mean magnitude of each filter, filters along `axis`; it broadcasts with the weight."""
     others = [i for i in range(w.dim()) if i != axis]
     return w.abs().mean(others, keepdim=True)
+
+
+def group_scales(w: Tensor, axis: int, count: int) -> tuple[Tensor, Tensor]:
+    """Mean magnitudes of groups of inputs that follow each other, as sizes times a scale of each filter.
+
+    Sizes [filters, count] are whole numbers up to `LEVELS`, which the largest group of a filter has; scales [filters].
+    """
+    rows = w.movedim(axis, 0)
+    means = rows.reshape(len(rows), count, -1).abs().mean(2)
+    gain = means.amax(1) / LEVELS
+    return torch.round(means / torch.where(gain > 0, gain, 1.0)[:, None]), gain
 
 
 @operator("HalfWave", domain=DOMAIN)
@@ -88,4 +111,4 @@ def run_half_wave(call: Call, x: Tensor) -> Tensor:
 
 @operator("BinaryWeight", domain=DOMAIN)
 def run_binary_weight(call: Call, w: Tensor) -> Tensor:
-    return SignThrough.apply(w, call.get("axis", 0))
+    return SignThrough.apply(w, call.get("axis", 0), call.get("scales", 1))

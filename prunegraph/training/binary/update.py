@@ -20,7 +20,7 @@ from prunegraph.graph import linear
 from prunegraph.graph.model import Graph
 from prunegraph.operators import is_batch_normalization, is_convolution, passes
 from prunegraph.runtime.data import LABELS, Data
-from prunegraph.training.binary.codes import Alternation
+from prunegraph.training.binary.codes import Alternation, by_magnitude
 from prunegraph.training.binary.network import (
     BinaryLayer,
     binary_layers,
@@ -284,11 +284,12 @@ class _Updating:
         """New weights towards one target, from the old ones [filters, D]."""
         cross, energy = self._target(centred, shares, old)
         start = np.where(old >= 0, 1.0, -1.0)
-        result = Alternation(centred.gram, cross, start).run()
+        result = Alternation(centred.gram, cross, start, layer.scales).run()
         self._write(layer, result, old, moments, shares)
         estimate_statistics(self.module, self.samples.fit, layer.node.name)
         self._refit()
-        ends = (start * np.abs(old).mean(1)[:, None], result.codes * result.scales[:, None])
+        sizes = by_magnitude(old, layer.scales)[1]
+        ends = (start * _expanded(sizes, old), result.weights)
         first, last = (_error(end, centred.gram, cross, energy) for end in ends)
         loss = (
             mean_loss(self.module, self.samples.fit, self.loss)
@@ -380,15 +381,15 @@ class _Updating:
     ) -> None:
         """Weights whose signs and mean magnitudes are what was found; those near 0 stay near, to move when trained."""
         weight = self.module.weight(layer.weight)
-        sizes = np.abs(old)
-        means = sizes.mean(1, keepdims=True)
-        sizes = np.where(means > 0, sizes / np.where(means > 0, means, 1.0), 1.0)
-        new = result.codes * np.maximum(sizes, 1e-3) * result.scales[:, None]
-        new *= (result.scales / np.maximum(np.abs(new).mean(1), 1e-300))[:, None]
+        means = _expanded(by_magnitude(old, layer.scales)[1], old)
+        sizes = np.where(means > 0, np.abs(old) / np.where(means > 0, means, 1.0), 1.0)
+        new = np.maximum(sizes, 1e-3) * result.weights
+        means = by_magnitude(new, layer.scales)[1]
+        new *= _expanded(result.scales / np.maximum(means, 1e-300), old)
         with torch.no_grad():
             weight.copy_(from_matrix(new, weight, layer.axis))
         if self.targets != "latent":
-            self._set_bias(layer, result.codes * result.scales[:, None], moments, shares)
+            self._set_bias(layer, result.weights, moments, shares)
 
     def _set_bias(
         self,
@@ -441,6 +442,11 @@ def from_matrix(values: Array, like: Tensor, axis: int) -> Tensor:
         .movedim(0, axis)
         .to(like)
     )
+
+
+def _expanded(scales: Array, like: Array) -> Array:
+    """Scales [filters, groups] for every weight of a matrix [filters, D]."""
+    return np.repeat(scales, like.shape[1] // scales.shape[1], 1)
 
 
 def _error(weight: Array, gram: Array, cross: Array, energy: Array) -> float:

@@ -112,6 +112,30 @@ def test_tuning_is_shown_layer_by_layer(folder: Path) -> None:
     assert known["losses"]["training"] <= known["losses"]["update"]
 
 
+def test_scales_of_groups_and_shifted_rectifiers(folder: Path) -> None:
+    sizes = {}
+    for words in ("", "--scales 4", "--scales 4 --rprelu --epochs 1"):
+        done = cli(
+            *(
+                "binarize",
+                "net.onnx",
+                "-o",
+                "out.onnx",
+                "--data",
+                "data.npz",
+                "--batch",
+                25,
+            ),
+            *("--samples", 60, *words.split()),
+        )
+        assert done.exit_code == 0, done.stderr
+        sizes[words] = (folder / "out.onnx").stat().st_size
+    # 96 filters with 4 scales, a byte each, and a few nodes; then weights of a rectifier of 48 channels.
+    few, some, most = sizes.values()
+    assert 384 <= some - few < 1300 and 3 * 48 * 4 <= most - some < 1300
+    assert "PRelu" in {node.op for node in pg.load(folder / "out.onnx").nodes}
+
+
 @pytest.mark.parametrize(
     ("words", "ops"),
     [
@@ -140,6 +164,7 @@ def test_what_is_wrong_is_one_line(folder: Path) -> None:
         ("--data data.npz --runtime integers --form thresholds", "thresholds are for"),
         ("--data data.npz --report out.onnx", "out.onnx"),
         ("--data data.npz --tune 1 --no-update", "leave the update on"),
+        ("--data data.npz --rprelu", "come from training"),
         ("--data data.npz --epochs 2 --lr 1e9", "lower the learning rate"),
         ("--data data.npz --eval data.npz --checkpoint out.onnx", "out.onnx"),
     ):

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import prunegraph as pg
+from prunegraph.graph.linear import output_axis
 from prunegraph.graph.model import Graph
 from prunegraph.operators import is_batch_normalization
 from prunegraph.rewriting.rewriter import Rewriter
@@ -26,6 +27,8 @@ from prunegraph.training.binary import (
 )
 from prunegraph.training.binary import integers as module
 from prunegraph.training.binary.levels import BITS, half_wave_step
+from prunegraph.training.binary.network import binary_layers
+from prunegraph.training.binary.operators import LEVELS
 from prunegraph.training.binary.requantize import MAGNITUDE, CodeTable, Requantization
 from prunegraph.training.binary.thresholds import AffineMap
 from prunegraph.training.module import GraphModule
@@ -206,6 +209,68 @@ def test_outputs_are_those_of_the_trained_network(
         assert far.sum() <= 1
 
 
+@pytest.mark.parametrize("scales", [2, 4])
+@pytest.mark.parametrize("bits", [1, 2, 4])
+@pytest.mark.parametrize("net", NETS)
+def test_outputs_with_scales_of_groups(
+    net: str, bits: int, scales: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In floats as it is; in integers shifts are coarser than with one scale, and 4 bits have 15 thresholds to meet."""
+    options = {"quantizer": Quantizer(bits), "last": "binary", "min_inputs": 16}
+    graph = settled(uneven(NETS[net]()), scales=scales, **options)
+    assert max(layer.scales for layer in binary_layers(graph)) >= min(scales, 3)
+    x = task(60, seed=3)["x"]
+    with torch.no_grad():
+        wanted = GraphModule(graph).eval()(torch.from_numpy(x))[0].numpy()
+    one = GraphModule(settled(uneven(NETS[net]()), **options)).eval()
+    with torch.no_grad():
+        apart = np.abs(one(torch.from_numpy(x))[0].numpy() - wanted).max()
+    near = 2e-5 * np.abs(wanted).max()
+    for worth in (None, 0, 10**9):
+        monkeypatch.setattr(module, "WORTH", worth)
+        packed = lower(graph, runtime="packed" if worth is None else "integers")
+        off = np.abs(session.run(session.session(packed), {"x": x})[0] - wanted).max(1)
+        exact = worth is None or bits <= 2
+        assert np.median(off) <= near and ((off > near).sum() <= 1 or not exact)
+        assert off.max() < 0.01 * np.abs(wanted).max() < apart
+
+
+def uneven(graph: Graph, seed: int = 0) -> Graph:
+    """The graph with weights whose input channels have different sizes."""
+    rng, rewriter = np.random.default_rng(seed), Rewriter(graph)
+    for node in graph.layers:
+        weight = graph.weights[node.inputs[1]].read().copy()
+        axis = 1 - output_axis(node)
+        shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
+        sizes = rng.uniform(0.1, 2, weight.shape[axis]).reshape(shape)
+        fresh = rewriter.add_initializer("uneven", (weight * sizes).astype(np.float32))
+        rewriter.set_input(node, 1, fresh)
+    return rewriter.finish()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 4), st.booleans(), st.integers(0, 2**32 - 1))
+def test_sums_of_uneven_weights_become_codes(bits: int, deadzone: bool, seed: int) -> None:
+    """Where shifts are coarser: up to 2 bits all codes are right, then all but those at one sum of a threshold."""
+    rng = np.random.default_rng(seed)
+    table = CodeTable(half_wave_step(bits, deadzone), 2**bits - 1, deadzone)
+    reach, step, channels, factor = 15 * 3 * 600, 0.5388, 20, MAGNITUDE // LEVELS
+    affine = AffineMap(rng.standard_normal(channels) * 1e-2, rng.standard_normal(channels))
+    numbers = Requantization.of(affine, step, table, reach, factor)
+    sums = np.arange(-reach, reach + 1)[:, None]
+    codes = half_wave_codes(
+        (sums * affine.scale + affine.shift).astype(np.float64), bits, deadzone
+    )
+    signed = sums * np.where(numbers.turned, -factor, factor)
+    total = signed + numbers.shifts.astype(np.int64)
+    gain = (np.float32(step) * numbers.scales / table.scale).astype(np.float32)
+    y = np.clip(np.rint(total.astype(np.float32) * gain) + table.base, 0, 255)
+    result = looked_up(y, table)
+    assert np.abs(result - codes).max() <= 1
+    wrong = (result != codes).sum(0)
+    assert (wrong <= table.top).all() and (bits > 2 or wrong.sum() <= 1)
+
+
 def kinds(graph: Graph) -> dict[str, str]:
     return {node.name: node.op for node in graph.nodes if node.op in LAYERS}
 
@@ -233,11 +298,15 @@ def test_sums_go_to_floats_in_integers_where_that_is_worth_it() -> None:
     assert kinds(lower(graph))["large"] == "ConvInteger"
 
 
-def test_products_of_two_pairs_do_not_saturate() -> None:
+@pytest.mark.parametrize("scales", [1, 4])
+def test_products_of_two_pairs_do_not_saturate(scales: int) -> None:
     """On processors without VNNI, unsigned times signed bytes are added up in pairs, in 16 bits."""
     for bits in BITS:
         assert 2 * (2**bits - 1) * MAGNITUDE <= SATURATED
-    graph = lower(settled(turned(deep_net()), min_inputs=16, quantizer=Quantizer(4)))
+    binary = settled(
+        uneven(turned(deep_net())), min_inputs=16, quantizer=Quantizer(4), scales=scales
+    )
+    graph = lower(binary)
     x, seen = task(40, seed=5)["x"], 0
     for node in graph.nodes:
         if node.op in ("QLinearConv", "MatMulInteger"):
@@ -252,8 +321,10 @@ def test_products_of_two_pairs_do_not_saturate() -> None:
     assert seen == 5
 
 
-def test_weights_are_unpacked_when_a_session_is_made(tmp_path: Path) -> None:
-    graph, wanted = settled(deep_net(), min_inputs=16), {"BitwiseAnd", "Gather"}
+@pytest.mark.parametrize("scales", [1, 3])
+def test_weights_are_unpacked_when_a_session_is_made(tmp_path: Path, scales: int) -> None:
+    graph = settled(deep_net(), min_inputs=16, scales=scales)
+    wanted = {"BitwiseAnd", "Gather"}
     for runtime in ("integers", "packed"):
         packed = lower(graph, runtime=runtime)  # type: ignore[arg-type]
         pg.save(packed, tmp_path / "net.onnx")

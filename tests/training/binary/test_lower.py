@@ -85,28 +85,31 @@ def test_no_weight_is_quantized_between_two_dead_zones(runtime: str) -> None:
     assert far.sum() <= 1
 
 
+@pytest.mark.parametrize("scales", [1, 4])
 @pytest.mark.parametrize("last", ["float", "binary"])
-def test_packing_changes_no_bit(last: str) -> None:
+def test_packing_changes_no_bit(last: str, scales: int) -> None:
     for source in (plain_net(width=12), residual_net(width=16)):
-        graph = settled(source, last=last, min_inputs=16)
+        graph = settled(source, last=last, min_inputs=16, scales=scales)
         np.testing.assert_array_equal(
             in_runtime(lower(graph, runtime="packed"), X),
             in_runtime(lower(graph, runtime="float"), X),
         )
 
 
-def test_layers_without_a_normalisation_behind_keep_their_scales() -> None:
+@pytest.mark.parametrize("scales", [1, 3])
+def test_layers_without_a_normalisation_behind_keep_their_scales(scales: int) -> None:
     b = Builder(0, opset=18)
     x = b.relu(b.conv(b.input("n", 3, 8, 8), 3, 9, name="first"))
     x = b.relu(b.conv(x, 9, 11, name="middle"))
-    graph = settled(b.graph(b.head(x, 11)))
+    graph = settled(b.graph(b.head(x, 11)), scales=scales)
     wanted = in_torch(graph, X)
     for options in ({"runtime": "packed"}, {"form": "thresholds"}, {}):
         result = in_runtime(lower(graph, **options), X)  # type: ignore[arg-type]
         np.testing.assert_allclose(result, wanted, atol=2e-5 * np.abs(wanted).max())
 
 
-def test_matrix_products_become_binary_too() -> None:
+@pytest.mark.parametrize("scales", [1, 5])
+def test_matrix_products_become_binary_too(scales: int) -> None:
     b = Builder(0, opset=18)
     x = b.linear(b.op("Flatten", b.input("n", 3, 8, 8)), 192, 70)
     x = b.op("MatMul", b.relu(b.bn(x, 70)), b.weight(70, 65), name="middle")
@@ -116,7 +119,8 @@ def test_matrix_products_become_binary_too() -> None:
             b.linear(
                 b.relu(b.bn(b.linear(x, 65, 66, name="second"), 66)), 66, 5, name="head"
             )
-        )
+        ),
+        scales=scales,
     )
     wanted = in_torch(graph, X)
     packed = lower(graph)
@@ -140,8 +144,11 @@ def test_filters_are_not_on_the_axis_that_is_normalised() -> None:
         np.testing.assert_allclose(result, wanted, atol=2e-5 * np.abs(wanted).max())
 
 
-def test_binary_layers_compute_with_whole_numbers_in_the_threshold_form() -> None:
-    graph = settled(plain_net(width=12))
+@pytest.mark.parametrize("scales", [1, 3])
+def test_binary_layers_compute_with_whole_numbers_in_the_threshold_form(
+    scales: int,
+) -> None:
+    graph = settled(plain_net(width=12), scales=scales)
     packed = lower(graph, form="thresholds")
     for name in ("second", "third"):
         value = packed.node(name).outputs[0]
@@ -161,6 +168,24 @@ def test_thresholds_are_the_normalisation_and_the_quantizer(deadzone: bool) -> N
     y = x * affine.scale + affine.shift
     edges = ([0.5 * step] if deadzone else [0.0]) + [1.5 * step, 2.5 * step]
     np.testing.assert_array_equal(codes, sum((y > edge).astype(int) for edge in edges))
+
+
+@pytest.mark.parametrize("form", [{"runtime": "packed"}, {"form": "thresholds"}, {}])
+def test_scales_of_groups_are_a_byte_each(form: dict[str, str], tmp_path: Path) -> None:
+    graphs = [settled(plain_net(width=12), scales=scales) for scales in (1, 4)]
+    wanted = in_torch(graphs[1], X)
+    packed = [lower(graph, **form) for graph in graphs]  # type: ignore[arg-type]
+    off = np.abs(in_runtime(packed[1], X) - wanted).max(1)
+    assert (off > 2e-5 * np.abs(wanted).max()).sum() <= (2 if form else 10)
+    sizes = []
+    for number, graph in enumerate(packed):
+        pg.save(graph, tmp_path / f"{number}.onnx")
+        sizes.append((tmp_path / f"{number}.onnx").stat().st_size)
+    # 48 filters with 4 groups each; the rest are nodes that unpack.
+    assert 192 <= sizes[1] - sizes[0] <= 192 + 900
+    counted = compression(graphs[1])
+    assert counted.sizes == 192 and compression(graphs[0]).sizes == 0
+    assert counted.layers == pytest.approx(32 * 7776 / (7776 + 32 * 48 + 8 * 192))
 
 
 def test_products_bit_by_bit() -> None:

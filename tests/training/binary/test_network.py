@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from prunegraph.errors import ModelError, OptionError, UnknownNameError
+from prunegraph.runtime import session
 from prunegraph.training.binary import (
     Quantizer,
     estimate_statistics,
@@ -22,6 +23,7 @@ from prunegraph.training.binary.operators import (
     SignThrough,
     half_wave,
 )
+from prunegraph.training.binary.rectifiers import weights_of_shifted
 from prunegraph.training.module import GraphModule
 from tests.builders import Builder, residual_net
 from tests.training.binary.networks import plain_net, task
@@ -84,6 +86,34 @@ def test_binary_weights_and_their_gradient() -> None:
     pruned.backward(torch.arange(8.0).reshape(2, 4))
     np.testing.assert_array_equal(w.grad, np.arange(8.0).reshape(2, 4))
     np.testing.assert_allclose(SignThrough.apply(w, 1)[:, 1].detach(), [-2.5, 2.5])
+
+
+def test_a_scale_for_each_group_of_inputs() -> None:
+    """By definition: the largest mean magnitude is 15 steps, the others whole numbers of them."""
+    w = torch.randn(5, 12, 3, 3) * torch.rand(5, 12, 1, 1)
+    w.requires_grad_(True)
+    means = w.detach().abs().reshape(5, 4, 27).mean(2).numpy().astype(np.float64)
+    step = means.max(1, keepdims=True) / 15
+    sizes = np.rint(means / step) * step
+    wanted = np.where(w.detach().reshape(5, 4, 27) >= 0, 1, -1) * sizes[..., None]
+    result = SignThrough.apply(w, 0, 4)
+    np.testing.assert_allclose(
+        result.detach(), wanted.reshape(5, 12, 3, 3), rtol=1e-5, atol=1e-9
+    )
+    result.sum().backward()
+    assert w.grad is not None and bool((w.grad == 1).all())
+    turned = SignThrough.apply(w[:, :, 0, 0].T, 1, 4).T
+    np.testing.assert_array_equal(
+        turned.detach(), SignThrough.apply(w[:, :, 0, 0], 0, 4).detach()
+    )
+    assert bool((SignThrough.apply(torch.zeros(2, 4), 0, 2) == 0).all())
+
+
+def test_numbers_of_scales_divide_the_channels() -> None:
+    binary, _ = to_binary(plain_net(width=12), scales=5)
+    assert [layer.scales for layer in binary_layers(binary)] == [4, 4]
+    with pytest.raises(OptionError, match="at least 1 scale"):
+        to_binary(plain_net(), scales=0)
 
 
 def test_layers_and_order_of_the_published_network() -> None:
@@ -253,3 +283,44 @@ def test_a_binary_network_learns() -> None:
     module = GraphModule(binary, trainable=trainable(binary))
     run = fit(module, Batches(task(), 25), TrainingConfig(6, lr=0.05), progress=False)
     assert run.history[-1]["loss"] < 0.5 * run.history[0]["loss"]
+
+
+def test_real_valued_rectifiers_get_shifts_and_slopes() -> None:
+    """They start as plain ones, are trained, and are written as they are; those before quantizers stay quantizers."""
+    source = residual_net(width=16)
+    plain, _ = to_binary(source, min_inputs=16)
+    binary, _ = to_binary(source, min_inputs=16, rprelu=True)
+    names = set(weights_of_shifted(binary))
+    bends = [node for node in binary.nodes if node.op == "PRelu"]
+    rectifiers = [node for node in binary.nodes if node.op == "Relu"]
+    assert bends and len(names) == 3 * len(bends)
+    assert len(rectifiers) + len(bends) == sum(node.op == "Relu" for node in plain.nodes)
+    assert names <= trainable(binary) and names <= binary.weights.keys()
+    x = torch.from_numpy(task(40)["x"])
+    module = GraphModule(binary, trainable=trainable(binary)).eval()
+    with torch.no_grad():
+        before = GraphModule(plain).eval()(x)[0]
+        np.testing.assert_array_equal(module(x)[0], before)
+    module(x)[0].square().sum().backward()
+    gradients = [module.weight(name).grad for name in names]
+    assert all(bool((each != 0).any()) for each in gradients if each is not None)
+    assert all(each is not None for each in gradients)
+    rng = np.random.default_rng(0)
+    with torch.no_grad():
+        for name in sorted(names):
+            weight = module.weight(name)
+            weight.copy_(torch.from_numpy(rng.standard_normal(tuple(weight.shape)) * 0.3))
+        wanted = module(x)[0].numpy()
+    assert np.abs(wanted - before.numpy()).max() > 0.01 * np.abs(wanted).max()
+    for runtime in ("float", "packed", "integers"):
+        written = lower(module.write_back(), runtime=runtime)
+        result = session.run(session.session(written), {"x": x.numpy()})[0]
+        off = np.abs(result - wanted).max(1)
+        assert (off > 2e-5 * np.abs(wanted).max()).sum() <= 1
+
+
+def test_rectifiers_of_a_chain_stay_quantizers() -> None:
+    binary, _ = to_binary(plain_net(), rprelu=True)
+    ops = [node.op for node in binary.nodes]
+    assert ops.count("HalfWave") == 2 and ops.count("PRelu") == 1
+    assert list(weights_of_shifted(to_binary(plain_net())[0])) == []

@@ -112,8 +112,10 @@ def test_statistics_are_those_of_the_data_and_nothing_else_changes(teacher: Grap
     assert changed == {module.key(name) for node in normals for name in node.inputs[3:5]}
 
 
-def test_update_without_training_recovers_most(teacher: Graph) -> None:
-    module = student(teacher)
+@pytest.mark.parametrize("scales", [1, 4])
+def test_update_without_training_recovers_most(teacher: Graph, scales: int) -> None:
+    binary, _ = to_binary(teacher, scales=scales)
+    module = GraphModule(binary, trainable=trainable(binary))
     samples = SampleSplit.of(task(), teacher, size=50)
     estimate_statistics(module, samples.fit)
     before = right(module.write_back())
