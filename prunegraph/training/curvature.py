@@ -197,8 +197,10 @@ class _Run:
         projection = self._projection(values, batch)
         if projection is None or not reached:
             return []
-        made = [values[node.outputs[0]] for node in reached]
-        slopes = torch.autograd.grad(projection, made, allow_unused=True, retain_graph=keep)
+        outputs = [values[node.outputs[0]] for node in reached]
+        slopes = torch.autograd.grad(
+            projection, outputs, allow_unused=True, retain_graph=keep
+        )
         return [
             (node, slope)
             for node, slope in zip(reached, slopes, strict=True)

@@ -87,16 +87,16 @@ class _Turns:
         self.cells = group.cells if group.cells is not None else channels[None]
         self.cell = np.empty(group.channels, np.int64)
         self.cell[self.cells] = np.arange(len(self.cells))[:, None]
-        self.left = np.ones(group.channels, bool)
+        self.remaining = np.ones(group.channels, bool)
         #: The channels that may go next.
-        self.mine = self.left.copy()
+        self.mine = self.remaining.copy()
 
     def take(self, channel: int) -> None:
         """Let a channel go."""
-        self.left[channel] = False
+        self.remaining[channel] = False
         self.mine[self.cells[self.cell[channel]]] = False
         if not self.mine.any():
-            self.mine = self.left.copy()
+            self.mine = self.remaining.copy()
 
 
 def _at_outputs(group: Group, coupling: Coupling, statistics: Statistics) -> Array | None:
