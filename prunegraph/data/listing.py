@@ -180,7 +180,14 @@ def _by_class(path: Path, images: Sequence[Path]) -> Listing:
         return Listing([stored(image) for image in images], notes=notes)
     if empty is not None:
         raise DataError(f"{path / empty}: the folder of a class holds no image")
-    classes = _names(path) or folders
+    classes = _names(path)
+    if not classes:
+        classes = folders
+        notes = [
+            *notes,
+            f"classes are numbered as their folders are called, 0 is {folders[0]!r} and {len(folders) - 1} "
+            f"{folders[-1]!r}; {CLASSES} in {path} gives the model's order where that is another",
+        ]
     unknown = next((name for name in folders if name not in classes), None)
     if unknown is not None:
         raise DataError(

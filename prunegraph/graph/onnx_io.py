@@ -25,13 +25,17 @@ def load(path: str | Path) -> Graph:
     Local functions are inlined: same outputs, plain nodes.
 
     Raises:
-        ModelError: missing, not ONNX, truncated, or an invalid graph.
+        ModelError: missing, a folder, not ONNX, truncated, or an invalid graph.
     """
     path = Path(path)
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise ModelError(
+            f"{path}: is a folder, not a model file (images are given as --data)"
+        ) from None
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
     model = onnx.ModelProto()

@@ -373,6 +373,9 @@ def test_notes_and_progress(photos: Path) -> None:
     assert [
         note for note in notes if note.startswith("preprocessing was guessed: resize=256")
     ]
+    (numbered,) = (note for note in notes if "numbered" in note)
+    first, *_, last = sorted(NAMES)
+    assert f"0 is '{first}' and {len(NAMES) - 1} '{last}'" in numbered
     assert steps[-1].startswith("decoding images: ") and steps[-1].endswith("0:00 left")
 
 

@@ -294,6 +294,8 @@ def test_invalid_graphs(kind: str, message: str) -> None:
 def test_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such file"):
         load(tmp_path / "none.onnx")
+    with pytest.raises(ModelError, match="is a folder, not a model file"):
+        load(tmp_path)
     (tmp_path / "text.onnx").write_text("not a model at all")
     with pytest.raises(ModelError, match="not an ONNX file"):
         load(tmp_path / "text.onnx")
