@@ -8,6 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunegraph.cli.console import check_json, console, stages, write_json
+from prunegraph.cli.evaluated import (
+    evaluated_options,
+    load_evaluation,
+    show_evaluation,
+)
 from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
     READ,
@@ -49,6 +54,7 @@ if TYPE_CHECKING:
 @seed_option("Of the random inputs of the proof.")
 @proof_options
 @report_options
+@evaluated_options
 @quantize_option()
 @dtype_option()
 @json_option()
@@ -58,6 +64,8 @@ def apply(
     plan: str,
     out: str,
     data: str | None,
+    evaluation: str | None,
+    metric: str,
     no_verify: bool,
     report: str | None,
     sensitivity: str | None,
@@ -90,6 +98,10 @@ def apply(
         progress("load")
         graph = load_model(model)
         samples = load_data(data, graph, progress)
+        is_same = not chosen.interface and (
+            chosen.vocabulary is None or chosen.vocabulary.old_ids
+        )
+        seen = load_evaluation(evaluation, metric, graph, progress, is_same=is_same)
         result = api.apply_plan(
             graph,
             chosen,
@@ -110,8 +122,9 @@ def apply(
         out,
         saved or options.get("save_plan"),
     )
+    measured = show_evaluation(where, graph, result.model, seen, metric)
     write_report(where, result, samples)
-    write_json(content.pruned(result, out), json_path)
+    write_json(content.pruned(result, out, measured), json_path)
 
 
 def _check_symbol(

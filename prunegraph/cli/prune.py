@@ -9,6 +9,11 @@ import click
 
 from prunegraph.cli.command import Section, option
 from prunegraph.cli.console import check_json, console, stages, write_json
+from prunegraph.cli.evaluated import (
+    evaluated_options,
+    load_evaluation,
+    show_evaluation,
+)
 from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
     READ,
@@ -114,6 +119,7 @@ def _ratio(
 @provider_option()
 @threads_option()
 @report_options
+@evaluated_options
 @quantize_option()
 @dtype_option()
 @json_option()
@@ -127,6 +133,8 @@ def prune(
     size: str | None,
     latency: str | None,
     data: str | None,
+    evaluation: str | None,
+    metric: str,
     no_verify: bool,
     report: str | None,
     sensitivity: str | None,
@@ -160,6 +168,10 @@ def prune(
         progress("load")
         graph = load_model(model)
         samples = load_data(data, graph, progress)
+        is_same = not options["allow_io"] and (
+            options["vocabulary"] is None or options["old_ids"]
+        )
+        seen = load_evaluation(evaluation, metric, graph, progress, is_same=is_same)
         result = api.prune(
             graph,
             out,
@@ -176,8 +188,9 @@ def prune(
         out,
         options["save_plan"],
     )
+    measured = show_evaluation(where, graph, result.model, seen, metric)
     write_report(where, result, samples)
-    write_json(content.pruned(result, out), json_path)
+    write_json(content.pruned(result, out, measured), json_path)
 
 
 def _preview(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,11 +12,19 @@ from prunegraph.errors import DataError, ModelError
 from prunegraph.graph.model import Graph
 from prunegraph.measuring.detection import are_boxes, can_decode
 from prunegraph.measuring.latency import Latency, measure_pair
-from prunegraph.measuring.metrics import Metric, Named, Seen, portable, resolve
+from prunegraph.measuring.metrics import (
+    Metric,
+    Named,
+    Seen,
+    default,
+    portable,
+    resolve,
+)
 from prunegraph.measuring.sqnr import FETCH, dequantized, sqnr
 from prunegraph.ops.cost import Cost
 from prunegraph.runtime.data import LABELS, Batch, Data, random_inputs
 from prunegraph.runtime.engine import Runtime
+from prunegraph.runtime.session import run, session
 from prunegraph.runtime.statistics import batch_size
 
 #: One output, batch by batch.
@@ -98,6 +106,45 @@ def compare(
         _noise(first, second, data, drawn),
         None if chosen is None or data is None else _measured(chosen, first, results, data),
     )
+
+
+def measure_both(
+    first: Graph, second: Graph, data: Data, metric: Named = ""
+) -> tuple[str, float, float, str]:
+    """A metric of two models with the same inputs and outputs, in ONNX Runtime as users open it.
+
+    Args:
+        first: the original, which metrics of outputs compare with.
+        second: another one.
+        data: inputs, and labels where the metric wants them.
+        metric: which; "" is the one that says most.
+
+    Returns:
+        The metric's name, both figures, their unit.
+
+    Raises:
+        UnknownNameError: no such metric.
+        DataError: the data do not fit the model or the metric.
+        PluginError: the metric's file cannot be read, or fails.
+    """
+    data = data.fit(first)
+    opened = [session(graph) for graph in (first, second)]
+    size = batch_size(first, data, first.outputs)
+
+    def seen(which: int) -> Iterator[Seen]:
+        for batch in data.batches(first, size, labels=True):
+            given = {name: batch[name] for name in first.inputs}
+            answers = [
+                dict(zip(first.outputs, run(each, given), strict=True)) for each in opened
+            ]
+            yield Seen(batch, answers[0], answers[which])
+
+    if not metric:
+        batch = next(seen(0))
+        metric = default(batch.expected, LABELS in batch.inputs, batch.inputs.get(LABELS))
+    chosen = resolve(portable(metric))
+    figures = [chosen.measure(seen(which)) for which in (0, 1)]
+    return chosen.name, figures[0], figures[1], chosen.unit
 
 
 def _has_boxes(graph: Graph, data: Data, values: Sequence[np.ndarray]) -> bool:

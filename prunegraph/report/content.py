@@ -32,8 +32,13 @@ CONVERTED = "prunegraph/converted@1"
 ALGORITHMS = "prunegraph/algorithms@1"
 
 
-def pruned(result: PruneResult, out: str) -> dict[str, Any]:
-    """What `prune` and `apply` did: cost and widths before and after, the proof, and what came after it."""
+def pruned(
+    result: PruneResult, out: str, evaluated: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What `prune` and `apply` did: cost and widths before and after, the proof, and what came after it.
+
+    `evaluated` is a metric of both models, as `measured` gives it.
+    """
     timing, rounding = result.latency, result.rounding
     return {
         "format": PRUNED,
@@ -58,6 +63,7 @@ def pruned(result: PruneResult, out: str) -> dict[str, Any]:
         "files": [str(path) for path in result.configured.paths]
         if result.configured
         else [],
+        "measured": evaluated,
     }
 
 
@@ -88,11 +94,13 @@ def _latency(timing: Latency) -> dict[str, Any]:
 
 def compared(result: Comparison) -> dict[str, Any]:
     """What `compare` measured."""
-    measured = None
-    if result.measured is not None:
-        names = ("metric", "first", "second", "unit")
-        measured = dict(zip(names, result.measured, strict=True))
-    return {"format": COMPARED, **asdict(result), "measured": measured}
+    both = measured(result.measured) if result.measured is not None else None
+    return {"format": COMPARED, **asdict(result), "measured": both}
+
+
+def measured(both: tuple[str, float, float, str]) -> dict[str, Any]:
+    """A metric of two models."""
+    return dict(zip(("metric", "first", "second", "unit"), both, strict=True))
 
 
 def trained(result: TrainResult, outcome: Outcome, out: str) -> dict[str, Any]:

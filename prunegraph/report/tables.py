@@ -166,6 +166,12 @@ def result_table(result: PruneResult) -> Table:
     return table
 
 
+def measured_line(both: tuple[str, float, float, str]) -> str:
+    """A metric of two models, the first one's and the second one's."""
+    name, first, second, unit = both
+    return f"{name}: {first:.4g} -> {second:.4g}, {second - first:+.4g} {unit}".rstrip()
+
+
 def comparison_table(result: Comparison) -> Table:
     """Cost, latency, accuracy and output difference of two models."""
     table = Table(title="side by side", title_justify="left")
