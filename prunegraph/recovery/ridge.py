@@ -63,23 +63,19 @@ def choose_ridge(
         target -= inputs.swapaxes(1, 2) @ (wanted - before)
     gram /= count
     target /= count
-    errors: list[float] = []
+    errors = []
     for ridge in RIDGES:
         damping = regression.damping(ridge).astype(np.float32)[:, None, None]
         step = np.linalg.solve(
             gram + damping * np.eye(len(gram[0]), dtype=gram.dtype), target
         )
         errors.append(sum(_error(step, *each, passing) for each in outside))
-        if errors[-1] > (1 + SLACK) * min(errors):
-            break  # firmer still is worse still
     return _lowest(errors)
 
 
 def _lowest(errors: Sequence[float]) -> float:
     most = (1 + SLACK) * min(errors)
-    return next(
-        ridge for ridge, error in zip(RIDGES, errors, strict=False) if error <= most
-    )
+    return next(ridge for ridge, error in zip(RIDGES, errors, strict=True) if error <= most)
 
 
 def _error(

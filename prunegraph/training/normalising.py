@@ -22,6 +22,9 @@ from prunegraph.training.operators.table import Tensor
 #: Statistics stay where those of batches make the loss more than so many times larger.
 FACTOR = 5.0
 
+#: A network whose loss is less than this share of that is what it learns already, which says nothing.
+NOTHING = 1e-4
+
 #: Batches that are looked at, at most.
 BATCHES = 4
 
@@ -42,7 +45,7 @@ def keep_statistics(
     if not any(is_batch_normalization(node) for node in module.graph.nodes):
         return ""
     own, by_batch = (_mean(module, batches, loss, kept=kept) for kept in (True, False))
-    module.keeps_statistics = by_batch > FACTOR * own
+    module.keeps_statistics = by_batch > FACTOR * own and own > NOTHING * by_batch
     if not module.keeps_statistics:
         return ""
     return (
