@@ -16,7 +16,7 @@ from prunegraph.latency.bench import PAIRS
 from prunegraph.latency.measured import Selected, runtime_of, select_by_measuring
 from prunegraph.measuring.latency import Latency, Stopwatch
 from prunegraph.ops.cost import Cost
-from prunegraph.options import base_name, bound
+from prunegraph.options import base_name
 from prunegraph.proof.result import Proof
 from prunegraph.recovery import repairs
 from prunegraph.rewriting.decompose import DecomposeResult
@@ -26,7 +26,7 @@ from prunegraph.runtime.data import Batch, Data
 from prunegraph.runtime.division import divided
 from prunegraph.runtime.statistics import ErrorMetrics, Statistics
 from prunegraph.selection.allocation import MEASURED
-from prunegraph.selection.criteria.base import CRITERIA, Gradients
+from prunegraph.selection.criteria.base import Gradients, asks_at_outputs
 from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.plan import Plan
 from prunegraph.selection.select import Grounds, Ranking, rank
@@ -98,7 +98,7 @@ def error_metrics(
     if (
         samples is None
         or choice.curvature == "never"
-        or not _asks_at_outputs(algorithm or "")
+        or not asks_at_outputs(algorithm or "")
         or find_spec("torch") is None
         or weight_bytes(graph) > MOST
     ):
@@ -106,15 +106,6 @@ def error_metrics(
     from prunegraph.training.curvature import Curvature
 
     return Curvature(graph, samples, progress)
-
-
-def _asks_at_outputs(algorithm: str) -> bool:
-    """Tell whether scores ask what errors of layers do at the outputs."""
-    name = base_name(algorithm)
-    if name != "thinet":
-        return name == "obs"
-    given = getattr(bound(CRITERIA, algorithm), "keywords", {})
-    return bool(given.get("error") == "outputs")
 
 
 def choose(

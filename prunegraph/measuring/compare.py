@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -104,7 +105,9 @@ def compare(
         _agreement(outputs),
         data.samples if data else 1,
         _noise(first, second, data, drawn),
-        None if chosen is None or data is None else _measured(chosen, first, results, data),
+        None
+        if chosen is None or data is None
+        else _measured(chosen, partial(_seen, first, results, data)),
     )
 
 
@@ -142,9 +145,7 @@ def measure_both(
     if not metric:
         batch = next(seen(0))
         metric = default(batch.expected, LABELS in batch.inputs, batch.inputs.get(LABELS))
-    chosen = resolve(portable(metric))
-    figures = [chosen.measure(seen(which)) for which in (0, 1)]
-    return chosen.name, figures[0], figures[1], chosen.unit
+    return _measured(resolve(portable(metric)), seen)
 
 
 def _has_boxes(graph: Graph, data: Data, values: Sequence[np.ndarray]) -> bool:
@@ -155,21 +156,24 @@ def _has_boxes(graph: Graph, data: Data, values: Sequence[np.ndarray]) -> bool:
 
 
 def _measured(
-    metric: Metric, graph: Graph, results: list[list[list[np.ndarray]]], data: Data
+    metric: Metric, seen: Callable[[int], Iterable[Seen]]
 ) -> tuple[str, float, float, str]:
-    """A metric of both models' outputs: its name, the figures, its unit."""
-    named = [
+    """A metric of what two models, 0 and 1, are seen to make: its name, both figures, its unit."""
+    return metric.name, metric.measure(seen(0)), metric.measure(seen(1)), metric.unit
+
+
+def _seen(
+    graph: Graph, results: list[list[list[np.ndarray]]], data: Data, which: int
+) -> Iterator[Seen]:
+    """What one of two models made of data, beside the first one's."""
+    first, own = (
         [dict(zip(graph.outputs, values, strict=True)) for values in parts]
-        for parts in results
-    ]
-    figures = [
-        metric.measure(
-            Seen(*each)
-            for each in zip(data.batches(graph, labels=True), named[0], own, strict=True)
-        )
-        for own in named
-    ]
-    return metric.name, figures[0], figures[1], metric.unit
+        for parts in (results[0], results[which])
+    )
+    return (
+        Seen(*each)
+        for each in zip(data.batches(graph, labels=True), first, own, strict=True)
+    )
 
 
 def _is_narrower(first: Graph, second: Graph) -> bool:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import prunegraph as pg
 from prunegraph.errors import DataError
-from prunegraph.graph.model import Graph
+from prunegraph.graph.model import Graph, Node
 from prunegraph.rotation.choose import choose_rotation, prepare
 from prunegraph.rotation.rotate import rotate
 from prunegraph.rotation.turned import TurnedMetrics
@@ -51,16 +51,32 @@ def network(finish: Callable[[Builder, str], str] = lambda net, y: y) -> Graph:
     return net.graph(finish(net, matmul(net, middle, 3, 5, "last")))
 
 
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> tuple[Graph, Data, Curvature]:
+    """The network, as many samples as random projections take to say something, and what they say."""
+    monkeypatch.setattr(curvature, "SAMPLES", 4096)
+    graph = network()
+    data = samples(graph, 4096)
+    return graph, data, Curvature(graph, data)
+
+
+def by_name(graph: Graph) -> dict[str, Node]:
+    return {node.name: node for node in graph.layers}
+
+
+def weights(graph: Graph) -> dict[str, np.ndarray]:
+    """Matrices of the layers, by name."""
+    return {
+        name: graph.weights[node.inputs[1]].read().astype(np.float64)
+        for name, node in by_name(graph).items()
+    }
+
+
 def test_of_linear_layers_it_is_the_product_of_what_follows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Random projections have the second moments J'J: here J is the last layer's matrix."""
-    monkeypatch.setattr(curvature, "SAMPLES", 4096)
-    graph = network()
-    data = samples(graph, 4096)
-    found = Curvature(graph, data)
-    layers = {node.name: node for node in graph.layers}
-    matrix = graph.weights[layers["last"].inputs[1]].read().astype(np.float64)
+    graph, _, found = looked_at(monkeypatch)
+    layers, matrix = by_name(graph), weights(graph)["last"]
     metric = found.of(layers["middle"])
     assert metric is not None
     expected = matrix @ matrix.T
@@ -189,15 +205,8 @@ def test_contributions_are_what_channels_add_to_the_outputs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of linear layers exactly: without some channels the outputs lose what these contribute together."""
-    monkeypatch.setattr(curvature, "SAMPLES", 4096)
-    graph = network()
-    data = samples(graph, 4096)
-    found = Curvature(graph, data)
-    layers = {node.name: node for node in graph.layers}
-    matrices = {
-        name: graph.weights[node.inputs[1]].read().astype(np.float64)
-        for name, node in layers.items()
-    }
+    graph, data, found = looked_at(monkeypatch)
+    layers, matrices = by_name(graph), weights(graph)
     x = np.concatenate([batch["x"] for batch in data.batches(graph, 4096)])
     read = np.maximum(x.astype(np.float64) @ matrices["first"], 0)
     behind = matrices["middle"] @ matrices["last"]
@@ -209,9 +218,8 @@ def test_contributions_are_what_channels_add_to_the_outputs(
         assert whole * np.square(parts[:, gone].sum(axis=1)).sum() == pytest.approx(
             lost, rel=0.15
         )
-    assert (
-        found.contributions(layers["first"]) is None
-    )  # an input of the network has no gradient
+    # The input of the network has no gradient.
+    assert found.contributions(layers["first"]) is None
 
 
 @pytest.mark.parametrize("blocks", ["own", "alike"])

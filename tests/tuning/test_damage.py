@@ -12,6 +12,7 @@ from prunegraph.errors import DataError
 from prunegraph.graph.model import Graph
 from prunegraph.measuring import metrics
 from prunegraph.measuring.metrics import Seen
+from prunegraph.operators import is_gemm, is_matmul
 from prunegraph.ops.cost import cost
 from prunegraph.rewriting.reweight import Revision
 from prunegraph.runtime.data import Data
@@ -19,7 +20,7 @@ from prunegraph.runtime.division import divided
 from prunegraph.runtime.session import run_values
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.criteria.obs import DAMPING
-from prunegraph.tuning import judging
+from prunegraph.tuning import judging, relay
 from prunegraph.tuning.damage import Damage, power_law
 from prunegraph.tuning.relay import Relay, Version
 from prunegraph.tuning.substitution import Substitution
@@ -28,6 +29,35 @@ from tests.training.mixed import NETWORKS, attention, inputs
 from tests.tuning.test_tuning import batches, dead_and_vital
 
 GRAPHS = {**NETWORKS, "residual": lambda seed: residual_net(seed)}
+
+
+def test_versions_of_matrix_products_share_a_session(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Their weights are inputs of it: sessions do not grow with the number of versions."""
+    graph = NETWORKS["attention"](0)
+    shapes = pg.analyze(graph).shape_info.shapes
+    layers = [n.index for n in graph.layers if is_matmul(n) or is_gemm(n)]
+    opened: list[int] = []
+    right = relay.opened_piece
+    monkeypatch.setattr(
+        relay, "opened_piece", lambda *given: opened.append(1) or right(*given)
+    )
+    counts = []
+    for count in (1, 12):
+        opened.clear()
+        versions = [
+            Version(
+                frozenset(layers),
+                lambda nodes, seed=seed: changed(  # type: ignore[misc]
+                    graph, sorted(set(layers) & set(nodes)), seed
+                ),
+            )
+            for seed in range(count)
+        ]
+        Relay(graph, shapes, list(graph.outputs)).run([inputs(graph)], versions)
+        counts.append(len(opened))
+    assert counts[0] == counts[1]
 
 
 def changed(graph: Graph, nodes: list[int], seed: int) -> Revision:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
@@ -169,13 +169,39 @@ CRITERIA: Registry[Criterion] = Registry(
 )
 
 
-def criterion(name: str) -> Callable[[Criterion], Criterion]:
+#: Options with which criteria ask what errors of layers do at the network's outputs, by name; {} is with any.
+_AT_OUTPUTS: dict[str, Mapping[str, object]] = {}
+
+
+def criterion(
+    name: str, *, at_outputs: Mapping[str, object] | None = None
+) -> Callable[[Criterion], Criterion]:
     """Decorator that registers a criterion, a function `(group, context) -> scores`, under a name.
 
-    Scores are one number a channel, higher = keep, inf = never remove. Raises PluginError for a
-    name that is taken, or a function with other parameters.
+    Scores are one number a channel, higher = keep, inf = never remove. One that asks what errors of layers do at the
+    network's outputs (`Statistics.error_metric`, `contributions`) says so: `at_outputs` are the options with which it
+    does, {} is always. It is measured for those alone.
+
+    Raises PluginError for a name that is taken, or a function with other parameters.
     """
-    return CRITERIA.register(name)
+    register = CRITERIA.register(name)
+    if at_outputs is not None:
+        _AT_OUTPUTS[name] = at_outputs
+    return register
+
+
+def asks_at_outputs(spelling: str) -> bool:
+    """Tell whether a criterion, as `name:options`, asks what errors of layers do at the network's outputs.
+
+    Raises:
+        UnknownNameError: it has no such option.
+        OptionError: an option cannot have that value.
+    """
+    wanted = _AT_OUTPUTS.get(base_name(spelling))
+    if not wanted:
+        return wanted is not None
+    given = getattr(bound(CRITERIA, spelling), "keywords", {})
+    return all(given.get(key) == value for key, value in wanted.items())
 
 
 def score(name: str, context: Context) -> dict[str, Array]:

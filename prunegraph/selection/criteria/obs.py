@@ -37,7 +37,7 @@ METRIC_DAMPING = 1e-3
 ROUNDS = 64
 
 
-@criterion("obs")
+@criterion("obs", at_outputs={})
 def obs(group: Group, context: Context) -> Array:
     """Output error that remains when a channel goes and the layers that read it make up for it (needs data)."""
     statistics = context.need_statistics("obs")

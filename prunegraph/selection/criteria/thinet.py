@@ -28,7 +28,7 @@ from prunegraph.selection.criteria.obs import grams, reading_member
 from prunegraph.selection.criteria.parts import parts
 
 
-@criterion("thinet")
+@criterion("thinet", at_outputs={"error": "outputs"})
 def thinet(
     group: Group,
     context: Context,
