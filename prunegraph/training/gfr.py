@@ -22,6 +22,7 @@ import torch
 from prunegraph.coupling.analysis import analyze
 from prunegraph.errors import BudgetError, OptionError
 from prunegraph.graph.model import Graph
+from prunegraph.recovery import repairs
 from prunegraph.runtime.data import Data
 from prunegraph.selection.criteria.factors import Factors, check_exponents, with_factors
 from prunegraph.training.compression import Compression
@@ -80,8 +81,7 @@ def gfr(
     p: float = 1.0,
     q: float = 1.0,
     tolerance: float = 0.0,
-    bn_recal: bool = True,
-    refit: bool = True,
+    repair: str = "least-squares",
     round_to: int = 8,
     allocation: str = "global:mean",
 ) -> TrainResult:
@@ -102,15 +102,14 @@ def gfr(
         q: exponent of the factor in the ranking.
         tolerance: instead of a budget, how much worse `setting.evaluate` may become: the largest cut on a grid that
             keeps to it; 0 is off. Without `evaluate` the training data are measured.
-        refit: refit the layers behind the cut by least squares (`prunegraph.recovery`): closed form, no gradients, no
-            labels.
-        bn_recal: without `refit`, count BatchNormalization statistics anew after the cut; without either, removed
-            constants are absorbed. False leaves `refit` out as well.
+        repair: after the cut (`prunegraph.recovery`), without gradients or labels: "least-squares", "bn" (statistics of
+            BatchNormalization are counted anew, as published) or "absorb".
         round_to: kept channels are a multiple of this.
         allocation: shares the budget among groups; "global:none" compares the scores of all channels as they are.
 
     Raises:
         OptionError: an option is out of range, or there are a budget and a tolerance.
+        UnknownNameError: no such repair.
         BudgetError: the budget cannot be met, or no cut stays within the tolerance.
         DataError: no removable channel has a BatchNormalization, or the data do not fit.
         TrainingError: the loss is not finite, or the checkpoint is of another run.
@@ -118,6 +117,7 @@ def gfr(
     """
     chosen = penalty(strength, "gfr")
     _check(setting, tolerance, closing, p, q)
+    repairs.find(repair, setting.data, graph)
     if light and closing:
         raise OptionError(
             "training method 'gfr' with light=true closes gates by 'strength': leave 'closing' out"
@@ -145,7 +145,6 @@ def gfr(
     done = TrainResult(trained).after("gfr", run).with_note(unfolded.note)
     if setting.budget is None and not tolerance:
         return done
-    repair = "absorb" if not bn_recal else "least-squares" if refit else "bn"
     how = Compression(
         calibration(setting.data, setting.recipe.seed),
         f"gfr:p={p!r},q={q!r}",

@@ -306,7 +306,7 @@ def test_a_tolerance_instead_of_a_budget(measured: bool) -> None:
         recipe=TrainingConfig(epochs=8, lr=0.1),
         evaluate=(lambda m: 100 * accuracy(m)) if measured else None,
     )
-    done = train(graph, given, "gfr:strength=0.1,round_to=1,tolerance=3,bn_recal=false")
+    done = train(graph, given, "gfr:strength=0.1,round_to=1,tolerance=3,repair=absorb")
     assert full_cost(done.model).macs < 0.9 * full_cost(graph).macs
     if measured:
         assert (
@@ -339,14 +339,14 @@ def test_the_light_form_trains_gates_alone() -> None:
         setting(
             data=data, loss=distillation(GraphModule(graph)), budget=pg.Budget(macs=0.7)
         ),
-        "gfr:strength=5,light=true,round_to=1,refit=true",
+        "gfr:strength=5,light=true,round_to=1",
     )
     assert full_cost(result.model).macs <= 0.7 * full_cost(graph).macs
     assert accuracy(GraphModule(result.model).eval()) > 0.9
 
 
 def test_what_is_behind_the_cut_is_refitted_unless_it_is_left_out() -> None:
-    """Least squares is the default; bn_recal=false absorbs, and refit=false counts statistics anew."""
+    """Least squares is the default."""
     graph = residual_net(width=16)
 
     def weights(options: str) -> dict[str, bytes]:
@@ -357,8 +357,8 @@ def test_what_is_behind_the_cut_is_refitted_unless_it_is_left_out() -> None:
         return {name: weight.read().tobytes() for name, weight in model.weights.items()}
 
     refitted = weights("")
-    assert refitted == weights(",refit=true")
-    counted, absorbed = weights(",refit=false"), weights(",bn_recal=false")
+    assert refitted == weights(",repair=least-squares")
+    counted, absorbed = weights(",repair=bn"), weights(",repair=absorb")
     assert refitted != counted and counted != absorbed and refitted != absorbed
 
 
