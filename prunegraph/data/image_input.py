@@ -169,7 +169,7 @@ def guessed(graph: Graph, target: ImageInput) -> Guess:
     Raises:
         OptionError: the file beside it cannot be read.
     """
-    beside = graph.folder / CONFIG if graph.folder is not None else None
+    beside = graph.home.folder / CONFIG if graph.home.folder is not None else None
     if beside is not None and beside.is_file():
         chain = read_config(beside, preset("none", target))
         if chain.channels == target.channels:

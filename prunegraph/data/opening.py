@@ -154,7 +154,7 @@ def _open_images(images: Listing, model: Graph, source: str, asked: _Asked) -> D
 def _open_texts(
     texts: Texts, target: TextInput, model: Graph, source: str, asked: _Asked
 ) -> Data:
-    options = text_options(asked.preprocess, target, model.folder)
+    options = text_options(asked.preprocess, target, model.home.folder)
     if str(options) != asked.preprocess:
         asked.note(f"preprocessing was guessed: {options}")
     return Data(TextSource(texts, options, target, source, progress=asked.progress), source)

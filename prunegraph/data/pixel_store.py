@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from prunegraph.data.samples import Samples8
-from prunegraph.data.scratch import free_bytes, scratch_file
+from prunegraph.runtime.scratch import free_bytes, scratch_file
 
 #: Bytes of a file at most; beyond, and where the disk has not twice as much, images are decoded each time.
 LIMIT = 2**35

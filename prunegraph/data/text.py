@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import onnx
 
-from prunegraph.data.scratch import scratch_file
 from prunegraph.errors import DataError, MissingExtraError, OptionError
 from prunegraph.graph.indices import ranges
 from prunegraph.graph.model import Graph
 from prunegraph.graph.shapes import shape_info
 from prunegraph.runtime import layout as layouts
 from prunegraph.runtime.layout import LABELS, Batch, Layout, Shape
+from prunegraph.runtime.scratch import scratch_file
 from prunegraph.runtime.sources import CHUNK
 
 if TYPE_CHECKING:

@@ -51,9 +51,8 @@ def write_stream(
                 )
                 continue
             file.write(b"\0" * (-file.tell() % ALIGNMENT))
-            entry = model.graph.initializer.add(
-                name=tensor.name, data_type=tensor.data_type, dims=tensor.dims
-            )
+            entry = model.graph.initializer.add()
+            _describe(entry, tensor)
             entry.data_location = onnx.TensorProto.EXTERNAL
             for key, value in (
                 ("location", location),
@@ -66,9 +65,16 @@ def write_stream(
 
 
 def _inside(tensor: onnx.TensorProto, data: bytes) -> onnx.TensorProto:
-    return onnx.TensorProto(
-        name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, raw_data=data
-    )
+    result = onnx.TensorProto(raw_data=data)
+    _describe(result, tensor)
+    return result
+
+
+def _describe(entry: onnx.TensorProto, tensor: onnx.TensorProto) -> None:
+    """Say of an entry all that a tensor is besides its values."""
+    for field, value in tensor.ListFields():
+        if field.name in ("dims", "data_type", "name", "doc_string", "metadata_props"):
+            set_field(entry, field.name, value)
 
 
 def raw_bytes(tensor: onnx.TensorProto, folder: Path | None) -> bytes | None:

@@ -297,13 +297,14 @@ def normalisation(graph: Graph, node: Node) -> tuple[Array, Array, Array]:
     return scale / np.sqrt(variance + node.attributes.get("epsilon", 1e-5)), mean, shift
 
 
-def scaled_matrix(graph: Graph, node: Node) -> Array:
+def scaled_matrix(graph: Graph, node: Node, dtype: type = np.float64) -> Array:
     """A layer's matrix [groups, inputs, outputs], in the scale of what comes after its BatchNormalization."""
-    matrix = (
-        to_matrix(node, graph.weights[node.inputs[1]].read().astype(np.float64))
-        * LinearLayer(graph, node).alpha
-    )
+    values, alpha = graph.weights[node.inputs[1]].read(), LinearLayer(graph, node).alpha
+    matrix = to_matrix(node, values.astype(dtype, copy=False))
+    if alpha != 1:
+        matrix = matrix * dtype(alpha)
     normal = batch_normalization(graph, node)
     if normal is None:
         return matrix
-    return matrix * normalisation(graph, normal)[0].reshape(groups(node), 1, -1)
+    factor: Array = normalisation(graph, normal)[0].astype(dtype)
+    return matrix * factor.reshape(groups(node), 1, -1)

@@ -128,6 +128,14 @@ class Node:
         return self.inputs[slot] if slot < len(self.inputs) else ""
 
 
+@dataclass(frozen=True)
+class Home:
+    """The file that a model was read from: its folder, and whether it has its weights in it, wherever they lie now."""
+
+    folder: Path | None = None
+    in_one_file: bool = False
+
+
 class Graph:
     """A model as a graph of nodes. Never changed in place: every rewrite makes a new one.
 
@@ -140,6 +148,7 @@ class Graph:
         keeps: what has to live as long as this graph (the one whose folder it reads from).
         intake: how it reads inputs made for the graph it comes from; by default as the graph that it `keeps`.
         sources: where its weights come from, if a front end made it from something else.
+        home: the file that it was read from; by default that of the graph that it `keeps`.
 
     Raises:
         ModelError: the graph is invalid (dangling value, cycle, a value made twice).
@@ -156,12 +165,14 @@ class Graph:
         keeps: object = None,
         sources: Sources | None = None,
         intake: Intake | None = None,
+        home: Home | None = None,
     ):
         self.model = model
         self.sources = sources
         self._keeps = keeps
         inherited: Intake = keeps.intake if isinstance(keeps, Graph) else Intake()
         self.intake: Intake = inherited if intake is None else intake
+        self.home: Home = home or (keeps.home if isinstance(keeps, Graph) else Home(folder))
         self.scratch = scratch
         if scratch and folder is not None:
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
@@ -352,10 +363,19 @@ class Graph:
         """Digest of the model file; for a model made in memory, of the bytes `save` writes."""
         if self._digest is None:
             digest = hashlib.sha256()
-            for piece in wire.pieces(self.model):
+            for piece in self.file_bytes():
                 digest.update(piece)
             self._digest = digest.hexdigest()
         return self._digest
+
+    def file_bytes(self) -> Iterator[bytes]:
+        """What the model's file holds, in pieces; without its external data, unless they are its own."""
+        return wire.pieces(self.model, self.folder, taken_in=self.home.in_one_file)
+
+    def to_model(self) -> onnx.ModelProto:
+        """A copy of the model that has all its weights in it: `model` may leave them on disk."""
+        pieces = wire.pieces(self.model, self.folder, taken_in=True)
+        return onnx.ModelProto.FromString(b"".join(pieces))
 
     def identify(self, *origin: str) -> None:
         """Let the digest follow from what the graph was made of: rounding may differ from machine to machine."""

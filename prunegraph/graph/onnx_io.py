@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,10 +14,11 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from prunegraph.errors import MISFIT, ModelError
-from prunegraph.graph import stored, wire
+from prunegraph.graph import spilling, stored
 from prunegraph.graph.external import SCRATCH_DATA, write_graph
-from prunegraph.graph.model import Graph
+from prunegraph.graph.model import Graph, Home
 from prunegraph.graph.sources import Sources
+from prunegraph.graph.spilling import Spilled
 
 
 def load(path: str | Path) -> Graph:
@@ -29,6 +31,9 @@ def load(path: str | Path) -> Graph:
     """
     path = Path(path)
     try:
+        spilled = spilling.read(path) if path.stat().st_size >= spilling.LARGE else None
+        if spilled is not None:
+            return _of_spilled(spilled, path)
         data = path.read_bytes()
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file") from None
@@ -43,11 +48,31 @@ def load(path: str | Path) -> Graph:
         model.ParseFromString(data)
     except DecodeError as error:
         raise ModelError(f"{path}: not an ONNX file, or truncated ({error})") from error
-    if (not model.graph.node and not model.graph.output) or not model.opset_import:
-        raise ModelError(f"{path}: not an ONNX file, or truncated (no graph in it)")
+    _check_graph(model, path)
     digest = hashlib.sha256(data).hexdigest()
     del data
     return from_model(model, path=path, source=str(path), digest=digest)
+
+
+def _of_spilled(spilled: Spilled, path: Path) -> Graph:
+    """The graph of a file whose weights lie in a folder made for it. Raises ModelError."""
+    try:
+        _check_graph(spilled.model, path)
+        return from_model(
+            spilled.model,
+            path=spilled.path,
+            source=str(path),
+            digest=spilled.digest,
+            home=Home(path.parent, in_one_file=True),
+        )
+    except BaseException:
+        shutil.rmtree(spilled.folder, ignore_errors=True)
+        raise
+
+
+def _check_graph(model: onnx.ModelProto, path: Path) -> None:
+    if (not model.graph.node and not model.graph.output) or not model.opset_import:
+        raise ModelError(f"{path}: not an ONNX file, or truncated (no graph in it)")
 
 
 def from_model(
@@ -57,6 +82,7 @@ def from_model(
     source: str = "model",
     digest: str | None = None,
     sources: Sources | None = None,
+    home: Home | None = None,
 ) -> Graph:
     """A Graph over a `ModelProto` (kept, not copied).
 
@@ -66,6 +92,7 @@ def from_model(
         source: what to call it in messages.
         digest: sha256 of the file.
         sources: where its weights come from.
+        home: the file it was read from, where its external data lie in a folder that was made for it.
 
     Raises:
         ModelError: an invalid graph, or external data that are missing, too short or outside of the model's folder.
@@ -78,7 +105,15 @@ def from_model(
         _check_weights(model, source)
         # Files are written with external data of the main graph's weights only.
         stored.take_in(list(stored.inner(model.graph)), folder, source)
-        return Graph(model, folder=folder, source=source, digest=digest, sources=sources)
+        return Graph(
+            model,
+            folder=folder,
+            source=source,
+            digest=digest,
+            scratch=home is not None,
+            sources=sources,
+            home=home,
+        )
     except MISFIT as error:
         raise ModelError(f"{source}: not a valid model: {error!r}") from error
 
@@ -116,7 +151,7 @@ def save(
 ) -> None:
     """Write a model beside its destination, then rename: never a half-written file.
 
-    Weights that were in external files stay external, in `<name>.data` beside the model.
+    Weights that the model's file did not hold stay external, in `<name>.data` beside the model.
 
     Args:
         graph: the model.
@@ -127,8 +162,8 @@ def save(
         ModelError: the destination cannot be written.
     """
     path = Path(path)
-    if not has_external(graph):
-        write_whole(path, wire.pieces(graph.model), check)
+    if graph.home.in_one_file or not has_external(graph):
+        write_whole(path, graph.file_bytes(), check)
         return
     try:
         with tempfile.TemporaryDirectory(

@@ -149,7 +149,7 @@ def repair(
             progress(f"least squares: layer {done + 1} of {len(fits)}, {fit.node.name}")
             stepper.advance(fit.node.index, revision.weights, revision.protos)
             _refit(fit, inputs, revision, compensation)
-        return revision.apply()
+        return revision.apply(spent=True)
 
 
 class _Inputs:

@@ -157,7 +157,7 @@ def _on_data(survivors: Survivors, pruned: Graph, data: Data, progress: Progress
                 _match(targets[node.index], stepper, revision)
             else:
                 _estimate(node, stepper, revision)
-        return revision.apply()
+        return revision.apply(spent=True)
 
 
 def _is_normal(pruned: Graph, node: Node) -> bool:
@@ -246,4 +246,4 @@ def _without_data(survivors: Survivors, pruned: Graph) -> Graph:
             )
             share = np.square(_ratio(now, before, LEAST, 1.0))
             revision.set(normal.inputs[4], revision.value(normal.inputs[4]) * share)
-    return revision.apply()
+    return revision.apply(spent=True)

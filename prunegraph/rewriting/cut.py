@@ -94,6 +94,7 @@ def _without_channels(survivors: Survivors, scratch: Path | None) -> Graph:
         source=graph.source,
         scratch=folder != graph.folder,
         intake=graph.intake.then(_slicings(survivors)),
+        home=graph.home,
     )
     _check(result, graph)
     return result

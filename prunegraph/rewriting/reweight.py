@@ -48,19 +48,18 @@ class Revision:
         self.weights[name] = values.astype(self.graph.weights[name].dtype)
 
     def matrix(self, node: Node) -> Array:
-        """A layer's weight as [groups, inputs, outputs], times its factor."""
-        return (
-            linear.to_matrix(node, self.value(node.inputs[1]))
-            * LinearLayer(self.graph, node).alpha
-        )
+        """A layer's weight as [groups, inputs, outputs], times its factor; the caller's own."""
+        matrix = linear.to_matrix(node, self.value(node.inputs[1]))
+        matrix *= LinearLayer(self.graph, node).alpha
+        return matrix
 
     def set_matrix(self, node: Node, matrix: Array) -> None:
         """Replace a layer's weight by a matrix [groups, inputs, outputs]."""
         shape = self.graph.weights[node.inputs[1]].shape
-        self.set(
-            node.inputs[1],
-            linear.from_matrix(node, matrix / LinearLayer(self.graph, node).alpha, shape),
-        )
+        alpha = LinearLayer(self.graph, node).alpha
+        if alpha != 1:
+            matrix = matrix / alpha
+        self.set(node.inputs[1], linear.from_matrix(node, matrix, shape))
 
     def intercept(self, node: Node) -> Array:
         """Say what a layer adds to each output [outputs]: zeros where that is nothing, or no constant vector.
@@ -163,13 +162,18 @@ class Revision:
         self.weights[self._given[node.index]] = values.astype(like.dtype)
         return self._rewriter.edit(node)
 
-    def apply(self) -> Graph:
-        """A new graph with the new weights."""
-        if not self.weights:
+    def apply(self, *, spent: bool = False) -> Graph:
+        """A new graph with the new weights.
+
+        Args:
+            spent: whether the arrays are given up on the way: no weight is held twice, and nothing is left to revise.
+        """
+        weights = self.weights if spent else dict(self.weights)
+        if not weights:
             return self.graph
-        for name, values in self.weights.items():
-            if name not in self._extra:
-                self._rewriter.set_weight(name, values)
-        for name in self._extra:
-            self._rewriter.add_tensor(numpy_helper.from_array(self.weights[name], name))
+        extra = [(name, weights.pop(name)) for name in self._extra]
+        for name in list(weights):
+            self._rewriter.set_weight(name, weights.pop(name))
+        for name, values in extra:
+            self._rewriter.add_tensor(numpy_helper.from_array(values, name))
         return self._rewriter.finish()

@@ -62,11 +62,14 @@ class Sizes:
 
     def shape(self, axes: Sequence[int], chosen: Mapping[str, int]) -> Shape:
         """Sizes of some axes, by number, with an option for each unit."""
-        return tuple(self._size(axis, chosen) for axis in axes)
+        return tuple([self._size(axis, chosen) for axis in axes])
 
     def _size(self, axis: int, chosen: Mapping[str, int]) -> int:
         units, known = self._units[axis], self._known[axis]
-        key = tuple([chosen[unit] for unit in units])
+        if not units:
+            return self._labels[axis].size
+        # Asked millions of times: most axes have one unit.
+        key = (chosen[units[0]],) if len(units) == 1 else tuple([chosen[u] for u in units])
         if key not in known:
             removal = {
                 group: channels

@@ -43,7 +43,7 @@ MAX_OUTPUTS = 4096
 RAREST = 1e-3
 
 #: Bytes of values that are kept for a backward pass.
-KEEP = 2**29
+KEEP = 2**28
 
 
 class Curvature:
@@ -76,7 +76,8 @@ class Curvature:
         Raises:
             DataError: the data do not fit the model.
         """
-        return self._known.get(node.name)
+        known = self._known.get(node.name)
+        return None if known is None else known.astype(np.float64)
 
     def contributions(self, node: Node) -> Array | None:
         """What each input channel of a linear layer adds to the outputs through it [samples, channels], float64.
@@ -99,7 +100,7 @@ class Curvature:
         for products in self._each("curvature", _Run.products):
             for name, product in products.items():
                 total[name] = total[name] + product if name in total else product
-        return _finite({name: each.double().numpy() for name, each in total.items()})
+        return _finite({name: each.numpy() for name, each in total.items()})
 
     @cached_property
     def _contributed(self) -> dict[str, Array]:

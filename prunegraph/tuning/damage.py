@@ -27,8 +27,8 @@ from prunegraph.tuning.substitution import Substitution
 Array = np.ndarray
 Progress = Callable[[str], None]
 
-#: Shares of a unit at which it is measured, if its steps allow it.
-STRENGTHS = (0.15, 0.4, 0.75)
+#: Shares of a unit at which it is measured, if its steps allow it; those of large networks, where it takes long.
+STRENGTHS, FEWER = (0.15, 0.4, 0.75), (0.2, 0.6)
 
 #: Multiply-accumulates that are spent on measuring, and the samples that are looked at: two texts have as many
 #: positions as are judged.
@@ -39,6 +39,9 @@ SKETCHED = 32
 
 #: Values of all versions that are kept at a time, in bytes.
 KEEP = 2**28
+
+#: Values inside of a stretch that are computed at a time, in bytes.
+INSIDE = 2**27
 
 #: Exponent of a curve with one point, and the least and largest of the others.
 POWER, POWERS = 2.0, (1.0, 4.0)
@@ -75,7 +78,11 @@ class Damage:
             DataError: the outputs are no numbers that could be compared.
             ModelError: a part of the model cannot be run by itself.
         """
-        wanted = [(unit, share) for unit in units for share in _shares(unit)]
+        wanted = [
+            (unit, share)
+            for unit in units
+            for share in _shares(unit, self._strengths(len(units)))
+        ]
         removals = [collect(up_to(unit.steps, share)) for unit, share in wanted]
         values = self.measure(removals, SKETCHED)
         points: dict[str, Curve] = {unit.id: [] for unit in units}
@@ -85,6 +92,13 @@ class Damage:
             unit.id: power_law(points[unit.id], [step.share for step in unit.steps])
             for unit in units
         }
+
+    def _strengths(self, units: int) -> tuple[float, ...]:
+        """Fewer where even the fewest samples are more work than there should be."""
+        graph = self.coupling.graph
+        one = cost(graph).macs / (self.held.fixed(graph) or 1)
+        work = one * SAMPLES[0] * units * len(STRENGTHS) / 2
+        return STRENGTHS if work <= WORK else FEWER
 
     def measure(self, removals: Sequence[Removal], most: int = SAMPLES[1]) -> list[float]:
         """The damage of each of several removals, on `most` samples at most: 0 is the original.
@@ -126,17 +140,22 @@ class Damage:
                 )
                 count = max(min(count, fits), 1)
         chosen = data.head(max(count, size or 1))
-        return list(chosen.batches(graph, size or count))
+        # What a stretch makes inside is held by ONNX Runtime while it runs.
+        created = [
+            [v for node in each.nodes for v in node.outputs] for each in relay.stretches
+        ]
+        at_a_time = min(batch_size(graph, data, values, INSIDE) for values in created)
+        return list(chosen.batches(graph, size or min(count, at_a_time)))
 
 
 def _outer(relay: Relay, names: Sequence[str]) -> list[str]:
     return [name for name in names if name not in relay.graph.inputs]
 
 
-def _shares(unit: Unit) -> list[float]:
-    """The shares of a unit's steps that come nearest to `STRENGTHS`."""
+def _shares(unit: Unit, strengths: Sequence[float]) -> list[float]:
+    """The shares of a unit's steps that come nearest to some strengths."""
     shares = np.asarray([step.share for step in unit.steps])
-    nearest = {int(abs(shares - wanted).argmin()) for wanted in STRENGTHS if len(shares)}
+    nearest = {int(abs(shares - wanted).argmin()) for wanted in strengths if len(shares)}
     return [float(shares[index]) for index in sorted(nearest)]
 
 

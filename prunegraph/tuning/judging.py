@@ -133,7 +133,7 @@ class Reference:
         graph, last = self.judge.graph, self.judge.last
         assert last is not None
         layer = linear.LinearLayer(graph, last)
-        matrix = linear.scaled_matrix(graph, last)[0].astype(np.float32)
+        matrix = linear.scaled_matrix(graph, last, np.float32)[0]
         rows = _positions(self.expected[self.judge.wanted[0]])
         scores = rows @ matrix + layer.vector().astype(np.float32)
         chances = np.exp(scores - scores.max(axis=-1, keepdims=True))

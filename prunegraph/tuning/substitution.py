@@ -153,20 +153,23 @@ class Substitution:
             raise DataError(
                 f"{self._graph.source}: the data show nothing of what {node.name!r} reads"
             )
-        old, centred = revision.matrix(node), revision.can_intercept(node)
+        matrix, centred = revision.matrix(node), revision.can_intercept(node)
         inverse = self._inverse(gram, centred)
-        new = np.array(old)
-        for g, (matrix, gone) in enumerate(zip(old, rows, strict=True)):
+        # What the means make of all that changes.
+        means = np.zeros((len(matrix), matrix.shape[2]))
+        for g, (own, gone) in enumerate(zip(matrix, rows, strict=True)):
             if not len(gone):
                 continue
             # The damping bounds the condition: single precision says what is wanted to a percent, in half the time.
             block = inverse[g][np.ix_(gone, gone)]
-            step = np.linalg.solve(block, matrix[gone].astype(np.float32))
-            new[g] -= inverse[g][:, gone] @ step
-            new[g][gone] = 0
-        revision.set_matrix(node, new)
+            step = np.linalg.solve(block, own[gone].astype(np.float32))
+            change = inverse[g][:, gone] @ step
+            change[gone] = own[gone]
+            own -= change
+            own[gone] = 0
+            means[g] = np.einsum("i,io->o", gram.mean[g], change)
+        revision.set_matrix(node, matrix)
         if centred:
-            means = np.einsum("gi,gio->go", gram.mean.astype(np.float64), old - new)
             revision.set_intercept(node, revision.intercept(node) + means.reshape(-1))
 
     def _inverse(self, gram: Gram, centred: bool) -> Array:

@@ -36,6 +36,9 @@ METRIC_DAMPING = 1e-3
 #: A group's channels go in this many rounds at most; scores are updated after each.
 ROUNDS = 64
 
+#: Columns that are brought down to as many as there are inputs at a time, at least.
+COLUMNS = 4096
+
 
 @criterion("obs", at_outputs={})
 def obs(group: Group, context: Context) -> Array:
@@ -163,9 +166,19 @@ class _Rows:
 
 
 def _narrow(matrix: Array) -> Array:
-    """A matrix with no more columns than rows, whose rows have the same products."""
+    """A matrix with no more columns than rows, whose rows have the same products.
+
+    Columns are taken some at a time: a layer that scores words has as many as its vocabulary.
+    """
     inputs, outputs = matrix.shape
-    return matrix if outputs <= inputs else np.asarray(np.linalg.qr(matrix.T, mode="r")).T
+    if outputs <= inputs:
+        return matrix
+    size = max(COLUMNS, 4 * inputs)
+    result = np.empty((inputs, 0))
+    for start in range(0, outputs, size):
+        part = np.concatenate([result, matrix[:, start : start + size]], axis=1)
+        result = np.asarray(np.linalg.qr(part.T, mode="r")).T
+    return result
 
 
 def _readers(group: Group, coupling: Coupling, statistics: Statistics) -> list[PartReader]:
@@ -176,17 +189,20 @@ def _readers(group: Group, coupling: Coupling, statistics: Statistics) -> list[P
         for node, gram in grams(member, coupling, statistics):
             whole = _matrix(coupling.graph, node, metric)
             for i, channels, rows in parts(node, member, coupling.graph, len(whole)):
-                matrix = whole[i] if metric else _relative(whole[i], gram.centred[i])
+                matrix = _narrow(whole[i])
+                if not metric:
+                    matrix = _relative(matrix, gram.centred[i])
                 key = id(gram), i, channels.tobytes(), rows.tobytes()
                 if key in result:
                     result[key].add(matrix)
                 else:
-                    result[key] = _Rows(gram, i, channels, rows, _narrow(matrix))
-    return [each.reader(group.channels) for each in result.values()]
+                    result[key] = _Rows(gram, i, channels, rows, matrix)
+    # One after the other: a reader holds its own copy of what it is made of.
+    return [result.pop(key).reader(group.channels) for key in list(result)]
 
 
 def _relative(matrix: Array, gram: Array) -> Array:
-    """Weights [inputs, outputs] for which the energy of the outputs is 1."""
+    """Weights [inputs, outputs] for which the energy of the outputs is 1; it is one of the products of their rows."""
     energy = float(np.vdot(matrix, gram.astype(np.float64) @ matrix))
     return matrix / np.sqrt(energy) if energy > 0 else matrix
 

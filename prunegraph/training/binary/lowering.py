@@ -303,4 +303,4 @@ def _plain(graph: Graph) -> Graph:
                 )
             )
     model.graph.initializer.extend(graph.model.graph.initializer)
-    return Graph(model, folder=graph.folder, source=graph.source)
+    return Graph(model, folder=graph.folder, source=graph.source, keeps=graph)
