@@ -5,6 +5,8 @@ Of inverses nearly all the work is in products of matrices, and it is less than 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 Array = np.ndarray
@@ -13,23 +15,26 @@ Array = np.ndarray
 BLOCK = 128
 
 #: Rows of an inverse that are added to at a time.
-STRIPE = 1024
+STRIPE = 256
 
 
-def inverse(matrix: Array, *, in_place: bool = False) -> Array:
-    """The inverse of a symmetric positive definite matrix [..., n, n], in double precision.
+def inverse(
+    matrix: Array, *, in_place: bool = False, dtype: type[np.floating[Any]] = np.float64
+) -> Array:
+    """The inverse of a symmetric positive definite matrix [..., n, n].
 
     With the Cholesky factor L and `X = L^-1`, by forward substitution, it is `X' X`. (Inverting blocks of the matrix
     itself loses digits with every level of halving.) A matrix that rounding has made indefinite is inverted as it is.
 
     Args:
         matrix: the matrix, or several.
-        in_place: whether they may be overwritten, which they are if they are of double precision.
+        in_place: whether they may be overwritten, which they are if they are of that precision.
+        dtype: the precision of all that is computed.
 
     Raises:
         np.linalg.LinAlgError: a matrix is singular.
     """
-    result: Array = (np.asarray if in_place else np.array)(matrix, np.float64)
+    result: Array = (np.asarray if in_place else np.array)(matrix, dtype)
     for index in np.ndindex(*result.shape[:-2]):
         whole = result[index]
         try:
@@ -65,7 +70,10 @@ def _invert(factor: Array, result: Array) -> None:
         own = np.linalg.inv(rows[:, start:])
         rows[:, :start] = -own @ (rows[:, :start] @ factor[:start, :start])
         rows[:, start:] = own
-        # In stripes: the product as a whole would take as much memory as the matrix.
+        # In stripes, up to the diagonal: the product as a whole would take as much memory as the matrix.
         for low in range(0, stop, STRIPE):
             high = min(low + STRIPE, stop)
-            result[low:high, :stop] += rows[:, low:high].T @ rows
+            result[low:high, :high] += rows[:, low:high].T @ rows[:, :high]
+    for low in range(0, len(factor), STRIPE):
+        stripe = result[low : low + STRIPE, :low]
+        result[:low, low : low + STRIPE] = stripe.T

@@ -92,18 +92,20 @@ def choose(
     cost, error = np.zeros(1), np.zeros(1)
     steps: list[tuple[Array, int]] = []
     for index, (more, worse) in enumerate(zip(costs, errors, strict=True)):
+        points = len(cost)
+        # One option after the other: each is a run of rising cost, which is what a merging sort is quick at.
         cost, error = (
-            np.add.outer(a, b).ravel() for a, b in ((cost, more), (error, worse))
+            np.add.outer(a, b).ravel() for a, b in ((more, cost), (worse, error))
         )
         kept = _front(cost, error, limit - rest[index + 1], resolution)
         if not len(kept):
             return None
         cost, error = cost[kept], error[kept]
-        steps.append((kept, len(more)))
+        steps.append((kept, points))
     at = int(error.argmin())
     result = []
-    for kept, count in reversed(steps):
-        at, option = divmod(int(kept[at]), count)
+    for kept, points in reversed(steps):
+        option, at = divmod(int(kept[at]), points)
         result.append(option)
     return result[::-1]
 
@@ -111,7 +113,7 @@ def choose(
 def _front(cost: Array, error: Array, limit: float, resolution: int) -> Array:
     """Indices of points within the limit for which no cheaper one is as good, by rising cost."""
     within = np.flatnonzero(cost <= limit)
-    order = within[np.lexsort((error[within], cost[within]))]
+    order = within[np.argsort(cost[within], kind="stable")]
     best = np.minimum.accumulate(error[order])
     order = order[np.append(True, error[order][1:] < best[:-1])[: len(order)]]
     if len(order) <= resolution:

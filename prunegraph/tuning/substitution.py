@@ -178,13 +178,17 @@ class Substitution:
         if key in self._inverses:
             known = self._inverses[key] = self._inverses.pop(key)
             return known[1]
-        matrices = gram.covariance if centred else gram.products
+        matrices = np.array(gram.centred, np.float32)
+        if not centred:
+            mean = gram.mean.astype(np.float32)
+            matrices += mean[:, :, None] * mean[:, None, :]
         size = matrices.shape[-1]
         damping = np.trace(matrices, axis1=1, axis2=2) / size
         damping = max(DAMPING, size / gram.count) * np.where(damping > 0, damping, 1.0)
         diagonal = np.arange(size)
         matrices[:, diagonal, diagonal] += damping[:, None]
-        inverse = symmetric.inverse(matrices, in_place=True).astype(np.float32)
+        # Single precision: the damping bounds the condition, and of the weights that it makes a percent is enough.
+        inverse = symmetric.inverse(matrices, in_place=True, dtype=np.float32)
         self._inverses[key] = gram, inverse
         while len(self._inverses) > 1 and (
             sum(each.nbytes for _, each in self._inverses.values()) > KEEP
