@@ -80,7 +80,9 @@ def _without_channels(survivors: Survivors, scratch: Path | None) -> Graph:
     weights = place_weights(model, graph, reassembly.outside())
     folder = graph.folder
     if has_external(graph):
-        folder = Path(tempfile.mkdtemp(prefix=".prunegraph-", dir=scratch))
+        # Beside the result only what becomes a part of it: a file that is linked there.
+        beside = None if graph.home.in_one_file else scratch
+        folder = Path(tempfile.mkdtemp(prefix=".prunegraph-", dir=beside))
         write_stream(model, weights, folder / SCRATCH, graph.folder)
     else:
         for tensor in weights:
