@@ -20,7 +20,8 @@ from prunegraph.runtime.division import divided
 from prunegraph.runtime.session import run_values
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.criteria.obs import DAMPING
-from prunegraph.tuning import judging, relay
+from prunegraph.selection.units import Limits, make_units
+from prunegraph.tuning import damage, judging, relay
 from prunegraph.tuning.damage import Damage, power_law
 from prunegraph.tuning.relay import Relay, Version
 from prunegraph.tuning.substitution import Substitution
@@ -178,6 +179,43 @@ def test_damage_rises_and_nothing_costs_nothing(network: str) -> None:
     assert (values[:, 0] == 0).all()
     assert (values[:, 1] > 0).any() and (values[:, 2] > 0).all()
     assert (values[:, 2] >= values[:, 1]).mean() > 0.7
+
+
+def test_damage_is_the_same_however_many_samples_run_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    graph = residual_net(0)
+    coupling, seen = pg.analyze(graph), statistics(graph)
+    removals = [{group.id: np.arange(3)} for group in coupling.groups]
+    runs, results = [], []
+    right = Relay.run
+    monkeypatch.setattr(
+        Relay, "run", lambda *given: runs.append(len(given[1])) or right(*given)
+    )
+    for inside in (1 << 40, 1):
+        monkeypatch.setattr(damage, "INSIDE", inside)
+        results.append(Damage(coupling, *divided(seen)).measure(removals))
+    assert runs[0] == 1 < runs[1]
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-4)
+
+
+def test_a_network_that_is_too_large_is_measured_at_fewer_strengths(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    graph = residual_net(0)
+    coupling, seen = pg.analyze(graph), statistics(graph)
+    scores = {group.id: np.arange(group.channels) + 1.0 for group in coupling.groups}
+    units = make_units(coupling, scores, Limits(round_to=1))
+    counts = []
+    right = Damage.measure
+    monkeypatch.setattr(
+        Damage, "measure", lambda *given: counts.append(len(given[1])) or right(*given)
+    )
+    for work in (1e12, 1.0):
+        monkeypatch.setattr(damage, "WORK", work)
+        curves = Damage(coupling, *divided(seen)).curves(units)
+        assert all(len(curves[unit.id]) == len(unit.steps) for unit in units)
+    assert counts == [3 * len(units), 2 * len(units)]
 
 
 @pytest.mark.parametrize("place", [0, 1])
