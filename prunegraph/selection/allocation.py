@@ -1,7 +1,8 @@
 """Allocations: in which order channels go, over all groups.
 
 An allocation brings the steps of all units (`selection.units`: most often groups, a few channels a step) into
-one order. A budget then takes the shortest prefix of the steps that meets it.
+one order. A budget then takes the shortest prefix of the steps that meets it, and gives back what it does not need of
+them (`selection.slack`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from prunegraph.options import base_name, bound
 from prunegraph.registry import Registry
 from prunegraph.selection.budget import Budget, Meter, unmet
 from prunegraph.selection.normalise import Norm, normalised
+from prunegraph.selection.slack import given_back
 from prunegraph.selection.structure import structures
 from prunegraph.selection.units import (
     Limits,
@@ -195,7 +197,7 @@ def _take_ratio(
 def _take_bound(
     coupling: Coupling, forced: Sequence[Step], free: Sequence[Step], budget: Budget
 ) -> list[Step]:
-    """The shortest prefix of the steps whose costs are at or below all bounds."""
+    """The shortest prefix of the steps whose costs are at or below all bounds, without those it does not need."""
     if budget.latency is not None:
         raise BudgetError(
             "a latency budget is met by measuring, in prunegraph.latency; selection alone runs nothing"
@@ -215,4 +217,4 @@ def _take_bound(
         remaining = remaining_of(middle)
         is_met = all(getattr(remaining, kind) <= bound for kind, bound in bounds.items())
         low, high = (low, middle) if is_met else (middle + 1, high)
-    return list(free[:low])
+    return given_back(meter, forced, free[:low], bounds)

@@ -1,0 +1,103 @@
+"""Steps that a budget does not need: those that come back once others have gone.
+
+An allocation takes steps in its order until the bounds are met, and the last ones may go far beyond them: what was
+taken before is then more than is asked for. It comes back while all bounds hold, what is worth most for what it costs
+first; a unit's last step first, so that its channels go in the order of their scores.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from prunegraph.ops.cost import Cost
+from prunegraph.selection.budget import Meter
+from prunegraph.selection.normalise import normalised
+from prunegraph.selection.units import Step, collect
+
+Array = np.ndarray
+
+
+def given_back(
+    meter: Meter, forced: Sequence[Step], taken: Sequence[Step], bounds: Mapping[str, float]
+) -> list[Step]:
+    """The steps of those taken that are still needed, in their order: none of a unit's last ones can come back.
+
+    Args:
+        meter: measures what is left.
+        forced: steps that go whatever the bounds are.
+        taken: steps that meet the bounds together with these, each unit's in the unit's order.
+        bounds: upper bounds on "macs", "params" and "bytes", those that there are.
+    """
+    slack = _Slack(meter, forced, taken, bounds)
+    queue = [(-slack.worth(unit), unit) for unit in slack.numbers]
+    heapq.heapify(queue)
+    while queue:
+        _, unit = heapq.heappop(queue)
+        # What cannot come back now cannot later: the others only grow.
+        if slack.give_back(unit) and slack.numbers[unit]:
+            heapq.heappush(queue, (-slack.worth(unit), unit))
+    return slack.taken
+
+
+class _Slack:
+    """What is taken, and what is left of the bounds. `numbers` are the positions of each unit's steps."""
+
+    def __init__(
+        self,
+        meter: Meter,
+        forced: Sequence[Step],
+        taken: Sequence[Step],
+        bounds: Mapping[str, float],
+    ):
+        self._meter, self._forced, self._steps = meter, forced, taken
+        self._bounds = bounds
+        self._gone: set[int] = set()
+        self._scores: dict[str, Array] = {}
+        self.numbers: dict[str, list[int]] = {}
+        for number, step in enumerate(taken):
+            self.numbers.setdefault(step.unit, []).append(number)
+        self._now = self._remaining(self._gone)
+
+    @property
+    def taken(self) -> list[Step]:
+        """The steps that have not come back."""
+        return [step for i, step in enumerate(self._steps) if i not in self._gone]
+
+    def worth(self, unit: str) -> float:
+        """Score of a unit's last step by the part of the bound that it takes up, of the bound it takes up most of."""
+        step, without = self._last(unit)
+        cost = max(
+            (getattr(without, kind) - getattr(self._now, kind)) / bound
+            for kind, bound in self._bounds.items()
+        )
+        return self._score(step) / cost if cost > 0 else np.inf
+
+    def give_back(self, unit: str) -> bool:
+        """Put a unit's last step back if all bounds hold then; tells whether they do."""
+        _, remaining = self._last(unit)
+        if any(getattr(remaining, kind) > bound for kind, bound in self._bounds.items()):
+            return False
+        self._gone.add(self.numbers[unit].pop())
+        self._now = remaining
+        return True
+
+    def _last(self, unit: str) -> tuple[Step, Cost]:
+        """A unit's last step, and what is left if it stays."""
+        number = self.numbers[unit][-1]
+        return self._steps[number], self._remaining({*self._gone, number})
+
+    def _remaining(self, gone: set[int]) -> Cost:
+        steps = (step for i, step in enumerate(self._steps) if i not in gone)
+        return self._meter.measure(collect([*self._forced, *steps]))
+
+    def _score(self, step: Step) -> float:
+        """Sum of a step's scores, each by the mean of its group."""
+        total = 0.0
+        for group, channels in step.gone.items():
+            if group not in self._scores:
+                self._scores[group] = normalised(step.scores[group], "mean")
+            total += float(self._scores[group][list(channels)].sum())
+        return total
