@@ -9,7 +9,7 @@ that is repeated until the choice stays. Source: ALGORITHMS 6.2; the iteration i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
@@ -126,7 +126,10 @@ def _front(cost: Array, error: Array, limit: float, resolution: int) -> Array:
 
 
 def choose_coupled(
-    measure: Measure, errors: Sequence[Array], bound: float
+    measure: Measure,
+    errors: Sequence[Array],
+    bound: float,
+    starts: Sequence[list[int]] = (),
 ) -> list[int] | None:
     """The same for costs that do not add up.
 
@@ -134,6 +137,7 @@ def choose_coupled(
         measure: what a choice costs in all. More of a higher option never costs more.
         errors: errors of the options of each group; the first option is free of error, the last the cheapest.
         bound: what may be spent.
+        starts: choices to begin from, besides nothing at all and the same share everywhere.
 
     Returns:
         An option for each group that is measured to be within the bound; None if there is none.
@@ -150,7 +154,10 @@ def choose_coupled(
         return None
     results = [
         even,
-        *(_settle(once, errors, allowed, start) for start in ([0] * len(errors), even)),
+        *(
+            _settle(once, errors, allowed, start)
+            for start in ([0] * len(errors), even, *starts)
+        ),
     ]
     best = min(
         (match for match in results if match is not None),
@@ -256,6 +263,7 @@ def allocate(
     budget: Budget,
     limits: Limits,
     curves: Mapping[str, Curve],
+    starts: Sequence[Collection[str]] = (),
 ) -> dict[str, Array]:
     """What to remove so that the budget is met and the sum of the units' errors is small.
 
@@ -265,11 +273,12 @@ def allocate(
         budget: a bound, or the share of all channels that goes at least, as far as the limits allow.
         limits: what has to be respected.
         curves: measured errors of each unit, by its id.
+        starts: ids of units that go whole where a search begins, for several more searches.
 
     Raises:
         BudgetError: the budget cannot be met within the limits.
     """
-    return allocate_beside(coupling, units, budget, limits, curves)[0]
+    return allocate_beside(coupling, units, budget, limits, curves, starts=starts)[0]
 
 
 def allocate_beside(
@@ -279,6 +288,7 @@ def allocate_beside(
     limits: Limits,
     curves: Mapping[str, Curve],
     beside: Beside | None = None,
+    starts: Sequence[Collection[str]] = (),
 ) -> tuple[dict[str, Array], list[int]]:
     """The same where something competes with channels: what to remove, and an option for each of the others.
 
@@ -307,7 +317,12 @@ def allocate_beside(
             for kind, (measure, bound) in zip(budget.counted, measures, strict=True)
         ]
     last = [len(each) - 1 for each in errors]
-    result = _choose_within(measures, errors)
+    begun = [
+        [len(choices[unit.id]) - 1 if unit.id in start else 0 for unit in free]
+        + [0] * (len(errors) - len(free))
+        for start in starts
+    ]
+    result = _choose_within(measures, errors, begun)
     if result is None and budget.ratio is None:
         meter = Meter(coupling)
         everything = _removal(free, choices, last[: len(free)])
@@ -338,7 +353,9 @@ def _with_saving(
 
 
 def _choose_within(
-    measures: Sequence[tuple[Measure, float]], errors: Sequence[Array]
+    measures: Sequence[tuple[Measure, float]],
+    errors: Sequence[Array],
+    starts: Sequence[list[int]] = (),
 ) -> list[int] | None:
     """The best choice within several bounds: what meets the others too when one is met, or all at once."""
 
@@ -347,9 +364,9 @@ def _choose_within(
         return max(measure(result) / bound for measure, bound in measures)
 
     if len(measures) == 1:
-        return choose_coupled(measures[0][0], errors, measures[0][1])
-    tried = [choose_coupled(measure, errors, bound) for measure, bound in measures]
-    results = [*tried, choose_coupled(worst, errors, 1.0)]
+        return choose_coupled(measures[0][0], errors, measures[0][1], starts)
+    tried = [choose_coupled(measure, errors, bound, starts) for measure, bound in measures]
+    results = [*tried, choose_coupled(worst, errors, 1.0, starts)]
     met = [each for each in results if each is not None and worst(each) <= 1 + ROUNDING]
     return min(met, key=lambda each: _sum(errors, each), default=None)
 

@@ -2,7 +2,7 @@
 
 A layer's MACs, or a weight's size, depend only on the few units that touch it. Each piece is
 worked out once for every combination of their options that comes up, and only those are looked at
-that differ from what was asked last.
+that differ from what was asked last. A unit may be a residual branch: what goes with it costs nothing then.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from prunegraph.coupling.branches import PREFIX
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.errors import BudgetError
 from prunegraph.graph.model import Node, Weight
 from prunegraph.ops.cost import is_parameter, node_macs, weight_bytes
 from prunegraph.ops.rule import Shape
+from prunegraph.selection.deaths import Deaths
 from prunegraph.selection.sizes import Sizes
 from prunegraph.selection.units import Removal
 
@@ -34,6 +36,7 @@ class _Piece:
         axes: numbers of the axes of each value whose channels are known.
         fixed: shapes of the other values.
         units: those that change it.
+        branches: those that it may go with; units as well.
         known: what it costs, by their options.
     """
 
@@ -41,16 +44,17 @@ class _Piece:
     axes: dict[str, list[int]]
     fixed: dict[str, Shape]
     units: tuple[str, ...]
+    branches: tuple[str, ...] = ()
     known: dict[tuple[int, ...], int] = field(default_factory=dict)
 
 
 class Pieces:
-    """What is left of a cost when units lose channels; the same figure as `Meter`'s, less what no unit touches.
+    """What is left of a cost when units lose channels or go as branches; `Meter`'s figure, less what no unit touches.
 
     Args:
         coupling: the analysis of the graph.
         kind: "macs", "params" or "bytes".
-        options: by unit, what each of its options removes: channels by group id, more and more.
+        options: by unit, what each of its options removes: channels by group id, more and more; a branch by its own.
 
     Raises:
         BudgetError: the cost is not made of such pieces.
@@ -66,6 +70,9 @@ class Pieces:
         self._coupling, self._kind = coupling, kind
         self._uses = {use.weight: use for use in coupling.uses}
         self._sizes = Sizes(coupling, options)
+        self._deaths = Deaths(
+            coupling, [unit for unit in options if unit.startswith(PREFIX)]
+        )
         pieces = [piece for piece in self._found() if piece.units]
         self._touched: dict[str, list[_Piece]] = {
             unit: [piece for piece in pieces if unit in piece.units] for unit in options
@@ -101,7 +108,7 @@ class Pieces:
                 if node.index not in whole.gone and node_macs(node, shapes):
                     yield self._piece(node, [*node.inputs, *node.outputs])
             return
-        for name in self._uses:
+        for name in dict.fromkeys([*self._uses, *self._deaths.weights]):
             weight = graph.weights[name]
             if name in whole.lost_weights:
                 continue
@@ -114,24 +121,33 @@ class Pieces:
         for value in filter(None, values):
             use = self._uses.get(value)
             labels = use.labels if use else self._coupling.labels.get(value)
-            if labels is None:
+            if labels is not None:
+                axes[value] = [self._sizes.axis(each) for each in labels]
+            elif isinstance(counted, Node):
                 fixed[value] = self._coupling.shape_info.shapes[value]
             else:
-                axes[value] = [self._sizes.axis(each) for each in labels]
+                fixed[value] = counted.shape
         all_axes = [axis for each in axes.values() for axis in each]
-        return _Piece(counted, axes, fixed, self._sizes.units(all_axes))
+        branches = self._deaths.of(counted)
+        units = (*self._sizes.units(all_axes), *branches)
+        return _Piece(counted, axes, fixed, units, branches)
 
     def _measured(self, piece: _Piece, chosen: Mapping[str, int]) -> int:
         key = tuple([chosen[unit] for unit in piece.units])
         if key not in piece.known:
+            gone = [branch for branch in piece.branches if chosen[branch]]
             shapes = {v: self._sizes.shape(axes, chosen) for v, axes in piece.axes.items()}
-            piece.known[key] = self._cost(piece, shapes)
+            piece.known[key] = (
+                0
+                if gone and self._deaths.goes(piece.counted, gone)
+                else self._cost(piece, shapes)
+            )
         return piece.known[key]
 
     def _cost(self, piece: _Piece, shapes: Mapping[str, Shape]) -> int:
         if isinstance(piece.counted, Node):
             return node_macs(piece.counted, {**piece.fixed, **shapes})
-        (shape,) = shapes.values()
+        (shape,) = {**piece.fixed, **shapes}.values()
         if self._kind == "bytes":
             return weight_bytes(piece.counted, shape)
         return int(np.prod(shape, dtype=np.int64))

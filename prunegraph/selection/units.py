@@ -1,7 +1,7 @@
 """Units: what competes for a budget, each with steps that go one after the other.
 
 A unit is most often one group of channels. Where groups can only go together they are one
-unit: its steps then name channels of several groups.
+unit: its steps then name channels of several groups. A residual branch is a unit of one step.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from prunegraph.coupling.branches import PREFIX, Branch
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.groups import Group
 from prunegraph.errors import BudgetError
@@ -21,7 +22,7 @@ from prunegraph.selection.structure import alike
 
 Array = np.ndarray
 
-#: Channels that go, by group id.
+#: Channels that go, by group id; a branch goes by its id, with any channels.
 Removal = Mapping[str, Sequence[int] | Array]
 
 
@@ -30,12 +31,17 @@ class Contender:
     """What one way to share a budget comes to.
 
     Args:
-        removal: channels that go.
+        removal: channels that go, and branches.
         ranks: layers that are written as several of low rank then.
     """
 
     removal: Removal
     ranks: tuple[LayerRanks, ...] = ()
+
+    @property
+    def is_channels_alone(self) -> bool:
+        """Tell whether neither ranks nor branches are part of it."""
+        return not self.ranks and not any(name.startswith(PREFIX) for name in self.removal)
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ class Step:
 
     Args:
         unit: id of the unit.
-        gone: channels that go with this step, by group id.
+        gone: channels that go with this step, by group id, or a branch by its own.
         share: what part of the unit is gone then.
         scores: those of all channels of the groups in `gone`, by group id.
     """
@@ -126,6 +132,11 @@ def make_units(
         return units
     by_id = {unit.id: unit for unit in units}
     return [join([by_id[group] for group in groups]) for groups in alike(coupling)]
+
+
+def branch_unit(branch: Branch) -> Unit:
+    """A residual branch as what competes: all of it or nothing."""
+    return Unit(branch.id, (), 1, (Step(branch.id, {branch.id: (0,)}, 1.0, {}),))
 
 
 def join(units: Sequence[Unit]) -> Unit:
