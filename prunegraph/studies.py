@@ -17,6 +17,10 @@ from prunegraph.api import (
     scratch,
     write_result,
 )
+from prunegraph.coupling.branches import Branch
+from prunegraph.depth.choose import Depth
+from prunegraph.depth.choose import check as check_depth
+from prunegraph.depth.ways import BranchWays
 from prunegraph.execution import ExecutionOptions
 from prunegraph.graph.model import Graph
 from prunegraph.keywords import takes_options
@@ -56,7 +60,9 @@ def sensitivity(
     watch: SensitivityWatch | None = None,
     **options: Unpack[LimitKeywords],
 ) -> Sensitivity:
-    """Say what it costs to prune each group alone, at several ratios.
+    """Say what it costs to prune each group alone, at several ratios, and with `depth` to drop each branch.
+
+    With `depth` "auto" residual branches are dropped one by one as well, with "only" nothing else is measured.
 
     Args:
         model: the model, or its path.
@@ -110,7 +116,14 @@ def sensitivity(
         metrics = error_metrics(graph, samples, choice, progress)
         statistics = Statistics(graph, samples, progress=progress, metrics=metrics)
         ranked = rank(coupling, choice, statistics)
-        return sensitivities.measure(measured, ranked, ratios, bound.name, progress, watch)
+        branches: list[Branch] = []
+        if choice.depth != "never":
+            branches = Depth(coupling, choice, samples, bound).branches
+        if choice.depth == "only":
+            ranked = replace(ranked, coupling=replace(coupling, groups=()))
+        return sensitivities.measure(
+            measured, ranked, ratios, bound.name, progress, watch, branches
+        )
 
 
 @dataclass(frozen=True)
@@ -166,7 +179,9 @@ def search(
             model with [samples, classes], else "error".
         method: "grid" (coarse, then fine), or "bisection" (fewer candidates, expects that the
             metric falls steadily).
-        by: what a strength is the share of that goes: "macs", "params", "bytes", or "ratio" for channels.
+        by: what a strength is the share of that goes: "macs", "params", "bytes", or "ratio" for channels. With `depth`
+            "auto" each strength has three candidates, of which the metric chooses: channels alone, branches half of the
+            way, and branches alone; with "only" the last.
         stages: whether parts of the network are then pruned a little more or less.
         attention: "heads" or "head_dim"; by default whichever is finer.
         blocks: whether heads, and groups of a convolution, lose the same channels ("alike") or their "own"; "both" also
@@ -193,6 +208,8 @@ def search(
     goal = Goal(tolerance, method, by, stages)
     choice = SelectionOptions(goal.budget(1), **options)
     check_when(rotate)
+    if choice.depth != "never":
+        check_depth(choice, samples)
     runtime = runtime_of(choice)
     given = model if not isinstance(model, Graph) else None
     if out is not None:
@@ -224,7 +241,9 @@ def search(
         progress("score")
         statistics = Statistics(graph, samples, progress=progress, metrics=ready.metrics)
         ranked = ranking(coupling, choice, statistics, bound.name, progress, jobs, cluster)
-        match = find(measured, ranked, goal, progress, watch)
+        depth = Depth(coupling, choice, samples, bound, progress=progress)
+        ways = BranchWays(depth, ranked).ways() if choice.depth != "never" else None
+        match = find(measured, ranked, goal, progress, watch, ways)
     how = ExecutionOptions(
         bound, verify, choice.seed, scratch=scratch(out), progress=progress
     )

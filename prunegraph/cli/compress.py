@@ -13,6 +13,7 @@ from prunegraph.cli.options import (
     allocation_option,
     choice_options,
     data_option,
+    depth_option,
     dtype_option,
     json_option,
     macs_option,
@@ -66,6 +67,9 @@ FORMAT = "prunegraph/compressed@1"
     help="Of source-004: how weak filters are told.",
 )
 @choice_options
+@depth_option(
+    "Whether residual branches go as a whole: auto tries mixes without some of them, only drops nothing else."
+)
 @allocation_option()
 @repair_option()
 @round_to_option("Channels and ranks are a multiple of this.", default="8")

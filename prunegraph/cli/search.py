@@ -18,6 +18,7 @@ from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
     METRICS,
     choice_options,
+    depth_option,
     dtype_option,
     metric_option,
     model_argument,
@@ -72,6 +73,9 @@ from prunegraph.cli.results import check_report, show_result, watching
     help="Then try a little more or less in parts of the network.",
 )
 @choice_options
+@depth_option(
+    "Whether residual branches go as a whole: auto tries channels alone, both, and branches alone; only the last."
+)
 @rotate_option()
 @result_options
 @runtime_option(

@@ -1,4 +1,4 @@
-"""`prunegraph sensitivity`: what it costs to prune each group alone."""
+"""`prunegraph sensitivity`: what it costs to prune each group alone, or to drop each branch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from prunegraph.cli.console import check_json, console, stages, write_json
 from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
     choice_options,
+    depth_option,
     metric_option,
     model_argument,
     provider_option,
@@ -56,6 +57,9 @@ def _ratios(ctx: click.Context, parameter: click.Parameter, value: str) -> list[
 @runtime_option("Where the original and the candidates run: onnxruntime or openvino.")
 @provider_option()
 @choice_options
+@depth_option(
+    "Whether residual branches are dropped one by one as well (auto), or nothing else (only)."
+)
 @report_option("Write an HTML page of the curves, anew while they are measured.")
 @reading_options
 def sensitivity(
@@ -87,7 +91,10 @@ def sensitivity(
                 watch=page.sensitivity if page else None,
                 **options,
             )
-    where.print(tables.sensitivity_table(result, graph))
+    if result.curves or not result.branches:
+        where.print(tables.sensitivity_table(result, graph))
+    if result.branches:
+        where.print(tables.dropped_table(result, graph))
     if page is not None:
         page.finished(result)
         where.print(f"wrote {report}")

@@ -8,6 +8,7 @@ the original's outputs, on samples that the repair has not seen, is chosen. No l
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -48,6 +49,9 @@ LOOK, SAMPLES = 2e12, (8, 256)
 
 #: Numbers of branches that are tried at first, evenly spread, and then near the best; and all of them, at most.
 SPREAD, TRIED = 5, 8
+
+#: Branches go on being ordered until this part of a latency is predicted to be met: what is measured may be more.
+AHEAD = 0.9
 
 #: Gives the plan that meets the budget by width, with the branches gone that a coupling is without.
 Widths = Callable[[Coupling], Selected]
@@ -110,17 +114,24 @@ def choose(depth: Depth, widths: Widths) -> Selected:
                 f"{depth.coupling.graph.source}: has no residual branch that may go"
             )
         return widths(depth.coupling)
-    order = _order(depth)
+    order = ordered(depth)
     if depth.choice.depth == "only":
         return _by_depth_alone(depth, order)
-    return _Trials(depth, order, widths).best()
+    trials = _Trials(depth, order, widths)
+    if depth.choice.budget.latency is not None:
+        with suppress(BudgetError):  # too few branches: channels go beside them
+            alone = _by_depth_alone(depth, order)
+            trials.consider(len(alone.plan.branches), alone)
+    return trials.best()
 
 
 # -- the order, and depth alone ---------------------------------------------------------------
 
 
-def _order(depth: Depth) -> list[str]:
-    """Branches in the order in which they go, until they alone meet the budget."""
+def ordered(
+    depth: Depth, is_enough: Callable[[Sequence[str]], bool] | None = None
+) -> list[str]:
+    """Ids of branches in the order in which they go, until they are enough; None is to meet the budget alone."""
     coupling, branches = depth.coupling, depth.branches
     meter = Meter(coupling)
     by = (*depth.choice.budget.counted, "macs")[0]
@@ -136,7 +147,9 @@ def _order(depth: Depth) -> list[str]:
         depth.data.head(_samples(depth)),
         with_means=depth.repair.refits,
     )
-    return greedy(branches, gates.error, saved, _goal(depth, meter), depth.progress)
+    return greedy(
+        branches, gates.error, saved, is_enough or _goal(depth, meter), depth.progress
+    )
 
 
 def _samples(depth: Depth) -> int:
@@ -157,7 +170,7 @@ def _goal(depth: Depth, meter: Meter) -> Callable[[Sequence[str]], bool]:
 
     def is_enough(gone: Sequence[str]) -> bool:
         plan = make_plan(depth.coupling, dict.fromkeys(gone, (0,)))
-        is_fast = bench.candidate(plan).predicted <= share
+        is_fast = bench.candidate(plan).predicted <= AHEAD * share
         return is_fast and _unmet(depth, meter, gone) is None
 
     return is_enough
@@ -276,6 +289,13 @@ class _Trials:
         ]
         return max(gaps)[1] if gaps else None
 
+    def consider(self, count: int, result: Selected) -> None:
+        """Measure what a plan comes to; it stands for a number of branches if it is the best one of it."""
+        error = self._error(self._repaired(result))
+        if error < self._errors.get(count, float("inf")):
+            self._results[count], self._errors[count] = result, error
+        self.depth.progress(f"depth: without {count} branches the error is {error:.4g}")
+
     def _try(self, count: int) -> None:
         """Choose channels beside a number of branches, and measure what comes of it."""
         coupling = self.depth.coupling
@@ -285,14 +305,14 @@ class _Trials:
             result = self.widths(coupling.without(branches) if branches else coupling)
         except BudgetError as error:
             self._failure = self._failure or error
-            self._errors[count] = float("inf")
+            self._errors.setdefault(count, float("inf"))
             return
-        remaining = survivors(coupling, result.plan)
-        pruned = self.depth.repair(remaining, cut(remaining), self._fitted, lambda _: None)
-        self._results[count], self._errors[count] = result, self._error(pruned)
-        self.depth.progress(
-            f"depth: without {count} branches the error is {self._errors[count]:.4g}"
-        )
+        self.consider(count, result)
+
+    def _repaired(self, result: Selected) -> Graph:
+        """What a plan leaves, repaired on the samples that are not compared."""
+        remaining = survivors(self.depth.coupling, result.plan)
+        return self.depth.repair(remaining, cut(remaining), self._fitted, lambda _: None)
 
     def _error(self, pruned: Graph) -> float:
         graph = self.depth.coupling.graph

@@ -16,13 +16,13 @@ from onnx import helper
 from prunegraph.coupling.branches import Branch
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.graph.model import Graph
-from prunegraph.labels.labels import Uniform
 from prunegraph.measuring import metrics
 from prunegraph.measuring.metrics import Seen
 from prunegraph.rewriting.rewriter import Rewriter
 from prunegraph.runtime.data import Batch, Data
 from prunegraph.runtime.session import run, session
 from prunegraph.runtime.statistics import Statistics, batch_size
+from prunegraph.tuning.branch_means import branch_means
 
 Array = np.ndarray
 
@@ -63,7 +63,11 @@ class GatedNetwork:
     ):
         self._graph = coupling.graph
         self._data = data.fit(self._graph)
-        means = _means(coupling, branches, self._data) if with_means else {}
+        means = (
+            branch_means(coupling, branches, Statistics(self._graph, self._data))
+            if with_means
+            else {}
+        )
         graph, self._gates = _gated(coupling, branches, means)
         self._session = session(graph, name=self._graph.source)
         every = [v for node in self._graph.nodes for v in node.outputs if v]
@@ -136,33 +140,3 @@ def _gated(
         model.graph.input.extend(declared)
 
     return rewriter.finish(swept=False, change=declare), gates
-
-
-def _means(coupling: Coupling, branches: Sequence[Branch], data: Data) -> dict[str, Array]:
-    """What each branch gives to a channel on average, in a shape that is added to it, by the branch's id."""
-    graph = coupling.graph
-    places = [
-        (graph.nodes[branch.add].inputs[branch.slot], _channel_axis(coupling, branch))
-        for branch in branches
-    ]
-    moments = Statistics(graph, data).moments(places)
-    result = {}
-    for branch, (value, axis), each in zip(branches, places, moments, strict=True):
-        shape = [1] * len(coupling.shape_info.shapes[value])
-        shape[axis] = -1
-        result[branch.id] = np.asarray(each.mean).reshape(shape)
-    return result
-
-
-def _channel_axis(coupling: Coupling, branch: Branch) -> int:
-    """The axis of the sum that holds channels: the prunable one, else 1 of maps and the last one of others."""
-    axes = coupling.labels.get(branch.output, ())
-    prunable = [
-        axis
-        for axis, labels in enumerate(axes)
-        if not isinstance(coupling.channels.root(labels), Uniform)
-    ]
-    rank = len(coupling.shape_info.shapes[branch.output])
-    if len(prunable) == 1:
-        return prunable[0]
-    return 1 if rank > 3 else rank - 1

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from prunegraph import api
+from prunegraph.coupling.branches import PREFIX
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.sample import full_cost
+from prunegraph.depth.choose import Depth
+from prunegraph.depth.choose import check as check_depth
+from prunegraph.depth.ways import BranchWays
 from prunegraph.errors import BudgetError, OptionError, UnknownNameError
 from prunegraph.execution import Decomposition, ExecutionOptions, ExecutionResult, execute
 from prunegraph.graph.model import Graph
@@ -33,7 +38,7 @@ from prunegraph.runtime.data import Data, Samples
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.budget import Budget
 from prunegraph.selection.options import SelectionOptions
-from prunegraph.selection.plan import Plan, make_plan
+from prunegraph.selection.plan import Plan, make_plan, survivors
 from prunegraph.selection.select import Ranking, select
 from prunegraph.selection.selectors import SELECTORS
 
@@ -92,6 +97,7 @@ class CompressResult:
             "remove": {
                 group: list(channels) for group, channels in self.plan.remove.items()
             },
+            "branches": list(self.plan.branches),
             "left_out": list(self.left_out),
             "repair": self.repair,
             "before": vars(self.before),
@@ -110,6 +116,7 @@ class CompressKeywords(TypedDict, total=False):
     keep: Sequence[str]
     round_to: int
     min_channels: int
+    depth: str
     seed: int
 
 
@@ -128,6 +135,8 @@ class CompressOptions:
         keep: layers that stay as they are; inputs they lose to other layers are cut all the same.
         round_to: kept channels and ranks are a multiple of this.
         min_channels: at least this many channels stay in every group.
+        depth: whether residual branches go as a whole: "never", "auto" in some of the mixes, or "only" in place of
+            channels (needs data; see `prunegraph.depth`).
         seed: of all that is random.
 
     Raises:
@@ -145,6 +154,7 @@ class CompressOptions:
     keep: Sequence[str] = ()
     round_to: int = 8
     min_channels: int = 1
+    depth: str = "never"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -164,6 +174,10 @@ class CompressOptions:
             raise OptionError("rank and cluster are options of method 'source-004'")
         if self.rank and self.budget:
             raise OptionError("give a rule for ranks or a budget, not both")
+        if self.depth != "never" and self.method not in ("hybrid", "prune"):
+            raise OptionError(
+                f"method {self.method!r} drops no branches: leave depth {self.depth!r} out"
+            )
         RankRule.parse(self.rank or "evbmf")
 
     @property
@@ -180,6 +194,7 @@ class CompressOptions:
             self.round_to,
             self.min_channels,
             self.keep,
+            depth=self.depth,
             seed=self.seed,
         )
         return replace(choice, **others)
@@ -243,6 +258,8 @@ def compress(
     if quantize is not None:
         check_quantize(quantize, samples)
     check_dtype(dtype, quantize)
+    if settings.depth != "never":
+        check_depth(settings.choice(budget or Budget(ratio="auto")), samples)
     if out is not None:
         api.check_model_output(out, model if isinstance(model, str | os.PathLike) else None)
     progress("load")
@@ -295,21 +312,34 @@ class _Work:
 
     def by_budget(self) -> CompressResult:
         """The best mix of pruning and decomposition that meets the budget."""
-        method = self.settings.method
-        shares = (
-            mixes.SHARES if method == "hybrid" else (1.0 if method == "prune" else 0.0,)
-        )
-        ways = [mixes.Mix(share) for share in shares]
-        if len(ways) > 1 and self._has_ranks:
-            ways.append(mixes.Mix(1.0, together=True))
+        ways = self._ways()
         tried = ways if len(ways) == 1 else [self._tried(way) for way in ways]
         chosen = mixes.best(tried)
         built = self._mixed(chosen, self.samples, self.how.verify)
         created = self._compressed(built, {}, tuple(tried), chosen)
-        if len(shares) == 1:
+        if len(ways) == 1:
             only = replace(chosen, cost=created.after)
             return replace(created, mixes=(only,), chosen=only)
         return created
+
+    def _ways(self) -> list[Mix]:
+        """What is tried."""
+        method, depth = self.settings.method, self.settings.depth
+        shares = (
+            mixes.SHARES if method == "hybrid" else (1.0 if method == "prune" else 0.0,)
+        )
+        if depth == "only":
+            return [Mix(share, depth=1.0 if share else 0.0) for share in shares]
+        ways = [Mix(share) for share in shares]
+        if len(ways) > 1 and self._has_ranks:
+            ways.append(Mix(1.0, together=True))
+        if depth == "auto" and self._branches.depth.branches:
+            ways += [
+                Mix(pruned, depth=share)
+                for pruned, share in mixes.DEPTHS
+                if pruned in shares
+            ]
+        return ways
 
     def _tried(self, way: Mix) -> Mix:
         """A mix, recovered on a part of the data and measured on the rest."""
@@ -318,6 +348,8 @@ class _Work:
             if way.together
             else f"{way.pruned:.0%} of the way by pruning"
         )
+        if way.depth:
+            what += f", {way.depth:.0%} of that by branches"
         self.progress(f"try {what}")
         fitting, held = mixes.parts(self.model, self.samples)
         try:
@@ -335,11 +367,11 @@ class _Work:
             plan = self._ranked(budget).plan(Budget(**{budget.kind: bound}))
             return self._executed(plan, data, None, verify)
         between = whole * min(bound / whole, 1.0) ** share
-        plan = (
-            self._plan(Budget(**{budget.kind: between}))
-            if share
-            else make_plan(self.coupling, {})
-        )
+        plan = make_plan(self.coupling, {})
+        if way.depth:
+            plan = self._branches.plan(way.depth, Budget(**{budget.kind: between}))
+        elif share:
+            plan = self._plan(Budget(**{budget.kind: between}))
 
         # An absolute figure, also for what was cut: above 1, or it would be a share.
         limit: dict[str, Any] = {budget.kind: max(bound, 1.5)}
@@ -359,7 +391,7 @@ class _Work:
         self, plan: Plan, data: Data | None, second: Decomposition | None, verify: bool
     ) -> ExecutionResult:
         """A plan executed; where nothing is cut there is nothing to prove."""
-        how = replace(self.how, verify=verify and bool(plan.remove))
+        how = replace(self.how, verify=verify and not plan.is_empty)
         return execute(self.coupling, plan, data, how, second)
 
     def _plan(self, budget: Budget) -> Plan:
@@ -370,7 +402,21 @@ class _Work:
         ):
             return select(self.coupling, choice, self.statistics)
         # Channels alone: what is left of the way goes by decomposition.
-        return replace(self._ranked(budget), others=None, trial=None).plan(budget)
+        return self._channels(budget).plan(budget)
+
+    def _channels(self, budget: Budget) -> Ranking:
+        return replace(self._ranked(budget), others=None, trial=None)
+
+    @cached_property
+    def _branches(self) -> BranchWays:
+        """Plans in which branches go a part of the way."""
+        budget = self.settings.budget
+        assert budget is not None and self.samples is not None
+        choice = self.settings.choice(budget)
+        depth = Depth(
+            self.coupling, choice, self.samples, self.how.repair, progress=self.progress
+        )
+        return BranchWays(depth, self._channels(budget))
 
     @property
     def _has_ranks(self) -> bool:
@@ -452,7 +498,13 @@ class _Work:
             self.model,
             built.model,
             built.plan,
-            decisions(self.model, built.pruned, built.decomposed, reasons),
+            decisions(
+                self.model,
+                built.pruned,
+                built.decomposed,
+                reasons,
+                self._dropped(built.plan),
+            ),
             tried,
             chosen,
             self.before,
@@ -461,3 +513,14 @@ class _Work:
             built.left_out,
             self.how.repair.name,
         )
+
+    def _dropped(self, plan: Plan) -> dict[str, str]:
+        """Layers that go with branches, each with the name of its branch."""
+        by_id, layers = self.coupling.branches_by_id, self.model.layers
+        gone = survivors(self.coupling, plan).gone
+        # What several branches share goes with the last of them.
+        result = {n.name: plan.branches[-1] for n in layers if n.index in gone}
+        for name in plan.branches:
+            alone = self.coupling.nodes_without([by_id[PREFIX + name]])
+            result.update({n.name: name for n in layers if n.index in alone})
+        return result

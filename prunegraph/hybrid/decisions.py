@@ -15,7 +15,8 @@ from prunegraph.rewriting.decompose import DecomposeResult
 class Decision:
     """One layer of the original.
 
-    `action` is "keep", "prune" (it has fewer outputs), "decompose", or "prune + decompose". Channels, parameters of
+    `action` is "keep", "prune" (it has fewer outputs), "decompose", "prune + decompose", or "drop" (it goes with a
+    branch). Channels, parameters of
     the weight and MACs (at the sizes of the analysis, batch 1; 0 where shapes are not known) are before and after.
     `error` is that of the decomposed weight by the cut one, before recovery. `reason` is the rule's, or why a
     layer was not decomposed.
@@ -39,6 +40,7 @@ def decisions(
     cut: Graph,
     decomposed: DecomposeResult | None,
     reasons: Mapping[str, str],
+    dropped: Mapping[str, str],
 ) -> tuple[Decision, ...]:
     """A decision for every layer of the original, in topological order.
 
@@ -47,6 +49,7 @@ def decisions(
         cut: the model without channels.
         decomposed: what became of it then.
         reasons: why, by layer; where it says nothing, the decomposition's own reason against it.
+        dropped: layers that go with a residual branch, with its name.
     """
     rows = {row.name: row for row in decomposed.layers} if decomposed else {}
     why = {**(decomposed.skipped if decomposed else {}), **reasons}
@@ -54,6 +57,9 @@ def decisions(
     old, new = shape_info(original).shapes, shape_info(cut).shapes
     created = []
     for node in original.layers:
+        if node.name in dropped:
+            created.append(_drop(original, node, node_macs(node, old), dropped[node.name]))
+            continue
         twin, row = smaller.get(node.name, node), rows.get(node.name)
         pruned = _width(twin, 0) < _width(node, 0)
         done = [
@@ -84,6 +90,20 @@ def decisions(
             )
         )
     return tuple(created)
+
+
+def _drop(original: Graph, node: Node, macs: int, branch: str) -> Decision:
+    """A layer that goes with a branch."""
+    return Decision(
+        node.name,
+        node.op,
+        "drop",
+        (_width(node, 1), 0),
+        (_width(node, 0), 0),
+        (_size(original, node), 0),
+        (macs, 0),
+        reason=f"goes with branch {branch}",
+    )
 
 
 def _untouched(old: Node, new: Node) -> str:

@@ -17,6 +17,9 @@ from prunegraph.runtime.data import Data, random_inputs
 #: Shares of the way that are pruned: from decomposition alone to pruning alone.
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
+#: Where branches may go: shares of the way that are pruned, and which part of these by branches.
+DEPTHS = ((1.0, 0.5), (1.0, 1.0), (0.5, 1.0))
+
 #: Random inputs that are measured on where there are no data.
 RANDOM = 8
 
@@ -26,8 +29,9 @@ class Mix:
     """A way to meet the budget.
 
     `pruned` is the share of the way that is pruned; with `together` channels and ranks share the whole way in one
-    allocation, as in `prune`. `error` is the squared error of the outputs by their variation
-    on samples that nothing was fitted to; None where it was not measured. `reason` says why a mix is impossible.
+    allocation, as in `prune`. `depth` is the part of what is pruned that goes by residual branches. `error` is the
+    squared error of the outputs by their variation on samples that nothing was fitted to; None where it was not
+    measured. `reason` says why a mix is impossible.
     """
 
     pruned: float
@@ -35,6 +39,7 @@ class Mix:
     error: float | None = None
     reason: str = ""
     together: bool = False
+    depth: float = 0.0
 
 
 def parts(graph: Graph, data: Data | None) -> tuple[Data | None, Data]:

@@ -56,6 +56,8 @@ def mixes_table(result: CompressResult) -> Table:
         cells = [share(mix.pruned, 1), share(1 - mix.pruned, 1)]
         if mix.together:
             cells = ["together", ""]
+        if mix.depth:
+            cells[0] += " (branches)" if mix.depth == 1 else " (branches, channels)"
         if mix.cost is None or mix.error is None:
             table.add_row(*cells, "", "", "", mix.reason)
             continue
@@ -76,7 +78,7 @@ def outcome(result: CompressResult) -> str:
         lines.append(
             f"left whole, because the proof failed with them: groups {', '.join(result.left_out)}"
         )
-    if not result.plan.remove:
+    if result.plan.is_empty:
         lines.append("nothing was cut")
     else:
         lines.append(

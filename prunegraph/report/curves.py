@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prunegraph.coupling.branches import PREFIX
 from prunegraph.errors import MALFORMED, DataError
 
 FORMAT = "prunegraph/sensitivity@1"
@@ -67,6 +68,8 @@ def read(path: str | os.PathLike[str]) -> Any:
 def parse(content: Any, source: str = "sensitivity") -> SensitivityCurves:
     """Curves from `{"format", "metric", "groups": [{"id", "layers", "points": [{"ratio", "macs", "error"}]}]}`.
 
+    Branches, `"branches": [{"name", "layers", "macs", "error"}]`, are curves of one point, at which all is gone.
+
     Raises:
         DataError: it has another shape, or a number that is none.
     """
@@ -76,6 +79,7 @@ def parse(content: Any, source: str = "sensitivity") -> SensitivityCurves:
         )
     try:
         curves = [_curve(group) for group in content["groups"]]
+        curves += [_curve(_whole(each)) for each in content.get("branches", ())]
         metric = str(content["metric"])
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(
@@ -85,6 +89,13 @@ def parse(content: Any, source: str = "sensitivity") -> SensitivityCurves:
         (curve for curve in curves if curve.points), key=lambda curve: -curve.mean
     )
     return SensitivityCurves(metric, tuple(ranked))
+
+
+def _whole(branch: Any) -> dict[str, Any]:
+    """A branch as a group of which all goes."""
+    point = {"ratio": 1.0, "macs": branch["macs"], "error": branch["error"]}
+    name = PREFIX + str(branch["name"])
+    return {"id": name, "layers": branch["layers"], "points": [point]}
 
 
 def _curve(group: Any) -> ErrorCurve:

@@ -184,7 +184,9 @@ def filled(template: str, path: Callable[[str], Any] = clean, **content: Any) ->
 
 
 def _check_groups(result: PruneResult, matches: SensitivityCurves) -> None:
-    known = {group.id for group in result.coupling.groups}
+    known = {group.id for group in result.coupling.groups} | {
+        *result.coupling.branches_by_id
+    }
     for curve in matches.curves:
         if curve.group not in known:
             raise DataError(

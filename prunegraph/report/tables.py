@@ -9,6 +9,7 @@ from rich.table import Table
 
 from prunegraph.coupling.branches import PREFIX
 from prunegraph.graph.layer_names import layer_names, shown
+from prunegraph.ops.cost import cost
 from prunegraph.runtime.runtimes import DEFAULT
 
 if TYPE_CHECKING:
@@ -232,14 +233,38 @@ def sensitivity_table(result: Sensitivity, graph: Graph) -> Table:
     return table
 
 
+def dropped_table(result: Sensitivity, graph: Graph) -> Table:
+    """One row a residual branch, the one that costs least first: what is left without it, and how much worse it is."""
+    unit = f", {result.unit}" if result.unit else ""
+    repair = "" if result.repair == "none" else f", after {result.repair}"
+    title = f"what dropping a branch alone costs: {result.metric}{unit} lost{repair}"
+    table = Table(title=title, title_justify="left")
+    for name in ("branch", "layers"):
+        table.add_column(name)
+    for name in ("MACs kept", "params kept", "worse by"):
+        table.add_column(name, justify="right")
+    whole = cost(graph)
+    for each in sorted(result.branches, key=lambda branch: branch.error):
+        table.add_row(
+            each.name,
+            some(each.layers, graph),
+            share(each.macs, whole.macs),
+            share(each.params, whole.params),
+            f"{each.error:.4g}",
+        )
+    return table
+
+
 def search_table(result: SearchTrace, original: Cost) -> Table:
     """One row a candidate, in the order in which they were looked at."""
     unit = f", {result.unit}" if result.unit else ""
     title = f"{len(result.candidates)} candidates; {result.metric} of the original: {result.original:.4g}{unit}"
     table = Table(title=title, title_justify="left")
+    has_branches = any(each.branches for each in result.candidates)
     for name in (
         f"{result.goal.by} removed",
         "stages",
+        *(["branches"] if has_branches else []),
         "MACs kept",
         "params kept",
         result.metric,
@@ -253,15 +278,21 @@ def search_table(result: SearchTrace, original: Cost) -> Table:
                 each,
                 original,
                 "best" if each == result.best else "yes" if each.accepted else "no",
+                has_branches,
             )
         )
     return table
 
 
-def _candidate(each: Trial, original: Cost, verdict: str) -> tuple[str, ...]:
+def _candidate(
+    each: Trial, original: Cost, verdict: str, has_branches: bool
+) -> tuple[str, ...]:
     stages = " ".join(f"{offset:+g}" for offset in each.offsets)
+    what = [f"{each.strength / 100:.2f}", stages]
+    if has_branches:
+        what.append(str(each.branches) if each.branches else "")
     if each.cost is None:
-        return f"{each.strength / 100:.2f}", stages, "", "", "", "", "cannot be met"
+        return *what, "", "", "", "", "cannot be met"
     value = "not a number" if each.value is None else f"{each.value:.4g}"
     costs = share(each.cost.macs, original.macs), share(each.cost.params, original.params)
-    return f"{each.strength / 100:.2f}", stages, *costs, value, f"{each.loss:.4g}", verdict
+    return *what, *costs, value, f"{each.loss:.4g}", verdict

@@ -126,6 +126,10 @@ class Revision:
             node, helper.make_node("Add", [plain, name], [value], name=name)
         )
 
+    def set_operand(self, node: Node, slot: int, values: Array) -> None:
+        """Let a node read a constant in place of a computed value; of the type that `values` have."""
+        self.weights[self._fresh_input(node, slot, f"{node.name}/constant")] = values
+
     def _owns(self, name: str) -> bool:
         return len(self.graph.consumers[name]) == 1 and name not in self.graph.outputs
 
@@ -151,16 +155,21 @@ class Revision:
         self, node: Node, slot: int, wanted: str, values: Array
     ) -> onnx.NodeProto:
         """Let a node read new values at a slot; its new form."""
+        name = self._fresh_input(node, slot, wanted)
+        like = (
+            self.graph.weights.get(node.input(slot)) or self.graph.weights[node.inputs[1]]
+        )
+        self.weights[name] = values.astype(like.dtype)
+        return self._rewriter.edit(node)
+
+    def _fresh_input(self, node: Node, slot: int, wanted: str) -> str:
+        """The name of the new values that a node reads at a slot."""
         if node.index not in self._given:
             name = self._rewriter.names.new(wanted)
             self._rewriter.set_input(node, slot, name)
             self._given[node.index] = name
             self._extra.append(name)
-        like = (
-            self.graph.weights.get(node.input(slot)) or self.graph.weights[node.inputs[1]]
-        )
-        self.weights[self._given[node.index]] = values.astype(like.dtype)
-        return self._rewriter.edit(node)
+        return self._given[node.index]
 
     def apply(self, *, spent: bool = False) -> Graph:
         """A new graph with the new weights.

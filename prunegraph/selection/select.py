@@ -35,7 +35,7 @@ from prunegraph.selection.units import (
     make_units,
 )
 
-#: Choices with layers of low rank that are compared after their repair.
+#: Choices with layers of low rank, or without branches, that are compared after their repair.
 TRIED = 2
 
 
@@ -98,14 +98,14 @@ class Ranking:
             measured = dict(zip(candidates, map(float, damages), strict=True))
             best = min(measured, key=measured.__getitem__)
             reason = {"damage": measured}
-            if candidates[best].ranks and self.trial is not None:
+            if not candidates[best].is_channels_alone and self.trial is not None:
                 names = contenders(candidates, measured)
                 errors = self.trial([candidates[name] for name in names])
                 repaired = dict(zip(names, map(float, errors), strict=True))
                 best = min(repaired, key=repaired.__getitem__)
                 reason["repaired"] = repaired
             chosen = candidates[best]
-            # One with ranks is named by the allocation that channels have beside them, if any goes.
+            # One with ranks or branches is named by the allocation that channels have beside them, if any goes.
             shared = best.partition(" + ")[0]
             choice = replace(choice, allocation=shared if shared in COMPETING else None)
         else:
@@ -143,7 +143,7 @@ class Ranking:
                 self.units,
                 budget,
                 self.limits,
-                _bent(self.curves, allocation),
+                bent(self.curves, allocation),
             )
         return allocate(self.coupling, self.units, budget, self.limits, allocation)
 
@@ -151,13 +151,14 @@ class Ranking:
 def contenders(
     candidates: Mapping[str, Contender], damage: Mapping[str, float]
 ) -> list[str]:
-    """The names of the best candidate of channels alone, and of the best `TRIED` with layers of low rank."""
+    """The names of the best candidate of channels alone, and of the best `TRIED` of ranks or branches beside them."""
     ordered = sorted(candidates, key=damage.__getitem__)
-    alone = [name for name in ordered if not candidates[name].ranks]
-    return [*(n for n in ordered if candidates[n].ranks)][:TRIED] + alone[:1]
+    alone = [name for name in ordered if candidates[name].is_channels_alone]
+    others = [name for name in ordered if not candidates[name].is_channels_alone]
+    return others[:TRIED] + alone[:1]
 
 
-def _bent(
+def bent(
     curves: Mapping[str, Sequence[tuple[float, float]]], allocation: str
 ) -> Mapping[str, Sequence[tuple[float, float]]]:
     """Curves as an allocation reads them: "damage:power=0.5" takes the root of every error."""

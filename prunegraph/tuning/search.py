@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from prunegraph.coupling.branches import PREFIX
 from prunegraph.errors import BudgetError, UnknownNameError
 from prunegraph.ops.cost import Cost
 from prunegraph.selection.budget import KINDS, Budget, Meter
@@ -68,7 +69,8 @@ class Trial:
     """One plan that was looked at.
 
     `strength` is in hundredths, `offsets` those of the stages in the second grid; `value` is
-    the metric (None where the budget cannot be met), `loss` how much worse than the original's.
+    the metric (None where the budget cannot be met), `loss` how much worse than the original's. `branches` is how many
+    residual branches are gone.
     """
 
     strength: int
@@ -77,6 +79,7 @@ class Trial:
     value: float | None
     loss: float | None
     accepted: bool
+    branches: int = 0
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,9 @@ class SearchProgress:
     original: float
     candidates: tuple[Trial, ...]
 
+
+#: Gives the plan of a budget. Raises BudgetError.
+Way = Callable[[Budget], Plan]
 
 #: Is told of a search after every candidate.
 SearchWatch = Callable[[SearchProgress], None]
@@ -124,6 +130,12 @@ class SearchTrace:
         }
 
 
+def _loss(candidate: Trial) -> float:
+    """How much worse a candidate is; infinitely where that is no number."""
+    loss = candidate.loss
+    return loss if loss is not None and not math.isnan(loss) else math.inf
+
+
 def _json(candidate: Trial) -> dict[str, Any]:
     return {
         **asdict(candidate),
@@ -138,8 +150,11 @@ def find(
     goal: Goal,
     progress: Callable[[str], None],
     watch: SearchWatch | None = None,
+    ways: Sequence[Way] | None = None,
 ) -> SearchTrace:
     """Search. `watch` is told after every candidate that was looked at.
+
+    `ways` are several plans for each strength, of which the metric chooses one; None is that of the ranking.
 
     Raises:
         BudgetError: not even the smallest strength is accepted.
@@ -149,10 +164,10 @@ def find(
         raise BudgetError(
             "the second grid (stages) gives layers different widths: leave it or --same-width out"
         )
-    search = _CutSearch(trials, ranking, goal, progress, watch)
+    search = _CutSearch(trials, ranking, goal, progress, watch, ways or [ranking.plan])
     best = METHODS[goal.method](search)
     plan = search.plans.get(best)
-    if plan is None or not plan.remove:
+    if plan is None or plan.is_empty:
         raise BudgetError(search.nothing())
     chosen = search.candidates[best]
     if goal.stages:
@@ -178,9 +193,11 @@ class _CutSearch:
         goal: Goal,
         progress: Callable[[str], None],
         watch: SearchWatch | None,
+        ways: Sequence[Way],
     ):
         self.width = trials.width
-        self.plans: dict[int, Plan | None] = {}
+        #: The best plan of each strength that was looked at.
+        self.plans: dict[int, Plan] = {}
         #: What was looked at, in that order.
         self.candidates: dict[int, Trial] = {}
         self.combinations: list[Trial] = []
@@ -192,7 +209,9 @@ class _CutSearch:
         )
         self._meter = Meter(ranking.coupling)
         self._unmet: BudgetError | None = None
-        self._watch = watch
+        self._watch, self._ways = watch, ways
+        #: The plans of each strength, one for each way that meets its budget.
+        self._planned: dict[int, list[Plan]] = {}
 
     @property
     def now(self) -> SearchProgress:
@@ -206,39 +225,45 @@ class _CutSearch:
     def fetch(self, strengths: Sequence[int]) -> None:
         names = ", ".join(f"{strength / 100:.2f}" for strength in strengths)
         self._progress(f"search: strength {names}")
-        plans = [self._plan(strength) for strength in strengths]
-        self._trials.measure([plan.remove for plan in plans if plan is not None])
+        plans = [plan for strength in strengths for plan in self._plans(strength)]
+        self._trials.measure([plan.removal for plan in plans])
 
     def accepts(self, strength: int) -> bool:
         if strength not in self.candidates:
-            plan = self._plan(strength)
-            self.candidates[strength] = self._judge(strength, plan)
+            self.candidates[strength] = self._look(strength)
             self._tell()
         return self.candidates[strength].accepted
 
-    def _plan(self, strength: int) -> Plan | None:
-        """The plan of a strength; None where its budget cannot be met."""
-        if strength not in self.plans:
-            try:
-                self.plans[strength] = self._ranking.plan(self._goal.budget(strength))
-            except BudgetError as error:
-                self.plans[strength] = None
-                self._unmet = self._unmet or error
-        return self.plans[strength]
+    def _look(self, strength: int) -> Trial:
+        """The best candidate of a strength."""
+        plans = self._plans(strength)
+        if not plans:
+            return Trial(strength, (), None, None, None, False)
+        judged = [self._judge(strength, plan) for plan in plans]
+        best = min(range(len(plans)), key=lambda i: _loss(judged[i]))
+        self.plans[strength] = plans[best]
+        return judged[best]
 
-    def _judge(
-        self, strength: int, plan: Plan | None, offsets: tuple[float, ...] = ()
-    ) -> Trial:
-        if plan is None:
-            return Trial(strength, offsets, None, None, None, False)
-        [value] = self._trials.measure([plan.remove])
+    def _plans(self, strength: int) -> list[Plan]:
+        """The plans of a strength; none where its budget cannot be met."""
+        if strength not in self._planned:
+            self._planned[strength] = []
+            for way in self._ways:
+                try:
+                    self._planned[strength].append(way(self._goal.budget(strength)))
+                except BudgetError as error:
+                    self._unmet = self._unmet or error
+        return self._planned[strength]
+
+    def _judge(self, strength: int, plan: Plan, offsets: tuple[float, ...] = ()) -> Trial:
+        [value] = self._trials.measure([plan.removal])
         loss = self._trials.loss(value)
         # A NaN is no metric; its loss says so.
         shown = value if math.isfinite(value) else None
-        cost = self._meter.measure(plan.remove)
+        cost = self._meter.measure(plan.removal)
         # 90.4 - 90.1 is a little more than 0.3.
         accepted = loss <= self._goal.tolerance + ROUNDING * abs(self._trials.original)
-        return Trial(strength, offsets, cost, shown, loss, accepted)
+        return Trial(strength, offsets, cost, shown, loss, accepted, len(plan.branches))
 
     def _tell(self) -> None:
         if self._watch is not None:
@@ -247,15 +272,18 @@ class _CutSearch:
     def second(self, plan: Plan, chosen: Trial) -> tuple[Plan, Trial]:
         """The best combination of offsets around a plan, or the plan itself."""
         kind = self._goal.by if self._goal.by in KINDS else "macs"
-        grid = stage_grid.combinations(self._ranking, plan.remove, kind)
+        coupling = self._ranking.coupling
+        gone = {PREFIX + name: (0,) for name in plan.branches}
+        rest = replace(self._ranking, coupling=coupling.without(gone) if gone else coupling)
+        grid = stage_grid.combinations(rest, plan.remove, kind)
         for start in range(0, len(grid), self.width):
             self._progress(
                 f"search: stages, combination {start + 1} of at most {len(grid)}"
             )
             now = grid[start : start + self.width]
-            self._trials.measure([each.remove for each in now])
+            self._trials.measure([{**each.remove, **gone} for each in now])
             for each in now:
-                created = make_plan(self._ranking.coupling, each.remove, plan.provenance)
+                created = make_plan(coupling, {**each.remove, **gone}, plan.provenance)
                 self.combinations.append(
                     self._judge(chosen.strength, created, each.offsets)
                 )

@@ -1,21 +1,22 @@
-"""Sensitivity: what it costs to prune one group alone, at several ratios."""
+"""Sensitivity: what it costs to prune one group alone, at several ratios, or to drop one residual branch."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from prunegraph.coupling.branches import Branch
 from prunegraph.coupling.groups import Group
 from prunegraph.errors import BudgetError
 from prunegraph.runtime.data import Data
 from prunegraph.selection.budget import Meter
 from prunegraph.selection.select import Ranking
-from prunegraph.selection.units import channels_of, up_to
+from prunegraph.selection.units import Removal, channels_of, up_to
 from prunegraph.tuning.evaluation import Study, Trials, trials
 
 FORMAT = "prunegraph/sensitivity@1"
@@ -52,8 +53,22 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class DroppedBranch:
+    """The model without one residual branch: what is left of its cost, and how much worse the metric is.
+
+    `name` is that of the Add that ends the branch, `layers` are those that go with it.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    macs: int
+    params: int
+    error: float
+
+
+@dataclass(frozen=True)
 class Sensitivity:
-    """Curves of all groups, in the order of the groups.
+    """Curves of all groups, in the order of the groups, and what branches cost where they were asked for.
 
     `original` is the metric of the unpruned model; `unit` is that of metric and errors ("" without).
     """
@@ -66,6 +81,7 @@ class Sensitivity:
     algorithm: str
     repair: str
     curves: tuple[Curve, ...]
+    branches: tuple[DroppedBranch, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The sensitivity file's content."""
@@ -78,6 +94,7 @@ class Sensitivity:
             "algorithm": self.algorithm,
             "repair": self.repair,
             "groups": [asdict(curve) for curve in self.curves],
+            "branches": [asdict(branch) for branch in self.branches],
         }
 
     def shares(self) -> dict[str, list[tuple[float, float]]]:
@@ -114,40 +131,84 @@ def measure(
     repair: str,
     progress: Callable[[str], None],
     watch: SensitivityWatch | None = None,
+    branches: Sequence[Branch] = (),
 ) -> Sensitivity:
-    """Remove each ratio's lowest-scored channels of each group alone, and measure.
+    """Remove each ratio's lowest-scored channels of each group alone, and each of some branches, and measure.
 
     `watch` is told after every candidate that is new.
     """
-    groups = ranking.coupling.groups
-    wanted = [(group, ratio) for group in groups for ratio in ratios]
-    removals = [
-        {group.id: channels_below(ranking, group, ratio)} for group, ratio in wanted
-    ]
-    meter = Meter(ranking.coupling)
-    points: dict[str, list[Point]] = {group.id: [] for group in groups}
-    rest = deque(zip(wanted, removals, strict=True))
+    groups = _Curves(measured, ranking, ratios, repair)
+    dropped = _Dropped(measured, ranking, branches)
+    candidates = [*groups.removals, *dropped.removals]
     count = 0
 
     def result() -> Sensitivity:
-        """With the points that are measured, up to the first that is not."""
-        while rest and (value := measured.known(rest[0][1])) is not None:
-            (group, ratio), remove = rest.popleft()
-            cost, gone = meter.measure(remove), len(remove[group.id])
-            points[group.id].append(
-                Point(ratio, gone, cost.macs, cost.params, measured.loss(value))
-            )
-        return _sensitivity(measured, ranking, repair, points)
+        return replace(groups.result(), branches=dropped.result())
 
     def done() -> None:
         nonlocal count
         count += 1
-        progress(f"sensitivity: {count} of at most {len(removals)} candidates")
+        progress(f"sensitivity: {count} of at most {len(candidates)} candidates")
         if watch is not None:
             watch(result())
 
-    measured.measure(removals, done)
+    measured.measure(candidates, done)
     return result()
+
+
+class _Dropped:
+    """Branches that go alone, as far as they are measured."""
+
+    def __init__(self, measured: Trials, ranking: Ranking, branches: Sequence[Branch]):
+        self._measured, self._branches = measured, branches
+        self._meter = Meter(ranking.coupling)
+        self.removals: list[Removal] = [{branch.id: (0,)} for branch in branches]
+
+    def result(self) -> tuple[DroppedBranch, ...]:
+        """Those that are measured, in the order of the network."""
+        values = map(self._measured.known, self.removals)
+        return tuple(
+            DroppedBranch(
+                branch.name,
+                branch.layers,
+                cost.macs,
+                cost.params,
+                self._measured.loss(value),
+            )
+            for branch, removal, value in zip(
+                self._branches, self.removals, values, strict=True
+            )
+            if value is not None
+            for cost in [self._meter.measure(removal)]
+        )
+
+
+class _Curves:
+    """Points of all groups, as far as they are measured."""
+
+    def __init__(
+        self, measured: Trials, ranking: Ranking, ratios: Sequence[float], repair: str
+    ):
+        self._measured, self._ranking, self._repair = measured, ranking, repair
+        groups = ranking.coupling.groups
+        wanted = [(group, ratio) for group in groups for ratio in ratios]
+        self.removals: list[Removal] = [
+            {group.id: channels_below(ranking, group, ratio)} for group, ratio in wanted
+        ]
+        self._meter = Meter(ranking.coupling)
+        self._points: dict[str, list[Point]] = {group.id: [] for group in groups}
+        self._rest = deque(zip(wanted, self.removals, strict=True))
+
+    def result(self) -> Sensitivity:
+        """With the points that are measured, up to the first that is not."""
+        rest, measured = self._rest, self._measured
+        while rest and (value := measured.known(rest[0][1])) is not None:
+            (group, ratio), remove = rest.popleft()
+            cost, gone = self._meter.measure(remove), len(remove[group.id])
+            self._points[group.id].append(
+                Point(ratio, gone, cost.macs, cost.params, measured.loss(value))
+            )
+        return _sensitivity(measured, self._ranking, self._repair, self._points)
 
 
 def _sensitivity(

@@ -3,16 +3,20 @@
 What a layer reads of removed channels is replaced by its best linear guess from those that stay, which is
 what a layer-wise repair makes of it: with G the covariance of the layer's input rows, H its inverse and P
 the removed rows, W' = W - H[:,P] H[P,P]^-1 W[P], and the intercept takes up the means. Channels that no
-layer with a Gram matrix reads (queries and keys) are set to zero where they are made or held. Nothing is cut,
-so all shapes stay, and a removal costs two small products. Sources: Hassibi et al. 1993; ALGORITHMS F4 and 9.4.
+layer with a Gram matrix reads (queries and keys) are set to zero where they are made or held. A residual branch gives
+its mean to each channel. Nothing is cut, so all shapes stay, and a removal costs two small products.
+Sources: Hassibi et al. 1993; ALGORITHMS F4 and 9.4.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import cached_property
 
 import numpy as np
+from onnx import helper
 
+from prunegraph.coupling.branches import Branch
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.groups import Group, Member
 from prunegraph.errors import DataError
@@ -24,6 +28,7 @@ from prunegraph.runtime.stepper import is_outer
 from prunegraph.selection.criteria.obs import DAMPING, reading
 from prunegraph.selection.criteria.parts import rows_of
 from prunegraph.selection.units import Removal
+from prunegraph.tuning.branch_means import branch_means
 
 Array = np.ndarray
 
@@ -40,7 +45,7 @@ class Substitution:
     """
 
     def __init__(self, coupling: Coupling, statistics: Statistics):
-        self._graph, self._statistics = coupling.graph, statistics
+        self._coupling, self._graph, self._statistics = coupling, coupling.graph, statistics
         self._readers = reading(coupling)
         self._groups = {group.id: group for group in coupling.groups}
         self._read: dict[str, list[tuple[Node, Member]]] = {}
@@ -49,13 +54,17 @@ class Substitution:
         self._inverses: dict[tuple[int, bool], tuple[Gram, Array]] = {}
 
     def touched(self, removed: Removal) -> set[int]:
-        """Indices of the nodes whose weights differ when channels of some groups go.
+        """Indices of the nodes whose weights differ when channels of some groups, and branches, go.
 
         Raises:
             DataError: one of them is in a subgraph, which does not run by itself.
         """
         result: set[int] = set()
-        for id in (group for group, gone in removed.items() if len(gone)):
+        branches = {branch.id: branch.add for branch in self._branches(removed)}
+        result.update(branches.values())
+        for id in (each for each, gone in removed.items() if len(gone)):
+            if id in branches:
+                continue
             group = self._groups[id]
             layers = [node for node, _ in self._reads(group) or self._makes(group)]
             for node in layers:
@@ -79,10 +88,17 @@ class Substitution:
         self._statistics.gather(nodes)
 
     def revision(self, removed: Removal, nodes: Collection[int] | None = None) -> Revision:
-        """The graph's weights with channels of some groups removed: those that some nodes read; None are all."""
+        """The graph's weights without some channels and branches: those that some nodes read; None are all."""
         revision = Revision(self._graph)
+        branches = self._branches(removed)
+        for branch in branches:
+            if nodes is None or branch.add in nodes:
+                self._leave_mean(revision, branch)
         rows: dict[int, list[list[Array]]] = {}
+        ids = {branch.id for branch in branches}
         for id, channels in removed.items():
+            if id in ids:
+                continue
             group, gone = self._groups[id], np.asarray(channels, np.int64)
             if not len(gone):
                 continue
@@ -104,6 +120,24 @@ class Substitution:
             read = [np.unique(np.concatenate(each)) for each in zip(*parts, strict=True)]
             self._guess(revision, self._graph.nodes[index], read)
         return revision
+
+    def _branches(self, removed: Removal) -> list[Branch]:
+        """The residual branches among what is removed."""
+        if self._groups.keys() >= removed.keys():
+            return []
+        by_id = self._coupling.branches_by_id
+        return [by_id[id] for id, gone in removed.items() if id in by_id and len(gone)]
+
+    def _leave_mean(self, revision: Revision, branch: Branch) -> None:
+        """Let a sum read what its branch gives on average."""
+        add = self._graph.nodes[branch.add]
+        kind = self._coupling.shape_info.types[add.inputs[branch.slot]]
+        values = self._means[branch.id].astype(helper.tensor_dtype_to_np_dtype(kind))
+        revision.set_operand(add, branch.slot, values)
+
+    @cached_property
+    def _means(self) -> dict[str, Array]:
+        return branch_means(self._coupling, self._coupling.branches, self._statistics)
 
     def concerns(self, node: Node, nodes: Collection[int] | None) -> bool:
         """Tell whether some nodes read what stands for other weights of a layer: itself, or those behind it."""
