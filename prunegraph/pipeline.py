@@ -34,6 +34,7 @@ from prunegraph.selection.units import Contender
 
 if TYPE_CHECKING:
     from prunegraph.decoders.config import Configured
+    from prunegraph.depth.choose import Depth
     from prunegraph.latency.rounding import Rounding
     from prunegraph.quantization.precision import PrecisionResult
     from prunegraph.quantization.quantize import QuantizeResult
@@ -152,15 +153,55 @@ def _with_depth(
 
     data = statistics.data if statistics is not None else None
     depth.check(choice, data)
-    assert data is not None
+    assert data is not None and statistics is not None
     bound = repairs.find(repair, data, coupling.graph)
     # Ranks are tried with whole repairs, which would be done anew for every number of branches.
     widths = replace(choice, depth="never", ranks="never")
     inputs = _sample(coupling.graph, choice, data)
-    return depth.choose(
-        depth.Depth(coupling, choice, data, bound, inputs, progress=progress),
-        lambda rest: choose(rest, widths, statistics, gradients, repair),
+    asked = depth.Depth(coupling, choice, data, bound, inputs, progress=progress)
+    shared = (
+        _shared(asked, widths, statistics, gradients, repair)
+        if choice.depth == "auto" and competes(choice)
+        else None
     )
+
+    def beside(rest: Coupling) -> Selected:
+        """The plan of channels beside branches that are gone."""
+        if shared is not None and rest is coupling:
+            return Selected.of(shared[0], choice.budget)
+        return choose(rest, widths, statistics, gradients, repair)
+
+    return depth.choose(asked, beside, shared[1] if shared is not None else None)
+
+
+def _shared(
+    asked: Depth,
+    widths: SelectionOptions,
+    statistics: Statistics,
+    gradients: Gradients | None,
+    repair: str,
+) -> tuple[Ranking, Callable[[], list[Selected]]]:
+    """Scored channels, and plans in which branches and channels share one allocation, made when they are asked for."""
+    from prunegraph.depth.candidates import BranchCandidates
+
+    ranked = competing(
+        asked.coupling, widths, statistics, gradients, repair, asked.progress
+    )
+
+    def plans() -> list[Selected]:
+        damage = ranked.damage
+        if damage is None:  # it could not be measured
+            return []
+        found = BranchCandidates(ranked, asked.branches)(asked.choice.budget)
+        if not found:
+            return []
+        measured = dict(zip(found, damage(list(found.values())), strict=True))
+        name = min(measured, key=measured.__getitem__)
+        reason = {"damage": measured}
+        plan = ranked.planned(found[name], asked.choice.budget, name, reason)
+        return [Selected(plan, grounds=ranked.grounds)]
+
+    return ranked, plans
 
 
 def ranking(

@@ -18,7 +18,6 @@ from prunegraph.selection import knapsack
 from prunegraph.selection.budget import Budget, Meter
 from prunegraph.selection.select import Ranking, bent
 from prunegraph.selection.units import Contender, branch_unit
-from prunegraph.tuning.damage import SKETCHED, Damage
 
 #: Candidates by name, with the exponent of the damage by which branches and channels share a budget.
 POWERS = {"damage + branches": "damage", "damage:power=0.5 + branches": "damage:power=0.5"}
@@ -32,13 +31,11 @@ class BranchCandidates:
     """Choices without some branches, for any budget.
 
     Args:
-        ranking: scored channels with their curves.
-        damage: measures candidates.
+        ranking: scored channels with their curves, and what measures damage.
         branches: those that may go.
     """
 
     ranking: Ranking
-    damage: Damage
     branches: Sequence[Branch]
 
     def __call__(self, budget: Budget) -> dict[str, Contender]:
@@ -61,8 +58,10 @@ class BranchCandidates:
     @cached_property
     def curves(self) -> dict[str, list[tuple[float, float]]]:
         """The damage of each branch by itself, by its id."""
-        removals = [{branch.id: (0,)} for branch in self.branches]
-        values = self.damage.measure(removals, SKETCHED)
+        assert self.ranking.damage is not None
+        values = self.ranking.damage(
+            [Contender({branch.id: (0,)}) for branch in self.branches]
+        )
         return {
             branch.id: [(1.0, max(value, 0.0))]
             for branch, value in zip(self.branches, values, strict=True)

@@ -101,8 +101,17 @@ def check(choice: SelectionOptions, data: Data | None) -> None:
         )
 
 
-def choose(depth: Depth, widths: Widths) -> Selected:
+def choose(
+    depth: Depth,
+    widths: Widths,
+    shared: Callable[[], Sequence[Selected]] | None = None,
+) -> Selected:
     """Choose branches, and channels beside them where `depth` is "auto".
+
+    Args:
+        depth: what they are chosen for.
+        widths: chooses channels.
+        shared: gives plans in which both share one allocation, which are compared with the others.
 
     Raises:
         BudgetError: the budget cannot be met.
@@ -118,6 +127,8 @@ def choose(depth: Depth, widths: Widths) -> Selected:
     if depth.choice.depth == "only":
         return _by_depth_alone(depth, order)
     trials = _Trials(depth, order, widths)
+    for each in shared() if shared is not None else ():
+        trials.consider(len(each.plan.branches), each)
     if depth.choice.budget.latency is not None:
         with suppress(BudgetError):  # too few branches: channels go beside them
             alone = _by_depth_alone(depth, order)

@@ -91,27 +91,36 @@ class Ranking:
 
     def plan(self, budget: Budget) -> Plan:
         """A plan that meets a budget. Raises BudgetError."""
-        choice, reason = replace(self.choice, budget=budget), dict[str, Any]()
         if self.damage is not None:
             candidates = self._candidates(budget)
             damages = self.damage(list(candidates.values()))
             measured = dict(zip(candidates, map(float, damages), strict=True))
             best = min(measured, key=measured.__getitem__)
-            reason = {"damage": measured}
+            reason: dict[str, Any] = {"damage": measured}
             if not candidates[best].is_channels_alone and self.trial is not None:
                 names = contenders(candidates, measured)
                 errors = self.trial([candidates[name] for name in names])
                 repaired = dict(zip(names, map(float, errors), strict=True))
                 best = min(repaired, key=repaired.__getitem__)
                 reason["repaired"] = repaired
-            chosen = candidates[best]
-            # One with ranks or branches is named by the allocation that channels have beside them, if any goes.
-            shared = best.partition(" + ")[0]
-            choice = replace(choice, allocation=shared if shared in COMPETING else None)
-        else:
-            chosen = Contender(self._remove(budget, str(self.choice.allocation)))
+            return self.planned(candidates[best], budget, best, reason)
+        allocation = str(self.choice.allocation)
+        return self.planned(Contender(self._remove(budget, allocation)), budget, allocation)
+
+    def planned(
+        self,
+        chosen: Contender,
+        budget: Budget,
+        name: str,
+        reason: Mapping[str, Any] | None = None,
+    ) -> Plan:
+        """The plan of a choice, by the name of the allocation it came from; `reason` says why it was taken."""
+        # One with ranks or branches is named by the allocation that channels have beside them, if any goes.
+        shared = name.partition(" + ")[0]
+        known = shared in COMPETING or self.damage is None
+        choice = replace(self.choice, budget=budget, allocation=shared if known else None)
         criterion = CRITERIA.entry(base_name(str(choice.algorithm)))
-        provenance = {**_provenance(choice, criterion), **reason}
+        provenance = {**_provenance(choice, criterion), **(reason or {})}
         if self.is_weighed:
             provenance["curvature"] = "gradients"
         if len(budget.counted) > 1 and not chosen.ranks:
