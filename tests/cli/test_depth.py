@@ -35,3 +35,40 @@ def test_a_branch_goes_and_is_shown(tmp_path: Path) -> None:
     assert cli("apply", model, plan, "-o", again).returncode == 0
     assert out.read_bytes() == again.read_bytes()
     assert cli("verify", model, plan, out).returncode == 0
+
+
+def test_search_sensitivity_and_compress_take_branches(tmp_path: Path) -> None:
+    model, data, out, found = (
+        tmp_path / name for name in ("m.onnx", "d.npz", "o.onnx", "f.json")
+    )
+    pg.save(residual_net(), model)
+    [branch] = pg.analyze(residual_net()).branches
+    images = np.random.default_rng(0).standard_normal((16, 3, 8, 8))
+    np.savez(data, x=images.astype(np.float32))
+    common = ("--data", data, "--algorithm", "l2", "--repair", "none", "--json", found)
+    done = cli("sensitivity", model, *common, "--depth", "auto", "--ratios", "0.5")
+    assert done.returncode == 0, done.stderr
+    assert "what dropping a branch alone costs" in done.stderr
+    content = json.loads(found.read_text())
+    assert content["groups"]
+    assert [each["name"] for each in content["branches"]] == [branch.name]
+    alone = cli("sensitivity", model, *common, "--depth", "only")
+    assert "what pruning a group alone" not in alone.stderr
+    assert json.loads(found.read_text())["branches"] == content["branches"]
+    error = content["branches"][0]["error"]
+    done = cli(
+        *("search", model, "-o", out, *common, "--depth", "only", "--rotate", "never"),
+        *("--method", "bisection", "--metric", "error", "--tolerance", f"{error + 1}"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(found.read_text())["best"]["branches"] == 1
+    assert "branches" in done.stderr
+    first = out.read_bytes()
+    done = cli(
+        *("compress", model, "-o", out, *common, "--depth", "only"),
+        *("--method", "prune", "--macs", "0.5"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(found.read_text())["branches"] == [branch.name]
+    assert f"goes with branch {branch.name}" in " ".join(done.stderr.split())
+    assert out.read_bytes() == first
