@@ -10,6 +10,7 @@ Needs Debian's `dataset-fashion-mnist` (see `benchmarks.tasks`).
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from pathlib import Path
 
@@ -82,7 +83,8 @@ def main() -> None:
         f"{branches} of the 20 blocks may go as a whole; top-1 of the original: {fashion_accuracy(graph):.2%}"
     )
     print(
-        f"bound: {budget.kind} {args.macs or args.latency:g}, widths in multiples of {args.round_to}"
+        f"bound: {budget.kind} {args.macs or args.latency:g}, widths in multiples of {args.round_to}; "
+        f"load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
     )
     print(
         f"{'':12} {'draw':>4} {'latency':>8} {'MACs':>6} {'params':>7} {'branches':>9} {'top-1':>7} {'seconds':>8}"

@@ -192,13 +192,17 @@ def _shared(
         damage = ranked.damage
         if damage is None:  # it could not be measured
             return []
-        found = BranchCandidates(ranked, asked.branches)(asked.choice.budget)
-        if not found:
+        try:
+            candidates = BranchCandidates(ranked, asked.branches)(asked.choice.budget)
+            measured = dict(zip(candidates, damage(list(candidates.values())), strict=True))
+        except (DataError, ModelError) as error:
+            asked.progress(f"damage of branches is not measured: {error}")
             return []
-        measured = dict(zip(found, damage(list(found.values())), strict=True))
+        if not candidates:
+            return []
         name = min(measured, key=measured.__getitem__)
         reason = {"damage": measured}
-        plan = ranked.planned(found[name], asked.choice.budget, name, reason)
+        plan = ranked.planned(candidates[name], asked.choice.budget, name, reason)
         return [Selected(plan, grounds=ranked.grounds)]
 
     return ranked, plans

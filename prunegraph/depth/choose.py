@@ -50,6 +50,9 @@ LOOK, SAMPLES = 2e12, (8, 256)
 #: Numbers of branches that are tried at first, evenly spread, and then near the best; and all of them, at most.
 SPREAD, TRIED = 5, 8
 
+#: The same under a bound on latency, where widths beside each number are found by timing many models.
+SPREAD_TIMED, TRIED_TIMED = 3, 4
+
 #: Branches go on being ordered until this part of a latency is predicted to be met: what is measured may be more.
 AHEAD = 0.9
 
@@ -278,10 +281,11 @@ class _Trials:
 
     def best(self) -> Selected:
         """The best that was measured. Raises BudgetError where no number of branches meets the budget."""
-        last = len(self.order)
-        for count in sorted({round(x) for x in np.linspace(0, last, SPREAD)}):
+        last, is_timed = len(self.order), self.depth.choice.is_measured
+        spread, most = (SPREAD_TIMED, TRIED_TIMED) if is_timed else (SPREAD, TRIED)
+        for count in sorted({round(x) for x in np.linspace(0, last, spread)}):
             self._try(count)
-        while len(self._errors) < TRIED and (near := self._untried()) is not None:
+        while len(self._errors) < most and (near := self._untried()) is not None:
             self._try(near)
         chosen = min(self._errors, key=lambda count: (self._errors[count], count))
         if chosen not in self._results:

@@ -149,6 +149,24 @@ def test_a_latency_is_met(mode: str) -> None:
     assert plan.branches
 
 
+def test_a_latency_may_be_met_by_branches_alone_where_widths_cannot() -> None:
+    graph = network()
+    timer = Staircase(graph, stair=8, fixed=0.02)
+    choice = SelectionOptions(
+        pg.Budget(latency=0.6), algorithm="l2", depth="auto", round_to=1
+    )
+    data = Data.of(images()).fit(graph)
+    bound = repairs.find(None, data, graph)
+    depth = Depth(pg.analyze(graph), choice, data, bound, timer=timer, cache=Cache())
+
+    def widths(coupling: pg.Coupling) -> Any:
+        raise BudgetError("no widths meet it")
+
+    plan = module.choose(depth, widths).plan
+    assert plan.branches and not plan.remove
+    assert timer.against(pg.apply(graph, plan)).kept <= 0.6
+
+
 def test_what_depth_cannot_be_chosen_for() -> None:
     graph = network()
     with pytest.raises(BudgetError, match="needs a bound"):
