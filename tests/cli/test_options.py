@@ -33,6 +33,7 @@ OWN_HELP = {
     "--batch",
     "--checkpoint",
     "--data",
+    "--depth",
     "--dry-run",
     "--dtype",
     "--epochs",
