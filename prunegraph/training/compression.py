@@ -29,6 +29,7 @@ from prunegraph.selection.plan import Plan
 from prunegraph.selection.select import Ranking, rank
 from prunegraph.training.fit import Evaluate
 from prunegraph.training.module import GraphModule
+from prunegraph.training.slack import without_slack
 from prunegraph.tuning.evaluation import Trials
 from prunegraph.tuning.resume import Key
 from prunegraph.tuning.search import Goal, SearchTrace, find
@@ -86,7 +87,7 @@ class Compression:
             PrunegraphError: a name, an option or the data do not fit.
         """
         ranked = self._ranked(graph, budget)
-        return self._finished(ranked.coupling, ranked.plan(budget))
+        return self._finished(ranked.coupling, without_slack(ranked, budget))
 
     def to_tolerance(
         self,

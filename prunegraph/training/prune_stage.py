@@ -19,13 +19,14 @@ from prunegraph.selection.allocation import ALLOCATIONS
 from prunegraph.selection.budget import Budget
 from prunegraph.selection.criteria.base import CRITERIA, Gradients
 from prunegraph.selection.options import SelectionOptions
-from prunegraph.selection.select import select
+from prunegraph.selection.select import rank, select
 from prunegraph.selection.selectors import SELECTORS
 from prunegraph.selection.units import Limits
 from prunegraph.training.fit import TrainingConfig
 from prunegraph.training.gradients import TaskGradients
 from prunegraph.training.methods import TrainingOptions, TrainResult
 from prunegraph.training.module import GraphModule
+from prunegraph.training.slack import without_slack
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,11 @@ class Pruning:
         )
         how = ExecutionOptions(repairs.find(self.repair, data, graph), seed=seed)
         coupling = analyze(graph)
-        plan = select(coupling, choice, Statistics(graph, data), gradients)
+        statistics = Statistics(graph, data)
+        if base_name(self.algorithm) in SELECTORS:
+            plan = select(coupling, choice, statistics, gradients)
+        else:
+            plan = without_slack(rank(coupling, choice, statistics, gradients), budget)
         return execute(coupling, plan, data, how)
 
 
@@ -146,13 +151,18 @@ def rounds_of(
         if left_out:
             record["left_out"] = left_out
             done = done.with_note(_left_out(left_out))
-        done = done.with_record(record)
-        module = GraphModule(done.model)
-        run = setting.fit(module, f"tune{number}", recipe=recipe)
-        done = replace(done, model=module.cpu().write_back(done.model)).after(
-            f"tune{number}", run
-        )
+        done = tuned(done.with_record(record), setting, recipe, f"tune{number}")
     return done
+
+
+def tuned(
+    done: TrainResult, setting: TrainingOptions, recipe: TrainingConfig, stage: str
+) -> TrainResult:
+    """Train what was pruned, as a stage of its own. Raises what `fit` raises."""
+    module = GraphModule(done.model)
+    run = setting.fit(module, stage, recipe=recipe)
+    trained = module.cpu().write_back(done.model)
+    return replace(done, model=trained).after(stage, run)
 
 
 def task_gradients(graph: Graph, data: Data, setting: TrainingOptions) -> TaskGradients:
