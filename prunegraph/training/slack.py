@@ -60,11 +60,11 @@ def _given_back(
 
     def fits(extra: Sequence[Step]) -> bool:
         kept = collect([*back, *extra])
-        left = {
+        removed = {
             group: sorted({*channels} - {*kept.get(group, ())})
             for group, channels in plan.remove.items()
         }
-        cost = meter.measure(left)
+        cost = meter.measure(removed)
         return all(getattr(cost, kind) <= most for kind, most in bounds.items())
 
     waiting = list(steps)
