@@ -27,6 +27,8 @@ from prunegraph.cli import main as prunegraph
 from prunegraph.graph.model import Graph
 from prunegraph.operators import is_batch_normalization
 from prunegraph.ops.cost import cost
+from prunegraph.runtime.data import Data
+from prunegraph.training.prune_stage import Pruning
 
 MODEL = ROOT / "fixtures" / "fashion_resnet.onnx"
 
@@ -45,18 +47,15 @@ METHODS = {
 }
 
 
-#: How `prune` cuts by the same rule, to what the method left; "" where nothing goes.
+#: How the network is cut by the same rule, to what the method left; None where nothing goes.
 CUTS = {
-    "plain": "",
-    "sparse": "--ratio 0.3333 --algorithm bn_scale --allocation uniform --round-to 1",
-    "gfr": "--macs {macs} --algorithm bn_scale --allocation global:mean",
-    "gfr:light=true": "--macs {macs} --algorithm bn_scale --allocation global:mean",
-    "cycles": "--macs {macs} --algorithm l2",
-    "joint": "--macs {macs} --algorithm bn_scale --allocation global --min-channels 8",
+    "plain": None,
+    "sparse": Pruning("bn_scale", "uniform", round_to=1),
+    "gfr": Pruning("bn_scale", "global:mean"),
+    "gfr:light=true": Pruning("bn_scale", "global:mean"),
+    "cycles": Pruning("l2"),
+    "joint": Pruning("bn_scale", "global", min_channels=8),
 }
-
-#: How it is repaired: as all methods do but `gfr`, which counts statistics anew.
-REPAIR = "--repair least-squares"
 
 COLUMNS = (
     *("seed", "method", "whole network", "cut and repaired, untrained", "end"),
@@ -79,11 +78,14 @@ def command(line: str) -> None:
 
 def untrained(folder: Path, method: str, left: float) -> str:
     """Top-1 of the network cut by a method's rule to a share of its MACs and repaired; "" where nothing goes."""
-    if not CUTS[method]:
+    how = CUTS[method]
+    if how is None:
         return ""
-    how = CUTS[method].format(macs=f"{left:.4f}")
-    command(f"prune {MODEL} -o {folder}/cut.onnx --data {folder}/d.npz {REPAIR} {how}")
-    return f"{accuracy(pg.load(folder / 'cut.onnx')):.2f}"
+    # The bound leaves room for the rounding of a quotient.
+    bound = pg.Budget(ratio=1 / 3) if method == "sparse" else pg.Budget(macs=left + 1e-9)
+    data = Data.of(dict(np.load(folder / "d.npz"))).without_labels()
+    model = how(pg.load(MODEL), bound, data, None, 0).model
+    return f"{accuracy(model):.2f}"
 
 
 def small_scales(graph: Graph, trained: Path) -> str:

@@ -3,8 +3,9 @@
 Gates behind BatchNormalization learn how much of every channel the network needs while scales shrink
 (`Sparsify`). In the last tenth of the training the gates are frozen to their moving averages, the factors; these are
 folded into scales and shifts exactly, and kept in the model's metadata. `|scale| * factor` ranks the channels of
-the whole network in one list (criterion `gfr`). The graph is cut without any fine-tuning; BatchNormalization statistics
-are counted anew on the data, which needs no gradient.
+the whole network in one list (criterion `gfr`). The graph is cut, and what is left is repaired without gradients. The
+source stops there; here a network that was cut to a budget is trained on (`tune`), since shrinking scales on few
+samples costs more than the cut by other rules does.
 
 The light form trains the gates alone: the network stays as it is, a penalty `strength * mean of the gates` closes
 those that the loss does not miss, and what comes out only ranks channels: nothing is folded.
@@ -32,6 +33,7 @@ from prunegraph.training.gates import GatedModule, Mode
 from prunegraph.training.losses import Batch, Loss, inner_of
 from prunegraph.training.methods import METHODS, TrainingOptions, TrainResult
 from prunegraph.training.operators.table import Tensor
+from prunegraph.training.prune_stage import pruned, tuned
 from prunegraph.training.sparse import Sparsify, penalty
 from prunegraph.training.unfold import unfold
 
@@ -84,8 +86,10 @@ def gfr(
     repair: str = "least-squares",
     round_to: int = 8,
     allocation: str = "global:mean",
+    tune: bool = True,
+    tune_epochs: int = 0,
 ) -> TrainResult:
-    """Train gates on channels while scales shrink, fold them, and cut to the budget or tolerance, with no fine-tuning.
+    """Train gates on channels while scales shrink, fold them, cut to the budget or tolerance, and train on.
 
     Args:
         graph: what is trained.
@@ -106,6 +110,9 @@ def gfr(
             BatchNormalization are counted anew, as published) or "absorb".
         round_to: kept channels are a multiple of this.
         allocation: shares the budget among groups; "global:none" compares the scores of all channels as they are.
+        tune: train what was cut to a budget; without it there is no fine-tuning, as published. What was cut within a
+            tolerance stays as it was measured.
+        tune_epochs: of that; 0 is the recipe's.
 
     Raises:
         OptionError: an option is out of range, or there are a budget and a tolerance.
@@ -154,12 +161,17 @@ def gfr(
         seed=setting.recipe.seed,
         progress=setting.progress,
     )
-    if setting.budget is not None:
-        created = how.to_budget(trained, setting.budget)
-    else:
+    if setting.budget is None:
         evaluate = setting.evaluate or measure(setting.data, graph)
         created = how.to_tolerance(trained, tolerance, evaluate, device=setting.device)
-    return replace(done, model=unfolded.folded(with_factors(created.model, None)))
+        return replace(done, model=unfolded.folded(with_factors(created.model, None)))
+    created = how.to_budget(trained, setting.budget)
+    done = replace(done, model=with_factors(created.model, None))
+    done = done.with_record(pruned("prune", done.model, setting))
+    if tune:
+        recipe = replace(setting.recipe, epochs=tune_epochs or setting.recipe.epochs)
+        done = tuned(done, setting, recipe, "tune")
+    return replace(done, model=unfolded.folded(done.model))
 
 
 def _check(

@@ -146,13 +146,18 @@ def rounds_of(
         if left_out:
             record["left_out"] = left_out
             done = done.with_note(_left_out(left_out))
-        done = done.with_record(record)
-        module = GraphModule(done.model)
-        run = setting.fit(module, f"tune{number}", recipe=recipe)
-        done = replace(done, model=module.cpu().write_back(done.model)).after(
-            f"tune{number}", run
-        )
+        done = tuned(done.with_record(record), setting, recipe, f"tune{number}")
     return done
+
+
+def tuned(
+    done: TrainResult, setting: TrainingOptions, recipe: TrainingConfig, stage: str
+) -> TrainResult:
+    """Train what was pruned, as a stage of its own. Raises what `fit` raises."""
+    module = GraphModule(done.model)
+    run = setting.fit(module, stage, recipe=recipe)
+    trained = module.cpu().write_back(done.model)
+    return replace(done, model=trained).after(stage, run)
 
 
 def task_gradients(graph: Graph, data: Data, setting: TrainingOptions) -> TaskGradients:
