@@ -32,13 +32,19 @@ def given_back(
         bounds: upper bounds on "macs", "params" and "bytes", those that there are.
     """
     slack = _Slack(meter, forced, taken, bounds)
-    queue = [(-slack.worth(unit), unit) for unit in slack.numbers]
-    heapq.heapify(queue)
+    queue: list[tuple[float, str]] = []
+
+    def wait(unit: str) -> None:
+        # What cannot come back now cannot later: the others only grow.
+        if slack.numbers[unit] and (worth := slack.worth(unit)) is not None:
+            heapq.heappush(queue, (-worth, unit))
+
+    for unit in slack.numbers:
+        wait(unit)
     while queue:
         _, unit = heapq.heappop(queue)
-        # What cannot come back now cannot later: the others only grow.
-        if slack.give_back(unit) and slack.numbers[unit]:
-            heapq.heappush(queue, (-slack.worth(unit), unit))
+        if slack.give_back(unit):
+            wait(unit)
     return slack.taken
 
 
@@ -66,9 +72,14 @@ class _Slack:
         """The steps that have not come back."""
         return [step for i, step in enumerate(self._steps) if i not in self._gone]
 
-    def worth(self, unit: str) -> float:
-        """Score of a unit's last step by the part of the bound that it takes up, of the bound it takes up most of."""
+    def worth(self, unit: str) -> float | None:
+        """Score of a unit's last step by the part of the bound that it takes up, of the bound it takes up most of.
+
+        None where a bound does not hold with it.
+        """
         step, without = self._last(unit)
+        if not self._holds(without):
+            return None
         cost = max(
             (getattr(without, kind) - getattr(self._now, kind)) / bound
             for kind, bound in self._bounds.items()
@@ -78,11 +89,16 @@ class _Slack:
     def give_back(self, unit: str) -> bool:
         """Put a unit's last step back if all bounds hold then; tells whether they do."""
         _, remaining = self._last(unit)
-        if any(getattr(remaining, kind) > bound for kind, bound in self._bounds.items()):
+        if not self._holds(remaining):
             return False
         self._gone.add(self.numbers[unit].pop())
         self._now = remaining
         return True
+
+    def _holds(self, remaining: Cost) -> bool:
+        return all(
+            getattr(remaining, kind) <= bound for kind, bound in self._bounds.items()
+        )
 
     def _last(self, unit: str) -> tuple[Step, Cost]:
         """A unit's last step, and what is left if it stays."""
