@@ -1,19 +1,19 @@
 """Pruned and quantized models in OpenVINO, beside ONNX Runtime.
 
-    python -m benchmarks.openvino latency [--depth auto] [--fixed] [--threads 1] [--pairs 4] [--round-to 16] [NAME ...]
-    python -m benchmarks.openvino depth [--macs 0.9] [--images 32] [--pairs 4] [--round-to 16]
+    python -m benchmarks.openvino latency [--depth both] [--fixed] [--threads 1] [--pairs 4] [--round-to 16] [NAME ...]
+    python -m benchmarks.openvino depth [--latency 0.85] [--images 24] [--pairs 4] [--round-to 16]
     python -m benchmarks.openvino accuracy
 
 `latency`: shares of the float original's latency in the same runtime at batch 1, each paired with it run by run
 (median) over several pairs of opened models, all in turn. int8 is quantized for the runtime (`--target openvino`,
 `cpu`), no layer is left in float. "gain / product" is the gain of pruned and int8 over the product of the two single
 gains, with its standard error over pairs. Both runtimes compute floats in 32 bits; what OpenVINO chooses by itself
-(bfloat16 where the processor has it) is in the last column. `--depth auto` lets whole residual branches go beside
+(bfloat16 where the processor has it) is in the last column. With `--depth auto` whole residual branches go beside
 channels, for the same share of MACs; `--fixed` fixes the batch in all files.
 
-`depth`: EfficientNet-Lite0 with its trained weights at one share of the MACs, by width alone and with `--depth auto`:
-latency in OpenVINO in float and in int8 as shares of the float original's, and for how many of 96 photo crops the class
-is the original's. Needs `python fixtures/packages.py`.
+`depth`: EfficientNet-Lite0 with its trained weights at one latency in OpenVINO, by width alone and with `--depth auto`:
+latency in float and in int8 as shares of the float original's, and for how many of 96 photo crops the class is the
+original's. Needs `python fixtures/packages.py`.
 
 `accuracy`: top-1 of the Fashion-MNIST network in int8 on the 10,000 test images in both runtimes, and how far its
 outputs are apart. Needs what `benchmarks.accuracy` needs.
@@ -56,40 +56,50 @@ BATCH = 500
 
 COLUMNS = ("int8", "50 % MACs", "and int8")
 
+#: What `--depth` measures.
+DEPTHS = {"never": ("never",), "auto": ("auto",), "both": ("never", "auto")}
+
 
 def rows(name: str, args: argparse.Namespace) -> Sequence[str]:
-    """A line for each runtime."""
+    """A line for each runtime and each way to prune; all models of a runtime run in turn."""
     model = load(ZOO / f"{name}.light.xz")
     graph = pg.load(model)
     if args.fixed:
         graph = pg.load(model, input_shapes={graph.inputs[0]: (1, 3, 224, 224)})
     rng = np.random.default_rng(0)
     data = {graph.inputs[0]: rng.standard_normal((FEW, 3, 224, 224)).astype(np.float32)}
-    half = pg.prune(
+    halves = {which: _half(graph, data, which, args) for which in DEPTHS[args.depth]}
+    runtimes: tuple[tuple[str, Runtime], ...] = (
+        ("openvino", OpenVino(threads=args.threads)),
+        ("cpu", OnnxRuntime(threads=args.threads)),
+    )
+    lines: list[str] = []
+    for target, runtime in runtimes:
+        models = [_int8(graph, data, target)]
+        for half in halves.values():
+            models += [half, _int8(half, data, target)]
+        figures = _latencies(graph, models, runtime, args)
+        lines += [
+            row(name, which, runtime, figures, place) for place, which in enumerate(halves)
+        ]
+    return lines
+
+
+def _half(
+    graph: Graph, data: dict[str, np.ndarray], which: str, args: argparse.Namespace
+) -> Graph:
+    """The network with half of its multiply-accumulates; data only where branches are looked at."""
+    return pg.prune(
         graph,
         budget=pg.Budget(macs=0.5),
         algorithm="l2",
         allocation="global",
         round_to=args.round_to,
-        data=data if args.depth != "never" else None,
-        depth=args.depth,
+        data=data if which != "never" else None,
+        depth=which,
         repair="none",
         verify=False,
     ).model
-    runtimes: tuple[tuple[str, Runtime], ...] = (
-        ("openvino", OpenVino(threads=args.threads)),
-        ("cpu", OnnxRuntime(threads=args.threads)),
-    )
-    return [
-        row(
-            name,
-            runtime,
-            [_int8(graph, data, target), half, _int8(half, data, target)],
-            graph,
-            args,
-        )
-        for target, runtime in runtimes
-    ]
 
 
 def _int8(graph: Graph, data: dict[str, np.ndarray], target: str) -> Graph:
@@ -98,25 +108,29 @@ def _int8(graph: Graph, data: dict[str, np.ndarray], target: str) -> Graph:
     ).model
 
 
-def row(
-    name: str,
-    runtime: Runtime,
-    models: Sequence[Graph],
-    graph: Graph,
-    args: argparse.Namespace,
-) -> str:
-    """Latencies of models as shares of the float original's in one runtime."""
+def _latencies(
+    graph: Graph, models: Sequence[Graph], runtime: Runtime, args: argparse.Namespace
+) -> Sequence[Latency]:
+    """Models against the float original in one runtime; last, in OpenVINO, the original as that runs it by itself."""
     timer = Stopwatch(graph, runtime=runtime)
     races = [partial(timer.against, each) for each in models]
     if isinstance(runtime, OpenVino):
         races.append(partial(_by_itself, graph, args.threads))
-    quantized, pruned, joint, *own = interleaved(races, args.pairs)
+    return interleaved(races, args.pairs)
+
+
+def row(
+    name: str, which: str, runtime: Runtime, figures: Sequence[Latency], place: int
+) -> str:
+    """Shares of the float original's latency: int8, one of the pruned networks, and that in int8."""
+    quantized, pruned, joint = figures[0], *figures[1 + 2 * place : 3 + 2 * place]
     gain = quantized.kept * pruned.kept / joint.kept
     error = gain * math.hypot(quantized.error, pruned.error, joint.error)
     shares = "".join(f"{each.kept:>12.3f}" for each in (quantized, pruned, joint))
-    chosen = f"{own[0].kept:>12.3f}" if own else f"{'':>12}"
+    is_last = len(figures) % 2 == 0
+    chosen = f"{figures[-1].kept:>12.3f}" if is_last else f"{'':>12}"
     return (
-        f"{name.partition('__')[2]:<14}{runtime.title:<14}{quantized.first:>10.2f}{shares}"
+        f"{name.partition('__')[2]:<14}{which:<7}{runtime.title:<14}{quantized.first:>10.2f}{shares}"
         f"{f'{gain:.2f} +- {error:.2f}':>18}{chosen}"
     )
 
@@ -140,9 +154,11 @@ def depth(args: argparse.Namespace) -> None:
         result = pg.prune(
             graph,
             data=data,
-            budget=pg.Budget(macs=args.macs),
+            budget=pg.Budget(latency=args.latency),
+            runtime="openvino",
             depth=which,
             allocation="global",
+            curvature="never",
             round_to=args.round_to,
             verify=False,
         )
@@ -180,7 +196,7 @@ def _by_itself(graph: Graph, threads: int) -> Latency:
 def latency(args: argparse.Namespace) -> None:
     heads = "".join(f"{head:>12}" for head in COLUMNS)
     print(
-        f"{'model':<14}{'runtime':<14}{'float, ms':>10}{heads}{'gain / product':>18}{'by itself':>12}"
+        f"{'model':<14}{'depth':<7}{'runtime':<14}{'float, ms':>10}{heads}{'gain / product':>18}{'by itself':>12}"
     )
     for name in args.names or MODELS:
         for line in rows(name, args):
@@ -232,10 +248,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--pairs", type=int, default=4)
     parser.add_argument("--round-to", type=int, default=16, help="of the pruned models")
-    parser.add_argument("--depth", choices=["never", "auto"], default="never")
+    parser.add_argument("--depth", choices=list(DEPTHS), default="never")
     parser.add_argument("--fixed", action="store_true", help="the batch, in all files")
-    parser.add_argument("--macs", type=float, default=0.9, help="of `depth`: the share")
-    parser.add_argument("--images", type=int, default=32, help="of `depth`: the data")
+    parser.add_argument("--latency", type=float, default=0.85, help="share, of `depth`")
+    parser.add_argument("--images", type=int, default=24, help="of `depth`: the data")
     args = parser.parse_intermixed_args()
     if args.what == "latency":
         latency(args)
