@@ -20,6 +20,7 @@ from prunegraph.errors import ModelError
 from prunegraph.execution import ExecutionOptions
 from prunegraph.frontends.outputs import beside, check_name, is_symbol
 from prunegraph.graph.model import Graph
+from prunegraph.graph.onnx_io import check_is_file
 from prunegraph.keywords import takes_options
 from prunegraph.latency.measured import Selected, runtime_of
 from prunegraph.pipeline import (
@@ -515,6 +516,7 @@ def check_output(
     target = Path(path)
     if target.is_dir():
         raise ModelError(f"{target}: is a folder; give a file name")
+    check_is_file(target)
     if not target.parent.is_dir():
         raise ModelError(f"{target}: the folder {target.parent} does not exist")
     if not os.access(target.parent, os.W_OK) or (

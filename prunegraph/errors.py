@@ -110,3 +110,17 @@ class WorseError(PrunegraphError):
 
 #: A result is there, and failed its check.
 FAILED = (ExactnessError, WorseError)
+
+#: Exit code and line where the user stopped a command; the code is that of shells, 128 and the number of SIGINT.
+INTERRUPTED, INTERRUPTION = 130, "interrupted: nothing more is written"
+
+
+def is_interrupt(error: BaseException | None) -> bool:
+    """Tell whether a user stopped the command.
+
+    At a question, click makes an Abort of it (as of the input's end); a module in C that was being imported makes an
+    ImportError of it.
+    """
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None

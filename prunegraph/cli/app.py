@@ -31,7 +31,13 @@ from prunegraph.cli.search import search
 from prunegraph.cli.sensitivity import sensitivity
 from prunegraph.cli.train import train
 from prunegraph.cli.verify import verify
-from prunegraph.errors import FAILED, PrunegraphError
+from prunegraph.errors import (
+    FAILED,
+    INTERRUPTED,
+    INTERRUPTION,
+    PrunegraphError,
+    is_interrupt,
+)
 
 COMMANDS: tuple[click.Command, ...] = (
     algorithms,
@@ -55,12 +61,22 @@ COMMANDS: tuple[click.Command, ...] = (
     verify,
 )
 
-#: Exit code where the user stopped a command, as shells have it: 128 and the number of SIGINT.
-INTERRUPTED = 130
-
 
 class _Group(click.Group):
     """A group whose errors are one line; it remembers the words it was called with."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except KeyboardInterrupt:  # click would say "Aborted!", as of a failed check
+            click.echo(f"\n{INTERRUPTION}", err=True)
+            raise click.exceptions.Exit(INTERRUPTED) from None
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         keep_command(ctx, args)
@@ -85,21 +101,10 @@ class _Group(click.Group):
             click.echo(f"error: {text}", err=True)
             ctx.exit(1 if isinstance(error, FAILED) else 2)
         except (KeyboardInterrupt, click.Abort, ImportError) as error:
-            if not _is_interrupt(error):
+            if not is_interrupt(error):
                 raise
-            click.echo("\ninterrupted: nothing more is written", err=True)
+            click.echo(f"\n{INTERRUPTION}", err=True)
             ctx.exit(INTERRUPTED)
-
-
-def _is_interrupt(error: BaseException | None) -> bool:
-    """Tell whether a user stopped the command.
-
-    At a question, click makes an Abort of it (as of the input's end); a module in C that was being imported makes an
-    ImportError of it.
-    """
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error is not None
 
 
 def _names_a_model(word: str) -> bool:

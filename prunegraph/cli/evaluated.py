@@ -54,8 +54,9 @@ def load_evaluation(
 
     Raises:
         UsageError: a metric without samples, or samples that the result would not take.
-        PrunegraphError: the samples cannot be read, or there is no such metric.
+        PrunegraphError: the samples cannot be read, there is no such metric, or it does not fit.
     """
+    from prunegraph.measuring.compare import check_measurable
     from prunegraph.measuring.metrics import portable, resolve
 
     if source is None:
@@ -66,7 +67,11 @@ def load_evaluation(
         raise click.UsageError(OTHER_INPUTS)
     if metric:
         resolve(portable(metric))
-    return load_data(source, graph, progress, part="val")
+    seen = load_data(source, graph, progress, part="val")
+    if seen is not None:
+        progress("measure the original")
+        check_measurable(graph, seen, metric)
+    return seen
 
 
 def show_evaluation(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from prunegraph.cli.console import command_line
+from prunegraph.errors import PrunegraphError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -191,10 +192,25 @@ def _nothing_removed(result: PruneResult) -> str:
         return "nothing was removed: there is no group of channels; `prunegraph inspect` says what fixes them"
     if result.decomposed is not None and result.decomposed.layers:
         return "no channels were removed: layers of low rank do less damage (--allocation chooses channels alone)"
+    if _is_met(result):
+        return "nothing was removed: the model is within the budget as it is"
     multiple = result.plan.provenance.get("round_to", 1)
     if multiple in (1, "auto"):
         return "nothing was removed"
     return f"nothing was removed: kept channels are a multiple of {multiple}; --round-to 1 cuts to any width"
+
+
+def _is_met(result: PruneResult) -> bool:
+    """Tell whether the original meets the bounds that were asked for, all of which are counted."""
+    from prunegraph.selection.budget import Budget, unmet
+
+    asked = result.plan.provenance.get("budget") or {}
+    try:
+        budget = Budget(**asked)
+    except (PrunegraphError, TypeError):
+        return False
+    counted = budget.kinds and budget.counted == budget.kinds
+    return bool(counted) and unmet(budget, result.before, result.before) is None
 
 
 def low_rank(decomposed: DecomposeResult, factors: Proof | None) -> str:

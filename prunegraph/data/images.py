@@ -112,6 +112,10 @@ class ImageSource:
     def count(self) -> int:
         return len(self.listing)
 
+    @property
+    def classes(self) -> Sequence[str]:
+        return self.listing.classes
+
     def labels(self) -> np.ndarray | None:
         targets = self.listing.targets
         if targets is None:

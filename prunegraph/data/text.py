@@ -257,6 +257,10 @@ class TextSource:
     def prepare(self) -> None:
         """All ids are in the file already."""
 
+    @property
+    def classes(self) -> Sequence[str]:
+        return ()
+
     def take(self, numbers: np.ndarray) -> Batch:
         length = self.options.length
         ids = np.empty((len(numbers), length), np.int64)

@@ -159,9 +159,10 @@ def save(
         check: looks at the finished file before it is renamed; if it raises, nothing is written.
 
     Raises:
-        ModelError: the destination cannot be written.
+        ModelError: the destination cannot be written, or is there and no file.
     """
     path = Path(path)
+    check_is_file(path)
     if graph.home.in_one_file or not has_external(graph):
         write_whole(path, graph.file_bytes(), check)
         return
@@ -201,6 +202,7 @@ def write_whole(
     path: Path, pieces: Iterable[bytes], check: Callable[[Path], None] | None = None
 ) -> None:
     """Write a file beside `path`, look at it, then rename it into place. Raises ModelError, and what `check` raises."""
+    check_is_file(path)
     try:
         descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
@@ -220,6 +222,18 @@ def write_whole(
     except BaseException:
         Path(beside).unlink(missing_ok=True)
         raise
+
+
+def check_is_file(path: Path) -> None:
+    """Raise ModelError for a destination that is there and no file.
+
+    A file that is renamed to the name of a device (`/dev/null`) or a pipe takes its place, for all who use it.
+    """
+    leads_to_stream = path.is_symlink() and os.readlink(path).startswith("/proc/")
+    if leads_to_stream or (path.exists() and not path.is_file()):
+        raise ModelError(
+            f"{path}: is a device, a pipe or a folder; give the name of a file"
+        )
 
 
 def has_external(graph: Graph) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,6 +28,9 @@ from prunegraph.runtime.data import LABELS, Batch, Data, random_inputs
 from prunegraph.runtime.engine import Runtime
 from prunegraph.runtime.session import run, session
 from prunegraph.runtime.statistics import batch_size
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 #: One output, batch by batch.
 Parts = Sequence[np.ndarray]
@@ -131,21 +135,41 @@ def measure_both(
         PluginError: the metric's file cannot be read, or fails.
     """
     data = data.fit(first)
-    opened = [session(graph) for graph in (first, second)]
-    size = batch_size(first, data, first.outputs)
+    models = [session(graph) for graph in (first, second)]
+    seen = partial(_answers, first, models, data)
+    return _measured(_chosen(metric, seen(0)), seen)
 
-    def seen(which: int) -> Iterator[Seen]:
-        for batch in data.batches(first, size, labels=True):
-            given = {name: batch[name] for name in first.inputs}
-            answers = [
-                dict(zip(first.outputs, run(each, given), strict=True)) for each in opened
-            ]
-            yield Seen(batch, answers[0], answers[which])
 
+def check_measurable(graph: Graph, data: Data, metric: Named = "") -> None:
+    """Measure the metric of `measure_both` of the original alone, so that what does not fit is told before the work.
+
+    Raises:
+        UnknownNameError, DataError, PluginError: as `measure_both`.
+        MissingExtraError: a package that the metric needs is not installed.
+    """
+    seen = partial(_answers, graph, [session(graph)], data.fit(graph))
+    _chosen(metric, seen(0)).measure(seen(0))
+
+
+def _chosen(metric: Named, seen: Iterator[Seen]) -> Metric:
+    """The metric of a name; of none, the one that says most of what is seen."""
     if not metric:
-        batch = next(seen(0))
-        metric = default(batch.expected, LABELS in batch.inputs, batch.inputs.get(LABELS))
-    return _measured(resolve(portable(metric)), seen)
+        first = next(seen)
+        metric = default(first.expected, LABELS in first.inputs, first.inputs.get(LABELS))
+    return resolve(portable(metric))
+
+
+def _answers(
+    graph: Graph, models: Sequence[onnxruntime.InferenceSession], data: Data, which: int
+) -> Iterator[Seen]:
+    """What one of some models makes of data that fit the original, beside what the first one makes of them."""
+    size = batch_size(graph, data, graph.outputs)
+    for batch in data.batches(graph, size, labels=True):
+        given = {name: batch[name] for name in graph.inputs}
+        answers = [
+            dict(zip(graph.outputs, run(each, given), strict=True)) for each in models
+        ]
+        yield Seen(batch, answers[0], answers[which])
 
 
 def _has_boxes(graph: Graph, data: Data, values: Sequence[np.ndarray]) -> bool:

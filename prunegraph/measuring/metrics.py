@@ -138,7 +138,8 @@ def top1(batches: Iterable[Seen]) -> float:
     """Percent of samples whose top-1 class is the label."""
     right = count = 0
     for seen in batches:
-        classes = scores(seen.actual, "top1").argmax(axis=-1)
+        answers = scores(seen.actual, "top1")
+        classes = answers.argmax(axis=-1)
         if seen.labels is None:
             raise DataError(
                 f"metric 'top1' needs labels: the data have no array {LABELS!r}"
@@ -148,9 +149,18 @@ def top1(batches: Iterable[Seen]) -> float:
                 f"metric 'top1' needs one label for each class: labels have shape {list(seen.labels.shape)}, "
                 f"the top-1 classes {list(classes.shape)}"
             )
+        _check_classes(seen.labels, answers.shape[-1])
         right += int((classes == seen.labels).sum())
         count += classes.size
     return 100.0 * right / count
+
+
+def _check_classes(labels: Array, classes: int) -> None:
+    """Raise DataError for labels above the classes of an output: they are those of another model's data."""
+    if labels.size and labels.max() >= classes:
+        raise DataError(
+            f"labels run to {int(labels.max())}, the output has {classes} classes, 0 to {classes - 1}"
+        )
 
 
 METRICS = {

@@ -1,4 +1,4 @@
-"""What a model file says its outputs are called: names of classes, and the characters of one that reads text.
+"""What outputs are called: names of classes, and the characters of a model that reads text.
 
 Notes of a file are text that anybody may have written: they are read as data, and what has another form is no name.
 """
@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from prunegraph.errors import MALFORMED
 
 if TYPE_CHECKING:
     from prunegraph.graph.model import Graph
@@ -21,19 +25,41 @@ NAMES = ("names", "id2label")
 #: The note of RapidOCR and PaddleOCR: a character or class a line.
 CHARACTERS = "character"
 
+#: Hugging Face's configuration of a model lies beside it, or above a folder of this name that holds it.
+CONFIG, EXPORTED = "config.json", "onnx"
+
+#: What such a file calls classes that nobody named.
+UNNAMED = re.compile(r"LABEL_\d+")
+
 #: Longer notes are no list of names, longer names are cut; more classes than that are none.
 MAX_NOTE, MAX_NAME, MAX_CLASSES = 2_000_000, 40, 100_000
 
 
-def class_names(graph: Graph, count: int | None = None) -> dict[int, str]:
-    """Names by number of class; empty where the file has none, or (given `count`) not those of so many classes."""
+def class_names(
+    graph: Graph, count: int | None = None, classes: Sequence[str] = ()
+) -> dict[int, str]:
+    """Names by number of class; empty where nothing has them.
+
+    Notes in the model's file count first, then a configuration beside it, then the user's own data.
+
+    Args:
+        graph: the model.
+        count: how many classes it tells apart, where that is known: names of more are those of another model.
+        classes: names that the user's data have; used where there are `count` of them, or this is not known.
+    """
     notes = _notes(graph)
-    for key in NAMES:
-        names = _numbered(_literal(notes.get(key, "")))
+    for names in (
+        *(_numbered(_literal(notes.get(key, ""))) for key in NAMES),
+        _configured(graph),
+    ):
         if names and (count is None or max(names) < count):
             return names
-    lines = _lines(notes)
-    return _numbered(lines) if count is not None and len(lines) == count else {}
+    for lines in (_lines(notes) if count is not None else (), classes):
+        if count is None or len(lines) == count:
+            names = _numbered(lines)
+            if names:
+                return names
+    return {}
 
 
 def read_text(graph: Graph, scores: np.ndarray) -> list[str] | None:
@@ -60,6 +86,31 @@ def _notes(graph: Graph) -> dict[str, str]:
         for entry in graph.model.metadata_props
         if len(entry.value) <= MAX_NOTE
     }
+
+
+def _configured(graph: Graph) -> dict[int, str]:
+    """Names of Hugging Face's configuration; those that it made up are none."""
+    for path in _configurations(graph):
+        try:
+            if path.stat().st_size > MAX_NOTE:
+                continue
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except MALFORMED:
+            continue
+        names = content.get("id2label") if isinstance(content, dict) else None
+        if isinstance(names, dict) and not all(
+            UNNAMED.fullmatch(str(n)) for n in names.values()
+        ):
+            return _numbered(names)
+    return {}
+
+
+def _configurations(graph: Graph) -> Iterator[Path]:
+    """Where the configuration of a model may lie."""
+    if graph.folder is not None:
+        yield graph.folder / CONFIG
+        if graph.folder.name == EXPORTED:
+            yield graph.folder.parent / CONFIG
 
 
 def _lines(notes: Mapping[str, str]) -> list[str]:

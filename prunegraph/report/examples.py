@@ -105,7 +105,7 @@ def side_by_side(
     images, labels = images[:IMAGES], batch.get(LABELS)
     boxes = _boxes(images, batch, outputs, labels, metric)
     if boxes is not None:
-        names = class_names(original)
+        names = class_names(original, classes=data.classes)
         return [replace(each, names=names) for each in boxes]
     before, after = (next(iter(each.values())).astype(np.float64) for each in outputs)
     if before.shape != after.shape or len(before) < len(images):
@@ -117,7 +117,7 @@ def side_by_side(
             for i, b, a in zip(images, first, second, strict=False)
         ]
     if before.ndim == 2 and has_classes(before):
-        names = class_names(original, before.shape[1])
+        names = class_names(original, before.shape[1], classes=data.classes)
         return [
             Example(
                 png(i, THUMB),

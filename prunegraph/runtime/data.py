@@ -253,6 +253,11 @@ class Data:
         parts = [chunk[LABELS] for chunk in self.chunks() if LABELS in chunk]
         return np.concatenate(parts) if parts else None
 
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of classes by number: folders of images, names in a table; empty where the source has none."""
+        return self._from.classes if isinstance(self._from, IndexedSource) else ()
+
     @cached_property
     def digest(self) -> str:
         """sha256 of names, types and values; the same however the source divides samples into batches."""

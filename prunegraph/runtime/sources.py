@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +52,10 @@ class IndexedSource(Source, Protocol):
     def prepare(self) -> None:
         """Make ready for samples to be taken again and again."""
 
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of classes by number, as far as the source has them."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -88,6 +92,10 @@ class Part:
 
     def prepare(self) -> None:
         self.source.prepare()
+
+    @property
+    def classes(self) -> Sequence[str]:
+        return self.source.classes
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,8 @@ def test_nothing_removed_is_said(tmp_path: Path) -> None:
     assert "nothing was removed: kept channels are a multiple of 8" in said
     assert said.index("o.onnx") < said.index("p.json")
     assert "nothing was removed" not in cli(*command, "--round-to", "1").stderr
+    wide = cli("prune", model, "-o", out, "--macs", "2.1G")
+    assert "nothing was removed: the model is within the budget as it is" in wide.stderr
 
 
 def test_layers_of_low_rank_are_no_reason_to_cut_finer() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.commands import FIXTURES, MODEL, cli
@@ -57,11 +58,19 @@ def test_what_is_said_is_what_compare_finds(metric: str, tmp_path: Path) -> None
 def test_what_cannot_be_measured_is_told_before_the_work(tmp_path: Path) -> None:
     out, keep = tmp_path / "small.onnx", tmp_path / "keep.txt"
     keep.write_text("1\n2\n")
+    images = np.zeros((11, 1, 28, 28), np.float32)
+    np.savez(tmp_path / "narrow.npz", image=images[:, :, :14])
+    np.savez(tmp_path / "more.npz", image=images, labels=np.arange(11))
+    np.savez(tmp_path / "rows.npz", image=images, labels=np.zeros((11, 4), np.int64))
     for words, message in (
         (["--metric", "error"], "give --eval"),
         (["--eval", EVAL, "--metric", "nothing"], "unknown metric 'nothing'"),
         (["--eval", tmp_path / "none.npz"], "none.npz"),
         (["--eval", EVAL, "--allow-io", "past*"], "leave it out"),
+        (["--eval", tmp_path / "narrow.npz"], "wants shape [batch, 1, 28, 28]"),
+        (["--eval", tmp_path / "more.npz"], "labels run to 10, the output has 10 classes"),
+        (["--eval", tmp_path / "rows.npz"], "needs one label for each class"),
+        (["--eval", EVAL, "--metric", "map50"], "needs 'labels' [samples, boxes, 5]"),
     ):
         done = cli("prune", MODEL, "-o", out, "--macs", "0.6", *words)
         assert done.returncode == 2 and message in done.stderr, done.stderr

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from click.testing import CliRunner
 
 from prunegraph.cli import main
 from tests.commands import MODEL, files, in_process
+from tests.paths import ROOT
 
 
 def stop(*arguments: object, **options: object) -> None:
@@ -56,3 +60,34 @@ def test_stopped_at_a_question_but_not_at_the_end_of_input(
 
     monkeypatch.setitem(main.commands, "ask", ask)
     assert CliRunner().invoke(main, ["ask"]).exit_code == code
+
+
+@pytest.mark.parametrize("module", ["click", "prunegraph.cli.app", "numpy", "onnx"])
+def test_stopped_while_it_starts(module: str, tmp_path: Path) -> None:
+    """A real signal, at the moment when a module is looked for."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "class Stop:\n"
+        "    @staticmethod\n"
+        "    def find_spec(name, path=None, target=None):\n"
+        f"        if name == {module!r}:\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Stop)\n"
+    )
+    paths = [str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, "-m", "prunegraph", "inspect", str(MODEL)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 130
+    assert done.stderr.strip() == "interrupted: nothing more is written"
+    assert not done.stdout
+
+
+def test_stopped_while_options_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prunegraph.cli.app.keep_command", stop)
+    done = CliRunner().invoke(main, ["inspect", str(MODEL)])
+    assert done.exit_code == 130
+    assert done.output.splitlines()[-1] == "interrupted: nothing more is written"

@@ -24,7 +24,7 @@ from prunegraph.report.studied import StudyPage
 from prunegraph.report.trained import TrainingPage
 from prunegraph.runtime.data import Data
 from prunegraph.tuning.search import Goal, SearchTrace, Trial
-from tests.report.page import COMMAND, chain, palettes, prune
+from tests.report.page import COMMAND, chain, curve_content, palettes, prune
 from tests.report.test_examples import Objects, answering
 from tests.report.test_layer_times import LATENCY, timed
 from tests.report.test_trained import RECORDS
@@ -258,4 +258,17 @@ def test_what_is_drawn_on_pictures_is_seen(browser: Any, pages: dict[str, Path])
     )
     assert len(sizes) == 4 and min(sizes) > 150
     assert views.nth(1).locator("rect.halo").count() == 2
+    page.context.close()
+
+
+@pytest.mark.slow
+def test_a_thousand_layers(browser: Any, tmp_path: Path) -> None:
+    """Everything that a page can have, of a thousand layers: it opens, at less than 5 MB, and scrolls on the inside."""
+    result, path = prune(chain(1000)), tmp_path / "page.html"
+    html.write(result, path, command=COMMAND, sensitivity=curve_content(result))
+    assert path.stat().st_size < 5_000_000
+    page, events = open_page(browser, path, "light", 1200)
+    assert events == [f"request: {path.as_uri()}"]
+    assert page.locator("svg.network a.layer").count() == 1000
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1200
     page.context.close()

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 
 import prunegraph as pg
+from prunegraph.data.opening import open_data
 from prunegraph.report import html
 from prunegraph.report.class_names import MAX_NAME, class_names, read_text
 from prunegraph.report.examples import examples
@@ -114,3 +115,47 @@ def test_boxes_are_named(tmp_path: Path) -> None:
     page = Page((tmp_path / "page.html").read_text())
     assert {"car, 90.0%", "class 1, 60.0%"} <= set(page.titles())
     assert "with the name of their class" in page.text(inside="examples")
+
+
+@pytest.mark.parametrize(
+    ("place", "content", "names"),
+    [
+        ("config.json", {"id2label": {"0": "cat", "4": "dog"}}, {0: "cat", 4: "dog"}),
+        ("../config.json", {"id2label": {"0": "cat", "4": "dog"}}, {0: "cat", 4: "dog"}),
+        ("config.json", {"id2label": {"0": "cat", "5": "dog"}}, {}),  # of more classes
+        ("config.json", {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}, {}),
+        ("config.json", {"id2label": ["cat"]}, {}),
+        ("config.json", {"id2label": {"0": 1}}, {}),
+        ("config.json", ["id2label"], {}),
+        ("config.json", "{" * 9000, {}),
+    ],
+)
+def test_names_of_a_configuration_beside_the_file(
+    place: str, content: object, names: dict[int, str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "onnx"
+    folder.mkdir()
+    pg.save(residual_net(), folder / "model.onnx")
+    text = content if isinstance(content, str) else json.dumps(content)
+    (folder / place).write_text(text)
+    graph = pg.load(folder / "model.onnx")
+    assert class_names(graph, 5) == names
+    assert class_names(noted(graph, names="['a']"), 5) == {0: "a"}  # the file's own first
+
+
+def test_names_of_the_folders_of_the_data(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image", reason="pip install pillow")
+    graph = residual_net()
+    rng = np.random.default_rng(0)
+    for name in ("ant", "bee", "cat", "dog", "elk"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        pixels = rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)
+        image.fromarray(pixels).save(tmp_path / "photos" / name / "1.png")
+    data = open_data(str(tmp_path / "photos"), graph)
+    shown = examples(prune(graph), data)
+    assert len(shown) == 5
+    assert all(each.named(1) == "bee" for each in shown)
+    assert "bee" in Page(html.render(prune(graph), samples=data)).text(inside="examples")
+    assert class_names(graph, 5, data.classes[:4]) == {}
+    assert class_names(graph, None, data.classes)[4] == "elk"
+    assert data.without_labels().head(2).classes == data.classes

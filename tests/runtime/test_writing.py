@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from onnx import helper
 import prunegraph as pg
 from prunegraph.cli import main
 from prunegraph.errors import ModelError
+from prunegraph.graph.onnx_io import write_whole
 from prunegraph.runtime import writing
 from tests.builders import Builder, residual_net
 
@@ -210,3 +212,29 @@ def test_weights_that_were_no_numbers_may_stay(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="would be infinite or not a number"):
         pg.save(net(np.nan), tmp_path / "z.onnx", like=net(0))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["y.onnx"]
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    """A rename would take a device or a pipe away from all who use it."""
+    pipe, stream, model = (tmp_path / name for name in ("pipe", "stream", "m.onnx"))
+    os.mkfifo(pipe)
+    stream.symlink_to("/proc/self/fd/1")
+    pg.save(residual_net(), model)
+    before = set(tmp_path.iterdir())
+    words = ["prune", str(model), "--ratio", "0.3", "-o"]
+    for there in (pipe, stream):
+        with pytest.raises(ModelError, match="is a device, a pipe or a folder"):
+            pg.save(pg.load(model), there)
+        with pytest.raises(ModelError, match="is a device, a pipe or a folder"):
+            write_whole(there, [b""])
+        for asked in (
+            [*words, str(there)],
+            [*words, str(tmp_path / "o.onnx"), "--json", str(there)],
+            [*words, str(tmp_path / "o.onnx"), "--report", str(there)],
+            [*words, str(tmp_path / "o.onnx"), "--save-plan", str(there)],
+        ):
+            done = CliRunner().invoke(main, asked)
+            assert done.exit_code == 2
+            assert "is a device, a pipe or a folder" in done.output
+    assert set(tmp_path.iterdir()) == before
+    assert pipe.is_fifo() and stream.is_symlink()
