@@ -351,12 +351,17 @@ def _write(graph: Graph, original: Graph, model: str, out: str) -> None:
 def _cuts(history: Sequence[Mapping[str, Any]], is_pruned: bool) -> list[float]:
     """The metric behind every cut, where a method measured it: what came before was another network.
 
-    Scales that shrank to 0 are a cut as well, unless they are cut out later.
+    Scales that shrank to 0 are a cut as well, unless they are cut out later. A cut with nothing trained behind it is
+    the result itself.
     """
+    last = len(history) - 1
     return [
         abs(record["metric"])
-        for record in history
-        if (record["stage"].startswith("prune") or ("faded" in record and not is_pruned))
+        for number, record in enumerate(history)
+        if (
+            (record["stage"].startswith("prune") and number < last)
+            or ("faded" in record and not is_pruned)
+        )
         and "metric" in record
     ]
 
