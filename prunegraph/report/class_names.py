@@ -106,11 +106,12 @@ def _configured(graph: Graph) -> dict[int, str]:
 
 
 def _configurations(graph: Graph) -> Iterator[Path]:
-    """Where the configuration of a model may lie."""
-    if graph.folder is not None:
-        yield graph.folder / CONFIG
-        if graph.folder.name == EXPORTED:
-            yield graph.folder.parent / CONFIG
+    """Where the configuration of a model may lie: beside its file, wherever its weights are."""
+    folder = graph.home.folder
+    if folder is not None:
+        yield folder / CONFIG
+        if folder.name == EXPORTED:
+            yield folder.parent / CONFIG
 
 
 def _lines(notes: Mapping[str, str]) -> list[str]:

@@ -337,9 +337,13 @@ def test_guesses() -> None:
     )
 
 
-def test_a_file_beside_the_model_says_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("large", [1 << 40, 0], ids=["weights held", "weights on disk"])
+def test_a_file_beside_the_model_says_it(
+    large: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import prunegraph as pg
 
+    monkeypatch.setattr("prunegraph.graph.spilling.LARGE", large)
     pg.save(network("N", 3, 32, 32), tmp_path / "net.onnx")
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({**NORMAL, "size": 32}))
     graph = pg.load(tmp_path / "net.onnx")

@@ -153,7 +153,11 @@ def test_parts_are_those_of_arrays(tmp_path: Path, tokenizer: Path) -> None:
     assert data.head(70).digest == arrays.head(70).digest
 
 
-def test_the_tokenizer_beside_the_model(tmp_path: Path, tokenizer: Path) -> None:
+@pytest.mark.parametrize("large", [1 << 40, 0], ids=["weights held", "weights on disk"])
+def test_the_tokenizer_beside_the_model(
+    large: int, tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prunegraph.graph.spilling.LARGE", large)
     pg.save(encoder(), tmp_path / "net.onnx")
     graph = pg.load(tmp_path / "net.onnx")
     notes: list[str] = []

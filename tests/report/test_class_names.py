@@ -27,8 +27,7 @@ from tests.report.test_report import assert_loads_nothing
 
 
 def noted(graph: pg.Graph, **notes: str) -> pg.Graph:
-    model = onnx.ModelProto()
-    model.CopyFrom(graph.model)
+    model = graph.to_model()
     onnx.helper.set_model_props(model, notes)
     return pg.load(model)
 
@@ -130,9 +129,16 @@ def test_boxes_are_named(tmp_path: Path) -> None:
         ("config.json", "{" * 9000, {}),
     ],
 )
+@pytest.mark.parametrize("large", [1 << 40, 0], ids=["weights held", "weights on disk"])
 def test_names_of_a_configuration_beside_the_file(
-    place: str, content: object, names: dict[int, str], tmp_path: Path
+    place: str,
+    content: object,
+    names: dict[int, str],
+    large: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("prunegraph.graph.spilling.LARGE", large)
     folder = tmp_path / "onnx"
     folder.mkdir()
     pg.save(residual_net(), folder / "model.onnx")
