@@ -155,9 +155,9 @@ class Coupling(Labelling):
         """Indices of the nodes that go with some branches, the sums included."""
         if not branches:
             return frozenset()
-        key = ("without", tuple(branch.add for branch in branches))
+        ends = frozenset((branch.add, branch.slot) for branch in branches)
+        key = ("without", ends)
         if key not in self.graph.cache:
-            ends = {(branch.add, branch.slot) for branch in branches}
             adds = {branch.add for branch in branches}
             self.graph.cache[key] = needed_only_by(self.graph, ends) | adds
         result: frozenset[int] = self.graph.cache[key]

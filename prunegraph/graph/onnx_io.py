@@ -24,6 +24,8 @@ from prunegraph.graph.spilling import Spilled
 def load(path: str | Path) -> Graph:
     """Read an ONNX file. External data stays on disk until a weight is asked for.
 
+    So do the weights of files of `spilling.LARGE` bytes or more, in a copy that is gone with the graph.
+
     Local functions are inlined: same outputs, plain nodes.
 
     Raises:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from functools import cached_property
 
-from prunegraph.coupling.branches import needed_only_by
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.graph.model import Node, Weight
 
@@ -20,7 +19,6 @@ class Deaths:
 
     def __init__(self, coupling: Coupling, branches: Sequence[str]):
         self._coupling, self._branches = coupling, tuple(branches)
-        self._known: dict[frozenset[str], frozenset[int]] = {}
 
     @cached_property
     def weights(self) -> list[str]:
@@ -45,7 +43,8 @@ class Deaths:
 
     def goes(self, counted: Node | Weight, branches: Collection[str]) -> bool:
         """Tell whether a node or weight goes with some branches."""
-        nodes = self._nodes(frozenset(branches))
+        by_id = self._coupling.branches_by_id
+        nodes = self._coupling.nodes_without([by_id[each] for each in branches])
         if isinstance(counted, Node):
             return counted.index in nodes
         graph = self._coupling.graph
@@ -55,13 +54,3 @@ class Deaths:
             and counted.name not in graph.outputs
             and nodes.issuperset(node for node, _ in readers)
         )
-
-    def _nodes(self, branches: frozenset[str]) -> frozenset[int]:
-        """Indices of the nodes that go with some branches, the sums included."""
-        if branches not in self._known:
-            chosen = [self._coupling.branches_by_id[each] for each in branches]
-            adds = {branch.add for branch in chosen}
-            ends = {(branch.add, branch.slot) for branch in chosen}
-            gone = needed_only_by(self._coupling.graph, ends) if chosen else frozenset()
-            self._known[branches] = gone | adds
-        return self._known[branches]
