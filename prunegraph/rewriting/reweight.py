@@ -25,7 +25,7 @@ class Revision:
         self.graph = graph
         self.weights: dict[str, Array] = {}
         self._rewriter = Rewriter(graph)
-        self._given: dict[int, str] = {}
+        self._given: dict[tuple[int, int], str] = {}
         self._intercepts: dict[int, Array] = {}
         self._extra: list[str] = []
 
@@ -33,7 +33,7 @@ class Revision:
     def protos(self) -> dict[int, onnx.NodeProto]:
         """Nodes that have got another input, by index."""
         return {
-            index: self._rewriter.edit(self.graph.nodes[index]) for index in self._given
+            index: self._rewriter.edit(self.graph.nodes[index]) for index, _ in self._given
         }
 
     def value(self, name: str) -> Array:
@@ -164,12 +164,12 @@ class Revision:
 
     def _fresh_input(self, node: Node, slot: int, wanted: str) -> str:
         """The name of the new values that a node reads at a slot."""
-        if node.index not in self._given:
-            name = self._rewriter.names.new(wanted)
-            self._rewriter.set_input(node, slot, name)
-            self._given[node.index] = name
-            self._extra.append(name)
-        return self._given[node.index]
+        key = node.index, slot
+        if key not in self._given:
+            self._given[key] = self._rewriter.names.new(wanted)
+            self._rewriter.set_input(node, slot, self._given[key])
+            self._extra.append(self._given[key])
+        return self._given[key]
 
     def apply(self, *, spent: bool = False) -> Graph:
         """A new graph with the new weights.

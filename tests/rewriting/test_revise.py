@@ -81,6 +81,19 @@ def more(graph: Graph, parts: Sequence[np.ndarray]) -> Graph:
     return revision.apply()
 
 
+def test_operands_of_one_node_are_told_apart() -> None:
+    b = Builder()
+    x = b.input("n", 3)
+    graph = b.graph(b.op("Add", b.op("Relu", x), b.op("Tanh", x)))
+    revision = Revision(graph)
+    add = graph.nodes[-1]
+    constants = [np.full((1, 3), value, np.float32) for value in (1, 10)]
+    for slot, values in enumerate(constants):
+        revision.set_operand(add, slot, values)
+    [result] = run(session(revision.apply()), {x: np.zeros((2, 3), np.float32)})
+    np.testing.assert_array_equal(result, np.full(result.shape, 11))
+
+
 def test_names_are_given_once() -> None:
     b = Builder()
     x = b.input("n", 3, name="x")
