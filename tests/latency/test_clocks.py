@@ -130,6 +130,20 @@ def test_one_thread_of_the_cpu_is_timed_by_its_own_clock() -> None:
     assert clock(runtime) is time.perf_counter
 
 
+def test_a_clock_that_stood_still_during_a_run_gives_no_time_of_zero(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Every other reading is the one before it: half of the runs take no time by this clock.
+    readings = iter(np.repeat(np.arange(1.0, 5000.0), 3))
+    monkeypatch.setattr(timing, "clock", lambda runtime: lambda: next(readings))
+    graph, runtime = residual_net(), OnnxRuntime()
+    pair = [runtime.open(graph), runtime.open(graph)]
+    result = timing.measure_pair(pair, random_inputs(graph), runs=6, runtime=runtime)
+    assert min(result.first, result.second, result.ratio) > 0
+    assert np.isfinite(result.error)
+    assert timing.Stopwatch(graph).alone(graph) > 0
+
+
 def test_what_a_failed_proof_leaves_is_measured_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
