@@ -16,7 +16,7 @@ from prunegraph.pipeline import PruneResult
 from prunegraph.rotation import rotate as rotating
 from prunegraph.rotation.spaces import WeightPart
 from prunegraph.selection.plan import Plan
-from tests.rotation.networks import attention, outputs, random_inputs, stream
+from tests.rotation.networks import attention, outputs, random_inputs, stream, tokens
 
 STEPS = ["normalised layer", "constant", "block", "pooling"]
 
@@ -40,8 +40,14 @@ def error(graph: Graph, result: PruneResult) -> float:
     )
 
 
-def test_a_plan_carries_its_rotation_and_is_repeated_and_proved(tmp_path: Path) -> None:
-    graph = stream(6, STEPS, 2, 0)
+@pytest.mark.parametrize(
+    "graph",
+    [stream(6, STEPS, 2, 0), tokens(8, 2, "mean", 1)],
+    ids=["convolutions", "tokens"],
+)
+def test_a_plan_carries_its_rotation_and_is_repeated_and_proved(
+    graph: Graph, tmp_path: Path
+) -> None:
     result = pruned(graph)
     assert result.rotated is not None and result.rotated.proof is not None
     assert result.rotated.rotation.turns and result.plan.rotation is not None
@@ -99,6 +105,15 @@ def test_streams_lose_less_when_they_are_rotated() -> None:
             for when in ("auto", "never")
         ]
         for graph in (stream(6, ["block", "block"], 3, seed) for seed in range(5))
+    ]
+    turned, plain = np.mean(errors, axis=0)
+    assert turned < plain
+
+
+def test_streams_between_rms_normalisations_lose_less_when_they_are_rotated() -> None:
+    errors = [
+        [error(graph, pruned(graph, 0.25, rotate=when)) for when in ("auto", "never")]
+        for graph in (tokens(12, 2, "mean", seed) for seed in range(4))
     ]
     turned, plain = np.mean(errors, axis=0)
     assert turned < plain
