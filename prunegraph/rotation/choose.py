@@ -23,17 +23,23 @@ from prunegraph.selection.rotation import Rotation, Turn
 Array = np.ndarray
 
 
-def prepare(graph: Graph) -> tuple[Graph, tuple[str, ...], tuple[Space, ...]]:
+def prepare(
+    graph: Graph, *, scales: bool = True
+) -> tuple[Graph, tuple[str, ...], tuple[Space, ...]]:
     """Fold what stands between layers and spaces into the layers.
 
     A BatchNormalization acts on single channels; folded into the layer before it, it is none of theirs. So does the
     scale behind an RMS normalisation, which the layers behind it take.
 
+    Args:
+        graph: the model.
+        scales: whether these scales are folded, too, so that streams between normalisations are spaces.
+
     Returns:
         The graph, the first outputs of the nodes that were folded, and the graph's spaces.
     """
     whole = fold(graph)
-    scaled = fold_scales(whole)
+    scaled = fold_scales(whole) if scales else whole
     if scaled is graph:
         return graph, (), find_spaces(graph)
     spaces = find_spaces(scaled)
