@@ -50,7 +50,7 @@ def prepare(
         if not part.reads and info(part.node).folds
     }
     held = frozenset().union(*(space.inside for space in spaces))
-    scales = [
+    gone = [
         node.outputs[0]
         for node in whole.nodes
         if node.outputs
@@ -58,7 +58,7 @@ def prepare(
         and not held.isdisjoint(node.inputs)
     ]
     outputs = tuple(
-        dict.fromkeys([*(o for each in makers for o in _folded_into(graph, each)), *scales])
+        dict.fromkeys([*(o for each in makers for o in _folded_into(graph, each)), *gone])
     )
     result = folded(graph, outputs)
     return result, outputs, find_spaces(result)
