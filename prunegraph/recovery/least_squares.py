@@ -35,7 +35,8 @@ from prunegraph.runtime import patches
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.row_mask import counted
 from prunegraph.runtime.statistics import MAX_INPUTS, ROWS, Statistics, batch_size
-from prunegraph.runtime.stepper import Stepper, Store
+from prunegraph.runtime.stepper import Stepper
+from prunegraph.runtime.store import Store
 
 Array = np.ndarray
 

@@ -23,7 +23,8 @@ from prunegraph.errors import DataError
 from prunegraph.graph import linear, symmetric
 from prunegraph.graph.model import Node
 from prunegraph.rewriting.reweight import Revision
-from prunegraph.runtime.statistics import Gram, Statistics
+from prunegraph.runtime.gram import Gram
+from prunegraph.runtime.statistics import Statistics
 from prunegraph.runtime.stepper import is_outer
 from prunegraph.selection.criteria.obs import DAMPING, reading
 from prunegraph.selection.criteria.parts import rows_of
@@ -212,7 +213,7 @@ class Substitution:
         if key in self._inverses:
             known = self._inverses[key] = self._inverses.pop(key)
             return known[1]
-        matrices = np.array(gram.centred, np.float32)
+        matrices = gram.centred
         if not centred:
             mean = gram.mean.astype(np.float32)
             matrices += mean[:, :, None] * mean[:, None, :]

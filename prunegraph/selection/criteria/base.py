@@ -17,7 +17,8 @@ from prunegraph.graph.linear import is_finite
 from prunegraph.graph.model import Graph, Node
 from prunegraph.options import base_name, bound
 from prunegraph.registry import Registry
-from prunegraph.runtime.statistics import ChannelMoments, Gram, Statistics
+from prunegraph.runtime.gram import Gram
+from prunegraph.runtime.statistics import ChannelMoments, Statistics
 from prunegraph.selection.options import SelectionOptions
 
 Array = np.ndarray
