@@ -1,12 +1,7 @@
-"""Gram matrices of layer inputs: gathered in a stream, and kept as one half of them, beyond a few in a file.
-
-A Gram matrix is symmetric, so that its lower triangle is all of it. That lies in stripes, of some rows each up to the
-diagonal and a little beyond.
-"""
+"""Gram matrices of layer inputs: gathered in a stream, and kept as one half of each (`runtime.triangles`)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,26 +9,12 @@ import numpy as np
 
 from prunegraph.runtime import patches
 from prunegraph.runtime.row_mask import counted
-from prunegraph.runtime.store import Store
+from prunegraph.runtime.triangles import Triangles, stripes
 
 Array = np.ndarray
 
 #: Rows that are multiplied with each other at a time, at least.
 BUFFER = 512
-
-#: Rows of a matrix in a stripe.
-STRIPE = 512
-
-
-def _stripes(size: int) -> Iterator[tuple[int, int]]:
-    """Where the rows of each stripe of a matrix begin and end."""
-    for low in range(0, size, STRIPE):
-        yield low, min(low + STRIPE, size)
-
-
-def triangle_bytes(size: int) -> int:
-    """Bytes of the stripes of a matrix of single precision."""
-    return 4 * sum((high - low) * high for low, high in _stripes(size))
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,15 +25,15 @@ class Gram:
         count: of the rows.
         mean: of the rows.
         is_finite: whether all of the products are numbers.
-        name: of the matrices in the store.
-        store: where they are.
+        name: of the matrices where they are kept.
+        triangles: where that is.
     """
 
     count: int
     mean: Array
     is_finite: bool
     name: str
-    store: Store = field(repr=False)
+    triangles: Triangles = field(repr=False)
 
     @property
     def size(self) -> int:
@@ -61,9 +42,7 @@ class Gram:
 
     def matrix(self, group: int, dtype: type[np.floating[Any]] = np.float32) -> Array:
         """Means of products of one group's centred rows [inputs, inputs]; the caller's own."""
-        result = np.empty((self.size, self.size), dtype)
-        self._fill(group, result)
-        return result
+        return self.triangles.get(self.name, group, self.size, dtype)
 
     @property
     def centred(self) -> Array:
@@ -86,19 +65,8 @@ class Gram:
     def _whole(self, dtype: type[np.floating[Any]]) -> Array:
         result = np.empty((len(self.mean), self.size, self.size), dtype)
         for group, matrix in enumerate(result):
-            self._fill(group, matrix)
+            self.triangles.read(self.name, group, matrix)
         return result
-
-    def _fill(self, group: int, matrix: Array) -> None:
-        """Write a group's products into a matrix."""
-        for low, high in _stripes(self.size):
-            stripe = self.store.get(group, _stripe_name(self.name, low))
-            matrix[low:high, :high] = stripe
-            matrix[:low, low:high] = stripe[:, :low].T
-
-
-def _stripe_name(name: str, low: int) -> str:
-    return f"{name} {low}"
 
 
 class GramSum:
@@ -136,15 +104,15 @@ class GramSum:
                 self._shift = mean.astype(np.float32)
             x -= self._shift
             self._sum = self._sum + x.sum(axis=1, dtype=np.float64)
-            for index, (low, high) in enumerate(_stripes(x.shape[2])):
+            for index, (low, high) in enumerate(stripes(x.shape[2])):
                 products = x[:, :, low:high].swapaxes(1, 2) @ x[:, :, :high]
                 if index == len(self._products):
                     self._products.append(products)
                 else:
                     self._products[index] += products
 
-    def result(self, store: Store, name: str) -> Gram | None:
-        """The means, kept in a store under a name; None of no rows. What was accumulated is given up."""
+    def result(self, triangles: Triangles, name: str) -> Gram | None:
+        """The means, the matrices kept under a name; None of no rows. What was accumulated is given up."""
         if self._waiting:
             self._multiply()
         if not self.count or not self._products or self._shift is None:
@@ -152,13 +120,13 @@ class GramSum:
         rest = np.asarray(self._sum) / self.count
         is_finite = True
         with np.errstate(invalid="ignore", over="ignore"):
-            for low, high in _stripes(rest.shape[1]):
+            for low, high in stripes(rest.shape[1]):
                 products = self._products.pop(0)
                 products /= self.count
                 for group, (stripe, each) in enumerate(zip(products, rest, strict=True)):
                     stripe -= np.outer(each[low:high], each[:high])
                     # By themselves: a part of an array holds all of it.
                     own = stripe if len(products) == 1 else stripe.copy()
-                    store.put(group, _stripe_name(name, low), own)
+                    triangles.put_stripe(name, group, low, own)
                 is_finite = is_finite and bool(np.isfinite(products).all())
-            return Gram(self.count, rest + self._shift[:, 0], is_finite, name, store)
+            return Gram(self.count, rest + self._shift[:, 0], is_finite, name, triangles)

@@ -20,12 +20,12 @@ from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.shapes import shape_info
 from prunegraph.runtime import patches
 from prunegraph.runtime.data import Data
-from prunegraph.runtime.gram import Gram, GramSum, triangle_bytes
+from prunegraph.runtime.gram import Gram, GramSum
 from prunegraph.runtime.memory import release
 from prunegraph.runtime.pairing import with_results
 from prunegraph.runtime.row_mask import counted, find_mask
 from prunegraph.runtime.session import run_batches
-from prunegraph.runtime.store import Store
+from prunegraph.runtime.triangles import Triangles, triangle_bytes
 
 Array = np.ndarray
 Progress = Callable[[str], None]
@@ -152,7 +152,7 @@ class Statistics:
         self.mask = find_mask(graph, self.data.mask_input)
         self._moments: dict[tuple[str, int], ChannelMoments] = {}
         self._grams: dict[str, Gram] = {}
-        self._store = Store()
+        self._triangles = Triangles()
         self._samples: dict[tuple[str, int], Array] = {}
         self._kept: dict[str, Sequence[Accumulator]] = {}
         self._once: dict[str, object] = {}
@@ -294,7 +294,7 @@ class Statistics:
             self._moments.update(moments)
             moments = {}
             for each in now:
-                gram = sums.pop(0).result(self._store, each[0].name)
+                gram = sums.pop(0).result(self._triangles, each[0].name)
                 if gram is None:
                     raise DataError(
                         f"{self.data.source}: the mask is 0 everywhere, no position counts"

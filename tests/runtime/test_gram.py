@@ -10,11 +10,13 @@ import pytest
 import prunegraph as pg
 from prunegraph.errors import DataError
 from prunegraph.runtime import gram as gram_module
+from prunegraph.runtime import triangles as triangles_module
 from prunegraph.runtime.data import Data
-from prunegraph.runtime.gram import Gram, GramSum, triangle_bytes
+from prunegraph.runtime.gram import Gram, GramSum
 from prunegraph.runtime.patches import Rows
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.runtime.store import Store
+from prunegraph.runtime.triangles import Triangles, triangle_bytes
 from tests.builders import Builder
 
 
@@ -34,7 +36,7 @@ def gathered(groups: int, keep: int, images: np.ndarray) -> tuple[Gram, np.ndarr
     for batch, part in enumerate(np.split(images, 3)):
         sums.add(batch, part)
         seen.append(rows.inputs(part, batch).swapaxes(0, 1))
-    gram = sums.result(Store(keep), "conv")
+    gram = sums.result(Triangles(Store(keep)), "conv")
     assert gram is not None
     return gram, np.concatenate(seen, axis=1).astype(np.float64)
 
@@ -46,7 +48,7 @@ def test_matrices_are_those_of_the_rows(
     keep: int, groups: int, stripe: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In stripes that do not divide the size, that do, and in one; in memory and in a file."""
-    monkeypatch.setattr(gram_module, "STRIPE", stripe)
+    monkeypatch.setattr(triangles_module, "STRIPE", stripe)
     monkeypatch.setattr(gram_module, "BUFFER", 16)
     images = np.random.default_rng(1).standard_normal((9, 8, 6, 6)).astype(np.float32)
     gram, rows = gathered(groups, keep, 3 + images)
@@ -95,13 +97,13 @@ def test_matrices_beyond_a_few_are_in_a_file(monkeypatch: pytest.MonkeyPatch) ->
     data = Data.of({"x": rng.standard_normal((64, widths[0])).astype(np.float32)})
     whole = Statistics(graph, data)
     expected = [whole.gram(node).centred for node in graph.layers]
-    assert whole._store.held == sum(each.nbytes for each in expected)
+    assert whole._triangles.held == sum(each.nbytes for each in expected)
     init = Store.__init__
     monkeypatch.setattr(Store, "__init__", lambda self, keep=20000: init(self, keep))
     small = Statistics(graph, data)
     for node, matrices in zip(graph.layers, expected, strict=True):
         np.testing.assert_array_equal(small.gram(node).centred, matrices)
-    assert 0 < small._store.held <= 20000
+    assert 0 < small._triangles.held <= 20000
 
 
 @pytest.mark.parametrize("value", [np.inf, np.nan, 1e30])

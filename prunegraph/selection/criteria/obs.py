@@ -107,7 +107,8 @@ class _Reader:
     def costs(self, channels: Array) -> Array:
         """Squared error of removing each of some channels by itself."""
         weights, blocks = self.matrix[channels], self.blocks[channels]
-        solved = weights / blocks if self.each == 1 else np.linalg.solve(blocks, weights)
+        # Many right sides: to multiply with a small inverse is quicker than to solve.
+        solved = weights / blocks if self.each == 1 else np.linalg.inv(blocks) @ weights
         return np.einsum("cio,cio->c", weights, solved)
 
     def remove(self, gone: Array, alive: Array) -> None:
