@@ -353,3 +353,32 @@ def test_weights_of_a_stretch_are_those_of_the_whole(name: str) -> None:
         }
         made |= read & part.weights.keys()
     assert made >= {w for w in whole.weights if w in graph.weights}
+
+
+def test_values_are_given_up_once_nobody_reads_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A version does not hold what it read while it runs through the next batches."""
+    graph = GRAPHS["residual"](0)
+    coupling = pg.analyze(graph)
+    substitution = Substitution(coupling, Statistics(graph, Data.of(batches())))
+    group = coupling.groups[0]
+    version = Version(
+        frozenset(substitution.touched({group.id: np.arange(2)})),
+        lambda nodes: substitution.revision({group.id: np.arange(2)}, nodes),
+    )
+    held: list[int] = []
+    right = relay.run
+
+    def counted(opened: object, given: dict[str, np.ndarray], names: list[str]) -> object:
+        own = [array for value in version.values.values() for array in value]
+        held.append(sum(array.nbytes > 0 for array in own))
+        return right(opened, given, names)
+
+    monkeypatch.setattr(relay, "run", counted)
+    several = batches(6)
+    shapes = coupling.shape_info.shapes
+    Relay(graph, shapes, list(graph.outputs)).run(several, [version])
+    assert 0 < min(count for count in held if count) < len(several)
+    assert all(len(each) == len(several) for each in version.values.values())
+    assert all(array.nbytes for each in version.values.values() for array in each)
