@@ -20,6 +20,7 @@ from prunegraph.ranks.options import RankedLayer
 from prunegraph.rewriting.decomposable import FORMS
 from prunegraph.rewriting.refit import refitted
 from prunegraph.rewriting.reweight import Revision
+from prunegraph.runtime.gram import Gram
 from prunegraph.selection.ranks import LayerRanks
 from prunegraph.selection.units import Contender, Removal
 from prunegraph.tuning.damage import SAMPLES, SKETCHED, Curve, Damage, power_law
@@ -117,7 +118,7 @@ class RankDamage:
         taps = int(np.prod(shape[2:]))
         rows = (inputs[:, None] * taps + np.arange(taps)).reshape(-1)
         centred = revision.can_intercept(node)
-        moments = (gram.covariance if centred else gram.products)[0][np.ix_(rows, rows)]
+        moments = _moments(gram, rows, centred)
         form = (
             FORMS[ranks.method](part)
             if removal
@@ -151,6 +152,15 @@ class RankDamage:
             for size, kept in zip(layer.layer.shape[:2], axes, strict=True)
         )
         return outputs, inputs
+
+
+def _moments(gram: Gram, rows: Array, centred: bool) -> Array:
+    """Means of products of some of a layer's input rows: as exact as the data have them, which is single precision."""
+    whole = gram.matrix(0)
+    if not centred:
+        mean = gram.mean[0].astype(np.float32)
+        whole += mean[:, None] * mean
+    return whole if len(rows) == len(whole) else whole[np.ix_(rows, rows)]
 
 
 def _places(layer: RankedLayer) -> list[int]:

@@ -16,6 +16,9 @@ from prunegraph.selection.ranks import LayerRanks
 #: Ranks of a layer at most; more are thinned out evenly.
 OPTIONS = 12
 
+#: Bytes of factorizations that are held: of some layers, since one after the other is looked at.
+HELD = 2**26
+
 #: What a bound counts, as `RankChoice.saved` counts it.
 COUNTED = {"macs": "macs", "params": "params", "bytes": "params"}
 
@@ -83,7 +86,7 @@ def find_ranked(
         round_to: ranks are a multiple of this.
         keep: layers that stay whole.
     """
-    known, counted = Known(), COUNTED[kind]
+    known, counted = Known(most=HELD), COUNTED[kind]
     gone = Survivors(coupling, {}).gone
     result = []
     for node, layer in layers(coupling.graph, coupling.shape_info.shapes):

@@ -89,4 +89,4 @@ class Compensation:
             level = float(np.trace(inside)) / len(inside)
             inside[np.diag_indices(len(inside))] += damping * level or 1.0
             across = seen[np.ix_(stay, ~stay)].astype(np.float64) @ matrix[~stay]
-            matrix[stay] += symmetric.inverse(inside) @ across
+            matrix[stay] += symmetric.solve(inside, across)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 
@@ -35,7 +36,8 @@ from prunegraph.runtime import patches
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.row_mask import counted
 from prunegraph.runtime.statistics import MAX_INPUTS, ROWS, Statistics, batch_size
-from prunegraph.runtime.stepper import Stepper, Store
+from prunegraph.runtime.stepper import Stepper
+from prunegraph.runtime.store import Store
 
 Array = np.ndarray
 
@@ -177,9 +179,8 @@ class _Inputs:
         if self._regression is None or key != self._key:
             self._regression = None  # its memory is free before the next one takes some
             value = fit.node.inputs[0]
-            x = np.concatenate(
-                [fit.rows.inputs(x, batch, on) for batch, x, on in self.each(fit, value)]
-            )
+            rows = (fit.rows.inputs(x, batch, on) for batch, x, on in self.each(fit, value))
+            x = _stacked(rows, self.stepper.batches)
             if not len(x):
                 raise DataError(
                     f"the mask {fit.mask!r} is 0 everywhere: no position counts"
@@ -338,6 +339,21 @@ def _rest(fit: _Fit, inputs: _Inputs, revision: Revision, groups: int) -> Array 
         count = len(fit.rows.inputs(x, batch, on))
         rows.append(np.broadcast_to(added, (count, layer.outputs)).astype(np.float32))
     return _grouped(np.concatenate(rows), groups)
+
+
+def _stacked(parts: Iterator[Array], count: int) -> Array:
+    """Arrays one below the other, none held twice: about `count` of them, each about as long as the first."""
+    first = next(parts)
+    result, filled = np.empty((len(first) * count, *first.shape[1:]), first.dtype), 0
+    for each in chain([first], parts):
+        stop = filled + len(each)
+        if stop > len(result):
+            longer = np.empty((2 * stop, *first.shape[1:]), first.dtype)
+            longer[:filled] = result[:filled]
+            result = longer
+        result[filled:stop] = each
+        filled = stop
+    return result[:filled]
 
 
 def _grouped(rows: Array, groups: int) -> Array:

@@ -32,7 +32,8 @@ from prunegraph.rewriting.reweight import Revision
 from prunegraph.runtime import patches
 from prunegraph.runtime.data import Data
 from prunegraph.runtime.statistics import ROWS, Statistics, batch_size
-from prunegraph.runtime.stepper import Stepper, Store
+from prunegraph.runtime.stepper import Stepper
+from prunegraph.runtime.store import Store
 
 Array = np.ndarray
 Progress = Callable[[str], None]

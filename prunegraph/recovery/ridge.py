@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from prunegraph.graph import symmetric
 from prunegraph.recovery.passing import Passing
 from prunegraph.recovery.regression import RIDGE, Regression
 
@@ -65,10 +66,12 @@ def choose_ridge(
     target /= count
     errors = []
     for ridge in RIDGES:
-        damping = regression.damping(ridge).astype(np.float32)[:, None, None]
-        step = np.linalg.solve(
-            gram + damping * np.eye(len(gram[0]), dtype=gram.dtype), target
-        )
+        damped = gram.copy()
+        diagonal = np.arange(x.shape[2])
+        damped[:, diagonal, diagonal] += regression.damping(ridge).astype(np.float32)[
+            :, None
+        ]
+        step = symmetric.solve(damped, target)
         errors.append(sum(_error(step, *each, passing) for each in outside))
     return _lowest(errors)
 

@@ -84,16 +84,25 @@ class DecomposeResult:
 
 @dataclass
 class Known:
-    """Factorisations of a model's layers by name: what a search over bounds does not do again."""
+    """Factorisations of a model's layers by name: what a search over bounds does not do again.
+
+    `most` are the bytes of forms that are held, those that were asked for last; None holds all of them.
+    """
 
     ladders: dict[str, list[RankChoice]] = field(default_factory=dict)
     forms: dict[tuple[str, str], Form] = field(default_factory=dict)
+    most: int | None = None
 
     def form(self, layer: DecomposableLayer, method: str) -> Form:
         """A layer's weight, factorised."""
         key = layer.node.name, method
-        if key not in self.forms:
-            self.forms[key] = FORMS[method](layer.tensor())
+        if key in self.forms:
+            self.forms[key] = self.forms.pop(key)
+            return self.forms[key]
+        if self.most is not None:
+            while sum(each.nbytes for each in self.forms.values()) > self.most:
+                del self.forms[next(iter(self.forms))]
+        self.forms[key] = FORMS[method](layer.tensor())
         return self.forms[key]
 
 

@@ -67,6 +67,11 @@ class Form:
         """The ranks at which nothing is dropped."""
         return tuple(min(shape) for shape in self.unfoldings)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays that it holds by now."""
+        return sum(map(_nbytes, vars(self).values()))
+
     def bound(self, ranks: Sequence[int]) -> float:
         """Upper bound on the squared relative error at some ranks."""
         total = max(float(self.spectra[0].sum()), 1e-300)
@@ -86,6 +91,12 @@ class Form:
     def product(factors: Sequence[Array]) -> Array:
         """The weight that factors stand for."""
         raise NotImplementedError
+
+
+def _nbytes(value: object) -> int:
+    if isinstance(value, tuple):
+        return sum(map(_nbytes, value))
+    return value.nbytes if isinstance(value, np.ndarray | Form) else 0
 
 
 class Svd(Form):

@@ -29,7 +29,8 @@ def refitted(
         method: "tucker2", "svd" or "spatial".
         factors: as its form makes them.
         weight: [O, I, *kernel].
-        moments: of the input rows, in the order of the weight's axes [I * kernel, I * kernel].
+        moments: of the input rows, in the order of the weight's axes [I * kernel, I * kernel]; they are multiplied with
+            in their own precision.
         ridge: how firmly the part is held to what it was.
     """
     matrix = weight.reshape(len(weight), -1)
@@ -54,7 +55,7 @@ def _solved(
     rows: Array, target: Array, anchor: Array, moments: Array, ridge: float
 ) -> Array:
     """The part A [outputs, ...] for which `A rows` is nearest to `target`, in the shape of what it was."""
-    seen = rows @ moments
+    seen = (rows.astype(moments.dtype, copy=False) @ moments).astype(np.float64, copy=False)
     gram = seen @ rows.T
     damping = ridge * float(np.trace(gram)) / len(gram) + np.finfo(np.float32).tiny
     right = seen @ target.T + damping * anchor.reshape(len(anchor), -1).T

@@ -1,17 +1,15 @@
 """What data show of a graph's values, gathered in a stream: moments by channel, Gram matrices of layer inputs.
 
-Memory does not grow with the number of samples. What has been gathered is kept, in memory
-and, where a folder is given, on disk under a name that depends on model and data.
+Memory does not grow with the number of samples. What has been gathered is kept; of Gram matrices what is more than a
+few megabytes lies in a temporary file.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, TypeVar, cast
 
 import numpy as np
@@ -22,10 +20,12 @@ from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.shapes import shape_info
 from prunegraph.runtime import patches
 from prunegraph.runtime.data import Data
+from prunegraph.runtime.gram import Gram, GramSum
 from prunegraph.runtime.memory import release
 from prunegraph.runtime.pairing import with_results
 from prunegraph.runtime.row_mask import counted, find_mask
 from prunegraph.runtime.session import run_batches
+from prunegraph.runtime.triangles import Triangles, triangle_bytes
 
 Array = np.ndarray
 Progress = Callable[[str], None]
@@ -33,14 +33,11 @@ Progress = Callable[[str], None]
 #: Bytes of values that are fetched at a time.
 FETCH = 2**27
 
-#: Rows that are multiplied with each other at a time, at least.
-BUFFER = 512
-
 #: Samples that are run together at most.
 MAX_BATCH = 64
 
 #: Bytes of Gram matrices that are gathered in one pass.
-GATHER = 2**30
+GATHER = 2**29
 
 #: Rows that a Gram matrix is made from, over all samples.
 ROWS = 16384
@@ -129,86 +126,12 @@ class ChannelMoments:
         return np.asarray(self.inactive) / max(self.count, 1)
 
 
-@dataclass(frozen=True)
-class Gram:
-    """Means of a layer's input rows [groups, inputs], and of products of the centred rows [groups, inputs, inputs]."""
-
-    count: int
-    mean: Array
-    centred: Array
-
-    @property
-    def covariance(self) -> Array:
-        """Means of products of the centred rows [groups, inputs, inputs], in double precision."""
-        return self.centred.astype(np.float64)
-
-    @property
-    def products(self) -> Array:
-        """Means of products of the rows as they are [groups, inputs, inputs], in double precision."""
-        return self.centred + self.mean[:, :, None] * self.mean[:, None, :]
-
-
-class _GramSum:
-    """Accumulates the Gram matrix of what layers read, all of them the same rows.
-
-    Rows are collected until there are `BUFFER` of them: a matrix is not touched for a few rows. The mean of the
-    first of them is subtracted from all: means that are large beside what varies would leave nothing of it.
-    """
-
-    def __init__(self, values: tuple[str, ...], rows: patches.Rows):
-        self.values = values
-        self.rows = rows
-        self.count = 0
-        self._shift: Array | None = None
-        self._sum: Array | float = 0.0
-        self._products: Array | None = None
-        self._waiting: list[Array] = []
-
-    def add(self, batch: int, *arrays: Array) -> None:
-        counts = counted(arrays[1], arrays[0]) if len(arrays) > 1 else None
-        x = self.rows.inputs(arrays[0], batch, counts)
-        x = np.ascontiguousarray(x.swapaxes(0, 1), np.float32)
-        self.count += x.shape[1]
-        self._waiting.append(x)
-        if sum(each.shape[1] for each in self._waiting) >= BUFFER:
-            self._multiply()
-
-    def _multiply(self) -> None:
-        x = np.concatenate(self._waiting, axis=1)
-        self._waiting = []
-        with np.errstate(invalid="ignore", over="ignore"):  # said once, at the end
-            if self._shift is None:
-                mean = x.sum(axis=1, keepdims=True, dtype=np.float64) / max(x.shape[1], 1)
-                self._shift = mean.astype(np.float32)
-            x -= self._shift
-            self._sum = self._sum + x.sum(axis=1, dtype=np.float64)
-            products = x.swapaxes(1, 2) @ x
-            if self._products is None:
-                self._products = products
-            else:
-                self._products += products
-
-    def result(self) -> Gram | None:
-        """The means; None of no rows."""
-        if self._waiting:
-            self._multiply()
-        if not self.count or self._products is None or self._shift is None:
-            return None
-        with np.errstate(invalid="ignore", over="ignore"):
-            rest = np.asarray(self._sum) / self.count
-            self._products /= self.count
-            for group, each in zip(self._products, rest, strict=True):
-                group -= np.outer(each, each)
-            return Gram(self.count, rest + self._shift[:, 0], self._products)
-
-
 class Statistics:
     """What a data set shows of a graph.
 
     Args:
         graph: the model.
         data: unlabelled samples.
-        cache: a folder to keep results in; None keeps them in memory only.
         progress: called with a line for every batch.
         metrics: what says what errors of layers' outputs do; None where nothing does.
 
@@ -221,20 +144,15 @@ class Statistics:
         graph: Graph,
         data: Data,
         *,
-        cache: Path | None = None,
         progress: Progress = lambda stage: None,
         metrics: ErrorMetrics | None = None,
     ):
         self.metrics = metrics
-        self.graph, self.data, self.cache, self.progress = (
-            graph,
-            data.fit(graph),
-            cache,
-            progress,
-        )
+        self.graph, self.data, self.progress = graph, data.fit(graph), progress
         self.mask = find_mask(graph, self.data.mask_input)
         self._moments: dict[tuple[str, int], ChannelMoments] = {}
         self._grams: dict[str, Gram] = {}
+        self._triangles = Triangles()
         self._samples: dict[tuple[str, int], Array] = {}
         self._kept: dict[str, Sequence[Accumulator]] = {}
         self._once: dict[str, object] = {}
@@ -258,7 +176,6 @@ class Statistics:
         return Statistics(
             self.graph,
             data,
-            cache=self.cache,
             progress=self.progress,
             metrics=self.metrics,
         )
@@ -363,7 +280,7 @@ class Statistics:
         moments = self._missing(places)
         todo: dict[tuple[object, ...], list[Node]] = {}
         for node in {node.index: node for node in nodes}.values():
-            if node.name not in self._grams and not self._load(node):
+            if node.name not in self._grams:
                 todo.setdefault(self.rows(node).key, []).append(node)
         waiting = list(todo.values())
         while waiting:
@@ -372,24 +289,23 @@ class Statistics:
             while waiting and (not now or size + self._bytes(waiting[0][0]) <= GATHER):
                 size += self._bytes(waiting[0][0])
                 now.append(waiting.pop(0))
-            sums = [_GramSum(self.read_by(each[0]), self.rows(each[0])) for each in now]
+            sums = [GramSum(self.read_by(each[0]), self.rows(each[0])) for each in now]
             self.collect([*sums, *moments.values()], "Gram matrices")
             self._moments.update(moments)
             moments = {}
             for each in now:
-                gram = sums.pop(0).result()
+                gram = sums.pop(0).result(self._triangles, each[0].name)
                 if gram is None:
                     raise DataError(
                         f"{self.data.source}: the mask is 0 everywhere, no position counts"
                     )
-                if not np.isfinite(gram.centred).all():
+                if not gram.is_finite:
                     raise DataError(
                         f"{self.data.source}: what layer {each[0].name!r} reads is not a number, or too large to be "
                         "squared; clean or scale the data"
                     )
                 for node in each:
                     self._grams[node.name] = gram
-                    self._store(node)
 
     def rows(self, node: Node) -> patches.Rows:
         """The rows that are looked at of a layer."""
@@ -466,37 +382,11 @@ class Statistics:
                 f"{self.data.source}: has fewer samples than the model's batch size"
             )
 
-    # -- size and cache -----------------------------------------------------------------
-
     def _inputs(self, node: Node) -> int:
         return linear.matrix_size(node, self.graph.weights[node.inputs[1]].shape)
 
     def _bytes(self, node: Node) -> int:
-        return 4 * self._inputs(node) ** 2 * linear.groups(node)
-
-    def _file(self, node: Node) -> Path | None:
-        if self.cache is None:
-            return None
-        key = (
-            f"{self.graph.sha256} {self.data.digest} {node.name} {ROWS} centred {self.mask}"
-        )
-        return self.cache / f"gram-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
-
-    def _load(self, node: Node) -> bool:
-        path = self._file(node)
-        if path is None or not path.is_file():
-            return False
-        with np.load(path, allow_pickle=False) as file:
-            self._grams[node.name] = Gram(int(file["count"]), file["mean"], file["centred"])
-        return True
-
-    def _store(self, node: Node) -> None:
-        path, gram = self._file(node), self._grams[node.name]
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            beside = path.with_suffix(".part.npz")
-            np.savez(beside, count=gram.count, mean=gram.mean, centred=gram.centred)
-            beside.replace(path)
+        return triangle_bytes(self._inputs(node)) * linear.groups(node)
 
 
 def batch_size(graph: Graph, data: Data, values: Sequence[str], fetch: int = FETCH) -> int:

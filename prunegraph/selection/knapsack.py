@@ -62,6 +62,9 @@ OPTIONS = 64
 #: Points of a Pareto front at most. Fewer points keep their exact cost, so a bound is met all the same.
 RESOLUTION = 2048
 
+#: Bins of costs in which points are looked at before they are sorted.
+BINS = 4096
+
 #: Times that coupled costs are made additive again.
 ROUNDS = 12
 
@@ -112,7 +115,7 @@ def choose(
 
 def _front(cost: Array, error: Array, limit: float, resolution: int) -> Array:
     """Indices of points within the limit for which no cheaper one is as good, by rising cost."""
-    within = np.flatnonzero(cost <= limit)
+    within = _promising(cost, error, np.flatnonzero(cost <= limit))
     order = within[np.argsort(cost[within], kind="stable")]
     best = np.minimum.accumulate(error[order])
     order = order[np.append(True, error[order][1:] < best[:-1])[: len(order)]]
@@ -123,6 +126,26 @@ def _front(cost: Array, error: Array, limit: float, resolution: int) -> Array:
     last = np.append(bins[1:] != bins[:-1], True)
     last[0] = True
     return order[last]
+
+
+def _promising(cost: Array, error: Array, points: Array) -> Array:
+    """Points without most of those for which a cheaper one is as good: to sort takes longer than to look at them.
+
+    A point of a bin of costs is cheaper than all points of the bins behind it.
+    """
+    if len(points) <= 2 * BINS:
+        return points
+    costs, errors = cost[points], error[points]
+    low = costs.min()
+    width = (costs.max() - low) / BINS
+    if not width > 0:
+        return points
+    bins = np.minimum((costs - low) / width, BINS).astype(np.int64)
+    # The least error of the bins before each.
+    least = np.full(BINS + 2, np.inf)
+    np.minimum.at(least, bins + 1, errors)
+    np.minimum.accumulate(least, out=least)
+    return points[(errors < least[bins]) | (bins == 0)]
 
 
 def choose_coupled(

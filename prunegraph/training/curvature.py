@@ -25,8 +25,10 @@ from prunegraph.measuring.seen import are_probabilities
 from prunegraph.operators import info
 from prunegraph.ops.cost import cost
 from prunegraph.runtime.data import Data
+from prunegraph.runtime.memory import release
 from prunegraph.runtime.row_mask import RowMask, counted, find_mask
 from prunegraph.runtime.statistics import batch_size
+from prunegraph.runtime.triangles import Triangles
 from prunegraph.training.module import GraphModule
 from prunegraph.training.operators.table import Tensor, to_torch
 from prunegraph.tuning.judging import judged_by
@@ -62,6 +64,7 @@ class Curvature:
         self, graph: Graph, data: Data, progress: Callable[[str], None] = lambda stage: None
     ):
         self.graph, self.data, self.progress = graph, data.fit(graph), progress
+        self._triangles = Triangles()
 
     @property
     def is_known(self) -> bool:
@@ -76,8 +79,8 @@ class Curvature:
         Raises:
             DataError: the data do not fit the model.
         """
-        known = self._known.get(node.name)
-        return None if known is None else known.astype(np.float64)
+        size = self._known.get(node.name)
+        return None if size is None else self._triangles.get(node.name, 0, size, np.float64)
 
     def contributions(self, node: Node) -> Array | None:
         """What each input channel of a linear layer adds to the outputs through it [samples, channels], float64.
@@ -95,12 +98,20 @@ class Curvature:
         return self._contributed.get(node.name)
 
     @cached_property
-    def _known(self) -> dict[str, Array]:
+    def _known(self) -> dict[str, int]:
+        """How many outputs the layers have whose metrics are known; these are kept elsewhere."""
         total: dict[str, Tensor] = {}
         for products in self._each("curvature", _Run.products):
-            for name, product in products.items():
-                total[name] = total[name] + product if name in total else product
-        return _finite({name: each.numpy() for name, each in total.items()})
+            while products:
+                name, product = products.popitem()
+                if name in total:
+                    total[name] += product
+                else:
+                    total[name] = product
+        known = _finite({name: each.numpy() for name, each in total.items()})
+        for name, metric in known.items():
+            self._triangles.put(name, 0, metric)
+        return {name: len(metric) for name, metric in known.items()}
 
     @cached_property
     def _contributed(self) -> dict[str, Array]:
@@ -126,6 +137,8 @@ class Curvature:
             for index, batch in enumerate(chosen.batches(graph, size)):
                 self.progress(f"{what}: batch {index + 1} of {-(-chosen.samples // size)}")
                 yield of(run, batch)
+            del run
+            release()
         except (ModelError, RuntimeError) as error:
             self.progress(f"{what} is not measured: {str(error).splitlines()[0]}")
 

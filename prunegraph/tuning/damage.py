@@ -41,7 +41,7 @@ SKETCHED = 32
 KEEP = 2**28
 
 #: Values inside of a stretch that are computed at a time, in bytes.
-INSIDE = 2**27
+INSIDE = 2**26
 
 #: Exponent of a curve with one point, and the least and largest of the others.
 POWER, POWERS = 2.0, (1.0, 4.0)

@@ -36,6 +36,9 @@ Array = np.ndarray
 #: A value's arrays, one a batch.
 Arrays = list[Array]
 
+#: What stands where a value was given up.
+NOTHING = np.empty(0)
+
 #: Stretches at most: sessions that are opened one after the other.
 STRETCHES = 32
 
@@ -104,14 +107,13 @@ class Relay:
             alive = {name for each in behind for name in each.reads}.union(self.wanted)
             with ExitStack() as stack:
                 opened = stack.enter_context(self._opened(stretch, now))
-                new = _run(opened, stretch, now, {})
+                new = _run(opened, stretch, now, {}, {}, alive)
                 shared = _Shared(self, stretch, versions, now, stack)
                 for version in versions:
-                    self._advance(version, stretch, opened, shared, now)
+                    self._advance(version, stretch, opened, shared, now, alive)
+                    _forget(version.values, alive)
             now.update(new)
-            for values in (now, *(version.values for version in versions)):
-                for name in values.keys() - alive:
-                    del values[name]
+            _forget(now, alive)
             release()
         return now
 
@@ -122,20 +124,21 @@ class Relay:
         opened: InferenceSession,
         shared: _Shared,
         now: Mapping[str, Arrays],
+        alive: Collection[str],
     ) -> None:
-        """Run a stretch of one version, if anything differs there."""
+        """Run a stretch of one version, if anything differs there; `alive` are the values that are read behind it."""
         if touched := version.nodes & stretch.indices:
             revision = version.revise(touched)
             if shared.takes(revision):
                 weights = shared.weights(revision)
                 version.values.update(
-                    _run(shared.opened, stretch, now, version.values, weights)
+                    _run(shared.opened, stretch, now, version.values, weights, alive)
                 )
                 return
             with self._opened(stretch, now, revision) as own:
-                version.values.update(_run(own, stretch, now, version.values))
+                version.values.update(_run(own, stretch, now, version.values, {}, alive))
         elif version.values.keys() & set(stretch.reads):
-            version.values.update(_run(opened, stretch, now, version.values))
+            version.values.update(_run(opened, stretch, now, version.values, {}, alive))
 
     def _opened(
         self,
@@ -233,22 +236,39 @@ def _run(
     stretch: Stretch,
     now: Mapping[str, Arrays],
     own: Mapping[str, Arrays],
-    weights: Mapping[str, Array] | None = None,
+    weights: Mapping[str, Array],
+    alive: Collection[str],
 ) -> dict[str, Arrays]:
     """What a stretch makes of the values before it, by name and batch; a version's own come first.
 
-    `weights` are those that the session has as inputs.
+    Args:
+        opened: the session.
+        stretch: the stretch.
+        now: values of the original before the stretch.
+        own: those of a version, which are given up batch by batch where nobody reads them any more.
+        weights: those that the session has as inputs.
+        alive: names of values that are read behind the stretch.
     """
+    spent = (own.keys() & set(stretch.reads)).difference(alive)
     batches = len(next(iter(now.values())))
     created: dict[str, Arrays] = {name: [] for name in stretch.gives}
     for batch in range(batches):
         given = {name: own.get(name, now[name])[batch] for name in stretch.reads}
-        given.update(weights or {})
+        given.update(weights)
+        for name in spent:
+            own[name][batch] = NOTHING
         for name, array in zip(
             stretch.gives, run(opened, given, list(stretch.gives)), strict=True
         ):
             created[name].append(array)
+        given.clear()
     return created
+
+
+def _forget(values: dict[str, Arrays], alive: Collection[str]) -> None:
+    """Give up what is not read any more."""
+    for name in values.keys() - set(alive):
+        del values[name]
 
 
 def _stretches(

@@ -23,8 +23,10 @@ from prunegraph.errors import DataError
 from prunegraph.graph import linear, symmetric
 from prunegraph.graph.model import Node
 from prunegraph.rewriting.reweight import Revision
-from prunegraph.runtime.statistics import Gram, Statistics
+from prunegraph.runtime.gram import Gram
+from prunegraph.runtime.statistics import Statistics
 from prunegraph.runtime.stepper import is_outer
+from prunegraph.runtime.triangles import Triangles
 from prunegraph.selection.criteria.obs import DAMPING, reading
 from prunegraph.selection.criteria.parts import rows_of
 from prunegraph.selection.units import Removal
@@ -32,8 +34,8 @@ from prunegraph.tuning.branch_means import branch_means
 
 Array = np.ndarray
 
-#: Bytes of inverses that are kept, those that were asked for last.
-KEEP = 2**27
+#: Bytes of inverses that are held as a whole, those that were asked for last.
+KEEP = 2**26
 
 
 class Substitution:
@@ -49,9 +51,12 @@ class Substitution:
         self._readers = reading(coupling)
         self._groups = {group.id: group for group in coupling.groups}
         self._read: dict[str, list[tuple[Node, Member]]] = {}
-        #: Inverses by what layers read (many read the same) and whether means are taken off, those that were asked for
-        #: last at the end.
-        self._inverses: dict[tuple[int, bool], tuple[Gram, Array]] = {}
+        #: Inverses by the name of the Gram matrix (many layers read the same) and whether means are taken off, those
+        #: that were asked for last at the end.
+        self._inverses: dict[tuple[str, bool], Array] = {}
+        #: All of them, and which these are: versions take their turns at a stretch, and each needs all of its layers.
+        self._triangles = Triangles()
+        self._kept: set[tuple[str, bool]] = set()
 
     def touched(self, removed: Removal) -> set[int]:
         """Indices of the nodes whose weights differ when channels of some groups, and branches, go.
@@ -196,7 +201,7 @@ class Substitution:
                 continue
             # The damping bounds the condition: single precision says what is wanted to a percent, in half the time.
             block = inverse[g][np.ix_(gone, gone)]
-            step = np.linalg.solve(block, own[gone].astype(np.float32))
+            step = symmetric.solve(block, own[gone].astype(np.float32))
             change = inverse[g][:, gone] @ step
             change[gone] = own[gone]
             own -= change
@@ -208,26 +213,30 @@ class Substitution:
 
     def _inverse(self, gram: Gram, centred: bool) -> Array:
         """The inverse of a damped covariance [groups, inputs, inputs], float32."""
-        key = id(gram), centred
+        key = gram.name, centred
         if key in self._inverses:
             known = self._inverses[key] = self._inverses.pop(key)
-            return known[1]
-        matrices = np.array(gram.centred, np.float32)
-        if not centred:
-            mean = gram.mean.astype(np.float32)
-            matrices += mean[:, :, None] * mean[:, None, :]
-        size = matrices.shape[-1]
-        damping = np.trace(matrices, axis1=1, axis2=2) / size
-        damping = max(DAMPING, size / gram.count) * np.where(damping > 0, damping, 1.0)
-        diagonal = np.arange(size)
-        matrices[:, diagonal, diagonal] += damping[:, None]
-        # Single precision: the damping bounds the condition, and of the weights that it makes a percent is enough.
-        inverse = symmetric.inverse(matrices, in_place=True, dtype=np.float32)
-        self._inverses[key] = gram, inverse
-        while len(self._inverses) > 1 and (
-            sum(each.nbytes for _, each in self._inverses.values()) > KEEP
+            return known
+        size = 4 * gram.size**2 * len(gram.mean)
+        while self._inverses and (
+            size + sum(each.nbytes for each in self._inverses.values()) > KEEP
         ):
             del self._inverses[next(iter(self._inverses))]
+        self._inverses[key] = inverse = self._kept_inverse(gram, centred)
+        return inverse
+
+    def _kept_inverse(self, gram: Gram, centred: bool) -> Array:
+        """The same: computed for the first who asks, then read from where it is kept."""
+        name = f"{gram.name} {centred}"
+        if (gram.name, centred) in self._kept:
+            result = np.empty((len(gram.mean), gram.size, gram.size), np.float32)
+            for which, matrix in enumerate(result):
+                self._triangles.read(name, which, matrix)
+            return result
+        inverse = _damped_inverse(gram, centred)
+        for which, matrix in enumerate(inverse):
+            self._triangles.put(name, which, matrix)
+        self._kept.add((gram.name, centred))
         return inverse
 
     def _silence(self, revision: Revision, node: Node, gone: Array) -> None:
@@ -252,3 +261,17 @@ class Substitution:
             return
         values[member.positions[gone].reshape(-1)] = 0
         revision.set(member.weight, np.moveaxis(values, 0, member.axis))
+
+
+def _damped_inverse(gram: Gram, centred: bool) -> Array:
+    matrices = gram.centred
+    if not centred:
+        mean = gram.mean.astype(np.float32)
+        matrices += mean[:, :, None] * mean[:, None, :]
+    size = gram.size
+    damping = np.trace(matrices, axis1=1, axis2=2) / size
+    damping = max(DAMPING, size / gram.count) * np.where(damping > 0, damping, 1.0)
+    diagonal = np.arange(size)
+    matrices[:, diagonal, diagonal] += damping[:, None]
+    # Single precision: the damping bounds the condition, and of the weights that it makes a percent is enough.
+    return symmetric.inverse(matrices, in_place=True, dtype=np.float32)

@@ -20,7 +20,7 @@ from prunegraph.data.opening import open_data
 from prunegraph.graph.model import Graph
 from prunegraph.recovery import least_squares
 from prunegraph.runtime.data import Data
-from prunegraph.runtime.stepper import Store
+from prunegraph.runtime.store import Store
 from tests.builders import Builder
 
 COUNTS = (640, 1280)

@@ -20,13 +20,14 @@ from prunegraph.proof.factors import multiplied, prove_factors
 from prunegraph.ranks.options import find_ranked, full
 from prunegraph.ranks.savings import Widths
 from prunegraph.rewriting.decompose import decompose_to
+from prunegraph.rewriting.factorize import Spatial
 from prunegraph.rewriting.reweight import Revision
 from prunegraph.runtime.session import run, session
 from prunegraph.selection.plan import Plan, make_plan
 from prunegraph.selection.ranks import LayerRanks
 from prunegraph.selection.select import COMPETING
 from prunegraph.selection.units import Removal
-from tests.builders import Builder
+from tests.builders import Builder, residual_net
 
 
 def network(seed: int = 0) -> Graph:
@@ -95,6 +96,40 @@ def test_never_leaves_plans_as_they_were() -> None:
     assert content["format"] == "prunegraph/plan@2"
     assert "ranks" not in content and "ranks" not in content["provenance"]
     assert result.decomposed is None and result.factors is None
+
+
+def test_few_factorizations_are_held() -> None:
+    """Those that were asked for last; others are made anew, and are the same."""
+    ranked = find_ranked(pg.analyze(residual_net(width=32)), "macs", 1)
+    known = ranked[0].known
+    assert all(each.known is known for each in ranked) and known.most is not None
+    pairs = [(each, choice) for each in ranked for choice in each.options]
+
+    def made() -> list[np.ndarray]:
+        return [
+            factor
+            for each, choice in pairs
+            for factor in known.form(each.layer, choice.method).factors(choice.ranks)
+        ]
+
+    expected = made()
+    assert len(known.forms) > 1, "small ones are all held"
+    known.most = 0
+    known.forms.clear()
+    for one, other in zip(made(), expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert len(known.forms) == 1
+    last = known.form(ranked[-1].layer, ranked[-1].options[-1].method)
+    assert known.form(ranked[-1].layer, ranked[-1].options[-1].method) is last
+
+
+def test_a_form_says_what_it_holds() -> None:
+    """Also what a split has in it, and what is made when somebody asks."""
+    form = Spatial(np.random.default_rng(0).standard_normal((8, 6, 3, 3)))
+    before = form.nbytes
+    assert before > 8 * 8 * 6 * 9
+    form.factors((4,))
+    assert form.nbytes == before + 8 * 18 * 18
 
 
 def test_kept_layers_stay_whole() -> None:

@@ -11,7 +11,7 @@ import pytest
 import prunegraph as pg
 from prunegraph.api import analyze
 from prunegraph.errors import DataError, UnknownNameError
-from prunegraph.recovery.least_squares import repair
+from prunegraph.recovery.least_squares import _stacked, repair
 from prunegraph.recovery.passing import ActivationCurve, Rectifier, passing
 from prunegraph.recovery.regression import Regression, behind
 from prunegraph.runtime.data import Data, read_data
@@ -37,6 +37,16 @@ def test_golden_formula() -> None:
     closed = (w - g[:, gone] @ np.linalg.inv(g[np.ix_(gone, gone)]) @ w[gone])[kept]
     np.testing.assert_allclose(match, closed, rtol=1e-3, atol=1e-3)
     assert not intercept.any()
+
+
+@pytest.mark.parametrize("lengths", [(4,), (4, 4, 2), (1, 9, 0, 30), (0, 3)])
+def test_rows_of_batches_are_one_array(lengths: tuple[int, ...]) -> None:
+    """Batches as long as the first, shorter ones, and longer ones where whole feeds differ in size."""
+    rng = np.random.default_rng(0)
+    parts = [rng.standard_normal((length, 2, 3)).astype(np.float32) for length in lengths]
+    result = _stacked(iter(parts), len(parts))
+    assert result.dtype == np.float32
+    np.testing.assert_array_equal(result, np.concatenate(parts))
 
 
 def test_what_a_rectifier_drops_need_not_be_right() -> None:

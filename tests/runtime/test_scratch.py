@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunegraph.runtime.scratch import Room
-from prunegraph.runtime.stepper import Store
+from prunegraph.runtime.store import Store
 
 TYPES = (np.float32, np.int64, np.bool_, np.float16, ml_dtypes.bfloat16)
 

@@ -84,6 +84,33 @@ def test_a_thinned_front_meets_the_bound_and_comes_close() -> None:
     assert total(errors, fine) <= total(errors, thin) <= 1.05 * total(errors, fine)
 
 
+@pytest.mark.parametrize("resolution", [50, 200_000])
+@pytest.mark.parametrize("seed", range(8))
+def test_a_front_has_the_points_that_no_cheaper_one_is_as_good_as(
+    seed: int, resolution: int
+) -> None:
+    """Of many points most are left out before they are sorted, which changes nothing; costs and errors tie."""
+    rng = np.random.default_rng(seed)
+    count = 5 * knapsack.BINS
+    cost, error = rng.integers(0, 9000, count) * 1e6, rng.random(count)
+    error = np.round(error * (1 + 9000 / (100 + cost / 1e6)), 3)
+    if seed % 2:
+        error[cost < 1e9] = np.inf
+    limit = float(np.quantile(cost, 0.9))
+    order = np.lexsort((np.arange(count), cost))
+    expected, best = [], np.nan
+    for point in order[cost[order] <= limit]:
+        if not expected or error[point] < best:
+            expected.append(int(point))
+            best = error[point]
+    found = knapsack._front(cost, error, limit, resolution)
+    if resolution > len(expected):
+        assert found.tolist() == expected
+    else:
+        assert set(found.tolist()) <= set(expected) and len(found) <= resolution
+        assert {expected[0], expected[-1]} <= set(found.tolist())
+
+
 def chain_cost(
     rng: np.random.Generator, groups: int, options: int
 ) -> Callable[[Sequence[int]], float]:

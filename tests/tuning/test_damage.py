@@ -21,7 +21,7 @@ from prunegraph.runtime.session import run_values
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.criteria.obs import DAMPING
 from prunegraph.selection.units import Limits, make_units
-from prunegraph.tuning import damage, judging, relay
+from prunegraph.tuning import damage, judging, relay, substitution
 from prunegraph.tuning.damage import Damage, power_law
 from prunegraph.tuning.relay import Relay, Version
 from prunegraph.tuning.substitution import Substitution
@@ -148,6 +148,35 @@ def test_what_is_removed_is_guessed_from_what_stays() -> None:
     revised = Substitution(coupling, seen).revision({group.id: gone}).apply()
     result = run_values(revised, fed, graph.outputs)[graph.outputs[0]]
     np.testing.assert_allclose(result, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("keep", [0, 1 << 30])
+def test_an_inverse_is_computed_once(keep: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many versions ask for it, and whether or not all are held: the weights are the same."""
+    graph = GRAPHS["residual"](0)
+    coupling = pg.analyze(graph)
+    statistics = Statistics(graph, Data.of(batches()))
+    removals = [
+        {group.id: np.arange(1 + part) for group in coupling.groups} for part in range(3)
+    ]
+    expected = [Substitution(coupling, statistics).revision(each) for each in removals]
+    calls: list[int] = []
+    right = substitution._damped_inverse
+    monkeypatch.setattr(substitution, "KEEP", keep)
+    monkeypatch.setattr(
+        substitution, "_damped_inverse", lambda *of: calls.append(1) or right(*of)
+    )
+    here = Substitution(coupling, statistics)
+    found = [here.revision(each) for each in removals]
+    layers = {
+        node.name: node for group in coupling.groups for node, _ in here._reads(group)
+    }
+    rows = {statistics.rows(node).key for node in layers.values()}
+    assert len(calls) == len(rows) > 1
+    for one, other in zip(found, expected, strict=True):
+        assert one.weights.keys() == other.weights.keys()
+        for name, values in one.weights.items():
+            np.testing.assert_array_equal(values, other.weights[name])
 
 
 def test_queries_and_keys_that_go_are_zero() -> None:
@@ -324,3 +353,32 @@ def test_weights_of_a_stretch_are_those_of_the_whole(name: str) -> None:
         }
         made |= read & part.weights.keys()
     assert made >= {w for w in whole.weights if w in graph.weights}
+
+
+def test_values_are_given_up_once_nobody_reads_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A version does not hold what it read while it runs through the next batches."""
+    graph = GRAPHS["residual"](0)
+    coupling = pg.analyze(graph)
+    substitution = Substitution(coupling, Statistics(graph, Data.of(batches())))
+    group = coupling.groups[0]
+    version = Version(
+        frozenset(substitution.touched({group.id: np.arange(2)})),
+        lambda nodes: substitution.revision({group.id: np.arange(2)}, nodes),
+    )
+    held: list[int] = []
+    right = relay.run
+
+    def counted(opened: object, given: dict[str, np.ndarray], names: list[str]) -> object:
+        own = [array for value in version.values.values() for array in value]
+        held.append(sum(array.nbytes > 0 for array in own))
+        return right(opened, given, names)
+
+    monkeypatch.setattr(relay, "run", counted)
+    several = batches(6)
+    shapes = coupling.shape_info.shapes
+    Relay(graph, shapes, list(graph.outputs)).run(several, [version])
+    assert 0 < min(count for count in held if count) < len(several)
+    assert all(len(each) == len(several) for each in version.values.values())
+    assert all(array.nbytes for each in version.values.values() for array in each)

@@ -17,7 +17,9 @@ from prunegraph.graph.linear import is_finite
 from prunegraph.graph.model import Graph, Node
 from prunegraph.options import base_name, bound
 from prunegraph.registry import Registry
-from prunegraph.runtime.statistics import ChannelMoments, Gram, Statistics
+from prunegraph.runtime.gram import Gram
+from prunegraph.runtime.memory import release
+from prunegraph.runtime.statistics import ChannelMoments, Statistics
 from prunegraph.selection.options import SelectionOptions
 
 Array = np.ndarray
@@ -221,6 +223,7 @@ def score(name: str, context: Context) -> dict[str, Array]:
         with plugins.attributed(f"{entry}, group {group.id!r},"):
             scores = function(group, context)
         result[group.id] = _checked(scores, group, str(entry))
+    release()
     if result and all(np.isposinf(scores).all() for scores in result.values()):
         raise BudgetError(
             f"algorithm {name!r} applies to none of the {len(result)} groups of {context.graph.source}: "
