@@ -109,6 +109,8 @@ def show_result(
     where.print(tables.result_table(result))
     if result.plan.is_empty and not result.left_out and result.vocabulary is None:
         where.print(_nothing_removed(result))
+    if (note := result.plan.provenance.get("latency", {}).get("note")) is not None:
+        where.print(f"latency: {note}")
     if (binding := result.plan.provenance.get("binding")) is not None:
         where.print(f"all bounds are met; the one that binds: {binding}")
     if result.plan.provenance.get("curvature"):

@@ -35,12 +35,16 @@ JUST_BELOW = 1 - 1e-9
 
 @dataclass(frozen=True)
 class TimedPlan:
-    """A plan with its shares of the original's MACs and latency: predicted by the table, and measured."""
+    """A plan with its shares of the original's MACs and latency: predicted by the table, and measured.
+
+    `note` says where it is not what was asked for.
+    """
 
     plan: Plan
     macs: float
     predicted: float
     latency: Latency | None = None
+    note: str = ""
 
     @property
     def measured(self) -> float:

@@ -152,10 +152,11 @@ def _joined(strength: Budget, others: Budget, original: Cost) -> Budget:
 def _described(result: TimedPlan, choice: SelectionOptions, coupling: Coupling) -> Plan:
     """The plan with the budget it was made for, and what was measured."""
     assert result.latency is not None
+    latency = result.latency.provenance()
     provenance = {
         **result.plan.provenance,
         "budget": choice.budget.given(),
-        "latency": result.latency.provenance(),
+        "latency": {**latency, "note": result.note} if result.note else latency,
     }
     if choice.budget.counted:
         provenance["binding"] = _binding(result, choice.budget, coupling)
