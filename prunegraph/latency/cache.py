@@ -28,8 +28,8 @@ VARIABLE = "PRUNEGRAPH_CACHE"
 class Cache:
     """Figures of one environment.
 
-    `layers` holds milliseconds by layer (operator, attributes, shapes), and those of a run with nothing to do; `rounding` holds, by
-    model, latency per MAC by multiple.
+    `layers` holds milliseconds by layer (operator, attributes, shapes), and those of a run with nothing to do;
+    `rounding` holds, by model, latency per MAC by multiple.
 
     Args:
         environment: what the figures depend on.

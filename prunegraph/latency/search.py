@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import islice
 
 from prunegraph.errors import BudgetError
-from prunegraph.latency.bench import Bench, Path, Planner, TimedPlan
+from prunegraph.latency.bench import Bench, Path, TimedPlan
 from prunegraph.latency.blends import blends
 
 Progress = Callable[[str], None]
@@ -36,23 +36,25 @@ class LatencySearch:
     """Looks for a plan whose measured latency is at the bound or a little below it.
 
     Args:
-        planner: gives plans.
+        path: gives plans of more and less strength.
         bench: predicts and measures them.
         bound: share of the original's latency, 0 < bound.
         label: what to call the bound in messages.
         progress: told what was measured.
+        correction: measured over predicted latency of a plan that was measured before.
     """
 
     def __init__(
         self,
-        planner: Planner,
+        path: Path,
         bench: Bench,
         bound: float,
         label: str,
         progress: Progress = lambda stage: None,
+        correction: float = 1.0,
     ):
         self.bench, self.bound, self.label, self.progress = bench, bound, label, progress
-        self.path = Path(planner, bench)
+        self.path, self.correction = path, correction
         self.measured: list[TimedPlan] = []
 
     def run(self, may_be_below: bool = False) -> TimedPlan:
@@ -87,7 +89,7 @@ class LatencySearch:
         Raises:
             BudgetError: `low`, the strongest plan, is above the bound.
         """
-        correction = 1.0
+        correction = self.correction
         for turn in range(MEASUREMENTS):
             aim = self._aim / correction
             chosen = self.path.between(aim, low, high)
