@@ -127,8 +127,22 @@ def choose(
         )
     if base_name(choice.allocation or "") not in MEASURED or statistics is None:
         inputs = _sample(coupling.graph, choice, statistics.data if statistics else None)
+
+        def compete(choice: SelectionOptions) -> Ranking:
+            """What shares a latency by damage: channels alone have times at all widths."""
+            assert statistics is not None
+            alone = replace(choice, ranks="never")
+            return competing(coupling, alone, statistics, gradients, repair, progress)
+
+        is_shared = statistics is not None and shares_time(choice)
         return select_by_measuring(
-            coupling, choice, statistics, gradients, inputs=inputs, progress=progress
+            coupling,
+            choice,
+            statistics,
+            gradients,
+            inputs=inputs,
+            progress=progress,
+            competing=compete if is_shared else None,
         )
     if choice.is_measured:
         raise BudgetError(
@@ -244,6 +258,15 @@ def competes(choice: SelectionOptions) -> bool:
         and base_name(choice.algorithm or "obs") == "obs"
         and choice.budget.ratio is None
         and not choice.is_measured
+    )
+
+
+def shares_time(choice: SelectionOptions) -> bool:
+    """Tell whether a latency may be shared by measured damage: the same of a bound on what is timed."""
+    return (
+        choice.allocation is None
+        and base_name(choice.algorithm or "obs") == "obs"
+        and choice.budget.latency is not None
     )
 
 

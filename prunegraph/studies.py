@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Unpack
 
@@ -26,7 +27,7 @@ from prunegraph.graph.model import Graph
 from prunegraph.keywords import takes_options
 from prunegraph.latency.measured import Selected, runtime_of
 from prunegraph.measuring.metrics import Named, portable
-from prunegraph.pipeline import PruneResult, error_metrics, finish, ranking
+from prunegraph.pipeline import PruneResult, finish, ranking
 from prunegraph.preparation import Preparation, Preparer
 from prunegraph.quantization.precision import check_dtype
 from prunegraph.recovery import repairs
@@ -53,6 +54,7 @@ def sensitivity(
     repair: str = "none",
     attention: str | None = None,
     blocks: str = "alike",
+    rotate: str = "auto",
     jobs: int | None = None,
     cluster: str | None = None,
     resume: str | os.PathLike[str] | None = None,
@@ -75,6 +77,7 @@ def sensitivity(
         attention: "heads" or "head_dim"; by default whichever is finer.
         blocks: whether heads, and groups of a convolution, lose the same channels ("alike") or their "own"; "both" also
             takes whole ones.
+        rotate: whether channels get another basis first, as for `pg.prune`.
         jobs: worker processes; None is one for each core.
         cluster: a Dask scheduler, "tcp://host:port", or Ray, "ray:host:port", instead of processes.
         resume: a file that keeps each candidate as it is measured; what it has of the same model, data, metric and
@@ -91,11 +94,15 @@ def sensitivity(
     samples = Data.of(data)
     options.setdefault("round_to", 1)
     choice = SelectionOptions(Budget(ratio=ratios[-1]), **options)
+    check_when(rotate)
     runtime_of(choice)
     where = choice.runtime, choice.provider
     progress("load")
-    graph = model if isinstance(model, Graph) else load(model)
-    samples = samples.fit(graph)
+    whole = model if isinstance(model, Graph) else load(model)
+    samples = samples.fit(whole)
+    preparer = Preparer(samples, True, choice.seed, None, progress)
+    ready = preparer.in_best_bases(Preparation(whole), rotate, choice, False)
+    graph = ready.graph
     bound = repairs.find(repair, samples, graph)
     progress("analyze")
     coupling = analyze(graph, attention=attention, blocks=blocks)
@@ -113,17 +120,25 @@ def sensitivity(
     )
     with trials(study) as measured:
         progress("score")
-        metrics = error_metrics(graph, samples, choice, progress)
-        statistics = Statistics(graph, samples, progress=progress, metrics=metrics)
+        statistics = Statistics(graph, samples, progress=progress, metrics=ready.metrics)
         ranked = rank(coupling, choice, statistics)
         branches: list[Branch] = []
         if choice.depth != "never":
             branches = Depth(coupling, choice, samples, bound).branches
         if choice.depth == "only":
             ranked = replace(ranked, coupling=replace(coupling, groups=()))
-        return sensitivities.measure(
-            measured, ranked, ratios, bound.name, progress, watch, branches
+        described = partial(_described, whole, ready)
+        watched = (lambda each: watch(described(each))) if watch is not None else None
+        result = sensitivities.measure(
+            measured, ranked, ratios, bound.name, progress, watched, branches
         )
+        return described(result)
+
+
+def _described(whole: Graph, ready: Preparation, result: Sensitivity) -> Sensitivity:
+    """A sensitivity of the model that was given, in whatever bases its channels were."""
+    turns = ready.rotated.rotation.turns if ready.rotated is not None else ()
+    return replace(result, sha256=whole.sha256, rotated=len(turns))
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from prunegraph.cli.options import (
     reading_options,
     repair_option,
     report_option,
+    rotate_option,
     round_to_option,
 )
 from prunegraph.cli.recipe import Writes
@@ -70,6 +71,7 @@ FORMAT = "prunegraph/compressed@1"
 @depth_option(
     "Whether residual branches go as a whole: auto tries mixes without some of them, only drops nothing else."
 )
+@rotate_option()
 @allocation_option()
 @repair_option()
 @round_to_option("Channels and ranks are a multiple of this.", default="8")

@@ -104,11 +104,13 @@ def show_result(
     from prunegraph.decoders.vocabulary import map_path
     from prunegraph.operators import is_batch_normalization
     from prunegraph.report import tables
-    from prunegraph.report.text import interface_lines, precision_line
+    from prunegraph.report.text import interface_lines, precision_line, rotated_line
 
     where.print(tables.result_table(result))
     if result.plan.is_empty and not result.left_out and result.vocabulary is None:
         where.print(_nothing_removed(result))
+    if (note := result.plan.provenance.get("latency", {}).get("note")) is not None:
+        where.print(f"latency: {note}")
     if (binding := result.plan.provenance.get("binding")) is not None:
         where.print(f"all bounds are met; the one that binds: {binding}")
     if result.plan.provenance.get("curvature"):
@@ -160,9 +162,7 @@ def show_result(
             f"vocabulary: {kept} of {size} tokens stay, map of ids: {map_path(out)}"
         )
     if result.rotated is not None:
-        count = len(result.rotated.rotation.turns)
-        shown = f"; {result.rotated.proof}" if result.rotated.proof else ""
-        where.print(f"rotated: {count} spaces of channels, before the cut{shown}")
+        where.print(rotated_line(result.rotated))
     if result.plan.interface:
         where.print("changed: " + "; ".join(interface_lines(result.plan)))
     if result.configured is not None:

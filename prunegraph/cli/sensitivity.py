@@ -18,6 +18,7 @@ from prunegraph.cli.options import (
     reading_options,
     repair_option,
     report_option,
+    rotate_option,
     round_to_option,
     runtime_option,
     sweep_options,
@@ -60,6 +61,7 @@ def _ratios(ctx: click.Context, parameter: click.Parameter, value: str) -> list[
 @depth_option(
     "Whether residual branches are dropped one by one as well (auto), or nothing else (only)."
 )
+@rotate_option()
 @report_option("Write an HTML page of the curves, anew while they are measured.")
 @reading_options
 def sensitivity(
@@ -95,6 +97,8 @@ def sensitivity(
         where.print(tables.sensitivity_table(result, graph))
     if result.branches:
         where.print(tables.dropped_table(result, graph))
+    if result.rotated:
+        where.print(f"rotated: {result.rotated} spaces of channels, before each cut")
     if page is not None:
         page.finished(result)
         where.print(f"wrote {report}")

@@ -26,6 +26,7 @@ from prunegraph.measuring.deviation import deviation
 from prunegraph.ops.cost import Cost
 from prunegraph.options import base_name
 from prunegraph.pipeline import check_quantize, competes, competing, ranking
+from prunegraph.preparation import Preparation, Preparer
 from prunegraph.quantization.precision import PrecisionResult, check_dtype, to_dtype
 from prunegraph.recovery import repairs
 from prunegraph.rewriting.decompose import (
@@ -34,11 +35,12 @@ from prunegraph.rewriting.decompose import (
     decompose_layers,
 )
 from prunegraph.rewriting.ranks import RankRule
+from prunegraph.rotation.run import Rotated, check_when
 from prunegraph.runtime.data import Data, Samples
 from prunegraph.runtime.statistics import Statistics
 from prunegraph.selection.budget import Budget
 from prunegraph.selection.options import SelectionOptions
-from prunegraph.selection.plan import Plan, make_plan, survivors
+from prunegraph.selection.plan import Plan, make_plan
 from prunegraph.selection.select import Ranking, select
 from prunegraph.selection.selectors import SELECTORS
 
@@ -56,7 +58,7 @@ class CompressResult:
     """What `compress` did.
 
     Args:
-        original: what was compressed.
+        original: what was compressed; where it was rotated first, the rotated graph.
         model: the result.
         plan: what was cut; may be empty. `proof` is that of the cut (None where it was turned off), `left_out` are
             groups that broke it and stay whole.
@@ -70,6 +72,7 @@ class CompressResult:
         repair: how accuracy was got back.
         quantized: what quantization did, if it was asked for.
         precision: what 16-bit floats did, if they were asked for.
+        rotated: which channels got another basis before some went, if any did.
     """
 
     original: Graph
@@ -85,6 +88,7 @@ class CompressResult:
     repair: str = "none"
     quantized: QuantizeResult | None = None
     precision: PrecisionResult | None = None
+    rotated: Rotated | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the graphs and the proof, as plain JSON."""
@@ -100,6 +104,7 @@ class CompressResult:
             "branches": list(self.plan.branches),
             "left_out": list(self.left_out),
             "repair": self.repair,
+            "rotated": len(self.rotated.rotation.turns) if self.rotated else 0,
             "before": vars(self.before),
             "after": vars(self.after),
         }
@@ -117,6 +122,7 @@ class CompressKeywords(TypedDict, total=False):
     round_to: int
     min_channels: int
     depth: str
+    rotate: str
     seed: int
 
 
@@ -137,6 +143,8 @@ class CompressOptions:
         min_channels: at least this many channels stay in every group.
         depth: whether residual branches go as a whole: "never", "auto" in some of the mixes, or "only" in place of
             channels (needs data; see `prunegraph.depth`).
+        rotate: whether channels get another basis before some of them go, as for `pg.prune`: "never", "always", or
+            "auto"; in mixes that prune.
         seed: of all that is random.
 
     Raises:
@@ -155,6 +163,7 @@ class CompressOptions:
     round_to: int = 8
     min_channels: int = 1
     depth: str = "never"
+    rotate: str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -178,12 +187,22 @@ class CompressOptions:
             raise OptionError(
                 f"method {self.method!r} drops no branches: leave depth {self.depth!r} out"
             )
+        check_when(self.rotate)
+        if self.rotate == "always" and not self.may_rotate:
+            raise OptionError(
+                f"method {self.method!r} takes layers as they are: leave rotate 'always' out"
+            )
         RankRule.parse(self.rank or "evbmf")
 
     @property
     def published(self) -> bool:
         """Tell whether it is the rule of source 004."""
         return self.method == "source-004"
+
+    @property
+    def may_rotate(self) -> bool:
+        """Tell whether channels go that could have another basis: by rank alone none do, source 004 judges filters."""
+        return self.method in ("hybrid", "prune") and self.rotate != "never"
 
     def choice(self, budget: Budget, **others: Any) -> SelectionOptions:
         """A selection with these options."""
@@ -268,10 +287,15 @@ def compress(
     how = ExecutionOptions(
         repairs.find(repair, samples, graph), verify, settings.seed, progress=progress
     )
+    ready = _prepared(graph, settings, samples, how)
     progress("analyze")
-    work = _Work(
-        api.analyze(graph, attention=attention, blocks=blocks), settings, samples, how
+    whole = api.analyze(graph, attention=attention, blocks=blocks)
+    coupling = (
+        api.analyze(ready.graph, attention=attention, blocks=blocks)
+        if ready.rotated is not None
+        else whole
     )
+    work = _Work(whole, coupling, ready.rotated, settings, samples, how)
     created = work.by_rule() if settings.published else work.by_budget()
     if quantize is not None:
         from prunegraph.quantization.quantize import quantize as _quantize
@@ -287,20 +311,36 @@ def compress(
     return created
 
 
+def _prepared(
+    graph: Graph, settings: CompressOptions, samples: Data | None, how: ExecutionOptions
+) -> Preparation:
+    """The model in which channels are chosen: in other bases, where it may have them."""
+    ready = Preparation(graph)
+    if not settings.may_rotate:
+        return ready
+    preparer = Preparer(samples, how.verify, settings.seed, how.scratch, how.progress)
+    # Errors of layers count alike here, as they do in the scores.
+    choice = settings.choice(settings.budget or Budget(ratio="auto"), curvature="never")
+    return preparer.in_best_bases(ready, settings.rotate, choice, False)
+
+
 class _Work:
-    """One model being compressed."""
+    """One model being compressed: `whole` as it is, `coupling` in the bases in which channels are chosen."""
 
     def __init__(
         self,
+        whole: Coupling,
         coupling: Coupling,
+        rotated: Rotated | None,
         settings: CompressOptions,
         samples: Data | None,
         how: ExecutionOptions,
     ):
-        self.coupling, self.settings, self.samples = coupling, settings, samples
+        self.whole, self.coupling, self.rotated = whole, coupling, rotated
+        self.settings, self.samples = settings, samples
         self.how, self.progress = how, how.progress
         self.model = coupling.graph
-        self.before = full_cost(self.model)
+        self.before = full_cost(whole.graph)
         self.statistics = (
             Statistics(self.model, samples, progress=self.progress)
             if samples is not None
@@ -365,9 +405,11 @@ class _Work:
         whole, bound = float(getattr(self.before, budget.kind)), budget.bound(self.before)
         if way.together:
             plan = self._ranked(budget).plan(Budget(**{budget.kind: bound}))
-            return self._executed(plan, data, None, verify)
+            return self._executed(self.coupling, plan, data, None, verify)
         between = whole * min(bound / whole, 1.0) ** share
-        plan = make_plan(self.coupling, {})
+        # By rank alone no channel goes that could have another basis.
+        coupling = self.coupling if share else self.whole
+        plan = make_plan(coupling, {})
         if way.depth:
             plan = self._branches.plan(way.depth, Budget(**{budget.kind: between}))
         elif share:
@@ -385,14 +427,19 @@ class _Work:
             )
             return decompose_layers(graph, how, data=data)
 
-        return self._executed(plan, data, second if share < 1 else None, verify)
+        return self._executed(coupling, plan, data, second if share < 1 else None, verify)
 
     def _executed(
-        self, plan: Plan, data: Data | None, second: Decomposition | None, verify: bool
+        self,
+        coupling: Coupling,
+        plan: Plan,
+        data: Data | None,
+        second: Decomposition | None,
+        verify: bool,
     ) -> ExecutionResult:
         """A plan executed; where nothing is cut there is nothing to prove."""
         how = replace(self.how, verify=verify and not plan.is_empty)
-        return execute(self.coupling, plan, data, how, second)
+        return execute(coupling, plan, data, how, second)
 
     def _plan(self, budget: Budget) -> Plan:
         choice = self.settings.choice(budget)
@@ -477,7 +524,7 @@ class _Work:
             )
             return decompose_layers(graph, how, data=data)
 
-        built = self._executed(plan, self.samples, second, self.how.verify)
+        built = self._executed(self.coupling, plan, self.samples, second, self.how.verify)
         remaining = built.decomposed.skipped if built.decomposed else {}
         reasons = {
             name: f"{verdict.reason}; {remaining[name]}"
@@ -494,16 +541,20 @@ class _Work:
         tried: tuple[Mix, ...],
         chosen: Mix | None,
     ) -> CompressResult:
+        model, plan = built.survivors.coupling.graph, built.plan
+        rotated = self.rotated if model is self.model else None
+        if rotated is not None:
+            plan = replace(plan, rotation=rotated.rotation)
         return CompressResult(
-            self.model,
+            model,
             built.model,
-            built.plan,
+            plan,
             decisions(
-                self.model,
+                model,
                 built.pruned,
                 built.decomposed,
                 reasons,
-                self._dropped(built.plan),
+                _dropped(built),
             ),
             tried,
             chosen,
@@ -512,15 +563,18 @@ class _Work:
             built.proof,
             built.left_out,
             self.how.repair.name,
+            rotated=rotated,
         )
 
-    def _dropped(self, plan: Plan) -> dict[str, str]:
-        """Layers that go with branches, each with the name of its branch."""
-        by_id, layers = self.coupling.branches_by_id, self.model.layers
-        gone = survivors(self.coupling, plan).gone
-        # What several branches share goes with the last of them.
-        result = {n.name: plan.branches[-1] for n in layers if n.index in gone}
-        for name in plan.branches:
-            alone = self.coupling.nodes_without([by_id[PREFIX + name]])
-            result.update({n.name: name for n in layers if n.index in alone})
-        return result
+
+def _dropped(built: ExecutionResult) -> dict[str, str]:
+    """Layers that go with branches, each with the name of its branch."""
+    coupling, branches = built.survivors.coupling, built.plan.branches
+    by_id, layers = coupling.branches_by_id, coupling.graph.layers
+    # What several branches share goes with the last of them.
+    gone = built.survivors.gone
+    result = {node.name: branches[-1] for node in layers if node.index in gone}
+    for name in branches:
+        alone = coupling.nodes_without([by_id[PREFIX + name]])
+        result.update({node.name: name for node in layers if node.index in alone})
+    return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -35,12 +36,16 @@ JUST_BELOW = 1 - 1e-9
 
 @dataclass(frozen=True)
 class TimedPlan:
-    """A plan with its shares of the original's MACs and latency: predicted by the table, and measured."""
+    """A plan with its shares of the original's MACs and latency: predicted by the table, and measured.
+
+    `note` says where it is not what was asked for.
+    """
 
     plan: Plan
     macs: float
     predicted: float
     latency: Latency | None = None
+    note: str = ""
 
     @property
     def measured(self) -> float:
@@ -59,9 +64,9 @@ class Bench:
 
     def __init__(self, coupling: Coupling, timer: Timer, cache: Cache):
         self.coupling, self.timer = coupling, timer
-        self._table, self._meter = LayerTable(coupling, timer, cache), Meter(coupling)
-        self._whole = self._table.predict(Survivors(coupling.whole, {}))
-        if not self._whole or not self._meter.original.macs:
+        self.table, self._meter = LayerTable(coupling, timer, cache), Meter(coupling)
+        self.whole = self.table.predict(Survivors(coupling.whole, {}))
+        if not self.whole or not self._meter.original.macs:
             raise BudgetError(
                 f"{coupling.graph.source}: has no layer that can be timed by itself; use another budget"
             )
@@ -70,7 +75,7 @@ class Bench:
         """A plan with its predicted latency."""
         survivors = Survivors(self.coupling, plan.removal)
         macs = self._meter.measure(plan.removal).macs / self._meter.original.macs
-        return TimedPlan(plan, macs, self._table.predict(survivors) / self._whole)
+        return TimedPlan(plan, macs, self.table.predict(survivors) / self.whole)
 
     def like(
         self, plan: Plan, remove: Mapping[str, Sequence[int] | np.ndarray]
@@ -89,15 +94,34 @@ class Bench:
         )
 
 
-class Path:
-    """Plans from the whole model down to what must stay, in the order of their MACs."""
+class Path(Protocol):
+    """Plans from the whole model down to what must stay, stronger and stronger. All raise BudgetError for none."""
+
+    def at(self, share: float) -> TimedPlan:
+        """The plan of a strength: 1 is the weakest."""
+
+    def strongest(self) -> TimedPlan:
+        """The plan that removes all that may go."""
+
+    def stronger(self, start: TimedPlan) -> Iterator[TimedPlan]:
+        """The next stronger plans, one step after the other."""
+
+    def weaker(self, start: TimedPlan, count: int, reach: float) -> Iterator[TimedPlan]:
+        """Some weaker plans, the nearest first, up to a part of the way back to the whole model."""
+
+    def between(self, aim: float, low: TimedPlan, high: TimedPlan) -> TimedPlan | None:
+        """The plan between two others whose predicted latency is nearest to an aim; None where there is none."""
+
+
+class PathOfMacs:
+    """Plans in the order of their MACs: any criterion and allocation can be asked for these."""
 
     def __init__(self, planner: Planner, bench: Bench):
         self._planner, self._bench = planner, bench
 
-    def at(self, macs: float) -> TimedPlan:
+    def at(self, share: float) -> TimedPlan:
         """The plan for a share of the original's MACs. Raises BudgetError where that cannot be met."""
-        return self._bench.candidate(self._planner(Budget(macs=macs)))
+        return self._bench.candidate(self._planner(Budget(macs=share)))
 
     def strongest(self) -> TimedPlan:
         """The plan that removes all that may go."""

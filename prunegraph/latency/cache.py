@@ -19,7 +19,7 @@ from prunegraph.errors import MALFORMED, ModelError
 from prunegraph.graph.onnx_io import write_whole
 from prunegraph.runtime.engine import Runtime
 
-FORMAT = "prunegraph/latency@1"
+FORMAT = "prunegraph/latency@2"
 
 #: Names the folder of the cache; by default it is `prunegraph` in the user's cache folder.
 VARIABLE = "PRUNEGRAPH_CACHE"
@@ -28,8 +28,8 @@ VARIABLE = "PRUNEGRAPH_CACHE"
 class Cache:
     """Figures of one environment.
 
-    `layers` holds milliseconds by layer (operator, attributes, shapes); `rounding` holds, by
-    model, latency per MAC by multiple.
+    `layers` holds milliseconds by layer (operator, attributes, shapes), and those of a run with nothing to do;
+    `rounding` holds, by model, latency per MAC by multiple.
 
     Args:
         environment: what the figures depend on.

@@ -1,13 +1,14 @@
 """The latency table: every layer timed alone, in a model of one node, at the widths in question.
 
-The table predicts. Fused activations, layout changes between layers and everything that is
+A run of a model of one node is more than the node: what a run of next to nothing takes is in every time, and in that of
+the whole model once. The table predicts. Fused activations, layout changes between layers and everything that is
 no layer are not in it; what counts is measured on whole models (`prunegraph.latency.search`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
@@ -23,6 +24,9 @@ from prunegraph.measuring.latency import Timer
 from prunegraph.ops.cost import node_macs
 
 Shape = tuple[int, ...]
+
+#: Under which the cache has what a run takes that has next to nothing to do.
+IDLE = "(a run)"
 
 
 class LayerTable:
@@ -40,24 +44,35 @@ class LayerTable:
         self.layers = [node for node in coupling.graph.nodes if node_macs(node, shapes)]
 
     def predict(self, survivors: Survivors) -> float:
-        """Milliseconds of all layers, one after the other."""
-        return sum(
-            self.time(node, survivors)
-            for node in self.layers
-            if node.index not in survivors.gone
-        )
+        """Milliseconds of one run of all layers, one after the other."""
+        nodes = (node for node in self.layers if node.index not in survivors.gone)
+        return self.idle + sum(self.net(node, survivors) for node in nodes)
+
+    @property
+    def idle(self) -> float:
+        """Milliseconds of a run that has next to nothing to do; 0 where that was not measured."""
+        if IDLE not in self.cache.layers and self.timer is not None:
+            self.cache.layers[IDLE] = self._alone(_idle)
+        return self.cache.layers.get(IDLE, 0.0)
+
+    def net(self, node: Node, survivors: Survivors) -> float:
+        """Milliseconds of one layer at the widths that are left, as a part of a run."""
+        return max(self.time(node, survivors) - self.idle, 0.0)
 
     def time(self, node: Node, survivors: Survivors) -> float:
-        """Milliseconds of one layer at the widths that are left."""
+        """Milliseconds of a run of one layer alone, at the widths that are left."""
         key = self.key(node, survivors)
         if key not in self.cache.layers:
-            assert self.timer is not None
-            try:
-                self.cache.layers[key] = self.timer.alone(self._model(node, survivors))
-            except (PrunegraphError, *MISFIT):
-                # It does not run by itself, so the table says nothing of it.
-                self.cache.layers[key] = 0.0
+            self.cache.layers[key] = self._alone(lambda: self._model(node, survivors))
         return self.cache.layers[key]
+
+    def _alone(self, model: Callable[[], Graph]) -> float:
+        """Milliseconds of a model by itself; 0 for one that does not run so: the table says nothing of it."""
+        assert self.timer is not None
+        try:
+            return self.timer.alone(model())
+        except (PrunegraphError, *MISFIT):
+            return 0.0
 
     def estimate(self, survivors: Survivors) -> tuple[float, float, int] | None:
         """What the cache says without measuring: milliseconds of all layers before and after, and how many are guessed.
@@ -66,20 +81,20 @@ class LayerTable:
         None where some layer was never timed as it is.
         """
         whole = Survivors(self.coupling, {})
-        before = after = 0.0
+        before = after = self.idle
         guessed = 0
         for node in self.layers:
             full = self.cache.layers.get(self.key(node, whole))
             if full is None:
                 return None
-            before += full
+            before += max(full - self.idle, 0.0)
             if node.index in survivors.gone:
                 continue
             now = self.cache.layers.get(self.key(node, survivors))
             if now is None:
                 guessed += 1
                 now = full * self._macs(node, survivors) / self._macs(node, whole)
-            after += now
+            after += max(now - self.idle, 0.0)
         return before, after, guessed
 
     def work(self, node: Node, survivors: Survivors) -> tuple[int, int]:
@@ -191,3 +206,18 @@ class LayerTable:
             return np.resize(weight.read(), tuple(shape))
         dtype = helper.tensor_dtype_to_np_dtype(self.coupling.shape_info.types[value])
         return np.random.default_rng(0).standard_normal(tuple(shape)).astype(dtype)
+
+
+def _idle() -> Graph:
+    """A model that does next to nothing: one multiplication."""
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    values = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 1])
+        for name in ("x", "y")
+    ]
+    weight = numpy_helper.from_array(np.ones((1, 1), np.float32), "w")
+    graph = helper.make_graph([node], "nothing", values[:1], values[1:], [weight])
+    opsets = [helper.make_opsetid("", 17)]
+    return from_model(
+        helper.make_model(graph, opset_imports=opsets, ir_version=8), source=IDLE
+    )

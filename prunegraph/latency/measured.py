@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from prunegraph.coupling.coupling import Coupling
-from prunegraph.latency.bench import Bench, TimedPlan
+from prunegraph.latency import sharing
+from prunegraph.latency.bench import Bench, Path, PathOfMacs, TimedPlan
 from prunegraph.latency.cache import Cache
 from prunegraph.latency.rounding import Rounding, best_rounding
 from prunegraph.latency.search import LatencySearch
+from prunegraph.latency.sharing import PathOfTime, correction, least_damage
 from prunegraph.measuring.latency import Inputs, Latency, Stopwatch, Timer
 from prunegraph.ops.cost import Cost, cost
 from prunegraph.options import base_name
@@ -54,6 +57,7 @@ def select_by_measuring(
     timer: Timer | None = None,
     cache: Cache | None = None,
     progress: Progress = lambda stage: None,
+    competing: Callable[[SelectionOptions], Ranking] | None = None,
 ) -> Selected:
     """Choose channels, with a latency budget or `round_to="auto"` too.
 
@@ -66,6 +70,7 @@ def select_by_measuring(
         timer: what measures; None is the choice's runtime.
         cache: where layer times and widths are kept; None is this machine's.
         progress: told what is being measured.
+        competing: scores channels and measures damage, where a latency is to be shared by that.
 
     Raises:
         BudgetError: the budget is malformed or cannot be met.
@@ -88,8 +93,13 @@ def select_by_measuring(
     if choice.budget.latency is None:
         chosen = _select(coupling, choice, statistics, gradients)
         return replace(chosen, rounding=rounding)
-    ranking = rank(coupling, choice, statistics, gradients)
-    result = _meet(ranking, timer, cache, progress)
+    ranking = (
+        rank(coupling, choice, statistics, gradients)
+        if competing is None
+        else competing(choice)
+    )
+    whole = partial(rank, coupling, choice, statistics, gradients)
+    result = _meet(ranking, timer, cache, progress, whole)
     plan = _described(result, choice, coupling)
     return Selected(plan, result.latency, rounding, ranking.grounds)
 
@@ -111,7 +121,14 @@ def runtime_of(choice: SelectionOptions) -> Runtime:
     return find(choice.runtime, choice.provider, choice.threads)
 
 
-def _meet(ranking: Ranking, timer: Timer, cache: Cache, progress: Progress) -> TimedPlan:
+def _meet(
+    ranking: Ranking,
+    timer: Timer,
+    cache: Cache,
+    progress: Progress,
+    whole: Callable[[], Ranking],
+) -> TimedPlan:
+    """The plan of a ranking that meets its latency; `whole` scores on all data, where damage does not decide."""
     bound, is_share = parse_latency(ranking.choice.budget.latency or 1.0)
     original = 1.0 if is_share else timer.original()
     share = bound / original
@@ -121,19 +138,35 @@ def _meet(ranking: Ranking, timer: Timer, cache: Cache, progress: Progress) -> T
     asked = ranking.choice.budget
     others = replace(asked, latency=None) if asked.counted else None
 
-    def planner(strength: Budget) -> Plan:
+    def planned(ranking: Ranking, strength: Budget) -> Plan:
         """A plan of some strength that meets the other bounds, too."""
-        if others is None or strength.macs is None:
-            return ranking.plan(strength)
-        return ranking.plan(_joined(strength, others, cost(ranking.coupling.graph)))
+        if others is not None and strength.macs is not None:
+            strength = _joined(strength, others, cost(ranking.coupling.graph))
+        return ranking.by(str(ranking.choice.allocation), strength)
 
     try:
         bench = Bench(ranking.coupling, timer, cache)
-        result = LatencySearch(planner, bench, share, label, progress).run(
-            may_be_below=others is not None
-        )
+        path: Path = PathOfMacs(partial(planned, ranking), bench)
+        known, damage = 1.0, {}
+        if ranking.damage is not None and share < 1:
+            paths = _paths(ranking, bench, path, others)
+            progress("damage: channels for the time they save")
+            known = correction(bench, list(paths.values()), share)
+            damage = least_damage(paths, ranking, share / known)
+            best = min(damage, key=damage.__getitem__, default=None)
+            # Nothing is held back where there is nothing to compare any more.
+            path = (
+                paths[best]
+                if best in sharing.ALLOCATIONS
+                else PathOfMacs(partial(planned, whole()), bench)
+            )
+        search = LatencySearch(path, bench, share, label, progress, known)
+        result = search.run(may_be_below=others is not None)
     finally:
         cache.save()
+    if damage:
+        provenance = {**result.plan.provenance, "damage": damage}
+        result = replace(result, plan=replace(result.plan, provenance=provenance))
     if is_share or result.latency is None:
         return result
     # In the milliseconds of the one measurement that the bound was compared with.
@@ -141,6 +174,16 @@ def _meet(ranking: Ranking, timer: Timer, cache: Cache, progress: Progress) -> T
         result,
         latency=replace(result.latency, first=original, second=original * result.measured),
     )
+
+
+def _paths(
+    ranking: Ranking, bench: Bench, default: Path, others: Budget | None
+) -> dict[str, Path]:
+    """What competes for a latency, by the names of allocations: time shared by damage, and the default by MACs."""
+    shared = {
+        name: PathOfTime(ranking, bench, name, others) for name in sharing.ALLOCATIONS
+    }
+    return {**shared, str(ranking.choice.allocation): default}
 
 
 def _joined(strength: Budget, others: Budget, original: Cost) -> Budget:
@@ -152,10 +195,11 @@ def _joined(strength: Budget, others: Budget, original: Cost) -> Budget:
 def _described(result: TimedPlan, choice: SelectionOptions, coupling: Coupling) -> Plan:
     """The plan with the budget it was made for, and what was measured."""
     assert result.latency is not None
+    latency = result.latency.provenance()
     provenance = {
         **result.plan.provenance,
         "budget": choice.budget.given(),
-        "latency": result.latency.provenance(),
+        "latency": {**latency, "note": result.note} if result.note else latency,
     }
     if choice.budget.counted:
         provenance["binding"] = _binding(result, choice.budget, coupling)

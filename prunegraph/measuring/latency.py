@@ -5,6 +5,9 @@ slow now is slow for both. Where one thread of the CPU does all the work its CPU
 which is the wall clock of an idle machine: time that other processes had the core does not
 count. Elsewhere (several threads, other providers) it is the wall clock.
 
+A layer alone is timed against a small reference in the same way, and its time is the ratio, in milliseconds of the
+reference on an undisturbed core: times of layers are compared with one another though minutes lie between them.
+
 Two sessions of one model differ by some percent, by where their memory lies. A figure that has
 to hold for the next session is therefore taken over several pairs of sessions.
 """
@@ -14,12 +17,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import count, islice
 from typing import Any, Protocol
 
 import numpy as np
+from onnx import TensorProto, helper, numpy_helper
 
 from prunegraph.graph.model import Graph
+from prunegraph.graph.onnx_io import from_model
 from prunegraph.runtime.data import random_inputs
 from prunegraph.runtime.engine import Clock, OpenModel, Runtime, clock
 from prunegraph.runtime.runtimes import DEFAULT, OnnxRuntime
@@ -38,9 +44,15 @@ PRECISION = 0.007
 ROUNDS = 9
 SECONDS = (0.5, 8.0)
 
-#: A model of one layer is run so often at least and at most, for so many seconds.
-LAYER_RUNS = (5, 50)
-LAYER_SECONDS = 0.015
+#: A model of one layer and the reference beside it have so many turns at least and at most, for so many seconds.
+LAYER_TURNS = (5, 50)
+LAYER_SECONDS = 0.03
+
+#: Turns of the reference by itself: the shortest one is what it takes when nothing disturbs it.
+REFERENCE_TURNS = 100
+
+#: Rows of the reference, a matrix product, and its inputs and outputs.
+REFERENCE = (64, 128)
 
 
 @dataclass(frozen=True)
@@ -130,15 +142,25 @@ class Stopwatch:
 
     def alone(self, model: Graph) -> float:
         opened, inputs = self._open(model), random_inputs(model, batch=1)
-        opened.run(inputs)
-        least, most = LAYER_RUNS
-        best, end = float("inf"), time.perf_counter() + LAYER_SECONDS
+        reference, given, shortest = self._reference
+        for each, feed in ((opened, inputs), (reference, given)):
+            each.run(feed)
+        least, most = LAYER_TURNS
+        ratios, end = [], time.perf_counter() + LAYER_SECONDS
         for turn in range(most):
-            # Noise only adds: the shortest run is the layer's.
-            best = min(best, _run_seconds(opened, inputs, self._clock))
+            first = _block(reference, given, self._clock)
+            ratios.append(_block(opened, inputs, self._clock) / first)
             if turn + 1 >= least and time.perf_counter() > end:
                 break
-        return best * 1e3
+        return float(np.median(ratios)) * shortest
+
+    @cached_property
+    def _reference(self) -> tuple[OpenModel, Inputs, float]:
+        """A small model, its inputs, and the milliseconds of its shortest run."""
+        model = _reference_model()
+        opened, given = self._open(model), random_inputs(model, batch=1)
+        runs = (_block(opened, given, self._clock) for _ in range(REFERENCE_TURNS))
+        return opened, given, min(runs)
 
     def original(self) -> float:
         opened = self._open(self._graph)
@@ -148,6 +170,24 @@ class Stopwatch:
                 _settled(_rounds((opened,), [dict(self._inputs)], self._clock)), axis=0
             )[0]
         )
+
+
+def _reference_model() -> Graph:
+    """A matrix product: a model that every runtime runs, at much the same speed every time."""
+    rows, width = REFERENCE
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    x, y = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [rows, width])
+        for name in ("x", "y")
+    )
+    weight = np.random.default_rng(0).standard_normal((width, width)).astype(np.float32)
+    graph = helper.make_graph(
+        [node], "reference", [x], [y], [numpy_helper.from_array(weight, "w")]
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    return from_model(
+        helper.make_model(graph, opset_imports=opsets, ir_version=8), source="reference"
+    )
 
 
 def combined(parts: Sequence[Latency]) -> Latency:

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from prunegraph.graph.layer_names import shown
 from prunegraph.report.tables import amount, share
+from prunegraph.report.text import rotated_line
 
 if TYPE_CHECKING:
     from prunegraph.hybrid.compress import CompressResult
@@ -87,6 +88,8 @@ def outcome(result: CompressResult) -> str:
             else "proof of the cut: skipped (--no-verify)"
         )
     lines.append(f"repair: {result.repair}")
+    if result.rotated is not None:
+        lines.append(rotated_line(result.rotated))
     for name in ("params", "macs"):
         before, after = getattr(result.before, name), getattr(result.after, name)
         label = {"params": "parameters", "macs": "MACs"}[name]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prunegraph.quantization.precision import PrecisionResult
+    from prunegraph.rotation.run import Rotated
     from prunegraph.selection.plan import Plan
 
 #: Not text: controls (which HTML and XML forbid), half characters, and marks that turn the direction of what follows.
@@ -40,6 +41,14 @@ def precision_line(result: PrecisionResult) -> str:
     return (
         f"{result.dtype}: {result.converted} {what}; outputs within {far:.2g} of their largest value, {noise:.1f} dB "
         f"(measured against float32 on {samples})" + (f"; {kept}" if kept else "")
+    )
+
+
+def rotated_line(rotated: Rotated) -> str:
+    """How many spaces of channels got another basis, and the proof that it is the same network."""
+    shown = f"; {rotated.proof}" if rotated.proof else ""
+    return (
+        f"rotated: {len(rotated.rotation.turns)} spaces of channels, before the cut{shown}"
     )
 
 

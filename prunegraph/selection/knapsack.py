@@ -19,7 +19,7 @@ import numpy as np
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.errors import BudgetError
 from prunegraph.selection.budget import Budget, Meter, unmet
-from prunegraph.selection.pieces import Pieces
+from prunegraph.selection.pieces import Clock, Pieces
 from prunegraph.selection.units import (
     Limits,
     Removal,
@@ -51,6 +51,21 @@ class Option:
     def count(self) -> int:
         """Channels that go."""
         return sum(step.count for step in self.steps)
+
+
+@dataclass(frozen=True)
+class TimeBound:
+    """A bound on the sum of what layers take.
+
+    Args:
+        clock: times layers.
+        whole: milliseconds of all of them before anything is removed.
+        most: milliseconds that may be left.
+    """
+
+    clock: Clock
+    whole: float
+    most: float
 
 
 #: What a choice of options costs in all.
@@ -287,6 +302,7 @@ def allocate(
     limits: Limits,
     curves: Mapping[str, Curve],
     starts: Sequence[Collection[str]] = (),
+    time: TimeBound | None = None,
 ) -> dict[str, Array]:
     """What to remove so that the budget is met and the sum of the units' errors is small.
 
@@ -297,11 +313,14 @@ def allocate(
         limits: what has to be respected.
         curves: measured errors of each unit, by its id.
         starts: ids of units that go whole where a search begins, for several more searches.
+        time: what a bound on latency, which is predicted, comes to; None leaves the latency to others.
 
     Raises:
         BudgetError: the budget cannot be met within the limits.
     """
-    return allocate_beside(coupling, units, budget, limits, curves, starts=starts)[0]
+    return allocate_beside(
+        coupling, units, budget, limits, curves, starts=starts, time=time
+    )[0]
 
 
 def allocate_beside(
@@ -312,6 +331,7 @@ def allocate_beside(
     curves: Mapping[str, Curve],
     beside: Beside | None = None,
     starts: Sequence[Collection[str]] = (),
+    time: TimeBound | None = None,
 ) -> tuple[dict[str, Array], list[int]]:
     """The same where something competes with channels: what to remove, and an option for each of the others.
 
@@ -332,7 +352,7 @@ def allocate_beside(
         )
         for unit in free
     ]
-    measures = _measures(coupling, budget, free, choices)
+    measures = _measures(coupling, budget, free, choices, time)
     if beside is not None:
         errors += beside.errors
         measures = [
@@ -399,6 +419,7 @@ def _measures(
     budget: Budget,
     free: Sequence[Unit],
     choices: Mapping[str, Sequence[Option]],
+    time: TimeBound | None,
 ) -> list[tuple[Measure, float]]:
     """How the costs of a choice are measured, and what each may be."""
     if budget.ratio == "auto":
@@ -414,12 +435,17 @@ def _measures(
             return total - sum(gone)
 
         return [(remaining, (1 - budget.ratio) * total)]
-    bounds = budget.bounds(Meter(coupling).original)
-    unknown = next((kind for kind in budget.kinds if kind not in bounds), None)
-    return [
-        (_cost(coupling, kind, free, choices), bounds.get(kind, 0.0))
-        for kind in ([unknown] if unknown else bounds)
+    meter = Meter(coupling)
+    now = meter.measure({})
+    counted = [
+        (_cost(coupling, kind, free, choices, float(getattr(now, kind))), bound)
+        for kind, bound in budget.bounds(meter.original).items()
     ]
+    if budget.latency is None:
+        return counted
+    whole, most = (time.whole, time.most) if time is not None else (0.0, 0.0)
+    clock = time.clock if time is not None else None
+    return [*counted, (_cost(coupling, "latency", free, choices, whole, clock), most)]
 
 
 def _cost(
@@ -427,14 +453,17 @@ def _cost(
     kind: str,
     free: Sequence[Unit],
     choices: Mapping[str, Sequence[Option]],
+    whole: float,
+    clock: Clock | None = None,
 ) -> Measure:
-    """What a choice costs in one quantity. Raises BudgetError for one that is not counted."""
+    """What a choice costs in one quantity, of which there is so much. Raises BudgetError for what nobody counts."""
     pieces = Pieces(
         coupling,
         kind,
         {unit: [option.removal for option in each] for unit, each in choices.items()},
+        clock,
     )
-    untouched = getattr(Meter(coupling).measure({}), kind) - pieces.original
+    untouched = whole - pieces.original
     fixed = dict.fromkeys(choices, 0)
 
     def measure(result: Sequence[int]) -> float:

@@ -56,7 +56,7 @@ class SelectionOptions:
             best measured one: "obs" where there are data, else "l2".
         allocation: how the budget is shared among groups, a registered allocation, with options as in
             "global:max"; None is the best measured one: for "obs" under a bound on what is counted the one of
-            several that does the least damage at the outputs, under one on latency "isomorphic", else "uniform".
+            several that does the least damage at the outputs, and so under one on latency, else "uniform".
         round_to: kept channels are a multiple of this, where a group is wide enough; "auto" is
             the multiple that measures best on this model (see `prunegraph.latency.rounding`), the name of a runtime
             what that likes ("tensorrt", "openvino", "ncnn", "qnn", "coreml", "litert"; see

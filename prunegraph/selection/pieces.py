@@ -2,12 +2,13 @@
 
 A layer's MACs, or a weight's size, depend only on the few units that touch it. Each piece is
 worked out once for every combination of their options that comes up, and only those are looked at
-that differ from what was asked last. A unit may be a residual branch: what goes with it costs nothing then.
+that differ from what was asked last. A unit may be a residual branch: what goes with it costs nothing
+then. Where the cost is time, somebody else says what a layer takes (`Clock`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,6 +26,12 @@ from prunegraph.selection.units import Removal
 
 #: Costs that are made of pieces.
 KINDS = ("macs", "params", "bytes")
+
+#: Milliseconds of a layer, with an option of some units. Those that are not named have lost nothing.
+LayerTime = Callable[[Node, Mapping[str, int]], float]
+
+#: Gives them for what the options of each unit remove.
+Clock = Callable[[Mapping[str, Sequence[Removal]]], LayerTime]
 
 
 @dataclass(eq=False)
@@ -45,7 +52,7 @@ class _Piece:
     fixed: dict[str, Shape]
     units: tuple[str, ...]
     branches: tuple[str, ...] = ()
-    known: dict[tuple[int, ...], int] = field(default_factory=dict)
+    known: dict[tuple[int, ...], float] = field(default_factory=dict)
 
 
 class Pieces:
@@ -53,17 +60,23 @@ class Pieces:
 
     Args:
         coupling: the analysis of the graph.
-        kind: "macs", "params" or "bytes".
+        kind: "macs", "params" or "bytes"; "latency" with a clock.
         options: by unit, what each of its options removes: channels by group id, more and more; a branch by its own.
+        clock: what times layers.
 
     Raises:
         BudgetError: the cost is not made of such pieces.
     """
 
     def __init__(
-        self, coupling: Coupling, kind: str, options: Mapping[str, Sequence[Removal]]
+        self,
+        coupling: Coupling,
+        kind: str,
+        options: Mapping[str, Sequence[Removal]],
+        clock: Clock | None = None,
     ):
-        if kind not in KINDS:
+        self._time = clock(options) if clock is not None and kind == "latency" else None
+        if kind not in KINDS and self._time is None:
             raise BudgetError(
                 f"this allocation cannot bound {kind}; choose another, or one of {', '.join(KINDS)}"
             )
@@ -78,17 +91,12 @@ class Pieces:
             unit: [piece for piece in pieces if unit in piece.units] for unit in options
         }
         #: What the pieces cost before anything is removed.
-        self.original = sum(
-            self._cost(
-                piece, {v: self._sizes.whole(axes) for v, axes in piece.axes.items()}
-            )
-            for piece in pieces
-        )
+        self.original = sum(map(self._whole, pieces))
         #: What was asked last, and what it costs.
         self._last = dict.fromkeys(options, 0)
         self._total = sum(self._measured(piece, self._last) for piece in pieces)
 
-    def measure(self, chosen: Mapping[str, int]) -> int:
+    def measure(self, chosen: Mapping[str, int]) -> float:
         """Cost of all pieces with an option for each unit."""
         changed = [unit for unit, last in self._last.items() if chosen[unit] != last]
         touched = dict.fromkeys(piece for unit in changed for piece in self._touched[unit])
@@ -103,7 +111,7 @@ class Pieces:
         """What counts, and stays whatever is chosen."""
         graph, shapes = self._coupling.graph, self._coupling.shape_info.shapes
         whole = Survivors(self._coupling, {})
-        if self._kind == "macs":
+        if self._kind in ("macs", "latency"):
             for node in graph.nodes:
                 if node.index not in whole.gone and node_macs(node, shapes):
                     yield self._piece(node, [*node.inputs, *node.outputs])
@@ -132,17 +140,30 @@ class Pieces:
         units = (*self._sizes.units(all_axes), *branches)
         return _Piece(counted, axes, fixed, units, branches)
 
-    def _measured(self, piece: _Piece, chosen: Mapping[str, int]) -> int:
+    def _measured(self, piece: _Piece, chosen: Mapping[str, int]) -> float:
         key = tuple([chosen[unit] for unit in piece.units])
         if key not in piece.known:
             gone = [branch for branch in piece.branches if chosen[branch]]
-            shapes = {v: self._sizes.shape(axes, chosen) for v, axes in piece.axes.items()}
-            piece.known[key] = (
-                0
-                if gone and self._deaths.goes(piece.counted, gone)
-                else self._cost(piece, shapes)
-            )
+            is_gone = gone and self._deaths.goes(piece.counted, gone)
+            piece.known[key] = 0 if is_gone else self._remaining(piece, chosen)
         return piece.known[key]
+
+    def _whole(self, piece: _Piece) -> float:
+        """What a piece costs before anything is removed."""
+        if self._time is not None:
+            assert isinstance(piece.counted, Node)
+            return self._time(piece.counted, {})
+        shapes = {v: self._sizes.whole(axes) for v, axes in piece.axes.items()}
+        return self._cost(piece, shapes)
+
+    def _remaining(self, piece: _Piece, chosen: Mapping[str, int]) -> float:
+        """What a piece that stays costs with an option for each unit."""
+        if self._time is not None:
+            assert isinstance(piece.counted, Node)
+            units = (unit for unit in piece.units if unit not in piece.branches)
+            return self._time(piece.counted, {unit: chosen[unit] for unit in units})
+        shapes = {v: self._sizes.shape(axes, chosen) for v, axes in piece.axes.items()}
+        return self._cost(piece, shapes)
 
     def _cost(self, piece: _Piece, shapes: Mapping[str, Shape]) -> int:
         if isinstance(piece.counted, Node):

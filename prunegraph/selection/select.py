@@ -22,6 +22,7 @@ from prunegraph.selection.allocation import ALLOCATIONS, COMPETING, MEASURED, al
 from prunegraph.selection.budget import Budget, Meter
 from prunegraph.selection.criteria.base import CRITERIA, Context, Gradients, score
 from prunegraph.selection.criteria.own_ratio import own_ratios
+from prunegraph.selection.knapsack import TimeBound
 from prunegraph.selection.options import SelectionOptions
 from prunegraph.selection.plan import Plan, make_plan
 from prunegraph.selection.selectors import SELECTORS, choose
@@ -107,6 +108,15 @@ class Ranking:
         allocation = str(self.choice.allocation)
         return self.planned(Contender(self._remove(budget, allocation)), budget, allocation)
 
+    def by(self, allocation: str, budget: Budget, time: TimeBound | None = None) -> Plan:
+        """The plan of one allocation, whichever others compete; with `time` one that meets a predicted latency, too.
+
+        Raises:
+            BudgetError: the budget cannot be met.
+        """
+        chosen = Contender(self._remove(budget, allocation, time))
+        return self.planned(chosen, budget, allocation)
+
     def planned(
         self,
         chosen: Contender,
@@ -145,7 +155,9 @@ class Ranking:
             raise failure
         return result
 
-    def _remove(self, budget: Budget, allocation: str) -> Removal:
+    def _remove(
+        self, budget: Budget, allocation: str, time: TimeBound | None = None
+    ) -> Removal:
         if base_name(allocation) in MEASURED and self.curves is not None:
             return knapsack.allocate(
                 self.coupling,
@@ -153,6 +165,7 @@ class Ranking:
                 budget,
                 self.limits,
                 bent(self.curves, allocation),
+                time=time,
             )
         return allocate(self.coupling, self.units, budget, self.limits, allocation)
 

@@ -70,7 +70,8 @@ class DroppedBranch:
 class Sensitivity:
     """Curves of all groups, in the order of the groups, and what branches cost where they were asked for.
 
-    `original` is the metric of the unpruned model; `unit` is that of metric and errors ("" without).
+    `original` is the metric of the unpruned model; `unit` is that of metric and errors ("" without). `rotated` says how
+    many spaces of channels had another basis first.
     """
 
     model: str
@@ -82,6 +83,7 @@ class Sensitivity:
     repair: str
     curves: tuple[Curve, ...]
     branches: tuple[DroppedBranch, ...] = ()
+    rotated: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The sensitivity file's content."""
@@ -93,6 +95,7 @@ class Sensitivity:
             "original": self.original,
             "algorithm": self.algorithm,
             "repair": self.repair,
+            "rotated": self.rotated,
             "groups": [asdict(curve) for curve in self.curves],
             "branches": [asdict(branch) for branch in self.branches],
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -12,7 +13,9 @@ import pytest
 
 import prunegraph as pg
 from tests.builders import residual_net
-from tests.commands import cli
+from tests.commands import cli, in_process
+from tests.latency.counting import count_instead_of_time
+from tests.latency.staircase import chain
 
 
 @pytest.fixture
@@ -70,3 +73,17 @@ def test_no_colour_where_the_environment_says_so(folder: Path, colour: bool) -> 
     assert done.returncode == 0
     codes = ";".join(re.findall(r"\x1b\[([\d;]*)m", done.stderr)).split(";")
     assert any(len(code) > 1 for code in codes) == colour
+
+
+def test_a_result_that_is_faster_than_asked_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count_instead_of_time(monkeypatch)
+    monkeypatch.setenv("PRUNEGRAPH_CACHE", str(tmp_path))
+    pg.save(chain((64, 64)), model := tmp_path / "chain.onnx")
+    words = f"prune {model} -o {tmp_path}/o.onnx --latency 0.7 --keep conv0 --round-to 32 --json"
+    done = in_process(*words.split())
+    assert done.exit_code == 0, done.output
+    note = json.loads(done.stdout)["provenance"]["latency"]["note"]
+    assert "is faster than 0.7 of the original: the next slower choice" in note
+    assert f"latency: {note}" in " ".join(done.stderr.split())

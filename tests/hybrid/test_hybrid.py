@@ -116,7 +116,6 @@ def test_together_is_what_prune_does(net: Graph, monkeypatch: pytest.MonkeyPatch
         budget=pg.Budget(macs=0.4),
         data=samples(64),
         round_to=2,
-        rotate="never",
         curvature="never",
     )
     assert together.model.sha256 == pruned.model.sha256

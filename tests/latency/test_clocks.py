@@ -15,7 +15,8 @@ from prunegraph.errors import BudgetError, ExactnessError, ModelError, UnknownNa
 from prunegraph.latency.measured import Selected
 from prunegraph.latency.search import TOLERANCE
 from prunegraph.measuring import latency as timing
-from prunegraph.measuring.latency import Latency
+from prunegraph.measuring.latency import Latency, Stopwatch
+from prunegraph.ops.cost import cost
 from prunegraph.runtime.data import Data, random_inputs
 from prunegraph.runtime.engine import clock
 from prunegraph.runtime.runtimes import OnnxRuntime
@@ -94,6 +95,28 @@ def test_providers_by_name() -> None:
 def test_a_provider_that_does_not_start_is_an_error() -> None:
     with pytest.raises(ModelError, match="AbacusExecutionProvider does not start"):
         session(residual_net(), provider="AbacusExecutionProvider")
+
+
+def test_a_layer_is_timed_by_what_a_reference_takes_beside_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A machine on which everything takes three times as long for a while gives the same figure."""
+    now, speeds = [0.0], [1.0]
+
+    class Disturbed:
+        def __init__(self, graph: pg.Graph):
+            self.seconds = cost(graph).macs / 1e9
+
+        def run(self, inputs: Any) -> None:
+            now[0] += self.seconds * speeds[0]
+
+    monkeypatch.setattr(Stopwatch, "_open", lambda self, graph: Disturbed(graph))
+    monkeypatch.setattr(timing, "clock", lambda runtime: lambda: now[0])
+    graph = residual_net()
+    watch = Stopwatch(graph)
+    expected = cost(graph).macs / 1e6
+    for speeds[0] in (1.0, 3.0, 1.5, 1.0):
+        assert watch.alone(graph) == pytest.approx(expected, rel=1e-6)
 
 
 def test_rounds_are_paired_and_their_error_is_known() -> None:

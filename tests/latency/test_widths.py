@@ -98,15 +98,43 @@ def test_layers_are_timed_at_the_widths_that_are_left() -> None:
     timer, cache = Staircase(graph), Cache()
     table = LayerTable(coupling, timer, cache)
     assert table.predict(Survivors(coupling, plan.remove)) == pytest.approx(
-        timer.cost(pg.apply(graph, plan))
+        timer.cost(pg.apply(graph, plan)) - 2 * table.idle
     )
     grouped = next(m for m in timer.timed if m.source == "grouped")
     assert grouped.nodes[0].attributes["group"] == 8
     assert [w.shape for w in grouped.weights.values()] == [(32, 4, 3, 3), (32,)]
-    assert [len(m.nodes) for m in timer.timed] == [1, 1, 1]
-    assert len(cache.layers) == 3
+    # Three layers, and a run with nothing to do.
+    assert [len(m.nodes) for m in timer.timed] == [1, 1, 1, 1]
+    assert len(cache.layers) == 4
     table.predict(Survivors(coupling, plan.remove))
-    assert len(timer.timed) == 3
+    assert len(timer.timed) == 4
+
+
+def test_what_every_run_takes_is_counted_once() -> None:
+    graph = chain()
+
+    class Slow(Staircase):
+        """Whatever runs takes half a millisecond more than its layers."""
+
+        def alone(self, model: pg.Graph) -> float:
+            return super().alone(model) + 0.5
+
+    coupling = pg.analyze(graph)
+    plan = pg.select(graph, coupling, budget=Budget(ratio=0.5), round_to=1)
+    timer, cache = Slow(graph), Cache()
+    table = LayerTable(coupling, timer, cache)
+    for survivors, model in (
+        (Survivors(coupling, {}), graph),
+        (Survivors(coupling, plan.remove), pg.apply(graph, plan)),
+    ):
+        expected = timer.cost(model) + 0.5
+        assert table.predict(survivors) == pytest.approx(expected, rel=1e-4)
+    known = LayerTable(coupling, None, cache).estimate(Survivors(coupling, plan.remove))
+    assert known is not None
+    before, after, guessed = known
+    assert guessed == 0
+    assert before == pytest.approx(timer.cost(graph) + 0.5, rel=1e-4)
+    assert after == pytest.approx(timer.cost(pg.apply(graph, plan)) + 0.5, rel=1e-4)
 
 
 def test_every_layer_of_a_zoo_of_operators_runs_alone() -> None:

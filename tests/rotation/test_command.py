@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -52,3 +53,32 @@ def test_rotation_is_asked_for_or_left_out(folder: Path) -> None:
     options = ["--data", "data.npz", "--rotate", "never"]
     assert "rotated" not in run("prune", "model.onnx", "-o", "small.onnx", *PRUNE, *options)
     run("prune", "model.onnx", "-o", "small.onnx", *PRUNE, "--rotate", "maybe", code=2)
+
+
+def test_compress_and_sensitivity_have_the_option_too(folder: Path) -> None:
+    common = [
+        "compress",
+        "model.onnx",
+        "-o",
+        "small.onnx",
+        "--macs",
+        "0.7",
+        "--round-to",
+        "1",
+    ]
+    data = ["--data", "data.npz", "--repair", "none"]
+    method = ["--method", "prune"]
+    text = run(*common, *method, *data, "--json", "out.json", "--save-recipe", "again.toml")
+    assert "rotated: 4 spaces of channels, before the cut; max |difference|" in text
+    assert json.loads(Path("out.json").read_text())["rotated"] == 4
+    first = Path("small.onnx").read_bytes()
+    assert "rotated: 4 spaces" in run("run", "again.toml")
+    assert Path("small.onnx").read_bytes() == first
+    assert "rotated" not in run(*common, *method, *data, "--rotate", "never")
+    text = run(*common, "--method", "decompose", "--rotate", "always", code=2)
+    assert "method 'decompose' takes layers as they are: leave rotate 'always' out" in text
+    common = ["sensitivity", "model.onnx", "--data", "data.npz", "--json", "curves.json"]
+    assert "rotated: 4 spaces of channels, before each cut" in run(*common)
+    assert json.loads(Path("curves.json").read_text())["rotated"] == 4
+    assert "rotated" not in run(*common, "--rotate", "never")
+    run(*common, "--rotate", "maybe", code=2)
