@@ -71,8 +71,19 @@ Passing = Literal[
 
 #: How an operator mixes what goes through it, linearly: `alike` every element by itself, all by the same factor;
 #: `places` of axes behind axis 1, with the same factors for all channels; a `sum` of its operands; a `product` of one
-#: operand with the others; a `quotient`; a `reduction`: sum or mean over axes.
-Mixing = Literal["", "alike", "places", "sum", "product", "quotient", "reduction"]
+#: operand with the others; a `quotient`; a `reduction`: sum or mean over axes. A `power`, and a reduction of `squares`,
+#: are not linear, but a sum of the squares of all channels is the same in every orthogonal basis.
+Mixing = Literal[
+    "",
+    "alike",
+    "places",
+    "sum",
+    "product",
+    "quotient",
+    "reduction",
+    "power",
+    "squares",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +121,8 @@ class OperatorInfo:
         bounds: the least and the most that it lets through, where that is always the same.
         is_bounded: what it makes is bounded, so that it makes a gate.
         adds: variances of its operands add.
-        mixes: how it mixes what goes through it, where its output is linear in each input (none is added to it).
+        mixes: how it mixes what goes through it, where its output is linear in each input (none is added to it) or
+            made of squares.
     """
 
     kind: Kind = ""

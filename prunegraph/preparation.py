@@ -123,7 +123,8 @@ class Preparer:
 
         Args:
             ready: what came of the steps before.
-            when: "never", "always", or "auto": with data and scores of "obs", unless its weights are too large.
+            when: "never", "always", or "auto": with data and scores of "obs", unless its weights are too large, and
+                without streams that would have to have scales folded first.
             choice: how channels will be chosen.
             has_gradients: whether gradients of the weights as they are will be used.
 
@@ -142,7 +143,9 @@ class Preparer:
         wanted = self.samples is not None and scored and is_small_enough(graph)
         if when == "never" or reason or not (is_asked or wanted):
             return replace(ready, metrics=metrics(graph))
-        rotation, known = find_rotation(graph, self.samples, self.progress, metrics)
+        rotation, known = find_rotation(
+            graph, self.samples, self.progress, metrics, scales=is_asked
+        )
         if not rotation.turns:
             return replace(ready, metrics=known)
         try:

@@ -313,7 +313,8 @@ rotate_option = shared(
     type=click.Choice(["never", "auto", "always"]),
     default="auto",
     show_default=True,
-    help="Give channels that pass only what is linear another basis first; auto: with --data, for obs.",
+    help="Give channels that pass only what is linear another basis first; auto: with --data, for obs; always: streams "
+    "with RMS normalisation, too.",
 )
 allow_io_option = shared(
     Section.CHOOSE,

@@ -222,7 +222,7 @@ describe(
     "Mul",
 )
 describe(OperatorInfo(roles=("", "slope"), passes=("integers",)), "PRelu")
-describe(OperatorInfo(shape="broadcast"), "Pow")
+describe(OperatorInfo(shape="broadcast", mixes="power"), "Pow")
 describe(
     OperatorInfo(passes=("codes", "integers"), shape="input", bounds=(0.0, math.inf)),
     "Relu",

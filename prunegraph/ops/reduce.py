@@ -81,13 +81,12 @@ register("ArgMax", "ArgMin", propagate=_propagate_arg, info=OperatorInfo(decides
 describe(
     OperatorInfo(numbers=(1,)),
     "ReduceL1",
-    "ReduceL2",
     "ReduceLogSum",
     "ReduceLogSumExp",
     "ReduceMin",
     "ReduceProd",
-    "ReduceSumSquare",
 )
+describe(OperatorInfo(numbers=(1,), mixes="squares"), "ReduceL2", "ReduceSumSquare")
 describe(OperatorInfo(numbers=(1,), mixes="reduction"), "ReduceSum")
 describe(OperatorInfo(passes=("channels",), numbers=(1,)), "ReduceMax")
 describe(OperatorInfo(passes=("channels",), numbers=(1,), mixes="reduction"), "ReduceMean")

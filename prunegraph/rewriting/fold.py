@@ -50,7 +50,7 @@ def _fold(graph: Graph, keep: Collection[str]) -> Graph:
         if not all(np.isfinite(values).all() for _, values in pieces):
             continue  # a factor takes half precision beyond its range
         for slot, values in pieces:
-            _place(rewriter, layer, slot, values)
+            place(rewriter, layer, slot, values)
         proto = rewriter.edit(layer)
         for attribute in [each for each in proto.attribute if each.name == "beta"]:
             proto.attribute.remove(attribute)
@@ -155,7 +155,7 @@ def _cast(graph: Graph, layer: Node, values: Array) -> Array:
         return np.ascontiguousarray(values.astype(graph.weights[layer.inputs[1]].dtype))
 
 
-def _place(rewriter: Rewriter, layer: Node, slot: int, values: Array) -> None:
+def place(rewriter: Rewriter, layer: Node, slot: int, values: Array) -> None:
     """Set a layer's weight: under its old name where the layer is its only reader, else under a new one."""
     graph = rewriter.graph
     old = graph.weights.get(layer.input(slot))

@@ -12,6 +12,7 @@ from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.shapes import shape_info
 from prunegraph.operators import info, is_softmax
 from prunegraph.rewriting.fold import fold
+from prunegraph.rewriting.fold_scales import fold_scales
 from prunegraph.rotation.basis import best_basis, mean_of
 from prunegraph.rotation.moments import SpaceMoments
 from prunegraph.rotation.rotate import folded, key
@@ -22,25 +23,42 @@ from prunegraph.selection.rotation import Rotation, Turn
 Array = np.ndarray
 
 
-def prepare(graph: Graph) -> tuple[Graph, tuple[str, ...], tuple[Space, ...]]:
+def prepare(
+    graph: Graph, *, scales: bool = True
+) -> tuple[Graph, tuple[str, ...], tuple[Space, ...]]:
     """Fold what stands between layers and spaces into the layers.
 
-    A BatchNormalization acts on single channels; folded into the layer before it, it is none of theirs.
+    A BatchNormalization acts on single channels; folded into the layer before it, it is none of theirs. So does the
+    scale behind an RMS normalisation, which the layers behind it take.
+
+    Args:
+        graph: the model.
+        scales: whether these scales are folded, too, so that streams between normalisations are spaces.
 
     Returns:
         The graph, the first outputs of the nodes that were folded, and the graph's spaces.
     """
     whole = fold(graph)
-    if whole is graph:
+    scaled = fold_scales(whole) if scales else whole
+    if scaled is graph:
         return graph, (), find_spaces(graph)
+    spaces = find_spaces(scaled)
     makers = {
         part.node.outputs[0]: None
-        for space in find_spaces(whole)
+        for space in spaces
         for part in space.weights
         if not part.reads and info(part.node).folds
     }
+    held = frozenset().union(*(space.inside for space in spaces))
+    gone = [
+        node.outputs[0]
+        for node in whole.nodes
+        if node.outputs
+        and node.outputs[0] not in scaled.producer
+        and not held.isdisjoint(node.inputs)
+    ]
     outputs = tuple(
-        dict.fromkeys(o for maker in makers for o in _folded_into(graph, maker))
+        dict.fromkeys([*(o for each in makers for o in _folded_into(graph, each)), *gone])
     )
     result = folded(graph, outputs)
     return result, outputs, find_spaces(result)

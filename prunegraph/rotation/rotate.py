@@ -7,6 +7,7 @@ import numpy as np
 from prunegraph.errors import PlanError
 from prunegraph.graph.model import Graph
 from prunegraph.rewriting.fold import fold
+from prunegraph.rewriting.fold_scales import fold_scales
 from prunegraph.rewriting.rewriter import Rewriter
 from prunegraph.rotation.spaces import Space, WeightPart, find_spaces
 from prunegraph.selection.rotation import Rotation
@@ -21,11 +22,11 @@ def key(space: Space) -> tuple[str, int]:
 
 
 def folded(graph: Graph, outputs: tuple[str, ...]) -> Graph:
-    """The graph with those nodes, by their first outputs, folded into the layers before them."""
+    """The graph with those nodes, by their first outputs, folded into the layers before or behind them."""
     if not outputs:
         return graph
     others = {output for node in graph.nodes for output in node.outputs} - set(outputs)
-    return fold(graph, keep=others)
+    return fold_scales(fold(graph, keep=others), keep=others)
 
 
 def rotate(graph: Graph, rotation: Rotation) -> Graph:
@@ -38,7 +39,7 @@ def rotate(graph: Graph, rotation: Rotation) -> Graph:
     """
     original, graph = graph, folded(graph, rotation.folded)
     spaces = {key(space): space for space in find_spaces(graph)}
-    values: dict[str, Array] = {}
+    mixed: dict[str, list[tuple[WeightPart, Array]]] = {}
     for turn in rotation.turns:
         space = spaces.get(turn.key)
         if space is None or space.size != len(turn.matrix):
@@ -49,15 +50,18 @@ def rotate(graph: Graph, rotation: Rotation) -> Graph:
         matrix = turn.matrix.astype(np.float64)
         inverse = matrix.T if space.is_rigid else np.linalg.inv(matrix)
         for part in space.weights:
-            current = values.get(part.weight)
-            if current is None:
-                current = graph.weights[part.weight].read().astype(np.float64)
             # On the dual side the inverse's transpose takes the matrix's place.
             direct = part.reads == part.dual
-            values[part.weight] = _mixed(current, part, matrix if direct else inverse.T)
+            mixed.setdefault(part.weight, []).append(
+                (part, matrix if direct else inverse.T)
+            )
     rewriter = Rewriter(graph)
-    for name, each in values.items():
-        rewriter.set_weight(name, each.astype(graph.weights[name].dtype))
+    for name, parts in mixed.items():
+        weight = graph.weights[name]
+        values = weight.read().astype(np.float64)
+        for part, matrix in parts:
+            values = _mixed(values, part, matrix)
+        rewriter.set_weight(name, values.astype(weight.dtype))
     result = rewriter.finish()
     result.identify(original.sha256, rotation.sha256)
     return result

@@ -64,6 +64,8 @@ def find_rotation(
     data: Data | None,
     progress: Callable[[str], None],
     metrics: Callable[[Graph], ErrorMetrics | None] = lambda graph: None,
+    *,
+    scales: bool = True,
 ) -> tuple[Rotation, ErrorMetrics | None]:
     """The best rotation of a graph; one without turns where none of its channels can have another basis.
 
@@ -72,12 +74,13 @@ def find_rotation(
         data: unlabelled inputs; without, weights alone say which basis is the best.
         progress: called with the name of each stage.
         metrics: what says what errors of a graph's layers do.
+        scales: whether scales behind normalisations are folded for it.
 
     Returns:
         The rotation, and what `metrics` says, of the rotated graph.
     """
     progress("rotate")
-    ready, outputs, spaces = prepare(graph)
+    ready, outputs, spaces = prepare(graph, scales=scales)
     if not spaces:
         return Rotation(()), metrics(graph)
     known = metrics(ready)

@@ -1,7 +1,8 @@
 """The walk: where the channels that layers make travel, as long as nothing acts on single ones but what is linear.
 
 Data movement is run on the numbers of the channels themselves. Sums tie the channels of their operands; a
-product with something that differs from row to row parts the rows; whatever is not known here fixes what it reads.
+product with something that differs from row to row parts the rows; a sum of the squares of all channels, as in RMS
+normalisation, is the same in any orthogonal basis; whatever is not known here fixes what it reads.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from prunegraph.operators import (
     is_concat,
     is_convolution,
     is_dropout,
+    is_gather,
     is_matmul,
     is_resize,
 )
@@ -45,6 +47,10 @@ class _Walk:
     def __init__(self, graph: Graph):
         self.graph, self.info, self.notes = graph, shape_info(graph), Notes()
         self.carried: dict[str, Carried] = {}
+        #: Values that hold the squares of channels.
+        self.squares: dict[str, Carried] = {}
+        #: Channels of tables that vectors are looked up in.
+        self.tables: dict[str, Array] = {}
         self.by_mixing: dict[str, Callable[[Node], Carried | None]] = {
             "alike": self._alike,
             "places": self._places,
@@ -53,31 +59,45 @@ class _Walk:
             "quotient": self._product,
             "reduction": self._reduction,
         }
+        self.by_squaring: dict[str, Callable[[Node], bool]] = {
+            "alike": self._keep_squares,
+            "power": self._square,
+            "product": self._square,
+            "reduction": self._sum_squares,
+            "squares": self._sum_squares,
+        }
 
     def run(self) -> Notes:
         for node in self.graph.nodes:
             self._visit(node)
         for value in self.graph.outputs:
-            self.notes.fix(self.carried.get(value))
+            self.notes.fix(self.carried.get(value), self.squares.get(value))
         self.notes.values = {
             value: np.unique(carried.ids) for value, carried in self.carried.items()
         }
         return self.notes
 
     def _visit(self, node: Node) -> None:
-        self.notes.fix(*(self.carried.get(value) for value in node.captured))
+        for value in node.captured:
+            self.notes.fix(self.carried.get(value), self.squares.get(value))
         layer = LinearLayer(self.graph, node)
         if not layer.no_product() and self.shape(node.outputs[0]) is not None:
             self._read_layer(layer)
             self._make(layer)
             return
+        if self._look_up(node):
+            return
         unread = info(node).unread
         inputs = [
-            self.carried.get(value)
+            each.get(value)
             for slot, value in enumerate(node.inputs)
             if slot not in unread
+            for each in (self.carried, self.squares)
         ]
         if not any(each is not None for each in inputs):
+            return
+        squaring = self.by_squaring.get(info(node).mixes)
+        if squaring is not None and self._is_followed(node) and squaring(node):
             return
         result = None if node.subgraph is not None else self._pass(node)
         if result is None:
@@ -89,18 +109,24 @@ class _Walk:
 
     def _pass(self, node: Node) -> list[Carried | None] | None:
         """Channels of a node's outputs; None where it does what is not followed."""
-        if node.domain or any(
-            self.shape(v) is None for v in (*node.inputs, *node.outputs) if v
-        ):
+        if not self._is_followed(node) or any(v in self.squares for v in node.inputs):
             return None
         if is_matmul(node):
             return self._multiply(node)
-        if info(node).mixes:
-            result = self.by_mixing[info(node).mixes](node)
+        if mixing := self.by_mixing.get(info(node).mixes):
+            result = mixing(node)
             return None if result is None else [result]
         if is_concat(node):
             return self._join(node)
         return self._move(node) if info(node).moves else None
+
+    def _is_followed(self, node: Node) -> bool:
+        """Tell whether a node is a standard operator on values of known shapes."""
+        return (
+            not node.domain
+            and node.subgraph is None
+            and all(self.shape(v) is not None for v in (*node.inputs, *node.outputs) if v)
+        )
 
     def shape(self, value: str) -> tuple[int, ...] | None:
         """Shape of a value or weight."""
@@ -179,6 +205,35 @@ class _Walk:
             last = len(self.graph.weights[bias].shape) - 1
             self.notes.touch(bias, [last], flat, node)
 
+    def _look_up(self, node: Node) -> bool:
+        """Rows of a table are made of channels, as a layer's outputs are. False where something else reads it, too."""
+        name = node.inputs[0] if node.inputs else ""
+        if not self._is_lookup(node) or not self._is_followed(node):
+            return False
+        if not all(
+            self._is_lookup(self.graph.nodes[i]) for i, _ in self.graph.consumers[name]
+        ):
+            return False
+        rank = len(self.sizes(node.outputs[0]))
+        if name not in self.tables:
+            self.tables[name] = ids = self.notes.fresh(self.graph.weights[name].shape[1])
+            self.notes.touch(name, [1], Carried(ids, np.zeros_like(ids)), node)
+        carried = Carried.along(self.tables[name], rank - 1, rank, 0)
+        self.carried[node.outputs[0]] = self._in_rows(carried.ids, carried.rows)
+        return True
+
+    def _is_lookup(self, node: Node) -> bool:
+        """Tell whether a node looks up rows of a float matrix that may be another one."""
+        table = self.graph.weights.get(node.inputs[0]) if is_gather(node) else None
+        return (
+            table is not None
+            and table.is_float
+            and len(table.shape) == 2
+            and node.attributes.get("axis", 0) % 2 == 0
+            and not node.domain
+            and table.name not in self.graph.outputs
+        )
+
     # -- what mixes linearly -----------------------------------------------------------------
 
     def _alike(self, node: Node) -> Carried | None:
@@ -207,18 +262,58 @@ class _Walk:
     def _reduction(self, node: Node) -> Carried | None:
         """Sum or mean over axes on which the channels do not depend."""
         carried = self.carried.get(node.inputs[0])
-        given = node.attributes.get("axes")
-        if given is None and node.input(1):
-            given = self.info.constant(node.inputs[1])
-        if carried is None or given is None or len(given) == 0:
-            return None
-        rank = carried.ids.ndim
-        axes = tuple(int(axis) % rank for axis in given)
-        if any(carried.varies(axis) for axis in axes):
+        axes = self._axes(node, carried)
+        if carried is None or not axes or any(carried.varies(axis) for axis in axes):
             return None
         if node.attributes.get("keepdims", 1):
             return carried
         return Carried(carried.ids.squeeze(axes), carried.rows.squeeze(axes))
+
+    def _axes(self, node: Node, carried: Carried | None) -> tuple[int, ...]:
+        """The axes that a reduction sums over; none where they are not known, or not named."""
+        given = node.attributes.get("axes")
+        if given is None and node.input(1):
+            given = self.info.constant(node.inputs[1])
+        if carried is None or given is None:
+            return ()
+        return tuple(int(axis) % carried.ids.ndim for axis in given)
+
+    # -- squares -----------------------------------------------------------------------------
+
+    def _square(self, node: Node) -> bool:
+        """A value times itself, or to the power of two."""
+        carried = self.carried.get(node.inputs[0])
+        if carried is None or node.version < 7:
+            return False
+        if node.inputs[0] != node.inputs[1]:
+            power = self.info.constant(node.inputs[1])
+            if info(node).mixes != "power" or power is None or not (power == 2).all():
+                return False
+        if info(node).mixes == "power" and node.inputs[0] == node.inputs[1]:
+            return False
+        self.squares[node.outputs[0]] = aligned(carried, len(self.sizes(node.outputs[0])))
+        return True
+
+    def _keep_squares(self, node: Node) -> bool:
+        """Squares that are all multiplied alike."""
+        squares = self.squares.get(node.inputs[0])
+        if squares is None or self.info.types.get(node.outputs[0]) not in FLOAT_TYPES:
+            return False
+        if is_dropout(node):
+            return False
+        self.squares[node.outputs[0]] = squares
+        return True
+
+    def _sum_squares(self, node: Node) -> bool:
+        """A sum or mean of squares over whole rows: no basis but an orthogonal one leaves it as it is."""
+        source = self.carried if info(node).mixes == "squares" else self.squares
+        squares = source.get(node.inputs[0])
+        axes = self._axes(node, squares)
+        if squares is None or not set(squares.axes) <= set(axes):
+            return False
+        self.notes.tie_dual(squares.ids, squares.ids)
+        self._in_rows(squares.ids, pairs(squares.rows, np.zeros(1, np.int64)))
+        return True
 
     def _sum(self, node: Node) -> Carried | None:
         """Channels of all operands are the same, element by element; a constant that is added is one of theirs."""

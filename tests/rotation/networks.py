@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnxruntime
 
 from prunegraph.graph.model import Graph
 from tests.builders import Builder
+
+
+def normalised(b: Builder, z: str, axes: list[int], way: str) -> str:
+    """A value over the root of the mean (or sum) of its squares along axes, written in one of several ways."""
+    if way == "length":
+        return b.op("Div", z, b.op("ReduceL2", z, axes=axes))
+    if way == "sum":
+        total = b.op("ReduceSum", b.op("Mul", z, z), b.const(axes, np.int64))
+    elif way == "sum of squares":
+        total = b.op("ReduceSumSquare", z, axes=axes)
+    else:
+        squares = b.op("Cast", b.op("Pow", z, b.const(2, np.float32)), to=1)
+        total = b.op("ReduceMean", squares, axes=axes)
+    root = b.op("Sqrt", b.op("Add", total, b.const(1e-5, np.float32)))
+    return b.op("Mul", z, b.op("Reciprocal", root))
+
 
 #: What a stream may pass on its way, as functions of a builder, a value [2, c, 6, 6] and c.
 STEPS = {
@@ -46,6 +63,10 @@ STEPS = {
         "Add", z, b.conv(b.op("Relu", b.conv(z, c, 5, k=3)), 5, c, k=1)
     ),
     "layer": lambda b, z, c: b.op("Sum", z, b.conv("x", 3, c, k=1, bias=False), z),
+    "norm": lambda b, z, c: normalised(b, z, [1], "mean"),
+    "norm of all places": lambda b, z, c: normalised(b, z, [1, 2, 3], "sum"),
+    "norm by squares": lambda b, z, c: normalised(b, z, [-3], "sum of squares"),
+    "norm by length": lambda b, z, c: normalised(b, z, [1], "length"),
     "normalised layer": lambda b, z, c: b.op("Add", b.bn(b.conv("x", 3, c, k=3), c), z),
 }  # fmt: skip
 
@@ -59,6 +80,26 @@ OBSTACLES = {
     "maximum": lambda b, z, c: b.op("MaxPool", z, kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
     "other value": lambda b, z, c: b.op("Add", z, b.op("Sigmoid", b.conv("x", 3, c))),
     "square": lambda b, z, c: b.op("Mul", z, z),
+    "norm of each": lambda b, z, c: normalised(b, z, [2, 3], "mean"),
+    "norm of some": lambda b, z, c: b.op(
+        "Mul",
+        z,
+        b.op(
+            "ReduceSumSquare",
+            b.op("Gather", z, b.const([0, 1], np.int64), axis=1),
+            axes=[1],
+        ),
+    ),
+    "cubes": lambda b, z, c: b.op(
+        "Mul", z, b.op("ReduceSum", b.op("Pow", z, b.const(3, np.float32)))
+    ),
+    "squares read twice": lambda b, z, c: b.op(
+        "Mul",
+        z,
+        b.op(
+            "ReduceMean", b.op("Sigmoid", b.op("Pow", z, b.const(2, np.float32))), axes=[1]
+        ),
+    ),
     "reversed": lambda b, z, c: b.op(
         "Add",
         z,
@@ -81,6 +122,35 @@ def stream(channels: int, steps: list[str], readers: int, seed: int) -> Graph:
     pooled = net.op("Flatten", net.op("GlobalAveragePool", z))
     parts.append(net.op("Gemm", pooled, net.weight(channels, 7), net.weight(7)))
     return net.graph(net.op("Concat", *parts, axis=1))
+
+
+def tokens(
+    channels: int, blocks: int, way: str, seed: int, *, tables: int = 1, tied: bool = False
+) -> Graph:
+    """A pre-norm network on tokens [n, 5] that a table of vectors, or the sum of `tables` of them, turns into a stream.
+
+    In front of each block and of the last layer stand an RMS normalisation and scales of channels. With `tied` two
+    lookups share one table.
+    """
+    net = Builder(seed)
+    net.input("n", 5, kind=onnx.TensorProto.INT64)
+    names = [net.weight(10, channels) for _ in range(tables)]
+    z = net.op("Gather", names[0], "x", name="table")
+    for name in names[1:]:
+        z = net.op("Add", z, net.op("Gather", name, "x"))
+    if tied:
+        shifted = net.op("Sub", net.const(9, np.int64), "x")
+        z = net.op("Sub", z, net.op("Gather", names[0], shifted))
+
+    def normal(value: str) -> str:
+        return net.op("Mul", normalised(net, value, [-1], way), net.weight(channels))
+
+    for _ in range(blocks):
+        inner = normal(z)
+        gate = net.op("Sigmoid", net.op("MatMul", inner, net.weight(channels, 6)))
+        inner = net.op("Mul", gate, net.op("MatMul", inner, net.weight(channels, 6)))
+        z = net.op("Add", net.op("MatMul", inner, net.weight(6, channels)), z)
+    return net.graph(net.op("MatMul", normal(z), net.weight(channels, 7)))
 
 
 def attention(
@@ -135,10 +205,13 @@ def attention(
 
 
 def random_inputs(graph: Graph, seed: int, samples: int = 4) -> dict[str, np.ndarray]:
-    """Normal values for the graph's input `x`."""
-    shape = [d.dim_value for d in graph.model.graph.input[0].type.tensor_type.shape.dim][1:]
-    values = np.random.default_rng(seed).standard_normal((samples, *shape))
-    return {"x": values.astype(np.float32)}
+    """Normal values for the graph's input `x`, or numbers of tokens where it takes integers."""
+    entry = graph.model.graph.input[0].type.tensor_type
+    shape = (samples, *(d.dim_value for d in entry.shape.dim[1:]))
+    rng = np.random.default_rng(seed)
+    if entry.elem_type == onnx.TensorProto.INT64:
+        return {"x": rng.integers(0, 10, shape)}
+    return {"x": rng.standard_normal(shape).astype(np.float32)}
 
 
 def outputs(graph: Graph, inputs: dict[str, np.ndarray]) -> np.ndarray:

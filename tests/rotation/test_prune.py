@@ -16,7 +16,7 @@ from prunegraph.pipeline import PruneResult
 from prunegraph.rotation import rotate as rotating
 from prunegraph.rotation.spaces import WeightPart
 from prunegraph.selection.plan import Plan
-from tests.rotation.networks import attention, outputs, random_inputs, stream
+from tests.rotation.networks import attention, outputs, random_inputs, stream, tokens
 
 STEPS = ["normalised layer", "constant", "block", "pooling"]
 
@@ -40,9 +40,15 @@ def error(graph: Graph, result: PruneResult) -> float:
     )
 
 
-def test_a_plan_carries_its_rotation_and_is_repeated_and_proved(tmp_path: Path) -> None:
-    graph = stream(6, STEPS, 2, 0)
-    result = pruned(graph)
+@pytest.mark.parametrize(
+    "graph",
+    [stream(6, STEPS, 2, 0), tokens(8, 2, "mean", 1)],
+    ids=["convolutions", "tokens"],
+)
+def test_a_plan_carries_its_rotation_and_is_repeated_and_proved(
+    graph: Graph, tmp_path: Path
+) -> None:
+    result = pruned(graph, rotate="always")
     assert result.rotated is not None and result.rotated.proof is not None
     assert result.rotated.rotation.turns and result.plan.rotation is not None
     path = tmp_path / "plan.json"
@@ -102,6 +108,19 @@ def test_streams_lose_less_when_they_are_rotated() -> None:
     ]
     turned, plain = np.mean(errors, axis=0)
     assert turned < plain
+
+
+def test_streams_between_rms_normalisations_lose_less_when_they_are_rotated() -> None:
+    errors = [
+        [error(graph, pruned(graph, 0.25, rotate=when)) for when in ("always", "never")]
+        for graph in (tokens(12, 2, "mean", seed) for seed in range(4))
+    ]
+    turned, plain = np.mean(errors, axis=0)
+    assert turned < plain
+
+
+def test_scales_are_folded_for_a_stream_where_that_is_asked_for() -> None:
+    assert pruned(tokens(8, 2, "mean", 1), 0.25).rotated is None
 
 
 @pytest.mark.parametrize("seed", range(3))

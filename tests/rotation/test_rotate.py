@@ -26,6 +26,7 @@ from tests.rotation.networks import (
     outputs,
     random_inputs,
     stream,
+    tokens,
 )
 
 
@@ -126,6 +127,47 @@ def test_every_head_has_any_basis_for_queries_and_keys_and_for_values(
     assert [space.size for space in spaces] == [size] * (own if tables else 2 * own)
     pairs = [space for space in spaces if any(part.dual for part in space.weights)]
     assert len(pairs) == (0 if tables else own)
+
+
+@given(
+    channels=st.integers(2, 6),
+    blocks=st.integers(0, 2),
+    way=st.sampled_from(["mean", "sum", "sum of squares", "length"]),
+    tables=st.integers(1, 2),
+    tied=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+@settings(deadline=None, max_examples=25)
+def test_streams_between_rms_normalisations_have_orthogonal_bases(
+    channels: int, blocks: int, way: str, tables: int, tied: bool, seed: int
+) -> None:
+    graph = tokens(channels, blocks, way, seed, tables=tables, tied=tied)
+    result, (space,) = turned(graph, seed)
+    assert space.size == channels
+    assert space.is_rigid
+    assert space.name == "table"
+    assert difference(graph, result, seed) < 1e-4
+    # The scales are in the layers behind them now.
+    assert len(graph.nodes) - len(result.nodes) == blocks + 1
+
+
+def test_a_layer_with_all_channels_of_a_slice_keeps_the_others_apart() -> None:
+    """Squares of a part of the channels are summed: that part and the rest are two spaces at best."""
+    net = Builder(1)
+    net.input("n", 5, 6)
+    z = net.op("MatMul", "x", net.weight(6, 4), name="maker")
+    part = net.op(
+        "Slice",
+        z,
+        net.const([0], np.int64),
+        net.const([2], np.int64),
+        net.const([2], np.int64),
+    )
+    z = net.op("Mul", z, net.op("ReduceSumSquare", part, axes=[2]))
+    graph = net.graph(net.op("MatMul", z, net.weight(4, 3)))
+    result, spaces = turned(graph)
+    assert [(space.size, space.is_rigid) for space in spaces] == [(2, True), (2, False)]
+    assert difference(graph, result) < 1e-4
 
 
 def test_a_product_with_itself_keeps_only_orthogonal_bases() -> None:

@@ -19,11 +19,12 @@ PATHS = sorted(
     for path in (FIXTURES / folder).glob("*.xz")
 )
 
-#: Spaces of some of them: heads of queries with keys and of values, or residual streams.
+#: Spaces of some of them: heads of queries with keys and of values, residual streams, and those of RMS normalisation.
 COUNTS = {
     "hf__bert__ts": 16,
     "hf__gpt2__dynamo": 16,
-    "hf__llama_gqa__dynamo": 4,
+    "hf__llama_gqa__dynamo": 5,
+    "hf__mamba__dynamo": 1,
     "hf__t5__ts": 48,
     "timm__tf_efficientnet_lite0": 7,
 }
