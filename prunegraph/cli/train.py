@@ -55,10 +55,13 @@ KINDS = ("scores", "values", "left out")
 
 #: Passes over the data where nothing else is said; and steps that a training takes at least that only learns outputs of
 #: an original. That does not learn samples by heart as labels are learnt, and few samples make few steps.
-EPOCHS, STEPS = 10, 960
+EPOCHS, STEPS = 10, 1920
 
 #: How such a training blends and moves images: an original has an answer to any picture.
-BLEND, MOVES = 1.0, "flip,shift"
+BLEND, MOVES = 1.0, "flip,shift,affine"
+
+#: Losses that ask for nothing but an original.
+TAUGHT = ("distill", "features")
 
 
 def _kinds(
@@ -420,7 +423,8 @@ def _setting(
     free = batching(teacher or graph, data).graph
     if judged is not None:
         check(judged)
-    only_outputs = teacher is not None and not losses and not check(data)
+    taught = all(loss.rpartition("*")[2].partition(":")[0] in TAUGHT for loss in losses)
+    only_outputs = teacher is not None and taught and not check(data)
     if epochs is None:
         steps = max(data.samples // batch, 1) if only_outputs else STEPS
         epochs = max(EPOCHS, -(-STEPS // steps))

@@ -16,6 +16,7 @@ import numpy as np
 
 from prunegraph.data.image_input import ImageInput
 from prunegraph.data.targets import NO_BOX, ROW
+from prunegraph.data.turning import Turn, seen
 from prunegraph.errors import DataError, OptionError, UnknownNameError
 from prunegraph.runtime.layout import LABELS
 
@@ -27,13 +28,14 @@ USUAL = {
     "flip": 0.5,
     "crop": 0.2,
     "shift": 0.1,
+    "affine": 0.5,
     "color": 0.2,
     "mosaic": 0.5,
     "mixup": 0.1,
 }
 
-#: A box of which less than this share is left, or that is narrower than so many pixels, is no object any more.
-LEAST, NARROWEST = 0.2, 2.0
+#: Words whose number is a share of the samples.
+SHARES = ("flip", "affine", "mosaic", "mixup")
 
 #: Both parameters of the Beta distribution that blends two images: nearly halves.
 BLEND = 8.0
@@ -52,6 +54,8 @@ class Augmentation:
         flip: share of the samples that are turned left to right.
         crop: share of its sides that an image may lose; the rest fills the whole.
         shift: share of its sides by which an image moves at most, in whole pixels; its edge fills what is free.
+        affine: share of the samples that are turned, stretched and slanted a little, about their middle; the edge fills
+            what is free.
         color: how far brightness, contrast and colourfulness change: by such a share of an image's deviation.
         mosaic: share of the samples that become parts of four images, of which theirs is one.
         mixup: share of the samples that are blended with another one, whose boxes count as well.
@@ -64,6 +68,7 @@ class Augmentation:
     flip: float = 0.0
     crop: float = 0.0
     shift: float = 0.0
+    affine: float = 0.0
     color: float = 0.0
     mosaic: float = 0.0
     mixup: float = 0.0
@@ -71,7 +76,7 @@ class Augmentation:
     def __post_init__(self) -> None:
         for name in USUAL:
             value = getattr(self, name)
-            most = 1.0 if name in ("flip", "mosaic", "mixup") else 0.9
+            most = 1.0 if name in SHARES else 0.9
             if not (math.isfinite(value) and 0 <= value <= most):
                 raise OptionError(
                     f"augmentation: {name} is from 0 to {most:g}, got {value:g}"
@@ -103,6 +108,11 @@ class Augmentation:
         result = {**arrays, self.name: _typed(images, given.dtype)}
         return result if labels is None else {**result, LABELS: labels}
 
+    @property
+    def _moves(self) -> bool:
+        """Whether anything changes places."""
+        return bool(self.flip or self.crop or self.shift or self.affine or self.mosaic)
+
     def _kind(self, labels: Array | None, shape: tuple[int, ...]) -> Kind:
         """What labels are of. Raises DataError where they cannot follow what is asked for."""
         if labels is None:
@@ -118,7 +128,7 @@ class Augmentation:
             wrong, instead = "mixup" if self.mixup else "", ""
             kind = "pixels"
         else:
-            moves = self.flip or self.crop or self.shift or self.mosaic or self.mixup
+            moves = self._moves or self.mixup
             wrong, instead, kind = str(self) if moves else "", "", "classes"
         if wrong:
             raise DataError(
@@ -130,7 +140,7 @@ class Augmentation:
         self, images: Array, labels: Array | None, kind: Kind, rng: np.random.Generator
     ) -> tuple[Array, Array | None]:
         """Images and labels after everything that changes places."""
-        if not (self.flip or self.crop or self.shift or self.mosaic):
+        if not self._moves:
             return images, labels
         moved = np.empty_like(images)
         maps = np.empty_like(labels) if labels is not None and kind == "pixels" else None
@@ -145,6 +155,13 @@ class Augmentation:
                     mine.append(patch.boxes(labels[patch.source]))
             if mine:
                 rows.append(np.concatenate(mine))
+            if self.affine and rng.random() < self.affine:
+                turn = Turn.drawn(rng)
+                moved[index] = turn.image(moved[index])
+                if maps is not None:
+                    maps[index] = turn.numbers(maps[index])
+                elif mine:
+                    rows[-1] = turn.boxes(rows[-1], images.shape[2:])
         if maps is not None:
             return moved, maps
         return moved, _filled(rows) if kind == "boxes" else labels
@@ -274,14 +291,7 @@ class _Patch:
             if first == 0 and self.is_turned:
                 side = (high - low) - side[:, ::-1]
             corners[:, [first, first + 2]] = side + low
-        inside = corners.copy()
-        for first in (0, 1):
-            ends = self.target[first], self.target[first + 2]
-            inside[:, [first, first + 2]] = corners[:, [first, first + 2]].clip(*ends)
-        sides = inside[:, 2:] - inside[:, :2]
-        whole = (corners[:, 2:] - corners[:, :2]).prod(1)
-        able = (sides.prod(1) >= LEAST * whole) & (sides >= NARROWEST).all(1)
-        return np.concatenate([kept[able, :1], inside[able]], 1).astype(np.float32)
+        return seen(kept[:, :1], corners, self.target)
 
 
 def _interpolated(part: Array, places: Array, axis: int) -> Array:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunegraph.data import augment as augments
+from prunegraph.data import turning
 from prunegraph.data.augment import Augmentation, augmentation
 from prunegraph.data.image_input import ImageInput
 from prunegraph.errors import DataError, OptionError, UnknownNameError
@@ -58,8 +59,8 @@ def test_boxes_are_where_pictures_show_them(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         # Every rest of a box is kept here, so that what is shown has a box.
-        patch.setattr(augments, "LEAST", 0.0)
-        patch.setattr(augments, "NARROWEST", 0.0)
+        patch.setattr(turning, "LEAST", 0.0)
+        patch.setattr(turning, "NARROWEST", 0.0)
         batch = rectangles(count, seed)
         result = Augmentation("x", **chosen)(batch, np.random.default_rng(seed))
     for image, rows in zip(result["x"], result[LABELS], strict=True):
@@ -101,6 +102,59 @@ def test_numbers_of_pixels_follow(chosen: dict[str, float], seed: int) -> None:
     is_clear = (shown.max(1) > 0.75) | (shown.max(1) < 0.25)
     wanted = np.where(shown.max(1) > 0.5, shown.argmax(1) + 5, 0)
     np.testing.assert_array_equal(numbers[is_clear], wanted[is_clear])
+
+
+@given(st.integers(0, 10**6), st.integers(1, 3))
+@settings(max_examples=40, deadline=None)
+def test_boxes_are_around_what_is_turned(seed: int, count: int) -> None:
+    batch = rectangles(count, seed)
+    # An edge that fills what is free makes what lies at it larger: nothing does here.
+    batch["x"] = np.pad(batch["x"], ((0, 0), (0, 0), (8, 8), (8, 8)))
+    batch[LABELS][:, 1, 1:] += 8
+    result = Augmentation("x", affine=1.0)(batch, np.random.default_rng(seed))
+    for image, rows in zip(result["x"], result[LABELS], strict=True):
+        for label, *box in rows[rows[:, 0] >= 0]:
+            shown = image[int(label)] > 0.5
+            assert not shown[~far_inside(np.asarray(box), shown.shape, -1.0)].any()
+            y, x = np.nonzero(shown)
+            ends = [x.min(), y.min(), x.max() + 1, y.max() + 1]
+            # Corners of a turned rectangle are pointed: half of a pixel is seen a little further in.
+            np.testing.assert_allclose(ends, box, atol=4)
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=40, deadline=None)
+def test_numbers_of_pixels_are_turned_with_the_picture(seed: int) -> None:
+    batch = rectangles(3, seed)
+    maps = batch["x"].argmax(1) + 5 * (batch["x"].max(1) > 0)
+    result = Augmentation("x", affine=1.0)(
+        {**batch, LABELS: maps}, np.random.default_rng(seed)
+    )
+    shown, numbers = result["x"], result[LABELS]
+    is_clear = (shown.max(1) > 0.75) | (shown.max(1) < 0.25)
+    wanted = np.where(shown.max(1) > 0.5, shown.argmax(1) + 5, 0)
+    np.testing.assert_array_equal(numbers[is_clear], wanted[is_clear])
+    assert not np.array_equal(shown, batch["x"])
+
+
+def test_an_image_is_turned_about_its_middle_and_no_map_leaves_it() -> None:
+    image = np.random.default_rng(0).standard_normal((2, 9, 7)).astype(np.float32)
+    np.testing.assert_array_equal(turning.Turn(np.eye(2)).image(image), image)
+    # Half a turn is exact.
+    half = turning.Turn(-np.eye(2))
+    np.testing.assert_array_equal(half.image(image), image[:, ::-1, ::-1])
+    np.testing.assert_array_equal(half.numbers(image[0]), image[0, ::-1, ::-1])
+    rows = np.array([[3, 1, 2, 4, 6]], np.float32)
+    np.testing.assert_allclose(half.boxes(rows, (9, 7)), [[3, 3, 3, 6, 7]])
+    # A linear picture stays linear inside, with the slopes of the map.
+    y, x = np.mgrid[:33, :33].astype(np.float32)
+    turn = turning.Turn.drawn(np.random.default_rng(1))
+    inner = (slice(8, 25), slice(8, 25))
+    for slopes in ((1, 0), (0, 1)):
+        seen = turn.image((slopes[0] * x + slopes[1] * y)[None])[0][inner]
+        wanted = np.asarray(slopes) @ turn.matrix
+        np.testing.assert_allclose(np.diff(seen, axis=1), wanted[0], atol=1e-4)
+        np.testing.assert_allclose(np.diff(seen, axis=0), wanted[1], atol=1e-4)
 
 
 def test_a_mirror_is_exact_and_a_seed_repeats() -> None:
