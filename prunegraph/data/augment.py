@@ -16,7 +16,7 @@ import numpy as np
 
 from prunegraph.data.image_input import ImageInput
 from prunegraph.data.targets import NO_BOX, ROW
-from prunegraph.data.turning import Turn, seen
+from prunegraph.data.warping import Warp, seen
 from prunegraph.errors import DataError, OptionError, UnknownNameError
 from prunegraph.runtime.layout import LABELS
 
@@ -156,12 +156,12 @@ class Augmentation:
             if mine:
                 rows.append(np.concatenate(mine))
             if self.affine and rng.random() < self.affine:
-                turn = Turn.drawn(rng)
-                moved[index] = turn.image(moved[index])
+                warp = Warp.drawn(rng)
+                moved[index] = warp.image(moved[index])
                 if maps is not None:
-                    maps[index] = turn.numbers(maps[index])
+                    maps[index] = warp.numbers(maps[index])
                 elif mine:
-                    rows[-1] = turn.boxes(rows[-1], images.shape[2:])
+                    rows[-1] = warp.boxes(rows[-1], images.shape[2:])
         if maps is not None:
             return moved, maps
         return moved, _filled(rows) if kind == "boxes" else labels

@@ -27,10 +27,10 @@ def fold_scales(graph: Graph, keep: Collection[str] = ()) -> Graph:
     """
     rewriter = Rewriter(graph)
     for node in graph.nodes:
-        found = _scaled(graph, node)
-        if found is None or node.outputs[0] in keep:
+        scaled = _scaled(graph, node)
+        if scaled is None or node.outputs[0] in keep:
             continue
-        value, scale = found
+        value, scale = scaled
         readers = _readers(graph, node, len(scale))
         weights = [(layer, _weight(graph, layer, scale)) for layer in readers]
         if not readers or not all(np.isfinite(each).all() for _, each in weights):

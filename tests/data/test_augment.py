@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunegraph.data import augment as augments
-from prunegraph.data import turning
+from prunegraph.data import warping
 from prunegraph.data.augment import Augmentation, augmentation
 from prunegraph.data.image_input import ImageInput
 from prunegraph.errors import DataError, OptionError, UnknownNameError
@@ -59,8 +59,8 @@ def test_boxes_are_where_pictures_show_them(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         # Every rest of a box is kept here, so that what is shown has a box.
-        patch.setattr(turning, "LEAST", 0.0)
-        patch.setattr(turning, "NARROWEST", 0.0)
+        patch.setattr(warping, "LEAST", 0.0)
+        patch.setattr(warping, "NARROWEST", 0.0)
         batch = rectangles(count, seed)
         result = Augmentation("x", **chosen)(batch, np.random.default_rng(seed))
     for image, rows in zip(result["x"], result[LABELS], strict=True):
@@ -139,16 +139,16 @@ def test_numbers_of_pixels_are_turned_with_the_picture(seed: int) -> None:
 
 def test_an_image_is_turned_about_its_middle_and_no_map_leaves_it() -> None:
     image = np.random.default_rng(0).standard_normal((2, 9, 7)).astype(np.float32)
-    np.testing.assert_array_equal(turning.Turn(np.eye(2)).image(image), image)
+    np.testing.assert_array_equal(warping.Warp(np.eye(2)).image(image), image)
     # Half a turn is exact.
-    half = turning.Turn(-np.eye(2))
+    half = warping.Warp(-np.eye(2))
     np.testing.assert_array_equal(half.image(image), image[:, ::-1, ::-1])
     np.testing.assert_array_equal(half.numbers(image[0]), image[0, ::-1, ::-1])
     rows = np.array([[3, 1, 2, 4, 6]], np.float32)
     np.testing.assert_allclose(half.boxes(rows, (9, 7)), [[3, 3, 3, 6, 7]])
     # A linear picture stays linear inside, with the slopes of the map.
     y, x = np.mgrid[:33, :33].astype(np.float32)
-    turn = turning.Turn.drawn(np.random.default_rng(1))
+    turn = warping.Warp.drawn(np.random.default_rng(1))
     inner = (slice(8, 25), slice(8, 25))
     for slopes in ((1, 0), (0, 1)):
         seen = turn.image((slopes[0] * x + slopes[1] * y)[None])[0][inner]

@@ -1,4 +1,4 @@
-"""A little affine map of an image about its middle: turned, stretched, slanted; maps of numbers and boxes follow."""
+"""A little affine warp of an image about its middle: turned, stretched, slanted; maps of numbers and boxes follow."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ LEAST, NARROWEST = 0.2, 2.0
 
 
 @dataclass(frozen=True, eq=False)
-class Turn:
+class Warp:
     """Where what is seen at a place of the result was: `matrix` [2, 2] times the place, x before y, from the middle."""
 
     matrix: Array
 
     @classmethod
-    def drawn(cls, rng: np.random.Generator) -> Turn:
+    def drawn(cls, rng: np.random.Generator) -> Warp:
         """A map drawn at random."""
         angle = np.deg2rad(rng.uniform(-DEGREES, DEGREES))
         size, aspect = np.exp(rng.uniform(-1, 1, 2) * (STRETCH, ASPECT))
@@ -36,18 +36,18 @@ class Turn:
     def image(self, image: Array) -> Array:
         """An image [channels, height, width], in straight lines between pixels; its edge fills what is free."""
         x, y = self._places(image.shape[1:])
-        left, top = np.floor(x).astype(int), np.floor(y).astype(int)
-        right, down = (x - left).astype(np.float32), (y - top).astype(np.float32)
+        column, row = np.floor(x).astype(int), np.floor(y).astype(int)
+        along, down = (x - column).astype(np.float32), (y - row).astype(np.float32)
         rows, columns = (
             [(first + step).clip(0, size - 1) for step in (0, 1)]
-            for first, size in ((top, image.shape[1]), (left, image.shape[2]))
+            for first, size in ((row, image.shape[1]), (column, image.shape[2]))
         )
         above, below = (
-            image[:, row, columns[0]] * (1 - right) + image[:, row, columns[1]] * right
-            for row in rows
+            image[:, each, columns[0]] * (1 - along) + image[:, each, columns[1]] * along
+            for each in rows
         )
-        result: Array = above * (1 - down) + below * down
-        return result
+        warped: Array = above * (1 - down) + below * down
+        return warped
 
     def numbers(self, numbers: Array) -> Array:
         """Numbers [height, width] between which there is nothing: those of the nearest pixels."""
