@@ -27,6 +27,7 @@ from prunegraph.graph.model import Graph
 from prunegraph.keywords import takes_options
 from prunegraph.latency.measured import Selected, runtime_of
 from prunegraph.measuring.metrics import Named, portable
+from prunegraph.measuring.parallel import check_cluster
 from prunegraph.pipeline import PruneResult, finish, ranking
 from prunegraph.preparation import Preparation, Preparer
 from prunegraph.quantization.precision import check_dtype
@@ -38,7 +39,7 @@ from prunegraph.selection.budget import Budget
 from prunegraph.selection.options import LimitKeywords, SelectionOptions
 from prunegraph.selection.select import rank
 from prunegraph.tuning import sensitivity as sensitivities
-from prunegraph.tuning.evaluation import Study, trials
+from prunegraph.tuning.evaluation import Study, check_trials, trials
 from prunegraph.tuning.search import Goal, SearchTrace, SearchWatch, find
 from prunegraph.tuning.sensitivity import RATIOS, Sensitivity, SensitivityWatch
 
@@ -95,18 +96,21 @@ def sensitivity(
     options.setdefault("round_to", 1)
     choice = SelectionOptions(Budget(ratio=ratios[-1]), **options)
     check_when(rotate)
+    check_cluster(cluster)
     runtime_of(choice)
     where = choice.runtime, choice.provider
     progress("load")
     whole = model if isinstance(model, Graph) else load(model)
     samples = samples.fit(whole)
+    seen = Data.of(evaluation) if evaluation is not None else samples
+    repairs.find(repair, samples, whole)
+    check_trials(whole, seen, portable(metric), where)
     preparer = Preparer(samples, True, choice.seed, None, progress)
     ready = preparer.in_best_bases(Preparation(whole), rotate, choice, False)
     graph = ready.graph
     bound = repairs.find(repair, samples, graph)
     progress("analyze")
     coupling = analyze(graph, attention=attention, blocks=blocks)
-    seen = Data.of(evaluation) if evaluation is not None else samples
     study = Study(
         coupling,
         samples,
@@ -223,6 +227,7 @@ def search(
     goal = Goal(tolerance, method, by, stages)
     choice = SelectionOptions(goal.budget(1), **options)
     check_when(rotate)
+    check_cluster(cluster)
     if choice.depth != "never":
         check_depth(choice, samples)
     runtime = runtime_of(choice)
@@ -234,23 +239,27 @@ def search(
     progress("load")
     whole = model if isinstance(model, Graph) else load(model)
     samples = samples.fit(whole)
+    seen = Data.of(evaluation) if evaluation is not None else samples
+    measure = portable(metric) if metric is not None else None
+    where = choice.runtime, choice.provider
+    repairs.find(repair, samples, whole)
+    check_trials(whole, seen, measure, where)
     preparer = Preparer(samples, verify, choice.seed, scratch(out), progress)
     ready = preparer.in_best_bases(Preparation(whole), rotate, choice, False)
     graph = ready.graph
     bound = repairs.find(repair, samples, graph)
     progress("analyze")
     coupling = analyze(graph, attention=attention, blocks=blocks)
-    seen = Data.of(evaluation) if evaluation is not None else samples
     study = Study(
         coupling,
         samples,
         seen,
-        portable(metric) if metric is not None else None,
+        measure,
         bound.name,
         jobs,
         cluster,
         Path(resume) if resume else None,
-        (choice.runtime, choice.provider),
+        where,
     )
     with trials(study) as measured:
         progress("score")

@@ -55,10 +55,10 @@ KINDS = ("scores", "values", "left out")
 
 #: Passes over the data where nothing else is said; and steps that a training takes at least that only learns outputs of
 #: an original. That does not learn samples by heart as labels are learnt, and few samples make few steps.
-EPOCHS, STEPS = 10, 1920
+EPOCHS, STEPS = 10, 960
 
 #: How such a training blends and moves images: an original has an answer to any picture.
-BLEND, MOVES = 1.0, "flip,shift,affine"
+BLEND, MOVES = 1.0, "flip,shift"
 
 #: Losses that ask for nothing but an original.
 TAUGHT = ("distill", "features")

@@ -102,6 +102,15 @@ def pool(
     yield _Processes(opener, folder, width) if width > 1 else _Here(opener, folder)
 
 
+def check_cluster(address: str | None) -> None:
+    """Raise ClusterError for what is no address of a cluster; nothing is connected."""
+    if address is None or address.startswith(RAY) or ADDRESS.fullmatch(address):
+        return
+    raise ClusterError(
+        f"{address!r} is no address of a Dask scheduler; give tcp://host:port"
+    )
+
+
 # -- in a worker ------------------------------------------------------------------------
 
 
@@ -269,10 +278,7 @@ def _connect(address: str) -> Client:
     except ImportError:
         raise MissingExtraError("--cluster", "dask.distributed", "dask") from None
     # A client that fails on the address itself is left half made, and hangs when the process ends.
-    if not ADDRESS.fullmatch(address):
-        raise ClusterError(
-            f"{address!r} is no address of a Dask scheduler; give tcp://host:port"
-        )
+    check_cluster(address)
     try:
         return Client(address, timeout=CONNECT, set_as_default=False)
     except Exception as error:  # whatever a comm, a name service or a TLS layer raises

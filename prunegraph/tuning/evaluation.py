@@ -125,6 +125,30 @@ def _key(candidate: Removal) -> Key:
     return tuple((group, channels) for group, channels in items if channels)
 
 
+def check_trials(
+    graph: Graph,
+    evaluation: Data,
+    metric: str | metrics.CustomMetric | None,
+    runtime: tuple[str, str | None] = (DEFAULT, None),
+) -> None:
+    """Hold a metric against the first batch of what it will be measured on, before any work.
+
+    Raises:
+        DataError: the data do not fit the model or the metric.
+        PluginError: the user's metric fails.
+    """
+    opened = find(*runtime).open(graph, graph.source)
+    every = [output for node in graph.nodes for output in node.outputs if output]
+    data = evaluation.fit(graph)
+    for batch in data.batches(graph, batch_size(graph, data, every), labels=True):
+        given = {name: batch[name] for name in graph.inputs}
+        expected = dict(zip(graph.outputs, opened.run(given), strict=True))
+        chosen = metric or metrics.default(expected, LABELS in batch)
+        with np.errstate(all="ignore"):
+            metrics.resolve(chosen).measure([Seen(batch, expected, expected)])
+        return
+
+
 @contextmanager
 def trials(study: Study) -> Iterator[Trials]:
     """Workers that measure candidates of a study.

@@ -191,7 +191,7 @@ def test_prune_by_sensitivity(folder: Path) -> None:
             "ZeroDivisionError",
         ),
         (
-            "search net.onnx -o out.onnx --data data.npz --tolerance 1 --quiet --cluster tcp://127.0.0.1:1",
+            "search net.onnx -o out.onnx --data data.npz --tolerance 1 --cluster tcp://127.0.0.1:1",
             "no Dask scheduler",
         ),
         (

@@ -164,7 +164,13 @@ def test_what_is_wrong_is_one_line(folder: Path) -> None:
             "color=0.2",
         ),
         (
-            "--data unlabelled.npz --original net.onnx --batch 24 --loss distill",
+            "--data unlabelled.npz --original net.onnx --batch 24 --loss distill --loss 0.5*features",
+            96,
+            1.0,
+            "flip=0.5,shift=0.1",
+        ),
+        (
+            "--data unlabelled.npz --original net.onnx --batch 24 --loss distill --loss mse",
             10,
             0.0,
             "None",
