@@ -414,6 +414,7 @@ def _setting(
     """Say what a method needs, by the options of the command. Raises PrunegraphError."""
     from prunegraph.data.augment import augmentation
     from prunegraph.data.image_input import image_input, need_image_input
+    from prunegraph.options import base_name
     from prunegraph.selection.budget import Budget
     from prunegraph.training import TrainingConfig, TrainingOptions, measure
     from prunegraph.training.batching import batching
@@ -423,7 +424,7 @@ def _setting(
     free = batching(teacher or graph, data).graph
     if judged is not None:
         check(judged)
-    taught = all(loss.rpartition("*")[2].partition(":")[0] in TAUGHT for loss in losses)
+    taught = all(base_name(loss.rpartition("*")[2]) in TAUGHT for loss in losses)
     only_outputs = teacher is not None and taught and not check(data)
     if epochs is None:
         steps = max(data.samples // batch, 1) if only_outputs else STEPS

@@ -20,7 +20,7 @@ from prunegraph.errors import MISFIT, PrunegraphError
 from prunegraph.graph.model import Graph, Node
 from prunegraph.graph.onnx_io import from_model
 from prunegraph.latency.cache import Cache
-from prunegraph.measuring.latency import Timer
+from prunegraph.measuring.latency import Timer, product_model
 from prunegraph.ops.cost import node_macs
 
 Shape = tuple[int, ...]
@@ -52,7 +52,7 @@ class LayerTable:
     def idle(self) -> float:
         """Milliseconds of a run that has next to nothing to do; 0 where that was not measured."""
         if IDLE not in self.cache.layers and self.timer is not None:
-            self.cache.layers[IDLE] = self._alone(_idle)
+            self.cache.layers[IDLE] = self._alone(lambda: product_model(1, 1))
         return self.cache.layers.get(IDLE, 0.0)
 
     def net(self, node: Node, survivors: Survivors) -> float:
@@ -206,18 +206,3 @@ class LayerTable:
             return np.resize(weight.read(), tuple(shape))
         dtype = helper.tensor_dtype_to_np_dtype(self.coupling.shape_info.types[value])
         return np.random.default_rng(0).standard_normal(tuple(shape)).astype(dtype)
-
-
-def _idle() -> Graph:
-    """A model that does next to nothing: one multiplication."""
-    node = helper.make_node("MatMul", ["x", "w"], ["y"])
-    values = [
-        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 1])
-        for name in ("x", "y")
-    ]
-    weight = numpy_helper.from_array(np.ones((1, 1), np.float32), "w")
-    graph = helper.make_graph([node], "nothing", values[:1], values[1:], [weight])
-    opsets = [helper.make_opsetid("", 17)]
-    return from_model(
-        helper.make_model(graph, opset_imports=opsets, ir_version=8), source=IDLE
-    )

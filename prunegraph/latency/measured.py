@@ -151,7 +151,7 @@ def _meet(
         if ranking.damage is not None and share < 1:
             paths = _paths(ranking, bench, path, others)
             progress("damage: channels for the time they save")
-            known = correction(bench, list(paths.values()), share)
+            known = correction(bench, paths.values(), share)
             damage = least_damage(paths, ranking, share / known)
             best = min(damage, key=damage.__getitem__, default=None)
             # Nothing is held back where there is nothing to compare any more.

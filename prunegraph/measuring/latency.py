@@ -157,7 +157,7 @@ class Stopwatch:
     @cached_property
     def _reference(self) -> tuple[OpenModel, Inputs, float]:
         """A small model, its inputs, and the milliseconds of its shortest run."""
-        model = _reference_model()
+        model = product_model(*REFERENCE)
         opened, given = self._open(model), random_inputs(model, batch=1)
         runs = (_block(opened, given, self._clock) for _ in range(REFERENCE_TURNS))
         return opened, given, min(runs)
@@ -172,9 +172,8 @@ class Stopwatch:
         )
 
 
-def _reference_model() -> Graph:
-    """A matrix product: a model that every runtime runs, at much the same speed every time."""
-    rows, width = REFERENCE
+def product_model(rows: int, width: int) -> Graph:
+    """A product of [rows, width] with a random matrix [width, width]: a model that every runtime runs."""
     node = helper.make_node("MatMul", ["x", "w"], ["y"])
     x, y = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT, [rows, width])
@@ -182,11 +181,11 @@ def _reference_model() -> Graph:
     )
     weight = np.random.default_rng(0).standard_normal((width, width)).astype(np.float32)
     graph = helper.make_graph(
-        [node], "reference", [x], [y], [numpy_helper.from_array(weight, "w")]
+        [node], "product", [x], [y], [numpy_helper.from_array(weight, "w")]
     )
     opsets = [helper.make_opsetid("", 17)]
     return from_model(
-        helper.make_model(graph, opset_imports=opsets, ir_version=8), source="reference"
+        helper.make_model(graph, opset_imports=opsets, ir_version=8), source="a product"
     )
 
 

@@ -285,11 +285,11 @@ class _Walk:
         carried = self.carried.get(node.inputs[0])
         if carried is None or node.version < 7:
             return False
-        if node.inputs[0] != node.inputs[1]:
+        if info(node).mixes == "power":
             power = self.info.constant(node.inputs[1])
-            if info(node).mixes != "power" or power is None or not (power == 2).all():
+            if power is None or not (power == 2).all():
                 return False
-        if info(node).mixes == "power" and node.inputs[0] == node.inputs[1]:
+        elif node.inputs[0] != node.inputs[1]:
             return False
         self.squares[node.outputs[0]] = aligned(carried, len(self.sizes(node.outputs[0])))
         return True

@@ -137,16 +137,10 @@ def check_trials(
         DataError: the data do not fit the model or the metric.
         PluginError: the user's metric fails.
     """
-    opened = find(*runtime).open(graph, graph.source)
-    every = [output for node in graph.nodes for output in node.outputs if output]
-    data = evaluation.fit(graph)
-    for batch in data.batches(graph, batch_size(graph, data, every), labels=True):
-        given = {name: batch[name] for name in graph.inputs}
-        expected = dict(zip(graph.outputs, opened.run(given), strict=True))
-        chosen = metric or metrics.default(expected, LABELS in batch)
-        with np.errstate(all="ignore"):
-            metrics.resolve(chosen).measure([Seen(batch, expected, expected)])
-        return
+    inputs, expected = next(_answered(graph, evaluation, find(*runtime)))
+    chosen = metric or metrics.default(expected, LABELS in inputs)
+    with np.errstate(all="ignore"):
+        metrics.resolve(chosen).measure([Seen(inputs, expected, expected)])
 
 
 @contextmanager
@@ -219,16 +213,25 @@ def _write(study: Study, folder: Path) -> tuple[Metric, float, str]:
 
 def _write_batches(graph: Graph, data: Data, folder: Path, runtime: Runtime) -> int:
     """Write batches of inputs, labels where there are any, and the original's outputs; returns how many."""
-    opened = runtime.open(graph, graph.source)
+    count = 0
+    for count, answered in enumerate(_answered(graph, data, runtime), 1):
+        joblib.dump(answered, folder / BATCH.format(count - 1))
+    return count
+
+
+def _answered(
+    graph: Graph, data: Data, runtime: Runtime
+) -> Iterator[tuple[dict[str, Array], dict[str, Array]]]:
+    """Batches of inputs, with labels where there are any, and a graph's outputs. Raises DataError for none."""
+    opened, data = runtime.open(graph, graph.source), data.fit(graph)
     every = [output for node in graph.nodes for output in node.outputs if output]
-    size, index = batch_size(graph, data.fit(graph), every), 0
-    for index, batch in enumerate(data.batches(graph, size, labels=True), 1):
+    is_empty = True
+    for batch in data.batches(graph, batch_size(graph, data, every), labels=True):
+        is_empty = False
         given = {name: batch[name] for name in graph.inputs}
-        expected = dict(zip(graph.outputs, opened.run(given), strict=True))
-        joblib.dump((batch, expected), folder / BATCH.format(index - 1))
-    if not index:
+        yield batch, dict(zip(graph.outputs, opened.run(given), strict=True))
+    if is_empty:
         raise DataError(f"{data.source}: has fewer samples than the model's batch size")
-    return index
 
 
 def _digest(coupling: Coupling) -> str:

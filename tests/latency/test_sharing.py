@@ -13,12 +13,12 @@ import pytest
 import prunegraph as pg
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.errors import BudgetError
-from prunegraph.latency.bench import Bench
+from prunegraph.latency.bench import Bench, TimedPlan
 from prunegraph.latency.cache import Cache
 from prunegraph.latency.layers import LayerTable
 from prunegraph.latency.measured import select_by_measuring
 from prunegraph.latency.search import TOLERANCE
-from prunegraph.latency.sharing import PathOfTime
+from prunegraph.latency.sharing import PathOfTime, correction
 from prunegraph.latency.times import LayerTimes
 from prunegraph.ops.cost import node_macs
 from prunegraph.selection.budget import Budget
@@ -116,6 +116,22 @@ def test_a_predicted_latency_is_met_beside_other_bounds() -> None:
     assert plan.predicted <= 0.9
     params = [sum(w.size for w in each.weights.values()) for each in (graph, pruned)]
     assert params[1] <= 0.5 * params[0]
+
+
+def test_a_path_without_a_plan_leaves_the_first_measurement_to_the_next() -> None:
+    graph = network()
+    ranked, timer = ranking(graph), Lazy(graph)
+    bench = Bench(ranked.coupling, timer, Cache())
+    able = PathOfTime(ranked, bench, "damage")
+
+    class Without(PathOfTime):
+        def strongest(self) -> TimedPlan:
+            raise BudgetError("nothing may go")
+
+    unable = Without(ranked, bench, "damage")
+    wanted = correction(bench, [able], 0.5)
+    assert correction(bench, [unable, able], 0.5) == wanted
+    assert correction(bench, [unable], 0.5) == 1.0
 
 
 def test_a_latency_without_times_is_not_shared() -> None:
