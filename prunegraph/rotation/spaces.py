@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from prunegraph.graph.model import Graph, Node
 from prunegraph.labels.resolved import components
+from prunegraph.rewriting.tied import copies
 from prunegraph.rotation.notes import Notes, Reading, Touch
 from prunegraph.rotation.walk import walk
 
@@ -52,7 +53,8 @@ class ValuePart:
 class Space:
     """Channels that any one invertible matrix may mix, without a change of what the graph computes.
 
-    `is_rigid` where only an orthogonal one may. `inside` are all values that hold them, read or not.
+    `is_rigid` where only an orthogonal one may, or where another one would part a table of tokens from the output layer
+    that is its copy. `inside` are all values that hold them, read or not.
     """
 
     size: int
@@ -66,6 +68,11 @@ class Space:
         """The first layer that makes the channels."""
         return next(part.node.name for part in self.weights if not part.reads)
 
+    @property
+    def read_weights(self) -> frozenset[str]:
+        """Names of the weights that read the channels."""
+        return frozenset(part.weight for part in self.weights if part.reads)
+
 
 def find_spaces(graph: Graph) -> tuple[Space, ...]:
     """All spaces of a graph that a layer makes and a layer or contraction reads, in the order of their layers.
@@ -74,7 +81,14 @@ def find_spaces(graph: Graph) -> tuple[Space, ...]:
     """
     if "spaces" not in graph.cache:
         notes = walk(graph)
-        graph.cache["spaces"] = tuple(_Solution(notes).spaces()) if notes.channels else ()
+        spaces = _Solution(notes).spaces() if notes.channels else ()
+        tied = copies(graph)
+        graph.cache["spaces"] = tuple(
+            replace(
+                space, is_rigid=space.is_rigid or not tied.isdisjoint(space.read_weights)
+            )
+            for space in spaces
+        )
     result: tuple[Space, ...] = graph.cache["spaces"]
     return result
 

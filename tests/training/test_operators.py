@@ -165,6 +165,35 @@ def test_rows_before_the_batch(sides: dict[str, int]) -> None:
     np.testing.assert_allclose(output.detach().numpy(), wanted, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("inputs", [1, 5, 9])
+def test_convolutions_of_one_place_with_channels_last(inputs: int) -> None:
+    """Few channels and a stride: some processors computed wrong gradients of the weight, or ended the process."""
+    b = Builder()
+    graph = b.graph(
+        b.conv(b.input(4, inputs, 8, 8), inputs, 9, k=1, strides=[2, 2], name="conv")
+    )
+    module = GraphModule(graph)
+    given = random_inputs(graph)
+    x = torch.from_numpy(given[graph.inputs[0]]).contiguous(
+        memory_format=torch.channels_last
+    )
+    (output,) = module({graph.inputs[0]: x})
+    torch.square(output).sum().backward()
+    [weight] = [p for p in module.parameters() if p.dim() == 4]
+    [bias] = [p for p in module.parameters() if p.dim() == 1]
+    picked = x.detach().double()[:, :, ::2, ::2]
+    flat = weight.detach().double()[:, :, 0, 0]
+    wanted = (
+        torch.einsum("nchw,oc->nohw", picked, flat) + bias.detach().double()[:, None, None]
+    )
+    torch.testing.assert_close(output.double(), wanted, rtol=1e-5, atol=1e-6)
+    slope = 2 * torch.einsum("nohw,nchw->oc", wanted, picked)
+    assert weight.grad is not None
+    torch.testing.assert_close(
+        weight.grad[:, :, 0, 0].double(), slope, rtol=1e-5, atol=1e-5
+    )
+
+
 def test_operators_are_run_or_the_reason_is_known() -> None:
     assert set(CASES) == set(SUPPORTED) | set(UNTRAINED) and not set(SUPPORTED) & set(
         UNTRAINED
