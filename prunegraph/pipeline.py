@@ -128,11 +128,18 @@ def choose(
     if base_name(choice.allocation or "") not in MEASURED or statistics is None:
         inputs = _sample(coupling.graph, choice, statistics.data if statistics else None)
 
+        from prunegraph.ranks.trial import RepairTrial
+
         def compete(choice: SelectionOptions) -> Ranking:
-            """What shares a latency by damage: channels alone have times at all widths."""
+            """What shares a latency by damage: channels alone have times at all widths.
+
+            What repairs make up for differs between allocations by MACs and by time: they are compared behind it.
+            """
             assert statistics is not None
             alone = replace(choice, ranks="never")
-            return competing(coupling, alone, statistics, gradients, repair, progress)
+            ranked = competing(coupling, alone, statistics, gradients, repair, progress)
+            trial = RepairTrial(coupling, statistics.data, repair, progress)
+            return replace(ranked, trial=trial)
 
         is_shared = statistics is not None and shares_time(choice)
         return select_by_measuring(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,15 +53,45 @@ if TYPE_CHECKING:
 
 KINDS = ("scores", "values", "left out")
 
-#: Passes over the data where nothing else is said; and steps that a training takes at least that only learns outputs of
-#: an original. That does not learn samples by heart as labels are learnt, and few samples make few steps.
-EPOCHS, STEPS = 10, 960
-
-#: How such a training blends and moves images: an original has an answer to any picture.
-BLEND, MOVES = 1.0, "flip,shift"
+#: Passes over the data, and the highest learning rate, where nothing else is said.
+EPOCHS, RATE = 10, 0.01
 
 #: Losses that ask for nothing but an original.
 TAUGHT = ("distill", "features")
+
+
+@dataclass(frozen=True)
+class Usual:
+    """How an original's outputs alone are learnt, where nothing else is said.
+
+    Samples are not learnt by heart as labels are, and few of them make few steps. An original has an answer to any
+    picture.
+
+    Args:
+        steps: as many are taken at least.
+        rate: the highest learning rate, of sgd.
+        losses: what is made small.
+        blend: of images, as `--mixup`.
+        moves: of images, as `--augment`.
+    """
+
+    steps: int = 960
+    rate: float = RATE
+    losses: tuple[str, ...] = ("distill",)
+    blend: float = 0.0
+    moves: str = "none"
+
+
+USUAL = Usual()
+OF_IMAGES = replace(USUAL, blend=1.0, moves="flip,shift")
+#: Where outputs are scores of images' classes, and nothing is pruned. Measured: see docs/training.md.
+OF_CLASSES = replace(
+    OF_IMAGES,
+    steps=1920,
+    rate=0.02,
+    losses=("distill", "0.5*features"),
+    moves="flip,shift,affine",
+)
 
 
 def _kinds(
@@ -123,10 +153,14 @@ def _kinds(
     default="",
 )
 @epochs_option(
-    f"Default: {EPOCHS}, and {STEPS} steps without labels.",
+    f"Default: {EPOCHS}, and {USUAL.steps} steps without labels, {OF_CLASSES.steps} of image classifiers.",
     type=click.IntRange(1),
 )
-@lr_option("Highest learning rate; it falls to 0.")
+@lr_option(
+    f"Highest learning rate; it falls to 0. Default: {RATE}; image classifiers without labels {OF_CLASSES.rate}.",
+    default=None,
+    show_default=False,
+)
 @batch_option("Samples in a batch.", default=64)
 @option(
     Section.TRAINING,
@@ -138,7 +172,7 @@ def _kinds(
     Section.TRAINING,
     "--augment",
     metavar="CHAIN",
-    help=f"As in flip,crop=0.2. Default: none; without labels {MOVES}.",
+    help=f"As in flip,crop=0.2. Default: none; without labels {OF_IMAGES.moves}, of classifiers affine, too.",
 )
 @option(
     Section.TRAINING,
@@ -231,7 +265,8 @@ def _kinds(
     multiple=True,
     metavar="LOSS",
     help="What is made small: a name with options, WEIGHT*NAME, or file.py:function; several are added (repeatable). "
-    "Default: cross_entropy with labels, distill with --original, half of each with both.",
+    "Default: cross_entropy with labels, distill with --original (image classifiers: and 0.5*features), half of each "
+    "with both.",
 )
 @option(
     Section.TRAINING,
@@ -293,7 +328,14 @@ def train(
     held = load_data(evaluation, graph, part="val")
     judged = rows_of(held, graph) if held is not None else None
     setting = _setting(
-        graph, samples, teacher, checkpoint, judged=judged, metric=metric, **options
+        graph,
+        samples,
+        teacher,
+        checkpoint,
+        method=method,
+        judged=judged,
+        metric=metric,
+        **options,
     )
     judge = OutcomeJudge(
         graph, rows_of(samples, graph), evaluation=judged, original=teacher, metric=metric
@@ -395,6 +437,7 @@ def _setting(
     teacher: Graph | None,
     checkpoint: str | None,
     *,
+    method: str,
     judged: Data | None,
     metric: str,
     batch: int,
@@ -409,11 +452,12 @@ def _setting(
     augment: str | None,
     epochs: int | None,
     mixup: float | None,
+    lr: float | None,
     **numbers: Any,
 ) -> TrainingOptions:
     """Say what a method needs, by the options of the command. Raises PrunegraphError."""
     from prunegraph.data.augment import augmentation
-    from prunegraph.data.image_input import image_input, need_image_input
+    from prunegraph.data.image_input import need_image_input
     from prunegraph.options import base_name
     from prunegraph.selection.budget import Budget
     from prunegraph.training import TrainingConfig, TrainingOptions, measure
@@ -425,15 +469,21 @@ def _setting(
     if judged is not None:
         check(judged)
     taught = all(base_name(loss.rpartition("*")[2]) in TAUGHT for loss in losses)
-    only_outputs = teacher is not None and taught and not check(data)
+    usual = None
+    if teacher is not None and taught and not check(data):
+        usual = _usual(graph, teacher, base_name(method))
     if epochs is None:
-        steps = max(data.samples // batch, 1) if only_outputs else STEPS
-        epochs = max(EPOCHS, -(-STEPS // steps))
-    invents = only_outputs and image_input(graph) is not None
+        steps = max(data.samples // batch, 1)
+        epochs = max(EPOCHS, -(-usual.steps // steps)) if usual is not None else EPOCHS
     if mixup is None:
-        mixup = BLEND if invents else 0.0
+        mixup = usual.blend if usual is not None else 0.0
     if augment is None:
-        augment = MOVES if invents else "none"
+        augment = usual.moves if usual is not None else "none"
+    if lr is None:
+        is_sgd = numbers["optimizer"] == "sgd"
+        lr = usual.rate if usual is not None and is_sgd else RATE
+    if usual is not None and not losses:
+        losses = usual.losses
     return TrainingOptions(
         data=data,
         batch=batch,
@@ -447,7 +497,7 @@ def _setting(
             device=device,
             kinds=kinds,
         ),
-        recipe=TrainingConfig(epochs=epochs, mixup=mixup, **numbers),
+        recipe=TrainingConfig(epochs=epochs, mixup=mixup, lr=lr, **numbers),
         evaluate=measure(judged, free, metric) if judged is not None else None,
         budget=Budget(**bounds)
         if any(value is not None for value in bounds.values())
@@ -458,6 +508,20 @@ def _setting(
         checkpoint=Path(checkpoint) if checkpoint else None,
         device=device,
     )
+
+
+def _usual(graph: Graph, teacher: Graph, method: str) -> Usual:
+    """How a graph learns the outputs of its original where no labels are there and nothing is said."""
+    from prunegraph.data.image_input import image_input
+    from prunegraph.training.kinds import outputs_of_graph
+    from prunegraph.training.matching import stage_ends
+
+    if image_input(graph) is None:
+        return USUAL
+    outputs = outputs_of_graph(teacher)
+    are_classes = all(each.kind == "scores" and each.rank == 2 for each in outputs)
+    is_measured = method == "plain" and are_classes and stage_ends(graph, teacher)
+    return OF_CLASSES if is_measured else OF_IMAGES
 
 
 def _loss(

@@ -115,7 +115,11 @@ class PathOfTime:
 def least_damage(
     paths: Mapping[str, Path], ranking: Ranking, aim: float
 ) -> dict[str, float]:
-    """The damage of what each path comes to near a predicted latency, by its name; of those that come there at all."""
+    """The damage of what each path comes to near a predicted latency, by its name; of those that come there at all.
+
+    It is measured behind the repair where the ranking has a trial: MACs and time take different channels, and what a
+    repair makes up for differs more than what is compared.
+    """
     plans = {}
     for name, path in paths.items():
         try:
@@ -124,9 +128,10 @@ def least_damage(
             continue
     if not plans:
         return {}
-    assert ranking.damage is not None
+    measure = ranking.trial or ranking.damage
+    assert measure is not None
     contenders = [Contender(each.plan.removal) for each in plans.values()]
-    return dict(zip(plans, map(float, ranking.damage(contenders)), strict=True))
+    return dict(zip(plans, map(float, measure(contenders)), strict=True))
 
 
 def _near(path: Path, aim: float) -> TimedPlan:

@@ -1,7 +1,8 @@
 """Choices carried out: cut, decomposed, repaired on a part of the data and compared on the rest.
 
 Damage at the outputs is measured before the repair. That one makes up for more where layers have low rank than where
-channels are gone, so that what is nearly as good before it may be better behind it.
+channels are gone, and for more of some channels than of others, so that what is nearly as good before it may be better
+behind it.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class RepairTrial:
 
     def _error(self, candidate: Contender, number: int, fitted: Data, held: Data) -> float:
         graph = self.coupling.graph
-        self.progress(f"trial {number}: {len(candidate.ranks)} layers of low rank")
+        self.progress(f"trial {number}: cut and repaired")
         plan = replace(make_plan(self.coupling, candidate.removal), ranks=candidate.ranks)
         bound = repairs.find(self.repair, fitted, graph)
         result = execute(self.coupling, plan, fitted, ExecutionOptions(bound, verify=False))

@@ -146,8 +146,12 @@ def test_a_latency_without_times_is_not_shared() -> None:
         )
 
 
+@pytest.mark.parametrize("repaired", [False, True])
 @pytest.mark.parametrize("best", ["damage", "damage:power=0.5", "uniform"])
-def test_what_does_the_least_damage_is_taken_and_measured(best: str) -> None:
+def test_what_does_the_least_damage_is_taken_and_measured(
+    best: str, repaired: bool
+) -> None:
+    """Behind the repair where that is measured: it does not matter then what was left before."""
     graph = network()
     timer = Lazy(graph)
     names = ["damage", "damage:power=0.5", "uniform"]
@@ -156,13 +160,17 @@ def test_what_does_the_least_damage_is_taken_and_measured(best: str) -> None:
         assert len(contenders) == len(names)
         return [0.5 if name == best else 1.0 for name in names]
 
+    def before(contenders: Sequence[Contender]) -> list[float]:
+        return [1.0 - each for each in damage(contenders)]
+
+    measures = {"damage": before, "trial": damage} if repaired else {"damage": damage}
     ranked = ranking(graph, 0.7, "uniform")
     chosen = select_by_measuring(
         ranked.coupling,
         ranked.choice,
         timer=timer,
         cache=Cache(),
-        competing=lambda _: replace(ranked, damage=damage),
+        competing=lambda _: replace(ranked, **measures),
     )
     assert chosen.latency is not None
     assert 0.7 * (1 - TOLERANCE) <= chosen.latency.kept <= 0.7
