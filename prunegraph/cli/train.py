@@ -153,7 +153,7 @@ def _kinds(
     default="",
 )
 @epochs_option(
-    f"Default: {EPOCHS}, and {USUAL.steps} steps without labels, {OF_CLASSES.steps} of image classifiers.",
+    f"Default: {EPOCHS}; without labels {USUAL.steps} steps at least, image classifiers {OF_CLASSES.steps}.",
     type=click.IntRange(1),
 )
 @lr_option(
@@ -166,7 +166,7 @@ def _kinds(
     Section.TRAINING,
     "--mixup",
     type=float,
-    help="Blend samples. Default: 0; images without labels 1.",
+    help="Blend samples. Default: 0; unlabelled images 1.",
 )
 @option(
     Section.TRAINING,
@@ -265,7 +265,7 @@ def _kinds(
     multiple=True,
     metavar="LOSS",
     help="What is made small: a name with options, WEIGHT*NAME, or file.py:function; several are added (repeatable). "
-    "Default: cross_entropy with labels, distill with --original (image classifiers: and 0.5*features), half of each "
+    "Default: cross_entropy with labels, distill with --original (image classifiers: 0.5*features, too), half of each "
     "with both.",
 )
 @option(
@@ -279,7 +279,7 @@ def _kinds(
     Section.TRAINING,
     "--force",
     is_flag=True,
-    help="Write the result even if it is worse than the start.",
+    help="Write even what is worse than the start.",
 )
 @seed_option()
 @json_option()
