@@ -239,7 +239,7 @@ def _kinds(
     help="Keep the epochs in FILE.csv, tensorboard:FOLDER, mlflow:EXPERIMENT or wandb:PROJECT (repeatable).",
 )
 @probabilities_option()
-@checkpoint_option("Where epochs are kept: a run that was killed goes on.")
+@checkpoint_option("Where epochs are kept: a killed run goes on.")
 @option(
     Section.TRAINING,
     "--device",
@@ -264,8 +264,8 @@ def _kinds(
     "losses",
     multiple=True,
     metavar="LOSS",
-    help="What is made small: a name with options, WEIGHT*NAME, or file.py:function; several are added (repeatable). "
-    "Default: cross_entropy with labels, distill with --original (image classifiers: 0.5*features, too), half of each "
+    help="A name with options, WEIGHT*NAME, or file.py:function; several are added (repeatable). "
+    "Default: cross_entropy with labels, distill with --original (image classifiers: and 0.5*features), half of each "
     "with both.",
 )
 @option(
@@ -273,7 +273,7 @@ def _kinds(
     "--match",
     multiple=True,
     metavar="VALUE",
-    help="An inner value that the loss `features` learns from --original (repeatable). Default: the ends of stages.",
+    help="An inner value that `features` learns (repeatable). Default: the ends of stages.",
 )
 @option(
     Section.TRAINING,
