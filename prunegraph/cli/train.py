@@ -37,6 +37,7 @@ from prunegraph.cli.reading import reading
 from prunegraph.cli.recipe import Writes
 from prunegraph.cli.results import check_report
 from prunegraph.errors import DataError
+from prunegraph.operators import is_batch_normalization
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -520,8 +521,11 @@ def _usual(graph: Graph, teacher: Graph, method: str) -> Usual:
         return USUAL
     outputs = outputs_of_graph(teacher)
     are_classes = all(each.kind == "scores" and each.rank == 2 for each in outputs)
-    is_measured = method == "plain" and are_classes and stage_ends(graph, teacher)
-    return OF_CLASSES if is_measured else OF_IMAGES
+    if method != "plain" or not are_classes or not stage_ends(graph, teacher):
+        return OF_IMAGES
+    # What nothing normalises ends at infinity with steps that large: LeNet-5 did.
+    is_normalised = any(map(is_batch_normalization, graph.nodes))
+    return OF_CLASSES if is_normalised else replace(OF_CLASSES, rate=RATE)
 
 
 def _loss(
