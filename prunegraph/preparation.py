@@ -116,6 +116,23 @@ class Preparer:
         )
         return replace(ready, graph=turned.model, rotated=turned)
 
+    def seeks_bases(
+        self, graph: Graph, when: str, choice: SelectionOptions, has_gradients: bool
+    ) -> bool:
+        """Whether `in_best_bases` looks for other bases of a graph's channels, which takes a while.
+
+        Raises:
+            OptionError: it should always be rotated, and cannot be.
+        """
+        reason = obstacle(graph, has_gradients=has_gradients)
+        if when == "always":
+            if reason:
+                raise OptionError(f"{graph.source} cannot be rotated: {reason}")
+            return True
+        scored = choice.resolved(self.samples is not None).algorithm == "obs"
+        wanted = self.samples is not None and scored and is_small_enough(graph)
+        return when == "auto" and wanted and not reason
+
     def in_best_bases(
         self, ready: Preparation, when: str, choice: SelectionOptions, has_gradients: bool
     ) -> Preparation:
@@ -136,12 +153,7 @@ class Preparer:
         metrics = partial(
             error_metrics, samples=self.samples, choice=choice, progress=self.progress
         )
-        reason = obstacle(graph, has_gradients=has_gradients)
-        if is_asked and reason:
-            raise OptionError(f"{graph.source} cannot be rotated: {reason}")
-        scored = choice.resolved(self.samples is not None).algorithm == "obs"
-        wanted = self.samples is not None and scored and is_small_enough(graph)
-        if when == "never" or reason or not (is_asked or wanted):
+        if not self.seeks_bases(graph, when, choice, has_gradients):
             return replace(ready, metrics=metrics(graph))
         rotation, known = find_rotation(
             graph, self.samples, self.progress, metrics, scales=is_asked

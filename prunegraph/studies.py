@@ -104,8 +104,9 @@ def sensitivity(
     samples = samples.fit(whole)
     seen = Data.of(evaluation) if evaluation is not None else samples
     repairs.find(repair, samples, whole)
-    check_trials(whole, seen, portable(metric), where)
     preparer = Preparer(samples, True, choice.seed, None, progress)
+    if preparer.seeks_bases(whole, rotate, choice, False):
+        check_trials(whole, seen, portable(metric), where)
     ready = preparer.in_best_bases(Preparation(whole), rotate, choice, False)
     graph = ready.graph
     bound = repairs.find(repair, samples, graph)
@@ -243,8 +244,9 @@ def search(
     measure = portable(metric) if metric is not None else None
     where = choice.runtime, choice.provider
     repairs.find(repair, samples, whole)
-    check_trials(whole, seen, measure, where)
     preparer = Preparer(samples, verify, choice.seed, scratch(out), progress)
+    if preparer.seeks_bases(whole, rotate, choice, False):
+        check_trials(whole, seen, measure, where)
     ready = preparer.in_best_bases(Preparation(whole), rotate, choice, False)
     graph = ready.graph
     bound = repairs.find(repair, samples, graph)
