@@ -128,18 +128,11 @@ def choose(
     if base_name(choice.allocation or "") not in MEASURED or statistics is None:
         inputs = _sample(coupling.graph, choice, statistics.data if statistics else None)
 
-        from prunegraph.ranks.trial import RepairTrial
-
         def compete(choice: SelectionOptions) -> Ranking:
-            """What shares a latency by damage: channels alone have times at all widths.
-
-            What repairs make up for differs between allocations by MACs and by time: they are compared behind it.
-            """
+            """What shares a latency by damage: channels alone have times at all widths."""
             assert statistics is not None
             alone = replace(choice, ranks="never")
-            ranked = competing(coupling, alone, statistics, gradients, repair, progress)
-            trial = RepairTrial(coupling, statistics.data, repair, progress)
-            return replace(ranked, trial=trial)
+            return competing(coupling, alone, statistics, gradients, repair, progress)
 
         is_shared = statistics is not None and shares_time(choice)
         return select_by_measuring(
@@ -298,15 +291,16 @@ def competing(
     fitted, held = divided(statistics)
     ranked = rank(coupling, choice, fitted, gradients)
     damage = Damage(coupling, fitted, held, progress)
+    trial = RepairTrial(coupling, statistics.data, repair, progress)
     try:
-        ranked = replace(ranked, curves=damage.curves(ranked.units), damage=_of(damage))
+        curves = damage.curves(ranked.units)
+        ranked = replace(ranked, curves=curves, damage=_of(damage), trial=trial)
         if choice.ranks == "never" or choice.same_width or coupling.graph.sources:
             return ranked
         others, measured = rank_candidates(ranked, damage, statistics, choice)
         if others is None or measured is None:
             return ranked
-        trial = RepairTrial(coupling, statistics.data, repair, progress)
-        return replace(ranked, others=others, damage=measured.measure, trial=trial)
+        return replace(ranked, others=others, damage=measured.measure)
     except (DataError, ModelError) as error:
         progress(f"damage is not measured: {error}")
         return ranked

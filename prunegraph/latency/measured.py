@@ -165,7 +165,8 @@ def _meet(
     finally:
         cache.save()
     if damage:
-        provenance = {**result.plan.provenance, "damage": damage}
+        measured = "damage" if ranking.trial is None else "repaired"
+        provenance = {**result.plan.provenance, measured: damage}
         result = replace(result, plan=replace(result.plan, provenance=provenance))
     if is_share or result.latency is None:
         return result

@@ -62,8 +62,8 @@ class Ranking:
     `(share of the channels, error)` by the unit's id (see `selection.knapsack`). `damage` measures what whole
     choices do to the outputs; where it is given, those of several allocations compete, and what `others` says of a
     budget, by name: choices that are no allocation's of channels alone. Where one of these does the least damage, it
-    is compared with the next ones by `trial`, which measures what is left after the repair. `is_weighed` tells
-    whether scores weigh errors by what they do at the outputs.
+    is compared with the next ones by `trial`, which measures what is left after the repair, as are those that share
+    a latency. `is_weighed` tells whether scores weigh errors by what they do at the outputs.
     """
 
     coupling: Coupling
