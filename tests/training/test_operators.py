@@ -7,6 +7,7 @@ The networks are those of `tests/operator_cases*.py`. Few of each operator are d
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,6 +19,7 @@ from prunegraph.errors import ModelError
 from prunegraph.runtime import session
 from prunegraph.runtime.data import random_inputs
 from prunegraph.training.module import GraphModule
+from prunegraph.training.operators import layers
 from prunegraph.training.operators.table import OPERATORS
 from prunegraph.training.program import CONTROL
 from tests.builders import Builder
@@ -166,11 +168,20 @@ def test_rows_before_the_batch(sides: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize("inputs", [1, 5, 9])
-def test_convolutions_of_one_place_with_channels_last(inputs: int) -> None:
-    """Few channels and a stride: some processors computed wrong gradients of the weight, or ended the process."""
+def test_pointwise_convolutions_with_strides(
+    inputs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few channels, which are last: on some processors their own strides gave wrong gradients, or ended the process."""
+    strides = []
+
+    def conv2d(x: torch.Tensor, w: torch.Tensor, *others: Any) -> torch.Tensor:
+        strides.append(others[1])
+        return torch.nn.functional.conv2d(x, w, *others)
+
+    monkeypatch.setitem(layers.CONV, 2, conv2d)
     b = Builder()
     graph = b.graph(
-        b.conv(b.input(4, inputs, 8, 8), inputs, 9, k=1, strides=[2, 2], name="conv")
+        b.conv(b.input(4, inputs, 8, 7), inputs, 9, k=1, strides=[2, 3], name="conv")
     )
     module = GraphModule(graph)
     given = random_inputs(graph)
@@ -178,17 +189,15 @@ def test_convolutions_of_one_place_with_channels_last(inputs: int) -> None:
         memory_format=torch.channels_last
     )
     (output,) = module({graph.inputs[0]: x})
+    assert strides == [[1, 1]]
+    (reference,) = session.run(session.session(graph), given)
+    np.testing.assert_allclose(output.detach().numpy(), reference, rtol=1e-5, atol=1e-6)
     torch.square(output).sum().backward()
     [weight] = [p for p in module.parameters() if p.dim() == 4]
-    [bias] = [p for p in module.parameters() if p.dim() == 1]
-    picked = x.detach().double()[:, :, ::2, ::2]
-    flat = weight.detach().double()[:, :, 0, 0]
-    wanted = (
-        torch.einsum("nchw,oc->nohw", picked, flat) + bias.detach().double()[:, None, None]
-    )
-    torch.testing.assert_close(output.double(), wanted, rtol=1e-5, atol=1e-6)
-    slope = 2 * torch.einsum("nohw,nchw->oc", wanted, picked)
     assert weight.grad is not None
+    slope = 2 * torch.einsum(
+        "nohw,nchw->oc", output.detach().double(), x.double()[:, :, ::2, ::3]
+    )
     torch.testing.assert_close(
         weight.grad[:, :, 0, 0].double(), slope, rtol=1e-5, atol=1e-5
     )

@@ -25,17 +25,17 @@ def conv(call: Call, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     if padding != pads[rank:]:
         x, padding = nnf.pad(x, pair_pads(pads)), [0] * rank
     if not any(padding) and all(size == 1 for size in w.shape[2:]):
-        x, strides = _picked(x, strides), [1] * rank
+        x, strides = _subsampled(x, strides), [1] * rank
     return CONV[rank](
         x, w, b, list(strides), padding, list(dilations), call.get("group", 1)
     )
 
 
-def _picked(x: Tensor, strides: Sequence[int]) -> Tensor:
-    """The places that a kernel of one place sees, if it is moved by more than one.
+def _subsampled(x: Tensor, strides: Sequence[int]) -> Tensor:
+    """What a pointwise convolution with strides reads of its input [n, channels, ...].
 
-    Without this, gradients of its weights are wrong, or the process ends, where oneDNN runs such a convolution of few
-    channels, which are last, on a processor without AVX-512: https://github.com/uxlfoundation/oneDNN/issues/6035.
+    With strides of its own, oneDNN computes wrong gradients of its weight, or writes beyond its memory, where
+    channels are few and last and the processor has no AVX-512: https://github.com/uxlfoundation/oneDNN/issues/6035.
     """
     if all(stride == 1 for stride in strides):
         return x
