@@ -5,7 +5,7 @@
 For each seed 256 training images are drawn; with them the network is pruned and repaired (`prune --data`), then trained
 towards the outputs of the whole network (`train --original`). How that is done is chosen by what can be known without
 labels: the divergence from those outputs on 5,000 other training images. Top-1 is of the 10,000 test images. Each seed
-takes 13 minutes of a core; with `compared` other settings are shown, too, which take 13 more.
+takes 12 to 14 minutes of a core (AMD EPYC without AVX-512); with `compared` other settings are shown, too.
 """
 
 from __future__ import annotations

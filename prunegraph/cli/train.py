@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,14 @@ import click
 
 from prunegraph.cli.command import Section, option
 from prunegraph.cli.console import check_json, command_line, console, write_json
+from prunegraph.cli.distillation import (
+    CLASSIFIERS,
+    IMAGES,
+    LR,
+    OUTPUTS,
+    defaults_of,
+    only_distils,
+)
 from prunegraph.cli.loading import load_beside, load_data, load_model
 from prunegraph.cli.options import (
     METRICS,
@@ -37,7 +45,6 @@ from prunegraph.cli.reading import reading
 from prunegraph.cli.recipe import Writes
 from prunegraph.cli.results import check_report
 from prunegraph.errors import DataError
-from prunegraph.operators import is_batch_normalization
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -54,45 +61,8 @@ if TYPE_CHECKING:
 
 KINDS = ("scores", "values", "left out")
 
-#: Passes over the data, and the highest learning rate, where nothing else is said.
-EPOCHS, RATE = 10, 0.01
-
-#: Losses that ask for nothing but an original.
-TAUGHT = ("distill", "features")
-
-
-@dataclass(frozen=True)
-class Usual:
-    """How an original's outputs alone are learnt, where nothing else is said.
-
-    Samples are not learnt by heart as labels are, and few of them make few steps. An original has an answer to any
-    picture.
-
-    Args:
-        steps: as many are taken at least.
-        rate: the highest learning rate, of sgd.
-        losses: what is made small.
-        blend: of images, as `--mixup`.
-        moves: of images, as `--augment`.
-    """
-
-    steps: int = 960
-    rate: float = RATE
-    losses: tuple[str, ...] = ("distill",)
-    blend: float = 0.0
-    moves: str = "none"
-
-
-USUAL = Usual()
-OF_IMAGES = replace(USUAL, blend=1.0, moves="flip,shift")
-#: Where outputs are scores of images' classes, and nothing is pruned. Measured: see docs/training.md.
-OF_CLASSES = replace(
-    OF_IMAGES,
-    steps=1920,
-    rate=0.02,
-    losses=("distill", "0.5*features"),
-    moves="flip,shift,affine",
-)
+#: Passes over the data where nothing else is said.
+EPOCHS = 10
 
 
 def _kinds(
@@ -154,11 +124,11 @@ def _kinds(
     default="",
 )
 @epochs_option(
-    f"Default: {EPOCHS}; without labels {USUAL.steps} steps at least, image classifiers {OF_CLASSES.steps}.",
+    f"Default: {EPOCHS}; without labels {OUTPUTS.steps} steps at least, image classifiers {CLASSIFIERS.steps}.",
     type=click.IntRange(1),
 )
 @lr_option(
-    f"Highest learning rate; it falls to 0. Default: {RATE}; image classifiers without labels {OF_CLASSES.rate}.",
+    f"Highest learning rate; it falls to 0. Default: {LR}; image classifiers without labels {CLASSIFIERS.lr}.",
     default=None,
     show_default=False,
 )
@@ -173,7 +143,7 @@ def _kinds(
     Section.TRAINING,
     "--augment",
     metavar="CHAIN",
-    help=f"As in flip,crop=0.2. Default: none; without labels {OF_IMAGES.moves}, of classifiers affine, too.",
+    help=f"As in flip,crop=0.2. Default: none; without labels {IMAGES.augment}, of classifiers affine, too.",
 )
 @option(
     Section.TRAINING,
@@ -459,7 +429,6 @@ def _setting(
     """Say what a method needs, by the options of the command. Raises PrunegraphError."""
     from prunegraph.data.augment import augmentation
     from prunegraph.data.image_input import need_image_input
-    from prunegraph.options import base_name
     from prunegraph.selection.budget import Budget
     from prunegraph.training import TrainingConfig, TrainingOptions, measure
     from prunegraph.training.batching import batching
@@ -469,20 +438,19 @@ def _setting(
     free = batching(teacher or graph, data).graph
     if judged is not None:
         check(judged)
-    taught = all(base_name(loss.rpartition("*")[2]) in TAUGHT for loss in losses)
     usual = None
-    if teacher is not None and taught and not check(data):
-        usual = _usual(graph, teacher, base_name(method))
+    if teacher is not None and only_distils(losses) and not check(data):
+        usual = defaults_of(graph, teacher, method)
     if epochs is None:
         steps = max(data.samples // batch, 1)
         epochs = max(EPOCHS, -(-usual.steps // steps)) if usual is not None else EPOCHS
     if mixup is None:
-        mixup = usual.blend if usual is not None else 0.0
+        mixup = usual.mixup if usual is not None else 0.0
     if augment is None:
-        augment = usual.moves if usual is not None else "none"
+        augment = usual.augment if usual is not None else "none"
     if lr is None:
         is_sgd = numbers["optimizer"] == "sgd"
-        lr = usual.rate if usual is not None and is_sgd else RATE
+        lr = usual.lr if usual is not None and is_sgd else LR
     if usual is not None and not losses:
         losses = usual.losses
     return TrainingOptions(
@@ -509,23 +477,6 @@ def _setting(
         checkpoint=Path(checkpoint) if checkpoint else None,
         device=device,
     )
-
-
-def _usual(graph: Graph, teacher: Graph, method: str) -> Usual:
-    """How a graph learns the outputs of its original where no labels are there and nothing is said."""
-    from prunegraph.data.image_input import image_input
-    from prunegraph.training.kinds import outputs_of_graph
-    from prunegraph.training.matching import stage_ends
-
-    if image_input(graph) is None:
-        return USUAL
-    outputs = outputs_of_graph(teacher)
-    are_classes = all(each.kind == "scores" and each.rank == 2 for each in outputs)
-    if method != "plain" or not are_classes or not stage_ends(graph, teacher):
-        return OF_IMAGES
-    # What nothing normalises ends at infinity with steps that large: LeNet-5 did.
-    is_normalised = any(map(is_batch_normalization, graph.nodes))
-    return OF_CLASSES if is_normalised else replace(OF_CLASSES, rate=RATE)
 
 
 def _loss(
