@@ -51,7 +51,7 @@ LAYERS = [
     ["cli.command", "cli.progress", "cli.reading"],
     ["cli.console", "cli.options"],
     ["cli.loading", "cli.recipe", "cli.results"],
-    ["cli.evaluated"],
+    ["cli.distillation", "cli.evaluated"],
     ["cli"],
     ["cli.app", "cli.__init__", "__main__"],
 ]
